@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TOKENLANE_BASE_CPU_H
+#define TOKENLANE_BASE_CPU_H
+
+/* Instruction sets that the processor and the operating system both allow.
+ * TOKENLANE_CPU=plain|avx2|avx512 in the environment lowers the answer, so that
+ * each path can be tested on one machine. */
+enum tl_cpu_isa { TL_ISA_PLAIN, TL_ISA_AVX2, TL_ISA_AVX512, TL_ISA_AVX512_BF16 };
+
+/* The best of the above. Any thread. */
+enum tl_cpu_isa tl_cpu_best_isa(void);
+const char *tl_cpu_isa_name(enum tl_cpu_isa isa);
+
+#endif
