@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/* The configuration: one table of keys (src/config/keys.c) drives the JSON
+ * file, the command line, the checks, the defaults and the documentation. Made
+ * at boot, then constant. */
+#ifndef TOKENLANE_CONFIG_H
+#define TOKENLANE_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tokenlane/base/buffer.h"
+#include "tokenlane/base/error.h"
+
+struct tl_strings {
+  char **items; /* owned */
+  unsigned n;
+};
+
+struct tl_config {
+  char *model_path, *model_name; /* name "": last part of the path */
+  struct tl_strings model_aliases;
+  struct tl_strings devices;
+  int64_t cpu_threads;
+  bool cpu_pin;
+  char *http_host, *http_unix;
+  int64_t http_port, http_threads;
+  int64_t http_max_body_bytes, http_max_header_bytes, http_max_headers, http_max_url_bytes;
+  int64_t http_max_write_queue_bytes, http_max_connections;
+  int64_t http_header_timeout_ms, http_body_timeout_ms, http_idle_timeout_ms, http_write_timeout_ms;
+  int64_t limits_max_choices, limits_max_prompts, limits_max_total_tokens, limits_max_logit_bias;
+  int64_t limits_max_stop_bytes, limits_template_fuel, limits_max_queue, limits_max_waiting_tokens;
+  int64_t engine_max_batch_size, engine_max_batch_tokens, engine_max_context, engine_kv_memory_bytes;
+  char *route_policy;
+  char *log_level;
+  int64_t drain_timeout_ms;
+};
+
+/* All defaults. 0 or TL_ENOMEM. */
+int tl_config_init(struct tl_config *config);
+void tl_config_done(struct tl_config *config);
+/* Reads a JSON file over what *config holds. A relative model.path in it is
+ * relative to the file's folder. Errors: "FILE:LINE: key: expected ..., got ...". */
+int tl_config_load(struct tl_config *config, const char *path, struct tl_error *err);
+/* Sets one key from text, as the command line has it: `--http.port 8080`.
+ * Lists are comma-separated. */
+int tl_config_set(struct tl_config *config, const char *key, const char *value, struct tl_error *err);
+/* What a server needs beyond single keys: a model, a listener. */
+int tl_config_check(const struct tl_config *config, struct tl_error *err);
+/* The keys as a Markdown table: config/README.md holds it. */
+void tl_config_describe(struct tl_buffer *out);
+
+#endif

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT */
+/* The JSON file: nested objects are dotted keys. jansson keeps no lines, so the
+ * line of a key that is wrong is found by a second look at the text. */
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/config_private.h"
+
+#define MAX_FILE_BYTES (1 << 20)
+
+struct reader {
+  struct tl_config *config;
+  const char *path, *text;
+  size_t length;
+  struct tl_error *err;
+};
+
+/* --- lines ----------------------------------------------------------------------------- */
+
+static const char *skip_string(const char *at, const char *end) {
+  for (at++; at < end && *at != '"'; at++)
+    if (*at == '\\') at++;
+  return at < end ? at + 1 : end;
+}
+
+unsigned config_find_line(const char *text, size_t length, const char *key) {
+  const char *end = text + length, *names[16];
+  size_t lengths[16];
+  unsigned depth = 0, matched = 0, line = 1;
+  bool expect_name = false;
+  memset(lengths, 0, sizeof lengths);
+  unsigned n_parts = 0;
+  for (const char *part = key; part && n_parts < 16; part = strchr(part, '.') ? strchr(part, '.') + 1 : NULL) {
+    names[n_parts] = part;
+    lengths[n_parts++] = strcspn(part, ".");
+  }
+  for (const char *at = text; at < end;) {
+    if (*at == '"') {
+      const char *after = skip_string(at, end);
+      size_t n = (size_t)(after - at) - 2;
+      bool here = expect_name && depth == matched + 1 && matched < n_parts && n == lengths[matched] &&
+                  memcmp(at + 1, names[matched], n) == 0;
+      if (here && ++matched == n_parts) return line;
+      expect_name = false;
+      at = after;
+      continue;
+    }
+    if (*at == '\n') line++;
+    if (*at == '{' || *at == '[') depth++;
+    if (*at == '{' || *at == ',') expect_name = true;
+    if ((*at == '}' || *at == ']') && depth) {
+      depth--;
+      if (matched > depth) matched = depth;
+    }
+    at++;
+  }
+  return 0;
+}
+
+/* --- values ------------------------------------------------------------------------------ */
+
+static int fail(const struct reader *r, const char *key) {
+  char message[TL_ERROR_MESSAGE];
+  snprintf(message, sizeof message, "%s", r->err ? r->err->message : "");
+  unsigned line = config_find_line(r->text, r->length, key);
+  return tl_error_set(r->err, TL_EINVAL, key, "%.150s:%u: %.240s", r->path, line ? line : 1, message);
+}
+
+static int wrong_type(const struct reader *r, const struct config_key *k, const char *expected, const json_t *value) {
+  static const char *const names[] = {[JSON_OBJECT] = "an object", [JSON_ARRAY] = "a list",   [JSON_STRING] = "a string",
+                                      [JSON_INTEGER] = "an integer", [JSON_REAL] = "a fraction", [JSON_TRUE] = "true",
+                                      [JSON_FALSE] = "false",        [JSON_NULL] = "null"};
+  tl_error_set(r->err, TL_EINVAL, k->name, "%s: expected %s, got %s", k->name, expected, names[json_typeof(value)]);
+  return fail(r, k->name);
+}
+
+/* A list of strings as one comma-separated text; NULL when it is not one. */
+static char *join(json_t *list) {
+  struct tl_buffer out;
+  tl_buffer_init(&out, 0);
+  size_t i;
+  json_t *item;
+  bool fine = json_is_array(list);
+  json_array_foreach(list, i, item) {
+    fine = fine && json_is_string(item) && json_string_length(item) && !strchr(json_string_value(item), ',');
+    if (!fine) break;
+    if (i) tl_buffer_putc(&out, ',');
+    tl_buffer_puts(&out, json_string_value(item));
+  }
+  char *text = fine ? strdup(tl_buffer_string(&out)) : NULL;
+  tl_buffer_done(&out);
+  return text;
+}
+
+static int set_text(const struct reader *r, const struct config_key *k, const char *text) {
+  return tl_config_set(r->config, k->name, text, r->err) < 0 ? fail(r, k->name) : TL_OK;
+}
+
+/* model.path is meant from the file's folder. */
+static int set_path(const struct reader *r, const struct config_key *k, const char *value) {
+  const char *slash = strrchr(r->path, '/');
+  if (value[0] == '/' || value[0] == 0 || !slash) return set_text(r, k, value);
+  char joined[4096];
+  int n = snprintf(joined, sizeof joined, "%.*s/%s", (int)(slash - r->path), r->path, value);
+  if (n < 0 || (size_t)n >= sizeof joined) {
+    tl_error_set(r->err, TL_EINVAL, k->name, "%s: expected a path of less than %zu bytes", k->name, sizeof joined);
+    return fail(r, k->name);
+  }
+  return set_text(r, k, joined);
+}
+
+static int set_value(const struct reader *r, const struct config_key *k, json_t *value) {
+  char number[32];
+  switch (k->kind) {
+    case KEY_STRING:
+    case KEY_CHOICE:
+      if (!json_is_string(value)) return wrong_type(r, k, "a string", value);
+      return strcmp(k->name, "model.path") == 0 ? set_path(r, k, json_string_value(value))
+                                                : set_text(r, k, json_string_value(value));
+    case KEY_BOOL:
+      if (!json_is_boolean(value)) return wrong_type(r, k, "true or false", value);
+      return set_text(r, k, json_is_true(value) ? "true" : "false");
+    case KEY_INTEGER:
+      if (!json_is_integer(value)) {
+        char expected[80];
+        snprintf(expected, sizeof expected, "an integer from %lld to %lld", (long long)k->min, (long long)k->max);
+        return wrong_type(r, k, expected, value);
+      }
+      snprintf(number, sizeof number, "%lld", (long long)json_integer_value(value));
+      return set_text(r, k, number);
+    case KEY_STRINGS: break;
+  }
+  char *text = join(value);
+  if (!text) return wrong_type(r, k, "a list of strings, none empty or with a comma", value);
+  int result = set_text(r, k, text);
+  free(text);
+  return result;
+}
+
+static int walk(const struct reader *r, json_t *object, const char *prefix) {
+  const char *name;
+  json_t *value;
+  json_object_foreach(object, name, value) {
+    char key[128];
+    int n = snprintf(key, sizeof key, "%s%s%s", prefix, *prefix ? "." : "", name);
+    const struct config_key *k = n > 0 && (size_t)n < sizeof key ? config_find_key(key) : NULL;
+    int result;
+    if (k) {
+      result = set_value(r, k, value);
+    } else if (json_is_object(value) && !*prefix && json_object_size(value)) {
+      result = walk(r, value, key);
+    } else {
+      tl_config_set(r->config, key, "", r->err); /* fills the message for an unknown key */
+      result = fail(r, key);
+    }
+    if (result < 0) return result;
+  }
+  return TL_OK;
+}
+
+static char *read_file(const char *path, size_t *ret_length, struct tl_error *err) {
+  FILE *file = fopen(path, "rb");
+  if (!file) {
+    tl_error_set(err, TL_EIO, "config", "%.200s: cannot be read: %s", path, strerror(errno));
+    return NULL;
+  }
+  char *text = malloc(MAX_FILE_BYTES + 1);
+  *ret_length = text ? fread(text, 1, MAX_FILE_BYTES + 1, file) : 0;
+  int reason = ferror(file) ? errno : 0; /* EISDIR, say */
+  fclose(file);
+  if (!text) {
+    tl_error_set(err, TL_ENOMEM, "config", "out of memory");
+  } else if (reason || *ret_length > MAX_FILE_BYTES) {
+    tl_error_set(err, TL_EIO, "config", "%.200s: cannot be read: %s", path,
+                 reason ? strerror(reason) : "it is larger than 1 MiB");
+    free(text);
+    return NULL;
+  }
+  return text;
+}
+
+int tl_config_load(struct tl_config *config, const char *path, struct tl_error *err) {
+  struct reader reader = {.config = config, .path = path, .err = err};
+  char *text = read_file(path, &reader.length, err);
+  if (!text) return TL_EIO;
+  reader.text = text;
+  json_error_t json_error;
+  json_t *root = json_loadb(text, reader.length, JSON_REJECT_DUPLICATES, &json_error);
+  int r;
+  if (!root)
+    r = tl_error_set(err, TL_EINVAL, "config", "%.150s:%d: %.200s", path, json_error.line, json_error.text);
+  else if (!json_is_object(root))
+    r = tl_error_set(err, TL_EINVAL, "config", "%.150s:1: expected a JSON object", path);
+  else
+    r = walk(&reader, root, "");
+  json_decref(root);
+  free(text);
+  return r;
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+#include <stddef.h>
+#include <string.h>
+
+#include "config/config_private.h"
+
+#define AT(member) offsetof(struct tl_config, member)
+#define GIB ((int64_t)1 << 30)
+
+const struct config_key config_keys[] = {
+    {"model.path", KEY_STRING, AT(model_path), 0, 0, "", NULL,
+     "folder of the model, as downloaded from Hugging Face; relative to this file"},
+    {"model.name", KEY_STRING, AT(model_name), 0, 0, "", NULL, "id that clients use; empty: the last part of the path"},
+    {"model.aliases", KEY_STRINGS, AT(model_aliases), 0, 0, "", NULL, "further ids that mean the same model"},
+    {"devices", KEY_STRINGS, AT(devices), 0, 0, "cpu:0", NULL, "one replica of the model on each: cpu:0, cpu:1, ..."},
+    {"cpu.threads", KEY_INTEGER, AT(cpu_threads), 0, 1024, "0", NULL,
+     "compute threads of a CPU replica; 0: the processors shared equally"},
+    {"cpu.pin", KEY_BOOL, AT(cpu_pin), 0, 0, "false", NULL, "bind each compute thread to a processor of its own"},
+    {"http.host", KEY_STRING, AT(http_host), 0, 0, "127.0.0.1", NULL, "address to listen on; empty: no TCP"},
+    {"http.port", KEY_INTEGER, AT(http_port), 0, 65535, "8080", NULL, "0: any free port, printed at start"},
+    {"http.unix", KEY_STRING, AT(http_unix), 0, 0, "", NULL, "path of a unix socket to listen on; empty: none"},
+    {"http.threads", KEY_INTEGER, AT(http_threads), 1, 64, "1", NULL, "event loops"},
+    {"http.max_body_bytes", KEY_INTEGER, AT(http_max_body_bytes), 1024, GIB, "8388608", NULL, "larger bodies: 413"},
+    {"http.max_header_bytes", KEY_INTEGER, AT(http_max_header_bytes), 256, 1 << 20, "32768", NULL,
+     "all header lines together; more: 431"},
+    {"http.max_headers", KEY_INTEGER, AT(http_max_headers), 4, 10000, "100", NULL, "more header lines: 431"},
+    {"http.max_url_bytes", KEY_INTEGER, AT(http_max_url_bytes), 64, 1 << 20, "8192", NULL, "longer targets: 414"},
+    {"http.max_write_queue_bytes", KEY_INTEGER, AT(http_max_write_queue_bytes), 4096, GIB, "1048576", NULL,
+     "bytes waiting for a slow client before its stream pauses"},
+    {"http.max_connections", KEY_INTEGER, AT(http_max_connections), 1, 1000000, "4096", NULL, "per loop"},
+    {"http.header_timeout_ms", KEY_INTEGER, AT(http_header_timeout_ms), 10, 3600000, "10000", NULL,
+     "from a request's first byte to the end of its header"},
+    {"http.body_timeout_ms", KEY_INTEGER, AT(http_body_timeout_ms), 10, 3600000, "60000", NULL,
+     "from the header's end to the body's"},
+    {"http.idle_timeout_ms", KEY_INTEGER, AT(http_idle_timeout_ms), 10, 86400000, "75000", NULL,
+     "connection without a request"},
+    {"http.write_timeout_ms", KEY_INTEGER, AT(http_write_timeout_ms), 10, 86400000, "60000", NULL,
+     "a client that takes nothing for this long is cut"},
+    {"limits.max_choices", KEY_INTEGER, AT(limits_max_choices), 1, 1024, "16", NULL, "largest n"},
+    {"limits.max_prompts", KEY_INTEGER, AT(limits_max_prompts), 1, 4096, "64", NULL, "prompts in one request"},
+    {"limits.max_total_tokens", KEY_INTEGER, AT(limits_max_total_tokens), 16, GIB, "262144", NULL,
+     "prompts x n x (prompt + max_tokens) of one request"},
+    {"limits.max_logit_bias", KEY_INTEGER, AT(limits_max_logit_bias), 0, 65536, "1024", NULL, "entries of logit_bias"},
+    {"limits.max_stop_bytes", KEY_INTEGER, AT(limits_max_stop_bytes), 1, 65536, "1024", NULL, "bytes of a stop string"},
+    {"limits.template_fuel", KEY_INTEGER, AT(limits_template_fuel), 1000, GIB, "20000000", NULL,
+     "steps that rendering a chat template may take"},
+    {"limits.max_queue", KEY_INTEGER, AT(limits_max_queue), 1, 1 << 20, "1024", NULL,
+     "sequences per replica, waiting and running; more: 429"},
+    {"limits.max_waiting_tokens", KEY_INTEGER, AT(limits_max_waiting_tokens), 0, GIB, "0", NULL,
+     "prompt and output tokens reserved per replica; more: 429; 0: 8 times what the KV cache holds"},
+    {"engine.max_batch_size", KEY_INTEGER, AT(engine_max_batch_size), 1, 4096, "64", NULL, "sequences of a step"},
+    {"engine.max_batch_tokens", KEY_INTEGER, AT(engine_max_batch_tokens), 16, 65536, "512", NULL, "tokens of a step"},
+    {"engine.max_context", KEY_INTEGER, AT(engine_max_context), 0, 1 << 24, "0", NULL,
+     "tokens of a sequence; 0: what the model was made for"},
+    {"engine.kv_memory_bytes", KEY_INTEGER, AT(engine_kv_memory_bytes), 0, GIB * 1024, "0", NULL,
+     "memory of the KV cache per replica; 0: as much as the batch can use, at most a quarter of what is free"},
+    {"route.policy", KEY_CHOICE, AT(route_policy), 0, 0, "least_load", "least_load|round_robin", "how a replica is chosen"},
+    {"log.level", KEY_CHOICE, AT(log_level), 0, 0, "info", "error|warn|info|debug", "what is logged"},
+    {"drain_timeout_ms", KEY_INTEGER, AT(drain_timeout_ms), 0, 86400000, "30000", NULL,
+     "time that running requests have to finish after SIGTERM"},
+};
+const unsigned config_n_keys = sizeof config_keys / sizeof *config_keys;
+
+const struct config_key *config_find_key(const char *name) {
+  for (unsigned i = 0; i < config_n_keys; i++)
+    if (strcmp(config_keys[i].name, name) == 0) return &config_keys[i];
+  return NULL;
+}
+
+static const char *const kind_names[] = {"string", "list of strings", "integer", "true or false", "string"};
+
+void tl_config_describe(struct tl_buffer *out) {
+  tl_buffer_puts(out, "| key | type | default | meaning |\n| --- | --- | --- | --- |\n");
+  for (unsigned i = 0; i < config_n_keys; i++) {
+    const struct config_key *k = &config_keys[i];
+    tl_buffer_printf(out, "| `%s` | %s", k->name, kind_names[k->kind]);
+    if (k->kind == KEY_INTEGER) tl_buffer_printf(out, ", %lld to %lld", (long long)k->min, (long long)k->max);
+    if (k->kind == KEY_CHOICE) {
+      tl_buffer_puts(out, ": ");
+      for (const char *c = k->choices; *c; c++)
+        if (*c == '|')
+          tl_buffer_puts(out, " or ");
+        else
+          tl_buffer_putc(out, *c);
+    }
+    tl_buffer_printf(out, " | %s | %s |\n", *k->standard ? k->standard : "empty", k->help);
+  }
+}

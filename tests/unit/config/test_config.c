@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: MIT */
+#include "tokenlane/config.h"
+
+#include "config/config_private.h"
+#include "unit.h"
+
+static char folder[64], file_path[100];
+
+static int make_folder(void **state) {
+  (void)state;
+  unit_make_folder(folder);
+  snprintf(file_path, sizeof file_path, "%s/tokenlane.json", folder);
+  return 0;
+}
+
+static int remove_folder(void **state) {
+  (void)state;
+  unlink(file_path);
+  return rmdir(folder);
+}
+
+static int load(struct tl_config *config, const char *text, struct tl_error *err) {
+  unit_write_file(folder, "tokenlane.json", text, strlen(text));
+  return tl_config_load(config, file_path, err);
+}
+
+/* --- defaults and values ---------------------------------------------------------------- */
+
+static void test_defaults(void **state) {
+  (void)state;
+  struct tl_config c;
+  assert_int_equal(tl_config_init(&c), TL_OK);
+  assert_string_equal(c.model_path, "");
+  assert_string_equal(c.http_host, "127.0.0.1");
+  assert_int_equal(c.http_port, 8080);
+  assert_int_equal(c.http_max_body_bytes, 8 << 20);
+  assert_int_equal(c.devices.n, 1);
+  assert_string_equal(c.devices.items[0], "cpu:0");
+  assert_int_equal(c.model_aliases.n, 0);
+  assert_false(c.cpu_pin);
+  assert_string_equal(c.route_policy, "least_load");
+  assert_string_equal(c.log_level, "info");
+  tl_config_done(&c);
+  tl_config_done(&c); /* of an empty one */
+}
+
+/* Every key takes its own default, its smallest and its largest value, and
+ * refuses the ones beyond. */
+static void test_every_key_and_its_range(void **state) {
+  (void)state;
+  struct tl_config c;
+  tl_config_init(&c);
+  for (unsigned i = 0; i < config_n_keys; i++) {
+    const struct config_key *k = &config_keys[i];
+    struct tl_error err = {0};
+    assert_ptr_equal(config_find_key(k->name), k);
+    assert_int_equal(tl_config_set(&c, k->name, k->standard, &err), TL_OK);
+    assert_true(strlen(k->help) > 0);
+    if (k->kind != KEY_INTEGER) continue;
+    int64_t *place = (int64_t *)(void *)((char *)&c + k->offset);
+    char value[32], expected[200];
+    for (int64_t v = k->min;; v = k->max) {
+      snprintf(value, sizeof value, "%lld", (long long)v);
+      assert_int_equal(tl_config_set(&c, k->name, value, &err), TL_OK);
+      assert_int_equal(*place, v);
+      long long beyond = v == k->min ? (long long)v - 1 : (long long)v + 1;
+      snprintf(value, sizeof value, "%lld", beyond);
+      snprintf(expected, sizeof expected, "%s: expected an integer from %lld to %lld, got %s", k->name, (long long)k->min,
+               (long long)k->max, value);
+      assert_int_equal(tl_config_set(&c, k->name, value, &err), TL_EINVAL);
+      assert_string_equal(err.message, expected);
+      assert_string_equal(err.field, k->name);
+      assert_int_equal(*place, v); /* unchanged */
+      if (v == k->max) break;
+    }
+  }
+  tl_config_done(&c);
+}
+
+static void test_set(void **state) {
+  (void)state;
+  static const struct {
+    const char *key, *value, *message; /* NULL: fine */
+  } cases[] = {
+      {"http.port", "0", NULL},
+      {"http.port", "65535", NULL},
+      {"http.port", "80x", "http.port: expected an integer from 0 to 65535, got 80x"},
+      {"http.port", "", "http.port: expected an integer from 0 to 65535, got "},
+      {"http.port", "99999999999999999999", "http.port: expected an integer from 0 to 65535, got 99999999999999999999"},
+      {"http.port", "1e3", "http.port: expected an integer from 0 to 65535, got 1e3"},
+      {"cpu.pin", "true", NULL},
+      {"cpu.pin", "yes", "cpu.pin: expected true or false, got yes"},
+      {"cpu.pin", "", "cpu.pin: expected true or false, got "},
+      {"route.policy", "round_robin", NULL},
+      {"route.policy", "round", "route.policy: expected one of least_load|round_robin, got round"},
+      {"route.policy", "least_load|round_robin", "route.policy: expected one of least_load|round_robin, got least_load|round_robin"},
+      {"route.policy", "", "route.policy: expected one of least_load|round_robin, got "},
+      {"log.level", "debug", NULL},
+      {"http.prt", "1", "http.prt: no such key; the nearest is http.port"},
+      {"port", "1", NULL}, /* its message is checked below */
+      {"model", "1", NULL},
+  };
+  struct tl_config c;
+  tl_config_init(&c);
+  for (size_t i = 0; i < UNIT_COUNT(cases); i++) {
+    struct tl_error err = {0};
+    int r = tl_config_set(&c, cases[i].key, cases[i].value, &err);
+    if (!config_find_key(cases[i].key)) {
+      assert_int_equal(r, TL_EINVAL);
+      assert_non_null(strstr(err.message, ": no such key; the nearest is "));
+    } else {
+      assert_int_equal(r, cases[i].message ? TL_EINVAL : TL_OK);
+    }
+    if (cases[i].message) assert_string_equal(err.message, cases[i].message);
+  }
+  assert_int_equal(c.http_port, 65535);
+  assert_true(c.cpu_pin);
+  assert_string_equal(c.route_policy, "round_robin");
+  char longest[5000];
+  memset(longest, 'k', sizeof longest - 1);
+  longest[sizeof longest - 1] = 0;
+  struct tl_error err = {0};
+  assert_int_equal(tl_config_set(&c, longest, longest, &err), TL_EINVAL);
+  tl_config_done(&c);
+}
+
+static void test_lists(void **state) {
+  (void)state;
+  struct tl_config c;
+  tl_config_init(&c);
+  assert_int_equal(tl_config_set(&c, "devices", "cpu:0,cpu:1,cpu:2", NULL), TL_OK);
+  assert_int_equal(c.devices.n, 3);
+  assert_string_equal(c.devices.items[2], "cpu:2");
+  assert_int_equal(tl_config_set(&c, "devices", "cpu:7", NULL), TL_OK); /* replaces */
+  assert_int_equal(c.devices.n, 1);
+  assert_int_equal(tl_config_set(&c, "devices", "", NULL), TL_OK);
+  assert_int_equal(c.devices.n, 0);
+  tl_config_done(&c);
+}
+
+/* --- files ----------------------------------------------------------------------------------- */
+
+static void test_file(void **state) {
+  (void)state;
+  struct tl_config c;
+  struct tl_error err = {0};
+  char expected[200];
+  tl_config_init(&c);
+  assert_int_equal(load(&c, "{}", &err), TL_OK);
+  assert_int_equal(load(&c,
+                        "{ \"model\": {\"path\": \"m\", \"aliases\": [\"a\", \"b\"]},\n  \"devices\": [\"cpu:0\", \"cpu:1\"],\n"
+                        "  \"cpu\": {\"pin\": true}, \"http\": {\"port\": 1234, \"host\": \"\"},\n  \"drain_timeout_ms\": 5,\n"
+                        "  \"log\": {\"level\": \"warn\"} }",
+                        &err),
+                   TL_OK);
+  snprintf(expected, sizeof expected, "%s/m", folder);
+  assert_string_equal(c.model_path, expected);
+  assert_int_equal(c.model_aliases.n, 2);
+  assert_string_equal(c.model_aliases.items[1], "b");
+  assert_int_equal(c.devices.n, 2);
+  assert_true(c.cpu_pin);
+  assert_int_equal(c.http_port, 1234);
+  assert_string_equal(c.http_host, "");
+  assert_int_equal(c.drain_timeout_ms, 5);
+  assert_string_equal(c.log_level, "warn");
+  assert_int_equal(load(&c, "{\"model\": {\"path\": \"/m\"}}", &err), TL_OK);
+  assert_string_equal(c.model_path, "/m");
+  assert_int_equal(c.http_port, 1234); /* what a file does not name stays */
+  assert_int_equal(load(&c, "{\"model\": {\"path\": \"\"}}", &err), TL_OK);
+  assert_string_equal(c.model_path, "");
+  tl_config_done(&c);
+}
+
+static void test_errors_name_file_and_line(void **state) {
+  (void)state;
+  static const struct {
+    const char *text, *message; /* after "FILE:" */
+  } cases[] = {
+      {"{\n\n  \"http\": {\n    \"port\": 70000\n  }\n}", "4: http.port: expected an integer from 0 to 65535, got 70000"},
+      {"{\"http\": {\n\"port\": \"80\"}}", "2: http.port: expected an integer from 0 to 65535, got a string"},
+      {"{\"http\": {\n\n\"port\": 80.5}}", "3: http.port: expected an integer from 0 to 65535, got a fraction"},
+      {"{\"http\": {\"port\": null}}", "1: http.port: expected an integer from 0 to 65535, got null"},
+      {"{\"http\": {\n\"host\": 1}}", "2: http.host: expected a string, got an integer"},
+      {"{\"cpu\": {\n\"pin\": \"true\"}}", "2: cpu.pin: expected true or false, got a string"},
+      {"{\n\"devices\": \"cpu:0\"}", "2: devices: expected a list of strings, none empty or with a comma, got a string"},
+      {"{\n\"devices\": [\"a\", 1]}", "2: devices: expected a list of strings, none empty or with a comma, got a list"},
+      {"{\n\"devices\": [\"a\", \"\"]}", "2: devices: expected a list of strings, none empty or with a comma, got a list"},
+      {"{\n\"devices\": [\"a,b\"]}", "2: devices: expected a list of strings, none empty or with a comma, got a list"},
+      {"{\"log\": {\n\"level\": \"loud\"}}", "2: log.level: expected one of error|warn|info|debug, got loud"},
+      {"{\"log\": {\n\"level\": [\"info\"]}}", "2: log.level: expected a string, got a list"},
+      /* the same names as values, in lists, in other objects, in text with brackets and escapes */
+      {"{\"model\": {\"name\": \"port\", \"aliases\": [\"http\", \"port\",\n\"port\"], \"path\": \"{\\\"http\\\": [\"},\n"
+       " \"http\": {\"host\": \"port\",\n  \"port\": -1}}",
+       "4: http.port: expected an integer from 0 to 65535, got -1"},
+      {"{\"http\": {\n\"prt\": 1}}", "2: http.prt: no such key; the nearest is http.port"},
+      {"{\n\n\"nothing\": {\n\"port\": 1}}", "4: nothing.port: no such key; the nearest is http.port"},
+      {"{\n\"drain_timeout\": 1}", "2: drain_timeout: no such key; the nearest is drain_timeout_ms"},
+      {"{\n\"model\": 5}", NULL},
+      {"[]", "1: expected a JSON object"},
+      {"{\"http\": {\"port\": 1,\n\"port\": 2}}", NULL},
+      {"{\n\"http\": }", NULL},
+      {"", NULL},
+      {"{}\nx", NULL},
+      {"{\n\n\"http\": {\"port\": 99999999999999999999}}", NULL},
+      {"{\"http\": {\"host\": \"a\\u0000b\"}}", NULL},
+      {"{\"http\": {\"host\": \"\xff\"}}", NULL},
+  };
+  for (size_t i = 0; i < UNIT_COUNT(cases); i++) {
+    struct tl_config c;
+    struct tl_error err = {0};
+    tl_config_init(&c);
+    assert_int_equal(load(&c, cases[i].text, &err), TL_EINVAL);
+    size_t n = strlen(file_path);
+    assert_memory_equal(err.message, file_path, n);
+    assert_int_equal(err.message[n], ':');
+    if (cases[i].message)
+      assert_string_equal(err.message + n + 1, cases[i].message);
+    else /* jansson's own words: the line is a number, and there are words */
+      assert_true(atoi(err.message + n + 1) >= 0 && strlen(err.message + n) > 10);
+    tl_config_done(&c);
+  }
+}
+
+static void test_files_that_cannot_be_read(void **state) {
+  (void)state;
+  struct tl_config c;
+  struct tl_error err = {0};
+  char message[200];
+  tl_config_init(&c);
+  assert_int_equal(tl_config_load(&c, "/nowhere/x.json", &err), TL_EIO);
+  assert_string_equal(err.message, "/nowhere/x.json: cannot be read: No such file or directory");
+  assert_int_equal(tl_config_load(&c, folder, &err), TL_EIO);
+  snprintf(message, sizeof message, "%s: cannot be read: Is a directory", folder);
+  assert_string_equal(err.message, message);
+  size_t size = 2 << 20;
+  char *large = malloc(size);
+  memset(large, ' ', size);
+  large[0] = '{', large[size - 1] = '}';
+  unit_write_file(folder, "tokenlane.json", large, size);
+  assert_int_equal(tl_config_load(&c, file_path, &err), TL_EIO);
+  snprintf(message, sizeof message, "%s: cannot be read: it is larger than 1 MiB", file_path);
+  assert_string_equal(err.message, message);
+  free(large);
+  assert_int_equal(tl_config_load(&c, "/nowhere/x.json", NULL), TL_EIO);
+  tl_config_done(&c);
+}
+
+/* --- the whole -------------------------------------------------------------------------------- */
+
+static void test_check(void **state) {
+  (void)state;
+  struct tl_config c;
+  struct tl_error err = {0};
+  tl_config_init(&c);
+  assert_int_equal(tl_config_check(&c, &err), TL_EINVAL);
+  assert_string_equal(err.message, "model.path: is required; name a model folder");
+  tl_config_set(&c, "model.path", "m", NULL);
+  assert_int_equal(tl_config_check(&c, &err), TL_OK);
+  tl_config_set(&c, "http.host", "", NULL);
+  assert_int_equal(tl_config_check(&c, &err), TL_EINVAL);
+  assert_string_equal(err.message, "http.host: expected an address, or http.unix to be set");
+  tl_config_set(&c, "http.unix", "/tmp/s", NULL);
+  assert_int_equal(tl_config_check(&c, &err), TL_OK);
+  tl_config_set(&c, "devices", "", NULL);
+  assert_int_equal(tl_config_check(&c, &err), TL_EINVAL);
+  assert_string_equal(err.message, "devices: expected at least one device, such as cpu:0");
+  tl_config_set(&c, "devices", "cpu:0", NULL);
+  tl_config_set(&c, "engine.max_batch_tokens", "63", NULL);
+  assert_int_equal(tl_config_check(&c, &err), TL_EINVAL);
+  assert_string_equal(err.message, "engine.max_batch_tokens: expected at least engine.max_batch_size (64), got 63");
+  assert_string_equal(err.field, "engine.max_batch_tokens");
+  tl_config_done(&c);
+}
+
+static void test_describe(void **state) {
+  (void)state;
+  struct tl_buffer out;
+  tl_buffer_init(&out, 0);
+  tl_config_describe(&out);
+  unsigned n_lines = 0;
+  for (const char *line = tl_buffer_string(&out), *end; *line; line = end + 1, n_lines++) {
+    end = strchr(line, '\n');
+    assert_non_null(end);
+    unsigned bars = 0;
+    for (const char *c = line; c < end; c++) bars += *c == '|';
+    assert_int_equal(bars, 5);
+  }
+  assert_int_equal(n_lines, config_n_keys + 2);
+  assert_non_null(strstr(out.data, "| `http.port` | integer, 0 to 65535 | 8080 |"));
+  assert_non_null(strstr(out.data, "| `log.level` | string: error or warn or info or debug | info |"));
+  tl_buffer_done(&out);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_defaults),
+      cmocka_unit_test(test_every_key_and_its_range),
+      cmocka_unit_test(test_set),
+      cmocka_unit_test(test_lists),
+      cmocka_unit_test(test_file),
+      cmocka_unit_test(test_errors_name_file_and_line),
+      cmocka_unit_test(test_files_that_cannot_be_read),
+      cmocka_unit_test(test_check),
+      cmocka_unit_test(test_describe),
+  };
+  return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
