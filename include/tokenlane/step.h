@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/* One step: a pass of the model over a batch of prefill chunks and decodes. It
+ * is flat arrays, so that a backend can copy them to its device as they are;
+ * all are owned by whoever fills the step and stay unchanged from submit to
+ * collect. */
+#ifndef TOKENLANE_STEP_H
+#define TOKENLANE_STEP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define TL_BLOCK_TOKENS 16   /* token slots of a KV block */
+#define TL_MAX_TOP_LOGPROBS 20
+
+struct tl_token_bias {
+  int32_t token;
+  float bias; /* added to the logit; -INFINITY forbids the token */
+};
+
+/* A token of the sequence so far, once, for penalties. */
+struct tl_token_count {
+  int32_t token;
+  uint32_t n_generated; /* times generated; 0: only in the prompt */
+};
+
+/* How one wanted row becomes a token. Order: penalties, bias, temperature,
+ * top-k, top-p, min-p, draw. */
+struct tl_sampling {
+  float temperature;        /* 0: the most likely token, lowest id on a tie */
+  float top_p, min_p;       /* 1 and 0: off */
+  int32_t top_k;            /* 0: off */
+  float presence_penalty, frequency_penalty; /* 0: off */
+  float repetition_penalty; /* 1: off; as in Keskar et al. 2019: positive logits / p, negative * p */
+  uint64_t seed, position;  /* key of the random number: index of the token in the sequence */
+  int32_t target;           /* >= 0: draw nothing, score this token (echo of a prompt) */
+  int32_t n_top;            /* -1: no log-probability wanted; 0: of the chosen; 1..20: and the top ones */
+  const struct tl_token_count *history; /* (n_history); borrowed until collect */
+  uint32_t n_history;
+  const struct tl_token_bias *bias;     /* (n_bias); borrowed until collect */
+  uint32_t n_bias;
+};
+
+struct tl_step {
+  uint32_t n_tokens;              /* rows of the batch */
+  uint32_t n_seqs;
+  uint32_t n_rows;                /* rows whose logits are wanted */
+  uint32_t table_stride;          /* entries of a row of block_tables */
+  const int32_t *tokens;          /* (n_tokens) */
+  const uint32_t *positions;      /* (n_tokens) index in its sequence, from 0 */
+  const uint32_t *slots;          /* (n_tokens) KV slot: block * TL_BLOCK_TOKENS + offset */
+  const uint32_t *query_start;    /* (n_seqs + 1) first row of each sequence */
+  const uint32_t *context_len;    /* (n_seqs) tokens in the cache once this step is done */
+  const uint32_t *block_tables;   /* (n_seqs, table_stride) blocks in order of position */
+  const uint32_t *rows;           /* (n_rows) row index, ascending */
+  const struct tl_sampling *sampling; /* (n_rows) */
+};
+
+/* Log-probabilities are log-softmax of the raw logits, before penalties, bias
+ * and temperature. */
+struct tl_sampled {
+  int32_t token;  /* drawn, or the target */
+  float logprob;  /* of `token`; 0 when none was wanted */
+  int32_t n_top;  /* filled entries below, most likely first */
+  int32_t top_tokens[TL_MAX_TOP_LOGPROBS];
+  float top_logprobs[TL_MAX_TOP_LOGPROBS];
+};
+
+#endif

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: MIT */
+/* config.json and generation_config.json through one table of keys. */
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "model/model_private.h"
+
+enum kind { KIND_INTEGER, KIND_NUMBER, KIND_BOOL, KIND_TEXT };
+
+struct key {
+  const char *name;
+  enum kind kind;
+  size_t offset, size; /* size: of a text */
+  double min, max;
+  bool required;
+};
+
+#define AT(member) offsetof(struct hf_config, member)
+#define TEXT(member) KIND_TEXT, AT(member), sizeof((struct hf_config *)0)->member, 0, 0
+
+static const struct key keys[] = {
+    {"model_type", TEXT(model_type), false},
+    {"hidden_act", TEXT(hidden_act), false},
+    {"hidden_size", KIND_INTEGER, AT(hidden_size), 0, 1, MODEL_MAX_DIM, true},
+    {"intermediate_size", KIND_INTEGER, AT(intermediate_size), 0, 1, MODEL_MAX_DIM, true},
+    {"num_hidden_layers", KIND_INTEGER, AT(num_hidden_layers), 0, 1, 1000, true},
+    {"num_attention_heads", KIND_INTEGER, AT(num_attention_heads), 0, 1, 4096, true},
+    {"num_key_value_heads", KIND_INTEGER, AT(num_key_value_heads), 0, 1, 4096, false},
+    {"head_dim", KIND_INTEGER, AT(head_dim), 0, 2, 4096, false},
+    {"vocab_size", KIND_INTEGER, AT(vocab_size), 0, 1, 10000000, true},
+    {"max_position_embeddings", KIND_INTEGER, AT(max_position_embeddings), 0, 1, 1 << 24, true},
+    {"rms_norm_eps", KIND_NUMBER, AT(rms_norm_eps), 0, 0, 1, false},
+    {"rope_theta", KIND_NUMBER, AT(rope_theta), 0, 1, 1e12, false},
+    {"attention_bias", KIND_BOOL, AT(attention_bias), 0, 0, 0, false},
+    {"mlp_bias", KIND_BOOL, AT(mlp_bias), 0, 0, 0, false},
+    {"tie_word_embeddings", KIND_BOOL, AT(tie_word_embeddings), 0, 0, 0, false},
+};
+
+/* rope_scaling, or transformers 5's rope_parameters. */
+static const struct key rope_keys[] = {
+    {"type", TEXT(rope_type), false},
+    {"rope_type", TEXT(rope_type), false},
+    {"rope_theta", KIND_NUMBER, AT(rope_theta), 0, 1, 1e12, false},
+    {"factor", KIND_NUMBER, AT(rope_factor), 0, 1, 1e6, false},
+    {"low_freq_factor", KIND_NUMBER, AT(low_freq_factor), 0, 1e-3, 1e6, false},
+    {"high_freq_factor", KIND_NUMBER, AT(high_freq_factor), 0, 1e-3, 1e6, false},
+    {"original_max_position_embeddings", KIND_INTEGER, AT(original_max_position_embeddings), 0, 1, 1 << 24, false},
+};
+
+static int read_key(const char *file, const struct key *k, json_t *value, struct hf_config *config,
+                    struct tl_error *err) {
+  char *place = (char *)config + k->offset;
+  double number = json_number_value(value);
+  bool in_range = json_is_number(value) && number >= k->min && number <= k->max;
+  switch (k->kind) {
+    case KIND_INTEGER:
+      if (!json_is_integer(value) || !in_range)
+        return tl_error_set(err, TL_ECORRUPT, "model.path", "%s: %s: expected an integer from %.0f to %.0f", file, k->name,
+                            k->min, k->max);
+      *(int64_t *)(void *)place = json_integer_value(value);
+      return TL_OK;
+    case KIND_NUMBER:
+      if (!in_range)
+        return tl_error_set(err, TL_ECORRUPT, "model.path", "%s: %s: expected a number from %g to %g", file, k->name,
+                            k->min, k->max);
+      *(double *)(void *)place = number;
+      return TL_OK;
+    case KIND_BOOL:
+      if (!json_is_boolean(value))
+        return tl_error_set(err, TL_ECORRUPT, "model.path", "%s: %s: expected true or false", file, k->name);
+      *(bool *)place = json_is_true(value);
+      return TL_OK;
+    case KIND_TEXT:
+      break;
+  }
+  if (!json_is_string(value) || json_string_length(value) >= k->size)
+    return tl_error_set(err, TL_ECORRUPT, "model.path", "%s: %s: expected a short string", file, k->name);
+  strcpy(place, json_string_value(value));
+  return TL_OK;
+}
+
+static int read_keys(const char *file, const struct key *table, size_t n, json_t *object, struct hf_config *config,
+                     struct tl_error *err) {
+  for (size_t i = 0; i < n; i++) {
+    json_t *value = json_object_get(object, table[i].name);
+    int r = TL_OK;
+    if (value && !json_is_null(value))
+      r = read_key(file, &table[i], value, config, err);
+    else if (table[i].required)
+      r = tl_error_set(err, TL_ECORRUPT, "model.path", "%s: %s: is required", file, table[i].name);
+    if (r < 0) return r;
+  }
+  return TL_OK;
+}
+
+static void add_eos(struct hf_config *config, json_t *value) {
+  int64_t id = json_integer_value(value);
+  if (!json_is_integer(value) || id < 0 || id >= config->vocab_size) return;
+  for (uint32_t i = 0; i < config->n_eos; i++)
+    if (config->eos[i] == id) return;
+  if (config->n_eos < TL_MAX_EOS) config->eos[config->n_eos++] = (int32_t)id;
+}
+
+/* One id or a list of ids. */
+static void read_eos(struct hf_config *config, json_t *value) {
+  size_t i;
+  json_t *item;
+  add_eos(config, value);
+  json_array_foreach(value, i, item) add_eos(config, item);
+}
+
+static void read_default(json_t *object, const char *name, double min, double max, float *ret) {
+  json_t *value = json_object_get(object, name);
+  double v = json_number_value(value);
+  if (json_is_number(value) && v >= min && v <= max) *ret = (float)v;
+}
+
+static json_t *load_object(const char *folder, const char *file, bool required, struct tl_error *err) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/%s", folder, file);
+  json_error_t json_error;
+  json_t *object = json_load_file(path, 0, &json_error);
+  if (!object && json_error_code(&json_error) == json_error_cannot_open_file && !required) return json_object();
+  if (!json_is_object(object)) {
+    tl_error_set(err, TL_ECORRUPT, "model.path", "%s: %s", file, object ? "expected a JSON object" : json_error.text);
+    json_decref(object);
+    return NULL;
+  }
+  return object;
+}
+
+static int read_generation(const char *folder, struct hf_config *config, struct tl_error *err) {
+  config->defaults = (struct tl_generation_defaults){-1, -1, -1, -1, -1};
+  json_t *object = load_object(folder, "generation_config.json", false, err);
+  if (!object) return TL_ECORRUPT;
+  read_eos(config, json_object_get(object, "eos_token_id"));
+  float top_k = -1;
+  read_default(object, "temperature", 0, 2, &config->defaults.temperature);
+  read_default(object, "top_p", 0, 1, &config->defaults.top_p);
+  read_default(object, "min_p", 0, 1, &config->defaults.min_p);
+  read_default(object, "repetition_penalty", 0.01, 100, &config->defaults.repetition_penalty);
+  read_default(object, "top_k", 0, 1e6, &top_k);
+  config->defaults.top_k = (int32_t)top_k;
+  json_decref(object);
+  return TL_OK;
+}
+
+static int check(struct hf_config *c, struct tl_error *err) {
+  if (!c->num_key_value_heads) c->num_key_value_heads = c->num_attention_heads;
+  if (!c->head_dim) {
+    if (c->hidden_size % c->num_attention_heads)
+      return tl_error_set(err, TL_ECORRUPT, "model.path",
+                          "config.json: hidden_size: expected a multiple of num_attention_heads, or head_dim");
+    c->head_dim = c->hidden_size / c->num_attention_heads;
+  }
+  if (c->head_dim % 2) return tl_error_set(err, TL_ECORRUPT, "model.path", "config.json: head_dim: expected an even size");
+  if (c->num_attention_heads % c->num_key_value_heads)
+    return tl_error_set(err, TL_ECORRUPT, "model.path",
+                        "config.json: num_attention_heads: expected a multiple of num_key_value_heads");
+  if (c->hidden_act[0] && strcmp(c->hidden_act, "silu") != 0)
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: hidden_act: expected silu, got %s", c->hidden_act);
+  return TL_OK;
+}
+
+int model_read_config(const char *folder, struct hf_config *ret, struct tl_error *err) {
+  *ret = (struct hf_config){.rms_norm_eps = 1e-6, .rope_theta = 10000, .rope_factor = 1, .low_freq_factor = 1,
+                            .high_freq_factor = 4};
+  json_t *object = load_object(folder, "config.json", true, err);
+  if (!object) return TL_ECORRUPT;
+  const char *architecture = json_string_value(json_array_get(json_object_get(object, "architectures"), 0));
+  snprintf(ret->architecture, sizeof ret->architecture, "%s", architecture ? architecture : "");
+  json_t *scaling = json_object_get(object, "rope_scaling");
+  json_t *parameters = json_object_get(object, "rope_parameters");
+  size_t n_rope = sizeof rope_keys / sizeof *rope_keys;
+  int r = read_keys("config.json", keys, sizeof keys / sizeof *keys, object, ret, err);
+  if (r == TL_OK && json_is_object(parameters)) r = read_keys("config.json", rope_keys, n_rope, parameters, ret, err);
+  if (r == TL_OK && json_is_object(scaling)) r = read_keys("config.json", rope_keys, n_rope, scaling, ret, err);
+  if (r == TL_OK) r = read_generation(folder, ret, err);
+  if (r == TL_OK) read_eos(ret, json_object_get(object, "eos_token_id"));
+  json_decref(object);
+  return r == TL_OK ? check(ret, err) : r;
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/* Building a plan: records and the tensors that they name. */
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "model/model_private.h"
+
+struct tl_op *plan_add(struct model *m, enum tl_op_kind kind, uint32_t layer) {
+  if (m->model.n_ops == MODEL_MAX_OPS) return NULL;
+  struct tl_op *op = &m->ops[m->model.n_ops++];
+  *op = (struct tl_op){.kind = kind, .layer = layer};
+  for (int i = 0; i < TL_OP_INPUTS; i++) op->weight[i] = op->bias[i] = -1;
+  return op;
+}
+
+static void shape_text(const struct tl_tensor *t, char *text, size_t size) {
+  size_t at = 0;
+  text[0] = 0;
+  for (uint32_t i = 0; i < t->n_dims && at < size; i++)
+    at += (size_t)snprintf(text + at, size - at, "%s%llu", i ? " x " : "", (unsigned long long)t->shape[i]);
+}
+
+int32_t plan_tensor(struct model *m, struct tl_error *err, uint64_t rows, uint64_t columns, const char *format, ...) {
+  char name[256], found[128];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(name, sizeof name, format, args);
+  va_end(args);
+  int32_t i = model_find_tensor(m, name);
+  if (i < 0) return tl_error_set(err, TL_ECORRUPT, "model.path", "tensor '%s' is missing from the model's files", name);
+  const struct tl_tensor *t = &m->tensors[i];
+  bool fits = columns ? t->n_dims == 2 && t->shape[0] == rows && t->shape[1] == columns
+                      : t->n_dims == 1 && t->shape[0] == rows;
+  if (fits) return i;
+  shape_text(t, found, sizeof found);
+  if (columns)
+    return tl_error_set(err, TL_ECORRUPT, "model.path", "tensor '%s': expected shape %llu x %llu, found %s", name,
+                        (unsigned long long)rows, (unsigned long long)columns, found);
+  return tl_error_set(err, TL_ECORRUPT, "model.path", "tensor '%s': expected shape %llu, found %s", name,
+                      (unsigned long long)rows, found);
+}

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT */
+#include "model/model_private.h"
+#include "unit.h"
+
+static char folder[64];
+
+static int make_folder(void **state) {
+  (void)state;
+  unit_make_folder(folder);
+  return 0;
+}
+
+static void remove_file(const char *name) {
+  char path[200];
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  unlink(path);
+}
+
+static int remove_folder(void **state) {
+  (void)state;
+  remove_file("config.json");
+  remove_file("generation_config.json");
+  return rmdir(folder);
+}
+
+/* generation may be NULL: no such file. */
+static int read_texts(const char *config, const char *generation, struct hf_config *ret, struct tl_error *err) {
+  unit_write_file(folder, "config.json", config, strlen(config));
+  remove_file("generation_config.json");
+  if (generation) unit_write_file(folder, "generation_config.json", generation, strlen(generation));
+  memset(err, 0, sizeof *err);
+  int r = model_read_config(folder, ret, err);
+  assert_int_equal(err->code, r);
+  return r;
+}
+
+#define SIZES                                                                                                    \
+  "\"hidden_size\": 64, \"intermediate_size\": 96, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, " \
+  "\"vocab_size\": 100, \"max_position_embeddings\": 512"
+#define CONFIG(more) "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", " SIZES more "}"
+
+static void test_defaults(void **state) {
+  (void)state;
+  struct hf_config c;
+  struct tl_error err;
+  assert_int_equal(read_texts(CONFIG(""), NULL, &c, &err), TL_OK);
+  assert_string_equal(c.architecture, "LlamaForCausalLM");
+  assert_string_equal(c.model_type, "llama");
+  assert_int_equal(c.num_key_value_heads, 4);
+  assert_int_equal(c.head_dim, 16);
+  assert_true(c.rms_norm_eps == 1e-6 && c.rope_theta == 10000); /* LlamaConfig's own */
+  assert_false(c.attention_bias || c.mlp_bias || c.tie_word_embeddings);
+  assert_string_equal(c.rope_type, "");
+  assert_int_equal(c.n_eos, 0);
+  assert_true(c.defaults.temperature < 0 && c.defaults.top_p < 0 && c.defaults.min_p < 0 && c.defaults.top_k < 0 &&
+              c.defaults.repetition_penalty < 0);
+}
+
+static void test_values(void **state) {
+  (void)state;
+  struct hf_config c;
+  struct tl_error err;
+  /* null means: not given */
+  assert_int_equal(read_texts(CONFIG(",\"num_key_value_heads\": 2, \"head_dim\": 32, \"rms_norm_eps\": 1e-05, \"rope_theta\": 500000.0,"
+                                     "\"attention_bias\": true, \"mlp_bias\": false, \"tie_word_embeddings\": true, \"hidden_act\": \"silu\","
+                                     "\"rope_scaling\": {\"factor\": 32.0, \"high_freq_factor\": 5.0, \"low_freq_factor\": 2.0,"
+                                     "\"original_max_position_embeddings\": 8192, \"rope_type\": \"llama3\"},"
+                                     "\"eos_token_id\": [7, 8, 9], \"pretraining_tp\": 1, \"head_size\": null"),
+                              "{\"eos_token_id\": 8, \"temperature\": 0.6, \"top_p\": 0.9, \"top_k\": 50, \"min_p\": 0.05,"
+                              "\"repetition_penalty\": 1.1, \"do_sample\": true}",
+                              &c, &err),
+                   TL_OK);
+  assert_int_equal(c.num_key_value_heads, 2);
+  assert_int_equal(c.head_dim, 32);
+  assert_true(c.rms_norm_eps == 1e-5 && c.rope_theta == 500000);
+  assert_true(c.attention_bias && !c.mlp_bias && c.tie_word_embeddings);
+  assert_string_equal(c.rope_type, "llama3");
+  assert_true(c.rope_factor == 32 && c.high_freq_factor == 5 && c.low_freq_factor == 2);
+  assert_int_equal(c.original_max_position_embeddings, 8192);
+  assert_int_equal(c.n_eos, 3); /* both files' ids, each once */
+  int32_t sum = 0;
+  for (uint32_t i = 0; i < c.n_eos; i++) sum += c.eos[i];
+  assert_int_equal(sum, 24);
+  assert_true(c.defaults.temperature == 0.6f && c.defaults.top_p == 0.9f && c.defaults.min_p == 0.05f);
+  assert_true(c.defaults.repetition_penalty == 1.1f && c.defaults.top_k == 50);
+  /* as transformers 5 writes it, and the old name of the type */
+  assert_int_equal(read_texts(CONFIG(",\"rope_parameters\": {\"rope_theta\": 1000000, \"rope_type\": \"default\"}, \"rope_scaling\": null"),
+                              NULL, &c, &err),
+                   TL_OK);
+  assert_true(c.rope_theta == 1000000);
+  assert_string_equal(c.rope_type, "default");
+  assert_int_equal(read_texts(CONFIG(",\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}"), NULL, &c, &err), TL_OK);
+  assert_string_equal(c.rope_type, "linear");
+}
+
+static void test_end_ids(void **state) {
+  (void)state;
+  struct hf_config c;
+  struct tl_error err;
+  /* ids that no token has, and things that are no ids, are passed over */
+  assert_int_equal(read_texts(CONFIG(",\"eos_token_id\": [-1, 100, 99, \"5\", 5.0, null, 99999999999]"), "{\"eos_token_id\": null}", &c,
+                              &err),
+                   TL_OK);
+  assert_int_equal(c.n_eos, 1);
+  assert_int_equal(c.eos[0], 99);
+  assert_int_equal(read_texts(CONFIG(",\"eos_token_id\": [0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]"), NULL, &c, &err), TL_OK);
+  assert_int_equal(c.n_eos, TL_MAX_EOS);
+}
+
+static void test_generation_out_of_range(void **state) {
+  (void)state;
+  struct hf_config c;
+  struct tl_error err;
+  assert_int_equal(read_texts(CONFIG(""), "{\"temperature\": 9, \"top_p\": -1, \"top_k\": \"x\", \"min_p\": null}", &c, &err), TL_OK);
+  assert_true(c.defaults.temperature < 0 && c.defaults.top_p < 0 && c.defaults.top_k < 0 && c.defaults.min_p < 0);
+  assert_int_equal(read_texts(CONFIG(""), "[]", &c, &err), TL_ECORRUPT);
+  assert_string_equal(err.message, "generation_config.json: expected a JSON object");
+  assert_int_equal(read_texts(CONFIG(""), "{", &c, &err), TL_ECORRUPT);
+}
+
+static void test_errors(void **state) {
+  (void)state;
+  static const struct {
+    const char *config;
+    int result;
+    const char *message; /* NULL: any */
+  } cases[] = {
+      {"", TL_ECORRUPT, NULL},
+      {"[]", TL_ECORRUPT, "config.json: expected a JSON object"},
+      {"{\"hidden_size\": NaN}", TL_ECORRUPT, NULL},
+      {"{}", TL_ECORRUPT, "config.json: hidden_size: is required"},
+      {"{\"hidden_size\": 64}", TL_ECORRUPT, "config.json: intermediate_size: is required"},
+      {"{\"hidden_size\": 0}", TL_ECORRUPT, "config.json: hidden_size: expected an integer from 1 to 1000000"},
+      {"{\"hidden_size\": -64}", TL_ECORRUPT, "config.json: hidden_size: expected an integer from 1 to 1000000"},
+      {"{\"hidden_size\": 64.0}", TL_ECORRUPT, "config.json: hidden_size: expected an integer from 1 to 1000000"},
+      {"{\"hidden_size\": \"64\"}", TL_ECORRUPT, "config.json: hidden_size: expected an integer from 1 to 1000000"},
+      {"{\"hidden_size\": 9223372036854775807}", TL_ECORRUPT, "config.json: hidden_size: expected an integer from 1 to 1000000"},
+      {CONFIG(",\"num_key_value_heads\": 3"), TL_ECORRUPT,
+       "config.json: num_attention_heads: expected a multiple of num_key_value_heads"},
+      {CONFIG(",\"num_key_value_heads\": 8"), TL_ECORRUPT,
+       "config.json: num_attention_heads: expected a multiple of num_key_value_heads"},
+      {CONFIG(",\"num_key_value_heads\": 0"), TL_ECORRUPT, "config.json: num_key_value_heads: expected an integer from 1 to 4096"},
+      {CONFIG(",\"head_dim\": 15"), TL_ECORRUPT, "config.json: head_dim: expected an even size"},
+      {CONFIG(",\"head_dim\": 1"), TL_ECORRUPT, "config.json: head_dim: expected an integer from 2 to 4096"},
+      {CONFIG(",\"rms_norm_eps\": \"1e-5\""), TL_ECORRUPT, "config.json: rms_norm_eps: expected a number from 0 to 1"},
+      {CONFIG(",\"rope_theta\": 0"), TL_ECORRUPT, "config.json: rope_theta: expected a number from 1 to 1e+12"},
+      {CONFIG(",\"rope_scaling\": {\"factor\": -1}"), TL_ECORRUPT, "config.json: factor: expected a number from 1 to 1e+06"},
+      {CONFIG(",\"attention_bias\": 1"), TL_ECORRUPT, "config.json: attention_bias: expected true or false"},
+      {CONFIG(",\"hidden_act\": \"gelu\""), TL_EUNSUPPORTED, "config.json: hidden_act: expected silu, got gelu"},
+      {CONFIG(",\"hidden_act\": \"0123456789012345678901234567890123456789\""), TL_ECORRUPT,
+       "config.json: hidden_act: expected a short string"},
+      {CONFIG(",\"hidden_act\": 5"), TL_ECORRUPT, "config.json: hidden_act: expected a short string"},
+      {"{\"hidden_size\": 66, \"intermediate_size\": 96, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"vocab_size\": 100,"
+       "\"max_position_embeddings\": 512}",
+       TL_ECORRUPT, "config.json: hidden_size: expected a multiple of num_attention_heads, or head_dim"},
+      {"{\"hidden_size\": 4, \"intermediate_size\": 96, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"vocab_size\": 100,"
+       "\"max_position_embeddings\": 512}",
+       TL_ECORRUPT, "config.json: head_dim: expected an even size"},
+  };
+  for (size_t i = 0; i < UNIT_COUNT(cases); i++) {
+    struct hf_config c;
+    struct tl_error err;
+    int r = read_texts(cases[i].config, NULL, &c, &err);
+    if (r != cases[i].result) fail_msg("%s: %d (%s)", cases[i].config, r, err.message);
+    if (cases[i].message) assert_string_equal(err.message, cases[i].message);
+    assert_memory_equal(err.message, "config.json: ", 13);
+    assert_string_equal(err.field, "model.path");
+  }
+  struct hf_config c;
+  struct tl_error err = {0};
+  remove_file("config.json");
+  assert_int_equal(model_read_config(folder, &c, &err), TL_ECORRUPT);
+  assert_memory_equal(err.message, "config.json: ", 13);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_defaults), cmocka_unit_test(test_values), cmocka_unit_test(test_end_ids),
+      cmocka_unit_test(test_generation_out_of_range), cmocka_unit_test(test_errors),
+  };
+  return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}

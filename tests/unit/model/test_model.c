@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: MIT */
+/* Whole folders: the plan of a Llama, and what is wrong with one that is not. */
+#include "tokenlane/model.h"
+
+#include <math.h>
+
+#include "tokenlane/base/buffer.h"
+#include "unit.h"
+
+static char folder[64];
+static const char *const files[] = {"config.json", "model.safetensors", "model.safetensors.index.json", "one.safetensors",
+                                    "two.safetensors"};
+
+static int make_folder(void **state) {
+  (void)state;
+  unit_make_folder(folder);
+  return 0;
+}
+
+static void empty_folder(void) {
+  for (size_t i = 0; i < UNIT_COUNT(files); i++) {
+    char path[200];
+    snprintf(path, sizeof path, "%s/%s", folder, files[i]);
+    unlink(path);
+  }
+}
+
+static int remove_folder(void **state) {
+  (void)state;
+  empty_folder();
+  return rmdir(folder);
+}
+
+/* --- a small Llama: dim 8, 2 layers, 4 heads of 2, 2 KV heads, ffn 12, vocabulary 10 ------------- */
+
+#define SIZES                                                                                                  \
+  "\"hidden_size\":8,\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":4,"       \
+  "\"num_key_value_heads\":2,\"vocab_size\":10,\"max_position_embeddings\":64,\"eos_token_id\":3"
+#define CONFIG(more) "{\"architectures\":[\"LlamaForCausalLM\"]," SIZES more "}"
+
+struct weights {
+  struct tl_buffer header;
+  size_t bytes;
+};
+
+static void add(struct weights *w, const char *name, unsigned rows, unsigned columns) {
+  size_t bytes = (size_t)rows * (columns ? columns : 1) * 2;
+  tl_buffer_printf(&w->header, "%c\"%s\":{\"dtype\":\"BF16\",\"shape\":[%u", w->header.length ? ',' : '{', name, rows);
+  if (columns) tl_buffer_printf(&w->header, ",%u", columns);
+  tl_buffer_printf(&w->header, "],\"data_offsets\":[%zu,%zu]}", w->bytes, w->bytes + bytes);
+  w->bytes += bytes;
+}
+
+static void add_layer(struct weights *w, unsigned layer, bool with_bias) {
+  static const struct {
+    const char *name;
+    unsigned rows, columns;
+  } parts[] = {{"input_layernorm", 8, 0},   {"self_attn.q_proj", 8, 8}, {"self_attn.k_proj", 4, 8},
+               {"self_attn.v_proj", 4, 8},  {"self_attn.o_proj", 8, 8}, {"post_attention_layernorm", 8, 0},
+               {"mlp.gate_proj", 12, 8},    {"mlp.up_proj", 12, 8},     {"mlp.down_proj", 8, 12}};
+  char name[100];
+  for (size_t i = 0; i < UNIT_COUNT(parts); i++) {
+    snprintf(name, sizeof name, "model.layers.%u.%s.weight", layer, parts[i].name);
+    add(w, name, parts[i].rows, parts[i].columns);
+    snprintf(name, sizeof name, "model.layers.%u.%s.bias", layer, parts[i].name);
+    if (with_bias && parts[i].columns) add(w, name, parts[i].rows, 0);
+  }
+}
+
+static void write_weights(struct weights *w, const char *file) {
+  tl_buffer_putc(&w->header, '}');
+  size_t n = w->header.length;
+  char *bytes = calloc(1, 8 + n + w->bytes);
+  for (int i = 0; i < 8; i++) bytes[i] = (char)(n >> 8 * i);
+  memcpy(bytes + 8, w->header.data, n);
+  unit_write_file(folder, file, bytes, 8 + n + w->bytes);
+  free(bytes);
+  tl_buffer_done(&w->header);
+  *w = (struct weights){0};
+}
+
+static void write_llama(const char *config, bool with_bias, bool with_head) {
+  struct weights w = {0};
+  empty_folder();
+  unit_write_file(folder, "config.json", config, strlen(config));
+  add(&w, "model.embed_tokens.weight", 10, 8);
+  add_layer(&w, 0, with_bias);
+  add_layer(&w, 1, with_bias);
+  add(&w, "model.norm.weight", 8, 0);
+  if (with_head) add(&w, "lm_head.weight", 10, 8);
+  write_weights(&w, "model.safetensors");
+}
+
+static const char *name_of(const struct tl_model *m, int32_t tensor) {
+  return tensor < 0 ? "" : m->tensors[tensor].name;
+}
+
+static void assert_op(const struct tl_model *m, uint32_t at, enum tl_op_kind kind, uint32_t layer, const char *first) {
+  char expected[100];
+  const struct tl_op *op = &m->plan[at];
+  assert_int_equal(op->kind, kind);
+  assert_int_equal(op->layer, layer);
+  snprintf(expected, sizeof expected, first, layer);
+  assert_string_equal(name_of(m, op->weight[0]), expected);
+}
+
+static void test_plan(void **state) {
+  (void)state;
+  struct tl_model *m;
+  struct tl_error err = {0};
+  write_llama(CONFIG(",\"rms_norm_eps\":1e-5"), false, true);
+  assert_int_equal(tl_model_load(folder, &m, &err), TL_OK);
+  assert_string_equal(m->architecture, "llama");
+  assert_true(m->dim == 8 && m->n_layers == 2 && m->n_heads == 4 && m->n_kv_heads == 2 && m->head_dim == 2);
+  assert_true(m->ffn_dim == 12 && m->vocab_size == 10 && m->max_context == 64 && m->dtype == TL_DTYPE_BF16);
+  assert_true(m->n_eos == 1 && m->eos[0] == 3 && m->inv_freq[0] == 1);
+  uint64_t parameters = 80 + 2 * (8 + 64 + 32 + 32 + 64 + 8 + 96 + 96 + 96) + 8 + 80;
+  assert_int_equal(m->n_parameters, parameters);
+  assert_int_equal(m->weight_bytes, parameters * 2);
+  uint32_t at = 0;
+  assert_op(m, at++, TL_OP_EMBED, 0, "model.embed_tokens.weight");
+  for (uint32_t layer = 0; layer < 2; layer++) {
+    assert_op(m, at++, TL_OP_RMSNORM, layer, "model.layers.%u.input_layernorm.weight");
+    assert_true(m->plan[at - 1].eps == 1e-5f);
+    assert_op(m, at++, TL_OP_QKV, layer, "model.layers.%u.self_attn.q_proj.weight");
+    assert_non_null(strstr(name_of(m, m->plan[at - 1].weight[1]), "k_proj.weight"));
+    assert_non_null(strstr(name_of(m, m->plan[at - 1].weight[2]), "v_proj.weight"));
+    assert_op(m, at++, TL_OP_ROPE, layer, "");
+    assert_op(m, at++, TL_OP_ATTEND, layer, "");
+    assert_true(m->plan[at - 1].scale == 1 / sqrtf(2));
+    assert_op(m, at++, TL_OP_ATTN_OUT, layer, "model.layers.%u.self_attn.o_proj.weight");
+    assert_op(m, at++, TL_OP_RMSNORM, layer, "model.layers.%u.post_attention_layernorm.weight");
+    assert_op(m, at++, TL_OP_GATED_UP, layer, "model.layers.%u.mlp.gate_proj.weight");
+    assert_non_null(strstr(name_of(m, m->plan[at - 1].weight[1]), "up_proj.weight"));
+    assert_op(m, at++, TL_OP_MLP_DOWN, layer, "model.layers.%u.mlp.down_proj.weight");
+  }
+  assert_op(m, at++, TL_OP_RMSNORM, 0, "model.norm.weight");
+  assert_op(m, at++, TL_OP_LOGITS, 0, "lm_head.weight");
+  assert_int_equal(m->n_ops, at);
+  for (uint32_t i = 0; i < m->n_ops; i++)
+    for (int k = 0; k < TL_OP_INPUTS; k++) assert_int_equal(m->plan[i].bias[k], -1);
+  tl_model_release_files(m);
+  assert_null(m->tensors[0].data);
+  tl_model_release_files(m);
+  tl_model_free(m);
+  tl_model_free(NULL);
+}
+
+static void test_biases_and_tied_head(void **state) {
+  (void)state;
+  struct tl_model *m;
+  struct tl_error err = {0};
+  write_llama(CONFIG(",\"attention_bias\":true,\"mlp_bias\":true,\"tie_word_embeddings\":true"), true, false);
+  assert_int_equal(tl_model_load(folder, &m, &err), TL_OK);
+  static const unsigned n_biases[] = {[TL_OP_QKV] = 3, [TL_OP_ATTN_OUT] = 1, [TL_OP_GATED_UP] = 2, [TL_OP_MLP_DOWN] = 1, [TL_OP_LOGITS] = 0};
+  for (uint32_t i = 0; i < m->n_ops; i++) {
+    const struct tl_op *op = &m->plan[i];
+    for (unsigned k = 0; k < TL_OP_INPUTS; k++) {
+      assert_int_equal(op->bias[k] >= 0, k < n_biases[op->kind]);
+      if (op->bias[k] < 0) continue;
+      /* the bias of the weight beside it */
+      const char *weight = name_of(m, op->weight[k]), *bias = name_of(m, op->bias[k]);
+      assert_memory_equal(weight, bias, strlen(bias) - strlen("bias"));
+      assert_int_equal(m->tensors[op->bias[k]].shape[0], m->tensors[op->weight[k]].shape[0]);
+    }
+  }
+  assert_int_equal(m->plan[m->n_ops - 1].weight[0], m->plan[0].weight[0]);
+  tl_model_free(m);
+}
+
+static void assert_fails(int result, const char *message) {
+  struct tl_model *m = NULL;
+  struct tl_error err = {0};
+  int r = tl_model_load(folder, &m, &err);
+  assert_string_equal(err.message, message);
+  assert_int_equal(r, result);
+  assert_null(m);
+}
+
+static void test_tensors_that_do_not_fit(void **state) {
+  (void)state;
+  write_llama(CONFIG(""), false, false);
+  assert_fails(TL_ECORRUPT, "tensor 'lm_head.weight' is missing from the model's files");
+  write_llama(CONFIG(",\"attention_bias\":true"), false, true);
+  assert_fails(TL_ECORRUPT, "tensor 'model.layers.0.self_attn.q_proj.bias' is missing from the model's files");
+  write_llama(CONFIG(",\"head_dim\":4"), false, true);
+  assert_fails(TL_ECORRUPT, "tensor 'model.layers.0.self_attn.q_proj.weight': expected shape 16 x 8, found 8 x 8");
+  struct weights w = {0};
+  write_llama(CONFIG(""), false, true);
+  add(&w, "model.embed_tokens.weight", 80, 0);
+  write_weights(&w, "model.safetensors");
+  assert_fails(TL_ECORRUPT, "tensor 'model.embed_tokens.weight': expected shape 10 x 8, found 80");
+  write_llama(CONFIG(""), false, true);
+  add(&w, "model.embed_tokens.weight", 10, 8);
+  add(&w, "model.layers.0.input_layernorm.weight", 8, 1);
+  write_weights(&w, "model.safetensors");
+  assert_fails(TL_ECORRUPT, "tensor 'model.layers.0.input_layernorm.weight': expected shape 8, found 8 x 1");
+}
+
+static void test_architectures(void **state) {
+  (void)state;
+  struct tl_model *m;
+  struct tl_error err = {0};
+  write_llama("{\"architectures\":[\"MambaForCausalLM\"]," SIZES "}", false, true);
+  assert_fails(TL_EUNSUPPORTED, "config.json: architectures: 'MambaForCausalLM' is not known; known are: LlamaForCausalLM");
+  write_llama("{\"model_type\":\"llama\"," SIZES "}", false, true); /* no class is named: the type will do */
+  assert_int_equal(tl_model_load(folder, &m, &err), TL_OK);
+  tl_model_free(m);
+  write_llama("{\"architectures\":[5],\"model_type\":\"gpt2\"," SIZES "}", false, true);
+  assert_fails(TL_EUNSUPPORTED, "config.json: architectures: '' is not known; known are: LlamaForCausalLM");
+}
+
+/* --- several files ------------------------------------------------------------------------------------ */
+
+static void write_index(const char *text) {
+  unit_write_file(folder, "model.safetensors.index.json", text, strlen(text));
+}
+
+static void write_shards(void) {
+  struct weights w = {0};
+  empty_folder();
+  unit_write_file(folder, "config.json", CONFIG(""), strlen(CONFIG("")));
+  add(&w, "model.embed_tokens.weight", 10, 8);
+  add_layer(&w, 0, false);
+  write_weights(&w, "one.safetensors");
+  add_layer(&w, 1, false);
+  add(&w, "model.norm.weight", 8, 0);
+  add(&w, "lm_head.weight", 10, 8);
+  write_weights(&w, "two.safetensors");
+}
+
+static void test_shards(void **state) {
+  (void)state;
+  struct tl_model *m;
+  struct tl_error err = {0};
+  write_shards();
+  write_index("{\"metadata\":{},\"weight_map\":{\"a\":\"one.safetensors\",\"b\":\"two.safetensors\",\"c\":\"one.safetensors\"}}");
+  assert_int_equal(tl_model_load(folder, &m, &err), TL_OK);
+  assert_int_equal(m->n_tensors, 1 + 9 + 9 + 1 + 1);
+  tl_model_free(m);
+  write_index("{\"weight_map\":{\"a\":\"one.safetensors\"}}");
+  assert_fails(TL_ECORRUPT, "tensor 'model.layers.1.input_layernorm.weight' is missing from the model's files");
+  static const char *const names[] = {"\"../one.safetensors\"", "\"/etc/passwd\"", "\"\"", "5", "null", "\"..\"", "\"a/b\""};
+  for (size_t i = 0; i < UNIT_COUNT(names); i++) {
+    char index[100];
+    snprintf(index, sizeof index, "{\"weight_map\":{\"a\":%s}}", names[i]);
+    write_index(index);
+    assert_fails(TL_ECORRUPT, "model.safetensors.index.json: tensor 'a': expected the name of a file in this folder");
+  }
+  write_index("{\"weight_map\":{\"a\":\"three.safetensors\"}}");
+  assert_fails(TL_EIO, "three.safetensors: cannot be opened: No such file or directory");
+  static const char *const broken[] = {"", "[]", "{}", "{\"weight_map\":[]}", "{\"weight_map\":"};
+  for (size_t i = 0; i < UNIT_COUNT(broken); i++) {
+    write_index(broken[i]);
+    assert_fails(TL_ECORRUPT, "model.safetensors.index.json: weight_map: expected an object");
+  }
+}
+
+static void test_no_weights(void **state) {
+  (void)state;
+  empty_folder();
+  unit_write_file(folder, "config.json", CONFIG(""), strlen(CONFIG("")));
+  assert_fails(TL_EIO, "model.safetensors: cannot be opened: No such file or directory");
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_plan),         cmocka_unit_test(test_biases_and_tied_head), cmocka_unit_test(test_tensors_that_do_not_fit),
+      cmocka_unit_test(test_architectures), cmocka_unit_test(test_shards),              cmocka_unit_test(test_no_weights),
+  };
+  return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
