@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+/* The device seam: a step-level table that a backend fills. Only the worker
+ * that owns the device calls it. A step-level seam stays small: a new
+ * architecture is a new plan (model.h), not a new entry here. */
+#ifndef TOKENLANE_DEVICE_H
+#define TOKENLANE_DEVICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "tokenlane/base/error.h"
+#include "tokenlane/model.h"
+#include "tokenlane/step.h"
+
+struct tl_device; /* first member of each backend's own struct: const struct tl_device_ops *ops */
+
+struct tl_device_options {
+  unsigned index;      /* N of "cpu:N" */
+  unsigned n_lanes;    /* compute threads, the calling worker included; >= 1 */
+  unsigned first_core; /* with pin: lanes sit on first_core ... first_core + n_lanes - 1 */
+  bool pin;
+};
+
+struct tl_device_load {
+  const struct tl_model *model;
+  uint32_t max_batch_size;    /* sequences of a step, and rows wanted */
+  uint32_t max_batch_tokens;  /* tokens of a step */
+  uint32_t max_context;       /* tokens of a sequence */
+  uint64_t kv_memory_bytes;   /* 0: the backend decides */
+  /* Called now and then with the weights copied so far; may be NULL. */
+  void (*progress)(uint64_t done_bytes, uint64_t total_bytes, void *context);
+  void *context;
+};
+
+struct tl_device_loaded {
+  uint32_t n_blocks;          /* KV blocks that a step may name: 0 .. n_blocks - 1 */
+  uint64_t kv_bytes, weight_bytes;
+};
+
+struct tl_device_ops {
+  const char *name; /* "cpu" */
+  /* Makes a device; nothing big is allocated yet. */
+  int (*open)(const struct tl_device_options *options, struct tl_device **ret, struct tl_error *err);
+  /* Copies the weights into the backend's layout and allocates KV blocks and
+   * all work memory: no step allocates afterwards. */
+  int (*load)(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret,
+              struct tl_error *err);
+  /* Starts a step; the step's arrays stay unchanged until collect. One at a time. */
+  int (*submit)(struct tl_device *device, const struct tl_step *step, struct tl_error *err);
+  /* Waits for the step; ret_sampled: (n_rows). */
+  int (*collect)(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err);
+  void (*close)(struct tl_device *device);
+};
+
+/* The backend of "cpu:0"; NULL and err for an unknown kind. *ret_index is the
+ * number after the colon. Any thread. */
+const struct tl_device_ops *tl_device_find(const char *spec, unsigned *ret_index, struct tl_error *err);
+
+#endif

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: MIT */
+#include "device/cpu/cpu_private.h"
+
+#include "device/cpu/cpu_vec_avx512.h"
+#include "device/cpu/cpu_kernels_body.h"
+
+INLINE vf vf_dot(vf sum, __m512i w, __m512i x) {
+  return _mm512_dpbf16_ps(sum, (__m512bh)w, (__m512bh)x);
+}
+
+#include "device/cpu/cpu_bf16_body.h"
+
+const struct cpu_kernels cpu_kernels_avx512bf16 = {"avx512_bf16", convert_pairs, gemm_dot, rmsnorm,
+                                                   silu_mul,      attend,        max_of,   exp_sum};

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT */
+/* The CPU backend behind the device table: memory and the order of a step. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "device/cpu/cpu_private.h"
+
+static size_t round_up(size_t value, size_t to) {
+  return (value + to - 1) / to * to;
+}
+
+static void device_close(struct tl_device *device) {
+  struct cpu_device *d = (struct cpu_device *)device;
+  if (!d) return;
+  cpu_pool_free(d->pool);
+  for (unsigned i = 0; d->lanes && i < d->options.n_lanes; i++) {
+    free(d->lanes[i].panel_out);
+    free(d->lanes[i].unpack);
+    free(d->lanes[i].scores);
+    free(d->lanes[i].sampler.candidates);
+    free(d->lanes[i].sampler.raw);
+  }
+  free(d->lanes);
+  free(d->tickets);
+  free(d->rope);
+  cpu_weights_free(&d->weights);
+  cpu_unmap(d->kv, d->kv_bytes);
+  cpu_unmap(d->activations, d->activation_bytes);
+  free(d);
+}
+
+static int device_open(const struct tl_device_options *options, struct tl_device **ret, struct tl_error *err) {
+  struct cpu_device *d = calloc(1, sizeof *d);
+  if (!d) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  d->ops = &cpu_device_ops;
+  d->options = *options;
+  d->kernels = cpu_choose_kernels(tl_cpu_best_isa());
+  int r = cpu_pool_new(options->n_lanes, options->pin, options->first_core, &d->pool, err);
+  if (r < 0) {
+    free(d);
+    return r;
+  }
+  *ret = (struct tl_device *)d;
+  return TL_OK;
+}
+
+/* --- memory --------------------------------------------------------------------------------- */
+
+static int no_memory(struct tl_error *err, const char *what, uint64_t bytes) {
+  return tl_error_set(err, TL_ENOMEM, NULL, "%s need %llu MiB of memory, which could not be had", what,
+                      (unsigned long long)(bytes >> 20));
+}
+
+/* MemAvailable of the kernel, 0 when it cannot be read. */
+static uint64_t available_bytes(void) {
+  FILE *file = fopen("/proc/meminfo", "r");
+  char line[128];
+  unsigned long long kib = 0;
+  while (file && fgets(line, sizeof line, file))
+    if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
+  if (file) fclose(file);
+  return (uint64_t)kib << 10;
+}
+
+static int make_kv(struct cpu_device *d, struct tl_error *err) {
+  const struct tl_model *model = d->model;
+  d->kv_dtype = model->dtype;
+  d->head_pad = (uint32_t)round_up(model->head_dim, 16);
+  d->head_bytes = (size_t)d->head_pad * TL_BLOCK_TOKENS * tl_dtype_bytes(d->kv_dtype);
+  d->layer_bytes = 2 * model->n_kv_heads * d->head_bytes;
+  uint64_t block_bytes = (uint64_t)d->layer_bytes * model->n_layers;
+  uint64_t one = (d->load.max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS, wanted = one * d->load.max_batch_size;
+  uint64_t most = d->load.kv_memory_bytes ? d->load.kv_memory_bytes : available_bytes() / 4;
+  uint64_t blocks = most / block_bytes < wanted ? most / block_bytes : wanted;
+  if (blocks < one)
+    return tl_error_set(err, TL_ENOMEM, "engine.kv_memory_bytes",
+                        "engine.kv_memory_bytes: a context of %u tokens needs %llu MiB of KV cache, %llu MiB are there; "
+                        "lower engine.max_context or give more",
+                        d->load.max_context, (unsigned long long)(one * block_bytes >> 20), (unsigned long long)(most >> 20));
+  d->n_blocks = (uint32_t)(blocks < UINT32_MAX / TL_BLOCK_TOKENS ? blocks : UINT32_MAX / TL_BLOCK_TOKENS);
+  d->kv_bytes = d->n_blocks * block_bytes;
+  d->kv = cpu_map(d->kv_bytes);
+  return d->kv ? TL_OK : no_memory(err, "the KV blocks", d->kv_bytes);
+}
+
+/* All activations in one mapping; rows are padded so that kernels may read and
+ * write whole vectors, and the padding stays zero. */
+static int make_activations(struct cpu_device *d, struct tl_error *err) {
+  const struct tl_model *model = d->model;
+  size_t tokens = d->load.max_batch_tokens, rows = d->load.max_batch_size;
+  d->ld_dim = round_up(model->dim, 32);
+  d->ld_qkv = round_up((size_t)(model->n_heads + 2 * model->n_kv_heads) * model->head_dim, 32);
+  d->ld_attn = round_up((size_t)model->n_heads * model->head_dim, 32);
+  d->ld_ffn = round_up(model->ffn_dim, 32);
+  d->ld_vocab = round_up(model->vocab_size, 32);
+  size_t widest = d->ld_dim > d->ld_attn ? d->ld_dim : d->ld_attn;
+  if (d->ld_ffn > widest) widest = d->ld_ffn;
+  struct {
+    float **place;
+    size_t floats;
+  } parts[] = {{&d->x, tokens * d->ld_dim},     {&d->h, tokens * d->ld_dim},   {&d->qkv, tokens * d->ld_qkv},
+               {&d->a, tokens * d->ld_attn},    {&d->m, tokens * d->ld_ffn},   {&d->logits, rows * d->ld_vocab},
+               {(float **)&d->pairs, tokens * widest / 2}};
+  size_t n = sizeof parts / sizeof *parts, total = 0;
+  for (size_t i = 0; i < n; i++) total += parts[i].floats;
+  d->activation_bytes = total * sizeof(float);
+  d->activations = cpu_map(d->activation_bytes);
+  if (!d->activations) return no_memory(err, "the activations", d->activation_bytes);
+  float *at = (float *)(void *)d->activations;
+  for (size_t i = 0; i < n; i++) {
+    *parts[i].place = at;
+    at += parts[i].floats;
+  }
+  return TL_OK;
+}
+
+static void *lane_memory(size_t bytes) {
+  size_t rounded = round_up(bytes ? bytes : 1, TL_CACHE_LINE);
+  void *memory = aligned_alloc(TL_CACHE_LINE, rounded);
+  return memory ? memset(memory, 0, rounded) : NULL;
+}
+
+static int make_lanes(struct cpu_device *d, struct tl_error *err) {
+  size_t context = round_up(d->load.max_context, TL_BLOCK_TOKENS);
+  size_t panel_floats = 2 * (size_t)d->load.max_batch_tokens * CPU_PANEL;
+  if (panel_floats < (size_t)CPU_MAX_QUERIES * d->head_pad) panel_floats = (size_t)CPU_MAX_QUERIES * d->head_pad;
+  d->lanes = lane_memory(d->options.n_lanes * sizeof *d->lanes);
+  d->tickets = lane_memory((d->model->n_ops + 1) * sizeof *d->tickets);
+  if (!d->lanes || !d->tickets) return no_memory(err, "the compute threads", 0);
+  for (unsigned i = 0; i < d->options.n_lanes; i++) {
+    struct cpu_lane *lane = &d->lanes[i];
+    lane->panel_out = lane_memory(panel_floats * sizeof(float));
+    lane->unpack = lane_memory(CPU_K_BLOCK * CPU_PANEL * sizeof(float));
+    lane->scores = lane_memory(CPU_MAX_QUERIES * context * sizeof(float));
+    lane->sampler.candidates = lane_memory(d->model->vocab_size * sizeof *lane->sampler.candidates);
+    lane->sampler.raw = lane_memory(d->model->vocab_size * sizeof *lane->sampler.raw);
+    if (!lane->panel_out || !lane->unpack || !lane->scores || !lane->sampler.candidates || !lane->sampler.raw)
+      return no_memory(err, "the compute threads", panel_floats * sizeof(float));
+  }
+  return TL_OK;
+}
+
+/* cos and sin of position * inv_freq, as floats, like transformers. */
+static int make_rope(struct cpu_device *d, struct tl_error *err) {
+  uint32_t half = d->model->head_dim / 2;
+  d->rope = malloc((size_t)d->load.max_context * half * 2 * sizeof(float));
+  if (!d->rope) return no_memory(err, "the rotary angles", 0);
+  for (uint32_t p = 0; p < d->load.max_context; p++)
+    for (uint32_t i = 0; i < half; i++) {
+      float angle = (float)p * d->model->inv_freq[i];
+      d->rope[(size_t)p * 2 * half + i] = cosf(angle);
+      d->rope[(size_t)p * 2 * half + half + i] = sinf(angle);
+    }
+  return TL_OK;
+}
+
+static int device_load(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret,
+                       struct tl_error *err) {
+  struct cpu_device *d = (struct cpu_device *)device;
+  d->model = load->model;
+  d->load = *load;
+  int r = cpu_weights_load(load, &d->weights, err);
+  if (r == TL_OK) r = make_kv(d, err);
+  if (r == TL_OK) r = make_activations(d, err);
+  if (r == TL_OK) r = make_lanes(d, err);
+  if (r == TL_OK) r = make_rope(d, err);
+  if (r < 0) return r;
+  *ret = (struct tl_device_loaded){d->n_blocks, d->kv_bytes, d->weights.bytes};
+  return TL_OK;
+}
+
+/* --- steps ------------------------------------------------------------------------------------- */
+
+static int device_submit(struct tl_device *device, const struct tl_step *step, struct tl_error *err) {
+  (void)err;
+  struct cpu_device *d = (struct cpu_device *)device;
+  d->step = step;
+  /* relaxed stores: published to the lanes by the start of the pool */
+  atomic_store_explicit(&d->status, TL_OK, memory_order_relaxed);
+  for (uint32_t i = 0; i <= d->model->n_ops; i++) atomic_store_explicit(&d->tickets[i].next, 0, memory_order_relaxed);
+  return TL_OK;
+}
+
+/* The worker is lane 0, so the step runs in here: the others wake meanwhile. */
+static int device_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
+  struct cpu_device *d = (struct cpu_device *)device;
+  d->sampled = ret_sampled;
+  cpu_pool_start(d->pool, cpu_run_step, d);
+  cpu_pool_join(d->pool);
+  int status = atomic_load_explicit(&d->status, memory_order_relaxed); /* the pool's barrier published it */
+  return status == TL_OK ? TL_OK : tl_error_set(err, status, NULL, "the model produced a logit that is not a number");
+}
+
+const struct tl_device_ops cpu_device_ops = {"cpu", device_open, device_load, device_submit, device_collect, device_close};

@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: MIT */
+/* The kernels, written once over a vector of 16 floats (`vf`) that the including
+ * file has defined for its instruction set together with TILE_M and TILE_V: rows
+ * and vectors of outputs that fit its registers. */
+#include <math.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* --- products -------------------------------------------------------------------------- */
+
+/* Inputs 2 * pair and 2 * pair + 1 for outputs 16 * v ... of a panel. */
+INLINE void load_pair(enum tl_dtype dtype, const char *panel, size_t pair, unsigned v, vf *even, vf *odd) {
+  if (dtype == TL_DTYPE_BF16) {
+    const char *at = panel + (pair * CPU_PANEL + v * 16) * 4;
+    *even = vf_bf16_even(at);
+    *odd = vf_bf16_odd(at);
+  } else if (dtype == TL_DTYPE_F16) {
+    const uint16_t *at = (const uint16_t *)(const void *)panel + 2 * pair * CPU_PANEL + v * 16;
+    *even = vf_load_f16(at);
+    *odd = vf_load_f16(at + CPU_PANEL);
+  } else {
+    const float *at = (const float *)(const void *)panel + 2 * pair * CPU_PANEL + v * 16;
+    *even = vf_load(at);
+    *odd = vf_load(at + CPU_PANEL);
+  }
+}
+
+/* One stream of loads does not fill the memory bus: while a stretch of weights is
+ * used, the one behind it is fetched in four streams. Past the end of the matrix
+ * nothing is there to fetch, which prefetches do not mind. */
+INLINE void fetch_ahead(enum tl_dtype dtype, const char *next, size_t n_pairs, size_t pair) {
+  if (dtype == TL_DTYPE_F32) {
+    for (size_t stream = 0; stream < 4; stream++) __builtin_prefetch(next + (stream * n_pairs + pair) * 64, 0, 2);
+  } else {
+    size_t quarter = n_pairs / 2 * 64;
+    const char *at = next + (pair & 1) * 2 * quarter + pair / 2 * 64;
+    __builtin_prefetch(at, 0, 2);
+    __builtin_prefetch(at + quarter, 0, 2);
+  }
+}
+
+/* rows x (16 * TILE_V) outputs over n_pairs pairs of inputs; `first`: sums begin
+ * at zero, else they go on from out. `ahead`: where the weights used next lie,
+ * NULL when they are in the cache. */
+INLINE void tile(enum tl_dtype dtype, const unsigned rows, const char *panel, unsigned v0, size_t n_pairs,
+                 const float *x, size_t ldx, float *out, bool first, const char *ahead) {
+  vf sum[TILE_M][TILE_V];
+#pragma GCC unroll 16
+  for (unsigned r = 0; r < rows; r++)
+#pragma GCC unroll 2
+    for (unsigned v = 0; v < TILE_V; v++) sum[r][v] = first ? vf_zero() : vf_load(out + r * CPU_PANEL + (v0 + v) * 16);
+  for (size_t pair = 0; pair < n_pairs; pair++) {
+    vf even[TILE_V], odd[TILE_V];
+    if (ahead) fetch_ahead(dtype, ahead, n_pairs, pair);
+#pragma GCC unroll 2
+    for (unsigned v = 0; v < TILE_V; v++) load_pair(dtype, panel, pair, v0 + v, &even[v], &odd[v]);
+#pragma GCC unroll 16
+    for (unsigned r = 0; r < rows; r++) {
+      vf x0 = vf_set1(x[r * ldx + 2 * pair]), x1 = vf_set1(x[r * ldx + 2 * pair + 1]);
+#pragma GCC unroll 2
+      for (unsigned v = 0; v < TILE_V; v++) {
+        sum[r][v] = vf_fma(even[v], x0, sum[r][v]);
+        sum[r][v] = vf_fma(odd[v], x1, sum[r][v]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (unsigned r = 0; r < rows; r++)
+#pragma GCC unroll 2
+    for (unsigned v = 0; v < TILE_V; v++) vf_store(out + r * CPU_PANEL + (v0 + v) * 16, sum[r][v]);
+}
+
+#define TILE_CASE(dtype, rows)                                               \
+  case rows:                                                                 \
+    if (rows <= TILE_M) tile(dtype, rows <= TILE_M ? rows : 1, panel, v0, n_pairs, x, ldx, out, first, ahead); \
+    break
+
+#define DEFINE_TILES(name, dtype)                                                                              \
+  static void name(unsigned rows, const char *panel, unsigned v0, size_t n_pairs, const float *x, size_t ldx, \
+                   float *out, bool first, const char *ahead) {                                                \
+    switch (rows) {                                                                                            \
+      TILE_CASE(dtype, 1);                                                                                     \
+      TILE_CASE(dtype, 2);                                                                                     \
+      TILE_CASE(dtype, 3);                                                                                     \
+      TILE_CASE(dtype, 4);                                                                                     \
+      TILE_CASE(dtype, 5);                                                                                     \
+      TILE_CASE(dtype, 6);                                                                                     \
+      TILE_CASE(dtype, 7);                                                                                     \
+      TILE_CASE(dtype, 8);                                                                                     \
+      TILE_CASE(dtype, 9);                                                                                     \
+      TILE_CASE(dtype, 10);                                                                                    \
+      TILE_CASE(dtype, 11);                                                                                    \
+      TILE_CASE(dtype, 12);                                                                                    \
+    }                                                                                                          \
+  }
+DEFINE_TILES(tiles_f32, TL_DTYPE_F32)
+DEFINE_TILES(tiles_f16, TL_DTYPE_F16)
+DEFINE_TILES(tiles_bf16, TL_DTYPE_BF16)
+
+/* All rows over one stretch of inputs, in tiles of nearly equal height. `next`:
+ * see tile's `ahead`. */
+static void all_rows(enum tl_dtype dtype, const char *panel, size_t n_pairs, const float *x, size_t ldx, uint32_t m,
+                     float *out, bool first, const char *next) {
+  uint32_t n_tiles = (m + TILE_M - 1) / TILE_M;
+  for (uint32_t t = 0, row = 0; t < n_tiles; t++) {
+    unsigned rows = (m - row + (n_tiles - t) - 1) / (n_tiles - t);
+    for (unsigned v0 = 0; v0 < CPU_PANEL / 16; v0 += TILE_V) {
+      const char *ahead = t == 0 && v0 == 0 ? next : NULL;
+      if (dtype == TL_DTYPE_BF16)
+        tiles_bf16(rows, panel, v0, n_pairs, x + row * ldx, ldx, out + row * CPU_PANEL, first, ahead);
+      else if (dtype == TL_DTYPE_F16)
+        tiles_f16(rows, panel, v0, n_pairs, x + row * ldx, ldx, out + row * CPU_PANEL, first, ahead);
+      else
+        tiles_f32(rows, panel, v0, n_pairs, x + row * ldx, ldx, out + row * CPU_PANEL, first, ahead);
+    }
+    row += rows;
+  }
+}
+
+static void unpack(enum tl_dtype dtype, const char *panel, size_t n_pairs, float *ret) {
+  for (size_t pair = 0; pair < n_pairs; pair++)
+    for (unsigned v = 0; v < CPU_PANEL / 16; v++) {
+      vf even, odd;
+      load_pair(dtype, panel, pair, v, &even, &odd);
+      vf_store(ret + 2 * pair * CPU_PANEL + v * 16, even);
+      vf_store(ret + (2 * pair + 1) * CPU_PANEL + v * 16, odd);
+    }
+}
+
+/* From this many rows on it pays to unpack a panel to floats once for all rows. */
+#define UNPACK_ROWS (2 * TILE_M + 1)
+
+static void gemm(const struct cpu_matrix *w, uint32_t panel, const void *x, size_t ldx, uint32_t m, float *out,
+                 float *scratch) {
+  const char *p = w->panels + panel * w->panel_bytes;
+  size_t pairs = w->k_padded / 2, pair_bytes = 2 * CPU_PANEL * tl_dtype_bytes(w->dtype);
+  bool unpacked = m >= UNPACK_ROWS;
+  if (!unpacked && m <= TILE_M) {
+    all_rows(w->dtype, p, pairs, x, ldx, m, out, true, p + pairs * pair_bytes);
+    return;
+  }
+  for (size_t at = 0; at < pairs; at += CPU_K_BLOCK / 2) {
+    size_t n = pairs - at < CPU_K_BLOCK / 2 ? pairs - at : CPU_K_BLOCK / 2;
+    const char *block = p + at * pair_bytes;
+    if (unpacked && w->dtype != TL_DTYPE_F32) {
+      unpack(w->dtype, block, n, scratch);
+      all_rows(TL_DTYPE_F32, (const char *)scratch, n, (const float *)x + 2 * at, ldx, m, out, at == 0, NULL);
+    } else {
+      all_rows(w->dtype, block, n, (const float *)x + 2 * at, ldx, m, out, at == 0, block + n * pair_bytes);
+    }
+  }
+}
+
+/* --- elementwise ---------------------------------------------------------------------------- */
+
+/* exp(x) for x <= 88, 0 below -87: Cody and Waite reduction, then the degree-6
+ * polynomial of Cephes' expf; error about 2 ulp. */
+INLINE vf vf_exp(vf x) {
+  x = vf_max(vf_min(x, vf_set1(88.0f)), vf_set1(-87.3f));
+  vf n = vf_round(vf_mul(x, vf_set1(1.44269504088896341f)));
+  vf r = vf_fma(n, vf_set1(-0.693359375f), x);
+  r = vf_fma(n, vf_set1(2.12194440e-4f), r);
+  vf p = vf_set1(1.9875691500e-4f);
+  p = vf_fma(p, r, vf_set1(1.3981999507e-3f));
+  p = vf_fma(p, r, vf_set1(8.3334519073e-3f));
+  p = vf_fma(p, r, vf_set1(4.1665795894e-2f));
+  p = vf_fma(p, r, vf_set1(1.6666665459e-1f));
+  p = vf_fma(p, r, vf_set1(5.0000001201e-1f));
+  p = vf_add(vf_fma(p, vf_mul(r, r), r), vf_set1(1.0f));
+  return vf_mul(p, vf_pow2(n));
+}
+
+static float sum_lanes(vf v) {
+  float lane[16];
+  vf_store(lane, v);
+  for (int half = 8; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) lane[i] += lane[i + half];
+  return lane[0];
+}
+
+/* Rows are padded with zeros to a multiple of 16, which add nothing. */
+static void rmsnorm(float *h, const float *x, const float *weight, uint32_t n, float eps) {
+  vf sum = vf_zero();
+  for (uint32_t i = 0; i < n; i += 16) {
+    vf v = vf_load(x + i);
+    sum = vf_fma(v, v, sum);
+  }
+  vf scale = vf_set1(1 / sqrtf(sum_lanes(sum) / (float)n + eps));
+  for (uint32_t i = 0; i < n; i += 16) vf_store(h + i, vf_mul(vf_mul(vf_load(x + i), scale), vf_load(weight + i)));
+}
+
+static void silu_mul(float *m, const float *gate, const float *up, uint32_t n) {
+  for (uint32_t i = 0; i < n; i += 16) {
+    vf g = vf_load(gate + i);
+    vf e = vf_exp(vf_sub(vf_zero(), g));
+    vf_store(m + i, vf_mul(vf_div(g, vf_add(e, vf_set1(1.0f))), vf_load(up + i)));
+  }
+}
+
+static float max_of(const float *x, size_t n) {
+  float best = x[0];
+  size_t i = 0;
+  if (n >= 16) {
+    vf most = vf_load(x), nan = vf_zero();
+    for (; i + 16 <= n; i += 16) {
+      vf v = vf_load(x + i);
+      most = vf_max(most, v);
+      nan = vf_fma(v, vf_zero(), nan); /* NaN or infinity: NaN from here on */
+    }
+    float lane[16];
+    vf_store(lane, most);
+    for (int k = 0; k < 16; k++) best = lane[k] > best ? lane[k] : best;
+    if (isnan(sum_lanes(nan))) /* an infinity is fine, a NaN is not: look again */
+      for (size_t k = 0; k < i; k++)
+        if (isnan(x[k])) return NAN;
+  }
+  for (; i < n; i++) {
+    if (isnan(x[i])) return NAN;
+    if (x[i] > best) best = x[i];
+  }
+  return best;
+}
+
+static double exp_sum(const float *x, size_t n, float max) {
+  double total = 0;
+  size_t i = 0;
+  for (; i + 16 <= n; i += 16) total += (double)sum_lanes(vf_exp(vf_sub(vf_load(x + i), vf_set1(max))));
+  for (; i < n; i++) total += exp((double)(x[i] - max));
+  return total;
+}
+
+/* --- attention ------------------------------------------------------------------------------------ */
+
+INLINE vf load_kv(enum tl_dtype dtype, const char *base, size_t element) {
+  if (dtype == TL_DTYPE_BF16) return vf_load_bf16((const uint16_t *)(const void *)base + element);
+  if (dtype == TL_DTYPE_F16) return vf_load_f16((const uint16_t *)(const void *)base + element);
+  return vf_load((const float *)(const void *)base + element);
+}
+
+/* K of a block is stored (head_dim, 16 tokens): 16 scores are one accumulator
+ * that sums over the head's dimensions in ascending order. */
+INLINE void score_blocks(enum tl_dtype dtype, const unsigned nq, const unsigned nb, const struct cpu_attention *a,
+                         const float *const *q, uint32_t block, float *scores, size_t stride) {
+  vf sum[4][4];
+  const char *k[4];
+#pragma GCC unroll 4
+  for (unsigned b = 0; b < nb; b++) k[b] = a->k + a->table[block + b] * a->block_bytes;
+#pragma GCC unroll 4
+  for (unsigned i = 0; i < nq; i++)
+#pragma GCC unroll 4
+    for (unsigned b = 0; b < nb; b++) sum[i][b] = vf_zero();
+  for (uint32_t d = 0; d < a->head_dim; d++) {
+    vf key[4];
+#pragma GCC unroll 4
+    for (unsigned b = 0; b < nb; b++) key[b] = load_kv(dtype, k[b], (size_t)d * TL_BLOCK_TOKENS);
+#pragma GCC unroll 4
+    for (unsigned i = 0; i < nq; i++) {
+      vf value = vf_set1(q[i][d]);
+#pragma GCC unroll 4
+      for (unsigned b = 0; b < nb; b++) sum[i][b] = vf_fma(key[b], value, sum[i][b]);
+    }
+  }
+  vf scale = vf_set1(a->scale);
+#pragma GCC unroll 4
+  for (unsigned i = 0; i < nq; i++)
+#pragma GCC unroll 4
+    for (unsigned b = 0; b < nb; b++)
+      vf_store(scores + i * stride + (size_t)(block + b) * TL_BLOCK_TOKENS, vf_mul(sum[i][b], scale));
+}
+
+INLINE void score_queries(enum tl_dtype dtype, const unsigned nq, const struct cpu_attention *a, const float *const *q,
+                          uint32_t n_blocks, float *scores, size_t stride) {
+  uint32_t block = 0;
+  for (; block + 4 <= n_blocks; block += 4) score_blocks(dtype, nq, 4, a, q, block, scores, stride);
+  for (; block < n_blocks; block++) score_blocks(dtype, nq, 1, a, q, block, scores, stride);
+}
+
+/* Scores to weights, in place; zeros up to the next multiple of 16. */
+static void softmax(float *s, uint32_t n) {
+  uint32_t padded = (n + 15) & ~15u;
+  for (uint32_t i = n; i < padded; i++) s[i] = -INFINITY;
+  float max = s[0];
+  for (uint32_t i = 1; i < n; i++) max = s[i] > max ? s[i] : max;
+  vf sum = vf_zero();
+  for (uint32_t i = 0; i < padded; i += 16) {
+    vf e = vf_exp(vf_sub(vf_load(s + i), vf_set1(max)));
+    vf_store(s + i, e);
+    if (i + 16 > n)
+      for (uint32_t k = n; k < padded; k++) s[k] = 0;
+    sum = vf_add(sum, vf_load(s + i));
+  }
+  vf scale = vf_set1(1 / sum_lanes(sum));
+  for (uint32_t i = 0; i < padded; i += 16) vf_store(s + i, vf_mul(vf_load(s + i), scale));
+}
+
+/* Tokens [from, to) of one block into 16 * nv dimensions from d0 of nq outputs. */
+INLINE void mix_block(enum tl_dtype dtype, const unsigned nq, const unsigned nv, const struct cpu_attention *a,
+                      const float *weights, size_t stride, uint32_t from, uint32_t to, uint32_t d0, float *const *out) {
+  vf sum[4][4];
+  const char *v = a->v + a->table[from / TL_BLOCK_TOKENS] * a->block_bytes;
+#pragma GCC unroll 4
+  for (unsigned i = 0; i < nq; i++)
+#pragma GCC unroll 4
+    for (unsigned k = 0; k < nv; k++) sum[i][k] = vf_load(out[i] + d0 + 16 * k);
+  for (uint32_t t = from; t < to; t++) {
+    vf value[4];
+#pragma GCC unroll 4
+    for (unsigned k = 0; k < nv; k++)
+      value[k] = load_kv(dtype, v, (size_t)(t % TL_BLOCK_TOKENS) * a->head_pad + d0 + 16 * k);
+#pragma GCC unroll 4
+    for (unsigned i = 0; i < nq; i++) {
+      vf weight = vf_set1(weights[i * stride + t]);
+#pragma GCC unroll 4
+      for (unsigned k = 0; k < nv; k++) sum[i][k] = vf_fma(value[k], weight, sum[i][k]);
+    }
+  }
+#pragma GCC unroll 4
+  for (unsigned i = 0; i < nq; i++)
+#pragma GCC unroll 4
+    for (unsigned k = 0; k < nv; k++) vf_store(out[i] + d0 + 16 * k, sum[i][k]);
+}
+
+INLINE void mix_range(enum tl_dtype dtype, const unsigned nq, const struct cpu_attention *a, const float *weights,
+                      size_t stride, uint32_t from, uint32_t to, float *const *out) {
+  while (from < to) {
+    uint32_t end = (from / TL_BLOCK_TOKENS + 1) * TL_BLOCK_TOKENS;
+    if (end > to) end = to;
+    uint32_t d = 0;
+    for (; d + 64 <= a->head_pad; d += 64) mix_block(dtype, nq, 4, a, weights, stride, from, end, d, out);
+    for (; d < a->head_pad; d += 16) mix_block(dtype, nq, 1, a, weights, stride, from, end, d, out);
+    from = end;
+  }
+}
+
+/* nq queries: what all see together, then what the later ones see beyond: a slot
+ * that a query may not see is never read for it. out rows are head_pad long. */
+INLINE void attend_queries(enum tl_dtype dtype, const unsigned nq, const struct cpu_attention *a, const float *const *q,
+                           const uint32_t *n_keys, float *const *out, float *scores, size_t stride) {
+  score_queries(dtype, nq, a, q, (n_keys[nq - 1] + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS, scores, stride);
+  for (unsigned i = 0; i < nq; i++) {
+    softmax(scores + i * stride, n_keys[i]);
+    memset(out[i], 0, a->head_pad * sizeof(float));
+  }
+  mix_range(dtype, nq, a, scores, stride, 0, n_keys[0], out);
+  for (unsigned i = 1; i < nq; i++)
+    mix_range(dtype, 1, a, scores + i * stride, stride, n_keys[0], n_keys[i], out + i);
+}
+
+#define DEFINE_ATTEND(name, dtype)                                                                                    \
+  static void name(const struct cpu_attention *a, uint32_t n, const float *const *q, const uint32_t *n_keys,          \
+                   float *const *out, float *scores, size_t stride) {                                                 \
+    uint32_t i = 0;                                                                                                   \
+    for (; i + 4 <= n; i += 4) attend_queries(dtype, 4, a, q + i, n_keys + i, out + i, scores, stride);               \
+    for (; i + 2 <= n; i += 2) attend_queries(dtype, 2, a, q + i, n_keys + i, out + i, scores, stride);               \
+    for (; i < n; i++) attend_queries(dtype, 1, a, q + i, n_keys + i, out + i, scores, stride);                       \
+  }
+DEFINE_ATTEND(attend_f32, TL_DTYPE_F32)
+DEFINE_ATTEND(attend_f16, TL_DTYPE_F16)
+DEFINE_ATTEND(attend_bf16, TL_DTYPE_BF16)
+
+static void attend(const struct cpu_attention *a, uint32_t n, const float *const *q, const uint32_t *n_keys,
+                   float *const *out, float *scores, size_t stride) {
+  if (a->dtype == TL_DTYPE_BF16)
+    attend_bf16(a, n, q, n_keys, out, scores, stride);
+  else if (a->dtype == TL_DTYPE_F16)
+    attend_f16(a, n, q, n_keys, out, scores, stride);
+  else
+    attend_f32(a, n, q, n_keys, out, scores, stride);
+}

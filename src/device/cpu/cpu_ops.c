@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: MIT */
+/* The interpreter of the plan: each lane walks it, takes work by tickets, and
+ * meets the others at a barrier after each record. */
+#include <math.h>
+#include <string.h>
+
+#include "device/cpu/cpu_private.h"
+
+#define ATTEND_ROWS 16 /* query rows of one unit of work */
+
+struct run {
+  struct cpu_device *d;
+  const struct tl_step *step;
+  struct cpu_lane *lane;
+  unsigned index, n_lanes;
+};
+
+/* The next stretch of `total` items; false when all are taken. Who computes an
+ * item does not change its result. */
+static bool take(struct run *r, struct cpu_ticket *ticket, uint32_t total, uint32_t *ret_from, uint32_t *ret_to) {
+  uint32_t chunk = total / (r->n_lanes * 8);
+  if (chunk == 0) chunk = 1;
+  /* relaxed: only divides work; results are published by the barrier */
+  uint32_t from = atomic_fetch_add_explicit(&ticket->next, chunk, memory_order_relaxed);
+  if (from >= total) return false;
+  *ret_from = from;
+  *ret_to = total - from < chunk ? total : from + chunk;
+  return true;
+}
+
+/* This lane's fixed share of the rows. */
+static void share(const struct run *r, uint32_t total, uint32_t *ret_from, uint32_t *ret_to) {
+  *ret_from = (uint32_t)((uint64_t)total * r->index / r->n_lanes);
+  *ret_to = (uint32_t)((uint64_t)total * (r->index + 1) / r->n_lanes);
+}
+
+static void barrier(struct run *r) {
+  cpu_pool_barrier(r->d->pool, r->index);
+}
+
+/* --- products ------------------------------------------------------------------------------ */
+
+/* What the kernels read for these rows: the floats, or their converted pairs. */
+static const void *input(struct run *r, const struct cpu_matrix *w, const float *x, size_t ldx, uint32_t m) {
+  struct cpu_device *d = r->d;
+  if (!d->kernels->convert || w->dtype != TL_DTYPE_BF16) return x;
+  uint32_t from, to;
+  share(r, m, &from, &to);
+  for (uint32_t i = from; i < to; i++) d->kernels->convert(x + i * ldx, d->pairs + i * (ldx / 2), ldx / 2);
+  barrier(r);
+  return d->pairs;
+}
+
+static uint32_t columns_of(const struct cpu_matrix *w, uint32_t panel) {
+  uint32_t left = w->n_out - panel * CPU_PANEL;
+  return left < CPU_PANEL ? left : CPU_PANEL;
+}
+
+/* y (m, ldy) = x W^T + b, or += with `add`. */
+static void project(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *w, const float *x, size_t ldx,
+                    uint32_t m, float *y, size_t ldy, bool add) {
+  const void *rows = input(r, w, x, ldx, m);
+  uint32_t from, to;
+  while (take(r, ticket, w->n_panels, &from, &to)) {
+    for (uint32_t p = from; p < to; p++) {
+      float *out = r->lane->panel_out;
+      r->d->kernels->gemm(w, p, rows, ldx, m, out, r->lane->unpack);
+      uint32_t n = columns_of(w, p);
+      const float *bias = w->bias ? w->bias + p * CPU_PANEL : NULL;
+      for (uint32_t i = 0; i < m; i++) {
+        float *to_row = y + i * ldy + p * CPU_PANEL;
+        const float *from_row = out + i * CPU_PANEL;
+        for (uint32_t k = 0; k < n; k++) {
+          float value = bias ? from_row[k] + bias[k] : from_row[k];
+          to_row[k] = add ? to_row[k] + value : value;
+        }
+      }
+    }
+  }
+}
+
+static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *gate,
+                     const struct cpu_matrix *up) {
+  struct cpu_device *d = r->d;
+  uint32_t m = r->step->n_tokens, from, to;
+  const void *rows = input(r, gate, d->h, d->ld_dim, m), *up_rows = rows;
+  if (up->dtype != gate->dtype) up_rows = input(r, up, d->h, d->ld_dim, m);
+  float *g = r->lane->panel_out, *u = g + (size_t)d->load.max_batch_tokens * CPU_PANEL;
+  while (take(r, ticket, gate->n_panels, &from, &to)) {
+    for (uint32_t p = from; p < to; p++) {
+      d->kernels->gemm(gate, p, rows, d->ld_dim, m, g, r->lane->unpack);
+      d->kernels->gemm(up, p, up_rows, d->ld_dim, m, u, r->lane->unpack);
+      uint32_t n = columns_of(gate, p);
+      for (uint32_t i = 0; i < m; i++) {
+        float *gi = g + i * CPU_PANEL, *ui = u + i * CPU_PANEL;
+        for (uint32_t k = 0; gate->bias && k < CPU_PANEL; k++) gi[k] += gate->bias[p * CPU_PANEL + k];
+        for (uint32_t k = 0; up->bias && k < CPU_PANEL; k++) ui[k] += up->bias[p * CPU_PANEL + k];
+        d->kernels->silu_mul(gi, gi, ui, CPU_PANEL);
+        memcpy(d->m + i * d->ld_ffn + p * CPU_PANEL, gi, n * sizeof *gi);
+      }
+    }
+  }
+}
+
+/* --- rows -------------------------------------------------------------------------------------- */
+
+static void embed(struct run *r) {
+  struct cpu_device *d = r->d;
+  uint32_t from, to, dim = d->model->dim;
+  share(r, r->step->n_tokens, &from, &to);
+  size_t row_bytes = dim * tl_dtype_bytes(d->weights.embed_dtype);
+  for (uint32_t i = from; i < to; i++)
+    tl_dtype_to_f32(d->weights.embed_dtype, d->weights.embed + (size_t)r->step->tokens[i] * row_bytes,
+                    d->x + i * d->ld_dim, dim);
+}
+
+static void norm(struct run *r, const struct tl_op *op, const float *weight) {
+  struct cpu_device *d = r->d;
+  uint32_t from, to;
+  share(r, r->step->n_tokens, &from, &to);
+  for (uint32_t i = from; i < to; i++)
+    d->kernels->rmsnorm(d->h + i * d->ld_dim, d->x + i * d->ld_dim, weight, d->model->dim, op->eps);
+}
+
+/* Halves layout: (x[i], x[i + half]) is a pair. */
+static void rotate(float *x, const float *angles, uint32_t head_dim) {
+  uint32_t half = head_dim / 2;
+  for (uint32_t i = 0; i < half; i++) {
+    float cosine = angles[i], sine = angles[half + i], a = x[i], b = x[half + i];
+    x[i] = a * cosine - b * sine;
+    x[half + i] = b * cosine + a * sine;
+  }
+}
+
+static void rope(struct run *r) {
+  struct cpu_device *d = r->d;
+  uint32_t from, to, head_dim = d->model->head_dim, heads = d->model->n_heads + d->model->n_kv_heads;
+  share(r, r->step->n_tokens, &from, &to);
+  for (uint32_t i = from; i < to; i++)
+    for (uint32_t head = 0; head < heads; head++)
+      rotate(d->qkv + i * d->ld_qkv + (size_t)head * head_dim, d->rope + (size_t)r->step->positions[i] * head_dim,
+             head_dim);
+}
+
+/* --- attention ------------------------------------------------------------------------------------ */
+
+static void store(enum tl_dtype dtype, char *base, size_t element, float value) {
+  if (dtype == TL_DTYPE_F32) {
+    ((float *)(void *)base)[element] = value;
+    return;
+  }
+  ((uint16_t *)(void *)base)[element] = dtype == TL_DTYPE_BF16 ? tl_f32_to_bf16(value) : tl_f32_to_f16(value);
+}
+
+/* Where a layer's K of a head begins in block 0; V lies n_kv_heads * head_bytes on. */
+static char *head_base(const struct cpu_device *d, uint32_t layer, uint32_t head) {
+  return d->kv + (size_t)layer * d->n_blocks * d->layer_bytes + head * d->head_bytes;
+}
+
+static void store_kv(struct run *r, uint32_t layer) {
+  struct cpu_device *d = r->d;
+  const struct tl_model *model = d->model;
+  uint32_t from, to, head_dim = model->head_dim;
+  share(r, r->step->n_tokens, &from, &to);
+  for (uint32_t i = from; i < to; i++) {
+    uint32_t slot = r->step->slots[i] % TL_BLOCK_TOKENS;
+    size_t block = r->step->slots[i] / TL_BLOCK_TOKENS * d->layer_bytes;
+    const float *k = d->qkv + i * d->ld_qkv + (size_t)model->n_heads * head_dim;
+    const float *v = k + (size_t)model->n_kv_heads * head_dim;
+    for (uint32_t head = 0; head < model->n_kv_heads; head++, k += head_dim, v += head_dim) {
+      char *kb = head_base(d, layer, head) + block, *vb = kb + model->n_kv_heads * d->head_bytes;
+      for (uint32_t e = 0; e < head_dim; e++) {
+        store(d->kv_dtype, kb, (size_t)e * TL_BLOCK_TOKENS + slot, k[e]);
+        store(d->kv_dtype, vb, (size_t)slot * d->head_pad + e, v[e]);
+      }
+    }
+  }
+}
+
+/* Query rows [row, row + n) of sequence seq, for one KV head. */
+static void attend_unit(struct run *r, const struct tl_op *op, uint32_t seq, uint32_t head, uint32_t row, uint32_t n) {
+  struct cpu_device *d = r->d;
+  const struct tl_model *model = d->model;
+  uint32_t group = model->n_heads / model->n_kv_heads, head_dim = model->head_dim;
+  struct cpu_attention a = {d->kv_dtype,    head_dim,
+                            d->head_pad,    d->layer_bytes,
+                            head_base(d, op->layer, head), NULL,
+                            r->step->block_tables + (size_t)seq * r->step->table_stride, op->scale};
+  a.v = a.k + model->n_kv_heads * d->head_bytes;
+  size_t stride = ((size_t)d->load.max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS * TL_BLOCK_TOKENS;
+  float *out_rows = r->lane->panel_out; /* free between products: (CPU_MAX_QUERIES, head_pad) fits */
+  for (uint32_t at = 0; at < n * group; at += CPU_MAX_QUERIES) {
+    uint32_t count = n * group - at < CPU_MAX_QUERIES ? n * group - at : CPU_MAX_QUERIES;
+    const float *q[CPU_MAX_QUERIES];
+    float *out[CPU_MAX_QUERIES];
+    uint32_t n_keys[CPU_MAX_QUERIES];
+    for (uint32_t i = 0; i < count; i++) {
+      uint32_t token = row + (at + i) / group, query_head = head * group + (at + i) % group;
+      q[i] = d->qkv + token * d->ld_qkv + (size_t)query_head * head_dim;
+      out[i] = out_rows + (size_t)i * d->head_pad;
+      n_keys[i] = r->step->positions[token] + 1;
+    }
+    d->kernels->attend(&a, count, q, n_keys, out, r->lane->scores, stride);
+    for (uint32_t i = 0; i < count; i++) {
+      uint32_t token = row + (at + i) / group, query_head = head * group + (at + i) % group;
+      memcpy(d->a + token * d->ld_attn + (size_t)query_head * head_dim, out[i], head_dim * sizeof(float));
+    }
+  }
+}
+
+static void attend(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op) {
+  const struct tl_step *step = r->step;
+  uint32_t n_chunks = 0, heads = r->d->model->n_kv_heads, from, to;
+  for (uint32_t s = 0; s < step->n_seqs; s++)
+    n_chunks += (step->query_start[s + 1] - step->query_start[s] + ATTEND_ROWS - 1) / ATTEND_ROWS;
+  while (take(r, ticket, n_chunks * heads, &from, &to)) {
+    for (uint32_t unit = from; unit < to; unit++) {
+      /* later chunks have longer contexts: they go first */
+      uint32_t chunk = n_chunks - 1 - unit / heads, seq = 0, first = 0;
+      for (;; seq++) {
+        uint32_t rows = step->query_start[seq + 1] - step->query_start[seq];
+        uint32_t chunks = (rows + ATTEND_ROWS - 1) / ATTEND_ROWS;
+        if (chunk < first + chunks) break;
+        first += chunks;
+      }
+      uint32_t row = step->query_start[seq] + (chunk - first) * ATTEND_ROWS;
+      uint32_t n = step->query_start[seq + 1] - row;
+      attend_unit(r, op, seq, unit % heads, row, n < ATTEND_ROWS ? n : ATTEND_ROWS);
+    }
+  }
+}
+
+/* --- the end of a step ---------------------------------------------------------------------------------- */
+
+static void logits(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *w) {
+  struct cpu_device *d = r->d;
+  const struct tl_step *step = r->step;
+  /* the residual is not needed any more: its rows take the wanted rows of h, but
+   * not its padding, which is zero in x for good and may be NaN in h */
+  for (uint32_t i = r->index; i < step->n_rows; i += r->n_lanes)
+    memcpy(d->x + i * d->ld_dim, d->h + step->rows[i] * d->ld_dim, d->model->dim * sizeof(float));
+  barrier(r);
+  project(r, ticket, w, d->x, d->ld_dim, step->n_rows, d->logits, d->ld_vocab, false);
+}
+
+static void sample(struct run *r, struct cpu_ticket *ticket) {
+  struct cpu_device *d = r->d;
+  uint32_t from, to;
+  while (take(r, ticket, r->step->n_rows, &from, &to))
+    for (uint32_t i = from; i < to; i++) {
+      int status = cpu_sample(d->kernels, &r->step->sampling[i], d->logits + i * d->ld_vocab, d->model->vocab_size,
+                              &r->lane->sampler, &d->sampled[i]);
+      if (status < 0) atomic_store_explicit(&d->status, status, memory_order_relaxed); /* read after the barrier */
+    }
+}
+
+static void run_op(struct run *r, uint32_t i) {
+  struct cpu_device *d = r->d;
+  const struct tl_op *op = &d->model->plan[i];
+  const struct cpu_matrix *w = &d->weights.matrices[i];
+  struct cpu_ticket *ticket = &d->tickets[i];
+  uint32_t m = r->step->n_tokens;
+  switch (op->kind) {
+    case TL_OP_EMBED: embed(r); break;
+    case TL_OP_RMSNORM: norm(r, op, d->weights.norms[i]); break;
+    case TL_OP_QKV: project(r, ticket, w, d->h, d->ld_dim, m, d->qkv, d->ld_qkv, false); break;
+    case TL_OP_ROPE: rope(r); return; /* ATTEND stores the same rows on the same lane: no barrier */
+    case TL_OP_ATTEND:
+      store_kv(r, op->layer);
+      barrier(r);
+      attend(r, ticket, op);
+      break;
+    case TL_OP_ATTN_OUT: project(r, ticket, w, d->a, d->ld_attn, m, d->x, d->ld_dim, true); break;
+    case TL_OP_GATED_UP: gated_up(r, ticket, w, &d->weights.ups[i]); break;
+    case TL_OP_MLP_DOWN: project(r, ticket, w, d->m, d->ld_ffn, m, d->x, d->ld_dim, true); break;
+    case TL_OP_LOGITS: logits(r, ticket, w); break;
+  }
+  barrier(r);
+}
+
+void cpu_run_step(void *device, unsigned lane) {
+  struct cpu_device *d = device;
+  struct run r = {d, d->step, &d->lanes[lane], lane, d->options.n_lanes};
+  for (uint32_t i = 0; i < d->model->n_ops; i++) {
+    /* a step that wants no row ends before the output's norm and product */
+    if (d->step->n_rows == 0 && d->model->plan[i].kind == TL_OP_LOGITS) return;
+    run_op(&r, i);
+  }
+  sample(&r, &d->tickets[d->model->n_ops]);
+}

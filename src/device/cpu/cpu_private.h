@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: MIT */
+/* The CPU backend's own: weight panels, kernels by instruction set, lanes.
+ *
+ * Every result is a fixed sequence of float operations that depends on the row
+ * alone: a product's sum runs over k in ascending order in one accumulator,
+ * whatever the number of rows; attention runs over positions in ascending order.
+ * So a sequence gets the same tokens alone, in a batch, whole or in chunks. */
+#ifndef CPU_PRIVATE_H
+#define CPU_PRIVATE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "tokenlane/base/cpu.h"
+#include "tokenlane/base/thread.h"
+#include "tokenlane/device.h"
+
+#define CPU_PANEL 32      /* outputs of a panel */
+#define CPU_K_BLOCK 256   /* inputs unpacked at a time: 32 KiB of floats, an L1 cache */
+#define CPU_MAX_QUERIES 8 /* query rows that attention treats together */
+
+/* A weight matrix (outputs, inputs) in panels of 32 outputs; k is padded to a
+ * multiple of 2, outputs to one of 32, with zeros.
+ *   F32, F16: [panel][k][32]
+ *   BF16:     [panel][k / 2][32][2], pairs of inputs: the layout of VDPBF16PS */
+struct cpu_matrix {
+  enum tl_dtype dtype;
+  uint32_t n_out, n_in;
+  uint32_t n_panels, k_padded;
+  size_t panel_bytes;
+  char *panels;      /* owned by the weights' allocation */
+  float *bias;       /* (n_panels * 32) or NULL */
+};
+
+/* Queries of one KV head over one sequence's context. */
+struct cpu_attention {
+  enum tl_dtype dtype;        /* of the cache */
+  uint32_t head_dim, head_pad; /* head_pad: rounded up to 16 */
+  size_t block_bytes;         /* one block of one layer: all heads of K, or of V */
+  const char *k, *v;          /* this layer's cache + this head's offset within a block */
+  const uint32_t *table;      /* blocks of the sequence */
+  float scale;
+};
+
+struct cpu_kernels {
+  const char *name;
+  /* Converts rows to what `gemm` reads; NULL: it reads the floats themselves. */
+  void (*convert)(const float *x, uint32_t *ret, size_t n_pairs);
+  /* out (m, 32) = x (m, ldx) times the panel; scratch: CPU_K_BLOCK * 32 floats. */
+  void (*gemm)(const struct cpu_matrix *w, uint32_t panel, const void *x, size_t ldx, uint32_t m, float *out,
+               float *scratch);
+  void (*rmsnorm)(float *h, const float *x, const float *weight, uint32_t n, float eps);
+  void (*silu_mul)(float *m, const float *gate, const float *up, uint32_t n);
+  /* out[i] (head_dim) = attention of query q[i] over its first n_keys[i] positions;
+   * n <= CPU_MAX_QUERIES, n_keys ascending; scores: n rows of `stride` floats. */
+  void (*attend)(const struct cpu_attention *a, uint32_t n, const float *const *q, const uint32_t *n_keys,
+                 float *const *out, float *scores, size_t stride);
+  float (*max)(const float *x, size_t n);                 /* NaN if there is one */
+  double (*exp_sum)(const float *x, size_t n, float max); /* sum of exp(x - max) */
+};
+
+extern const struct cpu_kernels cpu_kernels_plain;
+#if defined(__x86_64__)
+extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512, cpu_kernels_avx512bf16;
+#endif
+const struct cpu_kernels *cpu_choose_kernels(enum tl_cpu_isa isa);
+
+/* --- cpu_pool.c: lanes that run one function together ------------------------------- */
+struct cpu_pool;
+typedef void (*cpu_lane_fn)(void *context, unsigned lane);
+
+int cpu_pool_new(unsigned n_lanes, bool pin, unsigned first_core, struct cpu_pool **ret, struct tl_error *err);
+void cpu_pool_free(struct cpu_pool *pool);
+/* Starts fn on lanes 1..; the caller is lane 0 and joins in by cpu_pool_join,
+ * which returns when every lane is through. */
+void cpu_pool_start(struct cpu_pool *pool, cpu_lane_fn fn, void *context);
+void cpu_pool_join(struct cpu_pool *pool);
+/* All lanes wait for one another; called within fn by each of them equally often. */
+void cpu_pool_barrier(struct cpu_pool *pool, unsigned lane);
+
+/* --- cpu_weights.c ----------------------------------------------------------------------- */
+struct cpu_weights {
+  struct cpu_matrix *matrices; /* by plan record; GATED_UP has gate, QKV all three */
+  struct cpu_matrix *ups;      /* by plan record: GATED_UP's second matrix */
+  float **norms;               /* by plan record */
+  enum tl_dtype embed_dtype;
+  const char *embed;           /* (vocab, dim) rows as in the file */
+  char *memory;                /* one mapping holds all of the above's data */
+  size_t bytes;
+};
+int cpu_weights_load(const struct tl_device_load *load, struct cpu_weights *ret, struct tl_error *err);
+void cpu_weights_free(struct cpu_weights *weights);
+void *cpu_map(size_t bytes); /* zeroed, huge pages where there are some; NULL when out of memory */
+void cpu_unmap(void *memory, size_t bytes);
+
+/* --- cpu_sample.c --------------------------------------------------------------------------- */
+struct cpu_candidate {
+  float logit;
+  int32_t token;
+};
+struct cpu_sampler {
+  struct cpu_candidate *candidates; /* (vocab) */
+  float *raw;                       /* (vocab) */
+};
+/* Draws or scores one row. logits (vocab) are changed. TL_EDEVICE when one is NaN
+ * or infinite, or all are -INFINITY. */
+int cpu_sample(const struct cpu_kernels *kernels, const struct tl_sampling *s, float *logits, uint32_t vocab,
+               const struct cpu_sampler *scratch, struct tl_sampled *ret);
+
+/* --- the device ---------------------------------------------------------------------------------- */
+struct cpu_lane {
+  TL_ALIGNED float *panel_out; /* (2, max_batch_tokens, 32) gate and up */
+  float *unpack;               /* (CPU_K_BLOCK, 32) */
+  float *scores;               /* (CPU_MAX_QUERIES, max_context rounded up) */
+  struct cpu_sampler sampler;
+};
+
+/* One ticket counter a plan record, on a line of its own. */
+struct cpu_ticket {
+  TL_ALIGNED _Atomic uint32_t next;
+};
+
+struct cpu_device {
+  const struct tl_device_ops *ops; /* first, as device.h says */
+  struct tl_device_options options;
+  const struct cpu_kernels *kernels;
+  struct cpu_pool *pool;
+  const struct tl_model *model;
+  struct tl_device_load load;
+  struct cpu_weights weights;
+  /* KV cache: [layer][block][K of all heads, V of all heads] */
+  enum tl_dtype kv_dtype;
+  uint32_t head_pad, n_blocks;
+  size_t head_bytes;  /* K, or V, of one head in a block */
+  size_t layer_bytes; /* of one block, K and V */
+  char *kv;
+  size_t kv_bytes;
+  /* activations, one mapping */
+  char *activations;
+  size_t activation_bytes;
+  float *x, *h, *qkv, *a, *m, *logits; /* rows of the strides below */
+  uint32_t *pairs;                     /* converted rows where the kernels want them */
+  size_t ld_dim, ld_qkv, ld_attn, ld_ffn, ld_vocab;
+  float *rope;                         /* (max_context, head_dim): cos, then sin */
+  struct cpu_lane *lanes;
+  struct cpu_ticket *tickets;          /* (n_ops + 1): the last is sampling's */
+  /* the running step */
+  const struct tl_step *step;
+  struct tl_sampled *sampled;
+  _Atomic int status;                  /* first error of a lane in this step */
+};
+
+extern const struct tl_device_ops cpu_device_ops; /* cpu_backend.c */
+
+/* cpu_ops.c: what a lane does for one step. */
+void cpu_run_step(void *device, unsigned lane);
+
+#endif

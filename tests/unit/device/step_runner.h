@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: MIT */
+/* Runs sequences on a device: makes steps of them, in blocks that are shuffled. The
+ * KV cache begins as NaN, so that reading a slot that was never written shows. */
+#ifndef STEP_RUNNER_H
+#define STEP_RUNNER_H
+
+#include "device/cpu/cpu_private.h"
+#include "tokenlane/device.h"
+#include "unit.h"
+
+#define MAX_TOKENS 352 /* of a sequence */
+#define MAX_CONTEXT 400
+#define BATCH_SIZE 64
+#define BATCH_TOKENS 320
+#define TABLE (MAX_CONTEXT / TL_BLOCK_TOKENS)
+
+struct sequence {
+  uint32_t n_prompt, length;     /* length: tokens known so far */
+  uint32_t n_cached;             /* tokens in the KV cache */
+  int32_t tokens[MAX_TOKENS + 1];
+  uint32_t table[TABLE], n_blocks;
+  struct tl_sampling sampling;
+  struct tl_sampled sampled[MAX_TOKENS + 1]; /* of tokens[i] */
+  bool score_prompt;
+};
+
+struct machine {
+  const struct tl_device_ops *ops;
+  struct tl_device *device;
+  uint32_t vocab;
+  uint32_t *blocks, n_blocks, next_block; /* shuffled */
+};
+
+static inline void shuffle(uint32_t *values, uint32_t n, uint64_t seed) {
+  for (uint32_t i = 0; i < n; i++) values[i] = i;
+  for (uint32_t i = n; i > 1; i--) {
+    uint32_t k = unit_below(&seed, i), swap = values[i - 1];
+    values[i - 1] = values[k];
+    values[k] = swap;
+  }
+}
+
+static inline struct machine open_machine(const struct tl_model *model, const struct cpu_kernels *kernels, unsigned n_lanes) {
+  struct machine m = {.vocab = model->vocab_size};
+  struct tl_error err = {0};
+  unsigned index;
+  m.ops = tl_device_find("cpu:0", &index, &err);
+  assert_non_null(m.ops);
+  assert_int_equal(index, 0);
+  struct tl_device_options options = {.index = index, .n_lanes = n_lanes};
+  if (m.ops->open(&options, &m.device, &err) < 0) fail_msg("%s", err.message);
+  struct cpu_device *cpu = (struct cpu_device *)m.device;
+  cpu->kernels = kernels;
+  struct tl_device_load load = {.model = model, .max_batch_size = BATCH_SIZE, .max_batch_tokens = BATCH_TOKENS,
+                                .max_context = MAX_CONTEXT, .kv_memory_bytes = 32 << 20};
+  struct tl_device_loaded loaded;
+  if (m.ops->load(m.device, &load, &loaded, &err) < 0) fail_msg("%s", err.message);
+  assert_true(loaded.n_blocks >= 17 * TABLE);
+  memset(cpu->kv, 0xff, cpu->kv_bytes);
+  m.n_blocks = loaded.n_blocks;
+  m.blocks = malloc(m.n_blocks * sizeof *m.blocks);
+  shuffle(m.blocks, m.n_blocks, 77);
+  return m;
+}
+
+static inline void close_machine(struct machine *m) {
+  m->ops->close(m->device);
+  free(m->blocks);
+}
+
+/* The next n tokens of a sequence go into a step. */
+struct part {
+  struct sequence *seq;
+  uint32_t n;
+};
+
+static struct {
+  int32_t tokens[BATCH_TOKENS];
+  uint32_t positions[BATCH_TOKENS], slots[BATCH_TOKENS], query_start[BATCH_SIZE + 1], context_len[BATCH_SIZE];
+  uint32_t tables[BATCH_SIZE * TABLE], rows[BATCH_SIZE];
+  struct tl_sampling sampling[BATCH_SIZE];
+  struct sequence *row_seq[BATCH_SIZE];
+  uint32_t row_index[BATCH_SIZE]; /* which token of the sequence the row says something about */
+  struct tl_sampled sampled[BATCH_SIZE];
+} work;
+
+static inline void want_row(struct tl_step *step, struct sequence *s, uint32_t token) {
+  assert_true(step->n_rows < BATCH_SIZE);
+  work.rows[step->n_rows] = step->n_tokens;
+  work.row_seq[step->n_rows] = s;
+  work.row_index[step->n_rows] = token;
+  work.sampling[step->n_rows] = s->sampling;
+  work.sampling[step->n_rows].position = token;
+  work.sampling[step->n_rows].target = token < s->length ? s->tokens[token] : -1;
+  step->n_rows++;
+}
+
+static inline void add_part(struct machine *m, struct tl_step *step, const struct part *part) {
+  struct sequence *s = part->seq;
+  uint32_t end = s->n_cached + part->n;
+  assert_true(end <= s->length);
+  while (s->n_blocks * TL_BLOCK_TOKENS < end) s->table[s->n_blocks++] = m->blocks[m->next_block++];
+  for (uint32_t i = s->n_cached; i < end; i++) {
+    assert_true(step->n_tokens < BATCH_TOKENS);
+    work.tokens[step->n_tokens] = s->tokens[i];
+    work.positions[step->n_tokens] = i;
+    work.slots[step->n_tokens] = s->table[i / TL_BLOCK_TOKENS] * TL_BLOCK_TOKENS + i % TL_BLOCK_TOKENS;
+    if (i + 1 == s->length || s->score_prompt) want_row(step, s, i + 1);
+    step->n_tokens++;
+  }
+  memcpy(work.tables + (size_t)step->n_seqs * TABLE, s->table, sizeof s->table);
+  work.context_len[step->n_seqs++] = end;
+  work.query_start[step->n_seqs] = step->n_tokens;
+  s->n_cached = end;
+}
+
+static inline void run_parts(struct machine *m, const struct part *parts, unsigned n) {
+  struct tl_step step = {0, 0, 0, TABLE, work.tokens, work.positions, work.slots, work.query_start, work.context_len,
+                         work.tables, work.rows, work.sampling};
+  for (unsigned i = 0; i < n; i++) add_part(m, &step, &parts[i]);
+  struct tl_error err = {0};
+  if (m->ops->submit(m->device, &step, &err) < 0) fail_msg("%s", err.message);
+  if (m->ops->collect(m->device, work.sampled, &err) < 0) fail_msg("%s", err.message);
+  for (uint32_t i = 0; i < step.n_rows; i++) {
+    struct sequence *s = work.row_seq[i];
+    int32_t token = work.sampled[i].token;
+    assert_true(token >= 0 && (uint32_t)token < m->vocab);
+    s->sampled[work.row_index[i]] = work.sampled[i];
+    if (work.row_index[i] == s->length) s->tokens[s->length++] = token;
+  }
+}
+
+static inline struct sequence *new_sequence(const int32_t *prompt, uint32_t n_prompt) {
+  struct sequence *s = calloc(1, sizeof *s);
+  s->n_prompt = s->length = n_prompt;
+  memcpy(s->tokens, prompt, n_prompt * sizeof *prompt);
+  s->sampling = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = 5};
+  return s;
+}
+
+static inline bool is_done(const struct sequence *s, uint32_t n_new) {
+  return s->length >= s->n_prompt + n_new;
+}
+
+/* Alone, the prompt in chunks of the sizes in turn (one size 0: whole). */
+static inline void run_alone(struct machine *m, struct sequence *s, uint32_t n_new, const uint32_t *chunks, unsigned n_chunks) {
+  for (unsigned i = 0; !is_done(s, n_new); i++) {
+    uint32_t left = s->length - s->n_cached, chunk = chunks[i % n_chunks];
+    run_parts(m, &(struct part){s, chunk && chunk < left ? chunk : left}, 1);
+  }
+}
+
+static const uint32_t whole[] = {0};
+
+#endif
