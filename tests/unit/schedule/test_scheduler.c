@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: MIT */
+/* Small scripts with every plan written down. test_scheduler_fuzz.c has the
+ * random ones. */
+#include "tokenlane/schedule.h"
+#include "unit.h"
+
+#define MAX_ITEMS 16
+
+static struct tl_sched_item items[MAX_ITEMS];
+static uint32_t n_items;
+
+static struct tl_scheduler *make(uint32_t n_blocks, uint32_t size, uint32_t tokens, uint32_t context) {
+  struct tl_scheduler_options o = {n_blocks, 4, size, tokens, context}; /* blocks of 4 tokens */
+  struct tl_scheduler *s;
+  assert_int_equal(tl_scheduler_new(&o, &s, NULL), TL_OK);
+  return s;
+}
+
+static void add(struct tl_scheduler *s, struct tl_sched_seq *seq, uint32_t n_tokens, uint32_t n_max) {
+  *seq = (struct tl_sched_seq){.n_tokens = n_tokens, .n_max = n_max};
+  tl_scheduler_add(s, seq);
+}
+
+/* Plans and compares with (seq, start, n) triples that end with NULL. */
+static void assert_plan(struct tl_scheduler *s, ...) {
+  n_items = tl_scheduler_plan(s, items);
+  va_list args;
+  va_start(args, s);
+  uint32_t i = 0;
+  for (struct tl_sched_seq *seq; (seq = va_arg(args, struct tl_sched_seq *)); i++) {
+    assert_true(i < n_items);
+    assert_ptr_equal(items[i].seq, seq);
+    assert_int_equal(items[i].start, va_arg(args, unsigned));
+    assert_int_equal(items[i].n, va_arg(args, unsigned));
+  }
+  va_end(args);
+  assert_int_equal(n_items, i);
+}
+
+/* The step has run: whose tokens are all computed gets a new one. */
+static void run(struct tl_scheduler *s) {
+  tl_scheduler_done(s, items, n_items);
+  for (uint32_t i = 0; i < n_items; i++)
+    if (items[i].seq->n_computed == items[i].seq->n_tokens) items[i].seq->n_tokens++;
+}
+
+static void test_chunks_then_decodes(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make(100, 4, 8, 100);
+  struct tl_sched_seq a;
+  add(s, &a, 20, 30);
+  assert_int_equal(a.state, TL_SCHED_WAITING);
+  assert_plan(s, &a, 0u, 8u, NULL);
+  assert_int_equal(a.state, TL_SCHED_RUNNING);
+  assert_int_equal(a.n_blocks, 2);
+  run(s);
+  assert_plan(s, &a, 8u, 8u, NULL);
+  run(s);
+  assert_plan(s, &a, 16u, 4u, NULL);
+  run(s);
+  assert_int_equal(a.n_tokens, 21);
+  assert_plan(s, &a, 20u, 1u, NULL);
+  assert_int_equal(a.n_blocks, 6);
+  run(s);
+  tl_scheduler_remove(s, &a);
+  assert_int_equal(a.state, TL_SCHED_NONE);
+  assert_int_equal(tl_scheduler_free_blocks(s), 100);
+  assert_plan(s, NULL);
+  tl_scheduler_free(s);
+}
+
+static void test_decodes_come_first(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make(100, 4, 8, 100);
+  struct tl_sched_seq a, b, c;
+  add(s, &a, 3, 30);
+  add(s, &b, 30, 40);
+  assert_plan(s, &a, 0u, 3u, &b, 0u, 5u, NULL);
+  run(s);
+  add(s, &c, 2, 10);
+  assert_plan(s, &a, 3u, 1u, &b, 5u, 7u, NULL); /* the older prompt first: nothing is left for c */
+  run(s);
+  assert_plan(s, &a, 4u, 1u, &b, 12u, 7u, NULL);
+  run(s);
+  assert_plan(s, &a, 5u, 1u, &b, 19u, 7u, NULL);
+  run(s);
+  assert_plan(s, &a, 6u, 1u, &b, 26u, 4u, &c, 0u, 2u, NULL);
+  run(s);
+  assert_plan(s, &a, 7u, 1u, &b, 30u, 1u, &c, 2u, 1u, NULL);
+  tl_scheduler_free(s);
+}
+
+static void test_slots_are_given_in_order_of_arrival(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make(100, 2, 64, 100);
+  struct tl_sched_seq a, b, c, d;
+  add(s, &a, 1, 9);
+  add(s, &b, 1, 9);
+  add(s, &c, 1, 9);
+  add(s, &d, 1, 9);
+  assert_plan(s, &a, 0u, 1u, &b, 0u, 1u, NULL);
+  assert_int_equal(tl_scheduler_running(s), 2);
+  assert_int_equal(tl_scheduler_waiting(s), 2);
+  run(s);
+  tl_scheduler_remove(s, &a);
+  tl_scheduler_remove(s, &c); /* leaves the queue while it waits */
+  assert_plan(s, &b, 1u, 1u, &d, 0u, 1u, NULL);
+  assert_true(b.slot != d.slot && b.blocks != d.blocks && b.blocks[0] != d.blocks[0]);
+  tl_scheduler_free(s);
+}
+
+/* 4 blocks, two sequences that grow: the newer one waits, then gives way, and comes back. */
+static void test_preemption(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make(4, 2, 64, 16);
+  struct tl_sched_seq a, b, c;
+  add(s, &a, 7, 16);
+  add(s, &b, 3, 16);
+  assert_plan(s, &a, 0u, 7u, &b, 0u, 3u, NULL); /* 3 blocks; the fourth is kept for whose turn comes */
+  run(s);
+  assert_plan(s, &a, 7u, 1u, &b, 3u, 1u, NULL);
+  run(s);
+  assert_plan(s, &a, 8u, 1u, NULL); /* the last block; b needs one too, but is the newest: it waits in place */
+  assert_int_equal(tl_scheduler_free_blocks(s), 0);
+  assert_int_equal(b.state, TL_SCHED_RUNNING);
+  run(s);
+  for (unsigned at = 9; at < 12; at++) {
+    assert_plan(s, &a, at, 1u, NULL);
+    run(s);
+  }
+  assert_int_equal(tl_scheduler_preemptions(s), 0);
+  assert_plan(s, &a, 12u, 1u, NULL); /* a needs a fourth: b's */
+  assert_int_equal(tl_scheduler_preemptions(s), 1);
+  assert_int_equal(b.state, TL_SCHED_WAITING);
+  assert_true(b.n_computed == 0 && b.n_blocks == 0 && b.blocks == NULL && b.n_tokens == 5);
+  run(s);
+  add(s, &c, 1, 4);
+  assert_plan(s, &a, 13u, 1u, NULL);
+  run(s);
+  tl_scheduler_remove(s, &a);
+  assert_plan(s, &b, 0u, 5u, &c, 0u, 1u, NULL); /* b before c: it came first */
+  assert_int_equal(tl_scheduler_free_blocks(s), 1);
+  tl_scheduler_free(s);
+}
+
+/* A newcomer must leave a block for each running sequence's next token. */
+static void test_admission_keeps_blocks_back(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make(4, 4, 64, 16);
+  struct tl_sched_seq a, b, c;
+  add(s, &a, 4, 16);
+  add(s, &b, 4, 16);
+  add(s, &c, 1, 16);
+  assert_plan(s, &a, 0u, 4u, &b, 0u, 4u, NULL); /* 2 of 4 blocks are free; c would need 1 and leave 2 */
+  run(s);
+  assert_plan(s, &a, 4u, 1u, &b, 4u, 1u, NULL);
+  run(s);
+  tl_scheduler_remove(s, &b);
+  assert_plan(s, &a, 5u, 1u, &c, 0u, 1u, NULL);
+  tl_scheduler_free(s);
+}
+
+/* The engine cuts the chunk of a prompt that it scores. */
+static void test_cut_chunk(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make(8, 3, 8, 16);
+  struct tl_sched_seq a;
+  add(s, &a, 16, 16);
+  assert_plan(s, &a, 0u, 8u, NULL);
+  items[0].n = 3;
+  tl_scheduler_done(s, items, n_items);
+  assert_int_equal(a.n_computed, 3);
+  assert_int_equal(a.n_blocks, 2);
+  assert_plan(s, &a, 3u, 8u, NULL);
+  assert_int_equal(a.n_blocks, 3);
+  tl_scheduler_done(s, items, n_items);
+  assert_plan(s, &a, 11u, 5u, NULL);
+  tl_scheduler_free(s);
+}
+
+static void test_fits(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make(10, 2, 8, 100);
+  assert_true(tl_scheduler_fits(s, 1) && tl_scheduler_fits(s, 40));
+  assert_false(tl_scheduler_fits(s, 41) || tl_scheduler_fits(s, UINT32_MAX)); /* 10 blocks of 4 */
+  tl_scheduler_free(s);
+  s = make(1000, 2, 8, 33);
+  assert_true(tl_scheduler_fits(s, 33));
+  assert_false(tl_scheduler_fits(s, 34));
+  tl_scheduler_free(s);
+  tl_scheduler_free(NULL);
+}
+
+static void test_walk(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make(100, 2, 64, 100);
+  struct tl_sched_seq q[5];
+  assert_null(tl_scheduler_next(s, NULL));
+  for (unsigned i = 0; i < 5; i++) add(s, &q[i], 1, 9);
+  n_items = tl_scheduler_plan(s, items);
+  run(s);
+  static const unsigned order[] = {2, 3, 4, 0, 1}; /* waiting, then running */
+  struct tl_sched_seq *at = NULL;
+  for (unsigned i = 0; i < 5; i++) assert_ptr_equal(at = tl_scheduler_next(s, at), &q[order[i]]);
+  assert_null(tl_scheduler_next(s, at));
+  /* as the engine drops sequences: the next one is asked for first */
+  unsigned n = 0;
+  for (at = tl_scheduler_next(s, NULL); at; n++) {
+    struct tl_sched_seq *next = tl_scheduler_next(s, at);
+    tl_scheduler_remove(s, at);
+    at = next;
+  }
+  assert_int_equal(n, 5);
+  assert_int_equal(tl_scheduler_running(s) + tl_scheduler_waiting(s), 0);
+  assert_int_equal(tl_scheduler_free_blocks(s), 100);
+  tl_scheduler_free(s);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_chunks_then_decodes),
+      cmocka_unit_test(test_decodes_come_first),
+      cmocka_unit_test(test_slots_are_given_in_order_of_arrival),
+      cmocka_unit_test(test_preemption),
+      cmocka_unit_test(test_admission_keeps_blocks_back),
+      cmocka_unit_test(test_cut_chunk),
+      cmocka_unit_test(test_fits),
+      cmocka_unit_test(test_walk),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
