@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+/* Text to tokens and back: tokenizers as Hugging Face's tokenizer.json
+ * describes them, streaming detokenizer, chat templates. Everything loaded is
+ * immutable and may be used by any thread at once. */
+#ifndef TOKENLANE_TEXT_H
+#define TOKENLANE_TEXT_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "tokenlane/base/buffer.h"
+#include "tokenlane/base/error.h"
+
+struct tl_tokenizer;
+
+/* Growable array of token ids. */
+struct tl_tokens {
+  int32_t *ids; /* owned */
+  size_t n, capacity;
+  size_t limit; /* 0: none; more tokens than this: TL_ELIMIT */
+};
+void tl_tokens_done(struct tl_tokens *tokens);
+
+/* A run of bytes [start, end) of a text. */
+struct tl_span {
+  size_t start, end;
+};
+
+/* Reads folder/tokenizer.json.
+ * Boot. The caller frees the result. Errors name the file and what is wrong. */
+int tl_tokenizer_load(const char *folder, struct tl_tokenizer **ret, struct tl_error *err);
+void tl_tokenizer_free(struct tl_tokenizer *tokenizer);
+/* Ids are 0 .. size-1, gaps included. */
+int32_t tl_tokenizer_size(const struct tl_tokenizer *tokenizer);
+
+struct tl_encode_options {
+  bool add_special;   /* run the post-processor (BOS and the like) */
+  bool parse_special; /* special tokens in the text become their ids */
+  /* Runs that came from a client, ascending: no special token is recognised
+   * that touches one of them, whatever parse_special says; all else is
+   * tokenized as if they were not marked, so ordinary text gives the same ids
+   * as the reference implementation. */
+  const struct tl_span *untrusted;
+  size_t n_untrusted;
+};
+/* Appends the ids of text (any bytes; ill-formed UTF-8 is read as U+FFFD) to
+ * *out. O(n log n). Any thread. */
+int tl_tokenizer_encode(const struct tl_tokenizer *tokenizer, const char *text, size_t length,
+                        const struct tl_encode_options *options, struct tl_tokens *out, struct tl_error *err);
+/* The id of an exact token string (added tokens included), -1 if there is none. */
+int32_t tl_tokenizer_find(const struct tl_tokenizer *tokenizer, const char *token, size_t length);
+bool tl_tokenizer_is_special(const struct tl_tokenizer *tokenizer, int32_t id);
+/* Bytes that the token stands for in running text (byte-level decoded; any
+ * bytes, maybe half a character). NULL for an id without a token. */
+const char *tl_tokenizer_bytes(const struct tl_tokenizer *tokenizer, int32_t id, size_t *ret_length);
+/* Appends the text of n ids; ill-formed UTF-8 becomes U+FFFD. */
+int tl_tokenizer_decode(const struct tl_tokenizer *tokenizer, const int32_t *ids, size_t n, bool skip_special,
+                        struct tl_buffer *out);
+
+/* --- streaming: one token in, whole characters out ---------------------------- */
+struct tl_detok {
+  const struct tl_tokenizer *tokenizer;
+  bool skip_special;
+  uint8_t n_held;
+  char held[4]; /* bytes of a character that is not complete yet */
+};
+void tl_detok_init(struct tl_detok *detok, const struct tl_tokenizer *tokenizer, bool skip_special);
+/* Appends to out the text that the token completes, never half a character;
+ * bytes that can no longer become one turn into U+FFFD. The pieces of a
+ * sequence concatenate to what tl_tokenizer_decode gives. */
+int tl_detok_push(struct tl_detok *detok, int32_t id, struct tl_buffer *out);
+/* End of the sequence: what is still held becomes U+FFFD. */
+int tl_detok_finish(struct tl_detok *detok, struct tl_buffer *out);
+
+/* --- chat templates -------------------------------------------------------------- */
+struct tl_template;
+
+struct tl_template_limits {
+  uint64_t fuel;          /* evaluation steps */
+  size_t max_output_bytes;
+  unsigned max_depth;     /* nesting and recursion */
+};
+extern const struct tl_template_limits tl_template_default_limits;
+
+/* Rendered text with the runs that came from the client's values. */
+struct tl_rendered {
+  struct tl_buffer text;
+  struct tl_span *untrusted; /* owned; ascending, not touching one another */
+  size_t n_untrusted;
+};
+void tl_rendered_done(struct tl_rendered *rendered);
+
+/* Compiles Jinja source as transformers would (trim_blocks, lstrip_blocks).
+ * Boot. Syntax errors give the line. Caller frees. */
+int tl_template_compile(const char *source, size_t length, struct tl_template **ret, struct tl_error *err);
+void tl_template_free(struct tl_template *tmpl);
+/* Renders with the members of `trusted` (bos_token, add_generation_prompt, ...) and
+ * of `untrusted` (messages, tools, ...), both JSON objects, borrowed, not
+ * changed, as variables. *ret is initialised here; on error it is empty.
+ * raise_exception('x') gives TL_EINVAL with message x. Any thread. */
+int tl_template_render(const struct tl_template *tmpl, json_t *trusted, json_t *untrusted,
+                       const struct tl_template_limits *limits, struct tl_rendered *ret, struct tl_error *err);
+
+/* The chat template of a model folder with the variables that it expects:
+ * chat_template.jinja or tokenizer_config.json's chat_template, bos_token,
+ * eos_token. */
+struct tl_chat_format;
+
+/* Boot. *ret is NULL with TL_OK when the folder has no template. Caller frees. */
+int tl_chat_format_load(const char *folder, struct tl_chat_format **ret, struct tl_error *err);
+void tl_chat_format_free(struct tl_chat_format *format);
+/* Renders messages (a JSON list, borrowed). As tl_template_render. */
+int tl_chat_format_render(const struct tl_chat_format *format, json_t *messages, bool add_generation_prompt,
+                          const struct tl_template_limits *limits, struct tl_rendered *ret, struct tl_error *err);
+
+#endif

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdlib.h>
+#include <string.h>
+
+#include "text/text_utf8.h"
+#include "text/tokenizer_private.h"
+#include "tokenlane/base/utf8.h"
+
+/* A text on its way through the stages. */
+struct run {
+  const char *text;
+  size_t length;
+  bool parse_special;
+  const struct tl_span *untrusted; /* offsets in text */
+  size_t n_untrusted;
+};
+
+/* What is left once the added tokens are out: normalized, then matched again
+ * against the added tokens that want that, then split and encoded. */
+static int encode_normalized(struct tok_encode *e, const struct run *run) {
+  size_t at = 0;
+  struct tl_span span;
+  const struct tok_added *added;
+  int r = TL_OK;
+  while (r == TL_OK && tok_added_find(e->t, &e->t->normalized, run->text, run->length, at, run->parse_special,
+                                      run->untrusted, run->n_untrusted, &span, &added)) {
+    r = tok_pretokenize(e, run->text + at, span.start - at, 0);
+    if (r == TL_OK) r = tok_push(e->out, added->id, e->err);
+    at = span.end;
+  }
+  return r < 0 ? r : tok_pretokenize(e, run->text + at, run->length - at, 0);
+}
+
+/* The spans of the part [start, end) of a run, as offsets in the part. */
+static int part_spans(const struct run *run, size_t start, size_t end, struct tl_span **ret, size_t *ret_n) {
+  *ret_n = 0;
+  *ret = run->n_untrusted ? malloc(run->n_untrusted * sizeof **ret) : NULL;
+  if (run->n_untrusted && !*ret) return TL_ENOMEM;
+  for (size_t i = 0; i < run->n_untrusted; i++) {
+    size_t s = run->untrusted[i].start > start ? run->untrusted[i].start : start;
+    size_t x = run->untrusted[i].end < end ? run->untrusted[i].end : end;
+    if (s < x) (*ret)[(*ret_n)++] = (struct tl_span){s - start, x - start};
+  }
+  return TL_OK;
+}
+
+/* Moves spans of `text` to where they are in `normal`, by normalizing run by
+ * run. Where that gives another text than the whole did (characters that join
+ * over a border), all counts as untrusted. */
+static int move_spans(struct tok_encode *e, const char *text, size_t length, struct tl_span *spans, size_t *n,
+                      const struct tl_buffer *normal) {
+  struct tl_buffer again;
+  tl_buffer_init(&again, 0);
+  size_t at = 0;
+  int r = TL_OK;
+  for (size_t i = 0; r == TL_OK && i <= *n; i++) {
+    size_t start = i < *n ? spans[i].start : length, end = i < *n ? spans[i].end : length;
+    if (start > at) r = tok_normalize(e->t, text + at, start - at, &again, e->err);
+    size_t from = again.length;
+    if (r == TL_OK && end > start) r = tok_normalize(e->t, text + start, end - start, &again, e->err);
+    if (i < *n) spans[i] = (struct tl_span){from, again.length};
+    at = end;
+  }
+  bool same = again.length == normal->length && memcmp(tl_buffer_string(&again), normal->data, normal->length) == 0;
+  if (r == TL_OK && !same && *n) {
+    spans[0] = (struct tl_span){0, normal->length};
+    *n = 1;
+  }
+  tl_buffer_done(&again);
+  return r;
+}
+
+/* [start, end) of a run that holds no added token of the first kind. */
+static int encode_part(struct tok_encode *e, const struct run *run, size_t start, size_t end) {
+  if (start == end) return TL_OK;
+  struct tl_span *spans;
+  size_t n_spans;
+  if (part_spans(run, start, end, &spans, &n_spans) < 0)
+    return tl_error_set(e->err, TL_ENOMEM, NULL, "out of memory");
+  struct tl_buffer normal;
+  tl_buffer_init(&normal, 0);
+  const char *text = run->text + start;
+  struct run part = {text, end - start, run->parse_special, spans, n_spans};
+  int r = TL_OK;
+  if (e->t->n_norms) {
+    r = tok_normalize(e->t, text, end - start, &normal, e->err);
+    part.text = tl_buffer_string(&normal);
+    part.length = normal.length;
+    if (r == TL_OK && n_spans) r = move_spans(e, text, end - start, spans, &n_spans, &normal);
+    part.n_untrusted = n_spans;
+  }
+  if (r == TL_OK) r = encode_normalized(e, &part);
+  tl_buffer_done(&normal);
+  free(spans);
+  return r;
+}
+
+static int encode_run(struct tok_encode *e, const struct run *run) {
+  size_t at = 0;
+  struct tl_span span;
+  const struct tok_added *added;
+  int r = TL_OK;
+  while (r == TL_OK && tok_added_find(e->t, &e->t->plain, run->text, run->length, at, run->parse_special,
+                                      run->untrusted, run->n_untrusted, &span, &added)) {
+    r = encode_part(e, run, at, span.start);
+    if (r == TL_OK) r = tok_push(e->out, added->id, e->err);
+    at = span.end;
+  }
+  return r < 0 ? r : encode_part(e, run, at, run->length);
+}
+
+static int push_all(struct tok_encode *e, const int32_t *ids, uint32_t n) {
+  int r = TL_OK;
+  for (uint32_t i = 0; r == TL_OK && i < n; i++) r = tok_push(e->out, ids[i], e->err);
+  return r;
+}
+
+static void encode_done(struct tok_encode *e) {
+  pcre2_match_data_free(e->match);
+  pcre2_match_context_free(e->match_context);
+  for (unsigned i = 0; i < TOK_MAX_STEPS; i++) free(e->pieces[i].items);
+  tl_buffer_done(&e->spaced);
+  free(e->ids);
+  free(e->prev);
+  free(e->next);
+  free(e->pairs);
+}
+
+int tl_tokenizer_encode(const struct tl_tokenizer *tokenizer, const char *text, size_t length,
+                        const struct tl_encode_options *options, struct tl_tokens *out, struct tl_error *err) {
+  if (length >= UINT32_MAX / 4 || (out->limit && tokenizer->longest && length / tokenizer->longest > out->limit))
+    return tl_error_set(err, TL_ELIMIT, NULL, "the text has more tokens than are allowed");
+  struct tok_encode e = {.t = tokenizer, .out = out, .err = err};
+  tl_buffer_init(&e.spaced, 0);
+  struct run run = {text, length, options->parse_special, options->untrusted, options->n_untrusted};
+  struct tl_buffer repaired;
+  tl_buffer_init(&repaired, 0);
+  struct tl_span all;
+  if (!tl_utf8_valid(text, length)) {
+    text_append_lossy(text, length, &repaired);
+    run.text = tl_buffer_string(&repaired);
+    run.length = repaired.length;
+    all = (struct tl_span){0, repaired.length}; /* the marks no longer fit: nothing in it is trusted */
+    if (run.n_untrusted) run = (struct run){run.text, run.length, run.parse_special, &all, 1};
+  }
+  int r = repaired.failed ? tl_error_set(err, TL_ENOMEM, NULL, "out of memory")
+                          : tok_match_new(run.length, &e.match, &e.match_context, err);
+  if (r == TL_OK && options->add_special) r = push_all(&e, tokenizer->before, tokenizer->n_before);
+  if (r == TL_OK) r = encode_run(&e, &run);
+  if (r == TL_OK && options->add_special) r = push_all(&e, tokenizer->after, tokenizer->n_after);
+  encode_done(&e);
+  tl_buffer_done(&repaired);
+  return r;
+}
+
+int32_t tl_tokenizer_size(const struct tl_tokenizer *tokenizer) {
+  return tokenizer->size;
+}
+
+int32_t tl_tokenizer_find(const struct tl_tokenizer *tokenizer, const char *token, size_t length) {
+  return tok_map_find(&tokenizer->by_text, tokenizer->tokens, token, length);
+}
+
+bool tl_tokenizer_is_special(const struct tl_tokenizer *tokenizer, int32_t id) {
+  return id >= 0 && id < tokenizer->size && tokenizer->tokens[id].special;
+}
+
+const char *tl_tokenizer_bytes(const struct tl_tokenizer *tokenizer, int32_t id, size_t *ret_length) {
+  if (id < 0 || id >= tokenizer->size || !tokenizer->tokens[id].known) return NULL;
+  *ret_length = tokenizer->tokens[id].n_bytes;
+  return tokenizer->tokens[id].bytes;
+}
