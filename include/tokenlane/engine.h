@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+/* The engine: one worker thread a replica, and all that crosses threads.
+ *
+ *   loop --push--> inbox (MPSC) --> worker --event ring (SPSC, one per loop)--> loop
+ *
+ * A sequence has one owner: the loop until tl_engine_submit, the worker until
+ * the final event, then the loop again, which frees it. Meanwhile the loop may
+ * read what `n_out` covers and set `cancel`, nothing else. Its memory (tokens,
+ * log-probabilities) is allocated whole by the loop before it is pushed, so a
+ * slow client never makes the worker wait and a push cannot fail. */
+#ifndef TOKENLANE_ENGINE_H
+#define TOKENLANE_ENGINE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tokenlane/base/error.h"
+#include "tokenlane/base/mpsc.h"
+#include "tokenlane/metrics.h"
+#include "tokenlane/model.h"
+#include "tokenlane/schedule.h"
+#include "tokenlane/step.h"
+
+struct tl_engine;
+
+enum tl_finish {
+  TL_FINISH_NONE,
+  TL_FINISH_STOP,      /* an EOS or stop id was generated (it is in the output's tokens) */
+  TL_FINISH_LENGTH,    /* max_new tokens, or the context is full */
+  TL_FINISH_CANCELLED,
+  TL_FINISH_ERROR,     /* the device failed */
+};
+
+/* One scored or generated token's log-probabilities. */
+struct tl_logprobs {
+  float logprob;
+  int32_t n_top;
+  int32_t *top_tokens;   /* (n_top) point into the sequence's own memory */
+  float *top_logprobs;
+};
+
+struct tl_sequence {
+  /* --- filled by the loop before submit, then constant ------------------------ */
+  uint64_t id;
+  uint32_t n_prompt, max_new;      /* max_new may be 0: only score the prompt */
+  uint32_t min_new;                /* EOS and stop ids are forbidden before */
+  bool ignore_eos;
+  bool score_prompt;               /* log-probabilities of prompt tokens 1 .. n_prompt-1 */
+  struct tl_sampling sampling;     /* position, target, history are filled by the worker */
+  const int32_t *stop_ids;         /* (n_stop_ids) end the sequence; the model's EOS ids are among them */
+  uint32_t n_stop_ids;
+  struct tl_token_bias *bias;      /* (n_bias + n_stop_ids) room at the end for forbidden stop ids */
+  uint32_t n_bias;
+  unsigned loop;                   /* index of the loop that gets the events */
+  unsigned replica;                /* set by submit's caller from route */
+  void *owner;                     /* the API's */
+  /* --- memory that the loop allocated, the worker fills ------------------------- */
+  int32_t *tokens;                 /* (n_prompt + max_new) prompt, then generated */
+  struct tl_token_count *history;  /* (n_prompt + max_new) or NULL when no penalty is set */
+  uint32_t *history_index;         /* (history_slots, power of two >= 2 * entries) hash table, zeroed, or NULL */
+  uint32_t history_slots, n_history;
+  struct tl_logprobs *logprobs;    /* (n_prompt + max_new) by token index, or NULL */
+  int64_t submitted_ns;            /* the caller of submit writes it */
+  int64_t started_ns, first_token_ns; /* the worker: its first step began, its first token came */
+  /* --- crossing ------------------------------------------------------------------- */
+  struct tl_mpsc_node node;        /* inbox */
+  _Atomic uint32_t n_out;          /* generated tokens that the loop may read */
+  _Atomic uint32_t n_scored;       /* prompt tokens scored: 1 .. n_scored are readable */
+  _Atomic uint32_t signal;         /* engine-private: pending and final bits */
+  _Atomic uint32_t cancel;         /* any thread sets it to 1 */
+  enum tl_finish finish;           /* valid once the final event has come */
+  /* --- the worker's ------------------------------------------------------------------ */
+  struct tl_sched_seq sched;
+};
+
+struct tl_engine_options {
+  const struct tl_model *model;
+  const char *const *devices;  /* (n_replicas) "cpu:0", ...: one replica each */
+  unsigned n_replicas, n_loops;
+  unsigned cpu_threads;        /* lanes per CPU replica; 0: processors / CPU replicas */
+  bool cpu_pin;
+  uint32_t max_batch_size, max_batch_tokens, max_context; /* max_context 0: the model's */
+  uint32_t max_queue;          /* live sequences per replica: what route admits at most */
+  uint64_t kv_memory_bytes;
+  /* Wakes loop `loop`: called by workers after publishing, at most once per
+   * loop and step; must be cheap and thread-safe. */
+  void (*wake)(unsigned loop, void *context);
+  void *wake_context;
+  void (*progress)(unsigned replica, uint64_t done, uint64_t total, void *context); /* may be NULL */
+};
+
+/* What the router reads of a replica. */
+struct tl_board {
+  /* line 1: loops, every request */
+  TL_ALIGNED _Atomic int64_t reserved_tokens; /* prompt + output tokens of live sequences */
+  _Atomic int64_t reserved_seqs;
+  /* line 2: the worker, every step; the others read it relaxed */
+  TL_ALIGNED _Atomic int64_t beat_ns;   /* end of the last step */
+  _Atomic int64_t step_ns;              /* moving average of the step time */
+  _Atomic uint32_t free_blocks, running, waiting;
+  _Atomic uint32_t failed;              /* the device failed: route nothing here */
+  _Atomic uint64_t n_steps, n_prefill_tokens, n_decode_tokens;
+};
+
+/* Opens devices, loads the weights (in parallel over replicas), allocates all
+ * memory of the steps. Boot. */
+int tl_engine_new(const struct tl_engine_options *options, struct tl_metrics *metrics, struct tl_engine **ret,
+                  struct tl_error *err);
+/* Starts the workers; after tl_metrics registration is complete. */
+int tl_engine_start(struct tl_engine *engine, struct tl_error *err);
+/* Cancels what runs, ends and joins the workers. All final events have been
+ * pushed when it returns; drain them before tl_engine_free. Main thread. */
+void tl_engine_stop(struct tl_engine *engine);
+void tl_engine_free(struct tl_engine *engine);
+
+unsigned tl_engine_replicas(const struct tl_engine *engine);
+uint32_t tl_engine_blocks(const struct tl_engine *engine, unsigned replica);
+uint32_t tl_engine_max_context(const struct tl_engine *engine); /* tokens that a sequence may hold */
+struct tl_board *tl_engine_board(struct tl_engine *engine, unsigned replica);
+
+/* Gives the sequence to a replica. The caller has reserved room there (route),
+ * which bounds live sequences by max_queue. One exchange, a fence, maybe a
+ * wake-up. Any loop thread. */
+void tl_engine_submit(struct tl_engine *engine, unsigned replica, struct tl_sequence *seq);
+/* Calls on_event for each sequence of this loop that has news, until none is
+ * left: read n_out, n_scored; `final`: finish is set and the sequence is the
+ * loop's again (on_event may free it). The loop's own thread. */
+void tl_engine_drain(struct tl_engine *engine, unsigned loop,
+                     void (*on_event)(struct tl_sequence *seq, bool final, void *context), void *context);
+
+#endif

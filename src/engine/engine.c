@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: MIT */
+/* Making and ending the engine: devices, memory of the steps, threads. */
+#include "tokenlane/engine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine_private.h"
+
+static void worker_done(struct worker *w) {
+  if (w->device) w->ops->close(w->device);
+  tl_scheduler_free(w->scheduler);
+  for (unsigned i = 0; w->events && i < w->engine->o.n_loops; i++) tl_spsc_done(&w->events[i]);
+  free(w->events);
+  void *arrays[] = {w->items, w->tokens,   w->positions, w->slots,   w->query_start, w->context_len, w->tables,
+                    w->rows,  w->sampling, w->sampled,   w->row_seq, w->row_token,   w->loop_woken};
+  for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) free(arrays[i]);
+}
+
+void tl_engine_free(struct tl_engine *engine) {
+  if (!engine) return;
+  for (unsigned i = 0; engine->workers && i < engine->o.n_replicas; i++) worker_done(&engine->workers[i]);
+  free(engine->workers);
+  free(engine->boards);
+  free(engine);
+}
+
+/* --- memory of the steps ------------------------------------------------------------------ */
+
+static int make_arrays(struct worker *w, struct tl_error *err) {
+  const struct tl_engine_options *o = &w->engine->o;
+  size_t tokens = o->max_batch_tokens, seqs = o->max_batch_size;
+  w->items = calloc(seqs, sizeof *w->items);
+  w->tokens = calloc(tokens, sizeof *w->tokens);
+  w->positions = calloc(tokens, sizeof *w->positions);
+  w->slots = calloc(tokens, sizeof *w->slots);
+  w->query_start = calloc(seqs + 1, sizeof *w->query_start);
+  w->context_len = calloc(seqs, sizeof *w->context_len);
+  w->tables = calloc(seqs * worker_table_stride(w->engine), sizeof *w->tables);
+  w->rows = calloc(seqs, sizeof *w->rows);
+  w->sampling = calloc(seqs, sizeof *w->sampling);
+  w->sampled = calloc(seqs, sizeof *w->sampled);
+  w->row_seq = calloc(seqs, sizeof *w->row_seq);
+  w->row_token = calloc(seqs, sizeof *w->row_token);
+  w->loop_woken = calloc(o->n_loops, sizeof *w->loop_woken);
+  w->events = aligned_alloc(TL_CACHE_LINE, o->n_loops * sizeof *w->events);
+  if (w->events) memset((void *)w->events, 0, o->n_loops * sizeof *w->events);
+  bool fine = w->items && w->tokens && w->positions && w->slots && w->query_start && w->context_len && w->tables &&
+              w->rows && w->sampling && w->sampled && w->row_seq && w->row_token && w->loop_woken && w->events;
+  /* a live sequence is in at most one ring, at most once */
+  for (unsigned i = 0; fine && i < o->n_loops; i++) fine = tl_spsc_init(&w->events[i], (size_t)o->max_queue + 1) == TL_OK;
+  return fine ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+}
+
+/* --- devices --------------------------------------------------------------------------------- */
+
+struct loading {
+  struct worker *worker;
+  pthread_t thread;
+  int result;
+  struct tl_error error;
+};
+
+static void on_progress(uint64_t done, uint64_t total, void *context) {
+  const struct worker *w = context;
+  const struct tl_engine_options *o = &w->engine->o;
+  if (o->progress) o->progress(w->index, done, total, o->wake_context);
+}
+
+static void *load_device(void *argument) {
+  struct loading *l = argument;
+  struct worker *w = l->worker;
+  const struct tl_engine_options *o = &w->engine->o;
+  struct tl_device_load load = {.model = o->model,
+                                .max_batch_size = o->max_batch_size,
+                                .max_batch_tokens = o->max_batch_tokens,
+                                .max_context = w->engine->max_context,
+                                .kv_memory_bytes = o->kv_memory_bytes,
+                                .progress = on_progress,
+                                .context = w};
+  l->result = w->ops->load(w->device, &load, &w->loaded, &l->error);
+  if (l->result == TL_OK) on_progress(o->model->weight_bytes, o->model->weight_bytes, w);
+  return NULL;
+}
+
+/* All devices load at the same time, each on a thread of its own. */
+static int load_all(struct tl_engine *engine, struct tl_error *err) {
+  unsigned n = engine->o.n_replicas, started = 0;
+  struct loading *loading = calloc(n, sizeof *loading);
+  if (!loading) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  int r = TL_OK;
+  for (; started < n; started++) {
+    loading[started].worker = &engine->workers[started];
+    if (pthread_create(&loading[started].thread, NULL, load_device, &loading[started]) != 0) break;
+  }
+  if (started < n) r = tl_error_set(err, TL_EIO, NULL, "cannot start a thread");
+  for (unsigned i = 0; i < started; i++) {
+    pthread_join(loading[i].thread, NULL);
+    if (loading[i].result == TL_OK || r < 0) continue;
+    *err = loading[i].error;
+    r = loading[i].result;
+  }
+  free(loading);
+  return r;
+}
+
+/* Replicas on CPUs share the processors. */
+static void place(struct tl_engine *engine, struct worker *w, unsigned index) {
+  unsigned lanes = engine->o.cpu_threads ? engine->o.cpu_threads : tl_cpu_count() / engine->o.n_replicas;
+  if (lanes == 0) lanes = 1;
+  w->device_options = (struct tl_device_options){index, lanes, w->index * lanes, engine->o.cpu_pin};
+}
+
+static int open_all(struct tl_engine *engine, const struct tl_device_ops *ops, struct tl_error *err) {
+  for (unsigned i = 0; i < engine->o.n_replicas; i++) {
+    struct worker *w = &engine->workers[i];
+    unsigned index = i;
+    w->engine = engine;
+    w->index = i;
+    tl_mpsc_init(&w->inbox);
+    tl_waker_init(&w->waker);
+    w->ops = ops ? ops : tl_device_find(engine->o.devices[i], &index, err);
+    if (!w->ops) return TL_EINVAL;
+    place(engine, w, index);
+    int r = w->ops->open(&w->device_options, &w->device, err);
+    if (r == TL_OK) r = make_arrays(w, err);
+    if (r < 0) return r;
+  }
+  return TL_OK;
+}
+
+static int make_schedulers(struct tl_engine *engine, struct tl_error *err) {
+  for (unsigned i = 0; i < engine->o.n_replicas; i++) {
+    struct worker *w = &engine->workers[i];
+    struct tl_scheduler_options options = {w->loaded.n_blocks, TL_BLOCK_TOKENS, engine->o.max_batch_size,
+                                           engine->o.max_batch_tokens, engine->max_context};
+    int r = tl_scheduler_new(&options, &w->scheduler, err);
+    if (r < 0) return r;
+    atomic_store_explicit(&engine->boards[i].free_blocks, w->loaded.n_blocks, memory_order_relaxed); /* boot */
+  }
+  return TL_OK;
+}
+
+/* --- metrics ------------------------------------------------------------------------------------ */
+
+/* relaxed loads: single figures */
+static double read_running(void *board) {
+  return atomic_load_explicit(&((struct tl_board *)board)->running, memory_order_relaxed);
+}
+static double read_waiting(void *board) {
+  return atomic_load_explicit(&((struct tl_board *)board)->waiting, memory_order_relaxed);
+}
+static double read_blocks_used(void *worker) {
+  struct worker *w = worker;
+  return w->loaded.n_blocks - atomic_load_explicit(&w->engine->boards[w->index].free_blocks, memory_order_relaxed);
+}
+static double read_blocks(void *worker) {
+  return ((struct worker *)worker)->loaded.n_blocks;
+}
+
+static void add_metrics(struct worker *w, struct tl_metrics *m) {
+  static const double seconds[] = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5};
+  unsigned n = sizeof seconds / sizeof *seconds;
+  char labels[32];
+  snprintf(labels, sizeof labels, "replica=\"%u\"", w->index);
+  struct tl_board *board = &w->engine->boards[w->index];
+  tl_metrics_gauge_read(m, "tokenlane_sequences_running", "Sequences in the batch.", labels, read_running, board);
+  tl_metrics_gauge_read(m, "tokenlane_sequences_waiting", "Sequences that wait for a place.", labels, read_waiting, board);
+  tl_metrics_gauge_read(m, "tokenlane_kv_blocks_used", "KV blocks in use.", labels, read_blocks_used, w);
+  tl_metrics_gauge_read(m, "tokenlane_kv_blocks", "KV blocks in all.", labels, read_blocks, w);
+  w->metrics = (struct worker_metrics){
+      tl_metrics_counter(m, "tokenlane_prompt_tokens_total", "Prompt tokens computed, recomputed ones included.", labels),
+      tl_metrics_counter(m, "tokenlane_generated_tokens_total", "Tokens generated.", labels),
+      tl_metrics_counter(m, "tokenlane_steps_total", "Steps run.", labels),
+      tl_metrics_histogram(m, "tokenlane_step_seconds", "Time of a step.", labels, seconds, n, 1e-9),
+      tl_metrics_counter(m, "tokenlane_preemptions_total", "Sequences put back for want of KV blocks.", labels),
+      tl_metrics_histogram(m, "tokenlane_queue_seconds", "From submission to the first step.", labels, seconds, n, 1e-9)};
+}
+
+/* --- life ------------------------------------------------------------------------------------------ */
+
+int engine_new_with_ops(const struct tl_engine_options *options, const struct tl_device_ops *ops,
+                        struct tl_metrics *metrics, struct tl_engine **ret, struct tl_error *err) {
+  struct tl_engine *engine = calloc(1, sizeof *engine);
+  if (!engine) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  engine->o = *options;
+  engine->registry = metrics;
+  engine->max_context = options->max_context && options->max_context < options->model->max_context
+                            ? options->max_context
+                            : options->model->max_context;
+  engine->workers = aligned_alloc(TL_CACHE_LINE, options->n_replicas * sizeof *engine->workers);
+  engine->boards = aligned_alloc(TL_CACHE_LINE, options->n_replicas * sizeof *engine->boards);
+  int r = TL_OK;
+  if (engine->workers) memset((void *)engine->workers, 0, options->n_replicas * sizeof *engine->workers);
+  if (engine->boards) memset((void *)engine->boards, 0, options->n_replicas * sizeof *engine->boards);
+  if (!engine->workers || !engine->boards) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  if (r == TL_OK) r = open_all(engine, ops, err);
+  if (r == TL_OK) r = load_all(engine, err);
+  if (r == TL_OK) r = make_schedulers(engine, err);
+  if (r < 0) {
+    tl_engine_free(engine);
+    return r;
+  }
+  for (unsigned i = 0; i < options->n_replicas; i++) add_metrics(&engine->workers[i], metrics);
+  *ret = engine;
+  return TL_OK;
+}
+
+int tl_engine_new(const struct tl_engine_options *options, struct tl_metrics *metrics, struct tl_engine **ret,
+                  struct tl_error *err) {
+  return engine_new_with_ops(options, NULL, metrics, ret, err);
+}
+
+int tl_engine_start(struct tl_engine *engine, struct tl_error *err) {
+  for (unsigned i = 0; i < engine->o.n_replicas; i++) {
+    struct worker *w = &engine->workers[i];
+    w->shard = tl_metrics_shard_new(engine->registry);
+    if (!w->shard || pthread_create(&w->thread, NULL, worker_run, w) != 0) {
+      tl_engine_stop(engine);
+      return tl_error_set(err, TL_EIO, NULL, "cannot start a worker");
+    }
+    w->started = true;
+  }
+  return TL_OK;
+}
+
+void tl_engine_stop(struct tl_engine *engine) {
+  /* pairs with the acquire loads of the workers */
+  atomic_store_explicit(&engine->stopping, 1, memory_order_release);
+  for (unsigned i = 0; i < engine->o.n_replicas; i++) {
+    struct worker *w = &engine->workers[i];
+    if (!w->started) continue;
+    tl_waker_notify(&w->waker);
+    pthread_join(w->thread, NULL);
+    w->started = false;
+  }
+}
+
+unsigned tl_engine_replicas(const struct tl_engine *engine) {
+  return engine->o.n_replicas;
+}
+
+uint32_t tl_engine_blocks(const struct tl_engine *engine, unsigned replica) {
+  return engine->workers[replica].loaded.n_blocks;
+}
+
+uint32_t tl_engine_max_context(const struct tl_engine *engine) {
+  return engine->max_context;
+}
+
+struct tl_board *tl_engine_board(struct tl_engine *engine, unsigned replica) {
+  return &engine->boards[replica];
+}

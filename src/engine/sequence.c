@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+/* The worker's side of a sequence: its token counts for penalties, and how its
+ * next token is to be sampled. */
+#include <math.h>
+
+#include "engine/engine_private.h"
+#include "tokenlane/base/hash.h"
+
+void sequence_count(struct tl_sequence *seq, int32_t token, bool generated) {
+  if (!seq->history) return;
+  uint32_t mask = seq->history_slots - 1, slot = (uint32_t)tl_hash_u64((uint64_t)token) & mask;
+  while (seq->history_index[slot] && seq->history[seq->history_index[slot] - 1].token != token) slot = (slot + 1) & mask;
+  if (!seq->history_index[slot]) {
+    seq->history[seq->n_history] = (struct tl_token_count){token, 0};
+    seq->history_index[slot] = ++seq->n_history;
+  }
+  seq->history[seq->history_index[slot] - 1].n_generated += generated;
+}
+
+void sequence_prepare(struct tl_sequence *seq) {
+  for (uint32_t i = 0; i < seq->n_prompt; i++) sequence_count(seq, seq->tokens[i], false);
+}
+
+void sequence_sampling(struct tl_sequence *seq, uint32_t token, struct tl_sampling *ret) {
+  *ret = seq->sampling;
+  ret->position = token;
+  if (token < seq->n_prompt) {
+    ret->target = seq->tokens[token];
+    return;
+  }
+  ret->target = -1;
+  ret->history = seq->history;
+  ret->n_history = seq->n_history;
+  ret->bias = seq->bias;
+  ret->n_bias = seq->n_bias;
+  if (token - seq->n_prompt >= seq->min_new) return;
+  /* before min_new, what would end the sequence is forbidden */
+  for (uint32_t i = 0; i < seq->n_stop_ids; i++)
+    seq->bias[ret->n_bias++] = (struct tl_token_bias){seq->stop_ids[i], -INFINITY};
+}
+
+bool sequence_is_stop(const struct tl_sequence *seq, int32_t token) {
+  if (seq->ignore_eos) return false;
+  for (uint32_t i = 0; i < seq->n_stop_ids; i++)
+    if (seq->stop_ids[i] == token) return true;
+  return false;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/* From the scheduler's items to the flat arrays of a step. */
+#include <string.h>
+
+#include "engine/engine_private.h"
+
+uint32_t worker_table_stride(const struct tl_engine *engine) {
+  return (engine->max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+}
+
+static void want_row(struct worker *w, struct tl_sequence *seq, uint32_t row, uint32_t token) {
+  uint32_t i = w->step.n_rows++;
+  w->rows[i] = row;
+  w->row_seq[i] = seq;
+  w->row_token[i] = token;
+  sequence_sampling(seq, token, &w->sampling[i]);
+}
+
+/* Rows of a prompt that is scored are wanted one by one, the last known token's
+ * row makes the next token. A step has max_batch_size rows in all: the chunk of
+ * a scored prompt is cut so that each later item can still have one. */
+static uint32_t cut_scored_chunk(const struct worker *w, const struct tl_sequence *seq, const struct tl_sched_item *item,
+                                 uint32_t items_left) {
+  if (!seq->score_prompt || item->start + item->n <= 1) return item->n;
+  uint32_t room = w->engine->o.max_batch_size - w->step.n_rows;
+  room = room > items_left ? room - items_left : 1;
+  return item->n < room ? item->n : room;
+}
+
+static void add_item(struct worker *w, struct tl_sched_item *item, uint32_t items_left) {
+  struct tl_step *step = &w->step;
+  struct tl_sequence *seq = item->seq->owner;
+  uint32_t stride = step->table_stride, scored = atomic_load_explicit(&seq->n_scored, memory_order_relaxed); /* own */
+  item->n = cut_scored_chunk(w, seq, item, items_left);
+  memcpy(w->tables + (size_t)step->n_seqs * stride, item->seq->blocks, item->seq->n_blocks * sizeof *w->tables);
+  w->query_start[step->n_seqs] = step->n_tokens;
+  w->context_len[step->n_seqs] = item->start + item->n;
+  for (uint32_t i = 0; i < item->n; i++) {
+    uint32_t position = item->start + i, row = step->n_tokens++;
+    w->tokens[row] = seq->tokens[position];
+    w->positions[row] = position;
+    w->slots[row] = item->seq->blocks[position / TL_BLOCK_TOKENS] * TL_BLOCK_TOKENS + position % TL_BLOCK_TOKENS;
+    bool last = position + 1 == item->seq->n_tokens;
+    bool score = seq->score_prompt && position + 1 < seq->n_prompt && position >= scored;
+    if (score || (last && seq->max_new > 0)) want_row(w, seq, row, position + 1);
+  }
+  step->n_seqs++;
+}
+
+void worker_build_step(struct worker *w) {
+  w->step = (struct tl_step){.table_stride = worker_table_stride(w->engine),
+                             .tokens = w->tokens,
+                             .positions = w->positions,
+                             .slots = w->slots,
+                             .query_start = w->query_start,
+                             .context_len = w->context_len,
+                             .block_tables = w->tables,
+                             .rows = w->rows,
+                             .sampling = w->sampling};
+  for (uint32_t i = 0; i < w->n_items; i++) add_item(w, &w->items[i], w->n_items - 1 - i);
+  w->query_start[w->step.n_seqs] = w->step.n_tokens;
+}

@@ -1,0 +1,412 @@
+/* SPDX-License-Identifier: MIT */
+/* One thread plays the loop, a fake device plays the model. The many-threaded
+ * test is in test_engine_stress.c. */
+#include "tokenlane/engine.h"
+
+#include "engine/engine_private.h"
+#include "fake_device.h"
+#include "tokenlane/base/clock.h"
+#include "tokenlane/log.h"
+
+static struct tl_waker loop_waker;
+static const struct tl_model model = {.max_context = 256, .vocab_size = FAKE_VOCAB};
+
+static void wake(unsigned loop, void *context) {
+  (void)context;
+  assert_int_equal(loop, 0);
+  tl_waker_notify(&loop_waker);
+}
+
+struct bench {
+  struct tl_metrics *metrics;
+  struct tl_engine *engine;
+  unsigned n_final, n_events;
+};
+
+static struct tl_engine_options options(void) {
+  return (struct tl_engine_options){.model = &model,
+                                    .n_replicas = 1,
+                                    .n_loops = 1,
+                                    .max_batch_size = 4,
+                                    .max_batch_tokens = 16,
+                                    .max_queue = 100,
+                                    .wake = wake};
+}
+
+static void reset_fake(void) {
+  memset((void *)&fake, 0, sizeof fake);
+  fake.n_blocks = 64;
+  tl_waker_init(&loop_waker);
+}
+
+static void start(struct bench *b, const struct tl_engine_options *o) {
+  struct tl_error err = {0};
+  *b = (struct bench){.metrics = tl_metrics_new()};
+  assert_int_equal(engine_new_with_ops(o, &fake_ops, b->metrics, &b->engine, &err), TL_OK);
+  assert_int_equal(tl_engine_start(b->engine, &err), TL_OK);
+}
+
+static void on_event(struct tl_sequence *seq, bool final, void *context) {
+  struct bench *b = context;
+  fake_check_sequence(seq);
+  b->n_events++;
+  b->n_final += final;
+  if (final) seq->owner = b;
+}
+
+/* Until n final events have come. */
+static void wait_final(struct bench *b, unsigned n) {
+  int64_t deadline_ns = tl_now_ns() + TL_SEC(30);
+  while (b->n_final < n) {
+    assert_true(tl_now_ns() < deadline_ns);
+    tl_waker_prepare(&loop_waker);
+    unsigned before = b->n_events;
+    tl_engine_drain(b->engine, 0, on_event, b);
+    if (b->n_events != before)
+      tl_waker_cancel(&loop_waker);
+    else
+      tl_waker_sleep(&loop_waker, TL_MS(100));
+  }
+}
+
+static void submit(struct bench *b, struct tl_sequence *seq) {
+  seq->submitted_ns = tl_now_ns();
+  tl_engine_submit(b->engine, 0, seq);
+}
+
+static double metric(struct bench *b, const char *series) {
+  struct tl_buffer out;
+  tl_buffer_init(&out, 0);
+  tl_metrics_expose(b->metrics, &out);
+  const char *at = strstr(tl_buffer_string(&out), series);
+  assert_non_null(at);
+  double value = atof(at + strlen(series) + 1);
+  tl_buffer_done(&out);
+  return value;
+}
+
+/* The worker publishes its figures after the events: they come to rest soon. */
+static void assert_at_rest(struct bench *b) {
+  struct tl_board *board = tl_engine_board(b->engine, 0);
+  int64_t deadline_ns = tl_now_ns() + TL_SEC(10);
+  while (atomic_load_explicit(&board->running, memory_order_relaxed) || atomic_load_explicit(&board->waiting, memory_order_relaxed) ||
+         atomic_load_explicit(&board->free_blocks, memory_order_relaxed) != fake.n_blocks) {
+    assert_true(tl_now_ns() < deadline_ns);
+    usleep(1000);
+  }
+  assert_true(metric(b, "tokenlane_sequences_running{replica=\"0\"}") == 0);
+  assert_true(metric(b, "tokenlane_sequences_waiting{replica=\"0\"}") == 0);
+  assert_true(metric(b, "tokenlane_kv_blocks_used{replica=\"0\"}") == 0);
+  assert_true(metric(b, "tokenlane_kv_blocks{replica=\"0\"}") == fake.n_blocks);
+}
+
+static void finish(struct bench *b) {
+  tl_engine_stop(b->engine);
+  unsigned before = b->n_events;
+  tl_engine_drain(b->engine, 0, on_event, b);
+  assert_int_equal(b->n_events, before);
+  tl_metrics_free(b->metrics);
+  tl_engine_free(b->engine);
+  assert_int_equal(atomic_load_explicit(&fake.n_open, memory_order_relaxed), 0);
+}
+
+static void assert_ended(struct tl_sequence *seq, enum tl_finish how, uint32_t n_out) {
+  assert_non_null(seq->owner); /* on_event saw it end */
+  assert_int_equal(seq->finish, how);
+  assert_int_equal(atomic_load_explicit(&seq->n_out, memory_order_acquire), n_out);
+}
+
+/* --- one after the other --------------------------------------------------------------------- */
+
+static void test_lengths(void **state) {
+  (void)state;
+  reset_fake();
+  struct bench b;
+  struct tl_engine_options o = options();
+  start(&b, &o);
+  assert_int_equal(tl_engine_replicas(b.engine), 1);
+  assert_int_equal(tl_engine_blocks(b.engine, 0), 64);
+  assert_int_equal(tl_engine_max_context(b.engine), 256);
+  uint64_t random = 5;
+  uint32_t generated = 0;
+  /* prompts below, at and above the budget of a step and the size of a block; to the end of the context */
+  static const uint32_t shapes[][2] = {{1, 1}, {1, 40}, {15, 2}, {16, 1}, {17, 30}, {33, 1}, {100, 100}, {255, 1}, {128, 128}};
+  for (size_t i = 0; i < UNIT_COUNT(shapes); i++) {
+    struct tl_sequence *seq = fake_sequence(&random, shapes[i][0], shapes[i][1]);
+    int64_t before_ns = tl_now_ns();
+    submit(&b, seq);
+    wait_final(&b, (unsigned)i + 1);
+    assert_ended(seq, TL_FINISH_LENGTH, shapes[i][1]);
+    assert_true(seq->first_token_ns >= before_ns && seq->first_token_ns <= tl_now_ns());
+    generated += shapes[i][1];
+    fake_sequence_free(seq);
+    assert_at_rest(&b);
+  }
+  assert_true(metric(&b, "tokenlane_generated_tokens_total{replica=\"0\"}") == generated);
+  assert_true(metric(&b, "tokenlane_queue_seconds_count{replica=\"0\"}") == UNIT_COUNT(shapes));
+  assert_true(metric(&b, "tokenlane_steps_total{replica=\"0\"}") ==
+              (double)atomic_load_explicit(&fake.n_steps, memory_order_relaxed));
+  finish(&b);
+}
+
+static void test_stop_ids(void **state) {
+  (void)state;
+  reset_fake();
+  struct bench b;
+  struct tl_engine_options o = options();
+  start(&b, &o);
+  static int32_t half[FAKE_VOCAB / 2];
+  for (int32_t i = 0; i < FAKE_VOCAB / 2; i++) half[i] = 2 * i;
+  uint64_t random = 6;
+  for (unsigned i = 0; i < 30; i++) {
+    uint32_t min_new = i % 3 * 5;
+    struct tl_sequence *seq = fake_sequence(&random, 1 + unit_below(&random, 20), 60);
+    fake_want_stop(seq, half, FAKE_VOCAB / 2, min_new);
+    seq->ignore_eos = i % 5 == 4;
+    submit(&b, seq);
+    wait_final(&b, i + 1);
+    uint32_t n = atomic_load_explicit(&seq->n_out, memory_order_acquire);
+    if (seq->ignore_eos) {
+      assert_ended(seq, TL_FINISH_LENGTH, 60);
+    } else {
+      assert_ended(seq, TL_FINISH_STOP, n);
+      assert_true(n > min_new && n < 60); /* every second token ends it: 60 in a row do not come */
+      for (uint32_t k = 0; k < n; k++) assert_int_equal(seq->tokens[seq->n_prompt + k] % 2 == 0, k + 1 == n);
+    }
+    fake_sequence_free(seq);
+  }
+  assert_at_rest(&b);
+  finish(&b);
+}
+
+static void test_logprobs_and_scores(void **state) {
+  (void)state;
+  reset_fake();
+  struct bench b;
+  struct tl_engine_options o = options();
+  start(&b, &o);
+  uint64_t random = 7;
+  unsigned n = 0;
+  for (uint32_t n_prompt = 1; n_prompt < 60; n_prompt += 1 + n_prompt / 8)
+    for (uint32_t max_new = 0; max_new < 6; max_new += 5) {
+      struct tl_sequence *seq = fake_sequence(&random, n_prompt, max_new);
+      fake_want_logprobs(seq, (int32_t)(n_prompt % 4));
+      seq->score_prompt = true;
+      submit(&b, seq);
+      wait_final(&b, ++n);
+      assert_ended(seq, TL_FINISH_LENGTH, max_new);
+      assert_int_equal(atomic_load_explicit(&seq->n_scored, memory_order_acquire), n_prompt - 1);
+      fake_check_sequence(seq);
+      fake_sequence_free(seq);
+    }
+  assert_at_rest(&b);
+  finish(&b);
+}
+
+static void test_history(void **state) {
+  (void)state;
+  reset_fake();
+  struct bench b;
+  struct tl_engine_options o = options();
+  start(&b, &o);
+  uint64_t random = 8;
+  struct tl_sequence *seq = fake_sequence(&random, 40, 80);
+  fake_want_history(seq);
+  submit(&b, seq);
+  wait_final(&b, 1);
+  assert_ended(seq, TL_FINISH_LENGTH, 80);
+  uint32_t counts[FAKE_VOCAB] = {0}, total = 0;
+  for (uint32_t i = 40; i < 120; i++) counts[seq->tokens[i]]++;
+  for (uint32_t i = 0; i < seq->n_history; i++) {
+    assert_int_equal(seq->history[i].n_generated, counts[seq->history[i].token]);
+    total += seq->history[i].n_generated;
+  }
+  assert_int_equal(total, 80);
+  fake_sequence_free(seq);
+  finish(&b);
+}
+
+static void test_what_cannot_fit(void **state) {
+  (void)state;
+  reset_fake();
+  fake.n_blocks = 4;
+  struct bench b;
+  struct tl_engine_options o = options();
+  o.max_context = 100; /* below the model's */
+  start(&b, &o);
+  assert_int_equal(tl_engine_max_context(b.engine), 100);
+  uint64_t random = 9;
+  static const struct {
+    uint32_t n_prompt, max_new;
+    enum tl_finish finish;
+  } cases[] = {{60, 4, TL_FINISH_LENGTH}, {60, 5, TL_FINISH_ERROR}, {101, 0, TL_FINISH_ERROR}, {1, 300, TL_FINISH_ERROR}};
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
+    struct tl_sequence *seq = fake_sequence(&random, cases[i].n_prompt, cases[i].max_new);
+    submit(&b, seq);
+    wait_final(&b, i + 1);
+    assert_ended(seq, cases[i].finish, cases[i].finish == TL_FINISH_LENGTH ? cases[i].max_new : 0);
+    fake_sequence_free(seq);
+  }
+  assert_at_rest(&b);
+  finish(&b);
+}
+
+/* --- cancel, faults, end ------------------------------------------------------------------------- */
+
+static void test_cancel(void **state) {
+  (void)state;
+  reset_fake();
+  fake.step_ns = TL_MS(1);
+  struct bench b;
+  struct tl_engine_options o = options();
+  start(&b, &o);
+  uint64_t random = 10;
+  struct tl_sequence *seqs[8];
+  for (unsigned i = 0; i < 8; i++) { /* 4 run, 4 wait */
+    seqs[i] = fake_sequence(&random, 5, 200);
+    if (i == 3) atomic_store_explicit(&seqs[i]->cancel, 1, memory_order_relaxed); /* before it is pushed */
+    submit(&b, seqs[i]);
+  }
+  usleep(20 * 1000);
+  for (unsigned i = 0; i < 8; i++) atomic_store_explicit(&seqs[i]->cancel, 1, memory_order_relaxed);
+  wait_final(&b, 8);
+  for (unsigned i = 0; i < 8; i++) {
+    uint32_t n_out = atomic_load_explicit(&seqs[i]->n_out, memory_order_acquire);
+    assert_true(n_out < 200);
+    if (i == 3 || i > 4) assert_int_equal(n_out, 0);
+    assert_ended(seqs[i], TL_FINISH_CANCELLED, n_out);
+    fake_sequence_free(seqs[i]);
+  }
+  assert_at_rest(&b);
+  finish(&b);
+}
+
+static void device_fails(uint64_t fail_at, bool in_collect) {
+  reset_fake();
+  fake.fail_at = fail_at;
+  fake.fail_in_collect = in_collect;
+  struct bench b;
+  struct tl_engine_options o = options();
+  start(&b, &o);
+  uint64_t random = 11;
+  struct tl_sequence *seqs[10];
+  for (unsigned i = 0; i < 10; i++) {
+    seqs[i] = fake_sequence(&random, 5, 100);
+    submit(&b, seqs[i]);
+  }
+  wait_final(&b, 10);
+  for (unsigned i = 0; i < 10; i++) {
+    /* nothing of the step that failed was handed out */
+    assert_true(atomic_load_explicit(&seqs[i]->n_out, memory_order_acquire) < fail_at);
+    assert_int_equal(seqs[i]->finish, TL_FINISH_ERROR);
+    fake_sequence_free(seqs[i]);
+  }
+  assert_true(atomic_load_explicit(&tl_engine_board(b.engine, 0)->failed, memory_order_relaxed));
+  struct tl_sequence *late = fake_sequence(&random, 5, 5);
+  submit(&b, late);
+  wait_final(&b, 11);
+  assert_ended(late, TL_FINISH_ERROR, 0);
+  fake_sequence_free(late);
+  assert_int_equal(atomic_load_explicit(&fake.n_steps, memory_order_relaxed), fail_at);
+  assert_at_rest(&b);
+  finish(&b);
+}
+
+static void test_device_fails(void **state) {
+  (void)state;
+  device_fails(1, false);
+  device_fails(1, true);
+  device_fails(7, false);
+  device_fails(7, true);
+}
+
+static void test_devices_that_do_not_start(void **state) {
+  (void)state;
+  static const struct {
+    int open_error, load_error;
+    unsigned bad;
+  } cases[] = {{TL_EIO, 0, 0}, {TL_EIO, 0, 2}, {0, TL_ENOMEM, 0}, {0, TL_EDEVICE, 1}};
+  for (size_t i = 0; i < UNIT_COUNT(cases); i++) {
+    reset_fake();
+    fake.open_error = cases[i].open_error;
+    fake.load_error = cases[i].load_error;
+    fake.bad = cases[i].bad;
+    struct tl_engine_options o = options();
+    o.n_replicas = 3;
+    struct tl_metrics *metrics = tl_metrics_new();
+    struct tl_engine *engine = NULL;
+    struct tl_error err = {0};
+    assert_int_equal(engine_new_with_ops(&o, &fake_ops, metrics, &engine, &err), cases[i].open_error + cases[i].load_error);
+    assert_string_equal(err.message, cases[i].open_error ? "no such fake device" : "the fake device cannot load");
+    assert_null(engine);
+    assert_int_equal(atomic_load_explicit(&fake.n_open, memory_order_relaxed), 0);
+    tl_metrics_free(metrics);
+  }
+  reset_fake();
+  struct tl_engine_options o = options();
+  const char *const devices[] = {"tpu:0"};
+  o.devices = devices;
+  struct tl_metrics *metrics = tl_metrics_new();
+  struct tl_engine *engine = NULL;
+  struct tl_error err = {0};
+  assert_int_equal(tl_engine_new(&o, metrics, &engine, &err), TL_EINVAL);
+  assert_string_equal(err.message, "devices: expected devices such as cpu:0, got 'tpu:0'");
+  tl_metrics_free(metrics);
+  tl_engine_free(NULL);
+}
+
+/* stop ends what runs and waits; its final events can be drained afterwards. */
+static void test_stop(void **state) {
+  (void)state;
+  for (unsigned round = 0; round < 20; round++) {
+    reset_fake();
+    struct bench b;
+    struct tl_engine_options o = options();
+    start(&b, &o);
+    uint64_t random = 12 + round;
+    struct tl_sequence *seqs[12];
+    for (unsigned i = 0; i < 12; i++) {
+      seqs[i] = fake_sequence(&random, 30, 200);
+      submit(&b, seqs[i]);
+    }
+    if (round % 2) usleep(round * 100);
+    tl_engine_stop(b.engine);
+    tl_engine_drain(b.engine, 0, on_event, &b);
+    assert_int_equal(b.n_final, 12);
+    for (unsigned i = 0; i < 12; i++) {
+      assert_true(seqs[i]->finish == TL_FINISH_CANCELLED || seqs[i]->finish == TL_FINISH_LENGTH);
+      fake_sequence_free(seqs[i]);
+    }
+    assert_at_rest(&b);
+    finish(&b);
+  }
+}
+
+static void test_never_started(void **state) {
+  (void)state;
+  reset_fake();
+  struct tl_engine_options o = options();
+  struct tl_metrics *metrics = tl_metrics_new();
+  struct tl_engine *engine;
+  assert_int_equal(engine_new_with_ops(&o, &fake_ops, metrics, &engine, NULL), TL_OK);
+  tl_engine_stop(engine);
+  tl_engine_free(engine);
+  tl_metrics_free(metrics);
+}
+
+int main(void) {
+  tl_log_set_level("error", NULL);
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_lengths),
+      cmocka_unit_test(test_stop_ids),
+      cmocka_unit_test(test_logprobs_and_scores),
+      cmocka_unit_test(test_history),
+      cmocka_unit_test(test_what_cannot_fit),
+      cmocka_unit_test(test_cancel),
+      cmocka_unit_test(test_device_fails),
+      cmocka_unit_test(test_devices_that_do_not_start),
+      cmocka_unit_test(test_stop),
+      cmocka_unit_test(test_never_started),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: MIT */
+/* A device for tests: its "model" says that the next token is a hash of all
+ * tokens before it. It keeps only token ids in its KV cache and computes that
+ * hash from the cache through the block table, so a wrong slot, block, position
+ * or chunk changes the tokens that come out. What no backend may be handed
+ * ends the test by abort(): the check runs on the worker's thread. */
+#ifndef FAKE_DEVICE_H
+#define FAKE_DEVICE_H
+
+#include <math.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#include "tokenlane/base/hash.h"
+#include "tokenlane/device.h"
+#include "tokenlane/engine.h"
+#include "unit.h"
+
+#define FAKE_VOCAB 50
+
+#define FAKE_CHECK(condition)                                                         \
+  do {                                                                                \
+    if (!(condition)) {                                                               \
+      fprintf(stderr, "%s:%d: the device was handed: not %s\n", __FILE__, __LINE__, #condition); \
+      abort();                                                                        \
+    }                                                                                 \
+  } while (0)
+
+/* Set before the engine is made. */
+static struct {
+  uint32_t n_blocks;
+  int64_t step_ns;            /* a step takes so long */
+  int open_error, load_error; /* TL_E code of device `bad` */
+  unsigned bad;               /* index of the device that fails */
+  uint64_t fail_at;           /* its step of this number (from 1) fails; 0: none */
+  bool fail_in_collect;
+  _Atomic uint64_t n_steps, n_open, n_rows;
+} fake;
+
+struct fake_device {
+  const struct tl_device_ops *ops;
+  unsigned index;
+  uint64_t n_steps;
+  struct tl_device_load load;
+  const struct tl_step *step;
+  int32_t *kv;       /* token of each slot, -1: never written */
+  uint8_t *block_of; /* which blocks this step has seen */
+};
+
+/* --- the model ------------------------------------------------------------------------- */
+
+static inline bool fake_is_forbidden(const struct tl_sampling *s, int32_t token) {
+  for (uint32_t i = 0; i < s->n_bias; i++)
+    if (s->bias[i].token == token && isinf(s->bias[i].bias)) return true;
+  return false;
+}
+
+static inline uint64_t fake_hash(uint64_t hash, int32_t token) {
+  return tl_hash_u64(hash ^ (uint64_t)(uint32_t)token);
+}
+
+/* The token after a prefix with this hash, and its log-probability. */
+static inline int32_t fake_next(uint64_t prefix_hash, uint64_t seed) {
+  return (int32_t)(tl_hash_u64(prefix_hash ^ seed) % FAKE_VOCAB);
+}
+
+static inline float fake_logprob(uint64_t prefix_hash, int32_t token) {
+  return -(float)(tl_hash_u64(prefix_hash + (uint64_t)token) % 4096) / 256;
+}
+
+/* --- steps ---------------------------------------------------------------------------------- */
+
+static inline void fake_check_shape(const struct fake_device *d, const struct tl_step *s) {
+  FAKE_CHECK(s->n_seqs >= 1 && s->n_seqs <= d->load.max_batch_size);
+  FAKE_CHECK(s->n_tokens >= s->n_seqs && s->n_tokens <= d->load.max_batch_tokens);
+  FAKE_CHECK(s->n_rows <= d->load.max_batch_size);
+  FAKE_CHECK(s->query_start[0] == 0 && s->query_start[s->n_seqs] == s->n_tokens);
+  for (uint32_t i = 1; i < s->n_rows; i++) FAKE_CHECK(s->rows[i] > s->rows[i - 1]);
+  FAKE_CHECK(s->n_rows == 0 || s->rows[s->n_rows - 1] < s->n_tokens);
+  memset(d->block_of, 0, fake.n_blocks);
+  for (uint32_t q = 0; q < s->n_seqs; q++) {
+    FAKE_CHECK(s->query_start[q + 1] > s->query_start[q]);
+    FAKE_CHECK(s->context_len[q] >= 1 && s->context_len[q] <= d->load.max_context);
+    uint32_t n_blocks = (s->context_len[q] + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+    FAKE_CHECK(n_blocks <= s->table_stride);
+    for (uint32_t b = 0; b < n_blocks; b++) {
+      uint32_t block = s->block_tables[(size_t)q * s->table_stride + b];
+      FAKE_CHECK(block < fake.n_blocks && !d->block_of[block]++); /* no two sequences share one */
+    }
+  }
+}
+
+/* Writes the chunk of sequence q into the cache. */
+static inline void fake_store(const struct fake_device *d, const struct tl_step *s, uint32_t q) {
+  uint32_t n = s->query_start[q + 1] - s->query_start[q];
+  const uint32_t *table = s->block_tables + (size_t)q * s->table_stride;
+  for (uint32_t i = 0; i < n; i++) {
+    uint32_t row = s->query_start[q] + i, position = s->context_len[q] - n + i;
+    FAKE_CHECK(s->positions[row] == position);
+    FAKE_CHECK(s->slots[row] == table[position / TL_BLOCK_TOKENS] * TL_BLOCK_TOKENS + position % TL_BLOCK_TOKENS);
+    FAKE_CHECK(s->tokens[row] >= 0 && s->tokens[row] < FAKE_VOCAB);
+    d->kv[s->slots[row]] = s->tokens[row];
+  }
+}
+
+static inline void fake_check_history(const struct tl_sampling *s, const uint32_t *seen, uint32_t n_tokens) {
+  uint32_t n_distinct = 0, n_generated = 0;
+  for (uint32_t i = 0; i < FAKE_VOCAB; i++) n_distinct += seen[i] > 0;
+  FAKE_CHECK(s->n_history == n_distinct);
+  for (uint32_t i = 0; i < s->n_history; i++) {
+    FAKE_CHECK(seen[s->history[i].token] >= s->history[i].n_generated);
+    n_generated += s->history[i].n_generated;
+  }
+  FAKE_CHECK(n_generated < n_tokens);
+}
+
+static inline void fake_sample(const struct fake_device *d, const struct tl_step *s, uint32_t q, uint32_t i, struct tl_sampled *ret) {
+  const struct tl_sampling *sampling = &s->sampling[i];
+  const uint32_t *table = s->block_tables + (size_t)q * s->table_stride;
+  uint32_t position = s->positions[s->rows[i]], seen[FAKE_VOCAB] = {0};
+  uint64_t hash = 0;
+  for (uint32_t p = 0; p <= position; p++) {
+    int32_t token = d->kv[table[p / TL_BLOCK_TOKENS] * TL_BLOCK_TOKENS + p % TL_BLOCK_TOKENS];
+    FAKE_CHECK(token >= 0);
+    hash = fake_hash(hash, token);
+    seen[token]++;
+  }
+  FAKE_CHECK(sampling->position == position + 1);
+  if (sampling->history) fake_check_history(sampling, seen, position + 1);
+  int32_t token = sampling->target;
+  if (token < 0)
+    for (token = fake_next(hash, sampling->seed); fake_is_forbidden(sampling, token);) token = (token + 1) % FAKE_VOCAB;
+  memset(ret, 0xee, sizeof *ret);
+  *ret = (struct tl_sampled){.token = token};
+  if (sampling->n_top < 0) return;
+  ret->logprob = fake_logprob(hash, token);
+  ret->n_top = sampling->n_top;
+  for (int32_t k = 0; k < ret->n_top; k++) {
+    ret->top_tokens[k] = (token + k) % FAKE_VOCAB;
+    ret->top_logprobs[k] = fake_logprob(hash, ret->top_tokens[k]);
+  }
+}
+
+static inline int fake_fail(const struct fake_device *d, bool in_collect, struct tl_error *err) {
+  if (d->index != fake.bad || fake.fail_at == 0 || d->n_steps < fake.fail_at || fake.fail_in_collect != in_collect) return TL_OK;
+  return tl_error_set(err, TL_EDEVICE, NULL, "the fake device fails in step %llu", (unsigned long long)d->n_steps);
+}
+
+static inline int fake_submit(struct tl_device *device, const struct tl_step *step, struct tl_error *err) {
+  struct fake_device *d = (struct fake_device *)(void *)device;
+  FAKE_CHECK(!d->step);
+  d->n_steps++;
+  atomic_fetch_add_explicit(&fake.n_steps, 1, memory_order_relaxed);
+  if (fake_fail(d, false, err) < 0) return TL_EDEVICE;
+  fake_check_shape(d, step);
+  d->step = step;
+  return TL_OK;
+}
+
+static inline int fake_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
+  struct fake_device *d = (struct fake_device *)(void *)device;
+  const struct tl_step *s = d->step;
+  FAKE_CHECK(s);
+  d->step = NULL;
+  if (fake_fail(d, true, err) < 0) return TL_EDEVICE;
+  if (fake.step_ns) nanosleep(&(struct timespec){.tv_nsec = fake.step_ns}, NULL);
+  uint32_t i = 0;
+  for (uint32_t q = 0; q < s->n_seqs; q++) {
+    fake_store(d, s, q);
+    for (; i < s->n_rows && s->rows[i] < s->query_start[q + 1]; i++) fake_sample(d, s, q, i, &ret_sampled[i]);
+  }
+  FAKE_CHECK(i == s->n_rows);
+  atomic_fetch_add_explicit(&fake.n_rows, s->n_rows, memory_order_relaxed);
+  return TL_OK;
+}
+
+/* --- life ----------------------------------------------------------------------------------------- */
+
+static const struct tl_device_ops fake_ops;
+
+static inline int fake_open(const struct tl_device_options *options, struct tl_device **ret, struct tl_error *err) {
+  if (fake.open_error && options->index == fake.bad) return tl_error_set(err, fake.open_error, "devices", "no such fake device");
+  struct fake_device *d = calloc(1, sizeof *d);
+  d->ops = &fake_ops;
+  d->index = options->index;
+  atomic_fetch_add_explicit(&fake.n_open, 1, memory_order_relaxed);
+  *ret = (struct tl_device *)(void *)d;
+  return TL_OK;
+}
+
+static inline int fake_load(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret,
+                     struct tl_error *err) {
+  struct fake_device *d = (struct fake_device *)(void *)device;
+  if (fake.load_error && d->index == fake.bad) return tl_error_set(err, fake.load_error, NULL, "the fake device cannot load");
+  d->load = *load;
+  size_t slots = (size_t)fake.n_blocks * TL_BLOCK_TOKENS;
+  d->kv = malloc(slots * sizeof *d->kv);
+  for (size_t i = 0; i < slots; i++) d->kv[i] = -1;
+  d->block_of = malloc(fake.n_blocks);
+  *ret = (struct tl_device_loaded){fake.n_blocks, slots * sizeof *d->kv, 1};
+  if (load->progress) load->progress(1, 1, load->context);
+  return TL_OK;
+}
+
+static inline void fake_close(struct tl_device *device) {
+  struct fake_device *d = (struct fake_device *)(void *)device;
+  free(d->kv);
+  free(d->block_of);
+  free(d);
+  atomic_fetch_sub_explicit(&fake.n_open, 1, memory_order_relaxed);
+}
+
+static const struct tl_device_ops fake_ops = {"fake", fake_open, fake_load, fake_submit, fake_collect, fake_close};
+
+/* --- sequences for it --------------------------------------------------------------------------------- */
+
+/* A sequence with a random prompt; free with fake_sequence_free. */
+static inline struct tl_sequence *fake_sequence(uint64_t *random, uint32_t n_prompt, uint32_t max_new) {
+  struct tl_sequence *seq = calloc(1, sizeof *seq);
+  seq->n_prompt = n_prompt;
+  seq->max_new = max_new;
+  seq->tokens = malloc((n_prompt + max_new) * sizeof *seq->tokens);
+  for (uint32_t i = 0; i < n_prompt; i++) seq->tokens[i] = (int32_t)unit_below(random, FAKE_VOCAB);
+  for (uint32_t i = n_prompt; i < n_prompt + max_new; i++) seq->tokens[i] = -7;
+  seq->sampling = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .seed = unit_random(random), .target = -1, .n_top = -1};
+  return seq;
+}
+
+static inline void fake_want_logprobs(struct tl_sequence *seq, int32_t n_top) {
+  uint32_t n = seq->n_prompt + seq->max_new;
+  seq->sampling.n_top = n_top;
+  seq->logprobs = calloc(n, sizeof *seq->logprobs);
+  for (uint32_t i = 0; i < n && n_top > 0; i++) {
+    seq->logprobs[i].top_tokens = malloc((size_t)n_top * sizeof(int32_t));
+    seq->logprobs[i].top_logprobs = malloc((size_t)n_top * sizeof(float));
+  }
+}
+
+static inline void fake_want_history(struct tl_sequence *seq) {
+  uint32_t n = seq->n_prompt + seq->max_new;
+  seq->sampling.presence_penalty = 1;
+  seq->history_slots = 16;
+  while (seq->history_slots < 2 * n) seq->history_slots *= 2;
+  seq->history = calloc(n, sizeof *seq->history);
+  seq->history_index = calloc(seq->history_slots, sizeof *seq->history_index);
+}
+
+/* The ids are borrowed. */
+static inline void fake_want_stop(struct tl_sequence *seq, const int32_t *ids, uint32_t n, uint32_t min_new) {
+  seq->stop_ids = ids;
+  seq->n_stop_ids = n;
+  seq->min_new = min_new;
+  seq->bias = calloc(n + 1, sizeof *seq->bias);
+}
+
+static inline void fake_sequence_free(struct tl_sequence *seq) {
+  uint32_t n = seq->n_prompt + seq->max_new;
+  for (uint32_t i = 0; seq->logprobs && i < n; i++) {
+    free(seq->logprobs[i].top_tokens);
+    free(seq->logprobs[i].top_logprobs);
+  }
+  free(seq->logprobs);
+  free(seq->history);
+  free(seq->history_index);
+  free(seq->bias);
+  free(seq->tokens);
+  free(seq);
+}
+
+static inline bool fake_is_stop(const struct tl_sequence *seq, int32_t token) {
+  for (uint32_t i = 0; i < seq->n_stop_ids; i++)
+    if (seq->stop_ids[i] == token) return true;
+  return false;
+}
+
+/* Checks all n_out tokens, and the log-probabilities of whatever was scored,
+ * against the model. The loop's thread. */
+static inline void fake_check_sequence(const struct tl_sequence *seq) {
+  uint32_t n_out = atomic_load_explicit(&seq->n_out, memory_order_acquire);
+  uint32_t n_scored = atomic_load_explicit(&seq->n_scored, memory_order_acquire);
+  uint64_t hash = 0;
+  FAKE_CHECK(n_out <= seq->max_new && n_scored < seq->n_prompt + (seq->n_prompt == 0));
+  for (uint32_t i = 0; i < seq->n_prompt + n_out; i++) {
+    bool generated = i >= seq->n_prompt;
+    if (generated) {
+      int32_t expected = fake_next(hash, seq->sampling.seed);
+      while (i - seq->n_prompt < seq->min_new && fake_is_stop(seq, expected)) expected = (expected + 1) % FAKE_VOCAB;
+      FAKE_CHECK(seq->tokens[i] == expected);
+    }
+    if (seq->logprobs && (generated || (i >= 1 && i <= n_scored))) {
+      const struct tl_logprobs *l = &seq->logprobs[i];
+      FAKE_CHECK(l->logprob == fake_logprob(hash, seq->tokens[i]) && l->n_top == seq->sampling.n_top);
+      for (int32_t k = 0; k < l->n_top; k++) FAKE_CHECK(l->top_tokens[k] == (seq->tokens[i] + k) % FAKE_VOCAB);
+    }
+    hash = fake_hash(hash, seq->tokens[i]);
+  }
+}
+
+#endif
