@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: MIT */
+/* Connections and requests. A connection answers one request at a time: its
+ * parser is paused at the end of a message and goes on when the answer ended;
+ * bytes of later requests wait in `in`, up to a bound. */
+#ifndef HTTP_PRIVATE_H
+#define HTTP_PRIVATE_H
+
+#include <llhttp.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <uv.h>
+
+#include "tokenlane/base/buffer.h"
+#include "tokenlane/base/thread.h"
+#include "tokenlane/http.h"
+
+#define HTTP_READ_BYTES 65536
+#define HTTP_PIPELINE_BYTES 65536 /* with so many unparsed bytes no more is read */
+#define HTTP_CHUNK_EXTENSION_BYTES 1024
+#define HTTP_LINGER_NS 2000000000LL
+#define HTTP_LINGER_BYTES (1 << 20)
+#define HTTP_N_CODES 15
+#define HTTP_MAX_ROUTES 128
+
+struct http_route {
+  char *path;
+  size_t path_length;
+  const char *method; /* GET or POST */
+  tl_http_handler handler;
+  void *context;
+  tl_metric requests[HTTP_N_CODES], seconds;
+};
+
+struct http_header {
+  uint32_t name, value; /* offsets in head, NUL-terminated */
+};
+
+/* head.c: the bytes of a header as they come, for what llhttp lets through. */
+enum http_scan_at { SCAN_BEGIN, SCAN_REQUEST_LINE, SCAN_LINE_BEGIN, SCAN_NAME, SCAN_VALUE, SCAN_END };
+struct http_scan {
+  enum http_scan_at at;
+  bool after_cr;
+  size_t bytes;
+};
+
+enum conn_state {
+  CONN_READING,  /* waits for a request or is in one */
+  CONN_ANSWERING, /* a handler has the request */
+  CONN_LINGERING, /* the last answer is out; input is thrown away until the client is done */
+  CONN_CLOSING,
+};
+
+struct tl_http_request {
+  struct http_conn *conn;
+  struct tl_buffer head;  /* target, then names and values, each with a NUL */
+  struct tl_buffer body;
+  struct http_header *headers;
+  unsigned n_headers, cap_headers;
+  char *path, *query;     /* in head */
+  const struct http_route *route;
+  int64_t began_ns;
+  bool is_head, is_http10, keep_alive, chunked_answer, began_answer;
+  struct tl_buffer extra; /* header lines that the handler added */
+  int status;
+  void *data;
+  void (*on_abort)(struct tl_http_request *request);
+  void (*on_writable)(struct tl_http_request *request);
+};
+
+struct http_conn {
+  union {
+    uv_handle_t handle;
+    uv_stream_t stream;
+    uv_tcp_t tcp;
+    uv_pipe_t pipe;
+  };
+  struct http_loop *loop;
+  struct http_conn *prev, *next;   /* all of the loop */
+  struct http_conn *dirty_next;    /* those with something to write */
+  bool dirty, processing, reading, body_seen, in_header, close_after_write, value_last, at_trailers, full;
+  enum conn_state state;
+  llhttp_t parser;
+  struct http_scan scan;
+  struct tl_buffer in;
+  struct tl_buffer out;            /* not yet given to the kernel */
+  struct tl_buffer flying;         /* given to uv_write */
+  uv_write_t write;
+  int64_t deadline_ns;             /* of the state; 0: none */
+  int64_t write_deadline_ns;       /* 0: nothing waits */
+  size_t unwritten;                /* of `flying`, when that was last looked at */
+  int error_status;                /* why a callback stopped the parser */
+  const char *error_text;
+  size_t extension_bytes, discarded_bytes;
+  struct tl_http_request request;
+};
+
+struct http_loop {
+  struct tl_http *http;
+  unsigned index;
+  bool inited, started, stopping, draining;
+  pthread_t thread;
+  uv_loop_t uv;
+  uv_async_t async;
+  uv_prepare_t prepare;
+  uv_check_t check;
+  uv_timer_t sweep;
+  union {
+    uv_stream_t stream;
+    uv_tcp_t tcp;
+    uv_pipe_t pipe;
+  } *listeners;
+  unsigned n_listeners;
+  struct http_conn *conns, *dirty;
+  unsigned n_conns;
+  char *read_buffer;               /* (HTTP_READ_BYTES) */
+  char date[64];
+  int64_t date_s;
+  struct tl_metrics_shard *shard;
+  TL_ALIGNED _Atomic unsigned n_open; /* n_conns for other threads */
+};
+
+struct tl_http {
+  struct tl_http_options o;
+  struct http_loop *loops;
+  struct http_route routes[HTTP_MAX_ROUTES]; /* the last one stands for unknown paths */
+  unsigned n_routes;
+  struct http_route unknown;
+  struct tl_metrics *metrics;
+  tl_metric bytes_in, bytes_out;
+  const char *(*error_body)(int status, const char *message, struct tl_buffer *out);
+  void (*on_wake)(unsigned loop, void *context);
+  void *on_wake_context;
+  int port;
+  bool made_unix_file;
+  int *fds;                        /* listening sockets, (n_fds) per loop */
+  unsigned n_fds;
+  _Atomic int draining, stopping;
+};
+
+/* listen.c */
+int http_listen_open(struct tl_http *http, struct tl_error *err);
+int http_listen_attach(struct http_loop *loop);
+void http_listen_close(struct http_loop *loop);
+/* loop.c */
+void *http_loop_run(void *loop);
+int http_loop_init(struct http_loop *loop, struct tl_error *err);
+/* For a loop whose thread does not run: closes what it has. */
+void http_loop_done(struct http_loop *loop);
+int64_t http_loop_now(struct http_loop *loop);
+/* conn.c */
+void http_conn_accept(struct http_loop *loop, uv_stream_t *listener);
+void http_conn_mark_dirty(struct http_conn *conn);
+/* Reads on, or stops while requests wait: for the answer before them, or for room. */
+void http_conn_pace_reading(struct http_conn *conn);
+void http_conn_flush(struct http_conn *conn);
+/* The answer is complete: on to the next request, or to the end. */
+void http_conn_answered(struct http_conn *conn);
+/* The client is gone or too slow: aborts a running answer, closes. */
+void http_conn_cut(struct http_conn *conn);
+void http_conn_check_time(struct http_conn *conn, int64_t now_ns);
+size_t http_conn_queued(const struct http_conn *conn);
+/* parse.c */
+void http_parse_begin(struct http_conn *conn);
+/* Parses conn->in; handlers are called from here. */
+void http_parse_input(struct http_conn *conn);
+extern const llhttp_settings_t http_parse_settings;
+void http_parse_init(struct http_conn *conn);
+/* head.c: 0, or the status of what is wrong and its text; *length is cut to the bytes before that. */
+int http_scan_bytes(struct http_scan *scan, const char *bytes, size_t *length, size_t max_bytes, const char **ret_text);
+int http_head_check(struct http_conn *conn, const char **ret_text);
+/* respond.c */
+void http_respond_error(struct http_conn *conn, int status, const char *text);
+void http_request_clear(struct tl_http_request *request);
+void http_count_answer(struct tl_http_request *request);
+
+#endif
