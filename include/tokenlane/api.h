@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: MIT */
+/* The meaning of a request: OpenAI's endpoints over http, text, route and
+ * engine. Registers its handlers in http and its drain function on each loop. */
+#ifndef TOKENLANE_API_H
+#define TOKENLANE_API_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tokenlane/engine.h"
+#include "tokenlane/http.h"
+#include "tokenlane/metrics.h"
+#include "tokenlane/model.h"
+#include "tokenlane/route.h"
+#include "tokenlane/text.h"
+
+struct tl_api;
+
+struct tl_api_limits {
+  int64_t max_choices;      /* n */
+  int64_t max_prompts;      /* prompts in one request */
+  int64_t max_total_tokens; /* prompts x n x max_tokens of one request */
+  int64_t max_logit_bias;   /* entries */
+  int64_t max_stop_bytes;   /* of one stop string */
+  struct tl_template_limits tmpl;
+};
+
+struct tl_api_options {
+  struct tl_http *http;        /* borrowed, as all below */
+  struct tl_metrics *metrics;
+  unsigned n_loops, n_replicas;
+  const char *model_name;      /* served id */
+  const char *const *aliases;  /* (n_aliases) further ids that mean it */
+  unsigned n_aliases;
+  struct tl_api_limits limits;
+};
+
+/* What serves requests, once it is loaded. All borrowed until tl_api_free. */
+struct tl_serving {
+  struct tl_engine *engine;
+  struct tl_route *route;
+  const struct tl_model *model;
+  const struct tl_tokenizer *tokenizer;
+  const struct tl_chat_format *chat; /* NULL: the model has no chat template */
+};
+
+/* Registers handlers and metrics. Boot, before tl_http_start. Until
+ * tl_api_serve the model's endpoints answer 503. */
+int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct tl_error *err);
+/* From now on requests are served. *serving must stay as it is. Main thread. */
+void tl_api_serve(struct tl_api *api, const struct tl_serving *serving);
+/* From now on new work gets 503, running work goes on. Any thread. */
+void tl_api_drain(struct tl_api *api);
+/* Requests whose sequences are not all finished. Any thread. */
+unsigned tl_api_active(const struct tl_api *api);
+/* What the engine has to call to wake a loop; context is the api. Any thread. */
+void tl_api_wake(unsigned loop, void *api);
+/* Takes the final events that no loop has taken. After tl_engine_stop and
+ * tl_http_stop, main thread. */
+void tl_api_reap(struct tl_api *api);
+void tl_api_free(struct tl_api *api);
+
+#endif

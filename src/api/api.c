@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+/* Joins http below with engine and route below: registration, readiness, drain. */
+#include "tokenlane/api.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "api/api_private.h"
+#include "tokenlane/base/clock.h"
+#include "tokenlane/base/hash.h"
+
+static void on_wake(unsigned loop, void *context) {
+  struct tl_api *api = context;
+  /* pairs with tl_api_serve; events come only from an engine that serves */
+  const struct tl_serving *serving = atomic_load_explicit(&api->serving, memory_order_acquire);
+  if (serving) tl_engine_drain(serving->engine, loop, api_on_event, api);
+}
+
+void tl_api_wake(unsigned loop, void *api) {
+  tl_http_wake(((struct tl_api *)api)->o.http, loop);
+}
+
+/* 1 ms to 60 s, for times that a person waits. */
+static const double second_bounds[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+                                       0.5,   1,      2.5,   5,    10,    30,   60};
+
+static tl_metric seconds(struct tl_api *api, const char *name, const char *help, const char *labels) {
+  return tl_metrics_histogram(api->o.metrics, name, help, labels, second_bounds,
+                              sizeof second_bounds / sizeof *second_bounds, 1e-9);
+}
+
+static int add_metrics(struct tl_api *api) {
+  api->ttft = calloc(api->o.n_replicas, sizeof *api->ttft);
+  api->inter_token = calloc(api->o.n_replicas, sizeof *api->inter_token);
+  if (!api->ttft || !api->inter_token) return TL_ENOMEM;
+  for (unsigned i = 0; i < api->o.n_replicas; i++) {
+    char labels[32];
+    snprintf(labels, sizeof labels, "replica=\"%u\"", i);
+    api->ttft[i] = seconds(api, "tokenlane_time_to_first_token_seconds",
+                           "From the submission of a sequence to its first token at the loop.", labels);
+    api->inter_token[i] =
+        seconds(api, "tokenlane_time_between_tokens_seconds", "Between two tokens of a sequence at the loop.", labels);
+  }
+  api->generation_seconds =
+      seconds(api, "tokenlane_generation_seconds", "Whole time of generation requests that were answered.", NULL);
+  api->cancelled = tl_metrics_counter(api->o.metrics, "tokenlane_cancelled_requests_total",
+                                      "Generation requests whose client went before the answer ended.", NULL);
+  return TL_OK;
+}
+
+int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct tl_error *err) {
+  struct tl_api *api = aligned_alloc(TL_CACHE_LINE, sizeof *api);
+  if (!api) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  *api = (struct tl_api){.o = *options, .created_s = tl_wall_ns() / TL_SEC(1)};
+  api->key[0] = tl_random_seed();
+  api->key[1] = tl_random_seed();
+  snprintf(api->fingerprint, sizeof api->fingerprint, "tokenlane-%s", TL_VERSION);
+  api->loops = aligned_alloc(TL_CACHE_LINE, options->n_loops * sizeof *api->loops);
+  int r = api->loops ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  for (unsigned i = 0; r == TL_OK && i < options->n_loops; i++) api->loops[i].n_ids = 0;
+  if (r == TL_OK && add_metrics(api) < 0) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  tl_http_error_body(options->http, api_http_error);
+  tl_http_on_wake(options->http, on_wake, api);
+  if (r == TL_OK) r = api_register_models(api, err);
+  if (r == TL_OK) r = api_register_tokenize(api, err);
+  if (r == TL_OK) r = api_register_completions(api, err);
+  if (r == TL_OK) r = api_register_chat(api, err);
+  if (r < 0)
+    tl_api_free(api);
+  else
+    *ret = api;
+  return r;
+}
+
+void tl_api_serve(struct tl_api *api, const struct tl_serving *serving) {
+  /* publishes *serving; pairs with the acquire loads of the loops */
+  atomic_store_explicit(&api->serving, serving, memory_order_release);
+}
+
+void tl_api_drain(struct tl_api *api) {
+  atomic_store_explicit(&api->draining, 1, memory_order_relaxed); /* see api_serving */
+}
+
+unsigned tl_api_active(const struct tl_api *api) {
+  return atomic_load_explicit(&api->active, memory_order_relaxed); /* a count alone */
+}
+
+void tl_api_reap(struct tl_api *api) {
+  for (unsigned i = 0; i < api->o.n_loops; i++) on_wake(i, api);
+}
+
+void tl_api_free(struct tl_api *api) {
+  if (!api) return;
+  free(api->loops);
+  free(api->ttft);
+  free(api->inter_token);
+  free(api);
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+/* OpenAI's error shape. Only messages made for clients come here: no path, no
+ * pointer, no source line. */
+#include <stdio.h>
+#include <string.h>
+
+#include "api/api_private.h"
+
+int api_error_status(const struct tl_error *err) {
+  if (err->http_status) return err->http_status;
+  switch (err->code) {
+    case TL_EINVAL:
+    case TL_ELIMIT:
+    case TL_ECONTEXT:
+    case TL_ECORRUPT:
+    case TL_EUNSUPPORTED: return 400;
+    case TL_ENOTFOUND: return 404;
+    case TL_EBUSY: return 429;
+    default: return 500;
+  }
+}
+
+static const char *error_type(int status) {
+  switch (status) {
+    case 401: return "authentication_error";
+    case 404: return "not_found_error";
+    case 429: return "rate_limit_error";
+    default: return status >= 500 ? "server_error" : "invalid_request_error";
+  }
+}
+
+static const char *error_code(int status, const struct tl_error *err) {
+  if (err->code == TL_ECONTEXT) return "context_length_exceeded";
+  switch (status) {
+    case 404: return strcmp(err->field, "model") == 0 ? "model_not_found" : NULL;
+    case 429: return "server_overloaded";
+    case 503: return "not_ready";
+    default: return NULL;
+  }
+}
+
+void api_error_json(struct tl_buffer *out, const struct tl_error *err) {
+  int status = api_error_status(err);
+  const char *code = error_code(status, err);
+  tl_buffer_puts(out, "{\"error\":{\"message\":");
+  api_json_string(out, err->message, strlen(err->message));
+  tl_buffer_printf(out, ",\"type\":\"%s\",\"param\":", error_type(status));
+  if (*err->field)
+    api_json_string(out, err->field, strlen(err->field));
+  else
+    tl_buffer_puts(out, "null");
+  if (code)
+    tl_buffer_printf(out, ",\"code\":\"%s\"}}", code);
+  else
+    tl_buffer_puts(out, ",\"code\":null}}");
+}
+
+const char *api_http_error(int status, const char *message, struct tl_buffer *out) {
+  struct tl_error err = {.http_status = status};
+  snprintf(err.message, sizeof err.message, "%s", message);
+  api_error_json(out, &err);
+  return "application/json";
+}
+
+void api_respond_buffer(struct tl_http_request *request, int status, struct tl_buffer *body) {
+  if (body->failed) {
+    static const char message[] = "{\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\",\"param\":null,\"code\":null}}";
+    tl_http_respond(request, 500, "application/json", message, sizeof message - 1);
+  } else {
+    tl_http_respond(request, status, "application/json", body->data, body->length);
+  }
+  tl_buffer_done(body);
+}
+
+void api_respond_error(struct tl_http_request *request, const struct tl_error *err, unsigned retry_after_s) {
+  struct tl_buffer body;
+  tl_buffer_init(&body, 0);
+  int status = api_error_status(err);
+  api_error_json(&body, err);
+  if (retry_after_s) {
+    char seconds[16];
+    snprintf(seconds, sizeof seconds, "%u", retry_after_s);
+    tl_http_add_header(request, "Retry-After", seconds);
+  }
+  api_respond_buffer(request, status, &body);
+}

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of this room share. A call is one request with its choices;
+ * it lives in an arena of its own, on one loop, until its last sequence is final. */
+#ifndef API_PRIVATE_H
+#define API_PRIVATE_H
+
+#include <jansson.h>
+#include <stdatomic.h>
+
+#include "tokenlane/api.h"
+#include "tokenlane/base/arena.h"
+#include "tokenlane/base/buffer.h"
+
+#define API_MAX_STOPS 4
+#define API_MAX_DEPTH 64
+#define API_ARENA_LIMIT ((size_t)1 << 30)
+
+enum api_endpoint { API_COMPLETIONS = 1, API_CHAT = 2, API_BOTH = 3 };
+
+/* --- fields.c: the checked fields of a generation request ------------------------ */
+struct api_params {
+  const char *model; /* NULL: not given */
+  json_t *prompt, *messages; /* borrowed from the body */
+  int64_t n, max_tokens, max_completion_tokens, min_tokens; /* -1: not given */
+  double temperature, top_p, min_p;                         /* -1: not given */
+  int64_t top_k;                                            /* -1: not given or off */
+  double presence_penalty, frequency_penalty, repetition_penalty; /* repetition: -1 not given */
+  int64_t seed;
+  bool has_seed, stream, include_usage, echo, ignore_eos;
+  int64_t n_top_logprobs; /* -1: no log-probabilities; else how many alternatives */
+  struct { const char *text; size_t length; } stop[API_MAX_STOPS];
+  unsigned n_stop;
+  struct tl_token_bias *bias; /* in the call's arena */
+  uint32_t n_bias;
+};
+/* Reads and checks every field of the table; strings stay borrowed from body. */
+int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t *body, struct tl_arena *arena,
+                    struct api_params *ret, struct tl_error *err);
+/* "a string", "the number 3.5", ...: what a value is, for messages; into text[64]. */
+const char *api_value_text(const json_t *value, char *text);
+
+/* --- body.c: bytes to JSON, hostile ones included ----------------------------------- */
+/* Scans once: depth, node budget, no NUL; then jansson. The object, owned by the caller. */
+int api_body_read(struct tl_http_request *request, json_t **ret, struct tl_error *err);
+/* The scan alone: depth <= API_MAX_DEPTH, values and members within the budget. */
+int api_body_scan(const char *text, size_t length, size_t max_nodes, struct tl_error *err);
+
+/* --- stop.c: stop strings across token borders ----------------------------------------- */
+struct api_stop {
+  const struct api_params *params;
+  struct tl_buffer pending; /* text that may still become part of a stop string */
+  bool hit;
+};
+void api_stop_init(struct api_stop *stop, const struct api_params *params);
+void api_stop_done(struct api_stop *stop);
+/* Adds text; appends to out what is certain to belong to the answer. */
+int api_stop_push(struct api_stop *stop, const char *text, size_t length, struct tl_buffer *out);
+/* End of the sequence: what was held back belongs to the answer. */
+int api_stop_flush(struct api_stop *stop, struct tl_buffer *out);
+
+/* --- calls ------------------------------------------------------------------------------ */
+struct api_call;
+
+struct api_prompt {
+  int32_t *ids;      /* in the call's arena */
+  uint32_t n;
+  const char *text;  /* as the client sent it; NULL when it sent ids */
+  size_t length;
+};
+
+struct api_choice {
+  struct api_call *call;
+  struct tl_sequence *seq;  /* NULL once it is final and counted */
+  unsigned index;           /* as the client sees it */
+  unsigned prompt;          /* which prompt */
+  uint32_t n_seen;          /* generated tokens already turned into text */
+  uint32_t n_sent_logprobs; /* tokens whose log-probabilities were sent (streams) */
+  bool final;               /* the engine's last event has come */
+  bool role_sent, done;     /* done: text complete, finish known */
+  const char *finish;       /* "stop", "length", ...; NULL while open */
+  struct tl_detok detok;
+  struct api_stop stop;
+  struct tl_buffer text;    /* whole text (plain answers), or the unsent piece (streams) */
+  uint32_t text_offset;     /* characters of text sent so far (completions' text_offset) */
+  int64_t last_token_ns;
+};
+
+struct api_call {
+  struct tl_api *api;
+  const struct tl_serving *serving;
+  struct tl_http_request *request; /* NULL once answered or aborted */
+  unsigned loop;
+  enum api_endpoint endpoint;
+  struct tl_arena arena;
+  json_t *body;
+  struct api_params params;
+  char id[40];
+  int64_t created_s;
+  struct api_prompt *prompts;
+  unsigned n_prompts;
+  struct api_choice *choices;
+  unsigned n_choices;
+  unsigned n_live;      /* sequences not yet final */
+  unsigned n_open;      /* choices whose text is not complete */
+  bool began;           /* streams: header sent */
+};
+
+/* request.c: tokens are in call->prompts: makes choices and sequences, reserves, submits.
+ * On error nothing is left behind and the caller answers. */
+int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err);
+struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint);
+/* Frees a call none of whose sequences is live. */
+void api_call_free(struct api_call *call);
+/* Engine's event for a sequence. */
+void api_on_event(struct tl_sequence *seq, bool final, void *context);
+/* The whole life of a generation request: read, tokenize by `prepare`, start. */
+void api_generate(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint,
+                  int (*prepare)(struct api_call *call, struct tl_error *err));
+
+/* stream.c: new tokens of a choice into text, chunks and answers. Sends the
+ * answer when it is complete, and then call->request is NULL. */
+void api_choice_advance(struct api_choice *choice);
+/* The client can take more: goes on with every choice. */
+void api_call_resume(struct api_call *call);
+/* Answers with an error (in the stream when it has begun) and cancels what runs. */
+void api_call_fail(struct api_call *call, const struct tl_error *err);
+void api_call_cancel(struct api_call *call);
+
+/* shape.c: JSON of chunks and answers. */
+enum api_chunk { API_CHUNK_ROLE, API_CHUNK_TEXT, API_CHUNK_FINISH };
+void api_shape_chunk(struct api_choice *choice, enum api_chunk kind, struct tl_buffer *out);
+void api_shape_usage_chunk(struct api_call *call, struct tl_buffer *out);
+void api_shape_answer(struct api_call *call, struct tl_buffer *out);
+
+/* logprobs.c: log-probabilities of the tokens [from, to), by index in the
+ * sequence (prompt first), in the shape of the call's endpoint. */
+void api_logprobs(struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out);
+
+/* json_out.c */
+void api_json_string(struct tl_buffer *out, const char *text, size_t length);
+void api_json_number(struct tl_buffer *out, double value);
+
+/* api_error.c */
+int api_error_status(const struct tl_error *err);
+void api_error_json(struct tl_buffer *out, const struct tl_error *err);
+void api_respond_error(struct tl_http_request *request, const struct tl_error *err, unsigned retry_after_s);
+const char *api_http_error(int status, const char *message, struct tl_buffer *out);
+void api_respond_buffer(struct tl_http_request *request, int status, struct tl_buffer *body);
+
+/* chat.c, completions.c, models.c, tokenize.c: their handlers. */
+int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, json_t *messages, bool add_generation_prompt,
+                    struct tl_tokens *out, struct tl_error *err);
+int api_register_chat(struct tl_api *api, struct tl_error *err);
+int api_register_completions(struct tl_api *api, struct tl_error *err);
+int api_register_models(struct tl_api *api, struct tl_error *err);
+int api_register_tokenize(struct tl_api *api, struct tl_error *err);
+/* 404 error unless `model` is NULL, the served id or an alias. */
+int api_check_model(const struct tl_api *api, const char *model, struct tl_error *err);
+/* The serving state, or NULL and a 503 error while loading or draining. */
+const struct tl_serving *api_serving(struct tl_api *api, struct tl_error *err);
+
+struct api_loop {
+  TL_ALIGNED uint64_t n_ids; /* the loop's own */
+};
+
+struct tl_api {
+  struct tl_api_options o;
+  uint64_t key[2];          /* random, of the process: ids and default seeds */
+  char fingerprint[40];
+  int64_t created_s;
+  struct api_loop *loops;
+  tl_metric *ttft, *inter_token; /* (n_replicas) */
+  tl_metric generation_seconds, cancelled;
+  /* set once by the main thread, read by loops */
+  TL_ALIGNED _Atomic(const struct tl_serving *) serving;
+  _Atomic int draining;
+  TL_ALIGNED _Atomic unsigned active;
+};
+
+#endif

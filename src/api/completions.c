@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+/* /v1/completions: a prompt in one of four forms to tokens. */
+#include <stdio.h>
+#include <string.h>
+
+#include "api/api_private.h"
+
+static int copy_ids(struct api_call *call, struct api_prompt *prompt, const int32_t *ids, size_t n, struct tl_error *err) {
+  prompt->ids = tl_arena_array(&call->arena, n + 1, sizeof *ids);
+  if (!prompt->ids) return tl_error_set(err, TL_ENOMEM, "prompt", "out of memory");
+  if (n) memcpy(prompt->ids, ids, n * sizeof *ids);
+  prompt->n = (uint32_t)n;
+  return TL_OK;
+}
+
+static int from_text(struct api_call *call, struct api_prompt *prompt, json_t *value, struct tl_error *err) {
+  struct tl_tokens tokens = {0};
+  struct tl_encode_options options = {.add_special = true, .parse_special = true};
+  prompt->text = json_string_value(value);
+  prompt->length = json_string_length(value);
+  int r = tl_tokenizer_encode(call->serving->tokenizer, prompt->text, prompt->length, &options, &tokens, err);
+  if (r == TL_OK) r = copy_ids(call, prompt, tokens.ids, tokens.n, err);
+  tl_tokens_done(&tokens);
+  return r;
+}
+
+static int from_ids(struct api_call *call, struct api_prompt *prompt, json_t *list, const char *name,
+                    struct tl_error *err) {
+  size_t n = json_array_size(list);
+  prompt->ids = tl_arena_array(&call->arena, n + 1, sizeof *prompt->ids);
+  if (!prompt->ids) return tl_error_set(err, TL_ENOMEM, "prompt", "out of memory");
+  int64_t vocab = call->serving->model->vocab_size;
+  for (size_t i = 0; i < n; i++) {
+    json_t *id = json_array_get(list, i);
+    char what[64];
+    if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= vocab)
+      return tl_error_set(err, TL_EINVAL, name, "%s[%zu]: expected a token id from 0 to %lld, got %s", name, i,
+                          (long long)(vocab - 1), api_value_text(id, what));
+    prompt->ids[i] = (int32_t)json_integer_value(id);
+  }
+  prompt->n = (uint32_t)n;
+  return TL_OK;
+}
+
+static int one_prompt(struct api_call *call, json_t *value, const char *name, struct tl_error *err) {
+  struct api_prompt *prompt = &call->prompts[call->n_prompts++];
+  if (json_is_string(value)) return from_text(call, prompt, value, err);
+  if (json_is_array(value)) return from_ids(call, prompt, value, name, err);
+  char what[64];
+  return tl_error_set(err, TL_EINVAL, name, "%s: expected a string or a list of token ids, got %s", name,
+                      api_value_text(value, what));
+}
+
+static int prepare(struct api_call *call, struct tl_error *err) {
+  json_t *value = call->params.prompt;
+  json_t *first = json_is_array(value) ? json_array_get(value, 0) : NULL;
+  bool several = first && !json_is_number(first);
+  size_t n = several ? json_array_size(value) : 1;
+  int64_t most = call->api->o.limits.max_prompts;
+  if (json_is_array(value) && !first)
+    return tl_error_set(err, TL_EINVAL, "prompt", "prompt: expected at least one token or text, got an empty list");
+  if (n > (size_t)most)
+    return tl_error_set(err, TL_EINVAL, "prompt", "prompt: expected at most %lld prompts, got %zu", (long long)most, n);
+  call->prompts = tl_arena_array(&call->arena, n, sizeof *call->prompts);
+  if (!call->prompts) return tl_error_set(err, TL_ENOMEM, "prompt", "out of memory");
+  if (!several) return one_prompt(call, value, "prompt", err);
+  for (size_t i = 0; i < n; i++) {
+    char name[32];
+    snprintf(name, sizeof name, "prompt[%zu]", i);
+    int r = one_prompt(call, json_array_get(value, i), name, err);
+    if (r < 0) return r;
+  }
+  return TL_OK;
+}
+
+static void on_completions(struct tl_http_request *request, void *context) {
+  api_generate(context, request, API_COMPLETIONS, prepare);
+}
+
+int api_register_completions(struct tl_api *api, struct tl_error *err) {
+  return tl_http_handle(api->o.http, "POST", "/v1/completions", on_completions, api) == TL_OK
+             ? TL_OK
+             : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+}

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MIT */
+/* Log-probabilities in the two shapes of OpenAI's API. */
+#include <string.h>
+
+#include "api/api_private.h"
+#include "tokenlane/base/utf8.h"
+
+static const char *token_bytes(const struct api_choice *choice, int32_t id, size_t *ret_length) {
+  const char *bytes = tl_tokenizer_bytes(choice->call->serving->tokenizer, id, ret_length);
+  if (!bytes) *ret_length = 0;
+  return bytes ? bytes : "";
+}
+
+/* A token that is no whole characters is written as "bytes:\xe2\x96", which is
+ * how OpenAI's completions keep such tokens apart. */
+static void token_name(const struct api_choice *choice, int32_t id, struct tl_buffer *out) {
+  size_t length;
+  const char *bytes = token_bytes(choice, id, &length);
+  if (tl_utf8_valid(bytes, length)) {
+    api_json_string(out, bytes, length);
+    return;
+  }
+  tl_buffer_puts(out, "\"bytes:");
+  for (size_t i = 0; i < length; i++) tl_buffer_printf(out, "\\\\x%02x", (unsigned char)bytes[i]);
+  tl_buffer_putc(out, '"');
+}
+
+/* --- chat --------------------------------------------------------------------------- */
+
+static void chat_token(const struct api_choice *choice, int32_t id, double logprob, struct tl_buffer *out) {
+  size_t length;
+  const char *bytes = token_bytes(choice, id, &length);
+  tl_buffer_puts(out, "{\"token\":");
+  api_json_string(out, bytes, length);
+  tl_buffer_puts(out, ",\"logprob\":");
+  api_json_number(out, logprob);
+  tl_buffer_puts(out, ",\"bytes\":[");
+  for (size_t i = 0; i < length; i++) tl_buffer_printf(out, "%s%u", i ? "," : "", (unsigned char)bytes[i]);
+  tl_buffer_putc(out, ']');
+}
+
+static void chat_logprobs(const struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out) {
+  tl_buffer_puts(out, "{\"content\":[");
+  for (uint32_t i = from; i < to; i++) {
+    const struct tl_logprobs *l = &choice->seq->logprobs[i];
+    if (i > from) tl_buffer_putc(out, ',');
+    chat_token(choice, choice->seq->tokens[i], (double)l->logprob, out);
+    tl_buffer_puts(out, ",\"top_logprobs\":[");
+    for (int32_t k = 0; k < l->n_top; k++) {
+      if (k) tl_buffer_putc(out, ',');
+      chat_token(choice, l->top_tokens[k], (double)l->top_logprobs[k], out);
+      tl_buffer_putc(out, '}');
+    }
+    tl_buffer_puts(out, "]}");
+  }
+  tl_buffer_puts(out, "],\"refusal\":null}");
+}
+
+/* --- completions --------------------------------------------------------------------- */
+
+/* Token 0 of a prompt has nothing before it: its entries are null. */
+static void one_top(const struct api_choice *choice, uint32_t i, struct tl_buffer *out) {
+  const struct tl_logprobs *l = &choice->seq->logprobs[i];
+  if (i == 0) {
+    tl_buffer_puts(out, "null");
+    return;
+  }
+  tl_buffer_putc(out, '{');
+  for (int32_t k = 0; k < l->n_top; k++) {
+    if (k) tl_buffer_putc(out, ',');
+    token_name(choice, l->top_tokens[k], out);
+    tl_buffer_putc(out, ':');
+    api_json_number(out, (double)l->top_logprobs[k]);
+  }
+  tl_buffer_putc(out, '}');
+}
+
+static uint32_t count_characters(const char *bytes, size_t length) {
+  uint32_t n = 0;
+  for (size_t i = 0; i < length; i++) n += ((unsigned char)bytes[i] & 0xc0) != 0x80;
+  return n;
+}
+
+static void text_offsets(struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out) {
+  for (uint32_t i = from; i < to; i++) {
+    tl_buffer_printf(out, "%s%u", i > from ? "," : "", choice->text_offset);
+    size_t length;
+    const char *bytes = token_bytes(choice, choice->seq->tokens[i], &length);
+    choice->text_offset += count_characters(bytes, length);
+  }
+}
+
+static void completion_logprobs(struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out) {
+  const struct tl_sequence *seq = choice->seq;
+  tl_buffer_puts(out, "{\"tokens\":[");
+  for (uint32_t i = from; i < to; i++) {
+    if (i > from) tl_buffer_putc(out, ',');
+    token_name(choice, seq->tokens[i], out);
+  }
+  tl_buffer_puts(out, "],\"token_logprobs\":[");
+  for (uint32_t i = from; i < to; i++) {
+    if (i > from) tl_buffer_putc(out, ',');
+    if (i == 0)
+      tl_buffer_puts(out, "null");
+    else
+      api_json_number(out, (double)seq->logprobs[i].logprob);
+  }
+  tl_buffer_puts(out, "],\"top_logprobs\":");
+  if (seq->sampling.n_top > 0) {
+    tl_buffer_putc(out, '[');
+    for (uint32_t i = from; i < to; i++) {
+      if (i > from) tl_buffer_putc(out, ',');
+      one_top(choice, i, out);
+    }
+    tl_buffer_putc(out, ']');
+  } else {
+    tl_buffer_puts(out, "null");
+  }
+  tl_buffer_puts(out, ",\"text_offset\":[");
+  text_offsets(choice, from, to, out);
+  tl_buffer_puts(out, "]}");
+}
+
+void api_logprobs(struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out) {
+  if (choice->call->endpoint == API_CHAT)
+    chat_logprobs(choice, from, to, out);
+  else
+    completion_logprobs(choice, from, to, out);
+}

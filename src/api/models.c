@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT */
+/* What a client asks about the server: models, health, readiness, version, metrics. */
+#include <stdio.h>
+#include <string.h>
+
+#include "api/api_private.h"
+
+int api_check_model(const struct tl_api *api, const char *model, struct tl_error *err) {
+  if (!model || strcmp(model, api->o.model_name) == 0) return TL_OK;
+  for (unsigned i = 0; i < api->o.n_aliases; i++)
+    if (strcmp(model, api->o.aliases[i]) == 0) return TL_OK;
+  return tl_error_set(err, TL_ENOTFOUND, "model", "model: no such model; this server serves '%s'", api->o.model_name);
+}
+
+const struct tl_serving *api_serving(struct tl_api *api, struct tl_error *err) {
+  /* pairs with the release store in tl_api_serve: what it points to is complete */
+  const struct tl_serving *serving = atomic_load_explicit(&api->serving, memory_order_acquire);
+  /* relaxed: a flag alone; a request that slips past it is one that came just before */
+  bool draining = atomic_load_explicit(&api->draining, memory_order_relaxed);
+  if (serving && !draining) return serving;
+  tl_error_set(err, TL_EBUSY, NULL, draining ? "the server is shutting down" : "the model is still loading");
+  err->http_status = 503;
+  return NULL;
+}
+
+static void on_health(struct tl_http_request *request, void *context) {
+  (void)context;
+  static const char body[] = "{\"status\":\"ok\"}";
+  tl_http_respond(request, 200, "application/json", body, sizeof body - 1);
+}
+
+static void on_ready(struct tl_http_request *request, void *context) {
+  struct tl_error err = {0};
+  if (!api_serving(context, &err)) {
+    api_respond_error(request, &err, 1);
+    return;
+  }
+  static const char body[] = "{\"status\":\"ready\"}";
+  tl_http_respond(request, 200, "application/json", body, sizeof body - 1);
+}
+
+static void on_version(struct tl_http_request *request, void *context) {
+  (void)context;
+  static const char body[] = "{\"version\":\"" TL_VERSION "\"}";
+  tl_http_respond(request, 200, "application/json", body, sizeof body - 1);
+}
+
+static void on_metrics(struct tl_http_request *request, void *context) {
+  struct tl_api *api = context;
+  struct tl_buffer body;
+  tl_buffer_init(&body, 0);
+  tl_metrics_expose(api->o.metrics, &body);
+  tl_http_respond(request, body.failed ? 500 : 200, "text/plain; version=0.0.4; charset=utf-8", body.data, body.length);
+  tl_buffer_done(&body);
+}
+
+static void one_model(const struct tl_api *api, const char *id, const char *root, struct tl_buffer *out) {
+  const struct tl_serving *serving = atomic_load_explicit(&api->serving, memory_order_acquire); /* as in api_serving */
+  tl_buffer_puts(out, "{\"id\":");
+  api_json_string(out, id, strlen(id));
+  tl_buffer_printf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"tokenlane\",\"root\":",
+                   (long long)api->created_s);
+  api_json_string(out, root, strlen(root));
+  if (serving) tl_buffer_printf(out, ",\"max_model_len\":%u", tl_engine_max_context(serving->engine));
+  tl_buffer_putc(out, '}');
+}
+
+static void on_models(struct tl_http_request *request, void *context) {
+  struct tl_api *api = context;
+  struct tl_buffer body;
+  tl_buffer_init(&body, 0);
+  tl_buffer_puts(&body, "{\"object\":\"list\",\"data\":[");
+  one_model(api, api->o.model_name, api->o.model_name, &body);
+  for (unsigned i = 0; i < api->o.n_aliases; i++) {
+    tl_buffer_putc(&body, ',');
+    one_model(api, api->o.aliases[i], api->o.model_name, &body);
+  }
+  tl_buffer_puts(&body, "]}");
+  api_respond_buffer(request, 200, &body);
+}
+
+/* GET /v1/models/{id}: registered for the served id and each alias. */
+static void on_model(struct tl_http_request *request, void *context) {
+  struct tl_api *api = context;
+  struct tl_buffer body;
+  tl_buffer_init(&body, 0);
+  one_model(api, tl_http_path(request) + strlen("/v1/models/"), api->o.model_name, &body);
+  api_respond_buffer(request, 200, &body);
+}
+
+static int register_model(struct tl_api *api, const char *id) {
+  char path[512];
+  int n = snprintf(path, sizeof path, "/v1/models/%s", id);
+  if (n < 0 || (size_t)n >= sizeof path) return TL_EINVAL;
+  return tl_http_handle(api->o.http, "GET", path, on_model, api);
+}
+
+int api_register_models(struct tl_api *api, struct tl_error *err) {
+  static const struct {
+    const char *path;
+    tl_http_handler handler;
+  } routes[] = {{"/health", on_health}, {"/ready", on_ready},         {"/version", on_version},
+                {"/metrics", on_metrics}, {"/v1/models", on_models}};
+  int r = TL_OK;
+  for (size_t i = 0; i < sizeof routes / sizeof *routes && r == TL_OK; i++)
+    r = tl_http_handle(api->o.http, "GET", routes[i].path, routes[i].handler, api);
+  if (r == TL_OK) r = register_model(api, api->o.model_name);
+  for (unsigned i = 0; i < api->o.n_aliases && r == TL_OK; i++) r = register_model(api, api->o.aliases[i]);
+  if (r < 0) return tl_error_set(err, r, "model.name", "model.name or an alias is too long or not unique");
+  return TL_OK;
+}

@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: MIT */
+/* The life of a call: checked, sequences made, room reserved, submitted; events
+ * come back until the last sequence is final; then it is freed. There is one
+ * way to free: n_live is 0 and the request is answered or gone. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/api_private.h"
+#include "tokenlane/base/clock.h"
+#include "tokenlane/base/hash.h"
+
+struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint) {
+  struct api_call *call = calloc(1, sizeof *call);
+  if (!call) return NULL;
+  call->api = api;
+  call->request = request;
+  call->loop = tl_http_loop(request);
+  call->endpoint = endpoint;
+  call->created_s = tl_wall_ns() / TL_SEC(1);
+  tl_arena_init(&call->arena, API_ARENA_LIMIT);
+  uint64_t id = tl_hash_u64(api->key[0] ^ ((uint64_t)call->loop << 48) ^ ++api->loops[call->loop].n_ids);
+  snprintf(call->id, sizeof call->id, "%s-%016llx", endpoint == API_CHAT ? "chatcmpl" : "cmpl",
+           (unsigned long long)id);
+  return call;
+}
+
+void api_call_free(struct api_call *call) {
+  for (unsigned i = 0; i < call->n_choices; i++) {
+    api_stop_done(&call->choices[i].stop);
+    tl_buffer_done(&call->choices[i].text);
+  }
+  json_decref(call->body);
+  tl_arena_done(&call->arena);
+  free(call);
+}
+
+/* --- sizes ------------------------------------------------------------------------- */
+
+/* How many tokens may be generated after a prompt of n_prompt tokens. */
+static int choose_max_new(const struct api_call *call, uint32_t n_prompt, uint32_t *ret, struct tl_error *err) {
+  const struct api_params *p = &call->params;
+  int64_t context = tl_engine_max_context(call->serving->engine);
+  int64_t wanted = p->max_completion_tokens >= 0 ? p->max_completion_tokens : p->max_tokens;
+  if (wanted < 0 && call->endpoint == API_COMPLETIONS) wanted = 16; /* OpenAI's default */
+  if (n_prompt + (wanted < 0 ? 1 : wanted) > context)
+    return tl_error_set(err, TL_ECONTEXT, call->endpoint == API_CHAT ? "messages" : "prompt",
+                        "this model's maximum context length is %lld tokens; the request asks for %lld (%u in the "
+                        "prompt, %lld by max_tokens)",
+                        (long long)context, (long long)(n_prompt + (wanted < 0 ? 1 : wanted)), n_prompt,
+                        (long long)(wanted < 0 ? 1 : wanted));
+  if (wanted < 0) {
+    int64_t share = call->api->o.limits.max_total_tokens / (call->n_prompts * p->n) - n_prompt;
+    wanted = context - n_prompt < share ? context - n_prompt : share;
+    if (wanted < 1) wanted = 1;
+  }
+  if (p->min_tokens > wanted)
+    return tl_error_set(err, TL_EINVAL, "min_tokens", "min_tokens: expected at most max_tokens (%lld), got %lld",
+                        (long long)wanted, (long long)p->min_tokens);
+  *ret = (uint32_t)wanted;
+  return TL_OK;
+}
+
+/* The request's amplification, checked before anything is allocated for it. */
+static int check_total(const struct api_call *call, const uint32_t *max_new, struct tl_error *err) {
+  int64_t total = 0, most = call->api->o.limits.max_total_tokens;
+  for (unsigned i = 0; i < call->n_prompts; i++) total += (int64_t)call->prompts[i].n + max_new[i];
+  if (total <= most / call->params.n) return TL_OK;
+  return tl_error_set(err, TL_EINVAL, "n",
+                      "n: prompts x n x (prompt + max_tokens) may be at most %lld tokens in one request",
+                      (long long)most);
+}
+
+/* --- sequences ------------------------------------------------------------------------ */
+
+static struct tl_sampling sampling_of(const struct api_call *call, unsigned choice) {
+  const struct api_params *p = &call->params;
+  const struct tl_generation_defaults *d = &call->serving->model->defaults;
+  struct tl_sampling s = {.target = -1, .n_top = (int32_t)p->n_top_logprobs};
+  s.temperature = (float)(p->temperature >= 0 ? p->temperature : d->temperature >= 0 ? d->temperature : 1);
+  s.top_p = (float)(p->top_p >= 0 ? p->top_p : d->top_p >= 0 ? d->top_p : 1);
+  s.min_p = (float)(p->min_p >= 0 ? p->min_p : d->min_p >= 0 ? d->min_p : 0);
+  s.top_k = (int32_t)(p->top_k >= 0 ? p->top_k : d->top_k >= 0 ? d->top_k : 0);
+  s.presence_penalty = (float)p->presence_penalty;
+  s.frequency_penalty = (float)p->frequency_penalty;
+  s.repetition_penalty = (float)(p->repetition_penalty >= 0  ? p->repetition_penalty
+                                 : d->repetition_penalty > 0 ? d->repetition_penalty
+                                                             : 1);
+  uint64_t seed = p->has_seed ? (uint64_t)p->seed
+                              : tl_hash_u64(call->api->key[1] ^ ((uint64_t)call->loop << 48) ^
+                                            call->api->loops[call->loop].n_ids);
+  s.seed = choice ? tl_hash_u64(seed + choice) : seed; /* choice 0 has the client's own seed */
+  return s;
+}
+
+static int add_logprobs(struct api_call *call, struct tl_sequence *seq, uint32_t n) {
+  seq->logprobs = tl_arena_array(&call->arena, n, sizeof *seq->logprobs);
+  uint32_t n_top = (uint32_t)seq->sampling.n_top;
+  int32_t *tokens = n_top ? tl_arena_array(&call->arena, n, n_top * sizeof *tokens) : NULL;
+  float *values = n_top ? tl_arena_array(&call->arena, n, n_top * sizeof *values) : NULL;
+  if (!seq->logprobs || (n_top && (!tokens || !values))) return TL_ENOMEM;
+  for (uint32_t i = 0; n_top && i < n; i++) {
+    seq->logprobs[i].top_tokens = tokens + (size_t)i * n_top;
+    seq->logprobs[i].top_logprobs = values + (size_t)i * n_top;
+  }
+  return TL_OK;
+}
+
+static int add_history(struct api_call *call, struct tl_sequence *seq, uint32_t n) {
+  const struct tl_sampling *s = &seq->sampling;
+  if (s->presence_penalty == 0 && s->frequency_penalty == 0 && s->repetition_penalty == 1) return TL_OK;
+  uint32_t slots = 16;
+  while (slots < 2 * n) slots *= 2;
+  seq->history_slots = slots;
+  seq->history = tl_arena_array(&call->arena, n, sizeof *seq->history);
+  seq->history_index = tl_arena_array(&call->arena, slots, sizeof *seq->history_index);
+  return seq->history && seq->history_index ? TL_OK : TL_ENOMEM;
+}
+
+static int add_bias(struct api_call *call, struct tl_sequence *seq) {
+  const struct api_params *p = &call->params;
+  seq->bias = tl_arena_array(&call->arena, p->n_bias + seq->n_stop_ids + 1, sizeof *seq->bias);
+  if (!seq->bias) return TL_ENOMEM;
+  if (p->n_bias) memcpy(seq->bias, p->bias, p->n_bias * sizeof *seq->bias);
+  seq->n_bias = p->n_bias;
+  return TL_OK;
+}
+
+static int make_sequence(struct api_call *call, struct api_choice *choice, uint32_t max_new) {
+  struct tl_sequence *seq = tl_arena_alloc(&call->arena, sizeof *seq);
+  if (!seq) return TL_ENOMEM;
+  const struct api_prompt *prompt = &call->prompts[choice->prompt];
+  choice->seq = seq;
+  seq->id = tl_hash_u64(call->api->key[0] + choice->index + ((uint64_t)call->loop << 56));
+  seq->n_prompt = prompt->n;
+  seq->max_new = max_new;
+  seq->min_new = (uint32_t)call->params.min_tokens;
+  seq->ignore_eos = call->params.ignore_eos;
+  seq->score_prompt = call->params.echo && call->params.n_top_logprobs >= 0;
+  seq->sampling = sampling_of(call, choice->index);
+  seq->stop_ids = call->serving->model->eos;
+  seq->n_stop_ids = call->serving->model->n_eos;
+  seq->loop = call->loop;
+  seq->owner = choice;
+  uint32_t n = prompt->n + max_new;
+  seq->tokens = tl_arena_array(&call->arena, n, sizeof *seq->tokens);
+  if (!seq->tokens || add_bias(call, seq) < 0 || add_history(call, seq, n) < 0) return TL_ENOMEM;
+  if (call->params.n_top_logprobs >= 0 && add_logprobs(call, seq, n) < 0) return TL_ENOMEM;
+  memcpy(seq->tokens, prompt->ids, prompt->n * sizeof *seq->tokens);
+  return TL_OK;
+}
+
+static int make_choices(struct api_call *call, const uint32_t *max_new, struct tl_error *err) {
+  unsigned n = call->n_prompts * (unsigned)call->params.n;
+  call->choices = tl_arena_array(&call->arena, n, sizeof *call->choices);
+  if (!call->choices) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  for (unsigned i = 0; i < n; i++) {
+    struct api_choice *choice = &call->choices[call->n_choices++];
+    choice->call = call;
+    choice->index = i;
+    choice->prompt = i / (unsigned)call->params.n;
+    tl_buffer_init(&choice->text, 0);
+    api_stop_init(&choice->stop, &call->params);
+    tl_detok_init(&choice->detok, call->serving->tokenizer, true);
+    if (make_sequence(call, choice, max_new[choice->prompt]) < 0)
+      return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  }
+  return TL_OK;
+}
+
+static int check_tokens(const struct api_call *call, struct tl_error *err) {
+  int32_t vocab = (int32_t)call->serving->model->vocab_size;
+  for (uint32_t i = 0; i < call->params.n_bias; i++)
+    if (call->params.bias[i].token >= vocab)
+      return tl_error_set(err, TL_EINVAL, "logit_bias", "logit_bias: expected token ids from 0 to %d, got %d", vocab - 1,
+                          call->params.bias[i].token);
+  for (unsigned i = 0; i < call->n_prompts; i++)
+    if (call->prompts[i].n == 0)
+      return tl_error_set(err, TL_EINVAL, call->endpoint == API_CHAT ? "messages" : "prompt",
+                          "the prompt has no tokens; expected at least one");
+  return TL_OK;
+}
+
+static int64_t cost(const struct tl_sequence *seq) {
+  return (int64_t)seq->n_prompt + seq->max_new;
+}
+
+/* All choices get room, or none does. */
+static int reserve_all(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err) {
+  struct tl_metrics_shard *shard = tl_http_shard(call->api->o.http, call->loop);
+  for (unsigned i = 0; i < call->n_choices; i++) {
+    struct tl_sequence *seq = call->choices[i].seq;
+    int r = tl_route_reserve(call->serving->route, cost(seq), shard, &seq->replica, ret_retry_after_s, err);
+    if (r == TL_OK) continue;
+    while (i-- > 0) tl_route_release(call->serving->route, call->choices[i].seq->replica, cost(call->choices[i].seq));
+    return r;
+  }
+  return TL_OK;
+}
+
+static void on_abort(struct tl_http_request *request) {
+  struct api_call *call = tl_http_data(request);
+  call->request = NULL;
+  tl_metrics_add(tl_http_shard(call->api->o.http, call->loop), call->api->cancelled, 1);
+  api_call_cancel(call);
+  if (call->n_live == 0) api_call_free(call);
+}
+
+static void on_writable(struct tl_http_request *request) {
+  struct api_call *call = tl_http_data(request);
+  api_call_resume(call);
+  if (call->n_live == 0 && !call->request) api_call_free(call);
+}
+
+static void submit_all(struct api_call *call) {
+  tl_http_set_data(call->request, call);
+  tl_http_on_abort(call->request, on_abort);
+  tl_http_on_writable(call->request, on_writable);
+  /* relaxed: a count for the drain's look from outside, it publishes nothing */
+  atomic_fetch_add_explicit(&call->api->active, 1, memory_order_relaxed);
+  call->n_live = call->n_open = call->n_choices;
+  int64_t now = tl_now_ns();
+  for (unsigned i = 0; i < call->n_choices; i++) {
+    struct tl_sequence *seq = call->choices[i].seq;
+    seq->submitted_ns = now;
+    tl_engine_submit(call->serving->engine, seq->replica, seq);
+  }
+}
+
+int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err) {
+  int r = check_tokens(call, err);
+  if (r < 0) return r;
+  uint32_t *max_new = tl_arena_array(&call->arena, call->n_prompts, sizeof *max_new);
+  if (!max_new) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  for (unsigned i = 0; i < call->n_prompts; i++)
+    if ((r = choose_max_new(call, call->prompts[i].n, &max_new[i], err)) < 0) return r;
+  if ((r = check_total(call, max_new, err)) < 0) return r;
+  if ((r = make_choices(call, max_new, err)) < 0) return r;
+  if ((r = reserve_all(call, ret_retry_after_s, err)) < 0) return r;
+  submit_all(call);
+  return TL_OK;
+}
+
+void api_generate(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint,
+                  int (*prepare)(struct api_call *call, struct tl_error *err)) {
+  struct tl_error err = {0};
+  unsigned retry_after_s = 0;
+  const struct tl_serving *serving = api_serving(api, &err);
+  struct api_call *call = serving ? api_call_new(api, request, endpoint) : NULL;
+  if (!call) {
+    if (!err.code) tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
+    api_respond_error(request, &err, serving ? 0 : 1);
+    return;
+  }
+  call->serving = serving;
+  int r = api_body_read(request, &call->body, &err);
+  if (r == TL_OK) r = api_fields_read(api, endpoint, call->body, &call->arena, &call->params, &err);
+  if (r == TL_OK) r = prepare(call, &err);
+  if (r == TL_OK) r = api_call_start(call, &retry_after_s, &err);
+  if (r == TL_OK) return;
+  api_respond_error(request, &err, retry_after_s);
+  api_call_free(call);
+}
+
+void api_on_event(struct tl_sequence *seq, bool final, void *context) {
+  (void)context;
+  struct api_choice *choice = seq->owner;
+  struct api_call *call = choice->call;
+  if (final) {
+    choice->final = true;
+    call->n_live--;
+    tl_route_release(call->serving->route, seq->replica, cost(seq));
+  }
+  if (call->request) api_choice_advance(choice);
+  if (call->n_live > 0) return;
+  if (final) atomic_fetch_sub_explicit(&call->api->active, 1, memory_order_relaxed);
+  if (!call->request) api_call_free(call);
+}

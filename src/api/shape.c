@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+/* The JSON of chunks and answers, as OpenAI's API reference gives it. */
+#include <string.h>
+
+#include "api/api_private.h"
+
+static void head(const struct api_call *call, const char *object, struct tl_buffer *out) {
+  const char *name = call->params.model ? call->params.model : call->api->o.model_name;
+  tl_buffer_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", call->id, object,
+                   (long long)call->created_s);
+  api_json_string(out, name, strlen(name));
+  tl_buffer_printf(out, ",\"system_fingerprint\":\"%s\",\"choices\":[", call->api->fingerprint);
+}
+
+static const char *chunk_object(const struct api_call *call) {
+  return call->endpoint == API_CHAT ? "chat.completion.chunk" : "text_completion";
+}
+
+static void usage(const struct api_call *call, struct tl_buffer *out) {
+  unsigned long long prompt = 0, completion = 0;
+  for (unsigned i = 0; i < call->n_prompts; i++) prompt += call->prompts[i].n;
+  for (unsigned i = 0; i < call->n_choices; i++) completion += call->choices[i].n_seen;
+  tl_buffer_printf(out, "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu}", prompt,
+                   completion, prompt + completion);
+}
+
+static void finish_reason(const struct api_choice *choice, bool known, struct tl_buffer *out) {
+  if (known)
+    tl_buffer_printf(out, ",\"finish_reason\":\"%s\"}", choice->finish);
+  else
+    tl_buffer_puts(out, ",\"finish_reason\":null}");
+}
+
+/* Which tokens, by index in the sequence, an answer's or chunk's logprobs cover. */
+static void logprobs(struct api_choice *choice, bool wanted, struct tl_buffer *out) {
+  const struct api_call *call = choice->call;
+  tl_buffer_puts(out, ",\"logprobs\":");
+  if (!wanted || call->params.n_top_logprobs < 0) {
+    tl_buffer_puts(out, "null");
+    return;
+  }
+  uint32_t n_prompt = choice->seq->n_prompt;
+  bool with_prompt = call->params.echo && choice->n_sent_logprobs == 0;
+  api_logprobs(choice, with_prompt ? 0 : n_prompt + choice->n_sent_logprobs, n_prompt + choice->n_seen, out);
+}
+
+static void delta(struct api_choice *choice, enum api_chunk kind, struct tl_buffer *out) {
+  if (choice->call->endpoint == API_COMPLETIONS) {
+    tl_buffer_puts(out, ",\"text\":");
+    api_json_string(out, choice->text.data, choice->text.length);
+    return;
+  }
+  if (kind == API_CHUNK_ROLE) {
+    tl_buffer_puts(out, ",\"delta\":{\"role\":\"assistant\",\"content\":\"\"}");
+  } else if (kind == API_CHUNK_TEXT) {
+    tl_buffer_puts(out, ",\"delta\":{\"content\":");
+    api_json_string(out, choice->text.data, choice->text.length);
+    tl_buffer_putc(out, '}');
+  } else {
+    tl_buffer_puts(out, ",\"delta\":{}");
+  }
+}
+
+void api_shape_chunk(struct api_choice *choice, enum api_chunk kind, struct tl_buffer *out) {
+  const struct api_call *call = choice->call;
+  head(call, chunk_object(call), out);
+  tl_buffer_printf(out, "{\"index\":%u", choice->index);
+  delta(choice, kind, out);
+  logprobs(choice, kind == API_CHUNK_TEXT, out);
+  finish_reason(choice, kind == API_CHUNK_FINISH, out);
+  tl_buffer_puts(out, call->params.include_usage ? "],\"usage\":null}" : "]}");
+}
+
+void api_shape_usage_chunk(struct api_call *call, struct tl_buffer *out) {
+  head(call, chunk_object(call), out);
+  tl_buffer_puts(out, "],");
+  usage(call, out);
+  tl_buffer_putc(out, '}');
+}
+
+void api_shape_answer(struct api_call *call, struct tl_buffer *out) {
+  head(call, call->endpoint == API_CHAT ? "chat.completion" : "text_completion", out);
+  for (unsigned i = 0; i < call->n_choices; i++) {
+    struct api_choice *choice = &call->choices[i];
+    tl_buffer_printf(out, "%s{\"index\":%u", i ? "," : "", choice->index);
+    tl_buffer_puts(out, call->endpoint == API_CHAT ? ",\"message\":{\"role\":\"assistant\",\"content\":" : ",\"text\":");
+    api_json_string(out, choice->text.data, choice->text.length);
+    if (call->endpoint == API_CHAT) tl_buffer_puts(out, ",\"refusal\":null}");
+    logprobs(choice, true, out);
+    finish_reason(choice, true, out);
+  }
+  tl_buffer_puts(out, "],");
+  usage(call, out);
+  tl_buffer_putc(out, '}');
+}

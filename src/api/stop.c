@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+/* Stop strings, also across token borders: text that could still become the
+ * beginning of one is held back until it is known. */
+#include <string.h>
+
+#include "api/api_private.h"
+
+void api_stop_init(struct api_stop *stop, const struct api_params *params) {
+  *stop = (struct api_stop){.params = params};
+  tl_buffer_init(&stop->pending, 0);
+}
+
+void api_stop_done(struct api_stop *stop) {
+  tl_buffer_done(&stop->pending);
+}
+
+/* Where the stop string begins that is complete first (of several, the longest):
+ * so the answer does not depend on where tokens cut the text. pending's length
+ * when there is none. */
+static size_t find_match(const struct api_stop *stop) {
+  size_t best = stop->pending.length, best_end = SIZE_MAX;
+  for (unsigned i = 0; i < stop->params->n_stop; i++) {
+    size_t n = stop->params->stop[i].length;
+    const char *at = memmem(stop->pending.data, stop->pending.length, stop->params->stop[i].text, n);
+    if (!at) continue;
+    size_t start = (size_t)(at - stop->pending.data);
+    if (start + n > best_end || (start + n == best_end && start >= best)) continue;
+    best = start;
+    best_end = start + n;
+  }
+  return best;
+}
+
+/* How many trailing bytes of pending are a proper beginning of a stop string. */
+static size_t held_back(const struct api_stop *stop) {
+  size_t most = 0;
+  const char *end = stop->pending.data + stop->pending.length;
+  for (unsigned i = 0; i < stop->params->n_stop; i++) {
+    size_t n = stop->params->stop[i].length - 1;
+    if (n > stop->pending.length) n = stop->pending.length;
+    for (; n > most; n--)
+      if (memcmp(end - n, stop->params->stop[i].text, n) == 0) most = n;
+  }
+  return most;
+}
+
+int api_stop_push(struct api_stop *stop, const char *text, size_t length, struct tl_buffer *out) {
+  if (stop->hit) return TL_OK;
+  if (stop->params->n_stop == 0) return tl_buffer_append(out, text, length);
+  if (length == 0) return TL_OK;
+  int r = tl_buffer_append(&stop->pending, text, length);
+  if (r < 0) return r;
+  size_t match = find_match(stop);
+  stop->hit = match < stop->pending.length;
+  size_t ready = stop->hit ? match : stop->pending.length - held_back(stop);
+  r = tl_buffer_append(out, stop->pending.data, ready);
+  tl_buffer_consume(&stop->pending, stop->hit ? stop->pending.length : ready);
+  return r;
+}
+
+int api_stop_flush(struct api_stop *stop, struct tl_buffer *out) {
+  int r = tl_buffer_append(out, stop->pending.data, stop->pending.length);
+  tl_buffer_clear(&stop->pending);
+  return r;
+}

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT */
+/* From new tokens to text, and from text to chunks or to the one answer. */
+#include <string.h>
+
+#include "api/api_private.h"
+#include "tokenlane/base/clock.h"
+
+void api_call_cancel(struct api_call *call) {
+  /* relaxed: the worker polls it once a step; it publishes nothing else */
+  for (unsigned i = 0; i < call->n_choices; i++)
+    if (!call->choices[i].final) atomic_store_explicit(&call->choices[i].seq->cancel, 1, memory_order_relaxed);
+}
+
+static void send_event(struct api_call *call, struct tl_buffer *json) {
+  struct tl_buffer event;
+  tl_buffer_init(&event, 0);
+  tl_http_sse(&event, json->data, json->length);
+  if (!event.failed) tl_http_write(call->request, event.data, event.length);
+  tl_buffer_done(&event);
+}
+
+static void begin_stream(struct api_call *call) {
+  if (call->began) return;
+  call->began = true;
+  tl_http_add_header(call->request, "Cache-Control", "no-cache");
+  tl_http_add_header(call->request, "X-Accel-Buffering", "no");
+  tl_http_begin(call->request, 200, "text/event-stream");
+}
+
+void api_call_fail(struct api_call *call, const struct tl_error *err) {
+  api_call_cancel(call);
+  struct tl_http_request *request = TL_TAKE(&call->request);
+  if (!call->began) {
+    api_respond_error(request, err, 0);
+    return;
+  }
+  struct tl_buffer json, event;
+  tl_buffer_init(&json, 0);
+  tl_buffer_init(&event, 0);
+  api_error_json(&json, err);
+  tl_http_sse(&event, json.data, json.length);
+  tl_http_write(request, event.data, event.length);
+  tl_buffer_done(&json);
+  tl_buffer_done(&event);
+  tl_http_end(request);
+}
+
+static void observe_tokens(struct api_choice *choice, uint32_t n_new) {
+  struct api_call *call = choice->call;
+  struct tl_metrics_shard *shard = tl_http_shard(call->api->o.http, call->loop);
+  int64_t now = tl_now_ns();
+  unsigned replica = choice->seq->replica;
+  if (choice->n_seen == 0) {
+    tl_metrics_observe(shard, call->api->ttft[replica], now - choice->seq->submitted_ns);
+    choice->last_token_ns = now;
+    n_new--;
+  }
+  if (!n_new) return;
+  int64_t gap = (now - choice->last_token_ns) / n_new;
+  while (n_new--) tl_metrics_observe(shard, call->api->inter_token[replica], gap);
+  choice->last_token_ns = now;
+}
+
+/* The echoed prompt stands before the generated text and is no stop's business. */
+static int echo_prompt(struct api_choice *choice) {
+  struct api_call *call = choice->call;
+  const struct api_prompt *prompt = &call->prompts[choice->prompt];
+  if (!call->params.echo || choice->role_sent) return TL_OK;
+  choice->role_sent = true;
+  if (prompt->text) return tl_buffer_append(&choice->text, prompt->text, prompt->length);
+  return tl_tokenizer_decode(call->serving->tokenizer, prompt->ids, prompt->n, false, &choice->text);
+}
+
+/* Generated tokens [n_seen, n_out) into choice->text. */
+static int take_tokens(struct api_choice *choice, uint32_t n_out) {
+  const struct tl_sequence *seq = choice->seq;
+  bool stopped = choice->final && seq->finish == TL_FINISH_STOP;
+  struct tl_buffer piece;
+  tl_buffer_init(&piece, 0);
+  int r = echo_prompt(choice);
+  while (r == TL_OK && choice->n_seen < n_out && !choice->stop.hit) {
+    uint32_t i = choice->n_seen++;
+    if (stopped && i + 1 == n_out) break; /* the id that ended it has no text */
+    r = tl_detok_push(&choice->detok, seq->tokens[seq->n_prompt + i], &piece);
+    if (r == TL_OK) r = api_stop_push(&choice->stop, piece.data, piece.length, &choice->text);
+    tl_buffer_clear(&piece);
+  }
+  tl_buffer_done(&piece);
+  return r;
+}
+
+/* No more tokens will be looked at: what was held back is text. */
+static int close_text(struct api_choice *choice) {
+  choice->done = true;
+  choice->call->n_open--;
+  choice->finish = "stop";
+  if (choice->stop.hit) {
+    atomic_store_explicit(&choice->seq->cancel, 1, memory_order_relaxed); /* as in api_call_cancel */
+    return TL_OK;
+  }
+  if (choice->seq->finish == TL_FINISH_LENGTH) choice->finish = "length";
+  struct tl_buffer tail;
+  tl_buffer_init(&tail, 0);
+  int r = tl_detok_finish(&choice->detok, &tail);
+  if (r == TL_OK) r = api_stop_push(&choice->stop, tail.data, tail.length, &choice->text);
+  if (r == TL_OK && !choice->stop.hit) r = api_stop_flush(&choice->stop, &choice->text);
+  tl_buffer_done(&tail);
+  return r;
+}
+
+static void send_chunk(struct api_choice *choice, enum api_chunk kind) {
+  struct tl_buffer json;
+  tl_buffer_init(&json, 0);
+  api_shape_chunk(choice, kind, &json);
+  if (!json.failed) send_event(choice->call, &json);
+  tl_buffer_done(&json);
+}
+
+static void send_chunks(struct api_choice *choice) {
+  struct api_call *call = choice->call;
+  begin_stream(call);
+  if (call->endpoint == API_CHAT && !choice->role_sent) {
+    choice->role_sent = true;
+    send_chunk(choice, API_CHUNK_ROLE);
+  }
+  bool logprobs = call->params.n_top_logprobs >= 0 && choice->n_sent_logprobs < choice->n_seen;
+  if (choice->text.length || logprobs) send_chunk(choice, API_CHUNK_TEXT);
+  choice->n_sent_logprobs = choice->n_seen;
+  tl_buffer_clear(&choice->text);
+  if (choice->done) send_chunk(choice, API_CHUNK_FINISH);
+}
+
+static void finish_stream(struct api_call *call) {
+  if (call->params.include_usage) {
+    struct tl_buffer json;
+    tl_buffer_init(&json, 0);
+    api_shape_usage_chunk(call, &json);
+    if (!json.failed) send_event(call, &json);
+    tl_buffer_done(&json);
+  }
+  tl_http_write(call->request, "data: [DONE]\n\n", 14);
+  tl_http_end(TL_TAKE(&call->request));
+}
+
+static void finish_call(struct api_call *call) {
+  struct tl_metrics_shard *shard = tl_http_shard(call->api->o.http, call->loop);
+  tl_metrics_observe(shard, call->api->generation_seconds, tl_now_ns() - tl_http_began_ns(call->request));
+  if (call->params.stream) {
+    finish_stream(call);
+    return;
+  }
+  struct tl_buffer json;
+  tl_buffer_init(&json, 0);
+  api_shape_answer(call, &json);
+  api_respond_buffer(TL_TAKE(&call->request), 200, &json);
+}
+
+static bool failed(const struct api_choice *choice, struct tl_error *err) {
+  if (!choice->final) return false;
+  if (choice->seq->finish == TL_FINISH_ERROR)
+    return tl_error_set(err, TL_EDEVICE, NULL, "the device that served this request failed") < 0;
+  if (choice->seq->finish != TL_FINISH_CANCELLED) return false;
+  tl_error_set(err, TL_EBUSY, NULL, "the server is shutting down");
+  err->http_status = 503;
+  return true;
+}
+
+void api_choice_advance(struct api_choice *choice) {
+  struct api_call *call = choice->call;
+  struct tl_error err = {0};
+  if (choice->done || (call->began && !tl_http_writable(call->request))) return;
+  if (failed(choice, &err)) {
+    api_call_fail(call, &err);
+    return;
+  }
+  /* pairs with the worker's release store: tokens below n_out are written */
+  uint32_t n_out = atomic_load_explicit(&choice->seq->n_out, memory_order_acquire);
+  if (n_out == choice->n_seen && !choice->final) return;
+  if (n_out > choice->n_seen) observe_tokens(choice, n_out - choice->n_seen);
+  int r = take_tokens(choice, n_out);
+  if (r == TL_OK && (choice->final || choice->stop.hit)) r = close_text(choice);
+  if (r < 0) {
+    tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
+    api_call_fail(call, &err);
+    return;
+  }
+  if (call->params.stream) send_chunks(choice);
+  if (call->n_open == 0) finish_call(call);
+}
+
+void api_call_resume(struct api_call *call) {
+  for (unsigned i = 0; i < call->n_choices && call->request; i++) api_choice_advance(&call->choices[i]);
+}

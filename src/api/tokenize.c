@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+/* /tokenize and /detokenize, with the field names of vLLM (prompt, messages,
+ * tokens, count) and of llama.cpp's server (content). */
+#include <string.h>
+
+#include "api/api_private.h"
+
+static bool flag(json_t *body, const char *name, bool otherwise) {
+  json_t *value = json_object_get(body, name);
+  return json_is_boolean(value) ? json_is_true(value) : otherwise;
+}
+
+static int tokenize(struct tl_api *api, const struct tl_serving *serving, json_t *body, struct tl_tokens *tokens,
+                    struct tl_error *err) {
+  json_t *messages = json_object_get(body, "messages");
+  if (json_is_array(messages))
+    return api_chat_tokens(api, serving, messages, flag(body, "add_generation_prompt", true), tokens, err);
+  json_t *text = json_object_get(body, "prompt");
+  if (!text) text = json_object_get(body, "content");
+  char what[64];
+  if (!json_is_string(text))
+    return tl_error_set(err, TL_EINVAL, "prompt", "prompt: expected a string (or messages: a list), got %s",
+                        api_value_text(text, what));
+  struct tl_encode_options options = {.add_special = flag(body, "add_special_tokens", true), .parse_special = true};
+  return tl_tokenizer_encode(serving->tokenizer, json_string_value(text), json_string_length(text), &options, tokens,
+                             err);
+}
+
+/* Reads body and model as both endpoints need them. */
+static int open_body(struct tl_api *api, struct tl_http_request *request, json_t **ret, struct tl_error *err) {
+  int r = api_body_read(request, ret, err);
+  if (r < 0) return r;
+  json_t *model = json_object_get(*ret, "model");
+  return json_is_string(model) ? api_check_model(api, json_string_value(model), err) : TL_OK;
+}
+
+static void on_tokenize(struct tl_http_request *request, void *context) {
+  struct tl_api *api = context;
+  struct tl_error err = {0};
+  struct tl_tokens tokens = {0};
+  json_t *body = NULL;
+  const struct tl_serving *serving = api_serving(api, &err);
+  int r = serving ? open_body(api, request, &body, &err) : TL_EBUSY;
+  if (r == TL_OK) r = tokenize(api, serving, body, &tokens, &err);
+  json_decref(body);
+  if (r < 0) {
+    tl_tokens_done(&tokens);
+    api_respond_error(request, &err, 0);
+    return;
+  }
+  struct tl_buffer out;
+  tl_buffer_init(&out, 0);
+  tl_buffer_printf(&out, "{\"count\":%zu,\"max_model_len\":%u,\"tokens\":[", tokens.n,
+                   tl_engine_max_context(serving->engine));
+  for (size_t i = 0; i < tokens.n; i++) tl_buffer_printf(&out, "%s%d", i ? "," : "", tokens.ids[i]);
+  tl_buffer_puts(&out, "]}");
+  tl_tokens_done(&tokens);
+  api_respond_buffer(request, 200, &out);
+}
+
+static int detokenize(const struct tl_serving *serving, json_t *body, struct tl_buffer *text, struct tl_error *err) {
+  json_t *list = json_object_get(body, "tokens");
+  char what[64];
+  if (!json_is_array(list))
+    return tl_error_set(err, TL_EINVAL, "tokens", "tokens: expected a list of token ids, got %s",
+                        api_value_text(list, what));
+  struct tl_detok detok;
+  tl_detok_init(&detok, serving->tokenizer, false);
+  size_t i;
+  json_t *id;
+  json_array_foreach(list, i, id) {
+    int64_t v = json_integer_value(id);
+    if (!json_is_integer(id) || v < 0 || v >= tl_tokenizer_size(serving->tokenizer))
+      return tl_error_set(err, TL_EINVAL, "tokens", "tokens[%zu]: expected a token id from 0 to %d, got %s", i,
+                          tl_tokenizer_size(serving->tokenizer) - 1, api_value_text(id, what));
+    int r = tl_detok_push(&detok, (int32_t)v, text);
+    if (r < 0) return tl_error_set(err, r, NULL, "out of memory");
+  }
+  return tl_detok_finish(&detok, text);
+}
+
+static void on_detokenize(struct tl_http_request *request, void *context) {
+  struct tl_api *api = context;
+  struct tl_error err = {0};
+  struct tl_buffer text, out;
+  tl_buffer_init(&text, 0);
+  json_t *body = NULL;
+  const struct tl_serving *serving = api_serving(api, &err);
+  int r = serving ? open_body(api, request, &body, &err) : TL_EBUSY;
+  if (r == TL_OK) r = detokenize(serving, body, &text, &err);
+  json_decref(body);
+  if (r < 0) {
+    api_respond_error(request, &err, 0);
+  } else {
+    tl_buffer_init(&out, 0);
+    tl_buffer_puts(&out, "{\"prompt\":");
+    api_json_string(&out, text.data, text.length);
+    tl_buffer_puts(&out, ",\"content\":");
+    api_json_string(&out, text.data, text.length);
+    tl_buffer_putc(&out, '}');
+    api_respond_buffer(request, 200, &out);
+  }
+  tl_buffer_done(&text);
+}
+
+int api_register_tokenize(struct tl_api *api, struct tl_error *err) {
+  int r = tl_http_handle(api->o.http, "POST", "/tokenize", on_tokenize, api);
+  if (r == TL_OK) r = tl_http_handle(api->o.http, "POST", "/detokenize", on_detokenize, api);
+  return r == TL_OK ? TL_OK : tl_error_set(err, r, NULL, "out of memory");
+}
