@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: MIT */
+/* From a configuration to a daemon that serves, and back. HTTP comes up first,
+ * so that /health answers while the weights load. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/daemon_private.h"
+#include "tokenlane/base/clock.h"
+#include "tokenlane/log.h"
+
+/* The id that clients use: as configured, or the last part of the path. */
+static void name_model(struct daemon *d) {
+  const char *name = d->config->model_name;
+  size_t length = strlen(name);
+  if (length == 0) {
+    const char *path = d->config->model_path;
+    size_t end = strlen(path);
+    while (end > 0 && path[end - 1] == '/') end--;
+    size_t start = end;
+    while (start > 0 && path[start - 1] != '/') start--;
+    name = path + start;
+    length = end - start;
+  }
+  snprintf(d->model_name, sizeof d->model_name, "%.*s", (int)length, name);
+}
+
+static int make_http(struct daemon *d, struct tl_error *err) {
+  const struct tl_config *c = d->config;
+  unsigned n_fds;
+  int r = notify_sockets(&d->inherited_fds, &n_fds, err);
+  if (r < 0) return r;
+  struct tl_http_options options = {
+      .host = *c->http_host ? c->http_host : NULL,
+      .port = (int)c->http_port,
+      .unix_path = *c->http_unix ? c->http_unix : NULL,
+      .inherited_fds = d->inherited_fds,
+      .n_inherited_fds = n_fds,
+      .n_loops = (unsigned)c->http_threads,
+      .max_body_bytes = (size_t)c->http_max_body_bytes,
+      .max_header_bytes = (size_t)c->http_max_header_bytes,
+      .max_headers = (unsigned)c->http_max_headers,
+      .max_url_bytes = (size_t)c->http_max_url_bytes,
+      .max_write_queue_bytes = (size_t)c->http_max_write_queue_bytes,
+      .max_connections = (unsigned)c->http_max_connections,
+      .header_timeout_ns = TL_MS(c->http_header_timeout_ms),
+      .body_timeout_ns = TL_MS(c->http_body_timeout_ms),
+      .idle_timeout_ns = TL_MS(c->http_idle_timeout_ms),
+      .write_timeout_ns = TL_MS(c->http_write_timeout_ms),
+  };
+  return tl_http_new(&options, d->metrics, &d->http, err);
+}
+
+static int make_api(struct daemon *d, struct tl_error *err) {
+  const struct tl_config *c = d->config;
+  struct tl_api_options options = {
+      .http = d->http,
+      .metrics = d->metrics,
+      .n_loops = (unsigned)c->http_threads,
+      .n_replicas = c->devices.n,
+      .model_name = d->model_name,
+      .aliases = (const char *const *)c->model_aliases.items,
+      .n_aliases = c->model_aliases.n,
+      .limits = {.max_choices = c->limits_max_choices,
+                 .max_prompts = c->limits_max_prompts,
+                 .max_total_tokens = c->limits_max_total_tokens,
+                 .max_logit_bias = c->limits_max_logit_bias,
+                 .max_stop_bytes = c->limits_max_stop_bytes,
+                 .tmpl = tl_template_default_limits},
+  };
+  options.limits.tmpl.fuel = (uint64_t)c->limits_template_fuel;
+  return tl_api_new(&options, &d->api, err);
+}
+
+static int start_http(struct daemon *d, struct tl_error *err) {
+  int r = tl_http_start(d->http, err);
+  if (r < 0) return r;
+  if (d->inherited_fds) {
+    TL_LOG(TL_LOG_INFO, "http", "listening on the sockets of systemd");
+    return TL_OK;
+  }
+  if (*d->config->http_host)
+    TL_LOG(TL_LOG_INFO, "http", "listening", TL_S("address", d->config->http_host), TL_I("port", tl_http_port(d->http)));
+  if (*d->config->http_unix) TL_LOG(TL_LOG_INFO, "http", "listening", TL_S("unix", d->config->http_unix));
+  return TL_OK;
+}
+
+static int load_files(struct daemon *d, struct tl_error *err) {
+  const char *folder = d->config->model_path;
+  int r = tl_model_load(folder, &d->model, err);
+  if (r == TL_OK) r = tl_tokenizer_load(folder, &d->tokenizer, err);
+  if (r == TL_OK) r = tl_chat_format_load(folder, &d->chat, err);
+  if (r < 0) return r;
+  TL_LOG(TL_LOG_INFO, "model", "read", TL_S("model", d->model_name), TL_S("architecture", d->model->architecture),
+         TL_U("parameters", d->model->n_parameters), TL_S("dtype", tl_dtype_name(d->model->dtype)),
+         TL_U("context", d->model->max_context), TL_S("chat_template", d->chat ? "yes" : "no"));
+  return TL_OK;
+}
+
+/* The loop after http's is this thread, for the test generation. */
+static void on_wake(unsigned loop, void *context) {
+  struct daemon *d = context;
+  if (loop < (unsigned)d->config->http_threads)
+    tl_api_wake(loop, d->api);
+  else
+    tl_waker_notify(&d->probe_waker);
+}
+
+static void on_progress(unsigned replica, uint64_t done, uint64_t total, void *context) {
+  progress_step(((struct daemon *)context)->progress, replica, done, total);
+}
+
+static int make_engine(struct daemon *d, struct tl_error *err) {
+  const struct tl_config *c = d->config;
+  tl_waker_init(&d->probe_waker);
+  d->progress = progress_new(c->devices.n);
+  if (!d->progress) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  struct tl_engine_options options = {
+      .model = d->model,
+      .devices = (const char *const *)c->devices.items,
+      .n_replicas = c->devices.n,
+      .n_loops = (unsigned)c->http_threads + 1,
+      .cpu_threads = (unsigned)c->cpu_threads,
+      .cpu_pin = c->cpu_pin,
+      .max_batch_size = (uint32_t)c->engine_max_batch_size,
+      .max_batch_tokens = (uint32_t)c->engine_max_batch_tokens,
+      .max_context = (uint32_t)c->engine_max_context,
+      .max_queue = (uint32_t)c->limits_max_queue,
+      .kv_memory_bytes = (uint64_t)c->engine_kv_memory_bytes,
+      .wake = on_wake,
+      .wake_context = d,
+      .progress = on_progress,
+  };
+  int r = tl_engine_new(&options, d->metrics, &d->engine, err);
+  if (r == TL_OK) tl_model_release_files(d->model);
+  return r;
+}
+
+static int make_route(struct daemon *d, struct tl_error *err) {
+  struct tl_route_options options = {
+      .policy = strcmp(d->config->route_policy, "round_robin") == 0 ? TL_ROUTE_ROUND_ROBIN : TL_ROUTE_LEAST_LOAD,
+      .max_tokens = d->config->limits_max_waiting_tokens,
+      .max_seqs = d->config->limits_max_queue,
+  };
+  return tl_route_new(d->engine, &options, d->metrics, &d->route, err);
+}
+
+int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_error *err) {
+  int64_t began_ns = tl_now_ns();
+  *d = (struct daemon){.config = config};
+  name_model(d);
+  d->metrics = tl_metrics_new();
+  int r = d->metrics ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  if (r == TL_OK) r = make_http(d, err);
+  if (r == TL_OK) r = make_api(d, err);
+  if (r == TL_OK) r = start_http(d, err);
+  if (r == TL_OK) r = load_files(d, err);
+  if (r == TL_OK) r = make_engine(d, err);
+  if (r == TL_OK) r = make_route(d, err);
+  if (r == TL_OK) r = tl_engine_start(d->engine, err);
+  if (r == TL_OK) r = probe_replicas(d->engine, d->model, (unsigned)config->http_threads, &d->probe_waker, err);
+  if (r < 0) return r;
+  d->serving = (struct tl_serving){d->engine, d->route, d->model, d->tokenizer, d->chat};
+  tl_api_serve(d->api, &d->serving);
+  TL_LOG(TL_LOG_INFO, "daemon", "ready", TL_S("model", d->model_name), TL_U("replicas", config->devices.n),
+         TL_U("kv_blocks", tl_engine_blocks(d->engine, 0)), TL_U("context", tl_engine_max_context(d->engine)),
+         TL_F("seconds", (double)(tl_now_ns() - began_ns) * 1e-9));
+  return TL_OK;
+}
+
+void daemon_done(struct daemon *d) {
+  if (d->engine) tl_engine_stop(d->engine);
+  if (d->http) tl_http_stop(d->http);
+  if (d->api) tl_api_reap(d->api);
+  tl_route_free(d->route);
+  tl_engine_free(d->engine);
+  tl_api_free(d->api);
+  tl_http_free(d->http);
+  tl_chat_format_free(d->chat);
+  tl_tokenizer_free(d->tokenizer);
+  tl_model_free(d->model);
+  tl_metrics_free(d->metrics);
+  progress_free(d->progress);
+  free(d->inherited_fds);
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DAEMON_PRIVATE_H
+#define DAEMON_PRIVATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tokenlane/api.h"
+#include "tokenlane/base/waker.h"
+#include "tokenlane/config.h"
+
+/* All that serves, made by boot.c in this order and freed in the opposite one. */
+struct daemon {
+  const struct tl_config *config;
+  char model_name[256];
+  struct tl_metrics *metrics;
+  int *inherited_fds; /* owned */
+  struct tl_http *http;
+  struct tl_api *api;
+  struct tl_model *model;
+  struct tl_tokenizer *tokenizer;
+  struct tl_chat_format *chat;
+  struct tl_engine *engine;
+  struct tl_route *route;
+  struct tl_serving serving;
+  struct progress *progress;
+  struct tl_waker probe_waker; /* the boot thread, waiting for its test generation */
+};
+
+/* boot.c: from configuration to "ready". On error what was made is left to daemon_done. */
+int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_error *err);
+/* Ends all work and threads and frees everything. */
+void daemon_done(struct daemon *d);
+
+/* probe.c: every replica generates a few tokens before anyone is served. The
+ * engine's loop number `loop` belongs to the calling thread. */
+int probe_replicas(struct tl_engine *engine, const struct tl_model *model, unsigned loop, struct tl_waker *waker,
+                   struct tl_error *err);
+
+/* progress.c: a bar on a terminal, lines elsewhere. Called by loader threads. */
+struct progress *progress_new(unsigned n_replicas);
+void progress_free(struct progress *progress);
+void progress_step(struct progress *progress, unsigned replica, uint64_t done, uint64_t total);
+
+/* signals.c: SIGTERM and SIGINT. Until signals_ready they end the process at
+ * once: nothing is served yet. */
+int signals_init(struct tl_error *err);
+void signals_ready(void);
+/* How many stop signals came so far; waits up to timeout_ms (-1: for ever) for one more than `seen`. */
+unsigned signals_wait(unsigned seen, int timeout_ms);
+
+/* notify.c: systemd. */
+/* Sockets that systemd passed: *ret is owned by the caller, NULL when there are none. */
+int notify_sockets(int **ret, unsigned *ret_n, struct tl_error *err);
+void notify_status(const char *state);
+
+#endif

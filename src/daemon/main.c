@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/* The command line. */
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/daemon_private.h"
+#include "tokenlane/base/clock.h"
+#include "tokenlane/base/thread.h"
+#include "tokenlane/log.h"
+
+static const char usage[] =
+    "usage: tokenlane COMMAND [--config FILE] [--KEY VALUE]...\n"
+    "\n"
+    "  serve         serve the configured model over HTTP\n"
+    "  check-config  read the configuration, say what is wrong with it\n"
+    "  keys          print all configuration keys\n"
+    "  version       print the version\n"
+    "\n"
+    "Every key of the configuration file is an option too, and wins over the file:\n"
+    "  tokenlane serve --model.path ~/models/my-llama --http.port 8000\n";
+
+/* --key value and --key=value; the file comes first, wherever --config stands. */
+static int read_arguments(struct tl_config *config, int argc, char **argv, struct tl_error *err) {
+  for (int pass = 0; pass < 2; pass++) {
+    for (int i = 0; i < argc; i++) {
+      if (strncmp(argv[i], "--", 2) != 0 || !argv[i][2])
+        return tl_error_set(err, TL_EINVAL, NULL, "expected --KEY VALUE, got %.100s", argv[i]);
+      const char *key = argv[i] + 2, *equals = strchr(key, '='), *value = equals ? equals + 1 : NULL;
+      char name[96];
+      snprintf(name, sizeof name, "%.*s", equals ? (int)(equals - key) : (int)strlen(key), key);
+      if (!value && ++i < argc) value = argv[i];
+      if (!value) return tl_error_set(err, TL_EINVAL, name, "--%s: expected a value", name);
+      bool is_file = strcmp(name, "config") == 0;
+      int r = TL_OK;
+      if (is_file && pass == 0) r = tl_config_load(config, value, err);
+      if (!is_file && pass == 1) r = tl_config_set(config, name, value, err);
+      if (r < 0) return r;
+    }
+  }
+  return tl_config_check(config, err);
+}
+
+/* Running work may end, then all ends. Returns when nothing is left, time is up
+ * or a second signal came. */
+static void drain(struct daemon *d) {
+  int64_t deadline_ns = tl_now_ns() + TL_MS(d->config->drain_timeout_ms);
+  TL_LOG(TL_LOG_INFO, "daemon", "draining", TL_U("requests", tl_api_active(d->api)),
+         TL_I("timeout_ms", d->config->drain_timeout_ms));
+  notify_status("STOPPING=1");
+  tl_api_drain(d->api);
+  tl_http_drain(d->http);
+  while (tl_api_active(d->api) || tl_http_connections(d->http)) {
+    bool late = tl_now_ns() >= deadline_ns;
+    if (!late && signals_wait(1, 10) <= 1) continue;
+    TL_LOG(TL_LOG_WARN, "daemon", late ? "drain timeout; ending what runs" : "second signal; ending what runs",
+           TL_U("requests", tl_api_active(d->api)));
+    return;
+  }
+}
+
+static int serve(const struct tl_config *config, struct tl_error *err) {
+  int r = tl_log_set_level(config->log_level, err);
+  if (r == TL_OK) r = signals_init(err);
+  if (r == TL_OK) r = tl_log_start(err);
+  if (r < 0) return r;
+  struct daemon d;
+  r = daemon_boot(&d, config, err);
+  if (r == TL_OK) {
+    signals_ready();
+    notify_status("READY=1");
+    while (signals_wait(0, -1) == 0) {
+    }
+    drain(&d);
+  }
+  daemon_done(&d);
+  if (r == TL_OK) TL_LOG(TL_LOG_INFO, "daemon", "stopped");
+  tl_log_stop();
+  return r;
+}
+
+static int print_keys(void) {
+  struct tl_buffer out;
+  tl_buffer_init(&out, 0);
+  tl_config_describe(&out);
+  fputs(tl_buffer_string(&out), stdout);
+  tl_buffer_done(&out);
+  return 0;
+}
+
+static int with_config(const char *command, int argc, char **argv) {
+  struct tl_error err = {0};
+  struct tl_config config;
+  int r = tl_config_init(&config);
+  if (r == TL_OK) r = read_arguments(&config, argc, argv, &err);
+  if (r == TL_OK && strcmp(command, "serve") == 0) r = serve(&config, &err);
+  else if (r == TL_OK) puts("the configuration is valid");
+  if (r < 0) fprintf(stderr, "tokenlane: %s\n", err.message);
+  tl_config_done(&config);
+  return r < 0;
+}
+
+int main(int argc, char **argv) {
+  const char *command = argc > 1 ? argv[1] : "help";
+  tl_thread_enter("tokenlane", TL_ROLE_NONE); /* also the name of the process */
+  if (strcmp(command, "serve") == 0 || strcmp(command, "check-config") == 0)
+    return with_config(command, argc - 2, argv + 2);
+  if (strcmp(command, "keys") == 0) return print_keys();
+  if (strcmp(command, "version") == 0 || strcmp(command, "--version") == 0) return puts("tokenlane " TL_VERSION) < 0;
+  bool asked = strcmp(command, "help") == 0 || strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0;
+  fputs(usage, asked ? stdout : stderr);
+  return asked ? 0 : 2;
+}
