@@ -1,0 +1,239 @@
+# Tokenlane. `make help` lists the targets; the two that matter first are
+# `make demo` and `make check`.
+#
+#   SAN=address,undefined | SAN=thread   a variant built beside the plain one
+#   T=name                               only the tests whose name contains it
+#   V=1                                  show the commands
+#   B=folder                             build there instead of build/<variant>
+
+VERSION := 0.1.0
+SAN ?=
+comma := ,
+VARIANT := $(if $(SAN),san-$(subst $(comma),-,$(SAN)),plain)
+B ?= build/$(VARIANT)
+VENV ?= build/venv
+T ?=
+Q := $(if $(V),,@)
+PREFIX ?= /usr/local
+DESTDIR ?=
+CONFIG ?= config/tokenlane.json
+
+.DEFAULT_GOAL := all
+
+# Debian's names. Bare machines get them by `make deps`.
+DEBS_BUILD := gcc libc6-dev pkg-config libuv1-dev libjansson-dev node-llhttp \
+	libpcre2-dev libutf8proc-dev libsystemd-dev ca-certificates curl
+DEBS_CHECK := libcmocka-dev python3 python3-venv
+DEBS_LINT := clang-tidy clang-format cppcheck
+DEBS_BENCH := wrk nginx-light python3 python3-venv
+
+CC ?= gcc
+PKGS := libuv jansson libpcre2-8 libsystemd libutf8proc
+# Asked of pkg-config when first used, so that `make deps` works without it.
+PKG_CFLAGS = $(eval PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS)))$(PKG_CFLAGS)
+PKG_LIBS = $(eval PKG_LIBS := $(shell pkg-config --libs $(PKGS)))$(PKG_LIBS)
+
+WARN := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes \
+	-Wmissing-prototypes -Wvla -Wundef -Werror
+# Without -fno-var-tracking GCC needs minutes for the kernels under ASan.
+OPT := $(if $(SAN),-O1 -fno-var-tracking -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all,-O2)
+CPPFLAGS += -Iinclude -Isrc -D_GNU_SOURCE -DTL_VERSION='"$(VERSION)"'
+CFLAGS += -std=c17 -g $(OPT) $(WARN) -fvisibility=hidden -fno-strict-aliasing -pthread
+LDFLAGS += -pthread $(if $(SAN),-fsanitize=$(SAN))
+LDLIBS = $(PKG_LIBS) -lm
+
+# --- rooms ------------------------------------------------------------------
+# A room's objects make one archive. LINK_x lists the archives that room x may
+# need: itself and lower floors only (tests/lint checks the includes).
+ROOMS := base config log metrics model text schedule device engine http route api daemon
+LINK_base := base
+LINK_config := config base
+LINK_log := log base
+LINK_metrics := metrics base
+LINK_model := model base
+LINK_text := text base
+LINK_schedule := schedule base
+LINK_device := device model base
+LINK_engine := engine schedule device text model metrics log config base
+LINK_http := http metrics log config llhttp base
+LINK_route := route engine schedule device text model metrics log config base
+LINK_api := api route http llhttp engine schedule device text model metrics log config base
+LINK_daemon := daemon $(LINK_api)
+
+sources = $(wildcard src/$(1)/*.c) $(wildcard src/$(1)/*/*.c)
+objects = $(patsubst src/%.c,$(B)/obj/%.o,$(1))
+
+# Kernels are compiled for the instruction set that their name ends with and
+# are only called when the processor has it.
+$(B)/obj/device/cpu/%_avx2.o: CFLAGS += -mavx2 -mfma -mf16c
+$(B)/obj/device/cpu/%_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512
+$(B)/obj/device/cpu/%_avx512bf16.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mf16c -mprefer-vector-width=512
+ifeq ($(SAN),)
+$(B)/obj/device/cpu/%.o: CFLAGS += -O3
+endif
+# Sums are taken in the written order on every path.
+$(B)/obj/device/cpu/%.o: CFLAGS += -ffp-contract=off
+
+.PHONY: all
+all: $(B)/bin/tokenlane $(B)/bin/load ## build the daemon and the load generator
+
+$(B)/obj/%.o: src/%.c
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CC    $<")
+	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(LLHTTP_CFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
+
+define room_archive
+$(B)/lib/$(1).a: $$(call objects,$$(call sources,$(1)))
+	@mkdir -p $$(@D)
+	$$(Q)rm -f $$@; ar rcs $$@ $$^
+endef
+$(foreach room,$(ROOMS),$(eval $(call room_archive,$(room))))
+
+# llhttp: the distribution's library where it has one, else the generated C
+# sources that Debian's node-llhttp ships.
+LLHTTP_DIR ?= /usr/share/llhttp
+LLHTTP_PC := $(shell pkg-config --exists libllhttp 2>/dev/null && echo yes)
+ifeq ($(LLHTTP_PC),yes)
+LLHTTP_CFLAGS := $(shell pkg-config --cflags libllhttp)
+LDLIBS += $(shell pkg-config --libs libllhttp)
+$(B)/lib/llhttp.a:
+	@mkdir -p $(@D)
+	$(Q)rm -f $@; ar rcs $@
+else
+LLHTTP_CFLAGS := -I/usr/share/include/llhttp
+$(B)/lib/llhttp.a: $(patsubst %,$(B)/obj/llhttp/%.o,api http llhttp)
+	@mkdir -p $(@D)
+	$(Q)rm -f $@; ar rcs $@ $^
+$(B)/obj/llhttp/%.o: $(LLHTTP_DIR)/%.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) -O2 -w -std=c17 $(LLHTTP_CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) -c $< -o $@
+endif
+
+archives = $(patsubst %,$(B)/lib/%.a,$(LINK_$(1)))
+
+$(B)/bin/tokenlane: $(call archives,daemon)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(CC) $(LDFLAGS) -o $@ -Wl,--start-group $^ -Wl,--end-group $(LDLIBS)
+
+# --- running ----------------------------------------------------------------
+.PHONY: deps deps-check deps-lint deps-bench
+deps: ## install the Debian packages that the build needs (none: does nothing)
+	@sh tests/lint/install_debs.sh $(DEBS_BUILD)
+deps-check: deps
+	@sh tests/lint/install_debs.sh $(DEBS_CHECK)
+deps-lint:
+	@sh tests/lint/install_debs.sh $(DEBS_LINT)
+deps-bench: deps
+	@sh tests/lint/install_debs.sh $(DEBS_BENCH)
+
+.PHONY: demo serve
+demo: deps ## install, build, serve the bundled model, show a streamed answer
+	@$(MAKE) --no-print-directory -j$$(nproc) all
+	@sh config/demo/demo.sh $(B)/bin/tokenlane
+
+serve: all ## build and serve CONFIG (config/tokenlane.json: the bundled model)
+	$(B)/bin/tokenlane serve --config $(CONFIG)
+
+# --- tests ------------------------------------------------------------------
+UNIT_SOURCES := $(wildcard tests/unit/*/test_*.c)
+UNIT_BINS := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SOURCES))
+UNIT_RUN = $(if $(T),$(foreach b,$(UNIT_BINS),$(if $(findstring $(T),$(b)),$(b))),$(UNIT_BINS))
+SAN_ENV := ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+
+define unit_test
+$(B)/tests/$(1)/%: tests/unit/$(1)/%.c $(call archives,$(1))
+	@mkdir -p $$(@D)
+	$$(if $$(V),,@echo "  TEST  $$<")
+	$$(Q)$$(CC) $$(CPPFLAGS) -Itests/unit $$(PKG_CFLAGS) $$(LLHTTP_CFLAGS) $$(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $$@ $$< \
+		$$(LDFLAGS) -Wl,--start-group $(call archives,$(1)) -Wl,--end-group $$(LDLIBS) -lcmocka
+endef
+$(foreach room,$(ROOMS),$(eval $(call unit_test,$(room))))
+
+.PHONY: check check-unit check-e2e check-house
+check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
+	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins
+	@$(MAKE) --no-print-directory check-house check-unit check-e2e
+
+.PHONY: unit-bins
+unit-bins: $(UNIT_BINS)
+
+check-unit: $(UNIT_RUN) ## unit tests only (T=part of a name)
+	@set -e; for t in $(UNIT_RUN); do \
+		echo "  RUN   $$t"; \
+		$(SAN_ENV) TL_TEST_GOLDEN=tests/golden timeout 300 $$t >$$t.log 2>&1 || { cat $$t.log; echo "FAILED: $$t"; exit 1; }; \
+	done
+
+check-house: all ## the house rules: floors, locks, headers, names
+	@python3 tests/lint/house.py $(B)
+
+$(VENV)/.done: tests/e2e/requirements.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+check-e2e: all $(VENV)/.done ## end-to-end tests only (T=expression for pytest -k)
+	$(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
+		$(VENV)/bin/python -m pytest -q tests/e2e $(if $(T),-k "$(T)")
+
+# --- measuring --------------------------------------------------------------
+BENCH_SOURCES := $(wildcard bench/bench_*.c)
+BENCH_BINS := $(patsubst bench/%.c,$(B)/bin/%,$(BENCH_SOURCES))
+
+$(B)/bin/load: bench/load.c $(wildcard bench/load_*.c) bench/load.h $(B)/lib/llhttp.a $(B)/lib/base.a
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(LLHTTP_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -o $@ $(filter %.c,$^) $(LDFLAGS) $(filter %.a,$^) $(LDLIBS)
+
+$(B)/bin/bench_%: bench/bench_%.c $(call archives,engine)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
+		$(LDFLAGS) -Wl,--start-group $(call archives,engine) -Wl,--end-group $(LDLIBS)
+
+.PHONY: bench
+bench: deps-bench ## measure: kernels, decode and prefill against the machine's limits, load, HTTP against nginx
+	@$(MAKE) --no-print-directory -j$$(nproc) all $(BENCH_BINS) $(VENV)/.done
+	@B=$(abspath $(B)) $(VENV)/bin/python bench/run.py
+
+# --- keeping ----------------------------------------------------------------
+C_FILES = $(shell git ls-files 'src/*.c' 'src/*.h' 'include/*.h' 'tests/*.c' 'tests/*.h' 'bench/*.c')
+
+.PHONY: format lint compile_commands.json
+format: deps-lint ## clang-format over the whole tree
+	clang-format -i $(C_FILES)
+
+lint: deps-lint deps-check ## clang-tidy, cppcheck, house rules
+	@$(MAKE) --no-print-directory compile_commands.json check-house
+	clang-tidy --quiet -p . $(filter src/%.c,$(C_FILES))
+	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr \
+		--suppress=missingIncludeSystem --error-exitcode=1 -Iinclude -Isrc -D_GNU_SOURCE $(filter src/%.c,$(C_FILES))
+
+compile_commands.json: ## for clangd and clang-tidy
+	@python3 tests/lint/compile_commands.py '$(subst ','\'',$(CPPFLAGS) $(PKG_CFLAGS) $(LLHTTP_CFLAGS) $(filter-out -Werror,$(CFLAGS)))' $(filter src/%.c,$(C_FILES)) >$@
+
+.PHONY: install uninstall
+install: all ## install daemon, configuration, units (DESTDIR, PREFIX)
+	install -D -m 755 $(B)/bin/tokenlane $(DESTDIR)$(PREFIX)/bin/tokenlane
+	test -e $(DESTDIR)/etc/tokenlane/tokenlane.json || \
+		sed 's|"demo/model"|"$(PREFIX)/share/tokenlane/demo"|' config/tokenlane.json | install -D -m 644 /dev/stdin $(DESTDIR)/etc/tokenlane/tokenlane.json
+	install -d $(DESTDIR)$(PREFIX)/share/tokenlane/demo
+	install -m 644 config/demo/model/* $(DESTDIR)$(PREFIX)/share/tokenlane/demo/
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|@PREFIX@|$(PREFIX)|' systemd/tokenlane.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/tokenlane.service
+	install -m 644 systemd/tokenlane.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/tokenlane.socket
+
+uninstall: ## remove what install put there, but not /etc/tokenlane
+	rm -f $(DESTDIR)$(PREFIX)/bin/tokenlane
+	rm -rf $(DESTDIR)$(PREFIX)/share/tokenlane
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/tokenlane.service $(DESTDIR)$(PREFIX)/lib/systemd/system/tokenlane.socket
+
+.PHONY: clean help
+clean: ## remove build/
+	rm -rf build compile_commands.json
+
+help: ## this list
+	@grep -hE '^[a-z_.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-22s %s\n", $$1, $$2}'
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)
