@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Writes a Llama with random weights in Hugging Face format, for benchmarks.
+
+    python3 bench/make_synthetic.py FOLDER [--seed N] [--layers N] ...
+
+Standard library only. The default has 0.5 B parameters in BF16 (1 GB): large
+enough that a decode step is bound by memory, small enough to make in seconds.
+The same seed gives the same bytes.
+"""
+
+import argparse
+import array
+import json
+import os
+import random
+import struct
+import sys
+
+POOL = 1 << 22  # normals that all rows are cut from
+SIGMA = 0.02  # as models are initialised: logits get a deviation of about 0.6
+
+
+def shapes(a):
+    """(name, rows, columns) of every tensor; columns 0: a vector of ones."""
+    q, kv = a.heads * a.head_dim, a.kv_heads * a.head_dim
+    yield "model.embed_tokens.weight", a.vocab, a.hidden
+    for i in range(a.layers):
+        layer = f"model.layers.{i}."
+        yield layer + "input_layernorm.weight", a.hidden, 0
+        yield layer + "self_attn.q_proj.weight", q, a.hidden
+        yield layer + "self_attn.k_proj.weight", kv, a.hidden
+        yield layer + "self_attn.v_proj.weight", kv, a.hidden
+        yield layer + "self_attn.o_proj.weight", a.hidden, q
+        yield layer + "post_attention_layernorm.weight", a.hidden, 0
+        yield layer + "mlp.gate_proj.weight", a.ffn, a.hidden
+        yield layer + "mlp.up_proj.weight", a.ffn, a.hidden
+        yield layer + "mlp.down_proj.weight", a.hidden, a.ffn
+    yield "model.norm.weight", a.hidden, 0
+
+
+def bf16_normals(rng, count):
+    """count normals as BF16, little endian: the upper halves of floats."""
+    floats = array.array("f", (rng.gauss(0.0, SIGMA) for _ in range(count)))
+    if sys.byteorder == "big":
+        floats.byteswap()
+    whole, halves = floats.tobytes(), bytearray(2 * count)
+    halves[0::2], halves[1::2] = whole[2::4], whole[3::4]
+    return bytes(halves)
+
+
+def write_weights(path, a):
+    """A row is a stretch of the pool from a random place: normal, quickly made."""
+    rng = random.Random(a.seed)
+    pool = memoryview(bf16_normals(rng, POOL + max(a.hidden, a.ffn, a.heads * a.head_dim)))
+    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    for name, rows, columns in shapes(a):
+        size = 2 * rows * max(columns, 1)
+        shape = [rows, columns] if columns else [rows]
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb", buffering=1 << 20) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, rows, columns in shapes(a):
+            if not columns:
+                file.write(b"\x80\x3f" * rows)  # 1.0
+                continue
+            for _ in range(rows):
+                at = 2 * int(rng.random() * POOL)
+                file.write(pool[at : at + 2 * columns])
+    return offset // 2
+
+
+def byte_characters():
+    """GPT-2's mapping: printable bytes stand for themselves, the others for U+0100 and on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
+
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content']"
+    " + '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def tokenizer(a):
+    words = SPECIAL + byte_characters()
+    words += [f"<fill_{i}>" for i in range(len(words), a.vocab)]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": i, "content": text, **flags} for i, text in enumerate(SPECIAL)],
+        "normalizer": None,
+        "pre_tokenizer": level,
+        "post_processor": None,
+        "decoder": level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {word: i for i, word in enumerate(words)},
+            "merges": [],
+        },
+    }
+
+
+def config(a):
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "torch_dtype": "bfloat16",
+        "hidden_size": a.hidden,
+        "intermediate_size": a.ffn,
+        "num_hidden_layers": a.layers,
+        "num_attention_heads": a.heads,
+        "num_key_value_heads": a.kv_heads,
+        "head_dim": a.head_dim,
+        "hidden_act": "silu",
+        "vocab_size": a.vocab,
+        "max_position_embeddings": a.context,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+
+
+def tokenizer_config(a):
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": None,
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "unk_token": None,
+        "model_max_length": a.context,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": TEMPLATE,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder")
+    sizes = {"seed": 1, "hidden": 1024, "layers": 30, "ffn": 4096, "heads": 16, "kv-heads": 8, "head-dim": 64}
+    sizes |= {"vocab": 32768, "context": 4096}
+    for name, default in sizes.items():
+        parser.add_argument("--" + name, type=int, default=default, metavar="N", help=f"default {default}")
+    a = parser.parse_args()
+    if a.vocab < len(SPECIAL) + 256:
+        parser.error(f"--vocab: expected at least {len(SPECIAL) + 256}, got {a.vocab}")
+    os.makedirs(a.folder, exist_ok=True)
+    files = {
+        "config.json": config(a),
+        "generation_config.json": {"eos_token_id": [2, 0], "pad_token_id": 0},
+        "tokenizer.json": tokenizer(a),
+        "tokenizer_config.json": tokenizer_config(a),
+    }
+    for name, content in files.items():
+        with open(os.path.join(a.folder, name), "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+    # last, and under its name only when whole: its presence says that the folder is complete
+    path = os.path.join(a.folder, "model.safetensors")
+    count = write_weights(path + ".part", a)
+    os.replace(path + ".part", path)
+    print(f"{a.folder}: {count / 1e9:.3f} B parameters, {2 * count / 1e9:.2f} GB")
+
+
+if __name__ == "__main__":
+    main()
