@@ -21,6 +21,7 @@ static void device_close(struct tl_device *device) {
     free(d->lanes[i].scores);
     free(d->lanes[i].sampler.candidates);
     free(d->lanes[i].sampler.raw);
+    free(d->lanes[i].sampler.weights);
   }
   free(d->lanes);
   free(d->tickets);
@@ -136,7 +137,9 @@ static int make_lanes(struct cpu_device *d, struct tl_error *err) {
     lane->scores = lane_memory(CPU_MAX_QUERIES * context * sizeof(float));
     lane->sampler.candidates = lane_memory(d->model->vocab_size * sizeof *lane->sampler.candidates);
     lane->sampler.raw = lane_memory(d->model->vocab_size * sizeof *lane->sampler.raw);
-    if (!lane->panel_out || !lane->unpack || !lane->scores || !lane->sampler.candidates || !lane->sampler.raw)
+    lane->sampler.weights = lane_memory(d->model->vocab_size * sizeof *lane->sampler.weights);
+    if (!lane->panel_out || !lane->unpack || !lane->scores || !lane->sampler.candidates || !lane->sampler.raw ||
+        !lane->sampler.weights)
       return no_memory(err, "the compute threads", panel_floats * sizeof(float));
   }
   return TL_OK;

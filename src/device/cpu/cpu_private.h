@@ -58,7 +58,10 @@ struct cpu_kernels {
   void (*attend)(const struct cpu_attention *a, uint32_t n, const float *const *q, const uint32_t *n_keys,
                  float *const *out, float *scores, size_t stride);
   float (*max)(const float *x, size_t n);                 /* NaN if there is one */
-  double (*exp_sum)(const float *x, size_t n, float max); /* sum of exp(x - max) */
+  /* Sum of exp(x - max), 0 below exp(-87); with ret also each of them. */
+  double (*exp_sum)(const float *x, size_t n, float max, float *ret);
+  /* Sum of p[i], or of 1 if p is NULL, where x[i] >= floor. */
+  double (*sum_above)(const float *p, const float *x, size_t n, float floor);
 };
 
 extern const struct cpu_kernels cpu_kernels_plain;
@@ -102,7 +105,8 @@ struct cpu_candidate {
 };
 struct cpu_sampler {
   struct cpu_candidate *candidates; /* (vocab) */
-  float *raw;                       /* (vocab) */
+  float *raw;                       /* (vocab) logits before they are changed */
+  float *weights;                   /* (vocab) exp of the changed logits */
 };
 /* Draws or scores one row. logits (vocab) are changed. TL_EDEVICE when one is NaN
  * or infinite, or all are -INFINITY. */
