@@ -38,9 +38,9 @@ int32_t tl_tokenizer_size(const struct tl_tokenizer *tokenizer);
 struct tl_encode_options {
   bool add_special;   /* run the post-processor (BOS and the like) */
   bool parse_special; /* special tokens in the text become their ids */
-  /* Runs that came from a client, ascending: no special token is recognised
-   * that touches one of them, whatever parse_special says; all else is
-   * tokenized as if they were not marked, so ordinary text gives the same ids
+  /* Runs that came from a client, ascending: no special token, and none that
+   * is spelled as one (<|...|>), is recognised that touches one of them,
+   * whatever parse_special says; all else is tokenized as if they were not marked, so ordinary text gives the same ids
    * as the reference implementation. */
   const struct tl_span *untrusted;
   size_t n_untrusted;
