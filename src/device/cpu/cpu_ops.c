@@ -250,7 +250,7 @@ static void sample(struct run *r, struct cpu_ticket *ticket) {
     for (uint32_t i = from; i < to; i++) {
       int status = cpu_sample(d->kernels, &r->step->sampling[i], d->logits + i * d->ld_vocab, d->model->vocab_size,
                               &r->lane->sampler, &d->sampled[i]);
-      if (status < 0) atomic_store_explicit(&d->status, status, memory_order_relaxed); /* read after the barrier */
+      if (status < 0) d->sampled[i].token = -1;
     }
 }
 

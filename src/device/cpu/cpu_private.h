@@ -153,7 +153,6 @@ struct cpu_device {
   /* the running step */
   const struct tl_step *step;
   struct tl_sampled *sampled;
-  _Atomic int status;                  /* first error of a lane in this step */
 };
 
 extern const struct tl_device_ops cpu_device_ops; /* cpu_backend.c */
