@@ -203,7 +203,7 @@ void *worker_run(void *argument) {
   char name[16];
   snprintf(name, sizeof name, "tl-worker-%u", w->index);
   tl_thread_enter(name, TL_ROLE_WORKER);
-  if (w->device_options.pin) tl_thread_pin(w->device_options.first_core);
+  if (w->device_options.cores) tl_thread_confine(w->device_options.first_core, w->device_options.cores);
   while (!stopping(w)) {
     drain_inbox(w);
     drop(w, false, TL_FINISH_CANCELLED);

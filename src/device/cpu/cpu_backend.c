@@ -38,7 +38,7 @@ static int device_open(const struct tl_device_options *options, struct tl_device
   d->ops = &cpu_device_ops;
   d->options = *options;
   d->kernels = cpu_choose_kernels(tl_cpu_best_isa());
-  int r = cpu_pool_new(options->n_lanes, options->pin, options->first_core, &d->pool, err);
+  int r = cpu_pool_new(&d->options, &d->pool, err);
   if (r < 0) {
     free(d);
     return r;

@@ -35,7 +35,7 @@ static void share(const struct run *r, uint32_t total, uint32_t *ret_from, uint3
 }
 
 static void barrier(struct run *r) {
-  cpu_pool_barrier(r->d->pool, r->index);
+  cpu_pool_barrier(r->d->pool);
 }
 
 /* --- products ------------------------------------------------------------------------------ */
@@ -282,7 +282,7 @@ void cpu_run_step(void *device, unsigned lane) {
   struct cpu_device *d = device;
   struct run r = {d, d->step, &d->lanes[lane], lane, d->options.n_lanes};
   for (uint32_t i = 0; i < d->model->n_ops; i++) {
-    /* a step that wants no row ends before the output's norm and product */
+    /* a step that wants no row needs no logits */
     if (d->step->n_rows == 0 && d->model->plan[i].kind == TL_OP_LOGITS) return;
     run_op(&r, i);
   }

@@ -74,14 +74,15 @@ const struct cpu_kernels *cpu_choose_kernels(enum tl_cpu_isa isa);
 struct cpu_pool;
 typedef void (*cpu_lane_fn)(void *context, unsigned lane);
 
-int cpu_pool_new(unsigned n_lanes, bool pin, unsigned first_core, struct cpu_pool **ret, struct tl_error *err);
+/* options are borrowed. Lane 0, the worker, confines itself. */
+int cpu_pool_new(const struct tl_device_options *options, struct cpu_pool **ret, struct tl_error *err);
 void cpu_pool_free(struct cpu_pool *pool);
 /* Starts fn on lanes 1..; the caller is lane 0 and joins in by cpu_pool_join,
  * which returns when every lane is through. */
 void cpu_pool_start(struct cpu_pool *pool, cpu_lane_fn fn, void *context);
 void cpu_pool_join(struct cpu_pool *pool);
 /* All lanes wait for one another; called within fn by each of them equally often. */
-void cpu_pool_barrier(struct cpu_pool *pool, unsigned lane);
+void cpu_pool_barrier(struct cpu_pool *pool);
 
 /* --- cpu_weights.c ----------------------------------------------------------------------- */
 struct cpu_weights {
