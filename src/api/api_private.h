@@ -154,8 +154,8 @@ int api_register_chat(struct tl_api *api, struct tl_error *err);
 int api_register_completions(struct tl_api *api, struct tl_error *err);
 int api_register_models(struct tl_api *api, struct tl_error *err);
 int api_register_tokenize(struct tl_api *api, struct tl_error *err);
-/* 404 error unless `model` is NULL, the served id or an alias. */
-int api_check_model(const struct tl_api *api, const char *model, struct tl_error *err);
+/* An error unless `model` is the served id or an alias: 400 for no string, else 404. */
+int api_check_model(const struct tl_api *api, const json_t *model, struct tl_error *err);
 /* The serving state, or NULL and a 503 error while loading or draining. */
 const struct tl_serving *api_serving(struct tl_api *api, struct tl_error *err);
 

@@ -5,10 +5,19 @@
 
 #include "api/api_private.h"
 
-int api_check_model(const struct tl_api *api, const char *model, struct tl_error *err) {
-  if (!model || strcmp(model, api->o.model_name) == 0) return TL_OK;
+static bool is_served(const struct tl_api *api, const char *model, size_t length) {
+  if (strlen(model) != length) return false; /* a NUL in it */
+  if (strcmp(model, api->o.model_name) == 0) return true;
   for (unsigned i = 0; i < api->o.n_aliases; i++)
-    if (strcmp(model, api->o.aliases[i]) == 0) return TL_OK;
+    if (strcmp(model, api->o.aliases[i]) == 0) return true;
+  return false;
+}
+
+int api_check_model(const struct tl_api *api, const json_t *model, struct tl_error *err) {
+  char what[64];
+  if (!json_is_string(model))
+    return tl_error_set(err, TL_EINVAL, "model", "model: expected a string, got %s", api_value_text(model, what));
+  if (is_served(api, json_string_value(model), json_string_length(model))) return TL_OK;
   return tl_error_set(err, TL_ENOTFOUND, "model", "model: no such model; this server serves '%s'", api->o.model_name);
 }
 
@@ -79,19 +88,43 @@ static void on_models(struct tl_http_request *request, void *context) {
   api_respond_buffer(request, 200, &body);
 }
 
+/* An id as OpenAI's clients write it into a path: org%2Fmodel. */
+static void encode_id(const char *id, char *ret, size_t size) {
+  size_t n = 0;
+  for (; *id && n + 4 <= size; id++) {
+    bool plain = (*id >= '0' && *id <= '9') || (*id >= 'A' && *id <= 'Z') || (*id >= 'a' && *id <= 'z') ||
+                 strchr("-._~!$&'()*+,;=:@", *id);
+    n += (size_t)snprintf(ret + n, size - n, plain ? "%c" : "%%%02X", (unsigned char)*id);
+  }
+  ret[n] = 0;
+}
+
+static bool is_path_of(const char *path, const char *id) {
+  char encoded[512];
+  encode_id(id, encoded, sizeof encoded);
+  return strcmp(path, id) == 0 || strcmp(path, encoded) == 0;
+}
+
 /* GET /v1/models/{id}: registered for the served id and each alias. */
 static void on_model(struct tl_http_request *request, void *context) {
   struct tl_api *api = context;
+  const char *path = tl_http_path(request) + strlen("/v1/models/"), *id = api->o.model_name;
+  for (unsigned i = 0; i < api->o.n_aliases; i++)
+    if (is_path_of(path, api->o.aliases[i])) id = api->o.aliases[i];
   struct tl_buffer body;
   tl_buffer_init(&body, 0);
-  one_model(api, tl_http_path(request) + strlen("/v1/models/"), api->o.model_name, &body);
+  one_model(api, id, api->o.model_name, &body);
   api_respond_buffer(request, 200, &body);
 }
 
 static int register_model(struct tl_api *api, const char *id) {
-  char path[512];
-  int n = snprintf(path, sizeof path, "/v1/models/%s", id);
-  if (n < 0 || (size_t)n >= sizeof path) return TL_EINVAL;
+  char encoded[512], path[544];
+  if (strlen(id) >= sizeof encoded / 3) return TL_EINVAL;
+  encode_id(id, encoded, sizeof encoded);
+  snprintf(path, sizeof path, "/v1/models/%s", id);
+  int r = tl_http_handle(api->o.http, "GET", path, on_model, api);
+  if (r < 0 || strcmp(id, encoded) == 0) return r;
+  snprintf(path, sizeof path, "/v1/models/%s", encoded);
   return tl_http_handle(api->o.http, "GET", path, on_model, api);
 }
 

@@ -37,6 +37,10 @@ void api_call_free(struct api_call *call) {
 
 /* --- sizes ------------------------------------------------------------------------- */
 
+static const char *prompt_field(const struct api_call *call) {
+  return call->endpoint == API_CHAT ? "messages" : "prompt";
+}
+
 /* How many tokens may be generated after a prompt of n_prompt tokens. */
 static int choose_max_new(const struct api_call *call, uint32_t n_prompt, uint32_t *ret, struct tl_error *err) {
   const struct api_params *p = &call->params;
@@ -44,11 +48,11 @@ static int choose_max_new(const struct api_call *call, uint32_t n_prompt, uint32
   int64_t wanted = p->max_completion_tokens >= 0 ? p->max_completion_tokens : p->max_tokens;
   if (wanted < 0 && call->endpoint == API_COMPLETIONS) wanted = 16; /* OpenAI's default */
   if (n_prompt + (wanted < 0 ? 1 : wanted) > context)
-    return tl_error_set(err, TL_ECONTEXT, call->endpoint == API_CHAT ? "messages" : "prompt",
-                        "this model's maximum context length is %lld tokens; the request asks for %lld (%u in the "
-                        "prompt, %lld by max_tokens)",
+    return tl_error_set(err, TL_ECONTEXT, prompt_field(call),
+                        "this model's maximum context length is %lld tokens; the request asks for %lld (%u in %s, "
+                        "%lld by max_tokens)",
                         (long long)context, (long long)(n_prompt + (wanted < 0 ? 1 : wanted)), n_prompt,
-                        (long long)(wanted < 0 ? 1 : wanted));
+                        prompt_field(call), (long long)(wanted < 0 ? 1 : wanted));
   if (wanted < 0) {
     int64_t share = call->api->o.limits.max_total_tokens / (call->n_prompts * p->n) - n_prompt;
     wanted = context - n_prompt < share ? context - n_prompt : share;
@@ -73,6 +77,16 @@ static int check_total(const struct api_call *call, const uint32_t *max_new, str
 
 /* --- sequences ------------------------------------------------------------------------ */
 
+static uint64_t seed_of(const struct api_call *call, unsigned choice) {
+  const struct api_params *p = &call->params;
+  uint64_t seed = p->has_seed ? (uint64_t)p->seed
+                              : tl_hash_u64(call->api->key[1] ^ ((uint64_t)call->loop << 48) ^
+                                            call->api->loops[call->loop].n_ids);
+  /* the first choice has the client's own seed; each of several prompts is answered as if it had come alone */
+  if (p->has_seed) choice %= (unsigned)p->n;
+  return choice ? tl_hash_u64(seed + choice) : seed;
+}
+
 static struct tl_sampling sampling_of(const struct api_call *call, unsigned choice) {
   const struct api_params *p = &call->params;
   const struct tl_generation_defaults *d = &call->serving->model->defaults;
@@ -86,10 +100,7 @@ static struct tl_sampling sampling_of(const struct api_call *call, unsigned choi
   s.repetition_penalty = (float)(p->repetition_penalty >= 0  ? p->repetition_penalty
                                  : d->repetition_penalty > 0 ? d->repetition_penalty
                                                              : 1);
-  uint64_t seed = p->has_seed ? (uint64_t)p->seed
-                              : tl_hash_u64(call->api->key[1] ^ ((uint64_t)call->loop << 48) ^
-                                            call->api->loops[call->loop].n_ids);
-  s.seed = choice ? tl_hash_u64(seed + choice) : seed; /* choice 0 has the client's own seed */
+  s.seed = seed_of(call, choice);
   return s;
 }
 
@@ -176,8 +187,8 @@ static int check_tokens(const struct api_call *call, struct tl_error *err) {
                           call->params.bias[i].token);
   for (unsigned i = 0; i < call->n_prompts; i++)
     if (call->prompts[i].n == 0)
-      return tl_error_set(err, TL_EINVAL, call->endpoint == API_CHAT ? "messages" : "prompt",
-                          "the prompt has no tokens; expected at least one");
+      return tl_error_set(err, TL_EINVAL, prompt_field(call), "%s: expected at least one token, got none",
+                          prompt_field(call));
   return TL_OK;
 }
 
