@@ -23,7 +23,6 @@ int api_error_status(const struct tl_error *err) {
 static const char *error_type(int status) {
   switch (status) {
     case 401: return "authentication_error";
-    case 404: return "not_found_error";
     case 429: return "rate_limit_error";
     default: return status >= 500 ? "server_error" : "invalid_request_error";
   }

@@ -360,7 +360,7 @@ static int check_together(const struct tl_api *api, enum api_endpoint endpoint, 
 int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t *body, struct tl_arena *arena,
                     struct api_params *ret, struct tl_error *err) {
   *ret = (struct api_params){.n = 1, .max_tokens = -1, .max_completion_tokens = -1, .min_tokens = 0,
-                             .temperature = -1, .top_p = -1, .min_p = -1, .top_k = -1,
+                             .temperature = -1, .top_p = -1, .min_p = -1, .top_k = API_NO_TOP_K,
                              .repetition_penalty = -1, .n_top_logprobs = -1};
   struct context context = {api, endpoint, arena, ret};
   for (size_t i = 0; i < N_FIELDS; i++) {

@@ -96,8 +96,10 @@ static void text_offsets(struct api_choice *choice, uint32_t from, uint32_t to, 
     size_t length;
     int32_t id = choice->seq->tokens[i];
     const char *bytes = token_bytes(choice, id, &length);
-    /* generated special tokens have no text */
-    bool silent = i >= choice->seq->n_prompt && tl_tokenizer_is_special(choice->call->serving->tokenizer, id);
+    /* neither what the post-processor put before a text nor a generated special token is in the text */
+    const struct api_prompt *prompt = &choice->call->prompts[choice->prompt];
+    bool silent = i < choice->seq->n_prompt ? prompt->text && i < prompt->n_before
+                                            : tl_tokenizer_is_special(choice->call->serving->tokenizer, id);
     if (!silent) choice->text_offset += count_characters(bytes, length);
   }
 }

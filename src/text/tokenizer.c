@@ -166,6 +166,10 @@ int32_t tl_tokenizer_find(const struct tl_tokenizer *tokenizer, const char *toke
   return tok_map_find(&tokenizer->by_text, tokenizer->tokens, token, length);
 }
 
+uint32_t tl_tokenizer_before(const struct tl_tokenizer *tokenizer) {
+  return tokenizer->n_before;
+}
+
 bool tl_tokenizer_is_special(const struct tl_tokenizer *tokenizer, int32_t id) {
   return id >= 0 && id < tokenizer->size && tokenizer->tokens[id].special;
 }

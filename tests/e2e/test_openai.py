@@ -6,7 +6,7 @@ import math
 import openai
 import pytest
 
-from daemon import LONG, NAME, SLOW, wait_for
+from daemon import LONG, NAME, SLOW, model_with, wait_for
 
 QUESTION = "Who is Clara?"
 
@@ -198,9 +198,9 @@ def test_penalties_make_it_repeat_itself_less(client, penalty):
 def test_chat_logprobs(client):
     answer = ask(client, logprobs=True, top_logprobs=5)
     items = answer.choices[0].logprobs.content
-    assert len(items) == answer.usage.completion_tokens
+    assert len(items) + 1 == answer.usage.completion_tokens  # the token that ends it is no part of the answer
     text = b"".join(bytes(i.bytes) for i in items).decode()
-    assert text == content(answer) + "<|im_end|>" == "".join(i.token for i in items)
+    assert text == content(answer) == "".join(i.token for i in items)
     for item in items:
         values = [t.logprob for t in item.top_logprobs]
         assert len(values) == 5 and values == sorted(values, reverse=True) and sum(map(math.exp, values)) <= 1.0001
@@ -322,7 +322,7 @@ def test_errors_are_the_clients_own(client, fields, error, param, code, stream):
         client.chat.completions.create(**{"model": NAME, "messages": [{"role": "user", "content": "hi"}],
                                           "stream": stream, **fields})
     assert (raised.value.param, raised.value.code) == (param, code)
-    assert raised.value.type == ("not_found_error" if code == "model_not_found" else "invalid_request_error")
+    assert raised.value.type == "invalid_request_error"
     assert code or raised.value.body["message"].startswith(param)
 
 
@@ -339,11 +339,12 @@ def test_too_many_requests(start):
     with complete(client, max_tokens=LONG, stream=True, extra_body={"ignore_eos": True}) as first:
         next(first)
         with pytest.raises(openai.RateLimitError) as raised:
-            complete(client, n=2)
+            complete(client)
         assert raised.value.code == "server_overloaded" and int(raised.value.response.headers["retry-after"]) >= 1
     d.wait_rest()
-    with pytest.raises(openai.RateLimitError):
-        complete(client, n=2)  # all choices get room or none does
+    with pytest.raises(openai.BadRequestError) as raised:
+        complete(client, n=2)  # what can never be had is no matter of trying again
+    assert raised.value.param == "n" and "at most 1 " in raised.value.message
     assert complete(client, max_tokens=1).choices
 
 
@@ -430,3 +431,54 @@ def test_those_who_stay_are_not_disturbed(daemon, client):
         with complete(client, prompt, max_tokens=LONG, stream=True, extra_body={"ignore_eos": True}) as leaves:
             chunks += [next(stays)] if next(leaves) else []
     assert joined(chunks + list(stays)) == alone
+
+
+# --- what once went wrong ------------------------------------------------------------------------------------
+
+
+def test_stop_strings_wait_for_min_tokens(client):
+    text = complete(client, "Ben is a", max_tokens=30, extra_body={"ignore_eos": True}).choices[0].text
+    letter = text.strip()[0]
+    answer = complete(client, "Ben is a", max_tokens=30, stop=[letter], extra_body={"ignore_eos": True, "min_tokens": 10})
+    assert answer.usage.completion_tokens > 10 and letter in answer.choices[0].text
+
+
+def test_top_k_can_be_switched_off(start, tmp_path):
+    """generation_config.json's top_k is a default: -1 and 0 switch it off."""
+    d = start(model=model_with(tmp_path, "generation_config.json", lambda c: {**c, "do_sample": True, "top_k": 1}))
+    def texts(**fields):
+        return {d.complete("Ben", temperature=2, seed=i, max_tokens=8, **fields)["choices"][0]["text"] for i in range(12)}
+    assert len(texts()) == 1 and len(texts(top_k=-1)) > 3 and len(texts(top_k=0)) > 3
+
+
+def test_a_token_that_the_model_lacks(start, tmp_path):
+    """Tokenizers can have tokens, added later, that the model has no row for."""
+    def add(tokenizer):
+        last = {**tokenizer["added_tokens"][0], "id": 9_000_000, "content": "<pad>"}
+        return {**tokenizer, "added_tokens": [*tokenizer["added_tokens"], last]}
+    d = start(model=model_with(tmp_path, "tokenizer.json", add))
+    answer = d.post("/v1/completions", model=NAME, prompt="a<pad>b")
+    assert answer.status_code == 400 and "9000000" in answer.json()["error"]["message"]
+    assert d.complete("ab", max_tokens=2)["choices"]
+
+
+def test_echo_offsets_begin_at_the_text(start, tmp_path):
+    """The BOS that the tokenizer puts before a text is not in it."""
+    def bos(tokenizer):
+        token = tokenizer["added_tokens"][0]
+        special = {token["content"]: {"id": token["content"], "ids": [token["id"]], "tokens": [token["content"]]}}
+        single = [{"SpecialToken": {"id": token["content"], "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+        return {**tokenizer, "post_processor": {"type": "TemplateProcessing", "single": single, "pair": single,
+                                                "special_tokens": special}}
+    d = start(model=model_with(tmp_path, "tokenizer.json", bos))
+    choice = d.complete("Anna is", echo=True, logprobs=1, max_tokens=2)["choices"][0]
+    assert choice["logprobs"]["text_offset"][:2] == [0, 0] and choice["text"].startswith("Anna is")
+
+
+def test_a_conversation_far_too_long(daemon):
+    """Refused at once, not after all of it was tokenized, and other requests are served meanwhile."""
+    messages = [{"role": "user", "content": "a"}] * 60_000
+    answer = daemon.post("/v1/chat/completions", model=NAME, messages=messages)
+    assert answer.status_code == 400 and answer.json()["error"]["code"] == "context_length_exceeded"
+    answer = daemon.post("/v1/completions", model=NAME, prompt="word " * 100_000)
+    assert answer.json()["error"]["code"] == "context_length_exceeded" and answer.json()["error"]["param"] == "prompt"
