@@ -39,8 +39,8 @@ struct http_header {
 enum http_scan_at { SCAN_BEGIN, SCAN_REQUEST_LINE, SCAN_LINE_BEGIN, SCAN_NAME, SCAN_VALUE, SCAN_END };
 struct http_scan {
   enum http_scan_at at;
-  bool after_cr;
-  size_t bytes;
+  bool after_cr, after_space;
+  size_t bytes; /* of header lines, the empty one at the end included */
 };
 
 enum conn_state {

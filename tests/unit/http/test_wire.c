@@ -168,6 +168,8 @@ static const struct wire wrong_lines[] = {
     {"a tabulator in the target", BYTES("GET /ec\tho HTTP/1.1\r\n" H "\r\n"), "400", CLOSED, {0}, 0},
     {"a byte above ASCII in the target", BYTES("GET /\xc3\xa4 HTTP/1.1\r\n" H "\r\n"), "400", CLOSED, {0}, 0},
     {"target without a slash", BYTES("GET echo HTTP/1.1\r\n" H "\r\n"), "400", CLOSED, {0}, 0},
+    {"two blanks before the target", BYTES("GET  /echo HTTP/1.1\r\n" H "\r\n"), "400", CLOSED, {0}, 0},
+    {"two blanks before the version", BYTES("GET /echo  HTTP/1.1\r\n" H "\r\n"), "400", CLOSED, {0}, 0},
     {"no target", BYTES("GET  HTTP/1.1\r\n" H "\r\n"), "400", CLOSED, {0}, 0},
     {"another scheme", BYTES("GET https://a/echo HTTP/1.1\r\n" H "\r\n"), "400", CLOSED, {0}, 0},
     {"absolute-form without a host", BYTES("GET http:///echo HTTP/1.1\r\n" H "\r\n"), "400", CLOSED, {0}, 0},
@@ -283,10 +285,10 @@ static void read_answers(struct client *c, const struct wire *w, const char *how
     int status = (int)strtol(at, &end, 10);
     bool is_head = *end == 'h';
     at = end + is_head;
-    while (!client_parse(c->got.data, c->got.length, is_head, c->eof).complete && !c->eof) {
+    struct answer a;
+    while (!(a = client_parse(c->got.data, c->got.length, is_head, c->eof)).complete && !c->eof) {
       if (!client_read(c, 10000) && !c->eof) fail_msg("%s (%s, %zu): no answer, expected %d", w->name, how, cut, status);
     }
-    struct answer a = client_parse(c->got.data, c->got.length, is_head, c->eof);
     if (a.status != status || !a.complete)
       fail_msg("%s (%s, %zu): %d instead of %d: %.*s", w->name, how, cut, a.status, status, (int)c->got.length, c->got.data);
     tl_buffer_append(raw, c->got.data, a.length);
