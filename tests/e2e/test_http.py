@@ -430,12 +430,13 @@ def test_write_queue_is_bounded(tight):
 
 
 def test_many_half_requests_hinder_nobody(daemon):
+    before = daemon.total("tokenlane_http_connections")
     with contextlib.ExitStack() as stack:
         for i in range(200):
             stack.enter_context(Wire(daemon.port)).send((GET + "X: ", CHUNKED + "5\r\n", "G")[i % 3])
         for _ in range(20):
             assert daemon.complete("a", max_tokens=2)["choices"]
-    wait_for(lambda: daemon.total("tokenlane_http_connections") <= 2, what="connections to close")
+    wait_for(lambda: daemon.total("tokenlane_http_connections") <= before + 1, what="connections to close")
 
 
 def test_clients_on_all_loops_at_once(daemon):
