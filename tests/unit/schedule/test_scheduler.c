@@ -8,17 +8,20 @@
 
 static struct tl_sched_item items[MAX_ITEMS];
 static uint32_t n_items;
+static int64_t now_ns;
 
 static struct tl_scheduler *make(uint32_t n_blocks, uint32_t size, uint32_t tokens, uint32_t context) {
-  struct tl_scheduler_options o = {n_blocks, 4, size, tokens, context}; /* blocks of 4 tokens */
+  struct tl_scheduler_options o = {.n_blocks = n_blocks, .block_tokens = 4, .max_batch_size = size, .max_batch_tokens = tokens,
+                                   .max_context = context, .max_prefill_tokens = tokens, .priority_age_ns = 10};
   struct tl_scheduler *s;
+  now_ns = 0;
   assert_int_equal(tl_scheduler_new(&o, &s, NULL), TL_OK);
   return s;
 }
 
 static void add(struct tl_scheduler *s, struct tl_sched_seq *seq, uint32_t n_tokens, uint32_t n_max) {
   *seq = (struct tl_sched_seq){.n_tokens = n_tokens, .n_max = n_max};
-  tl_scheduler_add(s, seq);
+  tl_scheduler_add(s, seq, now_ns);
 }
 
 /* Plans and compares with (seq, start, n) triples that end with NULL. */
@@ -128,9 +131,9 @@ static void test_preemption(void **state) {
     assert_plan(s, &a, at, 1u, NULL);
     run(s);
   }
-  assert_int_equal(tl_scheduler_preemptions(s), 0);
+  assert_int_equal(tl_scheduler_stats(s)->preemptions, 0);
   assert_plan(s, &a, 12u, 1u, NULL); /* a needs a fourth: b's */
-  assert_int_equal(tl_scheduler_preemptions(s), 1);
+  assert_int_equal(tl_scheduler_stats(s)->preemptions, 1);
   assert_int_equal(b.state, TL_SCHED_WAITING);
   assert_true(b.n_computed == 0 && b.n_blocks == 0 && b.blocks == NULL && b.n_tokens == 5);
   run(s);
