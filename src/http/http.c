@@ -8,7 +8,7 @@
 
 #include "http/http_private.h"
 
-static const int counted_codes[HTTP_N_CODES] = {200, 400, 404, 405, 408, 413, 414, 417, 429, 431, 500, 501, 503, 505, 0};
+static const int counted_codes[HTTP_N_CODES] = {200, 400, 404, 405, 408, 413, 414, 417, 429, 431, 500, 501, 503, 504, 505, 0};
 static const double second_bounds[] = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
                                        0.25,   0.5,     1,      2.5,   5,      10,    30,   60};
 

@@ -19,7 +19,7 @@
 #define HTTP_CHUNK_EXTENSION_BYTES 1024
 #define HTTP_LINGER_NS 2000000000LL
 #define HTTP_LINGER_BYTES (1 << 20)
-#define HTTP_N_CODES 15
+#define HTTP_N_CODES 16
 #define HTTP_MAX_ROUTES 128
 
 struct http_route {

@@ -25,6 +25,7 @@ static const struct {
                {500, "Internal Server Error"},
                {501, "Not Implemented"},
                {503, "Service Unavailable"},
+               {504, "Gateway Timeout"},
                {505, "HTTP Version Not Supported"}};
 _Static_assert(sizeof reasons / sizeof *reasons + 1 == HTTP_N_CODES, "the last code counts all others");
 
