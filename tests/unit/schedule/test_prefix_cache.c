@@ -68,26 +68,48 @@ static void test_salts(void **state) {
   tl_scheduler_free(s);
 }
 
-/* Hashes say where to look, tokens what is there. */
+/* Gives a block of the tree another hash, as a collision would. */
+static void forge(struct tl_scheduler *s, uint32_t block, uint64_t hash) {
+  tree_remove(s, block);
+  struct block *b = &s->pool.blocks[block];
+  b->hash = hash;
+  b->in_tree = true;
+  b->bucket_next = s->tree.buckets[hash & s->tree.bucket_mask];
+  s->tree.buckets[hash & s->tree.bucket_mask] = block;
+  s->tree.n++;
+}
+
+/* Hashes say where to look; what is there must have the same tokens, parent and salt. */
 static void test_collisions(void **state) {
   (void)state;
-  struct tl_scheduler *s = make_cache(20, true);
-  static const int32_t other[] = {4, 3, 2, 1, 0};
-  struct tl_sched_seq probe = {.n_tokens = 5, .tokens = other, .max_cached = UINT32_MAX};
-  pass(s, count, 5, 0);
+  static const int32_t reversed[] = {4, 3, 2, 1, 0}, p[] = {0, 0, 0, 0, 1, 1, 1, 1, 9}, r[] = {7, 7, 7, 7, 1, 1, 1, 1, 9};
+  struct tl_sched_seq probe = {.n_tokens = 5, .tokens = reversed, .max_cached = UINT32_MAX};
   uint64_t key;
+  struct tl_scheduler *s = make_cache(20, true);
+  pass(s, count, 5, 0);
   assert_int_equal(tree_match(s, &probe, &key), 0);
-  uint32_t cached = s->pool.idle_first;
-  tree_remove(s, cached); /* the block of 1 2 3 4 under the hash of 4 3 2 1 */
-  struct block *b = &s->pool.blocks[cached];
-  b->hash = key;
-  b->in_tree = true;
-  b->bucket_next = BLOCK_NONE;
-  s->tree.buckets[key & s->tree.bucket_mask] = cached;
-  s->tree.n++;
-  pass(s, other, 5, 0);
+  forge(s, s->pool.idle_first, key); /* other tokens */
+  pass(s, reversed, 5, 0);
   assert_int_equal(tl_scheduler_cached_blocks(s), 2);
-  pass(s, other, 5, 4);
+  pass(s, reversed, 5, 4);
+  tl_scheduler_free(s);
+
+  s = make_cache(20, true);
+  pass(s, p, 9, 0);
+  uint32_t second = s->pool.idle_first;
+  pass(s, r, 5, 0);
+  probe = (struct tl_sched_seq){.n_tokens = 9, .tokens = r, .max_cached = UINT32_MAX};
+  assert_int_equal(tree_match(s, &probe, &key), 1);
+  forge(s, second, key); /* the same tokens after others */
+  assert_int_equal(tree_match(s, &probe, &key), 1);
+  tl_scheduler_free(s);
+
+  s = make_cache(20, true);
+  pass(s, p, 5, 0);
+  probe = (struct tl_sched_seq){.n_tokens = 5, .tokens = p, .max_cached = UINT32_MAX, .salt = 3};
+  assert_int_equal(tree_match(s, &probe, &key), 0);
+  forge(s, s->pool.idle_first, key); /* the same tokens of somebody else */
+  assert_int_equal(tree_match(s, &probe, &key), 0);
   tl_scheduler_free(s);
 }
 

@@ -84,6 +84,21 @@ static void test_preemption_for_a_place(void **state) {
   tl_scheduler_free(s);
 }
 
+/* Decodes fill the whole budget: one of them makes room there, too. */
+static void test_preemption_for_the_budget(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make(100, 2, 2, 100);
+  struct tl_sched_seq low1, low2, critical;
+  add_at(s, &low1, TL_PRIORITY_LOW, 1, 1);
+  add_at(s, &low2, TL_PRIORITY_LOW, 2, 1);
+  assert_plan(s, &low1, 0u, 1u, &low2, 0u, 1u, NULL);
+  run(s);
+  add_at(s, &critical, TL_PRIORITY_CRITICAL, 3, 3);
+  assert_plan(s, &low1, 1u, 1u, &critical, 0u, 1u, NULL);
+  assert_int_equal(low2.state, TL_SCHED_WAITING);
+  tl_scheduler_free(s);
+}
+
 /* An old low one has become its equal in rank: it keeps its place. */
 static void test_old_ones_keep_their_place(void **state) {
   (void)state;
@@ -158,6 +173,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_order_of_the_queue),     cmocka_unit_test(test_ageing),
       cmocka_unit_test(test_nothing_starves),        cmocka_unit_test(test_preemption_for_a_place),
+      cmocka_unit_test(test_preemption_for_the_budget),
       cmocka_unit_test(test_old_ones_keep_their_place), cmocka_unit_test(test_preemption_for_blocks),
       cmocka_unit_test(test_budget_by_rank),         cmocka_unit_test(test_without_ageing_all_are_equal),
   };
