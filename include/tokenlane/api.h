@@ -22,6 +22,8 @@ struct tl_api_limits {
   int64_t max_total_tokens; /* prompts x n x max_tokens of one request */
   int64_t max_logit_bias;   /* entries */
   int64_t max_stop_bytes;   /* of one stop string */
+  int64_t default_timeout_ms; /* of requests that do not say; 0: max_timeout_ms */
+  int64_t max_timeout_ms;     /* 0: no limit */
   struct tl_template_limits tmpl;
 };
 

@@ -30,6 +30,7 @@ enum tl_finish {
   TL_FINISH_LENGTH,    /* max_new tokens, or the context is full */
   TL_FINISH_CANCELLED,
   TL_FINISH_ERROR,     /* the device failed */
+  TL_FINISH_EXPIRED,   /* deadline_ns passed */
 };
 
 /* One scored or generated token's log-probabilities. */
@@ -54,6 +55,10 @@ struct tl_sequence {
   uint32_t n_bias;
   unsigned loop;                   /* index of the loop that gets the events */
   unsigned replica;                /* set by submit's caller from route */
+  enum tl_priority priority;
+  int64_t deadline_ns;             /* by tl_now_ns; 0: none */
+  uint64_t cache_salt;             /* KV is shared only between sequences of the same salt */
+  uint64_t fork;                   /* not 0: the same in all that share a prompt and one request */
   void *owner;                     /* the API's */
   /* --- memory that the loop allocated, the worker fills ------------------------- */
   int32_t *tokens;                 /* (n_prompt + max_new) prompt, then generated */
@@ -63,6 +68,7 @@ struct tl_sequence {
   struct tl_logprobs *logprobs;    /* (n_prompt + max_new) by token index, or NULL */
   int64_t submitted_ns;            /* the caller of submit writes it */
   int64_t started_ns, first_token_ns; /* the worker: its first step began, its first token came */
+  uint32_t n_cached;               /* the worker, before its first token: prompt tokens that the prefix cache had */
   /* --- crossing ------------------------------------------------------------------- */
   struct tl_mpsc_node node;        /* inbox */
   _Atomic uint32_t n_out;          /* generated tokens that the loop may read */
@@ -71,8 +77,8 @@ struct tl_sequence {
   _Atomic uint32_t cancel;         /* any thread sets it to 1 */
   enum tl_finish finish;           /* valid once the final event has come */
   /* --- the worker's ------------------------------------------------------------------ */
-  bool broken;                     /* the model gave no distribution for one of its rows */
   struct tl_sched_seq sched;
+  bool in_flight;                  /* the step under way computes rows of it */
 };
 
 struct tl_engine_options {
@@ -84,6 +90,9 @@ struct tl_engine_options {
   uint32_t max_batch_size, max_batch_tokens, max_context; /* max_context 0: the model's */
   uint32_t max_queue;          /* live sequences per replica: what route admits at most */
   uint64_t kv_memory_bytes;
+  bool prefix_cache;           /* schedule.h has these three */
+  uint32_t max_prefill_tokens;
+  int64_t priority_age_ns;
   /* Wakes loop `loop`: called by workers after publishing, at most once per
    * loop and step; must be cheap and thread-safe. */
   void (*wake)(unsigned loop, void *context);
@@ -99,7 +108,7 @@ struct tl_board {
   /* line 2: the worker, every step; the others read it relaxed */
   TL_ALIGNED _Atomic int64_t beat_ns;   /* end of the last step */
   _Atomic int64_t step_ns;              /* moving average of the step time */
-  _Atomic uint32_t free_blocks, running, waiting;
+  _Atomic uint32_t free_blocks, cached_blocks, running, waiting;
   _Atomic uint32_t failed;              /* the device failed: route nothing here */
   _Atomic uint64_t n_steps, n_prefill_tokens, n_decode_tokens;
 };

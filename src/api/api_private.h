@@ -14,6 +14,7 @@
 #define API_MAX_STOPS 4
 #define API_MAX_DEPTH 64
 #define API_NO_TOP_K (-2)
+#define API_MAX_SALT_BYTES 256
 #define API_ARENA_LIMIT ((size_t)1 << 30)
 
 enum api_endpoint { API_COMPLETIONS = 1, API_CHAT = 2, API_BOTH = 3 };
@@ -28,6 +29,10 @@ struct api_params {
   double presence_penalty, frequency_penalty, repetition_penalty; /* repetition: -1 not given */
   int64_t seed;
   bool has_seed, stream, include_usage, echo, ignore_eos;
+  enum tl_priority priority;
+  int64_t timeout_ms;     /* 0: none */
+  const char *cache_salt; /* NULL: not given */
+  size_t cache_salt_length;
   int64_t n_top_logprobs; /* -1: no log-probabilities; else how many alternatives */
   struct { const char *text; size_t length; } stop[API_MAX_STOPS];
   unsigned n_stop;
@@ -99,6 +104,7 @@ struct api_call {
   json_t *body;
   struct api_params params;
   char id[40];
+  uint64_t number;      /* unique in the process, not 0 */
   int64_t created_s;
   struct api_prompt *prompts;
   unsigned n_prompts;

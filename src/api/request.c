@@ -19,7 +19,8 @@ struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *reques
   call->endpoint = endpoint;
   call->created_s = tl_wall_ns() / TL_SEC(1);
   tl_arena_init(&call->arena, API_ARENA_LIMIT);
-  uint64_t id = tl_hash_u64(api->key[0] ^ ((uint64_t)call->loop << 48) ^ ++api->loops[call->loop].n_ids);
+  call->number = ((uint64_t)call->loop << 48) ^ ++api->loops[call->loop].n_ids;
+  uint64_t id = tl_hash_u64(api->key[0] ^ call->number);
   snprintf(call->id, sizeof call->id, "%s-%016llx", endpoint == API_CHAT ? "chatcmpl" : "cmpl",
            (unsigned long long)id);
   return call;
@@ -144,6 +145,12 @@ static int add_bias(struct api_call *call, struct tl_sequence *seq) {
   return TL_OK;
 }
 
+/* Keyed, so that a client cannot find a salt that meets another's. */
+static uint64_t cache_salt_of(const struct api_call *call) {
+  const struct api_params *p = &call->params;
+  return p->cache_salt ? tl_hash_bytes(p->cache_salt, p->cache_salt_length, call->api->key[0], call->api->key[1]) : 0;
+}
+
 static int make_sequence(struct api_call *call, struct api_choice *choice, uint32_t max_new) {
   struct tl_sequence *seq = tl_arena_alloc(&call->arena, sizeof *seq);
   if (!seq) return TL_ENOMEM;
@@ -160,6 +167,10 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   seq->n_stop_ids = call->serving->model->n_eos;
   seq->loop = call->loop;
   seq->owner = choice;
+  seq->priority = call->params.priority;
+  if (call->params.timeout_ms) seq->deadline_ns = tl_http_began_ns(call->request) + TL_MS(call->params.timeout_ms);
+  seq->cache_salt = cache_salt_of(call);
+  seq->fork = call->n_prompts * call->params.n > 1 ? call->number : 0;
   uint32_t n = prompt->n + max_new;
   seq->tokens = tl_arena_array(&call->arena, n, sizeof *seq->tokens);
   if (!seq->tokens || add_bias(call, seq) < 0 || add_history(call, seq, n) < 0) return TL_ENOMEM;
@@ -288,6 +299,7 @@ int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl
 static int settle_body(struct api_call *call, struct tl_error *err) {
   struct api_params *p = &call->params;
   bool fine = !p->model || (p->model = tl_arena_copy(&call->arena, p->model, strlen(p->model)));
+  if (fine && p->cache_salt) fine = (p->cache_salt = tl_arena_copy(&call->arena, p->cache_salt, p->cache_salt_length));
   for (unsigned i = 0; fine && i < p->n_stop; i++)
     fine = (p->stop[i].text = tl_arena_copy(&call->arena, p->stop[i].text, p->stop[i].length));
   for (unsigned i = 0; fine && i < call->n_prompts; i++) {

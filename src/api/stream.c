@@ -165,6 +165,12 @@ static bool failed(const struct api_choice *choice, struct tl_error *err) {
   if (!choice->final) return false;
   if (choice->seq->finish == TL_FINISH_ERROR)
     return tl_error_set(err, TL_EDEVICE, NULL, "the device that served this request failed") < 0;
+  if (choice->seq->finish == TL_FINISH_EXPIRED) {
+    tl_error_set(err, TL_EBUSY, "timeout_ms", "the request did not end within its %lld ms",
+                 (long long)choice->call->params.timeout_ms);
+    err->http_status = 504;
+    return true;
+  }
   if (choice->seq->finish != TL_FINISH_CANCELLED) return false;
   tl_error_set(err, TL_EBUSY, NULL, "the server is shutting down");
   err->http_status = 503;

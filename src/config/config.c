@@ -138,5 +138,9 @@ int tl_config_check(const struct tl_config *config, struct tl_error *err) {
     return tl_error_set(err, TL_EINVAL, "engine.max_batch_tokens",
                         "engine.max_batch_tokens: expected at least engine.max_batch_size (%lld), got %lld",
                         (long long)config->engine_max_batch_size, (long long)config->engine_max_batch_tokens);
+  if (config->limits_max_timeout_ms && config->limits_default_timeout_ms > config->limits_max_timeout_ms)
+    return tl_error_set(err, TL_EINVAL, "limits.default_timeout_ms",
+                        "limits.default_timeout_ms: expected at most limits.max_timeout_ms (%lld), got %lld",
+                        (long long)config->limits_max_timeout_ms, (long long)config->limits_default_timeout_ms);
   return TL_OK;
 }

@@ -66,6 +66,8 @@ static int make_api(struct daemon *d, struct tl_error *err) {
                  .max_total_tokens = c->limits_max_total_tokens,
                  .max_logit_bias = c->limits_max_logit_bias,
                  .max_stop_bytes = c->limits_max_stop_bytes,
+                 .default_timeout_ms = c->limits_default_timeout_ms,
+                 .max_timeout_ms = c->limits_max_timeout_ms,
                  .tmpl = tl_template_default_limits},
   };
   options.limits.tmpl.fuel = (uint64_t)c->limits_template_fuel;
@@ -127,6 +129,9 @@ static int make_engine(struct daemon *d, struct tl_error *err) {
       .max_context = (uint32_t)c->engine_max_context,
       .max_queue = (uint32_t)c->limits_max_queue,
       .kv_memory_bytes = (uint64_t)c->engine_kv_memory_bytes,
+      .prefix_cache = c->engine_prefix_cache,
+      .max_prefill_tokens = (uint32_t)c->engine_max_prefill_tokens,
+      .priority_age_ns = TL_MS(c->engine_priority_age_ms),
       .wake = on_wake,
       .wake_context = d,
       .progress = on_progress,

@@ -19,6 +19,15 @@ void sequence_count(struct tl_sequence *seq, int32_t token, bool generated) {
 
 void sequence_prepare(struct tl_sequence *seq) {
   for (uint32_t i = 0; i < seq->n_prompt; i++) sequence_count(seq, seq->tokens[i], false);
+  seq->sched.n_tokens = seq->n_prompt;
+  seq->sched.n_max = seq->n_prompt + seq->max_new;
+  seq->sched.tokens = seq->tokens;
+  seq->sched.priority = (uint8_t)seq->priority;
+  seq->sched.salt = seq->cache_salt;
+  seq->sched.fork = seq->fork;
+  seq->sched.owner = seq;
+  /* rows that are wanted must be computed, whoever computed them before */
+  seq->sched.max_cached = seq->score_prompt && seq->n_prompt > 1 ? 0 : UINT32_MAX;
 }
 
 void sequence_sampling(struct tl_sequence *seq, uint32_t token, struct tl_sampling *ret) {

@@ -22,6 +22,7 @@ const struct http_code http_codes[HTTP_N_CODES] = {{200, "OK"},
                                                    {500, "Internal Server Error"},
                                                    {501, "Not Implemented"},
                                                    {503, "Service Unavailable"},
+                                                   {504, "Gateway Timeout"},
                                                    {505, "HTTP Version Not Supported"},
                                                    {0, "Status"}};
 

@@ -269,6 +269,12 @@ static void test_check(void **state) {
   assert_int_equal(tl_config_check(&c, &err), TL_EINVAL);
   assert_string_equal(err.message, "engine.max_batch_tokens: expected at least engine.max_batch_size (64), got 63");
   assert_string_equal(err.field, "engine.max_batch_tokens");
+  tl_config_set(&c, "engine.max_batch_tokens", "64", NULL);
+  tl_config_set(&c, "limits.default_timeout_ms", "11", NULL);
+  assert_int_equal(tl_config_check(&c, &err), TL_OK);
+  tl_config_set(&c, "limits.max_timeout_ms", "10", NULL);
+  assert_int_equal(tl_config_check(&c, &err), TL_EINVAL);
+  assert_string_equal(err.message, "limits.default_timeout_ms: expected at most limits.max_timeout_ms (10), got 11");
   tl_config_done(&c);
 }
 
