@@ -84,7 +84,7 @@ int tl_log_configure(const struct tl_log_options *options, struct tl_error *err)
 /* Writes what is left and ends the writer thread; gives up on a sink that takes
  * nothing for a second. */
 void tl_log_stop(void);
-/* Sets the level of all modules by name, nothing else. TL_EINVAL. */
+/* Sets the level of all modules (but "access") by name, nothing else. TL_EINVAL. */
 int tl_log_set_level(const char *name, struct tl_error *err);
 
 /* On SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGABRT what the rings hold is written to

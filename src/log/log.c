@@ -16,7 +16,7 @@ enum { N_MODULES = sizeof modules / sizeof *modules, OTHER = 0, ACCESS = 1 };
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
 
 /* Settings: relaxed, each stands for itself; while they change a thread may see some new and some old. */
-static _Atomic int levels[N_MODULES] = {[0 ... N_MODULES - 1] = TL_LOG_INFO};
+static _Atomic int levels[N_MODULES] = {TL_LOG_INFO, TL_LOG_ERROR, [2 ... N_MODULES - 1] = TL_LOG_INFO};
 static _Atomic uint32_t max_per_second;
 
 static _Atomic(struct log_ring *) rings;      /* every ring ever made, newest first; never freed */
@@ -61,7 +61,8 @@ static int wrong_level(const char *name, struct tl_error *err) {
 int tl_log_set_level(const char *name, struct tl_error *err) {
   int level = level_of(name);
   if (level < 0) return wrong_level(name, err);
-  for (unsigned i = 0; i < N_MODULES; i++) atomic_store_explicit(&levels[i], level, memory_order_relaxed); /* as above */
+  for (unsigned i = 0; i < N_MODULES; i++)
+    if (i != ACCESS) atomic_store_explicit(&levels[i], level, memory_order_relaxed); /* as above */
   return TL_OK;
 }
 

@@ -23,7 +23,7 @@
 #include "tokenlane/base/thread.h"
 #include "tokenlane/log.h"
 
-#define LOG_RING_BYTES 65536u /* power of two */
+#define LOG_RING_BYTES 262144u /* power of two: about 1500 access records, 30 ms of the fastest loop's */
 #define LOG_MAX_FIELDS 16
 #define LOG_MAX_STRING 512
 #define LOG_TEXT_BYTES (LOG_MAX_FIELDS * (LOG_MAX_STRING + 1)) /* strings of one record, with NULs */

@@ -18,7 +18,7 @@
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/waker.h"
 
-#define BATCH_BYTES (262144 + LOG_LINE_BYTES)
+#define BATCH_BYTES (262144 + LOG_LINE_BYTES) /* 256 KiB a write */
 #define NAP_NS TL_MS(5)
 #define AWAKE_NS TL_MS(100)      /* so long after the last record it naps instead of sleeping */
 #define BUSY_BYTES 16384         /* so much in one drain: look again at once */

@@ -98,7 +98,7 @@ static void check(void (*die)(void), int number, const char *name, bool others) 
   if (!WIFSIGNALED(status)) fail_msg("%s: status %x: %s", name, status, text);
   assert_int_equal(WTERMSIG(status), number);
   for (unsigned i = 0; i < 40; i++) {
-    snprintf(expected, sizeof expected, "level=warn module=test msg=\"not yet written\" n=%u f=2.500\n", i);
+    snprintf(expected, sizeof expected, "level=warn module=test msg=\"not yet written\" n=%u f=2.5\n", i);
     if (log_unit_count(text, expected) != 1) fail_msg("record %u is not there once: %s", i, text);
   }
   if (die == die_of_recursion) assert_non_null(strstr(text, "msg=\"before the overflow\""));
