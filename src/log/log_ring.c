@@ -13,7 +13,23 @@ struct log_ring *log_ring_new(void) {
 
 /* --- the producer --------------------------------------------------------------------------- */
 
-/* A record that ends before the ring's end is copied straight, the few others in two parts. */
+/* A record that does not cross the ring's end: nearly all of them. The sizes are known here, so
+ * that most of it is a few moves. */
+static void put_straight(char *to, const struct log_record *record, const struct tl_log_field *fields,
+                         const uint32_t *lengths) {
+  memcpy(to, record, sizeof *record);
+  to += sizeof *record;
+  for (unsigned i = 0; i < record->n_fields; i++) {
+    memcpy(to, &fields[i], sizeof fields[i]);
+    to += sizeof fields[i];
+    if (fields[i].kind != TL_LOG_KIND_STR) continue;
+    memcpy(to, &lengths[i], sizeof lengths[i]);
+    to += sizeof lengths[i];
+    if (lengths[i]) memcpy(to, fields[i].str, lengths[i]);
+    to += lengths[i];
+  }
+}
+
 static void copy_in(struct log_ring *ring, uint64_t *at, const void *bytes, size_t length) {
   size_t offset = *at & (LOG_RING_BYTES - 1), first = LOG_RING_BYTES - offset;
   *at += length;
@@ -23,6 +39,17 @@ static void copy_in(struct log_ring *ring, uint64_t *at, const void *bytes, size
   }
   memcpy(ring->bytes + offset, bytes, first);
   memcpy(ring->bytes, (const char *)bytes + first, length - first);
+}
+
+static void put_across_the_end(struct log_ring *ring, uint64_t at, const struct log_record *record,
+                               const struct tl_log_field *fields, const uint32_t *lengths) {
+  copy_in(ring, &at, record, sizeof *record);
+  for (unsigned i = 0; i < record->n_fields; i++) {
+    copy_in(ring, &at, &fields[i], sizeof fields[i]);
+    if (fields[i].kind != TL_LOG_KIND_STR) continue;
+    copy_in(ring, &at, &lengths[i], sizeof lengths[i]);
+    if (lengths[i]) copy_in(ring, &at, fields[i].str, lengths[i]);
+  }
 }
 
 static uint32_t string_length(const struct tl_log_field *field) {
@@ -52,15 +79,13 @@ bool log_ring_put(struct log_ring *ring, struct log_record *record, const struct
     atomic_store_explicit(&ring->dropped, dropped + 1, memory_order_relaxed);
     return false;
   }
-  copy_in(ring, &tail, record, sizeof *record);
-  for (unsigned i = 0; i < record->n_fields; i++) {
-    copy_in(ring, &tail, &fields[i], sizeof fields[i]);
-    if (fields[i].kind != TL_LOG_KIND_STR) continue;
-    copy_in(ring, &tail, &lengths[i], sizeof lengths[i]);
-    if (lengths[i]) copy_in(ring, &tail, fields[i].str, lengths[i]);
-  }
+  size_t offset = tail & (LOG_RING_BYTES - 1);
+  if (offset + bytes <= LOG_RING_BYTES)
+    put_straight(ring->bytes + offset, record, fields, lengths);
+  else
+    put_across_the_end(ring, tail, record, fields, lengths);
   /* publishes the record; pairs with the acquire load in log_ring_tail */
-  atomic_store_explicit(&ring->tail, tail, memory_order_release);
+  atomic_store_explicit(&ring->tail, tail + bytes, memory_order_release);
   return true;
 }
 
