@@ -537,7 +537,8 @@ int main(int argc, char **argv) {
   struct results results = {.isa = tl_cpu_isa_name(tl_cpu_best_isa())};
   struct tl_error err = {0};
   struct cpu_pool *pool;
-  int r = cpu_pool_new(o.lanes, false, 0, &pool, &err);
+  const struct tl_device_options device = {.n_lanes = o.lanes};
+  int r = cpu_pool_new(&device, &pool, &err);
   if (r == TL_OK) {
     results.read_bytes_per_s = probe_read(pool, &o);
     results.peak_flops = probe_fma(pool, &o);

@@ -18,8 +18,8 @@ struct tl_device; /* first member of each backend's own struct: const struct tl_
 struct tl_device_options {
   unsigned index;      /* N of "cpu:N" */
   unsigned n_lanes;    /* compute threads, the calling worker included; >= 1 */
-  unsigned first_core; /* with pin: lanes sit on first_core ... first_core + n_lanes - 1 */
-  bool pin;
+  unsigned first_core; /* where the device's core set begins */
+  unsigned cores;      /* 0: lanes run anywhere; 1: lane i stays on first_core + i; else all stay within so many */
 };
 
 struct tl_device_load {

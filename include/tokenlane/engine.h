@@ -71,6 +71,7 @@ struct tl_sequence {
   _Atomic uint32_t cancel;         /* any thread sets it to 1 */
   enum tl_finish finish;           /* valid once the final event has come */
   /* --- the worker's ------------------------------------------------------------------ */
+  bool broken;                     /* the model gave no distribution for one of its rows */
   struct tl_sched_seq sched;
 };
 

@@ -58,7 +58,7 @@ struct tl_step {
 /* Log-probabilities are log-softmax of the raw logits, before penalties, bias
  * and temperature. */
 struct tl_sampled {
-  int32_t token;  /* drawn, or the target */
+  int32_t token;  /* drawn, or the target; -1: the row's logits are no distribution (NaN, infinity), nothing else is valid */
   float logprob;  /* of `token`; 0 when none was wanted */
   int32_t n_top;  /* filled entries below, most likely first */
   int32_t top_tokens[TL_MAX_TOP_LOGPROBS];

@@ -38,9 +38,9 @@ int32_t tl_tokenizer_size(const struct tl_tokenizer *tokenizer);
 struct tl_encode_options {
   bool add_special;   /* run the post-processor (BOS and the like) */
   bool parse_special; /* special tokens in the text become their ids */
-  /* Runs that came from a client, ascending: no special token is recognised
-   * that touches one of them, whatever parse_special says; all else is
-   * tokenized as if they were not marked, so ordinary text gives the same ids
+  /* Runs that came from a client, ascending: no special token, and none that
+   * is spelled as one (<|...|>), is recognised that touches one of them,
+   * whatever parse_special says; all else is tokenized as if they were not marked, so ordinary text gives the same ids
    * as the reference implementation. */
   const struct tl_span *untrusted;
   size_t n_untrusted;
@@ -51,6 +51,8 @@ int tl_tokenizer_encode(const struct tl_tokenizer *tokenizer, const char *text, 
                         const struct tl_encode_options *options, struct tl_tokens *out, struct tl_error *err);
 /* The id of an exact token string (added tokens included), -1 if there is none. */
 int32_t tl_tokenizer_find(const struct tl_tokenizer *tokenizer, const char *token, size_t length);
+/* How many ids add_special puts before a text (BOS and the like). */
+uint32_t tl_tokenizer_before(const struct tl_tokenizer *tokenizer);
 bool tl_tokenizer_is_special(const struct tl_tokenizer *tokenizer, int32_t id);
 /* Bytes that the token stands for in running text (byte-level decoded; any
  * bytes, maybe half a character). NULL for an id without a token. */

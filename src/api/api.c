@@ -4,9 +4,11 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "api/api_private.h"
 #include "tokenlane/base/clock.h"
+#include "tokenlane/base/cpu.h"
 #include "tokenlane/base/hash.h"
 
 static void on_wake(unsigned loop, void *context) {
@@ -54,7 +56,6 @@ int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct
   *api = (struct tl_api){.o = *options, .created_s = tl_wall_ns() / TL_SEC(1)};
   api->key[0] = tl_random_seed();
   api->key[1] = tl_random_seed();
-  snprintf(api->fingerprint, sizeof api->fingerprint, "tokenlane-%s", TL_VERSION);
   api->loops = aligned_alloc(TL_CACHE_LINE, options->n_loops * sizeof *api->loops);
   int r = api->loops ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   for (unsigned i = 0; r == TL_OK && i < options->n_loops; i++) api->loops[i].n_ids = 0;
@@ -72,7 +73,19 @@ int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct
   return r;
 }
 
+/* What may change the tokens of a seeded request: model, instructions, version. */
+static void make_fingerprint(struct tl_api *api, const struct tl_model *model) {
+  const uint64_t parts[] = {model->dim,       model->n_layers,     model->n_heads,      model->n_kv_heads,
+                            model->ffn_dim,   model->vocab_size,   (uint64_t)model->dtype, model->n_parameters,
+                            model->weight_bytes, (uint64_t)tl_cpu_best_isa()};
+  uint64_t hash = tl_hash_bytes(TL_VERSION, sizeof TL_VERSION - 1, 0, 0) ^
+                  tl_hash_bytes(api->o.model_name, strlen(api->o.model_name), 0, 0);
+  for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) hash = tl_hash_u64(hash ^ parts[i]);
+  snprintf(api->fingerprint, sizeof api->fingerprint, "fp_%010llx", (unsigned long long)hash >> 24);
+}
+
 void tl_api_serve(struct tl_api *api, const struct tl_serving *serving) {
+  make_fingerprint(api, serving->model);
   /* publishes *serving; pairs with the acquire loads of the loops */
   atomic_store_explicit(&api->serving, serving, memory_order_release);
 }

@@ -23,8 +23,9 @@ int api_error_status(const struct tl_error *err) {
 static const char *error_type(int status) {
   switch (status) {
     case 401: return "authentication_error";
-    case 404: return "not_found_error";
     case 429: return "rate_limit_error";
+    case 501: /* an unknown method or version is the client's mistake */
+    case 505: return "invalid_request_error";
     default: return status >= 500 ? "server_error" : "invalid_request_error";
   }
 }

@@ -13,6 +13,7 @@
 
 #define API_MAX_STOPS 4
 #define API_MAX_DEPTH 64
+#define API_NO_TOP_K (-2)
 #define API_ARENA_LIMIT ((size_t)1 << 30)
 
 enum api_endpoint { API_COMPLETIONS = 1, API_CHAT = 2, API_BOTH = 3 };
@@ -23,7 +24,7 @@ struct api_params {
   json_t *prompt, *messages; /* borrowed from the body */
   int64_t n, max_tokens, max_completion_tokens, min_tokens; /* -1: not given */
   double temperature, top_p, min_p;                         /* -1: not given */
-  int64_t top_k;                                            /* -1: not given or off */
+  int64_t top_k;                                            /* -1 and 0: off; API_NO_TOP_K: not given */
   double presence_penalty, frequency_penalty, repetition_penalty; /* repetition: -1 not given */
   int64_t seed;
   bool has_seed, stream, include_usage, echo, ignore_eos;
@@ -64,8 +65,9 @@ struct api_call;
 struct api_prompt {
   int32_t *ids;      /* in the call's arena */
   uint32_t n;
-  const char *text;  /* as the client sent it; NULL when it sent ids */
+  const char *text;  /* as the client sent it; NULL when it sent ids, or once it is not needed */
   size_t length;
+  uint32_t n_before; /* ids that the tokenizer put before the text (BOS) */
 };
 
 struct api_choice {
@@ -76,7 +78,9 @@ struct api_choice {
   uint32_t n_seen;          /* generated tokens already turned into text */
   uint32_t n_sent_logprobs; /* tokens whose log-probabilities were sent (streams) */
   bool final;               /* the engine's last event has come */
-  bool role_sent, done;     /* done: text complete, finish known */
+  bool role_sent, echoed;   /* chat: the first chunk is out; completions: the prompt is in the text */
+  bool ended_by_id;         /* the last token seen is a stop id: it has no text */
+  bool done;                /* text complete, finish known */
   const char *finish;       /* "stop", "length", ...; NULL while open */
   struct tl_detok detok;
   struct api_stop stop;
@@ -109,6 +113,8 @@ struct api_call {
  * On error nothing is left behind and the caller answers. */
 int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err);
 struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint);
+/* The error of a prompt that alone has more tokens than a sequence can hold. */
+int api_too_long(const struct api_call *call, struct tl_error *err);
 /* Frees a call none of whose sequences is live. */
 void api_call_free(struct api_call *call);
 /* Engine's event for a sequence. */
@@ -154,8 +160,8 @@ int api_register_chat(struct tl_api *api, struct tl_error *err);
 int api_register_completions(struct tl_api *api, struct tl_error *err);
 int api_register_models(struct tl_api *api, struct tl_error *err);
 int api_register_tokenize(struct tl_api *api, struct tl_error *err);
-/* 404 error unless `model` is NULL, the served id or an alias. */
-int api_check_model(const struct tl_api *api, const char *model, struct tl_error *err);
+/* An error unless `model` is the served id or an alias: 400 for no string, else 404. */
+int api_check_model(const struct tl_api *api, const json_t *model, struct tl_error *err);
 /* The serving state, or NULL and a 503 error while loading or draining. */
 const struct tl_serving *api_serving(struct tl_api *api, struct tl_error *err);
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* One table of fields drives reading, checking and the error text. A field that
- * is null counts as not given, as OpenAI's clients send it. Fields that are not
- * in the table are ignored, as other servers of this API do; fields that would
- * change the answer but cannot be honoured are in the table as UNSUPPORTED. */
+ * is null counts as not given, as OpenAI's clients send it. Nothing that could
+ * change the answer is passed over in silence: fields that cannot be honoured
+ * are UNSUPPORTED but for the values that ask for nothing, and a field that is
+ * not in the table is refused, as OpenAI does; so a slip of the pen is noticed. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,7 +17,7 @@ struct context {
   struct api_params *params;
 };
 
-enum kind { KIND_NUMBER, KIND_INTEGER, KIND_BOOL, KIND_READ, KIND_UNSUPPORTED };
+enum kind { KIND_NUMBER, KIND_INTEGER, KIND_BOOL, KIND_READ, KIND_IGNORED, KIND_UNSUPPORTED };
 
 struct field {
   const char *name;
@@ -25,7 +26,14 @@ struct field {
   double min, max;   /* of a number or an integer */
   size_t offset;     /* where in struct api_params; NUMBER double, INTEGER int64_t, BOOL bool */
   int (*read)(struct context *context, const struct field *field, json_t *value, struct tl_error *err);
+  const char *nothing; /* UNSUPPORTED: values that ask for nothing, as JSON, a blank after each */
 };
+
+/* 16.0 is not an integer and must not look like one. */
+static void real_text(double value, char *text) {
+  int n = snprintf(text, 60, "%.6g", value);
+  if (!strpbrk(text, ".e")) memcpy(text + n, ".0", 3);
+}
 
 const char *api_value_text(const json_t *value, char *text) {
   switch (value ? json_typeof(value) : JSON_NULL) {
@@ -35,7 +43,7 @@ const char *api_value_text(const json_t *value, char *text) {
     case JSON_TRUE: return "true";
     case JSON_FALSE: return "false";
     case JSON_INTEGER: snprintf(text, 64, "%lld", (long long)json_integer_value(value)); return text;
-    case JSON_REAL: snprintf(text, 64, "%.6g", json_real_value(value)); return text;
+    case JSON_REAL: real_text(json_real_value(value), text); return text;
     default: return "null";
   }
 }
@@ -75,10 +83,9 @@ static int read_bool(struct context *c, const struct field *f, json_t *value, st
 }
 
 static int read_model(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
-  if (!json_is_string(value)) return wrong(err, f->name, "a string", value);
+  (void)f;
   c->params->model = json_string_value(value);
-  if (strlen(c->params->model) != json_string_length(value)) c->params->model = "";
-  return api_check_model(c->api, c->params->model, err);
+  return api_check_model(c->api, value, err);
 }
 
 static int read_prompt(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
@@ -189,12 +196,15 @@ static int read_seed(struct context *c, const struct field *f, json_t *value, st
   return TL_OK;
 }
 
+/* After stream in the table. */
 static int read_stream_options(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   if (!json_is_object(value)) return wrong(err, f->name, "an object", value);
   json_t *usage = json_object_get(value, "include_usage");
   if (usage && !json_is_null(usage) && !json_is_boolean(usage))
     return wrong(err, "stream_options.include_usage", "true or false", usage);
   c->params->include_usage = json_is_true(usage);
+  if (!c->params->stream)
+    return tl_error_set(err, TL_EINVAL, f->name, "stream_options: expected stream to be true with it");
   return TL_OK;
 }
 
@@ -212,53 +222,99 @@ static int read_response_format(struct context *c, const struct field *f, json_t
   return tl_error_set(err, TL_EINVAL, f->name, "response_format: only {\"type\": \"text\"} is supported by this server");
 }
 
+/* Only text can be had. */
+static int read_modalities(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  (void)c;
+  const char *first = json_string_value(json_array_get(value, 0));
+  if (json_array_size(value) == 1 && first && strcmp(first, "text") == 0) return TL_OK;
+  return tl_error_set(err, TL_EINVAL, f->name, "modalities: only [\"text\"] is supported by this server");
+}
+
+static bool asks_nothing(const struct field *f, const json_t *value) {
+  char text[32];
+  size_t n = json_dumpb(value, text, sizeof text - 2, JSON_ENCODE_ANY | JSON_COMPACT);
+  if (n == 0 || n > sizeof text - 2) return false;
+  memcpy(text + n, " ", 2);
+  const char *at = strstr(f->nothing, text);
+  return at && (at == f->nothing || at[-1] == ' ');
+}
+
 static int read_unsupported(const struct field *f, json_t *value, struct tl_error *err) {
-  bool asks_nothing = json_is_false(value) || (json_is_array(value) && json_array_size(value) == 0) ||
-                      (json_is_integer(value) && json_integer_value(value) == 1) ||
-                      (json_is_string(value) && (json_string_length(value) == 0 ||
-                                                 strcmp(json_string_value(value), "none") == 0 ||
-                                                 strcmp(json_string_value(value), "auto") == 0));
-  if (asks_nothing) return TL_OK;
+  if (asks_nothing(f, value)) return TL_OK;
   return tl_error_set(err, TL_EINVAL, f->name, "%s: is not supported by this server", f->name);
 }
 
 #define AT(member) offsetof(struct api_params, member)
 #define MAX_TOKENS 16777216 /* far above every context: checked exactly against it later */
 
+#define NUMBER(name, endpoints, min, max) {#name, KIND_NUMBER, endpoints, min, max, AT(name), NULL, NULL}
+#define INTEGER(name, endpoints, min, max) {#name, KIND_INTEGER, endpoints, min, max, AT(name), NULL, NULL}
+#define BOOL(name, endpoints) {#name, KIND_BOOL, endpoints, 0, 0, AT(name), NULL, NULL}
+#define READ(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, 0, read_##name, NULL}
+#define IGNORED(name, endpoints) {#name, KIND_IGNORED, endpoints, 0, 0, 0, NULL, NULL}
+#define UNSUPPORTED(name, endpoints, nothing) {#name, KIND_UNSUPPORTED, endpoints, 0, 0, 0, NULL, nothing}
+
 static const struct field fields[] = {
-    {"model", KIND_READ, API_BOTH, 0, 0, 0, read_model},
-    {"prompt", KIND_READ, API_COMPLETIONS, 0, 0, 0, read_prompt},
-    {"messages", KIND_READ, API_CHAT, 0, 0, 0, read_messages},
-    {"max_tokens", KIND_INTEGER, API_BOTH, 0, MAX_TOKENS, AT(max_tokens), NULL},
-    {"max_completion_tokens", KIND_INTEGER, API_CHAT, 1, MAX_TOKENS, AT(max_completion_tokens), NULL},
-    {"min_tokens", KIND_INTEGER, API_BOTH, 0, MAX_TOKENS, AT(min_tokens), NULL},
-    {"n", KIND_INTEGER, API_BOTH, 1, 1 << 20, AT(n), NULL},
-    {"temperature", KIND_NUMBER, API_BOTH, 0, 2, AT(temperature), NULL},
-    {"top_p", KIND_NUMBER, API_BOTH, 0, 1, AT(top_p), NULL},
-    {"top_k", KIND_INTEGER, API_BOTH, -1, MAX_TOKENS, AT(top_k), NULL},
-    {"min_p", KIND_NUMBER, API_BOTH, 0, 1, AT(min_p), NULL},
-    {"seed", KIND_READ, API_BOTH, 0, 0, 0, read_seed},
-    {"stop", KIND_READ, API_BOTH, 0, 0, 0, read_stop},
-    {"presence_penalty", KIND_NUMBER, API_BOTH, -2, 2, AT(presence_penalty), NULL},
-    {"frequency_penalty", KIND_NUMBER, API_BOTH, -2, 2, AT(frequency_penalty), NULL},
-    {"repetition_penalty", KIND_NUMBER, API_BOTH, 0.01, 100, AT(repetition_penalty), NULL},
-    {"logit_bias", KIND_READ, API_BOTH, 0, 0, 0, read_logit_bias},
-    {"logprobs", KIND_READ, API_BOTH, 0, 0, 0, read_logprobs},
-    {"top_logprobs", KIND_READ, API_CHAT, 0, 0, 0, read_top_logprobs},
-    {"echo", KIND_BOOL, API_COMPLETIONS, 0, 0, AT(echo), NULL},
-    {"ignore_eos", KIND_BOOL, API_BOTH, 0, 0, AT(ignore_eos), NULL},
-    {"stream", KIND_BOOL, API_BOTH, 0, 0, AT(stream), NULL},
-    {"stream_options", KIND_READ, API_BOTH, 0, 0, 0, read_stream_options},
-    {"user", KIND_READ, API_BOTH, 0, 0, 0, read_user},
-    {"response_format", KIND_READ, API_CHAT, 0, 0, 0, read_response_format},
-    {"tools", KIND_UNSUPPORTED, API_CHAT, 0, 0, 0, NULL},
-    {"tool_choice", KIND_UNSUPPORTED, API_CHAT, 0, 0, 0, NULL},
-    {"functions", KIND_UNSUPPORTED, API_CHAT, 0, 0, 0, NULL},
-    {"function_call", KIND_UNSUPPORTED, API_CHAT, 0, 0, 0, NULL},
-    {"audio", KIND_UNSUPPORTED, API_CHAT, 0, 0, 0, NULL},
-    {"best_of", KIND_UNSUPPORTED, API_COMPLETIONS, 0, 0, 0, NULL},
-    {"suffix", KIND_UNSUPPORTED, API_COMPLETIONS, 0, 0, 0, NULL},
+    READ(model, API_BOTH),
+    READ(prompt, API_COMPLETIONS),
+    READ(messages, API_CHAT),
+    INTEGER(max_tokens, API_BOTH, 0, MAX_TOKENS),
+    INTEGER(max_completion_tokens, API_BOTH, 1, MAX_TOKENS),
+    INTEGER(min_tokens, API_BOTH, 0, MAX_TOKENS),
+    INTEGER(n, API_BOTH, 1, 1 << 20),
+    NUMBER(temperature, API_BOTH, 0, 2),
+    NUMBER(top_p, API_BOTH, 0, 1),
+    INTEGER(top_k, API_BOTH, -1, MAX_TOKENS),
+    NUMBER(min_p, API_BOTH, 0, 1),
+    READ(seed, API_BOTH),
+    READ(stop, API_BOTH),
+    NUMBER(presence_penalty, API_BOTH, -2, 2),
+    NUMBER(frequency_penalty, API_BOTH, -2, 2),
+    NUMBER(repetition_penalty, API_BOTH, 0.01, 100),
+    READ(logit_bias, API_BOTH),
+    READ(logprobs, API_BOTH),
+    READ(top_logprobs, API_CHAT),
+    BOOL(echo, API_COMPLETIONS),
+    BOOL(ignore_eos, API_BOTH),
+    BOOL(stream, API_BOTH),
+    READ(stream_options, API_BOTH),
+    READ(user, API_BOTH),
+    READ(response_format, API_CHAT),
+    READ(modalities, API_CHAT),
+    /* they change where or how an answer is made or kept, not what it says */
+    IGNORED(metadata, API_BOTH),
+    IGNORED(store, API_CHAT),
+    IGNORED(service_tier, API_CHAT),
+    IGNORED(safety_identifier, API_CHAT),
+    IGNORED(prompt_cache_key, API_CHAT),
+    IGNORED(prompt_cache_options, API_CHAT),
+    IGNORED(prompt_cache_retention, API_CHAT),
+    IGNORED(prediction, API_CHAT),
+    IGNORED(parallel_tool_calls, API_CHAT),
+    UNSUPPORTED(tools, API_CHAT, "[] "),
+    UNSUPPORTED(tool_choice, API_CHAT, "\"none\" \"auto\" "),
+    UNSUPPORTED(functions, API_CHAT, "[] "),
+    UNSUPPORTED(function_call, API_CHAT, "\"none\" \"auto\" "),
+    UNSUPPORTED(audio, API_CHAT, ""),
+    UNSUPPORTED(moderation, API_CHAT, ""),
+    UNSUPPORTED(reasoning_effort, API_CHAT, "\"none\" "),
+    UNSUPPORTED(verbosity, API_CHAT, "\"medium\" "),
+    UNSUPPORTED(web_search_options, API_CHAT, ""),
+    UNSUPPORTED(best_of, API_COMPLETIONS, "1 "),
+    UNSUPPORTED(suffix, API_COMPLETIONS, "\"\" "),
+    /* vLLM's */
+    UNSUPPORTED(use_beam_search, API_BOTH, "false "),
+    UNSUPPORTED(length_penalty, API_BOTH, "1 1.0 "),
+    UNSUPPORTED(stop_token_ids, API_BOTH, "[] "),
+    UNSUPPORTED(bad_words, API_BOTH, "[] "),
+    UNSUPPORTED(include_stop_str_in_output, API_BOTH, "false "),
+    UNSUPPORTED(skip_special_tokens, API_BOTH, "true "),
+    UNSUPPORTED(spaces_between_special_tokens, API_BOTH, "true "),
+    UNSUPPORTED(add_generation_prompt, API_CHAT, "true "),
+    UNSUPPORTED(continue_final_message, API_CHAT, "false "),
+    UNSUPPORTED(chat_template_kwargs, API_CHAT, "{} "),
 };
+#define N_FIELDS (sizeof fields / sizeof *fields)
 
 static int read_field(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   switch (f->kind) {
@@ -266,9 +322,22 @@ static int read_field(struct context *c, const struct field *f, json_t *value, s
     case KIND_INTEGER: return read_integer(c, f, value, err);
     case KIND_BOOL: return read_bool(c, f, value, err);
     case KIND_READ: return f->read(c, f, value, err);
+    case KIND_IGNORED: return TL_OK;
     case KIND_UNSUPPORTED: break;
   }
   return read_unsupported(f, value, err);
+}
+
+static int check_names(enum api_endpoint endpoint, json_t *body, struct tl_error *err) {
+  const char *name;
+  json_t *value;
+  json_object_foreach(body, name, value) {
+    size_t i = 0;
+    while (i < N_FIELDS && !((fields[i].endpoints & endpoint) && strcmp(fields[i].name, name) == 0)) i++;
+    if (i == N_FIELDS && !json_is_null(value))
+      return tl_error_set(err, TL_EINVAL, name, "%.80s: is not a field of this endpoint", name);
+  }
+  return TL_OK;
 }
 
 /* What no single field can tell. */
@@ -291,14 +360,15 @@ static int check_together(const struct tl_api *api, enum api_endpoint endpoint, 
 int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t *body, struct tl_arena *arena,
                     struct api_params *ret, struct tl_error *err) {
   *ret = (struct api_params){.n = 1, .max_tokens = -1, .max_completion_tokens = -1, .min_tokens = 0,
-                             .temperature = -1, .top_p = -1, .min_p = -1, .top_k = -1,
+                             .temperature = -1, .top_p = -1, .min_p = -1, .top_k = API_NO_TOP_K,
                              .repetition_penalty = -1, .n_top_logprobs = -1};
   struct context context = {api, endpoint, arena, ret};
-  for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+  for (size_t i = 0; i < N_FIELDS; i++) {
     json_t *value = json_object_get(body, fields[i].name);
     if (!(fields[i].endpoints & endpoint) || !value || json_is_null(value)) continue;
     int r = read_field(&context, &fields[i], value, err);
     if (r < 0) return r;
   }
-  return check_together(api, endpoint, ret, err);
+  int r = check_names(endpoint, body, err);
+  return r < 0 ? r : check_together(api, endpoint, ret, err);
 }

@@ -22,6 +22,11 @@ static bool plain(unsigned char c) {
   return c >= 0x20 && c < 0x7f && c != '"' && c != '\\';
 }
 
+/* What some clients' line readers split an event at, though its format does not. */
+static bool ends_a_line(uint32_t code) {
+  return code == 0x85 || code == 0x2028 || code == 0x2029;
+}
+
 void api_json_string(struct tl_buffer *out, const char *text, size_t length) {
   tl_buffer_putc(out, '"');
   for (size_t i = 0; i < length;) {
@@ -34,7 +39,9 @@ void api_json_string(struct tl_buffer *out, const char *text, size_t length) {
     }
     uint32_t code;
     size_t n = tl_utf8_decode(text + i, length - i, &code);
-    if (n > 1) {
+    if (n > 1 && ends_a_line(code)) {
+      tl_buffer_printf(out, "\\u%04x", code);
+    } else if (n > 1) {
       tl_buffer_append(out, text + i, n);
     } else if (n == 1) {
       escape_control(out, (unsigned char)text[i]);

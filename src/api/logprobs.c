@@ -58,20 +58,29 @@ static void chat_logprobs(const struct api_choice *choice, uint32_t from, uint32
 
 /* --- completions --------------------------------------------------------------------- */
 
-/* Token 0 of a prompt has nothing before it: its entries are null. */
+static void one_pair(const struct api_choice *choice, int32_t id, double logprob, bool first, struct tl_buffer *out) {
+  if (!first) tl_buffer_putc(out, ',');
+  token_name(choice, id, out);
+  tl_buffer_putc(out, ':');
+  api_json_number(out, logprob);
+}
+
+/* Token 0 of a prompt has nothing before it: its entries are null. The token that
+ * came is always among them, so there may be one more than was asked for. */
 static void one_top(const struct api_choice *choice, uint32_t i, struct tl_buffer *out) {
   const struct tl_logprobs *l = &choice->seq->logprobs[i];
   if (i == 0) {
     tl_buffer_puts(out, "null");
     return;
   }
+  int32_t came = choice->seq->tokens[i];
+  bool among = false;
   tl_buffer_putc(out, '{');
   for (int32_t k = 0; k < l->n_top; k++) {
-    if (k) tl_buffer_putc(out, ',');
-    token_name(choice, l->top_tokens[k], out);
-    tl_buffer_putc(out, ':');
-    api_json_number(out, (double)l->top_logprobs[k]);
+    one_pair(choice, l->top_tokens[k], (double)l->top_logprobs[k], k == 0, out);
+    among = among || l->top_tokens[k] == came;
   }
+  if (!among) one_pair(choice, came, (double)l->logprob, l->n_top == 0, out);
   tl_buffer_putc(out, '}');
 }
 
@@ -85,8 +94,13 @@ static void text_offsets(struct api_choice *choice, uint32_t from, uint32_t to, 
   for (uint32_t i = from; i < to; i++) {
     tl_buffer_printf(out, "%s%u", i > from ? "," : "", choice->text_offset);
     size_t length;
-    const char *bytes = token_bytes(choice, choice->seq->tokens[i], &length);
-    choice->text_offset += count_characters(bytes, length);
+    int32_t id = choice->seq->tokens[i];
+    const char *bytes = token_bytes(choice, id, &length);
+    /* neither what the post-processor put before a text nor a generated special token is in the text */
+    const struct api_prompt *prompt = &choice->call->prompts[choice->prompt];
+    bool silent = i < choice->seq->n_prompt ? prompt->text && i < prompt->n_before
+                                            : tl_tokenizer_is_special(choice->call->serving->tokenizer, id);
+    if (!silent) choice->text_offset += count_characters(bytes, length);
   }
 }
 

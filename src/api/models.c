@@ -5,11 +5,24 @@
 
 #include "api/api_private.h"
 
-int api_check_model(const struct tl_api *api, const char *model, struct tl_error *err) {
-  if (!model || strcmp(model, api->o.model_name) == 0) return TL_OK;
+static bool is_served(const struct tl_api *api, const char *model, size_t length) {
+  if (strlen(model) != length) return false; /* a NUL in it */
+  if (strcmp(model, api->o.model_name) == 0) return true;
   for (unsigned i = 0; i < api->o.n_aliases; i++)
-    if (strcmp(model, api->o.aliases[i]) == 0) return TL_OK;
+    if (strcmp(model, api->o.aliases[i]) == 0) return true;
+  return false;
+}
+
+static int not_served(const struct tl_api *api, struct tl_error *err) {
   return tl_error_set(err, TL_ENOTFOUND, "model", "model: no such model; this server serves '%s'", api->o.model_name);
+}
+
+int api_check_model(const struct tl_api *api, const json_t *model, struct tl_error *err) {
+  char what[64];
+  if (!json_is_string(model))
+    return tl_error_set(err, TL_EINVAL, "model", "model: expected a string, got %s", api_value_text(model, what));
+  if (is_served(api, json_string_value(model), json_string_length(model))) return TL_OK;
+  return not_served(api, err);
 }
 
 const struct tl_serving *api_serving(struct tl_api *api, struct tl_error *err) {
@@ -31,7 +44,13 @@ static void on_health(struct tl_http_request *request, void *context) {
 
 static void on_ready(struct tl_http_request *request, void *context) {
   struct tl_error err = {0};
-  if (!api_serving(context, &err)) {
+  const struct tl_serving *serving = api_serving(context, &err);
+  int64_t tokens, seqs;
+  if (serving && !tl_route_capacity(serving->route, &tokens, &seqs)) {
+    tl_error_set(&err, TL_EBUSY, NULL, "no device is ready to serve");
+    err.http_status = 503;
+  }
+  if (err.code) {
     api_respond_error(request, &err, 1);
     return;
   }
@@ -79,20 +98,39 @@ static void on_models(struct tl_http_request *request, void *context) {
   api_respond_buffer(request, 200, &body);
 }
 
-/* GET /v1/models/{id}: registered for the served id and each alias. */
-static void on_model(struct tl_http_request *request, void *context) {
-  struct tl_api *api = context;
-  struct tl_buffer body;
-  tl_buffer_init(&body, 0);
-  one_model(api, tl_http_path(request) + strlen("/v1/models/"), api->o.model_name, &body);
-  api_respond_buffer(request, 200, &body);
+static int hex(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  c |= 0x20;
+  return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-static int register_model(struct tl_api *api, const char *id) {
-  char path[512];
-  int n = snprintf(path, sizeof path, "/v1/models/%s", id);
-  if (n < 0 || (size_t)n >= sizeof path) return TL_EINVAL;
-  return tl_http_handle(api->o.http, "GET", path, on_model, api);
+/* Undoes the %XX of a path into ret[size]; returns the length, which is cut to fit. */
+static size_t decode_path(const char *path, char *ret, size_t size) {
+  size_t n = 0;
+  for (; *path && n + 1 < size; path++) {
+    bool escape = *path == '%' && hex(path[1]) >= 0 && hex(path[2]) >= 0;
+    ret[n++] = escape ? (char)(hex(path[1]) << 4 | hex(path[2])) : *path;
+    if (escape) path += 2;
+  }
+  ret[n] = 0;
+  return n;
+}
+
+/* GET /v1/models/{id}; OpenAI's clients write org/model as org%2Fmodel. */
+static void on_model(struct tl_http_request *request, void *context) {
+  struct tl_api *api = context;
+  char id[512];
+  size_t length = decode_path(tl_http_path(request) + strlen("/v1/models/"), id, sizeof id);
+  if (!is_served(api, id, length)) {
+    struct tl_error err = {0};
+    not_served(api, &err);
+    api_respond_error(request, &err, 0);
+    return;
+  }
+  struct tl_buffer body;
+  tl_buffer_init(&body, 0);
+  one_model(api, id, api->o.model_name, &body);
+  api_respond_buffer(request, 200, &body);
 }
 
 int api_register_models(struct tl_api *api, struct tl_error *err) {
@@ -100,12 +138,9 @@ int api_register_models(struct tl_api *api, struct tl_error *err) {
     const char *path;
     tl_http_handler handler;
   } routes[] = {{"/health", on_health}, {"/ready", on_ready},         {"/version", on_version},
-                {"/metrics", on_metrics}, {"/v1/models", on_models}};
+                {"/metrics", on_metrics}, {"/v1/models", on_models}, {"/v1/models/*", on_model}};
   int r = TL_OK;
   for (size_t i = 0; i < sizeof routes / sizeof *routes && r == TL_OK; i++)
     r = tl_http_handle(api->o.http, "GET", routes[i].path, routes[i].handler, api);
-  if (r == TL_OK) r = register_model(api, api->o.model_name);
-  for (unsigned i = 0; i < api->o.n_aliases && r == TL_OK; i++) r = register_model(api, api->o.aliases[i]);
-  if (r < 0) return tl_error_set(err, r, "model.name", "model.name or an alias is too long or not unique");
-  return TL_OK;
+  return r == TL_OK ? TL_OK : tl_error_set(err, r, NULL, "out of memory");
 }

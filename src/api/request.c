@@ -37,6 +37,16 @@ void api_call_free(struct api_call *call) {
 
 /* --- sizes ------------------------------------------------------------------------- */
 
+static const char *prompt_field(const struct api_call *call) {
+  return call->endpoint == API_CHAT ? "messages" : "prompt";
+}
+
+int api_too_long(const struct api_call *call, struct tl_error *err) {
+  return tl_error_set(err, TL_ECONTEXT, prompt_field(call),
+                      "this model's maximum context length is %u tokens; %s has more",
+                      tl_engine_max_context(call->serving->engine), prompt_field(call));
+}
+
 /* How many tokens may be generated after a prompt of n_prompt tokens. */
 static int choose_max_new(const struct api_call *call, uint32_t n_prompt, uint32_t *ret, struct tl_error *err) {
   const struct api_params *p = &call->params;
@@ -44,11 +54,11 @@ static int choose_max_new(const struct api_call *call, uint32_t n_prompt, uint32
   int64_t wanted = p->max_completion_tokens >= 0 ? p->max_completion_tokens : p->max_tokens;
   if (wanted < 0 && call->endpoint == API_COMPLETIONS) wanted = 16; /* OpenAI's default */
   if (n_prompt + (wanted < 0 ? 1 : wanted) > context)
-    return tl_error_set(err, TL_ECONTEXT, call->endpoint == API_CHAT ? "messages" : "prompt",
-                        "this model's maximum context length is %lld tokens; the request asks for %lld (%u in the "
-                        "prompt, %lld by max_tokens)",
+    return tl_error_set(err, TL_ECONTEXT, prompt_field(call),
+                        "this model's maximum context length is %lld tokens; the request asks for %lld (%u in %s, "
+                        "%lld by max_tokens)",
                         (long long)context, (long long)(n_prompt + (wanted < 0 ? 1 : wanted)), n_prompt,
-                        (long long)(wanted < 0 ? 1 : wanted));
+                        prompt_field(call), (long long)(wanted < 0 ? 1 : wanted));
   if (wanted < 0) {
     int64_t share = call->api->o.limits.max_total_tokens / (call->n_prompts * p->n) - n_prompt;
     wanted = context - n_prompt < share ? context - n_prompt : share;
@@ -73,6 +83,16 @@ static int check_total(const struct api_call *call, const uint32_t *max_new, str
 
 /* --- sequences ------------------------------------------------------------------------ */
 
+static uint64_t seed_of(const struct api_call *call, unsigned choice) {
+  const struct api_params *p = &call->params;
+  uint64_t seed = p->has_seed ? (uint64_t)p->seed
+                              : tl_hash_u64(call->api->key[1] ^ ((uint64_t)call->loop << 48) ^
+                                            call->api->loops[call->loop].n_ids);
+  /* the first choice has the client's own seed; each of several prompts is answered as if it had come alone */
+  if (p->has_seed) choice %= (unsigned)p->n;
+  return choice ? tl_hash_u64(seed + choice) : seed;
+}
+
 static struct tl_sampling sampling_of(const struct api_call *call, unsigned choice) {
   const struct api_params *p = &call->params;
   const struct tl_generation_defaults *d = &call->serving->model->defaults;
@@ -80,16 +100,14 @@ static struct tl_sampling sampling_of(const struct api_call *call, unsigned choi
   s.temperature = (float)(p->temperature >= 0 ? p->temperature : d->temperature >= 0 ? d->temperature : 1);
   s.top_p = (float)(p->top_p >= 0 ? p->top_p : d->top_p >= 0 ? d->top_p : 1);
   s.min_p = (float)(p->min_p >= 0 ? p->min_p : d->min_p >= 0 ? d->min_p : 0);
-  s.top_k = (int32_t)(p->top_k >= 0 ? p->top_k : d->top_k >= 0 ? d->top_k : 0);
+  s.top_k = (int32_t)(p->top_k != API_NO_TOP_K ? p->top_k : d->top_k);
+  if (s.top_k < 0) s.top_k = 0; /* -1: off */
   s.presence_penalty = (float)p->presence_penalty;
   s.frequency_penalty = (float)p->frequency_penalty;
   s.repetition_penalty = (float)(p->repetition_penalty >= 0  ? p->repetition_penalty
                                  : d->repetition_penalty > 0 ? d->repetition_penalty
                                                              : 1);
-  uint64_t seed = p->has_seed ? (uint64_t)p->seed
-                              : tl_hash_u64(call->api->key[1] ^ ((uint64_t)call->loop << 48) ^
-                                            call->api->loops[call->loop].n_ids);
-  s.seed = choice ? tl_hash_u64(seed + choice) : seed; /* choice 0 has the client's own seed */
+  s.seed = seed_of(call, choice);
   return s;
 }
 
@@ -174,10 +192,17 @@ static int check_tokens(const struct api_call *call, struct tl_error *err) {
     if (call->params.bias[i].token >= vocab)
       return tl_error_set(err, TL_EINVAL, "logit_bias", "logit_bias: expected token ids from 0 to %d, got %d", vocab - 1,
                           call->params.bias[i].token);
-  for (unsigned i = 0; i < call->n_prompts; i++)
-    if (call->prompts[i].n == 0)
-      return tl_error_set(err, TL_EINVAL, call->endpoint == API_CHAT ? "messages" : "prompt",
-                          "the prompt has no tokens; expected at least one");
+  for (unsigned i = 0; i < call->n_prompts; i++) {
+    const struct api_prompt *prompt = &call->prompts[i];
+    if (prompt->n == 0)
+      return tl_error_set(err, TL_EINVAL, prompt_field(call), "%s: expected at least one token, got none",
+                          prompt_field(call));
+    /* a tokenizer can know tokens that the model has no row for, such as a padding token added later */
+    for (uint32_t k = 0; k < prompt->n; k++)
+      if (prompt->ids[k] >= vocab)
+        return tl_error_set(err, TL_EINVAL, prompt_field(call), "%s: has token %d, which is not one of the model's %d",
+                            prompt_field(call), prompt->ids[k], vocab);
+  }
   return TL_OK;
 }
 
@@ -185,14 +210,30 @@ static int64_t cost(const struct tl_sequence *seq) {
   return (int64_t)seq->n_prompt + seq->max_new;
 }
 
-/* All choices get room, or none does. */
+/* What could not be admitted even if nothing else ran is no matter of trying again. */
+static int check_capacity(const struct api_call *call, struct tl_error *err) {
+  int64_t most_tokens, most_seqs, tokens = 0;
+  if (!tl_route_capacity(call->serving->route, &most_tokens, &most_seqs)) return TL_OK; /* 503 by the reservation */
+  for (unsigned i = 0; i < call->n_choices; i++) tokens += cost(call->choices[i].seq);
+  if (call->n_choices > most_seqs)
+    return tl_error_set(err, TL_EINVAL, "n", "n: prompts x n may be at most %lld sequences here, got %u",
+                        (long long)most_seqs, call->n_choices);
+  if (call->n_prompts > 1 && tokens > most_tokens)
+    return tl_error_set(err, TL_EINVAL, "prompt", "prompt: all prompts with their max_tokens may be at most %lld tokens here, got %lld",
+                        (long long)most_tokens, (long long)tokens);
+  return TL_OK;
+}
+
+/* All choices get room, or none does. Those of one prompt go to one replica. */
 static int reserve_all(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err) {
   struct tl_metrics_shard *shard = tl_http_shard(call->api->o.http, call->loop);
-  for (unsigned i = 0; i < call->n_choices; i++) {
-    struct tl_sequence *seq = call->choices[i].seq;
-    int r = tl_route_reserve(call->serving->route, cost(seq), shard, &seq->replica, ret_retry_after_s, err);
+  struct tl_route *route = call->serving->route;
+  unsigned n = (unsigned)call->params.n, replica;
+  for (unsigned i = 0; i < call->n_choices; i += n) {
+    int r = tl_route_reserve(route, n * cost(call->choices[i].seq), n, shard, &replica, ret_retry_after_s, err);
+    for (unsigned k = i; r == TL_OK && k < i + n; k++) call->choices[k].seq->replica = replica;
     if (r == TL_OK) continue;
-    while (i-- > 0) tl_route_release(call->serving->route, call->choices[i].seq->replica, cost(call->choices[i].seq));
+    while (i-- > 0) tl_route_release(route, call->choices[i].seq->replica, cost(call->choices[i].seq));
     return r;
   }
   return TL_OK;
@@ -236,9 +277,27 @@ int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl
     if ((r = choose_max_new(call, call->prompts[i].n, &max_new[i], err)) < 0) return r;
   if ((r = check_total(call, max_new, err)) < 0) return r;
   if ((r = make_choices(call, max_new, err)) < 0) return r;
+  if ((r = check_capacity(call, err)) < 0) return r;
   if ((r = reserve_all(call, ret_retry_after_s, err)) < 0) return r;
   submit_all(call);
   return TL_OK;
+}
+
+/* The parsed body is many times its bytes and the call may live for minutes: what
+ * is needed of it moves to the arena. */
+static int settle_body(struct api_call *call, struct tl_error *err) {
+  struct api_params *p = &call->params;
+  bool fine = !p->model || (p->model = tl_arena_copy(&call->arena, p->model, strlen(p->model)));
+  for (unsigned i = 0; fine && i < p->n_stop; i++)
+    fine = (p->stop[i].text = tl_arena_copy(&call->arena, p->stop[i].text, p->stop[i].length));
+  for (unsigned i = 0; fine && i < call->n_prompts; i++) {
+    struct api_prompt *prompt = &call->prompts[i];
+    if (!p->echo) prompt->text = NULL; /* its tokens are all that is needed */
+    if (prompt->text) fine = (prompt->text = tl_arena_copy(&call->arena, prompt->text, prompt->length));
+  }
+  p->prompt = p->messages = NULL;
+  json_decref(TL_TAKE(&call->body));
+  return fine ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
 }
 
 void api_generate(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint,
@@ -256,6 +315,7 @@ void api_generate(struct tl_api *api, struct tl_http_request *request, enum api_
   int r = api_body_read(request, &call->body, &err);
   if (r == TL_OK) r = api_fields_read(api, endpoint, call->body, &call->arena, &call->params, &err);
   if (r == TL_OK) r = prepare(call, &err);
+  if (r == TL_OK) r = settle_body(call, &err);
   if (r == TL_OK) r = api_call_start(call, &retry_after_s, &err);
   if (r == TL_OK) return;
   api_respond_error(request, &err, retry_after_s);

@@ -41,7 +41,8 @@ static void logprobs(struct api_choice *choice, bool wanted, struct tl_buffer *o
   }
   uint32_t n_prompt = choice->seq->n_prompt;
   bool with_prompt = call->params.echo && choice->n_sent_logprobs == 0;
-  api_logprobs(choice, with_prompt ? 0 : n_prompt + choice->n_sent_logprobs, n_prompt + choice->n_seen, out);
+  uint32_t n_text = choice->n_seen - choice->ended_by_id; /* the id that ended it is no part of the answer */
+  api_logprobs(choice, with_prompt ? 0 : n_prompt + choice->n_sent_logprobs, n_prompt + n_text, out);
 }
 
 static void delta(struct api_choice *choice, enum api_chunk kind, struct tl_buffer *out) {

@@ -65,8 +65,8 @@ static void observe_tokens(struct api_choice *choice, uint32_t n_new) {
 static int echo_prompt(struct api_choice *choice) {
   struct api_call *call = choice->call;
   const struct api_prompt *prompt = &call->prompts[choice->prompt];
-  if (!call->params.echo || choice->role_sent) return TL_OK;
-  choice->role_sent = true;
+  if (!call->params.echo || choice->echoed) return TL_OK;
+  choice->echoed = true;
   if (prompt->text) return tl_buffer_append(&choice->text, prompt->text, prompt->length);
   return tl_tokenizer_decode(call->serving->tokenizer, prompt->ids, prompt->n, false, &choice->text);
 }
@@ -80,9 +80,14 @@ static int take_tokens(struct api_choice *choice, uint32_t n_out) {
   int r = echo_prompt(choice);
   while (r == TL_OK && choice->n_seen < n_out && !choice->stop.hit) {
     uint32_t i = choice->n_seen++;
-    if (stopped && i + 1 == n_out) break; /* the id that ended it has no text */
+    choice->ended_by_id = stopped && i + 1 == n_out;
+    if (choice->ended_by_id) break;
     r = tl_detok_push(&choice->detok, seq->tokens[seq->n_prompt + i], &piece);
-    if (r == TL_OK) r = api_stop_push(&choice->stop, piece.data, piece.length, &choice->text);
+    /* stop strings count only in what comes after min_tokens, as in vLLM */
+    if (r == TL_OK && choice->n_seen <= choice->call->params.min_tokens)
+      r = tl_buffer_append(&choice->text, piece.data, piece.length);
+    else if (r == TL_OK)
+      r = api_stop_push(&choice->stop, piece.data, piece.length, &choice->text);
     tl_buffer_clear(&piece);
   }
   tl_buffer_done(&piece);
@@ -123,9 +128,10 @@ static void send_chunks(struct api_choice *choice) {
     choice->role_sent = true;
     send_chunk(choice, API_CHUNK_ROLE);
   }
-  bool logprobs = call->params.n_top_logprobs >= 0 && choice->n_sent_logprobs < choice->n_seen;
+  uint32_t n_text = choice->n_seen - choice->ended_by_id;
+  bool logprobs = call->params.n_top_logprobs >= 0 && choice->n_sent_logprobs < n_text;
   if (choice->text.length || logprobs) send_chunk(choice, API_CHUNK_TEXT);
-  choice->n_sent_logprobs = choice->n_seen;
+  choice->n_sent_logprobs = n_text;
   tl_buffer_clear(&choice->text);
   if (choice->done) send_chunk(choice, API_CHUNK_FINISH);
 }

@@ -5,23 +5,35 @@
 
 #include "api/api_private.h"
 
-static bool flag(json_t *body, const char *name, bool otherwise) {
+/* *ret stays as it is when the field is not given. */
+static int read_flag(json_t *body, const char *name, bool *ret, struct tl_error *err) {
   json_t *value = json_object_get(body, name);
-  return json_is_boolean(value) ? json_is_true(value) : otherwise;
+  char what[64];
+  if (!value || json_is_null(value)) return TL_OK;
+  if (!json_is_boolean(value))
+    return tl_error_set(err, TL_EINVAL, name, "%s: expected true or false, got %s", name, api_value_text(value, what));
+  *ret = json_is_true(value);
+  return TL_OK;
 }
 
 static int tokenize(struct tl_api *api, const struct tl_serving *serving, json_t *body, struct tl_tokens *tokens,
                     struct tl_error *err) {
+  bool add_special = true, add_generation_prompt = true;
+  int r = read_flag(body, "add_special_tokens", &add_special, err);
+  if (r == TL_OK) r = read_flag(body, "add_generation_prompt", &add_generation_prompt, err);
+  if (r < 0) return r;
+  char what[64];
   json_t *messages = json_object_get(body, "messages");
-  if (json_is_array(messages))
-    return api_chat_tokens(api, serving, messages, flag(body, "add_generation_prompt", true), tokens, err);
+  if (messages && (!json_is_array(messages) || json_array_size(messages) == 0))
+    return tl_error_set(err, TL_EINVAL, "messages", "messages: expected a list of at least one message, got %s",
+                        api_value_text(messages, what));
+  if (messages) return api_chat_tokens(api, serving, messages, add_generation_prompt, tokens, err);
   json_t *text = json_object_get(body, "prompt");
   if (!text) text = json_object_get(body, "content");
-  char what[64];
   if (!json_is_string(text))
     return tl_error_set(err, TL_EINVAL, "prompt", "prompt: expected a string (or messages: a list), got %s",
                         api_value_text(text, what));
-  struct tl_encode_options options = {.add_special = flag(body, "add_special_tokens", true), .parse_special = true};
+  struct tl_encode_options options = {.add_special = add_special, .parse_special = true};
   return tl_tokenizer_encode(serving->tokenizer, json_string_value(text), json_string_length(text), &options, tokens,
                              err);
 }
@@ -31,7 +43,7 @@ static int open_body(struct tl_api *api, struct tl_http_request *request, json_t
   int r = api_body_read(request, ret, err);
   if (r < 0) return r;
   json_t *model = json_object_get(*ret, "model");
-  return json_is_string(model) ? api_check_model(api, json_string_value(model), err) : TL_OK;
+  return !model || json_is_null(model) ? TL_OK : api_check_model(api, model, err);
 }
 
 static void on_tokenize(struct tl_http_request *request, void *context) {

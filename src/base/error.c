@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-int tl_error_set(struct tl_error *err, int code, const char *field, const char *format, ...) {
+int (tl_error_set)(struct tl_error *err, int code, const char *field, const char *format, ...) {
   if (!err) return code;
   err->code = code;
   err->http_status = 0;

@@ -27,19 +27,16 @@ unsigned tl_cpu_count(void) {
   return n > 0 ? (unsigned)n : 1;
 }
 
-int tl_thread_pin(unsigned index) {
-  cpu_set_t all, one;
+int tl_thread_confine(unsigned first, unsigned n) {
+  cpu_set_t all, some;
   if (sched_getaffinity(0, sizeof all, &all) < 0) return TL_EIO;
-  int n = CPU_COUNT(&all);
-  if (n <= 0) return TL_EIO;
-  int left = (int)(index % (unsigned)n);
-  CPU_ZERO(&one);
+  unsigned count = (unsigned)CPU_COUNT(&all), index = 0;
+  if (count == 0) return TL_EIO;
+  CPU_ZERO(&some);
   for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
     if (!CPU_ISSET(cpu, &all)) continue;
-    if (left-- == 0) {
-      CPU_SET(cpu, &one);
-      break;
-    }
+    if ((index + count - first % count) % count < n) CPU_SET(cpu, &some);
+    index++;
   }
-  return pthread_setaffinity_np(pthread_self(), sizeof one, &one) == 0 ? TL_OK : TL_EIO;
+  return pthread_setaffinity_np(pthread_self(), sizeof some, &some) == 0 ? TL_OK : TL_EIO;
 }

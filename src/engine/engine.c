@@ -105,11 +105,13 @@ static int load_all(struct tl_engine *engine, struct tl_error *err) {
   return r;
 }
 
-/* Replicas on CPUs share the processors. */
+/* Replicas on CPUs share the processors: device N has the N-th core set. One alone
+ * is left to the system's scheduler unless its threads are to be pinned. */
 static void place(struct tl_engine *engine, struct worker *w, unsigned index) {
   unsigned lanes = engine->o.cpu_threads ? engine->o.cpu_threads : tl_cpu_count() / engine->o.n_replicas;
   if (lanes == 0) lanes = 1;
-  w->device_options = (struct tl_device_options){index, lanes, w->index * lanes, engine->o.cpu_pin};
+  unsigned cores = engine->o.cpu_pin ? 1 : engine->o.n_replicas > 1 ? lanes : 0;
+  w->device_options = (struct tl_device_options){index, lanes, index * lanes, cores};
 }
 
 static int open_all(struct tl_engine *engine, const struct tl_device_ops *ops, struct tl_error *err) {

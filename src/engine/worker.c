@@ -105,6 +105,17 @@ static void take_token(struct worker *w, struct tl_sequence *seq, uint32_t at, c
     events_publish(w, seq, false);
 }
 
+/* A model that makes a NaN for one sequence says nothing about the others: only
+ * that one ends. Marked before any token is handed out, as keep_scored_items. */
+static void mark_broken(struct worker *w) {
+  for (uint32_t i = 0; i < w->step.n_rows; i++) {
+    if (w->sampled[i].token >= 0) continue;
+    if (!w->row_seq[i]->broken)
+      TL_LOG(TL_LOG_WARN, "engine", "the model's logits are not numbers; the sequence ends", TL_U("replica", w->index));
+    w->row_seq[i]->broken = true;
+  }
+}
+
 /* Prompts that are only scored and are through with this step: the items are cut
  * down to them. Before any token is handed out, since a sequence that ends then
  * may be freed at once. */
@@ -113,7 +124,7 @@ static void keep_scored_items(struct worker *w) {
   for (uint32_t i = 0; i < w->n_items; i++) {
     const struct tl_sched_seq *s = w->items[i].seq;
     const struct tl_sequence *seq = s->owner;
-    if (seq->max_new == 0 && s->n_computed == seq->n_prompt) w->items[n++] = w->items[i];
+    if (seq->max_new == 0 && !seq->broken && s->n_computed == seq->n_prompt) w->items[n++] = w->items[i];
   }
   w->n_items = n;
 }
@@ -165,8 +176,15 @@ static bool run_step(struct worker *w) {
   int64_t now = tl_now_ns();
   count_step(w, began_ns, now);
   tl_scheduler_done(w->scheduler, w->items, w->n_items);
+  mark_broken(w);
   keep_scored_items(w);
-  for (uint32_t i = 0; i < w->step.n_rows; i++) take_token(w, w->row_seq[i], w->row_token[i], &w->sampled[i], now);
+  for (uint32_t i = 0; i < w->step.n_rows; i++) {
+    struct tl_sequence *seq = w->row_seq[i];
+    if (!seq->broken)
+      take_token(w, seq, w->row_token[i], &w->sampled[i], now);
+    else if (i + 1 == w->step.n_rows || w->row_seq[i + 1] != seq) /* its last row: it may be freed */
+      finish(w, seq, TL_FINISH_ERROR);
+  }
   for (uint32_t i = 0; i < w->n_items; i++) finish(w, w->items[i].seq->owner, TL_FINISH_LENGTH);
   tl_metrics_add(w->shard, w->metrics.preemptions, (int64_t)(tl_scheduler_preemptions(w->scheduler) - preemptions));
   return true;
@@ -185,7 +203,7 @@ void *worker_run(void *argument) {
   char name[16];
   snprintf(name, sizeof name, "tl-worker-%u", w->index);
   tl_thread_enter(name, TL_ROLE_WORKER);
-  if (w->device_options.pin) tl_thread_pin(w->device_options.first_core);
+  if (w->device_options.cores) tl_thread_confine(w->device_options.first_core, w->device_options.cores);
   while (!stopping(w)) {
     drain_inbox(w);
     drop(w, false, TL_FINISH_CANCELLED);

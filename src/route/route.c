@@ -35,23 +35,23 @@ void tl_route_free(struct tl_route *route) {
   free(route);
 }
 
-static int refuse(struct tl_route *route, unsigned n_ready, struct tl_metrics_shard *shard, unsigned *ret_retry_after_s,
+static int refuse(struct tl_route *route, unsigned n_ready, int64_t n_seqs, struct tl_metrics_shard *shard, unsigned *ret_retry_after_s,
                   struct tl_error *err) {
   *ret_retry_after_s = route_retry_after(route);
-  tl_metrics_add(shard, n_ready ? route->refused_full : route->refused_none, 1);
+  tl_metrics_add(shard, n_ready ? route->refused_full : route->refused_none, n_seqs);
   tl_error_set(err, TL_EBUSY, NULL, n_ready ? "the server is at its limit; try again later"
                                             : "no device is ready to serve; try again later");
   if (err) err->http_status = n_ready ? 429 : 503;
   return TL_EBUSY;
 }
 
-int tl_route_reserve(struct tl_route *route, int64_t tokens, struct tl_metrics_shard *shard, unsigned *ret_replica,
+int tl_route_reserve(struct tl_route *route, int64_t tokens, int64_t n_seqs, struct tl_metrics_shard *shard, unsigned *ret_replica,
                      unsigned *ret_retry_after_s, struct tl_error *err) {
   int64_t began_ns = tl_now_ns();
   unsigned order[ROUTE_MAX_REPLICAS], n = route_order(route, order), i = 0;
-  while (i < n && !route_try_reserve(&route->replicas[order[i]], tokens)) i++;
+  while (i < n && !route_try_reserve(&route->replicas[order[i]], tokens, n_seqs)) i++;
   tl_metrics_observe(shard, route->seconds, tl_now_ns() - began_ns);
-  if (i == n) return refuse(route, n, shard, ret_retry_after_s, err);
+  if (i == n) return refuse(route, n, n_seqs, shard, ret_retry_after_s, err);
   *ret_replica = order[i];
   return TL_OK;
 }

@@ -21,7 +21,7 @@ struct tl_route {
 };
 
 /* admit.c: takes room on this replica; false when it is full. */
-bool route_try_reserve(struct route_replica *replica, int64_t tokens);
+bool route_try_reserve(struct route_replica *replica, int64_t tokens, int64_t n_seqs);
 bool route_is_ready(const struct route_replica *replica);
 /* Seconds until the least loaded replica should have room again, 1 to 60. */
 unsigned route_retry_after(const struct tl_route *route);

@@ -63,7 +63,7 @@ static int32_t longest_at(const struct tok_trie *trie, const char *text, size_t 
   return found;
 }
 
-/* The span in which, or before whose start, position lies: binary search. */
+/* Whether a span overlaps [start, end): binary search. */
 static bool touches(const struct tl_span *spans, size_t n, size_t start, size_t end) {
   size_t low = 0, high = n; /* first span with span.end > start */
   while (low < high) {
@@ -116,7 +116,7 @@ int tok_added_find(const struct tl_tokenizer *t, const struct tok_trie *trie, co
     if (!index) continue;
     const struct tok_added *added = &t->added[index - 1];
     struct tl_span span = {i, i + added->length};
-    if (added->special && touches(untrusted, n_untrusted, span.start, span.end)) continue;
+    if (added->guarded && touches(untrusted, n_untrusted, span.start, span.end)) continue;
     bool skip = (added->special && !parse_special) ||
                 (added->single_word && !stands_alone(text, length, span.start, span.end));
     if (skip) {

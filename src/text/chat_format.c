@@ -46,25 +46,25 @@ static json_t *config_template(json_t *config) {
   return NULL;
 }
 
-/* The whole of a file of at most 1 MiB; NULL when it is not there. */
-static char *read_text_file(const char *path, size_t *ret_length) {
-  FILE *file = fopen(path, "rb");
-  if (!file) return NULL;
-  const size_t most = 1 << 20;
-  char *text = malloc(most);
-  *ret_length = text ? fread(text, 1, most, file) : 0;
-  fclose(file);
-  return text;
+#define MAX_TEMPLATE_BYTES ((size_t)1 << 20)
+
+static int compile_file(struct tl_chat_format *format, FILE *file, struct tl_error *err) {
+  char *text = malloc(MAX_TEMPLATE_BYTES + 1);
+  if (!text) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  size_t length = fread(text, 1, MAX_TEMPLATE_BYTES + 1, file);
+  int r = length <= MAX_TEMPLATE_BYTES ? tl_template_compile(text, length, &format->tmpl, err)
+                                       : tl_error_set(err, TL_ELIMIT, NULL, "the template has more than 1 MiB");
+  free(text);
+  return r;
 }
 
 static int compile(struct tl_chat_format *format, const char *folder, json_t *config, struct tl_error *err) {
   char path[4096];
   snprintf(path, sizeof path, "%s/chat_template.jinja", folder);
-  size_t length;
-  char *text = read_text_file(path, &length);
-  if (text) {
-    int r = tl_template_compile(text, length, &format->tmpl, err);
-    free(text);
+  FILE *file = fopen(path, "rb");
+  if (file) {
+    int r = compile_file(format, file, err);
+    fclose(file);
     if (r < 0) tl_error_prefix(err, path);
     return r;
   }

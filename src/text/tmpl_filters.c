@@ -234,7 +234,7 @@ FILTER(filter_int) {
   struct tmpl_value v = arg[0], result = arg[1].kind == TMPL_MISSING ? tmpl_int(0) : arg[1];
   int base = (int)(tmpl_int_arg(r, arg[2], 10) & 63);
   int64_t parsed;
-  double real;
+  double real = 0;
   if (v.kind == TMPL_UNDEFINED) return tmpl_fail_undefined(r, v);
   if (v.kind == TMPL_STR && !tmpl_charge_bytes(r, v.str->length)) return missing;
   if (tmpl_is_integer(v)) {
@@ -255,7 +255,7 @@ FILTER(filter_int) {
 FILTER(filter_float) {
   UNUSED_ALL;
   struct tmpl_value v = arg[0], result = arg[1].kind == TMPL_MISSING ? tmpl_float(0) : arg[1];
-  double real;
+  double real = 0;
   if (v.kind == TMPL_UNDEFINED) return tmpl_fail_undefined(r, v);
   if (v.kind == TMPL_STR && !tmpl_charge_bytes(r, v.str->length)) return missing;
   if (tmpl_is_number(v)) {

@@ -228,7 +228,7 @@ static void balance(struct tmpl_lexer *lx, char c) {
 static bool read_operator(struct tmpl_lexer *lx) {
   static const char doubles[][3] = {"//", "**", "==", "!=", ">=", "<="};
   char c = peek(lx, lx->at);
-  int op = c;
+  int op = (unsigned char)c;
   size_t n = 1;
   for (size_t i = 0; i < sizeof doubles / sizeof *doubles; i++)
     if (c == doubles[i][0] && peek(lx, lx->at + 1) == doubles[i][1]) {

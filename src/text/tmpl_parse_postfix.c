@@ -34,7 +34,7 @@ static struct tmpl_node *parse_string(struct tmpl_parser *p) {
       memcpy(joined, bytes, length);
       bytes = joined;
     }
-    if (more) memcpy(joined + length, p->token.text, more);
+    if (joined) memcpy(joined + length, p->token.text, more);
     length += more;
     tmpl_advance(p);
   }

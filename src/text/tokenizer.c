@@ -31,15 +31,20 @@ static int encode_normalized(struct tok_encode *e, const struct run *run) {
   return r < 0 ? r : tok_pretokenize(e, run->text + at, run->length - at, 0);
 }
 
-/* The spans of the part [start, end) of a run, as offsets in the part. */
-static int part_spans(const struct run *run, size_t start, size_t end, struct tl_span **ret, size_t *ret_n) {
-  *ret_n = 0;
-  *ret = run->n_untrusted ? malloc(run->n_untrusted * sizeof **ret) : NULL;
-  if (run->n_untrusted && !*ret) return TL_ENOMEM;
-  for (size_t i = 0; i < run->n_untrusted; i++) {
-    size_t s = run->untrusted[i].start > start ? run->untrusted[i].start : start;
-    size_t x = run->untrusted[i].end < end ? run->untrusted[i].end : end;
-    if (s < x) (*ret)[(*ret_n)++] = (struct tl_span){s - start, x - start};
+/* The spans of the part [start, end) of a run, as offsets in the part. Parts come
+ * in ascending order, as the spans do: *cursor is the first span that may matter,
+ * so that all parts together look at each span about once. */
+static int part_spans(const struct run *run, size_t start, size_t end, size_t *cursor, struct tl_span **ret,
+                      size_t *ret_n) {
+  while (*cursor < run->n_untrusted && run->untrusted[*cursor].end <= start) ++*cursor;
+  size_t n = 0;
+  while (*cursor + n < run->n_untrusted && run->untrusted[*cursor + n].start < end) n++;
+  *ret_n = n;
+  *ret = n ? malloc(n * sizeof **ret) : NULL;
+  if (n && !*ret) return TL_ENOMEM;
+  for (size_t i = 0; i < n; i++) {
+    struct tl_span span = run->untrusted[*cursor + i];
+    (*ret)[i] = (struct tl_span){(span.start > start ? span.start : start) - start, (span.end < end ? span.end : end) - start};
   }
   return TL_OK;
 }
@@ -71,11 +76,11 @@ static int move_spans(struct tok_encode *e, const char *text, size_t length, str
 }
 
 /* [start, end) of a run that holds no added token of the first kind. */
-static int encode_part(struct tok_encode *e, const struct run *run, size_t start, size_t end) {
+static int encode_part(struct tok_encode *e, const struct run *run, size_t start, size_t end, size_t *cursor) {
   if (start == end) return TL_OK;
   struct tl_span *spans;
   size_t n_spans;
-  if (part_spans(run, start, end, &spans, &n_spans) < 0)
+  if (part_spans(run, start, end, cursor, &spans, &n_spans) < 0)
     return tl_error_set(e->err, TL_ENOMEM, NULL, "out of memory");
   struct tl_buffer normal;
   tl_buffer_init(&normal, 0);
@@ -96,17 +101,17 @@ static int encode_part(struct tok_encode *e, const struct run *run, size_t start
 }
 
 static int encode_run(struct tok_encode *e, const struct run *run) {
-  size_t at = 0;
+  size_t at = 0, cursor = 0;
   struct tl_span span;
   const struct tok_added *added;
   int r = TL_OK;
   while (r == TL_OK && tok_added_find(e->t, &e->t->plain, run->text, run->length, at, run->parse_special,
                                       run->untrusted, run->n_untrusted, &span, &added)) {
-    r = encode_part(e, run, at, span.start);
+    r = encode_part(e, run, at, span.start, &cursor);
     if (r == TL_OK) r = tok_push(e->out, added->id, e->err);
     at = span.end;
   }
-  return r < 0 ? r : encode_part(e, run, at, run->length);
+  return r < 0 ? r : encode_part(e, run, at, run->length, &cursor);
 }
 
 static int push_all(struct tok_encode *e, const int32_t *ids, uint32_t n) {
@@ -159,6 +164,10 @@ int32_t tl_tokenizer_size(const struct tl_tokenizer *tokenizer) {
 
 int32_t tl_tokenizer_find(const struct tl_tokenizer *tokenizer, const char *token, size_t length) {
   return tok_map_find(&tokenizer->by_text, tokenizer->tokens, token, length);
+}
+
+uint32_t tl_tokenizer_before(const struct tl_tokenizer *tokenizer) {
+  return tokenizer->n_before;
 }
 
 bool tl_tokenizer_is_special(const struct tl_tokenizer *tokenizer, int32_t id) {

@@ -72,6 +72,7 @@ struct tok_added {
   const char *content; /* as it is looked for: normalized or not */
   size_t length;
   bool special, single_word, lstrip, rstrip, normalized;
+  bool guarded; /* never recognised in a client's text */
 };
 
 /* Trie over bytes of added tokens. */
@@ -158,7 +159,7 @@ int tok_normalize(const struct tl_tokenizer *t, const char *text, size_t length,
 /* added_tokens.c */
 int tok_trie_add(struct tok_trie *trie, const struct tok_added *added, uint32_t index);
 /* Finds the next added token at or after `from`. Special ones count only if
- * parse_special and when they touch no span. 1 with *ret (including the
+ * parse_special, guarded ones when they touch no span. 1 with *ret (including the
  * whitespace that the token strips, not before `from`) and *ret_added; or 0. */
 int tok_added_find(const struct tl_tokenizer *t, const struct tok_trie *trie, const char *text, size_t length,
                    size_t from, bool parse_special, const struct tl_span *untrusted, size_t n_untrusted,

@@ -177,6 +177,15 @@ static int normalized_content(struct tl_tokenizer *t, struct tok_added *added, s
   return r;
 }
 
+/* <|...|> with ASCII or full-width bars, as control tokens are spelled: files do
+ * not mark all of these as special (DeepSeek's distilled models). */
+static bool spelled_as_control(const char *text, size_t length) {
+  static const char wide[] = "\xef\xbd\x9c";
+  bool ascii = length > 4 && memcmp(text, "<|", 2) == 0 && memcmp(text + length - 2, "|>", 2) == 0;
+  return ascii || (length > 8 && text[0] == '<' && memcmp(text + 1, wide, 3) == 0 &&
+                   memcmp(text + length - 4, wide, 3) == 0 && text[length - 1] == '>');
+}
+
 static int read_added(struct tl_tokenizer *t, json_t *entry, struct tok_added *added, struct tl_error *err) {
   json_t *content = json_object_get(entry, "content");
   if (!json_is_string(content)) return tl_error_set(err, TL_ECORRUPT, NULL, "added_tokens[].content: expected a string");
@@ -198,6 +207,7 @@ static int read_added(struct tl_tokenizer *t, json_t *entry, struct tok_added *a
                               .lstrip = json_is_true(json_object_get(entry, "lstrip")),
                               .rstrip = json_is_true(json_object_get(entry, "rstrip")),
                               .normalized = json_is_true(json_object_get(entry, "normalized"))};
+  added->guarded = added->special || spelled_as_control(text, length);
   t->tokens[id].special = added->special;
   if (added->lstrip || added->rstrip) t->longest = 0;
   return added->normalized ? normalized_content(t, added, err) : TL_OK;

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -132,6 +133,14 @@ def run(*arguments, seconds=20, **options):
                           stdin=subprocess.DEVNULL, **options)
     assert not REPORT.search(done.stderr), done.stderr
     return done.returncode, done.stdout, done.stderr
+
+
+def model_with(folder, name, change):
+    """A copy of the demo model in `folder` whose JSON file `name` is changed by change(json) -> json."""
+    copy = pathlib.Path(folder) / "model"
+    shutil.copytree(MODEL, copy, dirs_exist_ok=True)
+    (copy / name).write_text(json.dumps(change(json.loads((copy / name).read_text()))))
+    return copy
 
 
 def events(lines):

@@ -34,6 +34,7 @@ static struct {
   unsigned bad;               /* index of the device that fails */
   uint64_t fail_at;           /* its step of this number (from 1) fails; 0: none */
   bool fail_in_collect;
+  uint64_t broken_seed;       /* rows sampled with it are no distribution; 0: none */
   _Atomic uint64_t n_steps, n_open, n_rows;
 } fake;
 
@@ -132,6 +133,10 @@ static inline void fake_sample(const struct fake_device *d, const struct tl_step
     for (token = fake_next(hash, sampling->seed); fake_is_forbidden(sampling, token);) token = (token + 1) % FAKE_VOCAB;
   memset(ret, 0xee, sizeof *ret);
   *ret = (struct tl_sampled){.token = token};
+  if (fake.broken_seed && sampling->seed == fake.broken_seed) {
+    ret->token = -1;
+    return;
+  }
   if (sampling->n_top < 0) return;
   ret->logprob = fake_logprob(hash, token);
   ret->n_top = sampling->n_top;

@@ -3,7 +3,7 @@
 #define TOKENLANE_BASE_CPU_H
 
 /* Instruction sets that the processor and the operating system both allow.
- * TOKENLANE_CPU=plain|avx2|avx512 in the environment lowers the answer, so that
+ * TOKENLANE_CPU=plain|avx2|avx512|avx512_bf16 in the environment lowers the answer, so that
  * each path can be tested on one machine. */
 enum tl_cpu_isa { TL_ISA_PLAIN, TL_ISA_AVX2, TL_ISA_AVX512, TL_ISA_AVX512_BF16 };
 

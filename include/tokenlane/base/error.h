@@ -34,6 +34,9 @@ struct tl_error {
  * be NULL. An error that is already filled is replaced. Any thread. */
 int tl_error_set(struct tl_error *err, int code, const char *field, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+#ifdef __clang_analyzer__ /* it sees one file at a time: tells it what is returned */
+#define tl_error_set(err, code, ...) ((void)(tl_error_set)((err), (code), __VA_ARGS__), (code))
+#endif
 
 /* Puts `prefix` and ": " before the message, for callers that know the file
  * or the object in which the cause lies. Returns err->code. */

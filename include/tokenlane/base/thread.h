@@ -27,9 +27,9 @@ enum tl_role tl_thread_role(void);
 
 /* Processors this process may run on (sched_getaffinity), at least 1. */
 unsigned tl_cpu_count(void);
-/* Binds the calling thread to the index-th processor that the process may use;
- * an index past the end wraps round. 0 or TL_EIO. */
-int tl_thread_pin(unsigned index);
+/* Confines the calling thread to n >= 1 of the processors that it may use, from the
+ * first-th on; past the end they wrap round. 0 or TL_EIO. */
+int tl_thread_confine(unsigned first, unsigned n);
 
 /* Tells the core that this is a spin loop. */
 static inline void tl_cpu_relax(void) {

@@ -23,6 +23,12 @@ VF vf vf_mul(vf x, vf y) { return BOTH(_mm256_mul_ps, x, y); }
 VF vf vf_div(vf x, vf y) { return BOTH(_mm256_div_ps, x, y); }
 VF vf vf_max(vf x, vf y) { return BOTH(_mm256_max_ps, x, y); }
 VF vf vf_min(vf x, vf y) { return BOTH(_mm256_min_ps, x, y); }
+VF __m256 where_ge_half(__m256 x, __m256 floor, __m256 value) {
+  return _mm256_and_ps(_mm256_cmp_ps(x, floor, _CMP_GE_OQ), value);
+}
+VF vf vf_where_ge(vf x, vf floor, vf value) {
+  return (vf){where_ge_half(x.a, floor.a, value.a), where_ge_half(x.b, floor.b, value.b)};
+}
 #define ROUNDING (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 VF vf vf_round(vf x) { return (vf){_mm256_round_ps(x.a, ROUNDING), _mm256_round_ps(x.b, ROUNDING)}; }
 VF __m256 pow2_half(__m256 n) {
@@ -47,4 +53,5 @@ VF vf vf_load_f16(const uint16_t *p) { return (vf){_mm256_cvtph_ps(load_words(p)
 
 #include "device/cpu/cpu_kernels_body.h"
 
-const struct cpu_kernels cpu_kernels_avx2 = {"avx2", NULL, gemm, rmsnorm, silu_mul, attend, max_of, exp_sum};
+const struct cpu_kernels cpu_kernels_avx2 = {"avx2", NULL, gemm, rmsnorm, silu_mul, attend, max_of, exp_sum,
+                                             sum_above};

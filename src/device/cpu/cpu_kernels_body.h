@@ -222,11 +222,42 @@ static float max_of(const float *x, size_t n) {
   return best;
 }
 
-static double exp_sum(const float *x, size_t n, float max) {
+/* Sums of many floats: in floats over so many vectors, beyond in double. */
+#define SUM_VECTORS 16
+
+static double exp_sum(const float *x, size_t n, float max, float *ret) {
+  const vf least = vf_set1(-87.3f), shift = vf_set1(max);
   double total = 0;
   size_t i = 0;
-  for (; i + 16 <= n; i += 16) total += (double)sum_lanes(vf_exp(vf_sub(vf_load(x + i), vf_set1(max))));
-  for (; i < n; i++) total += exp((double)(x[i] - max));
+  while (i + 16 <= n) {
+    vf sum = vf_zero();
+    for (unsigned k = 0; k < SUM_VECTORS && i + 16 <= n; k++, i += 16) {
+      vf d = vf_sub(vf_load(x + i), shift), e = vf_where_ge(d, least, vf_exp(d));
+      if (ret) vf_store(ret + i, e);
+      sum = vf_add(sum, e);
+    }
+    total += (double)sum_lanes(sum);
+  }
+  for (; i < n; i++) {
+    float e = expf(x[i] - max);
+    if (ret) ret[i] = e;
+    total += (double)e;
+  }
+  return total;
+}
+
+static double sum_above(const float *p, const float *x, size_t n, float floor) {
+  const vf least = vf_set1(floor), one = vf_set1(1);
+  double total = 0;
+  size_t i = 0;
+  while (i + 16 <= n) {
+    vf sum = vf_zero();
+    for (unsigned k = 0; k < SUM_VECTORS && i + 16 <= n; k++, i += 16)
+      sum = vf_add(sum, vf_where_ge(vf_load(x + i), least, p ? vf_load(p + i) : one));
+    total += (double)sum_lanes(sum);
+  }
+  for (; i < n; i++)
+    if (x[i] >= floor) total += p ? (double)p[i] : 1;
   return total;
 }
 

@@ -35,7 +35,7 @@ static void share(const struct run *r, uint32_t total, uint32_t *ret_from, uint3
 }
 
 static void barrier(struct run *r) {
-  cpu_pool_barrier(r->d->pool, r->index);
+  cpu_pool_barrier(r->d->pool);
 }
 
 /* --- products ------------------------------------------------------------------------------ */
@@ -250,7 +250,7 @@ static void sample(struct run *r, struct cpu_ticket *ticket) {
     for (uint32_t i = from; i < to; i++) {
       int status = cpu_sample(d->kernels, &r->step->sampling[i], d->logits + i * d->ld_vocab, d->model->vocab_size,
                               &r->lane->sampler, &d->sampled[i]);
-      if (status < 0) atomic_store_explicit(&d->status, status, memory_order_relaxed); /* read after the barrier */
+      if (status < 0) d->sampled[i].token = -1;
     }
 }
 
@@ -282,7 +282,7 @@ void cpu_run_step(void *device, unsigned lane) {
   struct cpu_device *d = device;
   struct run r = {d, d->step, &d->lanes[lane], lane, d->options.n_lanes};
   for (uint32_t i = 0; i < d->model->n_ops; i++) {
-    /* a step that wants no row ends before the output's norm and product */
+    /* a step that wants no row needs no logits */
     if (d->step->n_rows == 0 && d->model->plan[i].kind == TL_OP_LOGITS) return;
     run_op(&r, i);
   }

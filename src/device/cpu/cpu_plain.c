@@ -40,6 +40,12 @@ VF vf vf_fma(vf x, vf y, vf z) { return vf_add(vf_mul(x, y), z); }
   vf_store(name, x)
 static vf vf_max(vf x, vf y) { LANES(x, p); LANES(y, q); EACH(p[i] > q[i] ? p[i] : q[i]); }
 static vf vf_min(vf x, vf y) { LANES(x, p); LANES(y, q); EACH(p[i] < q[i] ? p[i] : q[i]); }
+static vf vf_where_ge(vf x, vf floor, vf value) {
+  LANES(x, p);
+  LANES(floor, q);
+  LANES(value, w);
+  EACH(p[i] >= q[i] ? w[i] : 0);
+}
 static vf vf_round(vf x) { LANES(x, p); EACH(rintf(p[i])); }
 static vf vf_pow2(vf n) { LANES(n, p); EACH(ldexpf(1.0f, (int)p[i])); }
 static inline uint16_t word(const void *p, int i) {
@@ -54,7 +60,8 @@ static vf vf_load_f16(const uint16_t *p) { EACH(tl_f16_to_f32(p[i])); }
 
 #include "device/cpu/cpu_kernels_body.h"
 
-const struct cpu_kernels cpu_kernels_plain = {"plain", NULL, gemm, rmsnorm, silu_mul, attend, max_of, exp_sum};
+const struct cpu_kernels cpu_kernels_plain = {"plain", NULL, gemm, rmsnorm, silu_mul, attend, max_of, exp_sum,
+                                              sum_above};
 
 const struct cpu_kernels *cpu_choose_kernels(enum tl_cpu_isa isa) {
 #if defined(__x86_64__)

@@ -27,8 +27,7 @@ struct lane_thread {
 
 struct cpu_pool {
   unsigned n_lanes;
-  bool pin;
-  unsigned first_core;
+  const struct tl_device_options *options; /* the device's */
   struct lane_thread *threads; /* (n_lanes), 0 unused */
   cpu_lane_fn fn;              /* written by lane 0 before `work` changes */
   void *context;
@@ -57,8 +56,7 @@ static void gate_open(struct gate *gate) {
     syscall(SYS_futex, &gate->value, FUTEX_WAKE_PRIVATE, 1 << 30, NULL, NULL, 0);
 }
 
-void cpu_pool_barrier(struct cpu_pool *pool, unsigned lane) {
-  (void)lane;
+void cpu_pool_barrier(struct cpu_pool *pool) {
   if (pool->n_lanes == 1) return;
   /* relaxed: read before arriving, so it cannot change until this lane has arrived */
   uint32_t generation = atomic_load_explicit(&pool->barrier.value, memory_order_relaxed);
@@ -77,29 +75,30 @@ static void *run_lane(void *argument) {
   char name[16];
   snprintf(name, sizeof name, "tl-lane-%u", self->index);
   tl_thread_enter(name, TL_ROLE_LANE);
-  if (pool->pin) tl_thread_pin(pool->first_core + self->index);
+  const struct tl_device_options *o = pool->options;
+  if (o->cores) tl_thread_confine(o->first_core + (o->cores == 1 ? self->index : 0), o->cores);
   for (uint32_t seen = 0;; seen++) {
     gate_wait(&pool->work, seen);
     if (pool->stopping) return NULL;
     pool->fn(pool->context, self->index);
-    cpu_pool_barrier(pool, self->index);
+    cpu_pool_barrier(pool);
   }
 }
 
-int cpu_pool_new(unsigned n_lanes, bool pin, unsigned first_core, struct cpu_pool **ret, struct tl_error *err) {
+int cpu_pool_new(const struct tl_device_options *options, struct cpu_pool **ret, struct tl_error *err) {
   struct cpu_pool *pool = aligned_alloc(TL_CACHE_LINE, sizeof *pool);
   if (!pool) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  *pool = (struct cpu_pool){.n_lanes = 1, .pin = pin, .first_core = first_core};
-  pool->threads = calloc(n_lanes, sizeof *pool->threads);
+  *pool = (struct cpu_pool){.n_lanes = 1, .options = options};
+  pool->threads = calloc(options->n_lanes, sizeof *pool->threads);
   if (!pool->threads) {
     free(pool);
     return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   }
-  for (unsigned i = 1; i < n_lanes; i++) {
+  for (unsigned i = 1; i < options->n_lanes; i++) {
     pool->threads[i] = (struct lane_thread){.pool = pool, .index = i};
     if (pthread_create(&pool->threads[i].thread, NULL, run_lane, &pool->threads[i]) != 0) {
       cpu_pool_free(pool);
-      return tl_error_set(err, TL_EIO, "cpu.threads", "cannot start %u compute threads", n_lanes);
+      return tl_error_set(err, TL_EIO, "cpu.threads", "cannot start %u compute threads", options->n_lanes);
     }
     pool->n_lanes++; /* not read by the lanes before the first step */
   }
@@ -124,5 +123,5 @@ void cpu_pool_start(struct cpu_pool *pool, cpu_lane_fn fn, void *context) {
 
 void cpu_pool_join(struct cpu_pool *pool) {
   pool->fn(pool->context, 0);
-  cpu_pool_barrier(pool, 0);
+  cpu_pool_barrier(pool);
 }

@@ -58,7 +58,10 @@ struct cpu_kernels {
   void (*attend)(const struct cpu_attention *a, uint32_t n, const float *const *q, const uint32_t *n_keys,
                  float *const *out, float *scores, size_t stride);
   float (*max)(const float *x, size_t n);                 /* NaN if there is one */
-  double (*exp_sum)(const float *x, size_t n, float max); /* sum of exp(x - max) */
+  /* Sum of exp(x - max), 0 below exp(-87); with ret also each of them. */
+  double (*exp_sum)(const float *x, size_t n, float max, float *ret);
+  /* Sum of p[i], or of 1 if p is NULL, where x[i] >= floor. */
+  double (*sum_above)(const float *p, const float *x, size_t n, float floor);
 };
 
 extern const struct cpu_kernels cpu_kernels_plain;
@@ -71,14 +74,15 @@ const struct cpu_kernels *cpu_choose_kernels(enum tl_cpu_isa isa);
 struct cpu_pool;
 typedef void (*cpu_lane_fn)(void *context, unsigned lane);
 
-int cpu_pool_new(unsigned n_lanes, bool pin, unsigned first_core, struct cpu_pool **ret, struct tl_error *err);
+/* options are borrowed. Lane 0, the worker, confines itself. */
+int cpu_pool_new(const struct tl_device_options *options, struct cpu_pool **ret, struct tl_error *err);
 void cpu_pool_free(struct cpu_pool *pool);
 /* Starts fn on lanes 1..; the caller is lane 0 and joins in by cpu_pool_join,
  * which returns when every lane is through. */
 void cpu_pool_start(struct cpu_pool *pool, cpu_lane_fn fn, void *context);
 void cpu_pool_join(struct cpu_pool *pool);
 /* All lanes wait for one another; called within fn by each of them equally often. */
-void cpu_pool_barrier(struct cpu_pool *pool, unsigned lane);
+void cpu_pool_barrier(struct cpu_pool *pool);
 
 /* --- cpu_weights.c ----------------------------------------------------------------------- */
 struct cpu_weights {
@@ -102,7 +106,8 @@ struct cpu_candidate {
 };
 struct cpu_sampler {
   struct cpu_candidate *candidates; /* (vocab) */
-  float *raw;                       /* (vocab) */
+  float *raw;                       /* (vocab) logits before they are changed */
+  float *weights;                   /* (vocab) exp of the changed logits */
 };
 /* Draws or scores one row. logits (vocab) are changed. TL_EDEVICE when one is NaN
  * or infinite, or all are -INFINITY. */
@@ -149,7 +154,6 @@ struct cpu_device {
   /* the running step */
   const struct tl_step *step;
   struct tl_sampled *sampled;
-  _Atomic int status;                  /* first error of a lane in this step */
 };
 
 extern const struct tl_device_ops cpu_device_ops; /* cpu_backend.c */

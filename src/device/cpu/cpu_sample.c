@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* From logits to a token: penalties, bias, temperature, top-k, top-p, min-p,
- * draw, in this order. The filters keep prefixes of the tokens sorted by falling
- * logit, so only as many candidates are sorted as the prefix can need. */
+ * draw, in this order. Each filter keeps a prefix of the tokens in falling order,
+ * so all that is needed is the last token kept: it is selected, nothing is sorted.
+ * The draw then goes through the weights of what is kept, by id. */
 #include <math.h>
 #include <string.h>
 
@@ -44,20 +45,21 @@ static void apply_penalties(const struct tl_sampling *s, float *logits) {
   }
 }
 
-static int32_t most_likely(const float *logits, uint32_t vocab) {
-  uint32_t best = 0;
-  for (uint32_t i = 1; i < vocab; i++)
-    if (logits[i] > logits[best]) best = i;
-  return (int32_t)best;
+/* The lowest id of the largest logit; among NaN, which a bias can make, any id. */
+static int32_t most_likely(const struct cpu_kernels *kernels, const float *logits, uint32_t vocab) {
+  float max = kernels->max(logits, vocab);
+  for (uint32_t i = 0; i < vocab; i++)
+    if (logits[i] == max) return (int32_t)i;
+  return 0;
 }
 
 /* --- filters and draw ----------------------------------------------------------------------------------- */
 
-/* All tokens with logit >= threshold into c; returns how many. */
-static uint32_t gather(const float *logits, uint32_t vocab, float threshold, struct cpu_candidate *c) {
+/* All tokens with low <= logit < high into c; returns how many. */
+static uint32_t gather(const float *logits, uint32_t vocab, float low, float high, struct cpu_candidate *c) {
   uint32_t n = 0;
   for (uint32_t i = 0; i < vocab; i++)
-    if (logits[i] >= threshold) c[n++] = (struct cpu_candidate){logits[i], (int32_t)i};
+    if (logits[i] >= low && logits[i] < high) c[n++] = (struct cpu_candidate){logits[i], (int32_t)i};
   return n;
 }
 
@@ -78,111 +80,113 @@ static uint32_t partition(struct cpu_candidate *c, uint32_t n) {
   return middle < n ? middle : n - 1;
 }
 
-/* Moves the k first in order to the front, unsorted. */
-static void select_first(struct cpu_candidate *c, uint32_t n, uint32_t k) {
+/* Moves the first in order whose weights (each 1 if NULL) reach `target` to the
+ * front, unsorted; returns how many: at least 1, all when they do not reach it. */
+static uint32_t select_first(struct cpu_candidate *c, uint32_t n, const float *weights, double target) {
+  uint32_t kept = 0;
   while (n > 1) {
     uint32_t middle = partition(c, n);
-    if (k <= middle) {
+    double sum = weights ? 0 : middle;
+    for (uint32_t i = 0; weights && i < middle; i++) sum += (double)weights[c[i].token];
+    if (sum >= target) {
       n = middle;
     } else {
+      target -= sum;
+      kept += middle;
       c += middle;
       n -= middle;
-      k -= middle;
     }
   }
+  return kept + n;
 }
 
-/* Not qsort, which allocates: a step must not. The shorter part first, so that the
- * depth is a logarithm. */
-static void sort(struct cpu_candidate *c, uint32_t n) {
-  while (n > 1) {
-    uint32_t middle = partition(c, n);
-    if (middle < n - middle) {
-      sort(c, middle);
-      c += middle;
-      n -= middle;
+static struct cpu_candidate last_of(const struct cpu_candidate *c, uint32_t n) {
+  struct cpu_candidate last = c[0];
+  for (uint32_t i = 1; i < n; i++)
+    if (before(&last, &c[i])) last = c[i];
+  return last;
+}
+
+/* The last token of the shortest prefix, in order, that weighs `target`, or counts
+ * that many if weights is NULL. Bisects to a narrow band of logits in which the
+ * prefix ends, so that only from that band a token is selected. */
+static struct cpu_candidate last_kept(const struct cpu_kernels *kernels, const float *logits, uint32_t vocab,
+                                      const float *weights, double target, struct cpu_candidate *c) {
+  float low = -88, high = INFINITY, top = 1; /* logits are at most 0, and weigh nothing below -88 */
+  double above = 0;                          /* what lies from `high` on: less than the target */
+  for (int i = 0; i < 12; i++) {
+    float middle = (low + top) / 2;
+    double sum = kernels->sum_above(weights, logits, vocab, middle);
+    if (sum >= target) {
+      low = middle;
     } else {
-      sort(c + middle, n - middle);
-      n = middle;
+      high = top = middle;
+      above = sum;
     }
   }
+  uint32_t n = gather(logits, vocab, low, high, c);
+  if (n == 0) return (struct cpu_candidate){-INFINITY, INT32_MAX}; /* it takes all to reach the target */
+  return last_of(c, select_first(c, n, weights, target - above));
 }
 
-/* The sorted candidates that top-p and min-p can keep; *ret_total: the mass that
- * top-p is measured against, in units of exp(logit - max). */
-static uint32_t sorted_candidates(const struct cpu_kernels *kernels, const struct tl_sampling *s, const float *logits,
-                                  uint32_t vocab, float max, struct cpu_candidate *c, double *ret_total) {
-  if (s->top_k > 0 && (uint32_t)s->top_k < vocab) {
-    uint32_t n = gather(logits, vocab, -INFINITY, c), k = (uint32_t)s->top_k;
-    if (n > k) {
-      select_first(c, n, k);
-      n = k;
-    }
-    sort(c, n);
-    *ret_total = 0;
-    for (uint32_t i = 0; i < n; i++) *ret_total += exp((double)(c[i].logit - max));
-    return n;
-  }
-  *ret_total = kernels->exp_sum(logits, vocab, max);
-  uint32_t n = 0;
-  /* widen until the candidates hold the mass that top-p wants; each step adds
-   * tokens that are e^-8 times less likely */
-  for (float width = 8;; width *= 2) {
-    bool all = width > 64;
-    n = gather(logits, vocab, all ? -INFINITY : max - width, c);
-    double mass = 0;
-    for (uint32_t i = 0; i < n; i++) mass += exp((double)(c[i].logit - max));
-    bool min_p_reached = s->min_p > 0 && expf(-width) < s->min_p;
-    if (all || mass >= (double)s->top_p * *ret_total || min_p_reached) break;
-  }
-  sort(c, n);
-  return n;
-}
-
-static int32_t draw_sorted(const struct cpu_candidate *c, uint32_t n, float max, double mass, float uniform) {
-  double target = (double)uniform * mass, sum = 0;
-  for (uint32_t i = 0; i < n; i++) {
-    sum += exp((double)(c[i].logit - max));
-    if (sum > target) return c[i].token;
-  }
-  return c[n - 1].token;
-}
-
-/* Nothing is filtered: no order is needed but a fixed one. */
-static int32_t draw_any(const float *logits, uint32_t vocab, float max, float uniform, double total) {
-  double target = (double)uniform * total, sum = 0;
-  int32_t last = 0;
+/* Nothing behind `last` in order is kept, and nothing that weighs less than min_p. */
+static void drop(const float *logits, float *weights, uint32_t vocab, struct cpu_candidate last, float min_p) {
   for (uint32_t i = 0; i < vocab; i++) {
-    double p = exp((double)(logits[i] - max));
-    if (p > 0) last = (int32_t)i;
-    sum += p;
-    if (sum > target) return (int32_t)i;
+    bool keep = logits[i] > last.logit || (logits[i] == last.logit && (int32_t)i <= last.token);
+    weights[i] = keep && weights[i] >= min_p ? weights[i] : 0;
   }
+}
+
+/* In eight chains, which the processor adds side by side. */
+static double sum_of(const float *p, uint32_t n) {
+  double part[8] = {0};
+  uint32_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    for (unsigned k = 0; k < 8; k++) part[k] += (double)p[i + k];
+  for (; i < n; i++) part[0] += (double)p[i];
+  return ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
+}
+
+/* A token by its weight, in order of ids: by stretches, then within one. */
+static int32_t pick(const float *weights, uint32_t vocab, float uniform) {
+  enum { STRETCHES = 256 };
+  double mass[STRETCHES], total = 0, sum = 0;
+  uint32_t length = (vocab - 1) / STRETCHES + 1, n = (vocab - 1) / length + 1, stretch = 0;
+  for (uint32_t i = 0; i < n; i++)
+    total += mass[i] = sum_of(weights + (size_t)i * length, i + 1 < n ? length : vocab - i * length);
+  double target = (double)uniform * total;
+  while (stretch + 1 < n && sum + mass[stretch] <= target) sum += mass[stretch++];
+  int32_t last = -1;
+  /* rounding may leave the target just beyond the stretch: then its last token, or the next stretch's first */
+  for (uint32_t i = stretch * length; i < vocab; i++) {
+    if (weights[i] <= 0) continue;
+    if (last >= 0 && i >= (stretch + 1) * length) break;
+    last = (int32_t)i;
+    sum += (double)weights[i];
+    if (sum > target) break;
+  }
+  if (last >= 0) return last;
+  for (last = (int32_t)vocab - 1; last > 0 && weights[last] <= 0;) last--;
   return last;
 }
 
 static int32_t draw(const struct cpu_kernels *kernels, const struct tl_sampling *s, float *logits, uint32_t vocab,
-                    struct cpu_candidate *c) {
-  float max = kernels->max(logits, vocab), uniform = tl_random_uniform(s->seed, s->position);
-  if (!isfinite(max)) return most_likely(logits, vocab); /* a bias made it so */
+                    const struct cpu_sampler *scratch) {
+  float max = kernels->max(logits, vocab), *weights = scratch->weights;
+  if (!isfinite(max)) return most_likely(kernels, logits, vocab); /* a bias made it so */
   /* the distance is divided: a small temperature must not make infinities of the best */
   for (uint32_t i = 0; i < vocab; i++) logits[i] = (logits[i] - max) / s->temperature;
-  max = 0;
-  if (s->top_k <= 0 && s->top_p >= 1 && s->min_p <= 0) {
-    double total = 0;
-    for (uint32_t i = 0; i < vocab; i++) total += exp((double)(logits[i] - max));
-    return draw_any(logits, vocab, max, uniform, total);
+  double mass = kernels->exp_sum(logits, vocab, 0, weights);
+  struct cpu_candidate last = {-INFINITY, INT32_MAX};
+  if (s->top_k > 0 && (uint32_t)s->top_k < vocab) {
+    last = last_kept(kernels, logits, vocab, NULL, s->top_k, scratch->candidates);
+    drop(logits, weights, vocab, last, 0);
+    mass = sum_of(weights, vocab);
   }
-  double total, mass = 0;
-  uint32_t n = sorted_candidates(kernels, s, logits, vocab, max, c, &total), kept = 0;
-  while (kept < n) {
-    double p = exp((double)(c[kept].logit - max));
-    /* the smallest set that reaches top_p; min_p relative to the best, whose p is 1 */
-    if (kept > 0 && (mass >= (double)s->top_p * total || p < (double)s->min_p)) break;
-    mass += p;
-    kept++;
-  }
-  return draw_sorted(c, kept, max, mass, uniform);
+  if (s->top_p < 1) /* never less than the best token */
+    last = last_kept(kernels, logits, vocab, weights, fmax((double)s->top_p * mass, 1e-30), scratch->candidates);
+  if (s->top_p < 1 || s->min_p > 0) drop(logits, weights, vocab, last, s->min_p);
+  return pick(weights, vocab, tl_random_uniform(s->seed, s->position));
 }
 
 int cpu_sample(const struct cpu_kernels *kernels, const struct tl_sampling *s, float *logits, uint32_t vocab,
@@ -193,7 +197,7 @@ int cpu_sample(const struct cpu_kernels *kernels, const struct tl_sampling *s, f
   double log_sum = 0;
   const float *raw = logits;
   if (s->n_top >= 0) {
-    log_sum = (double)max + log(kernels->exp_sum(logits, vocab, max));
+    log_sum = (double)max + log(kernels->exp_sum(logits, vocab, max, NULL));
     top_logprobs(logits, vocab, s->n_top, log_sum, ret);
     if (s->n_history || s->n_bias || s->temperature > 0) {
       /* the logits are about to change: the drawn token's is needed as it was */
@@ -203,7 +207,7 @@ int cpu_sample(const struct cpu_kernels *kernels, const struct tl_sampling *s, f
   if (s->target < 0) {
     apply_penalties(s, logits);
     for (uint32_t i = 0; i < s->n_bias; i++) logits[s->bias[i].token] += s->bias[i].bias;
-    ret->token = s->temperature > 0 ? draw(kernels, s, logits, vocab, scratch->candidates) : most_likely(logits, vocab);
+    ret->token = s->temperature > 0 ? draw(kernels, s, logits, vocab, scratch) : most_likely(kernels, logits, vocab);
   }
   if (s->n_top >= 0) ret->logprob = (float)((double)raw[ret->token] - log_sum);
   return TL_OK;

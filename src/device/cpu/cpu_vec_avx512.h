@@ -21,6 +21,10 @@ VF vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 VF vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 VF vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 VF vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+/* value where x >= floor, else 0. */
+VF vf vf_where_ge(vf x, vf floor, vf value) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, floor, _CMP_GE_OQ), value);
+}
 VF vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 VF vf vf_pow2(vf n) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));

@@ -155,11 +155,11 @@ int cpu_weights_load(const struct tl_device_load *load, struct cpu_weights *ret,
   struct packer p = {load, ret->memory, 0};
   for (uint32_t i = 0; i < model->n_ops; i++) {
     const struct tl_op *op = &model->plan[i];
-    const struct tl_tensor *first = op->weight[0] >= 0 ? &model->tensors[op->weight[0]] : NULL;
     if (stacked(op)) pack(&p, &ret->matrices[i], op->weight, op->bias, stacked(op));
     if (op->kind == TL_OP_GATED_UP) pack(&p, &ret->ups[i], op->weight + 1, op->bias + 1, 1);
-    if (op->kind == TL_OP_RMSNORM) ret->norms[i] = copy_norm(&p, first);
+    if (op->kind == TL_OP_RMSNORM) ret->norms[i] = copy_norm(&p, &model->tensors[op->weight[0]]);
     if (op->kind == TL_OP_EMBED) {
+      const struct tl_tensor *first = &model->tensors[op->weight[0]];
       ret->embed = memcpy(p.at, first->data, first->bytes);
       ret->embed_dtype = first->dtype;
       p.at += round_up(first->bytes, 64);

@@ -57,9 +57,9 @@ static void *enter(void *ret_name) {
   tl_thread_enter("a name that is too long", TL_ROLE_LANE);
   TL_ASSERT_ROLE(TL_ROLE_LANE);
   pthread_getname_np(pthread_self(), ret_name, 16);
-  assert_int_equal(tl_thread_pin(0), TL_OK);
+  assert_int_equal(tl_thread_confine(0, 1), TL_OK);
   assert_int_equal(tl_cpu_count(), 1);
-  assert_int_equal(tl_thread_pin(1000), TL_OK); /* wraps */
+  assert_int_equal(tl_thread_confine(1000, 1), TL_OK); /* wraps */
   return NULL;
 }
 

@@ -436,8 +436,15 @@ static void exp_sum_of(const struct cpu_kernels *kernels) {
       x[n / 2] = ranges[r];
       double expected = 0;
       for (size_t i = 0; i < n; i++) expected += exp((double)x[i] - (double)ranges[r]);
-      double got = kernels->exp_sum(x, n, ranges[r]);
+      float *each = malloc(n * sizeof *each);
+      double got = kernels->exp_sum(x, n, ranges[r], NULL), again = kernels->exp_sum(x, n, ranges[r], each);
       if (!(fabs(got - expected) <= 1e-6 * expected)) fail_msg("%s: %zu: %.9g, expected %.9g", kernels->name, n, got, expected);
+      assert_true(got == again);
+      for (size_t i = 0; i < n; i++) {
+        double e = exp((double)(x[i] - ranges[r]));
+        if (!(fabs((double)each[i] - e) <= 1e-6 * e + 2e-38)) fail_msg("%s: exp(%g) is %g", kernels->name, (double)x[i], (double)each[i]);
+      }
+      free(each);
       free(x);
     }
 }
@@ -447,12 +454,33 @@ static void test_exp_sum(void **state) {
   for_all_kernels(exp_sum_of);
 }
 
+static void sum_above_of(const struct cpu_kernels *kernels) {
+  for (size_t n = 1; n <= 700; n += n < 40 ? 1 : 37) {
+    float *x = numbers(n, 10), *p = numbers(n, 1), floor = x[n / 3];
+    double expected = 0;
+    for (size_t i = 0; i < n; i++) expected += x[i] >= floor ? (double)p[i] : 0;
+    assert_true(fabs(kernels->sum_above(p, x, n, floor) - expected) <= 1e-5);
+    assert_true(kernels->sum_above(p, x, n, INFINITY) == 0);
+    unsigned count = 0;
+    for (size_t i = 0; i < n; i++) count += x[i] >= floor;
+    assert_true(kernels->sum_above(NULL, x, n, floor) == count);
+    free(x);
+    free(p);
+  }
+}
+
+static void test_sum_above(void **state) {
+  (void)state;
+  for_all_kernels(sum_above_of);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_packing), cmocka_unit_test(test_gemm),    cmocka_unit_test(test_rows_apart),
       cmocka_unit_test(test_patterns), cmocka_unit_test(test_dot),    cmocka_unit_test(test_convert),
       cmocka_unit_test(test_rmsnorm), cmocka_unit_test(test_silu),    cmocka_unit_test(test_max),
       cmocka_unit_test(test_exp_sum),
+      cmocka_unit_test(test_sum_above),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -509,7 +509,7 @@ static void test_no_allocation(void **state) {
   free(g);
 }
 
-/* A logit that is not a number is the device's error, for that step only. */
+/* A row whose logits are not numbers says so, for that step only. */
 static void test_not_a_number(void **state) {
   (void)state;
   struct golden *g = malloc(sizeof *g);
@@ -529,8 +529,8 @@ static void test_not_a_number(void **state) {
     struct tl_error err = {0};
     token = i % 2 ? 8 : 7;
     assert_int_equal(m.ops->submit(m.device, &step, &err), TL_OK);
-    assert_int_equal(m.ops->collect(m.device, &sampled, &err), i % 2 ? TL_OK : TL_EDEVICE);
-    assert_int_equal(err.code, i % 2 ? TL_OK : TL_EDEVICE);
+    assert_int_equal(m.ops->collect(m.device, &sampled, &err), TL_OK);
+    assert_int_equal(sampled.token >= 0, i % 2);
   }
   close_machine(&m);
   close_golden(g);

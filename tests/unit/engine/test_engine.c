@@ -382,6 +382,31 @@ static void test_stop(void **state) {
   }
 }
 
+/* One sequence without a distribution ends; those in the same steps do not notice. */
+static void test_broken_sequence(void **state) {
+  (void)state;
+  reset_fake();
+  fake.broken_seed = 4242;
+  struct bench b;
+  struct tl_engine_options o = options();
+  start(&b, &o);
+  uint64_t random = 12;
+  struct tl_sequence *seqs[9];
+  for (unsigned i = 0; i < 9; i++) {
+    seqs[i] = fake_sequence(&random, 5, 30);
+    if (i % 3 == 1) seqs[i]->sampling.seed = fake.broken_seed;
+    submit(&b, seqs[i]);
+  }
+  wait_final(&b, 9);
+  for (unsigned i = 0; i < 9; i++) {
+    assert_ended(seqs[i], i % 3 == 1 ? TL_FINISH_ERROR : TL_FINISH_LENGTH, i % 3 == 1 ? 0 : 30);
+    fake_sequence_free(seqs[i]);
+  }
+  assert_false(atomic_load_explicit(&tl_engine_board(b.engine, 0)->failed, memory_order_relaxed));
+  assert_at_rest(&b);
+  finish(&b);
+}
+
 static void test_never_started(void **state) {
   (void)state;
   reset_fake();
@@ -404,6 +429,7 @@ int main(void) {
       cmocka_unit_test(test_what_cannot_fit),
       cmocka_unit_test(test_cancel),
       cmocka_unit_test(test_device_fails),
+      cmocka_unit_test(test_broken_sequence),
       cmocka_unit_test(test_devices_that_do_not_start),
       cmocka_unit_test(test_stop),
       cmocka_unit_test(test_never_started),

@@ -70,7 +70,7 @@ static int64_t reserved_seqs(unsigned replica) {
 /* The replica, or a negative error. */
 static int reserve(int64_t tokens, struct tl_error *err) {
   unsigned replica = 999, retry = 999;
-  int r = tl_route_reserve(route, tokens, shard, &replica, &retry, err);
+  int r = tl_route_reserve(route, tokens, 1, shard, &replica, &retry, err);
   if (r == TL_OK) {
     assert_true(replica < n_replicas);
     return (int)replica;
@@ -185,7 +185,7 @@ static void test_retry_after(void **state) {
     atomic_store_explicit(&boards[0].n_prefill_tokens, cases[i].n_tokens / 2, memory_order_relaxed);
     atomic_store_explicit(&boards[0].step_ns, cases[i].step_ns, memory_order_relaxed);
     atomic_store_explicit(&boards[0].reserved_tokens, cases[i].backlog, memory_order_relaxed);
-    assert_int_equal(tl_route_reserve(route, 1, shard, &replica, &retry, NULL), TL_EBUSY);
+    assert_int_equal(tl_route_reserve(route, 1, 1, shard, &replica, &retry, NULL), TL_EBUSY);
     assert_int_equal(retry, cases[i].seconds);
     finish();
   }
@@ -220,7 +220,7 @@ static void *reserve_and_release(void *argument) {
   for (int i = 0; i < ROUNDS; i++) {
     int64_t tokens = 1 + unit_below(&random, 150);
     unsigned replica, retry;
-    if (tl_route_reserve(route, tokens, none, &replica, &retry, NULL) < 0) {
+    if (tl_route_reserve(route, tokens, 1, none, &replica, &retry, NULL) < 0) {
       if (i % 64 == 0) sched_yield();
       continue;
     }

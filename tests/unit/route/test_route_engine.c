@@ -53,7 +53,7 @@ static bool try_one(struct loop *l) {
   unsigned retry;
   seq->loop = l->index;
   seq->submitted_ns = tl_now_ns();
-  if (tl_route_reserve(route, cost(seq), l->shard, &seq->replica, &retry, &err) < 0) {
+  if (tl_route_reserve(route, cost(seq), 1, l->shard, &seq->replica, &retry, &err) < 0) {
     FAKE_CHECK(err.http_status == 429 || err.http_status == 503);
     l->n_refused++;
     l->n_done += err.http_status == 503; /* nobody will ever take it */
@@ -153,7 +153,7 @@ static void test_the_only_one_fails(void **state) {
   run(1, 50);
   struct tl_error err = {0};
   unsigned replica, retry;
-  assert_int_equal(tl_route_reserve(route, 1, NULL, &replica, &retry, &err), TL_EBUSY);
+  assert_int_equal(tl_route_reserve(route, 1, 1, NULL, &replica, &retry, &err), TL_EBUSY);
   assert_int_equal(err.http_status, 503);
   done();
 }

@@ -194,6 +194,23 @@ static void test_border_of_trust(void **state) {
   tl_tokenizer_free(t);
 }
 
+/* <|both|> is an added token that the file does not call special. */
+static void test_control_tokens_are_guarded(void **state) {
+  (void)state;
+  struct tl_tokenizer *t = load("added");
+  const char text[] = "<|both|>normal<|both|>";
+  struct tl_span span = {8, strlen(text)};
+  struct tl_encode_options options = {.parse_special = true, .untrusted = &span, .n_untrusted = 1};
+  struct tl_tokens out = {0};
+  assert_int_equal(tl_tokenizer_encode(t, text, strlen(text), &options, &out, NULL), TL_OK);
+  assert_true(out.n > 2);
+  assert_int_equal(out.ids[0], 902);
+  assert_int_equal(out.ids[1], 904); /* ordinary added tokens are for everybody */
+  for (size_t i = 1; i < out.n; i++) assert_int_not_equal(out.ids[i], 902);
+  tl_tokens_done(&out);
+  tl_tokenizer_free(t);
+}
+
 static void test_ill_formed_text(void **state) {
   (void)state;
   struct tl_tokenizer *t = load("llama3");
@@ -242,6 +259,40 @@ static int64_t time_of(const struct tl_tokenizer *t, const char *unit, size_t by
   }
   free(text);
   return best;
+}
+
+/* n messages of one letter each, as a template makes them of a conversation. */
+static int64_t time_of_messages(const struct tl_tokenizer *t, size_t n) {
+  static const char unit[] = "<|im_start|>a";
+  size_t length = strlen(unit);
+  char *text = malloc(n * length);
+  struct tl_span *spans = malloc(n * sizeof *spans);
+  for (size_t i = 0; i < n; i++) {
+    memcpy(text + i * length, unit, length);
+    spans[i] = (struct tl_span){(i + 1) * length - 1, (i + 1) * length};
+  }
+  struct tl_encode_options options = {.parse_special = true, .untrusted = spans, .n_untrusted = n};
+  int64_t best = INT64_MAX;
+  for (int round = 0; round < 3; round++) {
+    struct tl_tokens out = {0};
+    int64_t begin = tl_now_ns();
+    assert_int_equal(tl_tokenizer_encode(t, text, n * length, &options, &out, NULL), TL_OK);
+    int64_t took = tl_now_ns() - begin;
+    assert_int_equal(out.n, 2 * n);
+    if (took < best) best = took;
+    tl_tokens_done(&out);
+  }
+  free(text);
+  free(spans);
+  return best;
+}
+
+static void test_many_messages_are_linear(void **state) {
+  (void)state;
+  struct tl_tokenizer *t = load("qwen2");
+  int64_t small = time_of_messages(t, 4000), large = time_of_messages(t, 32000);
+  tl_tokenizer_free(t);
+  if (large > 24 * small + TL_MS(40)) fail_msg("4000 messages: %lld us, 32000: %lld us", (long long)(small / 1000), (long long)(large / 1000));
 }
 
 static void test_hostile_text_is_linear(void **state) {
@@ -348,7 +399,8 @@ int main(void) {
       cmocka_unit_test(test_client_text_is_never_special), cmocka_unit_test(test_border_of_trust),
       cmocka_unit_test(test_ill_formed_text),        cmocka_unit_test(test_limit_of_tokens),
       cmocka_unit_test(test_hostile_text_is_linear), cmocka_unit_test(test_bad_files),
-      cmocka_unit_test(test_mutated_files),
+      cmocka_unit_test(test_mutated_files),          cmocka_unit_test(test_control_tokens_are_guarded),
+      cmocka_unit_test(test_many_messages_are_linear),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
