@@ -34,7 +34,10 @@ struct tl_config {
   int64_t engine_max_prefill_tokens, engine_priority_age_ms;
   bool engine_prefix_cache;
   char *route_policy;
-  char *log_level;
+  char *log_level, *log_sink, *log_format;
+  struct tl_strings log_modules;
+  bool log_access;
+  int64_t log_max_per_second;
   int64_t drain_timeout_ms;
 };
 
@@ -49,6 +52,9 @@ int tl_config_load(struct tl_config *config, const char *path, struct tl_error *
 int tl_config_set(struct tl_config *config, const char *key, const char *value, struct tl_error *err);
 /* What a server needs beyond single keys: a model, a listener. */
 int tl_config_check(const struct tl_config *config, struct tl_error *err);
+/* Calls `each` with every key whose value differs, in the table's order. */
+void tl_config_compare(const struct tl_config *a, const struct tl_config *b,
+                       void (*each)(const char *key, void *context), void *context);
 /* The keys as a Markdown table: config/README.md holds it. */
 void tl_config_describe(struct tl_buffer *out);
 

@@ -81,6 +81,9 @@ const char *tl_http_body(const struct tl_http_request *request, size_t *ret_leng
 /* First header of that name (any case), or NULL. Valid as long as the request. */
 const char *tl_http_header(const struct tl_http_request *request, const char *name);
 int64_t tl_http_began_ns(const struct tl_http_request *request); /* first byte of the request */
+/* What the answer carries as X-Request-Id: the client's own if it is 1 to 128 letters,
+ * digits and -_.:/+=@, else 32 hexadecimal digits made here. Valid as long as the request. */
+const char *tl_http_request_id(struct tl_http_request *request);
 void tl_http_set_data(struct tl_http_request *request, void *data);
 void *tl_http_data(const struct tl_http_request *request);
 

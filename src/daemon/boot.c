@@ -99,6 +99,28 @@ static int load_files(struct daemon *d, struct tl_error *err) {
   return TL_OK;
 }
 
+static double read_ring_drops(void *unused) {
+  (void)unused;
+  return (double)tl_log_losses().ring_full;
+}
+
+static double read_sink_drops(void *unused) {
+  (void)unused;
+  return (double)tl_log_losses().sink;
+}
+
+static double read_suppressed(void *unused) {
+  (void)unused;
+  return (double)tl_log_losses().rate_limit;
+}
+
+static void add_log_metrics(struct tl_metrics *metrics) {
+  static const char name[] = "tokenlane_log_dropped_total", help[] = "Log records that were not written, by reason.";
+  tl_metrics_counter_read(metrics, name, help, "reason=\"ring_full\"", read_ring_drops, NULL);
+  tl_metrics_counter_read(metrics, name, help, "reason=\"sink\"", read_sink_drops, NULL);
+  tl_metrics_counter_read(metrics, name, help, "reason=\"rate_limit\"", read_suppressed, NULL);
+}
+
 /* The loop after http's is this thread, for the test generation. */
 static void on_wake(unsigned loop, void *context) {
   struct daemon *d = context;
@@ -156,6 +178,7 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
   name_model(d);
   d->metrics = tl_metrics_new();
   int r = d->metrics ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  if (r == TL_OK) add_log_metrics(d->metrics);
   if (r == TL_OK) r = make_http(d, err);
   if (r == TL_OK) r = make_api(d, err);
   if (r == TL_OK) r = start_http(d, err);

@@ -278,6 +278,33 @@ static void test_check(void **state) {
   tl_config_done(&c);
 }
 
+/* Each kind of key: what differs is named, in the table's order. */
+static void note_key(const char *key, void *context) {
+  strcat(strcat(context, key), " ");
+}
+
+static void test_compare(void **state) {
+  (void)state;
+  static const char *const changes[][2] = {{"http.port", "1"}, {"model.aliases", "a,b"}, {"cpu.pin", "true"},
+                                           {"log.sink", "/x"}, {"log.format", "json"}};
+  struct tl_config a, b;
+  char names[200] = "";
+  assert_int_equal(tl_config_init(&a), TL_OK);
+  assert_int_equal(tl_config_init(&b), TL_OK);
+  tl_config_compare(&a, &b, note_key, names);
+  assert_string_equal(names, "");
+  for (unsigned i = 0; i < UNIT_COUNT(changes); i++)
+    assert_int_equal(tl_config_set(&b, changes[i][0], changes[i][1], NULL), TL_OK);
+  tl_config_compare(&a, &b, note_key, names);
+  assert_string_equal(names, "model.aliases cpu.pin http.port log.sink log.format ");
+  assert_int_equal(tl_config_set(&a, "model.aliases", "a,c", NULL), TL_OK);
+  *names = 0;
+  tl_config_compare(&a, &b, note_key, names);
+  assert_memory_equal(names, "model.aliases ", 14);
+  tl_config_done(&a);
+  tl_config_done(&b);
+}
+
 static void test_describe(void **state) {
   (void)state;
   struct tl_buffer out;
@@ -307,6 +334,7 @@ int main(void) {
       cmocka_unit_test(test_errors_name_file_and_line),
       cmocka_unit_test(test_files_that_cannot_be_read),
       cmocka_unit_test(test_check),
+      cmocka_unit_test(test_compare),
       cmocka_unit_test(test_describe),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
