@@ -31,6 +31,7 @@ struct tl_api_options {
   struct tl_http *http;        /* borrowed, as all below */
   struct tl_metrics *metrics;
   unsigned n_loops, n_replicas;
+  unsigned text_threads;       /* lanes that read large requests; 0: the loops do */
   const char *model_name;      /* served id */
   const char *const *aliases;  /* (n_aliases) further ids that mean it */
   unsigned n_aliases;
@@ -57,8 +58,11 @@ void tl_api_drain(struct tl_api *api);
 unsigned tl_api_active(const struct tl_api *api);
 /* What the engine has to call to wake a loop; context is the api. Any thread. */
 void tl_api_wake(unsigned loop, void *api);
-/* Takes the final events that no loop has taken. After tl_engine_stop and
- * tl_http_stop, main thread. */
+/* Ends the text lanes; what they have not read is given up by tl_api_reap. Before
+ * tl_http_stop, since they wake its loops. Main thread. */
+void tl_api_stop(struct tl_api *api);
+/* Takes the final events that no loop has taken, and what came too late for
+ * lanes and workers. After tl_engine_stop, tl_api_stop and tl_http_stop, main thread. */
 void tl_api_reap(struct tl_api *api);
 void tl_api_free(struct tl_api *api);
 

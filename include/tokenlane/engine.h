@@ -119,9 +119,14 @@ int tl_engine_new(const struct tl_engine_options *options, struct tl_metrics *me
                   struct tl_error *err);
 /* Starts the workers; after tl_metrics registration is complete. */
 int tl_engine_start(struct tl_engine *engine, struct tl_error *err);
-/* Cancels what runs, ends and joins the workers. All final events have been
- * pushed when it returns; drain them before tl_engine_free. Main thread. */
+/* Cancels what runs, ends and joins the workers. Loops may still run, and what
+ * they submit from now on waits for tl_engine_reap. Main thread. */
 void tl_engine_stop(struct tl_engine *engine);
+/* After tl_engine_stop, once no loop runs any more: calls on_event for what the
+ * rings of all loops hold and for the sequences that came too late for a worker,
+ * as cancelled ones. Before tl_engine_free. Main thread. */
+void tl_engine_reap(struct tl_engine *engine, void (*on_event)(struct tl_sequence *seq, bool final, void *context),
+                    void *context);
 void tl_engine_free(struct tl_engine *engine);
 
 unsigned tl_engine_replicas(const struct tl_engine *engine);

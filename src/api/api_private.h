@@ -10,6 +10,7 @@
 #include "tokenlane/api.h"
 #include "tokenlane/base/arena.h"
 #include "tokenlane/base/buffer.h"
+#include "tokenlane/text_lane.h"
 
 #define API_MAX_STOPS 4
 #define API_MAX_DEPTH 64
@@ -47,9 +48,31 @@ const char *api_value_text(const json_t *value, char *text);
 
 /* --- body.c: bytes to JSON, hostile ones included ----------------------------------- */
 /* Scans once: depth, node budget, no NUL; then jansson. The object, owned by the caller. */
-int api_body_read(struct tl_http_request *request, json_t **ret, struct tl_error *err);
+int api_body_read(const char *text, size_t length, json_t **ret, struct tl_error *err);
 /* The scan alone: depth <= API_MAX_DEPTH, values and members within the budget. */
 int api_body_scan(const char *text, size_t length, size_t max_nodes, struct tl_error *err);
+
+/* --- work.c: the reading of a request, off the loop when it is large ------------------- */
+struct api_work {
+  struct tl_text_job job; /* first */
+  struct tl_api *api;
+  const struct tl_serving *serving;
+  struct tl_http_request *request; /* NULL once the client left */
+  struct tl_buffer bytes;          /* the body, on a lane */
+  const char *text;                /* (length) the body */
+  size_t length;
+  struct tl_error err;             /* of read */
+  /* On the loop or on a lane: from the body to what finish needs. Touches nothing
+   * that is not the work's own or constant. Negative with err filled. */
+  int (*read)(struct api_work *work, struct tl_error *err);
+  /* On the loop, owns the work from here on: answers, or gives up if request is NULL. */
+  void (*finish)(struct api_work *work);
+};
+/* work is zeroed but for read and finish. False when nothing is served now: it is
+ * answered, and work is the caller's to free. */
+bool api_work_run(struct api_work *work, struct tl_api *api, struct tl_http_request *request);
+/* A work that came back from a lane. */
+void api_work_done(struct tl_text_job *job);
 
 /* --- stop.c: stop strings across token borders ----------------------------------------- */
 struct api_stop {
@@ -95,9 +118,10 @@ struct api_choice {
 };
 
 struct api_call {
+  struct api_work work; /* first: until the call begins */
+  int (*prepare)(struct api_call *call, struct tl_error *err); /* tokens into prompts; as work.read */
   struct tl_api *api;
-  const struct tl_serving *serving;
-  struct tl_http_request *request; /* NULL once answered or aborted */
+  struct tl_http_request *request; /* NULL before it begins, and once answered or aborted */
   unsigned loop;
   enum api_endpoint endpoint;
   struct tl_arena arena;
@@ -125,7 +149,7 @@ int api_too_long(const struct api_call *call, struct tl_error *err);
 void api_call_free(struct api_call *call);
 /* Engine's event for a sequence. */
 void api_on_event(struct tl_sequence *seq, bool final, void *context);
-/* The whole life of a generation request: read, tokenize by `prepare`, start. */
+/* The whole life of a generation request: read, tokenized by `prepare`, started. */
 void api_generate(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint,
                   int (*prepare)(struct api_call *call, struct tl_error *err));
 
@@ -177,6 +201,7 @@ struct api_loop {
 
 struct tl_api {
   struct tl_api_options o;
+  struct tl_text_lanes *lanes; /* NULL: loops read all requests themselves */
   uint64_t key[2];          /* random, of the process: ids and default seeds */
   char fingerprint[40];
   int64_t created_s;

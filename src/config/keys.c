@@ -36,6 +36,8 @@ const struct config_key config_keys[] = {
      "connection without a request"},
     {"http.write_timeout_ms", KEY_INTEGER, AT(http_write_timeout_ms), 10, 86400000, "60000", NULL,
      "a client that takes nothing for this long is cut"},
+    {"text.threads", KEY_INTEGER, AT(text_threads), 0, 64, "1", NULL,
+     "threads that read and tokenize requests above 8 KiB; 0: the event loops do"},
     {"limits.max_choices", KEY_INTEGER, AT(limits_max_choices), 1, 1024, "16", NULL, "largest n"},
     {"limits.max_prompts", KEY_INTEGER, AT(limits_max_prompts), 1, 4096, "64", NULL, "prompts in one request"},
     {"limits.max_total_tokens", KEY_INTEGER, AT(limits_max_total_tokens), 16, GIB, "262144", NULL,

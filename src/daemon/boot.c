@@ -58,6 +58,7 @@ static int make_api(struct daemon *d, struct tl_error *err) {
       .metrics = d->metrics,
       .n_loops = (unsigned)c->http_threads,
       .n_replicas = c->devices.n,
+      .text_threads = (unsigned)c->text_threads,
       .model_name = d->model_name,
       .aliases = (const char *const *)c->model_aliases.items,
       .n_aliases = c->model_aliases.n,
@@ -197,7 +198,9 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
 }
 
 void daemon_done(struct daemon *d) {
+  /* workers and lanes wake loops, so loops end last; what they still hand over is reaped */
   if (d->engine) tl_engine_stop(d->engine);
+  if (d->api) tl_api_stop(d->api);
   if (d->http) tl_http_stop(d->http);
   if (d->api) tl_api_reap(d->api);
   tl_route_free(d->route);

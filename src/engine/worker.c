@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The worker thread: takes new sequences in, drops cancelled and expired ones,
  * goes from step to step (step_run.c); sleeps when there is nothing to do. */
-#include <stddef.h>
 #include <stdio.h>
 
 #include "engine/engine_private.h"
@@ -58,11 +57,10 @@ static void accept_sequence(struct worker *w, struct tl_sequence *seq, int64_t n
 }
 
 static bool drain_inbox(struct worker *w) {
-  struct tl_mpsc_node *node = tl_mpsc_pop(&w->inbox);
-  if (!node) return false;
+  struct tl_sequence *seq = inbox_pop(w);
+  if (!seq) return false;
   int64_t now_ns = tl_now_ns();
-  for (; node; node = tl_mpsc_pop(&w->inbox))
-    accept_sequence(w, (struct tl_sequence *)(void *)((char *)node - offsetof(struct tl_sequence, node)), now_ns);
+  for (; seq; seq = inbox_pop(w)) accept_sequence(w, seq, now_ns);
   return true;
 }
 

@@ -71,6 +71,11 @@ const char *tl_http_body(const struct tl_http_request *request, size_t *ret_leng
   return request->body.length ? request->body.data : "";
 }
 
+void tl_http_take_body(struct tl_http_request *request, struct tl_buffer *ret) {
+  *ret = request->body;
+  tl_buffer_init(&request->body, 0);
+}
+
 const char *tl_http_header(const struct tl_http_request *request, const char *name) {
   for (unsigned i = 0; i < request->n_headers; i++)
     if (strcasecmp(request->head.data + request->headers[i].name, name) == 0)
