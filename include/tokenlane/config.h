@@ -46,6 +46,9 @@ int tl_config_load(struct tl_config *config, const char *path, struct tl_error *
 int tl_config_set(struct tl_config *config, const char *key, const char *value, struct tl_error *err);
 /* What a server needs beyond single keys: a model, a listener. */
 int tl_config_check(const struct tl_config *config, struct tl_error *err);
+/* Puts "FILE:LINE: " before a message of tl_config_check if the file at `path` has
+ * the key that it names. */
+void tl_config_locate(const char *path, struct tl_error *err);
 /* The keys as a Markdown table: config/README.md holds it. */
 void tl_config_describe(struct tl_buffer *out);
 
