@@ -177,6 +177,11 @@ check-e2e: all $(VENV)/.done ## end-to-end tests only (T=expression for pytest -
 	$(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
 		$(VENV)/bin/python -m pytest -q tests/e2e $(if $(T),-k "$(T)")
 
+.PHONY: soak
+soak: all $(VENV)/.done ## 64 clients of all kinds, the bad ones too, for SOAK_SECONDS (60); with SAN= as well
+	$(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
+		$(VENV)/bin/python -m pytest -q -s tests/e2e/test_soak.py -m soak
+
 # --- measuring --------------------------------------------------------------
 BENCH_SOURCES := $(wildcard bench/bench_*.c)
 BENCH_BINS := $(patsubst bench/%.c,$(B)/bin/%,$(BENCH_SOURCES))

@@ -56,6 +56,9 @@ int tl_config_check(const struct tl_config *config, struct tl_error *err);
 /* Calls `each` with every key whose value differs, in the table's order. */
 void tl_config_compare(const struct tl_config *a, const struct tl_config *b,
                        void (*each)(const char *key, void *context), void *context);
+/* Puts "FILE:LINE: " before a message of tl_config_check if the file at `path` has
+ * the key that it names. */
+void tl_config_locate(const char *path, struct tl_error *err);
 /* The keys as a Markdown table: config/README.md holds it. */
 void tl_config_describe(struct tl_buffer *out);
 

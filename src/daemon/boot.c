@@ -189,6 +189,7 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
   if (r == TL_OK) r = tl_engine_start(d->engine, err);
   if (r == TL_OK) r = probe_replicas(d->engine, d->model, (unsigned)config->http_threads, &d->probe_waker, err);
   if (r < 0) return r;
+  signals_ready(); /* before the first request: it would be lost by an exit at once */
   d->serving = (struct tl_serving){d->engine, d->route, d->model, d->tokenizer, d->chat};
   tl_api_serve(d->api, &d->serving);
   TL_LOG(TL_LOG_INFO, "daemon", "ready", TL_S("model", d->model_name), TL_U("replicas", config->devices.n),

@@ -6,6 +6,7 @@
 #include "daemon/daemon_private.h"
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/thread.h"
+#include "tokenlane/device.h"
 #include "tokenlane/log.h"
 
 static const char usage[] =
@@ -19,10 +20,32 @@ static const char usage[] =
     "Every key of the configuration file is an option too, and wins over the file:\n"
     "  tokenlane serve --model.path ~/models/my-llama --http.port 8000\n";
 
+static bool is_option(const char *argument, const char *key) {
+  size_t length = strlen(key);
+  return strncmp(argument, "--", 2) == 0 && strncmp(argument + 2, key, length) == 0 &&
+         (!argument[2 + length] || argument[2 + length] == '=');
+}
+
+/* What is wrong with the whole, in the file's words unless an option set the key. */
+static int check_whole(const struct tl_config *config, const char *file, int argc, char **argv, struct tl_error *err) {
+  unsigned index;
+  struct tl_log_options log = daemon_log_options(config);
+  int r = tl_config_check(config, err);
+  if (r == TL_OK) r = tl_log_check(&log, err);
+  for (unsigned i = 0; r == TL_OK && i < config->devices.n; i++)
+    if (!tl_device_find(config->devices.items[i], &index, err)) r = TL_EINVAL;
+  if (r == TL_OK || !file) return r;
+  for (int i = 0; i < argc; i++)
+    if (is_option(argv[i], err->field)) return r;
+  tl_config_locate(file, err);
+  return r;
+}
+
 /* --key value and --key=value; the file comes first, wherever --config stands. */
 int daemon_read_arguments(struct tl_config *config, const struct command_line *line, struct tl_error *err) {
   int argc = line->argc;
   char **argv = line->argv;
+  const char *file = NULL;
   for (int pass = 0; pass < 2; pass++) {
     for (int i = 0; i < argc; i++) {
       if (strncmp(argv[i], "--", 2) != 0 || !argv[i][2])
@@ -34,14 +57,12 @@ int daemon_read_arguments(struct tl_config *config, const struct command_line *l
       if (!value) return tl_error_set(err, TL_EINVAL, name, "--%s: expected a value", name);
       bool is_file = strcmp(name, "config") == 0;
       int r = TL_OK;
-      if (is_file && pass == 0) r = tl_config_load(config, value, err);
+      if (is_file && pass == 0) r = tl_config_load(config, file = value, err);
       if (!is_file && pass == 1) r = tl_config_set(config, name, value, err);
       if (r < 0) return r;
     }
   }
-  struct tl_log_options log = daemon_log_options(config);
-  int r = tl_config_check(config, err);
-  return r < 0 ? r : tl_log_check(&log, err);
+  return check_whole(config, file, argc, argv, err);
 }
 
 /* Running work may end, then all ends. Returns when nothing is left, time is up
@@ -71,7 +92,6 @@ static int serve(const struct tl_config *config, const struct command_line *line
   struct daemon d;
   r = daemon_boot(&d, config, err);
   if (r == TL_OK) {
-    signals_ready();
     notify_status("READY=1");
     while (signals_wait(0, -1) == 0)
       if (signals_take_reload()) daemon_reload(config, line);

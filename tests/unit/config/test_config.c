@@ -194,6 +194,8 @@ static void test_errors_name_file_and_line(void **state) {
        "4: http.port: expected an integer from 0 to 65535, got -1"},
       {"{\"http\": {\n\"prt\": 1}}", "2: http.prt: no such key; the nearest is http.port"},
       {"{\n\n\"nothing\": {\n\"port\": 1}}", "4: nothing.port: no such key; the nearest is http.port"},
+      {"{\n\"http.port\": 1}", "2: http.port: expected nested objects, got a name with a dot"},
+      {"{\"http\": {\n\"a.b\": 1}}", "2: http.a.b: expected nested objects, got a name with a dot"},
       {"{\n\"drain_timeout\": 1}", "2: drain_timeout: no such key; the nearest is drain_timeout_ms"},
       {"{\n\"model\": 5}", NULL},
       {"[]", "1: expected a JSON object"},
@@ -219,6 +221,28 @@ static void test_errors_name_file_and_line(void **state) {
       assert_true(atoi(err.message + n + 1) >= 0 && strlen(err.message + n) > 10);
     tl_config_done(&c);
   }
+}
+
+/* An error of the whole gets the place of its key, if the file has it. */
+static void test_locate(void **state) {
+  (void)state;
+  static const char text[] = "{\"model\": {\"name\": \"devices\"},\n\"devices\": [\"cpu:0\", \"cpu:0\"]}";
+  struct tl_config c;
+  struct tl_error err = {0};
+  char expected[300];
+  tl_config_init(&c);
+  assert_int_equal(load(&c, text, &err), TL_OK);
+  assert_int_equal(tl_config_check(&c, &err), TL_EINVAL);
+  tl_config_locate(file_path, &err);
+  assert_string_equal(err.message, "model.path: is required; name a model folder"); /* it is in no line */
+  tl_config_set(&c, "model.path", "m", NULL);
+  assert_int_equal(tl_config_check(&c, &err), TL_EINVAL);
+  tl_config_locate("/nowhere/x.json", &err);
+  tl_config_locate(file_path, &err);
+  snprintf(expected, sizeof expected, "%s:2: devices: expected different devices, got cpu:0 twice", file_path);
+  assert_string_equal(err.message, expected);
+  assert_string_equal(err.field, "devices");
+  tl_config_done(&c);
 }
 
 static void test_files_that_cannot_be_read(void **state) {
@@ -332,6 +356,7 @@ int main(void) {
       cmocka_unit_test(test_lists),
       cmocka_unit_test(test_file),
       cmocka_unit_test(test_errors_name_file_and_line),
+      cmocka_unit_test(test_locate),
       cmocka_unit_test(test_files_that_cannot_be_read),
       cmocka_unit_test(test_check),
       cmocka_unit_test(test_compare),
