@@ -64,6 +64,7 @@ static void take_off(struct worker *w) {
 }
 
 bool step_begin(struct worker *w) {
+  TL_ASSERT_ROLE(TL_ROLE_WORKER);
   choose_items(w);
   if (w->n_items == 0) return false;
   worker_build_step(w);
