@@ -240,7 +240,7 @@ def soak(start, clients, seconds):
     # every way was taken, and most requests were served
     assert {way for way, _ in warm_up + done} == {way.__name__ for way in Client.WAYS}
     assert done["whole_stream", "done"] > done["whole_stream", "refused"]
-    assert d.total("tokenlane_preemptions_total") > 0 and d.total("tokenlane_cancelled_requests_total") > 0
+    assert (SAN or d.total("tokenlane_preemptions_total") > 0) and d.total("tokenlane_cancelled_requests_total") > 0
     assert d.total("tokenlane_http_requests_total", code="500") == 0
     assert SAN or grown < 16, f"{grown} MiB more than after the warm-up"
     assert d.total("tokenlane_http_connections") <= 2  # the test's own
