@@ -26,7 +26,7 @@ const struct config_key config_keys[] = {
      "one token in so many ends the answer; 0: answers last until max_tokens"},
     {"sim.override", KEY_STRINGS, AT(sim_override), 0, 0, "", NULL,
      "other figures for one device: 3:base_us=9000:kv_blocks=100"},
-    {"sim.faults", KEY_STRINGS, AT(sim_faults), 0, 0, "", NULL, "script of faults: 1@500:error, 2@300:slow*8; see below"},
+    {"sim.faults", KEY_STRINGS, AT(sim_faults), 0, 0, "", NULL, "script of faults: 1@500:error, 2@300:slow*8; see config/README.md"},
     {"http.host", KEY_STRING, AT(http_host), 0, 0, "127.0.0.1", NULL, "address to listen on; empty: no TCP"},
     {"http.port", KEY_INTEGER, AT(http_port), 0, 65535, "8080", NULL, "0: any free port, printed at start"},
     {"http.unix", KEY_STRING, AT(http_unix), 0, 0, "", NULL, "path of a unix socket to listen on; empty: none"},

@@ -92,7 +92,7 @@ static int load_files(struct daemon *d, struct tl_error *err) {
   if (r == TL_OK) r = tl_chat_format_load(folder, &d->chat, err);
   if (r < 0) return r;
   TL_LOG(TL_LOG_INFO, "model", "read", TL_S("model", d->model_name), TL_S("architecture", d->model->architecture),
-         TL_U("parameters", d->model->n_parameters), TL_S("dtype", tl_dtype_name(d->model->dtype)),
+         TL_U("parameters", d->model->n_parameters), TL_S("dtype", d->model->n_tensors ? tl_dtype_name(d->model->dtype) : "none"),
          TL_U("context", d->model->max_context), TL_S("chat_template", d->chat ? "yes" : "no"));
   return TL_OK;
 }
