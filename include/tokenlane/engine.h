@@ -23,6 +23,7 @@
 #include "tokenlane/step.h"
 
 struct tl_engine;
+struct tl_sim_options;
 
 enum tl_finish {
   TL_FINISH_NONE,
@@ -79,6 +80,7 @@ struct tl_engine_options {
   const struct tl_model *model;
   const char *const *devices;  /* (n_replicas) "cpu:0", ...: one replica each */
   unsigned n_replicas, n_loops;
+  const struct tl_sim_options *sim; /* (n_replicas) for those that are simulated, or NULL */
   unsigned cpu_threads;        /* lanes per CPU replica; 0: processors / CPU replicas */
   bool cpu_pin;
   uint32_t max_batch_size, max_batch_tokens, max_context; /* max_context 0: the model's */
@@ -116,6 +118,7 @@ void tl_engine_stop(struct tl_engine *engine);
 void tl_engine_free(struct tl_engine *engine);
 
 unsigned tl_engine_replicas(const struct tl_engine *engine);
+unsigned tl_engine_simulated(const struct tl_engine *engine); /* devices that only simulate one */
 uint32_t tl_engine_blocks(const struct tl_engine *engine, unsigned replica);
 uint32_t tl_engine_max_context(const struct tl_engine *engine); /* tokens that a sequence may hold */
 struct tl_board *tl_engine_board(struct tl_engine *engine, unsigned replica);

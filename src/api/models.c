@@ -77,6 +77,7 @@ static void one_model(const struct tl_api *api, const char *id, const char *root
                    (long long)api->created_s);
   api_json_string(out, root, strlen(root));
   if (serving) tl_buffer_printf(out, ",\"max_model_len\":%u", tl_engine_max_context(serving->engine));
+  if (serving && tl_engine_simulated(serving->engine)) tl_buffer_puts(out, ",\"simulated\":true");
   tl_buffer_putc(out, '}');
 }
 

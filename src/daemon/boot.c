@@ -87,12 +87,12 @@ static int start_http(struct daemon *d, struct tl_error *err) {
 
 static int load_files(struct daemon *d, struct tl_error *err) {
   const char *folder = d->config->model_path;
-  int r = tl_model_load(folder, &d->model, err);
+  int r = simulate_only(d->config) ? tl_model_load_config(folder, &d->model, err) : tl_model_load(folder, &d->model, err);
   if (r == TL_OK) r = tl_tokenizer_load(folder, &d->tokenizer, err);
   if (r == TL_OK) r = tl_chat_format_load(folder, &d->chat, err);
   if (r < 0) return r;
   TL_LOG(TL_LOG_INFO, "model", "read", TL_S("model", d->model_name), TL_S("architecture", d->model->architecture),
-         TL_U("parameters", d->model->n_parameters), TL_S("dtype", tl_dtype_name(d->model->dtype)),
+         TL_U("parameters", d->model->n_parameters), TL_S("dtype", d->model->n_tensors ? tl_dtype_name(d->model->dtype) : "none"),
          TL_U("context", d->model->max_context), TL_S("chat_template", d->chat ? "yes" : "no"));
   return TL_OK;
 }
@@ -115,10 +115,13 @@ static int make_engine(struct daemon *d, struct tl_error *err) {
   tl_waker_init(&d->probe_waker);
   d->progress = progress_new(c->devices.n);
   if (!d->progress) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  d->simulation = simulate_new(c, d->model, d->tokenizer, err);
+  if (!d->simulation) return err->code;
   struct tl_engine_options options = {
       .model = d->model,
       .devices = (const char *const *)c->devices.items,
       .n_replicas = c->devices.n,
+      .sim = simulate_options(d->simulation),
       .n_loops = (unsigned)c->http_threads + 1,
       .cpu_threads = (unsigned)c->cpu_threads,
       .cpu_pin = c->cpu_pin,
@@ -132,8 +135,12 @@ static int make_engine(struct daemon *d, struct tl_error *err) {
       .progress = on_progress,
   };
   int r = tl_engine_new(&options, d->metrics, &d->engine, err);
-  if (r == TL_OK) tl_model_release_files(d->model);
-  return r;
+  if (r < 0) return r;
+  tl_model_release_files(d->model);
+  if (tl_engine_simulated(d->engine))
+    TL_LOG(TL_LOG_WARN, "daemon", "simulated devices serve: their text means nothing",
+           TL_U("simulated", tl_engine_simulated(d->engine)), TL_U("devices", c->devices.n));
+  return TL_OK;
 }
 
 static int make_route(struct daemon *d, struct tl_error *err) {
@@ -174,6 +181,7 @@ void daemon_done(struct daemon *d) {
   if (d->api) tl_api_reap(d->api);
   tl_route_free(d->route);
   tl_engine_free(d->engine);
+  simulate_free(d->simulation);
   tl_api_free(d->api);
   tl_http_free(d->http);
   tl_chat_format_free(d->chat);

@@ -37,7 +37,8 @@ static int read_arguments(struct tl_config *config, int argc, char **argv, struc
       if (r < 0) return r;
     }
   }
-  return tl_config_check(config, err);
+  int r = tl_config_check(config, err);
+  return r == TL_OK ? simulate_check(config, err) : r;
 }
 
 /* Running work may end, then all ends. Returns when nothing is left, time is up

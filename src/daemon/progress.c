@@ -46,7 +46,7 @@ static void draw_bar(unsigned percent, uint64_t done, uint64_t total) {
 }
 
 static void show(struct progress *p, uint64_t done, uint64_t total) {
-  unsigned percent = total ? (unsigned)(done * 100 / total) : 100;
+  unsigned percent = (unsigned)(done * 100 / total);
   int64_t now = tl_now_ns();
   if (p->terminal) {
     if (percent == p->shown || (percent < 100 && now - p->drawn_ns < REDRAW_NS)) return;
@@ -61,6 +61,7 @@ static void show(struct progress *p, uint64_t done, uint64_t total) {
 }
 
 void progress_step(struct progress *progress, unsigned replica, uint64_t done, uint64_t total) {
+  if (total == 0) return; /* no weights: nothing to show */
   atomic_store_explicit(&progress->done[replica], done, memory_order_relaxed);
   atomic_store_explicit(&progress->total, total, memory_order_relaxed);
   /* acquire and clear's release pair: shown and drawn_ns pass from thread to thread */
