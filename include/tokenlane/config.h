@@ -31,8 +31,10 @@ struct tl_config {
   int64_t http_header_timeout_ms, http_body_timeout_ms, http_idle_timeout_ms, http_write_timeout_ms;
   int64_t limits_max_choices, limits_max_prompts, limits_max_total_tokens, limits_max_logit_bias;
   int64_t limits_max_stop_bytes, limits_template_fuel, limits_max_queue, limits_max_waiting_tokens;
+  int64_t limits_max_total_waiting_tokens;
   int64_t engine_max_batch_size, engine_max_batch_tokens, engine_max_context, engine_kv_memory_bytes;
   char *route_policy;
+  int64_t route_prefix_blocks, route_prefix_load_percent;
   char *log_level;
   int64_t drain_timeout_ms;
 };

@@ -93,17 +93,30 @@ struct tl_engine_options {
   void (*progress)(unsigned replica, uint64_t done, uint64_t total, void *context); /* may be NULL */
 };
 
+/* Of a board's `failed`. Route nothing there unless it is TL_FAILED_NOT. */
+enum tl_failed {
+  TL_FAILED_NOT,
+  TL_FAILED,        /* the worker gives back all that it has and gets, and calls the device no more */
+  TL_FAILED_TRIED,  /* the device was reset: the worker runs what it is given, which is the test generation */
+};
+#define TL_FAILED_MASK 3u
+
 /* What the router reads of a replica. */
 struct tl_board {
   /* line 1: loops, every request */
   TL_ALIGNED _Atomic int64_t reserved_tokens; /* prompt + output tokens of live sequences */
   _Atomic int64_t reserved_seqs;
+  _Atomic int64_t prefill_tokens; /* prompts of those that have no token yet */
+  _Atomic int64_t decodes;        /* live sequences that have one */
   /* line 2: the worker, every step; the others read it relaxed */
   TL_ALIGNED _Atomic int64_t beat_ns;   /* end of the last step */
   _Atomic int64_t step_ns;              /* moving average of the step time */
   _Atomic uint32_t free_blocks, running, waiting;
-  _Atomic uint32_t failed;              /* the device failed: route nothing here */
   _Atomic uint64_t n_steps, n_prefill_tokens, n_decode_tokens;
+  /* line 3: worker and monitor, seldom; the router reads it at each request. The low
+   * bits of `failed` are an enum tl_failed; the others count, so that each failure has a word
+   * of its own and `parked` can say which one the worker has answered */
+  TL_ALIGNED _Atomic uint32_t failed;
 };
 
 /* Opens devices, loads the weights (in parallel over replicas), allocates all

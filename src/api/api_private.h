@@ -75,6 +75,7 @@ struct api_choice {
   struct tl_sequence *seq;  /* NULL once it is final and counted */
   unsigned index;           /* as the client sees it */
   unsigned prompt;          /* which prompt */
+  struct tl_room room;      /* what seq holds of its replica */
   uint32_t n_seen;          /* generated tokens already turned into text */
   uint32_t n_sent_logprobs; /* tokens whose log-probabilities were sent (streams) */
   bool final;               /* the engine's last event has come */

@@ -41,8 +41,8 @@ static void on_health(struct tl_http_request *request, void *context) {
 static void on_ready(struct tl_http_request *request, void *context) {
   struct tl_error err = {0};
   const struct tl_serving *serving = api_serving(context, &err);
-  int64_t tokens, seqs;
-  if (serving && !tl_route_capacity(serving->route, &tokens, &seqs)) {
+  struct tl_capacity capacity;
+  if (serving && !tl_route_capacity(serving->route, &capacity)) {
     tl_error_set(&err, TL_EBUSY, NULL, "no device is ready to serve");
     err.http_status = 503;
   }

@@ -212,15 +212,22 @@ static int64_t cost(const struct tl_sequence *seq) {
 
 /* What could not be admitted even if nothing else ran is no matter of trying again. */
 static int check_capacity(const struct api_call *call, struct tl_error *err) {
-  int64_t most_tokens, most_seqs, tokens = 0;
-  if (!tl_route_capacity(call->serving->route, &most_tokens, &most_seqs)) return TL_OK; /* 503 by the reservation */
-  for (unsigned i = 0; i < call->n_choices; i++) tokens += cost(call->choices[i].seq);
-  if (call->n_choices > most_seqs)
+  struct tl_capacity most;
+  int64_t tokens = 0;
+  if (!tl_route_capacity(call->serving->route, &most)) return TL_OK; /* 503 by the reservation */
+  for (unsigned i = 0; i < call->n_choices; i++) {
+    tokens += cost(call->choices[i].seq);
+    if (cost(call->choices[i].seq) > most.seq_tokens)
+      return tl_error_set(err, TL_ECONTEXT, prompt_field(call),
+                          "%s: with max_tokens it may be at most %lld tokens here, got %lld", prompt_field(call),
+                          (long long)most.seq_tokens, (long long)cost(call->choices[i].seq));
+  }
+  if (call->n_choices > most.seqs)
     return tl_error_set(err, TL_EINVAL, "n", "n: prompts x n may be at most %lld sequences here, got %u",
-                        (long long)most_seqs, call->n_choices);
-  if (call->n_prompts > 1 && tokens > most_tokens)
+                        (long long)most.seqs, call->n_choices);
+  if (call->n_prompts > 1 && tokens > most.tokens)
     return tl_error_set(err, TL_EINVAL, "prompt", "prompt: all prompts with their max_tokens may be at most %lld tokens here, got %lld",
-                        (long long)most_tokens, (long long)tokens);
+                        (long long)most.tokens, (long long)tokens);
   return TL_OK;
 }
 
@@ -228,12 +235,18 @@ static int check_capacity(const struct api_call *call, struct tl_error *err) {
 static int reserve_all(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err) {
   struct tl_metrics_shard *shard = tl_http_shard(call->api->o.http, call->loop);
   struct tl_route *route = call->serving->route;
-  unsigned n = (unsigned)call->params.n, replica;
+  unsigned n = (unsigned)call->params.n;
   for (unsigned i = 0; i < call->n_choices; i += n) {
-    int r = tl_route_reserve(route, n * cost(call->choices[i].seq), n, shard, &replica, ret_retry_after_s, err);
-    for (unsigned k = i; r == TL_OK && k < i + n; k++) call->choices[k].seq->replica = replica;
+    const struct tl_sequence *first = call->choices[i].seq;
+    struct tl_route_ask ask = {.tokens = cost(first), .n_seqs = n, .prompt = first->tokens, .n_prompt = first->n_prompt};
+    struct tl_room room;
+    int r = tl_route_reserve(route, &ask, shard, &room, ret_retry_after_s, err);
+    for (unsigned k = i; r == TL_OK && k < i + n; k++) {
+      call->choices[k].room = room;
+      call->choices[k].seq->replica = room.replica;
+    }
     if (r == TL_OK) continue;
-    while (i-- > 0) tl_route_release(route, call->choices[i].seq->replica, cost(call->choices[i].seq));
+    while (i-- > 0) tl_route_release(route, &call->choices[i].room);
     return r;
   }
   return TL_OK;
@@ -329,7 +342,9 @@ void api_on_event(struct tl_sequence *seq, bool final, void *context) {
   if (final) {
     choice->final = true;
     call->n_live--;
-    tl_route_release(call->serving->route, seq->replica, cost(seq));
+    tl_route_release(call->serving->route, &choice->room);
+  } else if (atomic_load_explicit(&seq->n_out, memory_order_relaxed) > 0) { /* relaxed: only whether there is one */
+    tl_route_started(call->serving->route, &choice->room);
   }
   if (call->request) api_choice_advance(choice);
   if (call->n_live > 0) return;

@@ -143,11 +143,21 @@ static int make_engine(struct daemon *d, struct tl_error *err) {
   return TL_OK;
 }
 
+static enum tl_route_policy policy_of(const char *name) {
+  if (strcmp(name, "round_robin") == 0) return TL_ROUTE_ROUND_ROBIN;
+  return strcmp(name, "prefix") == 0 ? TL_ROUTE_PREFIX : TL_ROUTE_LEAST_LOAD;
+}
+
 static int make_route(struct daemon *d, struct tl_error *err) {
+  const struct tl_config *c = d->config;
   struct tl_route_options options = {
-      .policy = strcmp(d->config->route_policy, "round_robin") == 0 ? TL_ROUTE_ROUND_ROBIN : TL_ROUTE_LEAST_LOAD,
-      .max_tokens = d->config->limits_max_waiting_tokens,
-      .max_seqs = d->config->limits_max_queue,
+      .policy = policy_of(c->route_policy),
+      .max_tokens = c->limits_max_waiting_tokens,
+      .max_total = c->limits_max_total_waiting_tokens,
+      .max_seqs = c->limits_max_queue,
+      .prefix_blocks = (unsigned)c->route_prefix_blocks,
+      .prefix_factor = (double)c->route_prefix_load_percent / 100,
+      .prefix_slack = c->engine_max_batch_tokens,
   };
   return tl_route_new(d->engine, &options, d->metrics, &d->route, err);
 }

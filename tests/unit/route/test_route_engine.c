@@ -36,13 +36,17 @@ static int64_t cost(const struct tl_sequence *seq) {
 
 static void on_event(struct tl_sequence *seq, bool final, void *context) {
   struct loop *l = context;
-  if (!final) return;
+  if (!final) {
+    tl_route_started(route, seq->owner);
+    return;
+  }
   fake_check_sequence(seq);
   l->n_errors += seq->finish == TL_FINISH_ERROR;
   l->n_per_replica[seq->replica]++;
   l->n_live--;
   l->n_done++;
-  tl_route_release(route, seq->replica, cost(seq));
+  tl_route_release(route, seq->owner);
+  free(seq->owner);
   fake_sequence_free(seq);
 }
 
@@ -53,7 +57,10 @@ static bool try_one(struct loop *l) {
   unsigned retry;
   seq->loop = l->index;
   seq->submitted_ns = tl_now_ns();
-  if (tl_route_reserve(route, cost(seq), 1, l->shard, &seq->replica, &retry, &err) < 0) {
+  struct tl_route_ask ask = {.tokens = cost(seq), .n_seqs = 1, .prompt = seq->tokens, .n_prompt = seq->n_prompt};
+  struct tl_room *room = malloc(sizeof *room);
+  if (tl_route_reserve(route, &ask, l->shard, room, &retry, &err) < 0) {
+    free(room);
     FAKE_CHECK(err.http_status == 429 || err.http_status == 503);
     l->n_refused++;
     l->n_done += err.http_status == 503; /* nobody will ever take it */
@@ -61,6 +68,8 @@ static bool try_one(struct loop *l) {
     return false;
   }
   l->n_live++;
+  seq->owner = room;
+  seq->replica = room->replica;
   tl_engine_submit(engine, seq->replica, seq);
   return true;
 }
@@ -113,6 +122,7 @@ static void run(unsigned n_replicas, uint64_t fail_at) {
     struct tl_board *board = tl_engine_board(engine, i);
     assert_int_equal(atomic_load_explicit(&board->reserved_tokens, memory_order_relaxed), 0);
     assert_int_equal(atomic_load_explicit(&board->reserved_seqs, memory_order_relaxed), 0);
+    assert_int_equal(tl_route_load(route, i), 0);
   }
   tl_engine_stop(engine);
 }
@@ -152,8 +162,10 @@ static void test_the_only_one_fails(void **state) {
   (void)state;
   run(1, 50);
   struct tl_error err = {0};
-  unsigned replica, retry;
-  assert_int_equal(tl_route_reserve(route, 1, 1, NULL, &replica, &retry, &err), TL_EBUSY);
+  struct tl_route_ask ask = {.tokens = 1, .n_seqs = 1};
+  struct tl_room room;
+  unsigned retry;
+  assert_int_equal(tl_route_reserve(route, &ask, NULL, &room, &retry, &err), TL_EBUSY);
   assert_int_equal(err.http_status, 503);
   done();
 }
