@@ -55,6 +55,9 @@ void tl_api_drain(struct tl_api *api);
 unsigned tl_api_active(const struct tl_api *api);
 /* What the engine has to call to wake a loop; context is the api. Any thread. */
 void tl_api_wake(unsigned loop, void *api);
+/* Sequences that lost their device and found no room elsewhere are tried again.
+ * Now and then, by the monitor. */
+void tl_api_retry(struct tl_api *api);
 /* Takes the final events that no loop has taken. After tl_engine_stop and
  * tl_http_stop, main thread. */
 void tl_api_reap(struct tl_api *api);

@@ -35,6 +35,7 @@ struct tl_config {
   int64_t engine_max_batch_size, engine_max_batch_tokens, engine_max_context, engine_kv_memory_bytes;
   char *route_policy;
   int64_t route_prefix_blocks, route_prefix_load_percent;
+  int64_t health_late_ms, health_late_factor, health_backoff_ms, health_max_backoff_ms, health_max_faults, health_fault_window_ms;
   char *log_level;
   int64_t drain_timeout_ms;
 };

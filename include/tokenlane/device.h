@@ -58,7 +58,10 @@ struct tl_device_ops {
    * it hung, and makes the device as load left it, its KV contents lost. After
    * an error the device works again once this has returned TL_OK; TL_EDEVICE: it
    * does not, now. Any thread, one at a time, between load and close, while the worker is in
-   * submit or collect or calls nothing. NULL: a backend that cannot. */
+   * submit or collect or calls nothing. NULL: a backend that cannot: a step that hangs
+   * there hangs for ever (ARCHITECTURE.md, Faults). A step that is submitted after a reset
+   * of which the worker does not know yet is thrown away by the engine; its result may be wrong,
+   * but the reset must happen before that submit in the sense of C11. */
   int (*reset)(struct tl_device *device, struct tl_error *err);
 };
 

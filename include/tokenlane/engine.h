@@ -30,7 +30,8 @@ enum tl_finish {
   TL_FINISH_STOP,      /* an EOS or stop id was generated (it is in the output's tokens) */
   TL_FINISH_LENGTH,    /* max_new tokens, or the context is full */
   TL_FINISH_CANCELLED,
-  TL_FINISH_ERROR,     /* the device failed */
+  TL_FINISH_ERROR,     /* the model gave no distribution, or it can never fit */
+  TL_FINISH_FAULT,     /* the device failed. What n_out covers is right: submit it again elsewhere and it goes on */
 };
 
 /* One scored or generated token's log-probabilities. */
@@ -72,6 +73,7 @@ struct tl_sequence {
   _Atomic uint32_t cancel;         /* any thread sets it to 1 */
   enum tl_finish finish;           /* valid once the final event has come */
   /* --- the worker's ------------------------------------------------------------------ */
+  uint32_t n_faults;               /* steps that computed it and failed; the loop's after a final event */
   bool broken;                     /* the model gave no distribution for one of its rows */
   struct tl_sched_seq sched;
 };
@@ -110,6 +112,7 @@ struct tl_board {
   _Atomic int64_t decodes;        /* live sequences that have one */
   /* line 2: the worker, every step; the others read it relaxed */
   TL_ALIGNED _Atomic int64_t beat_ns;   /* end of the last step */
+  _Atomic int64_t step_began_ns;        /* of the step under way; 0: none */
   _Atomic int64_t step_ns;              /* moving average of the step time */
   _Atomic uint32_t free_blocks, running, waiting;
   _Atomic uint64_t n_steps, n_prefill_tokens, n_decode_tokens;
@@ -117,6 +120,8 @@ struct tl_board {
    * bits of `failed` are an enum tl_failed; the others count, so that each failure has a word
    * of its own and `parked` can say which one the worker has answered */
   TL_ALIGNED _Atomic uint32_t failed;
+  _Atomic uint32_t parked;              /* the word of `failed` for which the worker let go of everything */
+  _Atomic uint32_t n_faults;            /* failures so far; the monitor writes */
 };
 
 /* Opens devices, loads the weights (in parallel over replicas), allocates all
@@ -130,20 +135,41 @@ int tl_engine_start(struct tl_engine *engine, struct tl_error *err);
 void tl_engine_stop(struct tl_engine *engine);
 void tl_engine_free(struct tl_engine *engine);
 
+/* Ends what was submitted to workers that have ended. After tl_engine_stop, when
+ * no loop runs any more. Main thread. */
+void tl_engine_flush(struct tl_engine *engine);
+
 unsigned tl_engine_replicas(const struct tl_engine *engine);
 unsigned tl_engine_simulated(const struct tl_engine *engine); /* devices that only simulate one */
 uint32_t tl_engine_blocks(const struct tl_engine *engine, unsigned replica);
 uint32_t tl_engine_max_context(const struct tl_engine *engine); /* tokens that a sequence may hold */
+const char *tl_engine_device(const struct tl_engine *engine, unsigned replica); /* "cpu:0" */
 struct tl_board *tl_engine_board(struct tl_engine *engine, unsigned replica);
 
 /* Gives the sequence to a replica. The caller has reserved room there (route),
  * which bounds live sequences by max_queue. One exchange, a fence, maybe a
- * wake-up. Any loop thread. */
+ * wake-up. A sequence that came back with TL_FINISH_FAULT goes on after its n_out tokens
+ * with the same random numbers. Any loop thread. */
 void tl_engine_submit(struct tl_engine *engine, unsigned replica, struct tl_sequence *seq);
 /* Calls on_event for each sequence of this loop that has news, until none is
  * left: read n_out, n_scored; `final`: finish is set and the sequence is the
  * loop's again (on_event may free it). The loop's own thread. */
 void tl_engine_drain(struct tl_engine *engine, unsigned loop,
                      void (*on_event)(struct tl_sequence *seq, bool final, void *context), void *context);
+
+/* --- faults: the monitor's thread (engine/fault.c has the protocol) ------------------ */
+/* The worker gives back all sequences (TL_FINISH_FAULT) and leaves the device alone,
+ * as it does by itself after a device error. When it is inside the device, only once that returns. */
+void tl_engine_quarantine(struct tl_engine *engine, unsigned replica);
+bool tl_engine_failed(const struct tl_engine *engine, unsigned replica);
+/* Failed, and the worker has let go of everything. */
+bool tl_engine_parked(const struct tl_engine *engine, unsigned replica);
+bool tl_engine_can_reset(const struct tl_engine *engine, unsigned replica);
+/* The device's reset. While it is failed only. */
+int tl_engine_reset(struct tl_engine *engine, unsigned replica, struct tl_error *err);
+/* Parked and reset: the worker takes sequences again, the router gives it none. */
+bool tl_engine_try(struct tl_engine *engine, unsigned replica);
+/* What was tried went well: all is as before. False: it failed meanwhile. */
+bool tl_engine_admit(struct tl_engine *engine, unsigned replica);
 
 #endif

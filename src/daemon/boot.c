@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "daemon/daemon_private.h"
+#include "daemon/monitor.h"
 #include "tokenlane/base/clock.h"
 #include "tokenlane/log.h"
 
@@ -97,7 +98,7 @@ static int load_files(struct daemon *d, struct tl_error *err) {
   return TL_OK;
 }
 
-/* The loop after http's is this thread, for the test generation. */
+/* The loop after http's is this thread, for the test generation, and then the monitor. */
 static void on_wake(unsigned loop, void *context) {
   struct daemon *d = context;
   if (loop < (unsigned)d->config->http_threads)
@@ -162,6 +163,33 @@ static int make_route(struct daemon *d, struct tl_error *err) {
   return tl_route_new(d->engine, &options, d->metrics, &d->route, err);
 }
 
+static int test_replicas(struct daemon *d, struct tl_error *err) {
+  d->probes = probes_new(d->config->devices.n);
+  if (!d->probes) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  return probe_replicas(d->engine, d->model, (unsigned)d->config->http_threads, &d->probe_waker, d->probes, err);
+}
+
+static int start_monitor(struct daemon *d, struct tl_error *err) {
+  const struct tl_config *c = d->config;
+  struct monitor_options options = {
+      .health = {.late_ns = TL_MS(c->health_late_ms),
+                 .late_factor = c->health_late_factor,
+                 .backoff_ns = TL_MS(c->health_backoff_ms),
+                 .max_backoff_ns = TL_MS(c->health_max_backoff_ms),
+                 .max_faults = (unsigned)c->health_max_faults,
+                 .fault_window_ns = TL_MS(c->health_fault_window_ms)},
+      .engine = d->engine,
+      .route = d->route,
+      .api = d->api,
+      .model = d->model,
+      .probes = d->probes,
+      .waker = &d->probe_waker,
+      .loop = (unsigned)c->http_threads,
+  };
+  int r = monitor_new(&options, d->metrics, &d->monitor, err);
+  return r < 0 ? r : monitor_start(d->monitor, err);
+}
+
 int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_error *err) {
   int64_t began_ns = tl_now_ns();
   *d = (struct daemon){.config = config};
@@ -175,7 +203,8 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
   if (r == TL_OK) r = make_engine(d, err);
   if (r == TL_OK) r = make_route(d, err);
   if (r == TL_OK) r = tl_engine_start(d->engine, err);
-  if (r == TL_OK) r = probe_replicas(d->engine, d->model, (unsigned)config->http_threads, &d->probe_waker, err);
+  if (r == TL_OK) r = test_replicas(d, err);
+  if (r == TL_OK) r = start_monitor(d, err);
   if (r < 0) return r;
   d->serving = (struct tl_serving){d->engine, d->route, d->model, d->tokenizer, d->chat};
   tl_api_serve(d->api, &d->serving);
@@ -186,11 +215,15 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
 }
 
 void daemon_done(struct daemon *d) {
+  monitor_stop(d->monitor);
   if (d->engine) tl_engine_stop(d->engine);
   if (d->http) tl_http_stop(d->http);
+  if (d->engine) tl_engine_flush(d->engine);
   if (d->api) tl_api_reap(d->api);
+  monitor_free(d->monitor);
   tl_route_free(d->route);
   tl_engine_free(d->engine);
+  free(d->probes);
   simulate_free(d->simulation);
   tl_api_free(d->api);
   tl_http_free(d->http);

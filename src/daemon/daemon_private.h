@@ -25,18 +25,15 @@ struct daemon {
   struct tl_route *route;
   struct tl_serving serving;
   struct progress *progress;
-  struct tl_waker probe_waker; /* the boot thread, waiting for its test generation */
+  struct tl_waker probe_waker; /* the boot thread, waiting for its test generation, then the monitor */
+  struct probe *probes;        /* (devices) */
+  struct monitor *monitor;
 };
 
 /* boot.c: from configuration to "ready". On error what was made is left to daemon_done. */
 int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_error *err);
 /* Ends all work and threads and frees everything. */
 void daemon_done(struct daemon *d);
-
-/* probe.c: every replica generates a few tokens before anyone is served. The
- * engine's loop number `loop` belongs to the calling thread. */
-int probe_replicas(struct tl_engine *engine, const struct tl_model *model, unsigned loop, struct tl_waker *waker,
-                   struct tl_error *err);
 
 /* simulate.c: the devices that the configuration names, and what it says of simulated
  * ones, which config does not know. */

@@ -290,6 +290,10 @@ uint32_t tl_engine_max_context(const struct tl_engine *engine) {
   return engine->max_context;
 }
 
+const char *tl_engine_device(const struct tl_engine *engine, unsigned replica) {
+  return engine->o.devices ? engine->o.devices[replica] : engine->workers[replica].ops->name;
+}
+
 struct tl_board *tl_engine_board(struct tl_engine *engine, unsigned replica) {
   return &engine->boards[replica];
 }

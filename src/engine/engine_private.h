@@ -47,6 +47,7 @@ struct worker {
   struct tl_metrics_shard *shard;
   struct worker_metrics metrics;
   struct tl_error failure;         /* why board.failed is set */
+  uint32_t parked;                 /* as in the board */
   struct tl_mpsc inbox;
   struct tl_waker waker;
 };
@@ -66,6 +67,14 @@ int engine_new_with_ops(const struct tl_engine_options *options, const struct tl
 
 /* worker.c */
 void *worker_run(void *worker);
+void worker_flush(struct worker *w);
+/* fault.c */
+bool fault_is_marked(struct worker *w);
+/* True: it was not yet. Worker and monitor. */
+bool fault_mark(struct worker *w);
+/* A failure for which the worker still has to let go; then it answers with the same word. */
+bool fault_is_unanswered(struct worker *w, uint32_t *ret);
+void fault_answer(struct worker *w, uint32_t word);
 /* step_build.c: the planned items as flat arrays. */
 void worker_build_step(struct worker *w);
 uint32_t worker_table_stride(const struct tl_engine *engine);

@@ -18,6 +18,7 @@ void sequence_count(struct tl_sequence *seq, int32_t token, bool generated) {
 }
 
 void sequence_prepare(struct tl_sequence *seq) {
+  if (seq->n_history > 0) return; /* it was counted before its device failed */
   for (uint32_t i = 0; i < seq->n_prompt; i++) sequence_count(seq, seq->tokens[i], false);
 }
 

@@ -28,16 +28,14 @@ static void finish(struct worker *w, struct tl_sequence *seq, enum tl_finish how
 
 /* --- taking in ------------------------------------------------------------------------- */
 
-static bool failed(struct worker *w) {
-  return atomic_load_explicit(&board_of(w)->failed, memory_order_relaxed); /* only the worker sets it */
-}
-
 static void accept_sequence(struct worker *w, struct tl_sequence *seq) {
-  seq->sched.n_tokens = seq->n_prompt;
+  /* relaxed: its own, or of the worker before it, which the loop has seen end */
+  seq->sched.n_tokens = seq->n_prompt + atomic_load_explicit(&seq->n_out, memory_order_relaxed);
   seq->sched.n_max = seq->n_prompt + seq->max_new;
   seq->sched.owner = seq;
-  if (failed(w) || !tl_scheduler_fits(w->scheduler, seq->sched.n_max)) {
-    finish(w, seq, TL_FINISH_ERROR);
+  bool marked = fault_is_marked(w);
+  if (marked || !tl_scheduler_fits(w->scheduler, seq->sched.n_max)) {
+    finish(w, seq, marked ? TL_FINISH_FAULT : TL_FINISH_ERROR);
     return;
   }
   sequence_prepare(seq);
@@ -144,6 +142,7 @@ static void count_step(struct worker *w, int64_t began_ns, int64_t now) {
   uint64_t decode = w->step.n_tokens - prefill;
   /* relaxed: single figures, see publish_gauges */
   atomic_store_explicit(&b->step_ns, average ? average + (took - average) / 8 : took, memory_order_relaxed);
+  atomic_store_explicit(&b->step_began_ns, 0, memory_order_relaxed);
   atomic_store_explicit(&b->beat_ns, now, memory_order_relaxed);
   atomic_fetch_add_explicit(&b->n_steps, 1, memory_order_relaxed);
   atomic_fetch_add_explicit(&b->n_prefill_tokens, prefill, memory_order_relaxed);
@@ -153,12 +152,30 @@ static void count_step(struct worker *w, int64_t began_ns, int64_t now) {
   tl_metrics_observe(w->shard, w->metrics.step_seconds, took);
 }
 
+/* Nothing of the step that failed is used. Who was in it bears a part of the blame. */
 static void fail(struct worker *w) {
-  TL_LOG(TL_LOG_ERROR, "engine", "the device failed; its sequences end with an error", TL_U("replica", w->index),
+  atomic_store_explicit(&board_of(w)->step_began_ns, 0, memory_order_relaxed); /* as in count_step */
+  for (uint32_t i = 0; i < w->n_items; i++) ((struct tl_sequence *)w->items[i].seq->owner)->n_faults++;
+  fault_mark(w);
+  TL_LOG(TL_LOG_ERROR, "engine", "the device failed; its sequences go elsewhere", TL_U("replica", w->index),
          TL_S("error", w->failure.message));
-  /* relaxed: the router looks at it as at the other figures */
-  atomic_store_explicit(&board_of(w)->failed, 1, memory_order_relaxed);
-  drop(w, true, TL_FINISH_ERROR);
+}
+
+/* While the replica is marked as failed nothing is kept here. */
+static bool park(struct worker *w) {
+  uint32_t word;
+  if (!fault_is_unanswered(w, &word)) return fault_is_marked(w);
+  drop(w, true, TL_FINISH_FAULT);
+  publish_gauges(w);
+  fault_answer(w, word);
+  return true;
+}
+
+static int run_device(struct worker *w) {
+  int r = w->ops->submit(w->device, &w->step, &w->failure);
+  if (r == TL_OK) r = w->ops->collect(w->device, w->sampled, &w->failure);
+  if (r == TL_OK && fault_is_marked(w)) r = tl_error_set(&w->failure, TL_EDEVICE, NULL, "the step was too late");
+  return r;
 }
 
 static bool run_step(struct worker *w) {
@@ -167,9 +184,8 @@ static bool run_step(struct worker *w) {
   if (w->n_items == 0) return false;
   int64_t began_ns = tl_now_ns();
   worker_build_step(w);
-  int r = w->ops->submit(w->device, &w->step, &w->failure);
-  if (r == TL_OK) r = w->ops->collect(w->device, w->sampled, &w->failure);
-  if (r < 0) {
+  atomic_store_explicit(&board_of(w)->step_began_ns, began_ns, memory_order_relaxed); /* the monitor only compares it */
+  if (run_device(w) < 0) {
     fail(w);
     return true;
   }
@@ -192,10 +208,17 @@ static bool run_step(struct worker *w) {
 
 static void sleep_until_work(struct worker *w) {
   tl_waker_prepare(&w->waker);
-  if (drain_inbox(w) || stopping(w))
+  uint32_t word;
+  if (drain_inbox(w) || stopping(w) || fault_is_unanswered(w, &word))
     tl_waker_cancel(&w->waker);
   else
     tl_waker_sleep(&w->waker, -1);
+}
+
+void worker_flush(struct worker *w) {
+  drain_inbox(w);
+  drop(w, true, TL_FINISH_CANCELLED);
+  publish_gauges(w);
 }
 
 void *worker_run(void *argument) {
@@ -207,14 +230,12 @@ void *worker_run(void *argument) {
   while (!stopping(w)) {
     drain_inbox(w);
     drop(w, false, TL_FINISH_CANCELLED);
-    bool busy = run_step(w);
+    bool busy = !park(w) && run_step(w);
     publish_gauges(w);
     events_wake_loops(w);
     if (!busy && tl_scheduler_running(w->scheduler) + tl_scheduler_waiting(w->scheduler) == 0) sleep_until_work(w);
   }
-  drain_inbox(w);
-  drop(w, true, TL_FINISH_CANCELLED);
-  publish_gauges(w);
+  worker_flush(w);
   events_wake_loops(w);
   return NULL;
 }

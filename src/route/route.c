@@ -81,8 +81,11 @@ enum tl_replica_state tl_route_state(const struct tl_route *route, unsigned repl
   const struct route_replica *r = &route->replicas[replica];
   int state = atomic_load_explicit(&r->state, memory_order_acquire); /* as in route_is_ready */
   bool draining = atomic_load_explicit(&r->draining, memory_order_relaxed);
-  bool serves = state == TL_REPLICA_READY || state == TL_REPLICA_DEGRADED;
-  return serves && draining ? TL_REPLICA_DRAINING : (enum tl_replica_state)state;
+  /* relaxed: flags alone */
+  uint32_t failed = atomic_load_explicit(&r->board->failed, memory_order_relaxed) & TL_FAILED_MASK;
+  if (state != TL_REPLICA_READY && state != TL_REPLICA_DEGRADED) return (enum tl_replica_state)state;
+  if (failed == TL_FAILED) return TL_REPLICA_QUARANTINED; /* the monitor has not looked yet */
+  return draining ? TL_REPLICA_DRAINING : (enum tl_replica_state)state;
 }
 
 const char *tl_replica_state_name(enum tl_replica_state state) {
