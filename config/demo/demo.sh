@@ -28,7 +28,7 @@ ask() {
   # Each event is printed as it comes: only the text of its delta.
   curl -sSfN "$url/v1/chat/completions" -H 'Content-Type: application/json' \
     -d "{\"model\":\"tokenlane-demo\",\"stream\":true,\"seed\":1,\"messages\":[{\"role\":\"user\",\"content\":\"$1\"}]}" |
-    sed -un 's/^data: .*"content":"\(\([^"\\]\|\\.\)*\)".*/\1/p' |
+    sed -un 's/^data: .*"content":"\(\([^"\\]\|\\.\)*\)".*/\1/; T; s/\\"/"/g; p' |
     while IFS= read -r piece; do printf '%b' "$piece"; done
   printf '\n'
 }

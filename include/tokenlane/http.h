@@ -40,7 +40,8 @@ typedef void (*tl_http_handler)(struct tl_http_request *request, void *context);
 /* Boot. Opens the listening sockets, starts no thread. metrics may be NULL. */
 int tl_http_new(const struct tl_http_options *options, struct tl_metrics *metrics, struct tl_http **ret,
                 struct tl_error *err);
-/* Registers a handler for an exact path. Boot, before tl_http_start. method is
+/* Registers a handler for an exact path, or by a '*' at its end for all that goes
+ * on behind it; what was registered first is asked first. Boot, before tl_http_start. method is
  * "GET" (serves HEAD too) or "POST"; another method on the path: 405 + Allow;
  * unknown path: 404. `route_label` of the counted requests is the path. The
  * handler must answer the request now or later, on the same loop. */

@@ -24,6 +24,8 @@ static const char *error_type(int status) {
   switch (status) {
     case 401: return "authentication_error";
     case 429: return "rate_limit_error";
+    case 501: /* an unknown method or version is the client's mistake */
+    case 505: return "invalid_request_error";
     default: return status >= 500 ? "server_error" : "invalid_request_error";
   }
 }

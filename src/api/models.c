@@ -13,12 +13,16 @@ static bool is_served(const struct tl_api *api, const char *model, size_t length
   return false;
 }
 
+static int not_served(const struct tl_api *api, struct tl_error *err) {
+  return tl_error_set(err, TL_ENOTFOUND, "model", "model: no such model; this server serves '%s'", api->o.model_name);
+}
+
 int api_check_model(const struct tl_api *api, const json_t *model, struct tl_error *err) {
   char what[64];
   if (!json_is_string(model))
     return tl_error_set(err, TL_EINVAL, "model", "model: expected a string, got %s", api_value_text(model, what));
   if (is_served(api, json_string_value(model), json_string_length(model))) return TL_OK;
-  return tl_error_set(err, TL_ENOTFOUND, "model", "model: no such model; this server serves '%s'", api->o.model_name);
+  return not_served(api, err);
 }
 
 const struct tl_serving *api_serving(struct tl_api *api, struct tl_error *err) {
@@ -95,44 +99,39 @@ static void on_models(struct tl_http_request *request, void *context) {
   api_respond_buffer(request, 200, &body);
 }
 
-/* An id as OpenAI's clients write it into a path: org%2Fmodel. */
-static void encode_id(const char *id, char *ret, size_t size) {
+static int hex(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  c |= 0x20;
+  return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Undoes the %XX of a path into ret[size]; returns the length, which is cut to fit. */
+static size_t decode_path(const char *path, char *ret, size_t size) {
   size_t n = 0;
-  for (; *id && n + 4 <= size; id++) {
-    bool plain = (*id >= '0' && *id <= '9') || (*id >= 'A' && *id <= 'Z') || (*id >= 'a' && *id <= 'z') ||
-                 strchr("-._~!$&'()*+,;=:@", *id);
-    n += (size_t)snprintf(ret + n, size - n, plain ? "%c" : "%%%02X", (unsigned char)*id);
+  for (; *path && n + 1 < size; path++) {
+    bool escape = *path == '%' && hex(path[1]) >= 0 && hex(path[2]) >= 0;
+    ret[n++] = escape ? (char)(hex(path[1]) << 4 | hex(path[2])) : *path;
+    if (escape) path += 2;
   }
   ret[n] = 0;
+  return n;
 }
 
-static bool is_path_of(const char *path, const char *id) {
-  char encoded[512];
-  encode_id(id, encoded, sizeof encoded);
-  return strcmp(path, id) == 0 || strcmp(path, encoded) == 0;
-}
-
-/* GET /v1/models/{id}: registered for the served id and each alias. */
+/* GET /v1/models/{id}; OpenAI's clients write org/model as org%2Fmodel. */
 static void on_model(struct tl_http_request *request, void *context) {
   struct tl_api *api = context;
-  const char *path = tl_http_path(request) + strlen("/v1/models/"), *id = api->o.model_name;
-  for (unsigned i = 0; i < api->o.n_aliases; i++)
-    if (is_path_of(path, api->o.aliases[i])) id = api->o.aliases[i];
+  char id[512];
+  size_t length = decode_path(tl_http_path(request) + strlen("/v1/models/"), id, sizeof id);
+  if (!is_served(api, id, length)) {
+    struct tl_error err = {0};
+    not_served(api, &err);
+    api_respond_error(request, &err, 0);
+    return;
+  }
   struct tl_buffer body;
   tl_buffer_init(&body, 0);
   one_model(api, id, api->o.model_name, &body);
   api_respond_buffer(request, 200, &body);
-}
-
-static int register_model(struct tl_api *api, const char *id) {
-  char encoded[512], path[544];
-  if (strlen(id) >= sizeof encoded / 3) return TL_EINVAL;
-  encode_id(id, encoded, sizeof encoded);
-  snprintf(path, sizeof path, "/v1/models/%s", id);
-  int r = tl_http_handle(api->o.http, "GET", path, on_model, api);
-  if (r < 0 || strcmp(id, encoded) == 0) return r;
-  snprintf(path, sizeof path, "/v1/models/%s", encoded);
-  return tl_http_handle(api->o.http, "GET", path, on_model, api);
 }
 
 int api_register_models(struct tl_api *api, struct tl_error *err) {
@@ -140,12 +139,9 @@ int api_register_models(struct tl_api *api, struct tl_error *err) {
     const char *path;
     tl_http_handler handler;
   } routes[] = {{"/health", on_health}, {"/ready", on_ready},         {"/version", on_version},
-                {"/metrics", on_metrics}, {"/v1/models", on_models}};
+                {"/metrics", on_metrics}, {"/v1/models", on_models}, {"/v1/models/*", on_model}};
   int r = TL_OK;
   for (size_t i = 0; i < sizeof routes / sizeof *routes && r == TL_OK; i++)
     r = tl_http_handle(api->o.http, "GET", routes[i].path, routes[i].handler, api);
-  if (r == TL_OK) r = register_model(api, api->o.model_name);
-  for (unsigned i = 0; i < api->o.n_aliases && r == TL_OK; i++) r = register_model(api, api->o.aliases[i]);
-  if (r < 0) return tl_error_set(err, r, "model.name", "model.name or an alias is too long or not unique");
-  return TL_OK;
+  return r == TL_OK ? TL_OK : tl_error_set(err, r, NULL, "out of memory");
 }

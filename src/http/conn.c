@@ -75,9 +75,17 @@ void http_conn_mark_dirty(struct http_conn *conn) {
 
 static void begin_lingering(struct http_conn *conn);
 
+/* What a large answer or many requests made it grow to is not kept. */
+static void shrink(struct tl_buffer *buffer) {
+  if (buffer->length == 0 && buffer->capacity > HTTP_READ_BYTES) tl_buffer_done(buffer);
+}
+
 static void after_write(struct http_conn *conn) {
   struct tl_http_request *request = &conn->request;
   if (http_conn_queued(conn) == 0) {
+    shrink(&conn->out);
+    shrink(&conn->flying);
+    shrink(&conn->in);
     conn->write_deadline_ns = 0;
     if (conn->close_after_write) {
       begin_lingering(conn);
@@ -100,7 +108,7 @@ static void on_written(uv_write_t *write, int status) {
     http_conn_cut(conn);
     return;
   }
-  if (conn->out.length) conn->write_deadline_ns = http_loop_now(conn->loop) + conn->loop->http->o.write_timeout_ns;
+  if (conn->out.length) conn->write_deadline_ns = tl_now_ns() + conn->loop->http->o.write_timeout_ns;
   http_conn_flush(conn);
 }
 
@@ -128,7 +136,7 @@ void http_conn_flush(struct http_conn *conn) {
       part = uv_buf_init(conn->flying.data, (unsigned)conn->flying.length);
       conn->write.data = conn;
       if (!conn->write_deadline_ns)
-        conn->write_deadline_ns = http_loop_now(conn->loop) + conn->loop->http->o.write_timeout_ns;
+        conn->write_deadline_ns = tl_now_ns() + conn->loop->http->o.write_timeout_ns;
       if (uv_write(&conn->write, &conn->stream, &part, 1, on_written) < 0) http_conn_cut(conn);
       return;
     }
@@ -205,7 +213,7 @@ static void begin_lingering(struct http_conn *conn) {
     return;
   }
   conn->state = CONN_LINGERING;
-  conn->deadline_ns = http_loop_now(conn->loop) + HTTP_LINGER_NS;
+  conn->deadline_ns = tl_now_ns() + HTTP_LINGER_NS;
 }
 
 void http_conn_answered(struct http_conn *conn) {
@@ -222,7 +230,7 @@ void http_conn_answered(struct http_conn *conn) {
     return;
   }
   conn->state = CONN_READING;
-  conn->deadline_ns = http_loop_now(conn->loop) + conn->loop->http->o.idle_timeout_ns;
+  conn->deadline_ns = tl_now_ns() + conn->loop->http->o.idle_timeout_ns;
   http_parse_init(conn);
   if (http_conn_queued(conn) > conn->loop->http->o.max_write_queue_bytes) conn->full = true;
   http_conn_mark_dirty(conn);
@@ -284,7 +292,7 @@ void http_conn_accept(struct http_loop *loop, uv_stream_t *listener) {
   atomic_store_explicit(&loop->n_open, loop->n_conns, memory_order_relaxed); /* a count alone */
   conn->request.conn = conn;
   http_parse_init(conn);
-  conn->deadline_ns = http_loop_now(loop) + loop->http->o.idle_timeout_ns;
+  conn->deadline_ns = tl_now_ns() + loop->http->o.idle_timeout_ns;
   if (uv_accept(listener, &conn->stream) < 0 || loop->n_conns > loop->http->o.max_connections) {
     close_conn(conn);
     return;

@@ -25,6 +25,8 @@ static const char *scan_byte(struct http_scan *s, unsigned char c) {
         s->at = SCAN_LINE_BEGIN;
       else if (c < 0x20 || c >= 0x7f)
         return "a byte in the request line that is not printable ASCII";
+      if (c == ' ' && s->after_space) return "two spaces in the request line";
+      s->after_space = c == ' ';
       return NULL;
     case SCAN_LINE_BEGIN:
       if (c == '\n') {
@@ -47,9 +49,10 @@ static const char *scan_byte(struct http_scan *s, unsigned char c) {
 
 int http_scan_bytes(struct http_scan *scan, const char *bytes, size_t *length, size_t max_bytes, const char **ret_text) {
   for (size_t i = 0; i < *length && scan->at != SCAN_END; i++) {
+    bool in_lines = scan->at > SCAN_REQUEST_LINE;
     *ret_text = scan_byte(scan, (unsigned char)bytes[i]);
     int status = *ret_text ? 400 : 0;
-    if (status == 0 && scan->at > SCAN_REQUEST_LINE && ++scan->bytes > max_bytes) {
+    if (status == 0 && in_lines && ++scan->bytes > max_bytes) {
       *ret_text = "the header is too large";
       status = 431;
     }

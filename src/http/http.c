@@ -8,7 +8,6 @@
 
 #include "http/http_private.h"
 
-static const int counted_codes[HTTP_N_CODES] = {200, 400, 404, 405, 408, 413, 414, 417, 429, 431, 500, 501, 503, 505, 0};
 static const double second_bounds[] = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
                                        0.25,   0.5,     1,      2.5,   5,      10,    30,   60};
 
@@ -28,8 +27,8 @@ static void add_route_metrics(struct tl_http *http, struct http_route *route, co
   if (!http->metrics) return;
   copy_label(label, sizeof label, path);
   for (unsigned i = 0; i < HTTP_N_CODES; i++) {
-    if (counted_codes[i])
-      snprintf(labels, sizeof labels, "route=\"%s\",code=\"%d\"", label, counted_codes[i]);
+    if (http_codes[i].status)
+      snprintf(labels, sizeof labels, "route=\"%s\",code=\"%d\"", label, http_codes[i].status);
     else
       snprintf(labels, sizeof labels, "route=\"%s\",code=\"other\"", label);
     route->requests[i] = tl_metrics_counter(http->metrics, "tokenlane_http_requests_total",
@@ -71,11 +70,22 @@ int tl_http_new(const struct tl_http_options *options, struct tl_metrics *metric
 
 int tl_http_handle(struct tl_http *http, const char *method, const char *path, tl_http_handler handler, void *context) {
   if (http->n_routes == HTTP_MAX_ROUTES) return TL_ELIMIT;
-  for (unsigned i = 0; i < http->n_routes; i++)
-    if (strcmp(http->routes[i].path, path) == 0 && strcmp(http->routes[i].method, method) == 0) return TL_EINVAL;
+  size_t length = strlen(path);
+  bool prefix = length && path[length - 1] == '*';
   struct http_route *route = &http->routes[http->n_routes];
-  *route = (struct http_route){strdup(path), strlen(path), method, handler, context, {0}, TL_METRIC_NONE};
+  *route = (struct http_route){.path = strndup(path, length - prefix),
+                               .path_length = length - prefix,
+                               .prefix = prefix,
+                               .method = method,
+                               .handler = handler,
+                               .context = context};
   if (!route->path) return TL_ENOMEM;
+  for (unsigned i = 0; i < http->n_routes; i++) {
+    const struct http_route *other = &http->routes[i];
+    if (other->prefix != prefix || strcmp(other->path, route->path) != 0 || strcmp(other->method, method) != 0) continue;
+    free(route->path);
+    return TL_EINVAL;
+  }
   http->n_routes++;
   add_route_metrics(http, route, path);
   return TL_OK;

@@ -19,12 +19,20 @@
 #define HTTP_CHUNK_EXTENSION_BYTES 1024
 #define HTTP_LINGER_NS 2000000000LL
 #define HTTP_LINGER_BYTES (1 << 20)
-#define HTTP_N_CODES 15
 #define HTTP_MAX_ROUTES 128
 
+/* Statuses that are counted one by one; the last entry stands for all others. */
+struct http_code {
+  int status;
+  const char *text;
+};
+#define HTTP_N_CODES 15
+extern const struct http_code http_codes[HTTP_N_CODES]; /* respond.c */
+
 struct http_route {
-  char *path;
+  char *path;            /* of a prefix route: what stands before the '*' */
   size_t path_length;
+  bool prefix;
   const char *method; /* GET or POST */
   tl_http_handler handler;
   void *context;
@@ -39,8 +47,8 @@ struct http_header {
 enum http_scan_at { SCAN_BEGIN, SCAN_REQUEST_LINE, SCAN_LINE_BEGIN, SCAN_NAME, SCAN_VALUE, SCAN_END };
 struct http_scan {
   enum http_scan_at at;
-  bool after_cr;
-  size_t bytes;
+  bool after_cr, after_space;
+  size_t bytes; /* of header lines, the empty one at the end included */
 };
 
 enum conn_state {
@@ -77,7 +85,7 @@ struct http_conn {
   struct http_loop *loop;
   struct http_conn *prev, *next;   /* all of the loop */
   struct http_conn *dirty_next;    /* those with something to write */
-  bool dirty, processing, reading, body_seen, in_header, close_after_write, value_last, at_trailers, full;
+  bool dirty, processing, reading, in_header, close_after_write, value_last, at_trailers, full;
   enum conn_state state;
   llhttp_t parser;
   struct http_scan scan;
@@ -122,9 +130,9 @@ struct http_loop {
 struct tl_http {
   struct tl_http_options o;
   struct http_loop *loops;
-  struct http_route routes[HTTP_MAX_ROUTES]; /* the last one stands for unknown paths */
+  struct http_route routes[HTTP_MAX_ROUTES];
   unsigned n_routes;
-  struct http_route unknown;
+  struct http_route unknown; /* its figures are those of requests for no route */
   struct tl_metrics *metrics;
   tl_metric bytes_in, bytes_out;
   const char *(*error_body)(int status, const char *message, struct tl_buffer *out);
@@ -146,7 +154,6 @@ void *http_loop_run(void *loop);
 int http_loop_init(struct http_loop *loop, struct tl_error *err);
 /* For a loop whose thread does not run: closes what it has. */
 void http_loop_done(struct http_loop *loop);
-int64_t http_loop_now(struct http_loop *loop);
 /* conn.c */
 void http_conn_accept(struct http_loop *loop, uv_stream_t *listener);
 void http_conn_mark_dirty(struct http_conn *conn);
@@ -160,7 +167,6 @@ void http_conn_cut(struct http_conn *conn);
 void http_conn_check_time(struct http_conn *conn, int64_t now_ns);
 size_t http_conn_queued(const struct http_conn *conn);
 /* parse.c */
-void http_parse_begin(struct http_conn *conn);
 /* Parses conn->in; handlers are called from here. */
 void http_parse_input(struct http_conn *conn);
 extern const llhttp_settings_t http_parse_settings;

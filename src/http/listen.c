@@ -35,11 +35,14 @@ static int open_tcp(const struct tl_http_options *o, int port, int *ret_port, st
     return tl_error_set(err, TL_EIO, "http.port", "http.port: cannot listen on %.80s port %d: %s", o->host, port,
                         strerror(cause));
   }
-  struct sockaddr_storage bound;
+  union {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+  } bound = {0};
   socklen_t size = sizeof bound;
-  getsockname(fd, (struct sockaddr *)&bound, &size);
-  *ret_port = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
-                                                : ((struct sockaddr_in *)&bound)->sin_port);
+  getsockname(fd, &bound.any, &size);
+  *ret_port = ntohs(bound.any.sa_family == AF_INET6 ? bound.v6.sin6_port : bound.v4.sin_port);
   return fd;
 }
 
@@ -115,7 +118,7 @@ int http_listen_attach(struct http_loop *loop) {
   if (!loop->listeners) return TL_ENOMEM;
   for (unsigned i = 0; i < http->n_fds; i++) {
     int *fd = &http->fds[loop->index * http->n_fds + i];
-    struct sockaddr_storage address;
+    struct sockaddr_storage address = {0};
     socklen_t size = sizeof address;
     if (getsockname(*fd, (struct sockaddr *)&address, &size) < 0) return TL_EIO;
     bool local = address.ss_family == AF_UNIX;

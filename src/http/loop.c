@@ -8,11 +8,6 @@
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/waker.h"
 
-int64_t http_loop_now(struct http_loop *loop) {
-  (void)loop;
-  return tl_now_ns();
-}
-
 static void flush_dirty(struct http_loop *loop) {
   /* flushing may call on_writable, which may make connections dirty again */
   while (loop->dirty) {

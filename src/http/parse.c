@@ -79,7 +79,7 @@ static int on_headers_complete(llhttp_t *parser) {
   const char *text;
   int status = http_head_check(conn, &text);
   if (status) return stop(conn, status, text);
-  conn->deadline_ns = http_loop_now(conn->loop) + conn->loop->http->o.body_timeout_ns;
+  conn->deadline_ns = tl_now_ns() + conn->loop->http->o.body_timeout_ns;
   bool expects_body = (parser->flags & F_CHUNKED) || parser->content_length > 0;
   if (expects_body && !request->is_http10 && tl_http_header(request, "Expect")) {
     tl_buffer_puts(&conn->out, "HTTP/1.1 100 Continue\r\n\r\n");
@@ -144,11 +144,16 @@ static bool method_is(const struct http_conn *conn, const char *method) {
   return conn->parser.method == HTTP_POST;
 }
 
-static void method_not_allowed(struct http_conn *conn, const char *path) {
+static bool path_is(const struct http_route *route, const char *path, size_t length) {
+  if (route->prefix ? length <= route->path_length : length != route->path_length) return false;
+  return memcmp(route->path, path, route->path_length) == 0;
+}
+
+static void method_not_allowed(struct http_conn *conn, size_t length) {
   struct tl_http *http = conn->loop->http;
   char allow[32] = "";
   for (unsigned i = 0; i < http->n_routes; i++)
-    if (strcmp(http->routes[i].path, path) == 0) {
+    if (path_is(&http->routes[i], conn->request.path, length)) {
       if (*allow) strcat(allow, ", ");
       strcat(allow, strcmp(http->routes[i].method, "GET") == 0 ? "GET, HEAD" : "POST");
     }
@@ -165,7 +170,7 @@ static void dispatch(struct http_conn *conn) {
   conn->deadline_ns = 0;
   for (unsigned i = 0; i < http->n_routes; i++) {
     const struct http_route *route = &http->routes[i];
-    if (route->path_length != length || memcmp(route->path, request->path, length) != 0) continue;
+    if (!path_is(route, request->path, length)) continue;
     other = route;
     if (!method_is(conn, route->method)) continue;
     request->route = route;
@@ -175,7 +180,7 @@ static void dispatch(struct http_conn *conn) {
   }
   if (other) {
     request->route = other;
-    method_not_allowed(conn, request->path);
+    method_not_allowed(conn, length);
   } else {
     http_respond_error(conn, 404, "there is nothing at this path");
   }
@@ -199,7 +204,7 @@ static void refuse(struct http_conn *conn, llhttp_errno_t code) {
 /* The first byte of a request that is not an empty line before it. */
 static void note_begin(struct http_conn *conn) {
   if (conn->request.began_ns || conn->scan.at == SCAN_BEGIN) return;
-  conn->request.began_ns = http_loop_now(conn->loop);
+  conn->request.began_ns = tl_now_ns();
   conn->deadline_ns = conn->request.began_ns + conn->loop->http->o.header_timeout_ns;
 }
 

@@ -9,29 +9,26 @@
 #include "http/http_private.h"
 #include "tokenlane/base/clock.h"
 
-static const struct {
-  int status;
-  const char *text;
-} reasons[] = {{200, "OK"},
-               {400, "Bad Request"},
-               {404, "Not Found"},
-               {405, "Method Not Allowed"},
-               {408, "Request Timeout"},
-               {413, "Content Too Large"},
-               {414, "URI Too Long"},
-               {417, "Expectation Failed"},
-               {429, "Too Many Requests"},
-               {431, "Request Header Fields Too Large"},
-               {500, "Internal Server Error"},
-               {501, "Not Implemented"},
-               {503, "Service Unavailable"},
-               {505, "HTTP Version Not Supported"}};
-_Static_assert(sizeof reasons / sizeof *reasons + 1 == HTTP_N_CODES, "the last code counts all others");
+const struct http_code http_codes[HTTP_N_CODES] = {{200, "OK"},
+                                                   {400, "Bad Request"},
+                                                   {404, "Not Found"},
+                                                   {405, "Method Not Allowed"},
+                                                   {408, "Request Timeout"},
+                                                   {413, "Content Too Large"},
+                                                   {414, "URI Too Long"},
+                                                   {417, "Expectation Failed"},
+                                                   {429, "Too Many Requests"},
+                                                   {431, "Request Header Fields Too Large"},
+                                                   {500, "Internal Server Error"},
+                                                   {501, "Not Implemented"},
+                                                   {503, "Service Unavailable"},
+                                                   {505, "HTTP Version Not Supported"},
+                                                   {0, "Status"}};
 
 /* Index of a status in the table, or of "other". */
 static unsigned code_index(int status) {
   unsigned i = 0;
-  while (i < HTTP_N_CODES - 1 && reasons[i].status != status) i++;
+  while (i < HTTP_N_CODES - 1 && http_codes[i].status != status) i++;
   return i;
 }
 
@@ -126,11 +123,10 @@ void tl_http_add_header(struct tl_http_request *request, const char *name, const
 
 static void write_head(struct tl_http_request *request, int status, const char *content_type) {
   struct http_conn *conn = request->conn;
-  unsigned i = code_index(status);
   if (conn->loop->draining) request->keep_alive = false;
   request->status = status;
   tl_buffer_printf(&conn->out, "HTTP/1.1 %d %s\r\nServer: tokenlane/%s\r\nDate: %s\r\nContent-Type: %s\r\n", status,
-                   i < HTTP_N_CODES - 1 ? reasons[i].text : "Status", TL_VERSION, date(conn->loop), content_type);
+                   http_codes[code_index(status)].text, TL_VERSION, date(conn->loop), content_type);
   if (!request->keep_alive)
     tl_buffer_puts(&conn->out, "Connection: close\r\n");
   else if (request->is_http10)

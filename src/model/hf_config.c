@@ -108,7 +108,9 @@ static void read_eos(struct hf_config *config, json_t *value) {
   size_t i;
   json_t *item;
   add_eos(config, value);
-  json_array_foreach(value, i, item) add_eos(config, item);
+  json_array_foreach(value, i, item) {
+    add_eos(config, item);
+  }
 }
 
 static void read_default(json_t *object, const char *name, double min, double max, float *ret) {

@@ -56,22 +56,26 @@ static int decompose(int form, const char *text, size_t length, utf8proc_int32_t
   size_t n = 0, capacity = length + MAX_DECOMPOSED;
   utf8proc_int32_t *codes = malloc(capacity * sizeof *codes);
   int boundary = 0;
-  for (size_t i = 0; codes && i < length;) {
+  *ret = NULL;
+  if (!codes) return TL_ENOMEM;
+  for (size_t i = 0; i < length;) {
     uint32_t code;
     i += tl_utf8_decode(text + i, length - i, &code);
     if (n + MAX_DECOMPOSED > capacity) {
       capacity *= 2;
       utf8proc_int32_t *more = realloc(codes, capacity * sizeof *codes);
-      if (!more) free(codes);
+      if (!more) {
+        free(codes);
+        return TL_ENOMEM;
+      }
       codes = more;
-      if (!codes) break;
     }
     n += (size_t)utf8proc_decompose_char((utf8proc_int32_t)code, codes + n, MAX_DECOMPOSED, (utf8proc_option_t)form,
                                          &boundary);
   }
   *ret = codes;
   *ret_n = n;
-  return codes ? TL_OK : TL_ENOMEM;
+  return TL_OK;
 }
 
 static int unicode_form(const struct tok_norm *norm, const char *text, size_t length, struct tl_buffer *out) {

@@ -327,8 +327,9 @@ def test_errors_are_the_clients_own(client, fields, error, param, code, stream):
 
 
 def test_unknown_things_are_not_found(client):
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.NotFoundError) as raised:
         client.models.retrieve("gpt-4o")
+    assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model=NAME, input="text")
 

@@ -151,7 +151,7 @@ static double sum_of(const float *p, uint32_t n) {
 static int32_t pick(const float *weights, uint32_t vocab, float uniform) {
   enum { STRETCHES = 256 };
   double mass[STRETCHES], total = 0, sum = 0;
-  uint32_t length = (vocab + STRETCHES - 1) / STRETCHES, n = (vocab + length - 1) / length, stretch = 0;
+  uint32_t length = (vocab - 1) / STRETCHES + 1, n = (vocab - 1) / length + 1, stretch = 0;
   for (uint32_t i = 0; i < n; i++)
     total += mass[i] = sum_of(weights + (size_t)i * length, i + 1 < n ? length : vocab - i * length);
   double target = (double)uniform * total;

@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 
 #include "tokenlane/base/buffer.h"
@@ -125,10 +126,14 @@ static inline void client_reset(struct client *c) {
   client_close(c);
 }
 
-/* False when the server does not take it: it has closed. */
+/* False when the server does not take it: it has closed. One that only waits must
+ * have room in the socket for all of it. */
 static inline bool client_send(struct client *c, const char *bytes, size_t length) {
+  struct timeval patience = {.tv_sec = CLIENT_PATIENCE_NS / TL_SEC(1)};
+  setsockopt(c->fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
   while (length) {
     ssize_t n = send(c->fd, bytes, length, MSG_NOSIGNAL);
+    if (n < 0 && errno == EAGAIN) fail_msg("the server does not read '%.60s'", bytes);
     if (n < 0) return false;
     bytes += n;
     length -= (size_t)n;
@@ -187,11 +192,20 @@ static inline bool client_field(const char *head, size_t length, const char *nam
   return false;
 }
 
+#define CLIENT_LINE_BYTES 20       /* a chunk's size */
+#define CLIENT_HEAD_BYTES (1 << 16) /* an answer's header */
+
+/* Where `mark` begins in the next `most` bytes, or NULL. Bounded, since the sanitizers' memmem
+ * looks at all that it is given. */
+static inline const char *client_find(const char *bytes, size_t length, size_t most, const char *mark) {
+  return length ? memmem(bytes, length < most ? length : most, mark, strlen(mark)) : NULL;
+}
+
 /* Adds the chunks at `at` to the body; bytes of the chunked text, 0: more must come. */
 static inline size_t client_unchunk(const char *at, size_t length, struct tl_buffer *body) {
   size_t used = 0;
   for (;;) {
-    const char *line_end = memmem(at + used, length - used, "\r\n", 2);
+    const char *line_end = client_find(at + used, length - used, CLIENT_LINE_BYTES, "\r\n");
     if (!line_end) return 0;
     char *digits_end;
     size_t n = strtoul(at + used, &digits_end, 16);
@@ -209,10 +223,13 @@ static inline size_t client_unchunk(const char *at, size_t length, struct tl_buf
 static inline struct answer client_parse(const char *bytes, size_t length, bool is_head, bool eof) {
   struct answer a = {0};
   char value[128];
-  const char *end = length ? memmem(bytes, length, "\r\n\r\n", 4) : NULL;
+  const char *end = client_find(bytes, length, CLIENT_HEAD_BYTES, "\r\n\r\n");
   if (!end) return a;
   a.head_length = (size_t)(end - bytes) + 4;
-  if (sscanf(bytes, "HTTP/1.1 %3d ", &a.status) != 1) fail_msg("no answer: '%.40s'", bytes);
+  /* not sscanf: it looks for a NUL behind bytes, and there is none */
+  if (a.head_length < 14 || memcmp(bytes, "HTTP/1.1 ", 9) != 0 || bytes[12] != ' ')
+    fail_msg("no answer: '%.*s'", (int)a.head_length, bytes);
+  a.status = atoi(bytes + 9);
   a.closes = client_field(bytes, a.head_length, "Connection", value) && strcmp(value, "close") == 0;
   a.chunked = client_field(bytes, a.head_length, "Transfer-Encoding", value);
   if (a.chunked) assert_string_equal(value, "chunked");

@@ -56,6 +56,11 @@ static void on_echo(struct tl_http_request *request, void *context) {
   tl_buffer_done(&out);
 }
 
+static void on_exact(struct tl_http_request *request, void *context) {
+  (void)context;
+  tl_http_respond(request, 200, "text/plain", "[exact]", 7);
+}
+
 static void on_stream(struct tl_http_request *request, void *context) {
   (void)context;
   tl_http_begin(request, 200, "text/event-stream");
@@ -168,6 +173,8 @@ static const struct wire wrong_lines[] = {
     {"a tabulator in the target", BYTES("GET /ec\tho HTTP/1.1\r\n" H "\r\n"), "400", CLOSED, {0}, 0},
     {"a byte above ASCII in the target", BYTES("GET /\xc3\xa4 HTTP/1.1\r\n" H "\r\n"), "400", CLOSED, {0}, 0},
     {"target without a slash", BYTES("GET echo HTTP/1.1\r\n" H "\r\n"), "400", CLOSED, {0}, 0},
+    {"two blanks before the target", BYTES("GET  /echo HTTP/1.1\r\n" H "\r\n"), "400", CLOSED, {0}, 0},
+    {"two blanks before the version", BYTES("GET /echo  HTTP/1.1\r\n" H "\r\n"), "400", CLOSED, {0}, 0},
     {"no target", BYTES("GET  HTTP/1.1\r\n" H "\r\n"), "400", CLOSED, {0}, 0},
     {"another scheme", BYTES("GET https://a/echo HTTP/1.1\r\n" H "\r\n"), "400", CLOSED, {0}, 0},
     {"absolute-form without a host", BYTES("GET http:///echo HTTP/1.1\r\n" H "\r\n"), "400", CLOSED, {0}, 0},
@@ -283,10 +290,10 @@ static void read_answers(struct client *c, const struct wire *w, const char *how
     int status = (int)strtol(at, &end, 10);
     bool is_head = *end == 'h';
     at = end + is_head;
-    while (!client_parse(c->got.data, c->got.length, is_head, c->eof).complete && !c->eof) {
+    struct answer a;
+    while (!(a = client_parse(c->got.data, c->got.length, is_head, c->eof)).complete && !c->eof) {
       if (!client_read(c, 10000) && !c->eof) fail_msg("%s (%s, %zu): no answer, expected %d", w->name, how, cut, status);
     }
-    struct answer a = client_parse(c->got.data, c->got.length, is_head, c->eof);
     if (a.status != status || !a.complete)
       fail_msg("%s (%s, %zu): %d instead of %d: %.*s", w->name, how, cut, a.status, status, (int)c->got.length, c->got.data);
     tl_buffer_append(raw, c->got.data, a.length);
@@ -461,6 +468,27 @@ static void test_head_like_get(void **state) {
   }
 }
 
+static void test_prefix_routes(void **state) {
+  (void)state;
+  static const struct {
+    const char *path;
+    int status;
+    const char *body;
+  } cases[] = {{"/under/a", 200, "[/under/a||-|]"},   {"/under/a/b%2Fc?q", 200, "[/under/a/b%2Fc|q|-|]"},
+               {"/under/", 404, NULL},                {"/under", 404, NULL},
+               {"/under/exact", 200, "[exact]"},      {"/under/exactly", 200, "[/under/exactly||-|]"}};
+  struct client c = client_unix(socket_path);
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
+    char request[128];
+    snprintf(request, sizeof request, "GET %s HTTP/1.1\r\n" H "\r\n", cases[i].path);
+    client_puts(&c, request);
+    client_expect(&c, cases[i].status, cases[i].body);
+  }
+  client_puts(&c, "POST /under/a HTTP/1.1\r\n" H "Content-Length: 0\r\n\r\n");
+  client_expect(&c, 405, NULL);
+  client_close(&c);
+}
+
 /* A large body in pieces of odd sizes, a thousand requests on one connection. */
 static void test_many_requests(void **state) {
   (void)state;
@@ -505,6 +533,9 @@ static int set_up(void **state) {
   tl_http_handle(http, "POST", "/echo", on_echo, NULL);
   tl_http_handle(http, "GET", "/", on_echo, NULL);
   tl_http_handle(http, "POST", "/post", on_echo, NULL);
+  tl_http_handle(http, "GET", "/under/exact", on_exact, NULL);
+  assert_int_equal(tl_http_handle(http, "GET", "/under/*", on_echo, NULL), TL_OK);
+  assert_int_equal(tl_http_handle(http, "GET", "/under/*", on_echo, NULL), TL_EINVAL); /* twice */
   tl_http_handle(http, "GET", "/stream", on_stream, NULL);
   tl_http_handle(http, "GET", "/smuggled", on_smuggled, NULL);
   tl_http_handle(http, "POST", "/smuggled", on_smuggled, NULL);
@@ -525,6 +556,7 @@ int main(void) {
       cmocka_unit_test(test_right),         cmocka_unit_test(test_bodies),       cmocka_unit_test(test_wrong_lines),
       cmocka_unit_test(test_wrong_headers), cmocka_unit_test(test_wrong_bodies), cmocka_unit_test(test_expect_waits),
       cmocka_unit_test(test_413_is_not_lost), cmocka_unit_test(test_head_like_get), cmocka_unit_test(test_many_requests),
+      cmocka_unit_test(test_prefix_routes),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }
