@@ -63,4 +63,19 @@ void tl_api_retry(struct tl_api *api);
 void tl_api_reap(struct tl_api *api);
 void tl_api_free(struct tl_api *api);
 
+/* --- the operator's listener: GET /admin/replicas, POST /admin/replicas/ID/drain|resume */
+struct tl_admin;
+
+struct tl_admin_options {
+  const char *unix_path;  /* its file gets mode 0600 */
+  const struct tl_serving *serving;
+  /* A replica is to serve again, whatever its faults. On the listener's own thread. */
+  void (*resume)(unsigned replica, void *context);
+  void *context;
+};
+
+int tl_admin_start(const struct tl_admin_options *options, struct tl_admin **ret, struct tl_error *err);
+/* Closes its connections, ends its thread, frees it. Main thread. */
+void tl_admin_stop(struct tl_admin *admin);
+
 #endif

@@ -47,6 +47,8 @@ const struct config_key config_keys[] = {
      "connection without a request"},
     {"http.write_timeout_ms", KEY_INTEGER, AT(http_write_timeout_ms), 10, 86400000, "60000", NULL,
      "a client that takes nothing for this long is cut"},
+    {"admin.unix", KEY_STRING, AT(admin_unix), 0, 0, "", NULL,
+     "path of a unix socket for operators (see Operating); empty: none"},
     {"limits.max_choices", KEY_INTEGER, AT(limits_max_choices), 1, 1024, "16", NULL, "largest n"},
     {"limits.max_prompts", KEY_INTEGER, AT(limits_max_prompts), 1, 4096, "64", NULL, "prompts in one request"},
     {"limits.max_total_tokens", KEY_INTEGER, AT(limits_max_total_tokens), 16, GIB, "262144", NULL,

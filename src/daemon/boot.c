@@ -190,6 +190,15 @@ static int start_monitor(struct daemon *d, struct tl_error *err) {
   return r < 0 ? r : monitor_start(d->monitor, err);
 }
 
+static int start_admin(struct daemon *d, struct tl_error *err) {
+  const char *path = d->config->admin_unix;
+  if (!*path) return TL_OK;
+  struct tl_admin_options options = {.unix_path = path, .serving = &d->serving, .resume = monitor_resume, .context = d->monitor};
+  int r = tl_admin_start(&options, &d->admin, err);
+  if (r == TL_OK) TL_LOG(TL_LOG_INFO, "admin", "listening", TL_S("unix", path));
+  return r;
+}
+
 int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_error *err) {
   int64_t began_ns = tl_now_ns();
   *d = (struct daemon){.config = config};
@@ -205,8 +214,9 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
   if (r == TL_OK) r = tl_engine_start(d->engine, err);
   if (r == TL_OK) r = test_replicas(d, err);
   if (r == TL_OK) r = start_monitor(d, err);
-  if (r < 0) return r;
   d->serving = (struct tl_serving){d->engine, d->route, d->model, d->tokenizer, d->chat};
+  if (r == TL_OK) r = start_admin(d, err);
+  if (r < 0) return r;
   tl_api_serve(d->api, &d->serving);
   TL_LOG(TL_LOG_INFO, "daemon", "ready", TL_S("model", d->model_name), TL_U("replicas", config->devices.n),
          TL_U("kv_blocks", tl_engine_blocks(d->engine, 0)), TL_U("context", tl_engine_max_context(d->engine)),
@@ -215,6 +225,7 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
 }
 
 void daemon_done(struct daemon *d) {
+  tl_admin_stop(d->admin);
   monitor_stop(d->monitor);
   if (d->engine) tl_engine_stop(d->engine);
   if (d->http) tl_http_stop(d->http);

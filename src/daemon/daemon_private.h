@@ -28,6 +28,7 @@ struct daemon {
   struct tl_waker probe_waker; /* the boot thread, waiting for its test generation, then the monitor */
   struct probe *probes;        /* (devices) */
   struct monitor *monitor;
+  struct tl_admin *admin; /* NULL: none is configured */
 };
 
 /* boot.c: from configuration to "ready". On error what was made is left to daemon_done. */

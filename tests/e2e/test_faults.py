@@ -2,6 +2,7 @@
 """Devices that fail under load: whose requests fail, what they say, how devices come back."""
 import json
 import random
+import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -217,6 +218,64 @@ def test_a_slow_device_is_used_last(start):
     for i in range(8):
         d.complete([i], max_tokens=5)
     assert d.total("tokenlane_steps_total", replica="1") == before
+
+
+def admin(d):
+    return httpx.Client(transport=httpx.HTTPTransport(uds=d.options["admin.unix"]), base_url="http://admin", timeout=10 * SLOW)
+
+
+def replicas(a):
+    answer = a.get("/admin/replicas")
+    assert answer.status_code == 200
+    return answer.json()["replicas"]
+
+
+def test_drain_and_resume(start, words, tmp_path):
+    d = start({**FOUR, "admin.unix": tmp_path / "admin.sock"})
+    load = Load(d, words, 6, 8)
+    with admin(d) as a:
+        assert stat.S_IMODE((tmp_path / "admin.sock").stat().st_mode) == 0o600
+        found = replicas(a)
+        assert [(r["id"], r["device"], r["faults"]) for r in found] == [(i, f"sim:{i}", 0) for i in range(4)]
+        wait_for(lambda: all(r["steps"] > 20 and r["step_seconds"] > 0 for r in replicas(a)), 20, "work everywhere")
+        assert a.post("/admin/replicas/2/drain").json()["state"] == "draining"
+        wait_for(lambda: replicas(a)[2]["sequences"] == 0, 20, "replica 2 to be empty")
+        drained = replicas(a)[2]
+        assert drained["free_blocks"] == drained["blocks"] and drained["load"] == drained["reserved_tokens"] == 0
+        done = load.done
+        wait_for(lambda: load.done > done + 20, 20, "the others to go on")
+        assert replicas(a)[2]["steps"] == drained["steps"] and state(d, 2) == "draining"
+        assert a.post("/admin/replicas/2/resume").json()["state"] == "ready"
+        wait_for(lambda: replicas(a)[2]["steps"] > drained["steps"], 20, "replica 2 to work again")
+        load.end()
+        assert load.failures == []
+        d.wait_rest()
+        wait_for(lambda: all(r[k] == 0 for r in replicas(a) for k in ("load", "sequences", "reserved_tokens", "running", "waiting")),
+                 5, "zero everywhere")
+        for i in range(4):
+            a.post(f"/admin/replicas/{i}/drain")
+        answer = d.post("/v1/completions", model=NAME, prompt=[1], max_tokens=3)
+        assert answer.status_code == 503 and "retry-after" in answer.headers
+        for path in ("/admin/replicas/4/drain", "/admin/replicas//drain", "/admin/replicas/1", "/admin/replicas/1/drain/",
+                     "/admin/replicas/-1/drain", "/admin/replicas/99999999999/drain"):
+            assert a.post(path).status_code == 404, path
+        assert a.get("/admin/replicas/1/drain").status_code == 405
+    assert d.http.get("/admin/replicas").status_code == 404
+    assert d.post("/admin/replicas/1/resume").status_code == 404
+    d.stop()
+    assert not (tmp_path / "admin.sock").exists()
+
+
+def test_an_operator_brings_back_what_is_out(start, words, tmp_path):
+    d = start({**FOUR, "devices": "sim:0", "health.max_faults": 1, "sim.faults": "0@20:hang",
+               "admin.unix": tmp_path / "admin.sock"})
+    with ThreadPoolExecutor(1) as pool, admin(d) as a:
+        asked = pool.submit(d.complete, [4, 5], max_tokens=40)
+        wait_state(d, 0, "out")
+        assert replicas(a)[0]["faults"] == 1 and not asked.done()
+        a.post("/admin/replicas/0/resume")
+        assert asked.result()["choices"][0]["text"] == words.expected_text([4, 5], 40)
+        assert replicas(a)[0]["state"] == "ready"
 
 
 @pytest.mark.soak
