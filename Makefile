@@ -25,7 +25,7 @@ DEBS_BUILD := gcc libc6-dev pkg-config libuv1-dev libjansson-dev node-llhttp \
 	libpcre2-dev libutf8proc-dev libsystemd-dev ca-certificates curl
 DEBS_CHECK := libcmocka-dev python3 python3-venv
 DEBS_LINT := clang-tidy clang-format cppcheck
-DEBS_BENCH := wrk nginx-light python3 python3-venv
+DEBS_BENCH := wrk nginx-light python3 python3-venv g++ libspdlog-dev
 
 CC ?= gcc
 PKGS := libuv jansson libpcre2-8 libsystemd libutf8proc
@@ -177,6 +177,11 @@ check-e2e: all $(VENV)/.done ## end-to-end tests only (T=expression for pytest -
 	$(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
 		$(VENV)/bin/python -m pytest -q tests/e2e $(if $(T),-k "$(T)")
 
+.PHONY: soak
+soak: all $(VENV)/.done ## 64 clients of all kinds, the bad ones too, for SOAK_SECONDS (60); with SAN= as well
+	$(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
+		$(VENV)/bin/python -m pytest -q -s tests/e2e/test_soak.py -m soak
+
 # --- measuring --------------------------------------------------------------
 BENCH_SOURCES := $(wildcard bench/bench_*.c)
 BENCH_BINS := $(patsubst bench/%.c,$(B)/bin/%,$(BENCH_SOURCES))
@@ -191,6 +196,18 @@ $(B)/bin/bench_%: bench/bench_%.c $(call archives,engine)
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
 		$(LDFLAGS) -Wl,--start-group $(call archives,engine) -Wl,--end-group $(LDLIBS)
+
+# The log against spdlog's asynchronous one, where its headers are (deps-bench installs them).
+SPDLOG := $(if $(wildcard /usr/include/spdlog/async.h),yes)
+$(B)/obj/bench_log_spdlog.o: bench/bench_log_spdlog.cc
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CXX   $<")
+	$(Q)$(CXX) -std=c++17 -g -O2 -Wall -Wextra -Werror $(shell pkg-config --cflags spdlog) -c $< -o $@
+$(B)/bin/bench_log: bench/bench_log.c $(call archives,log) $(if $(SPDLOG),$(B)/obj/bench_log_spdlog.o)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(CC) $(CPPFLAGS) $(if $(SPDLOG),-DHAVE_SPDLOG) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $(filter-out %.h,$^) \
+		$(LDFLAGS) $(if $(SPDLOG),$(shell pkg-config --libs spdlog) -lstdc++) -lm
 
 .PHONY: bench
 bench: deps-bench ## measure: kernels, decode and prefill against the machine's limits, load, HTTP against nginx

@@ -22,6 +22,8 @@ struct tl_api_limits {
   int64_t max_total_tokens; /* prompts x n x max_tokens of one request */
   int64_t max_logit_bias;   /* entries */
   int64_t max_stop_bytes;   /* of one stop string */
+  int64_t default_timeout_ms; /* of requests that do not say; 0: max_timeout_ms */
+  int64_t max_timeout_ms;     /* 0: no limit */
   struct tl_template_limits tmpl;
 };
 
@@ -29,6 +31,7 @@ struct tl_api_options {
   struct tl_http *http;        /* borrowed, as all below */
   struct tl_metrics *metrics;
   unsigned n_loops, n_replicas;
+  unsigned text_threads;       /* lanes that read large requests; 0: the loops do */
   const char *model_name;      /* served id */
   const char *const *aliases;  /* (n_aliases) further ids that mean it */
   unsigned n_aliases;
@@ -58,8 +61,11 @@ void tl_api_wake(unsigned loop, void *api);
 /* Sequences that lost their device and found no room elsewhere are tried again.
  * Now and then, by the monitor. */
 void tl_api_retry(struct tl_api *api);
-/* Takes the final events that no loop has taken. After tl_engine_stop and
- * tl_http_stop, main thread. */
+/* Ends the text lanes; what they have not read is given up by tl_api_reap. Before
+ * tl_http_stop, since they wake its loops. Main thread. */
+void tl_api_stop(struct tl_api *api);
+/* Takes the final events that no loop has taken, and what came too late for
+ * lanes and workers. After tl_engine_stop, tl_api_stop and tl_http_stop, main thread. */
 void tl_api_reap(struct tl_api *api);
 void tl_api_free(struct tl_api *api);
 

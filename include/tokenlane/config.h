@@ -29,14 +29,21 @@ struct tl_config {
   int64_t http_max_body_bytes, http_max_header_bytes, http_max_headers, http_max_url_bytes;
   int64_t http_max_write_queue_bytes, http_max_connections;
   int64_t http_header_timeout_ms, http_body_timeout_ms, http_idle_timeout_ms, http_write_timeout_ms;
+  int64_t text_threads;
   int64_t limits_max_choices, limits_max_prompts, limits_max_total_tokens, limits_max_logit_bias;
   int64_t limits_max_stop_bytes, limits_template_fuel, limits_max_queue, limits_max_waiting_tokens;
   int64_t limits_max_total_waiting_tokens;
+  int64_t limits_default_timeout_ms, limits_max_timeout_ms;
   int64_t engine_max_batch_size, engine_max_batch_tokens, engine_max_context, engine_kv_memory_bytes;
+  int64_t engine_max_prefill_tokens, engine_priority_age_ms;
+  bool engine_prefix_cache;
   char *route_policy;
   int64_t route_prefix_blocks, route_prefix_load_percent;
   int64_t health_late_ms, health_late_factor, health_backoff_ms, health_max_backoff_ms, health_max_faults, health_fault_window_ms;
-  char *log_level;
+  char *log_level, *log_sink, *log_format;
+  struct tl_strings log_modules;
+  bool log_access;
+  int64_t log_max_per_second;
   int64_t drain_timeout_ms;
 };
 
@@ -51,6 +58,12 @@ int tl_config_load(struct tl_config *config, const char *path, struct tl_error *
 int tl_config_set(struct tl_config *config, const char *key, const char *value, struct tl_error *err);
 /* What a server needs beyond single keys: a model, a listener. */
 int tl_config_check(const struct tl_config *config, struct tl_error *err);
+/* Calls `each` with every key whose value differs, in the table's order. */
+void tl_config_compare(const struct tl_config *a, const struct tl_config *b,
+                       void (*each)(const char *key, void *context), void *context);
+/* Puts "FILE:LINE: " before a message of tl_config_check if the file at `path` has
+ * the key that it names. */
+void tl_config_locate(const char *path, struct tl_error *err);
 /* The keys as a Markdown table: config/README.md holds it. */
 void tl_config_describe(struct tl_buffer *out);
 

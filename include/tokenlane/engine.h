@@ -32,6 +32,7 @@ enum tl_finish {
   TL_FINISH_CANCELLED,
   TL_FINISH_ERROR,     /* the model gave no distribution, or it can never fit */
   TL_FINISH_FAULT,     /* the device failed. What n_out covers is right: submit it again elsewhere and it goes on */
+  TL_FINISH_EXPIRED,   /* deadline_ns passed */
 };
 
 /* One scored or generated token's log-probabilities. */
@@ -56,6 +57,10 @@ struct tl_sequence {
   uint32_t n_bias;
   unsigned loop;                   /* index of the loop that gets the events */
   unsigned replica;                /* set by submit's caller from route */
+  enum tl_priority priority;
+  int64_t deadline_ns;             /* by tl_now_ns; 0: none */
+  uint64_t cache_salt;             /* KV is shared only between sequences of the same salt */
+  uint64_t fork;                   /* not 0: the same in all that share a prompt and one request */
   void *owner;                     /* the API's */
   /* --- memory that the loop allocated, the worker fills ------------------------- */
   int32_t *tokens;                 /* (n_prompt + max_new) prompt, then generated */
@@ -65,6 +70,7 @@ struct tl_sequence {
   struct tl_logprobs *logprobs;    /* (n_prompt + max_new) by token index, or NULL */
   int64_t submitted_ns;            /* the caller of submit writes it */
   int64_t started_ns, first_token_ns; /* the worker: its first step began, its first token came */
+  uint32_t n_cached;               /* the worker, before its first token: prompt tokens that the prefix cache had */
   /* --- crossing ------------------------------------------------------------------- */
   struct tl_mpsc_node node;        /* inbox */
   _Atomic uint32_t n_out;          /* generated tokens that the loop may read */
@@ -74,8 +80,8 @@ struct tl_sequence {
   enum tl_finish finish;           /* valid once the final event has come */
   /* --- the worker's ------------------------------------------------------------------ */
   uint32_t n_faults;               /* steps that computed it and failed; the loop's after a final event */
-  bool broken;                     /* the model gave no distribution for one of its rows */
   struct tl_sched_seq sched;
+  bool in_flight;                  /* the step under way computes rows of it */
 };
 
 struct tl_engine_options {
@@ -88,6 +94,9 @@ struct tl_engine_options {
   uint32_t max_batch_size, max_batch_tokens, max_context; /* max_context 0: the model's */
   uint32_t max_queue;          /* live sequences per replica: what route admits at most */
   uint64_t kv_memory_bytes;
+  bool prefix_cache;           /* schedule.h has these three */
+  uint32_t max_prefill_tokens;
+  int64_t priority_age_ns;
   /* Wakes loop `loop`: called by workers after publishing, at most once per
    * loop and step; must be cheap and thread-safe. */
   void (*wake)(unsigned loop, void *context);
@@ -114,7 +123,7 @@ struct tl_board {
   TL_ALIGNED _Atomic int64_t beat_ns;   /* end of the last step */
   _Atomic int64_t step_began_ns;        /* of the step under way; 0: none */
   _Atomic int64_t step_ns;              /* moving average of the step time */
-  _Atomic uint32_t free_blocks, running, waiting;
+  _Atomic uint32_t free_blocks, cached_blocks, running, waiting;
   _Atomic uint64_t n_steps, n_prefill_tokens, n_decode_tokens;
   /* line 3: worker and monitor, seldom; the router reads it at each request. The low
    * bits of `failed` are an enum tl_failed; the others count, so that each failure has a word
@@ -130,14 +139,15 @@ int tl_engine_new(const struct tl_engine_options *options, struct tl_metrics *me
                   struct tl_error *err);
 /* Starts the workers; after tl_metrics registration is complete. */
 int tl_engine_start(struct tl_engine *engine, struct tl_error *err);
-/* Cancels what runs, ends and joins the workers. All final events have been
- * pushed when it returns; drain them before tl_engine_free. Main thread. */
+/* Cancels what runs, ends and joins the workers. Loops may still run, and what
+ * they submit from now on waits for tl_engine_reap. Main thread. */
 void tl_engine_stop(struct tl_engine *engine);
+/* After tl_engine_stop, once no loop runs any more: calls on_event for what the
+ * rings of all loops hold and for the sequences that came too late for a worker,
+ * as cancelled ones. Before tl_engine_free. Main thread. */
+void tl_engine_reap(struct tl_engine *engine, void (*on_event)(struct tl_sequence *seq, bool final, void *context),
+                    void *context);
 void tl_engine_free(struct tl_engine *engine);
-
-/* Ends what was submitted to workers that have ended. After tl_engine_stop, when
- * no loop runs any more. Main thread. */
-void tl_engine_flush(struct tl_engine *engine);
 
 unsigned tl_engine_replicas(const struct tl_engine *engine);
 unsigned tl_engine_simulated(const struct tl_engine *engine); /* devices that only simulate one */

@@ -79,9 +79,14 @@ unsigned tl_http_loop(const struct tl_http_request *request); /* index of its lo
 const char *tl_http_path(const struct tl_http_request *request);   /* without query */
 const char *tl_http_query(const struct tl_http_request *request);  /* after '?', or "" */
 const char *tl_http_body(const struct tl_http_request *request, size_t *ret_length); /* NUL follows; "" if none */
+/* Moves the body into *ret, which the caller frees: it then outlives the request. */
+void tl_http_take_body(struct tl_http_request *request, struct tl_buffer *ret);
 /* First header of that name (any case), or NULL. Valid as long as the request. */
 const char *tl_http_header(const struct tl_http_request *request, const char *name);
 int64_t tl_http_began_ns(const struct tl_http_request *request); /* first byte of the request */
+/* What the answer carries as X-Request-Id: the client's own if it is 1 to 128 letters,
+ * digits and -_.:/+=@, else 32 hexadecimal digits made here. Valid as long as the request. */
+const char *tl_http_request_id(struct tl_http_request *request);
 void tl_http_set_data(struct tl_http_request *request, void *data);
 void *tl_http_data(const struct tl_http_request *request);
 

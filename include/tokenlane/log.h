@@ -5,6 +5,8 @@
 #ifndef TOKENLANE_LOG_H
 #define TOKENLANE_LOG_H
 
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "tokenlane/base/error.h"
@@ -29,32 +31,72 @@ struct tl_log_field {
 #define TL_U(k, v) ((struct tl_log_field){.key = (k), .kind = TL_LOG_KIND_UINT, .u = (v)})
 #define TL_F(k, v) ((struct tl_log_field){.key = (k), .kind = TL_LOG_KIND_F64, .f = (v)})
 
+/* What a place in the source keeps about itself; static, zero at first. All
+ * fields are relaxed (settings and counts) but `listed`: see log.c. */
+struct tl_log_site {
+  _Atomic uint32_t module;     /* 1 + its index in the table of modules; 0: not looked up yet */
+  _Atomic uint32_t suppressed; /* records over the rate that nobody has been told of */
+  _Atomic uint64_t window;     /* the second << 32 | records in that second */
+  _Atomic uint32_t listed;     /* 1: the writer's list has it, the fields below are set */
+  struct tl_log_site *next;
+  const char *module_name, *message;
+};
+
 /* TL_LOG(TL_LOG_INFO, "http", "listening", TL_S("address", a), TL_I("port", p));
- * module and message are string literals (kept by pointer). Any thread; never
- * waits, never allocates after the thread's first record. Before tl_log_start
- * and after tl_log_stop records are written to stderr at once. */
-#define TL_LOG(level, module, message, ...)                                               \
-  do {                                                                                    \
-    if (tl_log_enabled(level)) {                                                          \
-      const struct tl_log_field tl_log_fields[] = {{0}, ##__VA_ARGS__};                   \
-      tl_log_write((level), (module), (message), tl_log_fields + 1,                       \
-                   sizeof tl_log_fields / sizeof *tl_log_fields - 1);                     \
-    }                                                                                     \
+ * module (a room's name, or "access") and message are string literals, kept by
+ * pointer. Any thread; never waits, never allocates after the thread's first
+ * record. Before tl_log_start and after tl_log_stop records are written to
+ * stderr at once. */
+#define TL_LOG(level, module, message, ...)                                                     \
+  do {                                                                                          \
+    static struct tl_log_site tl_log_site;                                                      \
+    if (tl_log_enabled(&tl_log_site, (level), (module))) {                                      \
+      const struct tl_log_field tl_log_fields[] = {{0}, ##__VA_ARGS__};                         \
+      tl_log_write(&tl_log_site, (level), (module), (message), tl_log_fields + 1,               \
+                   sizeof tl_log_fields / sizeof *tl_log_fields - 1);                           \
+    }                                                                                           \
   } while (0)
 
-int tl_log_enabled(enum tl_log_level level);
-void tl_log_write(enum tl_log_level level, const char *module, const char *message,
+bool tl_log_enabled(struct tl_log_site *site, enum tl_log_level level, const char *module);
+void tl_log_write(struct tl_log_site *site, enum tl_log_level level, const char *module, const char *message,
                   const struct tl_log_field *fields, unsigned n_fields);
 
-/* Sets the level by name (error, warn, info, debug). TL_EINVAL otherwise. */
-int tl_log_set_level(const char *name, struct tl_error *err);
-/* Starts the writer thread; records go to stderr as logfmt lines, with the
- * syslog priority `<N>` before each when journald reads stderr (JOURNAL_STREAM
- * is set). Boot, once. */
-int tl_log_start(struct tl_error *err);
-/* Writes what is left and ends the writer thread. */
+/* The configuration's section "log"; strings are not kept. */
+struct tl_log_options {
+  const char *level;               /* error, warn, info or debug */
+  const char *const *modules;      /* (n_modules) "http=debug": levels that differ from `level` */
+  unsigned n_modules;
+  const char *format;              /* logfmt or json */
+  const char *sink;                /* stderr, journald, journald:/socket, or a path with a slash */
+  bool access;                     /* module "access": a record for each request */
+  int64_t max_per_second;          /* records of one site (but "access"); more are counted and said; 0: no limit */
+};
+
+/* Says what is wrong with the options; opens nothing. TL_EINVAL. */
+int tl_log_check(const struct tl_log_options *options, struct tl_error *err);
+/* Applies them, opens the sink, starts the writer thread. On stderr each line
+ * has the syslog priority `<N>` before it when journald reads there. Boot, once. */
+int tl_log_start(const struct tl_log_options *options, struct tl_error *err);
+/* Applies new options while threads log, and opens the sink anew (a file that was
+ * moved away is made again). A sink that cannot be opened is said in the old one,
+ * which stays. One thread at a time. TL_EINVAL: nothing was changed. */
+int tl_log_configure(const struct tl_log_options *options, struct tl_error *err);
+/* Writes what is left and ends the writer thread; gives up on a sink that takes
+ * nothing for a second. */
 void tl_log_stop(void);
-/* Records dropped since start because a ring was full. */
-uint64_t tl_log_dropped(void);
+/* Sets the level of all modules (but "access") by name, nothing else. TL_EINVAL. */
+int tl_log_set_level(const char *name, struct tl_error *err);
+
+/* On SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGABRT what the rings hold is written to
+ * stderr, then the signal has its old effect. Boot, after tl_log_start. */
+void tl_log_catch_crashes(void);
+
+/* Records that nobody will read, since the process began. Any thread. */
+struct tl_log_losses {
+  uint64_t ring_full;  /* the thread's ring had no room: the writer or its sink is too slow */
+  uint64_t sink;       /* the sink refused them or was gone */
+  uint64_t rate_limit; /* over max_per_second of their site */
+};
+struct tl_log_losses tl_log_losses(void);
 
 #endif

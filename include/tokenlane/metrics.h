@@ -33,10 +33,12 @@ tl_metric tl_metrics_gauge(struct tl_metrics *metrics, const char *name, const c
  * converts the observed integer to the exposed unit (1e-9: ns to seconds). */
 tl_metric tl_metrics_histogram(struct tl_metrics *metrics, const char *name, const char *help, const char *labels,
                                const double *bounds, unsigned n_bounds, double scale);
-/* A gauge whose value is read by calling `read` at each scrape, on the
+/* A gauge or a counter whose value is read by calling `read` at each scrape, on the
  * scraping thread: `read` must be safe there (atomic loads). */
 tl_metric tl_metrics_gauge_read(struct tl_metrics *metrics, const char *name, const char *help, const char *labels,
                                 double (*read)(void *context), void *context);
+tl_metric tl_metrics_counter_read(struct tl_metrics *metrics, const char *name, const char *help, const char *labels,
+                                  double (*read)(void *context), void *context);
 
 /* A shard for one writing thread. Boot thread only. Freed with
  * the metrics. NULL when out of memory. */

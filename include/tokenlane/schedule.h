@@ -2,7 +2,18 @@
 /* The scheduler: sequences in, next step out. Pure: no thread, atomic, clock or
  * device call, so it is tested from tables and fuzzed without threads. One
  * scheduler belongs to one worker. It owns the KV blocks' book-keeping; nothing
- * is allocated after tl_scheduler_new. */
+ * is allocated after tl_scheduler_new.
+ *
+ * Order. A sequence's rank is its time of arrival, moved ahead by
+ * priority_age_ns for each level of priority; the lowest rank comes first
+ * everywhere: in the queue, for the token budget, and when blocks are short the
+ * highest rank gives way. Ranks never change, so that a sequence is overtaken
+ * only by what arrives within 3 * priority_age_ns after it: nothing starves.
+ *
+ * Sharing. Full blocks whose KV is computed stand in a tree of prefixes
+ * (prefix_cache.c). A block of the tree is never written again, and a block
+ * that is not full has one owner: nothing is ever copied. A fork computes the
+ * partial last block of the prompt again, at most block_tokens rows. */
 #ifndef TOKENLANE_SCHEDULE_H
 #define TOKENLANE_SCHEDULE_H
 
@@ -14,28 +25,43 @@
 struct tl_scheduler;
 
 struct tl_scheduler_options {
-  uint32_t n_blocks;         /* KV blocks of the device */
-  uint32_t block_tokens;     /* slots of a block */
-  uint32_t max_batch_size;   /* sequences that run at once */
-  uint32_t max_batch_tokens; /* token budget of a step */
-  uint32_t max_context;      /* tokens of a sequence */
+  uint32_t n_blocks;           /* KV blocks of the device */
+  uint32_t block_tokens;       /* slots of a block */
+  uint32_t max_batch_size;     /* sequences that run at once */
+  uint32_t max_batch_tokens;   /* token budget of a step, >= max_batch_size */
+  uint32_t max_context;        /* tokens of a sequence */
+  uint32_t max_prefill_tokens; /* prompt tokens of a step that also decodes; 0: half of the budget */
+  int64_t priority_age_ns;     /* waiting this long is worth a level of priority */
+  bool prefix_cache;           /* computed blocks are kept for later sequences; else only forks share */
+  uint64_t key[2];             /* of the tree's hashes; random, so that clients cannot make collisions */
 };
+
+enum tl_priority { TL_PRIORITY_LOW, TL_PRIORITY_NORMAL, TL_PRIORITY_HIGH, TL_PRIORITY_CRITICAL };
 
 enum tl_sched_state { TL_SCHED_NONE, TL_SCHED_WAITING, TL_SCHED_RUNNING };
 
 /* The scheduler's view of a sequence; embedded in the engine's. */
 struct tl_sched_seq {
   /* the engine writes */
-  uint32_t n_tokens;   /* prompt + generated: tokens whose values are known */
-  uint32_t n_max;      /* most tokens that it can ever hold */
-  void *owner;         /* the engine's sequence */
+  uint32_t n_tokens;     /* prompt + generated, the one that the running step makes included */
+  uint32_t n_max;        /* most tokens that it can ever hold */
+  const int32_t *tokens; /* (n_tokens) the values of all whose KV is computed or planned; NULL: shares nothing */
+  uint32_t max_cached;   /* leading tokens that need not be computed here; UINT32_MAX: any but the last */
+  uint8_t priority;      /* enum tl_priority */
+  uint64_t salt;         /* sequences share blocks only with the same salt */
+  uint64_t fork;         /* not 0: shares with the same value even without the prefix cache */
+  void *owner;           /* the engine's sequence */
   /* the scheduler writes */
-  uint32_t n_computed; /* leading tokens whose KV is in the cache */
+  uint32_t n_computed;   /* leading tokens whose KV is in the cache */
   uint32_t n_blocks;
-  uint32_t *blocks;    /* block table: (ceil(max_context / block_tokens)) of the running slot; NULL while waiting */
+  uint32_t *blocks;      /* block table: (ceil(max_context / block_tokens)) of the running slot; NULL while waiting */
   uint32_t slot;
+  uint32_t n_admitted;   /* times it began */
   enum tl_sched_state state;
-  uint64_t arrival;    /* order of arrival, kept over preemption */
+  int64_t rank_ns;       /* see Order */
+  uint64_t arrival;      /* breaks ties */
+  uint64_t put_back;     /* number of the plan that preempted it last */
+  uint64_t next_key;     /* hash of the full block that its prefill computes next, 0: none */
   struct tl_sched_seq *prev, *next;
 };
 
@@ -46,30 +72,51 @@ struct tl_sched_item {
   uint32_t n;     /* how many; start + n == n_tokens: the last row's logits are wanted */
 };
 
+/* Totals since the start. */
+struct tl_sched_stats {
+  uint64_t preemptions;
+  uint64_t query_tokens; /* of sequences that began the first time: how many could have been cached */
+  uint64_t hit_tokens;   /* and how many were */
+  uint64_t evictions;    /* blocks whose content was given up for another */
+};
+
 int tl_scheduler_new(const struct tl_scheduler_options *options, struct tl_scheduler **ret, struct tl_error *err);
 void tl_scheduler_free(struct tl_scheduler *scheduler);
 
 /* Whether a sequence of n_max tokens can ever run here. */
 bool tl_scheduler_fits(const struct tl_scheduler *scheduler, uint32_t n_max);
-/* A new sequence (n_computed = 0) waits at the end of the queue. */
-void tl_scheduler_add(struct tl_scheduler *scheduler, struct tl_sched_seq *seq);
-/* It is finished or cancelled: gives its blocks back. Not between plan and done. */
+/* A new sequence waits at its place by rank. now_ns must not go backwards. */
+void tl_scheduler_add(struct tl_scheduler *scheduler, struct tl_sched_seq *seq, int64_t now_ns);
+/* It is finished or cancelled: gives its blocks back. The caller drops its item
+ * from a plan that is not yet done. */
 void tl_scheduler_remove(struct tl_scheduler *scheduler, struct tl_sched_seq *seq);
 
-/* Chooses the next step: decodes first, then prefill chunks within the token
- * budget, oldest first; admits waiting sequences while slots and blocks last. When
- * a decode finds no free block, the newest running sequence is preempted: its
- * blocks are freed and it waits again (at its place by arrival) to be
- * recomputed. Blocks for all chosen rows are taken. Returns the number of items
- * written to ret (at most max_batch_size), 0 when there is nothing to do. */
+/* Chooses the next step: all decodes first, then prefill chunks within what is
+ * left of the budget, by rank, running and waiting sequences alike; the first of
+ * them leaves a quarter to those behind it. When blocks are short the highest
+ * rank is preempted: its blocks are given back and it waits to be recomputed.
+ * A waiting sequence of higher priority preempts ones of lower priority for a
+ * place, too. One whose next block is being computed by a sequence ahead of it
+ * waits for that. Blocks for all chosen rows are taken. Returns the number of
+ * items written to ret (at most max_batch_size), 0 when there is nothing to do. */
 uint32_t tl_scheduler_plan(struct tl_scheduler *scheduler, struct tl_sched_item *ret);
-/* The planned step has run: n_computed of its sequences advances. */
+/* Adds waiting sequences to the plan made last, as far as it has room, and drops
+ * items of what they preempt. Items may have been taken out meanwhile. */
+uint32_t tl_scheduler_extend(struct tl_scheduler *scheduler, struct tl_sched_item *items, uint32_t n);
+/* The planned step runs: n_computed of its sequences advances and their full
+ * blocks may be shared. To be called once the device has the step: a later
+ * step finds the KV there, since a device runs its steps in order. The caller may
+ * have made items shorter. */
 void tl_scheduler_done(struct tl_scheduler *scheduler, const struct tl_sched_item *items, uint32_t n);
+/* Forgets all cached content: what the device holds is not to be trusted. Only
+ * while nothing runs. */
+void tl_scheduler_flush(struct tl_scheduler *scheduler);
 
-uint32_t tl_scheduler_free_blocks(const struct tl_scheduler *scheduler);
+uint32_t tl_scheduler_free_blocks(const struct tl_scheduler *scheduler); /* free or cached and unused */
+uint32_t tl_scheduler_cached_blocks(const struct tl_scheduler *scheduler); /* in the tree, used or not */
 uint32_t tl_scheduler_running(const struct tl_scheduler *scheduler);
 uint32_t tl_scheduler_waiting(const struct tl_scheduler *scheduler);
-uint64_t tl_scheduler_preemptions(const struct tl_scheduler *scheduler);
+const struct tl_sched_stats *tl_scheduler_stats(const struct tl_scheduler *scheduler);
 /* Walks the waiting (then running) sequences: first with NULL. Removing the one
  * just returned is not allowed until the next call. */
 struct tl_sched_seq *tl_scheduler_next(const struct tl_scheduler *scheduler, const struct tl_sched_seq *after);

@@ -13,6 +13,7 @@
 
 static void on_wake(unsigned loop, void *context) {
   struct tl_api *api = context;
+  if (api->lanes) tl_text_lanes_drain(api->lanes, loop, api_work_done);
   /* pairs with tl_api_serve; events come only from an engine that serves */
   const struct tl_serving *serving = atomic_load_explicit(&api->serving, memory_order_acquire);
   if (!serving) return;
@@ -66,6 +67,8 @@ int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct
   if (r == TL_OK && add_metrics(api) < 0) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   tl_http_error_body(options->http, api_http_error);
   tl_http_on_wake(options->http, on_wake, api);
+  if (r == TL_OK && options->text_threads)
+    r = tl_text_lanes_new(options->text_threads, options->n_loops, tl_api_wake, api, &api->lanes, err);
   if (r == TL_OK) r = api_register_models(api, err);
   if (r == TL_OK) r = api_register_tokenize(api, err);
   if (r == TL_OK) r = api_register_completions(api, err);
@@ -108,12 +111,20 @@ void tl_api_retry(struct tl_api *api) {
   for (unsigned i = 0; i < api->o.n_loops; i++) tl_http_wake(api->o.http, i);
 }
 
+void tl_api_stop(struct tl_api *api) {
+  if (api->lanes) tl_text_lanes_stop(api->lanes);
+}
+
 void tl_api_reap(struct tl_api *api) {
-  for (unsigned i = 0; i < api->o.n_loops; i++) on_wake(i, api);
+  const struct tl_serving *serving = atomic_load_explicit(&api->serving, memory_order_acquire); /* as in on_wake */
+  if (api->lanes) tl_text_lanes_reap(api->lanes, api_work_done);
+  if (serving) tl_engine_reap(serving->engine, api_on_event, api);
 }
 
 void tl_api_free(struct tl_api *api) {
   if (!api) return;
+  if (api->lanes) tl_text_lanes_stop(api->lanes);
+  tl_text_lanes_free(api->lanes);
   free(api->loops);
   free(api->ttft);
   free(api->inter_token);

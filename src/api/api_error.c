@@ -36,6 +36,7 @@ static const char *error_code(int status, const struct tl_error *err) {
     case 404: return strcmp(err->field, "model") == 0 ? "model_not_found" : NULL;
     case 429: return "server_overloaded";
     case 503: return "not_ready";
+    case 504: return "timeout";
     default: return NULL;
   }
 }

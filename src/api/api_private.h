@@ -10,10 +10,12 @@
 #include "tokenlane/api.h"
 #include "tokenlane/base/arena.h"
 #include "tokenlane/base/buffer.h"
+#include "tokenlane/text_lane.h"
 
 #define API_MAX_STOPS 4
 #define API_MAX_DEPTH 64
 #define API_NO_TOP_K (-2)
+#define API_MAX_SALT_BYTES 256
 #define API_ARENA_LIMIT ((size_t)1 << 30)
 
 enum api_endpoint { API_COMPLETIONS = 1, API_CHAT = 2, API_BOTH = 3 };
@@ -28,6 +30,10 @@ struct api_params {
   double presence_penalty, frequency_penalty, repetition_penalty; /* repetition: -1 not given */
   int64_t seed;
   bool has_seed, stream, include_usage, echo, ignore_eos;
+  enum tl_priority priority;
+  int64_t timeout_ms;     /* 0: none */
+  const char *cache_salt; /* NULL: not given */
+  size_t cache_salt_length;
   int64_t n_top_logprobs; /* -1: no log-probabilities; else how many alternatives */
   struct { const char *text; size_t length; } stop[API_MAX_STOPS];
   unsigned n_stop;
@@ -42,9 +48,31 @@ const char *api_value_text(const json_t *value, char *text);
 
 /* --- body.c: bytes to JSON, hostile ones included ----------------------------------- */
 /* Scans once: depth, node budget, no NUL; then jansson. The object, owned by the caller. */
-int api_body_read(struct tl_http_request *request, json_t **ret, struct tl_error *err);
+int api_body_read(const char *text, size_t length, json_t **ret, struct tl_error *err);
 /* The scan alone: depth <= API_MAX_DEPTH, values and members within the budget. */
 int api_body_scan(const char *text, size_t length, size_t max_nodes, struct tl_error *err);
+
+/* --- work.c: the reading of a request, off the loop when it is large ------------------- */
+struct api_work {
+  struct tl_text_job job; /* first */
+  struct tl_api *api;
+  const struct tl_serving *serving;
+  struct tl_http_request *request; /* NULL once the client left */
+  struct tl_buffer bytes;          /* the body, on a lane */
+  const char *text;                /* (length) the body */
+  size_t length;
+  struct tl_error err;             /* of read */
+  /* On the loop or on a lane: from the body to what finish needs. Touches nothing
+   * that is not the work's own or constant. Negative with err filled. */
+  int (*read)(struct api_work *work, struct tl_error *err);
+  /* On the loop, owns the work from here on: answers, or gives up if request is NULL. */
+  void (*finish)(struct api_work *work);
+};
+/* work is zeroed but for read and finish. False when nothing is served now: it is
+ * answered, and work is the caller's to free. */
+bool api_work_run(struct api_work *work, struct tl_api *api, struct tl_http_request *request);
+/* A work that came back from a lane. */
+void api_work_done(struct tl_text_job *job);
 
 /* --- stop.c: stop strings across token borders ----------------------------------------- */
 struct api_stop {
@@ -93,15 +121,17 @@ struct api_choice {
 };
 
 struct api_call {
+  struct api_work work; /* first: until the call begins */
+  int (*prepare)(struct api_call *call, struct tl_error *err); /* tokens into prompts; as work.read */
   struct tl_api *api;
-  const struct tl_serving *serving;
-  struct tl_http_request *request; /* NULL once answered or aborted */
+  struct tl_http_request *request; /* NULL before it begins, and once answered or aborted */
   unsigned loop;
   enum api_endpoint endpoint;
   struct tl_arena arena;
   json_t *body;
   struct api_params params;
   char id[40];
+  uint64_t number;      /* unique in the process, not 0 */
   int64_t created_s;
   struct api_prompt *prompts;
   unsigned n_prompts;
@@ -125,7 +155,7 @@ void api_on_event(struct tl_sequence *seq, bool final, void *context);
 int64_t api_cost(const struct tl_sequence *seq);
 /* A sequence is final: counted, and the call freed when it was the last. */
 void api_choice_ended(struct api_choice *choice);
-/* The whole life of a generation request: read, tokenize by `prepare`, start. */
+/* The whole life of a generation request: read, tokenized by `prepare`, started. */
 void api_generate(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint,
                   int (*prepare)(struct api_call *call, struct tl_error *err));
 
@@ -186,6 +216,7 @@ struct api_loop {
 
 struct tl_api {
   struct tl_api_options o;
+  struct tl_text_lanes *lanes; /* NULL: loops read all requests themselves */
   uint64_t key[2];          /* random, of the process: ids and default seeds */
   char fingerprint[40];
   int64_t created_s;

@@ -61,9 +61,7 @@ static int refused(const json_error_t *why, struct tl_error *err) {
                       valid ? "has a value that is not supported" : "is not valid JSON", why->line, why->column, why->text);
 }
 
-int api_body_read(struct tl_http_request *request, json_t **ret, struct tl_error *err) {
-  size_t length;
-  const char *text = tl_http_body(request, &length);
+int api_body_read(const char *text, size_t length, json_t **ret, struct tl_error *err) {
   *ret = NULL;
   if (!length) return tl_error_set(err, TL_EINVAL, NULL, "the body is empty; expected a JSON object");
   int r = api_body_scan(text, length, MAX_NODES, err);

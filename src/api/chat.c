@@ -79,8 +79,8 @@ int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, json_t
 }
 
 static int prepare(struct api_call *call, struct tl_error *err) {
-  struct tl_tokens tokens = {.limit = tl_engine_max_context(call->serving->engine)};
-  int r = api_chat_tokens(call->api, call->serving, call->params.messages, true, &tokens, err);
+  struct tl_tokens tokens = {.limit = tl_engine_max_context(call->work.serving->engine)};
+  int r = api_chat_tokens(call->api, call->work.serving, call->params.messages, true, &tokens, err);
   if (r == TL_ELIMIT) r = api_too_long(call, err);
   struct api_prompt *prompt = tl_arena_alloc(&call->arena, sizeof *prompt);
   if (r == TL_OK && prompt) {

@@ -14,12 +14,12 @@ static int copy_ids(struct api_call *call, struct api_prompt *prompt, const int3
 }
 
 static int from_text(struct api_call *call, struct api_prompt *prompt, json_t *value, struct tl_error *err) {
-  struct tl_tokens tokens = {.limit = tl_engine_max_context(call->serving->engine)};
+  struct tl_tokens tokens = {.limit = tl_engine_max_context(call->work.serving->engine)};
   struct tl_encode_options options = {.add_special = true, .parse_special = true};
   prompt->text = json_string_value(value);
   prompt->length = json_string_length(value);
-  prompt->n_before = tl_tokenizer_before(call->serving->tokenizer);
-  int r = tl_tokenizer_encode(call->serving->tokenizer, prompt->text, prompt->length, &options, &tokens, err);
+  prompt->n_before = tl_tokenizer_before(call->work.serving->tokenizer);
+  int r = tl_tokenizer_encode(call->work.serving->tokenizer, prompt->text, prompt->length, &options, &tokens, err);
   if (r == TL_ELIMIT) r = api_too_long(call, err);
   if (r == TL_OK) r = copy_ids(call, prompt, tokens.ids, tokens.n, err);
   tl_tokens_done(&tokens);
@@ -29,10 +29,10 @@ static int from_text(struct api_call *call, struct api_prompt *prompt, json_t *v
 static int from_ids(struct api_call *call, struct api_prompt *prompt, json_t *list, const char *name,
                     struct tl_error *err) {
   size_t n = json_array_size(list);
-  if (n > tl_engine_max_context(call->serving->engine)) return api_too_long(call, err);
+  if (n > tl_engine_max_context(call->work.serving->engine)) return api_too_long(call, err);
   prompt->ids = tl_arena_array(&call->arena, n + 1, sizeof *prompt->ids);
   if (!prompt->ids) return tl_error_set(err, TL_ENOMEM, "prompt", "out of memory");
-  int64_t vocab = call->serving->model->vocab_size;
+  int64_t vocab = call->work.serving->model->vocab_size;
   for (size_t i = 0; i < n; i++) {
     json_t *id = json_array_get(list, i);
     char what[64];

@@ -10,6 +10,9 @@
 
 #include "api/api_private.h"
 
+#define MAX_TOKENS 16777216 /* far above every context: checked exactly against it later */
+#define MAX_TIMEOUT_MS 86400000
+
 struct context {
   const struct tl_api *api;
   enum api_endpoint endpoint;
@@ -208,6 +211,33 @@ static int read_stream_options(struct context *c, const struct field *f, json_t 
   return TL_OK;
 }
 
+static int read_priority(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  static const char *const names[] = {"low", "normal", "high", "critical"}; /* as enum tl_priority */
+  json_int_t v = json_is_integer(value) ? json_integer_value(value) : -1;
+  for (int i = 0; json_is_string(value) && i < 4; i++)
+    if (strcmp(json_string_value(value), names[i]) == 0) v = i;
+  if (v < TL_PRIORITY_LOW || v > TL_PRIORITY_CRITICAL)
+    return wrong(err, f->name, "low, normal, high or critical, or an integer from 0 (low) to 3 (critical)", value);
+  c->params->priority = (enum tl_priority)v;
+  return TL_OK;
+}
+
+static int read_timeout(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  int64_t most = c->api->o.limits.max_timeout_ms ? c->api->o.limits.max_timeout_ms : MAX_TIMEOUT_MS;
+  struct field limited = *f;
+  limited.max = (double)most;
+  return read_integer(c, &limited, value, err);
+}
+
+static int read_cache_salt(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  size_t length = json_string_length(value);
+  if (!json_is_string(value) || length == 0 || length > API_MAX_SALT_BYTES)
+    return wrong(err, f->name, "a string of 1 to 256 bytes", value);
+  c->params->cache_salt = json_string_value(value);
+  c->params->cache_salt_length = length;
+  return TL_OK;
+}
+
 static int read_user(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   (void)c;
   return json_is_string(value) ? TL_OK : wrong(err, f->name, "a string", value);
@@ -245,7 +275,6 @@ static int read_unsupported(const struct field *f, json_t *value, struct tl_erro
 }
 
 #define AT(member) offsetof(struct api_params, member)
-#define MAX_TOKENS 16777216 /* far above every context: checked exactly against it later */
 
 #define NUMBER(name, endpoints, min, max) {#name, KIND_NUMBER, endpoints, min, max, AT(name), NULL, NULL}
 #define INTEGER(name, endpoints, min, max) {#name, KIND_INTEGER, endpoints, min, max, AT(name), NULL, NULL}
@@ -278,6 +307,9 @@ static const struct field fields[] = {
     BOOL(ignore_eos, API_BOTH),
     BOOL(stream, API_BOTH),
     READ(stream_options, API_BOTH),
+    READ(priority, API_BOTH),
+    {"timeout_ms", KIND_READ, API_BOTH, 1, MAX_TIMEOUT_MS, AT(timeout_ms), read_timeout, NULL},
+    READ(cache_salt, API_BOTH),
     READ(user, API_BOTH),
     READ(response_format, API_CHAT),
     READ(modalities, API_CHAT),
@@ -361,7 +393,9 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
                     struct api_params *ret, struct tl_error *err) {
   *ret = (struct api_params){.n = 1, .max_tokens = -1, .max_completion_tokens = -1, .min_tokens = 0,
                              .temperature = -1, .top_p = -1, .min_p = -1, .top_k = API_NO_TOP_K,
-                             .repetition_penalty = -1, .n_top_logprobs = -1};
+                             .repetition_penalty = -1, .n_top_logprobs = -1, .priority = TL_PRIORITY_NORMAL};
+  const struct tl_api_limits *limits = &api->o.limits;
+  ret->timeout_ms = limits->default_timeout_ms ? limits->default_timeout_ms : limits->max_timeout_ms;
   struct context context = {api, endpoint, arena, ret};
   for (size_t i = 0; i < N_FIELDS; i++) {
     json_t *value = json_object_get(body, fields[i].name);

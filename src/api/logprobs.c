@@ -6,7 +6,7 @@
 #include "tokenlane/base/utf8.h"
 
 static const char *token_bytes(const struct api_choice *choice, int32_t id, size_t *ret_length) {
-  const char *bytes = tl_tokenizer_bytes(choice->call->serving->tokenizer, id, ret_length);
+  const char *bytes = tl_tokenizer_bytes(choice->call->work.serving->tokenizer, id, ret_length);
   if (!bytes) *ret_length = 0;
   return bytes ? bytes : "";
 }
@@ -99,7 +99,7 @@ static void text_offsets(struct api_choice *choice, uint32_t from, uint32_t to, 
     /* neither what the post-processor put before a text nor a generated special token is in the text */
     const struct api_prompt *prompt = &choice->call->prompts[choice->prompt];
     bool silent = i < choice->seq->n_prompt ? prompt->text && i < prompt->n_before
-                                            : tl_tokenizer_is_special(choice->call->serving->tokenizer, id);
+                                            : tl_tokenizer_is_special(choice->call->work.serving->tokenizer, id);
     if (!silent) choice->text_offset += count_characters(bytes, length);
   }
 }

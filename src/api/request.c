@@ -14,12 +14,12 @@ struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *reques
   struct api_call *call = calloc(1, sizeof *call);
   if (!call) return NULL;
   call->api = api;
-  call->request = request;
   call->loop = tl_http_loop(request);
   call->endpoint = endpoint;
   call->created_s = tl_wall_ns() / TL_SEC(1);
   tl_arena_init(&call->arena, API_ARENA_LIMIT);
-  uint64_t id = tl_hash_u64(api->key[0] ^ ((uint64_t)call->loop << 48) ^ ++api->loops[call->loop].n_ids);
+  call->number = ((uint64_t)call->loop << 48) ^ ++api->loops[call->loop].n_ids;
+  uint64_t id = tl_hash_u64(api->key[0] ^ call->number);
   snprintf(call->id, sizeof call->id, "%s-%016llx", endpoint == API_CHAT ? "chatcmpl" : "cmpl",
            (unsigned long long)id);
   return call;
@@ -44,13 +44,13 @@ static const char *prompt_field(const struct api_call *call) {
 int api_too_long(const struct api_call *call, struct tl_error *err) {
   return tl_error_set(err, TL_ECONTEXT, prompt_field(call),
                       "this model's maximum context length is %u tokens; %s has more",
-                      tl_engine_max_context(call->serving->engine), prompt_field(call));
+                      tl_engine_max_context(call->work.serving->engine), prompt_field(call));
 }
 
 /* How many tokens may be generated after a prompt of n_prompt tokens. */
 static int choose_max_new(const struct api_call *call, uint32_t n_prompt, uint32_t *ret, struct tl_error *err) {
   const struct api_params *p = &call->params;
-  int64_t context = tl_engine_max_context(call->serving->engine);
+  int64_t context = tl_engine_max_context(call->work.serving->engine);
   int64_t wanted = p->max_completion_tokens >= 0 ? p->max_completion_tokens : p->max_tokens;
   if (wanted < 0 && call->endpoint == API_COMPLETIONS) wanted = 16; /* OpenAI's default */
   if (n_prompt + (wanted < 0 ? 1 : wanted) > context)
@@ -95,7 +95,7 @@ static uint64_t seed_of(const struct api_call *call, unsigned choice) {
 
 static struct tl_sampling sampling_of(const struct api_call *call, unsigned choice) {
   const struct api_params *p = &call->params;
-  const struct tl_generation_defaults *d = &call->serving->model->defaults;
+  const struct tl_generation_defaults *d = &call->work.serving->model->defaults;
   struct tl_sampling s = {.target = -1, .n_top = (int32_t)p->n_top_logprobs};
   s.temperature = (float)(p->temperature >= 0 ? p->temperature : d->temperature >= 0 ? d->temperature : 1);
   s.top_p = (float)(p->top_p >= 0 ? p->top_p : d->top_p >= 0 ? d->top_p : 1);
@@ -144,6 +144,12 @@ static int add_bias(struct api_call *call, struct tl_sequence *seq) {
   return TL_OK;
 }
 
+/* Keyed, so that a client cannot find a salt that meets another's. */
+static uint64_t cache_salt_of(const struct api_call *call) {
+  const struct api_params *p = &call->params;
+  return p->cache_salt ? tl_hash_bytes(p->cache_salt, p->cache_salt_length, call->api->key[0], call->api->key[1]) : 0;
+}
+
 static int make_sequence(struct api_call *call, struct api_choice *choice, uint32_t max_new) {
   struct tl_sequence *seq = tl_arena_alloc(&call->arena, sizeof *seq);
   if (!seq) return TL_ENOMEM;
@@ -156,10 +162,14 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   seq->ignore_eos = call->params.ignore_eos;
   seq->score_prompt = call->params.echo && call->params.n_top_logprobs >= 0;
   seq->sampling = sampling_of(call, choice->index);
-  seq->stop_ids = call->serving->model->eos;
-  seq->n_stop_ids = call->serving->model->n_eos;
+  seq->stop_ids = call->work.serving->model->eos;
+  seq->n_stop_ids = call->work.serving->model->n_eos;
   seq->loop = call->loop;
   seq->owner = choice;
+  seq->priority = call->params.priority;
+  if (call->params.timeout_ms) seq->deadline_ns = tl_http_began_ns(call->request) + TL_MS(call->params.timeout_ms);
+  seq->cache_salt = cache_salt_of(call);
+  seq->fork = call->n_prompts * call->params.n > 1 ? call->number : 0;
   uint32_t n = prompt->n + max_new;
   seq->tokens = tl_arena_array(&call->arena, n, sizeof *seq->tokens);
   if (!seq->tokens || add_bias(call, seq) < 0 || add_history(call, seq, n) < 0) return TL_ENOMEM;
@@ -179,7 +189,7 @@ static int make_choices(struct api_call *call, const uint32_t *max_new, struct t
     choice->prompt = i / (unsigned)call->params.n;
     tl_buffer_init(&choice->text, 0);
     api_stop_init(&choice->stop, &call->params);
-    tl_detok_init(&choice->detok, call->serving->tokenizer, true);
+    tl_detok_init(&choice->detok, call->work.serving->tokenizer, true);
     if (make_sequence(call, choice, max_new[choice->prompt]) < 0)
       return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   }
@@ -187,7 +197,7 @@ static int make_choices(struct api_call *call, const uint32_t *max_new, struct t
 }
 
 static int check_tokens(const struct api_call *call, struct tl_error *err) {
-  int32_t vocab = (int32_t)call->serving->model->vocab_size;
+  int32_t vocab = (int32_t)call->work.serving->model->vocab_size;
   for (uint32_t i = 0; i < call->params.n_bias; i++)
     if (call->params.bias[i].token >= vocab)
       return tl_error_set(err, TL_EINVAL, "logit_bias", "logit_bias: expected token ids from 0 to %d, got %d", vocab - 1,
@@ -214,7 +224,7 @@ int64_t api_cost(const struct tl_sequence *seq) {
 static int check_capacity(const struct api_call *call, struct tl_error *err) {
   struct tl_capacity most;
   int64_t tokens = 0;
-  if (!tl_route_capacity(call->serving->route, &most)) return TL_OK; /* 503 by the reservation */
+  if (!tl_route_capacity(call->work.serving->route, &most)) return TL_OK; /* 503 by the reservation */
   for (unsigned i = 0; i < call->n_choices; i++) {
     tokens += api_cost(call->choices[i].seq);
     if (api_cost(call->choices[i].seq) > most.seq_tokens)
@@ -234,7 +244,7 @@ static int check_capacity(const struct api_call *call, struct tl_error *err) {
 /* All choices get room, or none does. Those of one prompt go to one replica. */
 static int reserve_all(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err) {
   struct tl_metrics_shard *shard = tl_http_shard(call->api->o.http, call->loop);
-  struct tl_route *route = call->serving->route;
+  struct tl_route *route = call->work.serving->route;
   unsigned n = (unsigned)call->params.n;
   for (unsigned i = 0; i < call->n_choices; i += n) {
     const struct tl_sequence *first = call->choices[i].seq;
@@ -277,7 +287,7 @@ static void submit_all(struct api_call *call) {
   for (unsigned i = 0; i < call->n_choices; i++) {
     struct tl_sequence *seq = call->choices[i].seq;
     seq->submitted_ns = now;
-    tl_engine_submit(call->serving->engine, seq->replica, seq);
+    tl_engine_submit(call->work.serving->engine, seq->replica, seq);
   }
 }
 
@@ -301,6 +311,7 @@ int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl
 static int settle_body(struct api_call *call, struct tl_error *err) {
   struct api_params *p = &call->params;
   bool fine = !p->model || (p->model = tl_arena_copy(&call->arena, p->model, strlen(p->model)));
+  if (fine && p->cache_salt) fine = (p->cache_salt = tl_arena_copy(&call->arena, p->cache_salt, p->cache_salt_length));
   for (unsigned i = 0; fine && i < p->n_stop; i++)
     fine = (p->stop[i].text = tl_arena_copy(&call->arena, p->stop[i].text, p->stop[i].length));
   for (unsigned i = 0; fine && i < call->n_prompts; i++) {
@@ -313,26 +324,38 @@ static int settle_body(struct api_call *call, struct tl_error *err) {
   return fine ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
 }
 
+static int read_call(struct api_work *work, struct tl_error *err) {
+  struct api_call *call = (struct api_call *)work;
+  int r = api_body_read(work->text, work->length, &call->body, err);
+  if (r == TL_OK) r = api_fields_read(work->api, call->endpoint, call->body, &call->arena, &call->params, err);
+  if (r == TL_OK) r = call->prepare(call, err);
+  return r < 0 ? r : settle_body(call, err);
+}
+
+static void begin_call(struct api_work *work) {
+  struct api_call *call = (struct api_call *)work;
+  unsigned retry_after_s = 0;
+  call->request = TL_TAKE(&work->request);
+  int r = call->request ? work->err.code : TL_ECLOSED;
+  if (r == TL_OK) r = api_call_start(call, &retry_after_s, &work->err);
+  if (r == TL_OK) return;
+  if (call->request) api_respond_error(call->request, &work->err, retry_after_s);
+  api_call_free(call);
+}
+
 void api_generate(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint,
                   int (*prepare)(struct api_call *call, struct tl_error *err)) {
-  struct tl_error err = {0};
-  unsigned retry_after_s = 0;
-  const struct tl_serving *serving = api_serving(api, &err);
-  struct api_call *call = serving ? api_call_new(api, request, endpoint) : NULL;
+  struct api_call *call = api_call_new(api, request, endpoint);
   if (!call) {
-    if (!err.code) tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
-    api_respond_error(request, &err, serving ? 0 : 1);
+    struct tl_error err = {0};
+    tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
+    api_respond_error(request, &err, 0);
     return;
   }
-  call->serving = serving;
-  int r = api_body_read(request, &call->body, &err);
-  if (r == TL_OK) r = api_fields_read(api, endpoint, call->body, &call->arena, &call->params, &err);
-  if (r == TL_OK) r = prepare(call, &err);
-  if (r == TL_OK) r = settle_body(call, &err);
-  if (r == TL_OK) r = api_call_start(call, &retry_after_s, &err);
-  if (r == TL_OK) return;
-  api_respond_error(request, &err, retry_after_s);
-  api_call_free(call);
+  call->prepare = prepare;
+  call->work.read = read_call;
+  call->work.finish = begin_call;
+  if (!api_work_run(&call->work, api, request)) api_call_free(call);
 }
 
 void api_choice_ended(struct api_choice *choice) {
@@ -346,10 +369,10 @@ void api_on_event(struct tl_sequence *seq, bool final, void *context) {
   struct api_choice *choice = seq->owner;
   struct api_call *call = choice->call;
   if (final) {
-    tl_route_release(call->serving->route, &choice->room);
+    tl_route_release(call->work.serving->route, &choice->room);
     if (seq->finish != TL_FINISH_FAULT || !api_resubmit(choice)) api_choice_ended(choice);
   } else if (atomic_load_explicit(&seq->n_out, memory_order_relaxed) > 0) { /* relaxed: only whether there is one */
-    tl_route_started(call->serving->route, &choice->room);
+    tl_route_started(call->work.serving->route, &choice->room);
   }
   if (call->request) api_choice_advance(choice);
   if (!call->request) api_end_stranded(call); /* it may have been answered just now */

@@ -33,12 +33,12 @@ static int submit_again(struct api_choice *choice) {
   struct tl_route_ask ask = {.tokens = api_cost(seq), .n_seqs = 1, .prompt = seq->tokens, .n_prompt = n_known, .moved = true};
   unsigned retry_after_s;
   /* without a shard: what is tried again and again is not counted as refused */
-  int r = tl_route_reserve(call->serving->route, &ask, NULL, &choice->room, &retry_after_s, NULL);
+  int r = tl_route_reserve(call->work.serving->route, &ask, NULL, &choice->room, &retry_after_s, NULL);
   if (r < 0) return r;
   tl_metrics_add(tl_http_shard(call->api->o.http, call->loop), call->api->resubmitted, 1);
   seq->replica = choice->room.replica;
   seq->finish = TL_FINISH_NONE;
-  tl_engine_submit(call->serving->engine, seq->replica, seq);
+  tl_engine_submit(call->work.serving->engine, seq->replica, seq);
   return TL_OK;
 }
 

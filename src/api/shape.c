@@ -16,12 +16,22 @@ static const char *chunk_object(const struct api_call *call) {
   return call->endpoint == API_CHAT ? "chat.completion.chunk" : "text_completion";
 }
 
+/* Of each prompt as its first choice met it, since the prompt counts once. */
+static unsigned long long cached_tokens(const struct api_call *call) {
+  unsigned long long cached = 0;
+  for (unsigned i = 0; i < call->n_choices; i++)
+    if (i == 0 || call->choices[i].prompt != call->choices[i - 1].prompt) cached += call->choices[i].seq->n_cached;
+  return cached;
+}
+
 static void usage(const struct api_call *call, struct tl_buffer *out) {
   unsigned long long prompt = 0, completion = 0;
   for (unsigned i = 0; i < call->n_prompts; i++) prompt += call->prompts[i].n;
   for (unsigned i = 0; i < call->n_choices; i++) completion += call->choices[i].n_seen;
-  tl_buffer_printf(out, "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu}", prompt,
-                   completion, prompt + completion);
+  tl_buffer_printf(out,
+                   "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
+                   "\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
+                   prompt, completion, prompt + completion, cached_tokens(call));
 }
 
 static void finish_reason(const struct api_choice *choice, bool known, struct tl_buffer *out) {

@@ -69,7 +69,7 @@ static int echo_prompt(struct api_choice *choice) {
   if (!call->params.echo || choice->echoed) return TL_OK;
   choice->echoed = true;
   if (prompt->text) return tl_buffer_append(&choice->text, prompt->text, prompt->length);
-  return tl_tokenizer_decode(call->serving->tokenizer, prompt->ids, prompt->n, false, &choice->text);
+  return tl_tokenizer_decode(call->work.serving->tokenizer, prompt->ids, prompt->n, false, &choice->text);
 }
 
 /* Generated tokens [n_seen, n_out) into choice->text. */
@@ -166,6 +166,12 @@ static bool failed(const struct api_choice *choice, struct tl_error *err) {
   if (!choice->final) return false;
   if (choice->seq->finish == TL_FINISH_ERROR || choice->seq->finish == TL_FINISH_FAULT)
     return tl_error_set(err, TL_EDEVICE, NULL, "the device that served this request failed") < 0;
+  if (choice->seq->finish == TL_FINISH_EXPIRED) {
+    tl_error_set(err, TL_EBUSY, "timeout_ms", "the request did not end within its %lld ms",
+                 (long long)choice->call->params.timeout_ms);
+    err->http_status = 504;
+    return true;
+  }
   if (choice->seq->finish != TL_FINISH_CANCELLED) return false;
   tl_error_set(err, TL_EBUSY, NULL, "the server is shutting down");
   err->http_status = 503;

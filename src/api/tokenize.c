@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* /tokenize and /detokenize, with the field names of vLLM (prompt, messages,
  * tokens, count) and of llama.cpp's server (content). */
+#include <stdlib.h>
 #include <string.h>
 
 #include "api/api_private.h"
@@ -38,36 +39,35 @@ static int tokenize(struct tl_api *api, const struct tl_serving *serving, json_t
                              err);
 }
 
+/* One request of either endpoint. */
+struct text_work {
+  struct api_work work; /* first */
+  struct tl_buffer out; /* the answer */
+};
+
 /* Reads body and model as both endpoints need them. */
-static int open_body(struct tl_api *api, struct tl_http_request *request, json_t **ret, struct tl_error *err) {
-  int r = api_body_read(request, ret, err);
+static int open_body(struct api_work *work, json_t **ret, struct tl_error *err) {
+  int r = api_body_read(work->text, work->length, ret, err);
   if (r < 0) return r;
   json_t *model = json_object_get(*ret, "model");
-  return !model || json_is_null(model) ? TL_OK : api_check_model(api, model, err);
+  return !model || json_is_null(model) ? TL_OK : api_check_model(work->api, model, err);
 }
 
-static void on_tokenize(struct tl_http_request *request, void *context) {
-  struct tl_api *api = context;
-  struct tl_error err = {0};
+static int read_tokenize(struct api_work *work, struct tl_error *err) {
+  struct tl_buffer *out = &((struct text_work *)work)->out;
   struct tl_tokens tokens = {0};
   json_t *body = NULL;
-  const struct tl_serving *serving = api_serving(api, &err);
-  int r = serving ? open_body(api, request, &body, &err) : TL_EBUSY;
-  if (r == TL_OK) r = tokenize(api, serving, body, &tokens, &err);
+  int r = open_body(work, &body, err);
+  if (r == TL_OK) r = tokenize(work->api, work->serving, body, &tokens, err);
   json_decref(body);
-  if (r < 0) {
-    tl_tokens_done(&tokens);
-    api_respond_error(request, &err, 0);
-    return;
+  if (r == TL_OK) {
+    tl_buffer_printf(out, "{\"count\":%zu,\"max_model_len\":%u,\"tokens\":[", tokens.n,
+                     tl_engine_max_context(work->serving->engine));
+    for (size_t i = 0; i < tokens.n; i++) tl_buffer_printf(out, "%s%d", i ? "," : "", tokens.ids[i]);
+    tl_buffer_puts(out, "]}");
   }
-  struct tl_buffer out;
-  tl_buffer_init(&out, 0);
-  tl_buffer_printf(&out, "{\"count\":%zu,\"max_model_len\":%u,\"tokens\":[", tokens.n,
-                   tl_engine_max_context(serving->engine));
-  for (size_t i = 0; i < tokens.n; i++) tl_buffer_printf(&out, "%s%d", i ? "," : "", tokens.ids[i]);
-  tl_buffer_puts(&out, "]}");
   tl_tokens_done(&tokens);
-  api_respond_buffer(request, 200, &out);
+  return r;
 }
 
 static int detokenize(const struct tl_serving *serving, json_t *body, struct tl_buffer *text, struct tl_error *err) {
@@ -91,28 +91,55 @@ static int detokenize(const struct tl_serving *serving, json_t *body, struct tl_
   return tl_detok_finish(&detok, text);
 }
 
-static void on_detokenize(struct tl_http_request *request, void *context) {
-  struct tl_api *api = context;
-  struct tl_error err = {0};
-  struct tl_buffer text, out;
+static int read_detokenize(struct api_work *work, struct tl_error *err) {
+  struct tl_buffer *out = &((struct text_work *)work)->out, text;
   tl_buffer_init(&text, 0);
   json_t *body = NULL;
-  const struct tl_serving *serving = api_serving(api, &err);
-  int r = serving ? open_body(api, request, &body, &err) : TL_EBUSY;
-  if (r == TL_OK) r = detokenize(serving, body, &text, &err);
+  int r = open_body(work, &body, err);
+  if (r == TL_OK) r = detokenize(work->serving, body, &text, err);
   json_decref(body);
-  if (r < 0) {
-    api_respond_error(request, &err, 0);
-  } else {
-    tl_buffer_init(&out, 0);
-    tl_buffer_puts(&out, "{\"prompt\":");
-    api_json_string(&out, text.data, text.length);
-    tl_buffer_puts(&out, ",\"content\":");
-    api_json_string(&out, text.data, text.length);
-    tl_buffer_putc(&out, '}');
-    api_respond_buffer(request, 200, &out);
+  if (r == TL_OK) {
+    tl_buffer_puts(out, "{\"prompt\":");
+    api_json_string(out, text.data, text.length);
+    tl_buffer_puts(out, ",\"content\":");
+    api_json_string(out, text.data, text.length);
+    tl_buffer_putc(out, '}');
   }
   tl_buffer_done(&text);
+  return r;
+}
+
+static void answer(struct api_work *work) {
+  struct text_work *text = (struct text_work *)work;
+  if (work->request && work->err.code < 0)
+    api_respond_error(work->request, &work->err, 0);
+  else if (work->request)
+    api_respond_buffer(work->request, 200, &text->out);
+  tl_buffer_done(&text->out);
+  free(text);
+}
+
+static void run(struct tl_api *api, struct tl_http_request *request,
+                int (*read)(struct api_work *work, struct tl_error *err)) {
+  struct text_work *text = calloc(1, sizeof *text);
+  if (!text) {
+    struct tl_error err = {0};
+    tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
+    api_respond_error(request, &err, 0);
+    return;
+  }
+  text->work.read = read;
+  text->work.finish = answer;
+  tl_buffer_init(&text->out, 0);
+  if (!api_work_run(&text->work, api, request)) free(text);
+}
+
+static void on_tokenize(struct tl_http_request *request, void *context) {
+  run(context, request, read_tokenize);
+}
+
+static void on_detokenize(struct tl_http_request *request, void *context) {
+  run(context, request, read_detokenize);
 }
 
 int api_register_tokenize(struct tl_api *api, struct tl_error *err) {

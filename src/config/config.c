@@ -122,6 +122,30 @@ int tl_config_set(struct tl_config *config, const char *key, const char *value, 
   return TL_OK;
 }
 
+static bool equal_strings(const struct tl_strings *a, const struct tl_strings *b) {
+  bool equal = a->n == b->n;
+  for (unsigned i = 0; equal && i < a->n; i++) equal = strcmp(a->items[i], b->items[i]) == 0;
+  return equal;
+}
+
+static bool equal_key(const struct config_key *k, const struct tl_config *a, const struct tl_config *b) {
+  const void *x = (const char *)a + k->offset, *y = (const char *)b + k->offset;
+  switch (k->kind) {
+    case KEY_STRING:
+    case KEY_CHOICE: return strcmp(*(char *const *)x, *(char *const *)y) == 0;
+    case KEY_STRINGS: return equal_strings(x, y);
+    case KEY_INTEGER: return *(const int64_t *)x == *(const int64_t *)y;
+    case KEY_BOOL: break;
+  }
+  return *(const bool *)x == *(const bool *)y;
+}
+
+void tl_config_compare(const struct tl_config *a, const struct tl_config *b,
+                       void (*each)(const char *key, void *context), void *context) {
+  for (unsigned i = 0; i < config_n_keys; i++)
+    if (!equal_key(&config_keys[i], a, b)) each(config_keys[i].name, context);
+}
+
 int tl_config_check(const struct tl_config *config, struct tl_error *err) {
   if (!*config->model_path)
     return tl_error_set(err, TL_EINVAL, "model.path", "model.path: is required; name a model folder");
@@ -138,5 +162,9 @@ int tl_config_check(const struct tl_config *config, struct tl_error *err) {
     return tl_error_set(err, TL_EINVAL, "engine.max_batch_tokens",
                         "engine.max_batch_tokens: expected at least engine.max_batch_size (%lld), got %lld",
                         (long long)config->engine_max_batch_size, (long long)config->engine_max_batch_tokens);
+  if (config->limits_max_timeout_ms && config->limits_default_timeout_ms > config->limits_max_timeout_ms)
+    return tl_error_set(err, TL_EINVAL, "limits.default_timeout_ms",
+                        "limits.default_timeout_ms: expected at most limits.max_timeout_ms (%lld), got %lld",
+                        (long long)config->limits_max_timeout_ms, (long long)config->limits_default_timeout_ms);
   return TL_OK;
 }

@@ -41,9 +41,10 @@ unsigned config_find_line(const char *text, size_t length, const char *key) {
     if (*at == '"') {
       const char *after = skip_string(at, end);
       size_t n = (size_t)(after - at) - 2;
-      bool here = expect_name && depth == matched + 1 && matched < n_parts && n == lengths[matched] &&
-                  memcmp(at + 1, names[matched], n) == 0;
-      if (here && ++matched == n_parts) return line;
+      bool name = expect_name && depth == matched + 1 && matched < n_parts;
+      /* the last part, or all that is left of the key written with dots */
+      if (name && n == strlen(names[matched]) && memcmp(at + 1, names[matched], n) == 0) return line;
+      if (name && n == lengths[matched] && memcmp(at + 1, names[matched], n) == 0) matched++;
       expect_name = false;
       at = after;
       continue;
@@ -148,7 +149,10 @@ static int walk(const struct reader *r, json_t *object, const char *prefix) {
     int n = snprintf(key, sizeof key, "%s%s%s", prefix, *prefix ? "." : "", name);
     const struct config_key *k = n > 0 && (size_t)n < sizeof key ? config_find_key(key) : NULL;
     int result;
-    if (k) {
+    if (strchr(name, '.')) { /* else a key could stand twice in a file */
+      tl_error_set(r->err, TL_EINVAL, key, "%.60s: expected nested objects, got a name with a dot", key);
+      result = fail(r, key);
+    } else if (k) {
       result = set_value(r, k, value);
     } else if (json_is_object(value) && !*prefix && json_object_size(value)) {
       result = walk(r, value, key);
@@ -199,4 +203,13 @@ int tl_config_load(struct tl_config *config, const char *path, struct tl_error *
   json_decref(root);
   free(text);
   return r;
+}
+
+void tl_config_locate(const char *path, struct tl_error *err) {
+  size_t length;
+  char *text = read_file(path, &length, NULL), place[200];
+  unsigned line = text ? config_find_line(text, length, err->field) : 0;
+  snprintf(place, sizeof place, "%.150s:%u", path, line);
+  if (line) tl_error_prefix(err, place);
+  free(text);
 }

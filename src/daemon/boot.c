@@ -59,6 +59,7 @@ static int make_api(struct daemon *d, struct tl_error *err) {
       .metrics = d->metrics,
       .n_loops = (unsigned)c->http_threads,
       .n_replicas = c->devices.n,
+      .text_threads = (unsigned)c->text_threads,
       .model_name = d->model_name,
       .aliases = (const char *const *)c->model_aliases.items,
       .n_aliases = c->model_aliases.n,
@@ -67,6 +68,8 @@ static int make_api(struct daemon *d, struct tl_error *err) {
                  .max_total_tokens = c->limits_max_total_tokens,
                  .max_logit_bias = c->limits_max_logit_bias,
                  .max_stop_bytes = c->limits_max_stop_bytes,
+                 .default_timeout_ms = c->limits_default_timeout_ms,
+                 .max_timeout_ms = c->limits_max_timeout_ms,
                  .tmpl = tl_template_default_limits},
   };
   options.limits.tmpl.fuel = (uint64_t)c->limits_template_fuel;
@@ -96,6 +99,28 @@ static int load_files(struct daemon *d, struct tl_error *err) {
          TL_U("parameters", d->model->n_parameters), TL_S("dtype", d->model->n_tensors ? tl_dtype_name(d->model->dtype) : "none"),
          TL_U("context", d->model->max_context), TL_S("chat_template", d->chat ? "yes" : "no"));
   return TL_OK;
+}
+
+static double read_ring_drops(void *unused) {
+  (void)unused;
+  return (double)tl_log_losses().ring_full;
+}
+
+static double read_sink_drops(void *unused) {
+  (void)unused;
+  return (double)tl_log_losses().sink;
+}
+
+static double read_suppressed(void *unused) {
+  (void)unused;
+  return (double)tl_log_losses().rate_limit;
+}
+
+static void add_log_metrics(struct tl_metrics *metrics) {
+  static const char name[] = "tokenlane_log_dropped_total", help[] = "Log records that were not written, by reason.";
+  tl_metrics_counter_read(metrics, name, help, "reason=\"ring_full\"", read_ring_drops, NULL);
+  tl_metrics_counter_read(metrics, name, help, "reason=\"sink\"", read_sink_drops, NULL);
+  tl_metrics_counter_read(metrics, name, help, "reason=\"rate_limit\"", read_suppressed, NULL);
 }
 
 /* The loop after http's is this thread, for the test generation, and then the monitor. */
@@ -131,6 +156,9 @@ static int make_engine(struct daemon *d, struct tl_error *err) {
       .max_context = (uint32_t)c->engine_max_context,
       .max_queue = (uint32_t)c->limits_max_queue,
       .kv_memory_bytes = (uint64_t)c->engine_kv_memory_bytes,
+      .prefix_cache = c->engine_prefix_cache,
+      .max_prefill_tokens = (uint32_t)c->engine_max_prefill_tokens,
+      .priority_age_ns = TL_MS(c->engine_priority_age_ms),
       .wake = on_wake,
       .wake_context = d,
       .progress = on_progress,
@@ -205,6 +233,7 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
   name_model(d);
   d->metrics = tl_metrics_new();
   int r = d->metrics ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  if (r == TL_OK) add_log_metrics(d->metrics);
   if (r == TL_OK) r = make_http(d, err);
   if (r == TL_OK) r = make_api(d, err);
   if (r == TL_OK) r = start_http(d, err);
@@ -214,6 +243,8 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
   if (r == TL_OK) r = tl_engine_start(d->engine, err);
   if (r == TL_OK) r = test_replicas(d, err);
   if (r == TL_OK) r = start_monitor(d, err);
+  if (r < 0) return r;
+  signals_ready(); /* before the first request: it would be lost by an exit at once */
   d->serving = (struct tl_serving){d->engine, d->route, d->model, d->tokenizer, d->chat};
   if (r == TL_OK) r = start_admin(d, err);
   if (r < 0) return r;
@@ -227,9 +258,10 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
 void daemon_done(struct daemon *d) {
   tl_admin_stop(d->admin);
   monitor_stop(d->monitor);
+  /* workers and lanes wake loops, so loops end last; what they still hand over is reaped */
   if (d->engine) tl_engine_stop(d->engine);
+  if (d->api) tl_api_stop(d->api);
   if (d->http) tl_http_stop(d->http);
-  if (d->engine) tl_engine_flush(d->engine);
   if (d->api) tl_api_reap(d->api);
   monitor_free(d->monitor);
   tl_route_free(d->route);

@@ -8,6 +8,7 @@
 #include "tokenlane/api.h"
 #include "tokenlane/base/waker.h"
 #include "tokenlane/config.h"
+#include "tokenlane/log.h"
 
 /* All that serves, made by boot.c in this order and freed in the opposite one. */
 struct daemon {
@@ -52,11 +53,27 @@ struct progress *progress_new(unsigned n_replicas);
 void progress_free(struct progress *progress);
 void progress_step(struct progress *progress, unsigned replica, uint64_t done, uint64_t total);
 
+/* main.c: what stands behind the command. */
+struct command_line {
+  int argc;
+  char **argv;
+};
+/* The file that it names, then its keys, into a configuration that holds the defaults; checked. */
+int daemon_read_arguments(struct tl_config *config, const struct command_line *line, struct tl_error *err);
+
+/* reload.c: strings are the configuration's. */
+struct tl_log_options daemon_log_options(const struct tl_config *config);
+/* Reads file and command line again; applies log.*, names what else has changed. */
+void daemon_reload(const struct tl_config *running, const struct command_line *line);
+
 /* signals.c: SIGTERM and SIGINT. Until signals_ready they end the process at
- * once: nothing is served yet. */
+ * once: nothing is served yet. SIGHUP is remembered from signals_init on. */
 int signals_init(struct tl_error *err);
+/* Whether SIGHUP came since the last call. */
+bool signals_take_reload(void);
 void signals_ready(void);
-/* How many stop signals came so far; waits up to timeout_ms (-1: for ever) for one more than `seen`. */
+/* How many stop signals came so far; waits up to timeout_ms (-1: for ever) for one more than `seen`,
+ * or for SIGHUP. */
 unsigned signals_wait(unsigned seen, int timeout_ms);
 
 /* notify.c: systemd. */

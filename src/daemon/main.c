@@ -19,8 +19,30 @@ static const char usage[] =
     "Every key of the configuration file is an option too, and wins over the file:\n"
     "  tokenlane serve --model.path ~/models/my-llama --http.port 8000\n";
 
+static bool is_option(const char *argument, const char *key) {
+  size_t length = strlen(key);
+  return strncmp(argument, "--", 2) == 0 && strncmp(argument + 2, key, length) == 0 &&
+         (!argument[2 + length] || argument[2 + length] == '=');
+}
+
+/* What is wrong with the whole, in the file's words unless an option set the key. */
+static int check_whole(const struct tl_config *config, const char *file, int argc, char **argv, struct tl_error *err) {
+  struct tl_log_options log = daemon_log_options(config);
+  int r = tl_config_check(config, err);
+  if (r == TL_OK) r = tl_log_check(&log, err);
+  if (r == TL_OK) r = simulate_check(config, err);
+  if (r == TL_OK || !file) return r;
+  for (int i = 0; i < argc; i++)
+    if (is_option(argv[i], err->field)) return r;
+  tl_config_locate(file, err);
+  return r;
+}
+
 /* --key value and --key=value; the file comes first, wherever --config stands. */
-static int read_arguments(struct tl_config *config, int argc, char **argv, struct tl_error *err) {
+int daemon_read_arguments(struct tl_config *config, const struct command_line *line, struct tl_error *err) {
+  int argc = line->argc;
+  char **argv = line->argv;
+  const char *file = NULL;
   for (int pass = 0; pass < 2; pass++) {
     for (int i = 0; i < argc; i++) {
       if (strncmp(argv[i], "--", 2) != 0 || !argv[i][2])
@@ -32,13 +54,12 @@ static int read_arguments(struct tl_config *config, int argc, char **argv, struc
       if (!value) return tl_error_set(err, TL_EINVAL, name, "--%s: expected a value", name);
       bool is_file = strcmp(name, "config") == 0;
       int r = TL_OK;
-      if (is_file && pass == 0) r = tl_config_load(config, value, err);
+      if (is_file && pass == 0) r = tl_config_load(config, file = value, err);
       if (!is_file && pass == 1) r = tl_config_set(config, name, value, err);
       if (r < 0) return r;
     }
   }
-  int r = tl_config_check(config, err);
-  return r == TL_OK ? simulate_check(config, err) : r;
+  return check_whole(config, file, argc, argv, err);
 }
 
 /* Running work may end, then all ends. Returns when nothing is left, time is up
@@ -59,18 +80,18 @@ static void drain(struct daemon *d) {
   }
 }
 
-static int serve(const struct tl_config *config, struct tl_error *err) {
-  int r = tl_log_set_level(config->log_level, err);
-  if (r == TL_OK) r = signals_init(err);
-  if (r == TL_OK) r = tl_log_start(err);
+static int serve(const struct tl_config *config, const struct command_line *line, struct tl_error *err) {
+  struct tl_log_options log = daemon_log_options(config);
+  int r = signals_init(err);
+  if (r == TL_OK) r = tl_log_start(&log, err);
   if (r < 0) return r;
+  tl_log_catch_crashes();
   struct daemon d;
   r = daemon_boot(&d, config, err);
   if (r == TL_OK) {
-    signals_ready();
     notify_status("READY=1");
-    while (signals_wait(0, -1) == 0) {
-    }
+    while (signals_wait(0, -1) == 0)
+      if (signals_take_reload()) daemon_reload(config, line);
     drain(&d);
   }
   daemon_done(&d);
@@ -88,12 +109,12 @@ static int print_keys(void) {
   return 0;
 }
 
-static int with_config(const char *command, int argc, char **argv) {
+static int with_config(const char *command, const struct command_line *line) {
   struct tl_error err = {0};
   struct tl_config config;
   int r = tl_config_init(&config);
-  if (r == TL_OK) r = read_arguments(&config, argc, argv, &err);
-  if (r == TL_OK && strcmp(command, "serve") == 0) r = serve(&config, &err);
+  if (r == TL_OK) r = daemon_read_arguments(&config, line, &err);
+  if (r == TL_OK && strcmp(command, "serve") == 0) r = serve(&config, line, &err);
   else if (r == TL_OK) puts("the configuration is valid");
   if (r < 0) fprintf(stderr, "tokenlane: %s\n", err.message);
   tl_config_done(&config);
@@ -104,7 +125,7 @@ int main(int argc, char **argv) {
   const char *command = argc > 1 ? argv[1] : "help";
   tl_thread_enter("tokenlane", TL_ROLE_NONE); /* also the name of the process */
   if (strcmp(command, "serve") == 0 || strcmp(command, "check-config") == 0)
-    return with_config(command, argc - 2, argv + 2);
+    return with_config(command, &(struct command_line){argc - 2, argv + 2});
   if (strcmp(command, "keys") == 0) return print_keys();
   if (strcmp(command, "version") == 0 || strcmp(command, "--version") == 0) return puts("tokenlane " TL_VERSION) < 0;
   bool asked = strcmp(command, "help") == 0 || strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0;

@@ -18,8 +18,7 @@ struct progress {
   bool terminal;
   unsigned n_replicas, shown; /* percent that was shown last; guarded by `busy` */
   int64_t drawn_ns;           /* likewise */
-  atomic_flag busy;           /* one thread draws, the others do not wait: the next call shows the same */
-  _Atomic uint64_t total;     /* relaxed, as `done`: figures to look at */
+  atomic_flag busy;           /* one thread draws, the others do not wait: it looks again when it is through */
   _Atomic uint64_t done[];    /* (n_replicas) */
 };
 
@@ -60,15 +59,23 @@ static void show(struct progress *p, uint64_t done, uint64_t total) {
   p->drawn_ns = now;
 }
 
+static uint64_t sum_of(const struct progress *p) {
+  uint64_t sum = 0;
+  /* seq_cst pairs with the stores and the flag in progress_step: who finds the flag
+   * taken has stored before the holder's look after clearing it */
+  for (unsigned i = 0; i < p->n_replicas; i++) sum += atomic_load_explicit(&p->done[i], memory_order_seq_cst);
+  return sum;
+}
+
 void progress_step(struct progress *progress, unsigned replica, uint64_t done, uint64_t total) {
   if (total == 0) return; /* no weights: nothing to show */
-  atomic_store_explicit(&progress->done[replica], done, memory_order_relaxed);
-  atomic_store_explicit(&progress->total, total, memory_order_relaxed);
-  /* acquire and clear's release pair: shown and drawn_ns pass from thread to thread */
-  if (atomic_flag_test_and_set_explicit(&progress->busy, memory_order_acquire)) return;
-  uint64_t sum = 0;
-  for (unsigned i = 0; i < progress->n_replicas; i++)
-    sum += atomic_load_explicit(&progress->done[i], memory_order_relaxed);
-  show(progress, sum, total * progress->n_replicas);
-  atomic_flag_clear_explicit(&progress->busy, memory_order_release);
+  atomic_store_explicit(&progress->done[replica], done, memory_order_seq_cst); /* pairs with sum_of */
+  /* Figures that came while another thread drew are not left out: the 100 % may be
+   * among them. The flag passes shown and drawn_ns on and pairs with itself. */
+  for (uint64_t drawn = UINT64_MAX; sum_of(progress) != drawn;) {
+    if (atomic_flag_test_and_set_explicit(&progress->busy, memory_order_seq_cst)) return;
+    drawn = sum_of(progress);
+    show(progress, drawn, total * progress->n_replicas);
+    atomic_flag_clear_explicit(&progress->busy, memory_order_seq_cst);
+  }
 }

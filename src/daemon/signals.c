@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Stop signals arrive on any thread; the handler counts them and pokes an
+/* Signals arrive on any thread; the handlers count them and poke an
  * eventfd that the main thread polls. */
 #include <errno.h>
 #include <poll.h>
@@ -14,16 +14,33 @@
 static int event_fd = -1;
 static _Atomic unsigned n_stops; /* relaxed: the eventfd orders what matters */
 static _Atomic int ready;        /* relaxed: a flag alone */
+static _Atomic int reload;       /* likewise: the eventfd says that it was set */
+
+static void poke(void) {
+  uint64_t one = 1;
+  ssize_t written = write(event_fd, &one, sizeof one);
+  (void)written; /* cannot fill up */
+}
 
 static void on_stop(int signal_number) {
   (void)signal_number;
   int saved = errno;
   if (!atomic_load_explicit(&ready, memory_order_relaxed)) _exit(0);
   atomic_fetch_add_explicit(&n_stops, 1, memory_order_relaxed);
-  uint64_t one = 1;
-  ssize_t written = write(event_fd, &one, sizeof one);
-  (void)written; /* cannot fill up */
+  poke();
   errno = saved;
+}
+
+static void on_hangup(int signal_number) {
+  (void)signal_number;
+  int saved = errno;
+  atomic_store_explicit(&reload, 1, memory_order_relaxed);
+  poke();
+  errno = saved;
+}
+
+bool signals_take_reload(void) {
+  return atomic_exchange_explicit(&reload, 0, memory_order_relaxed);
 }
 
 int signals_init(struct tl_error *err) {
@@ -34,6 +51,8 @@ int signals_init(struct tl_error *err) {
   sigaction(SIGTERM, &stop, NULL);
   sigaction(SIGINT, &stop, NULL);
   sigaction(SIGPIPE, &ignore, NULL);
+  stop.sa_handler = on_hangup;
+  sigaction(SIGHUP, &stop, NULL);
   return TL_OK;
 }
 

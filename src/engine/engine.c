@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "engine/engine_private.h"
+#include "tokenlane/base/hash.h"
 #include "tokenlane/log.h"
 #include "tokenlane/sim.h"
 
@@ -19,7 +20,8 @@ static void worker_done(struct worker *w) {
   for (unsigned i = 0; w->events && i < w->engine->o.n_loops; i++) tl_spsc_done(&w->events[i]);
   free(w->events);
   void *arrays[] = {w->items, w->tokens,   w->positions, w->slots,   w->query_start, w->context_len, w->tables,
-                    w->rows,  w->sampling, w->sampled,   w->row_seq, w->row_token,   w->loop_woken};
+                    w->rows,  w->sampling, w->sampled,   w->row_seq, w->row_token,   w->loop_woken,
+                    w->flight, w->news};
   for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) free(arrays[i]);
 }
 
@@ -37,6 +39,8 @@ static int make_arrays(struct worker *w, struct tl_error *err) {
   const struct tl_engine_options *o = &w->engine->o;
   size_t tokens = o->max_batch_tokens, seqs = o->max_batch_size;
   w->items = calloc(seqs, sizeof *w->items);
+  w->flight = calloc(seqs, sizeof *w->flight);
+  w->news = calloc(seqs, sizeof *w->news);
   w->tokens = calloc(tokens, sizeof *w->tokens);
   w->positions = calloc(tokens, sizeof *w->positions);
   w->slots = calloc(tokens, sizeof *w->slots);
@@ -147,10 +151,18 @@ static int open_all(struct tl_engine *engine, const struct tl_device_ops *ops, s
 }
 
 static int make_schedulers(struct tl_engine *engine, struct tl_error *err) {
-  for (unsigned i = 0; i < engine->o.n_replicas; i++) {
+  const struct tl_engine_options *o = &engine->o;
+  for (unsigned i = 0; i < o->n_replicas; i++) {
     struct worker *w = &engine->workers[i];
-    struct tl_scheduler_options options = {w->loaded.n_blocks, TL_BLOCK_TOKENS, engine->o.max_batch_size,
-                                           engine->o.max_batch_tokens, engine->max_context};
+    struct tl_scheduler_options options = {.n_blocks = w->loaded.n_blocks,
+                                           .block_tokens = TL_BLOCK_TOKENS,
+                                           .max_batch_size = o->max_batch_size,
+                                           .max_batch_tokens = o->max_batch_tokens,
+                                           .max_context = engine->max_context,
+                                           .max_prefill_tokens = o->max_prefill_tokens,
+                                           .priority_age_ns = o->priority_age_ns,
+                                           .prefix_cache = o->prefix_cache,
+                                           .key = {tl_random_seed(), tl_random_seed()}};
     int r = tl_scheduler_new(&options, &w->scheduler, err);
     if (r < 0) return r;
     atomic_store_explicit(&engine->boards[i].free_blocks, w->loaded.n_blocks, memory_order_relaxed); /* boot */
@@ -171,12 +183,35 @@ static double read_blocks_used(void *worker) {
   struct worker *w = worker;
   return w->loaded.n_blocks - atomic_load_explicit(&w->engine->boards[w->index].free_blocks, memory_order_relaxed);
 }
+static double read_cached(void *board) {
+  return atomic_load_explicit(&((struct tl_board *)board)->cached_blocks, memory_order_relaxed);
+}
 static double read_blocks(void *worker) {
   return ((struct worker *)worker)->loaded.n_blocks;
 }
 
 static double read_simulated(void *engine) {
   return tl_engine_simulated(engine); /* constant after boot */
+}
+
+/* From a microsecond, which a gap should take, to what a stuck worker takes. */
+static const double gap_bounds[] = {1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 1e-2, 0.1, 1};
+
+static void add_schedule_metrics(struct worker *w, struct tl_metrics *m, const char *labels) {
+  struct tl_board *board = &w->engine->boards[w->index];
+  tl_metrics_gauge_read(m, "tokenlane_prefix_cache_blocks", "KV blocks whose content can be shared, used or not.", labels,
+                        read_cached, board);
+  w->metrics.gap_seconds = tl_metrics_histogram(
+      m, "tokenlane_step_gap_seconds", "From the end of a step to the start of the next while there was work: the device idles.",
+      labels, gap_bounds, sizeof gap_bounds / sizeof *gap_bounds, 1e-9);
+  w->metrics.expired = tl_metrics_counter(m, "tokenlane_expired_sequences_total",
+                                          "Sequences that ended because their deadline passed.", labels);
+  w->metrics.query_tokens = tl_metrics_counter(m, "tokenlane_prefix_cache_query_tokens_total",
+                                               "Prompt tokens looked up in the prefix cache.", labels);
+  w->metrics.hit_tokens = tl_metrics_counter(m, "tokenlane_prefix_cache_hit_tokens_total",
+                                             "Prompt tokens found there and not computed.", labels);
+  w->metrics.evictions = tl_metrics_counter(m, "tokenlane_prefix_cache_evictions_total",
+                                            "KV blocks whose cached content was given up for other content.", labels);
 }
 
 static void add_metrics(struct worker *w, struct tl_metrics *m) {
@@ -195,7 +230,9 @@ static void add_metrics(struct worker *w, struct tl_metrics *m) {
       tl_metrics_counter(m, "tokenlane_steps_total", "Steps run.", labels),
       tl_metrics_histogram(m, "tokenlane_step_seconds", "Time of a step.", labels, seconds, n, 1e-9),
       tl_metrics_counter(m, "tokenlane_preemptions_total", "Sequences put back for want of KV blocks.", labels),
-      tl_metrics_histogram(m, "tokenlane_queue_seconds", "From submission to the first step.", labels, seconds, n, 1e-9)};
+      .queue_seconds =
+          tl_metrics_histogram(m, "tokenlane_queue_seconds", "From submission to the first step.", labels, seconds, n, 1e-9)};
+  add_schedule_metrics(w, m, labels);
 }
 
 /* --- life ------------------------------------------------------------------------------------------ */

@@ -18,7 +18,32 @@ enum { SIGNAL_PENDING = 1, SIGNAL_FINAL = 2 };
 
 struct worker_metrics {
   tl_metric prompt_tokens, generated_tokens, steps, step_seconds, preemptions, queue_seconds;
+  tl_metric gap_seconds, expired, query_tokens, hit_tokens, evictions;
 };
+
+/* What a step brought for a sequence; told once the next step is under way, so
+ * that the device does not wait for rings, wake-ups and counters. */
+struct news {
+  struct tl_sequence *seq;
+  bool final;
+};
+
+/* One step's figures, until they are counted. */
+struct step_figures {
+  int64_t began_ns, ended_ns;
+  uint64_t prefill, decode, generated;
+};
+
+/* How a worker goes round. A step is planned while the one before it runs:
+ *
+ *   device   |== step k ==================|      |== step k+1 ==============
+ *   worker   tell news of k-1, take in,   apply  tell news of k, take in,
+ *            drop, plan k+1, collect      build  drop, plan k+2, collect
+ *                                         submit
+ *
+ * Between the steps lies only what needs the tokens of k: they are put into
+ * their sequences, what ended by them leaves the plan, newcomers fill it up, and
+ * the arrays are built (tokenlane_step_gap_seconds). */
 
 struct worker {
   struct tl_engine *engine;
@@ -32,8 +57,13 @@ struct worker {
   struct tl_scheduler *scheduler;
   /* the step under way, sized at start */
   struct tl_step step;
-  struct tl_sched_item *items;     /* (max_batch_size) */
-  uint32_t n_items;
+  struct tl_sched_item *items, *flight; /* (max_batch_size) planned next, and under way */
+  uint32_t n_items, n_flight;
+  struct news *news;               /* (max_batch_size) */
+  uint32_t n_news;
+  int64_t idle_since_ns;           /* end of the last step; 0: there was no work since */
+  struct step_figures figures;     /* of the step under way, or of the last one until they are counted */
+  struct tl_sched_stats counted;   /* what of the scheduler's totals is in the metrics */
   int32_t *tokens;                 /* (max_batch_tokens), as the next two */
   uint32_t *positions, *slots;
   uint32_t *query_start, *context_len, *tables; /* (max_batch_size + 1), ..., (max_batch_size, stride) */
@@ -67,7 +97,24 @@ int engine_new_with_ops(const struct tl_engine_options *options, const struct tl
 
 /* worker.c */
 void *worker_run(void *worker);
-void worker_flush(struct worker *w);
+struct tl_board *worker_board(struct worker *w);
+/* Ends a sequence now. Its news, and all others, are told before. */
+void worker_finish(struct worker *w, struct tl_sequence *seq, enum tl_finish how);
+/* What is to become of a sequence that a client left or whose time is over;
+ * TL_FINISH_NONE: it goes on. */
+enum tl_finish worker_verdict(const struct tl_sequence *seq, int64_t now_ns);
+/* The device failed in the step of these items, or was too late with it. */
+void worker_fail(struct worker *w, const struct tl_sched_item *items, uint32_t n);
+/* step_run.c */
+/* Takes from the plan what must not go on, fills it up, and gives it to the
+ * device. False: there was nothing to do, or the device failed. */
+bool step_begin(struct worker *w);
+void step_plan_next(struct worker *w);
+/* Waits for the device and applies what it computed. */
+void step_end(struct worker *w);
+/* news.c */
+void news_add(struct worker *w, struct tl_sequence *seq, bool final);
+void news_tell(struct worker *w);
 /* fault.c */
 bool fault_is_marked(struct worker *w);
 /* True: it was not yet. Worker and monitor. */
@@ -79,11 +126,15 @@ void fault_answer(struct worker *w, uint32_t word);
 void worker_build_step(struct worker *w);
 uint32_t worker_table_stride(const struct tl_engine *engine);
 /* sequence.c */
+/* What the worker needs from the first, filled in by the loop. */
 void sequence_prepare(struct tl_sequence *seq);
 /* Whether the row of token `index` is wanted: it scores index + 1, or makes a new token. */
 void sequence_sampling(struct tl_sequence *seq, uint32_t token, struct tl_sampling *ret);
 void sequence_count(struct tl_sequence *seq, int32_t token, bool generated);
 bool sequence_is_stop(const struct tl_sequence *seq, int32_t token);
+/* inbox.c: the oldest that was submitted, or NULL. The worker; main once it is joined. */
+struct tl_sequence *inbox_pop(struct worker *w);
+
 /* events.c */
 void events_publish(struct worker *w, struct tl_sequence *seq, bool final);
 void events_wake_loops(struct worker *w);

@@ -88,10 +88,3 @@ bool tl_engine_try(struct tl_engine *engine, unsigned replica) {
 bool tl_engine_admit(struct tl_engine *engine, unsigned replica) {
   return change(engine, replica, TL_FAILED_TRIED, TL_FAILED_NOT);
 }
-
-/* --- the end -------------------------------------------------------------------------------- */
-
-void tl_engine_flush(struct tl_engine *engine) {
-  for (unsigned i = 0; i < engine->o.n_replicas; i++)
-    if (!engine->workers[i].started) worker_flush(&engine->workers[i]);
-}

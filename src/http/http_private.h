@@ -26,7 +26,7 @@ struct http_code {
   int status;
   const char *text;
 };
-#define HTTP_N_CODES 15
+#define HTTP_N_CODES 16
 extern const struct http_code http_codes[HTTP_N_CODES]; /* respond.c */
 
 struct http_route {
@@ -70,6 +70,9 @@ struct tl_http_request {
   bool is_head, is_http10, keep_alive, chunked_answer, began_answer;
   struct tl_buffer extra; /* header lines that the handler added */
   int status;
+  uint64_t body_bytes;    /* of the answer so far, without the framing of chunks */
+  const char *id;         /* the client's in head, or made_id; NULL: not yet asked for */
+  char made_id[33];
   void *data;
   void (*on_abort)(struct tl_http_request *request);
   void (*on_writable)(struct tl_http_request *request);
@@ -121,6 +124,7 @@ struct http_loop {
   struct http_conn *conns, *dirty;
   unsigned n_conns;
   char *read_buffer;               /* (HTTP_READ_BYTES) */
+  uint64_t id_key[2], n_ids;       /* request ids of this loop: a random key and a counter */
   char date[64];
   int64_t date_s;
   struct tl_metrics_shard *shard;
@@ -174,9 +178,13 @@ void http_parse_init(struct http_conn *conn);
 /* head.c: 0, or the status of what is wrong and its text; *length is cut to the bytes before that. */
 int http_scan_bytes(struct http_scan *scan, const char *bytes, size_t *length, size_t max_bytes, const char **ret_text);
 int http_head_check(struct http_conn *conn, const char **ret_text);
+/* access.c */
+/* Once for each request that was answered or given up: metrics and the access log. */
+void http_count_answer(struct tl_http_request *request);
 /* respond.c */
+/* Index of a status among those that are counted, or of "other". */
+unsigned http_code_index(int status);
 void http_respond_error(struct http_conn *conn, int status, const char *text);
 void http_request_clear(struct tl_http_request *request);
-void http_count_answer(struct tl_http_request *request);
 
 #endif

@@ -17,7 +17,7 @@
 
 #define BACKLOG 1024
 
-static int open_tcp(const struct tl_http_options *o, int port, int *ret_port, struct tl_error *err) {
+static int open_tcp(const struct tl_http_options *o, int port, bool shared, int *ret_port, struct tl_error *err) {
   char service[16];
   snprintf(service, sizeof service, "%d", port);
   struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found;
@@ -25,8 +25,7 @@ static int open_tcp(const struct tl_http_options *o, int port, int *ret_port, st
   if (r != 0) return tl_error_set(err, TL_EIO, "http.host", "http.host: '%.80s': %s", o->host, gai_strerror(r));
   int one = 1, fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   bool fine = fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) == 0;
-  /* only when loops share the port: otherwise a second daemon must get an error */
-  if (fine && o->n_loops > 1) fine = setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one) == 0;
+  if (fine && shared) fine = setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one) == 0;
   fine = fine && bind(fd, found->ai_addr, found->ai_addrlen) == 0;
   int cause = errno;
   freeaddrinfo(found);
@@ -81,8 +80,15 @@ static int share(struct tl_http *http, unsigned slot, int fd, struct tl_error *e
 
 static int open_tcp_each(struct tl_http *http, unsigned slot, struct tl_error *err) {
   int port = http->o.port;
+  bool shared = http->o.n_loops > 1;
+  if (shared && port != 0) {
+    /* sockets that share a port would join another daemon's: first without sharing, which is refused then */
+    int fd = open_tcp(&http->o, port, false, &port, err);
+    if (fd < 0) return fd;
+    close(fd);
+  }
   for (unsigned i = 0; i < http->o.n_loops; i++) {
-    int fd = open_tcp(&http->o, port, &port, err);
+    int fd = open_tcp(&http->o, port, shared, &port, err);
     if (fd < 0) return fd;
     http->fds[i * http->n_fds + slot] = fd;
   }

@@ -55,6 +55,7 @@ static void on_async(uv_async_t *async) {
   }
   if (!loop->stopping && atomic_load_explicit(&http->stopping, memory_order_relaxed)) {
     loop->stopping = true;
+    flush_dirty(loop); /* what on_wake has just said to clients */
     close_all(loop);
   }
 }

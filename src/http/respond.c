@@ -22,21 +22,14 @@ const struct http_code http_codes[HTTP_N_CODES] = {{200, "OK"},
                                                    {500, "Internal Server Error"},
                                                    {501, "Not Implemented"},
                                                    {503, "Service Unavailable"},
+                                                   {504, "Gateway Timeout"},
                                                    {505, "HTTP Version Not Supported"},
                                                    {0, "Status"}};
 
-/* Index of a status in the table, or of "other". */
-static unsigned code_index(int status) {
+unsigned http_code_index(int status) {
   unsigned i = 0;
   while (i < HTTP_N_CODES - 1 && http_codes[i].status != status) i++;
   return i;
-}
-
-void http_count_answer(struct tl_http_request *request) {
-  struct http_loop *loop = request->conn->loop;
-  const struct http_route *route = request->route ? request->route : &loop->http->unknown;
-  tl_metrics_add(loop->shard, route->requests[code_index(request->status)], 1);
-  tl_metrics_observe(loop->shard, route->seconds, tl_now_ns() - request->began_ns);
 }
 
 void http_request_clear(struct tl_http_request *request) {
@@ -53,6 +46,8 @@ void http_request_clear(struct tl_http_request *request) {
   request->began_ns = 0;
   request->is_head = request->is_http10 = request->chunked_answer = request->began_answer = false;
   request->status = 0;
+  request->body_bytes = 0;
+  request->id = NULL;
   request->data = NULL;
   request->on_abort = request->on_writable = NULL;
 }
@@ -74,6 +69,11 @@ const char *tl_http_query(const struct tl_http_request *request) {
 const char *tl_http_body(const struct tl_http_request *request, size_t *ret_length) {
   *ret_length = request->body.length;
   return request->body.length ? request->body.data : "";
+}
+
+void tl_http_take_body(struct tl_http_request *request, struct tl_buffer *ret) {
+  *ret = request->body;
+  tl_buffer_init(&request->body, 0);
 }
 
 const char *tl_http_header(const struct tl_http_request *request, const char *name) {
@@ -125,8 +125,9 @@ static void write_head(struct tl_http_request *request, int status, const char *
   struct http_conn *conn = request->conn;
   if (conn->loop->draining) request->keep_alive = false;
   request->status = status;
-  tl_buffer_printf(&conn->out, "HTTP/1.1 %d %s\r\nServer: tokenlane/%s\r\nDate: %s\r\nContent-Type: %s\r\n", status,
-                   http_codes[code_index(status)].text, TL_VERSION, date(conn->loop), content_type);
+  tl_buffer_printf(&conn->out, "HTTP/1.1 %d %s\r\nServer: tokenlane/%s\r\nDate: %s\r\nContent-Type: %s\r\nX-Request-Id: %s\r\n",
+                   status, http_codes[http_code_index(status)].text, TL_VERSION, date(conn->loop), content_type,
+                   tl_http_request_id(request));
   if (!request->keep_alive)
     tl_buffer_puts(&conn->out, "Connection: close\r\n");
   else if (request->is_http10)
@@ -141,7 +142,10 @@ void tl_http_respond(struct tl_http_request *request, int status, const char *co
   struct http_conn *conn = request->conn;
   write_head(request, status, content_type);
   tl_buffer_printf(&conn->out, "Content-Length: %zu\r\n\r\n", length);
-  if (!request->is_head) tl_buffer_append(&conn->out, body, length);
+  if (!request->is_head) {
+    tl_buffer_append(&conn->out, body, length);
+    request->body_bytes = length;
+  }
   http_conn_answered(conn);
 }
 
@@ -158,6 +162,7 @@ void tl_http_begin(struct tl_http_request *request, int status, const char *cont
 void tl_http_write(struct tl_http_request *request, const void *bytes, size_t length) {
   struct http_conn *conn = request->conn;
   if (length == 0 || request->is_head) return;
+  request->body_bytes += length;
   if (request->chunked_answer) tl_buffer_printf(&conn->out, "%zx\r\n", length);
   tl_buffer_append(&conn->out, bytes, length);
   if (request->chunked_answer) tl_buffer_puts(&conn->out, "\r\n");

@@ -101,13 +101,21 @@ tl_metric tl_metrics_gauge(struct tl_metrics *metrics, const char *name, const c
   return add(metrics, KIND_GAUGE, name, help, labels, 1) ? publish(metrics, 1) : TL_METRIC_NONE;
 }
 
-tl_metric tl_metrics_gauge_read(struct tl_metrics *metrics, const char *name, const char *help, const char *labels,
-                                double (*read)(void *context), void *context) {
-  struct series *s = add(metrics, KIND_GAUGE, name, help, labels, 0);
+static tl_metric publish_read(struct tl_metrics *metrics, struct series *s, double (*read)(void *context), void *context) {
   if (!s) return TL_METRIC_NONE;
   s->read = read;
   s->context = context;
   return publish(metrics, 0);
+}
+
+tl_metric tl_metrics_gauge_read(struct tl_metrics *metrics, const char *name, const char *help, const char *labels,
+                                double (*read)(void *context), void *context) {
+  return publish_read(metrics, add(metrics, KIND_GAUGE, name, help, labels, 0), read, context);
+}
+
+tl_metric tl_metrics_counter_read(struct tl_metrics *metrics, const char *name, const char *help, const char *labels,
+                                  double (*read)(void *context), void *context) {
+  return publish_read(metrics, add(metrics, KIND_COUNTER, name, help, labels, 0), read, context);
 }
 
 tl_metric tl_metrics_histogram(struct tl_metrics *metrics, const char *name, const char *help, const char *labels,

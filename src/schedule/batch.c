@@ -1,86 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* The next step: running sequences in order of arrival, decodes before prefill
- * chunks, then waiting ones while slots, blocks and budget last. */
-#include <stddef.h>
-
+/* The next step. Decodes come first and all of them: a prompt, however long,
+ * never keeps a running answer waiting for more than the one step that it shares
+ * with it, and max_prefill_tokens bounds how long that takes. Prompts share the
+ * rest by rank: one after the other is done sooner on average than all at the
+ * same pace. Only the first leaves a quarter to the others, so that short
+ * prompts pass a long one at little cost to it. */
 #include "schedule/schedule_private.h"
 
-static uint32_t missing(const struct tl_sched_seq *seq) {
-  return seq->n_tokens - seq->n_computed;
-}
+#define MAX_FOLLOWERS 32 /* passed over in a plan, so that its cost is bounded */
 
-/* A decode takes its block from the newest sequence when none is free. False:
- * it is itself the newest and waits for a block. */
-static bool cover_decode(struct tl_scheduler *s, struct tl_sched_seq *seq) {
-  while (!blocks_cover(s, seq, seq->n_tokens))
-    if (!preempt_newest(s, seq)) return false;
-  return true;
-}
-
-static uint32_t plan_decodes(struct tl_scheduler *s, struct tl_sched_item *ret, uint32_t *budget) {
-  uint32_t n = 0;
-  for (struct tl_sched_seq *seq = s->running.first; seq && *budget > 0;) {
-    if (missing(seq) == 1 && cover_decode(s, seq)) {
-      ret[n++] = (struct tl_sched_item){seq, seq->n_computed, 1};
-      --*budget;
-    }
-    seq = seq->next; /* preemption takes only from the end of the list, never this one */
-  }
-  return n;
-}
-
-/* A chunk of at most `budget` tokens for which there are blocks; a shorter one
- * when blocks are short. An old prefill takes blocks from newer sequences, so
- * that the oldest always goes on. */
-static uint32_t plan_chunk(struct tl_scheduler *s, struct tl_sched_seq *seq, uint32_t budget) {
-  uint32_t want = missing(seq) < budget ? missing(seq) : budget;
-  uint32_t room = (seq->n_blocks + s->pool.n_free) * s->o.block_tokens - seq->n_computed;
-  while (room == 0 && preempt_newest(s, seq))
-    room = (seq->n_blocks + s->pool.n_free) * s->o.block_tokens - seq->n_computed;
-  if (want > room) want = room;
-  return want > 0 && blocks_cover(s, seq, seq->n_computed + want) ? want : 0;
-}
-
-static uint32_t plan_prefills(struct tl_scheduler *s, struct tl_sched_item *ret, uint32_t *budget) {
-  uint32_t n = 0;
-  for (struct tl_sched_seq *seq = s->running.first; seq && *budget > 0; seq = seq->next) {
-    if (missing(seq) <= 1) continue;
-    uint32_t chunk = plan_chunk(s, seq, *budget);
-    if (chunk == 0) continue;
-    ret[n++] = (struct tl_sched_item){seq, seq->n_computed, chunk};
-    *budget -= chunk;
-  }
-  return n;
-}
-
-/* A newcomer starts only when blocks remain for each running sequence's next. */
-static bool may_admit(const struct tl_scheduler *s, const struct tl_sched_seq *seq, uint32_t budget) {
-  uint32_t first = seq->n_tokens < budget ? seq->n_tokens : budget;
-  uint32_t blocks = (first + s->o.block_tokens - 1) / s->o.block_tokens;
-  return s->n_free_slots > 0 && s->pool.n_free >= blocks + s->running.n;
-}
-
-static uint32_t admit(struct tl_scheduler *s, struct tl_sched_item *ret, uint32_t *budget) {
-  uint32_t n = 0;
-  while (s->waiting.first && *budget > 0) {
-    struct tl_sched_seq *seq = s->waiting.first;
-    if (!may_admit(s, seq, *budget)) break;
-    queue_remove(&s->waiting, seq);
-    seq->slot = s->free_slots[--s->n_free_slots];
-    seq->blocks = s->tables + (size_t)seq->slot * s->table_stride;
-    seq->n_blocks = 0;
-    seq->state = TL_SCHED_RUNNING;
-    queue_insert_by_arrival(&s->running, seq);
-    uint32_t chunk = seq->n_tokens < *budget ? seq->n_tokens : *budget;
-    blocks_cover(s, seq, chunk); /* cannot fail: may_admit counted */
-    ret[n++] = (struct tl_sched_item){seq, 0, chunk};
-    *budget -= chunk;
-  }
-  return n;
-}
-
-/* Preemption by a later sequence of the plan may have taken an earlier item's
- * blocks: such items are dropped. */
+/* Items of sequences that gave way to a later one of the plan. */
 static uint32_t drop_preempted(struct tl_sched_item *items, uint32_t n) {
   uint32_t kept = 0;
   for (uint32_t i = 0; i < n; i++)
@@ -88,18 +17,132 @@ static uint32_t drop_preempted(struct tl_sched_item *items, uint32_t n) {
   return kept;
 }
 
+void batch_add(struct plan *p, struct tl_sched_seq *seq, uint32_t n) {
+  /* no more than max_batch_size run, so that there is room without the others */
+  if (p->n == p->s->o.max_batch_size) p->n = drop_preempted(p->items, p->n);
+  p->items[p->n++] = (struct tl_sched_item){seq, seq->n_computed, n};
+  p->budget -= n;
+}
+
+static uint32_t missing(const struct tl_sched_seq *seq) {
+  return seq->n_tokens - seq->n_computed;
+}
+
+/* A decode takes its block from the last in rank when none is to be had. False:
+ * it is itself the last and waits for a block. */
+static bool cover_decode(struct tl_scheduler *s, struct tl_sched_seq *seq) {
+  while (!blocks_cover(s, seq, seq->n_tokens))
+    if (!preempt_last(s, seq)) return false;
+  return true;
+}
+
+static void plan_decodes(struct plan *p) {
+  /* preemption takes only from the end of the list, never the one at hand */
+  for (struct tl_sched_seq *seq = p->s->running.first; seq && p->budget > 0; seq = seq->next)
+    if (missing(seq) == 1 && cover_decode(p->s, seq)) batch_add(p, seq, 1);
+}
+
+/* Rows for which the sequence has blocks or can have some. */
+static uint32_t room_of(const struct tl_scheduler *s, const struct tl_sched_seq *seq) {
+  uint64_t slots = ((uint64_t)seq->n_blocks + blocks_available(s)) * s->o.block_tokens;
+  return (uint32_t)(slots - seq->n_computed);
+}
+
+/* A chunk of a running prompt; a shorter one when blocks are short. It takes
+ * blocks from those behind it, so that the first always goes on. */
+static void plan_chunk(struct plan *p, struct tl_sched_seq *seq) {
+  struct tl_scheduler *s = p->s;
+  uint32_t want = missing(seq) < p->most ? missing(seq) : p->most;
+  while (room_of(s, seq) == 0 && preempt_last(s, seq))
+    ;
+  if (want > room_of(s, seq)) want = room_of(s, seq);
+  if (want == 0 || !blocks_cover(s, seq, seq->n_computed + want)) return;
+  batch_add(p, seq, want);
+  if (!p->lead) p->lead = seq;
+}
+
+static struct tl_sched_seq *prompt_from(struct tl_sched_seq *seq) {
+  while (seq && missing(seq) <= 1) seq = seq->next;
+  return seq;
+}
+
+/* What the first prompt left and nobody took, as far as there are blocks. */
+static void give_rest(struct plan *p) {
+  struct tl_sched_seq *seq = p->lead;
+  if (!seq || p->budget == 0 || seq->state != TL_SCHED_RUNNING) return;
+  struct tl_sched_item *item = p->items;
+  while (item->seq != seq) item++;
+  uint32_t room = room_of(p->s, seq) - item->n, more = missing(seq) - item->n;
+  if (more > p->budget) more = p->budget;
+  if (more > room) more = room;
+  if (more == 0 || !blocks_cover(p->s, seq, item->start + item->n + more)) return;
+  item->n += more;
+  p->budget -= more;
+}
+
+/* The queue's next after an attempt to admit `tried`, which stood after `before`. */
+static struct tl_sched_seq *next_waiting(const struct plan *p, enum admission result, struct tl_sched_seq *before,
+                                         struct tl_sched_seq *tried, uint32_t *n_followers) {
+  if (result == ADMITTED) return before ? before->next : p->s->waiting.first;
+  if (result == FOLLOWS && ++*n_followers < MAX_FOLLOWERS) return tried->next;
+  return NULL; /* who has no room keeps those behind it from passing */
+}
+
+/* Chunks of running prompts from `run` on, and of waiting ones, in one order. */
+static void plan_prompts(struct plan *p, struct tl_sched_seq *run) {
+  struct tl_scheduler *s = p->s;
+  struct tl_sched_seq *wait = s->waiting.first;
+  uint32_t n_followers = 0, share = p->budget / 4;
+  if (share < s->o.block_tokens) share = 0; /* not worth a row of its own */
+  while (p->budget > 0 && (run || wait)) {
+    /* who was put back must not come in again in the same step */
+    if (wait && wait->put_back == s->plans) wait = NULL;
+    p->most = !p->lead ? p->budget - share : p->budget;
+    if (run && (!wait || queue_before(run, wait))) {
+      plan_chunk(p, run);
+      run = prompt_from(run->next);
+    } else if (wait) {
+      struct tl_sched_seq *before = wait->prev;
+      enum admission result = admission_try(p, wait);
+      if (result == ADMITTED && !p->lead) p->lead = wait;
+      wait = next_waiting(p, result, before, wait, &n_followers);
+      if (run && run->state != TL_SCHED_RUNNING) run = NULL; /* preempted, and with it all behind it */
+    }
+  }
+  give_rest(p);
+}
+
 uint32_t tl_scheduler_plan(struct tl_scheduler *scheduler, struct tl_sched_item *ret) {
-  uint32_t budget = scheduler->o.max_batch_tokens;
-  uint64_t preempted = scheduler->preemptions;
-  uint32_t n = plan_decodes(scheduler, ret, &budget);
-  n += plan_prefills(scheduler, ret + n, &budget);
-  n = drop_preempted(ret, n);
-  /* who was just put back must not come in again in the same step */
-  if (scheduler->preemptions == preempted) n += admit(scheduler, ret + n, &budget);
-  return n;
+  struct plan p = {.s = scheduler, .items = ret, .budget = scheduler->o.max_batch_tokens};
+  scheduler->plans++;
+  admission_make_place(scheduler);
+  plan_decodes(&p);
+  if (p.n > 0 && p.budget > scheduler->o.max_prefill_tokens) p.budget = scheduler->o.max_prefill_tokens;
+  plan_prompts(&p, prompt_from(scheduler->running.first));
+  return drop_preempted(ret, p.n);
+}
+
+uint32_t tl_scheduler_extend(struct tl_scheduler *scheduler, struct tl_sched_item *items, uint32_t n) {
+  struct plan p = {.s = scheduler, .items = items, .n = n, .budget = scheduler->o.max_batch_tokens};
+  if (!scheduler->waiting.first) return n;
+  uint32_t prefill = 0;
+  bool decodes = false;
+  for (uint32_t i = 0; i < n; i++) {
+    p.budget -= items[i].n;
+    decodes = decodes || items[i].n == 1;
+    prefill += items[i].n > 1 ? items[i].n : 0;
+  }
+  uint32_t most = scheduler->o.max_prefill_tokens > prefill ? scheduler->o.max_prefill_tokens - prefill : 0;
+  if (decodes && p.budget > most) p.budget = most;
+  plan_prompts(&p, NULL);
+  return drop_preempted(items, p.n);
 }
 
 void tl_scheduler_done(struct tl_scheduler *scheduler, const struct tl_sched_item *items, uint32_t n) {
-  (void)scheduler;
-  for (uint32_t i = 0; i < n; i++) items[i].seq->n_computed = items[i].start + items[i].n;
+  for (uint32_t i = 0; i < n; i++) {
+    struct tl_sched_seq *seq = items[i].seq;
+    seq->n_computed = items[i].start + items[i].n;
+    tree_publish(scheduler, seq, items[i].start);
+    seq->next_key = missing(seq) > 1 ? tree_next_key(scheduler, seq) : 0;
+  }
 }

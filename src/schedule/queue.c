@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Doubly linked lists of sequences, oldest first. */
-#include <stddef.h>
-
+/* Doubly linked lists of sequences, lowest rank first. */
 #include "schedule/schedule_private.h"
+
+bool queue_before(const struct tl_sched_seq *a, const struct tl_sched_seq *b) {
+  return a->rank_ns != b->rank_ns ? a->rank_ns < b->rank_ns : a->arrival < b->arrival;
+}
 
 static void link_after(struct seq_list *list, struct tl_sched_seq *before, struct tl_sched_seq *seq) {
   seq->prev = before;
@@ -18,13 +20,10 @@ static void link_after(struct seq_list *list, struct tl_sched_seq *before, struc
   list->n++;
 }
 
-void queue_append(struct seq_list *list, struct tl_sched_seq *seq) {
-  link_after(list, list->last, seq);
-}
-
-void queue_insert_by_arrival(struct seq_list *list, struct tl_sched_seq *seq) {
+/* From the end: newcomers of normal priority belong there. */
+void queue_insert(struct seq_list *list, struct tl_sched_seq *seq) {
   struct tl_sched_seq *before = list->last;
-  while (before && before->arrival > seq->arrival) before = before->prev;
+  while (before && queue_before(seq, before)) before = before->prev;
   link_after(list, before, seq);
 }
 

@@ -2,44 +2,116 @@
 #ifndef SCHEDULE_PRIVATE_H
 #define SCHEDULE_PRIVATE_H
 
+#include <stddef.h>
+
 #include "tokenlane/schedule.h"
+
+#define BLOCK_NONE UINT32_MAX
 
 struct seq_list {
   struct tl_sched_seq *first, *last;
   uint32_t n;
 };
 
-/* Free KV blocks as a stack. */
+/* A KV block.
+ *
+ *            take                  publish, when full
+ *   free ----------> in use, own ---------------------> in use, in the tree
+ *    ^  ^              |  refs 1                          |  refs >= 1: tables that name it
+ *    |  +--------------+ last unref                       | last unref
+ *    +------------------------------------------------- idle: refs 0, in the tree
+ *                      evicted                            (a hit makes it used again)  */
+struct block {
+  uint32_t refs;
+  bool in_tree;
+  uint32_t parent;               /* in the tree: the block before it; BLOCK_NONE: it begins a sequence */
+  uint64_t salt;                 /* in the tree, without a parent: of the sequences that may use it */
+  uint64_t hash;                 /* in the tree: of the salt and all tokens up to its end */
+  uint32_t bucket_next;          /* others of the same bucket */
+  uint32_t idle_prev, idle_next;
+};
+
 struct block_pool {
-  uint32_t *free;
-  uint32_t n_free, n_blocks;
+  struct block *blocks;          /* (n_blocks) */
+  uint32_t n_blocks;
+  uint32_t *free, n_free;        /* free ones, as a stack */
+  uint32_t idle_first, idle_last, n_idle; /* idle ones, least recently used first */
+};
+
+struct prefix_tree {
+  uint32_t *buckets, bucket_mask; /* (power of two) first block of each, by hash */
+  int32_t *tokens;                /* (n_blocks, block_tokens) what a block of the tree holds */
+  unsigned char *input;           /* room to hash: parent's hash, then tokens */
+  uint32_t n;
 };
 
 struct tl_scheduler {
   struct tl_scheduler_options o;
   struct block_pool pool;
+  struct prefix_tree tree;
   uint32_t table_stride;      /* entries of a block table */
   uint32_t *tables;           /* (max_batch_size, table_stride) */
+  uint32_t *match;            /* (table_stride) blocks found for the sequence under consideration */
   uint32_t *free_slots;       /* (max_batch_size) rows of tables that are free, as a stack */
   uint32_t n_free_slots;
-  struct seq_list waiting, running; /* both in order of arrival */
-  uint64_t arrivals, preemptions;
+  struct seq_list waiting, running; /* both by rank */
+  uint64_t arrivals, plans;
+  struct tl_sched_stats stats;
 };
 
 /* blocks.c */
-int blocks_init(struct block_pool *pool, uint32_t n_blocks);
-void blocks_done(struct block_pool *pool);
+int blocks_init(struct tl_scheduler *s);
+void blocks_done(struct tl_scheduler *s);
+/* Blocks that can be had: free, or idle and then evicted. */
+uint32_t blocks_available(const struct tl_scheduler *s);
+void block_ref(struct tl_scheduler *s, uint32_t block);
+void block_unref(struct tl_scheduler *s, uint32_t block);
+void block_evict_idle(struct tl_scheduler *s);
 /* Lengthens the sequence's table so that it covers n_tokens; all blocks or none. */
 bool blocks_cover(struct tl_scheduler *s, struct tl_sched_seq *seq, uint32_t n_tokens);
 void blocks_give_back(struct tl_scheduler *s, struct tl_sched_seq *seq);
 
+/* prefix_cache.c */
+int tree_init(struct tl_scheduler *s);
+void tree_done(struct tl_scheduler *s);
+void tree_remove(struct tl_scheduler *s, uint32_t block);
+/* Whether it uses the tree at all. */
+bool tree_shares(const struct tl_scheduler *s, const struct tl_sched_seq *seq);
+/* Finds the blocks that hold the sequence's first tokens: into s->match. Returns
+ * how many; *ret_key: hash of the full block after them, 0 when it has none that
+ * it could share. */
+uint32_t tree_match(struct tl_scheduler *s, const struct tl_sched_seq *seq, uint64_t *ret_key);
+/* The sequence's rows from `start` on are computed: its full blocks go into the
+ * tree, or give way to ones there that hold the same. */
+void tree_publish(struct tl_scheduler *s, struct tl_sched_seq *seq, uint32_t start);
+/* Hash of the full block that holds token n_computed, 0 when there is none to share. */
+uint64_t tree_next_key(struct tl_scheduler *s, const struct tl_sched_seq *seq);
+
 /* queue.c */
-void queue_append(struct seq_list *list, struct tl_sched_seq *seq);
-void queue_insert_by_arrival(struct seq_list *list, struct tl_sched_seq *seq);
+bool queue_before(const struct tl_sched_seq *a, const struct tl_sched_seq *b);
+void queue_insert(struct seq_list *list, struct tl_sched_seq *seq);
 void queue_remove(struct seq_list *list, struct tl_sched_seq *seq);
 
-/* preempt.c: frees the blocks of the newest running sequence that is not `keep`
- * and arrived after it; false when there is none. */
-bool preempt_newest(struct tl_scheduler *s, const struct tl_sched_seq *keep);
+/* preempt.c: puts the last running sequence back, if it stands behind `keep`;
+ * false when it does not. preempt_lower: only if its priority is lower, too. */
+bool preempt_last(struct tl_scheduler *s, const struct tl_sched_seq *keep);
+bool preempt_lower(struct tl_scheduler *s, const struct tl_sched_seq *keep);
+
+/* admission.c */
+struct plan {
+  struct tl_scheduler *s;
+  struct tl_sched_item *items;
+  uint32_t n;
+  uint32_t budget;  /* rows that are left */
+  uint32_t most;    /* rows that the next prompt may have of them */
+  struct tl_sched_seq *lead; /* the first prompt of the plan */
+};
+/* batch.c: `n` rows of the sequence; those before are computed. */
+void batch_add(struct plan *p, struct tl_sched_seq *seq, uint32_t n);
+enum admission { ADMITTED, NO_ROOM, FOLLOWS };
+/* FOLLOWS: a sequence ahead computes the very block that it needs next. */
+enum admission admission_try(struct plan *p, struct tl_sched_seq *seq);
+/* Who is first in the queue gets a place from who is behind and of lower priority. */
+void admission_make_place(struct tl_scheduler *s);
 
 #endif

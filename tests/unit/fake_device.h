@@ -35,7 +35,7 @@ static struct {
   uint64_t fail_at;           /* its step of this number (from 1) fails; 0: none */
   bool fail_in_collect;
   uint64_t broken_seed;       /* rows sampled with it are no distribution; 0: none */
-  _Atomic uint64_t n_steps, n_open, n_rows;
+  _Atomic uint64_t n_steps, n_open, n_rows, n_tokens;
 } fake;
 
 struct fake_device {
@@ -44,8 +44,9 @@ struct fake_device {
   uint64_t n_steps;
   struct tl_device_load load;
   const struct tl_step *step;
+  uint64_t sum;      /* of the step's arrays at submit: they must stay as they are */
   int32_t *kv;       /* token of each slot, -1: never written */
-  uint8_t *block_of; /* which blocks this step has seen */
+  uint32_t *readers; /* (n_blocks) sequences of this step that see the block */
 };
 
 /* --- the model ------------------------------------------------------------------------- */
@@ -78,7 +79,7 @@ static inline void fake_check_shape(const struct fake_device *d, const struct tl
   FAKE_CHECK(s->query_start[0] == 0 && s->query_start[s->n_seqs] == s->n_tokens);
   for (uint32_t i = 1; i < s->n_rows; i++) FAKE_CHECK(s->rows[i] > s->rows[i - 1]);
   FAKE_CHECK(s->n_rows == 0 || s->rows[s->n_rows - 1] < s->n_tokens);
-  memset(d->block_of, 0, fake.n_blocks);
+  memset(d->readers, 0, fake.n_blocks * sizeof *d->readers);
   for (uint32_t q = 0; q < s->n_seqs; q++) {
     FAKE_CHECK(s->query_start[q + 1] > s->query_start[q]);
     FAKE_CHECK(s->context_len[q] >= 1 && s->context_len[q] <= d->load.max_context);
@@ -86,9 +87,29 @@ static inline void fake_check_shape(const struct fake_device *d, const struct tl
     FAKE_CHECK(n_blocks <= s->table_stride);
     for (uint32_t b = 0; b < n_blocks; b++) {
       uint32_t block = s->block_tables[(size_t)q * s->table_stride + b];
-      FAKE_CHECK(block < fake.n_blocks && !d->block_of[block]++); /* no two sequences share one */
+      FAKE_CHECK(block < fake.n_blocks);
+      d->readers[block]++;
     }
   }
+  /* blocks may be shared, but not while somebody writes into them */
+  for (uint32_t i = 0; i < s->n_tokens; i++) FAKE_CHECK(d->readers[s->slots[i] / TL_BLOCK_TOKENS] == 1);
+}
+
+static inline uint64_t fake_sum(const struct tl_step *s) {
+  uint64_t sum = tl_hash_bytes(s->tokens, s->n_tokens * sizeof *s->tokens, 1, 0);
+  sum = tl_hash_bytes(s->positions, s->n_tokens * sizeof *s->positions, sum, 1);
+  sum = tl_hash_bytes(s->slots, s->n_tokens * sizeof *s->slots, sum, 2);
+  sum = tl_hash_bytes(s->query_start, (s->n_seqs + 1) * sizeof *s->query_start, sum, 3);
+  sum = tl_hash_bytes(s->context_len, s->n_seqs * sizeof *s->context_len, sum, 4);
+  sum = tl_hash_bytes(s->block_tables, (size_t)s->n_seqs * s->table_stride * sizeof *s->block_tables, sum, 5);
+  sum = tl_hash_bytes(s->rows, s->n_rows * sizeof *s->rows, sum, 6);
+  for (uint32_t i = 0; i < s->n_rows; i++) {
+    const struct tl_sampling *p = &s->sampling[i];
+    sum = tl_hash_bytes(p, sizeof *p, sum, 7);
+    sum = tl_hash_bytes(p->history, p->n_history * sizeof *p->history, sum, 8);
+    sum = tl_hash_bytes(p->bias, p->n_bias * sizeof *p->bias, sum, 9);
+  }
+  return sum;
 }
 
 /* Writes the chunk of sequence q into the cache. */
@@ -159,13 +180,14 @@ static inline int fake_submit(struct tl_device *device, const struct tl_step *st
   if (fake_fail(d, false, err) < 0) return TL_EDEVICE;
   fake_check_shape(d, step);
   d->step = step;
+  d->sum = fake_sum(step);
   return TL_OK;
 }
 
 static inline int fake_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
   struct fake_device *d = (struct fake_device *)(void *)device;
   const struct tl_step *s = d->step;
-  FAKE_CHECK(s);
+  FAKE_CHECK(s && d->sum == fake_sum(s));
   d->step = NULL;
   if (fake_fail(d, true, err) < 0) return TL_EDEVICE;
   if (fake.step_ns) nanosleep(&(struct timespec){.tv_nsec = fake.step_ns}, NULL);
@@ -176,6 +198,7 @@ static inline int fake_collect(struct tl_device *device, struct tl_sampled *ret_
   }
   FAKE_CHECK(i == s->n_rows);
   atomic_fetch_add_explicit(&fake.n_rows, s->n_rows, memory_order_relaxed);
+  atomic_fetch_add_explicit(&fake.n_tokens, s->n_tokens, memory_order_relaxed);
   return TL_OK;
 }
 
@@ -201,7 +224,7 @@ static inline int fake_load(struct tl_device *device, const struct tl_device_loa
   size_t slots = (size_t)fake.n_blocks * TL_BLOCK_TOKENS;
   d->kv = malloc(slots * sizeof *d->kv);
   for (size_t i = 0; i < slots; i++) d->kv[i] = -1;
-  d->block_of = malloc(fake.n_blocks);
+  d->readers = malloc(fake.n_blocks * sizeof *d->readers);
   *ret = (struct tl_device_loaded){fake.n_blocks, slots * sizeof *d->kv, 1};
   if (load->progress) load->progress(1, 1, load->context);
   return TL_OK;
@@ -210,7 +233,7 @@ static inline int fake_load(struct tl_device *device, const struct tl_device_loa
 static inline void fake_close(struct tl_device *device) {
   struct fake_device *d = (struct fake_device *)(void *)device;
   free(d->kv);
-  free(d->block_of);
+  free(d->readers);
   free(d);
   atomic_fetch_sub_explicit(&fake.n_open, 1, memory_order_relaxed);
 }
@@ -230,6 +253,11 @@ static inline struct tl_sequence *fake_sequence(uint64_t *random, uint32_t n_pro
   for (uint32_t i = n_prompt; i < n_prompt + max_new; i++) seq->tokens[i] = -7;
   seq->sampling = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .seed = unit_random(random), .target = -1, .n_top = -1};
   return seq;
+}
+
+/* The prompt begins like all of this family. */
+static inline void fake_prefix(struct tl_sequence *seq, uint64_t family, uint32_t n) {
+  for (uint32_t i = 0; i < n && i < seq->n_prompt; i++) seq->tokens[i] = (int32_t)(tl_hash_u64(family * 1000 + i) % FAKE_VOCAB);
 }
 
 static inline void fake_want_logprobs(struct tl_sequence *seq, int32_t n_top) {

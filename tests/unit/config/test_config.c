@@ -194,6 +194,8 @@ static void test_errors_name_file_and_line(void **state) {
        "4: http.port: expected an integer from 0 to 65535, got -1"},
       {"{\"http\": {\n\"prt\": 1}}", "2: http.prt: no such key; the nearest is http.port"},
       {"{\n\n\"nothing\": {\n\"port\": 1}}", "4: nothing.port: no such key; the nearest is http.port"},
+      {"{\n\"http.port\": 1}", "2: http.port: expected nested objects, got a name with a dot"},
+      {"{\"http\": {\n\"a.b\": 1}}", "2: http.a.b: expected nested objects, got a name with a dot"},
       {"{\n\"drain_timeout\": 1}", "2: drain_timeout: no such key; the nearest is drain_timeout_ms"},
       {"{\n\"model\": 5}", NULL},
       {"[]", "1: expected a JSON object"},
@@ -219,6 +221,28 @@ static void test_errors_name_file_and_line(void **state) {
       assert_true(atoi(err.message + n + 1) >= 0 && strlen(err.message + n) > 10);
     tl_config_done(&c);
   }
+}
+
+/* An error of the whole gets the place of its key, if the file has it. */
+static void test_locate(void **state) {
+  (void)state;
+  static const char text[] = "{\"model\": {\"name\": \"devices\"},\n\"devices\": [\"cpu:0\", \"cpu:0\"]}";
+  struct tl_config c;
+  struct tl_error err = {0};
+  char expected[300];
+  tl_config_init(&c);
+  assert_int_equal(load(&c, text, &err), TL_OK);
+  assert_int_equal(tl_config_check(&c, &err), TL_EINVAL);
+  tl_config_locate(file_path, &err);
+  assert_string_equal(err.message, "model.path: is required; name a model folder"); /* it is in no line */
+  tl_config_set(&c, "model.path", "m", NULL);
+  assert_int_equal(tl_config_check(&c, &err), TL_EINVAL);
+  tl_config_locate("/nowhere/x.json", &err);
+  tl_config_locate(file_path, &err);
+  snprintf(expected, sizeof expected, "%s:2: devices: expected different devices, got cpu:0 twice", file_path);
+  assert_string_equal(err.message, expected);
+  assert_string_equal(err.field, "devices");
+  tl_config_done(&c);
 }
 
 static void test_files_that_cannot_be_read(void **state) {
@@ -269,7 +293,40 @@ static void test_check(void **state) {
   assert_int_equal(tl_config_check(&c, &err), TL_EINVAL);
   assert_string_equal(err.message, "engine.max_batch_tokens: expected at least engine.max_batch_size (64), got 63");
   assert_string_equal(err.field, "engine.max_batch_tokens");
+  tl_config_set(&c, "engine.max_batch_tokens", "64", NULL);
+  tl_config_set(&c, "limits.default_timeout_ms", "11", NULL);
+  assert_int_equal(tl_config_check(&c, &err), TL_OK);
+  tl_config_set(&c, "limits.max_timeout_ms", "10", NULL);
+  assert_int_equal(tl_config_check(&c, &err), TL_EINVAL);
+  assert_string_equal(err.message, "limits.default_timeout_ms: expected at most limits.max_timeout_ms (10), got 11");
   tl_config_done(&c);
+}
+
+/* Each kind of key: what differs is named, in the table's order. */
+static void note_key(const char *key, void *context) {
+  strcat(strcat(context, key), " ");
+}
+
+static void test_compare(void **state) {
+  (void)state;
+  static const char *const changes[][2] = {{"http.port", "1"}, {"model.aliases", "a,b"}, {"cpu.pin", "true"},
+                                           {"log.sink", "/x"}, {"log.format", "json"}};
+  struct tl_config a, b;
+  char names[200] = "";
+  assert_int_equal(tl_config_init(&a), TL_OK);
+  assert_int_equal(tl_config_init(&b), TL_OK);
+  tl_config_compare(&a, &b, note_key, names);
+  assert_string_equal(names, "");
+  for (unsigned i = 0; i < UNIT_COUNT(changes); i++)
+    assert_int_equal(tl_config_set(&b, changes[i][0], changes[i][1], NULL), TL_OK);
+  tl_config_compare(&a, &b, note_key, names);
+  assert_string_equal(names, "model.aliases cpu.pin http.port log.sink log.format ");
+  assert_int_equal(tl_config_set(&a, "model.aliases", "a,c", NULL), TL_OK);
+  *names = 0;
+  tl_config_compare(&a, &b, note_key, names);
+  assert_memory_equal(names, "model.aliases ", 14);
+  tl_config_done(&a);
+  tl_config_done(&b);
 }
 
 static void test_describe(void **state) {
@@ -299,8 +356,10 @@ int main(void) {
       cmocka_unit_test(test_lists),
       cmocka_unit_test(test_file),
       cmocka_unit_test(test_errors_name_file_and_line),
+      cmocka_unit_test(test_locate),
       cmocka_unit_test(test_files_that_cannot_be_read),
       cmocka_unit_test(test_check),
+      cmocka_unit_test(test_compare),
       cmocka_unit_test(test_describe),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);

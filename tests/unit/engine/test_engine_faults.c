@@ -179,7 +179,7 @@ static void on_last(struct tl_sequence *seq, bool final, void *context) {
 }
 
 /* What comes when the worker has ended is not lost. */
-static void test_flush(void **state) {
+static void test_reap(void **state) {
   (void)state;
   static const char *const devices[] = {"sim:0"};
   struct tl_engine_options o = {.model = &model, .devices = devices, .n_replicas = 1, .n_loops = 1, .max_batch_size = 8,
@@ -193,14 +193,13 @@ static void test_flush(void **state) {
   struct tl_sequence seq = {.n_prompt = 3, .max_new = 5, .tokens = tokens};
   unsigned n = 0;
   tl_engine_submit(engine, 0, &seq);
-  tl_engine_flush(engine);
-  tl_engine_drain(engine, 0, on_last, &n);
+  tl_engine_reap(engine, on_last, &n);
   assert_int_equal(n, 1);
   tl_engine_free(engine);
   tl_metrics_free(metrics);
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_chaos), cmocka_unit_test(test_flush)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_chaos), cmocka_unit_test(test_reap)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

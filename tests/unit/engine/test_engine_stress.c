@@ -9,7 +9,7 @@
 #include "fake_device.h"
 #include "tokenlane/base/clock.h"
 
-enum { LOOPS = 3, REPLICAS = 2, LIVE = 12, PER_LOOP = 10000 / UNIT_SLOWDOWN };
+enum { LOOPS = 3, REPLICAS = 2, LIVE = 12, PER_LOOP = 7000 / UNIT_SLOWDOWN };
 
 static const struct tl_model model = {.max_context = 128, .vocab_size = FAKE_VOCAB};
 static struct tl_engine *engine;
@@ -43,6 +43,11 @@ static struct tl_sequence *make_sequence(struct loop *l) {
   struct tl_sequence *seq = fake_sequence(&l->random, n_prompt, max_new);
   if (scored || unit_below(&l->random, 3) == 0) fake_want_logprobs(seq, (int32_t)unit_below(&l->random, 3));
   seq->score_prompt = scored;
+  if (unit_below(&l->random, 2)) fake_prefix(seq, unit_below(&l->random, 3), n_prompt - unit_below(&l->random, n_prompt));
+  if (unit_below(&l->random, 3) == 0) seq->sampling.seed = 1; /* goes on like others, too */
+  seq->priority = (enum tl_priority)unit_below(&l->random, 4);
+  seq->fork = unit_below(&l->random, 3);
+  if (unit_below(&l->random, 30) == 0) seq->deadline_ns = tl_now_ns() + unit_below(&l->random, 2000000);
   if (unit_below(&l->random, 3) == 0) fake_want_history(seq);
   if (unit_below(&l->random, 4) == 0) fake_want_stop(seq, stops, UNIT_COUNT(stops), unit_below(&l->random, 4));
   seq->loop = l->index;
@@ -71,6 +76,7 @@ static void check_end(const struct tl_sequence *seq) {
   switch (seq->finish) {
     case TL_FINISH_LENGTH: FAKE_CHECK(n_out == seq->max_new && !stopped); break;
     case TL_FINISH_STOP: FAKE_CHECK(stopped && n_out > seq->min_new); break;
+    case TL_FINISH_EXPIRED: FAKE_CHECK(seq->deadline_ns && tl_now_ns() >= seq->deadline_ns); break;
     case TL_FINISH_CANCELLED: FAKE_CHECK(n_out < seq->max_new || seq->max_new == 0); break;
     default: FAKE_CHECK(seq->finish == TL_FINISH_FAULT && fake.fail_at && seq->replica == fake.bad);
   }
@@ -140,7 +146,7 @@ static void assert_at_rest(void) {
   }
 }
 
-static void stress(uint64_t fail_at) {
+static void stress(uint64_t fail_at, bool prefix_cache) {
   memset((void *)&fake, 0, sizeof fake);
   fake.n_blocks = 10; /* the largest sequence takes 8 */
   fake.fail_at = fail_at;
@@ -151,6 +157,8 @@ static void stress(uint64_t fail_at) {
                                 .max_batch_size = 8,
                                 .max_batch_tokens = 24,
                                 .max_queue = LOOPS * LIVE,
+                                .prefix_cache = prefix_cache,
+                                .priority_age_ns = TL_MS(1),
                                 .wake = wake};
   struct tl_metrics *metrics = tl_metrics_new();
   struct tl_error err = {0};
@@ -173,17 +181,22 @@ static void stress(uint64_t fail_at) {
   }
   assert_at_rest();
   assert_int_equal(ended[TL_FINISH_NONE], 0);
-  assert_int_equal(ended[TL_FINISH_STOP] + ended[TL_FINISH_LENGTH] + ended[TL_FINISH_CANCELLED] + ended[TL_FINISH_FAULT], LOOPS * PER_LOOP);
+  assert_int_equal(ended[TL_FINISH_STOP] + ended[TL_FINISH_LENGTH] + ended[TL_FINISH_CANCELLED] + ended[TL_FINISH_FAULT] + ended[TL_FINISH_EXPIRED], LOOPS * PER_LOOP);
   assert_true(ended[TL_FINISH_STOP] > 10 && ended[TL_FINISH_LENGTH] > 10 && ended[TL_FINISH_CANCELLED] > 10);
+  assert_true(ended[TL_FINISH_EXPIRED] > 10);
   assert_int_equal(ended[TL_FINISH_FAULT] > 10, fail_at > 0);
-  double generated = 0, preemptions = 0, started = 0;
+  double generated = 0, preemptions = 0, started = 0, hits = 0, queries = 0, evictions = 0;
   for (unsigned i = 0; i < REPLICAS; i++) {
     generated += metric(metrics, "tokenlane_generated_tokens_total", i);
     preemptions += metric(metrics, "tokenlane_preemptions_total", i);
+    hits += metric(metrics, "tokenlane_prefix_cache_hit_tokens_total", i);
+    queries += metric(metrics, "tokenlane_prefix_cache_query_tokens_total", i);
+    evictions += metric(metrics, "tokenlane_prefix_cache_evictions_total", i);
     started += metric(metrics, "tokenlane_queue_seconds_count", i);
   }
   assert_true(generated == (double)n_tokens);
   assert_true(preemptions > 5);
+  assert_true(hits > (prefix_cache ? 100 : 0) && hits < queries && (evictions > 10) == prefix_cache);
   assert_true(started <= LOOPS * PER_LOOP);
   tl_engine_stop(engine);
   for (unsigned i = 0; i < LOOPS; i++) tl_engine_drain(engine, i, on_event, &loops[i]);
@@ -195,17 +208,23 @@ static void stress(uint64_t fail_at) {
 
 static void test_loops_and_replicas(void **state) {
   (void)state;
-  stress(0);
+  stress(0, true);
+}
+
+static void test_without_cache(void **state) {
+  (void)state;
+  stress(0, false);
 }
 
 static void test_a_replica_fails_meanwhile(void **state) {
   (void)state;
-  stress(500 / UNIT_SLOWDOWN);
+  stress(500 / UNIT_SLOWDOWN, true);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_loops_and_replicas),
+      cmocka_unit_test(test_without_cache),
       cmocka_unit_test(test_a_replica_fails_meanwhile),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -446,7 +446,7 @@ static void test_413_is_not_lost(void **state) {
   client_close(&c);
 }
 
-/* HEAD answers with the header of GET, to the byte but for the date. */
+/* HEAD answers with the header of GET, to the byte but for the date; the request's id is the client's. */
 static void test_head_like_get(void **state) {
   (void)state;
   static const char *const paths[] = {"/echo?abc", "/stream", "/no", "/post"};
@@ -454,7 +454,7 @@ static void test_head_like_get(void **state) {
     char heads[2][1024], request[128], date[128];
     for (unsigned m = 0; m < 2; m++) {
       struct client c = client_tcp(tl_http_port(http));
-      snprintf(request, sizeof request, "%s %s HTTP/1.1\r\n" H "\r\n", m ? "HEAD" : "GET", paths[i]);
+      snprintf(request, sizeof request, "%s %s HTTP/1.1\r\n" H "X-Request-Id: mine\r\n\r\n", m ? "HEAD" : "GET", paths[i]);
       client_puts(&c, request);
       while (!client_parse(c.got.data, c.got.length, true, false).complete) assert_true(client_read(&c, 10000));
       struct answer a = client_parse(c.got.data, c.got.length, true, false);

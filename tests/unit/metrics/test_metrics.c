@@ -138,6 +138,18 @@ static double read_figure(void *context) {
   return *(double *)context;
 }
 
+static void test_counter_read(void **state) {
+  (void)state;
+  struct tl_buffer out;
+  tl_buffer_init(&out, 0);
+  struct tl_metrics *m = tl_metrics_new();
+  double figure = 12;
+  assert_true(tl_metrics_counter_read(m, "x_lost_total", "Lost.", "reason=\"a\"", read_figure, &figure));
+  assert_string_equal(expose(m, &out), "# HELP x_lost_total Lost.\n# TYPE x_lost_total counter\nx_lost_total{reason=\"a\"} 12\n");
+  tl_metrics_free(m);
+  tl_buffer_done(&out);
+}
+
 static void test_exposition(void **state) {
   (void)state;
   struct tl_buffer out;
@@ -327,7 +339,7 @@ static void test_scrape_while_counting(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_exposition),    cmocka_unit_test(test_nothing_to_count_on),
+      cmocka_unit_test(test_counter_read), cmocka_unit_test(test_exposition),    cmocka_unit_test(test_nothing_to_count_on),
       cmocka_unit_test(test_large_figures), cmocka_unit_test(test_capacity),
       cmocka_unit_test(test_scrape_while_counting),
   };

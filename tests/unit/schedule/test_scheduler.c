@@ -1,48 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Small scripts with every plan written down. test_scheduler_fuzz.c has the
  * random ones. */
-#include "tokenlane/schedule.h"
-#include "unit.h"
-
-#define MAX_ITEMS 16
-
-static struct tl_sched_item items[MAX_ITEMS];
-static uint32_t n_items;
-
-static struct tl_scheduler *make(uint32_t n_blocks, uint32_t size, uint32_t tokens, uint32_t context) {
-  struct tl_scheduler_options o = {n_blocks, 4, size, tokens, context}; /* blocks of 4 tokens */
-  struct tl_scheduler *s;
-  assert_int_equal(tl_scheduler_new(&o, &s, NULL), TL_OK);
-  return s;
-}
-
-static void add(struct tl_scheduler *s, struct tl_sched_seq *seq, uint32_t n_tokens, uint32_t n_max) {
-  *seq = (struct tl_sched_seq){.n_tokens = n_tokens, .n_max = n_max};
-  tl_scheduler_add(s, seq);
-}
-
-/* Plans and compares with (seq, start, n) triples that end with NULL. */
-static void assert_plan(struct tl_scheduler *s, ...) {
-  n_items = tl_scheduler_plan(s, items);
-  va_list args;
-  va_start(args, s);
-  uint32_t i = 0;
-  for (struct tl_sched_seq *seq; (seq = va_arg(args, struct tl_sched_seq *)); i++) {
-    assert_true(i < n_items);
-    assert_ptr_equal(items[i].seq, seq);
-    assert_int_equal(items[i].start, va_arg(args, unsigned));
-    assert_int_equal(items[i].n, va_arg(args, unsigned));
-  }
-  va_end(args);
-  assert_int_equal(n_items, i);
-}
-
-/* The step has run: whose tokens are all computed gets a new one. */
-static void run(struct tl_scheduler *s) {
-  tl_scheduler_done(s, items, n_items);
-  for (uint32_t i = 0; i < n_items; i++)
-    if (items[i].seq->n_computed == items[i].seq->n_tokens) items[i].seq->n_tokens++;
-}
+#include "schedule_unit.h"
 
 static void test_chunks_then_decodes(void **state) {
   (void)state;
@@ -128,9 +87,9 @@ static void test_preemption(void **state) {
     assert_plan(s, &a, at, 1u, NULL);
     run(s);
   }
-  assert_int_equal(tl_scheduler_preemptions(s), 0);
+  assert_int_equal(tl_scheduler_stats(s)->preemptions, 0);
   assert_plan(s, &a, 12u, 1u, NULL); /* a needs a fourth: b's */
-  assert_int_equal(tl_scheduler_preemptions(s), 1);
+  assert_int_equal(tl_scheduler_stats(s)->preemptions, 1);
   assert_int_equal(b.state, TL_SCHED_WAITING);
   assert_true(b.n_computed == 0 && b.n_blocks == 0 && b.blocks == NULL && b.n_tokens == 5);
   run(s);
@@ -175,6 +134,72 @@ static void test_cut_chunk(void **state) {
   assert_int_equal(a.n_blocks, 3);
   tl_scheduler_done(s, items, n_items);
   assert_plan(s, &a, 11u, 5u, NULL);
+  tl_scheduler_free(s);
+}
+
+/* Prompts leave decodes alone, and a long one leaves a quarter to those behind it. */
+static void test_budget(void **state) {
+  (void)state;
+  struct tl_scheduler_options o = scheduler_options(200, 8, 64, 200);
+  o.max_prefill_tokens = 32;
+  struct tl_scheduler *s = make_with(&o);
+  struct tl_sched_seq a, b, c, d;
+  add(s, &a, 3, 30);
+  assert_plan(s, &a, 0u, 3u, NULL);
+  run(s);
+  add(s, &b, 180, 190);
+  assert_plan(s, &a, 3u, 1u, &b, 0u, 32u, NULL); /* alone it has all that decodes leave */
+  run(s);
+  add(s, &c, 5, 30);
+  assert_plan(s, &a, 4u, 1u, &b, 32u, 27u, &c, 0u, 5u, NULL); /* c did not need all of its quarter */
+  run(s);
+  add(s, &d, 100, 120);
+  assert_plan(s, &a, 5u, 1u, &c, 5u, 1u, &b, 59u, 24u, &d, 0u, 8u, NULL);
+  run(s);
+  tl_scheduler_remove(s, &a);
+  tl_scheduler_remove(s, &c);
+  assert_plan(s, &b, 83u, 48u, &d, 8u, 16u, NULL); /* nobody decodes: the whole budget */
+  tl_scheduler_free(s);
+}
+
+/* What the engine does when it learns who ended: newcomers fill the plan up. */
+static void test_extend(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make(100, 2, 16, 100);
+  struct tl_sched_seq a, b, c, d;
+  add(s, &a, 3, 30);
+  add(s, &b, 3, 30);
+  add(s, &c, 4, 30);
+  assert_plan(s, &a, 0u, 3u, &b, 0u, 3u, NULL);
+  run(s);
+  assert_plan(s, &a, 3u, 1u, &b, 3u, 1u, NULL);
+  assert_extended(s, &a, 3u, 1u, &b, 3u, 1u, NULL); /* no place yet */
+  tl_scheduler_remove(s, &a);
+  items[0] = items[1];
+  n_items = 1;
+  assert_extended(s, &b, 3u, 1u, &c, 0u, 4u, NULL);
+  run(s);
+  assert_plan(s, &b, 4u, 1u, &c, 4u, 1u, NULL);
+  add(s, &d, 40, 60);
+  d.priority = TL_PRIORITY_LOW;
+  tl_scheduler_remove(s, &c);
+  n_items = 1;
+  assert_extended(s, &b, 4u, 1u, &d, 0u, 15u, NULL); /* the budget that is left */
+  tl_scheduler_free(s);
+}
+
+/* Its tokens come with the step under way: it holds its blocks, and has no part in the next. */
+static void test_ends_with_the_step(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make(4, 4, 16, 16);
+  struct tl_sched_seq a;
+  add(s, &a, 4, 5);
+  assert_plan(s, &a, 0u, 4u, NULL);
+  tl_scheduler_done(s, items, n_items);
+  assert_plan(s, NULL);
+  assert_int_equal(tl_scheduler_free_blocks(s), 3);
+  tl_scheduler_remove(s, &a);
+  assert_int_equal(tl_scheduler_free_blocks(s), 4);
   tl_scheduler_free(s);
 }
 
@@ -224,6 +249,9 @@ int main(void) {
       cmocka_unit_test(test_preemption),
       cmocka_unit_test(test_admission_keeps_blocks_back),
       cmocka_unit_test(test_cut_chunk),
+      cmocka_unit_test(test_budget),
+      cmocka_unit_test(test_extend),
+      cmocka_unit_test(test_ends_with_the_step),
       cmocka_unit_test(test_fits),
       cmocka_unit_test(test_walk),
   };

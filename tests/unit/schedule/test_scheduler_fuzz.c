@@ -1,79 +1,166 @@
 /* SPDX-License-Identifier: MIT */
-/* Random loads; after every call all that must always hold is checked:
- *   - a block belongs to one sequence or is free, and none is lost
+/* Random loads, driven as the engine drives: a step is done as soon as it is
+ * under way, the next one is planned before its tokens are known, then some
+ * sequences end and the plan is extended. After every call all that must always
+ * hold is checked:
+ *   - each block is free, idle or used; its references are the tables that name it
+ *   - the tree is sound: parents, buckets, order of the idle list, tokens
  *   - a plan keeps the token budget and the batch size, names a sequence once,
- *     begins where it stands, and has blocks for all its rows
- *   - whoever runs came before whoever waits; the oldest is in every plan, so
- *     nobody starves
- *   - in the end everything has been computed and all blocks are free */
+ *     begins where it stands, has blocks for all its rows, and writes no block
+ *     that another sequence can see
+ *   - a simulated cache holds, for every token before a row, exactly the KV of
+ *     the sequence's own tokens
+ *   - whoever is first in rank is in the plan, unless nobody of lower priority runs
+ *   - in the end everything has been computed and no block is in use */
 #include "schedule/schedule_private.h"
+#include "tokenlane/base/hash.h"
 #include "unit.h"
 
-enum { MAX_SEQS = 60 };
+enum { MAX_SEQS = 60, MAX_TOKENS = 320, UNKNOWN = -1 };
 
 struct fuzz {
   struct tl_scheduler_options o;
   struct tl_scheduler *s;
   struct tl_sched_seq seqs[MAX_SEQS];
+  int32_t tokens[MAX_SEQS][MAX_TOKENS];
+  uint32_t fate[MAX_SEQS]; /* makes its continuation */
   bool live[MAX_SEQS];
   uint32_t n_live;
-  struct tl_sched_item *items;
-  uint32_t n_items;
-  uint8_t *block_owner;
-  uint64_t random, n_finished, n_computed, n_plans;
+  struct tl_sched_item *items, *flight; /* (max_batch_size) planned, and under way */
+  uint32_t n_items, n_flight;
+  uint32_t *refs, *place;     /* (n_blocks) */
+  uint64_t *kv;               /* (n_blocks * block_tokens) hash of all tokens up to the one whose KV lies there */
+  uint64_t random, n_steps;
+  int64_t now_ns;
+  bool draining;
 };
+
+/* What all seeds together have met. */
+static uint64_t n_hits, n_evictions, n_preemptions, n_shared;
 
 static uint32_t blocks_for(const struct fuzz *f, uint32_t n_tokens) {
   return (n_tokens + f->o.block_tokens - 1) / f->o.block_tokens;
 }
 
-static void check_sequence(struct fuzz *f, const struct tl_sched_seq *seq) {
-  assert_true(seq->n_computed <= seq->n_tokens && seq->n_tokens <= seq->n_max);
-  if (seq->state == TL_SCHED_WAITING) {
-    assert_true(seq->n_blocks == 0 && seq->blocks == NULL && seq->n_computed == 0);
-    return;
-  }
-  assert_int_equal(seq->state, TL_SCHED_RUNNING);
-  assert_true(seq->slot < f->o.max_batch_size);
-  assert_ptr_equal(seq->blocks, f->s->tables + (size_t)seq->slot * f->s->table_stride);
-  assert_true(seq->n_blocks >= blocks_for(f, seq->n_computed) && seq->n_blocks <= f->s->table_stride);
-  for (uint32_t i = 0; i < seq->n_blocks; i++) {
-    assert_true(seq->blocks[i] < f->o.n_blocks);
-    assert_int_equal(f->block_owner[seq->blocks[i]]++, 0);
+static uint64_t chain(uint64_t before, int32_t token) {
+  return tl_hash_u64(before ^ (uint64_t)(uint32_t)token);
+}
+
+/* --- blocks and tree ------------------------------------------------------------------------ */
+
+static void check_tables(struct fuzz *f) {
+  memset(f->refs, 0, f->o.n_blocks * sizeof *f->refs);
+  for (unsigned i = 0; i < MAX_SEQS; i++) {
+    const struct tl_sched_seq *seq = &f->seqs[i];
+    if (!f->live[i]) continue;
+    assert_true(seq->n_computed <= seq->n_tokens && seq->n_tokens <= seq->n_max);
+    if (seq->state == TL_SCHED_WAITING) {
+      assert_true(seq->n_blocks == 0 && seq->blocks == NULL && seq->n_computed == 0);
+      continue;
+    }
+    assert_int_equal(seq->state, TL_SCHED_RUNNING);
+    assert_true(seq->slot < f->o.max_batch_size);
+    assert_ptr_equal(seq->blocks, f->s->tables + (size_t)seq->slot * f->s->table_stride);
+    assert_true(seq->n_blocks >= blocks_for(f, seq->n_computed) && seq->n_blocks <= f->s->table_stride);
+    for (uint32_t b = 0; b < seq->n_blocks; b++) {
+      assert_true(seq->blocks[b] < f->o.n_blocks);
+      f->refs[seq->blocks[b]]++;
+    }
+    /* its full computed blocks are a chain of the tree */
+    uint32_t n_full = tree_shares(f->s, seq) ? seq->n_computed / f->o.block_tokens : 0;
+    for (uint32_t b = 0; b < n_full; b++) {
+      const struct block *block = &f->s->pool.blocks[seq->blocks[b]];
+      assert_true(block->in_tree && block->parent == (b ? seq->blocks[b - 1] : BLOCK_NONE));
+      if (b == 0) assert_int_equal(block->salt, f->o.prefix_cache ? seq->salt : seq->fork);
+    }
   }
 }
 
-static void check_list(const struct seq_list *list, enum tl_sched_state state, uint64_t *arrival) {
+static void check_tree_block(struct fuzz *f, uint32_t at) {
+  const struct block *b = &f->s->pool.blocks[at];
+  uint32_t n = f->o.block_tokens;
+  uint64_t before = 0;
+  if (b->parent != BLOCK_NONE) {
+    assert_true(f->s->pool.blocks[b->parent].in_tree);
+    before = f->kv[b->parent * n + n - 1];
+    /* whoever uses a block uses its parent; the idle ones go leaf first */
+    assert_true(f->refs[b->parent] >= f->refs[at]);
+    if (f->refs[b->parent] == 0) assert_true(f->place[at] < f->place[b->parent]);
+  }
+  for (uint32_t i = 0; i < n; i++) { /* what it claims to hold is what was written there */
+    before = chain(before, f->s->tree.tokens[at * n + i]);
+    assert_int_equal(f->kv[at * n + i], before);
+  }
+}
+
+static void check_blocks(struct fuzz *f) {
+  const struct block_pool *pool = &f->s->pool;
+  uint32_t n_used = 0, n_tree = 0, n_idle = 0, before = BLOCK_NONE;
+  for (uint32_t i = 0; i < pool->n_free; i++) {
+    assert_true(f->refs[pool->free[i]] == 0 && !pool->blocks[pool->free[i]].in_tree);
+    f->place[pool->free[i]] = BLOCK_NONE;
+  }
+  for (uint32_t at = pool->idle_first; at != BLOCK_NONE; before = at, at = pool->blocks[at].idle_next) {
+    assert_true(pool->blocks[at].in_tree && f->refs[at] == 0 && pool->blocks[at].idle_prev == before);
+    f->place[at] = n_idle++;
+  }
+  assert_true(n_idle == pool->n_idle && pool->idle_last == before);
+  for (uint32_t i = 0; i < f->o.n_blocks; i++) {
+    assert_int_equal(pool->blocks[i].refs, f->refs[i]);
+    n_used += f->refs[i] > 0;
+    n_tree += pool->blocks[i].in_tree;
+    n_shared += f->refs[i] > 1;
+    if (pool->blocks[i].in_tree)
+      check_tree_block(f, i);
+    else
+      assert_true(f->refs[i] <= 1);
+  }
+  assert_int_equal(n_used + pool->n_free + n_idle, f->o.n_blocks);
+  assert_int_equal(tl_scheduler_free_blocks(f->s), f->o.n_blocks - n_used);
+  assert_int_equal(tl_scheduler_cached_blocks(f->s), n_tree);
+  if (!f->o.prefix_cache) assert_int_equal(n_idle, 0);
+  uint32_t n_found = 0;
+  for (uint32_t i = 0; i <= f->s->tree.bucket_mask; i++)
+    for (uint32_t at = f->s->tree.buckets[i]; at != BLOCK_NONE; at = pool->blocks[at].bucket_next) {
+      assert_true(pool->blocks[at].in_tree && (pool->blocks[at].hash & f->s->tree.bucket_mask) == i);
+      n_found++;
+    }
+  assert_int_equal(n_found, n_tree);
+}
+
+static void check_list(const struct seq_list *list, enum tl_sched_state state) {
   uint32_t n = 0;
   const struct tl_sched_seq *before = NULL;
   for (const struct tl_sched_seq *seq = list->first; seq; before = seq, seq = seq->next, n++) {
     assert_int_equal(seq->state, state);
     assert_ptr_equal(seq->prev, before);
-    assert_true(seq->arrival > *arrival);
-    *arrival = seq->arrival;
+    if (before) assert_true(queue_before(before, seq));
   }
   assert_ptr_equal(list->last, before);
   assert_int_equal(list->n, n);
 }
 
 static void check_all(struct fuzz *f) {
-  uint32_t owned = 0;
-  memset(f->block_owner, 0, f->o.n_blocks);
-  for (unsigned i = 0; i < MAX_SEQS; i++) {
-    if (!f->live[i]) continue;
-    check_sequence(f, &f->seqs[i]);
-    owned += f->seqs[i].n_blocks;
-  }
-  assert_int_equal(owned + tl_scheduler_free_blocks(f->s), f->o.n_blocks);
-  for (uint32_t i = 0; i < f->s->pool.n_free; i++) assert_int_equal(f->block_owner[f->s->pool.free[i]]++, 0);
-  uint64_t arrival = 0;
-  check_list(&f->s->running, TL_SCHED_RUNNING, &arrival);
-  check_list(&f->s->waiting, TL_SCHED_WAITING, &arrival); /* all later than the running ones */
+  check_tables(f);
+  check_blocks(f);
+  check_list(&f->s->running, TL_SCHED_RUNNING);
+  check_list(&f->s->waiting, TL_SCHED_WAITING);
   assert_int_equal(tl_scheduler_running(f->s) + tl_scheduler_waiting(f->s), f->n_live);
   assert_int_equal(tl_scheduler_running(f->s) + f->s->n_free_slots, f->o.max_batch_size);
 }
 
-/* --- actions ------------------------------------------------------------------------------ */
+/* --- sequences ------------------------------------------------------------------------------ */
+
+/* Prompts of a family begin alike; the first half of them in three families. */
+static void make_prompt(struct fuzz *f, unsigned i) {
+  struct tl_sched_seq *seq = &f->seqs[i];
+  uint32_t family = unit_below(&f->random, 3), n_alike = unit_below(&f->random, seq->n_tokens + 1);
+  if (unit_below(&f->random, 3) == 0) n_alike = seq->n_tokens;
+  for (uint32_t p = 0; p < seq->n_tokens; p++)
+    f->tokens[i][p] = p < n_alike ? (int32_t)(tl_hash_u64(family * 1000 + p) % 5) : (int32_t)unit_below(&f->random, 2);
+  for (uint32_t p = seq->n_tokens; p < MAX_TOKENS; p++) f->tokens[i][p] = UNKNOWN;
+  f->fate[i] = unit_below(&f->random, 2);
+}
 
 static void add(struct fuzz *f) {
   unsigned i = unit_below(&f->random, MAX_SEQS);
@@ -81,11 +168,20 @@ static void add(struct fuzz *f) {
   uint32_t limit = f->o.n_blocks * f->o.block_tokens;
   if (limit > f->o.max_context) limit = f->o.max_context;
   uint32_t n_max = 1 + unit_below(&f->random, unit_below(&f->random, 4) ? limit / 4 + 1 : limit);
+  if (n_max > limit) n_max = limit;
   assert_true(tl_scheduler_fits(f->s, n_max));
-  f->seqs[i] = (struct tl_sched_seq){.n_tokens = 1 + unit_below(&f->random, n_max), .n_max = n_max};
+  f->seqs[i] = (struct tl_sched_seq){.n_tokens = 1 + unit_below(&f->random, n_max),
+                                     .n_max = n_max,
+                                     .tokens = unit_below(&f->random, 10) ? f->tokens[i] : NULL,
+                                     .max_cached = unit_below(&f->random, 5) ? UINT32_MAX : unit_below(&f->random, 50),
+                                     .priority = (uint8_t)unit_below(&f->random, 4),
+                                     .salt = unit_below(&f->random, 5) == 0,
+                                     .fork = unit_below(&f->random, 3)};
+  make_prompt(f, i);
   f->live[i] = true;
   f->n_live++;
-  tl_scheduler_add(f->s, &f->seqs[i]);
+  f->now_ns += unit_below(&f->random, 4);
+  tl_scheduler_add(f->s, &f->seqs[i], f->now_ns);
 }
 
 static void take_out(struct fuzz *f, struct tl_sched_seq *seq) {
@@ -93,18 +189,43 @@ static void take_out(struct fuzz *f, struct tl_sched_seq *seq) {
   assert_true(seq->state == TL_SCHED_NONE && seq->blocks == NULL && seq->n_blocks == 0);
   f->live[seq - f->seqs] = false;
   f->n_live--;
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < f->n_items; i++)
+    if (f->items[i].seq != seq) f->items[n++] = f->items[i];
+  f->n_items = n;
 }
 
-static const struct tl_sched_seq *oldest(const struct fuzz *f) {
+static bool in_flight(const struct fuzz *f, const struct tl_sched_seq *seq) {
+  for (uint32_t i = 0; i < f->n_flight; i++)
+    if (f->flight[i].seq == seq) return true;
+  return false;
+}
+
+/* --- plans and steps -------------------------------------------------------------------------- */
+
+static const struct tl_sched_seq *first_in_rank(const struct fuzz *f) {
   const struct tl_sched_seq *found = NULL;
   for (unsigned i = 0; i < MAX_SEQS; i++)
-    if (f->live[i] && (!found || f->seqs[i].arrival < found->arrival)) found = &f->seqs[i];
+    if (f->live[i] && (!found || queue_before(&f->seqs[i], found))) found = &f->seqs[i];
   return found;
 }
 
+static void check_first(struct fuzz *f) {
+  const struct tl_sched_seq *first = first_in_rank(f);
+  if (!first || first->n_computed == first->n_tokens) return; /* it ends with the step under way */
+  uint32_t n_ending = 0; /* end with the step under way and hold their place until then */
+  for (unsigned i = 0; i < MAX_SEQS; i++)
+    n_ending += f->live[i] && f->seqs[i].state == TL_SCHED_RUNNING && f->seqs[i].n_computed == f->seqs[i].n_tokens;
+  assert_true(f->n_items + n_ending > 0);
+  for (uint32_t i = 0; i < f->n_items; i++)
+    if (f->items[i].seq == first) return;
+  assert_int_equal(first->state, TL_SCHED_WAITING);
+  assert_true(f->s->running.last->priority >= first->priority);
+}
+
 static void check_plan(struct fuzz *f) {
-  uint32_t tokens = 0;
-  bool with_oldest = false;
+  uint32_t tokens = 0, prefill = 0;
+  bool decodes = false;
   assert_true(f->n_items <= f->o.max_batch_size);
   for (uint32_t i = 0; i < f->n_items; i++) {
     const struct tl_sched_item *item = &f->items[i];
@@ -115,51 +236,134 @@ static void check_plan(struct fuzz *f) {
     assert_true(item->seq->n_blocks >= blocks_for(f, item->start + item->n));
     for (uint32_t k = 0; k < i; k++) assert_ptr_not_equal(f->items[k].seq, item->seq);
     tokens += item->n;
-    with_oldest = with_oldest || item->seq == oldest(f);
+    decodes = decodes || item->n == 1;
+    if (item->n > 1) prefill += item->n;
   }
   assert_true(tokens <= f->o.max_batch_tokens);
-  assert_int_equal(with_oldest, f->n_live > 0);
+  if (decodes && prefill > f->o.max_prefill_tokens) { /* only when that decode was no decode when it was planned */
+    for (uint32_t i = 0; i < f->n_items; i++)
+      assert_true(f->items[i].n > 1 || f->items[i].seq->n_admitted > 0);
+  }
 }
 
-static void step(struct fuzz *f) {
-  f->n_items = tl_scheduler_plan(f->s, f->items);
-  f->n_plans++;
-  check_all(f);
-  check_plan(f);
+/* Writes the rows of an item, after a look at all that lies before them. */
+static void write_rows(struct fuzz *f, const struct tl_sched_item *item) {
+  const struct tl_sched_seq *seq = item->seq;
+  const int32_t *tokens = f->tokens[seq - f->seqs];
+  uint64_t hash = 0;
+  for (uint32_t p = 0; p < item->start + item->n; p++) {
+    uint32_t block = seq->blocks[p / f->o.block_tokens];
+    uint64_t *kv = &f->kv[block * f->o.block_tokens + p % f->o.block_tokens];
+    assert_int_not_equal(tokens[p], UNKNOWN);
+    hash = chain(hash, tokens[p]);
+    if (p >= item->start) {
+      assert_true(f->s->pool.blocks[block].refs == 1 && !f->s->pool.blocks[block].in_tree);
+      *kv = hash;
+    }
+    assert_int_equal(*kv, hash);
+  }
+}
+
+/* The device has the planned step; the next one is planned. */
+static void submit(struct fuzz *f) {
   for (uint32_t i = 0; i < f->n_items; i++) { /* the engine may cut the chunk of a scored prompt */
     if (unit_below(&f->random, 8) == 0) f->items[i].n = 1 + unit_below(&f->random, f->items[i].n);
-    f->n_computed += f->items[i].n;
+    write_rows(f, &f->items[i]);
   }
-  tl_scheduler_done(f->s, f->items, f->n_items);
-  for (uint32_t i = 0; i < f->n_items; i++) {
-    struct tl_sched_seq *seq = f->items[i].seq;
-    assert_int_equal(seq->n_computed, f->items[i].start + f->items[i].n);
-    if (seq->n_computed < seq->n_tokens) continue;
-    if (seq->n_tokens == seq->n_max || unit_below(&f->random, 40) == 0) {
-      take_out(f, seq);
-      f->n_finished++;
-    } else {
-      seq->n_tokens++;
-    }
+  memcpy(f->flight, f->items, f->n_items * sizeof *f->items);
+  f->n_flight = f->n_items;
+  tl_scheduler_done(f->s, f->flight, f->n_flight);
+  for (uint32_t i = 0; i < f->n_flight; i++) {
+    struct tl_sched_seq *seq = f->flight[i].seq;
+    assert_int_equal(seq->n_computed, f->flight[i].start + f->flight[i].n);
+    seq->n_tokens += seq->n_computed == seq->n_tokens && seq->n_tokens < seq->n_max;
   }
+  check_all(f);
+  if (!f->draining && unit_below(&f->random, 3) == 0) add(f);
+  f->n_items = tl_scheduler_plan(f->s, f->items);
+  check_all(f);
+  check_plan(f);
+  check_first(f);
+  f->n_steps++;
+}
+
+static int32_t continuation(const struct fuzz *f, unsigned i, uint32_t at) {
+  return (int32_t)(tl_hash_u64(f->fate[i] * 77 + at) % 2);
+}
+
+/* The tokens of the step under way come; some sequences end by them. */
+static void collect(struct fuzz *f) {
+  uint32_t n = f->n_flight;
+  f->n_flight = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    struct tl_sched_seq *seq = f->flight[i].seq;
+    uint32_t end = f->flight[i].start + f->flight[i].n, index = (uint32_t)(seq - f->seqs);
+    bool makes = end == seq->n_max || f->tokens[index][end] == UNKNOWN;
+    if (!makes) continue; /* a chunk of a prompt */
+    if (end < seq->n_max) f->tokens[index][end] = continuation(f, index, end);
+    if (end == seq->n_max || unit_below(&f->random, 40) == 0) take_out(f, seq);
+  }
+  check_all(f);
 }
 
 static void cancel_one(struct fuzz *f) {
   unsigned i = unit_below(&f->random, MAX_SEQS);
-  if (f->live[i]) take_out(f, &f->seqs[i]);
+  if (f->live[i] && !in_flight(f, &f->seqs[i])) take_out(f, &f->seqs[i]);
+}
+
+static void step(struct fuzz *f) {
+  if (f->n_items == 0 || unit_below(&f->random, 4) == 0) {
+    f->n_items = f->n_items ? tl_scheduler_extend(f->s, f->items, f->n_items) : tl_scheduler_plan(f->s, f->items);
+    check_all(f);
+    check_plan(f);
+  }
+  if (f->n_items == 0) return;
+  submit(f);
+  if (unit_below(&f->random, 8) == 0) cancel_one(f);
+  collect(f);
+}
+
+static struct fuzz *make(uint64_t seed) {
+  struct fuzz *f = calloc(1, sizeof *f);
+  f->random = seed;
+  struct tl_scheduler_options *o = &f->o;
+  o->block_tokens = 1 + unit_below(&f->random, 16);
+  o->n_blocks = 1 + unit_below(&f->random, unit_below(&f->random, 2) ? 12 : 200);
+  o->max_batch_size = 1 + unit_below(&f->random, 16);
+  o->max_batch_tokens = o->max_batch_size + unit_below(&f->random, 100); /* as tl_config_check wants it */
+  o->max_context = 1 + unit_below(&f->random, 300);
+  o->max_prefill_tokens = 1 + unit_below(&f->random, o->max_batch_tokens);
+  o->priority_age_ns = unit_below(&f->random, 100);
+  o->prefix_cache = unit_below(&f->random, 4) > 0;
+  f->refs = calloc(o->n_blocks, sizeof *f->refs);
+  f->place = calloc(o->n_blocks, sizeof *f->place);
+  f->kv = calloc((size_t)o->n_blocks * o->block_tokens, sizeof *f->kv);
+  f->items = calloc(o->max_batch_size, sizeof *f->items);
+  f->flight = calloc(o->max_batch_size, sizeof *f->flight);
+  assert_int_equal(tl_scheduler_new(o, &f->s, NULL), TL_OK);
+  return f;
+}
+
+static void end(struct fuzz *f) {
+  const struct tl_sched_stats *stats = tl_scheduler_stats(f->s);
+  assert_true(stats->hit_tokens <= stats->query_tokens);
+  n_hits += stats->hit_tokens;
+  n_evictions += stats->evictions;
+  n_preemptions += stats->preemptions;
+  tl_scheduler_flush(f->s);
+  assert_int_equal(tl_scheduler_cached_blocks(f->s), 0);
+  assert_int_equal(f->s->pool.n_free, f->o.n_blocks);
+  tl_scheduler_free(f->s);
+  free(f->refs);
+  free(f->place);
+  free(f->kv);
+  free(f->items);
+  free(f->flight);
+  free(f);
 }
 
 static void run_one(uint64_t seed, unsigned n_actions) {
-  struct fuzz *f = calloc(1, sizeof *f);
-  f->random = seed;
-  f->o.block_tokens = 1 + unit_below(&f->random, 16);
-  f->o.n_blocks = 1 + unit_below(&f->random, unit_below(&f->random, 2) ? 12 : 200);
-  f->o.max_batch_size = 1 + unit_below(&f->random, 16);
-  f->o.max_batch_tokens = f->o.max_batch_size + unit_below(&f->random, 100); /* as tl_config_check wants it */
-  f->o.max_context = 1 + unit_below(&f->random, 300);
-  f->block_owner = malloc(f->o.n_blocks);
-  f->items = calloc(f->o.max_batch_size, sizeof *f->items);
-  assert_int_equal(tl_scheduler_new(&f->o, &f->s, NULL), TL_OK);
+  struct fuzz *f = make(seed);
   uint32_t eager = 1 + unit_below(&f->random, 8);
   for (unsigned i = 0; i < n_actions; i++) {
     uint32_t action = unit_below(&f->random, 16);
@@ -171,18 +375,14 @@ static void run_one(uint64_t seed, unsigned n_actions) {
       step(f);
     check_all(f);
   }
-  unsigned steps = 0;
-  for (; f->n_live > 0; steps++) {
+  f->draining = true;
+  for (unsigned steps = 0; f->n_live > 0; steps++) {
     assert_true(steps < 60 * 300 * 2);
     step(f);
   }
-  check_all(f);
   assert_int_equal(tl_scheduler_free_blocks(f->s), f->o.n_blocks);
   assert_int_equal(tl_scheduler_plan(f->s, f->items), 0);
-  tl_scheduler_free(f->s);
-  free(f->block_owner);
-  free(f->items);
-  free(f);
+  end(f);
 }
 
 static void test_random_loads(void **state) {
@@ -192,9 +392,14 @@ static void test_random_loads(void **state) {
     run_one(strtoull(only, NULL, 10), 600);
     return;
   }
-  for (uint64_t seed = 1; seed <= 1500 / UNIT_SLOWDOWN; seed++) {
-    run_one(seed * 0x9e3779b97f4a7c15u, 600);
+  for (uint64_t i = 1; i <= 900 / UNIT_SLOWDOWN; i++) {
+    uint64_t seed = i * 0x9e3779b97f4a7c15u;
+    if (getenv("TL_TEST_VERBOSE")) fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
+    run_one(seed, 600);
   }
+  print_message("hit tokens %llu, evictions %llu, preemptions %llu, shared blocks seen %llu\n", (unsigned long long)n_hits,
+                (unsigned long long)n_evictions, (unsigned long long)n_preemptions, (unsigned long long)n_shared);
+  assert_true(n_hits > 1000 && n_evictions > 1000 && n_preemptions > 1000 && n_shared > 1000);
 }
 
 int main(void) {

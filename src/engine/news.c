@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+/* What a step brought is told to loops and metrics while the next one runs. */
+#include "engine/engine_private.h"
+
+void news_add(struct worker *w, struct tl_sequence *seq, bool final) {
+  w->news[w->n_news++] = (struct news){seq, final};
+}
+
+static void count_step(struct worker *w) {
+  struct tl_board *b = worker_board(w);
+  const struct step_figures *f = &w->figures;
+  int64_t took = f->ended_ns - f->began_ns, average = atomic_load_explicit(&b->step_ns, memory_order_relaxed);
+  /* relaxed: single figures for the router and the scrape */
+  atomic_store_explicit(&b->step_ns, average ? average + (took - average) / 8 : took, memory_order_relaxed);
+  atomic_store_explicit(&b->beat_ns, f->ended_ns, memory_order_relaxed);
+  atomic_fetch_add_explicit(&b->n_steps, 1, memory_order_relaxed);
+  atomic_fetch_add_explicit(&b->n_prefill_tokens, f->prefill, memory_order_relaxed);
+  atomic_fetch_add_explicit(&b->n_decode_tokens, f->decode, memory_order_relaxed);
+  tl_metrics_add(w->shard, w->metrics.steps, 1);
+  tl_metrics_add(w->shard, w->metrics.prompt_tokens, (int64_t)f->prefill);
+  tl_metrics_add(w->shard, w->metrics.generated_tokens, (int64_t)f->generated);
+  tl_metrics_observe(w->shard, w->metrics.step_seconds, took);
+}
+
+static void count_schedule(struct worker *w) {
+  const struct tl_sched_stats *now = tl_scheduler_stats(w->scheduler), *old = &w->counted;
+  tl_metrics_add(w->shard, w->metrics.preemptions, (int64_t)(now->preemptions - old->preemptions));
+  tl_metrics_add(w->shard, w->metrics.query_tokens, (int64_t)(now->query_tokens - old->query_tokens));
+  tl_metrics_add(w->shard, w->metrics.hit_tokens, (int64_t)(now->hit_tokens - old->hit_tokens));
+  tl_metrics_add(w->shard, w->metrics.evictions, (int64_t)(now->evictions - old->evictions));
+  w->counted = *now;
+}
+
+void news_tell(struct worker *w) {
+  if (w->figures.ended_ns) count_step(w);
+  w->figures.ended_ns = 0;
+  count_schedule(w);
+  for (uint32_t i = 0; i < w->n_news; i++) events_publish(w, w->news[i].seq, w->news[i].final);
+  w->n_news = 0;
+}

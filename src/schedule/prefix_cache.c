@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+/* The tree of prefixes: which block holds the KV of which tokens after which.
+ *
+ *   salt --- block 7: tokens 0..15 --- block 3: 16..31 --- block 9: 32..47
+ *                                  \-- block 4: 16..31
+ *
+ * KV depends on all tokens before, so a block is found by its parent and its own
+ * tokens: a hash chain leads to the candidates, and then parent and tokens
+ * are compared, so that a collision costs time but never gives foreign KV. A
+ * parent cannot be evicted before its children (blocks.c), so comparing its
+ * index compares the whole prefix.
+ *
+ * All full computed blocks of a running sequence stand in the tree, and its
+ * table is their chain: whoever computes what is there already changes over to
+ * that and gives its own block back. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "schedule/schedule_private.h"
+#include "tokenlane/base/hash.h"
+
+int tree_init(struct tl_scheduler *s) {
+  struct prefix_tree *t = &s->tree;
+  uint32_t n = 16;
+  while (n < s->o.n_blocks) n *= 2;
+  t->bucket_mask = n - 1;
+  t->buckets = malloc((size_t)n * sizeof *t->buckets);
+  t->tokens = malloc((size_t)s->o.n_blocks * s->o.block_tokens * sizeof *t->tokens);
+  t->input = malloc(sizeof(uint64_t) + s->o.block_tokens * sizeof *t->tokens);
+  if (!t->buckets || !t->tokens || !t->input) return TL_ENOMEM;
+  for (uint32_t i = 0; i < n; i++) t->buckets[i] = BLOCK_NONE;
+  return TL_OK;
+}
+
+void tree_done(struct tl_scheduler *s) {
+  free(s->tree.buckets);
+  free(s->tree.tokens);
+  free(s->tree.input);
+}
+
+bool tree_shares(const struct tl_scheduler *s, const struct tl_sched_seq *seq) {
+  return seq->tokens && (s->o.prefix_cache || seq->fork);
+}
+
+/* Without the prefix cache only forks of one request share. */
+static uint64_t salt_of(const struct tl_scheduler *s, const struct tl_sched_seq *seq) {
+  return s->o.prefix_cache ? seq->salt : seq->fork;
+}
+
+static uint64_t hash_block(struct tl_scheduler *s, uint64_t before, const int32_t *tokens) {
+  size_t bytes = s->o.block_tokens * sizeof *tokens;
+  memcpy(s->tree.input, &before, sizeof before);
+  memcpy(s->tree.input + sizeof before, tokens, bytes);
+  return tl_hash_bytes(s->tree.input, sizeof before + bytes, s->o.key[0], s->o.key[1]);
+}
+
+/* Hash of the sequence's block i, whose parent in the tree is given. */
+static uint64_t hash_at(struct tl_scheduler *s, const struct tl_sched_seq *seq, uint32_t i, uint32_t parent) {
+  uint64_t before = parent == BLOCK_NONE ? salt_of(s, seq) : s->pool.blocks[parent].hash;
+  return hash_block(s, before, seq->tokens + (size_t)i * s->o.block_tokens);
+}
+
+static uint32_t find(const struct tl_scheduler *s, const struct tl_sched_seq *seq, uint32_t i, uint32_t parent, uint64_t hash) {
+  size_t n = s->o.block_tokens;
+  uint32_t at = s->tree.buckets[hash & s->tree.bucket_mask];
+  for (; at != BLOCK_NONE; at = s->pool.blocks[at].bucket_next) {
+    const struct block *b = &s->pool.blocks[at];
+    if (b->hash != hash || b->parent != parent) continue;
+    if (parent == BLOCK_NONE && b->salt != salt_of(s, seq)) continue;
+    if (memcmp(s->tree.tokens + at * n, seq->tokens + i * n, n * sizeof *seq->tokens) == 0) return at;
+  }
+  return BLOCK_NONE;
+}
+
+static void insert(struct tl_scheduler *s, const struct tl_sched_seq *seq, uint32_t i, uint32_t parent, uint64_t hash) {
+  size_t n = s->o.block_tokens;
+  uint32_t at = seq->blocks[i], *bucket = &s->tree.buckets[hash & s->tree.bucket_mask];
+  struct block *b = &s->pool.blocks[at];
+  b->in_tree = true;
+  b->parent = parent;
+  b->salt = salt_of(s, seq);
+  b->hash = hash;
+  b->bucket_next = *bucket;
+  *bucket = at;
+  memcpy(s->tree.tokens + at * n, seq->tokens + i * n, n * sizeof *seq->tokens);
+  s->tree.n++;
+}
+
+void tree_remove(struct tl_scheduler *s, uint32_t block) {
+  struct block *b = &s->pool.blocks[block];
+  uint32_t *at = &s->tree.buckets[b->hash & s->tree.bucket_mask];
+  while (*at != block) at = &s->pool.blocks[*at].bucket_next;
+  *at = b->bucket_next;
+  b->in_tree = false;
+  s->tree.n--;
+}
+
+uint32_t tree_match(struct tl_scheduler *s, const struct tl_sched_seq *seq, uint64_t *ret_key) {
+  *ret_key = 0;
+  if (!tree_shares(s, seq)) return 0;
+  /* the last token is always computed: its logits are wanted */
+  uint32_t most = seq->n_tokens - 1 < seq->max_cached ? seq->n_tokens - 1 : seq->max_cached;
+  uint32_t parent = BLOCK_NONE, n = 0;
+  while (n < most / s->o.block_tokens) {
+    uint64_t hash = hash_at(s, seq, n, parent);
+    uint32_t at = find(s, seq, n, parent, hash);
+    if (at == BLOCK_NONE) {
+      *ret_key = hash;
+      break;
+    }
+    s->match[n++] = parent = at;
+  }
+  return n;
+}
+
+void tree_publish(struct tl_scheduler *s, struct tl_sched_seq *seq, uint32_t start) {
+  if (!tree_shares(s, seq)) return;
+  for (uint32_t i = start / s->o.block_tokens; (i + 1) * s->o.block_tokens <= seq->n_computed; i++) {
+    uint32_t parent = i ? seq->blocks[i - 1] : BLOCK_NONE;
+    uint64_t hash = hash_at(s, seq, i, parent);
+    uint32_t there = find(s, seq, i, parent, hash);
+    if (there == BLOCK_NONE) {
+      insert(s, seq, i, parent, hash);
+    } else {
+      block_ref(s, there);
+      block_unref(s, seq->blocks[i]);
+      seq->blocks[i] = there;
+    }
+  }
+}
+
+uint64_t tree_next_key(struct tl_scheduler *s, const struct tl_sched_seq *seq) {
+  uint32_t i = seq->n_computed / s->o.block_tokens;
+  if (!tree_shares(s, seq) || (i + 1) * s->o.block_tokens > seq->n_tokens) return 0;
+  return hash_at(s, seq, i, i ? seq->blocks[i - 1] : BLOCK_NONE);
+}
