@@ -84,6 +84,10 @@ struct tl_sequence {
   bool in_flight;                  /* the step under way computes rows of it */
 };
 
+/* Whether this token ends the sequence, when it is generated: a stop id that is not
+ * to be ignored. Any thread. */
+bool tl_sequence_is_stop(const struct tl_sequence *seq, int32_t token);
+
 struct tl_engine_options {
   const struct tl_model *model;
   const char *const *devices;  /* (n_replicas) "cpu:0", ...: one replica each */

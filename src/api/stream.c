@@ -75,15 +75,15 @@ static int echo_prompt(struct api_choice *choice) {
 /* Generated tokens [n_seen, n_out) into choice->text. */
 static int take_tokens(struct api_choice *choice, uint32_t n_out) {
   const struct tl_sequence *seq = choice->seq;
-  bool stopped = choice->final && seq->finish == TL_FINISH_STOP;
   struct tl_buffer piece;
   tl_buffer_init(&piece, 0);
   int r = echo_prompt(choice);
   while (r == TL_OK && choice->n_seen < n_out && !choice->stop.hit) {
-    uint32_t i = choice->n_seen++;
-    choice->ended_by_id = stopped && i + 1 == n_out;
+    int32_t token = seq->tokens[seq->n_prompt + choice->n_seen++];
+    /* the token may be seen before the event that says that it was the last */
+    choice->ended_by_id = tl_sequence_is_stop(seq, token);
     if (choice->ended_by_id) break;
-    r = tl_detok_push(&choice->detok, seq->tokens[seq->n_prompt + i], &piece);
+    r = tl_detok_push(&choice->detok, token, &piece);
     /* stop strings count only in what comes after min_tokens, as in vLLM */
     if (r == TL_OK && choice->n_seen <= choice->call->params.min_tokens)
       r = tl_buffer_append(&choice->text, piece.data, piece.length);

@@ -54,7 +54,7 @@ void sequence_sampling(struct tl_sequence *seq, uint32_t token, struct tl_sampli
     seq->bias[ret->n_bias++] = (struct tl_token_bias){seq->stop_ids[i], -INFINITY};
 }
 
-bool sequence_is_stop(const struct tl_sequence *seq, int32_t token) {
+bool tl_sequence_is_stop(const struct tl_sequence *seq, int32_t token) {
   if (seq->ignore_eos) return false;
   for (uint32_t i = 0; i < seq->n_stop_ids; i++)
     if (seq->stop_ids[i] == token) return true;

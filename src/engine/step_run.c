@@ -139,7 +139,7 @@ static void take_token(struct worker *w, struct tl_sequence *seq, uint32_t at, c
   /* publishes the token; pairs with the acquire load of the loop */
   atomic_store_explicit(&seq->n_out, n_out, memory_order_release);
   w->figures.generated++;
-  if (sequence_is_stop(seq, s->token))
+  if (tl_sequence_is_stop(seq, s->token))
     end_later(w, seq, TL_FINISH_STOP);
   else if (n_out == seq->max_new)
     end_later(w, seq, TL_FINISH_LENGTH);

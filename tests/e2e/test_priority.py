@@ -24,7 +24,8 @@ def test_high_passes_low(start):
     ended = []
 
     def ask(name, **fields):
-        answer = d.post("/v1/completions", **{**BUSY, "max_tokens": 5, **fields})
+        # long enough that this process's threads wake up in the order in which the answers came
+        answer = d.post("/v1/completions", **{**BUSY, "max_tokens": LONG // 6, **fields})
         ended.append(name)
         return answer
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
