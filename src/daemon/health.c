@@ -7,6 +7,7 @@
 
 #define INTERRUPT_NS TL_SEC(1)  /* between resets that are to get a worker out */
 #define SLOW_FACTOR 5           /* degraded above so many times what the others take, until below half of it */
+#define SLOW_PROOF_NS TL_SEC(1)   /* of steps: one that was delayed, or the cold ones at the start, prove nothing */
 #define SLOW_MEMORY_NS TL_SEC(30) /* without steps of its own it is not slow for longer: it must be seen again */
 
 bool health_is_late(const struct health_options *o, const struct health_seen *seen, int64_t now_ns) {
@@ -16,10 +17,15 @@ bool health_is_late(const struct health_options *o, const struct health_seen *se
   return now_ns - seen->step_began_ns > (most > o->late_ns ? most : o->late_ns);
 }
 
-static bool is_slow(const struct health *h, const struct health_seen *seen, int64_t now_ns) {
-  if (!seen->step_ns || !seen->others_step_ns || now_ns - seen->beat_ns > SLOW_MEMORY_NS) return false;
-  int64_t ratio = seen->step_ns / seen->others_step_ns;
-  return ratio >= (h->state == TL_REPLICA_DEGRADED ? SLOW_FACTOR / 2 : SLOW_FACTOR);
+static bool is_slow(struct health *h, const struct health_seen *seen, int64_t now_ns) {
+  int64_t factor = h->state == TL_REPLICA_DEGRADED ? SLOW_FACTOR / 2 : SLOW_FACTOR;
+  if (!seen->step_ns || !seen->others_step_ns || now_ns - seen->beat_ns > SLOW_MEMORY_NS ||
+      seen->step_ns / seen->others_step_ns < factor) {
+    h->slow_since_ns = 0;
+    return false;
+  }
+  if (!h->slow_since_ns) h->slow_since_ns = now_ns;
+  return seen->beat_ns - h->slow_since_ns >= SLOW_PROOF_NS;
 }
 
 static void note_fault(struct health *h, const struct health_options *o, int64_t now_ns) {

@@ -57,6 +57,7 @@ struct health {
   unsigned n_attempts;    /* resets in a row that did not help */
   int64_t retry_ns;       /* no reset before */
   int64_t interrupt_ns;   /* no interruption before */
+  int64_t slow_since_ns;  /* slower than the others since then, 0: it is not */
   uint32_t total_faults, total_recoveries;
 };
 

@@ -212,7 +212,7 @@ def test_out_after_three_faults(start, words):
 def test_a_slow_device_is_used_last(start):
     d = start({**FOUR, "devices": "sim:0,sim:1,sim:2", "sim.override": "1:base_us=30000"})
     with ThreadPoolExecutor(9) as pool:
-        list(pool.map(lambda i: d.complete([i], max_tokens=30), range(9)))
+        list(pool.map(lambda i: d.complete([i], max_tokens=80), range(9)))
     wait_state(d, 1, "degraded")
     before = d.total("tokenlane_steps_total", replica="1")
     for i in range(8):

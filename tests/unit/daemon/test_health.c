@@ -192,28 +192,35 @@ static void test_no_reset(void **state) {
 static void test_degraded(void **state) {
   (void)state;
   static const struct {
-    int64_t step_ns, others_ns, beat_ago_ns;
+    double at_s;
+    int64_t step_ns, others_ns;
+    double beat_ago_s;
     enum tl_replica_state state;
   } cases[] = {
-      {TL_MS(10), TL_MS(10), 0, READY},
-      {TL_MS(49), TL_MS(10), 0, READY},
-      {TL_MS(51), TL_MS(10), 0, TL_REPLICA_DEGRADED},
-      {TL_MS(30), TL_MS(10), 0, TL_REPLICA_DEGRADED}, /* it stays until it is clearly faster */
-      {TL_MS(19), TL_MS(10), 0, READY},
-      {TL_MS(60), TL_MS(10), 0, TL_REPLICA_DEGRADED},
-      {TL_MS(60), TL_MS(10), TL_SEC(31), READY}, /* it must be seen again */
-      {TL_MS(60), 0, 0, READY},
-      {0, TL_MS(10), 0, READY},
+      {100, TL_MS(10), TL_MS(10), 0, READY},
+      {101, TL_MS(49), TL_MS(10), 0, READY},
+      {102, TL_MS(51), TL_MS(10), 0, READY}, /* since now */
+      {104, TL_MS(51), TL_MS(10), 1.5, READY}, /* no steps for a second since */
+      {104, TL_MS(51), TL_MS(10), 0.5, TL_REPLICA_DEGRADED},
+      {105, TL_MS(30), TL_MS(10), 0, TL_REPLICA_DEGRADED}, /* it stays until it is clearly faster */
+      {106, TL_MS(19), TL_MS(10), 0, READY},
+      {107, TL_MS(60), TL_MS(10), 0, READY},
+      {108, TL_MS(60), TL_MS(10), 0, TL_REPLICA_DEGRADED},
+      {140, TL_MS(60), TL_MS(10), 31, READY}, /* it must be seen again */
+      {141, TL_MS(60), TL_MS(10), 0, READY},
+      {142, TL_MS(60), TL_MS(10), 0, TL_REPLICA_DEGRADED},
+      {143, TL_MS(60), 0, 0, READY},
+      {144, 0, TL_MS(10), 0, READY},
   };
   struct health h = {0};
-  int64_t now_ns = TL_SEC(100);
   for (size_t i = 0; i < UNIT_COUNT(cases); i++) {
+    int64_t now_ns = (int64_t)(cases[i].at_s * 1e9);
     struct health_seen seen = idle;
     seen.step_ns = cases[i].step_ns;
     seen.others_step_ns = cases[i].others_ns;
-    seen.beat_ns = now_ns - cases[i].beat_ago_ns;
+    seen.beat_ns = now_ns - (int64_t)(cases[i].beat_ago_s * 1e9);
     assert_int_equal(health_step(&h, &standard, &seen, now_ns), HEALTH_NOTHING);
-    assert_int_equal(h.state, cases[i].state);
+    if (h.state != cases[i].state) fail_msg("line %zu: state %d", i, h.state);
   }
 }
 
