@@ -110,7 +110,7 @@ static size_t decode_path(const char *path, char *ret, size_t size) {
   size_t n = 0;
   for (; *path && n + 1 < size; path++) {
     bool escape = *path == '%' && hex(path[1]) >= 0 && hex(path[2]) >= 0;
-    ret[n++] = escape ? (char)(hex(path[1]) << 4 | hex(path[2])) : *path;
+    ret[n++] = (char)(escape ? hex(path[1]) << 4 | hex(path[2]) : *path);
     if (escape) path += 2;
   }
   ret[n] = 0;
