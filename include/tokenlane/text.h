@@ -49,8 +49,6 @@ struct tl_encode_options {
  * *out. O(n log n). Any thread. */
 int tl_tokenizer_encode(const struct tl_tokenizer *tokenizer, const char *text, size_t length,
                         const struct tl_encode_options *options, struct tl_tokens *out, struct tl_error *err);
-/* The id of an exact token string (added tokens included), -1 if there is none. */
-int32_t tl_tokenizer_find(const struct tl_tokenizer *tokenizer, const char *token, size_t length);
 /* How many ids add_special puts before a text (BOS and the like). */
 uint32_t tl_tokenizer_before(const struct tl_tokenizer *tokenizer);
 bool tl_tokenizer_is_special(const struct tl_tokenizer *tokenizer, int32_t id);

@@ -27,6 +27,7 @@ void api_work_done(struct tl_text_job *job) {
 }
 
 bool api_work_run(struct api_work *work, struct tl_api *api, struct tl_http_request *request) {
+  TL_ASSERT_ROLE(TL_ROLE_LOOP);
   work->api = api;
   work->request = request;
   work->serving = api_serving(api, &work->err);

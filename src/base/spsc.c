@@ -46,9 +46,3 @@ void *tl_spsc_pop(struct tl_spsc *ring) {
   atomic_store_explicit(&ring->head, head + 1, memory_order_release);
   return item;
 }
-
-bool tl_spsc_empty(struct tl_spsc *ring) {
-  /* relaxed: own index; acquire pairs with the release store in push */
-  size_t head = atomic_load_explicit(&ring->head, memory_order_relaxed);
-  return head == atomic_load_explicit(&ring->tail, memory_order_acquire);
-}

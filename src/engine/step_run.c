@@ -69,6 +69,7 @@ static void note_time(struct worker *w, int64_t began_ns) {
 }
 
 bool step_begin(struct worker *w) {
+  TL_ASSERT_ROLE(TL_ROLE_WORKER);
   choose_items(w);
   if (w->n_items == 0) return false;
   worker_build_step(w);

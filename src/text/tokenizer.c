@@ -162,10 +162,6 @@ int32_t tl_tokenizer_size(const struct tl_tokenizer *tokenizer) {
   return tokenizer->size;
 }
 
-int32_t tl_tokenizer_find(const struct tl_tokenizer *tokenizer, const char *token, size_t length) {
-  return tok_map_find(&tokenizer->by_text, tokenizer->tokens, token, length);
-}
-
 uint32_t tl_tokenizer_before(const struct tl_tokenizer *tokenizer) {
   return tokenizer->n_before;
 }

@@ -37,7 +37,5 @@ void tl_spsc_done(struct tl_spsc *ring);
 bool tl_spsc_push(struct tl_spsc *ring, void *item);
 /* Consumer. NULL when empty. */
 void *tl_spsc_pop(struct tl_spsc *ring);
-/* Consumer: whether a pop would find something. */
-bool tl_spsc_empty(struct tl_spsc *ring);
 
 #endif

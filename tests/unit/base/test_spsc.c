@@ -21,11 +21,9 @@ static void test_capacity_and_order(void **state) {
     assert_int_equal(tl_spsc_init(&ring, sizes[i].asked), TL_OK);
     size_t in = 0, out = 0;
     for (int round = 0; round < 5; round++) {
-      assert_true(tl_spsc_empty(&ring));
       assert_null(tl_spsc_pop(&ring));
       while (tl_spsc_push(&ring, as_item(in))) in++;
       assert_int_equal(in - out, sizes[i].got);
-      assert_false(tl_spsc_empty(&ring));
       size_t leave = round % 2 ? 0 : 1; /* so that the next lap begins at another slot */
       for (; in - out > leave; out++) assert_ptr_equal(tl_spsc_pop(&ring), as_item(out));
       for (; leave; leave--, out++) assert_ptr_equal(tl_spsc_pop(&ring), as_item(out));
@@ -59,9 +57,7 @@ static void cross(size_t capacity) {
   pthread_t producer;
   pthread_create(&producer, NULL, produce, &run);
   for (size_t i = 0; i < COUNT;) {
-    bool empty = tl_spsc_empty(&run.ring);
     uint64_t *payload = tl_spsc_pop(&run.ring);
-    assert_true(empty || payload); /* not empty before: only this thread takes */
     if (!payload) {
       sched_yield();
       continue;
