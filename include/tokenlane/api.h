@@ -58,6 +58,9 @@ void tl_api_drain(struct tl_api *api);
 unsigned tl_api_active(const struct tl_api *api);
 /* What the engine has to call to wake a loop; context is the api. Any thread. */
 void tl_api_wake(unsigned loop, void *api);
+/* Sequences that lost their device and found no room elsewhere are tried again.
+ * Now and then, by the monitor. */
+void tl_api_retry(struct tl_api *api);
 /* Ends the text lanes; what they have not read is given up by tl_api_reap. Before
  * tl_http_stop, since they wake its loops. Main thread. */
 void tl_api_stop(struct tl_api *api);
@@ -65,5 +68,20 @@ void tl_api_stop(struct tl_api *api);
  * lanes and workers. After tl_engine_stop, tl_api_stop and tl_http_stop, main thread. */
 void tl_api_reap(struct tl_api *api);
 void tl_api_free(struct tl_api *api);
+
+/* --- the operator's listener: GET /admin/replicas, POST /admin/replicas/ID/drain|resume */
+struct tl_admin;
+
+struct tl_admin_options {
+  const char *unix_path;  /* its file gets mode 0600 */
+  const struct tl_serving *serving;
+  /* A replica is to serve again, whatever its faults. On the listener's own thread. */
+  void (*resume)(unsigned replica, void *context);
+  void *context;
+};
+
+int tl_admin_start(const struct tl_admin_options *options, struct tl_admin **ret, struct tl_error *err);
+/* Closes its connections, ends its thread, frees it. Main thread. */
+void tl_admin_stop(struct tl_admin *admin);
 
 #endif

@@ -22,7 +22,9 @@ struct tl_config {
   struct tl_strings devices;
   int64_t cpu_threads;
   bool cpu_pin;
-  char *http_host, *http_unix;
+  int64_t sim_base_us, sim_per_token_ns, sim_per_block_ns, sim_kv_blocks, sim_eos_every;
+  struct tl_strings sim_override, sim_faults; /* sim.h reads them */
+  char *http_host, *http_unix, *admin_unix;
   int64_t http_port, http_threads;
   int64_t http_max_body_bytes, http_max_header_bytes, http_max_headers, http_max_url_bytes;
   int64_t http_max_write_queue_bytes, http_max_connections;
@@ -30,11 +32,14 @@ struct tl_config {
   int64_t text_threads;
   int64_t limits_max_choices, limits_max_prompts, limits_max_total_tokens, limits_max_logit_bias;
   int64_t limits_max_stop_bytes, limits_template_fuel, limits_max_queue, limits_max_waiting_tokens;
+  int64_t limits_max_total_waiting_tokens;
   int64_t limits_default_timeout_ms, limits_max_timeout_ms;
   int64_t engine_max_batch_size, engine_max_batch_tokens, engine_max_context, engine_kv_memory_bytes;
   int64_t engine_max_prefill_tokens, engine_priority_age_ms;
   bool engine_prefix_cache;
   char *route_policy;
+  int64_t route_prefix_blocks, route_prefix_load_percent;
+  int64_t health_late_ms, health_late_factor, health_backoff_ms, health_max_backoff_ms, health_max_faults, health_fault_window_ms;
   char *log_level, *log_sink, *log_format;
   struct tl_strings log_modules;
   bool log_access;

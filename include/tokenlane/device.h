@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The device seam: a step-level table that a backend fills. Only the worker
- * that owns the device calls it. A step-level seam stays small: a new
+ * that owns the device calls it, but for `reset`. A step-level seam stays small: a new
  * architecture is a new plan (model.h), not a new entry here. */
 #ifndef TOKENLANE_DEVICE_H
 #define TOKENLANE_DEVICE_H
@@ -13,6 +13,7 @@
 #include "tokenlane/model.h"
 #include "tokenlane/step.h"
 
+struct tl_sim_options; /* sim.h */
 struct tl_device; /* first member of each backend's own struct: const struct tl_device_ops *ops */
 
 struct tl_device_options {
@@ -20,6 +21,7 @@ struct tl_device_options {
   unsigned n_lanes;    /* compute threads, the calling worker included; >= 1 */
   unsigned first_core; /* where the device's core set begins */
   unsigned cores;      /* 0: lanes run anywhere; 1: lane i stays on first_core + i; else all stay within so many */
+  const struct tl_sim_options *sim; /* "sim:N" only; NULL: its defaults */
 };
 
 struct tl_device_load {
@@ -40,6 +42,7 @@ struct tl_device_loaded {
 
 struct tl_device_ops {
   const char *name; /* "cpu" */
+  bool simulated;   /* what it says means nothing */
   /* Makes a device; nothing big is allocated yet. */
   int (*open)(const struct tl_device_options *options, struct tl_device **ret, struct tl_error *err);
   /* Copies the weights into the backend's layout and allocates KV blocks and
@@ -50,7 +53,16 @@ struct tl_device_ops {
   int (*submit)(struct tl_device *device, const struct tl_step *step, struct tl_error *err);
   /* Waits for the step; ret_sampled: (n_rows). */
   int (*collect)(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err);
-  void (*close)(struct tl_device *device);
+  void (*close)(struct tl_device *device); /* no other call is under way */
+  /* Gives up the step under way, whose collect returns TL_EDEVICE at once even when
+   * it hung, and makes the device as load left it, its KV contents lost. After
+   * an error the device works again once this has returned TL_OK; TL_EDEVICE: it
+   * does not, now. Any thread, one at a time, between load and close, while the worker is in
+   * submit or collect or calls nothing. NULL: a backend that cannot: a step that hangs
+   * there hangs for ever (ARCHITECTURE.md, Faults). A step that is submitted after a reset
+   * of which the worker does not know yet is thrown away by the engine; its result may be wrong,
+   * but the reset must happen before that submit in the sense of C11. */
+  int (*reset)(struct tl_device *device, struct tl_error *err);
 };
 
 /* The backend of "cpu:0"; NULL and err for an unknown kind. *ret_index is the

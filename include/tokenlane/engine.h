@@ -23,13 +23,15 @@
 #include "tokenlane/step.h"
 
 struct tl_engine;
+struct tl_sim_options;
 
 enum tl_finish {
   TL_FINISH_NONE,
   TL_FINISH_STOP,      /* an EOS or stop id was generated (it is in the output's tokens) */
   TL_FINISH_LENGTH,    /* max_new tokens, or the context is full */
   TL_FINISH_CANCELLED,
-  TL_FINISH_ERROR,     /* the device failed */
+  TL_FINISH_ERROR,     /* the model gave no distribution, or it can never fit */
+  TL_FINISH_FAULT,     /* the device failed. What n_out covers is right: submit it again elsewhere and it goes on */
   TL_FINISH_EXPIRED,   /* deadline_ns passed */
 };
 
@@ -77,6 +79,7 @@ struct tl_sequence {
   _Atomic uint32_t cancel;         /* any thread sets it to 1 */
   enum tl_finish finish;           /* valid once the final event has come */
   /* --- the worker's ------------------------------------------------------------------ */
+  uint32_t n_faults;               /* steps that computed it and failed; the loop's after a final event */
   struct tl_sched_seq sched;
   bool in_flight;                  /* the step under way computes rows of it */
 };
@@ -89,6 +92,7 @@ struct tl_engine_options {
   const struct tl_model *model;
   const char *const *devices;  /* (n_replicas) "cpu:0", ...: one replica each */
   unsigned n_replicas, n_loops;
+  const struct tl_sim_options *sim; /* (n_replicas) for those that are simulated, or NULL */
   unsigned cpu_threads;        /* lanes per CPU replica; 0: processors / CPU replicas */
   bool cpu_pin;
   uint32_t max_batch_size, max_batch_tokens, max_context; /* max_context 0: the model's */
@@ -104,17 +108,33 @@ struct tl_engine_options {
   void (*progress)(unsigned replica, uint64_t done, uint64_t total, void *context); /* may be NULL */
 };
 
+/* Of a board's `failed`. Route nothing there unless it is TL_FAILED_NOT. */
+enum tl_failed {
+  TL_FAILED_NOT,
+  TL_FAILED,        /* the worker gives back all that it has and gets, and calls the device no more */
+  TL_FAILED_TRIED,  /* the device was reset: the worker runs what it is given, which is the test generation */
+};
+#define TL_FAILED_MASK 3u
+
 /* What the router reads of a replica. */
 struct tl_board {
   /* line 1: loops, every request */
   TL_ALIGNED _Atomic int64_t reserved_tokens; /* prompt + output tokens of live sequences */
   _Atomic int64_t reserved_seqs;
+  _Atomic int64_t prefill_tokens; /* prompts of those that have no token yet */
+  _Atomic int64_t decodes;        /* live sequences that have one */
   /* line 2: the worker, every step; the others read it relaxed */
   TL_ALIGNED _Atomic int64_t beat_ns;   /* end of the last step */
+  _Atomic int64_t step_began_ns;        /* of the step under way; 0: none */
   _Atomic int64_t step_ns;              /* moving average of the step time */
   _Atomic uint32_t free_blocks, cached_blocks, running, waiting;
-  _Atomic uint32_t failed;              /* the device failed: route nothing here */
   _Atomic uint64_t n_steps, n_prefill_tokens, n_decode_tokens;
+  /* line 3: worker and monitor, seldom; the router reads it at each request. The low
+   * bits of `failed` are an enum tl_failed; the others count, so that each failure has a word
+   * of its own and `parked` can say which one the worker has answered */
+  TL_ALIGNED _Atomic uint32_t failed;
+  _Atomic uint32_t parked;              /* the word of `failed` for which the worker let go of everything */
+  _Atomic uint32_t n_faults;            /* failures so far; the monitor writes */
 };
 
 /* Opens devices, loads the weights (in parallel over replicas), allocates all
@@ -134,18 +154,36 @@ void tl_engine_reap(struct tl_engine *engine, void (*on_event)(struct tl_sequenc
 void tl_engine_free(struct tl_engine *engine);
 
 unsigned tl_engine_replicas(const struct tl_engine *engine);
+unsigned tl_engine_simulated(const struct tl_engine *engine); /* devices that only simulate one */
 uint32_t tl_engine_blocks(const struct tl_engine *engine, unsigned replica);
 uint32_t tl_engine_max_context(const struct tl_engine *engine); /* tokens that a sequence may hold */
+const char *tl_engine_device(const struct tl_engine *engine, unsigned replica); /* "cpu:0" */
 struct tl_board *tl_engine_board(struct tl_engine *engine, unsigned replica);
 
 /* Gives the sequence to a replica. The caller has reserved room there (route),
  * which bounds live sequences by max_queue. One exchange, a fence, maybe a
- * wake-up. Any loop thread. */
+ * wake-up. A sequence that came back with TL_FINISH_FAULT goes on after its n_out tokens
+ * with the same random numbers. Any loop thread. */
 void tl_engine_submit(struct tl_engine *engine, unsigned replica, struct tl_sequence *seq);
 /* Calls on_event for each sequence of this loop that has news, until none is
  * left: read n_out, n_scored; `final`: finish is set and the sequence is the
  * loop's again (on_event may free it). The loop's own thread. */
 void tl_engine_drain(struct tl_engine *engine, unsigned loop,
                      void (*on_event)(struct tl_sequence *seq, bool final, void *context), void *context);
+
+/* --- faults: the monitor's thread (engine/fault.c has the protocol) ------------------ */
+/* The worker gives back all sequences (TL_FINISH_FAULT) and leaves the device alone,
+ * as it does by itself after a device error. When it is inside the device, only once that returns. */
+void tl_engine_quarantine(struct tl_engine *engine, unsigned replica);
+bool tl_engine_failed(const struct tl_engine *engine, unsigned replica);
+/* Failed, and the worker has let go of everything. */
+bool tl_engine_parked(const struct tl_engine *engine, unsigned replica);
+bool tl_engine_can_reset(const struct tl_engine *engine, unsigned replica);
+/* The device's reset. While it is failed only. */
+int tl_engine_reset(struct tl_engine *engine, unsigned replica, struct tl_error *err);
+/* Parked and reset: the worker takes sequences again, the router gives it none. */
+bool tl_engine_try(struct tl_engine *engine, unsigned replica);
+/* What was tried went well: all is as before. False: it failed meanwhile. */
+bool tl_engine_admit(struct tl_engine *engine, unsigned replica);
 
 #endif

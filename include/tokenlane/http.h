@@ -20,6 +20,7 @@ struct tl_http_options {
   const char *host;      /* NULL: no TCP listener (unless inherited_fds) */
   int port;              /* 0: any free one, see tl_http_port */
   const char *unix_path; /* NULL: no unix socket. A stale socket file is replaced */
+  unsigned unix_mode;    /* of that file; 0: as the umask has it */
   const int *inherited_fds; /* listening sockets passed by systemd; then host and unix_path are not opened */
   unsigned n_inherited_fds;
   unsigned n_loops;           /* >= 1; SO_REUSEPORT where several loops listen on TCP */

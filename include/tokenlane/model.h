@@ -81,6 +81,9 @@ struct tl_model {
  * weights, checks every offset and shape against file and plan. Boot; the
  * caller frees. Errors name the file and the key or tensor. */
 int tl_model_load(const char *folder, struct tl_model **ret, struct tl_error *err);
+/* As tl_model_load, but without weights, which need not be there: no tensors, no
+ * plan, and dtype says nothing. For devices that do not compute. */
+int tl_model_load_config(const char *folder, struct tl_model **ret, struct tl_error *err);
 /* Unmaps the weight files: after the devices have loaded, tensors[].data is NULL. */
 void tl_model_release_files(struct tl_model *model);
 void tl_model_free(struct tl_model *model);

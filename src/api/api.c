@@ -16,7 +16,9 @@ static void on_wake(unsigned loop, void *context) {
   if (api->lanes) tl_text_lanes_drain(api->lanes, loop, api_work_done);
   /* pairs with tl_api_serve; events come only from an engine that serves */
   const struct tl_serving *serving = atomic_load_explicit(&api->serving, memory_order_acquire);
-  if (serving) tl_engine_drain(serving->engine, loop, api_on_event, api);
+  if (!serving) return;
+  tl_engine_drain(serving->engine, loop, api_on_event, api);
+  if (api->loops[loop].stranded) api_retry_stranded(api, loop);
 }
 
 void tl_api_wake(unsigned loop, void *api) {
@@ -48,6 +50,8 @@ static int add_metrics(struct tl_api *api) {
       seconds(api, "tokenlane_generation_seconds", "Whole time of generation requests that were answered.", NULL);
   api->cancelled = tl_metrics_counter(api->o.metrics, "tokenlane_cancelled_requests_total",
                                       "Generation requests whose client went before the answer ended.", NULL);
+  api->resubmitted = tl_metrics_counter(api->o.metrics, "tokenlane_resubmitted_sequences_total",
+                                        "Sequences that went on elsewhere when their device failed.", NULL);
   return TL_OK;
 }
 
@@ -59,7 +63,7 @@ int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct
   api->key[1] = tl_random_seed();
   api->loops = aligned_alloc(TL_CACHE_LINE, options->n_loops * sizeof *api->loops);
   int r = api->loops ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  for (unsigned i = 0; r == TL_OK && i < options->n_loops; i++) api->loops[i].n_ids = 0;
+  for (unsigned i = 0; r == TL_OK && i < options->n_loops; i++) api->loops[i] = (struct api_loop){0};
   if (r == TL_OK && add_metrics(api) < 0) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   tl_http_error_body(options->http, api_http_error);
   tl_http_on_wake(options->http, on_wake, api);
@@ -99,6 +103,12 @@ void tl_api_drain(struct tl_api *api) {
 
 unsigned tl_api_active(const struct tl_api *api) {
   return atomic_load_explicit(&api->active, memory_order_relaxed); /* a count alone */
+}
+
+void tl_api_retry(struct tl_api *api) {
+  /* relaxed: a hint; the monitor comes by again soon */
+  if (atomic_load_explicit(&api->n_stranded, memory_order_relaxed) == 0) return;
+  for (unsigned i = 0; i < api->o.n_loops; i++) tl_http_wake(api->o.http, i);
 }
 
 void tl_api_stop(struct tl_api *api) {

@@ -103,9 +103,12 @@ struct api_choice {
   struct tl_sequence *seq;  /* NULL once it is final and counted */
   unsigned index;           /* as the client sees it */
   unsigned prompt;          /* which prompt */
+  struct tl_room room;      /* what seq holds of its replica */
   uint32_t n_seen;          /* generated tokens already turned into text */
   uint32_t n_sent_logprobs; /* tokens whose log-probabilities were sent (streams) */
   bool final;               /* the engine's last event has come */
+  struct api_choice *next_stranded; /* waits for a replica after a fault */
+  int64_t stranded_ns;      /* since when */
   bool role_sent, echoed;   /* chat: the first chunk is out; completions: the prompt is in the text */
   bool ended_by_id;         /* the last token seen is a stop id: it has no text */
   bool done;                /* text complete, finish known */
@@ -149,9 +152,20 @@ int api_too_long(const struct api_call *call, struct tl_error *err);
 void api_call_free(struct api_call *call);
 /* Engine's event for a sequence. */
 void api_on_event(struct tl_sequence *seq, bool final, void *context);
+int64_t api_cost(const struct tl_sequence *seq);
+/* A sequence is final: counted, and the call freed when it was the last. */
+void api_choice_ended(struct api_choice *choice);
 /* The whole life of a generation request: read, tokenized by `prepare`, started. */
 void api_generate(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint,
                   int (*prepare)(struct api_call *call, struct tl_error *err));
+
+/* resubmit.c: the choice's device failed, its sequence is the loop's again. False: it
+ * ends here (seq->finish says how). */
+bool api_resubmit(struct api_choice *choice);
+/* Tries again for those that found no room. */
+void api_retry_stranded(struct tl_api *api, unsigned loop);
+/* The call is over: those of its choices that wait for room end now. */
+void api_end_stranded(struct api_call *call);
 
 /* stream.c: new tokens of a choice into text, chunks and answers. Sends the
  * answer when it is complete, and then call->request is NULL. */
@@ -196,7 +210,8 @@ int api_check_model(const struct tl_api *api, const json_t *model, struct tl_err
 const struct tl_serving *api_serving(struct tl_api *api, struct tl_error *err);
 
 struct api_loop {
-  TL_ALIGNED uint64_t n_ids; /* the loop's own */
+  TL_ALIGNED uint64_t n_ids;    /* the loop's own, as the next */
+  struct api_choice *stranded;  /* their sequences are the loop's: no replica could take them yet */
 };
 
 struct tl_api {
@@ -207,11 +222,12 @@ struct tl_api {
   int64_t created_s;
   struct api_loop *loops;
   tl_metric *ttft, *inter_token; /* (n_replicas) */
-  tl_metric generation_seconds, cancelled;
+  tl_metric generation_seconds, cancelled, resubmitted;
   /* set once by the main thread, read by loops */
   TL_ALIGNED _Atomic(const struct tl_serving *) serving;
   _Atomic int draining;
   TL_ALIGNED _Atomic unsigned active;
+  _Atomic unsigned n_stranded; /* over all loops: whether somebody has to wake them */
 };
 
 #endif

@@ -45,8 +45,8 @@ static void on_health(struct tl_http_request *request, void *context) {
 static void on_ready(struct tl_http_request *request, void *context) {
   struct tl_error err = {0};
   const struct tl_serving *serving = api_serving(context, &err);
-  int64_t tokens, seqs;
-  if (serving && !tl_route_capacity(serving->route, &tokens, &seqs)) {
+  struct tl_capacity capacity;
+  if (serving && !tl_route_capacity(serving->route, &capacity)) {
     tl_error_set(&err, TL_EBUSY, NULL, "no device is ready to serve");
     err.http_status = 503;
   }
@@ -81,6 +81,7 @@ static void one_model(const struct tl_api *api, const char *id, const char *root
                    (long long)api->created_s);
   api_json_string(out, root, strlen(root));
   if (serving) tl_buffer_printf(out, ",\"max_model_len\":%u", tl_engine_max_context(serving->engine));
+  if (serving && tl_engine_simulated(serving->engine)) tl_buffer_puts(out, ",\"simulated\":true");
   tl_buffer_putc(out, '}');
 }
 
@@ -109,7 +110,7 @@ static size_t decode_path(const char *path, char *ret, size_t size) {
   size_t n = 0;
   for (; *path && n + 1 < size; path++) {
     bool escape = *path == '%' && hex(path[1]) >= 0 && hex(path[2]) >= 0;
-    ret[n++] = escape ? (char)(hex(path[1]) << 4 | hex(path[2])) : *path;
+    ret[n++] = (char)(escape ? hex(path[1]) << 4 | hex(path[2]) : *path);
     if (escape) path += 2;
   }
   ret[n] = 0;

@@ -216,21 +216,28 @@ static int check_tokens(const struct api_call *call, struct tl_error *err) {
   return TL_OK;
 }
 
-static int64_t cost(const struct tl_sequence *seq) {
+int64_t api_cost(const struct tl_sequence *seq) {
   return (int64_t)seq->n_prompt + seq->max_new;
 }
 
 /* What could not be admitted even if nothing else ran is no matter of trying again. */
 static int check_capacity(const struct api_call *call, struct tl_error *err) {
-  int64_t most_tokens, most_seqs, tokens = 0;
-  if (!tl_route_capacity(call->work.serving->route, &most_tokens, &most_seqs)) return TL_OK; /* 503 by the reservation */
-  for (unsigned i = 0; i < call->n_choices; i++) tokens += cost(call->choices[i].seq);
-  if (call->n_choices > most_seqs)
+  struct tl_capacity most;
+  int64_t tokens = 0;
+  if (!tl_route_capacity(call->work.serving->route, &most)) return TL_OK; /* 503 by the reservation */
+  for (unsigned i = 0; i < call->n_choices; i++) {
+    tokens += api_cost(call->choices[i].seq);
+    if (api_cost(call->choices[i].seq) > most.seq_tokens)
+      return tl_error_set(err, TL_ECONTEXT, prompt_field(call),
+                          "%s: with max_tokens it may be at most %lld tokens here, got %lld", prompt_field(call),
+                          (long long)most.seq_tokens, (long long)api_cost(call->choices[i].seq));
+  }
+  if (call->n_choices > most.seqs)
     return tl_error_set(err, TL_EINVAL, "n", "n: prompts x n may be at most %lld sequences here, got %u",
-                        (long long)most_seqs, call->n_choices);
-  if (call->n_prompts > 1 && tokens > most_tokens)
+                        (long long)most.seqs, call->n_choices);
+  if (call->n_prompts > 1 && tokens > most.tokens)
     return tl_error_set(err, TL_EINVAL, "prompt", "prompt: all prompts with their max_tokens may be at most %lld tokens here, got %lld",
-                        (long long)most_tokens, (long long)tokens);
+                        (long long)most.tokens, (long long)tokens);
   return TL_OK;
 }
 
@@ -238,12 +245,18 @@ static int check_capacity(const struct api_call *call, struct tl_error *err) {
 static int reserve_all(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err) {
   struct tl_metrics_shard *shard = tl_http_shard(call->api->o.http, call->loop);
   struct tl_route *route = call->work.serving->route;
-  unsigned n = (unsigned)call->params.n, replica;
+  unsigned n = (unsigned)call->params.n;
   for (unsigned i = 0; i < call->n_choices; i += n) {
-    int r = tl_route_reserve(route, n * cost(call->choices[i].seq), n, shard, &replica, ret_retry_after_s, err);
-    for (unsigned k = i; r == TL_OK && k < i + n; k++) call->choices[k].seq->replica = replica;
+    const struct tl_sequence *first = call->choices[i].seq;
+    struct tl_route_ask ask = {.tokens = api_cost(first), .n_seqs = n, .prompt = first->tokens, .n_prompt = first->n_prompt};
+    struct tl_room room;
+    int r = tl_route_reserve(route, &ask, shard, &room, ret_retry_after_s, err);
+    for (unsigned k = i; r == TL_OK && k < i + n; k++) {
+      call->choices[k].room = room;
+      call->choices[k].seq->replica = room.replica;
+    }
     if (r == TL_OK) continue;
-    while (i-- > 0) tl_route_release(route, call->choices[i].seq->replica, cost(call->choices[i].seq));
+    while (i-- > 0) tl_route_release(route, &call->choices[i].room);
     return r;
   }
   return TL_OK;
@@ -345,17 +358,23 @@ void api_generate(struct tl_api *api, struct tl_http_request *request, enum api_
   if (!api_work_run(&call->work, api, request)) api_call_free(call);
 }
 
+void api_choice_ended(struct api_choice *choice) {
+  struct api_call *call = choice->call;
+  choice->final = true;
+  if (--call->n_live == 0) atomic_fetch_sub_explicit(&call->api->active, 1, memory_order_relaxed); /* as in submit_all */
+}
+
 void api_on_event(struct tl_sequence *seq, bool final, void *context) {
   (void)context;
   struct api_choice *choice = seq->owner;
   struct api_call *call = choice->call;
   if (final) {
-    choice->final = true;
-    call->n_live--;
-    tl_route_release(call->work.serving->route, seq->replica, cost(seq));
+    tl_route_release(call->work.serving->route, &choice->room);
+    if (seq->finish != TL_FINISH_FAULT || !api_resubmit(choice)) api_choice_ended(choice);
+  } else if (atomic_load_explicit(&seq->n_out, memory_order_relaxed) > 0) { /* relaxed: only whether there is one */
+    tl_route_started(call->work.serving->route, &choice->room);
   }
   if (call->request) api_choice_advance(choice);
-  if (call->n_live > 0) return;
-  if (final) atomic_fetch_sub_explicit(&call->api->active, 1, memory_order_relaxed);
-  if (!call->request) api_call_free(call);
+  if (!call->request) api_end_stranded(call); /* it may have been answered just now */
+  if (call->n_live == 0 && !call->request) api_call_free(call);
 }

@@ -9,6 +9,7 @@ void api_call_cancel(struct api_call *call) {
   /* relaxed: the worker polls it once a step; it publishes nothing else */
   for (unsigned i = 0; i < call->n_choices; i++)
     if (!call->choices[i].final) atomic_store_explicit(&call->choices[i].seq->cancel, 1, memory_order_relaxed);
+  api_end_stranded(call);
 }
 
 static void send_event(struct api_call *call, struct tl_buffer *json) {
@@ -163,7 +164,7 @@ static void finish_call(struct api_call *call) {
 
 static bool failed(const struct api_choice *choice, struct tl_error *err) {
   if (!choice->final) return false;
-  if (choice->seq->finish == TL_FINISH_ERROR)
+  if (choice->seq->finish == TL_FINISH_ERROR || choice->seq->finish == TL_FINISH_FAULT)
     return tl_error_set(err, TL_EDEVICE, NULL, "the device that served this request failed") < 0;
   if (choice->seq->finish == TL_FINISH_EXPIRED) {
     tl_error_set(err, TL_EBUSY, "timeout_ms", "the request did not end within its %lld ms",

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "daemon/daemon_private.h"
+#include "daemon/monitor.h"
 #include "tokenlane/base/clock.h"
 #include "tokenlane/log.h"
 
@@ -90,12 +91,12 @@ static int start_http(struct daemon *d, struct tl_error *err) {
 
 static int load_files(struct daemon *d, struct tl_error *err) {
   const char *folder = d->config->model_path;
-  int r = tl_model_load(folder, &d->model, err);
+  int r = simulate_only(d->config) ? tl_model_load_config(folder, &d->model, err) : tl_model_load(folder, &d->model, err);
   if (r == TL_OK) r = tl_tokenizer_load(folder, &d->tokenizer, err);
   if (r == TL_OK) r = tl_chat_format_load(folder, &d->chat, err);
   if (r < 0) return r;
   TL_LOG(TL_LOG_INFO, "model", "read", TL_S("model", d->model_name), TL_S("architecture", d->model->architecture),
-         TL_U("parameters", d->model->n_parameters), TL_S("dtype", tl_dtype_name(d->model->dtype)),
+         TL_U("parameters", d->model->n_parameters), TL_S("dtype", d->model->n_tensors ? tl_dtype_name(d->model->dtype) : "none"),
          TL_U("context", d->model->max_context), TL_S("chat_template", d->chat ? "yes" : "no"));
   return TL_OK;
 }
@@ -122,7 +123,7 @@ static void add_log_metrics(struct tl_metrics *metrics) {
   tl_metrics_counter_read(metrics, name, help, "reason=\"rate_limit\"", read_suppressed, NULL);
 }
 
-/* The loop after http's is this thread, for the test generation. */
+/* The loop after http's is this thread, for the test generation, and then the monitor. */
 static void on_wake(unsigned loop, void *context) {
   struct daemon *d = context;
   if (loop < (unsigned)d->config->http_threads)
@@ -140,10 +141,13 @@ static int make_engine(struct daemon *d, struct tl_error *err) {
   tl_waker_init(&d->probe_waker);
   d->progress = progress_new(c->devices.n);
   if (!d->progress) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  d->simulation = simulate_new(c, d->model, d->tokenizer, err);
+  if (!d->simulation) return err->code;
   struct tl_engine_options options = {
       .model = d->model,
       .devices = (const char *const *)c->devices.items,
       .n_replicas = c->devices.n,
+      .sim = simulate_options(d->simulation),
       .n_loops = (unsigned)c->http_threads + 1,
       .cpu_threads = (unsigned)c->cpu_threads,
       .cpu_pin = c->cpu_pin,
@@ -160,17 +164,67 @@ static int make_engine(struct daemon *d, struct tl_error *err) {
       .progress = on_progress,
   };
   int r = tl_engine_new(&options, d->metrics, &d->engine, err);
-  if (r == TL_OK) tl_model_release_files(d->model);
-  return r;
+  if (r < 0) return r;
+  tl_model_release_files(d->model);
+  if (tl_engine_simulated(d->engine))
+    TL_LOG(TL_LOG_WARN, "daemon", "simulated devices serve: their text means nothing",
+           TL_U("simulated", tl_engine_simulated(d->engine)), TL_U("devices", c->devices.n));
+  return TL_OK;
+}
+
+static enum tl_route_policy policy_of(const char *name) {
+  if (strcmp(name, "round_robin") == 0) return TL_ROUTE_ROUND_ROBIN;
+  return strcmp(name, "prefix") == 0 ? TL_ROUTE_PREFIX : TL_ROUTE_LEAST_LOAD;
 }
 
 static int make_route(struct daemon *d, struct tl_error *err) {
+  const struct tl_config *c = d->config;
   struct tl_route_options options = {
-      .policy = strcmp(d->config->route_policy, "round_robin") == 0 ? TL_ROUTE_ROUND_ROBIN : TL_ROUTE_LEAST_LOAD,
-      .max_tokens = d->config->limits_max_waiting_tokens,
-      .max_seqs = d->config->limits_max_queue,
+      .policy = policy_of(c->route_policy),
+      .max_tokens = c->limits_max_waiting_tokens,
+      .max_total = c->limits_max_total_waiting_tokens,
+      .max_seqs = c->limits_max_queue,
+      .prefix_blocks = (unsigned)c->route_prefix_blocks,
+      .prefix_factor = (double)c->route_prefix_load_percent / 100,
+      .prefix_slack = c->engine_max_batch_tokens,
   };
   return tl_route_new(d->engine, &options, d->metrics, &d->route, err);
+}
+
+static int test_replicas(struct daemon *d, struct tl_error *err) {
+  d->probes = probes_new(d->config->devices.n);
+  if (!d->probes) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  return probe_replicas(d->engine, d->model, (unsigned)d->config->http_threads, &d->probe_waker, d->probes, err);
+}
+
+static int start_monitor(struct daemon *d, struct tl_error *err) {
+  const struct tl_config *c = d->config;
+  struct monitor_options options = {
+      .health = {.late_ns = TL_MS(c->health_late_ms),
+                 .late_factor = c->health_late_factor,
+                 .backoff_ns = TL_MS(c->health_backoff_ms),
+                 .max_backoff_ns = TL_MS(c->health_max_backoff_ms),
+                 .max_faults = (unsigned)c->health_max_faults,
+                 .fault_window_ns = TL_MS(c->health_fault_window_ms)},
+      .engine = d->engine,
+      .route = d->route,
+      .api = d->api,
+      .model = d->model,
+      .probes = d->probes,
+      .waker = &d->probe_waker,
+      .loop = (unsigned)c->http_threads,
+  };
+  int r = monitor_new(&options, d->metrics, &d->monitor, err);
+  return r < 0 ? r : monitor_start(d->monitor, err);
+}
+
+static int start_admin(struct daemon *d, struct tl_error *err) {
+  const char *path = d->config->admin_unix;
+  if (!*path) return TL_OK;
+  struct tl_admin_options options = {.unix_path = path, .serving = &d->serving, .resume = monitor_resume, .context = d->monitor};
+  int r = tl_admin_start(&options, &d->admin, err);
+  if (r == TL_OK) TL_LOG(TL_LOG_INFO, "admin", "listening", TL_S("unix", path));
+  return r;
 }
 
 int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_error *err) {
@@ -187,10 +241,13 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
   if (r == TL_OK) r = make_engine(d, err);
   if (r == TL_OK) r = make_route(d, err);
   if (r == TL_OK) r = tl_engine_start(d->engine, err);
-  if (r == TL_OK) r = probe_replicas(d->engine, d->model, (unsigned)config->http_threads, &d->probe_waker, err);
+  if (r == TL_OK) r = test_replicas(d, err);
+  if (r == TL_OK) r = start_monitor(d, err);
   if (r < 0) return r;
   signals_ready(); /* before the first request: it would be lost by an exit at once */
   d->serving = (struct tl_serving){d->engine, d->route, d->model, d->tokenizer, d->chat};
+  if (r == TL_OK) r = start_admin(d, err);
+  if (r < 0) return r;
   tl_api_serve(d->api, &d->serving);
   TL_LOG(TL_LOG_INFO, "daemon", "ready", TL_S("model", d->model_name), TL_U("replicas", config->devices.n),
          TL_U("kv_blocks", tl_engine_blocks(d->engine, 0)), TL_U("context", tl_engine_max_context(d->engine)),
@@ -199,13 +256,18 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
 }
 
 void daemon_done(struct daemon *d) {
+  tl_admin_stop(d->admin);
+  monitor_stop(d->monitor);
   /* workers and lanes wake loops, so loops end last; what they still hand over is reaped */
   if (d->engine) tl_engine_stop(d->engine);
   if (d->api) tl_api_stop(d->api);
   if (d->http) tl_http_stop(d->http);
   if (d->api) tl_api_reap(d->api);
+  monitor_free(d->monitor);
   tl_route_free(d->route);
   tl_engine_free(d->engine);
+  free(d->probes);
+  simulate_free(d->simulation);
   tl_api_free(d->api);
   tl_http_free(d->http);
   tl_chat_format_free(d->chat);

@@ -21,11 +21,15 @@ struct daemon {
   struct tl_model *model;
   struct tl_tokenizer *tokenizer;
   struct tl_chat_format *chat;
+  struct simulation *simulation; /* what simulated devices look at */
   struct tl_engine *engine;
   struct tl_route *route;
   struct tl_serving serving;
   struct progress *progress;
-  struct tl_waker probe_waker; /* the boot thread, waiting for its test generation */
+  struct tl_waker probe_waker; /* the boot thread, waiting for its test generation, then the monitor */
+  struct probe *probes;        /* (devices) */
+  struct monitor *monitor;
+  struct tl_admin *admin; /* NULL: none is configured */
 };
 
 /* boot.c: from configuration to "ready". On error what was made is left to daemon_done. */
@@ -33,10 +37,16 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
 /* Ends all work and threads and frees everything. */
 void daemon_done(struct daemon *d);
 
-/* probe.c: every replica generates a few tokens before anyone is served. The
- * engine's loop number `loop` belongs to the calling thread. */
-int probe_replicas(struct tl_engine *engine, const struct tl_model *model, unsigned loop, struct tl_waker *waker,
-                   struct tl_error *err);
+/* simulate.c: the devices that the configuration names, and what it says of simulated
+ * ones, which config does not know. */
+int simulate_check(const struct tl_config *config, struct tl_error *err);
+/* Nothing computes: the model's weights are not needed. */
+bool simulate_only(const struct tl_config *config);
+/* Options of all replicas for tl_engine_new, to be kept until the engine is freed. NULL: err says why. */
+struct simulation *simulate_new(const struct tl_config *config, const struct tl_model *model,
+                                const struct tl_tokenizer *tokenizer, struct tl_error *err);
+const struct tl_sim_options *simulate_options(const struct simulation *simulation);
+void simulate_free(struct simulation *simulation);
 
 /* progress.c: a bar on a terminal, lines elsewhere. Called by loader threads. */
 struct progress *progress_new(unsigned n_replicas);

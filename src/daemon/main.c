@@ -6,7 +6,6 @@
 #include "daemon/daemon_private.h"
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/thread.h"
-#include "tokenlane/device.h"
 #include "tokenlane/log.h"
 
 static const char usage[] =
@@ -28,12 +27,10 @@ static bool is_option(const char *argument, const char *key) {
 
 /* What is wrong with the whole, in the file's words unless an option set the key. */
 static int check_whole(const struct tl_config *config, const char *file, int argc, char **argv, struct tl_error *err) {
-  unsigned index;
   struct tl_log_options log = daemon_log_options(config);
   int r = tl_config_check(config, err);
   if (r == TL_OK) r = tl_log_check(&log, err);
-  for (unsigned i = 0; r == TL_OK && i < config->devices.n; i++)
-    if (!tl_device_find(config->devices.items[i], &index, err)) r = TL_EINVAL;
+  if (r == TL_OK) r = simulate_check(config, err);
   if (r == TL_OK || !file) return r;
   for (int i = 0; i < argc; i++)
     if (is_option(argv[i], err->field)) return r;

@@ -45,7 +45,7 @@ static void draw_bar(unsigned percent, uint64_t done, uint64_t total) {
 }
 
 static void show(struct progress *p, uint64_t done, uint64_t total) {
-  unsigned percent = total ? (unsigned)(done * 100 / total) : 100;
+  unsigned percent = (unsigned)(done * 100 / total);
   int64_t now = tl_now_ns();
   if (p->terminal) {
     if (percent == p->shown || (percent < 100 && now - p->drawn_ns < REDRAW_NS)) return;
@@ -68,6 +68,7 @@ static uint64_t sum_of(const struct progress *p) {
 }
 
 void progress_step(struct progress *progress, unsigned replica, uint64_t done, uint64_t total) {
+  if (total == 0) return; /* no weights: nothing to show */
   atomic_store_explicit(&progress->done[replica], done, memory_order_seq_cst); /* pairs with sum_of */
   /* Figures that came while another thread drew are not left out: the 100 % may be
    * among them. The flag passes shown and drawn_ns on and pairs with itself. */

@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern const struct tl_device_ops cpu_device_ops;
+extern const struct tl_device_ops cpu_device_ops, sim_device_ops;
 
-static const struct tl_device_ops *const backends[] = {&cpu_device_ops};
+static const struct tl_device_ops *const backends[] = {&cpu_device_ops, &sim_device_ops};
 
 const struct tl_device_ops *tl_device_find(const char *spec, unsigned *ret_index, struct tl_error *err) {
   const char *colon = strchr(spec, ':');

@@ -5,9 +5,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "engine/engine_private.h"
 #include "tokenlane/base/hash.h"
+#include "tokenlane/log.h"
+#include "tokenlane/sim.h"
+
+#define STUCK_SECONDS 5 /* at the end: no step of a device that works takes so long */
 
 static void worker_done(struct worker *w) {
   if (w->device) w->ops->close(w->device);
@@ -110,25 +115,34 @@ static int load_all(struct tl_engine *engine, struct tl_error *err) {
 }
 
 /* Replicas on CPUs share the processors: device N has the N-th core set. One alone
- * is left to the system's scheduler unless its threads are to be pinned. */
+ * is left to the system's scheduler unless its threads are to be pinned. Simulated
+ * ones need none. */
 static void place(struct tl_engine *engine, struct worker *w, unsigned index) {
-  unsigned lanes = engine->o.cpu_threads ? engine->o.cpu_threads : tl_cpu_count() / engine->o.n_replicas;
+  const struct tl_engine_options *o = &engine->o;
+  unsigned n = o->n_replicas - tl_engine_simulated(engine), lanes = o->cpu_threads;
+  if (lanes == 0) lanes = n ? tl_cpu_count() / n : 1;
   if (lanes == 0) lanes = 1;
-  unsigned cores = engine->o.cpu_pin ? 1 : engine->o.n_replicas > 1 ? lanes : 0;
-  w->device_options = (struct tl_device_options){index, lanes, index * lanes, cores};
+  unsigned cores = w->ops->simulated ? 0 : o->cpu_pin ? 1 : n > 1 ? lanes : 0;
+  w->device_options = (struct tl_device_options){.index = index,
+                                                 .n_lanes = lanes,
+                                                 .first_core = index * lanes,
+                                                 .cores = cores,
+                                                 .sim = o->sim ? &o->sim[w->index] : NULL};
 }
 
 static int open_all(struct tl_engine *engine, const struct tl_device_ops *ops, struct tl_error *err) {
   for (unsigned i = 0; i < engine->o.n_replicas; i++) {
     struct worker *w = &engine->workers[i];
-    unsigned index = i;
     w->engine = engine;
-    w->index = i;
+    w->index = w->device_options.index = i;
     tl_mpsc_init(&w->inbox);
     tl_waker_init(&w->waker);
-    w->ops = ops ? ops : tl_device_find(engine->o.devices[i], &index, err);
+    w->ops = ops ? ops : tl_device_find(engine->o.devices[i], &w->device_options.index, err);
     if (!w->ops) return TL_EINVAL;
-    place(engine, w, index);
+  }
+  for (unsigned i = 0; i < engine->o.n_replicas; i++) {
+    struct worker *w = &engine->workers[i];
+    place(engine, w, w->device_options.index);
     int r = w->ops->open(&w->device_options, &w->device, err);
     if (r == TL_OK) r = make_arrays(w, err);
     if (r < 0) return r;
@@ -174,6 +188,10 @@ static double read_cached(void *board) {
 }
 static double read_blocks(void *worker) {
   return ((struct worker *)worker)->loaded.n_blocks;
+}
+
+static double read_simulated(void *engine) {
+  return tl_engine_simulated(engine); /* constant after boot */
 }
 
 /* From a microsecond, which a gap should take, to what a stuck worker takes. */
@@ -241,6 +259,8 @@ int engine_new_with_ops(const struct tl_engine_options *options, const struct tl
     tl_engine_free(engine);
     return r;
   }
+  tl_metrics_gauge_read(metrics, "tokenlane_simulated_devices", "Devices that are simulated: their text means nothing.", NULL,
+                        read_simulated, engine);
   for (unsigned i = 0; i < options->n_replicas; i++) add_metrics(&engine->workers[i], metrics);
   *ret = engine;
   return TL_OK;
@@ -264,6 +284,19 @@ int tl_engine_start(struct tl_engine *engine, struct tl_error *err) {
   return TL_OK;
 }
 
+/* A worker that does not come back is stuck in its device: a reset gets it out. Not
+ * pthread_clockjoin_np, which GCC's TSan does not know; the wall clock is good enough. */
+static void join_worker(struct worker *w) {
+  struct timespec deadline;
+  clock_gettime(CLOCK_REALTIME, &deadline);
+  deadline.tv_sec += STUCK_SECONDS;
+  if (pthread_timedjoin_np(w->thread, NULL, &deadline) == 0) return;
+  struct tl_error err = {0};
+  TL_LOG(TL_LOG_WARN, "engine", "the device does not end its step; resetting it", TL_U("replica", w->index));
+  if (w->ops->reset) w->ops->reset(w->device, &err);
+  pthread_join(w->thread, NULL);
+}
+
 void tl_engine_stop(struct tl_engine *engine) {
   /* pairs with the acquire loads of the workers */
   atomic_store_explicit(&engine->stopping, 1, memory_order_release);
@@ -271,7 +304,7 @@ void tl_engine_stop(struct tl_engine *engine) {
     struct worker *w = &engine->workers[i];
     if (!w->started) continue;
     tl_waker_notify(&w->waker);
-    pthread_join(w->thread, NULL);
+    join_worker(w);
     w->started = false;
   }
 }
@@ -280,12 +313,22 @@ unsigned tl_engine_replicas(const struct tl_engine *engine) {
   return engine->o.n_replicas;
 }
 
+unsigned tl_engine_simulated(const struct tl_engine *engine) {
+  unsigned n = 0;
+  for (unsigned i = 0; i < engine->o.n_replicas; i++) n += engine->workers[i].ops->simulated;
+  return n;
+}
+
 uint32_t tl_engine_blocks(const struct tl_engine *engine, unsigned replica) {
   return engine->workers[replica].loaded.n_blocks;
 }
 
 uint32_t tl_engine_max_context(const struct tl_engine *engine) {
   return engine->max_context;
+}
+
+const char *tl_engine_device(const struct tl_engine *engine, unsigned replica) {
+  return engine->o.devices ? engine->o.devices[replica] : engine->workers[replica].ops->name;
 }
 
 struct tl_board *tl_engine_board(struct tl_engine *engine, unsigned replica) {

@@ -77,6 +77,7 @@ struct worker {
   struct tl_metrics_shard *shard;
   struct worker_metrics metrics;
   struct tl_error failure;         /* why board.failed is set */
+  uint32_t parked;                 /* as in the board */
   struct tl_mpsc inbox;
   struct tl_waker waker;
 };
@@ -102,7 +103,8 @@ void worker_finish(struct worker *w, struct tl_sequence *seq, enum tl_finish how
 /* What is to become of a sequence that a client left or whose time is over;
  * TL_FINISH_NONE: it goes on. */
 enum tl_finish worker_verdict(const struct tl_sequence *seq, int64_t now_ns);
-void worker_fail(struct worker *w);
+/* The device failed in the step of these items, or was too late with it. */
+void worker_fail(struct worker *w, const struct tl_sched_item *items, uint32_t n);
 /* step_run.c */
 /* Takes from the plan what must not go on, fills it up, and gives it to the
  * device. False: there was nothing to do, or the device failed. */
@@ -113,6 +115,13 @@ void step_end(struct worker *w);
 /* news.c */
 void news_add(struct worker *w, struct tl_sequence *seq, bool final);
 void news_tell(struct worker *w);
+/* fault.c */
+bool fault_is_marked(struct worker *w);
+/* True: it was not yet. Worker and monitor. */
+bool fault_mark(struct worker *w);
+/* A failure for which the worker still has to let go; then it answers with the same word. */
+bool fault_is_unanswered(struct worker *w, uint32_t *ret);
+void fault_answer(struct worker *w, uint32_t word);
 /* step_build.c: the planned items as flat arrays. */
 void worker_build_step(struct worker *w);
 uint32_t worker_table_stride(const struct tl_engine *engine);

@@ -17,9 +17,15 @@ void sequence_count(struct tl_sequence *seq, int32_t token, bool generated) {
   seq->history[seq->history_index[slot] - 1].n_generated += generated;
 }
 
+/* Also of one that lost its device: its history is counted, tokens and scores are there. */
 void sequence_prepare(struct tl_sequence *seq) {
-  for (uint32_t i = 0; i < seq->n_prompt; i++) sequence_count(seq, seq->tokens[i], false);
-  seq->sched.n_tokens = seq->n_prompt;
+  /* relaxed: the caller's own, or of the worker before, whose final event it has seen */
+  uint32_t n_out = atomic_load_explicit(&seq->n_out, memory_order_relaxed);
+  uint32_t n_scored = atomic_load_explicit(&seq->n_scored, memory_order_relaxed);
+  if (seq->n_history == 0)
+    for (uint32_t i = 0; i < seq->n_prompt; i++) sequence_count(seq, seq->tokens[i], false);
+  seq->in_flight = false;
+  seq->sched.n_tokens = seq->n_prompt + n_out;
   seq->sched.n_max = seq->n_prompt + seq->max_new;
   seq->sched.tokens = seq->tokens;
   seq->sched.priority = (uint8_t)seq->priority;
@@ -27,7 +33,7 @@ void sequence_prepare(struct tl_sequence *seq) {
   seq->sched.fork = seq->fork;
   seq->sched.owner = seq;
   /* rows that are wanted must be computed, whoever computed them before */
-  seq->sched.max_cached = seq->score_prompt && seq->n_prompt > 1 ? 0 : UINT32_MAX;
+  seq->sched.max_cached = seq->score_prompt && n_scored + 1 < seq->n_prompt ? n_scored : UINT32_MAX;
 }
 
 void sequence_sampling(struct tl_sequence *seq, uint32_t token, struct tl_sampling *ret) {

@@ -63,13 +63,20 @@ static void take_off(struct worker *w) {
   }
 }
 
+/* What the monitor looks at: when the step began, 0 when it is over. */
+static void note_time(struct worker *w, int64_t began_ns) {
+  atomic_store_explicit(&worker_board(w)->step_began_ns, began_ns, memory_order_relaxed); /* a figure alone */
+}
+
 bool step_begin(struct worker *w) {
   TL_ASSERT_ROLE(TL_ROLE_WORKER);
   choose_items(w);
   if (w->n_items == 0) return false;
   worker_build_step(w);
+  note_time(w, tl_now_ns());
   if (w->ops->submit(w->device, &w->step, &w->failure) < 0) {
-    worker_fail(w);
+    note_time(w, 0);
+    worker_fail(w, w->items, w->n_items);
     return false;
   }
   int64_t now = tl_now_ns();
@@ -151,8 +158,12 @@ static void leave_plan(struct worker *w) {
 }
 
 void step_end(struct worker *w) {
-  if (w->ops->collect(w->device, w->sampled, &w->failure) < 0) {
-    worker_fail(w);
+  int r = w->ops->collect(w->device, w->sampled, &w->failure);
+  note_time(w, 0);
+  /* a reset may have taken the KV away from under a step that its device takes for good: fault.c */
+  if (r == TL_OK && fault_is_marked(w)) r = tl_error_set(&w->failure, TL_EDEVICE, NULL, "the step was too late");
+  if (r < 0) {
+    worker_fail(w, w->flight, w->n_flight);
     return;
   }
   w->figures.ended_ns = w->idle_since_ns = tl_now_ns();

@@ -40,13 +40,10 @@ enum tl_finish worker_verdict(const struct tl_sequence *seq, int64_t now_ns) {
 
 /* --- taking in ------------------------------------------------------------------------- */
 
-static bool failed(struct worker *w) {
-  return atomic_load_explicit(&worker_board(w)->failed, memory_order_relaxed); /* only the worker sets it */
-}
-
 static void accept_sequence(struct worker *w, struct tl_sequence *seq, int64_t now_ns) {
-  if (failed(w) || !tl_scheduler_fits(w->scheduler, seq->sched.n_max)) {
-    worker_finish(w, seq, TL_FINISH_ERROR);
+  bool marked = fault_is_marked(w);
+  if (marked || !tl_scheduler_fits(w->scheduler, seq->sched.n_max)) {
+    worker_finish(w, seq, marked ? TL_FINISH_FAULT : TL_FINISH_ERROR);
     return;
   }
   enum tl_finish how = worker_verdict(seq, now_ns);
@@ -90,13 +87,26 @@ static void drop_some(struct worker *w) {
   }
 }
 
-void worker_fail(struct worker *w) {
-  TL_LOG(TL_LOG_ERROR, "engine", "the device failed; its sequences end with an error", TL_U("replica", w->index),
-         TL_S("error", w->failure.message));
-  /* relaxed: the router looks at it as at the other figures */
-  atomic_store_explicit(&worker_board(w)->failed, 1, memory_order_relaxed);
-  drop_all(w, TL_FINISH_ERROR);
+/* --- faults: fault.c has the protocol ------------------------------------------------------ */
+
+/* While the replica is marked as failed nothing is kept here. */
+static bool park(struct worker *w) {
+  uint32_t word;
+  if (!fault_is_unanswered(w, &word)) return fault_is_marked(w);
+  drop_all(w, TL_FINISH_FAULT);
   tl_scheduler_flush(w->scheduler); /* what its memory holds is not to be trusted */
+  publish_gauges(w);
+  fault_answer(w, word);
+  return true;
+}
+
+/* Nothing of the step is used. Who was in it bears a part of the blame. */
+void worker_fail(struct worker *w, const struct tl_sched_item *items, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++) ((struct tl_sequence *)items[i].seq->owner)->n_faults++;
+  fault_mark(w);
+  TL_LOG(TL_LOG_ERROR, "engine", "the device failed; its sequences go elsewhere", TL_U("replica", w->index),
+         TL_S("error", w->failure.message));
+  park(w);
 }
 
 /* --- going round ----------------------------------------------------------------------------- */
@@ -108,8 +118,9 @@ static void tell_all(struct worker *w) {
 }
 
 static void sleep_until_work(struct worker *w) {
+  uint32_t word;
   tl_waker_prepare(&w->waker);
-  if (drain_inbox(w) || stopping(w))
+  if (drain_inbox(w) || stopping(w) || fault_is_unanswered(w, &word))
     tl_waker_cancel(&w->waker);
   else
     tl_waker_sleep(&w->waker, -1);
@@ -119,7 +130,7 @@ static void sleep_until_work(struct worker *w) {
 static bool go_round(struct worker *w) {
   drain_inbox(w);
   if (w->n_items == 0) drop_some(w);
-  bool runs = step_begin(w);
+  bool runs = !park(w) && step_begin(w);
   tell_all(w);
   if (!runs) {
     w->idle_since_ns = 0;

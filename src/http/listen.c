@@ -111,6 +111,11 @@ int http_listen_open(struct tl_http *http, struct tl_error *err) {
   if (r < 0 || !o->unix_path) return r;
   int fd = open_unix(o->unix_path, err);
   http->made_unix_file = fd >= 0;
+  /* nobody can connect before uv_listen, so there is no moment at which it is open to more */
+  if (fd >= 0 && o->unix_mode && chmod(o->unix_path, o->unix_mode) < 0) {
+    close(fd);
+    return tl_error_set(err, TL_EIO, "http.unix", "http.unix: cannot set the mode of '%.100s': %s", o->unix_path, strerror(errno));
+  }
   return fd < 0 ? fd : share(http, slot, fd, err);
 }
 

@@ -66,14 +66,34 @@ static void take_config(struct tl_model *t, const struct hf_config *c) {
   t->defaults = c->defaults;
 }
 
-int tl_model_load(const char *folder, struct tl_model **ret, struct tl_error *err) {
-  struct hf_config config;
-  int r = model_read_config(folder, &config, err);
+/* The sizes alone, from config.json. */
+static int load_sizes(const char *folder, struct hf_config *config, struct model **ret, struct tl_error *err) {
+  int r = model_read_config(folder, config, err);
   if (r < 0) return r;
+  const struct architecture *architecture = find_architecture(config, err);
+  if (!architecture) return TL_EUNSUPPORTED;
   struct model *m = calloc(1, sizeof *m);
   if (!m) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   tl_arena_init(&m->arena, 0);
-  take_config(&m->model, &config);
+  take_config(&m->model, config);
+  m->model.architecture = architecture->name;
+  *ret = m;
+  return TL_OK;
+}
+
+int tl_model_load_config(const char *folder, struct tl_model **ret, struct tl_error *err) {
+  struct hf_config config;
+  struct model *m;
+  int r = load_sizes(folder, &config, &m, err);
+  if (r == TL_OK) *ret = &m->model;
+  return r;
+}
+
+int tl_model_load(const char *folder, struct tl_model **ret, struct tl_error *err) {
+  struct hf_config config;
+  struct model *m;
+  int r = load_sizes(folder, &config, &m, err);
+  if (r < 0) return r;
   r = model_open_weights(m, folder, err);
   if (r == TL_OK) r = make_plan(m, &config, err);
   if (r < 0) {

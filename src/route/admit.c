@@ -6,36 +6,76 @@
 
 bool route_is_ready(const struct route_replica *replica) {
   /* acquire: pairs with the monitor's release store in tl_route_set_state */
-  if (atomic_load_explicit(&replica->state, memory_order_acquire) != TL_REPLICA_READY) return false;
-  return !atomic_load_explicit(&replica->board->failed, memory_order_relaxed); /* a flag alone */
+  int state = atomic_load_explicit(&replica->state, memory_order_acquire);
+  if (state != TL_REPLICA_READY && state != TL_REPLICA_DEGRADED) return false;
+  if (atomic_load_explicit(&replica->draining, memory_order_relaxed)) return false; /* a flag alone, as the next */
+  return (atomic_load_explicit(&replica->board->failed, memory_order_relaxed) & TL_FAILED_MASK) == TL_FAILED_NOT;
 }
 
-bool route_try_reserve(struct route_replica *replica, int64_t tokens, int64_t n_seqs) {
-  struct tl_board *b = replica->board;
-  /* relaxed: the counters bound a sum, they publish nothing */
-  int64_t seqs = atomic_fetch_add_explicit(&b->reserved_seqs, n_seqs, memory_order_relaxed);
-  int64_t before = atomic_fetch_add_explicit(&b->reserved_tokens, tokens, memory_order_relaxed);
-  /* a request larger than the limit runs when it is alone */
-  if (seqs + n_seqs <= replica->max_seqs && (before == 0 || before + tokens <= replica->max_tokens)) return true;
-  atomic_fetch_sub_explicit(&b->reserved_tokens, tokens, memory_order_relaxed);
-  atomic_fetch_sub_explicit(&b->reserved_seqs, n_seqs, memory_order_relaxed);
+/* --- the counters: relaxed throughout, they bound sums and publish nothing -------------- */
+
+static void add(struct tl_board *b, int64_t tokens, int64_t n_seqs, int64_t prefill, int64_t decodes) {
+  if (tokens) atomic_fetch_add_explicit(&b->reserved_tokens, tokens, memory_order_relaxed);
+  if (n_seqs) atomic_fetch_add_explicit(&b->reserved_seqs, n_seqs, memory_order_relaxed);
+  if (prefill) atomic_fetch_add_explicit(&b->prefill_tokens, prefill, memory_order_relaxed);
+  if (decodes) atomic_fetch_add_explicit(&b->decodes, decodes, memory_order_relaxed);
+}
+
+static void give_total(struct tl_route *route, int64_t tokens) {
+  if (route->o.max_total) atomic_fetch_sub_explicit(&route->total, tokens, memory_order_relaxed);
+}
+
+static bool try_total(struct tl_route *route, int64_t tokens, bool moved) {
+  if (!route->o.max_total) return true;
+  int64_t before = atomic_fetch_add_explicit(&route->total, tokens, memory_order_relaxed);
+  if (moved || before == 0 || before + tokens <= route->o.max_total) return true;
+  give_total(route, tokens);
   return false;
 }
 
-void tl_route_release(struct tl_route *route, unsigned replica, int64_t tokens) {
-  struct tl_board *b = route->replicas[replica].board;
-  atomic_fetch_sub_explicit(&b->reserved_tokens, tokens, memory_order_relaxed); /* as in route_try_reserve */
-  atomic_fetch_sub_explicit(&b->reserved_seqs, 1, memory_order_relaxed);
+bool route_try_reserve(struct tl_route *route, unsigned index, const struct tl_route_ask *ask) {
+  struct route_replica *replica = &route->replicas[index];
+  struct tl_board *b = replica->board;
+  int64_t tokens = ask->tokens * ask->n_seqs;
+  if (!try_total(route, tokens, ask->moved)) return false;
+  int64_t seqs = atomic_fetch_add_explicit(&b->reserved_seqs, ask->n_seqs, memory_order_relaxed);
+  int64_t before = atomic_fetch_add_explicit(&b->reserved_tokens, tokens, memory_order_relaxed);
+  /* max_seqs is what the event rings were sized for. A request larger than the limit runs when it is alone */
+  if (seqs + ask->n_seqs <= replica->max_seqs && (ask->moved || before == 0 || before + tokens <= replica->max_tokens)) {
+    add(b, 0, 0, ask->n_prompt * ask->n_seqs, 0);
+    return true;
+  }
+  add(b, -tokens, -ask->n_seqs, 0, 0);
+  give_total(route, tokens);
+  return false;
 }
 
-bool tl_route_capacity(const struct tl_route *route, int64_t *ret_tokens, int64_t *ret_seqs) {
-  *ret_tokens = *ret_seqs = 0;
+void tl_route_started(struct tl_route *route, struct tl_room *room) {
+  if (room->decodes) return;
+  room->decodes = true;
+  add(route->replicas[room->replica].board, 0, 0, -room->prefill, 1);
+}
+
+void tl_route_release(struct tl_route *route, const struct tl_room *room) {
+  add(route->replicas[room->replica].board, -room->tokens, -1, room->decodes ? 0 : -room->prefill, room->decodes ? -1 : 0);
+  give_total(route, room->tokens);
+}
+
+/* --- how much, how long ------------------------------------------------------------------- */
+
+/* Over all replicas whatever their state: one that is being recovered comes back. */
+bool tl_route_capacity(const struct tl_route *route, struct tl_capacity *ret) {
+  bool any = false;
+  *ret = (struct tl_capacity){0};
   for (unsigned i = 0; i < route->n_replicas; i++) {
-    if (!route_is_ready(&route->replicas[i])) continue;
-    *ret_tokens += route->replicas[i].max_tokens;
-    *ret_seqs += route->replicas[i].max_seqs;
+    const struct route_replica *replica = &route->replicas[i];
+    any |= route_is_ready(replica);
+    ret->tokens += replica->max_tokens;
+    ret->seqs += replica->max_seqs;
+    if (replica->seq_tokens > ret->seq_tokens) ret->seq_tokens = replica->seq_tokens;
   }
-  return *ret_seqs > 0;
+  if (route->o.max_total && route->o.max_total < ret->tokens) ret->tokens = route->o.max_total;
+  return any;
 }
 
 unsigned route_retry_after(const struct tl_route *route) {

@@ -1,42 +1,62 @@
 /* SPDX-License-Identifier: MIT */
-/* In which order replicas are tried. */
+/* In which order replicas are tried: candidates here, their order by the policy. */
 #include "route/route_private.h"
 
-static int64_t load_of(const struct tl_route *route, unsigned i) {
-  return atomic_load_explicit(&route->replicas[i].board->reserved_tokens, memory_order_relaxed); /* a hint */
+/* What a decode weighs against tokens of prefill: the steps that a newcomer looks
+ * ahead, in each of which a running decode takes one token of the budget. How long it
+ * will really run is not known (max_tokens is an upper bound that most answers
+ * stay far below, so the reserved total says little); 32 steps is about
+ * what the prefill of a long prompt takes, during which both compete. */
+#define DECODE_WEIGHT 32
+
+/* Both figures are the loops' own, written when they reserve, see a first token and
+ * release: a reservation is seen by the next one at once. The worker's gauges
+ * are up to a step old, and a burst within a step would all go to the same replica. */
+int64_t route_load(const struct route_replica *replica) {
+  /* relaxed: hints */
+  int64_t prefill = atomic_load_explicit(&replica->board->prefill_tokens, memory_order_relaxed);
+  int64_t decodes = atomic_load_explicit(&replica->board->decodes, memory_order_relaxed);
+  return prefill + DECODE_WEIGHT * decodes;
 }
 
-/* Least loaded first, by insertion: there are few. Ties go round, so that equal
- * replicas share small requests. */
-static unsigned by_load(struct tl_route *route, unsigned first, unsigned *ret) {
+int64_t tl_route_load(const struct tl_route *route, unsigned replica) {
+  return route_load(&route->replicas[replica]);
+}
+
+/* By insertion: there are few, and mostly they are in order. */
+void route_sort_by_load(const struct tl_route *route, unsigned *order, unsigned n) {
   int64_t loads[ROUTE_MAX_REPLICAS];
-  unsigned n = 0;
-  for (unsigned k = 0; k < route->n_replicas; k++) {
-    unsigned i = (first + k) % route->n_replicas;
-    if (!route_is_ready(&route->replicas[i])) continue;
-    int64_t load = load_of(route, i);
-    unsigned at = n++;
+  for (unsigned i = 0; i < n; i++) {
+    unsigned replica = order[i], at = i;
+    int64_t load = route_load(&route->replicas[replica]);
     for (; at > 0 && loads[at - 1] > load; at--) {
       loads[at] = loads[at - 1];
-      ret[at] = ret[at - 1];
+      order[at] = order[at - 1];
     }
     loads[at] = load;
-    ret[at] = i;
+    order[at] = replica;
   }
+}
+
+/* Those in `state` that can hold the ask, rotated: who comes first alternates. */
+static unsigned candidates(const struct tl_route *route, const struct tl_route_ask *ask, enum tl_replica_state state,
+                           uint32_t turn, unsigned *ret) {
+  unsigned found[ROUTE_MAX_REPLICAS], n = 0;
+  for (unsigned i = 0; i < route->n_replicas; i++) {
+    const struct route_replica *replica = &route->replicas[i];
+    if (route_is_ready(replica) && tl_route_state(route, i) == state && ask->tokens <= replica->seq_tokens) found[n++] = i;
+  }
+  for (unsigned i = 0; i < n; i++) ret[i] = found[(i + turn) % n];
   return n;
 }
 
-static unsigned in_turn(struct tl_route *route, unsigned first, unsigned *ret) {
-  unsigned n = 0;
-  for (unsigned k = 0; k < route->n_replicas; k++) {
-    unsigned i = (first + k) % route->n_replicas;
-    if (route_is_ready(&route->replicas[i])) ret[n++] = i;
-  }
-  return n;
-}
-
-unsigned route_order(struct tl_route *route, unsigned *ret) {
-  /* relaxed: only spreads */
-  unsigned first = atomic_fetch_add_explicit(&route->turn, 1, memory_order_relaxed) % route->n_replicas;
-  return route->o.policy == TL_ROUTE_ROUND_ROBIN ? in_turn(route, first, ret) : by_load(route, first, ret);
+unsigned route_order(struct tl_route *route, const struct tl_route_ask *ask, unsigned *ret) {
+  static route_policy *const policies[] = {route_by_least_load, route_by_turn, route_by_prefix};
+  route_policy *policy = policies[route->o.policy];
+  uint32_t turn = atomic_fetch_add_explicit(&route->turn, 1, memory_order_relaxed); /* only spreads */
+  unsigned n = candidates(route, ask, TL_REPLICA_READY, turn, ret);
+  if (n > 1) policy(route, ask, turn, ret, n);
+  unsigned n_slow = candidates(route, ask, TL_REPLICA_DEGRADED, turn, ret + n);
+  if (n_slow > 1) policy(route, ask, turn, ret + n, n_slow);
+  return n + n_slow;
 }

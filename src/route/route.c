@@ -6,7 +6,19 @@
 #include "route/route_private.h"
 #include "tokenlane/base/clock.h"
 
-#define DERIVED_FACTOR 8 /* reserved tokens per token of KV cache: waiting work, not only running */
+#define DERIVED_FACTOR 8    /* reserved tokens per token of KV cache: waiting work, not only running */
+#define STANDARD_BLOCKS 8   /* 128 tokens: past most greetings, within most system prompts */
+#define STANDARD_FACTOR 1.5
+#define NONE_READY_RETRY_S 5 /* a reset and a test generation are mostly done by then */
+
+static void init_replica(struct route_replica *replica, const struct tl_route_options *o, struct tl_engine *engine, unsigned i) {
+  int64_t kv_tokens = (int64_t)tl_engine_blocks(engine, i) * TL_BLOCK_TOKENS;
+  *replica = (struct route_replica){.max_tokens = o->max_tokens ? o->max_tokens : kv_tokens * DERIVED_FACTOR,
+                                    .max_seqs = o->max_seqs,
+                                    .seq_tokens = kv_tokens,
+                                    .board = tl_engine_board(engine, i),
+                                    .state = TL_REPLICA_READY};
+}
 
 int tl_route_new(struct tl_engine *engine, const struct tl_route_options *options, struct tl_metrics *metrics,
                  struct tl_route **ret, struct tl_error *err) {
@@ -16,11 +28,9 @@ int tl_route_new(struct tl_engine *engine, const struct tl_route_options *option
   struct tl_route *route = aligned_alloc(TL_CACHE_LINE, sizeof *route);
   if (!route) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   *route = (struct tl_route){.o = *options, .n_replicas = n};
-  for (unsigned i = 0; i < n; i++) {
-    int64_t kv_tokens = (int64_t)tl_engine_blocks(engine, i) * TL_BLOCK_TOKENS;
-    route->replicas[i] = (struct route_replica){options->max_tokens ? options->max_tokens : kv_tokens * DERIVED_FACTOR,
-                                                options->max_seqs, tl_engine_board(engine, i), TL_REPLICA_READY};
-  }
+  if (route->o.prefix_blocks == 0) route->o.prefix_blocks = STANDARD_BLOCKS;
+  if (route->o.prefix_factor == 0) route->o.prefix_factor = STANDARD_FACTOR;
+  for (unsigned i = 0; i < n; i++) init_replica(&route->replicas[i], options, engine, i);
   static const double bounds[] = {250e-9, 500e-9, 1e-6, 2.5e-6, 5e-6, 10e-6, 20e-6, 50e-6, 100e-6, 250e-6, 1e-3};
   route->seconds = tl_metrics_histogram(metrics, "tokenlane_route_seconds", "Time to choose a replica and reserve room.",
                                         NULL, bounds, sizeof bounds / sizeof *bounds, 1e-9);
@@ -37,7 +47,7 @@ void tl_route_free(struct tl_route *route) {
 
 static int refuse(struct tl_route *route, unsigned n_ready, int64_t n_seqs, struct tl_metrics_shard *shard, unsigned *ret_retry_after_s,
                   struct tl_error *err) {
-  *ret_retry_after_s = route_retry_after(route);
+  *ret_retry_after_s = n_ready ? route_retry_after(route) : NONE_READY_RETRY_S;
   tl_metrics_add(shard, n_ready ? route->refused_full : route->refused_none, n_seqs);
   tl_error_set(err, TL_EBUSY, NULL, n_ready ? "the server is at its limit; try again later"
                                             : "no device is ready to serve; try again later");
@@ -45,22 +55,40 @@ static int refuse(struct tl_route *route, unsigned n_ready, int64_t n_seqs, stru
   return TL_EBUSY;
 }
 
-int tl_route_reserve(struct tl_route *route, int64_t tokens, int64_t n_seqs, struct tl_metrics_shard *shard, unsigned *ret_replica,
-                     unsigned *ret_retry_after_s, struct tl_error *err) {
+int tl_route_reserve(struct tl_route *route, const struct tl_route_ask *ask, struct tl_metrics_shard *shard,
+                     struct tl_room *ret_room, unsigned *ret_retry_after_s, struct tl_error *err) {
   int64_t began_ns = tl_now_ns();
-  unsigned order[ROUTE_MAX_REPLICAS], n = route_order(route, order), i = 0;
-  while (i < n && !route_try_reserve(&route->replicas[order[i]], tokens, n_seqs)) i++;
+  unsigned order[ROUTE_MAX_REPLICAS], n = route_order(route, ask, order), i = 0;
+  while (i < n && !route_try_reserve(route, order[i], ask)) i++;
   tl_metrics_observe(shard, route->seconds, tl_now_ns() - began_ns);
-  if (i == n) return refuse(route, n, n_seqs, shard, ret_retry_after_s, err);
-  *ret_replica = order[i];
+  if (i == n) return refuse(route, n, ask->n_seqs, shard, ret_retry_after_s, err);
+  *ret_room = (struct tl_room){.replica = order[i], .tokens = ask->tokens, .prefill = ask->n_prompt};
   return TL_OK;
 }
+
+/* --- states ------------------------------------------------------------------------------- */
 
 void tl_route_set_state(struct tl_route *route, unsigned replica, enum tl_replica_state state) {
   /* pairs with the acquire load in route_is_ready */
   atomic_store_explicit(&route->replicas[replica].state, (int)state, memory_order_release);
 }
 
+void tl_route_drain(struct tl_route *route, unsigned replica, bool drain) {
+  atomic_store_explicit(&route->replicas[replica].draining, drain, memory_order_relaxed); /* a flag alone */
+}
+
 enum tl_replica_state tl_route_state(const struct tl_route *route, unsigned replica) {
-  return (enum tl_replica_state)atomic_load_explicit(&route->replicas[replica].state, memory_order_acquire);
+  const struct route_replica *r = &route->replicas[replica];
+  int state = atomic_load_explicit(&r->state, memory_order_acquire); /* as in route_is_ready */
+  bool draining = atomic_load_explicit(&r->draining, memory_order_relaxed);
+  /* relaxed: flags alone */
+  uint32_t failed = atomic_load_explicit(&r->board->failed, memory_order_relaxed) & TL_FAILED_MASK;
+  if (state != TL_REPLICA_READY && state != TL_REPLICA_DEGRADED) return (enum tl_replica_state)state;
+  if (failed == TL_FAILED) return TL_REPLICA_QUARANTINED; /* the monitor has not looked yet */
+  return draining ? TL_REPLICA_DRAINING : (enum tl_replica_state)state;
+}
+
+const char *tl_replica_state_name(enum tl_replica_state state) {
+  static const char *const names[TL_REPLICA_STATES] = {"ready", "degraded", "draining", "quarantined", "recovering", "out"};
+  return names[state];
 }

@@ -7,9 +7,11 @@
 #define ROUTE_MAX_REPLICAS 64
 
 struct route_replica {
-  int64_t max_tokens, max_seqs; /* constant */
-  struct tl_board *board;       /* constant */
-  _Atomic int state;            /* enum tl_replica_state; the monitor writes */
+  int64_t max_tokens, max_seqs; /* constant, as the next two */
+  int64_t seq_tokens;           /* what its KV cache holds: most of one sequence */
+  struct tl_board *board;
+  _Atomic int state;            /* enum tl_replica_state but DRAINING; the monitor writes */
+  _Atomic int draining;
 };
 
 struct tl_route {
@@ -17,15 +19,25 @@ struct tl_route {
   unsigned n_replicas;
   struct route_replica replicas[ROUTE_MAX_REPLICAS];
   tl_metric seconds, refused_full, refused_none;
-  TL_ALIGNED _Atomic uint32_t turn; /* round robin: loops, every request */
+  TL_ALIGNED _Atomic uint32_t turn; /* loops, every request: spreads */
+  TL_ALIGNED _Atomic int64_t total; /* loops, every request if there is a max_total: reserved tokens of all */
 };
 
 /* admit.c: takes room on this replica; false when it is full. */
-bool route_try_reserve(struct route_replica *replica, int64_t tokens, int64_t n_seqs);
+bool route_try_reserve(struct tl_route *route, unsigned replica, const struct tl_route_ask *ask);
 bool route_is_ready(const struct route_replica *replica);
 /* Seconds until the least loaded replica should have room again, 1 to 60. */
 unsigned route_retry_after(const struct tl_route *route);
-/* pick.c: replicas in the order in which they are to be tried. */
-unsigned route_order(struct tl_route *route, unsigned *ret);
+
+/* pick.c: replicas in the order in which they are to be tried; their number. */
+unsigned route_order(struct tl_route *route, const struct tl_route_ask *ask, unsigned *ret);
+int64_t route_load(const struct route_replica *replica);
+/* Puts order[0 .. n) into ascending order of load; equal ones keep theirs. */
+void route_sort_by_load(const struct tl_route *route, unsigned *order, unsigned n);
+
+/* policy_*.c: put order[0 .. n), candidates that come rotated by `turn`, into
+ * the order of the policy. */
+typedef void route_policy(struct tl_route *route, const struct tl_route_ask *ask, uint32_t turn, unsigned *order, unsigned n);
+route_policy route_by_least_load, route_by_prefix, route_by_turn;
 
 #endif

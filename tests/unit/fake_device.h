@@ -238,7 +238,8 @@ static inline void fake_close(struct tl_device *device) {
   atomic_fetch_sub_explicit(&fake.n_open, 1, memory_order_relaxed);
 }
 
-static const struct tl_device_ops fake_ops = {"fake", fake_open, fake_load, fake_submit, fake_collect, fake_close};
+static const struct tl_device_ops fake_ops = {.name = "fake", .open = fake_open, .load = fake_load, .submit = fake_submit,
+                                             .collect = fake_collect, .close = fake_close};
 
 /* --- sequences for it --------------------------------------------------------------------------------- */
 

@@ -195,4 +195,18 @@ static int device_collect(struct tl_device *device, struct tl_sampled *ret_sampl
   return TL_OK;
 }
 
-const struct tl_device_ops cpu_device_ops = {"cpu", device_open, device_load, device_submit, device_collect, device_close};
+/* A step on the CPU ends by itself, and one that failed leaves nothing behind that
+ * would have to be mended. */
+static int device_reset(struct tl_device *device, struct tl_error *err) {
+  (void)device;
+  (void)err;
+  return TL_OK;
+}
+
+const struct tl_device_ops cpu_device_ops = {.name = "cpu",
+                                             .open = device_open,
+                                             .load = device_load,
+                                             .submit = device_submit,
+                                             .collect = device_collect,
+                                             .close = device_close,
+                                             .reset = device_reset};

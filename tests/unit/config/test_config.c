@@ -92,9 +92,9 @@ static void test_set(void **state) {
       {"cpu.pin", "yes", "cpu.pin: expected true or false, got yes"},
       {"cpu.pin", "", "cpu.pin: expected true or false, got "},
       {"route.policy", "round_robin", NULL},
-      {"route.policy", "round", "route.policy: expected one of least_load|round_robin, got round"},
-      {"route.policy", "least_load|round_robin", "route.policy: expected one of least_load|round_robin, got least_load|round_robin"},
-      {"route.policy", "", "route.policy: expected one of least_load|round_robin, got "},
+      {"route.policy", "round", "route.policy: expected one of least_load|prefix|round_robin, got round"},
+      {"route.policy", "least_load|round_robin", "route.policy: expected one of least_load|prefix|round_robin, got least_load|round_robin"},
+      {"route.policy", "", "route.policy: expected one of least_load|prefix|round_robin, got "},
       {"log.level", "debug", NULL},
       {"http.prt", "1", "http.prt: no such key; the nearest is http.port"},
       {"port", "1", NULL}, /* its message is checked below */

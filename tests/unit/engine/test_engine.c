@@ -188,14 +188,16 @@ static void device_fails(uint64_t fail_at, bool in_collect) {
   for (unsigned i = 0; i < 10; i++) {
     /* nothing of the step that failed was handed out */
     assert_true(atomic_load_explicit(&seqs[i]->n_out, memory_order_acquire) < fail_at);
-    assert_int_equal(seqs[i]->finish, TL_FINISH_ERROR);
+    assert_int_equal(seqs[i]->finish, TL_FINISH_FAULT);
+    assert_true(seqs[i]->n_faults <= 1);
     fake_sequence_free(seqs[i]);
   }
   assert_true(atomic_load_explicit(&tl_engine_board(b.engine, 0)->failed, memory_order_relaxed));
   struct tl_sequence *late = fake_sequence(&random, 5, 5);
   submit(&b, late);
   wait_final(&b, 11);
-  assert_ended(late, TL_FINISH_ERROR, 0);
+  assert_ended(late, TL_FINISH_FAULT, 0);
+  assert_int_equal(late->n_faults, 0);
   fake_sequence_free(late);
   assert_int_equal(atomic_load_explicit(&fake.n_steps, memory_order_relaxed), fail_at);
   assert_at_rest(&b);

@@ -22,7 +22,7 @@ struct loop {
   uint64_t random;
   struct tl_sequence *live[LIVE];
   uint32_t seen[LIVE]; /* n_out at the last event */
-  unsigned n_live, n_submitted, n_ended[6];
+  unsigned n_live, n_submitted, n_ended[8];
   uint64_t n_tokens;
 };
 static struct loop loops[LOOPS];
@@ -78,7 +78,7 @@ static void check_end(const struct tl_sequence *seq) {
     case TL_FINISH_STOP: FAKE_CHECK(stopped && n_out > seq->min_new); break;
     case TL_FINISH_EXPIRED: FAKE_CHECK(seq->deadline_ns && tl_now_ns() >= seq->deadline_ns); break;
     case TL_FINISH_CANCELLED: FAKE_CHECK(n_out < seq->max_new || seq->max_new == 0); break;
-    default: FAKE_CHECK(seq->finish == TL_FINISH_ERROR && fake.fail_at && seq->replica == fake.bad);
+    default: FAKE_CHECK(seq->finish == TL_FINISH_FAULT && fake.fail_at && seq->replica == fake.bad);
   }
   for (uint32_t i = seq->n_prompt + n_out; i < seq->n_prompt + seq->max_new; i++) FAKE_CHECK(seq->tokens[i] == -7);
   if (seq->score_prompt && seq->finish == TL_FINISH_LENGTH)
@@ -172,19 +172,19 @@ static void stress(uint64_t fail_at, bool prefix_cache) {
     tl_waker_init(&loops[i].waker);
     pthread_create(&loops[i].thread, NULL, run_loop, &loops[i]);
   }
-  unsigned ended[6] = {0};
+  unsigned ended[8] = {0};
   uint64_t n_tokens = 0;
   for (unsigned i = 0; i < LOOPS; i++) {
     pthread_join(loops[i].thread, NULL);
-    for (unsigned k = 0; k < 6; k++) ended[k] += loops[i].n_ended[k];
+    for (unsigned k = 0; k < 8; k++) ended[k] += loops[i].n_ended[k];
     n_tokens += loops[i].n_tokens;
   }
   assert_at_rest();
   assert_int_equal(ended[TL_FINISH_NONE], 0);
-  assert_int_equal(ended[1] + ended[2] + ended[3] + ended[4] + ended[5], LOOPS * PER_LOOP);
+  assert_int_equal(ended[TL_FINISH_STOP] + ended[TL_FINISH_LENGTH] + ended[TL_FINISH_CANCELLED] + ended[TL_FINISH_FAULT] + ended[TL_FINISH_EXPIRED], LOOPS * PER_LOOP);
   assert_true(ended[TL_FINISH_STOP] > 10 && ended[TL_FINISH_LENGTH] > 10 && ended[TL_FINISH_CANCELLED] > 10);
   assert_true(ended[TL_FINISH_EXPIRED] > 10);
-  assert_int_equal(ended[TL_FINISH_ERROR] > 10, fail_at > 0);
+  assert_int_equal(ended[TL_FINISH_FAULT] > 10, fail_at > 0);
   double generated = 0, preemptions = 0, started = 0, hits = 0, queries = 0, evictions = 0;
   for (unsigned i = 0; i < REPLICAS; i++) {
     generated += metric(metrics, "tokenlane_generated_tokens_total", i);

@@ -261,6 +261,16 @@ static void test_no_weights(void **state) {
   empty_folder();
   unit_write_file(folder, "config.json", CONFIG(""), strlen(CONFIG("")));
   assert_fails(TL_EIO, "model.safetensors: cannot be opened: No such file or directory");
+  struct tl_model *m;
+  struct tl_error err = {0};
+  assert_int_equal(tl_model_load_config(folder, &m, &err), TL_OK);
+  assert_string_equal(m->architecture, "llama");
+  assert_true(m->vocab_size == 10 && m->max_context == 64 && m->n_eos == 1 && m->eos[0] == 3);
+  assert_true(m->n_tensors == 0 && m->n_ops == 0 && m->weight_bytes == 0);
+  tl_model_release_files(m);
+  tl_model_free(m);
+  unit_write_file(folder, "config.json", "{}", 2);
+  assert_int_not_equal(tl_model_load_config(folder, &m, &err), TL_OK);
 }
 
 int main(void) {

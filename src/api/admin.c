@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: MIT */
+/* The operator's side: replicas, drain, resume. On a listener of its own, never on
+ * the public port; who may open the socket's file may do all of it. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/api_private.h"
+#include "tokenlane/base/clock.h"
+
+#define PREFIX "/admin/replicas/"
+#define SOCKET_MODE 0600
+
+struct tl_admin {
+  struct tl_admin_options o;
+  struct tl_http *http;
+};
+
+static double seconds(int64_t ns) {
+  return (double)ns * 1e-9;
+}
+
+/* relaxed: single figures, each right in itself */
+static void write_replica(const struct tl_admin *admin, unsigned i, struct tl_buffer *out) {
+  const struct tl_serving *s = admin->o.serving;
+  struct tl_board *b = tl_engine_board(s->engine, i);
+  const char *device = tl_engine_device(s->engine, i);
+  int64_t beat_ns = atomic_load_explicit(&b->beat_ns, memory_order_relaxed);
+  tl_buffer_printf(out, "{\"id\":%u,\"device\":", i);
+  api_json_string(out, device, strlen(device));
+  tl_buffer_printf(out, ",\"state\":\"%s\",\"load\":%lld,\"sequences\":%lld,\"reserved_tokens\":%lld",
+                   tl_replica_state_name(tl_route_state(s->route, i)), (long long)tl_route_load(s->route, i),
+                   (long long)atomic_load_explicit(&b->reserved_seqs, memory_order_relaxed),
+                   (long long)atomic_load_explicit(&b->reserved_tokens, memory_order_relaxed));
+  tl_buffer_printf(out, ",\"running\":%u,\"waiting\":%u,\"free_blocks\":%u,\"blocks\":%u",
+                   atomic_load_explicit(&b->running, memory_order_relaxed),
+                   atomic_load_explicit(&b->waiting, memory_order_relaxed),
+                   atomic_load_explicit(&b->free_blocks, memory_order_relaxed), tl_engine_blocks(s->engine, i));
+  tl_buffer_puts(out, ",\"step_seconds\":");
+  api_json_number(out, seconds(atomic_load_explicit(&b->step_ns, memory_order_relaxed)));
+  tl_buffer_puts(out, ",\"last_step_seconds_ago\":");
+  if (beat_ns)
+    api_json_number(out, seconds(tl_now_ns() - beat_ns));
+  else
+    tl_buffer_puts(out, "null");
+  tl_buffer_printf(out, ",\"steps\":%llu,\"faults\":%u}",
+                   (unsigned long long)atomic_load_explicit(&b->n_steps, memory_order_relaxed),
+                   atomic_load_explicit(&b->n_faults, memory_order_relaxed));
+}
+
+static void on_replicas(struct tl_http_request *request, void *context) {
+  const struct tl_admin *admin = context;
+  struct tl_buffer body;
+  tl_buffer_init(&body, 0);
+  tl_buffer_puts(&body, "{\"replicas\":[");
+  for (unsigned i = 0; i < tl_engine_replicas(admin->o.serving->engine); i++) {
+    if (i) tl_buffer_putc(&body, ',');
+    write_replica(admin, i, &body);
+  }
+  tl_buffer_puts(&body, "]}");
+  api_respond_buffer(request, 200, &body);
+}
+
+/* ID/VERB. False: no such replica or verb. */
+static bool read_path(const struct tl_admin *admin, const char *rest, unsigned *ret_replica, bool *ret_drain) {
+  unsigned long id = 0;
+  const char *at = rest;
+  for (; *at >= '0' && *at <= '9' && at - rest < 6; at++) id = id * 10 + (unsigned long)(*at - '0');
+  if (at == rest || id >= tl_engine_replicas(admin->o.serving->engine)) return false;
+  *ret_replica = (unsigned)id;
+  *ret_drain = strcmp(at, "/drain") == 0;
+  return *ret_drain || strcmp(at, "/resume") == 0;
+}
+
+static void on_order(struct tl_http_request *request, void *context) {
+  const struct tl_admin *admin = context;
+  unsigned replica;
+  bool drain;
+  struct tl_error err = {0};
+  if (!read_path(admin, tl_http_path(request) + strlen(PREFIX), &replica, &drain)) {
+    tl_error_set(&err, TL_ENOTFOUND, NULL, "expected " PREFIX "ID/drain or .../resume with the id of a replica");
+    api_respond_error(request, &err, 0);
+    return;
+  }
+  tl_route_drain(admin->o.serving->route, replica, drain);
+  if (!drain) admin->o.resume(replica, admin->o.context);
+  struct tl_buffer body;
+  tl_buffer_init(&body, 0);
+  write_replica(admin, replica, &body);
+  api_respond_buffer(request, 200, &body);
+}
+
+static int open_listener(struct tl_admin *admin, struct tl_error *err) {
+  struct tl_http_options options = {
+      .unix_path = admin->o.unix_path,
+      .unix_mode = SOCKET_MODE,
+      .n_loops = 1,
+      .max_body_bytes = 1 << 16,
+      .max_header_bytes = 1 << 14,
+      .max_headers = 64,
+      .max_url_bytes = 1024,
+      .max_write_queue_bytes = 1 << 20,
+      .max_connections = 64,
+      .header_timeout_ns = TL_SEC(10),
+      .body_timeout_ns = TL_SEC(10),
+      .idle_timeout_ns = TL_SEC(60),
+      .write_timeout_ns = TL_SEC(60),
+  };
+  int r = tl_http_new(&options, NULL, &admin->http, err);
+  if (r < 0) return tl_error_prefix(err, "admin.unix");
+  tl_http_error_body(admin->http, api_http_error);
+  r = tl_http_handle(admin->http, "GET", "/admin/replicas", on_replicas, admin);
+  if (r == TL_OK) r = tl_http_handle(admin->http, "POST", PREFIX "*", on_order, admin);
+  if (r < 0) return tl_error_set(err, r, NULL, "out of memory");
+  return tl_http_start(admin->http, err);
+}
+
+int tl_admin_start(const struct tl_admin_options *options, struct tl_admin **ret, struct tl_error *err) {
+  struct tl_admin *admin = calloc(1, sizeof *admin);
+  if (!admin) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  admin->o = *options;
+  int r = open_listener(admin, err);
+  if (r < 0)
+    tl_admin_stop(admin);
+  else
+    *ret = admin;
+  return r;
+}
+
+void tl_admin_stop(struct tl_admin *admin) {
+  if (!admin) return;
+  if (admin->http) tl_http_stop(admin->http);
+  tl_http_free(admin->http);
+  free(admin);
+}

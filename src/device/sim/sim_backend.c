@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+/* The simulated device behind the device table: see tokenlane/sim.h. */
+#include <stdlib.h>
+
+#include "device/sim/sim_private.h"
+#include "tokenlane/base/clock.h"
+
+#define MOST_BLOCKS 65536         /* where the configuration leaves it open: a million tokens */
+#define MOST_STEP_NS TL_SEC(3600) /* a factor must not overflow */
+
+static void device_close(struct tl_device *device) {
+  struct sim_device *d = (struct sim_device *)(void *)device;
+  if (!d) return;
+  free(d->blocks);
+  free(d->faults);
+  free(d);
+}
+
+static int device_open(const struct tl_device_options *options, struct tl_device **ret, struct tl_error *err) {
+  static const struct tl_sim_options standard = {.base_ns = TL_MS(5), .per_token_ns = 20000, .per_block_ns = 100};
+  struct sim_device *d = aligned_alloc(TL_CACHE_LINE, sizeof *d);
+  if (!d) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  *d = (struct sim_device){.ops = &sim_device_ops,
+                           .options = options->sim ? *options->sim : standard,
+                           .index = options->index};
+  int r = sim_faults_open(d, options->sim ? options->sim : &standard, err);
+  if (r < 0) {
+    device_close((struct tl_device *)(void *)d);
+    return r;
+  }
+  *ret = (struct tl_device *)(void *)d;
+  return TL_OK;
+}
+
+static int make_blocks(struct sim_device *d, struct tl_error *err) {
+  uint64_t one = (d->load.max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+  uint64_t n = one * d->load.max_batch_size;
+  if (n > MOST_BLOCKS) n = one > MOST_BLOCKS ? one : MOST_BLOCKS;
+  if (d->options.n_kv_blocks) n = d->options.n_kv_blocks;
+  if (n < one)
+    return tl_error_set(err, TL_ENOMEM, "sim.kv_blocks",
+                        "sim.kv_blocks: expected at least %llu for a context of %u tokens, got %llu; lower "
+                        "engine.max_context or give more",
+                        (unsigned long long)one, d->load.max_context, (unsigned long long)n);
+  free(d->blocks); /* after a reset a device may be loaded again */
+  d->blocks = calloc(n, sizeof *d->blocks);
+  d->n_blocks = (uint32_t)n;
+  return d->blocks ? TL_OK : tl_error_set(err, TL_ENOMEM, "sim.kv_blocks", "sim.kv_blocks: no memory for %u", d->n_blocks);
+}
+
+static int device_load(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret,
+                       struct tl_error *err) {
+  struct sim_device *d = (struct sim_device *)(void *)device;
+  d->load = *load;
+  int r = sim_faults_load(d, err);
+  if (r == TL_OK) r = make_blocks(d, err);
+  if (r == TL_OK) *ret = (struct tl_device_loaded){.n_blocks = d->n_blocks, .kv_bytes = d->n_blocks * sizeof *d->blocks};
+  return r;
+}
+
+static int device_submit(struct tl_device *device, const struct tl_step *step, struct tl_error *err) {
+  struct sim_device *d = (struct sim_device *)(void *)device;
+  int64_t now_ns = tl_now_ns();
+  int r = sim_faults_step(d, err);
+  if (r < 0) return r;
+  d->step = step;
+  double took_ns = (double)tl_sim_step_ns(&d->options, step->n_tokens, sim_count_blocks(step)) * d->slow;
+  d->deadline_ns = now_ns + (took_ns < (double)MOST_STEP_NS ? (int64_t)took_ns : MOST_STEP_NS);
+  if (d->hang) d->deadline_ns = d->hang_ns ? d->deadline_ns + d->hang_ns : INT64_MAX;
+  return TL_OK;
+}
+
+/* The little that there is to compute fits into the time that the step takes. */
+static int device_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
+  struct sim_device *d = (struct sim_device *)(void *)device;
+  int r = sim_run(d, ret_sampled, err);
+  if (r < 0) { /* sticky, as an illegal address is on a GPU */
+    d->broken = true;
+    sim_sicken(d, 1);
+  }
+  if (sim_wait(&d->resets, d->seen_resets, d->deadline_ns))
+    return tl_error_set(err, TL_EDEVICE, NULL, "sim:%u was reset in step %llu", d->index, (unsigned long long)d->n_steps);
+  if (r == TL_OK && d->broken)
+    r = tl_error_set(err, TL_EDEVICE, NULL, "sim:%u: simulated fault: step %llu failed", d->index,
+                     (unsigned long long)d->n_steps);
+  return r;
+}
+
+static int device_reset(struct tl_device *device, struct tl_error *err) {
+  struct sim_device *d = (struct sim_device *)(void *)device;
+  /* acquire and acq_rel: pair with the worker's release stores of `sick` */
+  uint32_t sick = atomic_load_explicit(&d->sick, memory_order_acquire);
+  while (sick && sick != TL_SIM_NEVER &&
+         !atomic_compare_exchange_weak_explicit(&d->sick, &sick, sick - 1, memory_order_acq_rel, memory_order_acquire)) {
+  }
+  sim_wake(&d->resets); /* after `sick`: who sees the one sees the other */
+  return sick <= 1 ? TL_OK : tl_error_set(err, TL_EDEVICE, NULL, "sim:%u does not come back", d->index);
+}
+
+const struct tl_device_ops sim_device_ops = {.name = "sim",
+                                             .simulated = true,
+                                             .open = device_open,
+                                             .load = device_load,
+                                             .submit = device_submit,
+                                             .collect = device_collect,
+                                             .close = device_close,
+                                             .reset = device_reset};

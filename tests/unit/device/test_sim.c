@@ -1,0 +1,553 @@
+/* SPDX-License-Identifier: MIT */
+/* The simulated device: its time, its text, its faults. Times are compared with the
+ * formula from below; from above only with the sum of what would be one after the other. */
+#include "tokenlane/sim.h"
+
+#include <math.h>
+#include <pthread.h>
+
+#include "device/sim/sim_private.h"
+#include "tokenlane/base/clock.h"
+#include "unit.h"
+
+#define CONTEXT 256
+#define TABLE (CONTEXT / TL_BLOCK_TOKENS)
+#define SEQS 4
+#define STEP_TOKENS 128
+
+static const struct tl_model model = {.vocab_size = 1000, .max_context = CONTEXT, .n_eos = 2, .eos = {7, 8}};
+
+struct rig {
+  struct tl_sim_options options;
+  struct sim_device *d;
+  struct tl_device_loaded loaded;
+  struct tl_error err;
+};
+
+struct text {
+  int32_t tokens[CONTEXT];
+  uint32_t length, n_cached;
+  uint32_t table[TABLE];
+  struct tl_sampling sampling;
+};
+
+/* A step of one chunk of each text. */
+static struct {
+  int32_t tokens[STEP_TOKENS];
+  uint32_t positions[STEP_TOKENS], slots[STEP_TOKENS], query_start[SEQS + 1], context_len[SEQS], tables[SEQS * TABLE];
+  uint32_t rows[SEQS];
+  struct tl_sampling sampling[SEQS];
+} work;
+
+static int open_rig(struct rig *rig, unsigned index) {
+  struct tl_device_options options = {.index = index, .sim = &rig->options};
+  struct tl_device_load load = {.model = &model, .max_batch_size = SEQS, .max_batch_tokens = STEP_TOKENS,
+                                .max_context = CONTEXT};
+  assert_int_equal(sim_device_ops.open(&options, (struct tl_device **)(void *)&rig->d, &rig->err), TL_OK);
+  return sim_device_ops.load((struct tl_device *)(void *)rig->d, &load, &rig->loaded, &rig->err);
+}
+
+static struct rig new_rig(struct tl_sim_options options) {
+  struct rig rig = {.options = options};
+  if (open_rig(&rig, 1) < 0) fail_msg("%s", rig.err.message);
+  return rig;
+}
+
+static void close_rig(struct rig *rig) {
+  sim_device_ops.close((struct tl_device *)(void *)rig->d);
+}
+
+static int reset(struct rig *rig) {
+  return sim_device_ops.reset((struct tl_device *)(void *)rig->d, &rig->err);
+}
+
+/* Text number n has blocks of its own. */
+static struct text new_text(uint32_t n, uint32_t n_prompt) {
+  struct text t = {.length = n_prompt, .sampling = {.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1}};
+  for (uint32_t i = 0; i < n_prompt; i++) t.tokens[i] = (int32_t)((i * 31 + n * 17) % model.vocab_size);
+  for (uint32_t i = 0; i < TABLE; i++) t.table[i] = n + i * SEQS;
+  return t;
+}
+
+static struct tl_step make_step(struct text *const *texts, uint32_t n_texts, uint32_t chunk) {
+  struct tl_step s = {0, n_texts, 0, TABLE, work.tokens, work.positions, work.slots, work.query_start, work.context_len,
+                      work.tables, work.rows, work.sampling};
+  for (uint32_t q = 0; q < n_texts; q++) {
+    struct text *t = texts[q];
+    uint32_t end = t->length - t->n_cached > chunk ? t->n_cached + chunk : t->length;
+    for (uint32_t p = t->n_cached; p < end; p++) {
+      work.tokens[s.n_tokens] = t->tokens[p];
+      work.positions[s.n_tokens] = p;
+      work.slots[s.n_tokens++] = t->table[p / TL_BLOCK_TOKENS] * TL_BLOCK_TOKENS + p % TL_BLOCK_TOKENS;
+    }
+    memcpy(work.tables + (size_t)q * TABLE, t->table, sizeof t->table);
+    work.context_len[q] = t->n_cached = end;
+    work.query_start[q + 1] = s.n_tokens;
+    work.sampling[s.n_rows] = t->sampling;
+    work.sampling[s.n_rows].position = end;
+    if (end == t->length) work.rows[s.n_rows++] = s.n_tokens - 1;
+  }
+  return s;
+}
+
+static int run_step(struct rig *rig, const struct tl_step *step, struct tl_sampled *ret) {
+  struct tl_device *device = (struct tl_device *)(void *)rig->d;
+  int r = sim_device_ops.submit(device, step, &rig->err);
+  return r == TL_OK ? sim_device_ops.collect(device, ret, &rig->err) : r;
+}
+
+/* One step of all texts; those that are through with their prompt get a token. */
+static int run(struct rig *rig, struct text *const *texts, uint32_t n_texts, uint32_t chunk) {
+  struct tl_sampled sampled[SEQS];
+  struct tl_step step = make_step(texts, n_texts, chunk);
+  int r = run_step(rig, &step, sampled);
+  for (uint32_t q = 0, i = 0; r == TL_OK && q < n_texts; q++)
+    if (texts[q]->n_cached == texts[q]->length) texts[q]->tokens[texts[q]->length++] = sampled[i++].token;
+  return r;
+}
+
+static int run_one(struct rig *rig, struct text *t) {
+  struct text *texts[] = {t};
+  uint32_t n_cached = t->n_cached;
+  int r = run(rig, texts, 1, STEP_TOKENS);
+  if (r < 0) t->n_cached = n_cached;
+  return r;
+}
+
+static bool is_as_expected(const struct rig *rig, const struct text *t, uint32_t n_prompt) {
+  int32_t expected[CONTEXT];
+  memcpy(expected, t->tokens, n_prompt * sizeof *expected);
+  tl_sim_expect(&rig->options, &model, expected, n_prompt, t->length - n_prompt, &t->sampling);
+  return memcmp(expected, t->tokens, t->length * sizeof *expected) == 0;
+}
+
+/* --- text ------------------------------------------------------------------------------------ */
+
+/* In chunks and batches, alone or not: the documented tokens, and no EOS among them. */
+static void test_tokens(void **state) {
+  (void)state;
+  static const uint32_t chunks[] = {1, 5, 16, 31};
+  for (unsigned c = 0; c < UNIT_COUNT(chunks); c++) {
+    struct rig rig = new_rig((struct tl_sim_options){0});
+    struct text texts[SEQS], *places[SEQS];
+    for (uint32_t i = 0; i < SEQS; i++) {
+      texts[i] = new_text(i, 1 + i * 20);
+      if (i == 2) texts[i].sampling.temperature = 1, texts[i].sampling.seed = 99;
+      places[i] = &texts[i];
+    }
+    while (texts[SEQS - 1].length < 150) assert_int_equal(run(&rig, places, SEQS, chunks[c]), TL_OK);
+    for (uint32_t i = 0; i < SEQS; i++) {
+      assert_true(is_as_expected(&rig, &texts[i], 1 + i * 20));
+      for (uint32_t k = 1 + i * 20; k < texts[i].length; k++) assert_true(texts[i].tokens[k] != 7 && texts[i].tokens[k] != 8);
+    }
+    close_rig(&rig);
+  }
+}
+
+/* The formula as Python computes it from the header's comment: tests/e2e/simulated.py. */
+static void test_formula(void **state) {
+  (void)state;
+  struct tl_sim_options options = {0};
+  struct tl_sampling greedy = {.target = -1}, warm = {.target = -1, .temperature = 1, .seed = 5};
+  int32_t tokens[8] = {1, 2, 3}, drawn[8] = {1, 2, 3};
+  tl_sim_expect(&options, &model, tokens, 3, 5, &greedy);
+  tl_sim_expect(&options, &model, drawn, 3, 5, &warm);
+  static const int32_t expected[] = {1, 2, 3, 589, 165, 735, 0, 696}, expected_drawn[] = {1, 2, 3, 462, 817, 702, 650, 137};
+  assert_memory_equal(tokens, expected, sizeof expected);
+  assert_memory_equal(drawn, expected_drawn, sizeof expected_drawn);
+}
+
+static void test_choice_of_tokens(void **state) {
+  (void)state;
+  static const int32_t few[] = {20, 7, 21, 22};
+  struct tl_sim_options options = {.tokens = few, .n_tokens = 4};
+  struct tl_token_bias bias[] = {{20, -100}, {21, -INFINITY}, {500, 3}};
+  struct tl_sampling s = {.target = -1, .bias = bias, .n_bias = 3};
+  for (uint64_t h = 0; h < 100; h++) assert_int_equal(tl_sim_token(&options, &model, h, &s), 22);
+  bias[2].bias = 100;
+  assert_int_equal(tl_sim_token(&options, &model, 1, &s), 500);
+  options.eos_every = 8;
+  unsigned n_eos = 0;
+  s.n_bias = 0;
+  for (uint64_t h = 0; h < 8000; h++) n_eos += tl_sim_token(&options, &model, h, &s) == 7;
+  assert_in_range(n_eos, 800, 1200);
+}
+
+/* What a scheduler could get wrong changes the text. */
+static void test_wrong_blocks_change_the_text(void **state) {
+  (void)state;
+  enum { FINE, LATE_BLOCK, FIRST_BLOCK, SWAPPED, LOST_TOKEN, POSITION, SLOT, STALE, CONTEXT_LENGTH, N_WRONGS };
+  for (unsigned wrong = FINE; wrong < N_WRONGS; wrong++) {
+    struct rig rig = new_rig((struct tl_sim_options){0});
+    struct text t = new_text(0, 60), other = new_text(1, 60);
+    assert_int_equal(run_one(&rig, &other), TL_OK);
+    assert_int_equal(run_one(&rig, &t), TL_OK);
+    uint32_t swap = t.table[0];
+    if (wrong == LATE_BLOCK) t.table[3] = other.table[3];
+    if (wrong == FIRST_BLOCK) t.table[0] = other.table[0];
+    if (wrong == SWAPPED) t.table[0] = t.table[1], t.table[1] = swap;
+    if (wrong == LOST_TOKEN) t.tokens[59] = t.tokens[60], t.length--, t.n_cached--;
+    if (wrong == STALE) { /* its third block went to somebody else */
+      other.table[3] = t.table[2];
+      for (uint32_t i = 0; i < 4; i++) assert_int_equal(run_one(&rig, &other), TL_OK);
+      other.n_cached = 48;
+      assert_int_equal(run_one(&rig, &other), TL_OK);
+    }
+    struct text *texts[] = {&t};
+    struct tl_sampled sampled;
+    struct tl_step step = make_step(texts, 1, STEP_TOKENS);
+    if (wrong == POSITION) work.positions[0]--;
+    if (wrong == SLOT) work.slots[0]--;
+    if (wrong == CONTEXT_LENGTH) work.context_len[0]++;
+    assert_int_equal(run_step(&rig, &step, &sampled), TL_OK);
+    int32_t said = sampled.token;
+    t = new_text(0, 60);
+    t.length = 62;
+    tl_sim_expect(&rig.options, &model, t.tokens, 60, 2, &t.sampling);
+    if ((said == t.tokens[61]) != (wrong == FINE)) fail_msg("case %u: %d, right is %d", wrong, said, t.tokens[61]);
+    close_rig(&rig);
+  }
+}
+
+/* Two texts may share the blocks of what they have in common. */
+static void test_shared_prefix(void **state) {
+  (void)state;
+  struct rig rig = new_rig((struct tl_sim_options){0});
+  struct text a = new_text(0, 40), b = new_text(1, 40);
+  memcpy(b.tokens, a.tokens, sizeof b.tokens);
+  b.tokens[35] = 1;
+  assert_int_equal(run_one(&rig, &a), TL_OK);
+  b.table[0] = a.table[0];
+  b.table[1] = a.table[1];
+  b.n_cached = 32;
+  struct text *both[] = {&a, &b};
+  for (unsigned i = 0; i < 30; i++) assert_int_equal(run(&rig, both, 2, STEP_TOKENS), TL_OK);
+  assert_true(is_as_expected(&rig, &a, 40) && is_as_expected(&rig, &b, 40));
+  /* but not what they have not */
+  struct text c = new_text(2, 40);
+  memcpy(c.tokens, b.tokens, 40 * sizeof *c.tokens);
+  c.tokens[20] = 1;
+  memcpy(c.table, b.table, 2 * sizeof *c.table);
+  c.n_cached = 32;
+  for (unsigned i = 0; i < 8; i++) assert_int_equal(run_one(&rig, &c), TL_OK);
+  assert_false(is_as_expected(&rig, &c, 40));
+  close_rig(&rig);
+}
+
+static void test_what_is_not_there(void **state) {
+  (void)state;
+  struct rig rig = new_rig((struct tl_sim_options){0});
+  struct text t = new_text(0, 20);
+  t.table[1] = rig.loaded.n_blocks;
+  assert_int_equal(run_one(&rig, &t), TL_EDEVICE);
+  assert_string_equal(rig.err.message, "sim:1: sequence 0 of the step names KV slots that are not there");
+  t = new_text(0, 20);
+  assert_int_equal(run_one(&rig, &t), TL_EDEVICE); /* sticky */
+  assert_int_equal(reset(&rig), TL_OK);
+  t.n_cached = 0;
+  assert_int_equal(run_one(&rig, &t), TL_OK);
+  assert_true(is_as_expected(&rig, &t, 20));
+  close_rig(&rig);
+}
+
+static void test_logprobs(void **state) {
+  (void)state;
+  struct rig rig = new_rig((struct tl_sim_options){0});
+  for (int32_t n_top = -1; n_top <= TL_MAX_TOP_LOGPROBS; n_top++) {
+    struct text t = new_text(0, 20), *texts[] = {&t};
+    t.sampling.n_top = n_top;
+    struct tl_sampled s;
+    struct tl_step step = make_step(texts, 1, STEP_TOKENS);
+    assert_int_equal(run_step(&rig, &step, &s), TL_OK);
+    assert_int_equal(s.n_top, n_top > 0 ? n_top : 0);
+    if (n_top >= 0) assert_true(fabsf(expf(s.logprob) - 0.5f) < 1e-6f);
+    for (int32_t i = 0; i < s.n_top; i++) {
+      assert_true(fabsf(expf(s.top_logprobs[i]) - powf(0.5f, (float)(i + 1))) < 1e-6f);
+      for (int32_t k = 0; k < i; k++) assert_int_not_equal(s.top_tokens[i], s.top_tokens[k]);
+    }
+    if (s.n_top < 2) continue;
+    assert_int_equal(s.top_tokens[0], s.token);
+    int32_t second = s.top_tokens[1];
+    work.sampling[0].target = second; /* scored, not drawn */
+    assert_int_equal(run_step(&rig, &step, &s), TL_OK);
+    assert_int_equal(s.token, second);
+    assert_true(s.logprob == s.top_logprobs[1] && s.top_tokens[1] == second);
+  }
+  close_rig(&rig);
+}
+
+static void test_load(void **state) {
+  (void)state;
+  struct rig rig = new_rig((struct tl_sim_options){0});
+  assert_int_equal(rig.loaded.n_blocks, SEQS * TABLE);
+  assert_int_equal(rig.loaded.weight_bytes, 0);
+  close_rig(&rig);
+  rig = new_rig((struct tl_sim_options){.n_kv_blocks = TABLE});
+  assert_int_equal(rig.loaded.n_blocks, TABLE);
+  close_rig(&rig);
+  rig.options.n_kv_blocks = TABLE - 1;
+  assert_int_equal(open_rig(&rig, 0), TL_ENOMEM);
+  assert_string_equal(rig.err.field, "sim.kv_blocks");
+  assert_non_null(strstr(rig.err.message, "expected at least 16 for a context of 256 tokens, got 15"));
+  close_rig(&rig);
+}
+
+/* --- time ---------------------------------------------------------------------------------------- */
+
+static void test_step_time(void **state) {
+  (void)state;
+  struct tl_sim_options options = {.base_ns = TL_MS(4), .per_token_ns = 100000, .per_block_ns = 50000};
+  struct rig rig = new_rig(options);
+  struct text t = new_text(0, 50), other = new_text(1, 30), *texts[] = {&t, &other};
+  int64_t expected_ns = tl_sim_step_ns(&options, 80, 4 + 2);
+  assert_int_equal(expected_ns, TL_MS(4) + 8000000 + 300000);
+  int64_t began_ns = tl_now_ns();
+  assert_int_equal(run(&rig, texts, 2, STEP_TOKENS), TL_OK);
+  assert_true(tl_now_ns() - began_ns >= expected_ns);
+  /* the time counts from submit: what is done until collect is not added */
+  struct tl_sampled sampled[SEQS];
+  struct tl_step step = make_step(texts, 2, STEP_TOKENS);
+  struct tl_device *device = (struct tl_device *)(void *)rig.d;
+  assert_int_equal(sim_device_ops.submit(device, &step, &rig.err), TL_OK);
+  usleep(20000);
+  began_ns = tl_now_ns();
+  assert_int_equal(sim_device_ops.collect(device, sampled, &rig.err), TL_OK);
+  assert_true(tl_now_ns() - began_ns < TL_MS(4));
+  close_rig(&rig);
+}
+
+#define PARALLEL 8
+#define PARALLEL_STEPS 20
+
+static void *run_alone(void *argument) {
+  struct rig *rig = argument;
+  uint32_t token = 5, position = 0, start[] = {0, 1}, context = 1, table[TABLE] = {3}, row = 0, slot = 48;
+  struct tl_sampling sampling = {.target = -1, .n_top = -1};
+  struct tl_step step = {1, 1, 1, TABLE, (int32_t *)&token, &position, &slot, start, &context, table, &row, &sampling};
+  for (unsigned i = 0; i < PARALLEL_STEPS; i++) {
+    struct tl_sampled sampled;
+    if (run_step(rig, &step, &sampled) < 0) return rig;
+  }
+  return NULL;
+}
+
+/* Steps are sleeps: devices run at the same time on however few processors. */
+static void test_devices_in_parallel(void **state) {
+  (void)state;
+  struct rig rigs[PARALLEL];
+  pthread_t threads[PARALLEL];
+  struct timespec before, after;
+  for (unsigned i = 0; i < PARALLEL; i++) rigs[i] = new_rig((struct tl_sim_options){.base_ns = TL_MS(10)});
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+  int64_t began_ns = tl_now_ns();
+  for (unsigned i = 0; i < PARALLEL; i++) assert_int_equal(pthread_create(&threads[i], NULL, run_alone, &rigs[i]), 0);
+  for (unsigned i = 0; i < PARALLEL; i++) {
+    void *failed;
+    pthread_join(threads[i], &failed);
+    assert_null(failed);
+  }
+  int64_t took_ns = tl_now_ns() - began_ns, one_ns = PARALLEL_STEPS * TL_MS(10);
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+  int64_t cpu_ns = TL_SEC(after.tv_sec - before.tv_sec) + after.tv_nsec - before.tv_nsec;
+  assert_true(took_ns >= one_ns);
+  assert_true(took_ns < PARALLEL / 2 * one_ns); /* one after the other: 8 times one_ns */
+  assert_true(cpu_ns < PARALLEL * one_ns / 8);
+  for (unsigned i = 0; i < PARALLEL; i++) close_rig(&rigs[i]);
+}
+
+/* --- faults ---------------------------------------------------------------------------------------- */
+
+static struct rig rig_with(const char *script) {
+  static struct tl_sim_fault fault;
+  struct tl_error err;
+  if (tl_sim_parse_fault(script, &fault, &err) < 0) fail_msg("%s", err.message);
+  return new_rig((struct tl_sim_options){.base_ns = 100000, .faults = &fault, .n_faults = 1});
+}
+
+static void run_steps(struct rig *rig, struct text *t, unsigned n, int expected) {
+  for (unsigned i = 0; i < n; i++)
+    if (run_one(rig, t) != expected) fail_msg("step %llu: %s", (unsigned long long)rig->d->n_steps, rig->err.message);
+}
+
+static void test_error_is_sticky(void **state) {
+  (void)state;
+  struct rig rig = rig_with("1@4:error");
+  struct text t = new_text(0, 10);
+  run_steps(&rig, &t, 3, TL_OK);
+  for (unsigned i = 0; i < 3; i++) { /* also who does not look at the result gets nothing right */
+    struct text *texts[] = {&t};
+    struct tl_sampled s = {.token = -1};
+    struct tl_step step = make_step(texts, 1, STEP_TOKENS);
+    assert_int_equal(run_step(&rig, &step, &s), TL_EDEVICE);
+    t.tokens[t.length++] = s.token;
+    assert_false(is_as_expected(&rig, &t, 10));
+  }
+  assert_string_equal(rig.err.message, "sim:1: simulated fault: step 6 failed");
+  assert_int_equal(reset(&rig), TL_OK);
+  t.length = 13;
+  t.n_cached = 12; /* as if the cache were still there: it is not */
+  run_steps(&rig, &t, 1, TL_OK);
+  assert_false(is_as_expected(&rig, &t, 10));
+  t.length = 13;
+  t.n_cached = 0;
+  run_steps(&rig, &t, 20, TL_OK);
+  assert_true(is_as_expected(&rig, &t, 10));
+  close_rig(&rig);
+}
+
+static void test_recovery(void **state) {
+  (void)state;
+  struct rig rig = rig_with("*@2:error:recover=never");
+  struct text t = new_text(0, 10);
+  run_steps(&rig, &t, 1, TL_OK);
+  run_steps(&rig, &t, 1, TL_EDEVICE);
+  for (unsigned i = 0; i < 5; i++) {
+    assert_int_equal(reset(&rig), TL_EDEVICE);
+    run_steps(&rig, &t, 1, TL_EDEVICE);
+  }
+  close_rig(&rig);
+  rig = rig_with("1@1:error:recover=3");
+  run_steps(&rig, &t, 1, TL_EDEVICE);
+  assert_int_equal(reset(&rig), TL_EDEVICE);
+  assert_int_equal(reset(&rig), TL_EDEVICE);
+  run_steps(&rig, &t, 1, TL_EDEVICE);
+  assert_int_equal(reset(&rig), TL_OK);
+  assert_int_equal(reset(&rig), TL_OK);
+  t = new_text(0, 10);
+  run_steps(&rig, &t, 5, TL_OK);
+  assert_true(is_as_expected(&rig, &t, 10));
+  close_rig(&rig);
+}
+
+static void test_corrupt_says_nothing(void **state) {
+  (void)state;
+  struct rig rig = rig_with("1@3:corrupt");
+  struct text t = new_text(0, 10);
+  run_steps(&rig, &t, 2, TL_OK);
+  assert_true(is_as_expected(&rig, &t, 10));
+  run_steps(&rig, &t, 3, TL_OK);
+  assert_false(is_as_expected(&rig, &t, 10));
+  close_rig(&rig);
+}
+
+static void test_other_devices_have_no_fault(void **state) {
+  (void)state;
+  struct rig rig = rig_with("2@1:error");
+  struct text t = new_text(0, 10);
+  run_steps(&rig, &t, 5, TL_OK);
+  close_rig(&rig);
+}
+
+static void test_out_of_memory(void **state) {
+  (void)state;
+  struct rig rig = rig_with("1@2:oom:steps=2");
+  struct text t = new_text(0, 10);
+  run_steps(&rig, &t, 1, TL_OK);
+  run_steps(&rig, &t, 2, TL_ENOMEM);
+  run_steps(&rig, &t, 5, TL_OK);
+  assert_true(is_as_expected(&rig, &t, 10));
+  close_rig(&rig);
+
+  struct tl_sim_fault fault;
+  assert_int_equal(tl_sim_parse_fault("1@load:oom", &fault, NULL), TL_OK);
+  rig = (struct rig){.options = {.faults = &fault, .n_faults = 1}};
+  assert_int_equal(open_rig(&rig, 1), TL_ENOMEM);
+  assert_string_equal(rig.err.message, "sim:1: simulated fault at load: out of memory");
+  close_rig(&rig);
+}
+
+static void test_slow(void **state) {
+  (void)state;
+  struct rig rig = rig_with("1@2:slow*300:steps=2");
+  struct text t = new_text(0, 10);
+  run_steps(&rig, &t, 1, TL_OK);
+  int64_t began_ns = tl_now_ns();
+  run_steps(&rig, &t, 2, TL_OK);
+  assert_true(tl_now_ns() - began_ns >= 2 * TL_MS(30));
+  assert_true(rig.d->slow > 1);
+  run_steps(&rig, &t, 1, TL_OK);
+  assert_true(rig.d->slow == 1);
+  assert_true(is_as_expected(&rig, &t, 10));
+  close_rig(&rig);
+}
+
+static void test_hang_for_a_while(void **state) {
+  (void)state;
+  struct rig rig = rig_with("1@2:hang:for=50");
+  struct text t = new_text(0, 10);
+  run_steps(&rig, &t, 1, TL_OK);
+  int64_t began_ns = tl_now_ns();
+  run_steps(&rig, &t, 1, TL_OK);
+  assert_true(tl_now_ns() - began_ns >= TL_MS(50));
+  run_steps(&rig, &t, 3, TL_OK);
+  assert_true(is_as_expected(&rig, &t, 10));
+  close_rig(&rig);
+}
+
+struct hung {
+  struct rig *rig;
+  struct text *text;
+  int result;
+  _Atomic bool over;
+};
+
+static void *run_hung(void *argument) {
+  struct hung *h = argument;
+  h->result = run_one(h->rig, h->text);
+  atomic_store_explicit(&h->over, true, memory_order_release);
+  return NULL;
+}
+
+/* Another thread gets the worker out, at whatever moment it comes. */
+static void test_reset_ends_a_hang(void **state) {
+  (void)state;
+  for (unsigned i = 0; i < 20; i++) {
+    struct rig rig = rig_with(i % 2 ? "1@2:hang" : "1@2:hang:recover=2");
+    struct text t = new_text(0, 10);
+    run_steps(&rig, &t, 1, TL_OK);
+    struct hung hung = {.rig = &rig, .text = &t};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, run_hung, &hung), 0);
+    while (atomic_load_explicit(&rig.d->sick, memory_order_acquire) == 0) usleep(100);
+    usleep(i < 10 ? 5000 : i * 10);
+    assert_false(atomic_load_explicit(&hung.over, memory_order_acquire));
+    struct tl_error err; /* the worker has its own */
+    struct tl_device *device = (struct tl_device *)(void *)rig.d;
+    assert_int_equal(sim_device_ops.reset(device, &err), i % 2 ? TL_OK : TL_EDEVICE);
+    pthread_join(thread, NULL);
+    assert_int_equal(hung.result, TL_EDEVICE);
+    assert_string_equal(rig.err.message, "sim:1 was reset in step 2");
+    if (i % 2 == 0) {
+      run_steps(&rig, &t, 1, TL_EDEVICE);
+      assert_int_equal(reset(&rig), TL_OK);
+    }
+    t = new_text(0, 10);
+    run_steps(&rig, &t, 5, TL_OK);
+    assert_true(is_as_expected(&rig, &t, 10));
+    close_rig(&rig);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_tokens),
+      cmocka_unit_test(test_formula),
+      cmocka_unit_test(test_choice_of_tokens),
+      cmocka_unit_test(test_wrong_blocks_change_the_text),
+      cmocka_unit_test(test_shared_prefix),
+      cmocka_unit_test(test_what_is_not_there),
+      cmocka_unit_test(test_logprobs),
+      cmocka_unit_test(test_load),
+      cmocka_unit_test(test_step_time),
+      cmocka_unit_test(test_devices_in_parallel),
+      cmocka_unit_test(test_error_is_sticky),
+      cmocka_unit_test(test_recovery),
+      cmocka_unit_test(test_corrupt_says_nothing),
+      cmocka_unit_test(test_other_devices_have_no_fault),
+      cmocka_unit_test(test_out_of_memory),
+      cmocka_unit_test(test_slow),
+      cmocka_unit_test(test_hang_for_a_while),
+      cmocka_unit_test(test_reset_ends_a_hang),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

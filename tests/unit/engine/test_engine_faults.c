@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT */
+/* The fault protocol (engine/fault.c) at full speed: a chaotic monitor quarantines
+ * simulated devices at any moment, resets them while their workers are inside,
+ * takes them back, again and again; what they had goes on elsewhere. A reset empties the
+ * KV cache, so a step that used what was in it before, or a token of a step
+ * that failed, shows as a wrong token. */
+#include <pthread.h>
+#include <sched.h>
+
+#include "engine/engine_private.h"
+#include "tokenlane/base/clock.h"
+#include "tokenlane/sim.h"
+#include "unit.h"
+
+enum { REPLICAS = 2, LOOPS = 2, LIVE = 12, PER_LOOP = 3000 / UNIT_SLOWDOWN, CYCLES = 1500 / UNIT_SLOWDOWN, MOST = 60 };
+
+static const struct tl_model model = {.max_context = 2 * MOST, .vocab_size = 1000};
+static const struct tl_sim_fault faults[] = {{.device = 0, .step = 40, .kind = TL_SIM_ERROR, .recover = 1},
+                                             {.device = 1, .step = 90, .kind = TL_SIM_HANG, .recover = 1},
+                                             {.device = 0, .step = 150, .kind = TL_SIM_HANG, .recover = 2},
+                                             {.device = 1, .step = 200, .kind = TL_SIM_OOM, .n_steps = 1, .recover = 1}};
+static struct tl_sim_options sims[REPLICAS];
+static struct tl_engine *engine;
+
+struct loop {
+  struct tl_waker waker;
+  unsigned index, n_live, n_started, n_done, n_moved;
+  uint64_t random;
+  pthread_t thread;
+};
+static struct loop loops[LOOPS];
+static _Atomic unsigned n_loops_running;
+
+static void wake(unsigned loop, void *context) {
+  (void)context;
+  tl_waker_notify(&loops[loop].waker);
+}
+
+static void submit(struct loop *l, struct tl_sequence *seq) {
+  seq->finish = TL_FINISH_NONE;
+  seq->replica = (unsigned)unit_below(&l->random, REPLICAS);
+  tl_engine_submit(engine, seq->replica, seq);
+}
+
+static void start_one(struct loop *l) {
+  struct tl_sequence *seq = calloc(1, sizeof *seq);
+  seq->n_prompt = 1 + (uint32_t)unit_below(&l->random, MOST - 1);
+  seq->max_new = 1 + (uint32_t)unit_below(&l->random, MOST - 1);
+  seq->tokens = calloc(seq->n_prompt + seq->max_new, sizeof *seq->tokens);
+  for (uint32_t i = 0; i < seq->n_prompt; i++) seq->tokens[i] = (int32_t)unit_below(&l->random, model.vocab_size);
+  seq->sampling = (struct tl_sampling){.temperature = (float)unit_below(&l->random, 2), .top_p = 1, .repetition_penalty = 1,
+                                       .seed = unit_random(&l->random), .target = -1, .n_top = -1};
+  seq->ignore_eos = true;
+  seq->loop = l->index;
+  l->n_live++;
+  l->n_started++;
+  submit(l, seq);
+}
+
+static void check(const struct tl_sequence *seq) {
+  int32_t expected[2 * MOST];
+  uint32_t n = seq->n_prompt + seq->max_new;
+  memcpy(expected, seq->tokens, seq->n_prompt * sizeof *expected);
+  tl_sim_expect(&sims[0], &model, expected, seq->n_prompt, seq->max_new, &seq->sampling);
+  if (seq->finish != TL_FINISH_LENGTH || memcmp(expected, seq->tokens, n * sizeof *expected) != 0) {
+    fprintf(stderr, "wrong tokens: finish %d, %u + %u\n", seq->finish, seq->n_prompt, seq->max_new);
+    abort();
+  }
+}
+
+static void on_event(struct tl_sequence *seq, bool final, void *context) {
+  struct loop *l = context;
+  if (!final) return;
+  if (seq->finish == TL_FINISH_FAULT) {
+    l->n_moved++;
+    submit(l, seq); /* perhaps to the one that failed: then it comes back at once */
+    return;
+  }
+  check(seq);
+  free(seq->tokens);
+  free(seq);
+  l->n_live--;
+  l->n_done++;
+}
+
+static void *run_loop(void *argument) {
+  struct loop *l = argument;
+  while (l->n_done < PER_LOOP) {
+    while (l->n_live < LIVE && l->n_started < PER_LOOP) start_one(l);
+    tl_waker_prepare(&l->waker);
+    unsigned before = l->n_done + l->n_moved;
+    tl_engine_drain(engine, l->index, on_event, l);
+    if (l->n_done + l->n_moved != before)
+      tl_waker_cancel(&l->waker);
+    else
+      tl_waker_sleep(&l->waker, TL_MS(100));
+    if (unit_below(&l->random, 4) == 0) sched_yield();
+  }
+  atomic_fetch_sub_explicit(&n_loops_running, 1, memory_order_relaxed);
+  return NULL;
+}
+
+/* As the monitor does it, without its patience. */
+static void recover(unsigned i, uint64_t *random) {
+  for (unsigned k = 0; !tl_engine_parked(engine, i); k++) { /* its worker may be anywhere */
+    if (k % 8 == 0) tl_engine_reset(engine, i, NULL);
+    nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+  }
+  while (tl_engine_reset(engine, i, NULL) < 0) continue;
+  assert_true(tl_engine_try(engine, i));
+  if (unit_below(random, 2)) nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+  if (unit_below(random, 8) == 0) tl_engine_quarantine(engine, i); /* it failed again while it was tried */
+  tl_engine_admit(engine, i);
+}
+
+static unsigned cause_chaos(void) {
+  uint64_t random = 99;
+  unsigned n = 0;
+  /* relaxed: ends soon after the loops */
+  while (atomic_load_explicit(&n_loops_running, memory_order_relaxed)) {
+    nanosleep(&(struct timespec){.tv_nsec = (long)unit_below(&random, 300000)}, NULL);
+    unsigned i = (unsigned)unit_below(&random, REPLICAS);
+    if (n < CYCLES && unit_below(&random, 2)) tl_engine_quarantine(engine, i);
+    for (unsigned k = 0; k < REPLICAS; k++) {
+      int64_t began_ns = atomic_load_explicit(&tl_engine_board(engine, k)->step_began_ns, memory_order_relaxed);
+      if (began_ns && tl_now_ns() - began_ns > TL_MS(50)) tl_engine_quarantine(engine, k); /* it hangs */
+      if (!tl_engine_failed(engine, k)) continue;
+      recover(k, &random);
+      n++;
+    }
+  }
+  return n;
+}
+
+static void test_chaos(void **state) {
+  (void)state;
+  static const char *const devices[] = {"sim:0", "sim:1"};
+  for (unsigned i = 0; i < REPLICAS; i++)
+    sims[i] = (struct tl_sim_options){.base_ns = 20000, .per_token_ns = 100, .n_kv_blocks = 40, .faults = faults, .n_faults = UNIT_COUNT(faults)};
+  struct tl_engine_options o = {.model = &model, .devices = devices, .n_replicas = REPLICAS, .n_loops = LOOPS, .sim = sims,
+                                .max_batch_size = 8, .max_batch_tokens = 64, .max_queue = LOOPS * LIVE, .wake = wake};
+  struct tl_error err = {0};
+  struct tl_metrics *metrics = tl_metrics_new();
+  assert_int_equal(tl_engine_new(&o, metrics, &engine, &err), TL_OK);
+  assert_int_equal(tl_engine_start(engine, &err), TL_OK);
+  assert_true(tl_engine_can_reset(engine, 0));
+  assert_false(tl_engine_try(engine, 0)); /* nothing failed */
+  assert_false(tl_engine_admit(engine, 0));
+  alarm(250);
+  atomic_store_explicit(&n_loops_running, LOOPS, memory_order_relaxed);
+  for (unsigned i = 0; i < LOOPS; i++) {
+    loops[i].index = i;
+    loops[i].random = 7 + i;
+    tl_waker_init(&loops[i].waker);
+    pthread_create(&loops[i].thread, NULL, run_loop, &loops[i]);
+  }
+  unsigned n_cycles = cause_chaos(), n_moved = 0;
+  for (unsigned i = 0; i < LOOPS; i++) {
+    pthread_join(loops[i].thread, NULL);
+    n_moved += loops[i].n_moved;
+  }
+  alarm(0);
+  print_message("%u quarantines, %u sequences moved\n", n_cycles, n_moved);
+  assert_true(n_cycles > 20 && n_moved > 20);
+  tl_engine_stop(engine);
+  for (unsigned i = 0; i < REPLICAS; i++) {
+    struct tl_board *b = tl_engine_board(engine, i);
+    assert_int_equal(atomic_load_explicit(&b->free_blocks, memory_order_relaxed), tl_engine_blocks(engine, i));
+    assert_int_equal(atomic_load_explicit(&b->running, memory_order_relaxed), 0);
+    assert_int_equal(atomic_load_explicit(&b->waiting, memory_order_relaxed), 0);
+  }
+  tl_engine_free(engine);
+  tl_metrics_free(metrics);
+}
+
+static void on_last(struct tl_sequence *seq, bool final, void *context) {
+  assert_true(final && seq->finish == TL_FINISH_CANCELLED);
+  *(unsigned *)context += 1;
+}
+
+/* What comes when the worker has ended is not lost. */
+static void test_reap(void **state) {
+  (void)state;
+  static const char *const devices[] = {"sim:0"};
+  struct tl_engine_options o = {.model = &model, .devices = devices, .n_replicas = 1, .n_loops = 1, .max_batch_size = 8,
+                                .max_batch_tokens = 64, .max_queue = 4, .wake = wake};
+  struct tl_error err = {0};
+  struct tl_metrics *metrics = tl_metrics_new();
+  assert_int_equal(tl_engine_new(&o, metrics, &engine, &err), TL_OK);
+  assert_int_equal(tl_engine_start(engine, &err), TL_OK);
+  tl_engine_stop(engine);
+  int32_t tokens[8] = {1, 2, 3};
+  struct tl_sequence seq = {.n_prompt = 3, .max_new = 5, .tokens = tokens};
+  unsigned n = 0;
+  tl_engine_submit(engine, 0, &seq);
+  tl_engine_reap(engine, on_last, &n);
+  assert_int_equal(n, 1);
+  tl_engine_free(engine);
+  tl_metrics_free(metrics);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_chaos), cmocka_unit_test(test_reap)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
