@@ -186,11 +186,13 @@ $(B)/bin/load: bench/load.c $(wildcard bench/load_*.c) bench/load.h $(B)/lib/llh
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(LLHTTP_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -o $@ $(filter %.c,$^) $(LDFLAGS) $(filter %.a,$^) $(LDLIBS)
 
-$(B)/bin/bench_%: bench/bench_%.c $(call archives,engine)
+# bench_x.c is linked with its parts x_*.c.
+$(B)/bin/bench_contention: $(wildcard bench/contention_*.c) bench/contention.h
+$(B)/bin/bench_%: bench/bench_%.c $(call archives,route)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")
-	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
-		$(LDFLAGS) -Wl,--start-group $(call archives,engine) -Wl,--end-group $(LDLIBS)
+	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $(filter %.c,$^) \
+		$(LDFLAGS) -Wl,--start-group $(call archives,route) -Wl,--end-group $(LDLIBS)
 
 .PHONY: bench
 bench: deps-bench ## measure: kernels, decode and prefill against the machine's limits, load, HTTP against nginx
