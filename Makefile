@@ -26,6 +26,8 @@ DEBS_BUILD := gcc libc6-dev pkg-config libuv1-dev libjansson-dev node-llhttp \
 DEBS_CHECK := libcmocka-dev python3 python3-venv
 DEBS_LINT := clang-tidy clang-format cppcheck
 DEBS_BENCH := wrk nginx-light python3 python3-venv
+DEBS_PROVE := strace binutils python3
+DEBS_MODEL := spin python3
 
 CC ?= gcc
 PKGS := libuv jansson libpcre2-8 libsystemd libutf8proc
@@ -186,18 +188,36 @@ $(B)/bin/load: bench/load.c $(wildcard bench/load_*.c) bench/load.h $(B)/lib/llh
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(LLHTTP_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -o $@ $(filter %.c,$^) $(LDFLAGS) $(filter %.a,$^) $(LDLIBS)
 
-# bench_x.c is linked with its parts x_*.c.
-$(B)/bin/bench_contention: $(wildcard bench/contention_*.c) bench/contention.h
+# Parts of those that have some.
+$(B)/bin/bench_contention: $(wildcard bench/contention_*.c) bench/sim_route.c | bench/contention.h bench/sim_route.h
+$(B)/bin/bench_route: bench/sim_route.c | bench/sim_route.h
 $(B)/bin/bench_%: bench/bench_%.c $(call archives,route)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $(filter %.c,$^) \
 		$(LDFLAGS) -Wl,--start-group $(call archives,route) -Wl,--end-group $(LDLIBS)
 
+$(B)/lib/preload_locks.so: bench/preload_locks.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) -std=c17 -g -O2 $(WARN) -fvisibility=hidden -fPIC -shared -Wno-missing-prototypes -o $@ $<
+
 .PHONY: bench
 bench: deps-bench ## measure: kernels, decode and prefill against the machine's limits, load, HTTP against nginx
 	@$(MAKE) --no-print-directory -j$$(nproc) all $(BENCH_BINS) $(VENV)/.done
 	@B=$(abspath $(B)) $(VENV)/bin/python bench/run.py
+
+.PHONY: prove scaling deps-prove
+deps-prove: deps
+	@sh tests/lint/install_debs.sh $(DEBS_PROVE)
+
+PROVE_NEEDS := $(B)/lib/preload_locks.so $(B)/bin/bench_contention $(B)/bin/bench_route
+prove: deps-prove ## no lock, no contention: measure it, print the table, fail if a figure is missed (5 minutes)
+	@$(MAKE) --no-print-directory -j$$(nproc) all $(PROVE_NEEDS)
+	@B=$(abspath $(B)) python3 bench/prove.py
+
+scaling: all ## tokens/s of 1 to 64 simulated GPUs through the real daemon; draws bench/scaling.svg (20 minutes)
+	@B=$(abspath $(B)) python3 bench/scaling.py
+	@python3 bench/plot.py build/scaling.json bench/scaling.svg
 
 # --- keeping ----------------------------------------------------------------
 C_FILES = $(shell git ls-files 'src/*.c' 'src/*.h' 'include/*.h' 'tests/*.c' 'tests/*.h' 'bench/*.c')

@@ -6,15 +6,13 @@
  * the same time-keeping (outside the lock). One operation is a reservation and a
  * release; the time is that of the reservation. */
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "contention.h"
+#include "sim_route.h"
 #include "tokenlane/base/clock.h"
-#include "tokenlane/route.h"
-#include "tokenlane/sim.h"
 
-enum { REPLICAS = 16, HELD = 8, TOKENS = 192, GAUGES_EVERY = 4, MAX_SEQS = 1024 };
+enum { REPLICAS = 16, HELD = 8, TOKENS = 192, GAUGES_EVERY = 4, MAX_SEQS = 16384 };
 
 struct board_ops {
   bool (*reserve)(struct tl_metrics_shard *shard, int64_t tokens, unsigned *ret_replica);
@@ -22,9 +20,7 @@ struct board_ops {
   void (*gauges)(unsigned replica, uint64_t value);
 };
 
-static struct tl_engine *engine;
-static struct tl_route *route;
-static struct tl_metrics *metrics;
+static struct sim_route sims;
 static struct tl_metrics_shard *shards[CONTENTION_MAX_THREADS];
 static tl_metric twin_seconds;
 
@@ -33,16 +29,16 @@ static tl_metric twin_seconds;
 static bool ours_reserve(struct tl_metrics_shard *shard, int64_t tokens, unsigned *ret_replica) {
   unsigned retry_after_s;
   struct tl_error err;
-  return tl_route_reserve(route, tokens, 1, shard, ret_replica, &retry_after_s, &err) == TL_OK;
+  return tl_route_reserve(sims.route, tokens, 1, shard, ret_replica, &retry_after_s, &err) == TL_OK;
 }
 
 static void ours_release(unsigned replica, int64_t tokens) {
-  tl_route_release(route, replica, tokens);
+  tl_route_release(sims.route, replica, tokens);
 }
 
 /* relaxed: as the worker does after each step */
 static void ours_gauges(unsigned replica, uint64_t value) {
-  struct tl_board *b = tl_engine_board(engine, replica);
+  struct tl_board *b = tl_engine_board(sims.engine, replica);
   atomic_store_explicit(&b->free_blocks, (uint32_t)value, memory_order_relaxed);
   atomic_store_explicit(&b->running, (uint32_t)value, memory_order_relaxed);
   atomic_store_explicit(&b->waiting, (uint32_t)value, memory_order_relaxed);
@@ -125,43 +121,22 @@ static void *run(void *argument) {
   return NULL;
 }
 
-static void must(int r, const struct tl_error *err) {
-  if (r == TL_OK) return;
-  fprintf(stderr, "contention: %s\n", err->message);
-  exit(1);
-}
-
 static void wake_nobody(unsigned loop, void *context) {
   (void)loop;
   (void)context;
 }
 
-/* An engine of simulated devices that is never started: only its boards are used. */
+/* An engine that is never started: only its boards are used. */
 static void make_route(void) {
-  static const struct tl_model model = {.max_context = 2048, .vocab_size = 1000};
-  static struct tl_sim_options sims[REPLICAS];
-  static char names[REPLICAS][8];
-  static const char *devices[REPLICAS];
-  struct tl_error err = {0};
-  for (unsigned i = 0; i < REPLICAS; i++) {
-    snprintf(names[i], sizeof names[i], "sim:%u", i);
-    devices[i] = names[i];
-    sims[i].n_kv_blocks = 4096;
-    table[i] = (struct row){.max_tokens = INT64_MAX / 2, .max_seqs = MAX_SEQS, .ready = true};
-  }
-  metrics = tl_metrics_new();
-  struct tl_engine_options o = {.model = &model, .devices = devices, .n_replicas = REPLICAS, .n_loops = 1, .sim = sims,
-                                .max_batch_size = 8, .max_batch_tokens = 64, .max_queue = 64, .wake = wake_nobody};
-  must(tl_engine_new(&o, metrics, &engine, &err), &err);
-  struct tl_route_options r = {.policy = TL_ROUTE_LEAST_LOAD, .max_tokens = INT64_MAX / 2, .max_seqs = MAX_SEQS};
-  must(tl_route_new(engine, &r, metrics, &route, &err), &err);
+  for (unsigned i = 0; i < REPLICAS; i++) table[i] = (struct row){.max_tokens = INT64_MAX / 2, .max_seqs = MAX_SEQS, .ready = true};
+  sim_route_make(&sims, REPLICAS, 1, 0, wake_nobody);
   static const double bounds[] = {250e-9, 500e-9, 1e-6, 2.5e-6, 5e-6, 10e-6, 20e-6, 50e-6, 100e-6, 250e-6, 1e-3};
-  twin_seconds = tl_metrics_histogram(metrics, "twin_seconds", "", NULL, bounds, sizeof bounds / sizeof *bounds, 1e-9);
-  for (unsigned i = 0; i < CONTENTION_MAX_THREADS; i++) shards[i] = tl_metrics_shard_new(metrics);
+  twin_seconds = tl_metrics_histogram(sims.metrics, "twin_seconds", "", NULL, bounds, sizeof bounds / sizeof *bounds, 1e-9);
+  for (unsigned i = 0; i < CONTENTION_MAX_THREADS; i++) shards[i] = tl_metrics_shard_new(sims.metrics);
 }
 
 static void start(const struct contention_variant *variant, unsigned n_threads, struct contention_tally *tallies) {
-  if (!route) make_route();
+  if (!sims.route) make_route();
   ops = variant->ops;
   n_running = n_threads;
   tally_of = tallies;
