@@ -156,7 +156,7 @@ $(foreach room,$(ROOMS),$(eval $(call unit_test,$(room))))
 .PHONY: check check-unit check-e2e check-house
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
 	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins
-	@$(MAKE) --no-print-directory check-house check-unit check-e2e
+	@$(MAKE) --no-print-directory check-house check-model check-unit check-e2e
 
 .PHONY: unit-bins
 unit-bins: $(UNIT_BINS)
@@ -169,6 +169,29 @@ check-unit: $(UNIT_RUN) ## unit tests only (T=part of a name)
 
 check-house: all ## the house rules: floors, locks, headers, names
 	@python3 tests/lint/house.py $(B)
+
+# --- the protocols between threads -------------------------------------------
+# The real code under every interleaving, seeded bugs that must be caught, models.
+.PHONY: model check-model deps-model soak-structures
+deps-model: deps
+	@sh tests/lint/install_debs.sh $(DEBS_MODEL)
+
+model: deps-model ## exhaustive interleavings of the real code, Promela models, seeded bugs that must be caught (2 minutes)
+	@CC="$(CC)" python3 tests/model/run_model.py build/plain
+
+check-model: ## the part of `model` that needs no spin (half a minute)
+	@CC="$(CC)" python3 tests/model/run_model.py build/plain --quick
+
+SOAK_ITEMS ?= 100000000
+$(B)/bin/soak_structures: tests/soak/soak_structures.c $(call archives,route)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
+		$(LDFLAGS) -Wl,--start-group $(call archives,route) -Wl,--end-group $(LDLIBS)
+
+soak-structures: ## each queue, ring and counter with SOAK_ITEMS items (10^8) under TSan (5 minutes)
+	@$(MAKE) --no-print-directory SAN=thread build/san-thread/bin/soak_structures
+	TSAN_OPTIONS=halt_on_error=1 build/san-thread/bin/soak_structures $(SOAK_ITEMS)
 
 $(VENV)/.done: tests/e2e/requirements.txt
 	python3 -m venv $(VENV)
