@@ -163,13 +163,11 @@ static void *announce(void *unused) {
   (void)unused;
   uint64_t made = 0, total = n_items / TOKENS * TOKENS;
   while (made < total) {
+    uint64_t before = made;
     for (unsigned i = 0; i < SEQUENCES && made < total; i++) {
       if (!live[i]) {
-        struct tl_mpsc_node *node;
-        while (!(node = tl_mpsc_pop(&inbox))) {
-          events_wake_loops(worker);
-          sched_yield();
-        }
+        struct tl_mpsc_node *node = tl_mpsc_pop(&inbox);
+        if (!node) continue;
         live[i] = (struct tl_sequence *)(void *)((char *)node - offsetof(struct tl_sequence, node));
       }
       struct tl_sequence *seq = live[i];
@@ -185,8 +183,9 @@ static void *announce(void *unused) {
       made++;
     }
     events_wake_loops(worker);
+    if (made == before) sched_yield();
   }
-  for (unsigned i = 0; i < SEQUENCES; i++) MUST(!live[i] || made == total);
+  for (unsigned i = 0; i < SEQUENCES; i++) MUST(!live[i]);
   return NULL;
 }
 
