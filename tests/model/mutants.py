@@ -4,8 +4,8 @@
 (name, file, what stands there, what is put there, cases of check_structures.c of which one must fail). `what stands there`
 must occur exactly once, so that a change of the code that moves it is noticed."""
 
-MPSC, SPSC, WAKER, EVENTS, WAKER_H = ("src/base/mpsc.c", "src/base/spsc.c", "src/base/waker.c", "src/engine/events.c",
-                                      "include/tokenlane/base/waker.h")  # fmt: skip
+MPSC, SPSC, WAKER = "src/base/mpsc.c", "src/base/spsc.c", "src/base/waker.c"
+INBOX, EVENTS, WAKER_H = "src/engine/inbox.c", "src/engine/events.c", "include/tokenlane/base/waker.h"
 
 EXCHANGE = "atomic_exchange_explicit(&queue->head, node, memory_order_acq_rel)"
 FIRST_NEXT = "*next = atomic_load_explicit(&tail->next, memory_order_acquire);\n  if (tail == &queue->stub)"
@@ -48,6 +48,8 @@ MUTANTS = [
     ("sleep-does-not-compare", WAKER, "futex(&waker->asleep, FUTEX_WAIT, 1,",
      "futex(&waker->asleep, FUTEX_WAIT, atomic_load_explicit(&waker->asleep, memory_order_relaxed),", ("flag",)),
     ("wake-by-without-fence", WAKER_H, "  atomic_thread_fence(memory_order_seq_cst);\n#endif", "#endif", ("async",)),
+    ("submit-notifies-first", INBOX, "  tl_mpsc_push(&w->inbox, &seq->node);\n  tl_waker_notify(&w->waker);",
+     "  tl_waker_notify(&w->waker);\n  tl_mpsc_push(&w->inbox, &seq->node);", ("events",)),
     ("event-does-not-publish", EVENTS, "SIGNAL_FINAL : 0), memory_order_acq_rel", "SIGNAL_FINAL : 0), memory_order_relaxed", ("events",)),
     ("event-drain-does-not-acquire", EVENTS, "atomic_exchange_explicit(&seq->signal, 0, memory_order_acq_rel)",
      "atomic_exchange_explicit(&seq->signal, 0, memory_order_relaxed)", ("events",)),

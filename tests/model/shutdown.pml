@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* The end: drain (main.c), tl_engine_stop, the worker's last turn (worker.c). A loop takes
- * requests while it is not draining; the main thread waits until no connection is
- * open, stops the worker, and then every sequence that was submitted has had its
- * final event. The worker sleeps when there is nothing to do; its sleep and wake-up
- * are those of waker.pml, here without store buffers. BUG_ENDS_WITHOUT_DRAIN is what
- * happens when the drain's time is up: a sequence that is pushed after the worker's last
- * look has no final event. The process ends then. */
+/* The end: drain (main.c), tl_engine_stop, the worker's last turn (worker.c), and what
+ * daemon_done reaps afterwards. A loop takes requests while it is not draining. The main
+ * thread waits until no connection is open, or no longer (time is up, a second signal);
+ * stops the worker; stops the loops; takes what came too late for the worker. Then every
+ * sequence that was submitted has had its final event. The worker sleeps when there is nothing
+ * to do, as in waker.pml, here without store buffers. */
 #define REQUESTS 2
 
-bool draining, stopping, asleep, in_kernel, worker_ended;
+bool draining, stopping, asleep, in_kernel, worker_ended, cut, loop_ended;
 byte inbox, connections, finals, submitted;
 
 inline notify(was) {
@@ -35,10 +34,15 @@ proctype loop() {
        inbox++;
        notify(was);
        /* its connection is open until its final event has come */
-       finals == submitted
+       if
+       :: finals == submitted
+       :: cut                            /* tl_http_stop */
+       fi
     fi;
-    connections--
+    connections--;
+    if :: cut -> break :: else fi
   }
+  loop_ended = true
 }
 
 proctype worker() {
@@ -73,18 +77,27 @@ proctype worker() {
 init {
   bool was;
   atomic { run loop(); run worker() }
-#ifdef BUG_ENDS_WITHOUT_DRAIN
-  skip;
-#else
   draining = true;
-  /* a connection that is accepted after this look finds draining set */
-  connections == 0;
-#endif
+  if
+  :: connections == 0 -> skip
+  :: true                                /* time is up */
+  fi;
   stopping = true;
 #ifndef BUG_STOPS_WITHOUT_WAKING
   notify(was);
 #endif
   worker_ended;
-  _nr_pr == 2 || inbox == 0;
+#ifndef BUG_REAPS_WHILE_A_LOOP_RUNS
+  cut = true;
+  loop_ended;
+#endif
+#ifndef BUG_DOES_NOT_REAP
+  finals = finals + inbox;
+  inbox = 0;
+#endif
+#ifdef BUG_REAPS_WHILE_A_LOOP_RUNS
+  cut = true;
+  loop_ended;
+#endif
   assert(inbox == 0 && finals == submitted)
 }

@@ -129,7 +129,7 @@ static void soak_ring(void) {
     i++;
   }
   pthread_join(thread, NULL);
-  MUST(tl_spsc_empty(&ring));
+  MUST(!tl_spsc_pop(&ring));
   tl_spsc_done(&ring);
 }
 
@@ -228,7 +228,7 @@ static void soak_events(void) {
       tl_waker_sleep(&waker, -1);
   }
   pthread_join(thread, NULL);
-  MUST(n_tokens_seen == total * TOKENS && tl_spsc_empty(&ring));
+  MUST(n_tokens_seen == total * TOKENS && !tl_spsc_pop(&ring));
   tl_spsc_done(&ring);
   free(worker);
 }
