@@ -22,7 +22,8 @@ enum { N_COUNTS = sizeof counts / sizeof *counts, MAX_ROUNDS = 99, MAX_VARIANTS 
 static unsigned n_rounds = 5;
 static int64_t run_ns = TL_MS(150);
 static bool json;
-static const char *only;
+static const char *only, *variant_only;
+static unsigned threads_only;
 
 struct cell {
   double ops_per_s[MAX_ROUNDS], p50_ns[MAX_ROUNDS], p99_ns[MAX_ROUNDS], cpu_ns[MAX_ROUNDS], sleeps[MAX_ROUNDS],
@@ -110,6 +111,7 @@ static void run(const struct contention_variant *variant, unsigned n_threads, st
 static void run_round(const struct contention_part *part, unsigned n_threads, struct cell *cells, unsigned round) {
   for (unsigned k = 0; k < part->n_variants; k++) {
     unsigned v = (round + k) % part->n_variants;
+    if (variant_only && strcmp(variant_only, part->variants[v].name) != 0) continue;
     run(&part->variants[v], n_threads, &cells[v], round);
   }
   for (unsigned v = 0; v < part->n_variants; v++) cells[v].ratio[round] = cells[0].ops_per_s[round] / cells[v].ops_per_s[round];
@@ -121,6 +123,7 @@ static void print_row(const struct contention_part *part, unsigned n_threads, co
   static bool first = true;
   for (unsigned v = 0; v < part->n_variants; v++) {
     const char *name = part->variants[v].name;
+    if (variant_only && strcmp(variant_only, name) != 0) continue;
     double ops = median(cells[v].ops_per_s), p50 = median(cells[v].p50_ns), p99 = median(cells[v].p99_ns), ratio = median(cells[v].ratio);
     double cpu = median(cells[v].cpu_ns), sleeps = median(cells[v].sleeps);
     if (json)
@@ -141,6 +144,7 @@ static void measure(const struct contention_part *part) {
     printf("\n%s (%s)\n%8s  %-14s %12s %8s %10s %10s %12s %9s\n", part->name, part->what, "threads", "", "per second", "p50 ns", "p99 ns",
            "CPU ns/op", "sleeps/1000", "ours is x");
   for (unsigned c = 0; c < N_COUNTS; c++) {
+    if (threads_only && counts[c] != threads_only) continue;
     for (unsigned round = 0; round < n_rounds; round++) run_round(part, counts[c], cells, round);
     print_row(part, counts[c], cells);
     fflush(stdout);
@@ -148,7 +152,8 @@ static void measure(const struct contention_part *part) {
 }
 
 static void usage(void) {
-  fprintf(stderr, "bench_contention [--json] [--rounds N] [--ms N] [--only submit-and-batch|coordinator]\n");
+  fprintf(stderr, "bench_contention [--json] [--rounds N] [--ms N] [--only submit-and-batch|coordinator] [--threads N]\n"
+                  "                 [--variant NAME]   (one alone, for perf)\n");
   exit(2);
 }
 
@@ -166,6 +171,10 @@ int main(int argc, char **argv) {
       run_ns = TL_MS(atoi(value));
     else if (strcmp(argv[i - 1], "--only") == 0)
       only = value;
+    else if (strcmp(argv[i - 1], "--threads") == 0)
+      threads_only = (unsigned)atoi(value);
+    else if (strcmp(argv[i - 1], "--variant") == 0)
+      variant_only = value;
     else
       usage();
   }

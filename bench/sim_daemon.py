@@ -13,7 +13,7 @@ import time
 from run import B, DEMO, free_port, get, program, stop, wait_for
 
 BATCH, STEP_US = 32, 20000  # of one simulated GPU: 1600 tokens/s at most
-STREAMS = BATCH + 8  # per GPU: a place that becomes free is taken in the next step
+SPARE_STREAMS = 8  # per GPU: a place that becomes free is taken in the next step
 PROMPT, ANSWER = 16, 256
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -61,7 +61,7 @@ def sim_daemon(n, loops=1, command=(), env=None, step_us=STEP_US, batch=BATCH, *
         log, port = os.path.join(folder, "log"), free_port()
         options = {"model.path": DEMO, "devices": ",".join(f"sim:{i}" for i in range(n)), "http.port": port,
                    "http.threads": loops, "sim.base_us": step_us, "sim.per_token_ns": 0, "sim.per_block_ns": 0,
-                   "engine.max_batch_size": batch, **options}  # fmt: skip
+                   "engine.max_batch_size": batch, "http.max_connections": 16384, **options}  # fmt: skip
         flags = [f"--{k}={v}" for k, v in options.items()]
         with open(log, "wb") as out:
             process = subprocess.Popen([*command, program("tokenlane"), "serve", *flags], stdout=out, stderr=out,
@@ -121,10 +121,10 @@ def by_kind(before, after):
     return spent
 
 
-def throughput(n, loops=1, stream=False, warm_s=1.5, window_s=2.5):
+def throughput(n, loops=1, stream=False, batch=BATCH, warm_s=1.5, window_s=2.5):
     """Tokens per second of n GPUs in a window in which all their batches are full, and where the time went."""
-    with sim_daemon(n, loops) as d:
-        load = start_load(d.url, STREAMS * n, stream, duration=warm_s + window_s, timeout=60)
+    with sim_daemon(n, loops, batch=batch) as d:
+        load = start_load(d.url, (batch + SPARE_STREAMS) * n, stream, duration=warm_s + window_s, timeout=60)
         time.sleep(warm_s)
         threads, processors, generator = d.threads(), processor_time(), process_seconds(load.pid)
         t0, tokens = time.monotonic(), d.tokens()
