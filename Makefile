@@ -26,6 +26,8 @@ DEBS_BUILD := gcc libc6-dev pkg-config libuv1-dev libjansson-dev node-llhttp \
 DEBS_CHECK := libcmocka-dev python3 python3-venv
 DEBS_LINT := clang-tidy clang-format cppcheck
 DEBS_BENCH := wrk nginx-light python3 python3-venv g++ libspdlog-dev
+DEBS_PROVE := strace binutils python3
+DEBS_MODEL := spin python3
 
 CC ?= gcc
 PKGS := libuv jansson libpcre2-8 libsystemd libutf8proc
@@ -154,7 +156,7 @@ $(foreach room,$(ROOMS),$(eval $(call unit_test,$(room))))
 .PHONY: check check-unit check-e2e check-house
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
 	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins
-	@$(MAKE) --no-print-directory check-house check-unit check-e2e
+	@$(MAKE) --no-print-directory check-house check-model check-unit check-e2e
 
 .PHONY: unit-bins
 unit-bins: $(UNIT_BINS)
@@ -167,6 +169,29 @@ check-unit: $(UNIT_RUN) ## unit tests only (T=part of a name)
 
 check-house: all ## the house rules: floors, locks, headers, names
 	@python3 tests/lint/house.py $(B)
+
+# --- the protocols between threads -------------------------------------------
+# The real code under every interleaving, seeded bugs that must be caught, models.
+.PHONY: model check-model deps-model soak-structures
+deps-model: deps
+	@sh tests/lint/install_debs.sh $(DEBS_MODEL)
+
+model: deps-model ## exhaustive interleavings of the real code, Promela models, seeded bugs that must be caught (2 minutes)
+	@CC="$(CC)" python3 tests/model/run_model.py build/plain
+
+check-model: ## the part of `model` that needs no spin (half a minute)
+	@CC="$(CC)" python3 tests/model/run_model.py build/plain --quick
+
+SOAK_ITEMS ?= 100000000
+$(B)/bin/soak_structures: tests/soak/soak_structures.c $(call archives,route)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
+		$(LDFLAGS) -Wl,--start-group $(call archives,route) -Wl,--end-group $(LDLIBS)
+
+soak-structures: ## each queue, ring and counter with SOAK_ITEMS items (10^8) under TSan (5 minutes)
+	@$(MAKE) --no-print-directory SAN=thread build/san-thread/bin/soak_structures
+	TSAN_OPTIONS=halt_on_error=1 build/san-thread/bin/soak_structures $(SOAK_ITEMS)
 
 $(VENV)/.done: tests/e2e/requirements.txt
 	python3 -m venv $(VENV)
@@ -191,11 +216,18 @@ $(B)/bin/load: bench/load.c $(wildcard bench/load_*.c) bench/load.h $(B)/lib/llh
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(LLHTTP_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -o $@ $(filter %.c,$^) $(LDFLAGS) $(filter %.a,$^) $(LDLIBS)
 
-$(B)/bin/bench_%: bench/bench_%.c $(call archives,engine)
+# Parts of those that have some.
+$(B)/bin/bench_contention: $(wildcard bench/contention_*.c) bench/sim_route.c | bench/contention.h bench/sim_route.h
+$(B)/bin/bench_route: bench/sim_route.c | bench/sim_route.h
+$(B)/bin/bench_%: bench/bench_%.c $(call archives,route)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")
-	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
-		$(LDFLAGS) -Wl,--start-group $(call archives,engine) -Wl,--end-group $(LDLIBS)
+	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $(filter %.c,$^) \
+		$(LDFLAGS) -Wl,--start-group $(call archives,route) -Wl,--end-group $(LDLIBS)
+
+$(B)/lib/preload_locks.so: bench/preload_locks.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) -std=c17 -g -O2 $(WARN) -fvisibility=hidden -fPIC -shared -Wno-missing-prototypes -o $@ $<
 
 # The log against spdlog's asynchronous one, where its headers are (deps-bench installs them).
 SPDLOG := $(if $(wildcard /usr/include/spdlog/async.h),yes)
@@ -213,6 +245,19 @@ $(B)/bin/bench_log: bench/bench_log.c $(call archives,log) $(if $(SPDLOG),$(B)/o
 bench: deps-bench ## measure: kernels, decode and prefill against the machine's limits, load, HTTP against nginx
 	@$(MAKE) --no-print-directory -j$$(nproc) all $(BENCH_BINS) $(VENV)/.done
 	@B=$(abspath $(B)) $(VENV)/bin/python bench/run.py
+
+.PHONY: prove scaling deps-prove
+deps-prove: deps
+	@sh tests/lint/install_debs.sh $(DEBS_PROVE)
+
+PROVE_NEEDS := $(B)/lib/preload_locks.so $(B)/bin/bench_contention $(B)/bin/bench_route
+prove: deps-prove ## no lock, no contention: measure it, print the table, fail if a figure is missed (5 minutes)
+	@$(MAKE) --no-print-directory -j$$(nproc) all $(PROVE_NEEDS)
+	@B=$(abspath $(B)) python3 bench/prove.py
+
+scaling: all ## tokens/s of 1 to 64 simulated GPUs through the real daemon; draws bench/scaling.svg (20 minutes)
+	@B=$(abspath $(B)) python3 bench/scaling.py
+	@python3 bench/plot.py build/scaling.json bench/scaling.svg
 
 # --- keeping ----------------------------------------------------------------
 C_FILES = $(shell git ls-files 'src/*.c' 'src/*.h' 'include/*.h' 'tests/*.c' 'tests/*.h' 'bench/*.c')

@@ -23,7 +23,7 @@ struct load_options {
   const char *url, *unix_path, *endpoint, *model, *prompt;
   int64_t streams, requests, warmup, prompt_tokens, vocab, max_tokens, seed;
   double rate, duration_s, timeout_s, temperature; /* rate > 0: open loop; 0 durations: no limit */
-  bool ignore_eos, json;
+  bool ignore_eos, json, whole; /* whole: answers are not streamed */
   /* derived */
   bool chat;
   char host[256]; /* of the Host header */

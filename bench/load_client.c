@@ -18,7 +18,8 @@ static void set_failure(struct load_conn *conn, const char *cause) {
 
 static bool has_text(const struct load_conn *conn, json_t *root) {
   json_t *choice = json_array_get(json_object_get(root, "choices"), 0);
-  json_t *text = conn->run->o.chat ? json_object_get(json_object_get(choice, "delta"), "content")
+  const char *part = conn->run->o.whole ? "message" : "delta";
+  json_t *text = conn->run->o.chat ? json_object_get(json_object_get(choice, part), "content")
                                    : json_object_get(choice, "text");
   return json_string_length(text) > 0;
 }
@@ -71,12 +72,16 @@ static void take_lines(struct load_conn *conn) {
 static int on_body(llhttp_t *parser, const char *at, size_t length) {
   struct load_conn *conn = parser->data;
   if (tl_buffer_append(&conn->body, at, length) < 0) return -1;
-  if (conn->run->phase != LOAD_ASK && parser->status_code == 200) take_lines(conn);
+  if (conn->run->phase != LOAD_ASK && !conn->run->o.whole && parser->status_code == 200) take_lines(conn);
   return 0;
 }
 
 static int on_complete(llhttp_t *parser) {
   struct load_conn *conn = parser->data;
+  if (conn->run->phase != LOAD_ASK && conn->run->o.whole && parser->status_code == 200) {
+    on_event(conn, conn->body.data, conn->body.length);
+    conn->has_done = true;
+  }
   conn->completed = true;
   conn->keep = llhttp_should_keep_alive(parser);
   return 0;

@@ -38,6 +38,7 @@ static const struct flag flags[] = {
     {"ignore-eos", KIND_YES, AT(ignore_eos), 0, 0, NULL, "always generate max-tokens (the default)"},
     {"no-ignore-eos", KIND_NO, AT(ignore_eos), 0, 0, NULL,
      "stop where the model stops; leaves the field out"},
+    {"no-stream", KIND_YES, AT(whole), 0, 0, NULL, "answers in one piece: to first token is the whole request"},
     {"temperature", KIND_NUMBER, AT(temperature), 0, 2, "T", "(0)"},
     {"seed", KIND_INTEGER, AT(seed), 0, 1e15, "N", "of prompts and arrivals (1)"},
     {"timeout", KIND_NUMBER, AT(timeout_s), 0.1, 1e6, "S", "a request that takes longer has failed (600)"},

@@ -35,9 +35,12 @@ static json_t *random_words(const struct load_options *o, uint64_t serial) {
 }
 
 static json_t *body(const struct load_options *o, const char *model, uint64_t serial) {
-  json_t *root = json_pack("{s:s, s:I, s:b, s:{s:b}, s:f, s:I}", "model", model, "max_tokens",
-                           (json_int_t)o->max_tokens, "stream", 1, "stream_options", "include_usage", 1,
-                           "temperature", o->temperature, "seed", (json_int_t)(o->seed + (int64_t)serial));
+  json_t *root = json_pack("{s:s, s:I, s:f, s:I}", "model", model, "max_tokens", (json_int_t)o->max_tokens, "temperature",
+                           o->temperature, "seed", (json_int_t)(o->seed + (int64_t)serial));
+  if (!o->whole) {
+    json_object_set_new(root, "stream", json_true());
+    json_object_set_new(root, "stream_options", json_pack("{s:b}", "include_usage", 1));
+  }
   if (o->ignore_eos) json_object_set_new(root, "ignore_eos", json_true());
   json_t *prompt = o->prompt ? json_string(o->prompt)
                    : o->chat ? random_words(o, serial)
@@ -56,8 +59,9 @@ void load_write_request(const struct load_options *options, const char *model, u
   tl_buffer_clear(out);
   tl_buffer_printf(out,
                    "POST /v1/%s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\n"
-                   "Accept: text/event-stream\r\nContent-Length: %zu\r\n\r\n%s",
-                   options->chat ? "chat/completions" : "completions", options->host, strlen(text), text);
+                   "Accept: %s\r\nContent-Length: %zu\r\n\r\n%s",
+                   options->chat ? "chat/completions" : "completions", options->host,
+                   options->whole ? "application/json" : "text/event-stream", strlen(text), text);
   free(text);
   json_decref(root);
 }
