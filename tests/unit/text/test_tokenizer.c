@@ -13,6 +13,7 @@
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/hash.h"
 #include "tokenlane/text.h"
+#include "unit.h"
 
 static struct tl_tokenizer *load(const char *name) {
   char path[512];
