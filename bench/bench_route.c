@@ -35,8 +35,14 @@ static void wake(unsigned loop, void *context) {
   tl_waker_notify(&loops[loop].waker);
 }
 
+/* What the API's choice is: the sequence's owner. */
+struct choice {
+  struct tl_sequence seq; /* first */
+  struct tl_room room;
+};
+
 static struct tl_sequence *make_sequence(unsigned loop) {
-  struct tl_sequence *seq = calloc(1, sizeof *seq);
+  struct tl_sequence *seq = calloc(1, sizeof(struct choice));
   int32_t *tokens = calloc(N_PROMPT + MAX_NEW, sizeof *tokens);
   if (!seq || !tokens) abort();
   seq->loop = loop;
@@ -60,7 +66,7 @@ static void reset_sequence(struct tl_sequence *seq, uint64_t number) {
 static void on_event(struct tl_sequence *seq, bool final, void *context) {
   struct loop *l = context;
   if (!final) return;
-  tl_route_release(sims.route, seq->replica, N_PROMPT + MAX_NEW);
+  tl_route_release(sims.route, &((struct choice *)seq)->room);
   l->free[l->n_free++] = seq;
 }
 
@@ -70,12 +76,15 @@ static void route_one(struct loop *l) {
   struct tl_error err;
   reset_sequence(seq, l->n_routed * LOOPS + l->index);
   int64_t began_ns = seq->submitted_ns = tl_now_ns();
-  if (tl_route_reserve(sims.route, N_PROMPT + MAX_NEW, 1, l->shard, &seq->replica, &retry_after_s, &err) < 0) {
+  struct tl_room *room = &((struct choice *)seq)->room;
+  const struct tl_route_ask ask = {.tokens = N_PROMPT + MAX_NEW, .n_seqs = 1, .prompt = seq->tokens, .n_prompt = N_PROMPT};
+  if (tl_route_reserve(sims.route, &ask, l->shard, room, &retry_after_s, &err) < 0) {
     l->free[l->n_free++] = seq;
     l->n_refused++;
     return;
   }
-  tl_engine_submit(sims.engine, seq->replica, seq);
+  seq->replica = room->replica;
+  tl_engine_submit(sims.engine, room->replica, seq);
   l->times[l->n_routed++] = tl_now_ns() - began_ns;
 }
 

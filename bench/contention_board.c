@@ -12,11 +12,11 @@
 #include "sim_route.h"
 #include "tokenlane/base/clock.h"
 
-enum { REPLICAS = 16, HELD = 8, TOKENS = 192, GAUGES_EVERY = 4, MAX_SEQS = 16384 };
+enum { REPLICAS = 16, HELD = 8, TOKENS = 192, PREFILL = 64, GAUGES_EVERY = 4, MAX_SEQS = 16384 };
 
 struct board_ops {
-  bool (*reserve)(struct tl_metrics_shard *shard, int64_t tokens, unsigned *ret_replica);
-  void (*release)(unsigned replica, int64_t tokens);
+  bool (*reserve)(struct tl_metrics_shard *shard, struct tl_room *ret);
+  void (*release)(const struct tl_room *room);
   void (*gauges)(unsigned replica, uint64_t value);
 };
 
@@ -26,14 +26,15 @@ static tl_metric twin_seconds;
 
 /* --- ours ----------------------------------------------------------------------------- */
 
-static bool ours_reserve(struct tl_metrics_shard *shard, int64_t tokens, unsigned *ret_replica) {
+static bool ours_reserve(struct tl_metrics_shard *shard, struct tl_room *ret) {
   unsigned retry_after_s;
   struct tl_error err;
-  return tl_route_reserve(sims.route, tokens, 1, shard, ret_replica, &retry_after_s, &err) == TL_OK;
+  const struct tl_route_ask ask = {.tokens = TOKENS, .n_seqs = 1, .n_prompt = PREFILL};
+  return tl_route_reserve(sims.route, &ask, shard, ret, &retry_after_s, &err) == TL_OK;
 }
 
-static void ours_release(unsigned replica, int64_t tokens) {
-  tl_route_release(sims.route, replica, tokens);
+static void ours_release(const struct tl_room *room) {
+  tl_route_release(sims.route, room);
 }
 
 /* relaxed: as the worker does after each step */
@@ -49,7 +50,7 @@ static void ours_gauges(unsigned replica, uint64_t value) {
 /* --- the twin ----------------------------------------------------------------------------- */
 
 static struct row {
-  int64_t reserved_tokens, reserved_seqs, max_tokens, max_seqs, beat_ns, step_ns;
+  int64_t reserved_tokens, reserved_seqs, prefill, max_tokens, max_seqs, beat_ns, step_ns;
   uint32_t free_blocks, running, waiting;
   bool ready;
 } table[REPLICAS];
@@ -61,29 +62,32 @@ static bool has_room(const struct row *r, int64_t tokens) {
          (r->reserved_tokens == 0 || r->reserved_tokens + tokens <= r->max_tokens);
 }
 
-static bool locked_reserve(struct tl_metrics_shard *shard, int64_t tokens, unsigned *ret_replica) {
+static bool locked_reserve(struct tl_metrics_shard *shard, struct tl_room *ret) {
   int64_t began_ns = tl_now_ns();
   struct row *best = NULL;
   pthread_mutex_lock(&table_mutex);
   unsigned first = table_turn++;
   for (unsigned k = 0; k < REPLICAS; k++) {
     struct row *r = &table[(first + k) % REPLICAS];
-    if ((!best || r->reserved_tokens < best->reserved_tokens) && has_room(r, tokens)) best = r;
+    if ((!best || r->prefill < best->prefill) && has_room(r, TOKENS)) best = r;
   }
   if (best) {
-    best->reserved_tokens += tokens;
+    best->reserved_tokens += TOKENS;
     best->reserved_seqs++;
+    best->prefill += PREFILL;
   }
   pthread_mutex_unlock(&table_mutex);
   tl_metrics_observe(shard, twin_seconds, tl_now_ns() - began_ns);
-  if (best) *ret_replica = (unsigned)(best - table);
+  if (best) *ret = (struct tl_room){.replica = (unsigned)(best - table), .tokens = TOKENS, .prefill = PREFILL};
   return best;
 }
 
-static void locked_release(unsigned replica, int64_t tokens) {
+static void locked_release(const struct tl_room *room) {
+  struct row *r = &table[room->replica];
   pthread_mutex_lock(&table_mutex);
-  table[replica].reserved_tokens -= tokens;
-  table[replica].reserved_seqs--;
+  r->reserved_tokens -= room->tokens;
+  r->reserved_seqs--;
+  r->prefill -= room->prefill;
   pthread_mutex_unlock(&table_mutex);
 }
 
@@ -103,21 +107,22 @@ static unsigned n_running;
 static struct contention_tally *tally_of;
 
 static void *run(void *argument) {
-  unsigned me = (unsigned)(uintptr_t)argument, held[HELD], n_held = 0;
+  unsigned me = (unsigned)(uintptr_t)argument, n_held = 0;
+  struct tl_room held[HELD];
   struct contention_tally *tally = &tally_of[me];
   while (!contention_is_over()) {
     unsigned at = (unsigned)(tally->n_ops % HELD);
     if (n_held == HELD) {
-      ops->release(held[at], TOKENS);
+      ops->release(&held[at]);
       n_held--;
     }
     if (tally->n_ops % GAUGES_EVERY == 0) ops->gauges(me % REPLICAS, tally->n_ops);
     int64_t began_ns = contention_begin(tally);
-    if (!ops->reserve(shards[me], TOKENS, &held[at])) abort(); /* the limits are far away */
+    if (!ops->reserve(shards[me], &held[at])) abort(); /* the limits are far away */
     n_held++;
     contention_count(tally, began_ns);
   }
-  for (unsigned i = 0; i < n_held; i++) ops->release(held[i], TOKENS);
+  for (unsigned i = 0; i < n_held; i++) ops->release(&held[i]);
   return NULL;
 }
 

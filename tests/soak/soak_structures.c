@@ -238,7 +238,7 @@ static void soak_events(void) {
 enum { MAX_TOKENS = 500, MAX_SEQS = 4 };
 
 static struct tl_board board;
-static struct route_replica replica = {.max_tokens = MAX_TOKENS, .max_seqs = MAX_SEQS, .board = &board};
+static struct tl_route route = {.n_replicas = 1, .replicas = {{.max_tokens = MAX_TOKENS, .max_seqs = MAX_SEQS, .board = &board}}};
 static _Atomic int64_t running_tokens, running_seqs;
 
 static void *reserve(void *argument) {
@@ -246,13 +246,15 @@ static void *reserve(void *argument) {
   for (uint64_t i = 0; i < n_items / PRODUCERS; i++) {
     random = tl_hash_u64(random);
     int64_t tokens = 1 + (int64_t)(random % 300);
-    if (!route_try_reserve(&replica, tokens, 1)) continue;
+    const struct tl_route_ask ask = {.tokens = tokens, .n_seqs = 1, .n_prompt = 7};
+    if (!route_try_reserve(&route, 0, &ask)) continue;
+    struct tl_room room = {.tokens = tokens, .prefill = 7};
+    if (i % 2) tl_route_started(&route, &room);
     MUST(atomic_fetch_add_explicit(&running_seqs, 1, memory_order_relaxed) < MAX_SEQS);
     MUST(atomic_fetch_add_explicit(&running_tokens, tokens, memory_order_relaxed) + tokens <= MAX_TOKENS);
     atomic_fetch_sub_explicit(&running_tokens, tokens, memory_order_relaxed);
     atomic_fetch_sub_explicit(&running_seqs, 1, memory_order_relaxed);
-    atomic_fetch_sub_explicit(&board.reserved_tokens, tokens, memory_order_relaxed); /* as tl_route_release */
-    atomic_fetch_sub_explicit(&board.reserved_seqs, 1, memory_order_relaxed);
+    tl_route_release(&route, &room);
   }
   return NULL;
 }
@@ -263,6 +265,8 @@ static void soak_board(void) {
   for (unsigned p = 0; p < PRODUCERS; p++) pthread_join(threads[p], NULL);
   MUST(atomic_load_explicit(&board.reserved_tokens, memory_order_relaxed) == 0);
   MUST(atomic_load_explicit(&board.reserved_seqs, memory_order_relaxed) == 0);
+  MUST(atomic_load_explicit(&board.prefill_tokens, memory_order_relaxed) == 0);
+  MUST(atomic_load_explicit(&board.decodes, memory_order_relaxed) == 0);
 }
 
 static const struct {
