@@ -20,6 +20,7 @@ struct tl_api_limits {
   int64_t max_choices;      /* n */
   int64_t max_prompts;      /* prompts in one request */
   int64_t max_total_tokens; /* prompts x n x max_tokens of one request */
+  int64_t max_logprobs;     /* log-probabilities in one answer */
   int64_t max_logit_bias;   /* entries */
   int64_t max_stop_bytes;   /* of one stop string */
   int64_t default_timeout_ms; /* of requests that do not say; 0: max_timeout_ms */

@@ -45,7 +45,6 @@ struct tl_logprobs {
 
 struct tl_sequence {
   /* --- filled by the loop before submit, then constant ------------------------ */
-  uint64_t id;
   uint32_t n_prompt, max_new;      /* max_new may be 0: only score the prompt */
   uint32_t min_new;                /* EOS and stop ids are forbidden before */
   bool ignore_eos;
@@ -127,6 +126,8 @@ struct tl_board {
   TL_ALIGNED _Atomic int64_t beat_ns;   /* end of the last step */
   _Atomic int64_t step_began_ns;        /* of the step under way; 0: none */
   _Atomic int64_t step_ns;              /* moving average of the step time */
+  _Atomic int64_t row_ns;               /* and of the time per row in steps of many rows; 0: none yet */
+  _Atomic uint32_t step_rows;           /* of the step under way */
   _Atomic uint32_t free_blocks, cached_blocks, running, waiting;
   _Atomic uint64_t n_steps, n_prefill_tokens, n_decode_tokens;
   /* line 3: worker and monitor, seldom; the router reads it at each request. The low

@@ -58,6 +58,7 @@ struct tl_sched_seq {
   uint32_t slot;
   uint32_t n_admitted;   /* times it began */
   enum tl_sched_state state;
+  bool follower;         /* it waits for one ahead of it that computes what it needs */
   int64_t rank_ns;       /* see Order */
   uint64_t arrival;      /* breaks ties */
   uint64_t put_back;     /* number of the plan that preempted it last */

@@ -27,8 +27,8 @@ int tl_text_lanes_new(unsigned n_lanes, unsigned n_loops, void (*wake)(unsigned 
 void tl_text_lanes_submit(struct tl_text_lanes *lanes, struct tl_text_job *job);
 /* Calls done for each job that came back to this loop. The loop's own thread. */
 void tl_text_lanes_drain(struct tl_text_lanes *lanes, unsigned loop, void (*done)(struct tl_text_job *job));
-/* Runs what was submitted, ends and joins the lanes. What came back, and what is
- * submitted from now on, waits for tl_text_lanes_reap. Main thread. */
+/* Ends and joins the lanes once each has run the job in its hand. What came back,
+ * and what no lane ran, waits for tl_text_lanes_reap. Main thread. */
 void tl_text_lanes_stop(struct tl_text_lanes *lanes);
 /* Calls done for every job that is left, those included that no lane ran. After
  * stop, once no loop runs any more. Main thread. */

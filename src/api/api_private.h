@@ -59,6 +59,7 @@ struct api_work {
   const struct tl_serving *serving;
   struct tl_http_request *request; /* NULL once the client left */
   struct tl_buffer bytes;          /* the body, on a lane */
+  _Atomic int left;                /* the loop: the client left, nobody wants the result */
   const char *text;                /* (length) the body */
   size_t length;
   struct tl_error err;             /* of read */
@@ -71,6 +72,8 @@ struct api_work {
 /* work is zeroed but for read and finish. False when nothing is served now: it is
  * answered, and work is the caller's to free. */
 bool api_work_run(struct api_work *work, struct tl_api *api, struct tl_http_request *request);
+/* Whether to stop reading: looked at between the stages of a long one. Any thread. */
+bool api_work_left(struct api_work *work);
 /* A work that came back from a lane. */
 void api_work_done(struct tl_text_job *job);
 
@@ -112,6 +115,7 @@ struct api_choice {
   bool role_sent, echoed;   /* chat: the first chunk is out; completions: the prompt is in the text */
   bool ended_by_id;         /* the last token seen is a stop id: it has no text */
   bool done;                /* text complete, finish known */
+  bool sent;                /* streams: its last chunk is out */
   const char *finish;       /* "stop", "length", ...; NULL while open */
   struct tl_detok detok;
   struct api_stop stop;
@@ -139,6 +143,7 @@ struct api_call {
   unsigned n_choices;
   unsigned n_live;      /* sequences not yet final */
   unsigned n_open;      /* choices whose text is not complete */
+  unsigned n_unsent;    /* streams: choices whose last chunk is not out */
   bool began;           /* streams: header sent */
 };
 
@@ -226,6 +231,7 @@ struct tl_api {
   /* set once by the main thread, read by loops */
   TL_ALIGNED _Atomic(const struct tl_serving *) serving;
   _Atomic int draining;
+  TL_ALIGNED _Atomic int64_t lane_bytes; /* of bodies that are with lanes */
   TL_ALIGNED _Atomic unsigned active;
   _Atomic unsigned n_stranded; /* over all loops: whether somebody has to wake them */
 };

@@ -68,6 +68,7 @@ int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, json_t
   int r = tl_chat_format_render(serving->chat, messages, add_generation_prompt, &api->o.limits.tmpl, &rendered, err);
   if (r < 0) {
     snprintf(err->field, sizeof err->field, "messages");
+    if (err->code == TL_ELIMIT) err->code = TL_EINVAL; /* the template's limits, not those of tokens */
     return tl_error_prefix(err, "messages: the chat template refused them");
   }
   struct tl_encode_options options = {.parse_special = true,

@@ -75,19 +75,24 @@ static int choose_max_new(const struct api_call *call, uint32_t n_prompt, uint32
 static int check_total(const struct api_call *call, const uint32_t *max_new, struct tl_error *err) {
   int64_t total = 0, most = call->api->o.limits.max_total_tokens;
   for (unsigned i = 0; i < call->n_prompts; i++) total += (int64_t)call->prompts[i].n + max_new[i];
-  if (total <= most / call->params.n) return TL_OK;
-  return tl_error_set(err, TL_EINVAL, "n",
-                      "n: prompts x n x (prompt + max_tokens) may be at most %lld tokens in one request",
-                      (long long)most);
+  if (total > most / call->params.n)
+    return tl_error_set(err, TL_EINVAL, "n",
+                        "n: prompts x n x (prompt + max_tokens) may be at most %lld tokens in one request",
+                        (long long)most);
+  /* an answer of many megabytes would hold the loop while it is written */
+  int64_t each = 1 + call->params.n_top_logprobs, most_logprobs = call->api->o.limits.max_logprobs, scored = 0;
+  for (unsigned i = 0; i < call->n_prompts; i++) scored += max_new[i] + (call->params.echo ? call->prompts[i].n : 0);
+  if (scored * call->params.n * each <= most_logprobs) return TL_OK;
+  return tl_error_set(err, TL_EINVAL, call->endpoint == API_CHAT ? "top_logprobs" : "logprobs",
+                      "logprobs: tokens x n x (1 + alternatives) may be at most %lld in one request",
+                      (long long)most_logprobs);
 }
 
 /* --- sequences ------------------------------------------------------------------------ */
 
 static uint64_t seed_of(const struct api_call *call, unsigned choice) {
   const struct api_params *p = &call->params;
-  uint64_t seed = p->has_seed ? (uint64_t)p->seed
-                              : tl_hash_u64(call->api->key[1] ^ ((uint64_t)call->loop << 48) ^
-                                            call->api->loops[call->loop].n_ids);
+  uint64_t seed = p->has_seed ? (uint64_t)p->seed : tl_hash_u64(call->api->key[1] ^ call->number);
   /* the first choice has the client's own seed; each of several prompts is answered as if it had come alone */
   if (p->has_seed) choice %= (unsigned)p->n;
   return choice ? tl_hash_u64(seed + choice) : seed;
@@ -155,7 +160,6 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   if (!seq) return TL_ENOMEM;
   const struct api_prompt *prompt = &call->prompts[choice->prompt];
   choice->seq = seq;
-  seq->id = tl_hash_u64(call->api->key[0] + choice->index + ((uint64_t)call->loop << 56));
   seq->n_prompt = prompt->n;
   seq->max_new = max_new;
   seq->min_new = (uint32_t)call->params.min_tokens;
@@ -178,7 +182,8 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   return TL_OK;
 }
 
-static int make_choices(struct api_call *call, const uint32_t *max_new, struct tl_error *err) {
+static int make_choices(struct api_call *call, const uint32_t *max_new, const struct tl_room *rooms,
+                        struct tl_error *err) {
   unsigned n = call->n_prompts * (unsigned)call->params.n;
   call->choices = tl_arena_array(&call->arena, n, sizeof *call->choices);
   if (!call->choices) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
@@ -192,6 +197,8 @@ static int make_choices(struct api_call *call, const uint32_t *max_new, struct t
     tl_detok_init(&choice->detok, call->work.serving->tokenizer, true);
     if (make_sequence(call, choice, max_new[choice->prompt]) < 0)
       return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+    choice->room = rooms[choice->prompt];
+    choice->seq->replica = choice->room.replica;
   }
   return TL_OK;
 }
@@ -221,42 +228,44 @@ int64_t api_cost(const struct tl_sequence *seq) {
 }
 
 /* What could not be admitted even if nothing else ran is no matter of trying again. */
-static int check_capacity(const struct api_call *call, struct tl_error *err) {
+static int check_capacity(const struct api_call *call, const uint32_t *max_new, struct tl_error *err) {
   struct tl_capacity most;
-  int64_t tokens = 0;
+  int64_t total = 0, n_seqs = call->n_prompts * call->params.n;
   if (!tl_route_capacity(call->work.serving->route, &most)) return TL_OK; /* 503 by the reservation */
-  for (unsigned i = 0; i < call->n_choices; i++) {
-    tokens += api_cost(call->choices[i].seq);
-    if (api_cost(call->choices[i].seq) > most.seq_tokens)
+  for (unsigned i = 0; i < call->n_prompts; i++) {
+    int64_t tokens = (int64_t)call->prompts[i].n + max_new[i];
+    total += tokens * call->params.n;
+    if (tokens > most.seq_tokens)
       return tl_error_set(err, TL_ECONTEXT, prompt_field(call),
                           "%s: with max_tokens it may be at most %lld tokens here, got %lld", prompt_field(call),
-                          (long long)most.seq_tokens, (long long)api_cost(call->choices[i].seq));
+                          (long long)most.seq_tokens, (long long)tokens);
   }
-  if (call->n_choices > most.seqs)
-    return tl_error_set(err, TL_EINVAL, "n", "n: prompts x n may be at most %lld sequences here, got %u",
-                        (long long)most.seqs, call->n_choices);
-  if (call->n_prompts > 1 && tokens > most.tokens)
+  if (n_seqs > most.seqs)
+    return tl_error_set(err, TL_EINVAL, "n", "n: prompts x n may be at most %lld sequences here, got %lld",
+                        (long long)most.seqs, (long long)n_seqs);
+  if (call->n_prompts > 1 && total > most.tokens)
     return tl_error_set(err, TL_EINVAL, "prompt", "prompt: all prompts with their max_tokens may be at most %lld tokens here, got %lld",
-                        (long long)most.tokens, (long long)tokens);
+                        (long long)most.tokens, (long long)total);
   return TL_OK;
 }
 
-/* All choices get room, or none does. Those of one prompt go to one replica. */
-static int reserve_all(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err) {
+static void give_back(struct api_call *call, const struct tl_room *rooms, unsigned n_prompts) {
+  for (unsigned i = 0; i < n_prompts; i++)
+    for (int64_t k = 0; k < call->params.n; k++) tl_route_release(call->work.serving->route, &rooms[i]);
+}
+
+/* Room for all choices, or for none, before anything is allocated for them. Those of
+ * one prompt go to one replica: rooms[prompt] is what each of them holds. */
+static int reserve_all(struct api_call *call, const uint32_t *max_new, struct tl_room *rooms,
+                       unsigned *ret_retry_after_s, struct tl_error *err) {
   struct tl_metrics_shard *shard = tl_http_shard(call->api->o.http, call->loop);
-  struct tl_route *route = call->work.serving->route;
-  unsigned n = (unsigned)call->params.n;
-  for (unsigned i = 0; i < call->n_choices; i += n) {
-    const struct tl_sequence *first = call->choices[i].seq;
-    struct tl_route_ask ask = {.tokens = api_cost(first), .n_seqs = n, .prompt = first->tokens, .n_prompt = first->n_prompt};
-    struct tl_room room;
-    int r = tl_route_reserve(route, &ask, shard, &room, ret_retry_after_s, err);
-    for (unsigned k = i; r == TL_OK && k < i + n; k++) {
-      call->choices[k].room = room;
-      call->choices[k].seq->replica = room.replica;
-    }
+  for (unsigned i = 0; i < call->n_prompts; i++) {
+    const struct api_prompt *prompt = &call->prompts[i];
+    struct tl_route_ask ask = {.tokens = (int64_t)prompt->n + max_new[i], .n_seqs = call->params.n,
+                               .prompt = prompt->ids, .n_prompt = prompt->n};
+    int r = tl_route_reserve(call->work.serving->route, &ask, shard, &rooms[i], ret_retry_after_s, err);
     if (r == TL_OK) continue;
-    while (i-- > 0) tl_route_release(route, &call->choices[i].room);
+    give_back(call, rooms, i);
     return r;
   }
   return TL_OK;
@@ -282,7 +291,7 @@ static void submit_all(struct api_call *call) {
   tl_http_on_writable(call->request, on_writable);
   /* relaxed: a count for the drain's look from outside, it publishes nothing */
   atomic_fetch_add_explicit(&call->api->active, 1, memory_order_relaxed);
-  call->n_live = call->n_open = call->n_choices;
+  call->n_live = call->n_open = call->n_unsent = call->n_choices;
   int64_t now = tl_now_ns();
   for (unsigned i = 0; i < call->n_choices; i++) {
     struct tl_sequence *seq = call->choices[i].seq;
@@ -295,13 +304,17 @@ int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl
   int r = check_tokens(call, err);
   if (r < 0) return r;
   uint32_t *max_new = tl_arena_array(&call->arena, call->n_prompts, sizeof *max_new);
-  if (!max_new) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  struct tl_room *rooms = tl_arena_array(&call->arena, call->n_prompts, sizeof *rooms);
+  if (!max_new || !rooms) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   for (unsigned i = 0; i < call->n_prompts; i++)
     if ((r = choose_max_new(call, call->prompts[i].n, &max_new[i], err)) < 0) return r;
   if ((r = check_total(call, max_new, err)) < 0) return r;
-  if ((r = make_choices(call, max_new, err)) < 0) return r;
-  if ((r = check_capacity(call, err)) < 0) return r;
-  if ((r = reserve_all(call, ret_retry_after_s, err)) < 0) return r;
+  if ((r = check_capacity(call, max_new, err)) < 0) return r;
+  if ((r = reserve_all(call, max_new, rooms, ret_retry_after_s, err)) < 0) return r;
+  if ((r = make_choices(call, max_new, rooms, err)) < 0) {
+    give_back(call, rooms, call->n_prompts);
+    return r;
+  }
   submit_all(call);
   return TL_OK;
 }
@@ -327,6 +340,7 @@ static int settle_body(struct api_call *call, struct tl_error *err) {
 static int read_call(struct api_work *work, struct tl_error *err) {
   struct api_call *call = (struct api_call *)work;
   int r = api_body_read(work->text, work->length, &call->body, err);
+  if (r == TL_OK && api_work_left(work)) r = TL_ECLOSED;
   if (r == TL_OK) r = api_fields_read(work->api, call->endpoint, call->body, &call->arena, &call->params, err);
   if (r == TL_OK) r = call->prepare(call, err);
   return r < 0 ? r : settle_body(call, err);

@@ -134,7 +134,10 @@ static void send_chunks(struct api_choice *choice) {
   if (choice->text.length || logprobs) send_chunk(choice, API_CHUNK_TEXT);
   choice->n_sent_logprobs = n_text;
   tl_buffer_clear(&choice->text);
-  if (choice->done) send_chunk(choice, API_CHUNK_FINISH);
+  if (!choice->done) return;
+  send_chunk(choice, API_CHUNK_FINISH);
+  choice->sent = true;
+  call->n_unsent--;
 }
 
 static void finish_stream(struct api_call *call) {
@@ -178,27 +181,38 @@ static bool failed(const struct api_choice *choice, struct tl_error *err) {
   return true;
 }
 
-void api_choice_advance(struct api_choice *choice) {
+/* New tokens become text as they come, whether or not the client reads: stop
+ * strings end the work in any case. False when the call failed and is answered. */
+static bool advance_text(struct api_choice *choice) {
   struct api_call *call = choice->call;
   struct tl_error err = {0};
-  if (choice->done || (call->began && !tl_http_writable(call->request))) return;
   if (failed(choice, &err)) {
     api_call_fail(call, &err);
-    return;
+    return false;
   }
   /* pairs with the worker's release store: tokens below n_out are written */
   uint32_t n_out = atomic_load_explicit(&choice->seq->n_out, memory_order_acquire);
-  if (n_out == choice->n_seen && !choice->final) return;
+  if (n_out == choice->n_seen && !choice->final) return true;
   if (n_out > choice->n_seen) observe_tokens(choice, n_out - choice->n_seen);
   int r = take_tokens(choice, n_out);
   if (r == TL_OK && (choice->final || choice->stop.hit)) r = close_text(choice);
-  if (r < 0) {
-    tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
-    api_call_fail(call, &err);
+  if (r == TL_OK) return true;
+  tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
+  api_call_fail(call, &err);
+  return false;
+}
+
+void api_choice_advance(struct api_choice *choice) {
+  struct api_call *call = choice->call;
+  if (choice->sent || (!choice->done && !advance_text(choice))) return;
+  if (!call->params.stream) {
+    if (call->n_open == 0) finish_call(call);
     return;
   }
-  if (call->params.stream) send_chunks(choice);
-  if (call->n_open == 0) finish_call(call);
+  if (choice->n_seen == 0 && !choice->done) return; /* nothing to say yet */
+  if (call->began && !tl_http_writable(call->request)) return; /* on_writable goes on */
+  send_chunks(choice);
+  if (call->n_unsent == 0) finish_call(call);
 }
 
 void api_call_resume(struct api_call *call) {

@@ -58,6 +58,7 @@ static int read_tokenize(struct api_work *work, struct tl_error *err) {
   struct tl_tokens tokens = {0};
   json_t *body = NULL;
   int r = open_body(work, &body, err);
+  if (r == TL_OK && api_work_left(work)) r = TL_ECLOSED;
   if (r == TL_OK) r = tokenize(work->api, work->serving, body, &tokens, err);
   json_decref(body);
   if (r == TL_OK) {

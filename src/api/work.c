@@ -4,16 +4,29 @@
  * the loop's other clients do not wait for it. */
 #include "api/api_private.h"
 
-#define LANE_BYTES 8192 /* about 100 us of work */
+#define LANE_BYTES 8192                   /* about 100 us of work */
+#define LANE_MAX_BYTES ((int64_t)64 << 20) /* of bodies that wait: some seconds of work */
+
+bool api_work_left(struct api_work *work) {
+  return atomic_load_explicit(&work->left, memory_order_relaxed); /* a flag alone */
+}
+
+static void read_work(struct api_work *work) {
+  int r = api_work_left(work) ? TL_ECLOSED : work->read(work, &work->err);
+  if (r == TL_OK)
+    work->err.code = TL_OK;
+  else if (!work->err.code)
+    tl_error_set(&work->err, TL_ENOMEM, NULL, "out of memory");
+}
 
 static void on_lane(struct tl_text_job *job) {
-  struct api_work *work = (struct api_work *)(void *)job;
-  if (work->read(work, &work->err) == TL_OK) work->err.code = TL_OK;
+  read_work((struct api_work *)(void *)job);
 }
 
 static void on_leave(struct tl_http_request *request) {
   struct api_work *work = tl_http_data(request);
   work->request = NULL;
+  atomic_store_explicit(&work->left, 1, memory_order_relaxed); /* see api_work_left */
   tl_metrics_add(tl_http_shard(work->api->o.http, work->job.loop), work->api->cancelled, 1);
 }
 
@@ -21,6 +34,7 @@ void api_work_done(struct tl_text_job *job) {
   struct api_work *work = (struct api_work *)(void *)job;
   struct tl_api *api = work->api;
   if (work->request) tl_http_on_abort(work->request, NULL);
+  atomic_fetch_sub_explicit(&api->lane_bytes, (int64_t)work->length, memory_order_relaxed); /* a bound, no more */
   tl_buffer_done(&work->bytes);
   work->finish(work);
   atomic_fetch_sub_explicit(&api->active, 1, memory_order_relaxed); /* a count alone; after what finish has added */
@@ -37,12 +51,18 @@ bool api_work_run(struct api_work *work, struct tl_api *api, struct tl_http_requ
   }
   work->text = tl_http_body(request, &work->length);
   if (!api->lanes || work->length < LANE_BYTES) {
-    on_lane(&work->job);
+    read_work(work);
     work->finish(work);
     return true;
   }
+  if (atomic_load_explicit(&api->lane_bytes, memory_order_relaxed) > LANE_MAX_BYTES) { /* a bound, no more */
+    tl_error_set(&work->err, TL_EBUSY, NULL, "too many large requests wait to be read; try again later");
+    api_respond_error(request, &work->err, 1);
+    return false;
+  }
   tl_http_take_body(request, &work->bytes);
-  work->text = tl_buffer_string(&work->bytes);
+  work->text = work->bytes.data;
+  atomic_fetch_add_explicit(&api->lane_bytes, (int64_t)work->length, memory_order_relaxed); /* a bound, no more */
   work->job.run = on_lane;
   work->job.loop = tl_http_loop(request);
   tl_http_set_data(request, work);

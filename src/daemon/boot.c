@@ -66,6 +66,7 @@ static int make_api(struct daemon *d, struct tl_error *err) {
       .limits = {.max_choices = c->limits_max_choices,
                  .max_prompts = c->limits_max_prompts,
                  .max_total_tokens = c->limits_max_total_tokens,
+                 .max_logprobs = c->limits_max_logprobs,
                  .max_logit_bias = c->limits_max_logit_bias,
                  .max_stop_bytes = c->limits_max_stop_bytes,
                  .default_timeout_ms = c->limits_default_timeout_ms,

@@ -13,7 +13,7 @@
 bool health_is_late(const struct health_options *o, const struct health_seen *seen, int64_t now_ns) {
   if (!seen->step_began_ns) return false; /* idle */
   int64_t most;
-  if (__builtin_mul_overflow(seen->step_ns, o->late_factor, &most)) return false;
+  if (__builtin_mul_overflow(seen->expected_ns, o->late_factor, &most)) return false;
   return now_ns - seen->step_began_ns > (most > o->late_ns ? most : o->late_ns);
 }
 

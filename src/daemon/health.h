@@ -21,7 +21,7 @@
 
 struct health_options {
   int64_t late_ns;        /* a step may last so long whatever its average is */
-  int64_t late_factor;    /* and so many times its average */
+  int64_t late_factor;    /* and so many times what one of its size usually takes */
   int64_t backoff_ns, max_backoff_ns; /* from fault to reset; doubled by each reset that did not help */
   unsigned max_faults;    /* so many in the window: out. 0: never; at most HEALTH_MOST_FAULTS */
   int64_t fault_window_ns;
@@ -34,7 +34,8 @@ struct health_seen {
   bool can_reset;
   bool failed, parked;    /* of its board: the device is marked; its worker let go of everything */
   int64_t step_began_ns;  /* of the step under way, 0: none */
-  int64_t step_ns;        /* its average, 0: no step yet */
+  int64_t step_ns;        /* its steps' average, 0: no step yet */
+  int64_t expected_ns;    /* of a step as large as the one under way */
   int64_t beat_ns;        /* end of its last step */
   int64_t others_step_ns; /* typical average of the other replicas, 0: none */
   enum health_probe probe;

@@ -46,6 +46,17 @@ static int64_t typical_step(const struct monitor *m, unsigned but) {
   return n ? sorted[(n - 1) / 2] : 0;
 }
 
+/* How long the step under way may be expected to take: a prompt's many rows take a
+ * processor seconds, after decodes of milliseconds. Before such a step was seen,
+ * sixteen rows are taken for a step of their own. */
+static int64_t expected_step(const struct tl_board *b) {
+  int64_t step_ns = atomic_load_explicit(&b->step_ns, memory_order_relaxed); /* figures, as below */
+  int64_t row_ns = atomic_load_explicit(&b->row_ns, memory_order_relaxed), rows_ns;
+  uint32_t rows = atomic_load_explicit(&b->step_rows, memory_order_relaxed);
+  if (__builtin_mul_overflow(row_ns ? row_ns : step_ns / 16, (int64_t)rows, &rows_ns)) return INT64_MAX;
+  return rows_ns > step_ns ? rows_ns : step_ns;
+}
+
 static struct health_seen look(const struct monitor *m, unsigned i) {
   const struct tl_board *b = tl_engine_board(m->o.engine, i);
   const struct probe *probe = &m->o.probes[i];
@@ -56,6 +67,7 @@ static struct health_seen look(const struct monitor *m, unsigned i) {
       .parked = tl_engine_parked(m->o.engine, i),
       .step_began_ns = atomic_load_explicit(&b->step_began_ns, memory_order_relaxed),
       .step_ns = atomic_load_explicit(&b->step_ns, memory_order_relaxed),
+      .expected_ns = expected_step(b),
       .beat_ns = atomic_load_explicit(&b->beat_ns, memory_order_relaxed),
       .others_step_ns = typical_step(m, i),
       .probe = probe->running ? HEALTH_PROBE_RUNS : probe->right ? HEALTH_PROBE_RIGHT : HEALTH_PROBE_WRONG,

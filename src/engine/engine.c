@@ -55,7 +55,7 @@ static int make_arrays(struct worker *w, struct tl_error *err) {
   w->loop_woken = calloc(o->n_loops, sizeof *w->loop_woken);
   w->events = aligned_alloc(TL_CACHE_LINE, o->n_loops * sizeof *w->events);
   if (w->events) memset((void *)w->events, 0, o->n_loops * sizeof *w->events);
-  bool fine = w->items && w->tokens && w->positions && w->slots && w->query_start && w->context_len && w->tables &&
+  bool fine = w->items && w->flight && w->news && w->tokens && w->positions && w->slots && w->query_start && w->context_len && w->tables &&
               w->rows && w->sampling && w->sampled && w->row_seq && w->row_token && w->loop_woken && w->events;
   /* a live sequence is in at most one ring, at most once */
   for (unsigned i = 0; fine && i < o->n_loops; i++) fine = tl_spsc_init(&w->events[i], (size_t)o->max_queue + 1) == TL_OK;

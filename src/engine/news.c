@@ -2,6 +2,8 @@
 /* What a step brought is told to loops and metrics while the next one runs. */
 #include "engine/engine_private.h"
 
+#define MANY_ROWS 16 /* where the rows, not the weights, take the time */
+
 void news_add(struct worker *w, struct tl_sequence *seq, bool final) {
   w->news[w->n_news++] = (struct news){seq, final};
 }
@@ -12,6 +14,8 @@ static void count_step(struct worker *w) {
   int64_t took = f->ended_ns - f->began_ns, average = atomic_load_explicit(&b->step_ns, memory_order_relaxed);
   /* relaxed: single figures for the router and the scrape */
   atomic_store_explicit(&b->step_ns, average ? average + (took - average) / 8 : took, memory_order_relaxed);
+  int64_t rows = (int64_t)(f->prefill + f->decode), row = atomic_load_explicit(&b->row_ns, memory_order_relaxed);
+  if (rows >= MANY_ROWS) atomic_store_explicit(&b->row_ns, row ? row + (took / rows - row) / 8 : took / rows, memory_order_relaxed);
   atomic_store_explicit(&b->beat_ns, f->ended_ns, memory_order_relaxed);
   atomic_fetch_add_explicit(&b->n_steps, 1, memory_order_relaxed);
   atomic_fetch_add_explicit(&b->n_prefill_tokens, f->prefill, memory_order_relaxed);

@@ -63,8 +63,9 @@ static void take_off(struct worker *w) {
   }
 }
 
-/* What the monitor looks at: when the step began, 0 when it is over. */
+/* What the monitor looks at: when the step began, 0 when it is over, and how large it is. */
 static void note_time(struct worker *w, int64_t began_ns) {
+  atomic_store_explicit(&worker_board(w)->step_rows, w->step.n_tokens, memory_order_relaxed); /* a figure alone */
   atomic_store_explicit(&worker_board(w)->step_began_ns, began_ns, memory_order_relaxed); /* a figure alone */
 }
 

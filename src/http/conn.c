@@ -5,6 +5,7 @@
  * usual way in which clients cancel is close(), which first shows as end of
  * input, and work for nobody costs the others. A client that half-closes after
  * its request gets what can be answered at once. */
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -248,8 +249,16 @@ static bool write_is_late(struct http_conn *conn, int64_t now_ns) {
   return now_ns > conn->write_deadline_ns;
 }
 
+/* A client that sent so much ahead that no more is read may leave unseen: the end
+ * of its input waits behind what it sent. */
+static bool left_unseen(struct http_conn *conn) {
+  if (conn->state != CONN_ANSWERING || conn->reading) return false;
+  struct pollfd look = {.events = POLLRDHUP};
+  return uv_fileno(&conn->handle, &look.fd) == 0 && poll(&look, 1, 0) > 0;
+}
+
 void http_conn_check_time(struct http_conn *conn, int64_t now_ns) {
-  if (write_is_late(conn, now_ns)) {
+  if (write_is_late(conn, now_ns) || left_unseen(conn)) {
     http_conn_cut(conn);
     return;
   }

@@ -7,7 +7,7 @@
  * prompts pass a long one at little cost to it. */
 #include "schedule/schedule_private.h"
 
-#define MAX_FOLLOWERS 32 /* passed over in a plan, so that its cost is bounded */
+#define MAX_FOLLOWERS 32 /* looked at again in a plan, so that its cost is bounded; the others keep waiting */
 
 /* Items of sequences that gave way to a later one of the plan. */
 static uint32_t drop_preempted(struct tl_sched_item *items, uint32_t n) {
@@ -82,10 +82,9 @@ static void give_rest(struct plan *p) {
 
 /* The queue's next after an attempt to admit `tried`, which stood after `before`. */
 static struct tl_sched_seq *next_waiting(const struct plan *p, enum admission result, struct tl_sched_seq *before,
-                                         struct tl_sched_seq *tried, uint32_t *n_followers) {
+                                         struct tl_sched_seq *tried) {
   if (result == ADMITTED) return before ? before->next : p->s->waiting.first;
-  if (result == FOLLOWS && ++*n_followers < MAX_FOLLOWERS) return tried->next;
-  return NULL; /* who has no room keeps those behind it from passing */
+  return result == FOLLOWS ? tried->next : NULL; /* who has no room keeps those behind it from passing */
 }
 
 /* Chunks of running prompts from `run` on, and of waiting ones, in one order. */
@@ -102,10 +101,16 @@ static void plan_prompts(struct plan *p, struct tl_sched_seq *run) {
       plan_chunk(p, run);
       run = prompt_from(run->next);
     } else if (wait) {
+      if (wait->follower && n_followers == MAX_FOLLOWERS) {
+        wait = wait->next;
+        continue;
+      }
       struct tl_sched_seq *before = wait->prev;
       enum admission result = admission_try(p, wait);
+      wait->follower = result == FOLLOWS;
+      n_followers += wait->follower && n_followers < MAX_FOLLOWERS;
       if (result == ADMITTED && !p->lead) p->lead = wait;
-      wait = next_waiting(p, result, before, wait, &n_followers);
+      wait = next_waiting(p, result, before, wait);
       if (run && run->state != TL_SCHED_RUNNING) run = NULL; /* preempted, and with it all behind it */
     }
   }

@@ -55,10 +55,8 @@ static void *run_lane(void *argument) {
   char name[16];
   snprintf(name, sizeof name, "tl-text-%u", lane->index);
   tl_thread_enter(name, TL_ROLE_LANE);
-  for (;;) {
-    bool end = stopping(lane->lanes); /* before the last look */
+  while (!stopping(lane->lanes)) {
     struct tl_text_job *job = pop(&lane->inbox);
-    if (!job && end) return NULL;
     if (!job) {
       tl_waker_prepare(&lane->waker);
       job = pop(&lane->inbox);
@@ -69,6 +67,7 @@ static void *run_lane(void *argument) {
     }
     if (job) run_job(lane, job);
   }
+  return NULL;
 }
 
 static int start(struct tl_text_lanes *lanes, struct tl_error *err) {

@@ -217,3 +217,22 @@ def test_limits_are_configured(start):
         assert error["param"] == field and says in error["message"]
     refused(d.post(TEXT, prompt="a" * 2000), 413)
     assert d.post(TEXT, prompt="a", n=2, max_tokens=20).status_code == 200
+
+
+def test_number_of_logprobs_is_bounded(start):
+    d = start({"limits.max_logprobs": 100})
+    fields = {"prompt": "a b c", "max_tokens": 10}
+    assert d.post("/v1/completions", **fields, logprobs=9).status_code == 200
+    refused = d.post("/v1/completions", **fields, logprobs=9, n=2)
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "logprobs"
+    assert d.post("/v1/completions", **fields, logprobs=9, echo=True).status_code == 400
+    assert d.post("/v1/completions", **fields, n=2, echo=True).status_code == 200
+    chat = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 30, "logprobs": True}
+    assert d.post("/v1/chat/completions", **chat).status_code == 200
+    assert d.post("/v1/chat/completions", **chat, top_logprobs=5).json()["error"]["param"] == "top_logprobs"
+
+
+def test_the_limits_of_a_template_are_its_own(start):
+    d = start({"limits.template_fuel": 1000})
+    error = d.post("/v1/chat/completions", messages=[{"role": "user", "content": "a"}] * 100).json()["error"]
+    assert error["code"] is None and "evaluation steps" in error["message"] and error["param"] == "messages"

@@ -463,3 +463,25 @@ def test_clients_on_all_loops_at_once(daemon):
         t.join()
     assert not failures
     daemon.wait_rest()
+
+
+def test_a_client_that_goes_behind_its_pipeline(daemon):
+    """So much was sent ahead that the server does not read on: it sees the end all the same."""
+    made = counters(daemon)[1]
+    with Wire(daemon.port) as w:
+        w.post(TEXT, prompt="Once", n=8, max_tokens=LONG, ignore_eos=True)
+        wait_for(lambda: counters(daemon)[1] > made, what="its first tokens")
+        w.send((GET + "\r\n") * 3000)  # more than it reads ahead, less than its socket holds
+    daemon.wait_rest()
+    assert counters(daemon)[1] - made < 8 * LONG, "all was generated for nobody"
+
+
+def test_stop_strings_without_a_reader(tight):
+    """They end the work although nothing of it can be sent."""
+    before = counters(tight)[1]
+    fields = {"prompt": "Once", "n": 16, "max_tokens": MANY, "stop": ["a", "e", "i", "o"], "min_tokens": 10, "ignore_eos": True,
+              "logprobs": 20, "stream": True}
+    with Wire(tight.path) as w:
+        w.post(TEXT, **fields)
+        tight.wait_rest()
+    assert counters(tight)[1] - before < 16 * MANY / 2

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Requests large enough to be read by a text lane instead of the loop."""
 import concurrent.futures
+import json
+import socket
 import time
 
 import httpx
@@ -88,3 +90,48 @@ def test_ends_while_a_lane_reads(start):
         assert d.wait_exit() == 0
         for w in work:
             w.exception()  # answered or cut, but over
+
+
+def test_unseeded_answers_differ(lanes):
+    """Each call draws with a seed of its own, though lanes give them back together."""
+    def ask(_):
+        return lanes.post("/v1/completions", prompt="Tell me a story about", temperature=2, max_tokens=24, ignore_eos=True,
+                          user="u" * 200_000).json()["choices"][0]["text"]
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        texts = list(pool.map(ask, range(12)))
+    assert len(set(texts)) >= 11, texts
+
+
+def test_what_clients_left_is_not_read(start):
+    """One lane with a backlog of clients that are gone: the next is served soon, and the end comes soon."""
+    d = start({"text.threads": 1, "drain_timeout_ms": 100})
+    body = json.dumps({"prompt": LONG_TEXT * 6}).encode()
+    head = f"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    began = time.monotonic()
+    assert httpx.post(d.url + "/tokenize", content=body, timeout=60 * SLOW).status_code == 200
+    one = time.monotonic() - began
+    for _ in range(8):
+        with socket.create_connection(("127.0.0.1", d.port)) as s:
+            s.sendall(head + body)
+    wait_for(lambda: d.total("tokenlane_cancelled_requests_total") >= 7, what="clients that left")
+    assert d.post("/v1/completions", prompt="a", max_tokens=1, user="u" * 20_000, timeout_ms=60_000 * SLOW).status_code == 200
+    d.wait_rest()
+    backlog = [socket.create_connection(("127.0.0.1", d.port)) for _ in range(6)]
+    for s in backlog:
+        s.sendall(head + body)
+    d.signal()
+    began = time.monotonic()
+    assert d.wait_exit() == 0
+    assert time.monotonic() - began < 4 * one + 2 * SLOW  # the job in hand, not all six
+    for s in backlog:
+        s.close()
+
+
+def test_backlog_is_bounded(start):
+    d = start({"text.threads": 1, "http.max_body_bytes": 1 << 26})
+    body = json.dumps({"prompt": LONG_TEXT * 24}).encode()  # 24 MiB: the third or fourth is too much
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: httpx.post(d.url + "/tokenize", content=body, timeout=120 * SLOW), range(6)))
+    codes = sorted(a.status_code for a in answers)
+    assert codes[0] == 200 and codes[-1] == 429 and set(codes) == {200, 429}
+    assert all(a.headers["retry-after"] == "1" for a in answers if a.status_code == 429)

@@ -11,7 +11,7 @@ static const struct health_options standard = {.late_ns = TL_SEC(2),
                                                .max_backoff_ns = TL_SEC(60),
                                                .max_faults = 3,
                                                .fault_window_ns = TL_SEC(600)};
-static const struct health_seen idle = {.can_reset = true, .step_ns = TL_MS(10)};
+static const struct health_seen idle = {.can_reset = true, .step_ns = TL_MS(10), .expected_ns = TL_MS(10)};
 
 static void test_late(void **state) {
   (void)state;
@@ -28,7 +28,7 @@ static void test_late(void **state) {
       {TL_SEC(5), INT64_MAX / 2, INT64_MAX, false},
   };
   for (size_t i = 0; i < UNIT_COUNT(cases); i++) {
-    struct health_seen seen = {.can_reset = true, .step_began_ns = cases[i].began_ns, .step_ns = cases[i].average_ns};
+    struct health_seen seen = {.can_reset = true, .step_began_ns = cases[i].began_ns, .expected_ns = cases[i].average_ns};
     assert_true(health_is_late(&standard, &seen, cases[i].now_ns) == cases[i].late);
   }
 }
@@ -50,7 +50,7 @@ static void play(struct health *h, const struct health_options *o, bool can_rese
                                .failed = l->failed,
                                .parked = l->parked,
                                .step_began_ns = (int64_t)(l->step_began_s * 1e9),
-                               .step_ns = TL_MS(10),
+                               .step_ns = TL_MS(10), .expected_ns = TL_MS(10),
                                .probe = l->probe};
     int64_t now_ns = (int64_t)(l->at_s * 1e9);
     enum health_action action = health_step(h, o, &seen, now_ns);

@@ -168,6 +168,28 @@ static void test_forks(void **state) {
   }
 }
 
+/* However many wait for a leader, a stranger behind them is looked at in the same plan. */
+static void test_many_followers(void **state) {
+  (void)state;
+  struct tl_scheduler_options o = scheduler_options(60, 8, 12, 64);
+  o.prefix_cache = true;
+  struct tl_scheduler *s = make_with(&o);
+  struct tl_sched_seq q[50], strangers[3];
+  static const int32_t different[] = {9, 9};
+  for (unsigned i = 0; i < 50; i++) add_tokens(s, &q[i], count, 18);
+  assert_plan(s, &q[0], 0u, 12u, NULL);
+  run(s);
+  add_tokens(s, &strangers[0], different, 2);
+  assert_plan(s, &q[0], 12u, 6u, &strangers[0], 0u, 2u, NULL);
+  add_tokens(s, &strangers[1], different, 2);
+  assert_extended(s, &q[0], 12u, 6u, &strangers[0], 0u, 2u, &strangers[1], 0u, 2u, NULL);
+  run(s);
+  uint32_t running = tl_scheduler_running(s);
+  assert_true(tl_scheduler_plan(s, items) > 3);
+  assert_true(tl_scheduler_running(s) > running); /* and the followers come in once it is through */
+  tl_scheduler_free(s);
+}
+
 /* The one that the others wait for leaves: the next takes its part over. */
 static void test_leader_leaves(void **state) {
   (void)state;
@@ -272,6 +294,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_hits),           cmocka_unit_test(test_salts),          cmocka_unit_test(test_collisions),
       cmocka_unit_test(test_scored_prompts), cmocka_unit_test(test_forks),          cmocka_unit_test(test_leader_leaves),
+      cmocka_unit_test(test_many_followers),
       cmocka_unit_test(test_without_cache),  cmocka_unit_test(test_generated_blocks), cmocka_unit_test(test_evictions),
       cmocka_unit_test(test_after_preemption),
   };
