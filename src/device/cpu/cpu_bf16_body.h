@@ -17,6 +17,11 @@ static void convert_pairs(const float *x, uint32_t *ret, size_t n_pairs) {
   }
 }
 
+/* The processor's own prefetchers leave products of few rows waiting for memory at
+ * each page: with this, one row reads at the bus's speed and 16 rows compute at
+ * that of the instruction, both from half to nearly all of it. */
+#define FETCH_AHEAD_BYTES 8192
+
 INLINE void dot_tile(const unsigned rows, const char *panel, size_t n_pairs, const uint32_t *x, size_t ldx, float *out) {
   vf sum[TILE_M][2];
 #pragma GCC unroll 16
@@ -24,6 +29,8 @@ INLINE void dot_tile(const unsigned rows, const char *panel, size_t n_pairs, con
   for (size_t pair = 0; pair < n_pairs; pair++) {
     __m512i w0 = _mm512_loadu_si512(panel + pair * CPU_PANEL * 4);
     __m512i w1 = _mm512_loadu_si512(panel + pair * CPU_PANEL * 4 + 64);
+    _mm_prefetch(panel + pair * CPU_PANEL * 4 + FETCH_AHEAD_BYTES, _MM_HINT_T0);
+    _mm_prefetch(panel + pair * CPU_PANEL * 4 + FETCH_AHEAD_BYTES + 64, _MM_HINT_T0);
 #pragma GCC unroll 16
     for (unsigned r = 0; r < rows; r++) {
       __m512i both = _mm512_set1_epi32((int)x[r * ldx + pair]);
