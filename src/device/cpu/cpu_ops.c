@@ -7,6 +7,7 @@
 #include "device/cpu/cpu_private.h"
 
 #define ATTEND_ROWS 16 /* query rows of one unit of work */
+#define MANY_ROWS 12   /* of a step, from which on products are bound by computing */
 
 struct run {
   struct cpu_device *d;
@@ -18,7 +19,9 @@ struct run {
 /* The next stretch of `total` items; false when all are taken. Who computes an
  * item does not change its result. */
 static bool take(struct run *r, struct cpu_ticket *ticket, uint32_t total, uint32_t *ret_from, uint32_t *ret_to) {
-  uint32_t chunk = total / (r->n_lanes * 8);
+  /* long stretches read memory best; many rows compute so long on an item that the
+   * lanes should end together */
+  uint32_t chunk = r->step->n_tokens >= MANY_ROWS ? 1 : total / (r->n_lanes * 8);
   if (chunk == 0) chunk = 1;
   /* relaxed: only divides work; results are published by the barrier */
   uint32_t from = atomic_fetch_add_explicit(&ticket->next, chunk, memory_order_relaxed);
