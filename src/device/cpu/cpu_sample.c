@@ -45,9 +45,8 @@ static void apply_penalties(const struct tl_sampling *s, float *logits) {
   }
 }
 
-/* The lowest id of the largest logit; among NaN, which a bias can make, any id. */
-static int32_t most_likely(const struct cpu_kernels *kernels, const float *logits, uint32_t vocab) {
-  float max = kernels->max(logits, vocab);
+/* The lowest id of the largest logit, which is max; among NaN, which a bias can make, any id. */
+static int32_t most_likely(const float *logits, uint32_t vocab, float max) {
   for (uint32_t i = 0; i < vocab; i++)
     if (logits[i] == max) return (int32_t)i;
   return 0;
@@ -171,9 +170,9 @@ static int32_t pick(const float *weights, uint32_t vocab, float uniform) {
 }
 
 static int32_t draw(const struct cpu_kernels *kernels, const struct tl_sampling *s, float *logits, uint32_t vocab,
-                    const struct cpu_sampler *scratch) {
-  float max = kernels->max(logits, vocab), *weights = scratch->weights;
-  if (!isfinite(max)) return most_likely(kernels, logits, vocab); /* a bias made it so */
+                    float max, const struct cpu_sampler *scratch) {
+  float *weights = scratch->weights;
+  if (!isfinite(max)) return most_likely(logits, vocab, max); /* a bias made it so */
   /* the distance is divided: a small temperature must not make infinities of the best */
   for (uint32_t i = 0; i < vocab; i++) logits[i] = (logits[i] - max) / s->temperature;
   double mass = kernels->exp_sum(logits, vocab, 0, weights);
@@ -207,7 +206,8 @@ int cpu_sample(const struct cpu_kernels *kernels, const struct tl_sampling *s, f
   if (s->target < 0) {
     apply_penalties(s, logits);
     for (uint32_t i = 0; i < s->n_bias; i++) logits[s->bias[i].token] += s->bias[i].bias;
-    ret->token = s->temperature > 0 ? draw(kernels, s, logits, vocab, scratch) : most_likely(kernels, logits, vocab);
+    if (s->n_history || s->n_bias) max = kernels->max(logits, vocab);
+    ret->token = s->temperature > 0 ? draw(kernels, s, logits, vocab, max, scratch) : most_likely(logits, vocab, max);
   }
   if (s->n_top >= 0) ret->logprob = (float)((double)raw[ret->token] - log_sum);
   return TL_OK;
