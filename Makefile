@@ -22,7 +22,7 @@ CONFIG ?= config/tokenlane.json
 
 # Debian's names. Bare machines get them by `make deps`.
 DEBS_BUILD := gcc libc6-dev pkg-config libuv1-dev libjansson-dev node-llhttp \
-	libpcre2-dev libutf8proc-dev libsystemd-dev ca-certificates curl
+	libpcre2-dev libutf8proc-dev libsystemd-dev libcurl4-openssl-dev ca-certificates curl
 DEBS_CHECK := libcmocka-dev python3 python3-venv
 DEBS_LINT := clang-tidy clang-format cppcheck
 DEBS_BENCH := wrk nginx-light python3 python3-venv g++ libspdlog-dev
@@ -30,7 +30,7 @@ DEBS_PROVE := strace binutils python3
 DEBS_MODEL := spin python3
 
 CC ?= gcc
-PKGS := libuv jansson libpcre2-8 libsystemd libutf8proc
+PKGS := libuv jansson libpcre2-8 libsystemd libutf8proc libcurl
 # Asked of pkg-config when first used, so that `make deps` works without it.
 PKG_CFLAGS = $(eval PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS)))$(PKG_CFLAGS)
 PKG_LIBS = $(eval PKG_LIBS := $(shell pkg-config --libs $(PKGS)))$(PKG_LIBS)
@@ -47,19 +47,20 @@ LDLIBS = $(PKG_LIBS) -lm
 # --- rooms ------------------------------------------------------------------
 # A room's objects make one archive. LINK_x lists the archives that room x may
 # need: itself and lower floors only (tests/lint checks the includes).
-ROOMS := base config log metrics model text schedule device engine http route api daemon
+ROOMS := base config log metrics trace model text schedule device engine http route api daemon
 LINK_base := base
 LINK_config := config base
 LINK_log := log base
 LINK_metrics := metrics base
+LINK_trace := trace base
 LINK_model := model base
 LINK_text := text base
 LINK_schedule := schedule base
 LINK_device := device model base
-LINK_engine := engine schedule device text model metrics log config base
-LINK_http := http metrics log config llhttp base
-LINK_route := route engine schedule device text model metrics log config base
-LINK_api := api route http llhttp engine schedule device text model metrics log config base
+LINK_engine := engine schedule device text model metrics trace log config base
+LINK_http := http metrics trace log config llhttp base
+LINK_route := route engine schedule device text model metrics trace log config base
+LINK_api := api route http llhttp engine schedule device text model metrics trace log config base
 LINK_daemon := daemon $(LINK_api)
 
 sources = $(wildcard src/$(1)/*.c) $(wildcard src/$(1)/*/*.c)

@@ -12,6 +12,7 @@
 
 #include "tokenlane/base/error.h"
 #include "tokenlane/metrics.h"
+#include "tokenlane/trace.h"
 
 struct tl_http;
 struct tl_http_request;
@@ -34,6 +35,7 @@ struct tl_http_options {
   int64_t body_timeout_ns;    /* end of header to end of body; 408 */
   int64_t idle_timeout_ns;    /* keep-alive without a request */
   int64_t write_timeout_ns;   /* the client takes none of the queued bytes for this long: cut */
+  struct tl_trace *trace;     /* loop i uses its ring i; NULL: no request is traced */
 };
 
 typedef void (*tl_http_handler)(struct tl_http_request *request, void *context);
@@ -85,8 +87,15 @@ void tl_http_take_body(struct tl_http_request *request, struct tl_buffer *ret);
 const char *tl_http_header(const struct tl_http_request *request, const char *name);
 int64_t tl_http_began_ns(const struct tl_http_request *request); /* first byte of the request */
 /* What the answer carries as X-Request-Id: the client's own if it is 1 to 128 letters,
- * digits and -_.:/+=@, else 32 hexadecimal digits made here. Valid as long as the request. */
+ * digits and -_.:/+=@, else 32 hexadecimal digits made here, the id of the trace if that begins here too. Valid
+ * as long as the request. */
 const char *tl_http_request_id(struct tl_http_request *request);
+/* Begins the request's trace: by its traceparent, or a new one; the answer then carries
+ * traceparent, its end makes the root span. NULL: nothing is traced now. First thing of a
+ * handler, once; valid as long as the request. */
+const struct tl_trace_context *tl_http_trace(struct tl_http_request *request);
+/* To be filled before the answer ends, or in on_abort; NULL: nobody records it. */
+struct tl_trace_facts *tl_http_trace_facts(struct tl_http_request *request);
 void tl_http_set_data(struct tl_http_request *request, void *data);
 void *tl_http_data(const struct tl_http_request *request);
 
@@ -107,7 +116,7 @@ void tl_http_end(struct tl_http_request *request);
 bool tl_http_writable(const struct tl_http_request *request);
 /* Called once if the client goes (or the write timeout cuts it) before the
  * answer ended; the request is gone when the callback returns, and no function
- * may be called on it in or after the callback but tl_http_data. */
+ * may be called on it in or after the callback but tl_http_data and, in it, tl_http_trace_facts. */
 void tl_http_on_abort(struct tl_http_request *request, void (*on_abort)(struct tl_http_request *request));
 void tl_http_on_writable(struct tl_http_request *request, void (*on_writable)(struct tl_http_request *request));
 /* One server-sent event: "data: " text "\n\n", appended to out. text has no newline. */

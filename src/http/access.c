@@ -22,6 +22,10 @@ static void put_hex(char *to, uint64_t value) {
  * is asked of the kernel but the key. */
 static const char *make_id(struct tl_http_request *request) {
   struct http_loop *loop = request->conn->loop;
+  if (request->traced.on && !request->traced.context.parent_id) {
+    tl_trace_id_write(&request->traced.context, request->made_id); /* one id to look for */
+    return request->made_id;
+  }
   if (!loop->n_ids++)
     for (int i = 0; i < 2; i++) loop->id_key[i] = tl_random_seed();
   put_hex(request->made_id, tl_hash_u64(loop->id_key[0] + loop->n_ids));
@@ -47,9 +51,16 @@ void http_count_answer(struct tl_http_request *request) {
   tl_metrics_add(loop->shard, route->requests[http_code_index(request->status)], 1);
   tl_metrics_observe(loop->shard, route->seconds, took_ns);
   bool read = request->path != NULL; /* else the header was not understood */
-  TL_LOG(TL_LOG_INFO, "access", "request",
-         TL_S("method", read ? llhttp_method_name((llhttp_method_t)conn->parser.method) : "-"),
-         TL_S("path", read ? request->path : "-"), TL_I("status", request->status),
-         TL_U("bytes", request->body_bytes), TL_F("ms", (double)took_ns * 1e-6),
-         TL_S("request_id", tl_http_request_id(request)));
+  const char *method = read ? llhttp_method_name((llhttp_method_t)conn->parser.method) : "-", *path = read ? request->path : "-";
+  const char *id = tl_http_request_id(request);
+  char trace_id[TL_TRACE_ID_BYTES];
+  if (!request->traced.on) {
+    TL_LOG(TL_LOG_INFO, "access", "request", TL_S("method", method), TL_S("path", path), TL_I("status", request->status),
+           TL_U("bytes", request->body_bytes), TL_F("ms", (double)took_ns * 1e-6), TL_S("request_id", id));
+    return;
+  }
+  tl_trace_id_write(&request->traced.context, trace_id);
+  TL_LOG(TL_LOG_INFO, "access", "request", TL_S("method", method), TL_S("path", path), TL_I("status", request->status),
+         TL_U("bytes", request->body_bytes), TL_F("ms", (double)took_ns * 1e-6), TL_S("request_id", id),
+         TL_S("trace_id", trace_id));
 }

@@ -21,6 +21,7 @@ size_t http_conn_queued(const struct http_conn *conn) {
 static void on_closed(uv_handle_t *handle) {
   struct http_conn *conn = handle->data;
   struct tl_http_request *request = &conn->request;
+  http_trace_flushed(conn);
   http_request_clear(request);
   tl_buffer_done(&request->head);
   tl_buffer_done(&request->body);
@@ -63,6 +64,7 @@ void http_conn_cut(struct http_conn *conn) {
   if (!request->status) request->status = 499; /* as nginx counts a client that left */
   http_count_answer(request);
   if (on_abort) on_abort(request);
+  http_trace_answered(conn, true);
 }
 
 /* --- writing ------------------------------------------------------------------------------ */
@@ -84,6 +86,7 @@ static void shrink(struct tl_buffer *buffer) {
 static void after_write(struct http_conn *conn) {
   struct tl_http_request *request = &conn->request;
   if (http_conn_queued(conn) == 0) {
+    http_trace_flushed(conn);
     shrink(&conn->out);
     shrink(&conn->flying);
     shrink(&conn->in);
@@ -104,6 +107,7 @@ static void on_written(uv_write_t *write, int status) {
   struct http_conn *conn = write->data;
   if (conn->state == CONN_CLOSING) return;
   tl_metrics_add(conn->loop->shard, conn->loop->http->bytes_out, (int64_t)conn->flying.length);
+  if (http_trace_wants_writes(conn)) http_trace_wrote(conn, tl_now_ns(), conn->flying.length);
   tl_buffer_clear(&conn->flying);
   if (status < 0) {
     http_conn_cut(conn);
@@ -121,7 +125,9 @@ void http_conn_flush(struct http_conn *conn) {
   }
   if (conn->out.length) {
     uv_buf_t part = uv_buf_init(conn->out.data, (unsigned)conn->out.length);
+    int64_t began_ns = http_trace_wants_writes(conn) ? tl_now_ns() : 0;
     int n = uv_try_write(&conn->stream, &part, 1);
+    if (began_ns && n > 0) http_trace_wrote(conn, began_ns, (size_t)n);
     if (n < 0 && n != UV_EAGAIN) {
       http_conn_cut(conn);
       return;
@@ -220,6 +226,7 @@ static void begin_lingering(struct http_conn *conn) {
 void http_conn_answered(struct http_conn *conn) {
   bool keep = conn->request.keep_alive && !conn->loop->draining;
   http_count_answer(&conn->request);
+  http_trace_answered(conn, false);
   http_request_clear(&conn->request);
   if (!keep) {
     conn->close_after_write = true;

@@ -58,6 +58,19 @@ enum conn_state {
   CONN_CLOSING,
 };
 
+/* traced.c */
+struct http_traced {
+  bool on;
+  struct tl_trace_context context;
+  struct tl_trace_facts facts;
+};
+
+struct http_writes {
+  int64_t first_ns, last_ns, busy_ns;
+  uint64_t bytes;
+  uint32_t n;
+};
+
 struct tl_http_request {
   struct http_conn *conn;
   struct tl_buffer head;  /* target, then names and values, each with a NUL */
@@ -73,6 +86,7 @@ struct tl_http_request {
   uint64_t body_bytes;    /* of the answer so far, without the framing of chunks */
   const char *id;         /* the client's in head, or made_id; NULL: not yet asked for */
   char made_id[33];
+  struct http_traced traced;
   void *data;
   void (*on_abort)(struct tl_http_request *request);
   void (*on_writable)(struct tl_http_request *request);
@@ -102,6 +116,8 @@ struct http_conn {
   int error_status;                /* why a callback stopped the parser */
   const char *error_text;
   size_t extension_bytes, discarded_bytes;
+  struct tl_trace_root *root;       /* of the last answer, until its bytes are out; NULL: none */
+  struct http_writes writes;       /* since the head of the last traced answer */
   struct tl_http_request request;
 };
 
@@ -181,6 +197,16 @@ int http_head_check(struct http_conn *conn, const char **ret_text);
 /* access.c */
 /* Once for each request that was answered or given up: metrics and the access log. */
 void http_count_answer(struct tl_http_request *request);
+/* traced.c: all do nothing for a request that is not traced. */
+/* Adds traceparent and tracestate to the head of the answer. */
+void http_trace_head(struct tl_http_request *request, struct tl_buffer *out);
+/* The answer is complete, or the client is gone. Before the request is cleared. */
+void http_trace_answered(struct http_conn *conn, bool cut);
+/* Whether a write has to be timed. */
+bool http_trace_wants_writes(const struct http_conn *conn);
+void http_trace_wrote(struct http_conn *conn, int64_t began_ns, size_t bytes);
+/* All bytes are with the kernel, or will never be. */
+void http_trace_flushed(struct http_conn *conn);
 /* respond.c */
 /* Index of a status among those that are counted, or of "other". */
 unsigned http_code_index(int status);

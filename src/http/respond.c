@@ -48,6 +48,7 @@ void http_request_clear(struct tl_http_request *request) {
   request->status = 0;
   request->body_bytes = 0;
   request->id = NULL;
+  request->traced.on = false;
   request->data = NULL;
   request->on_abort = request->on_writable = NULL;
 }
@@ -132,6 +133,7 @@ static void write_head(struct tl_http_request *request, int status, const char *
     tl_buffer_puts(&conn->out, "Connection: close\r\n");
   else if (request->is_http10)
     tl_buffer_puts(&conn->out, "Connection: keep-alive\r\n");
+  http_trace_head(request, &conn->out);
   tl_buffer_append(&conn->out, request->extra.data, request->extra.length);
 }
 
