@@ -21,6 +21,7 @@
 #include "tokenlane/model.h"
 #include "tokenlane/schedule.h"
 #include "tokenlane/step.h"
+#include "tokenlane/trace.h"
 
 struct tl_engine;
 struct tl_sim_options;
@@ -43,6 +44,14 @@ struct tl_logprobs {
   float *top_logprobs;
 };
 
+/* What the worker notes of one try on one device for the trace; a sequence that lost its
+ * device makes another. Unused without tl_sequence.trace. */
+struct tl_sequence_try {
+  int64_t queued_ns;           /* tl_engine_submit: here, and the number (from 1) */
+  uint32_t number, n_tokens;   /* the worker: tokens that this try made */
+  int64_t started_ns, first_ns, last_ns; /* its first step began, its first and last token came */
+};
+
 struct tl_sequence {
   /* --- filled by the loop before submit, then constant ------------------------ */
   uint32_t n_prompt, max_new;      /* max_new may be 0: only score the prompt */
@@ -60,6 +69,8 @@ struct tl_sequence {
   int64_t deadline_ns;             /* by tl_now_ns; 0: none */
   uint64_t cache_salt;             /* KV is shared only between sequences of the same salt */
   uint64_t fork;                   /* not 0: the same in all that share a prompt and one request */
+  const struct tl_trace_context *trace; /* NULL: not recorded. Outlives the sequence */
+  uint32_t choice;                 /* its number in the request, for the trace */
   void *owner;                     /* the API's */
   /* --- memory that the loop allocated, the worker fills ------------------------- */
   int32_t *tokens;                 /* (n_prompt + max_new) prompt, then generated */
@@ -81,6 +92,7 @@ struct tl_sequence {
   uint32_t n_faults;               /* steps that computed it and failed; the loop's after a final event */
   struct tl_sched_seq sched;
   bool in_flight;                  /* the step under way computes rows of it */
+  struct tl_sequence_try tried;
 };
 
 /* Whether this token ends the sequence, when it is generated: a stop id that is not
@@ -100,6 +112,7 @@ struct tl_engine_options {
   bool prefix_cache;           /* schedule.h has these three */
   uint32_t max_prefill_tokens;
   int64_t priority_age_ns;
+  struct tl_trace *trace;      /* NULL: none */
   /* Wakes loop `loop`: called by workers after publishing, at most once per
    * loop and step; must be cheap and thread-safe. */
   void (*wake)(unsigned loop, void *context);

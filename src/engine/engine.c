@@ -135,6 +135,7 @@ static int open_all(struct tl_engine *engine, const struct tl_device_ops *ops, s
     struct worker *w = &engine->workers[i];
     w->engine = engine;
     w->index = w->device_options.index = i;
+    w->trace_ring = tl_trace_worker_ring(engine->o.trace, i);
     tl_mpsc_init(&w->inbox);
     tl_waker_init(&w->waker);
     w->ops = ops ? ops : tl_device_find(engine->o.devices[i], &w->device_options.index, err);

@@ -32,6 +32,7 @@ struct news {
 struct step_figures {
   int64_t began_ns, ended_ns;
   uint64_t prefill, decode, generated;
+  uint32_t n_items;                /* of `flight`, which stays until the next step */
 };
 
 /* How a worker goes round. A step is planned while the one before it runs:
@@ -78,6 +79,7 @@ struct worker {
   struct worker_metrics metrics;
   struct tl_error failure;         /* why board.failed is set */
   uint32_t parked;                 /* as in the board */
+  unsigned trace_ring;
   struct tl_mpsc inbox;
   struct tl_waker waker;
 };
@@ -134,6 +136,16 @@ void sequence_count(struct tl_sequence *seq, int32_t token, bool generated);
 /* inbox.c: the oldest that was submitted, or NULL. The worker; main once it is joined. */
 struct tl_sequence *inbox_pop(struct worker *w);
 
+/* step_trace.c: what a sequence's trace gets; without one they only look. */
+/* Its first step of this try has begun. */
+void trace_started(struct worker *w, struct tl_sequence *seq);
+/* A token came with the step that has just ended. */
+void trace_token(struct worker *w, struct tl_sequence *seq);
+/* A step is over; none of its sequences has been given away since. error: a literal, NULL: it went well. */
+void trace_step(struct worker *w, const struct tl_sched_item *items, uint32_t n, int64_t began_ns, int64_t ended_ns,
+                const char *error);
+/* finish is set, the loop does not know yet. */
+void trace_ended(struct worker *w, struct tl_sequence *seq);
 /* events.c */
 void events_publish(struct worker *w, struct tl_sequence *seq, bool final);
 void events_wake_loops(struct worker *w);

@@ -36,9 +36,15 @@ static void count_schedule(struct worker *w) {
 }
 
 void news_tell(struct worker *w) {
-  if (w->figures.ended_ns) count_step(w);
+  if (w->figures.ended_ns) {
+    count_step(w);
+    trace_step(w, w->flight, w->figures.n_items, w->figures.began_ns, w->figures.ended_ns, NULL);
+  }
   w->figures.ended_ns = 0;
   count_schedule(w);
-  for (uint32_t i = 0; i < w->n_news; i++) events_publish(w, w->news[i].seq, w->news[i].final);
+  for (uint32_t i = 0; i < w->n_news; i++) {
+    if (w->news[i].final) trace_ended(w, w->news[i].seq);
+    events_publish(w, w->news[i].seq, w->news[i].final);
+  }
   w->n_news = 0;
 }

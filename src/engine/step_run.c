@@ -36,6 +36,7 @@ static void choose_items(struct worker *w) {
 }
 
 static void note_start(struct worker *w, struct tl_sequence *seq, uint32_t start) {
+  trace_started(w, seq);
   if (seq->started_ns) return; /* it was put back and begins anew */
   seq->started_ns = w->figures.began_ns;
   seq->n_cached = start;
@@ -46,7 +47,7 @@ static void note_start(struct worker *w, struct tl_sequence *seq, uint32_t start
  * tokens that it makes as there, but for their values. */
 static void take_off(struct worker *w) {
   memcpy(w->flight, w->items, w->n_items * sizeof *w->items);
-  w->n_flight = w->n_items;
+  w->n_flight = w->figures.n_items = w->n_items;
   w->n_items = 0;
   tl_scheduler_done(w->scheduler, w->flight, w->n_flight);
   for (uint32_t i = 0; i < w->n_flight; i++) {
@@ -138,6 +139,7 @@ static void take_token(struct worker *w, struct tl_sequence *seq, uint32_t at, c
   seq->tokens[at] = s->token;
   sequence_count(seq, s->token, true);
   if (n_out == 1) seq->first_token_ns = w->figures.ended_ns;
+  trace_token(w, seq);
   /* publishes the token; pairs with the acquire load of the loop */
   atomic_store_explicit(&seq->n_out, n_out, memory_order_release);
   w->figures.generated++;

@@ -29,6 +29,7 @@ void worker_finish(struct worker *w, struct tl_sequence *seq, enum tl_finish how
   if (seq->sched.state != TL_SCHED_NONE) tl_scheduler_remove(w->scheduler, &seq->sched);
   if (how == TL_FINISH_EXPIRED) tl_metrics_add(w->shard, w->metrics.expired, 1);
   seq->finish = how;
+  trace_ended(w, seq);
   events_publish(w, seq, true);
 }
 
@@ -103,6 +104,9 @@ static bool park(struct worker *w) {
 /* Nothing of the step is used. Who was in it bears a part of the blame. */
 void worker_fail(struct worker *w, const struct tl_sched_item *items, uint32_t n) {
   for (uint32_t i = 0; i < n; i++) ((struct tl_sequence *)items[i].seq->owner)->n_faults++;
+  int64_t now_ns = tl_now_ns();
+  /* what submit refused has not begun */
+  trace_step(w, items, n, items == w->flight ? w->figures.began_ns : now_ns, now_ns, "device_fault");
   fault_mark(w);
   TL_LOG(TL_LOG_ERROR, "engine", "the device failed; its sequences go elsewhere", TL_U("replica", w->index),
          TL_S("error", w->failure.message));
