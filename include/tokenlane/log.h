@@ -87,6 +87,12 @@ void tl_log_stop(void);
 /* Sets the level of all modules (but "access") by name, nothing else. TL_EINVAL. */
 int tl_log_set_level(const char *name, struct tl_error *err);
 
+/* The i-th module, "access" among them, and its level now; NULL: there are no more. Any thread. */
+const char *tl_log_module(unsigned i, const char **ret_level);
+/* Sets one module's level until levels are next configured; "all": every module's but that of
+ * "access", whose records are of level info. Any thread. TL_ENOTFOUND, TL_EINVAL. */
+int tl_log_set_module_level(const char *module, const char *level, struct tl_error *err);
+
 /* On SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGABRT what the rings hold is written to
  * stderr, then the signal has its old effect. Boot, after tl_log_start. */
 void tl_log_catch_crashes(void);

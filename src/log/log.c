@@ -11,7 +11,7 @@
 
 /* The rooms, and what is logged of requests. Index 0 stands for any other name. */
 static const char *const modules[] = {"",      "access", "api",   "config", "daemon",   "device",  "engine", "http",
-                                      "log",   "model",  "route", "schedule", "text",   "metrics"};
+                                      "log",   "model",  "route", "schedule", "text",   "metrics", "trace"};
 enum { N_MODULES = sizeof modules / sizeof *modules, OTHER = 0, ACCESS = 1 };
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
 
@@ -66,6 +66,22 @@ int tl_log_set_level(const char *name, struct tl_error *err) {
   return TL_OK;
 }
 
+const char *tl_log_module(unsigned i, const char **ret_level) {
+  if (i + 1 >= N_MODULES) return NULL;
+  *ret_level = level_names[atomic_load_explicit(&levels[i + 1], memory_order_relaxed)]; /* as above */
+  return modules[i + 1];
+}
+
+int tl_log_set_module_level(const char *module, const char *level, struct tl_error *err) {
+  int number = level_of(level);
+  unsigned found = find_module(module, strlen(module));
+  if (number < 0) return tl_error_set(err, TL_EINVAL, "level", "level: expected error, warn, info or debug, got '%.40s'", level);
+  if (strcmp(module, "all") == 0) return tl_log_set_level(level, err);
+  if (found == OTHER) return tl_error_set(err, TL_ENOTFOUND, NULL, "no module '%.40s'; GET /admin/log names them", module);
+  atomic_store_explicit(&levels[found], number, memory_order_relaxed); /* as above */
+  return TL_OK;
+}
+
 /* "http=debug" into wanted[]. "access" has a switch of its own. */
 static int read_module_level(const char *text, int *wanted, struct tl_error *err) {
   size_t length = strcspn(text, "=");
@@ -77,7 +93,7 @@ static int read_module_level(const char *text, int *wanted, struct tl_error *err
   if (module == OTHER || module == ACCESS)
     return tl_error_set(err, TL_EINVAL, "log.modules",
                         "log.modules: no module '%.*s'; there are api, config, daemon, device, engine, http, log, "
-                        "metrics, model, route, schedule and text%s",
+                        "metrics, model, route, schedule, text and trace%s",
                         (int)(length > 40 ? 40 : length), text, module == ACCESS ? "; see log.access" : "");
   wanted[module] = level;
   return TL_OK;
