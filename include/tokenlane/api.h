@@ -13,6 +13,7 @@
 #include "tokenlane/model.h"
 #include "tokenlane/route.h"
 #include "tokenlane/text.h"
+#include "tokenlane/trace.h"
 
 struct tl_api;
 
@@ -32,6 +33,7 @@ struct tl_api_options {
   struct tl_http *http;        /* borrowed, as all below */
   struct tl_metrics *metrics;
   unsigned n_loops, n_replicas;
+  struct tl_trace *trace;      /* loop i uses its ring i; NULL: none */
   unsigned text_threads;       /* lanes that read large requests; 0: the loops do */
   const char *model_name;      /* served id */
   const char *const *aliases;  /* (n_aliases) further ids that mean it */
@@ -70,7 +72,8 @@ void tl_api_stop(struct tl_api *api);
 void tl_api_reap(struct tl_api *api);
 void tl_api_free(struct tl_api *api);
 
-/* --- the operator's listener: GET /admin/replicas, POST /admin/replicas/ID/drain|resume */
+/* --- the operator's listener: GET /admin/replicas, POST /admin/replicas/ID/drain|resume,
+ * GET /admin/log, POST /admin/log/MODULE?level=LEVEL, GET /admin/trace?seconds=N */
 struct tl_admin;
 
 struct tl_admin_options {
@@ -79,6 +82,7 @@ struct tl_admin_options {
   /* A replica is to serve again, whatever its faults. On the listener's own thread. */
   void (*resume)(unsigned replica, void *context);
   void *context;
+  struct tl_trace *trace; /* what makes the trace files */
 };
 
 int tl_admin_start(const struct tl_admin_options *options, struct tl_admin **ret, struct tl_error *err);

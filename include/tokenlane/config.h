@@ -44,6 +44,8 @@ struct tl_config {
   struct tl_strings log_modules;
   bool log_access;
   int64_t log_max_per_second;
+  char *trace_endpoint, *trace_service_name;
+  int64_t trace_sample_per_mille;
   int64_t drain_timeout_ms;
 };
 

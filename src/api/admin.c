@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* The operator's side: replicas, drain, resume. On a listener of its own, never on
+/* The operator's side: replicas, drain, resume; admin_log.c and admin_trace.c have the rest. On a listener of its own, never on
  * the public port; who may open the socket's file may do all of it. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "api/api_private.h"
+#include "api/admin_private.h"
 #include "tokenlane/base/clock.h"
 
 #define PREFIX "/admin/replicas/"
@@ -13,6 +13,7 @@
 struct tl_admin {
   struct tl_admin_options o;
   struct tl_http *http;
+  struct admin_trace *traces;
 };
 
 static double seconds(int64_t ns) {
@@ -89,6 +90,26 @@ static void on_order(struct tl_http_request *request, void *context) {
   api_respond_buffer(request, 200, &body);
 }
 
+bool admin_query(const struct tl_http_request *request, const char *name, char *ret, size_t size) {
+  size_t n = strlen(name);
+  for (const char *at = tl_http_query(request); *at;) {
+    size_t length = strcspn(at, "&");
+    if (length > n && strncmp(at, name, n) == 0 && at[n] == '=') {
+      if (length - n - 1 >= size) return false;
+      memcpy(ret, at + n + 1, length - n - 1);
+      ret[length - n - 1] = 0;
+      return true;
+    }
+    at += length + (at[length] == '&');
+  }
+  return false;
+}
+
+static void on_wake(unsigned loop, void *context) {
+  (void)loop;
+  admin_trace_wake(((struct tl_admin *)context)->traces);
+}
+
 static int open_listener(struct tl_admin *admin, struct tl_error *err) {
   struct tl_http_options options = {
       .unix_path = admin->o.unix_path,
@@ -110,7 +131,10 @@ static int open_listener(struct tl_admin *admin, struct tl_error *err) {
   tl_http_error_body(admin->http, api_http_error);
   r = tl_http_handle(admin->http, "GET", "/admin/replicas", on_replicas, admin);
   if (r == TL_OK) r = tl_http_handle(admin->http, "POST", PREFIX "*", on_order, admin);
+  if (r == TL_OK) r = admin_register_log(admin->http);
+  if (r == TL_OK) r = admin_trace_new(admin->http, admin->o.trace, &admin->traces);
   if (r < 0) return tl_error_set(err, r, NULL, "out of memory");
+  tl_http_on_wake(admin->http, on_wake, admin);
   return tl_http_start(admin->http, err);
 }
 
@@ -128,7 +152,9 @@ int tl_admin_start(const struct tl_admin_options *options, struct tl_admin **ret
 
 void tl_admin_stop(struct tl_admin *admin) {
   if (!admin) return;
+  tl_trace_end_files(admin->o.trace); /* or a maker would wake a loop that is gone */
   if (admin->http) tl_http_stop(admin->http);
   tl_http_free(admin->http);
+  admin_trace_free(admin->traces);
   free(admin);
 }

@@ -60,6 +60,7 @@ struct api_work {
   struct tl_http_request *request; /* NULL once the client left */
   struct tl_buffer bytes;          /* the body, on a lane */
   _Atomic int left;                /* the loop: the client left, nobody wants the result */
+  bool on_lane;                    /* read by a text lane */
   const char *text;                /* (length) the body */
   size_t length;
   struct tl_error err;             /* of read */
@@ -122,6 +123,12 @@ struct api_choice {
   struct tl_buffer text;    /* whole text (plain answers), or the unsent piece (streams) */
   uint32_t text_offset;     /* characters of text sent so far (completions' text_offset) */
   int64_t last_token_ns;
+  int64_t text_began_ns, text_ended_ns, text_busy_ns; /* spans.c: making text of its tokens */
+};
+
+/* spans.c: when the stages of reading began; all 0 when nobody records. */
+struct api_read_times {
+  int64_t began_ns, tokenizing_ns, ended_ns;
 };
 
 struct api_call {
@@ -145,6 +152,8 @@ struct api_call {
   unsigned n_open;      /* choices whose text is not complete */
   unsigned n_unsent;    /* streams: choices whose last chunk is not out */
   bool began;           /* streams: header sent */
+  struct tl_trace_context trace; /* span_id 0: nothing is traced */
+  struct api_read_times read_times;
 };
 
 /* request.c: tokens are in call->prompts: makes choices and sequences, reserves, submits.
@@ -163,6 +172,23 @@ void api_choice_ended(struct api_choice *choice);
 /* The whole life of a generation request: read, tokenized by `prepare`, started. */
 void api_generate(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint,
                   int (*prepare)(struct api_call *call, struct tl_error *err));
+
+/* spans.c: the request's trace; without one they only look. */
+void api_spans_begin(struct api_call *call, struct tl_http_request *request);
+/* The time if the call is recorded, else 0. Any thread. */
+int64_t api_span_now(const struct api_call *call);
+/* Reading is over: spans of parsing and tokenizing. */
+void api_spans_read(const struct api_call *call);
+/* room NULL: there was none. */
+void api_span_route(const struct api_call *call, int64_t began_ns, const struct tl_room *room);
+/* Some tokens have become text. */
+void api_span_text(struct api_choice *choice, int64_t began_ns);
+/* The call is about to be freed. */
+void api_spans_end(const struct api_call *call);
+/* What the root span says of the call. Before the answer ends, or in on_abort. */
+void api_spans_facts(const struct api_call *call, struct tl_http_request *request);
+/* A request that was accepted ends with an error. */
+void api_log_failure(const struct api_call *call, struct tl_http_request *request, const struct tl_error *err);
 
 /* resubmit.c: the choice's device failed, its sequence is the loop's again. False: it
  * ends here (seq->finish says how). */

@@ -26,6 +26,7 @@ struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *reques
 }
 
 void api_call_free(struct api_call *call) {
+  api_spans_end(call);
   for (unsigned i = 0; i < call->n_choices; i++) {
     api_stop_done(&call->choices[i].stop);
     tl_buffer_done(&call->choices[i].text);
@@ -170,6 +171,8 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   seq->n_stop_ids = call->work.serving->model->n_eos;
   seq->loop = call->loop;
   seq->owner = choice;
+  seq->choice = choice->index;
+  if (call->trace.recorded) seq->trace = &call->trace;
   seq->priority = call->params.priority;
   if (call->params.timeout_ms) seq->deadline_ns = tl_http_began_ns(call->request) + TL_MS(call->params.timeout_ms);
   seq->cache_salt = cache_salt_of(call);
@@ -263,7 +266,9 @@ static int reserve_all(struct api_call *call, const uint32_t *max_new, struct tl
     const struct api_prompt *prompt = &call->prompts[i];
     struct tl_route_ask ask = {.tokens = (int64_t)prompt->n + max_new[i], .n_seqs = call->params.n,
                                .prompt = prompt->ids, .n_prompt = prompt->n};
+    int64_t began_ns = api_span_now(call);
     int r = tl_route_reserve(call->work.serving->route, &ask, shard, &rooms[i], ret_retry_after_s, err);
+    api_span_route(call, began_ns, r == TL_OK ? &rooms[i] : NULL);
     if (r == TL_OK) continue;
     give_back(call, rooms, i);
     return r;
@@ -274,6 +279,7 @@ static int reserve_all(struct api_call *call, const uint32_t *max_new, struct tl
 static void on_abort(struct tl_http_request *request) {
   struct api_call *call = tl_http_data(request);
   call->request = NULL;
+  api_spans_facts(call, request);
   tl_metrics_add(tl_http_shard(call->api->o.http, call->loop), call->api->cancelled, 1);
   api_call_cancel(call);
   if (call->n_live == 0) api_call_free(call);
@@ -339,21 +345,31 @@ static int settle_body(struct api_call *call, struct tl_error *err) {
 
 static int read_call(struct api_work *work, struct tl_error *err) {
   struct api_call *call = (struct api_call *)work;
+  call->read_times.began_ns = api_span_now(call);
   int r = api_body_read(work->text, work->length, &call->body, err);
   if (r == TL_OK && api_work_left(work)) r = TL_ECLOSED;
   if (r == TL_OK) r = api_fields_read(work->api, call->endpoint, call->body, &call->arena, &call->params, err);
-  if (r == TL_OK) r = call->prepare(call, err);
-  return r < 0 ? r : settle_body(call, err);
+  if (r == TL_OK) {
+    call->read_times.tokenizing_ns = api_span_now(call);
+    r = call->prepare(call, err);
+  }
+  if (r == TL_OK) r = settle_body(call, err);
+  call->read_times.ended_ns = api_span_now(call);
+  return r;
 }
 
 static void begin_call(struct api_work *work) {
   struct api_call *call = (struct api_call *)work;
   unsigned retry_after_s = 0;
   call->request = TL_TAKE(&work->request);
+  api_spans_read(call);
   int r = call->request ? work->err.code : TL_ECLOSED;
   if (r == TL_OK) r = api_call_start(call, &retry_after_s, &work->err);
   if (r == TL_OK) return;
-  if (call->request) api_respond_error(call->request, &work->err, retry_after_s);
+  if (call->request) {
+    api_spans_facts(call, call->request);
+    api_respond_error(call->request, &work->err, retry_after_s);
+  }
   api_call_free(call);
 }
 
@@ -366,6 +382,7 @@ void api_generate(struct tl_api *api, struct tl_http_request *request, enum api_
     api_respond_error(request, &err, 0);
     return;
   }
+  api_spans_begin(call, request);
   call->prepare = prepare;
   call->work.read = read_call;
   call->work.finish = begin_call;

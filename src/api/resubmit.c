@@ -32,9 +32,11 @@ static int submit_again(struct api_choice *choice) {
   uint32_t n_known = seq->n_prompt + atomic_load_explicit(&seq->n_out, memory_order_relaxed);
   struct tl_route_ask ask = {.tokens = api_cost(seq), .n_seqs = 1, .prompt = seq->tokens, .n_prompt = n_known, .moved = true};
   unsigned retry_after_s;
+  int64_t began_ns = api_span_now(call);
   /* without a shard: what is tried again and again is not counted as refused */
   int r = tl_route_reserve(call->work.serving->route, &ask, NULL, &choice->room, &retry_after_s, NULL);
   if (r < 0) return r;
+  api_span_route(call, began_ns, &choice->room);
   tl_metrics_add(tl_http_shard(call->api->o.http, call->loop), call->api->resubmitted, 1);
   seq->replica = choice->room.replica;
   seq->finish = TL_FINISH_NONE;

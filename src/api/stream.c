@@ -31,6 +31,8 @@ static void begin_stream(struct api_call *call) {
 void api_call_fail(struct api_call *call, const struct tl_error *err) {
   api_call_cancel(call);
   struct tl_http_request *request = TL_TAKE(&call->request);
+  api_spans_facts(call, request);
+  api_log_failure(call, request, err);
   if (!call->began) {
     api_respond_error(request, err, 0);
     return;
@@ -155,6 +157,7 @@ static void finish_stream(struct api_call *call) {
 static void finish_call(struct api_call *call) {
   struct tl_metrics_shard *shard = tl_http_shard(call->api->o.http, call->loop);
   tl_metrics_observe(shard, call->api->generation_seconds, tl_now_ns() - tl_http_began_ns(call->request));
+  api_spans_facts(call, call->request);
   if (call->params.stream) {
     finish_stream(call);
     return;
@@ -194,8 +197,10 @@ static bool advance_text(struct api_choice *choice) {
   uint32_t n_out = atomic_load_explicit(&choice->seq->n_out, memory_order_acquire);
   if (n_out == choice->n_seen && !choice->final) return true;
   if (n_out > choice->n_seen) observe_tokens(choice, n_out - choice->n_seen);
+  int64_t began_ns = api_span_now(call);
   int r = take_tokens(choice, n_out);
   if (r == TL_OK && (choice->final || choice->stop.hit)) r = close_text(choice);
+  api_span_text(choice, began_ns);
   if (r == TL_OK) return true;
   tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
   api_call_fail(call, &err);

@@ -64,6 +64,7 @@ bool api_work_run(struct api_work *work, struct tl_api *api, struct tl_http_requ
   work->text = work->bytes.data;
   atomic_fetch_add_explicit(&api->lane_bytes, (int64_t)work->length, memory_order_relaxed); /* a bound, no more */
   work->job.run = on_lane;
+  work->on_lane = true;
   work->job.loop = tl_http_loop(request);
   tl_http_set_data(request, work);
   tl_http_on_abort(request, on_leave);

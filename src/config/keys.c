@@ -108,6 +108,11 @@ const struct config_key config_keys[] = {
     {"log.access", KEY_BOOL, AT(log_access), 0, 0, "false", NULL, "a line for each request, whatever log.level says"},
     {"log.max_per_second", KEY_INTEGER, AT(log_max_per_second), 0, 1000000000, "1000", NULL,
      "records of one place in the source; more are counted and the number is said; access lines are not limited; 0: no limit"},
+    {"trace.endpoint", KEY_STRING, AT(trace_endpoint), 0, 0, "", NULL,
+     "URL of a collector that takes OTLP/HTTP JSON: http://127.0.0.1:4318/v1/traces; empty: none"},
+    {"trace.sample_per_mille", KEY_INTEGER, AT(trace_sample_per_mille), 0, 1000, "1000", NULL,
+     "of a thousand requests without a valid traceparent so many are traced; a traceparent decides for itself"},
+    {"trace.service_name", KEY_STRING, AT(trace_service_name), 0, 0, "tokenlane", NULL, "service.name of the spans"},
     {"drain_timeout_ms", KEY_INTEGER, AT(drain_timeout_ms), 0, 86400000, "30000", NULL,
      "time that running requests have to finish after SIGTERM"},
 };

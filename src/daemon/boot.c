@@ -48,6 +48,7 @@ static int make_http(struct daemon *d, struct tl_error *err) {
       .body_timeout_ns = TL_MS(c->http_body_timeout_ms),
       .idle_timeout_ns = TL_MS(c->http_idle_timeout_ms),
       .write_timeout_ns = TL_MS(c->http_write_timeout_ms),
+      .trace = d->trace,
   };
   return tl_http_new(&options, d->metrics, &d->http, err);
 }
@@ -57,6 +58,7 @@ static int make_api(struct daemon *d, struct tl_error *err) {
   struct tl_api_options options = {
       .http = d->http,
       .metrics = d->metrics,
+      .trace = d->trace,
       .n_loops = (unsigned)c->http_threads,
       .n_replicas = c->devices.n,
       .text_threads = (unsigned)c->text_threads,
@@ -160,6 +162,7 @@ static int make_engine(struct daemon *d, struct tl_error *err) {
       .prefix_cache = c->engine_prefix_cache,
       .max_prefill_tokens = (uint32_t)c->engine_max_prefill_tokens,
       .priority_age_ns = TL_MS(c->engine_priority_age_ms),
+      .trace = d->trace,
       .wake = on_wake,
       .wake_context = d,
       .progress = on_progress,
@@ -222,7 +225,8 @@ static int start_monitor(struct daemon *d, struct tl_error *err) {
 static int start_admin(struct daemon *d, struct tl_error *err) {
   const char *path = d->config->admin_unix;
   if (!*path) return TL_OK;
-  struct tl_admin_options options = {.unix_path = path, .serving = &d->serving, .resume = monitor_resume, .context = d->monitor};
+  struct tl_admin_options options = {.unix_path = path, .serving = &d->serving, .resume = monitor_resume, .context = d->monitor,
+                                     .trace = d->trace};
   int r = tl_admin_start(&options, &d->admin, err);
   if (r == TL_OK) TL_LOG(TL_LOG_INFO, "admin", "listening", TL_S("unix", path));
   return r;
@@ -235,6 +239,7 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
   d->metrics = tl_metrics_new();
   int r = d->metrics ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   if (r == TL_OK) add_log_metrics(d->metrics);
+  if (r == TL_OK) r = daemon_make_trace(d, err);
   if (r == TL_OK) r = make_http(d, err);
   if (r == TL_OK) r = make_api(d, err);
   if (r == TL_OK) r = start_http(d, err);
@@ -264,6 +269,7 @@ void daemon_done(struct daemon *d) {
   if (d->api) tl_api_stop(d->api);
   if (d->http) tl_http_stop(d->http);
   if (d->api) tl_api_reap(d->api);
+  tl_trace_stop(d->trace); /* all that puts spans has ended */
   monitor_free(d->monitor);
   tl_route_free(d->route);
   tl_engine_free(d->engine);
@@ -274,6 +280,7 @@ void daemon_done(struct daemon *d) {
   tl_chat_format_free(d->chat);
   tl_tokenizer_free(d->tokenizer);
   tl_model_free(d->model);
+  tl_trace_free(d->trace);
   tl_metrics_free(d->metrics);
   progress_free(d->progress);
   free(d->inherited_fds);

@@ -15,6 +15,7 @@ struct daemon {
   const struct tl_config *config;
   char model_name[256];
   struct tl_metrics *metrics;
+  struct tl_trace *trace; /* NULL: neither a collector nor an operator is configured */
   int *inherited_fds; /* owned */
   struct tl_http *http;
   struct tl_api *api;
@@ -63,6 +64,9 @@ int daemon_read_arguments(struct tl_config *config, const struct command_line *l
 
 /* reload.c: strings are the configuration's. */
 struct tl_log_options daemon_log_options(const struct tl_config *config);
+/* tracing.c: made before all that is traced; strings are the configuration's. */
+struct tl_trace_options daemon_trace_options(const struct tl_config *config, const char *model_name);
+int daemon_make_trace(struct daemon *d, struct tl_error *err);
 /* Reads file and command line again; applies log.*, names what else has changed. */
 void daemon_reload(const struct tl_config *running, const struct command_line *line);
 
