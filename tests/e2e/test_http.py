@@ -10,7 +10,8 @@ import threading
 
 import pytest
 
-from daemon import LONG, NAME, SAN, SLOW, Daemon, wait_for
+from daemon import LONG, MODEL, NAME, SAN, SLOW, Daemon, events, wait_for
+from simulated import Vocabulary
 from wire import Wire
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -475,6 +476,21 @@ def test_a_client_that_goes_behind_its_pipeline(daemon):
         w.send((GET + "\r\n") * 3000)  # more than it reads ahead, less than its socket holds
     daemon.wait_rest()
     assert counters(daemon)[1] - made < 8 * LONG, "all was generated for nobody"
+
+
+def test_a_finished_stream_does_not_wait_for_its_reader(start, tmp_path):
+    """Once all is generated only bytes wait for a client that reads nothing, and it still gets all of them."""
+    words = Vocabulary(MODEL)
+    d = start({"devices": "sim:0", "sim.base_us": 100, "sim.per_token_ns": 0, "http.max_write_queue_bytes": 4096,
+               "http.unix": tmp_path / "socket"})
+    with Wire(str(tmp_path / "socket")) as w:
+        w.post(TEXT, prompt=[5, 6], n=8, max_tokens=900, ignore_eos=True, stream=True, temperature=0, model=NAME)
+        wait_for(lambda: d.total("tokenlane_generation_seconds_count") == 1, what="the request's end")
+        d.wait_rest()
+        texts = [""] * 8
+        for event in events(w.expect(200).body.decode().split("\n")):
+            texts[event["choices"][0]["index"]] += event["choices"][0]["text"]
+    assert texts == [words.expected_text([5, 6], 900)] * 8
 
 
 def fill(w):
