@@ -3,7 +3,7 @@
  * so that series may be registered by the boot thread while loops already run:
  * their cells are there, only nobody has named them yet.
  *
- *   series:  counter/gauge: 1 cell       histogram: n_bounds + 2 cells
+ *   series:  counter: 1 cell             histogram: n_bounds + 2 cells
  *                                        (one a bucket, +Inf, then the sum) */
 #include "tokenlane/metrics.h"
 
