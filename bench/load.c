@@ -161,6 +161,7 @@ static void count(struct load_run *run, struct load_conn *conn) {
   if (!*conn->failure && !conn->n_chunks && run->o.ignore_eos)
     snprintf(conn->failure, sizeof conn->failure, "no text");
   if (*conn->failure) {
+    if (strcmp(conn->failure, "429") == 0) load_samples_add(&stats->refused, (double)(now - conn->began_ns) * 1e-6);
     load_stats_fail(stats, conn->failure);
     return;
   }
@@ -251,7 +252,7 @@ int main(int argc, char **argv) {
   if (run.arrival_fd >= 0) close(run.arrival_fd);
   free_conns(&run);
   free(run.model);
-  struct load_samples *all[] = {&run.stats.ttft, &run.stats.itl, &run.stats.tpot, &run.stats.e2e};
+  struct load_samples *all[] = {&run.stats.ttft, &run.stats.itl, &run.stats.tpot, &run.stats.e2e, &run.stats.refused};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]->values);
   return asked && run.stats.n_failed == 0 && run.stats.n_completed > 0 && !run.warm_failed ? 0 : 1;
 }

@@ -53,6 +53,7 @@ struct load_failure {
 
 struct load_stats {
   struct load_samples ttft, itl, tpot, e2e;
+  struct load_samples refused; /* whole requests that were answered with 429; they count as failed too */
   uint64_t n_completed, n_failed, n_chunks, prompt_tokens, output_tokens;
   struct load_failure failures[LOAD_MAX_FAILURES];
   unsigned n_failures;

@@ -72,12 +72,13 @@ struct row {
   const struct load_samples *samples;
 };
 
-#define N_ROWS 4
+#define N_ROWS 5
 static void fill_rows(const struct load_stats *stats, struct row rows[N_ROWS]) {
   rows[0] = (struct row){"ttft_ms", "to first token", &stats->ttft};
   rows[1] = (struct row){"itl_ms", "between chunks", &stats->itl};
   rows[2] = (struct row){"tpot_ms", "per further token", &stats->tpot};
   rows[3] = (struct row){"e2e_ms", "whole request", &stats->e2e};
+  rows[4] = (struct row){"refused_ms", "refused with 429", &stats->refused};
 }
 
 /* --- output --------------------------------------------------------------------------------------- */
@@ -109,6 +110,7 @@ static void print_table(const struct load_options *o, const struct load_stats *s
   fill_rows(stats, rows);
   for (int i = 0; i < N_ROWS; i++) {
     struct summary s = summarize(rows[i].samples);
+    if (!rows[i].samples->n) continue;
     printf("%-18s %10.3f %10.3f %10.3f %10.3f %10.3f\n", rows[i].label, s.mean, s.p50, s.p90, s.p99, s.max);
   }
 }

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """What `make prove` runs: is there really no lock and no contention on a request's way? One table; exit status 1 if a
-figure is missed. About four minutes. Standard library, strace, addr2line.
+figure is missed. About six minutes. Standard library, strace, addr2line.
 
-    B=build/plain python3 bench/prove.py [--only locks,futex,route,contention,scaling]
+    B=build/plain python3 bench/prove.py [--only locks,futex,route,contention,scaling,overload]
 
 Machines on which other programs run are noisy: what is timed is taken as a ratio of interleaved rounds and, if missed,
 measured again, TRIES times at most. Counts (locks, futex calls) need no second try."""
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 
+import overload
 from run import B, ROOT, Skip, cpu_name, get, histogram, program, quantile, say
 from sim_daemon import allow_files, run_load, sim_daemon, throughput
 
@@ -26,6 +27,7 @@ TRIES = 3
 STREAMS, FUTEX_LIMIT = 64, 0.01
 ROUTE_RATE, ROUTE_LIMIT_US = 20000, 20.0
 SCALE_GPUS, SCALE_LIMIT = 32, 0.95
+OVERLOAD_S = 60
 CORES_FOR_RATIOS = 8  # fewer cannot show them: so many threads never run at the same time
 
 LOCK_FUNCTIONS = ("pthread_mutex_lock", "pthread_mutex_trylock", "pthread_mutex_timedlock", "pthread_cond_wait",
@@ -227,7 +229,14 @@ def part_scaling(_):
                  f"worker {r['us_per_token']['worker']:.1f} + loop {r['us_per_token']['loop']:.1f} + client {r['us_per_token']['client']:.1f} us a token")  # fmt: skip
 
 
-PARTS = {"locks": part_locks, "futex": part_futex, "route": part_route, "contention": part_contention, "scaling": part_scaling}
+def part_overload(_):
+    r = again(lambda: overload.measure(OVERLOAD_S), lambda r: all(ok for _, _, _, ok, _ in overload.rows(r)))
+    yield Figure("10 x too much, 4 GPUs", f"{OVERLOAD_S} s", "", None, "open loop, against closed-loop saturation of the same daemon; `make overload`")
+    for what, value, wanted, ok, note in overload.rows(r):
+        yield Figure(f"  {what}", value, wanted, ok, note)
+
+
+PARTS = {"locks": part_locks, "futex": part_futex, "route": part_route, "contention": part_contention, "scaling": part_scaling, "overload": part_overload}
 
 
 def main():

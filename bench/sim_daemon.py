@@ -51,6 +51,15 @@ class SimDaemon:
         """A metric summed over its labels."""
         return sum(float(v) for v in re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", get(self.url + "/metrics"), re.M))
 
+    def wait_rest(self, seconds=30):
+        """Until nothing runs, nothing waits and no KV block is in use."""
+        names = ("tokenlane_sequences_running", "tokenlane_sequences_waiting", "tokenlane_kv_blocks_used")
+        deadline = time.monotonic() + seconds
+        while any(self.counter(n) for n in names):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"not at rest after {seconds} s: {[(n, self.counter(n)) for n in names]}")
+            time.sleep(0.02)
+
     def tokens(self):
         return self.counter("tokenlane_generated_tokens_total")
 

@@ -28,7 +28,6 @@ void tl_metrics_free(struct tl_metrics *metrics);
  * thread only. Name, help and labels are copied.
  * On failure: TL_METRIC_NONE. */
 tl_metric tl_metrics_counter(struct tl_metrics *metrics, const char *name, const char *help, const char *labels);
-tl_metric tl_metrics_gauge(struct tl_metrics *metrics, const char *name, const char *help, const char *labels);
 /* bounds: n_bounds ascending upper limits; +Inf is added. Copied. `scale`
  * converts the observed integer to the exposed unit (1e-9: ns to seconds). */
 tl_metric tl_metrics_histogram(struct tl_metrics *metrics, const char *name, const char *help, const char *labels,
@@ -44,9 +43,8 @@ tl_metric tl_metrics_counter_read(struct tl_metrics *metrics, const char *name, 
  * the metrics. NULL when out of memory. */
 struct tl_metrics_shard *tl_metrics_shard_new(struct tl_metrics *metrics);
 
-/* The shard's own thread only. Counters and gauges. shard may be NULL. */
+/* The shard's own thread only. Counters. shard may be NULL. */
 void tl_metrics_add(struct tl_metrics_shard *shard, tl_metric metric, int64_t delta);
-void tl_metrics_set(struct tl_metrics_shard *shard, tl_metric metric, int64_t value);
 /* Histograms: one observation. */
 void tl_metrics_observe(struct tl_metrics_shard *shard, tl_metric metric, int64_t value);
 

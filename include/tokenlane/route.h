@@ -69,6 +69,10 @@ void tl_route_free(struct tl_route *route);
  * histogram through `shard`. */
 int tl_route_reserve(struct tl_route *route, const struct tl_route_ask *ask, struct tl_metrics_shard *shard,
                      struct tl_room *ret_room, unsigned *ret_retry_after_s, struct tl_error *err);
+/* The same without reserving: TL_OK if a replica may take it now. To be asked before a
+ * request costs anything, with the least that it can need. A refusal is counted like one of tl_route_reserve. */
+int tl_route_look(struct tl_route *route, const struct tl_route_ask *ask, struct tl_metrics_shard *shard,
+                  unsigned *ret_retry_after_s, struct tl_error *err);
 /* The sequence's first token has come: from now on it weighs as a decode. Once more does nothing. */
 void tl_route_started(struct tl_route *route, struct tl_room *room);
 /* Gives back what the sequence holds, exactly once, when it is gone. */

@@ -12,6 +12,7 @@
 #include "tokenlane/base/buffer.h"
 #include "tokenlane/text_lane.h"
 
+#define API_LANE_BYTES 8192 /* of a body: about 100 us of work, more is for a text lane */
 #define API_MAX_STOPS 4
 #define API_MAX_DEPTH 64
 #define API_NO_TOP_K (-2)
@@ -94,9 +95,18 @@ int api_stop_flush(struct api_stop *stop, struct tl_buffer *out);
 /* --- calls ------------------------------------------------------------------------------ */
 struct api_call;
 
+/* How an endpoint's prompts are read; both as work.read. */
+struct api_reader {
+  enum api_endpoint endpoint;
+  /* How many prompts there are, and the least that is known of their lengths: cheap. */
+  int (*outline)(struct api_call *call, struct tl_error *err);
+  /* Their tokens. */
+  int (*prepare)(struct api_call *call, struct tl_error *err);
+};
+
 struct api_prompt {
   int32_t *ids;      /* in the call's arena */
-  uint32_t n;
+  uint32_t n;        /* before they are there: the fewest that they can be */
   const char *text;  /* as the client sent it; NULL when it sent ids, or once it is not needed */
   size_t length;
   uint32_t n_before; /* ids that the tokenizer put before the text (BOS) */
@@ -133,7 +143,8 @@ struct api_read_times {
 
 struct api_call {
   struct api_work work; /* first: until the call begins */
-  int (*prepare)(struct api_call *call, struct tl_error *err); /* tokens into prompts; as work.read */
+  const struct api_reader *reader;
+  unsigned retry_after_s; /* of an error of work.read */
   struct tl_api *api;
   struct tl_http_request *request; /* NULL before it begins, and once answered or aborted */
   unsigned loop;
@@ -169,9 +180,8 @@ void api_on_event(struct tl_sequence *seq, bool final, void *context);
 int64_t api_cost(const struct tl_sequence *seq);
 /* A sequence is final: counted, and the call freed when it was the last. */
 void api_choice_ended(struct api_choice *choice);
-/* The whole life of a generation request: read, tokenized by `prepare`, started. */
-void api_generate(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint,
-                  int (*prepare)(struct api_call *call, struct tl_error *err));
+/* The whole life of a generation request: read, looked whether there is room, tokenized, started. */
+void api_generate(struct tl_api *api, struct tl_http_request *request, const struct api_reader *reader);
 
 /* spans.c: the request's trace; without one they only look. */
 void api_spans_begin(struct api_call *call, struct tl_http_request *request);

@@ -79,25 +79,32 @@ int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, json_t
   return r;
 }
 
+static int outline(struct api_call *call, struct tl_error *err) {
+  call->prompts = tl_arena_alloc(&call->arena, sizeof *call->prompts);
+  if (!call->prompts) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  call->n_prompts = 1;
+  call->prompts->n = 1;
+  return TL_OK;
+}
+
 static int prepare(struct api_call *call, struct tl_error *err) {
   struct tl_tokens tokens = {.limit = tl_engine_max_context(call->work.serving->engine)};
   int r = api_chat_tokens(call->api, call->work.serving, call->params.messages, true, &tokens, err);
   if (r == TL_ELIMIT) r = api_too_long(call, err);
-  struct api_prompt *prompt = tl_arena_alloc(&call->arena, sizeof *prompt);
-  if (r == TL_OK && prompt) {
+  struct api_prompt *prompt = call->prompts;
+  if (r == TL_OK) {
     prompt->ids = tl_arena_array(&call->arena, tokens.n + 1, sizeof *prompt->ids);
     prompt->n = (uint32_t)tokens.n;
     if (prompt->ids && tokens.n) memcpy(prompt->ids, tokens.ids, tokens.n * sizeof *prompt->ids);
-    call->prompts = prompt;
-    call->n_prompts = 1;
   }
   tl_tokens_done(&tokens);
-  if (r == TL_OK && (!prompt || !prompt->ids)) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  if (r == TL_OK && !prompt->ids) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   return r;
 }
 
 static void on_chat(struct tl_http_request *request, void *context) {
-  api_generate(context, request, API_CHAT, prepare);
+  static const struct api_reader reader = {API_CHAT, outline, prepare};
+  api_generate(context, request, &reader);
 }
 
 int api_register_chat(struct tl_api *api, struct tl_error *err) {

@@ -45,8 +45,8 @@ static int from_ids(struct api_call *call, struct api_prompt *prompt, json_t *li
   return TL_OK;
 }
 
-static int one_prompt(struct api_call *call, json_t *value, const char *name, struct tl_error *err) {
-  struct api_prompt *prompt = &call->prompts[call->n_prompts++];
+static int one_prompt(struct api_call *call, struct api_prompt *prompt, json_t *value, const char *name,
+                      struct tl_error *err) {
   if (json_is_string(value)) return from_text(call, prompt, value, err);
   if (json_is_array(value)) return from_ids(call, prompt, value, name, err);
   char what[64];
@@ -54,30 +54,48 @@ static int one_prompt(struct api_call *call, json_t *value, const char *name, st
                       api_value_text(value, what));
 }
 
-static int prepare(struct api_call *call, struct tl_error *err) {
+/* A list that does not begin with a number is one of prompts. */
+static bool has_several(json_t *value) {
+  json_t *first = json_array_get(value, 0);
+  return first && !json_is_number(first);
+}
+
+static uint32_t fewest_tokens(json_t *value) {
+  size_t n = json_array_size(value); /* 0 of a text, whose tokens are not known yet */
+  return n < 1 ? 1 : n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
+}
+
+static int outline(struct api_call *call, struct tl_error *err) {
   json_t *value = call->params.prompt;
-  json_t *first = json_is_array(value) ? json_array_get(value, 0) : NULL;
-  bool several = first && !json_is_number(first);
+  bool several = has_several(value);
   size_t n = several ? json_array_size(value) : 1;
   int64_t most = call->api->o.limits.max_prompts;
-  if (json_is_array(value) && !first)
+  if (json_is_array(value) && json_array_size(value) == 0)
     return tl_error_set(err, TL_EINVAL, "prompt", "prompt: expected at least one token or text, got an empty list");
   if (n > (size_t)most)
     return tl_error_set(err, TL_EINVAL, "prompt", "prompt: expected at most %lld prompts, got %zu", (long long)most, n);
   call->prompts = tl_arena_array(&call->arena, n, sizeof *call->prompts);
   if (!call->prompts) return tl_error_set(err, TL_ENOMEM, "prompt", "out of memory");
-  if (!several) return one_prompt(call, value, "prompt", err);
-  for (size_t i = 0; i < n; i++) {
+  call->n_prompts = (unsigned)n;
+  for (size_t i = 0; i < n; i++) call->prompts[i].n = fewest_tokens(several ? json_array_get(value, i) : value);
+  return TL_OK;
+}
+
+static int prepare(struct api_call *call, struct tl_error *err) {
+  json_t *value = call->params.prompt;
+  if (!has_several(value)) return one_prompt(call, call->prompts, value, "prompt", err);
+  for (unsigned i = 0; i < call->n_prompts; i++) {
     char name[32];
-    snprintf(name, sizeof name, "prompt[%zu]", i);
-    int r = one_prompt(call, json_array_get(value, i), name, err);
+    snprintf(name, sizeof name, "prompt[%u]", i);
+    int r = one_prompt(call, &call->prompts[i], json_array_get(value, i), name, err);
     if (r < 0) return r;
   }
   return TL_OK;
 }
 
 static void on_completions(struct tl_http_request *request, void *context) {
-  api_generate(context, request, API_COMPLETIONS, prepare);
+  static const struct api_reader reader = {API_COMPLETIONS, outline, prepare};
+  api_generate(context, request, &reader);
 }
 
 int api_register_completions(struct tl_api *api, struct tl_error *err) {

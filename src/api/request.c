@@ -306,16 +306,33 @@ static void submit_all(struct api_call *call) {
   }
 }
 
+/* What each prompt may generate, into *ret (n_prompts); and whether all of it could ever be admitted. */
+static int check_sizes(struct api_call *call, uint32_t **ret, struct tl_error *err) {
+  uint32_t *max_new = *ret = tl_arena_array(&call->arena, call->n_prompts, sizeof *max_new);
+  if (!max_new) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  int r = TL_OK;
+  for (unsigned i = 0; r == TL_OK && i < call->n_prompts; i++) r = choose_max_new(call, call->prompts[i].n, &max_new[i], err);
+  if (r == TL_OK) r = check_total(call, max_new, err);
+  return r == TL_OK ? check_capacity(call, max_new, err) : r;
+}
+
+/* Before a prompt costs anything: is there room for the least that it can be? What could
+ * never be admitted goes on, to be told so with the exact figures: it is no matter of trying again. */
+static int look_for_room(struct api_call *call, struct tl_error *err) {
+  uint32_t *max_new;
+  struct tl_error hopeless = {0};
+  if (check_sizes(call, &max_new, &hopeless) < 0) return TL_OK;
+  struct tl_route_ask ask = {.tokens = (int64_t)call->prompts[0].n + max_new[0], .n_seqs = call->params.n};
+  return tl_route_look(call->work.serving->route, &ask, tl_http_shard(call->api->o.http, call->loop), &call->retry_after_s, err);
+}
+
 int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err) {
+  uint32_t *max_new;
   int r = check_tokens(call, err);
+  if (r == TL_OK) r = check_sizes(call, &max_new, err);
   if (r < 0) return r;
-  uint32_t *max_new = tl_arena_array(&call->arena, call->n_prompts, sizeof *max_new);
   struct tl_room *rooms = tl_arena_array(&call->arena, call->n_prompts, sizeof *rooms);
-  if (!max_new || !rooms) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  for (unsigned i = 0; i < call->n_prompts; i++)
-    if ((r = choose_max_new(call, call->prompts[i].n, &max_new[i], err)) < 0) return r;
-  if ((r = check_total(call, max_new, err)) < 0) return r;
-  if ((r = check_capacity(call, max_new, err)) < 0) return r;
+  if (!rooms) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   if ((r = reserve_all(call, max_new, rooms, ret_retry_after_s, err)) < 0) return r;
   if ((r = make_choices(call, max_new, rooms, err)) < 0) {
     give_back(call, rooms, call->n_prompts);
@@ -349,9 +366,12 @@ static int read_call(struct api_work *work, struct tl_error *err) {
   int r = api_body_read(work->text, work->length, &call->body, err);
   if (r == TL_OK && api_work_left(work)) r = TL_ECLOSED;
   if (r == TL_OK) r = api_fields_read(work->api, call->endpoint, call->body, &call->arena, &call->params, err);
+  if (r == TL_OK) r = call->reader->outline(call, err);
+  /* the router's counters are the loop's: before a lane it has looked already */
+  if (r == TL_OK && !work->on_lane) r = look_for_room(call, err);
   if (r == TL_OK) {
     call->read_times.tokenizing_ns = api_span_now(call);
-    r = call->prepare(call, err);
+    r = call->reader->prepare(call, err);
   }
   if (r == TL_OK) r = settle_body(call, err);
   call->read_times.ended_ns = api_span_now(call);
@@ -360,22 +380,36 @@ static int read_call(struct api_work *work, struct tl_error *err) {
 
 static void begin_call(struct api_work *work) {
   struct api_call *call = (struct api_call *)work;
-  unsigned retry_after_s = 0;
   call->request = TL_TAKE(&work->request);
   api_spans_read(call);
   int r = call->request ? work->err.code : TL_ECLOSED;
-  if (r == TL_OK) r = api_call_start(call, &retry_after_s, &work->err);
+  if (r == TL_OK) r = api_call_start(call, &call->retry_after_s, &work->err);
   if (r == TL_OK) return;
   if (call->request) {
     api_spans_facts(call, call->request);
-    api_respond_error(call->request, &work->err, retry_after_s);
+    api_respond_error(call->request, &work->err, call->retry_after_s);
   }
   api_call_free(call);
 }
 
-void api_generate(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint,
-                  int (*prepare)(struct api_call *call, struct tl_error *err)) {
-  struct api_call *call = api_call_new(api, request, endpoint);
+/* A large body is not even parsed while nobody has room for one token. False: it is answered. */
+static bool may_read(struct tl_api *api, struct tl_http_request *request) {
+  size_t length;
+  unsigned retry_after_s;
+  struct tl_error err = {0};
+  tl_http_body(request, &length);
+  const struct tl_serving *serving = length < API_LANE_BYTES ? NULL : api_serving(api, &err);
+  if (!serving) return true; /* api_work_run goes on, or says why not */
+  const struct tl_route_ask least = {.tokens = 1, .n_seqs = 1};
+  if (tl_route_look(serving->route, &least, tl_http_shard(api->o.http, tl_http_loop(request)), &retry_after_s, &err) == TL_OK)
+    return true;
+  api_respond_error(request, &err, retry_after_s);
+  return false;
+}
+
+void api_generate(struct tl_api *api, struct tl_http_request *request, const struct api_reader *reader) {
+  if (!may_read(api, request)) return;
+  struct api_call *call = api_call_new(api, request, reader->endpoint);
   if (!call) {
     struct tl_error err = {0};
     tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
@@ -383,7 +417,7 @@ void api_generate(struct tl_api *api, struct tl_http_request *request, enum api_
     return;
   }
   api_spans_begin(call, request);
-  call->prepare = prepare;
+  call->reader = reader;
   call->work.read = read_call;
   call->work.finish = begin_call;
   if (!api_work_run(&call->work, api, request)) api_call_free(call);

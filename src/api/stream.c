@@ -5,6 +5,9 @@
 #include "api/api_private.h"
 #include "tokenlane/base/clock.h"
 
+#define REST_BYTES 65536   /* of a finished stream: so much may always be queued */
+#define LOGPROB_BYTES 128  /* of one alternative in an answer */
+
 void api_call_cancel(struct api_call *call) {
   /* relaxed: the worker polls it once a step; it publishes nothing else */
   for (unsigned i = 0; i < call->n_choices; i++)
@@ -207,6 +210,18 @@ static bool advance_text(struct api_choice *choice) {
   return false;
 }
 
+/* Its sequence is final and what is left of its text takes less memory as bytes to be
+ * written than the call does: they are queued though the client is slow, so that the
+ * call need not stay for as long as that takes to read. */
+static bool may_queue_rest(const struct api_choice *choice) {
+  const struct api_call *call = choice->call;
+  if (!choice->final) return false;
+  size_t n_logprobs = call->params.n_top_logprobs < 0 ? 0 : choice->n_seen - choice->n_sent_logprobs;
+  size_t bytes = 2 * choice->text.length + n_logprobs * (size_t)(1 + call->params.n_top_logprobs) * LOGPROB_BYTES;
+  size_t most = call->arena.used_bytes > REST_BYTES ? call->arena.used_bytes : REST_BYTES;
+  return bytes <= most / call->n_choices;
+}
+
 void api_choice_advance(struct api_choice *choice) {
   struct api_call *call = choice->call;
   if (choice->sent || (!choice->done && !advance_text(choice))) return;
@@ -215,7 +230,7 @@ void api_choice_advance(struct api_choice *choice) {
     return;
   }
   if (choice->n_seen == 0 && !choice->done) return; /* nothing to say yet */
-  if (call->began && !tl_http_writable(call->request)) return; /* on_writable goes on */
+  if (call->began && !tl_http_writable(call->request) && !may_queue_rest(choice)) return; /* on_writable goes on */
   send_chunks(choice);
   if (call->n_unsent == 0) finish_call(call);
 }

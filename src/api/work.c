@@ -4,7 +4,6 @@
  * the loop's other clients do not wait for it. */
 #include "api/api_private.h"
 
-#define LANE_BYTES 8192                   /* about 100 us of work */
 #define LANE_MAX_BYTES ((int64_t)64 << 20) /* of bodies that wait: some seconds of work */
 
 bool api_work_left(struct api_work *work) {
@@ -50,7 +49,7 @@ bool api_work_run(struct api_work *work, struct tl_api *api, struct tl_http_requ
     return false;
   }
   work->text = tl_http_body(request, &work->length);
-  if (!api->lanes || work->length < LANE_BYTES) {
+  if (!api->lanes || work->length < API_LANE_BYTES) {
     read_work(work);
     work->finish(work);
     return true;
@@ -60,11 +59,11 @@ bool api_work_run(struct api_work *work, struct tl_api *api, struct tl_http_requ
     api_respond_error(request, &work->err, 1);
     return false;
   }
+  work->on_lane = true;
   tl_http_take_body(request, &work->bytes);
   work->text = work->bytes.data;
   atomic_fetch_add_explicit(&api->lane_bytes, (int64_t)work->length, memory_order_relaxed); /* a bound, no more */
   work->job.run = on_lane;
-  work->on_lane = true;
   work->job.loop = tl_http_loop(request);
   tl_http_set_data(request, work);
   tl_http_on_abort(request, on_leave);

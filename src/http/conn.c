@@ -228,6 +228,7 @@ void http_conn_answered(struct http_conn *conn) {
   http_count_answer(&conn->request);
   http_trace_answered(conn, false);
   http_request_clear(&conn->request);
+  conn->asked_ns = 0;
   if (!keep) {
     conn->close_after_write = true;
     tl_buffer_clear(&conn->in); /* nothing more is parsed */
@@ -257,15 +258,23 @@ static bool write_is_late(struct http_conn *conn, int64_t now_ns) {
 }
 
 /* A client that sent so much ahead that no more is read may leave unseen: the end
- * of its input waits behind what it sent. */
-static bool left_unseen(struct http_conn *conn) {
+ * of its input waits behind what it sent; with more than sockets hold, in its own
+ * kernel. Then only that kernel's answer to something we send tells: an interim answer
+ * (RFC 9110 15.2), which a client must be able to pass over. */
+static bool left_unseen(struct http_conn *conn, int64_t now_ns) {
+  struct tl_http_request *request = &conn->request;
   if (conn->state != CONN_ANSWERING || conn->reading) return false;
   struct pollfd look = {.events = POLLRDHUP};
-  return uv_fileno(&conn->handle, &look.fd) == 0 && poll(&look, 1, 0) > 0;
+  if (uv_fileno(&conn->handle, &look.fd) == 0 && poll(&look, 1, 0) > 0) return true;
+  if (request->began_answer || request->is_http10 || http_conn_queued(conn) || now_ns - conn->asked_ns < HTTP_ASK_NS) return false;
+  if (conn->asked_ns) tl_buffer_puts(&conn->out, "HTTP/1.1 102 Processing\r\n\r\n");
+  conn->asked_ns = now_ns;
+  http_conn_mark_dirty(conn);
+  return false;
 }
 
 void http_conn_check_time(struct http_conn *conn, int64_t now_ns) {
-  if (write_is_late(conn, now_ns) || left_unseen(conn)) {
+  if (write_is_late(conn, now_ns) || left_unseen(conn, now_ns)) {
     http_conn_cut(conn);
     return;
   }

@@ -17,6 +17,7 @@
 #define HTTP_READ_BYTES 65536
 #define HTTP_PIPELINE_BYTES 65536 /* with so many unparsed bytes no more is read */
 #define HTTP_CHUNK_EXTENSION_BYTES 1024
+#define HTTP_ASK_NS 1000000000LL /* between two tries to hear whether a client is still there */
 #define HTTP_LINGER_NS 2000000000LL
 #define HTTP_LINGER_BYTES (1 << 20)
 #define HTTP_MAX_ROUTES 128
@@ -112,6 +113,7 @@ struct http_conn {
   uv_write_t write;
   int64_t deadline_ns;             /* of the state; 0: none */
   int64_t write_deadline_ns;       /* 0: nothing waits */
+  int64_t asked_ns;                /* when the client of this answer, while nothing is read, was last sent something to see that */
   size_t unwritten;                /* of `flying`, when that was last looked at */
   int error_status;                /* why a callback stopped the parser */
   const char *error_text;

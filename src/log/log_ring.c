@@ -4,6 +4,9 @@
 
 #include "log/log_private.h"
 
+#define LINE_BYTES 64
+#define AHEAD_LINES 5 /* an access record */
+
 struct log_ring *log_ring_new(void) {
   struct log_ring *ring = aligned_alloc(TL_CACHE_LINE, sizeof *ring);
   /* the stack is left alone: it costs no memory until somebody crashes on it */
@@ -63,6 +66,11 @@ static bool has_room(struct log_ring *ring, uint64_t tail, uint32_t bytes) {
   return bytes <= LOG_RING_BYTES - (tail - ring->head_seen);
 }
 
+/* The lines of the next record, which the writer had last: on their way while the caller does something else. */
+static void fetch_ahead(struct log_ring *ring, uint64_t at) {
+  for (unsigned i = 0; i < AHEAD_LINES; i++) __builtin_prefetch(ring->bytes + ((at + i * LINE_BYTES) & (LOG_RING_BYTES - 1)), 1);
+}
+
 bool log_ring_put(struct log_ring *ring, struct log_record *record, const struct tl_log_field *fields) {
   /* relaxed: only this thread writes tail and dropped */
   uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_relaxed);
@@ -86,6 +94,7 @@ bool log_ring_put(struct log_ring *ring, struct log_record *record, const struct
     put_across_the_end(ring, tail, record, fields, lengths);
   /* publishes the record; pairs with the acquire load in log_ring_tail */
   atomic_store_explicit(&ring->tail, tail + bytes, memory_order_release);
+  fetch_ahead(ring, tail + bytes);
   return true;
 }
 

@@ -3,7 +3,7 @@
  * so that series may be registered by the boot thread while loops already run:
  * their cells are there, only nobody has named them yet.
  *
- *   series:  counter/gauge: 1 cell       histogram: n_bounds + 2 cells
+ *   series:  counter: 1 cell             histogram: n_bounds + 2 cells
  *                                        (one a bucket, +Inf, then the sum) */
 #include "tokenlane/metrics.h"
 
@@ -97,10 +97,6 @@ tl_metric tl_metrics_counter(struct tl_metrics *metrics, const char *name, const
   return add(metrics, KIND_COUNTER, name, help, labels, 1) ? publish(metrics, 1) : TL_METRIC_NONE;
 }
 
-tl_metric tl_metrics_gauge(struct tl_metrics *metrics, const char *name, const char *help, const char *labels) {
-  return add(metrics, KIND_GAUGE, name, help, labels, 1) ? publish(metrics, 1) : TL_METRIC_NONE;
-}
-
 static tl_metric publish_read(struct tl_metrics *metrics, struct series *s, double (*read)(void *context), void *context) {
   if (!s) return TL_METRIC_NONE;
   s->read = read;
@@ -158,11 +154,6 @@ static void bump(_Atomic int64_t *cell, int64_t delta) {
 
 void tl_metrics_add(struct tl_metrics_shard *shard, tl_metric metric, int64_t delta) {
   if (shard && metric != TL_METRIC_NONE) bump(&shard->cells[shard->metrics->series[metric].cell], delta);
-}
-
-void tl_metrics_set(struct tl_metrics_shard *shard, tl_metric metric, int64_t value) {
-  if (shard && metric != TL_METRIC_NONE)
-    atomic_store_explicit(&shard->cells[shard->metrics->series[metric].cell], value, memory_order_relaxed); /* as bump */
 }
 
 void tl_metrics_observe(struct tl_metrics_shard *shard, tl_metric metric, int64_t value) {

@@ -4,12 +4,15 @@
 #include "route/route_private.h"
 #include "tokenlane/base/clock.h"
 
-bool route_is_ready(const struct route_replica *replica) {
+bool route_takes_work(const struct route_replica *replica, enum tl_replica_state state) {
   /* acquire: pairs with the monitor's release store in tl_route_set_state */
-  int state = atomic_load_explicit(&replica->state, memory_order_acquire);
-  if (state != TL_REPLICA_READY && state != TL_REPLICA_DEGRADED) return false;
+  if (atomic_load_explicit(&replica->state, memory_order_acquire) != (int)state) return false;
   if (atomic_load_explicit(&replica->draining, memory_order_relaxed)) return false; /* a flag alone, as the next */
   return (atomic_load_explicit(&replica->board->failed, memory_order_relaxed) & TL_FAILED_MASK) == TL_FAILED_NOT;
+}
+
+bool route_is_ready(const struct route_replica *replica) {
+  return route_takes_work(replica, TL_REPLICA_READY) || route_takes_work(replica, TL_REPLICA_DEGRADED);
 }
 
 /* --- the counters: relaxed throughout, they bound sums and publish nothing -------------- */
@@ -31,6 +34,17 @@ static bool try_total(struct tl_route *route, int64_t tokens, bool moved) {
   if (moved || before == 0 || before + tokens <= route->o.max_total) return true;
   give_total(route, tokens);
   return false;
+}
+
+bool route_total_has_room(const struct tl_route *route, int64_t tokens) {
+  int64_t total = atomic_load_explicit(&route->total, memory_order_relaxed);
+  return !route->o.max_total || total == 0 || total + tokens <= route->o.max_total;
+}
+
+bool route_has_room(const struct route_replica *replica, const struct tl_route_ask *ask) {
+  int64_t seqs = atomic_load_explicit(&replica->board->reserved_seqs, memory_order_relaxed); /* as above, the next too */
+  int64_t tokens = atomic_load_explicit(&replica->board->reserved_tokens, memory_order_relaxed);
+  return seqs + ask->n_seqs <= replica->max_seqs && (tokens == 0 || tokens + ask->tokens * ask->n_seqs <= replica->max_tokens);
 }
 
 bool route_try_reserve(struct tl_route *route, unsigned index, const struct tl_route_ask *ask) {

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* In which order replicas are tried: candidates here, their order by the policy. */
+#include <string.h>
+
 #include "route/route_private.h"
 
 /* What a decode weighs against tokens of prefill: the steps that a newcomer looks
@@ -44,19 +46,36 @@ static unsigned candidates(const struct tl_route *route, const struct tl_route_a
   unsigned found[ROUTE_MAX_REPLICAS], n = 0;
   for (unsigned i = 0; i < route->n_replicas; i++) {
     const struct route_replica *replica = &route->replicas[i];
-    if (route_is_ready(replica) && tl_route_state(route, i) == state && ask->tokens <= replica->seq_tokens) found[n++] = i;
+    if (route_takes_work(replica, state) && ask->tokens <= replica->seq_tokens) found[n++] = i;
   }
-  for (unsigned i = 0; i < n; i++) ret[i] = found[(i + turn) % n];
+  unsigned first = n ? turn % n : 0;
+  memcpy(ret, found + first, (n - first) * sizeof *ret);
+  memcpy(ret + n - first, found, first * sizeof *ret);
   return n;
 }
 
-unsigned route_order(struct tl_route *route, const struct tl_route_ask *ask, unsigned *ret) {
-  static route_policy *const policies[] = {route_by_least_load, route_by_turn, route_by_prefix};
-  route_policy *policy = policies[route->o.policy];
-  uint32_t turn = atomic_fetch_add_explicit(&route->turn, 1, memory_order_relaxed); /* only spreads */
-  unsigned n = candidates(route, ask, TL_REPLICA_READY, turn, ret);
-  if (n > 1) policy(route, ask, turn, ret, n);
-  unsigned n_slow = candidates(route, ask, TL_REPLICA_DEGRADED, turn, ret + n);
-  if (n_slow > 1) policy(route, ask, turn, ret + n, n_slow);
-  return n + n_slow;
+/* The order of the rest is looked for only when the best is full. */
+static bool try_all(struct tl_route *route, const struct tl_route_ask *ask, uint32_t turn, unsigned *order, unsigned n,
+                    unsigned *ret_replica) {
+  static const struct route_policy *const policies[] = {&route_least_load, &route_round_robin, &route_prefix};
+  const struct route_policy *policy = policies[route->o.policy];
+  if (n > 1) policy->best(route, ask, turn, order, n);
+  for (unsigned i = 0; i < n; i++) {
+    if (i == 1 && policy->rest) policy->rest(route, order + 1, n - 1);
+    if (!route_try_reserve(route, order[i], ask)) continue;
+    *ret_replica = order[i];
+    return true;
+  }
+  return false;
+}
+
+bool route_pick(struct tl_route *route, const struct tl_route_ask *ask, unsigned *ret_replica, unsigned *ret_n_ready) {
+  unsigned order[ROUTE_MAX_REPLICAS];
+  /* Only spreads. One for all loops: with one each they would begin at the same replica and meet there */
+  uint32_t turn = atomic_fetch_add_explicit(&route->turn, 1, memory_order_relaxed);
+  unsigned n = candidates(route, ask, TL_REPLICA_READY, turn, order);
+  if (try_all(route, ask, turn, order, n, ret_replica)) return true;
+  unsigned n_slow = candidates(route, ask, TL_REPLICA_DEGRADED, turn, order);
+  *ret_n_ready = n + n_slow;
+  return try_all(route, ask, turn, order, n_slow, ret_replica);
 }

@@ -21,10 +21,25 @@ static void better_of_two(const struct tl_route *route, uint32_t turn, unsigned 
   if (route_load(&route->replicas[order[1]]) < route_load(&route->replicas[order[0]])) swap(order, 0, 1);
 }
 
-void route_by_least_load(struct tl_route *route, const struct tl_route_ask *ask, uint32_t turn, unsigned *order, unsigned n) {
+static void best(const struct tl_route *route, const struct tl_route_ask *ask, uint32_t turn, unsigned *order, unsigned n) {
   (void)ask;
-  if (n > MOST_READ)
+  if (n > MOST_READ) {
     better_of_two(route, turn, order, n);
-  else
-    route_sort_by_load(route, order, n);
+    return;
+  }
+  unsigned at = 0;
+  int64_t least = route_load(&route->replicas[order[0]]);
+  for (unsigned i = 1; i < n; i++) {
+    int64_t load = route_load(&route->replicas[order[i]]);
+    if (load >= least) continue;
+    least = load;
+    at = i;
+  }
+  swap(order, 0, at);
 }
+
+static void rest(const struct tl_route *route, unsigned *order, unsigned n) {
+  if (n < MOST_READ) route_sort_by_load(route, order, n);
+}
+
+const struct route_policy route_least_load = {best, rest};

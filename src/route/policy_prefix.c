@@ -25,10 +25,11 @@ static int64_t bound(const struct tl_route *route, const struct tl_route_ask *as
 }
 
 /* Those within the bound come first, by weight; then the others, by load. */
-void route_by_prefix(struct tl_route *route, const struct tl_route_ask *ask, uint32_t turn, unsigned *order, unsigned n) {
+static void best(const struct tl_route *route, const struct tl_route_ask *ask, uint32_t turn, unsigned *order, unsigned n) {
   uint64_t key, weights[ROUTE_MAX_REPLICAS];
   if (!key_of(route, ask, &key)) {
-    route_by_least_load(route, ask, turn, order, n);
+    route_least_load.best(route, ask, turn, order, n);
+    route_least_load.rest(route, order + 1, n - 1);
     return;
   }
   int64_t most = bound(route, ask, order, n);
@@ -51,3 +52,5 @@ void route_by_prefix(struct tl_route *route, const struct tl_route_ask *ask, uin
   route_sort_by_load(route, over, n_over);
   for (unsigned i = 0; i < n_over; i++) order[n_within + i] = over[i];
 }
+
+const struct route_policy route_prefix = {best, NULL};

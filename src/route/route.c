@@ -58,12 +58,25 @@ static int refuse(struct tl_route *route, unsigned n_ready, int64_t n_seqs, stru
 int tl_route_reserve(struct tl_route *route, const struct tl_route_ask *ask, struct tl_metrics_shard *shard,
                      struct tl_room *ret_room, unsigned *ret_retry_after_s, struct tl_error *err) {
   int64_t began_ns = tl_now_ns();
-  unsigned order[ROUTE_MAX_REPLICAS], n = route_order(route, ask, order), i = 0;
-  while (i < n && !route_try_reserve(route, order[i], ask)) i++;
+  unsigned replica, n_ready;
+  bool found = route_pick(route, ask, &replica, &n_ready);
   tl_metrics_observe(shard, route->seconds, tl_now_ns() - began_ns);
-  if (i == n) return refuse(route, n, ask->n_seqs, shard, ret_retry_after_s, err);
-  *ret_room = (struct tl_room){.replica = order[i], .tokens = ask->tokens, .prefill = ask->n_prompt};
+  if (!found) return refuse(route, n_ready, ask->n_seqs, shard, ret_retry_after_s, err);
+  *ret_room = (struct tl_room){.replica = replica, .tokens = ask->tokens, .prefill = ask->n_prompt};
   return TL_OK;
+}
+
+int tl_route_look(struct tl_route *route, const struct tl_route_ask *ask, struct tl_metrics_shard *shard,
+                  unsigned *ret_retry_after_s, struct tl_error *err) {
+  unsigned n_ready = 0;
+  bool total = route_total_has_room(route, ask->tokens * ask->n_seqs);
+  for (unsigned i = 0; i < route->n_replicas; i++) {
+    const struct route_replica *replica = &route->replicas[i];
+    if (!route_is_ready(replica) || ask->tokens > replica->seq_tokens) continue;
+    if (total && route_has_room(replica, ask)) return TL_OK;
+    n_ready++;
+  }
+  return refuse(route, n_ready, ask->n_seqs, shard, ret_retry_after_s, err);
 }
 
 /* --- states ------------------------------------------------------------------------------- */

@@ -44,6 +44,26 @@ def test_full(start, limits, n):
     assert ask(d, max_tokens=3).status_code == 200  # and there is room again
 
 
+def test_full_is_said_before_a_prompt_is_read(start):
+    """What is looked at only by template and tokenizer, or by nobody, is not looked at; what can never be served is told so."""
+    d = start({**SLOW_SIM, "limits.max_queue": 2})
+    answers = held(d, 4)
+    no_role = {"model": NAME, "messages": [{"content": "no role"}], "max_tokens": 4}
+    large = b"{nonsense" + b" " * 8192
+    for r in [ask(d, prompt="Once upon a time"), d.post("/v1/chat/completions", **no_role), d.http.post("/v1/completions", content=large)]:
+        assert r.status_code == 429 and 1 <= int(r.headers["retry-after"]) <= 60
+        assert r.json()["error"]["code"] == "server_overloaded"
+    for r in [ask(d, n=5), ask(d, max_tokens=300), ask(d, temperature=9), d.http.post("/v1/completions", content=large[:20])]:
+        assert r.status_code == 400, r.text
+    # the exact figures, though the tokens are not needed for the refusal
+    assert "asks for 304 (4 in prompt, 300 by max_tokens)" in ask(d, prompt="Once upon a time", max_tokens=300).json()["error"]["message"]
+    assert d.total("tokenlane_route_refused_total", reason="full") == 3
+    assert all(a.result().status_code == 200 for a in answers)
+    d.wait_rest()
+    assert d.post("/v1/chat/completions", **no_role).status_code == 400
+    assert d.http.post("/v1/completions", content=large).status_code == 400
+
+
 def test_retry_after_is_the_backlog_over_the_rate(start):
     d = start({**SLOW_SIM, "devices": "sim:0", "sim.base_us": 100000, "engine.max_batch_size": 1, "limits.max_queue": 2,
                "engine.max_context": 64, "drain_timeout_ms": 100})

@@ -3,13 +3,15 @@
 import contextlib
 import json
 import pathlib
+import select
 import socket
 import struct
 import threading
 
 import pytest
 
-from daemon import LONG, NAME, SAN, Daemon, wait_for
+from daemon import LONG, MODEL, NAME, SAN, SLOW, Daemon, events, wait_for
+from simulated import Vocabulary
 from wire import Wire
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -474,6 +476,58 @@ def test_a_client_that_goes_behind_its_pipeline(daemon):
         w.send((GET + "\r\n") * 3000)  # more than it reads ahead, less than its socket holds
     daemon.wait_rest()
     assert counters(daemon)[1] - made < 8 * LONG, "all was generated for nobody"
+
+
+def test_a_finished_stream_does_not_wait_for_its_reader(start, tmp_path):
+    """Once all is generated only bytes wait for a client that reads nothing, and it still gets all of them."""
+    words = Vocabulary(MODEL)
+    d = start({"devices": "sim:0", "sim.base_us": 100, "sim.per_token_ns": 0, "http.max_write_queue_bytes": 4096,
+               "http.unix": tmp_path / "socket"})
+    with Wire(str(tmp_path / "socket")) as w:
+        w.post(TEXT, prompt=[5, 6], n=8, max_tokens=900, ignore_eos=True, stream=True, temperature=0, model=NAME)
+        wait_for(lambda: d.total("tokenlane_generation_seconds_count") == 1, what="the request's end")
+        d.wait_rest()
+        texts = [""] * 8
+        for event in events(w.expect(200).body.decode().split("\n")):
+            texts[event["choices"][0]["index"]] += event["choices"][0]["text"]
+    assert texts == [words.expected_text([5, 6], 900)] * 8
+
+
+def fill(w):
+    """Sends requests until no socket buffer takes more; how many bytes."""
+    w.socket.setblocking(False)
+    sent = 0
+    while select.select([], [w.socket], [], 0.3)[1]:
+        with contextlib.suppress(BlockingIOError):
+            sent += w.socket.send((GET + "\r\n").encode() * 3000)
+    w.socket.settimeout(20 * SLOW)
+    return sent
+
+
+def test_a_client_that_goes_behind_more_than_sockets_hold(start):
+    """The end of its input cannot even reach the server's socket: something must be said to it to learn that nobody listens."""
+    d = start({"devices": "sim:0", "sim.base_us": 20000})
+    with Wire(d.port) as w:
+        w.post(TEXT, prompt="Once", n=8, max_tokens=LONG, ignore_eos=True)
+        wait_for(lambda: d.total("tokenlane_sequences_running") == 8, what="its sequences")
+        assert fill(w) > 1 << 17
+    wait_for(lambda: d.total("tokenlane_cancelled_requests_total") == 1, 5, "the cancelled request")
+    d.wait_rest()
+    assert counters(d)[1] < 8 * LONG, "all was generated for nobody"
+
+
+def test_a_client_behind_much_that_stays(start):
+    """What it is told meanwhile is no answer, and it gets that."""
+    d = start({"devices": "sim:0", "sim.base_us": 20000})
+    with Wire(d.port) as w:
+        w.post(TEXT, prompt="Once", max_tokens=120, ignore_eos=True)
+        sent = fill(w)
+        answers = [w.answer()]
+        while answers[-1].status == 102:
+            answers.append(w.answer())
+        assert len(answers) > 1 and answers[-1].status == 200 and answers[-1].json()["usage"]["completion_tokens"] == 120
+        for _ in range(min(sent // len(GET + "\r\n"), 100)):
+            w.expect(200)
 
 
 def test_stop_strings_without_a_reader(tight):

@@ -158,20 +158,17 @@ static void test_exposition(void **state) {
   assert_string_equal(expose(m, &out), "");
   double figure = 0.25;
   tl_metric a = tl_metrics_counter(m, "x_requests_total", "Requests.", "code=\"200\"");
-  tl_metric g = tl_metrics_gauge(m, "x_open", "Open.", NULL);
   /* a value with all three escapes, as the caller has to write it */
   tl_metric b = tl_metrics_counter(m, "x_requests_total", "Requests.", "code=\"4\\\\0\\\"\\n4\"");
   static const double bounds[] = {0.001, 0.5, 2};
   tl_metric h = tl_metrics_histogram(m, "x_seconds", "Time.", "route=\"/v1\"", bounds, 3, 1e-9);
   tl_metric plain = tl_metrics_histogram(m, "x_tokens", "Tokens.", NULL, (double[]){1, 10}, 2, 1);
   tl_metrics_gauge_read(m, "x_figure", "Read at scrape.", NULL, read_figure, &figure);
-  assert_true(a && b && g && h && plain);
+  assert_true(a && b && h && plain);
   struct tl_metrics_shard *one = tl_metrics_shard_new(m), *two = tl_metrics_shard_new(m);
   tl_metrics_add(one, a, 3);
   tl_metrics_add(two, a, 4);
   tl_metrics_add(two, b, 1);
-  tl_metrics_set(one, g, -5);
-  tl_metrics_set(two, g, 2);
   tl_metrics_observe(one, h, 1000000);    /* on the bound: le means less or equal */
   tl_metrics_observe(one, h, 1000001);
   tl_metrics_observe(two, h, 500000000);
@@ -183,9 +180,6 @@ static void test_exposition(void **state) {
                       "# TYPE x_requests_total counter\n"
                       "x_requests_total{code=\"200\"} 7\n"
                       "x_requests_total{code=\"4\\\\0\\\"\\n4\"} 1\n"
-                      "# HELP x_open Open.\n"
-                      "# TYPE x_open gauge\n"
-                      "x_open -3\n"
                       "# HELP x_seconds Time.\n"
                       "# TYPE x_seconds histogram\n"
                       "x_seconds_bucket{route=\"/v1\",le=\"0.001\"} 1\n"
@@ -216,10 +210,8 @@ static void test_nothing_to_count_on(void **state) {
   tl_metric a = tl_metrics_counter(m, "a_total", "A.", NULL);
   struct tl_metrics_shard *shard = tl_metrics_shard_new(m);
   tl_metrics_add(NULL, a, 1);
-  tl_metrics_set(NULL, a, 1);
   tl_metrics_observe(NULL, a, 1);
   tl_metrics_add(shard, TL_METRIC_NONE, 1);
-  tl_metrics_set(shard, TL_METRIC_NONE, 1);
   tl_metrics_observe(shard, TL_METRIC_NONE, 1);
   assert_true(value_of(expose(m, &out), "a_total") == 0);
   tl_metrics_free(m);
@@ -280,7 +272,7 @@ enum { THREADS = 4, ROUNDS = 300000 / UNIT_SLOWDOWN };
 
 struct counting {
   struct tl_metrics_shard *shard;
-  tl_metric counter, gauge, histogram;
+  tl_metric counter, histogram;
   pthread_t thread;
 };
 static _Atomic int n_running;
@@ -289,7 +281,6 @@ static void *count(void *argument) {
   struct counting *c = argument;
   for (int i = 0; i < ROUNDS; i++) {
     tl_metrics_add(c->shard, c->counter, 1);
-    tl_metrics_set(c->shard, c->gauge, i);
     tl_metrics_observe(c->shard, c->histogram, i % 20);
     if (i % 10000 == 0) sched_yield();
   }
@@ -304,12 +295,12 @@ static void test_scrape_while_counting(void **state) {
   struct tl_buffer out;
   tl_buffer_init(&out, 0);
   struct tl_metrics *m = tl_metrics_new();
-  tl_metric counter = tl_metrics_counter(m, "n_total", "N.", NULL), gauge = tl_metrics_gauge(m, "g", "G.", NULL);
+  tl_metric counter = tl_metrics_counter(m, "n_total", "N.", NULL);
   tl_metric histogram = tl_metrics_histogram(m, "h", "H.", NULL, (double[]){0, 5, 10}, 3, 1);
   struct counting threads[THREADS];
   atomic_store_explicit(&n_running, THREADS, memory_order_relaxed);
   for (unsigned i = 0; i < THREADS; i++) {
-    threads[i] = (struct counting){tl_metrics_shard_new(m), counter, gauge, histogram, 0};
+    threads[i] = (struct counting){tl_metrics_shard_new(m), counter, histogram, 0};
     pthread_create(&threads[i].thread, NULL, count, &threads[i]);
   }
   double before = 0, count_before = 0;
@@ -327,7 +318,6 @@ static void test_scrape_while_counting(void **state) {
   for (unsigned i = 0; i < THREADS; i++) pthread_join(threads[i].thread, NULL);
   const char *text = expose(m, &out);
   assert_true(value_of(text, "n_total") == (double)THREADS * ROUNDS);
-  assert_true(value_of(text, "g") == (double)THREADS * (ROUNDS - 1));
   assert_true(value_of(text, "h_count") == (double)THREADS * ROUNDS);
   assert_true(value_of(text, "h_bucket{le=\"0\"}") == (double)THREADS * ROUNDS / 20);
   assert_true(value_of(text, "h_bucket{le=\"5\"}") == (double)THREADS * ROUNDS * 6 / 20);

@@ -317,6 +317,50 @@ static void test_limits(void **state) {
 }
 
 /* The bound on all replicas together. */
+static int look(int64_t tokens, int64_t n_seqs, struct tl_error *err) {
+  unsigned retry_after_s = 0;
+  struct tl_route_ask ask = {.tokens = tokens, .n_seqs = n_seqs};
+  int r = tl_route_look(route, &ask, shard, &retry_after_s, err);
+  assert_true(r == TL_OK ? retry_after_s == 0 : r == TL_EBUSY && retry_after_s >= 1);
+  return r;
+}
+
+/* A look says what a reservation would say, and takes nothing. */
+static void test_look(void **state) {
+  (void)state;
+  struct tl_error err = {0};
+  start(2, (struct tl_route_options){.max_tokens = 100, .max_total = 150, .max_seqs = 3});
+  assert_int_equal(look(1600, 1, &err), TL_OK); /* more than the limit: alone */
+  assert_int_equal(look(1, 4, &err), TL_EBUSY);
+  reserve(60, &err);
+  reserve(60, &err);
+  assert_int_equal(look(30, 1, &err), TL_OK);
+  assert_int_equal(look(31, 1, &err), TL_EBUSY); /* of all */
+  assert_int_equal(look(10, 3, &err), TL_EBUSY); /* sequences */
+  assert_int_equal(err.http_status, 429);
+  assert_int_equal(look(10, 2, &err), TL_OK);
+  assert_true(reserved(0) == 60 && reserved(1) == 60 && reserved_seqs(0) == 1 && reserved_seqs(1) == 1);
+  assert_true(metric("tokenlane_route_refused_total{reason=\"full\"}") == 4 + 1 + 3);
+  tl_route_set_state(route, 1, TL_REPLICA_OUT);
+  assert_int_equal(look(1601, 1, &err), TL_EBUSY); /* only the other could hold it */
+  assert_int_equal(err.http_status, 503);
+  tl_route_drain(route, 0, true);
+  assert_int_equal(look(1, 1, &err), TL_EBUSY);
+  assert_int_equal(err.http_status, 503);
+  finish();
+}
+
+/* The best one is full: the next by load is taken, not just any. */
+static void test_next_by_load(void **state) {
+  (void)state;
+  struct tl_error err = {0};
+  start(4, (struct tl_route_options){.max_tokens = 100000, .max_seqs = 1});
+  for (unsigned i = 0; i < 4; i++) set_load(i, 100 * (4 - i), 0);
+  for (int i = 3; i >= 0; i--) assert_int_equal(reserve(1, &err), i);
+  assert_int_equal(reserve(1, &err), TL_EBUSY);
+  finish();
+}
+
 static void test_total(void **state) {
   (void)state;
   struct tl_error err = {0};
@@ -491,6 +535,7 @@ int main(void) {
       cmocka_unit_test(test_least_load),     cmocka_unit_test(test_the_life_of_room), cmocka_unit_test(test_two_choices),
       cmocka_unit_test(test_prefix),         cmocka_unit_test(test_prefix_bounded),   cmocka_unit_test(test_ties_and_turns),
       cmocka_unit_test(test_limits),         cmocka_unit_test(test_total),            cmocka_unit_test(test_states),
+      cmocka_unit_test(test_look),           cmocka_unit_test(test_next_by_load),
       cmocka_unit_test(test_degraded),       cmocka_unit_test(test_retry_after),      cmocka_unit_test(test_too_many_replicas),
       cmocka_unit_test(test_threads),
   };
