@@ -101,6 +101,7 @@ struct tl_trace {
   _Atomic int stopping;
   /* the trace file: CLAIMED by who asks, ASKED when the fields are there, NONE by the drainer */
   _Atomic int file_state, no_files;
+  _Atomic int hurry;        /* relaxed: a wish; the drainer takes it back before the next file */
   unsigned file_seconds;
   void (*file_done)(struct tl_buffer *file, void *context);
   void *file_context;
