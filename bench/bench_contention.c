@@ -179,6 +179,7 @@ int main(int argc, char **argv) {
       usage();
   }
   if (n_rounds < 1 || n_rounds > MAX_ROUNDS || run_ns < TL_MS(1)) usage();
+  if (!json) printf("forming a step costs %.0f ns a sequence\n", contention_form_ns());
   if (json) printf("[");
   measure(&contention_submit);
   measure(&contention_board);

@@ -47,5 +47,8 @@ struct contention_part {
 };
 
 extern const struct contention_part contention_submit, contention_board;
+/* What forming a step costs a sequence on one thread that nobody disturbs: the least
+ * that the twins of contention_submit hold their lock for. */
+double contention_form_ns(void);
 
 #endif

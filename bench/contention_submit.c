@@ -1,44 +1,102 @@
 /* SPDX-License-Identifier: MIT */
-/* Submit and batch: n loops submit sequences to WORKERS workers, which take them
- * in batches and send each back to its loop. A loop keeps WINDOW sequences under
- * way, so nobody runs ahead and everybody sleeps when there is nothing to do.
- * One operation is one sequence there and back; the time is that of the submit.
+/* Submit and batch: n loops submit sequences to WORKERS workers, which form steps of
+ * them and send each back to its loop. A loop keeps WINDOW sequences under way, so
+ * nobody runs ahead and everybody sleeps when there is nothing to do. One operation is
+ * one sequence there and back; the time is that of the submit.
  *
- * The first two twins are written as one would who wants them fast: intrusive
- * lists, the lock held for a few pointer stores, whole batches per lock, a signal
- * only to who sleeps and after the unlock. The third is the server that this one
- * replaces: one lock over the queues, and the batch is planned under it, since what
- * the plan changes is what the lock guards. All plan: PLAN_ROUNDS hashes a sequence,
- * about 50 ns, the least that the real scheduler and step builder need for one. */
+ * All form their steps with the same code: the engine's scheduler (add, plan, done,
+ * remove; 16 prompt tokens a sequence) and flat arrays as step_build.c makes them. Nobody
+ * runs the step: what is compared is what lies between the steps.
+ *
+ * The twins are the server that this one replaces: what waits for a GPU lies in a list
+ * under a lock, and the worker holds it while it takes from the list and forms its
+ * step, since the lock is what guards queue and batch. "one mutex" is one for all GPUs and for
+ * what goes back to the loops; "mutex a GPU" is one for each list. They are kinder than that server in all else: intrusive
+ * lists, chains made before the lock is taken, blocks given back outside of it, a signal only to who
+ * sleeps and after the unlock. "only to take" is one mutex as one would hold it who rewrote that server for
+ * speed: for a few pointer stores, the step formed outside. */
 #include <pthread.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "contention.h"
-#include "tokenlane/base/hash.h"
+#include "tokenlane/base/clock.h"
 #include "tokenlane/base/mpsc.h"
 #include "tokenlane/base/spsc.h"
 #include "tokenlane/base/waker.h"
+#include "tokenlane/schedule.h"
 
-enum { WORKERS = 4, WINDOW = 256, BATCH = 64, PLAN_ROUNDS = 12 };
+enum { WORKERS = 4, WINDOW = 256, BATCH = 64, PROMPT = 16, BLOCK = 16, CONTEXT = 64 };
 
 struct item {
   _Alignas(128) struct tl_mpsc_node node; /* ours */
   _Atomic uint32_t signal;                /* ours: as tl_sequence.signal */
   struct item *next;                      /* the twins: the queue it is in */
-  uint64_t plan;
+  struct tl_sched_seq sched;
   unsigned loop;
 };
 
-static void plan(struct item *const *items, unsigned n) {
-  for (unsigned i = 0; i < n; i++)
-    for (unsigned k = 0; k < PLAN_ROUNDS; k++) items[i]->plan = tl_hash_u64(items[i]->plan);
+/* --- a step: the same for all ------------------------------------------------------------ */
+
+static struct {
+  _Alignas(128) struct tl_scheduler *scheduler;
+  struct tl_sched_item planned[BATCH];
+  uint32_t tables[BATCH][CONTEXT / BLOCK], query_start[BATCH + 1], context_len[BATCH], positions[BATCH * PROMPT], slots[BATCH * PROMPT];
+} steps[WORKERS];
+
+static void make_schedulers(void) {
+  const struct tl_scheduler_options o = {.n_blocks = 4 * BATCH, .block_tokens = BLOCK, .max_batch_size = BATCH,
+                                         .max_batch_tokens = 2 * BATCH * PROMPT, .max_context = CONTEXT};
+  struct tl_error err;
+  for (unsigned w = 0; w < WORKERS; w++)
+    if (!steps[w].scheduler && tl_scheduler_new(&o, &steps[w].scheduler, &err) < 0) abort();
+}
+
+static void form_step(unsigned worker, struct item *const *items, unsigned n) {
+  int64_t now_ns = tl_now_ns();
+  uint32_t n_tokens = 0;
+  for (unsigned i = 0; i < n; i++) {
+    items[i]->sched = (struct tl_sched_seq){.n_tokens = PROMPT, .n_max = PROMPT + 1};
+    tl_scheduler_add(steps[worker].scheduler, &items[i]->sched, now_ns);
+  }
+  if (tl_scheduler_plan(steps[worker].scheduler, steps[worker].planned) != n) abort(); /* there is room for all */
+  for (unsigned i = 0; i < n; i++) {
+    const struct tl_sched_item *item = &steps[worker].planned[i];
+    memcpy(steps[worker].tables[i], item->seq->blocks, item->seq->n_blocks * sizeof(uint32_t));
+    steps[worker].query_start[i] = n_tokens;
+    steps[worker].context_len[i] = item->start + item->n;
+    for (uint32_t k = item->start; k < item->start + item->n; k++, n_tokens++) {
+      steps[worker].positions[n_tokens] = k;
+      steps[worker].slots[n_tokens] = item->seq->blocks[k / BLOCK] * BLOCK + k % BLOCK;
+    }
+  }
+  steps[worker].query_start[n] = n_tokens;
+  tl_scheduler_done(steps[worker].scheduler, steps[worker].planned, n);
+}
+
+static void end_step(unsigned worker, struct item *const *items, unsigned n) {
+  for (unsigned i = 0; i < n; i++) tl_scheduler_remove(steps[worker].scheduler, &items[i]->sched);
+}
+
+double contention_form_ns(void) {
+  static struct item items[BATCH];
+  struct item *batch[BATCH];
+  enum { ROUNDS = 2000 };
+  make_schedulers();
+  for (unsigned i = 0; i < BATCH; i++) batch[i] = &items[i];
+  int64_t began_ns = tl_now_ns();
+  for (unsigned k = 0; k < ROUNDS; k++) {
+    form_step(0, batch, BATCH);
+    end_step(0, batch, BATCH);
+  }
+  return (double)(tl_now_ns() - began_ns) / (ROUNDS * BATCH);
 }
 
 struct submit_ops {
   void (*init)(unsigned n_loops);
   void (*submit)(unsigned worker, struct item *item);
-  /* Waits for something and plans it; 0 when the run is over. */
+  /* Waits for something and forms a step of it; 0 when the run is over. */
   unsigned (*take)(unsigned worker, struct item **ret);
   void (*deliver)(unsigned worker, struct item *const *items, unsigned n);
   /* Waits for something; at most WINDOW, 0 when the run is over. */
@@ -97,7 +155,7 @@ static unsigned wait_batch(unsigned worker, struct item **ret) {
 
 static unsigned ours_take(unsigned worker, struct item **ret) {
   unsigned n = wait_batch(worker, ret);
-  plan(ret, n);
+  if (n) form_step(worker, ret, n);
   return n;
 }
 
@@ -199,10 +257,9 @@ static void locked_submit(unsigned worker, struct item *item) {
   if (asleep) pthread_cond_signal(&list->filled);
 }
 
-/* All of it, or what fits into a batch. */
-static unsigned locked_pop(struct list *list, struct item **ret, unsigned max, bool plan_here) {
+/* All of it, or `max`. */
+static unsigned wait_pop(struct list *list, struct item **ret, unsigned max) {
   unsigned n = 0;
-  pthread_mutex_lock(list->mutex);
   while (!list->first && !contention_is_over()) {
     list->sleeping = true;
     pthread_cond_wait(&list->filled, list->mutex);
@@ -211,23 +268,33 @@ static unsigned locked_pop(struct list *list, struct item **ret, unsigned max, b
   for (; item && n < max; item = item->next) ret[n++] = item;
   list->first = item;
   if (!item) list->last = &list->first;
-  if (plan_here) plan(ret, n);
+  return n;
+}
+
+static unsigned formed_take(unsigned worker, struct item **ret) {
+  struct list *list = &queues[worker];
+  pthread_mutex_lock(list->mutex);
+  unsigned n = wait_pop(list, ret, BATCH);
+  if (n) form_step(worker, ret, n);
   pthread_mutex_unlock(list->mutex);
   return n;
 }
 
-static unsigned locked_take(unsigned worker, struct item **ret) {
-  unsigned n = locked_pop(&queues[worker], ret, BATCH, false);
-  plan(ret, n);
+static unsigned short_take(unsigned worker, struct item **ret) {
+  struct list *list = &queues[worker];
+  pthread_mutex_lock(list->mutex);
+  unsigned n = wait_pop(list, ret, BATCH);
+  pthread_mutex_unlock(list->mutex);
+  if (n) form_step(worker, ret, n);
   return n;
 }
 
-static unsigned planned_take(unsigned worker, struct item **ret) {
-  return locked_pop(&queues[worker], ret, BATCH, true);
-}
-
 static unsigned locked_drain(unsigned loop, struct item **ret) {
-  return locked_pop(&answers[loop], ret, WINDOW, false);
+  struct list *list = &answers[loop];
+  pthread_mutex_lock(list->mutex);
+  unsigned n = wait_pop(list, ret, WINDOW);
+  pthread_mutex_unlock(list->mutex);
+  return n;
 }
 
 /* Chains are made before the lock is taken. */
@@ -313,7 +380,11 @@ static void *run_loop(void *argument) {
 static void *run_worker(void *argument) {
   unsigned me = (unsigned)(uintptr_t)argument, n;
   struct item *batch[BATCH];
-  while ((n = ops->take(me, batch)) && !contention_is_over()) ops->deliver(me, batch, n);
+  while ((n = ops->take(me, batch))) {
+    end_step(me, batch, n);
+    if (contention_is_over()) break;
+    ops->deliver(me, batch, n);
+  }
   return NULL;
 }
 
@@ -321,6 +392,7 @@ static void start(const struct contention_variant *variant, unsigned n_threads, 
   ops = variant->ops;
   n_loops = n_threads;
   tally_of = tallies;
+  make_schedulers();
   ops->init(n_threads);
   for (unsigned w = 0; w < WORKERS; w++) pthread_create(&workers[w], NULL, run_worker, (void *)(uintptr_t)w);
   for (unsigned l = 0; l < n_threads; l++) pthread_create(&loops[l], NULL, run_loop, (void *)(uintptr_t)l);
@@ -333,16 +405,15 @@ static void stop(void) {
 }
 
 static const struct submit_ops ours_ops = {ours_init, ours_submit, ours_take, ours_deliver, ours_drain, ours_wake_all};
-static const struct submit_ops single_ops = {single_init, locked_submit, locked_take, single_deliver, locked_drain, locked_wake_all};
-static const struct submit_ops each_ops = {each_init, locked_submit, locked_take, each_deliver, locked_drain, locked_wake_all};
-
-static const struct submit_ops planned_ops = {single_init, locked_submit, planned_take, single_deliver, locked_drain, locked_wake_all};
+static const struct submit_ops single_ops = {single_init, locked_submit, formed_take, single_deliver, locked_drain, locked_wake_all};
+static const struct submit_ops each_ops = {each_init, locked_submit, formed_take, each_deliver, locked_drain, locked_wake_all};
+static const struct submit_ops short_ops = {single_init, locked_submit, short_take, single_deliver, locked_drain, locked_wake_all};
 
 static const struct contention_variant variants[] = {
     {"tokenlane", start, stop, &ours_ops},
     {"one mutex", start, stop, &single_ops},
-    {"mutex a queue", start, stop, &each_ops},
-    {"planned in it", start, stop, &planned_ops},
+    {"mutex a GPU", start, stop, &each_ops},
+    {"only to take", start, stop, &short_ops},
 };
 
 const struct contention_part contention_submit = {"submit-and-batch", "sequences/s, submit time", 5, 4, variants};

@@ -139,6 +139,8 @@ void tl_trace_put_root(struct tl_trace *trace, unsigned loop, struct tl_trace_ro
  * is being made, or tl_trace_end_files was called. */
 int tl_trace_file(struct tl_trace *trace, unsigned seconds, void (*done)(struct tl_buffer *file, void *context),
                   void *context, struct tl_error *err);
+/* Nobody waits for the file any more: done comes soon. Does nothing when none is made. Any thread. */
+void tl_trace_hurry_file(struct tl_trace *trace);
 /* No more files: one that is being made is given up. done is not called after this returns. Main thread. */
 void tl_trace_end_files(struct tl_trace *trace);
 

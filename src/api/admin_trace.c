@@ -51,7 +51,10 @@ static void on_writable(struct tl_http_request *request) {
 static void on_abort(struct tl_http_request *request) {
   struct admin_trace *t = tl_http_data(request);
   t->request = NULL;
-  if (t->sent.length) end(t); /* else the file is still to come */
+  if (t->sent.length)
+    end(t);
+  else
+    tl_trace_hurry_file(t->trace); /* the next one need not wait for it */
 }
 
 /* The maker's thread. */

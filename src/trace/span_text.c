@@ -56,6 +56,6 @@ void span_put_json_string(struct tl_buffer *out, const char *text) {
 
 void span_put_hex(struct tl_buffer *out, uint64_t id) {
   char text[16];
-  for (int i = 0; i < 16; i++) text[i] = "0123456789abcdef"[id >> (60 - 4 * i) & 15];
+  trace_hex(id, text);
   tl_buffer_append(out, text, sizeof text);
 }

@@ -105,6 +105,10 @@ int tl_trace_file(struct tl_trace *t, unsigned seconds, void (*done)(struct tl_b
   return tl_error_set(err, TL_EBUSY, NULL, "another trace file is being made");
 }
 
+void tl_trace_hurry_file(struct tl_trace *t) {
+  if (t) atomic_store_explicit(&t->hurry, 1, memory_order_relaxed); /* the drainer looks at each nap's end */
+}
+
 void tl_trace_end_files(struct tl_trace *t) {
   if (!t) return;
   atomic_store_explicit(&t->no_files, 1, memory_order_seq_cst); /* pairs with tl_trace_file and look_at_file */

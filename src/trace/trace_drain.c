@@ -81,12 +81,14 @@ static void look_at_file(struct drain *d, bool last) {
   /* pairs with tl_trace_file's release of the fields */
   if (!d->makes_file && atomic_load_explicit(&t->file_state, memory_order_acquire) == FILE_ASKED) {
     d->makes_file = true;
+    atomic_store_explicit(&t->hurry, 0, memory_order_relaxed); /* of the file before */
     d->file = (struct trace_file){.since_ns = now_ns};
     d->file_until_ns = now_ns + TL_SEC(t->file_seconds) + FILE_GRACE_NS;
     atomic_fetch_or_explicit(&t->wants, TL_TRACE_CAPTURE, memory_order_relaxed); /* a setting alone */
   }
   bool given_up = last || atomic_load_explicit(&t->no_files, memory_order_seq_cst); /* pairs with tl_trace_end_files */
-  if (d->makes_file && (given_up || now_ns >= d->file_until_ns)) end_file(d, given_up);
+  bool over = now_ns >= d->file_until_ns || atomic_load_explicit(&t->hurry, memory_order_relaxed); /* a wish alone */
+  if (d->makes_file && (given_up || over)) end_file(d, given_up);
 }
 
 /* --- the thread -------------------------------------------------------------------------------------- */

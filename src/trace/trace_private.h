@@ -43,7 +43,9 @@ void trace_ring_done(struct trace_ring *ring);
 struct tl_trace_span *trace_ring_pop(struct trace_ring *ring);
 void trace_ring_give_back(struct trace_ring *ring, struct tl_trace_span *span);
 
-/* traceparent.c: fills trace_id, parent_id and sampled. False: to be ignored. */
+/* traceparent.c: 16 digits, no NUL. */
+void trace_hex(uint64_t id, char ret[16]);
+/* Fills trace_id, parent_id and sampled. False: to be ignored. */
 bool traceparent_read(const char *text, struct tl_trace_context *ret);
 /* Whether a trace of this id is taken when so many of a thousand are. */
 bool trace_is_sampled(uint64_t trace_id_low, unsigned per_mille);
@@ -101,6 +103,7 @@ struct tl_trace {
   _Atomic int stopping;
   /* the trace file: CLAIMED by who asks, ASKED when the fields are there, NONE by the drainer */
   _Atomic int file_state, no_files;
+  _Atomic int hurry;        /* relaxed: a wish; the drainer takes it back before the next file */
   unsigned file_seconds;
   void (*file_done)(struct tl_buffer *file, void *context);
   void *file_context;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* W3C Trace Context, https://www.w3.org/TR/trace-context/ (level 1, 2021-11-23). The
  * headers are a client's: what is not exactly as the text has it is ignored. */
-#include <stdio.h>
 #include <string.h>
 
 #include "trace/trace_private.h"
@@ -42,14 +41,22 @@ bool traceparent_read(const char *text, struct tl_trace_context *ret) {
   return true;
 }
 
+void trace_hex(uint64_t id, char ret[16]) {
+  for (int i = 0; i < 16; i++) ret[i] = "0123456789abcdef"[id >> (60 - 4 * i) & 15];
+}
+
 void tl_trace_id_write(const struct tl_trace_context *context, char ret[TL_TRACE_ID_BYTES]) {
-  snprintf(ret, TL_TRACE_ID_BYTES, "%016llx%016llx", (unsigned long long)context->trace_id[0],
-           (unsigned long long)context->trace_id[1]);
+  trace_hex(context->trace_id[0], ret);
+  trace_hex(context->trace_id[1], ret + 16);
+  ret[32] = 0;
 }
 
 void tl_traceparent_write(const struct tl_trace_context *context, char ret[TL_TRACEPARENT_BYTES]) {
-  snprintf(ret, TL_TRACEPARENT_BYTES, "00-%016llx%016llx-%016llx-%02x", (unsigned long long)context->trace_id[0],
-           (unsigned long long)context->trace_id[1], (unsigned long long)context->span_id, context->sampled);
+  memcpy(ret, "00-", 3);
+  tl_trace_id_write(context, ret + 3);
+  ret[35] = '-';
+  trace_hex(context->span_id, ret + 36);
+  memcpy(ret + 52, context->sampled ? "-01" : "-00", 4);
 }
 
 /* As OpenTelemetry's consistent probability sampling: the last 56 bits of the id are taken for

@@ -393,7 +393,7 @@ def test_trace_file(operated):
     assert "traceparent" not in ask(d, max_tokens=2).headers
     # nobody waits for it: the next one can be made
     with pytest.raises(httpx.ReadTimeout):
-        httpx.Client(transport=httpx.HTTPTransport(uds=d.options["admin.unix"]), timeout=0.2).get("http://a/admin/trace?seconds=1")
+        httpx.Client(transport=httpx.HTTPTransport(uds=d.options["admin.unix"]), timeout=0.2).get("http://a/admin/trace?seconds=60")
     wait_for(lambda: admin.get("/admin/trace?seconds=1").status_code == 200, 20)
 
 

@@ -56,6 +56,21 @@ static void test_modules(void **state) {
   assert_int_equal(tl_log_configure(&options, &err), TL_OK);
   assert_true(enabled(TL_LOG_INFO, "access"));
   assert_false(enabled(TL_LOG_DEBUG, "http"));
+  /* single ones, while it runs */
+  assert_int_equal(tl_log_set_module_level("http", "debug", &err), TL_OK);
+  assert_true(enabled(TL_LOG_DEBUG, "http") && !enabled(TL_LOG_WARN, "api"));
+  assert_int_equal(tl_log_set_module_level("access", "error", &err), TL_OK);
+  assert_false(enabled(TL_LOG_INFO, "access"));
+  assert_int_equal(tl_log_set_module_level("http", "loud", &err), TL_EINVAL);
+  assert_int_equal(tl_log_set_module_level("", "info", &err), TL_ENOTFOUND);
+  assert_int_equal(tl_log_set_module_level("htt", "info", &err), TL_ENOTFOUND);
+  assert_int_equal(tl_log_set_module_level("all", "warn", &err), TL_OK);
+  assert_true(enabled(TL_LOG_WARN, "http") && !enabled(TL_LOG_INFO, "http") && !enabled(TL_LOG_INFO, "access"));
+  const char *level, *name;
+  unsigned n = 0;
+  for (; (name = tl_log_module(n, &level)); n++) assert_string_equal(level, strcmp(name, "access") ? "warn" : "error");
+  assert_true(n > 10);
+  assert_int_equal(tl_log_set_module_level("access", "info", &err), TL_OK);
   assert_int_equal(tl_log_set_level("info", &err), TL_OK);
 }
 

@@ -11,6 +11,18 @@
 #include "tokenlane/base/clock.h"
 #include "trace/trace_private.h"
 
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+/* Counts what this thread allocates: nothing on a request's way may. */
+extern void *__libc_malloc(size_t);
+static _Thread_local unsigned n_mallocs;
+void *malloc(size_t size) {
+  n_mallocs++;
+  return __libc_malloc(size);
+}
+#else
+static unsigned n_mallocs;
+#endif
+
 static const struct tl_trace_options base = {
     .endpoint = "", .service_name = "name \"quoted\"\n\xff", .model = "m", .sample_per_mille = 1000, .n_loops = 1, .n_workers = 1};
 static const struct tl_trace_context context = {
@@ -334,6 +346,28 @@ static void put_many(struct tl_trace *trace, unsigned ring, unsigned n) {
   }
 }
 
+/* Neither with room nor when the ring is full. */
+static void test_nothing_is_allocated(void **state) {
+  (void)state;
+  struct tl_trace_options options = base;
+  struct tl_trace_context c;
+  options.endpoint = "http://127.0.0.1:1/";
+  struct tl_trace *trace = make(&options);
+  unsigned before = n_mallocs;
+  for (unsigned i = 0; i < 100; i++) {
+    assert_true(tl_trace_begin(trace, 0, i % 2 ? NULL : "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", &c));
+    put_many(trace, 0, 200);
+    struct tl_trace_root *root = tl_trace_take_root(trace, 0, &c);
+    if (!root) continue;
+    root->method = root->facts.operation = "m";
+    *root->route = *root->request_id = *root->tracestate = *root->facts.response_id = 0;
+    tl_trace_put_root(trace, 0, root);
+  }
+  assert_int_equal(n_mallocs, before);
+  assert_true(tl_trace_counts(trace).ring_full > 0);
+  end(trace);
+}
+
 static struct tl_trace_counts wait_counts(struct tl_trace *trace, uint64_t n) {
   int64_t deadline_ns = tl_now_ns() + TL_SEC(60);
   for (;;) {
@@ -433,6 +467,13 @@ static void test_file_of_one_second(void **state) {
   json_decref(parse(&file));
   assert_non_null(strstr(tl_buffer_string(&file), "\"decode\""));
   tl_buffer_done(&file);
+  /* one that nobody waits for ends at once */
+  assert_int_equal(tl_trace_file(trace, 60, keep_file, &file, &err), TL_OK);
+  while (tl_trace_wants(trace) != TL_TRACE_CAPTURE) assert_true(tl_now_ns() < deadline_ns);
+  tl_trace_hurry_file(trace);
+  while (atomic_load_explicit(&trace->file_state, memory_order_acquire) != FILE_NONE) assert_true(tl_now_ns() < deadline_ns);
+  json_decref(parse(&file));
+  tl_buffer_done(&file);
   /* one that is given up leaves nothing */
   assert_int_equal(tl_trace_file(trace, 60, keep_file, &file, &err), TL_OK);
   tl_trace_end_files(trace);
@@ -445,6 +486,6 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_ring_round), cmocka_unit_test(test_contexts),
                                      cmocka_unit_test(test_options),    cmocka_unit_test(test_otlp),
                                      cmocka_unit_test(test_file),       cmocka_unit_test(test_export),
-                                     cmocka_unit_test(test_dead_collector), cmocka_unit_test(test_file_of_one_second)};
+                                     cmocka_unit_test(test_nothing_is_allocated), cmocka_unit_test(test_dead_collector), cmocka_unit_test(test_file_of_one_second)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
