@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The device seam: a step-level table that a backend fills. Only the worker
- * that owns the device calls it, but for `reset`. A step-level seam stays small: a new
+ * that owns the device calls it, but for `interrupt`, `reset` and `health`. A step-level seam stays small: a new
  * architecture is a new plan (model.h), not a new entry here. */
 #ifndef TOKENLANE_DEVICE_H
 #define TOKENLANE_DEVICE_H
@@ -35,9 +35,19 @@ struct tl_device_load {
   void *context;
 };
 
+#define TL_GPU_ID 32
+
 struct tl_device_loaded {
   uint32_t n_blocks;          /* KV blocks that a step may name: 0 .. n_blocks - 1 */
   uint64_t kv_bytes, weight_bytes;
+  char gpu[TL_GPU_ID];        /* PCI address of the GPU, "00000000:3B:00.0", by which NVML knows it; "": none */
+};
+
+/* What is known of a device beside its steps. */
+enum tl_device_health {
+  TL_DEVICE_WELL,
+  TL_DEVICE_IMPAIRED, /* its results are right, but it is used last */
+  TL_DEVICE_FAILED,   /* nothing that it says is to be used, the step under way included */
 };
 
 struct tl_device_ops {
@@ -54,15 +64,23 @@ struct tl_device_ops {
   /* Waits for the step; ret_sampled: (n_rows). */
   int (*collect)(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err);
   void (*close)(struct tl_device *device); /* no other call is under way */
+  /* Gives up the step under way, whose collect returns TL_EDEVICE at once even when it hung,
+   * and lets go of the hardware: until a reset the device says TL_EDEVICE to all. Quick. Threads as
+   * for reset. NULL: reset does it. */
+  void (*interrupt)(struct tl_device *device);
   /* Gives up the step under way, whose collect returns TL_EDEVICE at once even when
    * it hung, and makes the device as load left it, its KV contents lost. After
    * an error the device works again once this has returned TL_OK; TL_EDEVICE: it
-   * does not, now. Any thread, one at a time, between load and close, while the worker is in
-   * submit or collect or calls nothing. NULL: a backend that cannot: a step that hangs
+   * does not, now; TL_EBUSY: that takes a while and has begun, call again. Any thread, one at a
+   * time, between load and close, while the worker is in submit or collect or calls nothing; where there
+   * is an `interrupt`, only while it calls nothing. NULL: a backend that cannot: a step that hangs
    * there hangs for ever (ARCHITECTURE.md, Faults). A step that is submitted after a reset
    * of which the worker does not know yet is thrown away by the engine; its result may be wrong,
    * but the reset must happen before that submit in the sense of C11. */
   int (*reset)(struct tl_device *device, struct tl_error *err);
+  /* How the device is, without asking it for a step. Never blocks. The monitor, between load and close,
+   * whatever else goes on. NULL: only its steps tell. */
+  enum tl_device_health (*health)(struct tl_device *device);
 };
 
 /* The backend of "cpu:0"; NULL and err for an unknown kind. *ret_index is the

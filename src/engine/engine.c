@@ -293,7 +293,7 @@ static void join_worker(struct worker *w) {
   if (pthread_timedjoin_np(w->thread, NULL, &deadline) == 0) return;
   struct tl_error err = {0};
   TL_LOG(TL_LOG_WARN, "engine", "the device does not end its step; resetting it", TL_U("replica", w->index));
-  if (w->ops->reset) w->ops->reset(w->device, &err);
+  tl_engine_interrupt(w->engine, w->index, &err);
   pthread_join(w->thread, NULL);
 }
 
@@ -329,6 +329,10 @@ uint32_t tl_engine_max_context(const struct tl_engine *engine) {
 
 const char *tl_engine_device(const struct tl_engine *engine, unsigned replica) {
   return engine->o.devices ? engine->o.devices[replica] : engine->workers[replica].ops->name;
+}
+
+const char *tl_engine_gpu(const struct tl_engine *engine, unsigned replica) {
+  return engine->workers[replica].loaded.gpu;
 }
 
 struct tl_board *tl_engine_board(struct tl_engine *engine, unsigned replica) {

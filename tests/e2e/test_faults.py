@@ -230,6 +230,20 @@ def replicas(a):
     return answer.json()["replicas"]
 
 
+def test_a_device_says_how_it_is(start, words):
+    """Lost between two steps: nothing is lost with it. Hot: used last."""
+    d = start({**FOUR, "devices": "sim:0,sim:1", "sim.faults": "0@30:lost,1@60:hot"})
+    load = Load(d, words, 9, 8)
+    try:
+        wait_for(lambda: faults(d) == 1 and state(d, 1) == "degraded", 30, "the scripted states")
+    finally:
+        load.end()
+    assert load.failures == [] and load.done > 0
+    wait_state(d, 0, "ready")
+    assert "lost; quarantined" in d.stderr()
+    assert_rest(d)
+
+
 def test_drain_and_resume(start, words, tmp_path):
     d = start({**FOUR, "admin.unix": tmp_path / "admin.sock"})
     load = Load(d, words, 6, 8)
