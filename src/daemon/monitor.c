@@ -71,6 +71,7 @@ static struct health_seen look(const struct monitor *m, unsigned i) {
       .beat_ns = atomic_load_explicit(&b->beat_ns, memory_order_relaxed),
       .others_step_ns = typical_step(m, i),
       .device = tl_engine_health(m->o.engine, i),
+      .gpu = gpu_watch_health(m->o.gpus, i),
       .probe = probe->running ? HEALTH_PROBE_RUNS : probe->right ? HEALTH_PROBE_RIGHT : HEALTH_PROBE_WRONG,
   };
 }
@@ -219,6 +220,7 @@ void monitor_free(struct monitor *monitor) {
 
 void monitor_resume(unsigned replica, void *monitor) {
   struct monitor *m = monitor;
+  gpu_watch_mended(m->o.gpus, replica);
   atomic_store_explicit(&m->replicas[replica].resume, 1, memory_order_relaxed); /* see watched */
   tl_waker_notify(m->o.waker);
 }
