@@ -17,6 +17,7 @@ struct tl_sim_options; /* sim.h */
 struct tl_device; /* first member of each backend's own struct: const struct tl_device_ops *ops */
 
 struct tl_device_options {
+  const char *spec;    /* "cpu:0": what tl_device_isolated hosts; others do not look at it */
   unsigned index;      /* N of "cpu:N" */
   unsigned n_lanes;    /* compute threads, the calling worker included; >= 1 */
   unsigned first_core; /* where the device's core set begins */
@@ -26,6 +27,7 @@ struct tl_device_options {
 
 struct tl_device_load {
   const struct tl_model *model;
+  const char *model_path;     /* what it was read from, for a backend in another process; NULL: no files */
   uint32_t max_batch_size;    /* sequences of a step, and rows wanted */
   uint32_t max_batch_tokens;  /* tokens of a step */
   uint32_t max_context;       /* tokens of a sequence */
@@ -86,5 +88,12 @@ struct tl_device_ops {
 /* The backend of "cpu:0"; NULL and err for an unknown kind. *ret_index is the
  * number after the colon. Any thread. */
 const struct tl_device_ops *tl_device_find(const char *spec, unsigned *ret_index, struct tl_error *err);
+
+/* options->spec in a process of its own: what kills it, kills the daemon no more than any device error, and
+ * a reset starts it anew. The process is this program with the arguments `device SPEC`, whose main
+ * function must then call tl_device_host. */
+const struct tl_device_ops *tl_device_isolated(void);
+/* The main function of that process; returns (the exit status) only when it was not started so. */
+int tl_device_host(void);
 
 #endif

@@ -90,6 +90,8 @@ bool tl_sequence_is_stop(const struct tl_sequence *seq, int32_t token);
 
 struct tl_engine_options {
   const struct tl_model *model;
+  const char *model_path;      /* for `isolate`: what it was read from */
+  bool isolate;                /* each device in a process of its own */
   const char *const *devices;  /* (n_replicas) "cpu:0", ...: one replica each */
   unsigned n_replicas, n_loops;
   const struct tl_sim_options *sim; /* (n_replicas) for those that are simulated, or NULL */

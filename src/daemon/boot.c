@@ -146,6 +146,8 @@ static int make_engine(struct daemon *d, struct tl_error *err) {
   if (!d->simulation) return err->code;
   struct tl_engine_options options = {
       .model = d->model,
+      .model_path = c->model_path,
+      .isolate = strcmp(c->isolation, "process") == 0,
       .devices = (const char *const *)c->devices.items,
       .n_replicas = c->devices.n,
       .sim = simulate_options(d->simulation),
