@@ -12,7 +12,11 @@
 #include "device/child/child_private.h"
 #include "tokenlane/base/clock.h"
 
-#define SPINS 100 /* a few microseconds: an answer that takes longer is worth a system call */
+#ifndef CHILD_SPINS     /* tests/model has fewer */
+#define CHILD_SPINS 100 /* a few microseconds: an answer that takes longer is worth a system call */
+#endif
+
+_Static_assert(ATOMIC_INT_LOCK_FREE == 2, "two processes at two addresses share the words");
 
 void child_wake(_Atomic uint32_t *word) {
   syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
@@ -26,7 +30,7 @@ void child_tell(_Atomic uint32_t *word, uint32_t value, const _Atomic uint32_t *
 
 uint32_t child_wait(_Atomic uint32_t *word, uint32_t old, _Atomic uint32_t *i_sleep, int64_t timeout_ns) {
   uint32_t now = old;
-  for (int i = 0; i < SPINS; i++) {
+  for (int i = 0; i < CHILD_SPINS; i++) {
     now = atomic_load_explicit(word, memory_order_acquire); /* pairs with the store in child_tell */
     if (now != old) return now;
     tl_cpu_relax();
