@@ -257,6 +257,7 @@ def test_a_killed_daemon_leaves_none_behind(start, stopped):
         time.sleep(0.2 * SLOW)
         if stopped:
             os.kill(pids[1], signal.SIGSTOP)
+            wait_for(lambda: stat_of(pids[1])[0] == "T", 10, "the stop")
         d.signal(signal.SIGKILL)
         assert asked.exception() or asked.result().status_code >= 500 or asked.result()
     assert d.wait_exit() == -signal.SIGKILL
