@@ -91,14 +91,15 @@ static void read_fields(const struct nvml *n, void *device, int64_t *f, bool *lo
   for (size_t i = 0; i < N && r == NVML_SUCCESS; i++) f[wanted[i].figure] = nvml_field_value(&fields[i]);
 }
 
+/* The mark first: who sees that the GPU has failed finds its replicas marked. */
 static void publish(struct gpu *g, enum tl_device_health health) {
-  int before = atomic_exchange_explicit(&g->health, (int)health, memory_order_relaxed);
-  if (before == (int)health) return;
+  if (atomic_load_explicit(&g->health, memory_order_relaxed) == (int)health) return; /* this thread's own */
+  for (unsigned i = 0; health == TL_DEVICE_FAILED && i < REPLICAS; i++)
+    if (g->replicas >> i & 1) g->watch->o.fail(i, g->watch->o.context);
+  atomic_store_explicit(&g->health, (int)health, memory_order_relaxed);
   TL_LOG(health == TL_DEVICE_WELL ? TL_LOG_INFO : health == TL_DEVICE_FAILED ? TL_LOG_ERROR : TL_LOG_WARN, "gpu", "health",
          TL_S("gpu", g->uuid), TL_S("state", health == TL_DEVICE_WELL ? "well" : health == TL_DEVICE_FAILED ? "failed" : "impaired"),
          TL_U("last_xid", atomic_load_explicit(&g->last_xid, memory_order_relaxed)));
-  for (unsigned i = 0; health == TL_DEVICE_FAILED && i < REPLICAS; i++)
-    if (g->replicas >> i & 1) g->watch->o.fail(i, g->watch->o.context);
 }
 
 static void let_go(struct gpu *g) {

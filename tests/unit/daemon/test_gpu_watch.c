@@ -225,11 +225,11 @@ static void free_sequence(struct tl_sequence *seq) {
   free(seq);
 }
 
-static void submit(struct house *h, unsigned replica, unsigned max_new) {
+static void submit(struct house *h, unsigned replica, unsigned n_prompt, unsigned max_new) {
   struct tl_sequence *seq = aligned_alloc(TL_CACHE_LINE, (sizeof *seq + TL_CACHE_LINE - 1) / TL_CACHE_LINE * TL_CACHE_LINE);
-  *seq = (struct tl_sequence){.n_prompt = 4, .max_new = max_new, .ignore_eos = true, .replica = replica,
+  *seq = (struct tl_sequence){.n_prompt = n_prompt, .max_new = max_new, .ignore_eos = true, .replica = replica,
                               .sampling = {.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1}};
-  seq->tokens = calloc(4 + max_new, sizeof *seq->tokens);
+  seq->tokens = calloc(n_prompt + max_new, sizeof *seq->tokens);
   h->seqs[replica] = seq;
   tl_engine_submit(h->engine, replica, seq);
 }
@@ -257,11 +257,12 @@ static void test_quarantine(void **state) {
   static struct tl_api api;
   struct tl_error err = {0};
   struct tl_metrics *metrics = tl_metrics_new();
-  for (unsigned i = 0; i < REPLICAS; i++) sims[i].base_ns = TL_MS(i == 1 ? 300 : 2);
+  for (unsigned i = 0; i < REPLICAS; i++) sims[i].base_ns = TL_MS(2);
+  sims[1].per_token_ns = TL_MS(20);
   tl_waker_init(&h.loop_waker);
   tl_waker_init(&h.probe_waker);
   struct tl_engine_options o = {.model = &model, .devices = devices, .n_replicas = REPLICAS, .sim = sims, .n_loops = LOOPS,
-                                .max_batch_size = 4, .max_batch_tokens = 16, .max_queue = 16, .wake = wake, .wake_context = &h};
+                                .max_batch_size = 4, .max_batch_tokens = 128, .max_prefill_tokens = 128, .max_queue = 16, .wake = wake, .wake_context = &h};
   assert_int_equal(tl_engine_new(&o, metrics, &h.engine, &err), TL_OK);
   assert_int_equal(tl_route_new(h.engine, &(struct tl_route_options){.max_seqs = 16}, metrics, &h.route, &err), TL_OK);
   assert_int_equal(tl_engine_start(h.engine, &err), TL_OK);
@@ -273,10 +274,10 @@ static void test_quarantine(void **state) {
                               .waker = &h.probe_waker, .loop = 1};
   assert_int_equal(monitor_new(&m, metrics, &h.monitor, &err), TL_OK);
   assert_int_equal(monitor_start(h.monitor, &err), TL_OK);
-  for (unsigned i = 0; i < REPLICAS; i++) submit(&h, i, i == 1 ? 2 : NEW);
+  for (unsigned i = 0; i < REPLICAS; i++) submit(&h, i, i == 1 ? 100 : 4, i == 1 ? 2 : NEW);
   struct tl_board *board = tl_engine_board(h.engine, 1);
   while (!atomic_load(&board->step_began_ns)) usleep(100);
-  fake->gpus[1].xid = 79; /* in the middle of a step of 300 ms */
+  fake->gpus[1].xid = 79; /* in the middle of a step of two seconds */
   drain(&h, REPLICAS);
   assert_true(h.seqs[1]->finish == TL_FINISH_FAULT && atomic_load(&h.seqs[1]->n_out) == 0);
   assert_true(h.seqs[0]->finish == TL_FINISH_LENGTH && h.seqs[2]->finish == TL_FINISH_LENGTH);
@@ -286,7 +287,7 @@ static void test_quarantine(void **state) {
   monitor_resume(1, h.monitor);
   assert_true(wait_for(is_back, &h));
   free_sequence(h.seqs[1]);
-  submit(&h, 1, 2);
+  submit(&h, 1, 4, 2);
   drain(&h, REPLICAS + 1);
   assert_int_equal(h.seqs[1]->finish, TL_FINISH_LENGTH);
   monitor_stop(h.monitor);

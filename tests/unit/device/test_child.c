@@ -279,7 +279,7 @@ static void test_steps_through_the_memory(void **state) {
   context[3] = CONTEXT + 1;
   assert_false(child_put_step(shared, &l, &job, &s));
   job.max_batch_size = job.max_context = job.vocab_size = UINT32_MAX;
-  assert_false(child_layout_make(&job, &l));
+  assert_false(child_layout_make(&job, &(struct child_layout){0}));
   munmap(shared, l.bytes);
   munmap(other, l.bytes);
   close(fd);
