@@ -154,6 +154,12 @@ $(B)/tests/$(1)/%: tests/unit/$(1)/%.c $(call archives,$(1))
 endef
 $(foreach room,$(ROOMS),$(eval $(call unit_test,$(room))))
 
+# Stands for NVIDIA's libnvidia-ml.so.1.
+$(B)/lib/fake_nvml.so: tests/unit/daemon/fake_nvml.c tests/unit/daemon/fake_nvml.h
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=c17 -D_GNU_SOURCE -g -O2 $(WARN) -fPIC -shared -Wno-missing-prototypes -o $@ $<
+$(B)/tests/daemon/test_gpu_watch: | $(B)/lib/fake_nvml.so
+
 .PHONY: check check-unit check-e2e check-house
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
 	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins

@@ -20,6 +20,7 @@ struct tl_config {
   char *model_path, *model_name; /* name "": last part of the path */
   struct tl_strings model_aliases;
   struct tl_strings devices;
+  char *isolation;
   int64_t cpu_threads;
   bool cpu_pin;
   int64_t sim_base_us, sim_per_token_ns, sim_per_block_ns, sim_kv_blocks, sim_eos_every;

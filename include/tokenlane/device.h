@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The device seam: a step-level table that a backend fills. Only the worker
- * that owns the device calls it, but for `reset`. A step-level seam stays small: a new
+ * that owns the device calls it, but for `interrupt`, `reset` and `health`. A step-level seam stays small: a new
  * architecture is a new plan (model.h), not a new entry here. */
 #ifndef TOKENLANE_DEVICE_H
 #define TOKENLANE_DEVICE_H
@@ -17,6 +17,7 @@ struct tl_sim_options; /* sim.h */
 struct tl_device; /* first member of each backend's own struct: const struct tl_device_ops *ops */
 
 struct tl_device_options {
+  const char *spec;    /* "cpu:0": what tl_device_isolated hosts; others do not look at it */
   unsigned index;      /* N of "cpu:N" */
   unsigned n_lanes;    /* compute threads, the calling worker included; >= 1 */
   unsigned first_core; /* where the device's core set begins */
@@ -26,6 +27,7 @@ struct tl_device_options {
 
 struct tl_device_load {
   const struct tl_model *model;
+  const char *model_path;     /* what it was read from, for a backend in another process; NULL: no files */
   uint32_t max_batch_size;    /* sequences of a step, and rows wanted */
   uint32_t max_batch_tokens;  /* tokens of a step */
   uint32_t max_context;       /* tokens of a sequence */
@@ -35,9 +37,19 @@ struct tl_device_load {
   void *context;
 };
 
+#define TL_GPU_ID 32
+
 struct tl_device_loaded {
   uint32_t n_blocks;          /* KV blocks that a step may name: 0 .. n_blocks - 1 */
   uint64_t kv_bytes, weight_bytes;
+  char gpu[TL_GPU_ID];        /* PCI address of the GPU, "00000000:3B:00.0", by which NVML knows it; "": none */
+};
+
+/* What is known of a device beside its steps. */
+enum tl_device_health {
+  TL_DEVICE_WELL,
+  TL_DEVICE_IMPAIRED, /* its results are right, but it is used last */
+  TL_DEVICE_FAILED,   /* nothing that it says is to be used, the step under way included */
 };
 
 struct tl_device_ops {
@@ -54,19 +66,34 @@ struct tl_device_ops {
   /* Waits for the step; ret_sampled: (n_rows). */
   int (*collect)(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err);
   void (*close)(struct tl_device *device); /* no other call is under way */
+  /* Gives up the step under way, whose collect returns TL_EDEVICE at once even when it hung,
+   * and lets go of the hardware: until a reset the device says TL_EDEVICE to all. Quick. Threads as
+   * for reset. NULL: reset does it. */
+  void (*interrupt)(struct tl_device *device);
   /* Gives up the step under way, whose collect returns TL_EDEVICE at once even when
    * it hung, and makes the device as load left it, its KV contents lost. After
    * an error the device works again once this has returned TL_OK; TL_EDEVICE: it
-   * does not, now. Any thread, one at a time, between load and close, while the worker is in
-   * submit or collect or calls nothing. NULL: a backend that cannot: a step that hangs
+   * does not, now; TL_EBUSY: that takes a while and has begun, call again. Any thread, one at a
+   * time, between load and close, while the worker is in submit or collect or calls nothing; where there
+   * is an `interrupt`, only while it calls nothing. NULL: a backend that cannot: a step that hangs
    * there hangs for ever (ARCHITECTURE.md, Faults). A step that is submitted after a reset
    * of which the worker does not know yet is thrown away by the engine; its result may be wrong,
    * but the reset must happen before that submit in the sense of C11. */
   int (*reset)(struct tl_device *device, struct tl_error *err);
+  /* How the device is, without asking it for a step. Never blocks. The monitor, between load and close,
+   * whatever else goes on. NULL: only its steps tell. */
+  enum tl_device_health (*health)(struct tl_device *device);
 };
 
 /* The backend of "cpu:0"; NULL and err for an unknown kind. *ret_index is the
  * number after the colon. Any thread. */
 const struct tl_device_ops *tl_device_find(const char *spec, unsigned *ret_index, struct tl_error *err);
+
+/* options->spec in a process of its own: what kills it, kills the daemon no more than any device error, and
+ * a reset starts it anew. The process is this program with the arguments `device SPEC`, whose main
+ * function must then call tl_device_host. */
+const struct tl_device_ops *tl_device_isolated(void);
+/* The main function of that process; returns (the exit status) only when it was not started so. */
+int tl_device_host(void);
 
 #endif

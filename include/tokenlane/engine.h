@@ -17,6 +17,7 @@
 
 #include "tokenlane/base/error.h"
 #include "tokenlane/base/mpsc.h"
+#include "tokenlane/device.h"
 #include "tokenlane/metrics.h"
 #include "tokenlane/model.h"
 #include "tokenlane/schedule.h"
@@ -101,6 +102,8 @@ bool tl_sequence_is_stop(const struct tl_sequence *seq, int32_t token);
 
 struct tl_engine_options {
   const struct tl_model *model;
+  const char *model_path;      /* for `isolate`: what it was read from */
+  bool isolate;                /* each device in a process of its own */
   const char *const *devices;  /* (n_replicas) "cpu:0", ...: one replica each */
   unsigned n_replicas, n_loops;
   const struct tl_sim_options *sim; /* (n_replicas) for those that are simulated, or NULL */
@@ -172,6 +175,7 @@ unsigned tl_engine_simulated(const struct tl_engine *engine); /* devices that on
 uint32_t tl_engine_blocks(const struct tl_engine *engine, unsigned replica);
 uint32_t tl_engine_max_context(const struct tl_engine *engine); /* tokens that a sequence may hold */
 const char *tl_engine_device(const struct tl_engine *engine, unsigned replica); /* "cpu:0" */
+const char *tl_engine_gpu(const struct tl_engine *engine, unsigned replica);    /* its PCI address; "": none */
 struct tl_board *tl_engine_board(struct tl_engine *engine, unsigned replica);
 
 /* Gives the sequence to a replica. The caller has reserved room there (route),
@@ -187,13 +191,18 @@ void tl_engine_drain(struct tl_engine *engine, unsigned loop,
 
 /* --- faults: the monitor's thread (engine/fault.c has the protocol) ------------------ */
 /* The worker gives back all sequences (TL_FINISH_FAULT) and leaves the device alone,
- * as it does by itself after a device error. When it is inside the device, only once that returns. */
+ * as it does by itself after a device error. When it is inside the device, only once that returns.
+ * Any thread. */
 void tl_engine_quarantine(struct tl_engine *engine, unsigned replica);
 bool tl_engine_failed(const struct tl_engine *engine, unsigned replica);
 /* Failed, and the worker has let go of everything. */
 bool tl_engine_parked(const struct tl_engine *engine, unsigned replica);
 bool tl_engine_can_reset(const struct tl_engine *engine, unsigned replica);
-/* The device's reset. While it is failed only. */
+/* What the device says of itself. */
+enum tl_device_health tl_engine_health(const struct tl_engine *engine, unsigned replica);
+/* Gets its worker out of the device, which is of no use until it is reset. While it is failed only. */
+int tl_engine_interrupt(struct tl_engine *engine, unsigned replica, struct tl_error *err);
+/* The device's reset; TL_EBUSY: not yet, call again. While it is parked only. */
 int tl_engine_reset(struct tl_engine *engine, unsigned replica, struct tl_error *err);
 /* Parked and reset: the worker takes sequences again, the router gives it none. */
 bool tl_engine_try(struct tl_engine *engine, unsigned replica);

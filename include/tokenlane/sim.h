@@ -35,6 +35,8 @@ enum tl_sim_fault_kind {
   TL_SIM_SLOW,    /* steps take `factor` times as long: n_steps of them, or (0) until reset */
   TL_SIM_OOM,     /* submit (or load) says TL_ENOMEM, n_steps times; nothing else is harmed */
   TL_SIM_CORRUPT, /* steps go on and say TL_OK, but their tokens are wrong, until reset */
+  TL_SIM_HOT,     /* `health` says TL_DEVICE_IMPAIRED, until reset; steps are as ever */
+  TL_SIM_LOST,    /* `health` says TL_DEVICE_FAILED, until reset; steps are as ever */
 };
 
 /* DEVICE@STEP:KIND, see config/README.md. Steps are counted from 1 since open. */
@@ -56,6 +58,7 @@ struct tl_sim_options {
   uint32_t n_tokens;
   const struct tl_sim_fault *faults; /* (n_faults) of all devices; copied by open */
   uint32_t n_faults;
+  uint64_t first_step; /* steps that the device has made in an earlier life: the script goes on after them */
 };
 
 /* Reads one entry of the key `sim.faults`, or fills err with what was expected. */

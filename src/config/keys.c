@@ -13,6 +13,8 @@ const struct config_key config_keys[] = {
     {"model.name", KEY_STRING, AT(model_name), 0, 0, "", NULL, "id that clients use; empty: the last part of the path"},
     {"model.aliases", KEY_STRINGS, AT(model_aliases), 0, 0, "", NULL, "further ids that mean the same model"},
     {"devices", KEY_STRINGS, AT(devices), 0, 0, "cpu:0", NULL, "one replica of the model on each: cpu:0, cpu:1, ...; sim:0, sim:1, ... simulate GPUs"},
+    {"isolation", KEY_CHOICE, AT(isolation), 0, 0, "thread", "thread|process",
+     "where devices run: in the daemon, or each in a process of its own whose death or hang costs its steps alone"},
     {"cpu.threads", KEY_INTEGER, AT(cpu_threads), 0, 1024, "0", NULL,
      "compute threads of a CPU replica; 0: the processors shared equally"},
     {"cpu.pin", KEY_BOOL, AT(cpu_pin), 0, 0, "false", NULL, "bind each compute thread to a processor of its own"},

@@ -148,6 +148,8 @@ static int make_engine(struct daemon *d, struct tl_error *err) {
   if (!d->simulation) return err->code;
   struct tl_engine_options options = {
       .model = d->model,
+      .model_path = c->model_path,
+      .isolate = strcmp(c->isolation, "process") == 0,
       .devices = (const char *const *)c->devices.items,
       .n_replicas = c->devices.n,
       .sim = simulate_options(d->simulation),
@@ -201,6 +203,30 @@ static int test_replicas(struct daemon *d, struct tl_error *err) {
   return probe_replicas(d->engine, d->model, (unsigned)d->config->http_threads, &d->probe_waker, d->probes, err);
 }
 
+/* Before anybody waits for the monitor's next look: the step under way is not used. */
+static void on_gpu_failed(unsigned replica, void *context) {
+  struct daemon *d = context;
+  tl_engine_quarantine(d->engine, replica);
+  tl_waker_notify(&d->probe_waker);
+}
+
+static int watch_gpus(struct daemon *d, struct tl_error *err) {
+  unsigned n = 0;
+  struct gpu_use *uses = calloc(d->config->devices.n, sizeof *uses);
+  if (!uses) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  for (unsigned i = 0; i < d->config->devices.n; i++)
+    if (*tl_engine_gpu(d->engine, i)) uses[n++] = (struct gpu_use){i, tl_engine_gpu(d->engine, i)};
+  struct gpu_watch_options options = {.library = "libnvidia-ml.so.1",
+                                      .uses = uses,
+                                      .n_uses = n,
+                                      .look_ns = TL_SEC(1),
+                                      .fail = on_gpu_failed,
+                                      .context = d};
+  d->gpus = gpu_watch_start(&options, d->metrics);
+  free(uses);
+  return TL_OK;
+}
+
 static int start_monitor(struct daemon *d, struct tl_error *err) {
   const struct tl_config *c = d->config;
   struct monitor_options options = {
@@ -213,6 +239,7 @@ static int start_monitor(struct daemon *d, struct tl_error *err) {
       .engine = d->engine,
       .route = d->route,
       .api = d->api,
+      .gpus = d->gpus,
       .model = d->model,
       .probes = d->probes,
       .waker = &d->probe_waker,
@@ -248,6 +275,7 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
   if (r == TL_OK) r = make_route(d, err);
   if (r == TL_OK) r = tl_engine_start(d->engine, err);
   if (r == TL_OK) r = test_replicas(d, err);
+  if (r == TL_OK) r = watch_gpus(d, err);
   if (r == TL_OK) r = start_monitor(d, err);
   if (r < 0) return r;
   signals_ready(); /* before the first request: it would be lost by an exit at once */
@@ -270,6 +298,7 @@ void daemon_done(struct daemon *d) {
   if (d->http) tl_http_stop(d->http);
   if (d->api) tl_api_reap(d->api);
   tl_trace_stop(d->trace); /* all that puts spans has ended */
+  gpu_watch_stop(d->gpus); /* its gauges are read until http stops; its threads mark until they end */
   monitor_free(d->monitor);
   tl_route_free(d->route);
   tl_engine_free(d->engine);

@@ -29,6 +29,7 @@ struct daemon {
   struct progress *progress;
   struct tl_waker probe_waker; /* the boot thread, waiting for its test generation, then the monitor */
   struct probe *probes;        /* (devices) */
+  struct gpu_watch *gpus;      /* NULL: none are watched */
   struct monitor *monitor;
   struct tl_admin *admin; /* NULL: none is configured */
 };

@@ -6,6 +6,7 @@
 #include "tokenlane/base/clock.h"
 
 #define INTERRUPT_NS TL_SEC(1)  /* between resets that are to get a worker out */
+#define BEGUN_NS TL_MS(20)      /* between looks at a reset that has begun */
 #define SLOW_FACTOR 5           /* degraded above so many times what the others take, until below half of it */
 #define SLOW_PROOF_NS TL_SEC(1)   /* of steps: one that was delayed, or the cold ones at the start, prove nothing */
 #define SLOW_MEMORY_NS TL_SEC(30) /* without steps of its own it is not slow for longer: it must be seen again */
@@ -52,10 +53,20 @@ static void back_off(struct health *h, const struct health_options *o, int64_t n
   h->interrupt_ns = now_ns + INTERRUPT_NS;
 }
 
+/* The worse of what the device says of itself and what is said of its GPU. */
+static enum tl_device_health condition(const struct health_seen *seen) {
+  return seen->device > seen->gpu ? seen->device : seen->gpu;
+}
+
 static enum health_action serving(struct health *h, const struct health_options *o, const struct health_seen *seen, int64_t now_ns) {
+  h->let_go = false;
   if (seen->failed) {
     note_fault(h, o, now_ns);
     return HEALTH_NOTHING;
+  }
+  if (condition(seen) == TL_DEVICE_FAILED) {
+    note_fault(h, o, now_ns);
+    return HEALTH_MARK;
   }
   if (health_is_late(o, seen, now_ns)) {
     if (seen->can_reset) {
@@ -66,7 +77,8 @@ static enum health_action serving(struct health *h, const struct health_options 
     h->state = TL_REPLICA_QUARANTINED;
     return HEALTH_NOTHING;
   }
-  h->state = is_slow(h, seen, now_ns) ? TL_REPLICA_DEGRADED : TL_REPLICA_READY;
+  bool slow = is_slow(h, seen, now_ns), impaired = condition(seen) == TL_DEVICE_IMPAIRED;
+  h->state = slow || impaired ? TL_REPLICA_DEGRADED : TL_REPLICA_READY;
   return HEALTH_NOTHING;
 }
 
@@ -88,19 +100,24 @@ static enum health_action quarantined(struct health *h, const struct health_opti
     return HEALTH_INTERRUPT;
   }
   if (!seen->can_reset) h->state = TL_REPLICA_OUT;
+  if (seen->gpu == TL_DEVICE_FAILED) { /* nobody can mend a GPU that is still in use */
+    bool held = !h->let_go && seen->can_reset;
+    h->let_go = true;
+    return held ? HEALTH_INTERRUPT : HEALTH_NOTHING;
+  }
   if (h->state == TL_REPLICA_OUT || now_ns < h->retry_ns || seen->probe == HEALTH_PROBE_RUNS) return HEALTH_NOTHING;
   return HEALTH_RESET;
 }
 
 static enum health_action recovering(struct health *h, const struct health_options *o, const struct health_seen *seen, int64_t now_ns) {
-  if (seen->probe == HEALTH_PROBE_RIGHT && !seen->failed) {
+  if (seen->probe == HEALTH_PROBE_RIGHT && !seen->failed && condition(seen) != TL_DEVICE_FAILED) {
     h->state = TL_REPLICA_READY;
     h->n_attempts = 0;
     h->total_recoveries++;
     return HEALTH_ADMIT;
   }
-  bool late = health_is_late(o, seen, now_ns);
-  if (seen->probe == HEALTH_PROBE_RUNS && !seen->failed && !late) return HEALTH_NOTHING;
+  bool bad = health_is_late(o, seen, now_ns) || condition(seen) == TL_DEVICE_FAILED;
+  if (seen->probe == HEALTH_PROBE_RUNS && !seen->failed && !bad) return HEALTH_NOTHING;
   back_off(h, o, now_ns);
   return seen->failed ? HEALTH_NOTHING : HEALTH_MARK;
 }
@@ -114,11 +131,12 @@ enum health_action health_step(struct health *h, const struct health_options *o,
   }
 }
 
-void health_on_reset(struct health *h, const struct health_options *o, bool works, int64_t now_ns) {
-  if (works)
-    h->state = TL_REPLICA_RECOVERING;
-  else
-    back_off(h, o, now_ns);
+void health_on_reset(struct health *h, const struct health_options *o, enum health_reset result, int64_t now_ns) {
+  switch (result) {
+    case HEALTH_RESET_DONE: h->state = TL_REPLICA_RECOVERING; break;
+    case HEALTH_RESET_BEGUN: h->retry_ns = now_ns + BEGUN_NS; break;
+    case HEALTH_RESET_FAILED: back_off(h, o, now_ns); break;
+  }
 }
 
 void health_resume(struct health *h, int64_t now_ns) {

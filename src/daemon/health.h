@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What becomes of a replica: a pure function of what the monitor sees and the time.
  *
- *          slower than the others            step too late, or a device error
+ *     slower than the others, or hot         step too late, a device error, or lost
  *   READY ◄──────────────────────► DEGRADED ──────────────────────────► QUARANTINED ──► OUT
  *     ▲    as fast, or idle for long                 (too many faults in the window)
  *     │                                                │    ▲
@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "tokenlane/device.h"
 #include "tokenlane/route.h"
 
 #define HEALTH_MOST_FAULTS 16
@@ -38,20 +39,25 @@ struct health_seen {
   int64_t expected_ns;    /* of a step as large as the one under way */
   int64_t beat_ns;        /* end of its last step */
   int64_t others_step_ns; /* typical average of the other replicas, 0: none */
+  enum tl_device_health device; /* what the device says of itself: a reset may help */
+  enum tl_device_health gpu;    /* what NVML says of its GPU: while that has failed, nothing is tried on it */
   enum health_probe probe;
 };
 
 /* What the monitor is to do. */
 enum health_action {
   HEALTH_NOTHING,
-  HEALTH_MARK,      /* mark the device as failed, and reset it so that its worker comes out */
-  HEALTH_INTERRUPT, /* reset it once more: the worker is still inside */
+  HEALTH_MARK,      /* mark the device as failed, and interrupt it so that its worker comes out */
+  HEALTH_INTERRUPT, /* interrupt it: the worker is still inside, or its GPU must be let go */
   HEALTH_RESET,     /* reset it, have it tried, start a test generation; health_on_reset tells how that went */
   HEALTH_ADMIT,     /* it serves again */
 };
 
+enum health_reset { HEALTH_RESET_FAILED, HEALTH_RESET_BEGUN, HEALTH_RESET_DONE };
+
 struct health {
   enum tl_replica_state state;
+  bool let_go;            /* of its GPU, which has failed */
   bool late_only;         /* quarantined without a mark: it cannot be reset and may come back by itself */
   int64_t faults_ns[HEALTH_MOST_FAULTS]; /* the last ones, oldest first */
   unsigned n_faults;      /* of them */
@@ -64,8 +70,8 @@ struct health {
 
 bool health_is_late(const struct health_options *o, const struct health_seen *seen, int64_t now_ns);
 enum health_action health_step(struct health *h, const struct health_options *o, const struct health_seen *seen, int64_t now_ns);
-/* After HEALTH_RESET: the device works again and the test generation is under way, or not. */
-void health_on_reset(struct health *h, const struct health_options *o, bool works, int64_t now_ns);
+/* After HEALTH_RESET: the device works again and the test generation is under way, or not, or not yet. */
+void health_on_reset(struct health *h, const struct health_options *o, enum health_reset result, int64_t now_ns);
 /* An operator wants it back: its faults are forgotten and it is tried at once. */
 void health_resume(struct health *h, int64_t now_ns);
 

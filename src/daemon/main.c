@@ -6,6 +6,7 @@
 #include "daemon/daemon_private.h"
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/thread.h"
+#include "tokenlane/device.h"
 #include "tokenlane/log.h"
 
 static const char usage[] =
@@ -128,6 +129,7 @@ int main(int argc, char **argv) {
   tl_thread_enter("tokenlane", TL_ROLE_NONE); /* also the name of the process */
   if (strcmp(command, "serve") == 0 || strcmp(command, "check-config") == 0)
     return with_config(command, &(struct command_line){argc - 2, argv + 2});
+  if (strcmp(command, "device") == 0) return tl_device_host(); /* the daemon's own, see isolation */
   if (strcmp(command, "keys") == 0) return print_keys();
   if (strcmp(command, "version") == 0 || strcmp(command, "--version") == 0) return puts("tokenlane " TL_VERSION) < 0;
   bool asked = strcmp(command, "help") == 0 || strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0;

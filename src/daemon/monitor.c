@@ -70,17 +70,29 @@ static struct health_seen look(const struct monitor *m, unsigned i) {
       .expected_ns = expected_step(b),
       .beat_ns = atomic_load_explicit(&b->beat_ns, memory_order_relaxed),
       .others_step_ns = typical_step(m, i),
+      .device = tl_engine_health(m->o.engine, i),
+      .gpu = gpu_watch_health(m->o.gpus, i),
       .probe = probe->running ? HEALTH_PROBE_RUNS : probe->right ? HEALTH_PROBE_RIGHT : HEALTH_PROBE_WRONG,
   };
 }
 
 /* --- doing ----------------------------------------------------------------------------------- */
 
-static bool reset(struct monitor *m, unsigned i) {
+static void complain(unsigned i, const struct tl_error *err) {
+  TL_LOG(TL_LOG_WARN, "monitor", "the reset did not help", TL_U("replica", i), TL_S("error", err->message));
+}
+
+static void interrupt(struct monitor *m, unsigned i) {
   struct tl_error err = {0};
-  if (tl_engine_reset(m->o.engine, i, &err) == TL_OK) return true;
-  TL_LOG(TL_LOG_WARN, "monitor", "the reset did not help", TL_U("replica", i), TL_S("error", err.message));
-  return false;
+  if (tl_engine_interrupt(m->o.engine, i, &err) < 0) complain(i, &err);
+}
+
+static enum health_reset reset(struct monitor *m, unsigned i) {
+  struct tl_error err = {0};
+  int r = tl_engine_reset(m->o.engine, i, &err);
+  if (r == TL_EBUSY) return HEALTH_RESET_BEGUN;
+  if (r < 0) complain(i, &err);
+  return r == TL_OK && tl_engine_try(m->o.engine, i) ? HEALTH_RESET_DONE : HEALTH_RESET_FAILED;
 }
 
 static void act(struct monitor *m, struct watched *w, enum health_action action) {
@@ -88,18 +100,18 @@ static void act(struct monitor *m, struct watched *w, enum health_action action)
   switch (action) {
     case HEALTH_NOTHING: break;
     case HEALTH_MARK:
-      TL_LOG(TL_LOG_ERROR, "monitor", "the replica is late or wrong; quarantined", TL_U("replica", w->index));
-      tl_engine_quarantine(engine, w->index); /* before the reset: fault.c says why */
-      reset(m, w->index);
+      TL_LOG(TL_LOG_ERROR, "monitor", "the replica is late, wrong or lost; quarantined", TL_U("replica", w->index));
+      tl_engine_quarantine(engine, w->index); /* before the interrupt: fault.c says why */
+      interrupt(m, w->index);
       break;
-    case HEALTH_INTERRUPT: reset(m, w->index); break;
+    case HEALTH_INTERRUPT: interrupt(m, w->index); break;
     case HEALTH_RESET: {
-      bool works = reset(m, w->index) && tl_engine_try(engine, w->index);
-      if (works && probe_fits(engine))
+      enum health_reset result = reset(m, w->index);
+      if (result == HEALTH_RESET_DONE && probe_fits(engine))
         probe_submit(engine, m->o.model, m->o.loop, w->index, &m->o.probes[w->index]);
-      else if (works)
+      else if (result == HEALTH_RESET_DONE)
         m->o.probes[w->index].right = true;
-      health_on_reset(&w->health, &m->o.health, works, tl_now_ns());
+      health_on_reset(&w->health, &m->o.health, result, tl_now_ns());
       break;
     }
     case HEALTH_ADMIT: tl_engine_admit(engine, w->index); break; /* if it failed just now, the next look sees it */
@@ -208,6 +220,7 @@ void monitor_free(struct monitor *monitor) {
 
 void monitor_resume(unsigned replica, void *monitor) {
   struct monitor *m = monitor;
+  gpu_watch_mended(m->o.gpus, replica);
   atomic_store_explicit(&m->replicas[replica].resume, 1, memory_order_relaxed); /* see watched */
   tl_waker_notify(m->o.waker);
 }

@@ -5,6 +5,7 @@
 #ifndef MONITOR_H
 #define MONITOR_H
 
+#include "daemon/gpu_watch.h"
 #include "daemon/health.h"
 #include "daemon/probe.h"
 #include "tokenlane/api.h"
@@ -16,6 +17,7 @@ struct monitor_options {
   struct tl_engine *engine; /* borrowed, as all below */
   struct tl_route *route;
   struct tl_api *api;
+  struct gpu_watch *gpus;   /* NULL: none are watched */
   const struct tl_model *model;
   struct probe *probes;     /* (replicas) */
   struct tl_waker *waker;   /* what the engine wakes for `loop` */

@@ -82,6 +82,7 @@ static void *load_device(void *argument) {
   struct worker *w = l->worker;
   const struct tl_engine_options *o = &w->engine->o;
   struct tl_device_load load = {.model = o->model,
+                                .model_path = o->model_path,
                                 .max_batch_size = o->max_batch_size,
                                 .max_batch_tokens = o->max_batch_tokens,
                                 .max_context = w->engine->max_context,
@@ -122,8 +123,9 @@ static void place(struct tl_engine *engine, struct worker *w, unsigned index) {
   unsigned n = o->n_replicas - tl_engine_simulated(engine), lanes = o->cpu_threads;
   if (lanes == 0) lanes = n ? tl_cpu_count() / n : 1;
   if (lanes == 0) lanes = 1;
-  unsigned cores = w->ops->simulated ? 0 : o->cpu_pin ? 1 : n > 1 ? lanes : 0;
-  w->device_options = (struct tl_device_options){.index = index,
+  unsigned cores = w->simulated ? 0 : o->cpu_pin ? 1 : n > 1 ? lanes : 0;
+  w->device_options = (struct tl_device_options){.spec = o->devices ? o->devices[w->index] : NULL,
+                                                 .index = index,
                                                  .n_lanes = lanes,
                                                  .first_core = index * lanes,
                                                  .cores = cores,
@@ -140,6 +142,8 @@ static int open_all(struct tl_engine *engine, const struct tl_device_ops *ops, s
     tl_waker_init(&w->waker);
     w->ops = ops ? ops : tl_device_find(engine->o.devices[i], &w->device_options.index, err);
     if (!w->ops) return TL_EINVAL;
+    w->simulated = w->ops->simulated;
+    if (engine->o.isolate && !ops) w->ops = tl_device_isolated();
   }
   for (unsigned i = 0; i < engine->o.n_replicas; i++) {
     struct worker *w = &engine->workers[i];
@@ -294,7 +298,7 @@ static void join_worker(struct worker *w) {
   if (pthread_timedjoin_np(w->thread, NULL, &deadline) == 0) return;
   struct tl_error err = {0};
   TL_LOG(TL_LOG_WARN, "engine", "the device does not end its step; resetting it", TL_U("replica", w->index));
-  if (w->ops->reset) w->ops->reset(w->device, &err);
+  tl_engine_interrupt(w->engine, w->index, &err);
   pthread_join(w->thread, NULL);
 }
 
@@ -316,7 +320,7 @@ unsigned tl_engine_replicas(const struct tl_engine *engine) {
 
 unsigned tl_engine_simulated(const struct tl_engine *engine) {
   unsigned n = 0;
-  for (unsigned i = 0; i < engine->o.n_replicas; i++) n += engine->workers[i].ops->simulated;
+  for (unsigned i = 0; i < engine->o.n_replicas; i++) n += engine->workers[i].simulated;
   return n;
 }
 
@@ -330,6 +334,10 @@ uint32_t tl_engine_max_context(const struct tl_engine *engine) {
 
 const char *tl_engine_device(const struct tl_engine *engine, unsigned replica) {
   return engine->o.devices ? engine->o.devices[replica] : engine->workers[replica].ops->name;
+}
+
+const char *tl_engine_gpu(const struct tl_engine *engine, unsigned replica) {
+  return engine->workers[replica].loaded.gpu;
 }
 
 struct tl_board *tl_engine_board(struct tl_engine *engine, unsigned replica) {

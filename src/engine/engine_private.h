@@ -52,6 +52,7 @@ struct worker {
   pthread_t thread;
   bool started;
   const struct tl_device_ops *ops;
+  bool simulated;
   struct tl_device *device;
   struct tl_device_options device_options;
   struct tl_device_loaded loaded;

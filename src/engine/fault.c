@@ -67,6 +67,18 @@ bool tl_engine_can_reset(const struct tl_engine *engine, unsigned replica) {
   return engine->workers[replica].ops->reset != NULL;
 }
 
+enum tl_device_health tl_engine_health(const struct tl_engine *engine, unsigned replica) {
+  const struct worker *w = &engine->workers[replica];
+  return w->ops->health ? w->ops->health(w->device) : TL_DEVICE_WELL;
+}
+
+int tl_engine_interrupt(struct tl_engine *engine, unsigned replica, struct tl_error *err) {
+  struct worker *w = &engine->workers[replica];
+  if (!w->ops->interrupt) return tl_engine_parked(engine, replica) ? TL_OK : tl_engine_reset(engine, replica, err);
+  w->ops->interrupt(w->device);
+  return TL_OK;
+}
+
 int tl_engine_reset(struct tl_engine *engine, unsigned replica, struct tl_error *err) {
   struct worker *w = &engine->workers[replica];
   if (!w->ops->reset) return tl_error_set(err, TL_EUNSUPPORTED, NULL, "the device cannot be reset");

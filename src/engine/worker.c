@@ -152,7 +152,8 @@ void *worker_run(void *argument) {
   char name[16];
   snprintf(name, sizeof name, "tl-worker-%u", w->index);
   tl_thread_enter(name, TL_ROLE_WORKER);
-  if (w->device_options.cores) tl_thread_confine(w->device_options.first_core, w->device_options.cores);
+  /* In a process of its own the device has its cores for itself. */
+  if (w->device_options.cores && !w->engine->o.isolate) tl_thread_confine(w->device_options.first_core, w->device_options.cores);
   while (!stopping(w))
     if (!go_round(w) && n_sequences(w) == 0) sleep_until_work(w);
   drain_inbox(w);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "device/child/child_private.h"
 #include "engine/engine_private.h"
 #include "interleave.h"
 #include "tokenlane/base/mpsc.h"
@@ -292,6 +293,41 @@ static void finish_events(void) {
   CHECK(!tl_spsc_pop(&ring) && !tl_mpsc_pop(&one_worker.inbox));
 }
 
+/* --- a device in another process: steps there, answers back, each side asleep meanwhile -------------- */
+
+enum { STEPS = 2 };
+
+static struct {
+  _Atomic uint32_t asked, answered, daemon_sleeps, child_sleeps;
+  uint32_t step, sampled; /* plain: published by the numbers; one of each, used again for the next step */
+} shared;
+
+static void setup_child(void) {
+  memset((void *)&shared, 0, sizeof shared);
+}
+
+static void wait_number(_Atomic uint32_t *word, uint32_t number, _Atomic uint32_t *i_sleep) {
+  uint32_t now = number - 1;
+  while (now == number - 1) now = child_wait(word, number - 1, i_sleep, -1);
+  CHECK(now == number);
+}
+
+static void run_child(unsigned thread) {
+  for (uint32_t n = 1; n <= STEPS; n++) {
+    if (thread == 0) {
+      shared.step = 100 + n;
+      child_tell(&shared.asked, n, &shared.child_sleeps);
+      wait_number(&shared.answered, n, &shared.daemon_sleeps);
+      CHECK(shared.sampled == 200 + n);
+    } else {
+      wait_number(&shared.asked, n, &shared.child_sleeps);
+      CHECK(shared.step == 100 + n);
+      shared.sampled = 200 + n;
+      child_tell(&shared.answered, n, &shared.daemon_sleeps);
+    }
+  }
+}
+
 /* --- all ---------------------------------------------------------------------------------------------- */
 
 static const struct interleave_case cases[] = {
@@ -302,6 +338,7 @@ static const struct interleave_case cases[] = {
     {"flag", 3, 3, 2, setup_flag, run_flag, nothing},
     {"async", 3, 4, 2, setup_async, run_async, nothing},
     {"events", 2, 4, 2, setup_events, run_events, finish_events},
+    {"child", 2, 4, 2, setup_child, run_child, nothing},
 };
 
 int main(int argc, char **argv) {

@@ -6,6 +6,7 @@ must occur exactly once, so that a change of the code that moves it is noticed."
 
 MPSC, SPSC, WAKER = "src/base/mpsc.c", "src/base/spsc.c", "src/base/waker.c"
 INBOX, EVENTS, WAKER_H = "src/engine/inbox.c", "src/engine/events.c", "include/tokenlane/base/waker.h"
+CHILD = "src/device/child/child_wait.c"
 
 EXCHANGE = "atomic_exchange_explicit(&queue->head, node, memory_order_acq_rel)"
 FIRST_NEXT = "*next = atomic_load_explicit(&tail->next, memory_order_acquire);\n  if (tail == &queue->stub)"
@@ -61,4 +62,16 @@ MUTANTS = [
     ("event-final-not-announced", EVENTS, "  w->loop_woken[loop] = true;", "  w->loop_woken[loop] = !final;", ("events",)),
     ("loop-woken-before-the-push", EVENTS, "  if (!(old & SIGNAL_PENDING)) tl_spsc_push(&w->events[loop], seq);",
      "  w->engine->o.wake(loop, w->engine->o.wake_context);\n  if (!(old & SIGNAL_PENDING)) tl_spsc_push(&w->events[loop], seq);\n  return;", ("events",)),
+    ("child-tell-does-not-publish", CHILD, "atomic_store_explicit(word, value, memory_order_seq_cst)",
+     "atomic_store_explicit(word, value, memory_order_relaxed)", ("child",)),
+    ("child-tell-only-releases", CHILD, "atomic_store_explicit(word, value, memory_order_seq_cst);\n  if (atomic_load_explicit(other_sleeps, memory_order_seq_cst))",
+     "atomic_store_explicit(word, value, memory_order_release);\n  if (atomic_load_explicit(other_sleeps, memory_order_relaxed))", ("child",)),
+    ("child-tell-looks-first", CHILD, "  atomic_store_explicit(word, value, memory_order_seq_cst);\n  if (atomic_load_explicit(other_sleeps, memory_order_seq_cst)) child_wake(word);",
+     "  bool sleeps = atomic_load_explicit(other_sleeps, memory_order_seq_cst);\n  atomic_store_explicit(word, value, memory_order_seq_cst);\n  if (sleeps) child_wake(word);", ("child",)),
+    ("child-wait-without-order", CHILD, "atomic_store_explicit(i_sleep, 1, memory_order_seq_cst); /* pairs with the load in child_tell */\n  if (atomic_load_explicit(word, memory_order_seq_cst)",
+     "atomic_store_explicit(i_sleep, 1, memory_order_release);\n  if (atomic_load_explicit(word, memory_order_acquire)", ("child",)),
+    ("child-wait-says-so-late", CHILD, "  if (atomic_load_explicit(word, memory_order_seq_cst) == old)\n    syscall(",
+     "  if (atomic_load_explicit(word, memory_order_relaxed) == old)\n    atomic_store_explicit(i_sleep, 0, memory_order_relaxed), syscall(", ("child",)),
+    ("child-wait-does-not-acquire", CHILD, "  return atomic_load_explicit(word, memory_order_acquire);", "  return atomic_load_explicit(word, memory_order_relaxed);", ("child",)),
+    ("child-wait-compares-what-is-there", CHILD, "FUTEX_WAIT, old,", "FUTEX_WAIT, atomic_load_explicit(word, memory_order_relaxed),", ("child",)),
 ]  # fmt: skip

@@ -225,7 +225,7 @@ static inline int fake_load(struct tl_device *device, const struct tl_device_loa
   d->kv = malloc(slots * sizeof *d->kv);
   for (size_t i = 0; i < slots; i++) d->kv[i] = -1;
   d->readers = malloc(fake.n_blocks * sizeof *d->readers);
-  *ret = (struct tl_device_loaded){fake.n_blocks, slots * sizeof *d->kv, 1};
+  *ret = (struct tl_device_loaded){.n_blocks = fake.n_blocks, .kv_bytes = slots * sizeof *d->kv, .weight_bytes = 1};
   if (load->progress) load->progress(1, 1, load->context);
   return TL_OK;
 }

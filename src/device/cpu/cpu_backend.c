@@ -170,7 +170,7 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   if (r == TL_OK) r = make_lanes(d, err);
   if (r == TL_OK) r = make_rope(d, err);
   if (r < 0) return r;
-  *ret = (struct tl_device_loaded){d->n_blocks, d->kv_bytes, d->weights.bytes};
+  *ret = (struct tl_device_loaded){.n_blocks = d->n_blocks, .kv_bytes = d->kv_bytes, .weight_bytes = d->weights.bytes};
   return TL_OK;
 }
 

@@ -93,8 +93,14 @@ static int device_reset(struct tl_device *device, struct tl_error *err) {
   while (sick && sick != TL_SIM_NEVER &&
          !atomic_compare_exchange_weak_explicit(&d->sick, &sick, sick - 1, memory_order_acq_rel, memory_order_acquire)) {
   }
+  if (sick <= 1) atomic_store_explicit(&d->health, TL_DEVICE_WELL, memory_order_relaxed); /* a flag alone */
   sim_wake(&d->resets); /* after `sick`: who sees the one sees the other */
   return sick <= 1 ? TL_OK : tl_error_set(err, TL_EDEVICE, NULL, "sim:%u does not come back", d->index);
+}
+
+static enum tl_device_health device_health(struct tl_device *device) {
+  struct sim_device *d = (struct sim_device *)(void *)device;
+  return (enum tl_device_health)atomic_load_explicit(&d->health, memory_order_relaxed); /* a flag alone */
 }
 
 const struct tl_device_ops sim_device_ops = {.name = "sim",
@@ -104,4 +110,5 @@ const struct tl_device_ops sim_device_ops = {.name = "sim",
                                              .submit = device_submit,
                                              .collect = device_collect,
                                              .close = device_close,
-                                             .reset = device_reset};
+                                             .reset = device_reset,
+                                             .health = device_health};

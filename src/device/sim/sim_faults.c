@@ -24,6 +24,9 @@ int sim_faults_open(struct sim_device *d, const struct tl_sim_options *options, 
     for (; at > 0 && d->faults[at - 1].step > options->faults[i].step; at--) d->faults[at] = d->faults[at - 1];
     d->faults[at] = options->faults[i];
   }
+  d->n_steps = options->first_step;
+  if (d->n_steps == 0) return TL_OK;
+  while (d->next_fault < d->n_faults && d->faults[d->next_fault].step <= d->n_steps) d->next_fault++;
   return TL_OK;
 }
 
@@ -50,6 +53,9 @@ static void begin(struct sim_device *d, const struct tl_sim_fault *fault) {
       d->slow_until = fault->n_steps ? last : UINT64_MAX;
       if (fault->n_steps) return;
       break;
+    /* relaxed: a flag alone */
+    case TL_SIM_HOT: atomic_store_explicit(&d->health, TL_DEVICE_IMPAIRED, memory_order_relaxed); break;
+    case TL_SIM_LOST: atomic_store_explicit(&d->health, TL_DEVICE_FAILED, memory_order_relaxed); break;
     case TL_SIM_OOM: d->oom_until = fault->n_steps ? last : fault->step; return;
   }
   sim_sicken(d, fault->recover);

@@ -39,6 +39,7 @@ struct sim_device {
    * other side what it has done; a hang sleeps on `resets`. */
   TL_ALIGNED _Atomic uint32_t resets; /* times reset was called: the futex word */
   _Atomic uint32_t sick;              /* resets that are needed until it works; TL_SIM_NEVER; 0: well */
+  _Atomic uint32_t health;            /* enum tl_device_health */
 };
 
 extern const struct tl_device_ops sim_device_ops;

@@ -54,7 +54,7 @@ static void play(struct health *h, const struct health_options *o, bool can_rese
                                .probe = l->probe};
     int64_t now_ns = (int64_t)(l->at_s * 1e9);
     enum health_action action = health_step(h, o, &seen, now_ns);
-    if (action == HEALTH_RESET) health_on_reset(h, o, l->works, now_ns);
+    if (action == HEALTH_RESET) health_on_reset(h, o, l->works ? HEALTH_RESET_DONE : HEALTH_RESET_FAILED, now_ns);
     if (action != l->action || h->state != l->state) fail_msg("line %zu: action %d, state %d", i, action, h->state);
   }
 }
@@ -224,11 +224,85 @@ static void test_degraded(void **state) {
   }
 }
 
+/* A device that says that it has failed is marked at once, and reset as after an error; one
+ * that is impaired serves on. */
+static void test_device_says_so(void **state) {
+  (void)state;
+  struct health h = {0};
+  struct health_seen seen = idle;
+  seen.device = TL_DEVICE_IMPAIRED;
+  assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(10)), HEALTH_NOTHING);
+  assert_int_equal(h.state, TL_REPLICA_DEGRADED);
+  seen.device = TL_DEVICE_WELL;
+  assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(11)), HEALTH_NOTHING);
+  assert_int_equal(h.state, READY);
+  seen.device = TL_DEVICE_FAILED;
+  assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(12)), HEALTH_MARK);
+  assert_true(h.state == QUARANTINED && h.total_faults == 1);
+  seen.failed = seen.parked = true;
+  assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(13)), HEALTH_RESET);
+  health_on_reset(&h, &standard, HEALTH_RESET_DONE, TL_SEC(13));
+  seen.failed = false;
+  seen.probe = HEALTH_PROBE_RUNS;
+  assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(14)), HEALTH_MARK); /* the reset did not help */
+  assert_int_equal(h.state, QUARANTINED);
+  seen.probe = HEALTH_PROBE_RIGHT;
+  seen.failed = true;
+  assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(16)), HEALTH_RESET);
+  health_on_reset(&h, &standard, HEALTH_RESET_DONE, TL_SEC(16));
+  seen.failed = false;
+  assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(17)), HEALTH_MARK); /* right tokens do not change that */
+  assert_int_equal(h.total_faults, 1);
+}
+
+/* What NVML says of a GPU no reset changes: it is let go, once, and left alone until it is well. */
+static void test_gpu_failed(void **state) {
+  (void)state;
+  struct health h = {0};
+  struct health_seen seen = idle;
+  seen.gpu = TL_DEVICE_FAILED;
+  assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(10)), HEALTH_MARK);
+  seen.failed = true;
+  assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(12)), HEALTH_INTERRUPT); /* its worker is still inside */
+  seen.parked = true;
+  assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(13)), HEALTH_INTERRUPT);
+  for (int s = 14; s < 4000; s++) assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(s)), HEALTH_NOTHING);
+  assert_int_equal(h.state, QUARANTINED);
+  seen.gpu = TL_DEVICE_WELL;
+  assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(4000)), HEALTH_RESET);
+  health_on_reset(&h, &standard, HEALTH_RESET_DONE, TL_SEC(4000));
+  seen.failed = false;
+  seen.probe = HEALTH_PROBE_RIGHT;
+  assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(4001)), HEALTH_ADMIT);
+  seen.gpu = TL_DEVICE_FAILED;
+  assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(4002)), HEALTH_MARK);
+}
+
+/* A reset that takes its time is asked again soon, without a longer backoff. */
+static void test_reset_in_the_background(void **state) {
+  (void)state;
+  struct health h = {0};
+  struct health_seen seen = idle;
+  seen.failed = seen.parked = true;
+  health_step(&h, &standard, &seen, TL_SEC(10));
+  int64_t now_ns = TL_SEC(11);
+  for (int i = 0; i < 200; i++, now_ns += TL_MS(100)) {
+    assert_int_equal(health_step(&h, &standard, &seen, now_ns), HEALTH_RESET);
+    health_on_reset(&h, &standard, HEALTH_RESET_BEGUN, now_ns);
+    assert_int_equal(health_step(&h, &standard, &seen, now_ns + TL_MS(1)), HEALTH_NOTHING);
+  }
+  assert_true(h.state == QUARANTINED && h.n_attempts == 0);
+  health_on_reset(&h, &standard, HEALTH_RESET_FAILED, now_ns);
+  assert_int_equal(health_step(&h, &standard, &seen, now_ns + TL_MS(1999)), HEALTH_NOTHING);
+  assert_int_equal(health_step(&h, &standard, &seen, now_ns + TL_SEC(2)), HEALTH_RESET);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_late),     cmocka_unit_test(test_error_and_back), cmocka_unit_test(test_hang),
       cmocka_unit_test(test_backoff),  cmocka_unit_test(test_out),            cmocka_unit_test(test_no_reset),
-      cmocka_unit_test(test_degraded),
+      cmocka_unit_test(test_degraded), cmocka_unit_test(test_device_says_so), cmocka_unit_test(test_gpu_failed),
+      cmocka_unit_test(test_reset_in_the_background),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

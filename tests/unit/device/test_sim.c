@@ -430,6 +430,44 @@ static void test_corrupt_says_nothing(void **state) {
   close_rig(&rig);
 }
 
+/* Its steps go on and are right; only what it says of itself changes. */
+static void test_health(void **state) {
+  (void)state;
+  struct rig rig = rig_with("1@2:hot");
+  struct text t = new_text(0, 10);
+  struct tl_device *device = (struct tl_device *)(void *)rig.d;
+  run_steps(&rig, &t, 1, TL_OK);
+  assert_int_equal(sim_device_ops.health(device), TL_DEVICE_WELL);
+  run_steps(&rig, &t, 1, TL_OK);
+  assert_int_equal(sim_device_ops.health(device), TL_DEVICE_IMPAIRED);
+  assert_int_equal(reset(&rig), TL_OK);
+  assert_int_equal(sim_device_ops.health(device), TL_DEVICE_WELL);
+  close_rig(&rig);
+  rig = rig_with("1@3:lost:recover=2");
+  t = new_text(0, 10);
+  run_steps(&rig, &t, 4, TL_OK);
+  assert_true(is_as_expected(&rig, &t, 10));
+  device = (struct tl_device *)(void *)rig.d;
+  assert_int_equal(reset(&rig), TL_EDEVICE);
+  assert_int_equal(sim_device_ops.health(device), TL_DEVICE_FAILED);
+  assert_int_equal(reset(&rig), TL_OK);
+  assert_int_equal(sim_device_ops.health(device), TL_DEVICE_WELL);
+  close_rig(&rig);
+}
+
+/* A device that begins where another one ended has its faults behind it. */
+static void test_script_goes_on(void **state) {
+  (void)state;
+  static const struct tl_sim_fault script[] = {{.device = 1, .step = 5, .kind = TL_SIM_ERROR, .recover = 1},
+                                               {.device = 1, .step = 0, .kind = TL_SIM_OOM, .recover = 1},
+                                               {.device = 1, .step = 8, .kind = TL_SIM_ERROR, .recover = 1}};
+  struct rig rig = new_rig((struct tl_sim_options){.faults = script, .n_faults = 3, .first_step = 5});
+  struct text t = new_text(0, 10);
+  run_steps(&rig, &t, 2, TL_OK);
+  run_steps(&rig, &t, 1, TL_EDEVICE);
+  close_rig(&rig);
+}
+
 static void test_other_devices_have_no_fault(void **state) {
   (void)state;
   struct rig rig = rig_with("2@1:error");
@@ -543,6 +581,8 @@ int main(void) {
       cmocka_unit_test(test_error_is_sticky),
       cmocka_unit_test(test_recovery),
       cmocka_unit_test(test_corrupt_says_nothing),
+      cmocka_unit_test(test_health),
+      cmocka_unit_test(test_script_goes_on),
       cmocka_unit_test(test_other_devices_have_no_fault),
       cmocka_unit_test(test_out_of_memory),
       cmocka_unit_test(test_slow),

@@ -19,6 +19,8 @@ static void test_fault_texts(void **state) {
       {"1@load:oom", {1, 0, TL_SIM_OOM, 0, 0, 0, 1}},
       {"1@load:error:recover=never", {1, 0, TL_SIM_ERROR, 0, 0, 0, TL_SIM_NEVER}},
       {"4095@1:corrupt:recover=7", {4095, 1, TL_SIM_CORRUPT, 0, 0, 0, 7}},
+      {"1@7:lost", {1, 7, TL_SIM_LOST, 0, 0, 0, 1}},
+      {"1@7:hot:recover=2", {1, 7, TL_SIM_HOT, 0, 0, 0, 2}},
   };
   for (size_t i = 0; i < UNIT_COUNT(good); i++) {
     struct tl_sim_fault f;

@@ -103,24 +103,25 @@ static void *run_loop(void *argument) {
 /* As the monitor does it, without its patience. */
 static void recover(unsigned i, uint64_t *random) {
   for (unsigned k = 0; !tl_engine_parked(engine, i); k++) { /* its worker may be anywhere */
-    if (k % 8 == 0) tl_engine_reset(engine, i, NULL);
+    if (k % 8 == 0) tl_engine_interrupt(engine, i, NULL);
     nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
   }
-  while (tl_engine_reset(engine, i, NULL) < 0) continue;
+  struct tl_error err;
+  while (tl_engine_reset(engine, i, &err) < 0) nanosleep(&(struct timespec){.tv_nsec = 1000}, NULL); /* not yet, or not this time */
   assert_true(tl_engine_try(engine, i));
   if (unit_below(random, 2)) nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
   if (unit_below(random, 8) == 0) tl_engine_quarantine(engine, i); /* it failed again while it was tried */
   tl_engine_admit(engine, i);
 }
 
-static unsigned cause_chaos(void) {
+static unsigned cause_chaos(unsigned most) {
   uint64_t random = 99;
   unsigned n = 0;
   /* relaxed: ends soon after the loops */
   while (atomic_load_explicit(&n_loops_running, memory_order_relaxed)) {
     nanosleep(&(struct timespec){.tv_nsec = (long)unit_below(&random, 300000)}, NULL);
     unsigned i = (unsigned)unit_below(&random, REPLICAS);
-    if (n < CYCLES && unit_below(&random, 2)) tl_engine_quarantine(engine, i);
+    if (n < most && unit_below(&random, 2)) tl_engine_quarantine(engine, i);
     for (unsigned k = 0; k < REPLICAS; k++) {
       int64_t began_ns = atomic_load_explicit(&tl_engine_board(engine, k)->step_began_ns, memory_order_relaxed);
       if (began_ns && tl_now_ns() - began_ns > TL_MS(50)) tl_engine_quarantine(engine, k); /* it hangs */
@@ -132,13 +133,12 @@ static unsigned cause_chaos(void) {
   return n;
 }
 
-static void test_chaos(void **state) {
-  (void)state;
+static void run_chaos(bool isolate) {
   static const char *const devices[] = {"sim:0", "sim:1"};
   for (unsigned i = 0; i < REPLICAS; i++)
     sims[i] = (struct tl_sim_options){.base_ns = 20000, .per_token_ns = 100, .n_kv_blocks = 40, .faults = faults, .n_faults = UNIT_COUNT(faults)};
   struct tl_engine_options o = {.model = &model, .devices = devices, .n_replicas = REPLICAS, .n_loops = LOOPS, .sim = sims,
-                                .max_batch_size = 8, .max_batch_tokens = 64, .max_queue = LOOPS * LIVE, .wake = wake};
+                                .max_batch_size = 8, .max_batch_tokens = 64, .max_queue = LOOPS * LIVE, .wake = wake, .isolate = isolate};
   struct tl_error err = {0};
   struct tl_metrics *metrics = tl_metrics_new();
   assert_int_equal(tl_engine_new(&o, metrics, &engine, &err), TL_OK);
@@ -149,19 +149,18 @@ static void test_chaos(void **state) {
   alarm(250);
   atomic_store_explicit(&n_loops_running, LOOPS, memory_order_relaxed);
   for (unsigned i = 0; i < LOOPS; i++) {
-    loops[i].index = i;
-    loops[i].random = 7 + i;
+    loops[i] = (struct loop){.index = i, .random = 7 + i};
     tl_waker_init(&loops[i].waker);
     pthread_create(&loops[i].thread, NULL, run_loop, &loops[i]);
   }
-  unsigned n_cycles = cause_chaos(), n_moved = 0;
+  unsigned n_cycles = cause_chaos(isolate ? CYCLES / 5 : CYCLES), n_moved = 0;
   for (unsigned i = 0; i < LOOPS; i++) {
     pthread_join(loops[i].thread, NULL);
     n_moved += loops[i].n_moved;
   }
   alarm(0);
   print_message("%u quarantines, %u sequences moved\n", n_cycles, n_moved);
-  assert_true(n_cycles > 20 && n_moved > 20);
+  assert_true(n_cycles > (isolate ? 5 : 20) && n_moved > 20);
   tl_engine_stop(engine);
   for (unsigned i = 0; i < REPLICAS; i++) {
     struct tl_board *b = tl_engine_board(engine, i);
@@ -171,6 +170,17 @@ static void test_chaos(void **state) {
   }
   tl_engine_free(engine);
   tl_metrics_free(metrics);
+}
+
+static void test_chaos(void **state) {
+  (void)state;
+  run_chaos(false);
+}
+
+/* Each reset is a new process (this program, see main). */
+static void test_chaos_of_processes(void **state) {
+  (void)state;
+  run_chaos(true);
 }
 
 static void on_last(struct tl_sequence *seq, bool final, void *context) {
@@ -199,7 +209,8 @@ static void test_reap(void **state) {
   tl_metrics_free(metrics);
 }
 
-int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_chaos), cmocka_unit_test(test_reap)};
+int main(int argc, char **argv) {
+  if (argc > 1 && strcmp(argv[1], "device") == 0) return tl_device_host();
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_chaos), cmocka_unit_test(test_chaos_of_processes), cmocka_unit_test(test_reap)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: MIT */
+/* The device table over a process of its own. */
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "device/child/child_private.h"
+#include "tokenlane/base/clock.h"
+
+#define LOOK_NS TL_MS(25) /* between looks whether the child still lives, while a step runs */
+
+static const struct tl_device_ops child_device_ops;
+
+static struct child_device *of(struct tl_device *device) {
+  return (struct child_device *)(void *)device;
+}
+
+static void device_close(struct tl_device *device) {
+  struct child_device *d = of(device);
+  if (!d) return;
+  atomic_store_explicit(&d->closing, 1, memory_order_relaxed); /* a flag alone */
+  if (atomic_load_explicit(&d->revival, memory_order_relaxed) != CHILD_NOT_REVIVED) pthread_join(d->thread, NULL); /* own or joined */
+  child_end(d); /* one that does not die keeps its memory and a zombie */
+  free(d->sim_tokens);
+  free(d->sim_faults);
+  free(d);
+}
+
+/* The simulation's tables, for every life. */
+static int copy_sim(struct child_device *d, const struct tl_sim_options *sim, struct tl_error *err) {
+  if (!sim) return TL_OK;
+  d->job.has_sim = true;
+  d->job.sim = *sim;
+  d->job.sim.tokens = NULL;
+  d->job.sim.faults = NULL;
+  if (!sim->tokens) d->job.sim.n_tokens = 0;
+  if (d->job.sim.n_tokens) d->sim_tokens = malloc(sim->n_tokens * sizeof *sim->tokens);
+  if (sim->n_faults) d->sim_faults = malloc(sim->n_faults * sizeof *sim->faults);
+  if ((d->job.sim.n_tokens && !d->sim_tokens) || (sim->n_faults && !d->sim_faults))
+    return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  if (d->sim_tokens) memcpy(d->sim_tokens, sim->tokens, sim->n_tokens * sizeof *sim->tokens);
+  if (d->sim_faults) memcpy(d->sim_faults, sim->faults, sim->n_faults * sizeof *sim->faults);
+  return TL_OK;
+}
+
+static int device_open(const struct tl_device_options *options, struct tl_device **ret, struct tl_error *err) {
+  unsigned index;
+  const struct tl_device_ops *hosted = tl_device_find(options->spec, &index, err);
+  if (!hosted) return TL_EINVAL;
+  struct child_device *d = calloc(1, sizeof *d);
+  if (!d) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  d->ops = &child_device_ops;
+  d->life = -1;
+  snprintf(d->job.spec, sizeof d->job.spec, "%s:%u", hosted->name, index);
+  d->job.n_lanes = options->n_lanes;
+  d->job.first_core = options->first_core;
+  d->job.cores = options->cores;
+  int r = hosted->simulated ? copy_sim(d, options->sim, err) : TL_OK;
+  if (r < 0) {
+    device_close((struct tl_device *)(void *)d);
+    return r;
+  }
+  *ret = (struct tl_device *)(void *)d;
+  return TL_OK;
+}
+
+static int device_load(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret,
+                       struct tl_error *err) {
+  struct child_device *d = of(device);
+  const struct tl_model *m = load->model;
+  const char *path = load->model_path ? load->model_path : "";
+  d->load = *load;
+  if (strlen(path) >= sizeof d->job.model_path)
+    return tl_error_set(err, TL_EINVAL, "model.path", "model.path: too long for isolation: process");
+  memcpy(d->job.model_path, path, strlen(path) + 1);
+  d->job.max_batch_size = load->max_batch_size;
+  d->job.max_batch_tokens = load->max_batch_tokens;
+  d->job.max_context = load->max_context;
+  d->job.kv_memory_bytes = load->kv_memory_bytes;
+  d->job.vocab_size = m->vocab_size;
+  d->job.dim = m->dim;
+  d->job.n_layers = m->n_layers;
+  d->job.n_eos = m->n_eos;
+  d->job.weight_bytes = m->weight_bytes;
+  memcpy(d->job.eos, m->eos, sizeof d->job.eos);
+  int r = child_begin(d, true, err);
+  if (r < 0) return r;
+  /* The next one must not take more, or less because there is less now */
+  if (d->loaded.kv_bytes) d->job.kv_memory_bytes = d->loaded.kv_bytes;
+  *ret = d->loaded;
+  return TL_OK;
+}
+
+/* --- steps: the worker ------------------------------------------------------------------------ */
+
+static int device_submit(struct tl_device *device, const struct tl_step *step, struct tl_error *err) {
+  struct child_device *d = of(device);
+  /* acquire: pairs with the release in device_interrupt */
+  if (atomic_load_explicit(&d->interrupted, memory_order_acquire) || !d->shared)
+    return tl_error_set(err, TL_EDEVICE, NULL, "%s: its process was ended", d->job.spec);
+  if (!child_put_step(d->shared, &d->layout, &d->job, step))
+    return tl_error_set(err, TL_ELIMIT, NULL, "%s: a step is larger than its load allows", d->job.spec);
+  d->step = step;
+  d->n_steps++;
+  child_tell(&d->shared->asked, ++d->number, &d->shared->child_sleeps);
+  return TL_OK;
+}
+
+static bool is_plausible(const struct child_device *d, const struct tl_sampled *s, const struct tl_sampling *asked) {
+  int32_t vocab = (int32_t)d->job.vocab_size, most = asked->n_top > 0 ? asked->n_top : 0;
+  if (s->token == -1) return true; /* no distribution: nothing else is looked at */
+  if (s->token < 0 || s->token >= vocab || s->n_top < 0 || s->n_top > most || isnan(s->logprob)) return false;
+  if (asked->target >= 0 && s->token != asked->target) return false;
+  for (int32_t i = 0; i < s->n_top; i++)
+    if (s->top_tokens[i] < 0 || s->top_tokens[i] >= vocab || isnan(s->top_logprobs[i])) return false;
+  return true;
+}
+
+static int device_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
+  struct child_device *d = of(device);
+  int r;
+  do r = child_look(d, d->number, LOOK_NS, err);
+  while (r == TL_EBUSY);
+  if (r == TL_OK) r = child_read_code(d, err);
+  if (r < 0) return r;
+  memcpy(ret_sampled, child_at(d->shared, d->layout.sampled), d->step->n_rows * sizeof *ret_sampled);
+  child_was_copied();
+  for (uint32_t i = 0; i < d->step->n_rows; i++)
+    if (!is_plausible(d, &ret_sampled[i], &d->step->sampling[i]))
+      return child_says_nonsense(d, "a token", err);
+  return TL_OK;
+}
+
+/* --- faults: the monitor ------------------------------------------------------------------------- */
+
+static void device_interrupt(struct tl_device *device) {
+  struct child_device *d = of(device);
+  /* release: pairs with the acquire in child_look and device_submit */
+  atomic_store_explicit(&d->interrupted, 1, memory_order_release);
+  int pid = atomic_load_explicit(&d->pid, memory_order_relaxed); /* not reaped before a reset, which is this thread's */
+  if (pid > 0) kill(pid, SIGKILL);
+  if (d->shared) child_wake(&d->shared->answered); /* a worker that just missed it looks again by itself */
+}
+
+/* A new life takes as long as a load, and other devices must not wait for it. */
+static void *revive(void *argument) {
+  struct child_device *d = argument;
+  int r;
+  tl_thread_enter("tl-revive", TL_ROLE_NONE);
+  if (child_end(d))
+    r = child_begin(d, false, &d->revival_error);
+  else
+    r = tl_error_set(&d->revival_error, TL_EDEVICE, NULL, "%s: its process was killed and does not end", d->job.spec);
+  /* release: the new life is there; pairs with the acquire in device_reset */
+  atomic_store_explicit(&d->revival, r == TL_OK ? CHILD_REVIVED : CHILD_LOST, memory_order_release);
+  return NULL;
+}
+
+static int device_reset(struct tl_device *device, struct tl_error *err) {
+  struct child_device *d = of(device);
+  switch ((enum child_revival)atomic_load_explicit(&d->revival, memory_order_acquire)) { /* pairs with revive */
+    case CHILD_NOT_REVIVED:
+      /* relaxed: published to the thread by its creation */
+      atomic_store_explicit(&d->revival, CHILD_REVIVING, memory_order_relaxed);
+      if (pthread_create(&d->thread, NULL, revive, d) == 0) return TL_EBUSY;
+      atomic_store_explicit(&d->revival, CHILD_NOT_REVIVED, memory_order_relaxed); /* own */
+      return tl_error_set(err, TL_EIO, NULL, "%s: no thread for its restart", d->job.spec);
+    case CHILD_REVIVING: return TL_EBUSY;
+    case CHILD_REVIVED:
+    case CHILD_LOST: break;
+  }
+  pthread_join(d->thread, NULL);
+  bool lost = atomic_exchange_explicit(&d->revival, CHILD_NOT_REVIVED, memory_order_relaxed) == CHILD_LOST; /* own by now */
+  if (!lost) return TL_OK;
+  *err = d->revival_error;
+  return err->code = TL_EDEVICE;
+}
+
+static enum tl_device_health device_health(struct tl_device *device) {
+  struct child_device *d = of(device);
+  char how[64];
+  /* acquire: what reset's thread does is not looked at while it runs; pairs with its release */
+  if (atomic_load_explicit(&d->revival, memory_order_acquire) == CHILD_REVIVING) return TL_DEVICE_FAILED;
+  int pid = atomic_load_explicit(&d->pid, memory_order_relaxed); /* this thread's resets alone change it */
+  if (pid <= 0 || !d->shared || child_has_ended(pid, how, sizeof how)) return TL_DEVICE_FAILED;
+  uint32_t says = atomic_load_explicit(&d->shared->health, memory_order_relaxed); /* a flag alone */
+  return says > TL_DEVICE_FAILED ? TL_DEVICE_FAILED : (enum tl_device_health)says;
+}
+
+static const struct tl_device_ops child_device_ops = {.name = "child",
+                                                      .open = device_open,
+                                                      .load = device_load,
+                                                      .submit = device_submit,
+                                                      .collect = device_collect,
+                                                      .close = device_close,
+                                                      .interrupt = device_interrupt,
+                                                      .reset = device_reset,
+                                                      .health = device_health};
+
+const struct tl_device_ops *tl_device_isolated(void) {
+  return &child_device_ops;
+}

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: MIT */
+/* Where a step lies in the shared memory. Pages that no step touches are not there, so all arrays are
+ * as large as the largest step that the load allows. */
+#include <string.h>
+
+#include "device/child/child_private.h"
+
+static bool place(size_t *end, size_t n, size_t one, size_t *ret) {
+  size_t bytes;
+  *ret = *end;
+  if (__builtin_mul_overflow(n, one, &bytes) || __builtin_add_overflow(bytes, (size_t)TL_CACHE_LINE - 1, &bytes)) return false;
+  return !__builtin_add_overflow(*end, bytes / TL_CACHE_LINE * TL_CACHE_LINE, end);
+}
+
+bool child_layout_make(const struct child_job *job, struct child_layout *ret) {
+  size_t seqs = job->max_batch_size, tokens = job->max_batch_tokens, end = 0, start;
+  struct child_layout *l = ret;
+  l->stride = (uint32_t)(((uint64_t)job->max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS);
+  /* a sequence's history has each token once */
+  l->max_history = seqs * (job->vocab_size < job->max_context ? job->vocab_size : job->max_context);
+  l->max_bias = seqs * TL_MAX_BIAS;
+  bool fine = place(&end, 1, sizeof(struct child_shared), &start) && place(&end, tokens, sizeof(int32_t), &l->tokens) &&
+              place(&end, tokens, sizeof(uint32_t), &l->positions) && place(&end, tokens, sizeof(uint32_t), &l->slots) &&
+              place(&end, seqs + 1, sizeof(uint32_t), &l->query_start) && place(&end, seqs, sizeof(uint32_t), &l->context_len) &&
+              place(&end, seqs * l->stride, sizeof(uint32_t), &l->tables) && place(&end, seqs, sizeof(uint32_t), &l->rows) &&
+              place(&end, seqs, sizeof(struct tl_sampling), &l->sampling) &&
+              place(&end, l->max_history, sizeof(struct tl_token_count), &l->history) &&
+              place(&end, l->max_bias, sizeof(struct tl_token_bias), &l->bias) &&
+              place(&end, seqs, sizeof(struct tl_sampled), &l->sampled) &&
+              place(&end, job->has_sim ? job->sim.n_tokens : 0, sizeof(int32_t), &l->sim_tokens) &&
+              place(&end, job->has_sim ? job->sim.n_faults : 0, sizeof(struct tl_sim_fault), &l->sim_faults);
+  l->bytes = end;
+  return fine && end <= PTRDIFF_MAX;
+}
+
+static bool fits(const struct child_layout *l, const struct child_job *job, const struct tl_step *s) {
+  size_t n_history = 0, n_bias = 0;
+  if (s->n_tokens > job->max_batch_tokens || s->n_seqs > job->max_batch_size || s->n_rows > job->max_batch_size ||
+      s->table_stride != l->stride)
+    return false;
+  for (uint32_t i = 0; i < s->n_rows; i++) {
+    n_history += s->sampling[i].n_history;
+    n_bias += s->sampling[i].n_bias;
+  }
+  for (uint32_t q = 0; q < s->n_seqs; q++)
+    if (s->context_len[q] > job->max_context) return false;
+  return n_history <= l->max_history && n_bias <= l->max_bias;
+}
+
+static void put_sampling(struct child_shared *shared, const struct child_layout *l, const struct tl_step *s) {
+  struct tl_token_count *history = child_at(shared, l->history);
+  struct tl_token_bias *bias = child_at(shared, l->bias);
+  memcpy(child_at(shared, l->sampling), s->sampling, s->n_rows * sizeof *s->sampling);
+  for (uint32_t i = 0; i < s->n_rows; i++) {
+    const struct tl_sampling *one = &s->sampling[i];
+    if (one->n_history) memcpy(history, one->history, one->n_history * sizeof *history);
+    if (one->n_bias) memcpy(bias, one->bias, one->n_bias * sizeof *bias);
+    history += one->n_history;
+    bias += one->n_bias;
+  }
+}
+
+bool child_put_step(struct child_shared *shared, const struct child_layout *l, const struct child_job *job, const struct tl_step *s) {
+  if (!fits(l, job, s)) return false;
+  shared->step = (struct child_step){s->n_tokens, s->n_seqs, s->n_rows};
+  memcpy(child_at(shared, l->tokens), s->tokens, s->n_tokens * sizeof *s->tokens);
+  memcpy(child_at(shared, l->positions), s->positions, s->n_tokens * sizeof *s->positions);
+  memcpy(child_at(shared, l->slots), s->slots, s->n_tokens * sizeof *s->slots);
+  memcpy(child_at(shared, l->query_start), s->query_start, (s->n_seqs + 1) * sizeof *s->query_start);
+  memcpy(child_at(shared, l->context_len), s->context_len, s->n_seqs * sizeof *s->context_len);
+  memcpy(child_at(shared, l->rows), s->rows, s->n_rows * sizeof *s->rows);
+  uint32_t *tables = child_at(shared, l->tables);
+  for (uint32_t q = 0; q < s->n_seqs; q++) /* what stands behind a sequence's blocks nobody reads */
+    memcpy(tables + (size_t)q * l->stride, s->block_tables + (size_t)q * l->stride,
+           (s->context_len[q] + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS * sizeof *tables);
+  put_sampling(shared, l, s);
+  struct tl_sampled *sampled = child_at(shared, l->sampled); /* an answer without results must not pass for the last one's */
+  for (uint32_t i = 0; i < s->n_rows; i++) sampled[i].token = INT32_MIN;
+  return true;
+}
+
+void child_take_step(struct child_shared *shared, const struct child_layout *l, struct tl_sampling *sampling, struct tl_step *ret) {
+  const struct tl_token_count *history = child_at(shared, l->history);
+  const struct tl_token_bias *bias = child_at(shared, l->bias);
+  *ret = (struct tl_step){.n_tokens = shared->step.n_tokens,
+                          .n_seqs = shared->step.n_seqs,
+                          .n_rows = shared->step.n_rows,
+                          .table_stride = l->stride,
+                          .tokens = child_at(shared, l->tokens),
+                          .positions = child_at(shared, l->positions),
+                          .slots = child_at(shared, l->slots),
+                          .query_start = child_at(shared, l->query_start),
+                          .context_len = child_at(shared, l->context_len),
+                          .block_tables = child_at(shared, l->tables),
+                          .rows = child_at(shared, l->rows),
+                          .sampling = sampling};
+  memcpy(sampling, child_at(shared, l->sampling), ret->n_rows * sizeof *sampling);
+  for (uint32_t i = 0; i < ret->n_rows; i++) {
+    sampling[i].history = history;
+    sampling[i].bias = bias;
+    history += sampling[i].n_history;
+    bias += sampling[i].n_bias;
+  }
+}

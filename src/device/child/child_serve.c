@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+/* The child's side: `tokenlane device SPEC`. One thread loads the model and then runs step after step; a
+ * second one waits for the daemon's end and says how the device is. The daemon is trusted. */
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "device/child/child_private.h"
+
+#define HEALTH_MS 50
+
+struct host {
+  struct child_shared *shared;
+  const struct child_job *job;
+  struct child_layout layout;
+  struct tl_sampling *sampling; /* (max_batch_size) */
+  struct tl_model *model;       /* NULL: simulated, `small` is it */
+  struct tl_model small;
+  const struct tl_device_ops *ops;
+  struct tl_device *_Atomic device; /* once it has loaded: the second thread may ask it */
+};
+
+/* Ends the process when the daemon is gone. */
+static void *watch(void *argument) {
+  struct host *h = argument;
+  struct pollfd life = {CHILD_LIFE_FD, POLLIN, 0};
+  tl_thread_enter("tl-watch", TL_ROLE_NONE);
+  for (;;) {
+    if (poll(&life, 1, HEALTH_MS) > 0) _exit(0);
+    /* acquire: pairs with the release in load */
+    struct tl_device *device = atomic_load_explicit(&h->device, memory_order_acquire);
+    if (device && h->ops->health) /* relaxed: a flag alone */
+      atomic_store_explicit(&h->shared->health, (uint32_t)h->ops->health(device), memory_order_relaxed);
+  }
+}
+
+static void on_progress(uint64_t done, uint64_t total, void *context) {
+  (void)total;
+  atomic_store_explicit(&((struct host *)context)->shared->loaded_bytes, done, memory_order_relaxed); /* a figure */
+}
+
+static int load_model(struct host *h, struct tl_error *err) {
+  const struct child_job *j = h->job;
+  if (h->ops->simulated) {
+    h->small = (struct tl_model){.vocab_size = j->vocab_size, .max_context = j->max_context, .n_eos = j->n_eos};
+    memcpy(h->small.eos, j->eos, sizeof h->small.eos);
+    return TL_OK;
+  }
+  int r = tl_model_load(j->model_path, &h->model, err);
+  if (r < 0) return r;
+  const struct tl_model *m = h->model;
+  if (m->vocab_size == j->vocab_size && m->dim == j->dim && m->n_layers == j->n_layers && m->weight_bytes == j->weight_bytes) return TL_OK;
+  return tl_error_set(err, TL_ECORRUPT, "model.path", "model.path: the files have changed since the daemon was started");
+}
+
+static int load(struct host *h, struct tl_error *err) {
+  const struct child_job *j = h->job;
+  struct tl_sim_options sim = j->sim;
+  struct tl_device_options options = {.spec = j->spec, .n_lanes = j->n_lanes, .first_core = j->first_core, .cores = j->cores};
+  if (j->has_sim) {
+    sim.tokens = sim.n_tokens ? child_at(h->shared, h->layout.sim_tokens) : NULL;
+    sim.faults = child_at(h->shared, h->layout.sim_faults);
+    options.sim = &sim;
+  }
+  h->ops = tl_device_find(j->spec, &options.index, err);
+  if (!h->ops) return TL_EINVAL;
+  if (j->cores) tl_thread_confine(j->first_core, j->cores); /* this thread is lane 0 */
+  struct tl_device *device = NULL;
+  int r = load_model(h, err);
+  if (r == TL_OK) r = h->ops->open(&options, &device, err);
+  if (r < 0) return r;
+  struct tl_device_load what = {.model = h->model ? h->model : &h->small,
+                                .model_path = j->model_path,
+                                .max_batch_size = j->max_batch_size,
+                                .max_batch_tokens = j->max_batch_tokens,
+                                .max_context = j->max_context,
+                                .kv_memory_bytes = j->kv_memory_bytes,
+                                .progress = on_progress,
+                                .context = h};
+  r = h->ops->load(device, &what, &h->shared->loaded, err);
+  if (h->model) tl_model_release_files(h->model);
+  /* release: pairs with the acquire in watch */
+  if (r == TL_OK) atomic_store_explicit(&h->device, device, memory_order_release);
+  return r;
+}
+
+static void answer(struct host *h, uint32_t number, int code, const struct tl_error *err) {
+  struct child_shared *s = h->shared;
+  s->code = code;
+  if (code < 0) {
+    memcpy(s->field, err->field, sizeof s->field);
+    memcpy(s->message, err->message, sizeof s->message);
+  }
+  child_tell(&s->answered, number, &s->daemon_sleeps);
+}
+
+static void serve(struct host *h) {
+  struct tl_device *device = atomic_load_explicit(&h->device, memory_order_relaxed); /* this thread's own */
+  for (uint32_t number = 1;; number++) {
+    struct tl_error err = {0};
+    struct tl_step step;
+    uint32_t asked = number;
+    while (asked == number) asked = child_wait(&h->shared->asked, number, &h->shared->child_sleeps, -1);
+    if (asked != number + 1) return;
+    child_take_step(h->shared, &h->layout, h->sampling, &step);
+    int r = h->ops->submit(device, &step, &err);
+    if (r == TL_OK) r = h->ops->collect(device, child_at(h->shared, h->layout.sampled), &err);
+    answer(h, number + 1, r, &err);
+  }
+}
+
+/* The memory as the daemon made it; NULL: somebody typed `tokenlane device`. */
+static struct child_shared *map_memory(void) {
+  struct stat about;
+  if (fstat(CHILD_MEMORY_FD, &about) < 0 || (uint64_t)about.st_size < sizeof(struct child_shared) ||
+      fcntl(CHILD_MEMORY_FD, F_GET_SEALS) < 0)
+    return NULL;
+  void *memory = mmap(NULL, (size_t)about.st_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, CHILD_MEMORY_FD, 0);
+  if (memory == MAP_FAILED) return NULL;
+  struct child_shared *shared = memory;
+  bool mine = shared->magic == CHILD_MAGIC && child_layout_make(&shared->job, &(struct child_layout){0});
+  return mine ? shared : NULL;
+}
+
+/* The daemon alone decides when it ends: what systemd or a terminal sends to all of its processes
+ * must not take devices from it while it drains. */
+static void ignore_signals(void) {
+  struct sigaction ignore = {.sa_handler = SIG_IGN};
+  sigemptyset(&ignore.sa_mask);
+  static const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGPIPE, SIGQUIT};
+  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) sigaction(signals[i], &ignore, NULL);
+}
+
+int tl_device_host(void) {
+  ignore_signals();
+  struct host *h = calloc(1, sizeof *h);
+  if (!h || !(h->shared = map_memory())) {
+    fputs("tokenlane: device: is started by the daemon\n", stderr);
+    free(h);
+    return 2;
+  }
+  close_range(CHILD_LIFE_FD + 1, ~0u, 0); /* nothing of the daemon's, whoever forgot it */
+  pthread_t thread;
+  struct tl_error err = {0};
+  h->job = &h->shared->job;
+  child_layout_make(h->job, &h->layout);
+  h->sampling = calloc(h->job->max_batch_size, sizeof *h->sampling);
+  int r = h->sampling && pthread_create(&thread, NULL, watch, h) == 0 ? TL_OK : tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
+  if (r == TL_OK) r = load(h, &err);
+  answer(h, 1, r, &err);
+  if (r == TL_OK) serve(h);
+  _exit(1); /* the second thread may be anywhere */
+}

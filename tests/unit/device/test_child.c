@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: MIT */
+/* A device in a process of its own: this program again, which is then a simulated device, or one that
+ * says what it should not (TL_HOSTILE). */
+#include <math.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "device/child/child_private.h"
+#include "tokenlane/base/clock.h"
+#include "unit.h"
+
+enum { CONTEXT = 256, TABLE = CONTEXT / TL_BLOCK_TOKENS, SEQS = 4, TOKENS = 128, PATIENCE_S = 20 * UNIT_SLOWDOWN };
+
+static const struct tl_model model = {.vocab_size = 1000, .max_context = CONTEXT, .n_eos = 2, .eos = {7, 8}};
+
+/* --- the hostile one ------------------------------------------------------------------------------------ */
+
+enum when { AT_LOAD, AT_STEP };
+
+static struct child_shared *theirs;
+static struct child_layout their_layout;
+
+static void say(uint32_t number) {
+  child_tell(&theirs->answered, number, &theirs->daemon_sleeps);
+}
+static struct tl_sampled *result(void) {
+  return child_at(theirs, their_layout.sampled);
+}
+static void no_blocks(void) { theirs->loaded.n_blocks = 0; }
+static void most_blocks(void) { theirs->loaded.n_blocks = UINT32_MAX; }
+static void quoted_gpu(void) { memcpy(theirs->loaded.gpu, "\"} 1\n", 6); }
+static void endless_gpu(void) { memset(theirs->loaded.gpu, '"', sizeof theirs->loaded.gpu); }
+static void wild_code(void) {
+  theirs->code = 4711;
+  memset(theirs->message, 0xff, sizeof theirs->message);
+  memset(theirs->field, '\n', sizeof theirs->field);
+}
+static void leave(void) { _exit(3); }
+static void crash(void) { raise(SIGKILL); }
+static void jump(void) {
+  say(77);
+  pause();
+}
+static void go_back(void) {
+  say(0xfffffff0);
+  pause();
+}
+static void token_too_large(void) { result()->token = 1000; }
+static void token_negative(void) { result()->token = -2; }
+static void many_tops(void) { result()->n_top = 1 << 30; }
+static void negative_tops(void) { result()->n_top = -1; }
+static void more_tops_than_asked(void) { result()->n_top = 3; }
+static void top_too_large(void) {
+  result()->n_top = 2;
+  result()->top_tokens[1] = 1 << 20;
+}
+static void not_a_number(void) { result()->logprob = NAN; }
+static void nothing(void) { result()->token = INT32_MIN; } /* what it found there */
+static void never_sleeps_nor_wakes(void) {
+  atomic_store(&theirs->child_sleeps, 0xdeadbeef);
+  atomic_store(&theirs->health, 0xdeadbeef);
+}
+/* Memory that goes away would kill the daemon. */
+static void take_away(void) {
+  if (ftruncate(CHILD_MEMORY_FD, 0) == 0) return;
+  _exit(4);
+}
+
+static const struct trick {
+  const char *name;
+  enum when when;
+  void (*play)(void);
+  const char *message; /* what the error has in it */
+} tricks[] = {
+    {"no blocks", AT_LOAD, no_blocks, "what it has loaded"},
+    {"most blocks", AT_LOAD, most_blocks, "what it has loaded"},
+    {"quoted gpu", AT_LOAD, quoted_gpu, "what it has loaded"},
+    {"endless gpu", AT_LOAD, endless_gpu, "what it has loaded"},
+    {"wild code at load", AT_LOAD, wild_code, "????????"},
+    {"leave at load", AT_LOAD, leave, "ended with status 3"},
+    {"crash at load", AT_LOAD, crash, "was killed by signal 9 (SIGKILL)"},
+    {"jump at load", AT_LOAD, jump, "the number of an answer"},
+    {"wild code", AT_STEP, wild_code, "????????"},
+    {"leave", AT_STEP, leave, "ended with status 3"},
+    {"crash", AT_STEP, crash, "was killed by signal 9 (SIGKILL)"},
+    {"jump", AT_STEP, jump, "the number of an answer"},
+    {"go back", AT_STEP, go_back, "the number of an answer"},
+    {"token too large", AT_STEP, token_too_large, "a token"},
+    {"token negative", AT_STEP, token_negative, "a token"},
+    {"many tops", AT_STEP, many_tops, "a token"},
+    {"negative tops", AT_STEP, negative_tops, "a token"},
+    {"more tops than asked", AT_STEP, more_tops_than_asked, "a token"},
+    {"top too large", AT_STEP, top_too_large, "a token"},
+    {"not a number", AT_STEP, not_a_number, "a token"},
+    {"nothing", AT_STEP, nothing, "a token"},
+    {"take away", AT_STEP, take_away, "ended with status 4"},
+    {"never sleeps nor wakes", AT_STEP, never_sleeps_nor_wakes, NULL}, /* rude, but right */
+};
+
+static void be_hostile(const char *name) {
+  const struct trick *trick = tricks;
+  while (strcmp(trick->name, name) != 0) trick++;
+  struct stat about;
+  fstat(CHILD_MEMORY_FD, &about);
+  theirs = mmap(NULL, (size_t)about.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, CHILD_MEMORY_FD, 0);
+  child_layout_make(&theirs->job, &their_layout);
+  theirs->loaded = (struct tl_device_loaded){.n_blocks = SEQS * TABLE, .gpu = "00000000:3B:00.0"};
+  if (trick->when == AT_LOAD) trick->play();
+  say(1);
+  uint32_t asked = 1;
+  while (asked == 1) asked = child_wait(&theirs->asked, 1, &theirs->child_sleeps, -1);
+  *result() = (struct tl_sampled){.token = 5, .logprob = -1, .n_top = 2, .top_tokens = {5, 6}, .top_logprobs = {-1, -2}};
+  if (trick->when == AT_STEP) trick->play();
+  say(2);
+  pause();
+}
+
+/* --- one sequence on it ------------------------------------------------------------------------------------ */
+
+static struct {
+  int32_t tokens[CONTEXT];
+  uint32_t positions[CONTEXT], slots[CONTEXT], table[TABLE], query_start[2], context_len[1], rows[1];
+  struct tl_sampling sampling[1];
+} work;
+
+struct rig {
+  struct tl_sim_options options;
+  struct tl_device *device;
+  struct tl_device_loaded loaded;
+  struct tl_error err;
+  int32_t text[CONTEXT];
+  uint32_t length, n_cached;
+};
+
+static const struct tl_device_ops *ops(void) {
+  return tl_device_isolated();
+}
+
+static int open_rig(struct rig *rig, struct tl_sim_options options) {
+  *rig = (struct rig){.options = options, .text = {3, 4, 5}, .length = 3};
+  struct tl_device_options o = {.spec = "sim:1", .n_lanes = 1, .sim = &rig->options};
+  struct tl_device_load load = {.model = &model, .max_batch_size = SEQS, .max_batch_tokens = TOKENS, .max_context = CONTEXT};
+  assert_int_equal(ops()->open(&o, &rig->device, &rig->err), TL_OK);
+  return ops()->load(rig->device, &load, &rig->loaded, &rig->err);
+}
+
+static void close_rig(struct rig *rig) {
+  ops()->close(rig->device);
+  assert_true(waitpid(-1, NULL, WNOHANG) < 0); /* no child is left, not even a dead one */
+}
+
+static struct child_device *child_of(const struct rig *rig) {
+  return (struct child_device *)(void *)rig->device;
+}
+
+static struct tl_step make_step(const struct rig *rig) {
+  uint32_t n = rig->length - rig->n_cached;
+  for (uint32_t i = 0; i < n; i++) {
+    uint32_t p = rig->n_cached + i;
+    work.tokens[i] = rig->text[p];
+    work.positions[i] = work.slots[i] = p;
+  }
+  for (uint32_t b = 0; b < TABLE; b++) work.table[b] = b;
+  work.query_start[1] = n;
+  work.context_len[0] = rig->length;
+  work.rows[0] = n - 1;
+  work.sampling[0] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = 2, .position = rig->length};
+  return (struct tl_step){n, 1, 1, TABLE, work.tokens, work.positions, work.slots, work.query_start, work.context_len, work.table,
+                          work.rows, work.sampling};
+}
+
+static int step(struct rig *rig) {
+  struct tl_sampled sampled = {0};
+  struct tl_step s = make_step(rig);
+  int r = ops()->submit(rig->device, &s, &rig->err);
+  if (r == TL_OK) r = ops()->collect(rig->device, &sampled, &rig->err);
+  if (r < 0) return r;
+  rig->n_cached = rig->length;
+  rig->text[rig->length++] = sampled.token;
+  return TL_OK;
+}
+
+static void assert_text(const struct rig *rig) {
+  int32_t expected[CONTEXT];
+  struct tl_sampling greedy = {.target = -1};
+  memcpy(expected, rig->text, 3 * sizeof *expected);
+  tl_sim_expect(&rig->options, &model, expected, 3, rig->length - 3, &greedy);
+  assert_memory_equal(expected, rig->text, rig->length * sizeof *expected);
+}
+
+/* As the monitor does it: again and again, until it says something else than "not yet". */
+static int reset(struct rig *rig) {
+  int64_t end_ns = tl_now_ns() + TL_SEC(PATIENCE_S);
+  int r;
+  while ((r = ops()->reset(rig->device, &rig->err)) == TL_EBUSY) {
+    assert_true(tl_now_ns() < end_ns);
+    usleep(500);
+  }
+  rig->length = 3;
+  rig->n_cached = 0;
+  return r;
+}
+
+/* --- tests --------------------------------------------------------------------------------------------------- */
+
+static void test_tokens(void **state) {
+  (void)state;
+  static const int32_t some[] = {10, 20, 30, 40, 50};
+  for (int all = 0; all < 2; all++) {
+    struct rig rig;
+    if (open_rig(&rig, (struct tl_sim_options){.tokens = all ? NULL : some, .n_tokens = all ? 0 : 5}) < 0) fail_msg("%s", rig.err.message);
+    assert_int_equal(rig.loaded.n_blocks, SEQS * TABLE);
+    while (rig.length < 200) assert_int_equal(step(&rig), TL_OK);
+    assert_text(&rig);
+    assert_int_equal(ops()->health(rig.device), TL_DEVICE_WELL);
+    close_rig(&rig);
+  }
+}
+
+/* All that a step has gets to the other side: two mappings of one memory stand for the two processes. */
+static void test_steps_through_the_memory(void **state) {
+  (void)state;
+  struct child_job job = {.max_batch_size = SEQS, .max_batch_tokens = TOKENS, .max_context = CONTEXT, .vocab_size = 1000};
+  struct child_layout l;
+  assert_true(child_layout_make(&job, &l));
+  struct child_shared *shared;
+  struct tl_error err;
+  int fd;
+  assert_int_equal(child_make_memory(l.bytes, &shared, &fd, &err), TL_OK);
+  struct child_shared *other = mmap(NULL, l.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  uint64_t seed = 1;
+  static struct tl_token_count history[SEQS][CONTEXT];
+  static struct tl_token_bias bias[SEQS][200];
+  int32_t tokens[TOKENS];
+  uint32_t positions[TOKENS], slots[TOKENS], start[SEQS + 1] = {0}, context[SEQS], tables[SEQS * TABLE], rows[SEQS];
+  struct tl_sampling sampling[SEQS], got[SEQS];
+  for (uint32_t i = 0; i < TOKENS; i++) tokens[i] = (int32_t)unit_below(&seed, 1000), positions[i] = i, slots[i] = i * 7;
+  for (uint32_t q = 0; q < SEQS; q++) {
+    start[q + 1] = (q + 1) * TOKENS / SEQS;
+    context[q] = 1 + unit_below(&seed, CONTEXT);
+    rows[q] = start[q + 1] - 1;
+    for (uint32_t i = 0; i < TABLE; i++) tables[q * TABLE + i] = (uint32_t)unit_random(&seed);
+    for (uint32_t i = 0; i < CONTEXT; i++) history[q][i] = (struct tl_token_count){(int32_t)i, q + i};
+    for (uint32_t i = 0; i < 200; i++) bias[q][i] = (struct tl_token_bias){(int32_t)(q + i), (float)i};
+    sampling[q] = (struct tl_sampling){.temperature = (float)q, .top_k = 5, .seed = q, .target = -1, .history = history[q],
+                                       .n_history = q == 1 ? 0 : CONTEXT, .bias = bias[q], .n_bias = q == 2 ? 0 : 200};
+  }
+  struct tl_step s = {TOKENS, SEQS, SEQS, TABLE, tokens, positions, slots, start, context, tables, rows, sampling}, t;
+  assert_true(child_put_step(shared, &l, &job, &s));
+  child_take_step(other, &l, got, &t);
+  assert_true(t.n_tokens == TOKENS && t.n_seqs == SEQS && t.n_rows == SEQS && t.table_stride == TABLE);
+  assert_memory_equal(t.tokens, tokens, sizeof tokens);
+  assert_memory_equal(t.positions, positions, sizeof positions);
+  assert_memory_equal(t.slots, slots, sizeof slots);
+  assert_memory_equal(t.query_start, start, sizeof start);
+  assert_memory_equal(t.context_len, context, sizeof context);
+  assert_memory_equal(t.rows, rows, sizeof rows);
+  for (uint32_t q = 0; q < SEQS; q++) {
+    assert_memory_equal(t.block_tables + q * TABLE, tables + q * TABLE, (context[q] + 15) / 16 * sizeof *tables);
+    assert_true(got[q].temperature == (float)q && got[q].seed == q && got[q].n_history == sampling[q].n_history);
+    assert_memory_equal(got[q].history, history[q], got[q].n_history * sizeof **history);
+    assert_memory_equal(got[q].bias, bias[q], got[q].n_bias * sizeof **bias);
+  }
+  struct tl_step large = s;
+  large.n_tokens = TOKENS + 1;
+  assert_false(child_put_step(shared, &l, &job, &large));
+  large = s;
+  large.n_rows = SEQS + 1;
+  assert_false(child_put_step(shared, &l, &job, &large));
+  large = s;
+  large.table_stride++;
+  assert_false(child_put_step(shared, &l, &job, &large));
+  sampling[0].n_history = CONTEXT * 3; /* with the others more than all rows together may have */
+  assert_false(child_put_step(shared, &l, &job, &s));
+  sampling[0].n_history = 0;
+  context[3] = CONTEXT + 1;
+  assert_false(child_put_step(shared, &l, &job, &s));
+  job.max_batch_size = job.max_context = job.vocab_size = UINT32_MAX;
+  assert_false(child_layout_make(&job, &(struct child_layout){0}));
+  munmap(shared, l.bytes);
+  munmap(other, l.bytes);
+  close(fd);
+}
+
+/* Whatever it says: an error that names the device, nothing of it is used, and the next process works. */
+static void test_hostile(void **state) {
+  (void)state;
+  for (size_t i = 0; i < UNIT_COUNT(tricks); i++) {
+    struct rig rig;
+    setenv("TL_HOSTILE", tricks[i].name, 1);
+    int r = open_rig(&rig, (struct tl_sim_options){0});
+    if (tricks[i].when == AT_STEP) {
+      if (r < 0) fail_msg("%s: %s", tricks[i].name, rig.err.message);
+      assert_string_equal(rig.loaded.gpu, "00000000:3B:00.0");
+      r = step(&rig);
+    }
+    unsetenv("TL_HOSTILE");
+    if (!tricks[i].message) {
+      assert_int_equal(r, TL_OK);
+      assert_int_equal(ops()->health(rig.device), TL_DEVICE_FAILED);
+    } else if (r != TL_EDEVICE || !strstr(rig.err.message, tricks[i].message) || strchr(rig.err.field, '\n')) {
+      fail_msg("%s: %d, %s", tricks[i].name, r, rig.err.message);
+    }
+    if (tricks[i].when == AT_STEP) {
+      snprintf(child_of(&rig)->loaded.gpu, TL_GPU_ID, "%s", ""); /* a simulated one has none */
+      assert_int_equal(reset(&rig), TL_OK);
+      for (int k = 0; k < 3; k++) assert_int_equal(step(&rig), TL_OK);
+      assert_text(&rig);
+    }
+    close_rig(&rig);
+  }
+}
+
+/* A device error of the backend is what it is in a thread; the next process goes on in the script. */
+static void test_backend_errors(void **state) {
+  (void)state;
+  static const struct tl_sim_fault faults[] = {{.device = 1, .step = 3, .kind = TL_SIM_ERROR, .recover = 1},
+                                               {.device = 1, .step = 4, .kind = TL_SIM_OOM, .n_steps = 1, .recover = 1}};
+  struct rig rig;
+  assert_int_equal(open_rig(&rig, (struct tl_sim_options){.faults = faults, .n_faults = 2}), TL_OK);
+  assert_int_equal(step(&rig), TL_OK);
+  assert_int_equal(step(&rig), TL_OK);
+  assert_int_equal(step(&rig), TL_EDEVICE);
+  assert_string_equal(rig.err.message, "sim:1: simulated fault: step 3 failed");
+  assert_int_equal(reset(&rig), TL_OK);
+  assert_int_equal(step(&rig), TL_ENOMEM);
+  assert_int_equal(reset(&rig), TL_OK);
+  for (int i = 0; i < 5; i++) assert_int_equal(step(&rig), TL_OK);
+  assert_text(&rig);
+  close_rig(&rig);
+}
+
+static void *interrupt_soon(void *device) {
+  usleep(50000);
+  ops()->interrupt(device);
+  return NULL;
+}
+
+/* A step that never ends, stopped or hanging; it ends with the interrupt. */
+static void test_interrupt(void **state) {
+  (void)state;
+  static const struct tl_sim_fault hang = {.device = 1, .step = 2, .kind = TL_SIM_HANG, .recover = 1};
+  struct rig rig;
+  for (int stopped = 0; stopped < 2; stopped++) {
+    assert_int_equal(open_rig(&rig, stopped ? (struct tl_sim_options){0} : (struct tl_sim_options){.faults = &hang, .n_faults = 1}), TL_OK);
+    assert_int_equal(step(&rig), TL_OK);
+    if (stopped) kill(child_of(&rig)->pid, SIGSTOP);
+    pthread_t thread;
+    pthread_create(&thread, NULL, interrupt_soon, rig.device);
+    assert_int_equal(step(&rig), TL_EDEVICE);
+    assert_non_null(strstr(rig.err.message, "its step was given up"));
+    pthread_join(thread, NULL);
+    assert_int_equal(step(&rig), TL_EDEVICE); /* until it is reset */
+    assert_int_equal(reset(&rig), TL_OK);
+    assert_int_equal(ops()->health(rig.device), TL_DEVICE_WELL);
+    for (int i = 0; i < 5; i++) assert_int_equal(step(&rig), TL_OK);
+    assert_text(&rig);
+    close_rig(&rig);
+  }
+}
+
+/* Killed between steps, which the monitor sees; 30 lives, and no file is left open. */
+static void test_many_lives(void **state) {
+  (void)state;
+  struct rig rig;
+  assert_int_equal(open_rig(&rig, (struct tl_sim_options){0}), TL_OK);
+  int before = dup(0);
+  for (int i = 0; i < 30 / UNIT_SLOWDOWN; i++) {
+    assert_int_equal(step(&rig), TL_OK);
+    kill(child_of(&rig)->pid, i % 2 ? SIGKILL : SIGUSR1);
+    if (i % 3 == 0) {
+      int64_t end_ns = tl_now_ns() + TL_SEC(PATIENCE_S);
+      while (ops()->health(rig.device) != TL_DEVICE_FAILED) assert_true(tl_now_ns() < end_ns);
+    }
+    assert_int_equal(step(&rig), TL_EDEVICE);
+    assert_int_equal(reset(&rig), TL_OK);
+    assert_int_equal(step(&rig), TL_OK);
+    assert_text(&rig);
+  }
+  int after = dup(0);
+  assert_int_equal(after, before + 1);
+  close(before);
+  close(after);
+  close_rig(&rig);
+}
+
+/* The end comes while a new process loads, which hangs: it is not waited for. */
+static void test_close_while_it_restarts(void **state) {
+  (void)state;
+  struct rig rig;
+  assert_int_equal(open_rig(&rig, (struct tl_sim_options){0}), TL_OK);
+  ops()->interrupt(rig.device);
+  setenv("TL_HOSTILE", "mute", 1);
+  assert_int_equal(ops()->reset(rig.device, &rig.err), TL_EBUSY);
+  usleep(30000);
+  assert_int_equal(ops()->reset(rig.device, &rig.err), TL_EBUSY);
+  assert_int_equal(ops()->health(rig.device), TL_DEVICE_FAILED);
+  close_rig(&rig);
+  unsetenv("TL_HOSTILE");
+}
+
+static void test_what_cannot_be_hosted(void **state) {
+  (void)state;
+  struct tl_device *device = NULL;
+  struct tl_error err = {0};
+  assert_int_equal(ops()->open(&(struct tl_device_options){.spec = "abacus:0"}, &device, &err), TL_EINVAL);
+  assert_string_equal(err.field, "devices");
+  static const struct tl_model no_files = {.vocab_size = 10, .max_context = 16, .dim = 1};
+  struct tl_device_load load = {.model = &no_files, .model_path = "/nowhere", .max_batch_size = 1, .max_batch_tokens = 1, .max_context = 16};
+  struct tl_device_loaded loaded;
+  assert_int_equal(ops()->open(&(struct tl_device_options){.spec = "cpu:0", .n_lanes = 1}, &device, &err), TL_OK);
+  assert_true(ops()->load(device, &load, &loaded, &err) < 0);
+  assert_non_null(strstr(err.message, "config.json"));
+  ops()->close(device);
+}
+
+int main(int argc, char **argv) {
+  if (argc > 1 && strcmp(argv[1], "device") == 0) {
+    const char *trick = getenv("TL_HOSTILE");
+    if (trick && strcmp(trick, "mute") == 0) pause();
+    if (trick) be_hostile(trick);
+    return tl_device_host();
+  }
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_tokens),
+      cmocka_unit_test(test_steps_through_the_memory),
+      cmocka_unit_test(test_hostile),
+      cmocka_unit_test(test_backend_errors),
+      cmocka_unit_test(test_interrupt),
+      cmocka_unit_test(test_many_lives),
+      cmocka_unit_test(test_close_while_it_restarts),
+      cmocka_unit_test(test_what_cannot_be_hosted),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
