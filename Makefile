@@ -70,6 +70,7 @@ objects = $(patsubst src/%.c,$(B)/obj/%.o,$(1))
 $(B)/obj/device/cpu/%_avx2.o: CFLAGS += -mavx2 -mfma -mf16c
 $(B)/obj/device/cpu/%_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512
 $(B)/obj/device/cpu/%_avx512bf16.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mf16c -mprefer-vector-width=512
+$(B)/obj/device/cpu/%_avx512vnni.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c -mprefer-vector-width=512
 ifeq ($(SAN),)
 $(B)/obj/device/cpu/%.o: CFLAGS += -O3
 endif

@@ -9,7 +9,7 @@
 
 const struct config_key config_keys[] = {
     {"model.path", KEY_STRING, AT(model_path), 0, 0, "", NULL,
-     "folder of the model, as downloaded from Hugging Face; relative to this file"},
+     "folder of the model, as downloaded from Hugging Face, or a .gguf file (of several: the first); relative to this file"},
     {"model.name", KEY_STRING, AT(model_name), 0, 0, "", NULL, "id that clients use; empty: the last part of the path"},
     {"model.aliases", KEY_STRINGS, AT(model_aliases), 0, 0, "", NULL, "further ids that mean the same model"},
     {"devices", KEY_STRINGS, AT(devices), 0, 0, "cpu:0", NULL, "one replica of the model on each: cpu:0, cpu:1, ...; sim:0, sim:1, ... simulate GPUs"},
