@@ -72,6 +72,10 @@ int tl_model_load(const char *path, struct tl_model **ret, struct tl_error *err)
 /* As tl_model_load, but without weights, which need not be there: no tensors, no
  * plan, and dtype says nothing. For devices that do not compute. */
 int tl_model_load_config(const char *path, struct tl_model **ret, struct tl_error *err);
+/* Has the matrices of products that are floats become "q8_0", "q4_0" or "q4_k" when a device copies
+ * them; those whose rows are not whole blocks become Q8_0 or stay, the output's becomes Q8_0.
+ * Boot, before a device loads the model. */
+int tl_model_quantize(struct tl_model *model, const char *format, struct tl_error *err);
 /* TL_EIO when a file became shorter while it was read: where it ended, zeros were read. To be
  * asked when the weights are copied, before the files are released. */
 int tl_model_check_files(const struct tl_model *model, struct tl_error *err);

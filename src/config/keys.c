@@ -12,6 +12,8 @@ const struct config_key config_keys[] = {
      "folder of the model, as downloaded from Hugging Face, or a .gguf file (of several: the first); relative to this file"},
     {"model.name", KEY_STRING, AT(model_name), 0, 0, "", NULL, "id that clients use; empty: the last part of the path"},
     {"model.aliases", KEY_STRINGS, AT(model_aliases), 0, 0, "", NULL, "further ids that mean the same model"},
+    {"model.quantize", KEY_CHOICE, AT(model_quantize), 0, 0, "none", "none|q8_0|q4_0|q4_k",
+     "round the weights of products that are floats to blocks of integers while they load: less memory, faster answers"},
     {"devices", KEY_STRINGS, AT(devices), 0, 0, "cpu:0", NULL, "one replica of the model on each: cpu:0, cpu:1, ...; sim:0, sim:1, ... simulate GPUs"},
     {"cpu.threads", KEY_INTEGER, AT(cpu_threads), 0, 1024, "0", NULL,
      "compute threads of a CPU replica; 0: the processors shared equally"},

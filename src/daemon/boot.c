@@ -106,6 +106,8 @@ static int load_files(struct daemon *d, struct tl_error *err) {
   char folder[4096];
   text_folder(path, folder, sizeof folder);
   int r = simulate_only(d->config) ? tl_model_load_config(path, &d->model, err) : tl_model_load(path, &d->model, err);
+  if (r == TL_OK && strcmp(d->config->model_quantize, "none") != 0)
+    r = tl_model_quantize(d->model, d->config->model_quantize, err);
   if (r == TL_OK) r = tl_tokenizer_load(folder, &d->tokenizer, err);
   if (r == TL_OK) r = tl_chat_format_load(folder, &d->chat, err);
   if (r < 0) return r;

@@ -103,6 +103,22 @@ static void test_mixed(void **state) {
   for (uint32_t i = 0; i < n_copies; i++) free(copies[i]);
 }
 
+/* Weights rounded while they load: near what they are without. */
+static void test_quantized_load(void **state) {
+  (void)state;
+  struct tl_model *plain = load("llama/f16_sharded"), *rounded = load("llama/f16_sharded");
+  struct tl_error err = {0};
+  assert_int_equal(tl_model_quantize(rounded, "q8_0", &err), TL_OK);
+  struct sequence *x = answer(plain, N_PROMPT, 8), *y = answer(rounded, N_PROMPT, 8);
+  /* the first token has the same past in both */
+  assert_true(fabsf(x->sampled[N_PROMPT].top_logprobs[0] - y->sampled[N_PROMPT].top_logprobs[0]) < 0.1f);
+  assert_true(x->sampled[N_PROMPT].logprob != y->sampled[N_PROMPT].logprob);
+  free(x);
+  free(y);
+  tl_model_free(plain);
+  tl_model_free(rounded);
+}
+
 /* Alone on one lane, and eight together on two in changing chunks: the same to the bit. */
 static void test_batch(void **state) {
   (void)state;
@@ -137,6 +153,7 @@ static void test_batch(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_llamas), cmocka_unit_test(test_mixed), cmocka_unit_test(test_batch)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_llamas), cmocka_unit_test(test_mixed),
+                                     cmocka_unit_test(test_batch), cmocka_unit_test(test_quantized_load)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
