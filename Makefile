@@ -71,6 +71,7 @@ objects = $(patsubst src/%.c,$(B)/obj/%.o,$(1))
 $(B)/obj/device/cpu/%_avx2.o: CFLAGS += -mavx2 -mfma -mf16c
 $(B)/obj/device/cpu/%_avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512
 $(B)/obj/device/cpu/%_avx512bf16.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mf16c -mprefer-vector-width=512
+$(B)/obj/device/cpu/%_avx512vnni.o: CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c -mprefer-vector-width=512
 ifeq ($(SAN),)
 $(B)/obj/device/cpu/%.o: CFLAGS += -O3
 endif
@@ -226,6 +227,7 @@ $(B)/bin/load: bench/load.c $(wildcard bench/load_*.c) bench/load.h $(B)/lib/llh
 # Parts of those that have some.
 $(B)/bin/bench_contention: $(wildcard bench/contention_*.c) bench/sim_route.c | bench/contention.h bench/sim_route.h
 $(B)/bin/bench_route: bench/sim_route.c | bench/sim_route.h
+$(B)/bin/bench_kernels $(B)/bin/bench_quant: bench/probes.c | bench/probes.h
 $(B)/bin/bench_%: bench/bench_%.c $(call archives,route)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")

@@ -149,20 +149,20 @@ static int read_generation(const char *folder, struct hf_config *config, struct 
   return TL_OK;
 }
 
-static int check(struct hf_config *c, struct tl_error *err) {
+int hf_config_check(struct hf_config *c, const char *file, struct tl_error *err) {
   if (!c->num_key_value_heads) c->num_key_value_heads = c->num_attention_heads;
   if (!c->head_dim) {
     if (c->hidden_size % c->num_attention_heads)
       return tl_error_set(err, TL_ECORRUPT, "model.path",
-                          "config.json: hidden_size: expected a multiple of num_attention_heads, or head_dim");
+                          "%s: hidden_size: expected a multiple of num_attention_heads, or head_dim", file);
     c->head_dim = c->hidden_size / c->num_attention_heads;
   }
-  if (c->head_dim % 2) return tl_error_set(err, TL_ECORRUPT, "model.path", "config.json: head_dim: expected an even size");
+  if (c->head_dim % 2) return tl_error_set(err, TL_ECORRUPT, "model.path", "%s: head_dim: expected an even size", file);
   if (c->num_attention_heads % c->num_key_value_heads)
     return tl_error_set(err, TL_ECORRUPT, "model.path",
-                        "config.json: num_attention_heads: expected a multiple of num_key_value_heads");
+                        "%s: num_attention_heads: expected a multiple of num_key_value_heads", file);
   if (c->hidden_act[0] && strcmp(c->hidden_act, "silu") != 0)
-    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: hidden_act: expected silu, got %s", c->hidden_act);
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "%s: hidden_act: expected silu, got %s", file, c->hidden_act);
   return TL_OK;
 }
 
@@ -182,5 +182,5 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   if (r == TL_OK) r = read_generation(folder, ret, err);
   if (r == TL_OK) read_eos(ret, json_object_get(object, "eos_token_id"));
   json_decref(object);
-  return r == TL_OK ? check(ret, err) : r;
+  return r == TL_OK ? hf_config_check(ret, "config.json", err) : r;
 }
