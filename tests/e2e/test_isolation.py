@@ -140,6 +140,7 @@ def test_an_idle_process_that_dies_is_replaced(start):
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: faults(d, replica="0") == 1, 10, "the monitor to see it")
     wait_state(d, 0, "ready")
+    assert "its process was killed by signal 9 (SIGKILL)" in d.stderr()
     assert child(d, "sim:0") != pid and faults(d, replica="1") == 0
 
 
