@@ -35,13 +35,12 @@ static int copy_sim(struct child_device *d, const struct tl_sim_options *sim, st
   d->job.sim = *sim;
   d->job.sim.tokens = NULL;
   d->job.sim.faults = NULL;
-  if (!sim->tokens) d->job.sim.n_tokens = 0;
-  if (d->job.sim.n_tokens) d->sim_tokens = malloc(sim->n_tokens * sizeof *sim->tokens);
-  if (sim->n_faults) d->sim_faults = malloc(sim->n_faults * sizeof *sim->faults);
-  if ((d->job.sim.n_tokens && !d->sim_tokens) || (sim->n_faults && !d->sim_faults))
-    return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  if (d->sim_tokens) memcpy(d->sim_tokens, sim->tokens, sim->n_tokens * sizeof *sim->tokens);
-  if (d->sim_faults) memcpy(d->sim_faults, sim->faults, sim->n_faults * sizeof *sim->faults);
+  d->job.sim.n_tokens = sim->tokens ? sim->n_tokens : 0;
+  d->sim_tokens = calloc((size_t)sim->n_tokens + 1, sizeof *sim->tokens);
+  d->sim_faults = calloc((size_t)sim->n_faults + 1, sizeof *sim->faults);
+  if (!d->sim_tokens || !d->sim_faults) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  if (sim->tokens) memcpy(d->sim_tokens, sim->tokens, sim->n_tokens * sizeof *sim->tokens);
+  if (sim->faults) memcpy(d->sim_faults, sim->faults, sim->n_faults * sizeof *sim->faults);
   return TL_OK;
 }
 
