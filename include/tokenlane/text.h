@@ -31,6 +31,34 @@ struct tl_span {
 /* Reads a tokenizer.json: the file itself, or the one in a folder.
  * Boot. The caller frees the result. Errors name the file and what is wrong. */
 int tl_tokenizer_load(const char *file, struct tl_tokenizer **ret, struct tl_error *err);
+/* Where there is no tokenizer.json but its parts, as in GGUF's metadata. */
+struct tl_text {
+  const char *text;
+  size_t length;
+};
+enum tl_piece_type { /* the numbers are GGUF's */
+  TL_PIECE_NORMAL = 1,
+  TL_PIECE_UNKNOWN,
+  TL_PIECE_CONTROL,
+  TL_PIECE_USER_DEFINED,
+  TL_PIECE_UNUSED,
+  TL_PIECE_BYTE,
+};
+struct tl_tokenizer_parts {
+  const char *kind;             /* tokenizer.ggml.model: llama, gpt2, bert, t5 */
+  const char *pre;              /* gpt2: how text is split, by the model's name; NULL: default */
+  const struct tl_text *pieces; /* (n) UTF-8 */
+  const float *scores;          /* (n) llama and t5; else NULL */
+  const int32_t *types;         /* (n) enum tl_piece_type; NULL: all normal */
+  uint32_t n, n_merges;
+  const struct tl_text *merges; /* (n_merges) gpt2: "left right" */
+  const char *charsmap;         /* t5: SentencePiece's precompiled map */
+  size_t charsmap_length;
+  int32_t unk, before, after;   /* ids; -1: none. before and after: what add_special puts around a text */
+  bool add_space_prefix, remove_extra_spaces;
+};
+/* Boot. Everything in parts is copied; the caller frees the result. */
+int tl_tokenizer_new(const struct tl_tokenizer_parts *parts, struct tl_tokenizer **ret, struct tl_error *err);
 void tl_tokenizer_free(struct tl_tokenizer *tokenizer);
 /* Ids are 0 .. size-1, gaps included. */
 int32_t tl_tokenizer_size(const struct tl_tokenizer *tokenizer);

@@ -27,33 +27,38 @@ static bool merge_sides(json_t *merge, const char *sides[2], size_t lengths[2]) 
   return true;
 }
 
-static int read_merge(struct tl_tokenizer *t, json_t *merge, size_t rank, struct tl_buffer *joined,
-                      struct tl_error *err) {
+int tok_bpe_merge(struct tl_tokenizer *t, const char *left, size_t n_left, const char *right, size_t n_right, size_t rank,
+                  struct tl_error *err) {
+  struct tl_buffer joined;
+  tl_buffer_init(&joined, 0);
+  tl_buffer_append(&joined, left, n_left);
+  tl_buffer_append(&joined, right, n_right);
+  int32_t left_id = tok_map_find(&t->by_text, t->tokens, left, n_left);
+  int32_t right_id = tok_map_find(&t->by_text, t->tokens, right, n_right);
+  int32_t id = tok_map_find(&t->by_text, t->tokens, tl_buffer_string(&joined), joined.length);
+  bool failed = joined.failed;
+  tl_buffer_done(&joined);
+  if (failed) return tok_out_of_memory(err);
+  if (left_id < 0 || right_id < 0 || id < 0)
+    return tl_error_set(err, TL_ECORRUPT, NULL, "model.merges[%zu]: a token of it is not in model.vocab", rank);
+  if (!t->tokens[id].guarded) tok_bpe_merges_put(&t->bpe, left_id, right_id, (uint32_t)rank, id);
+  return TL_OK;
+}
+
+static int read_merge(struct tl_tokenizer *t, json_t *merge, size_t rank, struct tl_error *err) {
   const char *sides[2];
   size_t lengths[2];
   if (!merge_sides(merge, sides, lengths))
     return tl_error_set(err, TL_ECORRUPT, NULL, "model.merges[%zu]: expected \"left right\" or a list of two strings", rank);
-  tl_buffer_clear(joined);
-  tl_buffer_append(joined, sides[0], lengths[0]);
-  if (tl_buffer_append(joined, sides[1], lengths[1]) < 0) return tok_out_of_memory(err);
-  int32_t left = tok_map_find(&t->by_text, t->tokens, sides[0], lengths[0]);
-  int32_t right = tok_map_find(&t->by_text, t->tokens, sides[1], lengths[1]);
-  int32_t id = tok_map_find(&t->by_text, t->tokens, tl_buffer_string(joined), joined->length);
-  if (left < 0 || right < 0 || id < 0)
-    return tl_error_set(err, TL_ECORRUPT, NULL, "model.merges[%zu]: a token of it is not in model.vocab", rank);
-  if (!t->tokens[id].guarded) tok_bpe_merges_put(&t->bpe, left, right, (uint32_t)rank, id);
-  return TL_OK;
+  return tok_bpe_merge(t, sides[0], lengths[0], sides[1], lengths[1], rank, err);
 }
 
 static int read_merges(struct tl_tokenizer *t, json_t *merges, struct tl_error *err) {
   size_t n = json_array_size(merges);
   if (!json_is_array(merges) || n > MAX_MERGES)
     return tl_error_set(err, TL_ECORRUPT, NULL, "model.merges: expected a list of at most %zu merges", MAX_MERGES);
-  struct tl_buffer joined;
-  tl_buffer_init(&joined, 0);
   int r = tok_bpe_init(t, n, err);
-  for (size_t i = 0; r == TL_OK && i < n; i++) r = read_merge(t, json_array_get(merges, i), i, &joined, err);
-  tl_buffer_done(&joined);
+  for (size_t i = 0; r == TL_OK && i < n; i++) r = read_merge(t, json_array_get(merges, i), i, err);
   return r;
 }
 

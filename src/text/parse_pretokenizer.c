@@ -2,6 +2,7 @@
 /* tokenizer.json's pre_tokenizer. */
 #include <string.h>
 
+#include "text/split_patterns.h"
 #include "text/text_utf8.h"
 #include "text/tokenizer_private.h"
 #include "text/unicode_class.h"
@@ -48,11 +49,7 @@ int tok_add_pattern_step(struct tl_tokenizer *t, const char *pattern, enum tok_b
 }
 
 /* --- kinds --------------------------------------------------------------------------- */
-/* GPT-2's split (Radford et al. 2019), which ByteLevel brings along. */
-static const char gpt2_pattern[] =
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-
-/* Where this is the last step nothing has to be spelled: the model is given the bytes and
+/* Brings GPT-2's split along. Where this is the last step nothing has to be spelled: the model is given the bytes and
  * its tokens are unspelled instead. parse_one mends it if another step follows. */
 static int parse_byte_level(struct tl_tokenizer *t, json_t *json, struct tl_error *err) {
   t->byte_level = true;
@@ -63,7 +60,7 @@ static int parse_byte_level(struct tl_tokenizer *t, json_t *json, struct tl_erro
     pre->space_length = 1;
     pre->prefix = TOK_PREFIX_ALWAYS;
   }
-  return tok_flag(json, "use_regex", true) ? tok_add_pattern_step(t, gpt2_pattern, TOK_ISOLATED, err) : TL_OK;
+  return tok_flag(json, "use_regex", true) ? tok_add_pattern_step(t, split_gpt2, TOK_ISOLATED, err) : TL_OK;
 }
 
 static int parse_prefix(json_t *json, enum tok_prefix *ret, struct tl_error *err) {

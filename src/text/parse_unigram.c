@@ -9,6 +9,12 @@
 
 #define UNKNOWN_PENALTY 10.0
 
+int tok_unigram_finish(struct tl_tokenizer *t, const double *scores, double lowest, struct tl_error *err) {
+  t->unigram.scores = scores;
+  t->unigram.unk_score = lowest - UNKNOWN_PENALTY;
+  return tok_vocab_trie(t, &t->unigram.trie, err);
+}
+
 /* The reference reads a number as its digits, rounded to a double, over a power of ten, rounded again.
  * That may be off by one unit in the last place, and decides between paths whose sums are else equal.
  * The digits are the shortest that name the number, as those who write such files print it. */
@@ -44,9 +50,7 @@ static int read_scores(struct tl_tokenizer *t, json_t *vocab, struct tl_error *e
     scores[i] = as_reference_reads(json_number_value(json_array_get(entry, 1)));
     if (scores[i] < lowest) lowest = scores[i];
   }
-  t->unigram.scores = scores;
-  t->unigram.unk_score = lowest - UNKNOWN_PENALTY;
-  return TL_OK;
+  return tok_unigram_finish(t, scores, lowest, err);
 }
 
 int tok_parse_unigram(struct tl_tokenizer *t, json_t *model, struct tl_error *err) {
@@ -59,6 +63,5 @@ int tok_parse_unigram(struct tl_tokenizer *t, json_t *model, struct tl_error *er
   }
   t->unigram.byte_fallback = tok_flag(model, "byte_fallback", false);
   t->longest = 0; /* unknown text is one token */
-  int r = read_scores(t, vocab, err);
-  return r < 0 ? r : tok_vocab_trie(t, &t->unigram.trie, err);
+  return read_scores(t, vocab, err);
 }

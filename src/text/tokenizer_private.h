@@ -367,6 +367,11 @@ int tok_parse_unk(struct tl_tokenizer *t, json_t *unk, struct tl_error *err);
 int tok_parse_bpe(struct tl_tokenizer *t, json_t *model, struct tl_error *err);       /* parse_bpe.c */
 int tok_parse_unigram(struct tl_tokenizer *t, json_t *model, struct tl_error *err);   /* parse_unigram.c */
 int tok_parse_wordpiece(struct tl_tokenizer *t, json_t *model, struct tl_error *err); /* parse_wordpiece.c */
+/* What is left to do once all tokens are known, also for those that do not come from JSON. */
+int tok_bpe_merge(struct tl_tokenizer *t, const char *left, size_t n_left, const char *right, size_t n_right, size_t rank,
+                  struct tl_error *err);
+int tok_unigram_finish(struct tl_tokenizer *t, const double *scores, double lowest, struct tl_error *err);
+int tok_wordpiece_finish(struct tl_tokenizer *t, const char *prefix, size_t max_chars, struct tl_error *err);
 /* Trie over all tokens' texts, values are ids. */
 int tok_vocab_trie(struct tl_tokenizer *t, struct byte_trie *ret, struct tl_error *err);
 int tok_parse_added(struct tl_tokenizer *t, json_t *added, struct tl_error *err);     /* parse_added.c */

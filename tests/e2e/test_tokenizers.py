@@ -96,3 +96,45 @@ def test_random_texts(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.parent.name)
 def test_many_random_texts(path):
     compare(path, 100_000, int.from_bytes(os.urandom(4)) if "TOKENLANE_SEED" not in os.environ else int(os.environ["TOKENLANE_SEED"]))
+
+
+# --- tokenlane tokenize -----------------------------------------------------------------------------
+
+
+def command(*args, text=b""):
+    tokenlane = MANY.with_name("tokenlane")
+    return subprocess.run([tokenlane, "tokenize", *map(str, args)], input=text, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["llama3", "llama2", "t5", "bert_uncased"])
+def test_command_equals_reference(name):
+    path = ROOT / "tests/golden/tokenizers" / name / "tokenizer.json"
+    reference = Tokenizer.from_file(str(path))
+    text = "Hello, wörld! 漢字 😀\n  it's 2024 </s><|im_end|>[SEP]"
+    expected = reference.encode(text).ids
+    for model in (path, path.parent):
+        done = command(model, text=text.encode())
+        assert done.returncode == 0 and done.stderr == b"" and list(map(int, done.stdout.split())) == expected
+    assert command(path, "--ids", text=text.encode()).stdout == done.stdout
+    pieces = command(path, "--pieces", text=text.encode()).stdout.decode().splitlines()
+    assert [int(line.split("\t")[0]) for line in pieces] == expected
+    back = command("--decode", path, text=done.stdout)
+    assert back.stdout.decode() == reference.decode(expected, skip_special_tokens=False)
+    back = command("--decode", "--no-special", path, text=str(expected).encode())
+    assert back.stdout.decode() == reference.decode(expected, skip_special_tokens=True)
+    reference.encode_special_tokens = True
+    plain = list(map(int, command(path, "--no-special", text=b"a b").stdout.split()))
+    assert plain == reference.encode("a b", add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("args, text, message", [
+    ((), b"", "expected a model folder"),
+    (("/nonexistent",), b"", "/nonexistent/tokenizer.json: cannot be opened"),
+    (("MODEL", "--what"), b"", "did not expect --what"),
+    (("MODEL", "--ids", "--decode"), b"", "exclude one another"),
+    (("MODEL", "--decode"), b"1 2 99999999", "expected ids from 0 to"),
+    (("MODEL", "--decode"), b"1 x", "expected ids from 0 to"),
+])
+def test_command_refuses(args, text, message):
+    done = command(*(ROOT / "tests/golden/tokenizers/llama2" if a == "MODEL" else a for a in args), text=text)
+    assert done.returncode == 1 and done.stdout == b"" and message in done.stderr.decode()

@@ -185,7 +185,31 @@ def make_byte_level():
     make("words", pre_tokenizers.Sequence([split(r"\w+|[^\w\s]+|[\s\W]"), byte_level(add_prefix_space=True)]), vocab=500)
 
 
+# --- SentencePiece itself, for tokenizers that come as pieces with scores ---------------------------
+
+
+def make_sentencepiece():
+    """tokenizers_spm.json: the pieces of a BPE model as Llama 2's is made, and sentencepiece's own ids."""
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES * 4), model_writer=model, vocab_size=700, hard_vocab_limit=False, model_type="bpe", byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, split_digits=True,
+        character_coverage=0.98, user_defined_symbols=["<sep>"], minloglevel=2)
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(model.getvalue())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    texts = [t for t in CORPUS + random_texts(3, 150) if t and "\0" not in t and SPACE not in t]
+    with open(os.path.join(HERE, "tokenizers_spm.json"), "w") as f:
+        json.dump({"pieces": [[p.piece, p.score, p.type] for p in proto.pieces], "cases": [{"text": t, "ids": processor.encode(t)} for t in texts]}, f,
+                  ensure_ascii=True, separators=(",", ":"))
+    print("sentencepiece", len(proto.pieces), len(texts))
+
+
 if __name__ == "__main__":
+    make_sentencepiece()
     make_byte_level()
     make_spm()
     make_wordpiece()
