@@ -28,6 +28,7 @@ DEBS_LINT := clang-tidy clang-format cppcheck
 DEBS_BENCH := wrk nginx-light python3 python3-venv g++ libspdlog-dev
 DEBS_PROVE := strace binutils python3
 DEBS_MODEL := spin python3
+DEBS_FUZZ := clang python3 python3-venv
 
 CC ?= gcc
 PKGS := libuv jansson libpcre2-8 libsystemd libutf8proc
@@ -220,8 +221,11 @@ $(B)/bin/replay_%: tests/fuzz/fuzz_%.c $(call archives,text)
 	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -DREPLAY -MMD -MP -o $@ $< \
 		$(LDFLAGS) -Wl,--start-group $(call archives,text) -Wl,--end-group $(LDLIBS)
 
-.PHONY: fuzz check-fuzz
-fuzz: $(B)/fuzz/fuzz_tokenizer $(B)/bin/tokenize_many $(VENV)/.done ## hostile tokenizer.json for FUZZ_SECONDS (600), 100,000 random texts a tokenizer (20 minutes)
+.PHONY: fuzz check-fuzz deps-fuzz
+deps-fuzz: deps
+	@sh tests/lint/install_debs.sh $(DEBS_FUZZ)
+
+fuzz: deps-fuzz $(B)/fuzz/fuzz_tokenizer $(B)/bin/tokenize_many $(VENV)/.done ## hostile tokenizer.json for FUZZ_SECONDS (600), 100,000 random texts a tokenizer (20 minutes)
 	@mkdir -p $(B)/fuzz/corpus
 	$(B)/fuzz/fuzz_tokenizer -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=20 -dict=tests/fuzz/tokenizer.dict \
 		-artifact_prefix=$(B)/fuzz/ $(B)/fuzz/corpus tests/fuzz/corpus/tokenizer
@@ -273,6 +277,10 @@ $(B)/bin/bench_log: bench/bench_log.c $(call archives,log) $(if $(SPDLOG),$(B)/o
 bench: deps-bench ## measure: kernels, decode and prefill against the machine's limits, load, HTTP against nginx
 	@$(MAKE) --no-print-directory -j$$(nproc) all $(BENCH_BINS) $(VENV)/.done
 	@B=$(abspath $(B)) $(VENV)/bin/python bench/run.py
+
+.PHONY: bench-tokenizer
+bench-tokenizer: $(B)/bin/tokenize_many $(VENV)/.done ## every kind of tokenizer against the `tokenizers` library, fails if one is slower
+	@B=$(abspath $(B)) $(VENV)/bin/python bench/bench_tokenizer.py
 
 .PHONY: prove scaling deps-prove
 deps-prove: deps
