@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "text/text_golden.h"
@@ -246,15 +247,21 @@ static void test_limit_of_tokens(void **state) {
 
 /* Time grows with the text, not with its square: 8 times the text may take at
  * most 24 times as long (plus what a clock can err). */
+static int64_t cpu_ns(void) {
+  struct timespec now; /* of this thread: what other work takes away does not count */
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
 static int64_t time_of(const struct tl_tokenizer *t, const char *unit, size_t bytes) {
   size_t n = strlen(unit);
   char *text = malloc(bytes + n);
   for (size_t i = 0; i < bytes; i++) text[i] = unit[i % n];
   int64_t best = INT64_MAX;
   for (int round = 0; round < 3; round++) {
-    int64_t begin = tl_now_ns();
+    int64_t begin = cpu_ns();
     struct tl_tokens out = encode(t, text, bytes, false);
-    int64_t took = tl_now_ns() - begin;
+    int64_t took = cpu_ns() - begin;
     if (took < best) best = took;
     tl_tokens_done(&out);
   }
@@ -276,9 +283,9 @@ static int64_t time_of_messages(const struct tl_tokenizer *t, size_t n) {
   int64_t best = INT64_MAX;
   for (int round = 0; round < 3; round++) {
     struct tl_tokens out = {0};
-    int64_t begin = tl_now_ns();
+    int64_t begin = cpu_ns();
     assert_int_equal(tl_tokenizer_encode(t, text, n * length, &options, &out, NULL), TL_OK);
-    int64_t took = tl_now_ns() - begin;
+    int64_t took = cpu_ns() - begin;
     assert_int_equal(out.n, 2 * n);
     if (took < best) best = took;
     tl_tokens_done(&out);
@@ -298,8 +305,8 @@ static void test_many_messages_are_linear(void **state) {
 
 static void test_hostile_text_is_linear(void **state) {
   (void)state;
-  static const char *const names[] = {"gpt2", "llama3", "qwen2", "gpt4o", "deepseek", "added"};
-  static const char *const units[] = {"a", " ", "\n", "!", "1", "e\xcc\x81", " \n", "<|im_", "ab!", "\xcc\x81\xcc\xa3", "'s", "A"};
+  static const char *const names[] = {"gpt2", "llama3", "qwen2", "gpt4o", "deepseek", "added", "falcon", "llama2", "mistral", "gemma", "phi3", "t5", "albert", "bert_uncased"};
+  static const char *const units[] = {"a", " ", "\n", "!", "1", "e\xcc\x81", " \n", "<|im_", "ab!", "\xcc\x81\xcc\xa3", "'s", "A", "\xe2\x96\x81", "\xe6\xbc\xa2"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     struct tl_tokenizer *t = load(names[i]);
     for (size_t u = 0; u < sizeof units / sizeof *units; u++) {
