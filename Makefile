@@ -28,6 +28,7 @@ DEBS_LINT := clang-tidy clang-format cppcheck
 DEBS_BENCH := wrk nginx-light python3 python3-venv g++ libspdlog-dev
 DEBS_PROVE := strace binutils python3
 DEBS_MODEL := spin python3
+DEBS_FUZZ := clang python3 python3-venv
 
 CC ?= gcc
 PKGS := libuv jansson libpcre2-8 libsystemd libutf8proc libcurl
@@ -163,7 +164,7 @@ $(B)/tests/daemon/test_gpu_watch: | $(B)/lib/fake_nvml.so
 .PHONY: check check-unit check-e2e check-house
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
 	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins
-	@$(MAKE) --no-print-directory check-house check-model check-unit check-e2e
+	@$(MAKE) --no-print-directory check-house check-model check-unit check-fuzz check-e2e
 
 .PHONY: unit-bins
 unit-bins: $(UNIT_BINS)
@@ -205,9 +206,40 @@ $(VENV)/.done: tests/e2e/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-check-e2e: all $(VENV)/.done ## end-to-end tests only (T=expression for pytest -k)
+check-e2e: all $(B)/bin/tokenize_many $(VENV)/.done ## end-to-end tests only (T=expression for pytest -k)
 	$(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
 		$(VENV)/bin/python -m pytest -q tests/e2e $(if $(T),-k "$(T)")
+
+# --- tokenizers against the `tokenizers` library, hostile files ------------------
+$(B)/bin/tokenize_many: tests/fuzz/tokenize_many.c $(call archives,text)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
+		$(LDFLAGS) -Wl,--start-group $(call archives,text) -Wl,--end-group $(LDLIBS)
+
+# A target a file, by libFuzzer; what it finds interesting is kept in tests/fuzz/corpus and replayed by `make check`.
+FUZZ_SECONDS ?= 600
+FUZZ_FLAGS := -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
+$(B)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(wildcard src/text/*.c src/base/*.c)
+	@mkdir -p $(@D)
+	$(Q)clang $(CPPFLAGS) $(PKG_CFLAGS) -std=c17 $(FUZZ_FLAGS) -o $@ $^ $(LDLIBS)
+$(B)/bin/replay_%: tests/fuzz/fuzz_%.c $(call archives,text)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -DREPLAY -MMD -MP -o $@ $< \
+		$(LDFLAGS) -Wl,--start-group $(call archives,text) -Wl,--end-group $(LDLIBS)
+
+.PHONY: fuzz check-fuzz deps-fuzz
+deps-fuzz: deps
+	@sh tests/lint/install_debs.sh $(DEBS_FUZZ)
+
+fuzz: deps-fuzz $(B)/fuzz/fuzz_tokenizer $(B)/bin/tokenize_many $(VENV)/.done ## hostile tokenizer.json for FUZZ_SECONDS (600), 100,000 random texts a tokenizer (20 minutes)
+	@mkdir -p $(B)/fuzz/corpus
+	$(B)/fuzz/fuzz_tokenizer -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=20 -dict=tests/fuzz/tokenizer.dict \
+		-artifact_prefix=$(B)/fuzz/ $(B)/fuzz/corpus tests/fuzz/corpus/tokenizer
+	TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane $(VENV)/bin/python -m pytest -q -m slow tests/e2e/test_tokenizers.py
+
+check-fuzz: $(B)/bin/replay_tokenizer ## the fuzzers' corpora, without fuzzing
+	@$(SAN_ENV) $(B)/bin/replay_tokenizer tests/fuzz/corpus/tokenizer/*
 
 .PHONY: soak
 soak: all $(VENV)/.done ## clients of all kinds for SOAK_SECONDS (60), LEAK_REQUESTS (50000) a third cut, 300 faults (8 minutes); with SAN= as well
@@ -252,6 +284,10 @@ $(B)/bin/bench_log: bench/bench_log.c $(call archives,log) $(if $(SPDLOG),$(B)/o
 bench: deps-bench ## measure: kernels, decode and prefill against the machine's limits, load, HTTP against nginx
 	@$(MAKE) --no-print-directory -j$$(nproc) all $(BENCH_BINS) $(VENV)/.done
 	@B=$(abspath $(B)) $(VENV)/bin/python bench/run.py
+
+.PHONY: bench-tokenizer
+bench-tokenizer: $(B)/bin/tokenize_many $(VENV)/.done ## every kind of tokenizer against the `tokenizers` library, fails if one is slower
+	@B=$(abspath $(B)) $(VENV)/bin/python bench/bench_tokenizer.py
 
 .PHONY: prove scaling overload deps-prove
 deps-prove: deps
