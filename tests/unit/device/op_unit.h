@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/* For tests that run kernels on fibers: arrays of just the size in memory, random
+ * values, comparison. */
+#ifndef OP_UNIT_H
+#define OP_UNIT_H
+
+#include <math.h>
+
+#include "device/cuda/ops/cuda_ops.h"
+#include "tokenlane/model.h"
+#include "unit.h"
+
+static uint64_t op_random = 0x1234567;
+
+static const int op_dtypes[] = {TL_CUDA_BF16, TL_CUDA_F16};
+
+static inline uint16_t op_pack(int dtype, float value) {
+  return dtype == TL_CUDA_BF16 ? tl_f32_to_bf16(value) : tl_f32_to_f16(value);
+}
+
+static inline float op_unpack(int dtype, uint16_t bits) {
+  return dtype == TL_CUDA_BF16 ? tl_bf16_to_f32(bits) : tl_f16_to_f32(bits);
+}
+
+static inline float op_number(float range) {
+  return ((float)unit_below(&op_random, 1 << 24) * 0x1p-23f - 1) * range;
+}
+
+/* What a kernel should write: NaN, or -1. */
+static inline void *op_poisoned(size_t bytes) {
+  void *p = malloc(bytes ? bytes : 1);
+  assert_non_null(p);
+  memset(p, 0xff, bytes);
+  return p;
+}
+
+static inline float *op_floats(size_t n, float range) {
+  float *p = malloc(n * sizeof *p);
+  for (size_t i = 0; i < n; i++) p[i] = op_number(range);
+  return p;
+}
+
+static inline uint16_t *op_halves(int dtype, size_t n, float range) {
+  uint16_t *p = malloc(n * sizeof *p);
+  for (size_t i = 0; i < n; i++) p[i] = op_pack(dtype, op_number(range));
+  return p;
+}
+
+static inline void *op_copy(const void *from, size_t bytes) {
+  return memcpy(op_poisoned(bytes), from, bytes);
+}
+
+/* The relative error that rounding to the type once may cause. */
+static inline float op_epsilon(int dtype) {
+  return dtype == TL_CUDA_BF16 ? 0x1p-8f : 0x1p-11f;
+}
+
+/* Within `roundings` of the type, of a value as large as `scale`. */
+#define op_assert_near(dtype, got, want, scale, roundings)                                              \
+  do {                                                                                                  \
+    double got_ = (got), want_ = (want), scale_ = fmax(fabs(want_), (scale));                           \
+    if (!(fabs(got_ - want_) <= (roundings) * (double)op_epsilon(dtype) * scale_))                       \
+      fail_msg("%s is %.9g, not %.9g", #got, got_, want_);                                              \
+  } while (0)
+
+#endif
