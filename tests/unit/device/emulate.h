@@ -172,9 +172,6 @@ TL_DEVICE uint32_t as_bits(float value) {
 TL_DEVICE float exp2_fast(float x) {
   return exp2f(x);
 }
-TL_DEVICE uint64_t multiply_high(uint64_t a, uint64_t b) {
-  return (uint64_t)((unsigned __int128)a * b >> 64);
-}
 TL_DEVICE uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
   uint64_t both = a | (uint64_t)b << 32;
   uint32_t result = 0;

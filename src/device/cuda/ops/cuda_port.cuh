@@ -154,9 +154,6 @@ TL_DEVICE float exp2_fast(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
   return r;
 }
-TL_DEVICE uint64_t multiply_high(uint64_t a, uint64_t b) {
-  return __umul64hi(a, b);
-}
 /* Bytes of {a, b}: 0 to 3 are a's, 4 to 7 are b's. */
 TL_DEVICE uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
   return __byte_perm(a, b, selector);
