@@ -165,19 +165,30 @@ bool open_barrier() {
   return true;
 }
 
+/* Lanes of a warp in some order, until none can go on. */
+bool run_warp(unsigned warp) {
+  for (bool any = false;; any = true) {
+    bool moved = false;
+    unsigned first = random_below(32), back = random_below(2);
+    for (unsigned k = 0; k < 32; k++) {
+      thread *t = &emu.threads[warp * 32 + (first + (back ? 32 - k : k)) % 32];
+      if (t->at != READY) continue;
+      resume(t);
+      moved = true;
+    }
+    if (!moved) return any;
+  }
+}
+
+/* Each warp goes as far ahead of the others as it can, the unfairest schedule there is:
+ * what a missing barrier may break then breaks. */
 void run_block() {
   for (unsigned i = 0; i < emu.n; i++) prepare(&emu.threads[i]);
   for (;;) {
+    unsigned first = random_below(emu.n / 32), through = 0;
     bool moved = false;
-    unsigned first = random_below(emu.n), back = random_below(2), through = 0;
-    for (unsigned k = 0; k < emu.n; k++) {
-      thread *t = &emu.threads[(first + (back ? emu.n - k : k)) % emu.n];
-      if (t->at == READY) {
-        resume(t);
-        moved = true;
-      }
-      through += t->at == DONE;
-    }
+    for (unsigned k = 0; k < emu.n / 32; k++) moved |= run_warp((first + k) % (emu.n / 32));
+    for (unsigned i = 0; i < emu.n; i++) through += emu.threads[i].at == DONE;
     if (through == emu.n) return;
     if (!moved && !open_barrier()) fail("some threads never come");
   }

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* The GPU half of cuda_port.cuh for a C++ compiler: blocks run one after the other,
  * the threads of a block as fibers that change over at each operation of a warp or
- * of the block, in a changing order. What a GPU leaves undefined is an error here:
+ * of the block. A warp goes on until the block's barrier stops it, before any other
+ * does a step; which one is random. What a GPU leaves undefined is an error here:
  * lanes of a warp that meet at different operations, a barrier that a thread does
  * not reach, an address that is not aligned. Shared memory is a heap block of just
  * the size, filled with NaN before each block; asynchronous copies arrive only when
- * they are waited for, and leave NaN until then. Order between threads that no
- * barrier makes is chosen at random, but not the reordering of memory. */
+ * they are waited for, and leave NaN until then. Not emulated:
+ * the reordering of memory accesses, races between blocks, time. */
 #ifndef EMULATE_H
 #define EMULATE_H
 
@@ -179,8 +180,9 @@ TL_DEVICE uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
   return result;
 }
 
-template <float (*to_float)(uint16_t), uint16_t (*from_float)(float)>
+template <bool is_bf16, float (*to_float)(uint16_t), uint16_t (*from_float)(float)>
 struct emu_half {
+  static const bool IS_BF16 = is_bf16;
   TL_METHOD float low(uint32_t pair) {
     return to_float((uint16_t)pair);
   }
@@ -190,14 +192,14 @@ struct emu_half {
   TL_METHOD uint32_t pack(float low, float high) {
     return from_float(low) | (uint32_t)from_float(high) << 16;
   }
-  TL_METHOD uint32_t multiply(uint32_t a, uint32_t b) {
-    return pack(low(a) * low(b), high(a) * high(b));
+  TL_METHOD uint32_t fma(uint32_t a, uint32_t b, uint32_t c) {
+    return pack(fmaf(low(a), low(b), low(c)), fmaf(high(a), high(b), high(c)));
   }
   TL_METHOD void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], EMU_LINE) {
     emu_meet({"mma", line, {a, b}, c, 0}, [](const emu_exchange *lanes) { emu_mma(lanes, to_float); });
   }
 };
-typedef emu_half<tl_bf16_to_f32, tl_f32_to_bf16> bf16;
-typedef emu_half<tl_f16_to_f32, tl_f32_to_f16> f16;
+typedef emu_half<true, tl_bf16_to_f32, tl_f32_to_bf16> bf16;
+typedef emu_half<false, tl_f16_to_f32, tl_f32_to_f16> f16;
 
 #endif

@@ -155,6 +155,7 @@ static void test_prefill(void **state) {
       {TL_CUDA_F16, 2, 1, 128, 2, 2, {150, 33}, {150, 33}},
       {TL_CUDA_BF16, 2, 2, 128, 2, 2, {17, 129}, {17, 100}},
       {TL_CUDA_F16, 3, 1, 64, 2, 3, {200, 128, 300}, {3, 64, 70}}, /* prefixes in the cache */
+      {TL_CUDA_F16, 1, 1, 64, 2, 3, {70, 127, 140}, {8, 3, 14}},   /* the diagonal near a tile's edge */
   };
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }
@@ -173,6 +174,23 @@ static void test_other_head_sizes(void **state) {
   const uint32_t dims[] = {8, 80, 96, 256};
   for (unsigned i = 0; i < UNIT_COUNT(dims); i++) {
     const struct shape s = {op_dtypes[i % 2], 6, 2, dims[i], 5, 4, {40, 130, 9, 67}, {1, 1, 9, 3}};
+    check(&s);
+  }
+}
+
+/* Whatever a step may hold. */
+static void test_random_steps(void **state) {
+  (void)state;
+  for (int i = 0; i < 40 / UNIT_SLOWDOWN; i++) {
+    const uint32_t dims[] = {64, 128, 64, 48}, groups[] = {1, 2, 4, 5, 8, 9, 16};
+    struct shape s = {.dtype = op_dtypes[i % 2], .n_kv_heads = 1 + unit_below(&op_random, 3),
+                      .head_dim = dims[unit_below(&op_random, 4)], .n_seqs = 1 + unit_below(&op_random, 4)};
+    s.n_heads = s.n_kv_heads * groups[unit_below(&op_random, UNIT_COUNT(groups))];
+    s.n_blocks = s.n_kv_heads + unit_below(&op_random, 20);
+    for (uint32_t k = 0; k < s.n_seqs; k++) {
+      s.context[k] = 1 + unit_below(&op_random, 220);
+      s.rows[k] = unit_below(&op_random, 2) ? 1 : 1 + unit_below(&op_random, s.context[k] < 70 ? s.context[k] : 70);
+    }
     check(&s);
   }
 }
@@ -299,6 +317,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_decode),           cmocka_unit_test(test_prefill), cmocka_unit_test(test_both_in_a_step),
       cmocka_unit_test(test_other_head_sizes), cmocka_unit_test(test_no_work), cmocka_unit_test(test_refused_shapes),
+      cmocka_unit_test(test_random_steps),
       cmocka_unit_test(test_plan),             cmocka_unit_test(test_tiles),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

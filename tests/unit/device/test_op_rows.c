@@ -116,6 +116,7 @@ static void check_norm(int dtype, uint32_t n, uint32_t dim, int first) {
 
 static void test_norm(void **state) {
   (void)state;
+  assert_int_equal(tl_cuda_prepare(), 0);
   const uint32_t dims[] = {8, 64, 2048, 2056, 4096, 12304};
   for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++)
     for (unsigned k = 0; k < UNIT_COUNT(dims); k++) check_norm(op_dtypes[t], 1 + k % 3, dims[k], k % 2 == 0);

@@ -294,6 +294,20 @@ static void test_equals_cpu(void **state) {
   assert_true(same + 1 >= all);
 }
 
+/* All tokens weigh the same and the random number falls on an edge: the upper token has it. */
+static void test_an_edge(void **state) {
+  (void)state;
+  struct batch *b = new_batch(1, 4096);
+  struct tl_cuda_sampling *s = &b->rows[0];
+  for (uint32_t k = 0; k < b->vocab; k++) b->logits[k] = 1;
+  s->temperature = 1;
+  while (tl_cuda_random24(s->seed, s->position) % 4096 != 0) s->position++;
+  run(b);
+  assert_int_equal(b->out[0].token, tl_cuda_random24(s->seed, s->position) / 4096);
+  assert_int_equal(b->out[0].token, cpu_result(b, 0).token);
+  free_batch(b);
+}
+
 /* Scoring: the target's log-probability, whatever else is asked for. */
 static void test_target_token(void **state) {
   (void)state;
@@ -388,7 +402,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_numbers),     cmocka_unit_test(test_target),       cmocka_unit_test(test_greedy),
       cmocka_unit_test(test_random_rows), cmocka_unit_test(test_equals_cpu),   cmocka_unit_test(test_target_token),
-      cmocka_unit_test(test_not_finite),  cmocka_unit_test(test_refused_shapes),
+      cmocka_unit_test(test_not_finite),  cmocka_unit_test(test_an_edge),      cmocka_unit_test(test_refused_shapes),
       cmocka_unit_test(test_biases_beyond_numbers), cmocka_unit_test(test_logprob_of_a_changed_token),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

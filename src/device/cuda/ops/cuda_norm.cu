@@ -48,7 +48,8 @@ extern "C" int tl_cuda_add_norm(const struct tl_cuda_add_norm_args *args, void *
                  : 0;
 }
 
-int cuda_prepare_norm(void) {
+/* The only kernel that may want more than 48 KiB. */
+extern "C" int tl_cuda_prepare(void) {
   int e = allow_shared(add_norm<bf16>, shared_bytes(MAX_DIM));
   return e ? e : allow_shared(add_norm<f16>, shared_bytes(MAX_DIM));
 }

@@ -174,8 +174,9 @@ enum tl_cuda_format {
   TL_CUDA_W16,   /* T; k (8) */
   TL_CUDA_WE4M3, /* FP8 E4M3; scales float (n), one for each output; k a multiple of 16 */
   TL_CUDA_WINT8, /* int8; scales F16 (n, k / 32); k a multiple of 32 */
-  TL_CUDA_WINT4, /* two a byte, the low half first: w = scale * q - min, q in 0..15;
-                  * scales F16 (n, k / 32, 2): scale, min; k a multiple of 32 */
+  TL_CUDA_WINT4, /* w = scale * q - min, q in 0..15; eight a word, from the lowest bits on
+                  * elements 0 2 4 6 1 3 5 7; scales F16 (n, k / 32, 2): scale, min; k a
+                  * multiple of 32 */
 };
 
 /* out = x W^T + bias for few rows, at the speed at which the weights can be read. */

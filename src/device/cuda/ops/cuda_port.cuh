@@ -154,7 +154,8 @@ TL_DEVICE float exp2_fast(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
   return r;
 }
-/* Bytes of {a, b}: 0 to 3 are a's, 4 to 7 are b's. */
+/* Four bytes of eight, by the selector's hexadecimal digits, lowest first: 0 to 3 are
+ * a's, 4 to 7 are b's. */
 TL_DEVICE uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
   return __byte_perm(a, b, selector);
 }
@@ -165,8 +166,9 @@ TL_DEVICE uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                               \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 
-/* A 16-bit type: two of them in a word, the lower half first. */
+/* A 16-bit type: two of them in a word, the lower half first. Subnormals are kept. */
 struct bf16 {
+  static const bool IS_BF16 = true;
   TL_METHOD float low(uint32_t pair) {
     return as_float(pair << 16);
   }
@@ -178,9 +180,9 @@ struct bf16 {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
     return r;
   }
-  TL_METHOD uint32_t multiply(uint32_t a, uint32_t b) {
-    uint32_t r; /* a b - 0 is a b; sm_80 has no product without a sum */
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(0x80008000u));
+  TL_METHOD uint32_t fma(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t r;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
     return r;
   }
   /* c (16, 8) += a (16, 16) b (16, 8), the layout of PTX ISA 9.7.14.5.8 */
@@ -190,6 +192,7 @@ struct bf16 {
 };
 
 struct f16 {
+  static const bool IS_BF16 = false;
   TL_METHOD float low(uint32_t pair) {
     float r;
     asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, l;}" : "=f"(r) : "r"(pair));
@@ -205,9 +208,9 @@ struct f16 {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
     return r;
   }
-  TL_METHOD uint32_t multiply(uint32_t a, uint32_t b) {
+  TL_METHOD uint32_t fma(uint32_t a, uint32_t b, uint32_t c) {
     uint32_t r;
-    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
     return r;
   }
   TL_METHOD void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
