@@ -177,9 +177,44 @@ $(B)/tests/device/test_op_%: tests/unit/device/test_op_%.c $(B)/lib/emulated.a $
 	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
 		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka -lstdc++
 
+# The kernels for GPUs: machine code for each of CUDA_ARCHS, and PTX of the last for
+# those to come. The compiler's report on each lies beside its object.
+NVCC ?= $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_ARCHS ?= 80 86 89 90 100 120
+CUDA_KERNEL_OBJECTS := $(patsubst src/device/cuda/ops/%.cu,$(B)/cuda/%.o,$(wildcard src/device/cuda/ops/*.cu))
+CUDA_CODE = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+	-gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+$(B)/cuda/%.o: src/device/cuda/ops/%.cu
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  NVCC  $<")
+	$(Q)$(NVCC) -std=c++17 -O3 -Iinclude -Isrc $(CUDA_CODE) -Xcompiler -fPIC,-fvisibility=hidden,-Wall \
+		-Xptxas -v,-warn-spills,-warn-lmem-usage -MD -MP -MF $(@:.o=.d) -c $< -o $@ >$(@:.o=.report) 2>&1 || \
+		{ cat $(@:.o=.report); rm -f $@; exit 1; }
+	@! grep -E "warning" $(@:.o=.report)
+
+.PHONY: check-kernels
+check-kernels: $(if $(NVCC),$(CUDA_KERNEL_OBJECTS)) ## registers and spills of the GPU kernels against the table (skipped without nvcc)
+	$(if $(NVCC),@python3 tests/lint/kernel_resources.py $(B)/cuda,@echo "  SKIP  kernels: no nvcc")
+
+# The same tests on a GPU: machine code instead of fibers, memory that both sides share.
+CUDA_HOME = $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+GPU_TESTS := $(patsubst tests/unit/device/%.c,$(B)/gpu/%,$(filter-out %_emulator.c,$(wildcard tests/unit/device/test_op_*.c)))
+$(B)/gpu/test_op_%: tests/unit/device/test_op_%.c $(CUDA_KERNEL_OBJECTS) $(call archives,device)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  TEST  $< for a GPU")
+	$(Q)$(CC) $(CPPFLAGS) -DOP_ON_GPU -isystem $(CUDA_HOME)/include -Itests/unit $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
+		$(LDFLAGS) $(CUDA_KERNEL_OBJECTS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka \
+		$(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lstdc++
+
+.PHONY: gpu-tests check-gpu-ops
+gpu-tests: $(GPU_TESTS)
+check-gpu-ops: gpu-tests ## each GPU kernel against its formula, on the GPU that is here
+	@set -e; for t in $(GPU_TESTS); do echo "  RUN   $$t"; timeout 300 $$t; done
+
 .PHONY: check check-unit check-e2e check-house
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
 	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins
+	@$(MAKE) --no-print-directory -j$$(nproc) check-kernels
 	@$(MAKE) --no-print-directory check-house check-model check-unit check-e2e
 
 .PHONY: unit-bins

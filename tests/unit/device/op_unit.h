@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* For tests that run kernels on fibers: arrays of just the size in memory, random
- * values, comparison. */
+/* For tests of kernels: arrays of just the size, random values, comparison. Built with
+ * OP_ON_GPU the same tests run the kernels on the GPU, on memory that host and device
+ * share; else on fibers. */
 #ifndef OP_UNIT_H
 #define OP_UNIT_H
 
@@ -9,6 +10,35 @@
 #include "device/cuda/ops/cuda_ops.h"
 #include "tokenlane/model.h"
 #include "unit.h"
+
+#ifdef OP_ON_GPU
+#include <cuda_runtime_api.h>
+
+static inline void *op_alloc(size_t bytes) {
+  void *p = NULL;
+  if (cudaMallocManaged(&p, bytes ? bytes : 1, cudaMemAttachGlobal) != cudaSuccess) fail_msg("no memory on the GPU");
+  return p;
+}
+static inline void op_free(void *p) {
+  cudaFree(p);
+}
+/* What a launcher returned, or how its kernels ended. */
+static inline int op_run(int launched) {
+  return launched ? launched : (int)cudaDeviceSynchronize();
+}
+#else
+static inline void *op_alloc(size_t bytes) {
+  void *p = malloc(bytes ? bytes : 1);
+  assert_non_null(p);
+  return p;
+}
+static inline void op_free(void *p) {
+  free(p);
+}
+static inline int op_run(int launched) {
+  return launched;
+}
+#endif
 
 static uint64_t op_random = 0x1234567;
 
@@ -28,20 +58,17 @@ static inline float op_number(float range) {
 
 /* What a kernel should write: NaN, or -1. */
 static inline void *op_poisoned(size_t bytes) {
-  void *p = malloc(bytes ? bytes : 1);
-  assert_non_null(p);
-  memset(p, 0xff, bytes);
-  return p;
+  return memset(op_alloc(bytes), 0xff, bytes);
 }
 
 static inline float *op_floats(size_t n, float range) {
-  float *p = malloc(n * sizeof *p);
+  float *p = op_alloc(n * sizeof *p);
   for (size_t i = 0; i < n; i++) p[i] = op_number(range);
   return p;
 }
 
 static inline uint16_t *op_halves(int dtype, size_t n, float range) {
-  uint16_t *p = malloc(n * sizeof *p);
+  uint16_t *p = op_alloc(n * sizeof *p);
   for (size_t i = 0; i < n; i++) p[i] = op_pack(dtype, op_number(range));
   return p;
 }

@@ -35,7 +35,7 @@ static void fill_step(struct step *t, const struct shape *s) {
   }
   t->tables = op_poisoned((size_t)s->n_seqs * longest * sizeof *t->tables);
   /* blocks in random order, 7 apart in a ring of their number */
-  uint32_t *order = malloc(n_blocks * sizeof *order), used = 0;
+  uint32_t *order = op_alloc(n_blocks * sizeof *order), used = 0;
   for (uint32_t i = 0; i < n_blocks; i++) order[i] = i;
   for (uint32_t i = n_blocks - 1; i > 0; i--) {
     uint32_t other = unit_below(&op_random, i + 1), swap = order[i];
@@ -56,7 +56,7 @@ static void fill_step(struct step *t, const struct shape *s) {
           t->v[place] = op_pack(s->dtype, op_number(1));
         }
     }
-  free(order);
+  op_free(order);
   t->q_elements = (size_t)t->query_start[s->n_seqs] * s->n_heads * s->head_dim;
   t->q = op_halves(s->dtype, t->q_elements, 4);
   t->out = op_poisoned(t->q_elements * 2);
@@ -65,11 +65,11 @@ static void fill_step(struct step *t, const struct shape *s) {
 }
 
 static void free_step(struct step *t) {
-  free(t->tables);
-  free(t->q);
-  free(t->k);
-  free(t->v);
-  free(t->out);
+  op_free(t->tables);
+  op_free(t->q);
+  op_free(t->k);
+  op_free(t->v);
+  op_free(t->out);
 }
 
 /* Out of row `row` of sequence seq, which sees n_keys. */
@@ -78,7 +78,7 @@ static void check_head(const struct step *t, uint32_t seq, uint32_t row, uint32_
   uint32_t kv_head = head / (s->n_heads / s->n_kv_heads), dim = s->head_dim;
   const uint32_t *table = t->tables + (size_t)seq * t->step.table_stride;
   const uint16_t *q = t->q + ((size_t)row * s->n_heads + head) * dim, *out = t->out + (q - t->q);
-  double *weights = malloc(n_keys * sizeof *weights), max = -INFINITY, sum = 0, mean[TL_CUDA_MAX_HEAD_DIM] = {0};
+  double *weights = op_alloc(n_keys * sizeof *weights), max = -INFINITY, sum = 0, mean[TL_CUDA_MAX_HEAD_DIM] = {0};
   for (uint32_t at = 0; at < n_keys; at++) {
     size_t place = (((size_t)table[at / 16] * s->n_kv_heads + kv_head) * 16 + at % 16) * dim;
     weights[at] = 0;
@@ -93,25 +93,26 @@ static void check_head(const struct step *t, uint32_t seq, uint32_t row, uint32_
     for (uint32_t d = 0; d < dim; d++) mean[d] += weight * op_unpack(s->dtype, t->v[place + d]);
   }
   for (uint32_t d = 0; d < dim; d++) op_assert_near(s->dtype, op_unpack(s->dtype, out[d]), mean[d] / sum, 0.5, 1.5);
-  free(weights);
+  op_free(weights);
 }
 
 static void run_decode(const struct step *t, const struct tl_cuda_attention *a) {
   uint32_t max_items = tl_cuda_max_items(t->s->n_seqs, t->s->n_blocks, t->s->n_kv_heads);
   struct tl_cuda_item *items = op_poisoned(max_items * sizeof *items);
   struct tl_cuda_merge *merges = op_poisoned(t->s->n_seqs * sizeof *merges);
-  struct tl_cuda_counts counts;
-  tl_cuda_plan_decode(&t->step, t->s->n_blocks, t->s->n_kv_heads, items, merges, &counts);
+  struct tl_cuda_counts *counts = op_poisoned(sizeof *counts);
+  tl_cuda_plan_decode(&t->step, t->s->n_blocks, t->s->n_kv_heads, items, merges, counts);
   size_t partials = (size_t)max_items * a->n_heads;
-  struct tl_cuda_decode_args args = {.a = *a, .n_blocks = t->s->n_blocks, .max_merges = t->s->n_seqs, .counts = &counts,
+  struct tl_cuda_decode_args args = {.a = *a, .n_blocks = t->s->n_blocks, .max_merges = t->s->n_seqs, .counts = counts,
                                      .items = items, .merges = merges,
                                      .partial = op_poisoned(partials * a->head_dim * sizeof(float)),
                                      .partial_scale = op_poisoned(partials * 2 * sizeof(float))};
-  assert_int_equal(tl_cuda_decode(&args, NULL), 0);
-  free(items);
-  free(merges);
-  free(args.partial);
-  free(args.partial_scale);
+  assert_int_equal(op_run(tl_cuda_decode(&args, NULL)), 0);
+  op_free(items);
+  op_free(merges);
+  op_free(counts);
+  op_free(args.partial);
+  op_free(args.partial_scale);
 }
 
 static void check(const struct shape *s) {
@@ -124,12 +125,12 @@ static void check(const struct shape *s) {
   run_decode(&t, &a);
   struct tl_cuda_tile *tiles = op_poisoned(tl_cuda_max_tiles(t.step.n_tokens, s->n_seqs) * sizeof *tiles);
   struct tl_cuda_prefill_args prefill = {.a = a, .n_tiles = tl_cuda_plan_prefill(&t.step, tiles), .tiles = tiles};
-  assert_int_equal(tl_cuda_prefill(&prefill, NULL), 0);
+  assert_int_equal(op_run(tl_cuda_prefill(&prefill, NULL)), 0);
   for (uint32_t seq = 0; seq < s->n_seqs; seq++)
     for (uint32_t i = 0; i < s->rows[seq]; i++)
       for (uint32_t head = 0; head < s->n_heads; head++)
         check_head(&t, seq, t.query_start[seq] + i, head, s->context[seq] - s->rows[seq] + i + 1, a.scale);
-  free(tiles);
+  op_free(tiles);
   free_step(&t);
 }
 
@@ -198,14 +199,15 @@ static void test_random_steps(void **state) {
 /* The grid outlives the work: blocks without any, sequences without a merge. */
 static void test_no_work(void **state) {
   (void)state;
-  struct tl_cuda_counts none = {0, 0};
+  struct tl_cuda_counts *none = op_copy(&(struct tl_cuda_counts){0, 0}, sizeof *none);
   struct tl_cuda_decode_args args = {.a = {.n_heads = 2, .n_kv_heads = 1, .head_dim = 64}, .n_blocks = 3, .max_merges = 4,
-                                     .counts = &none};
-  assert_int_equal(tl_cuda_decode(&args, NULL), 0);
+                                     .counts = none};
+  assert_int_equal(op_run(tl_cuda_decode(&args, NULL)), 0);
   args.a.head_dim = 72;
-  assert_int_equal(tl_cuda_decode(&args, NULL), 0);
+  assert_int_equal(op_run(tl_cuda_decode(&args, NULL)), 0);
   struct tl_cuda_prefill_args prefill = {.a = args.a, .n_tiles = 0};
-  assert_int_equal(tl_cuda_prefill(&prefill, NULL), 0);
+  assert_int_equal(op_run(tl_cuda_prefill(&prefill, NULL)), 0);
+  op_free(none);
 }
 
 static void test_refused_shapes(void **state) {
@@ -260,8 +262,8 @@ static void check_plan(uint32_t n_seqs, const uint32_t *context, const uint32_t 
   /* no item is longer than an equal share, but for rounding */
   expected = (total * n_kv_heads + n_blocks - 1) / n_blocks + TL_CUDA_CHUNK_TOKENS - 1;
   assert_true(counts.n_items == 0 || longest <= (expected > TL_CUDA_CHUNK_TOKENS ? expected : TL_CUDA_CHUNK_TOKENS));
-  free(items);
-  free(merges);
+  op_free(items);
+  op_free(merges);
 }
 
 static void test_plan(void **state) {
@@ -309,7 +311,7 @@ static void test_tiles(void **state) {
       assert_true(t->row + t->n_rows <= start[t->seq + 1]);
     }
     for (uint32_t k = 0; k < n; k++) assert_int_equal(seen[k], start[k + 1] - start[k] > 1 ? start[k + 1] - start[k] : 0);
-    free(tiles);
+    op_free(tiles);
   }
 }
 

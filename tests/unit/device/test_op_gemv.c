@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Products of few rows on fibers, in each format, against sums in double. */
-#include "op_unit.h"
+#include "stored_weights.h"
 
 struct product {
   int dtype, format;
@@ -8,63 +8,18 @@ struct product {
   bool bias, float_out;
 };
 
-/* OCP OFP8: sign, four bits of exponent with bias 7, three of mantissa; 0x7f is NaN. */
-static double e4m3(uint8_t bits) {
-  int exponent = bits >> 3 & 15, mantissa = bits & 7;
-  double value = exponent ? ldexp(8 + mantissa, exponent - 10) : ldexp(mantissa, -9);
-  return bits & 0x80 ? -value : value;
-}
-
-/* Where element `at` of a word of eight lies, in nibbles. */
-static const unsigned nibble_of[8] = {0, 4, 1, 5, 2, 6, 3, 7};
-
-/* Random stored weights of n outputs and their scales. */
-static void fill(const struct product *p, uint8_t **ret_weight, void **ret_scales) {
-  size_t elements = (size_t)p->n * p->k, groups = elements / 32;
-  size_t bytes = p->format == TL_CUDA_W16 ? elements * 2 : p->format == TL_CUDA_WINT4 ? elements / 2 : elements;
-  uint8_t *weight = malloc(bytes);
-  for (size_t i = 0; i < bytes; i++) {
-    weight[i] = (uint8_t)unit_below(&op_random, 256);
-    if (p->format == TL_CUDA_WE4M3 && (weight[i] & 0x7f) == 0x7f) weight[i] = 0x7e;
-  }
-  *ret_scales = NULL;
-  if (p->format == TL_CUDA_W16) {
-    for (size_t i = 0; i < elements; i++) ((uint16_t *)(void *)weight)[i] = op_pack(p->dtype, op_number(1));
-  } else if (p->format == TL_CUDA_WE4M3) {
-    *ret_scales = op_floats(p->n, 0.01f);
-  } else {
-    *ret_scales = op_halves(TL_CUDA_F16, p->format == TL_CUDA_WINT4 ? groups * 2 : groups, 0.1f);
-  }
-  *ret_weight = weight;
-}
-
-static double weight_at(const struct product *p, const uint8_t *weight, const void *scales, size_t output, size_t at) {
-  size_t i = output * p->k + at, group = i / 32;
-  const uint16_t *halves = scales;
-  switch (p->format) {
-    case TL_CUDA_W16: return op_unpack(p->dtype, ((const uint16_t *)(const void *)weight)[i]);
-    case TL_CUDA_WE4M3: return e4m3(weight[i]) * (double)((const float *)scales)[output];
-    case TL_CUDA_WINT8: return (int8_t)weight[i] * (double)tl_f16_to_f32(halves[group]);
-    default: {
-      unsigned nibble = nibble_of[i % 8], q = weight[i / 8 * 4 + nibble / 2] >> nibble % 2 * 4 & 15;
-      return q * (double)tl_f16_to_f32(halves[2 * group]) - (double)tl_f16_to_f32(halves[2 * group + 1]);
-    }
-  }
-}
-
 static void check(const struct product *p) {
-  uint8_t *weight;
-  void *scales;
-  fill(p, &weight, &scales);
+  struct stored w = {.dtype = p->dtype, .format = p->format, .n = p->n, .k = p->k};
+  fill_stored(&w);
   uint16_t *x = op_halves(p->dtype, (size_t)p->m * p->k, 1);
   float *bias = op_floats(p->n, 3);
   uint32_t ldo = p->n + 3;
   size_t size = p->float_out ? 4 : 2, bytes = (size_t)p->m * ldo * size;
   uint8_t *out = op_poisoned(bytes);
   struct tl_cuda_gemv_args a = {.dtype = p->dtype, .format = p->format, .m = p->m, .n = p->n, .k = p->k, .x = x,
-                                .weight = weight, .scales = scales, .bias = p->bias ? bias : NULL,
+                                .weight = w.weight, .scales = w.scales, .bias = p->bias ? bias : NULL,
                                 .float_out = p->float_out, .out = out, .ldo = ldo};
-  assert_int_equal(tl_cuda_gemv(&a, NULL), 0);
+  assert_int_equal(op_run(tl_cuda_gemv(&a, NULL)), 0);
   for (uint32_t row = 0; row < p->m; row++)
     for (uint32_t output = 0; output < ldo; output++) {
       size_t place = (size_t)row * ldo + output;
@@ -75,7 +30,7 @@ static void check(const struct product *p) {
       }
       double sum = p->bias ? bias[output] : 0, size_of_terms = 0;
       for (uint32_t k = 0; k < p->k; k++) {
-        double term = weight_at(p, weight, scales, output, k) * op_unpack(p->dtype, x[(size_t)row * p->k + k]);
+        double term = stored_value(&w, output, k) * op_unpack(p->dtype, x[(size_t)row * p->k + k]);
         sum += term;
         size_of_terms += term * term;
       }
@@ -86,11 +41,10 @@ static void check(const struct product *p) {
       error += exact ? 2e-6 * sqrt(size_of_terms) : 6 * (double)op_epsilon(p->dtype) * sqrt(size_of_terms);
       if (!(fabs(got - sum) <= error)) fail_msg("row %u, output %u: %.9g, not %.9g", row, output, (double)got, sum);
     }
-  free(weight);
-  free(scales);
-  free(x);
-  free(bias);
-  free(out);
+  free_stored(&w);
+  op_free(x);
+  op_free(bias);
+  op_free(out);
 }
 
 static void test_16_bits(void **state) {
@@ -123,7 +77,8 @@ static void test_e4m3_values(void **state) {
   for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
     uint16_t x[256] = {0}, *aligned_x;
     uint8_t weight[256];
-    float one = 1, out;
+    float *one = op_floats(1, 1), *out = op_poisoned(sizeof *out);
+    *one = 1;
     for (unsigned i = 0; i < 256; i++) weight[i] = (i & 0x7f) == 0x7f ? 0 : (uint8_t)i;
     for (unsigned i = 0; i < 256; i++) {
       if ((i & 0x7f) == 0x7f) continue;
@@ -131,14 +86,16 @@ static void test_e4m3_values(void **state) {
       aligned_x = op_copy(x, sizeof x);
       uint8_t *aligned_weight = op_copy(weight, sizeof weight);
       struct tl_cuda_gemv_args a = {.dtype = op_dtypes[t], .format = TL_CUDA_WE4M3, .m = 1, .n = 1, .k = 256,
-                                    .x = aligned_x, .weight = aligned_weight, .scales = &one, .float_out = 1,
-                                    .out = &out, .ldo = 1};
-      assert_int_equal(tl_cuda_gemv(&a, NULL), 0);
-      if ((double)out != e4m3((uint8_t)i)) fail_msg("0x%02x is %.9g", i, (double)out);
+                                    .x = aligned_x, .weight = aligned_weight, .scales = one, .float_out = 1,
+                                    .out = out, .ldo = 1};
+      assert_int_equal(op_run(tl_cuda_gemv(&a, NULL)), 0);
+      if ((double)*out != e4m3_value((uint8_t)i)) fail_msg("0x%02x is %.9g", i, (double)*out);
       x[i] = 0;
-      free(aligned_x);
-      free(aligned_weight);
+      op_free(aligned_x);
+      op_free(aligned_weight);
     }
+    op_free(one);
+    op_free(out);
   }
 }
 

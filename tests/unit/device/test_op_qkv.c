@@ -46,8 +46,9 @@ static void check(const struct shape *s) {
   struct tl_cuda_qkv_args a = {.dtype = s->dtype, .n = N, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
                                .head_dim = dim, .qkv = qkv, .bias = s->bias ? bias : NULL,
                                .q_norm = s->norm ? norms : NULL, .k_norm = s->norm ? norms + dim : NULL, .eps = 1e-6f,
-                               .rope = rope, .positions = positions, .slots = slots, .q = q, .k_cache = k, .v_cache = v};
-  assert_int_equal(tl_cuda_qkv(&a, NULL), 0);
+                               .rope = rope, .positions = op_copy(positions, sizeof positions),
+                               .slots = op_copy(slots, sizeof slots), .q = q, .k_cache = k, .v_cache = v};
+  assert_int_equal(op_run(tl_cuda_qkv(&a, NULL)), 0);
   size_t written = 0;
   for (uint32_t row = 0; row < N; row++) {
     for (uint32_t h = 0; h < s->n_heads; h++) compare(&a, q + ((size_t)row * s->n_heads + h) * dim, row, h);
@@ -66,13 +67,15 @@ static void check(const struct shape *s) {
   }
   assert_int_equal(changed[0], written);
   assert_int_equal(changed[1], written);
-  free(qkv);
-  free(bias);
-  free(norms);
-  free(rope);
-  free(q);
-  free(k);
-  free(v);
+  op_free((void *)a.positions);
+  op_free((void *)a.slots);
+  op_free(qkv);
+  op_free(bias);
+  op_free(norms);
+  op_free(rope);
+  op_free(q);
+  op_free(k);
+  op_free(v);
 }
 
 static void test_shapes(void **state) {

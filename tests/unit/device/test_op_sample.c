@@ -37,7 +37,7 @@ static struct batch *new_batch(uint32_t n, uint32_t vocab) {
 }
 
 static void free_batch(struct batch *b) {
-  free(b->logits);
+  op_free(b->logits);
   free(b);
 }
 
@@ -51,11 +51,11 @@ static void run(struct batch *b) {
                                   .bias = op_copy(b->bias, b->n_bias * sizeof *b->bias),
                                   .saved = op_poisoned(n_edits * sizeof(float)), .n_history = b->n_history,
                                   .out = op_poisoned(b->n * sizeof *b->out), .fed = op_poisoned(b->n * sizeof(int32_t))};
-  assert_int_equal(tl_cuda_sample(&a, NULL), 0);
+  assert_int_equal(op_run(tl_cuda_sample(&a, NULL)), 0);
   memcpy(b->out, a.out, b->n * sizeof *b->out);
   for (uint32_t i = 0; i < b->n; i++) assert_int_equal(a.fed[i], b->out[i].token);
   void *mine[] = {a.logits, (void *)a.rows, (void *)a.history, (void *)a.bias, a.saved, a.out, a.fed};
-  for (unsigned i = 0; i < UNIT_COUNT(mine); i++) free(mine[i]);
+  for (unsigned i = 0; i < UNIT_COUNT(mine); i++) op_free(mine[i]);
 }
 
 /* --- the reference -------------------------------------------------------------------------- */
@@ -93,10 +93,10 @@ static void changed_logits(const struct batch *b, uint32_t row, float *ret) {
 static void check_draw(const struct batch *b, uint32_t row) {
   const double slack = 2e-6;
   const struct tl_cuda_sampling *s = &b->rows[row];
-  float *logits = malloc(b->vocab * sizeof *logits), max = -INFINITY;
+  float *logits = op_alloc(b->vocab * sizeof *logits), max = -INFINITY;
   changed_logits(b, row, logits);
   for (uint32_t i = 0; i < b->vocab; i++) max = logits[i] > max ? logits[i] : max;
-  struct token *t = malloc(b->vocab * sizeof *t);
+  struct token *t = op_alloc(b->vocab * sizeof *t);
   for (uint32_t i = 0; i < b->vocab; i++) {
     float distance = (logits[i] - max) / s->temperature;
     t[i] = (struct token){distance, exp((double)distance), i, false};
@@ -127,8 +127,8 @@ static void check_draw(const struct batch *b, uint32_t row) {
   if (!(point >= got_before - edge && point <= got_before + got_weight + edge))
     fail_msg("token %d covers %.9g to %.9g, drawn was %.9g of %.9g", b->out[row].token, got_before,
              got_before + got_weight, point, total);
-  free(logits);
-  free(t);
+  op_free(logits);
+  op_free(t);
 }
 
 /* What the CPU backend draws of the same row. */
@@ -139,15 +139,15 @@ static struct tl_sampled cpu_result(const struct batch *b, uint32_t row) {
                              .repetition_penalty = s->repetition_penalty, .seed = s->seed, .position = s->position,
                              .target = s->target, .n_top = s->n_top, .history = b->history + s->first_history,
                              .n_history = s->n_history, .bias = b->bias + s->first_bias, .n_bias = s->n_bias};
-  struct cpu_sampler scratch = {malloc(b->vocab * sizeof *scratch.candidates), malloc(b->vocab * sizeof *scratch.raw),
-                                malloc(b->vocab * sizeof *scratch.weights)};
+  struct cpu_sampler scratch = {op_alloc(b->vocab * sizeof *scratch.candidates), op_alloc(b->vocab * sizeof *scratch.raw),
+                                op_alloc(b->vocab * sizeof *scratch.weights)};
   float *copy = op_copy(b->logits + (size_t)row * b->ld, b->vocab * sizeof *copy);
   struct tl_sampled result;
   if (cpu_sample(&cpu_kernels_plain, &same, copy, b->vocab, &scratch, &result) < 0) result.token = -1;
-  free(copy);
-  free(scratch.candidates);
-  free(scratch.raw);
-  free(scratch.weights);
+  op_free(copy);
+  op_free(scratch.candidates);
+  op_free(scratch.raw);
+  op_free(scratch.weights);
   return result;
 }
 

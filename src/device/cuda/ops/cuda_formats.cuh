@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Stored weights to pairs of a 16-bit type, in registers. A format says how many
- * elements 16 bytes hold, what the scale of such a piece is, and what its i-th eight
- * elements are. */
+ * elements 16 bytes hold, where the scale of such a piece comes from (`group` counts
+ * 32 elements), and what its i-th eight elements are. */
 #ifndef CUDA_FORMATS_CUH
 #define CUDA_FORMATS_CUH
 
@@ -10,7 +10,7 @@
 template <class T>
 struct w16 {
   static const uint32_t PIECE = 8;
-  TL_METHOD uint32_t scale(const tl_cuda_gemv_args &, uint64_t, uint32_t) {
+  TL_METHOD uint32_t scale(const void *, uint64_t) {
     return 0;
   }
   TL_METHOD void expand(quad raw, uint32_t, int, uint32_t (&pair)[4]) {
@@ -23,8 +23,8 @@ struct w16 {
 template <class T>
 struct we4m3 {
   static const uint32_t PIECE = 16;
-  TL_METHOD uint32_t scale(const tl_cuda_gemv_args &, uint64_t, uint32_t) {
-    return 0; /* an output's scale is applied to its sum */
+  TL_METHOD uint32_t scale(const void *, uint64_t) {
+    return 0; /* one for an output: its user applies it */
   }
   TL_METHOD void expand(quad raw, uint32_t, int i, uint32_t (&pair)[4]) {
     const float bias = T::IS_BF16 ? 0x1p120f : 0x1p8f;
@@ -40,8 +40,8 @@ struct we4m3 {
 template <class T>
 struct wint8 {
   static const uint32_t PIECE = 16;
-  TL_METHOD uint32_t scale(const tl_cuda_gemv_args &a, uint64_t row, uint32_t at) {
-    return ((const uint16_t *)a.scales)[row * (a.k / 32) + at / 32];
+  TL_METHOD uint32_t scale(const void *scales, uint64_t group) {
+    return ((const uint16_t *)scales)[group];
   }
   TL_METHOD void expand(quad raw, uint32_t scale, int i, uint32_t (&pair)[4]) {
     float factor = f16::low(scale);
@@ -58,8 +58,8 @@ struct wint8 {
 template <class T>
 struct wint4 {
   static const uint32_t PIECE = 32;
-  TL_METHOD uint32_t scale(const tl_cuda_gemv_args &a, uint64_t row, uint32_t at) {
-    return ((const uint32_t *)a.scales)[row * (a.k / 32) + at / 32];
+  TL_METHOD uint32_t scale(const void *scales, uint64_t group) {
+    return ((const uint32_t *)scales)[group];
   }
   TL_METHOD void expand(quad raw, uint32_t scale, int i, uint32_t (&pair)[4]) {
     const float base = T::IS_BF16 ? 128.0f : 1024.0f;

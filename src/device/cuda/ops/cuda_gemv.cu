@@ -52,7 +52,7 @@ TL_DEVICE void multiply_share(const tl_cuda_gemv_args &a, uint32_t first, float 
         uint32_t output = first + lane_index() / 4 + half * 8;
         if (output >= a.n || at[u] >= a.k) continue;
         raw[u][half] = load16_once((const char *)a.weight + output * row_bytes + at[u] / W::PIECE * piece_bytes);
-        scale[u][half] = W::scale(a, output, at[u]);
+        scale[u][half] = W::scale(a.scales, (uint64_t)output * (a.k / 32) + at[u] / 32);
       }
     }
     TL_UNROLL for (int u = 0; u < UNROLL; u++) multiply_piece<T, W, TILES>(a, raw[u], scale[u], at[u], sum);

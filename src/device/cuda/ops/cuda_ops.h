@@ -192,6 +192,25 @@ struct tl_cuda_gemv_args {
 };
 int tl_cuda_gemv(const struct tl_cuda_gemv_args *args, void *stream);
 
+/* Stored weights back to T, for products of many rows by a library. Not for W16. */
+struct tl_cuda_dequantize_args {
+  int dtype, format;
+  uint32_t n, k;
+  const void *weight, *scales;
+  void *out;             /* T (n, k) */
+};
+int tl_cuda_dequantize(const struct tl_cuda_dequantize_args *args, void *stream);
+
+/* Rows to E4M3, each by its largest value: x = out * scales[row]. */
+struct tl_cuda_quantize_args {
+  int dtype;
+  uint32_t n, k;         /* k a multiple of 16 */
+  const void *x;         /* T (n, k) */
+  void *out;             /* E4M3 (n, k) */
+  float *scales;         /* (n); 1 for a row of zeros; a NaN in a row makes NaN of all of it */
+};
+int tl_cuda_quantize(const struct tl_cuda_quantize_args *args, void *stream);
+
 /* tl_sampling with places in lists instead of pointers. */
 struct tl_cuda_sampling {
   float temperature, top_p, min_p;

@@ -8,11 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#ifdef __CUDACC__
-#define TL_BOTH static __host__ __device__ __forceinline__
-#else
-#define TL_BOTH static inline
-#endif
+#include "device/cuda/ops/cuda_both.h"
 
 /* Philox4x32-10 (Salmon et al. 2011): the 24 bits of which tl_random_uniform makes its float. */
 TL_BOTH uint32_t tl_cuda_random24(uint64_t seed, uint64_t position) {
