@@ -174,7 +174,7 @@ $(B)/lib/emulated.a: $(EMULATED_OBJECTS)
 $(B)/tests/device/test_op_%: tests/unit/device/test_op_%.c $(B)/lib/emulated.a $(call archives,device)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  TEST  $<")
-	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
+	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
 		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka -lstdc++
 
 # The kernels for GPUs: machine code for each of CUDA_ARCHS, and PTX of the last for
@@ -202,7 +202,7 @@ GPU_TESTS := $(patsubst tests/unit/device/%.c,$(B)/gpu/%,$(filter-out %_emulator
 $(B)/gpu/test_op_%: tests/unit/device/test_op_%.c $(CUDA_KERNEL_OBJECTS) $(call archives,device)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  TEST  $< for a GPU")
-	$(Q)$(CC) $(CPPFLAGS) -DOP_ON_GPU -isystem $(CUDA_HOME)/include -Itests/unit $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
+	$(Q)$(CC) $(CPPFLAGS) -DOP_ON_GPU -isystem $(CUDA_HOME)/include -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
 		$(LDFLAGS) $(CUDA_KERNEL_OBJECTS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka \
 		$(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lstdc++
 

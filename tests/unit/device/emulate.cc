@@ -42,6 +42,7 @@ struct thread {
 struct {
   thread threads[MAX_THREADS];
   unsigned n, x, y, grid_x;
+  unsigned arrived[MAX_THREADS / 32]; /* lanes that wait for their warp's operation */
   thread *self;
   void *scheduler;
   char *stacks;
@@ -169,9 +170,9 @@ bool open_barrier() {
 bool run_warp(unsigned warp) {
   for (bool any = false;; any = true) {
     bool moved = false;
-    unsigned first = random_below(32), back = random_below(2);
+    unsigned order = random_below(64); /* from any lane on, up or down */
     for (unsigned k = 0; k < 32; k++) {
-      thread *t = &emu.threads[warp * 32 + (first + (back ? 32 - k : k)) % 32];
+      thread *t = &emu.threads[warp * 32 + ((order < 32 ? k : -k) + order) % 32];
       if (t->at != READY) continue;
       resume(t);
       moved = true;
@@ -184,6 +185,7 @@ bool run_warp(unsigned warp) {
  * what a missing barrier may break then breaks. */
 void run_block() {
   for (unsigned i = 0; i < emu.n; i++) prepare(&emu.threads[i]);
+  memset(emu.arrived, 0, sizeof emu.arrived);
   for (;;) {
     unsigned first = random_below(emu.n / 32), through = 0;
     bool moved = false;
@@ -227,14 +229,14 @@ void emu_meet(const emu_exchange &mine, void (*all)(const emu_exchange *lanes)) 
   self->exchange = mine;
   self->exchange.lane = index_of(self) % 32;
   self->at = AT_WARP;
-  emu_exchange lanes[32];
-  for (unsigned i = 0; i < 32; i++) {
-    if (warp[i].at != AT_WARP) {
-      to_scheduler(false);
-      return; /* the last lane to come has done it for all */
-    }
-    lanes[i] = warp[i].exchange;
+  unsigned *arrived = &emu.arrived[index_of(self) / 32];
+  if (++*arrived < 32) {
+    to_scheduler(false);
+    return; /* the last lane to come has done it for all */
   }
+  *arrived = 0;
+  emu_exchange lanes[32];
+  for (unsigned i = 0; i < 32; i++) lanes[i] = warp[i].exchange;
   for (unsigned i = 0; i < 32; i++)
     if (lanes[i].line != lanes[0].line || strcmp(lanes[i].name, lanes[0].name) != 0)
       fail("lanes of a warp meet at different operations");

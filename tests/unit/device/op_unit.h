@@ -14,6 +14,11 @@
 #ifdef OP_ON_GPU
 #include <cuda_runtime_api.h>
 
+#if defined(__GNUC__) && __GNUC__ >= 12
+/* it takes what cudaMallocManaged stores for the address of the variable */
+#pragma GCC diagnostic ignored "-Wdangling-pointer"
+#endif
+
 static inline void *op_alloc(size_t bytes) {
   void *p = NULL;
   if (cudaMallocManaged(&p, bytes ? bytes : 1, cudaMemAttachGlobal) != cudaSuccess) fail_msg("no memory on the GPU");

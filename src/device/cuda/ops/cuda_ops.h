@@ -13,7 +13,11 @@
  * Biases and norm weights are float. Sums are float. Rows of matrices begin on 16
  * bytes, and lengths that are marked (8) are multiples of 8. Row counts are fixed
  * when a graph is captured; rows that a step does not use are padding: token -1,
- * slot TL_CUDA_NO_SLOT. They are computed like others but touch no cache. */
+ * slot TL_CUDA_NO_SLOT. They are computed like others but touch no cache.
+ *
+ * A model whose sizes are not multiples of 8 is padded with zeros when it is loaded: each
+ * half of a head for itself, and norms, whose means are over padded rows, with weight *
+ * sqrt(dim / padded) and eps * dim / padded (tests/unit/device/test_op_model.c). */
 #ifndef CUDA_OPS_H
 #define CUDA_OPS_H
 
