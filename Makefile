@@ -23,7 +23,7 @@ CONFIG ?= config/tokenlane.json
 # Debian's names. Bare machines get them by `make deps`.
 DEBS_BUILD := gcc libc6-dev pkg-config libuv1-dev libjansson-dev node-llhttp \
 	libpcre2-dev libutf8proc-dev libsystemd-dev libcurl4-openssl-dev ca-certificates curl
-DEBS_CHECK := libcmocka-dev python3 python3-venv
+DEBS_CHECK := libcmocka-dev g++ python3 python3-venv
 DEBS_LINT := clang-tidy clang-format cppcheck
 DEBS_BENCH := wrk nginx-light python3 python3-venv g++ libspdlog-dev
 DEBS_PROVE := strace binutils python3
@@ -140,7 +140,8 @@ serve: all ## build and serve CONFIG (config/tokenlane.json: the bundled model)
 	$(B)/bin/tokenlane serve --config $(CONFIG)
 
 # --- tests ------------------------------------------------------------------
-UNIT_SOURCES := $(wildcard tests/unit/*/test_*.c)
+# Fibers are beyond TSan: tests of kernels are left out there.
+UNIT_SOURCES := $(filter-out $(if $(findstring thread,$(SAN)),tests/unit/device/test_op_%),$(wildcard tests/unit/*/test_*.c))
 UNIT_BINS := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SOURCES))
 UNIT_RUN = $(if $(T),$(foreach b,$(UNIT_BINS),$(if $(findstring $(T),$(b)),$(b))),$(UNIT_BINS))
 SAN_ENV := ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
@@ -161,10 +162,70 @@ $(B)/lib/fake_nvml.so: tests/unit/daemon/fake_nvml.c tests/unit/daemon/fake_nvml
 	$(Q)$(CC) -std=c17 -D_GNU_SOURCE -g -O2 $(WARN) -fPIC -shared -Wno-missing-prototypes -o $@ $<
 $(B)/tests/daemon/test_gpu_watch: | $(B)/lib/fake_nvml.so
 
+# The kernels once more as C++, each thread a fiber, for test_op_*.
+CUDA_KERNELS := $(wildcard src/device/cuda/ops/*.cu) tests/unit/device/probe_kernels.cu
+EMULATED_OBJECTS := $(patsubst %,$(B)/emulated/%.o,$(basename $(notdir $(CUDA_KERNELS))) emulate)
+vpath %.cu src/device/cuda/ops tests/unit/device
+EMULATED_CXX = $(CXX) -x c++ -std=c++17 -g $(OPT) -Wall -Wextra -Werror -fno-strict-aliasing -ffp-contract=off \
+	-Iinclude -Isrc -Itests/unit -MMD -MP -c $< -o $@
+$(B)/emulated/%.o: %.cu
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CXX   $<")
+	$(Q)$(EMULATED_CXX)
+$(B)/emulated/emulate.o: tests/unit/device/emulate.cc
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CXX   $<")
+	$(Q)$(EMULATED_CXX)
+$(B)/lib/emulated.a: $(EMULATED_OBJECTS)
+	@mkdir -p $(@D)
+	$(Q)rm -f $@; ar rcs $@ $^
+$(B)/tests/device/test_op_%: tests/unit/device/test_op_%.c $(B)/lib/emulated.a $(call archives,device)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  TEST  $<")
+	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
+		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka -lstdc++
+
+# The kernels for GPUs: machine code for each of CUDA_ARCHS, and PTX of the last for
+# those to come. The compiler's report on each lies beside its object.
+NVCC ?= $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_ARCHS ?= 80 86 89 90 100 120
+CUDA_KERNEL_OBJECTS := $(patsubst src/device/cuda/ops/%.cu,$(B)/cuda/%.o,$(wildcard src/device/cuda/ops/*.cu))
+CUDA_CODE = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+	-gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+$(B)/cuda/%.o: src/device/cuda/ops/%.cu
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  NVCC  $<")
+	$(Q)$(NVCC) -std=c++17 -O3 -Iinclude -Isrc $(CUDA_CODE) -Xcompiler -fPIC,-fvisibility=hidden,-Wall \
+		-Xptxas -v,-warn-spills,-warn-lmem-usage -MD -MP -MF $(@:.o=.d) -c $< -o $@ >$(@:.o=.report) 2>&1 || \
+		{ cat $(@:.o=.report); rm -f $@; exit 1; }
+	@! grep -E "warning" $(@:.o=.report)
+
+.PHONY: check-kernels
+check-kernels: $(if $(NVCC),$(CUDA_KERNEL_OBJECTS)) ## registers and spills of the GPU kernels against the table (skipped without nvcc)
+	$(if $(NVCC),@python3 tests/lint/kernel_resources.py $(B)/cuda,@echo "  SKIP  kernels: no nvcc")
+
+# The same tests on a GPU: machine code instead of fibers, memory that both sides share.
+CUDA_HOME = $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+GPU_TESTS := $(patsubst tests/unit/device/%.c,$(B)/gpu/%,$(filter-out %_emulator.c,$(wildcard tests/unit/device/test_op_*.c)))
+$(B)/gpu/test_op_%: tests/unit/device/test_op_%.c $(CUDA_KERNEL_OBJECTS) $(call archives,device)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  TEST  $< for a GPU")
+	$(Q)$(CC) $(CPPFLAGS) -DOP_ON_GPU -isystem $(CUDA_HOME)/include -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
+		$(LDFLAGS) $(CUDA_KERNEL_OBJECTS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka \
+		$(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lstdc++
+
+.PHONY: gpu-tests check-gpu-ops
+gpu-tests: $(GPU_TESTS)
+check-gpu-ops: gpu-tests ## each GPU kernel against its formula, on the GPU that is here
+	@set -e; for t in $(GPU_TESTS); do echo "  RUN   $$t"; timeout 300 $$t; done
+
 .PHONY: check check-unit check-e2e check-house
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
 	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins
 	@$(MAKE) --no-print-directory check-house check-model check-unit check-fuzz check-e2e
+
+	@$(MAKE) --no-print-directory -j$$(nproc) check-kernels
+	@$(MAKE) --no-print-directory check-house check-model check-unit check-e2e
 
 .PHONY: unit-bins
 unit-bins: $(UNIT_BINS)
