@@ -222,10 +222,8 @@ check-gpu-ops: gpu-tests ## each GPU kernel against its formula, on the GPU that
 .PHONY: check check-unit check-e2e check-house
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
 	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins
-	@$(MAKE) --no-print-directory check-house check-model check-unit check-fuzz check-e2e
-
 	@$(MAKE) --no-print-directory -j$$(nproc) check-kernels
-	@$(MAKE) --no-print-directory check-house check-model check-unit check-e2e
+	@$(MAKE) --no-print-directory check-house check-model check-unit check-fuzz check-e2e
 
 .PHONY: unit-bins
 unit-bins: $(UNIT_BINS)
