@@ -23,11 +23,12 @@ CONFIG ?= config/tokenlane.json
 # Debian's names. Bare machines get them by `make deps`.
 DEBS_BUILD := gcc libc6-dev pkg-config libuv1-dev libjansson-dev node-llhttp \
 	libpcre2-dev libutf8proc-dev libsystemd-dev libcurl4-openssl-dev ca-certificates curl
-DEBS_CHECK := libcmocka-dev python3 python3-venv
+DEBS_CHECK := libcmocka-dev g++ python3 python3-venv
 DEBS_LINT := clang-tidy clang-format cppcheck
 DEBS_BENCH := wrk nginx-light python3 python3-venv g++ libspdlog-dev
 DEBS_PROVE := strace binutils python3
 DEBS_MODEL := spin python3
+DEBS_FUZZ := clang python3 python3-venv
 
 CC ?= gcc
 PKGS := libuv jansson libpcre2-8 libsystemd libutf8proc libcurl
@@ -140,7 +141,8 @@ serve: all ## build and serve CONFIG (config/tokenlane.json: the bundled model)
 	$(B)/bin/tokenlane serve --config $(CONFIG)
 
 # --- tests ------------------------------------------------------------------
-UNIT_SOURCES := $(wildcard tests/unit/*/test_*.c)
+# Fibers are beyond TSan: tests of kernels are left out there.
+UNIT_SOURCES := $(filter-out $(if $(findstring thread,$(SAN)),tests/unit/device/test_op_%),$(wildcard tests/unit/*/test_*.c))
 UNIT_BINS := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SOURCES))
 UNIT_RUN = $(if $(T),$(foreach b,$(UNIT_BINS),$(if $(findstring $(T),$(b)),$(b))),$(UNIT_BINS))
 SAN_ENV := ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
@@ -161,10 +163,68 @@ $(B)/lib/fake_nvml.so: tests/unit/daemon/fake_nvml.c tests/unit/daemon/fake_nvml
 	$(Q)$(CC) -std=c17 -D_GNU_SOURCE -g -O2 $(WARN) -fPIC -shared -Wno-missing-prototypes -o $@ $<
 $(B)/tests/daemon/test_gpu_watch: | $(B)/lib/fake_nvml.so
 
+# The kernels once more as C++, each thread a fiber, for test_op_*.
+CUDA_KERNELS := $(wildcard src/device/cuda/ops/*.cu) tests/unit/device/probe_kernels.cu
+EMULATED_OBJECTS := $(patsubst %,$(B)/emulated/%.o,$(basename $(notdir $(CUDA_KERNELS))) emulate)
+vpath %.cu src/device/cuda/ops tests/unit/device
+EMULATED_CXX = $(CXX) -x c++ -std=c++17 -g $(OPT) -Wall -Wextra -Werror -fno-strict-aliasing -ffp-contract=off \
+	-Iinclude -Isrc -Itests/unit -MMD -MP -c $< -o $@
+$(B)/emulated/%.o: %.cu
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CXX   $<")
+	$(Q)$(EMULATED_CXX)
+$(B)/emulated/emulate.o: tests/unit/device/emulate.cc
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CXX   $<")
+	$(Q)$(EMULATED_CXX)
+$(B)/lib/emulated.a: $(EMULATED_OBJECTS)
+	@mkdir -p $(@D)
+	$(Q)rm -f $@; ar rcs $@ $^
+$(B)/tests/device/test_op_%: tests/unit/device/test_op_%.c $(B)/lib/emulated.a $(call archives,device)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  TEST  $<")
+	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
+		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka -lstdc++
+
+# The kernels for GPUs: machine code for each of CUDA_ARCHS, and PTX of the last for
+# those to come. The compiler's report on each lies beside its object.
+NVCC ?= $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_ARCHS ?= 80 86 89 90 100 120
+CUDA_KERNEL_OBJECTS := $(patsubst src/device/cuda/ops/%.cu,$(B)/cuda/%.o,$(wildcard src/device/cuda/ops/*.cu))
+CUDA_CODE = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+	-gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+$(B)/cuda/%.o: src/device/cuda/ops/%.cu
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  NVCC  $<")
+	$(Q)$(NVCC) -std=c++17 -O3 -Iinclude -Isrc $(CUDA_CODE) -Xcompiler -fPIC,-fvisibility=hidden,-Wall \
+		-Xptxas -v,-warn-spills,-warn-lmem-usage -MD -MP -MF $(@:.o=.d) -c $< -o $@ >$(@:.o=.report) 2>&1 || \
+		{ cat $(@:.o=.report); rm -f $@; exit 1; }
+	@! grep -E "warning" $(@:.o=.report)
+
+.PHONY: check-kernels
+check-kernels: $(if $(NVCC),$(CUDA_KERNEL_OBJECTS)) ## registers and spills of the GPU kernels against the table (skipped without nvcc)
+	$(if $(NVCC),@python3 tests/lint/kernel_resources.py $(B)/cuda,@echo "  SKIP  kernels: no nvcc")
+
+# The same tests on a GPU: machine code instead of fibers, memory that both sides share.
+CUDA_HOME = $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+GPU_TESTS := $(patsubst tests/unit/device/%.c,$(B)/gpu/%,$(filter-out %_emulator.c,$(wildcard tests/unit/device/test_op_*.c)))
+$(B)/gpu/test_op_%: tests/unit/device/test_op_%.c $(CUDA_KERNEL_OBJECTS) $(call archives,device)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  TEST  $< for a GPU")
+	$(Q)$(CC) $(CPPFLAGS) -DOP_ON_GPU -isystem $(CUDA_HOME)/include -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
+		$(LDFLAGS) $(CUDA_KERNEL_OBJECTS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka \
+		$(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lstdc++
+
+.PHONY: gpu-tests check-gpu-ops
+gpu-tests: $(GPU_TESTS)
+check-gpu-ops: gpu-tests ## each GPU kernel against its formula, on the GPU that is here
+	@set -e; for t in $(GPU_TESTS); do echo "  RUN   $$t"; timeout 300 $$t; done
+
 .PHONY: check check-unit check-e2e check-house
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
 	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins
-	@$(MAKE) --no-print-directory check-house check-model check-unit check-e2e
+	@$(MAKE) --no-print-directory -j$$(nproc) check-kernels
+	@$(MAKE) --no-print-directory check-house check-model check-unit check-fuzz check-e2e
 
 .PHONY: unit-bins
 unit-bins: $(UNIT_BINS)
@@ -206,9 +266,40 @@ $(VENV)/.done: tests/e2e/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-check-e2e: all $(VENV)/.done ## end-to-end tests only (T=expression for pytest -k)
+check-e2e: all $(B)/bin/tokenize_many $(VENV)/.done ## end-to-end tests only (T=expression for pytest -k)
 	$(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
 		$(VENV)/bin/python -m pytest -q tests/e2e $(if $(T),-k "$(T)")
+
+# --- tokenizers against the `tokenizers` library, hostile files ------------------
+$(B)/bin/tokenize_many: tests/fuzz/tokenize_many.c $(call archives,text)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
+		$(LDFLAGS) -Wl,--start-group $(call archives,text) -Wl,--end-group $(LDLIBS)
+
+# A target a file, by libFuzzer; what it finds interesting is kept in tests/fuzz/corpus and replayed by `make check`.
+FUZZ_SECONDS ?= 600
+FUZZ_FLAGS := -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
+$(B)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(wildcard src/text/*.c src/base/*.c)
+	@mkdir -p $(@D)
+	$(Q)clang $(CPPFLAGS) $(PKG_CFLAGS) -std=c17 $(FUZZ_FLAGS) -o $@ $^ $(LDLIBS)
+$(B)/bin/replay_%: tests/fuzz/fuzz_%.c $(call archives,text)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -DREPLAY -MMD -MP -o $@ $< \
+		$(LDFLAGS) -Wl,--start-group $(call archives,text) -Wl,--end-group $(LDLIBS)
+
+.PHONY: fuzz check-fuzz deps-fuzz
+deps-fuzz: deps
+	@sh tests/lint/install_debs.sh $(DEBS_FUZZ)
+
+fuzz: deps-fuzz $(B)/fuzz/fuzz_tokenizer $(B)/bin/tokenize_many $(VENV)/.done ## hostile tokenizer.json for FUZZ_SECONDS (600), 100,000 random texts a tokenizer (20 minutes)
+	@mkdir -p $(B)/fuzz/corpus
+	$(B)/fuzz/fuzz_tokenizer -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=20 -dict=tests/fuzz/tokenizer.dict \
+		-artifact_prefix=$(B)/fuzz/ $(B)/fuzz/corpus tests/fuzz/corpus/tokenizer
+	TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane $(VENV)/bin/python -m pytest -q -m slow tests/e2e/test_tokenizers.py
+
+check-fuzz: $(B)/bin/replay_tokenizer ## the fuzzers' corpora, without fuzzing
+	@$(SAN_ENV) $(B)/bin/replay_tokenizer tests/fuzz/corpus/tokenizer/*
 
 .PHONY: soak
 soak: all $(VENV)/.done ## clients of all kinds for SOAK_SECONDS (60), LEAK_REQUESTS (50000) a third cut, 300 faults (8 minutes); with SAN= as well
@@ -254,6 +345,10 @@ $(B)/bin/bench_log: bench/bench_log.c $(call archives,log) $(if $(SPDLOG),$(B)/o
 bench: deps-bench ## measure: kernels, decode and prefill against the machine's limits, load, HTTP against nginx
 	@$(MAKE) --no-print-directory -j$$(nproc) all $(BENCH_BINS) $(VENV)/.done
 	@B=$(abspath $(B)) $(VENV)/bin/python bench/run.py
+
+.PHONY: bench-tokenizer
+bench-tokenizer: $(B)/bin/tokenize_many $(VENV)/.done ## every kind of tokenizer against the `tokenizers` library, fails if one is slower
+	@B=$(abspath $(B)) $(VENV)/bin/python bench/bench_tokenizer.py
 
 .PHONY: prove scaling overload deps-prove
 deps-prove: deps

@@ -28,9 +28,37 @@ struct tl_span {
   size_t start, end;
 };
 
-/* Reads folder/tokenizer.json.
+/* Reads a tokenizer.json: the file itself, or the one in a folder.
  * Boot. The caller frees the result. Errors name the file and what is wrong. */
-int tl_tokenizer_load(const char *folder, struct tl_tokenizer **ret, struct tl_error *err);
+int tl_tokenizer_load(const char *file, struct tl_tokenizer **ret, struct tl_error *err);
+/* Where there is no tokenizer.json but its parts, as in GGUF's metadata. */
+struct tl_text {
+  const char *text;
+  size_t length;
+};
+enum tl_piece_type { /* the numbers are GGUF's */
+  TL_PIECE_NORMAL = 1,
+  TL_PIECE_UNKNOWN,
+  TL_PIECE_CONTROL,
+  TL_PIECE_USER_DEFINED,
+  TL_PIECE_UNUSED,
+  TL_PIECE_BYTE,
+};
+struct tl_tokenizer_parts {
+  const char *kind;             /* tokenizer.ggml.model: llama, gpt2, bert, t5 */
+  const char *pre;              /* gpt2: how text is split, by the model's name; NULL: default */
+  const struct tl_text *pieces; /* (n) UTF-8 */
+  const float *scores;          /* (n) llama and t5; else NULL */
+  const int32_t *types;         /* (n) enum tl_piece_type; NULL: all normal */
+  uint32_t n, n_merges;
+  const struct tl_text *merges; /* (n_merges) gpt2: "left right" */
+  const char *charsmap;         /* t5: SentencePiece's precompiled map */
+  size_t charsmap_length;
+  int32_t unk, before, after;   /* ids; -1: none. before and after: what add_special puts around a text */
+  bool add_space_prefix, remove_extra_spaces;
+};
+/* Boot. Everything in parts is copied; the caller frees the result. */
+int tl_tokenizer_new(const struct tl_tokenizer_parts *parts, struct tl_tokenizer **ret, struct tl_error *err);
 void tl_tokenizer_free(struct tl_tokenizer *tokenizer);
 /* Ids are 0 .. size-1, gaps included. */
 int32_t tl_tokenizer_size(const struct tl_tokenizer *tokenizer);
@@ -52,7 +80,7 @@ int tl_tokenizer_encode(const struct tl_tokenizer *tokenizer, const char *text, 
 /* How many ids add_special puts before a text (BOS and the like). */
 uint32_t tl_tokenizer_before(const struct tl_tokenizer *tokenizer);
 bool tl_tokenizer_is_special(const struct tl_tokenizer *tokenizer, int32_t id);
-/* Bytes that the token stands for in running text (byte-level decoded; any
+/* Bytes that the token stands for in running text (as the decoder has it inside a text; any
  * bytes, maybe half a character). NULL for an id without a token. */
 const char *tl_tokenizer_bytes(const struct tl_tokenizer *tokenizer, int32_t id, size_t *ret_length);
 /* Appends the text of n ids; ill-formed UTF-8 becomes U+FFFD. */
@@ -63,13 +91,18 @@ int tl_tokenizer_decode(const struct tl_tokenizer *tokenizer, const int32_t *ids
 struct tl_detok {
   const struct tl_tokenizer *tokenizer;
   bool skip_special;
+  bool started;           /* a token came */
+  bool wrong;             /* within a run of byte tokens that is not UTF-8 */
+  uint8_t n_start, n_stop; /* characters stripped at the beginning, held back at the end */
   uint8_t n_held;
   char held[4]; /* bytes of a character that is not complete yet */
 };
 void tl_detok_init(struct tl_detok *detok, const struct tl_tokenizer *tokenizer, bool skip_special);
 /* Appends to out the text that the token completes, never half a character;
  * bytes that can no longer become one turn into U+FFFD. The pieces of a
- * sequence concatenate to what tl_tokenizer_decode gives. */
+ * sequence concatenate to what tl_tokenizer_decode gives, but for one thing: of a run of
+ * byte tokens (<0xNN>) that goes wrong somewhere the whole decoder makes U+FFFD a byte, the
+ * stream has shown the characters before that already. */
 int tl_detok_push(struct tl_detok *detok, int32_t id, struct tl_buffer *out);
 /* End of the sequence: what is still held becomes U+FFFD. */
 int tl_detok_finish(struct tl_detok *detok, struct tl_buffer *out);

@@ -16,6 +16,7 @@ struct gpu {
   char address[TL_GPU_ID], uuid[80];
   uint64_t replicas;            /* bit i: replica i uses it */
   void *device, *events;        /* NVML's; device NULL: it is to be looked for again */
+  bool was_there;               /* NVML has known it */
   struct gpu_judge judge;
   pthread_t thread;
   bool started;

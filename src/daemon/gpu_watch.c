@@ -112,6 +112,7 @@ static bool attach(struct gpu *g) {
   const struct nvml *n = &g->watch->nvml;
   unsigned long long supported = 0;
   if (n->by_pci(g->address, &g->device) != NVML_SUCCESS) return (g->device = NULL);
+  g->was_there = true;
   if (!n->events_new || !n->events_register || !n->events_wait || n->events_new(&g->events) != NVML_SUCCESS) {
     g->events = NULL;
     return true;
@@ -130,7 +131,7 @@ static void look(struct gpu *g) {
     read_composed(&g->watch->nvml, g->device, f, &lost);
     read_fields(&g->watch->nvml, g->device, f, &lost);
   } else {
-    lost = true;
+    lost = g->was_there; /* one that NVML never knew says nothing about its device */
   }
   if (lost) {
     gpu_judge_lost(&g->judge);

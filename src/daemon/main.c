@@ -15,6 +15,7 @@ static const char usage[] =
     "  serve         serve the configured model over HTTP\n"
     "  check-config  read the configuration, say what is wrong with it\n"
     "  keys          print all configuration keys\n"
+    "  tokenize      MODEL [--ids | --pieces | --decode] [--no-special]: standard input to ids, or back\n"
     "  version       print the version\n"
     "\n"
     "Every key of the configuration file is an option too, and wins over the file:\n"
@@ -131,6 +132,7 @@ int main(int argc, char **argv) {
     return with_config(command, &(struct command_line){argc - 2, argv + 2});
   if (strcmp(command, "device") == 0) return tl_device_host(); /* the daemon's own, see isolation */
   if (strcmp(command, "keys") == 0) return print_keys();
+  if (strcmp(command, "tokenize") == 0) return tokenize_command(argc - 2, argv + 2);
   if (strcmp(command, "version") == 0 || strcmp(command, "--version") == 0) return puts("tokenlane " TL_VERSION) < 0;
   bool asked = strcmp(command, "help") == 0 || strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0;
   fputs(usage, asked ? stdout : stderr);

@@ -90,6 +90,8 @@ static void interrupt(struct monitor *m, unsigned i) {
 static enum health_reset reset(struct monitor *m, unsigned i) {
   struct tl_error err = {0};
   int r = tl_engine_reset(m->o.engine, i, &err);
+  if (r == TL_EBUSY && *err.message)
+    TL_LOG(TL_LOG_INFO, "monitor", "the reset takes its time", TL_U("replica", i), TL_S("why", err.message));
   if (r == TL_EBUSY) return HEALTH_RESET_BEGUN;
   if (r < 0) complain(i, &err);
   return r == TL_OK && tl_engine_try(m->o.engine, i) ? HEALTH_RESET_DONE : HEALTH_RESET_FAILED;

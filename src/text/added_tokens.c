@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Added tokens: found in the text before anything else, leftmost and longest. */
 #include <stdlib.h>
-#include <utf8proc.h>
 
 #include "text/text_utf8.h"
 #include "text/tokenizer_private.h"
+#include "text/unicode_class.h"
 #include "tokenlane/base/utf8.h"
 
 static int new_node(struct tok_trie *trie, uint8_t byte) {
@@ -85,16 +85,11 @@ static uint32_t character_before(const char *text, size_t at, size_t *ret_start)
   return code;
 }
 
-static bool is_word(uint32_t code) {
-  utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)code);
-  return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NL) || c == UTF8PROC_CATEGORY_PC;
-}
-
 static bool stands_alone(const char *text, size_t length, size_t start, size_t end) {
   uint32_t code;
   size_t at;
-  if (start > 0 && is_word(character_before(text, start, &at))) return false;
-  return end == length || !(tl_utf8_decode(text + end, length - end, &code) && is_word(code));
+  if (start > 0 && unicode_is_word(character_before(text, start, &at))) return false;
+  return end == length || !(tl_utf8_decode(text + end, length - end, &code) && unicode_is_word(code));
 }
 
 static struct tl_span with_white_space(const struct tok_added *added, const char *text, size_t length, size_t from,

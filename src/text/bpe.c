@@ -1,71 +1,101 @@
 /* SPDX-License-Identifier: MIT */
-/* Byte-level byte pair encoding (Sennrich et al. 2016): of all neighbouring
- * pairs the one with the lowest rank is merged, leftmost first, until none is
- * left. Short pieces search for the minimum; long ones keep the pairs in a heap
- * and the symbols in a linked list, which is O(n log n). */
+/* Byte pair encoding (Sennrich et al. 2016): of all neighbouring pairs the one with the
+ * lowest rank is merged, leftmost first, until none is left. A piece becomes symbols
+ * (bytes, or characters with bytes as fallback), is cut where no merge can ever reach
+ * over, and its runs are merged: short ones by searching for the minimum, long ones with the
+ * pairs in a heap and the symbols in a linked list, which is O(n log n). */
 #include <stdlib.h>
 #include <string.h>
 
 #include "text/tokenizer_private.h"
-#include "tokenlane/base/hash.h"
+#include "tokenlane/base/utf8.h"
 
-#define SHORT_PIECE 64
+#define SHORT_RUN 64
 #define NO_SYMBOL UINT32_MAX
 
-static uint64_t pair_key(int32_t left, int32_t right) {
-  return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-}
-
-/* The last of several merges of one pair counts, as in the reference. */
-void tok_bpe_merges_put(struct tok_bpe *bpe, int32_t left, int32_t right, uint32_t rank, int32_t id) {
-  uint64_t pair = pair_key(left, right), slot = tl_hash_u64(pair) & bpe->mask;
-  while (bpe->merges[slot].pair != UINT64_MAX && bpe->merges[slot].pair != pair) slot = (slot + 1) & bpe->mask;
-  bpe->merges[slot] = (struct tok_merge){pair, rank, id};
-}
-
-static const struct tok_merge *find_merge(const struct tok_bpe *bpe, int32_t left, int32_t right) {
-  uint64_t pair = pair_key(left, right), slot = tl_hash_u64(pair) & bpe->mask;
-  for (; bpe->merges[slot].pair != UINT64_MAX; slot = (slot + 1) & bpe->mask)
-    if (bpe->merges[slot].pair == pair) return &bpe->merges[slot];
-  return NULL;
-}
-
-static int reserve(struct tok_encode *e, size_t n) {
-  if (n <= e->capacity) return TL_OK;
+static int reserve_symbols(struct tok_encode *e, size_t n) {
+  if (n <= e->n_symbols) return TL_OK;
   size_t capacity = n < 256 ? 256 : n;
   int32_t *ids = realloc(e->ids, capacity * sizeof *ids);
-  if (ids) e->ids = ids;
-  uint32_t *prev = realloc(e->prev, capacity * sizeof *prev);
-  if (prev) e->prev = prev;
-  uint32_t *next = realloc(e->next, capacity * sizeof *next);
-  if (next) e->next = next;
-  /* n-1 first pairs and two new ones for each of n-1 merges, one popped first:
-   * at most 2n are in the heap at once and 3n pass through the queue. */
-  uint64_t *pairs = realloc(e->pairs, 5 * capacity * sizeof *pairs);
-  if (pairs) e->pairs = pairs;
-  if (!ids || !prev || !next || !pairs) return tl_error_set(e->err, TL_ENOMEM, NULL, "out of memory");
-  e->capacity = capacity;
+  if (!ids) return tok_out_of_memory(e->err);
+  e->ids = ids;
+  e->n_symbols = capacity;
   return TL_OK;
 }
 
-/* One id per byte; bytes that the vocabulary lacks become the unknown token or vanish. */
-static size_t first_symbols(struct tok_encode *e, const char *piece, size_t length) {
-  const struct tok_bpe *bpe = &e->t->bpe;
-  size_t n = 0;
-  bool after_unk = false;
-  for (size_t i = 0; i < length; i++) {
-    int32_t id = bpe->byte_id[(uint8_t)piece[i]];
-    bool unk = id < 0;
-    if (unk) id = bpe->fuse_unk && after_unk ? -1 : bpe->unk;
-    after_unk = unk;
-    if (id >= 0) e->ids[n++] = id;
+static int reserve_links(struct tok_encode *e, size_t n) {
+  if (n <= e->n_links) return TL_OK;
+  uint32_t *prev = realloc(e->prev, n * sizeof *prev);
+  if (prev) e->prev = prev;
+  uint32_t *next = realloc(e->next, n * sizeof *next);
+  if (next) e->next = next;
+  /* n-1 first pairs and two new ones for each of n-1 merges, one popped first:
+   * at most 2n are in the heap at once and 3n pass through the queue. */
+  uint64_t *pairs = realloc(e->pairs, 5 * n * sizeof *pairs);
+  if (pairs) e->pairs = pairs;
+  if (!prev || !next || !pairs) return tok_out_of_memory(e->err);
+  e->n_links = n;
+  return TL_OK;
+}
+
+/* --- a piece's first symbols ----------------------------------------------------------- */
+struct symbols {
+  int32_t *ids;
+  size_t n;
+  bool unk; /* an unknown token is owed: those that follow one another may be one */
+};
+
+static void put_unk(const struct tl_tokenizer *t, struct symbols *symbols) {
+  if (symbols->unk && !t->bpe.fuse_unk) symbols->ids[symbols->n++] = t->unk;
+  symbols->unk = t->unk >= 0;
+}
+
+static void put_symbol(const struct tl_tokenizer *t, struct symbols *symbols, int32_t id) {
+  if (symbols->unk) symbols->ids[symbols->n++] = t->unk;
+  symbols->unk = false;
+  symbols->ids[symbols->n++] = id;
+}
+
+static void byte_symbols(const struct tl_tokenizer *t, const char *piece, size_t length, struct symbols *ret) {
+  if (t->all_bytes) {
+    for (size_t i = 0; i < length; i++) ret->ids[i] = t->byte_id[(uint8_t)piece[i]];
+    ret->n = length;
+    return;
   }
-  return n;
+  for (size_t i = 0; i < length; i++) {
+    int32_t id = t->byte_id[(uint8_t)piece[i]];
+    if (id >= 0)
+      put_symbol(t, ret, id);
+    else
+      put_unk(t, ret);
+  }
+}
+
+/* Bytes stand for a character only if all of them are tokens. They do not settle an
+ * unknown token that is owed before them, as in the reference. */
+static bool put_bytes(const struct tl_tokenizer *t, struct symbols *symbols, const char *text, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    if (t->byte_id[(uint8_t)text[i]] < 0) return false;
+  for (size_t i = 0; i < n; i++) symbols->ids[symbols->n++] = t->byte_id[(uint8_t)text[i]];
+  return true;
+}
+
+static void char_symbols(const struct tl_tokenizer *t, const char *piece, size_t length, struct symbols *ret) {
+  for (size_t i = 0; i < length;) {
+    uint32_t code;
+    size_t n = tl_utf8_decode(piece + i, length - i, &code);
+    int32_t id = tok_bpe_char(&t->bpe, code);
+    if (id >= 0)
+      put_symbol(t, ret, id);
+    else if (!t->bpe.byte_fallback || !put_bytes(t, ret, piece + i, n))
+      put_unk(t, ret);
+    i += n;
+  }
 }
 
 static size_t merge_short(const struct tok_bpe *bpe, int32_t *ids, size_t n) {
-  const struct tok_merge *merges[SHORT_PIECE];
-  for (size_t i = 0; i + 1 < n; i++) merges[i] = find_merge(bpe, ids[i], ids[i + 1]);
+  const struct tok_merge *merges[SHORT_RUN];
+  for (size_t i = 0; i + 1 < n; i++) merges[i] = tok_bpe_find(bpe, ids[i], ids[i + 1]);
   while (n > 1) {
     size_t best = n;
     for (size_t i = 0; i + 1 < n; i++)
@@ -75,8 +105,8 @@ static size_t merge_short(const struct tok_bpe *bpe, int32_t *ids, size_t n) {
     memmove(ids + best + 1, ids + best + 2, (n - best - 2) * sizeof *ids);
     n--;
     if (best + 1 < n) memmove(merges + best + 1, merges + best + 2, (n - best - 2) * sizeof(void *));
-    if (best > 0) merges[best - 1] = find_merge(bpe, ids[best - 1], ids[best]);
-    merges[best] = best + 1 < n ? find_merge(bpe, ids[best], ids[best + 1]) : NULL;
+    if (best > 0) merges[best - 1] = tok_bpe_find(bpe, ids[best - 1], ids[best]);
+    merges[best] = best + 1 < n ? tok_bpe_find(bpe, ids[best], ids[best + 1]) : NULL;
   }
   return n;
 }
@@ -128,49 +158,84 @@ static bool pairs_pop(struct pairs *pairs, uint64_t *ret) {
   return true;
 }
 
-static void push_pair(const struct tok_encode *e, struct pairs *pairs, uint32_t at) {
+static void push_pair(const struct tok_encode *e, const int32_t *ids, struct pairs *pairs, uint32_t at) {
   uint32_t right = at == NO_SYMBOL ? NO_SYMBOL : e->next[at];
   if (right == NO_SYMBOL) return;
-  const struct tok_merge *merge = find_merge(&e->t->bpe, e->ids[at], e->ids[right]);
+  const struct tok_merge *merge = tok_bpe_find(&e->t->bpe, ids[at], ids[right]);
   if (merge) pairs_push(pairs, (uint64_t)merge->rank << 32 | at);
 }
 
-static size_t merge_long(struct tok_encode *e, size_t n) {
-  struct pairs pairs = {.heap = e->pairs, .queue = e->pairs + 2 * e->capacity};
+static size_t merge_long(struct tok_encode *e, int32_t *ids, size_t n) {
+  struct pairs pairs = {.heap = e->pairs, .queue = e->pairs + 2 * e->n_links};
   for (uint32_t i = 0; i < n; i++) {
     e->prev[i] = i ? i - 1 : NO_SYMBOL;
     e->next[i] = i + 1 < n ? i + 1 : NO_SYMBOL;
   }
-  for (uint32_t i = 0; i < n; i++) push_pair(e, &pairs, i);
+  for (uint32_t i = 0; i < n; i++) push_pair(e, ids, &pairs, i);
   uint64_t top;
   while (pairs_pop(&pairs, &top)) {
     uint32_t at = (uint32_t)top, right = e->next[at];
-    if (e->ids[at] < 0 || right == NO_SYMBOL) continue; /* swallowed since */
-    const struct tok_merge *merge = find_merge(&e->t->bpe, e->ids[at], e->ids[right]);
+    if (ids[at] < 0 || right == NO_SYMBOL) continue; /* swallowed since */
+    const struct tok_merge *merge = tok_bpe_find(&e->t->bpe, ids[at], ids[right]);
     if (!merge || merge->rank != top >> 32) continue; /* the pair has changed since */
-    e->ids[at] = merge->id;
-    e->ids[right] = -1;
+    ids[at] = merge->id;
+    ids[right] = -1;
     e->next[at] = e->next[right];
     if (e->next[at] != NO_SYMBOL) e->prev[e->next[at]] = at;
-    push_pair(e, &pairs, e->prev[at]);
-    push_pair(e, &pairs, at);
+    push_pair(e, ids, &pairs, e->prev[at]);
+    push_pair(e, ids, &pairs, at);
   }
   size_t kept = 0;
   for (size_t i = 0; i < n; i++)
-    if (e->ids[i] >= 0) e->ids[kept++] = e->ids[i];
+    if (ids[i] >= 0) ids[kept++] = ids[i];
   return kept;
 }
 
-int tok_bpe_piece(struct tok_encode *e, const char *piece, size_t length) {
-  const struct tok_bpe *bpe = &e->t->bpe;
-  if (bpe->ignore_merges) {
-    int32_t whole = tok_map_find(&e->t->by_bytes, e->t->tokens, piece, length);
-    if (whole >= 0) return tok_push(e->out, whole, e->err);
-  }
-  int r = reserve(e, length);
+static int push_ids(struct tok_encode *e, const int32_t *ids, size_t n) {
+  int r = tok_reserve(e->out, n, e->err);
   if (r < 0) return r;
-  size_t n = first_symbols(e, piece, length);
-  n = n <= SHORT_PIECE ? merge_short(bpe, e->ids, n) : merge_long(e, n);
-  for (size_t i = 0; r == TL_OK && i < n; i++) r = tok_push(e->out, e->ids[i], e->err);
+  memcpy(e->out->ids + e->out->n, ids, n * sizeof *ids);
+  e->out->n += n;
+  return TL_OK;
+}
+
+/* symbols that no cut divides; they are overwritten */
+static int merge_run(struct tok_encode *e, int32_t *ids, size_t n) {
+  if (n == 1) return push_ids(e, ids, 1);
+  struct tok_cached *slot, *cached = tok_cache_find(e->cache, ids, n, &slot);
+  if (cached) {
+    size_t n_ids;
+    const int32_t *known = tok_cached_ids(cached, &n_ids);
+    return push_ids(e, known, n_ids);
+  }
+  int32_t before[SHORT_RUN];
+  if (slot) memcpy(before, ids, n * sizeof *ids);
+  int r = n > SHORT_RUN ? reserve_links(e, n) : TL_OK;
+  if (r < 0) return r;
+  size_t merged = n <= SHORT_RUN ? merge_short(&e->t->bpe, ids, n) : merge_long(e, ids, n);
+  if (slot) tok_cache_put(slot, before, n, ids, merged);
+  return push_ids(e, ids, merged);
+}
+
+int tok_bpe_piece(struct tok_encode *e, const char *piece, size_t length) {
+  const struct tl_tokenizer *t = e->t;
+  if (t->bpe.ignore_merges) {
+    int32_t whole = tok_map_find(t->byte_level ? &t->by_raw : &t->by_text, t->tokens, piece, length);
+    if (whole >= 0 && !t->tokens[whole].guarded) return tok_push(e->out, whole, e->err);
+  }
+  int r = reserve_symbols(e, length + 1);
+  if (r < 0) return r;
+  struct symbols symbols = {.ids = e->ids};
+  if (t->byte_level)
+    byte_symbols(t, piece, length, &symbols);
+  else
+    char_symbols(t, piece, length, &symbols);
+  if (symbols.unk) symbols.ids[symbols.n++] = t->unk;
+  size_t start = 0;
+  for (size_t i = 1; r == TL_OK && i <= symbols.n; i++) {
+    if (i < symbols.n && tok_bpe_joins(&t->bpe, symbols.ids[i - 1], symbols.ids[i])) continue;
+    r = merge_run(e, symbols.ids + start, i - start);
+    start = i;
+  }
   return r;
 }

@@ -6,29 +6,72 @@
 #include "text/tokenizer_private.h"
 #include "tokenlane/base/utf8.h"
 
-int tl_tokenizer_decode(const struct tl_tokenizer *tokenizer, const int32_t *ids, size_t n, bool skip_special,
-                        struct tl_buffer *out) {
-  struct tl_buffer bytes;
-  tl_buffer_init(&bytes, out->limit_bytes);
-  for (size_t i = 0; i < n; i++) {
-    size_t length;
-    const char *piece = tl_tokenizer_bytes(tokenizer, ids[i], &length);
-    if (piece && !(skip_special && tl_tokenizer_is_special(tokenizer, ids[i]))) tl_buffer_append(&bytes, piece, length);
+static const char replacement[] = "\xef\xbf\xbd";
+
+static void put_copies(const char *text, size_t length, size_t n, struct tl_buffer *out) {
+  for (size_t i = 0; i < n; i++) tl_buffer_append(out, text, length);
+}
+
+/* Text on its way out: what the decoder strips at the beginning of the whole is left out, and what
+ * it would strip at the end waits until more text comes. */
+static void emit(struct tl_detok *detok, const char *text, size_t length, struct tl_buffer *out) {
+  const struct tok_dec *ends = &detok->tokenizer->decoder.ends;
+  size_t n = ends->text_length, waiting = 0;
+  if (!ends->text) {
+    tl_buffer_append(out, text, length);
+    return;
   }
-  if (bytes.failed) out->failed = true;
-  else text_append_lossy(bytes.data ? bytes.data : "", bytes.length, out);
-  tl_buffer_done(&bytes);
-  return out->failed ? TL_ENOMEM : TL_OK;
+  while (detok->n_start < ends->start && length) {
+    bool strip = length >= n && memcmp(text, ends->text, n) == 0;
+    detok->n_start = (uint8_t)(strip ? detok->n_start + 1u : ends->start);
+    text += strip ? n : 0;
+    length -= strip ? n : 0;
+  }
+  while (waiting < ends->stop && length >= n && memcmp(text + length - n, ends->text, n) == 0) {
+    waiting++;
+    length -= n;
+  }
+  if (length == 0) { /* nothing but what may be stripped */
+    size_t all = detok->n_stop + waiting;
+    detok->n_stop = (uint8_t)(all < ends->stop ? all : ends->stop);
+    put_copies(ends->text, n, all - detok->n_stop, out);
+    return;
+  }
+  put_copies(ends->text, n, detok->n_stop, out);
+  tl_buffer_append(out, text, length);
+  detok->n_stop = (uint8_t)waiting;
 }
 
-void tl_detok_init(struct tl_detok *detok, const struct tl_tokenizer *tokenizer, bool skip_special) {
-  *detok = (struct tl_detok){.tokenizer = tokenizer, .skip_special = skip_special};
+static void emit_replacements(struct tl_detok *detok, size_t n, struct tl_buffer *out) {
+  for (size_t i = 0; i < n; i++) emit(detok, replacement, strlen(replacement), out);
 }
 
-int tl_detok_push(struct tl_detok *detok, int32_t id, struct tl_buffer *out) {
-  size_t length;
-  const char *piece = tl_tokenizer_bytes(detok->tokenizer, id, &length);
-  if (!piece || (detok->skip_special && tl_tokenizer_is_special(detok->tokenizer, id))) return TL_OK;
+/* --- bytes as fallback -------------------------------------------------------------------
+ * A run of <0xNN> tokens is a text if all of it is UTF-8, and a U+FFFD a byte if not. A stream shows each
+ * character when its last byte comes, and cannot take it back if a later byte of the run
+ * is wrong; from there on it agrees. */
+static void push_byte(struct tl_detok *detok, char byte, struct tl_buffer *out) {
+  uint32_t code;
+  detok->held[detok->n_held++] = byte;
+  if (detok->wrong || tl_utf8_incomplete_tail(detok->held, detok->n_held) != detok->n_held) {
+    bool whole = !detok->wrong && tl_utf8_decode(detok->held, detok->n_held, &code) == detok->n_held;
+    if (whole)
+      emit(detok, detok->held, detok->n_held, out);
+    else
+      emit_replacements(detok, detok->n_held, out);
+    detok->wrong = !whole;
+    detok->n_held = 0;
+  }
+}
+
+static void end_run(struct tl_detok *detok, struct tl_buffer *out) {
+  emit_replacements(detok, detok->n_held, out);
+  detok->n_held = 0;
+  detok->wrong = false;
+}
+
+/* --- byte-level: any token may end within a character ------------------------------------------ */
+static void push_bytes(struct tl_detok *detok, const char *piece, size_t length, struct tl_buffer *out) {
   if (detok->n_held) {
     /* At most 3 bytes are held, so what they need stands in the first 3 new ones. */
     char joined[8];
@@ -38,14 +81,14 @@ int tl_detok_push(struct tl_detok *detok, int32_t id, struct tl_buffer *out) {
     if (tl_utf8_incomplete_tail(joined, n) == n) { /* still not enough */
       memcpy(detok->held, joined, n);
       detok->n_held = (uint8_t)n;
-      return TL_OK;
+      return;
     }
     /* The last byte either completed the character or began something else. */
     uint32_t code;
     if (tl_utf8_decode(joined, n, &code) == n) {
       tl_buffer_append(out, joined, n);
     } else {
-      tl_buffer_puts(out, "\xef\xbf\xbd");
+      tl_buffer_puts(out, replacement);
       taken--;
     }
     detok->n_held = 0;
@@ -55,11 +98,96 @@ int tl_detok_push(struct tl_detok *detok, int32_t id, struct tl_buffer *out) {
   size_t tail = text_append_whole(piece, length, out);
   memcpy(detok->held, piece + length - tail, tail);
   detok->n_held = (uint8_t)tail;
+}
+
+static int push_text(struct tl_detok *detok, const char *piece, size_t length, struct tl_buffer *out) {
+  const struct tok_decoder *decoder = &detok->tokenizer->decoder;
+  if (!decoder->byte_level) {
+    end_run(detok, out);
+    emit(detok, piece, length, out);
+  } else if (!decoder->ends.text) {
+    push_bytes(detok, piece, length, out);
+  } else {
+    struct tl_buffer whole;
+    tl_buffer_init(&whole, 0);
+    push_bytes(detok, piece, length, &whole);
+    emit(detok, tl_buffer_string(&whole), whole.length, out);
+    out->failed |= whole.failed;
+    tl_buffer_done(&whole);
+  }
   return out->failed ? TL_ENOMEM : TL_OK;
 }
 
+/* --- tokens ----------------------------------------------------------------------------- */
+static const struct tok_token *shown(const struct tl_detok *detok, int32_t id) {
+  const struct tl_tokenizer *t = detok->tokenizer;
+  if (id < 0 || id >= t->size || !t->tokens[id].known) return NULL;
+  return detok->skip_special && t->tokens[id].special ? NULL : &t->tokens[id];
+}
+
+void tl_detok_init(struct tl_detok *detok, const struct tl_tokenizer *tokenizer, bool skip_special) {
+  *detok = (struct tl_detok){.tokenizer = tokenizer, .skip_special = skip_special};
+}
+
+int tl_detok_push(struct tl_detok *detok, int32_t id, struct tl_buffer *out) {
+  const struct tok_token *token = shown(detok, id);
+  if (!token) return TL_OK;
+  bool first = !detok->started;
+  detok->started = true;
+  if (token->byte) {
+    push_byte(detok, token->bytes[0], out);
+    return out->failed ? TL_ENOMEM : TL_OK;
+  }
+  const struct tok_decoder *decoder = &detok->tokenizer->decoder;
+  if (!first || !decoder->n_steps) return push_text(detok, token->bytes, token->n_bytes, out);
+  struct tl_buffer text;
+  tl_buffer_init(&text, 0);
+  int r = tok_decoder_apply(decoder, true, token->shown, token->n_shown, &text, NULL);
+  if (r == TL_OK) r = push_text(detok, tl_buffer_string(&text), text.length, out);
+  tl_buffer_done(&text);
+  return r;
+}
+
 int tl_detok_finish(struct tl_detok *detok, struct tl_buffer *out) {
-  if (detok->n_held) tl_buffer_puts(out, "\xef\xbf\xbd");
+  if (detok->tokenizer->decoder.byte_level && detok->n_held)
+    emit_replacements(detok, 1, out);
+  else
+    emit_replacements(detok, detok->n_held, out);
   detok->n_held = 0;
   return out->failed ? TL_ENOMEM : TL_OK;
+}
+
+/* The bytes of the run of byte tokens that begins at ids[i]; returns where it ends. */
+static size_t read_run(const struct tl_detok *detok, const int32_t *ids, size_t n, size_t i, struct tl_buffer *run) {
+  tl_buffer_clear(run);
+  for (; i < n; i++) {
+    const struct tok_token *token = shown(detok, ids[i]);
+    if (token && !token->byte) break;
+    if (token) tl_buffer_putc(run, token->bytes[0]);
+  }
+  return i;
+}
+
+int tl_tokenizer_decode(const struct tl_tokenizer *tokenizer, const int32_t *ids, size_t n, bool skip_special,
+                        struct tl_buffer *out) {
+  struct tl_detok detok;
+  struct tl_buffer run;
+  tl_detok_init(&detok, tokenizer, skip_special);
+  tl_buffer_init(&run, out->limit_bytes);
+  int r = TL_OK;
+  for (size_t i = 0; r == TL_OK && i < n;) {
+    const struct tok_token *token = shown(&detok, ids[i]);
+    if (!token || !token->byte) {
+      r = tl_detok_push(&detok, ids[i++], out);
+      continue;
+    }
+    i = read_run(&detok, ids, n, i, &run);
+    detok.started = true;
+    if (run.failed) out->failed = true;
+    else if (tl_utf8_valid(tl_buffer_string(&run), run.length)) emit(&detok, run.data, run.length, out);
+    else emit_replacements(&detok, run.length, out);
+    if (out->failed) r = TL_ENOMEM;
+  }
+  tl_buffer_done(&run);
+  return r < 0 ? r : tl_detok_finish(&detok, out);
 }

@@ -1,137 +1,93 @@
 /* SPDX-License-Identifier: MIT */
-/* Normalizers: Unicode forms by utf8proc, the simple ones by hand. */
-#include <stdlib.h>
+/* Normalizers one after the other, and the simple ones. */
 #include <string.h>
-#include <utf8proc.h>
 
 #include "text/text_utf8.h"
 #include "text/tokenizer_private.h"
+#include "text/unicode_class.h"
 #include "tokenlane/base/utf8.h"
 
-static int out_of_memory(struct tl_error *err) {
-  return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+static int failed_or_ok(const struct tok_norm_call *call) {
+  return call->out->failed ? tok_out_of_memory(call->err) : TL_OK;
 }
 
-static bool is_ascii(const char *text, size_t length) {
-  for (size_t i = 0; i < length; i++)
-    if ((unsigned char)text[i] >= 0x80) return false;
-  return true;
-}
-
-/* --- Unicode forms -------------------------------------------------------------------
- * utf8proc decomposes and composes; the marks are put in canonical order here,
- * since its own exchange sort is quadratic in a run of marks. */
-#define MAX_DECOMPOSED 32 /* the longest (U+FDFA) is 18 */
-
-static unsigned combining_class(utf8proc_int32_t code) {
-  return (unsigned)utf8proc_get_property(code)->combining_class;
-}
-
-/* A stable counting sort of a run by combining class. */
-static void order_run(utf8proc_int32_t *run, size_t n, utf8proc_int32_t *work) {
-  size_t start[257] = {0};
-  for (size_t i = 0; i < n; i++) start[(combining_class(run[i]) & 255) + 1]++;
-  for (unsigned c = 0; c < 256; c++) start[c + 1] += start[c];
-  for (size_t i = 0; i < n; i++) work[start[combining_class(run[i]) & 255]++] = run[i];
-  memcpy(run, work, n * sizeof *run);
-}
-
-static int order_marks(utf8proc_int32_t *codes, size_t n) {
-  utf8proc_int32_t *work = NULL;
-  for (size_t i = 0; i < n;) {
-    size_t end = i;
-    bool ordered = true;
-    for (; end < n && combining_class(codes[end]); end++)
-      if (end > i && combining_class(codes[end]) < combining_class(codes[end - 1])) ordered = false;
-    if (!ordered && !work && !(work = malloc(n * sizeof *work))) return TL_ENOMEM;
-    if (!ordered) order_run(codes + i, end - i, work);
-    i = end + 1;
-  }
-  free(work);
-  return TL_OK;
-}
-
-/* text to decomposed characters; the caller frees *ret. */
-static int decompose(int form, const char *text, size_t length, utf8proc_int32_t **ret, size_t *ret_n) {
-  size_t n = 0, capacity = length + MAX_DECOMPOSED;
-  utf8proc_int32_t *codes = malloc(capacity * sizeof *codes);
-  int boundary = 0;
-  *ret = NULL;
-  if (!codes) return TL_ENOMEM;
-  for (size_t i = 0; i < length;) {
-    uint32_t code;
-    i += tl_utf8_decode(text + i, length - i, &code);
-    if (n + MAX_DECOMPOSED > capacity) {
-      capacity *= 2;
-      utf8proc_int32_t *more = realloc(codes, capacity * sizeof *codes);
-      if (!more) {
-        free(codes);
-        return TL_ENOMEM;
-      }
-      codes = more;
+int tok_norm_lowercase(const struct tok_norm *norm, struct tok_norm_call *call) {
+  (void)norm;
+  for (size_t i = 0; i < call->length;) {
+    unsigned char byte = (unsigned char)call->text[i];
+    if (byte < 0x80) {
+      tl_buffer_putc(call->out, (char)(byte >= 'A' && byte <= 'Z' ? byte + 32 : byte));
+      i++;
+      continue;
     }
-    n += (size_t)utf8proc_decompose_char((utf8proc_int32_t)code, codes + n, MAX_DECOMPOSED, (utf8proc_option_t)form,
-                                         &boundary);
-  }
-  *ret = codes;
-  *ret_n = n;
-  return TL_OK;
-}
-
-static int unicode_form(const struct tok_norm *norm, const char *text, size_t length, struct tl_buffer *out) {
-  if (is_ascii(text, length)) return tl_buffer_append(out, text, length);
-  utf8proc_int32_t *codes;
-  size_t n;
-  int r = decompose(norm->form, text, length, &codes, &n);
-  if (r == TL_OK) r = order_marks(codes, n);
-  if (r == TL_OK && (norm->form & UTF8PROC_COMPOSE))
-    n = (size_t)utf8proc_normalize_utf32(codes, (utf8proc_ssize_t)n, (utf8proc_option_t)norm->form);
-  for (size_t i = 0; r == TL_OK && i < n; i++) {
-    char bytes[4];
-    r = tl_buffer_append(out, bytes, tl_utf8_encode((uint32_t)codes[i], bytes));
-  }
-  free(codes);
-  return r;
-}
-
-static int lowercase(const char *text, size_t length, struct tl_buffer *out) {
-  for (size_t i = 0; i < length;) {
     uint32_t code;
-    i += tl_utf8_decode(text + i, length - i, &code);
+    i += tl_utf8_decode(call->text + i, call->length - i, &code);
     char bytes[4];
-    if (code == 0x130) { /* the only character whose lower case is two */
-      tl_buffer_puts(out, "i\xcc\x87");
-    } else {
-      tl_buffer_append(out, bytes, tl_utf8_encode((uint32_t)utf8proc_tolower((utf8proc_int32_t)code), bytes));
-    }
+    if (code == 0x130) /* the only character whose lower case is two */
+      tl_buffer_puts(call->out, "i\xcc\x87");
+    else
+      tl_buffer_append(call->out, bytes, tl_utf8_encode(unicode_lower(code), bytes));
   }
-  return out->failed ? TL_ENOMEM : TL_OK;
+  return failed_or_ok(call);
 }
 
-static int replace(const struct tok_norm *norm, const char *text, size_t length, struct tl_buffer *out,
-                   struct tl_error *err) {
+/* Found text gives way to the content. A beginning of several characters counts as lost:
+ * the reference aligns what replaces it with the last of them. */
+static void put_content(const struct tok_norm *norm, struct tok_norm_call *call, size_t at, size_t start, size_t end) {
+  size_t before = call->out->length;
+  tl_buffer_append(call->out, call->text + at, start - at);
+  if (start == 0 && before == call->out->length) {
+    uint32_t code;
+    call->lost |= !norm->content_length || tl_utf8_decode(call->text, call->length, &code) < end;
+  }
+  tl_buffer_append(call->out, norm->content, norm->content_length);
+}
+
+static int replace_literal(const struct tok_norm *norm, struct tok_norm_call *call) {
+  size_t at = 0;
+  while (norm->literal_length && at < call->length) {
+    const char *from = call->text + at;
+    const char *found = norm->literal_length == 1 ? memchr(from, norm->literal[0], call->length - at)
+                                                  : memmem(from, call->length - at, norm->literal, norm->literal_length);
+    if (!found) break;
+    size_t start = (size_t)(found - call->text);
+    put_content(norm, call, at, start, start + norm->literal_length);
+    at = start + norm->literal_length;
+  }
+  tl_buffer_append(call->out, call->text + at, call->length - at);
+  return failed_or_ok(call);
+}
+
+int tok_norm_replace(const struct tok_norm *norm, struct tok_norm_call *call) {
+  if (!norm->pattern) return replace_literal(norm, call);
   pcre2_match_data *match;
   pcre2_match_context *context;
-  int r = tok_match_new(length, &match, &context, err);
+  int r = tok_match_new(call->length, &match, &context, call->err);
   size_t at = 0;
   struct tok_piece found;
-  while (r >= 0 && (r = tok_pattern_find(norm->pattern, text, length, at, match, context, &found, err)) > 0) {
-    tl_buffer_append(out, text + at, found.start - at);
-    tl_buffer_append(out, norm->content, norm->content_length);
+  while (r >= 0 &&
+         (r = tok_pattern_find(norm->pattern, call->text, call->length, at, match, context, &found, call->err)) > 0) {
+    put_content(norm, call, at, found.start, found.end);
     at = found.end;
   }
-  tl_buffer_append(out, text + at, length - at);
+  tl_buffer_append(call->out, call->text + at, call->length - at);
   pcre2_match_data_free(match);
   pcre2_match_context_free(context);
-  return r < 0 ? r : out->failed ? out_of_memory(err) : TL_OK;
+  return r < 0 ? r : failed_or_ok(call);
 }
 
-static int strip(const struct tok_norm *norm, const char *text, size_t length, struct tl_buffer *out) {
+int tok_norm_prepend(const struct tok_norm *norm, struct tok_norm_call *call) {
+  if (call->length && call->first) tl_buffer_append(call->out, norm->content, norm->content_length);
+  tl_buffer_append(call->out, call->text, call->length);
+  return failed_or_ok(call);
+}
+
+int tok_norm_strip(const struct tok_norm *norm, struct tok_norm_call *call) {
   size_t start = 0, end = 0;
-  bool inside = !norm->left;
-  for (size_t i = 0; i < length;) {
+  bool inside = !norm->left || !call->first;
+  for (size_t i = 0; i < call->length;) {
     uint32_t code;
-    size_t n = tl_utf8_decode(text + i, length - i, &code);
+    size_t n = tl_utf8_decode(call->text + i, call->length - i, &code);
     if (!inside && !text_is_white(code)) {
       inside = true;
       start = i;
@@ -139,40 +95,35 @@ static int strip(const struct tok_norm *norm, const char *text, size_t length, s
     i += n;
     if (!text_is_white(code)) end = i;
   }
-  if (!norm->right) end = length;
-  return inside && end > start ? tl_buffer_append(out, text + start, end - start) : TL_OK;
+  if (!norm->right || !call->last) end = call->length;
+  call->lost |= start > 0;
+  if (inside && end > start) tl_buffer_append(call->out, call->text + start, end - start);
+  return failed_or_ok(call);
 }
 
-static int apply(const struct tok_norm *norm, const char *text, size_t length, struct tl_buffer *out,
-                 struct tl_error *err) {
-  int r = TL_OK;
-  switch (norm->kind) {
-    case TOK_NORM_FORM: r = unicode_form(norm, text, length, out); break;
-    case TOK_NORM_LOWERCASE: r = lowercase(text, length, out); break;
-    case TOK_NORM_REPLACE: return replace(norm, text, length, out, err);
-    case TOK_NORM_STRIP: r = strip(norm, text, length, out); break;
-    case TOK_NORM_PREPEND:
-      if (length) tl_buffer_append(out, norm->content, norm->content_length);
-      r = tl_buffer_append(out, text, length);
-      break;
-  }
-  return r < 0 ? out_of_memory(err) : TL_OK;
+/* What is put in may be long, and several steps may do it: a file must not turn a short text into a
+ * very long one. */
+static size_t most(size_t length) {
+  return length * 64 + ((size_t)1 << 20);
 }
 
-int tok_normalize(const struct tl_tokenizer *t, const char *text, size_t length, struct tl_buffer *out,
-                  struct tl_error *err) {
-  if (t->n_norms == 0) return tl_buffer_append(out, text, length) < 0 ? out_of_memory(err) : TL_OK;
+int tok_normalize(const struct tl_tokenizer *t, const char *text, size_t length, bool first, bool last,
+                  struct tl_buffer *out, bool *ret_lost, struct tl_error *err) {
   struct tl_buffer work[2];
-  tl_buffer_init(&work[0], 0);
-  tl_buffer_init(&work[1], 0);
+  tl_buffer_init(&work[0], most(length));
+  tl_buffer_init(&work[1], most(length));
+  *ret_lost = false;
   int r = TL_OK;
   for (unsigned i = 0; r == TL_OK && i < t->n_norms; i++) {
-    struct tl_buffer *to = i + 1 == t->n_norms ? out : &work[i & 1];
-    if (to != out) tl_buffer_clear(to);
-    r = apply(&t->norms[i], text, length, to, err);
+    struct tl_buffer *to = &work[i & 1];
+    tl_buffer_clear(to);
+    struct tok_norm_call call = {text, length, first, last, to, false, err};
+    r = t->norms[i].apply(&t->norms[i], &call);
+    *ret_lost |= call.lost;
     text = tl_buffer_string(to);
     length = to->length;
   }
+  if (r == TL_OK && tl_buffer_append(out, text, length) < 0) r = tok_out_of_memory(err);
   tl_buffer_done(&work[0]);
   tl_buffer_done(&work[1]);
   return r;

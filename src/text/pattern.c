@@ -1,19 +1,38 @@
 /* SPDX-License-Identifier: MIT */
-/* Patterns of tokenizer files are written for Oniguruma; PCRE2 understands them
- * but for \s, which has U+180E more and is therefore spelled by its property. */
+/* Patterns of tokenizer files are written for Oniguruma; PCRE2 understands them but for \s, which has
+ * U+180E more, and \w: these are spelled by their properties. */
 #include <string.h>
 
 #include "text/tokenizer_private.h"
 
+/* Oniguruma's word characters: letters, marks, digits, connectors. Outside brackets it also takes
+ * Latin-1's superscripts and fractions for them. */
+#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define LATIN "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
+
+/* What a class is spelled as; inside brackets it needs none of its own. NULL: as PCRE2 has it. */
+static const char *class_of(char letter, bool within) {
+  switch (letter) {
+    case 's': return "\\p{White_Space}";
+    case 'S': return "\\P{White_Space}";
+    case 'w': return within ? WORD : "[" WORD LATIN "]";
+    case 'W': return within ? NULL : "[^" WORD LATIN "]";
+    default: return NULL;
+  }
+}
+
 static int translate(const char *source, size_t length, struct tl_buffer *out) {
+  bool within = false;
   for (size_t i = 0; i < length; i++) {
     if (source[i] != '\\' || i + 1 == length) {
+      within = source[i] == '[' || (within && source[i] != ']');
       tl_buffer_putc(out, source[i]);
       continue;
     }
     char next = source[++i];
-    if (next == 's' || next == 'S') {
-      tl_buffer_puts(out, next == 's' ? "\\p{White_Space}" : "\\P{White_Space}");
+    const char *class = class_of(next, within);
+    if (class) {
+      tl_buffer_puts(out, class);
     } else {
       tl_buffer_putc(out, '\\');
       tl_buffer_putc(out, next);
@@ -22,18 +41,16 @@ static int translate(const char *source, size_t length, struct tl_buffer *out) {
   return out->failed ? TL_ENOMEM : TL_OK;
 }
 
-int tok_pattern_compile(const char *source, size_t length, bool literal, pcre2_code **ret, struct tl_error *err) {
+int tok_pattern_compile(const char *source, size_t length, pcre2_code **ret, struct tl_error *err) {
   struct tl_buffer text;
   tl_buffer_init(&text, 0);
-  int r = literal ? tl_buffer_append(&text, source, length) : translate(source, length, &text);
-  if (r < 0) {
+  if (translate(source, length, &text) < 0) {
     tl_buffer_done(&text);
-    return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+    return tok_out_of_memory(err);
   }
-  uint32_t options = PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP);
   int number;
   PCRE2_SIZE at;
-  *ret = pcre2_compile((PCRE2_SPTR)tl_buffer_string(&text), text.length, options, &number, &at, NULL);
+  *ret = pcre2_compile((PCRE2_SPTR)tl_buffer_string(&text), text.length, PCRE2_UTF | PCRE2_UCP, &number, &at, NULL);
   tl_buffer_done(&text);
   if (!*ret) {
     PCRE2_UCHAR why[120];
@@ -49,7 +66,7 @@ int tok_match_new(size_t length, pcre2_match_data **ret_match, pcre2_match_conte
                   struct tl_error *err) {
   *ret_match = pcre2_match_data_create(1, NULL);
   *ret_context = pcre2_match_context_create(NULL);
-  if (!*ret_match || !*ret_context) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  if (!*ret_match || !*ret_context) return tok_out_of_memory(err);
   /* Room for every sane pattern to look at each character some times; a
    * pattern that explodes on a text is stopped. */
   size_t limit = 10000000 + 16 * length;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "text/tokenizer_private.h"
+#include "tokenlane/base/utf8.h"
 
 static int add_piece(struct tok_encode *e, struct tok_pieces *list, struct tok_piece piece) {
   if (piece.end == piece.start) return TL_OK;
@@ -18,6 +19,38 @@ static int add_piece(struct tok_encode *e, struct tok_pieces *list, struct tok_p
   return TL_OK;
 }
 
+int tok_find_pattern(struct tok_encode *e, const struct tok_pre *pre, const char *text, size_t length, size_t from,
+                     struct tok_piece *ret) {
+  return tok_pattern_find(pre->pattern, text, length, from, e->match, e->match_context, ret, e->err);
+}
+
+int tok_find_literal(struct tok_encode *e, const struct tok_pre *pre, const char *text, size_t length, size_t from,
+                     struct tok_piece *ret) {
+  (void)e;
+  if (!pre->literal_length || from >= length) return 0;
+  const char *found = pre->literal_length == 1 ? memchr(text + from, pre->literal[0], length - from)
+                                               : memmem(text + from, length - from, pre->literal, pre->literal_length);
+  if (!found) return 0;
+  size_t start = (size_t)(found - text);
+  *ret = (struct tok_piece){start, start + pre->literal_length, true};
+  return 1;
+}
+
+int tok_find_class(struct tok_encode *e, const struct tok_pre *pre, const char *text, size_t length, size_t from,
+                   struct tok_piece *ret) {
+  (void)e;
+  while (from < length) {
+    uint32_t code;
+    size_t n = tl_utf8_decode(text + from, length - from, &code);
+    if (pre->is(code)) {
+      *ret = (struct tok_piece){from, from + n, true};
+      return 1;
+    }
+    from += n;
+  }
+  return 0;
+}
+
 /* Matches and what lies between them, in order. */
 static int cut(struct tok_encode *e, const struct tok_pre *pre, const char *text, size_t length,
                struct tok_pieces *list) {
@@ -25,7 +58,7 @@ static int cut(struct tok_encode *e, const struct tok_pre *pre, const char *text
   struct tok_piece found;
   int r;
   list->n = 0;
-  while ((r = tok_pattern_find(pre->pattern, text, length, at, e->match, e->match_context, &found, e->err)) > 0) {
+  while ((r = pre->find(e, pre, text, length, at, &found)) > 0) {
     found.match = !pre->invert;
     r = add_piece(e, list, (struct tok_piece){at, found.start, pre->invert});
     if (r == TL_OK) r = add_piece(e, list, found);
@@ -84,7 +117,7 @@ static void join_next(struct tok_pieces *list) {
   list->n -= first;
 }
 
-static int split(struct tok_encode *e, const char *text, size_t length, unsigned step) {
+static int split(struct tok_encode *e, const char *text, size_t length, bool origin, unsigned step) {
   const struct tok_pre *pre = &e->t->pres[step];
   struct tok_pieces *list = &e->pieces[step];
   int r = cut(e, pre, text, length, list);
@@ -97,25 +130,49 @@ static int split(struct tok_encode *e, const char *text, size_t length, unsigned
     case TOK_MERGED_NEXT: join_next(list); break;
   }
   /* Later steps have lists of their own: this one stays as it is. */
-  for (size_t i = 0; r == TL_OK && i < list->n; i++)
-    r = tok_pretokenize(e, text + list->items[i].start, list->items[i].end - list->items[i].start, step + 1);
+  for (size_t i = 0; r == TL_OK && i < list->n; i++) {
+    struct tok_piece piece = list->items[i];
+    r = tok_pretokenize(e, text + piece.start, piece.end - piece.start, origin && piece.start == 0, step + 1);
+  }
   return r;
 }
 
-/* A pre-tokenizer with a prefix space is the last one (ByteLevel), so one buffer is enough. */
-static int split_spaced(struct tok_encode *e, const char *text, size_t length, unsigned step) {
-  tl_buffer_clear(&e->spaced);
-  tl_buffer_putc(&e->spaced, ' ');
-  if (tl_buffer_append(&e->spaced, text, length) < 0) return tl_error_set(e->err, TL_ENOMEM, NULL, "out of memory");
-  if (!e->t->pres[step].pattern) return tok_pretokenize(e, e->spaced.data, e->spaced.length, step + 1);
-  return split(e, e->spaced.data, e->spaced.length, step);
+/* The piece as this step wants it: blanks replaced, one put before it. */
+static int space_out(const struct tok_pre *pre, bool origin, const char **text, size_t *length, struct tl_buffer *spaced) {
+  bool begins = *length >= pre->space_length && memcmp(*text, pre->space, pre->space_length) == 0;
+  bool wanted = pre->prefix == TOK_PREFIX_ALWAYS || (pre->prefix == TOK_PREFIX_FIRST && origin);
+  bool prefix = wanted && !begins && !(pre->replace_spaces && **text == ' ');
+  if (!prefix && !(pre->replace_spaces && memchr(*text, ' ', *length))) return TL_OK;
+  tl_buffer_clear(spaced);
+  if (prefix) tl_buffer_append(spaced, pre->space, pre->space_length);
+  const char *at = *text, *end = *text + *length;
+  for (const char *blank; pre->replace_spaces && (blank = memchr(at, ' ', (size_t)(end - at))); at = blank + 1) {
+    tl_buffer_append(spaced, at, (size_t)(blank - at));
+    tl_buffer_append(spaced, pre->space, pre->space_length);
+  }
+  tl_buffer_append(spaced, at, (size_t)(end - at));
+  *text = tl_buffer_string(spaced);
+  *length = spaced->length;
+  return spaced->failed ? TL_ENOMEM : TL_OK;
 }
 
-int tok_pretokenize(struct tok_encode *e, const char *text, size_t length, unsigned step) {
+static int spell(const char **text, size_t *length, struct tl_buffer *spelled) {
+  tl_buffer_clear(spelled);
+  for (size_t i = 0; i < *length; i++) {
+    char bytes[4];
+    tl_buffer_append(spelled, bytes, tok_byte_spelling((uint8_t)(*text)[i], bytes));
+  }
+  *text = tl_buffer_string(spelled);
+  *length = spelled->length;
+  return spelled->failed ? TL_ENOMEM : TL_OK;
+}
+
+int tok_pretokenize(struct tok_encode *e, const char *text, size_t length, bool origin, unsigned step) {
   if (length == 0) return TL_OK;
-  if (step == e->t->n_pres) return tok_bpe_piece(e, text, length);
+  if (step == e->t->n_pres) return e->t->encode_piece(e, text, length);
   const struct tok_pre *pre = &e->t->pres[step];
-  if (pre->prefix_space && text[0] != ' ') return split_spaced(e, text, length, step);
-  if (!pre->pattern) return tok_pretokenize(e, text, length, step + 1);
-  return split(e, text, length, step);
+  if (pre->space && space_out(pre, origin, &text, &length, &e->spaced[step]) < 0) return tok_out_of_memory(e->err);
+  if (pre->spell && spell(&text, &length, &e->spaced[step]) < 0) return tok_out_of_memory(e->err);
+  if (!pre->find) return tok_pretokenize(e, text, length, origin, step + 1);
+  return split(e, text, length, origin, step);
 }

@@ -6,6 +6,8 @@
 #include "text/tokenizer_private.h"
 #include "tokenlane/base/utf8.h"
 
+#define CACHE_FROM_BYTES 2048 /* a shorter text does not pay back the memory */
+
 /* A text on its way through the stages. */
 struct run {
   const char *text;
@@ -13,6 +15,7 @@ struct run {
   bool parse_special;
   const struct tl_span *untrusted; /* offsets in text */
   size_t n_untrusted;
+  bool first; /* it begins where the whole text does, and nothing was taken off there */
 };
 
 /* What is left once the added tokens are out: normalized, then matched again
@@ -24,11 +27,11 @@ static int encode_normalized(struct tok_encode *e, const struct run *run) {
   int r = TL_OK;
   while (r == TL_OK && tok_added_find(e->t, &e->t->normalized, run->text, run->length, at, run->parse_special,
                                       run->untrusted, run->n_untrusted, &span, &added)) {
-    r = tok_pretokenize(e, run->text + at, span.start - at, 0);
+    r = tok_pretokenize(e, run->text + at, span.start - at, run->first && at == 0, 0);
     if (r == TL_OK) r = tok_push(e->out, added->id, e->err);
     at = span.end;
   }
-  return r < 0 ? r : tok_pretokenize(e, run->text + at, run->length - at, 0);
+  return r < 0 ? r : tok_pretokenize(e, run->text + at, run->length - at, run->first && at == 0, 0);
 }
 
 /* The spans of the part [start, end) of a run, as offsets in the part. Parts come
@@ -51,7 +54,8 @@ static int part_spans(const struct run *run, size_t start, size_t end, size_t *c
 
 /* Moves spans of `text` to where they are in `normal`, by normalizing run by
  * run. Where that gives another text than the whole did (characters that join
- * over a border), all counts as untrusted. */
+ * over a border), all counts as untrusted. What is put before or stripped off the
+ * whole belongs to the first run and the last. */
 static int move_spans(struct tok_encode *e, const char *text, size_t length, struct tl_span *spans, size_t *n,
                       const struct tl_buffer *normal) {
   struct tl_buffer again;
@@ -60,9 +64,11 @@ static int move_spans(struct tok_encode *e, const char *text, size_t length, str
   int r = TL_OK;
   for (size_t i = 0; r == TL_OK && i <= *n; i++) {
     size_t start = i < *n ? spans[i].start : length, end = i < *n ? spans[i].end : length;
-    if (start > at) r = tok_normalize(e->t, text + at, start - at, &again, e->err);
+    bool lost;
+    if (start > at) r = tok_normalize(e->t, text + at, start - at, at == 0, start == length, &again, &lost, e->err);
     size_t from = again.length;
-    if (r == TL_OK && end > start) r = tok_normalize(e->t, text + start, end - start, &again, e->err);
+    if (r == TL_OK && end > start)
+      r = tok_normalize(e->t, text + start, end - start, start == 0, end == length, &again, &lost, e->err);
     if (i < *n) spans[i] = (struct tl_span){from, again.length};
     at = end;
   }
@@ -85,10 +91,12 @@ static int encode_part(struct tok_encode *e, const struct run *run, size_t start
   struct tl_buffer normal;
   tl_buffer_init(&normal, 0);
   const char *text = run->text + start;
-  struct run part = {text, end - start, run->parse_special, spans, n_spans};
+  struct run part = {text, end - start, run->parse_special, spans, n_spans, start == 0};
   int r = TL_OK;
   if (e->t->n_norms) {
-    r = tok_normalize(e->t, text, end - start, &normal, e->err);
+    bool lost;
+    r = tok_normalize(e->t, text, end - start, true, true, &normal, &lost, e->err);
+    part.first &= !lost;
     part.text = tl_buffer_string(&normal);
     part.length = normal.length;
     if (r == TL_OK && n_spans) r = move_spans(e, text, end - start, spans, &n_spans, &normal);
@@ -124,11 +132,13 @@ static void encode_done(struct tok_encode *e) {
   pcre2_match_data_free(e->match);
   pcre2_match_context_free(e->match_context);
   for (unsigned i = 0; i < TOK_MAX_STEPS; i++) free(e->pieces[i].items);
-  tl_buffer_done(&e->spaced);
+  for (unsigned i = 0; i < TOK_MAX_STEPS; i++) tl_buffer_done(&e->spaced[i]);
   free(e->ids);
   free(e->prev);
   free(e->next);
   free(e->pairs);
+  free(e->best);
+  tok_cache_free(e->cache);
 }
 
 int tl_tokenizer_encode(const struct tl_tokenizer *tokenizer, const char *text, size_t length,
@@ -136,8 +146,9 @@ int tl_tokenizer_encode(const struct tl_tokenizer *tokenizer, const char *text, 
   if (length >= UINT32_MAX / 4 || (out->limit && tokenizer->longest && length / tokenizer->longest > out->limit))
     return tl_error_set(err, TL_ELIMIT, NULL, "the text has more tokens than are allowed");
   struct tok_encode e = {.t = tokenizer, .out = out, .err = err};
-  tl_buffer_init(&e.spaced, 0);
-  struct run run = {text, length, options->parse_special, options->untrusted, options->n_untrusted};
+  for (unsigned i = 0; i < TOK_MAX_STEPS; i++) tl_buffer_init(&e.spaced[i], 0);
+  if (length >= CACHE_FROM_BYTES) e.cache = tok_cache_new(); /* without it all is only slower */
+  struct run run = {text, length, options->parse_special, options->untrusted, options->n_untrusted, true};
   struct tl_buffer repaired;
   tl_buffer_init(&repaired, 0);
   struct tl_span all;
@@ -146,7 +157,7 @@ int tl_tokenizer_encode(const struct tl_tokenizer *tokenizer, const char *text, 
     run.text = tl_buffer_string(&repaired);
     run.length = repaired.length;
     all = (struct tl_span){0, repaired.length}; /* the marks no longer fit: nothing in it is trusted */
-    if (run.n_untrusted) run = (struct run){run.text, run.length, run.parse_special, &all, 1};
+    if (run.n_untrusted) run = (struct run){run.text, run.length, run.parse_special, &all, 1, true};
   }
   int r = repaired.failed ? tl_error_set(err, TL_ENOMEM, NULL, "out of memory")
                           : tok_match_new(run.length, &e.match, &e.match_context, err);

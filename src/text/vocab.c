@@ -5,10 +5,10 @@
 #include "tokenlane/base/hash.h"
 #include "tokenlane/base/utf8.h"
 
-int tok_map_init(struct tok_map *map, struct tl_arena *mem, size_t n, bool by_bytes) {
+int tok_map_init(struct tok_map *map, struct tl_arena *mem, size_t n, bool by_raw) {
   uint32_t size = 16;
   while (size < n * 2) size *= 2;
-  *map = (struct tok_map){.mask = size - 1, .by_bytes = by_bytes, .key = tl_random_seed()};
+  *map = (struct tok_map){.mask = size - 1, .by_raw = by_raw, .key = tl_random_seed()};
   map->slots = tl_arena_array(mem, size, sizeof *map->slots);
   return map->slots ? TL_OK : TL_ENOMEM;
 }
@@ -17,21 +17,25 @@ static uint32_t first_slot(const struct tok_map *map, const char *key, size_t le
   return (uint32_t)tl_hash_bytes(key, length, map->key, 0) & map->mask;
 }
 
+static bool same(const struct tok_map *map, const struct tok_token *token, const char *key, size_t length) {
+  const char *text = map->by_raw ? token->raw : token->text;
+  size_t text_length = map->by_raw ? token->n_raw : token->text_length;
+  return text_length == length && memcmp(text, key, length) == 0;
+}
+
 void tok_map_put(struct tok_map *map, const struct tok_token *tokens, int32_t id) {
   const struct tok_token *token = &tokens[id];
-  const char *key = map->by_bytes ? token->bytes : token->text;
-  size_t length = map->by_bytes ? token->n_bytes : token->text_length;
+  const char *key = map->by_raw ? token->raw : token->text;
+  size_t length = map->by_raw ? token->n_raw : token->text_length;
   uint32_t slot = first_slot(map, key, length);
-  while (map->slots[slot]) slot = (slot + 1) & map->mask;
+  /* the last of equal ones counts */
+  while (map->slots[slot] && !same(map, &tokens[map->slots[slot] - 1], key, length)) slot = (slot + 1) & map->mask;
   map->slots[slot] = (uint32_t)id + 1;
 }
 
 int32_t tok_map_find(const struct tok_map *map, const struct tok_token *tokens, const char *key, size_t length) {
   for (uint32_t slot = first_slot(map, key, length); map->slots[slot]; slot = (slot + 1) & map->mask) {
-    const struct tok_token *token = &tokens[map->slots[slot] - 1];
-    const char *text = map->by_bytes ? token->bytes : token->text;
-    size_t text_length = map->by_bytes ? token->n_bytes : token->text_length;
-    if (text_length == length && memcmp(text, key, length) == 0) return (int32_t)map->slots[slot] - 1;
+    if (same(map, &tokens[map->slots[slot] - 1], key, length)) return (int32_t)map->slots[slot] - 1;
   }
   return -1;
 }
@@ -77,4 +81,14 @@ bool tok_byte_level(const char *text, size_t length, char *ret, size_t *ret_leng
   }
   *ret_length = n;
   return true;
+}
+
+static int hex_digit(char c) {
+  return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+int tok_byte_token(const char *text, size_t length) {
+  if (length != 6 || memcmp(text, "<0x", 3) != 0 || text[5] != '>') return -1;
+  int high = hex_digit(text[3]), low = hex_digit(text[4]);
+  return high < 0 || low < 0 ? -1 : high * 16 + low;
 }

@@ -149,7 +149,7 @@ def main():
     make("qwen2", pre_tokenizers.Sequence([split(QWEN2), byte_level()]), normalizer=normalizers.NFC(), special=chat)
     make("gpt4o", pre_tokenizers.Sequence([split(GPT4O, "removed", True), byte_level()]), special=chat, post=bos_eos)
     make("deepseek", pre_tokenizers.Sequence([split(r"\p{N}{1,3}"), split("[一-龥぀-ゟ゠-ヿ]+"),
-                                              split(r"[!-/:-~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"),
+                                              split(r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"),
                                               byte_level()]), special=chat)
     make("starcoder", pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
                                                byte_level(use_regex=True)]), special=chat)

@@ -35,13 +35,12 @@ static int copy_sim(struct child_device *d, const struct tl_sim_options *sim, st
   d->job.sim = *sim;
   d->job.sim.tokens = NULL;
   d->job.sim.faults = NULL;
-  if (!sim->tokens) d->job.sim.n_tokens = 0;
-  if (d->job.sim.n_tokens) d->sim_tokens = malloc(sim->n_tokens * sizeof *sim->tokens);
-  if (sim->n_faults) d->sim_faults = malloc(sim->n_faults * sizeof *sim->faults);
-  if ((d->job.sim.n_tokens && !d->sim_tokens) || (sim->n_faults && !d->sim_faults))
-    return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  if (d->sim_tokens) memcpy(d->sim_tokens, sim->tokens, sim->n_tokens * sizeof *sim->tokens);
-  if (d->sim_faults) memcpy(d->sim_faults, sim->faults, sim->n_faults * sizeof *sim->faults);
+  d->job.sim.n_tokens = sim->tokens ? sim->n_tokens : 0;
+  d->sim_tokens = calloc((size_t)sim->n_tokens + 1, sizeof *sim->tokens);
+  d->sim_faults = calloc((size_t)sim->n_faults + 1, sizeof *sim->faults);
+  if (!d->sim_tokens || !d->sim_faults) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  if (sim->tokens) memcpy(d->sim_tokens, sim->tokens, sim->n_tokens * sizeof *sim->tokens);
+  if (sim->faults) memcpy(d->sim_faults, sim->faults, sim->n_faults * sizeof *sim->faults);
   return TL_OK;
 }
 
@@ -137,10 +136,13 @@ static int device_collect(struct tl_device *device, struct tl_sampled *ret_sampl
 
 static void device_interrupt(struct tl_device *device) {
   struct child_device *d = of(device);
-  /* release: pairs with the acquire in child_look and device_submit */
-  atomic_store_explicit(&d->interrupted, 1, memory_order_release);
+  char how[64];
   int pid = atomic_load_explicit(&d->pid, memory_order_relaxed); /* not reaped before a reset, which is this thread's */
-  if (pid > 0) kill(pid, SIGKILL);
+  if (pid > 0 && !child_has_ended(pid, how, sizeof how)) { /* else the worker shall say of what it died */
+    /* release: pairs with the acquire in child_look and device_submit */
+    atomic_store_explicit(&d->interrupted, 1, memory_order_release);
+    kill(pid, SIGKILL);
+  }
   if (d->shared) child_wake(&d->shared->answered); /* a worker that just missed it looks again by itself */
 }
 
@@ -158,10 +160,19 @@ static void *revive(void *argument) {
   return NULL;
 }
 
+/* For the log: nobody was inside, perhaps, when it died. */
+static void say_why(struct child_device *d, struct tl_error *err) {
+  char how[64] = "is there no more";
+  int pid = atomic_load_explicit(&d->pid, memory_order_relaxed); /* no reset is under way */
+  if (pid > 0 && !child_has_ended(pid, how, sizeof how)) snprintf(how, sizeof how, "is replaced");
+  tl_error_set(err, TL_EBUSY, NULL, "%s: its process %s", d->job.spec, how);
+}
+
 static int device_reset(struct tl_device *device, struct tl_error *err) {
   struct child_device *d = of(device);
   switch ((enum child_revival)atomic_load_explicit(&d->revival, memory_order_acquire)) { /* pairs with revive */
     case CHILD_NOT_REVIVED:
+      say_why(d, err);
       /* relaxed: published to the thread by its creation */
       atomic_store_explicit(&d->revival, CHILD_REVIVING, memory_order_relaxed);
       if (pthread_create(&d->thread, NULL, revive, d) == 0) return TL_EBUSY;
@@ -173,9 +184,7 @@ static int device_reset(struct tl_device *device, struct tl_error *err) {
   }
   pthread_join(d->thread, NULL);
   bool lost = atomic_exchange_explicit(&d->revival, CHILD_NOT_REVIVED, memory_order_relaxed) == CHILD_LOST; /* own by now */
-  if (!lost) return TL_OK;
-  *err = d->revival_error;
-  return err->code = TL_EDEVICE;
+  return lost ? tl_error_set(err, TL_EDEVICE, NULL, "%s", d->revival_error.message) : TL_OK;
 }
 
 static enum tl_device_health device_health(struct tl_device *device) {

@@ -19,8 +19,6 @@
 
 #define ABOVE_FD 10 /* out of the way of the numbers that the child wants */
 
-extern char **environ;
-
 static int fail(struct tl_error *err, const char *what, int code) {
   return tl_error_set(err, TL_EIO, "isolation", "isolation: %s: %s", what, strerror(code));
 }

@@ -169,6 +169,25 @@ static void test_failures(void **state) {
   tl_metrics_free(metrics);
 }
 
+/* NVML does not know the GPU, or may not speak of it: that is no failure of the device, which works. */
+static void test_unknown(void **state) {
+  (void)state;
+  struct tl_metrics *metrics = tl_metrics_new();
+  fake->gpus[1].result = 4; /* no permission */
+  struct gpu_watch *w = start(metrics, count_failed, NULL);
+  wait_looks(0);
+  wait_looks(2);
+  assert_int_equal(gpu_watch_health(w, 1), TL_DEVICE_WELL);
+  assert_true(isnan(series(metrics, "tokenlane_gpu_temperature_celsius{gpu=\"00000000:01:00.0\",of=\"gpu\"}")));
+  assert_int_equal(n_failed, 0);
+  fake->gpus[1].result = 0;
+  wait_looks(1); /* it may now */
+  fake->gpus[1].result = 15;
+  wait_health(w, 1, TL_DEVICE_FAILED);
+  gpu_watch_stop(w);
+  tl_metrics_free(metrics);
+}
+
 /* A call about one GPU that does not return keeps nobody from the others, and the end does not wait for it. */
 static void test_blocked(void **state) {
   (void)state;
@@ -313,7 +332,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup(test_gauges, reset_fake),   cmocka_unit_test_setup(test_absent, reset_fake),
       cmocka_unit_test_setup(test_failures, reset_fake), cmocka_unit_test_setup(test_quarantine, reset_fake),
-      cmocka_unit_test_setup(test_blocked, reset_fake),
+      cmocka_unit_test_setup(test_unknown, reset_fake),  cmocka_unit_test_setup(test_blocked, reset_fake),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/* What the attention kernels share. */
+#ifndef CUDA_ATTEND_CUH
+#define CUDA_ATTEND_CUH
+
+#include "device/cuda/ops/cuda_port.cuh"
+
+/* Scores are kept in powers of two: a multiplication less than with powers of e. */
+#define LOG2_E 1.4426950408889634f
+
+/* For head sizes that have no kernel of their own; shapes are checked by the caller. */
+int cuda_decode_any(const struct tl_cuda_decode_args *args, void *stream);
+int cuda_prefill_any(const struct tl_cuda_prefill_args *args, void *stream);
+
+static inline int cuda_attention_valid(const struct tl_cuda_attention *a) {
+  return a->n_kv_heads > 0 && a->n_heads > 0 && a->n_heads % a->n_kv_heads == 0 && a->head_dim > 0 &&
+         a->head_dim % 8 == 0 && a->head_dim <= TL_CUDA_MAX_HEAD_DIM;
+}
+
+#endif

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/* The residual sum and RMSNorm in one pass: a block a row, the row in shared memory
+ * between the sum of squares and the scaling; each thread reads what it wrote. */
+#include "device/cuda/ops/cuda_port.cuh"
+
+#define THREADS 256
+#define WARPS (THREADS / 32)
+#define MAX_DIM 24576 /* the row and the sums stay below 99 KiB, which every device has */
+
+static size_t shared_bytes(uint32_t dim) {
+  return ((size_t)dim + WARPS) * sizeof(float);
+}
+
+template <class T>
+TL_KERNEL(THREADS, 1) add_norm(tl_cuda_add_norm_args a) {
+  float *row = (float *)shared_memory(), *sums = row + a.dim, sum = 0;
+  uint64_t base = (uint64_t)block_x() * a.dim;
+  for (uint32_t i = thread_index() * 8; i < a.dim; i += THREADS * 8) {
+    float v[8];
+    unpack8<T>(load16((const uint16_t *)a.delta + base + i), v);
+    quad halves[2] = {};
+    if (!a.first) {
+      halves[0] = load16(a.x + base + i);
+      halves[1] = load16(a.x + base + i + 4);
+    }
+    TL_UNROLL for (int k = 0; k < 8; k++) {
+      v[k] += as_float(halves[k / 4].w[k % 4]); /* the first one adds to zero */
+      halves[k / 4].w[k % 4] = as_bits(v[k]);
+      sum += v[k] * v[k];
+    }
+    store16(a.x + base + i, halves[0]);
+    store16(a.x + base + i + 4, halves[1]);
+    store16(row + i, halves[0]);
+    store16(row + i + 4, halves[1]);
+  }
+  float scale = 1 / sqrtf(block_sum(sum, sums, WARPS) / (float)a.dim + a.eps);
+  for (uint32_t i = thread_index() * 8; i < a.dim; i += THREADS * 8) {
+    float v[8];
+    TL_UNROLL for (int k = 0; k < 8; k++) v[k] = row[i + k] * scale * a.weight[i + k];
+    store16((uint16_t *)a.h + base + i, pack8<T>(v));
+  }
+}
+
+extern "C" int tl_cuda_add_norm(const struct tl_cuda_add_norm_args *args, void *stream) {
+  if (args->dim % 8 || args->dim == 0 || args->dim > MAX_DIM) return CUDA_INVALID;
+  return args->n ? launch(args->dtype == TL_CUDA_BF16 ? add_norm<bf16> : add_norm<f16>, args->n, 1, THREADS,
+                          shared_bytes(args->dim), stream, *args)
+                 : 0;
+}
+
+/* The only kernel that may want more than 48 KiB. */
+extern "C" int tl_cuda_prepare(void) {
+  int e = allow_shared(add_norm<bf16>, shared_bytes(MAX_DIM));
+  return e ? e : allow_shared(add_norm<f16>, shared_bytes(MAX_DIM));
+}

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: MIT */
+/* The seam between the CUDA backend's C code and its kernels: one argument struct
+ * and one launcher for each operation.
+ *
+ * All pointers in the structs are device pointers, borrowed until the kernel has
+ * run; the struct itself is read before the launcher returns. A launcher puts its
+ * kernels on `stream` (a cudaStream_t), allocates nothing, waits for nothing, can
+ * be captured in a graph, and returns 0 or a cudaError number:
+ * cudaErrorInvalidValue (1) for shapes that it does not know. Any thread, with the
+ * device set; first tl_cuda_prepare, once for each device.
+ *
+ * T stands for the 16-bit type that `dtype` names: activations, cache and weights.
+ * Biases and norm weights are float. Sums are float. Rows of matrices begin on 16
+ * bytes, and lengths that are marked (8) are multiples of 8. Row counts are fixed
+ * when a graph is captured; rows that a step does not use are padding: token -1,
+ * slot TL_CUDA_NO_SLOT. They are computed like others but touch no cache.
+ *
+ * A model whose sizes are not multiples of 8 is padded with zeros when it is loaded: each
+ * half of a head for itself, and norms, whose means are over padded rows, with weight *
+ * sqrt(dim / padded) and eps * dim / padded (tests/unit/device/test_op_model.c). */
+#ifndef CUDA_OPS_H
+#define CUDA_OPS_H
+
+#include <stdint.h>
+
+#include "tokenlane/step.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum tl_cuda_dtype { TL_CUDA_BF16, TL_CUDA_F16 };
+
+#define TL_CUDA_NO_SLOT UINT32_MAX
+#define TL_CUDA_MAX_HEAD_DIM 256
+#define TL_CUDA_TILE_ROWS 64      /* query rows of a prefill tile */
+#define TL_CUDA_CHUNK_TOKENS 64   /* a decode item covers a multiple of these, but for a sequence's last */
+#define TL_CUDA_GEMV_MAX_ROWS 16
+
+/* Lets the kernels that need it use more than 48 KiB of shared memory. */
+int tl_cuda_prepare(void);
+
+/* out[i] = weight[token - first_token], zeros if the token is not in the slice (the
+ * ranks' rows are then summed) or is padding. A token <= -2 stands for
+ * fed[-2 - token]: what the step before drew, which the host may not know yet. */
+struct tl_cuda_embed_args {
+  int dtype;
+  uint32_t n, dim;         /* dim (8) */
+  const int32_t *tokens;   /* (n) */
+  const int32_t *fed;      /* or NULL if no token is <= -2 */
+  const void *weight;      /* T (n_slice, dim) */
+  uint32_t first_token, n_slice;
+  void *out;               /* T (n, dim) */
+};
+int tl_cuda_embed(const struct tl_cuda_embed_args *args, void *stream);
+
+/* x += delta, then h = x / rms(x) * weight. */
+struct tl_cuda_add_norm_args {
+  int dtype;
+  int first;               /* x = delta: the first one of a step */
+  uint32_t n, dim;         /* dim (8) */
+  float eps;
+  float *x;                /* (n, dim) the residual */
+  const void *delta;       /* T (n, dim) what the sublayer before gave */
+  const float *weight;     /* (dim) */
+  void *h;                 /* T (n, dim) */
+};
+int tl_cuda_add_norm(const struct tl_cuda_add_norm_args *args, void *stream);
+
+/* What lies between the QKV product and attention: bias, norm of each head of q and
+ * k, rotation (halves layout), k and v into the cache.
+ * The cache of a layer: T (n_blocks, n_kv_heads, TL_BLOCK_TOKENS, head_dim), one for
+ * k and one for v. */
+struct tl_cuda_qkv_args {
+  int dtype;
+  uint32_t n, n_heads, n_kv_heads, head_dim; /* head_dim (8), at most TL_CUDA_MAX_HEAD_DIM */
+  const void *qkv;           /* T (n, (n_heads + 2 n_kv_heads) head_dim): q, k, v */
+  const float *bias;         /* (n_heads + 2 n_kv_heads) head_dim, or NULL */
+  const float *q_norm, *k_norm; /* (head_dim), or NULL */
+  float eps;
+  const float *rope;         /* (max_context, head_dim): half cosines, half sines */
+  const uint32_t *positions; /* (n) */
+  const uint32_t *slots;     /* (n) block * TL_BLOCK_TOKENS + offset, or TL_CUDA_NO_SLOT */
+  void *q;                   /* T (n, n_heads head_dim) */
+  void *k_cache, *v_cache;
+};
+int tl_cuda_qkv(const struct tl_cuda_qkv_args *args, void *stream);
+
+/* Both kinds of attention. Query row i of a sequence sees the keys up to its own position. */
+struct tl_cuda_attention {
+  int dtype;
+  uint32_t n_heads, n_kv_heads, head_dim; /* as above; n_heads a multiple of n_kv_heads */
+  float scale;
+  const void *q;                          /* T (rows of the step, n_heads head_dim) */
+  void *out;                              /* likewise */
+  const void *k_cache, *v_cache;
+  const uint32_t *block_tables;           /* (n_seqs, table_stride) */
+  uint32_t table_stride;
+};
+
+/* One stretch of one sequence's context, all query heads (cuda_plan.h makes them). */
+struct tl_cuda_item {
+  uint32_t row;          /* of q and out */
+  uint32_t seq;          /* row of block_tables */
+  uint32_t first, count; /* positions [first, first + count); first is a multiple of TL_BLOCK_TOKENS */
+  uint32_t split;        /* 0: the whole context; 1: a part, to be merged */
+};
+
+/* The items of one sequence that was split. */
+struct tl_cuda_merge {
+  uint32_t row;
+  uint32_t first_item, n_items;
+};
+
+/* What a step's plan puts on the device before the layers. */
+struct tl_cuda_counts {
+  uint32_t n_items, n_merges;
+};
+
+/* Rows with one query. The grid does not depend on the work, so that graphs can hold
+ * it: n_blocks thread blocks take the items in turn. */
+struct tl_cuda_decode_args {
+  struct tl_cuda_attention a;
+  uint32_t n_blocks;                   /* two for each multiprocessor is right */
+  uint32_t max_merges;                 /* as many sequences as there may be */
+  const struct tl_cuda_counts *counts; /* (1) */
+  const struct tl_cuda_item *items;    /* (counts->n_items) */
+  const struct tl_cuda_merge *merges;  /* (counts->n_merges) */
+  float *partial;                      /* (max_items, n_heads, head_dim) */
+  float *partial_scale;                /* (max_items, n_heads, 2): largest score, sum */
+};
+int tl_cuda_decode(const struct tl_cuda_decode_args *args, void *stream);
+
+/* Up to TL_CUDA_TILE_ROWS query rows of one sequence (cuda_plan.h makes them). */
+struct tl_cuda_tile {
+  uint32_t row, n_rows; /* of q and out */
+  uint32_t position;    /* of the first row; the cache holds all keys up to the last row's */
+  uint32_t seq;         /* row of block_tables */
+};
+
+struct tl_cuda_prefill_args {
+  struct tl_cuda_attention a;
+  uint32_t n_tiles;
+  const struct tl_cuda_tile *tiles; /* (n_tiles) */
+};
+int tl_cuda_prefill(const struct tl_cuda_prefill_args *args, void *stream);
+
+/* out = silu(gate + bias) * (up + bias). */
+struct tl_cuda_swiglu_args {
+  int dtype;
+  uint32_t n, dim;       /* dim (8): of the inner row */
+  const void *gate_up;   /* T (n, 2 dim): gate, then up */
+  const float *bias;     /* (2 dim) or NULL */
+  void *out;             /* T (n, dim) */
+};
+int tl_cuda_swiglu(const struct tl_cuda_swiglu_args *args, void *stream);
+
+/* out[i] = in[rows[i]]. */
+struct tl_cuda_gather_args {
+  uint32_t n, dim;       /* dim (8) */
+  const uint32_t *rows;  /* (n) */
+  const void *in;        /* 16-bit (any, dim) */
+  void *out;             /* 16-bit (n, dim) */
+};
+int tl_cuda_gather(const struct tl_cuda_gather_args *args, void *stream);
+
+/* y += bias in every row. */
+struct tl_cuda_bias_args {
+  int dtype;
+  uint32_t n, dim;       /* dim (8) */
+  void *y;               /* T (n, dim) */
+  const float *bias;     /* (dim) */
+};
+int tl_cuda_bias(const struct tl_cuda_bias_args *args, void *stream);
+
+/* How the weights of a product are stored; (n, k) row-major. */
+enum tl_cuda_format {
+  TL_CUDA_W16,   /* T; k (8) */
+  TL_CUDA_WE4M3, /* FP8 E4M3; scales float (n), one for each output; k a multiple of 16 */
+  TL_CUDA_WINT8, /* int8; scales F16 (n, k / 32); k a multiple of 32 */
+  TL_CUDA_WINT4, /* w = scale * q - min, q in 0..15; eight a word, from the lowest bits on
+                  * elements 0 2 4 6 1 3 5 7; scales F16 (n, k / 32, 2): scale, min; k a
+                  * multiple of 32 */
+};
+
+/* out = x W^T + bias for few rows, at the speed at which the weights can be read. */
+struct tl_cuda_gemv_args {
+  int dtype, format;
+  uint32_t m, n, k;      /* m <= TL_CUDA_GEMV_MAX_ROWS */
+  const void *x;         /* T (m, k) */
+  const void *weight, *scales;
+  const float *bias;     /* (n) or NULL */
+  int float_out;         /* out is float (logits), not T */
+  void *out;             /* (m, ldo); ldo >= n, any */
+  uint32_t ldo;
+};
+int tl_cuda_gemv(const struct tl_cuda_gemv_args *args, void *stream);
+
+/* Stored weights back to T, for products of many rows by a library. Not for W16. */
+struct tl_cuda_dequantize_args {
+  int dtype, format;
+  uint32_t n, k;
+  const void *weight, *scales;
+  void *out;             /* T (n, k) */
+};
+int tl_cuda_dequantize(const struct tl_cuda_dequantize_args *args, void *stream);
+
+/* Rows to E4M3, each by its largest value: x = out * scales[row]. */
+struct tl_cuda_quantize_args {
+  int dtype;
+  uint32_t n, k;         /* k a multiple of 16 */
+  const void *x;         /* T (n, k) */
+  void *out;             /* E4M3 (n, k) */
+  float *scales;         /* (n); 1 for a row of zeros; a NaN in a row makes NaN of all of it */
+};
+int tl_cuda_quantize(const struct tl_cuda_quantize_args *args, void *stream);
+
+/* tl_sampling with places in lists instead of pointers. */
+struct tl_cuda_sampling {
+  float temperature, top_p, min_p;
+  int32_t top_k;
+  float presence_penalty, frequency_penalty, repetition_penalty;
+  int32_t target, n_top;
+  uint64_t seed, position;
+  uint32_t first_history, n_history; /* a token is at most once in a row's history */
+  uint32_t first_bias, n_bias;
+};
+
+/* One token for each row, as cpu_sample does. Weights are summed as integers, in
+ * units of 2^-44 of the best token's: a draw depends on no order of summing, and
+ * differs from the CPU's where the random number falls within 2^-23 of an edge. */
+struct tl_cuda_sample_args {
+  uint32_t n, vocab;
+  uint32_t ld;                          /* (4): floats from row to row, at least vocab */
+  float *logits;                        /* (n, ld), changed */
+  const struct tl_cuda_sampling *rows;  /* (n) */
+  const struct tl_token_count *history; /* all rows' */
+  const struct tl_token_bias *bias;     /* all rows' */
+  float *saved;                         /* scratch: as many as history and bias entries together */
+  uint32_t n_history;                   /* entries of `history`; in `saved` those of `bias` follow them */
+  struct tl_sampled *out;               /* (n) device or mapped host memory */
+  int32_t *fed;                         /* (n) the tokens once more, for the next step's embed; -1 as in out */
+};
+int tl_cuda_sample(const struct tl_cuda_sample_args *args, void *stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: MIT */
+/* What the kernels are written in: the few things that only a GPU has. nvcc takes
+ * the first half; a C++ compiler takes device/emulate.h (tests/unit), which runs
+ * each thread of a block as a fiber. A kernel takes one struct by value, has no
+ * static shared memory, and runs whole warps: 32 lanes take part in each operation
+ * of a warp. */
+#ifndef CUDA_PORT_CUH
+#define CUDA_PORT_CUH
+
+#include <math.h>
+#include <stdint.h>
+
+#include "device/cuda/ops/cuda_ops.h"
+
+#define CUDA_INVALID 1 /* cudaErrorInvalidValue */
+
+struct alignas(16) quad {
+  uint32_t w[4];
+};
+
+#ifdef __CUDACC__
+
+#include <cuda_runtime.h>
+
+#define TL_KERNEL(threads, blocks) static __global__ void __launch_bounds__(threads, blocks)
+#define TL_DEVICE static __device__ __forceinline__
+#define TL_METHOD static __device__ __forceinline__
+#define TL_UNROLL _Pragma("unroll")
+
+TL_DEVICE unsigned thread_index() {
+  return threadIdx.x;
+}
+TL_DEVICE unsigned block_x() {
+  return blockIdx.x;
+}
+TL_DEVICE unsigned block_y() {
+  return blockIdx.y;
+}
+TL_DEVICE unsigned grid_x() {
+  return gridDim.x;
+}
+
+template <class Args>
+static int launch(void (*kernel)(Args), unsigned x, unsigned y, unsigned threads, size_t shared_bytes, void *stream,
+                  const Args &args) {
+  kernel<<<dim3(x, y), threads, shared_bytes, (cudaStream_t)stream>>>(args);
+  return (int)cudaGetLastError();
+}
+
+template <class Args>
+static int allow_shared(void (*kernel)(Args), size_t bytes) {
+  return (int)cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+}
+
+/* The block's shared memory, as large as `launch` was told. */
+TL_DEVICE void *shared_memory() {
+  extern __shared__ quad tl_shared[];
+  return tl_shared;
+}
+
+/* --- together ------------------------------------------------------------------------------- */
+
+TL_DEVICE void sync_block() {
+  __syncthreads();
+}
+TL_DEVICE void sync_warp() {
+  __syncwarp();
+}
+template <class V>
+TL_DEVICE V shuffle(V value, unsigned lane) {
+  return __shfl_sync(0xffffffffu, value, lane);
+}
+template <class V>
+TL_DEVICE V shuffle_xor(V value, unsigned mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+TL_DEVICE uint32_t vote(bool value) {
+  return __ballot_sync(0xffffffffu, value);
+}
+TL_DEVICE void atomic_add(uint32_t *shared, uint32_t value) {
+  atomicAdd(shared, value);
+}
+TL_DEVICE void atomic_add(uint64_t *shared, uint64_t value) {
+  atomicAdd((unsigned long long *)shared, (unsigned long long)value);
+}
+TL_DEVICE void atomic_add(float *global, float value) {
+  atomicAdd(global, value);
+}
+TL_DEVICE uint32_t atomic_take(uint32_t *shared) { /* the number before */
+  return atomicAdd(shared, 1u);
+}
+
+/* --- memory ------------------------------------------------------------------------------------- */
+
+TL_DEVICE quad load16(const void *p) {
+  uint4 v = *(const uint4 *)p;
+  return {{v.x, v.y, v.z, v.w}};
+}
+/* Of what no kernel writes meanwhile and nobody reads again: weights, cache. */
+TL_DEVICE quad load16_once(const void *p) {
+  quad v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+               : "l"(p));
+  return v;
+}
+TL_DEVICE void store16(void *p, quad v) {
+  *(uint4 *)p = make_uint4(v.w[0], v.w[1], v.w[2], v.w[3]);
+}
+
+/* 16 bytes to shared memory, zeros if not `valid`; there once this thread's
+ * wait_async says so, for others after a barrier. */
+TL_DEVICE void copy_async16(void *shared, const void *global, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(shared)),
+               "l"(global), "r"(valid ? 16 : 0)
+               : "memory");
+}
+TL_DEVICE void commit_async() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+/* All but the last N groups that were committed. */
+template <int N>
+TL_DEVICE void wait_async() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+/* --- tensor cores ---------------------------------------------------------------------------------- */
+
+/* Four 8x8 matrices of 16-bit elements from shared memory: lane i names row i % 8 of
+ * matrix i / 8. */
+TL_DEVICE void load_matrices(uint32_t (&r)[4], const void *row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"((uint32_t)__cvta_generic_to_shared(row))
+               : "memory");
+}
+TL_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void *row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"((uint32_t)__cvta_generic_to_shared(row))
+               : "memory");
+}
+
+/* --- numbers ------------------------------------------------------------------------------------------ */
+
+TL_DEVICE float as_float(uint32_t bits) {
+  return __uint_as_float(bits);
+}
+TL_DEVICE uint32_t as_bits(float value) {
+  return __float_as_uint(value);
+}
+TL_DEVICE float exp2_fast(float x) {
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+/* Four bytes of eight, by the selector's hexadecimal digits, lowest first: 0 to 3 are
+ * a's, 4 to 7 are b's. */
+TL_DEVICE uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+  return __byte_perm(a, b, selector);
+}
+
+#define DEFINE_MMA(type)                                                                                      \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 "                                 \
+               "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"                                        \
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                               \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+
+/* A 16-bit type: two of them in a word, the lower half first. Subnormals are kept. */
+struct bf16 {
+  static const bool IS_BF16 = true;
+  TL_METHOD float low(uint32_t pair) {
+    return as_float(pair << 16);
+  }
+  TL_METHOD float high(uint32_t pair) {
+    return as_float(pair & 0xffff0000u);
+  }
+  TL_METHOD uint32_t pack(float low, float high) {
+    uint32_t r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+    return r;
+  }
+  TL_METHOD uint32_t fma(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t r;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+    return r;
+  }
+  /* c (16, 8) += a (16, 16) b (16, 8), the layout of PTX ISA 9.7.14.5.8 */
+  TL_METHOD void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    DEFINE_MMA("bf16");
+  }
+};
+
+struct f16 {
+  static const bool IS_BF16 = false;
+  TL_METHOD float low(uint32_t pair) {
+    float r;
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, l;}" : "=f"(r) : "r"(pair));
+    return r;
+  }
+  TL_METHOD float high(uint32_t pair) {
+    float r;
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, h;}" : "=f"(r) : "r"(pair));
+    return r;
+  }
+  TL_METHOD uint32_t pack(float low, float high) {
+    uint32_t r;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+    return r;
+  }
+  TL_METHOD uint32_t fma(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t r;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+    return r;
+  }
+  TL_METHOD void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    DEFINE_MMA("f16");
+  }
+};
+
+#else
+#include "device/emulate.h"
+#endif
+
+/* --- on both -------------------------------------------------------------------------------------------- */
+
+TL_DEVICE unsigned lane_index() {
+  return thread_index() % 32;
+}
+TL_DEVICE unsigned warp_index() {
+  return thread_index() / 32;
+}
+
+TL_DEVICE float warp_sum(float v) {
+  for (unsigned mask = 16; mask; mask /= 2) v += shuffle_xor(v, mask);
+  return v;
+}
+TL_DEVICE uint64_t warp_sum(uint64_t v) {
+  for (unsigned mask = 16; mask; mask /= 2) v += shuffle_xor(v, mask);
+  return v;
+}
+
+/* Of all threads, to all; scratch: a value for each warp. Barriers before and after
+ * its use, so that the next one may use it too. */
+template <class V>
+TL_DEVICE V block_sum(V v, V *scratch, unsigned n_warps) {
+  v = warp_sum(v);
+  if (lane_index() == 0) scratch[warp_index()] = v;
+  sync_block();
+  V sum = scratch[0];
+  for (unsigned i = 1; i < n_warps; i++) sum += scratch[i];
+  sync_block();
+  return sum;
+}
+
+/* Elements of 8 in a quad. */
+template <class T>
+TL_DEVICE void unpack8(quad v, float (&to)[8]) {
+  TL_UNROLL for (int i = 0; i < 4; i++) {
+    to[2 * i] = T::low(v.w[i]);
+    to[2 * i + 1] = T::high(v.w[i]);
+  }
+}
+template <class T>
+TL_DEVICE quad pack8(const float (&from)[8]) {
+  return {{T::pack(from[0], from[1]), T::pack(from[2], from[3]), T::pack(from[4], from[5]), T::pack(from[6], from[7])}};
+}
+
+#endif

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/* Paged attention for many query rows: a block a tile of 64 rows and a query head,
+ * 16 rows a warp. Keys and values come through shared memory in tiles of 64 tokens:
+ * while the scores of one are computed its values arrive, while those are summed up
+ * the next one's keys do. Scores never leave the registers (Dao 2023). */
+#include "device/cuda/ops/cuda_attend.cuh"
+
+#define WARPS (TL_CUDA_TILE_ROWS / 16)
+#define THREADS (WARPS * 32)
+#define TOKENS 64 /* of a key tile */
+
+/* A token's row of DIM elements, in pieces of 16 bytes that change places by the token,
+ * so that one column of eight tokens lies in different banks. */
+template <int DIM>
+struct prefill_shared {
+  quad keys[TOKENS][DIM / 8], values[TOKENS][DIM / 8];
+};
+
+template <int DIM>
+TL_DEVICE quad *piece(quad (*rows)[DIM / 8], uint32_t token, uint32_t index) {
+  return &rows[token][index ^ (token & 7)];
+}
+
+/* Tokens [first, first + TOKENS) of the cache, zeros from n_keys on. */
+template <int DIM>
+TL_DEVICE void load_tile(const tl_cuda_attention &a, const void *cache, const uint32_t *table, uint32_t kv_head,
+                         uint32_t first, uint32_t n_keys, quad (*rows)[DIM / 8]) {
+  TL_UNROLL for (uint32_t k = 0; k < TOKENS * (DIM / 8) / THREADS; k++) {
+    uint32_t i = k * THREADS + thread_index(), token = i / (DIM / 8), index = i % (DIM / 8), at = first + token;
+    bool valid = at < n_keys;
+    uint64_t block = valid ? (uint64_t)table[at / TL_BLOCK_TOKENS] * a.n_kv_heads + kv_head : 0;
+    const uint16_t *from = (const uint16_t *)cache + (block * TL_BLOCK_TOKENS + at % TL_BLOCK_TOKENS) * DIM + index * 8;
+    copy_async16(piece<DIM>(rows, token, index), from, valid);
+  }
+}
+
+/* What a warp holds of rows g and g + 8 of its 16 (g = lane / 4). */
+template <int DIM>
+struct state {
+  uint32_t q[DIM / 16][4];
+  float max[2], sum[2];
+  float out[DIM / 8][4];
+};
+
+/* The layout of A: pairs at columns 2c and 2c + 8 (c = lane % 4) of each 16 dims. */
+template <int DIM>
+TL_DEVICE void load_queries(const tl_cuda_attention &a, const tl_cuda_tile &tile, uint32_t head, state<DIM> *st) {
+  TL_UNROLL for (uint32_t half = 0; half < 2; half++) {
+    uint32_t row = warp_index() * 16 + half * 8 + lane_index() / 4;
+    const uint16_t *from = (const uint16_t *)a.q + ((uint64_t)(tile.row + row) * a.n_heads + head) * DIM;
+    TL_UNROLL for (int k = 0; k < DIM / 16; k++)
+      TL_UNROLL for (int side = 0; side < 2; side++)
+        st->q[k][side * 2 + half] =
+            row < tile.n_rows ? *(const uint32_t *)(from + k * 16 + side * 8 + lane_index() % 4 * 2) : 0;
+  }
+}
+
+/* s[j]: scores of tokens 8j + 2c, 8j + 2c + 1 of the tile. */
+template <class T, int DIM>
+TL_DEVICE void score(const state<DIM> &st, quad (*keys)[DIM / 8], float scale, float (&s)[TOKENS / 8][4]) {
+  TL_UNROLL for (uint32_t j = 0; j < TOKENS / 8; j += 2) {
+    TL_UNROLL for (int i = 0; i < 4; i++) s[j][i] = s[j + 1][i] = 0;
+    TL_UNROLL for (uint32_t k = 0; k < DIM / 16; k++) {
+      uint32_t key[4], matrix = lane_index() / 8; /* two matrices a token group: dims 0 to 7, 8 to 15 */
+      load_matrices(key, piece<DIM>(keys, j * 8 + matrix / 2 * 8 + lane_index() % 8, k * 2 + matrix % 2));
+      T::mma(s[j], st.q[k], {key[0], key[1]});
+      T::mma(s[j + 1], st.q[k], {key[2], key[3]});
+    }
+    TL_UNROLL for (int i = 0; i < 4; i++) {
+      s[j][i] *= scale;
+      s[j + 1][i] *= scale;
+    }
+  }
+}
+
+/* A row sees the tokens up to its own position; `ahead`: row 0's position less the tile's first token. */
+TL_DEVICE void hide_later(float (&s)[TOKENS / 8][4], int64_t ahead) {
+  TL_UNROLL for (uint32_t j = 0; j < TOKENS / 8; j++)
+    TL_UNROLL for (uint32_t i = 0; i < 4; i++) {
+      uint32_t token = j * 8 + lane_index() % 4 * 2 + i % 2, row = warp_index() * 16 + i / 2 * 8 + lane_index() / 4;
+      if ((int64_t)token > ahead + row) s[j][i] = -INFINITY;
+    }
+}
+
+template <int DIM>
+TL_DEVICE void soften(state<DIM> *st, float (&s)[TOKENS / 8][4]) {
+  TL_UNROLL for (int half = 0; half < 2; half++) {
+    float max = st->max[half];
+    TL_UNROLL for (int j = 0; j < TOKENS / 8; j++) max = fmaxf(max, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
+    max = fmaxf(max, shuffle_xor(max, 1u));
+    max = fmaxf(max, shuffle_xor(max, 2u));
+    float shrink = exp2_fast(st->max[half] - max); /* the first tile shows every row a token */
+    st->max[half] = max;
+    st->sum[half] *= shrink;
+    TL_UNROLL for (int j = 0; j < DIM / 8; j++) {
+      st->out[j][2 * half] *= shrink;
+      st->out[j][2 * half + 1] *= shrink;
+    }
+    TL_UNROLL for (int j = 0; j < TOKENS / 8; j++)
+      TL_UNROLL for (int i = 2 * half; i < 2 * half + 2; i++) {
+        s[j][i] = exp2_fast(s[j][i] - max);
+        st->sum[half] += s[j][i];
+      }
+  }
+}
+
+/* Weights of 16 tokens are, as they lie, the fragment A of the product with values. */
+template <class T, int DIM>
+TL_DEVICE void mix(state<DIM> *st, const float (&s)[TOKENS / 8][4], quad (*values)[DIM / 8]) {
+  TL_UNROLL for (uint32_t t = 0; t < TOKENS / 16; t++) {
+    const float(&low)[4] = s[2 * t], (&high)[4] = s[2 * t + 1];
+    const uint32_t weight[4] = {T::pack(low[0], low[1]), T::pack(low[2], low[3]), T::pack(high[0], high[1]),
+                                T::pack(high[2], high[3])};
+    TL_UNROLL for (uint32_t d = 0; d < DIM / 8; d += 2) {
+      uint32_t value[4], matrix = lane_index() / 8; /* two matrices a dim group: tokens 0 to 7, 8 to 15 */
+      load_matrices_transposed(value, piece<DIM>(values, t * 16 + matrix % 2 * 8 + lane_index() % 8, d + matrix / 2));
+      T::mma(st->out[d], weight, {value[0], value[1]});
+      T::mma(st->out[d + 1], weight, {value[2], value[3]});
+    }
+  }
+}
+
+template <class T, int DIM>
+TL_DEVICE void write_rows(const tl_cuda_attention &a, const tl_cuda_tile &tile, uint32_t head, const state<DIM> &st) {
+  TL_UNROLL for (uint32_t half = 0; half < 2; half++) {
+    float sum = st.sum[half] + shuffle_xor(st.sum[half], 1u);
+    sum = 1 / (sum + shuffle_xor(sum, 2u));
+    uint32_t row = warp_index() * 16 + half * 8 + lane_index() / 4;
+    if (row >= tile.n_rows) continue;
+    uint16_t *to = (uint16_t *)a.out + ((uint64_t)(tile.row + row) * a.n_heads + head) * DIM + lane_index() % 4 * 2;
+    TL_UNROLL for (int j = 0; j < DIM / 8; j++)
+      *(uint32_t *)(to + j * 8) = T::pack(st.out[j][2 * half] * sum, st.out[j][2 * half + 1] * sum);
+  }
+}
+
+template <class T, int DIM>
+TL_KERNEL(THREADS, 2) prefill(tl_cuda_prefill_args args) {
+  const tl_cuda_attention &a = args.a;
+  prefill_shared<DIM> *shared = (prefill_shared<DIM> *)shared_memory();
+  tl_cuda_tile tile = args.tiles[block_x() / a.n_heads];
+  uint32_t head = block_x() % a.n_heads, kv_head = head / (a.n_heads / a.n_kv_heads);
+  uint32_t n_keys = tile.position + tile.n_rows;
+  const uint32_t *table = a.block_tables + (uint64_t)tile.seq * a.table_stride;
+  load_tile<DIM>(a, a.k_cache, table, kv_head, 0, n_keys, shared->keys);
+  commit_async();
+  load_tile<DIM>(a, a.v_cache, table, kv_head, 0, n_keys, shared->values);
+  commit_async();
+  state<DIM> st = {};
+  load_queries<DIM>(a, tile, head, &st);
+  st.max[0] = st.max[1] = -INFINITY;
+  for (uint32_t first = 0; first < n_keys; first += TOKENS) {
+    uint32_t next = first + TOKENS;
+    float s[TOKENS / 8][4];
+    wait_async<1>(); /* the keys; the values may still be on their way */
+    sync_block();
+    score<T, DIM>(st, shared->keys, a.scale * LOG2_E, s);
+    sync_block();
+    if (next < n_keys) load_tile<DIM>(a, a.k_cache, table, kv_head, next, n_keys, shared->keys);
+    commit_async(); /* also of nothing, so that the groups can be counted */
+    if (next > tile.position) hide_later(s, (int64_t)tile.position - first);
+    soften<DIM>(&st, s);
+    wait_async<1>(); /* the values */
+    sync_block();
+    mix<T, DIM>(&st, s, shared->values);
+    sync_block();
+    if (next < n_keys) load_tile<DIM>(a, a.v_cache, table, kv_head, next, n_keys, shared->values);
+    commit_async();
+  }
+  write_rows<T, DIM>(a, tile, head, st);
+}
+
+template <class T, int DIM>
+static int launch_prefill(const tl_cuda_prefill_args *args, void *stream) {
+  return launch(prefill<T, DIM>, args->n_tiles * args->a.n_heads, 1, THREADS, sizeof(prefill_shared<DIM>), stream, *args);
+}
+
+extern "C" int tl_cuda_prefill(const struct tl_cuda_prefill_args *args, void *stream) {
+  if (!cuda_attention_valid(&args->a)) return CUDA_INVALID;
+  if (args->n_tiles == 0) return 0;
+  bool is_bf16 = args->a.dtype == TL_CUDA_BF16;
+  if (args->a.head_dim == 64)
+    return is_bf16 ? launch_prefill<bf16, 64>(args, stream) : launch_prefill<f16, 64>(args, stream);
+  if (args->a.head_dim == 128)
+    return is_bf16 ? launch_prefill<bf16, 128>(args, stream) : launch_prefill<f16, 128>(args, stream);
+  return cuda_prefill_any(args, stream);
+}

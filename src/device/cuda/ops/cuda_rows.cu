@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT */
+/* What treats rows or elements on their own: embedding, gather, bias, SwiGLU. One
+ * thread moves 16 bytes, neighbours in a row are neighbours in a warp. */
+#include "device/cuda/ops/cuda_port.cuh"
+
+#define THREADS 256
+
+/* The 8 elements of this thread, counted through all rows; row and column of the first. */
+TL_DEVICE bool my_eight(uint32_t n, uint32_t dim, uint64_t *ret_row, uint32_t *ret_column) {
+  uint64_t index = (uint64_t)block_x() * THREADS + thread_index();
+  uint32_t width = dim / 8;
+  *ret_row = index / width;
+  *ret_column = (uint32_t)(index % width) * 8;
+  return *ret_row < n;
+}
+
+static int launch_eights(uint32_t n, uint32_t dim, unsigned *ret_blocks) {
+  uint64_t blocks = ((uint64_t)n * (dim / 8) + THREADS - 1) / THREADS;
+  *ret_blocks = (unsigned)blocks;
+  return dim % 8 || blocks > INT32_MAX ? CUDA_INVALID : 0;
+}
+
+/* --- embedding ------------------------------------------------------------------------------- */
+
+TL_KERNEL(THREADS, 1) embed(tl_cuda_embed_args a) {
+  uint64_t row;
+  uint32_t column;
+  if (!my_eight(a.n, a.dim, &row, &column)) return;
+  int32_t token = a.tokens[row];
+  if (token <= -2) token = a.fed[-2 - token];
+  quad v = {};
+  if (token >= 0 && (uint32_t)token >= a.first_token && (uint32_t)token - a.first_token < a.n_slice)
+    v = load16((const uint16_t *)a.weight + (uint64_t)((uint32_t)token - a.first_token) * a.dim + column);
+  store16((uint16_t *)a.out + row * a.dim + column, v);
+}
+
+extern "C" int tl_cuda_embed(const struct tl_cuda_embed_args *args, void *stream) {
+  unsigned blocks;
+  if (launch_eights(args->n, args->dim, &blocks)) return CUDA_INVALID;
+  return blocks ? launch(embed, blocks, 1, THREADS, 0, stream, *args) : 0;
+}
+
+/* --- gather ------------------------------------------------------------------------------------- */
+
+TL_KERNEL(THREADS, 1) gather(tl_cuda_gather_args a) {
+  uint64_t row;
+  uint32_t column;
+  if (!my_eight(a.n, a.dim, &row, &column)) return;
+  store16((uint16_t *)a.out + row * a.dim + column,
+          load16((const uint16_t *)a.in + (uint64_t)a.rows[row] * a.dim + column));
+}
+
+extern "C" int tl_cuda_gather(const struct tl_cuda_gather_args *args, void *stream) {
+  unsigned blocks;
+  if (launch_eights(args->n, args->dim, &blocks)) return CUDA_INVALID;
+  return blocks ? launch(gather, blocks, 1, THREADS, 0, stream, *args) : 0;
+}
+
+/* --- bias --------------------------------------------------------------------------------------- */
+
+template <class T>
+TL_KERNEL(THREADS, 1) add_bias(tl_cuda_bias_args a) {
+  uint64_t row;
+  uint32_t column;
+  if (!my_eight(a.n, a.dim, &row, &column)) return;
+  uint16_t *y = (uint16_t *)a.y + row * a.dim + column;
+  float v[8];
+  unpack8<T>(load16(y), v);
+  TL_UNROLL for (int i = 0; i < 8; i++) v[i] += a.bias[column + i];
+  store16(y, pack8<T>(v));
+}
+
+extern "C" int tl_cuda_bias(const struct tl_cuda_bias_args *args, void *stream) {
+  unsigned blocks;
+  if (launch_eights(args->n, args->dim, &blocks)) return CUDA_INVALID;
+  return blocks ? launch(args->dtype == TL_CUDA_BF16 ? add_bias<bf16> : add_bias<f16>, blocks, 1, THREADS, 0, stream,
+                         *args)
+                : 0;
+}
+
+/* --- SwiGLU --------------------------------------------------------------------------------------- */
+
+template <class T>
+TL_KERNEL(THREADS, 1) swiglu(tl_cuda_swiglu_args a) {
+  uint64_t row;
+  uint32_t column;
+  if (!my_eight(a.n, a.dim, &row, &column)) return;
+  const uint16_t *in = (const uint16_t *)a.gate_up + row * 2 * a.dim + column;
+  float gate[8], up[8];
+  unpack8<T>(load16(in), gate);
+  unpack8<T>(load16(in + a.dim), up);
+  TL_UNROLL for (int i = 0; i < 8; i++) {
+    if (a.bias) {
+      gate[i] += a.bias[column + i];
+      up[i] += a.bias[a.dim + column + i];
+    }
+    gate[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
+  }
+  store16((uint16_t *)a.out + row * a.dim + column, pack8<T>(gate));
+}
+
+extern "C" int tl_cuda_swiglu(const struct tl_cuda_swiglu_args *args, void *stream) {
+  unsigned blocks;
+  if (launch_eights(args->n, args->dim, &blocks)) return CUDA_INVALID;
+  return blocks ? launch(args->dtype == TL_CUDA_BF16 ? swiglu<bf16> : swiglu<f16>, blocks, 1, THREADS, 0, stream,
+                         *args)
+                : 0;
+}

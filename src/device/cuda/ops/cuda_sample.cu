@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: MIT */
+/* From logits to tokens: a block a row, which stays in the second-level cache while
+ * it is read several times. Filters keep a prefix of the tokens in the order of
+ * their ranks; its end, the cut, is found digit by digit: a histogram of what
+ * carries the digits found so far, then the bin in which the target is reached.
+ * Nothing is sorted, and all sums are of integers: no order of threads shows. */
+#include "device/cuda/ops/cuda_port.cuh"
+#include "device/cuda/ops/cuda_sampling.h"
+
+#define THREADS 1024
+#define WARPS (THREADS / 32)
+#define NO_CUT UINT64_MAX
+
+struct top_token {
+  uint64_t rank;
+  float logit;
+};
+
+struct sample_shared {
+  uint64_t bins[TL_CUDA_BINS];
+  uint64_t per_warp[WARPS];
+  uint64_t found_sum;   /* of what lies before the bin that was found */
+  uint64_t found_amount; /* in the bin */
+  uint32_t found_bin;
+  uint32_t n_top;
+  float raw;            /* of the chosen token */
+  int32_t token;
+  top_token top[TL_MAX_TOP_LOGPROBS];
+};
+
+/* A row in the order that a filter uses. */
+struct view {
+  const float *logits;
+  uint32_t vocab;
+  float max, temperature;
+  bool raw; /* the order is that of the logits, not of the distances, which rounding makes equal */
+};
+
+TL_DEVICE float distance_of(const view &v, float logit) {
+  return (logit - v.max) / v.temperature;
+}
+
+TL_DEVICE uint64_t rank_of(const view &v, float logit, uint32_t token) {
+  return tl_cuda_rank(v.raw ? logit : distance_of(v, logit), token);
+}
+
+/* f(logit, token) for all of the row, shared out to the threads. */
+template <class F>
+TL_DEVICE void each_logit(const float *logits, uint32_t vocab, F f) {
+  uint32_t i = thread_index() * 4;
+  for (; i + 4 <= vocab; i += THREADS * 4) {
+    quad four = load16(logits + i);
+    TL_UNROLL for (uint32_t k = 0; k < 4; k++) f(as_float(four.w[k]), i + k);
+  }
+  for (uint32_t k = 0; k < 4 && i + k < vocab; k++) f(logits[i + k], i + k);
+}
+
+/* --- reductions ------------------------------------------------------------------------------ */
+
+/* The least rank of the row: its best token, or a NaN. */
+TL_DEVICE uint64_t best_rank(const float *logits, uint32_t vocab, sample_shared *s) {
+  uint64_t best = NO_CUT;
+  each_logit(logits, vocab, [&](float logit, uint32_t token) {
+    uint64_t rank = tl_cuda_rank(logit, token);
+    best = rank < best ? rank : best;
+  });
+  for (unsigned mask = 16; mask; mask /= 2) {
+    uint64_t other = shuffle_xor(best, mask);
+    best = other < best ? other : best;
+  }
+  if (lane_index() == 0) s->per_warp[warp_index()] = best;
+  sync_block();
+  for (unsigned i = 0; i < WARPS; i++) best = s->per_warp[i] < best ? s->per_warp[i] : best;
+  sync_block();
+  return best;
+}
+
+TL_DEVICE uint64_t inclusive_sum(uint64_t v) {
+  for (unsigned step = 1; step < 32; step *= 2) {
+    uint64_t left = shuffle(v, (lane_index() - step) % 32);
+    if (lane_index() >= step) v += left;
+  }
+  return v;
+}
+
+/* The weight of a token that the filters keep. */
+TL_DEVICE uint64_t kept_weight(const view &v, float logit, uint32_t token, uint64_t cut, float min_p) {
+  float e = expf(distance_of(v, logit));
+  return rank_of(v, logit, token) <= cut && e >= min_p ? tl_cuda_weight(e) : 0;
+}
+
+TL_DEVICE uint64_t mass_of(const view &v, uint64_t cut, sample_shared *s) {
+  uint64_t sum = 0;
+  each_logit(v.logits, v.vocab, [&](float logit, uint32_t token) { sum += kept_weight(v, logit, token, cut, 0); });
+  return block_sum(sum, s->per_warp, WARPS);
+}
+
+/* --- selection --------------------------------------------------------------------------------- */
+
+/* The first bin at which the sum reaches target >= 1, which it does. */
+TL_DEVICE void find_bin(uint64_t target, sample_shared *s) {
+  const uint32_t each = TL_CUDA_BINS / THREADS, first = thread_index() * each;
+  uint64_t own = 0;
+  TL_UNROLL for (uint32_t i = 0; i < each; i++) own += s->bins[first + i];
+  uint64_t sum = inclusive_sum(own);
+  if (lane_index() == 31) s->per_warp[warp_index()] = sum;
+  sync_block();
+  for (unsigned i = 0; i < warp_index(); i++) sum += s->per_warp[i];
+  uint64_t before = sum - own;
+  if (before < target && target <= sum) {
+    uint32_t bin = first;
+    while (before + s->bins[bin] < target) before += s->bins[bin++];
+    s->found_bin = bin;
+    s->found_sum = before;
+    s->found_amount = s->bins[bin];
+  }
+  sync_block();
+}
+
+/* The rank of the last token of the shortest prefix whose amounts (1, or the weight
+ * where `base` keeps it) reach target. */
+TL_DEVICE uint64_t select_rank(const view &v, bool by_weight, uint64_t base, uint64_t target, sample_shared *s) {
+  uint32_t first_bin = 0;
+  uint64_t prefix = 0; /* digits of the rank that were found */
+  for (int level = 0; level < TL_CUDA_LEVELS; level++) {
+    uint32_t shift = tl_cuda_level_shift(level), bits = tl_cuda_level_bits(level);
+    for (uint32_t i = thread_index(); i < TL_CUDA_BINS; i += THREADS) s->bins[i] = 0;
+    sync_block();
+    each_logit(v.logits, v.vocab, [&](float logit, uint32_t token) {
+      uint32_t bin = tl_cuda_bin(distance_of(v, logit));
+      uint64_t rank = rank_of(v, logit, token);
+      if (level > 0) {
+        if (bin != first_bin || (level > 1 && rank >> (shift + bits) != prefix)) return;
+        bin = (uint32_t)(rank >> shift) & ((1u << bits) - 1);
+      }
+      uint64_t amount = by_weight ? kept_weight(v, logit, token, base, 0) : 1;
+      if (amount) atomic_add(&s->bins[bin], amount);
+    });
+    sync_block();
+    find_bin(target, s);
+    target -= s->found_sum;
+    if (level == 0) {
+      first_bin = s->found_bin;
+    } else {
+      prefix = prefix << bits | s->found_bin;
+    }
+    /* nothing of the bin is left out: its tokens need not be told apart */
+    if (level >= TL_CUDA_VALUE_LEVELS - 1 && s->found_amount == target)
+      return ((prefix + 1) << shift) - 1;
+  }
+  return prefix;
+}
+
+/* --- log-probabilities ---------------------------------------------------------------------------- */
+
+/* The n best of the raw logits, in order, into s->top. */
+TL_DEVICE void find_top(const view &v, uint32_t n, sample_shared *s) {
+  uint64_t cut = select_rank(v, false, NO_CUT, n, s);
+  if (thread_index() == 0) s->n_top = 0;
+  sync_block();
+  each_logit(v.logits, v.vocab, [&](float logit, uint32_t token) {
+    uint64_t rank = rank_of(v, logit, token);
+    if (rank <= cut) s->top[atomic_take(&s->n_top)] = {rank, logit};
+  });
+  sync_block();
+}
+
+TL_DEVICE void write_top(const sample_shared *s, double log_sum, tl_sampled *out) {
+  if (thread_index() >= s->n_top) return;
+  top_token mine = s->top[thread_index()];
+  uint32_t place = 0;
+  for (uint32_t i = 0; i < s->n_top; i++) place += s->top[i].rank < mine.rank;
+  out->top_tokens[place] = (int32_t)(uint32_t)mine.rank;
+  out->top_logprobs[place] = (float)((double)mine.logit - log_sum);
+}
+
+/* --- changes of logits -------------------------------------------------------------------------------- */
+
+/* Penalties, then biases; what the logits were goes to `saved`. */
+TL_DEVICE void edit(const tl_cuda_sample_args &a, const tl_cuda_sampling &row, float *logits) {
+  const tl_token_count *history = a.history + row.first_history;
+  const tl_token_bias *bias = a.bias + row.first_bias;
+  float *saved = a.saved + row.first_history, *saved_bias = a.saved + a.n_history + row.first_bias;
+  for (uint32_t i = thread_index(); i < row.n_bias; i += THREADS) saved_bias[i] = logits[bias[i].token];
+  for (uint32_t i = thread_index(); i < row.n_history; i += THREADS) saved[i] = logits[history[i].token];
+  sync_block();
+  for (uint32_t i = thread_index(); i < row.n_history; i += THREADS) {
+    float logit = logits[history[i].token];
+    if (row.repetition_penalty != 1) logit = logit > 0 ? logit / row.repetition_penalty : logit * row.repetition_penalty;
+    if (history[i].n_generated) logit -= row.presence_penalty + row.frequency_penalty * (float)history[i].n_generated;
+    logits[history[i].token] = logit;
+  }
+  sync_block();
+  for (uint32_t i = thread_index(); i < row.n_bias; i += THREADS) atomic_add(&logits[bias[i].token], bias[i].bias);
+  sync_block();
+}
+
+/* The logit of a token before `edit`. */
+TL_DEVICE float raw_logit(const tl_cuda_sample_args &a, const tl_cuda_sampling &row, const float *logits, int32_t token,
+                          sample_shared *s) {
+  if (thread_index() == 0) s->raw = logits[token];
+  sync_block();
+  if (row.target >= 0) return s->raw; /* nothing was changed */
+  for (uint32_t i = thread_index(); i < row.n_history; i += THREADS)
+    if (a.history[row.first_history + i].token == token) s->raw = a.saved[row.first_history + i];
+  for (uint32_t i = thread_index(); i < row.n_bias; i += THREADS)
+    if (a.bias[row.first_bias + i].token == token) s->raw = a.saved[a.n_history + row.first_bias + i];
+  sync_block();
+  return s->raw;
+}
+
+/* --- the draw ---------------------------------------------------------------------------------------- */
+
+/* A token by its weight, in order of ids: each warp sums a stretch of the row, then
+ * one of them goes through its own. */
+TL_DEVICE int32_t pick(const view &v, uint64_t cut, float min_p, uint32_t random24, sample_shared *s) {
+  uint32_t stretch = (v.vocab + WARPS - 1) / WARPS, from = warp_index() * stretch;
+  uint32_t to = from + stretch < v.vocab ? from + stretch : v.vocab;
+  uint64_t sum = 0, total = 0;
+  for (uint32_t i = from + lane_index(); i < to; i += 32) sum += kept_weight(v, v.logits[i], i, cut, min_p);
+  sum = warp_sum(sum);
+  if (lane_index() == 0) s->per_warp[warp_index()] = sum;
+  sync_block();
+  for (unsigned i = 0; i < WARPS; i++) total += s->per_warp[i];
+  uint64_t target = tl_cuda_target(random24, total), before = 0;
+  for (unsigned i = 0; i < warp_index(); i++) before += s->per_warp[i];
+  /* for one warp alone the target lies in its stretch */
+  if (before <= target && target < before + sum) {
+    for (uint32_t i = from; i < to; i += 32) {
+      uint32_t token = i + lane_index();
+      uint64_t weight = token < to ? kept_weight(v, v.logits[token], token, cut, min_p) : 0;
+      uint64_t end = before + inclusive_sum(weight);
+      uint32_t beyond = vote(end > target);
+      if (beyond) {
+        bool first = (beyond & (0xffffffffu >> (31 - lane_index()))) == 1u << lane_index();
+        if (first) s->token = (int32_t)token;
+        break;
+      }
+      before = shuffle(end, 31u);
+    }
+  }
+  sync_block();
+  return s->token;
+}
+
+TL_DEVICE int32_t draw(const tl_cuda_sampling &row, const view &v, sample_shared *s) {
+  uint64_t cut = NO_CUT;
+  if (row.top_k > 0 && (uint32_t)row.top_k < v.vocab) cut = select_rank(v, false, NO_CUT, (uint64_t)row.top_k, s);
+  if (row.top_p < 1) {
+    uint64_t target = (uint64_t)((double)row.top_p * (double)mass_of(v, cut, s));
+    cut = select_rank(v, true, cut, target ? target : 1, s);
+  }
+  float min_p = row.min_p < 1 ? row.min_p : 1; /* the best weighs 1 and stays */
+  return pick(v, cut, min_p, tl_cuda_random24(row.seed, row.position), s);
+}
+
+TL_DEVICE bool is_finite(uint64_t best) {
+  float value = tl_cuda_key_value((uint32_t)(best >> 32));
+  return value - value == 0; /* a NaN has the key of one */
+}
+
+/* The chosen token, after the changes. */
+TL_DEVICE int32_t choose(const tl_cuda_sample_args &a, const tl_cuda_sampling &row, float *logits, uint64_t best,
+                         sample_shared *s) {
+  if (row.target >= 0) return row.target;
+  if (row.n_history || row.n_bias) {
+    edit(a, row, logits);
+    best = best_rank(logits, a.vocab, s);
+  }
+  float max = tl_cuda_key_value((uint32_t)(best >> 32));
+  if (row.temperature <= 0 || !is_finite(best)) return max != max ? 0 : (int32_t)(uint32_t)best;
+  return draw(row, view{logits, a.vocab, max, row.temperature, false}, s);
+}
+
+TL_KERNEL(THREADS, 1) sample(tl_cuda_sample_args a) {
+  sample_shared *s = (sample_shared *)shared_memory();
+  const tl_cuda_sampling row = a.rows[block_x()];
+  float *logits = a.logits + (uint64_t)block_x() * a.ld;
+  tl_sampled *out = a.out + block_x();
+  uint64_t best = best_rank(logits, a.vocab, s);
+  if (!is_finite(best)) {
+    if (thread_index() == 0) out->token = a.fed[block_x()] = -1;
+    return;
+  }
+  view raw = {logits, a.vocab, tl_cuda_key_value((uint32_t)(best >> 32)), 1, true};
+  uint32_t n_top = row.n_top < 0 ? 0 : (uint32_t)row.n_top < a.vocab ? (uint32_t)row.n_top : a.vocab;
+  double log_sum = 0;
+  if (row.n_top >= 0) log_sum = (double)raw.max + log((double)mass_of(raw, NO_CUT, s)) - 30.498475944637594; /* ln 2^44 */
+  if (n_top) find_top(raw, n_top, s);
+  if (n_top) write_top(s, log_sum, out);
+  int32_t token = choose(a, row, logits, best, s);
+  float logit = row.n_top >= 0 ? raw_logit(a, row, logits, token, s) : 0;
+  if (thread_index() != 0) return;
+  out->token = a.fed[block_x()] = token;
+  out->n_top = (int32_t)n_top;
+  out->logprob = row.n_top >= 0 ? (float)((double)logit - log_sum) : 0;
+}
+
+extern "C" int tl_cuda_sample(const struct tl_cuda_sample_args *args, void *stream) {
+  if (args->ld % 4 || args->ld < args->vocab || args->vocab == 0 || args->vocab >= 1u << 19) return CUDA_INVALID;
+  return args->n ? launch(sample, args->n, 1, THREADS, sizeof(sample_shared), stream, *args) : 0;
+}

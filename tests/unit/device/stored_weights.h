@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/* Random weights in the formats of cuda_ops.h, and what they stand for. */
+#ifndef STORED_WEIGHTS_H
+#define STORED_WEIGHTS_H
+
+#include "op_unit.h"
+
+/* OCP OFP8: sign, four bits of exponent with bias 7, three of mantissa; 0x7f is NaN. */
+static inline double e4m3_value(uint8_t bits) {
+  int exponent = bits >> 3 & 15, mantissa = bits & 7;
+  double value = exponent ? ldexp(8 + mantissa, exponent - 10) : ldexp(mantissa, -9);
+  if ((bits & 0x7f) == 0x7f) return NAN;
+  return bits & 0x80 ? -value : value;
+}
+
+struct stored {
+  int dtype, format;
+  uint32_t n, k;
+  uint8_t *weight;
+  void *scales;
+};
+
+static inline void fill_stored(struct stored *s) {
+  size_t elements = (size_t)s->n * s->k, groups = elements / 32;
+  size_t bytes = s->format == TL_CUDA_W16 ? elements * 2 : s->format == TL_CUDA_WINT4 ? elements / 2 : elements;
+  s->weight = op_alloc(bytes);
+  for (size_t i = 0; i < bytes; i++) {
+    s->weight[i] = (uint8_t)unit_below(&op_random, 256);
+    if (s->format == TL_CUDA_WE4M3 && (s->weight[i] & 0x7f) == 0x7f) s->weight[i] = 0x7e;
+  }
+  s->scales = NULL;
+  if (s->format == TL_CUDA_W16) {
+    for (size_t i = 0; i < elements; i++) ((uint16_t *)(void *)s->weight)[i] = op_pack(s->dtype, op_number(1));
+  } else if (s->format == TL_CUDA_WE4M3) {
+    s->scales = op_floats(s->n, 0.01f);
+  } else {
+    s->scales = op_halves(TL_CUDA_F16, s->format == TL_CUDA_WINT4 ? groups * 2 : groups, 0.1f);
+  }
+}
+
+static inline void free_stored(struct stored *s) {
+  op_free(s->weight);
+  op_free(s->scales);
+}
+
+/* Element `at` of an output's row. */
+static inline double stored_value(const struct stored *s, size_t output, size_t at) {
+  static const unsigned nibble_of[8] = {0, 4, 1, 5, 2, 6, 3, 7}; /* of a word's eight elements */
+  size_t i = output * s->k + at, group = i / 32;
+  const uint16_t *halves = s->scales;
+  switch (s->format) {
+    case TL_CUDA_W16: return op_unpack(s->dtype, ((const uint16_t *)(const void *)s->weight)[i]);
+    case TL_CUDA_WE4M3: return e4m3_value(s->weight[i]) * (double)((const float *)s->scales)[output];
+    case TL_CUDA_WINT8: return (int8_t)s->weight[i] * (double)tl_f16_to_f32(halves[group]);
+    default: {
+      unsigned nibble = nibble_of[i % 8], q = s->weight[i / 8 * 4 + nibble / 2] >> nibble % 2 * 4 & 15;
+      return q * (double)tl_f16_to_f32(halves[2 * group]) - (double)tl_f16_to_f32(halves[2 * group + 1]);
+    }
+  }
+}
+
+#endif

@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: MIT */
+/* Paged attention on fibers, decode and prefill as one step has them, against
+ * softmax in double. Slots that no token has are NaN, so is what a table must not name. */
+#include "op_unit.h"
+
+#include "device/cuda/ops/cuda_plan.h"
+
+enum { MAX_SEQS = 8 };
+
+struct shape {
+  int dtype;
+  uint32_t n_heads, n_kv_heads, head_dim;
+  uint32_t n_blocks; /* thread blocks of decode */
+  uint32_t n_seqs;
+  uint32_t context[MAX_SEQS], rows[MAX_SEQS];
+};
+
+struct step {
+  const struct shape *s;
+  struct tl_step step;
+  uint32_t query_start[MAX_SEQS + 1];
+  uint32_t *tables;
+  uint16_t *q, *k, *v, *out;
+  size_t q_elements;
+};
+
+static void fill_step(struct step *t, const struct shape *s) {
+  uint32_t n_blocks = 3, longest = 1;
+  *t = (struct step){.s = s};
+  for (uint32_t i = 0; i < s->n_seqs; i++) {
+    t->query_start[i + 1] = t->query_start[i] + s->rows[i];
+    uint32_t blocks = (s->context[i] + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+    n_blocks += blocks;
+    longest = blocks > longest ? blocks : longest;
+  }
+  t->tables = op_poisoned((size_t)s->n_seqs * longest * sizeof *t->tables);
+  /* blocks in random order, 7 apart in a ring of their number */
+  uint32_t *order = op_alloc(n_blocks * sizeof *order), used = 0;
+  for (uint32_t i = 0; i < n_blocks; i++) order[i] = i;
+  for (uint32_t i = n_blocks - 1; i > 0; i--) {
+    uint32_t other = unit_below(&op_random, i + 1), swap = order[i];
+    order[i] = order[other];
+    order[other] = swap;
+  }
+  size_t block = (size_t)s->n_kv_heads * TL_BLOCK_TOKENS * s->head_dim;
+  t->k = op_poisoned(n_blocks * block * 2);
+  t->v = op_poisoned(n_blocks * block * 2);
+  for (uint32_t i = 0; i < s->n_seqs; i++)
+    for (uint32_t at = 0; at < s->context[i]; at++) {
+      uint32_t *entry = &t->tables[(size_t)i * longest + at / TL_BLOCK_TOKENS];
+      if (at % TL_BLOCK_TOKENS == 0) *entry = order[used++];
+      for (uint32_t h = 0; h < s->n_kv_heads; h++)
+        for (uint32_t d = 0; d < s->head_dim; d++) {
+          size_t place = *entry * block + ((size_t)h * TL_BLOCK_TOKENS + at % TL_BLOCK_TOKENS) * s->head_dim + d;
+          t->k[place] = op_pack(s->dtype, op_number(1));
+          t->v[place] = op_pack(s->dtype, op_number(1));
+        }
+    }
+  op_free(order);
+  t->q_elements = (size_t)t->query_start[s->n_seqs] * s->n_heads * s->head_dim;
+  t->q = op_halves(s->dtype, t->q_elements, 4);
+  t->out = op_poisoned(t->q_elements * 2);
+  t->step = (struct tl_step){.n_tokens = t->query_start[s->n_seqs], .n_seqs = s->n_seqs, .table_stride = longest,
+                             .query_start = t->query_start, .context_len = s->context, .block_tables = t->tables};
+}
+
+static void free_step(struct step *t) {
+  op_free(t->tables);
+  op_free(t->q);
+  op_free(t->k);
+  op_free(t->v);
+  op_free(t->out);
+}
+
+/* Out of row `row` of sequence seq, which sees n_keys. */
+static void check_head(const struct step *t, uint32_t seq, uint32_t row, uint32_t head, uint32_t n_keys, float scale) {
+  const struct shape *s = t->s;
+  uint32_t kv_head = head / (s->n_heads / s->n_kv_heads), dim = s->head_dim;
+  const uint32_t *table = t->tables + (size_t)seq * t->step.table_stride;
+  const uint16_t *q = t->q + ((size_t)row * s->n_heads + head) * dim, *out = t->out + (q - t->q);
+  double *weights = op_alloc(n_keys * sizeof *weights), max = -INFINITY, sum = 0, mean[TL_CUDA_MAX_HEAD_DIM] = {0};
+  for (uint32_t at = 0; at < n_keys; at++) {
+    size_t place = (((size_t)table[at / 16] * s->n_kv_heads + kv_head) * 16 + at % 16) * dim;
+    weights[at] = 0;
+    for (uint32_t d = 0; d < dim; d++)
+      weights[at] += (double)op_unpack(s->dtype, q[d]) * op_unpack(s->dtype, t->k[place + d]) * scale;
+    max = weights[at] > max ? weights[at] : max;
+  }
+  for (uint32_t at = 0; at < n_keys; at++) {
+    size_t place = (((size_t)table[at / 16] * s->n_kv_heads + kv_head) * 16 + at % 16) * dim;
+    double weight = exp(weights[at] - max);
+    sum += weight;
+    for (uint32_t d = 0; d < dim; d++) mean[d] += weight * op_unpack(s->dtype, t->v[place + d]);
+  }
+  for (uint32_t d = 0; d < dim; d++) op_assert_near(s->dtype, op_unpack(s->dtype, out[d]), mean[d] / sum, 0.5, 1.5);
+  op_free(weights);
+}
+
+static void run_decode(const struct step *t, const struct tl_cuda_attention *a) {
+  uint32_t max_items = tl_cuda_max_items(t->s->n_seqs, t->s->n_blocks, t->s->n_kv_heads);
+  struct tl_cuda_item *items = op_poisoned(max_items * sizeof *items);
+  struct tl_cuda_merge *merges = op_poisoned(t->s->n_seqs * sizeof *merges);
+  struct tl_cuda_counts *counts = op_poisoned(sizeof *counts);
+  tl_cuda_plan_decode(&t->step, t->s->n_blocks, t->s->n_kv_heads, items, merges, counts);
+  size_t partials = (size_t)max_items * a->n_heads;
+  struct tl_cuda_decode_args args = {.a = *a, .n_blocks = t->s->n_blocks, .max_merges = t->s->n_seqs, .counts = counts,
+                                     .items = items, .merges = merges,
+                                     .partial = op_poisoned(partials * a->head_dim * sizeof(float)),
+                                     .partial_scale = op_poisoned(partials * 2 * sizeof(float))};
+  assert_int_equal(op_run(tl_cuda_decode(&args, NULL)), 0);
+  op_free(items);
+  op_free(merges);
+  op_free(counts);
+  op_free(args.partial);
+  op_free(args.partial_scale);
+}
+
+static void check(const struct shape *s) {
+  struct step t;
+  fill_step(&t, s);
+  struct tl_cuda_attention a = {.dtype = s->dtype, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
+                                .head_dim = s->head_dim, .scale = 1 / sqrtf((float)s->head_dim), .q = t.q, .out = t.out,
+                                .k_cache = t.k, .v_cache = t.v, .block_tables = t.tables,
+                                .table_stride = t.step.table_stride};
+  run_decode(&t, &a);
+  struct tl_cuda_tile *tiles = op_poisoned(tl_cuda_max_tiles(t.step.n_tokens, s->n_seqs) * sizeof *tiles);
+  struct tl_cuda_prefill_args prefill = {.a = a, .n_tiles = tl_cuda_plan_prefill(&t.step, tiles), .tiles = tiles};
+  assert_int_equal(op_run(tl_cuda_prefill(&prefill, NULL)), 0);
+  for (uint32_t seq = 0; seq < s->n_seqs; seq++)
+    for (uint32_t i = 0; i < s->rows[seq]; i++)
+      for (uint32_t head = 0; head < s->n_heads; head++)
+        check_head(&t, seq, t.query_start[seq] + i, head, s->context[seq] - s->rows[seq] + i + 1, a.scale);
+  op_free(tiles);
+  free_step(&t);
+}
+
+static void test_decode(void **state) {
+  (void)state;
+  const struct shape shapes[] = {
+      {TL_CUDA_F16, 4, 1, 64, 3, 4, {1, 16, 17, 133}, {1, 1, 1, 1}},
+      {TL_CUDA_F16, 8, 2, 128, 16, 3, {700, 3, 64}, {1, 1, 1}},
+      {TL_CUDA_BF16, 8, 1, 128, 8, 2, {129, 65}, {1, 1}},
+      {TL_CUDA_F16, 3, 3, 64, 12, 2, {250, 80}, {1, 1}},
+      {TL_CUDA_F16, 16, 1, 128, 4, 2, {200, 15}, {1, 1}},  /* the wide tile */
+      {TL_CUDA_BF16, 24, 2, 64, 6, 2, {75, 31}, {1, 1}},   /* 12 heads a group */
+      {TL_CUDA_F16, 40, 2, 64, 5, 2, {90, 1}, {1, 1}},     /* 20: two tiles */
+      {TL_CUDA_F16, 7, 1, 128, 2, 1, {48}, {1}},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
+}
+
+static void test_prefill(void **state) {
+  (void)state;
+  const struct shape shapes[] = {
+      {TL_CUDA_F16, 4, 2, 64, 2, 3, {2, 64, 65}, {2, 64, 65}},
+      {TL_CUDA_F16, 2, 1, 128, 2, 2, {150, 33}, {150, 33}},
+      {TL_CUDA_BF16, 2, 2, 128, 2, 2, {17, 129}, {17, 100}},
+      {TL_CUDA_F16, 3, 1, 64, 2, 3, {200, 128, 300}, {3, 64, 70}}, /* prefixes in the cache */
+      {TL_CUDA_F16, 1, 1, 64, 2, 3, {70, 127, 140}, {8, 3, 14}},   /* the diagonal near a tile's edge */
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
+}
+
+static void test_both_in_a_step(void **state) {
+  (void)state;
+  const struct shape shapes[] = {
+      {TL_CUDA_F16, 4, 1, 64, 4, 5, {100, 40, 1, 77, 20}, {1, 40, 1, 5, 2}},
+      {TL_CUDA_BF16, 4, 2, 128, 9, 4, {50, 200, 66, 31}, {50, 1, 1, 31}},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
+}
+
+static void test_other_head_sizes(void **state) {
+  (void)state;
+  const uint32_t dims[] = {8, 80, 96, 256};
+  for (unsigned i = 0; i < UNIT_COUNT(dims); i++) {
+    const struct shape s = {op_dtypes[i % 2], 6, 2, dims[i], 5, 4, {40, 130, 9, 67}, {1, 1, 9, 3}};
+    check(&s);
+  }
+}
+
+/* Whatever a step may hold. */
+static void test_random_steps(void **state) {
+  (void)state;
+  for (int i = 0; i < 40 / UNIT_SLOWDOWN; i++) {
+    const uint32_t dims[] = {64, 128, 64, 48}, groups[] = {1, 2, 4, 5, 8, 9, 16};
+    struct shape s = {.dtype = op_dtypes[i % 2], .n_kv_heads = 1 + unit_below(&op_random, 3),
+                      .head_dim = dims[unit_below(&op_random, 4)], .n_seqs = 1 + unit_below(&op_random, 4)};
+    s.n_heads = s.n_kv_heads * groups[unit_below(&op_random, UNIT_COUNT(groups))];
+    s.n_blocks = s.n_kv_heads + unit_below(&op_random, 20);
+    for (uint32_t k = 0; k < s.n_seqs; k++) {
+      s.context[k] = 1 + unit_below(&op_random, 220);
+      s.rows[k] = unit_below(&op_random, 2) ? 1 : 1 + unit_below(&op_random, s.context[k] < 70 ? s.context[k] : 70);
+    }
+    check(&s);
+  }
+}
+
+/* The grid outlives the work: blocks without any, sequences without a merge. */
+static void test_no_work(void **state) {
+  (void)state;
+  struct tl_cuda_counts *none = op_copy(&(struct tl_cuda_counts){0, 0}, sizeof *none);
+  struct tl_cuda_decode_args args = {.a = {.n_heads = 2, .n_kv_heads = 1, .head_dim = 64}, .n_blocks = 3, .max_merges = 4,
+                                     .counts = none};
+  assert_int_equal(op_run(tl_cuda_decode(&args, NULL)), 0);
+  args.a.head_dim = 72;
+  assert_int_equal(op_run(tl_cuda_decode(&args, NULL)), 0);
+  struct tl_cuda_prefill_args prefill = {.a = args.a, .n_tiles = 0};
+  assert_int_equal(op_run(tl_cuda_prefill(&prefill, NULL)), 0);
+  op_free(none);
+}
+
+static void test_refused_shapes(void **state) {
+  (void)state;
+  const struct tl_cuda_attention bad[] = {
+      {.n_heads = 3, .n_kv_heads = 2, .head_dim = 64},
+      {.n_heads = 2, .n_kv_heads = 0, .head_dim = 64},
+      {.n_heads = 2, .n_kv_heads = 1, .head_dim = 60},
+      {.n_heads = 2, .n_kv_heads = 1, .head_dim = 264},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(bad); i++) {
+    assert_int_equal(tl_cuda_decode(&(struct tl_cuda_decode_args){.a = bad[i], .n_blocks = 1, .max_merges = 1}, NULL), 1);
+    assert_int_equal(tl_cuda_prefill(&(struct tl_cuda_prefill_args){.a = bad[i], .n_tiles = 1}, NULL), 1);
+  }
+}
+
+/* --- the plan ---------------------------------------------------------------------------------- */
+
+static void check_plan(uint32_t n_seqs, const uint32_t *context, const uint32_t *rows, uint32_t n_blocks,
+                       uint32_t n_kv_heads) {
+  uint32_t start[64 + 1] = {0}, items_of[64] = {0}, max_items = tl_cuda_max_items(n_seqs, n_blocks, n_kv_heads);
+  for (uint32_t i = 0; i < n_seqs; i++) start[i + 1] = start[i] + rows[i];
+  struct tl_step step = {.n_tokens = start[n_seqs], .n_seqs = n_seqs, .query_start = start, .context_len = context};
+  struct tl_cuda_item *items = op_poisoned(max_items * sizeof *items);
+  struct tl_cuda_merge *merges = op_poisoned(n_seqs * sizeof *merges);
+  struct tl_cuda_counts counts;
+  tl_cuda_plan_decode(&step, n_blocks, n_kv_heads, items, merges, &counts);
+  assert_true(counts.n_items <= max_items);
+  uint64_t total = 0, longest = 0, expected = 0, covered[64] = {0};
+  for (uint32_t i = 0; i < counts.n_items; i++) {
+    const struct tl_cuda_item *item = &items[i];
+    assert_int_equal(item->row, start[item->seq]);
+    assert_int_equal(item->first, covered[item->seq]);
+    assert_int_equal(item->first % TL_CUDA_CHUNK_TOKENS, 0);
+    assert_true(item->count > 0);
+    assert_int_equal(item->split, item->count != context[item->seq]);
+    covered[item->seq] += item->count;
+    items_of[item->seq]++;
+    longest = item->count > longest ? item->count : longest;
+  }
+  uint32_t n_merges = 0;
+  for (uint32_t s = 0; s < n_seqs; s++) {
+    assert_int_equal(covered[s], rows[s] == 1 ? context[s] : 0);
+    total += covered[s];
+    if (items_of[s] < 2) continue;
+    const struct tl_cuda_merge *m = &merges[n_merges++];
+    assert_int_equal(m->row, start[s]);
+    assert_int_equal(m->n_items, items_of[s]);
+    assert_int_equal(items[m->first_item].seq, s);
+  }
+  assert_int_equal(n_merges, counts.n_merges);
+  /* no item is longer than an equal share, but for rounding */
+  expected = (total * n_kv_heads + n_blocks - 1) / n_blocks + TL_CUDA_CHUNK_TOKENS - 1;
+  assert_true(counts.n_items == 0 || longest <= (expected > TL_CUDA_CHUNK_TOKENS ? expected : TL_CUDA_CHUNK_TOKENS));
+  op_free(items);
+  op_free(merges);
+}
+
+static void test_plan(void **state) {
+  (void)state;
+  for (int i = 0; i < 3000; i++) {
+    uint32_t n = unit_below(&op_random, 64), context[64], rows[64], n_kv_heads = 1 + unit_below(&op_random, 16);
+    uint32_t range = 1u << unit_below(&op_random, 18);
+    for (uint32_t k = 0; k < n; k++) {
+      context[k] = 1 + unit_below(&op_random, range);
+      rows[k] = unit_below(&op_random, 4) ? 1 : 1 + unit_below(&op_random, context[k]);
+    }
+    check_plan(n, context, rows, n_kv_heads + unit_below(&op_random, 300), n_kv_heads);
+  }
+  /* one long context is spread over all thread blocks */
+  const uint32_t context = 1 << 17, row = 1, start[] = {0, 1};
+  struct tl_step step = {.n_tokens = 1, .n_seqs = 1, .query_start = start, .context_len = &context};
+  struct tl_cuda_item items[40];
+  struct tl_cuda_merge merge;
+  struct tl_cuda_counts counts;
+  tl_cuda_plan_decode(&step, 264, 8, items, &merge, &counts);
+  assert_in_range(counts.n_items, 31, 33);
+  check_plan(1, &context, &row, 264, 8);
+}
+
+static void test_tiles(void **state) {
+  (void)state;
+  for (int i = 0; i < 1000; i++) {
+    uint32_t n = unit_below(&op_random, 20), context[20], start[21] = {0}, seen[20] = {0};
+    for (uint32_t k = 0; k < n; k++) {
+      context[k] = 1 + unit_below(&op_random, 300);
+      start[k + 1] = start[k] + 1 + unit_below(&op_random, context[k]);
+    }
+    struct tl_step step = {.n_tokens = start[n], .n_seqs = n, .query_start = start, .context_len = context};
+    uint32_t max = tl_cuda_max_tiles(start[n], n);
+    struct tl_cuda_tile *tiles = op_poisoned(max * sizeof *tiles);
+    uint32_t n_tiles = tl_cuda_plan_prefill(&step, tiles);
+    assert_true(n_tiles <= max);
+    for (uint32_t k = 0; k < n_tiles; k++) {
+      const struct tl_cuda_tile *t = &tiles[k];
+      uint32_t rows = start[t->seq + 1] - start[t->seq];
+      assert_true(rows > 1 && t->n_rows > 0 && t->n_rows <= TL_CUDA_TILE_ROWS);
+      assert_int_equal((t->row - start[t->seq]) % TL_CUDA_TILE_ROWS, 0);
+      assert_int_equal(t->position, context[t->seq] - rows + t->row - start[t->seq]);
+      seen[t->seq] += t->n_rows;
+      assert_true(t->row + t->n_rows <= start[t->seq + 1]);
+    }
+    for (uint32_t k = 0; k < n; k++) assert_int_equal(seen[k], start[k + 1] - start[k] > 1 ? start[k + 1] - start[k] : 0);
+    op_free(tiles);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_decode),           cmocka_unit_test(test_prefill), cmocka_unit_test(test_both_in_a_step),
+      cmocka_unit_test(test_other_head_sizes), cmocka_unit_test(test_no_work), cmocka_unit_test(test_refused_shapes),
+      cmocka_unit_test(test_random_steps),
+      cmocka_unit_test(test_plan),             cmocka_unit_test(test_tiles),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

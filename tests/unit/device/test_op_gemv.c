@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+/* Products of few rows on fibers, in each format, against sums in double. */
+#include "stored_weights.h"
+
+struct product {
+  int dtype, format;
+  uint32_t m, n, k;
+  bool bias, float_out;
+};
+
+static void check(const struct product *p) {
+  struct stored w = {.dtype = p->dtype, .format = p->format, .n = p->n, .k = p->k};
+  fill_stored(&w);
+  uint16_t *x = op_halves(p->dtype, (size_t)p->m * p->k, 1);
+  float *bias = op_floats(p->n, 3);
+  uint32_t ldo = p->n + 3;
+  size_t size = p->float_out ? 4 : 2, bytes = (size_t)p->m * ldo * size;
+  uint8_t *out = op_poisoned(bytes);
+  struct tl_cuda_gemv_args a = {.dtype = p->dtype, .format = p->format, .m = p->m, .n = p->n, .k = p->k, .x = x,
+                                .weight = w.weight, .scales = w.scales, .bias = p->bias ? bias : NULL,
+                                .float_out = p->float_out, .out = out, .ldo = ldo};
+  assert_int_equal(op_run(tl_cuda_gemv(&a, NULL)), 0);
+  for (uint32_t row = 0; row < p->m; row++)
+    for (uint32_t output = 0; output < ldo; output++) {
+      size_t place = (size_t)row * ldo + output;
+      uint32_t bits = p->float_out ? ((uint32_t *)(void *)out)[place] : ((uint16_t *)(void *)out)[place];
+      if (output >= p->n) {
+        assert_int_equal(bits, p->float_out ? UINT32_MAX : UINT16_MAX);
+        continue;
+      }
+      double sum = p->bias ? bias[output] : 0, size_of_terms = 0;
+      for (uint32_t k = 0; k < p->k; k++) {
+        double term = stored_value(&w, output, k) * op_unpack(p->dtype, x[(size_t)row * p->k + k]);
+        sum += term;
+        size_of_terms += term * term;
+      }
+      float got = p->float_out ? ((float *)(void *)out)[place] : op_unpack(p->dtype, (uint16_t)bits);
+      /* scaled integers are rounded to the type, which errs as a random walk; the result once more */
+      bool exact = p->format == TL_CUDA_W16 || p->format == TL_CUDA_WE4M3;
+      double error = p->float_out ? 1e-5 : (double)op_epsilon(p->dtype) * fabs(sum) + 1e-5;
+      error += exact ? 2e-6 * sqrt(size_of_terms) : 6 * (double)op_epsilon(p->dtype) * sqrt(size_of_terms);
+      if (!(fabs(got - sum) <= error)) fail_msg("row %u, output %u: %.9g, not %.9g", row, output, (double)got, sum);
+    }
+  free_stored(&w);
+  op_free(x);
+  op_free(bias);
+  op_free(out);
+}
+
+static void test_16_bits(void **state) {
+  (void)state;
+  for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
+    int d = op_dtypes[t];
+    const struct product products[] = {
+        {d, TL_CUDA_W16, 1, 40, 1096, false, false}, {d, TL_CUDA_W16, 3, 7, 8, true, false},
+        {d, TL_CUDA_W16, 8, 33, 2048, true, true},   {d, TL_CUDA_W16, 9, 16, 1032, false, true},
+        {d, TL_CUDA_W16, 16, 50, 264, true, false},
+    };
+    for (unsigned i = 0; i < UNIT_COUNT(products); i++) check(&products[i]);
+  }
+}
+
+static void test_e4m3(void **state) {
+  (void)state;
+  for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
+    int d = op_dtypes[t];
+    const struct product products[] = {{d, TL_CUDA_WE4M3, 1, 20, 2064, false, true},
+                                       {d, TL_CUDA_WE4M3, 5, 17, 144, true, false},
+                                       {d, TL_CUDA_WE4M3, 12, 30, 16, false, true}};
+    for (unsigned i = 0; i < UNIT_COUNT(products); i++) check(&products[i]);
+  }
+}
+
+/* Each of the 256, subnormals and signs too: x picks one of k. */
+static void test_e4m3_values(void **state) {
+  (void)state;
+  for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
+    uint16_t x[256] = {0}, *aligned_x;
+    uint8_t weight[256];
+    float *one = op_floats(1, 1), *out = op_poisoned(sizeof *out);
+    *one = 1;
+    for (unsigned i = 0; i < 256; i++) weight[i] = (i & 0x7f) == 0x7f ? 0 : (uint8_t)i;
+    for (unsigned i = 0; i < 256; i++) {
+      if ((i & 0x7f) == 0x7f) continue;
+      x[i] = op_pack(op_dtypes[t], 1);
+      aligned_x = op_copy(x, sizeof x);
+      uint8_t *aligned_weight = op_copy(weight, sizeof weight);
+      struct tl_cuda_gemv_args a = {.dtype = op_dtypes[t], .format = TL_CUDA_WE4M3, .m = 1, .n = 1, .k = 256,
+                                    .x = aligned_x, .weight = aligned_weight, .scales = one, .float_out = 1,
+                                    .out = out, .ldo = 1};
+      assert_int_equal(op_run(tl_cuda_gemv(&a, NULL)), 0);
+      if ((double)*out != e4m3_value((uint8_t)i)) fail_msg("0x%02x is %.9g", i, (double)*out);
+      x[i] = 0;
+      op_free(aligned_x);
+      op_free(aligned_weight);
+    }
+    op_free(one);
+    op_free(out);
+  }
+}
+
+static void test_integers(void **state) {
+  (void)state;
+  for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
+    int d = op_dtypes[t];
+    const struct product products[] = {
+        {d, TL_CUDA_WINT8, 1, 20, 2080, false, true}, {d, TL_CUDA_WINT8, 7, 33, 96, true, false},
+        {d, TL_CUDA_WINT8, 16, 16, 32, false, true},  {d, TL_CUDA_WINT4, 1, 20, 4128, false, true},
+        {d, TL_CUDA_WINT4, 4, 5, 160, true, false},   {d, TL_CUDA_WINT4, 11, 48, 32, false, true},
+    };
+    for (unsigned i = 0; i < UNIT_COUNT(products); i++) check(&products[i]);
+  }
+}
+
+static void test_refused_shapes(void **state) {
+  (void)state;
+  const struct tl_cuda_gemv_args bad[] = {
+      {.m = 17, .n = 1, .k = 8, .ldo = 1},
+      {.m = 1, .n = 2, .k = 8, .ldo = 1},
+      {.m = 1, .n = 1, .k = 12, .ldo = 1},
+      {.m = 1, .n = 1, .k = 24, .ldo = 1, .format = TL_CUDA_WE4M3},
+      {.m = 1, .n = 1, .k = 48, .ldo = 1, .format = TL_CUDA_WINT8},
+      {.m = 1, .n = 1, .k = 48, .ldo = 1, .format = TL_CUDA_WINT4},
+      {.m = 1, .n = 1, .k = 64, .ldo = 1, .format = TL_CUDA_WINT4 + 1},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(bad); i++) assert_int_equal(tl_cuda_gemv(&bad[i], NULL), 1);
+  assert_int_equal(tl_cuda_gemv(&(struct tl_cuda_gemv_args){.m = 0, .n = 1, .k = 8, .ldo = 1}, NULL), 0);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_16_bits),  cmocka_unit_test(test_e4m3),           cmocka_unit_test(test_e4m3_values),
+      cmocka_unit_test(test_integers), cmocka_unit_test(test_refused_shapes),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

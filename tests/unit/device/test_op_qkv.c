@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+/* Bias, head norm, rotation, cache: the kernel on fibers against the formulas. */
+#include "op_unit.h"
+
+enum { BLOCKS = 5, CONTEXT = 40 };
+
+struct shape {
+  int dtype;
+  uint32_t n_heads, n_kv_heads, head_dim;
+  bool bias, norm;
+};
+
+/* One head after bias, norm and rotation, in double. */
+static void expect(const struct tl_cuda_qkv_args *a, uint32_t row, uint32_t head, double *ret) {
+  uint32_t heads = a->n_heads + 2 * a->n_kv_heads, dim = a->head_dim, half = dim / 2;
+  const uint16_t *in = (const uint16_t *)a->qkv + ((size_t)row * heads + head) * dim;
+  const float *norm = head < a->n_heads ? a->q_norm : head < a->n_heads + a->n_kv_heads ? a->k_norm : NULL;
+  double sum = 0;
+  for (uint32_t i = 0; i < dim; i++) {
+    ret[i] = (double)op_unpack(a->dtype, in[i]) + (a->bias ? a->bias[head * dim + i] : 0);
+    sum += ret[i] * ret[i];
+  }
+  for (uint32_t i = 0; norm && i < dim; i++) ret[i] *= norm[i] / sqrt(sum / dim + a->eps);
+  const float *angles = a->rope + (size_t)a->positions[row] * dim;
+  for (uint32_t i = 0; head < a->n_heads + a->n_kv_heads && i < half; i++) {
+    double x = ret[i], y = ret[half + i];
+    ret[i] = x * angles[i] - y * angles[half + i];
+    ret[half + i] = y * angles[i] + x * angles[half + i];
+  }
+}
+
+static void compare(const struct tl_cuda_qkv_args *a, const uint16_t *got, uint32_t row, uint32_t head) {
+  double want[TL_CUDA_MAX_HEAD_DIM];
+  expect(a, row, head, want);
+  for (uint32_t i = 0; i < a->head_dim; i++) op_assert_near(a->dtype, op_unpack(a->dtype, got[i]), want[i], 0.01, 1.5);
+}
+
+static void check(const struct shape *s) {
+  enum { N = 4 };
+  const uint32_t positions[N] = {0, 39, 17, 0}, slots[N] = {33, 79, 0, TL_CUDA_NO_SLOT};
+  uint32_t heads = s->n_heads + 2 * s->n_kv_heads, dim = s->head_dim;
+  size_t cache_bytes = (size_t)BLOCKS * s->n_kv_heads * TL_BLOCK_TOKENS * dim * 2;
+  uint16_t *qkv = op_halves(s->dtype, (size_t)N * heads * dim, 2);
+  float *bias = op_floats(heads * dim, 1), *norms = op_floats(2 * dim, 1), *rope = op_floats(CONTEXT * dim, 1);
+  uint16_t *q = op_poisoned((size_t)N * s->n_heads * dim * 2), *k = op_poisoned(cache_bytes), *v = op_poisoned(cache_bytes);
+  struct tl_cuda_qkv_args a = {.dtype = s->dtype, .n = N, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
+                               .head_dim = dim, .qkv = qkv, .bias = s->bias ? bias : NULL,
+                               .q_norm = s->norm ? norms : NULL, .k_norm = s->norm ? norms + dim : NULL, .eps = 1e-6f,
+                               .rope = rope, .positions = op_copy(positions, sizeof positions),
+                               .slots = op_copy(slots, sizeof slots), .q = q, .k_cache = k, .v_cache = v};
+  assert_int_equal(op_run(tl_cuda_qkv(&a, NULL)), 0);
+  size_t written = 0;
+  for (uint32_t row = 0; row < N; row++) {
+    for (uint32_t h = 0; h < s->n_heads; h++) compare(&a, q + ((size_t)row * s->n_heads + h) * dim, row, h);
+    if (slots[row] == TL_CUDA_NO_SLOT) continue;
+    for (uint32_t h = 0; h < s->n_kv_heads; h++, written += dim) {
+      size_t at = (((size_t)slots[row] / 16 * s->n_kv_heads + h) * 16 + slots[row] % 16) * dim;
+      compare(&a, k + at, row, s->n_heads + h);
+      compare(&a, v + at, row, s->n_heads + s->n_kv_heads + h);
+    }
+  }
+  /* nothing else was touched */
+  size_t changed[2] = {0, 0};
+  for (size_t i = 0; i < cache_bytes / 2; i++) {
+    changed[0] += k[i] != 0xffff;
+    changed[1] += v[i] != 0xffff;
+  }
+  assert_int_equal(changed[0], written);
+  assert_int_equal(changed[1], written);
+  op_free((void *)a.positions);
+  op_free((void *)a.slots);
+  op_free(qkv);
+  op_free(bias);
+  op_free(norms);
+  op_free(rope);
+  op_free(q);
+  op_free(k);
+  op_free(v);
+}
+
+static void test_shapes(void **state) {
+  (void)state;
+  const struct shape shapes[] = {
+      {TL_CUDA_BF16, 4, 1, 64, false, false}, {TL_CUDA_F16, 8, 2, 128, true, false},
+      {TL_CUDA_BF16, 2, 2, 128, true, true},  {TL_CUDA_F16, 3, 1, 8, true, true},
+      {TL_CUDA_BF16, 5, 5, 80, false, true},  {TL_CUDA_F16, 2, 1, 256, true, true},
+      {TL_CUDA_BF16, 1, 1, 136, false, true},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
+}
+
+static void test_refused_shapes(void **state) {
+  (void)state;
+  assert_int_equal(tl_cuda_qkv(&(struct tl_cuda_qkv_args){.n = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 60}, NULL), 1);
+  assert_int_equal(tl_cuda_qkv(&(struct tl_cuda_qkv_args){.n = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 264}, NULL), 1);
+  assert_int_equal(tl_cuda_qkv(&(struct tl_cuda_qkv_args){.n = 0, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64}, NULL), 0);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_refused_shapes)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

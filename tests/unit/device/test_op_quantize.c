@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT */
+/* Stored formats to 16 bits and rows to E4M3, by the kernels. */
+#include "device/cuda/ops/cuda_e4m3.h"
+#include "stored_weights.h"
+
+/* The nearest of all 254 numbers, the even one of two. */
+static uint8_t nearest_e4m3(float value) {
+  uint8_t best = 0;
+  double error = INFINITY;
+  for (unsigned bits = 0; bits < 0x7f; bits++) {
+    double e = fabs(fabs((double)value) - e4m3_value((uint8_t)bits));
+    if (e > error || (e == error && bits % 2)) continue;
+    best = (uint8_t)bits;
+    error = e;
+  }
+  return (uint8_t)(best | (signbit(value) ? 0x80 : 0));
+}
+
+static void test_to_e4m3(void **state) {
+  (void)state;
+  for (unsigned bits = 0; bits < 256; bits++)
+    if ((bits & 0x7f) != 0x7f) assert_int_equal(tl_cuda_to_e4m3((float)e4m3_value((uint8_t)bits)), bits);
+  for (int i = 0; i < 20000; i++) {
+    float value = ldexpf(op_number(1), (int)unit_below(&op_random, 24) - 14);
+    assert_int_equal(tl_cuda_to_e4m3(value), nearest_e4m3(value));
+  }
+  /* halfway: to the even one */
+  for (unsigned bits = 0; bits < 0x7e; bits++) {
+    float middle = (float)((e4m3_value((uint8_t)bits) + e4m3_value((uint8_t)(bits + 1))) / 2);
+    assert_int_equal(tl_cuda_to_e4m3(middle), bits + bits % 2);
+    assert_int_equal(tl_cuda_to_e4m3(-middle), (bits + bits % 2) | 0x80);
+  }
+  assert_int_equal(tl_cuda_to_e4m3(1e30f), 0x7e);
+  assert_int_equal(tl_cuda_to_e4m3(-INFINITY), 0xfe);
+  assert_int_equal(tl_cuda_to_e4m3(NAN), 0x7f);
+}
+
+static void check_quantize(int dtype, uint32_t n, uint32_t k) {
+  uint16_t *x = op_halves(dtype, (size_t)n * k, 3);
+  uint8_t *out = op_poisoned((size_t)n * k);
+  float *scales = op_poisoned(n * sizeof *scales);
+  for (uint32_t i = 0; n > 1 && i < k; i++) x[k + i] = 0; /* row 1 */
+  if (n > 2) x[2 * k + k - 1] = op_pack(dtype, NAN);
+  struct tl_cuda_quantize_args a = {.dtype = dtype, .n = n, .k = k, .x = x, .out = out, .scales = scales};
+  assert_int_equal(op_run(tl_cuda_quantize(&a, NULL)), 0);
+  for (uint32_t row = 0; row < n; row++) {
+    float most = 0;
+    for (uint32_t i = 0; i < k; i++) most = fmaxf(most, fabsf(op_unpack(dtype, x[row * k + i])));
+    if (row == 2) {
+      assert_true(isnan(scales[row]));
+      continue;
+    }
+    assert_true(fabsf(scales[row] - (row == 1 ? 1 : most / 448)) <= 1e-6f * scales[row]);
+    for (uint32_t i = 0; i < k; i++) {
+      double want = op_unpack(dtype, x[row * k + i]) / (double)scales[row], got = e4m3_value(out[row * k + i]);
+      assert_true(fabs(got - want) <= fmax(fabs(want) / 16, 0x1p-10) * 1.0001);
+    }
+  }
+  op_free(x);
+  op_free(out);
+  op_free(scales);
+}
+
+static void test_quantize(void **state) {
+  (void)state;
+  for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
+    check_quantize(op_dtypes[t], 1, 16);
+    check_quantize(op_dtypes[t], 3, 4112);
+    check_quantize(op_dtypes[t], 2, 2048);
+  }
+}
+
+static void test_dequantize(void **state) {
+  (void)state;
+  const int formats[] = {TL_CUDA_WE4M3, TL_CUDA_WINT8, TL_CUDA_WINT4};
+  for (unsigned t = 0; t < UNIT_COUNT(op_dtypes) * UNIT_COUNT(formats); t++) {
+    int dtype = op_dtypes[t % 2];
+    struct stored w = {.dtype = dtype, .format = formats[t / 2], .n = 5, .k = 2080};
+    fill_stored(&w);
+    uint16_t *out = op_poisoned((size_t)w.n * w.k * 2);
+    struct tl_cuda_dequantize_args a = {.dtype = dtype, .format = w.format, .n = w.n, .k = w.k, .weight = w.weight,
+                                        .scales = w.scales, .out = out};
+    assert_int_equal(op_run(tl_cuda_dequantize(&a, NULL)), 0);
+    for (uint32_t row = 0; row < w.n; row++)
+      for (uint32_t i = 0; i < w.k; i++) {
+        /* of int4 scale and minimum are rounded to the type as well; below 1e-4 F16 is subnormal */
+        bool int4 = w.format == TL_CUDA_WINT4;
+        op_assert_near(dtype, op_unpack(dtype, out[row * w.k + i]), stored_value(&w, row, i), int4 ? 1.6 : 1e-4,
+                       int4 ? 2.1 : 1.01);
+      }
+    op_free(out);
+    free_stored(&w);
+  }
+}
+
+static void test_refused_shapes(void **state) {
+  (void)state;
+  assert_int_equal(tl_cuda_quantize(&(struct tl_cuda_quantize_args){.n = 1, .k = 24}, NULL), 1);
+  assert_int_equal(tl_cuda_dequantize(&(struct tl_cuda_dequantize_args){.n = 1, .k = 32, .format = TL_CUDA_W16}, NULL), 1);
+  assert_int_equal(tl_cuda_dequantize(&(struct tl_cuda_dequantize_args){.n = 1, .k = 48, .format = TL_CUDA_WINT4}, NULL), 1);
+  assert_int_equal(tl_cuda_dequantize(&(struct tl_cuda_dequantize_args){.n = 0, .k = 32, .format = TL_CUDA_WINT8}, NULL), 0);
+  assert_int_equal(tl_cuda_quantize(&(struct tl_cuda_quantize_args){.n = 0, .k = 32}, NULL), 0);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_to_e4m3),    cmocka_unit_test(test_quantize),
+      cmocka_unit_test(test_dequantize), cmocka_unit_test(test_refused_shapes),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
