@@ -25,6 +25,25 @@ enum tl_op_kind {
   TL_OP_GATED_UP, /* m = silu(h W0^T + b0) * (h W1^T + b1) */
   TL_OP_MLP_DOWN, /* x += m W^T + b; weight[0], bias[0] */
   TL_OP_LOGITS,   /* on the rows wanted: logits = h W^T; weight[0] (vocab, dim) */
+  TL_OP_COPY,     /* h = x: in place of a norm where there is none */
+  TL_OP_QK_NORM,  /* each head of q and k: / its rms * weight[0] and weight[1] (head_dim) */
+  TL_OP_NORM_ADD, /* x += h / rms(h, eps) * weight[0] */
+};
+
+/* What a record does other than its kind says. A backend has to refuse a record with one that it
+ * does not know; without any, the fields behind `eps` mean nothing. */
+enum tl_op_feature {
+  TL_F_LAYER_NORM = 1 << 0,  /* RMSNORM: (x - mean) / deviation * weight[0] + bias[0] */
+  TL_F_PLUS_ONE = 1 << 1,    /* norms: weight + 1 in place of weight */
+  TL_F_WHOLE_ROW = 1 << 2,   /* QK_NORM: one rms over all heads of q, one over those of k */
+  TL_F_INTERLEAVED = 1 << 3, /* ROPE: pairs are (2 i, 2 i + 1) */
+  TL_F_PARTIAL = 1 << 4,     /* ROPE: only the first tl_model.n_rotated dimensions of a head */
+  TL_F_LOCAL = 1 << 5,       /* ROPE: by inv_freq_local */
+  TL_F_GELU_TANH = 1 << 6,   /* GATED_UP: gelu by tanh in place of silu */
+  TL_F_TO_H = 1 << 7,        /* ATTN_OUT, MLP_DOWN: h = in place of x += */
+  TL_F_FACTOR = 1 << 8,      /* EMBED, LOGITS, and what is added to x: times factor; ROPE: cos and sin */
+  TL_F_SOFTCAP = 1 << 9,     /* ATTEND's scores, LOGITS: v = softcap * tanh(v / softcap) */
+  TL_F_WINDOW = 1 << 10,     /* ATTEND: only the last `window` positions, its own among them */
 };
 
 #define TL_OP_INPUTS 3
@@ -35,7 +54,10 @@ struct tl_op {
   int32_t weight[TL_OP_INPUTS];  /* index into tl_model.tensors, -1: none */
   int32_t bias[TL_OP_INPUTS];    /* likewise */
   float scale;                   /* ATTEND: score factor */
-  float eps;                     /* RMSNORM */
+  float eps;                     /* norms */
+  uint32_t features;             /* of enum tl_op_feature */
+  float factor, softcap;
+  uint32_t window;
 };
 
 #define TL_MAX_EOS 16
@@ -52,7 +74,9 @@ struct tl_model {
   uint32_t max_context;        /* max_position_embeddings */
   enum tl_dtype weight_dtype;  /* of most weights */
   enum tl_dtype dtype;         /* the same if those are floats, else F16: what keys and values are kept in */
-  const float *inv_freq;       /* (head_dim / 2) rope angles per position, scaling applied */
+  uint32_t n_rotated;          /* dimensions of a head that are rotated: head_dim, unless ROPE has TL_F_PARTIAL */
+  const float *inv_freq;       /* (n_rotated / 2) rope angles per position, scaling applied */
+  const float *inv_freq_local; /* likewise, for ROPE with TL_F_LOCAL; NULL: none has it */
   const struct tl_tensor *tensors;
   uint32_t n_tensors;
   const struct tl_op *plan;
@@ -76,6 +100,9 @@ int tl_model_load_config(const char *path, struct tl_model **ret, struct tl_erro
  * them; those whose rows are not whole blocks become Q8_0 or stay, the output's becomes Q8_0.
  * Boot, before a device loads the model. */
 int tl_model_quantize(struct tl_model *model, const char *format, struct tl_error *err);
+/* The i-th architecture that is known: what config.json calls it, and its short name; false: there are
+ * not so many. *ret_gguf: GGUF files of it are read too. Any thread. */
+bool tl_model_supported(uint32_t i, const char **ret_class, const char **ret_name, bool *ret_gguf);
 /* TL_EIO when a file became shorter while it was read: where it ended, zeros were read. To be
  * asked when the weights are copied, before the files are released. */
 int tl_model_check_files(const struct tl_model *model, struct tl_error *err);

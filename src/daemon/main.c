@@ -8,6 +8,7 @@
 #include "tokenlane/base/thread.h"
 #include "tokenlane/device.h"
 #include "tokenlane/log.h"
+#include "tokenlane/model.h"
 
 static const char usage[] =
     "usage: tokenlane COMMAND [--config FILE] [--KEY VALUE]...\n"
@@ -16,6 +17,7 @@ static const char usage[] =
     "  check-config  read the configuration, say what is wrong with it\n"
     "  keys          print all configuration keys\n"
     "  tokenize      MODEL [--ids | --pieces | --decode] [--no-special]: standard input to ids, or back\n"
+    "  models        --supported: the architectures that are known\n"
     "  version       print the version\n"
     "\n"
     "Every key of the configuration file is an option too, and wins over the file:\n"
@@ -113,6 +115,20 @@ static int print_keys(void) {
   return 0;
 }
 
+/* A table for README.md. */
+static int print_supported(int argc, char **argv) {
+  if (argc != 1 || strcmp(argv[0], "--supported") != 0) {
+    fputs("tokenlane: models: expected --supported\n", stderr);
+    return 2;
+  }
+  const char *class_name, *name;
+  bool gguf;
+  puts("| architecture | name | files |\n|---|---|---|");
+  for (uint32_t i = 0; tl_model_supported(i, &class_name, &name, &gguf); i++)
+    printf("| %s | %s | safetensors%s |\n", class_name, name, gguf ? ", GGUF" : "");
+  return 0;
+}
+
 static int with_config(const char *command, const struct command_line *line) {
   struct tl_error err = {0};
   struct tl_config config;
@@ -132,6 +148,7 @@ int main(int argc, char **argv) {
     return with_config(command, &(struct command_line){argc - 2, argv + 2});
   if (strcmp(command, "device") == 0) return tl_device_host(); /* the daemon's own, see isolation */
   if (strcmp(command, "keys") == 0) return print_keys();
+  if (strcmp(command, "models") == 0) return print_supported(argc - 2, argv + 2);
   if (strcmp(command, "tokenize") == 0) return tokenize_command(argc - 2, argv + 2);
   if (strcmp(command, "version") == 0 || strcmp(command, "--version") == 0) return puts("tokenlane " TL_VERSION) < 0;
   bool asked = strcmp(command, "help") == 0 || strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0;

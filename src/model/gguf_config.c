@@ -11,6 +11,12 @@ static const struct {
   bool paired_rows; /* of Q and K, see tl_tensor.head_rows */
 } architectures[] = {{"llama", "LlamaForCausalLM", true}};
 
+bool gguf_knows_class(const char *class_name) {
+  for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++)
+    if (strcmp(architectures[i].class_name, class_name) == 0) return true;
+  return false;
+}
+
 enum { WHOLE, NUMBER };
 
 struct row {
@@ -122,8 +128,8 @@ static int check_rest(const struct tl_gguf *g, const char *architecture, struct 
 int gguf_read_config(const struct tl_gguf *g, struct hf_config *c, bool *ret_paired_rows, struct tl_error *err) {
   const char *text = "";
   size_t length = 0, which = 0, n = sizeof architectures / sizeof *architectures;
-  *c = (struct hf_config){.rms_norm_eps = 1e-6, .rope_theta = 10000, .rope_factor = 1, .low_freq_factor = 1,
-                          .high_freq_factor = 4, .defaults = {-1, -1, -1, -1, -1}};
+  hf_config_defaults(c);
+  c->defaults = (struct tl_generation_defaults){-1, -1, -1, -1, -1};
   tl_gguf_text(g, "general.architecture", &text, &length);
   while (which < n && (strlen(architectures[which].name) != length || memcmp(architectures[which].name, text, length) != 0))
     which++;

@@ -25,10 +25,10 @@ static const struct key keys[] = {
     {"hidden_act", TEXT(hidden_act), false},
     {"hidden_size", KIND_INTEGER, AT(hidden_size), 0, 1, MODEL_MAX_DIM, true},
     {"intermediate_size", KIND_INTEGER, AT(intermediate_size), 0, 1, MODEL_MAX_DIM, true},
-    {"num_hidden_layers", KIND_INTEGER, AT(num_hidden_layers), 0, 1, 1000, true},
+    {"num_hidden_layers", KIND_INTEGER, AT(num_hidden_layers), 0, 1, MODEL_MAX_LAYERS, true},
     {"num_attention_heads", KIND_INTEGER, AT(num_attention_heads), 0, 1, 4096, true},
     {"num_key_value_heads", KIND_INTEGER, AT(num_key_value_heads), 0, 1, 4096, false},
-    {"head_dim", KIND_INTEGER, AT(head_dim), 0, 2, 4096, false},
+    {"head_dim", KIND_INTEGER, AT(head_dim), 0, 2, MODEL_MAX_HEAD_DIM, false},
     {"vocab_size", KIND_INTEGER, AT(vocab_size), 0, 1, 10000000, true},
     {"max_position_embeddings", KIND_INTEGER, AT(max_position_embeddings), 0, 1, 1 << 24, true},
     {"rms_norm_eps", KIND_NUMBER, AT(rms_norm_eps), 0, 0, 1, false},
@@ -36,6 +36,26 @@ static const struct key keys[] = {
     {"attention_bias", KIND_BOOL, AT(attention_bias), 0, 0, 0, false},
     {"mlp_bias", KIND_BOOL, AT(mlp_bias), 0, 0, 0, false},
     {"tie_word_embeddings", KIND_BOOL, AT(tie_word_embeddings), 0, 0, 0, false},
+    {"hidden_activation", TEXT(hidden_act), false},
+    {"layer_norm_eps", KIND_NUMBER, AT(rms_norm_eps), 0, 0, 1, false},
+    {"use_qkv_bias", KIND_BOOL, AT(use_qkv_bias), 0, 0, 0, false},
+    {"qk_layernorm", KIND_BOOL, AT(qk_layernorm), 0, 0, 0, false},
+    {"use_parallel_residual", KIND_BOOL, AT(use_parallel_residual), 0, 0, 0, false},
+    {"attn_logit_softcapping", KIND_NUMBER, AT(attn_logit_softcapping), 0, 1e-3, 1e6, false},
+    {"final_logit_softcapping", KIND_NUMBER, AT(final_logit_softcapping), 0, 1e-3, 1e6, false},
+    {"query_pre_attn_scalar", KIND_NUMBER, AT(query_pre_attn_scalar), 0, 1e-3, 1e6, false},
+    {"embedding_multiplier", KIND_NUMBER, AT(embedding_multiplier), 0, 1e-6, 1e6, false},
+    {"attention_multiplier", KIND_NUMBER, AT(attention_multiplier), 0, 1e-6, 1e6, false},
+    {"residual_multiplier", KIND_NUMBER, AT(residual_multiplier), 0, 1e-6, 1e6, false},
+    {"logits_scaling", KIND_NUMBER, AT(logits_scaling), 0, 1e-6, 1e6, false},
+    {"sliding_window", KIND_INTEGER, AT(sliding_window), 0, 1, 1 << 24, false},
+    {"use_sliding_window", KIND_BOOL, AT(use_sliding_window), 0, 0, 0, false},
+    {"max_window_layers", KIND_INTEGER, AT(max_window_layers), 0, 0, MODEL_MAX_LAYERS, false},
+    {"sliding_window_pattern", KIND_INTEGER, AT(sliding_window_pattern), 0, 1, MODEL_MAX_LAYERS, false},
+    {"no_rope_layer_interval", KIND_INTEGER, AT(no_rope_layer_interval), 0, 1, MODEL_MAX_LAYERS, false},
+    {"rope_local_base_freq", KIND_NUMBER, AT(rope_local_base_freq), 0, 1, 1e12, false},
+    {"partial_rotary_factor", KIND_NUMBER, AT(partial_rotary_factor), 0, 0.01, 1, false},
+    {"original_max_position_embeddings", KIND_INTEGER, AT(original_max_position_embeddings), 0, 1, 1 << 24, false},
 };
 
 /* rope_scaling, or transformers 5's rope_parameters. */
@@ -47,6 +67,17 @@ static const struct key rope_keys[] = {
     {"low_freq_factor", KIND_NUMBER, AT(low_freq_factor), 0, 1e-3, 1e6, false},
     {"high_freq_factor", KIND_NUMBER, AT(high_freq_factor), 0, 1e-3, 1e6, false},
     {"original_max_position_embeddings", KIND_INTEGER, AT(original_max_position_embeddings), 0, 1, 1 << 24, false},
+    {"partial_rotary_factor", KIND_NUMBER, AT(partial_rotary_factor), 0, 0.01, 1, false},
+    {"beta_fast", KIND_NUMBER, AT(beta_fast), 0, 1e-3, 1e6, false},
+    {"beta_slow", KIND_NUMBER, AT(beta_slow), 0, 1e-3, 1e6, false},
+    {"attention_factor", KIND_NUMBER, AT(attention_factor), 0, 1e-3, 1e3, false},
+    {"mscale", KIND_NUMBER, AT(mscale), 0, 0, 1e3, false},
+    {"mscale_all_dim", KIND_NUMBER, AT(mscale_all_dim), 0, 0, 1e3, false},
+};
+
+/* Of Gemma 3's rope for layers with a window. */
+static const struct key local_keys[] = {
+    {"rope_theta", KIND_NUMBER, AT(rope_local_base_freq), 0, 1, 1e12, false},
 };
 
 static int read_key(const char *file, const struct key *k, json_t *value, struct hf_config *config,
@@ -161,24 +192,43 @@ int hf_config_check(struct hf_config *c, const char *file, struct tl_error *err)
   if (c->num_attention_heads % c->num_key_value_heads)
     return tl_error_set(err, TL_ECORRUPT, "model.path",
                         "%s: num_attention_heads: expected a multiple of num_key_value_heads", file);
-  if (c->hidden_act[0] && strcmp(c->hidden_act, "silu") != 0)
-    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "%s: hidden_act: expected silu, got %s", file, c->hidden_act);
+  if (c->head_dim > MODEL_MAX_HEAD_DIM)
+    return tl_error_set(err, TL_ECORRUPT, "model.path", "%s: head_dim: expected up to %d", file, MODEL_MAX_HEAD_DIM);
   return TL_OK;
 }
 
-int model_read_config(const char *folder, struct hf_config *ret, struct tl_error *err) {
+void hf_config_defaults(struct hf_config *ret) {
   *ret = (struct hf_config){.rms_norm_eps = 1e-6, .rope_theta = 10000, .rope_factor = 1, .low_freq_factor = 1,
-                            .high_freq_factor = 4};
+                            .high_freq_factor = 4, .query_pre_attn_scalar = 256, .embedding_multiplier = 1,
+                            .attention_multiplier = 1, .residual_multiplier = 1, .logits_scaling = 1,
+                            .max_window_layers = 28, .sliding_window_pattern = 6, .no_rope_layer_interval = 4,
+                            .rope_local_base_freq = 10000, .beta_fast = 32, .beta_slow = 1};
+}
+
+/* rope_scaling, or rope_parameters, which may be two: for layers without and with a window. */
+static int read_rope(struct hf_config *c, json_t *object, json_t **ret_rope, struct tl_error *err) {
+  json_t *scaling = json_object_get(object, "rope_scaling"), *parameters = json_object_get(object, "rope_parameters");
+  json_t *full = json_object_get(parameters, "full_attention"), *local = json_object_get(parameters, "sliding_attention");
+  size_t n = sizeof rope_keys / sizeof *rope_keys;
+  int r = TL_OK;
+  if (json_is_object(full)) parameters = full;
+  if (json_is_object(local)) r = read_keys("config.json", local_keys, 1, local, c, err);
+  if (r == TL_OK && json_is_object(parameters)) r = read_keys("config.json", rope_keys, n, parameters, c, err);
+  if (r == TL_OK && json_is_object(scaling)) r = read_keys("config.json", rope_keys, n, scaling, c, err);
+  *ret_rope = json_is_object(scaling) ? scaling : parameters;
+  return r;
+}
+
+int model_read_config(const char *folder, struct hf_config *ret, struct tl_error *err) {
+  json_t *rope = NULL;
+  hf_config_defaults(ret);
   json_t *object = load_object(folder, "config.json", true, err);
   if (!object) return TL_ECORRUPT;
   const char *architecture = json_string_value(json_array_get(json_object_get(object, "architectures"), 0));
   snprintf(ret->architecture, sizeof ret->architecture, "%s", architecture ? architecture : "");
-  json_t *scaling = json_object_get(object, "rope_scaling");
-  json_t *parameters = json_object_get(object, "rope_parameters");
-  size_t n_rope = sizeof rope_keys / sizeof *rope_keys;
   int r = read_keys("config.json", keys, sizeof keys / sizeof *keys, object, ret, err);
-  if (r == TL_OK && json_is_object(parameters)) r = read_keys("config.json", rope_keys, n_rope, parameters, ret, err);
-  if (r == TL_OK && json_is_object(scaling)) r = read_keys("config.json", rope_keys, n_rope, scaling, ret, err);
+  if (r == TL_OK) r = read_rope(ret, object, &rope, err);
+  if (r == TL_OK) r = hf_config_read_lists(ret, object, rope, err);
   if (r == TL_OK) r = read_generation(folder, ret, err);
   if (r == TL_OK) read_eos(ret, json_object_get(object, "eos_token_id"));
   json_decref(object);

@@ -6,22 +6,6 @@
 
 #include "model/model_private.h"
 
-/* A new architecture is a new row. */
-static const struct architecture {
-  const char *class_name, *name;
-  int (*plan)(struct model *m, const struct hf_config *config, struct tl_error *err);
-} architectures[] = {{"LlamaForCausalLM", "llama", arch_llama_plan}};
-
-static const struct architecture *find_architecture(const struct hf_config *config, struct tl_error *err) {
-  for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++)
-    if (strcmp(config->architecture, architectures[i].class_name) == 0 ||
-        (!config->architecture[0] && strcmp(config->model_type, architectures[i].name) == 0))
-      return &architectures[i];
-  tl_error_set(err, TL_EUNSUPPORTED, "model.path",
-               "config.json: architectures: '%s' is not known; known are: LlamaForCausalLM", config->architecture);
-  return NULL;
-}
-
 static uint64_t elements(const struct tl_tensor *t) {
   uint64_t n = 1;
   for (uint32_t i = 0; i < t->n_dims; i++) n *= t->shape[i];
@@ -42,16 +26,16 @@ static void count_weights(struct model *m) {
 }
 
 /* GGUF has Llama 3's scaling as a tensor of divisors. */
-static int divide_angles(const struct model *m, const struct hf_config *c, float *inv_freq, struct tl_error *err) {
+static int divide_angles(const struct model *m, float *inv_freq, struct tl_error *err) {
   int32_t i = m->gguf ? model_find_tensor(m, "rope_freqs.weight") : -1;
   if (i < 0) return TL_OK;
   const struct tl_tensor *t = &m->tensors[i];
-  if (t->n_dims != 1 || t->shape[0] != (uint64_t)c->head_dim / 2 || t->dtype != TL_DTYPE_F32)
-    return tl_error_set(err, TL_ECORRUPT, "model.path", "%.100s: tensor 'rope_freqs.weight': expected %lld floats",
-                        model_file_of(m, t), (long long)c->head_dim / 2);
-  for (int64_t k = 0; k < c->head_dim / 2; k++) {
+  if (t->n_dims != 1 || t->shape[0] != m->model.n_rotated / 2 || t->dtype != TL_DTYPE_F32)
+    return tl_error_set(err, TL_ECORRUPT, "model.path", "%.100s: tensor 'rope_freqs.weight': expected %u floats",
+                        model_file_of(m, t), m->model.n_rotated / 2);
+  for (uint32_t k = 0; k < m->model.n_rotated / 2; k++) {
     float divisor;
-    tl_tensor_row_to_f32(t, (uint64_t)k, &divisor);
+    tl_tensor_row_to_f32(t, k, &divisor);
     if (!(divisor > 0))
       return tl_error_set(err, TL_ECORRUPT, "model.path", "%.100s: tensor 'rope_freqs.weight': expected numbers above 0",
                           model_file_of(m, t));
@@ -60,19 +44,23 @@ static int divide_angles(const struct model *m, const struct hf_config *c, float
   return TL_OK;
 }
 
-static int make_plan(struct model *m, const struct hf_config *c, struct tl_error *err) {
-  const struct architecture *architecture = find_architecture(c, err);
-  if (!architecture) return TL_EUNSUPPORTED;
-  /* 9 records a layer at most, and a few around them: plan_add cannot run out */
-  _Static_assert(1000 * 9 + 16 < MODEL_MAX_OPS, "the plan of the deepest model fits");
+static int make_plan(struct model *m, const struct architecture *architecture, const struct hf_config *c,
+                     struct tl_error *err) {
+  /* 12 records a layer at most, and a few around them: plan_add cannot run out */
+  _Static_assert(MODEL_MAX_LAYERS * 12 + 16 < MODEL_MAX_OPS, "the plan of the deepest model fits");
+  m->model.n_rotated = model_n_rotated(c);
   m->ops = tl_arena_array(&m->arena, MODEL_MAX_OPS, sizeof *m->ops);
   float *inv_freq = tl_arena_array(&m->arena, (size_t)c->head_dim / 2, sizeof *inv_freq);
-  if (!m->ops || !inv_freq) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  int r = model_rope(c, inv_freq, err);
-  if (r == TL_OK) r = divide_angles(m, c, inv_freq, err);
-  if (r == TL_OK) r = architecture->plan(m, c, err);
-  m->model.architecture = architecture->name;
+  float *local = tl_arena_array(&m->arena, (size_t)c->head_dim / 2, sizeof *local), factor = 1;
+  if (!m->ops || !inv_freq || !local) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  int r = model_rope(c, inv_freq, &factor, err);
+  if (r == TL_OK) r = divide_angles(m, inv_freq, err);
+  if (r == TL_OK) r = arch_decoder_plan(m, architecture, c, factor, err);
   m->model.inv_freq = inv_freq;
+  if (architecture->traits & ARCH_LOCAL_ROPE) {
+    model_rope_local(c, local);
+    m->model.inv_freq_local = local;
+  }
   m->model.plan = m->ops;
   m->model.tensors = m->tensors;
   m->model.n_tensors = m->n_tensors;
@@ -93,14 +81,19 @@ static void take_config(struct tl_model *t, const struct hf_config *c) {
   t->defaults = c->defaults;
 }
 
-static int new_model(const struct hf_config *config, struct model **ret, struct tl_error *err) {
-  const struct architecture *architecture = find_architecture(config, err);
-  if (!architecture) return TL_EUNSUPPORTED;
+/* The model without weights; *ret_architecture is its row. */
+static int new_model(struct hf_config *config, struct model **ret, const struct architecture **ret_architecture,
+                     struct tl_error *err) {
+  const struct architecture *a = arch_find(config->architecture, config->model_type, err);
+  if (!a) return TL_EUNSUPPORTED;
+  if (!(a->traits & ARCH_PARTIAL)) config->partial_rotary_factor = 1;
+  if (config->partial_rotary_factor == 0) config->partial_rotary_factor = a->partial;
   struct model *m = calloc(1, sizeof *m);
   if (!m) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   tl_arena_init(&m->arena, 0);
   take_config(&m->model, config);
-  m->model.architecture = architecture->name;
+  m->model.architecture = a->name;
+  *ret_architecture = a;
   *ret = m;
   return TL_OK;
 }
@@ -108,29 +101,31 @@ static int new_model(const struct hf_config *config, struct model **ret, struct 
 /* A folder; without `weights` the sizes alone. */
 static int load_folder(const char *folder, bool weights, struct model **ret, struct tl_error *err) {
   struct hf_config config;
+  const struct architecture *architecture;
   int r = model_read_config(folder, &config, err);
-  if (r == TL_OK) r = new_model(&config, ret, err);
+  if (r == TL_OK) r = new_model(&config, ret, &architecture, err);
   if (r == TL_OK && weights) r = model_open_weights(*ret, folder, err);
-  if (r == TL_OK && weights) r = make_plan(*ret, &config, err);
+  if (r == TL_OK && weights) r = make_plan(*ret, architecture, &config, err);
   return r;
 }
 
 static int load_gguf(const char *path, bool weights, struct model **ret, struct tl_error *err) {
   struct tl_gguf *g;
   struct hf_config config;
+  const struct architecture *architecture;
   bool paired_rows = false;
   int r = tl_gguf_open(path, &g, err);
   if (r < 0) return r;
   r = gguf_check_first(g, path, err);
   if (r == TL_OK) r = gguf_read_config(g, &config, &paired_rows, err);
-  if (r == TL_OK) r = new_model(&config, ret, err);
+  if (r == TL_OK) r = new_model(&config, ret, &architecture, err);
   if (r == TL_OK && weights) {
     struct model *m = *ret;
     m->gguf = true;
     m->paired_head = paired_rows ? (uint32_t)config.head_dim : 0;
     r = gguf_add_files(m, path, err);
     gguf_complete_config(m, &config);
-    if (r == TL_OK) r = make_plan(m, &config, err);
+    if (r == TL_OK) r = make_plan(m, architecture, &config, err);
   }
   tl_gguf_close(g);
   return r;

@@ -10,6 +10,8 @@
 
 #define MODEL_MAX_OPS 16384
 #define MODEL_MAX_DIM 1000000
+#define MODEL_MAX_LAYERS 1000
+#define MODEL_MAX_HEAD_DIM 4096
 
 struct model_file {
   void *data;
@@ -77,14 +79,32 @@ struct hf_config {
   int64_t vocab_size, max_position_embeddings;
   double rms_norm_eps, rope_theta;
   bool attention_bias, mlp_bias, tie_word_embeddings;
+  bool use_qkv_bias, qk_layernorm, use_parallel_residual;
+  /* 0: none */
+  double attn_logit_softcapping, final_logit_softcapping, query_pre_attn_scalar;
+  double embedding_multiplier, attention_multiplier, residual_multiplier, logits_scaling;
+  /* windows, and which layers have one */
+  int64_t sliding_window, max_window_layers, sliding_window_pattern, no_rope_layer_interval;
+  bool use_sliding_window, has_layer_types, has_no_rope_layers;
+  bool slides[MODEL_MAX_LAYERS];  /* layer_types */
+  bool rotates[MODEL_MAX_LAYERS]; /* no_rope_layers, whose items say 1 where there is rope */
   /* rope scaling */
   char rope_type[32];
   double rope_factor, low_freq_factor, high_freq_factor;
   int64_t original_max_position_embeddings;
+  double rope_local_base_freq, partial_rotary_factor, beta_fast, beta_slow;
+  double attention_factor, mscale, mscale_all_dim;
+  bool rope_untruncated;
+  uint32_t n_long_factors;
+  float long_factors[MODEL_MAX_HEAD_DIM / 2];
   int32_t eos[TL_MAX_EOS];
   uint32_t n_eos;
   struct tl_generation_defaults defaults;
 };
+/* What a key that is absent means. */
+void hf_config_defaults(struct hf_config *ret);
+/* hf_layers.c: layer_types, no_rope_layers, and long_factor of rope. */
+int hf_config_read_lists(struct hf_config *config, json_t *object, json_t *rope, struct tl_error *err);
 int model_read_config(const char *folder, struct hf_config *ret, struct tl_error *err);
 /* Fills in what follows from the rest, and refuses what contradicts itself; file: for messages. */
 int hf_config_check(struct hf_config *config, const char *file, struct tl_error *err);
@@ -99,8 +119,11 @@ int gguf_check_first(const struct tl_gguf *g, const char *path, struct tl_error 
 /* What GGUF calls the tensor that a plan calls `plan`; false: nothing. */
 bool gguf_tensor_name(const char *plan, char *ret, size_t size, bool *ret_rotated);
 
-/* rope.c: inv_freq (head_dim / 2). */
-int model_rope(const struct hf_config *config, float *inv_freq, struct tl_error *err);
+/* rope.c: inv_freq (model_n_rotated / 2). *ret_factor: of cosine and sine. */
+uint32_t model_n_rotated(const struct hf_config *config);
+int model_rope(const struct hf_config *config, float *inv_freq, float *ret_factor, struct tl_error *err);
+/* Without scaling, for Gemma 3's local layers. */
+void model_rope_local(const struct hf_config *config, float *inv_freq);
 
 /* plan.c */
 struct tl_op *plan_add(struct model *m, enum tl_op_kind kind, uint32_t layer);
@@ -109,7 +132,49 @@ struct tl_op *plan_add(struct model *m, enum tl_op_kind kind, uint32_t layer);
 int32_t plan_tensor(struct model *m, struct tl_error *err, uint64_t rows, uint64_t columns, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
 
-/* arch_llama.c */
-int arch_llama_plan(struct model *m, const struct hf_config *config, struct tl_error *err);
+/* Rows [first, first + rows) of a tensor, as a tensor of their own. When all rows have been given
+ * away, plan_spent says so: they are counted once. */
+int32_t plan_rows(struct model *m, struct tl_error *err, int32_t tensor, uint64_t first, uint64_t rows);
+void plan_spent(struct model *m, int32_t tensor);
+
+/* architectures.c: what decoders differ in. */
+enum arch_trait {
+  ARCH_QKV_BIAS = 1 << 0,     /* biases of q, k, v, whatever the file says */
+  ARCH_NO_OUT_BIAS = 1 << 1,  /* and none of o */
+  ARCH_QK_NORM = 1 << 2,
+  ARCH_QK_NORM_ROW = 1 << 3,
+  ARCH_LAYER_NORM = 1 << 4,
+  ARCH_PLUS_ONE = 1 << 5,
+  ARCH_EMBED_SCALE = 1 << 6,  /* by the root of hidden_size */
+  ARCH_FUSED_QKV = 1 << 7,    /* qkv_proj */
+  ARCH_FUSED_UP = 1 << 8,     /* gate_up_proj, the gate's rows first */
+  ARCH_INTERLEAVED = 1 << 9,
+  ARCH_TIED = 1 << 10,        /* unless the files have lm_head */
+  ARCH_MULTIPLIERS = 1 << 11, /* Granite's */
+  ARCH_SOFTCAPS = 1 << 12,
+  ARCH_QUERY_SCALAR = 1 << 13,
+  ARCH_LOCAL_ROPE = 1 << 14,  /* layers with a window rotate by rope_local_base_freq */
+  ARCH_NOPE = 1 << 15,        /* some layers do not rotate */
+  ARCH_GELU = 1 << 16,        /* gelu_pytorch_tanh in place of silu */
+  ARCH_PARTIAL = 1 << 17,     /* partial_rotary_factor */
+};
+/* Which layers look at a window when layer_types does not say. */
+enum arch_window { WINDOW_NONE, WINDOW_ALL, WINDOW_ALTERNATE, WINDOW_PATTERN, WINDOW_OPTIONAL };
+
+struct architecture {
+  const char *class_name, *name;
+  /* names of a layer's norms, NULL: it has none there */
+  const char *pre_attention, *post_attention, *pre_mlp, *post_mlp;
+  uint32_t traits;
+  enum arch_window window;
+  double partial; /* partial_rotary_factor when config.json does not say */
+};
+const struct architecture *arch_find(const char *class_name, const char *model_type, struct tl_error *err);
+/* gguf_config.c: whether GGUF files of this class are read. */
+bool gguf_knows_class(const char *class_name);
+
+/* arch_decoder.c */
+int arch_decoder_plan(struct model *m, const struct architecture *a, const struct hf_config *config, float rope_factor,
+                      struct tl_error *err);
 
 #endif

@@ -47,3 +47,24 @@ int32_t plan_tensor(struct model *m, struct tl_error *err, uint64_t rows, uint64
   return tl_error_set(err, TL_ECORRUPT, "model.path", "%.100s: tensor '%.150s': expected shape %llu, found %s", file,
                       in_file, (unsigned long long)rows, found);
 }
+
+int32_t plan_rows(struct model *m, struct tl_error *err, int32_t tensor, uint64_t first, uint64_t rows) {
+  struct tl_tensor part = m->tensors[tensor];
+  char name[300];
+  snprintf(name, sizeof name, "%.250s[%llu]", part.name, (unsigned long long)first);
+  if (part.packed || part.head_rows)
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "tensor '%.150s': a fused matrix in %s is not supported",
+                        part.name, tl_dtype_name(part.dtype));
+  size_t row_bytes = tl_dtype_row_bytes(part.dtype, part.shape[1]);
+  part.name = name;
+  part.shape[0] = rows;
+  part.bytes = rows * row_bytes;
+  part.data = (const char *)part.data + first * row_bytes;
+  int r = model_add_tensor(m, &part, err);
+  return r < 0 ? r : (int32_t)m->n_tensors - 1;
+}
+
+void plan_spent(struct model *m, int32_t tensor) {
+  m->tensors[tensor].shape[0] = 0;
+  m->tensors[tensor].bytes = 0;
+}

@@ -168,7 +168,8 @@ static int32_t quantized(struct model *m, int32_t index, const struct target *ta
 }
 
 static bool is_product(enum tl_op_kind kind) {
-  return kind != TL_OP_EMBED && kind != TL_OP_RMSNORM;
+  return kind == TL_OP_QKV || kind == TL_OP_ATTN_OUT || kind == TL_OP_GATED_UP || kind == TL_OP_MLP_DOWN ||
+         kind == TL_OP_LOGITS;
 }
 
 int tl_model_quantize(struct tl_model *model, const char *format, struct tl_error *err) {

@@ -26,6 +26,7 @@ static void device_close(struct tl_device *device) {
   free(d->lanes);
   free(d->tickets);
   free(d->rope);
+  free(d->rope_local);
   cpu_weights_free(&d->weights);
   cpu_unmap(d->kv, d->kv_bytes);
   cpu_unmap(d->activations, d->activation_bytes);
@@ -151,15 +152,15 @@ static int make_lanes(struct cpu_device *d, struct tl_error *err) {
 }
 
 /* cos and sin of position * inv_freq, as floats, like transformers. */
-static int make_rope(struct cpu_device *d, struct tl_error *err) {
-  uint32_t half = d->model->head_dim / 2;
-  d->rope = malloc((size_t)d->load.max_context * half * 2 * sizeof(float));
-  if (!d->rope) return no_memory(err, "the rotary angles", 0);
+static int make_rope(const struct cpu_device *d, const float *inv_freq, float **ret, struct tl_error *err) {
+  uint32_t half = d->model->n_rotated / 2;
+  float *table = *ret = malloc((size_t)d->load.max_context * half * 2 * sizeof(float));
+  if (!table) return no_memory(err, "the rotary angles", 0);
   for (uint32_t p = 0; p < d->load.max_context; p++)
     for (uint32_t i = 0; i < half; i++) {
-      float angle = (float)p * d->model->inv_freq[i];
-      d->rope[(size_t)p * 2 * half + i] = cosf(angle);
-      d->rope[(size_t)p * 2 * half + half + i] = sinf(angle);
+      float angle = (float)p * inv_freq[i];
+      table[(size_t)p * 2 * half + i] = cosf(angle);
+      table[(size_t)p * 2 * half + half + i] = sinf(angle);
     }
   return TL_OK;
 }
@@ -173,7 +174,8 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   if (r == TL_OK) r = make_kv(d, err);
   if (r == TL_OK) r = make_activations(d, err);
   if (r == TL_OK) r = make_lanes(d, err);
-  if (r == TL_OK) r = make_rope(d, err);
+  if (r == TL_OK) r = make_rope(d, d->model->inv_freq, &d->rope, err);
+  if (r == TL_OK && d->model->inv_freq_local) r = make_rope(d, d->model->inv_freq_local, &d->rope_local, err);
   if (r < 0) return r;
   *ret = (struct tl_device_loaded){.n_blocks = d->n_blocks, .kv_bytes = d->kv_bytes, .weight_bytes = d->weights.bytes};
   return TL_OK;

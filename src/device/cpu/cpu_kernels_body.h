@@ -198,6 +198,30 @@ static void silu_mul(float *m, const float *gate, const float *up, uint32_t n) {
   }
 }
 
+/* tanh by exp, whose argument vf_exp bounds. */
+INLINE vf vf_tanh(vf x) {
+  vf e = vf_exp(vf_add(x, x)), one = vf_set1(1.0f);
+  return vf_sub(one, vf_div(vf_set1(2.0f), vf_add(e, one)));
+}
+
+static void gelu_mul(float *m, const float *gate, const float *up, uint32_t n) {
+  for (uint32_t i = 0; i < n; i += 16) {
+    vf g = vf_load(gate + i), cubed = vf_mul(vf_mul(g, g), g);
+    vf t = vf_tanh(vf_mul(vf_fma(cubed, vf_set1(0.044715f), g), vf_set1(0.79788456080286536f)));
+    vf half = vf_mul(g, vf_set1(0.5f));
+    vf_store(m + i, vf_mul(vf_fma(half, t, half), vf_load(up + i)));
+  }
+}
+
+/* vf_exp bounds a NaN too: it has to come through, as a row that is not numbers must say so. */
+static void softcap(float *x, uint32_t n, float cap) {
+  vf most = vf_set1(cap), part = vf_set1(1 / cap);
+  for (uint32_t i = 0; i < n; i += 16) {
+    vf v = vf_load(x + i);
+    vf_store(x + i, vf_fma(v, vf_zero(), vf_mul(vf_tanh(vf_mul(v, part)), most)));
+  }
+}
+
 static float max_of(const float *x, size_t n) {
   float best = x[0];
   size_t i = 0;
@@ -301,28 +325,31 @@ INLINE void score_blocks(enum tl_dtype dtype, const unsigned nq, const unsigned 
 }
 
 INLINE void score_queries(enum tl_dtype dtype, const unsigned nq, const struct cpu_attention *a, const float *const *q,
-                          uint32_t n_blocks, float *scores, size_t stride) {
-  uint32_t block = 0;
+                          uint32_t block, uint32_t n_blocks, float *scores, size_t stride) {
   for (; block + 4 <= n_blocks; block += 4) score_blocks(dtype, nq, 4, a, q, block, scores, stride);
   for (; block < n_blocks; block++) score_blocks(dtype, nq, 1, a, q, block, scores, stride);
 }
 
-/* Scores to weights, in place; zeros up to the next multiple of 16. */
-static void softmax(float *s, uint32_t n) {
-  uint32_t padded = (n + 15) & ~15u;
+/* Scores of positions [from, n) to weights, in place; zeros from the multiple of 16 before them
+ * to the one behind. */
+static void softmax(float *s, uint32_t from, uint32_t n) {
+  uint32_t padded = (n + 15) & ~15u, begin = from & ~15u;
   for (uint32_t i = n; i < padded; i++) s[i] = -INFINITY;
-  float max = s[0];
-  for (uint32_t i = 1; i < n; i++) max = s[i] > max ? s[i] : max;
+  for (uint32_t i = begin; i < from; i++) s[i] = -INFINITY;
+  float max = s[from];
+  for (uint32_t i = from + 1; i < n; i++) max = s[i] > max ? s[i] : max;
   vf sum = vf_zero();
-  for (uint32_t i = 0; i < padded; i += 16) {
+  for (uint32_t i = begin; i < padded; i += 16) {
     vf e = vf_exp(vf_sub(vf_load(s + i), vf_set1(max)));
     vf_store(s + i, e);
     if (i + 16 > n)
       for (uint32_t k = n; k < padded; k++) s[k] = 0;
+    if (i < from)
+      for (uint32_t k = begin; k < from; k++) s[k] = 0;
     sum = vf_add(sum, vf_load(s + i));
   }
   vf scale = vf_set1(1 / sum_lanes(sum));
-  for (uint32_t i = 0; i < padded; i += 16) vf_store(s + i, vf_mul(vf_load(s + i), scale));
+  for (uint32_t i = begin; i < padded; i += 16) vf_store(s + i, vf_mul(vf_load(s + i), scale));
 }
 
 /* Tokens [from, to) of one block into 16 * nv dimensions from d0 of nq outputs. */
@@ -364,18 +391,33 @@ INLINE void mix_range(enum tl_dtype dtype, const unsigned nq, const struct cpu_a
   }
 }
 
-/* nq queries: what all see together, then what the later ones see beyond: a slot
- * that a query may not see is never read for it. out rows are head_pad long. */
+/* The first position that a query with n_keys before and at its own sees. */
+INLINE uint32_t first_key(const struct cpu_attention *a, uint32_t n_keys) {
+  return a->window && n_keys > a->window ? n_keys - a->window : 0;
+}
+
+/* nq queries: what the earlier ones see alone, what all see together, then what the later ones see
+ * beyond: a slot that a query may not see is never read for it. out rows are head_pad long. */
 INLINE void attend_queries(enum tl_dtype dtype, const unsigned nq, const struct cpu_attention *a, const float *const *q,
                            const uint32_t *n_keys, float *const *out, float *scores, size_t stride) {
-  score_queries(dtype, nq, a, q, (n_keys[nq - 1] + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS, scores, stride);
+  uint32_t begin = first_key(a, n_keys[0]) / TL_BLOCK_TOKENS, end = n_keys[nq - 1];
+  score_queries(dtype, nq, a, q, begin, (end + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS, scores, stride);
   for (unsigned i = 0; i < nq; i++) {
-    softmax(scores + i * stride, n_keys[i]);
+    uint32_t first = first_key(a, n_keys[i]), from = first & ~15u, padded = (n_keys[i] + 15) & ~15u;
+    if (a->softcap > 0) softcap(scores + i * stride + from, padded - from, a->softcap);
+    softmax(scores + i * stride, first, n_keys[i]);
     memset(out[i], 0, a->head_pad * sizeof(float));
   }
-  mix_range(dtype, nq, a, scores, stride, 0, n_keys[0], out);
-  for (unsigned i = 1; i < nq; i++)
-    mix_range(dtype, 1, a, scores + i * stride, stride, n_keys[0], n_keys[i], out + i);
+  /* [shared, n_keys[0]) is seen by all; nothing is when the window is that short */
+  uint32_t shared = first_key(a, n_keys[nq - 1]);
+  if (shared > n_keys[0]) shared = n_keys[0];
+  for (unsigned i = 0; i < nq; i++)
+    mix_range(dtype, 1, a, scores + i * stride, stride, first_key(a, n_keys[i]), shared, out + i);
+  mix_range(dtype, nq, a, scores, stride, shared, n_keys[0], out);
+  for (unsigned i = 1; i < nq; i++) {
+    uint32_t first = first_key(a, n_keys[i]), from = first > n_keys[0] ? first : n_keys[0];
+    mix_range(dtype, 1, a, scores + i * stride, stride, from, n_keys[i], out + i);
+  }
 }
 
 #define DEFINE_ATTEND(name, dtype)                                                                                    \

@@ -96,26 +96,38 @@ static uint32_t columns_of(const struct cpu_matrix *w, uint32_t panel) {
   return left < CPU_PANEL ? left : CPU_PANEL;
 }
 
-/* Panel p of w into y, whose column 0 is w's first output. */
+/* Where a product goes. */
+struct target {
+  float *y;
+  size_t ldy;
+  bool add;     /* y += in place of y = */
+  float factor; /* of what is added or stored, if `scaled` */
+  bool scaled;
+};
+
+/* Panel p of w into to->y, whose column `column` is w's first output. */
 static void project_panel(struct run *r, const struct cpu_matrix *w, uint32_t p, const float *x, size_t ldx, uint32_t m,
-                          float *y, size_t ldy, bool add) {
+                          const struct target *to, uint32_t column) {
   float *out = r->lane->panel_out;
   product(r, w, p, x, ldx, m, out);
   uint32_t n = columns_of(w, p);
   const float *bias = w->bias ? w->bias + p * CPU_PANEL : NULL;
+  const bool add = to->add, scaled = to->scaled;
+  const float factor = to->factor;
   for (uint32_t i = 0; i < m; i++) {
-    float *to_row = y + i * ldy + p * CPU_PANEL;
+    float *to_row = to->y + i * to->ldy + column + p * CPU_PANEL;
     const float *from_row = out + i * CPU_PANEL;
     for (uint32_t k = 0; k < n; k++) {
       float value = bias ? from_row[k] + bias[k] : from_row[k];
+      if (scaled) value *= factor;
       to_row[k] = add ? to_row[k] + value : value;
     }
   }
 }
 
-/* y (m, ldy) = x W^T + b, or += with `add`. */
+/* target = x W^T + b, x of m rows. */
 static void project(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *w, const float *x, size_t ldx,
-                    uint32_t m, float *y, size_t ldy, bool add) {
+                    uint32_t m, const struct target *target) {
   uint32_t from, to, total = 0;
   convert(r, w, x, ldx, m);
   for (const struct cpu_matrix *part = w; part; part = part->next) total += part->n_panels;
@@ -127,14 +139,25 @@ static void project(struct run *r, struct cpu_ticket *ticket, const struct cpu_m
         panel -= part->n_panels;
         column += part->n_out;
       }
-      project_panel(r, part, panel, x, ldx, m, y + column, ldy, add);
+      project_panel(r, part, panel, x, ldx, m, target, column);
     }
   }
 }
 
-static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *gate,
+/* What a block computed: into the residual, or into h where a norm follows. */
+static void project_block(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w,
+                          const float *x, size_t ldx) {
+  struct cpu_device *d = r->d;
+  bool to_h = op->features & TL_F_TO_H;
+  struct target target = {to_h ? d->h : d->x, d->ld_dim, !to_h, op->factor, op->features & TL_F_FACTOR};
+  project(r, ticket, w, x, ldx, r->step->n_tokens, &target);
+}
+
+static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *gate,
                      const struct cpu_matrix *up) {
   struct cpu_device *d = r->d;
+  void (*gate_mul)(float *, const float *, const float *, uint32_t) =
+      op->features & TL_F_GELU_TANH ? d->kernels->gelu_mul : d->kernels->silu_mul;
   uint32_t m = r->step->n_tokens, from, to;
   convert(r, gate, d->h, d->ld_dim, m);
   if (form_of(d, up) != form_of(d, gate)) convert(r, up, d->h, d->ld_dim, m);
@@ -148,7 +171,7 @@ static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct cpu_
         float *gi = g + i * CPU_PANEL, *ui = u + i * CPU_PANEL;
         for (uint32_t k = 0; gate->bias && k < CPU_PANEL; k++) gi[k] += gate->bias[p * CPU_PANEL + k];
         for (uint32_t k = 0; up->bias && k < CPU_PANEL; k++) ui[k] += up->bias[p * CPU_PANEL + k];
-        d->kernels->silu_mul(gi, gi, ui, CPU_PANEL);
+        gate_mul(gi, gi, ui, CPU_PANEL);
         memcpy(d->m + i * d->ld_ffn + p * CPU_PANEL, gi, n * sizeof *gi);
       }
     }
@@ -157,42 +180,31 @@ static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct cpu_
 
 /* --- rows -------------------------------------------------------------------------------------- */
 
-static void embed(struct run *r) {
+static void embed(struct run *r, const struct tl_op *op) {
   struct cpu_device *d = r->d;
   uint32_t from, to, dim = d->model->dim;
   share(r, r->step->n_tokens, &from, &to);
   size_t row_bytes = tl_dtype_row_bytes(d->weights.embed_dtype, dim);
-  for (uint32_t i = from; i < to; i++)
-    tl_dtype_to_f32(d->weights.embed_dtype, d->weights.embed + (size_t)r->step->tokens[i] * row_bytes,
-                    d->x + i * d->ld_dim, dim);
-}
-
-static void norm(struct run *r, const struct tl_op *op, const float *weight) {
-  struct cpu_device *d = r->d;
-  uint32_t from, to;
-  share(r, r->step->n_tokens, &from, &to);
-  for (uint32_t i = from; i < to; i++)
-    d->kernels->rmsnorm(d->h + i * d->ld_dim, d->x + i * d->ld_dim, weight, d->model->dim, op->eps);
-}
-
-/* Halves layout: (x[i], x[i + half]) is a pair. */
-static void rotate(float *x, const float *angles, uint32_t head_dim) {
-  uint32_t half = head_dim / 2;
-  for (uint32_t i = 0; i < half; i++) {
-    float cosine = angles[i], sine = angles[half + i], a = x[i], b = x[half + i];
-    x[i] = a * cosine - b * sine;
-    x[half + i] = b * cosine + a * sine;
+  for (uint32_t i = from; i < to; i++) {
+    float *x = d->x + i * d->ld_dim;
+    tl_dtype_to_f32(d->weights.embed_dtype, d->weights.embed + (size_t)r->step->tokens[i] * row_bytes, x, dim);
+    for (uint32_t k = 0; op->features & TL_F_FACTOR && k < dim; k++) x[k] *= op->factor;
   }
 }
 
-static void rope(struct run *r) {
+static void norm(struct run *r, const struct tl_op *op, const float *weight, const float *bias) {
   struct cpu_device *d = r->d;
-  uint32_t from, to, head_dim = d->model->head_dim, heads = d->model->n_heads + d->model->n_kv_heads;
+  uint32_t from, to, dim = d->model->dim;
   share(r, r->step->n_tokens, &from, &to);
-  for (uint32_t i = from; i < to; i++)
-    for (uint32_t head = 0; head < heads; head++)
-      rotate(d->qkv + i * d->ld_qkv + (size_t)head * head_dim, d->rope + (size_t)r->step->positions[i] * head_dim,
-             head_dim);
+  for (uint32_t i = from; i < to; i++) {
+    float *h = d->h + i * d->ld_dim, *x = d->x + i * d->ld_dim;
+    if (op->kind == TL_OP_COPY)
+      memcpy(h, x, d->ld_dim * sizeof *h);
+    else if (op->features & TL_F_LAYER_NORM)
+      cpu_layer_norm(h, x, weight, bias, dim, op->eps);
+    else
+      d->kernels->rmsnorm(h, x, weight, dim, op->eps);
+  }
 }
 
 /* --- attention ------------------------------------------------------------------------------------ */
@@ -238,7 +250,9 @@ static void attend_unit(struct run *r, const struct tl_op *op, uint32_t seq, uin
   struct cpu_attention a = {d->kv_dtype,    head_dim,
                             d->head_pad,    d->layer_bytes,
                             head_base(d, op->layer, head), NULL,
-                            r->step->block_tables + (size_t)seq * r->step->table_stride, op->scale};
+                            r->step->block_tables + (size_t)seq * r->step->table_stride, op->scale,
+                            op->features & TL_F_SOFTCAP ? op->softcap : 0,
+                            op->features & TL_F_WINDOW ? op->window : 0};
   a.v = a.k + model->n_kv_heads * d->head_bytes;
   size_t stride = ((size_t)d->load.max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS * TL_BLOCK_TOKENS;
   float *out_rows = r->lane->panel_out; /* free between products: (CPU_MAX_QUERIES, head_pad) fits */
@@ -285,7 +299,7 @@ static void attend(struct run *r, struct cpu_ticket *ticket, const struct tl_op 
 
 /* --- the end of a step ---------------------------------------------------------------------------------- */
 
-static void logits(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *w) {
+static void logits(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w) {
   struct cpu_device *d = r->d;
   const struct tl_step *step = r->step;
   /* the residual is not needed any more: its rows take the wanted rows of h, but
@@ -293,7 +307,12 @@ static void logits(struct run *r, struct cpu_ticket *ticket, const struct cpu_ma
   for (uint32_t i = r->index; i < step->n_rows; i += r->n_lanes)
     memcpy(d->x + i * d->ld_dim, d->h + step->rows[i] * d->ld_dim, d->model->dim * sizeof(float));
   barrier(r);
-  project(r, ticket, w, d->x, d->ld_dim, step->n_rows, d->logits, d->ld_vocab, false);
+  struct target target = {d->logits, d->ld_vocab, false, op->factor, op->features & TL_F_FACTOR};
+  project(r, ticket, w, d->x, d->ld_dim, step->n_rows, &target);
+  if (!(op->features & TL_F_SOFTCAP)) return;
+  barrier(r);
+  for (uint32_t i = r->index; i < step->n_rows; i += r->n_lanes)
+    d->kernels->softcap(d->logits + i * d->ld_vocab, (uint32_t)d->ld_vocab, op->softcap);
 }
 
 static void sample(struct run *r, struct cpu_ticket *ticket) {
@@ -312,21 +331,28 @@ static void run_op(struct run *r, uint32_t i) {
   const struct tl_op *op = &d->model->plan[i];
   const struct cpu_matrix *w = &d->weights.matrices[i];
   struct cpu_ticket *ticket = &d->tickets[i];
-  uint32_t m = r->step->n_tokens;
+  const float *weight = d->weights.norms[i], *part = d->weights.norm_parts[i];
+  struct target qkv = {.y = d->qkv, .ldy = d->ld_qkv};
+  uint32_t from, to;
+  share(r, r->step->n_tokens, &from, &to);
   switch (op->kind) {
-    case TL_OP_EMBED: embed(r); break;
-    case TL_OP_RMSNORM: norm(r, op, d->weights.norms[i]); break;
-    case TL_OP_QKV: project(r, ticket, w, d->h, d->ld_dim, m, d->qkv, d->ld_qkv, false); break;
-    case TL_OP_ROPE: rope(r); return; /* ATTEND stores the same rows on the same lane: no barrier */
+    case TL_OP_EMBED: embed(r, op); break;
+    case TL_OP_COPY:
+    case TL_OP_RMSNORM: norm(r, op, weight, part); break;
+    case TL_OP_QKV: project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &qkv); break;
+    /* ATTEND stores the same rows on the same lane: no barrier */
+    case TL_OP_QK_NORM: cpu_qk_norm(d, op, weight, part, from, to); return;
+    case TL_OP_ROPE: cpu_rope(d, op, from, to); return;
     case TL_OP_ATTEND:
       store_kv(r, op->layer);
       barrier(r);
       attend(r, ticket, op);
       break;
-    case TL_OP_ATTN_OUT: project(r, ticket, w, d->a, d->ld_attn, m, d->x, d->ld_dim, true); break;
-    case TL_OP_GATED_UP: gated_up(r, ticket, w, &d->weights.ups[i]); break;
-    case TL_OP_MLP_DOWN: project(r, ticket, w, d->m, d->ld_ffn, m, d->x, d->ld_dim, true); break;
-    case TL_OP_LOGITS: logits(r, ticket, w); break;
+    case TL_OP_ATTN_OUT: project_block(r, ticket, op, w, d->a, d->ld_attn); break;
+    case TL_OP_GATED_UP: gated_up(r, ticket, op, w, &d->weights.ups[i]); break;
+    case TL_OP_MLP_DOWN: project_block(r, ticket, op, w, d->m, d->ld_ffn); break;
+    case TL_OP_NORM_ADD: cpu_norm_add(d, op, weight, from, to); break;
+    case TL_OP_LOGITS: logits(r, ticket, op, w); break;
   }
   barrier(r);
 }

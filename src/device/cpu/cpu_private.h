@@ -46,6 +46,8 @@ struct cpu_attention {
   const char *k, *v;          /* this layer's cache + this head's offset within a block */
   const uint32_t *table;      /* blocks of the sequence */
   float scale;
+  float softcap;              /* of scores; 0: none */
+  uint32_t window;            /* positions that a query sees, its own the last; 0: all */
 };
 
 struct cpu_kernels {
@@ -57,6 +59,8 @@ struct cpu_kernels {
                float *scratch);
   void (*rmsnorm)(float *h, const float *x, const float *weight, uint32_t n, float eps);
   void (*silu_mul)(float *m, const float *gate, const float *up, uint32_t n);
+  void (*gelu_mul)(float *m, const float *gate, const float *up, uint32_t n); /* gelu by tanh */
+  void (*softcap)(float *x, uint32_t n, float cap); /* x = cap * tanh(x / cap); n: a multiple of 16 */
   /* out[i] (head_dim) = attention of query q[i] over its first n_keys[i] positions;
    * n <= CPU_MAX_QUERIES, n_keys ascending; scores: n rows of `stride` floats. */
   void (*attend)(const struct cpu_attention *a, uint32_t n, const float *const *q, const uint32_t *n_keys,
@@ -94,7 +98,8 @@ struct cpu_weights {
   struct cpu_matrix *ups;      /* by plan record: GATED_UP's second matrix */
   struct cpu_matrix *others;   /* what `next` of matrices points to */
   bool quantized;              /* at least one of them is */
-  float **norms;               /* by plan record */
+  float **norms;               /* by plan record: weight[0] */
+  float **norm_parts;          /* by plan record: bias[0] of a norm, weight[1] of QK_NORM */
   enum tl_dtype embed_dtype;
   const char *embed;           /* (vocab, dim) rows as in the file */
   char *memory;                /* one mapping holds all of the above's data */
@@ -159,7 +164,8 @@ struct cpu_device {
   char *quants;                        /* quantized rows, NULL: no matrix wants them */
   size_t quants_bytes;
   size_t ld_dim, ld_qkv, ld_attn, ld_ffn, ld_vocab;
-  float *rope;                         /* (max_context, head_dim): cos, then sin */
+  float *rope;                         /* (max_context, n_rotated): cos, then sin */
+  float *rope_local;                   /* likewise, NULL: no record has TL_F_LOCAL */
   struct cpu_lane *lanes;
   struct cpu_ticket *tickets;          /* (n_ops + 1): the last is sampling's */
   /* the running step */
@@ -171,5 +177,12 @@ extern const struct tl_device_ops cpu_device_ops; /* cpu_backend.c */
 
 /* cpu_ops.c: what a lane does for one step. */
 void cpu_run_step(void *device, unsigned lane);
+
+/* cpu_rows.c: records that work on rows alone; [from, to) of the step's rows. */
+void cpu_layer_norm(float *h, const float *x, const float *weight, const float *bias, uint32_t n, float eps);
+void cpu_norm_add(const struct cpu_device *d, const struct tl_op *op, const float *weight, uint32_t from, uint32_t to);
+void cpu_qk_norm(const struct cpu_device *d, const struct tl_op *op, const float *q_weight, const float *k_weight,
+                 uint32_t from, uint32_t to);
+void cpu_rope(const struct cpu_device *d, const struct tl_op *op, uint32_t from, uint32_t to);
 
 #endif

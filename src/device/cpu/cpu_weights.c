@@ -138,11 +138,28 @@ static void pack(struct packer *p, struct cpu_matrix *w, const int32_t *tensors,
   }
 }
 
-static float *copy_norm(struct packer *p, const struct tl_tensor *t) {
-  float *norm = (float *)(void *)p->at;
-  p->at += round_up(t->shape[0] * sizeof(float), 64);
-  for (uint64_t k = 0; k < t->shape[0]; k++) tl_tensor_row_to_f32(t, k, norm + k);
-  return norm;
+/* The vectors that a norm reads: weight[0], and another; -1: it has none. */
+static void norm_vectors(const struct tl_op *op, int32_t *ret_first, int32_t *ret_second) {
+  *ret_first = *ret_second = -1;
+  if (op->kind != TL_OP_RMSNORM && op->kind != TL_OP_NORM_ADD && op->kind != TL_OP_QK_NORM) return;
+  *ret_first = op->weight[0];
+  *ret_second = op->kind == TL_OP_QK_NORM ? op->weight[1] : op->bias[0];
+}
+
+static size_t vector_bytes(const struct tl_model *model, int32_t tensor) {
+  return tensor < 0 ? 0 : round_up(model->tensors[tensor].shape[0] * sizeof(float), 64);
+}
+
+static float *copy_vector(struct packer *p, int32_t tensor, bool plus_one) {
+  if (tensor < 0) return NULL;
+  const struct tl_tensor *t = &p->load->model->tensors[tensor];
+  float *vector = (float *)(void *)p->at;
+  p->at += vector_bytes(p->load->model, tensor);
+  for (uint64_t k = 0; k < t->shape[0]; k++) {
+    tl_tensor_row_to_f32(t, k, vector + k);
+    if (plus_one) vector[k] += 1;
+  }
+  return vector;
 }
 
 /* How many tensors a record's (first) matrix stacks; 0: it has none. */
@@ -185,8 +202,9 @@ static size_t measure_all(const struct tl_model *model, struct cpu_weights *w) {
       total += matrix_bytes(&w->ups[i]);
       w->quantized = w->quantized || w->ups[i].quant;
     }
-    if (op->kind == TL_OP_RMSNORM)
-      total += round_up(model->tensors[op->weight[0]].shape[0] * sizeof(float), 64);
+    int32_t first, second;
+    norm_vectors(op, &first, &second);
+    total += vector_bytes(model, first) + vector_bytes(model, second);
     if (op->kind == TL_OP_EMBED) total += round_up(embed_bytes(&model->tensors[op->weight[0]]), 64);
   }
   return total;
@@ -223,7 +241,10 @@ static void pack_all(struct packer *p, struct cpu_weights *ret) {
     const struct tl_op *op = &model->plan[i];
     if (stacked(op)) pack_stack(p, &ret->matrices[i], op);
     if (op->kind == TL_OP_GATED_UP) pack(p, &ret->ups[i], op->weight + 1, op->bias + 1, 1);
-    if (op->kind == TL_OP_RMSNORM) ret->norms[i] = copy_norm(p, &model->tensors[op->weight[0]]);
+    int32_t first, second;
+    norm_vectors(op, &first, &second);
+    ret->norms[i] = copy_vector(p, first, op->features & TL_F_PLUS_ONE);
+    ret->norm_parts[i] = copy_vector(p, second, op->features & TL_F_PLUS_ONE);
     if (op->kind == TL_OP_EMBED) copy_embedding(p, ret, &model->tensors[op->weight[0]]);
   }
 }
@@ -235,8 +256,9 @@ int cpu_weights_load(const struct tl_device_load *load, struct cpu_weights *ret,
   ret->ups = calloc(model->n_ops, sizeof *ret->ups);
   ret->others = calloc(2 * (size_t)model->n_ops, sizeof *ret->others);
   ret->norms = calloc(model->n_ops, sizeof *ret->norms);
+  ret->norm_parts = calloc(model->n_ops, sizeof *ret->norm_parts);
   struct packer p = {.load = load, .row = malloc(longest_row(model) * sizeof(float))};
-  if (!ret->matrices || !ret->ups || !ret->others || !ret->norms || !p.row) {
+  if (!ret->matrices || !ret->ups || !ret->others || !ret->norms || !ret->norm_parts || !p.row) {
     free(p.row);
     return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   }
@@ -255,6 +277,7 @@ void cpu_weights_free(struct cpu_weights *weights) {
   free(weights->ups);
   free(weights->others);
   free(weights->norms);
+  free(weights->norm_parts);
   cpu_unmap(weights->memory, weights->bytes);
   *weights = (struct cpu_weights){0};
 }

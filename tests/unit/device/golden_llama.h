@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What transformers says of small random models (tests/golden/make_llama.py). */
+/* What transformers says of small random models (tests/golden/make_llama.py, make_arch.py). */
 #ifndef GOLDEN_LLAMA_H
 #define GOLDEN_LLAMA_H
 
@@ -50,14 +50,16 @@ static inline void read_case(json_t *object, struct golden_case *ret) {
   if (scored) read_numbers(scored, ret->prompt_logprobs, ret->n_prompt - 1);
 }
 
+/* name: a folder of llama/, or of another with its name before it. */
 static inline void open_golden(const char *name, struct golden *ret) {
   memset(ret, 0, sizeof *ret);
   const char *root = getenv("TL_TEST_GOLDEN");
-  snprintf(ret->folder, sizeof ret->folder, "%s/llama/%s", root ? root : "tests/golden", name);
+  const char *parent = strchr(name, '/') ? "" : "llama/";
+  snprintf(ret->folder, sizeof ret->folder, "%s/%s%s", root ? root : "tests/golden", parent, name);
   struct tl_error err = {0};
   if (tl_model_load(ret->folder, &ret->model, &err) < 0) fail_msg("%s: %s", ret->folder, err.message);
   char file[64];
-  snprintf(file, sizeof file, "llama/%s/golden.json", name);
+  snprintf(file, sizeof file, "%s%s/golden.json", parent, name);
   FILE *input = unit_open_golden(file);
   json_t *object = json_loadf(input, 0, NULL), *cases = json_object_get(object, "cases");
   fclose(input);

@@ -394,6 +394,51 @@ static void test_silu(void **state) {
   for_all_kernels(silu_of);
 }
 
+static void gelu_of(const struct cpu_kernels *kernels) {
+  enum { N = 64 };
+  for (unsigned range = 0; range < 8; range++) {
+    float *gate = numbers(N, powf(4, (float)range)), *up = numbers(N, 2), *m = numbers(N, 1);
+    gate[3] = range ? gate[3] : NAN;
+    kernels->gelu_mul(m, gate, up, N);
+    for (unsigned i = 0; i < N; i++) {
+      double g = (double)gate[i];
+      double expected = 0.5 * g * (1 + tanh(0.7978845608028654 * (g + 0.044715 * g * g * g))) * (double)up[i];
+      bool fine = isnan(g) ? isnan(m[i]) : fabs((double)m[i] - expected) <= 1e-6 * (1 + fabs(expected));
+      if (!fine) fail_msg("%s: gelu(%g) * %g: %g, expected %g", kernels->name, g, (double)up[i], (double)m[i], expected);
+    }
+    free(gate);
+    free(up);
+    free(m);
+  }
+}
+
+static void test_gelu(void **state) {
+  (void)state;
+  for_all_kernels(gelu_of);
+}
+
+static void softcap_of(const struct cpu_kernels *kernels) {
+  enum { N = 64 };
+  for (unsigned range = 0; range < 6; range++) {
+    float *x = numbers(N, powf(4, (float)range)), *capped = malloc(N * sizeof *capped);
+    x[5] = NAN;
+    memcpy(capped, x, N * sizeof *x);
+    kernels->softcap(capped, N, 30);
+    for (unsigned i = 0; i < N; i++) {
+      double expected = 30 * tanh((double)x[i] / 30);
+      if (isnan(x[i]) ? !isnan(capped[i]) : !(fabs((double)capped[i] - expected) <= 1e-5))
+        fail_msg("%s: softcap(%g): %g, expected %g", kernels->name, (double)x[i], (double)capped[i], expected);
+    }
+    free(x);
+    free(capped);
+  }
+}
+
+static void test_softcap(void **state) {
+  (void)state;
+  for_all_kernels(softcap_of);
+}
+
 static void max_of_kernels(const struct cpu_kernels *kernels) {
   for (size_t n = 1; n <= 70; n++) {
     float *x = numbers(n, 100), best = x[0];
@@ -479,7 +524,7 @@ int main(void) {
       cmocka_unit_test(test_packing), cmocka_unit_test(test_gemm),    cmocka_unit_test(test_rows_apart),
       cmocka_unit_test(test_patterns), cmocka_unit_test(test_dot),    cmocka_unit_test(test_convert),
       cmocka_unit_test(test_rmsnorm), cmocka_unit_test(test_silu),    cmocka_unit_test(test_max),
-      cmocka_unit_test(test_exp_sum),
+      cmocka_unit_test(test_exp_sum), cmocka_unit_test(test_gelu),    cmocka_unit_test(test_softcap),
       cmocka_unit_test(test_sum_above),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

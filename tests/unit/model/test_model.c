@@ -197,17 +197,24 @@ static void test_tensors_that_do_not_fit(void **state) {
   assert_fails(TL_ECORRUPT, "model.safetensors: tensor 'model.layers.0.input_layernorm.weight': expected shape 8, found 8 x 1");
 }
 
+#define KNOWN                                                                                            \
+  "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, SmolLM3ForCausalLM, "       \
+  "Phi3ForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, Olmo2ForCausalLM, GraniteForCausalLM, "        \
+  "StableLmForCausalLM, Glm4ForCausalLM"
+
 static void test_architectures(void **state) {
   (void)state;
   struct tl_model *m;
   struct tl_error err = {0};
   write_llama("{\"architectures\":[\"MambaForCausalLM\"]," SIZES "}", false, true);
-  assert_fails(TL_EUNSUPPORTED, "config.json: architectures: 'MambaForCausalLM' is not known; known are: LlamaForCausalLM");
+  assert_fails(TL_EUNSUPPORTED, "config.json: architectures: 'MambaForCausalLM' is not known; known are: " KNOWN);
   write_llama("{\"model_type\":\"llama\"," SIZES "}", false, true); /* no class is named: the type will do */
   assert_int_equal(tl_model_load(folder, &m, &err), TL_OK);
   tl_model_free(m);
+  write_llama(CONFIG(",\"hidden_act\":\"gelu\""), false, true);
+  assert_fails(TL_EUNSUPPORTED, "config.json: hidden_act: expected silu, got gelu");
   write_llama("{\"architectures\":[5],\"model_type\":\"gpt2\"," SIZES "}", false, true);
-  assert_fails(TL_EUNSUPPORTED, "config.json: architectures: '' is not known; known are: LlamaForCausalLM");
+  assert_fails(TL_EUNSUPPORTED, "config.json: architectures: '' is not known; known are: " KNOWN);
 }
 
 /* --- several files ------------------------------------------------------------------------------------ */

@@ -26,7 +26,8 @@ static void test_against_transformers(void **state) {
     c.original_max_position_embeddings = original;
     float *inv_freq = malloc((size_t)dim / 2 * sizeof *inv_freq);
     struct tl_error err = {0};
-    assert_int_equal(model_rope(&c, inv_freq, &err), TL_OK);
+    float factor = 0;
+    assert_int_equal(model_rope(&c, inv_freq, &factor, &err), TL_OK);
     char *next = line + at;
     for (long long i = 0; i < dim / 2; i++) {
       float expected = strtof(next, &next);
@@ -43,19 +44,29 @@ static void test_against_transformers(void **state) {
 
 static void test_errors(void **state) {
   (void)state;
-  float inv_freq[32];
+  float inv_freq[32], factor = 0;
   struct tl_error err = {0};
   struct hf_config c = {.head_dim = 64, .rope_theta = 10000, .rope_factor = 8, .low_freq_factor = 1, .high_freq_factor = 4};
-  assert_int_equal(model_rope(&c, inv_freq, &err), TL_OK); /* no type: default */
+  assert_int_equal(model_rope(&c, inv_freq, &factor, &err), TL_OK); /* no type: default */
+  strcpy(c.rope_type, "su");
+  assert_int_equal(model_rope(&c, inv_freq, &factor, &err), TL_EUNSUPPORTED);
+  assert_string_equal(err.message, "config.json: rope_scaling: type 'su' is not known; known are default, linear, dynamic, llama3, yarn, longrope");
   strcpy(c.rope_type, "yarn");
-  assert_int_equal(model_rope(&c, inv_freq, &err), TL_EUNSUPPORTED);
-  assert_string_equal(err.message, "config.json: rope_scaling: type 'yarn' is not known; known are default, linear, llama3");
+  assert_int_equal(model_rope(&c, inv_freq, &factor, &err), TL_ECORRUPT); /* no original_max_position_embeddings */
+  strcpy(c.rope_type, "longrope");
+  c.original_max_position_embeddings = 64;
+  assert_int_equal(model_rope(&c, inv_freq, &factor, &err), TL_ECORRUPT); /* no factors */
+  c.original_max_position_embeddings = 0;
+  c.partial_rotary_factor = 0.02; /* of 64 dimensions: one */
+  strcpy(c.rope_type, "default");
+  assert_int_equal(model_rope(&c, inv_freq, &factor, &err), TL_ECORRUPT);
+  c.partial_rotary_factor = 1;
   strcpy(c.rope_type, "llama3");
-  assert_int_equal(model_rope(&c, inv_freq, &err), TL_ECORRUPT); /* no original_max_position_embeddings */
+  assert_int_equal(model_rope(&c, inv_freq, &factor, &err), TL_ECORRUPT); /* no original_max_position_embeddings */
   c.original_max_position_embeddings = 8192;
-  assert_int_equal(model_rope(&c, inv_freq, &err), TL_OK);
+  assert_int_equal(model_rope(&c, inv_freq, &factor, &err), TL_OK);
   c.high_freq_factor = 1;
-  assert_int_equal(model_rope(&c, inv_freq, &err), TL_ECORRUPT);
+  assert_int_equal(model_rope(&c, inv_freq, &factor, &err), TL_ECORRUPT);
 }
 
 int main(void) {

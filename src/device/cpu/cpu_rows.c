@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/* Records that change rows one by one: norms within attention and behind blocks, rotations. */
+#include <math.h>
+
+#include "device/cpu/cpu_private.h"
+
+void cpu_layer_norm(float *h, const float *x, const float *weight, const float *bias, uint32_t n, float eps) {
+  float sum = 0, squares = 0;
+  for (uint32_t i = 0; i < n; i++) sum += x[i];
+  float mean = sum / (float)n;
+  for (uint32_t i = 0; i < n; i++) squares += (x[i] - mean) * (x[i] - mean);
+  float scale = 1 / sqrtf(squares / (float)n + eps);
+  for (uint32_t i = 0; i < n; i++) h[i] = (x[i] - mean) * scale * weight[i] + bias[i];
+}
+
+void cpu_norm_add(const struct cpu_device *d, const struct tl_op *op, const float *weight, uint32_t from, uint32_t to) {
+  for (uint32_t i = from; i < to; i++) {
+    float *x = d->x + i * d->ld_dim, *h = d->h + i * d->ld_dim;
+    d->kernels->rmsnorm(h, h, weight, d->model->dim, op->eps);
+    for (uint32_t k = 0; k < d->model->dim; k++) x[k] += h[k];
+  }
+}
+
+/* Heads need not be whole vectors, and others lie behind them: no kernel of the table fits. */
+static void norm_part(float *x, const float *weight, uint32_t n, float eps) {
+  float squares = 0;
+  for (uint32_t i = 0; i < n; i++) squares += x[i] * x[i];
+  float scale = 1 / sqrtf(squares / (float)n + eps);
+  for (uint32_t i = 0; i < n; i++) x[i] = x[i] * scale * weight[i];
+}
+
+void cpu_qk_norm(const struct cpu_device *d, const struct tl_op *op, const float *q_weight, const float *k_weight,
+                 uint32_t from, uint32_t to) {
+  const struct tl_model *model = d->model;
+  bool whole = op->features & TL_F_WHOLE_ROW;
+  uint32_t q_length = model->n_heads * model->head_dim, k_length = model->n_kv_heads * model->head_dim;
+  uint32_t q_part = whole ? q_length : model->head_dim, k_part = whole ? k_length : model->head_dim;
+  for (uint32_t i = from; i < to; i++) {
+    float *q = d->qkv + i * d->ld_qkv, *k = q + q_length;
+    for (uint32_t at = 0; at < q_length; at += q_part) norm_part(q + at, q_weight, q_part, op->eps);
+    for (uint32_t at = 0; at < k_length; at += k_part) norm_part(k + at, k_weight, k_part, op->eps);
+  }
+}
+
+/* Halves layout: (x[i], x[i + half]) is a pair. */
+static void rotate(float *x, const float *angles, uint32_t n) {
+  uint32_t half = n / 2;
+  for (uint32_t i = 0; i < half; i++) {
+    float cosine = angles[i], sine = angles[half + i], a = x[i], b = x[half + i];
+    x[i] = a * cosine - b * sine;
+    x[half + i] = b * cosine + a * sine;
+  }
+}
+
+static void rotate_interleaved(float *x, const float *angles, uint32_t n) {
+  uint32_t half = n / 2;
+  for (uint32_t i = 0; i < half; i++) {
+    float cosine = angles[i], sine = angles[half + i], a = x[2 * i], b = x[2 * i + 1];
+    x[2 * i] = a * cosine - b * sine;
+    x[2 * i + 1] = b * cosine + a * sine;
+  }
+}
+
+void cpu_rope(const struct cpu_device *d, const struct tl_op *op, uint32_t from, uint32_t to) {
+  const struct tl_model *model = d->model;
+  uint32_t head_dim = model->head_dim, heads = model->n_heads + model->n_kv_heads, n = model->n_rotated;
+  const float *table = op->features & TL_F_LOCAL ? d->rope_local : d->rope;
+  for (uint32_t i = from; i < to; i++) {
+    const float *angles = table + (size_t)d->step->positions[i] * n;
+    for (uint32_t head = 0; head < heads; head++) {
+      float *x = d->qkv + i * d->ld_qkv + (size_t)head * head_dim;
+      if (op->features & TL_F_INTERLEAVED)
+        rotate_interleaved(x, angles, n);
+      else
+        rotate(x, angles, n);
+      for (uint32_t k = 0; op->features & TL_F_FACTOR && k < n; k++) x[k] *= op->factor;
+    }
+  }
+}

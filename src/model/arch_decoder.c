@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: MIT */
+/* A row of architectures.c and config.json to a plan. All decoders here are what Llama (Touvron
+ * et al. 2023) made usual: norms around attention with grouped queries and rotary positions,
+ * and around a gated MLP. */
+#include <math.h>
+#include <string.h>
+
+#include "model/model_private.h"
+
+/* What the functions below share while a plan is made. */
+struct maker {
+  struct model *m;
+  const struct architecture *a;
+  const struct hf_config *c;
+  uint64_t dim, q, kv, ffn, vocab;
+  float rope_factor;
+  struct tl_error *err;
+};
+
+static bool is(const struct maker *k, uint32_t trait) {
+  return k->a->traits & trait;
+}
+
+/* A projection's weight and, when the model has them, its bias into input i of op. */
+static int project(struct maker *k, struct tl_op *op, int i, uint64_t rows, uint64_t columns, bool with_bias,
+                   const char *name) {
+  int32_t weight = plan_tensor(k->m, k->err, rows, columns, "model.layers.%u.%s.weight", op->layer, name);
+  if (weight < 0) return weight;
+  op->weight[i] = weight;
+  if (!with_bias) return TL_OK;
+  int32_t bias = plan_tensor(k->m, k->err, rows, 0, "model.layers.%u.%s.bias", op->layer, name);
+  if (bias < 0) return bias;
+  op->bias[i] = bias;
+  return TL_OK;
+}
+
+/* n inputs of op from one matrix that holds their rows one behind the other. */
+static int fused(struct maker *k, struct tl_op *op, const uint64_t *rows, int n, const char *name) {
+  uint64_t total = 0, first = 0;
+  for (int i = 0; i < n; i++) total += rows[i];
+  int32_t all = plan_tensor(k->m, k->err, total, k->dim, "model.layers.%u.%s.weight", op->layer, name);
+  if (all < 0) return all;
+  for (int i = 0; i < n; first += rows[i++]) {
+    int32_t part = plan_rows(k->m, k->err, all, first, rows[i]);
+    if (part < 0) return part;
+    op->weight[i] = part;
+  }
+  plan_spent(k->m, all);
+  return TL_OK;
+}
+
+static void multiply(struct tl_op *op, double factor) {
+  if (factor == 1) return;
+  op->features |= TL_F_FACTOR;
+  op->factor = (float)factor;
+}
+
+static void cap(struct tl_op *op, double softcap) {
+  if (softcap == 0) return;
+  op->features |= TL_F_SOFTCAP;
+  op->softcap = (float)softcap;
+}
+
+/* The layer's norm `name`, NULL: none. */
+static int norm(struct maker *k, enum tl_op_kind kind, uint32_t layer, const char *name) {
+  struct tl_op *op = plan_add(k->m, name ? kind : TL_OP_COPY, layer);
+  if (!name) return TL_OK;
+  op->eps = (float)k->c->rms_norm_eps;
+  op->features |= (is(k, ARCH_PLUS_ONE) ? TL_F_PLUS_ONE : 0) | (is(k, ARCH_LAYER_NORM) ? TL_F_LAYER_NORM : 0);
+  op->weight[0] = plan_tensor(k->m, k->err, k->dim, 0, "model.layers.%u.%s.weight", layer, name);
+  if (op->weight[0] < 0) return op->weight[0];
+  if (!is(k, ARCH_LAYER_NORM)) return TL_OK;
+  op->bias[0] = plan_tensor(k->m, k->err, k->dim, 0, "model.layers.%u.%s.bias", layer, name);
+  return op->bias[0] < 0 ? op->bias[0] : TL_OK;
+}
+
+static int final_norm(struct maker *k) {
+  struct tl_op *op = plan_add(k->m, TL_OP_RMSNORM, 0);
+  op->eps = (float)k->c->rms_norm_eps;
+  op->features |= (is(k, ARCH_PLUS_ONE) ? TL_F_PLUS_ONE : 0) | (is(k, ARCH_LAYER_NORM) ? TL_F_LAYER_NORM : 0);
+  op->weight[0] = plan_tensor(k->m, k->err, k->dim, 0, "model.norm.weight");
+  if (op->weight[0] < 0) return op->weight[0];
+  if (!is(k, ARCH_LAYER_NORM)) return TL_OK;
+  op->bias[0] = plan_tensor(k->m, k->err, k->dim, 0, "model.norm.bias");
+  return op->bias[0] < 0 ? op->bias[0] : TL_OK;
+}
+
+/* How what a block computed comes into x: added, or through a norm of its own. */
+static int end_block(struct maker *k, struct tl_op *op, const char *post_norm) {
+  if (is(k, ARCH_MULTIPLIERS)) multiply(op, k->c->residual_multiplier);
+  if (!post_norm) return TL_OK;
+  op->features |= TL_F_TO_H;
+  return norm(k, TL_OP_NORM_ADD, op->layer, post_norm);
+}
+
+static bool slides(const struct maker *k, uint32_t layer) {
+  const struct hf_config *c = k->c;
+  if (k->a->window == WINDOW_NONE || c->sliding_window == 0) return false;
+  if (k->a->window == WINDOW_OPTIONAL && !c->use_sliding_window) return false;
+  if (c->has_layer_types) return c->slides[layer];
+  switch (k->a->window) {
+    case WINDOW_ALTERNATE: return layer % 2 == 0;
+    case WINDOW_PATTERN: return (layer + 1) % (uint64_t)c->sliding_window_pattern != 0;
+    case WINDOW_OPTIONAL: return layer >= c->max_window_layers;
+    default: return true;
+  }
+}
+
+static bool rotates(const struct maker *k, uint32_t layer) {
+  if (!is(k, ARCH_NOPE)) return true;
+  if (k->c->has_no_rope_layers) return k->c->rotates[layer];
+  return (layer + 1) % (uint64_t)k->c->no_rope_layer_interval != 0;
+}
+
+static int qk_norm(struct maker *k, uint32_t layer) {
+  if (!is(k, ARCH_QK_NORM | ARCH_QK_NORM_ROW)) return TL_OK;
+  bool row = is(k, ARCH_QK_NORM_ROW);
+  uint64_t head = (uint64_t)k->c->head_dim;
+  struct tl_op *op = plan_add(k->m, TL_OP_QK_NORM, layer);
+  op->eps = (float)k->c->rms_norm_eps;
+  op->features |= (is(k, ARCH_PLUS_ONE) ? TL_F_PLUS_ONE : 0) | (row ? TL_F_WHOLE_ROW : 0);
+  int r = project(k, op, 0, row ? k->q : head, 0, false, "self_attn.q_norm");
+  if (r == TL_OK) r = project(k, op, 1, row ? k->kv : head, 0, false, "self_attn.k_norm");
+  return r;
+}
+
+static void attend(struct maker *k, uint32_t layer) {
+  const struct hf_config *c = k->c;
+  bool window = slides(k, layer);
+  if (rotates(k, layer)) {
+    struct tl_op *rope = plan_add(k->m, TL_OP_ROPE, layer);
+    bool local = window && is(k, ARCH_LOCAL_ROPE);
+    rope->features |= (is(k, ARCH_INTERLEAVED) ? TL_F_INTERLEAVED : 0) | (local ? TL_F_LOCAL : 0) |
+                      (k->m->model.n_rotated < k->m->model.head_dim ? TL_F_PARTIAL : 0);
+    if (!local) multiply(rope, (double)k->rope_factor);
+  }
+  struct tl_op *op = plan_add(k->m, TL_OP_ATTEND, layer);
+  op->scale = 1 / sqrtf((float)c->head_dim);
+  if (is(k, ARCH_QUERY_SCALAR)) op->scale = 1 / sqrtf((float)c->query_pre_attn_scalar);
+  if (is(k, ARCH_MULTIPLIERS)) op->scale = (float)c->attention_multiplier;
+  if (is(k, ARCH_SOFTCAPS)) cap(op, c->attn_logit_softcapping);
+  if (!window) return;
+  op->features |= TL_F_WINDOW;
+  op->window = (uint32_t)c->sliding_window;
+}
+
+static int attention(struct maker *k, uint32_t layer) {
+  const uint64_t rows[] = {k->q, k->kv, k->kv};
+  bool bias = is(k, ARCH_QKV_BIAS) || k->c->attention_bias || (is(k, ARCH_LAYER_NORM) && k->c->use_qkv_bias);
+  int r = norm(k, TL_OP_RMSNORM, layer, k->a->pre_attention);
+  struct tl_op *op = plan_add(k->m, TL_OP_QKV, layer);
+  if (is(k, ARCH_FUSED_QKV)) {
+    if (r == TL_OK) r = fused(k, op, rows, 3, "self_attn.qkv_proj");
+  } else {
+    if (r == TL_OK) r = project(k, op, 0, k->q, k->dim, bias, "self_attn.q_proj");
+    if (r == TL_OK) r = project(k, op, 1, k->kv, k->dim, bias, "self_attn.k_proj");
+    if (r == TL_OK) r = project(k, op, 2, k->kv, k->dim, bias, "self_attn.v_proj");
+  }
+  if (r == TL_OK) r = qk_norm(k, layer);
+  attend(k, layer);
+  op = plan_add(k->m, TL_OP_ATTN_OUT, layer);
+  bool out_bias = k->c->attention_bias && !is(k, ARCH_NO_OUT_BIAS);
+  if (r == TL_OK) r = project(k, op, 0, k->dim, k->q, out_bias, "self_attn.o_proj");
+  return r == TL_OK ? end_block(k, op, k->a->post_attention) : r;
+}
+
+static int mlp(struct maker *k, uint32_t layer) {
+  const uint64_t rows[] = {k->ffn, k->ffn};
+  bool bias = k->c->mlp_bias;
+  int r = norm(k, TL_OP_RMSNORM, layer, k->a->pre_mlp);
+  struct tl_op *op = plan_add(k->m, TL_OP_GATED_UP, layer);
+  if (is(k, ARCH_GELU)) op->features |= TL_F_GELU_TANH;
+  if (is(k, ARCH_FUSED_UP)) {
+    if (r == TL_OK) r = fused(k, op, rows, 2, "mlp.gate_up_proj");
+  } else {
+    if (r == TL_OK) r = project(k, op, 0, k->ffn, k->dim, bias, "mlp.gate_proj");
+    if (r == TL_OK) r = project(k, op, 1, k->ffn, k->dim, bias, "mlp.up_proj");
+  }
+  op = plan_add(k->m, TL_OP_MLP_DOWN, layer);
+  if (r == TL_OK) r = project(k, op, 0, k->dim, k->ffn, bias, "mlp.down_proj");
+  return r == TL_OK ? end_block(k, op, k->a->post_mlp) : r;
+}
+
+/* What models of a row may ask for that is not done here. */
+static int check(const struct maker *k) {
+  const struct hf_config *c = k->c;
+  const char *wanted = is(k, ARCH_GELU) ? "gelu_pytorch_tanh" : "silu";
+  if (c->hidden_act[0] && strcmp(c->hidden_act, wanted) != 0)
+    return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: hidden_act: expected %s, got %s", wanted,
+                        c->hidden_act);
+  if (is(k, ARCH_LAYER_NORM) && (c->qk_layernorm || c->use_parallel_residual))
+    return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: %s: is not supported",
+                        c->qk_layernorm ? "qk_layernorm" : "use_parallel_residual");
+  return TL_OK;
+}
+
+int arch_decoder_plan(struct model *m, const struct architecture *a, const struct hf_config *c, float rope_factor,
+                      struct tl_error *err) {
+  struct maker k = {m, a, c, (uint64_t)c->hidden_size, (uint64_t)(c->num_attention_heads * c->head_dim),
+                    (uint64_t)(c->num_key_value_heads * c->head_dim), (uint64_t)c->intermediate_size,
+                    (uint64_t)c->vocab_size, rope_factor, err};
+  int r = check(&k);
+  if (r < 0) return r;
+  int32_t embed = plan_tensor(m, err, k.vocab, k.dim, "model.embed_tokens.weight");
+  if (embed < 0) return embed;
+  struct tl_op *op = plan_add(m, TL_OP_EMBED, 0);
+  op->weight[0] = embed;
+  if (is(&k, ARCH_EMBED_SCALE)) multiply(op, sqrt((double)c->hidden_size));
+  if (is(&k, ARCH_MULTIPLIERS)) multiply(op, c->embedding_multiplier);
+  for (uint32_t layer = 0; layer < (uint32_t)c->num_hidden_layers && r == TL_OK; layer++) {
+    r = attention(&k, layer);
+    if (r == TL_OK) r = mlp(&k, layer);
+  }
+  if (r == TL_OK) r = final_norm(&k);
+  if (r < 0) return r;
+  bool tied = c->tie_word_embeddings || (is(&k, ARCH_TIED) && model_find_tensor(m, "lm_head.weight") < 0);
+  int32_t output = tied ? embed : plan_tensor(m, err, k.vocab, k.dim, "lm_head.weight");
+  if (output < 0) return output;
+  op = plan_add(m, TL_OP_LOGITS, 0);
+  op->weight[0] = output;
+  if (is(&k, ARCH_MULTIPLIERS)) multiply(op, 1 / c->logits_scaling);
+  if (is(&k, ARCH_SOFTCAPS)) cap(op, c->final_logit_softcapping);
+  return TL_OK;
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+/* The decoders that are known. A new one is a new row, as long as it differs in what is
+ * a trait already; what the rows mean is in model_private.h, what they become in arch_decoder.c. */
+#include <stdio.h>
+#include <string.h>
+
+#include "model/model_private.h"
+
+#define PRE_NORMS "input_layernorm", NULL, "post_attention_layernorm", NULL
+#define GEMMA_NORMS \
+  "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"
+#define GEMMA (ARCH_PLUS_ONE | ARCH_EMBED_SCALE | ARCH_TIED | ARCH_SOFTCAPS | ARCH_QUERY_SCALAR | ARCH_GELU)
+
+static const struct architecture architectures[] = {
+    {"LlamaForCausalLM", "llama", PRE_NORMS, 0, WINDOW_NONE, 1},
+    {"MistralForCausalLM", "mistral", PRE_NORMS, 0, WINDOW_ALL, 1},
+    {"Qwen2ForCausalLM", "qwen2", PRE_NORMS, ARCH_QKV_BIAS | ARCH_NO_OUT_BIAS, WINDOW_OPTIONAL, 1},
+    {"Qwen3ForCausalLM", "qwen3", PRE_NORMS, ARCH_QK_NORM, WINDOW_OPTIONAL, 1},
+    {"SmolLM3ForCausalLM", "smollm3", PRE_NORMS, ARCH_NOPE | ARCH_TIED, WINDOW_OPTIONAL, 1},
+    {"Phi3ForCausalLM", "phi3", PRE_NORMS, ARCH_FUSED_QKV | ARCH_FUSED_UP | ARCH_PARTIAL, WINDOW_ALL, 1},
+    {"Gemma2ForCausalLM", "gemma2", GEMMA_NORMS, GEMMA, WINDOW_ALTERNATE, 1},
+    {"Gemma3ForCausalLM", "gemma3_text", GEMMA_NORMS, GEMMA | ARCH_QK_NORM | ARCH_LOCAL_ROPE, WINDOW_PATTERN, 1},
+    {"Olmo2ForCausalLM", "olmo2", NULL, "post_attention_layernorm", NULL, "post_feedforward_layernorm",
+     ARCH_QK_NORM_ROW, WINDOW_NONE, 1},
+    {"GraniteForCausalLM", "granite", PRE_NORMS, ARCH_MULTIPLIERS, WINDOW_NONE, 1},
+    {"StableLmForCausalLM", "stablelm", PRE_NORMS, ARCH_LAYER_NORM | ARCH_PARTIAL | ARCH_NO_OUT_BIAS, WINDOW_NONE, 0.25},
+    {"Glm4ForCausalLM", "glm4", "input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm",
+     "post_mlp_layernorm", ARCH_FUSED_UP | ARCH_INTERLEAVED | ARCH_PARTIAL | ARCH_NO_OUT_BIAS, WINDOW_NONE, 0.5},
+};
+
+#define N_ARCHITECTURES (sizeof architectures / sizeof *architectures)
+
+bool tl_model_supported(uint32_t i, const char **ret_class, const char **ret_name, bool *ret_gguf) {
+  if (i >= N_ARCHITECTURES) return false;
+  *ret_class = architectures[i].class_name;
+  *ret_name = architectures[i].name;
+  *ret_gguf = gguf_knows_class(architectures[i].class_name);
+  return true;
+}
+
+const struct architecture *arch_find(const char *class_name, const char *model_type, struct tl_error *err) {
+  char known[512] = "";
+  size_t at = 0;
+  for (size_t i = 0; i < N_ARCHITECTURES; i++) {
+    if (strcmp(class_name, architectures[i].class_name) == 0 ||
+        (!class_name[0] && strcmp(model_type, architectures[i].name) == 0))
+      return &architectures[i];
+    if (at < sizeof known)
+      at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", architectures[i].class_name);
+  }
+  tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: architectures: '%s' is not known; known are: %s",
+               class_name, known);
+  return NULL;
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+/* The lists of config.json: what layers are, and factors of rotary angles. */
+#include <string.h>
+
+#include "model/model_private.h"
+
+static int bad_list(const char *name, const char *what, struct tl_error *err) {
+  return tl_error_set(err, TL_ECORRUPT, "model.path", "config.json: %s: expected %s", name, what);
+}
+
+static int read_layer_types(struct hf_config *c, json_t *list, struct tl_error *err) {
+  if (!list || json_is_null(list)) return TL_OK;
+  if (json_array_size(list) != (size_t)c->num_hidden_layers)
+    return bad_list("layer_types", "a list of num_hidden_layers items", err);
+  c->has_layer_types = true;
+  for (size_t i = 0; i < json_array_size(list); i++) {
+    const char *type = json_string_value(json_array_get(list, i));
+    c->slides[i] = type && strcmp(type, "sliding_attention") == 0;
+    if (!c->slides[i] && (!type || strcmp(type, "full_attention") != 0))
+      return bad_list("layer_types", "full_attention or sliding_attention", err);
+  }
+  return TL_OK;
+}
+
+static int read_no_rope_layers(struct hf_config *c, json_t *list, struct tl_error *err) {
+  if (!list || json_is_null(list)) return TL_OK;
+  if (json_array_size(list) != (size_t)c->num_hidden_layers)
+    return bad_list("no_rope_layers", "a list of num_hidden_layers items", err);
+  c->has_no_rope_layers = true;
+  for (size_t i = 0; i < json_array_size(list); i++) {
+    json_t *item = json_array_get(list, i);
+    if (!json_is_integer(item) && !json_is_boolean(item)) return bad_list("no_rope_layers", "0 or 1", err);
+    c->rotates[i] = json_is_true(item) || json_integer_value(item) != 0;
+  }
+  return TL_OK;
+}
+
+/* Of the two lists of longrope the one for contexts beyond the original: which context there will
+ * be is known when the model is loaded, and cached keys cannot change with it. */
+static int read_factors(struct hf_config *c, json_t *rope, struct tl_error *err) {
+  if (strcmp(c->rope_type, "longrope") != 0) return TL_OK;
+  bool beyond = c->max_position_embeddings > c->original_max_position_embeddings;
+  const char *name = beyond ? "long_factor" : "short_factor";
+  json_t *list = json_object_get(rope, name);
+  if (json_array_size(list) == 0 || json_array_size(list) > MODEL_MAX_HEAD_DIM / 2)
+    return bad_list(name, "a list of factors", err);
+  for (size_t i = 0; i < json_array_size(list); i++) {
+    double factor = json_number_value(json_array_get(list, i));
+    if (!(factor >= 1e-3 && factor <= 1e6)) return bad_list(name, "numbers from 0.001 to 1e6", err);
+    c->long_factors[c->n_long_factors++] = (float)factor;
+  }
+  return TL_OK;
+}
+
+int hf_config_read_lists(struct hf_config *c, json_t *object, json_t *rope, struct tl_error *err) {
+  c->rope_untruncated = json_is_false(json_object_get(rope, "truncate"));
+  int r = read_layer_types(c, json_object_get(object, "layer_types"), err);
+  if (r == TL_OK) r = read_no_rope_layers(c, json_object_get(object, "no_rope_layers"), err);
+  return r == TL_OK ? read_factors(c, rope, err) : r;
+}

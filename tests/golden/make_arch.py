@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""Makes arch/<name>/: a small random model of each other architecture, and what transformers says of it.
+
+    python3 -m venv venv && venv/bin/pip install -r tests/golden/requirements.txt
+    venv/bin/python tests/golden/make_arch.py [NAME...]
+
+As make_llama.py, from which prompts and numbers come: float32, greedy tokens that are well separated.
+"""
+
+import json
+import os
+import shutil
+import sys
+
+import torch
+import transformers
+from safetensors.torch import save_file
+
+import make_llama
+from make_llama import HERE, MARGIN, N_NEW, PROMPT_LENGTHS, make_case
+
+make_llama.MIN_DISTINCT = 8
+SIZES = dict(num_hidden_layers=2, hidden_size=36, intermediate_size=52, num_attention_heads=4, num_key_value_heads=2,
+             head_dim=14, vocab_size=131, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+
+
+def theta(value, **more):
+    return dict(rope_type="default", rope_theta=value, **more)
+
+
+LONG = [1.0 + 0.5 * i for i in range(6)]
+MODELS = {
+    "qwen2": ("Qwen2", dict(hidden_size=56, tie_word_embeddings=True)),
+    "qwen2_window": ("Qwen2", dict(hidden_size=56, use_sliding_window=True, sliding_window=21, max_window_layers=1)),
+    "qwen3": ("Qwen3", dict()),
+    "mistral": ("Mistral", dict(sliding_window=19)),
+    "mistral_yarn": ("Mistral", dict(sliding_window=None, rope_parameters=dict(
+        rope_type="yarn", rope_theta=10000.0, factor=8.0, original_max_position_embeddings=64))),
+    "smollm3": ("SmolLM3", dict(hidden_size=56, no_rope_layers=[1, 0], tie_word_embeddings=True)),
+    "phi3": ("Phi3", dict(hidden_size=56, sliding_window=50)),
+    "phi4_longrope": ("Phi3", dict(hidden_size=64, head_dim=16, partial_rotary_factor=0.75, original_max_position_embeddings=4,
+                                   rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.75,
+                                                        original_max_position_embeddings=4,
+                                                        short_factor=[1.0] * 6, long_factor=LONG))),
+    "gemma2": ("Gemma2", dict(tie_word_embeddings=False, sliding_window=18, query_pre_attn_scalar=11, attn_logit_softcapping=5.0,
+                              final_logit_softcapping=6.0)),
+    "gemma3": ("Gemma3", dict(tie_word_embeddings=False, num_hidden_layers=3, sliding_window=18, query_pre_attn_scalar=11,
+                              layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+                              rope_parameters=dict(sliding_attention=theta(10000.0), full_attention=dict(
+                                  rope_type="linear", factor=8.0, rope_theta=1000000.0)))),
+    "olmo2": ("Olmo2", dict(hidden_size=56)),
+    "granite": ("Granite", dict(hidden_size=56, embedding_multiplier=3.0, attention_multiplier=0.11,
+                                residual_multiplier=0.6, logits_scaling=0.7)),
+    "stablelm": ("StableLm", dict(hidden_size=64, head_dim=16, use_qkv_bias=True, rope_parameters=theta(
+        10000.0, partial_rotary_factor=0.25))),
+    "glm4": ("Glm4", dict(hidden_size=48, head_dim=12, attention_bias=True, rope_parameters=theta(
+        10000.0, partial_rotary_factor=0.5))),
+}
+CONFIG = {"Gemma3": "Gemma3TextConfig"}
+
+
+def draw_weights(model, generator, plus_one):
+    """Activations near 1 after norms, attention that looks at few positions."""
+    for name, weight in model.named_parameters():
+        noise = torch.randn(weight.shape, generator=generator)
+        if name.endswith("bias"):
+            value = 0.3 * noise
+        elif "norm" in name:
+            value = (0 if plus_one else 1) + 0.2 * noise
+        elif "lm_head" in name or "embed_tokens" in name:
+            tied = model.config.tie_word_embeddings
+            value = noise if "embed" in name and not tied else noise * 2.5 / weight.shape[1] ** 0.5
+        else:
+            gain = 1.6 if name.split(".")[-2] in ("q_proj", "k_proj", "qkv_proj") else 1.2
+            value = noise * gain / weight.shape[1] ** 0.5
+        weight.data = value.float()
+
+
+def make_model(name):
+    family, changes = MODELS[name]
+    folder = f"{HERE}/arch/{name}"
+    generator = torch.Generator().manual_seed(sum(name.encode()))
+    config_class = getattr(transformers, CONFIG.get(family, family + "Config"))
+    config = config_class(**(SIZES | changes), attn_implementation="eager")
+    model = getattr(transformers, family + "ForCausalLM")(config).float().eval()
+    draw_weights(model, generator, family.startswith("Gemma"))
+    if config.tie_word_embeddings:
+        model.tie_weights()
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    written = json.loads(config.to_json_string(use_diff=False))
+    written = {k: v for k, v in written.items() if k in SIZES or k in config_class().to_dict() and v is not None}
+    drop = ("id2label", "label2id", "problem_type", "return_dict", "output_", "chunk_size", "transformers_version", "base_model")
+    written = {k: v for k, v in written.items() if not k.startswith(drop)}
+    if "head_dim" not in config_class().to_dict():
+        written.pop("head_dim", None)
+    written["architectures"] = [family + "ForCausalLM"]
+    with open(f"{folder}/config.json", "w") as out:
+        json.dump(written, out, indent=1, sort_keys=True)
+        out.write("\n")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()
+               if not (k == "lm_head.weight" and config.tie_word_embeddings)},
+              f"{folder}/model.safetensors", metadata={"format": "pt"})
+    again = getattr(transformers, family + "ForCausalLM").from_pretrained(folder, dtype=torch.float32,
+                                                                        attn_implementation="eager")
+    ids = torch.arange(100).unsqueeze(0)
+    assert torch.equal(again(ids).logits, model(ids).logits), folder
+    cases = []
+    for length in PROMPT_LENGTHS:
+        case, attempts = make_case(model, dict(dtype="F32", config=SIZES), length, generator)
+        cases.append(case)
+        print(f"{name}: prompt of {length}: {attempts} passed over, {len(set(case['tokens']))} distinct", flush=True)
+    with open(f"{folder}/golden.json", "w") as out:
+        out.write('{"made_by": "tests/golden/make_arch.py", "arithmetic": "float32",\n')
+        out.write(f' "dtype": "F32", "margin": {MARGIN["F32"]}, "cases": [\n')
+        out.write(",\n".join(json.dumps(case) for case in cases) + "\n]}\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    failed = []
+    with torch.no_grad():
+        for name in sys.argv[1:] or MODELS:
+            try:
+                make_model(name)
+            except Exception as error:  # the others are made all the same
+                failed.append(f"{name}: {type(error).__name__}: {str(error)[:300]}")
+    sys.exit("\n".join(failed))
