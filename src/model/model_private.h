@@ -11,6 +11,8 @@
 #define MODEL_MAX_OPS 16384
 #define MODEL_MAX_DIM 1000000
 
+struct hf_config;
+
 struct model_file {
   void *data;
   size_t bytes;
@@ -22,13 +24,15 @@ struct model_file {
 struct tl_packed {
   /* INT4, INT8 and what is quantized while it loads: the block of an output row. */
   void (*read)(const struct tl_packed *p, uint64_t row, uint64_t block, struct tl_quant_block *ret);
-  const uint8_t *codes;      /* integers, as the scheme packs them; F8: the bytes */
+  const struct scheme *scheme; /* packed.c */
+  const uint8_t *codes;      /* integers, as the scheme packs them */
   const char *scales;        /* of scale_dtype */
   enum tl_dtype scale_dtype;
   const uint8_t *zeros;      /* as the scheme packs them; NULL: symmetric */
-  uint64_t rows, columns, n_groups;
+  uint64_t rows, columns;
+  uint64_t n_groups;         /* along a row */
   uint64_t group_rows, group_columns; /* elements that share a scale */
-  uint32_t zero_shift;       /* added to a stored zero: GPTQ's first format stores one less */
+  unsigned zero_shift;       /* added to a stored zero: GPTQ's first format stores one less */
   uint32_t *order;           /* (columns) input of each place; NULL: ascending */
   struct tl_tensor source;   /* floats to be quantized */
 };
@@ -44,6 +48,7 @@ struct model {
   struct model_file *files;
   uint32_t n_files;
   struct tl_op *ops;          /* (MODEL_MAX_OPS) while the plan is made */
+  const struct hf_config *config; /* while the plan is made */
   bool gguf;                  /* tensors have GGUF's names */
   uint32_t paired_head;       /* and Q and K have heads of so many rows in pairs; 0: they have not */
 };
@@ -77,6 +82,9 @@ struct hf_config {
   int64_t vocab_size, max_position_embeddings;
   double rms_norm_eps, rope_theta;
   bool attention_bias, mlp_bias, tie_word_embeddings;
+  /* quantization_config */
+  char quant_method[32], checkpoint_format[32];
+  int64_t block_rows, block_columns; /* of F8 scales; 0: it does not say */
   /* rope scaling */
   char rope_type[32];
   double rope_factor, low_freq_factor, high_freq_factor;
@@ -108,6 +116,11 @@ struct tl_op *plan_add(struct model *m, enum tl_op_kind kind, uint32_t layer);
  * columns 0; returns its index, or a negative error. */
 int32_t plan_tensor(struct model *m, struct tl_error *err, uint64_t rows, uint64_t columns, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
+
+/* packed.c: the matrix (rows, columns) that a plan calls `name` and the files hold as integers with
+ * scales beside, or as F8. Its index, TL_ENOTFOUND without a message when there is none,
+ * or an error. */
+int32_t packed_tensor(struct model *m, const char *name, uint64_t rows, uint64_t columns, struct tl_error *err);
 
 /* arch_llama.c */
 int arch_llama_plan(struct model *m, const struct hf_config *config, struct tl_error *err);
