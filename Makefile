@@ -157,7 +157,7 @@ $(foreach room,$(ROOMS),$(eval $(call unit_test,$(room))))
 .PHONY: check check-unit check-e2e check-house
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
 	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins
-	@$(MAKE) --no-print-directory check-house check-model check-unit check-e2e
+	@$(MAKE) --no-print-directory check-house check-model check-unit check-fuzz-model check-e2e
 
 .PHONY: unit-bins
 unit-bins: $(UNIT_BINS)
@@ -202,6 +202,29 @@ $(VENV)/.done: tests/e2e/requirements.txt
 check-e2e: all $(VENV)/.done ## end-to-end tests only (T=expression for pytest -k)
 	$(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
 		$(VENV)/bin/python -m pytest -q tests/e2e $(if $(T),-k "$(T)")
+
+# --- hostile model files ------------------------------------------------------
+# A target a file, by libFuzzer; `make check` replays the corpora.
+FUZZ_SECONDS ?= 600
+MODEL_FUZZERS := gguf safetensors
+$(MODEL_FUZZERS:%=$(B)/fuzz/fuzz_%): $(B)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(wildcard src/model/*.c src/base/*.c) | tests/fuzz/model_target.h
+	@mkdir -p $(@D)
+	$(Q)clang $(CPPFLAGS) $(PKG_CFLAGS) -std=c17 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $^ $(LDLIBS)
+$(MODEL_FUZZERS:%=$(B)/bin/replay_%): $(B)/bin/replay_%: tests/fuzz/fuzz_%.c $(call archives,model)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -DREPLAY -MMD -MP -o $@ $< \
+		$(LDFLAGS) -Wl,--start-group $(call archives,model) -Wl,--end-group $(LDLIBS)
+
+.PHONY: fuzz-model check-fuzz-model
+fuzz-model: $(MODEL_FUZZERS:%=$(B)/fuzz/fuzz_%) ## hostile GGUF and safetensors files for FUZZ_SECONDS each (600); needs clang
+	@set -e; for f in $(MODEL_FUZZERS); do \
+		mkdir -p $(B)/fuzz/$$f; \
+		$(B)/fuzz/fuzz_$$f -max_total_time=$(FUZZ_SECONDS) -max_len=32768 -timeout=20 -print_final_stats=1 \
+			-artifact_prefix=$(B)/fuzz/ $(B)/fuzz/$$f tests/fuzz/corpus/$$f; \
+	done
+
+check-fuzz-model: $(MODEL_FUZZERS:%=$(B)/bin/replay_%)
+	@set -e; for f in $(MODEL_FUZZERS); do $(SAN_ENV) $(B)/bin/replay_$$f tests/fuzz/corpus/$$f/*; done
 
 .PHONY: soak
 soak: all $(VENV)/.done ## 64 clients of all kinds, the bad ones too, for SOAK_SECONDS (60); with SAN= as well

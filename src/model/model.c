@@ -28,12 +28,13 @@ static uint64_t elements(const struct tl_tensor *t) {
   return n;
 }
 
-/* Of what the plan uses, each once. */
-static int count_weights(struct model *m, struct tl_error *err) {
+int model_count_weights(struct model *m, struct tl_error *err) {
   struct tl_model *t = &m->model;
   size_t bytes_of[TL_N_DTYPES] = {0};
   bool *seen = calloc(m->n_tensors + 1, sizeof *seen);
   if (!seen) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  t->n_parameters = t->weight_bytes = 0;
+  t->weight_dtype = TL_DTYPE_F32;
   for (uint32_t i = 0; i < 2 * TL_OP_INPUTS * t->n_ops; i++) {
     const struct tl_op *op = &m->ops[i / (2 * TL_OP_INPUTS)];
     unsigned k = i % (2 * TL_OP_INPUTS);
@@ -89,7 +90,7 @@ static int make_plan(struct model *m, const struct hf_config *c, struct tl_error
   m->model.tensors = m->tensors;
   m->model.n_tensors = m->n_tensors;
   m->config = NULL;
-  return r == TL_OK ? count_weights(m, err) : r;
+  return r == TL_OK ? model_count_weights(m, err) : r;
 }
 
 static void take_config(struct tl_model *t, const struct hf_config *c) {

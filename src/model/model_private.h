@@ -53,6 +53,9 @@ struct model {
   uint32_t paired_head;       /* and Q and K have heads of so many rows in pairs; 0: they have not */
 };
 
+/* model.c: sums and formats of what the plan uses, each tensor once. */
+int model_count_weights(struct model *m, struct tl_error *err);
+
 /* quant_blocks.c: the block of ggml's layout at `at`. */
 void quant_read_bytes(enum tl_dtype dtype, const void *at, struct tl_quant_block *ret);
 
