@@ -11,11 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "device/cpu/cpu_private.h"
+#include "probes.h"
 #include "tokenlane/base/clock.h"
 
 #define MAX_SEQS 32
@@ -23,9 +20,7 @@
 #define DECODE_FROM 64 /* context before the first timed decode step */
 #define DECODE_STEPS 64
 #define MAX_CONTEXT PREFILL_TOKENS
-#define PROBE_PASSES 7
 #define PREFILL_PASSES 3
-#define FMA_ROUNDS 2000000
 
 struct options {
   const char *model; /* NULL: only the probes */
@@ -62,171 +57,6 @@ static int compare_doubles(const void *a, const void *b) {
 static double median(double *values, unsigned n) {
   qsort(values, n, sizeof *values, compare_doubles);
   return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
-
-static double seconds_since(int64_t began_ns) {
-  return (double)(tl_now_ns() - began_ns) * 1e-9;
-}
-
-/* --- probe: bytes read ---------------------------------------------------------------------- */
-
-typedef uint64_t words __attribute__((vector_size(64)));
-
-struct read_probe {
-  const char *buffer;
-  size_t bytes; /* a multiple of 4096 * lanes */
-  unsigned lanes;
-  bool streams; /* each lane reads its share in eight streams instead of one: which is faster differs */
-  _Atomic uint64_t sink; /* the sums go somewhere */
-};
-
-/* Eight accumulators, so that the loads and not the additions limit. */
-#define READ_BODY                                                                                         \
-  size_t apart = streams ? bytes / 8 : sizeof(words), step = streams ? sizeof(words) : 8 * sizeof(words); \
-  words sum[8] = {{0}};                                                                                   \
-  for (size_t at = 0; at < (streams ? apart : bytes); at += step)                                         \
-    for (int i = 0; i < 8; i++) sum[i] += *(const words *)(const void *)(from + at + i * apart);          \
-  for (int i = 1; i < 8; i++) sum[0] += sum[i];                                                           \
-  return sum[0][0] + sum[0][1] + sum[0][2] + sum[0][3] + sum[0][4] + sum[0][5] + sum[0][6] + sum[0][7];
-#define READ_PARAMETERS const char *from, size_t bytes, bool streams
-
-#if defined(__x86_64__)
-__attribute__((target("avx512f"), optimize("O3"))) static uint64_t read_avx512(READ_PARAMETERS) {
-  READ_BODY
-}
-__attribute__((target("avx2"), optimize("O3"))) static uint64_t read_avx2(READ_PARAMETERS) {
-  READ_BODY
-}
-#endif
-__attribute__((optimize("O3"))) static uint64_t read_plain(READ_PARAMETERS) {
-  READ_BODY
-}
-
-static void read_lane(void *context, unsigned lane) {
-  struct read_probe *p = context;
-  size_t share = p->bytes / p->lanes;
-  const char *from = p->buffer + lane * share;
-  uint64_t sum;
-#if defined(__x86_64__)
-  enum tl_cpu_isa isa = tl_cpu_best_isa();
-  if (isa >= TL_ISA_AVX512)
-    sum = read_avx512(from, share, p->streams);
-  else if (isa == TL_ISA_AVX2)
-    sum = read_avx2(from, share, p->streams);
-  else
-#endif
-    sum = read_plain(from, share, p->streams);
-  atomic_fetch_add_explicit(&p->sink, sum, memory_order_relaxed); /* only kept alive */
-}
-
-/* The best pass: a limit is what the machine can do, not what it does while disturbed. */
-static double probe_read(struct cpu_pool *pool, const struct options *o) {
-  size_t unit = (size_t)4096 * o->lanes;
-  struct read_probe p = {.bytes = (o->probe_bytes + unit - 1) / unit * unit, .lanes = o->lanes};
-  char *buffer = cpu_map(p.bytes);
-  if (!buffer) return 0;
-  memset(buffer, 1, p.bytes);
-  p.buffer = buffer;
-  double best = INFINITY;
-  for (int pass = 0; pass < 2 * PROBE_PASSES; pass++) {
-    p.streams = pass % 2;
-    int64_t began_ns = tl_now_ns();
-    cpu_pool_start(pool, read_lane, &p);
-    cpu_pool_join(pool);
-    best = fmin(best, seconds_since(began_ns));
-  }
-  cpu_unmap(buffer, p.bytes);
-  return (double)p.bytes / best;
-}
-
-/* --- probe: multiply-adds -------------------------------------------------------------------- */
-
-#define CHAINS 12 /* independent sums: more than latency times units; they and a factor fit 16 registers */
-#if defined(__x86_64__)
-#define OPAQUE(x) __asm__ volatile("" : "+v"(x)) /* the compiler may neither move nor merge it */
-#else
-#define OPAQUE(x) __asm__ volatile("" : "+w"(x))
-#endif
-
-/* Operations of FMA_ROUNDS rounds. */
-typedef double (*fma_probe)(void);
-
-/* step is one instruction on sum[i]; each does `operations` multiplications and additions. */
-#define FMA_BODY(type, zero, step, operations)                  \
-  type sum[CHAINS];                                             \
-  for (int i = 0; i < CHAINS; i++) sum[i] = zero;               \
-  for (int r = 0; r < FMA_ROUNDS; r++) {                        \
-    _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) { \
-      step;                                                     \
-    }                                                           \
-  }                                                             \
-  for (int i = 0; i < CHAINS; i++) OPAQUE(sum[i]);              \
-  return (double)FMA_ROUNDS * CHAINS * (operations)
-
-#if defined(__x86_64__)
-__attribute__((target("avx512bf16,avx512f"))) static double fma_avx512bf16(void) {
-  __m512i bits = _mm512_set1_epi32(0x3f803f80);
-  OPAQUE(bits);
-  FMA_BODY(__m512, _mm512_setzero_ps(), sum[i] = _mm512_dpbf16_ps(sum[i], (__m512bh)bits, (__m512bh)bits),
-           64);
-}
-__attribute__((target("avx512f"))) static double fma_avx512(void) {
-  __m512 x = _mm512_set1_ps(0.5f);
-  OPAQUE(x);
-  FMA_BODY(__m512, _mm512_setzero_ps(), sum[i] = _mm512_fmadd_ps(sum[i], x, x), 32);
-}
-__attribute__((target("avx2,fma"))) static double fma_avx2(void) {
-  __m256 x = _mm256_set1_ps(0.5f);
-  OPAQUE(x);
-  FMA_BODY(__m256, _mm256_setzero_ps(), sum[i] = _mm256_fmadd_ps(sum[i], x, x), 16);
-}
-/* The plain kernels: a product and a sum of four floats. */
-static double fma_plain(void) {
-  __m128 x = _mm_set1_ps(0.5f);
-  OPAQUE(x);
-  FMA_BODY(__m128, _mm_setzero_ps(), sum[i] = _mm_add_ps(_mm_mul_ps(sum[i], x), x), 8);
-}
-static fma_probe choose_fma(enum tl_cpu_isa isa) {
-  static const fma_probe probes[] = {fma_plain, fma_avx2, fma_avx512, fma_avx512bf16};
-  return probes[isa];
-}
-#else
-typedef float floats __attribute__((vector_size(16)));
-static double fma_plain(void) {
-  floats x = {0.5f, 0.5f, 0.5f, 0.5f};
-  OPAQUE(x);
-  FMA_BODY(floats, x, sum[i] = sum[i] * x + x, 8);
-}
-static fma_probe choose_fma(enum tl_cpu_isa isa) {
-  (void)isa;
-  return fma_plain;
-}
-#endif
-
-struct fma_run {
-  fma_probe probe;
-  double operations[4096]; /* by lane */
-};
-
-static void fma_lane(void *context, unsigned lane) {
-  struct fma_run *run = context;
-  run->operations[lane] = run->probe();
-}
-
-static double probe_fma(struct cpu_pool *pool, const struct options *o) {
-  static struct fma_run run;
-  run.probe = choose_fma(tl_cpu_best_isa());
-  double best = 0;
-  for (int pass = 0; pass < PROBE_PASSES; pass++) {
-    double operations = 0;
-    int64_t began_ns = tl_now_ns();
-    cpu_pool_start(pool, fma_lane, &run);
-    cpu_pool_join(pool);
-    double took = seconds_since(began_ns);
-    for (unsigned i = 0; i < o->lanes; i++) operations += run.operations[i];
-    best = fmax(best, operations / took);
-  }
-  return best;
 }
 
 /* --- what a model's step has to do -------------------------------------------------------------- */
@@ -334,7 +164,7 @@ static int run_step(struct bench *b, uint32_t n_seqs, uint32_t n, uint32_t first
   int64_t began_ns = tl_now_ns();
   int r = b->ops->submit(b->device, &step, err);
   if (r == TL_OK) r = b->ops->collect(b->device, b->sampled, err);
-  *ret_s = seconds_since(began_ns);
+  *ret_s = probe_seconds_since(began_ns);
   for (uint32_t s = 0; r == TL_OK && s < n_seqs; s++)
     if (b->sampled[s].token < 0 || (uint32_t)b->sampled[s].token >= b->model->vocab_size)
       r = tl_error_set(err, TL_EDEVICE, NULL, "the device sampled token %d", b->sampled[s].token);
@@ -402,7 +232,7 @@ static int measure_model(const struct options *o, struct results *ret, struct tl
   if (r < 0) return r;
   r = open_bench(&bench, model, o, err);
   tl_model_release_files(model);
-  ret->load_s = seconds_since(began_ns);
+  ret->load_s = probe_seconds_since(began_ns);
   struct work w = count_work(model);
   ret->parameters = model->n_parameters;
   ret->product_parameters = w.layer_parameters + w.output_parameters;
@@ -540,8 +370,8 @@ int main(int argc, char **argv) {
   const struct tl_device_options device = {.n_lanes = o.lanes};
   int r = cpu_pool_new(&device, &pool, &err);
   if (r == TL_OK) {
-    results.read_bytes_per_s = probe_read(pool, &o);
-    results.peak_flops = probe_fma(pool, &o);
+    results.read_bytes_per_s = probe_read(pool, o.lanes, o.probe_bytes);
+    results.peak_flops = probe_fma(pool, o.lanes);
     cpu_pool_free(pool);
     if (o.model) r = measure_model(&o, &results, &err);
   }

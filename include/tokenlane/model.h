@@ -10,20 +10,7 @@
 #include <stdint.h>
 
 #include "tokenlane/base/error.h"
-
-enum tl_dtype { TL_DTYPE_F32, TL_DTYPE_F16, TL_DTYPE_BF16 };
-size_t tl_dtype_bytes(enum tl_dtype dtype);
-const char *tl_dtype_name(enum tl_dtype dtype);
-
-/* A tensor in a mapped file, row-major. */
-struct tl_tensor {
-  const char *name;
-  enum tl_dtype dtype;
-  uint32_t n_dims;
-  uint64_t shape[4];
-  const void *data; /* any alignment; valid until tl_model_release_files */
-  size_t bytes;     /* product of shape times element size, checked against the file */
-};
+#include "tokenlane/tensor.h"
 
 /* What one record does. x is the residual stream (n_tokens, dim), h a scratch
  * row of the same size, q/k/v/a attention rows, m the MLP's inner row; all are
@@ -63,7 +50,8 @@ struct tl_model {
   const char *architecture; /* "llama" */
   uint32_t dim, n_layers, n_heads, n_kv_heads, head_dim, ffn_dim, vocab_size;
   uint32_t max_context;        /* max_position_embeddings */
-  enum tl_dtype dtype;         /* of most weights: what activations are compared in */
+  enum tl_dtype weight_dtype;  /* of most weights */
+  enum tl_dtype dtype;         /* the same if those are floats, else F16: what keys and values are kept in */
   const float *inv_freq;       /* (head_dim / 2) rope angles per position, scaling applied */
   const struct tl_tensor *tensors;
   uint32_t n_tensors;
@@ -76,23 +64,45 @@ struct tl_model {
   struct tl_generation_defaults defaults;
 };
 
-/* Reads a Hugging Face folder: config.json, generation_config.json (optional),
- * *.safetensors (one, or several with model.safetensors.index.json). Maps the
- * weights, checks every offset and shape against file and plan. Boot; the
+/* Reads a Hugging Face folder (config.json, generation_config.json (optional), *.safetensors: one, or
+ * several with model.safetensors.index.json) or a .gguf file, the first one of a split model.
+ * Maps the weights, checks every offset and shape against file and plan. Boot; the
  * caller frees. Errors name the file and the key or tensor. */
-int tl_model_load(const char *folder, struct tl_model **ret, struct tl_error *err);
+int tl_model_load(const char *path, struct tl_model **ret, struct tl_error *err);
 /* As tl_model_load, but without weights, which need not be there: no tensors, no
  * plan, and dtype says nothing. For devices that do not compute. */
-int tl_model_load_config(const char *folder, struct tl_model **ret, struct tl_error *err);
+int tl_model_load_config(const char *path, struct tl_model **ret, struct tl_error *err);
+/* Has the matrices of products that are floats become "q8_0", "q4_0" or "q4_k" when a device copies
+ * them; those whose rows are not whole blocks become Q8_0 or stay, the output's becomes Q8_0.
+ * Boot, before a device loads the model. */
+int tl_model_quantize(struct tl_model *model, const char *format, struct tl_error *err);
+/* TL_EIO when a file became shorter while it was read: where it ended, zeros were read. To be
+ * asked when the weights are copied, before the files are released. */
+int tl_model_check_files(const struct tl_model *model, struct tl_error *err);
 /* Unmaps the weight files: after the devices have loaded, tensors[].data is NULL. */
 void tl_model_release_files(struct tl_model *model);
 void tl_model_free(struct tl_model *model);
 
-/* count elements of dtype at src (any alignment) to float. */
-void tl_dtype_to_f32(enum tl_dtype dtype, const void *src, float *dst, size_t count);
-float tl_bf16_to_f32(uint16_t value);
-uint16_t tl_f32_to_bf16(float value); /* round to nearest even; NaN stays NaN */
-float tl_f16_to_f32(uint16_t value);
-uint16_t tl_f32_to_f16(float value);  /* round to nearest even */
+/* --- GGUF's metadata, for rooms that read other keys of it ----------------------------------- */
+struct tl_gguf;
+struct tl_gguf_list { /* a list's items that are still to be read; borrowed from the file */
+  uint64_t n_left;
+  uint32_t type;
+  const uint8_t *at, *end;
+};
+
+bool tl_gguf_is_path(const char *path); /* by its ending */
+/* Maps the file and checks its metadata. The caller closes. What the functions below return
+ * lives until then. Any thread, once open. */
+int tl_gguf_open(const char *path, struct tl_gguf **ret, struct tl_error *err);
+void tl_gguf_close(struct tl_gguf *gguf);
+/* False: there is no such key, or it has another type. Texts have no NUL at their end. */
+bool tl_gguf_integer(const struct tl_gguf *gguf, const char *key, int64_t *ret); /* also of bool */
+bool tl_gguf_number(const struct tl_gguf *gguf, const char *key, double *ret);
+bool tl_gguf_text(const struct tl_gguf *gguf, const char *key, const char **ret, size_t *ret_length);
+bool tl_gguf_list(const struct tl_gguf *gguf, const char *key, struct tl_gguf_list *ret);
+/* The next item; false: none is left, or it is of another kind. */
+bool tl_gguf_next_text(struct tl_gguf_list *list, const char **ret, size_t *ret_length);
+bool tl_gguf_next_number(struct tl_gguf_list *list, double *ret);
 
 #endif

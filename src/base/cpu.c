@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "tokenlane/base/cpu.h"
 
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #if defined(__x86_64__)
@@ -39,6 +38,15 @@ static enum tl_cpu_isa detect(void) {
   return has_avx512_bf16() ? TL_ISA_AVX512_BF16 : TL_ISA_AVX512;
 #else
   return TL_ISA_PLAIN;
+#endif
+}
+
+bool tl_cpu_has_vnni(void) {
+#if defined(__x86_64__)
+  unsigned eax, ebx, ecx = 0, edx;
+  return detect() >= TL_ISA_AVX512 && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && ecx >> 11 & 1;
+#else
+  return false;
 #endif
 }
 

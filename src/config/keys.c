@@ -9,9 +9,11 @@
 
 const struct config_key config_keys[] = {
     {"model.path", KEY_STRING, AT(model_path), 0, 0, "", NULL,
-     "folder of the model, as downloaded from Hugging Face; relative to this file"},
+     "folder of the model, as downloaded from Hugging Face, or a .gguf file (of several: the first); relative to this file"},
     {"model.name", KEY_STRING, AT(model_name), 0, 0, "", NULL, "id that clients use; empty: the last part of the path"},
     {"model.aliases", KEY_STRINGS, AT(model_aliases), 0, 0, "", NULL, "further ids that mean the same model"},
+    {"model.quantize", KEY_CHOICE, AT(model_quantize), 0, 0, "none", "none|q8_0|q4_0|q4_k",
+     "round the weights of products that are floats to blocks of integers while they load: less memory, faster answers"},
     {"devices", KEY_STRINGS, AT(devices), 0, 0, "cpu:0", NULL, "one replica of the model on each: cpu:0, cpu:1, ...; sim:0, sim:1, ... simulate GPUs"},
     {"isolation", KEY_CHOICE, AT(isolation), 0, 0, "thread", "thread|process",
      "where devices run: in the daemon, or each in a process of its own whose death or hang costs its steps alone"},

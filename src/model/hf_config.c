@@ -49,6 +49,12 @@ static const struct key rope_keys[] = {
     {"original_max_position_embeddings", KIND_INTEGER, AT(original_max_position_embeddings), 0, 1, 1 << 24, false},
 };
 
+/* quantization_config. */
+static const struct key quant_keys[] = {
+    {"quant_method", TEXT(quant_method), false},
+    {"checkpoint_format", TEXT(checkpoint_format), false},
+};
+
 static int read_key(const char *file, const struct key *k, json_t *value, struct hf_config *config,
                     struct tl_error *err) {
   char *place = (char *)config + k->offset;
@@ -149,21 +155,40 @@ static int read_generation(const char *folder, struct hf_config *config, struct 
   return TL_OK;
 }
 
-static int check(struct hf_config *c, struct tl_error *err) {
+int hf_config_check(struct hf_config *c, const char *file, struct tl_error *err) {
   if (!c->num_key_value_heads) c->num_key_value_heads = c->num_attention_heads;
   if (!c->head_dim) {
     if (c->hidden_size % c->num_attention_heads)
       return tl_error_set(err, TL_ECORRUPT, "model.path",
-                          "config.json: hidden_size: expected a multiple of num_attention_heads, or head_dim");
+                          "%s: hidden_size: expected a multiple of num_attention_heads, or head_dim", file);
     c->head_dim = c->hidden_size / c->num_attention_heads;
   }
-  if (c->head_dim % 2) return tl_error_set(err, TL_ECORRUPT, "model.path", "config.json: head_dim: expected an even size");
+  if (c->head_dim % 2) return tl_error_set(err, TL_ECORRUPT, "model.path", "%s: head_dim: expected an even size", file);
   if (c->num_attention_heads % c->num_key_value_heads)
     return tl_error_set(err, TL_ECORRUPT, "model.path",
-                        "config.json: num_attention_heads: expected a multiple of num_key_value_heads");
+                        "%s: num_attention_heads: expected a multiple of num_key_value_heads", file);
   if (c->hidden_act[0] && strcmp(c->hidden_act, "silu") != 0)
-    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: hidden_act: expected silu, got %s", c->hidden_act);
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "%s: hidden_act: expected silu, got %s", file, c->hidden_act);
   return TL_OK;
+}
+
+/* What tensors cannot say by their names and shapes. */
+static int read_quantization(json_t *object, struct hf_config *config, struct tl_error *err) {
+  if (!json_is_object(object)) return TL_OK;
+  int r = read_keys("config.json: quantization_config", quant_keys, sizeof quant_keys / sizeof *quant_keys, object, config, err);
+  json_t *size = json_object_get(object, "weight_block_size"), *group;
+  const char *name;
+  json_object_foreach(json_object_get(object, "config_groups"), name, group) {
+    json_t *found = json_object_get(json_object_get(group, "weights"), "block_structure");
+    if (json_is_array(found)) size = found;
+  }
+  if (r < 0 || !json_is_array(size)) return r;
+  config->block_rows = json_integer_value(json_array_get(size, 0));
+  config->block_columns = json_integer_value(json_array_get(size, 1));
+  if (config->block_rows > 0 && config->block_rows <= 65536 && config->block_columns > 0 && config->block_columns <= 65536)
+    return TL_OK;
+  return tl_error_set(err, TL_ECORRUPT, "model.path",
+                      "config.json: quantization_config: weight_block_size: expected two sizes from 1 to 65536");
 }
 
 int model_read_config(const char *folder, struct hf_config *ret, struct tl_error *err) {
@@ -179,8 +204,9 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   int r = read_keys("config.json", keys, sizeof keys / sizeof *keys, object, ret, err);
   if (r == TL_OK && json_is_object(parameters)) r = read_keys("config.json", rope_keys, n_rope, parameters, ret, err);
   if (r == TL_OK && json_is_object(scaling)) r = read_keys("config.json", rope_keys, n_rope, scaling, ret, err);
+  if (r == TL_OK) r = read_quantization(json_object_get(object, "quantization_config"), ret, err);
   if (r == TL_OK) r = read_generation(folder, ret, err);
   if (r == TL_OK) read_eos(ret, json_object_get(object, "eos_token_id"));
   json_decref(object);
-  return r == TL_OK ? check(ret, err) : r;
+  return r == TL_OK ? hf_config_check(ret, "config.json", err) : r;
 }

@@ -3,7 +3,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "model/model_private.h"
 
@@ -23,15 +22,54 @@ static const struct architecture *find_architecture(const struct hf_config *conf
   return NULL;
 }
 
-static void count_weights(struct model *m) {
-  size_t bytes_of[3] = {0};
-  for (uint32_t i = 0; i < m->n_tensors; i++) {
-    m->model.n_parameters += m->tensors[i].bytes / tl_dtype_bytes(m->tensors[i].dtype);
-    m->model.weight_bytes += m->tensors[i].bytes;
-    bytes_of[m->tensors[i].dtype] += m->tensors[i].bytes;
+static uint64_t elements(const struct tl_tensor *t) {
+  uint64_t n = 1;
+  for (uint32_t i = 0; i < t->n_dims; i++) n *= t->shape[i];
+  return n;
+}
+
+int model_count_weights(struct model *m, struct tl_error *err) {
+  struct tl_model *t = &m->model;
+  size_t bytes_of[TL_N_DTYPES] = {0};
+  bool *seen = calloc(m->n_tensors + 1, sizeof *seen);
+  if (!seen) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  t->n_parameters = t->weight_bytes = 0;
+  t->weight_dtype = TL_DTYPE_F32;
+  for (uint32_t i = 0; i < 2 * TL_OP_INPUTS * t->n_ops; i++) {
+    const struct tl_op *op = &m->ops[i / (2 * TL_OP_INPUTS)];
+    unsigned k = i % (2 * TL_OP_INPUTS);
+    int32_t index = k < TL_OP_INPUTS ? op->weight[k] : op->bias[k - TL_OP_INPUTS];
+    if (index < 0 || seen[index]) continue;
+    seen[index] = true;
+    t->n_parameters += elements(&m->tensors[index]);
+    t->weight_bytes += m->tensors[index].bytes;
+    bytes_of[m->tensors[index].dtype] += m->tensors[index].bytes;
   }
-  for (enum tl_dtype d = TL_DTYPE_F32; d <= TL_DTYPE_BF16; d++)
-    if (bytes_of[d] > bytes_of[m->model.dtype]) m->model.dtype = d;
+  free(seen);
+  for (enum tl_dtype d = TL_DTYPE_F32; d < TL_N_DTYPES; d++)
+    if (bytes_of[d] > bytes_of[t->weight_dtype]) t->weight_dtype = d;
+  t->dtype = t->weight_dtype <= TL_DTYPE_BF16 ? t->weight_dtype
+             : t->weight_dtype == TL_DTYPE_F8_E4M3 ? TL_DTYPE_BF16 : TL_DTYPE_F16;
+  return TL_OK;
+}
+
+/* GGUF has Llama 3's scaling as a tensor of divisors. */
+static int divide_angles(const struct model *m, const struct hf_config *c, float *inv_freq, struct tl_error *err) {
+  int32_t i = m->gguf ? model_find_tensor(m, "rope_freqs.weight") : -1;
+  if (i < 0) return TL_OK;
+  const struct tl_tensor *t = &m->tensors[i];
+  if (t->n_dims != 1 || t->shape[0] != (uint64_t)c->head_dim / 2 || t->dtype != TL_DTYPE_F32)
+    return tl_error_set(err, TL_ECORRUPT, "model.path", "%.100s: tensor 'rope_freqs.weight': expected %lld floats",
+                        model_file_of(m, t), (long long)c->head_dim / 2);
+  for (int64_t k = 0; k < c->head_dim / 2; k++) {
+    float divisor;
+    tl_tensor_row_to_f32(t, (uint64_t)k, &divisor);
+    if (!(divisor > 0))
+      return tl_error_set(err, TL_ECORRUPT, "model.path", "%.100s: tensor 'rope_freqs.weight': expected numbers above 0",
+                          model_file_of(m, t));
+    inv_freq[k] /= divisor;
+  }
+  return TL_OK;
 }
 
 static int make_plan(struct model *m, const struct hf_config *c, struct tl_error *err) {
@@ -42,14 +80,17 @@ static int make_plan(struct model *m, const struct hf_config *c, struct tl_error
   m->ops = tl_arena_array(&m->arena, MODEL_MAX_OPS, sizeof *m->ops);
   float *inv_freq = tl_arena_array(&m->arena, (size_t)c->head_dim / 2, sizeof *inv_freq);
   if (!m->ops || !inv_freq) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  m->config = c;
   int r = model_rope(c, inv_freq, err);
+  if (r == TL_OK) r = divide_angles(m, c, inv_freq, err);
   if (r == TL_OK) r = architecture->plan(m, c, err);
   m->model.architecture = architecture->name;
   m->model.inv_freq = inv_freq;
   m->model.plan = m->ops;
   m->model.tensors = m->tensors;
   m->model.n_tensors = m->n_tensors;
-  return r;
+  m->config = NULL;
+  return r == TL_OK ? model_count_weights(m, err) : r;
 }
 
 static void take_config(struct tl_model *t, const struct hf_config *c) {
@@ -66,10 +107,7 @@ static void take_config(struct tl_model *t, const struct hf_config *c) {
   t->defaults = c->defaults;
 }
 
-/* The sizes alone, from config.json. */
-static int load_sizes(const char *folder, struct hf_config *config, struct model **ret, struct tl_error *err) {
-  int r = model_read_config(folder, config, err);
-  if (r < 0) return r;
+static int new_model(const struct hf_config *config, struct model **ret, struct tl_error *err) {
   const struct architecture *architecture = find_architecture(config, err);
   if (!architecture) return TL_EUNSUPPORTED;
   struct model *m = calloc(1, sizeof *m);
@@ -81,35 +119,54 @@ static int load_sizes(const char *folder, struct hf_config *config, struct model
   return TL_OK;
 }
 
-int tl_model_load_config(const char *folder, struct tl_model **ret, struct tl_error *err) {
+/* A folder; without `weights` the sizes alone. */
+static int load_folder(const char *folder, bool weights, struct model **ret, struct tl_error *err) {
   struct hf_config config;
-  struct model *m;
-  int r = load_sizes(folder, &config, &m, err);
-  if (r == TL_OK) *ret = &m->model;
+  int r = model_read_config(folder, &config, err);
+  if (r == TL_OK) r = new_model(&config, ret, err);
+  if (r == TL_OK && weights) r = model_open_weights(*ret, folder, err);
+  if (r == TL_OK && weights) r = make_plan(*ret, &config, err);
   return r;
 }
 
-int tl_model_load(const char *folder, struct tl_model **ret, struct tl_error *err) {
+static int load_gguf(const char *path, bool weights, struct model **ret, struct tl_error *err) {
+  struct tl_gguf *g;
   struct hf_config config;
-  struct model *m;
-  int r = load_sizes(folder, &config, &m, err);
+  bool paired_rows = false;
+  int r = tl_gguf_open(path, &g, err);
   if (r < 0) return r;
-  r = model_open_weights(m, folder, err);
-  if (r == TL_OK) r = make_plan(m, &config, err);
-  if (r < 0) {
-    tl_model_free(&m->model);
-    return r;
+  r = gguf_check_first(g, path, err);
+  if (r == TL_OK) r = gguf_read_config(g, &config, &paired_rows, err);
+  if (r == TL_OK) r = new_model(&config, ret, err);
+  if (r == TL_OK && weights) {
+    struct model *m = *ret;
+    m->gguf = true;
+    m->paired_head = paired_rows ? (uint32_t)config.head_dim : 0;
+    r = gguf_add_files(m, path, err);
+    gguf_complete_config(m, &config);
+    if (r == TL_OK) r = make_plan(m, &config, err);
   }
-  count_weights(m);
-  *ret = &m->model;
-  return TL_OK;
+  tl_gguf_close(g);
+  return r;
 }
 
-void tl_model_release_files(struct tl_model *model) {
-  struct model *m = (struct model *)model;
-  for (uint32_t i = 0; i < m->n_tensors; i++) m->tensors[i].data = NULL;
-  for (uint32_t i = 0; i < m->n_files; i++) munmap(m->files[i].data, m->files[i].bytes);
-  m->n_files = 0;
+static int load(const char *path, bool weights, struct tl_model **ret, struct tl_error *err) {
+  struct model *m = NULL;
+  int r = tl_gguf_is_path(path) ? load_gguf(path, weights, &m, err) : load_folder(path, weights, &m, err);
+  if (r == TL_OK) {
+    *ret = &m->model;
+    r = tl_model_check_files(*ret, err);
+  }
+  if (r < 0 && m) tl_model_free(&m->model);
+  return r;
+}
+
+int tl_model_load(const char *path, struct tl_model **ret, struct tl_error *err) {
+  return load(path, true, ret, err);
+}
+
+int tl_model_load_config(const char *path, struct tl_model **ret, struct tl_error *err) {
+  return load(path, false, ret, err);
 }
 
 void tl_model_free(struct tl_model *model) {

@@ -21,21 +21,35 @@ static void shape_text(const struct tl_tensor *t, char *text, size_t size) {
 }
 
 int32_t plan_tensor(struct model *m, struct tl_error *err, uint64_t rows, uint64_t columns, const char *format, ...) {
-  char name[256], found[128];
+  char name[256], gguf_name[300], found[128];
+  bool rotated = false;
   va_list args;
   va_start(args, format);
   vsnprintf(name, sizeof name, format, args);
   va_end(args);
-  int32_t i = model_find_tensor(m, name);
-  if (i < 0) return tl_error_set(err, TL_ECORRUPT, "model.path", "tensor '%s' is missing from the model's files", name);
-  const struct tl_tensor *t = &m->tensors[i];
+  const char *in_file = m->gguf && gguf_tensor_name(name, gguf_name, sizeof gguf_name, &rotated) ? gguf_name : name;
+  int32_t i = columns ? packed_tensor(m, in_file, rows, columns, err) : TL_ENOTFOUND;
+  if (i < 0 && i != TL_ENOTFOUND) return i;
+  if (i < 0) i = model_find_tensor(m, in_file);
+  if (i < 0)
+    return tl_error_set(err, TL_ECORRUPT, "model.path", "tensor '%s' is missing from the model's files", in_file);
+  struct tl_tensor *t = &m->tensors[i];
+  const char *file = model_file_of(m, t);
   bool fits = columns ? t->n_dims == 2 && t->shape[0] == rows && t->shape[1] == columns
                       : t->n_dims == 1 && t->shape[0] == rows;
+  if (fits && !columns && t->dtype > TL_DTYPE_BF16)
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "%.100s: tensor '%.150s': expected floats, found %s", file,
+                        in_file, tl_dtype_name(t->dtype));
+  if (fits && t->dtype >= TL_DTYPE_I32)
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.path",
+                        "%.100s: tensor '%.150s': integers whose scales config.json does not explain "
+                        "(quantization_config: quant_method)", file, in_file);
+  if (rotated) t->head_rows = m->paired_head;
   if (fits) return i;
   shape_text(t, found, sizeof found);
   if (columns)
-    return tl_error_set(err, TL_ECORRUPT, "model.path", "tensor '%s': expected shape %llu x %llu, found %s", name,
-                        (unsigned long long)rows, (unsigned long long)columns, found);
-  return tl_error_set(err, TL_ECORRUPT, "model.path", "tensor '%s': expected shape %llu, found %s", name,
-                      (unsigned long long)rows, found);
+    return tl_error_set(err, TL_ECORRUPT, "model.path", "%.100s: tensor '%.150s': expected shape %llu x %llu, found %s",
+                        file, in_file, (unsigned long long)rows, (unsigned long long)columns, found);
+  return tl_error_set(err, TL_ECORRUPT, "model.path", "%.100s: tensor '%.150s': expected shape %llu, found %s", file,
+                      in_file, (unsigned long long)rows, found);
 }

@@ -2,13 +2,9 @@
 /* safetensors: an 8-byte little-endian length, a JSON header of that length,
  * then the data that the header's offsets name. Everything is checked against
  * the file before it is used. (Format: huggingface/safetensors, README.) */
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "model/model_private.h"
 
@@ -19,37 +15,9 @@ struct range {
   const char *name;
 };
 
-static int map_file(struct model *m, const char *path, const char *name, struct model_file *ret, struct tl_error *err) {
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return tl_error_set(err, TL_EIO, "model.path", "%s: cannot be opened: %s", name, strerror(errno));
-  struct stat info;
-  int r = TL_OK;
-  if (fstat(fd, &info) < 0 || !S_ISREG(info.st_mode))
-    r = tl_error_set(err, TL_EIO, "model.path", "%s: is not a regular file", name);
-  else if (info.st_size < 8)
-    r = tl_error_set(err, TL_ECORRUPT, "model.path", "%s: is too short for a safetensors file", name);
-  if (r == TL_OK) {
-    void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (data == MAP_FAILED)
-      r = tl_error_set(err, TL_ENOMEM, "model.path", "%s: cannot be mapped: %s", name, strerror(errno));
-    else
-      *ret = (struct model_file){data, (size_t)info.st_size};
-  }
-  close(fd);
-  if (r < 0) return r;
-  struct model_file *files = realloc(m->files, (m->n_files + 1) * sizeof *files);
-  if (!files) {
-    munmap(ret->data, ret->bytes);
-    return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  }
-  m->files = files;
-  m->files[m->n_files++] = *ret;
-  return TL_OK;
-}
-
 static int read_dtype(const char *text, enum tl_dtype *ret) {
-  for (enum tl_dtype d = TL_DTYPE_F32; d <= TL_DTYPE_BF16; d++)
-    if (text && strcmp(text, tl_dtype_name(d)) == 0) return (void)(*ret = d), TL_OK;
+  for (enum tl_dtype d = TL_DTYPE_F32; d < TL_N_DTYPES; d++)
+    if (text && tl_dtype_bytes(d) && strcmp(text, tl_dtype_name(d)) == 0) return (void)(*ret = d), TL_OK;
   return TL_EUNSUPPORTED;
 }
 
@@ -131,7 +99,7 @@ static int add_entries(struct model *m, const char *file, json_t *header, const 
 
 int model_add_safetensors(struct model *m, const char *path, const char *name, struct tl_error *err) {
   struct model_file file;
-  int r = map_file(m, path, name, &file, err);
+  int r = model_map_file(m, path, name, &file, err);
   if (r < 0) return r;
   uint64_t header_bytes = 0;
   const unsigned char *bytes = file.data;

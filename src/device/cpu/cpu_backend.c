@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "device/cpu/cpu_private.h"
+#include "device/cpu/cpu_quant.h"
 
 static size_t round_up(size_t value, size_t to) {
   return (value + to - 1) / to * to;
@@ -29,6 +29,7 @@ static void device_close(struct tl_device *device) {
   cpu_weights_free(&d->weights);
   cpu_unmap(d->kv, d->kv_bytes);
   cpu_unmap(d->activations, d->activation_bytes);
+  cpu_unmap(d->quants, d->quants_bytes);
   free(d);
 }
 
@@ -38,6 +39,7 @@ static int device_open(const struct tl_device_options *options, struct tl_device
   d->ops = &cpu_device_ops;
   d->options = *options;
   d->kernels = cpu_choose_kernels(tl_cpu_best_isa());
+  d->quant = cpu_choose_quant(tl_cpu_best_isa());
   int r = cpu_pool_new(&d->options, &d->pool, err);
   if (r < 0) {
     free(d);
@@ -114,7 +116,10 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
     *parts[i].place = at;
     at += parts[i].floats;
   }
-  return TL_OK;
+  if (!d->weights.quantized) return TL_OK;
+  d->quants_bytes = tokens * cpu_quant_row_bytes(widest);
+  d->quants = cpu_map(d->quants_bytes);
+  return d->quants ? TL_OK : no_memory(err, "the activations", d->quants_bytes);
 }
 
 static void *lane_memory(size_t bytes) {

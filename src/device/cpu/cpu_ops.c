@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "device/cpu/cpu_private.h"
+#include "device/cpu/cpu_quant.h"
 
 #define ATTEND_ROWS 16 /* query rows of one unit of work */
 #define MANY_ROWS 12   /* of a step, from which on products are bound by computing */
@@ -43,15 +43,52 @@ static void barrier(struct run *r) {
 
 /* --- products ------------------------------------------------------------------------------ */
 
-/* What the kernels read for these rows: the floats, or their converted pairs. */
-static const void *input(struct run *r, const struct cpu_matrix *w, const float *x, size_t ldx, uint32_t m) {
+/* What the kernels read for a row of activations. */
+enum form { FORM_FLOATS, FORM_PAIRS, FORM_QUANTS };
+
+static enum form form_of(const struct cpu_device *d, const struct cpu_matrix *w) {
+  if (w->quant) return FORM_QUANTS;
+  return d->kernels->convert && w->dtype == TL_DTYPE_BF16 ? FORM_PAIRS : FORM_FLOATS;
+}
+
+/* This lane's share of the m rows of x (ldx) into the form that w's kernels read; a barrier is due. */
+static void convert_rows(struct run *r, const struct cpu_matrix *w, const float *x, size_t ldx, uint32_t m) {
   struct cpu_device *d = r->d;
-  if (!d->kernels->convert || w->dtype != TL_DTYPE_BF16) return x;
+  enum form form = form_of(d, w);
+  size_t row_bytes = cpu_quant_row_bytes(w->n_in);
   uint32_t from, to;
   share(r, m, &from, &to);
-  for (uint32_t i = from; i < to; i++) d->kernels->convert(x + i * ldx, d->pairs + i * (ldx / 2), ldx / 2);
-  barrier(r);
-  return d->pairs;
+  for (uint32_t i = from; i < to && form != FORM_FLOATS; i++)
+    if (form == FORM_PAIRS)
+      d->kernels->convert(x + i * ldx, d->pairs + i * (ldx / 2), ldx / 2);
+    else
+      d->quant->quantize(x + i * ldx, w->order, w->n_in, d->quants + i * row_bytes);
+}
+
+/* Rows for w and what is linked to it, whose quantized matrices have one order. */
+static void convert(struct run *r, const struct cpu_matrix *w, const float *x, size_t ldx, uint32_t m) {
+  bool pairs = false, quants = false;
+  for (; w; w = w->next) {
+    enum form form = form_of(r->d, w);
+    bool *done = form == FORM_PAIRS ? &pairs : &quants;
+    if (form == FORM_FLOATS || *done) continue;
+    convert_rows(r, w, x, ldx, m);
+    *done = true;
+  }
+  if (pairs || quants) barrier(r);
+}
+
+/* out (m, 32) = the converted rows of x times panel p. */
+static void product(struct run *r, const struct cpu_matrix *w, uint32_t p, const float *x, size_t ldx, uint32_t m,
+                    float *out) {
+  struct cpu_device *d = r->d;
+  switch (form_of(d, w)) {
+    case FORM_QUANTS:
+      d->quant->gemm(w, p, d->quants, cpu_quant_row_bytes(w->n_in), m, out, r->lane->unpack);
+      break;
+    case FORM_PAIRS: d->kernels->gemm(w, p, d->pairs, ldx, m, out, r->lane->unpack); break;
+    case FORM_FLOATS: d->kernels->gemm(w, p, x, ldx, m, out, r->lane->unpack); break;
+  }
 }
 
 static uint32_t columns_of(const struct cpu_matrix *w, uint32_t panel) {
@@ -59,25 +96,38 @@ static uint32_t columns_of(const struct cpu_matrix *w, uint32_t panel) {
   return left < CPU_PANEL ? left : CPU_PANEL;
 }
 
+/* Panel p of w into y, whose column 0 is w's first output. */
+static void project_panel(struct run *r, const struct cpu_matrix *w, uint32_t p, const float *x, size_t ldx, uint32_t m,
+                          float *y, size_t ldy, bool add) {
+  float *out = r->lane->panel_out;
+  product(r, w, p, x, ldx, m, out);
+  uint32_t n = columns_of(w, p);
+  const float *bias = w->bias ? w->bias + p * CPU_PANEL : NULL;
+  for (uint32_t i = 0; i < m; i++) {
+    float *to_row = y + i * ldy + p * CPU_PANEL;
+    const float *from_row = out + i * CPU_PANEL;
+    for (uint32_t k = 0; k < n; k++) {
+      float value = bias ? from_row[k] + bias[k] : from_row[k];
+      to_row[k] = add ? to_row[k] + value : value;
+    }
+  }
+}
+
 /* y (m, ldy) = x W^T + b, or += with `add`. */
 static void project(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *w, const float *x, size_t ldx,
                     uint32_t m, float *y, size_t ldy, bool add) {
-  const void *rows = input(r, w, x, ldx, m);
-  uint32_t from, to;
-  while (take(r, ticket, w->n_panels, &from, &to)) {
+  uint32_t from, to, total = 0;
+  convert(r, w, x, ldx, m);
+  for (const struct cpu_matrix *part = w; part; part = part->next) total += part->n_panels;
+  while (take(r, ticket, total, &from, &to)) {
     for (uint32_t p = from; p < to; p++) {
-      float *out = r->lane->panel_out;
-      r->d->kernels->gemm(w, p, rows, ldx, m, out, r->lane->unpack);
-      uint32_t n = columns_of(w, p);
-      const float *bias = w->bias ? w->bias + p * CPU_PANEL : NULL;
-      for (uint32_t i = 0; i < m; i++) {
-        float *to_row = y + i * ldy + p * CPU_PANEL;
-        const float *from_row = out + i * CPU_PANEL;
-        for (uint32_t k = 0; k < n; k++) {
-          float value = bias ? from_row[k] + bias[k] : from_row[k];
-          to_row[k] = add ? to_row[k] + value : value;
-        }
+      const struct cpu_matrix *part = w;
+      uint32_t panel = p, column = 0;
+      for (; panel >= part->n_panels; part = part->next) {
+        panel -= part->n_panels;
+        column += part->n_out;
       }
+      project_panel(r, part, panel, x, ldx, m, y + column, ldy, add);
     }
   }
 }
@@ -86,13 +136,13 @@ static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct cpu_
                      const struct cpu_matrix *up) {
   struct cpu_device *d = r->d;
   uint32_t m = r->step->n_tokens, from, to;
-  const void *rows = input(r, gate, d->h, d->ld_dim, m), *up_rows = rows;
-  if (up->dtype != gate->dtype) up_rows = input(r, up, d->h, d->ld_dim, m);
+  convert(r, gate, d->h, d->ld_dim, m);
+  if (form_of(d, up) != form_of(d, gate)) convert(r, up, d->h, d->ld_dim, m);
   float *g = r->lane->panel_out, *u = g + (size_t)d->load.max_batch_tokens * CPU_PANEL;
   while (take(r, ticket, gate->n_panels, &from, &to)) {
     for (uint32_t p = from; p < to; p++) {
-      d->kernels->gemm(gate, p, rows, d->ld_dim, m, g, r->lane->unpack);
-      d->kernels->gemm(up, p, up_rows, d->ld_dim, m, u, r->lane->unpack);
+      product(r, gate, p, d->h, d->ld_dim, m, g);
+      product(r, up, p, d->h, d->ld_dim, m, u);
       uint32_t n = columns_of(gate, p);
       for (uint32_t i = 0; i < m; i++) {
         float *gi = g + i * CPU_PANEL, *ui = u + i * CPU_PANEL;
@@ -111,7 +161,7 @@ static void embed(struct run *r) {
   struct cpu_device *d = r->d;
   uint32_t from, to, dim = d->model->dim;
   share(r, r->step->n_tokens, &from, &to);
-  size_t row_bytes = dim * tl_dtype_bytes(d->weights.embed_dtype);
+  size_t row_bytes = tl_dtype_row_bytes(d->weights.embed_dtype, dim);
   for (uint32_t i = from; i < to; i++)
     tl_dtype_to_f32(d->weights.embed_dtype, d->weights.embed + (size_t)r->step->tokens[i] * row_bytes,
                     d->x + i * d->ld_dim, dim);

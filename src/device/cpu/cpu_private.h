@@ -24,13 +24,18 @@
 /* A weight matrix (outputs, inputs) in panels of 32 outputs; k is padded to a
  * multiple of 2, outputs to one of 32, with zeros.
  *   F32, F16: [panel][k][32]
- *   BF16:     [panel][k / 2][32][2], pairs of inputs: the layout of VDPBF16PS */
+ *   BF16:     [panel][k / 2][32][2], pairs of inputs: the layout of VDPBF16PS
+ *   F8:       [panel][scales: a float for each `run` inputs][32], then [k][32] bytes */
 struct cpu_matrix {
   enum tl_dtype dtype;
   uint32_t n_out, n_in;
   uint32_t n_panels, k_padded;
   size_t panel_bytes;
   char *panels;      /* owned by the weights' allocation */
+  const struct tl_quant_format *quant; /* NULL: floats; else the layout is in cpu_quant.h */
+  const uint32_t *order;               /* quantized: the input of each place; NULL: ascending */
+  uint32_t run;                        /* cells (F8: inputs) that share a scale */
+  struct cpu_matrix *next;             /* outputs behind these, in another format; NULL: none */
   float *bias;       /* (n_panels * 32) or NULL */
 };
 
@@ -43,6 +48,11 @@ struct cpu_attention {
   const uint32_t *table;      /* blocks of the sequence */
   float scale;
 };
+
+/* F8: where a panel's bytes begin. */
+static inline size_t cpu_f8_scale_bytes(const struct cpu_matrix *w) {
+  return ((size_t)w->n_in + w->run - 1) / w->run * CPU_PANEL * sizeof(float);
+}
 
 struct cpu_kernels {
   const char *name;
@@ -88,6 +98,8 @@ void cpu_pool_barrier(struct cpu_pool *pool);
 struct cpu_weights {
   struct cpu_matrix *matrices; /* by plan record; GATED_UP has gate, QKV all three */
   struct cpu_matrix *ups;      /* by plan record: GATED_UP's second matrix */
+  struct cpu_matrix *others;   /* what `next` of matrices points to */
+  bool quantized;              /* at least one of them is */
   float **norms;               /* by plan record */
   enum tl_dtype embed_dtype;
   const char *embed;           /* (vocab, dim) rows as in the file */
@@ -127,10 +139,13 @@ struct cpu_ticket {
   TL_ALIGNED _Atomic uint32_t next;
 };
 
+struct cpu_quant_kernels; /* cpu_quant.h */
+
 struct cpu_device {
   const struct tl_device_ops *ops; /* first, as device.h says */
   struct tl_device_options options;
   const struct cpu_kernels *kernels;
+  const struct cpu_quant_kernels *quant;
   struct cpu_pool *pool;
   const struct tl_model *model;
   struct tl_device_load load;
@@ -147,6 +162,8 @@ struct cpu_device {
   size_t activation_bytes;
   float *x, *h, *qkv, *a, *m, *logits; /* rows of the strides below */
   uint32_t *pairs;                     /* converted rows where the kernels want them */
+  char *quants;                        /* quantized rows, NULL: no matrix wants them */
+  size_t quants_bytes;
   size_t ld_dim, ld_qkv, ld_attn, ld_ffn, ld_vocab;
   float *rope;                         /* (max_context, head_dim): cos, then sin */
   struct cpu_lane *lanes;

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "device/cpu/cpu_private.h"
+#include "device/cpu/cpu_quant.h"
 
 #define HUGE_PAGE ((size_t)2 << 20)
 
@@ -25,6 +25,26 @@ void cpu_unmap(void *memory, size_t bytes) {
 
 /* --- sizes ------------------------------------------------------------------------------- */
 
+static bool same_order(const struct tl_tensor *a, const struct tl_tensor *b) {
+  const uint32_t *x = tl_tensor_order(a), *y = tl_tensor_order(b);
+  return x == y || (x && y && memcmp(x, y, a->shape[1] * sizeof *x) == 0);
+}
+
+/* Whether panels of one layout hold both as they are. */
+static bool alike(const struct tl_tensor *a, const struct tl_tensor *b) {
+  return a->dtype == b->dtype && tl_tensor_group_columns(a) == tl_tensor_group_columns(b) && same_order(a, b);
+}
+
+static void measure_floats(struct cpu_matrix *w, const struct tl_tensor *t) {
+  w->quant = NULL;
+  if (tl_quant_format(w->dtype)) w->dtype = TL_DTYPE_F32;
+  w->k_padded = (w->n_in + 1) / 2 * 2;
+  w->panel_bytes = (size_t)w->k_padded * CPU_PANEL * tl_dtype_bytes(w->dtype);
+  if (w->dtype != TL_DTYPE_F8_E4M3) return;
+  w->run = (uint32_t)tl_tensor_group_columns(t);
+  w->panel_bytes += cpu_f8_scale_bytes(w);
+}
+
 /* A packed matrix of one to three stacked tensors. */
 static void measure(struct cpu_matrix *w, const struct tl_model *model, const int32_t *tensors, unsigned n) {
   const struct tl_tensor *first = &model->tensors[tensors[0]];
@@ -32,11 +52,35 @@ static void measure(struct cpu_matrix *w, const struct tl_model *model, const in
   for (unsigned i = 0; i < n; i++) {
     w->n_out += (uint32_t)model->tensors[tensors[i]].shape[0];
     /* stacked tensors of different formats: floats hold them all */
-    if (model->tensors[tensors[i]].dtype != w->dtype) w->dtype = TL_DTYPE_F32;
+    if (!alike(&model->tensors[tensors[i]], first)) w->dtype = TL_DTYPE_F32;
   }
   w->n_panels = (w->n_out + CPU_PANEL - 1) / CPU_PANEL;
-  w->k_padded = (w->n_in + 1) / 2 * 2;
-  w->panel_bytes = (size_t)w->k_padded * CPU_PANEL * tl_dtype_bytes(w->dtype);
+  if (w->dtype == first->dtype && cpu_quant_can(first))
+    cpu_quant_measure(w, first);
+  else
+    measure_floats(w, first);
+}
+
+/* Stacked tensors of which some are quantized, in formats that differ: a matrix each. */
+static unsigned split(const struct tl_model *model, const int32_t *tensors, unsigned n) {
+  bool quantized = false, differ = false;
+  for (unsigned i = 0; i < n; i++) {
+    const struct tl_tensor *t = &model->tensors[tensors[i]];
+    quantized = quantized || cpu_quant_can(t);
+    differ = differ || !alike(t, &model->tensors[tensors[0]]);
+    /* rows are quantized once for all, in one order */
+    if (!same_order(t, &model->tensors[tensors[0]])) return 1;
+  }
+  return quantized && differ ? n : 1;
+}
+
+/* Rows stay as they are in the file where that is one run of bytes. */
+static enum tl_dtype embed_dtype(const struct tl_tensor *t) {
+  return t->packed ? TL_DTYPE_F32 : t->dtype;
+}
+
+static size_t embed_bytes(const struct tl_tensor *t) {
+  return t->shape[0] * tl_dtype_row_bytes(embed_dtype(t), t->shape[1]);
 }
 
 static size_t matrix_bytes(const struct cpu_matrix *w) {
@@ -45,35 +89,38 @@ static size_t matrix_bytes(const struct cpu_matrix *w) {
 
 /* --- packing ------------------------------------------------------------------------------- */
 
-static uint16_t half_at(const struct tl_tensor *t, size_t element) {
-  uint16_t value;
-  memcpy(&value, (const char *)t->data + 2 * element, sizeof value);
-  return value;
+static void pack_f8_row(const struct cpu_matrix *w, char *panel, uint32_t column, const struct tl_tensor *t, size_t row) {
+  const char *bytes = tl_tensor_row(t, row);
+  float *scales = (float *)(void *)panel;
+  for (uint32_t k = 0; k < w->n_in; k += w->run) scales[k / w->run * CPU_PANEL + column] = tl_tensor_f8_scale(t, row, k);
+  panel += cpu_f8_scale_bytes(w);
+  for (uint32_t k = 0; k < w->n_in; k++) panel[(size_t)k * CPU_PANEL + column] = bytes[k];
 }
 
-static float float_at(const struct tl_tensor *t, size_t element) {
-  float value;
-  tl_dtype_to_f32(t->dtype, (const char *)t->data + element * tl_dtype_bytes(t->dtype), &value, 1);
-  return value;
-}
-
-/* One output row of a tensor into column `column` of its panel. */
-static void pack_row(const struct cpu_matrix *w, char *panel, uint32_t column, const struct tl_tensor *t, size_t row) {
-  size_t at = row * w->n_in;
+/* One output row of a tensor into column `column` of its panel; `row`: room for one. */
+static void pack_row(const struct cpu_matrix *w, char *panel, uint32_t column, const struct tl_tensor *t, size_t index,
+                     float *row) {
+  if (w->dtype == TL_DTYPE_F32) {
+    tl_tensor_row_to_f32(t, index, row);
+    for (uint32_t k = 0; k < w->n_in; k++) ((float *)(void *)panel)[(size_t)k * CPU_PANEL + column] = row[k];
+    return;
+  }
+  if (w->dtype == TL_DTYPE_F8_E4M3) {
+    pack_f8_row(w, panel, column, t, index);
+    return;
+  }
+  const char *halves = tl_tensor_row(t, index);
   for (uint32_t k = 0; k < w->n_in; k++) {
-    if (w->dtype == TL_DTYPE_F32) {
-      ((float *)(void *)panel)[(size_t)k * CPU_PANEL + column] = float_at(t, at + k);
-      continue;
-    }
     size_t place = w->dtype == TL_DTYPE_BF16 ? ((size_t)(k / 2) * CPU_PANEL + column) * 2 + k % 2
                                              : (size_t)k * CPU_PANEL + column;
-    ((uint16_t *)(void *)panel)[place] = half_at(t, at + k);
+    memcpy((uint16_t *)(void *)panel + place, halves + 2 * (size_t)k, sizeof(uint16_t));
   }
 }
 
 struct packer {
   const struct tl_device_load *load;
   char *at; /* where the next matrix goes */
+  float *row; /* room for the longest row */
   uint64_t done;
 };
 
@@ -91,11 +138,15 @@ static void pack(struct packer *p, struct cpu_matrix *w, const int32_t *tensors,
   uint32_t out = 0;
   for (unsigned i = 0; i < n; i++) {
     const struct tl_tensor *t = &model->tensors[tensors[i]];
-    for (size_t row = 0; row < t->shape[0]; row++, out++)
-      pack_row(w, w->panels + out / CPU_PANEL * w->panel_bytes, out % CPU_PANEL, t, row);
+    for (size_t row = 0; row < t->shape[0]; row++, out++) {
+      if (w->quant)
+        cpu_quant_pack_row(w, out, t, row);
+      else
+        pack_row(w, w->panels + out / CPU_PANEL * w->panel_bytes, out % CPU_PANEL, t, row, p->row);
+    }
     if (biases[i] >= 0) {
       const struct tl_tensor *b = &model->tensors[biases[i]];
-      tl_dtype_to_f32(b->dtype, b->data, bias + out - t->shape[0], t->shape[0]);
+      for (uint64_t k = 0; k < t->shape[0]; k++) tl_tensor_row_to_f32(b, k, bias + out - t->shape[0] + k);
       w->bias = bias;
     }
     report(p, t->bytes);
@@ -105,7 +156,7 @@ static void pack(struct packer *p, struct cpu_matrix *w, const int32_t *tensors,
 static float *copy_norm(struct packer *p, const struct tl_tensor *t) {
   float *norm = (float *)(void *)p->at;
   p->at += round_up(t->shape[0] * sizeof(float), 64);
-  tl_dtype_to_f32(t->dtype, t->data, norm, t->shape[0]);
+  for (uint64_t k = 0; k < t->shape[0]; k++) tl_tensor_row_to_f32(t, k, norm + k);
   return norm;
 }
 
@@ -121,23 +172,75 @@ static unsigned stacked(const struct tl_op *op) {
   }
 }
 
+/* The record's stacked tensors: one matrix, or one each, linked. */
+static size_t measure_stack(const struct tl_model *model, struct cpu_weights *w, uint32_t record) {
+  const struct tl_op *op = &model->plan[record];
+  unsigned n = stacked(op), n_parts = split(model, op->weight, n);
+  struct cpu_matrix *part = &w->matrices[record];
+  size_t total = 0;
+  for (unsigned i = 0; i < n_parts; i++) {
+    measure(part, model, op->weight + i, n_parts == 1 ? n : 1);
+    total += matrix_bytes(part);
+    w->quantized = w->quantized || part->quant;
+    if (i + 1 < n_parts) part->next = &w->others[2 * record + i];
+    part = part->next;
+  }
+  return total;
+}
+
 static size_t measure_all(const struct tl_model *model, struct cpu_weights *w) {
   size_t total = 0;
   for (uint32_t i = 0; i < model->n_ops; i++) {
     const struct tl_op *op = &model->plan[i];
-    if (stacked(op)) {
-      measure(&w->matrices[i], model, op->weight, stacked(op));
-      total += matrix_bytes(&w->matrices[i]);
-    }
+    if (stacked(op)) total += measure_stack(model, w, i);
     if (op->kind == TL_OP_GATED_UP) {
       measure(&w->ups[i], model, op->weight + 1, 1);
+      /* both read the rows that were quantized for the gate */
+      if (!same_order(&model->tensors[op->weight[0]], &model->tensors[op->weight[1]])) measure_floats(&w->ups[i], &model->tensors[op->weight[1]]);
       total += matrix_bytes(&w->ups[i]);
+      w->quantized = w->quantized || w->ups[i].quant;
     }
     if (op->kind == TL_OP_RMSNORM)
       total += round_up(model->tensors[op->weight[0]].shape[0] * sizeof(float), 64);
-    if (op->kind == TL_OP_EMBED) total += round_up(model->tensors[op->weight[0]].bytes, 64);
+    if (op->kind == TL_OP_EMBED) total += round_up(embed_bytes(&model->tensors[op->weight[0]]), 64);
   }
   return total;
+}
+
+static void pack_stack(struct packer *p, struct cpu_matrix *w, const struct tl_op *op) {
+  unsigned n = stacked(op), each = w->next ? 1 : n;
+  for (unsigned i = 0; i < n; i += each, w = w->next) pack(p, w, op->weight + i, op->bias + i, each);
+}
+
+static void copy_embedding(struct packer *p, struct cpu_weights *ret, const struct tl_tensor *t) {
+  ret->embed = p->at;
+  ret->embed_dtype = embed_dtype(t);
+  size_t row_bytes = tl_dtype_row_bytes(ret->embed_dtype, t->shape[1]);
+  for (uint64_t row = 0; row < t->shape[0]; row++) {
+    if (ret->embed_dtype == t->dtype)
+      memcpy(p->at + row * row_bytes, tl_tensor_row(t, row), row_bytes);
+    else
+      tl_tensor_row_to_f32(t, row, (float *)(void *)(p->at + row * row_bytes));
+  }
+  p->at += round_up(embed_bytes(t), 64);
+}
+
+static uint64_t longest_row(const struct tl_model *model) {
+  uint64_t most = 1;
+  for (uint32_t i = 0; i < model->n_tensors; i++)
+    if (model->tensors[i].n_dims == 2 && model->tensors[i].shape[1] > most) most = model->tensors[i].shape[1];
+  return most;
+}
+
+static void pack_all(struct packer *p, struct cpu_weights *ret) {
+  const struct tl_model *model = p->load->model;
+  for (uint32_t i = 0; i < model->n_ops; i++) {
+    const struct tl_op *op = &model->plan[i];
+    if (stacked(op)) pack_stack(p, &ret->matrices[i], op);
+    if (op->kind == TL_OP_GATED_UP) pack(p, &ret->ups[i], op->weight + 1, op->bias + 1, 1);
+    if (op->kind == TL_OP_RMSNORM) ret->norms[i] = copy_norm(p, &model->tensors[op->weight[0]]);
+    if (op->kind == TL_OP_EMBED) copy_embedding(p, ret, &model->tensors[op->weight[0]]);
+  }
 }
 
 int cpu_weights_load(const struct tl_device_load *load, struct cpu_weights *ret, struct tl_error *err) {
@@ -145,32 +248,27 @@ int cpu_weights_load(const struct tl_device_load *load, struct cpu_weights *ret,
   *ret = (struct cpu_weights){0};
   ret->matrices = calloc(model->n_ops, sizeof *ret->matrices);
   ret->ups = calloc(model->n_ops, sizeof *ret->ups);
+  ret->others = calloc(2 * (size_t)model->n_ops, sizeof *ret->others);
   ret->norms = calloc(model->n_ops, sizeof *ret->norms);
-  if (!ret->matrices || !ret->ups || !ret->norms) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  struct packer p = {.load = load, .row = malloc(longest_row(model) * sizeof(float))};
+  if (!ret->matrices || !ret->ups || !ret->others || !ret->norms || !p.row) {
+    free(p.row);
+    return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  }
   ret->bytes = measure_all(model, ret);
-  ret->memory = cpu_map(ret->bytes);
+  ret->memory = p.at = cpu_map(ret->bytes);
+  if (ret->memory) pack_all(&p, ret);
+  free(p.row);
   if (!ret->memory)
     return tl_error_set(err, TL_ENOMEM, "model.path", "the weights need %zu MiB of memory, which could not be had",
                         ret->bytes >> 20);
-  struct packer p = {load, ret->memory, 0};
-  for (uint32_t i = 0; i < model->n_ops; i++) {
-    const struct tl_op *op = &model->plan[i];
-    if (stacked(op)) pack(&p, &ret->matrices[i], op->weight, op->bias, stacked(op));
-    if (op->kind == TL_OP_GATED_UP) pack(&p, &ret->ups[i], op->weight + 1, op->bias + 1, 1);
-    if (op->kind == TL_OP_RMSNORM) ret->norms[i] = copy_norm(&p, &model->tensors[op->weight[0]]);
-    if (op->kind == TL_OP_EMBED) {
-      const struct tl_tensor *first = &model->tensors[op->weight[0]];
-      ret->embed = memcpy(p.at, first->data, first->bytes);
-      ret->embed_dtype = first->dtype;
-      p.at += round_up(first->bytes, 64);
-    }
-  }
   return TL_OK;
 }
 
 void cpu_weights_free(struct cpu_weights *weights) {
   free(weights->matrices);
   free(weights->ups);
+  free(weights->others);
   free(weights->norms);
   cpu_unmap(weights->memory, weights->bytes);
   *weights = (struct cpu_weights){0};

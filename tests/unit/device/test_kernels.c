@@ -9,7 +9,7 @@
 
 /* A tensor at an odd address, as files may have it. */
 static struct tl_tensor new_tensor(enum tl_dtype dtype, uint32_t rows, uint32_t columns) {
-  struct tl_tensor t = {"w", dtype, columns ? 2 : 1, {rows, columns}, NULL, 0};
+  struct tl_tensor t = {.name = "w", .dtype = dtype, .n_dims = columns ? 2 : 1, .shape = {rows, columns}};
   size_t n = (size_t)rows * (columns ? columns : 1);
   t.bytes = n * tl_dtype_bytes(dtype);
   char *data = malloc(t.bytes + 1);

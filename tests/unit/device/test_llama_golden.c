@@ -375,7 +375,8 @@ static void mixed_formats(const struct golden *g, const struct cpu_kernels *kern
       copies[n] = malloc(count * sizeof(float));
       tl_dtype_to_f32(t->dtype, t->data, copies[n], count);
       changed[n] = t;
-      *t = (struct tl_tensor){t->name, TL_DTYPE_F32, t->n_dims, {t->shape[0], t->shape[1]}, copies[n], count * sizeof(float)};
+      *t = (struct tl_tensor){.name = t->name, .dtype = TL_DTYPE_F32, .n_dims = t->n_dims,
+                              .shape = {t->shape[0], t->shape[1]}, .data = copies[n], .bytes = count * sizeof(float)};
       n++;
     }
   struct machine m = open_machine(g->model, kernels, 2);

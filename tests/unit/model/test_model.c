@@ -184,17 +184,17 @@ static void test_tensors_that_do_not_fit(void **state) {
   write_llama(CONFIG(",\"attention_bias\":true"), false, true);
   assert_fails(TL_ECORRUPT, "tensor 'model.layers.0.self_attn.q_proj.bias' is missing from the model's files");
   write_llama(CONFIG(",\"head_dim\":4"), false, true);
-  assert_fails(TL_ECORRUPT, "tensor 'model.layers.0.self_attn.q_proj.weight': expected shape 16 x 8, found 8 x 8");
+  assert_fails(TL_ECORRUPT, "model.safetensors: tensor 'model.layers.0.self_attn.q_proj.weight': expected shape 16 x 8, found 8 x 8");
   struct weights w = {0};
   write_llama(CONFIG(""), false, true);
   add(&w, "model.embed_tokens.weight", 80, 0);
   write_weights(&w, "model.safetensors");
-  assert_fails(TL_ECORRUPT, "tensor 'model.embed_tokens.weight': expected shape 10 x 8, found 80");
+  assert_fails(TL_ECORRUPT, "model.safetensors: tensor 'model.embed_tokens.weight': expected shape 10 x 8, found 80");
   write_llama(CONFIG(""), false, true);
   add(&w, "model.embed_tokens.weight", 10, 8);
   add(&w, "model.layers.0.input_layernorm.weight", 8, 1);
   write_weights(&w, "model.safetensors");
-  assert_fails(TL_ECORRUPT, "tensor 'model.layers.0.input_layernorm.weight': expected shape 8, found 8 x 1");
+  assert_fails(TL_ECORRUPT, "model.safetensors: tensor 'model.layers.0.input_layernorm.weight': expected shape 8, found 8 x 1");
 }
 
 static void test_architectures(void **state) {

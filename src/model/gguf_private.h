@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/* A GGUF file taken apart: metadata and the table of tensors, both pointing into
+ * the mapped file. */
+#ifndef GGUF_PRIVATE_H
+#define GGUF_PRIVATE_H
+
+#include "model/model_private.h"
+
+/* The file format's own numbers. */
+enum gguf_type {
+  GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY, GGUF_U64,
+  GGUF_I64, GGUF_F64, GGUF_N_TYPES
+};
+
+struct gguf_key {
+  const char *name; /* no NUL */
+  size_t length;
+  enum gguf_type type;
+  const uint8_t *value;
+};
+
+/* From `at` on, checked against `end` by every read. */
+struct gguf_reader {
+  const uint8_t *at, *end;
+};
+bool gguf_read(struct gguf_reader *r, unsigned bytes, uint64_t *ret); /* little-endian, 1 to 8 bytes */
+bool gguf_read_text(struct gguf_reader *r, const char **ret, uint64_t *ret_length);
+
+struct tl_gguf {
+  struct model_file file;
+  struct gguf_key *keys; /* (n_keys) in the order of their names */
+  uint64_t n_keys, n_tensors;
+  struct gguf_reader tensors; /* the table of tensors */
+  uint64_t alignment;
+};
+
+/* The metadata of a mapped file; file.name is for messages. gguf_done frees the keys only. */
+int gguf_parse(const struct model_file *file, struct tl_gguf *ret, struct tl_error *err);
+void gguf_done(struct tl_gguf *g);
+
+#endif

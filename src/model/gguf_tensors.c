@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: MIT */
+/* The table of tensors of a GGUF file, split files, and the names that its tensors
+ * have for a plan. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/gguf_private.h"
+
+#define MAX_NAME 255
+#define MAX_SPLITS 4000
+
+/* ggml's numbers of formats. */
+static bool dtype_of(uint64_t type, enum tl_dtype *ret) {
+  static const struct {
+    uint8_t type;
+    enum tl_dtype dtype;
+  } types[] = {{0, TL_DTYPE_F32},   {1, TL_DTYPE_F16},   {30, TL_DTYPE_BF16},   {2, TL_DTYPE_Q4_0},
+               {3, TL_DTYPE_Q4_1},  {6, TL_DTYPE_Q5_0},  {7, TL_DTYPE_Q5_1},    {8, TL_DTYPE_Q8_0},
+               {10, TL_DTYPE_Q2_K}, {11, TL_DTYPE_Q3_K}, {12, TL_DTYPE_Q4_K},   {13, TL_DTYPE_Q5_K},
+               {14, TL_DTYPE_Q6_K}, {20, TL_DTYPE_IQ4_NL}, {23, TL_DTYPE_IQ4_XS}, {39, TL_DTYPE_MXFP4}};
+  for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+    if (types[i].type == type) return (void)(*ret = types[i].dtype), true;
+  return false;
+}
+
+struct entry {
+  char name[MAX_NAME + 1];
+  uint64_t type, offset, count;
+  struct tl_tensor tensor;
+};
+
+static int bad(const struct tl_gguf *g, const char *tensor, struct tl_error *err, const char *what) {
+  return tl_error_set(err, TL_ECORRUPT, "model.path", "%.120s: tensor '%.120s': %s", g->file.name, tensor, what);
+}
+
+static int table_ends(const struct tl_gguf *g, struct tl_error *err) {
+  return tl_error_set(err, TL_ECORRUPT, "model.path", "%.200s: the file ends within its table of tensors", g->file.name);
+}
+
+static int read_entry(struct tl_gguf *g, struct entry *e, struct tl_error *err) {
+  struct gguf_reader *r = &g->tensors;
+  const char *name;
+  uint64_t length, n_dims;
+  *e = (struct entry){.count = 1};
+  if (!gguf_read_text(r, &name, &length)) return table_ends(g, err);
+  if (length == 0 || length > MAX_NAME || memchr(name, 0, length))
+    return tl_error_set(err, TL_ECORRUPT, "model.path", "%.200s: a tensor's name is not 1 to %d characters", g->file.name,
+                        MAX_NAME);
+  memcpy(e->name, name, length);
+  if (!gguf_read(r, 4, &n_dims)) return table_ends(g, err);
+  if (n_dims < 1 || n_dims > 4) return bad(g, e->name, err, "expected 1 to 4 dimensions");
+  e->tensor.name = e->name;
+  e->tensor.n_dims = (uint32_t)n_dims;
+  /* the fastest dimension comes first in the file, and last in a shape */
+  for (uint64_t i = n_dims; i-- > 0;) {
+    if (!gguf_read(r, 8, &e->tensor.shape[i])) return table_ends(g, err);
+    if (__builtin_mul_overflow(e->count, e->tensor.shape[i], &e->count) || e->count > INT64_MAX)
+      return bad(g, e->name, err, "its shape is too large");
+  }
+  if (!gguf_read(r, 4, &e->type) || !gguf_read(r, 8, &e->offset)) return table_ends(g, err);
+  return TL_OK;
+}
+
+/* Where the entry's data lies; `data` and `data_bytes`: the part of the file behind the table. */
+static int place_entry(const struct tl_gguf *g, struct entry *e, const char *data, uint64_t data_bytes,
+                       struct tl_error *err) {
+  struct tl_tensor *t = &e->tensor;
+  if (!dtype_of(e->type, &t->dtype))
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "%.120s: tensor '%.120s': number format %llu is not supported",
+                        g->file.name, e->name, (unsigned long long)e->type);
+  uint64_t columns = t->shape[t->n_dims - 1];
+  size_t row_bytes = tl_dtype_row_bytes(t->dtype, columns);
+  if (columns && !row_bytes) return bad(g, e->name, err, "its rows are not whole blocks of its number format");
+  uint64_t rows = columns ? e->count / columns : 0;
+  if (__builtin_mul_overflow(rows, row_bytes, &t->bytes)) return bad(g, e->name, err, "its shape is too large");
+  if (e->offset % g->alignment) return bad(g, e->name, err, "its offset is not aligned");
+  if (e->offset > data_bytes || t->bytes > data_bytes - e->offset) return bad(g, e->name, err, "lies outside the file");
+  t->data = data + e->offset;
+  return TL_OK;
+}
+
+static int compare_places(const void *a, const void *b) {
+  const struct tl_tensor *x = a, *y = b;
+  return (x->data > y->data) - (x->data < y->data);
+}
+
+/* Tensors first .. n_tensors - 1 of m are this file's. */
+static int check_overlap(const struct model *m, uint32_t first, const struct tl_gguf *g, struct tl_error *err) {
+  uint32_t n = m->n_tensors - first;
+  struct tl_tensor *sorted = malloc((n ? n : 1) * sizeof *sorted);
+  if (!sorted) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  if (n) memcpy(sorted, m->tensors + first, n * sizeof *sorted);
+  qsort(sorted, n, sizeof *sorted, compare_places);
+  int r = TL_OK;
+  for (uint32_t i = 1; i < n && r == TL_OK; i++)
+    if (sorted[i].bytes && (const char *)sorted[i - 1].data + sorted[i - 1].bytes > (const char *)sorted[i].data)
+      r = bad(g, sorted[i].name, err, "overlaps another tensor");
+  free(sorted);
+  return r;
+}
+
+static int add_tensors(struct model *m, struct tl_gguf *g, struct tl_error *err) {
+  struct gguf_reader table = g->tensors;
+  struct entry e;
+  /* an entry takes 8 + 1 + 4 + 8 + 4 + 8 bytes at least */
+  if (g->n_tensors > (uint64_t)(table.end - table.at) / 33)
+    return tl_error_set(err, TL_ECORRUPT, "model.path",
+                        "%.200s: the header says that there are more tensors than the file can hold", g->file.name);
+  for (uint64_t i = 0; i < g->n_tensors; i++) {
+    int r = read_entry(g, &e, err);
+    if (r < 0) return r;
+  }
+  uint64_t begin = (uint64_t)(g->tensors.at - (const uint8_t *)g->file.data);
+  begin = (begin + g->alignment - 1) / g->alignment * g->alignment;
+  if (begin > g->file.bytes) begin = g->file.bytes;
+  g->tensors = table;
+  uint32_t first = m->n_tensors;
+  for (uint64_t i = 0; i < g->n_tensors; i++) {
+    int r = read_entry(g, &e, err);
+    if (r == TL_OK) r = place_entry(g, &e, (const char *)g->file.data + begin, g->file.bytes - begin, err);
+    if (r == TL_OK && model_find_tensor(m, e.name) >= 0) r = bad(g, e.name, err, "is there twice");
+    if (r == TL_OK) r = model_add_tensor(m, &e.tensor, err);
+    if (r < 0) return r;
+  }
+  return check_overlap(m, first, g, err);
+}
+
+/* --- split files --------------------------------------------------------------------------- */
+
+/* A file that the model keeps, and its tensors. */
+static int add_file(struct model *m, const char *path, struct tl_gguf *ret, struct tl_error *err) {
+  const char *slash = strrchr(path, '/');
+  struct model_file file;
+  int r = model_map_file(m, path, slash ? slash + 1 : path, &file, err);
+  if (r == TL_OK) r = gguf_parse(&file, ret, err);
+  if (r < 0) return r;
+  r = add_tensors(m, ret, err);
+  if (r < 0) gguf_done(ret);
+  return r;
+}
+
+static int add_split(struct model *m, const char *path, int64_t number, struct tl_error *err) {
+  struct tl_gguf g;
+  int64_t found = -1;
+  int r = add_file(m, path, &g, err);
+  if (r < 0) return r;
+  if (!tl_gguf_integer(&g, "split.no", &found) || found != number)
+    r = tl_error_set(err, TL_ECORRUPT, "model.path", "%.200s: split.no: expected %lld", g.file.name, (long long)number);
+  gguf_done(&g);
+  return r;
+}
+
+int gguf_check_first(const struct tl_gguf *g, const char *path, struct tl_error *err) {
+  int64_t count = 1, number = 0;
+  tl_gguf_integer(g, "split.count", &count);
+  tl_gguf_integer(g, "split.no", &number);
+  if (count <= 1) return TL_OK;
+  if (count > MAX_SPLITS)
+    return tl_error_set(err, TL_ECORRUPT, "model.path", "%.200s: split.count: expected up to %d", g->file.name, MAX_SPLITS);
+  char expected[64];
+  size_t tail = (size_t)snprintf(expected, sizeof expected, "-00001-of-%05d.gguf", (int)count), length = strlen(path);
+  if (number == 0 && length > tail && strcmp(path + length - tail, expected) == 0) return TL_OK;
+  return tl_error_set(err, TL_ECORRUPT, "model.path",
+                      "%.200s: is one of %d files of a split model; expected the path of the first, which ends in %s",
+                      g->file.name, (int)count, expected);
+}
+
+/* path ends as gguf_check_first wants it. */
+static int add_splits(struct model *m, const struct tl_gguf *first, const char *path, int64_t count, struct tl_error *err) {
+  int64_t total = -1;
+  size_t length = strlen(path) - strlen("-00001-of-00001.gguf");
+  for (int64_t i = 1; i < count; i++) {
+    char other[4096];
+    snprintf(other, sizeof other, "%.*s-%05lld-of-%05lld.gguf", (int)length, path, (long long)i + 1,
+             (long long)count);
+    int r = add_split(m, other, i, err);
+    if (r < 0) return r;
+  }
+  if (tl_gguf_integer(first, "split.tensors.count", &total) && total != (int64_t)m->n_tensors)
+    return tl_error_set(err, TL_ECORRUPT, "model.path", "%.200s: split.tensors.count: %lld, but there are %u tensors",
+                        first->file.name, (long long)total, m->n_tensors);
+  return TL_OK;
+}
+
+int gguf_add_files(struct model *m, const char *path, struct tl_error *err) {
+  struct tl_gguf first;
+  int64_t count = 1;
+  int r = add_file(m, path, &first, err);
+  if (r < 0) return r;
+  tl_gguf_integer(&first, "split.count", &count);
+  if (count > 1) r = gguf_check_first(&first, path, err);
+  if (r == TL_OK && count > 1) r = add_splits(m, &first, path, count, err);
+  gguf_done(&first);
+  return r;
+}
+
+/* --- names ------------------------------------------------------------------------------------ */
+
+/* What a plan calls a tensor, and what GGUF does. `rotated`: in Llama's files its rows
+ * are paired for interleaved rotation. */
+static const struct {
+  const char *plan, *gguf;
+  bool rotated;
+} names[] = {
+    {"model.embed_tokens", "token_embd", false},
+    {"model.norm", "output_norm", false},
+    {"lm_head", "output", false},
+    {"input_layernorm", "attn_norm", false},
+    {"self_attn.q_proj", "attn_q", true},
+    {"self_attn.k_proj", "attn_k", true},
+    {"self_attn.v_proj", "attn_v", false},
+    {"self_attn.o_proj", "attn_output", false},
+    {"post_attention_layernorm", "ffn_norm", false},
+    {"mlp.gate_proj", "ffn_gate", false},
+    {"mlp.up_proj", "ffn_up", false},
+    {"mlp.down_proj", "ffn_down", false},
+};
+
+bool gguf_tensor_name(const char *plan, char *ret, size_t size, bool *ret_rotated) {
+  char body[256];
+  unsigned layer = 0;
+  int start = 0;
+  bool in_layer = sscanf(plan, "model.layers.%u.%n", &layer, &start) == 1 && start > 0;
+  const char *dot = strrchr(plan, '.');
+  if (!dot || dot < plan + start) return false;
+  snprintf(body, sizeof body, "%.*s", (int)(dot - plan - start), plan + start);
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    if (strcmp(names[i].plan, body) != 0) continue;
+    if (in_layer)
+      snprintf(ret, size, "blk.%u.%s%s", layer, names[i].gguf, dot);
+    else
+      snprintf(ret, size, "%s%s", names[i].gguf, dot);
+    *ret_rotated = names[i].rotated;
+    return true;
+  }
+  return false;
+}

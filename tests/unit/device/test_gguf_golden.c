@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+/* GGUF models on the CPU backend: the golden Llamas as GGUF answer as their folders do
+ * (test_llama_golden.c compares those with transformers), and one with matrices of
+ * all formats answers as its values in floats do, the same alone and in a batch. */
+#include <math.h>
+
+#include "unit.h"
+
+#include "device/cpu/cpu_quant.h"
+#include "step_runner.h"
+
+#define N_NEW 24
+#define N_PROMPT 40
+
+static struct tl_model *load(const char *name) {
+  const char *root = getenv("TL_TEST_GOLDEN");
+  char path[512];
+  snprintf(path, sizeof path, "%s/%s", root ? root : "tests/golden", name);
+  struct tl_model *model;
+  struct tl_error err = {0};
+  if (tl_model_load(path, &model, &err) < 0) fail_msg("%s: %s", path, err.message);
+  return model;
+}
+
+static struct sequence *new_prompt(const struct tl_model *model, uint32_t n, uint64_t seed) {
+  int32_t prompt[N_PROMPT];
+  for (uint32_t i = 0; i < n; i++) prompt[i] = (int32_t)unit_below(&seed, model->vocab_size);
+  return new_sequence(prompt, n);
+}
+
+static struct sequence *answer(const struct tl_model *model, uint32_t n, uint64_t seed) {
+  struct machine m = open_machine(model, cpu_choose_kernels(tl_cpu_best_isa()), 1);
+  struct sequence *s = new_prompt(model, n, seed);
+  run_alone(&m, s, N_NEW, whole, 1);
+  close_machine(&m);
+  return s;
+}
+
+static void test_llamas(void **state) {
+  (void)state;
+  static const struct {
+    const char *folder, *file;
+    float tolerance; /* divisors of angles are rounded once more */
+  } models[] = {{"llama/f32_odd", "gguf/llama_f32_odd.gguf", 0},
+                {"llama/f16_sharded", "gguf/llama_f16_sharded-00001-of-00002.gguf", 0},
+                {"llama/f32_llama3", "gguf/llama_f32_llama3.gguf", 1e-3f}};
+  for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
+    struct tl_model *a = load(models[i].folder), *b = load(models[i].file);
+    struct sequence *x = answer(a, N_PROMPT, 5 + i), *y = answer(b, N_PROMPT, 5 + i);
+    for (unsigned k = N_PROMPT; k < N_PROMPT + N_NEW; k++) {
+      assert_int_equal(x->sampled[k].token, y->sampled[k].token);
+      assert_true(fabsf(x->sampled[k].logprob - y->sampled[k].logprob) <= models[i].tolerance);
+    }
+    free(x);
+    free(y);
+    tl_model_free(a);
+    tl_model_free(b);
+  }
+}
+
+/* The same model with all its values as floats: the twin's memory is `copies`. */
+static struct tl_model *new_twin(const char *name, float **copies, uint32_t *ret_n) {
+  struct tl_model *model = load(name);
+  uint32_t n = *ret_n = model->n_tensors;
+  for (uint32_t i = 0; i < n; i++) {
+    struct tl_tensor *t = (struct tl_tensor *)(uintptr_t)&model->tensors[i];
+    copies[i] = NULL;
+    if (t->n_dims != 2) continue;
+    size_t count = t->shape[0] * t->shape[1];
+    copies[i] = malloc(count * sizeof(float));
+    for (uint64_t row = 0; row < t->shape[0]; row++) tl_tensor_row_to_f32(t, row, copies[i] + row * t->shape[1]);
+    *t = (struct tl_tensor){.name = t->name, .dtype = TL_DTYPE_F32, .n_dims = 2, .shape = {t->shape[0], t->shape[1]},
+                            .data = copies[i], .bytes = count * sizeof(float)};
+  }
+  return model;
+}
+
+/* The twin scores what the quantized model said. */
+static void test_mixed(void **state) {
+  (void)state;
+  float *copies[100];
+  uint32_t n_copies;
+  struct tl_model *model = load("gguf/mixed.gguf"), *twin = new_twin("gguf/mixed.gguf", copies, &n_copies);
+  struct sequence *s = answer(model, N_PROMPT, 3);
+  struct machine m = open_machine(twin, cpu_choose_kernels(tl_cpu_best_isa()), 1);
+  struct sequence *scored = new_sequence(s->tokens, N_PROMPT + N_NEW);
+  scored->score_prompt = true;
+  scored->sampling.n_top = 0;
+  run_alone(&m, scored, 1, whole, 1);
+  close_machine(&m);
+  double worst = 0, mean = 0;
+  for (unsigned k = N_PROMPT; k < N_PROMPT + N_NEW; k++) {
+    double off = fabs((double)scored->sampled[k].logprob - (double)s->sampled[k].logprob);
+    worst = fmax(worst, off);
+    mean += off / N_NEW;
+  }
+  printf("log-probabilities of quantized products within %.2g of floats, %.2g on average\n", worst, mean);
+  assert_true(worst < 0.25 && mean < 0.08);
+  free(s);
+  free(scored);
+  tl_model_free(model);
+  tl_model_free(twin);
+  for (uint32_t i = 0; i < n_copies; i++) free(copies[i]);
+}
+
+/* Weights rounded while they load: near what they are without. */
+static void test_quantized_load(void **state) {
+  (void)state;
+  struct tl_model *plain = load("llama/f16_sharded"), *rounded = load("llama/f16_sharded");
+  struct tl_error err = {0};
+  assert_int_equal(tl_model_quantize(rounded, "q8_0", &err), TL_OK);
+  struct sequence *x = answer(plain, N_PROMPT, 8), *y = answer(rounded, N_PROMPT, 8);
+  /* the first token has the same past in both */
+  assert_true(fabsf(x->sampled[N_PROMPT].top_logprobs[0] - y->sampled[N_PROMPT].top_logprobs[0]) < 0.1f);
+  assert_true(x->sampled[N_PROMPT].logprob != y->sampled[N_PROMPT].logprob);
+  free(x);
+  free(y);
+  tl_model_free(plain);
+  tl_model_free(rounded);
+}
+
+/* Alone on one lane, and eight together on two in changing chunks: the same to the bit. */
+static void test_batch(void **state) {
+  (void)state;
+  enum { N = 8 };
+  struct tl_model *model = load("gguf/mixed.gguf");
+  struct machine m = open_machine(model, cpu_choose_kernels(tl_cpu_best_isa()), 2);
+  struct sequence *together[N];
+  struct part parts[N];
+  for (unsigned i = 0; i < N; i++) together[i] = new_prompt(model, 5 + 5 * i, 40 + i);
+  for (unsigned step = 0;; step++) {
+    unsigned n = 0;
+    for (unsigned i = 0; i < N; i++) {
+      struct sequence *s = together[i];
+      if (is_done(s, N_NEW)) continue;
+      uint32_t left = s->length - s->n_cached, most = 1 + (step + i) % 9;
+      parts[n++] = (struct part){s, left < most ? left : most};
+    }
+    if (!n) break;
+    run_parts(&m, parts, n);
+  }
+  close_machine(&m);
+  for (unsigned i = 0; i < N; i++) {
+    struct sequence *alone = answer(model, 5 + 5 * i, 40 + i);
+    for (uint32_t k = alone->n_prompt; k < alone->length; k++) {
+      assert_int_equal(alone->sampled[k].token, together[i]->sampled[k].token);
+      assert_memory_equal(&alone->sampled[k].logprob, &together[i]->sampled[k].logprob, sizeof(float));
+    }
+    free(alone);
+    free(together[i]);
+  }
+  tl_model_free(model);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_llamas), cmocka_unit_test(test_mixed),
+                                     cmocka_unit_test(test_batch), cmocka_unit_test(test_quantized_load)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
