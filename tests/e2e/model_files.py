@@ -54,8 +54,28 @@ def text(value):
     return struct.pack("<Q", len(value.encode())) + value.encode()
 
 
-def write_gguf(folder):
-    """A folder with model.gguf (norms as floats, the rest BF16) and the demo's tokenizer beside it."""
+def texts(values):
+    return struct.pack("<IIQ", 9, 8, len(values)) + b"".join(map(text, values))
+
+
+def tokenizer_keys():
+    """tokenizer.ggml.*, of the demo's tokenizer.json."""
+    whole = json.loads((MODEL / "tokenizer.json").read_text())
+    added = {token["content"]: token["id"] for token in whole["added_tokens"]}
+    ids = {**whole["model"]["vocab"], **added}
+    tokens = sorted(ids, key=ids.get)
+    merges = [m if isinstance(m, str) else " ".join(m) for m in whole["model"]["merges"]]
+    template = json.loads((MODEL / "tokenizer_config.json").read_text())["chat_template"]
+    types = array.array("i", [3 if t in added else 1 for t in tokens])
+    return [text("tokenizer.ggml.model") + struct.pack("<I", 8) + text("gpt2"),
+            text("tokenizer.ggml.pre") + struct.pack("<I", 8) + text("gpt-2"),
+            text("tokenizer.ggml.tokens") + texts(tokens), text("tokenizer.ggml.merges") + texts(merges),
+            text("tokenizer.ggml.token_type") + struct.pack("<IIQ", 9, 5, len(types)) + types.tobytes(),
+            text("tokenizer.chat_template") + struct.pack("<I", 8) + text(template)]
+
+
+def write_gguf(folder, alone=False):
+    """A folder with model.gguf (norms as floats, the rest BF16), and the demo's tokenizer in it (alone) or beside it."""
     config, tensors = read_demo()
     keys = [text("general.architecture") + struct.pack("<I", 8) + text("llama")]
     sizes = {"embedding_length": "hidden_size", "feed_forward_length": "intermediate_size", "block_count": "num_hidden_layers",
@@ -65,6 +85,7 @@ def write_gguf(folder):
     keys += [text("tokenizer.ggml.eos_token_id") + struct.pack("<II", 4, config["eos_token_id"]),
              text("llama.attention.layer_norm_rms_epsilon") + struct.pack("<If", 6, config["rms_norm_eps"]),
              text("llama.rope.freq_base") + struct.pack("<If", 6, config["rope_parameters"]["rope_theta"])]
+    keys += tokenizer_keys() if alone else []
     table, data = b"", b""
     for name, (shape, bits) in tensors.items():
         if "q_proj" in name or "k_proj" in name:
@@ -77,7 +98,7 @@ def write_gguf(folder):
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join(keys) + table
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True)
-    for file in MODEL.glob("tokenizer*.json"):
+    for file in [] if alone else MODEL.glob("tokenizer*.json"):
         shutil.copy(file, folder)
     (folder / "model.gguf").write_bytes(head + b"\0" * (-len(head) % 32) + data)
     return folder / "model.gguf"

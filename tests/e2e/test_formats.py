@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from daemon import run
+from daemon import NAME, run
 from model_files import write_gguf, write_int8
 
 PROMPT = "Once upon a time"
@@ -23,6 +23,38 @@ def test_gguf_answers_as_its_folder(daemon, start, gguf):
     d = start(model=gguf)
     assert answer(d) == answer(daemon)
     assert d.chat("Tell me a story.", max_tokens=30)["choices"] == daemon.chat("Tell me a story.", max_tokens=30)["choices"]
+
+
+@pytest.fixture(scope="module")
+def lone(tmp_path_factory):
+    return write_gguf(tmp_path_factory.mktemp("lone") / "model", alone=True)
+
+
+def test_a_file_alone(daemon, start, lone):
+    """Tokenizer, chat template and where a text ends come from its metadata."""
+    d = start(model=lone)
+    assert answer(d) == answer(daemon)
+    assert d.chat("Tell me a story.", max_tokens=30)["choices"] == daemon.chat("Tell me a story.", max_tokens=30)["choices"]
+    said = {"role": "user", "content": "<|im_end|> is no token of mine"}
+    asked = {"model": NAME, "messages": [said]}
+    assert d.post("/tokenize", **asked).json() == daemon.post("/tokenize", **asked).json()
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({b"gpt2": b"gpt9"}, "tokenizer.ggml.model: expected llama, gpt2, bert or t5, got 'gpt9'"),
+    ({b"gpt-2": b"gpt-9"}, 'tokenizer.ggml.pre "gpt-9" is not supported'),
+    ({b"tokenizer.ggml.merges": b"tokenizer.ggml.scores"}, "tokenizer.ggml.scores: expected"),
+    ({b"{% for message in": b"{% fur message in"}, "fur"),
+])
+def test_metadata_that_cannot_be_read(lone, tmp_path, changes, said):
+    data = lone.read_bytes()
+    for old, new in changes.items():
+        assert data.count(old) >= 1
+        data = data.replace(old, new)
+    (tmp_path / "x.gguf").write_bytes(data)
+    code, _, stderr = run("serve", f"--model.path={tmp_path / 'x.gguf'}", "--http.port=0")
+    lines = [line for line in stderr.splitlines() if "level=info" not in line]
+    assert code == 1 and len(lines) == 1 and said in lines[0], stderr
 
 
 @pytest.mark.parametrize("format", ["q8_0", "q4_0", "q4_k"])
