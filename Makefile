@@ -55,7 +55,7 @@ LINK_log := log base
 LINK_metrics := metrics base
 LINK_trace := trace base
 LINK_model := model base
-LINK_text := text base
+LINK_text := text model base
 LINK_schedule := schedule base
 LINK_device := device model base
 LINK_engine := engine schedule device text model metrics trace log config base
@@ -279,27 +279,33 @@ $(B)/bin/tokenize_many: tests/fuzz/tokenize_many.c $(call archives,text)
 
 # A target a file, by libFuzzer; what it finds interesting is kept in tests/fuzz/corpus and replayed by `make check`.
 FUZZ_SECONDS ?= 600
+FUZZERS := tokenizer gguf safetensors
 FUZZ_FLAGS := -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
-$(B)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(wildcard src/text/*.c src/base/*.c)
+$(B)/fuzz/fuzz_tokenizer: $(wildcard src/text/*.c)
+$(B)/fuzz/fuzz_gguf $(B)/fuzz/fuzz_safetensors: $(wildcard src/model/*.c)
+$(FUZZERS:%=$(B)/fuzz/fuzz_%): $(B)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(wildcard src/base/*.c)
 	@mkdir -p $(@D)
 	$(Q)clang $(CPPFLAGS) $(PKG_CFLAGS) -std=c17 $(FUZZ_FLAGS) -o $@ $^ $(LDLIBS)
-$(B)/bin/replay_%: tests/fuzz/fuzz_%.c $(call archives,text)
+$(B)/bin/replay_%: tests/fuzz/fuzz_%.c $(call archives,text) $(call archives,model)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -DREPLAY -MMD -MP -o $@ $< \
-		$(LDFLAGS) -Wl,--start-group $(call archives,text) -Wl,--end-group $(LDLIBS)
+		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
 
 .PHONY: fuzz check-fuzz deps-fuzz
 deps-fuzz: deps
 	@sh tests/lint/install_debs.sh $(DEBS_FUZZ)
 
-fuzz: deps-fuzz $(B)/fuzz/fuzz_tokenizer $(B)/bin/tokenize_many $(VENV)/.done ## hostile tokenizer.json for FUZZ_SECONDS (600), 100,000 random texts a tokenizer (20 minutes)
-	@mkdir -p $(B)/fuzz/corpus
-	$(B)/fuzz/fuzz_tokenizer -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=20 -dict=tests/fuzz/tokenizer.dict \
-		-artifact_prefix=$(B)/fuzz/ $(B)/fuzz/corpus tests/fuzz/corpus/tokenizer
+fuzz: deps-fuzz $(FUZZERS:%=$(B)/fuzz/fuzz_%) $(B)/bin/tokenize_many $(VENV)/.done ## hostile files for FUZZ_SECONDS each (600), 100,000 random texts a tokenizer (40 minutes)
+	@set -e; for f in $(FUZZERS); do \
+		mkdir -p $(B)/fuzz/$$f; \
+		dict=tests/fuzz/$$f.dict; \
+		$(B)/fuzz/fuzz_$$f -max_total_time=$(FUZZ_SECONDS) -max_len=32768 -timeout=20 -print_final_stats=1 \
+			$$(test -e $$dict && echo -dict=$$dict) -artifact_prefix=$(B)/fuzz/ $(B)/fuzz/$$f tests/fuzz/corpus/$$f; \
+	done
 	TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane $(VENV)/bin/python -m pytest -q -m slow tests/e2e/test_tokenizers.py
 
-check-fuzz: $(B)/bin/replay_tokenizer ## the fuzzers' corpora, without fuzzing
-	@$(SAN_ENV) $(B)/bin/replay_tokenizer tests/fuzz/corpus/tokenizer/*
+check-fuzz: $(FUZZERS:%=$(B)/bin/replay_%) ## the fuzzers' corpora, without fuzzing
+	@set -e; for f in $(FUZZERS); do $(SAN_ENV) $(B)/bin/replay_$$f tests/fuzz/corpus/$$f/*; done
 
 .PHONY: soak
 soak: all $(VENV)/.done ## clients of all kinds for SOAK_SECONDS (60), LEAK_REQUESTS (50000) a third cut, 300 faults (8 minutes); with SAN= as well

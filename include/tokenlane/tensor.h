@@ -17,6 +17,7 @@ enum tl_dtype {
   TL_DTYPE_IQ4_NL, TL_DTYPE_IQ4_XS, TL_DTYPE_MXFP4,
   TL_DTYPE_INT4, TL_DTYPE_INT8,
   TL_DTYPE_F8_E4M3,
+  TL_DTYPE_I32, TL_DTYPE_I8, /* parts of INT4 and INT8 tensors; no values of their own */
   TL_N_DTYPES
 };
 /* Of one element; 0 for formats of blocks. */
@@ -31,7 +32,7 @@ struct tl_tensor {
   enum tl_dtype dtype;
   uint32_t n_dims;
   uint64_t shape[4];
-  const void *data; /* any alignment; valid until tl_model_release_files; NULL with `packed` */
+  const void *data; /* any alignment; valid until tl_model_release_files; NULL with `packed`, but for F8 */
   size_t bytes;     /* what the format needs for this shape, checked against the file */
   /* Not 0: each run of so many rows (a head) is in the file as the pairs that
    * interleaved rotation turns: row i as row 2i, row i + half as row 2i + 1. */

@@ -28,7 +28,8 @@ struct tl_span {
   size_t start, end;
 };
 
-/* Reads a tokenizer.json: the file itself, or the one in a folder.
+/* Reads a tokenizer.json: the file itself, or the one in a folder; or what a .gguf file has in
+ * its metadata, and if that is nothing the one beside it.
  * Boot. The caller frees the result. Errors name the file and what is wrong. */
 int tl_tokenizer_load(const char *file, struct tl_tokenizer **ret, struct tl_error *err);
 /* Where there is no tokenizer.json but its parts, as in GGUF's metadata. */
@@ -141,8 +142,9 @@ int tl_template_render(const struct tl_template *tmpl, json_t *trusted, json_t *
  * eos_token. */
 struct tl_chat_format;
 
-/* Boot. *ret is NULL with TL_OK when the folder has no template. Caller frees. */
-int tl_chat_format_load(const char *folder, struct tl_chat_format **ret, struct tl_error *err);
+/* The template of a folder, or of a .gguf file (chat_template.jinja beside it comes first, as in a folder).
+ * Boot. *ret is NULL with TL_OK when there is none. Caller frees. */
+int tl_chat_format_load(const char *model, struct tl_chat_format **ret, struct tl_error *err);
 void tl_chat_format_free(struct tl_chat_format *format);
 /* Renders messages (a JSON list, borrowed). As tl_template_render. */
 int tl_chat_format_render(const struct tl_chat_format *format, json_t *messages, bool add_generation_prompt,

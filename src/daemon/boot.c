@@ -92,26 +92,13 @@ static int start_http(struct daemon *d, struct tl_error *err) {
   return TL_OK;
 }
 
-/* Where tokenizer.json and the chat template are: a .gguf file has them beside it. */
-static void text_folder(const char *path, char *ret, size_t size) {
-  const char *slash = strrchr(path, '/');
-  if (!tl_gguf_is_path(path))
-    snprintf(ret, size, "%s", path);
-  else if (slash)
-    snprintf(ret, size, "%.*s", (int)(slash - path), path);
-  else
-    snprintf(ret, size, ".");
-}
-
 static int load_files(struct daemon *d, struct tl_error *err) {
   const char *path = d->config->model_path;
-  char folder[4096];
-  text_folder(path, folder, sizeof folder);
   int r = simulate_only(d->config) ? tl_model_load_config(path, &d->model, err) : tl_model_load(path, &d->model, err);
   if (r == TL_OK && strcmp(d->config->model_quantize, "none") != 0)
     r = tl_model_quantize(d->model, d->config->model_quantize, err);
-  if (r == TL_OK) r = tl_tokenizer_load(folder, &d->tokenizer, err);
-  if (r == TL_OK) r = tl_chat_format_load(folder, &d->chat, err);
+  if (r == TL_OK) r = tl_tokenizer_load(path, &d->tokenizer, err);
+  if (r == TL_OK) r = tl_chat_format_load(path, &d->chat, err);
   if (r < 0) return r;
   TL_LOG(TL_LOG_INFO, "model", "read", TL_S("model", d->model_name), TL_S("architecture", d->model->architecture),
          TL_U("parameters", d->model->n_parameters), TL_S("dtype", d->model->n_tensors ? tl_dtype_name(d->model->weight_dtype) : "none"),

@@ -27,7 +27,7 @@ static int read_options(int argc, char **argv, struct options *ret, struct tl_er
     else if (argv[i][0] == '-' || ret->model) return tl_error_set(err, TL_EINVAL, NULL, "tokenize: did not expect %.100s", argv[i]);
     else ret->model = argv[i];
   }
-  if (!ret->model) return tl_error_set(err, TL_EINVAL, NULL, "tokenize: expected a model folder or a tokenizer.json");
+  if (!ret->model) return tl_error_set(err, TL_EINVAL, NULL, "tokenize: expected a model folder, a tokenizer.json or a .gguf file");
   if (ids + ret->pieces + ret->decode > 1)
     return tl_error_set(err, TL_EINVAL, NULL, "tokenize: --ids, --pieces and --decode exclude one another");
   return TL_OK;

@@ -80,6 +80,12 @@ static const struct key local_keys[] = {
     {"rope_theta", KIND_NUMBER, AT(rope_local_base_freq), 0, 1, 1e12, false},
 };
 
+/* quantization_config. */
+static const struct key quant_keys[] = {
+    {"quant_method", TEXT(quant_method), false},
+    {"checkpoint_format", TEXT(checkpoint_format), false},
+};
+
 static int read_key(const char *file, const struct key *k, json_t *value, struct hf_config *config,
                     struct tl_error *err) {
   char *place = (char *)config + k->offset;
@@ -197,6 +203,25 @@ int hf_config_check(struct hf_config *c, const char *file, struct tl_error *err)
   return TL_OK;
 }
 
+/* What tensors cannot say by their names and shapes. */
+static int read_quantization(json_t *object, struct hf_config *config, struct tl_error *err) {
+  if (!json_is_object(object)) return TL_OK;
+  int r = read_keys("config.json: quantization_config", quant_keys, sizeof quant_keys / sizeof *quant_keys, object, config, err);
+  json_t *size = json_object_get(object, "weight_block_size"), *group;
+  const char *name;
+  json_object_foreach(json_object_get(object, "config_groups"), name, group) {
+    json_t *found = json_object_get(json_object_get(group, "weights"), "block_structure");
+    if (json_is_array(found)) size = found;
+  }
+  if (r < 0 || !json_is_array(size)) return r;
+  config->block_rows = json_integer_value(json_array_get(size, 0));
+  config->block_columns = json_integer_value(json_array_get(size, 1));
+  if (config->block_rows > 0 && config->block_rows <= 65536 && config->block_columns > 0 && config->block_columns <= 65536)
+    return TL_OK;
+  return tl_error_set(err, TL_ECORRUPT, "model.path",
+                      "config.json: quantization_config: weight_block_size: expected two sizes from 1 to 65536");
+}
+
 void hf_config_defaults(struct hf_config *ret) {
   *ret = (struct hf_config){.rms_norm_eps = 1e-6, .rope_theta = 10000, .rope_factor = 1, .low_freq_factor = 1,
                             .high_freq_factor = 4, .query_pre_attn_scalar = 256, .embedding_multiplier = 1,
@@ -229,6 +254,7 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   int r = read_keys("config.json", keys, sizeof keys / sizeof *keys, object, ret, err);
   if (r == TL_OK) r = read_rope(ret, object, &rope, err);
   if (r == TL_OK) r = hf_config_read_lists(ret, object, rope, err);
+  if (r == TL_OK) r = read_quantization(json_object_get(object, "quantization_config"), ret, err);
   if (r == TL_OK) r = read_generation(folder, ret, err);
   if (r == TL_OK) read_eos(ret, json_object_get(object, "eos_token_id"));
   json_decref(object);

@@ -12,17 +12,29 @@ static uint64_t elements(const struct tl_tensor *t) {
   return n;
 }
 
-static void count_weights(struct model *m) {
+int model_count_weights(struct model *m, struct tl_error *err) {
   struct tl_model *t = &m->model;
   size_t bytes_of[TL_N_DTYPES] = {0};
-  for (uint32_t i = 0; i < m->n_tensors; i++) {
-    t->n_parameters += elements(&m->tensors[i]);
-    t->weight_bytes += m->tensors[i].bytes;
-    bytes_of[m->tensors[i].dtype] += m->tensors[i].bytes;
+  bool *seen = calloc(m->n_tensors + 1, sizeof *seen);
+  if (!seen) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  t->n_parameters = t->weight_bytes = 0;
+  t->weight_dtype = TL_DTYPE_F32;
+  for (uint32_t i = 0; i < 2 * TL_OP_INPUTS * t->n_ops; i++) {
+    const struct tl_op *op = &m->ops[i / (2 * TL_OP_INPUTS)];
+    unsigned k = i % (2 * TL_OP_INPUTS);
+    int32_t index = k < TL_OP_INPUTS ? op->weight[k] : op->bias[k - TL_OP_INPUTS];
+    if (index < 0 || seen[index]) continue;
+    seen[index] = true;
+    t->n_parameters += elements(&m->tensors[index]);
+    t->weight_bytes += m->tensors[index].bytes;
+    bytes_of[m->tensors[index].dtype] += m->tensors[index].bytes;
   }
+  free(seen);
   for (enum tl_dtype d = TL_DTYPE_F32; d < TL_N_DTYPES; d++)
     if (bytes_of[d] > bytes_of[t->weight_dtype]) t->weight_dtype = d;
-  t->dtype = t->weight_dtype <= TL_DTYPE_BF16 ? t->weight_dtype : TL_DTYPE_F16;
+  t->dtype = t->weight_dtype <= TL_DTYPE_BF16 ? t->weight_dtype
+             : t->weight_dtype == TL_DTYPE_F8_E4M3 ? TL_DTYPE_BF16 : TL_DTYPE_F16;
+  return TL_OK;
 }
 
 /* GGUF has Llama 3's scaling as a tensor of divisors. */
@@ -53,6 +65,7 @@ static int make_plan(struct model *m, const struct architecture *architecture, c
   float *inv_freq = tl_arena_array(&m->arena, (size_t)c->head_dim / 2, sizeof *inv_freq);
   float *local = tl_arena_array(&m->arena, (size_t)c->head_dim / 2, sizeof *local), factor = 1;
   if (!m->ops || !inv_freq || !local) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  m->config = c;
   int r = model_rope(c, inv_freq, &factor, err);
   if (r == TL_OK) r = divide_angles(m, inv_freq, err);
   if (r == TL_OK) r = arch_decoder_plan(m, architecture, c, factor, err);
@@ -64,7 +77,8 @@ static int make_plan(struct model *m, const struct architecture *architecture, c
   m->model.plan = m->ops;
   m->model.tensors = m->tensors;
   m->model.n_tensors = m->n_tensors;
-  return r;
+  m->config = NULL;
+  return r == TL_OK ? model_count_weights(m, err) : r;
 }
 
 static void take_config(struct tl_model *t, const struct hf_config *c) {
@@ -135,7 +149,6 @@ static int load(const char *path, bool weights, struct tl_model **ret, struct tl
   struct model *m = NULL;
   int r = tl_gguf_is_path(path) ? load_gguf(path, weights, &m, err) : load_folder(path, weights, &m, err);
   if (r == TL_OK) {
-    count_weights(m);
     *ret = &m->model;
     r = tl_model_check_files(*ret, err);
   }

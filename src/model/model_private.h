@@ -13,6 +13,8 @@
 #define MODEL_MAX_LAYERS 1000
 #define MODEL_MAX_HEAD_DIM 4096
 
+struct hf_config;
+
 struct model_file {
   void *data;
   size_t bytes;
@@ -24,13 +26,15 @@ struct model_file {
 struct tl_packed {
   /* INT4, INT8 and what is quantized while it loads: the block of an output row. */
   void (*read)(const struct tl_packed *p, uint64_t row, uint64_t block, struct tl_quant_block *ret);
-  const uint8_t *codes;      /* integers, as the scheme packs them; F8: the bytes */
+  const struct scheme *scheme; /* packed.c */
+  const uint8_t *codes;      /* integers, as the scheme packs them */
   const char *scales;        /* of scale_dtype */
   enum tl_dtype scale_dtype;
   const uint8_t *zeros;      /* as the scheme packs them; NULL: symmetric */
-  uint64_t rows, columns, n_groups;
+  uint64_t rows, columns;
+  uint64_t n_groups;         /* along a row */
   uint64_t group_rows, group_columns; /* elements that share a scale */
-  uint32_t zero_shift;       /* added to a stored zero: GPTQ's first format stores one less */
+  unsigned zero_shift;       /* added to a stored zero: GPTQ's first format stores one less */
   uint32_t *order;           /* (columns) input of each place; NULL: ascending */
   struct tl_tensor source;   /* floats to be quantized */
 };
@@ -46,9 +50,13 @@ struct model {
   struct model_file *files;
   uint32_t n_files;
   struct tl_op *ops;          /* (MODEL_MAX_OPS) while the plan is made */
+  const struct hf_config *config; /* while the plan is made */
   bool gguf;                  /* tensors have GGUF's names */
   uint32_t paired_head;       /* and Q and K have heads of so many rows in pairs; 0: they have not */
 };
+
+/* model.c: sums and formats of what the plan uses, each tensor once. */
+int model_count_weights(struct model *m, struct tl_error *err);
 
 /* quant_blocks.c: the block of ggml's layout at `at`. */
 void quant_read_bytes(enum tl_dtype dtype, const void *at, struct tl_quant_block *ret);
@@ -88,6 +96,9 @@ struct hf_config {
   bool use_sliding_window, has_layer_types, has_no_rope_layers;
   bool slides[MODEL_MAX_LAYERS];  /* layer_types */
   bool rotates[MODEL_MAX_LAYERS]; /* no_rope_layers, whose items say 1 where there is rope */
+  /* quantization_config */
+  char quant_method[32], checkpoint_format[32];
+  int64_t block_rows, block_columns; /* of F8 scales; 0: it does not say */
   /* rope scaling */
   char rope_type[32];
   double rope_factor, low_freq_factor, high_freq_factor;
@@ -131,6 +142,11 @@ struct tl_op *plan_add(struct model *m, enum tl_op_kind kind, uint32_t layer);
  * columns 0; returns its index, or a negative error. */
 int32_t plan_tensor(struct model *m, struct tl_error *err, uint64_t rows, uint64_t columns, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
+
+/* packed.c: the matrix (rows, columns) that a plan calls `name` and the files hold as integers with
+ * scales beside, or as F8. Its index, TL_ENOTFOUND without a message when there is none,
+ * or an error. */
+int32_t packed_tensor(struct model *m, const char *name, uint64_t rows, uint64_t columns, struct tl_error *err);
 
 /* Rows [first, first + rows) of a tensor, as a tensor of their own. When all rows have been given
  * away, plan_spent says so: they are counted once. */

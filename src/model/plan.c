@@ -28,7 +28,9 @@ int32_t plan_tensor(struct model *m, struct tl_error *err, uint64_t rows, uint64
   vsnprintf(name, sizeof name, format, args);
   va_end(args);
   const char *in_file = m->gguf && gguf_tensor_name(name, gguf_name, sizeof gguf_name, &rotated) ? gguf_name : name;
-  int32_t i = model_find_tensor(m, in_file);
+  int32_t i = columns ? packed_tensor(m, in_file, rows, columns, err) : TL_ENOTFOUND;
+  if (i < 0 && i != TL_ENOTFOUND) return i;
+  if (i < 0) i = model_find_tensor(m, in_file);
   if (i < 0)
     return tl_error_set(err, TL_ECORRUPT, "model.path", "tensor '%s' is missing from the model's files", in_file);
   struct tl_tensor *t = &m->tensors[i];
@@ -38,6 +40,10 @@ int32_t plan_tensor(struct model *m, struct tl_error *err, uint64_t rows, uint64
   if (fits && !columns && t->dtype > TL_DTYPE_BF16)
     return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "%.100s: tensor '%.150s': expected floats, found %s", file,
                         in_file, tl_dtype_name(t->dtype));
+  if (fits && t->dtype >= TL_DTYPE_I32)
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.path",
+                        "%.100s: tensor '%.150s': integers whose scales config.json does not explain "
+                        "(quantization_config: quant_method)", file, in_file);
   if (rotated) t->head_rows = m->paired_head;
   if (fits) return i;
   shape_text(t, found, sizeof found);

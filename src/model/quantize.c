@@ -151,8 +151,6 @@ static const struct target *target_of(const struct tl_tensor *t, enum tl_dtype w
 /* The index of the tensor that takes the place of tensor `index`. */
 static int32_t quantized(struct model *m, int32_t index, const struct target *target, struct tl_error *err) {
   struct tl_tensor t = m->tensors[index];
-  /* the embedding's rows are still copied as they are */
-  if (index != m->ops[0].weight[0]) m->model.weight_bytes -= t.bytes;
   char name[400];
   snprintf(name, sizeof name, "%s as %s", t.name, tl_dtype_name(target->dtype));
   int32_t there = model_find_tensor(m, name);
@@ -162,7 +160,6 @@ static int32_t quantized(struct model *m, int32_t index, const struct target *ta
   *p = (struct tl_packed){.read = target->read, .rows = t.shape[0], .columns = t.shape[1], .source = t};
   t = (struct tl_tensor){.name = name, .dtype = target->dtype, .n_dims = 2, .shape = {t.shape[0], t.shape[1]}, .packed = p};
   t.bytes = t.shape[0] * tl_dtype_row_bytes(t.dtype, t.shape[1]);
-  m->model.weight_bytes += t.bytes;
   int r = model_add_tensor(m, &t, err);
   return r < 0 ? r : (int32_t)m->n_tensors - 1;
 }
@@ -185,10 +182,12 @@ int tl_model_quantize(struct tl_model *model, const char *format, struct tl_erro
       int32_t index = quantized(m, op->weight[k], target, err);
       if (index < 0) return index;
       op->weight[k] = index;
-      if (target->dtype == wanted) model->weight_dtype = wanted;
     }
   }
   model->tensors = m->tensors;
   model->n_tensors = m->n_tensors;
-  return TL_OK;
+  enum tl_dtype kept = model->dtype; /* what keys and values are kept in is no question of weights */
+  int r = model_count_weights(m, err);
+  model->dtype = kept;
+  return r;
 }

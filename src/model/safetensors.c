@@ -16,8 +16,8 @@ struct range {
 };
 
 static int read_dtype(const char *text, enum tl_dtype *ret) {
-  for (enum tl_dtype d = TL_DTYPE_F32; d <= TL_DTYPE_BF16; d++)
-    if (text && strcmp(text, tl_dtype_name(d)) == 0) return (void)(*ret = d), TL_OK;
+  for (enum tl_dtype d = TL_DTYPE_F32; d < TL_N_DTYPES; d++)
+    if (text && tl_dtype_bytes(d) && strcmp(text, tl_dtype_name(d)) == 0) return (void)(*ret = d), TL_OK;
   return TL_EUNSUPPORTED;
 }
 

@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tokenlane/text.h"
+#include "text/tokenizer_private.h"
+#include "tokenlane/model.h"
 
 struct tl_chat_format {
   struct tl_template *tmpl;
@@ -75,16 +76,59 @@ static int compile(struct tl_chat_format *format, const char *folder, json_t *co
   return r;
 }
 
-int tl_chat_format_load(const char *folder, struct tl_chat_format **ret, struct tl_error *err) {
+/* The text of a special token of a GGUF file. */
+static void set_gguf_token(const struct tl_gguf *g, const char *key, const char *name, json_t *config) {
+  struct tl_gguf_list tokens;
+  const char *text;
+  size_t length;
+  int64_t id;
+  if (!tl_gguf_integer(g, key, &id) || !tl_gguf_list(g, "tokenizer.ggml.tokens", &tokens)) return;
+  for (int64_t i = 0; i <= id; i++)
+    if (!tl_gguf_next_text(&tokens, &text, &length)) return;
+  if (id >= 0) json_object_set_new(config, name, json_stringn(text, length));
+}
+
+/* What tokenizer_config.json would say; NULL: the file says nothing of it. */
+static int read_gguf(const char *path, json_t **ret, struct tl_error *err) {
+  struct tl_gguf *g;
+  const char *text;
+  size_t length;
   *ret = NULL;
+  int r = tl_gguf_open(path, &g, err);
+  if (r < 0) return r;
+  if (tl_gguf_text(g, "tokenizer.chat_template", &text, &length)) {
+    json_t *source = json_stringn(text, length);
+    *ret = json_object();
+    json_object_set_new(*ret, "chat_template", source);
+    set_gguf_token(g, "tokenizer.ggml.bos_token_id", "bos_token", *ret);
+    set_gguf_token(g, "tokenizer.ggml.eos_token_id", "eos_token", *ret);
+    set_gguf_token(g, "tokenizer.ggml.padding_token_id", "pad_token", *ret);
+    set_gguf_token(g, "tokenizer.ggml.unknown_token_id", "unk_token", *ret);
+    if (!source) r = tl_error_set(err, TL_ECORRUPT, NULL, "%s: tokenizer.chat_template: expected UTF-8", path);
+  }
+  tl_gguf_close(g);
+  return r;
+}
+
+static int read_config(const char *folder, json_t **ret, struct tl_error *err) {
   char path[4096];
   snprintf(path, sizeof path, "%s/tokenizer_config.json", folder);
   json_error_t json_error;
-  json_t *config = json_load_file(path, JSON_ALLOW_NUL, &json_error);
-  if (!config && json_error_code(&json_error) != json_error_cannot_open_file)
+  *ret = json_load_file(path, JSON_ALLOW_NUL, &json_error);
+  if (!*ret && json_error_code(&json_error) != json_error_cannot_open_file)
     return tl_error_set(err, TL_ECORRUPT, NULL, "%s:%d: %s", path, json_error.line, json_error.text);
+  return TL_OK;
+}
+
+int tl_chat_format_load(const char *model, struct tl_chat_format **ret, struct tl_error *err) {
+  char folder[4000];
+  json_t *config = NULL;
+  *ret = NULL;
+  int r = tl_gguf_is_path(model) ? read_gguf(model, &config, err) : TL_OK;
+  tok_folder(model, folder, sizeof folder);
+  if (r == TL_OK && !config) r = read_config(folder, &config, err);
   struct tl_chat_format *format = calloc(1, sizeof *format);
-  int r = format ? compile(format, folder, config, err) : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  if (r == TL_OK) r = format ? compile(format, folder, config, err) : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   if (r == TL_OK && format->tmpl) {
     format->with_prompt = variables(config, true);
     format->without_prompt = variables(config, false);

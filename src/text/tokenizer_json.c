@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "text/tokenizer_private.h"
+#include "tokenlane/model.h"
 
 static const struct model {
   const char *type;
@@ -54,8 +55,14 @@ static int parse(struct tl_tokenizer *t, json_t *root, struct tl_error *err) {
 }
 
 int tl_tokenizer_load(const char *file, struct tl_tokenizer **ret, struct tl_error *err) {
-  char path[4096];
+  char path[4096], folder[4000];
   struct stat status;
+  if (tl_gguf_is_path(file)) {
+    int r = tok_load_gguf(file, ret, err);
+    if (r < 0 || *ret) return r;
+    tok_folder(file, folder, sizeof folder);
+    file = folder;
+  }
   bool is_folder = stat(file, &status) != 0 || S_ISDIR(status.st_mode);
   snprintf(path, sizeof path, is_folder ? "%s/tokenizer.json" : "%s", file);
   json_error_t json_error;

@@ -239,6 +239,11 @@ int tok_push(struct tl_tokens *tokens, int32_t id, struct tl_error *err);
 /* Room for n more ids at the end of tokens->ids; the caller adds what it wrote to n. */
 int tok_reserve(struct tl_tokens *tokens, size_t n, struct tl_error *err);
 int tok_out_of_memory(struct tl_error *err);
+/* --- tokenizer_gguf.c */
+/* *ret is NULL with TL_OK when the file has no tokens. */
+int tok_load_gguf(const char *path, struct tl_tokenizer **ret, struct tl_error *err);
+/* Where the text's files are: a model's folder, or the one that a .gguf file lies in. */
+void tok_folder(const char *path, char *ret, size_t size);
 
 /* --- vocab.c ------------------------------------------------------------------ */
 int tok_map_init(struct tok_map *map, struct tl_arena *mem, size_t n, bool by_raw);

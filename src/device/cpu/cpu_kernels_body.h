@@ -131,9 +131,39 @@ static void unpack(enum tl_dtype dtype, const char *panel, size_t n_pairs, float
 /* From this many rows on it pays to unpack a panel to floats once for all rows. */
 #define UNPACK_ROWS (2 * TILE_M + 1)
 
+/* Inputs k .. k + n - 1 of a panel, scaled. */
+static void unpack_f8(const struct cpu_matrix *w, const char *panel, uint32_t k, uint32_t n, float *ret) {
+  const float *scales = (const float *)(const void *)panel;
+  const uint8_t *bytes = (const uint8_t *)panel + cpu_f8_scale_bytes(w) + (size_t)k * CPU_PANEL;
+  for (uint32_t end = k + n; k < end;) {
+    uint32_t stop = (k / w->run + 1) * w->run;
+    const float *at = scales + (size_t)(k < w->n_in ? k / w->run : (k - 1) / w->run) * CPU_PANEL;
+    vf low = vf_load(at), high = vf_load(at + 16);
+    if (stop > end || k >= w->n_in) stop = end;
+    for (; k < stop; k++, bytes += CPU_PANEL, ret += CPU_PANEL) {
+      vf_store(ret, vf_mul(vf_load_f8(bytes), low));
+      vf_store(ret + 16, vf_mul(vf_load_f8(bytes + 16), high));
+    }
+  }
+}
+
+/* Bytes become floats for each use: few rows pay for that as many do. */
+static void gemm_f8(const struct cpu_matrix *w, const char *panel, const float *x, size_t ldx, uint32_t m, float *out,
+                    float *scratch) {
+  for (uint32_t k = 0; k < w->k_padded; k += CPU_K_BLOCK) {
+    uint32_t n = w->k_padded - k < CPU_K_BLOCK ? w->k_padded - k : CPU_K_BLOCK;
+    unpack_f8(w, panel, k, n, scratch);
+    all_rows(TL_DTYPE_F32, (const char *)scratch, n / 2, x + k, ldx, m, out, k == 0, NULL);
+  }
+}
+
 static void gemm(const struct cpu_matrix *w, uint32_t panel, const void *x, size_t ldx, uint32_t m, float *out,
                  float *scratch) {
   const char *p = w->panels + panel * w->panel_bytes;
+  if (w->dtype == TL_DTYPE_F8_E4M3) {
+    gemm_f8(w, p, x, ldx, m, out, scratch);
+    return;
+  }
   size_t pairs = w->k_padded / 2, pair_bytes = 2 * CPU_PANEL * tl_dtype_bytes(w->dtype);
   bool unpacked = m >= UNPACK_ROWS;
   if (!unpacked && m <= TILE_M) {

@@ -24,7 +24,8 @@
 /* A weight matrix (outputs, inputs) in panels of 32 outputs; k is padded to a
  * multiple of 2, outputs to one of 32, with zeros.
  *   F32, F16: [panel][k][32]
- *   BF16:     [panel][k / 2][32][2], pairs of inputs: the layout of VDPBF16PS */
+ *   BF16:     [panel][k / 2][32][2], pairs of inputs: the layout of VDPBF16PS
+ *   F8:       [panel][scales: a float for each `run` inputs][32], then [k][32] bytes */
 struct cpu_matrix {
   enum tl_dtype dtype;
   uint32_t n_out, n_in;
@@ -33,7 +34,7 @@ struct cpu_matrix {
   char *panels;      /* owned by the weights' allocation */
   const struct tl_quant_format *quant; /* NULL: floats; else the layout is in cpu_quant.h */
   const uint32_t *order;               /* quantized: the input of each place; NULL: ascending */
-  uint32_t run;                        /* quantized: cells that share a scale */
+  uint32_t run;                        /* cells (F8: inputs) that share a scale */
   struct cpu_matrix *next;             /* outputs behind these, in another format; NULL: none */
   float *bias;       /* (n_panels * 32) or NULL */
 };
@@ -49,6 +50,11 @@ struct cpu_attention {
   float softcap;              /* of scores; 0: none */
   uint32_t window;            /* positions that a query sees, its own the last; 0: all */
 };
+
+/* F8: where a panel's bytes begin. */
+static inline size_t cpu_f8_scale_bytes(const struct cpu_matrix *w) {
+  return ((size_t)w->n_in + w->run - 1) / w->run * CPU_PANEL * sizeof(float);
+}
 
 struct cpu_kernels {
   const char *name;

@@ -19,17 +19,36 @@ void cpu_quant_measure(struct cpu_matrix *w, const struct tl_tensor *t) {
   if (cells % CPU_CHUNK_CELLS) w->panel_bytes += cpu_quant_chunk_bytes(w->quant, w->run, cells % CPU_CHUNK_CELLS);
 }
 
-/* Bit field of `width` bits of the code of input k, at `width * field` of its byte. */
-static void put_plane(uint8_t *plane, unsigned width, unsigned k, unsigned out, unsigned code) {
-  unsigned per_byte = 8 / width, quad = k / 4;
+#define INLINE static inline __attribute__((always_inline))
+
+/* `width` bits of the code of input k, in the vector's field for its quad. */
+INLINE void put_plane(uint8_t *plane, const unsigned width, unsigned k, unsigned out, unsigned code) {
+  const unsigned per_byte = 8 / width;
+  unsigned quad = k / 4;
   size_t vector = quad / per_byte * 2 + out / 16;
   plane[vector * 64 + out % 16 * 4 + k % 4] |= (uint8_t)((code & ((1u << width) - 1)) << quad % per_byte * width);
 }
 
-static void put_code(uint8_t *cell, unsigned bits, unsigned k, unsigned out, unsigned code) {
-  unsigned first = bits == 8 ? 8 : bits >= 4 ? 4 : 2, rest = bits - first;
-  put_plane(cell, first, k, out, code);
-  if (rest) put_plane(cell + cpu_quant_cell_bytes(first), rest, k, out, code >> first);
+/* n codes from input 0 of the first cell on. */
+INLINE void put_codes_of(const unsigned bits, uint8_t *cells, unsigned out, const uint8_t *codes, unsigned n) {
+  const unsigned first = bits == 8 ? 8 : bits >= 4 ? 4 : 2, rest = bits - first;
+  for (unsigned k = 0; k < n; k++) {
+    uint8_t *cell = cells + k / CPU_CELL * cpu_quant_cell_bytes(bits);
+    put_plane(cell, first, k % CPU_CELL, out, codes[k]);
+    if (rest) put_plane(cell + cpu_quant_cell_bytes(first), rest ? rest : 1, k % CPU_CELL, out, codes[k] >> first);
+  }
+}
+
+/* Once for each width, so that the loop's shifts are constants: loading is mostly this. */
+static void put_codes(unsigned bits, uint8_t *cells, unsigned out, const uint8_t *codes, unsigned n) {
+  switch (bits) {
+    case 2: put_codes_of(2, cells, out, codes, n); break;
+    case 3: put_codes_of(3, cells, out, codes, n); break;
+    case 4: put_codes_of(4, cells, out, codes, n); break;
+    case 5: put_codes_of(5, cells, out, codes, n); break;
+    case 6: put_codes_of(6, cells, out, codes, n); break;
+    default: put_codes_of(8, cells, out, codes, n);
+  }
 }
 
 static void put_scales(const struct tl_quant_format *f, char *super, char *records, unsigned record, unsigned out,
@@ -67,13 +86,13 @@ static void pack_chunk(const struct cpu_matrix *w, char *chunk, unsigned n_cells
   const struct tl_quant_format *f = w->quant;
   char *records = chunk + cpu_quant_super_bytes(f->scale), *cells = chunk + cpu_quant_head_bytes(f, w->run, n_cells);
   struct tl_quant_block block;
-  for (unsigned k = 0; k < n_cells * CPU_CELL; k++) {
-    unsigned cell = k / CPU_CELL, in_block = k % f->block;
-    if (in_block == 0) tl_quant_read(t, row, (first + k) / f->block, &block);
-    put_code((uint8_t *)cells + cell * cpu_quant_cell_bytes(f->bits), f->bits, k % CPU_CELL, out, block.codes[in_block]);
-    if (k % f->group) continue;
-    unsigned record = f->scale == TL_SCALE_ZERO ? cell / w->run : k / f->group;
-    put_scales(f, chunk, records, record, out, &block, in_block / f->group);
+  for (unsigned k = 0; k < n_cells * CPU_CELL; k += f->block) {
+    tl_quant_read(t, row, (first + k) / f->block, &block);
+    put_codes(f->bits, (uint8_t *)cells + k / CPU_CELL * cpu_quant_cell_bytes(f->bits), out, block.codes, f->block);
+    for (unsigned group = 0; group < f->block / f->group; group++) {
+      unsigned record = f->scale == TL_SCALE_ZERO ? k / CPU_CELL / w->run : k / f->group + group;
+      put_scales(f, chunk, records, record, out, &block, group);
+    }
   }
 }
 

@@ -50,6 +50,14 @@ VF __m128i load_words(const uint16_t *p) { return _mm_loadu_si128((const __m128i
 VF vf vf_load_bf16(const uint16_t *p) {
   return (vf){high_half(_mm256_cvtepu16_epi32(load_words(p))), high_half(_mm256_cvtepu16_epi32(load_words(p + 8)))};
 }
+/* E4M3, not NaN: its bits are those of a half that is 2^8 times smaller. */
+VF __m256 f8_half(const uint8_t *p) {
+  __m128i bits = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)p));
+  __m128i sign = _mm_slli_epi16(_mm_and_si128(bits, _mm_set1_epi16(0x80)), 8);
+  __m128i size = _mm_slli_epi16(_mm_and_si128(bits, _mm_set1_epi16(0x7f)), 7);
+  return _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(sign, size)), _mm256_set1_ps(256));
+}
+VF vf vf_load_f8(const uint8_t *p) { return (vf){f8_half(p), f8_half(p + 8)}; }
 VF vf vf_load_f16(const uint16_t *p) { return (vf){_mm256_cvtph_ps(load_words(p)), _mm256_cvtph_ps(load_words(p + 8))}; }
 
 #endif

@@ -60,6 +60,7 @@ static inline uint16_t word(const void *p, int i) {
 RARE vf vf_bf16_even(const void *p) { EACH(tl_bf16_to_f32(word(p, 2 * i))); }
 RARE vf vf_bf16_odd(const void *p) { EACH(tl_bf16_to_f32(word(p, 2 * i + 1))); }
 RARE vf vf_load_bf16(const uint16_t *p) { EACH(tl_bf16_to_f32(p[i])); }
+RARE vf vf_load_f8(const uint8_t *p) { EACH(tl_f8_e4m3_to_f32(p[i])); }
 RARE vf vf_load_f16(const uint16_t *p) { EACH(tl_f16_to_f32(p[i])); }
 
 #endif

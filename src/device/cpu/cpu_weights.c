@@ -35,11 +35,14 @@ static bool alike(const struct tl_tensor *a, const struct tl_tensor *b) {
   return a->dtype == b->dtype && tl_tensor_group_columns(a) == tl_tensor_group_columns(b) && same_order(a, b);
 }
 
-static void measure_floats(struct cpu_matrix *w) {
+static void measure_floats(struct cpu_matrix *w, const struct tl_tensor *t) {
   w->quant = NULL;
   if (tl_quant_format(w->dtype)) w->dtype = TL_DTYPE_F32;
   w->k_padded = (w->n_in + 1) / 2 * 2;
   w->panel_bytes = (size_t)w->k_padded * CPU_PANEL * tl_dtype_bytes(w->dtype);
+  if (w->dtype != TL_DTYPE_F8_E4M3) return;
+  w->run = (uint32_t)tl_tensor_group_columns(t);
+  w->panel_bytes += cpu_f8_scale_bytes(w);
 }
 
 /* A packed matrix of one to three stacked tensors. */
@@ -55,7 +58,7 @@ static void measure(struct cpu_matrix *w, const struct tl_model *model, const in
   if (w->dtype == first->dtype && cpu_quant_can(first))
     cpu_quant_measure(w, first);
   else
-    measure_floats(w);
+    measure_floats(w, first);
 }
 
 /* Stacked tensors of which some are quantized, in formats that differ: a matrix each. */
@@ -86,12 +89,24 @@ static size_t matrix_bytes(const struct cpu_matrix *w) {
 
 /* --- packing ------------------------------------------------------------------------------- */
 
+static void pack_f8_row(const struct cpu_matrix *w, char *panel, uint32_t column, const struct tl_tensor *t, size_t row) {
+  const char *bytes = tl_tensor_row(t, row);
+  float *scales = (float *)(void *)panel;
+  for (uint32_t k = 0; k < w->n_in; k += w->run) scales[k / w->run * CPU_PANEL + column] = tl_tensor_f8_scale(t, row, k);
+  panel += cpu_f8_scale_bytes(w);
+  for (uint32_t k = 0; k < w->n_in; k++) panel[(size_t)k * CPU_PANEL + column] = bytes[k];
+}
+
 /* One output row of a tensor into column `column` of its panel; `row`: room for one. */
 static void pack_row(const struct cpu_matrix *w, char *panel, uint32_t column, const struct tl_tensor *t, size_t index,
                      float *row) {
   if (w->dtype == TL_DTYPE_F32) {
     tl_tensor_row_to_f32(t, index, row);
     for (uint32_t k = 0; k < w->n_in; k++) ((float *)(void *)panel)[(size_t)k * CPU_PANEL + column] = row[k];
+    return;
+  }
+  if (w->dtype == TL_DTYPE_F8_E4M3) {
+    pack_f8_row(w, panel, column, t, index);
     return;
   }
   const char *halves = tl_tensor_row(t, index);
@@ -198,7 +213,7 @@ static size_t measure_all(const struct tl_model *model, struct cpu_weights *w) {
     if (op->kind == TL_OP_GATED_UP) {
       measure(&w->ups[i], model, op->weight + 1, 1);
       /* both read the rows that were quantized for the gate */
-      if (!same_order(&model->tensors[op->weight[0]], &model->tensors[op->weight[1]])) measure_floats(&w->ups[i]);
+      if (!same_order(&model->tensors[op->weight[0]], &model->tensors[op->weight[1]])) measure_floats(&w->ups[i], &model->tensors[op->weight[1]]);
       total += matrix_bytes(&w->ups[i]);
       w->quantized = w->quantized || w->ups[i].quant;
     }

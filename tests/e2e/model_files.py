@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: MIT
+"""The demo model in other file formats, written by hand: safetensors read, GGUF and int8 safetensors written."""
+import array
+import json
+import pathlib
+import shutil
+import struct
+
+from daemon import MODEL
+
+NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+         "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+         "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
+         "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+
+
+def read_demo():
+    """config.json, and {name: (shape, bytes of BF16)}."""
+    data = (MODEL / "model.safetensors").read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:8 + length])
+    tensors = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            assert entry["dtype"] == "BF16"
+            begin, end = entry["data_offsets"]
+            tensors[name] = (entry["shape"], data[8 + length + begin:8 + length + end])
+    return json.loads((MODEL / "config.json").read_text()), tensors
+
+
+def floats(bits):
+    """BF16 to a list of floats."""
+    halves = array.array("H", bits)
+    return array.array("f", b"".join(struct.pack("<I", h << 16) for h in halves))
+
+
+def pairs(shape, data, head):
+    """Rows of each head from halves to pairs, as GGUF has Llama's Q and K."""
+    size = len(data) // shape[0]
+    rows = [data[i * size:(i + 1) * size] for i in range(shape[0])]
+    return b"".join(rows[at + k + half] for at in range(0, shape[0], head) for k in range(head // 2)
+                    for half in (0, head // 2))
+
+
+def gguf_name(name):
+    stem, end = name.rsplit(".", 1)
+    if not stem.startswith("model.layers."):
+        return f"{NAMES[stem]}.{end}"
+    layer, stem = stem.removeprefix("model.layers.").split(".", 1)
+    return f"blk.{layer}.{NAMES[stem]}.{end}"
+
+
+def text(value):
+    return struct.pack("<Q", len(value.encode())) + value.encode()
+
+
+def texts(values):
+    return struct.pack("<IIQ", 9, 8, len(values)) + b"".join(map(text, values))
+
+
+def tokenizer_keys():
+    """tokenizer.ggml.*, of the demo's tokenizer.json."""
+    whole = json.loads((MODEL / "tokenizer.json").read_text())
+    added = {token["content"]: token["id"] for token in whole["added_tokens"]}
+    ids = {**whole["model"]["vocab"], **added}
+    tokens = sorted(ids, key=ids.get)
+    merges = [m if isinstance(m, str) else " ".join(m) for m in whole["model"]["merges"]]
+    template = json.loads((MODEL / "tokenizer_config.json").read_text())["chat_template"]
+    types = array.array("i", [3 if t in added else 1 for t in tokens])
+    return [text("tokenizer.ggml.model") + struct.pack("<I", 8) + text("gpt2"),
+            text("tokenizer.ggml.pre") + struct.pack("<I", 8) + text("gpt-2"),
+            text("tokenizer.ggml.tokens") + texts(tokens), text("tokenizer.ggml.merges") + texts(merges),
+            text("tokenizer.ggml.token_type") + struct.pack("<IIQ", 9, 5, len(types)) + types.tobytes(),
+            text("tokenizer.chat_template") + struct.pack("<I", 8) + text(template)]
+
+
+def write_gguf(folder, alone=False):
+    """A folder with model.gguf (norms as floats, the rest BF16), and the demo's tokenizer in it (alone) or beside it."""
+    config, tensors = read_demo()
+    keys = [text("general.architecture") + struct.pack("<I", 8) + text("llama")]
+    sizes = {"embedding_length": "hidden_size", "feed_forward_length": "intermediate_size", "block_count": "num_hidden_layers",
+             "attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads",
+             "attention.key_length": "head_dim", "context_length": "max_position_embeddings", "vocab_size": "vocab_size"}
+    keys += [text(f"llama.{k}") + struct.pack("<II", 4, config[v]) for k, v in sizes.items()]
+    keys += [text("tokenizer.ggml.eos_token_id") + struct.pack("<II", 4, config["eos_token_id"]),
+             text("llama.attention.layer_norm_rms_epsilon") + struct.pack("<If", 6, config["rms_norm_eps"]),
+             text("llama.rope.freq_base") + struct.pack("<If", 6, config["rope_parameters"]["rope_theta"])]
+    keys += tokenizer_keys() if alone else []
+    table, data = b"", b""
+    for name, (shape, bits) in tensors.items():
+        if "q_proj" in name or "k_proj" in name:
+            bits = pairs(shape, bits, config["head_dim"])
+        if len(shape) == 1:
+            bits = floats(bits).tobytes()
+        table += text(gguf_name(name)) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape),
+                                                     0 if len(shape) == 1 else 30, len(data))
+        data += bits + b"\0" * (-len(bits) % 32)
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join(keys) + table
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True)
+    for file in [] if alone else MODEL.glob("tokenizer*.json"):
+        shutil.copy(file, folder)
+    (folder / "model.gguf").write_bytes(head + b"\0" * (-len(head) % 32) + data)
+    return folder / "model.gguf"
+
+
+def round_rows(shape, bits):
+    """int8 and a float a row."""
+    values, codes, scales = floats(bits), array.array("b"), array.array("f")
+    for row in range(shape[0]):
+        part = values[row * shape[1]:(row + 1) * shape[1]]
+        scale = max(max(part), -min(part)) / 127 or 1
+        scales.append(scale)
+        codes.extend(round(v / scale) for v in part)
+    return codes.tobytes(), scales.tobytes()
+
+
+def write_int8(folder):
+    """A copy of the demo model as compressed-tensors has it: int8 with a scale a row, the embedding as it was."""
+    config, tensors = read_demo()
+    entries = []
+    for name, (shape, bits) in tensors.items():
+        if len(shape) == 2 and ".layers." in name:
+            codes, scales = round_rows(shape, bits)
+            entries += [(name, "I8", shape, codes), (f"{name}_scale", "F32", [shape[0], 1], scales)]
+        else:
+            entries.append((name, "BF16", shape, bits))
+    header, at = {}, 0
+    for name, dtype, shape, data in entries:
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    head = json.dumps(header).encode()
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "int-quantized"}
+    folder = pathlib.Path(folder)
+    shutil.copytree(MODEL, folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + b"".join(e[3] for e in entries))
+    return folder

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: MIT
+"""Makes the first files of corpus/gguf and corpus/safetensors: tiny models that load.
+
+    venv/bin/python tests/fuzz/make_model_seeds.py      (tests/golden/requirements.txt)
+"""
+
+import json
+import os
+import struct
+
+import gguf
+import numpy as np
+from safetensors.numpy import save
+
+CORPUS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "corpus")
+DIM, HEADS, VOCAB = 32, 2, 4
+SHAPES = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+          "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+          "ffn_down": "mlp.down_proj"}
+CONFIG = {"architectures": ["LlamaForCausalLM"], "hidden_size": DIM, "intermediate_size": DIM, "num_hidden_layers": 1,
+          "num_attention_heads": HEADS, "vocab_size": VOCAB, "max_position_embeddings": 16, "tie_word_embeddings": True}
+
+
+def make_gguf(name, qtype):
+    out = gguf.GGUFWriter(f"{CORPUS}/gguf/{name}.gguf", "llama")
+    out.add_context_length(16)
+    out.add_embedding_length(DIM)
+    out.add_block_count(1)
+    out.add_feed_forward_length(DIM)
+    out.add_head_count(HEADS)
+    out.add_layer_norm_rms_eps(1e-5)
+    out.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    out.add_rope_scaling_factor(2)
+    out.add_tokenizer_model("llama")
+    out.add_token_list(["a", "b", "c", "d"])
+    out.add_token_scores([0.0, -1.0, -2.0, -3.0])
+    out.add_eos_token_id(1)
+
+    def add(tensor, rows):
+        out.add_tensor(tensor, gguf.quantize(np.ones((rows, DIM), dtype=np.float32), qtype), raw_dtype=qtype)
+
+    add("token_embd.weight", VOCAB)
+    for tensor in SHAPES:
+        add(f"blk.0.{tensor}.weight", DIM)
+    for tensor in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
+        out.add_tensor(f"{tensor}.weight", np.ones(DIM, dtype=np.float32))
+    out.add_tensor("rope_freqs.weight", np.ones(DIM // HEADS // 2, dtype=np.float32))
+    out.write_header_to_file()
+    out.write_kv_data_to_file()
+    out.write_tensors_to_file()
+    out.close()
+
+
+def make_safetensors(name, quantization, matrix):
+    """A file of the length of config.json (2 bytes), config.json, and model.safetensors."""
+    tensors = {"model.embed_tokens.weight": np.ones((VOCAB, DIM), dtype=np.float16)}
+    for tensor in SHAPES.values():
+        tensors |= {f"model.layers.0.{tensor}.{k}": v for k, v in matrix.items()}
+    for tensor in ("model.layers.0.input_layernorm", "model.layers.0.post_attention_layernorm", "model.norm"):
+        tensors[f"{tensor}.weight"] = np.ones(DIM, dtype=np.float16)
+    config = json.dumps(CONFIG | ({"quantization_config": quantization} if quantization else {})).encode()
+    with open(f"{CORPUS}/safetensors/{name}", "wb") as out:
+        out.write(struct.pack("<H", len(config)) + config + save(tensors))
+
+
+if __name__ == "__main__":
+    for kind in ("gguf", "safetensors"):
+        os.makedirs(f"{CORPUS}/{kind}", exist_ok=True)
+    make_gguf("q8_0", gguf.GGMLQuantizationType.Q8_0)
+    make_gguf("q4_0", gguf.GGMLQuantizationType.Q4_0)
+    make_gguf("f32", gguf.GGMLQuantizationType.F32)
+    int32 = np.zeros
+    make_safetensors("f16", None, {"weight": np.ones((DIM, DIM), dtype=np.float16)})
+    make_safetensors("gptq", {"quant_method": "gptq"}, {
+        "qweight": int32((DIM // 8, DIM), np.int32), "qzeros": int32((1, DIM // 8), np.int32),
+        "scales": np.ones((1, DIM), dtype=np.float16), "g_idx": int32(DIM, np.int32)})
+    make_safetensors("awq", {"quant_method": "awq"}, {
+        "qweight": int32((DIM, DIM // 8), np.int32), "qzeros": int32((1, DIM // 8), np.int32),
+        "scales": np.ones((1, DIM), dtype=np.float16)})
+    make_safetensors("int8", {"quant_method": "compressed-tensors"}, {
+        "weight": np.ones((DIM, DIM), dtype=np.int8), "weight_scale": np.ones((DIM, 1), dtype=np.float16)})
+    make_safetensors("packed", {"quant_method": "compressed-tensors"}, {
+        "weight_packed": int32((DIM, DIM // 8), np.int32), "weight_scale": np.ones((DIM, 1), dtype=np.float16)})

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+/* What fuzz_gguf.c and fuzz_safetensors.c share: files in memory, a model that was
+ * taken is read from end to end, and the main function that replays a corpus. */
+#ifndef MODEL_TARGET_H
+#define MODEL_TARGET_H
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tokenlane/model.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static char folder[64];
+
+static inline void remove_folder(void) {
+  static const char *const names[] = {"x.gguf", "config.json", "model.safetensors"};
+  char path[128];
+  for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
+    snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+    unlink(path);
+  }
+  rmdir(folder);
+}
+
+static inline void write_file(const char *name, const void *bytes, size_t length) {
+  if (!folder[0]) {
+    strcpy(folder, "/dev/shm/tokenlane-fuzz-XXXXXX");
+    if (!mkdtemp(folder)) abort();
+    atexit(remove_folder);
+  }
+  char path[128];
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  FILE *file = fopen(path, "wb");
+  if (!file || fwrite(bytes, 1, length, file) != length || fclose(file) != 0) abort();
+}
+
+/* First and last row of all that the plan names: rows in between lie between. */
+static inline void read_model(const struct tl_model *model) {
+  for (uint32_t i = 0; i < model->n_ops; i++)
+    for (int k = 0; k < TL_OP_INPUTS; k++) {
+      if (model->plan[i].weight[k] < 0) continue;
+      const struct tl_tensor *t = &model->tensors[model->plan[i].weight[k]];
+      float *row = malloc((t->n_dims > 1 ? t->shape[1] : 1) * sizeof *row);
+      if (!row) abort();
+      tl_tensor_row_to_f32(t, 0, row);
+      tl_tensor_row_to_f32(t, t->shape[0] - 1, row);
+      free(row);
+    }
+}
+
+static inline void load_model(const char *path) {
+  struct tl_model *model;
+  struct tl_error err = {0};
+  int r = tl_model_load(path, &model, &err);
+  if (r != err.code || (r < 0 && !err.message[0])) abort();
+  if (r < 0) return;
+  read_model(model);
+  if (tl_model_quantize(model, "q4_0", &err) < 0) abort();
+  read_model(model);
+  tl_model_free(model);
+}
+
+#ifdef REPLAY
+int main(int argc, char **argv) {
+  for (int i = 1; i < argc; i++) {
+    FILE *file = fopen(argv[i], "rb");
+    if (!file) return perror(argv[i]), 1;
+    fseek(file, 0, SEEK_END);
+    size_t size = (size_t)ftell(file);
+    rewind(file);
+    uint8_t *data = malloc(size + 1);
+    if (!data || fread(data, 1, size, file) != size) return perror(argv[i]), 1;
+    fclose(file);
+    LLVMFuzzerTestOneInput(data, size);
+    free(data);
+  }
+  printf("  FUZZ  %d files of the corpus replayed\n", argc - 1);
+  return argc > 1 ? 0 : 1;
+}
+#endif
+
+#endif

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""Makes packed.safetensors: matrices as GPTQ, AWQ, compressed-tensors and F8 checkpoints hold them.
+
+    python3 -m venv venv && venv/bin/pip install -r tests/golden/requirements.txt
+    venv/bin/python tests/golden/make_packed.py
+
+Each NAME has the tensors of its scheme (NAME.qweight ...) and NAME.values, the floats that
+they stand for, computed here from the integers before they were packed. The layouts are those
+of AutoGPTQ's QuantLinear.pack, AutoAWQ's WQLinear_GEMM and compressed-tensors' pack_to_int32.
+"""
+
+import os
+
+import numpy as np
+from ml_dtypes import float8_e4m3fn
+from safetensors.numpy import save_file
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROWS, COLUMNS = 40, 256
+rng = np.random.default_rng(7)
+tensors = {}
+
+
+def pack(values, axis, bits=4, order=None):
+    """Unsigned integers along an axis into words of 32 bits, the first lowest."""
+    per = 32 // bits
+    values = np.moveaxis(values.astype(np.uint32), axis, -1)
+    values = values.reshape(*values.shape[:-1], -1, per)
+    if order:
+        values = values[..., order]
+    words = np.bitwise_or.reduce(values << (np.arange(per, dtype=np.uint32) * bits), axis=-1)
+    return np.ascontiguousarray(np.moveaxis(words, -1, axis)).view(np.int32)
+
+
+def draw(n_groups, bits=4):
+    codes = rng.integers(0, 1 << bits, (ROWS, COLUMNS))
+    scales = (rng.random((ROWS, n_groups)) * 0.02 + 0.001).astype(np.float16)
+    zeros = rng.integers(1, 1 << bits, (ROWS, n_groups))
+    return codes, scales, zeros
+
+
+def values(codes, scales, zeros, groups):
+    """(rows, columns) of floats; groups: of each column."""
+    return scales.astype(np.float32)[:, groups] * (codes - zeros[:, groups]).astype(np.float32)
+
+
+def gptq(name, size, act_order=False, v2=False):
+    codes, scales, zeros = draw(COLUMNS // size)
+    groups = np.arange(COLUMNS) // size
+    if act_order:
+        groups = rng.permutation(groups)
+    tensors[f"{name}.qweight"] = pack(codes.T, 0)
+    tensors[f"{name}.qzeros"] = pack((zeros if v2 else zeros - 1).T, 1)
+    tensors[f"{name}.scales"] = np.ascontiguousarray(scales.T)
+    tensors[f"{name}.g_idx"] = groups.astype(np.int32)
+    tensors[f"{name}.values"] = values(codes, scales, zeros, groups)
+
+
+def awq(name, size):
+    codes, scales, zeros = draw(COLUMNS // size)
+    order = [0, 2, 4, 6, 1, 3, 5, 7]
+    tensors[f"{name}.qweight"] = pack(codes.T, 1, order=order)
+    tensors[f"{name}.qzeros"] = pack(zeros.T, 1, order=order)
+    tensors[f"{name}.scales"] = np.ascontiguousarray(scales.T)
+    tensors[f"{name}.values"] = values(codes, scales, zeros, np.arange(COLUMNS) // size)
+
+
+def compressed(name, size, bits=4, symmetric=True, act_order=False):
+    codes, scales, zeros = draw(COLUMNS // size, bits)
+    if symmetric:
+        zeros[:] = 1 << (bits - 1)
+    groups = np.arange(COLUMNS) // size
+    if act_order:
+        groups = rng.permutation(groups)
+        tensors[f"{name}.weight_g_idx"] = groups.astype(np.int32)
+    tensors[f"{name}.weight_packed"] = pack(codes, 1, bits)
+    tensors[f"{name}.weight_scale"] = scales
+    tensors[f"{name}.weight_shape"] = np.array([ROWS, COLUMNS], dtype=np.int64)
+    if not symmetric:
+        tensors[f"{name}.weight_zero_point"] = pack(zeros, 0, bits)
+    tensors[f"{name}.values"] = values(codes, scales, zeros, groups)
+
+
+def compressed_int8(name, symmetric=True):
+    codes, scales, zeros = draw(1, 8)
+    if symmetric:
+        zeros[:] = 128
+    else:
+        tensors[f"{name}.weight_zero_point"] = (zeros - 128).astype(np.int8)
+    tensors[f"{name}.weight"] = (codes - 128).astype(np.int8)
+    tensors[f"{name}.weight_scale"] = scales.astype(np.float32)
+    tensors[f"{name}.values"] = values(codes, scales, zeros, np.zeros(COLUMNS, dtype=int))
+
+
+def f8(name, scales, ending, rows):
+    weights = rng.normal(size=(rows, COLUMNS)).astype(float8_e4m3fn)
+    weights.view(np.uint8)[0, :4] = [0x00, 0x80, 0x01, 0x7e]
+    tensors[f"{name}.weight"] = weights
+    tensors[f"{name}.{ending}"] = scales
+    spread = scales
+    if scales.ndim == 2 and scales.shape[0] != rows:
+        spread = np.repeat(np.repeat(scales, 128, 0), 128, 1)[:rows, :COLUMNS]
+    tensors[f"{name}.values"] = weights.astype(np.float32) * spread.astype(np.float32)
+
+
+if __name__ == "__main__":
+    gptq("gptq_32", 32)
+    gptq("gptq_128", 128)
+    gptq("gptq_order", 64, act_order=True)
+    gptq("gptq_v2", 128, v2=True)
+    awq("awq_64", 64)
+    awq("awq_128", 128)
+    compressed("ct4_32", 32)
+    compressed("ct4_channel", COLUMNS)
+    compressed("ct4_zeros", 128, symmetric=False)
+    compressed("ct4_order", 32, act_order=True)
+    compressed("ct8_packed", 64, bits=8)
+    compressed_int8("ct8")
+    compressed_int8("ct8_zeros", symmetric=False)
+    f8("f8_tensor", np.array([0.03], dtype=np.float32), "weight_scale", ROWS)
+    f8("f8_channel", (rng.random((ROWS, 1)) * 0.1).astype(np.float32), "weight_scale", ROWS)
+    f8("f8_block", (rng.random((2, 2)) * 0.1).astype(np.float32), "weight_scale_inv", 160)
+    save_file(tensors, f"{HERE}/packed.safetensors")
