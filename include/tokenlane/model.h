@@ -14,6 +14,8 @@
 enum tl_dtype { TL_DTYPE_F32, TL_DTYPE_F16, TL_DTYPE_BF16 };
 size_t tl_dtype_bytes(enum tl_dtype dtype);
 const char *tl_dtype_name(enum tl_dtype dtype);
+/* Columns of a row that share a scale and cannot be cut apart: a power of two, 1 for floats. */
+uint32_t tl_dtype_block(enum tl_dtype dtype);
 
 /* A tensor in a mapped file, row-major. */
 struct tl_tensor {

@@ -12,6 +12,11 @@ const char *tl_dtype_name(enum tl_dtype dtype) {
   return names[dtype];
 }
 
+uint32_t tl_dtype_block(enum tl_dtype dtype) {
+  (void)dtype; /* all are floats */
+  return 1;
+}
+
 static float from_bits(uint32_t bits) {
   float value;
   memcpy(&value, &bits, sizeof value);
