@@ -25,14 +25,16 @@ void cpu_unmap(void *memory, size_t bytes) {
 
 /* --- sizes ------------------------------------------------------------------------------- */
 
-/* A packed matrix of one to three stacked tensors. */
-static void measure(struct cpu_matrix *w, const struct tl_model *model, const int32_t *tensors, unsigned n) {
-  const struct tl_tensor *first = &model->tensors[tensors[0]];
-  *w = (struct cpu_matrix){.dtype = first->dtype, .n_in = (uint32_t)first->shape[1]};
+/* A packed matrix of n inputs of a record, from input `first` on: one to three stacked slices. */
+static void measure(struct cpu_matrix *w, const struct tl_model *model, const struct tl_shard *shard, const struct tl_op *op,
+                    unsigned first, unsigned n) {
+  struct tl_slice s = tl_slice_weight(model, shard, op, first);
+  *w = (struct cpu_matrix){.dtype = s.tensor->dtype, .n_in = (uint32_t)s.n_columns};
   for (unsigned i = 0; i < n; i++) {
-    w->n_out += (uint32_t)model->tensors[tensors[i]].shape[0];
+    s = tl_slice_weight(model, shard, op, first + i);
+    w->n_out += (uint32_t)s.n_rows;
     /* stacked tensors of different formats: floats hold them all */
-    if (model->tensors[tensors[i]].dtype != w->dtype) w->dtype = TL_DTYPE_F32;
+    if (s.tensor->dtype != w->dtype) w->dtype = TL_DTYPE_F32;
   }
   w->n_panels = (w->n_out + CPU_PANEL - 1) / CPU_PANEL;
   w->k_padded = (w->n_in + 1) / 2 * 2;
@@ -57,9 +59,10 @@ static float float_at(const struct tl_tensor *t, size_t element) {
   return value;
 }
 
-/* One output row of a tensor into column `column` of its panel. */
-static void pack_row(const struct cpu_matrix *w, char *panel, uint32_t column, const struct tl_tensor *t, size_t row) {
-  size_t at = row * w->n_in;
+/* One output row of a slice into column `column` of its panel. */
+static void pack_row(const struct cpu_matrix *w, char *panel, uint32_t column, const struct tl_slice *s, size_t row) {
+  const struct tl_tensor *t = s->tensor;
+  size_t at = (s->first_row + row) * t->shape[1] + s->first_column;
   for (uint32_t k = 0; k < w->n_in; k++) {
     if (w->dtype == TL_DTYPE_F32) {
       ((float *)(void *)panel)[(size_t)k * CPU_PANEL + column] = float_at(t, at + k);
@@ -73,6 +76,7 @@ static void pack_row(const struct cpu_matrix *w, char *panel, uint32_t column, c
 
 struct packer {
   const struct tl_device_load *load;
+  const struct tl_shard *shard;
   char *at; /* where the next matrix goes */
   uint64_t done;
 };
@@ -82,23 +86,25 @@ static void report(struct packer *p, uint64_t bytes) {
   if (p->load->progress) p->load->progress(p->done, p->load->model->weight_bytes, p->load->context);
 }
 
-static void pack(struct packer *p, struct cpu_matrix *w, const int32_t *tensors, const int32_t *biases, unsigned n) {
+static void pack(struct packer *p, struct cpu_matrix *w, const struct tl_op *op, unsigned first, unsigned n) {
   const struct tl_model *model = p->load->model;
   w->panels = p->at;
   p->at += w->n_panels * w->panel_bytes;
   float *bias = (float *)(void *)p->at;
   p->at += round_up(w->n_panels * CPU_PANEL * sizeof(float), 64);
   uint32_t out = 0;
-  for (unsigned i = 0; i < n; i++) {
-    const struct tl_tensor *t = &model->tensors[tensors[i]];
-    for (size_t row = 0; row < t->shape[0]; row++, out++)
-      pack_row(w, w->panels + out / CPU_PANEL * w->panel_bytes, out % CPU_PANEL, t, row);
-    if (biases[i] >= 0) {
-      const struct tl_tensor *b = &model->tensors[biases[i]];
-      tl_dtype_to_f32(b->dtype, b->data, bias + out - t->shape[0], t->shape[0]);
+  for (unsigned i = first; i < first + n; i++) {
+    struct tl_slice s = tl_slice_weight(model, p->shard, op, i);
+    for (size_t row = 0; row < s.n_rows; row++)
+      pack_row(w, w->panels + (out + row) / CPU_PANEL * w->panel_bytes, (out + row) % CPU_PANEL, &s, row);
+    if (op->bias[i] >= 0) {
+      struct tl_slice b = tl_slice_bias(model, p->shard, op, i);
+      const char *data = (const char *)b.tensor->data + b.first_row * tl_dtype_bytes(b.tensor->dtype);
+      tl_dtype_to_f32(b.tensor->dtype, data, bias + out, b.n_rows);
       w->bias = bias;
     }
-    report(p, t->bytes);
+    out += (uint32_t)s.n_rows;
+    report(p, s.tensor->bytes);
   }
 }
 
@@ -121,49 +127,60 @@ static unsigned stacked(const struct tl_op *op) {
   }
 }
 
-static size_t measure_all(const struct tl_model *model, struct cpu_weights *w) {
+static size_t embed_row_bytes(const struct tl_slice *s) {
+  return s->n_columns * tl_dtype_bytes(s->tensor->dtype);
+}
+
+static size_t measure_all(const struct tl_model *model, const struct tl_shard *shard, struct cpu_weights *w) {
   size_t total = 0;
   for (uint32_t i = 0; i < model->n_ops; i++) {
     const struct tl_op *op = &model->plan[i];
     if (stacked(op)) {
-      measure(&w->matrices[i], model, op->weight, stacked(op));
+      measure(&w->matrices[i], model, shard, op, 0, stacked(op));
       total += matrix_bytes(&w->matrices[i]);
     }
     if (op->kind == TL_OP_GATED_UP) {
-      measure(&w->ups[i], model, op->weight + 1, 1);
+      measure(&w->ups[i], model, shard, op, 1, 1);
       total += matrix_bytes(&w->ups[i]);
     }
     if (op->kind == TL_OP_RMSNORM)
       total += round_up(model->tensors[op->weight[0]].shape[0] * sizeof(float), 64);
-    if (op->kind == TL_OP_EMBED) total += round_up(model->tensors[op->weight[0]].bytes, 64);
+    if (op->kind == TL_OP_EMBED) {
+      struct tl_slice s = tl_slice_weight(model, shard, op, 0);
+      total += round_up(s.n_rows * embed_row_bytes(&s), 64);
+    }
   }
   return total;
 }
 
-int cpu_weights_load(const struct tl_device_load *load, struct cpu_weights *ret, struct tl_error *err) {
+static void copy_embedding(struct packer *p, const struct tl_op *op, struct cpu_weights *ret) {
+  struct tl_slice s = tl_slice_weight(p->load->model, p->shard, op, 0);
+  size_t row_bytes = embed_row_bytes(&s), bytes = s.n_rows * row_bytes;
+  ret->embed = memcpy(p->at, (const char *)s.tensor->data + s.first_row * row_bytes, bytes);
+  ret->embed_dtype = s.tensor->dtype;
+  p->at += round_up(bytes, 64);
+}
+
+int cpu_weights_load(const struct tl_device_load *load, const struct tl_shard *shard, struct cpu_weights *ret,
+                     struct tl_error *err) {
   const struct tl_model *model = load->model;
   *ret = (struct cpu_weights){0};
   ret->matrices = calloc(model->n_ops, sizeof *ret->matrices);
   ret->ups = calloc(model->n_ops, sizeof *ret->ups);
   ret->norms = calloc(model->n_ops, sizeof *ret->norms);
   if (!ret->matrices || !ret->ups || !ret->norms) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  ret->bytes = measure_all(model, ret);
+  ret->bytes = measure_all(model, shard, ret);
   ret->memory = cpu_map(ret->bytes);
   if (!ret->memory)
     return tl_error_set(err, TL_ENOMEM, "model.path", "the weights need %zu MiB of memory, which could not be had",
                         ret->bytes >> 20);
-  struct packer p = {load, ret->memory, 0};
+  struct packer p = {load, shard, ret->memory, 0};
   for (uint32_t i = 0; i < model->n_ops; i++) {
     const struct tl_op *op = &model->plan[i];
-    if (stacked(op)) pack(&p, &ret->matrices[i], op->weight, op->bias, stacked(op));
-    if (op->kind == TL_OP_GATED_UP) pack(&p, &ret->ups[i], op->weight + 1, op->bias + 1, 1);
+    if (stacked(op)) pack(&p, &ret->matrices[i], op, 0, stacked(op));
+    if (op->kind == TL_OP_GATED_UP) pack(&p, &ret->ups[i], op, 1, 1);
     if (op->kind == TL_OP_RMSNORM) ret->norms[i] = copy_norm(&p, &model->tensors[op->weight[0]]);
-    if (op->kind == TL_OP_EMBED) {
-      const struct tl_tensor *first = &model->tensors[op->weight[0]];
-      ret->embed = memcpy(p.at, first->data, first->bytes);
-      ret->embed_dtype = first->dtype;
-      p.at += round_up(first->bytes, 64);
-    }
+    if (op->kind == TL_OP_EMBED) copy_embedding(&p, op, ret);
   }
   return TL_OK;
 }
