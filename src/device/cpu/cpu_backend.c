@@ -182,7 +182,7 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
 /* --- steps ------------------------------------------------------------------------------------- */
 
 static int closed(struct tl_error *err) {
-  return tl_error_set(err, TL_ECLOSED, NULL, "another device of the group failed");
+  return tl_error_set(err, TL_ECLOSED, NULL, "the group gave the step up");
 }
 
 static int device_submit(struct tl_device *device, const struct tl_step *step, struct tl_error *err) {
