@@ -74,7 +74,7 @@ static int make_kv(struct cpu_device *d, struct tl_error *err) {
   d->layer_bytes = 2 * d->shard.n_kv_heads * d->head_bytes;
   uint64_t block_bytes = (uint64_t)d->layer_bytes * model->n_layers;
   uint64_t one = (d->load.max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS, wanted = one * d->load.max_batch_size;
-  uint64_t most = d->load.kv_memory_bytes ? d->load.kv_memory_bytes : available_bytes() / 4;
+  uint64_t most = d->load.kv_memory_bytes ? d->load.kv_memory_bytes : available_bytes() / 4 / d->shard.size;
   uint64_t blocks = most / block_bytes < wanted ? most / block_bytes : wanted;
   if (blocks < one)
     return tl_error_set(err, TL_ENOMEM, "engine.kv_memory_bytes",

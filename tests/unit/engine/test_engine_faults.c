@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include "device/sim/sim_private.h"
 #include "engine/engine_private.h"
 #include "tokenlane/base/clock.h"
 #include "tokenlane/sim.h"
@@ -223,9 +224,64 @@ static void test_reap(void **state) {
   tl_metrics_free(metrics);
 }
 
+/* Devices that cannot share a model are refused before anything is loaded. */
+static void test_refused_groups(void **state) {
+  (void)state;
+  static const char *const devices[] = {"sim:0", "cpu:0"};
+  struct tl_engine_options o = {.model = &model, .devices = devices, .n_replicas = 1, .tensor_parallel = 2, .n_loops = 1,
+                                .max_batch_size = 8, .max_batch_tokens = 64, .max_queue = 4, .wake = wake};
+  const struct tl_device_ops *ops = tl_device_find("sim:0", &(unsigned){0}, NULL);
+  struct tl_device_ops lonely = *ops;
+  struct tl_error err = {0};
+  struct tl_metrics *metrics = tl_metrics_new();
+  assert_int_equal(tl_engine_new(&o, metrics, &engine, &err), TL_EINVAL);
+  assert_string_equal(err.message, "devices: 'sim:0' and 'cpu:0' cannot share a model");
+  lonely.group = NULL;
+  assert_int_equal(engine_new_with_ops(&o, &lonely, metrics, &engine, &err), TL_EUNSUPPORTED);
+  assert_string_equal(err.field, "engine.tensor_parallel");
+  assert_int_equal(engine_new_with_ops(&o, ops, metrics, &engine, &err), TL_OK);
+  assert_int_equal(tl_engine_simulated(engine), 2);
+  tl_engine_free(engine); /* never started */
+  tl_metrics_free(metrics);
+}
+
+/* Ranks whose reset takes a while: those that are through are not reset again. */
+static unsigned n_resets[RANKS];
+
+static int slow_reset(struct tl_device *device, struct tl_error *err) {
+  unsigned index = ((struct sim_device *)(void *)device)->index;
+  if (++n_resets[index] <= index) return tl_error_set(err, TL_EBUSY, NULL, "not yet");
+  return tl_device_find("sim", &(unsigned){0}, err)->reset(device, err);
+}
+
+static void test_slow_resets(void **state) {
+  (void)state;
+  struct tl_engine_options o = {.model = &model, .n_replicas = 1, .tensor_parallel = RANKS, .n_loops = 1,
+                                .max_batch_size = 8, .max_batch_tokens = 64, .max_queue = 4, .wake = wake};
+  struct tl_device_ops slow = *tl_device_find("sim", &(unsigned){0}, NULL);
+  struct tl_error err = {0};
+  struct tl_metrics *metrics = tl_metrics_new();
+  slow.reset = slow_reset;
+  assert_int_equal(engine_new_with_ops(&o, &slow, metrics, &engine, &err), TL_OK);
+  assert_int_equal(tl_engine_start(engine, &err), TL_OK);
+  tl_engine_quarantine(engine, 0);
+  while (!tl_engine_parked(engine, 0)) sched_yield();
+  for (unsigned cycle = 0; cycle < 2; cycle++) {
+    memset(n_resets, 0, sizeof n_resets);
+    for (unsigned i = 1; i < RANKS; i++) assert_int_equal(tl_engine_reset(engine, 0, &err), TL_EBUSY);
+    assert_int_equal(tl_engine_reset(engine, 0, &err), TL_OK);
+    for (unsigned i = 0; i < RANKS; i++) assert_int_equal(n_resets[i], i + 1);
+  }
+  assert_true(tl_engine_try(engine, 0) && tl_engine_admit(engine, 0));
+  tl_engine_stop(engine);
+  tl_engine_free(engine);
+  tl_metrics_free(metrics);
+}
+
 int main(int argc, char **argv) {
   if (argc > 1 && strcmp(argv[1], "device") == 0) return tl_device_host();
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_chaos), cmocka_unit_test(test_chaos_of_processes),
-                                     cmocka_unit_test(test_chaos_of_groups), cmocka_unit_test(test_reap)};
+                                     cmocka_unit_test(test_chaos_of_groups), cmocka_unit_test(test_refused_groups),
+                                     cmocka_unit_test(test_slow_resets), cmocka_unit_test(test_reap)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
