@@ -257,7 +257,7 @@ $(B)/bin/soak_structures: tests/soak/soak_structures.c $(call archives,route)
 	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
 		$(LDFLAGS) -Wl,--start-group $(call archives,route) -Wl,--end-group $(LDLIBS)
 
-soak-structures: ## each queue, ring and counter with SOAK_ITEMS items (10^8) under TSan (5 minutes)
+soak-structures: ## each queue, ring and counter with SOAK_ITEMS items (10^8) under TSan (10 minutes)
 	@$(MAKE) --no-print-directory SAN=thread build/san-thread/bin/soak_structures
 	TSAN_OPTIONS=halt_on_error=1 build/san-thread/bin/soak_structures $(SOAK_ITEMS)
 

@@ -104,7 +104,7 @@ static int measure(struct pass *p, enum tl_dtype dtype, const struct options *o,
   struct tl_device_load load = {.model = &model};
   struct cpu_weights weights;
   int64_t began_ns = tl_now_ns();
-  int r = cpu_weights_load(&load, &weights, err);
+  int r = cpu_weights_load(&load, &(const struct tl_shard){.size = 1}, &weights, err);
   double packing = probe_seconds_since(began_ns);
   free((void *)(uintptr_t)t.data);
   if (r < 0) return r;

@@ -35,6 +35,7 @@ struct tl_config {
   int64_t limits_max_stop_bytes, limits_template_fuel, limits_max_queue, limits_max_waiting_tokens;
   int64_t limits_max_total_waiting_tokens;
   int64_t limits_default_timeout_ms, limits_max_timeout_ms;
+  int64_t engine_tensor_parallel;
   int64_t engine_max_batch_size, engine_max_batch_tokens, engine_max_context, engine_kv_memory_bytes;
   int64_t engine_max_prefill_tokens, engine_priority_age_ms;
   bool engine_prefix_cache;

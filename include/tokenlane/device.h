@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The device seam: a step-level table that a backend fills. Only the worker
- * that owns the device calls it, but for `interrupt`, `reset` and `health`. A step-level seam stays small: a new
+ * that owns the device calls it, but for `interrupt`, `reset`, `health` and a group's `abort` and `restore`. A step-level seam stays small: a new
  * architecture is a new plan (model.h), not a new entry here. */
 #ifndef TOKENLANE_DEVICE_H
 #define TOKENLANE_DEVICE_H
@@ -14,6 +14,7 @@
 #include "tokenlane/step.h"
 
 struct tl_sim_options; /* sim.h */
+struct tl_device_group; /* a backend's own: what the ranks of one tensor-parallel group share */
 struct tl_device; /* first member of each backend's own struct: const struct tl_device_ops *ops */
 
 struct tl_device_options {
@@ -52,6 +53,29 @@ enum tl_device_health {
   TL_DEVICE_FAILED,   /* nothing that it says is to be used, the step under way included */
 };
 
+/* Tensor parallelism: the devices of a group run the same steps at the same time, each with its shard of
+ * the model (slice.h). Rank r calls open, join, load, then submit and collect on a thread of its own, with the
+ * same tl_step for all; only rank 0 samples. In between they meet in collectives that the backend makes.
+ * A rank that fails does not answer in them any more: whoever hears of it calls abort, which gets the others out.
+ *
+ *   a rank fails or is late ─► abort ─► all collects return ─► restore ─► every rank: reset ─► steps again
+ */
+struct tl_device_group_ops {
+  /* What `size` devices of this backend are to share. Boot. */
+  int (*make)(unsigned size, struct tl_device_group **ret, struct tl_error *err);
+  /* The device becomes rank `rank`, once, between open and load. All ranks do so at the same time and may wait for
+   * one another, for a bounded time. The group outlives its ranks. */
+  int (*join)(struct tl_device *device, struct tl_device_group *group, unsigned rank, struct tl_error *err);
+  /* From now on until `restore` every submit and collect of a rank returns an error at once, TL_ECLOSED where the rank
+   * itself is well, also those that wait in a collective. Any thread, at any time between join and close, more than
+   * one at a time. What hangs in a rank itself is ended by its interrupt, or reset. */
+  void (*abort)(struct tl_device_group *group);
+  /* Takes abort back. No rank is in a step, no abort under way. After it each rank's reset is called, all at the same
+   * time on threads of their own, again where it said TL_EBUSY; they may wait for one another, for a bounded time. */
+  void (*restore)(struct tl_device_group *group);
+  void (*free)(struct tl_device_group *group); /* its ranks are closed */
+};
+
 struct tl_device_ops {
   const char *name; /* "cpu" */
   bool simulated;   /* what it says means nothing */
@@ -63,7 +87,7 @@ struct tl_device_ops {
               struct tl_error *err);
   /* Starts a step; the step's arrays stay unchanged until collect. One at a time. */
   int (*submit)(struct tl_device *device, const struct tl_step *step, struct tl_error *err);
-  /* Waits for the step; ret_sampled: (n_rows). */
+  /* Waits for the step; ret_sampled: (n_rows), NULL for ranks of a group but the first. */
   int (*collect)(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err);
   void (*close)(struct tl_device *device); /* no other call is under way */
   /* Gives up the step under way, whose collect returns TL_EDEVICE at once even when it hung,
@@ -83,6 +107,7 @@ struct tl_device_ops {
   /* How the device is, without asking it for a step. Never blocks. The monitor, between load and close,
    * whatever else goes on. NULL: only its steps tell. */
   enum tl_device_health (*health)(struct tl_device *device);
+  const struct tl_device_group_ops *group; /* NULL: a device alone only */
 };
 
 /* The backend of "cpu:0"; NULL and err for an unknown kind. *ret_index is the

@@ -128,4 +128,8 @@ int32_t packed_tensor(struct model *m, const char *name, uint64_t rows, uint64_t
 /* arch_llama.c */
 int arch_llama_plan(struct model *m, const struct hf_config *config, struct tl_error *err);
 
+/* slice.c: where the part of rank `rank` of `size` begins, in whole panels where those are enough for all,
+ * at multiples of `block` (a power of two) always; rank == size: total. */
+uint32_t slice_cut(uint32_t total, uint32_t block, uint32_t rank, uint32_t size);
+
 #endif
