@@ -60,7 +60,7 @@ static int come_to_rest(struct cuda_device *d) {
 void cuda_close(struct tl_device *device) {
   struct cuda_device *d = (struct cuda_device *)(void *)device;
   if (!d) return;
-  d->api->rt.use((int)d->options.index);
+  if (d->stream) d->api->rt.use((int)d->options.index);
   /* freeing waits for what runs: what hangs keeps its memory until the process ends */
   if (!d->stream || come_to_rest(d) != CUDA_NOT_READY) {
     cuda_free_graphs(d);
