@@ -137,7 +137,7 @@ $(B)/bin/tokenlane: $(call archives,daemon)
 
 # Its host part, and what that needs of other rooms, once more as objects that can be
 # loaded anywhere. One symbol leaves it; the CUDA runtime inside stays its own.
-PLUGIN_SOURCES := $(wildcard src/device/cuda/*.c) src/base/error.c src/base/clock.c src/model/dtype.c
+PLUGIN_SOURCES := $(wildcard src/device/cuda/*.c) src/base/error.c src/base/clock.c src/model/dtype.c src/model/slice.c
 PLUGIN_OBJECTS := $(patsubst src/%.c,$(B)/pic/%.o,$(PLUGIN_SOURCES))
 $(B)/pic/%.o: src/%.c
 	@mkdir -p $(@D)
@@ -213,7 +213,7 @@ $(B)/lib/emulated.a: $(EMULATED_OBJECTS)
 	@mkdir -p $(@D)
 	$(Q)rm -f $@; ar rcs $@ $^
 # Whole models on them, by way of the backend's host part.
-$(B)/tests/device/test_cuda_%: tests/unit/device/test_cuda_%.c tests/unit/device/fake_cuda.c $(B)/lib/cuda_host.a $(B)/lib/emulated.a $(call archives,device)
+$(B)/tests/device/test_cuda_%: tests/unit/device/test_cuda_%.c tests/unit/device/fake_cuda.c tests/unit/device/fake_libraries.c $(B)/lib/cuda_host.a $(B)/lib/emulated.a $(call archives,device)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  TEST  $<")
 	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $(filter %.c,$^) \

@@ -106,6 +106,23 @@ struct cuda_lt {
                 const struct cuda_lt_algorithm *algorithm, void *workspace, size_t workspace_bytes, void *stream);
 };
 
+/* NCCL's own functions, but for init, which asks for a communicator that does not block. */
+enum { CUDA_NCCL_OK = 0, CUDA_NCCL_IN_PROGRESS = 7, CUDA_NCCL_F16 = 6, CUDA_NCCL_F32 = 7, CUDA_NCCL_BF16 = 9, CUDA_NCCL_SUM = 0 };
+
+struct cuda_nccl_id {
+  char bytes[128];
+};
+
+struct cuda_nccl {
+  int (*unique_id)(struct cuda_nccl_id *ret);
+  int (*async_error)(void *comm, int *ret); /* CUDA_NCCL_IN_PROGRESS while what was called is not through */
+  int (*all_reduce)(const void *from, void *to, size_t count, int type, int op, void *comm, void *stream);
+  int (*all_gather)(const void *from, void *to, size_t count, int type, void *comm, void *stream);
+  int (*abort)(void *comm); /* and frees it */
+  const char *(*text)(int code);
+  int (*init)(void **ret_comm, int size, const struct cuda_nccl_id *id, int rank);
+};
+
 struct cuda_kernels {
   int (*prepare)(void);
   int (*embed)(const struct tl_cuda_embed_args *args, void *stream);
@@ -123,9 +140,11 @@ struct cuda_kernels {
 struct cuda_api {
   struct cuda_runtime rt;
   struct cuda_lt lt;
+  struct cuda_nccl nccl;
   struct cuda_kernels op;
-  /* Opens cuBLASLt, the first time: TL_EUNSUPPORTED says which library is missing. */
+  /* Opens the library, the first time: TL_EUNSUPPORTED says what is missing. */
   int (*open_lt)(struct tl_error *err);
+  int (*open_nccl)(struct tl_error *err);
 };
 
 #endif

@@ -61,6 +61,7 @@ void cuda_close(struct tl_device *device) {
   struct cuda_device *d = (struct cuda_device *)(void *)device;
   if (!d) return;
   if (d->stream) d->api->rt.use((int)d->options.index);
+  cuda_part_ways(d);
   /* freeing waits for what runs: what hangs keeps its memory until the process ends */
   if (!d->stream || come_to_rest(d) != CUDA_NOT_READY) {
     cuda_free_graphs(d);
@@ -101,6 +102,7 @@ int cuda_open(const struct cuda_api *api, const struct tl_device_ops *ops, const
   d->ops = ops;
   d->api = api;
   d->options = *options;
+  d->shard.size = 1;
   int r = open_parts(d, err);
   if (r < 0) {
     cuda_close((struct tl_device *)(void *)d);
@@ -149,22 +151,36 @@ int cuda_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struc
     /* pairs with the release of reset */
     if (atomic_load_explicit(&d->resets, memory_order_acquire) != d->resets_seen)
       return tl_error_set(err, TL_EDEVICE, NULL, "cuda:%u: the step was given up", d->options.index);
+    if (d->group) {
+      r = cuda_look_at_group(d, err);
+      if (r < 0) return r;
+    }
     if (tl_now_ns() - began_ns > SPIN_NS) nap(NAP_NS);
   }
   d->busy = false;
-  memcpy(ret_sampled, d->host_sampled, d->n_rows * sizeof *ret_sampled);
+  if (ret_sampled) memcpy(ret_sampled, d->host_sampled, d->n_rows * sizeof *ret_sampled);
   return TL_OK;
 }
 
-int cuda_reset(struct tl_device *device, struct tl_error *err) {
-  struct cuda_device *d = (struct cuda_device *)(void *)device;
-  /* ends the collect under way; pairs with the acquire of submit and collect */
-  atomic_fetch_add_explicit(&d->resets, 1, memory_order_release);
+static int restart(struct cuda_device *d, struct tl_error *err) {
   if (atomic_load_explicit(&d->dead, memory_order_relaxed)) return cuda_is_dead(d, err); /* relaxed: only ever set */
   CUDA_TRY(d, d->api->rt.use((int)d->options.index), "choosing the device", err);
   int r = come_to_rest(d);
   if (r == CUDA_NOT_READY)
     return tl_error_set(err, TL_EDEVICE, NULL, "cuda:%u: the GPU does not end its step", d->options.index);
   CUDA_TRY(d, r, "the step that was given up", err);
-  return TL_OK;
+  if (!d->group) return TL_OK;
+  cuda_free_graphs(d); /* they hold the communicator that is gone */
+  r = cuda_meet(d, err);
+  return r < 0 ? r : cuda_make_graphs(d, err);
+}
+
+int cuda_reset(struct tl_device *device, struct tl_error *err) {
+  struct cuda_device *d = (struct cuda_device *)(void *)device;
+  /* ends the collect under way; pairs with the acquire of submit and collect */
+  atomic_fetch_add_explicit(&d->resets, 1, memory_order_release);
+  cuda_part_ways(d); /* what waits for other ranks ends */
+  int r = restart(d, err);
+  if (r < 0 && d->group) cuda_group_abort((struct tl_device_group *)(void *)d->group); /* nobody need wait for this rank */
+  return r;
 }

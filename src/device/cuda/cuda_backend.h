@@ -18,4 +18,11 @@ int cuda_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struc
 int cuda_reset(struct tl_device *device, struct tl_error *err);
 void cuda_close(struct tl_device *device);
 
+/* cuda_group.c: the functions of tl_device_group_ops. */
+int cuda_group_make(const struct cuda_api *api, unsigned size, struct tl_device_group **ret, struct tl_error *err);
+int cuda_group_join(struct tl_device *device, struct tl_device_group *group, unsigned rank, struct tl_error *err);
+void cuda_group_abort(struct tl_device_group *group);
+void cuda_group_restore(struct tl_device_group *group);
+void cuda_group_free(struct tl_device_group *group);
+
 #endif

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* The tables of cuda_api.h from the real libraries. The CUDA runtime is linked statically; it
- * looks for the driver when it is first called. cuBLASLt is opened by name, so that the
- * plugin can be loaded, and say what is missing, where it is not installed. */
+ * looks for the driver when it is first called. cuBLASLt and NCCL are opened by name,
+ * when they are wanted, so that the plugin can be loaded and say what is missing. */
 #include <assert.h>
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
+#include <nccl.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -28,6 +30,13 @@ SAME(CUDA_LT_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSA);
 SAME(CUDA_LT_LAYOUT_COLS, CUBLASLT_MATRIX_LAYOUT_COLS);
 SAME(CUDA_LT_PREFERENCE_WORKSPACE, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES);
 SAME(CUDA_LT_NOT_SUPPORTED, CUBLAS_STATUS_NOT_SUPPORTED);
+SAME(CUDA_NCCL_OK, ncclSuccess);
+SAME(CUDA_NCCL_IN_PROGRESS, ncclInProgress);
+SAME(CUDA_NCCL_F16, ncclFloat16);
+SAME(CUDA_NCCL_F32, ncclFloat32);
+SAME(CUDA_NCCL_BF16, ncclBfloat16);
+SAME(CUDA_NCCL_SUM, ncclSum);
+static_assert(sizeof(struct cuda_nccl_id) == sizeof(ncclUniqueId), "layout");
 static_assert(sizeof(struct cuda_lt_algorithm) == sizeof(cublasLtMatmulAlgo_t), "layout");
 static_assert(sizeof(struct cuda_lt_found) == sizeof(cublasLtMatmulHeuristicResult_t), "layout");
 static_assert(offsetof(struct cuda_lt_found, workspace_bytes) == offsetof(cublasLtMatmulHeuristicResult_t, workspaceSize),
@@ -150,59 +159,108 @@ static const char *rt_text(int code) {
   return cudaGetErrorString((cudaError_t)code);
 }
 
-/* --- cuBLASLt ------------------------------------------------------------------------------------ */
+/* --- libraries that are opened by name ------------------------------------------------------------- */
 
 #define TEXT(x) TEXT_OF(x)
 #define TEXT_OF(x) #x
 #define LT_FILE "libcublasLt.so." TEXT(CUBLAS_VER_MAJOR)
+#define NCCL_FILE "libnccl.so." TEXT(NCCL_MAJOR)
 
-static int find_all(void *library, const char *file, struct tl_error *err) {
-  static const struct {
-    const char *name;
-    size_t place;
-  } functions[] = {
-      {"cublasLtCreate", offsetof(struct cuda_lt, create)},
-      {"cublasLtDestroy", offsetof(struct cuda_lt, destroy)},
-      {"cublasLtMatmulDescCreate", offsetof(struct cuda_lt, desc_new)},
-      {"cublasLtMatmulDescDestroy", offsetof(struct cuda_lt, desc_free)},
-      {"cublasLtMatmulDescSetAttribute", offsetof(struct cuda_lt, desc_set)},
-      {"cublasLtMatrixLayoutCreate", offsetof(struct cuda_lt, layout_new)},
-      {"cublasLtMatrixLayoutDestroy", offsetof(struct cuda_lt, layout_free)},
-      {"cublasLtMatrixLayoutSetAttribute", offsetof(struct cuda_lt, layout_set)},
-      {"cublasLtMatmulPreferenceCreate", offsetof(struct cuda_lt, preference_new)},
-      {"cublasLtMatmulPreferenceDestroy", offsetof(struct cuda_lt, preference_free)},
-      {"cublasLtMatmulPreferenceSetAttribute", offsetof(struct cuda_lt, preference_set)},
-      {"cublasLtMatmulAlgoGetHeuristic", offsetof(struct cuda_lt, heuristic)},
-      {"cublasLtMatmul", offsetof(struct cuda_lt, matmul)},
-  };
-  struct cuda_lt lt;
-  static_assert(sizeof functions / sizeof *functions == sizeof lt / sizeof(void *), "one name for each function");
-  for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
+struct function {
+  const char *name;
+  size_t place; /* in struct cuda_api */
+};
+
+static const struct function lt_functions[] = {
+    {"cublasLtCreate", offsetof(struct cuda_api, lt.create)},
+    {"cublasLtDestroy", offsetof(struct cuda_api, lt.destroy)},
+    {"cublasLtMatmulDescCreate", offsetof(struct cuda_api, lt.desc_new)},
+    {"cublasLtMatmulDescDestroy", offsetof(struct cuda_api, lt.desc_free)},
+    {"cublasLtMatmulDescSetAttribute", offsetof(struct cuda_api, lt.desc_set)},
+    {"cublasLtMatrixLayoutCreate", offsetof(struct cuda_api, lt.layout_new)},
+    {"cublasLtMatrixLayoutDestroy", offsetof(struct cuda_api, lt.layout_free)},
+    {"cublasLtMatrixLayoutSetAttribute", offsetof(struct cuda_api, lt.layout_set)},
+    {"cublasLtMatmulPreferenceCreate", offsetof(struct cuda_api, lt.preference_new)},
+    {"cublasLtMatmulPreferenceDestroy", offsetof(struct cuda_api, lt.preference_free)},
+    {"cublasLtMatmulPreferenceSetAttribute", offsetof(struct cuda_api, lt.preference_set)},
+    {"cublasLtMatmulAlgoGetHeuristic", offsetof(struct cuda_api, lt.heuristic)},
+    {"cublasLtMatmul", offsetof(struct cuda_api, lt.matmul)},
+};
+static_assert(sizeof lt_functions / sizeof *lt_functions == sizeof(struct cuda_lt) / sizeof(void *), "all of them");
+
+static const struct function nccl_functions[] = {
+    {"ncclGetUniqueId", offsetof(struct cuda_api, nccl.unique_id)},
+    {"ncclCommGetAsyncError", offsetof(struct cuda_api, nccl.async_error)},
+    {"ncclAllReduce", offsetof(struct cuda_api, nccl.all_reduce)},
+    {"ncclAllGather", offsetof(struct cuda_api, nccl.all_gather)},
+    {"ncclCommAbort", offsetof(struct cuda_api, nccl.abort)},
+    {"ncclGetErrorString", offsetof(struct cuda_api, nccl.text)},
+};
+static_assert(sizeof nccl_functions / sizeof *nccl_functions + 1 == sizeof(struct cuda_nccl) / sizeof(void *), "all but init");
+
+/* By its name, then where the toolkit's packages put it. */
+static void *open_library(const char *file, struct tl_error *err) {
+  static const char *const folders[] = {"", "/usr/local/cuda/lib64/", "/usr/local/cuda/lib/"};
+  char path[128], why[256] = "";
+  for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
+    snprintf(path, sizeof path, "%s%s", folders[i], file);
+    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (library) return library;
+    if (i == 0) snprintf(why, sizeof why, "%s", dlerror());
+  }
+  tl_error_set(err, TL_EUNSUPPORTED, "devices", "devices: the CUDA backend needs %s: %s", file, why);
+  return NULL;
+}
+
+static int bind(const char *file, const struct function *functions, size_t n, struct tl_error *err) {
+  void *library = open_library(file, err);
+  if (!library) return TL_EUNSUPPORTED;
+  for (size_t i = 0; i < n; i++) {
     void *symbol = dlsym(library, functions[i].name);
     if (!symbol) return tl_error_set(err, TL_EUNSUPPORTED, "devices", "devices: %s has no %s", file, functions[i].name);
-    memcpy((char *)&lt + functions[i].place, &symbol, sizeof symbol);
+    memcpy((char *)&cuda_bound_api + functions[i].place, &symbol, sizeof symbol);
   }
-  cuda_bound_api.lt = lt;
   return TL_OK;
 }
 
-/* By its name, then where the toolkit's packages put it. */
+/* Devices are opened at boot, maybe by several threads. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
 static int open_lt(struct tl_error *err) {
-  static const char *const places[] = {LT_FILE, "/usr/local/cuda/lib64/" LT_FILE, "/usr/local/cuda/lib/" LT_FILE};
-  static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* devices are opened at boot, maybe by several threads */
-  char why[256] = "";
-  void *library = NULL;
+  static bool opened;
   pthread_mutex_lock(&lock);
-  int r = TL_OK;
-  for (size_t i = 0; !cuda_bound_api.lt.matmul && !library && i < sizeof places / sizeof *places; i++) {
-    library = dlopen(places[i], RTLD_NOW | RTLD_LOCAL);
-    if (!library && i == 0) snprintf(why, sizeof why, "%s", dlerror());
-  }
-  if (!cuda_bound_api.lt.matmul)
-    r = library ? find_all(library, LT_FILE, err)
-                : tl_error_set(err, TL_EUNSUPPORTED, "devices", "devices: the CUDA backend needs %s: %s", LT_FILE, why);
+  int r = opened ? TL_OK : bind(LT_FILE, lt_functions, sizeof lt_functions / sizeof *lt_functions, err);
+  opened = r == TL_OK;
   pthread_mutex_unlock(&lock);
   return r;
+}
+
+static ncclResult_t (*nccl_init_rank)(ncclComm_t *comm, int size, ncclUniqueId id, int rank, ncclConfig_t *config);
+
+static int bind_init(struct tl_error *err) {
+  void *library = open_library(NCCL_FILE, err), *symbol = library ? dlsym(library, "ncclCommInitRankConfig") : NULL;
+  if (!library) return TL_EUNSUPPORTED;
+  if (!symbol) return tl_error_set(err, TL_EUNSUPPORTED, "devices", "devices: %s has no ncclCommInitRankConfig", NCCL_FILE);
+  memcpy(&nccl_init_rank, &symbol, sizeof symbol);
+  return TL_OK;
+}
+
+static int open_nccl(struct tl_error *err) {
+  static bool opened;
+  pthread_mutex_lock(&lock);
+  int r = opened ? TL_OK : bind(NCCL_FILE, nccl_functions, sizeof nccl_functions / sizeof *nccl_functions, err);
+  if (!opened && r == TL_OK) r = bind_init(err);
+  opened = r == TL_OK;
+  pthread_mutex_unlock(&lock);
+  return r;
+}
+
+static int nccl_init(void **ret_comm, int size, const struct cuda_nccl_id *id, int rank) {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  ncclUniqueId own;
+  config.blocking = 0;
+  memcpy(&own, id, sizeof own);
+  return (int)nccl_init_rank((ncclComm_t *)ret_comm, size, own, rank, &config);
 }
 
 struct cuda_api cuda_bound_api = {
@@ -212,5 +270,7 @@ struct cuda_api cuda_bound_api = {
            rt_capture_end, rt_graph_make, rt_graph_free,   rt_exec_free,  rt_exec_launch, rt_clear,      rt_text},
     .op = {tl_cuda_prepare, tl_cuda_embed, tl_cuda_add_norm, tl_cuda_qkv, tl_cuda_decode, tl_cuda_prefill, tl_cuda_swiglu,
            tl_cuda_gather, tl_cuda_bias, tl_cuda_gemv, tl_cuda_sample},
+    .nccl = {.init = nccl_init},
     .open_lt = open_lt,
+    .open_nccl = open_nccl,
 };

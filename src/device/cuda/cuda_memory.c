@@ -79,6 +79,10 @@ static size_t place_work(struct cuda_device *d, char *base) {
   w->m = place(&p, tokens * s->ffn, 2);
   w->last = place(&p, rows * s->dim, 2);
   PLACE(&p, w->logits, rows * s->ld_logits);
+  if (d->group) {
+    PLACE(&p, w->part, rows * s->ld_part);
+    PLACE(&p, w->gathered, d->group->size * rows * s->ld_part);
+  }
   PLACE(&p, w->partial, (size_t)l->max_items * s->n_heads * s->head);
   PLACE(&p, w->partial_scale, (size_t)l->max_items * s->n_heads * 2);
   PLACE(&p, w->saved, 2 * (size_t)l->max_entries);
@@ -104,7 +108,7 @@ static int does_not_fit(const struct cuda_device *d, size_t kv_bytes, size_t the
   return tl_error_set(err, TL_ENOMEM, "model.path",
                       "cuda:%u: %llu MiB of GPU memory are missing: weights %llu, work memory %llu, KV cache for one context of %u "
                       "tokens %llu, and %llu MiB are ours; what would help: a smaller engine.max_context or "
-                      "engine.max_batch_tokens, a quantized model, a higher device.memory_percent",
+                      "engine.max_batch_tokens, more GPUs by engine.tensor_parallel, a smaller or quantized model",
                       d->options.index, MIB(needed - there) + 1, MIB(d->weight_bytes), MIB(d->work_bytes), d->limits.max_context,
                       MIB(kv_bytes), MIB(there));
 }

@@ -11,16 +11,34 @@ static int refuse(const struct cuda_device *d, const char *what, struct tl_error
                       d->model->architecture, what);
 }
 
+/* The rank's part of the model, and where the vocabulary is cut. */
+static int make_shard(struct cuda_device *d, struct tl_error *err) {
+  uint32_t size = d->shard.size, widest = 0;
+  for (uint32_t rank = 0; rank < size; rank++) {
+    struct tl_shard other;
+    int r = tl_shard_make(d->model, rank, size, &other, err);
+    if (r < 0) return r;
+    if (rank == d->shard.rank) d->shard = other;
+    if (other.n_vocab > widest) widest = other.n_vocab;
+    d->vocab_cuts[rank + 1] = other.first_vocab + other.n_vocab;
+  }
+  d->dims.ld_part = (uint32_t)cuda_round(widest, 4);
+  return TL_OK;
+}
+
 static int make_dims(struct cuda_device *d, struct tl_error *err) {
   const struct tl_model *m = d->model;
   struct cuda_dims *s = &d->dims;
+  int r = make_shard(d, err);
+  if (r < 0) return r;
   d->dtype = m->dtype == TL_DTYPE_BF16 ? TL_CUDA_BF16 : TL_CUDA_F16; /* floats become F16: three bits more than BF16 */
   s->dim = (uint32_t)cuda_round(m->dim, 8);
   s->head = (uint32_t)cuda_round(m->head_dim, 8);
-  s->ffn = (uint32_t)cuda_round(m->ffn_dim, 8);
-  s->n_heads = m->n_heads;
-  s->n_kv_heads = m->n_kv_heads;
+  s->ffn = (uint32_t)cuda_round(d->shard.n_ffn, 8);
+  s->n_heads = d->shard.n_heads;
+  s->n_kv_heads = d->shard.n_kv_heads;
   s->vocab = m->vocab_size;
+  s->n_vocab = d->shard.n_vocab;
   s->qkv = (s->n_heads + 2 * s->n_kv_heads) * s->head;
   s->attn = s->n_heads * s->head;
   s->ld_logits = (uint32_t)cuda_round(s->vocab, 4);
@@ -74,8 +92,8 @@ static bool shape(struct cuda_device *d, struct cuda_op *op) {
     case CUDA_OP_OUT: w->n = s->dim, w->k = s->attn; break;
     case CUDA_OP_GATED: w->n = 2 * s->ffn, w->k = s->dim; break;
     case CUDA_OP_DOWN: w->n = s->dim, w->k = s->ffn; break;
-    case CUDA_OP_LOGITS: w->n = s->vocab, w->k = s->dim, ld = s->ld_logits; break;
-    case CUDA_OP_EMBED: w->n = s->vocab, w->k = s->dim; return true;
+    case CUDA_OP_LOGITS: w->n = s->n_vocab, w->k = s->dim, ld = d->group ? s->ld_part : s->ld_logits; break;
+    case CUDA_OP_EMBED: w->n = s->n_vocab, w->k = s->dim; return true;
     case CUDA_OP_NORM:
     case CUDA_OP_ATTEND: return true;
   }

@@ -9,6 +9,13 @@ static int probe(unsigned *ret, struct tl_error *err) {
 
 static int open_real(const struct tl_device_options *options, struct tl_device **ret, struct tl_error *err);
 
+static int make_group(unsigned size, struct tl_device_group **ret, struct tl_error *err) {
+  return cuda_group_make(&cuda_bound_api, size, ret, err);
+}
+
+static const struct tl_device_group_ops group_ops = {make_group, cuda_group_join, cuda_group_abort, cuda_group_restore,
+                                                     cuda_group_free};
+
 static const struct tl_device_ops ops = {.name = "cuda",
                                          .probe = probe,
                                          .open = open_real,
@@ -16,7 +23,8 @@ static const struct tl_device_ops ops = {.name = "cuda",
                                          .submit = cuda_submit_step,
                                          .collect = cuda_collect,
                                          .close = cuda_close,
-                                         .reset = cuda_reset};
+                                         .reset = cuda_reset,
+                                         .group = &group_ops};
 
 static int open_real(const struct tl_device_options *options, struct tl_device **ret, struct tl_error *err) {
   return cuda_open(&cuda_bound_api, &ops, options, ret, err);

@@ -9,6 +9,7 @@
 
 #include "device/cuda/cuda_api.h"
 #include "tokenlane/device.h"
+#include "tokenlane/slice.h"
 
 #define CUDA_ALIGN 256          /* of all that lies in an arena */
 #define CUDA_MAX_PRODUCTS 8     /* shapes (outputs, inputs, kind of result) of a plan */
@@ -19,9 +20,12 @@
  * change no sum; halves of heads likewise, for rotation. */
 struct cuda_dims {
   uint32_t dim, head, ffn;   /* padded */
-  uint32_t n_heads, n_kv_heads, vocab;
+  uint32_t n_heads, n_kv_heads; /* of this rank */
+  uint32_t vocab;            /* all of it */
+  uint32_t n_vocab;          /* of this rank */
   uint32_t qkv, attn;        /* (n_heads + 2 n_kv_heads) head, n_heads head */
   uint32_t ld_logits;        /* floats from row to row */
+  uint32_t ld_part;          /* of a rank's part of them: the most that any rank has */
   float norm_scale;          /* sqrt(true dim / dim): norms take the mean over dim */
 };
 
@@ -97,6 +101,7 @@ struct cuda_work {
   char *gate_up, *m;/* T (tokens, 2 ffn), (tokens, ffn) */
   char *last;       /* T (rows, dim) */
   float *logits;    /* (rows, ld_logits) */
+  float *part, *gathered; /* groups: (rows, ld_part), and (ranks, rows, ld_part) */
   float *partial, *partial_scale, *saved;
   float *rope;      /* (max_context, head) */
   int32_t *fed;     /* (rows) */
@@ -115,12 +120,26 @@ struct cuda_graph {
   void *exec;
 };
 
+/* What the ranks of a group share. */
+struct cuda_group {
+  const struct cuda_api *api;
+  unsigned size;
+  int64_t patience_ns;    /* that ranks wait for one another when they meet */
+  struct cuda_nccl_id id; /* of the next communicator; written while no rank meets */
+  bool has_id;
+  _Atomic bool aborted;   /* any thread sets it (release), ranks look (acquire) */
+};
+
 struct cuda_device {
   const struct tl_device_ops *ops;
   const struct cuda_api *api;
   struct tl_device_options options;
   struct cuda_info info;
   const struct tl_model *model;
+  struct cuda_group *group; /* NULL: alone */
+  void *comm;               /* NULL: alone, or given up */
+  struct tl_shard shard;    /* rank and size by open and join, the rest by load */
+  uint32_t vocab_cuts[TL_MAX_RANKS + 1]; /* rank r has the tokens from [r] to [r + 1] */
   int dtype; /* T: enum tl_cuda_dtype */
   struct cuda_dims dims;
   struct cuda_limits limits;
@@ -200,6 +219,17 @@ void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t
 /* As many sampling rows from `row` on as lists have room for; returns the row after them. */
 uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, uint32_t row, uint32_t *ret_history,
                              uint32_t *ret_bias);
+/* cuda_group.c */
+/* Makes the communicator with the other ranks, who do so at the same time. */
+int cuda_meet(struct cuda_device *d, struct tl_error *err);
+/* Leaves it, whatever runs in it. */
+void cuda_part_ways(struct cuda_device *d);
+/* An error if the group was given up, or NCCL has one: then the rank has left it. */
+int cuda_look_at_group(struct cuda_device *d, struct tl_error *err);
+/* p (count) of T: the sum over all ranks, for all. Alone: nothing to do. */
+int cuda_all_reduce(struct cuda_device *d, char *p, size_t count, struct tl_error *err);
+/* Rank 0 gets the logits of n rows, which each rank has of its part of the vocabulary. */
+int cuda_gather_logits(struct cuda_device *d, uint32_t n, struct tl_error *err);
 /* cuda_graph.c */
 int cuda_make_graphs(struct cuda_device *d, struct tl_error *err);
 void cuda_free_graphs(struct cuda_device *d);

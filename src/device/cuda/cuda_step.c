@@ -8,9 +8,10 @@
 
 static int embed(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
   struct tl_cuda_embed_args args = {.dtype = d->dtype, .n = pass->n_tokens, .dim = d->dims.dim, .tokens = d->device.tokens,
-                                    .weight = op->w.data, .n_slice = d->dims.vocab, .out = d->work.delta};
+                                    .weight = op->w.data, .first_token = d->shard.first_vocab,
+                                    .n_slice = d->dims.n_vocab, .out = d->work.delta};
   CUDA_TRY(d, d->api->op.embed(&args, d->stream), "the embedding", err);
-  return TL_OK;
+  return cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
 }
 
 static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
@@ -45,6 +46,13 @@ static int attend(struct cuda_device *d, const struct cuda_op *op, const struct 
   return TL_OK;
 }
 
+/* delta = x W^T + b, of which each rank has a part of the sum, and one of them the bias. */
+static int sum(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *x,
+               struct tl_error *err) {
+  int r = cuda_run_product(d, &op->w, d->shard.rank == 0 ? op->w.bias : NULL, pass->n_tokens, x, d->work.delta, err);
+  return r < 0 ? r : cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
+}
+
 static int gated(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
   int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, d->work.h, d->work.gate_up, err);
   if (r < 0) return r;
@@ -63,7 +71,9 @@ static int logits(struct cuda_device *d, const struct cuda_op *op, const struct 
     CUDA_TRY(d, d->api->op.gather(&args, d->stream), "gathering the rows wanted", err);
     x = d->work.last;
   }
-  return cuda_run_product(d, &op->w, NULL, pass->n_rows, x, d->work.logits, err);
+  if (!d->group) return cuda_run_product(d, &op->w, NULL, pass->n_rows, x, d->work.logits, err);
+  int r = cuda_run_product(d, &op->w, NULL, pass->n_rows, x, d->work.part, err);
+  return r < 0 ? r : cuda_gather_logits(d, pass->n_rows, err);
 }
 
 int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl_error *err) {
@@ -76,9 +86,9 @@ int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl
       case CUDA_OP_NORM: r = norm(d, op, pass, err); break;
       case CUDA_OP_QKV: r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, w->h, w->qkv, err); break;
       case CUDA_OP_ATTEND: r = attend(d, op, pass, err); break;
-      case CUDA_OP_OUT: r = cuda_run_product(d, &op->w, op->w.bias, pass->n_tokens, w->a, w->delta, err); break;
+      case CUDA_OP_OUT: r = sum(d, op, pass, w->a, err); break;
       case CUDA_OP_GATED: r = gated(d, op, pass, err); break;
-      case CUDA_OP_DOWN: r = cuda_run_product(d, &op->w, op->w.bias, pass->n_tokens, w->m, w->delta, err); break;
+      case CUDA_OP_DOWN: r = sum(d, op, pass, w->m, err); break;
       case CUDA_OP_LOGITS: r = logits(d, op, pass, err); break;
     }
   }
@@ -151,9 +161,10 @@ static int run_step(struct cuda_device *d, const struct tl_step *step, struct tl
     CUDA_TRY(d, rt->exec_launch(graph->exec, d->stream), "launching a graph", err);
   else
     r = cuda_run_pass(d, &pass, err);
-  if (r == TL_OK && step->n_rows) r = draw_all(d, step, end, n_history, n_bias, err);
+  bool draws = step->n_rows && d->shard.rank == 0;
+  if (r == TL_OK && draws) r = draw_all(d, step, end, n_history, n_bias, err);
   if (r < 0) return r;
-  if (step->n_rows)
+  if (draws)
     CUDA_TRY(d, rt->copy(d->host_sampled, d->work.sampled, step->n_rows * sizeof *d->host_sampled, d->stream),
              "copying the tokens", err);
   CUDA_TRY(d, rt->event_record(d->done, d->stream), "marking a step's end", err);
@@ -166,6 +177,10 @@ int cuda_submit(struct cuda_device *d, const struct tl_step *step, struct tl_err
   d->resets_seen = atomic_load_explicit(&d->resets, memory_order_acquire);
   if (atomic_load_explicit(&d->dead, memory_order_relaxed)) return cuda_is_dead(d, err); /* relaxed: only ever set */
   CUDA_TRY(d, rt->use((int)d->options.index), "choosing the device", err);
+  if (d->group) {
+    int r = cuda_look_at_group(d, err);
+    if (r < 0) return r;
+  }
   if (d->busy) { /* the step before was given up: it may still read what this one would write */
     int r = rt->stream_query(d->stream);
     if (r == CUDA_NOT_READY)

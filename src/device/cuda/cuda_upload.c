@@ -92,7 +92,8 @@ static int send(struct uploader *w, const struct cuda_part *part, uint64_t piece
              &w->error);
   CUDA_TRY(d, rt->event_record(w->events[slot], w->stream), "uploading the weights", &w->error);
   w->travelling[slot] = true;
-  uint64_t read = n * part->n_columns * tl_dtype_bytes(part->tensor->dtype);
+  /* as if it were the whole model's: of that, a rank has one part of many */
+  uint64_t read = n * part->n_columns * tl_dtype_bytes(part->tensor->dtype) * d->shard.size;
   /* relaxed: only shown */
   uint64_t done = atomic_fetch_add_explicit(&w->u->done, read, memory_order_relaxed) + read;
   if (w->reports && w->u->load->progress) w->u->load->progress(done, w->u->load->model->weight_bytes, w->u->load->context);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Where each tensor of the model goes on the device, padded. Matrices lie as they do
+/* Where the rank's part of each tensor goes on the device, padded. Matrices lie as they do
  * in files, (outputs, inputs), those of a record one after the other. */
 #include <stdlib.h>
 
@@ -63,24 +63,29 @@ static bool add(struct parts *p, struct cuda_part part) {
   return true;
 }
 
-/* Rows [row, row + n) of a tensor to rows from `to_row` on of a matrix, and the same
- * elements of its bias. */
+/* Rows [row, row + n) of this rank's slice of a tensor to rows from `to_row` on of a matrix, and
+ * the same elements of its bias. */
 static bool add_rows(struct cuda_device *d, struct parts *p, const struct cuda_op *op, int input, uint64_t row, uint64_t n,
                      uint64_t to_row) {
-  const struct tl_tensor *t = &d->model->tensors[op->from->weight[input]];
-  bool fine = add(p, (struct cuda_part){.tensor = t, .row = row, .n_rows = n, .n_columns = t->shape[1],
-                                        .to = op->w.data + to_row * op->w.k * 2, .pitch = op->w.k});
-  if (op->from->bias[input] < 0) return fine;
-  return fine && add(p, (struct cuda_part){.tensor = &d->model->tensors[op->from->bias[input]], .n_rows = 1, .column = row,
-                                           .n_columns = n, .to = (char *)(op->w.bias + to_row), .pitch = n, .factor = 1,
-                                           .to_float = true});
+  struct tl_slice w = tl_slice_weight(d->model, &d->shard, op->from, (unsigned)input);
+  bool fine = add(p, (struct cuda_part){.tensor = w.tensor, .row = w.first_row + row, .n_rows = n, .column = w.first_column,
+                                        .n_columns = w.n_columns, .to = op->w.data + to_row * op->w.k * 2, .pitch = op->w.k});
+  if (!fine || op->from->bias[input] < 0) return fine;
+  struct tl_slice b = tl_slice_bias(d->model, &d->shard, op->from, (unsigned)input);
+  if (b.n_rows == 0) return true; /* another rank adds it */
+  return add(p, (struct cuda_part){.tensor = b.tensor, .n_rows = 1, .column = b.first_row + row, .n_columns = n,
+                                   .to = (char *)(op->w.bias + to_row), .pitch = n, .factor = 1, .to_float = true});
+}
+
+static bool add_all_rows(struct cuda_device *d, struct parts *p, const struct cuda_op *op, int input, uint64_t to_row) {
+  return add_rows(d, p, op, input, 0, tl_slice_weight(d->model, &d->shard, op->from, (unsigned)input).n_rows, to_row);
 }
 
 /* Heads whose halves are rotated against each other are padded half by half. */
 static bool add_heads(struct cuda_device *d, struct parts *p, const struct cuda_op *op, int input, uint32_t n_heads,
                       uint64_t to_row, bool halves) {
   uint32_t head = d->model->head_dim, padded = d->dims.head;
-  if (head == padded) return add_rows(d, p, op, input, 0, (uint64_t)n_heads * head, to_row);
+  if (head == padded) return add_all_rows(d, p, op, input, to_row);
   for (uint32_t i = 0; i < n_heads; i++) {
     uint64_t row = (uint64_t)i * head, to = to_row + (uint64_t)i * padded;
     if (!add_rows(d, p, op, input, row, halves ? head / 2 : head, to)) return false;
@@ -92,36 +97,37 @@ static bool add_heads(struct cuda_device *d, struct parts *p, const struct cuda_
 /* The output projection's inputs are heads as well. */
 static bool add_head_columns(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
   uint32_t head = d->model->head_dim, padded = d->dims.head;
-  const struct tl_tensor *t = &d->model->tensors[op->from->weight[0]];
-  if (head == padded) return add_rows(d, p, op, 0, 0, t->shape[0], 0);
-  for (uint32_t i = 0; i < d->dims.n_heads; i++)
-    if (!add(p, (struct cuda_part){.tensor = t, .n_rows = t->shape[0], .column = (uint64_t)i * head, .n_columns = head,
-                                   .to = op->w.data + (size_t)i * padded * 2, .pitch = op->w.k}))
-      return false;
-  if (op->from->bias[0] < 0) return true;
-  return add(p, (struct cuda_part){.tensor = &d->model->tensors[op->from->bias[0]], .n_rows = 1, .n_columns = t->shape[0],
-                                   .to = (char *)op->w.bias, .pitch = t->shape[0], .factor = 1, .to_float = true});
+  unsigned first = p->n;
+  if (!add_all_rows(d, p, op, 0, 0)) return false;
+  if (head == padded) return true;
+  struct cuda_part whole = p->list[first];
+  for (uint32_t i = 0; i < d->dims.n_heads; i++) {
+    struct cuda_part part = whole;
+    part.column = whole.column + (uint64_t)i * head;
+    part.n_columns = head;
+    part.to = whole.to + (size_t)i * padded * 2;
+    if (i == 0) p->list[first] = part;
+    else if (!add(p, part)) return false;
+  }
+  return true;
 }
 
 static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
   const struct cuda_dims *s = &d->dims;
-  const struct tl_tensor *first = op->from->weight[0] >= 0 ? &d->model->tensors[op->from->weight[0]] : NULL;
   switch (op->kind) {
     case CUDA_OP_NORM:
-      return add(p, (struct cuda_part){.tensor = first, .n_rows = 1, .n_columns = d->model->dim, .to = (char *)op->norm,
-                                       .pitch = d->model->dim, .factor = s->norm_scale, .to_float = true});
+      return add(p, (struct cuda_part){.tensor = &d->model->tensors[op->from->weight[0]], .n_rows = 1,
+                                       .n_columns = d->model->dim, .to = (char *)op->norm, .pitch = d->model->dim,
+                                       .factor = s->norm_scale, .to_float = true});
     case CUDA_OP_QKV:
       return add_heads(d, p, op, 0, s->n_heads, 0, true) &&
              add_heads(d, p, op, 1, s->n_kv_heads, (uint64_t)s->n_heads * s->head, true) &&
              add_heads(d, p, op, 2, s->n_kv_heads, (uint64_t)(s->n_heads + s->n_kv_heads) * s->head, false);
     case CUDA_OP_OUT: return add_head_columns(d, p, op);
-    case CUDA_OP_GATED:
-      return add_rows(d, p, op, 0, 0, d->model->ffn_dim, 0) && add_rows(d, p, op, 1, 0, d->model->ffn_dim, s->ffn);
-    case CUDA_OP_LOGITS:
-      if (sharing(d, op) != op) return true;
-      return add_rows(d, p, op, 0, 0, first->shape[0], 0);
+    case CUDA_OP_GATED: return add_all_rows(d, p, op, 0, 0) && add_all_rows(d, p, op, 1, s->ffn);
+    case CUDA_OP_LOGITS: return sharing(d, op) != op || add_all_rows(d, p, op, 0, 0);
     case CUDA_OP_EMBED:
-    case CUDA_OP_DOWN: return add_rows(d, p, op, 0, 0, first->shape[0], 0);
+    case CUDA_OP_DOWN: return add_all_rows(d, p, op, 0, 0);
     case CUDA_OP_ATTEND: return true;
   }
   return false;

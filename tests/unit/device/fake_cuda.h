@@ -22,14 +22,16 @@ struct fake_cuda {
   bool idle;                /* kernels and products do nothing: for tests of the order of calls */
   bool hangs;               /* nothing that was enqueued is ever done */
   bool picky;               /* products are possible only with all rows of the bucket */
+  bool uncounted_polls;     /* queries are no calls, since nobody knows how many there will be */
   unsigned fail_at;         /* this call fails, counted from 1; 0: none does */
   int fail_code;
   bool sticky;              /* and all calls after it */
+  int async_error;          /* of NCCL's communicators */
   unsigned trap_at;         /* this kernel, counted from 1, makes an error for good */
   /* what the test reads */
   _Atomic unsigned n_calls; /* relaxed: counts only */
   const char *failed;       /* the call that failed, NULL: none did */
-  unsigned n_kernels, n_launches, n_graphs, n_replays, n_products;
+  unsigned n_kernels, n_launches, n_graphs, n_replays, n_products, n_collectives;
   char order[64];           /* the last kernels that were enqueued, a letter each: embed, norm, m or v for a
                              * product, k and v into the cache, decode, prefill, gate, last rows, bias, sample */
 };
@@ -39,7 +41,6 @@ extern struct fake_cuda fake_cuda;
 void fake_cuda_reset(void);
 /* Memory, streams, events, graphs, descriptors that nobody freed. */
 unsigned fake_cuda_live(void);
-extern const struct cuda_api fake_cuda_api;
 extern const struct tl_device_ops fake_cuda_ops;
 
 #endif

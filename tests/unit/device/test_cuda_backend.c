@@ -229,7 +229,7 @@ static void test_memory(void **state) {
   load_with(32u << 20, 0, 0, TL_ENOMEM, &err);
   assert_string_equal(err.field, "model.path");
   static const char *const says[] = {"MiB of GPU memory are missing", "weights", "KV cache", "engine.max_context",
-                                     "device.memory_percent"};
+                                     "engine.tensor_parallel"};
   for (unsigned i = 0; i < UNIT_COUNT(says); i++)
     if (!strstr(err.message, says[i])) fail_msg("'%s' does not say '%s'", err.message, says[i]);
 }

@@ -22,7 +22,7 @@ static struct golden *open_model(const char *name) {
 }
 
 static struct machine open_fake_machine(const struct tl_model *model, uint32_t max_batch_size) {
-  struct machine m = {.ops = &fake_cuda_ops, .vocab = model->vocab_size};
+  struct machine m = {.ops = &fake_cuda_ops, .n_ranks = 1, .vocab = model->vocab_size};
   struct tl_error err = {0};
   struct tl_device_options options = {.n_lanes = 2};
   if (m.ops->open(&options, &m.device, &err) < 0) fail_msg("%s", err.message);
@@ -31,6 +31,7 @@ static struct machine open_fake_machine(const struct tl_model *model, uint32_t m
   struct tl_device_loaded loaded;
   if (m.ops->load(m.device, &load, &loaded, &err) < 0) fail_msg("%s", err.message);
   assert_true(loaded.n_blocks >= 17 * TABLE);
+  m.ranks[0] = m.device;
   m.n_blocks = loaded.n_blocks < 4000 ? loaded.n_blocks : 4000;
   m.blocks = malloc(m.n_blocks * sizeof *m.blocks);
   shuffle(m.blocks, m.n_blocks, 77);
