@@ -245,8 +245,18 @@ $(B)/gpu/test_op_%: tests/unit/device/test_op_%.c $(CUDA_KERNEL_OBJECTS) $(call 
 		$(LDFLAGS) $(CUDA_KERNEL_OBJECTS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka \
 		$(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lstdc++
 
-.PHONY: gpu-tests check-gpu-ops
-gpu-tests: $(GPU_TESTS)
+$(B)/gpu/test_cuda_model: tests/unit/device/test_cuda_model.c $(PLUGIN) $(call archives,device)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  TEST  $< for a GPU")
+	$(Q)$(CC) $(CPPFLAGS) -DON_GPU -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
+		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka
+
+.PHONY: check-gpu gpu-tests check-gpu-ops
+gpu-tests: $(GPU_TESTS) $(B)/gpu/test_cuda_model
+check-gpu: all $(VENV)/.done ## all of the GPU backend on the GPU that is here: kernels, golden models, end to end
+	$(if $(PLUGIN),,@echo "check-gpu: nvcc is needed" && exit 1)
+	@$(MAKE) --no-print-directory -j$$(nproc) gpu-tests
+	@B=$(abspath $(B)) $(VENV)/bin/python tests/gpu/check_gpu.py
 check-gpu-ops: gpu-tests ## each GPU kernel against its formula, on the GPU that is here
 	@set -e; for t in $(GPU_TESTS); do echo "  RUN   $$t"; timeout 300 $$t; done
 
