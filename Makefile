@@ -137,16 +137,19 @@ $(B)/bin/tokenlane: $(call archives,daemon)
 
 # Its host part, and what that needs of other rooms, once more as objects that can be
 # loaded anywhere. One symbol leaves it; the CUDA runtime inside stays its own.
-PLUGIN_SOURCES := $(wildcard src/device/cuda/*.c) src/base/error.c src/base/clock.c src/model/dtype.c src/model/slice.c
-PLUGIN_OBJECTS := $(patsubst src/%.c,$(B)/pic/%.o,$(PLUGIN_SOURCES))
+pic = $(patsubst src/%.c,$(B)/pic/%.o,$(1))
+PLUGIN_OBJECTS := $(call pic,$(wildcard src/device/cuda/*.c))
+$(B)/lib/plugin_rooms.a: $(call pic,$(wildcard src/base/*.c) $(wildcard src/model/*.c))
+	@mkdir -p $(@D)
+	$(Q)rm -f $@; ar rcs $@ $^
 $(B)/pic/%.o: src/%.c
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CC    $< for the plugin")
 	$(Q)$(CC) $(CPPFLAGS) -isystem $(CUDA_HOME)/include $(CFLAGS) -fPIC -MMD -MP -c $< -o $@
-$(B)/lib/tokenlane-cuda.so: $(PLUGIN_OBJECTS) $(CUDA_KERNEL_OBJECTS)
+$(B)/lib/tokenlane-cuda.so: $(PLUGIN_OBJECTS) $(CUDA_KERNEL_OBJECTS) $(B)/lib/plugin_rooms.a
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")
-	$(Q)$(CC) -shared -pthread -Wl,--no-undefined -Wl,--exclude-libs,ALL -Wl,-z,defs -o $@ $^ $(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lm -lstdc++
+	$(Q)$(CC) -shared -pthread -Wl,--exclude-libs,ALL -Wl,-z,defs -o $@ $^ $(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lm -lstdc++
 
 # The same host part for tests, which give it a fake of CUDA.
 $(B)/lib/cuda_host.a: $(patsubst src/%.c,$(B)/obj/%.o,$(filter-out %/cuda_bind.c %/cuda_plugin.c,$(wildcard src/device/cuda/*.c)))
@@ -224,7 +227,12 @@ $(B)/tests/device/test_op_%: tests/unit/device/test_op_%.c $(B)/lib/emulated.a $
 	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
 		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka -lstdc++
 
-$(B)/cuda/%.o: src/device/cuda/ops/%.cu
+$(B)/cuda/archs: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CUDA_ARCHS)' | cmp -s - $@ || echo '$(CUDA_ARCHS)' >$@
+.PHONY: FORCE
+FORCE:
+$(B)/cuda/%.o: src/device/cuda/ops/%.cu $(B)/cuda/archs
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  NVCC  $<")
 	$(Q)$(NVCC) -std=c++17 -O3 -Iinclude -Isrc $(CUDA_CODE) -Xcompiler -fPIC,-fvisibility=hidden,-Wall \
