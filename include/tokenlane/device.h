@@ -33,6 +33,7 @@ struct tl_device_load {
   uint32_t max_batch_tokens;  /* tokens of a step */
   uint32_t max_context;       /* tokens of a sequence */
   uint64_t kv_memory_bytes;   /* 0: the backend decides */
+  unsigned memory_percent;    /* of a GPU's memory, that may be used in all; 0: 90 */
   /* Called now and then with the weights copied so far; may be NULL. */
   void (*progress)(uint64_t done_bytes, uint64_t total_bytes, void *context);
   void *context;
@@ -79,6 +80,9 @@ struct tl_device_group_ops {
 struct tl_device_ops {
   const char *name; /* "cpu" */
   bool simulated;   /* what it says means nothing */
+  /* How many devices there are; TL_EUNSUPPORTED says why they cannot be used. NULL: as
+   * many as one likes. Any thread. */
+  int (*probe)(unsigned *ret, struct tl_error *err);
   /* Makes a device; nothing big is allocated yet. */
   int (*open)(const struct tl_device_options *options, struct tl_device **ret, struct tl_error *err);
   /* Copies the weights into the backend's layout and allocates KV blocks and
@@ -111,8 +115,32 @@ struct tl_device_ops {
 };
 
 /* The backend of "cpu:0"; NULL and err for an unknown kind. *ret_index is the
- * number after the colon. Any thread. */
+ * number after the colon. "cuda:0" opens the plugin. Any thread. */
 const struct tl_device_ops *tl_device_find(const char *spec, unsigned *ret_index, struct tl_error *err);
+/* A list of devices with "cuda" and "auto" replaced: by every GPU, or by every GPU and, when
+ * there is none that can be used, cpu:0: then err says why, and TL_OK is returned. *ret and its
+ * strings are the caller's to free. */
+int tl_device_expand(const char *const *specs, unsigned n, char ***ret, unsigned *ret_n, struct tl_error *err);
+
+/* Plugins: shared objects with a backend whose libraries not every machine has. */
+
+/* Where they are; "": beside the daemon, in ../lib/tokenlane or ../lib. Boot, before threads;
+ * later calls change nothing. */
+void tl_device_plugin_folder(const char *folder);
+
+/* What a plugin's entry, TL_DEVICE_ENTRY, returns. Raise the number with each change
+ * of what stands above, in step.h or in model.h; most changes show in the sizes too. */
+#define TL_DEVICE_ABI 1
+#define TL_DEVICE_SIZES                                                                                                \
+  (sizeof(struct tl_device_ops) + 1000 * sizeof(struct tl_device_load) + 1000000 * sizeof(struct tl_model) +           \
+   1000000000ull * (sizeof(struct tl_step) + sizeof(struct tl_sampling) + sizeof(struct tl_sampled) + sizeof(struct tl_tensor)))
+#define TL_DEVICE_ENTRY "tl_device_plugin"
+struct tl_device_plugin {
+  uint32_t abi;
+  uint64_t sizes;
+  const struct tl_device_ops *ops;
+};
+typedef const struct tl_device_plugin *tl_device_entry(void);
 
 /* options->spec in a process of its own: what kills it, kills the daemon no more than any device error, and
  * a reset starts it anew. The process is this program with the arguments `device SPEC`, whose main

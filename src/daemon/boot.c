@@ -164,6 +164,7 @@ static int make_engine(struct daemon *d, struct tl_error *err) {
       .max_context = (uint32_t)c->engine_max_context,
       .max_queue = (uint32_t)c->limits_max_queue,
       .kv_memory_bytes = (uint64_t)c->engine_kv_memory_bytes,
+      .memory_percent = (unsigned)c->device_memory_percent,
       .prefix_cache = c->engine_prefix_cache,
       .max_prefill_tokens = (uint32_t)c->engine_max_prefill_tokens,
       .priority_age_ns = TL_MS(c->engine_priority_age_ms),

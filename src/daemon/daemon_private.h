@@ -39,6 +39,10 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
 /* Ends all work and threads and frees everything. */
 void daemon_done(struct daemon *d);
 
+/* devices.c: "cuda" and "auto" among the devices become what this machine has. When "auto" finds no
+ * GPU, err says why and TL_OK is returned. */
+int devices_expand(struct tl_config *config, struct tl_error *err);
+
 /* simulate.c: the devices that the configuration names, and what it says of simulated
  * ones, which config does not know. */
 int simulate_check(const struct tl_config *config, struct tl_error *err);

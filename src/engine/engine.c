@@ -92,6 +92,7 @@ static void *load_device(void *argument) {
                                 .max_batch_tokens = o->max_batch_tokens,
                                 .max_context = w->engine->max_context,
                                 .kv_memory_bytes = o->kv_memory_bytes / o->tensor_parallel,
+                                .memory_percent = o->memory_percent,
                                 .progress = on_progress,
                                 .context = l};
   if (w->group) l->result = w->ops->group->join(l->device, w->group->shared, l->rank, &l->error);
