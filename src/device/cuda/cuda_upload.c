@@ -47,33 +47,42 @@ static uint64_t pieces_of(const struct cuda_part *part) {
   return (part->n_rows + rows - 1) / rows;
 }
 
+/* Where the tensor has row `row` from `column` on. A bias is one row, whose elements a file may have in another order. */
+static const char *place_of(const struct tl_tensor *t, uint64_t row, uint64_t column) {
+  if (t->n_dims == 1) return tl_tensor_row(t, column);
+  return (const char *)tl_tensor_row(t, row) + column * tl_dtype_bytes(t->dtype);
+}
+
+static void put_value(const struct cuda_device *d, const struct cuda_part *part, const char *from, char *to) {
+  float value;
+  tl_dtype_to_f32(part->tensor->dtype, from, &value, 1);
+  if (part->to_float) {
+    value *= part->factor;
+    memcpy(to, &value, sizeof value);
+  } else {
+    uint16_t half = d->dtype == TL_CUDA_F16 ? tl_f32_to_f16(value) : tl_f32_to_bf16(value);
+    memcpy(to, &half, sizeof half);
+  }
+}
+
 /* The rows of a piece, as the device wants them, one after the other. */
 static void convert(const struct cuda_device *d, const struct cuda_part *part, uint64_t row, uint64_t n, char *to) {
   const struct tl_tensor *t = part->tensor;
   size_t in = tl_dtype_bytes(t->dtype), out = element_bytes(part);
-  uint64_t columns = t->n_dims == 1 ? t->shape[0] : t->shape[1];
-  const char *from = (const char *)t->data + ((part->row + row) * columns + part->column) * in;
-  bool same = !part->to_float && t->dtype == (d->dtype == TL_CUDA_BF16 ? TL_DTYPE_BF16 : TL_DTYPE_F16);
-  if (same && columns == part->n_columns) {
-    memcpy(to, from, n * columns * in);
+  bool one_run = t->n_dims > 1 || !t->head_rows; /* the elements of a row lie side by side */
+  bool same = one_run && !part->to_float && t->dtype == (d->dtype == TL_CUDA_BF16 ? TL_DTYPE_BF16 : TL_DTYPE_F16);
+  if (same && t->n_dims > 1 && !t->head_rows && t->shape[1] == part->n_columns) {
+    memcpy(to, place_of(t, part->row + row, part->column), n * part->n_columns * in);
     return;
   }
-  for (uint64_t i = 0; i < n; i++, from += columns * in, to += part->n_columns * out) {
+  for (uint64_t i = 0; i < n; i++, to += part->n_columns * out) {
+    const char *from = place_of(t, part->row + row + i, part->column);
     if (same) {
       memcpy(to, from, part->n_columns * in);
       continue;
     }
-    for (uint64_t k = 0; k < part->n_columns; k++) {
-      float value;
-      tl_dtype_to_f32(t->dtype, from + k * in, &value, 1);
-      if (part->to_float) {
-        value *= part->factor;
-        memcpy(to + k * out, &value, out);
-      } else {
-        uint16_t half = d->dtype == TL_CUDA_F16 ? tl_f32_to_f16(value) : tl_f32_to_bf16(value);
-        memcpy(to + k * out, &half, out);
-      }
-    }
+    for (uint64_t k = 0; k < part->n_columns; k++)
+      put_value(d, part, one_run ? from + k * in : place_of(t, 0, part->column + k), to + k * out);
   }
 }
 

@@ -105,6 +105,21 @@ static void test_against_transformers(void **state) {
   }
 }
 
+/* A file in which the rows of Q and K stand in another order. */
+static void test_rows_in_pairs(void **state) {
+  (void)state;
+  struct golden *g = open_model("f16_sharded");
+  char path[640];
+  struct tl_error err = {0};
+  snprintf(path, sizeof path, "%s/../../gguf/llama_f16_sharded-00001-of-00002.gguf", g->folder);
+  tl_model_free(g->model);
+  if (tl_model_load(path, &g->model, &err) < 0) fail_msg("%s", err.message);
+  assert_true(g->model->n_tensors > 0);
+  struct machine m = open_gpu(g->model, 4);
+  run_case(&m, g, 1, 5, whole, 1);
+  close_all(&m, g);
+}
+
 /* A product that is only possible with all rows of its bucket. */
 static void test_picky_products(void **state) {
   (void)state;
@@ -215,7 +230,8 @@ static void test_released_files(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_against_transformers), cmocka_unit_test(test_picky_products), cmocka_unit_test(test_among_others),
+      cmocka_unit_test(test_against_transformers), cmocka_unit_test(test_rows_in_pairs),
+      cmocka_unit_test(test_picky_products), cmocka_unit_test(test_among_others),
       cmocka_unit_test(test_scored_prompt), cmocka_unit_test(test_lists), cmocka_unit_test(test_released_files),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
