@@ -4,6 +4,7 @@
 #   SAN=address,undefined | SAN=thread   a variant built beside the plain one
 #   T=name                               only the tests whose name contains it
 #   V=1                                  show the commands
+#   CUDA=0                               never build the CUDA backend; CUDA_ARCHS="90": only for these
 #   B=folder                             build there instead of build/<variant>
 
 VERSION := 0.1.0
@@ -64,7 +65,8 @@ LINK_route := route engine schedule device text model metrics trace log config b
 LINK_api := api route http llhttp engine schedule device text model metrics trace log config base
 LINK_daemon := daemon $(LINK_api)
 
-sources = $(wildcard src/$(1)/*.c) $(wildcard src/$(1)/*/*.c)
+# The CUDA backend is a plugin of its own.
+sources = $(filter-out src/device/cuda/%,$(wildcard src/$(1)/*.c) $(wildcard src/$(1)/*/*.c))
 objects = $(patsubst src/%.c,$(B)/obj/%.o,$(1))
 
 # Kernels are compiled for the instruction set that their name ends with and
@@ -79,8 +81,21 @@ endif
 # Sums are taken in the written order on every path.
 $(B)/obj/device/cpu/%.o: CFLAGS += -ffp-contract=off
 
+# --- the CUDA backend -------------------------------------------------------------
+# The kernels for GPUs: machine code for each of CUDA_ARCHS, and PTX of the last for
+# those to come. The compiler's report on each lies beside its object.
+CUDA ?= $(if $(SAN),0,1)
+NVCC ?= $(if $(filter-out 0,$(CUDA)),$(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc)))
+CUDA_ARCHS ?= 80 86 89 90 100 120
+CUDA_KERNEL_OBJECTS := $(patsubst src/device/cuda/ops/%.cu,$(B)/cuda/%.o,$(wildcard src/device/cuda/ops/*.cu))
+CUDA_CODE = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+	-gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+CUDA_HOME = $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+PLUGIN := $(if $(NVCC),$(B)/lib/tokenlane-cuda.so)
+
 .PHONY: all
-all: $(B)/bin/tokenlane $(B)/bin/load ## build the daemon and the load generator
+all: $(B)/bin/tokenlane $(B)/bin/load $(PLUGIN) ## build the daemon, the load generator and, where nvcc is, the CUDA backend
+	$(if $(PLUGIN)$(filter 0,$(CUDA)),,@echo "  SKIP  the CUDA backend: no nvcc")
 
 $(B)/obj/%.o: src/%.c
 	@mkdir -p $(@D)
@@ -121,6 +136,27 @@ $(B)/bin/tokenlane: $(call archives,daemon)
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(LDFLAGS) -o $@ -Wl,--start-group $^ -Wl,--end-group $(LDLIBS)
 
+# Its host part, and what that needs of other rooms, once more as objects that can be
+# loaded anywhere. One symbol leaves it; the CUDA runtime inside stays its own.
+pic = $(patsubst src/%.c,$(B)/pic/%.o,$(1))
+PLUGIN_OBJECTS := $(call pic,$(wildcard src/device/cuda/*.c))
+$(B)/lib/plugin_rooms.a: $(call pic,$(wildcard src/base/*.c) $(wildcard src/model/*.c))
+	@mkdir -p $(@D)
+	$(Q)rm -f $@; ar rcs $@ $^
+$(B)/pic/%.o: src/%.c
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CC    $< for the plugin")
+	$(Q)$(CC) $(CPPFLAGS) -isystem $(CUDA_HOME)/include $(CFLAGS) -fPIC -MMD -MP -c $< -o $@
+$(B)/lib/tokenlane-cuda.so: $(PLUGIN_OBJECTS) $(CUDA_KERNEL_OBJECTS) $(B)/lib/plugin_rooms.a
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(CC) -shared -pthread -Wl,--exclude-libs,ALL -Wl,-z,defs -o $@ $^ $(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lm -lstdc++
+
+# The same host part for tests, which give it a fake of CUDA.
+$(B)/lib/cuda_host.a: $(patsubst src/%.c,$(B)/obj/%.o,$(filter-out %/cuda_bind.c %/cuda_plugin.c,$(wildcard src/device/cuda/*.c)))
+	@mkdir -p $(@D)
+	$(Q)rm -f $@; ar rcs $@ $^
+
 # --- running ----------------------------------------------------------------
 .PHONY: deps deps-check deps-lint deps-bench
 deps: ## install the Debian packages that the build needs (none: does nothing)
@@ -142,7 +178,7 @@ serve: all ## build and serve CONFIG (config/tokenlane.json: the bundled model)
 
 # --- tests ------------------------------------------------------------------
 # Fibers are beyond TSan: tests of kernels are left out there.
-UNIT_SOURCES := $(filter-out $(if $(findstring thread,$(SAN)),tests/unit/device/test_op_%),$(wildcard tests/unit/*/test_*.c))
+UNIT_SOURCES := $(filter-out $(if $(findstring thread,$(SAN)),tests/unit/device/test_op_% tests/unit/device/test_cuda_%),$(wildcard tests/unit/*/test_*.c))
 UNIT_BINS := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SOURCES))
 UNIT_RUN = $(if $(T),$(foreach b,$(UNIT_BINS),$(if $(findstring $(T),$(b)),$(b))),$(UNIT_BINS))
 SAN_ENV := ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
@@ -180,20 +216,24 @@ $(B)/emulated/emulate.o: tests/unit/device/emulate.cc
 $(B)/lib/emulated.a: $(EMULATED_OBJECTS)
 	@mkdir -p $(@D)
 	$(Q)rm -f $@; ar rcs $@ $^
+# Whole models on them, by way of the backend's host part.
+$(B)/tests/device/test_cuda_%: tests/unit/device/test_cuda_%.c tests/unit/device/fake_cuda.c tests/unit/device/fake_libraries.c $(B)/lib/cuda_host.a $(B)/lib/emulated.a $(call archives,device)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  TEST  $<")
+	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $(filter %.c,$^) \
+		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka -lstdc++
 $(B)/tests/device/test_op_%: tests/unit/device/test_op_%.c $(B)/lib/emulated.a $(call archives,device)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  TEST  $<")
 	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
 		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka -lstdc++
 
-# The kernels for GPUs: machine code for each of CUDA_ARCHS, and PTX of the last for
-# those to come. The compiler's report on each lies beside its object.
-NVCC ?= $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
-CUDA_ARCHS ?= 80 86 89 90 100 120
-CUDA_KERNEL_OBJECTS := $(patsubst src/device/cuda/ops/%.cu,$(B)/cuda/%.o,$(wildcard src/device/cuda/ops/*.cu))
-CUDA_CODE = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
-	-gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
-$(B)/cuda/%.o: src/device/cuda/ops/%.cu
+$(B)/cuda/archs: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CUDA_ARCHS)' | cmp -s - $@ || echo '$(CUDA_ARCHS)' >$@
+.PHONY: FORCE
+FORCE:
+$(B)/cuda/%.o: src/device/cuda/ops/%.cu $(B)/cuda/archs
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  NVCC  $<")
 	$(Q)$(NVCC) -std=c++17 -O3 -Iinclude -Isrc $(CUDA_CODE) -Xcompiler -fPIC,-fvisibility=hidden,-Wall \
@@ -206,7 +246,6 @@ check-kernels: $(if $(NVCC),$(CUDA_KERNEL_OBJECTS)) ## registers and spills of t
 	$(if $(NVCC),@python3 tests/lint/kernel_resources.py $(B)/cuda,@echo "  SKIP  kernels: no nvcc")
 
 # The same tests on a GPU: machine code instead of fibers, memory that both sides share.
-CUDA_HOME = $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
 GPU_TESTS := $(patsubst tests/unit/device/%.c,$(B)/gpu/%,$(filter-out %_emulator.c,$(wildcard tests/unit/device/test_op_*.c)))
 $(B)/gpu/test_op_%: tests/unit/device/test_op_%.c $(CUDA_KERNEL_OBJECTS) $(call archives,device)
 	@mkdir -p $(@D)
@@ -215,8 +254,18 @@ $(B)/gpu/test_op_%: tests/unit/device/test_op_%.c $(CUDA_KERNEL_OBJECTS) $(call 
 		$(LDFLAGS) $(CUDA_KERNEL_OBJECTS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka \
 		$(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lstdc++
 
-.PHONY: gpu-tests check-gpu-ops
-gpu-tests: $(GPU_TESTS)
+$(B)/gpu/test_cuda_model: tests/unit/device/test_cuda_model.c $(PLUGIN) $(call archives,device)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  TEST  $< for a GPU")
+	$(Q)$(CC) $(CPPFLAGS) -DON_GPU -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
+		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka
+
+.PHONY: check-gpu gpu-tests check-gpu-ops
+gpu-tests: $(GPU_TESTS) $(B)/gpu/test_cuda_model
+check-gpu: all $(VENV)/.done ## all of the GPU backend on the GPU that is here: kernels, golden models, end to end
+	$(if $(PLUGIN),,@echo "check-gpu: nvcc is needed" && exit 1)
+	@$(MAKE) --no-print-directory -j$$(nproc) gpu-tests
+	@B=$(abspath $(B)) $(VENV)/bin/python tests/gpu/check_gpu.py
 check-gpu-ops: gpu-tests ## each GPU kernel against its formula, on the GPU that is here
 	@set -e; for t in $(GPU_TESTS); do echo "  RUN   $$t"; timeout 300 $$t; done
 
@@ -257,7 +306,7 @@ $(B)/bin/soak_structures: tests/soak/soak_structures.c $(call archives,route)
 	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
 		$(LDFLAGS) -Wl,--start-group $(call archives,route) -Wl,--end-group $(LDLIBS)
 
-soak-structures: ## each queue, ring and counter with SOAK_ITEMS items (10^8) under TSan (5 minutes)
+soak-structures: ## each queue, ring and counter with SOAK_ITEMS items (10^8) under TSan (10 minutes)
 	@$(MAKE) --no-print-directory SAN=thread build/san-thread/bin/soak_structures
 	TSAN_OPTIONS=halt_on_error=1 build/san-thread/bin/soak_structures $(SOAK_ITEMS)
 
@@ -391,6 +440,7 @@ compile_commands.json: ## for clangd and clang-tidy
 .PHONY: install uninstall
 install: all ## install daemon, configuration, units (DESTDIR, PREFIX)
 	install -D -m 755 $(B)/bin/tokenlane $(DESTDIR)$(PREFIX)/bin/tokenlane
+	$(if $(PLUGIN),install -D -m 755 $(PLUGIN) $(DESTDIR)$(PREFIX)/lib/tokenlane/tokenlane-cuda.so)
 	test -e $(DESTDIR)/etc/tokenlane/tokenlane.json || \
 		sed 's|"demo/model"|"$(PREFIX)/share/tokenlane/demo"|' config/tokenlane.json | install -D -m 644 /dev/stdin $(DESTDIR)/etc/tokenlane/tokenlane.json
 	install -d $(DESTDIR)$(PREFIX)/share/tokenlane/demo
@@ -401,6 +451,7 @@ install: all ## install daemon, configuration, units (DESTDIR, PREFIX)
 
 uninstall: ## remove what install put there, but not /etc/tokenlane
 	rm -f $(DESTDIR)$(PREFIX)/bin/tokenlane
+	rm -rf $(DESTDIR)$(PREFIX)/lib/tokenlane
 	rm -rf $(DESTDIR)$(PREFIX)/share/tokenlane
 	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/tokenlane.service $(DESTDIR)$(PREFIX)/lib/systemd/system/tokenlane.socket
 

@@ -21,6 +21,8 @@ struct tl_config {
   struct tl_strings model_aliases;
   struct tl_strings devices;
   char *isolation;
+  char *device_plugin_dir;
+  int64_t device_memory_percent;
   int64_t cpu_threads;
   bool cpu_pin;
   int64_t sim_base_us, sim_per_token_ns, sim_per_block_ns, sim_kv_blocks, sim_eos_every;
@@ -35,6 +37,7 @@ struct tl_config {
   int64_t limits_max_stop_bytes, limits_template_fuel, limits_max_queue, limits_max_waiting_tokens;
   int64_t limits_max_total_waiting_tokens;
   int64_t limits_default_timeout_ms, limits_max_timeout_ms;
+  int64_t engine_tensor_parallel;
   int64_t engine_max_batch_size, engine_max_batch_tokens, engine_max_context, engine_kv_memory_bytes;
   int64_t engine_max_prefill_tokens, engine_priority_age_ms;
   bool engine_prefix_cache;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The device seam: a step-level table that a backend fills. Only the worker
- * that owns the device calls it, but for `interrupt`, `reset` and `health`. A step-level seam stays small: a new
+ * that owns the device calls it, but for `interrupt`, `reset`, `health` and a group's `abort` and `restore`. A step-level seam stays small: a new
  * architecture is a new plan (model.h), not a new entry here. */
 #ifndef TOKENLANE_DEVICE_H
 #define TOKENLANE_DEVICE_H
@@ -14,6 +14,7 @@
 #include "tokenlane/step.h"
 
 struct tl_sim_options; /* sim.h */
+struct tl_device_group; /* a backend's own: what the ranks of one tensor-parallel group share */
 struct tl_device; /* first member of each backend's own struct: const struct tl_device_ops *ops */
 
 struct tl_device_options {
@@ -32,6 +33,7 @@ struct tl_device_load {
   uint32_t max_batch_tokens;  /* tokens of a step */
   uint32_t max_context;       /* tokens of a sequence */
   uint64_t kv_memory_bytes;   /* 0: the backend decides */
+  unsigned memory_percent;    /* of a GPU's memory, that may be used in all; 0: 90 */
   /* Called now and then with the weights copied so far; may be NULL. */
   void (*progress)(uint64_t done_bytes, uint64_t total_bytes, void *context);
   void *context;
@@ -52,9 +54,35 @@ enum tl_device_health {
   TL_DEVICE_FAILED,   /* nothing that it says is to be used, the step under way included */
 };
 
+/* Tensor parallelism: the devices of a group run the same steps at the same time, each with its shard of
+ * the model (slice.h). Rank r calls open, join, load, then submit and collect on a thread of its own, with the
+ * same tl_step for all; only rank 0 samples. In between they meet in collectives that the backend makes.
+ * A rank that fails does not answer in them any more: whoever hears of it calls abort, which gets the others out.
+ *
+ *   a rank fails or is late ─► abort ─► all collects return ─► restore ─► every rank: reset ─► steps again
+ */
+struct tl_device_group_ops {
+  /* What `size` devices of this backend are to share. Boot. */
+  int (*make)(unsigned size, struct tl_device_group **ret, struct tl_error *err);
+  /* The device becomes rank `rank`, once, between open and load. All ranks do so at the same time and may wait for
+   * one another, for a bounded time. The group outlives its ranks. */
+  int (*join)(struct tl_device *device, struct tl_device_group *group, unsigned rank, struct tl_error *err);
+  /* From now on until `restore` every submit and collect of a rank returns an error at once, TL_ECLOSED where the rank
+   * itself is well, also those that wait in a collective. Any thread, at any time between join and close, more than
+   * one at a time. What hangs in a rank itself is ended by its interrupt, or reset. */
+  void (*abort)(struct tl_device_group *group);
+  /* Takes abort back. No rank is in a step, no abort under way. After it each rank's reset is called, all at the same
+   * time on threads of their own, again where it said TL_EBUSY; they may wait for one another, for a bounded time. */
+  void (*restore)(struct tl_device_group *group);
+  void (*free)(struct tl_device_group *group); /* its ranks are closed */
+};
+
 struct tl_device_ops {
   const char *name; /* "cpu" */
   bool simulated;   /* what it says means nothing */
+  /* How many devices there are; TL_EUNSUPPORTED says why they cannot be used. NULL: as
+   * many as one likes. Any thread. */
+  int (*probe)(unsigned *ret, struct tl_error *err);
   /* Makes a device; nothing big is allocated yet. */
   int (*open)(const struct tl_device_options *options, struct tl_device **ret, struct tl_error *err);
   /* Copies the weights into the backend's layout and allocates KV blocks and
@@ -63,7 +91,7 @@ struct tl_device_ops {
               struct tl_error *err);
   /* Starts a step; the step's arrays stay unchanged until collect. One at a time. */
   int (*submit)(struct tl_device *device, const struct tl_step *step, struct tl_error *err);
-  /* Waits for the step; ret_sampled: (n_rows). */
+  /* Waits for the step; ret_sampled: (n_rows), NULL for ranks of a group but the first. */
   int (*collect)(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err);
   void (*close)(struct tl_device *device); /* no other call is under way */
   /* Gives up the step under way, whose collect returns TL_EDEVICE at once even when it hung,
@@ -83,11 +111,36 @@ struct tl_device_ops {
   /* How the device is, without asking it for a step. Never blocks. The monitor, between load and close,
    * whatever else goes on. NULL: only its steps tell. */
   enum tl_device_health (*health)(struct tl_device *device);
+  const struct tl_device_group_ops *group; /* NULL: a device alone only */
 };
 
 /* The backend of "cpu:0"; NULL and err for an unknown kind. *ret_index is the
- * number after the colon. Any thread. */
+ * number after the colon. "cuda:0" opens the plugin. Any thread. */
 const struct tl_device_ops *tl_device_find(const char *spec, unsigned *ret_index, struct tl_error *err);
+/* A list of devices with "cuda" and "auto" replaced: by every GPU, or by every GPU and, when
+ * there is none that can be used, cpu:0: then err says why, and TL_OK is returned. *ret and its
+ * strings are the caller's to free. */
+int tl_device_expand(const char *const *specs, unsigned n, char ***ret, unsigned *ret_n, struct tl_error *err);
+
+/* Plugins: shared objects with a backend whose libraries not every machine has. */
+
+/* Where they are; "": beside the daemon, in ../lib/tokenlane or ../lib. Boot, before threads;
+ * later calls change nothing. */
+void tl_device_plugin_folder(const char *folder);
+
+/* What a plugin's entry, TL_DEVICE_ENTRY, returns. Raise the number with each change
+ * of what stands above, in step.h or in model.h; most changes show in the sizes too. */
+#define TL_DEVICE_ABI 1
+#define TL_DEVICE_SIZES                                                                                                \
+  (sizeof(struct tl_device_ops) + 1000 * sizeof(struct tl_device_load) + 1000000 * sizeof(struct tl_model) +           \
+   1000000000ull * (sizeof(struct tl_step) + sizeof(struct tl_sampling) + sizeof(struct tl_sampled) + sizeof(struct tl_tensor)))
+#define TL_DEVICE_ENTRY "tl_device_plugin"
+struct tl_device_plugin {
+  uint32_t abi;
+  uint64_t sizes;
+  const struct tl_device_ops *ops;
+};
+typedef const struct tl_device_plugin *tl_device_entry(void);
 
 /* options->spec in a process of its own: what kills it, kills the daemon no more than any device error, and
  * a reset starts it anew. The process is this program with the arguments `device SPEC`, whose main

@@ -104,13 +104,15 @@ struct tl_engine_options {
   const struct tl_model *model;
   const char *model_path;      /* for `isolate`: what it was read from */
   bool isolate;                /* each device in a process of its own */
-  const char *const *devices;  /* (n_replicas) "cpu:0", ...: one replica each */
+  const char *const *devices;  /* (n_replicas, tensor_parallel) "cpu:0", ...: those of a replica are of one kind */
   unsigned n_replicas, n_loops;
-  const struct tl_sim_options *sim; /* (n_replicas) for those that are simulated, or NULL */
+  unsigned tensor_parallel;    /* devices of a replica, at most TL_MAX_RANKS; 0: one */
+  const struct tl_sim_options *sim; /* as devices, for those that are simulated, or NULL */
   unsigned cpu_threads;        /* lanes per CPU replica; 0: processors / CPU replicas */
   bool cpu_pin;
   uint32_t max_batch_size, max_batch_tokens, max_context; /* max_context 0: the model's */
   uint32_t max_queue;          /* live sequences per replica: what route admits at most */
+  unsigned memory_percent;     /* of a GPU; 0: 90 */
   uint64_t kv_memory_bytes;
   bool prefix_cache;           /* schedule.h has these three */
   uint32_t max_prefill_tokens;
@@ -120,7 +122,7 @@ struct tl_engine_options {
    * loop and step; must be cheap and thread-safe. */
   void (*wake)(unsigned loop, void *context);
   void *wake_context;
-  void (*progress)(unsigned replica, uint64_t done, uint64_t total, void *context); /* may be NULL */
+  void (*progress)(unsigned device, uint64_t done, uint64_t total, void *context); /* may be NULL */
 };
 
 /* Of a board's `failed`. Route nothing there unless it is TL_FAILED_NOT. */
@@ -174,8 +176,9 @@ unsigned tl_engine_replicas(const struct tl_engine *engine);
 unsigned tl_engine_simulated(const struct tl_engine *engine); /* devices that only simulate one */
 uint32_t tl_engine_blocks(const struct tl_engine *engine, unsigned replica);
 uint32_t tl_engine_max_context(const struct tl_engine *engine); /* tokens that a sequence may hold */
-const char *tl_engine_device(const struct tl_engine *engine, unsigned replica); /* "cpu:0" */
-const char *tl_engine_gpu(const struct tl_engine *engine, unsigned replica);    /* its PCI address; "": none */
+unsigned tl_engine_ranks(const struct tl_engine *engine); /* devices of each replica */
+const char *tl_engine_device(const struct tl_engine *engine, unsigned replica, unsigned rank); /* "cpu:0" */
+const char *tl_engine_gpu(const struct tl_engine *engine, unsigned replica, unsigned rank); /* its PCI address; "": none */
 struct tl_board *tl_engine_board(struct tl_engine *engine, unsigned replica);
 
 /* Gives the sequence to a replica. The caller has reserved room there (route),

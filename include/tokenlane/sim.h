@@ -14,7 +14,11 @@
  *                       more chooses its token; with eos_every, when (x >> 32) %
  *                       eos_every is 0, the first EOS id if no bias forbids it
  *
- * h(p) lies in the KV slot of p; h(p-1) is read through the block table. */
+ * h(p) lies in the KV slot of p; h(p-1) is read through the block table.
+ *
+ * In a group of N (tensor parallelism) each rank keeps its own KV slots and runs each step; a token and a block
+ * take the Nth part of the time, `base_ns` stays, and the step ends when the last rank is through. Rank 0's tokens are right
+ * only if all ranks are. */
 #ifndef TOKENLANE_SIM_H
 #define TOKENLANE_SIM_H
 
@@ -37,6 +41,7 @@ enum tl_sim_fault_kind {
   TL_SIM_CORRUPT, /* steps go on and say TL_OK, but their tokens are wrong, until reset */
   TL_SIM_HOT,     /* `health` says TL_DEVICE_IMPAIRED, until reset; steps are as ever */
   TL_SIM_LOST,    /* `health` says TL_DEVICE_FAILED, until reset; steps are as ever */
+  TL_SIM_DIE,     /* the device is gone: refuses the step and all that follow at once, until reset */
 };
 
 /* DEVICE@STEP:KIND, see config/README.md. Steps are counted from 1 since open. */
@@ -51,7 +56,7 @@ struct tl_sim_fault {
 };
 
 struct tl_sim_options {
-  int64_t base_ns, per_token_ns, per_block_ns; /* of a step; blocks: those that its sequences hold */
+  int64_t base_ns, per_token_ns, per_block_ns; /* of a step alone; blocks: those that its sequences hold */
   uint32_t n_kv_blocks;           /* 0: as many as the batch can use */
   uint32_t eos_every;             /* one token in so many is the model's first EOS id; 0: none */
   const int32_t *tokens;          /* (n_tokens) what it answers with; NULL: the whole vocabulary. Borrowed until close */

@@ -23,6 +23,8 @@ enum tl_dtype {
 /* Of one element; 0 for formats of blocks. */
 size_t tl_dtype_bytes(enum tl_dtype dtype);
 const char *tl_dtype_name(enum tl_dtype dtype);
+/* Columns of a row that share a scale and cannot be cut apart: a power of two, 1 for floats. */
+uint32_t tl_dtype_block(enum tl_dtype dtype);
 
 struct tl_packed; /* src/model's own: integers, scales and zeros in several tensors, or floats to be quantized */
 

@@ -24,11 +24,14 @@ static double seconds(int64_t ns) {
 static void write_replica(const struct tl_admin *admin, unsigned i, struct tl_buffer *out) {
   const struct tl_serving *s = admin->o.serving;
   struct tl_board *b = tl_engine_board(s->engine, i);
-  const char *device = tl_engine_device(s->engine, i);
   int64_t beat_ns = atomic_load_explicit(&b->beat_ns, memory_order_relaxed);
-  tl_buffer_printf(out, "{\"id\":%u,\"device\":", i);
-  api_json_string(out, device, strlen(device));
-  tl_buffer_printf(out, ",\"state\":\"%s\",\"load\":%lld,\"sequences\":%lld,\"reserved_tokens\":%lld",
+  tl_buffer_printf(out, "{\"id\":%u,\"devices\":", i);
+  for (unsigned rank = 0; rank < tl_engine_ranks(s->engine); rank++) {
+    const char *device = tl_engine_device(s->engine, i, rank);
+    tl_buffer_putc(out, rank ? ',' : '[');
+    api_json_string(out, device, strlen(device));
+  }
+  tl_buffer_printf(out, "],\"state\":\"%s\",\"load\":%lld,\"sequences\":%lld,\"reserved_tokens\":%lld",
                    tl_replica_state_name(tl_route_state(s->route, i)), (long long)tl_route_load(s->route, i),
                    (long long)atomic_load_explicit(&b->reserved_seqs, memory_order_relaxed),
                    (long long)atomic_load_explicit(&b->reserved_tokens, memory_order_relaxed));

@@ -60,7 +60,7 @@ static int make_api(struct daemon *d, struct tl_error *err) {
       .metrics = d->metrics,
       .trace = d->trace,
       .n_loops = (unsigned)c->http_threads,
-      .n_replicas = c->devices.n,
+      .n_replicas = daemon_replicas(c),
       .text_threads = (unsigned)c->text_threads,
       .model_name = d->model_name,
       .aliases = (const char *const *)c->model_aliases.items,
@@ -137,8 +137,8 @@ static void on_wake(unsigned loop, void *context) {
     tl_waker_notify(&d->probe_waker);
 }
 
-static void on_progress(unsigned replica, uint64_t done, uint64_t total, void *context) {
-  progress_step(((struct daemon *)context)->progress, replica, done, total);
+static void on_progress(unsigned device, uint64_t done, uint64_t total, void *context) {
+  progress_step(((struct daemon *)context)->progress, device, done, total);
 }
 
 static int make_engine(struct daemon *d, struct tl_error *err) {
@@ -153,7 +153,8 @@ static int make_engine(struct daemon *d, struct tl_error *err) {
       .model_path = c->model_path,
       .isolate = strcmp(c->isolation, "process") == 0,
       .devices = (const char *const *)c->devices.items,
-      .n_replicas = c->devices.n,
+      .n_replicas = daemon_replicas(c),
+      .tensor_parallel = (unsigned)c->engine_tensor_parallel,
       .sim = simulate_options(d->simulation),
       .n_loops = (unsigned)c->http_threads + 1,
       .cpu_threads = (unsigned)c->cpu_threads,
@@ -163,6 +164,7 @@ static int make_engine(struct daemon *d, struct tl_error *err) {
       .max_context = (uint32_t)c->engine_max_context,
       .max_queue = (uint32_t)c->limits_max_queue,
       .kv_memory_bytes = (uint64_t)c->engine_kv_memory_bytes,
+      .memory_percent = (unsigned)c->device_memory_percent,
       .prefix_cache = c->engine_prefix_cache,
       .max_prefill_tokens = (uint32_t)c->engine_max_prefill_tokens,
       .priority_age_ns = TL_MS(c->engine_priority_age_ms),
@@ -201,7 +203,7 @@ static int make_route(struct daemon *d, struct tl_error *err) {
 }
 
 static int test_replicas(struct daemon *d, struct tl_error *err) {
-  d->probes = probes_new(d->config->devices.n);
+  d->probes = probes_new(daemon_replicas(d->config));
   if (!d->probes) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   return probe_replicas(d->engine, d->model, (unsigned)d->config->http_threads, &d->probe_waker, d->probes, err);
 }
@@ -217,8 +219,11 @@ static int watch_gpus(struct daemon *d, struct tl_error *err) {
   unsigned n = 0;
   struct gpu_use *uses = calloc(d->config->devices.n, sizeof *uses);
   if (!uses) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  for (unsigned i = 0; i < d->config->devices.n; i++)
-    if (*tl_engine_gpu(d->engine, i)) uses[n++] = (struct gpu_use){i, tl_engine_gpu(d->engine, i)};
+  for (unsigned i = 0; i < d->config->devices.n; i++) {
+    unsigned ranks = tl_engine_ranks(d->engine);
+    const char *gpu = tl_engine_gpu(d->engine, i / ranks, i % ranks);
+    if (*gpu) uses[n++] = (struct gpu_use){i / ranks, gpu};
+  }
   struct gpu_watch_options options = {.library = "libnvidia-ml.so.1",
                                       .uses = uses,
                                       .n_uses = n,
@@ -286,7 +291,7 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
   if (r == TL_OK) r = start_admin(d, err);
   if (r < 0) return r;
   tl_api_serve(d->api, &d->serving);
-  TL_LOG(TL_LOG_INFO, "daemon", "ready", TL_S("model", d->model_name), TL_U("replicas", config->devices.n),
+  TL_LOG(TL_LOG_INFO, "daemon", "ready", TL_S("model", d->model_name), TL_U("replicas", daemon_replicas(config)),
          TL_U("kv_blocks", tl_engine_blocks(d->engine, 0)), TL_U("context", tl_engine_max_context(d->engine)),
          TL_F("seconds", (double)(tl_now_ns() - began_ns) * 1e-9));
   return TL_OK;

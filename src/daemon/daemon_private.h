@@ -28,7 +28,7 @@ struct daemon {
   struct tl_serving serving;
   struct progress *progress;
   struct tl_waker probe_waker; /* the boot thread, waiting for its test generation, then the monitor */
-  struct probe *probes;        /* (devices) */
+  struct probe *probes;        /* (replicas) */
   struct gpu_watch *gpus;      /* NULL: none are watched */
   struct monitor *monitor;
   struct tl_admin *admin; /* NULL: none is configured */
@@ -39,9 +39,15 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
 /* Ends all work and threads and frees everything. */
 void daemon_done(struct daemon *d);
 
+/* devices.c: "cuda" and "auto" among the devices become what this machine has. When "auto" finds no
+ * GPU, err says why and TL_OK is returned. */
+int devices_expand(struct tl_config *config, struct tl_error *err);
+
 /* simulate.c: the devices that the configuration names, and what it says of simulated
  * ones, which config does not know. */
 int simulate_check(const struct tl_config *config, struct tl_error *err);
+/* Replicas that the checked configuration has: each on engine.tensor_parallel devices. */
+unsigned daemon_replicas(const struct tl_config *config);
 /* Nothing computes: the model's weights are not needed. */
 bool simulate_only(const struct tl_config *config);
 /* Options of all replicas for tl_engine_new, to be kept until the engine is freed. NULL: err says why. */
@@ -51,9 +57,9 @@ const struct tl_sim_options *simulate_options(const struct simulation *simulatio
 void simulate_free(struct simulation *simulation);
 
 /* progress.c: a bar on a terminal, lines elsewhere. Called by loader threads. */
-struct progress *progress_new(unsigned n_replicas);
+struct progress *progress_new(unsigned n_devices);
 void progress_free(struct progress *progress);
-void progress_step(struct progress *progress, unsigned replica, uint64_t done, uint64_t total);
+void progress_step(struct progress *progress, unsigned device, uint64_t done, uint64_t total);
 
 /* main.c: what stands behind the command. */
 /* tokenize_command.c: the arguments behind the command; the process's exit status. */

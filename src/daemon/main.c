@@ -30,10 +30,11 @@ static bool is_option(const char *argument, const char *key) {
 }
 
 /* What is wrong with the whole, in the file's words unless an option set the key. */
-static int check_whole(const struct tl_config *config, const char *file, int argc, char **argv, struct tl_error *err) {
+static int check_whole(struct tl_config *config, const char *file, int argc, char **argv, struct tl_error *err) {
   struct tl_log_options log = daemon_log_options(config);
   struct tl_trace_options trace = daemon_trace_options(config, "");
-  int r = tl_config_check(config, err);
+  int r = devices_expand(config, err);
+  if (r == TL_OK) r = tl_config_check(config, err);
   if (r == TL_OK) r = tl_log_check(&log, err);
   if (r == TL_OK) r = tl_trace_check(&trace, err);
   if (r == TL_OK) r = simulate_check(config, err);
@@ -86,12 +87,14 @@ static void drain(struct daemon *d) {
   }
 }
 
+/* *err: why "auto" found no GPU. */
 static int serve(const struct tl_config *config, const struct command_line *line, struct tl_error *err) {
   struct tl_log_options log = daemon_log_options(config);
   int r = signals_init(err);
   if (r == TL_OK) r = tl_log_start(&log, err);
   if (r < 0) return r;
   tl_log_catch_crashes();
+  if (err->code) TL_LOG(TL_LOG_WARN, "daemon", "no GPU is used", TL_S("reason", err->message));
   struct daemon d;
   r = daemon_boot(&d, config, err);
   if (r == TL_OK) {

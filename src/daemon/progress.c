@@ -16,16 +16,16 @@
 
 struct progress {
   bool terminal;
-  unsigned n_replicas, shown; /* percent that was shown last; guarded by `busy` */
+  unsigned n_devices, shown; /* percent that was shown last; guarded by `busy` */
   int64_t drawn_ns;           /* likewise */
   atomic_flag busy;           /* one thread draws, the others do not wait: it looks again when it is through */
-  _Atomic uint64_t done[];    /* (n_replicas) */
+  _Atomic uint64_t done[];    /* (n_devices) */
 };
 
-struct progress *progress_new(unsigned n_replicas) {
-  struct progress *p = calloc(1, sizeof *p + n_replicas * sizeof p->done[0]);
+struct progress *progress_new(unsigned n_devices) {
+  struct progress *p = calloc(1, sizeof *p + n_devices * sizeof p->done[0]);
   if (!p) return NULL;
-  p->n_replicas = n_replicas;
+  p->n_devices = n_devices;
   p->terminal = isatty(STDERR_FILENO);
   p->drawn_ns = tl_now_ns();
   atomic_flag_clear(&p->busy);
@@ -63,19 +63,19 @@ static uint64_t sum_of(const struct progress *p) {
   uint64_t sum = 0;
   /* seq_cst pairs with the stores and the flag in progress_step: who finds the flag
    * taken has stored before the holder's look after clearing it */
-  for (unsigned i = 0; i < p->n_replicas; i++) sum += atomic_load_explicit(&p->done[i], memory_order_seq_cst);
+  for (unsigned i = 0; i < p->n_devices; i++) sum += atomic_load_explicit(&p->done[i], memory_order_seq_cst);
   return sum;
 }
 
-void progress_step(struct progress *progress, unsigned replica, uint64_t done, uint64_t total) {
+void progress_step(struct progress *progress, unsigned device, uint64_t done, uint64_t total) {
   if (total == 0) return; /* no weights: nothing to show */
-  atomic_store_explicit(&progress->done[replica], done, memory_order_seq_cst); /* pairs with sum_of */
+  atomic_store_explicit(&progress->done[device], done, memory_order_seq_cst); /* pairs with sum_of */
   /* Figures that came while another thread drew are not left out: the 100 % may be
    * among them. The flag passes shown and drawn_ns on and pairs with itself. */
   for (uint64_t drawn = UINT64_MAX; sum_of(progress) != drawn;) {
     if (atomic_flag_test_and_set_explicit(&progress->busy, memory_order_seq_cst)) return;
     drawn = sum_of(progress);
-    show(progress, drawn, total * progress->n_replicas);
+    show(progress, drawn, total * progress->n_devices);
     atomic_flag_clear_explicit(&progress->busy, memory_order_seq_cst);
   }
 }

@@ -33,11 +33,38 @@ static int check_index(const struct tl_config *c, const char *key, const char *t
                       text, index);
 }
 
-int simulate_check(const struct tl_config *config, struct tl_error *err) {
-  unsigned index;
+/* Those of a replica are of one kind. */
+static int check_group(const struct tl_config *c, unsigned first, struct tl_error *err) {
+  unsigned n = (unsigned)c->engine_tensor_parallel, index;
+  const struct tl_device_ops *ops = tl_device_find(c->devices.items[first], &index, err);
+  if (n > 1 && !ops->group)
+    return tl_error_set(err, TL_EINVAL, "engine.tensor_parallel",
+                        "engine.tensor_parallel: devices such as '%.60s' cannot share a model", c->devices.items[first]);
+  for (unsigned i = first + 1; i < first + n; i++)
+    if (tl_device_find(c->devices.items[i], &index, err) != ops)
+      return tl_error_set(err, TL_EINVAL, "devices", "devices: '%.60s' and '%.60s' cannot share a model (engine.tensor_parallel is %u)",
+                          c->devices.items[first], c->devices.items[i], n);
+  return TL_OK;
+}
+
+static int check_devices(const struct tl_config *c, struct tl_error *err) {
+  unsigned n = (unsigned)c->engine_tensor_parallel, index;
   int r = TL_OK;
-  for (unsigned i = 0; i < config->devices.n; i++)
-    if (!tl_device_find(config->devices.items[i], &index, err)) return TL_EINVAL;
+  for (unsigned i = 0; i < c->devices.n; i++)
+    if (!tl_device_find(c->devices.items[i], &index, err)) return TL_EINVAL;
+  if (c->devices.n % n)
+    return tl_error_set(err, TL_EINVAL, "engine.tensor_parallel",
+                        "engine.tensor_parallel: expected a divisor of the number of devices, which is %u, got %u",
+                        c->devices.n, n);
+  if (n > 1 && strcmp(c->isolation, "process") == 0)
+    return tl_error_set(err, TL_EINVAL, "isolation",
+                        "isolation: expected thread with engine.tensor_parallel above 1: devices in processes cannot share a model yet");
+  for (unsigned i = 0; r == TL_OK && i < c->devices.n; i += n) r = check_group(c, i, err);
+  return r;
+}
+
+int simulate_check(const struct tl_config *config, struct tl_error *err) {
+  int r = check_devices(config, err);
   for (unsigned i = 0; r == TL_OK && i < config->sim_faults.n; i++) {
     struct tl_sim_fault fault;
     const char *text = config->sim_faults.items[i];
@@ -51,6 +78,10 @@ int simulate_check(const struct tl_config *config, struct tl_error *err) {
     if (r == TL_OK) r = check_index(config, "sim.override", text, (uint32_t)strtoul(text, NULL, 10), err);
   }
   return r;
+}
+
+unsigned daemon_replicas(const struct tl_config *config) {
+  return config->devices.n / (unsigned)config->engine_tensor_parallel;
 }
 
 bool simulate_only(const struct tl_config *config) {

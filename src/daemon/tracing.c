@@ -16,7 +16,7 @@ struct tl_trace_options daemon_trace_options(const struct tl_config *config, con
                                    .model = model_name,
                                    .sample_per_mille = (unsigned)config->trace_sample_per_mille,
                                    .n_loops = (unsigned)config->http_threads,
-                                   .n_workers = config->devices.n,
+                                   .n_workers = daemon_replicas(config),
                                    .say = say};
 }
 

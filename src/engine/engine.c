@@ -16,6 +16,7 @@
 
 static void worker_done(struct worker *w) {
   if (w->device) w->ops->close(w->device);
+  group_free(w);
   tl_scheduler_free(w->scheduler);
   for (unsigned i = 0; w->events && i < w->engine->o.n_loops; i++) tl_spsc_done(&w->events[i]);
   free(w->events);
@@ -66,42 +67,53 @@ static int make_arrays(struct worker *w, struct tl_error *err) {
 
 struct loading {
   struct worker *worker;
+  unsigned rank;
+  struct tl_device *device;
+  struct tl_device_loaded *loaded;
   pthread_t thread;
   int result;
   struct tl_error error;
 };
 
 static void on_progress(uint64_t done, uint64_t total, void *context) {
-  const struct worker *w = context;
-  const struct tl_engine_options *o = &w->engine->o;
-  if (o->progress) o->progress(w->index, done, total, o->wake_context);
+  const struct loading *l = context;
+  const struct tl_engine_options *o = &l->worker->engine->o;
+  unsigned n = o->tensor_parallel; /* each device has the n-th part of each tensor */
+  if (o->progress) o->progress(l->worker->index * n + l->rank, done / n, total / n, o->wake_context);
 }
 
 static void *load_device(void *argument) {
   struct loading *l = argument;
-  struct worker *w = l->worker;
+  const struct worker *w = l->worker;
   const struct tl_engine_options *o = &w->engine->o;
   struct tl_device_load load = {.model = o->model,
                                 .model_path = o->model_path,
                                 .max_batch_size = o->max_batch_size,
                                 .max_batch_tokens = o->max_batch_tokens,
                                 .max_context = w->engine->max_context,
-                                .kv_memory_bytes = o->kv_memory_bytes,
+                                .kv_memory_bytes = o->kv_memory_bytes / o->tensor_parallel,
+                                .memory_percent = o->memory_percent,
                                 .progress = on_progress,
-                                .context = w};
-  l->result = w->ops->load(w->device, &load, &w->loaded, &l->error);
-  if (l->result == TL_OK) on_progress(o->model->weight_bytes, o->model->weight_bytes, w);
+                                .context = l};
+  if (w->group) l->result = w->ops->group->join(l->device, w->group->shared, l->rank, &l->error);
+  if (l->result == TL_OK) l->result = w->ops->load(l->device, &load, l->loaded, &l->error);
+  if (l->result == TL_OK) on_progress(o->model->weight_bytes, o->model->weight_bytes, l);
   return NULL;
 }
 
 /* All devices load at the same time, each on a thread of its own. */
 static int load_all(struct tl_engine *engine, struct tl_error *err) {
-  unsigned n = engine->o.n_replicas, started = 0;
-  struct loading *loading = calloc(n, sizeof *loading);
+  unsigned ranks = engine->o.tensor_parallel, n = engine->o.n_replicas * ranks, started = 0;
+  struct loading *loading = calloc((size_t)n + 1, sizeof *loading);
   if (!loading) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   int r = TL_OK;
   for (; started < n; started++) {
-    loading[started].worker = &engine->workers[started];
+    struct worker *w = &engine->workers[started / ranks];
+    struct follower *f = started % ranks ? &w->group->followers[started % ranks - 1] : NULL;
+    loading[started] = (struct loading){.worker = w,
+                                        .rank = started % ranks,
+                                        .device = f ? f->device : w->device,
+                                        .loaded = f ? &f->loaded : &w->loaded};
     if (pthread_create(&loading[started].thread, NULL, load_device, &loading[started]) != 0) break;
   }
   if (started < n) r = tl_error_set(err, TL_EIO, NULL, "cannot start a thread");
@@ -115,40 +127,69 @@ static int load_all(struct tl_engine *engine, struct tl_error *err) {
   return r;
 }
 
-/* Replicas on CPUs share the processors: device N has the N-th core set. One alone
+/* What the devices of a group have room for together is what each of them has. */
+static void join_loaded(struct worker *w) {
+  for (unsigned i = 0; w->group && i < w->group->n_followers; i++) {
+    const struct tl_device_loaded *l = &w->group->followers[i].loaded;
+    if (l->n_blocks < w->loaded.n_blocks) w->loaded.n_blocks = l->n_blocks;
+    w->loaded.kv_bytes += l->kv_bytes;
+    w->loaded.weight_bytes += l->weight_bytes;
+  }
+}
+
+/* CPU devices share the processors: device N has the N-th core set. One alone
  * is left to the system's scheduler unless its threads are to be pinned. Simulated
  * ones need none. */
-static void place(struct tl_engine *engine, struct worker *w, unsigned index) {
+static struct tl_device_options place(struct tl_engine *engine, const struct worker *w, unsigned rank, unsigned index) {
   const struct tl_engine_options *o = &engine->o;
-  unsigned n = o->n_replicas - tl_engine_simulated(engine), lanes = o->cpu_threads;
+  unsigned n = o->n_replicas * o->tensor_parallel - tl_engine_simulated(engine), lanes = o->cpu_threads;
   if (lanes == 0) lanes = n ? tl_cpu_count() / n : 1;
   if (lanes == 0) lanes = 1;
   unsigned cores = w->simulated ? 0 : o->cpu_pin ? 1 : n > 1 ? lanes : 0;
-  w->device_options = (struct tl_device_options){.spec = o->devices ? o->devices[w->index] : NULL,
-                                                 .index = index,
-                                                 .n_lanes = lanes,
-                                                 .first_core = index * lanes,
-                                                 .cores = cores,
-                                                 .sim = o->sim ? &o->sim[w->index] : NULL};
+  return (struct tl_device_options){.spec = tl_engine_device(engine, w->index, rank),
+                                    .index = index,
+                                    .n_lanes = lanes,
+                                    .first_core = index * lanes,
+                                    .cores = cores,
+                                    .sim = o->sim ? &o->sim[w->index * o->tensor_parallel + rank] : NULL};
+}
+
+/* The devices that follow w's, which is open. */
+static int open_followers(struct tl_engine *engine, struct worker *w, bool same_ops, struct tl_error *err) {
+  unsigned ranks = engine->o.tensor_parallel;
+  if (ranks == 1) return TL_OK;
+  int r = group_new(w, ranks, err);
+  for (unsigned i = 1; r == TL_OK && i < ranks; i++) {
+    struct follower *f = &w->group->followers[i - 1];
+    unsigned index = w->index * ranks + i;
+    if (!same_ops && tl_device_find(tl_engine_device(engine, w->index, i), &index, err) != w->ops)
+      return tl_error_set(err, TL_EINVAL, "devices", "devices: '%.60s' and '%.60s' cannot share a model",
+                          tl_engine_device(engine, w->index, 0), tl_engine_device(engine, w->index, i));
+    f->options = place(engine, w, i, index);
+    r = w->ops->open(&f->options, &f->device, err);
+  }
+  return r;
 }
 
 static int open_all(struct tl_engine *engine, const struct tl_device_ops *ops, struct tl_error *err) {
   for (unsigned i = 0; i < engine->o.n_replicas; i++) {
     struct worker *w = &engine->workers[i];
     w->engine = engine;
-    w->index = w->device_options.index = i;
+    w->index = i;
+    w->device_options.index = i * engine->o.tensor_parallel;
     w->trace_ring = tl_trace_worker_ring(engine->o.trace, i);
     tl_mpsc_init(&w->inbox);
     tl_waker_init(&w->waker);
-    w->ops = ops ? ops : tl_device_find(engine->o.devices[i], &w->device_options.index, err);
+    w->ops = ops ? ops : tl_device_find(tl_engine_device(engine, i, 0), &w->device_options.index, err);
     if (!w->ops) return TL_EINVAL;
     w->simulated = w->ops->simulated;
     if (engine->o.isolate && !ops) w->ops = tl_device_isolated();
   }
   for (unsigned i = 0; i < engine->o.n_replicas; i++) {
     struct worker *w = &engine->workers[i];
-    place(engine, w, w->device_options.index);
+    w->device_options = place(engine, w, 0, w->device_options.index);
     int r = w->ops->open(&w->device_options, &w->device, err);
+    if (r == TL_OK) r = open_followers(engine, w, ops != NULL, err);
     if (r == TL_OK) r = make_arrays(w, err);
     if (r < 0) return r;
   }
@@ -159,6 +200,7 @@ static int make_schedulers(struct tl_engine *engine, struct tl_error *err) {
   const struct tl_engine_options *o = &engine->o;
   for (unsigned i = 0; i < o->n_replicas; i++) {
     struct worker *w = &engine->workers[i];
+    join_loaded(w);
     struct tl_scheduler_options options = {.n_blocks = w->loaded.n_blocks,
                                            .block_tokens = TL_BLOCK_TOKENS,
                                            .max_batch_size = o->max_batch_size,
@@ -240,6 +282,19 @@ static void add_metrics(struct worker *w, struct tl_metrics *m) {
   add_schedule_metrics(w, m, labels);
 }
 
+static double read_one(void *unused) {
+  (void)unused;
+  return 1;
+}
+
+static void add_device_metrics(struct worker *w, struct tl_metrics *m) {
+  for (unsigned i = 0; i < w->engine->o.tensor_parallel; i++) {
+    char labels[128];
+    snprintf(labels, sizeof labels, "replica=\"%u\",rank=\"%u\",device=\"%.60s\"", w->index, i, tl_engine_device(w->engine, w->index, i));
+    tl_metrics_gauge_read(m, "tokenlane_replica_device", "The devices of each replica.", labels, read_one, NULL);
+  }
+}
+
 /* --- life ------------------------------------------------------------------------------------------ */
 
 int engine_new_with_ops(const struct tl_engine_options *options, const struct tl_device_ops *ops,
@@ -247,6 +302,7 @@ int engine_new_with_ops(const struct tl_engine_options *options, const struct tl
   struct tl_engine *engine = calloc(1, sizeof *engine);
   if (!engine) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   engine->o = *options;
+  if (engine->o.tensor_parallel == 0) engine->o.tensor_parallel = 1;
   engine->registry = metrics;
   engine->max_context = options->max_context && options->max_context < options->model->max_context
                             ? options->max_context
@@ -266,7 +322,10 @@ int engine_new_with_ops(const struct tl_engine_options *options, const struct tl
   }
   tl_metrics_gauge_read(metrics, "tokenlane_simulated_devices", "Devices that are simulated: their text means nothing.", NULL,
                         read_simulated, engine);
-  for (unsigned i = 0; i < options->n_replicas; i++) add_metrics(&engine->workers[i], metrics);
+  for (unsigned i = 0; i < options->n_replicas; i++) {
+    add_metrics(&engine->workers[i], metrics);
+    add_device_metrics(&engine->workers[i], metrics);
+  }
   *ret = engine;
   return TL_OK;
 }
@@ -280,7 +339,7 @@ int tl_engine_start(struct tl_engine *engine, struct tl_error *err) {
   for (unsigned i = 0; i < engine->o.n_replicas; i++) {
     struct worker *w = &engine->workers[i];
     w->shard = tl_metrics_shard_new(engine->registry);
-    if (!w->shard || pthread_create(&w->thread, NULL, worker_run, w) != 0) {
+    if (!w->shard || group_start(w, err) < 0 || pthread_create(&w->thread, NULL, worker_run, w) != 0) {
       tl_engine_stop(engine);
       return tl_error_set(err, TL_EIO, NULL, "cannot start a worker");
     }
@@ -307,10 +366,12 @@ void tl_engine_stop(struct tl_engine *engine) {
   atomic_store_explicit(&engine->stopping, 1, memory_order_release);
   for (unsigned i = 0; i < engine->o.n_replicas; i++) {
     struct worker *w = &engine->workers[i];
-    if (!w->started) continue;
-    tl_waker_notify(&w->waker);
-    join_worker(w);
-    w->started = false;
+    if (w->started) {
+      tl_waker_notify(&w->waker);
+      join_worker(w);
+      w->started = false;
+    }
+    group_stop(w);
   }
 }
 
@@ -321,7 +382,7 @@ unsigned tl_engine_replicas(const struct tl_engine *engine) {
 unsigned tl_engine_simulated(const struct tl_engine *engine) {
   unsigned n = 0;
   for (unsigned i = 0; i < engine->o.n_replicas; i++) n += engine->workers[i].simulated;
-  return n;
+  return n * engine->o.tensor_parallel;
 }
 
 uint32_t tl_engine_blocks(const struct tl_engine *engine, unsigned replica) {
@@ -332,12 +393,17 @@ uint32_t tl_engine_max_context(const struct tl_engine *engine) {
   return engine->max_context;
 }
 
-const char *tl_engine_device(const struct tl_engine *engine, unsigned replica) {
-  return engine->o.devices ? engine->o.devices[replica] : engine->workers[replica].ops->name;
+unsigned tl_engine_ranks(const struct tl_engine *engine) {
+  return engine->o.tensor_parallel;
 }
 
-const char *tl_engine_gpu(const struct tl_engine *engine, unsigned replica) {
-  return engine->workers[replica].loaded.gpu;
+const char *tl_engine_device(const struct tl_engine *engine, unsigned replica, unsigned rank) {
+  return engine->o.devices ? engine->o.devices[replica * engine->o.tensor_parallel + rank] : engine->workers[replica].ops->name;
+}
+
+const char *tl_engine_gpu(const struct tl_engine *engine, unsigned replica, unsigned rank) {
+  const struct worker *w = &engine->workers[replica];
+  return rank ? w->group->followers[rank - 1].loaded.gpu : w->loaded.gpu;
 }
 
 struct tl_board *tl_engine_board(struct tl_engine *engine, unsigned replica) {

@@ -4,10 +4,12 @@
 
 #include <pthread.h>
 
+#include "tokenlane/base/broadcast.h"
 #include "tokenlane/base/spsc.h"
 #include "tokenlane/base/waker.h"
 #include "tokenlane/device.h"
 #include "tokenlane/engine.h"
+#include "tokenlane/slice.h"
 
 /* The bits of tl_sequence.signal.
  *   worker: fetch_or(PENDING [| FINAL]); if PENDING was clear, pushes the pointer
@@ -46,6 +48,31 @@ struct step_figures {
  * their sequences, what ended by them leaves the plan, newcomers fill it up, and
  * the arrays are built (tokenlane_step_gap_seconds). */
 
+/* A device of a replica but the first, and the thread that owns it: group.c. */
+struct follower {
+  struct worker *leader;
+  unsigned rank; /* from 1 */
+  pthread_t thread;
+  bool started;
+  struct tl_device *device;
+  struct tl_device_options options;
+  struct tl_device_loaded loaded;
+  struct tl_waker waker;
+  int result;             /* of its last step; the ring gives both to the leader */
+  struct tl_error error;
+};
+
+struct group {
+  struct tl_device_group *shared; /* the backend's */
+  unsigned n_followers, spins;
+  struct follower *followers;
+  struct tl_broadcast steps;      /* leader to followers: const struct tl_step * */
+  struct tl_waker answered;       /* the leader sleeps here until all are through */
+  _Atomic int stopping;
+  bool restoring;                 /* the monitor's: a reset has begun, and some ranks have said TL_EBUSY */
+  bool is_reset[TL_MAX_RANKS];    /* likewise: not these */
+};
+
 struct worker {
   struct tl_engine *engine;
   unsigned index;
@@ -55,7 +82,8 @@ struct worker {
   bool simulated;
   struct tl_device *device;
   struct tl_device_options device_options;
-  struct tl_device_loaded loaded;
+  struct tl_device_loaded loaded;  /* of a group: what all of its devices have room for */
+  struct group *group;             /* NULL: one device */
   struct tl_scheduler *scheduler;
   /* the step under way, sized at start */
   struct tl_step step;
@@ -108,6 +136,19 @@ void worker_finish(struct worker *w, struct tl_sequence *seq, enum tl_finish how
 enum tl_finish worker_verdict(const struct tl_sequence *seq, int64_t now_ns);
 /* The device failed in the step of these items, or was too late with it. */
 void worker_fail(struct worker *w, const struct tl_sched_item *items, uint32_t n);
+/* group.c: the step on the worker's device, and on those that follow it. Both return when
+ * no device uses the step any more but for a submit that went well. */
+int group_submit(struct worker *w);
+int group_collect(struct worker *w);
+/* Makes w->group, of which w's device is rank 0; the others' are for the caller to open. */
+int group_new(struct worker *w, unsigned size, struct tl_error *err);
+void group_free(struct worker *w); /* closes the followers' devices; the leader's own is closed */
+int group_start(struct worker *w, struct tl_error *err);
+void group_stop(struct worker *w); /* once the worker has ended */
+/* Gets all ranks out of what they do; what is wrong with a rank is its reset's matter. */
+int group_interrupt(struct worker *w, struct tl_error *err);
+/* All ranks, while parked. TL_EBUSY as a device says it. */
+int group_reset(struct worker *w, struct tl_error *err);
 /* step_run.c */
 /* Takes from the plan what must not go on, fills it up, and gives it to the
  * device. False: there was nothing to do, or the device failed. */

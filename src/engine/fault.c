@@ -69,11 +69,17 @@ bool tl_engine_can_reset(const struct tl_engine *engine, unsigned replica) {
 
 enum tl_device_health tl_engine_health(const struct tl_engine *engine, unsigned replica) {
   const struct worker *w = &engine->workers[replica];
-  return w->ops->health ? w->ops->health(w->device) : TL_DEVICE_WELL;
+  enum tl_device_health worst = w->ops->health ? w->ops->health(w->device) : TL_DEVICE_WELL;
+  for (unsigned i = 0; w->ops->health && w->group && i < w->group->n_followers; i++) {
+    enum tl_device_health health = w->ops->health(w->group->followers[i].device);
+    if (health > worst) worst = health;
+  }
+  return worst;
 }
 
 int tl_engine_interrupt(struct tl_engine *engine, unsigned replica, struct tl_error *err) {
   struct worker *w = &engine->workers[replica];
+  if (w->group) return tl_engine_parked(engine, replica) ? TL_OK : group_interrupt(w, err);
   if (!w->ops->interrupt) return tl_engine_parked(engine, replica) ? TL_OK : tl_engine_reset(engine, replica, err);
   w->ops->interrupt(w->device);
   return TL_OK;
@@ -82,6 +88,7 @@ int tl_engine_interrupt(struct tl_engine *engine, unsigned replica, struct tl_er
 int tl_engine_reset(struct tl_engine *engine, unsigned replica, struct tl_error *err) {
   struct worker *w = &engine->workers[replica];
   if (!w->ops->reset) return tl_error_set(err, TL_EUNSUPPORTED, NULL, "the device cannot be reset");
+  if (w->group) return group_reset(w, err);
   return w->ops->reset(w->device, err);
 }
 

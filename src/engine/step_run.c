@@ -76,7 +76,7 @@ bool step_begin(struct worker *w) {
   if (w->n_items == 0) return false;
   worker_build_step(w);
   note_time(w, tl_now_ns());
-  if (w->ops->submit(w->device, &w->step, &w->failure) < 0) {
+  if (group_submit(w) < 0) {
     note_time(w, 0);
     worker_fail(w, w->items, w->n_items);
     return false;
@@ -161,7 +161,7 @@ static void leave_plan(struct worker *w) {
 }
 
 void step_end(struct worker *w) {
-  int r = w->ops->collect(w->device, w->sampled, &w->failure);
+  int r = group_collect(w);
   note_time(w, 0);
   /* a reset may have taken the KV away from under a step that its device takes for good: fault.c */
   if (r == TL_OK && fault_is_marked(w)) r = tl_error_set(&w->failure, TL_EDEVICE, NULL, "the step was too late");

@@ -36,6 +36,11 @@ size_t tl_dtype_row_bytes(enum tl_dtype dtype, uint64_t columns) {
   return __builtin_mul_overflow(units, unit_bytes, &bytes) ? 0 : bytes;
 }
 
+uint32_t tl_dtype_block(enum tl_dtype dtype) {
+  const struct tl_quant_format *f = tl_quant_format(dtype);
+  return f ? f->block : 1;
+}
+
 static float from_bits(uint32_t bits) {
   float value;
   memcpy(&value, &bits, sizeof value);

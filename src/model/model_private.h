@@ -193,4 +193,8 @@ bool gguf_knows_class(const char *class_name);
 int arch_decoder_plan(struct model *m, const struct architecture *a, const struct hf_config *config, float rope_factor,
                       struct tl_error *err);
 
+/* slice.c: where the part of rank `rank` of `size` begins, in whole panels where those are enough for all,
+ * at multiples of `block` (a power of two) always; rank == size: total. */
+uint32_t slice_cut(uint32_t total, uint32_t block, uint32_t rank, uint32_t size);
+
 #endif

@@ -37,6 +37,8 @@ class Daemon:
     def __init__(self, log, options=(), model=MODEL, command=None, env=None, wait=True, **popen):
         self.log = pathlib.Path(log)
         self.options = {"model.path": str(model), "model.name": NAME, "http.port": "0", "drain_timeout_ms": "60000"}
+        if "TOKENLANE_DEVICES" in os.environ:  # what tests run on that do not say
+            self.options["devices"] = os.environ["TOKENLANE_DEVICES"]
         self.options.update({k: str(v) for k, v in dict(options).items()})
         flags = [f"--{k}={v}" for k, v in self.options.items() if v != "None"]
         environment = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1", "UBSAN_OPTIONS": "print_stacktrace=1",

@@ -260,7 +260,7 @@ def test_drain_and_resume(start, words, tmp_path):
     with admin(d) as a:
         assert stat.S_IMODE((tmp_path / "admin.sock").stat().st_mode) == 0o600
         found = replicas(a)
-        assert [(r["id"], r["device"], r["faults"]) for r in found] == [(i, f"sim:{i}", 0) for i in range(4)]
+        assert [(r["id"], r["devices"], r["faults"]) for r in found] == [(i, [f"sim:{i}"], 0) for i in range(4)]
         wait_for(lambda: all(r["steps"] > 20 and r["step_seconds"] > 0 for r in replicas(a)), 20, "work everywhere")
         assert a.post("/admin/replicas/2/drain").json()["state"] == "draining"
         wait_for(lambda: replicas(a)[2]["sequences"] == 0, 20, "replica 2 to be empty")

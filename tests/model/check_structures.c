@@ -7,8 +7,10 @@
 #include <string.h>
 
 #include "device/child/child_private.h"
+#include "device/meet.h"
 #include "engine/engine_private.h"
 #include "interleave.h"
+#include "tokenlane/base/broadcast.h"
 #include "tokenlane/base/mpsc.h"
 #include "tokenlane/base/spsc.h"
 #include "tokenlane/base/waker.h"
@@ -137,6 +139,137 @@ static void run_ring(unsigned thread) {
 static void finish_ring(void) {
   while (pop_one()) continue;
   CHECK(n_popped == n_pushed && n_pushed >= 2);
+}
+
+/* --- broadcast: every reader sees every item, a slot is written again when all are through with it ------ */
+
+enum { ORDERS = 3, READERS = 2 };
+
+static struct tl_broadcast broadcast;
+static unsigned order_content[ORDERS], order_answers[READERS]; /* plain: the ring publishes them, both ways */
+static unsigned n_read[READERS];
+static struct tl_waker order_wakers[READERS], answered;
+
+static void setup_broadcast(void) {
+  if (broadcast.slots) tl_broadcast_done(&broadcast);
+  tl_broadcast_init(&broadcast, 2, READERS);
+  memset(order_content, 0, sizeof order_content);
+  memset(order_answers, 0, sizeof order_answers);
+  n_pushed = n_read[0] = n_read[1] = 0;
+  for (unsigned r = 0; r < READERS; r++) tl_waker_init(&order_wakers[r]);
+  tl_waker_init(&answered);
+}
+
+static bool read_one(unsigned reader) {
+  const unsigned *item = tl_broadcast_peek(&broadcast, reader);
+  if (!item) return false;
+  CHECK(item == &order_content[n_read[reader]] && *item == 100 + n_read[reader]);
+  n_read[reader]++;
+  tl_broadcast_next(&broadcast, reader);
+  return true;
+}
+
+static void run_broadcast(unsigned thread) {
+  if (thread > 0) {
+    for (unsigned tries = 0; tries < ORDERS - 1; tries++) read_one(thread - 1);
+    return;
+  }
+  for (unsigned tries = 0; tries < ORDERS + 1 && n_pushed < ORDERS; tries++) {
+    order_content[n_pushed] = 100 + n_pushed;
+    if (tl_broadcast_push(&broadcast, &order_content[n_pushed])) n_pushed++;
+  }
+}
+
+static void finish_broadcast(void) {
+  for (unsigned r = 0; r < READERS; r++) {
+    while (read_one(r)) continue;
+    CHECK(n_read[r] == n_pushed && n_pushed >= 2);
+  }
+}
+
+/* --- orders: the same as engine/group.c has it: one content, written anew when all have answered -------- */
+
+static void answer_orders(unsigned reader) {
+  for (unsigned n = 0; n < 2; n++) {
+    const unsigned *item;
+    while (!(item = tl_broadcast_peek(&broadcast, reader))) {
+      tl_waker_prepare(&order_wakers[reader]);
+      if (tl_broadcast_peek(&broadcast, reader))
+        tl_waker_cancel(&order_wakers[reader]);
+      else
+        tl_waker_sleep(&order_wakers[reader], -1);
+    }
+    CHECK(*item == 50 + n);
+    order_answers[reader] = 70 + n;
+    tl_broadcast_next(&broadcast, reader);
+    tl_waker_notify(&answered);
+  }
+}
+
+static void lead_orders(void) {
+  for (unsigned n = 0; n < 2; n++) {
+    order_content[0] = 50 + n;
+    CHECK(tl_broadcast_push(&broadcast, order_content));
+    for (unsigned r = 0; r < broadcast.n_readers; r++) tl_waker_notify(&order_wakers[r]);
+    while (!tl_broadcast_is_read(&broadcast)) {
+      tl_waker_prepare(&answered);
+      if (tl_broadcast_is_read(&broadcast))
+        tl_waker_cancel(&answered);
+      else
+        tl_waker_sleep(&answered, -1);
+    }
+    for (unsigned r = 0; r < broadcast.n_readers; r++) CHECK(order_answers[r] == 70 + n);
+  }
+}
+
+static void setup_orders(void) {
+  setup_broadcast();
+  broadcast.n_readers = 1;
+}
+
+static void run_orders(unsigned thread) {
+  if (thread > 0)
+    answer_orders(thread - 1);
+  else
+    lead_orders();
+}
+
+/* --- meet: ranks add up what all wrote, in two buffers in turn; somebody aborts -------------------------- */
+
+enum { MEETINGS = 3 };
+
+static struct device_meet meeting;
+static unsigned meet_parts[2][2]; /* plain: rank, buffer */
+
+static void setup_meet(void) {
+  device_meet_init(&meeting, 2, 1);
+  memset(meet_parts, 0, sizeof meet_parts);
+}
+
+static void run_meet(unsigned thread) {
+  for (unsigned n = 0; n < MEETINGS; n++) {
+    meet_parts[thread][n % 2] = 10 * n + thread;
+    CHECK(device_meet_wait(&meeting));
+    CHECK(meet_parts[0][n % 2] == 10 * n && meet_parts[1][n % 2] == 10 * n + 1);
+  }
+}
+
+/* Two of three ranks come, the third aborts instead. */
+static void setup_meet_abort(void) {
+  device_meet_init(&meeting, 3, 1);
+}
+
+static void run_meet_abort(unsigned thread) {
+  if (thread == 2)
+    device_meet_abort(&meeting);
+  else
+    CHECK(!device_meet_wait(&meeting));
+}
+
+static void finish_meet_abort(void) {
+  CHECK(device_meet_is_aborted(&meeting));
+  device_meet_restore(&meeting);
+  CHECK(!device_meet_is_aborted(&meeting));
 }
 
 /* --- waker alone: a flag and a sleeper ---------------------------------------------------------- */
@@ -335,6 +468,10 @@ static const struct interleave_case cases[] = {
     {"inbox", 3, 3, 2, setup_inbox, run_inbox, finish_inbox},
     {"inbox-one", 2, 4, 2, setup_inbox, run_inbox_one, finish_inbox},
     {"ring", 2, 4, 2, setup_ring, run_ring, finish_ring},
+    {"broadcast", 3, 2, 2, setup_broadcast, run_broadcast, finish_broadcast},
+    {"orders", 2, 3, 2, setup_orders, run_orders, nothing},
+    {"meet", 2, 3, 2, setup_meet, run_meet, nothing},
+    {"meet-abort", 3, 3, 2, setup_meet_abort, run_meet_abort, finish_meet_abort},
     {"flag", 3, 3, 2, setup_flag, run_flag, nothing},
     {"async", 3, 4, 2, setup_async, run_async, nothing},
     {"events", 2, 4, 2, setup_events, run_events, finish_events},

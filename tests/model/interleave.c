@@ -108,6 +108,11 @@ static void wake_one(const void *word) {
   if (n) threads[sleepers[alone ? 0 : choose(n)]].waits_on = NULL;
 }
 
+static void wake_all(const void *word) {
+  for (unsigned t = 0; t < test->n_threads; t++)
+    if (threads[t].waits_on == word) threads[t].waits_on = NULL;
+}
+
 static void run_all(void) {
   for (;;) {
     unsigned ready[INTERLEAVE_THREADS];
@@ -135,7 +140,8 @@ long syscall(long number, ...) {
   va_end(more);
   if (number != SYS_futex) interleave_fail("an unknown system call");
   interleave_step();
-  if (operation == FUTEX_WAKE) wake_one(word);
+  if (operation == FUTEX_WAKE && value == 1) wake_one(word);
+  if (operation == FUTEX_WAKE && value > INTERLEAVE_THREADS) wake_all(word);
   if (operation == FUTEX_WAIT && interleave_newest(word) == value) wait_on(word);
   return 0;
 }

@@ -5,6 +5,7 @@
 must occur exactly once, so that a change of the code that moves it is noticed."""
 
 MPSC, SPSC, WAKER = "src/base/mpsc.c", "src/base/spsc.c", "src/base/waker.c"
+BROADCAST, MEET = "src/base/broadcast.c", "src/device/meet.c"
 INBOX, EVENTS, WAKER_H = "src/engine/inbox.c", "src/engine/events.c", "include/tokenlane/base/waker.h"
 CHILD = "src/device/child/child_wait.c"
 
@@ -74,4 +75,22 @@ MUTANTS = [
      "  if (atomic_load_explicit(word, memory_order_relaxed) == old)\n    atomic_store_explicit(i_sleep, 0, memory_order_relaxed), syscall(", ("child",)),
     ("child-wait-does-not-acquire", CHILD, "  return atomic_load_explicit(word, memory_order_acquire);", "  return atomic_load_explicit(word, memory_order_relaxed);", ("child",)),
     ("child-wait-compares-what-is-there", CHILD, "FUTEX_WAIT, old,", "FUTEX_WAIT, atomic_load_explicit(word, memory_order_relaxed),", ("child",)),
+    ("broadcast-push-does-not-publish", BROADCAST, "&ring->tail, tail + 1, memory_order_release", "&ring->tail, tail + 1, memory_order_relaxed", ("broadcast", "orders")),
+    ("broadcast-push-publishes-early", BROADCAST, "  ring->slots[tail & ring->mask] = item;\n",
+     "  atomic_store_explicit(&ring->tail, tail + 1, memory_order_release);\n  ring->slots[tail & ring->mask] = item;\n", ("broadcast", "orders")),
+    ("broadcast-peek-does-not-acquire", BROADCAST, "atomic_load_explicit(&ring->tail, memory_order_acquire) == head", "atomic_load_explicit(&ring->tail, memory_order_relaxed) == head", ("broadcast", "orders")),
+    ("broadcast-next-does-not-release", BROADCAST, ".head, head + 1, memory_order_release", ".head, head + 1, memory_order_relaxed", ("broadcast", "orders")),
+    ("broadcast-heads-not-acquired", BROADCAST, "atomic_load_explicit(&ring->readers[i].head, memory_order_acquire)", "atomic_load_explicit(&ring->readers[i].head, memory_order_relaxed)", ("broadcast", "orders")),
+    ("broadcast-forgets-a-reader", BROADCAST, "for (unsigned i = 0; i < ring->n_readers; i++)", "for (unsigned i = 1; i < ring->n_readers; i++)", ("broadcast", "orders")),
+    ("broadcast-push-one-too-many", BROADCAST, "all_within(ring, tail, ring->mask + 1)", "all_within(ring, tail, ring->mask + 2)", ("broadcast",)),
+    ("broadcast-read-when-begun", BROADCAST, "memory_order_relaxed), 1);", "memory_order_relaxed), 2);", ("orders",)),
+    ("meet-does-not-publish", MEET, "atomic_fetch_add_explicit(&meet->arrived, 1, memory_order_acq_rel)", "atomic_fetch_add_explicit(&meet->arrived, 1, memory_order_relaxed)", ("meet",)),
+    ("meet-turn-does-not-publish", MEET, "atomic_fetch_add_explicit(&meet->turn, TURN, memory_order_seq_cst)", "atomic_fetch_add_explicit(&meet->turn, TURN, memory_order_relaxed)", ("meet",)),
+    ("meet-spins-without-acquire", MEET, "atomic_load_explicit(&meet->turn, memory_order_acquire)", "atomic_load_explicit(&meet->turn, memory_order_relaxed)", ("meet",)),
+    ("meet-does-not-count-sleepers-first", MEET, "  atomic_fetch_add_explicit(&meet->sleepers, 1, memory_order_seq_cst); /* see wake */\n  while (", "  while (", ("meet",)),
+    ("meet-forgets-to-begin-anew", MEET, "  atomic_store_explicit(&meet->arrived, 0, memory_order_relaxed); /* before the turn, with which the next begin */\n", "", ("meet",)),
+    ("meet-begins-anew-too-late", MEET, "memory_order_seq_cst); /* publishes; see wake */", "memory_order_seq_cst);\n  atomic_store_explicit(&meet->arrived, 0, memory_order_relaxed);", ("meet",)),
+    ("meet-abort-wakes-nobody", MEET, "ABORTED, memory_order_seq_cst); /* see wake */\n  wake(meet);", "ABORTED, memory_order_seq_cst);", ("meet-abort",)),
+    ("meet-abort-looks-for-sleepers-first", MEET, "  atomic_fetch_or_explicit(&meet->turn, ABORTED, memory_order_seq_cst); /* see wake */\n  wake(meet);",
+     "  wake(meet);\n  atomic_fetch_or_explicit(&meet->turn, ABORTED, memory_order_seq_cst);", ("meet-abort",)),
 ]  # fmt: skip

@@ -19,13 +19,13 @@ import subprocess
 import sys
 import time
 
-from mutants import CHILD, EVENTS, INBOX, MPSC, MUTANTS, SPSC, WAKER, WAKER_H
+from mutants import BROADCAST, CHILD, EVENTS, INBOX, MEET, MPSC, MUTANTS, SPSC, WAKER, WAKER_H
 
 CC = os.environ.get("CC", "gcc")
 FLAGS = ["-std=c17", "-g", "-O1", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", "-DCHILD_SPINS=1", "-Itests/model"]
 # the checker stands where TSan's library would; the code must not take its branch for TSan
 CHECKED = ["-fsanitize=thread", "-U__SANITIZE_THREAD__", "-Wno-tsan" if "clang" not in CC else "-Wno-unknown-warning-option"]
-REAL = [MPSC, SPSC, WAKER, EVENTS, INBOX, CHILD]
+REAL = [MPSC, SPSC, BROADCAST, WAKER, MEET, EVENTS, INBOX, CHILD]
 LIMIT_S = 120
 
 

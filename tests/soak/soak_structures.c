@@ -2,7 +2,7 @@
 /* Each structure that crosses threads with very many items, made to be run under TSan
  * (make soak-structures: 10^8 items each):
  *
- *   soak_structures [ITEMS] [mpsc|ring|events|board ...]
+ *   soak_structures [ITEMS] [mpsc|ring|broadcast|events|board ...]
  *
  * Every item carries a payload that depends on its number, so a lost, doubled, torn or
  * misplaced one is seen; a lost wake-up hangs, and the alarm ends the program. */
@@ -15,6 +15,7 @@
 
 #include "engine/engine_private.h"
 #include "route/route_private.h"
+#include "tokenlane/base/broadcast.h"
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/hash.h"
 #include "tokenlane/base/mpsc.h"
@@ -131,6 +132,89 @@ static void soak_ring(void) {
   pthread_join(thread, NULL);
   MUST(!tl_spsc_pop(&ring));
   tl_spsc_done(&ring);
+}
+
+/* --- broadcast: as full and as empty as can be; then as a leader gives its followers one step after the
+ * other and waits for their answers, one item in ROUND_TRIP */
+
+enum { FOLLOWERS = 2, ROUND_TRIP = 1000 };
+
+static struct tl_broadcast steps;
+static struct tl_waker answered, follower_wakers[FOLLOWERS];
+static uint64_t content, answers[FOLLOWERS]; /* plain: the ring gives them to and fro */
+
+static void *read_stream(void *argument) {
+  uintptr_t me = (uintptr_t)argument;
+  for (uint64_t i = 0; i < n_items; i++) {
+    const uint64_t *item;
+    while (!(item = tl_broadcast_peek(&steps, (unsigned)me))) sched_yield();
+    MUST(item == &payloads[i % (POOL * 2)] && *item == payload_of(0, i));
+    tl_broadcast_next(&steps, (unsigned)me);
+  }
+  return NULL;
+}
+
+static void stream_items(void) {
+  pthread_t threads[FOLLOWERS];
+  MUST(tl_broadcast_init(&steps, POOL, FOLLOWERS) == TL_OK);
+  for (uintptr_t i = 0; i < FOLLOWERS; i++) start(&threads[i], read_stream, i);
+  for (uint64_t i = 0; i < n_items; i++) {
+    uint64_t *payload = &payloads[i % (POOL * 2)];
+    *payload = payload_of(0, i);
+    while (!tl_broadcast_push(&steps, payload)) sched_yield();
+  }
+  for (unsigned i = 0; i < FOLLOWERS; i++) pthread_join(threads[i], NULL);
+  MUST(tl_broadcast_is_read(&steps));
+  tl_broadcast_done(&steps);
+}
+
+static void *follow(void *argument) {
+  uintptr_t me = (uintptr_t)argument;
+  for (uint64_t i = 0; i < n_items / ROUND_TRIP; i++) {
+    const uint64_t *item;
+    while (!(item = tl_broadcast_peek(&steps, (unsigned)me))) {
+      tl_waker_prepare(&follower_wakers[me]);
+      if (tl_broadcast_peek(&steps, (unsigned)me))
+        tl_waker_cancel(&follower_wakers[me]);
+      else
+        tl_waker_sleep(&follower_wakers[me], -1);
+    }
+    MUST(item == &content && *item == payload_of(0, i));
+    answers[me] = *item + me;
+    tl_broadcast_next(&steps, (unsigned)me);
+    tl_waker_notify(&answered);
+  }
+  return NULL;
+}
+
+static void lead(void) {
+  pthread_t threads[FOLLOWERS];
+  MUST(tl_broadcast_init(&steps, 2, FOLLOWERS) == TL_OK);
+  tl_waker_init(&answered);
+  for (uintptr_t i = 0; i < FOLLOWERS; i++) {
+    tl_waker_init(&follower_wakers[i]);
+    start(&threads[i], follow, i);
+  }
+  for (uint64_t i = 0; i < n_items / ROUND_TRIP; i++) {
+    content = payload_of(0, i);
+    MUST(tl_broadcast_push(&steps, &content));
+    for (unsigned f = 0; f < FOLLOWERS; f++) tl_waker_notify(&follower_wakers[f]);
+    while (!tl_broadcast_is_read(&steps)) {
+      tl_waker_prepare(&answered);
+      if (tl_broadcast_is_read(&steps))
+        tl_waker_cancel(&answered);
+      else
+        tl_waker_sleep(&answered, -1);
+    }
+    for (unsigned f = 0; f < FOLLOWERS; f++) MUST(answers[f] == payload_of(0, i) + f);
+  }
+  for (unsigned i = 0; i < FOLLOWERS; i++) pthread_join(threads[i], NULL);
+  tl_broadcast_done(&steps);
+}
+
+static void soak_broadcast(void) {
+  stream_items();
+  lead();
 }
 
 /* --- events: a worker announces tokens, a loop drains, frees and submits anew ------------------------ */
@@ -272,7 +356,7 @@ static void soak_board(void) {
 static const struct {
   const char *name;
   void (*run)(void);
-} soaks[] = {{"mpsc", soak_mpsc}, {"ring", soak_ring}, {"events", soak_events}, {"board", soak_board}};
+} soaks[] = {{"mpsc", soak_mpsc}, {"ring", soak_ring}, {"broadcast", soak_broadcast}, {"events", soak_events}, {"board", soak_board}};
 
 int main(int argc, char **argv) {
   if (argc > 1) n_items = strtoull(argv[1], NULL, 10);

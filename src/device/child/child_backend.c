@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "device/child/child_private.h"
+#include "device/device_private.h"
 #include "tokenlane/base/clock.h"
 
 #define LOOK_NS TL_MS(25) /* between looks whether the child still lives, while a step runs */
@@ -78,6 +79,8 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   d->job.max_batch_tokens = load->max_batch_tokens;
   d->job.max_context = load->max_context;
   d->job.kv_memory_bytes = load->kv_memory_bytes;
+  d->job.memory_percent = load->memory_percent;
+  snprintf(d->job.plugin_folder, sizeof d->job.plugin_folder, "%s", device_plugin_folder());
   d->job.vocab_size = m->vocab_size;
   d->job.dim = m->dim;
   d->job.n_layers = m->n_layers;

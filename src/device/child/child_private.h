@@ -36,6 +36,8 @@ struct child_job {
   uint32_t n_lanes, first_core, cores;
   uint32_t max_batch_size, max_batch_tokens, max_context;
   uint64_t kv_memory_bytes;
+  uint32_t memory_percent;
+  char plugin_folder[CHILD_PATH]; /* as tl_device_plugin_folder has it */
   /* of the daemon's model: the child's must be the same, and a simulated device needs no more */
   uint32_t vocab_size, dim, n_layers, n_eos;
   int32_t eos[TL_MAX_EOS];

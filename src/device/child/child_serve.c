@@ -68,6 +68,7 @@ static int load(struct host *h, struct tl_error *err) {
     sim.faults = child_at(h->shared, h->layout.sim_faults);
     options.sim = &sim;
   }
+  tl_device_plugin_folder(j->plugin_folder);
   h->ops = tl_device_find(j->spec, &options.index, err);
   if (!h->ops) return TL_EINVAL;
   if (j->cores) tl_thread_confine(j->first_core, j->cores); /* this thread is lane 0 */
@@ -81,6 +82,7 @@ static int load(struct host *h, struct tl_error *err) {
                                 .max_batch_tokens = j->max_batch_tokens,
                                 .max_context = j->max_context,
                                 .kv_memory_bytes = j->kv_memory_bytes,
+                                .memory_percent = j->memory_percent,
                                 .progress = on_progress,
                                 .context = h};
   r = h->ops->load(device, &what, &h->shared->loaded, err);

@@ -39,6 +39,7 @@ static int device_open(const struct tl_device_options *options, struct tl_device
   if (!d) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   d->ops = &cpu_device_ops;
   d->options = *options;
+  d->shard.size = 1;
   d->kernels = cpu_choose_kernels(tl_cpu_best_isa());
   d->quant = cpu_choose_quant(tl_cpu_best_isa());
   int r = cpu_pool_new(&d->options, &d->pool, err);
@@ -73,10 +74,10 @@ static int make_kv(struct cpu_device *d, struct tl_error *err) {
   d->kv_dtype = model->dtype;
   d->head_pad = (uint32_t)round_up(model->head_dim, 16);
   d->head_bytes = (size_t)d->head_pad * TL_BLOCK_TOKENS * tl_dtype_bytes(d->kv_dtype);
-  d->layer_bytes = 2 * model->n_kv_heads * d->head_bytes;
+  d->layer_bytes = 2 * d->shard.n_kv_heads * d->head_bytes;
   uint64_t block_bytes = (uint64_t)d->layer_bytes * model->n_layers;
   uint64_t one = (d->load.max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS, wanted = one * d->load.max_batch_size;
-  uint64_t most = d->load.kv_memory_bytes ? d->load.kv_memory_bytes : available_bytes() / 4;
+  uint64_t most = d->load.kv_memory_bytes ? d->load.kv_memory_bytes : available_bytes() / 4 / d->shard.size;
   uint64_t blocks = most / block_bytes < wanted ? most / block_bytes : wanted;
   if (blocks < one)
     return tl_error_set(err, TL_ENOMEM, "engine.kv_memory_bytes",
@@ -93,12 +94,14 @@ static int make_kv(struct cpu_device *d, struct tl_error *err) {
  * write whole vectors, and the padding stays zero. */
 static int make_activations(struct cpu_device *d, struct tl_error *err) {
   const struct tl_model *model = d->model;
-  size_t tokens = d->load.max_batch_tokens, rows = d->load.max_batch_size;
+  const struct tl_shard *shard = &d->shard;
+  size_t tokens = d->load.max_batch_tokens, rows = shard->rank == 0 ? d->load.max_batch_size : 0;
   d->ld_dim = round_up(model->dim, 32);
-  d->ld_qkv = round_up((size_t)(model->n_heads + 2 * model->n_kv_heads) * model->head_dim, 32);
-  d->ld_attn = round_up((size_t)model->n_heads * model->head_dim, 32);
-  d->ld_ffn = round_up(model->ffn_dim, 32);
+  d->ld_qkv = round_up((size_t)(shard->n_heads + 2 * shard->n_kv_heads) * model->head_dim, 32);
+  d->ld_attn = round_up((size_t)shard->n_heads * model->head_dim, 32);
+  d->ld_ffn = round_up(shard->n_ffn, 32);
   d->ld_vocab = round_up(model->vocab_size, 32);
+  size_t part = d->group ? tokens * d->ld_dim : 0;
   size_t widest = d->ld_dim > d->ld_attn ? d->ld_dim : d->ld_attn;
   if (d->ld_ffn > widest) widest = d->ld_ffn;
   struct {
@@ -106,7 +109,7 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
     size_t floats;
   } parts[] = {{&d->x, tokens * d->ld_dim},     {&d->h, tokens * d->ld_dim},   {&d->qkv, tokens * d->ld_qkv},
                {&d->a, tokens * d->ld_attn},    {&d->m, tokens * d->ld_ffn},   {&d->logits, rows * d->ld_vocab},
-               {(float **)&d->pairs, tokens * widest / 2}};
+               {(float **)&d->pairs, tokens * widest / 2}, {&d->parts[0], part}, {&d->parts[1], part}};
   size_t n = sizeof parts / sizeof *parts, total = 0;
   for (size_t i = 0; i < n; i++) total += parts[i].floats;
   d->activation_bytes = total * sizeof(float);
@@ -132,6 +135,7 @@ static void *lane_memory(size_t bytes) {
 static int make_lanes(struct cpu_device *d, struct tl_error *err) {
   size_t context = round_up(d->load.max_context, TL_BLOCK_TOKENS);
   size_t panel_floats = 2 * (size_t)d->load.max_batch_tokens * CPU_PANEL;
+  size_t vocab = d->shard.rank == 0 ? d->model->vocab_size : 0; /* the others do not sample */
   if (panel_floats < (size_t)CPU_MAX_QUERIES * d->head_pad) panel_floats = (size_t)CPU_MAX_QUERIES * d->head_pad;
   d->lanes = lane_memory(d->options.n_lanes * sizeof *d->lanes);
   d->tickets = lane_memory((d->model->n_ops + 1) * sizeof *d->tickets);
@@ -141,9 +145,9 @@ static int make_lanes(struct cpu_device *d, struct tl_error *err) {
     lane->panel_out = lane_memory(panel_floats * sizeof(float));
     lane->unpack = lane_memory(CPU_K_BLOCK * CPU_PANEL * sizeof(float));
     lane->scores = lane_memory(CPU_MAX_QUERIES * context * sizeof(float));
-    lane->sampler.candidates = lane_memory(d->model->vocab_size * sizeof *lane->sampler.candidates);
-    lane->sampler.raw = lane_memory(d->model->vocab_size * sizeof *lane->sampler.raw);
-    lane->sampler.weights = lane_memory(d->model->vocab_size * sizeof *lane->sampler.weights);
+    lane->sampler.candidates = lane_memory(vocab * sizeof *lane->sampler.candidates);
+    lane->sampler.raw = lane_memory(vocab * sizeof *lane->sampler.raw);
+    lane->sampler.weights = lane_memory(vocab * sizeof *lane->sampler.weights);
     if (!lane->panel_out || !lane->unpack || !lane->scores || !lane->sampler.candidates || !lane->sampler.raw ||
         !lane->sampler.weights)
       return no_memory(err, "the compute threads", panel_floats * sizeof(float));
@@ -170,7 +174,8 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   struct cpu_device *d = (struct cpu_device *)device;
   d->model = load->model;
   d->load = *load;
-  int r = cpu_weights_load(load, &d->weights, err);
+  int r = tl_shard_make(load->model, d->shard.rank, d->shard.size, &d->shard, err);
+  if (r == TL_OK) r = cpu_weights_load(load, &d->shard, &d->weights, err);
   if (r == TL_OK) r = make_kv(d, err);
   if (r == TL_OK) r = make_activations(d, err);
   if (r == TL_OK) r = make_lanes(d, err);
@@ -183,10 +188,15 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
 
 /* --- steps ------------------------------------------------------------------------------------- */
 
+static int closed(struct tl_error *err) {
+  return tl_error_set(err, TL_ECLOSED, NULL, "the group gave the step up");
+}
+
 static int device_submit(struct tl_device *device, const struct tl_step *step, struct tl_error *err) {
-  (void)err;
   struct cpu_device *d = (struct cpu_device *)device;
   d->step = step;
+  d->lost = d->group && device_meet_is_aborted(&d->group->meet);
+  if (d->lost) return closed(err);
   /* relaxed stores: published to the lanes by the start of the pool */
   for (uint32_t i = 0; i <= d->model->n_ops; i++) atomic_store_explicit(&d->tickets[i].next, 0, memory_order_relaxed);
   return TL_OK;
@@ -194,12 +204,11 @@ static int device_submit(struct tl_device *device, const struct tl_step *step, s
 
 /* The worker is lane 0, so the step runs in here: the others wake meanwhile. */
 static int device_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
-  (void)err;
   struct cpu_device *d = (struct cpu_device *)device;
   d->sampled = ret_sampled;
   cpu_pool_start(d->pool, cpu_run_step, d);
   cpu_pool_join(d->pool);
-  return TL_OK;
+  return d->lost ? closed(err) : TL_OK;
 }
 
 /* A step on the CPU ends by itself, and one that failed leaves nothing behind that
@@ -216,4 +225,5 @@ const struct tl_device_ops cpu_device_ops = {.name = "cpu",
                                              .submit = device_submit,
                                              .collect = device_collect,
                                              .close = device_close,
-                                             .reset = device_reset};
+                                             .reset = device_reset,
+                                             .group = &cpu_group_ops};

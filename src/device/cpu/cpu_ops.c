@@ -14,6 +14,7 @@ struct run {
   const struct tl_step *step;
   struct cpu_lane *lane;
   unsigned index, n_lanes;
+  unsigned n_sums; /* over the ranks, in this step so far */
 };
 
 /* The next stretch of `total` items; false when all are taken. Who computes an
@@ -39,6 +40,42 @@ static void share(const struct run *r, uint32_t total, uint32_t *ret_from, uint3
 
 static void barrier(struct run *r) {
   cpu_pool_barrier(r->d->pool);
+}
+
+/* --- ranks ---------------------------------------------------------------------------------- */
+
+/* All lanes of all ranks wait for one another. False: the group was aborted. */
+static bool meet(struct run *r) {
+  struct cpu_device *d = r->d;
+  barrier(r);
+  if (r->index == 0) d->lost = !device_meet_wait(&d->group->meet);
+  barrier(r);
+  return !d->lost;
+}
+
+/* Where this rank puts its part of the next sum, (max_batch_tokens, ld_dim). Two in turn: who still reads
+ * the one has not come to the next meeting, before which nobody writes to it again. */
+static float *part_of(const struct run *r, unsigned rank) {
+  return r->d->group->ranks[rank]->parts[r->n_sums % 2];
+}
+
+/* `whole` (m, dim) = or += the parts of all ranks, added up by rank. */
+static bool sum_parts(struct run *r, uint32_t m, float *whole, bool add) {
+  struct cpu_device *d = r->d;
+  uint32_t from, to;
+  if (!meet(r)) return false;
+  share(r, (uint32_t)(m * d->ld_dim / CPU_PANEL), &from, &to);
+  for (size_t at = (size_t)from * CPU_PANEL; at < (size_t)to * CPU_PANEL; at += CPU_PANEL) {
+    float sum[CPU_PANEL];
+    memcpy(sum, part_of(r, 0) + at, sizeof sum);
+    for (unsigned rank = 1; rank < d->group->size; rank++) {
+      const float *part = part_of(r, rank) + at;
+      for (unsigned k = 0; k < CPU_PANEL; k++) sum[k] += part[k];
+    }
+    for (unsigned k = 0; k < CPU_PANEL; k++) whole[at + k] = add ? whole[at + k] + sum[k] : sum[k];
+  }
+  r->n_sums++;
+  return true;
 }
 
 /* --- products ------------------------------------------------------------------------------ */
@@ -144,13 +181,20 @@ static void project(struct run *r, struct cpu_ticket *ticket, const struct cpu_m
   }
 }
 
-/* What a block computed: into the residual, or into h where a norm follows. */
-static void project_block(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w,
+/* What a block computed: into the residual, or into h where a norm follows. A rank has some of the inputs. */
+static bool project_block(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w,
                           const float *x, size_t ldx) {
   struct cpu_device *d = r->d;
   bool to_h = op->features & TL_F_TO_H;
+  uint32_t m = r->step->n_tokens;
   struct target target = {to_h ? d->h : d->x, d->ld_dim, !to_h, op->factor, op->features & TL_F_FACTOR};
-  project(r, ticket, w, x, ldx, r->step->n_tokens, &target);
+  float *whole = target.y;
+  if (d->group) {
+    target.y = part_of(r, d->shard.rank);
+    target.add = false;
+  }
+  project(r, ticket, w, x, ldx, m, &target);
+  return !d->group || sum_parts(r, m, whole, !to_h);
 }
 
 static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *gate,
@@ -180,16 +224,23 @@ static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct tl_o
 
 /* --- rows -------------------------------------------------------------------------------------- */
 
-static void embed(struct run *r, const struct tl_op *op) {
+/* A rank has the rows of some tokens; of the others its part is zero. */
+static bool embed(struct run *r, const struct tl_op *op) {
   struct cpu_device *d = r->d;
   uint32_t from, to, dim = d->model->dim;
+  float *x = d->group ? part_of(r, d->shard.rank) : d->x;
   share(r, r->step->n_tokens, &from, &to);
   size_t row_bytes = tl_dtype_row_bytes(d->weights.embed_dtype, dim);
   for (uint32_t i = from; i < to; i++) {
-    float *x = d->x + i * d->ld_dim;
-    tl_dtype_to_f32(d->weights.embed_dtype, d->weights.embed + (size_t)r->step->tokens[i] * row_bytes, x, dim);
-    for (uint32_t k = 0; op->features & TL_F_FACTOR && k < dim; k++) x[k] *= op->factor;
+    float *to_row = x + i * d->ld_dim;
+    uint32_t row = (uint32_t)r->step->tokens[i] - d->shard.first_vocab; /* wraps round for what lies before */
+    if (row < d->shard.n_vocab)
+      tl_dtype_to_f32(d->weights.embed_dtype, d->weights.embed + row * row_bytes, to_row, dim);
+    else
+      memset(to_row, 0, dim * sizeof *to_row);
+    for (uint32_t k = 0; op->features & TL_F_FACTOR && k < dim; k++) to_row[k] *= op->factor;
   }
+  return !d->group || sum_parts(r, r->step->n_tokens, d->x, false);
 }
 
 static void norm(struct run *r, const struct tl_op *op, const float *weight, const float *bias) {
@@ -217,23 +268,22 @@ static void store(enum tl_dtype dtype, char *base, size_t element, float value) 
   ((uint16_t *)(void *)base)[element] = dtype == TL_DTYPE_BF16 ? tl_f32_to_bf16(value) : tl_f32_to_f16(value);
 }
 
-/* Where a layer's K of a head begins in block 0; V lies n_kv_heads * head_bytes on. */
+/* Where a layer's K of a head, the rank's own count, begins in block 0; V lies n_kv_heads * head_bytes on. */
 static char *head_base(const struct cpu_device *d, uint32_t layer, uint32_t head) {
   return d->kv + (size_t)layer * d->n_blocks * d->layer_bytes + head * d->head_bytes;
 }
 
 static void store_kv(struct run *r, uint32_t layer) {
   struct cpu_device *d = r->d;
-  const struct tl_model *model = d->model;
-  uint32_t from, to, head_dim = model->head_dim;
+  uint32_t from, to, head_dim = d->model->head_dim, n_kv_heads = d->shard.n_kv_heads;
   share(r, r->step->n_tokens, &from, &to);
   for (uint32_t i = from; i < to; i++) {
     uint32_t slot = r->step->slots[i] % TL_BLOCK_TOKENS;
     size_t block = r->step->slots[i] / TL_BLOCK_TOKENS * d->layer_bytes;
-    const float *k = d->qkv + i * d->ld_qkv + (size_t)model->n_heads * head_dim;
-    const float *v = k + (size_t)model->n_kv_heads * head_dim;
-    for (uint32_t head = 0; head < model->n_kv_heads; head++, k += head_dim, v += head_dim) {
-      char *kb = head_base(d, layer, head) + block, *vb = kb + model->n_kv_heads * d->head_bytes;
+    const float *k = d->qkv + i * d->ld_qkv + (size_t)d->shard.n_heads * head_dim;
+    const float *v = k + (size_t)n_kv_heads * head_dim;
+    for (uint32_t head = 0; head < n_kv_heads; head++, k += head_dim, v += head_dim) {
+      char *kb = head_base(d, layer, head) + block, *vb = kb + n_kv_heads * d->head_bytes;
       for (uint32_t e = 0; e < head_dim; e++) {
         store(d->kv_dtype, kb, (size_t)e * TL_BLOCK_TOKENS + slot, k[e]);
         store(d->kv_dtype, vb, (size_t)slot * d->head_pad + e, v[e]);
@@ -245,15 +295,14 @@ static void store_kv(struct run *r, uint32_t layer) {
 /* Query rows [row, row + n) of sequence seq, for one KV head. */
 static void attend_unit(struct run *r, const struct tl_op *op, uint32_t seq, uint32_t head, uint32_t row, uint32_t n) {
   struct cpu_device *d = r->d;
-  const struct tl_model *model = d->model;
-  uint32_t group = model->n_heads / model->n_kv_heads, head_dim = model->head_dim;
+  uint32_t group = d->shard.n_heads / d->shard.n_kv_heads, head_dim = d->model->head_dim;
   struct cpu_attention a = {d->kv_dtype,    head_dim,
                             d->head_pad,    d->layer_bytes,
                             head_base(d, op->layer, head), NULL,
                             r->step->block_tables + (size_t)seq * r->step->table_stride, op->scale,
                             op->features & TL_F_SOFTCAP ? op->softcap : 0,
                             op->features & TL_F_WINDOW ? op->window : 0};
-  a.v = a.k + model->n_kv_heads * d->head_bytes;
+  a.v = a.k + d->shard.n_kv_heads * d->head_bytes;
   size_t stride = ((size_t)d->load.max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS * TL_BLOCK_TOKENS;
   float *out_rows = r->lane->panel_out; /* free between products: (CPU_MAX_QUERIES, head_pad) fits */
   for (uint32_t at = 0; at < n * group; at += CPU_MAX_QUERIES) {
@@ -277,7 +326,7 @@ static void attend_unit(struct run *r, const struct tl_op *op, uint32_t seq, uin
 
 static void attend(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op) {
   const struct tl_step *step = r->step;
-  uint32_t n_chunks = 0, heads = r->d->model->n_kv_heads, from, to;
+  uint32_t n_chunks = 0, heads = r->d->shard.n_kv_heads, from, to;
   for (uint32_t s = 0; s < step->n_seqs; s++)
     n_chunks += (step->query_start[s + 1] - step->query_start[s] + ATTEND_ROWS - 1) / ATTEND_ROWS;
   while (take(r, ticket, n_chunks * heads, &from, &to)) {
@@ -299,7 +348,8 @@ static void attend(struct run *r, struct cpu_ticket *ticket, const struct tl_op 
 
 /* --- the end of a step ---------------------------------------------------------------------------------- */
 
-static void logits(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w) {
+/* Ranks write their columns to rank 0's rows. */
+static bool logits(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w) {
   struct cpu_device *d = r->d;
   const struct tl_step *step = r->step;
   /* the residual is not needed any more: its rows take the wanted rows of h, but
@@ -307,12 +357,15 @@ static void logits(struct run *r, struct cpu_ticket *ticket, const struct tl_op 
   for (uint32_t i = r->index; i < step->n_rows; i += r->n_lanes)
     memcpy(d->x + i * d->ld_dim, d->h + step->rows[i] * d->ld_dim, d->model->dim * sizeof(float));
   barrier(r);
-  struct target target = {d->logits, d->ld_vocab, false, op->factor, op->features & TL_F_FACTOR};
+  struct target target = {(d->group ? d->group->ranks[0] : d)->logits + d->shard.first_vocab, d->ld_vocab, false, op->factor,
+                          op->features & TL_F_FACTOR};
   project(r, ticket, w, d->x, d->ld_dim, step->n_rows, &target);
-  if (!(op->features & TL_F_SOFTCAP)) return;
-  barrier(r);
-  for (uint32_t i = r->index; i < step->n_rows; i += r->n_lanes)
-    d->kernels->softcap(d->logits + i * d->ld_vocab, (uint32_t)d->ld_vocab, op->softcap);
+  if (op->features & TL_F_SOFTCAP) {
+    barrier(r);
+    for (uint32_t i = r->index; i < step->n_rows; i += r->n_lanes)
+      d->kernels->softcap(target.y + i * d->ld_vocab, d->shard.n_vocab, op->softcap);
+  }
+  return !d->group || meet(r);
 }
 
 static void sample(struct run *r, struct cpu_ticket *ticket) {
@@ -326,7 +379,8 @@ static void sample(struct run *r, struct cpu_ticket *ticket) {
     }
 }
 
-static void run_op(struct run *r, uint32_t i) {
+/* False: the group was aborted; all lanes hear of it at the same record. */
+static bool run_op(struct run *r, uint32_t i) {
   struct cpu_device *d = r->d;
   const struct tl_op *op = &d->model->plan[i];
   const struct cpu_matrix *w = &d->weights.matrices[i];
@@ -334,36 +388,38 @@ static void run_op(struct run *r, uint32_t i) {
   const float *weight = d->weights.norms[i], *part = d->weights.norm_parts[i];
   struct target qkv = {.y = d->qkv, .ldy = d->ld_qkv};
   uint32_t from, to;
+  bool fine = true;
   share(r, r->step->n_tokens, &from, &to);
   switch (op->kind) {
-    case TL_OP_EMBED: embed(r, op); break;
+    case TL_OP_EMBED: fine = embed(r, op); break;
     case TL_OP_COPY:
     case TL_OP_RMSNORM: norm(r, op, weight, part); break;
     case TL_OP_QKV: project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &qkv); break;
     /* ATTEND stores the same rows on the same lane: no barrier */
-    case TL_OP_QK_NORM: cpu_qk_norm(d, op, weight, part, from, to); return;
-    case TL_OP_ROPE: cpu_rope(d, op, from, to); return;
+    case TL_OP_QK_NORM: cpu_qk_norm(d, op, weight, part, from, to); return true;
+    case TL_OP_ROPE: cpu_rope(d, op, from, to); return true;
     case TL_OP_ATTEND:
       store_kv(r, op->layer);
       barrier(r);
       attend(r, ticket, op);
       break;
-    case TL_OP_ATTN_OUT: project_block(r, ticket, op, w, d->a, d->ld_attn); break;
+    case TL_OP_ATTN_OUT: fine = project_block(r, ticket, op, w, d->a, d->ld_attn); break;
     case TL_OP_GATED_UP: gated_up(r, ticket, op, w, &d->weights.ups[i]); break;
-    case TL_OP_MLP_DOWN: project_block(r, ticket, op, w, d->m, d->ld_ffn); break;
+    case TL_OP_MLP_DOWN: fine = project_block(r, ticket, op, w, d->m, d->ld_ffn); break;
     case TL_OP_NORM_ADD: cpu_norm_add(d, op, weight, from, to); break;
-    case TL_OP_LOGITS: logits(r, ticket, op, w); break;
+    case TL_OP_LOGITS: fine = logits(r, ticket, op, w); break;
   }
-  barrier(r);
+  if (fine) barrier(r);
+  return fine;
 }
 
 void cpu_run_step(void *device, unsigned lane) {
   struct cpu_device *d = device;
-  struct run r = {d, d->step, &d->lanes[lane], lane, d->options.n_lanes};
+  struct run r = {d, d->step, &d->lanes[lane], lane, d->options.n_lanes, 0};
   for (uint32_t i = 0; i < d->model->n_ops; i++) {
     /* a step that wants no row needs no logits */
     if (d->step->n_rows == 0 && d->model->plan[i].kind == TL_OP_LOGITS) return;
-    run_op(&r, i);
+    if (!run_op(&r, i)) return;
   }
-  sample(&r, &d->tickets[d->model->n_ops]);
+  if (d->shard.rank == 0) sample(&r, &d->tickets[d->model->n_ops]);
 }

@@ -13,9 +13,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "device/meet.h"
 #include "tokenlane/base/cpu.h"
 #include "tokenlane/base/thread.h"
 #include "tokenlane/device.h"
+#include "tokenlane/slice.h"
 
 #define CPU_PANEL 32      /* outputs of a panel */
 #define CPU_K_BLOCK 256   /* inputs unpacked at a time: 32 KiB of floats, an L1 cache */
@@ -107,11 +109,13 @@ struct cpu_weights {
   float **norms;               /* by plan record: weight[0] */
   float **norm_parts;          /* by plan record: bias[0] of a norm, weight[1] of QK_NORM */
   enum tl_dtype embed_dtype;
-  const char *embed;           /* (vocab, dim) rows as in the file */
+  const char *embed;           /* (shard's n_vocab, dim) rows as in the file */
   char *memory;                /* one mapping holds all of the above's data */
   size_t bytes;
 };
-int cpu_weights_load(const struct tl_device_load *load, struct cpu_weights *ret, struct tl_error *err);
+/* The shard's part of them. */
+int cpu_weights_load(const struct tl_device_load *load, const struct tl_shard *shard, struct cpu_weights *ret,
+                     struct tl_error *err);
 void cpu_weights_free(struct cpu_weights *weights);
 void *cpu_map(size_t bytes); /* zeroed, huge pages where there are some; NULL when out of memory */
 void cpu_unmap(void *memory, size_t bytes);
@@ -154,6 +158,8 @@ struct cpu_device {
   struct cpu_pool *pool;
   const struct tl_model *model;
   struct tl_device_load load;
+  struct cpu_group *group;     /* NULL: alone */
+  struct tl_shard shard;       /* rank and size by open and join, the rest by load */
   struct cpu_weights weights;
   /* KV cache: [layer][block][K of all heads, V of all heads] */
   enum tl_dtype kv_dtype;
@@ -169,7 +175,8 @@ struct cpu_device {
   uint32_t *pairs;                     /* converted rows where the kernels want them */
   char *quants;                        /* quantized rows, NULL: no matrix wants them */
   size_t quants_bytes;
-  size_t ld_dim, ld_qkv, ld_attn, ld_ffn, ld_vocab;
+  float *parts[2];                     /* (max_batch_tokens, ld_dim) what the ranks add up; NULL: alone */
+  size_t ld_dim, ld_qkv, ld_attn, ld_ffn, ld_vocab; /* ld_vocab: of the whole vocabulary; only rank 0 has logits */
   float *rope;                         /* (max_context, n_rotated): cos, then sin */
   float *rope_local;                   /* likewise, NULL: no record has TL_F_LOCAL */
   struct cpu_lane *lanes;
@@ -177,9 +184,19 @@ struct cpu_device {
   /* the running step */
   const struct tl_step *step;
   struct tl_sampled *sampled;
+  bool lost; /* the group was aborted; lane 0 writes it between two barriers */
 };
 
 extern const struct tl_device_ops cpu_device_ops; /* cpu_backend.c */
+
+/* cpu_group.c. Ranks write what they compute of a sum to their own memory, meet, and each adds up what
+ * all have, by rank: so all have the same bits, whatever the time. */
+struct cpu_group {
+  unsigned size;
+  struct device_meet meet;
+  struct cpu_device *ranks[TL_MAX_RANKS]; /* by join */
+};
+extern const struct tl_device_group_ops cpu_group_ops;
 
 /* cpu_ops.c: what a lane does for one step. */
 void cpu_run_step(void *device, unsigned lane);

@@ -80,7 +80,8 @@ const struct cpu_quant_kernels *cpu_choose_quant(enum tl_cpu_isa isa);
 bool cpu_quant_can(const struct tl_tensor *t);
 /* Sizes of w, whose dtype, n_in and n_panels are set, from a tensor that it will hold. */
 void cpu_quant_measure(struct cpu_matrix *w, const struct tl_tensor *t);
-/* Row `row` of t into output `out` of w, whose panels are zero before. */
-void cpu_quant_pack_row(const struct cpu_matrix *w, uint32_t out, const struct tl_tensor *t, uint64_t row);
+/* Row `row` of t, from column `column` on, where a block and its scale begin, into output `out` of w, whose panels
+ * are zero before. */
+void cpu_quant_pack_row(const struct cpu_matrix *w, uint32_t out, const struct tl_tensor *t, uint64_t row, uint32_t column);
 
 #endif

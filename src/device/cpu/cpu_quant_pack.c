@@ -96,11 +96,11 @@ static void pack_chunk(const struct cpu_matrix *w, char *chunk, unsigned n_cells
   }
 }
 
-void cpu_quant_pack_row(const struct cpu_matrix *w, uint32_t out, const struct tl_tensor *t, uint64_t row) {
+void cpu_quant_pack_row(const struct cpu_matrix *w, uint32_t out, const struct tl_tensor *t, uint64_t row, uint32_t column) {
   char *chunk = w->panels + out / CPU_PANEL * w->panel_bytes;
   for (uint32_t first = 0; first < w->n_in; first += CPU_K_BLOCK) {
     unsigned n = w->n_in - first < CPU_K_BLOCK ? (w->n_in - first) / CPU_CELL : CPU_CHUNK_CELLS;
-    pack_chunk(w, chunk, n, first, out % CPU_PANEL, t, row);
+    pack_chunk(w, chunk, n, column + first, out % CPU_PANEL, t, row);
     chunk += cpu_quant_chunk_bytes(w->quant, w->run, n);
   }
 }

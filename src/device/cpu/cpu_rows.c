@@ -33,7 +33,7 @@ void cpu_qk_norm(const struct cpu_device *d, const struct tl_op *op, const float
                  uint32_t from, uint32_t to) {
   const struct tl_model *model = d->model;
   bool whole = op->features & TL_F_WHOLE_ROW;
-  uint32_t q_length = model->n_heads * model->head_dim, k_length = model->n_kv_heads * model->head_dim;
+  uint32_t q_length = d->shard.n_heads * model->head_dim, k_length = d->shard.n_kv_heads * model->head_dim;
   uint32_t q_part = whole ? q_length : model->head_dim, k_part = whole ? k_length : model->head_dim;
   for (uint32_t i = from; i < to; i++) {
     float *q = d->qkv + i * d->ld_qkv, *k = q + q_length;
@@ -63,7 +63,7 @@ static void rotate_interleaved(float *x, const float *angles, uint32_t n) {
 
 void cpu_rope(const struct cpu_device *d, const struct tl_op *op, uint32_t from, uint32_t to) {
   const struct tl_model *model = d->model;
-  uint32_t head_dim = model->head_dim, heads = model->n_heads + model->n_kv_heads, n = model->n_rotated;
+  uint32_t head_dim = model->head_dim, heads = d->shard.n_heads + d->shard.n_kv_heads, n = model->n_rotated;
   const float *table = op->features & TL_F_LOCAL ? d->rope_local : d->rope;
   for (uint32_t i = from; i < to; i++) {
     const float *angles = table + (size_t)d->step->positions[i] * n;

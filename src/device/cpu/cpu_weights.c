@@ -35,30 +35,46 @@ static bool alike(const struct tl_tensor *a, const struct tl_tensor *b) {
   return a->dtype == b->dtype && tl_tensor_group_columns(a) == tl_tensor_group_columns(b) && same_order(a, b);
 }
 
-static void measure_floats(struct cpu_matrix *w, const struct tl_tensor *t) {
+/* Whether the slice's columns begin where blocks and what shares a scale begin: then it can be packed as it is,
+ * else as floats. */
+static bool cut_fits(const struct tl_slice *s) {
+  const struct tl_tensor *t = s->tensor;
+  const struct tl_quant_format *f = tl_quant_format(t->dtype);
+  if (t->n_dims < 2 || s->n_columns == t->shape[1]) return true;
+  uint64_t shared = tl_tensor_group_columns(t);
+  if (shared < t->shape[1] && s->first_column % shared) return false;
+  if (!f) return true;
+  /* groups longer than a chunk of a panel must not begin within one */
+  bool whole_groups = shared < CPU_K_BLOCK || (s->first_column % CPU_K_BLOCK == 0 && shared % CPU_K_BLOCK == 0);
+  return !tl_tensor_order(t) && s->first_column % f->block == 0 && s->n_columns % f->block == 0 && (!t->packed || whole_groups);
+}
+
+static void measure_floats(struct cpu_matrix *w, const struct tl_slice *s) {
   w->quant = NULL;
-  if (tl_quant_format(w->dtype)) w->dtype = TL_DTYPE_F32;
+  if (tl_quant_format(w->dtype) || !cut_fits(s)) w->dtype = TL_DTYPE_F32;
   w->k_padded = (w->n_in + 1) / 2 * 2;
   w->panel_bytes = (size_t)w->k_padded * CPU_PANEL * tl_dtype_bytes(w->dtype);
   if (w->dtype != TL_DTYPE_F8_E4M3) return;
-  w->run = (uint32_t)tl_tensor_group_columns(t);
+  w->run = (uint32_t)tl_tensor_group_columns(s->tensor);
   w->panel_bytes += cpu_f8_scale_bytes(w);
 }
 
-/* A packed matrix of one to three stacked tensors. */
-static void measure(struct cpu_matrix *w, const struct tl_model *model, const int32_t *tensors, unsigned n) {
-  const struct tl_tensor *first = &model->tensors[tensors[0]];
-  *w = (struct cpu_matrix){.dtype = first->dtype, .n_in = (uint32_t)first->shape[1]};
+/* A packed matrix of n inputs of a record, from input `first` on: one to three stacked slices. */
+static void measure(struct cpu_matrix *w, const struct tl_model *model, const struct tl_shard *shard, const struct tl_op *op,
+                    unsigned first, unsigned n) {
+  struct tl_slice head = tl_slice_weight(model, shard, op, first);
+  *w = (struct cpu_matrix){.dtype = head.tensor->dtype, .n_in = (uint32_t)head.n_columns};
   for (unsigned i = 0; i < n; i++) {
-    w->n_out += (uint32_t)model->tensors[tensors[i]].shape[0];
+    struct tl_slice s = tl_slice_weight(model, shard, op, first + i);
+    w->n_out += (uint32_t)s.n_rows;
     /* stacked tensors of different formats: floats hold them all */
-    if (!alike(&model->tensors[tensors[i]], first)) w->dtype = TL_DTYPE_F32;
+    if (!alike(s.tensor, head.tensor)) w->dtype = TL_DTYPE_F32;
   }
   w->n_panels = (w->n_out + CPU_PANEL - 1) / CPU_PANEL;
-  if (w->dtype == first->dtype && cpu_quant_can(first))
-    cpu_quant_measure(w, first);
+  if (w->dtype == head.tensor->dtype && cpu_quant_can(head.tensor) && cut_fits(&head))
+    cpu_quant_measure(w, head.tensor);
   else
-    measure_floats(w, first);
+    measure_floats(w, &head);
 }
 
 /* Stacked tensors of which some are quantized, in formats that differ: a matrix each. */
@@ -79,37 +95,36 @@ static enum tl_dtype embed_dtype(const struct tl_tensor *t) {
   return t->packed ? TL_DTYPE_F32 : t->dtype;
 }
 
-static size_t embed_bytes(const struct tl_tensor *t) {
-  return t->shape[0] * tl_dtype_row_bytes(embed_dtype(t), t->shape[1]);
-}
-
 static size_t matrix_bytes(const struct cpu_matrix *w) {
   return w->n_panels * w->panel_bytes + round_up(w->n_panels * CPU_PANEL * sizeof(float), 64);
 }
 
 /* --- packing ------------------------------------------------------------------------------- */
 
-static void pack_f8_row(const struct cpu_matrix *w, char *panel, uint32_t column, const struct tl_tensor *t, size_t row) {
-  const char *bytes = tl_tensor_row(t, row);
+static void pack_f8_row(const struct cpu_matrix *w, char *panel, uint32_t column, const struct tl_slice *s, size_t row) {
+  const char *bytes = (const char *)tl_tensor_row(s->tensor, row) + s->first_column;
   float *scales = (float *)(void *)panel;
-  for (uint32_t k = 0; k < w->n_in; k += w->run) scales[k / w->run * CPU_PANEL + column] = tl_tensor_f8_scale(t, row, k);
+  for (uint32_t k = 0; k < w->n_in; k += w->run)
+    scales[k / w->run * CPU_PANEL + column] = tl_tensor_f8_scale(s->tensor, row, s->first_column + k);
   panel += cpu_f8_scale_bytes(w);
   for (uint32_t k = 0; k < w->n_in; k++) panel[(size_t)k * CPU_PANEL + column] = bytes[k];
 }
 
-/* One output row of a tensor into column `column` of its panel; `row`: room for one. */
-static void pack_row(const struct cpu_matrix *w, char *panel, uint32_t column, const struct tl_tensor *t, size_t index,
-                     float *row) {
+/* One output row of a slice into column `column` of its panel; `values`: room for a row of the tensor. */
+static void pack_row(const struct cpu_matrix *w, char *panel, uint32_t column, const struct tl_slice *s, size_t row,
+                     float *values) {
+  const struct tl_tensor *t = s->tensor;
+  size_t index = s->first_row + row;
   if (w->dtype == TL_DTYPE_F32) {
-    tl_tensor_row_to_f32(t, index, row);
-    for (uint32_t k = 0; k < w->n_in; k++) ((float *)(void *)panel)[(size_t)k * CPU_PANEL + column] = row[k];
+    tl_tensor_row_to_f32(t, index, values);
+    for (uint32_t k = 0; k < w->n_in; k++) ((float *)(void *)panel)[(size_t)k * CPU_PANEL + column] = values[s->first_column + k];
     return;
   }
   if (w->dtype == TL_DTYPE_F8_E4M3) {
-    pack_f8_row(w, panel, column, t, index);
+    pack_f8_row(w, panel, column, s, index);
     return;
   }
-  const char *halves = tl_tensor_row(t, index);
+  const char *halves = (const char *)tl_tensor_row(t, index) + 2 * s->first_column;
   for (uint32_t k = 0; k < w->n_in; k++) {
     size_t place = w->dtype == TL_DTYPE_BF16 ? ((size_t)(k / 2) * CPU_PANEL + column) * 2 + k % 2
                                              : (size_t)k * CPU_PANEL + column;
@@ -119,6 +134,7 @@ static void pack_row(const struct cpu_matrix *w, char *panel, uint32_t column, c
 
 struct packer {
   const struct tl_device_load *load;
+  const struct tl_shard *shard;
   char *at; /* where the next matrix goes */
   float *row; /* room for the longest row */
   uint64_t done;
@@ -129,27 +145,28 @@ static void report(struct packer *p, uint64_t bytes) {
   if (p->load->progress) p->load->progress(p->done, p->load->model->weight_bytes, p->load->context);
 }
 
-static void pack(struct packer *p, struct cpu_matrix *w, const int32_t *tensors, const int32_t *biases, unsigned n) {
+static void pack(struct packer *p, struct cpu_matrix *w, const struct tl_op *op, unsigned first, unsigned n) {
   const struct tl_model *model = p->load->model;
   w->panels = p->at;
   p->at += w->n_panels * w->panel_bytes;
   float *bias = (float *)(void *)p->at;
   p->at += round_up(w->n_panels * CPU_PANEL * sizeof(float), 64);
   uint32_t out = 0;
-  for (unsigned i = 0; i < n; i++) {
-    const struct tl_tensor *t = &model->tensors[tensors[i]];
-    for (size_t row = 0; row < t->shape[0]; row++, out++) {
+  for (unsigned i = first; i < first + n; i++) {
+    struct tl_slice s = tl_slice_weight(model, p->shard, op, i);
+    for (uint32_t row = 0; row < s.n_rows; row++) {
       if (w->quant)
-        cpu_quant_pack_row(w, out, t, row);
+        cpu_quant_pack_row(w, out + row, s.tensor, s.first_row + row, (uint32_t)s.first_column);
       else
-        pack_row(w, w->panels + out / CPU_PANEL * w->panel_bytes, out % CPU_PANEL, t, row, p->row);
+        pack_row(w, w->panels + (out + row) / CPU_PANEL * w->panel_bytes, (out + row) % CPU_PANEL, &s, row, p->row);
     }
-    if (biases[i] >= 0) {
-      const struct tl_tensor *b = &model->tensors[biases[i]];
-      for (uint64_t k = 0; k < t->shape[0]; k++) tl_tensor_row_to_f32(b, k, bias + out - t->shape[0] + k);
+    if (op->bias[i] >= 0) {
+      struct tl_slice b = tl_slice_bias(model, p->shard, op, i);
+      for (uint64_t k = 0; k < b.n_rows; k++) tl_tensor_row_to_f32(b.tensor, b.first_row + k, bias + out + k);
       w->bias = bias;
     }
-    report(p, t->bytes);
+    out += (uint32_t)s.n_rows;
+    report(p, s.tensor->bytes);
   }
 }
 
@@ -189,14 +206,18 @@ static unsigned stacked(const struct tl_op *op) {
   }
 }
 
+static size_t embed_bytes(const struct tl_slice *s) {
+  return s->n_rows * tl_dtype_row_bytes(embed_dtype(s->tensor), s->n_columns);
+}
+
 /* The record's stacked tensors: one matrix, or one each, linked. */
-static size_t measure_stack(const struct tl_model *model, struct cpu_weights *w, uint32_t record) {
+static size_t measure_stack(const struct tl_model *model, const struct tl_shard *shard, struct cpu_weights *w, uint32_t record) {
   const struct tl_op *op = &model->plan[record];
   unsigned n = stacked(op), n_parts = split(model, op->weight, n);
   struct cpu_matrix *part = &w->matrices[record];
   size_t total = 0;
   for (unsigned i = 0; i < n_parts; i++) {
-    measure(part, model, op->weight + i, n_parts == 1 ? n : 1);
+    measure(part, model, shard, op, i, n_parts == 1 ? n : 1);
     total += matrix_bytes(part);
     w->quantized = w->quantized || part->quant;
     if (i + 1 < n_parts) part->next = &w->others[2 * record + i];
@@ -205,42 +226,47 @@ static size_t measure_stack(const struct tl_model *model, struct cpu_weights *w,
   return total;
 }
 
-static size_t measure_all(const struct tl_model *model, struct cpu_weights *w) {
+static size_t measure_all(const struct tl_model *model, const struct tl_shard *shard, struct cpu_weights *w) {
   size_t total = 0;
   for (uint32_t i = 0; i < model->n_ops; i++) {
     const struct tl_op *op = &model->plan[i];
-    if (stacked(op)) total += measure_stack(model, w, i);
+    if (stacked(op)) total += measure_stack(model, shard, w, i);
     if (op->kind == TL_OP_GATED_UP) {
-      measure(&w->ups[i], model, op->weight + 1, 1);
+      struct tl_slice up = tl_slice_weight(model, shard, op, 1);
+      measure(&w->ups[i], model, shard, op, 1, 1);
       /* both read the rows that were quantized for the gate */
-      if (!same_order(&model->tensors[op->weight[0]], &model->tensors[op->weight[1]])) measure_floats(&w->ups[i], &model->tensors[op->weight[1]]);
+      if (!same_order(&model->tensors[op->weight[0]], up.tensor)) measure_floats(&w->ups[i], &up);
       total += matrix_bytes(&w->ups[i]);
       w->quantized = w->quantized || w->ups[i].quant;
     }
     int32_t first, second;
     norm_vectors(op, &first, &second);
     total += vector_bytes(model, first) + vector_bytes(model, second);
-    if (op->kind == TL_OP_EMBED) total += round_up(embed_bytes(&model->tensors[op->weight[0]]), 64);
+    if (op->kind == TL_OP_EMBED) {
+      struct tl_slice s = tl_slice_weight(model, shard, op, 0);
+      total += round_up(embed_bytes(&s), 64);
+    }
   }
   return total;
 }
 
 static void pack_stack(struct packer *p, struct cpu_matrix *w, const struct tl_op *op) {
   unsigned n = stacked(op), each = w->next ? 1 : n;
-  for (unsigned i = 0; i < n; i += each, w = w->next) pack(p, w, op->weight + i, op->bias + i, each);
+  for (unsigned i = 0; i < n; i += each, w = w->next) pack(p, w, op, i, each);
 }
 
-static void copy_embedding(struct packer *p, struct cpu_weights *ret, const struct tl_tensor *t) {
+static void copy_embedding(struct packer *p, const struct tl_op *op, struct cpu_weights *ret) {
+  struct tl_slice s = tl_slice_weight(p->load->model, p->shard, op, 0);
   ret->embed = p->at;
-  ret->embed_dtype = embed_dtype(t);
-  size_t row_bytes = tl_dtype_row_bytes(ret->embed_dtype, t->shape[1]);
-  for (uint64_t row = 0; row < t->shape[0]; row++) {
-    if (ret->embed_dtype == t->dtype)
-      memcpy(p->at + row * row_bytes, tl_tensor_row(t, row), row_bytes);
+  ret->embed_dtype = embed_dtype(s.tensor);
+  size_t row_bytes = tl_dtype_row_bytes(ret->embed_dtype, s.n_columns);
+  for (uint64_t row = 0; row < s.n_rows; row++) {
+    if (ret->embed_dtype == s.tensor->dtype)
+      memcpy(p->at + row * row_bytes, tl_tensor_row(s.tensor, s.first_row + row), row_bytes);
     else
-      tl_tensor_row_to_f32(t, row, (float *)(void *)(p->at + row * row_bytes));
+      tl_tensor_row_to_f32(s.tensor, s.first_row + row, (float *)(void *)(p->at + row * row_bytes));
   }
-  p->at += round_up(embed_bytes(t), 64);
+  p->at += round_up(embed_bytes(&s), 64);
 }
 
 static uint64_t longest_row(const struct tl_model *model) {
@@ -255,16 +281,17 @@ static void pack_all(struct packer *p, struct cpu_weights *ret) {
   for (uint32_t i = 0; i < model->n_ops; i++) {
     const struct tl_op *op = &model->plan[i];
     if (stacked(op)) pack_stack(p, &ret->matrices[i], op);
-    if (op->kind == TL_OP_GATED_UP) pack(p, &ret->ups[i], op->weight + 1, op->bias + 1, 1);
+    if (op->kind == TL_OP_GATED_UP) pack(p, &ret->ups[i], op, 1, 1);
     int32_t first, second;
     norm_vectors(op, &first, &second);
     ret->norms[i] = copy_vector(p, first, op->features & TL_F_PLUS_ONE);
     ret->norm_parts[i] = copy_vector(p, second, op->features & TL_F_PLUS_ONE);
-    if (op->kind == TL_OP_EMBED) copy_embedding(p, ret, &model->tensors[op->weight[0]]);
+    if (op->kind == TL_OP_EMBED) copy_embedding(p, op, ret);
   }
 }
 
-int cpu_weights_load(const struct tl_device_load *load, struct cpu_weights *ret, struct tl_error *err) {
+int cpu_weights_load(const struct tl_device_load *load, const struct tl_shard *shard, struct cpu_weights *ret,
+                     struct tl_error *err) {
   const struct tl_model *model = load->model;
   *ret = (struct cpu_weights){0};
   ret->matrices = calloc(model->n_ops, sizeof *ret->matrices);
@@ -272,12 +299,12 @@ int cpu_weights_load(const struct tl_device_load *load, struct cpu_weights *ret,
   ret->others = calloc(2 * (size_t)model->n_ops, sizeof *ret->others);
   ret->norms = calloc(model->n_ops, sizeof *ret->norms);
   ret->norm_parts = calloc(model->n_ops, sizeof *ret->norm_parts);
-  struct packer p = {.load = load, .row = malloc(longest_row(model) * sizeof(float))};
+  struct packer p = {.load = load, .shard = shard, .row = malloc(longest_row(model) * sizeof(float))};
   if (!ret->matrices || !ret->ups || !ret->others || !ret->norms || !ret->norm_parts || !p.row) {
     free(p.row);
     return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   }
-  ret->bytes = measure_all(model, ret);
+  ret->bytes = measure_all(model, shard, ret);
   ret->memory = p.at = cpu_map(ret->bytes);
   if (ret->memory) pack_all(&p, ret);
   free(p.row);

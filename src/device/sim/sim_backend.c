@@ -58,9 +58,14 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   return r;
 }
 
+static int closed(const struct sim_device *d, struct tl_error *err) {
+  return tl_error_set(err, TL_ECLOSED, NULL, "sim:%u: the group gave the step up", d->index);
+}
+
 static int device_submit(struct tl_device *device, const struct tl_step *step, struct tl_error *err) {
   struct sim_device *d = (struct sim_device *)(void *)device;
   int64_t now_ns = tl_now_ns();
+  if (d->group && device_meet_is_aborted(&d->group->meet)) return closed(d, err);
   int r = sim_faults_step(d, err);
   if (r < 0) return r;
   d->step = step;
@@ -68,6 +73,20 @@ static int device_submit(struct tl_device *device, const struct tl_step *step, s
   d->deadline_ns = now_ns + (took_ns < (double)MOST_STEP_NS ? (int64_t)took_ns : MOST_STEP_NS);
   if (d->hang) d->deadline_ns = d->hang_ns ? d->deadline_ns + d->hang_ns : INT64_MAX;
   return TL_OK;
+}
+
+/* The step is over when it is on all ranks. Rank 0 computes it anew when another's part was wrong. */
+static int meet_others(struct sim_device *d, struct tl_sampled *ret_sampled, struct tl_error *err) {
+  struct sim_group *g = d->group;
+  atomic_store_explicit(&g->wrong[d->rank], d->corrupt, memory_order_relaxed); /* published by the meeting */
+  if (!device_meet_wait(&g->meet)) return closed(d, err);
+  bool wrong = false, own = d->corrupt;
+  for (unsigned i = 0; i < g->size; i++) wrong |= atomic_load_explicit(&g->wrong[i], memory_order_relaxed); /* likewise */
+  if (!ret_sampled || !wrong || own) return TL_OK;
+  d->corrupt = true;
+  int r = sim_run(d, ret_sampled, err);
+  d->corrupt = own;
+  return r;
 }
 
 /* The little that there is to compute fits into the time that the step takes. */
@@ -83,7 +102,7 @@ static int device_collect(struct tl_device *device, struct tl_sampled *ret_sampl
   if (r == TL_OK && d->broken)
     r = tl_error_set(err, TL_EDEVICE, NULL, "sim:%u: simulated fault: step %llu failed", d->index,
                      (unsigned long long)d->n_steps);
-  return r;
+  return r == TL_OK && d->group ? meet_others(d, ret_sampled, err) : r;
 }
 
 static int device_reset(struct tl_device *device, struct tl_error *err) {
@@ -111,4 +130,5 @@ const struct tl_device_ops sim_device_ops = {.name = "sim",
                                              .collect = device_collect,
                                              .close = device_close,
                                              .reset = device_reset,
-                                             .health = device_health};
+                                             .health = device_health,
+                                             .group = &sim_group_ops};

@@ -42,6 +42,7 @@ static void begin(struct sim_device *d, const struct tl_sim_fault *fault) {
   switch (fault->kind) {
     case TL_SIM_ERROR: d->broken = true; break;
     case TL_SIM_CORRUPT: d->corrupt = true; break;
+    case TL_SIM_DIE: d->dead = true; break;
     case TL_SIM_HANG:
       d->hang = true;
       d->hang_ns = fault->for_ns;
@@ -70,7 +71,7 @@ static void heal(struct sim_device *d) {
   d->seen_resets = resets;
   d->kv_key = tl_hash_u64(resets);
   if (atomic_load_explicit(&d->sick, memory_order_relaxed)) return; /* relaxed: ordered by the load above */
-  d->broken = d->corrupt = false;
+  d->broken = d->corrupt = d->dead = false;
   d->slow = 1;
   d->slow_until = d->oom_until = 0;
 }
@@ -92,6 +93,9 @@ int sim_faults_step(struct sim_device *d, struct tl_error *err) {
   d->hang = false;
   for (; d->next_fault < d->n_faults && d->faults[d->next_fault].step <= d->n_steps; d->next_fault++)
     begin(d, &d->faults[d->next_fault]);
+  if (d->dead)
+    return tl_error_set(err, TL_EDEVICE, NULL, "sim:%u: simulated fault in step %llu: the device is gone", d->index,
+                        (unsigned long long)d->n_steps);
   if (d->slow_until < d->n_steps) d->slow = 1;
   if (d->oom_until < d->n_steps) return TL_OK;
   return tl_error_set(err, TL_ENOMEM, NULL, "sim:%u: simulated fault in step %llu: out of memory", d->index,

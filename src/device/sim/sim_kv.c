@@ -66,7 +66,7 @@ static void run_sequence(struct sim_device *d, const struct tl_step *s, uint32_t
   bool fine = s->positions[end - 1] + 1 == context && is_chained(d, table, context);
   for (; *row < s->n_rows && s->rows[*row] < end; ++*row) {
     uint64_t history = read_history(d, table, s->positions[s->rows[*row]]);
-    sim_sample(d, fine ? history : history ^ SPOILT, &s->sampling[*row], &ret[*row]);
+    if (ret) sim_sample(d, fine ? history : history ^ SPOILT, &s->sampling[*row], &ret[*row]);
   }
 }
 

@@ -4,9 +4,19 @@
 
 #include <stdatomic.h>
 
+#include "device/meet.h"
 #include "tokenlane/base/thread.h"
 #include "tokenlane/device.h"
 #include "tokenlane/sim.h"
+#include "tokenlane/slice.h"
+
+/* sim_group.c. */
+struct sim_group {
+  unsigned size;
+  struct device_meet meet; /* at the end of a step */
+  _Atomic bool wrong[TL_MAX_RANKS]; /* by rank: its part of the step is; relaxed, the meeting publishes */
+};
+extern const struct tl_device_group_ops sim_group_ops;
 
 /* A KV block. 0 was never written: no history has a history of 0 but by a chance of 2^-64. */
 struct sim_block {
@@ -17,7 +27,8 @@ struct sim_block {
 struct sim_device {
   const struct tl_device_ops *ops;
   struct tl_sim_options options;
-  unsigned index;
+  unsigned index, rank;
+  struct sim_group *group;  /* NULL: alone */
   struct tl_device_load load;
   struct sim_block *blocks; /* (n_blocks); pages that no step touched are not there */
   uint32_t n_blocks;
@@ -28,6 +39,7 @@ struct sim_device {
   uint64_t n_steps;            /* submitted since open */
   uint32_t seen_resets;
   bool broken, corrupt;        /* both: what comes out is wrong; broken also says so */
+  bool dead;                   /* takes no step */
   bool hang;                   /* in this step; for hang_ns, 0: until reset */
   int64_t hang_ns;
   double slow;                 /* 1 or a factor */
@@ -44,7 +56,7 @@ struct sim_device {
 
 extern const struct tl_device_ops sim_device_ops;
 
-/* sim_kv.c: writes the step's tokens into the cache and fills ret. TL_EDEVICE
+/* sim_kv.c: writes the step's tokens into the cache and fills ret, if that is not NULL. TL_EDEVICE
  * when the step names what is not there. */
 int sim_run(struct sim_device *d, struct tl_sampled *ret, struct tl_error *err);
 /* KV blocks that the step's sequences hold. */

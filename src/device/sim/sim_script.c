@@ -32,7 +32,7 @@ static bool take_number(const char **at, uint64_t min, uint64_t max, uint64_t *r
 
 /* --- faults: DEVICE@STEP:KIND[*FACTOR][:OPTION]... ------------------------------------------ */
 
-static const char *const kind_names[] = {"error", "hang", "slow", "oom", "corrupt", "hot", "lost"};
+static const char *const kind_names[] = {"error", "hang", "slow", "oom", "corrupt", "hot", "lost", "die"};
 
 static bool take_kind(const char **at, struct tl_sim_fault *fault) {
   for (unsigned i = 0; i < sizeof kind_names / sizeof *kind_names; i++) {
@@ -81,7 +81,7 @@ int tl_sim_parse_fault(const char *text, struct tl_sim_fault *ret, struct tl_err
   if (!take(&at, "@") || (!take(&at, "load") && !take_number(&at, 1, INT64_MAX, &ret->step)))
     return refuse(err, key, text, "@ and the number of a step, from 1, or 'load' after the device");
   if (!take(&at, ":") || !take_kind(&at, ret))
-    return refuse(err, key, text, ":error, :hang, :slow*FACTOR, :oom, :corrupt, :hot or :lost after the step");
+    return refuse(err, key, text, ":error, :hang, :slow*FACTOR, :oom, :corrupt, :hot, :lost or :die after the step");
   if (ret->step == 0 && ret->kind != TL_SIM_ERROR && ret->kind != TL_SIM_OOM)
     return refuse(err, key, text, "error or oom at load");
   if (ret->kind == TL_SIM_SLOW && !take_factor(&at, &ret->factor))

@@ -58,7 +58,7 @@ static inline struct cpu_weights pack_quant(struct tl_tensor *t) {
   struct tl_device_load load = {.model = &model};
   struct cpu_weights weights;
   struct tl_error err = {0};
-  if (cpu_weights_load(&load, &weights, &err) < 0) fail_msg("%s", err.message);
+  if (cpu_weights_load(&load, &(const struct tl_shard){.size = 1}, &weights, &err) < 0) fail_msg("%s", err.message);
   assert_non_null(weights.matrices[0].quant);
   return weights;
 }

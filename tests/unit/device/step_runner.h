@@ -4,6 +4,8 @@
 #ifndef STEP_RUNNER_H
 #define STEP_RUNNER_H
 
+#include <pthread.h>
+
 #include "device/cpu/cpu_private.h"
 #include "tokenlane/device.h"
 #include "unit.h"
@@ -13,6 +15,7 @@
 #define BATCH_SIZE 64
 #define BATCH_TOKENS 320
 #define TABLE (MAX_CONTEXT / TL_BLOCK_TOKENS)
+#define MAX_RANKS 8
 
 struct sequence {
   uint32_t n_prompt, length;     /* length: tokens known so far */
@@ -26,7 +29,10 @@ struct sequence {
 
 struct machine {
   const struct tl_device_ops *ops;
-  struct tl_device *device;
+  struct tl_device *device; /* alone, or rank 0 */
+  struct tl_device *ranks[MAX_RANKS];
+  unsigned n_ranks;
+  struct tl_device_group *group; /* NULL: alone */
   uint32_t vocab;
   uint32_t *blocks, n_blocks, next_block; /* shuffled */
 };
@@ -40,31 +46,43 @@ static inline void shuffle(uint32_t *values, uint32_t n, uint64_t seed) {
   }
 }
 
-static inline struct machine open_machine(const struct tl_model *model, const struct cpu_kernels *kernels, unsigned n_lanes) {
-  struct machine m = {.vocab = model->vocab_size};
+/* n_ranks 1: a device alone. */
+static inline struct machine open_group(const struct tl_model *model, const struct cpu_kernels *kernels, unsigned n_lanes,
+                                        unsigned n_ranks) {
+  struct machine m = {.vocab = model->vocab_size, .n_ranks = n_ranks};
   struct tl_error err = {0};
   unsigned index;
   m.ops = tl_device_find("cpu:0", &index, &err);
   assert_non_null(m.ops);
   assert_int_equal(index, 0);
   struct tl_device_options options = {.index = index, .n_lanes = n_lanes};
-  if (m.ops->open(&options, &m.device, &err) < 0) fail_msg("%s", err.message);
-  struct cpu_device *cpu = (struct cpu_device *)m.device;
-  cpu->kernels = kernels;
+  if (n_ranks > 1 && m.ops->group->make(n_ranks, &m.group, &err) < 0) fail_msg("%s", err.message);
   struct tl_device_load load = {.model = model, .max_batch_size = BATCH_SIZE, .max_batch_tokens = BATCH_TOKENS,
                                 .max_context = MAX_CONTEXT, .kv_memory_bytes = 32 << 20};
-  struct tl_device_loaded loaded;
-  if (m.ops->load(m.device, &load, &loaded, &err) < 0) fail_msg("%s", err.message);
-  assert_true(loaded.n_blocks >= 17 * TABLE);
-  memset(cpu->kv, 0xff, cpu->kv_bytes);
-  m.n_blocks = loaded.n_blocks;
+  for (unsigned i = 0; i < n_ranks; i++) {
+    struct tl_device_loaded loaded;
+    if (m.ops->open(&options, &m.ranks[i], &err) < 0) fail_msg("%s", err.message);
+    struct cpu_device *cpu = (struct cpu_device *)m.ranks[i];
+    cpu->kernels = kernels;
+    if (m.group) assert_int_equal(m.ops->group->join(m.ranks[i], m.group, i, &err), TL_OK);
+    if (m.ops->load(m.ranks[i], &load, &loaded, &err) < 0) fail_msg("%s", err.message);
+    assert_true(loaded.n_blocks >= 17 * TABLE);
+    memset(cpu->kv, 0xff, cpu->kv_bytes);
+    if (i == 0 || loaded.n_blocks < m.n_blocks) m.n_blocks = loaded.n_blocks;
+  }
+  m.device = m.ranks[0];
   m.blocks = malloc(m.n_blocks * sizeof *m.blocks);
   shuffle(m.blocks, m.n_blocks, 77);
   return m;
 }
 
+static inline struct machine open_machine(const struct tl_model *model, const struct cpu_kernels *kernels, unsigned n_lanes) {
+  return open_group(model, kernels, n_lanes, 1);
+}
+
 static inline void close_machine(struct machine *m) {
-  m->ops->close(m->device);
+  for (unsigned i = 0; i < m->n_ranks; i++) m->ops->close(m->ranks[i]);
+  if (m->group) m->ops->group->free(m->group);
   free(m->blocks);
 }
 
@@ -114,13 +132,43 @@ static inline void add_part(struct machine *m, struct tl_step *step, const struc
   s->n_cached = end;
 }
 
+struct rank_run {
+  const struct machine *m;
+  const struct tl_step *step;
+  unsigned rank;
+  int result;
+  struct tl_error error;
+};
+
+static inline void *run_rank(void *argument) {
+  struct rank_run *r = argument;
+  struct tl_device *device = r->m->ranks[r->rank];
+  r->result = r->m->ops->submit(device, r->step, &r->error);
+  if (r->result == TL_OK) r->result = r->m->ops->collect(device, r->rank ? NULL : work.sampled, &r->error);
+  return NULL;
+}
+
+/* All ranks, but for `without` (n_ranks: none), the first on this thread. Returns its result. */
+static inline int run_ranks(const struct machine *m, const struct tl_step *step, unsigned without, struct rank_run runs[MAX_RANKS]) {
+  pthread_t threads[MAX_RANKS];
+  for (unsigned i = 0; i < m->n_ranks; i++) {
+    runs[i] = (struct rank_run){.m = m, .step = step, .rank = i};
+    if (i > 0 && i != without) pthread_create(&threads[i], NULL, run_rank, &runs[i]);
+  }
+  if (without != 0) run_rank(&runs[0]);
+  for (unsigned i = 1; i < m->n_ranks; i++)
+    if (i != without) pthread_join(threads[i], NULL);
+  return runs[0].result;
+}
+
 static inline void run_parts(struct machine *m, const struct part *parts, unsigned n) {
   struct tl_step step = {0, 0, 0, TABLE, work.tokens, work.positions, work.slots, work.query_start, work.context_len,
                          work.tables, work.rows, work.sampling};
   for (unsigned i = 0; i < n; i++) add_part(m, &step, &parts[i]);
-  struct tl_error err = {0};
-  if (m->ops->submit(m->device, &step, &err) < 0) fail_msg("%s", err.message);
-  if (m->ops->collect(m->device, work.sampled, &err) < 0) fail_msg("%s", err.message);
+  struct rank_run runs[MAX_RANKS];
+  run_ranks(m, &step, m->n_ranks, runs);
+  for (unsigned i = 0; i < m->n_ranks; i++)
+    if (runs[i].result < 0) fail_msg("rank %u: %s", i, runs[i].error.message);
   for (uint32_t i = 0; i < step.n_rows; i++) {
     struct sequence *s = work.row_seq[i];
     int32_t token = work.sampled[i].token;

@@ -32,9 +32,10 @@ static struct cpu_weights pack_plan(struct tl_tensor *tensors, uint32_t n_tensor
                                     uint32_t n_ops) {
   struct tl_model model = {.tensors = tensors, .n_tensors = n_tensors, .plan = plan, .n_ops = n_ops};
   struct tl_device_load load = {.model = &model};
+  struct tl_shard whole = {.size = 1};
   struct cpu_weights weights;
   struct tl_error err = {0};
-  if (cpu_weights_load(&load, &weights, &err) < 0) fail_msg("%s", err.message);
+  if (cpu_weights_load(&load, &whole, &weights, &err) < 0) fail_msg("%s", err.message);
   return weights;
 }
 

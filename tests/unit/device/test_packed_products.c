@@ -44,7 +44,7 @@ static void check_case(const struct packed_case *c, struct tl_tensor *t, const s
   struct tl_device_load load = {.model = &model};
   struct cpu_weights weights;
   struct tl_error err = {0};
-  assert_int_equal(cpu_weights_load(&load, &weights, &err), TL_OK);
+  assert_int_equal(cpu_weights_load(&load, &(const struct tl_shard){.size = 1}, &weights, &err), TL_OK);
   const struct cpu_matrix *w = &weights.matrices[0];
   assert_int_equal(w->dtype, c->dtype);
   float *x = numbers(ROWS * PACKED_COLUMNS, 2);
@@ -88,7 +88,7 @@ static void test_stacks(void **state) {
   struct tl_model model = {.tensors = t, .n_tensors = 3, .plan = ops, .n_ops = 3};
   struct tl_device_load load = {.model = &model};
   struct cpu_weights w;
-  assert_int_equal(cpu_weights_load(&load, &w, &err), TL_OK);
+  assert_int_equal(cpu_weights_load(&load, &(const struct tl_shard){.size = 1}, &w, &err), TL_OK);
   assert_true(w.quantized);
   const struct cpu_matrix *q = &w.matrices[0];
   assert_int_equal(q->dtype, TL_DTYPE_INT4);

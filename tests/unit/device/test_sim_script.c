@@ -21,6 +21,7 @@ static void test_fault_texts(void **state) {
       {"4095@1:corrupt:recover=7", {4095, 1, TL_SIM_CORRUPT, 0, 0, 0, 7}},
       {"1@7:lost", {1, 7, TL_SIM_LOST, 0, 0, 0, 1}},
       {"1@7:hot:recover=2", {1, 7, TL_SIM_HOT, 0, 0, 0, 2}},
+      {"3@12:die:recover=2", {3, 12, TL_SIM_DIE, 0, 0, 0, 2}},
   };
   for (size_t i = 0; i < UNIT_COUNT(good); i++) {
     struct tl_sim_fault f;
@@ -32,7 +33,7 @@ static void test_fault_texts(void **state) {
   }
   static const char *const bad[] = {"", "x", "-1@5:error", "1", "1@", "1@0:error", "1@x:error", "1@5", "1@5:", "1@5:fire",
                                     "1@5:errors", "1@5:slow", "1@5:slow*", "1@5:slow*0", "1@5:slow*x", "1@5:slow*nan",
-                                    "1@5:slow*1e9", "1@5:error:for=5", "1@5:hang:for=", "1@5:hang:for=0", "1@5:hang:steps=2",
+                                    "1@5:slow*1e9", "1@5:die:for=5", "1@load:die", "1@5:error:for=5", "1@5:hang:for=", "1@5:hang:for=0", "1@5:hang:steps=2",
                                     "1@5:oom:recover=never", "1@5:error:recover=", "1@5:error:recover=0", "1@load:hang",
                                     "1@5:error ", "1@99999999999999999999:error", "4096@1:error", "1@5:oom:steps=0"};
   for (size_t i = 0; i < UNIT_COUNT(bad); i++) {

@@ -3,23 +3,32 @@
  * simulated devices at any moment, resets them while their workers are inside,
  * takes them back, again and again; what they had goes on elsewhere. A reset empties the
  * KV cache, so a step that used what was in it before, or a token of a step
- * that failed, shows as a wrong token. */
+ * that failed, shows as a wrong token. The same with groups of devices, whose ranks die and hang. */
 #include <pthread.h>
 #include <sched.h>
 
+#include "device/sim/sim_private.h"
 #include "engine/engine_private.h"
 #include "tokenlane/base/clock.h"
 #include "tokenlane/sim.h"
 #include "unit.h"
 
-enum { REPLICAS = 2, LOOPS = 2, LIVE = 12, PER_LOOP = 3000 / UNIT_SLOWDOWN, CYCLES = 1500 / UNIT_SLOWDOWN, MOST = 60 };
+enum { REPLICAS = 2, RANKS = 3, LOOPS = 2, LIVE = 12, PER_LOOP = 3000 / UNIT_SLOWDOWN, CYCLES = 1500 / UNIT_SLOWDOWN, MOST = 60 };
 
 static const struct tl_model model = {.max_context = 2 * MOST, .vocab_size = 1000};
 static const struct tl_sim_fault faults[] = {{.device = 0, .step = 40, .kind = TL_SIM_ERROR, .recover = 1},
                                              {.device = 1, .step = 90, .kind = TL_SIM_HANG, .recover = 1},
                                              {.device = 0, .step = 150, .kind = TL_SIM_HANG, .recover = 2},
                                              {.device = 1, .step = 200, .kind = TL_SIM_OOM, .n_steps = 1, .recover = 1}};
-static struct tl_sim_options sims[REPLICAS];
+/* of groups of three: ranks 0, 1, 2 of replica 0, then of replica 1 */
+static const struct tl_sim_fault rank_faults[] = {{.device = 1, .step = 40, .kind = TL_SIM_DIE, .recover = 1},
+                                                  {.device = 5, .step = 60, .kind = TL_SIM_HANG, .recover = 1},
+                                                  {.device = 0, .step = 80, .kind = TL_SIM_DIE, .recover = 2},
+                                                  {.device = 3, .step = 90, .kind = TL_SIM_HANG, .recover = 2},
+                                                  {.device = 2, .step = 120, .kind = TL_SIM_ERROR, .recover = 1},
+                                                  {.device = 4, .step = 150, .kind = TL_SIM_DIE, .recover = 3},
+                                                  {.device = 1, .step = 200, .kind = TL_SIM_OOM, .n_steps = 1, .recover = 1}};
+static struct tl_sim_options sims[REPLICAS * RANKS];
 static struct tl_engine *engine;
 
 struct loop {
@@ -133,11 +142,12 @@ static unsigned cause_chaos(unsigned most) {
   return n;
 }
 
-static void run_chaos(bool isolate) {
-  static const char *const devices[] = {"sim:0", "sim:1"};
-  for (unsigned i = 0; i < REPLICAS; i++)
-    sims[i] = (struct tl_sim_options){.base_ns = 20000, .per_token_ns = 100, .n_kv_blocks = 40, .faults = faults, .n_faults = UNIT_COUNT(faults)};
+static void run_chaos(bool isolate, unsigned ranks, const struct tl_sim_fault *script, unsigned n_faults) {
+  static const char *const devices[] = {"sim:0", "sim:1", "sim:2", "sim:3", "sim:4", "sim:5"};
+  for (unsigned i = 0; i < REPLICAS * ranks; i++)
+    sims[i] = (struct tl_sim_options){.base_ns = 20000, .per_token_ns = 100, .n_kv_blocks = 40, .faults = script, .n_faults = n_faults};
   struct tl_engine_options o = {.model = &model, .devices = devices, .n_replicas = REPLICAS, .n_loops = LOOPS, .sim = sims,
+                                .tensor_parallel = ranks,
                                 .max_batch_size = 8, .max_batch_tokens = 64, .max_queue = LOOPS * LIVE, .wake = wake, .isolate = isolate};
   struct tl_error err = {0};
   struct tl_metrics *metrics = tl_metrics_new();
@@ -174,13 +184,18 @@ static void run_chaos(bool isolate) {
 
 static void test_chaos(void **state) {
   (void)state;
-  run_chaos(false);
+  run_chaos(false, 1, faults, UNIT_COUNT(faults));
 }
 
 /* Each reset is a new process (this program, see main). */
 static void test_chaos_of_processes(void **state) {
   (void)state;
-  run_chaos(true);
+  run_chaos(true, 1, faults, UNIT_COUNT(faults));
+}
+
+static void test_chaos_of_groups(void **state) {
+  (void)state;
+  run_chaos(false, RANKS, rank_faults, UNIT_COUNT(rank_faults));
 }
 
 static void on_last(struct tl_sequence *seq, bool final, void *context) {
@@ -209,8 +224,64 @@ static void test_reap(void **state) {
   tl_metrics_free(metrics);
 }
 
+/* Devices that cannot share a model are refused before anything is loaded. */
+static void test_refused_groups(void **state) {
+  (void)state;
+  static const char *const devices[] = {"sim:0", "cpu:0"};
+  struct tl_engine_options o = {.model = &model, .devices = devices, .n_replicas = 1, .tensor_parallel = 2, .n_loops = 1,
+                                .max_batch_size = 8, .max_batch_tokens = 64, .max_queue = 4, .wake = wake};
+  const struct tl_device_ops *ops = tl_device_find("sim:0", &(unsigned){0}, NULL);
+  struct tl_device_ops lonely = *ops;
+  struct tl_error err = {0};
+  struct tl_metrics *metrics = tl_metrics_new();
+  assert_int_equal(tl_engine_new(&o, metrics, &engine, &err), TL_EINVAL);
+  assert_string_equal(err.message, "devices: 'sim:0' and 'cpu:0' cannot share a model");
+  lonely.group = NULL;
+  assert_int_equal(engine_new_with_ops(&o, &lonely, metrics, &engine, &err), TL_EUNSUPPORTED);
+  assert_string_equal(err.field, "engine.tensor_parallel");
+  assert_int_equal(engine_new_with_ops(&o, ops, metrics, &engine, &err), TL_OK);
+  assert_int_equal(tl_engine_simulated(engine), 2);
+  tl_engine_free(engine); /* never started */
+  tl_metrics_free(metrics);
+}
+
+/* Ranks whose reset takes a while: those that are through are not reset again. */
+static unsigned n_resets[RANKS];
+
+static int slow_reset(struct tl_device *device, struct tl_error *err) {
+  unsigned index = ((struct sim_device *)(void *)device)->index;
+  if (++n_resets[index] <= index) return tl_error_set(err, TL_EBUSY, NULL, "not yet");
+  return tl_device_find("sim", &(unsigned){0}, err)->reset(device, err);
+}
+
+static void test_slow_resets(void **state) {
+  (void)state;
+  struct tl_engine_options o = {.model = &model, .n_replicas = 1, .tensor_parallel = RANKS, .n_loops = 1,
+                                .max_batch_size = 8, .max_batch_tokens = 64, .max_queue = 4, .wake = wake};
+  struct tl_device_ops slow = *tl_device_find("sim", &(unsigned){0}, NULL);
+  struct tl_error err = {0};
+  struct tl_metrics *metrics = tl_metrics_new();
+  slow.reset = slow_reset;
+  assert_int_equal(engine_new_with_ops(&o, &slow, metrics, &engine, &err), TL_OK);
+  assert_int_equal(tl_engine_start(engine, &err), TL_OK);
+  tl_engine_quarantine(engine, 0);
+  while (!tl_engine_parked(engine, 0)) sched_yield();
+  for (unsigned cycle = 0; cycle < 2; cycle++) {
+    memset(n_resets, 0, sizeof n_resets);
+    for (unsigned i = 1; i < RANKS; i++) assert_int_equal(tl_engine_reset(engine, 0, &err), TL_EBUSY);
+    assert_int_equal(tl_engine_reset(engine, 0, &err), TL_OK);
+    for (unsigned i = 0; i < RANKS; i++) assert_int_equal(n_resets[i], i + 1);
+  }
+  assert_true(tl_engine_try(engine, 0) && tl_engine_admit(engine, 0));
+  tl_engine_stop(engine);
+  tl_engine_free(engine);
+  tl_metrics_free(metrics);
+}
+
 int main(int argc, char **argv) {
   if (argc > 1 && strcmp(argv[1], "device") == 0) return tl_device_host();
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_chaos), cmocka_unit_test(test_chaos_of_processes), cmocka_unit_test(test_reap)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_chaos), cmocka_unit_test(test_chaos_of_processes),
+                                     cmocka_unit_test(test_chaos_of_groups), cmocka_unit_test(test_refused_groups),
+                                     cmocka_unit_test(test_slow_resets), cmocka_unit_test(test_reap)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+/* What one rank of a tensor-parallel group has of a model.
+ *
+ *   QKV, gate and up    by outputs: whole heads; runs of the MLP's inner row
+ *   ATTN_OUT, MLP_DOWN  by inputs, the same heads and runs: each rank has a part of every
+ *                       sum, which the ranks then add up; the bias is rank 0's
+ *   EMBED, LOGITS       by vocabulary
+ *   RMSNORM             whole, on every rank
+ *
+ * With fewer KV heads than ranks each KV head is on size / n_kv_heads ranks. What does not divide
+ * evenly (inner row, vocabulary) is cut at multiples of 32, or of the number format's block where that is
+ * larger, so that kernels get whole panels; ranks may then differ in size. A slice is rows and columns of
+ * a tensor and says nothing of the number format. */
+#ifndef TOKENLANE_SLICE_H
+#define TOKENLANE_SLICE_H
+
+#include <stdint.h>
+
+#include "tokenlane/base/error.h"
+#include "tokenlane/model.h"
+
+#define TL_MAX_RANKS 64
+
+struct tl_shard {
+  uint32_t rank, size;                /* 0 and 1: the whole model */
+  uint32_t first_head, n_heads;       /* query heads */
+  uint32_t first_kv_head, n_kv_heads;
+  uint32_t first_ffn, n_ffn;          /* of the MLP's inner row */
+  uint32_t first_vocab, n_vocab;
+};
+
+/* Rows and columns of a tensor of two dimensions, or elements (rows) of one of one. Borrows the tensor. */
+struct tl_slice {
+  const struct tl_tensor *tensor;
+  uint64_t first_row, n_rows, first_column, n_columns; /* n_rows 0: this rank has nothing of it */
+};
+
+/* The part of rank `rank` of `size`; also of a model without a plan. TL_EINVAL, field
+ * engine.tensor_parallel: it cannot be cut so. Pure. */
+int tl_shard_make(const struct tl_model *model, uint32_t rank, uint32_t size, struct tl_shard *ret, struct tl_error *err);
+/* Of weight[input] or bias[input] of a record, which must be there. Pure. */
+struct tl_slice tl_slice_weight(const struct tl_model *model, const struct tl_shard *shard, const struct tl_op *op,
+                                unsigned input);
+struct tl_slice tl_slice_bias(const struct tl_model *model, const struct tl_shard *shard, const struct tl_op *op,
+                              unsigned input);
+
+#endif

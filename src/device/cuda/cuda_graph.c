@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/* The layers of a decode step, recorded once for each bucket of sequences: a launch
+ * then costs the host one call. What differs from step to step lies in device memory
+ * at fixed places (struct cuda_step_data), rows beyond a step's are padding. */
+#include "device/cuda/cuda_private.h"
+
+/* 1, 2, 4, 8, 16, then all multiples of 8 up to 64, of 32 up to 256, of 128. */
+static uint32_t next_bucket(uint32_t n) {
+  if (n < 16) return 2 * n;
+  return n + (n < 64 ? 8 : n < 256 ? 32 : 128);
+}
+
+static int capture(struct cuda_device *d, uint32_t n_seqs, void **ret_graph, struct tl_error *err) {
+  const struct cuda_pass pass = {.n_tokens = n_seqs, .n_rows = n_seqs, .n_seqs = n_seqs, .all_rows = true};
+  struct tl_error ignored;
+  CUDA_TRY(d, d->api->rt.capture_begin(d->stream), "beginning a graph", err);
+  int r = cuda_run_pass(d, &pass, err);
+  /* also after an error: the stream is to be usable again */
+  int ended = d->api->rt.capture_end(d->stream, ret_graph);
+  if (ended && r == TL_OK) return cuda_failed(d, ended, "ending a graph", err);
+  if (ended) cuda_failed(d, ended, "ending a graph", &ignored);
+  return r;
+}
+
+static int add_graph(struct cuda_device *d, uint32_t n_seqs, struct tl_error *err) {
+  const struct cuda_runtime *rt = &d->api->rt;
+  void *graph = NULL, *exec = NULL;
+  int r = capture(d, n_seqs, &graph, err);
+  if (r == TL_OK) {
+    int made = rt->graph_make(&exec, graph);
+    if (made) r = cuda_failed(d, made, "making a graph", err);
+  }
+  if (graph) rt->graph_free(graph);
+  if (r == TL_OK) d->graphs[d->n_graphs++] = (struct cuda_graph){n_seqs, exec};
+  return r;
+}
+
+int cuda_make_graphs(struct cuda_device *d, struct tl_error *err) {
+  uint32_t most = d->limits.max_seqs;
+  for (uint32_t n = 1;; n = next_bucket(n)) {
+    bool last = n >= most || d->n_graphs + 1 == CUDA_MAX_BUCKETS;
+    int r = add_graph(d, n < most ? n : most, err);
+    if (r < 0 || last) return r;
+  }
+}
+
+const struct cuda_graph *cuda_find_graph(const struct cuda_device *d, uint32_t n_seqs) {
+  for (unsigned i = 0; i < d->n_graphs; i++)
+    if (d->graphs[i].n_seqs >= n_seqs) return &d->graphs[i];
+  return NULL;
+}
+
+void cuda_free_graphs(struct cuda_device *d) {
+  for (unsigned i = 0; i < d->n_graphs; i++) d->api->rt.exec_free(d->graphs[i].exec);
+  d->n_graphs = 0;
+}

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT */
+/* Three arenas on the device: weights, work memory, KV cache, in this order; the cache
+ * gets what is left of the share that is ours. Nothing is allocated later. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "device/cuda/cuda_private.h"
+
+#define MIB(bytes) ((unsigned long long)((bytes) >> 20))
+#define SPARE_ENTRIES (1u << 16) /* of history and bias lists, beyond what one row may have */
+
+static void make_limits(struct cuda_device *d, const struct tl_device_load *load) {
+  struct cuda_limits *l = &d->limits;
+  cuda_choose_buckets(&d->products, load->max_batch_tokens > load->max_batch_size ? load->max_batch_tokens : load->max_batch_size);
+  l->max_tokens = d->products.buckets[d->products.n_buckets - 1];
+  l->max_seqs = load->max_batch_size;
+  l->max_context = load->max_context;
+  l->table_stride = (load->max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+  l->n_blocks = 2 * d->info.multiprocessors;
+  if (l->n_blocks < d->dims.n_kv_heads) l->n_blocks = d->dims.n_kv_heads;
+  l->max_tiles = l->max_tokens / TL_CUDA_TILE_ROWS + l->max_seqs;
+  l->max_items = l->max_seqs + l->n_blocks / d->dims.n_kv_heads;
+  uint32_t history = load->max_context < d->dims.vocab ? load->max_context : d->dims.vocab;
+  l->max_entries = history + SPARE_ENTRIES;
+}
+
+/* --- places ------------------------------------------------------------------------------------ */
+
+struct placer {
+  char *base; /* NULL: only measures */
+  size_t at;
+};
+
+static void *place(struct placer *p, size_t count, size_t bytes) {
+  void *to = p->base ? p->base + p->at : NULL;
+  p->at += cuda_round(count * bytes, CUDA_ALIGN);
+  return to;
+}
+
+#define PLACE(p, field, count) ((field) = place((p), (count), sizeof *(field)))
+
+/* The same places in both memories. */
+static void place_step_data(const struct cuda_limits *l, struct cuda_step_data *s, struct placer *p) {
+  size_t began = p->at;
+  PLACE(p, s->counts, 1);
+  PLACE(p, s->items, l->max_items);
+  PLACE(p, s->merges, l->max_seqs);
+  PLACE(p, s->tiles, l->max_tiles);
+  PLACE(p, s->sampling, l->max_seqs);
+  PLACE(p, s->rows, l->max_seqs);
+  PLACE(p, s->tokens, l->max_tokens);
+  PLACE(p, s->positions, l->max_tokens);
+  PLACE(p, s->slots, l->max_tokens);
+  s->bytes = p->at - began;
+  PLACE(p, s->tables, (size_t)l->max_seqs * l->table_stride);
+  PLACE(p, s->history, l->max_entries);
+  PLACE(p, s->bias, l->max_entries);
+}
+
+static size_t place_work(struct cuda_device *d, char *base) {
+  const struct cuda_limits *l = &d->limits;
+  const struct cuda_dims *s = &d->dims;
+  struct cuda_work *w = &d->work;
+  struct placer p = {base, 0};
+  size_t tokens = l->max_tokens, rows = cuda_round(l->max_seqs, 16) > 32 ? cuda_round(l->max_seqs, 16) : 32;
+  for (unsigned i = 0; i < d->products.n_buckets; i++) /* a product of `rows` may compute as many as its bucket has */
+    if (d->products.buckets[i] >= l->max_seqs) {
+      rows = d->products.buckets[i];
+      break;
+    }
+  PLACE(&p, w->x, tokens * s->dim);
+  w->delta = place(&p, tokens * s->dim, 2);
+  w->h = place(&p, tokens * s->dim, 2);
+  w->qkv = place(&p, tokens * s->qkv, 2);
+  w->q = place(&p, tokens * s->attn, 2);
+  w->a = place(&p, tokens * s->attn, 2);
+  w->gate_up = place(&p, tokens * 2 * s->ffn, 2);
+  w->m = place(&p, tokens * s->ffn, 2);
+  w->last = place(&p, rows * s->dim, 2);
+  PLACE(&p, w->logits, rows * s->ld_logits);
+  if (d->group) {
+    PLACE(&p, w->part, rows * s->ld_part);
+    PLACE(&p, w->gathered, d->group->size * rows * s->ld_part);
+  }
+  PLACE(&p, w->partial, (size_t)l->max_items * s->n_heads * s->head);
+  PLACE(&p, w->partial_scale, (size_t)l->max_items * s->n_heads * 2);
+  PLACE(&p, w->saved, 2 * (size_t)l->max_entries);
+  PLACE(&p, w->rope, (size_t)l->max_context * s->head);
+  PLACE(&p, w->fed, l->max_seqs);
+  PLACE(&p, w->sampled, l->max_seqs);
+  w->lt_workspace = place(&p, CUDA_LT_WORKSPACE, 1);
+  place_step_data(l, &d->device, &p);
+  return p.at;
+}
+
+static size_t place_pinned(struct cuda_device *d, char *base) {
+  struct placer p = {base, 0};
+  place_step_data(&d->limits, &d->host, &p);
+  PLACE(&p, d->host_sampled, d->limits.max_seqs);
+  return p.at;
+}
+
+/* --- what fits ---------------------------------------------------------------------------------- */
+
+static int does_not_fit(const struct cuda_device *d, size_t kv_bytes, size_t there, struct tl_error *err) {
+  size_t needed = d->weight_bytes + d->work_bytes + kv_bytes;
+  return tl_error_set(err, TL_ENOMEM, "model.path",
+                      "cuda:%u: %llu MiB of GPU memory are missing: weights %llu, work memory %llu, KV cache for one context of %u "
+                      "tokens %llu, and %llu MiB are ours; what would help: a smaller engine.max_context or "
+                      "engine.max_batch_tokens, more GPUs by engine.tensor_parallel, a smaller or quantized model",
+                      d->options.index, MIB(needed - there) + 1, MIB(d->weight_bytes), MIB(d->work_bytes), d->limits.max_context,
+                      MIB(kv_bytes), MIB(there));
+}
+
+/* How many KV blocks there is memory for, before anything is allocated. */
+static int measure(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err) {
+  const struct cuda_dims *s = &d->dims;
+  size_t free_bytes, total;
+  d->weight_bytes = cuda_place_weights(d, NULL);
+  d->work_bytes = place_work(d, NULL);
+  CUDA_TRY(d, d->api->rt.memory(&free_bytes, &total), "asking for the memory that is free", err);
+  unsigned percent = load->memory_percent ? load->memory_percent : 90;
+  size_t used = total - free_bytes, ours = total / 100 * percent, there = ours > used ? ours - used : 0;
+  size_t block = (size_t)s->n_kv_heads * TL_BLOCK_TOKENS * s->head * 2, blocks_bytes = 2 * block * d->model->n_layers;
+  uint64_t one = d->limits.table_stride, left = 0;
+  if (d->weight_bytes + d->work_bytes <= there) left = (there - d->weight_bytes - d->work_bytes) / blocks_bytes;
+  if (load->kv_memory_bytes && load->kv_memory_bytes / blocks_bytes < left) left = load->kv_memory_bytes / blocks_bytes;
+  if (left < one && load->kv_memory_bytes && load->kv_memory_bytes / blocks_bytes < one)
+    return tl_error_set(err, TL_ENOMEM, "engine.kv_memory_bytes",
+                        "engine.kv_memory_bytes: a context of %u tokens needs %llu MiB of KV cache; give more or lower engine.max_context",
+                        load->max_context, MIB(one * blocks_bytes) + 1);
+  if (left < one) return does_not_fit(d, one * blocks_bytes, there, err);
+  /* slots are 32-bit numbers, and the last one says "none" */
+  if (left > (UINT32_MAX - 1) / TL_BLOCK_TOKENS) left = (UINT32_MAX - 1) / TL_BLOCK_TOKENS;
+  d->n_kv_blocks = (uint32_t)left;
+  d->layer_bytes = left * block;
+  d->kv_bytes = left * blocks_bytes;
+  return TL_OK;
+}
+
+/* cos and sin of position * inv_freq, as the CPU has them; padded halves turn zeros. */
+static int make_rope(struct cuda_device *d, struct tl_error *err) {
+  uint32_t half = d->dims.head / 2, true_half = d->model->head_dim / 2;
+  size_t bytes = (size_t)d->limits.max_context * d->dims.head * sizeof(float);
+  float *rope;
+  CUDA_TRY(d, d->api->rt.alloc_host((void **)&rope, bytes), "pinning memory for the rotary angles", err);
+  for (uint32_t p = 0; p < d->limits.max_context; p++)
+    for (uint32_t i = 0; i < half; i++) {
+      float angle = i < true_half ? (float)p * d->model->inv_freq[i] : 0;
+      rope[(size_t)p * 2 * half + i] = cosf(angle);
+      rope[(size_t)p * 2 * half + half + i] = sinf(angle);
+    }
+  int r = d->api->rt.copy(d->work.rope, rope, bytes, d->stream);
+  if (!r) r = d->api->rt.event_record(d->done, d->stream);
+  if (!r) r = d->api->rt.event_wait(d->done);
+  d->api->rt.free_host(rope);
+  return r ? cuda_failed(d, r, "copying the rotary angles", err) : TL_OK;
+}
+
+int cuda_make_memory(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err) {
+  const struct cuda_runtime *rt = &d->api->rt;
+  make_limits(d, load);
+  int r = measure(d, load, err);
+  if (r < 0) return r;
+  CUDA_TRY(d, rt->alloc((void **)&d->weights, d->weight_bytes), "allocating the weights", err);
+  CUDA_TRY(d, rt->alloc((void **)&d->memory, d->work_bytes), "allocating work memory", err);
+  CUDA_TRY(d, rt->alloc((void **)&d->kv, d->kv_bytes), "allocating the KV cache", err);
+  CUDA_TRY(d, rt->alloc_host(&d->pinned, place_pinned(d, NULL)), "pinning memory for steps", err);
+  cuda_place_weights(d, d->weights);
+  place_work(d, d->memory);
+  place_pinned(d, d->pinned);
+  return make_rope(d, err);
+}
+
+void cuda_free_memory(struct cuda_device *d) {
+  const struct cuda_runtime *rt = &d->api->rt;
+  if (d->pinned) rt->free_host(d->pinned);
+  if (d->kv) rt->free(d->kv);
+  if (d->memory) rt->free(d->memory);
+  if (d->weights) rt->free(d->weights);
+}

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: MIT */
+/* The CUDA backend's own types. One thread at a time uses a device: its worker, or
+ * before that who loads it; only what stands under "shared" is touched by others. */
+#ifndef CUDA_PRIVATE_H
+#define CUDA_PRIVATE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "device/cuda/cuda_api.h"
+#include "tokenlane/device.h"
+#include "tokenlane/slice.h"
+
+#define CUDA_ALIGN 256          /* of all that lies in an arena */
+#define CUDA_MAX_PRODUCTS 8     /* shapes (outputs, inputs, kind of result) of a plan */
+#define CUDA_MAX_BUCKETS 48     /* of rows, for algorithms; of sequences, for graphs */
+#define CUDA_LT_WORKSPACE ((size_t)32 << 20)
+
+/* Sizes as they lie on the device: rows are padded to 8 elements with zeros, which
+ * change no sum; halves of heads likewise, for rotation. */
+struct cuda_dims {
+  uint32_t dim, head, ffn;   /* padded */
+  uint32_t n_heads, n_kv_heads; /* of this rank */
+  uint32_t vocab;            /* all of it */
+  uint32_t n_vocab;          /* of this rank */
+  uint32_t qkv, attn;        /* (n_heads + 2 n_kv_heads) head, n_heads head */
+  uint32_t ld_logits;        /* floats from row to row */
+  uint32_t ld_part;          /* of a rank's part of them: the most that any rank has */
+  float norm_scale;          /* sqrt(true dim / dim): norms take the mean over dim */
+};
+
+/* Weights (n, k) of T, row-major, with k contiguous. */
+struct cuda_matrix {
+  char *data;
+  float *bias; /* (n) or NULL */
+  uint32_t n, k;
+  unsigned product; /* its shape, in struct cuda_products */
+};
+
+/* What the plan becomes: a record for each launch or few. */
+enum cuda_op_kind {
+  CUDA_OP_EMBED,  /* delta = rows of weight */
+  CUDA_OP_NORM,   /* x += delta; h = norm(x) */
+  CUDA_OP_QKV,    /* qkv = h W^T */
+  CUDA_OP_ATTEND, /* bias, rotation, cache, attention: a */
+  CUDA_OP_OUT,    /* delta = a W^T + b */
+  CUDA_OP_GATED,  /* m = silu(gate) * up */
+  CUDA_OP_DOWN,   /* delta = m W^T + b */
+  CUDA_OP_LOGITS, /* logits = h W^T, for the rows wanted */
+};
+
+struct cuda_op {
+  enum cuda_op_kind kind;
+  const struct tl_op *from;
+  uint32_t layer;
+  bool first;               /* NORM: nothing was summed before */
+  float eps, scale;
+  float *norm;              /* NORM: (dim) */
+  struct cuda_matrix w;     /* ATTEND: the bias of its QKV */
+};
+
+/* A product's shape and, for each bucket of rows, how cuBLASLt computes it. */
+struct cuda_product {
+  uint32_t n, k, ld;        /* ld: of the result */
+  bool float_out;
+  void *w_layout, *x_layout, *y_layout;
+  struct cuda_lt_algorithm algorithms[CUDA_MAX_BUCKETS];
+};
+
+struct cuda_products {
+  void *lt, *desc;
+  struct cuda_product shapes[CUDA_MAX_PRODUCTS];
+  unsigned n_shapes;
+  uint32_t buckets[CUDA_MAX_BUCKETS]; /* ascending; the last is the most rows of a step */
+  unsigned n_buckets;
+};
+
+/* What a step's kernels read of it, at the same offsets in pinned host memory and on
+ * the device, so that one copy brings it over; block tables and token lists go by
+ * copies of their own. */
+struct cuda_step_data {
+  struct tl_cuda_counts *counts;    /* (1) */
+  struct tl_cuda_item *items;       /* (max_items) */
+  struct tl_cuda_merge *merges;     /* (max_seqs) */
+  struct tl_cuda_tile *tiles;       /* (max_tiles) */
+  struct tl_cuda_sampling *sampling;/* (max_rows) */
+  uint32_t *rows;                   /* (max_rows) */
+  int32_t *tokens;                  /* (max_tokens), as the next two */
+  uint32_t *positions, *slots;
+  size_t bytes;                     /* of all above, from counts on */
+  uint32_t *tables;                 /* (max_seqs, table_stride) */
+  struct tl_token_count *history;   /* (max_entries) */
+  struct tl_token_bias *bias;       /* (max_entries) */
+};
+
+/* Work memory on the device. T: 16 bits. */
+struct cuda_work {
+  float *x;         /* (tokens, dim) residual */
+  char *delta, *h;  /* T (tokens, dim) */
+  char *qkv, *q, *a;/* T (tokens, qkv), (tokens, attn), (tokens, attn) */
+  char *gate_up, *m;/* T (tokens, 2 ffn), (tokens, ffn) */
+  char *last;       /* T (rows, dim) */
+  float *logits;    /* (rows, ld_logits) */
+  float *part, *gathered; /* groups: (rows, ld_part), and (ranks, rows, ld_part) */
+  float *partial, *partial_scale, *saved;
+  float *rope;      /* (max_context, head) */
+  int32_t *fed;     /* (rows) */
+  struct tl_sampled *sampled;
+  char *lt_workspace;
+};
+
+struct cuda_limits {
+  uint32_t max_tokens, max_seqs, max_context; /* max_tokens: rounded up to the last bucket */
+  uint32_t table_stride, max_tiles, max_items, max_entries;
+  uint32_t n_blocks; /* thread blocks of decode attention */
+};
+
+struct cuda_graph {
+  uint32_t n_seqs;
+  void *exec;
+};
+
+/* What the ranks of a group share. */
+struct cuda_group {
+  const struct cuda_api *api;
+  unsigned size;
+  int64_t patience_ns;    /* that ranks wait for one another when they meet */
+  struct cuda_nccl_id id; /* of the next communicator; written while no rank meets */
+  bool has_id;
+  _Atomic bool aborted;   /* any thread sets it (release), ranks look (acquire) */
+};
+
+struct cuda_device {
+  const struct tl_device_ops *ops;
+  const struct cuda_api *api;
+  struct tl_device_options options;
+  struct cuda_info info;
+  const struct tl_model *model;
+  struct cuda_group *group; /* NULL: alone */
+  void *comm;               /* NULL: alone, or given up */
+  struct tl_shard shard;    /* rank and size by open and join, the rest by load */
+  uint32_t vocab_cuts[TL_MAX_RANKS + 1]; /* rank r has the tokens from [r] to [r + 1] */
+  int dtype; /* T: enum tl_cuda_dtype */
+  struct cuda_dims dims;
+  struct cuda_limits limits;
+  struct cuda_op *plan;
+  uint32_t n_plan;
+  struct cuda_products products;
+  char *weights, *memory, *kv; /* three arenas */
+  size_t weight_bytes, work_bytes, kv_bytes, layer_bytes; /* layer: K of one, or V */
+  uint32_t n_kv_blocks;
+  struct cuda_work work;
+  struct cuda_step_data host, device; /* host: pinned */
+  void *pinned;
+  struct tl_sampled *host_sampled; /* pinned */
+  void *stream, *done;
+  struct cuda_graph graphs[CUDA_MAX_BUCKETS];
+  unsigned n_graphs;
+  /* the step under way */
+  uint32_t n_rows;
+  bool busy; /* something may still read the pinned memory */
+  uint32_t resets_seen;
+  /* shared: reset raises it (release), submit and collect look (acquire) */
+  _Atomic uint32_t resets;
+  _Atomic bool dead; /* an error that no reset in this process mends; only ever set, relaxed: read as a hint */
+};
+
+/* How one pass is run: a graph is a pass with fixed figures. */
+struct cuda_pass {
+  uint32_t n_tokens, n_rows, n_seqs; /* n_seqs: of those with one query, 0: none */
+  uint32_t n_tiles;
+  uint32_t table_width; /* entries of a block table that are copied */
+  bool all_rows; /* the rows wanted are all of the pass, in order */
+};
+
+/* cuda_backend.c: r, from call `what`, as an error; notes whether it is for good. */
+int cuda_failed(struct cuda_device *d, int r, const char *what, struct tl_error *err);
+int cuda_is_dead(struct cuda_device *d, struct tl_error *err);
+/* Tries the call and returns what it failed with. */
+#define CUDA_TRY(d, call, what, err)                           \
+  do {                                                         \
+    int cuda_r_ = (call);                                      \
+    if (cuda_r_) return cuda_failed((d), cuda_r_, (what), (err)); \
+  } while (0)
+
+/* cuda_plan.c: dims and the plan; TL_EUNSUPPORTED names what this backend cannot do. */
+int cuda_make_plan(struct cuda_device *d, struct tl_error *err);
+/* cuda_weights.c: measures and places all weights from `base` (NULL: only measures), returns the bytes. */
+size_t cuda_place_weights(struct cuda_device *d, char *base);
+int cuda_load_weights(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err);
+/* cuda_upload.c: a part of a tensor to a part of a matrix on the device, rows `pitch` elements apart. */
+struct cuda_part {
+  const struct tl_tensor *tensor;
+  uint64_t row, n_rows, column, n_columns; /* of the tensor as (rows, columns); one dimension: one row */
+  char *to;
+  uint64_t pitch;
+  float factor; /* floats only */
+  bool to_float; /* else T */
+};
+int cuda_upload(struct cuda_device *d, const struct cuda_part *parts, unsigned n_parts, const struct tl_device_load *load,
+                struct tl_error *err);
+/* cuda_memory.c: limits, arenas, cache. */
+int cuda_make_memory(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err);
+void cuda_free_memory(struct cuda_device *d);
+/* cuda_product.c */
+void cuda_choose_buckets(struct cuda_products *products, uint32_t max_rows);
+/* The number of the shape, which is noted if it is new; CUDA_MAX_PRODUCTS: there are too many. */
+unsigned cuda_product_of(struct cuda_products *products, uint32_t n, uint32_t k, uint32_t ld, bool float_out);
+int cuda_make_products(struct cuda_device *d, struct tl_error *err);
+void cuda_free_products(struct cuda_device *d);
+/* y (m, n) = x W^T, and + bias if that is not NULL. */
+int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x,
+                     void *y, struct tl_error *err);
+/* cuda_step.c */
+int cuda_submit(struct cuda_device *d, const struct tl_step *step, struct tl_error *err);
+int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl_error *err);
+/* cuda_stage.c: the step into pinned memory; fills *ret. */
+void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t n_padded, struct cuda_pass *ret);
+/* As many sampling rows from `row` on as lists have room for; returns the row after them. */
+uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, uint32_t row, uint32_t *ret_history,
+                             uint32_t *ret_bias);
+/* cuda_group.c */
+/* Makes the communicator with the other ranks, who do so at the same time. */
+int cuda_meet(struct cuda_device *d, struct tl_error *err);
+/* Leaves it, whatever runs in it. */
+void cuda_part_ways(struct cuda_device *d);
+/* An error if the group was given up, or NCCL has one: then the rank has left it. */
+int cuda_look_at_group(struct cuda_device *d, struct tl_error *err);
+/* p (count) of T: the sum over all ranks, for all. Alone: nothing to do. */
+int cuda_all_reduce(struct cuda_device *d, char *p, size_t count, struct tl_error *err);
+/* Rank 0 gets the logits of n rows, which each rank has of its part of the vocabulary. */
+int cuda_gather_logits(struct cuda_device *d, uint32_t n, struct tl_error *err);
+/* cuda_graph.c */
+int cuda_make_graphs(struct cuda_device *d, struct tl_error *err);
+void cuda_free_graphs(struct cuda_device *d);
+/* The smallest graph for so many sequences, or NULL. */
+const struct cuda_graph *cuda_find_graph(const struct cuda_device *d, uint32_t n_seqs);
+
+static inline size_t cuda_round(size_t value, size_t to) {
+  return (value + to - 1) / to * to;
+}
+
+#endif

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT */
+/* Matrix products. Up to TL_CUDA_GEMV_MAX_ROWS rows go to our own kernel, which reads the
+ * weights as fast as memory gives them; more go to cuBLASLt, whose algorithm is chosen
+ * once for each shape and bucket of rows.
+ *
+ * cuBLASLt's matrices stand in columns, so y (m, n) = x W^T is y^T = W x^T there: W is a
+ * (k, n) matrix to be transposed, x a (k, m) one, y (n, m). */
+#include "device/cuda/cuda_private.h"
+
+/* About four buckets to a doubling: an algorithm runs with at least four fifths of
+ * the rows that it was chosen for. */
+void cuda_choose_buckets(struct cuda_products *products, uint32_t max_rows) {
+  uint32_t rows = 32, step = 16;
+  while (rows < max_rows && products->n_buckets + 1 < CUDA_MAX_BUCKETS) {
+    products->buckets[products->n_buckets++] = rows;
+    if ((rows & (rows - 1)) == 0) step = rows / 4 > 16 ? rows / 4 : 16;
+    rows += step;
+  }
+  products->buckets[products->n_buckets++] = (uint32_t)cuda_round(max_rows > 32 ? max_rows : 32, 16);
+}
+
+unsigned cuda_product_of(struct cuda_products *products, uint32_t n, uint32_t k, uint32_t ld, bool float_out) {
+  unsigned i = 0;
+  for (; i < products->n_shapes; i++) {
+    const struct cuda_product *p = &products->shapes[i];
+    if (p->n == n && p->k == k && p->ld == ld && p->float_out == float_out) return i;
+  }
+  if (i == CUDA_MAX_PRODUCTS) return i;
+  products->shapes[products->n_shapes++] = (struct cuda_product){.n = n, .k = k, .ld = ld, .float_out = float_out};
+  return i;
+}
+
+/* --- choosing --------------------------------------------------------------------------------- */
+
+/* r, from cuBLASLt. */
+static int lt_failed(struct cuda_device *d, int r, const char *what, struct tl_error *err) {
+  return tl_error_set(err, TL_EDEVICE, NULL, "cuda:%u: cuBLASLt: %s: status %d", d->options.index, what, r);
+}
+
+#define LT_TRY(call, what)                              \
+  do {                                                  \
+    int lt_r_ = (call);                                 \
+    if (lt_r_) return lt_failed(d, lt_r_, (what), err); \
+  } while (0)
+
+static int choose(struct cuda_device *d, struct cuda_product *p, void *preference, struct tl_error *err) {
+  const struct cuda_lt *lt = &d->api->lt;
+  for (unsigned i = 0; i < d->products.n_buckets; i++) {
+    uint64_t m = d->products.buckets[i];
+    struct cuda_lt_found found = {0};
+    int n = 0;
+    LT_TRY(lt->layout_set(p->x_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m), "setting a layout");
+    LT_TRY(lt->layout_set(p->y_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m), "setting a layout");
+    LT_TRY(lt->heuristic(d->products.lt, d->products.desc, p->w_layout, p->x_layout, p->y_layout, p->y_layout, preference, 1,
+                         &found, &n),
+           "choosing an algorithm");
+    if (n < 1 || found.status)
+      return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "cuda:%u: cuBLASLt has no product of %llu x %u by %u x %u",
+                          d->options.index, (unsigned long long)m, p->k, p->k, p->n);
+    p->algorithms[i] = found.algorithm;
+  }
+  return TL_OK;
+}
+
+static int make_shape(struct cuda_device *d, struct cuda_product *p, void *preference, struct tl_error *err) {
+  const struct cuda_lt *lt = &d->api->lt;
+  int type = d->dtype == TL_CUDA_F16 ? CUDA_LT_R_16F : CUDA_LT_R_16BF, out = p->float_out ? CUDA_LT_R_32F : type;
+  LT_TRY(lt->layout_new(&p->w_layout, type, p->k, p->n, p->k), "making a layout");
+  LT_TRY(lt->layout_new(&p->x_layout, type, p->k, 1, p->k), "making a layout");
+  LT_TRY(lt->layout_new(&p->y_layout, out, p->n, 1, p->ld), "making a layout");
+  return choose(d, p, preference, err);
+}
+
+static int make_all(struct cuda_device *d, void *preference, struct tl_error *err) {
+  size_t workspace = CUDA_LT_WORKSPACE;
+  LT_TRY(d->api->lt.preference_set(preference, CUDA_LT_PREFERENCE_WORKSPACE, &workspace, sizeof workspace),
+         "setting the workspace");
+  for (unsigned i = 0; i < d->products.n_shapes; i++) {
+    int r = make_shape(d, &d->products.shapes[i], preference, err);
+    if (r < 0) return r;
+  }
+  return TL_OK;
+}
+
+int cuda_make_products(struct cuda_device *d, struct tl_error *err) {
+  const struct cuda_lt *lt = &d->api->lt;
+  int32_t transpose = CUDA_LT_TRANSPOSE;
+  void *preference;
+  LT_TRY(lt->create(&d->products.lt), "opening");
+  LT_TRY(lt->desc_new(&d->products.desc, CUDA_LT_COMPUTE_32F, CUDA_LT_R_32F), "describing products");
+  LT_TRY(lt->desc_set(d->products.desc, CUDA_LT_DESC_TRANSA, &transpose, sizeof transpose), "describing products");
+  LT_TRY(lt->preference_new(&preference), "making a preference");
+  int r = make_all(d, preference, err);
+  lt->preference_free(preference);
+  return r;
+}
+
+void cuda_free_products(struct cuda_device *d) {
+  const struct cuda_lt *lt = &d->api->lt;
+  for (unsigned i = 0; i < d->products.n_shapes; i++) {
+    struct cuda_product *p = &d->products.shapes[i];
+    if (p->w_layout) lt->layout_free(p->w_layout);
+    if (p->x_layout) lt->layout_free(p->x_layout);
+    if (p->y_layout) lt->layout_free(p->y_layout);
+  }
+  if (d->products.desc) lt->desc_free(d->products.desc);
+  if (d->products.lt) lt->destroy(d->products.lt);
+}
+
+/* --- running -------------------------------------------------------------------------------------- */
+
+static int matmul(struct cuda_device *d, const struct cuda_matrix *w, unsigned bucket, uint64_t m, const char *x, void *y) {
+  const struct cuda_lt *lt = &d->api->lt;
+  struct cuda_product *p = &d->products.shapes[w->product];
+  const float one = 1, zero = 0;
+  int r = lt->layout_set(p->x_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
+  if (r == 0) r = lt->layout_set(p->y_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
+  if (r) return r;
+  return lt->matmul(d->products.lt, d->products.desc, &one, w->data, p->w_layout, x, p->x_layout, &zero, y, p->y_layout, y,
+                    p->y_layout, &p->algorithms[bucket], d->work.lt_workspace, CUDA_LT_WORKSPACE, d->stream);
+}
+
+static int few_rows(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x, void *y,
+                    struct tl_error *err) {
+  const struct cuda_product *p = &d->products.shapes[w->product];
+  struct tl_cuda_gemv_args args = {.dtype = d->dtype, .format = TL_CUDA_W16, .m = m, .n = w->n, .k = w->k, .x = x,
+                                   .weight = w->data, .bias = bias, .float_out = p->float_out, .out = y, .ldo = p->ld};
+  CUDA_TRY(d, d->api->op.gemv(&args, d->stream), "a product of few rows", err);
+  return TL_OK;
+}
+
+int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x,
+                     void *y, struct tl_error *err) {
+  if (m <= TL_CUDA_GEMV_MAX_ROWS) return few_rows(d, w, bias, m, x, y, err);
+  unsigned bucket = 0;
+  while (d->products.buckets[bucket] < m) bucket++;
+  int r = matmul(d, w, bucket, m, x, y);
+  /* an algorithm may ask for more of the rows than m has: all that it was chosen for is sure to do,
+   * and there is room for them */
+  if (r == CUDA_LT_NOT_SUPPORTED) r = matmul(d, w, bucket, d->products.buckets[bucket], x, y);
+  if (r) return lt_failed(d, r, "a product", err);
+  if (!bias) return TL_OK;
+  struct tl_cuda_bias_args args = {.dtype = d->dtype, .n = m, .dim = w->n, .y = y, .bias = bias};
+  CUDA_TRY(d, d->api->op.bias(&args, d->stream), "adding a bias", err);
+  return TL_OK;
+}

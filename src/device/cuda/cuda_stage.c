@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/* A step's arrays into pinned memory, with the plan of its attention. */
+#include <string.h>
+
+#include "device/cuda/cuda_private.h"
+#include "device/cuda/ops/cuda_plan.h"
+
+/* Rows of tables as wide as the longest context needs; returns the width. */
+static uint32_t stage_tables(struct cuda_device *d, const struct tl_step *step) {
+  uint32_t longest = 0;
+  for (uint32_t s = 0; s < step->n_seqs; s++)
+    if (step->context_len[s] > longest) longest = step->context_len[s];
+  uint32_t width = (longest + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+  for (uint32_t s = 0; s < step->n_seqs; s++)
+    memcpy(d->host.tables + (size_t)s * width, step->block_tables + (size_t)s * step->table_stride, width * sizeof(uint32_t));
+  return width;
+}
+
+void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t n_padded, struct cuda_pass *ret) {
+  struct cuda_step_data *h = &d->host;
+  memcpy(h->tokens, step->tokens, step->n_tokens * sizeof *h->tokens);
+  memcpy(h->positions, step->positions, step->n_tokens * sizeof *h->positions);
+  memcpy(h->slots, step->slots, step->n_tokens * sizeof *h->slots);
+  memcpy(h->rows, step->rows, step->n_rows * sizeof *h->rows);
+  for (uint32_t i = step->n_tokens; i < n_padded; i++) {
+    h->tokens[i] = -1;
+    h->positions[i] = 0;
+    h->slots[i] = TL_CUDA_NO_SLOT;
+  }
+  tl_cuda_plan_decode(step, d->limits.n_blocks, d->dims.n_kv_heads, h->items, h->merges, h->counts);
+  *ret = (struct cuda_pass){.n_tokens = step->n_tokens,
+                            .n_rows = step->n_rows,
+                            .n_seqs = h->counts->n_items ? step->n_seqs : 0,
+                            .n_tiles = tl_cuda_plan_prefill(step, h->tiles),
+                            .all_rows = step->n_rows == step->n_tokens,
+                            .table_width = stage_tables(d, step)};
+}
+
+static void stage_row(const struct tl_sampling *from, uint32_t first_history, uint32_t first_bias, struct tl_cuda_sampling *to) {
+  *to = (struct tl_cuda_sampling){.temperature = from->temperature,
+                                  .top_p = from->top_p,
+                                  .min_p = from->min_p,
+                                  .top_k = from->top_k,
+                                  .presence_penalty = from->presence_penalty,
+                                  .frequency_penalty = from->frequency_penalty,
+                                  .repetition_penalty = from->repetition_penalty,
+                                  .target = from->target,
+                                  .n_top = from->n_top,
+                                  .seed = from->seed,
+                                  .position = from->position,
+                                  .first_history = first_history,
+                                  .n_history = from->n_history,
+                                  .first_bias = first_bias,
+                                  .n_bias = from->n_bias};
+}
+
+uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, uint32_t row, uint32_t *ret_history,
+                             uint32_t *ret_bias) {
+  uint32_t n_history = 0, n_bias = 0;
+  for (; row < step->n_rows; row++) {
+    const struct tl_sampling *s = &step->sampling[row];
+    if (s->n_history > d->limits.max_entries - n_history || s->n_bias > d->limits.max_entries - n_bias) break;
+    if (s->n_history) memcpy(d->host.history + n_history, s->history, s->n_history * sizeof *s->history);
+    if (s->n_bias) memcpy(d->host.bias + n_bias, s->bias, s->n_bias * sizeof *s->bias);
+    stage_row(s, n_history, n_bias, &d->host.sampling[row]);
+    n_history += s->n_history;
+    n_bias += s->n_bias;
+  }
+  *ret_history = n_history;
+  *ret_bias = n_bias;
+  return row;
+}

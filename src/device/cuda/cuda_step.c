@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT */
+/* A step on the device's stream: its data over, the layers (as a graph when every
+ * sequence has one token), the draws, the tokens back. Nothing here waits for the
+ * device, but for draws whose lists do not fit at once. */
+#include "device/cuda/cuda_private.h"
+
+/* --- layers ---------------------------------------------------------------------------------- */
+
+static int embed(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
+  struct tl_cuda_embed_args args = {.dtype = d->dtype, .n = pass->n_tokens, .dim = d->dims.dim, .tokens = d->device.tokens,
+                                    .weight = op->w.data, .first_token = d->shard.first_vocab,
+                                    .n_slice = d->dims.n_vocab, .out = d->work.delta};
+  CUDA_TRY(d, d->api->op.embed(&args, d->stream), "the embedding", err);
+  return cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
+}
+
+static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
+  struct tl_cuda_add_norm_args args = {.dtype = d->dtype, .first = op->first, .n = pass->n_tokens, .dim = d->dims.dim,
+                                       .eps = op->eps, .x = d->work.x, .delta = d->work.delta, .weight = op->norm,
+                                       .h = d->work.h};
+  CUDA_TRY(d, d->api->op.add_norm(&args, d->stream), "a norm", err);
+  return TL_OK;
+}
+
+static int attend(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
+  const struct cuda_dims *s = &d->dims;
+  char *k = d->kv + 2 * (size_t)op->layer * d->layer_bytes, *v = k + d->layer_bytes;
+  struct tl_cuda_qkv_args qkv = {.dtype = d->dtype, .n = pass->n_tokens, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
+                                 .head_dim = s->head, .qkv = d->work.qkv, .bias = op->w.bias, .rope = d->work.rope,
+                                 .positions = d->device.positions, .slots = d->device.slots, .q = d->work.q, .k_cache = k,
+                                 .v_cache = v};
+  struct tl_cuda_attention a = {.dtype = d->dtype, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head,
+                                .scale = op->scale, .q = d->work.q, .out = d->work.a, .k_cache = k, .v_cache = v,
+                                .block_tables = d->device.tables, .table_stride = d->limits.table_stride};
+  CUDA_TRY(d, d->api->op.qkv(&qkv, d->stream), "rotation and cache", err);
+  if (pass->n_seqs) {
+    struct tl_cuda_decode_args args = {.a = a, .n_blocks = d->limits.n_blocks, .max_merges = pass->n_seqs,
+                                       .counts = d->device.counts, .items = d->device.items, .merges = d->device.merges,
+                                       .partial = d->work.partial, .partial_scale = d->work.partial_scale};
+    CUDA_TRY(d, d->api->op.decode(&args, d->stream), "decode attention", err);
+  }
+  if (pass->n_tiles) {
+    struct tl_cuda_prefill_args args = {.a = a, .n_tiles = pass->n_tiles, .tiles = d->device.tiles};
+    CUDA_TRY(d, d->api->op.prefill(&args, d->stream), "prefill attention", err);
+  }
+  return TL_OK;
+}
+
+/* delta = x W^T + b, of which each rank has a part of the sum, and one of them the bias. */
+static int sum(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *x,
+               struct tl_error *err) {
+  int r = cuda_run_product(d, &op->w, d->shard.rank == 0 ? op->w.bias : NULL, pass->n_tokens, x, d->work.delta, err);
+  return r < 0 ? r : cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
+}
+
+static int gated(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
+  int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, d->work.h, d->work.gate_up, err);
+  if (r < 0) return r;
+  struct tl_cuda_swiglu_args args = {.dtype = d->dtype, .n = pass->n_tokens, .dim = d->dims.ffn, .gate_up = d->work.gate_up,
+                                     .bias = op->w.bias, .out = d->work.m};
+  CUDA_TRY(d, d->api->op.swiglu(&args, d->stream), "the gate", err);
+  return TL_OK;
+}
+
+static int logits(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
+  if (pass->n_rows == 0) return TL_OK; /* a step that wants no row needs none */
+  const char *x = d->work.h;
+  if (!pass->all_rows) {
+    struct tl_cuda_gather_args args = {.n = pass->n_rows, .dim = d->dims.dim, .rows = d->device.rows, .in = d->work.h,
+                                       .out = d->work.last};
+    CUDA_TRY(d, d->api->op.gather(&args, d->stream), "gathering the rows wanted", err);
+    x = d->work.last;
+  }
+  if (!d->group) return cuda_run_product(d, &op->w, NULL, pass->n_rows, x, d->work.logits, err);
+  int r = cuda_run_product(d, &op->w, NULL, pass->n_rows, x, d->work.part, err);
+  return r < 0 ? r : cuda_gather_logits(d, pass->n_rows, err);
+}
+
+int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl_error *err) {
+  int r = TL_OK;
+  for (uint32_t i = 0; i < d->n_plan && r == TL_OK; i++) {
+    const struct cuda_op *op = &d->plan[i];
+    const struct cuda_work *w = &d->work;
+    switch (op->kind) {
+      case CUDA_OP_EMBED: r = embed(d, op, pass, err); break;
+      case CUDA_OP_NORM: r = norm(d, op, pass, err); break;
+      case CUDA_OP_QKV: r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, w->h, w->qkv, err); break;
+      case CUDA_OP_ATTEND: r = attend(d, op, pass, err); break;
+      case CUDA_OP_OUT: r = sum(d, op, pass, w->a, err); break;
+      case CUDA_OP_GATED: r = gated(d, op, pass, err); break;
+      case CUDA_OP_DOWN: r = sum(d, op, pass, w->m, err); break;
+      case CUDA_OP_LOGITS: r = logits(d, op, pass, err); break;
+    }
+  }
+  return r;
+}
+
+/* --- draws -------------------------------------------------------------------------------------- */
+
+/* The rows [row, end) whose lists lie in pinned memory. */
+static int draw(struct cuda_device *d, uint32_t row, uint32_t end, uint32_t n_history, uint32_t n_bias, struct tl_error *err) {
+  const struct cuda_runtime *rt = &d->api->rt;
+  const struct cuda_step_data *h = &d->host, *at = &d->device;
+  if (n_history)
+    CUDA_TRY(d, rt->copy(at->history, h->history, n_history * sizeof *h->history, d->stream), "copying penalties", err);
+  if (n_bias) CUDA_TRY(d, rt->copy(at->bias, h->bias, n_bias * sizeof *h->bias, d->stream), "copying biases", err);
+  struct tl_cuda_sample_args args = {.n = end - row, .vocab = d->dims.vocab, .ld = d->dims.ld_logits,
+                                     .logits = d->work.logits + (size_t)row * d->dims.ld_logits, .rows = at->sampling + row,
+                                     .history = at->history, .bias = at->bias, .saved = d->work.saved,
+                                     .n_history = n_history, .out = d->work.sampled + row, .fed = d->work.fed + row};
+  CUDA_TRY(d, d->api->op.sample(&args, d->stream), "the draws", err);
+  return TL_OK;
+}
+
+/* The first rows' lists came with the step's data; the others', which huge ones may
+ * leave over, as soon as the pinned memory is read. */
+static int draw_all(struct cuda_device *d, const struct tl_step *step, uint32_t end, uint32_t n_history, uint32_t n_bias,
+                    struct tl_error *err) {
+  const struct cuda_runtime *rt = &d->api->rt;
+  int r = draw(d, 0, end, n_history, n_bias, err);
+  while (r == TL_OK && end < step->n_rows) {
+    uint32_t row = end;
+    CUDA_TRY(d, rt->event_record(d->done, d->stream), "marking the draws", err);
+    CUDA_TRY(d, rt->event_wait(d->done), "waiting for the draws", err);
+    end = cuda_stage_sampling(d, step, row, &n_history, &n_bias);
+    if (end == row)
+      return tl_error_set(err, TL_ELIMIT, "limits.max_logit_bias", "a row of the step has more than %u penalties or biases",
+                          d->limits.max_entries);
+    CUDA_TRY(d, rt->copy(d->device.sampling, d->host.sampling, step->n_rows * sizeof *d->host.sampling, d->stream),
+             "copying the draws", err);
+    r = draw(d, row, end, n_history, n_bias, err);
+  }
+  return r;
+}
+
+/* --- the whole -------------------------------------------------------------------------------------- */
+
+static bool is_decode(const struct tl_step *step) {
+  return step->n_tokens == step->n_seqs && step->n_rows == step->n_tokens;
+}
+
+static int copy_step(struct cuda_device *d, const struct tl_step *step, const struct cuda_pass *pass, struct tl_error *err) {
+  const struct cuda_runtime *rt = &d->api->rt;
+  size_t width = pass->table_width * sizeof(uint32_t), stride = d->limits.table_stride * sizeof(uint32_t);
+  CUDA_TRY(d, rt->copy(d->device.counts, d->host.counts, d->host.bytes, d->stream), "copying a step", err);
+  CUDA_TRY(d, rt->copy_rows(d->device.tables, stride, d->host.tables, width, width, step->n_seqs, d->stream),
+           "copying block tables", err);
+  return TL_OK;
+}
+
+static int run_step(struct cuda_device *d, const struct tl_step *step, struct tl_error *err) {
+  const struct cuda_runtime *rt = &d->api->rt;
+  const struct cuda_graph *graph = is_decode(step) ? cuda_find_graph(d, step->n_seqs) : NULL;
+  struct cuda_pass pass;
+  uint32_t n_history = 0, n_bias = 0;
+  cuda_stage_step(d, step, graph ? graph->n_seqs : step->n_tokens, &pass);
+  uint32_t end = cuda_stage_sampling(d, step, 0, &n_history, &n_bias);
+  int r = copy_step(d, step, &pass, err);
+  if (r < 0) return r;
+  if (graph)
+    CUDA_TRY(d, rt->exec_launch(graph->exec, d->stream), "launching a graph", err);
+  else
+    r = cuda_run_pass(d, &pass, err);
+  bool draws = step->n_rows && d->shard.rank == 0;
+  if (r == TL_OK && draws) r = draw_all(d, step, end, n_history, n_bias, err);
+  if (r < 0) return r;
+  if (draws)
+    CUDA_TRY(d, rt->copy(d->host_sampled, d->work.sampled, step->n_rows * sizeof *d->host_sampled, d->stream),
+             "copying the tokens", err);
+  CUDA_TRY(d, rt->event_record(d->done, d->stream), "marking a step's end", err);
+  return TL_OK;
+}
+
+int cuda_submit(struct cuda_device *d, const struct tl_step *step, struct tl_error *err) {
+  const struct cuda_runtime *rt = &d->api->rt;
+  /* pairs with the release of reset: what that did is seen by this step */
+  d->resets_seen = atomic_load_explicit(&d->resets, memory_order_acquire);
+  if (atomic_load_explicit(&d->dead, memory_order_relaxed)) return cuda_is_dead(d, err); /* relaxed: only ever set */
+  CUDA_TRY(d, rt->use((int)d->options.index), "choosing the device", err);
+  if (d->group) {
+    int r = cuda_look_at_group(d, err);
+    if (r < 0) return r;
+  }
+  if (d->busy) { /* the step before was given up: it may still read what this one would write */
+    int r = rt->stream_query(d->stream);
+    if (r == CUDA_NOT_READY)
+      return tl_error_set(err, TL_EDEVICE, NULL, "cuda:%u: a step that was given up still runs", d->options.index);
+    CUDA_TRY(d, r, "the step before", err);
+  }
+  d->busy = true;
+  d->n_rows = step->n_rows;
+  return run_step(d, step, err);
+}

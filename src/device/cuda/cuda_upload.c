@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: MIT */
+/* Weights from mapped files to the device. Each of a few threads has two pinned
+ * buffers: it fills one, from the page cache or the disk, while the other travels. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "device/cuda/cuda_private.h"
+
+#define BUFFER_BYTES ((size_t)8 << 20)
+#define MAX_THREADS 8
+
+struct upload {
+  struct cuda_device *d;
+  const struct cuda_part *parts;
+  unsigned n_parts;
+  const struct tl_device_load *load;
+  _Atomic uint64_t next; /* piece, over all parts; relaxed: it only divides the work */
+  _Atomic uint64_t done; /* bytes; relaxed: a figure to be shown */
+  _Atomic bool failed;   /* relaxed: a hint to the others to stop */
+};
+
+struct uploader {
+  struct upload *u;
+  pthread_t thread;
+  bool reports; /* the caller's own thread: progress comes from one thread only */
+  void *stream, *events[2];
+  char *buffers[2];
+  bool travelling[2];
+  int result;
+  struct tl_error error;
+};
+
+/* --- pieces ----------------------------------------------------------------------------------- */
+
+static size_t element_bytes(const struct cuda_part *part) {
+  return part->to_float ? sizeof(float) : 2;
+}
+
+static uint64_t rows_of_piece(const struct cuda_part *part) {
+  uint64_t rows = BUFFER_BYTES / (part->n_columns * element_bytes(part));
+  return rows ? rows : 1;
+}
+
+static uint64_t pieces_of(const struct cuda_part *part) {
+  uint64_t rows = rows_of_piece(part);
+  return (part->n_rows + rows - 1) / rows;
+}
+
+/* Where the tensor has row `row` from `column` on. A bias is one row, whose elements a file may have in another order. */
+static const char *place_of(const struct tl_tensor *t, uint64_t row, uint64_t column) {
+  if (t->n_dims == 1) return tl_tensor_row(t, column);
+  return (const char *)tl_tensor_row(t, row) + column * tl_dtype_bytes(t->dtype);
+}
+
+static void put_value(const struct cuda_device *d, const struct cuda_part *part, const char *from, char *to) {
+  float value;
+  tl_dtype_to_f32(part->tensor->dtype, from, &value, 1);
+  if (part->to_float) {
+    value *= part->factor;
+    memcpy(to, &value, sizeof value);
+  } else {
+    uint16_t half = d->dtype == TL_CUDA_F16 ? tl_f32_to_f16(value) : tl_f32_to_bf16(value);
+    memcpy(to, &half, sizeof half);
+  }
+}
+
+/* The rows of a piece, as the device wants them, one after the other. */
+static void convert(const struct cuda_device *d, const struct cuda_part *part, uint64_t row, uint64_t n, char *to) {
+  const struct tl_tensor *t = part->tensor;
+  size_t in = tl_dtype_bytes(t->dtype), out = element_bytes(part);
+  bool one_run = t->n_dims > 1 || !t->head_rows; /* the elements of a row lie side by side */
+  bool same = one_run && !part->to_float && t->dtype == (d->dtype == TL_CUDA_BF16 ? TL_DTYPE_BF16 : TL_DTYPE_F16);
+  if (same && t->n_dims > 1 && !t->head_rows && t->shape[1] == part->n_columns) {
+    memcpy(to, place_of(t, part->row + row, part->column), n * part->n_columns * in);
+    return;
+  }
+  for (uint64_t i = 0; i < n; i++, to += part->n_columns * out) {
+    const char *from = place_of(t, part->row + row + i, part->column);
+    if (same) {
+      memcpy(to, from, part->n_columns * in);
+      continue;
+    }
+    for (uint64_t k = 0; k < part->n_columns; k++)
+      put_value(d, part, one_run ? from + k * in : place_of(t, 0, part->column + k), to + k * out);
+  }
+}
+
+static int send(struct uploader *w, const struct cuda_part *part, uint64_t piece, unsigned slot) {
+  struct cuda_device *d = w->u->d;
+  const struct cuda_runtime *rt = &d->api->rt;
+  uint64_t most = rows_of_piece(part), row = piece * most, n = part->n_rows - row < most ? part->n_rows - row : most;
+  size_t bytes = element_bytes(part), line = part->n_columns * bytes;
+  if (w->travelling[slot]) CUDA_TRY(d, rt->event_wait(w->events[slot]), "uploading the weights", &w->error);
+  convert(d, part, row, n, w->buffers[slot]);
+  char *to = part->to + row * part->pitch * bytes;
+  if (part->pitch == part->n_columns)
+    CUDA_TRY(d, rt->copy(to, w->buffers[slot], n * line, w->stream), "uploading the weights", &w->error);
+  else
+    CUDA_TRY(d, rt->copy_rows(to, part->pitch * bytes, w->buffers[slot], line, line, n, w->stream), "uploading the weights",
+             &w->error);
+  CUDA_TRY(d, rt->event_record(w->events[slot], w->stream), "uploading the weights", &w->error);
+  w->travelling[slot] = true;
+  /* as if it were the whole model's: of that, a rank has one part of many */
+  uint64_t read = n * part->n_columns * tl_dtype_bytes(part->tensor->dtype) * d->shard.size;
+  /* relaxed: only shown */
+  uint64_t done = atomic_fetch_add_explicit(&w->u->done, read, memory_order_relaxed) + read;
+  if (w->reports && w->u->load->progress) w->u->load->progress(done, w->u->load->model->weight_bytes, w->u->load->context);
+  return TL_OK;
+}
+
+/* --- threads ------------------------------------------------------------------------------------- */
+
+static int open_uploader(struct uploader *w) {
+  struct cuda_device *d = w->u->d;
+  const struct cuda_runtime *rt = &d->api->rt;
+  CUDA_TRY(d, rt->use((int)d->options.index), "choosing the device", &w->error);
+  CUDA_TRY(d, rt->stream_new(&w->stream), "making a stream", &w->error);
+  for (unsigned i = 0; i < 2; i++) {
+    CUDA_TRY(d, rt->alloc_host((void **)&w->buffers[i], BUFFER_BYTES), "pinning a buffer for the weights", &w->error);
+    CUDA_TRY(d, rt->event_new(&w->events[i]), "making an event", &w->error);
+  }
+  return TL_OK;
+}
+
+static int send_all(struct uploader *w) {
+  struct upload *u = w->u;
+  unsigned part = 0, slot = 0;
+  uint64_t before = 0; /* pieces of the parts before */
+  for (;;) {
+    if (atomic_load_explicit(&u->failed, memory_order_relaxed)) return TL_OK; /* relaxed: a hint */
+    uint64_t piece = atomic_fetch_add_explicit(&u->next, 1, memory_order_relaxed); /* relaxed: only divides the work */
+    while (part < u->n_parts && piece - before >= pieces_of(&u->parts[part])) before += pieces_of(&u->parts[part++]);
+    if (part == u->n_parts) break;
+    int r = send(w, &u->parts[part], piece - before, slot);
+    if (r < 0) return r;
+    slot ^= 1;
+  }
+  return TL_OK;
+}
+
+static void *run(void *argument) {
+  struct uploader *w = argument;
+  const struct cuda_runtime *rt = &w->u->d->api->rt;
+  w->result = open_uploader(w);
+  if (w->result == TL_OK) w->result = send_all(w);
+  for (unsigned i = 0; i < 2; i++) {
+    /* also after an error: the buffer may still be read */
+    int r = w->travelling[i] ? rt->event_wait(w->events[i]) : CUDA_OK;
+    if (r && w->result == TL_OK) w->result = cuda_failed(w->u->d, r, "uploading the weights", &w->error);
+  }
+  for (unsigned i = 0; i < 2; i++) {
+    if (w->events[i]) rt->event_free(w->events[i]);
+    if (w->buffers[i]) rt->free_host(w->buffers[i]);
+  }
+  if (w->stream) rt->stream_free(w->stream);
+  if (w->result < 0) atomic_store_explicit(&w->u->failed, true, memory_order_relaxed); /* relaxed: a hint */
+  return NULL;
+}
+
+int cuda_upload(struct cuda_device *d, const struct cuda_part *parts, unsigned n_parts, const struct tl_device_load *load,
+                struct tl_error *err) {
+  struct upload u = {.d = d, .parts = parts, .n_parts = n_parts, .load = load};
+  struct uploader workers[MAX_THREADS] = {0};
+  unsigned n = d->options.n_lanes < MAX_THREADS ? d->options.n_lanes : MAX_THREADS, started = 1;
+  for (unsigned i = 0; i < n_parts; i++)
+    if (parts[i].n_columns * element_bytes(&parts[i]) > BUFFER_BYTES)
+      return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "tensor '%.200s': rows of more than %zu MiB cannot be uploaded",
+                          parts[i].tensor->name, BUFFER_BYTES >> 20);
+  /* padding is zero: it takes part in sums */
+  CUDA_TRY(d, d->api->rt.fill(d->weights, 0, d->weight_bytes, d->stream), "clearing the weights", err);
+  CUDA_TRY(d, d->api->rt.event_record(d->done, d->stream), "clearing the weights", err);
+  CUDA_TRY(d, d->api->rt.event_wait(d->done), "clearing the weights", err);
+  for (unsigned i = 0; i < MAX_THREADS; i++) workers[i].u = &u;
+  while (started < n && pthread_create(&workers[started].thread, NULL, run, &workers[started]) == 0) started++;
+  workers[0].reports = true;
+  run(&workers[0]);
+  for (unsigned i = 1; i < started; i++) pthread_join(workers[i].thread, NULL);
+  for (unsigned i = 0; i < started; i++) {
+    if (workers[i].result == TL_OK) continue;
+    *err = workers[i].error;
+    return workers[i].result;
+  }
+  return TL_OK;
+}

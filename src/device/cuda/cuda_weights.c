@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+/* Where the rank's part of each tensor goes on the device, padded. Matrices lie as they do
+ * in files, (outputs, inputs), those of a record one after the other. */
+#include <stdlib.h>
+
+#include "device/cuda/cuda_private.h"
+
+/* --- places ------------------------------------------------------------------------------- */
+
+struct placer {
+  char *base; /* NULL: only measures */
+  size_t at;
+};
+
+static char *place(struct placer *p, size_t bytes) {
+  char *to = p->base ? p->base + p->at : NULL;
+  p->at += cuda_round(bytes, CUDA_ALIGN);
+  return to;
+}
+
+static bool has_bias(const struct tl_op *op) {
+  for (int i = 0; i < TL_OP_INPUTS; i++)
+    if (op->bias[i] >= 0) return true;
+  return false;
+}
+
+/* The first record that has this one's matrix: embedding and output may share one. */
+static const struct cuda_op *sharing(const struct cuda_device *d, const struct cuda_op *op) {
+  if (op->kind != CUDA_OP_LOGITS) return op;
+  return d->plan[0].from->weight[0] == op->from->weight[0] ? &d->plan[0] : op;
+}
+
+size_t cuda_place_weights(struct cuda_device *d, char *base) {
+  struct placer p = {base, 0};
+  for (uint32_t i = 0; i < d->n_plan; i++) {
+    struct cuda_op *op = &d->plan[i];
+    const struct cuda_op *first = sharing(d, op);
+    if (op->kind == CUDA_OP_NORM) op->norm = (float *)(void *)place(&p, d->dims.dim * sizeof(float));
+    if (first != op) op->w.data = first->w.data;
+    else if (op->w.n) op->w.data = place(&p, (size_t)op->w.n * op->w.k * 2);
+    if (op->w.n && has_bias(op->from)) op->w.bias = (float *)(void *)place(&p, op->w.n * sizeof(float));
+    if (op->kind == CUDA_OP_ATTEND) op->w.bias = op[-1].w.bias; /* which the product leaves to it */
+  }
+  return p.at;
+}
+
+/* --- parts ---------------------------------------------------------------------------------- */
+
+struct parts {
+  struct cuda_part *list;
+  unsigned n, room;
+};
+
+static bool add(struct parts *p, struct cuda_part part) {
+  if (p->n == p->room) {
+    unsigned room = p->room ? 2 * p->room : 256;
+    struct cuda_part *list = realloc(p->list, room * sizeof *list);
+    if (!list) return false;
+    p->list = list;
+    p->room = room;
+  }
+  p->list[p->n++] = part;
+  return true;
+}
+
+/* Rows [row, row + n) of this rank's slice of a tensor to rows from `to_row` on of a matrix, and
+ * the same elements of its bias. */
+static bool add_rows(struct cuda_device *d, struct parts *p, const struct cuda_op *op, int input, uint64_t row, uint64_t n,
+                     uint64_t to_row) {
+  struct tl_slice w = tl_slice_weight(d->model, &d->shard, op->from, (unsigned)input);
+  bool fine = add(p, (struct cuda_part){.tensor = w.tensor, .row = w.first_row + row, .n_rows = n, .column = w.first_column,
+                                        .n_columns = w.n_columns, .to = op->w.data + to_row * op->w.k * 2, .pitch = op->w.k});
+  if (!fine || op->from->bias[input] < 0) return fine;
+  struct tl_slice b = tl_slice_bias(d->model, &d->shard, op->from, (unsigned)input);
+  if (b.n_rows == 0) return true; /* another rank adds it */
+  return add(p, (struct cuda_part){.tensor = b.tensor, .n_rows = 1, .column = b.first_row + row, .n_columns = n,
+                                   .to = (char *)(op->w.bias + to_row), .pitch = n, .factor = 1, .to_float = true});
+}
+
+static bool add_all_rows(struct cuda_device *d, struct parts *p, const struct cuda_op *op, int input, uint64_t to_row) {
+  return add_rows(d, p, op, input, 0, tl_slice_weight(d->model, &d->shard, op->from, (unsigned)input).n_rows, to_row);
+}
+
+/* Heads whose halves are rotated against each other are padded half by half. */
+static bool add_heads(struct cuda_device *d, struct parts *p, const struct cuda_op *op, int input, uint32_t n_heads,
+                      uint64_t to_row, bool halves) {
+  uint32_t head = d->model->head_dim, padded = d->dims.head;
+  if (head == padded) return add_all_rows(d, p, op, input, to_row);
+  for (uint32_t i = 0; i < n_heads; i++) {
+    uint64_t row = (uint64_t)i * head, to = to_row + (uint64_t)i * padded;
+    if (!add_rows(d, p, op, input, row, halves ? head / 2 : head, to)) return false;
+    if (halves && !add_rows(d, p, op, input, row + head / 2, head / 2, to + padded / 2)) return false;
+  }
+  return true;
+}
+
+/* The output projection's inputs are heads as well. */
+static bool add_head_columns(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
+  uint32_t head = d->model->head_dim, padded = d->dims.head;
+  unsigned first = p->n;
+  if (!add_all_rows(d, p, op, 0, 0)) return false;
+  if (head == padded) return true;
+  struct cuda_part whole = p->list[first];
+  for (uint32_t i = 0; i < d->dims.n_heads; i++) {
+    struct cuda_part part = whole;
+    part.column = whole.column + (uint64_t)i * head;
+    part.n_columns = head;
+    part.to = whole.to + (size_t)i * padded * 2;
+    if (i == 0) p->list[first] = part;
+    else if (!add(p, part)) return false;
+  }
+  return true;
+}
+
+static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
+  const struct cuda_dims *s = &d->dims;
+  switch (op->kind) {
+    case CUDA_OP_NORM:
+      return add(p, (struct cuda_part){.tensor = &d->model->tensors[op->from->weight[0]], .n_rows = 1,
+                                       .n_columns = d->model->dim, .to = (char *)op->norm, .pitch = d->model->dim,
+                                       .factor = s->norm_scale, .to_float = true});
+    case CUDA_OP_QKV:
+      return add_heads(d, p, op, 0, s->n_heads, 0, true) &&
+             add_heads(d, p, op, 1, s->n_kv_heads, (uint64_t)s->n_heads * s->head, true) &&
+             add_heads(d, p, op, 2, s->n_kv_heads, (uint64_t)(s->n_heads + s->n_kv_heads) * s->head, false);
+    case CUDA_OP_OUT: return add_head_columns(d, p, op);
+    case CUDA_OP_GATED: return add_all_rows(d, p, op, 0, 0) && add_all_rows(d, p, op, 1, s->ffn);
+    case CUDA_OP_LOGITS: return sharing(d, op) != op || add_all_rows(d, p, op, 0, 0);
+    case CUDA_OP_EMBED:
+    case CUDA_OP_DOWN: return add_all_rows(d, p, op, 0, 0);
+    case CUDA_OP_ATTEND: return true;
+  }
+  return false;
+}
+
+int cuda_load_weights(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err) {
+  struct parts parts = {0};
+  bool fine = true;
+  for (uint32_t i = 0; fine && i < d->n_plan; i++) fine = add_op(d, &parts, &d->plan[i]);
+  int r = fine ? cuda_upload(d, parts.list, parts.n, load, err) : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  free(parts.list);
+  return r;
+}

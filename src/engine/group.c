@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: MIT */
+/* A replica on several devices. The worker is rank 0 and leads: it plans, builds the step, samples and tells.
+ * Each other rank has a thread that runs the same step on its device.
+ *
+ *   leader     build k │ push k │ submit, plan k+1, collect │ wait for all │ apply k, build k+1
+ *   followers          └─ring──► submit, collect ────────────► through with k
+ *
+ * The step's arrays are the leader's and are not copied: the push gives them to all ranks to read, and the leader
+ * writes to them again when every follower has said that it is through (base/broadcast.h), which also
+ * gives it their results. Between `wait for all` and the next push no follower is in its device.
+ *
+ * A rank that fails has aborted the group before it says so: the others come out of their collectives, and
+ * the step has failed as a whole, as on a single device. A rank that hangs is the monitor's: it aborts, and
+ * interrupts every rank (fault.c). Nothing runs until all is restored and reset while the replica is parked. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine_private.h"
+
+#define SPINS 2000 /* about 50 us, where the processors are the devices anyway */
+
+/* --- followers ------------------------------------------------------------------------------- */
+
+static bool is_stopping(const struct group *g) {
+  return atomic_load_explicit(&g->stopping, memory_order_acquire); /* pairs with group_stop */
+}
+
+/* NULL: the group ends. */
+static const struct tl_step *wait_for_step(struct follower *f) {
+  struct group *g = f->leader->group;
+  unsigned reader = f->rank - 1;
+  const struct tl_step *step;
+  for (unsigned i = 0; i < g->spins; i++) {
+    if ((step = tl_broadcast_peek(&g->steps, reader))) return step;
+    tl_cpu_relax();
+  }
+  for (;;) {
+    tl_waker_prepare(&f->waker);
+    if ((step = tl_broadcast_peek(&g->steps, reader)) || is_stopping(g)) {
+      tl_waker_cancel(&f->waker);
+      return step;
+    }
+    tl_waker_sleep(&f->waker, -1);
+  }
+}
+
+static void *follow(void *argument) {
+  struct follower *f = argument;
+  struct worker *w = f->leader;
+  struct group *g = w->group;
+  const struct tl_step *step;
+  char name[16];
+  snprintf(name, sizeof name, "tl-w%u-rank%u", w->index, f->rank);
+  tl_thread_enter(name, TL_ROLE_WORKER);
+  if (f->options.cores) tl_thread_confine(f->options.first_core, f->options.cores);
+  while ((step = wait_for_step(f))) {
+    f->result = w->ops->submit(f->device, step, &f->error);
+    if (f->result == TL_OK) f->result = w->ops->collect(f->device, NULL, &f->error);
+    if (f->result < 0) w->ops->group->abort(g->shared); /* the others do not wait for it */
+    tl_broadcast_next(&g->steps, f->rank - 1);
+    tl_waker_notify(&g->answered);
+  }
+  return NULL;
+}
+
+/* --- the leader -------------------------------------------------------------------------------- */
+
+static void give_step(struct worker *w) {
+  struct group *g = w->group;
+  tl_broadcast_push(&g->steps, &w->step); /* has room: all have read what was before */
+  for (unsigned i = 0; i < g->n_followers; i++) tl_waker_notify(&g->followers[i].waker);
+}
+
+static void wait_until_read(struct group *g) {
+  for (unsigned i = 0; i < g->spins; i++) {
+    if (tl_broadcast_is_read(&g->steps)) return;
+    tl_cpu_relax();
+  }
+  for (;;) {
+    tl_waker_prepare(&g->answered);
+    if (tl_broadcast_is_read(&g->steps)) break;
+    tl_waker_sleep(&g->answered, -1);
+  }
+  tl_waker_cancel(&g->answered);
+}
+
+/* Rank 0 is through with `result`; waits for the others. What is wrong is said by the rank where it began. */
+static int settle(struct worker *w, int result) {
+  struct group *g = w->group;
+  if (result < 0) w->ops->group->abort(g->shared);
+  wait_until_read(g);
+  for (unsigned i = 0; i < g->n_followers; i++) {
+    const struct follower *f = &g->followers[i];
+    if (f->result == TL_OK || (result < 0 && result != TL_ECLOSED)) continue;
+    result = f->result;
+    w->failure = f->error;
+  }
+  return result;
+}
+
+int group_submit(struct worker *w) {
+  if (w->group) give_step(w);
+  int r = w->ops->submit(w->device, &w->step, &w->failure);
+  return r < 0 && w->group ? settle(w, r) : r;
+}
+
+int group_collect(struct worker *w) {
+  int r = w->ops->collect(w->device, w->sampled, &w->failure);
+  return w->group ? settle(w, r) : r;
+}
+
+/* --- interrupt and reset: the monitor ------------------------------------------------------------- */
+
+static struct tl_device *device_of(struct worker *w, unsigned rank) {
+  return rank ? w->group->followers[rank - 1].device : w->device;
+}
+
+int group_interrupt(struct worker *w, struct tl_error *err) {
+  int result = TL_OK;
+  w->ops->group->abort(w->group->shared);
+  for (unsigned rank = 0; rank <= w->group->n_followers; rank++) {
+    struct tl_device *device = device_of(w, rank);
+    if (w->ops->interrupt)
+      w->ops->interrupt(device);
+    else if (result == TL_OK)
+      result = w->ops->reset(device, err);
+    else
+      w->ops->reset(device, NULL);
+  }
+  return result;
+}
+
+struct resetting {
+  struct worker *worker;
+  struct tl_device *device;
+  pthread_t thread;
+  bool started;
+  int result;
+  struct tl_error error;
+};
+
+static void *reset_rank(void *argument) {
+  struct resetting *r = argument;
+  r->result = r->worker->ops->reset(r->device, &r->error);
+  return NULL;
+}
+
+/* Those that are not reset yet, all at the same time: they may wait for one another there. */
+static int reset_ranks(struct worker *w, struct tl_error *err) {
+  struct group *g = w->group;
+  struct resetting ranks[TL_MAX_RANKS];
+  int result = TL_OK;
+  for (unsigned i = 0; i <= g->n_followers; i++) {
+    ranks[i] = (struct resetting){.worker = w, .device = device_of(w, i)};
+    if (g->is_reset[i]) continue;
+    ranks[i].started = pthread_create(&ranks[i].thread, NULL, reset_rank, &ranks[i]) == 0;
+    if (!ranks[i].started) ranks[i].result = tl_error_set(&ranks[i].error, TL_EIO, NULL, "cannot start a thread");
+  }
+  for (unsigned i = 0; i <= g->n_followers; i++) {
+    if (ranks[i].started) pthread_join(ranks[i].thread, NULL);
+    g->is_reset[i] = ranks[i].result == TL_OK;
+    /* an error counts more than that another takes its time */
+    if (ranks[i].result == TL_OK || (result < 0 && (result != TL_EBUSY || ranks[i].result == TL_EBUSY))) continue;
+    result = ranks[i].result;
+    if (err) *err = ranks[i].error;
+  }
+  return result;
+}
+
+int group_reset(struct worker *w, struct tl_error *err) {
+  struct group *g = w->group;
+  /* a parked leader has seen all followers through, and calls nothing until it is tried */
+  if (!g->restoring) {
+    w->ops->group->restore(g->shared);
+    memset(g->is_reset, 0, sizeof g->is_reset);
+  }
+  int r = reset_ranks(w, err);
+  g->restoring = r == TL_EBUSY;
+  return r;
+}
+
+/* --- life ------------------------------------------------------------------------------------------ */
+
+int group_new(struct worker *w, unsigned size, struct tl_error *err) {
+  size_t bytes = (size - 1) * sizeof(struct follower);
+  if (!w->ops->group)
+    return tl_error_set(err, TL_EUNSUPPORTED, "engine.tensor_parallel",
+                        "engine.tensor_parallel: devices of the kind %s cannot share a model", w->ops->name);
+  struct group *g = aligned_alloc(TL_CACHE_LINE, sizeof *g);
+  struct follower *followers = aligned_alloc(TL_CACHE_LINE, bytes);
+  if (!g || !followers) {
+    free(g);
+    free(followers);
+    return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  }
+  memset((void *)followers, 0, bytes);
+  *g = (struct group){.n_followers = size - 1, .followers = followers, .spins = w->ops->simulated ? 0 : SPINS};
+  w->group = g;
+  tl_waker_init(&g->answered);
+  for (unsigned i = 0; i < g->n_followers; i++) {
+    followers[i].leader = w;
+    followers[i].rank = i + 1;
+    tl_waker_init(&followers[i].waker);
+  }
+  if (tl_broadcast_init(&g->steps, 2, g->n_followers) < 0) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  return w->ops->group->make(size, &g->shared, err);
+}
+
+void group_free(struct worker *w) {
+  struct group *g = w->group;
+  if (!g) return;
+  for (unsigned i = 0; i < g->n_followers; i++)
+    if (g->followers[i].device) w->ops->close(g->followers[i].device);
+  if (g->shared) w->ops->group->free(g->shared);
+  tl_broadcast_done(&g->steps);
+  free(g->followers);
+  free(g);
+}
+
+int group_start(struct worker *w, struct tl_error *err) {
+  for (unsigned i = 0; w->group && i < w->group->n_followers; i++) {
+    struct follower *f = &w->group->followers[i];
+    f->started = pthread_create(&f->thread, NULL, follow, f) == 0;
+    if (!f->started) return tl_error_set(err, TL_EIO, NULL, "cannot start a worker");
+  }
+  return TL_OK;
+}
+
+void group_stop(struct worker *w) {
+  struct group *g = w->group;
+  if (!g) return;
+  atomic_store_explicit(&g->stopping, 1, memory_order_release); /* pairs with is_stopping */
+  for (unsigned i = 0; i < g->n_followers; i++) {
+    struct follower *f = &g->followers[i];
+    if (!f->started) continue;
+    tl_waker_notify(&f->waker);
+    pthread_join(f->thread, NULL);
+    f->started = false;
+  }
+}

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: MIT */
+#include "tokenlane/slice.h"
+
+#include <inttypes.h>
+
+#include "model/model_private.h"
+
+#define UNIT 32 /* outputs of a panel of the CPU backend, inputs of most number formats' blocks */
+
+uint32_t slice_cut(uint32_t total, uint32_t block, uint32_t rank, uint32_t size) {
+  uint32_t unit = block;
+  if (UNIT % block == 0 && total / UNIT >= size) unit = UNIT;
+  uint64_t cut = ((uint64_t)total + unit - 1) / unit * rank / size * unit;
+  return cut < total ? (uint32_t)cut : total;
+}
+
+static int refuse(struct tl_error *err, uint32_t size, const char *what, uint32_t n) {
+  return tl_error_set(err, TL_EINVAL, "engine.tensor_parallel",
+                      "engine.tensor_parallel: the model's %u %s cannot be divided among %u devices", n, what, size);
+}
+
+/* Columns of this record's weight can only be cut at multiples of it; 1: anywhere, or the record
+ * is not cut by columns. */
+static uint32_t block_of(const struct tl_model *model, const struct tl_op *op) {
+  bool cut = op->kind == TL_OP_ATTN_OUT || op->kind == TL_OP_MLP_DOWN;
+  return cut ? tl_dtype_block(model->tensors[op->weight[0]].dtype) : 1;
+}
+
+static uint32_t ffn_block(const struct tl_model *model) {
+  uint32_t most = 1; /* powers of two: the largest is a multiple of all */
+  for (uint32_t i = 0; i < model->n_ops; i++)
+    if (model->plan[i].kind == TL_OP_MLP_DOWN && block_of(model, &model->plan[i]) > most)
+      most = block_of(model, &model->plan[i]);
+  return most;
+}
+
+/* Heads are not moved to where a block ends: a format whose blocks are longer than a rank's heads cannot be cut. */
+static int check_heads(const struct tl_model *model, const struct tl_shard *s, struct tl_error *err) {
+  uint64_t from = (uint64_t)s->first_head * model->head_dim, to = from + (uint64_t)s->n_heads * model->head_dim;
+  for (uint32_t i = 0; i < model->n_ops; i++) {
+    const struct tl_op *op = &model->plan[i];
+    uint32_t block = op->kind == TL_OP_ATTN_OUT ? block_of(model, op) : 1;
+    if (from % block == 0 && to % block == 0) continue;
+    const struct tl_tensor *t = &model->tensors[op->weight[0]];
+    return tl_error_set(err, TL_EINVAL, "engine.tensor_parallel",
+                        "engine.tensor_parallel: tensor '%.120s' is in blocks of %u inputs (%s), so its %" PRIu64
+                        " inputs cannot be divided among %u devices",
+                        t->name, block, tl_dtype_name(t->dtype), t->shape[1], s->size);
+  }
+  return TL_OK;
+}
+
+/* What would need a sum over the heads of all ranks within attention. */
+static int check_norms(const struct tl_model *model, uint32_t size, struct tl_error *err) {
+  for (uint32_t i = 0; size > 1 && i < model->n_ops; i++)
+    if (model->plan[i].kind == TL_OP_QK_NORM && model->plan[i].features & TL_F_WHOLE_ROW)
+      return tl_error_set(err, TL_EUNSUPPORTED, "engine.tensor_parallel",
+                          "engine.tensor_parallel: %s normalizes q and k over all heads, which cannot be divided among %u devices",
+                          model->architecture, size);
+  return TL_OK;
+}
+
+int tl_shard_make(const struct tl_model *model, uint32_t rank, uint32_t size, struct tl_shard *ret, struct tl_error *err) {
+  uint32_t kv = model->n_kv_heads, block = ffn_block(model);
+  if (model->n_heads % size) return refuse(err, size, "attention heads", model->n_heads);
+  if (kv % size && size % kv) return refuse(err, size, "key and value heads", kv);
+  if (model->ffn_dim / block < size) return refuse(err, size, "inner MLP outputs", model->ffn_dim);
+  if (model->vocab_size < size) return refuse(err, size, "vocabulary entries", model->vocab_size);
+  *ret = (struct tl_shard){.rank = rank, .size = size};
+  ret->n_heads = model->n_heads / size;
+  ret->first_head = rank * ret->n_heads;
+  ret->n_kv_heads = kv < size ? 1 : kv / size;
+  ret->first_kv_head = (uint32_t)((uint64_t)rank * kv / size);
+  ret->first_ffn = slice_cut(model->ffn_dim, block, rank, size);
+  ret->n_ffn = slice_cut(model->ffn_dim, block, rank + 1, size) - ret->first_ffn;
+  ret->first_vocab = slice_cut(model->vocab_size, 1, rank, size);
+  ret->n_vocab = slice_cut(model->vocab_size, 1, rank + 1, size) - ret->first_vocab;
+  int r = check_norms(model, size, err);
+  return r < 0 ? r : check_heads(model, ret, err);
+}
+
+/* --- slices ------------------------------------------------------------------------------ */
+
+struct run {
+  uint64_t first, n;
+};
+
+static struct run all_rows(const struct tl_tensor *t) {
+  return (struct run){0, t->shape[0]};
+}
+
+/* The outputs of an input of a record that this rank computes. */
+static struct run outputs(const struct tl_model *model, const struct tl_shard *s, const struct tl_op *op, unsigned input,
+                          const struct tl_tensor *t) {
+  uint64_t head = model->head_dim;
+  if (s->size == 1) return all_rows(t); /* what the sizes of the model say too */
+  switch (op->kind) {
+    case TL_OP_QKV:
+      if (input == 0) return (struct run){s->first_head * head, s->n_heads * head};
+      return (struct run){s->first_kv_head * head, s->n_kv_heads * head};
+    case TL_OP_GATED_UP: return (struct run){s->first_ffn, s->n_ffn};
+    case TL_OP_EMBED:
+    case TL_OP_LOGITS: return (struct run){s->first_vocab, s->n_vocab};
+    default: return all_rows(t);
+  }
+}
+
+/* And the inputs that it has of them. */
+static struct run inputs(const struct tl_model *model, const struct tl_shard *s, const struct tl_op *op,
+                         const struct tl_tensor *t) {
+  uint64_t head = model->head_dim;
+  if (s->size > 1 && op->kind == TL_OP_ATTN_OUT) return (struct run){s->first_head * head, s->n_heads * head};
+  if (s->size > 1 && op->kind == TL_OP_MLP_DOWN) return (struct run){s->first_ffn, s->n_ffn};
+  return (struct run){0, t->n_dims > 1 ? t->shape[1] : 1};
+}
+
+struct tl_slice tl_slice_weight(const struct tl_model *model, const struct tl_shard *shard, const struct tl_op *op,
+                                unsigned input) {
+  const struct tl_tensor *t = &model->tensors[op->weight[input]];
+  struct run rows = outputs(model, shard, op, input, t), columns = inputs(model, shard, op, t);
+  return (struct tl_slice){t, rows.first, rows.n, columns.first, columns.n};
+}
+
+struct tl_slice tl_slice_bias(const struct tl_model *model, const struct tl_shard *shard, const struct tl_op *op,
+                              unsigned input) {
+  const struct tl_tensor *t = &model->tensors[op->bias[input]];
+  struct run rows = outputs(model, shard, op, input, t);
+  bool summed = op->kind == TL_OP_ATTN_OUT || op->kind == TL_OP_MLP_DOWN;
+  if (summed && shard->rank > 0) rows.n = 0; /* once in the sum */
+  return (struct tl_slice){t, rows.first, rows.n, 0, 1};
+}

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""What the daemon says and does about GPUs on a machine that has none, and of its plugin."""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from daemon import BINARY, MODEL, ROOT
+
+PLUGIN = pathlib.Path(BINARY).resolve().parents[1] / "lib/tokenlane-cuda.so"
+HAS_GPU = os.path.exists("/dev/nvidiactl")
+needs_plugin = pytest.mark.skipif(not PLUGIN.exists(), reason="built without nvcc")
+without_gpu = pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
+
+
+def check(*options):
+    """(valid, what it says) of `tokenlane check-config`."""
+    done = subprocess.run([BINARY, "check-config", "--model.path", MODEL, *options], capture_output=True, text=True)
+    return done.returncode == 0, (done.stdout + done.stderr).strip()
+
+
+def needed(path):
+    """The libraries that a file asks the linker for."""
+    lines = subprocess.run(["readelf", "-d", path], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line.split("[")[1].rstrip("]") for line in lines if "(NEEDED)" in line]
+
+
+def of_cuda(libraries):
+    return [name for name in libraries if re.match(r"lib(cuda|cublas|cudnn|nccl|nvidia|nvrtc|nvJit)", name)]
+
+
+def compile_plugin(folder, text):
+    source = folder / "other.c"
+    source.write_text(text)
+    subprocess.run(["cc", "-std=c17", f"-I{ROOT}/include", "-shared", "-fPIC", "-o", folder / "tokenlane-cuda.so", source],
+                   check=True)
+
+
+def test_the_daemon_needs_no_cuda_library():
+    assert not of_cuda(needed(BINARY))
+    assert "libc.so.6" in needed(BINARY)
+
+
+@needs_plugin
+def test_the_plugin_needs_no_library_of_the_toolkit():
+    assert not of_cuda(needed(PLUGIN))
+
+
+@needs_plugin
+def test_one_symbol_leaves_the_plugin():
+    out = subprocess.run(["nm", "-D", "--defined-only", PLUGIN], capture_output=True, text=True, check=True).stdout
+    assert [line.split()[-1] for line in out.splitlines()] == ["tl_device_plugin"]
+
+
+@needs_plugin
+@without_gpu
+@pytest.mark.parametrize("devices", ["cuda", "cuda,cpu:0"])
+def test_no_driver_is_one_clear_line(devices):
+    valid, text = check("--devices", devices)
+    assert not valid and text.startswith("tokenlane: devices: no NVIDIA driver: ") and "\n" not in text
+
+
+@needs_plugin
+@without_gpu
+def test_a_named_gpu_is_refused_at_start(start):
+    assert check("--devices", "cuda:0") == (True, "the configuration is valid")  # on a machine that has it
+    d = start({"devices": "cuda:0"}, wait=False)
+    assert d.process.wait(60) == 1
+    last = d.stderr().strip().splitlines()[-1]
+    assert last.startswith("tokenlane: devices: no NVIDIA driver: ")
+
+
+@without_gpu
+def test_auto_serves_on_the_cpu(start):
+    d = start({"devices": "auto"})
+    assert "no GPU is used" in d.stderr()
+    assert d.complete("Once upon", max_tokens=4)["choices"][0]["finish_reason"] == "length"
+    assert check("--devices", "auto,cpu:0") == (False, "tokenlane: devices: expected different devices, got cpu:0 twice")
+
+
+def test_without_a_plugin(tmp_path):
+    valid, text = check("--devices", "cuda:0", "--device.plugin_dir", str(tmp_path))
+    assert not valid and f"{tmp_path}/tokenlane-cuda.so is not there" in text and "device.plugin_dir" in text
+    assert check("--devices", "auto", "--device.plugin_dir", str(tmp_path))[0]
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="no compiler")
+@pytest.mark.parametrize("abi, sizes", [("TL_DEVICE_ABI + 1", "TL_DEVICE_SIZES"), ("TL_DEVICE_ABI", "TL_DEVICE_SIZES + 8")])
+def test_a_plugin_of_another_build(tmp_path, abi, sizes):
+    compile_plugin(tmp_path, f"""
+        #include "tokenlane/device.h"
+        const struct tl_device_plugin *tl_device_plugin(void);
+        const struct tl_device_plugin *tl_device_plugin(void) {{
+          static const struct tl_device_plugin plugin = {{{abi}, {sizes}, 0}};
+          return &plugin;
+        }}""")
+    valid, text = check("--devices", "cuda:0", "--device.plugin_dir", str(tmp_path))
+    assert not valid and "is of another build than this daemon" in text
+
+
+def test_a_file_that_is_no_plugin(tmp_path):
+    (tmp_path / "tokenlane-cuda.so").write_text("not a library")
+    valid, text = check("--devices", "cuda:0", "--device.plugin_dir", str(tmp_path))
+    assert not valid and "the CUDA backend cannot be opened: " in text
+    if shutil.which("cc"):
+        compile_plugin(tmp_path, "int other;")
+        valid, text = check("--devices", "cuda:0", "--device.plugin_dir", str(tmp_path))
+        assert not valid and "tl_device_plugin" in text
+
+
+@pytest.mark.parametrize("devices", ["cuda:", "cuda:x", "cuda:-1", "cuda0", "cuda:0:1", "autos", "cuda:99999999999"])
+def test_devices_that_are_none(devices):
+    assert check("--devices", devices) == (False, f"tokenlane: devices: expected devices such as cpu:0, got '{devices}'")

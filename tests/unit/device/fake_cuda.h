@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+/* CUDA, cuBLASLt and the kernels for a machine without a GPU: device memory is memory, a stream
+ * is a list of what is still to be done, kernels run on fibers (emulate.h). Nothing
+ * that was enqueued happens before somebody asks whether it is done, so that a host
+ * buffer which is written too early shows. Copies must be between what was
+ * allocated here, on the host's side pinned. Any call can be made to fail. */
+#ifndef FAKE_CUDA_H
+#define FAKE_CUDA_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "device/cuda/cuda_api.h"
+#include "tokenlane/device.h"
+
+struct fake_cuda {
+  /* what the test sets */
+  int n_devices;
+  int count_error;          /* of `count`: CUDA_DRIVER_TOO_OLD as without a driver */
+  int compute_major;
+  size_t memory;            /* of each device */
+  bool idle;                /* kernels and products do nothing: for tests of the order of calls */
+  bool hangs;               /* nothing that was enqueued is ever done */
+  bool picky;               /* products are possible only with all rows of the bucket */
+  bool uncounted_polls;     /* queries are no calls, since nobody knows how many there will be */
+  unsigned fail_at;         /* this call fails, counted from 1; 0: none does */
+  int fail_code;
+  bool sticky;              /* and all calls after it */
+  int async_error;          /* of NCCL's communicators */
+  unsigned trap_at;         /* this kernel, counted from 1, makes an error for good */
+  /* what the test reads */
+  _Atomic unsigned n_calls; /* relaxed: counts only */
+  const char *failed;       /* the call that failed, NULL: none did */
+  unsigned n_kernels, n_launches, n_graphs, n_replays, n_products, n_collectives;
+  char order[64];           /* the last kernels that were enqueued, a letter each: embed, norm, m or v for a
+                             * product, k and v into the cache, decode, prefill, gate, last rows, bias, sample */
+};
+extern struct fake_cuda fake_cuda;
+
+/* As after the start: a device with 256 MiB, nothing counted. Nothing may be allocated. */
+void fake_cuda_reset(void);
+/* Memory, streams, events, graphs, descriptors that nobody freed. */
+unsigned fake_cuda_live(void);
+extern const struct tl_device_ops fake_cuda_ops;
+
+#endif

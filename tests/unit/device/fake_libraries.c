@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: MIT */
+/* The fake's cuBLASLt and NCCL. */
+#include "fake_private.h"
+
+#define MAGIC 0x5eedf00d
+
+/* --- products -------------------------------------------------------------------------------------------- */
+
+struct layout {
+  int type;
+  uint64_t rows, cols;
+  int64_t ld;
+};
+
+struct product {
+  const void *w, *x;
+  void *y;
+  struct layout wl, xl, yl;
+};
+
+static float element(int type, const void *base, size_t at) {
+  uint16_t bits = ((const uint16_t *)base)[at];
+  return type == CUDA_LT_R_16BF ? tl_bf16_to_f32(bits) : tl_f16_to_f32(bits);
+}
+
+/* y (n, m) = w (k, n) transposed, x (k, m); columns one after the other. */
+static int run_product(void *args) {
+  const struct product *p = args;
+  if (fake_cuda.idle) return 0;
+  for (uint64_t m = 0; m < p->xl.cols; m++)
+    for (uint64_t n = 0; n < p->wl.cols; n++) {
+      float sum = 0;
+      for (uint64_t k = 0; k < p->wl.rows; k++)
+        sum += element(p->wl.type, p->w, n * (uint64_t)p->wl.ld + k) * element(p->xl.type, p->x, m * (uint64_t)p->xl.ld + k);
+      size_t at = m * (uint64_t)p->yl.ld + n;
+      if (p->yl.type == CUDA_LT_R_32F)
+        ((float *)p->y)[at] = sum;
+      else
+        ((uint16_t *)p->y)[at] = p->yl.type == CUDA_LT_R_16BF ? tl_f32_to_bf16(sum) : tl_f32_to_f16(sum);
+    }
+  return 0;
+}
+
+static int lt_create(void **ret) {
+  FAKE_BEGIN("lt_create");
+  *ret = fake_new_object(1);
+  return 0;
+}
+
+static int lt_destroy(void *lt) {
+  fake_free_object(lt);
+  return fake_begin("lt_destroy");
+}
+
+static int lt_desc_new(void **ret, int compute, int scale) {
+  FAKE_BEGIN("lt_desc_new");
+  assert_int_equal(compute, CUDA_LT_COMPUTE_32F);
+  assert_int_equal(scale, CUDA_LT_R_32F);
+  *ret = fake_new_object(sizeof(int32_t));
+  return 0;
+}
+
+static int lt_desc_set(void *desc, int attribute, const void *value, size_t bytes) {
+  FAKE_BEGIN("lt_desc_set");
+  assert_true(attribute == CUDA_LT_DESC_TRANSA && bytes == sizeof(int32_t));
+  memcpy(desc, value, bytes);
+  return 0;
+}
+
+static int lt_layout_new(void **ret, int type, uint64_t rows, uint64_t cols, int64_t ld) {
+  FAKE_BEGIN("lt_layout_new");
+  struct layout *l = fake_new_object(sizeof *l);
+  *l = (struct layout){type, rows, cols, ld};
+  *ret = l;
+  return 0;
+}
+
+static int lt_layout_set(void *layout, int attribute, const void *value, size_t bytes) {
+  FAKE_BEGIN("lt_layout_set");
+  struct layout *l = layout;
+  assert_true(attribute == CUDA_LT_LAYOUT_COLS && bytes == sizeof l->cols);
+  memcpy(&l->cols, value, bytes);
+  return 0;
+}
+
+static int lt_preference_new(void **ret) {
+  FAKE_BEGIN("lt_preference_new");
+  *ret = fake_new_object(sizeof(uint64_t));
+  return 0;
+}
+
+static int lt_preference_set(void *preference, int attribute, const void *value, size_t bytes) {
+  FAKE_BEGIN("lt_preference_set");
+  assert_true(attribute == CUDA_LT_PREFERENCE_WORKSPACE && bytes == sizeof(uint64_t));
+  memcpy(preference, value, bytes);
+  return 0;
+}
+
+static void check_product(const void *desc, const struct layout *w, const struct layout *x, const struct layout *y) {
+  assert_int_equal(*(const int32_t *)desc, CUDA_LT_TRANSPOSE);
+  assert_true(w->rows == x->rows && w->cols == y->rows && x->cols == y->cols);
+  assert_true(w->ld >= (int64_t)w->rows && x->ld >= (int64_t)x->rows && y->ld >= (int64_t)y->rows);
+  assert_true(w->ld % 8 == 0 && x->ld % 8 == 0); /* tensor cores want 16 bytes */
+}
+
+static int lt_heuristic(void *lt, void *desc, void *a, void *b, void *c, void *d, void *preference, int n_asked,
+                        struct cuda_lt_found *ret, int *ret_n) {
+  FAKE_BEGIN("lt_heuristic");
+  assert_non_null(lt);
+  assert_ptr_equal(c, d);
+  assert_true(n_asked == 1 && *(uint64_t *)preference > 0);
+  check_product(desc, a, b, d);
+  *ret = (struct cuda_lt_found){.algorithm = {{((struct layout *)b)->cols, MAGIC}}};
+  *ret_n = 1;
+  return 0;
+}
+
+static int lt_matmul(void *lt, void *desc, const void *alpha, const void *a, void *a_layout, const void *b, void *b_layout,
+                     const void *beta, const void *c, void *c_layout, void *d, void *d_layout,
+                     const struct cuda_lt_algorithm *algorithm, void *workspace, size_t workspace_bytes, void *stream) {
+  FAKE_BEGIN("lt_matmul");
+  assert_true(lt && *(const float *)alpha == 1 && *(const float *)beta == 0 && c == d && c_layout == d_layout);
+  check_product(desc, a_layout, b_layout, d_layout);
+  struct product p = {a, b, d, *(struct layout *)a_layout, *(struct layout *)b_layout, *(struct layout *)d_layout};
+  assert_int_equal(algorithm->data[1], MAGIC);
+  assert_true(p.xl.cols <= algorithm->data[0]);
+  if (fake_cuda.picky && p.xl.cols != algorithm->data[0]) return CUDA_LT_NOT_SUPPORTED;
+  fake_check_range(workspace, workspace_bytes);
+  fake_check_range(a, ((p.wl.cols - 1) * (uint64_t)p.wl.ld + p.wl.rows) * 2);
+  fake_check_range(b, ((p.xl.cols - 1) * (uint64_t)p.xl.ld + p.xl.rows) * 2);
+  fake_check_range(d, ((p.yl.cols - 1) * (uint64_t)p.yl.ld + p.yl.rows) * (p.yl.type == CUDA_LT_R_32F ? 4 : 2));
+  fake_cuda.n_products++;
+  fake_note('m');
+  fake_enqueue(stream, "lt_matmul", run_product, &p, sizeof p);
+  return 0;
+}
+
+static int open_lt(struct tl_error *err) {
+  int r = fake_begin("open_lt");
+  return r ? tl_error_set(err, TL_EUNSUPPORTED, "devices", "devices: the CUDA backend needs libcublasLt: not there") : TL_OK;
+}
+
+/* --- collectives ------------------------------------------------------------------------------------------- */
+
+/* Those who came with the same id. A rank lays down what it brings to its n-th collective and goes on when
+ * all have done so; two places each are enough, since nobody is ahead of another by more. */
+struct meeting {
+  struct cuda_nccl_id id;
+  int size, n_came, n_left;
+  struct {
+    unsigned n_laid; /* collectives that it has brought something to */
+    void *laid[2];
+  } ranks[FAKE_DEVICES];
+};
+
+struct comm {
+  struct meeting *meeting; /* NULL: aborted */
+  int rank;
+};
+
+struct collective {
+  struct comm *comm;
+  const void *from;
+  void *to;
+  size_t count;
+  int type;
+  bool gathers;
+  unsigned n; /* which of its communicator's; 0: not laid down yet */
+};
+
+#define MAX_LEFT 4096
+static struct meeting *meetings[4];
+static unsigned n_ids;
+static struct comm *left_comms[MAX_LEFT]; /* freed by fake_cuda_reset */
+static unsigned n_left_comms;
+
+static int nccl_unique_id(struct cuda_nccl_id *ret) {
+  FAKE_BEGIN("nccl_unique_id");
+  *ret = (struct cuda_nccl_id){{0}};
+  snprintf(ret->bytes, sizeof ret->bytes, "meeting %u", ++n_ids);
+  return 0;
+}
+
+static struct meeting *find_meeting(const struct cuda_nccl_id *id, int size) {
+  unsigned empty = 0;
+  for (unsigned i = 0; i < UNIT_COUNT(meetings); i++) {
+    if (!meetings[i]) empty = i;
+    else if (memcmp(&meetings[i]->id, id, sizeof *id) == 0) return meetings[i];
+  }
+  meetings[empty] = calloc(1, sizeof *meetings[empty]);
+  meetings[empty]->id = *id;
+  meetings[empty]->size = size;
+  return meetings[empty];
+}
+
+static int nccl_init(void **ret_comm, int size, const struct cuda_nccl_id *id, int rank) {
+  FAKE_BEGIN("nccl_init");
+  struct comm *comm = fake_new_object(sizeof *comm);
+  pthread_mutex_lock(&fake_lock);
+  *comm = (struct comm){find_meeting(id, size), rank};
+  comm->meeting->n_came++;
+  pthread_mutex_unlock(&fake_lock);
+  assert_true(comm->meeting->size == size && rank < size);
+  *ret_comm = comm;
+  return CUDA_NCCL_IN_PROGRESS;
+}
+
+static int nccl_async_error(void *comm, int *ret) {
+  int polled = fake_begin_poll("nccl_async_error");
+  if (polled) return polled;
+  const struct meeting *m = ((struct comm *)comm)->meeting;
+  pthread_mutex_lock(&fake_lock);
+  *ret = m->n_came < m->size ? CUDA_NCCL_IN_PROGRESS : fake_cuda.async_error;
+  pthread_mutex_unlock(&fake_lock);
+  return 0;
+}
+
+static float number(int type, const void *p, size_t at) {
+  if (type == CUDA_NCCL_F32) return ((const float *)p)[at];
+  return element(type == CUDA_NCCL_BF16 ? CUDA_LT_R_16BF : CUDA_LT_R_16F, p, at);
+}
+
+static void put_number(int type, void *p, size_t at, float value) {
+  if (type == CUDA_NCCL_F32) ((float *)p)[at] = value;
+  else ((uint16_t *)p)[at] = type == CUDA_NCCL_BF16 ? tl_f32_to_bf16(value) : tl_f32_to_f16(value);
+}
+
+static int run_collective(void *args) {
+  struct collective *c = args;
+  struct meeting *m = c->comm->meeting;
+  size_t bytes = c->count * (c->type == CUDA_NCCL_F32 ? 4 : 2);
+  if (!m) return 0; /* aborted: ends without a result */
+  if (c->n == 0) {
+    c->n = ++m->ranks[c->comm->rank].n_laid;
+    void **place = &m->ranks[c->comm->rank].laid[c->n % 2];
+    *place = memcpy(realloc(*place, bytes), c->from, bytes);
+  }
+  for (int i = 0; i < m->size; i++)
+    if (m->ranks[i].n_laid < c->n) return FAKE_AGAIN;
+  for (int i = 0; c->gathers && i < m->size; i++) memcpy((char *)c->to + (size_t)i * bytes, m->ranks[i].laid[c->n % 2], bytes);
+  for (size_t k = 0; !c->gathers && k < c->count; k++) {
+    float sum = 0;
+    for (int i = 0; i < m->size; i++) sum += number(c->type, m->ranks[i].laid[c->n % 2], k);
+    put_number(c->type, c->to, k, sum);
+  }
+  return 0;
+}
+
+static int nccl_all_reduce(const void *from, void *to, size_t count, int type, int op, void *comm, void *stream) {
+  FAKE_BEGIN("nccl_all_reduce");
+  assert_int_equal(op, CUDA_NCCL_SUM);
+  struct collective c = {comm, from, to, count, type, false, 0};
+  fake_cuda.n_collectives++;
+  fake_enqueue(stream, "all_reduce", run_collective, &c, sizeof c);
+  return CUDA_NCCL_IN_PROGRESS; /* as a communicator that does not block may say */
+}
+
+static int nccl_all_gather(const void *from, void *to, size_t count, int type, void *comm, void *stream) {
+  FAKE_BEGIN("nccl_all_gather");
+  struct collective c = {comm, from, to, count, type, true, 0};
+  fake_cuda.n_collectives++;
+  fake_enqueue(stream, "all_gather", run_collective, &c, sizeof c);
+  return 0;
+}
+
+/* The object stays until the last rank has left: what it enqueued may still look at it. */
+static int nccl_abort(void *p) {
+  struct comm *comm = p;
+  struct meeting *m = comm->meeting;
+  pthread_mutex_lock(&fake_lock);
+  fake_remove_object(comm);
+  comm->meeting = NULL;
+  left_comms[n_left_comms++] = comm;
+  assert_true(n_left_comms < MAX_LEFT);
+  if (++m->n_left == m->n_came) {
+    for (unsigned i = 0; i < UNIT_COUNT(meetings); i++)
+      if (meetings[i] == m) meetings[i] = NULL;
+    for (int i = 0; i < FAKE_DEVICES; i++) free(m->ranks[i].laid[0]), free(m->ranks[i].laid[1]);
+    free(m);
+  }
+  pthread_mutex_unlock(&fake_lock);
+  return fake_begin("nccl_abort");
+}
+
+void fake_forget_comms(void) {
+  for (unsigned i = 0; i < n_left_comms; i++) free(left_comms[i]);
+  n_left_comms = 0;
+}
+
+static const char *nccl_text(int code) {
+  return code ? "a fake NCCL error" : "no error";
+}
+
+static int open_nccl(struct tl_error *err) {
+  int r = fake_begin("open_nccl");
+  return r ? tl_error_set(err, TL_EUNSUPPORTED, "devices", "devices: the CUDA backend needs libnccl: not there") : TL_OK;
+}
+
+void fake_add_libraries(struct cuda_api *api) {
+  api->lt = (struct cuda_lt){lt_create, lt_destroy, lt_desc_new, lt_destroy, lt_desc_set, lt_layout_new, lt_destroy, lt_layout_set,
+           lt_preference_new, lt_destroy, lt_preference_set, lt_heuristic, lt_matmul};
+  api->nccl = (struct cuda_nccl){nccl_unique_id, nccl_async_error, nccl_all_reduce, nccl_all_gather, nccl_abort, nccl_text, nccl_init};
+  api->open_lt = open_lt;
+  api->open_nccl = open_nccl;
+}

@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: MIT */
+/* The CUDA backend's host part with a GPU that only counts: order of calls, memory,
+ * every call failing in turn, hangs, errors for good. */
+#include <pthread.h>
+
+#include "device/cuda/cuda_backend.h"
+#include "device/cuda/cuda_private.h"
+#include "fake_cuda.h"
+#include "unit.h"
+
+enum { BATCH = 8, TOKENS = 48, CONTEXT = 64 };
+
+static struct tl_model *model;
+
+static int open_model(void **state) {
+  (void)state;
+  const char *root = getenv("TL_TEST_GOLDEN");
+  char folder[512];
+  struct tl_error err = {0};
+  snprintf(folder, sizeof folder, "%s/llama/f16_sharded", root ? root : "tests/golden");
+  return tl_model_load(folder, &model, &err);
+}
+
+static int close_model(void **state) {
+  (void)state;
+  tl_model_free(model);
+  return 0;
+}
+
+static void start(void) {
+  fake_cuda_reset();
+  fake_cuda.idle = true;
+}
+
+/* --- steps ---------------------------------------------------------------------------------- */
+
+static struct {
+  int32_t tokens[TOKENS];
+  uint32_t positions[TOKENS], slots[TOKENS], query_start[BATCH + 1], context_len[BATCH], tables[BATCH * 4], rows[BATCH];
+  struct tl_sampling sampling[BATCH];
+  struct tl_sampled sampled[BATCH];
+} work;
+
+/* A sequence for each count: its last so many tokens of a context of 40, its last row wanted. */
+static struct tl_step make_step(unsigned n, const uint32_t *counts) {
+  struct tl_step step = {0, n, n, 4, work.tokens, work.positions, work.slots, work.query_start, work.context_len, work.tables,
+                         work.rows, work.sampling};
+  for (uint32_t s = 0; s < n; s++) {
+    for (uint32_t i = 0; i < 4; i++) work.tables[s * 4 + i] = s * 4 + i;
+    work.query_start[s] = step.n_tokens;
+    work.context_len[s] = 40;
+    for (uint32_t i = 0; i < counts[s]; i++, step.n_tokens++) {
+      work.positions[step.n_tokens] = 40 - counts[s] + i;
+      work.slots[step.n_tokens] = s * 64 + work.positions[step.n_tokens];
+    }
+    work.rows[s] = step.n_tokens - 1;
+    work.sampling[s] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1};
+  }
+  work.query_start[n] = step.n_tokens;
+  return step;
+}
+
+static int run(struct tl_device *device, unsigned n, const uint32_t *counts, struct tl_error *err) {
+  struct tl_step step = make_step(n, counts);
+  int r = fake_cuda_ops.submit(device, &step, err);
+  return r < 0 ? r : fake_cuda_ops.collect(device, work.sampled, err);
+}
+
+static const uint32_t decode[] = {1, 1, 1}, prompt[] = {40}, mixed[] = {1, 30, 1, 5};
+
+static int run_three(struct tl_device *device, struct tl_error *err) {
+  int r = run(device, 1, prompt, err);
+  if (r == TL_OK) r = run(device, 3, decode, err);
+  return r == TL_OK ? run(device, 4, mixed, err) : r;
+}
+
+static int load_device(struct tl_device *device, uint64_t kv_bytes, unsigned percent, struct tl_device_loaded *ret,
+                       struct tl_error *err) {
+  struct tl_device_load load = {.model = model, .max_batch_size = BATCH, .max_batch_tokens = TOKENS, .max_context = CONTEXT,
+                                .kv_memory_bytes = kv_bytes, .memory_percent = percent};
+  return fake_cuda_ops.load(device, &load, ret, err);
+}
+
+static const struct tl_device_options options = {.n_lanes = 1};
+
+static struct tl_device *open_device(void) {
+  struct tl_device *device;
+  struct tl_device_loaded loaded;
+  struct tl_error err = {0};
+  if (fake_cuda_ops.open(&options, &device, &err) < 0) fail_msg("%s", err.message);
+  if (load_device(device, 0, 0, &loaded, &err) < 0) fail_msg("%s", err.message);
+  return device;
+}
+
+static void close_device(struct tl_device *device) {
+  fake_cuda_ops.close(device);
+  assert_int_equal(fake_cuda_live(), 0);
+}
+
+/* --- tests ------------------------------------------------------------------------------------ */
+
+/* A graph holds the layers; draws come after it. A step with prompts is launched as it is. */
+static void test_order(void **state) {
+  (void)state;
+  start();
+  struct tl_error err = {0};
+  struct tl_device *device = open_device();
+  static const char layers[] = "envkdvnvgvnvkdvnvgvnv";
+  assert_int_equal(fake_cuda.n_graphs, 4); /* 1, 2, 4, 8 */
+  assert_string_equal(fake_cuda.order + strlen(fake_cuda.order) - strlen(layers), layers);
+  assert_int_equal(fake_cuda.n_kernels, 0); /* what is recorded does not run */
+  unsigned launches = fake_cuda.n_launches;
+  assert_int_equal(run(device, 3, decode, &err), TL_OK);
+  assert_int_equal(fake_cuda.n_replays, 1);
+  assert_int_equal(fake_cuda.n_launches - launches, 1); /* the draws */
+  assert_int_equal(fake_cuda.n_kernels, strlen(layers) + 1);
+  memset(fake_cuda.order, 0, sizeof fake_cuda.order);
+  assert_int_equal(run(device, 4, mixed, &err), TL_OK);
+  assert_string_equal(fake_cuda.order, "enmkdpmnmgmnmkdpmnmgmnlvs");
+  memset(fake_cuda.order, 0, sizeof fake_cuda.order);
+  assert_int_equal(run(device, 1, prompt, &err), TL_OK);
+  assert_string_equal(fake_cuda.order, "enmkpmnmgmnmkpmnmgmnlvs");
+  assert_int_equal(fake_cuda.n_replays, 1);
+  close_device(device);
+}
+
+static bool is_cleaning(const char *call) {
+  static const char *const names[] = {"free", "stream_free", "event_free", "graph_free", "exec_free", "lt_destroy"};
+  for (unsigned i = 0; i < UNIT_COUNT(names); i++)
+    if (strcmp(call, names[i]) == 0) return true;
+  return false;
+}
+
+/* What the error leaves behind: a device that works again after a reset, or says that it never will. */
+static void check_after(struct tl_device *device, bool sticky) {
+  struct tl_error err = {0};
+  if (sticky) {
+    assert_int_equal(fake_cuda_ops.reset(device, &err), TL_EDEVICE);
+    assert_int_equal(run(device, 3, decode, &err), TL_EDEVICE);
+    assert_true(strstr(err.message, "cuda:0: ") == err.message);
+    return;
+  }
+  if (fake_cuda_ops.reset(device, &err) < 0) fail_msg("after %s: %s", fake_cuda.failed, err.message);
+  if (run_three(device, &err) < 0) fail_msg("after %s: %s", fake_cuda.failed, err.message);
+}
+
+/* All of a device's life with call n failing; false: it has not so many calls. */
+static bool fail_at(unsigned n, int code, bool sticky) {
+  start();
+  fake_cuda.memory = 48u << 20;
+  fake_cuda.fail_at = n;
+  fake_cuda.fail_code = code;
+  fake_cuda.sticky = sticky;
+  struct tl_device *device = NULL;
+  struct tl_device_loaded loaded;
+  struct tl_error err = {0};
+  int r = fake_cuda_ops.open(&options, &device, &err);
+  if (r < 0) {
+    assert_non_null(fake_cuda.failed);
+    assert_null(device);
+    assert_int_equal(fake_cuda_live(), 0);
+    assert_true(err.code == r && *err.message);
+    return true;
+  }
+  r = load_device(device, 0, 0, &loaded, &err);
+  bool steps = r == TL_OK;
+  if (steps) r = run_three(device, &err);
+  if (fake_cuda.failed && r == TL_OK && !is_cleaning(fake_cuda.failed)) fail_msg("nobody noticed that %s failed", fake_cuda.failed);
+  if (r < 0) {
+    if (!fake_cuda.failed) fail_msg("%s", err.message);
+    assert_true(err.code == r && *err.message);
+    if (steps) check_after(device, sticky);
+  }
+  bool reached = fake_cuda.failed != NULL;
+  close_device(device);
+  return reached || fake_cuda.failed;
+}
+
+static void test_every_call_fails(void **state) {
+  (void)state;
+  for (unsigned sticky = 0; sticky < 2; sticky++) {
+    unsigned n = 1;
+    while (fail_at(n, sticky ? 700 : 1, sticky)) n++;
+    printf("%u calls, each %s\n", n - 1, sticky ? "for good" : "once");
+    assert_true(n > 100);
+  }
+}
+
+/* An allocation that fails is want of memory, not a broken device. */
+static void test_no_memory(void **state) {
+  (void)state;
+  start();
+  struct tl_error err = {0};
+  struct tl_device *device;
+  struct tl_device_loaded loaded;
+  assert_int_equal(fake_cuda_ops.open(&options, &device, &err), TL_OK);
+  fake_cuda.fail_at = fake_cuda.n_calls + 3; /* use, memory, alloc */
+  fake_cuda.fail_code = CUDA_OUT_OF_MEMORY;
+  assert_int_equal(load_device(device, 0, 0, &loaded, &err), TL_ENOMEM);
+  assert_string_equal(fake_cuda.failed, "alloc");
+  close_device(device);
+}
+
+static struct tl_device_loaded load_with(size_t memory, uint64_t kv_bytes, unsigned percent, int expected, struct tl_error *err) {
+  start();
+  fake_cuda.memory = memory;
+  struct tl_device *device;
+  struct tl_device_loaded loaded = {0};
+  assert_int_equal(fake_cuda_ops.open(&options, &device, err), TL_OK);
+  int r = load_device(device, kv_bytes, percent, &loaded, err);
+  if (r != expected) fail_msg("%d: %s", r, err->message);
+  close_device(device);
+  return loaded;
+}
+
+static void test_memory(void **state) {
+  (void)state;
+  struct tl_error err = {0};
+  struct tl_device_loaded all = load_with(128u << 20, 0, 0, TL_OK, &err);
+  struct tl_device_loaded half = load_with(128u << 20, 0, 45, TL_OK, &err);
+  size_t block = all.kv_bytes / all.n_blocks;
+  assert_int_equal(block, 2u * 2 * 4 * 16 * 16 * 2); /* layers, k and v, heads, tokens, elements, bytes */
+  assert_true(all.weight_bytes >= model->weight_bytes && all.weight_bytes < model->weight_bytes + (1 << 16));
+  assert_true(all.kv_bytes - half.kv_bytes > (57u << 20) && all.kv_bytes - half.kv_bytes < (58u << 20)); /* 45 % of 128 MiB */
+  struct tl_device_loaded given = load_with(128u << 20, 1u << 20, 0, TL_OK, &err);
+  assert_int_equal(given.n_blocks, (1u << 20) / block);
+  load_with(128u << 20, 4 * block - 1, 0, TL_ENOMEM, &err); /* a context has four blocks */
+  assert_string_equal(err.field, "engine.kv_memory_bytes");
+  load_with(32u << 20, 0, 0, TL_ENOMEM, &err);
+  assert_string_equal(err.field, "model.path");
+  static const char *const says[] = {"MiB of GPU memory are missing", "weights", "KV cache", "engine.max_context",
+                                     "engine.tensor_parallel"};
+  for (unsigned i = 0; i < UNIT_COUNT(says); i++)
+    if (!strstr(err.message, says[i])) fail_msg("'%s' does not say '%s'", err.message, says[i]);
+}
+
+static void check_refused(int expected, const char *field, const char *text) {
+  struct tl_device *device = NULL;
+  struct tl_error err = {0};
+  assert_int_equal(fake_cuda_ops.open(&options, &device, &err), expected);
+  assert_string_equal(err.field, field);
+  if (!strstr(err.message, text)) fail_msg("%s", err.message);
+  assert_int_equal(fake_cuda_live(), 0);
+}
+
+static void test_no_device(void **state) {
+  (void)state;
+  start();
+  fake_cuda.count_error = CUDA_DRIVER_TOO_OLD;
+  check_refused(TL_EUNSUPPORTED, "devices", "devices: no NVIDIA driver: ");
+  start();
+  fake_cuda.n_devices = 0;
+  check_refused(TL_EINVAL, "devices", "there are 0 GPUs");
+  start();
+  fake_cuda.compute_major = 7;
+  check_refused(TL_EUNSUPPORTED, "devices", "compute capability 7.0, 8.0 is needed");
+}
+
+/* Plans with records that the backend does not know, or not at that place. */
+static void test_other_plans(void **state) {
+  (void)state;
+  struct tl_op *plan = (struct tl_op *)model->plan;
+  for (uint32_t i = 0; i < model->n_ops; i++) {
+    static const int others[] = {99, TL_OP_EMBED, TL_OP_QKV};
+    for (unsigned k = 0; k < UNIT_COUNT(others); k++) {
+      struct tl_op before = plan[i];
+      struct tl_error err = {0};
+      if ((int)before.kind == others[k]) continue;
+      plan[i].kind = (enum tl_op_kind)others[k];
+      load_with(128u << 20, 0, 0, TL_EUNSUPPORTED, &err);
+      assert_string_equal(err.field, "model.path");
+      plan[i] = before;
+    }
+  }
+  uint32_t n = model->n_ops--; /* no logits */
+  struct tl_error err = {0};
+  load_with(128u << 20, 0, 0, TL_EUNSUPPORTED, &err);
+  model->n_ops = n;
+}
+
+/* --- hangs ------------------------------------------------------------------------------------------ */
+
+struct waiting {
+  struct tl_device *device;
+  int result;
+  struct tl_error err;
+};
+
+static void *collect(void *argument) {
+  struct waiting *w = argument;
+  w->result = fake_cuda_ops.collect(w->device, work.sampled, &w->err);
+  return NULL;
+}
+
+/* The collect of a step that hangs ends with the reset; the device works again only if the step ends. */
+static void check_hang(bool ends) {
+  start();
+  struct waiting w = {.device = open_device()};
+  struct tl_step step = make_step(3, decode);
+  struct tl_error err = {0};
+  pthread_t thread;
+  fake_cuda.hangs = true;
+  assert_int_equal(fake_cuda_ops.submit(w.device, &step, &err), TL_OK);
+  assert_int_equal(pthread_create(&thread, NULL, collect, &w), 0);
+  usleep(20000);
+  if (ends) fake_cuda.hangs = false; /* the fake would let collect end as well: it may win */
+  int r = fake_cuda_ops.reset(w.device, &err);
+  pthread_join(thread, NULL);
+  if (ends) {
+    assert_int_equal(r, TL_OK);
+    assert_true(w.result == TL_OK || w.result == TL_EDEVICE);
+  } else {
+    assert_int_equal(r, TL_EDEVICE);
+    assert_non_null(strstr(err.message, "does not end its step"));
+    assert_int_equal(w.result, TL_EDEVICE);
+    assert_non_null(strstr(w.err.message, "given up"));
+    /* the pinned memory may still be read: no step may write to it */
+    assert_int_equal(fake_cuda_ops.submit(w.device, &step, &err), TL_EDEVICE);
+    assert_non_null(strstr(err.message, "still runs"));
+    fake_cuda.hangs = false;
+  }
+  assert_int_equal(fake_cuda_ops.reset(w.device, &err), TL_OK);
+  if (run_three(w.device, &err) < 0) fail_msg("%s", err.message);
+  close_device(w.device);
+}
+
+static void test_hang(void **state) {
+  (void)state;
+  check_hang(false);
+  check_hang(true);
+}
+
+/* A kernel that traps is noticed by collect, and for good. */
+static void test_trap(void **state) {
+  (void)state;
+  for (unsigned at = 1; at < 40; at += 3) {
+    start();
+    struct tl_device *device = open_device();
+    struct tl_error err = {0};
+    fake_cuda.trap_at = at;
+    assert_int_equal(run_three(device, &err), TL_EDEVICE);
+    check_after(device, true);
+    assert_non_null(strstr(err.message, "(700)"));
+    close_device(device);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_order),     cmocka_unit_test(test_every_call_fails), cmocka_unit_test(test_no_memory),
+      cmocka_unit_test(test_memory),    cmocka_unit_test(test_no_device),        cmocka_unit_test(test_other_plans),
+      cmocka_unit_test(test_hang),      cmocka_unit_test(test_trap),
+  };
+  return cmocka_run_group_tests(tests, open_model, close_model);
+}

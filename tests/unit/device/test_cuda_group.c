@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: MIT */
+/* Groups of GPUs over the fake: golden models cut into ranks, on a thread each; ranks that never come, that fail, that are
+ * given up, and groups that are made anew. */
+#include <math.h>
+
+#include "device/cuda/cuda_private.h"
+#include "fake_cuda.h"
+#include "golden_llama.h"
+#include "tokenlane/base/clock.h"
+
+struct opening {
+  struct machine *m;
+  const struct tl_model *model;
+  unsigned rank;
+  bool loads; /* else it only joins */
+  uint32_t n_blocks;
+  int result;
+  struct tl_error error;
+  pthread_t thread;
+};
+
+static void *open_rank(void *argument) {
+  struct opening *o = argument;
+  struct tl_device **device = &o->m->ranks[o->rank];
+  struct tl_device_load load = {.model = o->model, .max_batch_size = 4, .max_batch_tokens = BATCH_TOKENS,
+                                .max_context = MAX_CONTEXT, .kv_memory_bytes = 8 << 20};
+  struct tl_device_loaded loaded = {0};
+  o->result = o->m->ops->group->join(*device, o->m->group, o->rank, &o->error);
+  if (o->result == TL_OK && o->loads) o->result = o->m->ops->load(*device, &load, &loaded, &o->error);
+  o->n_blocks = loaded.n_blocks;
+  return NULL;
+}
+
+static void make_group(struct machine *m, unsigned size) {
+  struct tl_error err = {0};
+  *m = (struct machine){.ops = &fake_cuda_ops, .n_ranks = size};
+  fake_cuda.n_devices = (int)size;
+  if (m->ops->group->make(size, &m->group, &err) < 0) fail_msg("%s", err.message);
+}
+
+/* All ranks but the last `missing` ones. */
+static void open_ranks(struct machine *m, const struct tl_model *model, unsigned missing, bool loads, struct opening ret[MAX_RANKS]) {
+  m->vocab = model->vocab_size;
+  for (unsigned i = 0; i < m->n_ranks - missing; i++) {
+    struct tl_device_options options = {.index = i, .n_lanes = 1};
+    ret[i] = (struct opening){.m = m, .model = model, .rank = i, .loads = loads};
+    if ((ret[0].result = m->ops->open(&options, &m->ranks[i], &ret[0].error)) < 0) return;
+  }
+  for (unsigned i = 0; i < m->n_ranks - missing; i++) {
+    pthread_create(&ret[i].thread, NULL, open_rank, &ret[i]);
+  }
+  for (unsigned i = 0; i < m->n_ranks - missing; i++) pthread_join(ret[i].thread, NULL);
+  m->device = m->ranks[0];
+}
+
+static struct machine open_machine_of(const struct tl_model *model, unsigned size) {
+  struct machine m;
+  struct opening o[MAX_RANKS];
+  make_group(&m, size);
+  open_ranks(&m, model, 0, true, o);
+  for (unsigned i = 0; i < size; i++) {
+    if (o[i].result < 0) fail_msg("rank %u: %s", i, o[i].error.message);
+    assert_int_equal(o[i].n_blocks, o[0].n_blocks);
+  }
+  m.n_blocks = o[0].n_blocks < 4000 ? o[0].n_blocks : 4000;
+  m.blocks = malloc(m.n_blocks * sizeof *m.blocks);
+  shuffle(m.blocks, m.n_blocks, 77);
+  return m;
+}
+
+static void close_group(struct machine *m) {
+  close_machine(m);
+  assert_int_equal(fake_cuda_live(), 0);
+}
+
+static struct golden *open_model(const char *name) {
+  struct golden *g = malloc(sizeof *g);
+  fake_cuda_reset();
+  open_golden(name, g);
+  return g;
+}
+
+static void close_model(struct golden *g) {
+  close_golden(g);
+  free(g);
+}
+
+/* --- the same tokens ---------------------------------------------------------------------------- */
+
+static void compare(const char *name, unsigned size, double tolerance) {
+  struct golden *g = open_model(name);
+  struct machine m = open_machine_of(g->model, size);
+  double worst = 0;
+  for (unsigned k = 0; k < 2; k++) {
+    const struct golden_case *c = &g->cases[k];
+    struct sequence *s = new_sequence(c->prompt, c->n_prompt);
+    run_alone(&m, s, 4, whole, 1);
+    for (uint32_t i = 0; i < 4; i++) {
+      const struct tl_sampled *got = &s->sampled[c->n_prompt + i];
+      if (got->token != c->tokens[i]) fail_msg("%s in %u: token %u of %u differs", name, size, i, c->n_prompt);
+      worst = fmax(worst, fabs((double)got->logprob - c->logprobs[i]));
+    }
+    free(s);
+  }
+  printf("%s in %u: log-probabilities within %.2g, %u collectives\n", name, size, worst, fake_cuda.n_collectives);
+  assert_true(worst <= tolerance);
+  close_group(&m);
+  close_model(g);
+}
+
+static void test_same_tokens(void **state) {
+  (void)state;
+  compare("f16_sharded", 2, 3e-2);
+  compare("bf16_tied", 2, 1e-1); /* padded heads, MLP biases, one matrix for both ends */
+  compare("f32_odd", 5, 3e-2);   /* attention biases; inner row and vocabulary do not divide */
+  compare("f32_llama3", 4, 3e-2); /* two KV heads for four ranks */
+}
+
+/* --- faults --------------------------------------------------------------------------------------- */
+
+static const uint32_t zero, one = 1, start[] = {0, 1};
+static const int32_t token = 7;
+static const struct tl_sampling greedy = {.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1};
+static const struct tl_step one_row = {1, 1, 1, 1, &token, &zero, &zero, start, &one, &zero, &zero, &greedy};
+
+static struct machine open_idle(struct golden **ret) {
+  *ret = open_model("f16_sharded");
+  fake_cuda.idle = true;
+  return open_machine_of((*ret)->model, 2);
+}
+
+static void check_works(const struct machine *m) {
+  struct rank_run runs[MAX_RANKS];
+  run_ranks(m, &one_row, m->n_ranks, runs);
+  for (unsigned i = 0; i < m->n_ranks; i++)
+    if (runs[i].result < 0) fail_msg("rank %u: %s", i, runs[i].error.message);
+}
+
+static void *reset_rank(void *argument) {
+  struct rank_run *r = argument;
+  r->result = r->m->ops->reset(r->m->ranks[r->rank], &r->error);
+  return NULL;
+}
+
+/* As the engine does it: restore, then all ranks at the same time. */
+static void reset_all(const struct machine *m, struct rank_run runs[MAX_RANKS]) {
+  pthread_t threads[MAX_RANKS];
+  m->ops->group->restore(m->group);
+  for (unsigned i = 0; i < m->n_ranks; i++) {
+    runs[i] = (struct rank_run){.m = m, .rank = i};
+    pthread_create(&threads[i], NULL, reset_rank, &runs[i]);
+  }
+  for (unsigned i = 0; i < m->n_ranks; i++) pthread_join(threads[i], NULL);
+}
+
+static void mend(const struct machine *m) {
+  struct rank_run runs[MAX_RANKS];
+  reset_all(m, runs);
+  for (unsigned i = 0; i < m->n_ranks; i++)
+    if (runs[i].result < 0) fail_msg("reset of rank %u: %s", i, runs[i].error.message);
+  check_works(m);
+}
+
+struct aborting {
+  const struct machine *m;
+};
+
+static void *abort_soon(void *argument) {
+  const struct machine *m = ((struct aborting *)argument)->m;
+  usleep(5000);
+  m->ops->group->abort(m->group);
+  return NULL;
+}
+
+/* One rank does not take part: the others wait in a sum until the group is given up. */
+static void test_rank_that_does_not_come(void **state) {
+  (void)state;
+  struct golden *g;
+  struct machine m = open_idle(&g);
+  check_works(&m);
+  for (unsigned without = 0; without < 2; without++) {
+    struct rank_run runs[MAX_RANKS];
+    struct aborting aborting = {&m};
+    pthread_t thread;
+    pthread_create(&thread, NULL, abort_soon, &aborting);
+    run_ranks(&m, &one_row, without, runs);
+    pthread_join(thread, NULL);
+    const struct rank_run *waited = &runs[1 - without];
+    assert_int_equal(waited->result, TL_ECLOSED);
+    /* until it is restored nothing runs */
+    struct tl_error err = {0};
+    for (unsigned i = 0; i < 2; i++) assert_int_equal(m.ops->submit(m.ranks[i], &one_row, &err), TL_ECLOSED);
+    mend(&m);
+  }
+  close_group(&m);
+  close_model(g);
+}
+
+static void test_error_of_nccl(void **state) {
+  (void)state;
+  struct golden *g;
+  struct machine m = open_idle(&g);
+  struct rank_run runs[MAX_RANKS];
+  fake_cuda.async_error = 6;
+  run_ranks(&m, &one_row, 2, runs);
+  for (unsigned i = 0; i < 2; i++) {
+    assert_int_equal(runs[i].result, TL_EDEVICE);
+    assert_non_null(strstr(runs[i].error.message, "NCCL"));
+  }
+  fake_cuda.async_error = 0;
+  m.ops->group->abort(m.group);
+  mend(&m);
+  close_group(&m);
+  close_model(g);
+}
+
+static void test_meeting_that_fails(void **state) {
+  (void)state;
+  struct golden *g = open_model("f16_sharded");
+  struct machine m;
+  struct opening o[MAX_RANKS];
+  fake_cuda.idle = true;
+  make_group(&m, 2);
+  ((struct cuda_group *)(void *)m.group)->patience_ns = TL_MS(50);
+  open_ranks(&m, g->model, 1, false, o); /* rank 1 is missing */
+  assert_int_equal(o[0].result, TL_EDEVICE);
+  assert_non_null(strstr(o[0].error.message, "do not come"));
+  m.n_ranks = 1;
+  close_group(&m);
+  close_model(g);
+}
+
+/* Every call of opening, a step and a reset fails once, whichever rank makes it: no rank waits for ever, nothing leaks. */
+static void test_every_call_fails(void **state) {
+  (void)state;
+  struct golden *g = open_model("f16_sharded");
+  unsigned n = 1, n_opened = 0;
+  for (bool reached = true; reached; n += n < 60 ? 1 : 7) {
+    struct machine m;
+    struct opening o[MAX_RANKS] = {0};
+    struct tl_error err = {0};
+    fake_cuda_reset();
+    fake_cuda.idle = true;
+    fake_cuda.memory = 48u << 20;
+    fake_cuda.uncounted_polls = true;
+    fake_cuda.fail_at = n;
+    fake_cuda.fail_code = 5;
+    m = (struct machine){.ops = &fake_cuda_ops, .n_ranks = 2};
+    fake_cuda.n_devices = 2;
+    bool made = m.ops->group->make(2, &m.group, &err) == TL_OK;
+    if (made) {
+      ((struct cuda_group *)(void *)m.group)->patience_ns = TL_SEC(5);
+      open_ranks(&m, g->model, 0, true, o);
+    }
+    if (made && o[0].result == TL_OK && o[1].result == TL_OK) {
+      struct rank_run runs[MAX_RANKS];
+      pthread_t thread;
+      struct aborting aborting = {&m};
+      n_opened++;
+      pthread_create(&thread, NULL, abort_soon, &aborting);
+      run_ranks(&m, &one_row, 2, runs);
+      pthread_join(thread, NULL);
+      reset_all(&m, runs);
+      if (runs[0].result < 0 || runs[1].result < 0) {
+        m.ops->group->abort(m.group);
+        reset_all(&m, runs);
+      }
+      for (unsigned i = 0; i < 2; i++)
+        if (runs[i].result < 0) fail_msg("after %s: %s", fake_cuda.failed, runs[i].error.message);
+      fake_cuda.fail_at = 0;
+      check_works(&m);
+    }
+    reached = fake_cuda.failed != NULL;
+    for (unsigned i = 0; made && i < 2; i++) m.ops->close(m.ranks[i]);
+    if (made) m.ops->group->free(m.group);
+    assert_int_equal(fake_cuda_live(), 0);
+  }
+  printf("%u calls\n", n);
+  assert_true(n > 300 && n_opened > 10);
+  close_model(g);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_same_tokens),        cmocka_unit_test(test_rank_that_does_not_come),
+      cmocka_unit_test(test_error_of_nccl),      cmocka_unit_test(test_meeting_that_fails),
+      cmocka_unit_test(test_every_call_fails),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: MIT */
+/* Whole models through the CUDA backend's host part, with kernels on fibers, against
+ * transformers: alone, in chunks, among others, as graphs. With ON_GPU the same on the plugin and the GPU cuda:0. */
+#include <math.h>
+
+#include "device/cuda/cuda_private.h"
+#include "golden_llama.h"
+
+#ifdef ON_GPU
+#define IF_FAKE(...)
+
+static const struct tl_device_ops *find_ops(void) {
+  unsigned index;
+  struct tl_error err = {0};
+  tl_device_plugin_folder(getenv("TL_TEST_PLUGIN_DIR"));
+  const struct tl_device_ops *ops = tl_device_find("cuda:0", &index, &err);
+  if (!ops) fail_msg("%s", err.message);
+  return ops;
+}
+#else
+#include "fake_cuda.h"
+#define IF_FAKE(...) __VA_ARGS__
+
+static const struct tl_device_ops *find_ops(void) {
+  return &fake_cuda_ops;
+}
+#endif
+
+static const char *const model_names[] = {"f32_odd", "bf16_tied", "f32_llama3", "f16_sharded"};
+
+/* Activations are 16-bit; floats become F16. */
+static double tolerance_of(const struct golden *g) {
+  return g->model->dtype == TL_DTYPE_BF16 ? 1e-1 : 3e-2;
+}
+
+static struct golden *open_model(const char *name) {
+  struct golden *g = malloc(sizeof *g);
+  IF_FAKE(fake_cuda_reset();)
+  open_golden(name, g);
+  return g;
+}
+
+static struct machine open_gpu(const struct tl_model *model, uint32_t max_batch_size) {
+  struct machine m = {.ops = find_ops(), .n_ranks = 1, .vocab = model->vocab_size};
+  struct tl_error err = {0};
+  struct tl_device_options options = {.n_lanes = 2};
+  if (m.ops->open(&options, &m.device, &err) < 0) fail_msg("%s", err.message);
+  struct tl_device_load load = {.model = model, .max_batch_size = max_batch_size, .max_batch_tokens = BATCH_TOKENS,
+                                .max_context = MAX_CONTEXT};
+  struct tl_device_loaded loaded;
+  if (m.ops->load(m.device, &load, &loaded, &err) < 0) fail_msg("%s", err.message);
+  assert_true(loaded.n_blocks >= 17 * TABLE);
+  m.ranks[0] = m.device;
+  m.n_blocks = loaded.n_blocks < 4000 ? loaded.n_blocks : 4000;
+  m.blocks = malloc(m.n_blocks * sizeof *m.blocks);
+  shuffle(m.blocks, m.n_blocks, 77);
+  return m;
+}
+
+static void close_all(struct machine *m, struct golden *g) {
+  close_machine(m);
+  IF_FAKE(assert_int_equal(fake_cuda_live(), 0);)
+  close_golden(g);
+  free(g);
+}
+
+/* What was generated so far. */
+static double check(const struct golden_case *c, const struct sequence *s, double tolerance) {
+  double worst = 0;
+  for (uint32_t i = 0; i < s->length - c->n_prompt; i++) {
+    const struct tl_sampled *got = &s->sampled[c->n_prompt + i];
+    if (got->token != c->tokens[i]) fail_msg("token %u of %u: %d, expected %d", i, c->n_prompt, got->token, c->tokens[i]);
+    worst = fmax(worst, fabs((double)got->logprob - c->logprobs[i]));
+    assert_int_equal(got->n_top, N_TOP);
+    for (int k = 0; k < N_TOP; k++) worst = fmax(worst, fabs((double)got->top_logprobs[k] - c->top_logprobs[i][k]) / 2);
+  }
+  if (!(worst <= tolerance)) fail_msg("log-probabilities off by %g", worst);
+  return worst;
+}
+
+static double run_case(struct machine *m, const struct golden *g, unsigned k, uint32_t n_new, const uint32_t *chunks,
+                       unsigned n_chunks) {
+  struct sequence *s = new_sequence(g->cases[k].prompt, g->cases[k].n_prompt);
+  run_alone(m, s, n_new, chunks, n_chunks);
+  double worst = check(&g->cases[k], s, tolerance_of(g));
+  free(s);
+  return worst;
+}
+
+static void test_against_transformers(void **state) {
+  (void)state;
+  static const uint32_t odd[] = {150, 7, 1, 33};
+  for (unsigned i = 0; i < UNIT_COUNT(model_names); i++) {
+    struct golden *g = open_model(model_names[i]);
+    struct machine m = open_gpu(g->model, 4);
+    double worst = run_case(&m, g, 0, 12, whole, 1);
+    worst = fmax(worst, run_case(&m, g, 1, 5, whole, 1));
+    bool is_long = i % 2; /* of each format once: fibers take their time */
+    if (is_long) worst = fmax(worst, run_case(&m, g, 2, 4, odd, UNIT_COUNT(odd)));
+    printf("%s: log-probabilities within %.2g\n", g->folder, worst);
+    IF_FAKE(assert_int_equal(fake_cuda.n_graphs, 3);)  /* for 1, 2 and 4 sequences */
+    /* a chunk of one token whose row is not wanted is none */
+    IF_FAKE(assert_int_equal(fake_cuda.n_replays, 11 + 4 + (is_long ? 3 : 0));)
+    close_all(&m, g);
+  }
+}
+
+/* A file in which the rows of Q and K stand in another order. */
+static void test_rows_in_pairs(void **state) {
+  (void)state;
+  struct golden *g = open_model("f16_sharded");
+  char path[640];
+  struct tl_error err = {0};
+  snprintf(path, sizeof path, "%s/../../gguf/llama_f16_sharded-00001-of-00002.gguf", g->folder);
+  tl_model_free(g->model);
+  if (tl_model_load(path, &g->model, &err) < 0) fail_msg("%s", err.message);
+  assert_true(g->model->n_tensors > 0);
+  struct machine m = open_gpu(g->model, 4);
+  run_case(&m, g, 1, 5, whole, 1);
+  close_all(&m, g);
+}
+
+/* A product that is only possible with all rows of its bucket. */
+static void test_picky_products(void **state) {
+  (void)state;
+  struct golden *g = open_model("f16_sharded");
+  IF_FAKE(fake_cuda.picky = true;)
+  struct machine m = open_gpu(g->model, 4);
+  run_case(&m, g, 1, 2, whole, 1);
+  IF_FAKE(assert_true(fake_cuda.n_products > 0);)
+  close_all(&m, g);
+}
+
+/* Prompts in chunks of any size and decodes together: steps with both kinds of attention. */
+static void test_among_others(void **state) {
+  (void)state;
+  enum { CROWD = 5, NEW = 4 };
+  uint64_t random = 5;
+  struct golden *g = open_model("bf16_tied");
+  struct machine m = open_gpu(g->model, 8);
+  struct sequence *crowd[CROWD];
+  for (unsigned i = 0; i < CROWD; i++) {
+    const struct golden_case *c = &g->cases[i % 2];
+    crowd[i] = new_sequence(c->prompt, c->n_prompt);
+  }
+  for (unsigned running = 1; running;) {
+    struct part parts[CROWD];
+    unsigned n = 0;
+    running = 0;
+    for (unsigned i = 0; i < CROWD; i++) {
+      if (is_done(crowd[i], NEW)) continue;
+      running++;
+      uint32_t left = crowd[i]->length - crowd[i]->n_cached;
+      if (unit_below(&random, 5)) parts[n++] = (struct part){crowd[i], 1 + unit_below(&random, left)};
+    }
+    if (n) run_parts(&m, parts, n);
+  }
+  for (unsigned i = 0; i < CROWD; i++) {
+    check(&g->cases[i % 2], crowd[i], tolerance_of(g));
+    free(crowd[i]);
+  }
+  close_all(&m, g);
+}
+
+static void test_scored_prompt(void **state) {
+  (void)state;
+  struct golden *g = open_model("f32_llama3");
+  const struct golden_case *c = &g->cases[1];
+  assert_int_equal(c->n_scored, c->n_prompt - 1);
+  struct machine m = open_gpu(g->model, 64);
+  struct sequence *s = new_sequence(c->prompt, c->n_prompt);
+  s->score_prompt = true;
+  run_alone(&m, s, 1, whole, 1);
+  for (uint32_t i = 0; i < c->n_scored; i++) {
+    assert_int_equal(s->sampled[i + 1].token, c->prompt[i + 1]);
+    double off = fabs((double)s->sampled[i + 1].logprob - c->prompt_logprobs[i]);
+    if (!(off <= tolerance_of(g))) fail_msg("token %u of the prompt is off by %g", i, off);
+  }
+  free(s);
+  close_all(&m, g);
+}
+
+/* Each row's own lists, also when there is room for those of one row only. */
+static void check_lists(uint32_t max_entries) {
+  enum { SEQS = 3, BIASES = 5, HISTORY = 7 };
+  struct golden *g = open_model("f16_sharded");
+  struct machine m = open_gpu(g->model, 4);
+  if (max_entries) ((struct cuda_device *)(void *)m.device)->limits.max_entries = max_entries;
+  struct sequence *s[SEQS];
+  struct tl_token_bias bias[SEQS][BIASES];
+  struct tl_token_count history[HISTORY];
+  struct part parts[SEQS];
+  for (unsigned i = 0; i < SEQS; i++) {
+    s[i] = new_sequence(g->cases[0].prompt, g->cases[0].n_prompt);
+    for (unsigned k = 0; k < BIASES; k++) bias[i][k] = (struct tl_token_bias){(int32_t)(40 * i + k), k == i ? 1000 : -1000};
+    s[i]->sampling.bias = bias[i];
+    s[i]->sampling.n_bias = BIASES;
+    parts[i] = (struct part){s[i], s[i]->length};
+  }
+  /* the last one's penalties outweigh its biases */
+  for (unsigned k = 0; k < HISTORY; k++) history[k] = (struct tl_token_count){80 + (int32_t)k, 1};
+  s[2]->sampling.presence_penalty = 2;
+  s[2]->sampling.frequency_penalty = 5000;
+  s[2]->sampling.history = history;
+  s[2]->sampling.n_history = HISTORY;
+  run_parts(&m, parts, SEQS);
+  assert_int_equal(s[0]->tokens[s[0]->n_prompt], 0);
+  assert_int_equal(s[1]->tokens[s[1]->n_prompt], 41);
+  assert_int_equal(s[2]->tokens[s[2]->n_prompt], g->cases[0].tokens[0]);
+  assert_true(g->cases[0].tokens[0] < 80 || g->cases[0].tokens[0] > 86);
+  for (unsigned i = 0; i < SEQS; i++) free(s[i]);
+  close_all(&m, g);
+}
+
+static void test_lists(void **state) {
+  (void)state;
+  check_lists(0);
+  check_lists(8);
+}
+
+/* The files may go once the device has loaded. */
+static void test_released_files(void **state) {
+  (void)state;
+  struct golden *g = open_model("f16_sharded");
+  struct machine m = open_gpu(g->model, 1);
+  tl_model_release_files(g->model);
+  run_case(&m, g, 0, 2, whole, 1);
+  close_all(&m, g);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_against_transformers), cmocka_unit_test(test_rows_in_pairs),
+      cmocka_unit_test(test_picky_products), cmocka_unit_test(test_among_others),
+      cmocka_unit_test(test_scored_prompt), cmocka_unit_test(test_lists), cmocka_unit_test(test_released_files),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

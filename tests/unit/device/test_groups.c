@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MIT */
+/* Groups of CPU devices against one device: the golden models cut into 2 to 8 ranks. What is promised
+ * (ARCHITECTURE.md, Groups): the same bits whatever the batch, the lanes and the time, for one size of group; between
+ * sizes only sums over ranks are rounded otherwise. */
+#include <jansson.h>
+#include <math.h>
+
+#include "unit.h"
+
+#include "bf16_emulated.h"
+#include "step_runner.h"
+
+#define N_NEW 40
+
+static const char *const model_names[] = {"f32_odd", "bf16_tied", "f32_llama3", "f16_sharded"};
+static const unsigned sizes[] = {2, 3, 4, 5, 8};
+
+struct golden {
+  struct tl_model *model;
+  uint32_t n_prompt;
+  int32_t prompt[MAX_TOKENS], tokens[N_NEW];
+};
+
+static void open_golden(const char *name, unsigned which, struct golden *ret) {
+  char path[512];
+  const char *root = getenv("TL_TEST_GOLDEN");
+  struct tl_error err = {0};
+  snprintf(path, sizeof path, "%s/llama/%s", root ? root : "tests/golden", name);
+  if (tl_model_load(path, &ret->model, &err) < 0) fail_msg("%s: %s", path, err.message);
+  snprintf(path, sizeof path, "llama/%s/golden.json", name);
+  FILE *input = unit_open_golden(path);
+  json_t *object = json_loadf(input, 0, NULL), *c = json_array_get(json_object_get(object, "cases"), which);
+  json_t *prompt = json_object_get(c, "prompt"), *tokens = json_object_get(c, "tokens");
+  fclose(input);
+  ret->n_prompt = (uint32_t)json_array_size(prompt);
+  assert_true(ret->n_prompt > 0 && ret->n_prompt + N_NEW <= MAX_TOKENS && json_array_size(tokens) == N_NEW);
+  for (uint32_t i = 0; i < ret->n_prompt; i++) ret->prompt[i] = (int32_t)json_integer_value(json_array_get(prompt, i));
+  for (uint32_t i = 0; i < N_NEW; i++) ret->tokens[i] = (int32_t)json_integer_value(json_array_get(tokens, i));
+  json_decref(object);
+}
+
+static bool can_be_cut(const struct tl_model *model, unsigned size) {
+  struct tl_shard shard;
+  struct tl_error err = {0};
+  return tl_shard_make(model, 0, size, &shard, &err) == TL_OK;
+}
+
+/* --- against one device ------------------------------------------------------------------------- */
+
+/* The largest distance of the last row's logits, of the largest logit. */
+static double logits_apart(const struct machine *a, const struct machine *b) {
+  const float *x = ((struct cpu_device *)a->device)->logits, *y = ((struct cpu_device *)b->device)->logits;
+  double apart = 0, largest = 0;
+  for (uint32_t i = 0; i < a->vocab; i++) {
+    apart = fmax(apart, fabs((double)x[i] - (double)y[i]));
+    largest = fmax(largest, fabs((double)x[i]));
+  }
+  assert_true(largest > 0);
+  return apart / largest;
+}
+
+/* Floats all through: only the order of sums differs. Where keys and values, or activations, are
+ * rounded to 16 bits, a last bit may become one of those. */
+static double tolerance_of(const struct tl_model *model) {
+  return model->dtype == TL_DTYPE_F32 ? 1e-5 : 3e-2;
+}
+
+static void compare(const struct golden *g, const struct cpu_kernels *kernels, unsigned size, const char *name) {
+  struct machine one = open_machine(g->model, kernels, 1), many = open_group(g->model, kernels, 1, size);
+  struct sequence *s[2] = {new_sequence(g->prompt, g->n_prompt), new_sequence(g->prompt, g->n_prompt)};
+  double worst = 0;
+  for (uint32_t n = 1; n <= N_NEW; n++) {
+    run_alone(&one, s[0], n, whole, 1);
+    run_alone(&many, s[1], n, whole, 1);
+    worst = fmax(worst, logits_apart(&one, &many));
+    assert_int_equal(s[0]->tokens[s[0]->length - 1], g->tokens[n - 1]);
+    if (s[1]->tokens[s[1]->length - 1] != g->tokens[n - 1]) fail_msg("%s in %u: token %u differs", name, size, n);
+  }
+  if (!(worst <= tolerance_of(g->model))) fail_msg("%s in %u: logits differ by %g", name, size, worst);
+  printf("%s on %s in %u: logits within %.2g of the largest\n", name, kernels->name, size, worst);
+  for (unsigned i = 0; i < 2; i++) free(s[i]);
+  close_machine(&one);
+  close_machine(&many);
+}
+
+/* The first prompt on all kernels, the others on the plain ones. Returns how many sizes there were. */
+static unsigned compare_all(const char *name, unsigned which) {
+  const struct cpu_kernels *kernels[MAX_KERNELS];
+  unsigned n = runnable_kernels(kernels), n_cut = 0;
+  struct golden g;
+  open_golden(name, which, &g);
+  for (unsigned size = 0; size < UNIT_COUNT(sizes); size++) {
+    if (!can_be_cut(g.model, sizes[size])) continue;
+    n_cut++;
+    for (unsigned k = 0; k < n; k++) {
+      /* BF16 products differ for BF16 alone */
+      if (kernels[k]->convert && g.model->dtype != TL_DTYPE_BF16) continue;
+      if (which == 0 || k == 0) compare(&g, kernels[k], sizes[size], name);
+    }
+  }
+  tl_model_free(g.model);
+  return n_cut;
+}
+
+static void test_same_tokens(void **state) {
+  (void)state;
+  static const unsigned n_sizes[] = {1, 1, 3, 2}; /* 5 heads of 5; 6 of 2; 8 of 2; 4 of 4 */
+  for (unsigned i = 0; i < UNIT_COUNT(model_names); i++)
+    for (unsigned which = 0; which < 3; which++) assert_int_equal(compare_all(model_names[i], which), n_sizes[i]);
+}
+
+/* --- against itself ------------------------------------------------------------------------------ */
+
+#define N_CROWD 6
+
+static void run_crowd(const struct tl_model *model, unsigned n_lanes, bool together, struct sequence *ret[N_CROWD]) {
+  struct machine m = open_group(model, cpu_choose_kernels(tl_cpu_best_isa()), n_lanes, 2);
+  uint64_t random = 4711;
+  for (unsigned i = 0; i < N_CROWD; i++) {
+    int32_t prompt[60];
+    uint32_t n = 1 + unit_below(&random, 60);
+    for (uint32_t k = 0; k < n; k++) prompt[k] = (int32_t)unit_below(&random, model->vocab_size);
+    ret[i] = new_sequence(prompt, n);
+    if (i % 2) ret[i]->sampling.temperature = 0.9f;
+    ret[i]->sampling.seed = i;
+    if (!together) run_alone(&m, ret[i], 8, whole, 1);
+  }
+  for (bool running = together; running;) {
+    struct part parts[N_CROWD];
+    unsigned n = 0;
+    running = false;
+    for (unsigned i = 0; i < N_CROWD; i++) {
+      if (is_done(ret[i], 8)) continue;
+      running = true;
+      if (unit_below(&random, 3)) parts[n++] = (struct part){ret[i], 1 + unit_below(&random, ret[i]->length - ret[i]->n_cached)};
+    }
+    if (n) run_parts(&m, parts, n);
+  }
+  close_machine(&m);
+}
+
+/* Alone on one lane, and in chunks among others on two: the same bits. */
+static void test_batch_and_lanes(void **state) {
+  (void)state;
+  struct golden g;
+  open_golden("f16_sharded", 0, &g);
+  struct sequence *alone[N_CROWD], *together[N_CROWD];
+  run_crowd(g.model, 1, false, alone);
+  run_crowd(g.model, 2, true, together);
+  for (unsigned i = 0; i < N_CROWD; i++) {
+    for (uint32_t k = alone[i]->n_prompt; k < alone[i]->n_prompt + 8; k++) {
+      assert_int_equal(alone[i]->sampled[k].token, together[i]->sampled[k].token);
+      assert_memory_equal(&alone[i]->sampled[k].logprob, &together[i]->sampled[k].logprob, sizeof(float));
+    }
+    free(alone[i]);
+    free(together[i]);
+  }
+  tl_model_free(g.model);
+}
+
+/* Ranks have their part of the weights and no more. */
+static void test_memory(void **state) {
+  (void)state;
+  struct golden g;
+  open_golden("f32_llama3", 0, &g);
+  struct machine one = open_machine(g.model, cpu_choose_kernels(TL_ISA_PLAIN), 1);
+  struct machine two = open_group(g.model, cpu_choose_kernels(TL_ISA_PLAIN), 1, 2);
+  struct cpu_device *whole_one = (struct cpu_device *)one.device;
+  for (unsigned i = 0; i < 2; i++) {
+    struct cpu_device *d = (struct cpu_device *)two.ranks[i];
+    assert_true(d->weights.bytes < whole_one->weights.bytes * 6 / 10); /* panels of 32 are not all full */
+    assert_int_equal(d->layer_bytes * 2, whole_one->layer_bytes);
+  }
+  assert_ptr_equal(((struct cpu_device *)two.ranks[1])->logits, ((struct cpu_device *)two.ranks[1])->pairs); /* none */
+  close_machine(&one);
+  close_machine(&two);
+  tl_model_free(g.model);
+}
+
+/* --- ranks that do not come -------------------------------------------------------------------------- */
+
+static void *abort_soon(void *argument) {
+  const struct machine *m = argument;
+  usleep(2000);
+  m->ops->group->abort(m->group);
+  return NULL;
+}
+
+static void test_abort(void **state) {
+  (void)state;
+  struct golden g;
+  open_golden("f16_sharded", 0, &g);
+  struct machine m = open_group(g.model, cpu_choose_kernels(tl_cpu_best_isa()), 2, 4);
+  int32_t token = 7;
+  uint32_t zero = 0, one = 1, start[] = {0, 1};
+  struct tl_sampling sampling = {.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1};
+  struct tl_step step = {1, 1, 1, 1, &token, &zero, &zero, start, &one, &zero, &zero, &sampling};
+  struct rank_run runs[MAX_RANKS];
+  assert_int_equal(run_ranks(&m, &step, 4, runs), TL_OK);
+  int32_t expected = work.sampled[0].token;
+  for (unsigned missing = 0; missing < 4; missing++) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, abort_soon, &m);
+    run_ranks(&m, &step, missing, runs);
+    pthread_join(thread, NULL);
+    for (unsigned i = 0; i < 4; i++) assert_int_equal(runs[i].result, i == missing ? TL_OK : TL_ECLOSED);
+    run_ranks(&m, &step, 4, runs); /* no step until it is restored */
+    for (unsigned i = 0; i < 4; i++) assert_int_equal(runs[i].result, TL_ECLOSED);
+    m.ops->group->restore(m.group);
+    for (unsigned i = 0; i < 4; i++) assert_int_equal(m.ops->reset(m.ranks[i], NULL), TL_OK);
+    work.sampled[0].token = -5;
+    assert_int_equal(run_ranks(&m, &step, 4, runs), TL_OK);
+    assert_int_equal(work.sampled[0].token, expected);
+  }
+  close_machine(&m);
+  tl_model_free(g.model);
+}
+
+/* A model that cannot be cut says so before anything is allocated. */
+static void test_refusal(void **state) {
+  (void)state;
+  struct golden g;
+  open_golden("bf16_tied", 0, &g); /* 6 heads */
+  struct tl_device_group *group;
+  struct tl_device *device;
+  struct tl_error err = {0};
+  struct tl_device_options options = {.n_lanes = 1};
+  struct tl_device_load load = {.model = g.model, .max_batch_size = 4, .max_batch_tokens = 16, .max_context = 64};
+  struct tl_device_loaded loaded;
+  assert_int_equal(cpu_group_ops.make(4, &group, &err), TL_OK);
+  assert_int_equal(cpu_device_ops.open(&options, &device, &err), TL_OK);
+  assert_int_equal(cpu_group_ops.join(device, group, 1, &err), TL_OK);
+  assert_int_equal(cpu_device_ops.load(device, &load, &loaded, &err), TL_EINVAL);
+  assert_string_equal(err.field, "engine.tensor_parallel");
+  cpu_device_ops.close(device);
+  cpu_group_ops.free(group);
+  tl_model_free(g.model);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_same_tokens), cmocka_unit_test(test_batch_and_lanes),
+                                     cmocka_unit_test(test_memory), cmocka_unit_test(test_abort),
+                                     cmocka_unit_test(test_refusal)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
