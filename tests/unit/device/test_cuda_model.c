@@ -120,6 +120,27 @@ static void test_rows_in_pairs(void **state) {
   close_all(&m, g);
 }
 
+/* What no kernel does is refused, not left out. */
+static void test_other_architectures(void **state) {
+  (void)state;
+  static const char *const names[] = {"arch/qwen3", "arch/mistral", "arch/gemma2", "arch/stablelm", "arch/granite"};
+  for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
+    struct golden *g = open_model(names[i]);
+    struct tl_device *device;
+    struct tl_error err = {0};
+    struct tl_device_options options = {.n_lanes = 2};
+    assert_int_equal(find_ops()->open(&options, &device, &err), TL_OK);
+    struct tl_device_load load = {.model = g->model, .max_batch_size = 4, .max_batch_tokens = BATCH_TOKENS, .max_context = MAX_CONTEXT};
+    struct tl_device_loaded loaded;
+    assert_int_equal(find_ops()->load(device, &load, &loaded, &err), TL_EUNSUPPORTED);
+    assert_non_null(strstr(err.message, "the CUDA backend cannot run this"));
+    find_ops()->close(device);
+    IF_FAKE(assert_int_equal(fake_cuda_live(), 0);)
+    close_golden(g);
+    free(g);
+  }
+}
+
 /* A product that is only possible with all rows of its bucket. */
 static void test_picky_products(void **state) {
   (void)state;
@@ -230,7 +251,7 @@ static void test_released_files(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_against_transformers), cmocka_unit_test(test_rows_in_pairs),
+      cmocka_unit_test(test_against_transformers), cmocka_unit_test(test_rows_in_pairs), cmocka_unit_test(test_other_architectures),
       cmocka_unit_test(test_picky_products), cmocka_unit_test(test_among_others),
       cmocka_unit_test(test_scored_prompt), cmocka_unit_test(test_lists), cmocka_unit_test(test_released_files),
   };

@@ -13,6 +13,9 @@
 #define N_NEW 40
 
 static const char *const model_names[] = {"f32_odd", "bf16_tied", "f32_llama3", "f16_sharded"};
+static const char *const other_names[] = {"arch/qwen2", "arch/qwen2_window", "arch/qwen3", "arch/mistral", "arch/mistral_yarn",
+                                          "arch/smollm3", "arch/phi3", "arch/phi4_longrope", "arch/gemma2", "arch/gemma3",
+                                          "arch/granite", "arch/stablelm", "arch/glm4"};
 static const unsigned sizes[] = {2, 3, 4, 5, 8};
 
 struct golden {
@@ -25,9 +28,10 @@ static void open_golden(const char *name, unsigned which, struct golden *ret) {
   char path[512];
   const char *root = getenv("TL_TEST_GOLDEN");
   struct tl_error err = {0};
-  snprintf(path, sizeof path, "%s/llama/%s", root ? root : "tests/golden", name);
+  const char *parent = strchr(name, '/') ? "" : "llama/";
+  snprintf(path, sizeof path, "%s/%s%s", root ? root : "tests/golden", parent, name);
   if (tl_model_load(path, &ret->model, &err) < 0) fail_msg("%s: %s", path, err.message);
-  snprintf(path, sizeof path, "llama/%s/golden.json", name);
+  snprintf(path, sizeof path, "%s%s/golden.json", parent, name);
   FILE *input = unit_open_golden(path);
   json_t *object = json_loadf(input, 0, NULL), *c = json_array_get(json_object_get(object, "cases"), which);
   json_t *prompt = json_object_get(c, "prompt"), *tokens = json_object_get(c, "tokens");
@@ -107,6 +111,27 @@ static void test_same_tokens(void **state) {
   static const unsigned n_sizes[] = {1, 1, 3, 2}; /* 5 heads of 5; 6 of 2; 8 of 2; 4 of 4 */
   for (unsigned i = 0; i < UNIT_COUNT(model_names); i++)
     for (unsigned which = 0; which < 3; which++) assert_int_equal(compare_all(model_names[i], which), n_sizes[i]);
+}
+
+/* What other architectures add: norms of heads and behind blocks, windows, caps, factors. */
+static void test_other_architectures(void **state) {
+  (void)state;
+  unsigned n = 0;
+  for (unsigned i = 0; i < UNIT_COUNT(other_names); i++) n += compare_all(other_names[i], 0) > 0;
+  assert_int_equal(n, UNIT_COUNT(other_names));
+}
+
+/* One norm over the heads of all ranks. */
+static void test_refused(void **state) {
+  (void)state;
+  struct golden g;
+  struct tl_shard shard;
+  struct tl_error err = {0};
+  open_golden("arch/olmo2", 0, &g);
+  assert_int_equal(tl_shard_make(g.model, 0, 2, &shard, &err), TL_EUNSUPPORTED);
+  assert_non_null(strstr(err.message, "normalizes q and k over all heads"));
+  assert_int_equal(tl_shard_make(g.model, 0, 1, &shard, &err), TL_OK);
+  tl_model_free(g.model);
 }
 
 /* --- against itself ------------------------------------------------------------------------------ */
@@ -238,7 +263,7 @@ static void test_refusal(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_same_tokens), cmocka_unit_test(test_batch_and_lanes),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_same_tokens), cmocka_unit_test(test_other_architectures), cmocka_unit_test(test_refused), cmocka_unit_test(test_batch_and_lanes),
                                      cmocka_unit_test(test_memory), cmocka_unit_test(test_abort),
                                      cmocka_unit_test(test_refusal)};
   return cmocka_run_group_tests(tests, NULL, NULL);
