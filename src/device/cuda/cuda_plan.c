@@ -68,19 +68,6 @@ static uint32_t match(const struct tl_op *op, uint32_t left, enum cuda_op_kind *
   }
 }
 
-/* What is uploaded: floats. */
-static int check_tensors(const struct cuda_device *d, const struct tl_op *op, struct tl_error *err) {
-  for (int i = 0; i < 2 * TL_OP_INPUTS; i++) {
-    int32_t index = i < TL_OP_INPUTS ? op->weight[i] : op->bias[i - TL_OP_INPUTS];
-    const struct tl_tensor *t = index < 0 ? NULL : &d->model->tensors[index];
-    if (t && (t->dtype > TL_DTYPE_BF16 || t->n_dims > 2))
-      return tl_error_set(err, TL_EUNSUPPORTED, "model.path",
-                          "model.path: the CUDA backend takes F32, F16 and BF16: tensor '%.150s' is %s in %u dimensions", t->name,
-                          tl_dtype_name(t->dtype), t->n_dims);
-  }
-  return TL_OK;
-}
-
 /* Which records may follow one another: what one leaves is what the next reads. */
 static bool may_follow(enum cuda_op_kind before, enum cuda_op_kind kind) {
   switch (kind) {
@@ -130,8 +117,6 @@ int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
                           "model.path: the CUDA backend cannot run this %.40s model: record %u of its plan, of kind %d, is not one that "
                           "it knows there",
                           m->architecture, at, (int)op->kind);
-    r = check_tensors(d, op, err);
-    if (r < 0) return r;
     to->from = op;
     to->layer = op[n - 1].layer;
     to->eps = op->eps * d->dims.norm_scale * d->dims.norm_scale;

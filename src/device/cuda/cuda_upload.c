@@ -15,6 +15,7 @@ struct upload {
   const struct cuda_part *parts;
   unsigned n_parts;
   const struct tl_device_load *load;
+  uint64_t longest; /* row of a tensor, in elements */
   _Atomic uint64_t next; /* piece, over all parts; relaxed: it only divides the work */
   _Atomic uint64_t done; /* bytes; relaxed: a figure to be shown */
   _Atomic bool failed;   /* relaxed: a hint to the others to stop */
@@ -26,6 +27,7 @@ struct uploader {
   bool reports; /* the caller's own thread: progress comes from one thread only */
   void *stream, *events[2];
   char *buffers[2];
+  float *row; /* the longest of any tensor */
   bool travelling[2];
   int result;
   struct tl_error error;
@@ -47,43 +49,46 @@ static uint64_t pieces_of(const struct cuda_part *part) {
   return (part->n_rows + rows - 1) / rows;
 }
 
-/* Where the tensor has row `row` from `column` on. A bias is one row, whose elements a file may have in another order. */
-static const char *place_of(const struct tl_tensor *t, uint64_t row, uint64_t column) {
-  if (t->n_dims == 1) return tl_tensor_row(t, column);
-  return (const char *)tl_tensor_row(t, row) + column * tl_dtype_bytes(t->dtype);
-}
-
-static void put_value(const struct cuda_device *d, const struct cuda_part *part, const char *from, char *to) {
-  float value;
-  tl_dtype_to_f32(part->tensor->dtype, from, &value, 1);
-  if (part->to_float) {
-    value *= part->factor;
-    memcpy(to, &value, sizeof value);
-  } else {
-    uint16_t half = d->dtype == TL_CUDA_F16 ? tl_f32_to_f16(value) : tl_f32_to_bf16(value);
-    memcpy(to, &half, sizeof half);
-  }
-}
-
-/* The rows of a piece, as the device wants them, one after the other. */
-static void convert(const struct cuda_device *d, const struct cuda_part *part, uint64_t row, uint64_t n, char *to) {
+/* A row, as the device wants it; whole: (columns of the tensor) for formats that are not T. */
+static void convert_row(const struct cuda_device *d, const struct cuda_part *part, uint64_t row, float *whole, char *to) {
   const struct tl_tensor *t = part->tensor;
-  size_t in = tl_dtype_bytes(t->dtype), out = element_bytes(part);
-  bool one_run = t->n_dims > 1 || !t->head_rows; /* the elements of a row lie side by side */
-  bool same = one_run && !part->to_float && t->dtype == (d->dtype == TL_CUDA_BF16 ? TL_DTYPE_BF16 : TL_DTYPE_F16);
-  if (same && t->n_dims > 1 && !t->head_rows && t->shape[1] == part->n_columns) {
-    memcpy(to, place_of(t, part->row + row, part->column), n * part->n_columns * in);
+  bool same = !part->to_float && !t->packed && t->dtype == (d->dtype == TL_CUDA_BF16 ? TL_DTYPE_BF16 : TL_DTYPE_F16);
+  if (same) {
+    memcpy(to, (const char *)tl_tensor_row(t, row) + part->column * 2, part->n_columns * 2);
     return;
   }
-  for (uint64_t i = 0; i < n; i++, to += part->n_columns * out) {
-    const char *from = place_of(t, part->row + row + i, part->column);
-    if (same) {
-      memcpy(to, from, part->n_columns * in);
-      continue;
-    }
-    for (uint64_t k = 0; k < part->n_columns; k++)
-      put_value(d, part, one_run ? from + k * in : place_of(t, 0, part->column + k), to + k * out);
+  const float *from = whole + part->column;
+  tl_tensor_row_to_f32(t, row, whole);
+  for (uint64_t k = 0; k < part->n_columns; k++) {
+    float value = part->to_float ? from[k] * part->factor : from[k];
+    uint16_t half = d->dtype == TL_CUDA_BF16 ? tl_f32_to_bf16(value) : tl_f32_to_f16(value);
+    if (part->to_float)
+      memcpy(to + k * sizeof value, &value, sizeof value);
+    else
+      memcpy(to + k * sizeof half, &half, sizeof half);
   }
+}
+
+/* The rows of a piece, one after the other. Tensors of one dimension are one row. */
+static void convert(struct uploader *w, const struct cuda_part *part, uint64_t row, uint64_t n, char *to) {
+  if (part->tensor->n_dims == 1) {
+    for (uint64_t k = 0; k < part->n_columns; k++, to += sizeof(float)) {
+      float value;
+      tl_tensor_row_to_f32(part->tensor, part->column + k, &value);
+      value *= part->factor;
+      memcpy(to, &value, sizeof value);
+    }
+    return;
+  }
+  for (uint64_t i = 0; i < n; i++, to += part->n_columns * element_bytes(part))
+    convert_row(w->u->d, part, part->row + row + i, w->row, to);
+}
+
+/* What the rows take in the file, about. */
+static uint64_t file_bytes(const struct cuda_part *part, uint64_t n_rows) {
+  const struct tl_tensor *t = part->tensor;
+  uint64_t elements = t->n_dims == 1 ? t->shape[0] : t->shape[0] * t->shape[1];
+  return (uint64_t)((double)t->bytes * (double)(n_rows * part->n_columns) / (double)elements);
 }
 
 static int send(struct uploader *w, const struct cuda_part *part, uint64_t piece, unsigned slot) {
@@ -92,7 +97,7 @@ static int send(struct uploader *w, const struct cuda_part *part, uint64_t piece
   uint64_t most = rows_of_piece(part), row = piece * most, n = part->n_rows - row < most ? part->n_rows - row : most;
   size_t bytes = element_bytes(part), line = part->n_columns * bytes;
   if (w->travelling[slot]) CUDA_TRY(d, rt->event_wait(w->events[slot]), "uploading the weights", &w->error);
-  convert(d, part, row, n, w->buffers[slot]);
+  convert(w, part, row, n, w->buffers[slot]);
   char *to = part->to + row * part->pitch * bytes;
   if (part->pitch == part->n_columns)
     CUDA_TRY(d, rt->copy(to, w->buffers[slot], n * line, w->stream), "uploading the weights", &w->error);
@@ -102,7 +107,7 @@ static int send(struct uploader *w, const struct cuda_part *part, uint64_t piece
   CUDA_TRY(d, rt->event_record(w->events[slot], w->stream), "uploading the weights", &w->error);
   w->travelling[slot] = true;
   /* as if it were the whole model's: of that, a rank has one part of many */
-  uint64_t read = n * part->n_columns * tl_dtype_bytes(part->tensor->dtype) * d->shard.size;
+  uint64_t read = file_bytes(part, n) * d->shard.size;
   /* relaxed: only shown */
   uint64_t done = atomic_fetch_add_explicit(&w->u->done, read, memory_order_relaxed) + read;
   if (w->reports && w->u->load->progress) w->u->load->progress(done, w->u->load->model->weight_bytes, w->u->load->context);
@@ -114,6 +119,8 @@ static int send(struct uploader *w, const struct cuda_part *part, uint64_t piece
 static int open_uploader(struct uploader *w) {
   struct cuda_device *d = w->u->d;
   const struct cuda_runtime *rt = &d->api->rt;
+  w->row = malloc(w->u->longest * sizeof *w->row);
+  if (!w->row) return tl_error_set(&w->error, TL_ENOMEM, NULL, "out of memory");
   CUDA_TRY(d, rt->use((int)d->options.index), "choosing the device", &w->error);
   CUDA_TRY(d, rt->stream_new(&w->stream), "making a stream", &w->error);
   for (unsigned i = 0; i < 2; i++) {
@@ -154,19 +161,23 @@ static void *run(void *argument) {
     if (w->buffers[i]) rt->free_host(w->buffers[i]);
   }
   if (w->stream) rt->stream_free(w->stream);
+  free(w->row);
   if (w->result < 0) atomic_store_explicit(&w->u->failed, true, memory_order_relaxed); /* relaxed: a hint */
   return NULL;
 }
 
 int cuda_upload(struct cuda_device *d, const struct cuda_part *parts, unsigned n_parts, const struct tl_device_load *load,
                 struct tl_error *err) {
-  struct upload u = {.d = d, .parts = parts, .n_parts = n_parts, .load = load};
+  struct upload u = {.d = d, .parts = parts, .n_parts = n_parts, .load = load, .longest = 1};
   struct uploader workers[MAX_THREADS] = {0};
   unsigned n = d->options.n_lanes < MAX_THREADS ? d->options.n_lanes : MAX_THREADS, started = 1;
-  for (unsigned i = 0; i < n_parts; i++)
+  for (unsigned i = 0; i < n_parts; i++) {
+    const struct tl_tensor *t = parts[i].tensor;
     if (parts[i].n_columns * element_bytes(&parts[i]) > BUFFER_BYTES)
       return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "tensor '%.200s': rows of more than %zu MiB cannot be uploaded",
-                          parts[i].tensor->name, BUFFER_BYTES >> 20);
+                          t->name, BUFFER_BYTES >> 20);
+    if (t->n_dims > 1 && t->shape[1] > u.longest) u.longest = t->shape[1];
+  }
   /* padding is zero: it takes part in sums */
   CUDA_TRY(d, d->api->rt.fill(d->weights, 0, d->weight_bytes, d->stream), "clearing the weights", err);
   CUDA_TRY(d, d->api->rt.event_record(d->done, d->stream), "clearing the weights", err);
