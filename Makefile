@@ -330,7 +330,7 @@ $(B)/bin/tokenize_many: tests/fuzz/tokenize_many.c $(call archives,text)
 FUZZ_SECONDS ?= 600
 FUZZERS := tokenizer gguf safetensors
 FUZZ_FLAGS := -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
-$(B)/fuzz/fuzz_tokenizer: $(wildcard src/text/*.c)
+$(B)/fuzz/fuzz_tokenizer: $(wildcard src/text/*.c src/model/*.c)
 $(B)/fuzz/fuzz_gguf $(B)/fuzz/fuzz_safetensors: $(wildcard src/model/*.c)
 $(FUZZERS:%=$(B)/fuzz/fuzz_%): $(B)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(wildcard src/base/*.c)
 	@mkdir -p $(@D)
