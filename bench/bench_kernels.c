@@ -371,7 +371,7 @@ int main(int argc, char **argv) {
   int r = cpu_pool_new(&device, &pool, &err);
   if (r == TL_OK) {
     results.read_bytes_per_s = probe_read(pool, o.lanes, o.probe_bytes);
-    results.peak_flops = probe_fma(pool, o.lanes);
+    results.peak_flops = probe_fma(pool, o.lanes, tl_cpu_best_isa());
     cpu_pool_free(pool);
     if (o.model) r = measure_model(&o, &results, &err);
   }

@@ -91,6 +91,12 @@ static struct tl_tensor random_tensor(enum tl_dtype dtype) {
   return t;
 }
 
+/* BF16 products have an instruction of their own. */
+static enum tl_cpu_isa float_isa(enum tl_dtype dtype) {
+  enum tl_cpu_isa best = tl_cpu_best_isa();
+  return best == TL_ISA_AVX512_BF16 && dtype != TL_DTYPE_BF16 ? TL_ISA_AVX512 : best;
+}
+
 static int measure(struct pass *p, enum tl_dtype dtype, const struct options *o, struct tl_error *err) {
   struct tl_tensor t = random_tensor(dtype);
   struct tl_op op = {.kind = TL_OP_LOGITS, .weight = {0, -1, -1}, .bias = {-1, -1, -1}};
@@ -120,7 +126,7 @@ static int measure(struct pass *p, enum tl_dtype dtype, const struct options *o,
   p->m = MANY;
   double many = best_seconds(p), operations = 2.0 * SIDE * SIDE * MANY;
   /* right behind the products: a machine that is shared changes from minute to minute */
-  double limit = w->quant ? probe_int8(p->pool, o->lanes) : probe_fma(p->pool, o->lanes);
+  double limit = w->quant ? probe_int8(p->pool, o->lanes) : probe_fma(p->pool, o->lanes, float_isa(dtype));
   printf("%-8s %6.2f %10.1f %8.2f %8.1f%% %10.1f %8.1f%% %9.1f\n", tl_dtype_name(dtype), 8.0 * (double)bytes / SIDE / SIDE,
          one * 1e6 / n, (double)bytes * n / one / 1e9, 100 * (double)bytes * n / one / read, operations / many / 1e9,
          100 * operations / many / limit, SIDE * SIDE / packing / 1e6);
@@ -150,8 +156,8 @@ static int run(const struct options *o, struct tl_error *err) {
   if (r == TL_OK) {
     printf("%u lanes; products: %s, %s\n", o->lanes, p.kernels->name, p.quant->name);
     printf("format     bits   1 row us     GB/s   of read   512 Gop/s   of peak  packs M/s\n");
-    for (enum tl_dtype d = TL_DTYPE_F32; d <= TL_DTYPE_MXFP4 && r == TL_OK; d++)
-      r = measure(&p, d, o, err);
+    for (enum tl_dtype d = TL_DTYPE_F32; d <= TL_DTYPE_F8_E4M3 && r == TL_OK; d++)
+      if (tl_dtype_row_bytes(d, SIDE)) r = measure(&p, d, o, err); /* INT4 and INT8 are no tensor by themselves */
   }
   for (unsigned i = 0; i < o->lanes; i++) {
     free(p.out[i]);

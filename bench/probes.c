@@ -177,8 +177,8 @@ static double run_fma(struct cpu_pool *pool, unsigned lanes, fma_probe probe) {
   return best;
 }
 
-double probe_fma(struct cpu_pool *pool, unsigned lanes) {
-  return run_fma(pool, lanes, choose_fma(tl_cpu_best_isa()));
+double probe_fma(struct cpu_pool *pool, unsigned lanes, enum tl_cpu_isa isa) {
+  return run_fma(pool, lanes, choose_fma(isa));
 }
 
 /* --- probe: byte products ----------------------------------------------------------------------- */
