@@ -172,7 +172,7 @@ static uint64_t bits_at(const uint8_t *at, enum gguf_type type) {
 static bool integer_at(const uint8_t *at, enum gguf_type type, int64_t *ret) {
   uint64_t bits = bytes_of(type) ? bits_at(at, type) : 0;
   switch (type) {
-    case GGUF_I8: *ret = (int8_t)bits; return true;
+    case GGUF_I8: *ret = (int64_t)(bits ^ 0x80) - 0x80; return true;
     case GGUF_I16: *ret = (int16_t)bits; return true;
     case GGUF_I32: *ret = (int32_t)bits; return true;
     case GGUF_U8:

@@ -88,7 +88,7 @@ static int compare_places(const void *a, const void *b) {
 /* Tensors first .. n_tensors - 1 of m are this file's. */
 static int check_overlap(const struct model *m, uint32_t first, const struct tl_gguf *g, struct tl_error *err) {
   uint32_t n = m->n_tensors - first;
-  struct tl_tensor *sorted = malloc((n ? n : 1) * sizeof *sorted);
+  struct tl_tensor *sorted = calloc(n ? n : 1, sizeof *sorted);
   if (!sorted) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   if (n) memcpy(sorted, m->tensors + first, n * sizeof *sorted);
   qsort(sorted, n, sizeof *sorted, compare_places);
@@ -134,7 +134,7 @@ static int add_file(struct model *m, const char *path, struct tl_gguf *ret, stru
   struct model_file file;
   int r = model_map_file(m, path, slash ? slash + 1 : path, &file, err);
   if (r == TL_OK) r = gguf_parse(&file, ret, err);
-  if (r < 0) return r;
+  if (r != TL_OK) return r;
   r = add_tensors(m, ret, err);
   if (r < 0) gguf_done(ret);
   return r;
@@ -144,7 +144,7 @@ static int add_split(struct model *m, const char *path, int64_t number, struct t
   struct tl_gguf g;
   int64_t found = -1;
   int r = add_file(m, path, &g, err);
-  if (r < 0) return r;
+  if (r != TL_OK) return r;
   if (!tl_gguf_integer(&g, "split.no", &found) || found != number)
     r = tl_error_set(err, TL_ECORRUPT, "model.path", "%.200s: split.no: expected %lld", g.file.name, (long long)number);
   gguf_done(&g);
@@ -175,7 +175,7 @@ static int add_splits(struct model *m, const struct tl_gguf *first, const char *
     snprintf(other, sizeof other, "%.*s-%05lld-of-%05lld.gguf", (int)length, path, (long long)i + 1,
              (long long)count);
     int r = add_split(m, other, i, err);
-    if (r < 0) return r;
+    if (r != TL_OK) return r;
   }
   if (tl_gguf_integer(first, "split.tensors.count", &total) && total != (int64_t)m->n_tensors)
     return tl_error_set(err, TL_ECORRUPT, "model.path", "%.200s: split.tensors.count: %lld, but there are %u tensors",
@@ -187,7 +187,7 @@ int gguf_add_files(struct model *m, const char *path, struct tl_error *err) {
   struct tl_gguf first;
   int64_t count = 1;
   int r = add_file(m, path, &first, err);
-  if (r < 0) return r;
+  if (r != TL_OK) return r;
   tl_gguf_integer(&first, "split.count", &count);
   if (count > 1) r = gguf_check_first(&first, path, err);
   if (r == TL_OK && count > 1) r = add_splits(m, &first, path, count, err);

@@ -199,12 +199,12 @@ static void group_scale(const struct tl_quant_format *f, const struct tl_quant_b
 
 void tl_quant_block_to_f32(enum tl_dtype dtype, const struct tl_quant_block *b, float *dst) {
   const struct tl_quant_format *f = tl_quant_format(dtype);
-  for (unsigned group = 0; group < f->block / f->group; group++) {
-    float scale = 0, min = 0;
+  float scale = 0, min = 0;
+  for (unsigned group = 0, k = 0; k < f->block; group++) {
     group_scale(f, b, group, &scale, &min);
-    for (unsigned i = 0; i < f->group; i++, dst++) {
-      unsigned code = b->codes[group * f->group + i];
-      *dst = scale * (float)(f->table ? f->table[code] : (int)code - f->offset) - min;
+    for (unsigned end = k + f->group; k < end; k++) {
+      unsigned code = b->codes[k];
+      dst[k] = scale * (float)(f->table ? f->table[code] : (int)code - f->offset) - min;
     }
   }
 }
