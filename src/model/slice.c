@@ -26,12 +26,20 @@ static uint32_t block_of(const struct tl_model *model, const struct tl_op *op) {
   return cut ? tl_dtype_block(model->tensors[op->weight[0]].dtype) : 1;
 }
 
-static uint32_t ffn_block(const struct tl_model *model) {
-  uint32_t most = 1; /* powers of two: the largest is a multiple of all */
-  for (uint32_t i = 0; i < model->n_ops; i++)
-    if (model->plan[i].kind == TL_OP_MLP_DOWN && block_of(model, &model->plan[i]) > most)
-      most = block_of(model, &model->plan[i]);
-  return most;
+/* The inner row is cut where blocks end in all layers, and where inputs that share a scale end, if those
+ * runs are enough for all ranks: a backend may have to keep as floats what is cut within one. */
+static uint32_t ffn_block(const struct tl_model *model, uint32_t size) {
+  uint32_t blocks = 1, groups = 1; /* powers of two: the largest is a multiple of all */
+  for (uint32_t i = 0; i < model->n_ops; i++) {
+    const struct tl_op *op = &model->plan[i];
+    if (op->kind != TL_OP_MLP_DOWN) continue;
+    const struct tl_tensor *t = &model->tensors[op->weight[0]];
+    uint64_t group = tl_tensor_group_columns(t);
+    if (block_of(model, op) > blocks) blocks = block_of(model, op);
+    bool counts = group < t->shape[1] && (group & (group - 1)) == 0 && !tl_tensor_order(t);
+    if (counts && group > groups) groups = (uint32_t)group;
+  }
+  return groups > blocks && model->ffn_dim / groups >= size ? groups : blocks;
 }
 
 /* Heads are not moved to where a block ends: a format whose blocks are longer than a rank's heads cannot be cut. */
@@ -61,7 +69,7 @@ static int check_norms(const struct tl_model *model, uint32_t size, struct tl_er
 }
 
 int tl_shard_make(const struct tl_model *model, uint32_t rank, uint32_t size, struct tl_shard *ret, struct tl_error *err) {
-  uint32_t kv = model->n_kv_heads, block = ffn_block(model);
+  uint32_t kv = model->n_kv_heads, block = ffn_block(model, size);
   if (model->n_heads % size) return refuse(err, size, "attention heads", model->n_heads);
   if (kv % size && size % kv) return refuse(err, size, "key and value heads", kv);
   if (model->ffn_dim / block < size) return refuse(err, size, "inner MLP outputs", model->ffn_dim);

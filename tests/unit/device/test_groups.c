@@ -134,6 +134,40 @@ static void test_refused(void **state) {
   tl_model_free(g.model);
 }
 
+/* Blocks stay whole, so activations are rounded in the same groups: but for the sums the products are the same. */
+static void test_quantized(void **state) {
+  (void)state;
+  static const char *const formats[] = {"q8_0", "q4_0"};
+  for (unsigned i = 0; i < UNIT_COUNT(formats); i++) {
+    struct golden g;
+    struct tl_error err = {0};
+    struct tl_shard shard;
+    open_golden("f16_sharded", 0, &g);
+    if (tl_model_quantize(g.model, formats[i], &err) < 0) fail_msg("%s", err.message);
+    struct machine one = open_machine(g.model, cpu_choose_kernels(tl_cpu_best_isa()), 1);
+    struct machine two = open_group(g.model, cpu_choose_kernels(tl_cpu_best_isa()), 1, 2);
+    struct sequence *s[2] = {new_sequence(g.prompt, g.n_prompt), new_sequence(g.prompt, g.n_prompt)};
+    bool quantized = false;
+    for (uint32_t k = 0; k < g.model->n_ops; k++)
+      if (g.model->plan[k].kind == TL_OP_MLP_DOWN)
+        quantized |= ((struct cpu_device *)two.ranks[1])->weights.matrices[k].quant != NULL;
+    assert_true(quantized);
+    for (uint32_t n = 1; n <= N_NEW; n++) {
+      run_alone(&one, s[0], n, whole, 1);
+      run_alone(&two, s[1], n, whole, 1);
+      assert_int_equal(s[0]->tokens[s[0]->length - 1], s[1]->tokens[s[1]->length - 1]);
+      assert_true(logits_apart(&one, &two) <= 3e-2);
+    }
+    for (unsigned k = 0; k < 2; k++) free(s[k]);
+    close_machine(&one);
+    close_machine(&two);
+    /* three blocks of 32 */
+    assert_int_equal(tl_shard_make(g.model, 0, 4, &shard, &err), TL_EINVAL);
+    assert_non_null(strstr(err.message, "the model's 96 inner MLP outputs cannot be divided among 4 devices"));
+    tl_model_free(g.model);
+  }
+}
+
 /* --- against itself ------------------------------------------------------------------------------ */
 
 #define N_CROWD 6
@@ -263,7 +297,8 @@ static void test_refusal(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_same_tokens), cmocka_unit_test(test_other_architectures), cmocka_unit_test(test_refused), cmocka_unit_test(test_batch_and_lanes),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_same_tokens), cmocka_unit_test(test_other_architectures), cmocka_unit_test(test_refused),
+                                     cmocka_unit_test(test_quantized), cmocka_unit_test(test_batch_and_lanes),
                                      cmocka_unit_test(test_memory), cmocka_unit_test(test_abort),
                                      cmocka_unit_test(test_refusal)};
   return cmocka_run_group_tests(tests, NULL, NULL);

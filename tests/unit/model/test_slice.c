@@ -131,8 +131,43 @@ static void test_refusals(void **state) {
   refuses(few, 4, "the model's 3 vocabulary entries");
 }
 
+/* Rows of blocks are cut where blocks end, or not at all; where runs that share a scale end, if there are enough. */
+static void test_blocks(void **state) {
+  (void)state;
+  const struct tl_tensor tensors[] = {{.name = "out", .dtype = TL_DTYPE_Q4_K, .n_dims = 2, .shape = {64, 512}},
+                                      {.name = "down", .dtype = TL_DTYPE_Q4_K, .n_dims = 2, .shape = {64, 1280}},
+                                      {.name = "down2", .dtype = TL_DTYPE_Q8_0, .n_dims = 2, .shape = {64, 1280}}};
+  const struct tl_op plan[] = {{.kind = TL_OP_ATTN_OUT, .weight = {0, -1, -1}, .bias = {-1, -1, -1}},
+                               {.kind = TL_OP_MLP_DOWN, .weight = {1, -1, -1}, .bias = {-1, -1, -1}},
+                               {.kind = TL_OP_MLP_DOWN, .weight = {2, -1, -1}, .bias = {-1, -1, -1}}};
+  const struct tl_model model = {.dim = 64, .n_heads = 8, .n_kv_heads = 8, .head_dim = 64, .ffn_dim = 1280, .vocab_size = 99,
+                                 .tensors = tensors, .n_tensors = 3, .plan = plan, .n_ops = 3};
+  struct tl_shard shard[2];
+  for (unsigned i = 0; i < 2; i++) assert_int_equal(tl_shard_make(&model, i, 2, &shard[i], NULL), TL_OK);
+  struct tl_slice s = tl_slice_weight(&model, &shard[1], &plan[0], 0);
+  assert_true(s.first_row == 0 && s.n_rows == 64 && s.first_column == 256 && s.n_columns == 256);
+  assert_int_equal(shard[0].n_ffn, 512); /* five blocks */
+  for (unsigned i = 1; i < 3; i++) { /* the other layer as well: the inner row is one */
+    s = tl_slice_weight(&model, &shard[1], &plan[i], 0);
+    assert_true(s.first_column == 512 && s.n_columns == 768);
+  }
+  struct tl_packed packed = {.group_columns = 128};
+  const struct tl_tensor grouped = {.name = "awq", .dtype = TL_DTYPE_INT4, .n_dims = 2, .shape = {64, 1280}, .packed = &packed};
+  struct tl_model awq = model;
+  awq.tensors = &grouped;
+  awq.plan = &(struct tl_op){.kind = TL_OP_MLP_DOWN, .weight = {0, -1, -1}, .bias = {-1, -1, -1}};
+  awq.n_tensors = awq.n_ops = 1;
+  assert_int_equal(tl_shard_make(&awq, 1, 4, &shard[1], NULL), TL_OK);
+  assert_int_equal(shard[1].first_ffn, 256); /* 2 of 10 groups of 128 */
+  awq.n_heads = awq.n_kv_heads = 16;
+  assert_int_equal(tl_shard_make(&awq, 1, 16, &shard[1], NULL), TL_OK);
+  assert_int_equal(shard[1].first_ffn, 64); /* only 10 groups, but 40 blocks of 32 */
+  refuses(model, 4, "tensor 'out' is in blocks of 256 inputs (Q4_K), so its 512 inputs cannot be divided among 4 devices");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_tensor), cmocka_unit_test(test_heads),
-                                     cmocka_unit_test(test_cuts), cmocka_unit_test(test_refusals)};
+                                     cmocka_unit_test(test_cuts), cmocka_unit_test(test_refusals),
+                                     cmocka_unit_test(test_blocks)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
