@@ -329,8 +329,7 @@ static int look_for_room(struct api_call *call, struct tl_error *err) {
 int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err) {
   uint32_t *max_new;
   int r = check_tokens(call, err);
-  if (r == TL_OK) r = check_sizes(call, &max_new, err);
-  if (r < 0) return r;
+  if (r != TL_OK || (r = check_sizes(call, &max_new, err)) != TL_OK) return r;
   struct tl_room *rooms = tl_arena_array(&call->arena, call->n_prompts, sizeof *rooms);
   if (!rooms) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   if ((r = reserve_all(call, max_new, rooms, ret_retry_after_s, err)) < 0) return r;

@@ -52,7 +52,8 @@ void tl_trace_id_write(const struct tl_trace_context *context, char ret[TL_TRACE
 }
 
 void tl_traceparent_write(const struct tl_trace_context *context, char ret[TL_TRACEPARENT_BYTES]) {
-  memcpy(ret, "00-", 3);
+  ret[0] = ret[1] = '0'; /* the version */
+  ret[2] = '-';
   tl_trace_id_write(context, ret + 3);
   ret[35] = '-';
   trace_hex(context->span_id, ret + 36);
