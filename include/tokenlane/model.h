@@ -76,6 +76,7 @@ struct tl_model {
   enum tl_dtype dtype;         /* the same if those are floats, else F16: what keys and values are kept in */
   uint32_t n_rotated;          /* dimensions of a head that are rotated: head_dim, unless ROPE has TL_F_PARTIAL */
   const float *inv_freq;       /* (n_rotated / 2) rope angles per position, scaling applied */
+  const char *quantized;       /* what tl_model_quantize was asked for, a literal; NULL: the weights are as in the files */
   const float *inv_freq_local; /* likewise, for ROPE with TL_F_LOCAL; NULL: none has it */
   const struct tl_tensor *tensors;
   uint32_t n_tensors;

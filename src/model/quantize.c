@@ -172,6 +172,7 @@ static bool is_product(enum tl_op_kind kind) {
 int tl_model_quantize(struct tl_model *model, const char *format, struct tl_error *err) {
   struct model *m = (struct model *)model;
   enum tl_dtype wanted = strcmp(format, "q8_0") == 0 ? TL_DTYPE_Q8_0 : strcmp(format, "q4_0") == 0 ? TL_DTYPE_Q4_0 : TL_DTYPE_Q4_K;
+  model->quantized = wanted == TL_DTYPE_Q8_0 ? "q8_0" : wanted == TL_DTYPE_Q4_0 ? "q4_0" : "q4_k";
   for (uint32_t i = 0; i < model->n_ops; i++) {
     struct tl_op *op = &m->ops[i];
     for (int k = 0; k < TL_OP_INPUTS && is_product(op->kind); k++) {

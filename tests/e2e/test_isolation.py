@@ -82,6 +82,16 @@ def test_same_answers_as_in_a_thread(start):
     assert len(children(process)) == 1 and children(thread) == {}
 
 
+def test_weights_rounded_at_load(start):
+    """The process reads the files by itself and must round them as the daemon does."""
+    asked = [dict(prompt=p, max_tokens=30, logprobs=1) for p in ("Once upon a time", "The dog")]
+    answers = []
+    for isolation in ("thread", "process"):
+        d = start({**SMALL, "isolation": isolation, "model.quantize": "q8_0"})
+        answers.append([d.complete(**a)["choices"] for a in asked])
+    assert answers[0] == answers[1]
+
+
 def test_model_and_counters_are_said(start, words):
     d = start({**PROCESS, "devices": "sim:0,sim:1"})
     assert d.total("tokenlane_simulated_devices") == 2

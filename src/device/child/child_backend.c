@@ -75,6 +75,7 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   if (strlen(path) >= sizeof d->job.model_path)
     return tl_error_set(err, TL_EINVAL, "model.path", "model.path: too long for isolation: process");
   memcpy(d->job.model_path, path, strlen(path) + 1);
+  snprintf(d->job.quantized, sizeof d->job.quantized, "%s", m->quantized ? m->quantized : "");
   d->job.max_batch_size = load->max_batch_size;
   d->job.max_batch_tokens = load->max_batch_tokens;
   d->job.max_context = load->max_context;

@@ -33,6 +33,7 @@
 struct child_job {
   char spec[CHILD_SPEC];
   char model_path[CHILD_PATH]; /* "": simulated, there are no files */
+  char quantized[16];          /* tl_model.quantized; "": NULL */
   uint32_t n_lanes, first_core, cores;
   uint32_t max_batch_size, max_batch_tokens, max_context;
   uint64_t kv_memory_bytes;

@@ -53,6 +53,7 @@ static int load_model(struct host *h, struct tl_error *err) {
     return TL_OK;
   }
   int r = tl_model_load(j->model_path, &h->model, err);
+  if (r == TL_OK && *j->quantized) r = tl_model_quantize(h->model, j->quantized, err);
   if (r < 0) return r;
   const struct tl_model *m = h->model;
   if (m->vocab_size == j->vocab_size && m->dim == j->dim && m->n_layers == j->n_layers && m->weight_bytes == j->weight_bytes) return TL_OK;
@@ -86,6 +87,7 @@ static int load(struct host *h, struct tl_error *err) {
                                 .progress = on_progress,
                                 .context = h};
   r = h->ops->load(device, &what, &h->shared->loaded, err);
+  if (r == TL_OK && h->model) r = tl_model_check_files(h->model, err);
   if (h->model) tl_model_release_files(h->model);
   /* release: pairs with the acquire in watch */
   if (r == TL_OK) atomic_store_explicit(&h->device, device, memory_order_release);
