@@ -68,7 +68,7 @@ static bool sum_parts(struct run *r, uint32_t m, float *whole, bool add) {
   for (size_t at = (size_t)from * CPU_PANEL; at < (size_t)to * CPU_PANEL; at += CPU_PANEL) {
     float sum[CPU_PANEL];
     memcpy(sum, part_of(r, 0) + at, sizeof sum);
-    for (unsigned rank = 1; rank < d->group->size; rank++) {
+    for (unsigned rank = 1; rank < d->group->meet.n; rank++) {
       const float *part = part_of(r, rank) + at;
       for (unsigned k = 0; k < CPU_PANEL; k++) sum[k] += part[k];
     }

@@ -192,8 +192,7 @@ extern const struct tl_device_ops cpu_device_ops; /* cpu_backend.c */
 /* cpu_group.c. Ranks write what they compute of a sum to their own memory, meet, and each adds up what
  * all have, by rank: so all have the same bits, whatever the time. */
 struct cpu_group {
-  unsigned size;
-  struct device_meet meet;
+  struct device_meet meet; /* first */
   struct cpu_device *ranks[TL_MAX_RANKS]; /* by join */
 };
 extern const struct tl_device_group_ops cpu_group_ops;

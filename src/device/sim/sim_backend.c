@@ -81,7 +81,7 @@ static int meet_others(struct sim_device *d, struct tl_sampled *ret_sampled, str
   atomic_store_explicit(&g->wrong[d->rank], d->corrupt, memory_order_relaxed); /* published by the meeting */
   if (!device_meet_wait(&g->meet)) return closed(d, err);
   bool wrong = false, own = d->corrupt;
-  for (unsigned i = 0; i < g->size; i++) wrong |= atomic_load_explicit(&g->wrong[i], memory_order_relaxed); /* likewise */
+  for (unsigned i = 0; i < g->meet.n; i++) wrong |= atomic_load_explicit(&g->wrong[i], memory_order_relaxed); /* likewise */
   if (!ret_sampled || !wrong || own) return TL_OK;
   d->corrupt = true;
   int r = sim_run(d, ret_sampled, err);

@@ -12,8 +12,7 @@
 
 /* sim_group.c. */
 struct sim_group {
-  unsigned size;
-  struct device_meet meet; /* at the end of a step */
+  struct device_meet meet; /* first; at the end of a step */
   _Atomic bool wrong[TL_MAX_RANKS]; /* by rank: its part of the step is; relaxed, the meeting publishes */
 };
 extern const struct tl_device_group_ops sim_group_ops;
