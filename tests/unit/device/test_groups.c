@@ -2,46 +2,18 @@
 /* Groups of CPU devices against one device: the golden models cut into 2 to 8 ranks. What is promised
  * (ARCHITECTURE.md, Groups): the same bits whatever the batch, the lanes and the time, for one size of group; between
  * sizes only sums over ranks are rounded otherwise. */
-#include <jansson.h>
 #include <math.h>
 
 #include "unit.h"
 
 #include "bf16_emulated.h"
-#include "step_runner.h"
-
-#define N_NEW 40
+#include "golden_llama.h"
 
 static const char *const model_names[] = {"f32_odd", "bf16_tied", "f32_llama3", "f16_sharded"};
 static const char *const other_names[] = {"arch/qwen2", "arch/qwen2_window", "arch/qwen3", "arch/mistral", "arch/mistral_yarn",
                                           "arch/smollm3", "arch/phi3", "arch/phi4_longrope", "arch/gemma2", "arch/gemma3",
                                           "arch/granite", "arch/stablelm", "arch/glm4"};
 static const unsigned sizes[] = {2, 3, 4, 5, 8};
-
-struct golden {
-  struct tl_model *model;
-  uint32_t n_prompt;
-  int32_t prompt[MAX_TOKENS], tokens[N_NEW];
-};
-
-static void open_golden(const char *name, unsigned which, struct golden *ret) {
-  char path[512];
-  const char *root = getenv("TL_TEST_GOLDEN");
-  struct tl_error err = {0};
-  const char *parent = strchr(name, '/') ? "" : "llama/";
-  snprintf(path, sizeof path, "%s/%s%s", root ? root : "tests/golden", parent, name);
-  if (tl_model_load(path, &ret->model, &err) < 0) fail_msg("%s: %s", path, err.message);
-  snprintf(path, sizeof path, "%s%s/golden.json", parent, name);
-  FILE *input = unit_open_golden(path);
-  json_t *object = json_loadf(input, 0, NULL), *c = json_array_get(json_object_get(object, "cases"), which);
-  json_t *prompt = json_object_get(c, "prompt"), *tokens = json_object_get(c, "tokens");
-  fclose(input);
-  ret->n_prompt = (uint32_t)json_array_size(prompt);
-  assert_true(ret->n_prompt > 0 && ret->n_prompt + N_NEW <= MAX_TOKENS && json_array_size(tokens) == N_NEW);
-  for (uint32_t i = 0; i < ret->n_prompt; i++) ret->prompt[i] = (int32_t)json_integer_value(json_array_get(prompt, i));
-  for (uint32_t i = 0; i < N_NEW; i++) ret->tokens[i] = (int32_t)json_integer_value(json_array_get(tokens, i));
-  json_decref(object);
-}
 
 static bool can_be_cut(const struct tl_model *model, unsigned size) {
   struct tl_shard shard;
@@ -69,16 +41,17 @@ static double tolerance_of(const struct tl_model *model) {
   return model->dtype == TL_DTYPE_F32 ? 1e-5 : 3e-2;
 }
 
-static void compare(const struct golden *g, const struct cpu_kernels *kernels, unsigned size, const char *name) {
+static void compare(const struct golden *g, const struct golden_case *c, const struct cpu_kernels *kernels, unsigned size,
+                    const char *name) {
   struct machine one = open_machine(g->model, kernels, 1), many = open_group(g->model, kernels, 1, size);
-  struct sequence *s[2] = {new_sequence(g->prompt, g->n_prompt), new_sequence(g->prompt, g->n_prompt)};
+  struct sequence *s[2] = {new_sequence(c->prompt, c->n_prompt), new_sequence(c->prompt, c->n_prompt)};
   double worst = 0;
   for (uint32_t n = 1; n <= N_NEW; n++) {
     run_alone(&one, s[0], n, whole, 1);
     run_alone(&many, s[1], n, whole, 1);
     worst = fmax(worst, logits_apart(&one, &many));
-    assert_int_equal(s[0]->tokens[s[0]->length - 1], g->tokens[n - 1]);
-    if (s[1]->tokens[s[1]->length - 1] != g->tokens[n - 1]) fail_msg("%s in %u: token %u differs", name, size, n);
+    assert_int_equal(s[0]->tokens[s[0]->length - 1], c->tokens[n - 1]);
+    if (s[1]->tokens[s[1]->length - 1] != c->tokens[n - 1]) fail_msg("%s in %u: token %u differs", name, size, n);
   }
   if (!(worst <= tolerance_of(g->model))) fail_msg("%s in %u: logits differ by %g", name, size, worst);
   printf("%s on %s in %u: logits within %.2g of the largest\n", name, kernels->name, size, worst);
@@ -92,17 +65,17 @@ static unsigned compare_all(const char *name, unsigned which) {
   const struct cpu_kernels *kernels[MAX_KERNELS];
   unsigned n = runnable_kernels(kernels), n_cut = 0;
   struct golden g;
-  open_golden(name, which, &g);
+  open_golden(name, &g);
   for (unsigned size = 0; size < UNIT_COUNT(sizes); size++) {
     if (!can_be_cut(g.model, sizes[size])) continue;
     n_cut++;
     for (unsigned k = 0; k < n; k++) {
       /* BF16 products differ for BF16 alone */
       if (kernels[k]->convert && g.model->dtype != TL_DTYPE_BF16) continue;
-      if (which == 0 || k == 0) compare(&g, kernels[k], sizes[size], name);
+      if (which == 0 || k == 0) compare(&g, &g.cases[which], kernels[k], sizes[size], name);
     }
   }
-  tl_model_free(g.model);
+  close_golden(&g);
   return n_cut;
 }
 
@@ -127,11 +100,11 @@ static void test_refused(void **state) {
   struct golden g;
   struct tl_shard shard;
   struct tl_error err = {0};
-  open_golden("arch/olmo2", 0, &g);
+  open_golden("arch/olmo2", &g);
   assert_int_equal(tl_shard_make(g.model, 0, 2, &shard, &err), TL_EUNSUPPORTED);
   assert_non_null(strstr(err.message, "normalizes q and k over all heads"));
   assert_int_equal(tl_shard_make(g.model, 0, 1, &shard, &err), TL_OK);
-  tl_model_free(g.model);
+  close_golden(&g);
 }
 
 /* Blocks stay whole, so activations are rounded in the same groups: but for the sums the products are the same. */
@@ -142,11 +115,11 @@ static void test_quantized(void **state) {
     struct golden g;
     struct tl_error err = {0};
     struct tl_shard shard;
-    open_golden("f16_sharded", 0, &g);
+    open_golden("f16_sharded", &g);
     if (tl_model_quantize(g.model, formats[i], &err) < 0) fail_msg("%s", err.message);
     struct machine one = open_machine(g.model, cpu_choose_kernels(tl_cpu_best_isa()), 1);
     struct machine two = open_group(g.model, cpu_choose_kernels(tl_cpu_best_isa()), 1, 2);
-    struct sequence *s[2] = {new_sequence(g.prompt, g.n_prompt), new_sequence(g.prompt, g.n_prompt)};
+    struct sequence *s[2] = {new_sequence(g.cases[0].prompt, g.cases[0].n_prompt), new_sequence(g.cases[0].prompt, g.cases[0].n_prompt)};
     bool quantized = false;
     for (uint32_t k = 0; k < g.model->n_ops; k++)
       if (g.model->plan[k].kind == TL_OP_MLP_DOWN)
@@ -164,7 +137,7 @@ static void test_quantized(void **state) {
     /* three blocks of 32 */
     assert_int_equal(tl_shard_make(g.model, 0, 4, &shard, &err), TL_EINVAL);
     assert_non_null(strstr(err.message, "the model's 96 inner MLP outputs cannot be divided among 4 devices"));
-    tl_model_free(g.model);
+    close_golden(&g);
   }
 }
 
@@ -202,7 +175,7 @@ static void run_crowd(const struct tl_model *model, unsigned n_lanes, bool toget
 static void test_batch_and_lanes(void **state) {
   (void)state;
   struct golden g;
-  open_golden("f16_sharded", 0, &g);
+  open_golden("f16_sharded", &g);
   struct sequence *alone[N_CROWD], *together[N_CROWD];
   run_crowd(g.model, 1, false, alone);
   run_crowd(g.model, 2, true, together);
@@ -214,14 +187,14 @@ static void test_batch_and_lanes(void **state) {
     free(alone[i]);
     free(together[i]);
   }
-  tl_model_free(g.model);
+  close_golden(&g);
 }
 
 /* Ranks have their part of the weights and no more. */
 static void test_memory(void **state) {
   (void)state;
   struct golden g;
-  open_golden("f32_llama3", 0, &g);
+  open_golden("f32_llama3", &g);
   struct machine one = open_machine(g.model, cpu_choose_kernels(TL_ISA_PLAIN), 1);
   struct machine two = open_group(g.model, cpu_choose_kernels(TL_ISA_PLAIN), 1, 2);
   struct cpu_device *whole_one = (struct cpu_device *)one.device;
@@ -233,7 +206,7 @@ static void test_memory(void **state) {
   assert_ptr_equal(((struct cpu_device *)two.ranks[1])->logits, ((struct cpu_device *)two.ranks[1])->pairs); /* none */
   close_machine(&one);
   close_machine(&two);
-  tl_model_free(g.model);
+  close_golden(&g);
 }
 
 /* --- ranks that do not come -------------------------------------------------------------------------- */
@@ -248,7 +221,7 @@ static void *abort_soon(void *argument) {
 static void test_abort(void **state) {
   (void)state;
   struct golden g;
-  open_golden("f16_sharded", 0, &g);
+  open_golden("f16_sharded", &g);
   struct machine m = open_group(g.model, cpu_choose_kernels(tl_cpu_best_isa()), 2, 4);
   int32_t token = 7;
   uint32_t zero = 0, one = 1, start[] = {0, 1};
@@ -272,14 +245,14 @@ static void test_abort(void **state) {
     assert_int_equal(work.sampled[0].token, expected);
   }
   close_machine(&m);
-  tl_model_free(g.model);
+  close_golden(&g);
 }
 
 /* A model that cannot be cut says so before anything is allocated. */
 static void test_refusal(void **state) {
   (void)state;
   struct golden g;
-  open_golden("bf16_tied", 0, &g); /* 6 heads */
+  open_golden("bf16_tied", &g); /* 6 heads */
   struct tl_device_group *group;
   struct tl_device *device;
   struct tl_error err = {0};
@@ -293,7 +266,7 @@ static void test_refusal(void **state) {
   assert_string_equal(err.field, "engine.tensor_parallel");
   cpu_device_ops.close(device);
   cpu_group_ops.free(group);
-  tl_model_free(g.model);
+  close_golden(&g);
 }
 
 int main(void) {

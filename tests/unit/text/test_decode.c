@@ -8,15 +8,6 @@
 #include "text/text_golden.h"
 #include "tokenlane/text.h"
 
-static struct tl_tokenizer *load_golden(const char *name) {
-  char path[512];
-  struct tl_error err = {0};
-  struct tl_tokenizer *t;
-  snprintf(path, sizeof path, "%s/tokenizers/%s", golden_folder(), name);
-  if (tl_tokenizer_load(path, &t, &err) < 0) fail_msg("%s: %s", path, err.message);
-  return t;
-}
-
 static struct tl_tokenizer *load_json(const char *json) {
   char path[64];
   struct tl_error err = {0};
@@ -85,7 +76,7 @@ static void test_control_tokens_of_the_vocabulary(void **state) {
   static const char *const names[] = {"llama2", "mistral", "gemma", "phi3", "t5", "xlmr", "albert", "unigram_bytes", "bert_uncased", "wordpiece_lines", "falcon"};
   static const char *const texts[] = {"</s>", " </s>", "a</s>", "<s> b </s>", "<unk>", "<pad>", "[SEP]", " [SEP] ", "a [CLS] [MASK]", "<mask>", "<|endoftext|>"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-    struct tl_tokenizer *t = load_golden(names[i]);
+    struct tl_tokenizer *t = golden_tokenizer(names[i]);
     for (size_t k = 0; k < sizeof texts / sizeof *texts; k++) {
       struct tl_span all = {0, strlen(texts[k])};
       struct tl_encode_options options = {.parse_special = true, .untrusted = &all, .n_untrusted = 1};
@@ -110,7 +101,7 @@ static void test_template_around_a_client(void **state) {
   static const char *const names[] = {"llama2", "mistral", "gemma"};
   static const char text[] = "<s>hi </s> you</s>";
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-    struct tl_tokenizer *t = load_golden(names[i]);
+    struct tl_tokenizer *t = golden_tokenizer(names[i]);
     struct tl_span client = {3, sizeof text - 1 - 4};
     struct tl_encode_options options = {.parse_special = true, .untrusted = &client, .n_untrusted = 1};
     struct tl_tokens ids = {0};

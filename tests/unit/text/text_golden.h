@@ -14,6 +14,7 @@
 #include <jansson.h>
 
 #include "tokenlane/base/utf8.h"
+#include "tokenlane/text.h"
 
 static inline const char *golden_folder(void) {
   const char *folder = getenv("TL_TEST_GOLDEN");
@@ -28,6 +29,16 @@ static inline json_t *golden_json(const char *name) {
   json_t *json = json_load_file(path, JSON_ALLOW_NUL, &error);
   if (!json) fail_msg("%s:%d: %s", path, error.line, error.text);
   return json;
+}
+
+/* One of tokenizers/; the caller frees it. */
+static inline struct tl_tokenizer *golden_tokenizer(const char *name) {
+  char path[512];
+  struct tl_error err = {0};
+  struct tl_tokenizer *t;
+  snprintf(path, sizeof path, "%s/tokenizers/%s", golden_folder(), name);
+  if (tl_tokenizer_load(path, &t, &err) < 0) fail_msg("%s: %s", path, err.message);
+  return t;
 }
 
 static inline bool golden_utf8(const char *text, size_t length) {
