@@ -166,7 +166,8 @@ def test_seed_makes_it_again(client):
 
 def test_without_a_seed_each_answer_is_another(client):
     assert len({sample(client) for _ in range(4)}) == 4
-    assert len({c.text for c in complete(client, ["Once"] * 2, n=2, temperature=1.5, max_tokens=24).choices}) == 4
+    # the demo's stories begin alike: 24 tokens were the same once in some hundred runs
+    assert len({c.text for c in complete(client, ["Once"] * 2, n=2, temperature=1.5, max_tokens=100).choices}) == 4
 
 
 def test_several_choices(client):
