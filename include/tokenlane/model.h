@@ -6,6 +6,7 @@
 #ifndef TOKENLANE_MODEL_H
 #define TOKENLANE_MODEL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -68,6 +69,14 @@ struct tl_generation_defaults {
   int32_t top_k;
 };
 
+/* What a model that does not generate makes of the rows of a sequence. */
+enum tl_pooling {
+  TL_POOL_NONE,  /* it generates tokens */
+  TL_POOL_FIRST, /* the first token's row ([CLS]) */
+  TL_POOL_MEAN,
+  TL_POOL_LAST,
+};
+
 struct tl_model {
   const char *architecture; /* "llama" */
   uint32_t dim, n_layers, n_heads, n_kv_heads, head_dim, ffn_dim, vocab_size;
@@ -87,6 +96,12 @@ struct tl_model {
   uint32_t n_eos;
   int32_t eos[TL_MAX_EOS];     /* ids that end a sequence */
   struct tl_generation_defaults defaults;
+  /* A pooling model (an embedder or a cross-encoder) makes one vector of a sequence, which is computed whole in one step,
+   * without KV blocks. */
+  enum tl_pooling pooling;
+  uint32_t n_out;              /* numbers of its vector: the embedding's, or the labels'; 0 with TL_POOL_NONE */
+  bool is_classifier;          /* the vector holds logits of labels, not an embedding */
+  bool normalize;              /* the vector is divided by its length, by the device */
 };
 
 /* Reads a Hugging Face folder (config.json, generation_config.json (optional), *.safetensors: one, or

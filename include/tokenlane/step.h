@@ -54,6 +54,10 @@ struct tl_step {
   const uint32_t *block_tables;   /* (n_seqs, table_stride) blocks in order of position */
   const uint32_t *rows;           /* (n_rows) row index, ascending */
   const struct tl_sampling *sampling; /* (n_rows) */
+  /* Steps of a pooling model (model.h): every sequence is in it whole, n_rows is n_seqs, `rows` their last rows; slots,
+   * context_len, block_tables and sampling are NULL, and collect fills these in place of ret_sampled. */
+  const int32_t *token_types;     /* (n_tokens) BERT's segment ids; NULL: all 0 */
+  float *vectors;                 /* (n_seqs, tl_model.n_out) */
 };
 
 /* Log-probabilities are log-softmax of the raw logits, before penalties, bias
