@@ -65,7 +65,9 @@ class Daemon:
     def wait_listening(self):
         self.port = int(self.wait_log(r"msg=listening address=\S+ port=(\d+)")[1])
         self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx.Client(base_url=self.url, timeout=30 * SLOW)
+        # No limit of connections kept: beyond it one thread closes what another is about to look at ("Bad file descriptor").
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        self.http = httpx.Client(base_url=self.url, timeout=30 * SLOW, limits=limits)
 
     def wait_ready(self):
         if self.options["http.port"] != "None" and self.options.get("http.host") != "":
