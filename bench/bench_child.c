@@ -36,8 +36,9 @@ static struct tl_step make_step(uint32_t n, uint32_t context) {
     work.rows[q] = q;
     work.sampling[q] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1};
   }
-  return (struct tl_step){n, n, n, TABLE, work.tokens, work.positions, work.slots, work.query_start, work.context_len, work.tables,
-                          work.rows, work.sampling};
+  return (struct tl_step){.n_tokens = n, .n_seqs = n, .n_rows = n, .table_stride = TABLE, .tokens = work.tokens,
+                          .positions = work.positions, .slots = work.slots, .query_start = work.query_start,
+                          .context_len = work.context_len, .block_tables = work.tables, .rows = work.rows, .sampling = work.sampling};
 }
 
 static void die(const struct tl_error *err) {

@@ -168,8 +168,9 @@ static struct tl_step make_step(const struct rig *rig) {
   work.context_len[0] = rig->length;
   work.rows[0] = n - 1;
   work.sampling[0] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = 2, .position = rig->length};
-  return (struct tl_step){n, 1, 1, TABLE, work.tokens, work.positions, work.slots, work.query_start, work.context_len, work.table,
-                          work.rows, work.sampling};
+  return (struct tl_step){.n_tokens = n, .n_seqs = 1, .n_rows = 1, .table_stride = TABLE, .tokens = work.tokens,
+                          .positions = work.positions, .slots = work.slots, .query_start = work.query_start,
+                          .context_len = work.context_len, .block_tables = work.table, .rows = work.rows, .sampling = work.sampling};
 }
 
 static int step(struct rig *rig) {
@@ -248,7 +249,9 @@ static void test_steps_through_the_memory(void **state) {
     sampling[q] = (struct tl_sampling){.temperature = (float)q, .top_k = 5, .seed = q, .target = -1, .history = history[q],
                                        .n_history = q == 1 ? 0 : CONTEXT, .bias = bias[q], .n_bias = q == 2 ? 0 : 200};
   }
-  struct tl_step s = {TOKENS, SEQS, SEQS, TABLE, tokens, positions, slots, start, context, tables, rows, sampling}, t;
+  struct tl_step s = {.n_tokens = TOKENS, .n_seqs = SEQS, .n_rows = SEQS, .table_stride = TABLE, .tokens = tokens, .positions = positions,
+                      .slots = slots, .query_start = start, .context_len = context, .block_tables = tables, .rows = rows,
+                      .sampling = sampling}, t;
   assert_true(child_put_step(shared, &l, &job, &s));
   child_take_step(other, &l, got, &t);
   assert_true(t.n_tokens == TOKENS && t.n_seqs == SEQS && t.n_rows == SEQS && t.table_stride == TABLE);

@@ -70,8 +70,9 @@ static struct text new_text(uint32_t n, uint32_t n_prompt) {
 }
 
 static struct tl_step make_step(struct text *const *texts, uint32_t n_texts, uint32_t chunk) {
-  struct tl_step s = {0, n_texts, 0, TABLE, work.tokens, work.positions, work.slots, work.query_start, work.context_len,
-                      work.tables, work.rows, work.sampling};
+  struct tl_step s = {.n_tokens = 0, .n_seqs = n_texts, .n_rows = 0, .table_stride = TABLE, .tokens = work.tokens,
+                      .positions = work.positions, .slots = work.slots, .query_start = work.query_start, .context_len = work.context_len,
+                      .block_tables = work.tables, .rows = work.rows, .sampling = work.sampling};
   for (uint32_t q = 0; q < n_texts; q++) {
     struct text *t = texts[q];
     uint32_t end = t->length - t->n_cached > chunk ? t->n_cached + chunk : t->length;
@@ -323,7 +324,9 @@ static void *run_alone(void *argument) {
   struct rig *rig = argument;
   uint32_t token = 5, position = 0, start[] = {0, 1}, context = 1, table[TABLE] = {3}, row = 0, slot = 48;
   struct tl_sampling sampling = {.target = -1, .n_top = -1};
-  struct tl_step step = {1, 1, 1, TABLE, (int32_t *)&token, &position, &slot, start, &context, table, &row, &sampling};
+  struct tl_step step = {.n_tokens = 1, .n_seqs = 1, .n_rows = 1, .table_stride = TABLE, .tokens = (int32_t *)&token,
+                         .positions = &position, .slots = &slot, .query_start = start, .context_len = &context, .block_tables = table,
+                         .rows = &row, .sampling = &sampling};
   for (unsigned i = 0; i < PARALLEL_STEPS; i++) {
     struct tl_sampled sampled;
     if (run_step(rig, &step, &sampled) < 0) return rig;

@@ -79,8 +79,10 @@ static bool run_step(struct group *g) {
   work.query_start[1] = n;
   work.row = n - 1;
   work.sampling = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .position = g->length, .target = -1, .n_top = -1};
-  work.step = (struct tl_step){n, 1, 1, CONTEXT / TL_BLOCK_TOKENS, g->tokens + g->n_cached, work.positions, work.positions,
-                               work.query_start, &g->length, work.table, &work.row, &work.sampling};
+  work.step = (struct tl_step){.n_tokens = n, .n_seqs = 1, .n_rows = 1, .table_stride = CONTEXT / TL_BLOCK_TOKENS,
+                               .tokens = g->tokens + g->n_cached, .positions = work.positions, .slots = work.positions,
+                               .query_start = work.query_start, .context_len = &g->length, .block_tables = work.table,
+                               .rows = &work.row, .sampling = &work.sampling};
   running = g;
   bool fine = true;
   for (uintptr_t i = 0; i < g->n_ranks; i++) pthread_create(&threads[i], NULL, run_rank, (void *)i);
