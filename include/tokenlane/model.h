@@ -29,6 +29,12 @@ enum tl_op_kind {
   TL_OP_COPY,     /* h = x: in place of a norm where there is none */
   TL_OP_QK_NORM,  /* each head of q and k: / its rms * weight[0] and weight[1] (head_dim) */
   TL_OP_NORM_ADD, /* x += h / rms(h, eps) * weight[0] */
+  /* A mixture of n_experts: ROUTE chooses n_chosen of them for each row, and the two behind it compute with
+   * those. Their weight[i] and bias[i] are the first of n_experts tensors one behind the other. */
+  TL_OP_ROUTE,        /* scores = h W^T + b; the best n_chosen, shares = softmax(scores) over all experts */
+  TL_OP_EXPERTS_UP,   /* of each chosen expert: m = silu(h W0^T + b0) * (h W1^T + b1) */
+  TL_OP_EXPERTS_DOWN, /* x += sum over the chosen of share * (m W0^T + b0), the best first */
+  TL_OP_ROW_GATE,     /* m *= sigmoid(h . weight[0]): GATED_UP's m, of an expert that all rows have */
 };
 
 /* What a record does other than its kind says. A backend has to refuse a record with one that it
@@ -45,6 +51,9 @@ enum tl_op_feature {
   TL_F_FACTOR = 1 << 8,      /* EMBED, LOGITS, and what is added to x: times factor; ROPE: cos and sin */
   TL_F_SOFTCAP = 1 << 9,     /* ATTEND's scores, LOGITS: v = softcap * tanh(v / softcap) */
   TL_F_WINDOW = 1 << 10,     /* ATTEND: only the last `window` positions, its own among them */
+  TL_F_SINKS = 1 << 20,      /* ATTEND: weight[0] (n_heads): one more score of each query head, of a position without a value */
+  TL_F_NORMALIZED = 1 << 21, /* ROUTE: shares are divided by their sum */
+  TL_F_CLAMPED = 1 << 22,    /* EXPERTS_UP: m = g sigmoid(1.702 g) (u + 1), g = min(gate, limit), |u| <= limit */
 };
 
 #define TL_OP_INPUTS 3
@@ -57,9 +66,14 @@ struct tl_op {
   float scale;                   /* ATTEND: score factor */
   float eps;                     /* norms */
   uint32_t features;             /* of enum tl_op_feature */
-  float factor, softcap;
+  float factor, softcap, limit;
   uint32_t window;
+  uint32_t n_experts, n_chosen;  /* ROUTE and EXPERTS_*, 0 of others */
 };
+/* How many tensors weight[i], or bias[i], of a record stands for. */
+static inline uint32_t tl_op_n_tensors(const struct tl_op *op) {
+  return op->kind == TL_OP_EXPERTS_UP || op->kind == TL_OP_EXPERTS_DOWN ? op->n_experts : 1;
+}
 
 #define TL_MAX_EOS 16
 
@@ -80,6 +94,7 @@ enum tl_pooling {
 struct tl_model {
   const char *architecture; /* "llama" */
   uint32_t dim, n_layers, n_heads, n_kv_heads, head_dim, ffn_dim, vocab_size;
+  uint32_t n_experts;          /* of a layer that has some; 0: no layer has */
   uint32_t max_context;        /* max_position_embeddings */
   enum tl_dtype weight_dtype;  /* of most weights */
   enum tl_dtype dtype;         /* the same if those are floats, else F16: what keys and values are kept in */

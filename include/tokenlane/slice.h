@@ -4,8 +4,10 @@
  *   QKV, gate and up    by outputs: whole heads; runs of the MLP's inner row
  *   ATTN_OUT, MLP_DOWN  by inputs, the same heads and runs: each rank has a part of every
  *                       sum, which the ranks then add up; the bias is rank 0's
+ *   EXPERTS_*           whole experts: what a tensor of one of them is cut to is all of it, for the rank
+ *                       that has the expert; each rank has a part of the sum over the chosen
  *   EMBED, LOGITS       by vocabulary
- *   RMSNORM             whole, on every rank
+ *   RMSNORM, ROUTE      whole, on every rank, as are the sinks of ATTEND and ROW_GATE
  *
  * With fewer KV heads than ranks each KV head is on size / n_kv_heads ranks. What does not divide
  * evenly (inner row, vocabulary) is cut at multiples of 32, or of the number format's block where that is
@@ -26,6 +28,8 @@ struct tl_shard {
   uint32_t first_head, n_heads;       /* query heads */
   uint32_t first_kv_head, n_kv_heads;
   uint32_t first_ffn, n_ffn;          /* of the MLP's inner row */
+  uint32_t ffn_unit;                  /* inner rows are cut at multiples of it, also those of other lengths */
+  uint32_t first_expert, n_experts;
   uint32_t first_vocab, n_vocab;
 };
 

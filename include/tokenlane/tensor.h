@@ -17,7 +17,7 @@ enum tl_dtype {
   TL_DTYPE_IQ4_NL, TL_DTYPE_IQ4_XS, TL_DTYPE_MXFP4,
   TL_DTYPE_INT4, TL_DTYPE_INT8,
   TL_DTYPE_F8_E4M3,
-  TL_DTYPE_I32, TL_DTYPE_I8, /* parts of INT4 and INT8 tensors; no values of their own */
+  TL_DTYPE_I32, TL_DTYPE_I8, TL_DTYPE_U8, /* parts of INT4, INT8 and MXFP4 tensors; no values of their own */
   TL_N_DTYPES
 };
 /* Of one element; 0 for formats of blocks. */
@@ -40,6 +40,8 @@ struct tl_tensor {
    * interleaved rotation turns: row i as row 2i, row i + half as row 2i + 1. */
   uint32_t head_rows;
   const struct tl_packed *packed;
+  /* Of floats, not 0: elements from a row to the next, and from a column to the next. */
+  uint64_t row_step, column_step;
 };
 
 /* --- quantized formats ---------------------------------------------------------------
@@ -93,10 +95,12 @@ float tl_tensor_f8_scale(const struct tl_tensor *t, uint64_t row, uint64_t colum
 /* --- any format ------------------------------------------------------------------------- */
 /* Bytes of a row of `columns` elements; 0: not a whole number of blocks, or too many. */
 size_t tl_dtype_row_bytes(enum tl_dtype dtype, uint64_t columns);
-/* The bytes of a row (of an element, for one dimension); not for `packed` ones. */
+/* The bytes of a row (of an element, for one dimension); not for `packed` ones. With column_step they lie apart. */
 const void *tl_tensor_row(const struct tl_tensor *t, uint64_t row);
 /* A row's values; dst: shape[1] floats. For one dimension: element `row`. */
 void tl_tensor_row_to_f32(const struct tl_tensor *t, uint64_t row, float *dst);
+/* n values of a row of floats (not F8) from column `first` on. */
+void tl_tensor_floats(const struct tl_tensor *t, uint64_t row, uint64_t first, uint64_t n, float *dst);
 /* count elements of dtype at src (any alignment) to float; blocks: whole ones. F8 without scale. */
 void tl_dtype_to_f32(enum tl_dtype dtype, const void *src, float *dst, size_t count);
 float tl_bf16_to_f32(uint16_t value);

@@ -12,6 +12,7 @@ struct maker {
   struct model *m;
   const struct architecture *a;
   const struct hf_config *c;
+  const struct arch_experts *experts; /* NULL: it has none */
   uint64_t dim, q, kv, ffn, vocab;
   float rope_factor;
   struct tl_error *err;
@@ -124,7 +125,7 @@ static int qk_norm(struct maker *k, uint32_t layer) {
   return r;
 }
 
-static void attend(struct maker *k, uint32_t layer) {
+static int attend(struct maker *k, uint32_t layer) {
   const struct hf_config *c = k->c;
   bool window = slides(k, layer);
   if (rotates(k, layer)) {
@@ -139,14 +140,20 @@ static void attend(struct maker *k, uint32_t layer) {
   if (is(k, ARCH_QUERY_SCALAR)) op->scale = 1 / sqrtf((float)c->query_pre_attn_scalar);
   if (is(k, ARCH_MULTIPLIERS)) op->scale = (float)c->attention_multiplier;
   if (is(k, ARCH_SOFTCAPS)) cap(op, c->attn_logit_softcapping);
-  if (!window) return;
-  op->features |= TL_F_WINDOW;
-  op->window = (uint32_t)c->sliding_window;
+  if (window) {
+    op->features |= TL_F_WINDOW;
+    op->window = (uint32_t)c->sliding_window;
+  }
+  if (!is(k, ARCH_SINKS)) return TL_OK;
+  op->features |= TL_F_SINKS;
+  op->weight[0] = plan_tensor(k->m, k->err, (uint64_t)c->num_attention_heads, 0, "model.layers.%u.self_attn.sinks", layer);
+  return op->weight[0] < 0 ? op->weight[0] : TL_OK;
 }
 
 static int attention(struct maker *k, uint32_t layer) {
   const uint64_t rows[] = {k->q, k->kv, k->kv};
-  bool bias = is(k, ARCH_QKV_BIAS) || k->c->attention_bias || (is(k, ARCH_LAYER_NORM) && k->c->use_qkv_bias);
+  bool bias = is(k, ARCH_QKV_BIAS) || k->c->attention_bias || (is(k, ARCH_LAYER_NORM) && k->c->use_qkv_bias) ||
+              (is(k, ARCH_QKV_BIAS_KEY) && k->c->qkv_bias);
   int r = norm(k, TL_OP_RMSNORM, layer, k->a->pre_attention);
   struct tl_op *op = plan_add(k->m, TL_OP_QKV, layer);
   if (is(k, ARCH_FUSED_QKV)) {
@@ -157,7 +164,7 @@ static int attention(struct maker *k, uint32_t layer) {
     if (r == TL_OK) r = project(k, op, 2, k->kv, k->dim, bias, "self_attn.v_proj");
   }
   if (r == TL_OK) r = qk_norm(k, layer);
-  attend(k, layer);
+  if (r == TL_OK) r = attend(k, layer);
   op = plan_add(k->m, TL_OP_ATTN_OUT, layer);
   bool out_bias = k->c->attention_bias && !is(k, ARCH_NO_OUT_BIAS);
   if (r == TL_OK) r = project(k, op, 0, k->dim, k->q, out_bias, "self_attn.o_proj");
@@ -168,6 +175,7 @@ static int mlp(struct maker *k, uint32_t layer) {
   const uint64_t rows[] = {k->ffn, k->ffn};
   bool bias = k->c->mlp_bias;
   int r = norm(k, TL_OP_RMSNORM, layer, k->a->pre_mlp);
+  if (arch_experts_in(k->experts, k->c, layer)) return r == TL_OK ? arch_experts_plan(k->m, k->experts, k->c, layer, k->err) : r;
   struct tl_op *op = plan_add(k->m, TL_OP_GATED_UP, layer);
   if (is(k, ARCH_GELU)) op->features |= TL_F_GELU_TANH;
   if (is(k, ARCH_FUSED_UP)) {
@@ -191,12 +199,12 @@ static int check(const struct maker *k) {
   if (is(k, ARCH_LAYER_NORM) && (c->qk_layernorm || c->use_parallel_residual))
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: %s: is not supported",
                         c->qk_layernorm ? "qk_layernorm" : "use_parallel_residual");
-  return TL_OK;
+  return k->experts ? arch_experts_check(k->experts, c, k->err) : TL_OK;
 }
 
 int arch_decoder_plan(struct model *m, const struct architecture *a, const struct hf_config *c, float rope_factor,
                       struct tl_error *err) {
-  struct maker k = {m, a, c, (uint64_t)c->hidden_size, (uint64_t)(c->num_attention_heads * c->head_dim),
+  struct maker k = {m, a, c, arch_experts_of(a), (uint64_t)c->hidden_size, (uint64_t)(c->num_attention_heads * c->head_dim),
                     (uint64_t)(c->num_key_value_heads * c->head_dim), (uint64_t)c->intermediate_size,
                     (uint64_t)c->vocab_size, rope_factor, err};
   int r = check(&k);

@@ -26,6 +26,7 @@ static const struct architecture architectures[] = {
     {"StableLmForCausalLM", "stablelm", PRE_NORMS, ARCH_LAYER_NORM | ARCH_PARTIAL | ARCH_NO_OUT_BIAS, WINDOW_NONE, 0.25},
     {"Glm4ForCausalLM", "glm4", "input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm",
      "post_mlp_layernorm", ARCH_FUSED_UP | ARCH_INTERLEAVED | ARCH_PARTIAL | ARCH_NO_OUT_BIAS, WINDOW_NONE, 0.5},
+    {"MixtralForCausalLM", "mixtral", PRE_NORMS, 0, WINDOW_ALL, 1},
 };
 
 #define N_ARCHITECTURES (sizeof architectures / sizeof *architectures)
@@ -46,7 +47,7 @@ const struct architecture *arch_find(const char *class_name, const char *model_t
         (!class_name[0] && strcmp(model_type, architectures[i].name) == 0))
       return &architectures[i];
     if (at < sizeof known)
-      at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", architectures[i].class_name);
+      at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", architectures[i].name);
   }
   tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: architectures: '%s' is not known; known are: %s",
                class_name, known);

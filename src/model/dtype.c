@@ -14,6 +14,7 @@ static const struct {
     [TL_DTYPE_Q6_K] = {"Q6_K", 0},     [TL_DTYPE_IQ4_NL] = {"IQ4_NL", 0}, [TL_DTYPE_IQ4_XS] = {"IQ4_XS", 0},
     [TL_DTYPE_MXFP4] = {"MXFP4", 0},   [TL_DTYPE_INT4] = {"INT4", 0},   [TL_DTYPE_INT8] = {"INT8", 0},
     [TL_DTYPE_F8_E4M3] = {"F8_E4M3", 1}, [TL_DTYPE_I32] = {"I32", 4}, [TL_DTYPE_I8] = {"I8", 1},
+    [TL_DTYPE_U8] = {"U8", 1},
 };
 
 size_t tl_dtype_bytes(enum tl_dtype dtype) {

@@ -48,7 +48,7 @@ static const struct key keys[] = {
     {"attention_multiplier", KIND_NUMBER, AT(attention_multiplier), 0, 1e-6, 1e6, false},
     {"residual_multiplier", KIND_NUMBER, AT(residual_multiplier), 0, 1e-6, 1e6, false},
     {"logits_scaling", KIND_NUMBER, AT(logits_scaling), 0, 1e-6, 1e6, false},
-    {"sliding_window", KIND_INTEGER, AT(sliding_window), 0, 1, 1 << 24, false},
+    {"sliding_window", KIND_INTEGER, AT(sliding_window), 0, 0, 1 << 24, false},
     {"use_sliding_window", KIND_BOOL, AT(use_sliding_window), 0, 0, 0, false},
     {"max_window_layers", KIND_INTEGER, AT(max_window_layers), 0, 0, MODEL_MAX_LAYERS, false},
     {"sliding_window_pattern", KIND_INTEGER, AT(sliding_window_pattern), 0, 1, MODEL_MAX_LAYERS, false},
@@ -56,6 +56,16 @@ static const struct key keys[] = {
     {"rope_local_base_freq", KIND_NUMBER, AT(rope_local_base_freq), 0, 1, 1e12, false},
     {"partial_rotary_factor", KIND_NUMBER, AT(partial_rotary_factor), 0, 0.01, 1, false},
     {"original_max_position_embeddings", KIND_INTEGER, AT(original_max_position_embeddings), 0, 1, 1 << 24, false},
+    {"num_local_experts", KIND_INTEGER, AT(n_experts), 0, 0, MODEL_MAX_EXPERTS, false},
+    {"num_experts", KIND_INTEGER, AT(n_experts), 0, 0, MODEL_MAX_EXPERTS, false},
+    {"num_experts_per_tok", KIND_INTEGER, AT(n_chosen), 0, 0, MODEL_MAX_CHOSEN, false},
+    {"moe_intermediate_size", KIND_INTEGER, AT(expert_size), 0, 1, MODEL_MAX_DIM, false},
+    {"shared_expert_intermediate_size", KIND_INTEGER, AT(shared_expert_size), 0, 1, MODEL_MAX_DIM, false},
+    {"decoder_sparse_step", KIND_INTEGER, AT(decoder_sparse_step), 0, 1, MODEL_MAX_LAYERS, false},
+    {"norm_topk_prob", KIND_BOOL, AT(norm_topk_prob), 0, 0, 0, false},
+    {"qkv_bias", KIND_BOOL, AT(qkv_bias), 0, 0, 0, false},
+    {"swiglu_alpha", KIND_NUMBER, AT(swiglu_alpha), 0, 1.702, 1.702, false}, /* the only one that there is */
+    {"swiglu_limit", KIND_NUMBER, AT(swiglu_limit), 0, 1e-3, 1e6, false},
 };
 
 /* rope_scaling, or transformers 5's rope_parameters. */
@@ -227,7 +237,8 @@ void hf_config_defaults(struct hf_config *ret) {
                             .high_freq_factor = 4, .query_pre_attn_scalar = 256, .embedding_multiplier = 1,
                             .attention_multiplier = 1, .residual_multiplier = 1, .logits_scaling = 1,
                             .max_window_layers = 28, .sliding_window_pattern = 6, .no_rope_layer_interval = 4,
-                            .rope_local_base_freq = 10000, .beta_fast = 32, .beta_slow = 1};
+                            .rope_local_base_freq = 10000, .beta_fast = 32, .beta_slow = 1, .decoder_sparse_step = 1,
+                            .qkv_bias = true, .swiglu_limit = 7};
 }
 
 /* rope_scaling, or rope_parameters, which may be two: for layers without and with a window. */

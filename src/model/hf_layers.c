@@ -35,6 +35,19 @@ static int read_no_rope_layers(struct hf_config *c, json_t *list, struct tl_erro
   return TL_OK;
 }
 
+static int read_dense_layers(struct hf_config *c, json_t *list, struct tl_error *err) {
+  if (!list || json_is_null(list)) return TL_OK;
+  if (!json_is_array(list)) return bad_list("mlp_only_layers", "a list of layers", err);
+  for (size_t i = 0; i < json_array_size(list); i++) {
+    json_t *item = json_array_get(list, i);
+    json_int_t layer = json_integer_value(item);
+    if (!json_is_integer(item) || layer < 0 || layer >= c->num_hidden_layers)
+      return bad_list("mlp_only_layers", "numbers of layers", err);
+    c->dense[layer] = true;
+  }
+  return TL_OK;
+}
+
 /* Of the two lists of longrope the one for contexts beyond the original: which context there will
  * be is known when the model is loaded, and cached keys cannot change with it. */
 static int read_factors(struct hf_config *c, json_t *rope, struct tl_error *err) {
@@ -56,5 +69,6 @@ int hf_config_read_lists(struct hf_config *c, json_t *object, json_t *rope, stru
   c->rope_untruncated = json_is_false(json_object_get(rope, "truncate"));
   int r = read_layer_types(c, json_object_get(object, "layer_types"), err);
   if (r == TL_OK) r = read_no_rope_layers(c, json_object_get(object, "no_rope_layers"), err);
+  if (r == TL_OK) r = read_dense_layers(c, json_object_get(object, "mlp_only_layers"), err);
   return r == TL_OK ? read_factors(c, rope, err) : r;
 }

@@ -22,12 +22,14 @@ int model_count_weights(struct model *m, struct tl_error *err) {
   for (uint32_t i = 0; i < 2 * TL_OP_INPUTS * t->n_ops; i++) {
     const struct tl_op *op = &m->ops[i / (2 * TL_OP_INPUTS)];
     unsigned k = i % (2 * TL_OP_INPUTS);
-    int32_t index = k < TL_OP_INPUTS ? op->weight[k] : op->bias[k - TL_OP_INPUTS];
-    if (index < 0 || seen[index]) continue;
-    seen[index] = true;
-    t->n_parameters += elements(&m->tensors[index]);
-    t->weight_bytes += m->tensors[index].bytes;
-    bytes_of[m->tensors[index].dtype] += m->tensors[index].bytes;
+    int32_t first = k < TL_OP_INPUTS ? op->weight[k] : op->bias[k - TL_OP_INPUTS];
+    for (int32_t index = first; first >= 0 && index < first + (int32_t)tl_op_n_tensors(op); index++) {
+      if (seen[index]) continue;
+      seen[index] = true;
+      t->n_parameters += elements(&m->tensors[index]);
+      t->weight_bytes += m->tensors[index].bytes;
+      bytes_of[m->tensors[index].dtype] += m->tensors[index].bytes;
+    }
   }
   free(seen);
   for (enum tl_dtype d = TL_DTYPE_F32; d < TL_N_DTYPES; d++)
@@ -58,8 +60,8 @@ static int divide_angles(const struct model *m, float *inv_freq, struct tl_error
 
 static int make_plan(struct model *m, const struct architecture *architecture, const struct hf_config *c,
                      struct tl_error *err) {
-  /* 12 records a layer at most, and a few around them: plan_add cannot run out */
-  _Static_assert(MODEL_MAX_LAYERS * 12 + 16 < MODEL_MAX_OPS, "the plan of the deepest model fits");
+  /* 16 records a layer at most, and a few around them: plan_add cannot run out */
+  _Static_assert(MODEL_MAX_LAYERS * 16 + 16 < MODEL_MAX_OPS, "the plan of the deepest model fits");
   m->model.n_rotated = model_n_rotated(c);
   m->ops = tl_arena_array(&m->arena, MODEL_MAX_OPS, sizeof *m->ops);
   float *inv_freq = tl_arena_array(&m->arena, (size_t)c->head_dim / 2, sizeof *inv_freq);
@@ -88,6 +90,7 @@ static void take_config(struct tl_model *t, const struct hf_config *c) {
   t->n_kv_heads = (uint32_t)c->num_key_value_heads;
   t->head_dim = (uint32_t)c->head_dim;
   t->ffn_dim = (uint32_t)c->intermediate_size;
+  t->n_experts = (uint32_t)c->n_experts;
   t->vocab_size = (uint32_t)c->vocab_size;
   t->max_context = (uint32_t)c->max_position_embeddings;
   t->n_eos = c->n_eos;
@@ -102,6 +105,7 @@ static int new_model(struct hf_config *config, struct model **ret, const struct 
   if (!a) return TL_EUNSUPPORTED;
   if (!(a->traits & ARCH_PARTIAL)) config->partial_rotary_factor = 1;
   if (config->partial_rotary_factor == 0) config->partial_rotary_factor = a->partial;
+  if (!arch_experts_of(a)) config->n_experts = 0; /* a key that means nothing there */
   struct model *m = calloc(1, sizeof *m);
   if (!m) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   tl_arena_init(&m->arena, 0);

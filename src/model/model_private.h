@@ -12,6 +12,8 @@
 #define MODEL_MAX_DIM 1000000
 #define MODEL_MAX_LAYERS 1000
 #define MODEL_MAX_HEAD_DIM 4096
+#define MODEL_MAX_EXPERTS 1024
+#define MODEL_MAX_CHOSEN 64
 
 struct hf_config;
 
@@ -37,6 +39,7 @@ struct tl_packed {
   unsigned zero_shift;       /* added to a stored zero: GPTQ's first format stores one less */
   uint32_t *order;           /* (columns) input of each place; NULL: ascending */
   struct tl_tensor source;   /* floats to be quantized */
+  uint64_t row_step;         /* GPT-OSS's experts: stored rows from a row to the next */
 };
 
 /* A model while it is made and after: the public struct comes first. */
@@ -96,6 +99,11 @@ struct hf_config {
   bool use_sliding_window, has_layer_types, has_no_rope_layers;
   bool slides[MODEL_MAX_LAYERS];  /* layer_types */
   bool rotates[MODEL_MAX_LAYERS]; /* no_rope_layers, whose items say 1 where there is rope */
+  /* mixtures of experts, 0: none */
+  int64_t n_experts, n_chosen, expert_size, shared_expert_size, decoder_sparse_step;
+  bool norm_topk_prob, qkv_bias;
+  double swiglu_alpha, swiglu_limit;
+  bool dense[MODEL_MAX_LAYERS];   /* mlp_only_layers */
   /* quantization_config */
   char quant_method[32], checkpoint_format[32];
   int64_t block_rows, block_columns; /* of F8 scales; 0: it does not say */
@@ -173,6 +181,8 @@ enum arch_trait {
   ARCH_NOPE = 1 << 15,        /* some layers do not rotate */
   ARCH_GELU = 1 << 16,        /* gelu_pytorch_tanh in place of silu */
   ARCH_PARTIAL = 1 << 17,     /* partial_rotary_factor */
+  ARCH_SINKS = 1 << 24,       /* a score beside those of positions */
+  ARCH_QKV_BIAS_KEY = 1 << 25, /* biases of q, k, v, unless qkv_bias is false */
 };
 /* Which layers look at a window when layer_types does not say. */
 enum arch_window { WINDOW_NONE, WINDOW_ALL, WINDOW_ALTERNATE, WINDOW_PATTERN, WINDOW_OPTIONAL };
@@ -192,6 +202,40 @@ bool gguf_knows_class(const char *class_name);
 /* arch_decoder.c */
 int arch_decoder_plan(struct model *m, const struct architecture *a, const struct hf_config *config, float rope_factor,
                       struct tl_error *err);
+
+/* arch_experts.c: layers with experts. */
+enum experts_trait {
+  EXPERTS_NORMALIZED = 1 << 0, /* shares of the chosen sum up to 1; of the others norm_topk_prob says it */
+  EXPERTS_SHARED = 1 << 1,     /* one more that all rows have */
+  EXPERTS_OWN_SIZE = 1 << 2,   /* moe_intermediate_size, not intermediate_size */
+  EXPERTS_FUSED = 1 << 3,      /* GPT-OSS: gate and up alternate in one tensor of all experts, all have biases, clamped */
+};
+enum { EXPERT_GATE, EXPERT_UP, EXPERT_DOWN };
+struct arch_experts {
+  const char *class_name;
+  const char *block, *router; /* of a layer, of the block */
+  const char *names[3];       /* of an expert */
+  uint32_t traits;
+};
+/* NULL: it has none. */
+const struct arch_experts *arch_experts_of(const struct architecture *a);
+bool arch_experts_in(const struct arch_experts *e, const struct hf_config *config, uint32_t layer);
+int arch_experts_check(const struct arch_experts *e, const struct hf_config *config, struct tl_error *err);
+/* A layer's records behind the norm. */
+int arch_experts_plan(struct model *m, const struct arch_experts *e, const struct hf_config *config, uint32_t layer,
+                      struct tl_error *err);
+
+/* experts.c: a part of all experts of a layer as n tensors one behind the other; the index of the first, or an error. */
+struct expert_part {
+  const struct arch_experts *kind;
+  unsigned part; /* EXPERT_GATE ... */
+  uint32_t layer, n;
+  uint64_t rows, columns;
+};
+int32_t experts_weights(struct model *m, const struct expert_part *p, struct tl_error *err);
+int32_t experts_biases(struct model *m, const struct expert_part *p, struct tl_error *err);
+/* A matrix of one row as a vector. */
+int experts_vector(struct model *m, int32_t index, int32_t *ret, struct tl_error *err);
 
 /* slice.c: where the part of rank `rank` of `size` begins, in whole panels where those are enough for all,
  * at multiples of `block` (a power of two) always; rank == size: total. */

@@ -107,9 +107,7 @@ static void make_q4_k(const float *x, struct tl_quant_block *ret) {
 }
 
 static void read_floats(const struct tl_packed *p, uint64_t row, uint64_t block, unsigned n, float *ret) {
-  const struct tl_tensor *t = &p->source;
-  const char *at = tl_tensor_row(t, row);
-  tl_dtype_to_f32(t->dtype, at + block * n * tl_dtype_bytes(t->dtype), ret, n);
+  tl_tensor_floats(&p->source, row, block * n, n, ret);
 }
 
 static void read_q8_0(const struct tl_packed *p, uint64_t row, uint64_t block, struct tl_quant_block *ret) {
@@ -164,9 +162,23 @@ static int32_t quantized(struct model *m, int32_t index, const struct target *ta
   return r < 0 ? r : (int32_t)m->n_tensors - 1;
 }
 
+/* Not ROUTE: its matrix is small, and rounding it changes which experts are chosen. */
 static bool is_product(enum tl_op_kind kind) {
   return kind == TL_OP_QKV || kind == TL_OP_ATTN_OUT || kind == TL_OP_GATED_UP || kind == TL_OP_MLP_DOWN ||
-         kind == TL_OP_LOGITS;
+         kind == TL_OP_EXPERTS_UP || kind == TL_OP_EXPERTS_DOWN || kind == TL_OP_LOGITS;
+}
+
+/* The n tensors from `first` on, all or none; the index of the first of those that take their place. */
+static int32_t quantized_run(struct model *m, int32_t first, uint32_t n, enum tl_dtype wanted, struct tl_error *err) {
+  for (uint32_t i = 0; i < n; i++)
+    if (!target_of(&m->tensors[first + (int32_t)i], wanted)) return first;
+  int32_t ret = -1;
+  for (uint32_t i = 0; i < n; i++) {
+    int32_t index = quantized(m, first + (int32_t)i, target_of(&m->tensors[first + (int32_t)i], wanted), err);
+    if (index < 0) return index;
+    if (i == 0) ret = index;
+  }
+  return ret;
 }
 
 int tl_model_quantize(struct tl_model *model, const char *format, struct tl_error *err) {
@@ -178,9 +190,8 @@ int tl_model_quantize(struct tl_model *model, const char *format, struct tl_erro
     for (int k = 0; k < TL_OP_INPUTS && is_product(op->kind); k++) {
       if (op->weight[k] < 0) continue;
       /* rounding the output's rows changes tokens most, and it is one matrix of many */
-      const struct target *target = target_of(&m->tensors[op->weight[k]], op->kind == TL_OP_LOGITS ? TL_DTYPE_Q8_0 : wanted);
-      if (!target) continue;
-      int32_t index = quantized(m, op->weight[k], target, err);
+      enum tl_dtype to = op->kind == TL_OP_LOGITS ? TL_DTYPE_Q8_0 : wanted;
+      int32_t index = quantized_run(m, op->weight[k], tl_op_n_tensors(op), to, err);
       if (index < 0) return index;
       op->weight[k] = index;
     }

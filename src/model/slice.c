@@ -26,20 +26,24 @@ static uint32_t block_of(const struct tl_model *model, const struct tl_op *op) {
   return cut ? tl_dtype_block(model->tensors[op->weight[0]].dtype) : 1;
 }
 
-/* The inner row is cut where blocks end in all layers, and where inputs that share a scale end, if those
- * runs are enough for all ranks: a backend may have to keep as floats what is cut within one. */
-static uint32_t ffn_block(const struct tl_model *model, uint32_t size) {
+/* Inner rows are cut where blocks end in all layers, and where inputs that share a scale end, if those
+ * runs are enough for all ranks: a backend may have to keep as floats what is cut within one.
+ * *ret_least: the shortest inner row, which may be that of an expert that all rows have. */
+static uint32_t ffn_block(const struct tl_model *model, uint32_t size, uint32_t *ret_least) {
   uint32_t blocks = 1, groups = 1; /* powers of two: the largest is a multiple of all */
+  uint64_t least = model->n_ops ? UINT32_MAX : model->ffn_dim;
   for (uint32_t i = 0; i < model->n_ops; i++) {
     const struct tl_op *op = &model->plan[i];
     if (op->kind != TL_OP_MLP_DOWN) continue;
     const struct tl_tensor *t = &model->tensors[op->weight[0]];
+    if (t->shape[1] < least) least = t->shape[1];
     uint64_t group = tl_tensor_group_columns(t);
     if (block_of(model, op) > blocks) blocks = block_of(model, op);
     bool counts = group < t->shape[1] && (group & (group - 1)) == 0 && !tl_tensor_order(t);
     if (counts && group > groups) groups = (uint32_t)group;
   }
-  return groups > blocks && model->ffn_dim / groups >= size ? groups : blocks;
+  *ret_least = (uint32_t)least;
+  return groups > blocks && least / groups >= size ? groups : blocks;
 }
 
 /* Heads are not moved to where a block ends: a format whose blocks are longer than a rank's heads cannot be cut. */
@@ -69,20 +73,24 @@ static int check_norms(const struct tl_model *model, uint32_t size, struct tl_er
 }
 
 int tl_shard_make(const struct tl_model *model, uint32_t rank, uint32_t size, struct tl_shard *ret, struct tl_error *err) {
-  uint32_t kv = model->n_kv_heads, block = ffn_block(model, size);
+  uint32_t kv = model->n_kv_heads, least, block = ffn_block(model, size, &least);
   if (model->n_heads % size) return refuse(err, size, "attention heads", model->n_heads);
   if (kv % size && size % kv) return refuse(err, size, "key and value heads", kv);
-  if (model->ffn_dim / block < size) return refuse(err, size, "inner MLP outputs", model->ffn_dim);
+  if (least / block < size) return refuse(err, size, "inner MLP outputs", least);
+  if (model->n_experts && model->n_experts < size) return refuse(err, size, "experts", model->n_experts);
   if (model->vocab_size < size) return refuse(err, size, "vocabulary entries", model->vocab_size);
   *ret = (struct tl_shard){.rank = rank, .size = size};
   ret->n_heads = model->n_heads / size;
   ret->first_head = rank * ret->n_heads;
   ret->n_kv_heads = kv < size ? 1 : kv / size;
   ret->first_kv_head = (uint32_t)((uint64_t)rank * kv / size);
+  ret->ffn_unit = block;
   ret->first_ffn = slice_cut(model->ffn_dim, block, rank, size);
   ret->n_ffn = slice_cut(model->ffn_dim, block, rank + 1, size) - ret->first_ffn;
   ret->first_vocab = slice_cut(model->vocab_size, 1, rank, size);
   ret->n_vocab = slice_cut(model->vocab_size, 1, rank + 1, size) - ret->first_vocab;
+  ret->first_expert = (uint32_t)((uint64_t)model->n_experts * rank / size);
+  ret->n_experts = (uint32_t)((uint64_t)model->n_experts * (rank + 1) / size) - ret->first_expert;
   int r = check_norms(model, size, err);
   return r < 0 ? r : check_heads(model, ret, err);
 }
@@ -97,6 +105,12 @@ static struct run all_rows(const struct tl_tensor *t) {
   return (struct run){0, t->shape[0]};
 }
 
+/* Of an inner row of `total`, which is ffn_dim but for an expert that all rows have. */
+static struct run inner(const struct tl_shard *s, uint64_t total) {
+  uint32_t first = slice_cut((uint32_t)total, s->ffn_unit, s->rank, s->size);
+  return (struct run){first, slice_cut((uint32_t)total, s->ffn_unit, s->rank + 1, s->size) - first};
+}
+
 /* The outputs of an input of a record that this rank computes. */
 static struct run outputs(const struct tl_model *model, const struct tl_shard *s, const struct tl_op *op, unsigned input,
                           const struct tl_tensor *t) {
@@ -106,7 +120,7 @@ static struct run outputs(const struct tl_model *model, const struct tl_shard *s
     case TL_OP_QKV:
       if (input == 0) return (struct run){s->first_head * head, s->n_heads * head};
       return (struct run){s->first_kv_head * head, s->n_kv_heads * head};
-    case TL_OP_GATED_UP: return (struct run){s->first_ffn, s->n_ffn};
+    case TL_OP_GATED_UP: return inner(s, t->shape[0]);
     case TL_OP_EMBED:
     case TL_OP_LOGITS: return (struct run){s->first_vocab, s->n_vocab};
     default: return all_rows(t);
@@ -118,7 +132,7 @@ static struct run inputs(const struct tl_model *model, const struct tl_shard *s,
                          const struct tl_tensor *t) {
   uint64_t head = model->head_dim;
   if (s->size > 1 && op->kind == TL_OP_ATTN_OUT) return (struct run){s->first_head * head, s->n_heads * head};
-  if (s->size > 1 && op->kind == TL_OP_MLP_DOWN) return (struct run){s->first_ffn, s->n_ffn};
+  if (s->size > 1 && op->kind == TL_OP_MLP_DOWN) return inner(s, t->shape[1]);
   return (struct run){0, t->n_dims > 1 ? t->shape[1] : 1};
 }
 

@@ -12,6 +12,7 @@ static uint64_t place_of(const struct tl_tensor *t, uint64_t row) {
 }
 
 const void *tl_tensor_row(const struct tl_tensor *t, uint64_t row) {
+  if (t->row_step) return (const char *)t->data + row * t->row_step * tl_dtype_bytes(t->dtype);
   uint64_t columns = t->n_dims > 1 ? t->shape[1] : 1;
   return (const char *)t->data + place_of(t, row) * tl_dtype_row_bytes(t->dtype, columns);
 }
@@ -56,12 +57,26 @@ static void packed_row_to_f32(const struct tl_tensor *t, uint64_t row, float *ds
   }
 }
 
+void tl_tensor_floats(const struct tl_tensor *t, uint64_t row, uint64_t first, uint64_t n, float *dst) {
+  size_t bytes = tl_dtype_bytes(t->dtype), step = t->column_step ? t->column_step * bytes : bytes;
+  const char *at = (const char *)tl_tensor_row(t, row) + first * step;
+  if (step == bytes) {
+    tl_dtype_to_f32(t->dtype, at, dst, n);
+    return;
+  }
+  for (uint64_t i = 0; i < n; i++) tl_dtype_to_f32(t->dtype, at + i * step, dst + i, 1);
+}
+
 void tl_tensor_row_to_f32(const struct tl_tensor *t, uint64_t row, float *dst) {
   if (t->packed && tl_quant_format(t->dtype)) {
     packed_row_to_f32(t, row, dst);
     return;
   }
   uint64_t columns = t->n_dims > 1 ? t->shape[1] : 1;
+  if (t->column_step) {
+    tl_tensor_floats(t, row, 0, columns, dst);
+    return;
+  }
   tl_dtype_to_f32(t->dtype, tl_tensor_row(t, row), dst, columns);
   if (t->packed)
     for (uint64_t k = 0; k < columns; k++) dst[k] *= tl_tensor_f8_scale(t, row, k);

@@ -11,10 +11,11 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import make_llama
 from make_llama import HERE, MARGIN, N_NEW, PROMPT_LENGTHS, make_case
@@ -28,6 +29,8 @@ def theta(value, **more):
     return dict(rope_type="default", rope_theta=value, **more)
 
 
+GPT_OSS = dict(rope_type="yarn", rope_theta=150000.0, factor=8.0, original_max_position_embeddings=64, beta_fast=32.0, beta_slow=1.0,
+               truncate=False)
 LONG = [1.0 + 0.5 * i for i in range(6)]
 MODELS = {
     "qwen2": ("Qwen2", dict(hidden_size=56, tie_word_embeddings=True)),
@@ -55,6 +58,14 @@ MODELS = {
         10000.0, partial_rotary_factor=0.25))),
     "glm4": ("Glm4", dict(hidden_size=48, head_dim=12, attention_bias=True, rope_parameters=theta(
         10000.0, partial_rotary_factor=0.5))),
+    "mixtral": ("Mixtral", dict(num_local_experts=5, num_experts_per_tok=2)),
+    "qwen2_moe": ("Qwen2Moe", dict(num_hidden_layers=3, hidden_size=56, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=20,
+                                   shared_expert_intermediate_size=27, mlp_only_layers=[1])),
+    "qwen3_moe": ("Qwen3Moe", dict(num_experts=7, num_experts_per_tok=3, moe_intermediate_size=20, decoder_sparse_step=2,
+                                   norm_topk_prob=True)),
+    "gpt_oss": ("GptOss", dict(num_local_experts=5, num_experts_per_tok=2, sliding_window=19, swiglu_limit=1.5, rope_parameters=GPT_OSS)),
+    "gpt_oss_mxfp4": ("GptOss", dict(hidden_size=64, head_dim=16, intermediate_size=96, num_local_experts=4, num_experts_per_tok=2,
+                                     sliding_window=128, rope_parameters=GPT_OSS)),
 }
 CONFIG = {"Gemma3": "Gemma3TextConfig"}
 
@@ -65,6 +76,11 @@ def draw_weights(model, generator, plus_one):
         noise = torch.randn(weight.shape, generator=generator)
         if name.endswith("bias"):
             value = 0.3 * noise
+        elif name.endswith("_bias") or "sinks" in name:
+            value = noise * (1 if "sinks" in name else 0.3)
+        elif "experts." in name and weight.dim() == 3:
+            fan_in = weight.shape[1 if model.config.model_type == "gpt_oss" else 2]
+            value = noise * 1.2 / fan_in ** 0.5
         elif "norm" in name:
             value = (0 if plus_one else 1) + 0.2 * noise
         elif "lm_head" in name or "embed_tokens" in name:
@@ -74,6 +90,32 @@ def draw_weights(model, generator, plus_one):
             gain = 1.6 if name.split(".")[-2] in ("q_proj", "k_proj", "qkv_proj") else 1.2
             value = noise * gain / weight.shape[1] ** 0.5
         weight.data = value.float()
+
+
+FP4 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+def round_to_mxfp4(model, generator):
+    """Random blocks in place of the experts' floats, which become their values; the tensors as OpenAI ships them."""
+    shipped = {}
+    for name, weight in model.named_parameters():
+        if "experts." not in name or weight.dim() != 3:
+            continue
+        n, columns, rows = weight.shape  # in memory; rows are those of a projection
+        blocks = torch.randint(0, 256, (n, rows, columns // 32, 16), generator=generator, dtype=torch.uint8)
+        scales = torch.randint(122, 125, (n, rows, columns // 32), generator=generator, dtype=torch.uint8)
+        codes = torch.stack((blocks & 15, blocks >> 4), -1).reshape(n, rows, columns // 32, 32)
+        values = FP4[codes.long()] * torch.exp2(scales.float() - 127).unsqueeze(-1)
+        weight.data = values.reshape(n, rows, columns).transpose(1, 2).contiguous()
+        shipped |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+    return shipped
+
+
+def file_tensors(model):
+    """As checkpoints have them: experts one by one, where that is how they come."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return load_file(f"{folder}/model.safetensors")
 
 
 def make_model(name):
@@ -86,25 +128,29 @@ def make_model(name):
     draw_weights(model, generator, family.startswith("Gemma"))
     if config.tie_word_embeddings:
         model.tie_weights()
+    shipped = round_to_mxfp4(model, generator) if name.endswith("_mxfp4") else {}
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
     written = json.loads(config.to_json_string(use_diff=False))
     written = {k: v for k, v in written.items() if k in SIZES or k in config_class().to_dict() and v is not None}
     drop = ("id2label", "label2id", "problem_type", "return_dict", "output_", "chunk_size", "transformers_version", "base_model")
     written = {k: v for k, v in written.items() if not k.startswith(drop)}
-    if "head_dim" not in config_class().to_dict():
+    if "head_dim" not in config_class().to_dict() and family != "Qwen3Moe":  # whose published configurations have it
         written.pop("head_dim", None)
     written["architectures"] = [family + "ForCausalLM"]
     with open(f"{folder}/config.json", "w") as out:
         json.dump(written, out, indent=1, sort_keys=True)
         out.write("\n")
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()
-               if not (k == "lm_head.weight" and config.tie_word_embeddings)},
-              f"{folder}/model.safetensors", metadata={"format": "pt"})
+    tensors = file_tensors(model) if "experts_per_tok" in str(written) else model.state_dict()
+    tensors = {k: v.contiguous() for k, v in tensors.items() if not (k == "lm_head.weight" and config.tie_word_embeddings)}
+    save_file(tensors, f"{folder}/model.safetensors", metadata={"format": "pt"})
     again = getattr(transformers, family + "ForCausalLM").from_pretrained(folder, dtype=torch.float32,
                                                                         attn_implementation="eager")
     ids = torch.arange(100).unsqueeze(0)
     assert torch.equal(again(ids).logits, model(ids).logits), folder
+    if shipped:  # transformers needs a GPU to read these: it has read the floats above
+        tensors = {k: v for k, v in tensors.items() if f"{k}_blocks" not in shipped} | shipped
+        save_file(tensors, f"{folder}/model.safetensors", metadata={"format": "pt"})
     cases = []
     for length in PROMPT_LENGTHS:
         case, attempts = make_case(model, dict(dtype="F32", config=SIZES), length, generator)

@@ -28,6 +28,7 @@ static void device_close(struct tl_device *device) {
   free(d->rope);
   free(d->rope_local);
   cpu_weights_free(&d->weights);
+  cpu_mixture_free(d);
   cpu_unmap(d->kv, d->kv_bytes);
   cpu_unmap(d->activations, d->activation_bytes);
   cpu_unmap(d->quants, d->quants_bytes);
@@ -90,6 +91,18 @@ static int make_kv(struct cpu_device *d, struct tl_error *err) {
   return d->kv ? TL_OK : no_memory(err, "the KV blocks", d->kv_bytes);
 }
 
+/* The longest inner row of a rank: an expert that all rows have may have another than ffn_dim. */
+static size_t widest_ffn(const struct cpu_device *d) {
+  size_t most = 0;
+  for (uint32_t i = 0; i < d->model->n_ops; i++) {
+    const struct tl_op *op = &d->model->plan[i];
+    if (op->kind != TL_OP_GATED_UP) continue;
+    size_t n = tl_slice_weight(d->model, &d->shard, op, 0).n_rows;
+    most = n > most ? n : most;
+  }
+  return most;
+}
+
 /* All activations in one mapping; rows are padded so that kernels may read and
  * write whole vectors, and the padding stays zero. */
 static int make_activations(struct cpu_device *d, struct tl_error *err) {
@@ -99,17 +112,22 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
   d->ld_dim = round_up(model->dim, 32);
   d->ld_qkv = round_up((size_t)(shard->n_heads + 2 * shard->n_kv_heads) * model->head_dim, 32);
   d->ld_attn = round_up((size_t)shard->n_heads * model->head_dim, 32);
-  d->ld_ffn = round_up(shard->n_ffn, 32);
+  d->ld_ffn = round_up(widest_ffn(d), 32);
   d->ld_vocab = round_up(model->vocab_size, 32);
   size_t part = d->group ? tokens * d->ld_dim : 0;
   size_t widest = d->ld_dim > d->ld_attn ? d->ld_dim : d->ld_attn;
   if (d->ld_ffn > widest) widest = d->ld_ffn;
+  cpu_mixture_measure(d);
+  struct cpu_mixture *x = &d->mixture;
+  size_t entries = x->n_entries_max, widest_entry = d->ld_dim > x->ld_inner ? d->ld_dim : x->ld_inner;
+  size_t pairs = tokens * widest > entries * widest_entry ? tokens * widest : entries * widest_entry;
   struct {
     float **place;
     size_t floats;
   } parts[] = {{&d->x, tokens * d->ld_dim},     {&d->h, tokens * d->ld_dim},   {&d->qkv, tokens * d->ld_qkv},
                {&d->a, tokens * d->ld_attn},    {&d->m, tokens * d->ld_ffn},   {&d->logits, rows * d->ld_vocab},
-               {(float **)&d->pairs, tokens * widest / 2}, {&d->parts[0], part}, {&d->parts[1], part}};
+               {(float **)&d->pairs, pairs / 2},  {&d->parts[0], part},          {&d->parts[1], part},
+               {&x->scores, entries ? tokens * x->ld_scores : 0}, {&x->io, entries * d->ld_dim}, {&x->m, entries * x->ld_inner}};
   size_t n = sizeof parts / sizeof *parts, total = 0;
   for (size_t i = 0; i < n; i++) total += parts[i].floats;
   d->activation_bytes = total * sizeof(float);
@@ -122,6 +140,7 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
   }
   if (!d->weights.quantized) return TL_OK;
   d->quants_bytes = tokens * cpu_quant_row_bytes(widest);
+  if (d->quants_bytes < entries * cpu_quant_row_bytes(widest_entry)) d->quants_bytes = entries * cpu_quant_row_bytes(widest_entry);
   d->quants = cpu_map(d->quants_bytes);
   return d->quants ? TL_OK : no_memory(err, "the activations", d->quants_bytes);
 }
@@ -178,6 +197,7 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   if (r == TL_OK) r = cpu_weights_load(load, &d->shard, &d->weights, err);
   if (r == TL_OK) r = make_kv(d, err);
   if (r == TL_OK) r = make_activations(d, err);
+  if (r == TL_OK && !cpu_mixture_make(d)) r = no_memory(err, "the experts' entries", 0);
   if (r == TL_OK) r = make_lanes(d, err);
   if (r == TL_OK) r = make_rope(d, d->model->inv_freq, &d->rope, err);
   if (r == TL_OK && d->model->inv_freq_local) r = make_rope(d, d->model->inv_freq_local, &d->rope_local, err);

@@ -243,6 +243,17 @@ static void gelu_mul(float *m, const float *gate, const float *up, uint32_t n) {
   }
 }
 
+/* Bounds lose a NaN, which has to come through: times zero it is added again. */
+static void clamped_mul(float *m, const float *gate, const float *up, uint32_t n, float limit) {
+  vf most = vf_set1(limit), least = vf_set1(-limit), one = vf_set1(1.0f);
+  for (uint32_t i = 0; i < n; i += 16) {
+    vf g0 = vf_load(gate + i), u0 = vf_load(up + i);
+    vf g = vf_fma(g0, vf_zero(), vf_min(g0, most)), u = vf_fma(u0, vf_zero(), vf_max(vf_min(u0, most), least));
+    vf e = vf_exp(vf_mul(g, vf_set1(-1.702f)));
+    vf_store(m + i, vf_mul(vf_div(g, vf_add(e, one)), vf_add(u, one)));
+  }
+}
+
 /* vf_exp bounds a NaN too: it has to come through, as a row that is not numbers must say so. */
 static void softcap(float *x, uint32_t n, float cap) {
   vf most = vf_set1(cap), part = vf_set1(1 / cap);
@@ -361,13 +372,14 @@ INLINE void score_queries(enum tl_dtype dtype, const unsigned nq, const struct c
 }
 
 /* Scores of positions [from, n) to weights, in place; zeros from the multiple of 16 before them
- * to the one behind. */
-static void softmax(float *s, uint32_t from, uint32_t n) {
+ * to the one behind. sink: one more score, or NULL. */
+static void softmax(float *s, uint32_t from, uint32_t n, const float *sink) {
   uint32_t padded = (n + 15) & ~15u, begin = from & ~15u;
   for (uint32_t i = n; i < padded; i++) s[i] = -INFINITY;
   for (uint32_t i = begin; i < from; i++) s[i] = -INFINITY;
   float max = s[from];
   for (uint32_t i = from + 1; i < n; i++) max = s[i] > max ? s[i] : max;
+  if (sink && *sink > max) max = *sink;
   vf sum = vf_zero();
   for (uint32_t i = begin; i < padded; i += 16) {
     vf e = vf_exp(vf_sub(vf_load(s + i), vf_set1(max)));
@@ -378,7 +390,9 @@ static void softmax(float *s, uint32_t from, uint32_t n) {
       for (uint32_t k = begin; k < from; k++) s[k] = 0;
     sum = vf_add(sum, vf_load(s + i));
   }
-  vf scale = vf_set1(1 / sum_lanes(sum));
+  float total = sum_lanes(sum);
+  if (sink) total += expf(*sink - max);
+  vf scale = vf_set1(1 / total);
   for (uint32_t i = begin; i < padded; i += 16) vf_store(s + i, vf_mul(vf_load(s + i), scale));
 }
 
@@ -429,13 +443,13 @@ INLINE uint32_t first_key(const struct cpu_attention *a, uint32_t n_keys) {
 /* nq queries: what the earlier ones see alone, what all see together, then what the later ones see
  * beyond: a slot that a query may not see is never read for it. out rows are head_pad long. */
 INLINE void attend_queries(enum tl_dtype dtype, const unsigned nq, const struct cpu_attention *a, const float *const *q,
-                           const uint32_t *n_keys, float *const *out, float *scores, size_t stride) {
+                           const uint32_t *n_keys, const float *sinks, float *const *out, float *scores, size_t stride) {
   uint32_t begin = first_key(a, n_keys[0]) / TL_BLOCK_TOKENS, end = n_keys[nq - 1];
   score_queries(dtype, nq, a, q, begin, (end + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS, scores, stride);
   for (unsigned i = 0; i < nq; i++) {
     uint32_t first = first_key(a, n_keys[i]), from = first & ~15u, padded = (n_keys[i] + 15) & ~15u;
     if (a->softcap > 0) softcap(scores + i * stride + from, padded - from, a->softcap);
-    softmax(scores + i * stride, first, n_keys[i]);
+    softmax(scores + i * stride, first, n_keys[i], sinks ? sinks + i : NULL);
     memset(out[i], 0, a->head_pad * sizeof(float));
   }
   /* [shared, n_keys[0]) is seen by all; nothing is when the window is that short */
@@ -453,10 +467,11 @@ INLINE void attend_queries(enum tl_dtype dtype, const unsigned nq, const struct 
 #define DEFINE_ATTEND(name, dtype)                                                                                    \
   static void name(const struct cpu_attention *a, uint32_t n, const float *const *q, const uint32_t *n_keys,          \
                    float *const *out, float *scores, size_t stride) {                                                 \
+    const float *s = a->sinks;                                                                                        \
     uint32_t i = 0;                                                                                                   \
-    for (; i + 4 <= n; i += 4) attend_queries(dtype, 4, a, q + i, n_keys + i, out + i, scores, stride);               \
-    for (; i + 2 <= n; i += 2) attend_queries(dtype, 2, a, q + i, n_keys + i, out + i, scores, stride);               \
-    for (; i < n; i++) attend_queries(dtype, 1, a, q + i, n_keys + i, out + i, scores, stride);                       \
+    for (; i + 4 <= n; i += 4) attend_queries(dtype, 4, a, q + i, n_keys + i, s ? s + i : NULL, out + i, scores, stride);               \
+    for (; i + 2 <= n; i += 2) attend_queries(dtype, 2, a, q + i, n_keys + i, s ? s + i : NULL, out + i, scores, stride);               \
+    for (; i < n; i++) attend_queries(dtype, 1, a, q + i, n_keys + i, s ? s + i : NULL, out + i, scores, stride);                       \
   }
 DEFINE_ATTEND(attend_f32, TL_DTYPE_F32)
 DEFINE_ATTEND(attend_f16, TL_DTYPE_F16)

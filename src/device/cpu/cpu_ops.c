@@ -4,43 +4,9 @@
 #include <math.h>
 #include <string.h>
 
-#include "device/cpu/cpu_quant.h"
+#include "device/cpu/cpu_run.h"
 
 #define ATTEND_ROWS 16 /* query rows of one unit of work */
-#define MANY_ROWS 12   /* of a step, from which on products are bound by computing */
-
-struct run {
-  struct cpu_device *d;
-  const struct tl_step *step;
-  struct cpu_lane *lane;
-  unsigned index, n_lanes;
-  unsigned n_sums; /* over the ranks, in this step so far */
-};
-
-/* The next stretch of `total` items; false when all are taken. Who computes an
- * item does not change its result. */
-static bool take(struct run *r, struct cpu_ticket *ticket, uint32_t total, uint32_t *ret_from, uint32_t *ret_to) {
-  /* long stretches read memory best; many rows compute so long on an item that the
-   * lanes should end together */
-  uint32_t chunk = r->step->n_tokens >= MANY_ROWS ? 1 : total / (r->n_lanes * 8);
-  if (chunk == 0) chunk = 1;
-  /* relaxed: only divides work; results are published by the barrier */
-  uint32_t from = atomic_fetch_add_explicit(&ticket->next, chunk, memory_order_relaxed);
-  if (from >= total) return false;
-  *ret_from = from;
-  *ret_to = total - from < chunk ? total : from + chunk;
-  return true;
-}
-
-/* This lane's fixed share of the rows. */
-static void share(const struct run *r, uint32_t total, uint32_t *ret_from, uint32_t *ret_to) {
-  *ret_from = (uint32_t)((uint64_t)total * r->index / r->n_lanes);
-  *ret_to = (uint32_t)((uint64_t)total * (r->index + 1) / r->n_lanes);
-}
-
-static void barrier(struct run *r) {
-  cpu_pool_barrier(r->d->pool);
-}
 
 /* --- ranks ---------------------------------------------------------------------------------- */
 
@@ -53,14 +19,7 @@ static bool meet(struct run *r) {
   return !d->lost;
 }
 
-/* Where this rank puts its part of the next sum, (max_batch_tokens, ld_dim). Two in turn: who still reads
- * the one has not come to the next meeting, before which nobody writes to it again. */
-static float *part_of(const struct run *r, unsigned rank) {
-  return r->d->group->ranks[rank]->parts[r->n_sums % 2];
-}
-
-/* `whole` (m, dim) = or += the parts of all ranks, added up by rank. */
-static bool sum_parts(struct run *r, uint32_t m, float *whole, bool add) {
+bool cpu_sum_parts(struct run *r, uint32_t m, float *whole, bool add) {
   struct cpu_device *d = r->d;
   uint32_t from, to;
   if (!meet(r)) return false;
@@ -79,14 +38,6 @@ static bool sum_parts(struct run *r, uint32_t m, float *whole, bool add) {
 }
 
 /* --- products ------------------------------------------------------------------------------ */
-
-/* What the kernels read for a row of activations. */
-enum form { FORM_FLOATS, FORM_PAIRS, FORM_QUANTS };
-
-static enum form form_of(const struct cpu_device *d, const struct cpu_matrix *w) {
-  if (w->quant) return FORM_QUANTS;
-  return d->kernels->convert && w->dtype == TL_DTYPE_BF16 ? FORM_PAIRS : FORM_FLOATS;
-}
 
 /* This lane's share of the m rows of x (ldx) into the form that w's kernels read; a barrier is due. */
 static void convert_rows(struct run *r, const struct cpu_matrix *w, const float *x, size_t ldx, uint32_t m) {
@@ -128,20 +79,6 @@ static void product(struct run *r, const struct cpu_matrix *w, uint32_t p, const
   }
 }
 
-static uint32_t columns_of(const struct cpu_matrix *w, uint32_t panel) {
-  uint32_t left = w->n_out - panel * CPU_PANEL;
-  return left < CPU_PANEL ? left : CPU_PANEL;
-}
-
-/* Where a product goes. */
-struct target {
-  float *y;
-  size_t ldy;
-  bool add;     /* y += in place of y = */
-  float factor; /* of what is added or stored, if `scaled` */
-  bool scaled;
-};
-
 /* Panel p of w into to->y, whose column `column` is w's first output. */
 static void project_panel(struct run *r, const struct cpu_matrix *w, uint32_t p, const float *x, size_t ldx, uint32_t m,
                           const struct target *to, uint32_t column) {
@@ -162,9 +99,8 @@ static void project_panel(struct run *r, const struct cpu_matrix *w, uint32_t p,
   }
 }
 
-/* target = x W^T + b, x of m rows. */
-static void project(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *w, const float *x, size_t ldx,
-                    uint32_t m, const struct target *target) {
+void cpu_project(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *w, const float *x, size_t ldx, uint32_t m,
+                 const struct target *target) {
   uint32_t from, to, total = 0;
   convert(r, w, x, ldx, m);
   for (const struct cpu_matrix *part = w; part; part = part->next) total += part->n_panels;
@@ -193,8 +129,8 @@ static bool project_block(struct run *r, struct cpu_ticket *ticket, const struct
     target.y = part_of(r, d->shard.rank);
     target.add = false;
   }
-  project(r, ticket, w, x, ldx, m, &target);
-  return !d->group || sum_parts(r, m, whole, !to_h);
+  cpu_project(r, ticket, w, x, ldx, m, &target);
+  return !d->group || cpu_sum_parts(r, m, whole, !to_h);
 }
 
 static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *gate,
@@ -240,7 +176,7 @@ static bool embed(struct run *r, const struct tl_op *op) {
       memset(to_row, 0, dim * sizeof *to_row);
     for (uint32_t k = 0; op->features & TL_F_FACTOR && k < dim; k++) to_row[k] *= op->factor;
   }
-  return !d->group || sum_parts(r, r->step->n_tokens, d->x, false);
+  return !d->group || cpu_sum_parts(r, r->step->n_tokens, d->x, false);
 }
 
 static void norm(struct run *r, const struct tl_op *op, const float *weight, const float *bias) {
@@ -293,7 +229,8 @@ static void store_kv(struct run *r, uint32_t layer) {
 }
 
 /* Query rows [row, row + n) of sequence seq, for one KV head. */
-static void attend_unit(struct run *r, const struct tl_op *op, uint32_t seq, uint32_t head, uint32_t row, uint32_t n) {
+static void attend_unit(struct run *r, const struct tl_op *op, const float *sinks, uint32_t seq, uint32_t head, uint32_t row,
+                        uint32_t n) {
   struct cpu_device *d = r->d;
   uint32_t group = d->shard.n_heads / d->shard.n_kv_heads, head_dim = d->model->head_dim;
   struct cpu_attention a = {d->kv_dtype,    head_dim,
@@ -301,7 +238,9 @@ static void attend_unit(struct run *r, const struct tl_op *op, uint32_t seq, uin
                             head_base(d, op->layer, head), NULL,
                             r->step->block_tables + (size_t)seq * r->step->table_stride, op->scale,
                             op->features & TL_F_SOFTCAP ? op->softcap : 0,
-                            op->features & TL_F_WINDOW ? op->window : 0};
+                            op->features & TL_F_WINDOW ? op->window : 0, NULL};
+  float sink[CPU_MAX_QUERIES];
+  if (sinks) a.sinks = sink;
   a.v = a.k + d->shard.n_kv_heads * d->head_bytes;
   size_t stride = ((size_t)d->load.max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS * TL_BLOCK_TOKENS;
   float *out_rows = r->lane->panel_out; /* free between products: (CPU_MAX_QUERIES, head_pad) fits */
@@ -314,6 +253,7 @@ static void attend_unit(struct run *r, const struct tl_op *op, uint32_t seq, uin
       uint32_t token = row + (at + i) / group, query_head = head * group + (at + i) % group;
       q[i] = d->qkv + token * d->ld_qkv + (size_t)query_head * head_dim;
       out[i] = out_rows + (size_t)i * d->head_pad;
+      if (sinks) sink[i] = sinks[d->shard.first_head + query_head];
       n_keys[i] = r->step->positions[token] + 1;
     }
     d->kernels->attend(&a, count, q, n_keys, out, r->lane->scores, stride);
@@ -324,7 +264,8 @@ static void attend_unit(struct run *r, const struct tl_op *op, uint32_t seq, uin
   }
 }
 
-static void attend(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op) {
+/* sinks: (heads of the whole model) or NULL. */
+static void attend(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const float *sinks) {
   const struct tl_step *step = r->step;
   uint32_t n_chunks = 0, heads = r->d->shard.n_kv_heads, from, to;
   for (uint32_t s = 0; s < step->n_seqs; s++)
@@ -341,7 +282,7 @@ static void attend(struct run *r, struct cpu_ticket *ticket, const struct tl_op 
       }
       uint32_t row = step->query_start[seq] + (chunk - first) * ATTEND_ROWS;
       uint32_t n = step->query_start[seq + 1] - row;
-      attend_unit(r, op, seq, unit % heads, row, n < ATTEND_ROWS ? n : ATTEND_ROWS);
+      attend_unit(r, op, sinks, seq, unit % heads, row, n < ATTEND_ROWS ? n : ATTEND_ROWS);
     }
   }
 }
@@ -359,7 +300,7 @@ static bool logits(struct run *r, struct cpu_ticket *ticket, const struct tl_op 
   barrier(r);
   struct target target = {(d->group ? d->group->ranks[0] : d)->logits + d->shard.first_vocab, d->ld_vocab, false, op->factor,
                           op->features & TL_F_FACTOR};
-  project(r, ticket, w, d->x, d->ld_dim, step->n_rows, &target);
+  cpu_project(r, ticket, w, d->x, d->ld_dim, step->n_rows, &target);
   if (op->features & TL_F_SOFTCAP) {
     barrier(r);
     for (uint32_t i = r->index; i < step->n_rows; i += r->n_lanes)
@@ -394,19 +335,23 @@ static bool run_op(struct run *r, uint32_t i) {
     case TL_OP_EMBED: fine = embed(r, op); break;
     case TL_OP_COPY:
     case TL_OP_RMSNORM: norm(r, op, weight, part); break;
-    case TL_OP_QKV: project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &qkv); break;
+    case TL_OP_QKV: cpu_project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &qkv); break;
     /* ATTEND stores the same rows on the same lane: no barrier */
     case TL_OP_QK_NORM: cpu_qk_norm(d, op, weight, part, from, to); return true;
     case TL_OP_ROPE: cpu_rope(d, op, from, to); return true;
     case TL_OP_ATTEND:
       store_kv(r, op->layer);
       barrier(r);
-      attend(r, ticket, op);
+      attend(r, ticket, op, weight);
       break;
     case TL_OP_ATTN_OUT: fine = project_block(r, ticket, op, w, d->a, d->ld_attn); break;
     case TL_OP_GATED_UP: gated_up(r, ticket, op, w, &d->weights.ups[i]); break;
     case TL_OP_MLP_DOWN: fine = project_block(r, ticket, op, w, d->m, d->ld_ffn); break;
     case TL_OP_NORM_ADD: cpu_norm_add(d, op, weight, from, to); break;
+    case TL_OP_ROUTE: cpu_route(r, ticket, op, w); break;
+    case TL_OP_EXPERTS_UP: cpu_experts_up(r, ticket, op, d->weights.experts[i]); break;
+    case TL_OP_EXPERTS_DOWN: fine = cpu_experts_down(r, ticket, d->weights.experts[i]); break;
+    case TL_OP_ROW_GATE: cpu_row_gate(r, weight); break;
     case TL_OP_LOGITS: fine = logits(r, ticket, op, w); break;
   }
   if (fine) barrier(r);

@@ -51,6 +51,7 @@ struct cpu_attention {
   float scale;
   float softcap;              /* of scores; 0: none */
   uint32_t window;            /* positions that a query sees, its own the last; 0: all */
+  const float *sinks;         /* (queries) one more score of each, of a position without a value; NULL: none */
 };
 
 /* F8: where a panel's bytes begin. */
@@ -68,6 +69,8 @@ struct cpu_kernels {
   void (*rmsnorm)(float *h, const float *x, const float *weight, uint32_t n, float eps);
   void (*silu_mul)(float *m, const float *gate, const float *up, uint32_t n);
   void (*gelu_mul)(float *m, const float *gate, const float *up, uint32_t n); /* gelu by tanh */
+  /* m = g sigmoid(1.702 g) (u + 1), g = min(gate, limit), u = up within -limit and limit */
+  void (*clamped_mul)(float *m, const float *gate, const float *up, uint32_t n, float limit);
   void (*softcap)(float *x, uint32_t n, float cap); /* x = cap * tanh(x / cap); n: a multiple of 16 */
   /* out[i] (head_dim) = attention of query q[i] over its first n_keys[i] positions;
    * n <= CPU_MAX_QUERIES, n_keys ascending; scores: n rows of `stride` floats. */
@@ -105,6 +108,8 @@ struct cpu_weights {
   struct cpu_matrix *matrices; /* by plan record; GATED_UP has gate, QKV all three */
   struct cpu_matrix *ups;      /* by plan record: GATED_UP's second matrix */
   struct cpu_matrix *others;   /* what `next` of matrices points to */
+  struct cpu_matrix **experts; /* by plan record: of EXPERTS_UP gate and up of each of the shard's, of EXPERTS_DOWN its one */
+  uint32_t n_records;
   bool quantized;              /* at least one of them is */
   float **norms;               /* by plan record: weight[0] */
   float **norm_parts;          /* by plan record: bias[0] of a norm, weight[1] of QK_NORM */
@@ -148,6 +153,28 @@ struct cpu_ticket {
   TL_ALIGNED _Atomic uint32_t next;
 };
 
+/* cpu_experts.c: who computes with what in a step, and the rows in between. An entry is a row with one of the
+ * shard's experts. n_chosen 0: no record has experts. */
+struct cpu_mixture {
+  uint32_t n_chosen;
+  size_t ld_scores, ld_inner, n_entries_max;
+  /* by lanes that share the rows */
+  float *scores;       /* (max_batch_tokens, ld_scores) */
+  uint32_t *chosen;    /* (max_batch_tokens, n_chosen) experts, the best first */
+  float *shares;       /* likewise */
+  /* by lane 0 */
+  uint32_t *places;    /* likewise: the choice's entry */
+  uint32_t *rows;      /* (n_entries) */
+  uint32_t *expert_of; /* (n_entries) the shard's own count */
+  uint32_t *first;     /* (n_experts + 1) entries of each expert */
+  uint32_t *next;      /* (n_experts) */
+  uint32_t *active;    /* (n_active) experts with entries */
+  uint32_t n_active, n_entries;
+  /* by units of work */
+  float *io;           /* (n_entries, ld_dim) what experts read, then what they make */
+  float *m;            /* (n_entries, ld_inner) */
+};
+
 struct cpu_quant_kernels; /* cpu_quant.h */
 
 struct cpu_device {
@@ -161,6 +188,7 @@ struct cpu_device {
   struct cpu_group *group;     /* NULL: alone */
   struct tl_shard shard;       /* rank and size by open and join, the rest by load */
   struct cpu_weights weights;
+  struct cpu_mixture mixture;
   /* KV cache: [layer][block][K of all heads, V of all heads] */
   enum tl_dtype kv_dtype;
   uint32_t head_pad, n_blocks;
@@ -199,6 +227,11 @@ extern const struct tl_device_group_ops cpu_group_ops;
 
 /* cpu_ops.c: what a lane does for one step. */
 void cpu_run_step(void *device, unsigned lane);
+
+/* cpu_experts.c: sizes of the mixture, then what is not an activation. False: out of memory. */
+void cpu_mixture_measure(struct cpu_device *d);
+bool cpu_mixture_make(struct cpu_device *d);
+void cpu_mixture_free(struct cpu_device *d);
 
 /* cpu_rows.c: records that work on rows alone; [from, to) of the step's rows. */
 void cpu_layer_norm(float *h, const float *x, const float *weight, const float *bias, uint32_t n, float eps);

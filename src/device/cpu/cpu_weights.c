@@ -70,6 +70,7 @@ static void measure(struct cpu_matrix *w, const struct tl_model *model, const st
     /* stacked tensors of different formats: floats hold them all */
     if (!alike(s.tensor, head.tensor)) w->dtype = TL_DTYPE_F32;
   }
+  if (op->kind == TL_OP_ROUTE) w->dtype = TL_DTYPE_F32; /* rounded rows would choose other experts */
   w->n_panels = (w->n_out + CPU_PANEL - 1) / CPU_PANEL;
   if (w->dtype == head.tensor->dtype && cpu_quant_can(head.tensor) && cut_fits(&head))
     cpu_quant_measure(w, head.tensor);
@@ -124,11 +125,12 @@ static void pack_row(const struct cpu_matrix *w, char *panel, uint32_t column, c
     pack_f8_row(w, panel, column, s, index);
     return;
   }
-  const char *halves = (const char *)tl_tensor_row(t, index) + 2 * s->first_column;
+  size_t step = 2 * (t->column_step ? t->column_step : 1);
+  const char *halves = (const char *)tl_tensor_row(t, index) + step * s->first_column;
   for (uint32_t k = 0; k < w->n_in; k++) {
     size_t place = w->dtype == TL_DTYPE_BF16 ? ((size_t)(k / 2) * CPU_PANEL + column) * 2 + k % 2
                                              : (size_t)k * CPU_PANEL + column;
-    memcpy((uint16_t *)(void *)panel + place, halves + 2 * (size_t)k, sizeof(uint16_t));
+    memcpy((uint16_t *)(void *)panel + place, halves + step * k, sizeof(uint16_t));
   }
 }
 
@@ -170,9 +172,10 @@ static void pack(struct packer *p, struct cpu_matrix *w, const struct tl_op *op,
   }
 }
 
-/* The vectors that a norm reads: weight[0], and another; -1: it has none. */
+/* The vectors that a norm, or another record, reads: weight[0], and another; -1: it has none. */
 static void norm_vectors(const struct tl_op *op, int32_t *ret_first, int32_t *ret_second) {
   *ret_first = *ret_second = -1;
+  if (op->kind == TL_OP_ROW_GATE || op->kind == TL_OP_ATTEND) *ret_first = op->weight[0];
   if (op->kind != TL_OP_RMSNORM && op->kind != TL_OP_NORM_ADD && op->kind != TL_OP_QK_NORM) return;
   *ret_first = op->weight[0];
   *ret_second = op->kind == TL_OP_QK_NORM ? op->weight[1] : op->bias[0];
@@ -201,9 +204,25 @@ static unsigned stacked(const struct tl_op *op) {
     case TL_OP_ATTN_OUT:
     case TL_OP_GATED_UP:
     case TL_OP_MLP_DOWN:
+    case TL_OP_ROUTE:
     case TL_OP_LOGITS: return 1;
     default: return 0;
   }
+}
+
+/* How many matrices each expert has in a record; 0: there are no experts in it. */
+static unsigned of_expert(const struct tl_op *op) {
+  return op->kind == TL_OP_EXPERTS_UP ? 2 : op->kind == TL_OP_EXPERTS_DOWN ? 1 : 0;
+}
+
+/* The record as that of one expert alone, which is cut like any other. */
+static struct tl_op one_expert(const struct tl_op *op, uint32_t expert) {
+  struct tl_op one = *op;
+  for (unsigned i = 0; i < of_expert(op); i++) {
+    one.weight[i] += (int32_t)expert;
+    if (one.bias[i] >= 0) one.bias[i] += (int32_t)expert;
+  }
+  return one;
 }
 
 static size_t embed_bytes(const struct tl_slice *s) {
@@ -226,11 +245,32 @@ static size_t measure_stack(const struct tl_model *model, const struct tl_shard 
   return total;
 }
 
+/* The shard's experts of a record. */
+static size_t measure_experts(const struct tl_model *model, const struct tl_shard *shard, struct cpu_weights *w, uint32_t record) {
+  const struct tl_op *op = &model->plan[record];
+  unsigned n = of_expert(op);
+  size_t total = 0;
+  for (uint32_t e = 0; e < shard->n_experts; e++) {
+    struct tl_op one = one_expert(op, shard->first_expert + e);
+    struct cpu_matrix *head = &w->experts[record][n * e];
+    for (unsigned i = 0; i < n; i++) {
+      measure(head + i, model, shard, &one, i, 1);
+      /* both read the rows that were quantized for the first */
+      struct tl_slice s = tl_slice_weight(model, shard, &one, i);
+      if (!same_order(&model->tensors[one.weight[0]], s.tensor)) measure_floats(head + i, &s);
+      total += matrix_bytes(head + i);
+      w->quantized = w->quantized || head[i].quant;
+    }
+  }
+  return total;
+}
+
 static size_t measure_all(const struct tl_model *model, const struct tl_shard *shard, struct cpu_weights *w) {
   size_t total = 0;
   for (uint32_t i = 0; i < model->n_ops; i++) {
     const struct tl_op *op = &model->plan[i];
     if (stacked(op)) total += measure_stack(model, shard, w, i);
+    if (of_expert(op)) total += measure_experts(model, shard, w, i);
     if (op->kind == TL_OP_GATED_UP) {
       struct tl_slice up = tl_slice_weight(model, shard, op, 1);
       measure(&w->ups[i], model, shard, op, 1, 1);
@@ -253,6 +293,13 @@ static size_t measure_all(const struct tl_model *model, const struct tl_shard *s
 static void pack_stack(struct packer *p, struct cpu_matrix *w, const struct tl_op *op) {
   unsigned n = stacked(op), each = w->next ? 1 : n;
   for (unsigned i = 0; i < n; i += each, w = w->next) pack(p, w, op, i, each);
+}
+
+static void pack_experts(struct packer *p, struct cpu_matrix *w, const struct tl_op *op) {
+  for (uint32_t e = 0; e < p->shard->n_experts; e++) {
+    struct tl_op one = one_expert(op, p->shard->first_expert + e);
+    for (unsigned i = 0; i < of_expert(op); i++) pack(p, w++, &one, i, 1);
+  }
 }
 
 static void copy_embedding(struct packer *p, const struct tl_op *op, struct cpu_weights *ret) {
@@ -281,6 +328,7 @@ static void pack_all(struct packer *p, struct cpu_weights *ret) {
   for (uint32_t i = 0; i < model->n_ops; i++) {
     const struct tl_op *op = &model->plan[i];
     if (stacked(op)) pack_stack(p, &ret->matrices[i], op);
+    if (of_expert(op)) pack_experts(p, ret->experts[i], op);
     if (op->kind == TL_OP_GATED_UP) pack(p, &ret->ups[i], op, 1, 1);
     int32_t first, second;
     norm_vectors(op, &first, &second);
@@ -299,8 +347,15 @@ int cpu_weights_load(const struct tl_device_load *load, const struct tl_shard *s
   ret->others = calloc(2 * (size_t)model->n_ops, sizeof *ret->others);
   ret->norms = calloc(model->n_ops, sizeof *ret->norms);
   ret->norm_parts = calloc(model->n_ops, sizeof *ret->norm_parts);
+  ret->experts = calloc(model->n_ops, sizeof *ret->experts);
+  bool fine = ret->experts != NULL;
+  ret->n_records = model->n_ops;
+  for (uint32_t i = 0; fine && i < model->n_ops; i++) {
+    unsigned n = of_expert(&model->plan[i]);
+    if (n) fine = (ret->experts[i] = calloc((size_t)n * shard->n_experts, sizeof **ret->experts)) != NULL;
+  }
   struct packer p = {.load = load, .shard = shard, .row = malloc(longest_row(model) * sizeof(float))};
-  if (!ret->matrices || !ret->ups || !ret->others || !ret->norms || !ret->norm_parts || !p.row) {
+  if (!ret->matrices || !ret->ups || !ret->others || !ret->norms || !ret->norm_parts || !p.row || !fine) {
     free(p.row);
     return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   }
@@ -318,6 +373,8 @@ void cpu_weights_free(struct cpu_weights *weights) {
   free(weights->matrices);
   free(weights->ups);
   free(weights->others);
+  for (uint32_t i = 0; weights->experts && i < weights->n_records; i++) free(weights->experts[i]);
+  free(weights->experts);
   free(weights->norms);
   free(weights->norm_parts);
   cpu_unmap(weights->memory, weights->bytes);

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: MIT */
+/* Mixtures of experts. Each row's choices become entries, and entries are ordered by expert, so that an expert's
+ * weights are read once for all of its rows:
+ *
+ *   route   scores = h W^T   each row: the best n_chosen, their shares   lane 0: entries by expert
+ *   up      entries' rows side by side in the form that the kernels read; (expert, panel) is a unit of work
+ *   down    likewise; then each row adds up its entries, the best expert first
+ *
+ * A product's result depends on its row alone, and so does the order of that sum: the same bits whatever else
+ * is in the step. A rank has whole experts; entries of others are not its own. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "device/cpu/cpu_run.h"
+
+#define NOT_HERE UINT32_MAX /* the place of a choice whose expert another rank has */
+
+/* --- memory ----------------------------------------------------------------------------------- */
+
+void cpu_mixture_measure(struct cpu_device *d) {
+  const struct tl_model *model = d->model;
+  struct cpu_mixture *x = &d->mixture;
+  for (uint32_t i = 0; i < model->n_ops; i++) {
+    const struct tl_op *op = &model->plan[i];
+    if (op->kind == TL_OP_ROUTE) x->n_chosen = op->n_chosen;
+    if (op->kind != TL_OP_EXPERTS_UP) continue;
+    size_t inner = (model->tensors[op->weight[0]].shape[0] + 31) / 32 * 32;
+    x->ld_inner = inner > x->ld_inner ? inner : x->ld_inner;
+  }
+  x->ld_scores = ((size_t)model->n_experts + 31) / 32 * 32;
+  x->n_entries_max = (size_t)d->load.max_batch_tokens * x->n_chosen;
+}
+
+bool cpu_mixture_make(struct cpu_device *d) {
+  struct cpu_mixture *x = &d->mixture;
+  size_t entries = x->n_entries_max, experts = d->shard.n_experts;
+  if (!x->n_chosen) return true;
+  x->chosen = calloc(entries, sizeof *x->chosen);
+  x->shares = calloc(entries, sizeof *x->shares);
+  x->places = calloc(entries, sizeof *x->places);
+  x->rows = calloc(entries, sizeof *x->rows);
+  x->expert_of = calloc(entries, sizeof *x->expert_of);
+  x->first = calloc(experts + 1, sizeof *x->first);
+  x->next = calloc(experts, sizeof *x->next);
+  x->active = calloc(experts, sizeof *x->active);
+  return x->chosen && x->shares && x->places && x->rows && x->expert_of && x->first && x->next && x->active;
+}
+
+void cpu_mixture_free(struct cpu_device *d) {
+  struct cpu_mixture *x = &d->mixture;
+  free(x->chosen);
+  free(x->shares);
+  free(x->places);
+  free(x->rows);
+  free(x->expert_of);
+  free(x->first);
+  free(x->next);
+  free(x->active);
+}
+
+/* --- routing ---------------------------------------------------------------------------------- */
+
+/* The best scores, the lower number on a tie. With a NaN among them the row's shares are NaN, and the choices are
+ * experts all the same. */
+static void choose(const float *scores, uint32_t n, uint32_t n_chosen, bool normalized, uint32_t *chosen, float *shares) {
+  float total = 0;
+  for (uint32_t i = 0; i < n_chosen; i++) {
+    uint32_t best = NOT_HERE;
+    for (uint32_t e = 0; e < n; e++) {
+      bool taken = false;
+      for (uint32_t k = 0; k < i; k++) taken = taken || chosen[k] == e;
+      if (!taken && (best == NOT_HERE || scores[e] > scores[best])) best = e;
+    }
+    chosen[i] = best;
+  }
+  for (uint32_t i = 0; i < n_chosen; i++) shares[i] = expf(scores[chosen[i]] - scores[chosen[0]]);
+  if (normalized)
+    for (uint32_t i = 0; i < n_chosen; i++) total += shares[i];
+  else
+    for (uint32_t e = 0; e < n; e++) total += expf(scores[e] - scores[chosen[0]]);
+  for (uint32_t i = 0; i < n_chosen; i++) shares[i] /= total;
+}
+
+/* Entries by expert, those of an expert in the order of rows. */
+static void group(struct cpu_device *d, uint32_t n_rows) {
+  struct cpu_mixture *x = &d->mixture;
+  uint32_t n = d->shard.n_experts, n_choices = n_rows * x->n_chosen;
+  memset(x->next, 0, n * sizeof *x->next);
+  for (uint32_t i = 0; i < n_choices; i++) {
+    uint32_t expert = x->chosen[i] - d->shard.first_expert; /* wraps round for what lies before */
+    if (expert < n) x->next[expert]++;
+  }
+  x->n_active = 0;
+  for (uint32_t e = 0, at = 0; e < n; e++) {
+    uint32_t count = x->next[e];
+    x->first[e] = x->next[e] = at;
+    if (count) x->active[x->n_active++] = e;
+    x->first[e + 1] = at += count;
+  }
+  for (uint32_t i = 0; i < n_choices; i++) {
+    uint32_t expert = x->chosen[i] - d->shard.first_expert;
+    x->places[i] = expert < n ? x->next[expert]++ : NOT_HERE;
+    if (expert >= n) continue;
+    x->rows[x->places[i]] = i / x->n_chosen;
+    x->expert_of[x->places[i]] = expert;
+  }
+  x->n_entries = x->first[n];
+}
+
+void cpu_route(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w) {
+  struct cpu_device *d = r->d;
+  struct cpu_mixture *x = &d->mixture;
+  struct target target = {.y = x->scores, .ldy = x->ld_scores};
+  uint32_t from, to, n = r->step->n_tokens;
+  cpu_project(r, ticket, w, d->h, d->ld_dim, n, &target);
+  barrier(r);
+  share(r, n, &from, &to);
+  for (uint32_t i = from; i < to; i++)
+    choose(x->scores + i * x->ld_scores, op->n_experts, op->n_chosen, op->features & TL_F_NORMALIZED,
+           x->chosen + (size_t)i * op->n_chosen, x->shares + (size_t)i * op->n_chosen);
+  barrier(r);
+  if (r->index == 0) group(d, n);
+}
+
+/* --- products ---------------------------------------------------------------------------------- */
+
+/* A row into entry `at` of what w's kernels read; floats go to `floats`. */
+static void put_entry(const struct cpu_device *d, const struct cpu_matrix *w, const float *row, size_t ld, uint32_t at, float *floats) {
+  switch (form_of(d, w)) {
+    case FORM_FLOATS:
+      if (row != floats) memcpy(floats, row, ld * sizeof *row);
+      break;
+    case FORM_PAIRS: d->kernels->convert(row, d->pairs + at * (ld / 2), ld / 2); break;
+    case FORM_QUANTS: d->quant->quantize(row, w->order, w->n_in, d->quants + at * cpu_quant_row_bytes(w->n_in)); break;
+  }
+}
+
+/* out (m, 32) = entries `at` .. at + m - 1 times panel p; floats: (entries, ld). */
+static void product(struct run *r, const struct cpu_matrix *w, uint32_t p, const float *floats, size_t ld, uint32_t at, uint32_t m,
+                    float *out) {
+  struct cpu_device *d = r->d;
+  size_t row_bytes = cpu_quant_row_bytes(w->n_in);
+  switch (form_of(d, w)) {
+    case FORM_FLOATS: d->kernels->gemm(w, p, floats + at * ld, ld, m, out, r->lane->unpack); break;
+    case FORM_PAIRS: d->kernels->gemm(w, p, d->pairs + at * (ld / 2), ld, m, out, r->lane->unpack); break;
+    case FORM_QUANTS: d->quant->gemm(w, p, d->quants + at * row_bytes, row_bytes, m, out, r->lane->unpack); break;
+  }
+  for (uint32_t i = 0; w->bias && i < m; i++)
+    for (uint32_t k = 0; k < CPU_PANEL; k++) out[i * CPU_PANEL + k] += w->bias[p * CPU_PANEL + k];
+}
+
+/* Of the experts that have entries, unit / n_panels is which, and the rest the panel; how many rows it has. */
+static uint32_t unit_of(const struct cpu_mixture *x, uint32_t unit, uint32_t n_panels, uint32_t *ret_expert, uint32_t *ret_panel,
+                        uint32_t *ret_at) {
+  *ret_expert = x->active[unit / n_panels];
+  *ret_panel = unit % n_panels;
+  *ret_at = x->first[*ret_expert];
+  return x->first[*ret_expert + 1] - *ret_at;
+}
+
+static void up_unit(struct run *r, const struct tl_op *op, const struct cpu_matrix *experts, uint32_t unit) {
+  struct cpu_device *d = r->d;
+  struct cpu_mixture *x = &d->mixture;
+  uint32_t e, p, at, m = unit_of(x, unit, experts->n_panels, &e, &p, &at);
+  const struct cpu_matrix *gate = &experts[2 * e], *up = &experts[2 * e + 1];
+  float *g = r->lane->panel_out, *u = g + (size_t)d->load.max_batch_tokens * CPU_PANEL;
+  product(r, gate, p, x->io, d->ld_dim, at, m, g);
+  product(r, up, p, x->io, d->ld_dim, at, m, u);
+  for (uint32_t i = 0; i < m; i++) {
+    float *gi = g + i * CPU_PANEL, *ui = u + i * CPU_PANEL;
+    if (op->features & TL_F_CLAMPED)
+      d->kernels->clamped_mul(gi, gi, ui, CPU_PANEL, op->limit);
+    else
+      d->kernels->silu_mul(gi, gi, ui, CPU_PANEL);
+    memcpy(x->m + (at + i) * x->ld_inner + p * CPU_PANEL, gi, columns_of(gate, p) * sizeof *gi);
+  }
+}
+
+void cpu_experts_up(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *experts) {
+  struct cpu_device *d = r->d;
+  struct cpu_mixture *x = &d->mixture;
+  uint32_t from, to;
+  share(r, x->n_entries, &from, &to);
+  for (uint32_t at = from; at < to; at++) {
+    const struct cpu_matrix *gate = &experts[2 * x->expert_of[at]], *up = gate + 1;
+    const float *row = d->h + x->rows[at] * d->ld_dim;
+    put_entry(d, gate, row, d->ld_dim, at, x->io + at * d->ld_dim);
+    if (form_of(d, up) != form_of(d, gate)) put_entry(d, up, row, d->ld_dim, at, x->io + at * d->ld_dim);
+  }
+  barrier(r);
+  while (take(r, ticket, x->n_active * experts->n_panels, &from, &to))
+    for (uint32_t unit = from; unit < to; unit++) up_unit(r, op, experts, unit);
+}
+
+static void down_unit(struct run *r, const struct cpu_matrix *experts, uint32_t unit) {
+  struct cpu_device *d = r->d;
+  struct cpu_mixture *x = &d->mixture;
+  uint32_t e, p, at, m = unit_of(x, unit, experts->n_panels, &e, &p, &at);
+  float *out = r->lane->panel_out;
+  product(r, &experts[e], p, x->m, x->ld_inner, at, m, out);
+  for (uint32_t i = 0; i < m; i++)
+    memcpy(x->io + (at + i) * d->ld_dim + p * CPU_PANEL, out + i * CPU_PANEL, columns_of(&experts[e], p) * sizeof *out);
+}
+
+/* What the experts made of row i into `to`, or, with `add`, on top of it. */
+static void mix_row(const struct cpu_device *d, uint32_t i, float *to, bool add) {
+  const struct cpu_mixture *x = &d->mixture;
+  uint32_t dim = d->model->dim;
+  for (uint32_t k = 0; k < dim; k += CPU_PANEL) {
+    float sum[CPU_PANEL] = {0};
+    uint32_t n = dim - k < CPU_PANEL ? dim - k : CPU_PANEL;
+    for (uint32_t c = 0; c < x->n_chosen; c++) {
+      size_t choice = (size_t)i * x->n_chosen + c;
+      if (x->places[choice] == NOT_HERE) continue;
+      const float *from = x->io + x->places[choice] * d->ld_dim + k;
+      float part = x->shares[choice];
+      for (uint32_t at = 0; at < n; at++) sum[at] += part * from[at];
+    }
+    for (uint32_t at = 0; at < n; at++) to[k + at] = add ? to[k + at] + sum[at] : sum[at];
+  }
+}
+
+bool cpu_experts_down(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *experts) {
+  struct cpu_device *d = r->d;
+  struct cpu_mixture *x = &d->mixture;
+  uint32_t from, to;
+  share(r, x->n_entries, &from, &to);
+  for (uint32_t at = from; at < to; at++) {
+    float *row = x->m + at * x->ld_inner;
+    put_entry(d, &experts[x->expert_of[at]], row, x->ld_inner, at, row);
+  }
+  barrier(r);
+  while (take(r, ticket, x->n_active * experts->n_panels, &from, &to))
+    for (uint32_t unit = from; unit < to; unit++) down_unit(r, experts, unit);
+  barrier(r);
+  float *sum = d->group ? part_of(r, d->shard.rank) : d->x;
+  share(r, r->step->n_tokens, &from, &to);
+  for (uint32_t i = from; i < to; i++) mix_row(d, i, sum + i * d->ld_dim, !d->group);
+  return !d->group || cpu_sum_parts(r, r->step->n_tokens, d->x, true);
+}
+
+void cpu_row_gate(struct run *r, const float *weight) {
+  struct cpu_device *d = r->d;
+  uint32_t from, to, dim = d->model->dim;
+  share(r, r->step->n_tokens, &from, &to);
+  for (uint32_t i = from; i < to; i++) {
+    const float *h = d->h + i * d->ld_dim;
+    float *m = d->m + i * d->ld_ffn, sum = 0;
+    for (uint32_t k = 0; k < dim; k++) sum += h[k] * weight[k];
+    float factor = 1 / (1 + expf(-sum));
+    for (size_t k = 0; k < d->ld_ffn; k++) m[k] *= factor;
+  }
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+/* A lane within a step: what cpu_ops.c and cpu_experts.c share. */
+#ifndef CPU_RUN_H
+#define CPU_RUN_H
+
+#include "device/cpu/cpu_quant.h"
+
+#define MANY_ROWS 12   /* of a step, from which on products are bound by computing */
+
+struct run {
+  struct cpu_device *d;
+  const struct tl_step *step;
+  struct cpu_lane *lane;
+  unsigned index, n_lanes;
+  unsigned n_sums; /* over the ranks, in this step so far */
+};
+
+/* The next stretch of `total` items; false when all are taken. Who computes an
+ * item does not change its result. */
+static inline bool take(struct run *r, struct cpu_ticket *ticket, uint32_t total, uint32_t *ret_from, uint32_t *ret_to) {
+  /* long stretches read memory best; many rows compute so long on an item that the
+   * lanes should end together */
+  uint32_t chunk = r->step->n_tokens >= MANY_ROWS ? 1 : total / (r->n_lanes * 8);
+  if (chunk == 0) chunk = 1;
+  /* relaxed: only divides work; results are published by the barrier */
+  uint32_t from = atomic_fetch_add_explicit(&ticket->next, chunk, memory_order_relaxed);
+  if (from >= total) return false;
+  *ret_from = from;
+  *ret_to = total - from < chunk ? total : from + chunk;
+  return true;
+}
+
+/* This lane's fixed share of the rows. */
+static inline void share(const struct run *r, uint32_t total, uint32_t *ret_from, uint32_t *ret_to) {
+  *ret_from = (uint32_t)((uint64_t)total * r->index / r->n_lanes);
+  *ret_to = (uint32_t)((uint64_t)total * (r->index + 1) / r->n_lanes);
+}
+
+static inline void barrier(struct run *r) {
+  cpu_pool_barrier(r->d->pool);
+}
+
+/* Where this rank puts its part of the next sum, (max_batch_tokens, ld_dim). Two in turn: who still reads
+ * the one has not come to the next meeting, before which nobody writes to it again. */
+static inline float *part_of(const struct run *r, unsigned rank) {
+  return r->d->group->ranks[rank]->parts[r->n_sums % 2];
+}
+
+/* What the kernels read for a row of activations. */
+enum form { FORM_FLOATS, FORM_PAIRS, FORM_QUANTS };
+
+static inline enum form form_of(const struct cpu_device *d, const struct cpu_matrix *w) {
+  if (w->quant) return FORM_QUANTS;
+  return d->kernels->convert && w->dtype == TL_DTYPE_BF16 ? FORM_PAIRS : FORM_FLOATS;
+}
+
+static inline uint32_t columns_of(const struct cpu_matrix *w, uint32_t panel) {
+  uint32_t left = w->n_out - panel * CPU_PANEL;
+  return left < CPU_PANEL ? left : CPU_PANEL;
+}
+
+/* Where a product goes. */
+struct target {
+  float *y;
+  size_t ldy;
+  bool add;     /* y += in place of y = */
+  float factor; /* of what is added or stored, if `scaled` */
+  bool scaled;
+};
+
+/* `whole` (m, dim) = or += the parts of all ranks, added up by rank. False: the group was aborted. */
+bool cpu_sum_parts(struct run *r, uint32_t m, float *whole, bool add);
+/* target = x W^T + b, x of m rows; a barrier is due behind it. */
+void cpu_project(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *w, const float *x, size_t ldx, uint32_t m,
+                 const struct target *target);
+
+/* cpu_experts.c: the records of a mixture of experts; a barrier is due behind each. */
+void cpu_route(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w);
+void cpu_experts_up(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *experts);
+/* False: the group was aborted. */
+bool cpu_experts_down(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *experts);
+void cpu_row_gate(struct run *r, const float *weight);
+
+#endif
