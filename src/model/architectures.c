@@ -29,6 +29,7 @@ static const struct architecture architectures[] = {
     {"MixtralForCausalLM", "mixtral", PRE_NORMS, 0, WINDOW_ALL, 1},
     {"Qwen2MoeForCausalLM", "qwen2_moe", PRE_NORMS, ARCH_NO_OUT_BIAS | ARCH_QKV_BIAS_KEY, WINDOW_OPTIONAL, 1},
     {"Qwen3MoeForCausalLM", "qwen3_moe", PRE_NORMS, ARCH_QK_NORM, WINDOW_OPTIONAL, 1},
+    {"GptOssForCausalLM", "gpt_oss", PRE_NORMS, ARCH_SINKS, WINDOW_ALTERNATE, 1},
 };
 
 #define N_ARCHITECTURES (sizeof architectures / sizeof *architectures)

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+/* Folders of models with experts that are not as they say: golden ones, changed in one place. And what ranks have of them. */
+#include "tokenlane/slice.h"
+
+#include "model/model_private.h"
+#include "unit.h"
+
+static char folder[64];
+
+static int make_folder(void **state) {
+  (void)state;
+  unit_make_folder(folder);
+  return 0;
+}
+
+static int remove_folder(void **state) {
+  (void)state;
+  static const char *const files[] = {"config.json", "model.safetensors"};
+  for (unsigned i = 0; i < UNIT_COUNT(files); i++) {
+    char path[200];
+    snprintf(path, sizeof path, "%s/%s", folder, files[i]);
+    unlink(path);
+  }
+  return rmdir(folder);
+}
+
+static char *read_golden(const char *model, const char *file, size_t *ret_length) {
+  char name[200];
+  snprintf(name, sizeof name, "arch/%s/%s", model, file);
+  FILE *input = unit_open_golden(name);
+  char *bytes = malloc(1 << 20);
+  *ret_length = fread(bytes, 1, 1 << 20, input);
+  assert_true(*ret_length > 0 && *ret_length < 1 << 20);
+  fclose(input);
+  return bytes;
+}
+
+/* Copies a file with the first `from` in it as `to`; those of weights are of one length. NULL: as it is. */
+static void copy(const char *model, const char *file, const char *from, const char *to) {
+  size_t length;
+  char *bytes = read_golden(model, file, &length);
+  char *at = from ? memmem(bytes, length, from, strlen(from)) : bytes;
+  if (!at) fail_msg("%s: %s: no '%s'", model, file, from);
+  size_t head = (size_t)(at - bytes), cut = from ? strlen(from) : 0, put = to ? strlen(to) : 0;
+  char *changed = malloc(length + put);
+  memcpy(changed, bytes, head);
+  if (put) memcpy(changed + head, to, put);
+  memcpy(changed + head + put, at + cut, length - head - cut);
+  unit_write_file(folder, file, changed, length - cut + put);
+  free(bytes);
+  free(changed);
+}
+
+static void expect(const char *model, bool in_config, const char *from, const char *to, const char *message) {
+  struct tl_model *m = NULL;
+  struct tl_error err = {0};
+  assert_true(in_config || strlen(from) == strlen(to));
+  copy(model, "config.json", in_config ? from : NULL, in_config ? to : NULL);
+  copy(model, "model.safetensors", in_config ? NULL : from, in_config ? NULL : to);
+  int r = tl_model_load(folder, &m, &err);
+  assert_true(r < 0 && !m);
+  assert_string_equal(err.field, "model.path");
+  if (!strstr(err.message, message)) fail_msg("'%s': expected '%s'", err.message, message);
+}
+
+static void test_configurations(void **state) {
+  (void)state;
+  expect("mixtral", true, "\"num_local_experts\": 5", "\"num_local_experts\": 0", "num_experts (num_local_experts): is required");
+  expect("mixtral", true, "\"num_local_experts\": 5", "\"num_local_experts\": 1025", "num_local_experts: expected an integer from 0 to 1024");
+  expect("mixtral", true, "\"num_local_experts\": 5", "\"num_local_experts\": 6", "tensor 'model.layers.0.block_sparse_moe.gate.weight': expected shape 6 x 36, found 5 x 36");
+  expect("mixtral", true, "\"num_experts_per_tok\": 2", "\"num_experts_per_tok\": 6", "num_experts_per_tok: expected 1 to the number of experts, 5");
+  expect("mixtral", true, "\"num_experts_per_tok\": 2", "\"num_experts_per_tok\": 0", "num_experts_per_tok: expected 1");
+  expect("mixtral", true, "\"intermediate_size\": 52", "\"intermediate_size\": 53", "experts.0.w1.weight': expected shape 53 x 36, found 52 x 36");
+  expect("qwen2_moe", true, "\"moe_intermediate_size\": 20", "\"other\": 20", "moe_intermediate_size: is required");
+  expect("qwen2_moe", true, "\"shared_expert_intermediate_size\": 27", "\"other\": 27", "shared_expert_intermediate_size: is required");
+  expect("qwen2_moe", true, "\"mlp_only_layers\": [\n  1\n ]", "\"mlp_only_layers\": [3]", "mlp_only_layers: expected numbers of layers");
+  expect("qwen2_moe", true, "\"mlp_only_layers\": [\n  1\n ]", "\"mlp_only_layers\": 1", "mlp_only_layers: expected a list");
+  expect("qwen2_moe", true, "\"mlp_only_layers\": [\n  1\n ]", "\"mlp_only_layers\": []", "tensor 'model.layers.1.mlp.gate.weight' is missing");
+  expect("qwen3_moe", true, "\"decoder_sparse_step\": 2", "\"decoder_sparse_step\": 0", "decoder_sparse_step: expected an integer from 1");
+  expect("gpt_oss", true, "\"swiglu_alpha\": 1.702", "\"swiglu_alpha\": 1.5", "swiglu_alpha: expected a number from 1.702 to 1.702");
+}
+
+static void test_tensors(void **state) {
+  (void)state;
+  expect("mixtral", false, "block_sparse_moe.experts.4.w2", "block_sparse_moe.experts.9.w2", "tensor 'model.layers.0.block_sparse_moe.experts.4.w2.weight' is missing");
+  expect("qwen2_moe", false, "mlp.shared_expert_gate", "mlp.shared_expert_fate", "mlp.shared_expert_gate.weight' is missing");
+  expect("gpt_oss", false, "layers.0.mlp.experts.gate_up_proj\"", "layers.0.mlp.experts.gate_up_prof\"", "tensor 'model.layers.0.mlp.experts.gate_up_proj' is missing");
+  expect("gpt_oss", false, "gate_up_proj_bias", "gate_up_proj_bian", "gate_up_proj_bias' is missing");
+  expect("gpt_oss", false, "self_attn.sinks", "self_attn.sinkt", "self_attn.sinks' is missing");
+  expect("gpt_oss", false, "[5,36,104]", "[5,104,36]", "model.safetensors: tensor 'model.layers.0.mlp.experts.gate_up_proj': expected shape 5 x 36 x 104");
+  expect("gpt_oss", false, "[5,104]", "[104,5]", "gate_up_proj_bias': expected shape 5 x 104, of floats");
+  expect("gpt_oss_mxfp4", false, "layers.0.mlp.experts.down_proj_scales", "layers.0.mlp.experts.down_proj_scale_", "down_proj_scales' is missing");
+  expect("gpt_oss_mxfp4", false, "[4,64,3,16]", "[4,16,3,64]", "down_proj_blocks': expected shape 4 x 64 x 3 x 16, of U8");
+  expect("gpt_oss_mxfp4", false, "[4,64,3]", "[4,3,64]", "down_proj_scales': expected shape 4 x 64 x 3, of U8");
+  expect("gpt_oss_mxfp4", false, "\"dtype\":\"U8\",\"shape\":[4,192,2,16]", "\"dtype\":\"I8\",\"shape\":[4,192,2,16]", "gate_up_proj_blocks': expected shape 4 x 192 x 2 x 16, of U8");
+}
+
+/* Every number of every expert is counted once, and so are the bytes. */
+static void test_counts(void **state) {
+  (void)state;
+  static const char *const models[] = {"mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"}; /* of F32 */
+  for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
+    struct tl_model *m;
+    struct tl_error err = {0};
+    char path[512];
+    const char *root = getenv("TL_TEST_GOLDEN");
+    uint64_t expected = 0;
+    size_t length;
+    snprintf(path, sizeof path, "%s/arch/%s", root ? root : "tests/golden", models[i]);
+    if (tl_model_load(path, &m, &err) < 0) fail_msg("%s", err.message);
+    /* all that is behind the header are its tensors */
+    char *bytes = read_golden(models[i], "model.safetensors", &length);
+    uint64_t header = 0;
+    for (int k = 7; k >= 0; k--) header = header << 8 | (uint8_t)bytes[k];
+    expected = length - 8 - header;
+    assert_true(m->weight_bytes == expected && m->n_parameters == expected / 4);
+    free(bytes);
+    tl_model_free(m);
+  }
+}
+
+/* Whole experts, each on one rank; a rank has one at least. The expert that all rows have is cut by its own size. */
+static void test_ranks(void **state) {
+  (void)state;
+  struct tl_model *m;
+  struct tl_error err = {0};
+  struct tl_shard shard;
+  copy("qwen2_moe", "config.json", NULL, NULL);
+  copy("qwen2_moe", "model.safetensors", NULL, NULL);
+  if (tl_model_load(folder, &m, &err) < 0) fail_msg("%s", err.message);
+  unsigned n_shared = 0;
+  for (unsigned size = 1; size <= 4; size *= 2) {
+    uint32_t next = 0;
+    for (unsigned rank = 0; rank < size; rank++) {
+      assert_int_equal(tl_shard_make(m, rank, size, &shard, &err), TL_OK);
+      assert_int_equal(shard.first_expert, next);
+      assert_true(shard.n_experts > 0);
+      next += shard.n_experts;
+    }
+    assert_int_equal(next, 6);
+    for (uint32_t i = 0; i < m->n_ops; i++) {
+      const struct tl_op *op = &m->plan[i];
+      const struct tl_tensor *t = op->weight[0] < 0 ? NULL : &m->tensors[op->weight[0]];
+      if (op->kind == TL_OP_EXPERTS_UP || op->kind == TL_OP_ROUTE) {
+        struct tl_slice s = tl_slice_weight(m, &shard, op, 0);
+        assert_true(s.n_rows == t->shape[0] && s.n_columns == t->shape[1]);
+      }
+      if (op->kind != TL_OP_MLP_DOWN || t->shape[1] != 27) continue;
+      uint64_t covered = 0;
+      for (unsigned rank = 0; rank < size; rank++) {
+        assert_int_equal(tl_shard_make(m, rank, size, &shard, &err), TL_OK);
+        struct tl_slice s = tl_slice_weight(m, &shard, op, 0);
+        assert_true(s.first_column == covered && s.n_columns > 0);
+        covered += s.n_columns;
+      }
+      assert_int_equal(covered, 27);
+      n_shared++;
+    }
+  }
+  assert_int_equal(n_shared, 3 * 2);
+  struct tl_model few = *m;
+  few.n_heads = few.n_kv_heads = 8;
+  assert_int_equal(tl_shard_make(&few, 0, 8, &shard, &err), TL_EINVAL);
+  assert_non_null(strstr(err.message, "the model's 6 experts cannot be divided among 8 devices"));
+  tl_model_free(m);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_configurations), cmocka_unit_test(test_tensors),
+                                     cmocka_unit_test(test_counts), cmocka_unit_test(test_ranks)};
+  return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
