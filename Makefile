@@ -328,10 +328,10 @@ $(B)/bin/tokenize_many: tests/fuzz/tokenize_many.c $(call archives,text)
 
 # A target a file, by libFuzzer; what it finds interesting is kept in tests/fuzz/corpus and replayed by `make check`.
 FUZZ_SECONDS ?= 600
-FUZZERS := tokenizer gguf safetensors
+FUZZERS := tokenizer gguf safetensors config
 FUZZ_FLAGS := -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
 $(B)/fuzz/fuzz_tokenizer: $(wildcard src/text/*.c src/model/*.c)
-$(B)/fuzz/fuzz_gguf $(B)/fuzz/fuzz_safetensors: $(wildcard src/model/*.c)
+$(B)/fuzz/fuzz_gguf $(B)/fuzz/fuzz_safetensors $(B)/fuzz/fuzz_config: $(wildcard src/model/*.c)
 $(FUZZERS:%=$(B)/fuzz/fuzz_%): $(B)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(wildcard src/base/*.c)
 	@mkdir -p $(@D)
 	$(Q)clang $(CPPFLAGS) $(PKG_CFLAGS) -std=c17 $(FUZZ_FLAGS) -o $@ $^ $(LDLIBS)

@@ -22,6 +22,11 @@ static bool is(const struct maker *k, uint32_t trait) {
   return k->a->traits & trait;
 }
 
+/* GGUF's weights of norms have the 1 in them already. */
+static uint32_t norm_features(const struct maker *k) {
+  return (is(k, ARCH_PLUS_ONE) && !k->m->gguf ? TL_F_PLUS_ONE : 0) | (is(k, ARCH_LAYER_NORM) ? TL_F_LAYER_NORM : 0);
+}
+
 /* A projection's weight and, when the model has them, its bias into input i of op. */
 static int project(struct maker *k, struct tl_op *op, int i, uint64_t rows, uint64_t columns, bool with_bias,
                    const char *name) {
@@ -67,7 +72,7 @@ static int norm(struct maker *k, enum tl_op_kind kind, uint32_t layer, const cha
   struct tl_op *op = plan_add(k->m, name ? kind : TL_OP_COPY, layer);
   if (!name) return TL_OK;
   op->eps = (float)k->c->rms_norm_eps;
-  op->features |= (is(k, ARCH_PLUS_ONE) ? TL_F_PLUS_ONE : 0) | (is(k, ARCH_LAYER_NORM) ? TL_F_LAYER_NORM : 0);
+  op->features |= norm_features(k);
   op->weight[0] = plan_tensor(k->m, k->err, k->dim, 0, "model.layers.%u.%s.weight", layer, name);
   if (op->weight[0] < 0) return op->weight[0];
   if (!is(k, ARCH_LAYER_NORM)) return TL_OK;
@@ -78,7 +83,7 @@ static int norm(struct maker *k, enum tl_op_kind kind, uint32_t layer, const cha
 static int final_norm(struct maker *k) {
   struct tl_op *op = plan_add(k->m, TL_OP_RMSNORM, 0);
   op->eps = (float)k->c->rms_norm_eps;
-  op->features |= (is(k, ARCH_PLUS_ONE) ? TL_F_PLUS_ONE : 0) | (is(k, ARCH_LAYER_NORM) ? TL_F_LAYER_NORM : 0);
+  op->features |= norm_features(k);
   op->weight[0] = plan_tensor(k->m, k->err, k->dim, 0, "model.norm.weight");
   if (op->weight[0] < 0) return op->weight[0];
   if (!is(k, ARCH_LAYER_NORM)) return TL_OK;
@@ -119,7 +124,7 @@ static int qk_norm(struct maker *k, uint32_t layer) {
   uint64_t head = (uint64_t)k->c->head_dim;
   struct tl_op *op = plan_add(k->m, TL_OP_QK_NORM, layer);
   op->eps = (float)k->c->rms_norm_eps;
-  op->features |= (is(k, ARCH_PLUS_ONE) ? TL_F_PLUS_ONE : 0) | (row ? TL_F_WHOLE_ROW : 0);
+  op->features |= norm_features(k) | (row ? TL_F_WHOLE_ROW : 0);
   int r = project(k, op, 0, row ? k->q : head, 0, false, "self_attn.q_norm");
   if (r == TL_OK) r = project(k, op, 1, row ? k->kv : head, 0, false, "self_attn.k_norm");
   return r;
@@ -221,7 +226,7 @@ int arch_decoder_plan(struct model *m, const struct architecture *a, const struc
   }
   if (r == TL_OK) r = final_norm(&k);
   if (r < 0) return r;
-  bool tied = c->tie_word_embeddings || (is(&k, ARCH_TIED) && model_find_tensor(m, "lm_head.weight") < 0);
+  bool tied = c->tie_word_embeddings || (is(&k, ARCH_TIED) && !m->gguf && model_find_tensor(m, "lm_head.weight") < 0);
   int32_t output = tied ? embed : plan_tensor(m, err, k.vocab, k.dim, "lm_head.weight");
   if (output < 0) return output;
   op = plan_add(m, TL_OP_LOGITS, 0);

@@ -1,18 +1,43 @@
 /* SPDX-License-Identifier: MIT */
 /* GGUF's metadata to what config.json would say. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "model/gguf_private.h"
 
-/* A new architecture is a new row: general.architecture and the class that transformers has for it. */
-static const struct {
+enum {
+  PAIRED = 1 << 0,  /* rows of Q and K, see tl_tensor.head_rows */
+  PARTIAL = 1 << 1, /* rope.dimension_count may be less than a head */
+  WINDOWS = 1 << 2, /* attention.sliding_window */
+};
+
+/* A new architecture is a new row: general.architecture, the class that transformers has for it, and
+ * what llama.cpp takes for granted, which its files do not say. Mistral's files say llama. */
+static const struct known {
   const char *name, *class_name;
-  bool paired_rows; /* of Q and K, see tl_tensor.head_rows */
-} architectures[] = {{"llama", "LlamaForCausalLM", true}};
+  uint32_t traits;
+  int64_t window;
+  double attention_cap, final_cap;
+  int64_t odd_layers; /* Gemma: the size that divides scores by embedding / heads in place of a head has so many */
+} architectures[] = {
+    {"llama", "LlamaForCausalLM", PAIRED, 0, 0, 0, 0},
+    {"qwen2", "Qwen2ForCausalLM", 0, 0, 0, 0, 0},
+    {"qwen3", "Qwen3ForCausalLM", 0, 0, 0, 0, 0},
+    {"smollm3", "SmolLM3ForCausalLM", PAIRED, 0, 0, 0, 0},
+    {"phi3", "Phi3ForCausalLM", PARTIAL | WINDOWS, 0, 0, 0, 0},
+    {"gemma2", "Gemma2ForCausalLM", WINDOWS, 4096, 50, 30, 46},
+    {"gemma3", "Gemma3ForCausalLM", WINDOWS, 0, 0, 0, 62},
+    {"olmo2", "Olmo2ForCausalLM", 0, 0, 0, 0, 0},
+    {"granite", "GraniteForCausalLM", PAIRED, 0, 0, 0, 0},
+    {"stablelm", "StableLmForCausalLM", PARTIAL, 0, 0, 0, 0},
+    {"glm4", "Glm4ForCausalLM", PARTIAL, 0, 0, 0, 0},
+};
+#define N_ARCHITECTURES (sizeof architectures / sizeof *architectures)
 
 bool gguf_knows_class(const char *class_name) {
-  for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++)
+  if (strcmp(class_name, "MistralForCausalLM") == 0) return true;
+  for (size_t i = 0; i < N_ARCHITECTURES; i++)
     if (strcmp(architectures[i].class_name, class_name) == 0) return true;
   return false;
 }
@@ -20,7 +45,7 @@ bool gguf_knows_class(const char *class_name) {
 enum { WHOLE, NUMBER };
 
 struct row {
-  const char *key; /* behind "llama." */
+  const char *key; /* behind "llama.", or whatever the architecture */
   int kind;
   size_t offset;
   double min, max;
@@ -37,9 +62,22 @@ static const struct row rows[] = {
     {"attention.key_length", WHOLE, AT(head_dim), 2, 4096, false},
     {"context_length", WHOLE, AT(max_position_embeddings), 1, 1 << 24, true},
     {"vocab_size", WHOLE, AT(vocab_size), 1, 10000000, false},
-    {"attention.layer_norm_rms_epsilon", NUMBER, AT(rms_norm_eps), 0, 1, true},
+    {"attention.layer_norm_rms_epsilon", NUMBER, AT(rms_norm_eps), 0, 1, false},
+    {"attention.layer_norm_epsilon", NUMBER, AT(rms_norm_eps), 0, 1, false},
+    {"attention.sliding_window", WHOLE, AT(sliding_window), 0, 1 << 24, false},
+    {"attention.scale", NUMBER, AT(attention_multiplier), 1e-6, 1e6, false},
+    {"embedding_scale", NUMBER, AT(embedding_multiplier), 1e-6, 1e6, false},
+    {"residual_scale", NUMBER, AT(residual_multiplier), 1e-6, 1e6, false},
+    {"logit_scale", NUMBER, AT(logits_scaling), 1e-6, 1e6, false},
+    {"attn_logit_softcapping", NUMBER, AT(attn_logit_softcapping), 0, 1e6, false},
+    {"final_logit_softcapping", NUMBER, AT(final_logit_softcapping), 0, 1e6, false},
     {"rope.freq_base", NUMBER, AT(rope_theta), 1, 1e12, false},
+    {"rope.freq_base_swa", NUMBER, AT(rope_local_base_freq), 1, 1e12, false},
     {"rope.scaling.factor", NUMBER, AT(rope_factor), 1, 1e6, false},
+    {"rope.scaling.original_context_length", WHOLE, AT(original_max_position_embeddings), 1, 1 << 24, false},
+    {"rope.scaling.yarn_attn_factor", NUMBER, AT(attention_factor), 1e-3, 1e3, false},
+    {"rope.scaling.yarn_beta_fast", NUMBER, AT(beta_fast), 1e-3, 1e6, false},
+    {"rope.scaling.yarn_beta_slow", NUMBER, AT(beta_slow), 1e-3, 1e6, false},
 };
 
 static void key_name(const char *architecture, const char *key, char *ret, size_t size) {
@@ -100,61 +138,170 @@ static int unsupported(const struct tl_gguf *g, const char *key, struct tl_error
   return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "%.120s: %s: %s", g->file.name, key, what);
 }
 
-/* What this reader knows that it does not do. */
-static int check_rest(const struct tl_gguf *g, const char *architecture, struct hf_config *c, struct tl_error *err) {
+/* Which layers have windows: each n-th has none, or a list says it layer by layer. */
+static int read_pattern(const struct tl_gguf *g, const char *architecture, struct hf_config *c, struct tl_error *err) {
   char key[128];
-  const char *text;
-  size_t length;
-  int64_t whole;
-  key_name(architecture, "rope.scaling.type", key, sizeof key);
-  if (tl_gguf_text(g, key, &text, &length)) {
-    if (length == 6 && memcmp(text, "linear", 6) == 0)
-      strcpy(c->rope_type, "linear");
-    else if (length != 4 || memcmp(text, "none", 4) != 0)
-      return unsupported(g, key, err, "is not known; known are none, linear");
+  int64_t every = 0;
+  double slides;
+  struct tl_gguf_list list;
+  key_name(architecture, "attention.sliding_window_pattern", key, sizeof key);
+  bool is_list = tl_gguf_list(g, key, &list);
+  if (!is_list && !tl_gguf_integer(g, key, &every)) return TL_OK;
+  if (is_list ? list.n_left != (uint64_t)c->num_hidden_layers : every < 1 || every > MODEL_MAX_LAYERS)
+    return tl_error_set(err, TL_ECORRUPT, "model.path", "%.120s: %s: expected 1 to %d, or as many items as there are layers",
+                        g->file.name, key, MODEL_MAX_LAYERS);
+  c->has_layer_types = true;
+  for (int64_t i = 0; i < c->num_hidden_layers; i++) {
+    c->slides[i] = !is_list && i % every < every - 1;
+    if (is_list && !tl_gguf_next_number(&list, &slides)) return unsupported(g, key, err, "its items are not numbers");
+    if (is_list) c->slides[i] = slides != 0;
   }
-  int64_t head_dim = c->head_dim ? c->head_dim : c->hidden_size / c->num_attention_heads;
-  key_name(architecture, "rope.dimension_count", key, sizeof key);
-  if (tl_gguf_integer(g, key, &whole) && whole != head_dim)
-    return unsupported(g, key, err, "rotating a part of a head is not supported");
-  key_name(architecture, "attention.value_length", key, sizeof key);
-  if (tl_gguf_integer(g, key, &whole) && whole != head_dim)
-    return unsupported(g, key, err, "values of another length than keys are not supported");
-  key_name(architecture, "expert_count", key, sizeof key);
-  if (tl_gguf_integer(g, key, &whole) && whole > 0) return unsupported(g, key, err, "experts are not supported");
   return TL_OK;
 }
 
-int gguf_read_config(const struct tl_gguf *g, struct hf_config *c, bool *ret_paired_rows, struct tl_error *err) {
+static int read_rope_type(const struct tl_gguf *g, const char *architecture, struct hf_config *c, struct tl_error *err) {
+  static const char *const types[] = {"none", "linear", "yarn", "longrope"};
+  char key[128];
+  const char *text = c->rope_factor > 1 ? "linear" : "none"; /* as llama.cpp, when the key is not there */
+  size_t length = strlen(text), i = 0;
+  key_name(architecture, "rope.scaling.type", key, sizeof key);
+  tl_gguf_text(g, key, &text, &length);
+  while (i < 4 && (strlen(types[i]) != length || memcmp(types[i], text, length) != 0)) i++;
+  if (i == 4) return unsupported(g, key, err, "is not known; known are none, linear, yarn, longrope");
+  strcpy(c->rope_type, i ? types[i] : "");
+  return TL_OK;
+}
+
+/* Of cosine and sine; YaRN has one of its own besides. */
+static int read_rope_factor(const struct tl_gguf *g, const char *architecture, struct hf_config *c, struct tl_error *err) {
+  char key[128];
+  double factor;
+  key_name(architecture, "rope.scaling.attn_factor", key, sizeof key);
+  if (!tl_gguf_number(g, key, &factor)) return TL_OK;
+  if (!(factor >= 1e-3 && factor <= 1e3)) return unsupported(g, key, err, "expected 0.001 to 1000");
+  if (strcmp(c->rope_type, "yarn") == 0)
+    factor *= c->attention_factor > 0 ? c->attention_factor : 0.1 * log(c->rope_factor) + 1;
+  c->attention_factor = factor;
+  return TL_OK;
+}
+
+/* What this reader knows that it does not do. */
+static int check_rest(const struct tl_gguf *g, const struct known *a, struct hf_config *c, struct tl_error *err) {
+  char key[128];
+  int64_t whole;
+  int64_t head_dim = c->head_dim ? c->head_dim : c->hidden_size / c->num_attention_heads;
+  c->partial_rotary_factor = 1;
+  key_name(a->name, "rope.dimension_count", key, sizeof key);
+  if (tl_gguf_integer(g, key, &whole)) {
+    if (whole != head_dim && (!(a->traits & PARTIAL) || whole < 2 || whole > head_dim))
+      return unsupported(g, key, err, "rotating a part of a head is not supported");
+    if (whole != head_dim) c->partial_rotary_factor = ((double)whole + 0.5) / (double)head_dim; /* is rounded down */
+  }
+  key_name(a->name, "attention.value_length", key, sizeof key);
+  if (tl_gguf_integer(g, key, &whole) && whole != head_dim)
+    return unsupported(g, key, err, "values of another length than keys are not supported");
+  key_name(a->name, "expert_count", key, sizeof key);
+  if (tl_gguf_integer(g, key, &whole) && whole > 0) return unsupported(g, key, err, "experts are not supported");
+  key_name(a->name, "attention.sliding_window", key, sizeof key);
+  if (c->sliding_window && !(a->traits & WINDOWS))
+    return unsupported(g, key, err, "windows are not supported for this architecture");
+  key_name(a->name, "use_parallel_residual", key, sizeof key);
+  if (tl_gguf_integer(g, key, &whole) && whole) return unsupported(g, key, err, "is not supported");
+  return TL_OK;
+}
+
+/* What files do not say. */
+static void take_defaults(const struct tl_gguf *g, const struct known *a, struct hf_config *c) {
+  char key[128];
+  int64_t head_dim = c->head_dim ? c->head_dim : c->hidden_size / c->num_attention_heads;
+  bool odd = a->odd_layers && c->num_hidden_layers == a->odd_layers;
+  c->query_pre_attn_scalar = odd ? (double)(c->hidden_size / c->num_attention_heads) : (double)head_dim;
+  key_name(a->name, "attention.scale", key, sizeof key);
+  if (!has(g, key)) c->attention_multiplier = 1 / sqrt((double)head_dim);
+}
+
+static const struct known *find_architecture(const struct tl_gguf *g, struct tl_error *err) {
   const char *text = "";
-  size_t length = 0, which = 0, n = sizeof architectures / sizeof *architectures;
+  size_t length = 0, at = 0;
+  char names[256] = "";
+  tl_gguf_text(g, "general.architecture", &text, &length);
+  for (size_t i = 0; i < N_ARCHITECTURES; i++) {
+    const char *name = architectures[i].name;
+    if (strlen(name) == length && memcmp(name, text, length) == 0) return &architectures[i];
+    if (at < sizeof names) at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", i ? ", " : "", name);
+  }
+  tl_error_set(err, TL_EUNSUPPORTED, "model.path", "%.120s: general.architecture: '%.*s' is not known; known are: %s",
+               g->file.name, (int)(length < 60 ? length : 60), text, names);
+  return NULL;
+}
+
+/* Required keys of which one or the other is enough. */
+static int check_required(const struct tl_gguf *g, const char *architecture, const struct hf_config *c, struct tl_error *err) {
+  char rms[128], layer[128];
+  key_name(architecture, "attention.layer_norm_rms_epsilon", rms, sizeof rms);
+  key_name(architecture, "attention.layer_norm_epsilon", layer, sizeof layer);
+  if (!has(g, rms) && !has(g, layer))
+    return tl_error_set(err, TL_ECORRUPT, "model.path", "%.120s: %s: is required", g->file.name, rms);
+  if (c->vocab_size) return TL_OK;
+  return tl_error_set(err, TL_ECORRUPT, "model.path", "%.120s: %s.vocab_size: is required, or a list of tokens",
+                      g->file.name, architecture);
+}
+
+int gguf_read_config(const struct tl_gguf *g, struct hf_config *c, bool *ret_paired_rows, struct tl_error *err) {
   hf_config_defaults(c);
   c->defaults = (struct tl_generation_defaults){-1, -1, -1, -1, -1};
-  tl_gguf_text(g, "general.architecture", &text, &length);
-  while (which < n && (strlen(architectures[which].name) != length || memcmp(architectures[which].name, text, length) != 0))
-    which++;
-  if (which == n)
-    return tl_error_set(err, TL_EUNSUPPORTED, "model.path",
-                        "%.120s: general.architecture: '%.*s' is not known; known are: llama", g->file.name,
-                        (int)(length < 60 ? length : 60), text);
-  snprintf(c->architecture, sizeof c->architecture, "%s", architectures[which].class_name);
-  *ret_paired_rows = architectures[which].paired_rows;
+  const struct known *a = find_architecture(g, err);
+  if (!a) return TL_EUNSUPPORTED;
+  snprintf(c->architecture, sizeof c->architecture, "%s", a->class_name);
+  *ret_paired_rows = a->traits & PAIRED;
+  c->sliding_window = a->window;
+  c->attn_logit_softcapping = a->attention_cap;
+  c->final_logit_softcapping = a->final_cap;
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-    int r = read_row(g, architectures[which].name, &rows[i], c, err);
+    int r = read_row(g, a->name, &rows[i], c, err);
     if (r < 0) return r;
   }
   count_tokens(g, c);
-  if (!c->vocab_size)
-    return tl_error_set(err, TL_ECORRUPT, "model.path", "%.120s: %s.vocab_size: is required, or a list of tokens",
-                        g->file.name, architectures[which].name);
+  int r = check_required(g, a->name, c, err);
+  if (r < 0) return r;
+  take_defaults(g, a, c);
   read_eos(g, c);
-  int r = check_rest(g, architectures[which].name, c, err);
+  r = read_pattern(g, a->name, c, err);
+  if (r == TL_OK) r = read_rope_type(g, a->name, c, err);
+  if (r == TL_OK) r = read_rope_factor(g, a->name, c, err);
+  if (r == TL_OK) r = check_rest(g, a, c, err);
   return r == TL_OK ? hf_config_check(c, g->file.name, err) : r;
 }
 
+/* Longrope's factors. As with folders, the list for contexts beyond the original is taken if the model has such. */
+static int read_factors(const struct model *m, struct hf_config *c, struct tl_error *err) {
+  bool beyond = c->max_position_embeddings > c->original_max_position_embeddings;
+  const char *name = beyond ? "rope_factors_long.weight" : "rope_factors_short.weight";
+  int32_t i = model_find_tensor(m, name);
+  if (i < 0) return TL_OK;
+  const struct tl_tensor *t = &m->tensors[i];
+  if (t->n_dims != 1 || t->dtype != TL_DTYPE_F32 || t->shape[0] > MODEL_MAX_HEAD_DIM / 2)
+    return tl_error_set(err, TL_ECORRUPT, "model.path", "%.100s: tensor '%s': expected a list of floats",
+                        model_file_of(m, t), name);
+  for (uint64_t k = 0; k < t->shape[0]; k++) {
+    tl_tensor_row_to_f32(t, k, &c->long_factors[k]);
+    if (!(c->long_factors[k] >= 1e-3f && c->long_factors[k] <= 1e6f))
+      return tl_error_set(err, TL_ECORRUPT, "model.path", "%.100s: tensor '%s': expected numbers from 0.001 to 1e6",
+                          model_file_of(m, t), name);
+  }
+  c->n_long_factors = (uint32_t)t->shape[0];
+  strcpy(c->rope_type, "longrope");
+  return TL_OK;
+}
+
 /* What only the tensors show. */
-void gguf_complete_config(const struct model *m, struct hf_config *c) {
+int gguf_complete_config(const struct model *m, struct hf_config *c, struct tl_error *err) {
   c->tie_word_embeddings = model_find_tensor(m, "output.weight") < 0;
   c->attention_bias = model_find_tensor(m, "blk.0.attn_q.bias") >= 0;
   c->mlp_bias = model_find_tensor(m, "blk.0.ffn_up.bias") >= 0;
+  c->qk_layernorm = model_find_tensor(m, "blk.0.attn_q_norm.weight") >= 0;
+  int r = read_factors(m, c, err);
+  bool scales = strcmp(c->rope_type, "yarn") == 0 || strcmp(c->rope_type, "longrope") == 0;
+  if (r < 0 || scales || c->attention_factor == 0 || c->attention_factor == 1) return r;
+  return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "rope.scaling.attn_factor: is known with yarn and longrope only");
 }

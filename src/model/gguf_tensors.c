@@ -206,18 +206,29 @@ static const struct {
     {"model.embed_tokens", "token_embd", false},
     {"model.norm", "output_norm", false},
     {"lm_head", "output", false},
-    {"input_layernorm", "attn_norm", false},
     {"self_attn.q_proj", "attn_q", true},
     {"self_attn.k_proj", "attn_k", true},
     {"self_attn.v_proj", "attn_v", false},
+    {"self_attn.qkv_proj", "attn_qkv", false},
     {"self_attn.o_proj", "attn_output", false},
-    {"post_attention_layernorm", "ffn_norm", false},
+    {"self_attn.q_norm", "attn_q_norm", false},
+    {"self_attn.k_norm", "attn_k_norm", false},
     {"mlp.gate_proj", "ffn_gate", false},
     {"mlp.up_proj", "ffn_up", false},
+    {"mlp.gate_up_proj", "ffn_up", false},
     {"mlp.down_proj", "ffn_down", false},
 };
 
-bool gguf_tensor_name(const char *plan, char *ret, size_t size, bool *ret_rotated) {
+/* Norms are named by their places in a layer, whatever transformers calls them. */
+static const char *norm_name(const struct architecture *a, const char *plan) {
+  if (a->pre_attention && strcmp(plan, a->pre_attention) == 0) return "attn_norm";
+  if (a->post_attention && strcmp(plan, a->post_attention) == 0) return "post_attention_norm";
+  if (a->pre_mlp && strcmp(plan, a->pre_mlp) == 0) return "ffn_norm";
+  if (a->post_mlp && strcmp(plan, a->post_mlp) == 0) return "post_ffw_norm";
+  return NULL;
+}
+
+bool gguf_tensor_name(const struct architecture *a, const char *plan, char *ret, size_t size, bool *ret_rotated) {
   char body[256];
   unsigned layer = 0;
   int start = 0;
@@ -225,14 +236,13 @@ bool gguf_tensor_name(const char *plan, char *ret, size_t size, bool *ret_rotate
   const char *dot = strrchr(plan, '.');
   if (!dot || dot < plan + start) return false;
   snprintf(body, sizeof body, "%.*s", (int)(dot - plan - start), plan + start);
-  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+  const char *found = in_layer ? norm_name(a, body) : NULL;
+  for (size_t i = 0; i < sizeof names / sizeof *names && !found; i++) {
     if (strcmp(names[i].plan, body) != 0) continue;
-    if (in_layer)
-      snprintf(ret, size, "blk.%u.%s%s", layer, names[i].gguf, dot);
-    else
-      snprintf(ret, size, "%s%s", names[i].gguf, dot);
+    found = names[i].gguf;
     *ret_rotated = names[i].rotated;
-    return true;
   }
-  return false;
+  if (found && in_layer) snprintf(ret, size, "blk.%u.%s%s", layer, found, dot);
+  if (found && !in_layer) snprintf(ret, size, "%s%s", found, dot);
+  return found != NULL;
 }

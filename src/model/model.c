@@ -68,6 +68,7 @@ static int make_plan(struct model *m, const struct architecture *architecture, c
   float *local = tl_arena_array(&m->arena, (size_t)c->head_dim / 2, sizeof *local), factor = 1;
   if (!m->ops || !inv_freq || !local) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   m->config = c;
+  m->row = architecture;
   int r = model_rope(c, inv_freq, &factor, err);
   if (r == TL_OK) r = divide_angles(m, inv_freq, err);
   if (r == TL_OK) r = arch_decoder_plan(m, architecture, c, factor, err);
@@ -80,6 +81,7 @@ static int make_plan(struct model *m, const struct architecture *architecture, c
   m->model.tensors = m->tensors;
   m->model.n_tensors = m->n_tensors;
   m->config = NULL;
+  m->row = NULL;
   return r == TL_OK ? model_count_weights(m, err) : r;
 }
 
@@ -142,7 +144,7 @@ static int load_gguf(const char *path, bool weights, struct model **ret, struct 
     m->gguf = true;
     m->paired_head = paired_rows ? (uint32_t)config.head_dim : 0;
     r = gguf_add_files(m, path, err);
-    gguf_complete_config(m, &config);
+    if (r == TL_OK) r = gguf_complete_config(m, &config, err);
     if (r == TL_OK) r = make_plan(m, architecture, &config, err);
   }
   tl_gguf_close(g);

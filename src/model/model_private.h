@@ -16,6 +16,7 @@
 #define MODEL_MAX_CHOSEN 64
 
 struct hf_config;
+struct architecture;
 
 struct model_file {
   void *data;
@@ -54,6 +55,7 @@ struct model {
   uint32_t n_files;
   struct tl_op *ops;          /* (MODEL_MAX_OPS) while the plan is made */
   const struct hf_config *config; /* while the plan is made */
+  const struct architecture *row; /* likewise */
   bool gguf;                  /* tensors have GGUF's names */
   uint32_t paired_head;       /* and Q and K have heads of so many rows in pairs; 0: they have not */
 };
@@ -130,13 +132,13 @@ int hf_config_check(struct hf_config *config, const char *file, struct tl_error 
 
 /* gguf_config.c. *ret_paired_rows: rows of Q and K are in pairs, see tl_tensor.head_rows. */
 int gguf_read_config(const struct tl_gguf *g, struct hf_config *ret, bool *ret_paired_rows, struct tl_error *err);
-void gguf_complete_config(const struct model *m, struct hf_config *config);
+int gguf_complete_config(const struct model *m, struct hf_config *config, struct tl_error *err);
 /* gguf_tensors.c: the tensors of the file and of those that it is split into. */
 int gguf_add_files(struct model *m, const char *path, struct tl_error *err);
 /* Refuses a file of a split model that is not the first. */
 int gguf_check_first(const struct tl_gguf *g, const char *path, struct tl_error *err);
 /* What GGUF calls the tensor that a plan calls `plan`; false: nothing. */
-bool gguf_tensor_name(const char *plan, char *ret, size_t size, bool *ret_rotated);
+bool gguf_tensor_name(const struct architecture *a, const char *plan, char *ret, size_t size, bool *ret_rotated);
 
 /* rope.c: inv_freq (model_n_rotated / 2). *ret_factor: of cosine and sine. */
 uint32_t model_n_rotated(const struct hf_config *config);

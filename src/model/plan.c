@@ -27,7 +27,7 @@ int32_t plan_tensor(struct model *m, struct tl_error *err, uint64_t rows, uint64
   va_start(args, format);
   vsnprintf(name, sizeof name, format, args);
   va_end(args);
-  const char *in_file = m->gguf && gguf_tensor_name(name, gguf_name, sizeof gguf_name, &rotated) ? gguf_name : name;
+  const char *in_file = m->gguf && gguf_tensor_name(m->row, name, gguf_name, sizeof gguf_name, &rotated) ? gguf_name : name;
   int32_t i = columns ? packed_tensor(m, in_file, rows, columns, err) : TL_ENOTFOUND;
   if (i < 0 && i != TL_ENOTFOUND) return i;
   if (i < 0) i = model_find_tensor(m, in_file);

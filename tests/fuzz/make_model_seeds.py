@@ -45,6 +45,58 @@ def make_gguf(name, qtype):
     for tensor in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
         out.add_tensor(f"{tensor}.weight", np.ones(DIM, dtype=np.float32))
     out.add_tensor("rope_freqs.weight", np.ones(DIM // HEADS // 2, dtype=np.float32))
+    write(out)
+
+
+def make_gemma3():
+    """Keys, names and sizes of heads that Llama's files do not have; norms of Q and K; windows layer by layer."""
+    out = gguf.GGUFWriter(f"{CORPUS}/gguf/gemma3.gguf", "gemma3")
+    out.add_context_length(16)
+    out.add_embedding_length(DIM)
+    out.add_block_count(1)
+    out.add_feed_forward_length(DIM)
+    out.add_head_count(HEADS)
+    out.add_layer_norm_rms_eps(1e-5)
+    out.add_vocab_size(VOCAB)
+    out.add_sliding_window(4)
+    out.add_sliding_window_pattern([True])
+    for tensor in SHAPES:
+        out.add_tensor(f"blk.0.{tensor}.weight", np.ones((DIM, DIM), dtype=np.float16))
+    for tensor in ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"):
+        out.add_tensor(f"blk.0.{tensor}.weight", np.ones(DIM, dtype=np.float32))
+    for tensor in ("attn_q_norm", "attn_k_norm"):
+        out.add_tensor(f"blk.0.{tensor}.weight", np.ones(DIM // HEADS, dtype=np.float32))
+    out.add_tensor("token_embd.weight", np.ones((VOCAB, DIM), dtype=np.float16))
+    out.add_tensor("output_norm.weight", np.ones(DIM, dtype=np.float32))
+    write(out)
+
+
+def make_phi3():
+    """Fused matrices, a part of each head rotated, longrope."""
+    out = gguf.GGUFWriter(f"{CORPUS}/gguf/phi3.gguf", "phi3")
+    out.add_context_length(16)
+    out.add_embedding_length(DIM)
+    out.add_block_count(1)
+    out.add_feed_forward_length(DIM)
+    out.add_head_count(HEADS)
+    out.add_layer_norm_rms_eps(1e-5)
+    out.add_vocab_size(VOCAB)
+    out.add_rope_dimension_count(8)
+    out.add_rope_scaling_orig_ctx_len(4)
+    out.add_rope_scaling_attn_factors(1.5)
+    for name in ("long", "short"):
+        out.add_tensor(f"rope_factors_{name}.weight", np.ones(4, dtype=np.float32))
+    for tensor, rows in (("attn_qkv", 3 * DIM), ("attn_output", DIM), ("ffn_up", 2 * DIM), ("ffn_down", DIM)):
+        data = gguf.quantize(np.ones((rows, DIM), dtype=np.float32), gguf.GGMLQuantizationType.Q8_0)
+        out.add_tensor(f"blk.0.{tensor}.weight", data, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    for tensor in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
+        out.add_tensor(f"{tensor}.weight", np.ones(DIM, dtype=np.float32))
+    for tensor in ("token_embd", "output"):
+        out.add_tensor(f"{tensor}.weight", np.ones((VOCAB, DIM), dtype=np.float16))
+    write(out)
+
+
+def write(out):
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()
@@ -69,6 +121,8 @@ if __name__ == "__main__":
     make_gguf("q8_0", gguf.GGMLQuantizationType.Q8_0)
     make_gguf("q4_0", gguf.GGMLQuantizationType.Q4_0)
     make_gguf("f32", gguf.GGMLQuantizationType.F32)
+    make_gemma3()
+    make_phi3()
     int32 = np.zeros
     make_safetensors("f16", None, {"weight": np.ones((DIM, DIM), dtype=np.float16)})
     make_safetensors("gptq", {"quant_method": "gptq"}, {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What fuzz_gguf.c and fuzz_safetensors.c share: files in memory, a model that was
+/* What fuzz_gguf.c, fuzz_safetensors.c and fuzz_config.c share: files in memory, a model that was
  * taken is read from end to end, and the main function that replays a corpus. */
 #ifndef MODEL_TARGET_H
 #define MODEL_TARGET_H

@@ -40,6 +40,7 @@ MODELS = {
     "mistral_yarn": ("Mistral", dict(sliding_window=None, rope_parameters=dict(
         rope_type="yarn", rope_theta=10000.0, factor=8.0, original_max_position_embeddings=64))),
     "smollm3": ("SmolLM3", dict(hidden_size=56, no_rope_layers=[1, 0], tie_word_embeddings=True)),
+    "smollm3_deep": ("SmolLM3", dict(hidden_size=40, head_dim=10, num_hidden_layers=4, tie_word_embeddings=True)),
     "phi3": ("Phi3", dict(hidden_size=56, sliding_window=50)),
     "phi4_longrope": ("Phi3", dict(hidden_size=64, head_dim=16, partial_rotary_factor=0.75, original_max_position_embeddings=4,
                                    rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.75,

@@ -43,13 +43,27 @@ static void test_llamas(void **state) {
     float tolerance; /* divisors of angles are rounded once more */
   } models[] = {{"llama/f32_odd", "gguf/llama_f32_odd.gguf", 0},
                 {"llama/f16_sharded", "gguf/llama_f16_sharded-00001-of-00002.gguf", 0},
-                {"llama/f32_llama3", "gguf/llama_f32_llama3.gguf", 1e-3f}};
+                {"llama/f32_llama3", "gguf/llama_f32_llama3.gguf", 1e-3f},
+                {"arch/mistral_yarn", "gguf/arch_mistral_yarn.gguf", 0},
+                {"arch/qwen2", "gguf/arch_qwen2.gguf", 0},
+                {"arch/qwen3", "gguf/arch_qwen3.gguf", 0},
+                {"arch/smollm3_deep", "gguf/arch_smollm3_deep.gguf", 0},
+                {"arch/phi3", "gguf/arch_phi3.gguf", 0},
+                {"arch/phi4_longrope", "gguf/arch_phi4_longrope.gguf", 1e-5f}, /* a factor as a float */
+                {"arch/gemma2", "gguf/arch_gemma2.gguf", 1e-3f}, /* query_pre_attn_scalar is in the weights */
+                {"arch/gemma3", "gguf/arch_gemma3.gguf", 1e-3f},
+                {"arch/olmo2", "gguf/arch_olmo2.gguf", 0},
+                {"arch/granite", "gguf/arch_granite.gguf", 1e-5f}, /* its multipliers as floats */
+                {"arch/stablelm", "gguf/arch_stablelm.gguf", 0},
+                {"arch/glm4", "gguf/arch_glm4.gguf", 0}};
   for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
     struct tl_model *a = load(models[i].folder), *b = load(models[i].file);
     struct sequence *x = answer(a, N_PROMPT, 5 + i), *y = answer(b, N_PROMPT, 5 + i);
     for (unsigned k = N_PROMPT; k < N_PROMPT + N_NEW; k++) {
-      assert_int_equal(x->sampled[k].token, y->sampled[k].token);
-      assert_true(fabsf(x->sampled[k].logprob - y->sampled[k].logprob) <= models[i].tolerance);
+      float off = fabsf(x->sampled[k].logprob - y->sampled[k].logprob);
+      if (x->sampled[k].token != y->sampled[k].token || !(off <= models[i].tolerance))
+        fail_msg("%s, token %u: %d, expected %d; off by %g", models[i].file, k, y->sampled[k].token, x->sampled[k].token,
+                 (double)off);
     }
     free(x);
     free(y);

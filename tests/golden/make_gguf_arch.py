@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""Makes gguf/arch_<name>.gguf: the models of arch/ as llama.cpp's converter lays them out.
+
+    venv/bin/python tests/golden/make_gguf_arch.py [NAME...]    (tests/golden/requirements.txt)
+
+Names of tensors come from the `gguf` package's own tables, keys from what convert_hf_to_gguf.py writes for each
+architecture. Their golden answers are those of the folders. What GGUF cannot say is left out (windows of Mistral and
+Qwen2, which layers of SmolLM3 rotate) or folded into weights (Gemma's query_pre_attn_scalar, which llama.cpp takes from
+the size of a head).
+"""
+
+import json
+import math
+import sys
+
+import gguf
+import numpy as np
+from gguf import MODEL_ARCH as A
+
+from make_gguf import HERE, OUT, permute, read_folder, write
+
+MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_deep": A.SMOLLM3, "phi3": A.PHI3,
+          "phi4_longrope": A.PHI3, "gemma2": A.GEMMA2, "gemma3": A.GEMMA3, "olmo2": A.OLMO2, "granite": A.GRANITE,
+          "stablelm": A.STABLELM, "glm4": A.GLM4}
+PAIRED = (A.LLAMA, A.SMOLLM3, A.GRANITE)
+GEMMA = (A.GEMMA2, A.GEMMA3)
+
+
+def add_keys(out, arch, config, head_dim):
+    rope = config.get("rope_parameters", {})
+    full = rope.get("full_attention", rope)
+    out.add_context_length(config["max_position_embeddings"])
+    out.add_embedding_length(config["hidden_size"])
+    out.add_block_count(config["num_hidden_layers"])
+    out.add_feed_forward_length(config["intermediate_size"])
+    out.add_head_count(config["num_attention_heads"])
+    out.add_head_count_kv(config["num_key_value_heads"])
+    if config.get("head_dim"):
+        out.add_key_length(head_dim)
+        out.add_value_length(head_dim)
+    if arch == A.STABLELM:
+        out.add_layer_norm_eps(config["layer_norm_eps"])
+        out.add_parallel_residual(config["use_parallel_residual"])
+    else:
+        out.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    out.add_vocab_size(config["vocab_size"])
+    out.add_eos_token_id(2)
+    if arch != A.GEMMA2:  # its converter leaves the default
+        out.add_rope_freq_base(full["rope_theta"])
+    if arch in (A.LLAMA, A.SMOLLM3, A.GRANITE, A.PHI3, A.STABLELM, A.GLM4):
+        out.add_rope_dimension_count(int(head_dim * full.get("partial_rotary_factor", 1)))
+    add_rope(out, arch, config, full)
+    if arch in GEMMA:
+        out.add_sliding_window(config["sliding_window"])
+    if arch == A.GEMMA3:  # the converter leaves 6, which llama.cpp takes for granted
+        out.add_sliding_window_pattern(3)
+    if arch == A.GEMMA2:
+        out.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+        out.add_final_logit_softcapping(config["final_logit_softcapping"])
+    if arch == A.PHI3:
+        out.add_sliding_window(config.get("sliding_window") or 0)
+    if arch == A.GRANITE:
+        out.add_attention_scale(config["attention_multiplier"])
+        out.add_embedding_scale(config["embedding_multiplier"])
+        out.add_residual_scale(config["residual_multiplier"])
+        out.add_logit_scale(config["logits_scaling"])
+
+
+def add_rope(out, arch, config, rope):
+    kind = rope["rope_type"]
+    if kind in ("linear", "yarn"):
+        out.add_rope_scaling_type(gguf.RopeScalingType(kind))
+        out.add_rope_scaling_factor(rope["factor"])
+    if kind == "yarn":
+        out.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if kind == "longrope":  # without its type, as files were written until 2025
+        old, new = rope["original_max_position_embeddings"], config["max_position_embeddings"]
+        out.add_rope_scaling_orig_ctx_len(old)
+        out.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(new / old) / math.log(old)))
+        for name in ("long", "short"):
+            out.add_tensor(f"rope_factors_{name}.weight", np.array(rope[f"{name}_factor"], dtype=np.float32))
+
+
+def change(arch, config, head_dim, name, data):
+    if arch in PAIRED and "q_proj" in name:
+        data = permute(data, config["num_attention_heads"])
+    if arch in PAIRED and "k_proj" in name:
+        data = permute(data, config["num_key_value_heads"])
+    if arch in GEMMA:
+        scale = math.sqrt(head_dim / config["query_pre_attn_scalar"])
+        data = data + 1 if name.endswith("norm.weight") else data
+        if name.endswith("q_proj.weight" if arch == A.GEMMA2 else "q_norm.weight"):
+            data = data * np.float32(scale)
+    return np.ascontiguousarray(data, dtype=np.float32)
+
+
+def make(name):
+    arch, folder = MODELS[name], f"{HERE}/arch/{name}"
+    config = json.load(open(f"{folder}/config.json"))
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    out = gguf.GGUFWriter(f"{OUT}/arch_{name}.gguf", gguf.MODEL_ARCH_NAMES[arch])
+    add_keys(out, arch, config, head_dim)
+    names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
+    for tensor, data in read_folder(folder).items():
+        known = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
+        if tensor == "lm_head.weight" and arch in GEMMA:
+            known = "output.weight"  # Gemma's own is tied
+        out.add_tensor(known, change(arch, config, head_dim, tensor, data))
+    write(out)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or MODELS:
+        make(name)

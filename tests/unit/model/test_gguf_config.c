@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT */
+/* What a GGUF file's keys mean for each architecture, what goes without saying, and what is refused. */
+#include <math.h>
+
+#include "gguf_unit.h"
+#include "model/gguf_private.h"
+#include "unit.h"
+
+static char folder[64], path[100];
+
+static int make_folder(void **state) {
+  (void)state;
+  unit_make_folder(folder);
+  snprintf(path, sizeof path, "%s/x.gguf", folder);
+  return 0;
+}
+
+static int remove_folder(void **state) {
+  (void)state;
+  unlink(path);
+  return rmdir(folder);
+}
+
+/* A key of a case: text if there is one, else a list of n bools (of `bits`), else a float, else an integer. */
+struct extra {
+  const char *key, *text;
+  unsigned n_list, bits;
+  bool is_float;
+  double number;
+};
+
+static void put_extra(struct tl_buffer *b, const struct extra *e) {
+  if (e->text) {
+    put_string(b, e->key, e->text);
+    return;
+  }
+  if (e->n_list) {
+    put_text(b, e->key);
+    put_number(b, 9, 4);
+    put_number(b, 7, 4);
+    put_number(b, e->n_list, 8);
+    for (unsigned i = 0; i < e->n_list; i++) put_number(b, e->bits >> i & 1, 1);
+    return;
+  }
+  if (!e->is_float) {
+    put_u32(b, e->key, (uint32_t)e->number);
+    return;
+  }
+  float value = (float)e->number;
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  put_text(b, e->key);
+  put_number(b, 6, 4);
+  put_number(b, bits, 4);
+}
+
+/* A model of `layers` layers, 4 heads of 16, and what `extra` says. */
+static int read_config(const char *architecture, unsigned layers, const struct extra *extra, unsigned n,
+                       struct hf_config *c, struct tl_error *err) {
+  const struct {
+    const char *key;
+    uint32_t value;
+  } sizes[] = {{"embedding_length", 96}, {"feed_forward_length", 32}, {"block_count", layers}, {"attention.head_count", 4},
+               {"attention.key_length", 16}, {"context_length", 512}, {"vocab_size", 8}};
+  struct tl_buffer b;
+  char key[100];
+  put_header(&b, 3, 0, UNIT_COUNT(sizes) + 2 + n);
+  put_string(&b, "general.architecture", architecture);
+  for (unsigned i = 0; i < UNIT_COUNT(sizes); i++) {
+    snprintf(key, sizeof key, "%s.%s", architecture, sizes[i].key);
+    put_u32(&b, key, sizes[i].value);
+  }
+  snprintf(key, sizeof key, "%s.attention.layer_norm%s_epsilon", architecture, strcmp(architecture, "stablelm") ? "_rms" : "");
+  put_extra(&b, &(struct extra){.key = key, .is_float = true, .number = 0.25});
+  for (unsigned i = 0; i < n; i++) put_extra(&b, &extra[i]);
+  unit_write_file(folder, "x.gguf", b.data, b.length);
+  tl_buffer_done(&b);
+  struct tl_gguf *g;
+  bool paired;
+  *err = (struct tl_error){0};
+  int r = tl_gguf_open(path, &g, err);
+  if (r < 0) fail_msg("%s", err->message);
+  r = gguf_read_config(g, c, &paired, err);
+  bool expected = strcmp(architecture, "llama") == 0 || strcmp(architecture, "smollm3") == 0 || strcmp(architecture, "granite") == 0;
+  if (r == TL_OK) assert_int_equal(paired, expected);
+  tl_gguf_close(g);
+  return r;
+}
+
+static void taken(const char *architecture, unsigned layers, const struct extra *extra, unsigned n, struct hf_config *c) {
+  struct tl_error err;
+  if (read_config(architecture, layers, extra, n, c, &err) < 0) fail_msg("%s: %s", architecture, err.message);
+  assert_true(c->rms_norm_eps == 0.25);
+}
+
+static void test_defaults(void **state) {
+  (void)state;
+  static const char *const names[] = {"llama", "qwen2", "qwen3", "smollm3", "phi3", "gemma2",
+                                      "gemma3", "olmo2", "granite", "stablelm", "glm4"};
+  static struct hf_config c;
+  for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
+    taken(names[i], 2, NULL, 0, &c);
+    bool gemma2 = strcmp(names[i], "gemma2") == 0;
+    assert_true(gguf_knows_class(c.architecture));
+    assert_int_equal(c.sliding_window, gemma2 ? 4096 : 0);
+    assert_true(c.attn_logit_softcapping == (gemma2 ? 50 : 0));
+    assert_true(c.final_logit_softcapping == (gemma2 ? 30 : 0));
+    assert_int_equal(model_n_rotated(&c), 16);
+    assert_true(c.query_pre_attn_scalar == 16);
+    assert_true(c.attention_multiplier == 0.25);
+    assert_false(c.has_layer_types);
+    assert_string_equal(c.rope_type, "");
+  }
+  /* the 27B ones divide by another size */
+  taken("gemma2", 46, NULL, 0, &c);
+  assert_true(c.query_pre_attn_scalar == 24);
+  taken("gemma3", 62, NULL, 0, &c);
+  assert_true(c.query_pre_attn_scalar == 24);
+  taken("gemma3", 46, NULL, 0, &c);
+  assert_true(c.query_pre_attn_scalar == 16);
+}
+
+static void test_keys(void **state) {
+  (void)state;
+  static struct hf_config c;
+  taken("granite", 1, (struct extra[]){{.key = "granite.attention.scale", .is_float = true, .number = 0.5},
+                                       {.key = "granite.embedding_scale", .is_float = true, .number = 12},
+                                       {.key = "granite.residual_scale", .is_float = true, .number = 0.125},
+                                       {.key = "granite.logit_scale", .is_float = true, .number = 8}}, 4, &c);
+  assert_true(c.attention_multiplier == 0.5 && c.embedding_multiplier == 12 && c.residual_multiplier == 0.125 &&
+              c.logits_scaling == 8);
+  taken("gemma2", 1, (struct extra[]){{.key = "gemma2.attn_logit_softcapping", .is_float = true, .number = 5},
+                                      {.key = "gemma2.final_logit_softcapping", .is_float = true, .number = 6},
+                                      {.key = "gemma2.attention.sliding_window", .number = 7}}, 3, &c);
+  assert_true(c.attn_logit_softcapping == 5 && c.final_logit_softcapping == 6 && c.sliding_window == 7);
+  taken("gemma3", 3, (struct extra[]){{.key = "gemma3.attention.sliding_window_pattern", .number = 3},
+                                      {.key = "gemma3.rope.freq_base_swa", .is_float = true, .number = 5000}}, 2, &c);
+  assert_true(c.has_layer_types && c.slides[0] && c.slides[1] && !c.slides[2] && c.rope_local_base_freq == 5000);
+  taken("gemma3", 3, &(struct extra){.key = "gemma3.attention.sliding_window_pattern", .n_list = 3, .bits = 5}, 1, &c);
+  assert_true(c.has_layer_types && c.slides[0] && !c.slides[1] && c.slides[2]);
+  for (uint32_t rotated = 2; rotated <= 16; rotated += 2) {
+    taken("glm4", 1, &(struct extra){.key = "glm4.rope.dimension_count", .number = rotated}, 1, &c);
+    assert_int_equal(model_n_rotated(&c), rotated);
+  }
+}
+
+static void test_rope(void **state) {
+  (void)state;
+  static struct hf_config c;
+  const struct extra factor = {.key = "qwen2.rope.scaling.factor", .is_float = true, .number = 4};
+  taken("qwen2", 1, &factor, 1, &c);
+  assert_string_equal(c.rope_type, "linear");
+  taken("qwen2", 1, (struct extra[]){factor, {.key = "qwen2.rope.scaling.type", .text = "none"}}, 2, &c);
+  assert_string_equal(c.rope_type, "");
+  struct extra yarn[] = {factor,
+                         {.key = "qwen2.rope.scaling.type", .text = "yarn"},
+                         {.key = "qwen2.rope.scaling.original_context_length", .number = 64},
+                         {.key = "qwen2.rope.scaling.yarn_beta_fast", .is_float = true, .number = 16},
+                         {.key = "qwen2.rope.scaling.yarn_beta_slow", .is_float = true, .number = 2},
+                         {.key = "qwen2.rope.scaling.attn_factor", .is_float = true, .number = 0.5},
+                         {.key = "qwen2.rope.scaling.yarn_attn_factor", .is_float = true, .number = 3}};
+  taken("qwen2", 1, yarn, 5, &c);
+  assert_string_equal(c.rope_type, "yarn");
+  assert_true(c.original_max_position_embeddings == 64 && c.beta_fast == 16 && c.beta_slow == 2 && c.attention_factor == 0);
+  taken("qwen2", 1, yarn, 6, &c);
+  assert_true(fabs(c.attention_factor - 0.5 * (0.1 * log(4) + 1)) < 1e-9);
+  taken("qwen2", 1, yarn, 7, &c);
+  assert_true(c.attention_factor == 1.5);
+}
+
+static void test_refused(void **state) {
+  (void)state;
+  static const struct {
+    const char *architecture;
+    struct extra extra;
+    const char *message;
+  } cases[] = {
+      {"qwen2", {.key = "qwen2.attention.sliding_window", .number = 64}, "windows are not supported for this architecture"},
+      {"olmo2", {.key = "olmo2.attention.sliding_window", .number = 64}, "olmo2.attention.sliding_window: windows are not"},
+      {"qwen3", {.key = "qwen3.rope.dimension_count", .number = 8}, "rotating a part of a head"},
+      {"glm4", {.key = "glm4.rope.dimension_count", .number = 18}, "rotating a part of a head"},
+      {"glm4", {.key = "glm4.rope.dimension_count", .number = 0}, "rotating a part of a head"},
+      {"gemma3", {.key = "gemma3.attention.sliding_window_pattern", .number = 0}, "expected 1 to 1000"},
+      {"gemma3", {.key = "gemma3.attention.sliding_window_pattern", .n_list = 3}, "as many items as there are layers"},
+      {"gemma2", {.key = "gemma2.attention.value_length", .number = 8}, "values of another length"},
+      {"stablelm", {.key = "stablelm.use_parallel_residual", .number = 1}, "use_parallel_residual: is not supported"},
+      {"phi3", {.key = "phi3.rope.scaling.type", .text = "su"}, "known are none, linear, yarn, longrope"},
+      {"phi3", {.key = "phi3.rope.scaling.attn_factor", .is_float = true, .number = NAN}, "expected 0.001 to 1000"},
+      {"granite", {.key = "granite.logit_scale", .is_float = true, .number = 0}, "granite.logit_scale: expected a number"},
+      {"gemma", {.key = "a", .number = 1}, "known are: llama, qwen2, qwen3, smollm3, phi3, gemma2, gemma3, olmo2"},
+  };
+  static struct hf_config c;
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
+    struct tl_error err;
+    int r = read_config(cases[i].architecture, 2, &cases[i].extra, 1, &c, &err);
+    if (r >= 0 || r != err.code || !strstr(err.message, cases[i].message) || strstr(err.message, folder))
+      fail_msg("%u: %d '%s': expected '%s'", i, r, err.message, cases[i].message);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_defaults), cmocka_unit_test(test_keys),
+                                     cmocka_unit_test(test_rope), cmocka_unit_test(test_refused)};
+  return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
