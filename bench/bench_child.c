@@ -37,7 +37,7 @@ static struct tl_step make_step(uint32_t n, uint32_t context) {
     work.sampling[q] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1};
   }
   return (struct tl_step){n, n, n, TABLE, work.tokens, work.positions, work.slots, work.query_start, work.context_len, work.tables,
-                          work.rows, work.sampling};
+                          work.rows, work.sampling, NULL, NULL};
 }
 
 static void die(const struct tl_error *err) {
