@@ -19,6 +19,7 @@ struct tl_device; /* first member of each backend's own struct: const struct tl_
 
 struct tl_device_options {
   const char *spec;    /* "cpu:0": what tl_device_isolated hosts; others do not look at it */
+  unsigned n_ranks;    /* of tl_device_isolated: this is the first of so many in an array, the ranks of a group; 0: one alone */
   unsigned index;      /* N of "cpu:N" */
   unsigned n_lanes;    /* compute threads, the calling worker included; >= 1 */
   unsigned first_core; /* where the device's core set begins */
@@ -80,13 +81,14 @@ struct tl_device_group_ops {
 struct tl_device_ops {
   const char *name; /* "cpu" */
   bool simulated;   /* what it says means nothing */
+  bool spoils;      /* an error can leave its process unusable: it better has one of its own */
   /* How many devices there are; TL_EUNSUPPORTED says why they cannot be used. NULL: as
    * many as one likes. Any thread. */
   int (*probe)(unsigned *ret, struct tl_error *err);
   /* Makes a device; nothing big is allocated yet. */
   int (*open)(const struct tl_device_options *options, struct tl_device **ret, struct tl_error *err);
   /* Copies the weights into the backend's layout and allocates KV blocks and
-   * all work memory: no step allocates afterwards. */
+   * all work memory: no step allocates afterwards. ret: (options.n_ranks) where that is set. */
   int (*load)(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret,
               struct tl_error *err);
   /* Starts a step; the step's arrays stay unchanged until collect. One at a time. */
@@ -144,7 +146,8 @@ typedef const struct tl_device_plugin *tl_device_entry(void);
 
 /* options->spec in a process of its own: what kills it, kills the daemon no more than any device error, and
  * a reset starts it anew. The process is this program with the arguments `device SPEC`, whose main
- * function must then call tl_device_host. */
+ * function must then call tl_device_host. With n_ranks it is one process for a whole group, which is one device to the
+ * caller: the process has a thread for each rank, and joins and aborts them by itself. */
 const struct tl_device_ops *tl_device_isolated(void);
 /* The main function of that process; returns (the exit status) only when it was not started so. */
 int tl_device_host(void);

@@ -100,10 +100,16 @@ struct tl_sequence {
  * to be ignored. Any thread. */
 bool tl_sequence_is_stop(const struct tl_sequence *seq, int32_t token);
 
+enum tl_isolation {
+  TL_ISOLATION_AUTO,    /* a process for devices whose errors can spoil one (GPUs), else a thread */
+  TL_ISOLATION_THREAD,
+  TL_ISOLATION_PROCESS, /* one for each replica */
+};
+
 struct tl_engine_options {
   const struct tl_model *model;
-  const char *model_path;      /* for `isolate`: what it was read from */
-  bool isolate;                /* each device in a process of its own */
+  const char *model_path;      /* for processes: what it was read from */
+  enum tl_isolation isolation; /* where devices run */
   const char *const *devices;  /* (n_replicas, tensor_parallel) "cpu:0", ...: those of a replica are of one kind */
   unsigned n_replicas, n_loops;
   unsigned tensor_parallel;    /* devices of a replica, at most TL_MAX_RANKS; 0: one */

@@ -141,6 +141,11 @@ static void on_progress(unsigned device, uint64_t done, uint64_t total, void *co
   progress_step(((struct daemon *)context)->progress, device, done, total);
 }
 
+static enum tl_isolation isolation_of(const struct tl_config *config) {
+  if (strcmp(config->isolation, "process") == 0) return TL_ISOLATION_PROCESS;
+  return strcmp(config->isolation, "thread") == 0 ? TL_ISOLATION_THREAD : TL_ISOLATION_AUTO;
+}
+
 static int make_engine(struct daemon *d, struct tl_error *err) {
   const struct tl_config *c = d->config;
   tl_waker_init(&d->probe_waker);
@@ -151,7 +156,7 @@ static int make_engine(struct daemon *d, struct tl_error *err) {
   struct tl_engine_options options = {
       .model = d->model,
       .model_path = c->model_path,
-      .isolate = strcmp(c->isolation, "process") == 0,
+      .isolation = isolation_of(c),
       .devices = (const char *const *)c->devices.items,
       .n_replicas = daemon_replicas(c),
       .tensor_parallel = (unsigned)c->engine_tensor_parallel,

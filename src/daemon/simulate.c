@@ -56,9 +56,6 @@ static int check_devices(const struct tl_config *c, struct tl_error *err) {
     return tl_error_set(err, TL_EINVAL, "engine.tensor_parallel",
                         "engine.tensor_parallel: expected a divisor of the number of devices, which is %u, got %u",
                         c->devices.n, n);
-  if (n > 1 && strcmp(c->isolation, "process") == 0)
-    return tl_error_set(err, TL_EINVAL, "isolation",
-                        "isolation: expected thread with engine.tensor_parallel above 1: devices in processes cannot share a model yet");
   for (unsigned i = 0; r == TL_OK && i < c->devices.n; i += n) r = check_group(c, i, err);
   return r;
 }

@@ -22,7 +22,7 @@ static void worker_done(struct worker *w) {
   free(w->events);
   void *arrays[] = {w->items, w->tokens,   w->positions, w->slots,   w->query_start, w->context_len, w->tables,
                     w->rows,  w->sampling, w->sampled,   w->row_seq, w->row_token,   w->loop_woken,
-                    w->flight, w->news};
+                    w->flight, w->news, w->rank_loaded};
   for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) free(arrays[i]);
 }
 
@@ -53,11 +53,12 @@ static int make_arrays(struct worker *w, struct tl_error *err) {
   w->sampled = calloc(seqs, sizeof *w->sampled);
   w->row_seq = calloc(seqs, sizeof *w->row_seq);
   w->row_token = calloc(seqs, sizeof *w->row_token);
+  w->rank_loaded = calloc(o->tensor_parallel, sizeof *w->rank_loaded);
   w->loop_woken = calloc(o->n_loops, sizeof *w->loop_woken);
   w->events = aligned_alloc(TL_CACHE_LINE, o->n_loops * sizeof *w->events);
   if (w->events) memset((void *)w->events, 0, o->n_loops * sizeof *w->events);
   bool fine = w->items && w->flight && w->news && w->tokens && w->positions && w->slots && w->query_start && w->context_len && w->tables &&
-              w->rows && w->sampling && w->sampled && w->row_seq && w->row_token && w->loop_woken && w->events;
+              w->rows && w->sampling && w->sampled && w->row_seq && w->row_token && w->rank_loaded && w->loop_woken && w->events;
   /* a live sequence is in at most one ring, at most once */
   for (unsigned i = 0; fine && i < o->n_loops; i++) fine = tl_spsc_init(&w->events[i], (size_t)o->max_queue + 1) == TL_OK;
   return fine ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
@@ -67,10 +68,10 @@ static int make_arrays(struct worker *w, struct tl_error *err) {
 
 struct loading {
   struct worker *worker;
-  unsigned rank;
+  unsigned rank, n_ranks; /* of the replica's, that the device is or hosts */
   struct tl_device *device;
-  struct tl_device_loaded *loaded;
   pthread_t thread;
+  bool started;
   int result;
   struct tl_error error;
 };
@@ -79,7 +80,8 @@ static void on_progress(uint64_t done, uint64_t total, void *context) {
   const struct loading *l = context;
   const struct tl_engine_options *o = &l->worker->engine->o;
   unsigned n = o->tensor_parallel; /* each device has the n-th part of each tensor */
-  if (o->progress) o->progress(l->worker->index * n + l->rank, done / n, total / n, o->wake_context);
+  for (unsigned i = 0; o->progress && i < l->n_ranks; i++)
+    o->progress(l->worker->index * n + l->rank + i, done / n, total / n, o->wake_context);
 }
 
 static void *load_device(void *argument) {
@@ -96,28 +98,31 @@ static void *load_device(void *argument) {
                                 .progress = on_progress,
                                 .context = l};
   if (w->group) l->result = w->ops->group->join(l->device, w->group->shared, l->rank, &l->error);
-  if (l->result == TL_OK) l->result = w->ops->load(l->device, &load, l->loaded, &l->error);
+  if (l->result == TL_OK) l->result = w->ops->load(l->device, &load, &w->rank_loaded[l->rank], &l->error);
   if (l->result == TL_OK) on_progress(o->model->weight_bytes, o->model->weight_bytes, l);
   return NULL;
 }
 
 /* All devices load at the same time, each on a thread of its own. */
 static int load_all(struct tl_engine *engine, struct tl_error *err) {
-  unsigned ranks = engine->o.tensor_parallel, n = engine->o.n_replicas * ranks, started = 0;
+  unsigned ranks = engine->o.tensor_parallel, n = engine->o.n_replicas * ranks;
   struct loading *loading = calloc((size_t)n + 1, sizeof *loading);
   if (!loading) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   int r = TL_OK;
-  for (; started < n; started++) {
-    struct worker *w = &engine->workers[started / ranks];
-    struct follower *f = started % ranks ? &w->group->followers[started % ranks - 1] : NULL;
-    loading[started] = (struct loading){.worker = w,
-                                        .rank = started % ranks,
-                                        .device = f ? f->device : w->device,
-                                        .loaded = f ? &f->loaded : &w->loaded};
-    if (pthread_create(&loading[started].thread, NULL, load_device, &loading[started]) != 0) break;
+  for (unsigned i = 0; r == TL_OK && i < n; i++) {
+    struct worker *w = &engine->workers[i / ranks];
+    struct loading *l = &loading[i];
+    unsigned rank = i % ranks;
+    if (rank && !w->group) continue; /* loaded by rank 0's */
+    *l = (struct loading){.worker = w,
+                          .rank = rank,
+                          .n_ranks = w->group ? 1 : ranks,
+                          .device = rank ? w->group->followers[rank - 1].device : w->device};
+    l->started = pthread_create(&l->thread, NULL, load_device, l) == 0;
+    if (!l->started) r = tl_error_set(err, TL_EIO, NULL, "cannot start a thread");
   }
-  if (started < n) r = tl_error_set(err, TL_EIO, NULL, "cannot start a thread");
-  for (unsigned i = 0; i < started; i++) {
+  for (unsigned i = 0; i < n; i++) {
+    if (!loading[i].started) continue;
     pthread_join(loading[i].thread, NULL);
     if (loading[i].result == TL_OK || r < 0) continue;
     *err = loading[i].error;
@@ -129,8 +134,9 @@ static int load_all(struct tl_engine *engine, struct tl_error *err) {
 
 /* What the devices of a group have room for together is what each of them has. */
 static void join_loaded(struct worker *w) {
-  for (unsigned i = 0; w->group && i < w->group->n_followers; i++) {
-    const struct tl_device_loaded *l = &w->group->followers[i].loaded;
+  w->loaded = w->rank_loaded[0];
+  for (unsigned i = 1; i < w->engine->o.tensor_parallel; i++) {
+    const struct tl_device_loaded *l = &w->rank_loaded[i];
     if (l->n_blocks < w->loaded.n_blocks) w->loaded.n_blocks = l->n_blocks;
     w->loaded.kv_bytes += l->kv_bytes;
     w->loaded.weight_bytes += l->weight_bytes;
@@ -157,7 +163,7 @@ static struct tl_device_options place(struct tl_engine *engine, const struct wor
 /* The devices that follow w's, which is open. */
 static int open_followers(struct tl_engine *engine, struct worker *w, bool same_ops, struct tl_error *err) {
   unsigned ranks = engine->o.tensor_parallel;
-  if (ranks == 1) return TL_OK;
+  if (ranks == 1 || w->isolated) return TL_OK;
   int r = group_new(w, ranks, err);
   for (unsigned i = 1; r == TL_OK && i < ranks; i++) {
     struct follower *f = &w->group->followers[i - 1];
@@ -169,6 +175,18 @@ static int open_followers(struct tl_engine *engine, struct worker *w, bool same_
     r = w->ops->open(&f->options, &f->device, err);
   }
   return r;
+}
+
+/* w's devices in a process: one device for us. */
+static int open_process(struct tl_engine *engine, struct worker *w, struct tl_error *err) {
+  struct tl_device_options options[TL_MAX_RANKS];
+  for (unsigned i = 0; i < engine->o.tensor_parallel; i++) {
+    unsigned index;
+    if (!tl_device_find(tl_engine_device(engine, w->index, i), &index, err)) return TL_EINVAL;
+    options[i] = place(engine, w, i, index);
+  }
+  options[0].n_ranks = engine->o.tensor_parallel;
+  return w->ops->open(options, &w->device, err);
 }
 
 static int open_all(struct tl_engine *engine, const struct tl_device_ops *ops, struct tl_error *err) {
@@ -183,12 +201,14 @@ static int open_all(struct tl_engine *engine, const struct tl_device_ops *ops, s
     w->ops = ops ? ops : tl_device_find(tl_engine_device(engine, i, 0), &w->device_options.index, err);
     if (!w->ops) return TL_EINVAL;
     w->simulated = w->ops->simulated;
-    if (engine->o.isolate && !ops) w->ops = tl_device_isolated();
+    enum tl_isolation isolation = engine->o.isolation;
+    w->isolated = !ops && (isolation == TL_ISOLATION_PROCESS || (isolation == TL_ISOLATION_AUTO && w->ops->spoils));
+    if (w->isolated) w->ops = tl_device_isolated();
   }
   for (unsigned i = 0; i < engine->o.n_replicas; i++) {
     struct worker *w = &engine->workers[i];
     w->device_options = place(engine, w, 0, w->device_options.index);
-    int r = w->ops->open(&w->device_options, &w->device, err);
+    int r = w->isolated ? open_process(engine, w, err) : w->ops->open(&w->device_options, &w->device, err);
     if (r == TL_OK) r = open_followers(engine, w, ops != NULL, err);
     if (r == TL_OK) r = make_arrays(w, err);
     if (r < 0) return r;
@@ -402,8 +422,7 @@ const char *tl_engine_device(const struct tl_engine *engine, unsigned replica, u
 }
 
 const char *tl_engine_gpu(const struct tl_engine *engine, unsigned replica, unsigned rank) {
-  const struct worker *w = &engine->workers[replica];
-  return rank ? w->group->followers[rank - 1].loaded.gpu : w->loaded.gpu;
+  return engine->workers[replica].rank_loaded[rank].gpu;
 }
 
 struct tl_board *tl_engine_board(struct tl_engine *engine, unsigned replica) {

@@ -56,7 +56,6 @@ struct follower {
   bool started;
   struct tl_device *device;
   struct tl_device_options options;
-  struct tl_device_loaded loaded;
   struct tl_waker waker;
   int result;             /* of its last step; the ring gives both to the leader */
   struct tl_error error;
@@ -80,9 +79,11 @@ struct worker {
   bool started;
   const struct tl_device_ops *ops;
   bool simulated;
+  bool isolated;                   /* all of its devices are in one process, and are one device here */
   struct tl_device *device;
   struct tl_device_options device_options;
   struct tl_device_loaded loaded;  /* of a group: what all of its devices have room for */
+  struct tl_device_loaded *rank_loaded; /* (tensor_parallel) what each says */
   struct group *group;             /* NULL: one device */
   struct tl_scheduler *scheduler;
   /* the step under way, sized at start */

@@ -153,7 +153,7 @@ void *worker_run(void *argument) {
   snprintf(name, sizeof name, "tl-worker-%u", w->index);
   tl_thread_enter(name, TL_ROLE_WORKER);
   /* In a process of its own the device has its cores for itself. */
-  if (w->device_options.cores && !w->engine->o.isolate) tl_thread_confine(w->device_options.first_core, w->device_options.cores);
+  if (w->device_options.cores && !w->isolated) tl_thread_confine(w->device_options.first_core, w->device_options.cores);
   while (!stopping(w))
     if (!go_round(w) && n_sequences(w) == 0) sleep_until_work(w);
   drain_inbox(w);

@@ -9,7 +9,7 @@ import pytest
 
 from daemon import MODEL, NAME, SAN, SLOW, run, wait_for
 from simulated import Vocabulary
-from test_faults import FOUR, Load, faults, state, wait_state
+from test_faults import FOUR, PLACES, Load, faults, state, wait_state
 
 PROMPTS = ["Tell me a story about Ben.", "Once upon a time", "The dog", "Lily and Tom went to the park. They"]
 
@@ -80,10 +80,11 @@ def script(rng, devices, n, first, gap):
     return ",".join(out)
 
 
-def test_ranks_die_under_load(start, words):
+@PLACES
+def test_ranks_die_under_load(start, words, isolation):
     """Of three groups of two one loses ranks again and again: no wrong token, no failed request."""
     rng = random.Random(7)
-    d = start({**FOUR, "devices": ",".join(f"sim:{i}" for i in range(6)), "engine.tensor_parallel": 2,
+    d = start({**FOUR, "isolation": isolation, "devices": ",".join(f"sim:{i}" for i in range(6)), "engine.tensor_parallel": 2,
                "sim.faults": script(rng, [2, 3], 16, 20, 60)})
     load = Load(d, words, 8, 20)
     try:
@@ -103,9 +104,10 @@ def test_ranks_die_under_load(start, words):
 
 @pytest.mark.parametrize("rank", [0, 1, 3])
 @pytest.mark.parametrize("kind", ["die", "error", "hang", "oom"])
-def test_the_only_group_comes_back(start, words, rank, kind):
-    """Whichever rank it is, and also when it takes a second reset."""
-    d = start({**FOUR, "engine.tensor_parallel": 4, "sim.faults": f"{rank}@20:{kind},{rank}@50:die:recover=2"})
+@PLACES
+def test_the_only_group_comes_back(start, words, rank, kind, isolation):
+    """Whichever rank it is, and also when it takes a second reset (in a process none does: each is a new one)."""
+    d = start({**FOUR, "isolation": isolation, "engine.tensor_parallel": 4, "sim.faults": f"{rank}@20:{kind},{rank}@50:die:recover=2"})
     for i in range(3):
         assert d.complete([9, 10, i], max_tokens=30)["choices"][0]["text"] == words.expected_text([9, 10, i], 30)
     assert faults(d) == 2 and d.total("tokenlane_replica_recoveries_total") == 2
@@ -131,8 +133,9 @@ def test_a_corrupt_rank_shows(start, words):
     assert d.complete([4, 5], max_tokens=40)["choices"][0]["text"] != words.expected_text([4, 5], 40)
 
 
-def test_shutdown_with_a_rank_that_hangs(start):
-    d = start({**FOUR, "devices": "sim:0,sim:1", "engine.tensor_parallel": 2, "sim.faults": "1@10:hang",
+@PLACES
+def test_shutdown_with_a_rank_that_hangs(start, isolation):
+    d = start({**FOUR, "isolation": isolation, "devices": "sim:0,sim:1", "engine.tensor_parallel": 2, "sim.faults": "1@10:hang",
                "health.late_ms": 60000, "drain_timeout_ms": 100})
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(d.post, "/v1/completions", model=NAME, prompt=[1], max_tokens=100)
@@ -145,7 +148,6 @@ def test_shutdown_with_a_rank_that_hangs(start):
 @pytest.mark.parametrize("options, message", [
     ({"devices": "sim:0,sim:1,sim:2"}, "engine.tensor_parallel: expected a divisor of the number of devices, which is 3, got 2"),
     ({"devices": "sim:0,cpu:0"}, "devices: 'sim:0' and 'cpu:0' cannot share a model"),
-    ({"devices": "sim:0,sim:1", "isolation": "process"}, "isolation: expected thread with engine.tensor_parallel above 1"),
     ({"engine.tensor_parallel": 65}, "engine.tensor_parallel: expected an integer from 1 to 64, got 65"),
 ])
 def test_what_the_configuration_says_wrong(options, message):

@@ -195,6 +195,79 @@ def test_scripted_states_come_through(start):
     wait_state(d, 1, "ready")
 
 
+# --- groups: all ranks of a replica in one process -----------------------------------------------------------
+
+def test_a_group_answers_as_in_threads(start):
+    """To the last bit of the log-probabilities."""
+    group = {**SMALL, "devices": "cpu:0,cpu:1", "engine.tensor_parallel": 2}
+    thread, process = start({**group, "isolation": "thread"}), start(group)
+    for fields in (dict(max_tokens=40, logprobs=5, echo=True),
+                   dict(max_tokens=30, temperature=1.2, seed=5, n=3, top_p=0.8, presence_penalty=0.7)):
+        answers = [d.complete("Once upon a time there was", **fields)["choices"] for d in (thread, process)]
+        assert answers[0] == answers[1]
+    assert list(children(process)) == ["cpu:0,cpu:1"] and children(thread) == {}
+    devices = {dict(labels)["device"] for (name, labels), _ in process.metrics().items() if name == "tokenlane_replica_device"}
+    assert devices == {"cpu:0", "cpu:1"}
+
+
+@pytest.mark.parametrize("how", ["KILL", "SEGV", "STOP"])
+def test_one_group_of_three_again_and_again(start, words, how):
+    """As with single devices: no request fails, no answer is wrong, nothing leaks."""
+    if SAN and how == "SEGV":
+        pytest.skip("a sanitizer reports it")
+    d = start({**PROCESS, "devices": ",".join(f"sim:{i}" for i in range(6)), "engine.tensor_parallel": 2,
+               **({} if how == "STOP" else {"health.late_ms": 5000 * SLOW})})
+    load = Load(d, words, 11, 24)
+    try:
+        wait_for(lambda: load.done > 5, 30, "answers")
+        fds = n_fds(d)
+        for round in range(4):
+            pid = child(d, "sim:2,sim:3")
+            os.kill(pid, getattr(signal, f"SIG{how}"))
+            wait_for(lambda: faults(d, replica="1") == round + 1, 20, "the fault")
+            wait_state(d, 1, "ready", 30)
+            assert not lives(pid)
+        done = load.done
+        wait_for(lambda: load.done > done + 5, 30, "answers")
+        assert n_fds(d) == fds
+    finally:
+        load.end()
+    assert load.failures == []
+    if not SAN:
+        assert faults(d, replica="0") + faults(d, replica="2") == 0
+    assert_rest(d)
+    assert len(children(d)) == 3
+
+
+def test_a_stream_goes_on_in_the_next_group(start):
+    """Ranks that compute in earnest: their process is killed in the middle of an answer, which has no seam."""
+    d = start({**SMALL, "engine.max_context": 1024, "devices": "cpu:0,cpu:1", "engine.tensor_parallel": 2})
+    fields = dict(max_tokens=LONG, ignore_eos=True, temperature=0.9, seed=3)
+    whole = d.complete("Once upon a time", **fields)["choices"]
+    with ThreadPoolExecutor(1) as pool:
+        steps = d.total("tokenlane_steps_total")
+        asked = pool.submit(d.complete, "Once upon a time", **fields)
+        wait_for(lambda: d.total("tokenlane_steps_total") > steps + 20, 20, "the middle")
+        os.kill(child(d, "cpu:0,cpu:1"), signal.SIGKILL)
+        assert asked.result()["choices"] == whole
+    assert faults(d) == 1
+    assert_rest(d)
+
+
+def test_a_group_that_cannot_be_cut(start):
+    """What its process finds out is said as if it had been found here."""
+    d = start({**SMALL, "devices": ",".join(f"cpu:{i}" for i in range(4)), "engine.tensor_parallel": 4}, wait=False)
+    assert d.wait_exit() == 1
+    assert "the model's 6 attention heads cannot be divided among 4 devices" in d.stderr()
+    d.process.returncode = 0  # as it should be: for the fixture
+
+
+def test_by_itself_a_cpu_is_in_the_daemon(start):
+    """auto, the default: processes are for devices whose errors spoil them."""
+    d = start({"devices": "cpu:0,cpu:1", "cpu.threads": 1})
+    assert children(d) == {}
+
+
 # --- starts that fail ----------------------------------------------------------------------------------------
 
 def test_a_process_that_cannot_start_again(start, tmp_path):

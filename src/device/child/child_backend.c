@@ -29,35 +29,71 @@ static void device_close(struct tl_device *device) {
   free(d);
 }
 
-/* The simulation's tables, for every life. */
-static int copy_sim(struct child_device *d, const struct tl_sim_options *sim, struct tl_error *err) {
-  if (!sim) return TL_OK;
-  d->job.has_sim = true;
-  d->job.sim = *sim;
-  d->job.sim.tokens = NULL;
-  d->job.sim.faults = NULL;
-  d->job.sim.n_tokens = sim->tokens ? sim->n_tokens : 0;
-  d->sim_tokens = calloc((size_t)sim->n_tokens + 1, sizeof *sim->tokens);
-  d->sim_faults = calloc((size_t)sim->n_faults + 1, sizeof *sim->faults);
+/* The simulation's tables, for every life: all ranks' one after the other. */
+static int copy_sim(struct child_device *d, const struct tl_device_options *options, struct tl_error *err) {
+  size_t n_tokens = 0, n_faults = 0;
+  for (uint32_t i = 0; i < d->job.n_ranks; i++) {
+    const struct tl_sim_options *sim = options[i].sim;
+    if (!sim) return TL_OK; /* its defaults: all of them */
+    n_tokens += sim->tokens ? sim->n_tokens : 0;
+    n_faults += sim->n_faults;
+  }
+  d->sim_tokens = calloc(n_tokens + 1, sizeof *d->sim_tokens);
+  d->sim_faults = calloc(n_faults + 1, sizeof *d->sim_faults);
   if (!d->sim_tokens || !d->sim_faults) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  if (sim->tokens) memcpy(d->sim_tokens, sim->tokens, sim->n_tokens * sizeof *sim->tokens);
-  if (sim->faults) memcpy(d->sim_faults, sim->faults, sim->n_faults * sizeof *sim->faults);
+  int32_t *token = d->sim_tokens;
+  struct tl_sim_fault *fault = d->sim_faults;
+  for (uint32_t i = 0; i < d->job.n_ranks; i++) {
+    const struct tl_sim_options *sim = options[i].sim;
+    struct tl_sim_options *copy = &d->job.ranks[i].sim;
+    *copy = *sim;
+    copy->tokens = NULL;
+    copy->faults = NULL;
+    copy->n_tokens = sim->tokens ? sim->n_tokens : 0;
+    if (copy->n_tokens) memcpy(token, sim->tokens, copy->n_tokens * sizeof *token);
+    if (copy->n_faults) memcpy(fault, sim->faults, copy->n_faults * sizeof *fault);
+    token += copy->n_tokens;
+    fault += copy->n_faults;
+  }
+  d->job.has_sim = true;
   return TL_OK;
 }
 
+/* What the process is to host. */
+static int describe(struct child_device *d, const struct tl_device_options *options, struct tl_error *err) {
+  const struct tl_device_ops *hosted = NULL;
+  size_t at = 0;
+  d->job.n_ranks = options->n_ranks ? options->n_ranks : 1;
+  for (uint32_t i = 0; i < d->job.n_ranks; i++) {
+    const struct tl_device_options *o = &options[i];
+    struct child_rank_job *rank = &d->job.ranks[i];
+    unsigned index;
+    const struct tl_device_ops *ops = tl_device_find(o->spec, &index, err);
+    if (!ops) return TL_EINVAL;
+    if (hosted && ops != hosted)
+      return tl_error_set(err, TL_EINVAL, "devices", "devices: '%.60s' and '%.60s' cannot share a model", options->spec, o->spec);
+    hosted = ops;
+    snprintf(rank->spec, sizeof rank->spec, "%s:%u", ops->name, index);
+    rank->n_lanes = o->n_lanes;
+    rank->first_core = o->first_core;
+    rank->cores = o->cores;
+    int n = snprintf(d->name + at, sizeof d->name - at, "%s%s", i ? "," : "", rank->spec); /* cut where it is too long */
+    at = at + (size_t)n < sizeof d->name ? at + (size_t)n : sizeof d->name - 1;
+  }
+  if (d->job.n_ranks > 1 && !hosted->group)
+    return tl_error_set(err, TL_EUNSUPPORTED, "engine.tensor_parallel",
+                        "engine.tensor_parallel: devices of the kind %s cannot share a model", hosted->name);
+  return hosted->simulated ? copy_sim(d, options, err) : TL_OK;
+}
+
 static int device_open(const struct tl_device_options *options, struct tl_device **ret, struct tl_error *err) {
-  unsigned index;
-  const struct tl_device_ops *hosted = tl_device_find(options->spec, &index, err);
-  if (!hosted) return TL_EINVAL;
+  if (options->n_ranks > TL_MAX_RANKS)
+    return tl_error_set(err, TL_EINVAL, "engine.tensor_parallel", "engine.tensor_parallel: at most %d", TL_MAX_RANKS);
   struct child_device *d = calloc(1, sizeof *d);
   if (!d) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   d->ops = &child_device_ops;
   d->life = -1;
-  snprintf(d->job.spec, sizeof d->job.spec, "%s:%u", hosted->name, index);
-  d->job.n_lanes = options->n_lanes;
-  d->job.first_core = options->first_core;
-  d->job.cores = options->cores;
-  int r = hosted->simulated ? copy_sim(d, options->sim, err) : TL_OK;
+  int r = describe(d, options, err);
   if (r < 0) {
     device_close((struct tl_device *)(void *)d);
     return r;
@@ -79,7 +115,7 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   d->job.max_batch_size = load->max_batch_size;
   d->job.max_batch_tokens = load->max_batch_tokens;
   d->job.max_context = load->max_context;
-  d->job.kv_memory_bytes = load->kv_memory_bytes;
+  for (uint32_t i = 0; i < d->job.n_ranks; i++) d->job.ranks[i].kv_memory_bytes = load->kv_memory_bytes;
   d->job.memory_percent = load->memory_percent;
   snprintf(d->job.plugin_folder, sizeof d->job.plugin_folder, "%s", device_plugin_folder());
   d->job.vocab_size = m->vocab_size;
@@ -90,9 +126,11 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   memcpy(d->job.eos, m->eos, sizeof d->job.eos);
   int r = child_begin(d, true, err);
   if (r < 0) return r;
-  /* The next one must not take more, or less because there is less now */
-  if (d->loaded.kv_bytes) d->job.kv_memory_bytes = d->loaded.kv_bytes;
-  *ret = d->loaded;
+  for (uint32_t i = 0; i < d->job.n_ranks; i++) {
+    /* The next one must not take more, or less because there is less now */
+    if (d->loaded[i].kv_bytes) d->job.ranks[i].kv_memory_bytes = d->loaded[i].kv_bytes;
+    ret[i] = d->loaded[i];
+  }
   return TL_OK;
 }
 
@@ -102,9 +140,9 @@ static int device_submit(struct tl_device *device, const struct tl_step *step, s
   struct child_device *d = of(device);
   /* acquire: pairs with the release in device_interrupt */
   if (atomic_load_explicit(&d->interrupted, memory_order_acquire) || !d->shared)
-    return tl_error_set(err, TL_EDEVICE, NULL, "%s: its process was ended", d->job.spec);
+    return tl_error_set(err, TL_EDEVICE, NULL, "%s: its process was ended", d->name);
   if (!child_put_step(d->shared, &d->layout, &d->job, step))
-    return tl_error_set(err, TL_ELIMIT, NULL, "%s: a step is larger than its load allows", d->job.spec);
+    return tl_error_set(err, TL_ELIMIT, NULL, "%s: a step is larger than its load allows", d->name);
   d->step = step;
   d->n_steps++;
   child_tell(&d->shared->asked, ++d->number, &d->shared->child_sleeps);
@@ -158,7 +196,7 @@ static void *revive(void *argument) {
   if (child_end(d))
     r = child_begin(d, false, &d->revival_error);
   else
-    r = tl_error_set(&d->revival_error, TL_EDEVICE, NULL, "%s: its process was killed and does not end", d->job.spec);
+    r = tl_error_set(&d->revival_error, TL_EDEVICE, NULL, "%s: its process was killed and does not end", d->name);
   /* release: the new life is there; pairs with the acquire in device_reset */
   atomic_store_explicit(&d->revival, r == TL_OK ? CHILD_REVIVED : CHILD_LOST, memory_order_release);
   return NULL;
@@ -169,7 +207,7 @@ static void say_why(struct child_device *d, struct tl_error *err) {
   char how[64] = "is there no more";
   int pid = atomic_load_explicit(&d->pid, memory_order_relaxed); /* no reset is under way */
   if (pid > 0 && !child_has_ended(pid, how, sizeof how)) snprintf(how, sizeof how, "is replaced");
-  tl_error_set(err, TL_EBUSY, NULL, "%s: its process %s", d->job.spec, how);
+  tl_error_set(err, TL_EBUSY, NULL, "%s: its process %s", d->name, how);
 }
 
 static int device_reset(struct tl_device *device, struct tl_error *err) {
@@ -181,7 +219,7 @@ static int device_reset(struct tl_device *device, struct tl_error *err) {
       atomic_store_explicit(&d->revival, CHILD_REVIVING, memory_order_relaxed);
       if (pthread_create(&d->thread, NULL, revive, d) == 0) return TL_EBUSY;
       atomic_store_explicit(&d->revival, CHILD_NOT_REVIVED, memory_order_relaxed); /* own */
-      return tl_error_set(err, TL_EIO, NULL, "%s: no thread for its restart", d->job.spec);
+      return tl_error_set(err, TL_EIO, NULL, "%s: no thread for its restart", d->name);
     case CHILD_REVIVING: return TL_EBUSY;
     case CHILD_REVIVED:
     case CHILD_LOST: break;

@@ -13,9 +13,13 @@ static bool place(size_t *end, size_t n, size_t one, size_t *ret) {
 }
 
 bool child_layout_make(const struct child_job *job, struct child_layout *ret) {
-  size_t seqs = job->max_batch_size, tokens = job->max_batch_tokens, end = 0, start;
+  size_t seqs = job->max_batch_size, tokens = job->max_batch_tokens, sim_tokens = 0, sim_faults = 0, end = 0, start;
   struct child_layout *l = ret;
   l->stride = (uint32_t)(((uint64_t)job->max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS);
+  for (uint32_t i = 0; job->has_sim && i < job->n_ranks; i++) {
+    sim_tokens += job->ranks[i].sim.n_tokens;
+    sim_faults += job->ranks[i].sim.n_faults;
+  }
   /* a sequence's history has each token once */
   l->max_history = seqs * (job->vocab_size < job->max_context ? job->vocab_size : job->max_context);
   l->max_bias = seqs * TL_MAX_BIAS;
@@ -27,8 +31,8 @@ bool child_layout_make(const struct child_job *job, struct child_layout *ret) {
               place(&end, l->max_history, sizeof(struct tl_token_count), &l->history) &&
               place(&end, l->max_bias, sizeof(struct tl_token_bias), &l->bias) &&
               place(&end, seqs, sizeof(struct tl_sampled), &l->sampled) &&
-              place(&end, job->has_sim ? job->sim.n_tokens : 0, sizeof(int32_t), &l->sim_tokens) &&
-              place(&end, job->has_sim ? job->sim.n_faults : 0, sizeof(struct tl_sim_fault), &l->sim_faults);
+              place(&end, sim_tokens, sizeof(int32_t), &l->sim_tokens) &&
+              place(&end, sim_faults, sizeof(struct tl_sim_fault), &l->sim_faults);
   l->bytes = end;
   return fine && end <= PTRDIFF_MAX;
 }

@@ -17,11 +17,11 @@
 
 int child_says_nonsense(struct child_device *d, const char *what, struct tl_error *err) {
   kill(atomic_load_explicit(&d->pid, memory_order_relaxed), SIGKILL); /* nobody changes it while this thread waits for it */
-  return tl_error_set(err, TL_EDEVICE, NULL, "%s: its process says what cannot be: %s", d->job.spec, what);
+  return tl_error_set(err, TL_EDEVICE, NULL, "%s: its process says what cannot be: %s", d->name, what);
 }
 
 static int died(const struct child_device *d, const char *how, struct tl_error *err) {
-  return tl_error_set(err, TL_EDEVICE, NULL, "%s: its process %s", d->job.spec, how);
+  return tl_error_set(err, TL_EDEVICE, NULL, "%s: its process %s", d->name, how);
 }
 
 int child_look(struct child_device *d, uint32_t number, int64_t look_ns, struct tl_error *err) {
@@ -66,31 +66,51 @@ static bool is_address(const char *gpu) {
 }
 
 /* The first time: what may be. Later: what it was. */
-static int read_loaded(struct child_device *d, struct tl_error *err) {
-  struct tl_device_loaded l = d->shared->loaded;
+static int read_rank(struct child_device *d, uint32_t rank, struct tl_error *err) {
+  struct tl_device_loaded l = d->shared->loaded[rank];
   child_was_copied();
   l.gpu[sizeof l.gpu - 1] = 0;
   uint32_t least = d->layout.stride;
   if (l.n_blocks < least || l.n_blocks > UINT32_MAX / TL_BLOCK_TOKENS || !is_address(l.gpu))
     return child_says_nonsense(d, "what it has loaded", err);
-  if (d->loaded.n_blocks && (l.n_blocks != d->loaded.n_blocks || strcmp(l.gpu, d->loaded.gpu) != 0))
-    return tl_error_set(err, TL_EDEVICE, NULL, "%s: after its restart it has %u KV blocks instead of %u", d->job.spec, l.n_blocks,
-                        d->loaded.n_blocks);
-  d->loaded = l;
+  const struct tl_device_loaded *first = &d->loaded[rank];
+  if (first->n_blocks && (l.n_blocks != first->n_blocks || strcmp(l.gpu, first->gpu) != 0))
+    return tl_error_set(err, TL_EDEVICE, NULL, "%s: after its restart it has %u KV blocks instead of %u", d->job.ranks[rank].spec,
+                        l.n_blocks, first->n_blocks);
+  d->loaded[rank] = l;
   return TL_OK;
+}
+
+static int read_loaded(struct child_device *d, struct tl_error *err) {
+  int r = TL_OK;
+  for (uint32_t i = 0; r == TL_OK && i < d->job.n_ranks; i++) r = read_rank(d, i, err);
+  return r;
 }
 
 /* --- from its start to its end ------------------------------------------------------------------- */
 
 static void write_job(struct child_device *d) {
   struct child_shared *s = d->shared;
-  d->job.sim.first_step = d->n_steps;
+  size_t tokens = 0, faults = 0;
+  for (uint32_t i = 0; i < d->job.n_ranks; i++) {
+    d->job.ranks[i].sim.first_step = d->n_steps;
+    tokens += d->job.ranks[i].sim.n_tokens;
+    faults += d->job.ranks[i].sim.n_faults;
+  }
   s->magic = CHILD_MAGIC;
   atomic_store_explicit(&s->asked, FIRST, memory_order_relaxed); /* published by the start of the process */
   s->job = d->job;
   if (!d->job.has_sim) return;
-  if (d->sim_tokens) memcpy(child_at(s, d->layout.sim_tokens), d->sim_tokens, d->job.sim.n_tokens * sizeof *d->sim_tokens);
-  if (d->sim_faults) memcpy(child_at(s, d->layout.sim_faults), d->sim_faults, d->job.sim.n_faults * sizeof *d->sim_faults);
+  memcpy(child_at(s, d->layout.sim_tokens), d->sim_tokens, tokens * sizeof *d->sim_tokens);
+  memcpy(child_at(s, d->layout.sim_faults), d->sim_faults, faults * sizeof *d->sim_faults);
+}
+
+/* Each rank counts as if it loaded the whole model. */
+static uint64_t bytes_so_far(const struct child_device *d) {
+  uint64_t sum = 0;
+  for (uint32_t i = 0; i < d->job.n_ranks; i++)
+    sum += atomic_load_explicit(&d->shared->loaded_bytes[i], memory_order_relaxed); /* a figure for the eye */
+  return sum / d->job.n_ranks;
 }
 
 static int await_load(struct child_device *d, bool tell_progress, struct tl_error *err) {
@@ -99,9 +119,9 @@ static int await_load(struct child_device *d, bool tell_progress, struct tl_erro
   for (;;) {
     int r = child_look(d, FIRST, LOOK_NS, err);
     if (r != TL_EBUSY) return r;
-    /* relaxed: a figure for the eye, and a flag */
-    uint64_t done = atomic_load_explicit(&d->shared->loaded_bytes, memory_order_relaxed);
-    if (atomic_load_explicit(&d->closing, memory_order_relaxed)) return died(d, "is not needed any more", err);
+    uint64_t done = bytes_so_far(d);
+    if (atomic_load_explicit(&d->closing, memory_order_relaxed)) /* a flag alone */
+      return died(d, "is not needed any more", err);
     if (done != before) since_ns = tl_now_ns();
     if (tl_now_ns() - since_ns > STALL_NS) return died(d, "does not go on loading", err);
     if (done != before && done <= total && tell_progress && d->load.progress) d->load.progress(done, total, d->load.context);
@@ -119,7 +139,7 @@ int child_begin(struct child_device *d, bool tell_progress, struct tl_error *err
   write_job(d);
   d->number = FIRST;
   atomic_store_explicit(&d->interrupted, 0, memory_order_relaxed); /* nobody interrupts what has not begun */
-  r = child_spawn(d->job.spec, fd, &pid, &d->life, err);
+  r = child_spawn(d->name, fd, &pid, &d->life, err);
   close(fd);
   atomic_store_explicit(&d->pid, pid, memory_order_relaxed); /* 0 after an error; who may look is told by other means */
   if (r == TL_OK) r = await_load(d, tell_progress, err);

@@ -11,7 +11,9 @@
  * `asked` is written by the daemon alone and `answered` by the child alone; each also says when it
  * sleeps (a futex on the other's number). All that the child writes is hostile: it is copied first and checked
  * then, and where things lie and how many there are the daemon knows by itself. ARCHITECTURE.md,
- * Isolation, has the order of the memory and the life of the process. */
+ * Isolation, has the order of the memory and the life of the process.
+ *
+ * The ranks of a group are one child with a thread each (child_ranks.c): the same memory, the same two words. */
 #ifndef CHILD_PRIVATE_H
 #define CHILD_PRIVATE_H
 
@@ -22,21 +24,28 @@
 #include "tokenlane/base/thread.h"
 #include "tokenlane/device.h"
 #include "tokenlane/sim.h"
+#include "tokenlane/slice.h"
 
 #define CHILD_MAGIC UINT64_C(0x646c696863656e6c)
 #define CHILD_MEMORY_FD 3 /* of the child: the memory */
 #define CHILD_LIFE_FD 4   /* of the child: a pipe that ends when the daemon does */
 #define CHILD_SPEC 64
+#define CHILD_NAME 128
 #define CHILD_PATH 4096
+
+/* One of its devices. */
+struct child_rank_job {
+  char spec[CHILD_SPEC];
+  uint32_t n_lanes, first_core, cores;
+  uint64_t kv_memory_bytes;
+  struct tl_sim_options sim; /* pointers mean nothing: tokens and faults lie in the memory, the ranks' one after the other */
+};
 
 /* What the child is to be. The daemon writes it before the child starts. */
 struct child_job {
-  char spec[CHILD_SPEC];
   char model_path[CHILD_PATH]; /* "": simulated, there are no files */
   char quantized[16];          /* tl_model.quantized; "": NULL */
-  uint32_t n_lanes, first_core, cores;
   uint32_t max_batch_size, max_batch_tokens, max_context;
-  uint64_t kv_memory_bytes;
   uint32_t memory_percent;
   char plugin_folder[CHILD_PATH]; /* as tl_device_plugin_folder has it */
   /* of the daemon's model: the child's must be the same, and a simulated device needs no more */
@@ -44,7 +53,8 @@ struct child_job {
   int32_t eos[TL_MAX_EOS];
   uint64_t weight_bytes;
   bool has_sim;
-  struct tl_sim_options sim;   /* pointers mean nothing: tokens and faults lie in the memory */
+  uint32_t n_ranks; /* 1: a device alone */
+  struct child_rank_job ranks[TL_MAX_RANKS];
 };
 
 /* How much of each array is filled. History and bias of the rows lie one after the other. */
@@ -63,10 +73,10 @@ struct child_shared {
   TL_ALIGNED _Atomic uint32_t answered;
   _Atomic uint32_t child_sleeps;
   _Atomic uint32_t health;           /* enum tl_device_health */
-  _Atomic uint64_t loaded_bytes;     /* weights so far */
+  _Atomic uint64_t loaded_bytes[TL_MAX_RANKS]; /* weights so far, by rank */
   int32_t code;                      /* of the answer */
   char field[TL_ERROR_FIELD], message[TL_ERROR_MESSAGE];
-  struct tl_device_loaded loaded;
+  struct tl_device_loaded loaded[TL_MAX_RANKS];
 };
 
 /* Where the arrays lie, in bytes from the start. */
@@ -102,9 +112,9 @@ void child_wake(_Atomic uint32_t *word);
 
 /* Memory of so many bytes that nobody can make smaller: *ret_fd for the child. */
 int child_make_memory(size_t bytes, struct child_shared **ret, int *ret_fd, struct tl_error *err);
-/* Starts this program again as `tokenlane device SPEC`; *ret_life is the pipe's end that keeps it alive.
+/* Starts this program again as `tokenlane device NAME`; *ret_life is the pipe's end that keeps it alive.
  * Any thread. */
-int child_spawn(const char *spec, int memory_fd, pid_t *ret_pid, int *ret_life, struct tl_error *err);
+int child_spawn(const char *name, int memory_fd, pid_t *ret_pid, int *ret_life, struct tl_error *err);
 /* Whether it has ended, and how; it is not reaped, so its pid stays its own. */
 bool child_has_ended(pid_t pid, char *ret_how, size_t size);
 /* Waits until it is gone for good, at most timeout_ns. */
@@ -116,11 +126,12 @@ enum child_revival { CHILD_NOT_REVIVED, CHILD_REVIVING, CHILD_REVIVED, CHILD_LOS
 
 struct child_device {
   const struct tl_device_ops *ops;
+  char name[CHILD_NAME];           /* "cpu:0", "cpu:0,cpu:1" */
   struct child_job job;
-  int32_t *sim_tokens;             /* (job.sim.n_tokens) copies, as the faults */
+  int32_t *sim_tokens;             /* copies, all ranks' one after the other, as the faults */
   struct tl_sim_fault *sim_faults;
   struct tl_device_load load;
-  struct tl_device_loaded loaded;  /* by the first child; the later ones must say the same */
+  struct tl_device_loaded loaded[TL_MAX_RANKS]; /* by the first child; the later ones must say the same */
   /* one life of the child. Written by load, and by reset's thread while the worker is parked */
   struct child_layout layout;
   struct child_shared *shared;
@@ -150,6 +161,21 @@ int child_look(struct child_device *d, uint32_t number, int64_t look_ns, struct 
 int child_says_nonsense(struct child_device *d, const char *what, struct tl_error *err);
 /* The error of an answer, of which nothing is believed. TL_OK: it is none. */
 int child_read_code(const struct child_device *d, struct tl_error *err);
+/* --- child_ranks.c: the child ------------------------------------------------------------------- */
+
+struct child_ranks;
+
+/* Opens what the job asks for, without loading it. The job outlives it; nothing of it is ever freed, as the process
+ * ends by _exit. */
+int child_ranks_open(struct child_shared *shared, const struct child_layout *layout, struct child_ranks **ret, struct tl_error *err);
+/* Loads all ranks at the same time, the caller being rank 0, and says in the memory what they have loaded. */
+int child_ranks_load(struct child_ranks *ranks, const struct tl_model *model, struct tl_error *err);
+/* One step on all of them. An error is that of the rank where it began. Rank 0's thread. */
+int child_ranks_run(struct child_ranks *ranks, const struct tl_step *step, struct tl_sampled *ret_sampled, struct tl_error *err);
+/* The worst of all. Any thread, once all have loaded. */
+enum tl_device_health child_ranks_health(const struct child_ranks *ranks);
+bool child_ranks_are_simulated(const struct child_ranks *ranks);
+
 /* Nothing that is read from the shared memory before is read again after. */
 static inline void child_was_copied(void) {
   __asm__ volatile("" ::: "memory");

@@ -44,8 +44,8 @@ int child_make_memory(size_t bytes, struct child_shared **ret, int *ret_fd, stru
 }
 
 /* A process group of its own, so that Ctrl-C reaches the daemon alone, which drains first. */
-static int spawn(const char *spec, int memory_fd, int life_fd, pid_t *ret) {
-  char *argv[] = {"tokenlane", "device", (char *)(uintptr_t)spec, NULL};
+static int spawn(const char *name, int memory_fd, int life_fd, pid_t *ret) {
+  char *argv[] = {"tokenlane", "device", (char *)(uintptr_t)name, NULL};
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attributes;
   sigset_t none, all;
@@ -68,11 +68,11 @@ static int spawn(const char *spec, int memory_fd, int life_fd, pid_t *ret) {
   return r;
 }
 
-int child_spawn(const char *spec, int memory_fd, pid_t *ret_pid, int *ret_life, struct tl_error *err) {
+int child_spawn(const char *name, int memory_fd, pid_t *ret_pid, int *ret_life, struct tl_error *err) {
   int ends[2], code;
   if (pipe2(ends, O_CLOEXEC) < 0) return fail(err, "pipe", errno);
   int theirs = fcntl(ends[0], F_DUPFD_CLOEXEC, ABOVE_FD);
-  code = theirs < 0 ? errno : spawn(spec, memory_fd, theirs, ret_pid);
+  code = theirs < 0 ? errno : spawn(name, memory_fd, theirs, ret_pid);
   close(ends[0]);
   if (theirs >= 0) close(theirs);
   if (code) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The child's side: `tokenlane device SPEC`. One thread loads the model and then runs step after step; a
- * second one waits for the daemon's end and says how the device is. The daemon is trusted. */
+/* The child's side: `tokenlane device NAME`. One thread loads the model and then runs step after step, those of
+ * child_ranks.c with it where there is a group; another waits for the daemon's end and says how the devices are. The
+ * daemon is trusted. */
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -22,8 +23,8 @@ struct host {
   struct tl_sampling *sampling; /* (max_batch_size) */
   struct tl_model *model;       /* NULL: simulated, `small` is it */
   struct tl_model small;
-  const struct tl_device_ops *ops;
-  struct tl_device *_Atomic device; /* once it has loaded: the second thread may ask it */
+  struct child_ranks *ranks;
+  _Atomic bool has_loaded;      /* the watching thread may ask for health */
 };
 
 /* Ends the process when the daemon is gone. */
@@ -34,20 +35,14 @@ static void *watch(void *argument) {
   for (;;) {
     if (poll(&life, 1, HEALTH_MS) > 0) _exit(0);
     /* acquire: pairs with the release in load */
-    struct tl_device *device = atomic_load_explicit(&h->device, memory_order_acquire);
-    if (device && h->ops->health) /* relaxed: a flag alone */
-      atomic_store_explicit(&h->shared->health, (uint32_t)h->ops->health(device), memory_order_relaxed);
+    if (atomic_load_explicit(&h->has_loaded, memory_order_acquire)) /* relaxed: a flag alone */
+      atomic_store_explicit(&h->shared->health, (uint32_t)child_ranks_health(h->ranks), memory_order_relaxed);
   }
-}
-
-static void on_progress(uint64_t done, uint64_t total, void *context) {
-  (void)total;
-  atomic_store_explicit(&((struct host *)context)->shared->loaded_bytes, done, memory_order_relaxed); /* a figure */
 }
 
 static int load_model(struct host *h, struct tl_error *err) {
   const struct child_job *j = h->job;
-  if (h->ops->simulated) {
+  if (child_ranks_are_simulated(h->ranks)) {
     h->small = (struct tl_model){.vocab_size = j->vocab_size, .max_context = j->max_context, .n_eos = j->n_eos};
     memcpy(h->small.eos, j->eos, sizeof h->small.eos);
     return TL_OK;
@@ -61,36 +56,14 @@ static int load_model(struct host *h, struct tl_error *err) {
 }
 
 static int load(struct host *h, struct tl_error *err) {
-  const struct child_job *j = h->job;
-  struct tl_sim_options sim = j->sim;
-  struct tl_device_options options = {.spec = j->spec, .n_lanes = j->n_lanes, .first_core = j->first_core, .cores = j->cores};
-  if (j->has_sim) {
-    sim.tokens = sim.n_tokens ? child_at(h->shared, h->layout.sim_tokens) : NULL;
-    sim.faults = child_at(h->shared, h->layout.sim_faults);
-    options.sim = &sim;
-  }
-  tl_device_plugin_folder(j->plugin_folder);
-  h->ops = tl_device_find(j->spec, &options.index, err);
-  if (!h->ops) return TL_EINVAL;
-  if (j->cores) tl_thread_confine(j->first_core, j->cores); /* this thread is lane 0 */
-  struct tl_device *device = NULL;
-  int r = load_model(h, err);
-  if (r == TL_OK) r = h->ops->open(&options, &device, err);
-  if (r < 0) return r;
-  struct tl_device_load what = {.model = h->model ? h->model : &h->small,
-                                .model_path = j->model_path,
-                                .max_batch_size = j->max_batch_size,
-                                .max_batch_tokens = j->max_batch_tokens,
-                                .max_context = j->max_context,
-                                .kv_memory_bytes = j->kv_memory_bytes,
-                                .memory_percent = j->memory_percent,
-                                .progress = on_progress,
-                                .context = h};
-  r = h->ops->load(device, &what, &h->shared->loaded, err);
+  tl_device_plugin_folder(h->job->plugin_folder);
+  int r = child_ranks_open(h->shared, &h->layout, &h->ranks, err);
+  if (r == TL_OK) r = load_model(h, err);
+  if (r == TL_OK) r = child_ranks_load(h->ranks, h->model ? h->model : &h->small, err);
   if (r == TL_OK && h->model) r = tl_model_check_files(h->model, err);
   if (h->model) tl_model_release_files(h->model);
   /* release: pairs with the acquire in watch */
-  if (r == TL_OK) atomic_store_explicit(&h->device, device, memory_order_release);
+  if (r == TL_OK) atomic_store_explicit(&h->has_loaded, true, memory_order_release);
   return r;
 }
 
@@ -105,7 +78,6 @@ static void answer(struct host *h, uint32_t number, int code, const struct tl_er
 }
 
 static void serve(struct host *h) {
-  struct tl_device *device = atomic_load_explicit(&h->device, memory_order_relaxed); /* this thread's own */
   for (uint32_t number = 1;; number++) {
     struct tl_error err = {0};
     struct tl_step step;
@@ -113,8 +85,7 @@ static void serve(struct host *h) {
     while (asked == number) asked = child_wait(&h->shared->asked, number, &h->shared->child_sleeps, -1);
     if (asked != number + 1) return;
     child_take_step(h->shared, &h->layout, h->sampling, &step);
-    int r = h->ops->submit(device, &step, &err);
-    if (r == TL_OK) r = h->ops->collect(device, child_at(h->shared, h->layout.sampled), &err);
+    int r = child_ranks_run(h->ranks, &step, child_at(h->shared, h->layout.sampled), &err);
     answer(h, number + 1, r, &err);
   }
 }

@@ -60,6 +60,8 @@ struct cuda_runtime {
   int (*exec_launch)(void *exec, void *stream);
   int (*clear)(void); /* gives the last error and forgets it, unless it is one for good */
   const char *(*text)(int code);
+  int (*timer_new)(void **ret); /* an event that knows its time */
+  int (*elapsed)(float *ret_ms, void *from, void *to); /* of two timers that have been reached */
 };
 
 /* cuBLASLt's own functions, with enums as int and opaque objects as void *. */

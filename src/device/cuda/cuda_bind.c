@@ -111,6 +111,14 @@ static int rt_event_new(void **ret) {
   return (int)cudaEventCreateWithFlags((cudaEvent_t *)ret, cudaEventDisableTiming);
 }
 
+static int rt_timer_new(void **ret) {
+  return (int)cudaEventCreate((cudaEvent_t *)ret);
+}
+
+static int rt_elapsed(float *ret_ms, void *from, void *to) {
+  return (int)cudaEventElapsedTime(ret_ms, (cudaEvent_t)from, (cudaEvent_t)to);
+}
+
 static int rt_event_free(void *event) {
   return (int)cudaEventDestroy((cudaEvent_t)event);
 }
@@ -267,7 +275,8 @@ struct cuda_api cuda_bound_api = {
     .rt = {rt_count,       rt_info,       rt_use,          rt_memory,     rt_alloc,      rt_free,        rt_alloc_host,
            rt_free_host,   rt_copy,       rt_copy_rows,    rt_fill,       rt_stream_new, rt_stream_free, rt_stream_query,
            rt_event_new,   rt_event_free, rt_event_record, rt_event_query, rt_event_wait, rt_capture_begin,
-           rt_capture_end, rt_graph_make, rt_graph_free,   rt_exec_free,  rt_exec_launch, rt_clear,      rt_text},
+           rt_capture_end, rt_graph_make, rt_graph_free,   rt_exec_free,  rt_exec_launch, rt_clear,      rt_text,
+           rt_timer_new,   rt_elapsed},
     .op = {tl_cuda_prepare, tl_cuda_embed, tl_cuda_add_norm, tl_cuda_qkv, tl_cuda_decode, tl_cuda_prefill, tl_cuda_swiglu,
            tl_cuda_gather, tl_cuda_bias, tl_cuda_gemv, tl_cuda_sample},
     .nccl = {.init = nccl_init},

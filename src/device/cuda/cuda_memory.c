@@ -83,6 +83,7 @@ static size_t place_work(struct cuda_device *d, char *base) {
     PLACE(&p, w->part, rows * s->ld_part);
     PLACE(&p, w->gathered, d->group->size * rows * s->ld_part);
   }
+  w->scratch_bytes = p.at;
   PLACE(&p, w->partial, (size_t)l->max_items * s->n_heads * s->head);
   PLACE(&p, w->partial_scale, (size_t)l->max_items * s->n_heads * 2);
   PLACE(&p, w->saved, 2 * (size_t)l->max_entries);

@@ -17,6 +17,7 @@ static const struct tl_device_group_ops group_ops = {make_group, cuda_group_join
                                                      cuda_group_free};
 
 static const struct tl_device_ops ops = {.name = "cuda",
+                                         .spoils = true,
                                          .probe = probe,
                                          .open = open_real,
                                          .load = cuda_load,

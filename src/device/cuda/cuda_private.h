@@ -107,6 +107,7 @@ struct cuda_work {
   int32_t *fed;     /* (rows) */
   struct tl_sampled *sampled;
   char *lt_workspace;
+  size_t scratch_bytes; /* from x on: what a step writes anew before it reads it, so load may use it too */
 };
 
 struct cuda_limits {
@@ -208,6 +209,13 @@ void cuda_choose_buckets(struct cuda_products *products, uint32_t max_rows);
 unsigned cuda_product_of(struct cuda_products *products, uint32_t n, uint32_t k, uint32_t ld, bool float_out);
 int cuda_make_products(struct cuda_device *d, struct tl_error *err);
 void cuda_free_products(struct cuda_device *d);
+/* r, from cuBLASLt. */
+int cuda_lt_failed(struct cuda_device *d, int r, const char *what, struct tl_error *err);
+/* y (m, n) = x W^T by this algorithm; cuBLASLt's own status. */
+int cuda_matmul(struct cuda_device *d, const struct cuda_product *p, const char *w, const struct cuda_lt_algorithm *algorithm,
+                uint64_t m, const char *x, void *y);
+/* cuda_choose.c: for every shape and bucket. Weights are loaded, work memory is anybody's up to scratch_bytes. */
+int cuda_choose_algorithms(struct cuda_device *d, void *preference, struct tl_error *err);
 /* y (m, n) = x W^T, and + bias if that is not NULL. */
 int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x,
                      void *y, struct tl_error *err);

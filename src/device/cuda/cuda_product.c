@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Matrix products. Up to TL_CUDA_GEMV_MAX_ROWS rows go to our own kernel, which reads the
  * weights as fast as memory gives them; more go to cuBLASLt, whose algorithm is chosen
- * once for each shape and bucket of rows.
+ * once for each shape and bucket of rows (cuda_choose.c).
  *
  * cuBLASLt's matrices stand in columns, so y (m, n) = x W^T is y^T = W x^T there: W is a
  * (k, n) matrix to be transposed, x a (k, m) one, y (n, m). */
@@ -30,45 +30,25 @@ unsigned cuda_product_of(struct cuda_products *products, uint32_t n, uint32_t k,
   return i;
 }
 
-/* --- choosing --------------------------------------------------------------------------------- */
+/* --- making ----------------------------------------------------------------------------------- */
 
-/* r, from cuBLASLt. */
-static int lt_failed(struct cuda_device *d, int r, const char *what, struct tl_error *err) {
+int cuda_lt_failed(struct cuda_device *d, int r, const char *what, struct tl_error *err) {
   return tl_error_set(err, TL_EDEVICE, NULL, "cuda:%u: cuBLASLt: %s: status %d", d->options.index, what, r);
 }
 
 #define LT_TRY(call, what)                              \
   do {                                                  \
     int lt_r_ = (call);                                 \
-    if (lt_r_) return lt_failed(d, lt_r_, (what), err); \
+    if (lt_r_) return cuda_lt_failed(d, lt_r_, (what), err); \
   } while (0)
 
-static int choose(struct cuda_device *d, struct cuda_product *p, void *preference, struct tl_error *err) {
-  const struct cuda_lt *lt = &d->api->lt;
-  for (unsigned i = 0; i < d->products.n_buckets; i++) {
-    uint64_t m = d->products.buckets[i];
-    struct cuda_lt_found found = {0};
-    int n = 0;
-    LT_TRY(lt->layout_set(p->x_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m), "setting a layout");
-    LT_TRY(lt->layout_set(p->y_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m), "setting a layout");
-    LT_TRY(lt->heuristic(d->products.lt, d->products.desc, p->w_layout, p->x_layout, p->y_layout, p->y_layout, preference, 1,
-                         &found, &n),
-           "choosing an algorithm");
-    if (n < 1 || found.status)
-      return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "cuda:%u: cuBLASLt has no product of %llu x %u by %u x %u",
-                          d->options.index, (unsigned long long)m, p->k, p->k, p->n);
-    p->algorithms[i] = found.algorithm;
-  }
-  return TL_OK;
-}
-
-static int make_shape(struct cuda_device *d, struct cuda_product *p, void *preference, struct tl_error *err) {
+static int make_shape(struct cuda_device *d, struct cuda_product *p, struct tl_error *err) {
   const struct cuda_lt *lt = &d->api->lt;
   int type = d->dtype == TL_CUDA_F16 ? CUDA_LT_R_16F : CUDA_LT_R_16BF, out = p->float_out ? CUDA_LT_R_32F : type;
   LT_TRY(lt->layout_new(&p->w_layout, type, p->k, p->n, p->k), "making a layout");
   LT_TRY(lt->layout_new(&p->x_layout, type, p->k, 1, p->k), "making a layout");
   LT_TRY(lt->layout_new(&p->y_layout, out, p->n, 1, p->ld), "making a layout");
-  return choose(d, p, preference, err);
+  return TL_OK;
 }
 
 static int make_all(struct cuda_device *d, void *preference, struct tl_error *err) {
@@ -76,10 +56,10 @@ static int make_all(struct cuda_device *d, void *preference, struct tl_error *er
   LT_TRY(d->api->lt.preference_set(preference, CUDA_LT_PREFERENCE_WORKSPACE, &workspace, sizeof workspace),
          "setting the workspace");
   for (unsigned i = 0; i < d->products.n_shapes; i++) {
-    int r = make_shape(d, &d->products.shapes[i], preference, err);
+    int r = make_shape(d, &d->products.shapes[i], err);
     if (r < 0) return r;
   }
-  return TL_OK;
+  return cuda_choose_algorithms(d, preference, err);
 }
 
 int cuda_make_products(struct cuda_device *d, struct tl_error *err) {
@@ -109,15 +89,15 @@ void cuda_free_products(struct cuda_device *d) {
 
 /* --- running -------------------------------------------------------------------------------------- */
 
-static int matmul(struct cuda_device *d, const struct cuda_matrix *w, unsigned bucket, uint64_t m, const char *x, void *y) {
+int cuda_matmul(struct cuda_device *d, const struct cuda_product *p, const char *w, const struct cuda_lt_algorithm *algorithm,
+                uint64_t m, const char *x, void *y) {
   const struct cuda_lt *lt = &d->api->lt;
-  struct cuda_product *p = &d->products.shapes[w->product];
   const float one = 1, zero = 0;
   int r = lt->layout_set(p->x_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
   if (r == 0) r = lt->layout_set(p->y_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
   if (r) return r;
-  return lt->matmul(d->products.lt, d->products.desc, &one, w->data, p->w_layout, x, p->x_layout, &zero, y, p->y_layout, y,
-                    p->y_layout, &p->algorithms[bucket], d->work.lt_workspace, CUDA_LT_WORKSPACE, d->stream);
+  return lt->matmul(d->products.lt, d->products.desc, &one, w, p->w_layout, x, p->x_layout, &zero, y, p->y_layout, y,
+                    p->y_layout, algorithm, d->work.lt_workspace, CUDA_LT_WORKSPACE, d->stream);
 }
 
 static int few_rows(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x, void *y,
@@ -134,11 +114,13 @@ int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const f
   if (m <= TL_CUDA_GEMV_MAX_ROWS) return few_rows(d, w, bias, m, x, y, err);
   unsigned bucket = 0;
   while (d->products.buckets[bucket] < m) bucket++;
-  int r = matmul(d, w, bucket, m, x, y);
+  const struct cuda_product *p = &d->products.shapes[w->product];
+  const struct cuda_lt_algorithm *algorithm = &p->algorithms[bucket];
+  int r = cuda_matmul(d, p, w->data, algorithm, m, x, y);
   /* an algorithm may ask for more of the rows than m has: all that it was chosen for is sure to do,
    * and there is room for them */
-  if (r == CUDA_LT_NOT_SUPPORTED) r = matmul(d, w, bucket, d->products.buckets[bucket], x, y);
-  if (r) return lt_failed(d, r, "a product", err);
+  if (r == CUDA_LT_NOT_SUPPORTED) r = cuda_matmul(d, p, w->data, algorithm, d->products.buckets[bucket], x, y);
+  if (r) return cuda_lt_failed(d, r, "a product", err);
   if (!bias) return TL_OK;
   struct tl_cuda_bias_args args = {.dtype = d->dtype, .n = m, .dim = w->n, .y = y, .bias = bias};
   CUDA_TRY(d, d->api->op.bias(&args, d->stream), "adding a bias", err);

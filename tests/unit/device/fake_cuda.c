@@ -36,6 +36,7 @@ struct stream {
 struct event {
   struct stream *stream; /* NULL: not recorded, which counts as done */
   unsigned at;           /* done when so many nodes have run */
+  uint64_t clock_ms;
   bool asked;
 };
 
@@ -266,7 +267,7 @@ static int rt_event_record(void *event, void *stream) {
   FAKE_BEGIN("event_record");
   struct stream *s = stream;
   assert_null(s->graph);
-  *(struct event *)event = (struct event){s, s->queue.n, false};
+  *(struct event *)event = (struct event){s, s->queue.n, fake_cuda.clock_ms, false};
   return 0;
 }
 
@@ -285,6 +286,20 @@ static int rt_event_wait(void *event) {
   int r;
   while ((r = e->stream ? run_until(e->stream, e->at) : 0) == CUDA_NOT_READY) usleep(100);
   return r;
+}
+
+static int rt_timer_new(void **ret) {
+  FAKE_BEGIN("timer_new");
+  *ret = fake_new_object(sizeof(struct event));
+  return 0;
+}
+
+static int rt_elapsed(float *ret_ms, void *from, void *to) {
+  FAKE_BEGIN("elapsed");
+  const struct event *a = from, *b = to;
+  assert_true(a->stream && a->stream == b->stream && b->stream->n_run >= b->at);
+  *ret_ms = (float)(b->clock_ms - a->clock_ms);
+  return 0;
 }
 
 /* --- copies ------------------------------------------------------------------------------------------ */
@@ -454,12 +469,13 @@ static int op_prepare(void) {
 void fake_cuda_reset(void) {
   assert_int_equal(fake_cuda_live(), 0);
   fake_forget_comms();
-  fake_cuda = (struct fake_cuda){.n_devices = 1, .compute_major = 9, .memory = 256u << 20};
+  fake_cuda = (struct fake_cuda){.n_devices = 1, .compute_major = 9, .memory = 256u << 20, .n_algorithms = 1, .bad_algorithm = -1};
   last_error = lasting_error = 0;
   fake_cuda_api.rt = (struct cuda_runtime){rt_count,       rt_info,       rt_use,          rt_memory,      rt_alloc,      rt_free,        rt_alloc_host,
            rt_free,        rt_copy,       rt_copy_rows,    rt_fill,        rt_stream_new, rt_stream_free, rt_stream_query,
            rt_event_new,   rt_event_free, rt_event_record, rt_event_query, rt_event_wait, rt_capture_begin,
-           rt_capture_end, rt_graph_make, rt_graph_free,   rt_exec_free,   rt_exec_launch, rt_clear,      rt_text};
+           rt_capture_end, rt_graph_make, rt_graph_free,   rt_exec_free,   rt_exec_launch, rt_clear,      rt_text,
+           rt_timer_new,  rt_elapsed};
   fake_cuda_api.op = (struct cuda_kernels){op_prepare, op_embed, op_add_norm, op_qkv, op_decode, op_prefill, op_swiglu, op_gather, op_bias, op_gemv, op_sample};
   fake_add_libraries(&fake_cuda_api);
 }

@@ -13,6 +13,8 @@
 #include "device/cuda/cuda_api.h"
 #include "tokenlane/device.h"
 
+#define FAKE_ALGORITHMS 8
+
 struct fake_cuda {
   /* what the test sets */
   int n_devices;
@@ -27,11 +29,16 @@ struct fake_cuda {
   int fail_code;
   bool sticky;              /* and all calls after it */
   int async_error;          /* of NCCL's communicators */
+  int n_algorithms;         /* that cuBLASLt names for a product */
+  int bad_algorithm;        /* one of them that cannot compute any; -1: none */
+  uint32_t algorithm_ms[FAKE_ALGORITHMS]; /* what a product takes by each, as its timers say */
   unsigned trap_at;         /* this kernel, counted from 1, makes an error for good */
   /* what the test reads */
   _Atomic unsigned n_calls; /* relaxed: counts only */
   const char *failed;       /* the call that failed, NULL: none did */
   unsigned n_kernels, n_launches, n_graphs, n_replays, n_products, n_collectives;
+  unsigned n_by_algorithm[FAKE_ALGORITHMS]; /* products */
+  uint64_t clock_ms;        /* of all that was enqueued */
   char order[64];           /* the last kernels that were enqueued, a letter each: embed, norm, m or v for a
                              * product, k and v into the cache, decode, prefill, gate, last rows, bias, sample */
 };

@@ -108,10 +108,11 @@ static int lt_heuristic(void *lt, void *desc, void *a, void *b, void *c, void *d
   FAKE_BEGIN("lt_heuristic");
   assert_non_null(lt);
   assert_ptr_equal(c, d);
-  assert_true(n_asked == 1 && *(uint64_t *)preference > 0);
+  assert_true(n_asked >= fake_cuda.n_algorithms && *(uint64_t *)preference > 0);
   check_product(desc, a, b, d);
-  *ret = (struct cuda_lt_found){.algorithm = {{((struct layout *)b)->cols, MAGIC}}};
-  *ret_n = 1;
+  for (int i = 0; i < fake_cuda.n_algorithms; i++)
+    ret[i] = (struct cuda_lt_found){.algorithm = {{((struct layout *)b)->cols, MAGIC, (uint64_t)i}}};
+  *ret_n = fake_cuda.n_algorithms;
   return 0;
 }
 
@@ -125,11 +126,14 @@ static int lt_matmul(void *lt, void *desc, const void *alpha, const void *a, voi
   assert_int_equal(algorithm->data[1], MAGIC);
   assert_true(p.xl.cols <= algorithm->data[0]);
   if (fake_cuda.picky && p.xl.cols != algorithm->data[0]) return CUDA_LT_NOT_SUPPORTED;
+  if (fake_cuda.bad_algorithm == (int)algorithm->data[2]) return CUDA_LT_NOT_SUPPORTED;
   fake_check_range(workspace, workspace_bytes);
   fake_check_range(a, ((p.wl.cols - 1) * (uint64_t)p.wl.ld + p.wl.rows) * 2);
   fake_check_range(b, ((p.xl.cols - 1) * (uint64_t)p.xl.ld + p.xl.rows) * 2);
   fake_check_range(d, ((p.yl.cols - 1) * (uint64_t)p.yl.ld + p.yl.rows) * (p.yl.type == CUDA_LT_R_32F ? 4 : 2));
   fake_cuda.n_products++;
+  fake_cuda.n_by_algorithm[algorithm->data[2]]++;
+  fake_cuda.clock_ms += fake_cuda.algorithm_ms[algorithm->data[2]];
   fake_note('m');
   fake_enqueue(stream, "lt_matmul", run_product, &p, sizeof p);
   return 0;

@@ -12,7 +12,7 @@
 #include "tokenlane/base/clock.h"
 #include "unit.h"
 
-enum { CONTEXT = 256, TABLE = CONTEXT / TL_BLOCK_TOKENS, SEQS = 4, TOKENS = 128, PATIENCE_S = 20 * UNIT_SLOWDOWN };
+enum { CONTEXT = 256, TABLE = CONTEXT / TL_BLOCK_TOKENS, SEQS = 4, TOKENS = 128, RANKS = 3, PATIENCE_S = 20 * UNIT_SLOWDOWN };
 
 static const struct tl_model model = {.vocab_size = 1000, .max_context = CONTEXT, .n_eos = 2, .eos = {7, 8}};
 
@@ -29,10 +29,11 @@ static void say(uint32_t number) {
 static struct tl_sampled *result(void) {
   return child_at(theirs, their_layout.sampled);
 }
-static void no_blocks(void) { theirs->loaded.n_blocks = 0; }
-static void most_blocks(void) { theirs->loaded.n_blocks = UINT32_MAX; }
-static void quoted_gpu(void) { memcpy(theirs->loaded.gpu, "\"} 1\n", 6); }
-static void endless_gpu(void) { memset(theirs->loaded.gpu, '"', sizeof theirs->loaded.gpu); }
+static void no_blocks(void) { theirs->loaded[0].n_blocks = 0; }
+static void most_blocks(void) { theirs->loaded[0].n_blocks = UINT32_MAX; }
+static void no_blocks_of_the_last(void) { theirs->loaded[theirs->job.n_ranks - 1].n_blocks = 0; }
+static void quoted_gpu(void) { memcpy(theirs->loaded[0].gpu, "\"} 1\n", 6); }
+static void endless_gpu(void) { memset(theirs->loaded[0].gpu, '"', sizeof theirs->loaded[0].gpu); }
 static void wild_code(void) {
   theirs->code = 4711;
   memset(theirs->message, 0xff, sizeof theirs->message);
@@ -76,6 +77,7 @@ static const struct trick {
   const char *message; /* what the error has in it */
 } tricks[] = {
     {"no blocks", AT_LOAD, no_blocks, "what it has loaded"},
+    {"no blocks of the last", AT_LOAD, no_blocks_of_the_last, "what it has loaded"},
     {"most blocks", AT_LOAD, most_blocks, "what it has loaded"},
     {"quoted gpu", AT_LOAD, quoted_gpu, "what it has loaded"},
     {"endless gpu", AT_LOAD, endless_gpu, "what it has loaded"},
@@ -107,7 +109,8 @@ static void be_hostile(const char *name) {
   fstat(CHILD_MEMORY_FD, &about);
   theirs = mmap(NULL, (size_t)about.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, CHILD_MEMORY_FD, 0);
   child_layout_make(&theirs->job, &their_layout);
-  theirs->loaded = (struct tl_device_loaded){.n_blocks = SEQS * TABLE, .gpu = "00000000:3B:00.0"};
+  for (uint32_t i = 0; i < theirs->job.n_ranks; i++)
+    theirs->loaded[i] = (struct tl_device_loaded){.n_blocks = SEQS * TABLE, .gpu = "00000000:3B:00.0"};
   if (trick->when == AT_LOAD) trick->play();
   say(1);
   uint32_t asked = 1;
@@ -129,7 +132,7 @@ static struct {
 struct rig {
   struct tl_sim_options options;
   struct tl_device *device;
-  struct tl_device_loaded loaded;
+  struct tl_device_loaded loaded[RANKS];
   struct tl_error err;
   int32_t text[CONTEXT];
   uint32_t length, n_cached;
@@ -139,12 +142,18 @@ static const struct tl_device_ops *ops(void) {
   return tl_device_isolated();
 }
 
-static int open_rig(struct rig *rig, struct tl_sim_options options) {
+static int open_ranks(struct rig *rig, unsigned n, struct tl_sim_options options) {
   *rig = (struct rig){.options = options, .text = {3, 4, 5}, .length = 3};
-  struct tl_device_options o = {.spec = "sim:1", .n_lanes = 1, .sim = &rig->options};
+  struct tl_device_options o[RANKS] = {{.spec = "sim:1", .n_lanes = 1, .sim = &rig->options, .n_ranks = n},
+                                       {.spec = "sim:2", .n_lanes = 1, .sim = &rig->options},
+                                       {.spec = "sim:3", .n_lanes = 1, .sim = &rig->options}};
   struct tl_device_load load = {.model = &model, .max_batch_size = SEQS, .max_batch_tokens = TOKENS, .max_context = CONTEXT};
-  assert_int_equal(ops()->open(&o, &rig->device, &rig->err), TL_OK);
-  return ops()->load(rig->device, &load, &rig->loaded, &rig->err);
+  assert_int_equal(ops()->open(o, &rig->device, &rig->err), TL_OK);
+  return ops()->load(rig->device, &load, rig->loaded, &rig->err);
+}
+
+static int open_rig(struct rig *rig, struct tl_sim_options options) {
+  return open_ranks(rig, 0, options);
 }
 
 static void close_rig(struct rig *rig) {
@@ -213,7 +222,7 @@ static void test_tokens(void **state) {
   for (int all = 0; all < 2; all++) {
     struct rig rig;
     if (open_rig(&rig, (struct tl_sim_options){.tokens = all ? NULL : some, .n_tokens = all ? 0 : 5}) < 0) fail_msg("%s", rig.err.message);
-    assert_int_equal(rig.loaded.n_blocks, SEQS * TABLE);
+    assert_int_equal(rig.loaded[0].n_blocks, SEQS * TABLE);
     while (rig.length < 200) assert_int_equal(step(&rig), TL_OK);
     assert_text(&rig);
     assert_int_equal(ops()->health(rig.device), TL_DEVICE_WELL);
@@ -224,7 +233,7 @@ static void test_tokens(void **state) {
 /* All that a step has gets to the other side: two mappings of one memory stand for the two processes. */
 static void test_steps_through_the_memory(void **state) {
   (void)state;
-  struct child_job job = {.max_batch_size = SEQS, .max_batch_tokens = TOKENS, .max_context = CONTEXT, .vocab_size = 1000};
+  struct child_job job = {.n_ranks = 1, .max_batch_size = SEQS, .max_batch_tokens = TOKENS, .max_context = CONTEXT, .vocab_size = 1000};
   struct child_layout l;
   assert_true(child_layout_make(&job, &l));
   struct child_shared *shared;
@@ -291,13 +300,14 @@ static void test_steps_through_the_memory(void **state) {
 /* Whatever it says: an error that names the device, nothing of it is used, and the next process works. */
 static void test_hostile(void **state) {
   (void)state;
-  for (size_t i = 0; i < UNIT_COUNT(tricks); i++) {
+  for (size_t k = 0; k < 2 * UNIT_COUNT(tricks); k++) {
+    size_t i = k / 2;
     struct rig rig;
     setenv("TL_HOSTILE", tricks[i].name, 1);
-    int r = open_rig(&rig, (struct tl_sim_options){0});
+    int r = open_ranks(&rig, k % 2 ? RANKS : 0, (struct tl_sim_options){0});
     if (tricks[i].when == AT_STEP) {
       if (r < 0) fail_msg("%s: %s", tricks[i].name, rig.err.message);
-      assert_string_equal(rig.loaded.gpu, "00000000:3B:00.0");
+      assert_string_equal(rig.loaded[0].gpu, "00000000:3B:00.0");
       r = step(&rig);
     }
     unsetenv("TL_HOSTILE");
@@ -308,9 +318,9 @@ static void test_hostile(void **state) {
       fail_msg("%s: %d, %s", tricks[i].name, r, rig.err.message);
     }
     if (tricks[i].when == AT_STEP) {
-      snprintf(child_of(&rig)->loaded.gpu, TL_GPU_ID, "%s", ""); /* a simulated one has none */
+      for (int rank = 0; rank < RANKS; rank++) child_of(&rig)->loaded[rank].gpu[0] = 0; /* a simulated one has none */
       assert_int_equal(reset(&rig), TL_OK);
-      for (int k = 0; k < 3; k++) assert_int_equal(step(&rig), TL_OK);
+      for (int n = 0; n < 3; n++) assert_int_equal(step(&rig), TL_OK);
       assert_text(&rig);
     }
     close_rig(&rig);
@@ -405,6 +415,98 @@ static void test_close_while_it_restarts(void **state) {
   unsetenv("TL_HOSTILE");
 }
 
+/* --- groups: all ranks in one process --------------------------------------------------------------------------- */
+
+static void test_tokens_of_a_group(void **state) {
+  (void)state;
+  struct rig rig;
+  assert_int_equal(open_ranks(&rig, RANKS, (struct tl_sim_options){0}), TL_OK);
+  for (int i = 0; i < RANKS; i++) assert_int_equal(rig.loaded[i].n_blocks, SEQS * TABLE);
+  while (rig.length < 200) assert_int_equal(step(&rig), TL_OK);
+  assert_text(&rig);
+  assert_int_equal(ops()->health(rig.device), TL_DEVICE_WELL);
+  close_rig(&rig);
+}
+
+/* Whichever rank fails, the step fails with its words, the others come out, and the next process works. */
+static void test_a_rank_fails(void **state) {
+  (void)state;
+  static const enum tl_sim_fault_kind kinds[] = {TL_SIM_ERROR, TL_SIM_DIE, TL_SIM_OOM};
+  static const int codes[] = {TL_EDEVICE, TL_EDEVICE, TL_ENOMEM};
+  for (uint32_t rank = 0; rank < RANKS; rank++)
+    for (size_t k = 0; k < UNIT_COUNT(kinds); k++) {
+      struct tl_sim_fault fault = {.device = 1 + rank, .step = 3, .kind = kinds[k], .n_steps = 1, .recover = 1};
+      char name[16];
+      struct rig rig;
+      assert_int_equal(open_ranks(&rig, RANKS, (struct tl_sim_options){.faults = &fault, .n_faults = 1}), TL_OK);
+      assert_int_equal(step(&rig), TL_OK);
+      assert_int_equal(step(&rig), TL_OK);
+      assert_int_equal(step(&rig), codes[k]);
+      snprintf(name, sizeof name, "sim:%u: ", 1 + rank);
+      if (strncmp(rig.err.message, name, strlen(name)) != 0) fail_msg("%s", rig.err.message);
+      assert_int_equal(reset(&rig), TL_OK);
+      for (int i = 0; i < 5; i++) assert_int_equal(step(&rig), TL_OK);
+      assert_text(&rig);
+      close_rig(&rig);
+    }
+}
+
+/* One rank of the process hangs, or all of it is stopped, killed or crashes. */
+static void test_a_group_hangs_or_dies(void **state) {
+  (void)state;
+  static const int signals[] = {0, SIGSTOP, SIGKILL, SIGSEGV};
+  for (size_t i = 0; i < UNIT_COUNT(signals); i++) {
+    struct tl_sim_fault hang = {.device = 2, .step = signals[i] ? 1000 : 2, .kind = TL_SIM_HANG, .recover = 1};
+    struct rig rig;
+    pthread_t thread;
+    assert_int_equal(open_ranks(&rig, RANKS, (struct tl_sim_options){.faults = &hang, .n_faults = 1}), TL_OK);
+    assert_int_equal(step(&rig), TL_OK);
+    if (signals[i]) kill(child_of(&rig)->pid, signals[i]);
+    bool hangs = signals[i] == 0 || signals[i] == SIGSTOP;
+    if (hangs) pthread_create(&thread, NULL, interrupt_soon, rig.device);
+    assert_int_equal(step(&rig), TL_EDEVICE);
+    assert_int_equal(strncmp(rig.err.message, "sim:1,sim:2,sim:3: its process ", 31), 0);
+    assert_true((strstr(rig.err.message, "its step was given up") != NULL) == hangs);
+    if (hangs) pthread_join(thread, NULL);
+    assert_int_equal(reset(&rig), TL_OK);
+    for (int k = 0; k < 5; k++) assert_int_equal(step(&rig), TL_OK);
+    assert_text(&rig);
+    close_rig(&rig);
+  }
+}
+
+static void test_health_is_of_the_worst_rank(void **state) {
+  (void)state;
+  static const struct tl_sim_fault hot = {.device = 3, .step = 1, .kind = TL_SIM_HOT, .recover = 1};
+  struct rig rig;
+  assert_int_equal(open_ranks(&rig, RANKS, (struct tl_sim_options){.faults = &hot, .n_faults = 1}), TL_OK);
+  assert_int_equal(step(&rig), TL_OK);
+  int64_t end_ns = tl_now_ns() + TL_SEC(PATIENCE_S);
+  while (ops()->health(rig.device) != TL_DEVICE_IMPAIRED) assert_true(tl_now_ns() < end_ns);
+  close_rig(&rig);
+}
+
+static void test_a_rank_cannot_load(void **state) {
+  (void)state;
+  static const struct tl_sim_fault poor = {.device = 2, .step = 0, .kind = TL_SIM_OOM, .n_steps = 1, .recover = 1};
+  struct rig rig;
+  assert_int_equal(open_ranks(&rig, RANKS, (struct tl_sim_options){.faults = &poor, .n_faults = 1}), TL_ENOMEM);
+  assert_int_equal(strncmp(rig.err.message, "sim:2: ", 7), 0);
+  close_rig(&rig);
+}
+
+static void test_groups_that_cannot_be(void **state) {
+  (void)state;
+  struct tl_device *device = NULL;
+  struct tl_error err = {0};
+  struct tl_device_options mixed[] = {{.spec = "sim:0", .n_ranks = 2}, {.spec = "cpu:0"}};
+  assert_int_equal(ops()->open(mixed, &device, &err), TL_EINVAL);
+  assert_string_equal(err.message, "devices: 'sim:0' and 'cpu:0' cannot share a model");
+  mixed[0].n_ranks = TL_MAX_RANKS + 1;
+  assert_int_equal(ops()->open(mixed, &device, &err), TL_EINVAL);
+  assert_null(device);
+}
+
 static void test_what_cannot_be_hosted(void **state) {
   (void)state;
   struct tl_device *device = NULL;
@@ -435,6 +537,12 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_interrupt),
       cmocka_unit_test(test_many_lives),
       cmocka_unit_test(test_close_while_it_restarts),
+      cmocka_unit_test(test_tokens_of_a_group),
+      cmocka_unit_test(test_a_rank_fails),
+      cmocka_unit_test(test_a_group_hangs_or_dies),
+      cmocka_unit_test(test_health_is_of_the_worst_rank),
+      cmocka_unit_test(test_a_rank_cannot_load),
+      cmocka_unit_test(test_groups_that_cannot_be),
       cmocka_unit_test(test_what_cannot_be_hosted),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

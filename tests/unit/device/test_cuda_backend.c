@@ -233,6 +233,38 @@ static void test_memory(void **state) {
                                      "engine.tensor_parallel"};
   for (unsigned i = 0; i < UNIT_COUNT(says); i++)
     if (!strstr(err.message, says[i])) fail_msg("'%s' does not say '%s'", err.message, says[i]);
+  /* what it says is missing is what is missing */
+  load_with(32u << 20, 0, 100, TL_ENOMEM, &err);
+  unsigned missing = 0;
+  assert_int_equal(sscanf(err.message, "cuda:0: %u MiB", &missing), 1);
+  load_with(((size_t)32 + missing) << 20, 0, 100, TL_OK, &err);
+  load_with(((size_t)32 + missing - 2) << 20, 0, 100, TL_ENOMEM, &err);
+}
+
+struct progress {
+  uint64_t done, total;
+  unsigned n;
+};
+
+static void on_progress(uint64_t done, uint64_t total, void *context) {
+  struct progress *p = context;
+  assert_true(done >= p->done && done <= total);
+  *p = (struct progress){done, total, p->n + 1};
+}
+
+static void test_progress(void **state) {
+  (void)state;
+  start();
+  struct tl_device *device;
+  struct tl_device_loaded loaded;
+  struct tl_error err = {0};
+  struct progress p = {0};
+  struct tl_device_load load = {.model = model, .max_batch_size = BATCH, .max_batch_tokens = TOKENS, .max_context = CONTEXT,
+                                .progress = on_progress, .context = &p};
+  assert_int_equal(fake_cuda_ops.open(&options, &device, &err), TL_OK);
+  assert_int_equal(fake_cuda_ops.load(device, &load, &loaded, &err), TL_OK);
+  assert_true(p.n > 10 && p.total == model->weight_bytes && p.done > p.total * 9 / 10);
+  close_device(device);
 }
 
 static void check_refused(int expected, const char *field, const char *text) {
@@ -242,6 +274,54 @@ static void check_refused(int expected, const char *field, const char *text) {
   assert_string_equal(err.field, field);
   if (!strstr(err.message, text)) fail_msg("%s", err.message);
   assert_int_equal(fake_cuda_live(), 0);
+}
+
+/* Which of cuBLASLt's algorithms runs is decided at load by the clock, and then kept. */
+static void test_fastest_algorithm(void **state) {
+  (void)state;
+  static const struct {
+    uint32_t ms[4];
+    int bad;
+    unsigned expected;
+  } cases[] = {{{5, 2, 9, 3}, -1, 1}, {{1, 2, 9, 3}, -1, 0}, {{5, 2, 9, 3}, 1, 3}, {{4, 4, 4, 4}, -1, 0}, {{4, 4, 4, 4}, 0, 1}};
+  for (size_t i = 0; i < UNIT_COUNT(cases); i++) {
+    start();
+    struct tl_error err = {0};
+    fake_cuda.n_algorithms = 4;
+    fake_cuda.bad_algorithm = cases[i].bad;
+    memcpy(fake_cuda.algorithm_ms, cases[i].ms, sizeof cases[i].ms);
+    struct tl_device *device = open_device();
+    assert_int_equal(fake_cuda.n_kernels, 0); /* only products were run */
+    assert_true(fake_cuda.n_by_algorithm[cases[i].expected] >= 4);
+    memset(fake_cuda.n_by_algorithm, 0, sizeof fake_cuda.n_by_algorithm);
+    for (int k = 0; k < 3; k++) assert_int_equal(run(device, 1, prompt, &err), TL_OK);
+    for (unsigned a = 0; a < 4; a++) assert_true((fake_cuda.n_by_algorithm[a] > 0) == (a == cases[i].expected));
+    close_device(device);
+  }
+}
+
+static void test_every_call_of_choosing_fails(void **state) {
+  (void)state;
+  unsigned n_calls = 0;
+  for (unsigned at = 0; at <= n_calls; at++) {
+    struct tl_device *device = NULL;
+    struct tl_device_loaded loaded;
+    struct tl_error err = {0};
+    start();
+    fake_cuda.uncounted_polls = true;
+    fake_cuda.n_algorithms = 2;
+    fake_cuda.fail_at = at;
+    fake_cuda.fail_code = 999;
+    int r = fake_cuda_ops.open(&options, &device, &err);
+    if (r == TL_OK) r = load_device(device, 0, 0, &loaded, &err);
+    if (at == 0) n_calls = fake_cuda.n_calls;
+    /* an algorithm that cannot compute a product is none to be chosen, and that is all */
+    bool passed_over = fake_cuda.failed && (strcmp(fake_cuda.failed, "lt_matmul") == 0 || strcmp(fake_cuda.failed, "lt_layout_set") == 0);
+    if (at > 0 && r == TL_OK && !passed_over && !is_cleaning(fake_cuda.failed)) fail_msg("nobody noticed that %s failed", fake_cuda.failed);
+    fake_cuda_ops.close(device);
+    assert_int_equal(fake_cuda_live(), 0);
+  }
+  assert_true(n_calls > 100);
 }
 
 static void test_no_device(void **state) {
@@ -385,7 +465,10 @@ static void test_trap(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_order),     cmocka_unit_test(test_every_call_fails), cmocka_unit_test(test_no_memory),
-      cmocka_unit_test(test_memory),    cmocka_unit_test(test_no_device),        cmocka_unit_test(test_other_plans),
+      cmocka_unit_test(test_memory),    cmocka_unit_test(test_fastest_algorithm),
+      cmocka_unit_test(test_every_call_of_choosing_fails),
+      cmocka_unit_test(test_progress),
+      cmocka_unit_test(test_no_device),        cmocka_unit_test(test_other_plans),
       cmocka_unit_test(test_quantized),
       cmocka_unit_test(test_hang),      cmocka_unit_test(test_trap),
   };

@@ -148,7 +148,7 @@ static void run_chaos(bool isolate, unsigned ranks, const struct tl_sim_fault *s
     sims[i] = (struct tl_sim_options){.base_ns = 20000, .per_token_ns = 100, .n_kv_blocks = 40, .faults = script, .n_faults = n_faults};
   struct tl_engine_options o = {.model = &model, .devices = devices, .n_replicas = REPLICAS, .n_loops = LOOPS, .sim = sims,
                                 .tensor_parallel = ranks,
-                                .max_batch_size = 8, .max_batch_tokens = 64, .max_queue = LOOPS * LIVE, .wake = wake, .isolate = isolate};
+                                .max_batch_size = 8, .max_batch_tokens = 64, .max_queue = LOOPS * LIVE, .wake = wake, .isolation = isolate ? TL_ISOLATION_PROCESS : TL_ISOLATION_THREAD};
   struct tl_error err = {0};
   struct tl_metrics *metrics = tl_metrics_new();
   assert_int_equal(tl_engine_new(&o, metrics, &engine, &err), TL_OK);
@@ -191,6 +191,12 @@ static void test_chaos(void **state) {
 static void test_chaos_of_processes(void **state) {
   (void)state;
   run_chaos(true, 1, faults, UNIT_COUNT(faults));
+}
+
+/* All ranks of a group in one process. */
+static void test_chaos_of_hosted_groups(void **state) {
+  (void)state;
+  run_chaos(true, RANKS, rank_faults, UNIT_COUNT(rank_faults));
 }
 
 static void test_chaos_of_groups(void **state) {
@@ -281,7 +287,8 @@ static void test_slow_resets(void **state) {
 int main(int argc, char **argv) {
   if (argc > 1 && strcmp(argv[1], "device") == 0) return tl_device_host();
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_chaos), cmocka_unit_test(test_chaos_of_processes),
-                                     cmocka_unit_test(test_chaos_of_groups), cmocka_unit_test(test_refused_groups),
+                                     cmocka_unit_test(test_chaos_of_groups), cmocka_unit_test(test_chaos_of_hosted_groups),
+                                     cmocka_unit_test(test_refused_groups),
                                      cmocka_unit_test(test_slow_resets), cmocka_unit_test(test_reap)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
