@@ -162,8 +162,9 @@ static inline int run_ranks(const struct machine *m, const struct tl_step *step,
 }
 
 static inline void run_parts(struct machine *m, const struct part *parts, unsigned n) {
-  struct tl_step step = {0, 0, 0, TABLE, work.tokens, work.positions, work.slots, work.query_start, work.context_len,
-                         work.tables, work.rows, work.sampling};
+  struct tl_step step = {.table_stride = TABLE, .tokens = work.tokens, .positions = work.positions, .slots = work.slots,
+                         .query_start = work.query_start, .context_len = work.context_len, .block_tables = work.tables,
+                         .rows = work.rows, .sampling = work.sampling};
   for (unsigned i = 0; i < n; i++) add_part(m, &step, &parts[i]);
   struct rank_run runs[MAX_RANKS];
   run_ranks(m, &step, m->n_ranks, runs);

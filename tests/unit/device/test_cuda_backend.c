@@ -43,8 +43,9 @@ static struct {
 
 /* A sequence for each count: its last so many tokens of a context of 40, its last row wanted. */
 static struct tl_step make_step(unsigned n, const uint32_t *counts) {
-  struct tl_step step = {0, n, n, 4, work.tokens, work.positions, work.slots, work.query_start, work.context_len, work.tables,
-                         work.rows, work.sampling};
+  struct tl_step step = {.n_seqs = n, .n_rows = n, .table_stride = 4, .tokens = work.tokens, .positions = work.positions, .slots = work.slots,
+                         .query_start = work.query_start, .context_len = work.context_len, .block_tables = work.tables,
+                         .rows = work.rows, .sampling = work.sampling};
   for (uint32_t s = 0; s < n; s++) {
     for (uint32_t i = 0; i < 4; i++) work.tables[s * 4 + i] = s * 4 + i;
     work.query_start[s] = step.n_tokens;

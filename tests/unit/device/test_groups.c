@@ -226,7 +226,8 @@ static void test_abort(void **state) {
   int32_t token = 7;
   uint32_t zero = 0, one = 1, start[] = {0, 1};
   struct tl_sampling sampling = {.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1};
-  struct tl_step step = {1, 1, 1, 1, &token, &zero, &zero, start, &one, &zero, &zero, &sampling};
+  struct tl_step step = {.n_tokens = 1, .n_seqs = 1, .n_rows = 1, .table_stride = 1, .tokens = &token, .positions = &zero, .slots = &zero,
+                         .query_start = start, .context_len = &one, .block_tables = &zero, .rows = &zero, .sampling = &sampling};
   struct rank_run runs[MAX_RANKS];
   assert_int_equal(run_ranks(&m, &step, 4, runs), TL_OK);
   int32_t expected = work.sampled[0].token;

@@ -323,7 +323,9 @@ static void *run_alone(void *argument) {
   struct rig *rig = argument;
   uint32_t token = 5, position = 0, start[] = {0, 1}, context = 1, table[TABLE] = {3}, row = 0, slot = 48;
   struct tl_sampling sampling = {.target = -1, .n_top = -1};
-  struct tl_step step = {1, 1, 1, TABLE, (int32_t *)&token, &position, &slot, start, &context, table, &row, &sampling};
+  struct tl_step step = {.n_tokens = 1, .n_seqs = 1, .n_rows = 1, .table_stride = TABLE, .tokens = (int32_t *)&token,
+                         .positions = &position, .slots = &slot, .query_start = start, .context_len = &context,
+                         .block_tables = table, .rows = &row, .sampling = &sampling};
   for (unsigned i = 0; i < PARALLEL_STEPS; i++) {
     struct tl_sampled sampled;
     if (run_step(rig, &step, &sampled) < 0) return rig;
