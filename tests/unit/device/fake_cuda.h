@@ -33,7 +33,8 @@ struct fake_cuda {
   const char *failed;       /* the call that failed, NULL: none did */
   unsigned n_kernels, n_launches, n_graphs, n_replays, n_products, n_collectives;
   char order[64];           /* the last kernels that were enqueued, a letter each: embed, norm, m or v for a
-                             * product, k and v into the cache, decode, prefill, gate, last rows, bias, sample */
+                             * product, rms of rows, k and v into the cache, decode, prefill, gate, last rows, bias,
+                             * cap of logits, sample */
 };
 extern struct fake_cuda fake_cuda;
 
