@@ -129,13 +129,15 @@ struct cuda_kernels {
   int (*prepare)(void);
   int (*embed)(const struct tl_cuda_embed_args *args, void *stream);
   int (*add_norm)(const struct tl_cuda_add_norm_args *args, void *stream);
+  int (*row_rms)(const struct tl_cuda_row_rms_args *args, void *stream);
   int (*qkv)(const struct tl_cuda_qkv_args *args, void *stream);
   int (*decode)(const struct tl_cuda_decode_args *args, void *stream);
   int (*prefill)(const struct tl_cuda_prefill_args *args, void *stream);
-  int (*swiglu)(const struct tl_cuda_swiglu_args *args, void *stream);
+  int (*glu)(const struct tl_cuda_glu_args *args, void *stream);
   int (*gather)(const struct tl_cuda_gather_args *args, void *stream);
   int (*bias)(const struct tl_cuda_bias_args *args, void *stream);
   int (*gemv)(const struct tl_cuda_gemv_args *args, void *stream);
+  int (*cap)(const struct tl_cuda_cap_args *args, void *stream);
   int (*sample)(const struct tl_cuda_sample_args *args, void *stream);
 };
 

@@ -41,11 +41,14 @@ static void *place(struct placer *p, size_t count, size_t bytes) {
 #define PLACE(p, field, count) ((field) = place((p), (count), sizeof *(field)))
 
 /* The same places in both memories. */
-static void place_step_data(const struct cuda_limits *l, struct cuda_step_data *s, struct placer *p) {
+static void place_step_data(const struct cuda_device *d, struct cuda_step_data *s, struct placer *p) {
+  const struct cuda_limits *l = &d->limits;
   size_t began = p->at;
-  PLACE(p, s->counts, 1);
-  PLACE(p, s->items, l->max_items);
-  PLACE(p, s->merges, l->max_seqs);
+  for (unsigned i = 0; i < (d->window ? 2 : 1); i++) {
+    PLACE(p, s->lists[i].counts, 1);
+    PLACE(p, s->lists[i].items, l->max_items);
+    PLACE(p, s->lists[i].merges, l->max_seqs);
+  }
   PLACE(p, s->tiles, l->max_tiles);
   PLACE(p, s->sampling, l->max_seqs);
   PLACE(p, s->rows, l->max_seqs);
@@ -56,6 +59,12 @@ static void place_step_data(const struct cuda_limits *l, struct cuda_step_data *
   PLACE(p, s->tables, (size_t)l->max_seqs * l->table_stride);
   PLACE(p, s->history, l->max_entries);
   PLACE(p, s->bias, l->max_entries);
+}
+
+static bool has_whole_rows(const struct cuda_device *d) {
+  for (uint32_t i = 0; i < d->n_plan; i++)
+    if (d->plan[i].qk_norm && d->plan[i].qk_norm->features & TL_F_WHOLE_ROW) return true;
+  return false;
 }
 
 static size_t place_work(struct cuda_device *d, char *base) {
@@ -88,16 +97,18 @@ static size_t place_work(struct cuda_device *d, char *base) {
   PLACE(&p, w->partial_scale, (size_t)l->max_items * s->n_heads * 2);
   PLACE(&p, w->saved, 2 * (size_t)l->max_entries);
   PLACE(&p, w->rope, (size_t)l->max_context * s->head);
+  if (d->model->inv_freq_local) PLACE(&p, w->rope_local, (size_t)l->max_context * s->head);
+  if (has_whole_rows(d)) PLACE(&p, w->row_rms, 2 * tokens);
   PLACE(&p, w->fed, l->max_seqs);
   PLACE(&p, w->sampled, l->max_seqs);
   w->lt_workspace = place(&p, CUDA_LT_WORKSPACE, 1);
-  place_step_data(l, &d->device, &p);
+  place_step_data(d, &d->device, &p);
   return p.at;
 }
 
 static size_t place_pinned(struct cuda_device *d, char *base) {
   struct placer p = {base, 0};
-  place_step_data(&d->limits, &d->host, &p);
+  place_step_data(d, &d->host, &p);
   PLACE(&p, d->host_sampled, d->limits.max_seqs);
   return p.at;
 }
@@ -140,23 +151,31 @@ static int measure(struct cuda_device *d, const struct tl_device_load *load, str
   return TL_OK;
 }
 
-/* cos and sin of position * inv_freq, as the CPU has them; padded halves turn zeros. */
-static int make_rope(struct cuda_device *d, struct tl_error *err) {
-  uint32_t half = d->dims.head / 2, true_half = d->model->head_dim / 2;
+/* cos and sin of position * inv_freq, as the CPU has them; what is not rotated turns by nothing. */
+static int make_rope(struct cuda_device *d, const float *inv_freq, float factor, float *to, struct tl_error *err) {
+  uint32_t half = d->dims.head / 2, pairs = d->model->n_rotated / 2;
   size_t bytes = (size_t)d->limits.max_context * d->dims.head * sizeof(float);
   float *rope;
   CUDA_TRY(d, d->api->rt.alloc_host((void **)&rope, bytes), "pinning memory for the rotary angles", err);
   for (uint32_t p = 0; p < d->limits.max_context; p++)
     for (uint32_t i = 0; i < half; i++) {
-      float angle = i < true_half ? (float)p * d->model->inv_freq[i] : 0;
-      rope[(size_t)p * 2 * half + i] = cosf(angle);
-      rope[(size_t)p * 2 * half + half + i] = sinf(angle);
+      float angle = i < pairs ? (float)p * inv_freq[i] : 0;
+      rope[(size_t)p * 2 * half + i] = cosf(angle) * (i < pairs ? factor : 1);
+      rope[(size_t)p * 2 * half + half + i] = sinf(angle) * (i < pairs ? factor : 1);
     }
-  int r = d->api->rt.copy(d->work.rope, rope, bytes, d->stream);
+  int r = d->api->rt.copy(to, rope, bytes, d->stream);
   if (!r) r = d->api->rt.event_record(d->done, d->stream);
   if (!r) r = d->api->rt.event_wait(d->done);
   d->api->rt.free_host(rope);
   return r ? cuda_failed(d, r, "copying the rotary angles", err) : TL_OK;
+}
+
+static int make_ropes(struct cuda_device *d, struct tl_error *err) {
+  float factor = 1;
+  for (uint32_t i = 0; i < d->n_plan; i++) /* the same in all layers: cuda_plan.c */
+    if (d->plan[i].rope && d->plan[i].rope->features & TL_F_FACTOR) factor = d->plan[i].rope->factor;
+  int r = make_rope(d, d->model->inv_freq, factor, d->work.rope, err);
+  return r < 0 || !d->work.rope_local ? r : make_rope(d, d->model->inv_freq_local, 1, d->work.rope_local, err);
 }
 
 int cuda_make_memory(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err) {
@@ -171,7 +190,7 @@ int cuda_make_memory(struct cuda_device *d, const struct tl_device_load *load, s
   cuda_place_weights(d, d->weights);
   place_work(d, d->memory);
   place_pinned(d, d->pinned);
-  return make_rope(d, err);
+  return make_ropes(d, err);
 }
 
 void cuda_free_memory(struct cuda_device *d) {

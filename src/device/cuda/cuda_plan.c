@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The model's plan as this backend runs it: sizes padded, records that one kernel
  * does together made one, everything that it cannot do refused by name. */
-#include <math.h>
 #include <stdlib.h>
 
 #include "device/cuda/cuda_private.h"
@@ -42,43 +41,73 @@ static int make_dims(struct cuda_device *d, struct tl_error *err) {
   s->qkv = (s->n_heads + 2 * s->n_kv_heads) * s->head;
   s->attn = s->n_heads * s->head;
   s->ld_logits = (uint32_t)cuda_round(s->vocab, 4);
-  s->norm_scale = sqrtf((float)m->dim / (float)s->dim);
   if (s->head > TL_CUDA_MAX_HEAD_DIM) return refuse(d, "heads of more than 256 elements", err);
-  if (m->head_dim % 2) return refuse(d, "heads of an odd size", err);
+  if (m->head_dim % 2 || m->n_rotated % 2) return refuse(d, "heads of an odd size", err);
   if (m->n_heads % m->n_kv_heads) return refuse(d, "query heads that key heads do not divide", err);
   return TL_OK;
 }
 
-/* The kind of record, and how many of the plan's it stands for; 0: it does not begin one, or wants
- * something that no kernel does. */
-static uint32_t match(const struct tl_op *op, uint32_t left, enum cuda_op_kind *ret) {
-  if (op->features) return 0;
-  switch (op->kind) {
-    case TL_OP_EMBED: *ret = CUDA_OP_EMBED; return 1;
-    case TL_OP_RMSNORM: *ret = CUDA_OP_NORM; return 1;
-    case TL_OP_QKV: *ret = CUDA_OP_QKV; return 1;
-    case TL_OP_ROPE:
-      *ret = CUDA_OP_ATTEND;
-      return left > 1 && op[1].kind == TL_OP_ATTEND && !op[1].features ? 2 : 0;
-    case TL_OP_ATTN_OUT: *ret = CUDA_OP_OUT; return 1;
-    case TL_OP_GATED_UP: *ret = CUDA_OP_GATED; return 1;
-    case TL_OP_MLP_DOWN: *ret = CUDA_OP_DOWN; return 1;
-    case TL_OP_LOGITS: *ret = CUDA_OP_LOGITS; return 1;
-    default: return 0;
-  }
+/* What kernels know of each kind's features. */
+static const uint32_t known_features[] = {
+    [TL_OP_EMBED] = TL_F_FACTOR,
+    [TL_OP_RMSNORM] = TL_F_LAYER_NORM | TL_F_PLUS_ONE,
+    [TL_OP_ROPE] = TL_F_INTERLEAVED | TL_F_PARTIAL | TL_F_LOCAL | TL_F_FACTOR,
+    [TL_OP_ATTEND] = TL_F_SOFTCAP | TL_F_WINDOW,
+    [TL_OP_ATTN_OUT] = TL_F_TO_H | TL_F_FACTOR,
+    [TL_OP_GATED_UP] = TL_F_GELU_TANH,
+    [TL_OP_MLP_DOWN] = TL_F_TO_H | TL_F_FACTOR,
+    [TL_OP_LOGITS] = TL_F_FACTOR | TL_F_SOFTCAP,
+    [TL_OP_QK_NORM] = TL_F_PLUS_ONE | TL_F_WHOLE_ROW,
+    [TL_OP_NORM_ADD] = TL_F_PLUS_ONE,
+};
+
+static bool is_known(const struct tl_op *op) {
+  uint32_t known = (size_t)op->kind < sizeof known_features / sizeof *known_features ? known_features[op->kind] : 0;
+  return !(op->features & ~known);
+}
+
+/* One of several records that one of ours stands for: whether it is next. */
+static bool take(const struct tl_op **op, const struct tl_op *end, enum tl_op_kind kind, const struct tl_op **ret) {
+  if (*op == end || (*op)->kind != kind) return false;
+  *ret = (*op)++;
+  return true;
+}
+
+/* The record that begins at op, and where the next one does; NULL: none does, or it wants something
+ * that no kernel does. */
+static const struct tl_op *match(const struct tl_op *op, const struct tl_op *end, struct cuda_op *to) {
+  static const enum cuda_op_kind kinds[] = {
+      [TL_OP_EMBED] = CUDA_OP_EMBED,   [TL_OP_RMSNORM] = CUDA_OP_NORM,   [TL_OP_COPY] = CUDA_OP_NORM,
+      [TL_OP_QKV] = CUDA_OP_QKV,       [TL_OP_ATTEND] = CUDA_OP_ATTEND,  [TL_OP_ATTN_OUT] = CUDA_OP_OUT,
+      [TL_OP_GATED_UP] = CUDA_OP_GATED, [TL_OP_MLP_DOWN] = CUDA_OP_DOWN, [TL_OP_LOGITS] = CUDA_OP_LOGITS};
+  const struct tl_op *first = op;
+  bool is_norm = take(&op, end, TL_OP_NORM_ADD, &to->post);
+  bool is_attention = !is_norm && take(&op, end, TL_OP_QK_NORM, &to->qk_norm);
+  is_attention |= !is_norm && take(&op, end, TL_OP_ROPE, &to->rope);
+  if (op == end || (size_t)op->kind >= sizeof kinds / sizeof *kinds) return NULL;
+  to->from = op++;
+  to->kind = kinds[to->from->kind];
+  if ((is_norm && to->kind != CUDA_OP_NORM) || (is_attention && to->kind != CUDA_OP_ATTEND)) return NULL;
+  if (to->kind == CUDA_OP_EMBED && to->from->kind != TL_OP_EMBED) return NULL; /* a kind without an entry */
+  for (; first < op; first++)
+    if (!is_known(first)) return NULL;
+  return op;
 }
 
 /* Which records may follow one another: what one leaves is what the next reads. */
-static bool may_follow(enum cuda_op_kind before, enum cuda_op_kind kind) {
-  switch (kind) {
+static bool may_follow(const struct cuda_op *before, const struct cuda_op *op) {
+  enum cuda_op_kind kind = before->kind;
+  switch (op->kind) {
     case CUDA_OP_EMBED: return false;
-    case CUDA_OP_NORM: return before == CUDA_OP_EMBED || before == CUDA_OP_OUT || before == CUDA_OP_DOWN;
-    case CUDA_OP_QKV: return before == CUDA_OP_NORM;
-    case CUDA_OP_ATTEND: return before == CUDA_OP_QKV;
-    case CUDA_OP_OUT: return before == CUDA_OP_ATTEND;
-    case CUDA_OP_GATED: return before == CUDA_OP_NORM;
-    case CUDA_OP_DOWN: return before == CUDA_OP_GATED;
-    case CUDA_OP_LOGITS: return before == CUDA_OP_NORM;
+    case CUDA_OP_NORM:
+      if (kind != CUDA_OP_EMBED && kind != CUDA_OP_OUT && kind != CUDA_OP_DOWN) return false;
+      return !!op->post == !!(before->from->features & TL_F_TO_H);
+    case CUDA_OP_QKV: return kind == CUDA_OP_NORM;
+    case CUDA_OP_ATTEND: return kind == CUDA_OP_QKV;
+    case CUDA_OP_OUT: return kind == CUDA_OP_ATTEND;
+    case CUDA_OP_GATED: return kind == CUDA_OP_NORM;
+    case CUDA_OP_DOWN: return kind == CUDA_OP_GATED;
+    case CUDA_OP_LOGITS: return kind == CUDA_OP_NORM;
   }
   return false;
 }
@@ -102,31 +131,74 @@ static bool shape(struct cuda_device *d, struct cuda_op *op) {
   return w->product < CUDA_MAX_PRODUCTS;
 }
 
+/* --- what all layers share --------------------------------------------------------------------- */
+
+/* Of the rotated part pairs come first in both halves, then what is not rotated, then padding. */
+static void make_orders(struct cuda_device *d, bool interleaved) {
+  uint32_t head = d->model->head_dim, pairs = d->model->n_rotated / 2, rest = head / 2 - pairs;
+  struct cuda_order *qk = &d->qk_order, *v = &d->v_order;
+  qk->size = v->size = head;
+  qk->padded = v->padded = d->dims.head;
+  for (uint32_t i = 0; i < d->dims.head; i++) qk->at[i] = CUDA_NOTHING, v->at[i] = (uint16_t)(i < head ? i : CUDA_NOTHING);
+  for (uint32_t i = 0; i < head / 2; i++) {
+    uint32_t plain = 2 * pairs + i - pairs;
+    qk->at[i] = (uint16_t)(i >= pairs ? plain : interleaved ? 2 * i : i);
+    qk->at[d->dims.head / 2 + i] = (uint16_t)(i >= pairs ? plain + rest : interleaved ? 2 * i + 1 : pairs + i);
+  }
+}
+
+/* Tables of angles, windows and the order of heads are one for all layers: models in which they differ
+ * are not known. */
+static int check_layers(struct cuda_device *d, struct tl_error *err) {
+  const struct tl_op *rope = NULL, *global = NULL;
+  for (uint32_t i = 0; i < d->n_plan; i++) {
+    const struct tl_op *own = d->plan[i].rope, *attend = d->plan[i].from;
+    if (d->plan[i].kind != CUDA_OP_ATTEND) continue;
+    if (attend->features & TL_F_WINDOW) {
+      if (d->window && d->window != attend->window) return refuse(d, "windows of several sizes", err);
+      d->window = attend->window;
+    }
+    if (!own) continue;
+    if (rope && (rope->features ^ own->features) & TL_F_INTERLEAVED) return refuse(d, "rotations of several kinds", err);
+    rope = own;
+    if (own->features & TL_F_LOCAL) {
+      if (own->features & TL_F_FACTOR) return refuse(d, "a factor of local rotations", err);
+      continue;
+    }
+    if (global && ((global->features ^ own->features) & TL_F_FACTOR || global->factor != own->factor))
+      return refuse(d, "rotations of several factors", err);
+    global = own;
+  }
+  make_orders(d, rope && rope->features & TL_F_INTERLEAVED);
+  return TL_OK;
+}
+
+/* --- the plan ------------------------------------------------------------------------------------ */
+
+static int unknown_record(const struct cuda_device *d, uint32_t at, struct tl_error *err) {
+  return tl_error_set(err, TL_EUNSUPPORTED, "model.path",
+                      "model.path: the CUDA backend cannot run this %.40s model: record %u of its plan, of kind %d, is not one that "
+                      "it knows there",
+                      d->model->architecture, at, (int)d->model->plan[at].kind);
+}
+
 int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
   const struct tl_model *m = d->model;
+  if (m->pooling != TL_POOL_NONE) return refuse(d, "it does not generate tokens", err);
   int r = make_dims(d, err);
   if (r < 0) return r;
   d->plan = calloc(m->n_ops + 1, sizeof *d->plan);
   if (!d->plan) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  for (uint32_t at = 0; at < m->n_ops;) {
-    const struct tl_op *op = &m->plan[at];
+  const struct tl_op *end = m->plan + m->n_ops, *next;
+  for (const struct tl_op *op = m->plan; op < end; op = next) {
     struct cuda_op *to = &d->plan[d->n_plan], *before = d->n_plan ? to - 1 : NULL;
-    uint32_t n = match(op, m->n_ops - at, &to->kind);
-    if (n == 0 || (before ? !may_follow(before->kind, to->kind) : to->kind != CUDA_OP_EMBED))
-      return tl_error_set(err, TL_EUNSUPPORTED, "model.path",
-                          "model.path: the CUDA backend cannot run this %.40s model: record %u of its plan, of kind %d, is not one that "
-                          "it knows there",
-                          m->architecture, at, (int)op->kind);
-    to->from = op;
-    to->layer = op[n - 1].layer;
-    to->eps = op->eps * d->dims.norm_scale * d->dims.norm_scale;
-    to->scale = op[n - 1].scale;
-    to->first = to->kind == CUDA_OP_NORM && before->kind == CUDA_OP_EMBED;
+    next = match(op, end, to);
+    if (!next || (before ? !may_follow(before, to) : to->kind != CUDA_OP_EMBED)) return unknown_record(d, (uint32_t)(op - m->plan), err);
+    to->before = before ? before->from : NULL;
     if (to->kind == CUDA_OP_LOGITS && op->bias[0] >= 0) return refuse(d, "a bias of the logits", err);
     if (!shape(d, to)) return refuse(d, "too many shapes of matrices", err);
     d->n_plan++;
-    at += n;
   }
   if (d->n_plan == 0 || d->plan[d->n_plan - 1].kind != CUDA_OP_LOGITS) return refuse(d, "a plan that does not end in logits", err);
-  return TL_OK;
+  return check_layers(d, err);
 }

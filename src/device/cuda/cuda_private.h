@@ -17,7 +17,7 @@
 #define CUDA_LT_WORKSPACE ((size_t)32 << 20)
 
 /* Sizes as they lie on the device: rows are padded to 8 elements with zeros, which
- * change no sum; halves of heads likewise, for rotation. */
+ * change no sum; halves of heads likewise, for rotation (struct cuda_order). */
 struct cuda_dims {
   uint32_t dim, head, ffn;   /* padded */
   uint32_t n_heads, n_kv_heads; /* of this rank */
@@ -26,7 +26,13 @@ struct cuda_dims {
   uint32_t qkv, attn;        /* (n_heads + 2 n_kv_heads) head, n_heads head */
   uint32_t ld_logits;        /* floats from row to row */
   uint32_t ld_part;          /* of a rank's part of them: the most that any rank has */
-  float norm_scale;          /* sqrt(true dim / dim): norms take the mean over dim */
+};
+
+/* What lies at element i of a padded head: element at[i] of the file's, or nothing. */
+#define CUDA_NOTHING UINT16_MAX
+struct cuda_order {
+  uint32_t size, padded;
+  uint16_t at[TL_CUDA_MAX_HEAD_DIM];
 };
 
 /* Weights (n, k) of T, row-major, with k contiguous. */
@@ -40,9 +46,9 @@ struct cuda_matrix {
 /* What the plan becomes: a record for each launch or few. */
 enum cuda_op_kind {
   CUDA_OP_EMBED,  /* delta = rows of weight */
-  CUDA_OP_NORM,   /* x += delta; h = norm(x) */
+  CUDA_OP_NORM,   /* x += delta, or its norm; h = norm(x), or x */
   CUDA_OP_QKV,    /* qkv = h W^T */
-  CUDA_OP_ATTEND, /* bias, rotation, cache, attention: a */
+  CUDA_OP_ATTEND, /* bias, norm of q and k, rotation, cache, attention: a */
   CUDA_OP_OUT,    /* delta = a W^T + b */
   CUDA_OP_GATED,  /* m = silu(gate) * up */
   CUDA_OP_DOWN,   /* delta = m W^T + b */
@@ -52,11 +58,12 @@ enum cuda_op_kind {
 struct cuda_op {
   enum cuda_op_kind kind;
   const struct tl_op *from;
-  uint32_t layer;
-  bool first;               /* NORM: nothing was summed before */
-  float eps, scale;
-  float *norm;              /* NORM: (dim) */
-  struct cuda_matrix w;     /* ATTEND: the bias of its QKV */
+  const struct tl_op *before; /* NORM: whose delta is added: EMBED, ATTN_OUT or MLP_DOWN */
+  const struct tl_op *post;   /* NORM: the NORM_ADD that came first, or NULL */
+  const struct tl_op *qk_norm, *rope; /* ATTEND: or NULL */
+  float *weight, *shift, *post_weight; /* NORM: (dim), or NULL */
+  float *q_norm, *k_norm;     /* ATTEND: (head), or of all heads; or NULL */
+  struct cuda_matrix w;       /* ATTEND: the bias of its QKV */
 };
 
 /* A product's shape and, for each bucket of rows, how cuBLASLt computes it. */
@@ -79,15 +86,17 @@ struct cuda_products {
  * the device, so that one copy brings it over; block tables and token lists go by
  * copies of their own. */
 struct cuda_step_data {
-  struct tl_cuda_counts *counts;    /* (1) */
-  struct tl_cuda_item *items;       /* (max_items) */
-  struct tl_cuda_merge *merges;     /* (max_seqs) */
+  struct cuda_work_list {
+    struct tl_cuda_counts *counts;  /* (1) */
+    struct tl_cuda_item *items;     /* (max_items) */
+    struct tl_cuda_merge *merges;   /* (max_seqs) */
+  } lists[2];                       /* of decode attention: without a window, and with the model's, if it has one */
   struct tl_cuda_tile *tiles;       /* (max_tiles) */
   struct tl_cuda_sampling *sampling;/* (max_rows) */
   uint32_t *rows;                   /* (max_rows) */
   int32_t *tokens;                  /* (max_tokens), as the next two */
   uint32_t *positions, *slots;
-  size_t bytes;                     /* of all above, from counts on */
+  size_t bytes;                     /* of all above */
   uint32_t *tables;                 /* (max_seqs, table_stride) */
   struct tl_token_count *history;   /* (max_entries) */
   struct tl_token_bias *bias;       /* (max_entries) */
@@ -103,7 +112,8 @@ struct cuda_work {
   float *logits;    /* (rows, ld_logits) */
   float *part, *gathered; /* groups: (rows, ld_part), and (ranks, rows, ld_part) */
   float *partial, *partial_scale, *saved;
-  float *rope;      /* (max_context, head) */
+  float *rope, *rope_local; /* (max_context, head); local: NULL if no layer wants it */
+  float *row_rms;   /* (tokens, 2), or NULL: no layer wants it */
   int32_t *fed;     /* (rows) */
   struct tl_sampled *sampled;
   char *lt_workspace;
@@ -144,6 +154,8 @@ struct cuda_device {
   int dtype; /* T: enum tl_cuda_dtype */
   struct cuda_dims dims;
   struct cuda_limits limits;
+  uint32_t window;                /* of the layers that have one; 0: none has */
+  struct cuda_order qk_order, v_order;
   struct cuda_op *plan;
   uint32_t n_plan;
   struct cuda_products products;
@@ -193,9 +205,10 @@ int cuda_load_weights(struct cuda_device *d, const struct tl_device_load *load, 
 struct cuda_part {
   const struct tl_tensor *tensor;
   uint64_t row, n_rows, column, n_columns; /* of the tensor as (rows, columns); one dimension: one row */
+  const struct cuda_order *order; /* rows (one dimension: columns) are whole heads, counted as padded; NULL: as they are */
   char *to;
   uint64_t pitch;
-  float factor; /* floats only */
+  float plus;    /* floats only: added */
   bool to_float; /* else T */
 };
 int cuda_upload(struct cuda_device *d, const struct cuda_part *parts, unsigned n_parts, const struct tl_device_load *load,

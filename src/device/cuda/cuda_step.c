@@ -15,27 +15,52 @@ static int embed(struct cuda_device *d, const struct cuda_op *op, const struct c
 }
 
 static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
-  struct tl_cuda_add_norm_args args = {.dtype = d->dtype, .first = op->first, .n = pass->n_tokens, .dim = d->dims.dim,
-                                       .eps = op->eps, .x = d->work.x, .delta = d->work.delta, .weight = op->norm,
-                                       .h = d->work.h};
+  struct tl_cuda_add_norm_args args = {.dtype = d->dtype, .first = op->before->kind == TL_OP_EMBED,
+                                       .centered = (op->from->features & TL_F_LAYER_NORM) != 0, .n = pass->n_tokens,
+                                       .dim = d->dims.dim, .width = d->model->dim, .eps = op->from->eps,
+                                       .post_eps = op->post ? op->post->eps : 0,
+                                       .factor = op->before->features & TL_F_FACTOR ? op->before->factor : 1, .x = d->work.x,
+                                       .delta = d->work.delta, .post = op->post_weight, .weight = op->weight,
+                                       .shift = op->shift, .h = d->work.h};
   CUDA_TRY(d, d->api->op.add_norm(&args, d->stream), "a norm", err);
+  return TL_OK;
+}
+
+/* What lies between the QKV product and attention. */
+static int prepare_heads(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, char *k, char *v,
+                         struct tl_error *err) {
+  const struct cuda_dims *s = &d->dims;
+  float eps = op->qk_norm ? op->qk_norm->eps : 0;
+  bool whole = op->qk_norm && op->qk_norm->features & TL_F_WHOLE_ROW, local = op->rope && op->rope->features & TL_F_LOCAL;
+  struct tl_cuda_row_rms_args rms = {.dtype = d->dtype, .n = pass->n_tokens, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
+                                     .head_dim = s->head, .width = d->model->head_dim, .eps = eps, .qkv = d->work.qkv,
+                                     .bias = op->w.bias, .out = d->work.row_rms};
+  struct tl_cuda_qkv_args qkv = {.dtype = d->dtype, .n = pass->n_tokens, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
+                                 .head_dim = s->head, .width = d->model->head_dim, .qkv = d->work.qkv, .bias = op->w.bias,
+                                 .q_norm = op->q_norm, .k_norm = op->k_norm, .row_rms = whole ? d->work.row_rms : NULL,
+                                 .eps = eps, .rope = !op->rope ? NULL : local ? d->work.rope_local : d->work.rope,
+                                 .positions = d->device.positions, .slots = d->device.slots, .q = d->work.q, .k_cache = k,
+                                 .v_cache = v};
+  if (whole) CUDA_TRY(d, d->api->op.row_rms(&rms, d->stream), "norms of whole rows", err);
+  CUDA_TRY(d, d->api->op.qkv(&qkv, d->stream), "rotation and cache", err);
   return TL_OK;
 }
 
 static int attend(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
   const struct cuda_dims *s = &d->dims;
-  char *k = d->kv + 2 * (size_t)op->layer * d->layer_bytes, *v = k + d->layer_bytes;
-  struct tl_cuda_qkv_args qkv = {.dtype = d->dtype, .n = pass->n_tokens, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
-                                 .head_dim = s->head, .qkv = d->work.qkv, .bias = op->w.bias, .rope = d->work.rope,
-                                 .positions = d->device.positions, .slots = d->device.slots, .q = d->work.q, .k_cache = k,
-                                 .v_cache = v};
+  const struct tl_op *from = op->from;
+  bool windowed = from->features & TL_F_WINDOW;
+  const struct cuda_work_list *list = &d->device.lists[windowed];
+  char *k = d->kv + 2 * (size_t)from->layer * d->layer_bytes, *v = k + d->layer_bytes;
   struct tl_cuda_attention a = {.dtype = d->dtype, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head,
-                                .scale = op->scale, .q = d->work.q, .out = d->work.a, .k_cache = k, .v_cache = v,
-                                .block_tables = d->device.tables, .table_stride = d->limits.table_stride};
-  CUDA_TRY(d, d->api->op.qkv(&qkv, d->stream), "rotation and cache", err);
+                                .scale = from->scale, .softcap = from->features & TL_F_SOFTCAP ? from->softcap : 0,
+                                .window = windowed ? from->window : 0, .q = d->work.q, .out = d->work.a, .k_cache = k,
+                                .v_cache = v, .block_tables = d->device.tables, .table_stride = d->limits.table_stride};
+  int r = prepare_heads(d, op, pass, k, v, err);
+  if (r < 0) return r;
   if (pass->n_seqs) {
     struct tl_cuda_decode_args args = {.a = a, .n_blocks = d->limits.n_blocks, .max_merges = pass->n_seqs,
-                                       .counts = d->device.counts, .items = d->device.items, .merges = d->device.merges,
+                                       .counts = list->counts, .items = list->items, .merges = list->merges,
                                        .partial = d->work.partial, .partial_scale = d->work.partial_scale};
     CUDA_TRY(d, d->api->op.decode(&args, d->stream), "decode attention", err);
   }
@@ -56,9 +81,9 @@ static int sum(struct cuda_device *d, const struct cuda_op *op, const struct cud
 static int gated(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
   int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, d->work.h, d->work.gate_up, err);
   if (r < 0) return r;
-  struct tl_cuda_swiglu_args args = {.dtype = d->dtype, .n = pass->n_tokens, .dim = d->dims.ffn, .gate_up = d->work.gate_up,
+  struct tl_cuda_glu_args args = {.dtype = d->dtype, .gelu = (op->from->features & TL_F_GELU_TANH) != 0, .n = pass->n_tokens, .dim = d->dims.ffn, .gate_up = d->work.gate_up,
                                      .bias = op->w.bias, .out = d->work.m};
-  CUDA_TRY(d, d->api->op.swiglu(&args, d->stream), "the gate", err);
+  CUDA_TRY(d, d->api->op.glu(&args, d->stream), "the gate", err);
   return TL_OK;
 }
 
@@ -71,9 +96,14 @@ static int logits(struct cuda_device *d, const struct cuda_op *op, const struct 
     CUDA_TRY(d, d->api->op.gather(&args, d->stream), "gathering the rows wanted", err);
     x = d->work.last;
   }
-  if (!d->group) return cuda_run_product(d, &op->w, NULL, pass->n_rows, x, d->work.logits, err);
-  int r = cuda_run_product(d, &op->w, NULL, pass->n_rows, x, d->work.part, err);
-  return r < 0 ? r : cuda_gather_logits(d, pass->n_rows, err);
+  int r = cuda_run_product(d, &op->w, NULL, pass->n_rows, x, d->group ? d->work.part : d->work.logits, err);
+  if (r == TL_OK && d->group) r = cuda_gather_logits(d, pass->n_rows, err);
+  if (r < 0 || d->shard.rank > 0 || !(op->from->features & (TL_F_FACTOR | TL_F_SOFTCAP))) return r;
+  struct tl_cuda_cap_args cap = {.n = pass->n_rows, .vocab = d->dims.vocab, .ld = d->dims.ld_logits,
+                                 .factor = op->from->features & TL_F_FACTOR ? op->from->factor : 1,
+                                 .softcap = op->from->features & TL_F_SOFTCAP ? op->from->softcap : 0, .logits = d->work.logits};
+  CUDA_TRY(d, d->api->op.cap(&cap, d->stream), "factor and cap of the logits", err);
+  return TL_OK;
 }
 
 int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl_error *err) {
@@ -142,7 +172,7 @@ static bool is_decode(const struct tl_step *step) {
 static int copy_step(struct cuda_device *d, const struct tl_step *step, const struct cuda_pass *pass, struct tl_error *err) {
   const struct cuda_runtime *rt = &d->api->rt;
   size_t width = pass->table_width * sizeof(uint32_t), stride = d->limits.table_stride * sizeof(uint32_t);
-  CUDA_TRY(d, rt->copy(d->device.counts, d->host.counts, d->host.bytes, d->stream), "copying a step", err);
+  CUDA_TRY(d, rt->copy(d->device.lists[0].counts, d->host.lists[0].counts, d->host.bytes, d->stream), "copying a step", err);
   CUDA_TRY(d, rt->copy_rows(d->device.tables, stride, d->host.tables, width, width, step->n_seqs, d->stream),
            "copying block tables", err);
   return TL_OK;

@@ -49,10 +49,19 @@ static uint64_t pieces_of(const struct cuda_part *part) {
   return (part->n_rows + rows - 1) / rows;
 }
 
+/* Which row, or element, of the tensor is the i-th of the part; false: it is padding. */
+static bool find_source(const struct cuda_part *part, uint64_t i, uint64_t *ret) {
+  *ret = i;
+  if (!part->order) return true;
+  uint16_t at = part->order->at[i % part->order->padded];
+  *ret = i / part->order->padded * part->order->size + at;
+  return at != CUDA_NOTHING;
+}
+
 /* A row, as the device wants it; whole: (columns of the tensor) for formats that are not T. */
 static void convert_row(const struct cuda_device *d, const struct cuda_part *part, uint64_t row, float *whole, char *to) {
   const struct tl_tensor *t = part->tensor;
-  bool same = !part->to_float && !t->packed && t->dtype == (d->dtype == TL_CUDA_BF16 ? TL_DTYPE_BF16 : TL_DTYPE_F16);
+  bool same = !t->packed && t->dtype == (d->dtype == TL_CUDA_BF16 ? TL_DTYPE_BF16 : TL_DTYPE_F16);
   if (same) {
     memcpy(to, (const char *)tl_tensor_row(t, row) + part->column * 2, part->n_columns * 2);
     return;
@@ -60,12 +69,8 @@ static void convert_row(const struct cuda_device *d, const struct cuda_part *par
   const float *from = whole + part->column;
   tl_tensor_row_to_f32(t, row, whole);
   for (uint64_t k = 0; k < part->n_columns; k++) {
-    float value = part->to_float ? from[k] * part->factor : from[k];
-    uint16_t half = d->dtype == TL_CUDA_BF16 ? tl_f32_to_bf16(value) : tl_f32_to_f16(value);
-    if (part->to_float)
-      memcpy(to + k * sizeof value, &value, sizeof value);
-    else
-      memcpy(to + k * sizeof half, &half, sizeof half);
+    uint16_t half = d->dtype == TL_CUDA_BF16 ? tl_f32_to_bf16(from[k]) : tl_f32_to_f16(from[k]);
+    memcpy(to + k * sizeof half, &half, sizeof half);
   }
 }
 
@@ -73,22 +78,32 @@ static void convert_row(const struct cuda_device *d, const struct cuda_part *par
 static void convert(struct uploader *w, const struct cuda_part *part, uint64_t row, uint64_t n, char *to) {
   if (part->tensor->n_dims == 1) {
     for (uint64_t k = 0; k < part->n_columns; k++, to += sizeof(float)) {
-      float value;
-      tl_tensor_row_to_f32(part->tensor, part->column + k, &value);
-      value *= part->factor;
+      float value = 0;
+      uint64_t from;
+      if (find_source(part, k, &from)) {
+        tl_tensor_row_to_f32(part->tensor, part->column + from, &value);
+        value += part->plus;
+      }
       memcpy(to, &value, sizeof value);
     }
     return;
   }
-  for (uint64_t i = 0; i < n; i++, to += part->n_columns * element_bytes(part))
-    convert_row(w->u->d, part, part->row + row + i, w->row, to);
+  for (uint64_t i = 0; i < n; i++, to += part->n_columns * element_bytes(part)) {
+    uint64_t from;
+    if (find_source(part, row + i, &from))
+      convert_row(w->u->d, part, part->row + from, w->row, to);
+    else
+      memset(to, 0, part->n_columns * element_bytes(part));
+  }
 }
 
 /* What the rows take in the file, about. */
 static uint64_t file_bytes(const struct cuda_part *part, uint64_t n_rows) {
   const struct tl_tensor *t = part->tensor;
   uint64_t elements = t->n_dims == 1 ? t->shape[0] : t->shape[0] * t->shape[1];
-  return (uint64_t)((double)t->bytes * (double)(n_rows * part->n_columns) / (double)elements);
+  double of_them = (double)(n_rows * part->n_columns) / (double)elements;
+  if (part->order) of_them *= (double)part->order->size / (double)part->order->padded;
+  return (uint64_t)((double)t->bytes * of_them);
 }
 
 static int send(struct uploader *w, const struct cuda_part *part, uint64_t piece, unsigned slot) {

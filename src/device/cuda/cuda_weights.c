@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Where the rank's part of each tensor goes on the device, padded. Matrices lie as they do
- * in files, (outputs, inputs), those of a record one after the other. */
+ * in files, (outputs, inputs), those of a record one after the other; rows of Q and K, their biases and
+ * norms in the order of struct cuda_order, so that one kernel rotates all kinds of pairs as halves. */
 #include <stdlib.h>
 
 #include "device/cuda/cuda_private.h"
@@ -30,15 +31,35 @@ static const struct cuda_op *sharing(const struct cuda_device *d, const struct c
   return d->plan[0].from->weight[0] == op->from->weight[0] ? &d->plan[0] : op;
 }
 
+static float *place_floats(struct placer *p, size_t n) {
+  return (float *)(void *)place(p, n * sizeof(float));
+}
+
+static bool whole_row(const struct cuda_op *op) {
+  return op->qk_norm && op->qk_norm->features & TL_F_WHOLE_ROW;
+}
+
+static void place_norms(const struct cuda_device *d, struct placer *p, struct cuda_op *op) {
+  const struct cuda_dims *s = &d->dims;
+  if (op->kind == CUDA_OP_NORM) {
+    if (op->from->weight[0] >= 0) op->weight = place_floats(p, s->dim);
+    if (op->from->bias[0] >= 0) op->shift = place_floats(p, s->dim);
+    if (op->post) op->post_weight = place_floats(p, s->dim);
+  } else if (op->qk_norm) {
+    op->q_norm = place_floats(p, s->head * (whole_row(op) ? s->n_heads : 1));
+    op->k_norm = place_floats(p, s->head * (whole_row(op) ? s->n_kv_heads : 1));
+  }
+}
+
 size_t cuda_place_weights(struct cuda_device *d, char *base) {
   struct placer p = {base, 0};
   for (uint32_t i = 0; i < d->n_plan; i++) {
     struct cuda_op *op = &d->plan[i];
     const struct cuda_op *first = sharing(d, op);
-    if (op->kind == CUDA_OP_NORM) op->norm = (float *)(void *)place(&p, d->dims.dim * sizeof(float));
+    place_norms(d, &p, op);
     if (first != op) op->w.data = first->w.data;
     else if (op->w.n) op->w.data = place(&p, (size_t)op->w.n * op->w.k * 2);
-    if (op->w.n && has_bias(op->from)) op->w.bias = (float *)(void *)place(&p, op->w.n * sizeof(float));
+    if (op->w.n && has_bias(op->from)) op->w.bias = place_floats(&p, op->w.n);
     if (op->kind == CUDA_OP_ATTEND) op->w.bias = op[-1].w.bias; /* which the product leaves to it */
   }
   return p.at;
@@ -63,35 +84,32 @@ static bool add(struct parts *p, struct cuda_part part) {
   return true;
 }
 
-/* Rows [row, row + n) of this rank's slice of a tensor to rows from `to_row` on of a matrix, and
- * the same elements of its bias. */
-static bool add_rows(struct cuda_device *d, struct parts *p, const struct cuda_op *op, int input, uint64_t row, uint64_t n,
-                     uint64_t to_row) {
+/* This rank's slice of a tensor to the rows from `to_row` on of a matrix, and the slice of its bias. n: rows
+ * there, of which whole heads may be padded. */
+static bool add_rows(struct cuda_device *d, struct parts *p, const struct cuda_op *op, int input, uint64_t to_row, uint64_t n,
+                     const struct cuda_order *order) {
   struct tl_slice w = tl_slice_weight(d->model, &d->shard, op->from, (unsigned)input);
-  bool fine = add(p, (struct cuda_part){.tensor = w.tensor, .row = w.first_row + row, .n_rows = n, .column = w.first_column,
-                                        .n_columns = w.n_columns, .to = op->w.data + to_row * op->w.k * 2, .pitch = op->w.k});
+  bool fine = add(p, (struct cuda_part){.tensor = w.tensor, .row = w.first_row, .n_rows = n, .column = w.first_column,
+                                        .n_columns = w.n_columns, .order = order, .to = op->w.data + to_row * op->w.k * 2,
+                                        .pitch = op->w.k});
   if (!fine || op->from->bias[input] < 0) return fine;
   struct tl_slice b = tl_slice_bias(d->model, &d->shard, op->from, (unsigned)input);
   if (b.n_rows == 0) return true; /* another rank adds it */
-  return add(p, (struct cuda_part){.tensor = b.tensor, .n_rows = 1, .column = b.first_row + row, .n_columns = n,
-                                   .to = (char *)(op->w.bias + to_row), .pitch = n, .factor = 1, .to_float = true});
+  return add(p, (struct cuda_part){.tensor = b.tensor, .n_rows = 1, .column = b.first_row, .n_columns = n, .order = order,
+                                   .to = (char *)(op->w.bias + to_row), .pitch = n, .to_float = true});
 }
 
 static bool add_all_rows(struct cuda_device *d, struct parts *p, const struct cuda_op *op, int input, uint64_t to_row) {
-  return add_rows(d, p, op, input, 0, tl_slice_weight(d->model, &d->shard, op->from, (unsigned)input).n_rows, to_row);
+  return add_rows(d, p, op, input, to_row, tl_slice_weight(d->model, &d->shard, op->from, (unsigned)input).n_rows, NULL);
 }
 
-/* Heads whose halves are rotated against each other are padded half by half. */
-static bool add_heads(struct cuda_device *d, struct parts *p, const struct cuda_op *op, int input, uint32_t n_heads,
-                      uint64_t to_row, bool halves) {
-  uint32_t head = d->model->head_dim, padded = d->dims.head;
-  if (head == padded) return add_all_rows(d, p, op, input, to_row);
-  for (uint32_t i = 0; i < n_heads; i++) {
-    uint64_t row = (uint64_t)i * head, to = to_row + (uint64_t)i * padded;
-    if (!add_rows(d, p, op, input, row, halves ? head / 2 : head, to)) return false;
-    if (halves && !add_rows(d, p, op, input, row + head / 2, head / 2, to + padded / 2)) return false;
-  }
-  return true;
+/* A norm's weight or shift. n: elements there. */
+static bool add_norm(struct cuda_device *d, struct parts *p, const struct tl_op *op, int32_t tensor, uint64_t n,
+                     const struct cuda_order *order, float *to) {
+  if (!to) return true;
+  bool plus_one = op->features & TL_F_PLUS_ONE && tensor != op->bias[0];
+  return add(p, (struct cuda_part){.tensor = &d->model->tensors[tensor], .n_rows = 1, .n_columns = n, .order = order,
+                                   .to = (char *)to, .pitch = n, .plus = plus_one ? 1 : 0, .to_float = true});
 }
 
 /* The output projection's inputs are heads as well. */
@@ -116,19 +134,23 @@ static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op 
   const struct cuda_dims *s = &d->dims;
   switch (op->kind) {
     case CUDA_OP_NORM:
-      return add(p, (struct cuda_part){.tensor = &d->model->tensors[op->from->weight[0]], .n_rows = 1,
-                                       .n_columns = d->model->dim, .to = (char *)op->norm, .pitch = d->model->dim,
-                                       .factor = s->norm_scale, .to_float = true});
+      return add_norm(d, p, op->from, op->from->weight[0], d->model->dim, NULL, op->weight) &&
+             add_norm(d, p, op->from, op->from->bias[0], d->model->dim, NULL, op->shift) &&
+             (!op->post || add_norm(d, p, op->post, op->post->weight[0], d->model->dim, NULL, op->post_weight));
     case CUDA_OP_QKV:
-      return add_heads(d, p, op, 0, s->n_heads, 0, true) &&
-             add_heads(d, p, op, 1, s->n_kv_heads, (uint64_t)s->n_heads * s->head, true) &&
-             add_heads(d, p, op, 2, s->n_kv_heads, (uint64_t)(s->n_heads + s->n_kv_heads) * s->head, false);
+      return add_rows(d, p, op, 0, 0, s->attn, &d->qk_order) &&
+             add_rows(d, p, op, 1, s->attn, s->n_kv_heads * s->head, &d->qk_order) &&
+             add_rows(d, p, op, 2, s->attn + s->n_kv_heads * s->head, s->n_kv_heads * s->head, &d->v_order);
     case CUDA_OP_OUT: return add_head_columns(d, p, op);
     case CUDA_OP_GATED: return add_all_rows(d, p, op, 0, 0) && add_all_rows(d, p, op, 1, s->ffn);
     case CUDA_OP_LOGITS: return sharing(d, op) != op || add_all_rows(d, p, op, 0, 0);
     case CUDA_OP_EMBED:
     case CUDA_OP_DOWN: return add_all_rows(d, p, op, 0, 0);
-    case CUDA_OP_ATTEND: return true;
+    case CUDA_OP_ATTEND:
+      return !op->qk_norm ||
+             (add_norm(d, p, op->qk_norm, op->qk_norm->weight[0], s->head * (whole_row(op) ? s->n_heads : 1), &d->qk_order, op->q_norm) &&
+              add_norm(d, p, op->qk_norm, op->qk_norm->weight[1], s->head * (whole_row(op) ? s->n_kv_heads : 1), &d->qk_order,
+                       op->k_norm));
   }
   return false;
 }

@@ -173,6 +173,9 @@ TL_DEVICE uint32_t as_bits(float value) {
 TL_DEVICE float exp2_fast(float x) {
   return exp2f(x);
 }
+TL_DEVICE float divide_fast(float a, float b) {
+  return b > 0x1p126f ? 0 : a / b;
+}
 TL_DEVICE uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
   uint64_t both = a | (uint64_t)b << 32;
   uint32_t result = 0;

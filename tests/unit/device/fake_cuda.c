@@ -452,13 +452,15 @@ static int before_kernel(void) {
   }
 KERNEL(embed, 'e')
 KERNEL(add_norm, 'n')
+KERNEL(row_rms, 'r')
 KERNEL(qkv, 'k')
 KERNEL(decode, 'd')
 KERNEL(prefill, 'p')
-KERNEL(swiglu, 'g')
+KERNEL(glu, 'g')
 KERNEL(gather, 'l')
 KERNEL(bias, 'b')
 KERNEL(gemv, 'v')
+KERNEL(cap, 'c')
 KERNEL(sample, 's')
 
 static int op_prepare(void) {
@@ -476,7 +478,8 @@ void fake_cuda_reset(void) {
            rt_event_new,   rt_event_free, rt_event_record, rt_event_query, rt_event_wait, rt_capture_begin,
            rt_capture_end, rt_graph_make, rt_graph_free,   rt_exec_free,   rt_exec_launch, rt_clear,      rt_text,
            rt_timer_new,  rt_elapsed};
-  fake_cuda_api.op = (struct cuda_kernels){op_prepare, op_embed, op_add_norm, op_qkv, op_decode, op_prefill, op_swiglu, op_gather, op_bias, op_gemv, op_sample};
+  fake_cuda_api.op = (struct cuda_kernels){op_prepare, op_embed, op_add_norm, op_row_rms, op_qkv, op_decode, op_prefill, op_glu,
+                                          op_gather, op_bias, op_gemv, op_cap, op_sample};
   fake_add_libraries(&fake_cuda_api);
 }
 

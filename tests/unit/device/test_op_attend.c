@@ -13,6 +13,8 @@ struct shape {
   uint32_t n_blocks; /* thread blocks of decode */
   uint32_t n_seqs;
   uint32_t context[MAX_SEQS], rows[MAX_SEQS];
+  uint32_t window;
+  float softcap;
 };
 
 struct step {
@@ -79,14 +81,16 @@ static void check_head(const struct step *t, uint32_t seq, uint32_t row, uint32_
   const uint32_t *table = t->tables + (size_t)seq * t->step.table_stride;
   const uint16_t *q = t->q + ((size_t)row * s->n_heads + head) * dim, *out = t->out + (q - t->q);
   double *weights = op_alloc(n_keys * sizeof *weights), max = -INFINITY, sum = 0, mean[TL_CUDA_MAX_HEAD_DIM] = {0};
-  for (uint32_t at = 0; at < n_keys; at++) {
+  uint32_t first = s->window && n_keys > s->window ? n_keys - s->window : 0;
+  for (uint32_t at = first; at < n_keys; at++) {
     size_t place = (((size_t)table[at / 16] * s->n_kv_heads + kv_head) * 16 + at % 16) * dim;
     weights[at] = 0;
     for (uint32_t d = 0; d < dim; d++)
       weights[at] += (double)op_unpack(s->dtype, q[d]) * op_unpack(s->dtype, t->k[place + d]) * scale;
+    if (s->softcap != 0) weights[at] = (double)s->softcap * tanh(weights[at] / (double)s->softcap);
     max = weights[at] > max ? weights[at] : max;
   }
-  for (uint32_t at = 0; at < n_keys; at++) {
+  for (uint32_t at = first; at < n_keys; at++) {
     size_t place = (((size_t)table[at / 16] * s->n_kv_heads + kv_head) * 16 + at % 16) * dim;
     double weight = exp(weights[at] - max);
     sum += weight;
@@ -101,7 +105,7 @@ static void run_decode(const struct step *t, const struct tl_cuda_attention *a) 
   struct tl_cuda_item *items = op_poisoned(max_items * sizeof *items);
   struct tl_cuda_merge *merges = op_poisoned(t->s->n_seqs * sizeof *merges);
   struct tl_cuda_counts *counts = op_poisoned(sizeof *counts);
-  tl_cuda_plan_decode(&t->step, t->s->n_blocks, t->s->n_kv_heads, items, merges, counts);
+  tl_cuda_plan_decode(&t->step, t->s->window, t->s->n_blocks, t->s->n_kv_heads, items, merges, counts);
   size_t partials = (size_t)max_items * a->n_heads;
   struct tl_cuda_decode_args args = {.a = *a, .n_blocks = t->s->n_blocks, .max_merges = t->s->n_seqs, .counts = counts,
                                      .items = items, .merges = merges,
@@ -119,7 +123,8 @@ static void check(const struct shape *s) {
   struct step t;
   fill_step(&t, s);
   struct tl_cuda_attention a = {.dtype = s->dtype, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
-                                .head_dim = s->head_dim, .scale = 1 / sqrtf((float)s->head_dim), .q = t.q, .out = t.out,
+                                .head_dim = s->head_dim, .scale = 1 / sqrtf((float)s->head_dim), .softcap = s->softcap, .window = s->window,
+                                .q = t.q, .out = t.out,
                                 .k_cache = t.k, .v_cache = t.v, .block_tables = t.tables,
                                 .table_stride = t.step.table_stride};
   run_decode(&t, &a);
@@ -137,14 +142,14 @@ static void check(const struct shape *s) {
 static void test_decode(void **state) {
   (void)state;
   const struct shape shapes[] = {
-      {TL_CUDA_F16, 4, 1, 64, 3, 4, {1, 16, 17, 133}, {1, 1, 1, 1}},
-      {TL_CUDA_F16, 8, 2, 128, 16, 3, {700, 3, 64}, {1, 1, 1}},
-      {TL_CUDA_BF16, 8, 1, 128, 8, 2, {129, 65}, {1, 1}},
-      {TL_CUDA_F16, 3, 3, 64, 12, 2, {250, 80}, {1, 1}},
-      {TL_CUDA_F16, 16, 1, 128, 4, 2, {200, 15}, {1, 1}},  /* the wide tile */
-      {TL_CUDA_BF16, 24, 2, 64, 6, 2, {75, 31}, {1, 1}},   /* 12 heads a group */
-      {TL_CUDA_F16, 40, 2, 64, 5, 2, {90, 1}, {1, 1}},     /* 20: two tiles */
-      {TL_CUDA_F16, 7, 1, 128, 2, 1, {48}, {1}},
+      {TL_CUDA_F16, 4, 1, 64, 3, 4, {1, 16, 17, 133}, .rows = {1, 1, 1, 1}},
+      {TL_CUDA_F16, 8, 2, 128, 16, 3, {700, 3, 64}, .rows = {1, 1, 1}},
+      {TL_CUDA_BF16, 8, 1, 128, 8, 2, {129, 65}, .rows = {1, 1}},
+      {TL_CUDA_F16, 3, 3, 64, 12, 2, {250, 80}, .rows = {1, 1}},
+      {TL_CUDA_F16, 16, 1, 128, 4, 2, {200, 15}, .rows = {1, 1}},  /* the wide tile */
+      {TL_CUDA_BF16, 24, 2, 64, 6, 2, {75, 31}, .rows = {1, 1}},   /* 12 heads a group */
+      {TL_CUDA_F16, 40, 2, 64, 5, 2, {90, 1}, .rows = {1, 1}},     /* 20: two tiles */
+      {TL_CUDA_F16, 7, 1, 128, 2, 1, {48}, .rows = {1}},
   };
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }
@@ -152,11 +157,11 @@ static void test_decode(void **state) {
 static void test_prefill(void **state) {
   (void)state;
   const struct shape shapes[] = {
-      {TL_CUDA_F16, 4, 2, 64, 2, 3, {2, 64, 65}, {2, 64, 65}},
-      {TL_CUDA_F16, 2, 1, 128, 2, 2, {150, 33}, {150, 33}},
-      {TL_CUDA_BF16, 2, 2, 128, 2, 2, {17, 129}, {17, 100}},
-      {TL_CUDA_F16, 3, 1, 64, 2, 3, {200, 128, 300}, {3, 64, 70}}, /* prefixes in the cache */
-      {TL_CUDA_F16, 1, 1, 64, 2, 3, {70, 127, 140}, {8, 3, 14}},   /* the diagonal near a tile's edge */
+      {TL_CUDA_F16, 4, 2, 64, 2, 3, {2, 64, 65}, .rows = {2, 64, 65}},
+      {TL_CUDA_F16, 2, 1, 128, 2, 2, {150, 33}, .rows = {150, 33}},
+      {TL_CUDA_BF16, 2, 2, 128, 2, 2, {17, 129}, .rows = {17, 100}},
+      {TL_CUDA_F16, 3, 1, 64, 2, 3, {200, 128, 300}, .rows = {3, 64, 70}}, /* prefixes in the cache */
+      {TL_CUDA_F16, 1, 1, 64, 2, 3, {70, 127, 140}, .rows = {8, 3, 14}},   /* the diagonal near a tile's edge */
   };
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }
@@ -164,8 +169,8 @@ static void test_prefill(void **state) {
 static void test_both_in_a_step(void **state) {
   (void)state;
   const struct shape shapes[] = {
-      {TL_CUDA_F16, 4, 1, 64, 4, 5, {100, 40, 1, 77, 20}, {1, 40, 1, 5, 2}},
-      {TL_CUDA_BF16, 4, 2, 128, 9, 4, {50, 200, 66, 31}, {50, 1, 1, 31}},
+      {TL_CUDA_F16, 4, 1, 64, 4, 5, {100, 40, 1, 77, 20}, .rows = {1, 40, 1, 5, 2}},
+      {TL_CUDA_BF16, 4, 2, 128, 9, 4, {50, 200, 66, 31}, .rows = {50, 1, 1, 31}},
   };
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }
@@ -174,9 +179,35 @@ static void test_other_head_sizes(void **state) {
   (void)state;
   const uint32_t dims[] = {8, 80, 96, 256};
   for (unsigned i = 0; i < UNIT_COUNT(dims); i++) {
-    const struct shape s = {op_dtypes[i % 2], 6, 2, dims[i], 5, 4, {40, 130, 9, 67}, {1, 1, 9, 3}};
+    const struct shape s = {op_dtypes[i % 2], 6, 2, dims[i], 5, 4, {40, 130, 9, 67}, .rows = {1, 1, 9, 3}};
     check(&s);
   }
+}
+
+/* Windows that end within a block, a tile, before the context's beginning; rows of a tile whose first keys nobody sees. */
+static void test_windows(void **state) {
+  (void)state;
+  const struct shape shapes[] = {
+      {TL_CUDA_F16, 4, 1, 64, 3, 4, {300, 16, 17, 133}, .rows = {1, 1, 1, 1}, .window = 21},
+      {TL_CUDA_BF16, 8, 2, 128, 16, 3, {700, 3, 64}, .rows = {1, 1, 1}, .window = 130},
+      {TL_CUDA_F16, 16, 1, 64, 4, 2, {200, 15}, .rows = {1, 1}, .window = 1},
+      {TL_CUDA_F16, 3, 3, 48, 9, 3, {250, 80, 100}, .rows = {1, 1, 70}, .window = 33},
+      {TL_CUDA_F16, 2, 1, 64, 2, 3, {300, 200, 65}, .rows = {130, 64, 65}, .window = 5},
+      {TL_CUDA_BF16, 2, 1, 128, 2, 2, {290, 140}, .rows = {70, 140}, .window = 64},
+      {TL_CUDA_F16, 2, 2, 64, 4, 3, {190, 90, 140}, .rows = {190, 1, 30}, .window = 1000},
+      {TL_CUDA_F16, 2, 2, 64, 4, 2, {190, 90}, .rows = {100, 1}, .window = 1},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
+}
+
+static void test_softcaps(void **state) {
+  (void)state;
+  const struct shape shapes[] = {
+      {TL_CUDA_F16, 4, 2, 64, 4, 3, {130, 40, 77}, .rows = {1, 40, 5}, .softcap = 2},
+      {TL_CUDA_BF16, 4, 1, 128, 4, 3, {90, 66, 31}, .rows = {1, 66, 1}, .softcap = 50, .window = 40},
+      {TL_CUDA_F16, 2, 1, 80, 4, 2, {50, 20}, .rows = {1, 20}, .softcap = 0.5f},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }
 
 /* Whatever a step may hold. */
@@ -190,6 +221,7 @@ static void test_random_steps(void **state) {
     s.n_blocks = s.n_kv_heads + unit_below(&op_random, 20);
     for (uint32_t k = 0; k < s.n_seqs; k++) {
       s.context[k] = 1 + unit_below(&op_random, 220);
+      s.window = unit_below(&op_random, 3) ? 0 : 1 + unit_below(&op_random, 100);
       s.rows[k] = unit_below(&op_random, 2) ? 1 : 1 + unit_below(&op_random, s.context[k] < 70 ? s.context[k] : 70);
     }
     check(&s);
@@ -227,31 +259,37 @@ static void test_refused_shapes(void **state) {
 /* --- the plan ---------------------------------------------------------------------------------- */
 
 static void check_plan(uint32_t n_seqs, const uint32_t *context, const uint32_t *rows, uint32_t n_blocks,
-                       uint32_t n_kv_heads) {
+                       uint32_t n_kv_heads, uint32_t window) {
   uint32_t start[64 + 1] = {0}, items_of[64] = {0}, max_items = tl_cuda_max_items(n_seqs, n_blocks, n_kv_heads);
   for (uint32_t i = 0; i < n_seqs; i++) start[i + 1] = start[i] + rows[i];
   struct tl_step step = {.n_tokens = start[n_seqs], .n_seqs = n_seqs, .query_start = start, .context_len = context};
   struct tl_cuda_item *items = op_poisoned(max_items * sizeof *items);
   struct tl_cuda_merge *merges = op_poisoned(n_seqs * sizeof *merges);
   struct tl_cuda_counts counts;
-  tl_cuda_plan_decode(&step, n_blocks, n_kv_heads, items, merges, &counts);
+  tl_cuda_plan_decode(&step, window, n_blocks, n_kv_heads, items, merges, &counts);
   assert_true(counts.n_items <= max_items);
   uint64_t total = 0, longest = 0, expected = 0, covered[64] = {0};
+  for (uint32_t s = 0; s < n_seqs; s++)
+    if (window && context[s] > window) covered[s] = (context[s] - window) / TL_BLOCK_TOKENS * TL_BLOCK_TOKENS;
   for (uint32_t i = 0; i < counts.n_items; i++) {
     const struct tl_cuda_item *item = &items[i];
     assert_int_equal(item->row, start[item->seq]);
     assert_int_equal(item->first, covered[item->seq]);
-    assert_int_equal(item->first % TL_CUDA_CHUNK_TOKENS, 0);
-    assert_true(item->count > 0);
-    assert_int_equal(item->split, item->count != context[item->seq]);
+    assert_int_equal(item->first % TL_BLOCK_TOKENS, 0);
+    assert_true(item->count > item->skip && item->skip < TL_BLOCK_TOKENS);
+    bool is_first = items_of[item->seq] == 0;
+    uint32_t unseen = window && context[item->seq] > window ? context[item->seq] - window : 0;
+    assert_int_equal(item->skip, is_first ? unseen % TL_BLOCK_TOKENS : 0);
+    assert_int_equal(item->split, !is_first || item->first + item->count != context[item->seq]);
+    total += item->count;
     covered[item->seq] += item->count;
     items_of[item->seq]++;
     longest = item->count > longest ? item->count : longest;
   }
   uint32_t n_merges = 0;
   for (uint32_t s = 0; s < n_seqs; s++) {
-    assert_int_equal(covered[s], rows[s] == 1 ? context[s] : 0);
-    total += covered[s];
+    if (rows[s] == 1) assert_int_equal(covered[s], context[s]);
+    if (rows[s] != 1) assert_int_equal(items_of[s], 0);
     if (items_of[s] < 2) continue;
     const struct tl_cuda_merge *m = &merges[n_merges++];
     assert_int_equal(m->row, start[s]);
@@ -275,7 +313,7 @@ static void test_plan(void **state) {
       context[k] = 1 + unit_below(&op_random, range);
       rows[k] = unit_below(&op_random, 4) ? 1 : 1 + unit_below(&op_random, context[k]);
     }
-    check_plan(n, context, rows, n_kv_heads + unit_below(&op_random, 300), n_kv_heads);
+    check_plan(n, context, rows, n_kv_heads + unit_below(&op_random, 300), n_kv_heads, i % 2 ? 1 + unit_below(&op_random, range) : 0);
   }
   /* one long context is spread over all thread blocks */
   const uint32_t context = 1 << 17, row = 1, start[] = {0, 1};
@@ -283,9 +321,9 @@ static void test_plan(void **state) {
   struct tl_cuda_item items[40];
   struct tl_cuda_merge merge;
   struct tl_cuda_counts counts;
-  tl_cuda_plan_decode(&step, 264, 8, items, &merge, &counts);
+  tl_cuda_plan_decode(&step, 0, 264, 8, items, &merge, &counts);
   assert_in_range(counts.n_items, 31, 33);
-  check_plan(1, &context, &row, 264, 8);
+  check_plan(1, &context, &row, 264, 8, 0);
 }
 
 static void test_tiles(void **state) {
@@ -319,7 +357,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_decode),           cmocka_unit_test(test_prefill), cmocka_unit_test(test_both_in_a_step),
       cmocka_unit_test(test_other_head_sizes), cmocka_unit_test(test_no_work), cmocka_unit_test(test_refused_shapes),
-      cmocka_unit_test(test_random_steps),
+      cmocka_unit_test(test_random_steps), cmocka_unit_test(test_windows), cmocka_unit_test(test_softcaps),
       cmocka_unit_test(test_plan),             cmocka_unit_test(test_tiles),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -92,12 +92,10 @@ static void load_op(struct network *n, uint32_t i) {
   struct matrix *m;
   uint32_t kv = model->n_kv_heads * n->head_dim;
   switch (op->kind) {
-    case TL_OP_RMSNORM: /* the kernel's mean is over the padded row: weight and eps make up for it */
+    case TL_OP_RMSNORM:
       n->norms[i] = own(n, op_alloc(n->dim * sizeof(float)));
       for (uint32_t k = 0; k < n->dim; k++)
-        n->norms[i][k] = k < model->dim ? element(&model->tensors[op->weight[0]], k) *
-                                              sqrtf((float)model->dim / (float)n->dim)
-                                        : 0;
+        n->norms[i][k] = k < model->dim ? element(&model->tensors[op->weight[0]], k) : 0;
       break;
     case TL_OP_QKV:
       m = new_matrix(n, i, n->qkv, n->dim, op->bias[0] >= 0);
@@ -203,7 +201,8 @@ static void attend(struct network *n, uint32_t i, const struct tl_step *step, ui
   const struct tl_op *op = &n->model->plan[i];
   uint16_t *k = n->k_cache + op->layer * n->layer_elements, *v = n->v_cache + op->layer * n->layer_elements;
   struct tl_cuda_qkv_args qkv = {.dtype = n->dtype, .n = step->n_tokens, .n_heads = n->model->n_heads,
-                                 .n_kv_heads = n->model->n_kv_heads, .head_dim = n->head_dim, .qkv = n->qkv_rows,
+                                 .n_kv_heads = n->model->n_kv_heads, .head_dim = n->head_dim, .width = n->model->head_dim,
+                                 .qkv = n->qkv_rows,
                                  .rope = n->rope, .positions = n->positions, .slots = n->slots, .q = n->q_rows,
                                  .k_cache = k, .v_cache = v};
   for (uint32_t at = i; at > 0 && !qkv.bias; at--)
@@ -229,9 +228,9 @@ static void run_op(struct network *n, uint32_t i, const struct tl_step *step, ui
   struct tl_cuda_embed_args embed = {.dtype = n->dtype, .n = rows, .dim = n->dim, .tokens = n->tokens, .fed = n->fed,
                                      .weight = n->embed, .n_slice = n->model->vocab_size, .out = n->delta};
   struct tl_cuda_add_norm_args norm = {.dtype = n->dtype, .first = i == 1, .n = rows, .dim = n->dim,
-                                       .eps = op->eps * (float)n->model->dim / (float)n->dim, .x = n->x,
+                                       .width = n->model->dim, .eps = op->eps, .factor = 1, .x = n->x,
                                        .delta = n->delta, .weight = n->norms[i], .h = n->h};
-  struct tl_cuda_swiglu_args swiglu = {.dtype = n->dtype, .n = rows, .dim = n->ffn, .gate_up = n->gate_up,
+  struct tl_cuda_glu_args glu = {.dtype = n->dtype, .n = rows, .dim = n->ffn, .gate_up = n->gate_up,
                                        .bias = n->matrices[i].bias, .out = n->inner};
   struct tl_cuda_gather_args gather = {.n = step->n_rows, .dim = n->dim, .rows = n->rows, .in = n->h, .out = n->last};
   switch (op->kind) {
@@ -243,7 +242,7 @@ static void run_op(struct network *n, uint32_t i, const struct tl_step *step, ui
     case TL_OP_ATTN_OUT: product(n, i, rows, n->attention, n->delta, true, false); break;
     case TL_OP_GATED_UP:
       product(n, i, rows, n->h, n->gate_up, false, false);
-      assert_int_equal(op_run(tl_cuda_swiglu(&swiglu, NULL)), 0);
+      assert_int_equal(op_run(tl_cuda_glu(&glu, NULL)), 0);
       break;
     case TL_OP_MLP_DOWN: product(n, i, rows, n->inner, n->delta, true, false); break;
     case TL_OP_LOGITS:
@@ -257,7 +256,7 @@ static void run_op(struct network *n, uint32_t i, const struct tl_step *step, ui
 }
 
 static void run_step(struct network *n, const struct tl_step *step) {
-  tl_cuda_plan_decode(step, DECODE_BLOCKS, n->model->n_kv_heads, n->items, n->merges, n->counts);
+  tl_cuda_plan_decode(step, 0, DECODE_BLOCKS, n->model->n_kv_heads, n->items, n->merges, n->counts);
   uint32_t n_tiles = tl_cuda_plan_prefill(step, n->tiles);
   for (uint32_t i = 0; i < n->model->n_ops; i++) run_op(n, i, step, n_tiles);
   struct tl_cuda_sample_args sample = {.n = step->n_rows, .vocab = n->model->vocab_size, .ld = padded(n->model->vocab_size),

@@ -7,20 +7,29 @@ enum { BLOCKS = 5, CONTEXT = 40 };
 struct shape {
   int dtype;
   uint32_t n_heads, n_kv_heads, head_dim;
-  bool bias, norm;
+  bool bias, norm, whole, still; /* whole: normed as one row; still: not rotated */
+  uint32_t padding;              /* of a head: zeros, whose angles are none */
 };
+
+static double value(const struct tl_cuda_qkv_args *a, uint32_t row, uint32_t head, uint32_t i) {
+  uint32_t heads = a->n_heads + 2 * a->n_kv_heads;
+  const uint16_t *in = (const uint16_t *)a->qkv + ((size_t)row * heads + head) * a->head_dim;
+  return (double)op_unpack(a->dtype, in[i]) + (a->bias ? (double)a->bias[head * a->head_dim + i] : 0);
+}
 
 /* One head after bias, norm and rotation, in double. */
 static void expect(const struct tl_cuda_qkv_args *a, uint32_t row, uint32_t head, double *ret) {
-  uint32_t heads = a->n_heads + 2 * a->n_kv_heads, dim = a->head_dim, half = dim / 2;
-  const uint16_t *in = (const uint16_t *)a->qkv + ((size_t)row * heads + head) * dim;
+  uint32_t dim = a->head_dim, half = dim / 2;
   const float *norm = head < a->n_heads ? a->q_norm : head < a->n_heads + a->n_kv_heads ? a->k_norm : NULL;
   double sum = 0;
-  for (uint32_t i = 0; i < dim; i++) {
-    ret[i] = (double)op_unpack(a->dtype, in[i]) + (a->bias ? a->bias[head * dim + i] : 0);
-    sum += ret[i] * ret[i];
-  }
-  for (uint32_t i = 0; norm && i < dim; i++) ret[i] *= norm[i] / sqrt(sum / dim + a->eps);
+  bool is_k = head >= a->n_heads;
+  uint32_t first = a->row_rms ? is_k ? a->n_heads : 0 : head, n = a->row_rms ? is_k ? a->n_kv_heads : a->n_heads : 1;
+  for (uint32_t i = 0; i < dim; i++) ret[i] = value(a, row, head, i);
+  for (uint32_t h = first; norm && h < first + n; h++)
+    for (uint32_t i = 0; i < dim; i++) sum += pow(value(a, row, h, i), 2);
+  if (norm) norm += (size_t)(head - first) * dim;
+  for (uint32_t i = 0; norm && i < dim; i++) ret[i] *= norm[i] / sqrt(sum / (n * a->width) + a->eps);
+  if (!a->rope) return;
   const float *angles = a->rope + (size_t)a->positions[row] * dim;
   for (uint32_t i = 0; head < a->n_heads + a->n_kv_heads && i < half; i++) {
     double x = ret[i], y = ret[half + i];
@@ -41,13 +50,18 @@ static void check(const struct shape *s) {
   uint32_t heads = s->n_heads + 2 * s->n_kv_heads, dim = s->head_dim;
   size_t cache_bytes = (size_t)BLOCKS * s->n_kv_heads * TL_BLOCK_TOKENS * dim * 2;
   uint16_t *qkv = op_halves(s->dtype, (size_t)N * heads * dim, 2);
-  float *bias = op_floats(heads * dim, 1), *norms = op_floats(2 * dim, 1), *rope = op_floats(CONTEXT * dim, 1);
+  float *bias = op_floats(heads * dim, 1), *norms = op_floats(heads * dim, 1), *rms = op_poisoned(2 * N * sizeof *rms), *rope = op_floats(CONTEXT * dim, 1);
   uint16_t *q = op_poisoned((size_t)N * s->n_heads * dim * 2), *k = op_poisoned(cache_bytes), *v = op_poisoned(cache_bytes);
+  for (uint32_t i = 0; i < N * heads * dim; i++) /* the padding of each half */
+    if (i % (dim / 2) >= (dim - s->padding) / 2) qkv[i] = 0, bias[i % (heads * dim)] = 0;
   struct tl_cuda_qkv_args a = {.dtype = s->dtype, .n = N, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
-                               .head_dim = dim, .qkv = qkv, .bias = s->bias ? bias : NULL,
-                               .q_norm = s->norm ? norms : NULL, .k_norm = s->norm ? norms + dim : NULL, .eps = 1e-6f,
-                               .rope = rope, .positions = op_copy(positions, sizeof positions),
+                               .head_dim = dim, .width = dim - s->padding, .qkv = qkv, .bias = s->bias ? bias : NULL,
+                               .q_norm = s->norm ? norms : NULL, .k_norm = s->norm ? norms + (s->whole ? s->n_heads : 1) * dim : NULL,
+                               .row_rms = s->whole ? rms : NULL, .eps = 1e-6f, .rope = s->still ? NULL : rope, .positions = op_copy(positions, sizeof positions),
                                .slots = op_copy(slots, sizeof slots), .q = q, .k_cache = k, .v_cache = v};
+  struct tl_cuda_row_rms_args r = {.dtype = s->dtype, .n = N, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
+                                   .head_dim = dim, .width = a.width, .eps = a.eps, .qkv = qkv, .bias = a.bias, .out = rms};
+  if (s->whole) assert_int_equal(op_run(tl_cuda_row_rms(&r, NULL)), 0);
   assert_int_equal(op_run(tl_cuda_qkv(&a, NULL)), 0);
   size_t written = 0;
   for (uint32_t row = 0; row < N; row++) {
@@ -72,6 +86,7 @@ static void check(const struct shape *s) {
   op_free(qkv);
   op_free(bias);
   op_free(norms);
+  op_free(rms);
   op_free(rope);
   op_free(q);
   op_free(k);
@@ -81,10 +96,12 @@ static void check(const struct shape *s) {
 static void test_shapes(void **state) {
   (void)state;
   const struct shape shapes[] = {
-      {TL_CUDA_BF16, 4, 1, 64, false, false}, {TL_CUDA_F16, 8, 2, 128, true, false},
-      {TL_CUDA_BF16, 2, 2, 128, true, true},  {TL_CUDA_F16, 3, 1, 8, true, true},
-      {TL_CUDA_BF16, 5, 5, 80, false, true},  {TL_CUDA_F16, 2, 1, 256, true, true},
-      {TL_CUDA_BF16, 1, 1, 136, false, true},
+      {TL_CUDA_BF16, 4, 1, 64, false, .norm = false}, {TL_CUDA_F16, 8, 2, 128, true, .norm = false},
+      {TL_CUDA_BF16, 2, 2, 128, true, .norm = true},  {TL_CUDA_F16, 3, 1, 8, true, .norm = true},
+      {TL_CUDA_BF16, 5, 5, 80, false, .norm = true},  {TL_CUDA_F16, 2, 1, 256, true, .norm = true},
+      {TL_CUDA_BF16, 1, 1, 136, false, .norm = true}, {TL_CUDA_F16, 4, 2, 64, true, .norm = true, .whole = true},
+      {TL_CUDA_BF16, 5, 1, 128, false, .norm = true, .whole = true}, {TL_CUDA_F16, 2, 1, 64, true, .norm = true, .still = true},
+      {TL_CUDA_F16, 4, 2, 16, true, .norm = true, .padding = 2}, {TL_CUDA_F16, 4, 2, 32, true, .norm = true, .whole = true, .padding = 4},
   };
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }
@@ -93,6 +110,7 @@ static void test_refused_shapes(void **state) {
   (void)state;
   assert_int_equal(tl_cuda_qkv(&(struct tl_cuda_qkv_args){.n = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 60}, NULL), 1);
   assert_int_equal(tl_cuda_qkv(&(struct tl_cuda_qkv_args){.n = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 264}, NULL), 1);
+  assert_int_equal(tl_cuda_row_rms(&(struct tl_cuda_row_rms_args){.n = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .width = 65}, NULL), 1);
   assert_int_equal(tl_cuda_qkv(&(struct tl_cuda_qkv_args){.n = 0, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64}, NULL), 0);
 }
 

@@ -57,12 +57,12 @@ static void test_bias(void **state) {
   }
 }
 
-static void check_swiglu(int dtype, uint32_t n, uint32_t dim, bool with_bias) {
+static void check_glu(int dtype, uint32_t n, uint32_t dim, bool with_bias, bool gelu) {
   uint16_t *in = op_halves(dtype, n * 2 * dim, 6), *out = op_poisoned(n * dim * 2);
   float *bias = op_floats(2 * dim, 1);
-  struct tl_cuda_swiglu_args a = {.dtype = dtype, .n = n, .dim = dim, .gate_up = in, .bias = with_bias ? bias : NULL,
+  struct tl_cuda_glu_args a = {.dtype = dtype, .gelu = gelu, .n = n, .dim = dim, .gate_up = in, .bias = with_bias ? bias : NULL,
                                   .out = out};
-  assert_int_equal(op_run(tl_cuda_swiglu(&a, NULL)), 0);
+  assert_int_equal(op_run(tl_cuda_glu(&a, NULL)), 0);
   for (uint32_t i = 0; i < n * dim; i++) {
     uint32_t row = i / dim, column = i % dim;
     double gate = op_unpack(dtype, in[row * 2 * dim + column]), up = op_unpack(dtype, in[row * 2 * dim + dim + column]);
@@ -70,51 +70,92 @@ static void check_swiglu(int dtype, uint32_t n, uint32_t dim, bool with_bias) {
       gate += bias[column];
       up += bias[dim + column];
     }
-    op_assert_near(dtype, op_unpack(dtype, out[i]), gate / (1 + exp(-gate)) * up, 1e-3, 1);
+    double tanh_of = tanh(sqrt(2 / acos(-1)) * (gate + 0.044715 * gate * gate * gate));
+    double want = gelu ? gate * (1 + tanh_of) / 2 * up : gate / (1 + exp(-gate)) * up;
+    op_assert_near(dtype, op_unpack(dtype, out[i]), want, 1e-3, 1);
   }
   op_free(in);
   op_free(out);
   op_free(bias);
 }
 
-static void test_swiglu(void **state) {
+static void test_glu(void **state) {
   (void)state;
   for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
-    check_swiglu(op_dtypes[t], 1, 8, false);
-    check_swiglu(op_dtypes[t], 5, 688, true);
-    check_swiglu(op_dtypes[t], 2, 2048, false);
+    for (int gelu = 0; gelu < 2; gelu++) {
+      check_glu(op_dtypes[t], 1, 8, false, gelu);
+      check_glu(op_dtypes[t], 5, 688, true, gelu);
+      check_glu(op_dtypes[t], 2, 2048, false, gelu);
+    }
   }
   /* far out: no NaN from infinities in between */
   uint16_t in[16], out[8];
   for (unsigned i = 0; i < 16; i++) in[i] = op_pack(TL_CUDA_BF16, i < 8 ? -200.0f : 1.0f);
-  struct tl_cuda_swiglu_args a = {.dtype = TL_CUDA_BF16, .n = 1, .dim = 8, .gate_up = op_copy(in, sizeof in), .out = op_poisoned(16)};
-  assert_int_equal(op_run(tl_cuda_swiglu(&a, NULL)), 0);
+  struct tl_cuda_glu_args a = {.dtype = TL_CUDA_BF16, .n = 1, .dim = 8, .gate_up = op_copy(in, sizeof in), .out = op_poisoned(16)};
+  assert_int_equal(op_run(tl_cuda_glu(&a, NULL)), 0);
   memcpy(out, a.out, sizeof out);
   for (unsigned i = 0; i < 8; i++) assert_true(op_unpack(TL_CUDA_BF16, out[i]) == 0);
   op_free((void *)a.gate_up);
   op_free(a.out);
 }
 
-static void check_norm(int dtype, uint32_t n, uint32_t dim, int first) {
-  float *x = op_floats(n * dim, 3), *before = op_copy(x, n * dim * sizeof *x), *weight = op_floats(dim, 2);
-  uint16_t *delta = op_halves(dtype, n * dim, 1), *h = op_poisoned(n * dim * 2);
-  if (first) memset(x, 0xff, n * dim * sizeof *x);
-  struct tl_cuda_add_norm_args a = {.dtype = dtype, .first = first, .n = n, .dim = dim, .eps = 1e-5f, .x = x,
-                                    .delta = delta, .weight = weight, .h = h};
-  assert_int_equal(op_run(tl_cuda_add_norm(&a, NULL)), 0);
-  for (uint32_t i = 0; i < n; i++) {
-    double sum = 0;
-    for (uint32_t k = i * dim; k < (i + 1) * dim; k++) {
-      assert_true(x[k] == (first ? 0 : before[k]) + op_unpack(dtype, delta[k]));
-      sum += (double)x[k] * x[k];
-    }
-    double scale = 1 / sqrt(sum / dim + 1e-5);
-    for (uint32_t k = 0; k < dim; k++)
-      op_assert_near(dtype, op_unpack(dtype, h[i * dim + k]), x[i * dim + k] * scale * weight[k], 1e-3, 1);
+struct norm {
+  int dtype;
+  uint32_t n, dim, width;
+  bool first, centered, post, copy;
+  float factor;
+};
+
+/* One row, in double; `row`: what is behind `width` is zero. */
+static void check_norm_row(const struct norm *s, const struct tl_cuda_add_norm_args *a, const float *before, uint32_t row) {
+  const uint16_t *delta = (const uint16_t *)a->delta + row * s->dim, *h = (const uint16_t *)a->h + row * s->dim;
+  double squares = 0, sum = 0, scale = 1, *x = op_alloc(s->dim * sizeof *x);
+  for (uint32_t k = 0; k < s->dim; k++) squares += pow(s->factor * (double)op_unpack(s->dtype, delta[k]), 2);
+  for (uint32_t k = 0; k < s->dim; k++) {
+    x[k] = s->factor * (double)op_unpack(s->dtype, delta[k]);
+    if (s->post) x[k] *= a->post[k] / sqrt(squares / s->width + a->post_eps);
+    if (!s->first) x[k] += before[row * s->dim + k];
+    assert_true(fabs(x[k] - a->x[row * s->dim + k]) <= 1e-5 * (1 + fabs(x[k])));
+    sum += x[k];
   }
+  double mean = s->centered ? sum / s->width : 0;
+  squares = 0;
+  for (uint32_t k = 0; k < s->width; k++) squares += (x[k] - mean) * (x[k] - mean);
+  if (!s->copy) scale = 1 / sqrt(squares / s->width + a->eps);
+  for (uint32_t k = 0; k < s->dim; k++) {
+    double want = s->copy ? x[k] : (x[k] - mean) * scale * a->weight[k] + (s->centered ? a->shift[k] : 0);
+    op_assert_near(s->dtype, op_unpack(s->dtype, h[k]), want, 1e-2, 1.2);
+  }
+  op_free(x);
+}
+
+/* Zeros behind the width of each row. */
+static void pad(float *p, uint32_t n, uint32_t dim, uint32_t width) {
+  for (uint32_t i = 0; i < n; i++) memset(p + i * dim + width, 0, (dim - width) * sizeof *p);
+}
+
+static void check_norm(const struct norm *s) {
+  uint32_t n = s->n, dim = s->dim;
+  float *x = op_floats(n * dim, 3), *weight = op_floats(dim, 2), *shift = op_floats(dim, 1), *post = op_floats(dim, 2);
+  pad(x, n, dim, s->width);
+  pad(weight, 1, dim, s->width);
+  pad(shift, 1, dim, s->width);
+  pad(post, 1, dim, s->width);
+  float *before = op_copy(x, n * dim * sizeof *x);
+  uint16_t *delta = op_halves(s->dtype, n * dim, 1), *h = op_poisoned(n * dim * 2);
+  for (uint32_t i = 0; i < n; i++) memset(delta + i * dim + s->width, 0, (dim - s->width) * 2);
+  if (s->first) memset(x, 0xff, n * dim * sizeof *x);
+  struct tl_cuda_add_norm_args a = {.dtype = s->dtype, .first = s->first, .centered = s->centered, .n = n, .dim = dim,
+                                    .width = s->width, .eps = 1e-5f, .post_eps = 1e-4f, .factor = s->factor, .x = x,
+                                    .delta = delta, .post = s->post ? post : NULL, .weight = s->copy ? NULL : weight,
+                                    .shift = s->centered ? shift : NULL, .h = h};
+  assert_int_equal(op_run(tl_cuda_add_norm(&a, NULL)), 0);
+  for (uint32_t i = 0; i < n; i++) check_norm_row(s, &a, before, i);
   op_free(x);
   op_free(before);
   op_free(weight);
+  op_free(shift);
+  op_free(post);
   op_free(delta);
   op_free(h);
 }
@@ -123,8 +164,31 @@ static void test_norm(void **state) {
   (void)state;
   assert_int_equal(tl_cuda_prepare(), 0);
   const uint32_t dims[] = {8, 64, 2048, 2056, 4096, 12304};
-  for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++)
-    for (unsigned k = 0; k < UNIT_COUNT(dims); k++) check_norm(op_dtypes[t], 1 + k % 3, dims[k], k % 2 == 0);
+  for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
+    for (uint32_t k = 0; k < UNIT_COUNT(dims); k++)
+      check_norm(&(struct norm){.dtype = op_dtypes[t], .n = 1 + k % 3, .dim = dims[k], .width = dims[k], .first = k % 2 == 0, .factor = 1});
+    for (unsigned k = 0; k < 16; k++) /* every mixture of them */
+      check_norm(&(struct norm){.dtype = op_dtypes[t], .n = 2, .dim = k % 2 ? 2056 : 40, .width = k % 2 ? 2049 : 36, .first = k & 1,
+                                .centered = (k & 6) == 2, .post = k & 8, .copy = (k & 6) == 4, .factor = k % 3 ? 0.22f : 60});
+  }
+}
+
+static void test_cap(void **state) {
+  (void)state;
+  enum { N = 3, VOCAB = 131, LD = 132 };
+  const float caps[] = {0, 6, 30};
+  for (unsigned k = 0; k < UNIT_COUNT(caps); k++) {
+    float *logits = op_floats(N * LD, 40), *before = op_copy(logits, N * LD * sizeof *logits);
+    struct tl_cuda_cap_args a = {.n = N, .vocab = VOCAB, .ld = LD, .factor = 0.3f, .softcap = caps[k], .logits = logits};
+    assert_int_equal(op_run(tl_cuda_cap(&a, NULL)), 0);
+    for (unsigned i = 0; i < N * LD; i++) {
+      double want = before[i] * 0.3;
+      if (caps[k] != 0) want = (double)caps[k] * tanh(want / (double)caps[k]);
+      if (i % LD < VOCAB) assert_true(fabs(logits[i] - want) <= 1e-5 * (1 + fabs(want)));
+    }
+    op_free(logits);
+    op_free(before);
+  }
 }
 
 static void test_refused_shapes(void **state) {
@@ -132,17 +196,19 @@ static void test_refused_shapes(void **state) {
   assert_int_equal(tl_cuda_embed(&(struct tl_cuda_embed_args){.n = 1, .dim = 12}, NULL), 1);
   assert_int_equal(tl_cuda_gather(&(struct tl_cuda_gather_args){.n = 1, .dim = 4}, NULL), 1);
   assert_int_equal(tl_cuda_bias(&(struct tl_cuda_bias_args){.n = UINT32_MAX, .dim = 65536}, NULL), 1);
-  assert_int_equal(tl_cuda_swiglu(&(struct tl_cuda_swiglu_args){.n = 1, .dim = 15}, NULL), 1);
-  assert_int_equal(tl_cuda_add_norm(&(struct tl_cuda_add_norm_args){.n = 1, .dim = 24584}, NULL), 1);
+  assert_int_equal(tl_cuda_glu(&(struct tl_cuda_glu_args){.n = 1, .dim = 15}, NULL), 1);
+  assert_int_equal(tl_cuda_add_norm(&(struct tl_cuda_add_norm_args){.n = 1, .dim = 24584, .width = 8}, NULL), 1);
+  assert_int_equal(tl_cuda_add_norm(&(struct tl_cuda_add_norm_args){.n = 1, .dim = 16, .width = 17}, NULL), 1);
+  assert_int_equal(tl_cuda_cap(&(struct tl_cuda_cap_args){.n = 1, .vocab = 17, .ld = 16}, NULL), 1);
   /* no rows: nothing to launch */
   assert_int_equal(tl_cuda_embed(&(struct tl_cuda_embed_args){.n = 0, .dim = 16}, NULL), 0);
-  assert_int_equal(tl_cuda_add_norm(&(struct tl_cuda_add_norm_args){.n = 0, .dim = 16}, NULL), 0);
+  assert_int_equal(tl_cuda_add_norm(&(struct tl_cuda_add_norm_args){.n = 0, .dim = 16, .width = 9}, NULL), 0);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_embed),  cmocka_unit_test(test_gather), cmocka_unit_test(test_bias),
-      cmocka_unit_test(test_swiglu), cmocka_unit_test(test_norm),   cmocka_unit_test(test_refused_shapes),
+      cmocka_unit_test(test_glu), cmocka_unit_test(test_norm), cmocka_unit_test(test_cap), cmocka_unit_test(test_refused_shapes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

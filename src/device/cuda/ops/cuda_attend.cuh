@@ -8,6 +8,13 @@
 /* Scores are kept in powers of two: a multiplication less than with powers of e. */
 #define LOG2_E 1.4426950408889634f
 
+/* softcap * tanh(score / softcap), of scores in powers of two. By exp2: tanh.approx is off by 2^-11, which
+ * a cap of 50 makes visible. */
+TL_DEVICE float cap_score(float score, float softcap) {
+  float cap = softcap * LOG2_E;
+  return cap * (1 - divide_fast(2, exp2_fast(score * (2 * LOG2_E) / cap) + 1));
+}
+
 /* For head sizes that have no kernel of their own; shapes are checked by the caller. */
 int cuda_decode_any(const struct tl_cuda_decode_args *args, void *stream);
 int cuda_prefill_any(const struct tl_cuda_prefill_args *args, void *stream);

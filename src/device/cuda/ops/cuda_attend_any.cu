@@ -38,6 +38,7 @@ TL_DEVICE stretch attend_tokens(const tl_cuda_attention &a, uint32_t row, uint32
     float score = 0;
     TL_UNROLL for (int s = 0; s < MAX_STEPS; s++) score += q[s][0] * key[s][0] + q[s][1] * key[s][1];
     score = warp_sum(score) * a.scale * LOG2_E;
+    if (a.softcap != 0) score = cap_score(score, a.softcap);
     float max = fmaxf(r.max, score), shrink = exp2_fast(r.max - max), weight = exp2_fast(score - max);
     r.max = max;
     r.sum = r.sum * shrink + weight;
@@ -62,7 +63,7 @@ TL_KERNEL(THREADS, 1) decode_any(tl_cuda_decode_args a) {
   for (uint64_t work = (uint64_t)block_x() * WARPS + warp_index(); work < n; work += (uint64_t)grid_x() * WARPS) {
     uint32_t index = (uint32_t)(work / a.a.n_heads), head = (uint32_t)(work % a.a.n_heads);
     tl_cuda_item item = a.items[index];
-    stretch r = attend_tokens<T>(a.a, item.row, head, item.seq, item.first, item.first + item.count);
+    stretch r = attend_tokens<T>(a.a, item.row, head, item.seq, item.first + item.skip, item.first + item.count);
     if (!item.split) {
       write_row<T>(a.a, item.row, head, r);
       continue;
@@ -92,9 +93,10 @@ TL_KERNEL(THREADS, 1) prefill_any(tl_cuda_prefill_args a) {
   tl_cuda_tile tile = a.tiles[block_x() / TL_CUDA_TILE_ROWS];
   uint32_t row = block_x() % TL_CUDA_TILE_ROWS;
   if (row >= tile.n_rows) return;
+  uint32_t end = tile.position + row + 1, first = a.a.window && end > a.a.window ? end - a.a.window : 0;
   for (uint32_t head = warp_index(); head < a.a.n_heads; head += WARPS)
     write_row<T>(a.a, tile.row + row, head,
-                 attend_tokens<T>(a.a, tile.row + row, head, tile.seq, 0, tile.position + row + 1));
+                 attend_tokens<T>(a.a, tile.row + row, head, tile.seq, first, end));
 }
 
 int cuda_prefill_any(const struct tl_cuda_prefill_args *args, void *stream) {

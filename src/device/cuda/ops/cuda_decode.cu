@@ -50,9 +50,9 @@ TL_DEVICE void multiply(float *c, uint32_t low0, uint32_t high0, uint32_t low1, 
   TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) c[i] = tile[i];
 }
 
-/* Scores of 16 tokens in powers of two; those from n on are -INFINITY. */
+/* Scores of 16 tokens in powers of two; those before `skip` and from n on are -INFINITY. */
 template <class T, int DIM, bool WIDE>
-TL_DEVICE void score(const queries<T, DIM, WIDE> &q, const uint16_t *keys, uint32_t n, float scale,
+TL_DEVICE void score(const queries<T, DIM, WIDE> &q, const uint16_t *keys, uint32_t skip, uint32_t n, float scale, float softcap,
                      float (&s)[2][WIDE ? 4 : 2]) {
   quad key[2][DIM / 32];
   TL_UNROLL for (int t = 0; t < 2; t++)
@@ -64,8 +64,11 @@ TL_DEVICE void score(const queries<T, DIM, WIDE> &q, const uint16_t *keys, uint3
       TL_UNROLL for (int i = 0; i < 4; i += 2)
         multiply<T, WIDE>(s[t], q.pair[k][0][i], WIDE ? q.pair[k][WIDE][i] : 0, q.pair[k][0][i + 1],
                           WIDE ? q.pair[k][WIDE][i + 1] : 0, key[t][k].w[i], key[t][k].w[i + 1]);
-    TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++)
-      s[t][i] = t * 8 + lane_index() % 4 * 2 + i % 2 < n ? s[t][i] * scale : -INFINITY;
+    TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) {
+      uint32_t token = t * 8 + lane_index() % 4 * 2 + i % 2;
+      float capped = softcap != 0 ? cap_score(s[t][i] * scale, softcap) : s[t][i] * scale;
+      s[t][i] = token >= skip && token < n ? capped : -INFINITY;
+    }
   }
 }
 
@@ -193,7 +196,7 @@ TL_DEVICE void attend_item(const tl_cuda_decode_args &a, uint32_t index, uint32_
     quad value[4][DIM / 64];
     load_values<DIM>(value, (const uint16_t *)a.a.v_cache + block);
     float scores[2][WIDE ? 4 : 2];
-    score<T, DIM, WIDE>(q, (const uint16_t *)a.a.k_cache + block, n, a.a.scale * LOG2_E, scores);
+    score<T, DIM, WIDE>(q, (const uint16_t *)a.a.k_cache + block, at ? 0 : item.skip, n, a.a.scale * LOG2_E, a.a.softcap, scores);
     soften<DIM, WIDE>(&r, scores);
     mix<T, DIM, WIDE>(&r, scores, value, n);
   }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The residual sum and RMSNorm in one pass: a block a row, the row in shared memory
+/* The residual sum and the norms on both sides of it: a block a row, the row in shared memory
  * between the sum of squares and the scaling; each thread reads what it wrote. */
 #include "device/cuda/ops/cuda_port.cuh"
 
@@ -11,10 +11,23 @@ static size_t shared_bytes(uint32_t dim) {
   return ((size_t)dim + WARPS) * sizeof(float);
 }
 
+/* What each element of delta is multiplied by, but for `post`. */
 template <class T>
-TL_KERNEL(THREADS, 1) add_norm(tl_cuda_add_norm_args a) {
-  float *row = (float *)shared_memory(), *sums = row + a.dim, sum = 0;
-  uint64_t base = (uint64_t)block_x() * a.dim;
+TL_DEVICE float delta_scale(const tl_cuda_add_norm_args &a, uint64_t base, float *sums) {
+  if (!a.post) return a.factor;
+  float sum = 0;
+  for (uint32_t i = thread_index() * 8; i < a.dim; i += THREADS * 8) {
+    float v[8];
+    unpack8<T>(load16((const uint16_t *)a.delta + base + i), v);
+    TL_UNROLL for (int k = 0; k < 8; k++) sum += v[k] * v[k];
+  }
+  return a.factor / sqrtf(block_sum(sum, sums, WARPS) * a.factor * a.factor / (float)a.width + a.post_eps);
+}
+
+/* x += delta, in memory and in `row`; this thread's part of the sum of x, or of its squares. */
+template <class T>
+TL_DEVICE float add_delta(const tl_cuda_add_norm_args &a, uint64_t base, float scale, float *row) {
+  float sum = 0;
   for (uint32_t i = thread_index() * 8; i < a.dim; i += THREADS * 8) {
     float v[8];
     unpack8<T>(load16((const uint16_t *)a.delta + base + i), v);
@@ -24,25 +37,48 @@ TL_KERNEL(THREADS, 1) add_norm(tl_cuda_add_norm_args a) {
       halves[1] = load16(a.x + base + i + 4);
     }
     TL_UNROLL for (int k = 0; k < 8; k++) {
-      v[k] += as_float(halves[k / 4].w[k % 4]); /* the first one adds to zero */
+      v[k] = v[k] * (a.post ? scale * a.post[i + k] : scale) + as_float(halves[k / 4].w[k % 4]); /* the first one adds to zero */
       halves[k / 4].w[k % 4] = as_bits(v[k]);
-      sum += v[k] * v[k];
+      sum += a.centered ? v[k] : v[k] * v[k];
     }
     store16(a.x + base + i, halves[0]);
     store16(a.x + base + i + 4, halves[1]);
     store16(row + i, halves[0]);
     store16(row + i + 4, halves[1]);
   }
-  float scale = 1 / sqrtf(block_sum(sum, sums, WARPS) / (float)a.dim + a.eps);
+  return sum;
+}
+
+TL_DEVICE float deviations(const tl_cuda_add_norm_args &a, const float *row, float mean) {
+  float sum = 0;
+  for (uint32_t i = thread_index() * 8; i < a.dim; i += THREADS * 8)
+    TL_UNROLL for (uint32_t k = 0; k < 8; k++) sum += i + k < a.width ? (row[i + k] - mean) * (row[i + k] - mean) : 0;
+  return sum;
+}
+
+template <class T>
+TL_KERNEL(THREADS, 1) add_norm(tl_cuda_add_norm_args a) {
+  float *row = (float *)shared_memory(), *sums = row + a.dim, mean = 0, scale = 1;
+  uint64_t base = (uint64_t)block_x() * a.dim;
+  float sum = add_delta<T>(a, base, delta_scale<T>(a, base, sums), row);
+  if (a.centered) {
+    mean = block_sum(sum, sums, WARPS) / (float)a.width;
+    sum = deviations(a, row, mean);
+  }
+  if (a.weight) scale = 1 / sqrtf(block_sum(sum, sums, WARPS) / (float)a.width + a.eps);
   for (uint32_t i = thread_index() * 8; i < a.dim; i += THREADS * 8) {
     float v[8];
-    TL_UNROLL for (int k = 0; k < 8; k++) v[k] = row[i + k] * scale * a.weight[i + k];
+    TL_UNROLL for (int k = 0; k < 8; k++) {
+      v[k] = (row[i + k] - mean) * scale;
+      if (a.weight) v[k] *= a.weight[i + k];
+      if (a.shift) v[k] += a.shift[i + k];
+    }
     store16((uint16_t *)a.h + base + i, pack8<T>(v));
   }
 }
 
 extern "C" int tl_cuda_add_norm(const struct tl_cuda_add_norm_args *args, void *stream) {
-  if (args->dim % 8 || args->dim == 0 || args->dim > MAX_DIM) return CUDA_INVALID;
+  if (args->dim % 8 || args->dim > MAX_DIM || args->width == 0 || args->width > args->dim) return CUDA_INVALID;
   return args->n ? launch(args->dtype == TL_CUDA_BF16 ? add_norm<bf16> : add_norm<f16>, args->n, 1, THREADS,
                           shared_bytes(args->dim), stream, *args)
                  : 0;

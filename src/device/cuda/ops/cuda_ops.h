@@ -16,8 +16,8 @@
  * slot TL_CUDA_NO_SLOT. They are computed like others but touch no cache.
  *
  * A model whose sizes are not multiples of 8 is padded with zeros when it is loaded: each
- * half of a head for itself, and norms, whose means are over padded rows, with weight *
- * sqrt(dim / padded) and eps * dim / padded (tests/unit/device/test_op_model.c). */
+ * half of a head for itself; norms are told how many elements count (`width`). Rows of Q and K are
+ * ordered so that the rotation pairs them as halves (cuda_weights.c). */
 #ifndef CUDA_OPS_H
 #define CUDA_OPS_H
 
@@ -54,31 +54,47 @@ struct tl_cuda_embed_args {
 };
 int tl_cuda_embed(const struct tl_cuda_embed_args *args, void *stream);
 
-/* x += delta, then h = x / rms(x) * weight. */
+/* x += factor * delta, or the norm of that; then h = x / rms(x) * weight. */
 struct tl_cuda_add_norm_args {
   int dtype;
-  int first;               /* x = delta: the first one of a step */
-  uint32_t n, dim;         /* dim (8) */
-  float eps;
+  int first;               /* x = in place of x +=: the first one of a step */
+  int centered;            /* h is a LayerNorm: the mean is subtracted first */
+  uint32_t n, dim, width;  /* dim (8); means are over `width` of its elements, what lies behind is zero */
+  float eps, post_eps, factor;
   float *x;                /* (n, dim) the residual */
   const void *delta;       /* T (n, dim) what the sublayer before gave */
-  const float *weight;     /* (dim) */
+  const float *post;       /* (dim), or NULL: delta is divided by its rms and multiplied by this before it is added */
+  const float *weight;     /* (dim), or NULL: h = x */
+  const float *shift;      /* (dim) added to h, or NULL */
   void *h;                 /* T (n, dim) */
 };
 int tl_cuda_add_norm(const struct tl_cuda_add_norm_args *args, void *stream);
 
-/* What lies between the QKV product and attention: bias, norm of each head of q and
- * k, rotation (halves layout), k and v into the cache.
+/* What all heads of q, or of k, are divided by when they are normed as one row: bias included. */
+struct tl_cuda_row_rms_args {
+  int dtype;
+  uint32_t n, n_heads, n_kv_heads, head_dim, width; /* as below */
+  float eps;
+  const void *qkv;           /* T (n, (n_heads + 2 n_kv_heads) head_dim) */
+  const float *bias;         /* or NULL */
+  float *out;                /* (n, 2): 1 / rms of q, of k */
+};
+int tl_cuda_row_rms(const struct tl_cuda_row_rms_args *args, void *stream);
+
+/* What lies between the QKV product and attention: bias, norm of q and k, rotation
+ * (halves layout), k and v into the cache.
  * The cache of a layer: T (n_blocks, n_kv_heads, TL_BLOCK_TOKENS, head_dim), one for
  * k and one for v. */
 struct tl_cuda_qkv_args {
   int dtype;
   uint32_t n, n_heads, n_kv_heads, head_dim; /* head_dim (8), at most TL_CUDA_MAX_HEAD_DIM */
+  uint32_t width;            /* elements of a head that count in its mean, the others are zero */
   const void *qkv;           /* T (n, (n_heads + 2 n_kv_heads) head_dim): q, k, v */
   const float *bias;         /* (n_heads + 2 n_kv_heads) head_dim, or NULL */
-  const float *q_norm, *k_norm; /* (head_dim), or NULL */
+  const float *q_norm, *k_norm; /* (head_dim), or NULL; with row_rms (n_heads head_dim), (n_kv_heads head_dim) */
+  const float *row_rms;      /* (n, 2) by tl_cuda_row_rms; NULL: each head is normed for itself */
   float eps;
-  const float *rope;         /* (max_context, head_dim): half cosines, half sines */
+  const float *rope;         /* (max_context, head_dim): half cosines, half sines; NULL: nothing is rotated */
   const uint32_t *positions; /* (n) */
   const uint32_t *slots;     /* (n) block * TL_BLOCK_TOKENS + offset, or TL_CUDA_NO_SLOT */
   void *q;                   /* T (n, n_heads head_dim) */
@@ -90,7 +106,8 @@ int tl_cuda_qkv(const struct tl_cuda_qkv_args *args, void *stream);
 struct tl_cuda_attention {
   int dtype;
   uint32_t n_heads, n_kv_heads, head_dim; /* as above; n_heads a multiple of n_kv_heads */
-  float scale;
+  float scale, softcap;                   /* softcap not 0: scores are softcap * tanh(score / softcap) */
+  uint32_t window;                        /* not 0: only the last so many keys, the row's own among them; decode's items say it themselves */
   const void *q;                          /* T (rows of the step, n_heads head_dim) */
   void *out;                              /* likewise */
   const void *k_cache, *v_cache;
@@ -103,7 +120,8 @@ struct tl_cuda_item {
   uint32_t row;          /* of q and out */
   uint32_t seq;          /* row of block_tables */
   uint32_t first, count; /* positions [first, first + count); first is a multiple of TL_BLOCK_TOKENS */
-  uint32_t split;        /* 0: the whole context; 1: a part, to be merged */
+  uint32_t split;        /* 0: all that the row sees; 1: a part, to be merged */
+  uint32_t skip;         /* of its first block, tokens that the row does not see */
 };
 
 /* The items of one sequence that was split. */
@@ -145,15 +163,15 @@ struct tl_cuda_prefill_args {
 };
 int tl_cuda_prefill(const struct tl_cuda_prefill_args *args, void *stream);
 
-/* out = silu(gate + bias) * (up + bias). */
-struct tl_cuda_swiglu_args {
-  int dtype;
+/* out = silu(gate + bias) * (up + bias), or with gelu, by tanh, in place of silu. */
+struct tl_cuda_glu_args {
+  int dtype, gelu;
   uint32_t n, dim;       /* dim (8): of the inner row */
   const void *gate_up;   /* T (n, 2 dim): gate, then up */
   const float *bias;     /* (2 dim) or NULL */
   void *out;             /* T (n, dim) */
 };
-int tl_cuda_swiglu(const struct tl_cuda_swiglu_args *args, void *stream);
+int tl_cuda_glu(const struct tl_cuda_glu_args *args, void *stream);
 
 /* out[i] = in[rows[i]]. */
 struct tl_cuda_gather_args {
@@ -225,6 +243,15 @@ struct tl_cuda_sampling {
   uint32_t first_history, n_history; /* a token is at most once in a row's history */
   uint32_t first_bias, n_bias;
 };
+
+/* logits *= factor, then softcap * tanh(logits / softcap) unless that is 0. */
+struct tl_cuda_cap_args {
+  uint32_t n, vocab;
+  uint32_t ld;           /* (4): floats from row to row, at least vocab */
+  float factor, softcap;
+  float *logits;         /* (n, ld) */
+};
+int tl_cuda_cap(const struct tl_cuda_cap_args *args, void *stream);
 
 /* One token for each row, as cpu_sample does. Weights are summed as integers, in
  * units of 2^-44 of the best token's: a draw depends on no order of summing, and

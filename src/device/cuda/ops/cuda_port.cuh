@@ -154,6 +154,10 @@ TL_DEVICE float exp2_fast(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
   return r;
 }
+/* Within 2 units in the last place; 0 where b is above 2^126. */
+TL_DEVICE float divide_fast(float a, float b) {
+  return __fdividef(a, b);
+}
 /* Four bytes of eight, by the selector's hexadecimal digits, lowest first: 0 to 3 are
  * a's, 4 to 7 are b's. */
 TL_DEVICE uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {

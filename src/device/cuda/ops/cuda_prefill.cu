@@ -57,7 +57,8 @@ TL_DEVICE void load_queries(const tl_cuda_attention &a, const tl_cuda_tile &tile
 
 /* s[j]: scores of tokens 8j + 2c, 8j + 2c + 1 of the tile. */
 template <class T, int DIM>
-TL_DEVICE void score(const state<DIM> &st, quad (*keys)[DIM / 8], float scale, float (&s)[TOKENS / 8][4]) {
+TL_DEVICE void score(const state<DIM> &st, quad (*keys)[DIM / 8], float scale, float softcap,
+                     float (&s)[TOKENS / 8][4]) {
   TL_UNROLL for (uint32_t j = 0; j < TOKENS / 8; j += 2) {
     TL_UNROLL for (int i = 0; i < 4; i++) s[j][i] = s[j + 1][i] = 0;
     TL_UNROLL for (uint32_t k = 0; k < DIM / 16; k++) {
@@ -69,16 +70,17 @@ TL_DEVICE void score(const state<DIM> &st, quad (*keys)[DIM / 8], float scale, f
     TL_UNROLL for (int i = 0; i < 4; i++) {
       s[j][i] *= scale;
       s[j + 1][i] *= scale;
+      if (softcap != 0) s[j][i] = cap_score(s[j][i], softcap), s[j + 1][i] = cap_score(s[j + 1][i], softcap);
     }
   }
 }
 
-/* A row sees the tokens up to its own position; `ahead`: row 0's position less the tile's first token. */
-TL_DEVICE void hide_later(float (&s)[TOKENS / 8][4], int64_t ahead) {
+/* A row sees the tokens up to its own position, `window` of them; `ahead`: row 0's position less the tile's first token. */
+TL_DEVICE void hide_unseen(float (&s)[TOKENS / 8][4], int64_t ahead, int64_t window) {
   TL_UNROLL for (uint32_t j = 0; j < TOKENS / 8; j++)
     TL_UNROLL for (uint32_t i = 0; i < 4; i++) {
       uint32_t token = j * 8 + lane_index() % 4 * 2 + i % 2, row = warp_index() * 16 + i / 2 * 8 + lane_index() / 4;
-      if ((int64_t)token > ahead + row) s[j][i] = -INFINITY;
+      if ((int64_t)token > ahead + row || (int64_t)token <= ahead + row - window) s[j][i] = -INFINITY;
     }
 }
 
@@ -89,8 +91,9 @@ TL_DEVICE void soften(state<DIM> *st, float (&s)[TOKENS / 8][4]) {
     TL_UNROLL for (int j = 0; j < TOKENS / 8; j++) max = fmaxf(max, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
     max = fmaxf(max, shuffle_xor(max, 1u));
     max = fmaxf(max, shuffle_xor(max, 2u));
-    float shrink = exp2_fast(st->max[half] - max); /* the first tile shows every row a token */
+    float shrink = exp2_fast(st->max[half] - (max == -INFINITY ? 0 : max)); /* 0, too, while a window shows the row no token */
     st->max[half] = max;
+    max = max == -INFINITY ? 0 : max;
     st->sum[half] *= shrink;
     TL_UNROLL for (int j = 0; j < DIM / 8; j++) {
       st->out[j][2 * half] *= shrink;
@@ -139,25 +142,26 @@ TL_KERNEL(THREADS, 2) prefill(tl_cuda_prefill_args args) {
   prefill_shared<DIM> *shared = (prefill_shared<DIM> *)shared_memory();
   tl_cuda_tile tile = args.tiles[block_x() / a.n_heads];
   uint32_t head = block_x() % a.n_heads, kv_head = head / (a.n_heads / a.n_kv_heads);
-  uint32_t n_keys = tile.position + tile.n_rows;
+  uint32_t n_keys = tile.position + tile.n_rows, window = a.window ? a.window : UINT32_MAX;
+  uint32_t begin = tile.position >= window ? (tile.position - window + 1) / TOKENS * TOKENS : 0;
   const uint32_t *table = a.block_tables + (uint64_t)tile.seq * a.table_stride;
-  load_tile<DIM>(a, a.k_cache, table, kv_head, 0, n_keys, shared->keys);
+  load_tile<DIM>(a, a.k_cache, table, kv_head, begin, n_keys, shared->keys);
   commit_async();
-  load_tile<DIM>(a, a.v_cache, table, kv_head, 0, n_keys, shared->values);
+  load_tile<DIM>(a, a.v_cache, table, kv_head, begin, n_keys, shared->values);
   commit_async();
   state<DIM> st = {};
   load_queries<DIM>(a, tile, head, &st);
   st.max[0] = st.max[1] = -INFINITY;
-  for (uint32_t first = 0; first < n_keys; first += TOKENS) {
+  for (uint32_t first = begin; first < n_keys; first += TOKENS) {
     uint32_t next = first + TOKENS;
     float s[TOKENS / 8][4];
     wait_async<1>(); /* the keys; the values may still be on their way */
     sync_block();
-    score<T, DIM>(st, shared->keys, a.scale * LOG2_E, s);
+    score<T, DIM>(st, shared->keys, a.scale * LOG2_E, a.softcap, s);
     sync_block();
     if (next < n_keys) load_tile<DIM>(a, a.k_cache, table, kv_head, next, n_keys, shared->keys);
     commit_async(); /* also of nothing, so that the groups can be counted */
-    if (next > tile.position) hide_later(s, (int64_t)tile.position - first);
+    if (next > tile.position || n_keys - first > window) hide_unseen(s, (int64_t)tile.position - first, window);
     soften<DIM>(&st, s);
     wait_async<1>(); /* the values */
     sync_block();

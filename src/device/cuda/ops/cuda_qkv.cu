@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Bias, head norm, rotation and the way into the cache: a warp a head of a row, two
- * neighbouring elements of each half in a lane at a time. */
+/* Bias, norm, rotation and the way into the cache: a warp a head of a row, two
+ * neighbouring elements of each half in a lane at a time. Norms over whole rows need all
+ * heads first: a kernel before. */
 #include "device/cuda/ops/cuda_port.cuh"
 
 #define WARPS 4
@@ -25,11 +26,14 @@ TL_DEVICE void load_head(const uint16_t *from, const float *bias, uint32_t half,
   }
 }
 
-TL_DEVICE void norm_head(head *h, const float *weight, uint32_t half, float eps) {
+TL_DEVICE float head_rms(const head &h, uint32_t width, float eps) {
   float sum = 0;
   TL_UNROLL for (uint32_t s = 0; s < MAX_STEPS; s++)
-    TL_UNROLL for (uint32_t k = 0; k < 4; k++) sum += h->v[s][k] * h->v[s][k];
-  float scale = 1 / sqrtf(warp_sum(sum) / (float)(2 * half) + eps);
+    TL_UNROLL for (uint32_t k = 0; k < 4; k++) sum += h.v[s][k] * h.v[s][k];
+  return 1 / sqrtf(warp_sum(sum) / (float)width + eps);
+}
+
+TL_DEVICE void norm_head(head *h, const float *weight, uint32_t half, float scale) {
   TL_UNROLL for (uint32_t s = 0; s < MAX_STEPS; s++) {
     uint32_t i = s * 64 + lane_index() * 2;
     if (i >= half) continue;
@@ -73,8 +77,12 @@ TL_KERNEL(WARPS * 32, 1) qkv(tl_cuda_qkv_args a) {
   load_head<T>((const uint16_t *)a.qkv + work * a.head_dim, a.bias ? a.bias + (uint64_t)index * a.head_dim : nullptr,
                half, &h);
   const float *norm = is_q ? a.q_norm : is_v ? nullptr : a.k_norm;
-  if (norm) norm_head(&h, norm, half, a.eps);
-  if (!is_v) rotate(&h, a.rope + (uint64_t)a.positions[row] * a.head_dim, half);
+  if (norm && a.row_rms) {
+    norm_head(&h, norm + (uint64_t)(is_q ? index : index - a.n_heads) * a.head_dim, half, a.row_rms[(uint64_t)row * 2 + !is_q]);
+  } else if (norm) {
+    norm_head(&h, norm, half, head_rms(h, a.width, a.eps));
+  }
+  if (!is_v && a.rope) rotate(&h, a.rope + (uint64_t)a.positions[row] * a.head_dim, half);
   if (is_q) {
     store_head<T>(&h, half, (uint16_t *)a.q + ((uint64_t)row * a.n_heads + index) * a.head_dim);
     return;
@@ -86,8 +94,37 @@ TL_KERNEL(WARPS * 32, 1) qkv(tl_cuda_qkv_args a) {
 
 extern "C" int tl_cuda_qkv(const struct tl_cuda_qkv_args *args, void *stream) {
   uint64_t work = (uint64_t)args->n * (args->n_heads + 2 * args->n_kv_heads), blocks = (work + WARPS - 1) / WARPS;
-  if (args->head_dim % 8 || args->head_dim > TL_CUDA_MAX_HEAD_DIM || blocks > INT32_MAX) return CUDA_INVALID;
+  if (args->head_dim % 8 || args->head_dim > TL_CUDA_MAX_HEAD_DIM || args->width > args->head_dim || blocks > INT32_MAX)
+    return CUDA_INVALID;
   return blocks ? launch(args->dtype == TL_CUDA_BF16 ? qkv<bf16> : qkv<f16>, (unsigned)blocks, 1, WARPS * 32, 0,
                          stream, *args)
                 : 0;
+}
+
+/* --- whole rows ------------------------------------------------------------------------------ */
+
+/* A block a row of q or k. */
+template <class T>
+TL_KERNEL(WARPS * 32, 1) row_rms(tl_cuda_row_rms_args a) {
+  bool is_k = block_y();
+  uint32_t heads = is_k ? a.n_kv_heads : a.n_heads, first = is_k ? a.n_heads * a.head_dim : 0;
+  const uint16_t *from = (const uint16_t *)a.qkv + (uint64_t)block_x() * (a.n_heads + 2 * a.n_kv_heads) * a.head_dim + first;
+  float sum = 0;
+  for (uint32_t i = thread_index() * 8; i < heads * a.head_dim; i += WARPS * 32 * 8) {
+    float v[8];
+    unpack8<T>(load16(from + i), v);
+    TL_UNROLL for (int k = 0; k < 8; k++) {
+      if (a.bias) v[k] += a.bias[first + i + k];
+      sum += v[k] * v[k];
+    }
+  }
+  sum = block_sum(sum, (float *)shared_memory(), WARPS) / (float)(heads * a.width);
+  if (thread_index() == 0) a.out[(uint64_t)block_x() * 2 + is_k] = 1 / sqrtf(sum + a.eps);
+}
+
+extern "C" int tl_cuda_row_rms(const struct tl_cuda_row_rms_args *args, void *stream) {
+  if (args->head_dim % 8 || args->width == 0 || args->width > args->head_dim) return CUDA_INVALID;
+  return args->n ? launch(args->dtype == TL_CUDA_BF16 ? row_rms<bf16> : row_rms<f16>, args->n, 2, WARPS * 32,
+                          WARPS * sizeof(float), stream, *args)
+                 : 0;
 }

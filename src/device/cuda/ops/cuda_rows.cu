@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What treats rows or elements on their own: embedding, gather, bias, SwiGLU. One
+/* What treats rows or elements on their own: embedding, gather, bias, gates, caps. One
  * thread moves 16 bytes, neighbours in a row are neighbours in a warp. */
 #include "device/cuda/ops/cuda_port.cuh"
 
@@ -78,10 +78,18 @@ extern "C" int tl_cuda_bias(const struct tl_cuda_bias_args *args, void *stream) 
                 : 0;
 }
 
-/* --- SwiGLU --------------------------------------------------------------------------------------- */
+/* --- gates ---------------------------------------------------------------------------------------- */
+
+TL_DEVICE float silu(float x) {
+  return x / (1 + expf(-x));
+}
+
+TL_DEVICE float gelu(float x) {
+  return 0.5f * x * (1 + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+}
 
 template <class T>
-TL_KERNEL(THREADS, 1) swiglu(tl_cuda_swiglu_args a) {
+TL_KERNEL(THREADS, 1) glu(tl_cuda_glu_args a) {
   uint64_t row;
   uint32_t column;
   if (!my_eight(a.n, a.dim, &row, &column)) return;
@@ -94,15 +102,33 @@ TL_KERNEL(THREADS, 1) swiglu(tl_cuda_swiglu_args a) {
       gate[i] += a.bias[column + i];
       up[i] += a.bias[a.dim + column + i];
     }
-    gate[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
+    gate[i] = (a.gelu ? gelu(gate[i]) : silu(gate[i])) * up[i];
   }
   store16((uint16_t *)a.out + row * a.dim + column, pack8<T>(gate));
 }
 
-extern "C" int tl_cuda_swiglu(const struct tl_cuda_swiglu_args *args, void *stream) {
+extern "C" int tl_cuda_glu(const struct tl_cuda_glu_args *args, void *stream) {
   unsigned blocks;
   if (launch_eights(args->n, args->dim, &blocks)) return CUDA_INVALID;
-  return blocks ? launch(args->dtype == TL_CUDA_BF16 ? swiglu<bf16> : swiglu<f16>, blocks, 1, THREADS, 0, stream,
-                         *args)
-                : 0;
+  return blocks ? launch(args->dtype == TL_CUDA_BF16 ? glu<bf16> : glu<f16>, blocks, 1, THREADS, 0, stream, *args) : 0;
+}
+
+/* --- logits --------------------------------------------------------------------------------------- */
+
+/* Four of a row at a time; what lies between vocab and ld may be anything. */
+TL_KERNEL(THREADS, 1) cap(tl_cuda_cap_args a) {
+  uint64_t index = (uint64_t)block_x() * THREADS + thread_index();
+  if (index >= (uint64_t)a.n * (a.ld / 4)) return;
+  quad v = load16(a.logits + index * 4);
+  TL_UNROLL for (int i = 0; i < 4; i++) {
+    float logit = as_float(v.w[i]) * a.factor;
+    v.w[i] = as_bits(a.softcap != 0 ? a.softcap * tanhf(logit / a.softcap) : logit);
+  }
+  store16(a.logits + index * 4, v);
+}
+
+extern "C" int tl_cuda_cap(const struct tl_cuda_cap_args *args, void *stream) {
+  uint64_t blocks = ((uint64_t)args->n * (args->ld / 4) + THREADS - 1) / THREADS;
+  if (args->ld % 4 || args->ld < args->vocab || blocks > INT32_MAX) return CUDA_INVALID;
+  return blocks ? launch(cap, (unsigned)blocks, 1, THREADS, 0, stream, *args) : 0;
 }
