@@ -18,8 +18,8 @@ static void make_attention(struct attention_case *c, enum tl_dtype dtype, uint32
   size_t head_bytes = (size_t)head_pad * TL_BLOCK_TOKENS * tl_dtype_bytes(dtype), total = (n_blocks + 2) * 2 * head_bytes;
   *c = (struct attention_case){.cache = malloc(total), .n_tokens = n_tokens};
   memset(c->cache, 0xff, total);
-  c->a = (struct cpu_attention){dtype, head_dim, head_pad, 2 * head_bytes, c->cache, c->cache + head_bytes, c->table, 0, 0, 0};
-  c->a.scale = 1 / sqrtf((float)head_dim);
+  c->a = (struct cpu_attention){.dtype = dtype, .head_dim = head_dim, .head_pad = head_pad, .block_bytes = 2 * head_bytes, .k = c->cache,
+                               .v = c->cache + head_bytes, .table = c->table, .scale = 1 / sqrtf((float)head_dim)};
   for (uint32_t b = 0; b < n_blocks; b++) c->table[b] = (b * 5 + 3) % (n_blocks + 2);
   if ((n_blocks + 2) % 5 == 0) /* not a permutation then */
     for (uint32_t b = 0; b < n_blocks; b++) c->table[b] = n_blocks + 1 - b;
