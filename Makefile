@@ -373,7 +373,7 @@ $(B)/bin/load: bench/load.c $(wildcard bench/load_*.c) bench/load.h $(B)/lib/llh
 # Parts of those that have some.
 $(B)/bin/bench_contention: $(wildcard bench/contention_*.c) bench/sim_route.c | bench/contention.h bench/sim_route.h
 $(B)/bin/bench_route: bench/sim_route.c | bench/sim_route.h
-$(B)/bin/bench_kernels $(B)/bin/bench_quant: bench/probes.c | bench/probes.h
+$(B)/bin/bench_kernels $(B)/bin/bench_quant $(B)/bin/bench_experts: bench/probes.c | bench/probes.h
 $(B)/bin/bench_%: bench/bench_%.c $(call archives,route)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")
