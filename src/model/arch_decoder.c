@@ -3,6 +3,7 @@
  * et al. 2023) made usual: norms around attention with grouped queries and rotary positions,
  * and around a gated MLP. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "model/model_private.h"
@@ -151,7 +152,10 @@ static int attend(struct maker *k, uint32_t layer) {
   }
   if (!is(k, ARCH_SINKS)) return TL_OK;
   op->features |= TL_F_SINKS;
-  op->weight[0] = plan_tensor(k->m, k->err, (uint64_t)c->num_attention_heads, 0, "model.layers.%u.self_attn.sinks", layer);
+  const char *sinks = k->m->gguf ? "blk.%u.attn_sinks.weight" : "model.layers.%u.self_attn.sinks";
+  char name[64];
+  snprintf(name, sizeof name, sinks, layer);
+  op->weight[0] = plan_tensor(k->m, k->err, (uint64_t)c->num_attention_heads, 0, "%s", name);
   return op->weight[0] < 0 ? op->weight[0] : TL_OK;
 }
 
@@ -204,7 +208,7 @@ static int check(const struct maker *k) {
   if (is(k, ARCH_LAYER_NORM) && (c->qk_layernorm || c->use_parallel_residual))
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: %s: is not supported",
                         c->qk_layernorm ? "qk_layernorm" : "use_parallel_residual");
-  return k->experts ? arch_experts_check(k->experts, c, k->err) : TL_OK;
+  return k->experts ? arch_experts_check(k->m, k->experts, c, k->err) : TL_OK;
 }
 
 int arch_decoder_plan(struct model *m, const struct architecture *a, const struct hf_config *c, float rope_factor,

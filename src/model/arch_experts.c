@@ -23,16 +23,19 @@ bool arch_experts_in(const struct arch_experts *e, const struct hf_config *c, ui
   return e && !c->dense[layer] && (layer + 1) % (uint64_t)c->decoder_sparse_step == 0;
 }
 
-int arch_experts_check(const struct arch_experts *e, const struct hf_config *c, struct tl_error *err) {
-  if (c->n_experts < 1)
-    return tl_error_set(err, TL_ECORRUPT, "model.path", "config.json: num_experts (num_local_experts): is required");
+/* hf, gguf: the key in the one kind of file and in the other. */
+static int bad(const struct model *m, struct tl_error *err, const char *hf, const char *gguf, const char *what) {
+  return tl_error_set(err, TL_ECORRUPT, "model.path", "%s: %s: %s", m->gguf ? "metadata" : "config.json", m->gguf ? gguf : hf, what);
+}
+
+int arch_experts_check(const struct model *m, const struct arch_experts *e, const struct hf_config *c, struct tl_error *err) {
+  if (c->n_experts < 1) return bad(m, err, "num_experts (num_local_experts)", "expert_count", "is required");
   if (c->n_chosen < 1 || c->n_chosen > c->n_experts)
-    return tl_error_set(err, TL_ECORRUPT, "model.path",
-                        "config.json: num_experts_per_tok: expected 1 to the number of experts, %lld", (long long)c->n_experts);
+    return bad(m, err, "num_experts_per_tok", "expert_used_count", "expected 1 to the number of experts");
   if (e->traits & EXPERTS_OWN_SIZE && !c->expert_size)
-    return tl_error_set(err, TL_ECORRUPT, "model.path", "config.json: moe_intermediate_size: is required");
+    return bad(m, err, "moe_intermediate_size", "expert_feed_forward_length", "is required");
   if (e->traits & EXPERTS_SHARED && !c->shared_expert_size)
-    return tl_error_set(err, TL_ECORRUPT, "model.path", "config.json: shared_expert_intermediate_size: is required");
+    return bad(m, err, "shared_expert_intermediate_size", "expert_shared_feed_forward_length", "is required");
   return TL_OK;
 }
 

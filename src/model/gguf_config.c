@@ -10,10 +10,13 @@ enum {
   PAIRED = 1 << 0,  /* rows of Q and K, see tl_tensor.head_rows */
   PARTIAL = 1 << 1, /* rope.dimension_count may be less than a head */
   WINDOWS = 1 << 2, /* attention.sliding_window */
+  EXPERTS = 1 << 3, /* expert_count and what belongs to it */
+  NORMALIZED = 1 << 4, /* shares of the chosen experts sum up to 1 */
+  UNROUNDED = 1 << 5,  /* YaRN's borders are not whole dimensions */
 };
 
 /* A new architecture is a new row: general.architecture, the class that transformers has for it, and
- * what llama.cpp takes for granted, which its files do not say. Mistral's files say llama. */
+ * what llama.cpp takes for granted, which its files do not say. Mistral's and Mixtral's files say llama. */
 static const struct known {
   const char *name, *class_name;
   uint32_t traits;
@@ -21,7 +24,7 @@ static const struct known {
   double attention_cap, final_cap;
   int64_t odd_layers; /* Gemma: the size that divides scores by embedding / heads in place of a head has so many */
 } architectures[] = {
-    {"llama", "LlamaForCausalLM", PAIRED, 0, 0, 0, 0},
+    {"llama", "LlamaForCausalLM", PAIRED | EXPERTS, 0, 0, 0, 0},
     {"qwen2", "Qwen2ForCausalLM", 0, 0, 0, 0, 0},
     {"qwen3", "Qwen3ForCausalLM", 0, 0, 0, 0, 0},
     {"smollm3", "SmolLM3ForCausalLM", PAIRED, 0, 0, 0, 0},
@@ -32,11 +35,15 @@ static const struct known {
     {"granite", "GraniteForCausalLM", PAIRED, 0, 0, 0, 0},
     {"stablelm", "StableLmForCausalLM", PARTIAL, 0, 0, 0, 0},
     {"glm4", "Glm4ForCausalLM", PARTIAL, 0, 0, 0, 0},
+    {"qwen2moe", "Qwen2MoeForCausalLM", EXPERTS, 0, 0, 0, 0},
+    {"qwen3moe", "Qwen3MoeForCausalLM", EXPERTS | NORMALIZED, 0, 0, 0, 0},
+    {"gpt-oss", "GptOssForCausalLM", EXPERTS | WINDOWS | UNROUNDED, 0, 0, 0, 0},
 };
+#define MIXTRAL "MixtralForCausalLM"
 #define N_ARCHITECTURES (sizeof architectures / sizeof *architectures)
 
 bool gguf_knows_class(const char *class_name) {
-  if (strcmp(class_name, "MistralForCausalLM") == 0) return true;
+  if (strcmp(class_name, "MistralForCausalLM") == 0 || strcmp(class_name, MIXTRAL) == 0) return true;
   for (size_t i = 0; i < N_ARCHITECTURES; i++)
     if (strcmp(architectures[i].class_name, class_name) == 0) return true;
   return false;
@@ -78,6 +85,10 @@ static const struct row rows[] = {
     {"rope.scaling.yarn_attn_factor", NUMBER, AT(attention_factor), 1e-3, 1e3, false},
     {"rope.scaling.yarn_beta_fast", NUMBER, AT(beta_fast), 1e-3, 1e6, false},
     {"rope.scaling.yarn_beta_slow", NUMBER, AT(beta_slow), 1e-3, 1e6, false},
+    {"expert_count", WHOLE, AT(n_experts), 0, MODEL_MAX_EXPERTS, false},
+    {"expert_used_count", WHOLE, AT(n_chosen), 0, MODEL_MAX_CHOSEN, false},
+    {"expert_feed_forward_length", WHOLE, AT(expert_size), 1, MODEL_MAX_DIM, false},
+    {"expert_shared_feed_forward_length", WHOLE, AT(shared_expert_size), 1, MODEL_MAX_DIM, false},
 };
 
 static void key_name(const char *architecture, const char *key, char *ret, size_t size) {
@@ -201,7 +212,7 @@ static int check_rest(const struct tl_gguf *g, const struct known *a, struct hf_
   if (tl_gguf_integer(g, key, &whole) && whole != head_dim)
     return unsupported(g, key, err, "values of another length than keys are not supported");
   key_name(a->name, "expert_count", key, sizeof key);
-  if (tl_gguf_integer(g, key, &whole) && whole > 0) return unsupported(g, key, err, "experts are not supported");
+  if (c->n_experts && !(a->traits & EXPERTS)) return unsupported(g, key, err, "experts are not supported for this architecture");
   key_name(a->name, "attention.sliding_window", key, sizeof key);
   if (c->sliding_window && !(a->traits & WINDOWS))
     return unsupported(g, key, err, "windows are not supported for this architecture");
@@ -215,6 +226,9 @@ static void take_defaults(const struct tl_gguf *g, const struct known *a, struct
   char key[128];
   int64_t head_dim = c->head_dim ? c->head_dim : c->hidden_size / c->num_attention_heads;
   bool odd = a->odd_layers && c->num_hidden_layers == a->odd_layers;
+  if (c->n_experts && strcmp(a->name, "llama") == 0) strcpy(c->architecture, MIXTRAL);
+  c->norm_topk_prob = a->traits & NORMALIZED;
+  c->rope_untruncated = a->traits & UNROUNDED;
   c->query_pre_attn_scalar = odd ? (double)(c->hidden_size / c->num_attention_heads) : (double)head_dim;
   key_name(a->name, "attention.scale", key, sizeof key);
   if (!has(g, key)) c->attention_multiplier = 1 / sqrt((double)head_dim);
@@ -300,6 +314,11 @@ int gguf_complete_config(const struct model *m, struct hf_config *c, struct tl_e
   c->attention_bias = model_find_tensor(m, "blk.0.attn_q.bias") >= 0;
   c->mlp_bias = model_find_tensor(m, "blk.0.ffn_up.bias") >= 0;
   c->qk_layernorm = model_find_tensor(m, "blk.0.attn_q_norm.weight") >= 0;
+  for (int64_t i = 0; c->n_experts && i < c->num_hidden_layers; i++) {
+    char router[64];
+    snprintf(router, sizeof router, "blk.%lld.ffn_gate_inp.weight", (long long)i);
+    c->dense[i] = model_find_tensor(m, router) < 0;
+  }
   int r = read_factors(m, c, err);
   bool scales = strcmp(c->rope_type, "yarn") == 0 || strcmp(c->rope_type, "longrope") == 0;
   if (r < 0 || scales || c->attention_factor == 0 || c->attention_factor == 1) return r;

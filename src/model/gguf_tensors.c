@@ -217,13 +217,21 @@ static const struct {
     {"mlp.up_proj", "ffn_up", false},
     {"mlp.gate_up_proj", "ffn_up", false},
     {"mlp.down_proj", "ffn_down", false},
+    {"mlp.gate", "ffn_gate_inp", false},
+    {"mlp.router", "ffn_gate_inp", false},
+    {"block_sparse_moe.gate", "ffn_gate_inp", false},
+    {"mlp.shared_expert_gate", "ffn_gate_inp_shexp", false},
+    {"mlp.shared_expert.gate_proj", "ffn_gate_shexp", false},
+    {"mlp.shared_expert.up_proj", "ffn_up_shexp", false},
+    {"mlp.shared_expert.down_proj", "ffn_down_shexp", false},
 };
 
 /* Norms are named by their places in a layer, whatever transformers calls them. */
 static const char *norm_name(const struct architecture *a, const char *plan) {
   if (a->pre_attention && strcmp(plan, a->pre_attention) == 0) return "attn_norm";
   if (a->post_attention && strcmp(plan, a->post_attention) == 0) return "post_attention_norm";
-  if (a->pre_mlp && strcmp(plan, a->pre_mlp) == 0) return "ffn_norm";
+  if (a->pre_mlp && strcmp(plan, a->pre_mlp) == 0)
+    return a->traits & ARCH_SINKS ? "post_attention_norm" : "ffn_norm"; /* GPT-OSS's files name it as if it ended attention */
   if (a->post_mlp && strcmp(plan, a->post_mlp) == 0) return "post_ffw_norm";
   return NULL;
 }

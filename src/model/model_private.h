@@ -222,7 +222,7 @@ struct arch_experts {
 /* NULL: it has none. */
 const struct arch_experts *arch_experts_of(const struct architecture *a);
 bool arch_experts_in(const struct arch_experts *e, const struct hf_config *config, uint32_t layer);
-int arch_experts_check(const struct arch_experts *e, const struct hf_config *config, struct tl_error *err);
+int arch_experts_check(const struct model *m, const struct arch_experts *e, const struct hf_config *config, struct tl_error *err);
 /* A layer's records behind the norm. */
 int arch_experts_plan(struct model *m, const struct arch_experts *e, const struct hf_config *config, uint32_t layer,
                       struct tl_error *err);

@@ -17,11 +17,13 @@ import gguf
 import numpy as np
 from gguf import MODEL_ARCH as A
 
-from make_gguf import HERE, OUT, permute, read_folder, write
+from make_gguf import HERE, OUT, gguf_name, permute, read_folder, write
 
 MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_deep": A.SMOLLM3, "phi3": A.PHI3,
           "phi4_longrope": A.PHI3, "gemma2": A.GEMMA2, "gemma3": A.GEMMA3, "olmo2": A.OLMO2, "granite": A.GRANITE,
-          "stablelm": A.STABLELM, "glm4": A.GLM4}
+          "stablelm": A.STABLELM, "glm4": A.GLM4, "mixtral": A.LLAMA, "qwen2_moe": A.QWEN2MOE, "qwen3_moe": A.QWEN3MOE,
+          "gpt_oss_mxfp4": A.GPT_OSS}
+PARTS = {"w1": "gate", "w3": "up", "w2": "down", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
 PAIRED = (A.LLAMA, A.SMOLLM3, A.GRANITE)
 GEMMA = (A.GEMMA2, A.GEMMA3)
 
@@ -59,11 +61,58 @@ def add_keys(out, arch, config, head_dim):
         out.add_final_logit_softcapping(config["final_logit_softcapping"])
     if arch == A.PHI3:
         out.add_sliding_window(config.get("sliding_window") or 0)
+    if config.get("num_experts_per_tok"):
+        add_expert_keys(out, arch, config)
     if arch == A.GRANITE:
         out.add_attention_scale(config["attention_multiplier"])
         out.add_embedding_scale(config["embedding_multiplier"])
         out.add_residual_scale(config["residual_multiplier"])
         out.add_logit_scale(config["logits_scaling"])
+
+
+def add_expert_keys(out, arch, config):
+    out.add_expert_count(config.get("num_experts") or config["num_local_experts"])
+    out.add_expert_used_count(config["num_experts_per_tok"])
+    if arch != A.LLAMA:
+        out.add_expert_feed_forward_length(config.get("moe_intermediate_size") or config["intermediate_size"])
+    if arch == A.QWEN2MOE:
+        out.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
+    if arch == A.GPT_OSS:
+        out.add_sliding_window(config["sliding_window"])
+
+
+def mxfp4(blocks, scales):
+    """OpenAI's neighbours in a byte to ggml's halves of a block, the exponent before them."""
+    codes = np.stack((blocks & 15, blocks >> 4), -1).reshape(*blocks.shape[:-1], 32)
+    packed = codes[..., :16] | codes[..., 16:] << 4
+    return np.concatenate((scales[..., None], packed), -1).reshape(*blocks.shape[:-2], -1)
+
+
+def stack_experts(out, config, tensors):
+    """All experts' matrices of a layer in one; the tensors that are left."""
+    rest, found = {}, {}
+    for name, data in tensors.items():
+        if ".experts." not in name:
+            rest[name] = data
+            continue
+        layer, tail = name.split(".")[2], name.split(".experts.")[1].split(".")
+        if len(tail) > 1:
+            found.setdefault(f"blk.{layer}.ffn_{PARTS[tail[1]]}_exps.weight", {})[int(tail[0])] = data
+            continue
+        part, _, end = tail[0].partition("_proj")  # GPT-OSS
+        end = "bias" if end == "_bias" else "weight"
+        data = tensors[name] if end == "bias" else np.ascontiguousarray(data.swapaxes(1, 2)) if "_blocks" not in name else data
+        if "_scales" in name:
+            continue
+        if "_blocks" in name:
+            data = mxfp4(data, tensors[name.replace("_blocks", "_scales")])
+        halves = {"gate": data[:, 0::2], "up": data[:, 1::2]} if part == "gate_up" else {"down": data}
+        for half, values in halves.items():
+            raw = gguf.GGMLQuantizationType.MXFP4 if "_blocks" in name else None
+            out.add_tensor(f"blk.{layer}.ffn_{half}_exps.{end}", np.ascontiguousarray(values), raw_dtype=raw)
+    for name, experts in found.items():
+        out.add_tensor(name, np.stack([experts[i] for i in sorted(experts)]))
+    return rest
 
 
 def add_rope(out, arch, config, rope):
@@ -101,11 +150,15 @@ def make(name):
     out = gguf.GGUFWriter(f"{OUT}/arch_{name}.gguf", gguf.MODEL_ARCH_NAMES[arch])
     add_keys(out, arch, config, head_dim)
     names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
-    for tensor, data in read_folder(folder).items():
+    for tensor, data in stack_experts(out, config, read_folder(folder)).items():
+        if tensor.endswith(("shared_expert_gate.weight", "self_attn.sinks")):
+            data = data.reshape(-1)
+            tensor = tensor.replace("sinks", "sinks.weight")
         known = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
         if tensor == "lm_head.weight" and arch in GEMMA:
             known = "output.weight"  # Gemma's own is tied
-        out.add_tensor(known, change(arch, config, head_dim, tensor, data))
+        # a layer without experts among such with them is not in the tables
+        out.add_tensor(known or gguf_name(tensor), change(arch, config, head_dim, tensor, data))
     write(out)
 
 

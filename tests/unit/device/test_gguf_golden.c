@@ -55,7 +55,11 @@ static void test_llamas(void **state) {
                 {"arch/olmo2", "gguf/arch_olmo2.gguf", 0},
                 {"arch/granite", "gguf/arch_granite.gguf", 1e-5f}, /* its multipliers as floats */
                 {"arch/stablelm", "gguf/arch_stablelm.gguf", 0},
-                {"arch/glm4", "gguf/arch_glm4.gguf", 0}};
+                {"arch/glm4", "gguf/arch_glm4.gguf", 0},
+                {"arch/mixtral", "gguf/arch_mixtral.gguf", 0},
+                {"arch/qwen2_moe", "gguf/arch_qwen2_moe.gguf", 0},
+                {"arch/qwen3_moe", "gguf/arch_qwen3_moe.gguf", 0},
+                {"arch/gpt_oss_mxfp4", "gguf/arch_gpt_oss_mxfp4.gguf", 0}};
   for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
     struct tl_model *a = load(models[i].folder), *b = load(models[i].file);
     struct sequence *x = answer(a, N_PROMPT, 5 + i), *y = answer(b, N_PROMPT, 5 + i);

@@ -297,7 +297,8 @@ static void test_wrong_models(void **state) {
       {"llama", "llama.head_count_nobody_reads", 1, "tensor 'token_embd.weight' is missing"},
       {"lama", "a", 1, "general.architecture: 'lama' is not known; known are: llama"},
       {"llama", "llama.attention.key_length", 7, "llama.attention.key_length: expected"},
-      {"llama", "llama.expert_count", 8, "experts are not supported"},
+      {"llama", "llama.expert_count", 8, "metadata: expert_used_count: expected 1 to the number of experts"},
+      {"llama", "llama.expert_count", 1025, "llama.expert_count: expected an integer from 0 to 1024"},
       {"llama", "llama.rope.dimension_count", 2, "rotating a part of a head"},
       {"llama", "llama.attention.head_count_kv", 3, "num_key_value_heads"},
   };

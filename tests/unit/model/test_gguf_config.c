@@ -198,8 +198,36 @@ static void test_refused(void **state) {
   }
 }
 
+/* Mixtral's files say llama; sizes and shares of experts; which architectures have some. */
+static void test_experts(void **state) {
+  (void)state;
+  static struct hf_config c;
+  struct tl_error err;
+  static const struct extra llama[] = {{.key = "llama.expert_count", .number = 8}, {.key = "llama.expert_used_count", .number = 2}};
+  taken("llama", 2, llama, 2, &c);
+  assert_string_equal(c.architecture, "MixtralForCausalLM");
+  assert_true(c.n_experts == 8 && c.n_chosen == 2 && gguf_knows_class(c.architecture));
+  static const struct extra none[] = {{.key = "llama.expert_count", .number = 0}};
+  taken("llama", 2, none, 1, &c);
+  assert_string_equal(c.architecture, "LlamaForCausalLM");
+  static const struct extra qwen2[] = {{.key = "qwen2moe.expert_count", .number = 60},
+                                       {.key = "qwen2moe.expert_feed_forward_length", .number = 24},
+                                       {.key = "qwen2moe.expert_shared_feed_forward_length", .number = 40}};
+  taken("qwen2moe", 2, qwen2, 3, &c);
+  assert_true(c.n_experts == 60 && c.expert_size == 24 && c.shared_expert_size == 40 && !c.norm_topk_prob);
+  static const struct extra qwen3[] = {{.key = "qwen3moe.expert_count", .number = 128}};
+  taken("qwen3moe", 2, qwen3, 1, &c);
+  assert_true(c.norm_topk_prob && !c.rope_untruncated);
+  static const struct extra gpt[] = {{.key = "gpt-oss.expert_count", .number = 32}, {.key = "gpt-oss.attention.sliding_window", .number = 128}};
+  taken("gpt-oss", 2, gpt, 2, &c);
+  assert_true(c.rope_untruncated && c.sliding_window == 128 && c.swiglu_limit == 7);
+  static const struct extra dense[] = {{.key = "qwen3.expert_count", .number = 8}};
+  assert_int_equal(read_config("qwen3", 2, dense, 1, &c, &err), TL_EUNSUPPORTED);
+  assert_non_null(strstr(err.message, "qwen3.expert_count: experts are not supported for this architecture"));
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_defaults), cmocka_unit_test(test_keys),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_experts), cmocka_unit_test(test_defaults), cmocka_unit_test(test_keys),
                                      cmocka_unit_test(test_rope), cmocka_unit_test(test_refused)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

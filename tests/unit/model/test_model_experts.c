@@ -15,7 +15,7 @@ static int make_folder(void **state) {
 
 static int remove_folder(void **state) {
   (void)state;
-  static const char *const files[] = {"config.json", "model.safetensors"};
+  static const char *const files[] = {"config.json", "model.safetensors", "x.gguf"};
   for (unsigned i = 0; i < UNIT_COUNT(files); i++) {
     char path[200];
     snprintf(path, sizeof path, "%s/%s", folder, files[i]);
@@ -68,7 +68,7 @@ static void test_configurations(void **state) {
   expect("mixtral", true, "\"num_local_experts\": 5", "\"num_local_experts\": 0", "num_experts (num_local_experts): is required");
   expect("mixtral", true, "\"num_local_experts\": 5", "\"num_local_experts\": 1025", "num_local_experts: expected an integer from 0 to 1024");
   expect("mixtral", true, "\"num_local_experts\": 5", "\"num_local_experts\": 6", "tensor 'model.layers.0.block_sparse_moe.gate.weight': expected shape 6 x 36, found 5 x 36");
-  expect("mixtral", true, "\"num_experts_per_tok\": 2", "\"num_experts_per_tok\": 6", "num_experts_per_tok: expected 1 to the number of experts, 5");
+  expect("mixtral", true, "\"num_experts_per_tok\": 2", "\"num_experts_per_tok\": 6", "num_experts_per_tok: expected 1 to the number of experts");
   expect("mixtral", true, "\"num_experts_per_tok\": 2", "\"num_experts_per_tok\": 0", "num_experts_per_tok: expected 1");
   expect("mixtral", true, "\"intermediate_size\": 52", "\"intermediate_size\": 53", "experts.0.w1.weight': expected shape 53 x 36, found 52 x 36");
   expect("qwen2_moe", true, "\"moe_intermediate_size\": 20", "\"other\": 20", "moe_intermediate_size: is required");
@@ -93,6 +93,38 @@ static void test_tensors(void **state) {
   expect("gpt_oss_mxfp4", false, "[4,64,3,16]", "[4,16,3,64]", "down_proj_blocks': expected shape 4 x 64 x 3 x 16, of U8");
   expect("gpt_oss_mxfp4", false, "[4,64,3]", "[4,3,64]", "down_proj_scales': expected shape 4 x 64 x 3, of U8");
   expect("gpt_oss_mxfp4", false, "\"dtype\":\"U8\",\"shape\":[4,192,2,16]", "\"dtype\":\"I8\",\"shape\":[4,192,2,16]", "gate_up_proj_blocks': expected shape 4 x 192 x 2 x 16, of U8");
+}
+
+/* A golden GGUF file with `n` bytes changed where they first are `from`. */
+static void expect_gguf(const char *model, const void *from, const void *to, size_t n, const char *message) {
+  char name[200], path[200];
+  struct tl_model *m = NULL;
+  struct tl_error err = {0};
+  static char bytes[1 << 20];
+  snprintf(name, sizeof name, "gguf/arch_%s.gguf", model);
+  FILE *input = unit_open_golden(name);
+  size_t length = fread(bytes, 1, sizeof bytes, input);
+  fclose(input);
+  char *at = memmem(bytes, length, from, n);
+  if (!at) fail_msg("%s: nothing to change for '%s'", model, message);
+  memcpy(at, to, n);
+  unit_write_file(folder, "x.gguf", bytes, length);
+  snprintf(path, sizeof path, "%s/x.gguf", folder);
+  assert_true(tl_model_load(path, &m, &err) < 0 && !m);
+  if (!strstr(err.message, message)) fail_msg("'%s': expected '%s'", err.message, message);
+}
+
+static void test_gguf(void **state) {
+  (void)state;
+#define RENAMED(model, from, to, message) expect_gguf(model, from, to, sizeof(from) - 1, message)
+  RENAMED("mixtral", "blk.1.ffn_up_exps.weight", "blk.1.ffn_up_expt.weight", "tensor 'blk.1.ffn_up_exps.weight' is missing");
+  RENAMED("mixtral", "blk.1.ffn_gate_inp.weight", "blk.1.ffn_gate_imp.weight", "tensor 'blk.1.ffn_gate.weight' is missing");
+  RENAMED("qwen2_moe", "blk.0.ffn_up_shexp", "blk.0.ffn_up_shexq", "tensor 'blk.0.ffn_up_shexp.weight' is missing");
+  RENAMED("gpt_oss_mxfp4", "blk.0.attn_sinks", "blk.0.attn_sinkt", "tensor 'blk.0.attn_sinks.weight' is missing");
+  RENAMED("gpt_oss_mxfp4", "blk.0.ffn_down_exps.bias", "blk.0.ffn_down_exps.bia_", "tensor 'blk.0.ffn_down_exps.bias' is missing");
+  const uint64_t whole[] = {36, 52, 5}, swapped[] = {52, 36, 5}, fewer[] = {36, 52, 4};
+  expect_gguf("mixtral", whole, swapped, sizeof whole, "x.gguf: tensor 'blk.0.ffn_gate_exps.weight': expected shape 5 x 52 x 36");
+  expect_gguf("mixtral", whole, fewer, sizeof whole, "x.gguf: tensor 'blk.0.ffn_gate_exps.weight': expected shape 5 x 52 x 36");
 }
 
 /* Every number of every expert is counted once, and so are the bytes. */
@@ -166,7 +198,7 @@ static void test_ranks(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_configurations), cmocka_unit_test(test_tensors),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_configurations), cmocka_unit_test(test_tensors), cmocka_unit_test(test_gguf),
                                      cmocka_unit_test(test_counts), cmocka_unit_test(test_ranks)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
