@@ -185,6 +185,7 @@ static int unknown_record(const struct cuda_device *d, uint32_t at, struct tl_er
 int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
   const struct tl_model *m = d->model;
   if (m->pooling != TL_POOL_NONE) return refuse(d, "it does not generate tokens", err);
+  if (m->n_experts) return refuse(d, "it has experts", err);
   int r = make_dims(d, err);
   if (r < 0) return r;
   d->plan = calloc(m->n_ops + 1, sizeof *d->plan);

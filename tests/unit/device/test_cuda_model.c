@@ -184,6 +184,9 @@ static void test_unknown_records(void **state) {
     model = *g->model;
     model.pooling = TL_POOL_MEAN;
     check_refused(g, &model, "it does not generate tokens");
+    model = *g->model;
+    model.n_experts = 8;
+    check_refused(g, &model, "it has experts");
     close_golden(g);
     free(g);
   }
