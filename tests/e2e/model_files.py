@@ -125,12 +125,33 @@ def write_int8(folder):
             entries += [(name, "I8", shape, codes), (f"{name}_scale", "F32", [shape[0], 1], scales)]
         else:
             entries.append((name, "BF16", shape, bits))
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "int-quantized"}
+    return write_folder(folder, config, entries)
+
+
+def write_experts(folder, n=4):
+    """A Mixtral whose experts are each the demo's MLP, so that whichever a row takes, the sum of shares is 1 and the answer the demo's."""
+    config, tensors = read_demo()
+    entries, parts = [], {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+    for name, (shape, bits) in tensors.items():
+        layer, _, part = name.partition(".mlp.")
+        if not part:
+            entries.append((name, "BF16", shape, bits))
+            continue
+        entries += [(f"{layer}.block_sparse_moe.experts.{e}.{parts[part.split('.')[0]]}.weight", "BF16", shape, bits) for e in range(n)]
+        if part.startswith("gate"):  # scores that differ from row to row: rows of the gate's own
+            entries.append((f"{layer}.block_sparse_moe.gate.weight", "BF16", [n, shape[1]], bits[:2 * n * shape[1]]))
+    config |= {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": n, "num_experts_per_tok": 2}
+    return write_folder(folder, config, entries)
+
+
+def write_folder(folder, config, entries):
+    """A copy of the demo model's folder with this config.json and these tensors: (name, dtype, shape, bytes)."""
     header, at = {}, 0
     for name, dtype, shape, data in entries:
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
         at += len(data)
     head = json.dumps(header).encode()
-    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "int-quantized"}
     folder = pathlib.Path(folder)
     shutil.copytree(MODEL, folder)
     (folder / "config.json").write_text(json.dumps(config))

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import save
 
 CORPUS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "corpus")
-DIM, HEADS, VOCAB = 32, 2, 4
+DIM, HEADS, VOCAB, EXPERTS = 32, 2, 4, 3
 SHAPES = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
           "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
           "ffn_down": "mlp.down_proj"}
@@ -96,6 +96,51 @@ def make_phi3():
     write(out)
 
 
+def make_gpt_oss():
+    """Experts in one tensor, with biases; sinks, windows, YaRN."""
+    out = gguf.GGUFWriter(f"{CORPUS}/gguf/gpt_oss.gguf", "gpt-oss")
+    out.add_context_length(16)
+    out.add_embedding_length(DIM)
+    out.add_block_count(1)
+    out.add_feed_forward_length(DIM)
+    out.add_head_count(HEADS)
+    out.add_layer_norm_rms_eps(1e-5)
+    out.add_vocab_size(VOCAB)
+    out.add_sliding_window(4)
+    out.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    out.add_rope_scaling_factor(2)
+    out.add_rope_scaling_orig_ctx_len(8)
+    out.add_expert_count(EXPERTS)
+    out.add_expert_used_count(2)
+    for tensor in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        out.add_tensor(f"blk.0.{tensor}.weight", np.ones((DIM, DIM), dtype=np.float16))
+        out.add_tensor(f"blk.0.{tensor}.bias", np.ones(DIM, dtype=np.float32))
+    for tensor in ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"):
+        data = gguf.quantize(np.ones((EXPERTS, DIM, DIM), dtype=np.float32), gguf.GGMLQuantizationType.Q8_0)
+        out.add_tensor(f"blk.0.{tensor}.weight", data, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        out.add_tensor(f"blk.0.{tensor}.bias", np.ones((EXPERTS, DIM), dtype=np.float32))
+    out.add_tensor("blk.0.ffn_gate_inp.weight", np.ones((EXPERTS, DIM), dtype=np.float32))
+    out.add_tensor("blk.0.ffn_gate_inp.bias", np.ones(EXPERTS, dtype=np.float32))
+    out.add_tensor("blk.0.attn_sinks.weight", np.ones(HEADS, dtype=np.float32))
+    for tensor in ("blk.0.attn_norm", "blk.0.post_attention_norm", "output_norm"):
+        out.add_tensor(f"{tensor}.weight", np.ones(DIM, dtype=np.float32))
+    out.add_tensor("token_embd.weight", np.ones((VOCAB, DIM), dtype=np.float16))
+    write(out)
+
+
+def experts_of_gpt_oss(shipped):
+    """The tensors of a layer's experts, as blocks and scales or as transposed floats."""
+    made = {"router.weight": np.ones((EXPERTS, DIM), dtype=np.float16), "router.bias": np.ones(EXPERTS, dtype=np.float16)}
+    for part, rows in (("gate_up_proj", 2 * DIM), ("down_proj", DIM)):
+        made[f"experts.{part}_bias"] = np.ones((EXPERTS, rows), dtype=np.float16)
+        if shipped:
+            made[f"experts.{part}_blocks"] = np.ones((EXPERTS, rows, DIM // 32, 16), dtype=np.uint8)
+            made[f"experts.{part}_scales"] = np.full((EXPERTS, rows, DIM // 32), 127, dtype=np.uint8)
+        else:
+            made[f"experts.{part}"] = np.ones((EXPERTS, DIM, rows), dtype=np.float16)
+    return {f"model.layers.0.mlp.{name}": data for name, data in made.items()}
+
+
 def write(out):
     out.write_header_to_file()
     out.write_kv_data_to_file()
@@ -103,14 +148,15 @@ def write(out):
     out.close()
 
 
-def make_safetensors(name, quantization, matrix):
+def make_safetensors(name, quantization, matrix, more={}, experts={}):
     """A file of the length of config.json (2 bytes), config.json, and model.safetensors."""
     tensors = {"model.embed_tokens.weight": np.ones((VOCAB, DIM), dtype=np.float16)}
     for tensor in SHAPES.values():
         tensors |= {f"model.layers.0.{tensor}.{k}": v for k, v in matrix.items()}
     for tensor in ("model.layers.0.input_layernorm", "model.layers.0.post_attention_layernorm", "model.norm"):
         tensors[f"{tensor}.weight"] = np.ones(DIM, dtype=np.float16)
-    config = json.dumps(CONFIG | ({"quantization_config": quantization} if quantization else {})).encode()
+    tensors |= experts
+    config = json.dumps(CONFIG | more | ({"quantization_config": quantization} if quantization else {})).encode()
     with open(f"{CORPUS}/safetensors/{name}", "wb") as out:
         out.write(struct.pack("<H", len(config)) + config + save(tensors))
 
@@ -123,6 +169,7 @@ if __name__ == "__main__":
     make_gguf("f32", gguf.GGMLQuantizationType.F32)
     make_gemma3()
     make_phi3()
+    make_gpt_oss()
     int32 = np.zeros
     make_safetensors("f16", None, {"weight": np.ones((DIM, DIM), dtype=np.float16)})
     make_safetensors("gptq", {"quant_method": "gptq"}, {
@@ -135,3 +182,8 @@ if __name__ == "__main__":
         "weight": np.ones((DIM, DIM), dtype=np.int8), "weight_scale": np.ones((DIM, 1), dtype=np.float16)})
     make_safetensors("packed", {"quant_method": "compressed-tensors"}, {
         "weight_packed": int32((DIM, DIM // 8), np.int32), "weight_scale": np.ones((DIM, 1), dtype=np.float16)})
+    attention = {"weight": np.ones((DIM, DIM), dtype=np.float16)}
+    sinks = {"model.layers.0.self_attn.sinks": np.ones(HEADS, dtype=np.float16)}
+    for name, shipped in (("gpt_oss", False), ("gpt_oss_mxfp4", True)):
+        make_safetensors(name, None, attention, {"architectures": ["GptOssForCausalLM"], "num_local_experts": EXPERTS,
+                                                 "num_experts_per_tok": 2, "sliding_window": 4}, sinks | experts_of_gpt_oss(shipped))

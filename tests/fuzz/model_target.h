@@ -39,17 +39,23 @@ static inline void write_file(const char *name, const void *bytes, size_t length
 }
 
 /* First and last row of all that the plan names: rows in between lie between. */
+static inline void read_tensor(const struct tl_tensor *t) {
+  float *row = malloc((t->n_dims > 1 ? t->shape[1] : 1) * sizeof *row);
+  if (!row) abort();
+  tl_tensor_row_to_f32(t, 0, row);
+  tl_tensor_row_to_f32(t, t->shape[0] - 1, row);
+  free(row);
+}
+
 static inline void read_model(const struct tl_model *model) {
-  for (uint32_t i = 0; i < model->n_ops; i++)
-    for (int k = 0; k < TL_OP_INPUTS; k++) {
-      if (model->plan[i].weight[k] < 0) continue;
-      const struct tl_tensor *t = &model->tensors[model->plan[i].weight[k]];
-      float *row = malloc((t->n_dims > 1 ? t->shape[1] : 1) * sizeof *row);
-      if (!row) abort();
-      tl_tensor_row_to_f32(t, 0, row);
-      tl_tensor_row_to_f32(t, t->shape[0] - 1, row);
-      free(row);
-    }
+  for (uint32_t i = 0; i < model->n_ops; i++) {
+    const struct tl_op *op = &model->plan[i];
+    for (int k = 0; k < TL_OP_INPUTS; k++)
+      for (uint32_t n = 0; n < tl_op_n_tensors(op); n++) {
+        if (op->weight[k] >= 0) read_tensor(&model->tensors[op->weight[k] + (int32_t)n]);
+        if (op->bias[k] >= 0) read_tensor(&model->tensors[op->bias[k] + (int32_t)n]);
+      }
+  }
 }
 
 static inline void load_model(const char *path) {
