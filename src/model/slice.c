@@ -38,7 +38,8 @@ static uint32_t ffn_block(const struct tl_model *model, uint32_t size, uint32_t 
     const struct tl_tensor *t = &model->tensors[op->weight[0]];
     if (t->shape[1] < least) least = t->shape[1];
     uint64_t group = tl_tensor_group_columns(t);
-    if (block_of(model, op) > blocks) blocks = block_of(model, op);
+    uint32_t block = block_of(model, op);
+    if (block > blocks) blocks = block;
     bool counts = group < t->shape[1] && (group & (group - 1)) == 0 && !tl_tensor_order(t);
     if (counts && group > groups) groups = (uint32_t)group;
   }
