@@ -61,18 +61,16 @@ void cpu_mixture_free(struct cpu_device *d) {
 
 /* --- routing ---------------------------------------------------------------------------------- */
 
-/* The best scores, the lower number on a tie. With a NaN among them the row's shares are NaN, and the choices are
- * experts all the same. */
+/* The best scores, the lower number on a tie. Whatever the scores are, also NaN, the choices are experts, each once: no
+ * expert has more entries than there are rows. */
 static void choose(const float *scores, uint32_t n, uint32_t n_chosen, bool normalized, uint32_t *chosen, float *shares) {
   float total = 0;
-  for (uint32_t i = 0; i < n_chosen; i++) {
-    uint32_t best = NOT_HERE;
-    for (uint32_t e = 0; e < n; e++) {
-      bool taken = false;
-      for (uint32_t k = 0; k < i; k++) taken = taken || chosen[k] == e;
-      if (!taken && (best == NOT_HERE || scores[e] > scores[best])) best = e;
-    }
-    chosen[i] = best;
+  for (uint32_t e = 0; e < n; e++) {
+    uint32_t at = e < n_chosen ? e : n_chosen, last = e < n_chosen ? e : n_chosen - 1;
+    while (at > 0 && scores[e] > scores[chosen[at - 1]]) at--;
+    if (at == n_chosen) continue;
+    for (uint32_t k = last; k > at; k--) chosen[k] = chosen[k - 1];
+    chosen[at] = e;
   }
   for (uint32_t i = 0; i < n_chosen; i++) shares[i] = expf(scores[chosen[i]] - scores[chosen[0]]);
   if (normalized)
