@@ -75,6 +75,23 @@ static void test_products(void **state) {
   tl_model_free(&m->model);
 }
 
+/* Rows of a fused matrix are a matrix. */
+static void test_rows_of_a_fused_matrix(void **state) {
+  (void)state;
+  struct model *m = open_packed();
+  for (unsigned i = 0; i < UNIT_COUNT(packed_cases); i++) {
+    struct packed_case c = packed_cases[i];
+    struct tl_error err = {0};
+    unsigned first = c.rows / 2 + 1;
+    int32_t whole = find_packed(m, &c, &err), part = plan_rows(m, &err, whole, first, c.rows - first);
+    struct tl_tensor t = m->tensors[part], values = *packed_values(m, &c);
+    c.rows -= first;
+    values.data = (const char *)values.data + first * PACKED_COLUMNS * sizeof(float);
+    check_case(&c, &t, &values, cpu_choose_quant(tl_cpu_best_isa()), cpu_choose_kernels(tl_cpu_best_isa()));
+  }
+  tl_model_free(&m->model);
+}
+
 /* Q, K and V of two formats: a matrix each; the gate and up of different orders: the second as floats. */
 static void test_stacks(void **state) {
   (void)state;
@@ -106,6 +123,6 @@ static void test_stacks(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_products), cmocka_unit_test(test_stacks)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_products), cmocka_unit_test(test_rows_of_a_fused_matrix), cmocka_unit_test(test_stacks)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
