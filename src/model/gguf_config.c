@@ -215,7 +215,8 @@ static void take_defaults(const struct tl_gguf *g, const struct known *a, struct
   char key[128];
   int64_t head_dim = c->head_dim ? c->head_dim : c->hidden_size / c->num_attention_heads;
   bool odd = a->odd_layers && c->num_hidden_layers == a->odd_layers;
-  c->query_pre_attn_scalar = odd ? (double)(c->hidden_size / c->num_attention_heads) : (double)head_dim;
+  int64_t divisor = odd ? c->hidden_size / c->num_attention_heads : head_dim;
+  c->query_pre_attn_scalar = (double)divisor;
   key_name(a->name, "attention.scale", key, sizeof key);
   if (!has(g, key)) c->attention_multiplier = 1 / sqrt((double)head_dim);
 }
