@@ -84,6 +84,10 @@ static const char *const aya_patterns[SPLIT_MAX] = {thousands, gpt4o_words};
 static const char *const superbpe_patterns[SPLIT_MAX] = {"\\p{N}+", "(?s:.+?(?=(?:\\d{3})+(?!\\d))|.+)"};
 static const char *const chameleon_patterns[SPLIT_MAX] = {
     "<sentinel:[0-9]+>", "IMGIMG[A-I]{1,4}Z", "[\\t\\n]|    |  ", "\\p{N}", "[\\p{P}!-/:-@\\[-`{-~]", split_gpt2};
+static const char *const afmoe_patterns[SPLIT_MAX] = {
+    "\\p{N}{1,3}(?=(?:\\p{N}{3})*(?!\\p{N}))",
+    "[\\x{4e00}-\\x{9fff}\\x{3400}-\\x{4dbf}\\x{f900}-\\x{faff}\\x{3040}-\\x{30ff}\\x{ff65}-\\x{ff9f}\\x{2f00}-\\x{2fdf}\\x{e40}-\\x{eff}\\x{1780}-\\x{17ff}"
+    "\\x{1000}-\\x{109f}\\x{aa60}-\\x{aa7f}\\x{a9e0}-\\x{a9ff}\\x{ac00}-\\x{d7af}\\x{1100}-\\x{11ff}]+", deepseek3_words};
 static const char *const laguna_patterns[SPLIT_MAX] = {"[^\\n]+|\\n+", qwen2_words};
 
 static const struct split_kind kinds[] = {
@@ -168,6 +172,7 @@ static const struct split_kind kinds[] = {
     {"cohere2moe", aya_patterns, false, false},
     {"superbpe", superbpe_patterns, false, false},
     {"chameleon", chameleon_patterns, false, true},
+    {"afmoe", afmoe_patterns, false, false},
     {"laguna", laguna_patterns, false, false},
 };
 

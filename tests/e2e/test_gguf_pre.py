@@ -38,6 +38,9 @@ KINDS = {
     "kimi-k2": [KIMI], "bloom": [BLOOM], "viking": [BLOOM, r"\p{N}"], "tiny_aya": [r"\d{1,3}(?=(?:\d{3})*\b)", GPT4O],
     "superbpe": [r"\p{N}+", r"(?=(\d{3})+(?!\d))"], "laguna": [r"[^\n]+|[\n]+", QWEN2],
     "chameleon": ["<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", "([\\t\\n]|    |  )", r"\p{N}", r"[\p{P}!-/:-@\[-`{-~]", GPT2],
+    # its numbers by code in llama.cpp: a first group of what is left of threes
+    "afmoe": [r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))", "[一-鿿㐀-䶿\uf900-\ufaff぀-ゟ゠-ヿ･-ﾟ⼀-\u2fdf\u0e40-\u0e7f\u0e80-\u0eff\u1780-\u17ff\u1000-\u109f"
+              "\uaa60-\uaa7f\ua9e0-\ua9ff가-\ud7af\u1100-\u11ff]+", DEEPSEEK3],
     # but for its letters, which are a list
     "deepseek-llm": [r"[\r\n]", None, SIGNS, r"\s+$", "[一-龥ࠀ-一가-\ud7ff]+", r"\p{N}+"],
 }
