@@ -94,6 +94,7 @@ struct tl_detok {
   bool skip_special;
   bool started;           /* a token came */
   bool wrong;             /* within a run of byte tokens that is not UTF-8 */
+  int32_t last;           /* the token before, where the decoder looks at it; -1: none */
   uint8_t n_start, n_stop; /* characters stripped at the beginning, held back at the end */
   uint8_t n_held;
   char held[4]; /* bytes of a character that is not complete yet */

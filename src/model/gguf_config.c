@@ -229,7 +229,8 @@ static void take_defaults(const struct tl_gguf *g, const struct known *a, struct
   if (c->n_experts && strcmp(a->name, "llama") == 0) strcpy(c->architecture, MIXTRAL);
   c->norm_topk_prob = a->traits & NORMALIZED;
   c->rope_untruncated = a->traits & UNROUNDED;
-  c->query_pre_attn_scalar = odd ? (double)(c->hidden_size / c->num_attention_heads) : (double)head_dim;
+  int64_t divisor = odd ? c->hidden_size / c->num_attention_heads : head_dim;
+  c->query_pre_attn_scalar = (double)divisor;
   key_name(a->name, "attention.scale", key, sizeof key);
   if (!has(g, key)) c->attention_multiplier = 1 / sqrt((double)head_dim);
 }

@@ -35,6 +35,7 @@ struct tl_packed {
   enum tl_dtype scale_dtype;
   const uint8_t *zeros;      /* as the scheme packs them; NULL: symmetric */
   uint64_t rows, columns;
+  uint64_t first_row;        /* of a part of the matrix (plan_rows): its row 0 is this one */
   uint64_t n_groups;         /* along a row */
   uint64_t group_rows, group_columns; /* elements that share a scale */
   unsigned zero_shift;       /* added to a stored zero: GPTQ's first format stores one less */

@@ -74,6 +74,7 @@ static float scale_at(const struct tl_packed *p, uint64_t row, uint64_t group) {
 static void read_block(const struct tl_packed *p, uint64_t row, uint64_t block, struct tl_quant_block *ret) {
   const struct scheme *s = p->scheme;
   uint64_t first = block * 32, group = first / p->group_columns;
+  row += p->first_row;
   for (unsigned i = 0; i < 32; i++) {
     uint64_t column = p->order ? p->order[first + i] : first + i;
     ret->codes[i] = (uint8_t)code_at(&s->code, p->codes, p->rows, p->columns, row, column);

@@ -58,14 +58,17 @@ int32_t plan_rows(struct model *m, struct tl_error *err, int32_t tensor, uint64_
   struct tl_tensor part = m->tensors[tensor];
   char name[300];
   snprintf(name, sizeof name, "%.250s[%llu]", part.name, (unsigned long long)first);
-  if (part.packed || part.head_rows)
-    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "tensor '%.150s': a fused matrix in %s is not supported",
-                        part.name, tl_dtype_name(part.dtype));
-  size_t row_bytes = tl_dtype_row_bytes(part.dtype, part.shape[1]);
+  if (part.packed) {
+    struct tl_packed *p = tl_arena_alloc(&m->arena, sizeof *p);
+    if (!p) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+    *p = *part.packed;
+    p->first_row += first;
+    part.packed = p;
+  }
   part.name = name;
+  part.bytes = part.bytes / part.shape[0] * rows; /* scales are shared out too */
+  if (part.data) part.data = (const char *)part.data + first * tl_dtype_row_bytes(part.dtype, part.shape[1]);
   part.shape[0] = rows;
-  part.bytes = rows * row_bytes;
-  part.data = (const char *)part.data + first * row_bytes;
   int r = model_add_tensor(m, &part, err);
   return r < 0 ? r : (int32_t)m->n_tensors - 1;
 }

@@ -38,7 +38,7 @@ static float scale_at(const struct tl_packed *p, uint64_t index) {
 
 float tl_tensor_f8_scale(const struct tl_tensor *t, uint64_t row, uint64_t column) {
   const struct tl_packed *p = t->packed;
-  return p ? scale_at(p, row / p->group_rows * p->n_groups + column / p->group_columns) : 1;
+  return p ? scale_at(p, (p->first_row + row) / p->group_rows * p->n_groups + column / p->group_columns) : 1;
 }
 
 uint64_t tl_tensor_group_columns(const struct tl_tensor *t) {

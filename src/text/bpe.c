@@ -93,6 +93,29 @@ static void char_symbols(const struct tl_tokenizer *t, const char *piece, size_t
   }
 }
 
+/* A piece is a word: its characters carry the prefix but for the first, and the last the suffix. */
+static int affixed_symbols(struct tok_encode *e, const char *piece, size_t length, struct symbols *ret) {
+  const struct tl_tokenizer *t = e->t;
+  struct tl_buffer text;
+  tl_buffer_init(&text, 0);
+  for (size_t i = 0, n; i < length && !text.failed; i += n) {
+    uint32_t code;
+    n = tl_utf8_decode(piece + i, length - i, &code);
+    tl_buffer_clear(&text);
+    if (i) tl_buffer_puts(&text, t->bpe.prefix);
+    tl_buffer_append(&text, piece + i, n);
+    if (i + n == length) tl_buffer_puts(&text, t->bpe.suffix);
+    int32_t id = tok_map_find(&t->by_text, t->tokens, tl_buffer_string(&text), text.length);
+    if (id >= 0 && !t->tokens[id].guarded)
+      put_symbol(t, ret, id);
+    else if (!t->bpe.byte_fallback || !put_bytes(t, ret, text.data, text.length))
+      put_unk(t, ret);
+  }
+  bool failed = text.failed;
+  tl_buffer_done(&text);
+  return failed ? tok_out_of_memory(e->err) : TL_OK;
+}
+
 static size_t merge_short(const struct tok_bpe *bpe, int32_t *ids, size_t n) {
   const struct tok_merge *merges[SHORT_RUN];
   for (size_t i = 0; i + 1 < n; i++) merges[i] = tok_bpe_find(bpe, ids[i], ids[i + 1]);
@@ -223,11 +246,15 @@ int tok_bpe_piece(struct tok_encode *e, const char *piece, size_t length) {
     int32_t whole = tok_map_find(t->byte_level ? &t->by_raw : &t->by_text, t->tokens, piece, length);
     if (whole >= 0 && !t->tokens[whole].guarded) return tok_push(e->out, whole, e->err);
   }
-  int r = reserve_symbols(e, length + 1);
+  /* bytes may stand for a character with its affixes, each one a symbol */
+  size_t most = t->bpe.affixed ? length * (1 + strlen(t->bpe.prefix)) + strlen(t->bpe.suffix) : length;
+  int r = reserve_symbols(e, most + 1);
   if (r < 0) return r;
   struct symbols symbols = {.ids = e->ids};
   if (t->byte_level)
     byte_symbols(t, piece, length, &symbols);
+  else if (t->bpe.affixed)
+    r = affixed_symbols(e, piece, length, &symbols);
   else
     char_symbols(t, piece, length, &symbols);
   if (symbols.unk) symbols.ids[symbols.n++] = t->unk;

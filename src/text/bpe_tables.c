@@ -94,6 +94,7 @@ static bool is_made_of_text(const struct tl_tokenizer *t, int32_t id) {
 }
 
 int tok_bpe_finish(struct tl_tokenizer *t, struct tl_error *err) {
+  if (t->bpe.affixed) return TL_OK; /* its pieces are words, and not cut */
   if (!t->byte_level && find_chars(t, err) < 0) return TL_ENOMEM;
   uint64_t *joins = tl_arena_array(&t->mem, TOK_JOIN_BITS / 64, sizeof *joins);
   if (!joins) return tok_out_of_memory(err);

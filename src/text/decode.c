@@ -126,19 +126,74 @@ static const struct tok_token *shown(const struct tl_detok *detok, int32_t id) {
 }
 
 void tl_detok_init(struct tl_detok *detok, const struct tl_tokenizer *tokenizer, bool skip_special) {
-  *detok = (struct tl_detok){.tokenizer = tokenizer, .skip_special = skip_special};
+  *detok = (struct tl_detok){.tokenizer = tokenizer, .skip_special = skip_special, .last = -1};
+}
+
+static bool same_text(const struct tok_token *a, const struct tok_token *b) {
+  return a->n_shown == b->n_shown && memcmp(a->shown, b->shown, a->n_shown) == 0;
+}
+
+/* What a token is as the last one: BPEDecoder's suffixes are nothing then. */
+static int as_last(const struct tok_decoder *decoder, const struct tok_token *token, struct tl_buffer *out) {
+  struct tok_norm none = decoder->steps[0].replace;
+  struct tl_buffer text;
+  tl_buffer_init(&text, 0);
+  none.content = "";
+  none.content_length = 0;
+  struct tok_norm_call call = {token->shown, token->n_shown, false, false, &text, false, NULL};
+  int r = tok_norm_replace(&none, &call);
+  if (r == TL_OK) r = tok_decoder_apply(decoder, false, tl_buffer_string(&text), text.length, out, NULL);
+  tl_buffer_done(&text);
+  return r;
+}
+
+/* Where a token that may be the last differs from one that is not. */
+static size_t common(const struct tok_token *token, const struct tl_buffer *last) {
+  size_t n = 0;
+  while (n < token->n_bytes && n < last->length && token->bytes[n] == last->data[n]) n++;
+  while (n > 0 && n < token->n_bytes && ((unsigned char)token->bytes[n] & 0xc0) == 0x80) n--;
+  return n;
+}
+
+/* BPEDecoder: of a token that ends a word all but the blank comes now, that with the token behind it. */
+static int push_suffixed(struct tl_detok *detok, int32_t id, struct tl_buffer *out) {
+  const struct tl_tokenizer *t = detok->tokenizer;
+  struct tl_buffer last;
+  tl_buffer_init(&last, 0);
+  int r = TL_OK;
+  if (detok->last >= 0) {
+    const struct tok_token *before = &t->tokens[detok->last];
+    r = as_last(&t->decoder, before, &last);
+    size_t n = common(before, &last);
+    if (r == TL_OK) r = push_text(detok, id < 0 ? tl_buffer_string(&last) + n : before->bytes + n,
+                                  id < 0 ? last.length - n : before->n_bytes - n, out);
+    tl_buffer_clear(&last);
+  }
+  detok->last = id;
+  if (r == TL_OK && id >= 0) {
+    r = as_last(&t->decoder, &t->tokens[id], &last);
+    if (r == TL_OK) r = push_text(detok, t->tokens[id].bytes, common(&t->tokens[id], &last), out);
+  }
+  tl_buffer_done(&last);
+  return r;
 }
 
 int tl_detok_push(struct tl_detok *detok, int32_t id, struct tl_buffer *out) {
   const struct tok_token *token = shown(detok, id);
   if (!token) return TL_OK;
+  const struct tok_decoder *decoder = &detok->tokenizer->decoder;
   bool first = !detok->started;
   detok->started = true;
+  if (decoder->suffixed) return push_suffixed(detok, id, out);
+  if (decoder->once) {
+    bool again = detok->last >= 0 && same_text(token, &detok->tokenizer->tokens[detok->last]);
+    detok->last = id;
+    if (again) return TL_OK;
+  }
   if (token->byte) {
     push_byte(detok, token->bytes[0], out);
     return out->failed ? TL_ENOMEM : TL_OK;
   }
-  const struct tok_decoder *decoder = &detok->tokenizer->decoder;
   if (!first || !decoder->n_steps) return push_text(detok, token->bytes, token->n_bytes, out);
   struct tl_buffer text;
   tl_buffer_init(&text, 0);
@@ -149,6 +204,7 @@ int tl_detok_push(struct tl_detok *detok, int32_t id, struct tl_buffer *out) {
 }
 
 int tl_detok_finish(struct tl_detok *detok, struct tl_buffer *out) {
+  if (detok->tokenizer->decoder.suffixed && push_suffixed(detok, -1, out) < 0) return TL_ENOMEM;
   if (detok->tokenizer->decoder.byte_level && detok->n_held)
     emit_replacements(detok, 1, out);
   else

@@ -79,6 +79,20 @@ int tok_dec_wordpiece(const struct tok_dec *dec, bool first, const char *text, s
   return r < 0 ? r : done(out, err);
 }
 
+/* Connectionist temporal classification (Graves et al. 2006): pads are nothing, delimiters blanks. */
+int tok_dec_ctc(const struct tok_dec *dec, bool first, const char *text, size_t length, struct tl_buffer *out,
+                struct tl_error *err) {
+  struct tl_buffer kept;
+  tl_buffer_init(&kept, 0);
+  int r = tok_dec_replace(dec, first, text, length, &kept, err);
+  if (r == TL_OK && dec->cleanup) r = clean_up(&kept, err);
+  struct tok_norm blank = {.literal = dec->text, .literal_length = dec->cleanup ? dec->text_length : 0, .content = " ", .content_length = 1};
+  struct tok_norm_call call = {tl_buffer_string(&kept), kept.length, first, false, out, false, err};
+  if (r == TL_OK) r = tok_norm_replace(&blank, &call);
+  tl_buffer_done(&kept);
+  return r;
+}
+
 int tok_dec_blanks(const struct tok_dec *dec, bool first, const char *text, size_t length, struct tl_buffer *out,
                    struct tl_error *err) {
   (void)dec;

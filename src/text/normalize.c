@@ -101,6 +101,42 @@ int tok_norm_strip(const struct tok_norm *norm, struct tok_norm_call *call) {
   return failed_or_ok(call);
 }
 
+/* SentencePiece's cleaning for translation: some controls go, what looks like a blank becomes one. */
+static bool nmt_drops(uint32_t c) {
+  return (c >= 1 && c <= 8) || c == 0xb || (c >= 0xe && c <= 0x1f) || c == 0x7f || c == 0x8f || c == 0x9f;
+}
+
+static bool nmt_blanks(uint32_t c) {
+  return c == 9 || c == 0xa || c == 0xc || c == 0xd || c == 0x1680 || (c >= 0x200b && c <= 0x200f) || c == 0x2028 ||
+         c == 0x2029 || c == 0x2581 || c == 0xfeff || c == 0xfffd;
+}
+
+int tok_norm_nmt(const struct tok_norm *norm, struct tok_norm_call *call) {
+  (void)norm;
+  size_t start = call->out->length;
+  for (size_t i = 0; i < call->length;) {
+    uint32_t code;
+    size_t n = tl_utf8_decode(call->text + i, call->length - i, &code);
+    if (nmt_drops(code))
+      call->lost |= call->out->length == start;
+    else if (nmt_blanks(code))
+      tl_buffer_putc(call->out, ' ');
+    else
+      tl_buffer_append(call->out, call->text + i, n);
+    i += n;
+  }
+  return failed_or_ok(call);
+}
+
+int tok_norm_byte_level(const struct tok_norm *norm, struct tok_norm_call *call) {
+  (void)norm;
+  for (size_t i = 0; i < call->length; i++) {
+    char bytes[4];
+    tl_buffer_append(call->out, bytes, tok_byte_spelling((uint8_t)call->text[i], bytes));
+  }
+  return failed_or_ok(call);
+}
+
 /* What is put in may be long, and several steps may do it: a file must not turn a short text into a
  * very long one. */
 static size_t most(size_t length) {

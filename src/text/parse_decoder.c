@@ -104,13 +104,49 @@ static int parse_wordpiece(struct tl_tokenizer *t, json_t *json, struct tl_error
   return r;
 }
 
+/* Both look at tokens in a row, so no other step may come between them and the tokens. */
+static struct tok_dec *only_step(struct tl_tokenizer *t, json_t *json, tok_dec_apply apply, struct tl_error *err) {
+  if (t->decoder.n_steps || t->decoder.byte_fallback) {
+    tl_error_set(err, TL_EUNSUPPORTED, NULL, "decoder: %.60s behind other steps is not supported", tok_type(json));
+    return NULL;
+  }
+  struct tok_dec *dec = new_step(t, json, apply, err);
+  t->decoder.fused = true;
+  return dec;
+}
+
+static int a_text(struct tl_tokenizer *t, json_t *json, const char *key, const char **ret, size_t *ret_length, struct tl_error *err) {
+  int r = tok_string(t, json, key, ret, ret_length, err);
+  if (r < 0 || *ret_length) return r;
+  return tl_error_set(err, TL_EUNSUPPORTED, NULL, "%s.%s: is not supported without a text", tok_type(json), key);
+}
+
+static int parse_bpe(struct tl_tokenizer *t, json_t *json, struct tl_error *err) {
+  struct tok_dec *dec = only_step(t, json, tok_dec_replace, err);
+  if (!dec) return TL_EUNSUPPORTED;
+  dec->replace.content = " ";
+  dec->replace.content_length = 1;
+  t->decoder.suffixed = true;
+  return a_text(t, json, "suffix", &dec->replace.literal, &dec->replace.literal_length, err);
+}
+
+static int parse_ctc(struct tl_tokenizer *t, json_t *json, struct tl_error *err) {
+  struct tok_dec *dec = only_step(t, json, tok_dec_ctc, err);
+  if (!dec) return TL_EUNSUPPORTED;
+  t->decoder.once = true;
+  dec->cleanup = tok_flag(json, "cleanup", true);
+  dec->replace.content = "";
+  int r = a_text(t, json, "pad_token", &dec->replace.literal, &dec->replace.literal_length, err);
+  return r < 0 ? r : a_text(t, json, "word_delimiter_token", &dec->text, &dec->text_length, err);
+}
+
 static const struct kind {
   const char *type;
   int (*parse)(struct tl_tokenizer *t, json_t *json, struct tl_error *err);
 } kinds[] = {
     {"ByteLevel", parse_byte_level}, {"ByteFallback", parse_byte_fallback}, {"Fuse", parse_fuse},
     {"Replace", parse_replace},      {"Strip", parse_strip},                {"Metaspace", parse_metaspace},
-    {"WordPiece", parse_wordpiece},
+    {"WordPiece", parse_wordpiece},  {"BPEDecoder", parse_bpe},             {"CTC", parse_ctc},
 };
 
 static int parse_one(struct tl_tokenizer *t, json_t *json, struct tl_error *err) {

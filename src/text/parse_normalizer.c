@@ -88,6 +88,8 @@ static const struct kind kinds[] = {
     {"Replace", tok_norm_replace, 0, parse_replace},
     {"BertNormalizer", tok_norm_bert, 0, parse_bert},
     {"Precompiled", tok_norm_charsmap, 0, parse_charsmap},
+    {"Nmt", tok_norm_nmt, 0, NULL},
+    {"ByteLevel", tok_norm_byte_level, 0, NULL},
 };
 
 static int parse_one(struct tl_tokenizer *t, json_t *json, struct tl_error *err) {

@@ -152,6 +152,28 @@ static int parse_delimiter(struct tl_tokenizer *t, json_t *json, struct tl_error
   return TL_OK;
 }
 
+/* What stands before the first character of a script is dropped, as in the reference. */
+static int parse_scripts(struct tl_tokenizer *t, json_t *json, struct tl_error *err) {
+  (void)json;
+  struct tok_pre *pre = new_step(t, err);
+  if (!pre) return TL_EUNSUPPORTED;
+  pre->find = tok_find_script;
+  pre->invert = true;
+  pre->behaviour = TOK_REMOVED;
+  return TL_OK;
+}
+
+static int parse_fixed(struct tl_tokenizer *t, json_t *json, struct tl_error *err) {
+  json_t *length = json_object_get(json, "length");
+  struct tok_pre *pre = new_step(t, err);
+  if (!pre) return TL_EUNSUPPORTED;
+  if (!json_is_integer(length) || json_integer_value(length) < 1)
+    return tl_error_set(err, TL_ECORRUPT, NULL, "FixedLength.length: expected 1 or more");
+  pre->find = tok_find_run;
+  pre->run = (size_t)json_integer_value(length);
+  return TL_OK;
+}
+
 static const struct kind {
   const char *type;
   int (*parse)(struct tl_tokenizer *t, json_t *json, struct tl_error *err);
@@ -165,15 +187,21 @@ static const struct kind {
     {"Whitespace", parse_whitespace},
     {"WhitespaceSplit", parse_whitespace_split},
     {"CharDelimiterSplit", parse_delimiter},
+    {"UnicodeScripts", parse_scripts},
+    {"FixedLength", parse_fixed},
 };
 
+int tok_spell_bytes(struct tl_tokenizer *t, struct tl_error *err) {
+  struct tok_pre *pre = new_step(t, err);
+  if (!pre) return TL_EUNSUPPORTED;
+  pre->spell = true;
+  t->byte_level = false;
+  return TL_OK;
+}
+
 static int parse_one(struct tl_tokenizer *t, json_t *json, struct tl_error *err) {
-  if (t->byte_level) { /* it was not the last: later steps see GPT-2's spelling (Falcon) */
-    struct tok_pre *pre = new_step(t, err);
-    if (!pre) return TL_EUNSUPPORTED;
-    pre->spell = true;
-    t->byte_level = false;
-  }
+  /* it was not the last: later steps see GPT-2's spelling (Falcon) */
+  if (t->byte_level && tok_spell_bytes(t, err) < 0) return TL_EUNSUPPORTED;
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
     if (!tok_is_type(json, kinds[i].type)) continue;
     int r = kinds[i].parse(t, json, err);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "text/tokenizer_private.h"
+#include "text/unicode_script.h"
 #include "tokenlane/base/utf8.h"
 
 static int add_piece(struct tok_encode *e, struct tok_pieces *list, struct tok_piece piece) {
@@ -49,6 +50,34 @@ int tok_find_class(struct tok_encode *e, const struct tok_pre *pre, const char *
     from += n;
   }
   return 0;
+}
+
+/* A run of one script; characters that have none belong to the run before them. */
+int tok_find_script(struct tok_encode *e, const struct tok_pre *pre, const char *text, size_t length, size_t from,
+                    struct tok_piece *ret) {
+  (void)e, (void)pre;
+  unsigned script = 0;
+  *ret = (struct tok_piece){from, from, true};
+  for (size_t n; ret->end < length; ret->end += n) {
+    uint32_t code;
+    n = tl_utf8_decode(text + ret->end, length - ret->end, &code);
+    unsigned its = unicode_script(code);
+    if (its && script && its != script) break;
+    if (its && !script) ret->start = ret->end;
+    script = its ? its : script;
+  }
+  return script != 0;
+}
+
+int tok_find_run(struct tok_encode *e, const struct tok_pre *pre, const char *text, size_t length, size_t from,
+                 struct tok_piece *ret) {
+  (void)e;
+  *ret = (struct tok_piece){from, from, true};
+  for (size_t i = 0; i < pre->run && ret->end < length; i++) {
+    uint32_t code;
+    ret->end += tl_utf8_decode(text + ret->end, length - ret->end, &code);
+  }
+  return ret->end > from;
 }
 
 /* Matches and what lies between them, in order. */

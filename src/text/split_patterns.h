@@ -11,6 +11,7 @@ struct split_kind {
   const char *name;
   const char *const *patterns; /* (SPLIT_MAX) one after the other, each isolates; NULL: no more */
   bool ignore_merges;          /* a piece that is a token stays whole */
+  bool begins;                 /* with BOS, unless the file says otherwise */
 };
 
 extern const char split_gpt2[];

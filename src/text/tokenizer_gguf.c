@@ -108,8 +108,7 @@ static void copy_text(const struct tl_gguf *g, const char *key, char *ret, size_
 static void read_ends(const struct tl_gguf *g, const struct kind *kind, struct tl_tokenizer_parts *parts) {
   const struct split_kind *split = parts->pre ? split_kind_find(parts->pre) : NULL;
   bool bert = strcmp(kind->name, "bert") == 0;
-  /* llama.cpp begins with BOS, unless told otherwise, for the same pre kinds whose merges it ignores */
-  bool add_before = kind->add_before || (split && split->ignore_merges);
+  bool add_before = kind->add_before || (split && split->begins);
   parts->unk = read_id(g, "tokenizer.ggml.unknown_token_id", parts->n, kind->unk);
   int32_t before = read_id(g, "tokenizer.ggml.bos_token_id", parts->n, kind->before);
   int32_t after = read_id(g, bert ? "tokenizer.ggml.seperator_token_id" : "tokenizer.ggml.eos_token_id", parts->n, kind->after);

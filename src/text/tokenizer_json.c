@@ -16,13 +16,14 @@ static const struct model {
     {"BPE", "merges", tok_bpe_piece, tok_parse_bpe},
     {"WordPiece", "max_input_chars_per_word", tok_wordpiece_piece, tok_parse_wordpiece},
     {"Unigram", "unk_id", tok_unigram_piece, tok_parse_unigram},
+    {"WordLevel", "unk_token", tok_wordlevel_piece, tok_parse_wordlevel},
 };
 
 static const struct model *find_model(json_t *json, struct tl_error *err) {
   json_t *type = json_object_get(json, "type");
   for (size_t i = 0; i < sizeof models / sizeof *models; i++)
     if (type ? tok_is_type(json, models[i].type) : json_object_get(json, models[i].known_by) != NULL) return &models[i];
-  tl_error_set(err, TL_EUNSUPPORTED, NULL, "model.type: expected BPE, WordPiece or Unigram, got %.60s", type ? tok_type(json) : "none");
+  tl_error_set(err, TL_EUNSUPPORTED, NULL, "model.type: expected BPE, WordPiece, Unigram or WordLevel, got %.60s", type ? tok_type(json) : "none");
   return NULL;
 }
 
@@ -43,10 +44,10 @@ static int parse(struct tl_tokenizer *t, json_t *root, struct tl_error *err) {
   if (r == TL_OK) r = tok_parse_pre_tokenizer(t, json_object_get(root, "pre_tokenizer"), err);
   if (r == TL_OK) r = tok_parse_decoder(t, json_object_get(root, "decoder"), err);
   if (r < 0) return r;
-  if (t->byte_level && model->encode_piece != tok_bpe_piece)
-    return tl_error_set(err, TL_EUNSUPPORTED, NULL, "pre_tokenizer: ByteLevel with a model of type %s is not supported", model->type);
   t->encode_piece = model->encode_piece;
-  r = tok_parse_vocab(t, json_object_get(json, "vocab"), added, err);
+  /* where tokens are more than the bytes they spell, pieces are spelled too */
+  if (t->byte_level && (model->encode_piece != tok_bpe_piece || tok_bpe_affixed(json))) r = tok_spell_bytes(t, err);
+  if (r == TL_OK) r = tok_parse_vocab(t, json_object_get(json, "vocab"), added, err);
   if (r == TL_OK) r = tok_parse_added(t, added, err);
   if (r == TL_OK) r = model->parse(t, json, err);
   if (r == TL_OK) r = tok_parse_post_processor(t, json_object_get(root, "post_processor"), err);

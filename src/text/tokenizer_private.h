@@ -59,6 +59,9 @@ struct tok_bpe {
   uint32_t chars_mask;
   uint64_t *joins;          /* (TOK_JOIN_BITS) filter of the symbols that some merge can join; NULL: any */
   bool fuse_unk, ignore_merges, byte_fallback;
+  bool affixed;                /* only then: */
+  const char *prefix, *suffix; /* that tokens inside a word carry, that those at its end do; "": none */
+  size_t skip;                 /* bytes of a merge's right side that the whole has not */
 };
 #define TOK_JOIN_BITS ((uint32_t)1 << 18)
 
@@ -134,6 +137,7 @@ struct tok_pre {
   bool (*is)(uint32_t code);
   const char *literal;
   size_t literal_length;
+  size_t run;           /* FixedLength: characters */
   enum tok_behaviour behaviour;
   bool invert;
 };
@@ -179,6 +183,8 @@ struct tok_decoder {
   bool byte_level;    /* tokens are bytes in GPT-2's spelling */
   bool byte_fallback; /* <0xNN> is a byte */
   bool fused;         /* what follows sees one text */
+  bool suffixed;      /* BPEDecoder: the first step's blanks are nothing in the last token */
+  bool once;          /* CTC: of equal tokens in a row the first counts */
   struct tok_dec ends; /* Strip of the whole; text NULL: none */
 };
 
@@ -274,6 +280,8 @@ int tok_norm_lowercase(const struct tok_norm *norm, struct tok_norm_call *call);
 int tok_norm_replace(const struct tok_norm *norm, struct tok_norm_call *call);
 int tok_norm_prepend(const struct tok_norm *norm, struct tok_norm_call *call);
 int tok_norm_strip(const struct tok_norm *norm, struct tok_norm_call *call);
+int tok_norm_nmt(const struct tok_norm *norm, struct tok_norm_call *call);
+int tok_norm_byte_level(const struct tok_norm *norm, struct tok_norm_call *call);
 /* norm_form.c: NFC, NFD, NFKC, NFKD */
 int tok_norm_form(const struct tok_norm *norm, struct tok_norm_call *call);
 /* norm_bert.c */
@@ -299,6 +307,10 @@ int tok_find_pattern(struct tok_encode *e, const struct tok_pre *pre, const char
                      struct tok_piece *ret);
 int tok_find_literal(struct tok_encode *e, const struct tok_pre *pre, const char *text, size_t length, size_t from,
                      struct tok_piece *ret);
+int tok_find_script(struct tok_encode *e, const struct tok_pre *pre, const char *text, size_t length, size_t from,
+                    struct tok_piece *ret);
+int tok_find_run(struct tok_encode *e, const struct tok_pre *pre, const char *text, size_t length, size_t from,
+                 struct tok_piece *ret);
 int tok_find_class(struct tok_encode *e, const struct tok_pre *pre, const char *text, size_t length, size_t from,
                    struct tok_piece *ret);
 
@@ -323,6 +335,9 @@ const int32_t *tok_cached_ids(const struct tok_cached *cached, size_t *ret_n);
 /* unigram.c, wordpiece.c */
 int tok_unigram_piece(struct tok_encode *e, const char *piece, size_t length);
 int tok_wordpiece_piece(struct tok_encode *e, const char *piece, size_t length);
+/* wordlevel.c: a piece is a token, or unknown. */
+int tok_wordlevel_piece(struct tok_encode *e, const char *piece, size_t length);
+int tok_parse_wordlevel(struct tl_tokenizer *t, json_t *model, struct tl_error *err);
 /* decoder.c: tokens[].bytes and .byte by the decoder's steps. */
 int tok_decoder_finish(struct tl_tokenizer *t, struct tl_error *err);
 /* Appends what the steps make of a token. */
@@ -336,6 +351,8 @@ int tok_dec_metaspace(const struct tok_dec *dec, bool first, const char *text, s
                       struct tl_error *err);
 int tok_dec_wordpiece(const struct tok_dec *dec, bool first, const char *text, size_t length, struct tl_buffer *out,
                       struct tl_error *err);
+int tok_dec_ctc(const struct tok_dec *dec, bool first, const char *text, size_t length, struct tl_buffer *out,
+                struct tl_error *err);
 int tok_dec_blanks(const struct tok_dec *dec, bool first, const char *text, size_t length, struct tl_buffer *out,
                    struct tl_error *err);
 
@@ -357,6 +374,8 @@ int tok_pattern(struct tl_tokenizer *t, json_t *json, pcre2_code **ret_pattern, 
                 struct tl_error *err);
 int tok_parse_normalizer(struct tl_tokenizer *t, json_t *json, struct tl_error *err);   /* parse_normalizer.c */
 int tok_parse_pre_tokenizer(struct tl_tokenizer *t, json_t *json, struct tl_error *err); /* parse_pretokenizer.c */
+/* Behind ByteLevel what comes sees GPT-2's spelling; byte_level becomes false. */
+int tok_spell_bytes(struct tl_tokenizer *t, struct tl_error *err);
 int tok_add_pattern_step(struct tl_tokenizer *t, const char *pattern, enum tok_behaviour behaviour, struct tl_error *err);
 int tok_parse_post_processor(struct tl_tokenizer *t, json_t *json, struct tl_error *err); /* parse_post.c */
 int tok_parse_decoder(struct tl_tokenizer *t, json_t *json, struct tl_error *err);       /* parse_decoder.c */
@@ -370,6 +389,8 @@ int tok_parse_vocab(struct tl_tokenizer *t, json_t *vocab, json_t *added, struct
 /* -1 unless it names a token; an error when it names one that is missing. */
 int tok_parse_unk(struct tl_tokenizer *t, json_t *unk, struct tl_error *err);
 int tok_parse_bpe(struct tl_tokenizer *t, json_t *model, struct tl_error *err);       /* parse_bpe.c */
+/* Whether its tokens carry a prefix or a suffix. */
+bool tok_bpe_affixed(json_t *model);
 int tok_parse_unigram(struct tl_tokenizer *t, json_t *model, struct tl_error *err);   /* parse_unigram.c */
 int tok_parse_wordpiece(struct tl_tokenizer *t, json_t *model, struct tl_error *err); /* parse_wordpiece.c */
 /* What is left to do once all tokens are known, also for those that do not come from JSON. */

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from daemon import NAME, run
+from daemon import MODEL, NAME, run
 from model_files import write_gguf, write_int8
 
 PROMPT = "Once upon a time"
@@ -97,12 +97,15 @@ def test_truncated_files_are_one_line(gguf, tmp_path):
         assert len(lines) == 1 and lines[0].startswith("tokenlane: short.gguf: ") and message in lines[0], stderr
 
 
-def test_a_file_truncated_while_it_is_served(start, gguf, tmp_path):
+@pytest.mark.parametrize("format", ["gguf", "safetensors"])
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_a_file_truncated_while_it_is_served(start, gguf, tmp_path, format, isolation):
     copy = tmp_path / "model"
     copy.mkdir()
-    for file in gguf.parent.iterdir():
+    for file in (gguf.parent if format == "gguf" else MODEL).iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    d = start(model=copy / gguf.name)
+    weights = copy / (gguf.name if format == "gguf" else "model.safetensors")
+    d = start({"isolation": isolation}, model=weights if format == "gguf" else copy)
     before = answer(d)
-    os.truncate(copy / gguf.name, 100)
+    os.truncate(weights, 100)
     assert answer(d) == before

@@ -10,6 +10,7 @@ import struct
 
 import gguf
 import numpy as np
+from ml_dtypes import float8_e4m3fn
 from safetensors.numpy import save
 
 CORPUS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "corpus")
@@ -148,15 +149,29 @@ def write(out):
     out.close()
 
 
+def make_fused(name, quantization, matrix):
+    """Phi-3, whose Q, K, V and whose gate and up are one matrix each; matrix: of so many rows."""
+    tensors = {"model.embed_tokens.weight": np.ones((VOCAB, DIM), dtype=np.float16)}
+    for tensor, rows in (("self_attn.qkv_proj", 3), ("self_attn.o_proj", 1), ("mlp.gate_up_proj", 2), ("mlp.down_proj", 1)):
+        tensors |= {f"model.layers.0.{tensor}.{k}": v for k, v in matrix(rows * DIM).items()}
+    for tensor in ("model.layers.0.input_layernorm", "model.layers.0.post_attention_layernorm", "model.norm"):
+        tensors[f"{tensor}.weight"] = np.ones(DIM, dtype=np.float16)
+    write_folder(name, CONFIG | {"architectures": ["Phi3ForCausalLM"], "quantization_config": quantization}, tensors)
+
+
 def make_safetensors(name, quantization, matrix, more={}, experts={}):
-    """A file of the length of config.json (2 bytes), config.json, and model.safetensors."""
     tensors = {"model.embed_tokens.weight": np.ones((VOCAB, DIM), dtype=np.float16)}
     for tensor in SHAPES.values():
         tensors |= {f"model.layers.0.{tensor}.{k}": v for k, v in matrix.items()}
     for tensor in ("model.layers.0.input_layernorm", "model.layers.0.post_attention_layernorm", "model.norm"):
         tensors[f"{tensor}.weight"] = np.ones(DIM, dtype=np.float16)
     tensors |= experts
-    config = json.dumps(CONFIG | more | ({"quantization_config": quantization} if quantization else {})).encode()
+    write_folder(name, CONFIG | more | ({"quantization_config": quantization} if quantization else {}), tensors)
+
+
+def write_folder(name, config, tensors):
+    """A file of the length of config.json (2 bytes), config.json, and model.safetensors."""
+    config = json.dumps(config).encode()
     with open(f"{CORPUS}/safetensors/{name}", "wb") as out:
         out.write(struct.pack("<H", len(config)) + config + save(tensors))
 
@@ -187,3 +202,8 @@ if __name__ == "__main__":
     for name, shipped in (("gpt_oss", False), ("gpt_oss_mxfp4", True)):
         make_safetensors(name, None, attention, {"architectures": ["GptOssForCausalLM"], "num_local_experts": EXPERTS,
                                                  "num_experts_per_tok": 2, "sliding_window": 4}, sinks | experts_of_gpt_oss(shipped))
+    make_fused("fused_gptq", {"quant_method": "gptq"}, lambda rows: {
+        "qweight": int32((DIM // 8, rows), np.int32), "qzeros": int32((1, rows // 8), np.int32),
+        "scales": np.ones((1, rows), dtype=np.float16), "g_idx": int32(DIM, np.int32)})
+    make_fused("fused_f8", {"quant_method": "fp8", "weight_block_size": [16, 16]}, lambda rows: {
+        "weight": np.zeros((rows, DIM), dtype=float8_e4m3fn), "weight_scale_inv": np.ones((rows // 16, DIM // 16), dtype=np.float32)})

@@ -185,6 +185,46 @@ def make_byte_level():
     make("words", pre_tokenizers.Sequence([split(r"\w+|[^\w\s]+|[\s\W]"), byte_level(add_prefix_space=True)]), vocab=500)
 
 
+# --- words, and BPE whose tokens say where in a word they stand ----------------------------------------
+
+
+def plain(name, model, trainer, normalizer, pre, decoder, special=("<unk>",), added=(), post=None):
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre
+    if decoder:
+        tokenizer.decoder = decoder
+    tokenizer.train_from_iterator([line for line in LINES if "\0" not in line], trainer)
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in added])
+    if post:
+        tokenizer.post_processor = post(tokenizer)
+    write(name, tokenizer)
+
+
+def make_words():
+    bpe = lambda special=("<unk>",), **keys: trainers.BpeTrainer(vocab_size=600, limit_alphabet=120, show_progress=False, special_tokens=list(special), **keys)
+    words = lambda n: trainers.WordLevelTrainer(vocab_size=n, show_progress=False, special_tokens=["<unk>"])
+    clip = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    ends = lambda t: processors.RobertaProcessing(("<|endoftext|>", t.token_to_id("<|endoftext|>")), ("<|startoftext|>", t.token_to_id("<|startoftext|>")))
+    plain("gpt1", models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"), bpe(end_of_word_suffix="</w>"), normalizers.BertNormalizer(),
+          pre_tokenizers.BertPreTokenizer(), decoders.BPEDecoder("</w>"), added=["x</w>y</w>", "</w>"])
+    plain("clip", models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"),
+          bpe(("<|startoftext|>", "<|endoftext|>"), end_of_word_suffix="</w>", initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
+          normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]),
+          pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(clip), "removed", True), pre_tokenizers.ByteLevel(add_prefix_space=False)]),
+          decoders.ByteLevel(), special=("<|startoftext|>", "<|endoftext|>"), post=ends)
+    plain("bpe_prefix", models.BPE(unk_token="<unk>", fuse_unk=True, continuing_subword_prefix="##", end_of_word_suffix="@"),
+          bpe(continuing_subword_prefix="##", end_of_word_suffix="@"), normalizers.Nmt(), pre_tokenizers.FixedLength(7), decoders.BPEDecoder("@"))
+    plain("wordlevel", models.WordLevel(unk_token="<unk>"), words(400), normalizers.Sequence([normalizers.Nmt(), normalizers.Lowercase()]),
+          pre_tokenizers.Sequence([pre_tokenizers.UnicodeScripts(), pre_tokenizers.WhitespaceSplit()]), None)
+    plain("wordlevel_bytes", models.WordLevel(unk_token="<unk>"), words(400), None, pre_tokenizers.ByteLevel(), decoders.ByteLevel())
+    plain("scripts", models.WordLevel(unk_token="<unk>"), words(300), None, pre_tokenizers.UnicodeScripts(), None)
+    plain("ctc", models.WordLevel(unk_token="<unk>"), words(150), normalizers.Replace(" ", "|"), pre_tokenizers.FixedLength(1),
+          decoders.CTC("<pad>", "|", True), special=("<unk>", "<s>", "<pad>"), added=[" n't", "|do not|", "a<pad>b"])
+    plain("byte_normalizer", models.BPE(), trainers.BpeTrainer(vocab_size=600, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
+          normalizers.ByteLevel(), pre_tokenizers.Split("\u0120", "merged_with_next"), decoders.ByteLevel(), special=("<s>",))
+
+
 # --- SentencePiece itself, for tokenizers that come as pieces with scores ---------------------------
 
 
@@ -210,6 +250,7 @@ def make_sentencepiece():
 
 if __name__ == "__main__":
     make_sentencepiece()
+    make_words()
     make_byte_level()
     make_spm()
     make_wordpiece()

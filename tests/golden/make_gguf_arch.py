@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Makes gguf/arch_<name>.gguf: the models of arch/ as llama.cpp's converter lays them out.
+"""Makes gguf/arch_<name>.gguf: the models of arch/ as llama.cpp's converter lays them out, one of them in Q8_0.
 
     venv/bin/python tests/golden/make_gguf_arch.py [NAME...]    (tests/golden/requirements.txt)
 
@@ -143,11 +143,12 @@ def change(arch, config, head_dim, name, data):
     return np.ascontiguousarray(data, dtype=np.float32)
 
 
-def make(name):
+def make(name, file=None, qtype=None):
+    """qtype: of matrices whose rows are whole blocks of it."""
     arch, folder = MODELS[name], f"{HERE}/arch/{name}"
     config = json.load(open(f"{folder}/config.json"))
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    out = gguf.GGUFWriter(f"{OUT}/arch_{name}.gguf", gguf.MODEL_ARCH_NAMES[arch])
+    out = gguf.GGUFWriter(f"{OUT}/arch_{file or name}.gguf", gguf.MODEL_ARCH_NAMES[arch])
     add_keys(out, arch, config, head_dim)
     names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
     for tensor, data in stack_experts(out, config, read_folder(folder)).items():
@@ -158,10 +159,15 @@ def make(name):
         if tensor == "lm_head.weight" and arch in GEMMA:
             known = "output.weight"  # Gemma's own is tied
         # a layer without experts among such with them is not in the tables
-        out.add_tensor(known or gguf_name(tensor), change(arch, config, head_dim, tensor, data))
+        data = change(arch, config, head_dim, tensor, data)
+        if qtype and data.ndim == 2 and data.shape[1] % gguf.GGML_QUANT_SIZES[qtype][0] == 0:
+            out.add_tensor(known or gguf_name(tensor), gguf.quantize(data, qtype), raw_dtype=qtype)
+        else:
+            out.add_tensor(known or gguf_name(tensor), data)
     write(out)
 
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or MODELS:
         make(name)
+    make("phi4_longrope", "phi4_q8_0", gguf.GGMLQuantizationType.Q8_0)

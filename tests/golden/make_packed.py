@@ -9,10 +9,12 @@ they stand for, computed here from the integers before they were packed. The lay
 of AutoGPTQ's QuantLinear.pack, AutoAWQ's WQLinear_GEMM and compressed-tensors' pack_to_int32.
 """
 
+import json
 import os
 
 import numpy as np
 from ml_dtypes import float8_e4m3fn
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -92,15 +94,32 @@ def compressed_int8(name, symmetric=True):
     tensors[f"{name}.values"] = values(codes, scales, zeros, np.zeros(COLUMNS, dtype=int))
 
 
-def f8(name, scales, ending, rows):
+def f8(name, scales, ending, rows, block=128):
     weights = rng.normal(size=(rows, COLUMNS)).astype(float8_e4m3fn)
     weights.view(np.uint8)[0, :4] = [0x00, 0x80, 0x01, 0x7e]
     tensors[f"{name}.weight"] = weights
     tensors[f"{name}.{ending}"] = scales
     spread = scales
     if scales.ndim == 2 and scales.shape[0] != rows:
-        spread = np.repeat(np.repeat(scales, 128, 0), 128, 1)[:rows, :COLUMNS]
+        spread = np.repeat(np.repeat(scales, block, 0), block, 1)[:rows, :COLUMNS]
     tensors[f"{name}.values"] = weights.astype(np.float32) * spread.astype(np.float32)
+
+
+def fused(folder, method, pack_matrix):
+    """Phi-3 of one layer whose fused matrices are packed, and as packed_NAME.values what they stand for."""
+    global ROWS, COLUMNS
+    os.makedirs(f"{HERE}/packed/{folder}", exist_ok=True)
+    config = json.load(open(f"{HERE}/arch/phi4_longrope/config.json"))
+    config |= {"num_hidden_layers": 1, "quantization_config": {"quant_method": method, "weight_block_size": [32, 32]}}
+    with open(f"{HERE}/packed/{folder}/config.json", "w") as out:
+        json.dump(config, out, indent=1, sort_keys=True)
+    tensors.clear()
+    with safe_open(f"{HERE}/arch/phi4_longrope/model.safetensors", framework="np") as weights:
+        kept = {name: weights.get_tensor(name) for name in weights.keys() if "layers.1." not in name}
+    for name, stem in [(n, n.removesuffix(".weight")) for n in kept if "qkv_proj" in n or "gate_up" in n]:
+        ROWS, COLUMNS = kept.pop(name).shape
+        pack_matrix(stem)
+    save_file(kept | tensors, f"{HERE}/packed/{folder}/model.safetensors")
 
 
 if __name__ == "__main__":
@@ -121,3 +140,6 @@ if __name__ == "__main__":
     f8("f8_channel", (rng.random((ROWS, 1)) * 0.1).astype(np.float32), "weight_scale", ROWS)
     f8("f8_block", (rng.random((2, 2)) * 0.1).astype(np.float32), "weight_scale_inv", 160)
     save_file(tensors, f"{HERE}/packed.safetensors")
+    fused("phi3_gptq", "gptq", lambda stem: gptq(stem, 32, act_order=True))
+    fused("phi3_awq", "awq", lambda stem: awq(stem, 32))
+    fused("phi3_f8", "fp8", lambda stem: f8(stem, (rng.random((-(-ROWS // 32), COLUMNS // 32)) * 0.1).astype(np.float32), "weight_scale_inv", ROWS, 32))

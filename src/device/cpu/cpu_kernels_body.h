@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The kernels, written once over a vector of 16 floats (`vf`) that the including
  * file has defined for its instruction set together with TILE_M and TILE_V: rows
- * and vectors of outputs that fit its registers. */
+ * and vectors of outputs that fit its registers; F8_ROWS: rows with two vectors each. */
 #include <math.h>
 #include <string.h>
 
@@ -131,25 +131,90 @@ static void unpack(enum tl_dtype dtype, const char *panel, size_t n_pairs, float
 /* From this many rows on it pays to unpack a panel to floats once for all rows. */
 #define UNPACK_ROWS (2 * TILE_M + 1)
 
+/* --- F8 ---------------------------------------------------------------------------------
+ * Bytes become floats for each use. A value is (byte's * 2^-8) * (2^8 * scale), rounded once, whichever way
+ * it goes: the products do not depend on how many rows there are. */
+
+/* The scales of input k, times 2^8; *ret_stop: the first input that has others, `end` at most. */
+INLINE void f8_scales(const struct cpu_matrix *w, const char *panel, uint32_t k, uint32_t end, vf *low, vf *high, uint32_t *ret_stop) {
+  uint32_t run = k < w->n_in ? k / w->run : (k - 1) / w->run; /* what fills an odd row up has the last one's */
+  const float *at = (const float *)(const void *)panel + (size_t)run * CPU_PANEL;
+  *low = vf_mul(vf_load(at), vf_set1(256));
+  *high = vf_mul(vf_load(at + 16), vf_set1(256));
+  uint64_t stop = ((uint64_t)run + 1) * w->run;
+  *ret_stop = stop > end || k >= w->n_in ? end : (uint32_t)stop;
+}
+
 /* Inputs k .. k + n - 1 of a panel, scaled. */
 static void unpack_f8(const struct cpu_matrix *w, const char *panel, uint32_t k, uint32_t n, float *ret) {
-  const float *scales = (const float *)(const void *)panel;
   const uint8_t *bytes = (const uint8_t *)panel + cpu_f8_scale_bytes(w) + (size_t)k * CPU_PANEL;
-  for (uint32_t end = k + n; k < end;) {
-    uint32_t stop = (k / w->run + 1) * w->run;
-    const float *at = scales + (size_t)(k < w->n_in ? k / w->run : (k - 1) / w->run) * CPU_PANEL;
-    vf low = vf_load(at), high = vf_load(at + 16);
-    if (stop > end || k >= w->n_in) stop = end;
+  for (uint32_t end = k + n, stop; k < end;) {
+    vf low, high, a, b;
+    f8_scales(w, panel, k, end, &low, &high, &stop);
     for (; k < stop; k++, bytes += CPU_PANEL, ret += CPU_PANEL) {
-      vf_store(ret, vf_mul(vf_load_f8(bytes), low));
-      vf_store(ret + 16, vf_mul(vf_load_f8(bytes + 16), high));
+      vf_load_f8(bytes, &a, &b);
+      vf_store(ret, vf_mul(a, low));
+      vf_store(ret + 16, vf_mul(b, high));
     }
   }
 }
 
-/* Bytes become floats for each use: few rows pay for that as many do. */
+/* All outputs of a panel for so few rows that their sums stay in registers: no float is stored. The next panel is
+ * fetched in four streams, as fetch_ahead does. */
+INLINE void f8_tile(const unsigned rows, const struct cpu_matrix *w, const char *panel, const float *x, size_t ldx, float *out) {
+  const uint8_t *bytes = (const uint8_t *)panel + cpu_f8_scale_bytes(w);
+  const char *next = panel + w->panel_bytes;
+  size_t quarter = w->k_padded / 8 * 64;
+  vf sum[F8_ROWS][2];
+#pragma GCC unroll 16
+  for (unsigned r = 0; r < rows; r++) sum[r][0] = sum[r][1] = vf_zero();
+  for (uint32_t k = 0, stop; k < w->k_padded;) {
+    vf low, high, a, b;
+    f8_scales(w, panel, k, w->k_padded, &low, &high, &stop);
+    for (; k < stop; k++, bytes += CPU_PANEL) {
+      if (k % 2 == 0) __builtin_prefetch(next + k / 2 % 4 * quarter + k / 8 * 64, 0, 2);
+      vf_load_f8(bytes, &a, &b);
+      a = vf_mul(a, low);
+      b = vf_mul(b, high);
+#pragma GCC unroll 16
+      for (unsigned r = 0; r < rows; r++) {
+        vf its = vf_set1(x[r * ldx + k]);
+        sum[r][0] = vf_fma(a, its, sum[r][0]);
+        sum[r][1] = vf_fma(b, its, sum[r][1]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (unsigned r = 0; r < rows; r++) {
+    vf_store(out + r * CPU_PANEL, sum[r][0]);
+    vf_store(out + r * CPU_PANEL + 16, sum[r][1]);
+  }
+}
+
+#define F8_CASE(rows)                                                           \
+  case rows:                                                                    \
+    if (rows <= F8_ROWS) f8_tile(rows <= F8_ROWS ? rows : 1, w, panel, x, ldx, out); \
+    break
+
+static void f8_few(const struct cpu_matrix *w, const char *panel, const float *x, size_t ldx, uint32_t m, float *out) {
+  switch (m) {
+    F8_CASE(1);
+    F8_CASE(2);
+    F8_CASE(3);
+    F8_CASE(4);
+    F8_CASE(5);
+    F8_CASE(6);
+    F8_CASE(7);
+    F8_CASE(8);
+  }
+}
+
 static void gemm_f8(const struct cpu_matrix *w, const char *panel, const float *x, size_t ldx, uint32_t m, float *out,
                     float *scratch) {
+  if (m <= F8_ROWS) {
+    f8_few(w, panel, x, ldx, m, out);
+    return;
+  }
   for (uint32_t k = 0; k < w->k_padded; k += CPU_K_BLOCK) {
     uint32_t n = w->k_padded - k < CPU_K_BLOCK ? w->k_padded - k : CPU_K_BLOCK;
     unpack_f8(w, panel, k, n, scratch);

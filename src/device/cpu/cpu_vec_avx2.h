@@ -10,6 +10,7 @@ typedef struct {
 } vf;
 #define TILE_M 6
 #define TILE_V 1
+#define F8_ROWS 3
 
 #define VF static inline __attribute__((always_inline))
 #define BOTH(operation, x, y) ((vf){operation((x).a, (y).a), operation((x).b, (y).b)})
@@ -50,14 +51,16 @@ VF __m128i load_words(const uint16_t *p) { return _mm_loadu_si128((const __m128i
 VF vf vf_load_bf16(const uint16_t *p) {
   return (vf){high_half(_mm256_cvtepu16_epi32(load_words(p))), high_half(_mm256_cvtepu16_epi32(load_words(p + 8)))};
 }
-/* E4M3, not NaN: its bits are those of a half that is 2^8 times smaller. */
-VF __m256 f8_half(const uint8_t *p) {
-  __m128i bits = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)p));
-  __m128i sign = _mm_slli_epi16(_mm_and_si128(bits, _mm_set1_epi16(0x80)), 8);
-  __m128i size = _mm_slli_epi16(_mm_and_si128(bits, _mm_set1_epi16(0x7f)), 7);
-  return _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(sign, size)), _mm256_set1_ps(256));
+/* 32 of E4M3, not NaN, each 2^8 times too small: a half has their bits, the sign's copies but one taken out. */
+VF vf f8_16(const uint8_t *p) {
+  __m256i bits = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
+  bits = _mm256_and_si256(_mm256_slli_epi16(bits, 7), _mm256_set1_epi16((short)0xbf80));
+  return (vf){_mm256_cvtph_ps(_mm256_castsi256_si128(bits)), _mm256_cvtph_ps(_mm256_extracti128_si256(bits, 1))};
 }
-VF vf vf_load_f8(const uint8_t *p) { return (vf){f8_half(p), f8_half(p + 8)}; }
+VF void vf_load_f8(const uint8_t *p, vf *low, vf *high) {
+  *low = f8_16(p);
+  *high = f8_16(p + 16);
+}
 VF vf vf_load_f16(const uint16_t *p) { return (vf){_mm256_cvtph_ps(load_words(p)), _mm256_cvtph_ps(load_words(p + 8))}; }
 
 #endif

@@ -121,6 +121,34 @@ static void test_mixed(void **state) {
   for (uint32_t i = 0; i < n_copies; i++) free(copies[i]);
 }
 
+/* Fused matrices in blocks: each row of each part is that of the folder's, rounded. */
+static void test_fused_blocks(void **state) {
+  (void)state;
+  struct tl_model *plain = load("arch/phi4_longrope"), *rounded = load("gguf/arch_phi4_q8_0.gguf");
+  unsigned n_blocks = 0;
+  assert_int_equal(plain->n_ops, rounded->n_ops);
+  for (uint32_t i = 0; i < plain->n_ops * TL_OP_INPUTS; i++) {
+    const struct tl_op *x = &plain->plan[i / TL_OP_INPUTS], *y = &rounded->plan[i / TL_OP_INPUTS];
+    int32_t a = x->weight[i % TL_OP_INPUTS], b = y->weight[i % TL_OP_INPUTS];
+    assert_int_equal(a < 0, b < 0);
+    if (b < 0 || rounded->tensors[b].dtype != TL_DTYPE_Q8_0) continue;
+    const struct tl_tensor *t = &plain->tensors[a];
+    n_blocks++;
+    assert_int_equal(t->shape[0], rounded->tensors[b].shape[0]);
+    assert_int_equal(t->shape[1], 64);
+    for (uint64_t row = 0; row < t->shape[0]; row++) {
+      float exact[64], got[64], most = 0;
+      tl_tensor_row_to_f32(t, row, exact);
+      tl_tensor_row_to_f32(&rounded->tensors[b], row, got);
+      for (unsigned k = 0; k < 64; k++) most = fmaxf(most, fabsf(exact[k]));
+      for (unsigned k = 0; k < 64; k++) assert_true(fabsf(exact[k] - got[k]) <= most * 0.57f / 127); /* half a step, and the step as a half */
+    }
+  }
+  assert_int_equal(n_blocks, 2 + 2 * 6); /* embedding, output; q, k, v, o, gate and up of two layers */
+  tl_model_free(plain);
+  tl_model_free(rounded);
+}
+
 /* Weights rounded while they load: near what they are without. */
 static void test_quantized_load(void **state) {
   (void)state;
@@ -172,6 +200,7 @@ static void test_batch(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_llamas), cmocka_unit_test(test_mixed),
-                                     cmocka_unit_test(test_batch), cmocka_unit_test(test_quantized_load)};
+                                     cmocka_unit_test(test_batch), cmocka_unit_test(test_quantized_load),
+                                     cmocka_unit_test(test_fused_blocks)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -75,6 +75,63 @@ static void test_products(void **state) {
   tl_model_free(&m->model);
 }
 
+/* Rows of a fused matrix are a matrix. */
+static void test_rows_of_a_fused_matrix(void **state) {
+  (void)state;
+  struct model *m = open_packed();
+  for (unsigned i = 0; i < UNIT_COUNT(packed_cases); i++) {
+    struct packed_case c = packed_cases[i];
+    struct tl_error err = {0};
+    unsigned first = c.rows / 2 + 1;
+    int32_t whole = find_packed(m, &c, &err), part = plan_rows(m, &err, whole, first, c.rows - first);
+    struct tl_tensor t = m->tensors[part], values = *packed_values(m, &c);
+    c.rows -= first;
+    values.data = (const char *)values.data + first * PACKED_COLUMNS * sizeof(float);
+    check_case(&c, &t, &values, cpu_choose_quant(tl_cpu_best_isa()), cpu_choose_kernels(tl_cpu_best_isa()));
+  }
+  tl_model_free(&m->model);
+}
+
+/* An odd number of inputs, every byte that is a number; the same bits for each number of rows. */
+static void test_f8_of_any_shape(void **state) {
+  (void)state;
+  enum { OUTS = 37, INS = 51, MOST = 13 };
+  static uint8_t bytes[OUTS * INS];
+  for (unsigned i = 0; i < sizeof bytes; i++) bytes[i] = (i & 0x7f) == 0x7f ? 0 : (uint8_t)i;
+  struct tl_tensor t = {.name = "w", .dtype = TL_DTYPE_F8_E4M3, .n_dims = 2, .shape = {OUTS, INS}, .data = bytes, .bytes = sizeof bytes};
+  struct tl_op op = {.kind = TL_OP_LOGITS, .weight = {0, -1, -1}, .bias = {-1, -1, -1}};
+  struct tl_model model = {.tensors = &t, .n_tensors = 1, .plan = &op, .n_ops = 1};
+  struct tl_device_load load = {.model = &model};
+  struct cpu_weights weights;
+  struct tl_error err = {0};
+  assert_int_equal(cpu_weights_load(&load, &(const struct tl_shard){.size = 1}, &weights, &err), TL_OK);
+  const struct cpu_matrix *w = &weights.matrices[0];
+  float *x = numbers(MOST * PACKED_COLUMNS, 3);
+  for (unsigned i = 0; i < MOST; i++) x[i * PACKED_COLUMNS + INS] = 0; /* fills the odd row up */
+  for (enum tl_cpu_isa isa = TL_ISA_PLAIN; isa <= tl_cpu_best_isa(); isa++) {
+    const struct cpu_kernels *kernels = cpu_choose_kernels(isa);
+    size_t row = w->n_panels * CPU_PANEL;
+    float *all = multiply_floats(kernels, w, x, MOST);
+    for (uint32_t m = 1; m < MOST; m++) {
+      float *some = multiply_floats(kernels, w, x, m);
+      assert_memory_equal(some, all, m * row * sizeof *some);
+      free(some);
+    }
+    for (unsigned out = 0; out < OUTS; out++) {
+      double exact = 0, size = 0;
+      for (unsigned k = 0; k < INS; k++) {
+        double product = (double)tl_f8_e4m3_to_f32(bytes[out * INS + k]) * (double)x[k];
+        exact += product;
+        size += fabs(product);
+      }
+      assert_true(fabs((double)all[out] - exact) <= 1e-5 * size);
+    }
+    free(all);
+  }
+  free(x);
+  cpu_weights_free(&weights);
+}
+
 /* Q, K and V of two formats: a matrix each; the gate and up of different orders: the second as floats. */
 static void test_stacks(void **state) {
   (void)state;
@@ -106,6 +163,7 @@ static void test_stacks(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_products), cmocka_unit_test(test_stacks)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_products), cmocka_unit_test(test_rows_of_a_fused_matrix), cmocka_unit_test(test_stacks),
+                                     cmocka_unit_test(test_f8_of_any_shape)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,6 +36,88 @@ static void test_values(void **state) {
   tl_model_free(&m->model);
 }
 
+static void check_rows(const struct packed_case *c, const struct tl_tensor *part, const struct tl_tensor *values, unsigned first) {
+  for (unsigned row = 0; row < part->shape[0]; row++) {
+    float got[PACKED_COLUMNS], expected[PACKED_COLUMNS];
+    tl_tensor_row_to_f32(part, row, got);
+    tl_tensor_row_to_f32(values, first + row, expected);
+    for (unsigned k = 0; k < PACKED_COLUMNS; k++) {
+      float off = got[k] - expected[k];
+      if (!(off <= 1e-6f && off >= -1e-6f))
+        fail_msg("%s: row %u + %u, %u: %g, expected %g", c->name, first, row, k, (double)got[k], (double)expected[k]);
+    }
+  }
+}
+
+/* Rows of a fused matrix, and rows of those: each begins where integers of a word and runs of a scale do not. */
+static void test_rows_of_a_fused_matrix(void **state) {
+  (void)state;
+  struct model *m = open_packed();
+  for (unsigned i = 0; i < UNIT_COUNT(packed_cases); i++) {
+    const struct packed_case *c = &packed_cases[i];
+    struct tl_error err = {0};
+    int32_t whole = find_packed(m, c, &err);
+    assert_true(whole >= 0);
+    size_t bytes = m->tensors[whole].bytes;
+    unsigned first = c->rows * 3 / 4 - 1, rows = c->rows - first;
+    int32_t part = plan_rows(m, &err, whole, first, rows);
+    assert_true(part >= 0);
+    assert_int_equal(m->tensors[part].shape[0], rows);
+    assert_true(m->tensors[part].bytes <= bytes * rows / c->rows && m->tensors[part].bytes > 0);
+    check_rows(c, &m->tensors[part], packed_values(m, c), first);
+    int32_t inner = plan_rows(m, &err, part, 3, rows - 3);
+    assert_true(inner >= 0);
+    check_rows(c, &m->tensors[inner], packed_values(m, c), first + 3);
+    check_rows(c, &m->tensors[whole], packed_values(m, c), 0);
+  }
+  tl_model_free(&m->model);
+}
+
+/* n inputs of a record are the rows of `values`, one matrix behind the other. */
+static void check_inputs(const struct tl_model *model, const struct tl_op *op, unsigned n, const char *name) {
+  int32_t index = model_find_tensor((const struct model *)model, name);
+  if (index < 0) fail_msg("no tensor %s", name);
+  const struct tl_tensor *values = &model->tensors[index];
+  unsigned at = 0;
+  for (unsigned i = 0; i < n; i++) {
+    const struct tl_tensor *t = &model->tensors[op->weight[i]];
+    assert_non_null(t->packed);
+    for (unsigned row = 0; row < t->shape[0]; row++, at++) {
+      float got[64], expected[64];
+      tl_tensor_row_to_f32(t, row, got);
+      tl_tensor_row_to_f32(values, at, expected);
+      for (unsigned k = 0; k < 64; k++)
+        if (!(got[k] - expected[k] <= 1e-6f && expected[k] - got[k] <= 1e-6f))
+          fail_msg("%s: row %u, %u: %g, expected %g", name, at, k, (double)got[k], (double)expected[k]);
+    }
+  }
+  assert_int_equal(at, values->shape[0]);
+}
+
+/* Phi-3, whose Q, K, V and whose gate and up are one matrix each. */
+static void test_fused_models(void **state) {
+  (void)state;
+  static const char *const names[] = {"phi3_gptq", "phi3_awq", "phi3_f8"};
+  for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
+    char path[1100];
+    const char *root = getenv("TL_TEST_GOLDEN");
+    snprintf(path, sizeof path, "%s/packed/%s", root ? root : "tests/golden", names[i]);
+    struct tl_error err = {0};
+    struct tl_model *model;
+    if (tl_model_load(path, &model, &err) < 0) fail_msg("%s: %s", names[i], err.message);
+    unsigned found = 0;
+    for (uint32_t k = 0; k < model->n_ops; k++) {
+      const struct tl_op *op = &model->plan[k];
+      if (op->kind == TL_OP_QKV) check_inputs(model, op, 3, "model.layers.0.self_attn.qkv_proj.values");
+      if (op->kind == TL_OP_GATED_UP) check_inputs(model, op, 2, "model.layers.0.mlp.gate_up_proj.values");
+      found += op->kind == TL_OP_QKV || op->kind == TL_OP_GATED_UP;
+    }
+    assert_int_equal(found, 2);
+    assert_int_equal(model->n_parameters, 2 * 131 * 64 + 3 * 64 + (128 + 104) * 64 + 64 * 64 + 64 * 52);
+    tl_model_free(model);
+  }
+}
+
 static struct tl_tensor *tensor(struct model *m, const char *name) {
   int32_t i = model_find_tensor(m, name);
   if (i < 0) fail_msg("no tensor %s", name);
@@ -103,7 +185,7 @@ static void test_other_methods(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_values), cmocka_unit_test(test_parts_that_do_not_fit),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_values), cmocka_unit_test(test_rows_of_a_fused_matrix), cmocka_unit_test(test_fused_models), cmocka_unit_test(test_parts_that_do_not_fit),
                                      cmocka_unit_test(test_other_methods)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -296,7 +296,8 @@ static void test_many_messages_are_linear(void **state) {
 
 static void test_hostile_text_is_linear(void **state) {
   (void)state;
-  static const char *const names[] = {"gpt2", "llama3", "qwen2", "gpt4o", "deepseek", "added", "falcon", "llama2", "mistral", "gemma", "phi3", "t5", "albert", "bert_uncased"};
+  static const char *const names[] = {"gpt2", "llama3", "qwen2", "gpt4o", "deepseek", "added", "falcon", "llama2", "mistral", "gemma", "phi3", "t5", "albert", "bert_uncased",
+                                      "clip", "bpe_prefix", "wordlevel", "wordlevel_bytes", "scripts", "ctc"};
   static const char *const units[] = {"a", " ", "\n", "!", "1", "e\xcc\x81", " \n", "<|im_", "ab!", "\xcc\x81\xcc\xa3", "'s", "A", "\xe2\x96\x81", "\xe6\xbc\xa2"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     struct tl_tokenizer *t = golden_tokenizer(names[i]);
@@ -339,7 +340,7 @@ static void test_bad_files(void **state) {
     const char *json, *message;
   } cases[] = {
       {"{", ":1:"},
-      {"{}", "expected BPE, WordPiece or Unigram, got none"},
+      {"{}", "expected BPE, WordPiece, Unigram or WordLevel, got none"},
       {"{\"model\":{\"type\":\"Unigram\",\"vocab\":{\"a\":0}}}", "model.vocab: expected a list of [token, score]"},
       {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}}", "model.vocab: expected an id from 0"},
       {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":99999999999},\"merges\":[]}}", "model.vocab: expected an id from 0"},
@@ -350,7 +351,9 @@ static void test_bad_files(void **state) {
       {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a\"]}}", "model.merges[0]: expected"},
       {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[[\"a\",1]]}}", "model.merges[0]: expected"},
       {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a a\"]}}", "model.merges[0]: a token of it"},
-      {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[],\"end_of_word_suffix\":\"x\"}}", "end_of_word_suffix"},
+      {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[],\"end_of_word_suffix\":\"12345678901234567890123456789012345678901234567890123456789012345\"}}",
+       "end_of_word_suffix: expected at most 64 bytes"},
+      {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a a\"],\"continuing_subword_prefix\":\"##\"}}", "model.merges[0]: a token of it"},
       {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[],\"dropout\":0.1}}", "dropout"},
       {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",0],[\"b\"]]}}", "model.vocab[1]: expected [token, score]"},
       {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",0]],\"unk_id\":1}}", "model.unk_id: no token has it"},
@@ -369,7 +372,11 @@ static void test_bad_files(void **state) {
       {BPE(",\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"ab\"}"), "expected one character"},
       {BPE(",\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"a\",\"prepend_scheme\":\"x\"}"), "prepend_scheme"},
       {BPE(",\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"x\"}"), "pre_tokenizer: behavior"},
+      {BPE(",\"pre_tokenizer\":{\"type\":\"FixedLength\",\"length\":0}"), "FixedLength.length: expected 1 or more"},
       {BPE(",\"decoder\":{\"type\":\"X\"}"), "decoder.type \"X\""},
+      {BPE(",\"decoder\":{\"type\":\"BPEDecoder\",\"suffix\":\"\"}"), "BPEDecoder.suffix: is not supported without a text"},
+      {BPE(",\"decoder\":{\"type\":\"CTC\",\"pad_token\":\"p\"}"), "CTC.word_delimiter_token: expected a string"},
+      {BPE(",\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"ByteFallback\"},{\"type\":\"BPEDecoder\",\"suffix\":\"w\"}]}"), "BPEDecoder behind other steps"},
       {BPE(",\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Fuse\"},{\"type\":\"WordPiece\",\"prefix\":\"##\"}]}"), "WordPiece behind Fuse"},
       {BPE(",\"decoder\":{\"type\":\"Strip\",\"content\":\" \",\"start\":65,\"stop\":0}"), "at most 64"},
       {BPE(OK_REST ",\"post_processor\":{\"type\":\"BertProcessing\",\"cls\":[\"a\",0],\"sep\":[\"b\",9]}"), "expected ids of tokens"},
