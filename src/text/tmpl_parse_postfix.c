@@ -333,7 +333,7 @@ static struct tmpl_node *parse_test(struct tmpl_parser *p, struct tmpl_node *of)
     parse_args(p, node);
   } else if (at_bare_argument(p)) {
     if (tmpl_at_name(p, "is")) tmpl_parse_fail(p, p->token.line, "tests with 'is' cannot be chained");
-    struct tmpl_node *arg = tmpl_parse_postfix(p, tmpl_parse_primary(p, false));
+    struct tmpl_node *arg = tmpl_parse_postfix(p, tmpl_mark_read(p, tmpl_parse_primary(p, false)));
     tmpl_nodes_push(p, &node->apply.args.items, arg);
     tmpl_node_over(p, node, arg);
   }

@@ -193,6 +193,7 @@ struct tmpl_render {
   size_t max_output_bytes;
   unsigned depth, max_depth;
   uint32_t line; /* of the node in work */
+  int64_t now_s; /* what strftime_now() takes for the time; 0: the clock */
   struct tmpl_scope *scope;
   struct tmpl_out *out;
   int code; /* the first failure, sticky */
@@ -382,6 +383,9 @@ struct tmpl_value tmpl_call(struct tmpl_render *r, struct tmpl_value callee, con
 int64_t tmpl_int_arg(struct tmpl_render *r, struct tmpl_value v, int64_t otherwise);
 /* Looks up a dotted path ("a.b.0") or an index as the filters' attribute argument does. */
 struct tmpl_value tmpl_path(struct tmpl_render *r, struct tmpl_value of, struct tmpl_value path);
+/* `otherwise` (MISSING or None: nothing) takes the place of what is undefined, at every step. */
+struct tmpl_value tmpl_path_or(struct tmpl_render *r, struct tmpl_value of, struct tmpl_value path,
+                               struct tmpl_value otherwise);
 /* Strings in lower case unless case_sensitive. */
 struct tmpl_value tmpl_fold(struct tmpl_render *r, struct tmpl_value v, bool case_sensitive);
 /* int(text, base) and float(text) as Python parses; false: not a number. */

@@ -27,7 +27,7 @@ static int render(const char *source, size_t length, json_t *trusted, json_t *un
   *err = (struct tl_error){0};
   int r = tl_template_compile(source, length, &tmpl, err);
   if (r < 0) return r;
-  r = tl_template_render(tmpl, trusted, untrusted, limits ? limits : &tl_template_default_limits, ret, err);
+  r = tl_template_render(tmpl, trusted, untrusted, limits ? limits : &tl_template_default_limits, 0, ret, err);
   tl_template_free(tmpl);
   return r;
 }
