@@ -83,6 +83,7 @@ static struct tmpl_value float_arith(struct tmpl_render *r, int op, double a, do
   if (op == '%') return tmpl_float(rest == 0 ? copysign(0, b) : (rest < 0) != (b < 0) ? rest + b : rest);
   double quotient = (a - rest) / b;
   if (rest != 0 && (rest < 0) != (b < 0)) quotient -= 1;
+  if (quotient == 0) return tmpl_float(copysign(0, a / b));
   double whole = floor(quotient);
   return tmpl_float(quotient - whole > 0.5 ? whole + 1 : whole);
 }
