@@ -361,7 +361,8 @@ FILTER(filter_round) {
                                   : tmpl_int(round_int(tmpl_integer(v), precision));
   } else {
     double scale = pow(10, (double)precision), scaled = tmpl_real(v) * scale;
-    result = tmpl_float((up ? ceil(scaled) : floor(scaled)) / scale);
+    if (!isfinite(scaled)) return tmpl_fail(r, TL_EINVAL, "cannot convert float infinity or NaN to integer");
+    result = tmpl_float(((up ? ceil(scaled) : floor(scaled)) + 0.0) / scale); /* by way of an int, which has no -0 */
   }
   result.untrusted = v.untrusted;
   return result;

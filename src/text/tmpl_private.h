@@ -226,7 +226,7 @@ bool tmpl_is_line_break(uint32_t code); /* as Python's str.splitlines */
 bool tmpl_is_printable(uint32_t code);
 bool tmpl_is_word(uint32_t code); /* \w */
 bool tmpl_is_cased(uint32_t code);
-enum tmpl_case { TMPL_LOWER, TMPL_UPPER, TMPL_TITLE };
+enum tmpl_case { TMPL_LOWER, TMPL_UPPER, TMPL_TITLE, TMPL_FOLD };
 /* Full case mapping of one character, at most 3; returns how many. */
 size_t tmpl_map_case(uint32_t code, enum tmpl_case to, uint32_t ret[3]);
 /* Whether the capital sigma at text[at] ends a word of text[0, length). */
@@ -358,6 +358,8 @@ struct tmpl_value tmpl_filter_tojson(struct tmpl_render *r, const struct tmpl_va
 /* format % args, with mapping keys looked up in `named` when that is a dict. */
 struct tmpl_value tmpl_percent(struct tmpl_render *r, const struct tmpl_str *format,
                                const struct tmpl_value *items, size_t n, struct tmpl_value named);
+/* The method: "...".format(...) (tmpl_strformat.c). */
+struct tmpl_value tmpl_str_format(struct tmpl_render *r, const struct tmpl_value *arg, const struct tmpl_args *all);
 
 /* --- arithmetic (tmpl_arith.c) ------------------------------------------------------------ */
 /* op: '+', '-', '*', '/', '%', TMPL_OP2('/', '/'), TMPL_OP2('*', '*'). */

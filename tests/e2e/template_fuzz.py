@@ -84,7 +84,7 @@ class Fuzz:
             lambda: f"{s()} + {s()}", lambda: f"{s()} ~ {any_()}", lambda: f"{any_()} ~ {any_()}", lambda: f"{s()} * {self.small()}",
             lambda: f"{s()}{self.slice()}", lambda: f"{s()}[{self.small()}]",
             lambda: f"{s()} | {r.choice(['upper', 'lower', 'title', 'capitalize', 'trim', 'string', 'e', 'urlencode', 'first', 'last', 'reverse', 'escape', 'forceescape', 'safe'])}",
-            lambda: f"{s()}.{r.choice(['upper', 'lower', 'title', 'capitalize', 'strip', 'lstrip', 'rstrip', 'swapcase'])}()",
+            lambda: f"{s()}.{r.choice(['upper', 'lower', 'title', 'capitalize', 'strip', 'lstrip', 'rstrip', 'swapcase', 'casefold'])}()",
             lambda: f"{s()}.{r.choice(['strip', 'lstrip', 'rstrip'])}({self.some('str', 0)})", lambda: f"{s()} | trim({self.some('str', 0)})",
             lambda: f"{s()} | replace({self.some('str', 0)}, {s()}{r.choice(['', ', 1', ', count=2'])})",
             lambda: f"{s()}.replace({self.some('str', 0)}, {s()}{r.choice(['', ', 1', ', 0'])})",
@@ -101,9 +101,17 @@ class Fuzz:
             lambda: f"{any_()} | string", lambda: f"{any_()} | default({s()}{r.choice(['', ', true'])})",
             lambda: f"'%s-%d|%5.1f|%r' % ({any_()}, {self.some('int', d)}, {self.some('float', d)}, {any_()})",
             lambda: f"'%-6s|%+d|%05d|%x' | format({s()}, {self.some('int', d)}, {self.some('int', d)}, 255)",
-            lambda: f"'{{}} {{1}}{{0!r}}'.format({s()}, {any_()})" if r.random() < 0.3 else f"{s()} | wordcount",
+            lambda: f"{s()} | wordcount", lambda: self.format(d),
             lambda: f"{self.some('dict', d)} | xmlattr{r.choice(['', '(false)'])}", lambda: f"strftime_now({r.choice([repr('%d %b %Y'), repr('%Y-%m-%d %H:%M'), repr('%A %B %z%%')])})",
             lambda: f"dict(a={any_()}, b={s()}).{r.choice(['a', 'b', 'c'])}", lambda: f"{self.some('strs', d)} | {r.choice(['min', 'max', 'first', 'last'])}")
+
+    def format(self, d):
+        r, any_ = self.rng, lambda: self.some(self.rng.choice(list(NAMES)), d)
+        return self.pick(
+            lambda: f"'{r.choice(['{}-{}', '{1}{0}', '{0!r} {0!s}', '{{{}}}', '{} {1}', '{', '}', '{a} {}', '{a.k}', '{a[k]}{0}', '{0.x}', '{2}', '{!r:>9}|{:.2}'])}'.format({any_()}, {any_()}, a={self.some('dict', d)})",
+            lambda: f"'{{:{r.choice(['', '>8', '*^9', '.3', '<6.2', 's', '08', '-=5', 'd', '5'])}}}|'.format({self.some('str', d)})",
+            lambda: f"'{{:{r.choice(['', 'd', '5', '<5', '^+7', '05', '+d', ' d', 'x', '#x', 'X', '#b', 'o', ',', '_', '_x', '>12,', '.2f', '8.3e', '%', 'g', '=+6', 'é>4', 's', '.1'])}}}|'.format({self.some(r.choice(['int', 'bool']), d)})",
+            lambda: f"'{{:{r.choice(['', '.2f', '8.1f', '08.2f', '+.0f', 'e', '.3g', 'G', '%', '.1%', ',.2f', '<9', '^12', '+', 'd', 'F', ',', '_.1f'])}}}|'.format({self.some('float', d)})")
 
     def tojson_args(self):
         return self.rng.choice(["", "", "indent=2", "indent=4, ensure_ascii=True", "ensure_ascii=True", "separators=(',', ':')", "sort_keys=true",
