@@ -210,6 +210,19 @@ static int read_gguf(const char *path, json_t **ret, struct tl_error *err) {
   return TL_OK;
 }
 
+/* special_tokens_map.json has those tokens that older configurations do not name. */
+static int add_special_tokens(const char *folder, json_t *config, struct tl_error *err) {
+  char path[4300];
+  json_error_t why;
+  snprintf(path, sizeof path, "%s/special_tokens_map.json", folder);
+  json_t *map = json_load_file(path, JSON_ALLOW_NUL, &why);
+  if (!map && json_error_code(&why) != json_error_cannot_open_file)
+    return tl_error_set(err, TL_ECORRUPT, NULL, "%s:%d: %s", path, why.line, why.text);
+  json_object_update_missing(config, map);
+  json_decref(map);
+  return TL_OK;
+}
+
 /* --- all of it ---------------------------------------------------------------------------------- */
 /* path: of the file that *ret is from. */
 static int read_config(const char *model, const char *folder, char *path, size_t size, json_t **ret, struct tl_error *err) {
@@ -222,7 +235,8 @@ static int read_config(const char *model, const char *folder, char *path, size_t
   *ret = json_load_file(path, JSON_ALLOW_NUL, &json_error);
   if (!*ret && json_error_code(&json_error) != json_error_cannot_open_file)
     return tl_error_set(err, TL_ECORRUPT, NULL, "%s:%d: %s", path, json_error.line, json_error.text);
-  return TL_OK;
+  if (!*ret) *ret = json_object();
+  return add_special_tokens(folder, *ret, err);
 }
 
 int tl_chat_format_load(const char *model, struct tl_chat_format **ret, struct tl_error *err) {

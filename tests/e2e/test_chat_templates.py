@@ -7,7 +7,7 @@ import openai
 import pytest
 
 import jinja_chat
-from daemon import MODEL, NAME, SLOW
+from daemon import MODEL, NAME, SLOW, Daemon, run
 
 CHAT, TOKENIZE = "/v1/chat/completions", "/tokenize"
 TOOLS = [{"type": "function", "function": {"name": "weather", "description": "Où ?", "parameters": {
@@ -43,7 +43,6 @@ def folder(path, template=None, named=None, **config):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    from daemon import Daemon
     root = tmp_path_factory.mktemp("whole")
     d = Daemon(root / "log", model=folder(root / "model", WHOLE))
     yield d
@@ -172,6 +171,18 @@ def test_named_templates(start, tmp_path):
         assert refused(d, chat_template="other")[0] == "chat_template"
     d = start(model=folder(tmp_path / "no-default", named={"rag": "r"}))
     assert "no default" in refused(d)[1] and text(d, messages=HI, chat_template="rag") == "r"
+
+
+def test_special_tokens_come_from_the_models_files(tmp_path):
+    model = folder(tmp_path / "model", "{{ bos_token is defined }}{{ unk_token }}{{ sep_token }}{{ image_token }}{{ additional_special_tokens }}{{ eos_token }}",
+                   sep_token={"content": "<sep>", "lstrip": False}, extra_special_tokens={"image_token": "<img>"}, additional_special_tokens=["<a>", {"content": "<b>"}])
+    (model / "special_tokens_map.json").write_text(json.dumps({"unk_token": "not this", "mask_token": "<m>", "eos_token": "nor this"}))
+    (tmp_path / "m").write_text("[]")
+    assert run("render", model, "--input", tmp_path / "m") == (0, "False<sep><img>['<a>', '<b>']<|im_end|>", "")
+    (tmp_path / "t").write_text("{{ mask_token }}{{ pad_token }}")
+    assert run("render", model, "--template", tmp_path / "t", "--input", tmp_path / "m", "--kwargs", '{"pad_token": "mine"}') == (0, "<m>mine", "")
+    (model / "special_tokens_map.json").write_text("{")
+    assert "special_tokens_map.json:1" in run("render", model, "--input", tmp_path / "m")[2]
 
 
 def test_a_template_of_the_requests_own(start):
