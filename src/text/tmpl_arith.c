@@ -132,7 +132,8 @@ static bool is_sequence(struct tmpl_value v) {
 
 static struct tmpl_value percent(struct tmpl_render *r, struct tmpl_value format, struct tmpl_value v) {
   struct tmpl_value none = {0};
-  if (v.kind != TMPL_TUPLE) return tmpl_percent(r, format.str, &v, 1, v.kind == TMPL_DICT ? v : none);
+  bool mapping = v.kind == TMPL_DICT || v.kind == TMPL_LIST || v.kind == TMPL_RANGE; /* what Python calls one here */
+  if (v.kind != TMPL_TUPLE) return tmpl_percent(r, format.str, &v, 1, mapping ? v : none);
   return tmpl_percent(r, format.str, v.list->items, v.list->n, none);
 }
 

@@ -288,6 +288,10 @@ static void parse_apply_name(struct tmpl_parser *p, struct tmpl_node *node) {
   node->apply.name = tmpl_expect_name(p);
   node->apply.builtin =
       node->kind == TMPL_N_FILTER ? tmpl_find_filter(node->apply.name) : tmpl_find_test(node->apply.name);
+  while (tmpl_skip_op(p, '.')) { /* a name may have dots, but none that is known has */
+    tmpl_expect_name(p);
+    node->apply.builtin = NULL;
+  }
   if (node->apply.builtin || p->branches || p->unknown) return;
   p->unknown = node->apply.name;
   p->unknown_line = line;
