@@ -315,12 +315,12 @@ $(VENV)/.done: tests/e2e/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-check-e2e: all $(B)/bin/tokenize_many $(VENV)/.done ## end-to-end tests only (T=expression for pytest -k)
+check-e2e: all $(B)/bin/tokenize_many $(B)/bin/render_many $(VENV)/.done ## end-to-end tests only (T=expression for pytest -k)
 	$(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
 		$(VENV)/bin/python -m pytest -q tests/e2e $(if $(T),-k "$(T)")
 
 # --- tokenizers against the `tokenizers` library, hostile files ------------------
-$(B)/bin/tokenize_many: tests/fuzz/tokenize_many.c $(call archives,text)
+$(B)/bin/tokenize_many $(B)/bin/render_many: $(B)/bin/%: tests/fuzz/%.c $(call archives,text)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
@@ -328,9 +328,9 @@ $(B)/bin/tokenize_many: tests/fuzz/tokenize_many.c $(call archives,text)
 
 # A target a file, by libFuzzer; what it finds interesting is kept in tests/fuzz/corpus and replayed by `make check`.
 FUZZ_SECONDS ?= 600
-FUZZERS := tokenizer gguf safetensors config
+FUZZERS := tokenizer gguf safetensors config template
 FUZZ_FLAGS := -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
-$(B)/fuzz/fuzz_tokenizer: $(wildcard src/text/*.c src/model/*.c)
+$(B)/fuzz/fuzz_tokenizer $(B)/fuzz/fuzz_template: $(wildcard src/text/*.c src/model/*.c)
 $(B)/fuzz/fuzz_gguf $(B)/fuzz/fuzz_safetensors $(B)/fuzz/fuzz_config: $(wildcard src/model/*.c)
 $(FUZZERS:%=$(B)/fuzz/fuzz_%): $(B)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(wildcard src/base/*.c)
 	@mkdir -p $(@D)
@@ -357,7 +357,7 @@ check-fuzz: $(FUZZERS:%=$(B)/bin/replay_%) ## the fuzzers' corpora, without fuzz
 	@set -e; for f in $(FUZZERS); do $(SAN_ENV) $(B)/bin/replay_$$f tests/fuzz/corpus/$$f/*; done
 
 .PHONY: soak
-soak: all $(VENV)/.done ## clients of all kinds for SOAK_SECONDS (60), LEAK_REQUESTS (50000) a third cut, 300 faults (8 minutes); with SAN= as well
+soak: all $(B)/bin/render_many $(VENV)/.done ## clients of all kinds for SOAK_SECONDS (60), LEAK_REQUESTS (50000) a third cut, 300 faults (8 minutes); with SAN= as well
 	$(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
 		$(VENV)/bin/python -m pytest -q -s tests/e2e -m soak
 

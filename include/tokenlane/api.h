@@ -38,6 +38,7 @@ struct tl_api_options {
   const char *model_name;      /* served id */
   const char *const *aliases;  /* (n_aliases) further ids that mean it */
   unsigned n_aliases;
+  bool request_templates;      /* requests may bring a chat template of their own */
   struct tl_api_limits limits;
 };
 

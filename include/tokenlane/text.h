@@ -134,21 +134,54 @@ void tl_template_free(struct tl_template *tmpl);
 /* Renders with the members of `trusted` (bos_token, add_generation_prompt, ...) and
  * of `untrusted` (messages, tools, ...), both JSON objects, borrowed, not
  * changed, as variables. *ret is initialised here; on error it is empty.
- * raise_exception('x') gives TL_EINVAL with message x. Any thread. */
+ * raise_exception('x') gives TL_EINVAL with message x. now_s: what strftime_now() takes
+ * for the time, seconds since 1970; 0: the clock. Any thread. */
 int tl_template_render(const struct tl_template *tmpl, json_t *trusted, json_t *untrusted,
-                       const struct tl_template_limits *limits, struct tl_rendered *ret, struct tl_error *err);
+                       const struct tl_template_limits *limits, int64_t now_s, struct tl_rendered *ret,
+                       struct tl_error *err);
 
-/* The chat template of a model folder with the variables that it expects:
- * chat_template.jinja or tokenizer_config.json's chat_template, bos_token,
- * eos_token. */
+/* Whether the template reads a variable of that name somewhere. */
+bool tl_template_reads(const struct tl_template *tmpl, const char *name);
+
+/* The chat templates of a model ("default", "tool_use", ...) and its special tokens, which they see
+ * as bos_token, eos_token and so on. */
 struct tl_chat_format;
+struct tl_chat_template; /* one of them; lives as long as its format */
 
-/* The template of a folder, or of a .gguf file (chat_template.jinja beside it comes first, as in a folder).
- * Boot. *ret is NULL with TL_OK when there is none. Caller frees. */
+/* Those of a folder, or of a .gguf file and the folder that it is in. chat_template.jinja and
+ * additional_chat_templates/NAME.jinja, if there is one, come before what tokenizer_config.json or the
+ * .gguf file has. Boot. *ret is NULL with TL_OK when there is no template. Caller frees. */
 int tl_chat_format_load(const char *model, struct tl_chat_format **ret, struct tl_error *err);
+/* A template from elsewhere, with the special tokens of base (borrowed; NULL: none). Any thread. Caller frees. */
+int tl_chat_format_new(const struct tl_chat_format *base, const char *source, size_t length,
+                       struct tl_chat_format **ret, struct tl_error *err);
 void tl_chat_format_free(struct tl_chat_format *format);
-/* Renders messages (a JSON list, borrowed). As tl_template_render. */
-int tl_chat_format_render(const struct tl_chat_format *format, json_t *messages, bool add_generation_prompt,
-                          const struct tl_template_limits *limits, struct tl_rendered *ret, struct tl_error *err);
+
+/* The template of that name; NULL: "tool_use" if there are tools and such a template, else "default".
+ * NULL: there is none. */
+const struct tl_chat_template *tl_chat_format_pick(const struct tl_chat_format *format, const char *name,
+                                                   bool with_tools);
+/* What a template reads, found out when it was loaded. */
+enum tl_chat_takes {
+  TL_CHAT_TEXT = 1,  /* a message's content as a string */
+  TL_CHAT_PARTS = 2, /* as a list of {"type": "text", "text": ...} */
+  TL_CHAT_TOOLS = 4,
+  TL_CHAT_DOCUMENTS = 8,
+};
+unsigned tl_chat_template_takes(const struct tl_chat_template *tmpl);
+
+/* A conversation, as transformers' apply_chat_template takes it. All is borrowed and not changed. */
+struct tl_chat {
+  json_t *messages;         /* list */
+  json_t *tools, *documents; /* lists; NULL: the template sees none */
+  json_t *kwargs;           /* object of further variables, or NULL; they hide special tokens of the same name */
+  bool add_generation_prompt;
+  bool continue_final_message; /* the text ends where the last message's does */
+  int64_t now_s;               /* as for tl_template_render */
+};
+/* As tl_template_render; messages, tools, documents and kwargs came from the client. Errors that are not
+ * the template's name their field. */
+int tl_chat_render(const struct tl_chat_template *tmpl, const struct tl_chat *chat,
+                   const struct tl_template_limits *limits, struct tl_rendered *ret, struct tl_error *err);
 
 #endif

@@ -15,16 +15,21 @@
 #define API_LANE_BYTES 8192 /* of a body: about 100 us of work, more is for a text lane */
 #define API_MAX_STOPS 4
 #define API_MAX_DEPTH 64
+#define API_MAX_NODES 1000000 /* values in a body, see body.c */
 #define API_NO_TOP_K (-2)
 #define API_MAX_SALT_BYTES 256
 #define API_ARENA_LIMIT ((size_t)1 << 30)
 
-enum api_endpoint { API_COMPLETIONS = 1, API_CHAT = 2, API_BOTH = 3 };
+/* API_TEMPLATE: what the chat template sees, which /tokenize takes too. */
+enum api_endpoint { API_COMPLETIONS = 1, API_CHAT = 2, API_BOTH = 3, API_TEMPLATE = 4 };
 
 /* --- fields.c: the checked fields of a generation request ------------------------ */
 struct api_params {
   const char *model; /* NULL: not given */
   json_t *prompt, *messages; /* borrowed from the body */
+  json_t *tools, *documents, *chat_template_kwargs; /* as they are; NULL: not given */
+  json_t *chat_template;     /* a template's name or source; NULL: not given */
+  bool add_generation_prompt, continue_final_message;
   int64_t n, max_tokens, max_completion_tokens, min_tokens; /* -1: not given */
   double temperature, top_p, min_p;                         /* -1: not given */
   int64_t top_k;                                            /* -1 and 0: off; API_NO_TOP_K: not given */
@@ -41,7 +46,8 @@ struct api_params {
   struct tl_token_bias *bias; /* in the call's arena */
   uint32_t n_bias;
 };
-/* Reads and checks every field of the table; strings stay borrowed from body. */
+/* Reads and checks every field of the table that the endpoint has; strings stay borrowed from body.
+ * API_TEMPLATE: fields that it does not know are the caller's. */
 int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t *body, struct tl_arena *arena,
                     struct api_params *ret, struct tl_error *err);
 /* "a string", "the number 3.5", ...: what a value is, for messages; into text[64]. */
@@ -50,6 +56,9 @@ const char *api_value_text(const json_t *value, char *text);
 /* --- body.c: bytes to JSON, hostile ones included ----------------------------------- */
 /* Scans once: depth, node budget, no NUL; then jansson. The object, owned by the caller. */
 int api_body_read(const char *text, size_t length, json_t **ret, struct tl_error *err);
+/* JSON within a string of the body: as api_body_read, but any value, and *budget (API_MAX_NODES at first) is
+ * what all of them may have together. NULL: it is none, or too large. */
+json_t *api_body_read_inner(const json_t *text, size_t *budget);
 /* The scan alone: depth <= API_MAX_DEPTH, values and members within the budget. */
 int api_body_scan(const char *text, size_t length, size_t max_nodes, struct tl_error *err);
 
@@ -239,7 +248,8 @@ const char *api_http_error(int status, const char *message, struct tl_buffer *ou
 void api_respond_buffer(struct tl_http_request *request, int status, struct tl_buffer *body);
 
 /* chat.c, completions.c, models.c, tokenize.c: their handlers. */
-int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, json_t *messages, bool add_generation_prompt,
+/* Tokens of a conversation; its messages may be changed. */
+int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, const struct api_params *params,
                     struct tl_tokens *out, struct tl_error *err);
 int api_register_chat(struct tl_api *api, struct tl_error *err);
 int api_register_completions(struct tl_api *api, struct tl_error *err);

@@ -10,7 +10,6 @@
 
 /* Memory of what one request may make jansson build: a number takes about 40 bytes,
  * a list or an object about 230, which counts for more. */
-#define MAX_NODES 1000000
 #define CONTAINER_NODES 4
 
 /* The end of the string that begins after text[at - 1] == '"'. */
@@ -19,7 +18,8 @@ static size_t skip_string(const char *text, size_t length, size_t at) {
   return at < length ? at : length;
 }
 
-int api_body_scan(const char *text, size_t length, size_t max_nodes, struct tl_error *err) {
+/* *ret_nodes: how many values it has, lists and objects counted for more. */
+static int scan(const char *text, size_t length, size_t max_nodes, size_t *ret_nodes, struct tl_error *err) {
   const char *nul = memchr(text, 0, length);
   if (nul)
     return tl_error_set(err, TL_EINVAL, NULL, "the body is not valid JSON: it contains a NUL byte (offset %zu)",
@@ -50,7 +50,21 @@ int api_body_scan(const char *text, size_t length, size_t max_nodes, struct tl_e
   }
   if (nodes > max_nodes)
     return tl_error_set(err, TL_EINVAL, NULL, "the body has more than %zu values", max_nodes);
+  *ret_nodes = nodes;
   return TL_OK;
+}
+
+int api_body_scan(const char *text, size_t length, size_t max_nodes, struct tl_error *err) {
+  size_t nodes;
+  return scan(text, length, max_nodes, &nodes, err);
+}
+
+json_t *api_body_read_inner(const json_t *text, size_t *budget) {
+  size_t nodes;
+  struct tl_error ignored = {0};
+  if (scan(json_string_value(text), json_string_length(text), *budget, &nodes, &ignored) < 0) return NULL;
+  *budget -= nodes;
+  return json_loadb(json_string_value(text), json_string_length(text), JSON_ALLOW_NUL | JSON_DECODE_ANY, NULL);
 }
 
 /* Where and why jansson refused. What JSON allows and it cannot hold is not called invalid. */
@@ -64,7 +78,7 @@ static int refused(const json_error_t *why, struct tl_error *err) {
 int api_body_read(const char *text, size_t length, json_t **ret, struct tl_error *err) {
   *ret = NULL;
   if (!length) return tl_error_set(err, TL_EINVAL, NULL, "the body is empty; expected a JSON object");
-  int r = api_body_scan(text, length, MAX_NODES, err);
+  int r = api_body_scan(text, length, API_MAX_NODES, err);
   if (r < 0) return r;
   json_error_t json_error;
   json_t *body = json_loadb(text, length, JSON_ALLOW_NUL | JSON_DECODE_ANY, &json_error);

@@ -30,51 +30,147 @@ static json_t *join_parts(json_t *parts, const char *name, struct tl_error *err)
   return joined;
 }
 
-/* Checks one message; list contents are replaced by their text (the body is ours). */
-static int check_message(json_t *message, size_t i, struct tl_error *err) {
-  char name[64], what[64];
-  snprintf(name, sizeof name, "messages[%zu]", i);
-  if (!json_is_object(message))
-    return tl_error_set(err, TL_EINVAL, name, "%s: expected an object, got %s", name, api_value_text(message, what));
-  json_t *role = json_object_get(message, "role"), *content = json_object_get(message, "content");
-  snprintf(name, sizeof name, "messages[%zu].role", i);
-  if (!json_is_string(role) || json_string_length(role) == 0)
-    return tl_error_set(err, TL_EINVAL, name, "%s: expected a string that is not empty, got %s", name,
-                        api_value_text(role, what));
-  snprintf(name, sizeof name, "messages[%zu].content", i);
+/* Contents reach the template as it can read them, as parts or as their text (the body is ours). */
+static int check_content(json_t *message, const char *name, unsigned takes, struct tl_error *err) {
+  json_t *content = json_object_get(message, "content");
   if (json_is_array(content)) {
     json_t *text = join_parts(content, name, err);
-    return text ? json_object_set_new(message, "content", text) : err->code;
+    if (!text) return err->code;
+    if (takes & TL_CHAT_PARTS) json_decref(text); /* it was only to check them */
+    else json_object_set_new(message, "content", text);
+    return TL_OK;
   }
-  bool may_lack = json_object_get(message, "tool_calls") != NULL;
-  if (!json_is_string(content) && !(may_lack && (!content || json_is_null(content))))
-    return tl_error_set(err, TL_EINVAL, name, "%s: expected a string or a list of text parts, got %s", name,
-                        api_value_text(content, what));
+  if (json_is_string(content) && !(takes & TL_CHAT_TEXT)) {
+    json_t *part = json_object(), *parts = json_array();
+    json_object_set_new(part, "type", json_string("text"));
+    json_object_set(part, "text", content);
+    json_array_append_new(parts, part);
+    json_object_set_new(message, "content", parts);
+    return TL_OK;
+  }
+  char what[64];
+  json_t *calls = json_object_get(message, "tool_calls");
+  bool may_lack = (calls && !json_is_null(calls)) || json_is_string(json_object_get(message, "reasoning_content"));
+  if (json_is_string(content) || (may_lack && (!content || json_is_null(content)))) return TL_OK;
+  return tl_error_set(err, TL_EINVAL, name, "%s: expected a string or a list of text parts, got %s", name,
+                      api_value_text(content, what));
+}
+
+/* Templates want a call's arguments as an object; OpenAI's clients send it as a string of JSON. */
+static int check_call(json_t *call, const char *prefix, size_t *budget, struct tl_error *err) {
+  char name[160], what[64];
+  json_t *function = json_object_get(call, "function"), *called = json_object_get(function, "name");
+  json_t *arguments = json_object_get(function, "arguments");
+  snprintf(name, sizeof name, "%s.function.name", prefix);
+  if (!json_is_string(called) || !json_string_length(called))
+    return tl_error_set(err, TL_EINVAL, name, "%s: expected a string that is not empty, got %s", name,
+                        api_value_text(called, what));
+  if (!json_is_string(arguments)) return TL_OK;
+  bool empty = json_string_length(arguments) == 0;
+  json_t *value = empty ? json_object() : api_body_read_inner(arguments, budget);
+  snprintf(name, sizeof name, "%s.function.arguments", prefix);
+  if (!value) return tl_error_set(err, TL_EINVAL, name, "%s: expected an object, or one as a string of JSON", name);
+  json_object_set_new(function, "arguments", value);
   return TL_OK;
 }
 
-int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, json_t *messages, bool add_generation_prompt,
-                    struct tl_tokens *out, struct tl_error *err) {
-  if (!serving->chat)
-    return tl_error_set(err, TL_EUNSUPPORTED, "messages",
-                        "messages: this model has no chat template; use /v1/completions");
+static int check_calls(json_t *message, const char *prefix, size_t *budget, struct tl_error *err) {
+  json_t *calls = json_object_get(message, "tool_calls"), *call;
+  char name[96], what[64];
   size_t i;
-  json_t *message;
-  json_array_foreach(messages, i, message) {
-    int r = check_message(message, i, err);
+  snprintf(name, sizeof name, "%s.tool_calls", prefix);
+  if (calls && !json_is_null(calls) && !json_is_array(calls))
+    return tl_error_set(err, TL_EINVAL, name, "%s: expected a list, got %s", name, api_value_text(calls, what));
+  json_array_foreach(calls, i, call) {
+    snprintf(name, sizeof name, "%s.tool_calls[%zu]", prefix, i);
+    int r = check_call(call, name, budget, err);
     if (r < 0) return r;
   }
-  struct tl_rendered rendered;
-  int r = tl_chat_format_render(serving->chat, messages, add_generation_prompt, &api->o.limits.tmpl, &rendered, err);
-  if (r < 0) {
-    snprintf(err->field, sizeof err->field, "messages");
-    if (err->code == TL_ELIMIT) err->code = TL_EINVAL; /* the template's limits, not those of tokens */
-    return tl_error_prefix(err, "messages: the chat template refused them");
+  return TL_OK;
+}
+
+static int check_message(json_t *message, size_t i, unsigned takes, size_t *budget, struct tl_error *err) {
+  char prefix[48], name[64], what[64];
+  snprintf(prefix, sizeof prefix, "messages[%zu]", i);
+  if (!json_is_object(message))
+    return tl_error_set(err, TL_EINVAL, prefix, "%s: expected an object, got %s", prefix, api_value_text(message, what));
+  json_t *role = json_object_get(message, "role");
+  snprintf(name, sizeof name, "%s.role", prefix);
+  if (!json_is_string(role) || json_string_length(role) == 0)
+    return tl_error_set(err, TL_EINVAL, name, "%s: expected a string that is not empty, got %s", name,
+                        api_value_text(role, what));
+  snprintf(name, sizeof name, "%s.content", prefix);
+  int r = check_content(message, name, takes, err);
+  return r < 0 ? r : check_calls(message, prefix, budget, err);
+}
+
+/* The template of a request; *ret_own: a format that it brought along, the caller's to free. */
+static int pick(const struct tl_api *api, const struct tl_serving *serving, const struct api_params *params,
+                const struct tl_chat_template **ret, struct tl_chat_format **ret_own, struct tl_error *err) {
+  const char *text = json_string_value(params->chat_template);
+  *ret = serving->chat ? tl_chat_format_pick(serving->chat, text, params->tools) : NULL;
+  if (*ret) return TL_OK;
+  if (!text && serving->chat)
+    return tl_error_set(err, TL_EINVAL, "chat_template", "chat_template: expected the name of a template; this model has no default");
+  if (!text)
+    return tl_error_set(err, TL_EUNSUPPORTED, "messages",
+                        "messages: this model has no chat template; use /v1/completions");
+  if (!api->o.request_templates)
+    return tl_error_set(err, TL_EINVAL, "chat_template",
+                        "chat_template: the model has none of that name, and this server takes none from requests");
+  int r = tl_chat_format_new(serving->chat, text, json_string_length(params->chat_template), ret_own, err);
+  if (r == TL_OK) {
+    *ret = tl_chat_format_pick(*ret_own, NULL, false);
+    return TL_OK;
   }
+  snprintf(err->field, sizeof err->field, "chat_template");
+  if (err->code == TL_ELIMIT) err->code = TL_EINVAL;
+  return tl_error_prefix(err, "chat_template");
+}
+
+/* What the template does not look at would be passed over in silence. */
+static int check_taken(unsigned takes, const struct api_params *params, struct tl_error *err) {
+  const char *name = params->tools && !(takes & TL_CHAT_TOOLS) ? "tools" : "documents";
+  if ((!params->tools || (takes & TL_CHAT_TOOLS)) && (!params->documents || (takes & TL_CHAT_DOCUMENTS))) return TL_OK;
+  return tl_error_set(err, TL_EINVAL, name, "%s: are not supported by the chat template of this model", name);
+}
+
+static int render(const struct tl_api *api, const struct tl_chat_template *t, const struct api_params *params,
+                  struct tl_rendered *ret, struct tl_error *err) {
+  unsigned takes = tl_chat_template_takes(t);
+  size_t i, budget = API_MAX_NODES;
+  json_t *message;
+  int r = check_taken(takes, params, err);
+  if (r < 0) return r;
+  json_array_foreach(params->messages, i, message)
+    if ((r = check_message(message, i, takes, &budget, err)) < 0) return r;
+  struct tl_chat chat = {.messages = params->messages,
+                         .tools = params->tools,
+                         .documents = params->documents,
+                         .kwargs = params->chat_template_kwargs,
+                         .add_generation_prompt = params->add_generation_prompt,
+                         .continue_final_message = params->continue_final_message};
+  r = tl_chat_render(t, &chat, &api->o.limits.tmpl, ret, err);
+  if (r == TL_OK || err->field[0]) return r;
+  snprintf(err->field, sizeof err->field, "messages");
+  if (err->code == TL_ELIMIT) err->code = TL_EINVAL; /* the template's limits, not those of tokens */
+  return tl_error_prefix(err, "messages: the chat template refused them");
+}
+
+int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, const struct api_params *params,
+                    struct tl_tokens *out, struct tl_error *err) {
+  const struct tl_chat_template *t;
+  struct tl_chat_format *own = NULL;
+  struct tl_rendered rendered = {0};
+  int r = pick(api, serving, params, &t, &own, err);
+  if (r == TL_OK) r = render(api, t, params, &rendered, err);
+  tl_chat_format_free(own);
+  if (r < 0) return r;
   struct tl_encode_options options = {.parse_special = true,
                                       .untrusted = rendered.untrusted,
                                       .n_untrusted = rendered.n_untrusted};
-  r = tl_tokenizer_encode(serving->tokenizer, rendered.text.data, rendered.text.length, &options, out, err);
+  r = tl_tokenizer_encode(serving->tokenizer, rendered.text.data ? rendered.text.data : "", rendered.text.length, &options,
+                          out, err);
   tl_rendered_done(&rendered);
   return r;
 }
@@ -89,7 +185,7 @@ static int outline(struct api_call *call, struct tl_error *err) {
 
 static int prepare(struct api_call *call, struct tl_error *err) {
   struct tl_tokens tokens = {.limit = tl_engine_max_context(call->work.serving->engine)};
-  int r = api_chat_tokens(call->api, call->work.serving, call->params.messages, true, &tokens, err);
+  int r = api_chat_tokens(call->api, call->work.serving, &call->params, &tokens, err);
   if (r == TL_ELIMIT) r = api_too_long(call, err);
   struct api_prompt *prompt = call->prompts;
   if (r == TL_OK) {

@@ -105,6 +105,58 @@ static int read_messages(struct context *c, const struct field *f, json_t *value
   return TL_OK;
 }
 
+/* [{"type": "function", "function": {"name": ...}}, ...]: the template may look at the rest. */
+static int read_tools(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  size_t i;
+  json_t *tool;
+  char name[48];
+  if (!json_is_array(value)) return wrong(err, f->name, "a list of tools", value);
+  json_array_foreach(value, i, tool) {
+    const char *type = json_string_value(json_object_get(tool, "type"));
+    json_t *function = json_object_get(tool, "function"), *called = json_object_get(function, "name");
+    snprintf(name, sizeof name, "tools[%zu].type", i);
+    if (!type || strcmp(type, "function") != 0)
+      return tl_error_set(err, TL_EINVAL, name, "%s: expected \"function\"; no other tools are supported", name);
+    snprintf(name, sizeof name, "tools[%zu].function.name", i);
+    if (!json_is_string(called) || !json_string_length(called)) return wrong(err, name, "a string that is not empty", called);
+  }
+  if (i) c->params->tools = value;
+  return TL_OK;
+}
+
+static int read_documents(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  size_t i;
+  json_t *document;
+  if (!json_is_array(value)) return wrong(err, f->name, "a list of objects", value);
+  json_array_foreach(value, i, document) {
+    char name[32];
+    snprintf(name, sizeof name, "documents[%zu]", i);
+    if (!json_is_object(document)) return wrong(err, name, "an object", document);
+  }
+  if (i) c->params->documents = value;
+  return TL_OK;
+}
+
+static int read_chat_template_kwargs(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  if (!json_is_object(value)) return wrong(err, f->name, "an object", value);
+  c->params->chat_template_kwargs = value;
+  return TL_OK;
+}
+
+static int read_chat_template(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  if (!json_is_string(value) || !json_string_length(value)) return wrong(err, f->name, "a string that is not empty", value);
+  c->params->chat_template = value;
+  return TL_OK;
+}
+
+/* Before add_generation_prompt in the table, which is false with it unless it says otherwise. */
+static int read_continue_final_message(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  if (!json_is_boolean(value)) return wrong(err, f->name, "true or false", value);
+  c->params->continue_final_message = json_is_true(value);
+  c->params->add_generation_prompt = !json_is_true(value);
+  return TL_OK;
+}
+
 static int read_stop_string(struct context *c, const char *name, json_t *value, struct tl_error *err) {
   size_t length = json_string_length(value);
   if (!json_is_string(value) || length == 0) return wrong(err, name, "a string that is not empty", value);
@@ -286,7 +338,13 @@ static int read_unsupported(const struct field *f, json_t *value, struct tl_erro
 static const struct field fields[] = {
     READ(model, API_BOTH),
     READ(prompt, API_COMPLETIONS),
-    READ(messages, API_CHAT),
+    READ(messages, API_CHAT | API_TEMPLATE),
+    READ(tools, API_CHAT | API_TEMPLATE),
+    READ(documents, API_CHAT | API_TEMPLATE),
+    READ(chat_template, API_CHAT | API_TEMPLATE),
+    READ(chat_template_kwargs, API_CHAT | API_TEMPLATE),
+    READ(continue_final_message, API_CHAT | API_TEMPLATE),
+    BOOL(add_generation_prompt, API_CHAT | API_TEMPLATE),
     INTEGER(max_tokens, API_BOTH, 0, MAX_TOKENS),
     INTEGER(max_completion_tokens, API_BOTH, 1, MAX_TOKENS),
     INTEGER(min_tokens, API_BOTH, 0, MAX_TOKENS),
@@ -323,7 +381,6 @@ static const struct field fields[] = {
     IGNORED(prompt_cache_retention, API_CHAT),
     IGNORED(prediction, API_CHAT),
     IGNORED(parallel_tool_calls, API_CHAT),
-    UNSUPPORTED(tools, API_CHAT, "[] "),
     UNSUPPORTED(tool_choice, API_CHAT, "\"none\" \"auto\" "),
     UNSUPPORTED(functions, API_CHAT, "[] "),
     UNSUPPORTED(function_call, API_CHAT, "\"none\" \"auto\" "),
@@ -342,9 +399,6 @@ static const struct field fields[] = {
     UNSUPPORTED(include_stop_str_in_output, API_BOTH, "false "),
     UNSUPPORTED(skip_special_tokens, API_BOTH, "true "),
     UNSUPPORTED(spaces_between_special_tokens, API_BOTH, "true "),
-    UNSUPPORTED(add_generation_prompt, API_CHAT, "true "),
-    UNSUPPORTED(continue_final_message, API_CHAT, "false "),
-    UNSUPPORTED(chat_template_kwargs, API_CHAT, "{} "),
 };
 #define N_FIELDS (sizeof fields / sizeof *fields)
 
@@ -393,7 +447,7 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
                     struct api_params *ret, struct tl_error *err) {
   *ret = (struct api_params){.n = 1, .max_tokens = -1, .max_completion_tokens = -1, .min_tokens = 0,
                              .temperature = -1, .top_p = -1, .min_p = -1, .top_k = API_NO_TOP_K,
-                             .repetition_penalty = -1, .n_top_logprobs = -1, .priority = TL_PRIORITY_NORMAL};
+                             .repetition_penalty = -1, .n_top_logprobs = -1, .priority = TL_PRIORITY_NORMAL, .add_generation_prompt = true};
   const struct tl_api_limits *limits = &api->o.limits;
   ret->timeout_ms = limits->default_timeout_ms ? limits->default_timeout_ms : limits->max_timeout_ms;
   struct context context = {api, endpoint, arena, ret};
@@ -403,6 +457,7 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
     int r = read_field(&context, &fields[i], value, err);
     if (r < 0) return r;
   }
+  if (endpoint == API_TEMPLATE) return TL_OK;
   int r = check_names(endpoint, body, err);
   return r < 0 ? r : check_together(api, endpoint, ret, err);
 }

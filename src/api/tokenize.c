@@ -19,16 +19,13 @@ static int read_flag(json_t *body, const char *name, bool *ret, struct tl_error 
 
 static int tokenize(struct tl_api *api, const struct tl_serving *serving, json_t *body, struct tl_tokens *tokens,
                     struct tl_error *err) {
-  bool add_special = true, add_generation_prompt = true;
+  bool add_special = true;
+  struct api_params params;
   int r = read_flag(body, "add_special_tokens", &add_special, err);
-  if (r == TL_OK) r = read_flag(body, "add_generation_prompt", &add_generation_prompt, err);
+  if (r == TL_OK) r = api_fields_read(api, API_TEMPLATE, body, NULL, &params, err);
   if (r < 0) return r;
   char what[64];
-  json_t *messages = json_object_get(body, "messages");
-  if (messages && (!json_is_array(messages) || json_array_size(messages) == 0))
-    return tl_error_set(err, TL_EINVAL, "messages", "messages: expected a list of at least one message, got %s",
-                        api_value_text(messages, what));
-  if (messages) return api_chat_tokens(api, serving, messages, add_generation_prompt, tokens, err);
+  if (params.messages) return api_chat_tokens(api, serving, &params, tokens, err);
   json_t *text = json_object_get(body, "prompt");
   if (!text) text = json_object_get(body, "content");
   if (!json_is_string(text))

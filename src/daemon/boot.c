@@ -65,6 +65,7 @@ static int make_api(struct daemon *d, struct tl_error *err) {
       .model_name = d->model_name,
       .aliases = (const char *const *)c->model_aliases.items,
       .n_aliases = c->model_aliases.n,
+      .request_templates = c->text_request_templates,
       .limits = {.max_choices = c->limits_max_choices,
                  .max_prompts = c->limits_max_prompts,
                  .max_total_tokens = c->limits_max_total_tokens,

@@ -62,8 +62,9 @@ void progress_free(struct progress *progress);
 void progress_step(struct progress *progress, unsigned device, uint64_t done, uint64_t total);
 
 /* main.c: what stands behind the command. */
-/* tokenize_command.c: the arguments behind the command; the process's exit status. */
+/* tokenize_command.c, render_command.c: the arguments behind the command; the process's exit status. */
 int tokenize_command(int argc, char **argv);
+int render_command(int argc, char **argv);
 
 struct command_line {
   int argc;

@@ -17,6 +17,7 @@ static const char usage[] =
     "  check-config  read the configuration, say what is wrong with it\n"
     "  keys          print all configuration keys\n"
     "  tokenize      MODEL [--ids | --pieces | --decode] [--no-special]: standard input to ids, or back\n"
+    "  render        [MODEL] [--template FILE] [--input FILE]: messages through a chat template; render --help\n"
     "  models        --supported: the architectures that are known\n"
     "  version       print the version\n"
     "\n"
@@ -153,6 +154,7 @@ int main(int argc, char **argv) {
   if (strcmp(command, "keys") == 0) return print_keys();
   if (strcmp(command, "models") == 0) return print_supported(argc - 2, argv + 2);
   if (strcmp(command, "tokenize") == 0) return tokenize_command(argc - 2, argv + 2);
+  if (strcmp(command, "render") == 0) return render_command(argc - 2, argv + 2);
   if (strcmp(command, "version") == 0 || strcmp(command, "--version") == 0) return puts("tokenlane " TL_VERSION) < 0;
   bool asked = strcmp(command, "help") == 0 || strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0;
   fputs(usage, asked ? stdout : stderr);

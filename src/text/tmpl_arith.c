@@ -83,6 +83,7 @@ static struct tmpl_value float_arith(struct tmpl_render *r, int op, double a, do
   if (op == '%') return tmpl_float(rest == 0 ? copysign(0, b) : (rest < 0) != (b < 0) ? rest + b : rest);
   double quotient = (a - rest) / b;
   if (rest != 0 && (rest < 0) != (b < 0)) quotient -= 1;
+  if (quotient == 0) return tmpl_float(copysign(0, a / b));
   double whole = floor(quotient);
   return tmpl_float(quotient - whole > 0.5 ? whole + 1 : whole);
 }
@@ -131,7 +132,8 @@ static bool is_sequence(struct tmpl_value v) {
 
 static struct tmpl_value percent(struct tmpl_render *r, struct tmpl_value format, struct tmpl_value v) {
   struct tmpl_value none = {0};
-  if (v.kind != TMPL_TUPLE) return tmpl_percent(r, format.str, &v, 1, v.kind == TMPL_DICT ? v : none);
+  bool mapping = v.kind == TMPL_DICT || v.kind == TMPL_LIST || v.kind == TMPL_RANGE; /* what Python calls one here */
+  if (v.kind != TMPL_TUPLE) return tmpl_percent(r, format.str, &v, 1, mapping ? v : none);
   return tmpl_percent(r, format.str, v.list->items, v.list->n, none);
 }
 

@@ -197,11 +197,14 @@ struct tmpl_node {
 struct tmpl_interned {
   struct tmpl_str str; /* first: what the rest of the code sees */
   struct tmpl_interned *next;
+  struct tmpl_interned *next_read; /* of tl_template.reads */
+  bool is_read;                    /* a variable of that name is read */
 };
 
 struct tl_template {
   struct tl_arena arena;
   struct tmpl_nodes body;
+  struct tmpl_interned *reads; /* names of the variables that are read */
   const struct tmpl_str *loop, *caller, *varargs, *kwargs; /* names the evaluator needs */
 };
 
@@ -231,6 +234,8 @@ void tmpl_nodes_push(struct tmpl_parser *p, struct tmpl_nodes *nodes, struct tmp
 /* Room for one more element of an array that doubles in the arena. */
 void *tmpl_parse_grow(struct tmpl_parser *p, void *items, size_t n, size_t *capacity, size_t size);
 const struct tmpl_str *tmpl_intern(struct tmpl_parser *p, const char *text, size_t length);
+/* A variable is read here (nothing for other nodes). Returns node. */
+struct tmpl_node *tmpl_mark_read(struct tmpl_parser *p, struct tmpl_node *node);
 void tmpl_advance(struct tmpl_parser *p);
 bool tmpl_at_op(const struct tmpl_parser *p, int op);
 bool tmpl_at_name(const struct tmpl_parser *p, const char *name);

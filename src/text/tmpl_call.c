@@ -95,6 +95,10 @@ static void fill_dict(struct tmpl_render *r, struct tmpl_dict *dict, const struc
   if (all->n > 1) tmpl_fail(r, TL_EINVAL, "dict expected at most 1 argument");
   if (all->n == 1 && !r->code) {
     struct tmpl_value from = all->items[0];
+    if (from.kind == TMPL_UNDEFINED) {
+      tmpl_fail_undefined(r, from);
+      return;
+    }
     if (from.kind == TMPL_DICT || from.kind == TMPL_NAMESPACE) from = tmpl_view_of(r, from.dict, TMPL_ITEMS);
     if (r->code || !tmpl_iter_init(r, &it, from)) return;
     while (tmpl_iter_next(r, &it, &pair)) {
@@ -143,16 +147,38 @@ static struct tmpl_value call_raise(struct tmpl_render *r, const struct tmpl_val
   return missing;
 }
 
+/* Python's own directives of a time without a zone: %f is the microseconds, %z and %Z are
+ * nothing. False: the format is longer than `room`. */
+static bool python_format(const struct tmpl_str *from, char *to, size_t room) {
+  size_t n = 0;
+  for (size_t i = 0; i < from->length; i++) {
+    char c = from->bytes[i], next = i + 1 < from->length ? from->bytes[i + 1] : 0;
+    if (n + 7 > room) return false;
+    if (c != '%' || !next) {
+      to[n++] = c;
+      continue;
+    }
+    i++;
+    if (next == 'f') {
+      memcpy(to + n, "000000", 6);
+      n += 6;
+    } else if (next != 'z' && next != 'Z') {
+      to[n++] = c;
+      to[n++] = next;
+    }
+  }
+  to[n] = 0;
+  return true;
+}
+
 static struct tmpl_value call_strftime(struct tmpl_render *r, const struct tmpl_value *arg,
                                        const struct tmpl_args *all) {
   (void)all;
   char text[1024], format[256];
   struct tm now;
-  time_t seconds = time(NULL);
-  if (arg[1].kind != TMPL_STR || arg[1].str->length >= sizeof format)
+  time_t seconds = r->now_s ? (time_t)r->now_s : time(NULL);
+  if (arg[1].kind != TMPL_STR || !python_format(arg[1].str, format, sizeof format))
     return tmpl_fail(r, TL_EINVAL, "strftime_now() needs a short format");
-  memcpy(format, arg[1].str->bytes, arg[1].str->length);
-  format[arg[1].str->length] = 0;
   localtime_r(&seconds, &now);
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral" /* the result is bounded, strftime reads only `now` */

@@ -189,6 +189,14 @@ size_t tmpl_map_case(uint32_t code, enum tmpl_case to, uint32_t ret[3]) {
     ret[1] = 0x307;
     return 2;
   }
+  if (to == TMPL_FOLD) {
+    utf8proc_int32_t folded[3];
+    int unused = 0;
+    utf8proc_ssize_t n = utf8proc_decompose_char(c, folded, 3, UTF8PROC_CASEFOLD, &unused);
+    for (utf8proc_ssize_t i = 0; i < n && n <= 3; i++) ret[i] = (uint32_t)folded[i];
+    if (n > 0 && n <= 3) return (size_t)n;
+    to = TMPL_LOWER;
+  }
   if (to != TMPL_LOWER && code >= 0x80)
     for (size_t i = 0; i < sizeof specials / sizeof *specials; i++)
       if (specials[i].code == code)

@@ -50,6 +50,8 @@ static enum tmpl_flow run_block(struct tmpl_render *r, const struct tmpl_node *n
   if (flow != TMPL_NEXT || r->code) return flow;
   if (node->kind == TMPL_N_SET_BLOCK) {
     tmpl_assign(r, node->set.target, text);
+  } else if (text.kind != TMPL_STR) {
+    tmpl_fail(r, TL_EINVAL, "expected the filters of a block to give a str, not %s", tmpl_type_name(text));
   } else {
     tmpl_put_value(r, r->out, text);
   }

@@ -83,18 +83,23 @@ FILTER(filter_title) {
   return tmpl_out_value(r, out);
 }
 
+/* str(markup) is plain text. */
+static struct tmpl_value unmarked(struct tmpl_render *r, struct tmpl_value v) {
+  if (r->code || !v.str->markup) return v;
+  struct tmpl_str *plain = tmpl_alloc(r, 1, sizeof *plain);
+  if (!plain) return missing;
+  *plain = *v.str;
+  plain->markup = false;
+  v.str = plain;
+  return v;
+}
+
 FILTER(filter_replace) {
   UNUSED_ALL;
   struct tmpl_value args[3] = {tmpl_to_str(r, arg[1]), tmpl_to_str(r, arg[2]), arg[3]};
   struct tmpl_value v = tmpl_to_str(r, arg[0]);
   if (r->code) return missing;
-  if (v.str->markup) { /* str(markup) is plain text */
-    struct tmpl_str *plain = tmpl_alloc(r, 1, sizeof *plain);
-    if (!plain) return missing;
-    *plain = *v.str;
-    plain->markup = false;
-    v.str = plain;
-  }
+  v = unmarked(r, v);
   bool counted = args[2].kind != TMPL_MISSING && args[2].kind != TMPL_NONE;
   return as_method(r, "replace", v, args, counted ? 3 : 2);
 }
@@ -112,6 +117,43 @@ FILTER(filter_safe) {
 FILTER(filter_escape) {
   UNUSED_ALL;
   return tmpl_escape(r, tmpl_to_str(r, arg[0]));
+}
+
+FILTER(filter_forceescape) {
+  UNUSED_ALL;
+  struct tmpl_value v = tmpl_to_str(r, arg[0]);
+  return r->code ? missing : tmpl_escape(r, unmarked(r, v));
+}
+
+static bool is_attribute_name(const struct tmpl_str *s) {
+  for (size_t i = 0; i < s->length; i++)
+    if (s->bytes[i] && strchr(" \t\n\r\f\v/>=", s->bytes[i])) return false;
+  return true;
+}
+
+/* key="value" of each item that is neither none nor undefined. */
+FILTER(filter_xmlattr) {
+  UNUSED_ALL;
+  struct tmpl_out *out = tmpl_out_new(r);
+  struct tmpl_iter it;
+  struct tmpl_value pair;
+  bool space = arg[1].kind == TMPL_MISSING || tmpl_truth(arg[1]);
+  if (arg[0].kind != TMPL_DICT) return tmpl_fail(r, TL_EINVAL, "'%s' object has no items", tmpl_type_name(arg[0]));
+  struct tmpl_value view = tmpl_view_of(r, arg[0].dict, TMPL_ITEMS);
+  if (r->code || !tmpl_iter_init(r, &it, view)) return missing;
+  while (tmpl_iter_next(r, &it, &pair)) {
+    struct tmpl_value key = pair.list->items[0], value = pair.list->items[1];
+    if (value.kind == TMPL_NONE || value.kind == TMPL_UNDEFINED) continue;
+    if (key.kind != TMPL_STR || !is_attribute_name(key.str))
+      return tmpl_fail(r, TL_EINVAL, "invalid character in attribute name");
+    if (space) tmpl_put_text(r, out, " ");
+    space = true;
+    tmpl_put_value(r, out, tmpl_escape(r, key));
+    tmpl_put_text(r, out, "=\"");
+    tmpl_put_value(r, out, tmpl_escape(r, tmpl_to_str(r, value)));
+    tmpl_put_text(r, out, "\"");
+  }
+  return tmpl_out_value(r, out);
 }
 
 static void put_indented(struct tmpl_render *r, struct tmpl_out *out, struct tmpl_value lines,
@@ -140,17 +182,19 @@ FILTER(filter_indent) {
   return arg[0].str->markup ? tmpl_as_markup(r, v) : v;
 }
 
+/* What is short enough is returned as it is, whatever it is. */
 FILTER(filter_truncate) {
   UNUSED_ALL;
-  struct tmpl_value s = tmpl_to_str(r, arg[0]),
-                    end = arg[3].kind == TMPL_STR ? arg[3] : tmpl_literal(r, "...");
+  struct tmpl_value s = arg[0], end = arg[3].kind == TMPL_STR ? arg[3] : tmpl_literal(r, "...");
+  size_t chars;
+  if (!tmpl_length(r, s, &chars)) return tmpl_fail(r, TL_EINVAL, "object of type '%s' has no len()", tmpl_type_name(s));
+  int64_t length = tmpl_int_arg(r, arg[1], 255), leeway = tmpl_int_arg(r, arg[4], 5);
   if (r->code) return missing;
-  int64_t length = tmpl_int_arg(r, arg[1], 255);
-  int64_t leeway = tmpl_int_arg(r, arg[4], 5), chars = (int64_t)tmpl_chars(r, s.str);
   int64_t keep = length - (int64_t)tmpl_chars(r, end.str);
   if (keep < 0 || leeway < 0 || length > INT32_MAX || leeway > INT32_MAX)
     return tmpl_fail(r, TL_EINVAL, "truncate: unusable length or leeway");
-  if (chars <= length + leeway) return s;
+  if ((int64_t)chars <= length + leeway) return s;
+  if (s.kind != TMPL_STR) return tmpl_fail(r, TL_EINVAL, "'%s' object cannot be cut", tmpl_type_name(s));
   size_t to = tmpl_offset(r, s.str, (size_t)keep);
   for (size_t i = to; !tmpl_truth(arg[2]) && i > 0; i--)
     if (s.str->bytes[i - 1] == ' ') {
@@ -317,7 +361,8 @@ FILTER(filter_round) {
                                   : tmpl_int(round_int(tmpl_integer(v), precision));
   } else {
     double scale = pow(10, (double)precision), scaled = tmpl_real(v) * scale;
-    result = tmpl_float((up ? ceil(scaled) : floor(scaled)) / scale);
+    if (!isfinite(scaled)) return tmpl_fail(r, TL_EINVAL, "cannot convert float infinity or NaN to integer");
+    result = tmpl_float(((up ? ceil(scaled) : floor(scaled)) + 0.0) / scale); /* by way of an int, which has no -0 */
   }
   result.untrusted = v.untrusted;
   return result;
@@ -335,6 +380,8 @@ const struct tmpl_builtin tmpl_text_filters[] = {
     {"safe", "", 0, filter_safe},
     {"e", "", 0, filter_escape},
     {"escape", "", 0, filter_escape},
+    {"forceescape", "", 0, filter_forceescape},
+    {"xmlattr", "autospace", 0, filter_xmlattr},
     {"indent", "width,first,blank", 0, filter_indent},
     {"truncate", "length,killwords,end,leeway", 0, filter_truncate},
     {"wordcount", "", 0, filter_wordcount},

@@ -13,7 +13,7 @@ struct format {
   size_t at;
   const struct tmpl_value *items;
   size_t n, used;
-  struct tmpl_value named; /* a dict, or MISSING */
+  struct tmpl_value named; /* what %(name)s takes from, or MISSING */
   bool used_name;
 };
 
@@ -182,7 +182,7 @@ struct tmpl_value tmpl_percent(struct tmpl_render *r, const struct tmpl_str *for
     f.at++;
     put_item(&f);
   }
-  if (f.used < n && !f.used_name && named.kind != TMPL_DICT)
+  if (f.used < n && !f.used_name && named.kind == TMPL_MISSING)
     return tmpl_fail(r, TL_EINVAL, "not all arguments converted during string formatting");
   struct tmpl_value v = tmpl_out_value(r, f.out);
   return format->markup ? tmpl_as_markup(r, v) : v;

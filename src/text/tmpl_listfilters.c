@@ -18,9 +18,21 @@ static bool is_index(const struct tmpl_str *part) {
   return part->length > 0 && part->length < 10;
 }
 
+static struct tmpl_value path_step(struct tmpl_render *r, struct tmpl_value of, struct tmpl_value key,
+                                   struct tmpl_value otherwise) {
+  of = tmpl_subscript(r, of, key);
+  bool use = of.kind == TMPL_UNDEFINED && otherwise.kind != TMPL_MISSING && otherwise.kind != TMPL_NONE;
+  return use ? otherwise : of;
+}
+
 struct tmpl_value tmpl_path(struct tmpl_render *r, struct tmpl_value of, struct tmpl_value path) {
+  return tmpl_path_or(r, of, path, missing);
+}
+
+struct tmpl_value tmpl_path_or(struct tmpl_render *r, struct tmpl_value of, struct tmpl_value path,
+                               struct tmpl_value otherwise) {
   if (path.kind == TMPL_MISSING || path.kind == TMPL_NONE) return of;
-  if (path.kind != TMPL_STR) return tmpl_subscript(r, of, path);
+  if (path.kind != TMPL_STR) return path_step(r, of, path, otherwise);
   const struct tmpl_str *s = path.str;
   for (size_t start = 0; start <= s->length && tmpl_charge(r, 1);) {
     const char *dot = s->length > start ? memchr(s->bytes + start, '.', s->length - start) : NULL;
@@ -29,7 +41,7 @@ struct tmpl_value tmpl_path(struct tmpl_render *r, struct tmpl_value of, struct 
     int64_t index = 0;
     if (r->code) return missing;
     if (is_index(part.str) && tmpl_parse_int(part.str, 10, &index)) part = tmpl_int(index);
-    of = tmpl_subscript(r, of, part);
+    of = path_step(r, of, part, otherwise);
     start = end + 1;
   }
   return r->code ? missing : of;
@@ -213,10 +225,7 @@ static struct tmpl_value map_item(struct tmpl_render *r, struct tmpl_value item,
     struct tmpl_args rest = without_first(all, 1);
     return tmpl_call_builtin(r, filter, item, &rest);
   }
-  struct tmpl_value otherwise = named_arg(all, "default"),
-                    found = tmpl_path(r, item, named_arg(all, "attribute"));
-  bool use = found.kind == TMPL_UNDEFINED && otherwise.kind != TMPL_MISSING && otherwise.kind != TMPL_NONE;
-  return use ? otherwise : found;
+  return tmpl_path_or(r, item, named_arg(all, "attribute"), named_arg(all, "default"));
 }
 
 FILTER(filter_map) {

@@ -216,7 +216,7 @@ struct tmpl_value tmpl_slice(struct tmpl_render *r, struct tmpl_value of, const 
   bool sliceable =
       of.kind == TMPL_STR || of.kind == TMPL_LIST || of.kind == TMPL_TUPLE || of.kind == TMPL_RANGE;
   if (of.kind == TMPL_UNDEFINED) return tmpl_fail_undefined(r, of);
-  if (!sliceable) return tmpl_undefined_hint(r, "this object cannot be sliced");
+  if (!sliceable) return tmpl_fail(r, TL_EINVAL, "'%s' object cannot be sliced", tmpl_type_name(of));
   if (!tmpl_length(r, of, &length) || !resolve_slice(r, part, length, &slice)) return tmpl_missing();
   if (of.kind == TMPL_STR) return slice_str(r, of.str, &slice);
   if (of.kind != TMPL_RANGE) return slice_list(r, of, &slice);

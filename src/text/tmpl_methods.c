@@ -53,6 +53,11 @@ METHOD(str_rstrip) {
 }
 
 /* --- strings: case ------------------------------------------------------------------------ */
+METHOD(str_casefold) {
+  (void)all;
+  return tmpl_change_case(r, arg[0].str, TMPL_FOLD);
+}
+
 METHOD(str_upper) {
   (void)all;
   return tmpl_change_case(r, arg[0].str, TMPL_UPPER);
@@ -172,7 +177,7 @@ const struct tmpl_builtin tmpl_str_methods[] = {
     {"rstrip", "chars", 0, str_rstrip},
     {"upper", "", 0, str_upper},
     {"lower", "", 0, str_lower},
-    {"casefold", "", 0, str_lower},
+    {"casefold", "", 0, str_casefold},
     {"title", "", 0, str_title},
     {"capitalize", "", 0, str_capitalize},
     {"swapcase", "", 0, str_swapcase},

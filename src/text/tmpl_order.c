@@ -146,9 +146,7 @@ FILTER(filter_unique) {
 
 static struct tmpl_value group_key(struct tmpl_render *r, const struct tmpl_value *arg,
                                    struct tmpl_value item) {
-  struct tmpl_value key = tmpl_path(r, item, arg[1]);
-  bool use = key.kind == TMPL_UNDEFINED && arg[2].kind != TMPL_MISSING && arg[2].kind != TMPL_NONE;
-  return use ? arg[2] : key;
+  return tmpl_path_or(r, item, arg[1], arg[2]);
 }
 
 FILTER(filter_groupby) {

@@ -79,6 +79,16 @@ const struct tmpl_str *tmpl_intern(struct tmpl_parser *p, const char *text, size
   return &made->str;
 }
 
+struct tmpl_node *tmpl_mark_read(struct tmpl_parser *p, struct tmpl_node *node) {
+  if (!node || p->code || node->kind != TMPL_N_NAME) return node;
+  struct tmpl_interned *name = (struct tmpl_interned *)node->name; /* its str comes first */
+  if (name->is_read) return node;
+  name->is_read = true;
+  name->next_read = p->tmpl->reads;
+  p->tmpl->reads = name;
+  return node;
+}
+
 void tmpl_advance(struct tmpl_parser *p) {
   if (p->code) return;
   p->token = p->ahead;
@@ -193,6 +203,8 @@ static void fail_end(struct tmpl_parser *p, const char *const *ends) {
   tmpl_describe(&p->token, got);
   if (ends) {
     tmpl_parse_fail(p, p->token.line, "expected %s, got %s", wanted, got);
+  } else if (tmpl_at_name(p, "include") || tmpl_at_name(p, "import") || tmpl_at_name(p, "from") || tmpl_at_name(p, "extends")) {
+    tmpl_parse_fail(p, p->token.line, "%s is not supported: a chat template has no other files", got);
   } else {
     tmpl_parse_fail(p, p->token.line, "unknown tag %s", got);
   }

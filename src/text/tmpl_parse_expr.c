@@ -172,7 +172,7 @@ static struct tmpl_node *parse_unary(struct tmpl_parser *p, bool with_filter) {
       node = unary(p, minus ? TMPL_N_NEGATE : TMPL_N_PLUS, parse_unary(p, false), line);
     tmpl_parse_leave(p);
   } else {
-    node = tmpl_parse_primary(p, false);
+    node = tmpl_mark_read(p, tmpl_parse_primary(p, false));
   }
   node = tmpl_parse_postfix(p, node);
   return with_filter ? tmpl_parse_filter_expr(p, node) : node;

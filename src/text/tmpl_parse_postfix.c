@@ -288,6 +288,10 @@ static void parse_apply_name(struct tmpl_parser *p, struct tmpl_node *node) {
   node->apply.name = tmpl_expect_name(p);
   node->apply.builtin =
       node->kind == TMPL_N_FILTER ? tmpl_find_filter(node->apply.name) : tmpl_find_test(node->apply.name);
+  while (tmpl_skip_op(p, '.')) { /* a name may have dots, but none that is known has */
+    tmpl_expect_name(p);
+    node->apply.builtin = NULL;
+  }
   if (node->apply.builtin || p->branches || p->unknown) return;
   p->unknown = node->apply.name;
   p->unknown_line = line;
@@ -333,7 +337,7 @@ static struct tmpl_node *parse_test(struct tmpl_parser *p, struct tmpl_node *of)
     parse_args(p, node);
   } else if (at_bare_argument(p)) {
     if (tmpl_at_name(p, "is")) tmpl_parse_fail(p, p->token.line, "tests with 'is' cannot be chained");
-    struct tmpl_node *arg = tmpl_parse_postfix(p, tmpl_parse_primary(p, false));
+    struct tmpl_node *arg = tmpl_parse_postfix(p, tmpl_mark_read(p, tmpl_parse_primary(p, false)));
     tmpl_nodes_push(p, &node->apply.args.items, arg);
     tmpl_node_over(p, node, arg);
   }

@@ -193,6 +193,7 @@ struct tmpl_render {
   size_t max_output_bytes;
   unsigned depth, max_depth;
   uint32_t line; /* of the node in work */
+  int64_t now_s; /* what strftime_now() takes for the time; 0: the clock */
   struct tmpl_scope *scope;
   struct tmpl_out *out;
   int code; /* the first failure, sticky */
@@ -225,7 +226,7 @@ bool tmpl_is_line_break(uint32_t code); /* as Python's str.splitlines */
 bool tmpl_is_printable(uint32_t code);
 bool tmpl_is_word(uint32_t code); /* \w */
 bool tmpl_is_cased(uint32_t code);
-enum tmpl_case { TMPL_LOWER, TMPL_UPPER, TMPL_TITLE };
+enum tmpl_case { TMPL_LOWER, TMPL_UPPER, TMPL_TITLE, TMPL_FOLD };
 /* Full case mapping of one character, at most 3; returns how many. */
 size_t tmpl_map_case(uint32_t code, enum tmpl_case to, uint32_t ret[3]);
 /* Whether the capital sigma at text[at] ends a word of text[0, length). */
@@ -357,6 +358,8 @@ struct tmpl_value tmpl_filter_tojson(struct tmpl_render *r, const struct tmpl_va
 /* format % args, with mapping keys looked up in `named` when that is a dict. */
 struct tmpl_value tmpl_percent(struct tmpl_render *r, const struct tmpl_str *format,
                                const struct tmpl_value *items, size_t n, struct tmpl_value named);
+/* The method: "...".format(...) (tmpl_strformat.c). */
+struct tmpl_value tmpl_str_format(struct tmpl_render *r, const struct tmpl_value *arg, const struct tmpl_args *all);
 
 /* --- arithmetic (tmpl_arith.c) ------------------------------------------------------------ */
 /* op: '+', '-', '*', '/', '%', TMPL_OP2('/', '/'), TMPL_OP2('*', '*'). */
@@ -382,6 +385,9 @@ struct tmpl_value tmpl_call(struct tmpl_render *r, struct tmpl_value callee, con
 int64_t tmpl_int_arg(struct tmpl_render *r, struct tmpl_value v, int64_t otherwise);
 /* Looks up a dotted path ("a.b.0") or an index as the filters' attribute argument does. */
 struct tmpl_value tmpl_path(struct tmpl_render *r, struct tmpl_value of, struct tmpl_value path);
+/* `otherwise` (MISSING or None: nothing) takes the place of what is undefined, at every step. */
+struct tmpl_value tmpl_path_or(struct tmpl_render *r, struct tmpl_value of, struct tmpl_value path,
+                               struct tmpl_value otherwise);
 /* Strings in lower case unless case_sensitive. */
 struct tmpl_value tmpl_fold(struct tmpl_render *r, struct tmpl_value v, bool case_sensitive);
 /* int(text, base) and float(text) as Python parses; false: not a number. */

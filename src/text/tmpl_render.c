@@ -109,6 +109,12 @@ void tl_template_free(struct tl_template *tmpl) {
   free(tmpl);
 }
 
+bool tl_template_reads(const struct tl_template *tmpl, const char *name) {
+  for (const struct tmpl_interned *at = tmpl->reads; at; at = at->next_read)
+    if (tmpl_str_is(&at->str, name)) return true;
+  return false;
+}
+
 /* --- rendering ---------------------------------------------------------------------------- */
 void tl_rendered_done(struct tl_rendered *rendered) {
   tl_buffer_done(&rendered->text);
@@ -130,7 +136,7 @@ static int copy_out(const struct tmpl_out *out, struct tl_rendered *ret, struct 
 }
 
 int tl_template_render(const struct tl_template *tmpl, json_t *trusted, json_t *untrusted,
-                       const struct tl_template_limits *limits, struct tl_rendered *ret,
+                       const struct tl_template_limits *limits, int64_t now_s, struct tl_rendered *ret,
                        struct tl_error *err) {
   if (!limits) limits = &tl_template_default_limits;
   *ret = (struct tl_rendered){0};
@@ -141,6 +147,7 @@ int tl_template_render(const struct tl_template *tmpl, json_t *trusted, json_t *
                           .max_output_bytes = limits->max_output_bytes,
                           .max_depth = limits->max_depth,
                           .line = 1,
+                          .now_s = now_s,
                           .err = err};
   tl_buffer_init(&ret->text, 0);
   tl_arena_init(&r.arena, RENDER_BYTES);

@@ -415,5 +415,6 @@ const struct tmpl_builtin tmpl_str_more_methods[] = {
     {"ljust", "width,fillchar", 1, str_ljust},
     {"rjust", "width,fillchar", 1, str_rjust},
     {"zfill", "width", 1, str_zfill},
+    {"format", "*", 0, tmpl_str_format},
     {0},
 };

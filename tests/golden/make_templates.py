@@ -10,11 +10,12 @@ Each case is {name, template, trusted, untrusted} with either `expected`, or
 of the message) or "runtime"."""
 import json
 import pathlib
+import sys
 
 import jinja2
-import jinja2.ext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "e2e"))
+import jinja_chat
 from template_cases import CASES
 
 
@@ -22,35 +23,14 @@ class Raised(Exception):
     pass
 
 
-class Generation(jinja2.ext.Extension):
-    """{% generation %}, as transformers' AssistantTracker without the tracking."""
-
-    tags = {"generation"}
-
-    def parse(self, parser):
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
-        return jinja2.nodes.CallBlock(self.call_method("_render"), [], [], body).set_lineno(line)
-
-    @jinja2.pass_eval_context
-    def _render(self, context, caller):
-        return caller()
-
-
-def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
 def raise_exception(message):
     raise Raised(message)
 
 
 def environment():
-    env = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-    )
-    env.filters["tojson"] = tojson
+    env = jinja_chat.environment()
     env.globals["raise_exception"] = raise_exception
+    del env.globals["strftime_now"]  # the unit test does not pin the time
     return env
 
 

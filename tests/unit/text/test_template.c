@@ -27,7 +27,7 @@ static int render(const char *source, size_t length, json_t *trusted, json_t *un
   *err = (struct tl_error){0};
   int r = tl_template_compile(source, length, &tmpl, err);
   if (r < 0) return r;
-  r = tl_template_render(tmpl, trusted, untrusted, limits ? limits : &tl_template_default_limits, ret, err);
+  r = tl_template_render(tmpl, trusted, untrusted, limits ? limits : &tl_template_default_limits, 0, ret, err);
   tl_template_free(tmpl);
   return r;
 }
@@ -243,6 +243,9 @@ static const char *const greedy[] = {
     "{% set s = 'ab' * 1000000 %}{% for i in range(100000) %}{{ 'ba' * 500000 == s }}{{ s.find('c') }}{% "
     "endfor %}",
     "{% set s = 'é' * 100000 %}{% for i in range(100000) %}{% set x = s[i] %}{% endfor %}",
+    "{% for i in range(100000) %}{% for j in range(100) %}{{ '{:>400}{:400}'.format(i, j) }}{% endfor %}{% endfor %}",
+    "{% set d = {'a': 'b' * 1000000} %}{% for i in range(100000) %}{{ d | xmlattr }}{% endfor %}",
+    "{% set s = '{' * 1000000 %}{% for i in range(100000) %}{{ (s ~ '}').format(1) if false else (s ~ s).format() | length }}{% endfor %}",
     "{% set s = 'x' * 1000000 %}{{ s.strip('ab' * 1000000 + 'x') }}",
 };
 
