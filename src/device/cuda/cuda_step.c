@@ -8,7 +8,8 @@
 
 static int embed(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
   struct tl_cuda_embed_args args = {.dtype = d->dtype, .n = pass->n_tokens, .dim = d->dims.dim, .tokens = d->device.tokens,
-                                    .weight = op->w.data, .first_token = d->shard.first_vocab,
+                                    .format = op->w.pieces[0].format, .weight = op->w.pieces[0].data,
+                                    .scales = op->w.pieces[0].scales, .first_token = d->shard.first_vocab,
                                     .n_slice = d->dims.n_vocab, .out = d->work.delta};
   CUDA_TRY(d, d->api->op.embed(&args, d->stream), "the embedding", err);
   return cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);

@@ -359,42 +359,6 @@ static void test_other_plans(void **state) {
   model->n_ops = n;
 }
 
-/* Other formats are written out in the 16 bits of the device, value by value. */
-static void test_quantized(void **state) {
-  (void)state;
-  const char *root = getenv("TL_TEST_GOLDEN");
-  char folder[512];
-  struct tl_error err = {0};
-  struct tl_model *quantized, *whole = model;
-  snprintf(folder, sizeof folder, "%s/llama/f16_sharded", root ? root : "tests/golden");
-  if (tl_model_load(folder, &quantized, &err) < 0 || tl_model_quantize(quantized, "q8_0", &err) < 0) fail_msg("%s", err.message);
-  start();
-  model = quantized;
-  struct tl_device *device = open_device();
-  const struct cuda_device *d = (struct cuda_device *)(void *)device;
-  const struct cuda_op *op = &d->plan[2];
-  assert_int_equal(op->kind, CUDA_OP_QKV);
-  uint32_t row = 0;
-  unsigned changed = 0;
-  for (int input = 0; input < 3; input++) {
-    const struct tl_tensor *t = &quantized->tensors[op->from->weight[input]];
-    assert_int_equal(t->dtype, TL_DTYPE_Q8_0);
-    for (uint64_t i = 0; i < t->shape[0]; i++, row++) {
-      float values[64], before[64];
-      tl_tensor_row_to_f32(t, i, values);
-      tl_tensor_row_to_f32(&whole->tensors[whole->plan[op->from - quantized->plan].weight[input]], i, before);
-      for (uint32_t k = 0; k < 64; k++) {
-        assert_int_equal(((uint16_t *)(void *)op->w.data)[row * 64 + k], tl_f32_to_f16(values[k]));
-        changed += tl_f32_to_f16(values[k]) != tl_f32_to_f16(before[k]);
-      }
-    }
-  }
-  assert_true(row == op->w.n && op->w.k == 64 && changed > 0);
-  close_device(device);
-  model = whole;
-  tl_model_free(quantized);
-}
-
 /* --- hangs ------------------------------------------------------------------------------------------ */
 
 struct waiting {
@@ -469,7 +433,6 @@ int main(void) {
       cmocka_unit_test(test_every_call_of_choosing_fails),
       cmocka_unit_test(test_progress),
       cmocka_unit_test(test_no_device),        cmocka_unit_test(test_other_plans),
-      cmocka_unit_test(test_quantized),
       cmocka_unit_test(test_hang),      cmocka_unit_test(test_trap),
   };
   return cmocka_run_group_tests(tests, open_model, close_model);
