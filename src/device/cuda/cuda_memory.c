@@ -121,8 +121,10 @@ static size_t place_work(struct cuda_device *d, char *base) {
 
 static size_t place_pinned(struct cuda_device *d, char *base) {
   struct placer p = {base, 0};
-  place_step_data(d, &d->host, &p);
-  PLACE(&p, d->host_sampled, d->limits.max_seqs);
+  for (unsigned i = 0; i < 2; i++) {
+    place_step_data(d, &d->slots[i].data, &p);
+    PLACE(&p, d->slots[i].sampled, d->limits.max_seqs);
+  }
   return p.at;
 }
 

@@ -114,6 +114,14 @@ struct cuda_step_data {
   struct tl_token_bias *bias;       /* (max_entries) */
 };
 
+/* The host's side of a step under way; there may be two. All pinned. */
+struct cuda_slot {
+  struct cuda_step_data data;
+  struct tl_sampled *sampled; /* (max_seqs) */
+  void *done;                 /* event: the step is over, `sampled` is there */
+  uint32_t n_rows;
+};
+
 /* Work memory on the device. T: 16 bits. */
 struct cuda_work {
   float *x;         /* (tokens, dim) residual */
@@ -127,7 +135,7 @@ struct cuda_work {
   char *tile;       /* T: tile_bytes, or what is needed of them */
   float *rope, *rope_local; /* (max_context, head); local: NULL if no layer wants it */
   float *row_rms;   /* (tokens, 2), or NULL: no layer wants it */
-  int32_t *fed;     /* (rows) */
+  int32_t *fed;     /* (rows) what was drawn, for the next step's embedding */
   struct tl_sampled *sampled;
   char *lt_workspace;
   size_t scratch_bytes; /* from x on: what a step writes anew before it reads it, so load may use it too */
@@ -177,14 +185,15 @@ struct cuda_device {
   size_t weight_bytes, work_bytes, kv_bytes, layer_bytes; /* layer: K of one, or V */
   uint32_t n_kv_blocks;
   struct cuda_work work;
-  struct cuda_step_data host, device; /* host: pinned */
+  struct cuda_step_data device;
   void *pinned;
-  struct tl_sampled *host_sampled; /* pinned */
+  struct cuda_slot slots[2];
   void *stream, *done;
   struct cuda_graph graphs[CUDA_MAX_BUCKETS];
   unsigned n_graphs;
-  /* the step under way */
-  uint32_t n_rows;
+  /* the steps under way */
+  unsigned n_under_way, oldest; /* oldest: of slots */
+  struct cuda_step_data *host;  /* of the one that is being submitted */
   bool busy; /* something may still read the pinned memory */
   uint32_t resets_seen;
   /* shared: reset raises it (release), submit and collect look (acquire) */
