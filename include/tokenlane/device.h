@@ -82,6 +82,10 @@ struct tl_device_ops {
   const char *name; /* "cpu" */
   bool simulated;   /* what it says means nothing */
   bool spoils;      /* an error can leave its process unusable: it better has one of its own */
+  /* A second step may be submitted while one is under way, but not a third; they run, and are collected, in order. Tokens of
+   * the second may stand for what the first draws (step.h). An error of either gives up both: the other is not collected. What
+   * keeps a second one from beginning may be said by its collect. Not in groups. */
+  bool runs_ahead;
   /* How many devices there are; TL_EUNSUPPORTED says why they cannot be used. NULL: as
    * many as one likes. Any thread. */
   int (*probe)(unsigned *ret, struct tl_error *err);
@@ -91,9 +95,9 @@ struct tl_device_ops {
    * all work memory: no step allocates afterwards. ret: (options.n_ranks) where that is set. */
   int (*load)(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret,
               struct tl_error *err);
-  /* Starts a step; the step's arrays stay unchanged until collect. One at a time. */
+  /* Starts a step; the step's arrays stay unchanged until collect. One at a time, unless runs_ahead. */
   int (*submit)(struct tl_device *device, const struct tl_step *step, struct tl_error *err);
-  /* Waits for the step; ret_sampled: (n_rows), NULL for ranks of a group but the first. */
+  /* Waits for the (first) step; ret_sampled: (n_rows), NULL for ranks of a group but the first. */
   int (*collect)(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err);
   void (*close)(struct tl_device *device); /* no other call is under way */
   /* Gives up the step under way, whose collect returns TL_EDEVICE at once even when it hung,

@@ -92,7 +92,8 @@ struct tl_sequence {
   /* --- the worker's ------------------------------------------------------------------ */
   uint32_t n_faults;               /* steps that computed it and failed; the loop's after a final event */
   struct tl_sched_seq sched;
-  bool in_flight;                  /* the step under way computes rows of it */
+  uint32_t in_flight;              /* steps under way that compute rows of it */
+  uint32_t made_row;               /* which row of the last of them makes its next token */
   struct tl_sequence_try tried;
 };
 

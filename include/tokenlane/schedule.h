@@ -46,6 +46,7 @@ struct tl_sched_seq {
   uint32_t n_tokens;     /* prompt + generated, the one that the running step makes included */
   uint32_t n_max;        /* most tokens that it can ever hold */
   const int32_t *tokens; /* (n_tokens) the values of all whose KV is computed or planned; NULL: shares nothing */
+  uint32_t n_pending;    /* of those the last so many, whose values are not there yet: their blocks are not shared for now */
   uint32_t max_cached;   /* leading tokens that need not be computed here; UINT32_MAX: any but the last */
   uint8_t priority;      /* enum tl_priority */
   uint64_t salt;         /* sequences share blocks only with the same salt */
@@ -54,6 +55,7 @@ struct tl_sched_seq {
   /* the scheduler writes */
   uint32_t n_computed;   /* leading tokens whose KV is in the cache */
   uint32_t n_blocks;
+  uint32_t n_in_tree;    /* leading blocks that stand in the tree of prefixes */
   uint32_t *blocks;      /* block table: (ceil(max_context / block_tokens)) of the running slot; NULL while waiting */
   uint32_t slot;
   uint32_t n_admitted;   /* times it began */

@@ -46,7 +46,7 @@ struct tl_step {
   uint32_t n_seqs;
   uint32_t n_rows;                /* rows whose logits are wanted */
   uint32_t table_stride;          /* entries of a row of block_tables */
-  const int32_t *tokens;          /* (n_tokens) */
+  const int32_t *tokens;          /* (n_tokens); -2 - i: what row i of the step before drew, which is not collected yet (device.h, runs_ahead) */
   const uint32_t *positions;      /* (n_tokens) index in its sequence, from 0 */
   const uint32_t *slots;          /* (n_tokens) KV slot: block * TL_BLOCK_TOKENS + offset */
   const uint32_t *query_start;    /* (n_seqs + 1) first row of each sequence */

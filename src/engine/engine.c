@@ -20,9 +20,13 @@ static void worker_done(struct worker *w) {
   tl_scheduler_free(w->scheduler);
   for (unsigned i = 0; w->events && i < w->engine->o.n_loops; i++) tl_spsc_done(&w->events[i]);
   free(w->events);
-  void *arrays[] = {w->items, w->tokens,   w->positions, w->slots,   w->query_start, w->context_len, w->tables,
-                    w->rows,  w->sampling, w->sampled,   w->row_seq, w->row_token,   w->loop_woken,
-                    w->flight, w->news, w->rank_loaded};
+  for (unsigned i = 0; i < 2; i++) {
+    struct flight *f = &w->flights[i];
+    void *of_flight[] = {f->items,  f->tokens, f->positions, f->slots,   f->query_start, f->context_len,
+                         f->tables, f->rows,   f->sampling,  f->row_seq, f->row_token};
+    for (size_t k = 0; k < sizeof of_flight / sizeof *of_flight; k++) free(of_flight[k]);
+  }
+  void *arrays[] = {w->items, w->sampled, w->loop_woken, w->news, w->rank_loaded};
   for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) free(arrays[i]);
 }
 
@@ -36,29 +40,36 @@ void tl_engine_free(struct tl_engine *engine) {
 
 /* --- memory of the steps ------------------------------------------------------------------ */
 
+static bool make_flight(const struct worker *w, struct flight *f) {
+  size_t tokens = w->engine->o.max_batch_tokens, seqs = w->engine->o.max_batch_size;
+  f->items = calloc(seqs, sizeof *f->items);
+  f->tokens = calloc(tokens, sizeof *f->tokens);
+  f->positions = calloc(tokens, sizeof *f->positions);
+  f->slots = calloc(tokens, sizeof *f->slots);
+  f->query_start = calloc(seqs + 1, sizeof *f->query_start);
+  f->context_len = calloc(seqs, sizeof *f->context_len);
+  f->tables = calloc(seqs * worker_table_stride(w->engine), sizeof *f->tables);
+  f->rows = calloc(seqs, sizeof *f->rows);
+  f->sampling = calloc(seqs, sizeof *f->sampling);
+  f->row_seq = calloc(seqs, sizeof *f->row_seq);
+  f->row_token = calloc(seqs, sizeof *f->row_token);
+  return f->items && f->tokens && f->positions && f->slots && f->query_start && f->context_len && f->tables && f->rows &&
+         f->sampling && f->row_seq && f->row_token;
+}
+
 static int make_arrays(struct worker *w, struct tl_error *err) {
   const struct tl_engine_options *o = &w->engine->o;
-  size_t tokens = o->max_batch_tokens, seqs = o->max_batch_size;
+  size_t seqs = o->max_batch_size;
   w->items = calloc(seqs, sizeof *w->items);
-  w->flight = calloc(seqs, sizeof *w->flight);
   w->news = calloc(seqs, sizeof *w->news);
-  w->tokens = calloc(tokens, sizeof *w->tokens);
-  w->positions = calloc(tokens, sizeof *w->positions);
-  w->slots = calloc(tokens, sizeof *w->slots);
-  w->query_start = calloc(seqs + 1, sizeof *w->query_start);
-  w->context_len = calloc(seqs, sizeof *w->context_len);
-  w->tables = calloc(seqs * worker_table_stride(w->engine), sizeof *w->tables);
-  w->rows = calloc(seqs, sizeof *w->rows);
-  w->sampling = calloc(seqs, sizeof *w->sampling);
   w->sampled = calloc(seqs, sizeof *w->sampled);
-  w->row_seq = calloc(seqs, sizeof *w->row_seq);
-  w->row_token = calloc(seqs, sizeof *w->row_token);
+  w->flight = &w->flights[0];
   w->rank_loaded = calloc(o->tensor_parallel, sizeof *w->rank_loaded);
   w->loop_woken = calloc(o->n_loops, sizeof *w->loop_woken);
   w->events = aligned_alloc(TL_CACHE_LINE, o->n_loops * sizeof *w->events);
   if (w->events) memset((void *)w->events, 0, o->n_loops * sizeof *w->events);
-  bool fine = w->items && w->flight && w->news && w->tokens && w->positions && w->slots && w->query_start && w->context_len && w->tables &&
-              w->rows && w->sampling && w->sampled && w->row_seq && w->row_token && w->rank_loaded && w->loop_woken && w->events;
+  bool fine = w->items && w->news && w->sampled && w->rank_loaded && w->loop_woken && w->events;
+  for (unsigned i = 0; i < 2; i++) fine = make_flight(w, &w->flights[i]) && fine;
   /* a live sequence is in at most one ring, at most once */
   for (unsigned i = 0; fine && i < o->n_loops; i++) fine = tl_spsc_init(&w->events[i], (size_t)o->max_queue + 1) == TL_OK;
   return fine ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");

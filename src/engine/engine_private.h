@@ -34,7 +34,21 @@ struct news {
 struct step_figures {
   int64_t began_ns, ended_ns;
   uint64_t prefill, decode, generated;
-  uint32_t n_items;                /* of `flight`, which stays until the next step */
+};
+
+/* A step from when it is built until its news are told. Sized at start. */
+struct flight {
+  struct tl_step step;
+  struct tl_sched_item *items;     /* (max_batch_size); stay until the next step is built here */
+  uint32_t n_items;
+  struct step_figures figures;
+  int32_t *tokens;                 /* (max_batch_tokens), as the next two */
+  uint32_t *positions, *slots;
+  uint32_t *query_start, *context_len, *tables; /* (max_batch_size + 1), ..., (max_batch_size, stride) */
+  uint32_t *rows;                  /* (max_batch_size) */
+  struct tl_sampling *sampling;
+  struct tl_sequence **row_seq;    /* whose row it is, NULL: nobody's any more; and which token it scores or makes */
+  uint32_t *row_token;
 };
 
 /* How a worker goes round. A step is planned while the one before it runs:
@@ -46,7 +60,17 @@ struct step_figures {
  *
  * Between the steps lies only what needs the tokens of k: they are put into
  * their sequences, what ended by them leaves the plan, newcomers fill it up, and
- * the arrays are built (tokenlane_step_gap_seconds). */
+ * the arrays are built (tokenlane_step_gap_seconds).
+ *
+ * Where the device runs ahead (device.h), not even that:
+ *
+ *   device   |== step k ==================|== step k+1 ======================|== k+2 ==
+ *   worker   take in, drop, plan k+1,       apply k, tell, take in, drop,
+ *            build and submit it, collect k  plan k+2, build and submit it, collect k+1
+ *
+ * In k+1 stands for a token that k draws the row that draws it. What k ended has a row in k+1 all the
+ * same: it is nobody's (row_seq), and nothing of it is used. Its blocks may be another's in k+2: the device runs steps in
+ * order. A step that needs what k brings on the host waits for it (step_run_ahead). */
 
 /* A device of a replica but the first, and the thread that owns it: group.c. */
 struct follower {
@@ -86,23 +110,18 @@ struct worker {
   struct tl_device_loaded *rank_loaded; /* (tensor_parallel) what each says */
   struct group *group;             /* NULL: one device */
   struct tl_scheduler *scheduler;
-  /* the step under way, sized at start */
-  struct tl_step step;
-  struct tl_sched_item *items, *flight; /* (max_batch_size) planned next, and under way */
-  uint32_t n_items, n_flight;
+  struct tl_sched_item *items;     /* (max_batch_size) planned next */
+  uint32_t n_items;
+  struct flight flights[2];
+  struct flight *flight;           /* the step under way, the first of two, or the last one */
+  struct flight *ahead;            /* the second; NULL: none */
+  bool under_way;                  /* `flight` is not collected */
+  struct flight *ended;            /* its news are to be told; NULL: none */
+  struct tl_sampled *sampled;      /* (max_batch_size) */
   struct news *news;               /* (max_batch_size) */
   uint32_t n_news;
   int64_t idle_since_ns;           /* end of the last step; 0: there was no work since */
-  struct step_figures figures;     /* of the step under way, or of the last one until they are counted */
   struct tl_sched_stats counted;   /* what of the scheduler's totals is in the metrics */
-  int32_t *tokens;                 /* (max_batch_tokens), as the next two */
-  uint32_t *positions, *slots;
-  uint32_t *query_start, *context_len, *tables; /* (max_batch_size + 1), ..., (max_batch_size, stride) */
-  uint32_t *rows;                  /* (max_batch_size) */
-  struct tl_sampling *sampling;
-  struct tl_sampled *sampled;
-  struct tl_sequence **row_seq;    /* whose row it is, and which token it scores or makes */
-  uint32_t *row_token;
   bool *loop_woken;                /* (n_loops) who gets a wake-up after this step */
   struct tl_spsc *events;          /* (n_loops) */
   struct tl_metrics_shard *shard;
@@ -135,11 +154,11 @@ void worker_finish(struct worker *w, struct tl_sequence *seq, enum tl_finish how
 /* What is to become of a sequence that a client left or whose time is over;
  * TL_FINISH_NONE: it goes on. */
 enum tl_finish worker_verdict(const struct tl_sequence *seq, int64_t now_ns);
-/* The device failed in the step of these items, or was too late with it. */
-void worker_fail(struct worker *w, const struct tl_sched_item *items, uint32_t n);
+/* The device failed in the step of these items, or was too late with it. began_ns: 0: it has not begun. */
+void worker_fail(struct worker *w, const struct tl_sched_item *items, uint32_t n, int64_t began_ns);
 /* group.c: the step on the worker's device, and on those that follow it. Both return when
  * no device uses the step any more but for a submit that went well. */
-int group_submit(struct worker *w);
+int group_submit(struct worker *w, struct tl_step *step);
 int group_collect(struct worker *w);
 /* Makes w->group, of which w's device is rank 0; the others' are for the caller to open. */
 int group_new(struct worker *w, unsigned size, struct tl_error *err);
@@ -155,8 +174,12 @@ int group_reset(struct worker *w, struct tl_error *err);
  * device. False: there was nothing to do, or the device failed. */
 bool step_begin(struct worker *w);
 void step_plan_next(struct worker *w);
+/* Gives the plan to the device behind the step under way, if both may be. False: the device failed. */
+bool step_run_ahead(struct worker *w);
 /* Waits for the device and applies what it computed. */
 void step_end(struct worker *w);
+/* Nothing of the steps under way is used; the device has none when this returns. */
+void step_give_up(struct worker *w);
 /* news.c */
 void news_add(struct worker *w, struct tl_sequence *seq, bool final);
 void news_tell(struct worker *w);
@@ -168,7 +191,7 @@ bool fault_mark(struct worker *w);
 bool fault_is_unanswered(struct worker *w, uint32_t *ret);
 void fault_answer(struct worker *w, uint32_t word);
 /* step_build.c: the planned items as flat arrays. */
-void worker_build_step(struct worker *w);
+void worker_build_step(struct worker *w, struct flight *f);
 uint32_t worker_table_stride(const struct tl_engine *engine);
 /* sequence.c */
 /* What the worker needs from the first, filled in by the loop. */
@@ -181,12 +204,11 @@ struct tl_sequence *inbox_pop(struct worker *w);
 
 /* step_trace.c: what a sequence's trace gets; without one they only look. */
 /* Its first step of this try has begun. */
-void trace_started(struct worker *w, struct tl_sequence *seq);
+void trace_started(struct worker *w, struct tl_sequence *seq, int64_t now_ns);
 /* A token came with the step that has just ended. */
 void trace_token(struct worker *w, struct tl_sequence *seq);
 /* A step is over; none of its sequences has been given away since. error: a literal, NULL: it went well. */
-void trace_step(struct worker *w, const struct tl_sched_item *items, uint32_t n, int64_t began_ns, int64_t ended_ns,
-                const char *error);
+void trace_step(struct worker *w, const struct tl_sched_item *items, uint32_t n, const struct step_figures *figures, const char *error);
 /* finish is set, the loop does not know yet. */
 void trace_ended(struct worker *w, struct tl_sequence *seq);
 /* events.c */

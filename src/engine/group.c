@@ -66,9 +66,9 @@ static void *follow(void *argument) {
 
 /* --- the leader -------------------------------------------------------------------------------- */
 
-static void give_step(struct worker *w) {
+static void give_step(struct worker *w, struct tl_step *step) {
   struct group *g = w->group;
-  tl_broadcast_push(&g->steps, &w->step); /* has room: all have read what was before */
+  tl_broadcast_push(&g->steps, step); /* has room: all have read what was before */
   for (unsigned i = 0; i < g->n_followers; i++) tl_waker_notify(&g->followers[i].waker);
 }
 
@@ -99,9 +99,9 @@ static int settle(struct worker *w, int result) {
   return result;
 }
 
-int group_submit(struct worker *w) {
-  if (w->group) give_step(w);
-  int r = w->ops->submit(w->device, &w->step, &w->failure);
+int group_submit(struct worker *w, struct tl_step *step) {
+  if (w->group) give_step(w, step);
+  int r = w->ops->submit(w->device, step, &w->failure);
   return r < 0 && w->group ? settle(w, r) : r;
 }
 

@@ -8,9 +8,8 @@ void news_add(struct worker *w, struct tl_sequence *seq, bool final) {
   w->news[w->n_news++] = (struct news){seq, final};
 }
 
-static void count_step(struct worker *w) {
+static void count_step(struct worker *w, const struct step_figures *f) {
   struct tl_board *b = worker_board(w);
-  const struct step_figures *f = &w->figures;
   int64_t took = f->ended_ns - f->began_ns, average = atomic_load_explicit(&b->step_ns, memory_order_relaxed);
   /* relaxed: single figures for the router and the scrape */
   atomic_store_explicit(&b->step_ns, average ? average + (took - average) / 8 : took, memory_order_relaxed);
@@ -36,11 +35,11 @@ static void count_schedule(struct worker *w) {
 }
 
 void news_tell(struct worker *w) {
-  if (w->figures.ended_ns) {
-    count_step(w);
-    trace_step(w, w->flight, w->figures.n_items, w->figures.began_ns, w->figures.ended_ns, NULL);
+  if (w->ended) {
+    count_step(w, &w->ended->figures);
+    trace_step(w, w->ended->items, w->ended->n_items, &w->ended->figures, NULL);
   }
-  w->figures.ended_ns = 0;
+  w->ended = NULL;
   count_schedule(w);
   for (uint32_t i = 0; i < w->n_news; i++) {
     if (w->news[i].final) trace_ended(w, w->news[i].seq);

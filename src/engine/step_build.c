@@ -8,55 +8,57 @@ uint32_t worker_table_stride(const struct tl_engine *engine) {
   return (engine->max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
 }
 
-static void want_row(struct worker *w, struct tl_sequence *seq, uint32_t row, uint32_t token) {
-  uint32_t i = w->step.n_rows++;
-  w->rows[i] = row;
-  w->row_seq[i] = seq;
-  w->row_token[i] = token;
-  sequence_sampling(seq, token, &w->sampling[i]);
+static void want_row(struct flight *f, struct tl_sequence *seq, uint32_t row, uint32_t token) {
+  uint32_t i = f->step.n_rows++;
+  f->rows[i] = row;
+  f->row_seq[i] = seq;
+  f->row_token[i] = token;
+  if (token >= seq->n_prompt) seq->made_row = i;
+  sequence_sampling(seq, token, &f->sampling[i]);
 }
 
 /* Rows of a prompt that is scored are wanted one by one, the last known token's
  * row makes the next token. A step has max_batch_size rows in all: the chunk of
  * a scored prompt is cut so that each later item can still have one. */
-static uint32_t cut_scored_chunk(const struct worker *w, const struct tl_sequence *seq, const struct tl_sched_item *item,
-                                 uint32_t items_left) {
+static uint32_t cut_scored_chunk(const struct worker *w, const struct flight *f, const struct tl_sequence *seq,
+                                 const struct tl_sched_item *item, uint32_t items_left) {
   if (!seq->score_prompt || item->start + item->n <= 1) return item->n;
-  uint32_t room = w->engine->o.max_batch_size - w->step.n_rows;
+  uint32_t room = w->engine->o.max_batch_size - f->step.n_rows;
   room = room > items_left ? room - items_left : 1;
   return item->n < room ? item->n : room;
 }
 
-static void add_item(struct worker *w, struct tl_sched_item *item, uint32_t items_left) {
-  struct tl_step *step = &w->step;
+static void add_item(const struct worker *w, struct flight *f, struct tl_sched_item *item, uint32_t items_left) {
+  struct tl_step *step = &f->step;
   struct tl_sequence *seq = item->seq->owner;
   uint32_t stride = step->table_stride, scored = atomic_load_explicit(&seq->n_scored, memory_order_relaxed); /* own */
-  item->n = cut_scored_chunk(w, seq, item, items_left);
-  memcpy(w->tables + (size_t)step->n_seqs * stride, item->seq->blocks, item->seq->n_blocks * sizeof *w->tables);
-  w->query_start[step->n_seqs] = step->n_tokens;
-  w->context_len[step->n_seqs] = item->start + item->n;
+  uint32_t known = seq->n_prompt + atomic_load_explicit(&seq->n_out, memory_order_relaxed), fed = seq->made_row; /* own */
+  item->n = cut_scored_chunk(w, f, seq, item, items_left);
+  memcpy(f->tables + (size_t)step->n_seqs * stride, item->seq->blocks, item->seq->n_blocks * sizeof *f->tables);
+  f->query_start[step->n_seqs] = step->n_tokens;
+  f->context_len[step->n_seqs] = item->start + item->n;
   for (uint32_t i = 0; i < item->n; i++) {
     uint32_t position = item->start + i, row = step->n_tokens++;
-    w->tokens[row] = seq->tokens[position];
-    w->positions[row] = position;
-    w->slots[row] = item->seq->blocks[position / TL_BLOCK_TOKENS] * TL_BLOCK_TOKENS + position % TL_BLOCK_TOKENS;
+    f->tokens[row] = position < known ? seq->tokens[position] : -2 - (int32_t)fed;
+    f->positions[row] = position;
+    f->slots[row] = item->seq->blocks[position / TL_BLOCK_TOKENS] * TL_BLOCK_TOKENS + position % TL_BLOCK_TOKENS;
     bool last = position + 1 == item->seq->n_tokens;
     bool score = seq->score_prompt && position + 1 < seq->n_prompt && position >= scored;
-    if (score || (last && seq->max_new > 0)) want_row(w, seq, row, position + 1);
+    if (score || (last && seq->max_new > 0)) want_row(f, seq, row, position + 1);
   }
   step->n_seqs++;
 }
 
-void worker_build_step(struct worker *w) {
-  w->step = (struct tl_step){.table_stride = worker_table_stride(w->engine),
-                             .tokens = w->tokens,
-                             .positions = w->positions,
-                             .slots = w->slots,
-                             .query_start = w->query_start,
-                             .context_len = w->context_len,
-                             .block_tables = w->tables,
-                             .rows = w->rows,
-                             .sampling = w->sampling};
-  for (uint32_t i = 0; i < w->n_items; i++) add_item(w, &w->items[i], w->n_items - 1 - i);
-  w->query_start[w->step.n_seqs] = w->step.n_tokens;
+void worker_build_step(struct worker *w, struct flight *f) {
+  f->step = (struct tl_step){.table_stride = worker_table_stride(w->engine),
+                             .tokens = f->tokens,
+                             .positions = f->positions,
+                             .slots = f->slots,
+                             .query_start = f->query_start,
+                             .context_len = f->context_len,
+                             .block_tables = f->tables,
+                             .rows = f->rows,
+                             .sampling = f->sampling};
+  for (uint32_t i = 0; i < w->n_items; i++) add_item(w, f, &w->items[i], w->n_items - 1 - i);
+  f->query_start[f->step.n_seqs] = f->step.n_tokens;
 }

@@ -35,57 +35,66 @@ static void choose_items(struct worker *w) {
   drop_ended(w, now);
 }
 
-static void note_start(struct worker *w, struct tl_sequence *seq, uint32_t start) {
-  trace_started(w, seq);
+static void note_start(struct worker *w, struct tl_sequence *seq, uint32_t start, int64_t now_ns) {
+  trace_started(w, seq, now_ns);
   if (seq->started_ns) return; /* it was put back and begins anew */
-  seq->started_ns = w->figures.began_ns;
+  seq->started_ns = now_ns;
   seq->n_cached = start;
   tl_metrics_observe(w->shard, w->metrics.queue_seconds, seq->started_ns - seq->submitted_ns);
 }
 
 /* The device has the step: from here on its rows count as computed, and the
  * tokens that it makes as there, but for their values. */
-static void take_off(struct worker *w) {
-  memcpy(w->flight, w->items, w->n_items * sizeof *w->items);
-  w->n_flight = w->figures.n_items = w->n_items;
+static void take_off(struct worker *w, struct flight *f, int64_t now_ns) {
+  memcpy(f->items, w->items, w->n_items * sizeof *w->items);
+  f->n_items = w->n_items;
   w->n_items = 0;
-  tl_scheduler_done(w->scheduler, w->flight, w->n_flight);
-  for (uint32_t i = 0; i < w->n_flight; i++) {
-    const struct tl_sched_item *item = &w->flight[i];
+  tl_scheduler_done(w->scheduler, f->items, f->n_items);
+  for (uint32_t i = 0; i < f->n_items; i++) {
+    const struct tl_sched_item *item = &f->items[i];
     struct tl_sequence *seq = item->seq->owner;
-    seq->in_flight = true;
-    note_start(w, seq, item->start);
+    seq->in_flight++;
+    note_start(w, seq, item->start, now_ns);
     if (item->start < seq->n_prompt)
-      w->figures.prefill += item->n;
+      f->figures.prefill += item->n;
     else
-      w->figures.decode += item->n;
+      f->figures.decode += item->n;
     bool makes = item->start + item->n == item->seq->n_tokens;
-    if (makes && item->seq->n_tokens + 1 < item->seq->n_max) item->seq->n_tokens++; /* else it ends with this step */
+    if (!makes || item->seq->n_tokens + 1 >= item->seq->n_max) continue; /* or it ends with this step */
+    item->seq->n_tokens++;
+    item->seq->n_pending++;
   }
 }
 
 /* What the monitor looks at: when the step began, 0 when it is over, and how large it is. */
-static void note_time(struct worker *w, int64_t began_ns) {
-  atomic_store_explicit(&worker_board(w)->step_rows, w->step.n_tokens, memory_order_relaxed); /* a figure alone */
+static void note_time(struct worker *w, const struct tl_step *step, int64_t began_ns) {
+  atomic_store_explicit(&worker_board(w)->step_rows, step->n_tokens, memory_order_relaxed); /* a figure alone */
   atomic_store_explicit(&worker_board(w)->step_began_ns, began_ns, memory_order_relaxed); /* a figure alone */
+}
+
+static struct flight *other_flight(struct worker *w) {
+  return &w->flights[w->flight == &w->flights[0]];
 }
 
 bool step_begin(struct worker *w) {
   TL_ASSERT_ROLE(TL_ROLE_WORKER);
+  struct flight *f = other_flight(w); /* news of the last one are still to be told */
   choose_items(w);
   if (w->n_items == 0) return false;
-  worker_build_step(w);
-  note_time(w, tl_now_ns());
-  if (group_submit(w) < 0) {
-    note_time(w, 0);
-    worker_fail(w, w->items, w->n_items);
+  worker_build_step(w, f);
+  note_time(w, &f->step, tl_now_ns());
+  if (group_submit(w, &f->step) < 0) {
+    note_time(w, &f->step, 0);
+    worker_fail(w, w->items, w->n_items, 0);
     return false;
   }
   int64_t now = tl_now_ns();
   if (w->idle_since_ns) tl_metrics_observe(w->shard, w->metrics.gap_seconds, now - w->idle_since_ns);
   news_tell(w);
-  w->figures = (struct step_figures){.began_ns = now};
-  take_off(w);
+  f->figures = (struct step_figures){.began_ns = now};
+  w->flight = f;
+  w->under_way = true;
+  take_off(w, f, now);
   return true;
 }
 
@@ -93,6 +102,46 @@ bool step_begin(struct worker *w) {
 
 void step_plan_next(struct worker *w) {
   w->n_items = tl_scheduler_plan(w->scheduler, w->items);
+}
+
+/* Whether the item can be computed before the host knows what the step under way brings: penalties are counted here, lists and
+ * log-probabilities lie in the sequence's own memory, which is its client's as soon as it has ended. */
+static bool can_run_ahead(const struct tl_sched_item *item) {
+  const struct tl_sequence *seq = item->seq->owner;
+  if (!seq->in_flight) return true;
+  uint32_t n_out = atomic_load_explicit(&seq->n_out, memory_order_relaxed); /* own */
+  bool forbids = item->start + item->n < seq->n_prompt + seq->min_new && seq->n_stop_ids;
+  if (seq->history || seq->logprobs || seq->n_bias || forbids) return false;
+  return item->start + item->n <= seq->n_prompt + n_out || item->n == 1;
+}
+
+/* Who is cancelled gets no row, but ends only when the step under way has: the device still reads of it. */
+static void leave_out_ended(struct worker *w) {
+  uint32_t n = 0;
+  int64_t now = tl_now_ns();
+  for (uint32_t i = 0; i < w->n_items; i++)
+    if (worker_verdict(w->items[i].seq->owner, now) == TL_FINISH_NONE) w->items[n++] = w->items[i];
+  w->n_items = n;
+}
+
+bool step_run_ahead(struct worker *w) {
+  struct flight *f = other_flight(w);
+  if (!w->ops->runs_ahead || w->group || fault_is_marked(w)) return true;
+  for (uint32_t i = 0; i < w->n_items; i++)
+    if (!can_run_ahead(&w->items[i])) return true;
+  leave_out_ended(w);
+  if (w->n_items == 0) return true;
+  worker_build_step(w, f);
+  if (w->ops->submit(w->device, &f->step, &w->failure) < 0) {
+    note_time(w, &w->flight->step, 0);
+    w->under_way = false;
+    worker_fail(w, w->items, w->n_items, 0);
+    return false;
+  }
+  f->figures = (struct step_figures){0};
+  w->ahead = f;
+  take_off(w, f, tl_now_ns());
+  return true;
 }
 
 /* --- after ---------------------------------------------------------------------------------- */
@@ -108,8 +157,19 @@ static void keep_logprobs(struct tl_sequence *seq, uint32_t token, const struct 
   }
 }
 
+/* Its rows in the step that runs ahead are nobody's: it may be freed before that ends. */
+static void leave_ahead(struct flight *f, const struct tl_sequence *seq) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < f->n_items; i++)
+    if (f->items[i].seq != &seq->sched) f->items[n++] = f->items[i];
+  f->n_items = n;
+  for (uint32_t i = 0; i < f->step.n_rows; i++)
+    if (f->row_seq[i] == seq) f->row_seq[i] = NULL;
+}
+
 /* It leaves the scheduler and the plan now, the loop hears of it with the other news. */
 static void end_later(struct worker *w, struct tl_sequence *seq, enum tl_finish how) {
+  if (w->ahead && seq->in_flight) leave_ahead(w->ahead, seq);
   tl_scheduler_remove(w->scheduler, &seq->sched);
   seq->finish = how;
   news_add(w, seq, true);
@@ -137,12 +197,13 @@ static void take_token(struct worker *w, struct tl_sequence *seq, uint32_t at, c
   }
   uint32_t n_out = at - seq->n_prompt + 1;
   seq->tokens[at] = s->token;
+  if (seq->sched.n_pending) seq->sched.n_pending--; /* none for the last one of max_new */
   sequence_count(seq, s->token, true);
-  if (n_out == 1) seq->first_token_ns = w->figures.ended_ns;
+  if (n_out == 1) seq->first_token_ns = w->flight->figures.ended_ns;
   trace_token(w, seq);
   /* publishes the token; pairs with the acquire load of the loop */
   atomic_store_explicit(&seq->n_out, n_out, memory_order_release);
-  w->figures.generated++;
+  w->flight->figures.generated++;
   if (tl_sequence_is_stop(seq, s->token))
     end_later(w, seq, TL_FINISH_STOP);
   else if (n_out == seq->max_new)
@@ -160,30 +221,64 @@ static void leave_plan(struct worker *w) {
   w->n_items = n;
 }
 
-void step_end(struct worker *w) {
-  int r = group_collect(w);
-  note_time(w, 0);
-  /* a reset may have taken the KV away from under a step that its device takes for good: fault.c */
-  if (r == TL_OK && fault_is_marked(w)) r = tl_error_set(&w->failure, TL_EDEVICE, NULL, "the step was too late");
-  if (r < 0) {
-    worker_fail(w, w->flight, w->n_flight);
-    return;
-  }
-  w->figures.ended_ns = w->idle_since_ns = tl_now_ns();
-  uint32_t n = w->n_flight;
-  w->n_flight = 0;
-  for (uint32_t i = 0; i < n; i++) ((struct tl_sequence *)w->flight[i].seq->owner)->in_flight = false;
-  for (uint32_t i = 0; i < w->step.n_rows; i++) {
-    struct tl_sequence *seq = w->row_seq[i];
-    if (seq->sched.state == TL_SCHED_NONE) continue; /* an earlier row of its prompt was broken */
+/* Each row's token to its sequence. */
+static void apply(struct worker *w, const struct flight *f) {
+  for (uint32_t i = 0; i < f->n_items; i++) ((struct tl_sequence *)f->items[i].seq->owner)->in_flight--;
+  for (uint32_t i = 0; i < f->step.n_rows; i++) {
+    struct tl_sequence *seq = f->row_seq[i];
+    if (!seq || seq->sched.state == TL_SCHED_NONE) continue; /* an earlier row of its prompt was broken */
     if (w->sampled[i].token < 0)
       end_broken(w, seq);
     else
-      take_token(w, seq, w->row_token[i], &w->sampled[i]);
+      take_token(w, seq, f->row_token[i], &w->sampled[i]);
   }
-  for (uint32_t i = 0; i < n; i++) { /* prompts that are only scored and are through */
-    struct tl_sequence *seq = w->flight[i].seq->owner;
-    if (seq->max_new == 0 && seq->sched.state != TL_SCHED_NONE && w->flight[i].start + w->flight[i].n == seq->n_prompt) end_later(w, seq, TL_FINISH_LENGTH);
+  for (uint32_t i = 0; i < f->n_items; i++) { /* prompts that are only scored and are through */
+    struct tl_sequence *seq = f->items[i].seq->owner;
+    if (seq->max_new == 0 && seq->sched.state != TL_SCHED_NONE && f->items[i].start + f->items[i].n == seq->n_prompt) end_later(w, seq, TL_FINISH_LENGTH);
   }
   leave_plan(w);
+}
+
+/* The step that runs ahead has become the one under way. */
+static void move_up(struct worker *w, int64_t now_ns) {
+  w->under_way = w->ahead != NULL;
+  w->idle_since_ns = w->under_way ? 0 : now_ns;
+  if (!w->ahead) return;
+  w->flight = w->ahead;
+  w->ahead = NULL;
+  w->flight->figures.began_ns = now_ns;
+  note_time(w, &w->flight->step, now_ns);
+  tl_metrics_observe(w->shard, w->metrics.gap_seconds, 0);
+}
+
+void step_end(struct worker *w) {
+  struct flight *f = w->flight;
+  int r = group_collect(w);
+  note_time(w, &f->step, 0);
+  if (r < 0) {
+    w->under_way = false;
+    w->ahead = NULL; /* the device has given it up, too */
+  } else if (fault_is_marked(w)) {
+    /* a reset may have taken the KV away from under a step that its device takes for good: fault.c */
+    move_up(w, tl_now_ns());
+    r = tl_error_set(&w->failure, TL_EDEVICE, NULL, "the step was too late");
+  }
+  if (r < 0) {
+    worker_fail(w, f->items, f->n_items, f->figures.began_ns);
+    return;
+  }
+  f->figures.ended_ns = tl_now_ns();
+  apply(w, f);
+  w->ended = f;
+  move_up(w, f->figures.ended_ns);
+}
+
+void step_give_up(struct worker *w) {
+  struct tl_error ignored;
+  while (w->under_way) {
+    bool fine = w->ops->collect(w->device, w->sampled, &ignored) == TL_OK;
+    if (!fine) w->ahead = NULL;
+    move_up(w, 0);
+  }
+  note_time(w, &w->flight->step, 0);
 }

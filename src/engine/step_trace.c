@@ -17,20 +17,20 @@ static void put(struct worker *w, const struct tl_sequence *seq, enum tl_span_ki
   tl_trace_put(w->engine->o.trace, w->trace_ring, &span);
 }
 
-void trace_started(struct worker *w, struct tl_sequence *seq) {
+void trace_started(struct worker *w, struct tl_sequence *seq, int64_t now_ns) {
   if (!seq->trace || seq->tried.started_ns) return; /* or it was put back and begins anew */
-  seq->tried.started_ns = w->figures.began_ns;
+  seq->tried.started_ns = now_ns;
   put(w, seq, TL_SPAN_QUEUE, seq->tried.queued_ns, seq->tried.started_ns, NULL, -1, -1);
 }
 
 void trace_token(struct worker *w, struct tl_sequence *seq) {
   if (!seq->trace) return;
-  if (!seq->tried.n_tokens++) seq->tried.first_ns = w->figures.ended_ns;
-  seq->tried.last_ns = w->figures.ended_ns;
+  if (!seq->tried.n_tokens++) seq->tried.first_ns = w->flight->figures.ended_ns;
+  seq->tried.last_ns = w->flight->figures.ended_ns;
 }
 
-void trace_step(struct worker *w, const struct tl_sched_item *items, uint32_t n, int64_t began_ns, int64_t ended_ns,
-                const char *error) {
+void trace_step(struct worker *w, const struct tl_sched_item *items, uint32_t n, const struct step_figures *figures, const char *error) {
+  int64_t began_ns = figures->began_ns, ended_ns = figures->ended_ns;
   unsigned wants = tl_trace_wants(w->engine->o.trace);
   if (!wants) return;
   for (uint32_t i = 0; i < n; i++) {
@@ -42,7 +42,7 @@ void trace_step(struct worker *w, const struct tl_sched_item *items, uint32_t n,
   struct tl_trace_span step = {.start_ns = began_ns,
                          .end_ns = ended_ns,
                          .error = error,
-                         .value = {w->index, n, (int64_t)w->figures.prefill, (int64_t)w->figures.decode, -1},
+                         .value = {w->index, n, (int64_t)figures->prefill, (int64_t)figures->decode, -1},
                          .kind = TL_SPAN_STEP,
                          .on_thread = true};
   tl_trace_put(w->engine->o.trace, w->trace_ring, &step);

@@ -70,12 +70,12 @@ static bool stopping(struct worker *w) {
 
 static void drop_all(struct worker *w, enum tl_finish how) {
   struct tl_sched_seq *s;
-  w->n_items = w->n_flight = 0;
+  w->n_items = 0;
   while ((s = tl_scheduler_next(w->scheduler, NULL))) worker_finish(w, s->owner, how);
 }
 
-/* Ends what was cancelled or has expired. Of what the step under way computes the
- * device still reads: step_begin looks at those, before their next step. */
+/* Ends what was cancelled or has expired. Of what steps under way compute the
+ * device still reads: those get no further step, and end when they have none. */
 static void drop_some(struct worker *w) {
   int64_t now_ns = tl_now_ns();
   struct tl_sched_seq *s = tl_scheduler_next(w->scheduler, NULL);
@@ -94,6 +94,7 @@ static void drop_some(struct worker *w) {
 static bool park(struct worker *w) {
   uint32_t word;
   if (!fault_is_unanswered(w, &word)) return fault_is_marked(w);
+  step_give_up(w);
   drop_all(w, TL_FINISH_FAULT);
   tl_scheduler_flush(w->scheduler); /* what its memory holds is not to be trusted */
   publish_gauges(w);
@@ -102,11 +103,11 @@ static bool park(struct worker *w) {
 }
 
 /* Nothing of the step is used. Who was in it bears a part of the blame. */
-void worker_fail(struct worker *w, const struct tl_sched_item *items, uint32_t n) {
+void worker_fail(struct worker *w, const struct tl_sched_item *items, uint32_t n, int64_t began_ns) {
   for (uint32_t i = 0; i < n; i++) ((struct tl_sequence *)items[i].seq->owner)->n_faults++;
   int64_t now_ns = tl_now_ns();
-  /* what submit refused has not begun */
-  trace_step(w, items, n, items == w->flight ? w->figures.began_ns : now_ns, now_ns, "device_fault");
+  const struct step_figures figures = {.began_ns = began_ns ? began_ns : now_ns, .ended_ns = now_ns};
+  trace_step(w, items, n, &figures, "device_fault");
   fault_mark(w);
   TL_LOG(TL_LOG_ERROR, "engine", "the device failed; its sequences go elsewhere", TL_U("replica", w->index),
          TL_S("error", w->failure.message));
@@ -134,7 +135,7 @@ static void sleep_until_work(struct worker *w) {
 static bool go_round(struct worker *w) {
   drain_inbox(w);
   if (w->n_items == 0) drop_some(w);
-  bool runs = !park(w) && step_begin(w);
+  bool runs = !park(w) && (w->under_way || step_begin(w));
   tell_all(w);
   if (!runs) {
     w->idle_since_ns = 0;
@@ -143,7 +144,7 @@ static bool go_round(struct worker *w) {
   drain_inbox(w);
   drop_some(w);
   step_plan_next(w);
-  step_end(w);
+  if (step_run_ahead(w)) step_end(w);
   return true;
 }
 
@@ -156,6 +157,7 @@ void *worker_run(void *argument) {
   if (w->device_options.cores && !w->isolated) tl_thread_confine(w->device_options.first_core, w->device_options.cores);
   while (!stopping(w))
     if (!go_round(w) && n_sequences(w) == 0) sleep_until_work(w);
+  step_give_up(w);
   drain_inbox(w);
   drop_all(w, TL_FINISH_CANCELLED);
   tell_all(w);

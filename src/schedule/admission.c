@@ -18,7 +18,7 @@ static void enter(struct tl_scheduler *s, struct tl_sched_seq *seq, uint32_t n_m
   queue_remove(&s->waiting, seq);
   seq->slot = s->free_slots[--s->n_free_slots];
   seq->blocks = s->tables + (size_t)seq->slot * s->table_stride;
-  seq->n_blocks = n_match;
+  seq->n_blocks = seq->n_in_tree = n_match;
   seq->n_computed = n_match * s->o.block_tokens;
   seq->state = TL_SCHED_RUNNING;
   queue_insert(&s->running, seq);

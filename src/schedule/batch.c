@@ -147,7 +147,7 @@ void tl_scheduler_done(struct tl_scheduler *scheduler, const struct tl_sched_ite
   for (uint32_t i = 0; i < n; i++) {
     struct tl_sched_seq *seq = items[i].seq;
     seq->n_computed = items[i].start + items[i].n;
-    tree_publish(scheduler, seq, items[i].start);
+    tree_publish(scheduler, seq);
     seq->next_key = missing(seq) > 1 ? tree_next_key(scheduler, seq) : 0;
   }
 }

@@ -113,9 +113,11 @@ uint32_t tree_match(struct tl_scheduler *s, const struct tl_sched_seq *seq, uint
   return n;
 }
 
-void tree_publish(struct tl_scheduler *s, struct tl_sched_seq *seq, uint32_t start) {
+void tree_publish(struct tl_scheduler *s, struct tl_sched_seq *seq) {
+  uint32_t known = seq->n_tokens - seq->n_pending;
+  if (known > seq->n_computed) known = seq->n_computed;
   if (!tree_shares(s, seq)) return;
-  for (uint32_t i = start / s->o.block_tokens; (i + 1) * s->o.block_tokens <= seq->n_computed; i++) {
+  for (uint32_t i = seq->n_in_tree; (i + 1) * s->o.block_tokens <= known; seq->n_in_tree = ++i) {
     uint32_t parent = i ? seq->blocks[i - 1] : BLOCK_NONE;
     uint64_t hash = hash_at(s, seq, i, parent);
     uint32_t there = find(s, seq, i, parent, hash);
@@ -131,6 +133,6 @@ void tree_publish(struct tl_scheduler *s, struct tl_sched_seq *seq, uint32_t sta
 
 uint64_t tree_next_key(struct tl_scheduler *s, const struct tl_sched_seq *seq) {
   uint32_t i = seq->n_computed / s->o.block_tokens;
-  if (!tree_shares(s, seq) || (i + 1) * s->o.block_tokens > seq->n_tokens) return 0;
+  if (!tree_shares(s, seq) || i != seq->n_in_tree || (i + 1) * s->o.block_tokens > seq->n_tokens) return 0;
   return hash_at(s, seq, i, i ? seq->blocks[i - 1] : BLOCK_NONE);
 }

@@ -81,9 +81,9 @@ bool tree_shares(const struct tl_scheduler *s, const struct tl_sched_seq *seq);
  * how many; *ret_key: hash of the full block after them, 0 when it has none that
  * it could share. */
 uint32_t tree_match(struct tl_scheduler *s, const struct tl_sched_seq *seq, uint64_t *ret_key);
-/* The sequence's rows from `start` on are computed: its full blocks go into the
+/* The sequence's full blocks that are computed, and whose tokens are known, go into the
  * tree, or give way to ones there that hold the same. */
-void tree_publish(struct tl_scheduler *s, struct tl_sched_seq *seq, uint32_t start);
+void tree_publish(struct tl_scheduler *s, struct tl_sched_seq *seq);
 /* Hash of the full block that holds token n_computed, 0 when there is none to share. */
 uint64_t tree_next_key(struct tl_scheduler *s, const struct tl_sched_seq *seq);
 

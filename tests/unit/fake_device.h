@@ -34,17 +34,22 @@ static struct {
   unsigned bad;               /* index of the device that fails */
   uint64_t fail_at;           /* its step of this number (from 1) fails; 0: none */
   bool fail_in_collect;
+  bool runs_ahead;            /* then with fake_ahead_ops */
   uint64_t broken_seed;       /* rows sampled with it are no distribution; 0: none */
   _Atomic uint64_t n_steps, n_open, n_rows, n_tokens;
+  _Atomic uint64_t n_fed;     /* rows whose token the step before drew, unknown to the host */
 } fake;
 
 struct fake_device {
   const struct tl_device_ops *ops;
   unsigned index;
-  uint64_t n_steps;
+  uint64_t n_steps, n_collected;
   struct tl_device_load load;
-  const struct tl_step *step;
-  uint64_t sum;      /* of the step's arrays at submit: they must stay as they are */
+  const struct tl_step *steps[2]; /* submitted, the oldest first */
+  uint64_t sums[2];  /* of their arrays at submit: they must stay as they are */
+  unsigned n_under_way;
+  int32_t *drawn;    /* (max_batch_size) by the step before */
+  uint32_t n_drawn;
   int32_t *kv;       /* token of each slot, -1: never written */
   uint32_t *readers; /* (n_blocks) sequences of this step that see the block */
 };
@@ -120,8 +125,15 @@ static inline void fake_store(const struct fake_device *d, const struct tl_step 
     uint32_t row = s->query_start[q] + i, position = s->context_len[q] - n + i;
     FAKE_CHECK(s->positions[row] == position);
     FAKE_CHECK(s->slots[row] == table[position / TL_BLOCK_TOKENS] * TL_BLOCK_TOKENS + position % TL_BLOCK_TOKENS);
-    FAKE_CHECK(s->tokens[row] >= 0 && s->tokens[row] < FAKE_VOCAB);
-    d->kv[s->slots[row]] = s->tokens[row];
+    int32_t token = s->tokens[row];
+    if (token <= -2) {
+      FAKE_CHECK(d->ops->runs_ahead && (uint32_t)(-2 - token) < d->n_drawn);
+      token = d->drawn[-2 - token];
+      if (token < 0) token = 0; /* no distribution: whatever follows is thrown away */
+      atomic_fetch_add_explicit(&fake.n_fed, 1, memory_order_relaxed);
+    }
+    FAKE_CHECK(token >= 0 && token < FAKE_VOCAB);
+    d->kv[s->slots[row]] = token;
   }
 }
 
@@ -168,28 +180,38 @@ static inline void fake_sample(const struct fake_device *d, const struct tl_step
 }
 
 static inline int fake_fail(const struct fake_device *d, bool in_collect, struct tl_error *err) {
-  if (d->index != fake.bad || fake.fail_at == 0 || d->n_steps < fake.fail_at || fake.fail_in_collect != in_collect) return TL_OK;
-  return tl_error_set(err, TL_EDEVICE, NULL, "the fake device fails in step %llu", (unsigned long long)d->n_steps);
+  uint64_t step = in_collect ? d->n_collected : d->n_steps;
+  if (d->index != fake.bad || fake.fail_at == 0 || step < fake.fail_at || fake.fail_in_collect != in_collect) return TL_OK;
+  return tl_error_set(err, TL_EDEVICE, NULL, "the fake device fails in step %llu", (unsigned long long)step);
 }
 
 static inline int fake_submit(struct tl_device *device, const struct tl_step *step, struct tl_error *err) {
   struct fake_device *d = (struct fake_device *)(void *)device;
-  FAKE_CHECK(!d->step);
+  FAKE_CHECK(d->n_under_way < (d->ops->runs_ahead ? 2 : 1));
   d->n_steps++;
   atomic_fetch_add_explicit(&fake.n_steps, 1, memory_order_relaxed);
-  if (fake_fail(d, false, err) < 0) return TL_EDEVICE;
+  if (fake_fail(d, false, err) < 0) {
+    d->n_under_way = 0;
+    return TL_EDEVICE;
+  }
   fake_check_shape(d, step);
-  d->step = step;
-  d->sum = fake_sum(step);
+  d->steps[d->n_under_way] = step;
+  d->sums[d->n_under_way++] = fake_sum(step);
   return TL_OK;
 }
 
 static inline int fake_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
   struct fake_device *d = (struct fake_device *)(void *)device;
-  const struct tl_step *s = d->step;
-  FAKE_CHECK(s && d->sum == fake_sum(s));
-  d->step = NULL;
-  if (fake_fail(d, true, err) < 0) return TL_EDEVICE;
+  const struct tl_step *s = d->steps[0];
+  FAKE_CHECK(d->n_under_way > 0 && d->sums[0] == fake_sum(s));
+  d->n_under_way--;
+  d->n_collected++;
+  d->steps[0] = d->steps[1];
+  d->sums[0] = d->sums[1];
+  if (fake_fail(d, true, err) < 0) {
+    d->n_under_way = 0;
+    return TL_EDEVICE;
+  }
   if (fake.step_ns) nanosleep(&(struct timespec){.tv_nsec = fake.step_ns}, NULL);
   uint32_t i = 0;
   for (uint32_t q = 0; q < s->n_seqs; q++) {
@@ -197,6 +219,8 @@ static inline int fake_collect(struct tl_device *device, struct tl_sampled *ret_
     for (; i < s->n_rows && s->rows[i] < s->query_start[q + 1]; i++) fake_sample(d, s, q, i, &ret_sampled[i]);
   }
   FAKE_CHECK(i == s->n_rows);
+  d->n_drawn = s->n_rows;
+  for (i = 0; i < s->n_rows; i++) d->drawn[i] = ret_sampled[i].token;
   atomic_fetch_add_explicit(&fake.n_rows, s->n_rows, memory_order_relaxed);
   atomic_fetch_add_explicit(&fake.n_tokens, s->n_tokens, memory_order_relaxed);
   return TL_OK;
@@ -204,12 +228,12 @@ static inline int fake_collect(struct tl_device *device, struct tl_sampled *ret_
 
 /* --- life ----------------------------------------------------------------------------------------- */
 
-static const struct tl_device_ops fake_ops;
+static const struct tl_device_ops fake_ops, fake_ahead_ops;
 
 static inline int fake_open(const struct tl_device_options *options, struct tl_device **ret, struct tl_error *err) {
   if (fake.open_error && options->index == fake.bad) return tl_error_set(err, fake.open_error, "devices", "no such fake device");
   struct fake_device *d = calloc(1, sizeof *d);
-  d->ops = &fake_ops;
+  d->ops = fake.runs_ahead ? &fake_ahead_ops : &fake_ops; /* fake_chosen */
   d->index = options->index;
   atomic_fetch_add_explicit(&fake.n_open, 1, memory_order_relaxed);
   *ret = (struct tl_device *)(void *)d;
@@ -225,6 +249,7 @@ static inline int fake_load(struct tl_device *device, const struct tl_device_loa
   d->kv = malloc(slots * sizeof *d->kv);
   for (size_t i = 0; i < slots; i++) d->kv[i] = -1;
   d->readers = malloc(fake.n_blocks * sizeof *d->readers);
+  d->drawn = malloc(load->max_batch_size * sizeof *d->drawn);
   *ret = (struct tl_device_loaded){.n_blocks = fake.n_blocks, .kv_bytes = slots * sizeof *d->kv, .weight_bytes = 1};
   if (load->progress) load->progress(1, 1, load->context);
   return TL_OK;
@@ -234,12 +259,19 @@ static inline void fake_close(struct tl_device *device) {
   struct fake_device *d = (struct fake_device *)(void *)device;
   free(d->kv);
   free(d->readers);
+  free(d->drawn);
   free(d);
   atomic_fetch_sub_explicit(&fake.n_open, 1, memory_order_relaxed);
 }
 
 static const struct tl_device_ops fake_ops = {.name = "fake", .open = fake_open, .load = fake_load, .submit = fake_submit,
                                              .collect = fake_collect, .close = fake_close};
+static const struct tl_device_ops fake_ahead_ops = {.name = "fake", .runs_ahead = true, .open = fake_open, .load = fake_load,
+                                                   .submit = fake_submit, .collect = fake_collect, .close = fake_close};
+
+static inline const struct tl_device_ops *fake_chosen(void) {
+  return fake.runs_ahead ? &fake_ahead_ops : &fake_ops;
+}
 
 /* --- sequences for it --------------------------------------------------------------------------------- */
 

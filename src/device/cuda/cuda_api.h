@@ -136,6 +136,7 @@ struct cuda_kernels {
   int (*glu)(const struct tl_cuda_glu_args *args, void *stream);
   int (*gather)(const struct tl_cuda_gather_args *args, void *stream);
   int (*bias)(const struct tl_cuda_bias_args *args, void *stream);
+  int (*dequantize)(const struct tl_cuda_dequantize_args *args, void *stream);
   int (*gemv)(const struct tl_cuda_gemv_args *args, void *stream);
   int (*cap)(const struct tl_cuda_cap_args *args, void *stream);
   int (*sample)(const struct tl_cuda_sample_args *args, void *stream);

@@ -72,6 +72,8 @@ void cuda_close(struct tl_device *device) {
     cuda_free_products(d);
     cuda_free_memory(d);
     if (d->done) d->api->rt.event_free(d->done);
+    for (unsigned i = 0; i < 2; i++)
+      if (d->slots[i].done) d->api->rt.event_free(d->slots[i].done);
     if (d->stream) d->api->rt.stream_free(d->stream);
   }
   free(d->plan);
@@ -95,6 +97,7 @@ static int open_parts(struct cuda_device *d, struct tl_error *err) {
   CUDA_TRY(d, rt->use((int)d->options.index), "choosing the device", err);
   CUDA_TRY(d, rt->stream_new(&d->stream), "making a stream", err);
   CUDA_TRY(d, rt->event_new(&d->done), "making an event", err);
+  for (unsigned i = 0; i < 2; i++) CUDA_TRY(d, rt->event_new(&d->slots[i].done), "making an event", err);
   CUDA_TRY(d, d->api->op.prepare(), "preparing the kernels", err);
   return TL_OK;
 }
@@ -107,6 +110,7 @@ int cuda_open(const struct cuda_api *api, const struct tl_device_ops *ops, const
   d->api = api;
   d->options = *options;
   d->shard.size = 1;
+  d->tile_bytes = CUDA_TILE_BYTES;
   int r = open_parts(d, err);
   if (r < 0) {
     cuda_close((struct tl_device *)(void *)d);
@@ -145,12 +149,11 @@ int cuda_submit_step(struct tl_device *device, const struct tl_step *step, struc
 }
 
 /* Polls, so that a reset ends the wait even when the device hangs. */
-int cuda_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
-  struct cuda_device *d = (struct cuda_device *)(void *)device;
+static int wait_for(struct cuda_device *d, void *done, struct tl_error *err) {
   int64_t began_ns = tl_now_ns();
   for (;;) {
-    int r = d->api->rt.event_query(d->done);
-    if (r == CUDA_OK) break;
+    int r = d->api->rt.event_query(done);
+    if (r == CUDA_OK) return TL_OK;
     if (r != CUDA_NOT_READY) return cuda_failed(d, r, "a step", err);
     /* pairs with the release of reset */
     if (atomic_load_explicit(&d->resets, memory_order_acquire) != d->resets_seen)
@@ -161,8 +164,19 @@ int cuda_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struc
     }
     if (tl_now_ns() - began_ns > SPIN_NS) nap(NAP_NS);
   }
-  d->busy = false;
-  if (ret_sampled) memcpy(ret_sampled, d->host_sampled, d->n_rows * sizeof *ret_sampled);
+}
+
+int cuda_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
+  struct cuda_device *d = (struct cuda_device *)(void *)device;
+  const struct cuda_slot *slot = &d->slots[d->oldest];
+  int r = wait_for(d, slot->done, err);
+  if (r < 0) {
+    d->n_under_way = 0; /* the one behind it is given up, too */
+    return r;
+  }
+  d->oldest ^= 1;
+  d->busy = --d->n_under_way > 0;
+  if (ret_sampled) memcpy(ret_sampled, slot->sampled, slot->n_rows * sizeof *ret_sampled);
   return TL_OK;
 }
 

@@ -278,7 +278,7 @@ struct cuda_api cuda_bound_api = {
            rt_capture_end, rt_graph_make, rt_graph_free,   rt_exec_free,  rt_exec_launch, rt_clear,      rt_text,
            rt_timer_new,   rt_elapsed},
     .op = {tl_cuda_prepare, tl_cuda_embed, tl_cuda_add_norm, tl_cuda_row_rms, tl_cuda_qkv, tl_cuda_decode, tl_cuda_prefill,
-           tl_cuda_glu, tl_cuda_gather, tl_cuda_bias, tl_cuda_gemv, tl_cuda_cap, tl_cuda_sample},
+           tl_cuda_glu, tl_cuda_gather, tl_cuda_bias, tl_cuda_dequantize, tl_cuda_gemv, tl_cuda_cap, tl_cuda_sample},
     .nccl = {.init = nccl_init},
     .open_lt = open_lt,
     .open_nccl = open_nccl,

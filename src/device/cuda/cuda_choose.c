@@ -19,10 +19,12 @@ struct chooser {
   int64_t end_ns;
 };
 
+/* Of weights that are stored otherwise, where they are written out; what lies there before is as good. */
 static const char *weights_of(const struct cuda_device *d, const struct cuda_product *p) {
   for (uint32_t i = 0; i < d->n_plan; i++) {
     const struct cuda_matrix *w = &d->plan[i].w;
-    if (w->data && w->n == p->n && w->k == p->k) return w->data;
+    for (unsigned k = 0; k < w->n_pieces; k++)
+      if (w->pieces[k].tile == p->n && w->k == p->k) return w->pieces[k].format == TL_CUDA_W16 ? w->pieces[k].data : d->work.tile;
   }
   return NULL;
 }

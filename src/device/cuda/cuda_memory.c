@@ -61,6 +61,18 @@ static void place_step_data(const struct cuda_device *d, struct cuda_step_data *
   PLACE(p, s->bias, l->max_entries);
 }
 
+/* For the largest tile of stored weights. */
+static size_t tile_bytes(const struct cuda_device *d) {
+  size_t most = 0;
+  for (uint32_t i = 0; i < d->n_plan; i++)
+    for (unsigned k = 0; k < d->plan[i].w.n_pieces; k++) {
+      const struct cuda_piece *piece = &d->plan[i].w.pieces[k];
+      size_t bytes = piece->format == TL_CUDA_W16 ? 0 : (size_t)piece->tile * d->plan[i].w.k * 2;
+      if (bytes > most) most = bytes;
+    }
+  return most;
+}
+
 static bool has_whole_rows(const struct cuda_device *d) {
   for (uint32_t i = 0; i < d->n_plan; i++)
     if (d->plan[i].qk_norm && d->plan[i].qk_norm->features & TL_F_WHOLE_ROW) return true;
@@ -98,6 +110,7 @@ static size_t place_work(struct cuda_device *d, char *base) {
   PLACE(&p, w->saved, 2 * (size_t)l->max_entries);
   PLACE(&p, w->rope, (size_t)l->max_context * s->head);
   if (d->model->inv_freq_local) PLACE(&p, w->rope_local, (size_t)l->max_context * s->head);
+  w->tile = place(&p, tile_bytes(d), 1);
   if (has_whole_rows(d)) PLACE(&p, w->row_rms, 2 * tokens);
   PLACE(&p, w->fed, l->max_seqs);
   PLACE(&p, w->sampled, l->max_seqs);
@@ -108,8 +121,10 @@ static size_t place_work(struct cuda_device *d, char *base) {
 
 static size_t place_pinned(struct cuda_device *d, char *base) {
   struct placer p = {base, 0};
-  place_step_data(d, &d->host, &p);
-  PLACE(&p, d->host_sampled, d->limits.max_seqs);
+  for (unsigned i = 0; i < 2; i++) {
+    place_step_data(d, &d->slots[i].data, &p);
+    PLACE(&p, d->slots[i].sampled, d->limits.max_seqs);
+  }
   return p.at;
 }
 

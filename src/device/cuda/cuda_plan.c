@@ -47,23 +47,30 @@ static int make_dims(struct cuda_device *d, struct tl_error *err) {
   return TL_OK;
 }
 
-/* What kernels know of each kind's features. */
-static const uint32_t known_features[] = {
-    [TL_OP_EMBED] = TL_F_FACTOR,
-    [TL_OP_RMSNORM] = TL_F_LAYER_NORM | TL_F_PLUS_ONE,
-    [TL_OP_ROPE] = TL_F_INTERLEAVED | TL_F_PARTIAL | TL_F_LOCAL | TL_F_FACTOR,
-    [TL_OP_ATTEND] = TL_F_SOFTCAP | TL_F_WINDOW,
-    [TL_OP_ATTN_OUT] = TL_F_TO_H | TL_F_FACTOR,
-    [TL_OP_GATED_UP] = TL_F_GELU_TANH,
-    [TL_OP_MLP_DOWN] = TL_F_TO_H | TL_F_FACTOR,
-    [TL_OP_LOGITS] = TL_F_FACTOR | TL_F_SOFTCAP,
-    [TL_OP_QK_NORM] = TL_F_PLUS_ONE | TL_F_WHOLE_ROW,
-    [TL_OP_NORM_ADD] = TL_F_PLUS_ONE,
+/* What kernels know of each kind: how many weights it has, and features. */
+static const struct {
+  int n_weights;
+  uint32_t features;
+} known[] = {
+    [TL_OP_EMBED] = {1, TL_F_FACTOR},
+    [TL_OP_RMSNORM] = {1, TL_F_LAYER_NORM | TL_F_PLUS_ONE},
+    [TL_OP_COPY] = {0, 0},
+    [TL_OP_QKV] = {3, 0},
+    [TL_OP_ROPE] = {0, TL_F_INTERLEAVED | TL_F_PARTIAL | TL_F_LOCAL | TL_F_FACTOR},
+    [TL_OP_ATTEND] = {0, TL_F_SOFTCAP | TL_F_WINDOW},
+    [TL_OP_ATTN_OUT] = {1, TL_F_TO_H | TL_F_FACTOR},
+    [TL_OP_GATED_UP] = {2, TL_F_GELU_TANH},
+    [TL_OP_MLP_DOWN] = {1, TL_F_TO_H | TL_F_FACTOR},
+    [TL_OP_LOGITS] = {1, TL_F_FACTOR | TL_F_SOFTCAP},
+    [TL_OP_QK_NORM] = {2, TL_F_PLUS_ONE | TL_F_WHOLE_ROW},
+    [TL_OP_NORM_ADD] = {1, TL_F_PLUS_ONE},
 };
 
 static bool is_known(const struct tl_op *op) {
-  uint32_t known = (size_t)op->kind < sizeof known_features / sizeof *known_features ? known_features[op->kind] : 0;
-  return !(op->features & ~known);
+  if ((size_t)op->kind >= sizeof known / sizeof *known || op->features & ~known[op->kind].features) return false;
+  for (int i = 0; i < known[op->kind].n_weights; i++)
+    if (op->weight[i] < 0) return false;
+  return true;
 }
 
 /* One of several records that one of ours stands for: whether it is next. */
@@ -112,23 +119,56 @@ static bool may_follow(const struct cuda_op *before, const struct cuda_op *op) {
   return false;
 }
 
-/* Sizes of the record's matrix; cuda_weights.c fills in where it lies. */
+/* The next n outputs of the record's matrix; alike with those before: one piece. */
+static void add_outputs(const struct cuda_device *d, struct cuda_op *op, unsigned input, uint32_t n) {
+  struct cuda_matrix *w = &op->w;
+  int format = cuda_format_of(d, op->from, input, w->k);
+  struct cuda_piece *last = w->n_pieces ? &w->pieces[w->n_pieces - 1] : NULL;
+  if (last && last->format == format)
+    last->n += n;
+  else
+    w->pieces[w->n_pieces++] = (struct cuda_piece){.format = format, .first = w->n, .n = n};
+  w->n += n;
+}
+
+/* The shapes of the products that a piece becomes. */
+static bool add_products(struct cuda_device *d, const struct cuda_matrix *w, struct cuda_piece *piece) {
+  size_t row = (size_t)w->k * 2, n_tiles = piece->format == TL_CUDA_W16 ? 1 : (piece->n * row + d->tile_bytes - 1) / d->tile_bytes;
+  uint32_t even = (uint32_t)cuda_round((piece->n + n_tiles - 1) / n_tiles, 64);
+  piece->tile = n_tiles == 1 || even > piece->n ? piece->n : even;
+  uint32_t rest = piece->n % piece->tile;
+  piece->product = piece->last = cuda_product_of(&d->products, piece->tile, w->k, w->ld, w->float_out);
+  if (rest) piece->last = cuda_product_of(&d->products, rest, w->k, w->ld, w->float_out);
+  return piece->product < CUDA_MAX_PRODUCTS && piece->last < CUDA_MAX_PRODUCTS;
+}
+
+/* The record's matrix; cuda_weights.c fills in where it lies. */
 static bool shape(struct cuda_device *d, struct cuda_op *op) {
   const struct cuda_dims *s = &d->dims;
   struct cuda_matrix *w = &op->w;
-  uint32_t ld = 0;
+  w->k = op->kind == CUDA_OP_OUT ? s->attn : op->kind == CUDA_OP_DOWN ? s->ffn : s->dim;
   switch (op->kind) {
-    case CUDA_OP_QKV: w->n = s->qkv, w->k = s->dim; break;
-    case CUDA_OP_OUT: w->n = s->dim, w->k = s->attn; break;
-    case CUDA_OP_GATED: w->n = 2 * s->ffn, w->k = s->dim; break;
-    case CUDA_OP_DOWN: w->n = s->dim, w->k = s->ffn; break;
-    case CUDA_OP_LOGITS: w->n = s->n_vocab, w->k = s->dim, ld = d->group ? s->ld_part : s->ld_logits; break;
-    case CUDA_OP_EMBED: w->n = s->n_vocab, w->k = s->dim; return true;
+    case CUDA_OP_QKV:
+      add_outputs(d, op, 0, s->attn);
+      add_outputs(d, op, 1, s->n_kv_heads * s->head);
+      add_outputs(d, op, 2, s->n_kv_heads * s->head);
+      break;
+    case CUDA_OP_GATED:
+      add_outputs(d, op, 0, s->ffn);
+      add_outputs(d, op, 1, s->ffn);
+      break;
+    case CUDA_OP_OUT:
+    case CUDA_OP_DOWN: add_outputs(d, op, 0, s->dim); break;
+    case CUDA_OP_EMBED: add_outputs(d, op, 0, s->n_vocab); return true;
+    case CUDA_OP_LOGITS: add_outputs(d, op, 0, s->n_vocab); break;
     case CUDA_OP_NORM:
     case CUDA_OP_ATTEND: return true;
   }
-  w->product = cuda_product_of(&d->products, w->n, w->k, ld ? ld : w->n, ld != 0);
-  return w->product < CUDA_MAX_PRODUCTS;
+  w->float_out = op->kind == CUDA_OP_LOGITS;
+  w->ld = !w->float_out ? w->n : d->group ? s->ld_part : s->ld_logits;
+  for (unsigned i = 0; i < w->n_pieces; i++)
+    if (!add_products(d, w, &w->pieces[i])) return false;
+  return true;
 }
 
 /* --- what all layers share --------------------------------------------------------------------- */

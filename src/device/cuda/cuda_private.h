@@ -12,9 +12,10 @@
 #include "tokenlane/slice.h"
 
 #define CUDA_ALIGN 256          /* of all that lies in an arena */
-#define CUDA_MAX_PRODUCTS 8     /* shapes (outputs, inputs, kind of result) of a plan */
+#define CUDA_MAX_PRODUCTS 32    /* shapes (outputs, inputs, kind of result) of a plan */
 #define CUDA_MAX_BUCKETS 48     /* of rows, for algorithms; of sequences, for graphs */
 #define CUDA_LT_WORKSPACE ((size_t)32 << 20)
+#define CUDA_TILE_BYTES ((size_t)64 << 20)
 
 /* Sizes as they lie on the device: rows are padded to 8 elements with zeros, which
  * change no sum; halves of heads likewise, for rotation (struct cuda_order). */
@@ -35,12 +36,23 @@ struct cuda_order {
   uint16_t at[TL_CUDA_MAX_HEAD_DIM];
 };
 
-/* Weights (n, k) of T, row-major, with k contiguous. */
+/* Outputs of a matrix that are stored alike, row-major, with k contiguous. */
+struct cuda_piece {
+  int format;        /* enum tl_cuda_format */
+  uint32_t first, n; /* outputs */
+  char *data, *scales;
+  uint32_t tile;     /* outputs of a product by a library; the last tile has what is left */
+  unsigned product, last; /* shapes of a tile and of the last one, in struct cuda_products */
+};
+
+/* Weights (n, k): GGUF files may have Q, K and V of a layer in different formats. */
 struct cuda_matrix {
-  char *data;
+  struct cuda_piece pieces[TL_OP_INPUTS];
+  unsigned n_pieces;
   float *bias; /* (n) or NULL */
   uint32_t n, k;
-  unsigned product; /* its shape, in struct cuda_products */
+  uint32_t ld; /* of the result */
+  bool float_out;
 };
 
 /* What the plan becomes: a record for each launch or few. */
@@ -102,6 +114,14 @@ struct cuda_step_data {
   struct tl_token_bias *bias;       /* (max_entries) */
 };
 
+/* The host's side of a step under way; there may be two. All pinned. */
+struct cuda_slot {
+  struct cuda_step_data data;
+  struct tl_sampled *sampled; /* (max_seqs) */
+  void *done;                 /* event: the step is over, `sampled` is there */
+  uint32_t n_rows;
+};
+
 /* Work memory on the device. T: 16 bits. */
 struct cuda_work {
   float *x;         /* (tokens, dim) residual */
@@ -112,9 +132,10 @@ struct cuda_work {
   float *logits;    /* (rows, ld_logits) */
   float *part, *gathered; /* groups: (rows, ld_part), and (ranks, rows, ld_part) */
   float *partial, *partial_scale, *saved;
+  char *tile;       /* T: tile_bytes, or what is needed of them */
   float *rope, *rope_local; /* (max_context, head); local: NULL if no layer wants it */
   float *row_rms;   /* (tokens, 2), or NULL: no layer wants it */
-  int32_t *fed;     /* (rows) */
+  int32_t *fed;     /* (rows) what was drawn, for the next step's embedding */
   struct tl_sampled *sampled;
   char *lt_workspace;
   size_t scratch_bytes; /* from x on: what a step writes anew before it reads it, so load may use it too */
@@ -154,6 +175,7 @@ struct cuda_device {
   int dtype; /* T: enum tl_cuda_dtype */
   struct cuda_dims dims;
   struct cuda_limits limits;
+  size_t tile_bytes;              /* of stored weights that are written out in T at a time; CUDA_TILE_BYTES from open on */
   uint32_t window;                /* of the layers that have one; 0: none has */
   struct cuda_order qk_order, v_order;
   struct cuda_op *plan;
@@ -163,14 +185,15 @@ struct cuda_device {
   size_t weight_bytes, work_bytes, kv_bytes, layer_bytes; /* layer: K of one, or V */
   uint32_t n_kv_blocks;
   struct cuda_work work;
-  struct cuda_step_data host, device; /* host: pinned */
+  struct cuda_step_data device;
   void *pinned;
-  struct tl_sampled *host_sampled; /* pinned */
+  struct cuda_slot slots[2];
   void *stream, *done;
   struct cuda_graph graphs[CUDA_MAX_BUCKETS];
   unsigned n_graphs;
-  /* the step under way */
-  uint32_t n_rows;
+  /* the steps under way */
+  unsigned n_under_way, oldest; /* oldest: of slots */
+  struct cuda_step_data *host;  /* of the one that is being submitted */
   bool busy; /* something may still read the pinned memory */
   uint32_t resets_seen;
   /* shared: reset raises it (release), submit and collect look (acquire) */
@@ -201,15 +224,27 @@ int cuda_make_plan(struct cuda_device *d, struct tl_error *err);
 /* cuda_weights.c: measures and places all weights from `base` (NULL: only measures), returns the bytes. */
 size_t cuda_place_weights(struct cuda_device *d, char *base);
 int cuda_load_weights(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err);
-/* cuda_upload.c: a part of a tensor to a part of a matrix on the device, rows `pitch` elements apart. */
+/* cuda_stored.c: which weights stay as their file has them, and how. */
+/* The format of an input of a record whose matrix has k inputs here: TL_CUDA_W16 if no other can hold just what the file says. */
+int cuda_format_of(const struct cuda_device *d, const struct tl_op *op, unsigned input, uint32_t k);
+size_t cuda_row_bytes(int format, uint32_t k);    /* of an output's weights */
+size_t cuda_scales_bytes(int format, uint32_t k); /* and of its scales; 0: there are none */
+struct cuda_part;
+/* A row of the part's tensor; to: cuda_row_bytes, cuda_scales_bytes of the part's columns. */
+void cuda_store_codes(const struct cuda_part *part, uint64_t row, char *to);
+void cuda_store_scales(const struct cuda_part *part, uint64_t row, char *to);
+
+/* cuda_upload.c: a part of a tensor to a part of a matrix on the device. */
+enum cuda_part_kind { CUDA_PART_T, CUDA_PART_FLOATS, CUDA_PART_CODES, CUDA_PART_SCALES };
 struct cuda_part {
+  enum cuda_part_kind kind;
+  int format;    /* CODES, SCALES */
   const struct tl_tensor *tensor;
   uint64_t row, n_rows, column, n_columns; /* of the tensor as (rows, columns); one dimension: one row */
   const struct cuda_order *order; /* rows (one dimension: columns) are whole heads, counted as padded; NULL: as they are */
   char *to;
-  uint64_t pitch;
-  float plus;    /* floats only: added */
-  bool to_float; /* else T */
+  size_t pitch;  /* bytes from row to row */
+  float plus;    /* FLOATS: added */
 };
 int cuda_upload(struct cuda_device *d, const struct cuda_part *parts, unsigned n_parts, const struct tl_device_load *load,
                 struct tl_error *err);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Matrix products. Up to TL_CUDA_GEMV_MAX_ROWS rows go to our own kernel, which reads the
- * weights as fast as memory gives them; more go to cuBLASLt, whose algorithm is chosen
+ * weights, as they are stored, as fast as memory gives them; more go to cuBLASLt, whose algorithm is chosen
  * once for each shape and bucket of rows (cuda_choose.c).
  *
  * cuBLASLt's matrices stand in columns, so y (m, n) = x W^T is y^T = W x^T there: W is a
@@ -100,28 +100,59 @@ int cuda_matmul(struct cuda_device *d, const struct cuda_product *p, const char 
                     p->y_layout, algorithm, d->work.lt_workspace, CUDA_LT_WORKSPACE, d->stream);
 }
 
-static int few_rows(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x, void *y,
-                    struct tl_error *err) {
-  const struct cuda_product *p = &d->products.shapes[w->product];
-  struct tl_cuda_gemv_args args = {.dtype = d->dtype, .format = TL_CUDA_W16, .m = m, .n = w->n, .k = w->k, .x = x,
-                                   .weight = w->data, .bias = bias, .float_out = p->float_out, .out = y, .ldo = p->ld};
+/* Outputs that lie behind one another in T. */
+static int many_rows(struct cuda_device *d, unsigned product, uint32_t m, const char *weight, const char *x, void *y,
+                     struct tl_error *err) {
+  unsigned bucket = 0;
+  while (d->products.buckets[bucket] < m) bucket++;
+  const struct cuda_product *p = &d->products.shapes[product];
+  int r = cuda_matmul(d, p, weight, &p->algorithms[bucket], m, x, y);
+  /* an algorithm may ask for more of the rows than m has: all that it was chosen for is sure to do,
+   * and there is room for them */
+  if (r == CUDA_LT_NOT_SUPPORTED) r = cuda_matmul(d, p, weight, &p->algorithms[bucket], d->products.buckets[bucket], x, y);
+  return r ? cuda_lt_failed(d, r, "a product", err) : TL_OK;
+}
+
+static char *at_output(const struct cuda_matrix *w, void *y, uint32_t output) {
+  return (char *)y + output * (w->float_out ? sizeof(float) : 2);
+}
+
+/* Stored weights are written out in T, a tile at a time, which the next one overwrites. */
+static int many_rows_of_piece(struct cuda_device *d, const struct cuda_matrix *w, const struct cuda_piece *piece, uint32_t m,
+                              const char *x, void *y, struct tl_error *err) {
+  size_t row = cuda_row_bytes(piece->format, w->k), scales = cuda_scales_bytes(piece->format, w->k);
+  int r = TL_OK;
+  for (uint32_t at = 0; at < piece->n && r == TL_OK; at += piece->tile) {
+    uint32_t n = piece->n - at < piece->tile ? piece->n - at : piece->tile;
+    const char *weight = piece->data + at * row;
+    if (piece->format != TL_CUDA_W16) {
+      struct tl_cuda_dequantize_args args = {.dtype = d->dtype, .format = piece->format, .n = n, .k = w->k, .weight = weight,
+                                             .scales = piece->scales + at * scales, .out = d->work.tile};
+      CUDA_TRY(d, d->api->op.dequantize(&args, d->stream), "writing weights out", err);
+      weight = d->work.tile;
+    }
+    r = many_rows(d, n == piece->tile ? piece->product : piece->last, m, weight, x, at_output(w, y, piece->first + at), err);
+  }
+  return r;
+}
+
+static int few_rows_of_piece(struct cuda_device *d, const struct cuda_matrix *w, const struct cuda_piece *piece, const float *bias,
+                             uint32_t m, const char *x, void *y, struct tl_error *err) {
+  struct tl_cuda_gemv_args args = {.dtype = d->dtype, .format = piece->format, .m = m, .n = piece->n, .k = w->k, .x = x,
+                                   .weight = piece->data, .scales = piece->scales, .bias = bias ? bias + piece->first : NULL,
+                                   .float_out = w->float_out, .out = at_output(w, y, piece->first), .ldo = w->ld};
   CUDA_TRY(d, d->api->op.gemv(&args, d->stream), "a product of few rows", err);
   return TL_OK;
 }
 
 int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x,
                      void *y, struct tl_error *err) {
-  if (m <= TL_CUDA_GEMV_MAX_ROWS) return few_rows(d, w, bias, m, x, y, err);
-  unsigned bucket = 0;
-  while (d->products.buckets[bucket] < m) bucket++;
-  const struct cuda_product *p = &d->products.shapes[w->product];
-  const struct cuda_lt_algorithm *algorithm = &p->algorithms[bucket];
-  int r = cuda_matmul(d, p, w->data, algorithm, m, x, y);
-  /* an algorithm may ask for more of the rows than m has: all that it was chosen for is sure to do,
-   * and there is room for them */
-  if (r == CUDA_LT_NOT_SUPPORTED) r = cuda_matmul(d, p, w->data, algorithm, d->products.buckets[bucket], x, y);
-  if (r) return cuda_lt_failed(d, r, "a product", err);
-  if (!bias) return TL_OK;
+  bool few = m <= TL_CUDA_GEMV_MAX_ROWS;
+  for (unsigned i = 0; i < w->n_pieces; i++) {
+    int r = few ? few_rows_of_piece(d, w, &w->pieces[i], bias, m, x, y, err) : many_rows_of_piece(d, w, &w->pieces[i], m, x, y, err);
+    if (r < 0) return r;
+  }
+  if (few || !bias) return TL_OK;
   struct tl_cuda_bias_args args = {.dtype = d->dtype, .n = m, .dim = w->n, .y = y, .bias = bias};
   CUDA_TRY(d, d->api->op.bias(&args, d->stream), "adding a bias", err);
   return TL_OK;

@@ -12,12 +12,12 @@ static uint32_t stage_tables(struct cuda_device *d, const struct tl_step *step) 
     if (step->context_len[s] > longest) longest = step->context_len[s];
   uint32_t width = (longest + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
   for (uint32_t s = 0; s < step->n_seqs; s++)
-    memcpy(d->host.tables + (size_t)s * width, step->block_tables + (size_t)s * step->table_stride, width * sizeof(uint32_t));
+    memcpy(d->host->tables + (size_t)s * width, step->block_tables + (size_t)s * step->table_stride, width * sizeof(uint32_t));
   return width;
 }
 
 void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t n_padded, struct cuda_pass *ret) {
-  struct cuda_step_data *h = &d->host;
+  struct cuda_step_data *h = d->host;
   memcpy(h->tokens, step->tokens, step->n_tokens * sizeof *h->tokens);
   memcpy(h->positions, step->positions, step->n_tokens * sizeof *h->positions);
   memcpy(h->slots, step->slots, step->n_tokens * sizeof *h->slots);
@@ -62,9 +62,9 @@ uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, 
   for (; row < step->n_rows; row++) {
     const struct tl_sampling *s = &step->sampling[row];
     if (s->n_history > d->limits.max_entries - n_history || s->n_bias > d->limits.max_entries - n_bias) break;
-    if (s->n_history) memcpy(d->host.history + n_history, s->history, s->n_history * sizeof *s->history);
-    if (s->n_bias) memcpy(d->host.bias + n_bias, s->bias, s->n_bias * sizeof *s->bias);
-    stage_row(s, n_history, n_bias, &d->host.sampling[row]);
+    if (s->n_history) memcpy(d->host->history + n_history, s->history, s->n_history * sizeof *s->history);
+    if (s->n_bias) memcpy(d->host->bias + n_bias, s->bias, s->n_bias * sizeof *s->bias);
+    stage_row(s, n_history, n_bias, &d->host->sampling[row]);
     n_history += s->n_history;
     n_bias += s->n_bias;
   }

@@ -7,8 +7,9 @@
 /* --- layers ---------------------------------------------------------------------------------- */
 
 static int embed(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
-  struct tl_cuda_embed_args args = {.dtype = d->dtype, .n = pass->n_tokens, .dim = d->dims.dim, .tokens = d->device.tokens,
-                                    .weight = op->w.data, .first_token = d->shard.first_vocab,
+  struct tl_cuda_embed_args args = {.dtype = d->dtype, .n = pass->n_tokens, .dim = d->dims.dim, .tokens = d->device.tokens, .fed = d->work.fed,
+                                    .format = op->w.pieces[0].format, .weight = op->w.pieces[0].data,
+                                    .scales = op->w.pieces[0].scales, .first_token = d->shard.first_vocab,
                                     .n_slice = d->dims.n_vocab, .out = d->work.delta};
   CUDA_TRY(d, d->api->op.embed(&args, d->stream), "the embedding", err);
   return cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
@@ -130,7 +131,7 @@ int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl
 /* The rows [row, end) whose lists lie in pinned memory. */
 static int draw(struct cuda_device *d, uint32_t row, uint32_t end, uint32_t n_history, uint32_t n_bias, struct tl_error *err) {
   const struct cuda_runtime *rt = &d->api->rt;
-  const struct cuda_step_data *h = &d->host, *at = &d->device;
+  const struct cuda_step_data *h = d->host, *at = &d->device;
   if (n_history)
     CUDA_TRY(d, rt->copy(at->history, h->history, n_history * sizeof *h->history, d->stream), "copying penalties", err);
   if (n_bias) CUDA_TRY(d, rt->copy(at->bias, h->bias, n_bias * sizeof *h->bias, d->stream), "copying biases", err);
@@ -156,7 +157,7 @@ static int draw_all(struct cuda_device *d, const struct tl_step *step, uint32_t 
     if (end == row)
       return tl_error_set(err, TL_ELIMIT, "limits.max_logit_bias", "a row of the step has more than %u penalties or biases",
                           d->limits.max_entries);
-    CUDA_TRY(d, rt->copy(d->device.sampling, d->host.sampling, step->n_rows * sizeof *d->host.sampling, d->stream),
+    CUDA_TRY(d, rt->copy(d->device.sampling, d->host->sampling, step->n_rows * sizeof *d->host->sampling, d->stream),
              "copying the draws", err);
     r = draw(d, row, end, n_history, n_bias, err);
   }
@@ -172,13 +173,13 @@ static bool is_decode(const struct tl_step *step) {
 static int copy_step(struct cuda_device *d, const struct tl_step *step, const struct cuda_pass *pass, struct tl_error *err) {
   const struct cuda_runtime *rt = &d->api->rt;
   size_t width = pass->table_width * sizeof(uint32_t), stride = d->limits.table_stride * sizeof(uint32_t);
-  CUDA_TRY(d, rt->copy(d->device.lists[0].counts, d->host.lists[0].counts, d->host.bytes, d->stream), "copying a step", err);
-  CUDA_TRY(d, rt->copy_rows(d->device.tables, stride, d->host.tables, width, width, step->n_seqs, d->stream),
+  CUDA_TRY(d, rt->copy(d->device.lists[0].counts, d->host->lists[0].counts, d->host->bytes, d->stream), "copying a step", err);
+  CUDA_TRY(d, rt->copy_rows(d->device.tables, stride, d->host->tables, width, width, step->n_seqs, d->stream),
            "copying block tables", err);
   return TL_OK;
 }
 
-static int run_step(struct cuda_device *d, const struct tl_step *step, struct tl_error *err) {
+static int run_step(struct cuda_device *d, const struct tl_step *step, struct cuda_slot *slot, struct tl_error *err) {
   const struct cuda_runtime *rt = &d->api->rt;
   const struct cuda_graph *graph = is_decode(step) ? cuda_find_graph(d, step->n_seqs) : NULL;
   struct cuda_pass pass;
@@ -195,29 +196,44 @@ static int run_step(struct cuda_device *d, const struct tl_step *step, struct tl
   if (r == TL_OK && draws) r = draw_all(d, step, end, n_history, n_bias, err);
   if (r < 0) return r;
   if (draws)
-    CUDA_TRY(d, rt->copy(d->host_sampled, d->work.sampled, step->n_rows * sizeof *d->host_sampled, d->stream),
+    CUDA_TRY(d, rt->copy(slot->sampled, d->work.sampled, step->n_rows * sizeof *slot->sampled, d->stream),
              "copying the tokens", err);
-  CUDA_TRY(d, rt->event_record(d->done, d->stream), "marking a step's end", err);
+  CUDA_TRY(d, rt->event_record(slot->done, d->stream), "marking a step's end", err);
   return TL_OK;
 }
 
-int cuda_submit(struct cuda_device *d, const struct tl_step *step, struct tl_error *err) {
-  const struct cuda_runtime *rt = &d->api->rt;
+/* Whether a step may be put on the stream. Behind another one it reads and writes the same memory on the device, in
+ * order, and pinned memory of its own. */
+static int look_before(struct cuda_device *d, struct tl_error *err) {
   /* pairs with the release of reset: what that did is seen by this step */
-  d->resets_seen = atomic_load_explicit(&d->resets, memory_order_acquire);
+  uint32_t resets = atomic_load_explicit(&d->resets, memory_order_acquire);
+  if (d->n_under_way && resets != d->resets_seen)
+    return tl_error_set(err, TL_EDEVICE, NULL, "cuda:%u: the step was given up", d->options.index);
+  d->resets_seen = resets;
   if (atomic_load_explicit(&d->dead, memory_order_relaxed)) return cuda_is_dead(d, err); /* relaxed: only ever set */
-  CUDA_TRY(d, rt->use((int)d->options.index), "choosing the device", err);
+  CUDA_TRY(d, d->api->rt.use((int)d->options.index), "choosing the device", err);
   if (d->group) {
     int r = cuda_look_at_group(d, err);
     if (r < 0) return r;
   }
-  if (d->busy) { /* the step before was given up: it may still read what this one would write */
-    int r = rt->stream_query(d->stream);
-    if (r == CUDA_NOT_READY)
-      return tl_error_set(err, TL_EDEVICE, NULL, "cuda:%u: a step that was given up still runs", d->options.index);
-    CUDA_TRY(d, r, "the step before", err);
+  if (d->n_under_way || !d->busy) return TL_OK;
+  /* the step before was given up: it may still read what this one would write */
+  int r = d->api->rt.stream_query(d->stream);
+  if (r == CUDA_NOT_READY)
+    return tl_error_set(err, TL_EDEVICE, NULL, "cuda:%u: a step that was given up still runs", d->options.index);
+  CUDA_TRY(d, r, "the step before", err);
+  return TL_OK;
+}
+
+int cuda_submit(struct cuda_device *d, const struct tl_step *step, struct tl_error *err) {
+  struct cuda_slot *slot = &d->slots[(d->oldest + d->n_under_way) % 2];
+  int r = look_before(d, err);
+  if (r == TL_OK) {
+    d->busy = true;
+    d->host = &slot->data;
+    slot->n_rows = step->n_rows;
+    r = run_step(d, step, slot, err);
   }
-  d->busy = true;
-  d->n_rows = step->n_rows;
-  return run_step(d, step, err);
+  d->n_under_way = r < 0 ? 0 : d->n_under_way + 1; /* an error gives up the one before, too */
+  return r;
 }

@@ -35,12 +35,19 @@ struct uploader {
 
 /* --- pieces ----------------------------------------------------------------------------------- */
 
-static size_t element_bytes(const struct cuda_part *part) {
-  return part->to_float ? sizeof(float) : 2;
+/* A row on its way. */
+static size_t line_bytes(const struct cuda_part *part) {
+  switch (part->kind) {
+    case CUDA_PART_T: return part->n_columns * 2;
+    case CUDA_PART_FLOATS: return part->n_columns * sizeof(float);
+    case CUDA_PART_CODES: return cuda_row_bytes(part->format, (uint32_t)part->n_columns);
+    case CUDA_PART_SCALES: return cuda_scales_bytes(part->format, (uint32_t)part->n_columns);
+  }
+  return 0;
 }
 
 static uint64_t rows_of_piece(const struct cuda_part *part) {
-  uint64_t rows = BUFFER_BYTES / (part->n_columns * element_bytes(part));
+  uint64_t rows = BUFFER_BYTES / line_bytes(part);
   return rows ? rows : 1;
 }
 
@@ -61,6 +68,8 @@ static bool find_source(const struct cuda_part *part, uint64_t i, uint64_t *ret)
 /* A row, as the device wants it; whole: (columns of the tensor) for formats that are not T. */
 static void convert_row(const struct cuda_device *d, const struct cuda_part *part, uint64_t row, float *whole, char *to) {
   const struct tl_tensor *t = part->tensor;
+  if (part->kind == CUDA_PART_CODES) return cuda_store_codes(part, row, to);
+  if (part->kind == CUDA_PART_SCALES) return cuda_store_scales(part, row, to);
   bool same = !t->packed && t->dtype == (d->dtype == TL_CUDA_BF16 ? TL_DTYPE_BF16 : TL_DTYPE_F16);
   if (same) {
     memcpy(to, (const char *)tl_tensor_row(t, row) + part->column * 2, part->n_columns * 2);
@@ -88,17 +97,18 @@ static void convert(struct uploader *w, const struct cuda_part *part, uint64_t r
     }
     return;
   }
-  for (uint64_t i = 0; i < n; i++, to += part->n_columns * element_bytes(part)) {
+  for (uint64_t i = 0; i < n; i++, to += line_bytes(part)) {
     uint64_t from;
     if (find_source(part, row + i, &from))
       convert_row(w->u->d, part, part->row + from, w->row, to);
     else
-      memset(to, 0, part->n_columns * element_bytes(part));
+      memset(to, 0, line_bytes(part));
   }
 }
 
 /* What the rows take in the file, about. */
 static uint64_t file_bytes(const struct cuda_part *part, uint64_t n_rows) {
+  if (part->kind == CUDA_PART_SCALES) return 0; /* counted with the codes */
   const struct tl_tensor *t = part->tensor;
   uint64_t elements = t->n_dims == 1 ? t->shape[0] : t->shape[0] * t->shape[1];
   double of_them = (double)(n_rows * part->n_columns) / (double)elements;
@@ -110,14 +120,14 @@ static int send(struct uploader *w, const struct cuda_part *part, uint64_t piece
   struct cuda_device *d = w->u->d;
   const struct cuda_runtime *rt = &d->api->rt;
   uint64_t most = rows_of_piece(part), row = piece * most, n = part->n_rows - row < most ? part->n_rows - row : most;
-  size_t bytes = element_bytes(part), line = part->n_columns * bytes;
+  size_t line = line_bytes(part);
   if (w->travelling[slot]) CUDA_TRY(d, rt->event_wait(w->events[slot]), "uploading the weights", &w->error);
   convert(w, part, row, n, w->buffers[slot]);
-  char *to = part->to + row * part->pitch * bytes;
-  if (part->pitch == part->n_columns)
+  char *to = part->to + row * part->pitch;
+  if (part->pitch == line)
     CUDA_TRY(d, rt->copy(to, w->buffers[slot], n * line, w->stream), "uploading the weights", &w->error);
   else
-    CUDA_TRY(d, rt->copy_rows(to, part->pitch * bytes, w->buffers[slot], line, line, n, w->stream), "uploading the weights",
+    CUDA_TRY(d, rt->copy_rows(to, part->pitch, w->buffers[slot], line, line, n, w->stream), "uploading the weights",
              &w->error);
   CUDA_TRY(d, rt->event_record(w->events[slot], w->stream), "uploading the weights", &w->error);
   w->travelling[slot] = true;
@@ -188,7 +198,7 @@ int cuda_upload(struct cuda_device *d, const struct cuda_part *parts, unsigned n
   unsigned n = d->options.n_lanes < MAX_THREADS ? d->options.n_lanes : MAX_THREADS, started = 1;
   for (unsigned i = 0; i < n_parts; i++) {
     const struct tl_tensor *t = parts[i].tensor;
-    if (parts[i].n_columns * element_bytes(&parts[i]) > BUFFER_BYTES)
+    if (line_bytes(&parts[i]) > BUFFER_BYTES)
       return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "tensor '%.200s': rows of more than %zu MiB cannot be uploaded",
                           t->name, BUFFER_BYTES >> 20);
     if (t->n_dims > 1 && t->shape[1] > u.longest) u.longest = t->shape[1];

@@ -51,14 +51,24 @@ static void place_norms(const struct cuda_device *d, struct placer *p, struct cu
   }
 }
 
+static void place_pieces(struct placer *p, struct cuda_matrix *w) {
+  for (unsigned i = 0; i < w->n_pieces; i++) {
+    struct cuda_piece *piece = &w->pieces[i];
+    piece->data = place(p, piece->n * cuda_row_bytes(piece->format, w->k));
+    piece->scales = place(p, piece->n * cuda_scales_bytes(piece->format, w->k));
+  }
+}
+
 size_t cuda_place_weights(struct cuda_device *d, char *base) {
   struct placer p = {base, 0};
   for (uint32_t i = 0; i < d->n_plan; i++) {
     struct cuda_op *op = &d->plan[i];
     const struct cuda_op *first = sharing(d, op);
     place_norms(d, &p, op);
-    if (first != op) op->w.data = first->w.data;
-    else if (op->w.n) op->w.data = place(&p, (size_t)op->w.n * op->w.k * 2);
+    if (first == op)
+      place_pieces(&p, &op->w);
+    else /* of one tensor, whole: one piece, stored alike */
+      op->w.pieces[0].data = first->w.pieces[0].data, op->w.pieces[0].scales = first->w.pieces[0].scales;
     if (op->w.n && has_bias(op->from)) op->w.bias = place_floats(&p, op->w.n);
     if (op->kind == CUDA_OP_ATTEND) op->w.bias = op[-1].w.bias; /* which the product leaves to it */
   }
@@ -84,19 +94,33 @@ static bool add(struct parts *p, struct cuda_part part) {
   return true;
 }
 
+/* A weight to the rows from `to_row` on of a matrix, in the format of that piece. */
+static bool add_weight(struct parts *p, const struct cuda_op *op, const struct tl_slice *w, uint64_t to_row, uint64_t n,
+                       const struct cuda_order *order) {
+  const struct cuda_piece *piece = op->w.pieces;
+  while (to_row >= piece->first + piece->n) piece++;
+  size_t row = cuda_row_bytes(piece->format, op->w.k), scales = cuda_scales_bytes(piece->format, op->w.k);
+  struct cuda_part part = {.kind = scales ? CUDA_PART_CODES : CUDA_PART_T, .format = piece->format, .tensor = w->tensor,
+                           .row = w->first_row, .n_rows = n, .column = w->first_column, .n_columns = w->n_columns,
+                           .order = order, .to = piece->data + (to_row - piece->first) * row, .pitch = row};
+  if (!add(p, part)) return false;
+  part.kind = CUDA_PART_SCALES;
+  part.to = piece->scales + (to_row - piece->first) * scales;
+  part.pitch = scales;
+  return !scales || add(p, part);
+}
+
 /* This rank's slice of a tensor to the rows from `to_row` on of a matrix, and the slice of its bias. n: rows
  * there, of which whole heads may be padded. */
 static bool add_rows(struct cuda_device *d, struct parts *p, const struct cuda_op *op, int input, uint64_t to_row, uint64_t n,
                      const struct cuda_order *order) {
   struct tl_slice w = tl_slice_weight(d->model, &d->shard, op->from, (unsigned)input);
-  bool fine = add(p, (struct cuda_part){.tensor = w.tensor, .row = w.first_row, .n_rows = n, .column = w.first_column,
-                                        .n_columns = w.n_columns, .order = order, .to = op->w.data + to_row * op->w.k * 2,
-                                        .pitch = op->w.k});
-  if (!fine || op->from->bias[input] < 0) return fine;
+  if (!add_weight(p, op, &w, to_row, n, order)) return false;
+  if (op->from->bias[input] < 0) return true;
   struct tl_slice b = tl_slice_bias(d->model, &d->shard, op->from, (unsigned)input);
   if (b.n_rows == 0) return true; /* another rank adds it */
-  return add(p, (struct cuda_part){.tensor = b.tensor, .n_rows = 1, .column = b.first_row, .n_columns = n, .order = order,
-                                   .to = (char *)(op->w.bias + to_row), .pitch = n, .to_float = true});
+  return add(p, (struct cuda_part){.kind = CUDA_PART_FLOATS, .tensor = b.tensor, .n_rows = 1, .column = b.first_row, .n_columns = n,
+                                   .order = order, .to = (char *)(op->w.bias + to_row), .pitch = n * sizeof(float)});
 }
 
 static bool add_all_rows(struct cuda_device *d, struct parts *p, const struct cuda_op *op, int input, uint64_t to_row) {
@@ -108,8 +132,8 @@ static bool add_norm(struct cuda_device *d, struct parts *p, const struct tl_op 
                      const struct cuda_order *order, float *to) {
   if (!to) return true;
   bool plus_one = op->features & TL_F_PLUS_ONE && tensor != op->bias[0];
-  return add(p, (struct cuda_part){.tensor = &d->model->tensors[tensor], .n_rows = 1, .n_columns = n, .order = order,
-                                   .to = (char *)to, .pitch = n, .plus = plus_one ? 1 : 0, .to_float = true});
+  return add(p, (struct cuda_part){.kind = CUDA_PART_FLOATS, .tensor = &d->model->tensors[tensor], .n_rows = 1, .n_columns = n,
+                                   .order = order, .to = (char *)to, .pitch = n * sizeof(float), .plus = plus_one ? 1 : 0});
 }
 
 /* The output projection's inputs are heads as well. */

@@ -13,6 +13,7 @@ static void device_close(struct tl_device *device) {
   if (!d) return;
   free(d->blocks);
   free(d->faults);
+  free(d->fed);
   free(d);
 }
 
@@ -43,9 +44,11 @@ static int make_blocks(struct sim_device *d, struct tl_error *err) {
                         "engine.max_context or give more",
                         (unsigned long long)one, d->load.max_context, (unsigned long long)n);
   free(d->blocks); /* after a reset a device may be loaded again */
+  free(d->fed);
+  d->fed = calloc(d->load.max_batch_size, sizeof *d->fed);
   d->blocks = calloc(n, sizeof *d->blocks);
   d->n_blocks = (uint32_t)n;
-  return d->blocks ? TL_OK : tl_error_set(err, TL_ENOMEM, "sim.kv_blocks", "sim.kv_blocks: no memory for %u", d->n_blocks);
+  return d->blocks && d->fed ? TL_OK : tl_error_set(err, TL_ENOMEM, "sim.kv_blocks", "sim.kv_blocks: no memory for %u", d->n_blocks);
 }
 
 static int device_load(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret,
@@ -62,17 +65,48 @@ static int closed(const struct sim_device *d, struct tl_error *err) {
   return tl_error_set(err, TL_ECLOSED, NULL, "sim:%u: the group gave the step up", d->index);
 }
 
-static int device_submit(struct tl_device *device, const struct tl_step *step, struct tl_error *err) {
-  struct sim_device *d = (struct sim_device *)(void *)device;
-  int64_t now_ns = tl_now_ns();
-  if (d->group && device_meet_is_aborted(&d->group->meet)) return closed(d, err);
+static int begin_step(struct sim_device *d, const struct tl_step *step, int64_t now_ns, struct tl_error *err) {
   int r = sim_faults_step(d, err);
   if (r < 0) return r;
-  d->step = step;
   double took_ns = (double)tl_sim_step_ns(&d->options, step->n_tokens, sim_count_blocks(step)) * d->slow;
   d->deadline_ns = now_ns + (took_ns < (double)MOST_STEP_NS ? (int64_t)took_ns : MOST_STEP_NS);
   if (d->hang) d->deadline_ns = d->hang_ns ? d->deadline_ns + d->hang_ns : INT64_MAX;
   return TL_OK;
+}
+
+static int was_reset(const struct sim_device *d, struct tl_error *err) {
+  return tl_error_set(err, TL_EDEVICE, NULL, "sim:%u was reset in step %llu", d->index, (unsigned long long)d->n_steps);
+}
+
+/* Behind the step under way, unless a reset has given that up. */
+static int queue_step(struct sim_device *d, const struct tl_step *step, struct tl_error *err) {
+  /* acquire: pairs with the release in sim_wake */
+  if (atomic_load_explicit(&d->resets, memory_order_acquire) == d->seen_resets) {
+    d->queued = step;
+    return TL_OK;
+  }
+  d->step = NULL;
+  return was_reset(d, err);
+}
+
+static int device_submit(struct tl_device *device, const struct tl_step *step, struct tl_error *err) {
+  struct sim_device *d = (struct sim_device *)(void *)device;
+  int64_t now_ns = tl_now_ns();
+  if (d->group && device_meet_is_aborted(&d->group->meet)) return closed(d, err);
+  if (d->step) return queue_step(d, step, err);
+  d->begun = TL_OK;
+  int r = begin_step(d, step, now_ns, err);
+  d->step = r == TL_OK ? step : NULL;
+  return r;
+}
+
+/* The step is over, well or not: the one behind it begins, or is given up with it. */
+static void next_step(struct sim_device *d, int result, const struct tl_sampled *sampled) {
+  d->n_fed = result == TL_OK && sampled ? d->step->n_rows : 0;
+  for (uint32_t i = 0; i < d->n_fed; i++) d->fed[i] = sampled[i].token;
+  d->step = result == TL_OK ? d->queued : NULL;
+  d->queued = NULL;
+  if (d->step) d->begun = begin_step(d, d->step, d->deadline_ns, &d->begin_error);
 }
 
 /* The step is over when it is on all ranks. Rank 0 computes it anew when another's part was wrong. */
@@ -90,19 +124,29 @@ static int meet_others(struct sim_device *d, struct tl_sampled *ret_sampled, str
 }
 
 /* The little that there is to compute fits into the time that the step takes. */
-static int device_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
-  struct sim_device *d = (struct sim_device *)(void *)device;
+static int finish_step(struct sim_device *d, struct tl_sampled *ret_sampled, struct tl_error *err) {
+  if (d->begun < 0) {
+    *err = d->begin_error;
+    return d->begun;
+  }
   int r = sim_run(d, ret_sampled, err);
   if (r < 0) { /* sticky, as an illegal address is on a GPU */
     d->broken = true;
     sim_sicken(d, 1);
   }
   if (sim_wait(&d->resets, d->seen_resets, d->deadline_ns))
-    return tl_error_set(err, TL_EDEVICE, NULL, "sim:%u was reset in step %llu", d->index, (unsigned long long)d->n_steps);
+    return was_reset(d, err);
   if (r == TL_OK && d->broken)
     r = tl_error_set(err, TL_EDEVICE, NULL, "sim:%u: simulated fault: step %llu failed", d->index,
                      (unsigned long long)d->n_steps);
   return r == TL_OK && d->group ? meet_others(d, ret_sampled, err) : r;
+}
+
+static int device_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
+  struct sim_device *d = (struct sim_device *)(void *)device;
+  int r = finish_step(d, ret_sampled, err);
+  next_step(d, r, ret_sampled);
+  return r;
 }
 
 static int device_reset(struct tl_device *device, struct tl_error *err) {
@@ -124,6 +168,7 @@ static enum tl_device_health device_health(struct tl_device *device) {
 
 const struct tl_device_ops sim_device_ops = {.name = "sim",
                                              .simulated = true,
+                                             .runs_ahead = true,
                                              .open = device_open,
                                              .load = device_load,
                                              .submit = device_submit,

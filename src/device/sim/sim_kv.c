@@ -39,6 +39,12 @@ static bool is_chained(const struct sim_device *d, const uint32_t *table, uint32
   return true;
 }
 
+int32_t sim_token_at(const struct sim_device *d, const struct tl_step *step, uint32_t i) {
+  int32_t token = step->tokens[i];
+  if (token > -2) return token;
+  return (uint32_t)(-2 - token) < d->n_fed ? d->fed[-2 - token] : -1;
+}
+
 /* What would be an illegal address on a GPU. */
 static int check_addresses(const struct sim_device *d, const struct tl_step *s, uint32_t q, struct tl_error *err) {
   const uint32_t *table = s->block_tables + (size_t)q * s->table_stride;
@@ -47,7 +53,7 @@ static int check_addresses(const struct sim_device *d, const struct tl_step *s, 
               s->query_start[q] < s->query_start[q + 1] && s->query_start[q + 1] <= s->n_tokens;
   for (uint32_t i = 0; fine && i < blocks_of(context); i++) fine = table[i] < d->n_blocks;
   for (uint32_t i = s->query_start[q]; fine && i < s->query_start[q + 1]; i++)
-    fine = s->positions[i] < context && s->slots[i] / TL_BLOCK_TOKENS < d->n_blocks;
+    fine = s->positions[i] < context && s->slots[i] / TL_BLOCK_TOKENS < d->n_blocks && sim_token_at(d, s, i) >= 0;
   return fine ? TL_OK
               : tl_error_set(err, TL_EDEVICE, NULL, "sim:%u: sequence %u of the step names KV slots that are not there",
                              d->index, q);
@@ -60,7 +66,7 @@ static void run_sequence(struct sim_device *d, const struct tl_step *s, uint32_t
   for (uint32_t i = s->query_start[q]; i < end; i++) {
     uint32_t position = s->positions[i];
     uint64_t before = position ? read_history(d, table, position - 1) : TL_SIM_START;
-    uint64_t history = tl_sim_history(before, position, s->tokens[i]);
+    uint64_t history = tl_sim_history(before, position, sim_token_at(d, s, i));
     write_history(d, s->slots[i], before, wrong ? history ^ SPOILT : history);
   }
   bool fine = s->positions[end - 1] + 1 == context && is_chained(d, table, context);

@@ -44,8 +44,13 @@ struct sim_device {
   double slow;                 /* 1 or a factor */
   uint64_t slow_until, oom_until; /* the last step of it; UINT64_MAX: until reset */
   /* the step under way */
-  const struct tl_step *step;
+  const struct tl_step *step;   /* NULL: none */
   int64_t deadline_ns;
+  int begun;                    /* how it began: an error is for its collect to say */
+  struct tl_error begin_error;
+  const struct tl_step *queued; /* begins when that is over; NULL: none */
+  int32_t *fed;                 /* (max_batch_size) what the rows of the step before drew */
+  uint32_t n_fed;
   /* Shared with whoever calls reset. The worker says what ails the device, the
    * other side what it has done; a hang sleeps on `resets`. */
   TL_ALIGNED _Atomic uint32_t resets; /* times reset was called: the futex word */
@@ -58,6 +63,8 @@ extern const struct tl_device_ops sim_device_ops;
 /* sim_kv.c: writes the step's tokens into the cache and fills ret, if that is not NULL. TL_EDEVICE
  * when the step names what is not there. */
 int sim_run(struct sim_device *d, struct tl_sampled *ret, struct tl_error *err);
+/* Row i's token, which may be one that the step before drew; -1: there is none such. */
+int32_t sim_token_at(const struct sim_device *d, const struct tl_step *step, uint32_t i);
 /* KV blocks that the step's sequences hold. */
 uint64_t sim_count_blocks(const struct tl_step *step);
 

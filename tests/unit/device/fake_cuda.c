@@ -459,6 +459,7 @@ KERNEL(prefill, 'p')
 KERNEL(glu, 'g')
 KERNEL(gather, 'l')
 KERNEL(bias, 'b')
+KERNEL(dequantize, 'q')
 KERNEL(gemv, 'v')
 KERNEL(cap, 'c')
 KERNEL(sample, 's')
@@ -479,7 +480,7 @@ void fake_cuda_reset(void) {
            rt_capture_end, rt_graph_make, rt_graph_free,   rt_exec_free,   rt_exec_launch, rt_clear,      rt_text,
            rt_timer_new,  rt_elapsed};
   fake_cuda_api.op = (struct cuda_kernels){op_prepare, op_embed, op_add_norm, op_row_rms, op_qkv, op_decode, op_prefill, op_glu,
-                                          op_gather, op_bias, op_gemv, op_cap, op_sample};
+                                          op_gather, op_bias, op_dequantize, op_gemv, op_cap, op_sample};
   fake_add_libraries(&fake_cuda_api);
 }
 
@@ -495,6 +496,7 @@ static const struct tl_device_group_ops group_ops = {make_group, cuda_group_join
                                                      cuda_group_free};
 
 const struct tl_device_ops fake_cuda_ops = {.name = "cuda",
+                                            .runs_ahead = true,
                                             .open = open_fake,
                                             .load = cuda_load,
                                             .submit = cuda_submit_step,

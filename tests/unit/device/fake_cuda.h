@@ -40,8 +40,8 @@ struct fake_cuda {
   unsigned n_by_algorithm[FAKE_ALGORITHMS]; /* products */
   uint64_t clock_ms;        /* of all that was enqueued */
   char order[64];           /* the last kernels that were enqueued, a letter each: embed, norm, m or v for a
-                             * product, rms of rows, k and v into the cache, decode, prefill, gate, last rows, bias,
-                             * cap of logits, sample */
+                             * product, rms of rows, k and v into the cache, decode, prefill, gate, last rows, bias, weights
+                             * written out,                             * cap of logits, sample */
 };
 extern struct fake_cuda fake_cuda;
 

@@ -21,7 +21,8 @@ struct stored {
 };
 
 static inline void fill_stored(struct stored *s) {
-  size_t elements = (size_t)s->n * s->k, groups = elements / 32;
+  bool mins = s->format == TL_CUDA_WINT4 || s->format == TL_CUDA_WINT8_MIN;
+  size_t elements = (size_t)s->n * s->k, groups = elements / (s->format == TL_CUDA_WINT8_16 ? 16 : 32);
   size_t bytes = s->format == TL_CUDA_W16 ? elements * 2 : s->format == TL_CUDA_WINT4 ? elements / 2 : elements;
   s->weight = op_alloc(bytes);
   for (size_t i = 0; i < bytes; i++) {
@@ -34,7 +35,7 @@ static inline void fill_stored(struct stored *s) {
   } else if (s->format == TL_CUDA_WE4M3) {
     s->scales = op_floats(s->n, 0.01f);
   } else {
-    s->scales = op_halves(TL_CUDA_F16, s->format == TL_CUDA_WINT4 ? groups * 2 : groups, 0.1f);
+    s->scales = op_halves(TL_CUDA_F16, mins ? groups * 2 : groups, 0.1f);
   }
 }
 
@@ -52,6 +53,9 @@ static inline double stored_value(const struct stored *s, size_t output, size_t 
     case TL_CUDA_W16: return op_unpack(s->dtype, ((const uint16_t *)(const void *)s->weight)[i]);
     case TL_CUDA_WE4M3: return e4m3_value(s->weight[i]) * (double)((const float *)s->scales)[output];
     case TL_CUDA_WINT8: return (int8_t)s->weight[i] * (double)tl_f16_to_f32(halves[group]);
+    case TL_CUDA_WINT8_16: return (int8_t)s->weight[i] * (double)tl_f16_to_f32(halves[i / 16]);
+    case TL_CUDA_WINT8_MIN:
+      return (int8_t)s->weight[i] * (double)tl_f16_to_f32(halves[2 * group]) - (double)tl_f16_to_f32(halves[2 * group + 1]);
     default: {
       unsigned nibble = nibble_of[i % 8], q = s->weight[i / 8 * 4 + nibble / 2] >> nibble % 2 * 4 & 15;
       return q * (double)tl_f16_to_f32(halves[2 * group]) - (double)tl_f16_to_f32(halves[2 * group + 1]);

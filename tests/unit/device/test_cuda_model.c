@@ -252,6 +252,62 @@ static void test_scored_prompt(void **state) {
   close_all(&m, g);
 }
 
+/* Greedy decoding a step ahead of what the host knows: two sequences side by side, one of which changes its row. */
+static void test_run_ahead(void **state) {
+  (void)state;
+  enum { NEW = 10 };
+  struct golden *g = open_model("f16_sharded");
+  struct machine m = open_gpu(g->model, 4);
+  struct sequence *s[2];
+  struct part parts[2];
+  for (unsigned i = 0; i < 2; i++) {
+    s[i] = new_sequence(g->cases[i].prompt, g->cases[i].n_prompt);
+    parts[i] = (struct part){s[i], s[i]->length};
+  }
+  run_parts(&m, parts, 2);
+  /* a step's arrays stay until it is collected */
+  static struct two {
+    int32_t tokens[2];
+    uint32_t positions[2], slots[2], query_start[3], context_len[2], tables[2 * TABLE], rows[2];
+    struct tl_sampling sampling[2];
+    struct tl_step step;
+  } ahead[2];
+  struct tl_error err = {0};
+  for (unsigned k = 0; k <= NEW; k++) {
+    struct two *a = &ahead[k % 2];
+    *a = (struct two){.query_start = {0, 1, 2}, .rows = {0, 1}};
+    a->step = (struct tl_step){.n_tokens = 2, .n_seqs = 2, .n_rows = 2, .table_stride = TABLE, .tokens = a->tokens,
+                               .positions = a->positions, .slots = a->slots, .query_start = a->query_start,
+                               .context_len = a->context_len, .block_tables = a->tables, .rows = a->rows, .sampling = a->sampling};
+    for (unsigned i = 0; i < 2 && k < NEW; i++) {
+      struct sequence *q = s[(i + k) % 2]; /* its row in the step before was the other one */
+      uint32_t at = q->n_prompt + k;
+      while (q->n_blocks * TL_BLOCK_TOKENS <= at) q->table[q->n_blocks++] = m.blocks[m.next_block++];
+      memcpy(a->tables + i * TABLE, q->table, sizeof q->table);
+      a->tokens[i] = k ? -2 - (int32_t)(1 - i) : q->tokens[at];
+      a->positions[i] = at;
+      a->slots[i] = q->table[at / TL_BLOCK_TOKENS] * TL_BLOCK_TOKENS + at % TL_BLOCK_TOKENS;
+      a->context_len[i] = at + 1;
+      a->sampling[i] = q->sampling;
+      a->sampling[i].position = at + 1;
+    }
+    if (k < NEW && m.ops->submit(m.device, &a->step, &err) < 0) fail_msg("%s", err.message);
+    struct tl_sampled sampled[2];
+    if (k > 0 && m.ops->collect(m.device, sampled, &err) < 0) fail_msg("%s", err.message);
+    for (unsigned i = 0; k > 0 && i < 2; i++) {
+      struct sequence *q = s[(i + k - 1) % 2];
+      q->sampled[q->length] = sampled[i];
+      q->tokens[q->length++] = sampled[i].token;
+    }
+  }
+  for (unsigned i = 0; i < 2; i++) {
+    assert_int_equal(s[i]->length, s[i]->n_prompt + NEW + 1);
+    check(&g->cases[i], s[i], tolerance_of(g));
+    free(s[i]);
+  }
+  close_all(&m, g);
+}
+
 /* Each row's own lists, also when there is room for those of one row only. */
 static void check_lists(uint32_t max_entries) {
   enum { SEQS = 3, BIASES = 5, HISTORY = 7 };
@@ -305,7 +361,7 @@ int main(void) {
       cmocka_unit_test(test_against_transformers), cmocka_unit_test(test_rows_in_pairs), cmocka_unit_test(test_architectures),
       cmocka_unit_test(test_unknown_records),
       cmocka_unit_test(test_picky_products), cmocka_unit_test(test_among_others),
-      cmocka_unit_test(test_scored_prompt), cmocka_unit_test(test_lists), cmocka_unit_test(test_released_files),
+      cmocka_unit_test(test_scored_prompt), cmocka_unit_test(test_run_ahead), cmocka_unit_test(test_lists), cmocka_unit_test(test_released_files),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

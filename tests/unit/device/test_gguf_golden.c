@@ -7,20 +7,10 @@
 #include "unit.h"
 
 #include "device/cpu/cpu_quant.h"
-#include "step_runner.h"
+#include "float_twin.h"
 
 #define N_NEW 24
 #define N_PROMPT 40
-
-static struct tl_model *load(const char *name) {
-  const char *root = getenv("TL_TEST_GOLDEN");
-  char path[512];
-  snprintf(path, sizeof path, "%s/%s", root ? root : "tests/golden", name);
-  struct tl_model *model;
-  struct tl_error err = {0};
-  if (tl_model_load(path, &model, &err) < 0) fail_msg("%s: %s", path, err.message);
-  return model;
-}
 
 static struct sequence *new_prompt(const struct tl_model *model, uint32_t n, uint64_t seed) {
   int32_t prompt[N_PROMPT];
@@ -61,7 +51,7 @@ static void test_llamas(void **state) {
                 {"arch/qwen3_moe", "gguf/arch_qwen3_moe.gguf", 0},
                 {"arch/gpt_oss_mxfp4", "gguf/arch_gpt_oss_mxfp4.gguf", 0}};
   for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
-    struct tl_model *a = load(models[i].folder), *b = load(models[i].file);
+    struct tl_model *a = load_model(models[i].folder), *b = load_model(models[i].file);
     struct sequence *x = answer(a, N_PROMPT, 5 + i), *y = answer(b, N_PROMPT, 5 + i);
     for (unsigned k = N_PROMPT; k < N_PROMPT + N_NEW; k++) {
       float off = fabsf(x->sampled[k].logprob - y->sampled[k].logprob);
@@ -76,29 +66,12 @@ static void test_llamas(void **state) {
   }
 }
 
-/* The same model with all its values as floats: the twin's memory is `copies`. */
-static struct tl_model *new_twin(const char *name, float **copies, uint32_t *ret_n) {
-  struct tl_model *model = load(name);
-  uint32_t n = *ret_n = model->n_tensors;
-  for (uint32_t i = 0; i < n; i++) {
-    struct tl_tensor *t = (struct tl_tensor *)(uintptr_t)&model->tensors[i];
-    copies[i] = NULL;
-    if (t->n_dims != 2) continue;
-    size_t count = t->shape[0] * t->shape[1];
-    copies[i] = malloc(count * sizeof(float));
-    for (uint64_t row = 0; row < t->shape[0]; row++) tl_tensor_row_to_f32(t, row, copies[i] + row * t->shape[1]);
-    *t = (struct tl_tensor){.name = t->name, .dtype = TL_DTYPE_F32, .n_dims = 2, .shape = {t->shape[0], t->shape[1]},
-                            .data = copies[i], .bytes = count * sizeof(float)};
-  }
-  return model;
-}
-
 /* The twin scores what the quantized model said. */
 static void test_mixed(void **state) {
   (void)state;
   float *copies[100];
   uint32_t n_copies;
-  struct tl_model *model = load("gguf/mixed.gguf"), *twin = new_twin("gguf/mixed.gguf", copies, &n_copies);
+  struct tl_model *model = load_model("gguf/mixed.gguf"), *twin = new_twin("gguf/mixed.gguf", copies, &n_copies);
   struct sequence *s = answer(model, N_PROMPT, 3);
   struct machine m = open_machine(twin, cpu_choose_kernels(tl_cpu_best_isa()), 1);
   struct sequence *scored = new_sequence(s->tokens, N_PROMPT + N_NEW);
@@ -152,7 +125,7 @@ static void test_fused_blocks(void **state) {
 /* Weights rounded while they load: near what they are without. */
 static void test_quantized_load(void **state) {
   (void)state;
-  struct tl_model *plain = load("llama/f16_sharded"), *rounded = load("llama/f16_sharded");
+  struct tl_model *plain = load_model("llama/f16_sharded"), *rounded = load_model("llama/f16_sharded");
   struct tl_error err = {0};
   assert_int_equal(tl_model_quantize(rounded, "q8_0", &err), TL_OK);
   struct sequence *x = answer(plain, N_PROMPT, 8), *y = answer(rounded, N_PROMPT, 8);
@@ -169,7 +142,7 @@ static void test_quantized_load(void **state) {
 static void test_batch(void **state) {
   (void)state;
   enum { N = 8 };
-  struct tl_model *model = load("gguf/mixed.gguf");
+  struct tl_model *model = load_model("gguf/mixed.gguf");
   struct machine m = open_machine(model, cpu_choose_kernels(tl_cpu_best_isa()), 2);
   struct sequence *together[N];
   struct part parts[N];

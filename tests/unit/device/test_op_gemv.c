@@ -106,6 +106,8 @@ static void test_integers(void **state) {
     const struct product products[] = {
         {d, TL_CUDA_WINT8, 1, 20, 2080, false, true}, {d, TL_CUDA_WINT8, 7, 33, 96, true, false},
         {d, TL_CUDA_WINT8, 16, 16, 32, false, true},  {d, TL_CUDA_WINT4, 1, 20, 4128, false, true},
+        {d, TL_CUDA_WINT8_16, 1, 20, 2080, false, true}, {d, TL_CUDA_WINT8_16, 9, 33, 96, true, false},
+        {d, TL_CUDA_WINT8_MIN, 1, 20, 2080, false, true}, {d, TL_CUDA_WINT8_MIN, 12, 33, 96, true, false},
         {d, TL_CUDA_WINT4, 4, 5, 160, true, false},   {d, TL_CUDA_WINT4, 11, 48, 32, false, true},
     };
     for (unsigned i = 0; i < UNIT_COUNT(products); i++) check(&products[i]);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The kernels that treat rows on their own, run on fibers, against the formulas. */
-#include "op_unit.h"
+#include "stored_weights.h"
 
 static void test_embed(void **state) {
   (void)state;
@@ -25,6 +25,30 @@ static void test_embed(void **state) {
   }
   op_free(device_tokens);
   op_free(device_fed);
+}
+
+/* Rows of the other formats: what a product reads of them. */
+static void test_embed_stored(void **state) {
+  (void)state;
+  enum { N = 4, SLICE = 5, FIRST = 3, DIM = 2080 };
+  const int32_t tokens[N] = {7, 3, 2, -1}, want[N] = {4, 0, -1, -1};
+  int32_t *device_tokens = op_copy(tokens, sizeof tokens);
+  for (int format = TL_CUDA_WE4M3; format < 2 * TL_CUDA_FORMATS - 1; format++) {
+    struct stored w = {.dtype = op_dtypes[format % 2], .format = 1 + (format - 1) % (TL_CUDA_FORMATS - 1), .n = SLICE, .k = DIM};
+    fill_stored(&w);
+    uint16_t *out = op_poisoned(N * DIM * 2);
+    struct tl_cuda_embed_args a = {.dtype = w.dtype, .n = N, .dim = DIM, .tokens = device_tokens, .format = w.format,
+                                   .weight = w.weight, .scales = w.scales, .first_token = FIRST, .n_slice = SLICE, .out = out};
+    assert_int_equal(op_run(tl_cuda_embed(&a, NULL)), 0);
+    for (unsigned i = 0; i < N * DIM; i++) {
+      double value = want[i / DIM] < 0 ? 0 : stored_value(&w, (size_t)want[i / DIM], i % DIM);
+      op_assert_near(w.dtype, op_unpack(w.dtype, out[i]), value, w.format == TL_CUDA_WINT4 ? 1.6 : 1e-2, 2.1);
+      if (want[i / DIM] < 0) assert_true(op_unpack(w.dtype, out[i]) == 0);
+    }
+    op_free(out);
+    free_stored(&w);
+  }
+  op_free(device_tokens);
 }
 
 static void test_gather(void **state) {
@@ -194,6 +218,8 @@ static void test_cap(void **state) {
 static void test_refused_shapes(void **state) {
   (void)state;
   assert_int_equal(tl_cuda_embed(&(struct tl_cuda_embed_args){.n = 1, .dim = 12}, NULL), 1);
+  assert_int_equal(tl_cuda_embed(&(struct tl_cuda_embed_args){.n = 1, .dim = 48, .format = TL_CUDA_WINT4}, NULL), 1);
+  assert_int_equal(tl_cuda_embed(&(struct tl_cuda_embed_args){.n = 1, .dim = 64, .format = TL_CUDA_FORMATS}, NULL), 1);
   assert_int_equal(tl_cuda_gather(&(struct tl_cuda_gather_args){.n = 1, .dim = 4}, NULL), 1);
   assert_int_equal(tl_cuda_bias(&(struct tl_cuda_bias_args){.n = UINT32_MAX, .dim = 65536}, NULL), 1);
   assert_int_equal(tl_cuda_glu(&(struct tl_cuda_glu_args){.n = 1, .dim = 15}, NULL), 1);
@@ -207,7 +233,7 @@ static void test_refused_shapes(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_embed),  cmocka_unit_test(test_gather), cmocka_unit_test(test_bias),
+      cmocka_unit_test(test_embed), cmocka_unit_test(test_embed_stored),  cmocka_unit_test(test_gather), cmocka_unit_test(test_bias),
       cmocka_unit_test(test_glu), cmocka_unit_test(test_norm), cmocka_unit_test(test_cap), cmocka_unit_test(test_refused_shapes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

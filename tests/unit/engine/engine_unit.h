@@ -32,16 +32,23 @@ static inline struct tl_engine_options options(void) {
                                     .wake = wake};
 }
 
+static bool run_ahead; /* whether the fake device does */
+
+/* The tests with a device that takes one step at a time, then with one that runs ahead. */
+#define run_both_ways(tests) \
+  (cmocka_run_group_tests((tests), NULL, NULL) || (run_ahead = true, cmocka_run_group_tests((tests), NULL, NULL)))
+
 static inline void reset_fake(void) {
   memset((void *)&fake, 0, sizeof fake);
   fake.n_blocks = 64;
+  fake.runs_ahead = run_ahead;
   tl_waker_init(&loop_waker);
 }
 
 static inline void start(struct bench *b, const struct tl_engine_options *o) {
   struct tl_error err = {0};
   *b = (struct bench){.metrics = tl_metrics_new()};
-  assert_int_equal(engine_new_with_ops(o, &fake_ops, b->metrics, &b->engine, &err), TL_OK);
+  assert_int_equal(engine_new_with_ops(o, fake_chosen(), b->metrics, &b->engine, &err), TL_OK);
   assert_int_equal(tl_engine_start(b->engine, &err), TL_OK);
 }
 

@@ -270,5 +270,5 @@ int main(void) {
       cmocka_unit_test(test_priorities),
       cmocka_unit_test(test_no_step_allocates),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return run_both_ways(tests);
 }

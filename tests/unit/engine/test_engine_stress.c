@@ -146,8 +146,11 @@ static void assert_at_rest(void) {
   }
 }
 
+static bool run_ahead;
+
 static void stress(uint64_t fail_at, bool prefix_cache) {
   memset((void *)&fake, 0, sizeof fake);
+  fake.runs_ahead = run_ahead;
   fake.n_blocks = 10; /* the largest sequence takes 8 */
   fake.fail_at = fail_at;
   fake.bad = 1;
@@ -162,7 +165,7 @@ static void stress(uint64_t fail_at, bool prefix_cache) {
                                 .wake = wake};
   struct tl_metrics *metrics = tl_metrics_new();
   struct tl_error err = {0};
-  assert_int_equal(engine_new_with_ops(&o, &fake_ops, metrics, &engine, &err), TL_OK);
+  assert_int_equal(engine_new_with_ops(&o, fake_chosen(), metrics, &engine, &err), TL_OK);
   memset((void *)loops, 0, sizeof loops);
   alarm(100);
   assert_int_equal(tl_engine_start(engine, &err), TL_OK);
@@ -180,6 +183,7 @@ static void stress(uint64_t fail_at, bool prefix_cache) {
     n_tokens += loops[i].n_tokens;
   }
   assert_at_rest();
+  assert_int_equal(atomic_load_explicit(&fake.n_fed, memory_order_relaxed) > 100, run_ahead);
   assert_int_equal(ended[TL_FINISH_NONE], 0);
   assert_int_equal(ended[TL_FINISH_STOP] + ended[TL_FINISH_LENGTH] + ended[TL_FINISH_CANCELLED] + ended[TL_FINISH_FAULT] + ended[TL_FINISH_EXPIRED], LOOPS * PER_LOOP);
   assert_true(ended[TL_FINISH_STOP] > 10 && ended[TL_FINISH_LENGTH] > 10 && ended[TL_FINISH_CANCELLED] > 10);
@@ -227,5 +231,7 @@ int main(void) {
       cmocka_unit_test(test_without_cache),
       cmocka_unit_test(test_a_replica_fails_meanwhile),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  int failed = cmocka_run_group_tests(tests, NULL, NULL);
+  run_ahead = true;
+  return failed + cmocka_run_group_tests(tests, NULL, NULL);
 }

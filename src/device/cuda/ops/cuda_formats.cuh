@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Stored weights to pairs of a 16-bit type, in registers. A format says how many
- * elements 16 bytes hold, where the scale of such a piece comes from (`group` counts
- * 32 elements), and what its i-th eight elements are. */
+ * elements 16 bytes hold, how many share a scale, where that of a piece comes from
+ * (`group` counts them), and what its i-th eight elements are. */
 #ifndef CUDA_FORMATS_CUH
 #define CUDA_FORMATS_CUH
 
@@ -9,7 +9,7 @@
 
 template <class T>
 struct w16 {
-  static const uint32_t PIECE = 8;
+  static const uint32_t PIECE = 8, GROUP = 32;
   TL_METHOD uint32_t scale(const void *, uint64_t) {
     return 0;
   }
@@ -22,7 +22,7 @@ struct w16 {
  * too small by the difference of the biases; so are its subnormals. */
 template <class T>
 struct we4m3 {
-  static const uint32_t PIECE = 16;
+  static const uint32_t PIECE = 16, GROUP = 32;
   TL_METHOD uint32_t scale(const void *, uint64_t) {
     return 0; /* one for an output: its user applies it */
   }
@@ -37,19 +37,19 @@ struct we4m3 {
 };
 
 /* As unsigned bytes in the last bits of 2^23 they are floats. */
-template <class T>
+template <class T, int N, bool MIN>
 struct wint8 {
-  static const uint32_t PIECE = 16;
+  static const uint32_t PIECE = 16, GROUP = N;
   TL_METHOD uint32_t scale(const void *scales, uint64_t group) {
-    return ((const uint16_t *)scales)[group];
+    return MIN ? ((const uint32_t *)scales)[group] : ((const uint16_t *)scales)[group];
   }
   TL_METHOD void expand(quad raw, uint32_t scale, int i, uint32_t (&pair)[4]) {
-    float factor = f16::low(scale);
+    float factor = f16::low(scale), min = MIN ? f16::high(scale) : 0;
     TL_UNROLL for (int p = 0; p < 4; p++) {
       uint32_t bytes = raw.w[i * 2 + p / 2] ^ 0x80808080u;
       float low = as_float(pick_bytes(bytes, 0x4b000000u, p % 2 ? 0x7442 : 0x7440)) - 8388736.0f;
       float high = as_float(pick_bytes(bytes, 0x4b000000u, p % 2 ? 0x7443 : 0x7441)) - 8388736.0f;
-      pair[p] = T::pack(low * factor, high * factor);
+      pair[p] = MIN ? T::pack(low * factor - min, high * factor - min) : T::pack(low * factor, high * factor);
     }
   }
 };
@@ -57,7 +57,7 @@ struct wint8 {
 /* As the last bits of a power of two whose last bit is worth 1. */
 template <class T>
 struct wint4 {
-  static const uint32_t PIECE = 32;
+  static const uint32_t PIECE = 32, GROUP = 32;
   TL_METHOD uint32_t scale(const void *scales, uint64_t group) {
     return ((const uint32_t *)scales)[group];
   }
@@ -71,5 +71,18 @@ struct wint4 {
     }
   }
 };
+
+/* call(format) with the type of a format's number, or CUDA_INVALID; `call` has the other types. */
+template <class T, class Call>
+static int with_format(int format, const Call &call) {
+  switch (format) {
+    case TL_CUDA_WE4M3: return call(we4m3<T>());
+    case TL_CUDA_WINT8: return call(wint8<T, 32, false>());
+    case TL_CUDA_WINT8_16: return call(wint8<T, 16, false>());
+    case TL_CUDA_WINT8_MIN: return call(wint8<T, 32, true>());
+    case TL_CUDA_WINT4: return call(wint4<T>());
+    default: return CUDA_INVALID;
+  }
+}
 
 #endif

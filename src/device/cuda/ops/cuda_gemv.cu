@@ -52,7 +52,7 @@ TL_DEVICE void multiply_share(const tl_cuda_gemv_args &a, uint32_t first, float 
         uint32_t output = first + lane_index() / 4 + half * 8;
         if (output >= a.n || at[u] >= a.k) continue;
         raw[u][half] = load16_once((const char *)a.weight + output * row_bytes + at[u] / W::PIECE * piece_bytes);
-        scale[u][half] = W::scale(a.scales, (uint64_t)output * (a.k / 32) + at[u] / 32);
+        scale[u][half] = W::scale(a.scales, (uint64_t)output * (a.k / W::GROUP) + at[u] / W::GROUP);
       }
     }
     TL_UNROLL for (int u = 0; u < UNROLL; u++) multiply_piece<T, W, TILES>(a, raw[u], scale[u], at[u], sum);
@@ -100,13 +100,8 @@ static int launch_gemv(const tl_cuda_gemv_args *args, void *stream) {
 
 template <class T>
 static int launch_format(const tl_cuda_gemv_args *args, void *stream) {
-  switch (args->format) {
-    case TL_CUDA_W16: return launch_gemv<T, w16<T>>(args, stream);
-    case TL_CUDA_WE4M3: return launch_gemv<T, we4m3<T>>(args, stream);
-    case TL_CUDA_WINT8: return launch_gemv<T, wint8<T>>(args, stream);
-    case TL_CUDA_WINT4: return launch_gemv<T, wint4<T>>(args, stream);
-    default: return CUDA_INVALID;
-  }
+  if (args->format == TL_CUDA_W16) return launch_gemv<T, w16<T>>(args, stream);
+  return with_format<T>(args->format, [&](auto w) { return launch_gemv<T, decltype(w)>(args, stream); });
 }
 
 extern "C" int tl_cuda_gemv(const struct tl_cuda_gemv_args *args, void *stream) {

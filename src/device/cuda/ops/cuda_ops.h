@@ -37,6 +37,18 @@ enum tl_cuda_dtype { TL_CUDA_BF16, TL_CUDA_F16 };
 #define TL_CUDA_CHUNK_TOKENS 64   /* a decode item covers a multiple of these, but for a sequence's last */
 #define TL_CUDA_GEMV_MAX_ROWS 16
 
+/* How the weights of a product, or the rows of an embedding, are stored; (n, k) row-major. */
+enum tl_cuda_format {
+  TL_CUDA_W16,   /* T; k (8) */
+  TL_CUDA_WE4M3, /* FP8 E4M3; scales float (n), one for each output; k a multiple of 16 */
+  TL_CUDA_WINT8, /* int8; scales F16 (n, k / 32); k a multiple of 32, as for all below */
+  TL_CUDA_WINT8_16,  /* int8; scales F16 (n, k / 16) */
+  TL_CUDA_WINT8_MIN, /* w = scale * int8 - min; scales F16 (n, k / 32, 2): scale, min */
+  TL_CUDA_WINT4, /* w = scale * q - min, q in 0..15; eight a word, from the lowest bits on
+                  * elements 0 2 4 6 1 3 5 7; scales F16 (n, k / 32, 2): scale, min */
+};
+#define TL_CUDA_FORMATS (TL_CUDA_WINT4 + 1)
+
 /* Lets the kernels that need it use more than 48 KiB of shared memory. */
 int tl_cuda_prepare(void);
 
@@ -48,7 +60,8 @@ struct tl_cuda_embed_args {
   uint32_t n, dim;         /* dim (8) */
   const int32_t *tokens;   /* (n) */
   const int32_t *fed;      /* or NULL if no token is <= -2 */
-  const void *weight;      /* T (n_slice, dim) */
+  int format;              /* of weight: enum tl_cuda_format */
+  const void *weight, *scales; /* (n_slice, dim) */
   uint32_t first_token, n_slice;
   void *out;               /* T (n, dim) */
 };
@@ -190,16 +203,6 @@ struct tl_cuda_bias_args {
   const float *bias;     /* (dim) */
 };
 int tl_cuda_bias(const struct tl_cuda_bias_args *args, void *stream);
-
-/* How the weights of a product are stored; (n, k) row-major. */
-enum tl_cuda_format {
-  TL_CUDA_W16,   /* T; k (8) */
-  TL_CUDA_WE4M3, /* FP8 E4M3; scales float (n), one for each output; k a multiple of 16 */
-  TL_CUDA_WINT8, /* int8; scales F16 (n, k / 32); k a multiple of 32 */
-  TL_CUDA_WINT4, /* w = scale * q - min, q in 0..15; eight a word, from the lowest bits on
-                  * elements 0 2 4 6 1 3 5 7; scales F16 (n, k / 32, 2): scale, min; k a
-                  * multiple of 32 */
-};
 
 /* out = x W^T + bias for few rows, at the speed at which the weights can be read. */
 struct tl_cuda_gemv_args {

@@ -14,7 +14,7 @@ TL_KERNEL(THREADS, 1) dequantize(tl_cuda_dequantize_args a) {
   uint64_t piece = (uint64_t)block_x() * THREADS + thread_index(), first = piece * W::PIECE;
   if (first >= (uint64_t)a.n * a.k) return;
   quad raw = load16_once((const char *)a.weight + piece * 16);
-  uint32_t scale = W::scale(a.scales, first / 32);
+  uint32_t scale = W::scale(a.scales, first / W::GROUP);
   float factor = a.format == TL_CUDA_WE4M3 ? ((const float *)a.scales)[first / a.k] : 1;
   TL_UNROLL for (int i = 0; i < (int)W::PIECE / 8; i++) {
     uint32_t pair[4];
@@ -26,7 +26,8 @@ TL_KERNEL(THREADS, 1) dequantize(tl_cuda_dequantize_args a) {
 }
 
 template <class T, class W>
-static int launch_dequantize(const tl_cuda_dequantize_args *args, uint32_t multiple, void *stream) {
+static int launch_dequantize(const tl_cuda_dequantize_args *args, void *stream) {
+  uint32_t multiple = args->format == TL_CUDA_WE4M3 ? 16 : 32;
   uint64_t blocks = ((uint64_t)args->n * (args->k / W::PIECE) + THREADS - 1) / THREADS;
   if (args->k % multiple || blocks > INT32_MAX) return CUDA_INVALID;
   return blocks ? launch(dequantize<T, W>, (unsigned)blocks, 1, THREADS, 0, stream, *args) : 0;
@@ -34,12 +35,7 @@ static int launch_dequantize(const tl_cuda_dequantize_args *args, uint32_t multi
 
 template <class T>
 static int dequantize_format(const tl_cuda_dequantize_args *args, void *stream) {
-  switch (args->format) {
-    case TL_CUDA_WE4M3: return launch_dequantize<T, we4m3<T>>(args, 16, stream);
-    case TL_CUDA_WINT8: return launch_dequantize<T, wint8<T>>(args, 32, stream);
-    case TL_CUDA_WINT4: return launch_dequantize<T, wint4<T>>(args, 32, stream);
-    default: return CUDA_INVALID;
-  }
+  return with_format<T>(args->format, [&](auto w) { return launch_dequantize<T, decltype(w)>(args, stream); });
 }
 
 extern "C" int tl_cuda_dequantize(const struct tl_cuda_dequantize_args *args, void *stream) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What treats rows or elements on their own: embedding, gather, bias, gates, caps. One
  * thread moves 16 bytes, neighbours in a row are neighbours in a warp. */
-#include "device/cuda/ops/cuda_port.cuh"
+#include "device/cuda/ops/cuda_formats.cuh"
 
 #define THREADS 256
 
@@ -22,20 +22,62 @@ static int launch_eights(uint32_t n, uint32_t dim, unsigned *ret_blocks) {
 
 /* --- embedding ------------------------------------------------------------------------------- */
 
+/* The row of the slice that row i of the batch wants; false: none. */
+TL_DEVICE bool find_row(const tl_cuda_embed_args &a, uint64_t i, uint64_t *ret) {
+  int32_t token = a.tokens[i];
+  if (token <= -2) token = a.fed[-2 - token];
+  *ret = (uint32_t)token - a.first_token;
+  return token >= 0 && (uint32_t)token >= a.first_token && *ret < a.n_slice;
+}
+
 TL_KERNEL(THREADS, 1) embed(tl_cuda_embed_args a) {
-  uint64_t row;
+  uint64_t row, from;
   uint32_t column;
   if (!my_eight(a.n, a.dim, &row, &column)) return;
-  int32_t token = a.tokens[row];
-  if (token <= -2) token = a.fed[-2 - token];
   quad v = {};
-  if (token >= 0 && (uint32_t)token >= a.first_token && (uint32_t)token - a.first_token < a.n_slice)
-    v = load16((const uint16_t *)a.weight + (uint64_t)((uint32_t)token - a.first_token) * a.dim + column);
+  if (find_row(a, row, &from)) v = load16((const uint16_t *)a.weight + from * a.dim + column);
   store16((uint16_t *)a.out + row * a.dim + column, v);
+}
+
+/* A thread a piece of 16 stored bytes. */
+template <class T, class W>
+TL_KERNEL(THREADS, 1) embed_stored(tl_cuda_embed_args a) {
+  uint64_t index = (uint64_t)block_x() * THREADS + thread_index(), row = index / (a.dim / W::PIECE), from;
+  uint32_t column = (uint32_t)(index % (a.dim / W::PIECE)) * W::PIECE;
+  if (row >= a.n) return;
+  quad raw = {};
+  uint32_t scale = 0;
+  float factor = 1;
+  if (find_row(a, row, &from)) { /* else all is zero: codes and scales */
+    raw = load16((const char *)a.weight + (from * a.dim + column) / W::PIECE * 16);
+    scale = W::scale(a.scales, (from * a.dim + column) / W::GROUP);
+    if (a.format == TL_CUDA_WE4M3) factor = ((const float *)a.scales)[from];
+  }
+  TL_UNROLL for (int i = 0; i < (int)W::PIECE / 8; i++) {
+    uint32_t pair[4];
+    W::expand(raw, scale, i, pair);
+    TL_UNROLL for (int p = 0; p < 4; p++)
+      if (a.format == TL_CUDA_WE4M3) pair[p] = T::pack(T::low(pair[p]) * factor, T::high(pair[p]) * factor);
+    store16((uint16_t *)a.out + row * a.dim + column + i * 8, {{pair[0], pair[1], pair[2], pair[3]}});
+  }
+}
+
+template <class T, class W>
+static int launch_embed(const tl_cuda_embed_args *args, void *stream) {
+  uint64_t blocks = ((uint64_t)args->n * (args->dim / W::PIECE) + THREADS - 1) / THREADS;
+  if (args->dim % (args->format == TL_CUDA_WE4M3 ? 16 : 32) || blocks > INT32_MAX) return CUDA_INVALID;
+  return blocks ? launch(embed_stored<T, W>, (unsigned)blocks, 1, THREADS, 0, stream, *args) : 0;
+}
+
+template <class T>
+static int embed_format(const tl_cuda_embed_args *args, void *stream) {
+  return with_format<T>(args->format, [&](auto w) { return launch_embed<T, decltype(w)>(args, stream); });
 }
 
 extern "C" int tl_cuda_embed(const struct tl_cuda_embed_args *args, void *stream) {
   unsigned blocks;
+  if (args->format != TL_CUDA_W16)
+    return args->dtype == TL_CUDA_BF16 ? embed_format<bf16>(args, stream) : embed_format<f16>(args, stream);
   if (launch_eights(args->n, args->dim, &blocks)) return CUDA_INVALID;
   return blocks ? launch(embed, blocks, 1, THREADS, 0, stream, *args) : 0;
 }
@@ -84,8 +126,9 @@ TL_DEVICE float silu(float x) {
   return x / (1 + expf(-x));
 }
 
+/* x / 2 * (1 + tanh(y)) is x times the sigmoid of 2 y: nothing cancels out. */
 TL_DEVICE float gelu(float x) {
-  return 0.5f * x * (1 + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+  return x / (1 + expf(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
 }
 
 template <class T>

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: MIT */
+/* Quantized weights as the kernels read them: codes and scales of the file, in another order, no value rounded
+ * but scales, to halves (those of GGUF's blocks without a super-block are halves already). What no kernel reads
+ * goes up as T. */
+#include <string.h>
+
+#include "device/cuda/cuda_private.h"
+#include "tokenlane/slice.h"
+
+/* --- which ------------------------------------------------------------------------------------- */
+
+static int format_of_dtype(const struct tl_tensor *t) {
+  switch (t->dtype) {
+    case TL_DTYPE_Q4_0:
+    case TL_DTYPE_Q4_1:
+    case TL_DTYPE_Q4_K:
+    case TL_DTYPE_INT4: return TL_CUDA_WINT4;
+    case TL_DTYPE_Q8_0:
+    case TL_DTYPE_Q5_0:
+    case TL_DTYPE_IQ4_NL:
+    case TL_DTYPE_IQ4_XS: return TL_CUDA_WINT8;
+    case TL_DTYPE_Q3_K:
+    case TL_DTYPE_Q6_K: return TL_CUDA_WINT8_16;
+    case TL_DTYPE_Q5_1:
+    case TL_DTYPE_Q5_K:
+    case TL_DTYPE_INT8: return TL_CUDA_WINT8_MIN;
+    /* only scales of whole rows; smaller blocks' have no kernel */
+    case TL_DTYPE_F8_E4M3: return t->data && !t->head_rows && tl_tensor_group_columns(t) >= t->shape[1] ? TL_CUDA_WE4M3 : TL_CUDA_W16;
+    default: return TL_CUDA_W16;
+  }
+}
+
+int cuda_format_of(const struct cuda_device *d, const struct tl_op *op, unsigned input, uint32_t k) {
+  struct tl_slice s = tl_slice_weight(d->model, &d->shard, op, input);
+  int format = format_of_dtype(s.tensor);
+  const struct tl_quant_format *f = tl_quant_format(s.tensor->dtype);
+  uint32_t block = f ? f->block : 16, run = f ? 32 : 16;
+  bool heads = op->kind == TL_OP_ATTN_OUT && d->dims.head != d->model->head_dim; /* padded between columns */
+  if (s.n_columns != k || k % run || s.first_column % block || heads || tl_tensor_order(s.tensor)) return TL_CUDA_W16;
+  return format;
+}
+
+size_t cuda_row_bytes(int format, uint32_t k) {
+  return format == TL_CUDA_W16 ? (size_t)k * 2 : format == TL_CUDA_WINT4 ? k / 2 : k;
+}
+
+size_t cuda_scales_bytes(int format, uint32_t k) {
+  switch (format) {
+    case TL_CUDA_W16: return 0;
+    case TL_CUDA_WE4M3: return sizeof(float);
+    case TL_CUDA_WINT8: return k / 32 * 2;
+    default: return k / 16 * 2;
+  }
+}
+
+/* --- how ------------------------------------------------------------------------------------------ */
+
+/* Eight codes a word, in the order of TL_CUDA_WINT4. */
+static void store_nibbles(const uint8_t *codes, unsigned n, char *to) {
+  static const unsigned order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+  for (unsigned k = 0; k < n; k += 8) {
+    uint32_t word = 0;
+    for (unsigned i = 0; i < 8; i++) word |= (uint32_t)codes[k + order[i]] << 4 * i;
+    memcpy(to + k / 2, &word, sizeof word);
+  }
+}
+
+/* A code as int8; INT8's have their zero in the min. */
+static int8_t to_int8(const struct tl_quant_format *f, const struct tl_tensor *t, uint8_t code) {
+  return (int8_t)(f->table ? f->table[code] : t->dtype == TL_DTYPE_INT8 ? code - 128 : code - f->offset);
+}
+
+/* The block in which the column lies. */
+static void read_block(const struct cuda_part *part, uint64_t row, uint64_t column, struct tl_quant_block *ret) {
+  tl_quant_read(part->tensor, row, column / tl_quant_format(part->tensor->dtype)->block, ret);
+}
+
+void cuda_store_codes(const struct cuda_part *part, uint64_t row, char *to) {
+  const struct tl_tensor *t = part->tensor;
+  const struct tl_quant_format *f = tl_quant_format(t->dtype);
+  if (!f) {
+    memcpy(to, (const char *)t->data + row * t->shape[1] + part->column, part->n_columns);
+    return;
+  }
+  for (uint64_t k = 0; k < part->n_columns; k += f->block) {
+    struct tl_quant_block b;
+    uint64_t left = part->n_columns - k;
+    unsigned n = left < f->block ? (unsigned)left : f->block;
+    read_block(part, row, part->column + k, &b);
+    if (part->format == TL_CUDA_WINT4) store_nibbles(b.codes, n, to + k / 2);
+    for (unsigned i = 0; part->format != TL_CUDA_WINT4 && i < n; i++) to[k + i] = (char)to_int8(f, t, b.codes[i]);
+  }
+}
+
+/* Scale, and what is subtracted once code * scale is: the file's min, and the offset of codes that are stored as they are. */
+static void scale_of(const struct tl_quant_format *f, const struct tl_quant_block *b, unsigned group, float *ret_scale, float *ret_min) {
+  *ret_scale = *ret_min = 0;
+  switch (f->scale) {
+    case TL_SCALE_HALF: *ret_scale = tl_f16_to_f32(b->d); break;
+    case TL_SCALE_HALF_MIN:
+      *ret_scale = tl_f16_to_f32(b->d);
+      *ret_min = -tl_f16_to_f32(b->m);
+      break;
+    case TL_SCALE_SUPER: *ret_scale = tl_f16_to_f32(b->d) * (float)(int8_t)b->scales[group]; break;
+    case TL_SCALE_SUPER_MIN:
+      *ret_scale = tl_f16_to_f32(b->d) * (float)b->scales[group];
+      *ret_min = tl_f16_to_f32(b->m) * (float)b->mins[group];
+      break;
+    case TL_SCALE_ZERO:
+      *ret_scale = b->scale;
+      *ret_min = b->scale * (float)(b->mins[0] - f->offset);
+      break;
+    case TL_SCALE_E8M0: break; /* of formats that go up as T */
+  }
+}
+
+void cuda_store_scales(const struct cuda_part *part, uint64_t row, char *to) {
+  const struct tl_tensor *t = part->tensor;
+  const struct tl_quant_format *f = tl_quant_format(t->dtype);
+  bool mins = part->format == TL_CUDA_WINT4 || part->format == TL_CUDA_WINT8_MIN;
+  unsigned run = part->format == TL_CUDA_WINT8_16 ? 16 : 32;
+  if (!f) {
+    float scale = tl_tensor_f8_scale(t, row, part->column);
+    memcpy(to, &scale, sizeof scale);
+    return;
+  }
+  struct tl_quant_block b;
+  for (uint64_t k = 0; k < part->n_columns; k += run) {
+    unsigned at = (unsigned)((part->column + k) % f->block);
+    if (k == 0 || at == 0) read_block(part, row, part->column + k, &b);
+    float scale, min;
+    scale_of(f, &b, at / f->group, &scale, &min);
+    int offset = part->format == TL_CUDA_WINT4 ? f->offset : t->dtype == TL_DTYPE_INT8 ? f->offset - 128 : 0;
+    uint16_t halves[2] = {tl_f32_to_f16(scale), tl_f32_to_f16(min + scale * (float)offset)};
+    memcpy(to, halves, mins ? 4 : 2);
+    to += mins ? 4 : 2;
+  }
+}
