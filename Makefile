@@ -201,15 +201,15 @@ $(B)/tests/daemon/test_gpu_watch: | $(B)/lib/fake_nvml.so
 
 # The kernels once more as C++, each thread a fiber, for test_op_*.
 CUDA_KERNELS := $(wildcard src/device/cuda/ops/*.cu) tests/unit/device/probe_kernels.cu
-EMULATED_OBJECTS := $(patsubst %,$(B)/emulated/%.o,$(basename $(notdir $(CUDA_KERNELS))) emulate)
+EMULATED_OBJECTS := $(patsubst %,$(B)/fibers/%.o,$(basename $(notdir $(CUDA_KERNELS))) emulate)
 vpath %.cu src/device/cuda/ops tests/unit/device
-EMULATED_CXX = $(CXX) -x c++ -std=c++17 -g $(OPT) -Wall -Wextra -Werror -fno-strict-aliasing -ffp-contract=off \
+EMULATED_CXX = $(CXX) -x c++ -std=c++17 -fPIC -g $(OPT) -Wall -Wextra -Werror -fno-strict-aliasing -ffp-contract=off \
 	-Iinclude -Isrc -Itests/unit -MMD -MP -c $< -o $@
-$(B)/emulated/%.o: %.cu
+$(B)/fibers/%.o: %.cu
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CXX   $<")
 	$(Q)$(EMULATED_CXX)
-$(B)/emulated/emulate.o: tests/unit/device/emulate.cc
+$(B)/fibers/emulate.o: tests/unit/device/emulate.cc
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CXX   $<")
 	$(Q)$(EMULATED_CXX)
@@ -245,33 +245,11 @@ $(B)/cuda/%.o: src/device/cuda/ops/%.cu $(B)/cuda/archs
 check-kernels: $(if $(NVCC),$(CUDA_KERNEL_OBJECTS)) ## registers and spills of the GPU kernels against the table (skipped without nvcc)
 	$(if $(NVCC),@python3 tests/lint/kernel_resources.py $(B)/cuda,@echo "  SKIP  kernels: no nvcc")
 
-# The same tests on a GPU: machine code instead of fibers, memory that both sides share.
-GPU_TESTS := $(patsubst tests/unit/device/%.c,$(B)/gpu/%,$(filter-out %_emulator.c,$(wildcard tests/unit/device/test_op_*.c)))
-$(B)/gpu/test_op_%: tests/unit/device/test_op_%.c $(CUDA_KERNEL_OBJECTS) $(call archives,device)
-	@mkdir -p $(@D)
-	$(if $(V),,@echo "  TEST  $< for a GPU")
-	$(Q)$(CC) $(CPPFLAGS) -DOP_ON_GPU -isystem $(CUDA_HOME)/include -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
-		$(LDFLAGS) $(CUDA_KERNEL_OBJECTS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka \
-		$(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lstdc++
-
-$(B)/gpu/test_cuda_model: tests/unit/device/test_cuda_model.c $(PLUGIN) $(call archives,device)
-	@mkdir -p $(@D)
-	$(if $(V),,@echo "  TEST  $< for a GPU")
-	$(Q)$(CC) $(CPPFLAGS) -DON_GPU -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
-		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka
-
-.PHONY: check-gpu gpu-tests check-gpu-ops
-gpu-tests: $(GPU_TESTS) $(B)/gpu/test_cuda_model
-check-gpu: all $(VENV)/.done ## all of the GPU backend on the GPU that is here: kernels, golden models, end to end
-	$(if $(PLUGIN),,@echo "check-gpu: nvcc is needed" && exit 1)
-	@$(MAKE) --no-print-directory -j$$(nproc) gpu-tests
-	@B=$(abspath $(B)) $(VENV)/bin/python tests/gpu/check_gpu.py
-check-gpu-ops: gpu-tests ## each GPU kernel against its formula, on the GPU that is here
-	@set -e; for t in $(GPU_TESTS); do echo "  RUN   $$t"; timeout 300 $$t; done
+include tests/gpu/gpu.mk
 
 .PHONY: check check-unit check-e2e check-house
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
-	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins
+	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins $(FAKE_PLUGIN) gpu-tests
 	@$(MAKE) --no-print-directory -j$$(nproc) check-kernels
 	@$(MAKE) --no-print-directory check-house check-model check-unit check-fuzz check-e2e
 
@@ -315,7 +293,7 @@ $(VENV)/.done: tests/e2e/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-check-e2e: all $(B)/bin/tokenize_many $(B)/bin/render_many $(VENV)/.done ## end-to-end tests only (T=expression for pytest -k)
+check-e2e: all $(FAKE_PLUGIN) $(if $(PLUGIN),$(B)/gpu/bench_gpu) $(B)/bin/tokenize_many $(B)/bin/render_many $(VENV)/.done ## end-to-end tests only (T=expression for pytest -k)
 	$(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
 		$(VENV)/bin/python -m pytest -q tests/e2e $(if $(T),-k "$(T)")
 
@@ -362,7 +340,7 @@ soak: all $(B)/bin/render_many $(VENV)/.done ## clients of all kinds for SOAK_SE
 		$(VENV)/bin/python -m pytest -q -s tests/e2e -m soak
 
 # --- measuring --------------------------------------------------------------
-BENCH_SOURCES := $(wildcard bench/bench_*.c)
+BENCH_SOURCES := $(filter-out bench/bench_gpu.c,$(wildcard bench/bench_*.c)) # see tests/gpu/gpu.mk
 BENCH_BINS := $(patsubst bench/%.c,$(B)/bin/%,$(BENCH_SOURCES))
 
 $(B)/bin/load: bench/load.c $(wildcard bench/load_*.c) bench/load.h $(B)/lib/llhttp.a $(B)/lib/base.a
