@@ -35,12 +35,18 @@ enum tl_op_kind {
   TL_OP_EXPERTS_UP,   /* of each chosen expert: m = silu(h W0^T + b0) * (h W1^T + b1) */
   TL_OP_EXPERTS_DOWN, /* x += sum over the chosen of share * (m W0^T + b0), the best first */
   TL_OP_ROW_GATE,     /* m *= sigmoid(h . weight[0]): GATED_UP's m, of an expert that all rows have */
+  /* Of encoders and other pooling models. v is a sequence's vector: the embedding as it is made. */
+  TL_OP_EMBED_PLACE,  /* x += weight[0][position] + weight[1][token type]; -1: that one is not there */
+  TL_OP_UP,           /* m = gelu(h W^T + b), by erf */
+  TL_OP_POOL,         /* v of tl_model.pooling = of the sequence's rows of h; (dim) */
+  TL_OP_DENSE,        /* v = v W^T + b; weight[0], bias[0] */
+  TL_OP_VECTOR_NORM,  /* v = (v - mean) / deviation * weight[0] + bias[0] */
 };
 
 /* What a record does other than its kind says. A backend has to refuse a record with one that it
  * does not know; without any, the fields behind `eps` mean nothing. */
 enum tl_op_feature {
-  TL_F_LAYER_NORM = 1 << 0,  /* RMSNORM: (x - mean) / deviation * weight[0] + bias[0] */
+  TL_F_LAYER_NORM = 1 << 0,  /* RMSNORM: (x - mean) / deviation * weight[0] + bias[0], whose bias may be -1 */
   TL_F_PLUS_ONE = 1 << 1,    /* norms: weight + 1 in place of weight */
   TL_F_WHOLE_ROW = 1 << 2,   /* QK_NORM: one rms over all heads of q, one over those of k */
   TL_F_INTERLEAVED = 1 << 3, /* ROPE: pairs are (2 i, 2 i + 1) */
@@ -51,6 +57,10 @@ enum tl_op_feature {
   TL_F_FACTOR = 1 << 8,      /* EMBED, LOGITS, and what is added to x: times factor; ROPE: cos and sin */
   TL_F_SOFTCAP = 1 << 9,     /* ATTEND's scores, LOGITS: v = softcap * tanh(v / softcap) */
   TL_F_WINDOW = 1 << 10,     /* ATTEND: only the last `window` positions, its own among them */
+  TL_F_BOTH_SIDES = 1 << 11, /* ATTEND: later positions too, with WINDOW those less than `window` away on either side */
+  TL_F_IN_PLACE = 1 << 12,   /* RMSNORM: x = h too */
+  TL_F_GELU = 1 << 13,       /* GATED_UP: gelu by erf in place of silu; DENSE: gelu by erf of v */
+  TL_F_TANH = 1 << 14,       /* DENSE: tanh of v */
   TL_F_SINKS = 1 << 20,      /* ATTEND: weight[0] (n_heads): one more score of each query head, of a position without a value */
   TL_F_NORMALIZED = 1 << 21, /* ROUTE: shares are divided by their sum */
   TL_F_CLAMPED = 1 << 22,    /* EXPERTS_UP: m = g sigmoid(1.702 g) (u + 1), g = min(gate, limit), |u| <= limit */

@@ -211,8 +211,8 @@ static int check(const struct maker *k) {
   return k->experts ? arch_experts_check(k->m, k->experts, c, k->err) : TL_OK;
 }
 
-int arch_decoder_plan(struct model *m, const struct architecture *a, const struct hf_config *c, float rope_factor,
-                      struct tl_error *err) {
+int arch_decoder_plan(struct model *m, const struct architecture *a, const struct hf_config *c, const struct hf_pooling *pooling,
+                      float rope_factor, struct tl_error *err) {
   struct maker k = {m, a, c, arch_experts_of(a), (uint64_t)c->hidden_size, (uint64_t)(c->num_attention_heads * c->head_dim),
                     (uint64_t)(c->num_key_value_heads * c->head_dim), (uint64_t)c->intermediate_size,
                     (uint64_t)c->vocab_size, rope_factor, err};
@@ -230,6 +230,7 @@ int arch_decoder_plan(struct model *m, const struct architecture *a, const struc
   }
   if (r == TL_OK) r = final_norm(&k);
   if (r < 0) return r;
+  if (m->model.pooling != TL_POOL_NONE) return arch_vector_plan(m, pooling, err);
   bool tied = c->tie_word_embeddings || (is(&k, ARCH_TIED) && !m->gguf && model_find_tensor(m, "lm_head.weight") < 0);
   int32_t output = tied ? embed : plan_tensor(m, err, k.vocab, k.dim, "lm_head.weight");
   if (output < 0) return output;

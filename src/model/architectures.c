@@ -30,6 +30,16 @@ static const struct architecture architectures[] = {
     {"Qwen2MoeForCausalLM", "qwen2_moe", PRE_NORMS, ARCH_NO_OUT_BIAS | ARCH_QKV_BIAS_KEY, WINDOW_OPTIONAL, 1},
     {"Qwen3MoeForCausalLM", "qwen3_moe", PRE_NORMS, ARCH_QK_NORM, WINDOW_OPTIONAL, 1},
     {"GptOssForCausalLM", "gpt_oss", PRE_NORMS, ARCH_SINKS, WINDOW_ALTERNATE, 1},
+    /* encoders: arch_encoder.c knows the rest */
+    {"BertModel", "bert", NULL, NULL, NULL, NULL, ARCH_LAYER_NORM, WINDOW_NONE, 1},
+    {"BertForSequenceClassification", "bert", NULL, NULL, NULL, NULL, ARCH_LAYER_NORM, WINDOW_NONE, 1},
+    {"RobertaModel", "roberta", NULL, NULL, NULL, NULL, ARCH_LAYER_NORM, WINDOW_NONE, 1},
+    {"RobertaForSequenceClassification", "roberta", NULL, NULL, NULL, NULL, ARCH_LAYER_NORM, WINDOW_NONE, 1},
+    {"XLMRobertaModel", "xlm-roberta", NULL, NULL, NULL, NULL, ARCH_LAYER_NORM, WINDOW_NONE, 1},
+    {"XLMRobertaForSequenceClassification", "xlm-roberta", NULL, NULL, NULL, NULL, ARCH_LAYER_NORM, WINDOW_NONE, 1},
+    {"ModernBertModel", "modernbert", NULL, NULL, NULL, NULL, ARCH_LAYER_NORM | ARCH_LOCAL_ROPE, WINDOW_NONE, 1},
+    {"ModernBertForSequenceClassification", "modernbert", NULL, NULL, NULL, NULL, ARCH_LAYER_NORM | ARCH_LOCAL_ROPE, WINDOW_NONE, 1},
+    {"NomicBertModel", "nomic_bert", NULL, NULL, NULL, NULL, ARCH_LAYER_NORM, WINDOW_NONE, 1},
 };
 
 #define N_ARCHITECTURES (sizeof architectures / sizeof *architectures)
@@ -42,11 +52,26 @@ bool tl_model_supported(uint32_t i, const char **ret_class, const char **ret_nam
   return true;
 }
 
+/* Whether a class is the row's: by its name, or, if the row has no head for labels, without the head that it is
+ * published with: LlamaModel is LlamaForCausalLM without its output matrix. */
+static bool is_of(const struct architecture *a, const char *class_name) {
+  static const char *const endings[] = {"ForCausalLM", "ForMaskedLM", "Model"};
+  if (strcmp(class_name, a->class_name) == 0) return true;
+  size_t stems[2] = {0, 0};
+  const char *const names[] = {class_name, a->class_name};
+  for (unsigned i = 0; i < 2; i++)
+    for (size_t k = 0; k < sizeof endings / sizeof *endings; k++) {
+      size_t n = strlen(names[i]), end = strlen(endings[k]);
+      if (n > end && strcmp(names[i] + n - end, endings[k]) == 0) stems[i] = n - end;
+    }
+  return stems[0] && stems[0] == stems[1] && strncmp(class_name, a->class_name, stems[0]) == 0;
+}
+
 const struct architecture *arch_find(const char *class_name, const char *model_type, struct tl_error *err) {
-  char known[512] = "";
+  char known[1024] = "";
   size_t at = 0;
   for (size_t i = 0; i < N_ARCHITECTURES; i++) {
-    if (strcmp(class_name, architectures[i].class_name) == 0 ||
+    if (is_of(&architectures[i], class_name) ||
         (!class_name[0] && strcmp(model_type, architectures[i].name) == 0))
       return &architectures[i];
     if (at < sizeof known)

@@ -43,6 +43,15 @@ static const struct key keys[] = {
     {"use_parallel_residual", KIND_BOOL, AT(use_parallel_residual), 0, 0, 0, false},
     {"attn_logit_softcapping", KIND_NUMBER, AT(attn_logit_softcapping), 0, 1e-3, 1e6, false},
     {"final_logit_softcapping", KIND_NUMBER, AT(final_logit_softcapping), 0, 1e-3, 1e6, false},
+    {"type_vocab_size", KIND_INTEGER, AT(type_vocab_size), 0, 0, 65536, false},
+    {"pad_token_id", KIND_INTEGER, AT(pad_token_id), 0, 0, 10000000, false},
+    {"local_attention", KIND_INTEGER, AT(local_attention), 0, 2, 1 << 24, false},
+    {"global_attn_every_n_layers", KIND_INTEGER, AT(global_attn_every_n_layers), 0, 1, MODEL_MAX_LAYERS, false},
+    {"global_rope_theta", KIND_NUMBER, AT(rope_theta), 0, 1, 1e12, false},
+    {"local_rope_theta", KIND_NUMBER, AT(rope_local_base_freq), 0, 1, 1e12, false},
+    {"norm_eps", KIND_NUMBER, AT(rms_norm_eps), 0, 0, 1, false},
+    {"classifier_pooling", TEXT(classifier_pooling), false},
+    {"position_embedding_type", TEXT(position_embedding_type), false},
     {"query_pre_attn_scalar", KIND_NUMBER, AT(query_pre_attn_scalar), 0, 1e-3, 1e6, false},
     {"embedding_multiplier", KIND_NUMBER, AT(embedding_multiplier), 0, 1e-6, 1e6, false},
     {"attention_multiplier", KIND_NUMBER, AT(attention_multiplier), 0, 1e-6, 1e6, false},
@@ -166,7 +175,7 @@ static void read_default(json_t *object, const char *name, double min, double ma
   if (json_is_number(value) && v >= min && v <= max) *ret = (float)v;
 }
 
-static json_t *load_object(const char *folder, const char *file, bool required, struct tl_error *err) {
+json_t *hf_load_object(const char *folder, const char *file, bool required, struct tl_error *err) {
   char path[4096];
   snprintf(path, sizeof path, "%s/%s", folder, file);
   json_error_t json_error;
@@ -182,7 +191,7 @@ static json_t *load_object(const char *folder, const char *file, bool required, 
 
 static int read_generation(const char *folder, struct hf_config *config, struct tl_error *err) {
   config->defaults = (struct tl_generation_defaults){-1, -1, -1, -1, -1};
-  json_t *object = load_object(folder, "generation_config.json", false, err);
+  json_t *object = hf_load_object(folder, "generation_config.json", false, err);
   if (!object) return TL_ECORRUPT;
   read_eos(config, json_object_get(object, "eos_token_id"));
   float top_k = -1;
@@ -238,7 +247,8 @@ void hf_config_defaults(struct hf_config *ret) {
                             .attention_multiplier = 1, .residual_multiplier = 1, .logits_scaling = 1,
                             .max_window_layers = 28, .sliding_window_pattern = 6, .no_rope_layer_interval = 4,
                             .rope_local_base_freq = 10000, .beta_fast = 32, .beta_slow = 1, .decoder_sparse_step = 1,
-                            .qkv_bias = true, .swiglu_limit = 7};
+                            .qkv_bias = true, .swiglu_limit = 7, .pad_token_id = 1, .local_attention = 128,
+                            .global_attn_every_n_layers = 3};
 }
 
 /* rope_scaling, or rope_parameters, which may be two: for layers without and with a window. */
@@ -255,11 +265,32 @@ static int read_rope(struct hf_config *c, json_t *object, json_t **ret_rope, str
   return r;
 }
 
+/* NomicBERT's files have GPT-2's names. */
+static void rename_keys(json_t *object) {
+  static const char *const names[][2] = {
+      {"n_embd", "hidden_size"},       {"n_head", "num_attention_heads"},         {"n_inner", "intermediate_size"},
+      {"n_layer", "num_hidden_layers"}, {"n_positions", "max_position_embeddings"}, {"layer_norm_epsilon", "layer_norm_eps"},
+      {"rotary_emb_base", "rope_theta"}, {"activation_function", "hidden_act"}};
+  const char *type = json_string_value(json_object_get(object, "model_type"));
+  for (size_t i = 0; type && strcmp(type, "nomic_bert") == 0 && i < sizeof names / sizeof *names; i++) {
+    json_t *value = json_object_get(object, names[i][0]);
+    if (value && !json_object_get(object, names[i][1])) json_object_set(object, names[i][1], value);
+  }
+}
+
+/* num_labels is not written, but their names are. */
+static int64_t count_labels(json_t *object) {
+  json_t *labels = json_object_get(object, "id2label");
+  return json_is_object(labels) ? (int64_t)json_object_size(labels) : 2;
+}
+
 int model_read_config(const char *folder, struct hf_config *ret, struct tl_error *err) {
   json_t *rope = NULL;
   hf_config_defaults(ret);
-  json_t *object = load_object(folder, "config.json", true, err);
+  json_t *object = hf_load_object(folder, "config.json", true, err);
   if (!object) return TL_ECORRUPT;
+  rename_keys(object);
+  ret->n_labels = count_labels(object);
   const char *architecture = json_string_value(json_array_get(json_object_get(object, "architectures"), 0));
   snprintf(ret->architecture, sizeof ret->architecture, "%s", architecture ? architecture : "");
   int r = read_keys("config.json", keys, sizeof keys / sizeof *keys, object, ret, err);

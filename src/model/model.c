@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "tokenlane/model.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,7 +60,7 @@ static int divide_angles(const struct model *m, float *inv_freq, struct tl_error
 }
 
 static int make_plan(struct model *m, const struct architecture *architecture, const struct hf_config *c,
-                     struct tl_error *err) {
+                     const struct hf_pooling *pooling, struct tl_error *err) {
   /* 16 records a layer at most, and a few around them: plan_add cannot run out */
   _Static_assert(MODEL_MAX_LAYERS * 16 + 16 < MODEL_MAX_OPS, "the plan of the deepest model fits");
   m->model.n_rotated = model_n_rotated(c);
@@ -71,7 +72,9 @@ static int make_plan(struct model *m, const struct architecture *architecture, c
   m->row = architecture;
   int r = model_rope(c, inv_freq, &factor, err);
   if (r == TL_OK) r = divide_angles(m, inv_freq, err);
-  if (r == TL_OK) r = arch_decoder_plan(m, architecture, c, factor, err);
+  m->bare = model_find_tensor(m, "embed_tokens.weight") >= 0 && model_find_tensor(m, "model.embed_tokens.weight") < 0;
+  if (r == TL_OK && arch_encoder_of(architecture)) r = arch_encoder_plan(m, architecture, c, pooling, err);
+  else if (r == TL_OK) r = arch_decoder_plan(m, architecture, c, pooling, factor, err);
   m->model.inv_freq = inv_freq;
   if (architecture->traits & ARCH_LOCAL_ROPE) {
     model_rope_local(c, local);
@@ -118,14 +121,45 @@ static int new_model(struct hf_config *config, struct model **ret, const struct 
   return TL_OK;
 }
 
+/* Whether the model makes vectors, and which. Folders that do not say how pool by mean, as sentence-transformers
+ * does with them; a decoder without its output matrix, or with modules.json, is an embedder. */
+static int set_pooling(struct tl_model *t, const struct architecture *a, const struct hf_config *c, const struct hf_pooling *p,
+                       struct tl_error *err) {
+  const struct arch_encoder *encoder = arch_encoder_of(a);
+  size_t length = strlen(c->architecture);
+  bool headless = length > 5 && strcmp(c->architecture + length - 5, "Model") == 0;
+  t->is_classifier = encoder && arch_is_classifier(a);
+  if (!encoder && !headless && p->kind == TL_POOL_NONE) return TL_OK;
+  t->pooling = p->kind == TL_POOL_NONE ? TL_POOL_MEAN : p->kind;
+  if (t->is_classifier) t->pooling = strcmp(c->classifier_pooling, "mean") == 0 ? TL_POOL_MEAN : TL_POOL_FIRST;
+  t->normalize = p->normalize && !t->is_classifier;
+  t->n_out = t->is_classifier ? (uint32_t)c->n_labels : p->dense_out ? (uint32_t)p->dense_out : t->dim;
+  int64_t context = encoder ? arch_encoder_context(encoder, c) : c->max_position_embeddings;
+  if (p->max_length && p->max_length < context) context = p->max_length;
+  if (context < 1 || t->n_out < 1)
+    return tl_error_set(err, TL_ECORRUPT, "model.path", "config.json: max_position_embeddings, id2label: expected some");
+  t->max_context = (uint32_t)context;
+  return TL_OK;
+}
+
 /* A folder; without `weights` the sizes alone. */
 static int load_folder(const char *folder, bool weights, struct model **ret, struct tl_error *err) {
   struct hf_config config;
+  struct hf_pooling pooling;
   const struct architecture *architecture;
   int r = model_read_config(folder, &config, err);
+  if (r == TL_OK) r = model_read_pooling(folder, &config, &pooling, err);
   if (r == TL_OK) r = new_model(&config, ret, &architecture, err);
+  if (r == TL_OK && arch_is_classifier(architecture)) pooling = (struct hf_pooling){.max_length = pooling.max_length};
+  if (r == TL_OK) r = set_pooling(&(*ret)->model, architecture, &config, &pooling, err);
   if (r == TL_OK && weights) r = model_open_weights(*ret, folder, err);
-  if (r == TL_OK && weights) r = make_plan(*ret, architecture, &config, err);
+  if (r == TL_OK && weights && pooling.dense_out) {
+    char path[4096], name[96];
+    snprintf(name, sizeof name, "%s/model.safetensors", pooling.dense_folder);
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    r = model_add_safetensors(*ret, path, name, err);
+  }
+  if (r == TL_OK && weights) r = make_plan(*ret, architecture, &config, &pooling, err);
   return r;
 }
 
@@ -145,7 +179,7 @@ static int load_gguf(const char *path, bool weights, struct model **ret, struct 
     m->paired_head = paired_rows ? (uint32_t)config.head_dim : 0;
     r = gguf_add_files(m, path, err);
     if (r == TL_OK) r = gguf_complete_config(m, &config, err);
-    if (r == TL_OK) r = make_plan(m, architecture, &config, err);
+    if (r == TL_OK) r = make_plan(m, architecture, &config, NULL, err);
   }
   tl_gguf_close(g);
   return r;

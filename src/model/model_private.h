@@ -58,6 +58,7 @@ struct model {
   const struct hf_config *config; /* while the plan is made */
   const struct architecture *row; /* likewise */
   bool gguf;                  /* tensors have GGUF's names */
+  bool bare;                  /* names lack the "model." of decoders with an output matrix */
   uint32_t paired_head;       /* and Q and K have heads of so many rows in pairs; 0: they have not */
 };
 
@@ -107,6 +108,9 @@ struct hf_config {
   bool norm_topk_prob, qkv_bias;
   double swiglu_alpha, swiglu_limit;
   bool dense[MODEL_MAX_LAYERS];   /* mlp_only_layers */
+  /* encoders */
+  int64_t type_vocab_size, pad_token_id, local_attention, global_attn_every_n_layers, n_labels;
+  char classifier_pooling[16], position_embedding_type[32];
   /* quantization_config */
   char quant_method[32], checkpoint_format[32];
   int64_t block_rows, block_columns; /* of F8 scales; 0: it does not say */
@@ -123,6 +127,8 @@ struct hf_config {
   uint32_t n_eos;
   struct tl_generation_defaults defaults;
 };
+/* A file of the folder; without `required` an empty object when it is not there. NULL: err says why. */
+json_t *hf_load_object(const char *folder, const char *file, bool required, struct tl_error *err);
 /* What a key that is absent means. */
 void hf_config_defaults(struct hf_config *ret);
 /* hf_layers.c: layer_types, no_rope_layers, and long_factor of rope. */
@@ -202,9 +208,27 @@ const struct architecture *arch_find(const char *class_name, const char *model_t
 /* gguf_config.c: whether GGUF files of this class are read. */
 bool gguf_knows_class(const char *class_name);
 
+/* pooling.c: what a folder says of its vectors. kind TL_POOL_NONE: it has no modules.json. */
+struct hf_pooling {
+  enum tl_pooling kind;
+  bool normalize, dense_tanh;
+  int64_t max_length, dense_out; /* 0: not said; no dense layer */
+  char dense_folder[64];
+};
+int model_read_pooling(const char *folder, const struct hf_config *config, struct hf_pooling *ret, struct tl_error *err);
+
 /* arch_decoder.c */
-int arch_decoder_plan(struct model *m, const struct architecture *a, const struct hf_config *config, float rope_factor,
+int arch_decoder_plan(struct model *m, const struct architecture *a, const struct hf_config *config, const struct hf_pooling *pooling,
+                      float rope_factor, struct tl_error *err);
+
+/* arch_encoder.c. NULL: it is a decoder. */
+const struct arch_encoder *arch_encoder_of(const struct architecture *a);
+bool arch_is_classifier(const struct architecture *a);
+int64_t arch_encoder_context(const struct arch_encoder *e, const struct hf_config *config);
+int arch_encoder_plan(struct model *m, const struct architecture *a, const struct hf_config *config, const struct hf_pooling *pooling,
                       struct tl_error *err);
+/* From the rows of h to vectors, and through the folder's dense layer. */
+int arch_vector_plan(struct model *m, const struct hf_pooling *pooling, struct tl_error *err);
 
 /* arch_experts.c: layers with experts. */
 enum experts_trait {

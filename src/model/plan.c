@@ -2,6 +2,7 @@
 /* Building a plan: records and the tensors that they name. */
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "model/model_private.h"
 
@@ -27,7 +28,8 @@ int32_t plan_tensor(struct model *m, struct tl_error *err, uint64_t rows, uint64
   va_start(args, format);
   vsnprintf(name, sizeof name, format, args);
   va_end(args);
-  const char *in_file = m->gguf && gguf_tensor_name(m->row, name, gguf_name, sizeof gguf_name, &rotated) ? gguf_name : name;
+  const char *plain = m->bare && strncmp(name, "model.", 6) == 0 ? name + 6 : name;
+  const char *in_file = m->gguf && gguf_tensor_name(m->row, name, gguf_name, sizeof gguf_name, &rotated) ? gguf_name : plain;
   int32_t i = columns ? packed_tensor(m, in_file, rows, columns, err) : TL_ENOTFOUND;
   if (i < 0 && i != TL_ENOTFOUND) return i;
   if (i < 0) i = model_find_tensor(m, in_file);
@@ -67,7 +69,7 @@ int32_t plan_rows(struct model *m, struct tl_error *err, int32_t tensor, uint64_
   }
   part.name = name;
   part.bytes = part.bytes / part.shape[0] * rows; /* scales are shared out too */
-  if (part.data) part.data = (const char *)part.data + first * tl_dtype_row_bytes(part.dtype, part.shape[1]);
+  if (part.data) part.data = (const char *)part.data + first * tl_dtype_row_bytes(part.dtype, part.n_dims > 1 ? part.shape[1] : 1);
   part.shape[0] = rows;
   int r = model_add_tensor(m, &part, err);
   return r < 0 ? r : (int32_t)m->n_tensors - 1;

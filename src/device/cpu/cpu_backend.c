@@ -29,6 +29,7 @@ static void device_close(struct tl_device *device) {
   free(d->rope_local);
   cpu_weights_free(&d->weights);
   cpu_mixture_free(d);
+  cpu_places_free(d);
   cpu_unmap(d->kv, d->kv_bytes);
   cpu_unmap(d->activations, d->activation_bytes);
   cpu_unmap(d->quants, d->quants_bytes);
@@ -77,6 +78,12 @@ static int make_kv(struct cpu_device *d, struct tl_error *err) {
   d->head_bytes = (size_t)d->head_pad * TL_BLOCK_TOKENS * tl_dtype_bytes(d->kv_dtype);
   d->layer_bytes = 2 * d->shard.n_kv_heads * d->head_bytes;
   uint64_t block_bytes = (uint64_t)d->layer_bytes * model->n_layers;
+  if (model->pooling != TL_POOL_NONE) {
+    d->n_blocks = cpu_places_blocks(d);
+    d->kv_bytes = d->n_blocks * d->layer_bytes;
+    d->kv = cpu_map(d->kv_bytes);
+    return d->kv && cpu_places_make(d) ? TL_OK : no_memory(err, "the keys of a step", d->kv_bytes);
+  }
   uint64_t one = (d->load.max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS, wanted = one * d->load.max_batch_size;
   uint64_t most = d->load.kv_memory_bytes ? d->load.kv_memory_bytes : available_bytes() / 4 / d->shard.size;
   uint64_t blocks = most / block_bytes < wanted ? most / block_bytes : wanted;
@@ -96,9 +103,19 @@ static size_t widest_ffn(const struct cpu_device *d) {
   size_t most = 0;
   for (uint32_t i = 0; i < d->model->n_ops; i++) {
     const struct tl_op *op = &d->model->plan[i];
-    if (op->kind != TL_OP_GATED_UP) continue;
+    if (op->kind != TL_OP_GATED_UP && op->kind != TL_OP_UP) continue;
     size_t n = tl_slice_weight(d->model, &d->shard, op, 0).n_rows;
     most = n > most ? n : most;
+  }
+  return most;
+}
+
+/* The longest vector of a pooling model on its way; 0: it is none. */
+static size_t widest_vector(const struct tl_model *model) {
+  size_t most = model->pooling == TL_POOL_NONE ? 0 : model->dim;
+  for (uint32_t i = 0; i < model->n_ops; i++) {
+    const struct tl_op *op = &model->plan[i];
+    if (op->kind == TL_OP_DENSE && model->tensors[op->weight[0]].shape[0] > most) most = model->tensors[op->weight[0]].shape[0];
   }
   return most;
 }
@@ -114,8 +131,11 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
   d->ld_attn = round_up((size_t)shard->n_heads * model->head_dim, 32);
   d->ld_ffn = round_up(widest_ffn(d), 32);
   d->ld_vocab = round_up(model->vocab_size, 32);
-  size_t part = d->group ? tokens * d->ld_dim : 0;
+  d->ld_vector = round_up(widest_vector(model), 32);
+  size_t part = d->group ? tokens * d->ld_dim : 0, vectors = rows * d->ld_vector;
   size_t widest = d->ld_dim > d->ld_attn ? d->ld_dim : d->ld_attn;
+  if (d->ld_vector > widest) widest = d->ld_vector;
+  if (d->ld_vector) rows = 0; /* of logits */
   if (d->ld_ffn > widest) widest = d->ld_ffn;
   cpu_mixture_measure(d);
   struct cpu_mixture *x = &d->mixture;
@@ -127,6 +147,7 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
   } parts[] = {{&d->x, tokens * d->ld_dim},     {&d->h, tokens * d->ld_dim},   {&d->qkv, tokens * d->ld_qkv},
                {&d->a, tokens * d->ld_attn},    {&d->m, tokens * d->ld_ffn},   {&d->logits, rows * d->ld_vocab},
                {(float **)&d->pairs, pairs / 2},  {&d->parts[0], part},          {&d->parts[1], part},
+               {&d->vectors[0], vectors},      {&d->vectors[1], vectors},
                {&x->scores, entries ? tokens * x->ld_scores : 0}, {&x->io, entries * d->ld_dim}, {&x->m, entries * x->ld_inner}};
   size_t n = sizeof parts / sizeof *parts, total = 0;
   for (size_t i = 0; i < n; i++) total += parts[i].floats;
@@ -154,7 +175,7 @@ static void *lane_memory(size_t bytes) {
 static int make_lanes(struct cpu_device *d, struct tl_error *err) {
   size_t context = round_up(d->load.max_context, TL_BLOCK_TOKENS);
   size_t panel_floats = 2 * (size_t)d->load.max_batch_tokens * CPU_PANEL;
-  size_t vocab = d->shard.rank == 0 ? d->model->vocab_size : 0; /* the others do not sample */
+  size_t vocab = d->shard.rank == 0 && !d->ld_vector ? d->model->vocab_size : 0; /* the others do not sample */
   if (panel_floats < (size_t)CPU_MAX_QUERIES * d->head_pad) panel_floats = (size_t)CPU_MAX_QUERIES * d->head_pad;
   d->lanes = lane_memory(d->options.n_lanes * sizeof *d->lanes);
   d->tickets = lane_memory((d->model->n_ops + 1) * sizeof *d->tickets);
@@ -214,7 +235,7 @@ static int closed(struct tl_error *err) {
 
 static int device_submit(struct tl_device *device, const struct tl_step *step, struct tl_error *err) {
   struct cpu_device *d = (struct cpu_device *)device;
-  d->step = step;
+  d->step = d->ld_vector ? cpu_places_step(d, step) : step;
   d->lost = d->group && device_meet_is_aborted(&d->group->meet);
   if (d->lost) return closed(err);
   /* relaxed stores: published to the lanes by the start of the pool */

@@ -308,6 +308,23 @@ static void gelu_mul(float *m, const float *gate, const float *up, uint32_t n) {
   }
 }
 
+/* 1 - erf(|x|) by Abramowitz and Stegun 7.1.26, whose error is below 1.5e-7, for x = g / sqrt(2). */
+static void gelu_erf_mul(float *m, const float *gate, const float *up, uint32_t n) {
+  vf one = vf_set1(1.0f);
+  for (uint32_t i = 0; i < n; i += 16) {
+    vf g = vf_load(gate + i), x = vf_mul(vf_max(g, vf_sub(vf_zero(), g)), vf_set1(0.70710678118654752f));
+    vf t = vf_div(one, vf_fma(x, vf_set1(0.3275911f), one));
+    vf p = vf_fma(t, vf_set1(1.061405429f), vf_set1(-1.453152027f));
+    p = vf_fma(p, t, vf_set1(1.421413741f));
+    p = vf_fma(p, t, vf_set1(-0.284496736f));
+    p = vf_fma(p, t, vf_set1(0.254829592f));
+    vf rest = vf_mul(vf_mul(p, t), vf_exp(vf_sub(vf_zero(), vf_mul(x, x))));
+    /* g (1 + erf(x)) / 2 = max(g, 0) - |g| rest / 2; a NaN, which the bounds lose, comes through `rest` */
+    vf size = vf_mul(x, vf_set1(0.70710678118654752f));
+    vf_store(m + i, vf_mul(vf_sub(vf_max(g, vf_zero()), vf_mul(size, rest)), vf_load(up + i)));
+  }
+}
+
 /* Bounds lose a NaN, which has to come through: times zero it is added again. */
 static void clamped_mul(float *m, const float *gate, const float *up, uint32_t n, float limit) {
   vf most = vf_set1(limit), least = vf_set1(-limit), one = vf_set1(1.0f);
@@ -500,31 +517,29 @@ INLINE void mix_range(enum tl_dtype dtype, const unsigned nq, const struct cpu_a
   }
 }
 
-/* The first position that a query with n_keys before and at its own sees. */
-INLINE uint32_t first_key(const struct cpu_attention *a, uint32_t n_keys) {
-  return a->window && n_keys > a->window ? n_keys - a->window : 0;
-}
-
-/* nq queries: what the earlier ones see alone, what all see together, then what the later ones see
+/* nq queries from number `at` on: what the earlier ones see alone, what all see together, then what the later ones see
  * beyond: a slot that a query may not see is never read for it. out rows are head_pad long. */
-INLINE void attend_queries(enum tl_dtype dtype, const unsigned nq, const struct cpu_attention *a, const float *const *q,
-                           const uint32_t *n_keys, const float *sinks, float *const *out, float *scores, size_t stride) {
-  uint32_t begin = first_key(a, n_keys[0]) / TL_BLOCK_TOKENS, end = n_keys[nq - 1];
+INLINE void attend_queries(enum tl_dtype dtype, const unsigned nq, const struct cpu_attention *a, uint32_t at, const float *const *q,
+                           const uint32_t *n_keys, float *const *out, float *scores, size_t stride) {
+  static const uint32_t none[CPU_MAX_QUERIES];
+  const uint32_t *first_keys = a->first ? a->first + at : none;
+  const float *sinks = a->sinks ? a->sinks + at : NULL;
+  uint32_t begin = first_keys[0] / TL_BLOCK_TOKENS, end = n_keys[nq - 1];
   score_queries(dtype, nq, a, q, begin, (end + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS, scores, stride);
   for (unsigned i = 0; i < nq; i++) {
-    uint32_t first = first_key(a, n_keys[i]), from = first & ~15u, padded = (n_keys[i] + 15) & ~15u;
+    uint32_t first = first_keys[i], from = first & ~15u, padded = (n_keys[i] + 15) & ~15u;
     if (a->softcap > 0) softcap(scores + i * stride + from, padded - from, a->softcap);
     softmax(scores + i * stride, first, n_keys[i], sinks ? sinks + i : NULL);
     memset(out[i], 0, a->head_pad * sizeof(float));
   }
   /* [shared, n_keys[0]) is seen by all; nothing is when the window is that short */
-  uint32_t shared = first_key(a, n_keys[nq - 1]);
+  uint32_t shared = first_keys[nq - 1];
   if (shared > n_keys[0]) shared = n_keys[0];
   for (unsigned i = 0; i < nq; i++)
-    mix_range(dtype, 1, a, scores + i * stride, stride, first_key(a, n_keys[i]), shared, out + i);
+    mix_range(dtype, 1, a, scores + i * stride, stride, first_keys[i], shared, out + i);
   mix_range(dtype, nq, a, scores, stride, shared, n_keys[0], out);
   for (unsigned i = 1; i < nq; i++) {
-    uint32_t first = first_key(a, n_keys[i]), from = first > n_keys[0] ? first : n_keys[0];
+    uint32_t first = first_keys[i], from = first > n_keys[0] ? first : n_keys[0];
     mix_range(dtype, 1, a, scores + i * stride, stride, from, n_keys[i], out + i);
   }
 }
@@ -532,11 +547,10 @@ INLINE void attend_queries(enum tl_dtype dtype, const unsigned nq, const struct 
 #define DEFINE_ATTEND(name, dtype)                                                                                    \
   static void name(const struct cpu_attention *a, uint32_t n, const float *const *q, const uint32_t *n_keys,          \
                    float *const *out, float *scores, size_t stride) {                                                 \
-    const float *s = a->sinks;                                                                                        \
     uint32_t i = 0;                                                                                                   \
-    for (; i + 4 <= n; i += 4) attend_queries(dtype, 4, a, q + i, n_keys + i, s ? s + i : NULL, out + i, scores, stride);               \
-    for (; i + 2 <= n; i += 2) attend_queries(dtype, 2, a, q + i, n_keys + i, s ? s + i : NULL, out + i, scores, stride);               \
-    for (; i < n; i++) attend_queries(dtype, 1, a, q + i, n_keys + i, s ? s + i : NULL, out + i, scores, stride);                       \
+    for (; i + 4 <= n; i += 4) attend_queries(dtype, 4, a, i, q + i, n_keys + i, out + i, scores, stride); \
+    for (; i + 2 <= n; i += 2) attend_queries(dtype, 2, a, i, q + i, n_keys + i, out + i, scores, stride); \
+    for (; i < n; i++) attend_queries(dtype, 1, a, i, q + i, n_keys + i, out + i, scores, stride); \
   }
 DEFINE_ATTEND(attend_f32, TL_DTYPE_F32)
 DEFINE_ATTEND(attend_f16, TL_DTYPE_F16)

@@ -136,8 +136,9 @@ static bool project_block(struct run *r, struct cpu_ticket *ticket, const struct
 static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *gate,
                      const struct cpu_matrix *up) {
   struct cpu_device *d = r->d;
-  void (*gate_mul)(float *, const float *, const float *, uint32_t) =
-      op->features & TL_F_GELU_TANH ? d->kernels->gelu_mul : d->kernels->silu_mul;
+  void (*gate_mul)(float *, const float *, const float *, uint32_t) = op->features & TL_F_GELU_TANH ? d->kernels->gelu_mul
+                                                                      : op->features & TL_F_GELU  ? d->kernels->gelu_erf_mul
+                                                                                                  : d->kernels->silu_mul;
   uint32_t m = r->step->n_tokens, from, to;
   convert(r, gate, d->h, d->ld_dim, m);
   if (form_of(d, up) != form_of(d, gate)) convert(r, up, d->h, d->ld_dim, m);
@@ -153,6 +154,27 @@ static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct tl_o
         for (uint32_t k = 0; up->bias && k < CPU_PANEL; k++) ui[k] += up->bias[p * CPU_PANEL + k];
         gate_mul(gi, gi, ui, CPU_PANEL);
         memcpy(d->m + i * d->ld_ffn + p * CPU_PANEL, gi, n * sizeof *gi);
+      }
+    }
+  }
+}
+
+/* An MLP without a gate. */
+static void up(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *w) {
+  struct cpu_device *d = r->d;
+  uint32_t m = r->step->n_tokens, from, to;
+  float *out = r->lane->panel_out, ones[CPU_PANEL];
+  for (unsigned k = 0; k < CPU_PANEL; k++) ones[k] = 1;
+  convert(r, w, d->h, d->ld_dim, m);
+  while (take(r, ticket, w->n_panels, &from, &to)) {
+    for (uint32_t p = from; p < to; p++) {
+      product(r, w, p, d->h, d->ld_dim, m, out);
+      uint32_t n = columns_of(w, p);
+      for (uint32_t i = 0; i < m; i++) {
+        float *row = out + i * CPU_PANEL;
+        for (uint32_t k = 0; w->bias && k < CPU_PANEL; k++) row[k] += w->bias[p * CPU_PANEL + k];
+        d->kernels->gelu_erf_mul(row, row, ones, CPU_PANEL);
+        memcpy(d->m + i * d->ld_ffn + p * CPU_PANEL, row, n * sizeof *row);
       }
     }
   }
@@ -191,6 +213,7 @@ static void norm(struct run *r, const struct tl_op *op, const float *weight, con
       cpu_layer_norm(h, x, weight, bias, dim, op->eps);
     else
       d->kernels->rmsnorm(h, x, weight, dim, op->eps);
+    if (op->features & TL_F_IN_PLACE) memcpy(x, h, dim * sizeof *x);
   }
 }
 
@@ -206,7 +229,8 @@ static void store(enum tl_dtype dtype, char *base, size_t element, float value) 
 
 /* Where a layer's K of a head, the rank's own count, begins in block 0; V lies n_kv_heads * head_bytes on. */
 static char *head_base(const struct cpu_device *d, uint32_t layer, uint32_t head) {
-  return d->kv + (size_t)layer * d->n_blocks * d->layer_bytes + head * d->head_bytes;
+  size_t own = d->ld_vector ? 0 : layer; /* a pooling model's layers use the same blocks in turn */
+  return d->kv + own * d->n_blocks * d->layer_bytes + head * d->head_bytes;
 }
 
 static void store_kv(struct run *r, uint32_t layer) {
@@ -228,6 +252,13 @@ static void store_kv(struct run *r, uint32_t layer) {
   }
 }
 
+/* Which positions [*ret_first, return value) a query at `position` of a sequence of `length` sees. */
+static uint32_t seen(const struct tl_op *op, uint32_t position, uint32_t length, uint32_t *ret_first) {
+  uint32_t window = op->features & TL_F_WINDOW ? op->window : length, ahead = op->features & TL_F_BOTH_SIDES ? window : 1;
+  *ret_first = position >= window ? position - window + 1 : 0;
+  return length - position < ahead ? length : position + ahead;
+}
+
 /* Query rows [row, row + n) of sequence seq, for one KV head. */
 static void attend_unit(struct run *r, const struct tl_op *op, const float *sinks, uint32_t seq, uint32_t head, uint32_t row,
                         uint32_t n) {
@@ -237,9 +268,10 @@ static void attend_unit(struct run *r, const struct tl_op *op, const float *sink
                             d->head_pad,    d->layer_bytes,
                             head_base(d, op->layer, head), NULL,
                             r->step->block_tables + (size_t)seq * r->step->table_stride, op->scale,
-                            op->features & TL_F_SOFTCAP ? op->softcap : 0,
-                            op->features & TL_F_WINDOW ? op->window : 0, NULL};
+                            op->features & TL_F_SOFTCAP ? op->softcap : 0, NULL, NULL};
   float sink[CPU_MAX_QUERIES];
+  uint32_t first[CPU_MAX_QUERIES];
+  a.first = first;
   if (sinks) a.sinks = sink;
   a.v = a.k + d->shard.n_kv_heads * d->head_bytes;
   size_t stride = ((size_t)d->load.max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS * TL_BLOCK_TOKENS;
@@ -254,7 +286,7 @@ static void attend_unit(struct run *r, const struct tl_op *op, const float *sink
       q[i] = d->qkv + token * d->ld_qkv + (size_t)query_head * head_dim;
       out[i] = out_rows + (size_t)i * d->head_pad;
       if (sinks) sink[i] = sinks[d->shard.first_head + query_head];
-      n_keys[i] = r->step->positions[token] + 1;
+      n_keys[i] = seen(op, r->step->positions[token], r->step->context_len[seq], &first[i]);
     }
     d->kernels->attend(&a, count, q, n_keys, out, r->lane->scores, stride);
     for (uint32_t i = 0; i < count; i++) {
@@ -346,6 +378,7 @@ static bool run_op(struct run *r, uint32_t i) {
       break;
     case TL_OP_ATTN_OUT: fine = project_block(r, ticket, op, w, d->a, d->ld_attn); break;
     case TL_OP_GATED_UP: gated_up(r, ticket, op, w, &d->weights.ups[i]); break;
+    case TL_OP_UP: up(r, ticket, w); break;
     case TL_OP_MLP_DOWN: fine = project_block(r, ticket, op, w, d->m, d->ld_ffn); break;
     case TL_OP_NORM_ADD: cpu_norm_add(d, op, weight, from, to); break;
     case TL_OP_ROUTE: cpu_route(r, ticket, op, w); break;
@@ -353,6 +386,10 @@ static bool run_op(struct run *r, uint32_t i) {
     case TL_OP_EXPERTS_DOWN: fine = cpu_experts_down(r, ticket, d->weights.experts[i]); break;
     case TL_OP_ROW_GATE: cpu_row_gate(r, weight); break;
     case TL_OP_LOGITS: fine = logits(r, ticket, op, w); break;
+    case TL_OP_EMBED_PLACE: cpu_embed_place(r, weight, part); break;
+    case TL_OP_POOL: cpu_pool(r); break;
+    case TL_OP_DENSE: cpu_dense(r, ticket, op, w); break;
+    case TL_OP_VECTOR_NORM: cpu_vector_norm(r, op, weight, part); break;
   }
   if (fine) barrier(r);
   return fine;
@@ -360,11 +397,14 @@ static bool run_op(struct run *r, uint32_t i) {
 
 void cpu_run_step(void *device, unsigned lane) {
   struct cpu_device *d = device;
-  struct run r = {d, d->step, &d->lanes[lane], lane, d->options.n_lanes, 0};
+  struct run r = {d, d->step, &d->lanes[lane], lane, d->options.n_lanes, 0, 0};
   for (uint32_t i = 0; i < d->model->n_ops; i++) {
     /* a step that wants no row needs no logits */
     if (d->step->n_rows == 0 && d->model->plan[i].kind == TL_OP_LOGITS) return;
     if (!run_op(&r, i)) return;
   }
-  if (d->shard.rank == 0) sample(&r, &d->tickets[d->model->n_ops]);
+  if (d->ld_vector)
+    cpu_give_vectors(&r);
+  else if (d->shard.rank == 0)
+    sample(&r, &d->tickets[d->model->n_ops]);
 }

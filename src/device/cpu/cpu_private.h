@@ -50,7 +50,7 @@ struct cpu_attention {
   const uint32_t *table;      /* blocks of the sequence */
   float scale;
   float softcap;              /* of scores; 0: none */
-  uint32_t window;            /* positions that a query sees, its own the last; 0: all */
+  const uint32_t *first;      /* (queries) the first position that each sees, ascending; NULL: 0 */
   const float *sinks;         /* (queries) one more score of each, of a position without a value; NULL: none */
 };
 
@@ -69,10 +69,11 @@ struct cpu_kernels {
   void (*rmsnorm)(float *h, const float *x, const float *weight, uint32_t n, float eps);
   void (*silu_mul)(float *m, const float *gate, const float *up, uint32_t n);
   void (*gelu_mul)(float *m, const float *gate, const float *up, uint32_t n); /* gelu by tanh */
+  void (*gelu_erf_mul)(float *m, const float *gate, const float *up, uint32_t n);
   /* m = g sigmoid(1.702 g) (u + 1), g = min(gate, limit), u = up within -limit and limit */
   void (*clamped_mul)(float *m, const float *gate, const float *up, uint32_t n, float limit);
   void (*softcap)(float *x, uint32_t n, float cap); /* x = cap * tanh(x / cap); n: a multiple of 16 */
-  /* out[i] (head_dim) = attention of query q[i] over its first n_keys[i] positions;
+  /* out[i] (head_dim) = attention of query q[i] over positions first[i] to n_keys[i] - 1;
    * n <= CPU_MAX_QUERIES, n_keys ascending; scores: n rows of `stride` floats. */
   void (*attend)(const struct cpu_attention *a, uint32_t n, const float *const *q, const uint32_t *n_keys,
                  float *const *out, float *scores, size_t stride);
@@ -111,8 +112,8 @@ struct cpu_weights {
   struct cpu_matrix **experts; /* by plan record: of EXPERTS_UP gate and up of each of the shard's, of EXPERTS_DOWN its one */
   uint32_t n_records;
   bool quantized;              /* at least one of them is */
-  float **norms;               /* by plan record: weight[0] */
-  float **norm_parts;          /* by plan record: bias[0] of a norm, weight[1] of QK_NORM */
+  float **norms;               /* by plan record: weight[0] of what is not a product */
+  float **norm_parts;          /* by plan record: bias[0] of a norm, weight[1] of QK_NORM and EMBED_PLACE */
   enum tl_dtype embed_dtype;
   const char *embed;           /* (shard's n_vocab, dim) rows as in the file */
   char *memory;                /* one mapping holds all of the above's data */
@@ -175,6 +176,14 @@ struct cpu_mixture {
   float *m;            /* (n_entries, ld_inner) */
 };
 
+/* cpu_encode.c: where the keys of a pooling model's step are: blocks of one layer, which all layers use in turn. */
+struct cpu_places {
+  struct tl_step step; /* the one that was submitted, with the arrays below */
+  uint32_t *slots;     /* (max_batch_tokens) */
+  uint32_t *context;   /* (max_batch_size) */
+  uint32_t *tables;    /* (max_batch_size, table_stride) */
+};
+
 struct cpu_quant_kernels; /* cpu_quant.h */
 
 struct cpu_device {
@@ -200,10 +209,12 @@ struct cpu_device {
   char *activations;
   size_t activation_bytes;
   float *x, *h, *qkv, *a, *m, *logits; /* rows of the strides below */
+  float *vectors[2];                   /* (max_batch_size, ld_vector) by turns: DENSE reads the one and writes the other */
   uint32_t *pairs;                     /* converted rows where the kernels want them */
   char *quants;                        /* quantized rows, NULL: no matrix wants them */
   size_t quants_bytes;
   float *parts[2];                     /* (max_batch_tokens, ld_dim) what the ranks add up; NULL: alone */
+  size_t ld_vector;                    /* 0: not a pooling model */
   size_t ld_dim, ld_qkv, ld_attn, ld_ffn, ld_vocab; /* ld_vocab: of the whole vocabulary; only rank 0 has logits */
   float *rope;                         /* (max_context, n_rotated): cos, then sin */
   float *rope_local;                   /* likewise, NULL: no record has TL_F_LOCAL */
@@ -211,6 +222,7 @@ struct cpu_device {
   struct cpu_ticket *tickets;          /* (n_ops + 1): the last is sampling's */
   /* the running step */
   const struct tl_step *step;
+  struct cpu_places places;
   struct tl_sampled *sampled;
   bool lost; /* the group was aborted; lane 0 writes it between two barriers */
 };
@@ -225,6 +237,13 @@ struct cpu_group {
 };
 extern const struct tl_device_group_ops cpu_group_ops;
 
+/* cpu_encode.c: blocks that a pooling model's steps need; the arrays; the step with its places in those blocks, which is
+ * valid until the next one. */
+uint32_t cpu_places_blocks(const struct cpu_device *d);
+bool cpu_places_make(struct cpu_device *d); /* false: out of memory */
+void cpu_places_free(struct cpu_device *d);
+const struct tl_step *cpu_places_step(struct cpu_device *d, const struct tl_step *step);
+
 /* cpu_ops.c: what a lane does for one step. */
 void cpu_run_step(void *device, unsigned lane);
 
@@ -234,6 +253,7 @@ bool cpu_mixture_make(struct cpu_device *d);
 void cpu_mixture_free(struct cpu_device *d);
 
 /* cpu_rows.c: records that work on rows alone; [from, to) of the step's rows. */
+/* bias: NULL: none. */
 void cpu_layer_norm(float *h, const float *x, const float *weight, const float *bias, uint32_t n, float eps);
 void cpu_norm_add(const struct cpu_device *d, const struct tl_op *op, const float *weight, uint32_t from, uint32_t to);
 void cpu_qk_norm(const struct cpu_device *d, const struct tl_op *op, const float *q_weight, const float *k_weight,

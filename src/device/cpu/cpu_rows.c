@@ -4,13 +4,27 @@
 
 #include "device/cpu/cpu_private.h"
 
+#define SUMS 32 /* kept side by side, so that the compiler adds whole vectors */
+
+/* Of x, or of its squared distances from `mean`. */
+static float sum_of(const float *x, uint32_t n, bool squares, float mean) {
+  float sums[SUMS] = {0}, rest = 0;
+  uint32_t i = 0;
+  for (; i + SUMS <= n; i += SUMS)
+    for (uint32_t k = 0; k < SUMS; k++) {
+      float v = x[i + k] - mean;
+      sums[k] += squares ? v * v : v;
+    }
+  for (; i < n; i++) rest += squares ? (x[i] - mean) * (x[i] - mean) : x[i] - mean;
+  for (uint32_t half = SUMS / 2; half > 0; half /= 2)
+    for (uint32_t k = 0; k < half; k++) sums[k] += sums[k + half];
+  return sums[0] + rest;
+}
+
 void cpu_layer_norm(float *h, const float *x, const float *weight, const float *bias, uint32_t n, float eps) {
-  float sum = 0, squares = 0;
-  for (uint32_t i = 0; i < n; i++) sum += x[i];
-  float mean = sum / (float)n;
-  for (uint32_t i = 0; i < n; i++) squares += (x[i] - mean) * (x[i] - mean);
-  float scale = 1 / sqrtf(squares / (float)n + eps);
-  for (uint32_t i = 0; i < n; i++) h[i] = (x[i] - mean) * scale * weight[i] + bias[i];
+  float mean = sum_of(x, n, false, 0) / (float)n;
+  float scale = 1 / sqrtf(sum_of(x, n, true, mean) / (float)n + eps);
+  for (uint32_t i = 0; i < n; i++) h[i] = (x[i] - mean) * scale * weight[i] + (bias ? bias[i] : 0);
 }
 
 void cpu_norm_add(const struct cpu_device *d, const struct tl_op *op, const float *weight, uint32_t from, uint32_t to) {

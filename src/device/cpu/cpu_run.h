@@ -13,6 +13,7 @@ struct run {
   struct cpu_lane *lane;
   unsigned index, n_lanes;
   unsigned n_sums; /* over the ranks, in this step so far */
+  unsigned vector; /* which of the device's two arrays of vectors is read next */
 };
 
 /* The next stretch of `total` items; false when all are taken. Who computes an
@@ -80,5 +81,13 @@ void cpu_experts_up(struct run *r, struct cpu_ticket *ticket, const struct tl_op
 /* False: the group was aborted. */
 bool cpu_experts_down(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *experts);
 void cpu_row_gate(struct run *r, const float *weight);
+
+/* cpu_encode.c: the records of pooling models; a barrier is due behind each. */
+void cpu_embed_place(struct run *r, const float *positions, const float *types);
+void cpu_pool(struct run *r);
+void cpu_dense(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w);
+void cpu_vector_norm(struct run *r, const struct tl_op *op, const float *weight, const float *bias);
+/* The vectors into the step's. */
+void cpu_give_vectors(struct run *r);
 
 #endif

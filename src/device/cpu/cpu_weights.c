@@ -175,14 +175,26 @@ static void pack(struct packer *p, struct cpu_matrix *w, const struct tl_op *op,
 /* The vectors that a norm, or another record, reads: weight[0], and another; -1: it has none. */
 static void norm_vectors(const struct tl_op *op, int32_t *ret_first, int32_t *ret_second) {
   *ret_first = *ret_second = -1;
-  if (op->kind == TL_OP_ROW_GATE || op->kind == TL_OP_ATTEND) *ret_first = op->weight[0];
-  if (op->kind != TL_OP_RMSNORM && op->kind != TL_OP_NORM_ADD && op->kind != TL_OP_QK_NORM) return;
-  *ret_first = op->weight[0];
-  *ret_second = op->kind == TL_OP_QK_NORM ? op->weight[1] : op->bias[0];
+  switch (op->kind) {
+    case TL_OP_ROW_GATE:
+    case TL_OP_ATTEND: *ret_first = op->weight[0]; return;
+    case TL_OP_QK_NORM:
+    case TL_OP_EMBED_PLACE: *ret_first = op->weight[0], *ret_second = op->weight[1]; return;
+    case TL_OP_RMSNORM:
+    case TL_OP_VECTOR_NORM:
+    case TL_OP_NORM_ADD: *ret_first = op->weight[0], *ret_second = op->bias[0]; return;
+    default: return;
+  }
+}
+
+static uint64_t row_length(const struct tl_tensor *t) {
+  return t->n_dims > 1 ? t->shape[1] : 1;
 }
 
 static size_t vector_bytes(const struct tl_model *model, int32_t tensor) {
-  return tensor < 0 ? 0 : round_up(model->tensors[tensor].shape[0] * sizeof(float), 64);
+  if (tensor < 0) return 0;
+  const struct tl_tensor *t = &model->tensors[tensor];
+  return round_up(t->shape[0] * row_length(t) * sizeof(float), 64);
 }
 
 static float *copy_vector(struct packer *p, int32_t tensor, bool plus_one) {
@@ -190,10 +202,8 @@ static float *copy_vector(struct packer *p, int32_t tensor, bool plus_one) {
   const struct tl_tensor *t = &p->load->model->tensors[tensor];
   float *vector = (float *)(void *)p->at;
   p->at += vector_bytes(p->load->model, tensor);
-  for (uint64_t k = 0; k < t->shape[0]; k++) {
-    tl_tensor_row_to_f32(t, k, vector + k);
-    if (plus_one) vector[k] += 1;
-  }
+  for (uint64_t k = 0; k < t->shape[0]; k++) tl_tensor_row_to_f32(t, k, vector + k * row_length(t));
+  for (uint64_t k = 0; plus_one && k < t->shape[0]; k++) vector[k] += 1;
   return vector;
 }
 
@@ -203,6 +213,8 @@ static unsigned stacked(const struct tl_op *op) {
     case TL_OP_QKV: return 3;
     case TL_OP_ATTN_OUT:
     case TL_OP_GATED_UP:
+    case TL_OP_UP:
+    case TL_OP_DENSE:
     case TL_OP_MLP_DOWN:
     case TL_OP_ROUTE:
     case TL_OP_LOGITS: return 1;

@@ -29,7 +29,7 @@ INLINE vf vf_dot(vf sum, __m512i w, __m512i x) {
 #pragma GCC pop_options
 
 static const struct cpu_kernels bf16_emulated = {"avx512_bf16 emulated", convert_pairs, gemm_dot, rmsnorm,
-                                                 silu_mul,               gelu_mul, clamped_mul, softcap, attend,        max_of,   exp_sum,       sum_above};
+                                                 silu_mul,               gelu_mul, gelu_erf_mul, clamped_mul, softcap, attend, max_of,   exp_sum,       sum_above};
 #endif
 
 #define MAX_KERNELS 5
