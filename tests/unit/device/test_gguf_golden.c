@@ -97,7 +97,7 @@ static void test_mixed(void **state) {
 /* Fused matrices in blocks: each row of each part is that of the folder's, rounded. */
 static void test_fused_blocks(void **state) {
   (void)state;
-  struct tl_model *plain = load("arch/phi4_longrope"), *rounded = load("gguf/arch_phi4_q8_0.gguf");
+  struct tl_model *plain = load_model("arch/phi4_longrope"), *rounded = load_model("gguf/arch_phi4_q8_0.gguf");
   unsigned n_blocks = 0;
   assert_int_equal(plain->n_ops, rounded->n_ops);
   for (uint32_t i = 0; i < plain->n_ops * TL_OP_INPUTS; i++) {
