@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* How far are layers of experts from the speed at which the machine reads the experts that a step needs?
+/* How far is a layer of experts from the speed at which the machine reads the experts that a step needs?
  *
- * A model of such layers alone, with random weights, decodes rows of random tokens: each step chooses other experts, and
+ * A model of one such layer alone, with random weights, decodes rows of random tokens: each step chooses other experts, and
  * together they are more than a cache holds. Counted are the bytes of the experts that the step's rows chose, each once; the
  * time is that of the whole step: routing, gathering rows, products, adding up. */
 #include <getopt.h>
@@ -17,15 +17,14 @@
 #define VOCAB 256
 #define BATCH 16
 #define STEPS 10
-#define PASSES 5
-#define MAX_LAYERS 4
-#define N_TENSORS(experts) (1 + MAX_LAYERS * (2 + 3 * (experts)))
+#define PASSES 3
+#define N_TENSORS(experts) (3 + 3 * (experts))
 
 struct shape {
   const char *name;
-  uint32_t dim, inner, n_experts, n_chosen, n_layers;
+  uint32_t dim, inner, n_experts, n_chosen;
 };
-static const struct shape shapes[] = {{"Mixtral 8x7B", 4096, 14336, 8, 2, 1}, {"Qwen3 30B-A3B", 2048, 768, 128, 8, 4}};
+static const struct shape shapes[] = {{"Mixtral 8x7B", 4096, 14336, 8, 2}, {"Qwen3 30B-A3B", 2048, 768, 128, 8}};
 static const enum tl_dtype formats[] = {TL_DTYPE_BF16, TL_DTYPE_Q8_0, TL_DTYPE_Q4_K, TL_DTYPE_MXFP4};
 
 /* --- a model of random weights ---------------------------------------------------------------------- */
@@ -33,7 +32,7 @@ static const enum tl_dtype formats[] = {TL_DTYPE_BF16, TL_DTYPE_Q8_0, TL_DTYPE_Q
 struct made {
   struct tl_model model;
   struct tl_tensor *tensors;
-  struct tl_op ops[1 + 4 * MAX_LAYERS];
+  struct tl_op ops[5];
   float inv_freq[8];
   void *experts, *floats; /* what the tensors hold: one matrix for all experts, one for the rest */
 };
@@ -47,10 +46,10 @@ static uint32_t random_bits(void) {
   return (uint32_t)(random_state >> 32);
 }
 
-/* Bytes whose halves are small numbers in every format. */
+/* Bytes that are small numbers of both signs in every format. */
 static void *random_matrix(enum tl_dtype dtype, size_t bytes) {
   uint8_t *data = malloc(bytes);
-  for (size_t i = 0; data && i < bytes; i++) data[i] = (uint8_t)((random_bits() & 0x1f) | 0x10);
+  for (size_t i = 0; data && i < bytes; i++) data[i] = (uint8_t)((random_bits() & 0x9f) | 0x10);
   if (dtype == TL_DTYPE_MXFP4)
     for (size_t i = 0; data && i < bytes; i += 17) data[i] = 118;
   return data;
@@ -84,14 +83,12 @@ static bool make_model(struct made *m, const struct shape *s, enum tl_dtype dtyp
   if (!m->experts || !floats || !m->tensors) return false;
   for (size_t i = 0; i < n_floats; i++) floats[i] = (float)(random_bits() % 2001) / 1000 - 1;
   add_op(m, TL_OP_EMBED, s)->weight[0] = add_tensor(m, TL_DTYPE_F32, VOCAB, s->dim, floats);
-  for (uint32_t layer = 0; layer < s->n_layers; layer++) {
-    add_op(m, TL_OP_RMSNORM, s)->weight[0] = add_tensor(m, TL_DTYPE_F32, s->dim, 0, floats);
-    add_op(m, TL_OP_ROUTE, s)->weight[0] = add_tensor(m, TL_DTYPE_F32, s->n_experts, s->dim, floats + (size_t)VOCAB * s->dim);
-    struct tl_op *up = add_op(m, TL_OP_EXPERTS_UP, s), *down = add_op(m, TL_OP_EXPERTS_DOWN, s);
-    up->weight[0] = add_experts(m, s, dtype, s->inner, s->dim);
-    up->weight[1] = add_experts(m, s, dtype, s->inner, s->dim);
-    down->weight[0] = add_experts(m, s, dtype, s->dim, s->inner);
-  }
+  add_op(m, TL_OP_RMSNORM, s)->weight[0] = add_tensor(m, TL_DTYPE_F32, s->dim, 0, floats);
+  add_op(m, TL_OP_ROUTE, s)->weight[0] = add_tensor(m, TL_DTYPE_F32, s->n_experts, s->dim, floats + (size_t)VOCAB * s->dim);
+  struct tl_op *up = add_op(m, TL_OP_EXPERTS_UP, s), *down = add_op(m, TL_OP_EXPERTS_DOWN, s);
+  up->weight[0] = add_experts(m, s, dtype, s->inner, s->dim);
+  up->weight[1] = add_experts(m, s, dtype, s->inner, s->dim);
+  down->weight[0] = add_experts(m, s, dtype, s->dim, s->inner);
   struct tl_model *model = &m->model;
   model->architecture = "experts";
   model->dim = s->dim;
@@ -116,10 +113,10 @@ static void free_model(struct made *m) {
 /* --- steps ------------------------------------------------------------------------------------------- */
 
 struct figures {
-  double seconds, bytes, active; /* of a step; active: experts of a layer */
+  double seconds, bytes, active; /* of a step; active: experts that were chosen */
 };
 
-static struct figures run_steps(const struct tl_device_ops *ops, struct tl_device *device, const struct shape *s, uint32_t batch) {
+static struct figures run_steps(const struct tl_device_ops *ops, struct tl_device *device, uint32_t batch) {
   const struct cpu_device *d = (const struct cpu_device *)device;
   const struct cpu_matrix *up = d->weights.experts[3], *down = d->weights.experts[4];
   double each = (double)(2 * up->n_panels * up->panel_bytes + down->n_panels * down->panel_bytes);
@@ -139,9 +136,9 @@ static struct figures run_steps(const struct tl_device_ops *ops, struct tl_devic
       ops->submit(device, &step, &err);
       ops->collect(device, NULL, &err);
       seconds += probe_seconds_since(began_ns) / STEPS;
-      active += (double)d->mixture.n_active / STEPS; /* of the last layer, which is like the others */
+      active += (double)d->mixture.n_active / STEPS;
     }
-    if (seconds < best.seconds) best = (struct figures){seconds, active * each * s->n_layers, active};
+    if (seconds < best.seconds) best = (struct figures){seconds, active * each, active};
   }
   return best;
 }
@@ -159,11 +156,11 @@ static int measure(const struct shape *s, enum tl_dtype dtype, unsigned lanes, s
                                       .max_context = TL_BLOCK_TOKENS};
   if (r == TL_OK) r = ops->load(device, &load, &loaded, err);
   for (uint32_t batch = 1; r == TL_OK && batch <= BATCH; batch *= BATCH) {
-    struct figures f = run_steps(ops, device, s, batch);
+    struct figures f = run_steps(ops, device, batch);
     /* right behind: a machine that is shared changes from minute to minute */
     double read = probe_read(((struct cpu_device *)device)->pool, lanes, (size_t)768 << 20);
     printf("%-14s %-6s %5u %8.1f %10.0f %9.1f %8.1f %7.0f%%\n", s->name, tl_dtype_name(dtype), batch, f.active,
-           f.bytes / 1e6 / s->n_layers, f.seconds * 1e3 / s->n_layers, f.bytes / f.seconds / 1e9, 100 * f.bytes / f.seconds / read);
+           f.bytes / 1e6, f.seconds * 1e3, f.bytes / f.seconds / 1e9, 100 * f.bytes / f.seconds / read);
     fflush(stdout);
   }
   if (device) ops->close(device);
