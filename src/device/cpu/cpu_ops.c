@@ -425,7 +425,7 @@ static bool run_op(struct run *r, uint32_t i) {
     case TL_OP_EXPERTS_DOWN: fine = cpu_experts_down(r, ticket, d->weights.experts[i]); break;
     case TL_OP_ROW_GATE: cpu_row_gate(r, weight); break;
     case TL_OP_LOGITS: fine = logits(r, ticket, op, w); break;
-    case TL_OP_EMBED_PLACE: cpu_embed_place(r, weight, part); break;
+    case TL_OP_EMBED_PLACE: cpu_embed_place(r, op, weight, part); break;
     case TL_OP_POOL: cpu_pool(r); break;
     case TL_OP_DENSE: cpu_dense(r, ticket, op, w); break;
     case TL_OP_VECTOR_NORM: cpu_vector_norm(r, op, weight, part); break;
