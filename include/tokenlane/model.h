@@ -36,7 +36,7 @@ enum tl_op_kind {
   TL_OP_EXPERTS_DOWN, /* x += sum over the chosen of share * (m W0^T + b0), the best first */
   TL_OP_ROW_GATE,     /* m *= sigmoid(h . weight[0]): GATED_UP's m, of an expert that all rows have */
   /* Of encoders and other pooling models. v is a sequence's vector: the embedding as it is made. */
-  TL_OP_EMBED_PLACE,  /* x += weight[0][position] + weight[1][token type]; -1: that one is not there */
+  TL_OP_EMBED_PLACE,  /* x += weight[0][position] + weight[1][token type, 0 if it has no row]; -1: that one is not there */
   TL_OP_UP,           /* m = gelu(h W^T + b), by erf */
   TL_OP_POOL,         /* v of tl_model.pooling = of the sequence's rows of h; (dim) */
   TL_OP_DENSE,        /* v = v W^T + b; weight[0], bias[0] */

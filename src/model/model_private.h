@@ -208,7 +208,7 @@ const struct architecture *arch_find(const char *class_name, const char *model_t
 /* gguf_config.c: whether GGUF files of this class are read. */
 bool gguf_knows_class(const char *class_name);
 
-/* pooling.c: what a folder says of its vectors. kind TL_POOL_NONE: it has no modules.json. */
+/* model_pooling.c: what a folder says of its vectors. kind TL_POOL_NONE: it has no modules.json. */
 struct hf_pooling {
   enum tl_pooling kind;
   bool normalize, dense_tanh;

@@ -121,6 +121,7 @@ static struct run outputs(const struct tl_model *model, const struct tl_shard *s
     case TL_OP_QKV:
       if (input == 0) return (struct run){s->first_head * head, s->n_heads * head};
       return (struct run){s->first_kv_head * head, s->n_kv_heads * head};
+    case TL_OP_UP:
     case TL_OP_GATED_UP: return inner(s, t->shape[0]);
     case TL_OP_EMBED:
     case TL_OP_LOGITS: return (struct run){s->first_vocab, s->n_vocab};

@@ -51,14 +51,17 @@ const struct tl_step *cpu_places_step(struct cpu_device *d, const struct tl_step
 
 /* --- rows ---------------------------------------------------------------------------------------- */
 
-void cpu_embed_place(struct run *r, const float *positions, const float *types) {
+void cpu_embed_place(struct run *r, const struct tl_op *op, const float *positions, const float *types) {
   struct cpu_device *d = r->d;
+  uint64_t n_types = types ? d->model->tensors[op->weight[1]].shape[0] : 0;
   const struct tl_step *step = r->step;
   uint32_t from, to, dim = d->model->dim;
   share(r, step->n_tokens, &from, &to);
   for (uint32_t i = from; i < to; i++) {
     float *x = d->x + i * d->ld_dim;
-    const float *type = types ? types + (step->token_types ? (size_t)step->token_types[i] * dim : 0) : NULL;
+    /* a tokenizer's file may know more types than the model has */
+    uint32_t kind = step->token_types ? (uint32_t)step->token_types[i] : 0;
+    const float *type = types ? types + (kind < n_types ? (size_t)kind * dim : 0) : NULL;
     const float *position = positions ? positions + (size_t)step->positions[i] * dim : NULL;
     for (uint32_t k = 0; type && k < dim; k++) x[k] += type[k];
     for (uint32_t k = 0; position && k < dim; k++) x[k] += position[k];
@@ -124,6 +127,7 @@ void cpu_vector_norm(struct run *r, const struct tl_op *op, const float *weight,
 
 void cpu_give_vectors(struct run *r) {
   const struct tl_model *model = r->d->model;
+  if (r->d->shard.rank > 0) return; /* all ranks have the same */
   uint32_t from, to;
   share(r, r->step->n_seqs, &from, &to);
   for (uint32_t s = from; s < to; s++) {

@@ -321,7 +321,8 @@ static void gelu_erf_mul(float *m, const float *gate, const float *up, uint32_t 
     vf rest = vf_mul(vf_mul(p, t), vf_exp(vf_sub(vf_zero(), vf_mul(x, x))));
     /* g (1 + erf(x)) / 2 = max(g, 0) - |g| rest / 2; a NaN, which the bounds lose, comes through `rest` */
     vf size = vf_mul(x, vf_set1(0.70710678118654752f));
-    vf_store(m + i, vf_mul(vf_sub(vf_max(g, vf_zero()), vf_mul(size, rest)), vf_load(up + i)));
+    vf y = vf_sub(vf_max(g, vf_zero()), vf_mul(size, rest));
+    vf_store(m + i, up ? vf_mul(y, vf_load(up + i)) : y);
   }
 }
 

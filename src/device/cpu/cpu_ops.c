@@ -66,37 +66,73 @@ static void convert(struct run *r, const struct cpu_matrix *w, const float *x, s
   if (pairs || quants) barrier(r);
 }
 
-/* out (m, 32) = the converted rows of x times panel p. */
-static void product(struct run *r, const struct cpu_matrix *w, uint32_t p, const float *x, size_t ldx, uint32_t m,
+/* Rows that a panel is multiplied with at a time: what comes out, 32 floats a row, is still in the L1 cache when bias and
+ * residual are added to it, and unpacking weights is spread over enough rows. */
+#define ROW_BLOCK 144
+
+/* out (n, 32) = the converted rows [row, row + n) of x times panel p. */
+static void product(struct run *r, const struct cpu_matrix *w, uint32_t p, const float *x, size_t ldx, uint32_t row, uint32_t n,
                     float *out) {
   struct cpu_device *d = r->d;
+  size_t row_bytes;
   switch (form_of(d, w)) {
     case FORM_QUANTS:
-      d->quant->gemm(w, p, d->quants, cpu_quant_row_bytes(w->n_in), m, out, r->lane->unpack);
+      row_bytes = cpu_quant_row_bytes(w->n_in);
+      d->quant->gemm(w, p, d->quants + row * row_bytes, row_bytes, n, out, r->lane->unpack);
       break;
-    case FORM_PAIRS: d->kernels->gemm(w, p, d->pairs, ldx, m, out, r->lane->unpack); break;
-    case FORM_FLOATS: d->kernels->gemm(w, p, x, ldx, m, out, r->lane->unpack); break;
+    case FORM_PAIRS: d->kernels->gemm(w, p, d->pairs + row * (ldx / 2), ldx, n, out, r->lane->unpack); break;
+    case FORM_FLOATS: d->kernels->gemm(w, p, x + row * ldx, ldx, n, out, r->lane->unpack); break;
   }
 }
 
-/* Panel p of w into to->y, whose column `column` is w's first output. */
-static void project_panel(struct run *r, const struct cpu_matrix *w, uint32_t p, const float *x, size_t ldx, uint32_t m,
-                          const struct target *to, uint32_t column) {
-  float *out = r->lane->panel_out;
-  product(r, w, p, x, ldx, m, out);
-  uint32_t n = columns_of(w, p);
-  const float *bias = w->bias ? w->bias + p * CPU_PANEL : NULL;
-  const bool add = to->add, scaled = to->scaled;
-  const float factor = to->factor;
-  for (uint32_t i = 0; i < m; i++) {
-    float *to_row = to->y + i * to->ldy + column + p * CPU_PANEL;
-    const float *from_row = out + i * CPU_PANEL;
-    for (uint32_t k = 0; k < n; k++) {
-      float value = bias ? from_row[k] + bias[k] : from_row[k];
-      if (scaled) value *= factor;
-      to_row[k] = add ? to_row[k] + value : value;
-    }
+/* Weights up to this size stay in a shared cache: a block of rows goes through all of them while it is in the lane's own. */
+#define ROWS_FIRST_BYTES (4u << 20)
+
+/* A unit of work of a product: rows [row, row + n) times a panel. */
+struct unit {
+  uint32_t panel, row, n;
+};
+
+static uint32_t row_blocks(uint32_t m) {
+  return (m + ROW_BLOCK - 1) / ROW_BLOCK;
+}
+
+/* Unit i of row_blocks(m) * n_panels; panels are as large as w's. */
+static struct unit unit_at(const struct cpu_matrix *w, uint32_t n_panels, uint32_t m, uint32_t i) {
+  bool rows_first = n_panels * w->panel_bytes <= ROWS_FIRST_BYTES;
+  uint32_t block = rows_first ? i / n_panels : i % row_blocks(m), row = block * ROW_BLOCK;
+  return (struct unit){rows_first ? i % n_panels : i / row_blocks(m), row, m - row < ROW_BLOCK ? m - row : ROW_BLOCK};
+}
+
+/* The panel's bias to each of n rows of what came out. */
+static void add_bias(const struct cpu_matrix *w, uint32_t p, float *out, uint32_t n) {
+  const float *restrict bias = w->bias + p * CPU_PANEL;
+  for (uint32_t i = 0; w->bias && i < n; i++) {
+    float *restrict row = out + i * CPU_PANEL;
+    for (uint32_t k = 0; k < CPU_PANEL; k++) row[k] += bias[k];
   }
+}
+
+/* The first n of a panel's columns to where they belong; whole panels by loops of a known length, which become vectors. */
+static void put_row(const struct target *to, float *restrict y, float *restrict out, uint32_t n) {
+  for (uint32_t k = 0; to->scaled && k < CPU_PANEL; k++) out[k] *= to->factor;
+  if (to->add && n == CPU_PANEL)
+    for (uint32_t k = 0; k < CPU_PANEL; k++) y[k] += out[k];
+  else if (to->add)
+    for (uint32_t k = 0; k < n; k++) y[k] += out[k];
+  else
+    memcpy(y, out, n * sizeof *y);
+}
+
+/* u.panel of w into to->y, whose column `column` is w's first output. */
+static void project_unit(struct run *r, const struct cpu_matrix *w, struct unit u, const float *x, size_t ldx,
+                         const struct target *to, uint32_t column) {
+  float *out = r->lane->panel_out;
+  product(r, w, u.panel, x, ldx, u.row, u.n, out);
+  add_bias(w, u.panel, out, u.n);
+  uint32_t n_columns = columns_of(w, u.panel);
+  for (uint32_t i = 0; i < u.n; i++)
+    put_row(to, to->y + (u.row + i) * to->ldy + column + u.panel * CPU_PANEL, out + i * CPU_PANEL, n_columns);
 }
 
 void cpu_project(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *w, const float *x, size_t ldx, uint32_t m,
@@ -104,15 +140,16 @@ void cpu_project(struct run *r, struct cpu_ticket *ticket, const struct cpu_matr
   uint32_t from, to, total = 0;
   convert(r, w, x, ldx, m);
   for (const struct cpu_matrix *part = w; part; part = part->next) total += part->n_panels;
-  while (take(r, ticket, total, &from, &to)) {
-    for (uint32_t p = from; p < to; p++) {
+  while (take(r, ticket, total * row_blocks(m), &from, &to)) {
+    for (uint32_t i = from; i < to; i++) {
       const struct cpu_matrix *part = w;
-      uint32_t panel = p, column = 0;
-      for (; panel >= part->n_panels; part = part->next) {
-        panel -= part->n_panels;
+      struct unit u = unit_at(w, total, m, i);
+      uint32_t column = 0;
+      for (; u.panel >= part->n_panels; part = part->next) {
+        u.panel -= part->n_panels;
         column += part->n_out;
       }
-      project_panel(r, part, panel, x, ldx, m, target, column);
+      project_unit(r, part, u, x, ldx, target, column);
     }
   }
 }
@@ -133,6 +170,13 @@ static bool project_block(struct run *r, struct cpu_ticket *ticket, const struct
   return !d->group || cpu_sum_parts(r, m, whole, !to_h);
 }
 
+/* Into the MLP's inner rows. */
+static void put_inner(struct run *r, const struct cpu_matrix *w, struct unit u, const float *out) {
+  struct cpu_device *d = r->d;
+  for (uint32_t i = 0; i < u.n; i++)
+    memcpy(d->m + (u.row + i) * d->ld_ffn + u.panel * CPU_PANEL, out + i * CPU_PANEL, columns_of(w, u.panel) * sizeof *out);
+}
+
 static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *gate,
                      const struct cpu_matrix *up) {
   struct cpu_device *d = r->d;
@@ -142,19 +186,16 @@ static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct tl_o
   uint32_t m = r->step->n_tokens, from, to;
   convert(r, gate, d->h, d->ld_dim, m);
   if (form_of(d, up) != form_of(d, gate)) convert(r, up, d->h, d->ld_dim, m);
-  float *g = r->lane->panel_out, *u = g + (size_t)d->load.max_batch_tokens * CPU_PANEL;
-  while (take(r, ticket, gate->n_panels, &from, &to)) {
-    for (uint32_t p = from; p < to; p++) {
-      product(r, gate, p, d->h, d->ld_dim, m, g);
-      product(r, up, p, d->h, d->ld_dim, m, u);
-      uint32_t n = columns_of(gate, p);
-      for (uint32_t i = 0; i < m; i++) {
-        float *gi = g + i * CPU_PANEL, *ui = u + i * CPU_PANEL;
-        for (uint32_t k = 0; gate->bias && k < CPU_PANEL; k++) gi[k] += gate->bias[p * CPU_PANEL + k];
-        for (uint32_t k = 0; up->bias && k < CPU_PANEL; k++) ui[k] += up->bias[p * CPU_PANEL + k];
-        gate_mul(gi, gi, ui, CPU_PANEL);
-        memcpy(d->m + i * d->ld_ffn + p * CPU_PANEL, gi, n * sizeof *gi);
-      }
+  float *g = r->lane->panel_out, *u = g + (size_t)(m < ROW_BLOCK ? m : ROW_BLOCK) * CPU_PANEL;
+  while (take(r, ticket, gate->n_panels * row_blocks(m), &from, &to)) {
+    for (uint32_t i = from; i < to; i++) {
+      struct unit unit = unit_at(gate, gate->n_panels, m, i);
+      product(r, gate, unit.panel, d->h, d->ld_dim, unit.row, unit.n, g);
+      product(r, up, unit.panel, d->h, d->ld_dim, unit.row, unit.n, u);
+      add_bias(gate, unit.panel, g, unit.n);
+      add_bias(up, unit.panel, u, unit.n);
+      gate_mul(g, g, u, unit.n * CPU_PANEL);
+      put_inner(r, gate, unit, g);
     }
   }
 }
@@ -163,19 +204,15 @@ static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct tl_o
 static void up(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *w) {
   struct cpu_device *d = r->d;
   uint32_t m = r->step->n_tokens, from, to;
-  float *out = r->lane->panel_out, ones[CPU_PANEL];
-  for (unsigned k = 0; k < CPU_PANEL; k++) ones[k] = 1;
+  float *out = r->lane->panel_out;
   convert(r, w, d->h, d->ld_dim, m);
-  while (take(r, ticket, w->n_panels, &from, &to)) {
-    for (uint32_t p = from; p < to; p++) {
-      product(r, w, p, d->h, d->ld_dim, m, out);
-      uint32_t n = columns_of(w, p);
-      for (uint32_t i = 0; i < m; i++) {
-        float *row = out + i * CPU_PANEL;
-        for (uint32_t k = 0; w->bias && k < CPU_PANEL; k++) row[k] += w->bias[p * CPU_PANEL + k];
-        d->kernels->gelu_erf_mul(row, row, ones, CPU_PANEL);
-        memcpy(d->m + i * d->ld_ffn + p * CPU_PANEL, row, n * sizeof *row);
-      }
+  while (take(r, ticket, w->n_panels * row_blocks(m), &from, &to)) {
+    for (uint32_t i = from; i < to; i++) {
+      struct unit unit = unit_at(w, w->n_panels, m, i);
+      product(r, w, unit.panel, d->h, d->ld_dim, unit.row, unit.n, out);
+      add_bias(w, unit.panel, out, unit.n);
+      d->kernels->gelu_erf_mul(out, out, NULL, unit.n * CPU_PANEL);
+      put_inner(r, w, unit, out);
     }
   }
 }
@@ -236,6 +273,8 @@ static char *head_base(const struct cpu_device *d, uint32_t layer, uint32_t head
 static void store_kv(struct run *r, uint32_t layer) {
   struct cpu_device *d = r->d;
   uint32_t from, to, head_dim = d->model->head_dim, n_kv_heads = d->shard.n_kv_heads;
+  const enum tl_dtype dtype = d->kv_dtype; /* what is stored might be these, for all that the compiler knows */
+  const size_t head_pad = d->head_pad;
   share(r, r->step->n_tokens, &from, &to);
   for (uint32_t i = from; i < to; i++) {
     uint32_t slot = r->step->slots[i] % TL_BLOCK_TOKENS;
@@ -245,8 +284,8 @@ static void store_kv(struct run *r, uint32_t layer) {
     for (uint32_t head = 0; head < n_kv_heads; head++, k += head_dim, v += head_dim) {
       char *kb = head_base(d, layer, head) + block, *vb = kb + n_kv_heads * d->head_bytes;
       for (uint32_t e = 0; e < head_dim; e++) {
-        store(d->kv_dtype, kb, (size_t)e * TL_BLOCK_TOKENS + slot, k[e]);
-        store(d->kv_dtype, vb, (size_t)slot * d->head_pad + e, v[e]);
+        store(dtype, kb, (size_t)e * TL_BLOCK_TOKENS + slot, k[e]);
+        store(dtype, vb, (size_t)slot * head_pad + e, v[e]);
       }
     }
   }
@@ -386,7 +425,7 @@ static bool run_op(struct run *r, uint32_t i) {
     case TL_OP_EXPERTS_DOWN: fine = cpu_experts_down(r, ticket, d->weights.experts[i]); break;
     case TL_OP_ROW_GATE: cpu_row_gate(r, weight); break;
     case TL_OP_LOGITS: fine = logits(r, ticket, op, w); break;
-    case TL_OP_EMBED_PLACE: cpu_embed_place(r, weight, part); break;
+    case TL_OP_EMBED_PLACE: cpu_embed_place(r, op, weight, part); break;
     case TL_OP_POOL: cpu_pool(r); break;
     case TL_OP_DENSE: cpu_dense(r, ticket, op, w); break;
     case TL_OP_VECTOR_NORM: cpu_vector_norm(r, op, weight, part); break;

@@ -83,7 +83,7 @@ bool cpu_experts_down(struct run *r, struct cpu_ticket *ticket, const struct cpu
 void cpu_row_gate(struct run *r, const float *weight);
 
 /* cpu_encode.c: the records of pooling models; a barrier is due behind each. */
-void cpu_embed_place(struct run *r, const float *positions, const float *types);
+void cpu_embed_place(struct run *r, const struct tl_op *op, const float *positions, const float *types);
 void cpu_pool(struct run *r);
 void cpu_dense(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w);
 void cpu_vector_norm(struct run *r, const struct tl_op *op, const float *weight, const float *bias);

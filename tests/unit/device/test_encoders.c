@@ -3,6 +3,7 @@
  * themselves, alone and among others, on several lanes. */
 #include <jansson.h>
 #include <math.h>
+#include <pthread.h>
 
 #include "kernel_unit.h"
 #include "tokenlane/device.h"
@@ -52,27 +53,58 @@ static void open_golden(const char *name, struct golden *ret) {
   json_decref(object);
 }
 
-/* A device, and one step at a time of texts. */
+/* A device, or a group of some, and one step at a time of texts. */
+enum { MAX_RANKS = 3 };
+
 struct machine {
   const struct tl_device_ops *ops;
-  struct tl_device *device;
-  uint32_t n_out;
+  struct tl_device *ranks[MAX_RANKS];
+  struct tl_device_group *group; /* NULL: one device */
+  unsigned n_ranks;
 };
 
-static struct machine open_machine(const struct tl_model *model, const struct cpu_kernels *kernels, unsigned n_lanes) {
+static struct machine open_group(const struct tl_model *model, const struct cpu_kernels *kernels, unsigned n_lanes, unsigned n_ranks) {
   struct tl_error err = {0};
   unsigned index;
-  struct machine m = {.ops = tl_device_find("cpu:0", &index, &err), .n_out = model->n_out};
+  struct machine m = {.ops = tl_device_find("cpu:0", &index, &err), .n_ranks = n_ranks};
   struct tl_device_options options = {.index = index, .n_lanes = n_lanes};
   struct tl_device_load load = {.model = model, .max_batch_size = BATCH_SIZE, .max_batch_tokens = BATCH_TOKENS,
                                 .max_context = model->max_context};
-  struct tl_device_loaded loaded;
-  if (m.ops->open(&options, &m.device, &err) < 0) fail_msg("%s", err.message);
-  struct cpu_device *cpu = (struct cpu_device *)m.device;
-  cpu->kernels = kernels;
-  if (m.ops->load(m.device, &load, &loaded, &err) < 0) fail_msg("%s", err.message);
-  memset(cpu->kv, 0xff, cpu->kv_bytes); /* NaN: keys that were never stored show */
+  if (n_ranks > 1 && m.ops->group->make(n_ranks, &m.group, &err) < 0) fail_msg("%s", err.message);
+  for (unsigned i = 0; i < n_ranks; i++) {
+    struct tl_device_loaded loaded;
+    if (m.ops->open(&options, &m.ranks[i], &err) < 0) fail_msg("%s", err.message);
+    struct cpu_device *cpu = (struct cpu_device *)m.ranks[i];
+    cpu->kernels = kernels;
+    if (m.group) assert_int_equal(m.ops->group->join(m.ranks[i], m.group, i, &err), TL_OK);
+    if (m.ops->load(m.ranks[i], &load, &loaded, &err) < 0) fail_msg("%s", err.message);
+    memset(cpu->kv, 0xff, cpu->kv_bytes); /* NaN: keys that were never stored show */
+  }
   return m;
+}
+
+static struct machine open_machine(const struct tl_model *model, const struct cpu_kernels *kernels, unsigned n_lanes) {
+  return open_group(model, kernels, n_lanes, 1);
+}
+
+static void close_machine(struct machine *m) {
+  for (unsigned i = 0; i < m->n_ranks; i++) m->ops->close(m->ranks[i]);
+  if (m->group) m->ops->group->free(m->group);
+}
+
+struct rank_run {
+  const struct machine *m;
+  const struct tl_step *step;
+  struct tl_device *device;
+  struct tl_error err;
+  int result;
+};
+
+static void *run_rank(void *context) {
+  struct rank_run *r = context;
+  r->result = r->m->ops->submit(r->device, r->step, &r->err);
+  if (r->result == TL_OK) r->result = r->m->ops->collect(r->device, NULL, &r->err);
+  return NULL;
 }
 
 /* vectors: (n, n_out). */
@@ -81,7 +113,8 @@ static void run(struct machine *m, const struct text *const *texts, uint32_t n, 
   static uint32_t positions[BATCH_TOKENS], start[BATCH_SIZE + 1], rows[BATCH_SIZE];
   struct tl_step step = {.n_seqs = n, .n_rows = n, .tokens = tokens, .positions = positions, .query_start = start, .rows = rows,
                          .token_types = types, .vectors = vectors};
-  struct tl_error err = {0};
+  struct rank_run ranks[MAX_RANKS];
+  pthread_t threads[MAX_RANKS];
   for (uint32_t s = 0; s < n; s++) {
     for (uint32_t i = 0; i < texts[s]->n; i++, step.n_tokens++) {
       assert_true(step.n_tokens < BATCH_TOKENS);
@@ -92,7 +125,14 @@ static void run(struct machine *m, const struct text *const *texts, uint32_t n, 
     start[s + 1] = step.n_tokens;
     rows[s] = step.n_tokens - 1;
   }
-  if (m->ops->submit(m->device, &step, &err) < 0 || m->ops->collect(m->device, NULL, &err) < 0) fail_msg("%s", err.message);
+  for (unsigned i = 0; i < m->n_ranks; i++) {
+    ranks[i] = (struct rank_run){.m = m, .step = &step, .device = m->ranks[i]};
+    assert_int_equal(pthread_create(&threads[i], NULL, run_rank, &ranks[i]), 0);
+  }
+  for (unsigned i = 0; i < m->n_ranks; i++) {
+    pthread_join(threads[i], NULL);
+    if (ranks[i].result < 0) fail_msg("%s", ranks[i].err.message);
+  }
 }
 
 /* Rounded weights are the model's own; with BF16 products, so are rows on their way. */
@@ -116,7 +156,7 @@ static void against_transformers(const struct golden *g, const struct cpu_kernel
     }
   }
   printf("%s on %s: within %.2g\n", name, kernels->name, worst);
-  m.ops->close(m.device);
+  close_machine(&m);
 }
 
 /* The same bits alone and in any company, on any number of lanes; also behind a text that is not numbers. */
@@ -139,7 +179,7 @@ static void in_batches(const struct golden *g, const struct cpu_kernels *kernels
       for (unsigned i = 0; i < N_CASES; i++)
         assert_memory_equal(many + (size_t)i * n_out, alone[orders[o][i]], n_out * sizeof(float));
     }
-    m.ops->close(m.device);
+    close_machine(&m);
   }
 }
 
@@ -156,6 +196,50 @@ static void with_kernels(const struct cpu_kernels *kernels) {
 static void test_vectors(void **state) {
   (void)state;
   for_all_kernels(with_kernels);
+}
+
+/* Floats in another order of sums, for all that ranks divide: heads, inner rows, the vocabulary. */
+static void test_groups(void **state) {
+  (void)state;
+  static const struct {
+    const char *name;
+    unsigned n_ranks;
+  } cut[] = {{"bert", 3}, {"bert_labels", 3}, {"xlm_roberta", 3}, {"modernbert_labels", 2}, {"nomic_bert", 3}, {"qwen3", 2}};
+  for (unsigned i = 0; i < UNIT_COUNT(cut); i++) {
+    struct golden g;
+    float vectors[N_CASES * MAX_OUT];
+    const struct text *texts[N_CASES];
+    open_golden(cut[i].name, &g);
+    struct machine m = open_group(g.model, cpu_choose_kernels(tl_cpu_best_isa()), 2, cut[i].n_ranks);
+    for (unsigned t = 0; t < N_CASES; t++) texts[t] = &g.texts[t];
+    run(&m, texts, N_CASES, vectors);
+    for (unsigned t = 0; t < N_CASES; t++)
+      for (uint32_t k = 0; k < g.model->n_out; k++) {
+        double value = (double)vectors[t * g.model->n_out + k], expected = texts[t]->vector[k];
+        if (!(fabs(value - expected) <= 2e-5 * fmax(1, fabs(expected))))
+          fail_msg("%s in %u: text of %u, number %u: %f, expected %f", cut[i].name, cut[i].n_ranks, texts[t]->n, k, value, expected);
+      }
+    close_machine(&m);
+    tl_model_free(g.model);
+  }
+}
+
+/* What a tokenizer's file says of types is not the model's: those that it lacks are read as the first. */
+static void test_types_without_rows(void **state) {
+  (void)state;
+  struct golden g;
+  float first[MAX_OUT], wild[MAX_OUT];
+  open_golden("bert", &g);
+  struct machine m = open_machine(g.model, cpu_choose_kernels(tl_cpu_best_isa()), 1);
+  struct text text = g.texts[2];
+  const struct text *one = &text;
+  memset(text.types, 0, sizeof text.types);
+  run(&m, &one, 1, first);
+  for (uint32_t i = 0; i < text.n; i++) text.types[i] = i % 2 ? 2 : -1;
+  run(&m, &one, 1, wild);
+  assert_memory_equal(first, wild, g.model->n_out * sizeof *first);
+  close_machine(&m);
+  tl_model_free(g.model);
 }
 
 static void test_what_they_are(void **state) {
@@ -175,6 +259,7 @@ static void test_what_they_are(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_vectors), cmocka_unit_test(test_what_they_are)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_vectors), cmocka_unit_test(test_groups),
+                                     cmocka_unit_test(test_types_without_rows), cmocka_unit_test(test_what_they_are)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

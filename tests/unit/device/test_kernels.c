@@ -395,6 +395,36 @@ static void test_silu(void **state) {
   for_all_kernels(silu_of);
 }
 
+/* Against libm's; without `up` it is times 1, and in place it is the same. */
+static void gelu_erf_of(const struct cpu_kernels *kernels) {
+  static const float special[] = {0, -0.0f, 1, -1, 4, -4, 6, -6, 13, -13, 1000, -1000, 1e20f, 1e-30f, -1e-30f, NAN};
+  for (unsigned range = 0; range < 6; range++) {
+    enum { N = 64 };
+    float *gate = numbers(N, powf(3, (float)range) / 9), *up = numbers(N, 2), *m = numbers(N, 1), *plain = numbers(N, 1);
+    if (range == 0) memcpy(gate, special, sizeof special);
+    kernels->gelu_erf_mul(m, gate, up, N);
+    kernels->gelu_erf_mul(plain, gate, NULL, N);
+    for (unsigned i = 0; i < N; i++) {
+      double g = (double)gate[i], expected = g / 2 * (1 + erf(g / sqrt(2)));
+      bool fine = isnan(g) ? isnan(plain[i]) && isnan(m[i])
+                           : fabs((double)plain[i] - expected) <= 1e-6 * fmax(1, fabs(expected)) &&
+                                 fabs((double)m[i] - expected * (double)up[i]) <= 2e-6 * fmax(1, fabs(expected));
+      if (!fine) fail_msg("%s: gelu(%g): %g, expected %g", kernels->name, g, (double)plain[i], expected);
+    }
+    kernels->gelu_erf_mul(gate, gate, NULL, N);
+    assert_memory_equal(gate, plain, N * sizeof *m);
+    free(gate);
+    free(up);
+    free(m);
+    free(plain);
+  }
+}
+
+static void test_gelu_erf(void **state) {
+  (void)state;
+  for_all_kernels(gelu_erf_of);
+}
+
 static void gelu_of(const struct cpu_kernels *kernels) {
   enum { N = 64 };
   for (unsigned range = 0; range < 8; range++) {
@@ -524,7 +554,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_packing), cmocka_unit_test(test_gemm),    cmocka_unit_test(test_rows_apart),
       cmocka_unit_test(test_patterns), cmocka_unit_test(test_dot),    cmocka_unit_test(test_convert),
-      cmocka_unit_test(test_rmsnorm), cmocka_unit_test(test_silu),    cmocka_unit_test(test_max),
+      cmocka_unit_test(test_rmsnorm), cmocka_unit_test(test_silu), cmocka_unit_test(test_gelu_erf),    cmocka_unit_test(test_max),
       cmocka_unit_test(test_exp_sum), cmocka_unit_test(test_gelu),    cmocka_unit_test(test_softcap),
       cmocka_unit_test(test_sum_above),
   };

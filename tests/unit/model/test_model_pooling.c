@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT */
+/* Folders of embedders and cross-encoders that are not as they say: golden ones, changed in one place. */
+#include <sys/stat.h>
+
+#include "model/model_private.h"
+#include "unit.h"
+
+static const char *const files[] = {"config.json", "model.safetensors", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json",
+                                    "2_Dense/config.json", "2_Dense/model.safetensors"};
+static const char *const folders[] = {"1_Pooling", "2_Dense"};
+static char folder[64];
+
+static int make_folder(void **state) {
+  (void)state;
+  unit_make_folder(folder);
+  for (unsigned i = 0; i < UNIT_COUNT(folders); i++) {
+    char path[200];
+    snprintf(path, sizeof path, "%s/%s", folder, folders[i]);
+    if (mkdir(path, 0700) < 0) return -1;
+  }
+  return 0;
+}
+
+static void clear(void) {
+  for (unsigned i = 0; i < UNIT_COUNT(files); i++) {
+    char path[200];
+    snprintf(path, sizeof path, "%s/%s", folder, files[i]);
+    unlink(path);
+  }
+}
+
+static int remove_folder(void **state) {
+  (void)state;
+  clear();
+  for (unsigned i = 0; i < UNIT_COUNT(folders); i++) {
+    char path[200];
+    snprintf(path, sizeof path, "%s/%s", folder, folders[i]);
+    rmdir(path);
+  }
+  return rmdir(folder);
+}
+
+/* A golden model's file, with the first `from` in it as `to`; one that it lacks is left out. False: `from` is not in it. */
+static bool copy(const char *model, const char *file, const char *from, const char *to) {
+  char name[300];
+  const char *root = getenv("TL_TEST_GOLDEN");
+  snprintf(name, sizeof name, "%s/encoders/%s/%s", root ? root : "tests/golden", model, file);
+  FILE *input = fopen(name, "rb");
+  if (!input) return !from;
+  char *bytes = malloc(1 << 20);
+  size_t length = fread(bytes, 1, 1 << 20, input);
+  fclose(input);
+  char *at = from ? memmem(bytes, length, from, strlen(from)) : bytes;
+  if (at) {
+    size_t head = (size_t)(at - bytes), cut = from ? strlen(from) : 0, put = to ? strlen(to) : 0;
+    char *changed = malloc(length + put);
+    memcpy(changed, bytes, head);
+    if (put) memcpy(changed + head, to, put);
+    memcpy(changed + head + put, at + cut, length - head - cut);
+    unit_write_file(folder, file, changed, length - cut + put);
+    free(changed);
+  }
+  free(bytes);
+  return at != NULL;
+}
+
+static int load(const char *model, const char *file, const char *from, const char *to, struct tl_model **ret, struct tl_error *err) {
+  clear();
+  for (unsigned i = 0; i < UNIT_COUNT(files); i++) {
+    bool changed = file && strcmp(files[i], file) == 0;
+    if (!copy(model, files[i], changed ? from : NULL, changed ? to : NULL)) fail_msg("%s: %s: no '%s'", model, files[i], from);
+  }
+  return tl_model_load(folder, ret, err);
+}
+
+static void test_refused(void **state) {
+  (void)state;
+  static const struct {
+    const char *model, *file, *from, *to, *message;
+  } cases[] = {
+      {"bert", "modules.json", "[", "{", "modules.json: expected a list of modules"},
+      {"bert", "modules.json", "models.Pooling", "models.WeightedLayerPooling", "modules.json: type: expected Transformer, Pooling, Dense or Normalize"},
+      {"bert", "modules.json", "models.Pooling", "models.Normalize", "modules.json: expected a Pooling module"},
+      {"bert", "modules.json", "\"path\": \"1_Pooling\"", "\"path\": \"../1_Pooling\"", "modules.json: path: expected the name of a folder"},
+      {"bert", "modules.json", "\"path\": \"1_Pooling\"", "\"path\": 1", "modules.json: path: expected the name of a folder"},
+      {"bert", "modules.json", "\"path\": \"1_Pooling\"", "\"path\": \"9_Pooling\"", "9_Pooling/config.json"},
+      {"bert", "modules.json", "\"path\": \"\"", "\"path\": \"0_Transformer\"", "modules.json: a Transformer in a folder of its own is not supported"},
+      {"bert", "1_Pooling/config.json", "\"word_embedding_dimension\": 36", "\"word_embedding_dimension\": 37",
+       "1_Pooling/config.json: word_embedding_dimension: expected hidden_size of config.json"},
+      {"bert", "1_Pooling/config.json", "\"pooling_mode_max_tokens\": false", "\"pooling_mode_max_tokens\": true",
+       "1_Pooling/config.json: expected one of pooling_mode_cls_token, pooling_mode_mean_tokens, pooling_mode_lasttoken"},
+      {"bert", "1_Pooling/config.json", "\"pooling_mode_mean_tokens\": true", "\"pooling_mode_mean_tokens\": false",
+       "1_Pooling/config.json: expected one of pooling_mode_cls_token, pooling_mode_mean_tokens, pooling_mode_lasttoken"},
+      {"bert", "1_Pooling/config.json", "{", "[", "1_Pooling/config.json"},
+      {"xlm_roberta", "2_Dense/config.json", "\"in_features\": 36", "\"in_features\": 35", "2_Dense/config.json: in_features, out_features"},
+      {"xlm_roberta", "2_Dense/config.json", "\"out_features\": 23", "\"out_features\": 0", "2_Dense/config.json: in_features, out_features"},
+      {"xlm_roberta", "2_Dense/config.json", "\"out_features\": 23", "\"out_features\": 24", "tensor 'linear.weight': expected shape 24 x 36, found 23 x 36"},
+      {"xlm_roberta", "2_Dense/config.json", "activation.Tanh", "activation.ReLU", "2_Dense/config.json: activation_function: expected Tanh or Identity"},
+      {"xlm_roberta", "2_Dense/model.safetensors", "linear.weight", "linear.wright", "tensor 'linear.weight'"},
+      {"bert", "config.json", "\"hidden_act\": \"gelu\"", "\"hidden_act\": \"relu\"", "config.json: hidden_act: expected gelu, got relu"},
+      {"bert", "config.json", "\"max_position_embeddings\": 160", "\"max_position_embeddings\": 161",
+       "tensor 'embeddings.position_embeddings.weight': expected shape 161 x 36, found 160 x 36"},
+      {"bert", "config.json", "\"type_vocab_size\": 2", "\"type_vocab_size\": 3",
+       "tensor 'embeddings.token_type_embeddings.weight': expected shape 3 x 36, found 2 x 36"},
+      {"roberta", "config.json", "\"pad_token_id\": 1", "\"pad_token_id\": 161", "config.json: max_position_embeddings"},
+      {"bert", "model.safetensors", "pooler.dense.weight", "pooler.dense.wright", NULL}, /* an embedder has no use for it */
+      {"bert_labels", "model.safetensors", "classifier.weight", "classifier.wright", "tensor 'classifier.weight'"},
+      {"bert_labels", "model.safetensors", "pooler.dense.weight", "pooler.dense.wright", "tensor 'bert.pooler.dense.weight'"},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
+    struct tl_model *m = NULL;
+    struct tl_error err = {0};
+    int r = load(cases[i].model, cases[i].file, cases[i].from, cases[i].to, &m, &err);
+    if (!cases[i].message) {
+      if (r < 0) fail_msg("case %u: %s", i, err.message);
+      tl_model_free(m);
+      continue;
+    }
+    if (r >= 0 || m) fail_msg("case %u is loaded; expected '%s'", i, cases[i].message);
+    assert_string_equal(err.field, "model.path");
+    if (!strstr(err.message, cases[i].message)) fail_msg("case %u: '%s', expected '%s'", i, err.message, cases[i].message);
+    assert_null(strchr(err.message, '\n'));
+  }
+}
+
+/* The other ways in which folders say it. */
+static void test_ways_to_say_it(void **state) {
+  (void)state;
+  struct tl_model *m = NULL;
+  struct tl_error err = {0};
+  static const char mode[] = "{\"embedding_dimension\": 36, \"pooling_mode\": \"lasttoken\"}";
+  static const char longest[] = "{\"max_seq_length\": 33}";
+  if (load("bert", NULL, NULL, NULL, &m, &err) < 0) fail_msg("%s", err.message);
+  assert_true(m->pooling == TL_POOL_MEAN && m->max_context == 160);
+  tl_model_free(m);
+  unit_write_file(folder, "1_Pooling/config.json", mode, sizeof mode - 1);
+  unit_write_file(folder, "sentence_bert_config.json", longest, sizeof longest - 1);
+  if (tl_model_load(folder, &m, &err) < 0) fail_msg("%s", err.message);
+  assert_true(m->pooling == TL_POOL_LAST && m->max_context == 33 && m->normalize);
+  tl_model_free(m);
+  /* without any of it: the mean, as it is */
+  if (load("bert_plain", NULL, NULL, NULL, &m, &err) < 0) fail_msg("%s", err.message);
+  assert_true(m->pooling == TL_POOL_MEAN && !m->normalize && m->n_out == 36);
+  tl_model_free(m);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_refused), cmocka_unit_test(test_ways_to_say_it)};
+  return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
