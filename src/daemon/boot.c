@@ -208,7 +208,7 @@ static int make_route(struct daemon *d, struct tl_error *err) {
 }
 
 static int test_replicas(struct daemon *d, struct tl_error *err) {
-  d->probes = probes_new(daemon_replicas(d->config));
+  d->probes = probes_new(daemon_replicas(d->config), d->model->n_out);
   if (!d->probes) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   return probe_replicas(d->engine, d->model, (unsigned)d->config->http_threads, &d->probe_waker, d->probes, err);
 }

@@ -101,6 +101,8 @@ struct worker {
   uint32_t *rows;                  /* (max_batch_size) */
   struct tl_sampling *sampling;
   struct tl_sampled *sampled;
+  int32_t *token_types;            /* (max_batch_tokens), as the next: of a pooling model, else NULL */
+  float *vectors;                  /* (max_batch_size, n_out) */
   struct tl_sequence **row_seq;    /* whose row it is, and which token it scores or makes */
   uint32_t *row_token;
   bool *loop_woken;                /* (n_loops) who gets a wake-up after this step */
@@ -170,6 +172,15 @@ void fault_answer(struct worker *w, uint32_t word);
 /* step_build.c: the planned items as flat arrays. */
 void worker_build_step(struct worker *w);
 uint32_t worker_table_stride(const struct tl_engine *engine);
+/* pooling.c */
+/* Whether the model pools: then sequences are computed whole, without KV. */
+bool pooling_is(const struct tl_engine *engine);
+/* token_types and vectors, if it does. False: out of memory. */
+bool pooling_make_arrays(struct worker *w);
+/* As worker_build_step, of such a model. */
+void pooling_build_step(struct worker *w);
+/* The vector of the step's sequence number `at` becomes the sequence's. False: it has numbers that are none. */
+bool pooling_take(struct worker *w, struct tl_sequence *seq, uint32_t at);
 /* sequence.c */
 /* What the worker needs from the first, filled in by the loop. */
 void sequence_prepare(struct tl_sequence *seq);

@@ -74,7 +74,10 @@ bool step_begin(struct worker *w) {
   TL_ASSERT_ROLE(TL_ROLE_WORKER);
   choose_items(w);
   if (w->n_items == 0) return false;
-  worker_build_step(w);
+  if (pooling_is(w->engine))
+    pooling_build_step(w);
+  else
+    worker_build_step(w);
   note_time(w, tl_now_ns());
   if (group_submit(w) < 0) {
     note_time(w, 0);
@@ -125,7 +128,7 @@ static void take_score(struct tl_sequence *seq, uint32_t at) {
 /* A model that makes a NaN for one sequence says nothing about the others: only
  * that one ends. */
 static void end_broken(struct worker *w, struct tl_sequence *seq) {
-  TL_LOG(TL_LOG_WARN, "engine", "the model's logits are not numbers; the sequence ends", TL_U("replica", w->index));
+  TL_LOG(TL_LOG_WARN, "engine", "what the model makes is not numbers; the sequence ends", TL_U("replica", w->index));
   end_later(w, seq, TL_FINISH_ERROR);
 }
 
@@ -151,6 +154,24 @@ static void take_token(struct worker *w, struct tl_sequence *seq, uint32_t at, c
     news_add(w, seq, false);
 }
 
+static void take_rows(struct worker *w) {
+  for (uint32_t i = 0; i < w->step.n_rows; i++) {
+    struct tl_sequence *seq = w->row_seq[i];
+    if (seq->sched.state == TL_SCHED_NONE) continue; /* an earlier row of its prompt was broken */
+    if (w->sampled[i].token < 0)
+      end_broken(w, seq);
+    else
+      take_token(w, seq, w->row_token[i], &w->sampled[i]);
+  }
+}
+
+static void take_vectors(struct worker *w, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++) {
+    struct tl_sequence *seq = w->flight[i].seq->owner;
+    if (!pooling_take(w, seq, i)) end_broken(w, seq);
+  }
+}
+
 /* The plan without what ended by its last token. Before anything is told: a
  * sequence may be freed as soon as its loop knows. */
 static void leave_plan(struct worker *w) {
@@ -173,15 +194,11 @@ void step_end(struct worker *w) {
   uint32_t n = w->n_flight;
   w->n_flight = 0;
   for (uint32_t i = 0; i < n; i++) ((struct tl_sequence *)w->flight[i].seq->owner)->in_flight = false;
-  for (uint32_t i = 0; i < w->step.n_rows; i++) {
-    struct tl_sequence *seq = w->row_seq[i];
-    if (seq->sched.state == TL_SCHED_NONE) continue; /* an earlier row of its prompt was broken */
-    if (w->sampled[i].token < 0)
-      end_broken(w, seq);
-    else
-      take_token(w, seq, w->row_token[i], &w->sampled[i]);
-  }
-  for (uint32_t i = 0; i < n; i++) { /* prompts that are only scored and are through */
+  if (pooling_is(w->engine))
+    take_vectors(w, n);
+  else
+    take_rows(w);
+  for (uint32_t i = 0; i < n; i++) { /* prompts that are only scored, or pooled, and are through */
     struct tl_sequence *seq = w->flight[i].seq->owner;
     if (seq->max_new == 0 && seq->sched.state != TL_SCHED_NONE && w->flight[i].start + w->flight[i].n == seq->n_prompt) end_later(w, seq, TL_FINISH_LENGTH);
   }

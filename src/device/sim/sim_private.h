@@ -61,6 +61,9 @@ int sim_run(struct sim_device *d, struct tl_sampled *ret, struct tl_error *err);
 /* KV blocks that the step's sequences hold. */
 uint64_t sim_count_blocks(const struct tl_step *step);
 
+/* sim_vector.c: fills step->vectors. TL_EDEVICE as sim_run. */
+int sim_run_vectors(struct sim_device *d, struct tl_error *err);
+
 /* sim_text.c: the sampled token of one row. */
 void sim_sample(const struct sim_device *d, uint64_t history, const struct tl_sampling *sampling, struct tl_sampled *ret);
 
