@@ -85,7 +85,7 @@ uint32_t tl_tokenizer_before(const struct tl_tokenizer *tokenizer);
 int tl_tokenizer_n_around(const struct tl_tokenizer *tokenizer, bool pair, uint32_t *ret, struct tl_error *err);
 /* Puts the ids of one text (second NULL), or of two, that were encoded without add_special, together as the
  * post-processor has it. ret_ids, ret_types: (n_first + n_second + what tl_tokenizer_n_around says), the latter the
- * token types (segment ids). Any thread. */
+ * token types (segment ids), or NULL. Any thread. */
 void tl_tokenizer_join(const struct tl_tokenizer *tokenizer, const int32_t *first, uint32_t n_first, const int32_t *second,
                        uint32_t n_second, int32_t *ret_ids, uint8_t *ret_types);
 /* Makes two texts shorter, the longer one first, until they are at most `most` ids together: what

@@ -67,6 +67,7 @@ static int make_api(struct daemon *d, struct tl_error *err) {
       .n_aliases = c->model_aliases.n,
       .limits = {.max_choices = c->limits_max_choices,
                  .max_prompts = c->limits_max_prompts,
+                 .max_inputs = c->limits_max_inputs,
                  .max_total_tokens = c->limits_max_total_tokens,
                  .max_logprobs = c->limits_max_logprobs,
                  .max_logit_bias = c->limits_max_logit_bias,

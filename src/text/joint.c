@@ -39,8 +39,9 @@ struct output {
 
 static void put(struct output *out, const int32_t *ids, uint32_t n, uint8_t type) {
   if (n) memcpy(out->ids, ids, n * sizeof *ids);
-  if (n) memset(out->types, type, n);
   out->ids += n;
+  if (!out->types) return;
+  if (n) memset(out->types, type, n);
   out->types += n;
 }
 
