@@ -142,6 +142,7 @@ static void join_loaded(struct worker *w) {
     w->loaded.kv_bytes += l->kv_bytes;
     w->loaded.weight_bytes += l->weight_bytes;
   }
+  if (pooling_is(w->engine)) w->loaded.n_blocks = 0; /* what the device keeps keys and values in for a step is its own */
 }
 
 /* CPU devices share the processors: device N has the N-th core set. One alone

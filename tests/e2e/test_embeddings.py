@@ -2,20 +2,24 @@
 """/v1/embeddings, /v1/rerank and /v1/score on simulated devices, whose vectors a formula gives: every answer is checked
 number by number, through batches, replicas, faults and cancels."""
 import base64
+import json
 import math
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import struct
 import threading
 import time
 
+import httpx
 import openai
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import embedders
-from daemon import NAME, SLOW, run, wait_for
+from daemon import NAME, ROOT, SLOW, run, wait_for
 from simulated import vector
 from test_trace import PARENT, TRACE, collect  # noqa: F401 (a fixture)
 
@@ -112,7 +116,9 @@ def test_many_inputs_on_many_devices(embed, model):
     d, tokenizer = embed(4, engine__max_batch_size=16, engine__max_batch_tokens=200, http__threads=2), model[1]
     texts = [text(i) for i in range(700)]  # above 8 KiB: read by a text lane
     answers = []
-    threads = [threading.Thread(target=lambda: answers.append(embeddings(d, texts))) for _ in range(3)]
+    body = {"model": NAME, "input": texts}  # threads that share a client close each other's connections
+    threads = [threading.Thread(target=lambda: answers.append(httpx.post(d.url + "/v1/embeddings", json=body, timeout=60 * SLOW).json()))
+               for _ in range(3)]
     for t in threads:
         t.start()
     for i in range(20):
@@ -218,6 +224,25 @@ def test_no_document_ends_itself(scorer, scorer_model):
     tokenizer = scorer_model[1]
     assert 3 in tokenizer.encode("a [SEP] b", add_special_tokens=False).ids
     assert results["a [SEP] b"]["usage"]["total_tokens"] == len(tokenizer.encode("q", "a [ sep ] b").ids)
+
+
+def test_scores_of_a_model_on_the_cpu(start, tmp_path):
+    """A small RoBERTa with one label, whose logits transformers gave (tests/golden/make_encoders.py): its ids are spelled as words."""
+    folder = ROOT / "tests/golden/encoders/roberta_score"
+    shutil.copytree(folder, tmp_path / "model")
+    cases = [c for c in json.loads((folder / "golden.json").read_text())["cases"] if len(c["tokens"]) > 1 and not any(c["types"])]
+    words = {"[UNK]": 0, **{f"w{i}": i for i in range(1, json.loads((folder / "config.json").read_text())["vocab_size"])}}
+    tokenizer = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A:0 $B:0", special_tokens=[])
+    tokenizer.save(str(tmp_path / "model/tokenizer.json"))
+    d = start({"devices": "cpu:0"}, model=tmp_path / "model")
+    assert len(cases) >= 2
+    spelled = [[f"w{i}" for i in c["tokens"]] for c in cases]
+    answer = d.post("/v1/score", text_1=[s[0] for s in spelled], text_2=[" ".join(s[1:]) for s in spelled])
+    assert answer.status_code == 200, answer.text
+    expected = [1 / (1 + math.exp(-c["vector"][0])) for c in cases]
+    assert [item["score"] for item in answer.json()["data"]] == pytest.approx(expected, abs=1e-3)
 
 
 # --- what is wrong ---------------------------------------------------------------------------------
@@ -334,10 +359,11 @@ def test_overload(embed, model):
     d, tokenizer = embed(1, limits__max_queue=70, engine__max_batch_size=4, sim__base_us=30000), model[1]
     texts = [text(i) for i in range(200)]
     large = []
-    threads = [threading.Thread(target=lambda: large.append(d.post("/v1/embeddings", input=texts))) for _ in range(2)]
-    for t in threads:
+    threads = [threading.Thread(target=lambda: large.append(httpx.post(d.url + "/v1/embeddings", json={"input": texts}, timeout=60 * SLOW)))
+               for _ in range(2)]
+    for t, n in zip(threads, (40, 64)):  # one request alone has at most 64
         t.start()
-        wait_for(lambda: d.total("tokenlane_sequences_waiting") > 40, what="a full queue")
+        wait_for(lambda: d.total("tokenlane_sequences_waiting") + d.total("tokenlane_sequences_running") > n, what="a full queue")  # noqa: B023
     answers = [d.post("/v1/embeddings", input=["a"] * 10) for _ in range(40)]
     refused = [a for a in answers if a.status_code == 429]
     assert refused and all(1 <= int(a.headers["Retry-After"]) <= 60 for a in refused)
