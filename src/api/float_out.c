@@ -51,8 +51,9 @@ size_t api_float_text(float value, char ret[API_FLOAT_BYTES]) {
     if (n > whole) *at++ = '.';
     for (size_t i = whole; i < n; i++) *at++ = digits[i];
   } else if (exponent >= -5) { /* 0.00123 */
-    memcpy(at, "0.00000", 7);
-    at += 1 - exponent;
+    *at++ = '0';
+    *at++ = '.';
+    for (int i = -1; i > exponent; i--) *at++ = '0';
     memcpy(at, digits, n);
     at += n;
   } else { /* 1.23e-06 */

@@ -94,11 +94,11 @@ static int one_text(struct api_vectors *call, struct api_input *input, json_t *t
 static int from_ids(struct api_vectors *call, struct api_input *input, json_t *list, const char *field, struct tl_error *err) {
   uint32_t most;
   int r = room_for(call, 0, &most, err);
-  size_t n = json_array_size(list);
-  if (r == TL_OK && n > most && !cuts(call)) r = too_long(call, field, err);
-  if (n > most) n = most;
-  if (r == TL_OK) r = make_room(call, input, n, false, field, err);
   if (r < 0) return r;
+  size_t n = json_array_size(list);
+  if (n > most && !cuts(call)) return too_long(call, field, err);
+  if (n > most) n = most;
+  if ((r = make_room(call, input, n, false, field, err)) < 0) return r;
   int64_t vocab = call->work.serving->model->vocab_size;
   for (size_t i = 0; i < n; i++) {
     json_t *id = json_array_get(list, i);

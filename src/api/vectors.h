@@ -20,7 +20,6 @@ struct api_input {
   int32_t *ids;      /* (n) in the call's arena */
   uint8_t *types;    /* (n) token types; NULL: all 0 */
   uint32_t n;
-  uint32_t n_faults; /* of its sequence so far */
   struct tl_sequence *seq; /* NULL until it is first submitted */
   struct tl_room room;
   bool runs, done;
