@@ -172,7 +172,7 @@ void fault_answer(struct worker *w, uint32_t word);
 /* step_build.c: the planned items as flat arrays. */
 void worker_build_step(struct worker *w);
 uint32_t worker_table_stride(const struct tl_engine *engine);
-/* pooling.c */
+/* step_pool.c */
 /* Whether the model pools: then sequences are computed whole, without KV. */
 bool pooling_is(const struct tl_engine *engine);
 /* token_types and vectors, if it does. False: out of memory. */
