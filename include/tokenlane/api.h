@@ -20,6 +20,7 @@ struct tl_api;
 struct tl_api_limits {
   int64_t max_choices;      /* n */
   int64_t max_prompts;      /* prompts in one request */
+  int64_t max_inputs;       /* texts or pairs in one request for embeddings or scores */
   int64_t max_total_tokens; /* prompts x n x max_tokens of one request */
   int64_t max_logprobs;     /* log-probabilities in one answer */
   int64_t max_logit_bias;   /* entries */

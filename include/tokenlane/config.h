@@ -34,7 +34,7 @@ struct tl_config {
   int64_t http_header_timeout_ms, http_body_timeout_ms, http_idle_timeout_ms, http_write_timeout_ms;
   int64_t text_threads;
   bool text_request_templates;
-  int64_t limits_max_choices, limits_max_prompts, limits_max_total_tokens, limits_max_logprobs, limits_max_logit_bias;
+  int64_t limits_max_choices, limits_max_prompts, limits_max_inputs, limits_max_total_tokens, limits_max_logprobs, limits_max_logit_bias;
   int64_t limits_max_stop_bytes, limits_template_fuel, limits_max_queue, limits_max_waiting_tokens;
   int64_t limits_max_total_waiting_tokens;
   int64_t limits_default_timeout_ms, limits_max_timeout_ms;

@@ -30,7 +30,7 @@ struct tl_sim_options;
 enum tl_finish {
   TL_FINISH_NONE,
   TL_FINISH_STOP,      /* an EOS or stop id was generated (it is in the output's tokens) */
-  TL_FINISH_LENGTH,    /* max_new tokens, or the context is full */
+  TL_FINISH_LENGTH,    /* max_new tokens, or the context is full; a pooling model's vector is there */
   TL_FINISH_CANCELLED,
   TL_FINISH_ERROR,     /* the model gave no distribution, or it can never fit */
   TL_FINISH_FAULT,     /* the device failed. What n_out covers is right: submit it again elsewhere and it goes on */
@@ -55,7 +55,7 @@ struct tl_sequence_try {
 
 struct tl_sequence {
   /* --- filled by the loop before submit, then constant ------------------------ */
-  uint32_t n_prompt, max_new;      /* max_new may be 0: only score the prompt */
+  uint32_t n_prompt, max_new;      /* max_new may be 0: only score the prompt; always with a pooling model */
   uint32_t min_new;                /* EOS and stop ids are forbidden before */
   bool ignore_eos;
   bool score_prompt;               /* log-probabilities of prompt tokens 1 .. n_prompt-1 */
@@ -79,6 +79,8 @@ struct tl_sequence {
   uint32_t *history_index;         /* (history_slots, power of two >= 2 * entries) hash table, zeroed, or NULL */
   uint32_t history_slots, n_history;
   struct tl_logprobs *logprobs;    /* (n_prompt + max_new) by token index, or NULL */
+  const uint8_t *token_types;      /* (n_prompt) the loop fills it; pooling models only, NULL: all 0 */
+  float *vector;                   /* (tl_model.n_out) of a pooling model, valid with TL_FINISH_LENGTH; else NULL */
   int64_t submitted_ns;            /* the caller of submit writes it */
   int64_t started_ns, first_token_ns; /* the worker: its first step began, its first token came */
   uint32_t n_cached;               /* the worker, before its first token: prompt tokens that the prefix cache had */
@@ -182,7 +184,7 @@ void tl_engine_free(struct tl_engine *engine);
 unsigned tl_engine_replicas(const struct tl_engine *engine);
 unsigned tl_engine_simulated(const struct tl_engine *engine); /* devices that only simulate one */
 uint32_t tl_engine_blocks(const struct tl_engine *engine, unsigned replica);
-uint32_t tl_engine_max_context(const struct tl_engine *engine); /* tokens that a sequence may hold */
+uint32_t tl_engine_max_context(const struct tl_engine *engine); /* tokens that a sequence may hold; of a pooling model, at most those of a step */
 unsigned tl_engine_ranks(const struct tl_engine *engine); /* devices of each replica */
 const char *tl_engine_device(const struct tl_engine *engine, unsigned replica, unsigned rank); /* "cpu:0" */
 const char *tl_engine_gpu(const struct tl_engine *engine, unsigned replica, unsigned rank); /* its PCI address; "": none */

@@ -32,6 +32,7 @@ struct tl_scheduler_options {
   uint32_t max_context;        /* tokens of a sequence */
   uint32_t max_prefill_tokens; /* prompt tokens of a step that also decodes; 0: half of the budget */
   int64_t priority_age_ns;     /* waiting this long is worth a level of priority */
+  bool whole;                  /* sequences are computed whole in one step, without KV: n_blocks, prefix_cache say nothing */
   bool prefix_cache;           /* computed blocks are kept for later sequences; else only forks share */
   uint64_t key[2];             /* of the tree's hashes; random, so that clients cannot make collisions */
 };
@@ -86,7 +87,7 @@ struct tl_sched_stats {
 int tl_scheduler_new(const struct tl_scheduler_options *options, struct tl_scheduler **ret, struct tl_error *err);
 void tl_scheduler_free(struct tl_scheduler *scheduler);
 
-/* Whether a sequence of n_max tokens can ever run here. */
+/* Whether a sequence of n_max tokens can ever run here; `whole`: in one step. */
 bool tl_scheduler_fits(const struct tl_scheduler *scheduler, uint32_t n_max);
 /* A new sequence waits at its place by rank. now_ns must not go backwards. */
 void tl_scheduler_add(struct tl_scheduler *scheduler, struct tl_sched_seq *seq, int64_t now_ns);

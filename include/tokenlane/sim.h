@@ -14,6 +14,10 @@
  *                       more chooses its token; with eos_every, when (x >> 32) %
  *                       eos_every is 0, the first EOS id if no bias forbids it
  *
+ * a pooling model's:    h'(p) = h(p), then tl_hash_u64(h(p) ^ type p) where token p's type is not 0
+ *                       number k = (tl_hash_u64(h'(last) ^ k) >> 40) / 2^23 - 1; all divided by the
+ *                       vector's length if the model normalizes
+ *
  * h(p) lies in the KV slot of p; h(p-1) is read through the block table.
  *
  * In a group of N (tensor parallelism) each rank keeps its own KV slots and runs each step; a token and a block
@@ -78,6 +82,8 @@ uint64_t tl_sim_history(uint64_t before, uint32_t position, int32_t token);
 /* The token after a prefix with this history. sampling->target is not looked at. */
 int32_t tl_sim_token(const struct tl_sim_options *options, const struct tl_model *model, uint64_t history,
                      const struct tl_sampling *sampling);
+/* The vector of n tokens; types (n) or NULL: all 0; ret: (model->n_out). */
+void tl_sim_vector(const struct tl_model *model, const int32_t *tokens, const int32_t *types, uint32_t n, float *ret);
 /* Continues tokens[0 .. n_prompt) to tokens[0 .. n_prompt + n_new). */
 void tl_sim_expect(const struct tl_sim_options *options, const struct tl_model *model, int32_t *tokens,
                    uint32_t n_prompt, uint32_t n_new, const struct tl_sampling *sampling);

@@ -80,6 +80,17 @@ int tl_tokenizer_encode(const struct tl_tokenizer *tokenizer, const char *text, 
                         const struct tl_encode_options *options, struct tl_tokens *out, struct tl_error *err);
 /* How many ids add_special puts before a text (BOS and the like). */
 uint32_t tl_tokenizer_before(const struct tl_tokenizer *tokenizer);
+/* Two texts as one sequence, for models that compare them. How many ids the post-processor puts around
+ * one text, or (pair) around and between two; TL_EUNSUPPORTED: it does not say how two are joined. Any thread. */
+int tl_tokenizer_n_around(const struct tl_tokenizer *tokenizer, bool pair, uint32_t *ret, struct tl_error *err);
+/* Puts the ids of one text (second NULL), or of two, that were encoded without add_special, together as the
+ * post-processor has it. ret_ids, ret_types: (n_first + n_second + what tl_tokenizer_n_around says), the latter the
+ * token types (segment ids), or NULL. Any thread. */
+void tl_tokenizer_join(const struct tl_tokenizer *tokenizer, const int32_t *first, uint32_t n_first, const int32_t *second,
+                       uint32_t n_second, int32_t *ret_ids, uint8_t *ret_types);
+/* Makes two texts shorter, the longer one first, until they are at most `most` ids together: what
+ * `tokenizers` calls longest_first. Any thread. */
+void tl_tokenizer_shorten(uint32_t *n_first, uint32_t *n_second, uint32_t most);
 bool tl_tokenizer_is_special(const struct tl_tokenizer *tokenizer, int32_t id);
 /* Bytes that the token stands for in running text (as the decoder has it inside a text; any
  * bytes, maybe half a character). NULL for an id without a token. */

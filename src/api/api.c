@@ -19,6 +19,7 @@ static void on_wake(unsigned loop, void *context) {
   if (!serving) return;
   tl_engine_drain(serving->engine, loop, api_on_event, api);
   if (api->loops[loop].stranded) api_retry_stranded(api, loop);
+  if (api->loops[loop].waiting) api_vectors_retry(api, loop);
 }
 
 void tl_api_wake(unsigned loop, void *api) {
@@ -52,6 +53,10 @@ static int add_metrics(struct tl_api *api) {
                                       "Generation requests whose client went before the answer ended.", NULL);
   api->resubmitted = tl_metrics_counter(api->o.metrics, "tokenlane_resubmitted_sequences_total",
                                         "Sequences that went on elsewhere when their device failed.", NULL);
+  api->pooling_seconds = seconds(api, "tokenlane_pooling_seconds",
+                                 "Whole time of requests for embeddings and scores that were answered.", NULL);
+  api->pooled_inputs = tl_metrics_counter(api->o.metrics, "tokenlane_pooled_inputs_total",
+                                          "Texts and pairs in answered requests for embeddings and scores.", NULL);
   return TL_OK;
 }
 
@@ -73,6 +78,7 @@ int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct
   if (r == TL_OK) r = api_register_tokenize(api, err);
   if (r == TL_OK) r = api_register_completions(api, err);
   if (r == TL_OK) r = api_register_chat(api, err);
+  if (r == TL_OK) r = api_register_vectors(api, err);
   if (r < 0)
     tl_api_free(api);
   else

@@ -20,10 +20,20 @@
 #define API_MAX_SALT_BYTES 256
 #define API_ARENA_LIMIT ((size_t)1 << 30)
 
-/* API_TEMPLATE: what the chat template sees, which /tokenize takes too. */
-enum api_endpoint { API_COMPLETIONS = 1, API_CHAT = 2, API_BOTH = 3, API_TEMPLATE = 4 };
+enum api_endpoint {
+  API_COMPLETIONS = 1,
+  API_CHAT = 2,
+  API_BOTH = 3, /* those that generate */
+  API_EMBEDDINGS = 4,
+  API_RERANK = 8,
+  API_SCORE = 16,
+  API_PAIRS = 24,
+  API_VECTORS = 28, /* those of models that pool */
+  API_ALL = 31,
+  API_TEMPLATE = 32, /* what the chat template sees, which /tokenize takes too */
+};
 
-/* --- fields.c: the checked fields of a generation request ------------------------ */
+/* --- fields.c: the checked fields of a request ------------------------------------ */
 struct api_params {
   const char *model; /* NULL: not given */
   json_t *prompt, *messages; /* borrowed from the body */
@@ -45,6 +55,10 @@ struct api_params {
   unsigned n_stop;
   struct tl_token_bias *bias; /* in the call's arena */
   uint32_t n_bias;
+  json_t *input, *query, *text_1, *text_2; /* as messages; each checked as far as its own kind goes */
+  int64_t dimensions, top_n;      /* 0: not given */
+  int64_t truncate_prompt_tokens; /* 0: not given; -1: what the model takes */
+  bool base64, return_documents;
 };
 /* Reads and checks every field of the table that the endpoint has; strings stay borrowed from body.
  * API_TEMPLATE: fields that it does not know are the caller's. */
@@ -176,7 +190,11 @@ struct api_call {
   struct api_read_times read_times;
 };
 
-/* request.c: tokens are in call->prompts: makes choices and sequences, reserves, submits.
+/* request.c: "PREFIX-16 digits", unlike all others of the process; returns the number behind it, not 0. */
+uint64_t api_make_id(struct tl_api *api, unsigned loop, const char *prefix, char ret[40]);
+/* A large body is not even parsed while nobody has room for one token. False: it is answered. */
+bool api_may_read(struct tl_api *api, struct tl_http_request *request);
+/* Tokens are in call->prompts: makes choices and sequences, reserves, submits.
  * On error nothing is left behind and the caller answers. */
 int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err);
 struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint);
@@ -198,7 +216,12 @@ void api_spans_begin(struct api_call *call, struct tl_http_request *request);
 int64_t api_span_now(const struct api_call *call);
 /* Reading is over: spans of parsing and tokenizing. */
 void api_spans_read(const struct api_call *call);
+/* The same of any request; n_tokens: of all its texts. */
+void api_spans_of_reading(struct tl_api *api, unsigned loop, const struct tl_trace_context *trace, const struct api_work *work,
+                          const struct api_read_times *times, int64_t n_tokens);
 /* room NULL: there was none. */
+void api_span_routed(struct tl_api *api, unsigned loop, const struct tl_trace_context *trace, int64_t began_ns,
+                     const struct tl_room *room);
 void api_span_route(const struct api_call *call, int64_t began_ns, const struct tl_room *room);
 /* Some tokens have become text. */
 void api_span_text(struct api_choice *choice, int64_t began_ns);
@@ -207,6 +230,7 @@ void api_spans_end(const struct api_call *call);
 /* What the root span says of the call. Before the answer ends, or in on_abort. */
 void api_spans_facts(const struct api_call *call, struct tl_http_request *request);
 /* A request that was accepted ends with an error. */
+void api_log_failed_request(struct tl_http_request *request, const struct tl_trace_context *trace, const struct tl_error *err);
 void api_log_failure(const struct api_call *call, struct tl_http_request *request, const struct tl_error *err);
 
 /* resubmit.c: the choice's device failed, its sequence is the loop's again. False: it
@@ -240,6 +264,11 @@ void api_logprobs(struct api_choice *choice, uint32_t from, uint32_t to, struct 
 void api_json_string(struct tl_buffer *out, const char *text, size_t length);
 void api_json_number(struct tl_buffer *out, double value);
 
+/* vector_call.c: a final event of a sequence of a model that pools. */
+void api_vectors_event(struct tl_sequence *seq);
+/* Calls whose inputs found no room try again. */
+void api_vectors_retry(struct tl_api *api, unsigned loop);
+
 /* api_error.c */
 int api_error_status(const struct tl_error *err);
 void api_error_json(struct tl_buffer *out, const struct tl_error *err);
@@ -255,13 +284,18 @@ int api_register_chat(struct tl_api *api, struct tl_error *err);
 int api_register_completions(struct tl_api *api, struct tl_error *err);
 int api_register_models(struct tl_api *api, struct tl_error *err);
 int api_register_tokenize(struct tl_api *api, struct tl_error *err);
+int api_register_vectors(struct tl_api *api, struct tl_error *err);
 /* An error unless `model` is the served id or an alias: 400 for no string, else 404. */
 int api_check_model(const struct tl_api *api, const json_t *model, struct tl_error *err);
+/* An error that names the model and what it does, unless the endpoint is one for it. Any thread. */
+int api_check_task(const struct tl_api *api, const struct tl_model *model, enum api_endpoint endpoint, struct tl_error *err);
 /* The serving state, or NULL and a 503 error while loading or draining. */
 const struct tl_serving *api_serving(struct tl_api *api, struct tl_error *err);
 
+struct api_vectors;
 struct api_loop {
   TL_ALIGNED uint64_t n_ids;    /* the loop's own, as the next */
+  struct api_vectors *waiting;  /* inputs of theirs found no room yet */
   struct api_choice *stranded;  /* their sequences are the loop's: no replica could take them yet */
 };
 
@@ -273,13 +307,13 @@ struct tl_api {
   int64_t created_s;
   struct api_loop *loops;
   tl_metric *ttft, *inter_token; /* (n_replicas) */
-  tl_metric generation_seconds, cancelled, resubmitted;
+  tl_metric generation_seconds, cancelled, resubmitted, pooling_seconds, pooled_inputs;
   /* set once by the main thread, read by loops */
   TL_ALIGNED _Atomic(const struct tl_serving *) serving;
   _Atomic int draining;
   TL_ALIGNED _Atomic int64_t lane_bytes; /* of bodies that are with lanes */
   TL_ALIGNED _Atomic unsigned active;
-  _Atomic unsigned n_stranded; /* over all loops: whether somebody has to wake them */
+  _Atomic unsigned n_stranded; /* over all loops, of both lists: whether somebody has to wake them */
 };
 
 #endif

@@ -157,6 +157,43 @@ static int read_continue_final_message(struct context *c, const struct field *f,
   return TL_OK;
 }
 
+static int read_input(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  if (!json_is_string(value) && !json_is_array(value))
+    return wrong(err, f->name, "a string, a list of strings, a list of token ids or a list of such lists", value);
+  c->params->input = value;
+  return TL_OK;
+}
+
+static int read_query(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  c->params->query = value;
+  return json_is_string(value) ? TL_OK : wrong(err, f->name, "a string", value);
+}
+
+static int read_ranked_documents(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  c->params->documents = value;
+  return json_is_array(value) ? TL_OK : wrong(err, f->name, "a list of strings or of objects with a text", value);
+}
+
+/* text_1 and text_2 */
+static int read_text(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  memcpy((char *)c->params + f->offset, &value, sizeof value);
+  return json_is_string(value) || json_is_array(value) ? TL_OK : wrong(err, f->name, "a string or a list of strings", value);
+}
+
+static int read_encoding_format(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  const char *format = json_is_string(value) ? json_string_value(value) : "";
+  c->params->base64 = strcmp(format, "base64") == 0;
+  return c->params->base64 || strcmp(format, "float") == 0 ? TL_OK : wrong(err, f->name, "float or base64", value);
+}
+
+static int read_truncate_prompt_tokens(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  int64_t v = json_integer_value(value);
+  if (!json_is_integer(value) || v < -1 || v == 0 || v > MAX_TOKENS)
+    return wrong(err, f->name, "-1 (what the model takes) or an integer from 1", value);
+  c->params->truncate_prompt_tokens = v;
+  return TL_OK;
+}
+
 static int read_stop_string(struct context *c, const char *name, json_t *value, struct tl_error *err) {
   size_t length = json_string_length(value);
   if (!json_is_string(value) || length == 0) return wrong(err, name, "a string that is not empty", value);
@@ -336,7 +373,17 @@ static int read_unsupported(const struct field *f, json_t *value, struct tl_erro
 #define UNSUPPORTED(name, endpoints, nothing) {#name, KIND_UNSUPPORTED, endpoints, 0, 0, 0, NULL, nothing}
 
 static const struct field fields[] = {
-    READ(model, API_BOTH),
+    READ(model, API_ALL),
+    READ(input, API_EMBEDDINGS),
+    READ(encoding_format, API_EMBEDDINGS),
+    INTEGER(dimensions, API_EMBEDDINGS, 1, MAX_TOKENS),
+    READ(query, API_RERANK),
+    {"documents", KIND_READ, API_RERANK, 0, 0, 0, read_ranked_documents, NULL},
+    INTEGER(top_n, API_RERANK, 1, MAX_TOKENS),
+    BOOL(return_documents, API_RERANK),
+    {"text_1", KIND_READ, API_SCORE, 0, 0, AT(text_1), read_text, NULL},
+    {"text_2", KIND_READ, API_SCORE, 0, 0, AT(text_2), read_text, NULL},
+    READ(truncate_prompt_tokens, API_VECTORS),
     READ(prompt, API_COMPLETIONS),
     READ(messages, API_CHAT | API_TEMPLATE),
     READ(tools, API_CHAT | API_TEMPLATE),
@@ -365,10 +412,10 @@ static const struct field fields[] = {
     BOOL(ignore_eos, API_BOTH),
     BOOL(stream, API_BOTH),
     READ(stream_options, API_BOTH),
-    READ(priority, API_BOTH),
-    {"timeout_ms", KIND_READ, API_BOTH, 1, MAX_TIMEOUT_MS, AT(timeout_ms), read_timeout, NULL},
+    READ(priority, API_ALL),
+    {"timeout_ms", KIND_READ, API_ALL, 1, MAX_TIMEOUT_MS, AT(timeout_ms), read_timeout, NULL},
     READ(cache_salt, API_BOTH),
-    READ(user, API_BOTH),
+    READ(user, API_ALL),
     READ(response_format, API_CHAT),
     READ(modalities, API_CHAT),
     /* they change where or how an answer is made or kept, not what it says */
@@ -429,10 +476,12 @@ static int check_names(enum api_endpoint endpoint, json_t *body, struct tl_error
 /* What no single field can tell. */
 static int check_together(const struct tl_api *api, enum api_endpoint endpoint, const struct api_params *p,
                           struct tl_error *err) {
-  if (endpoint == API_COMPLETIONS && !p->prompt)
-    return tl_error_set(err, TL_EINVAL, "prompt", "prompt: is required");
-  if (endpoint == API_CHAT && !p->messages)
-    return tl_error_set(err, TL_EINVAL, "messages", "messages: is required");
+  const struct { enum api_endpoint endpoint; const char *name; const json_t *value; } required[] = {
+      {API_COMPLETIONS, "prompt", p->prompt}, {API_CHAT, "messages", p->messages}, {API_EMBEDDINGS, "input", p->input},
+      {API_RERANK, "query", p->query}, {API_RERANK, "documents", p->documents}, {API_SCORE, "text_1", p->text_1}, {API_SCORE, "text_2", p->text_2}};
+  for (size_t i = 0; i < sizeof required / sizeof *required; i++)
+    if (required[i].endpoint == endpoint && !required[i].value)
+      return tl_error_set(err, TL_EINVAL, required[i].name, "%s: is required", required[i].name);
   if (endpoint == API_CHAT && p->max_tokens == 0)
     return tl_error_set(err, TL_EINVAL, "max_tokens", "max_tokens: expected an integer from 1, got 0");
   if (p->max_tokens == 0 && !p->echo)
@@ -447,7 +496,8 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
                     struct api_params *ret, struct tl_error *err) {
   *ret = (struct api_params){.n = 1, .max_tokens = -1, .max_completion_tokens = -1, .min_tokens = 0,
                              .temperature = -1, .top_p = -1, .min_p = -1, .top_k = API_NO_TOP_K,
-                             .repetition_penalty = -1, .n_top_logprobs = -1, .priority = TL_PRIORITY_NORMAL, .add_generation_prompt = true};
+                             .repetition_penalty = -1, .n_top_logprobs = -1, .priority = TL_PRIORITY_NORMAL,
+                             .return_documents = true};
   const struct tl_api_limits *limits = &api->o.limits;
   ret->timeout_ms = limits->default_timeout_ms ? limits->default_timeout_ms : limits->max_timeout_ms;
   struct context context = {api, endpoint, arena, ret};

@@ -25,6 +25,27 @@ int api_check_model(const struct tl_api *api, const json_t *model, struct tl_err
   return not_served(api, err);
 }
 
+static const char *task_of(const struct tl_model *model) {
+  if (model->pooling == TL_POOL_NONE) return "generate";
+  return !model->is_classifier ? "embed" : model->n_out == 1 ? "score" : "classify";
+}
+
+int api_check_task(const struct tl_api *api, const struct tl_model *model, enum api_endpoint endpoint, struct tl_error *err) {
+  const char *name = api->o.model_name;
+  if (model->pooling == TL_POOL_NONE) {
+    if (endpoint & API_BOTH) return TL_OK;
+    return tl_error_set(err, TL_EUNSUPPORTED, "model", "model: '%s' generates text and makes no embeddings or scores; it serves /v1/chat/completions and /v1/completions", name);
+  }
+  if (!model->is_classifier) {
+    if (endpoint == API_EMBEDDINGS) return TL_OK;
+    return tl_error_set(err, TL_EUNSUPPORTED, "model", "model: '%s' makes embeddings and nothing else; it serves /v1/embeddings", name);
+  }
+  if (model->n_out != 1)
+    return tl_error_set(err, TL_EUNSUPPORTED, "model", "model: '%s' gives a text one of %u labels, for which there is no endpoint; scores need a model with one label", name, model->n_out);
+  if (endpoint & API_PAIRS) return TL_OK;
+  return tl_error_set(err, TL_EUNSUPPORTED, "model", "model: '%s' scores pairs of texts and does nothing else; it serves /v1/rerank and /v1/score", name);
+}
+
 const struct tl_serving *api_serving(struct tl_api *api, struct tl_error *err) {
   /* pairs with the release store in tl_api_serve: what it points to is complete */
   const struct tl_serving *serving = atomic_load_explicit(&api->serving, memory_order_acquire);
@@ -80,7 +101,8 @@ static void one_model(const struct tl_api *api, const char *id, const char *root
   tl_buffer_printf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"tokenlane\",\"root\":",
                    (long long)api->created_s);
   api_json_string(out, root, strlen(root));
-  if (serving) tl_buffer_printf(out, ",\"max_model_len\":%u", tl_engine_max_context(serving->engine));
+  if (serving) tl_buffer_printf(out, ",\"max_model_len\":%u,\"task\":\"%s\"", tl_engine_max_context(serving->engine), task_of(serving->model));
+  if (serving && serving->model->n_out && !serving->model->is_classifier) tl_buffer_printf(out, ",\"dimensions\":%u", serving->model->n_out);
   if (serving && tl_engine_simulated(serving->engine)) tl_buffer_puts(out, ",\"simulated\":true");
   tl_buffer_putc(out, '}');
 }

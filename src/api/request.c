@@ -10,6 +10,12 @@
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/hash.h"
 
+uint64_t api_make_id(struct tl_api *api, unsigned loop, const char *prefix, char ret[40]) {
+  uint64_t number = ((uint64_t)loop << 48) ^ ++api->loops[loop].n_ids;
+  snprintf(ret, 40, "%s-%016llx", prefix, (unsigned long long)tl_hash_u64(api->key[0] ^ number));
+  return number;
+}
+
 struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint) {
   struct api_call *call = calloc(1, sizeof *call);
   if (!call) return NULL;
@@ -18,10 +24,7 @@ struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *reques
   call->endpoint = endpoint;
   call->created_s = tl_wall_ns() / TL_SEC(1);
   tl_arena_init(&call->arena, API_ARENA_LIMIT);
-  call->number = ((uint64_t)call->loop << 48) ^ ++api->loops[call->loop].n_ids;
-  uint64_t id = tl_hash_u64(api->key[0] ^ call->number);
-  snprintf(call->id, sizeof call->id, "%s-%016llx", endpoint == API_CHAT ? "chatcmpl" : "cmpl",
-           (unsigned long long)id);
+  call->number = api_make_id(api, call->loop, endpoint == API_CHAT ? "chatcmpl" : "cmpl", call->id);
   return call;
 }
 
@@ -365,6 +368,7 @@ static int read_call(struct api_work *work, struct tl_error *err) {
   int r = api_body_read(work->text, work->length, &call->body, err);
   if (r == TL_OK && api_work_left(work)) r = TL_ECLOSED;
   if (r == TL_OK) r = api_fields_read(work->api, call->endpoint, call->body, &call->arena, &call->params, err);
+  if (r == TL_OK) r = api_check_task(work->api, work->serving->model, call->endpoint, err);
   if (r == TL_OK) r = call->reader->outline(call, err);
   /* the router's counters are the loop's: before a lane it has looked already */
   if (r == TL_OK && !work->on_lane) r = look_for_room(call, err);
@@ -391,8 +395,7 @@ static void begin_call(struct api_work *work) {
   api_call_free(call);
 }
 
-/* A large body is not even parsed while nobody has room for one token. False: it is answered. */
-static bool may_read(struct tl_api *api, struct tl_http_request *request) {
+bool api_may_read(struct tl_api *api, struct tl_http_request *request) {
   size_t length;
   unsigned retry_after_s;
   struct tl_error err = {0};
@@ -407,7 +410,7 @@ static bool may_read(struct tl_api *api, struct tl_http_request *request) {
 }
 
 void api_generate(struct tl_api *api, struct tl_http_request *request, const struct api_reader *reader) {
-  if (!may_read(api, request)) return;
+  if (!api_may_read(api, request)) return;
   struct api_call *call = api_call_new(api, request, reader->endpoint);
   if (!call) {
     struct tl_error err = {0};
@@ -430,6 +433,10 @@ void api_choice_ended(struct api_choice *choice) {
 
 void api_on_event(struct tl_sequence *seq, bool final, void *context) {
   (void)context;
+  if (seq->vector) { /* of a model that pools: there are no other news of it */
+    api_vectors_event(seq);
+    return;
+  }
   struct api_choice *choice = seq->owner;
   struct api_call *call = choice->call;
   if (final) {

@@ -21,33 +21,43 @@ static void put(const struct api_call *call, const struct tl_trace_span *span) {
   tl_trace_put(call->api->o.trace, call->loop, span);
 }
 
-void api_spans_read(const struct api_call *call) {
-  const struct api_read_times *t = &call->read_times;
-  if (!call->trace.recorded || !t->began_ns) return;
-  const char *error = call->work.err.code ? "invalid_request" : NULL;
-  struct tl_trace_span parse = tl_trace_span_of(&call->trace, TL_SPAN_PARSE, t->began_ns, t->tokenizing_ns ? t->tokenizing_ns : t->ended_ns);
-  parse.value[0] = (int64_t)call->work.length;
-  parse.on_thread = !call->work.on_lane;
+void api_spans_of_reading(struct tl_api *api, unsigned loop, const struct tl_trace_context *trace, const struct api_work *work,
+                          const struct api_read_times *t, int64_t n_tokens) {
+  if (!trace->recorded || !t->began_ns) return;
+  const char *error = work->err.code ? "invalid_request" : NULL;
+  struct tl_trace_span parse = tl_trace_span_of(trace, TL_SPAN_PARSE, t->began_ns, t->tokenizing_ns ? t->tokenizing_ns : t->ended_ns);
+  parse.value[0] = (int64_t)work->length;
+  parse.on_thread = !work->on_lane;
   if (!t->tokenizing_ns) parse.error = error;
-  put(call, &parse);
+  tl_trace_put(api->o.trace, loop, &parse);
   if (!t->tokenizing_ns) return;
-  struct tl_trace_span tokenize = tl_trace_span_of(&call->trace, TL_SPAN_TOKENIZE, t->tokenizing_ns, t->ended_ns);
-  tokenize.value[0] = 0;
-  for (unsigned i = 0; i < call->n_prompts; i++) tokenize.value[0] += call->prompts[i].n;
-  tokenize.on_thread = !call->work.on_lane;
+  struct tl_trace_span tokenize = tl_trace_span_of(trace, TL_SPAN_TOKENIZE, t->tokenizing_ns, t->ended_ns);
+  tokenize.value[0] = n_tokens;
+  tokenize.on_thread = !work->on_lane;
   tokenize.error = error;
-  put(call, &tokenize);
+  tl_trace_put(api->o.trace, loop, &tokenize);
+}
+
+void api_spans_read(const struct api_call *call) {
+  int64_t n_tokens = 0;
+  for (unsigned i = 0; i < call->n_prompts; i++) n_tokens += call->prompts[i].n;
+  api_spans_of_reading(call->api, call->loop, &call->trace, &call->work, &call->read_times, n_tokens);
 }
 
 void api_span_route(const struct api_call *call, int64_t began_ns, const struct tl_room *room) {
-  if (!call->trace.recorded) return;
-  struct tl_trace_span span = tl_trace_span_of(&call->trace, TL_SPAN_ROUTE, began_ns, tl_now_ns());
+  api_span_routed(call->api, call->loop, &call->trace, began_ns, room);
+}
+
+void api_span_routed(struct tl_api *api, unsigned loop, const struct tl_trace_context *trace, int64_t began_ns,
+                     const struct tl_room *room) {
+  if (!trace->recorded) return;
+  struct tl_trace_span span = tl_trace_span_of(trace, TL_SPAN_ROUTE, began_ns, tl_now_ns());
   if (room)
     span.value[0] = room->replica;
   else
     span.error = "refused";
   span.on_thread = true;
-  put(call, &span);
+  tl_trace_put(api->o.trace, loop, &span);
 }
 
 void api_span_text(struct api_choice *choice, int64_t began_ns) {
@@ -89,8 +99,12 @@ void api_spans_facts(const struct api_call *call, struct tl_http_request *reques
 }
 
 void api_log_failure(const struct api_call *call, struct tl_http_request *request, const struct tl_error *err) {
+  api_log_failed_request(request, &call->trace, err);
+}
+
+void api_log_failed_request(struct tl_http_request *request, const struct tl_trace_context *trace, const struct tl_error *err) {
   char trace_id[TL_TRACE_ID_BYTES] = "-";
-  if (call->trace.span_id) tl_trace_id_write(&call->trace, trace_id);
+  if (trace->span_id) tl_trace_id_write(trace, trace_id);
   TL_LOG(TL_LOG_WARN, "api", "a request failed", TL_I("status", api_error_status(err)), TL_S("reason", err->message),
          TL_S("request_id", tl_http_request_id(request)), TL_S("trace_id", trace_id));
 }

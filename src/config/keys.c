@@ -64,6 +64,7 @@ const struct config_key config_keys[] = {
      "requests may bring a chat template of their own (chat_template): only for clients that are trusted"},
     {"limits.max_choices", KEY_INTEGER, AT(limits_max_choices), 1, 1024, "16", NULL, "largest n"},
     {"limits.max_prompts", KEY_INTEGER, AT(limits_max_prompts), 1, 4096, "64", NULL, "prompts in one request"},
+    {"limits.max_inputs", KEY_INTEGER, AT(limits_max_inputs), 1, 65536, "2048", NULL, "texts or pairs in one request for embeddings, reranking or scores"},
     {"limits.max_total_tokens", KEY_INTEGER, AT(limits_max_total_tokens), 16, GIB, "262144", NULL,
      "prompts x n x (prompt + max_tokens) of one request"},
     {"limits.max_logprobs", KEY_INTEGER, AT(limits_max_logprobs), 1, GIB, "500000", NULL,

@@ -68,6 +68,7 @@ static int make_api(struct daemon *d, struct tl_error *err) {
       .request_templates = c->text_request_templates,
       .limits = {.max_choices = c->limits_max_choices,
                  .max_prompts = c->limits_max_prompts,
+                 .max_inputs = c->limits_max_inputs,
                  .max_total_tokens = c->limits_max_total_tokens,
                  .max_logprobs = c->limits_max_logprobs,
                  .max_logit_bias = c->limits_max_logit_bias,
@@ -209,7 +210,7 @@ static int make_route(struct daemon *d, struct tl_error *err) {
 }
 
 static int test_replicas(struct daemon *d, struct tl_error *err) {
-  d->probes = probes_new(daemon_replicas(d->config));
+  d->probes = probes_new(daemon_replicas(d->config), d->model->n_out);
   if (!d->probes) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   return probe_replicas(d->engine, d->model, (unsigned)d->config->http_threads, &d->probe_waker, d->probes, err);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The test generation. A probe is the engine's while it runs: its memory goes after
+/* The test generation; of a model that pools, a test vector. A probe is the engine's while it runs: its memory goes after
  * tl_engine_stop. */
 #ifndef PROBE_H
 #define PROBE_H
@@ -16,10 +16,12 @@ struct probe {
   struct tl_sequence seq;
   int32_t tokens[PROBE_PROMPT + PROBE_NEW];
   int32_t known[PROBE_NEW]; /* what the replica made at boot */
+  float *vector, *known_vector; /* (n_out) likewise, of a model that pools; in the memory of the probes */
+  uint32_t n_out;
   bool is_known, running, right;
 };
 
-struct probe *probes_new(unsigned n); /* freed with free() */
+struct probe *probes_new(unsigned n, uint32_t n_out); /* freed with free() */
 /* A model whose context is too short for it is served without. */
 bool probe_fits(const struct tl_engine *engine);
 /* Starts one; the engine's loop number `loop` belongs to the calling thread. */

@@ -26,7 +26,7 @@ static void worker_done(struct worker *w) {
                          f->tables, f->rows,   f->sampling,  f->row_seq, f->row_token};
     for (size_t k = 0; k < sizeof of_flight / sizeof *of_flight; k++) free(of_flight[k]);
   }
-  void *arrays[] = {w->items, w->sampled, w->loop_woken, w->news, w->rank_loaded};
+  void *arrays[] = {w->items, w->sampled, w->loop_woken, w->news, w->rank_loaded, w->token_types, w->vectors};
   for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) free(arrays[i]);
 }
 
@@ -70,6 +70,7 @@ static int make_arrays(struct worker *w, struct tl_error *err) {
   if (w->events) memset((void *)w->events, 0, o->n_loops * sizeof *w->events);
   bool fine = w->items && w->news && w->sampled && w->rank_loaded && w->loop_woken && w->events;
   for (unsigned i = 0; i < 2; i++) fine = make_flight(w, &w->flights[i]) && fine;
+  fine = fine && pooling_make_arrays(w);
   /* a live sequence is in at most one ring, at most once */
   for (unsigned i = 0; fine && i < o->n_loops; i++) fine = tl_spsc_init(&w->events[i], (size_t)o->max_queue + 1) == TL_OK;
   return fine ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
@@ -152,6 +153,7 @@ static void join_loaded(struct worker *w) {
     w->loaded.kv_bytes += l->kv_bytes;
     w->loaded.weight_bytes += l->weight_bytes;
   }
+  if (pooling_is(w->engine)) w->loaded.n_blocks = 0; /* what the device keeps keys and values in for a step is its own */
 }
 
 /* CPU devices share the processors: device N has the N-th core set. One alone
@@ -212,6 +214,9 @@ static int open_all(struct tl_engine *engine, const struct tl_device_ops *ops, s
     w->ops = ops ? ops : tl_device_find(tl_engine_device(engine, i, 0), &w->device_options.index, err);
     if (!w->ops) return TL_EINVAL;
     w->simulated = w->ops->simulated;
+    if (pooling_is(engine) && !w->ops->pools)
+      return tl_error_set(err, TL_EUNSUPPORTED, "devices", "devices: '%.60s' does not run models that make vectors (embeddings, scores) yet",
+                          tl_engine_device(engine, i, 0));
     enum tl_isolation isolation = engine->o.isolation;
     w->isolated = !ops && (isolation == TL_ISOLATION_PROCESS || (isolation == TL_ISOLATION_AUTO && w->ops->spoils));
     if (w->isolated) w->ops = tl_device_isolated();
@@ -239,6 +244,7 @@ static int make_schedulers(struct tl_engine *engine, struct tl_error *err) {
                                            .max_context = engine->max_context,
                                            .max_prefill_tokens = o->max_prefill_tokens,
                                            .priority_age_ns = o->priority_age_ns,
+                                           .whole = pooling_is(engine),
                                            .prefix_cache = o->prefix_cache,
                                            .key = {tl_random_seed(), tl_random_seed()}};
     int r = tl_scheduler_new(&options, &w->scheduler, err);
@@ -338,12 +344,16 @@ int engine_new_with_ops(const struct tl_engine_options *options, const struct tl
   engine->max_context = options->max_context && options->max_context < options->model->max_context
                             ? options->max_context
                             : options->model->max_context;
+  if (pooling_is(engine) && engine->max_context > options->max_batch_tokens) engine->max_context = options->max_batch_tokens;
   engine->workers = aligned_alloc(TL_CACHE_LINE, options->n_replicas * sizeof *engine->workers);
   engine->boards = aligned_alloc(TL_CACHE_LINE, options->n_replicas * sizeof *engine->boards);
   int r = TL_OK;
   if (engine->workers) memset((void *)engine->workers, 0, options->n_replicas * sizeof *engine->workers);
   if (engine->boards) memset((void *)engine->boards, 0, options->n_replicas * sizeof *engine->boards);
   if (!engine->workers || !engine->boards) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  if (r == TL_OK && pooling_is(engine) && engine->o.tensor_parallel > 1)
+    r = tl_error_set(err, TL_EUNSUPPORTED, "engine.tensor_parallel",
+                     "engine.tensor_parallel: a model that makes vectors (embeddings, scores) is not divided among devices; give each a replica");
   if (r == TL_OK) r = open_all(engine, ops, err);
   if (r == TL_OK) r = load_all(engine, err);
   if (r == TL_OK) r = make_schedulers(engine, err);

@@ -122,6 +122,8 @@ struct worker {
   uint32_t n_news;
   int64_t idle_since_ns;           /* end of the last step; 0: there was no work since */
   struct tl_sched_stats counted;   /* what of the scheduler's totals is in the metrics */
+  int32_t *token_types;            /* (max_batch_tokens), as the next: of a pooling model, else NULL */
+  float *vectors;                  /* (max_batch_size, n_out) */
   bool *loop_woken;                /* (n_loops) who gets a wake-up after this step */
   struct tl_spsc *events;          /* (n_loops) */
   struct tl_metrics_shard *shard;
@@ -193,6 +195,15 @@ void fault_answer(struct worker *w, uint32_t word);
 /* step_build.c: the planned items as flat arrays. */
 void worker_build_step(struct worker *w, struct flight *f);
 uint32_t worker_table_stride(const struct tl_engine *engine);
+/* step_pool.c */
+/* Whether the model pools: then sequences are computed whole, without KV. */
+bool pooling_is(const struct tl_engine *engine);
+/* token_types and vectors, if it does. False: out of memory. */
+bool pooling_make_arrays(struct worker *w);
+/* As worker_build_step, of such a model. */
+void pooling_build_step(struct worker *w, struct flight *f);
+/* The vector of the step's sequence number `at` becomes the sequence's. False: it has numbers that are none. */
+bool pooling_take(struct worker *w, struct tl_sequence *seq, uint32_t at);
 /* sequence.c */
 /* What the worker needs from the first, filled in by the loop. */
 void sequence_prepare(struct tl_sequence *seq);

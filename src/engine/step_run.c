@@ -81,7 +81,10 @@ bool step_begin(struct worker *w) {
   struct flight *f = other_flight(w); /* news of the last one are still to be told */
   choose_items(w);
   if (w->n_items == 0) return false;
-  worker_build_step(w, f);
+  if (pooling_is(w->engine))
+    pooling_build_step(w, f);
+  else
+    worker_build_step(w, f);
   note_time(w, &f->step, tl_now_ns());
   if (group_submit(w, &f->step) < 0) {
     note_time(w, &f->step, 0);
@@ -126,7 +129,7 @@ static void leave_out_ended(struct worker *w) {
 
 bool step_run_ahead(struct worker *w) {
   struct flight *f = other_flight(w);
-  if (!w->ops->runs_ahead || w->group || fault_is_marked(w)) return true;
+  if (!w->ops->runs_ahead || w->group || pooling_is(w->engine) || fault_is_marked(w)) return true;
   for (uint32_t i = 0; i < w->n_items; i++)
     if (!can_run_ahead(&w->items[i])) return true;
   leave_out_ended(w);
@@ -185,7 +188,7 @@ static void take_score(struct tl_sequence *seq, uint32_t at) {
 /* A model that makes a NaN for one sequence says nothing about the others: only
  * that one ends. */
 static void end_broken(struct worker *w, struct tl_sequence *seq) {
-  TL_LOG(TL_LOG_WARN, "engine", "the model's logits are not numbers; the sequence ends", TL_U("replica", w->index));
+  TL_LOG(TL_LOG_WARN, "engine", "what the model makes is not numbers; the sequence ends", TL_U("replica", w->index));
   end_later(w, seq, TL_FINISH_ERROR);
 }
 
@@ -221,9 +224,7 @@ static void leave_plan(struct worker *w) {
   w->n_items = n;
 }
 
-/* Each row's token to its sequence. */
-static void apply(struct worker *w, const struct flight *f) {
-  for (uint32_t i = 0; i < f->n_items; i++) ((struct tl_sequence *)f->items[i].seq->owner)->in_flight--;
+static void take_rows(struct worker *w, const struct flight *f) {
   for (uint32_t i = 0; i < f->step.n_rows; i++) {
     struct tl_sequence *seq = f->row_seq[i];
     if (!seq || seq->sched.state == TL_SCHED_NONE) continue; /* an earlier row of its prompt was broken */
@@ -232,7 +233,23 @@ static void apply(struct worker *w, const struct flight *f) {
     else
       take_token(w, seq, f->row_token[i], &w->sampled[i]);
   }
-  for (uint32_t i = 0; i < f->n_items; i++) { /* prompts that are only scored and are through */
+}
+
+static void take_vectors(struct worker *w, const struct flight *f) {
+  for (uint32_t i = 0; i < f->n_items; i++) {
+    struct tl_sequence *seq = f->items[i].seq->owner;
+    if (!pooling_take(w, seq, i)) end_broken(w, seq);
+  }
+}
+
+/* Each row's token, or its vector, to its sequence. */
+static void apply(struct worker *w, const struct flight *f) {
+  for (uint32_t i = 0; i < f->n_items; i++) ((struct tl_sequence *)f->items[i].seq->owner)->in_flight--;
+  if (pooling_is(w->engine))
+    take_vectors(w, f);
+  else
+    take_rows(w, f);
+  for (uint32_t i = 0; i < f->n_items; i++) { /* prompts that are only scored, or pooled, and are through */
     struct tl_sequence *seq = f->items[i].seq->owner;
     if (seq->max_new == 0 && seq->sched.state != TL_SCHED_NONE && f->items[i].start + f->items[i].n == seq->n_prompt) end_later(w, seq, TL_FINISH_LENGTH);
   }

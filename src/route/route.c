@@ -12,10 +12,12 @@
 #define NONE_READY_RETRY_S 5 /* a reset and a test generation are mostly done by then */
 
 static void init_replica(struct route_replica *replica, const struct tl_route_options *o, struct tl_engine *engine, unsigned i) {
-  int64_t kv_tokens = (int64_t)tl_engine_blocks(engine, i) * TL_BLOCK_TOKENS;
-  *replica = (struct route_replica){.max_tokens = o->max_tokens ? o->max_tokens : kv_tokens * DERIVED_FACTOR,
+  int64_t kv_tokens = (int64_t)tl_engine_blocks(engine, i) * TL_BLOCK_TOKENS, context = tl_engine_max_context(engine);
+  /* a model that pools has no KV cache: the number of sequences is bound enough */
+  int64_t derived = kv_tokens ? kv_tokens * DERIVED_FACTOR : o->max_seqs * context;
+  *replica = (struct route_replica){.max_tokens = o->max_tokens ? o->max_tokens : derived,
                                     .max_seqs = o->max_seqs,
-                                    .seq_tokens = kv_tokens,
+                                    .seq_tokens = kv_tokens ? kv_tokens : context,
                                     .board = tl_engine_board(engine, i),
                                     .state = TL_REPLICA_READY};
 }

@@ -120,6 +120,7 @@ static void plan_prompts(struct plan *p, struct tl_sched_seq *run) {
 uint32_t tl_scheduler_plan(struct tl_scheduler *scheduler, struct tl_sched_item *ret) {
   struct plan p = {.s = scheduler, .items = ret, .budget = scheduler->o.max_batch_tokens};
   scheduler->plans++;
+  if (scheduler->o.whole) return whole_plan(scheduler, ret, 0);
   admission_make_place(scheduler);
   plan_decodes(&p);
   if (p.n > 0 && p.budget > scheduler->o.max_prefill_tokens) p.budget = scheduler->o.max_prefill_tokens;
@@ -130,6 +131,7 @@ uint32_t tl_scheduler_plan(struct tl_scheduler *scheduler, struct tl_sched_item 
 uint32_t tl_scheduler_extend(struct tl_scheduler *scheduler, struct tl_sched_item *items, uint32_t n) {
   struct plan p = {.s = scheduler, .items = items, .n = n, .budget = scheduler->o.max_batch_tokens};
   if (!scheduler->waiting.first) return n;
+  if (scheduler->o.whole) return whole_plan(scheduler, items, n);
   uint32_t prefill = 0;
   bool decodes = false;
   for (uint32_t i = 0; i < n; i++) {
@@ -147,6 +149,7 @@ void tl_scheduler_done(struct tl_scheduler *scheduler, const struct tl_sched_ite
   for (uint32_t i = 0; i < n; i++) {
     struct tl_sched_seq *seq = items[i].seq;
     seq->n_computed = items[i].start + items[i].n;
+    if (scheduler->o.whole) continue;
     tree_publish(scheduler, seq);
     seq->next_key = missing(seq) > 1 ? tree_next_key(scheduler, seq) : 0;
   }

@@ -97,6 +97,9 @@ void queue_remove(struct seq_list *list, struct tl_sched_seq *seq);
 bool preempt_last(struct tl_scheduler *s, const struct tl_sched_seq *keep);
 bool preempt_lower(struct tl_scheduler *s, const struct tl_sched_seq *keep);
 
+/* whole.c: fills the n items up with waiting sequences, each of them whole; returns how many there are. */
+uint32_t whole_plan(struct tl_scheduler *s, struct tl_sched_item *items, uint32_t n);
+
 /* admission.c */
 struct plan {
   struct tl_scheduler *s;

@@ -9,6 +9,10 @@ int tl_scheduler_new(const struct tl_scheduler_options *options, struct tl_sched
   struct tl_scheduler *s = calloc(1, sizeof *s);
   if (!s) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   s->o = *options;
+  if (s->o.whole) {
+    *ret = s;
+    return TL_OK;
+  }
   if (s->o.max_prefill_tokens == 0) s->o.max_prefill_tokens = (options->max_batch_tokens + 1) / 2;
   s->table_stride = (options->max_context + options->block_tokens - 1) / options->block_tokens;
   s->tables = calloc((size_t)options->max_batch_size * s->table_stride, sizeof *s->tables);
@@ -35,6 +39,7 @@ void tl_scheduler_free(struct tl_scheduler *scheduler) {
 }
 
 bool tl_scheduler_fits(const struct tl_scheduler *scheduler, uint32_t n_max) {
+  if (scheduler->o.whole) return n_max <= scheduler->o.max_context && n_max <= scheduler->o.max_batch_tokens;
   uint64_t blocks = ((uint64_t)n_max + scheduler->o.block_tokens - 1) / scheduler->o.block_tokens;
   return n_max <= scheduler->o.max_context && blocks <= scheduler->o.n_blocks;
 }
@@ -50,7 +55,9 @@ void tl_scheduler_add(struct tl_scheduler *scheduler, struct tl_sched_seq *seq, 
 }
 
 void tl_scheduler_remove(struct tl_scheduler *scheduler, struct tl_sched_seq *seq) {
-  if (seq->state == TL_SCHED_RUNNING) {
+  if (seq->state == TL_SCHED_RUNNING && scheduler->o.whole) {
+    queue_remove(&scheduler->running, seq);
+  } else if (seq->state == TL_SCHED_RUNNING) {
     blocks_give_back(scheduler, seq);
     scheduler->free_slots[scheduler->n_free_slots++] = seq->slot;
     queue_remove(&scheduler->running, seq);

@@ -254,6 +254,10 @@ int tl_tokenizer_new(const struct tl_tokenizer_parts *parts, struct tl_tokenizer
   t->longest = 0; /* unknown text, blanks put in: only gpt2 would have a bound */
   if (parts->before >= 0) t->before[t->n_before++] = parts->before;
   if (parts->after >= 0) t->after[t->n_after++] = parts->after;
+  if (kind->set_up == set_up_bert && parts->before >= 0 && parts->after >= 0)
+    tok_join_bert(t, parts->before, parts->after);
+  else
+    t->joint.n = TOK_NO_JOINT;
   *ret = t;
   return TL_OK;
 }

@@ -188,6 +188,19 @@ struct tok_decoder {
   struct tok_dec ends; /* Strip of the whole; text NULL: none */
 };
 
+/* How two texts become one sequence: ids and the texts themselves, in order, each with its token type. */
+#define TOK_NO_JOINT UINT32_MAX
+#define TOK_MAX_JOINT (3 * TOK_MAX_STEPS)
+enum tok_joint_kind { TOK_JOINT_ID, TOK_JOINT_FIRST, TOK_JOINT_SECOND };
+struct tok_joint {
+  struct tok_joint_part {
+    enum tok_joint_kind kind;
+    int32_t id;
+    uint8_t type;
+  } parts[TOK_MAX_JOINT];
+  uint32_t n; /* TOK_NO_JOINT: the tokenizer does not say how, or in a way that is not supported */
+};
+
 struct tl_tokenizer {
   struct tl_arena mem;
   struct tok_token *tokens;
@@ -211,6 +224,7 @@ struct tl_tokenizer {
   uint32_t longest;                  /* bytes of text that one token can stand for at most; 0: unknown */
   int32_t before[TOK_MAX_STEPS], after[TOK_MAX_STEPS]; /* ids that the post-processor puts around a text */
   uint32_t n_before, n_after;
+  struct tok_joint joint;
   struct tok_decoder decoder;
 };
 
@@ -378,6 +392,12 @@ int tok_parse_pre_tokenizer(struct tl_tokenizer *t, json_t *json, struct tl_erro
 int tok_spell_bytes(struct tl_tokenizer *t, struct tl_error *err);
 int tok_add_pattern_step(struct tl_tokenizer *t, const char *pattern, enum tok_behaviour behaviour, struct tl_error *err);
 int tok_parse_post_processor(struct tl_tokenizer *t, json_t *json, struct tl_error *err); /* parse_post.c */
+/* joint.c: one more part of t->joint; TL_EUNSUPPORTED: there is no room. */
+int tok_joint_add(struct tl_tokenizer *t, enum tok_joint_kind kind, int32_t id, uint8_t type);
+/* cls first sep second sep, the second with type 1. */
+void tok_join_bert(struct tl_tokenizer *t, int32_t cls, int32_t sep);
+/* Nothing is said of pairs: one after the other, the second with type 1. */
+void tok_join_plain(struct tl_tokenizer *t);
 int tok_parse_decoder(struct tl_tokenizer *t, json_t *json, struct tl_error *err);       /* parse_decoder.c */
 /* parse_vocab.c */
 int tok_vocab_init(struct tl_tokenizer *t, int32_t size, size_t n_tokens, struct tl_error *err);

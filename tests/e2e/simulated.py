@@ -62,3 +62,15 @@ class Vocabulary:
     def expected_text(self, prompt, n, **more):
         """The text that follows the ids of `prompt`."""
         return b"".join(self.bytes[i] for i in expected(prompt, n, self.ordinary, **more)).decode()
+
+
+def vector(ids, n_out, types=(), normalize=True):
+    """What a simulated device makes of the ids of one text or pair, as a model that pools."""
+    history = START
+    for position, token in enumerate(ids):
+        history = mix(history ^ (position << 32 | token))
+        if types and types[position]:
+            history = mix(history ^ types[position])
+    values = [(mix(history ^ k) >> 40) / 2**23 - 1 for k in range(n_out)]
+    length = sum(v * v for v in values) ** 0.5 if normalize else 1
+    return [v / length for v in values]

@@ -332,6 +332,8 @@ def test_unknown_things_are_not_found(client):
         client.models.retrieve("gpt-4o")
     assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.NotFoundError):
+        client.moderations.create(input="text")
+    with pytest.raises(openai.BadRequestError, match="generates text and makes no embeddings"):
         client.embeddings.create(model=NAME, input="text")
 
 

@@ -118,6 +118,9 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   for (uint32_t i = 0; i < d->job.n_ranks; i++) d->job.ranks[i].kv_memory_bytes = load->kv_memory_bytes;
   d->job.memory_percent = load->memory_percent;
   snprintf(d->job.plugin_folder, sizeof d->job.plugin_folder, "%s", device_plugin_folder());
+  d->job.pooling = m->pooling;
+  d->job.n_out = m->n_out;
+  d->job.normalize = m->normalize;
   d->job.vocab_size = m->vocab_size;
   d->job.dim = m->dim;
   d->job.n_layers = m->n_layers;
@@ -159,6 +162,19 @@ static bool is_plausible(const struct child_device *d, const struct tl_sampled *
   return true;
 }
 
+/* Vectors that are no numbers are for the engine to see; those that nobody wrote are not. */
+static int copy_vectors(struct child_device *d, struct tl_error *err) {
+  const struct tl_step *s = d->step;
+  memcpy(s->vectors, child_at(d->shared, d->layout.vectors), s->n_seqs * d->job.n_out * sizeof *s->vectors);
+  child_was_copied();
+  for (uint32_t q = 0; q < s->n_seqs; q++) {
+    uint32_t bits;
+    memcpy(&bits, s->vectors + (size_t)q * d->job.n_out, sizeof bits);
+    if (bits == UINT32_MAX) return child_says_nonsense(d, "a vector", err);
+  }
+  return TL_OK;
+}
+
 static int device_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
   struct child_device *d = of(device);
   int r;
@@ -166,6 +182,7 @@ static int device_collect(struct tl_device *device, struct tl_sampled *ret_sampl
   while (r == TL_EBUSY);
   if (r == TL_OK) r = child_read_code(d, err);
   if (r < 0) return r;
+  if (d->step->vectors) return copy_vectors(d, err);
   memcpy(ret_sampled, child_at(d->shared, d->layout.sampled), d->step->n_rows * sizeof *ret_sampled);
   child_was_copied();
   for (uint32_t i = 0; i < d->step->n_rows; i++)

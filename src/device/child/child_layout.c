@@ -15,7 +15,8 @@ static bool place(size_t *end, size_t n, size_t one, size_t *ret) {
 bool child_layout_make(const struct child_job *job, struct child_layout *ret) {
   size_t seqs = job->max_batch_size, tokens = job->max_batch_tokens, sim_tokens = 0, sim_faults = 0, end = 0, start;
   struct child_layout *l = ret;
-  l->stride = (uint32_t)(((uint64_t)job->max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS);
+  bool pools = job->pooling != TL_POOL_NONE; /* then there is no KV */
+  l->stride = pools ? 0 : (uint32_t)(((uint64_t)job->max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS);
   for (uint32_t i = 0; job->has_sim && i < job->n_ranks; i++) {
     sim_tokens += job->ranks[i].sim.n_tokens;
     sim_faults += job->ranks[i].sim.n_faults;
@@ -31,6 +32,8 @@ bool child_layout_make(const struct child_job *job, struct child_layout *ret) {
               place(&end, l->max_history, sizeof(struct tl_token_count), &l->history) &&
               place(&end, l->max_bias, sizeof(struct tl_token_bias), &l->bias) &&
               place(&end, seqs, sizeof(struct tl_sampled), &l->sampled) &&
+              place(&end, pools ? tokens : 0, sizeof(int32_t), &l->token_types) &&
+              place(&end, pools ? seqs : 0, job->n_out * sizeof(float), &l->vectors) &&
               place(&end, sim_tokens, sizeof(int32_t), &l->sim_tokens) &&
               place(&end, sim_faults, sizeof(struct tl_sim_fault), &l->sim_faults);
   l->bytes = end;
@@ -42,6 +45,7 @@ static bool fits(const struct child_layout *l, const struct child_job *job, cons
   if (s->n_tokens > job->max_batch_tokens || s->n_seqs > job->max_batch_size || s->n_rows > job->max_batch_size ||
       s->table_stride != l->stride)
     return false;
+  if (s->vectors) return true;
   for (uint32_t i = 0; i < s->n_rows; i++) {
     n_history += s->sampling[i].n_history;
     n_bias += s->sampling[i].n_bias;
@@ -66,13 +70,18 @@ static void put_sampling(struct child_shared *shared, const struct child_layout 
 
 bool child_put_step(struct child_shared *shared, const struct child_layout *l, const struct child_job *job, const struct tl_step *s) {
   if (!fits(l, job, s)) return false;
-  shared->step = (struct child_step){s->n_tokens, s->n_seqs, s->n_rows};
+  shared->step = (struct child_step){s->n_tokens, s->n_seqs, s->n_rows, s->token_types != NULL};
   memcpy(child_at(shared, l->tokens), s->tokens, s->n_tokens * sizeof *s->tokens);
   memcpy(child_at(shared, l->positions), s->positions, s->n_tokens * sizeof *s->positions);
-  memcpy(child_at(shared, l->slots), s->slots, s->n_tokens * sizeof *s->slots);
   memcpy(child_at(shared, l->query_start), s->query_start, (s->n_seqs + 1) * sizeof *s->query_start);
-  memcpy(child_at(shared, l->context_len), s->context_len, s->n_seqs * sizeof *s->context_len);
   memcpy(child_at(shared, l->rows), s->rows, s->n_rows * sizeof *s->rows);
+  if (s->vectors) {
+    if (s->token_types) memcpy(child_at(shared, l->token_types), s->token_types, s->n_tokens * sizeof *s->token_types);
+    memset(child_at(shared, l->vectors), 0xff, s->n_seqs * job->n_out * sizeof *s->vectors); /* as with `sampled` below */
+    return true;
+  }
+  memcpy(child_at(shared, l->slots), s->slots, s->n_tokens * sizeof *s->slots);
+  memcpy(child_at(shared, l->context_len), s->context_len, s->n_seqs * sizeof *s->context_len);
   uint32_t *tables = child_at(shared, l->tables);
   for (uint32_t q = 0; q < s->n_seqs; q++) /* what stands behind a sequence's blocks nobody reads */
     memcpy(tables + (size_t)q * l->stride, s->block_tables + (size_t)q * l->stride,
@@ -83,7 +92,23 @@ bool child_put_step(struct child_shared *shared, const struct child_layout *l, c
   return true;
 }
 
+static void take_pooling_step(struct child_shared *shared, const struct child_layout *l, struct tl_step *ret) {
+  *ret = (struct tl_step){.n_tokens = shared->step.n_tokens,
+                          .n_seqs = shared->step.n_seqs,
+                          .n_rows = shared->step.n_rows,
+                          .tokens = child_at(shared, l->tokens),
+                          .positions = child_at(shared, l->positions),
+                          .query_start = child_at(shared, l->query_start),
+                          .rows = child_at(shared, l->rows),
+                          .token_types = shared->step.has_types ? child_at(shared, l->token_types) : NULL,
+                          .vectors = child_at(shared, l->vectors)};
+}
+
 void child_take_step(struct child_shared *shared, const struct child_layout *l, struct tl_sampling *sampling, struct tl_step *ret) {
+  if (shared->job.pooling != TL_POOL_NONE) {
+    take_pooling_step(shared, l, ret);
+    return;
+  }
   const struct tl_token_count *history = child_at(shared, l->history);
   const struct tl_token_bias *bias = child_at(shared, l->bias);
   *ret = (struct tl_step){.n_tokens = shared->step.n_tokens,

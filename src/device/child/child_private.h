@@ -52,6 +52,8 @@ struct child_job {
   uint32_t vocab_size, dim, n_layers, n_eos;
   int32_t eos[TL_MAX_EOS];
   uint64_t weight_bytes;
+  uint32_t pooling, n_out; /* enum tl_pooling */
+  bool normalize;
   bool has_sim;
   uint32_t n_ranks; /* 1: a device alone */
   struct child_rank_job ranks[TL_MAX_RANKS];
@@ -60,6 +62,7 @@ struct child_job {
 /* How much of each array is filled. History and bias of the rows lie one after the other. */
 struct child_step {
   uint32_t n_tokens, n_seqs, n_rows;
+  bool has_types;
 };
 
 struct child_shared {
@@ -81,7 +84,7 @@ struct child_shared {
 
 /* Where the arrays lie, in bytes from the start. */
 struct child_layout {
-  size_t tokens, positions, slots, query_start, context_len, tables, rows, sampling, history, bias, sampled, sim_tokens, sim_faults;
+  size_t tokens, positions, slots, query_start, context_len, tables, rows, sampling, history, bias, sampled, token_types, vectors, sim_tokens, sim_faults;
   size_t bytes;
   uint32_t stride;               /* of the block tables */
   size_t max_history, max_bias;  /* entries of all rows together */

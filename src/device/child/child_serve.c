@@ -43,7 +43,8 @@ static void *watch(void *argument) {
 static int load_model(struct host *h, struct tl_error *err) {
   const struct child_job *j = h->job;
   if (child_ranks_are_simulated(h->ranks)) {
-    h->small = (struct tl_model){.vocab_size = j->vocab_size, .max_context = j->max_context, .n_eos = j->n_eos};
+    h->small = (struct tl_model){.vocab_size = j->vocab_size, .max_context = j->max_context, .n_eos = j->n_eos,
+                                 .pooling = (enum tl_pooling)j->pooling, .n_out = j->n_out, .normalize = j->normalize};
     memcpy(h->small.eos, j->eos, sizeof h->small.eos);
     return TL_OK;
   }
@@ -51,7 +52,9 @@ static int load_model(struct host *h, struct tl_error *err) {
   if (r == TL_OK && *j->quantized) r = tl_model_quantize(h->model, j->quantized, err);
   if (r < 0) return r;
   const struct tl_model *m = h->model;
-  if (m->vocab_size == j->vocab_size && m->dim == j->dim && m->n_layers == j->n_layers && m->weight_bytes == j->weight_bytes) return TL_OK;
+  bool same = m->vocab_size == j->vocab_size && m->dim == j->dim && m->n_layers == j->n_layers && m->weight_bytes == j->weight_bytes &&
+              m->pooling == (enum tl_pooling)j->pooling && m->n_out == j->n_out;
+  if (same) return TL_OK;
   return tl_error_set(err, TL_ECORRUPT, "model.path", "model.path: the files have changed since the daemon was started");
 }
 

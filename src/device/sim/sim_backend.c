@@ -56,7 +56,7 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   struct sim_device *d = (struct sim_device *)(void *)device;
   d->load = *load;
   int r = sim_faults_load(d, err);
-  if (r == TL_OK) r = make_blocks(d, err);
+  if (r == TL_OK && load->model->pooling == TL_POOL_NONE) r = make_blocks(d, err);
   if (r == TL_OK) *ret = (struct tl_device_loaded){.n_blocks = d->n_blocks, .kv_bytes = d->n_blocks * sizeof *d->blocks};
   return r;
 }
@@ -169,6 +169,7 @@ static enum tl_device_health device_health(struct tl_device *device) {
 const struct tl_device_ops sim_device_ops = {.name = "sim",
                                              .simulated = true,
                                              .runs_ahead = true,
+                                             .pools = true,
                                              .open = device_open,
                                              .load = device_load,
                                              .submit = device_submit,

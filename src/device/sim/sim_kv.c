@@ -14,6 +14,7 @@ static uint32_t blocks_of(uint32_t n_tokens) {
 
 uint64_t sim_count_blocks(const struct tl_step *step) {
   uint64_t n = 0;
+  if (step->vectors) return 0;
   for (uint32_t q = 0; q < step->n_seqs; q++) n += blocks_of(step->context_len[q]);
   return n;
 }
@@ -78,6 +79,7 @@ static void run_sequence(struct sim_device *d, const struct tl_step *s, uint32_t
 
 int sim_run(struct sim_device *d, struct tl_sampled *ret, struct tl_error *err) {
   uint32_t row = 0;
+  if (d->step->vectors) return sim_run_vectors(d, err);
   for (uint32_t q = 0; q < d->step->n_seqs; q++) {
     int r = check_addresses(d, d->step, q, err);
     if (r < 0) return r;

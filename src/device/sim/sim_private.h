@@ -68,6 +68,9 @@ int32_t sim_token_at(const struct sim_device *d, const struct tl_step *step, uin
 /* KV blocks that the step's sequences hold. */
 uint64_t sim_count_blocks(const struct tl_step *step);
 
+/* sim_vector.c: fills step->vectors. TL_EDEVICE as sim_run. */
+int sim_run_vectors(struct sim_device *d, struct tl_error *err);
+
 /* sim_text.c: the sampled token of one row. */
 void sim_sample(const struct sim_device *d, uint64_t history, const struct tl_sampling *sampling, struct tl_sampled *ret);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The router over load boards that the test writes itself: the three engine
+/* The router over load boards that the test writes itself: the four engine
  * functions that route calls are defined here, so no engine is linked. */
 #include "tokenlane/route.h"
 
@@ -8,10 +8,11 @@
 
 #include "unit.h"
 
-enum { MAX_REPLICAS = 64, BLOCKS = 100 }; /* 1600 tokens of KV cache each, and 16 more for each one after the first */
+enum { MAX_REPLICAS = 64, CONTEXT = 512, BLOCKS = 100 }; /* 1600 tokens of KV cache each, and 16 more for each one after the first */
 
 static struct tl_board boards[MAX_REPLICAS];
 static unsigned n_replicas;
+static bool pools; /* a model without a KV cache */
 
 unsigned tl_engine_replicas(const struct tl_engine *engine) {
   (void)engine;
@@ -20,7 +21,12 @@ unsigned tl_engine_replicas(const struct tl_engine *engine) {
 
 uint32_t tl_engine_blocks(const struct tl_engine *engine, unsigned replica) {
   (void)engine;
-  return BLOCKS + replica;
+  return pools ? 0 : BLOCKS + replica;
+}
+
+uint32_t tl_engine_max_context(const struct tl_engine *engine) {
+  (void)engine;
+  return CONTEXT;
 }
 
 struct tl_board *tl_engine_board(struct tl_engine *engine, unsigned replica) {
@@ -325,6 +331,24 @@ static int look(int64_t tokens, int64_t n_seqs, struct tl_error *err) {
   return r;
 }
 
+/* Without a KV cache the number of sequences bounds what waits, and a context what one may hold. */
+static void test_capacity_without_kv(void **state) {
+  (void)state;
+  pools = true;
+  start(2, (struct tl_route_options){.max_seqs = 10});
+  pools = false;
+  struct tl_capacity capacity;
+  struct tl_room room;
+  unsigned retry_s;
+  assert_true(tl_route_capacity(route, &capacity));
+  assert_true(capacity.seq_tokens == CONTEXT && capacity.seqs == 20 && capacity.tokens == 20 * CONTEXT);
+  const struct tl_route_ask whole = {.tokens = CONTEXT, .n_seqs = 1, .n_prompt = CONTEXT};
+  for (unsigned i = 0; i < 20; i++) assert_int_equal(tl_route_reserve(route, &whole, shard, &room, &retry_s, NULL), TL_OK);
+  assert_int_equal(tl_route_reserve(route, &whole, shard, &room, &retry_s, NULL), TL_EBUSY);
+  assert_true(reserved_seqs(0) == 10 && reserved_seqs(1) == 10);
+  finish();
+}
+
 /* A look says what a reservation would say, and takes nothing. */
 static void test_look(void **state) {
   (void)state;
@@ -532,7 +556,7 @@ static void test_threads(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_least_load),     cmocka_unit_test(test_the_life_of_room), cmocka_unit_test(test_two_choices),
+      cmocka_unit_test(test_capacity_without_kv), cmocka_unit_test(test_least_load),     cmocka_unit_test(test_the_life_of_room), cmocka_unit_test(test_two_choices),
       cmocka_unit_test(test_prefix),         cmocka_unit_test(test_prefix_bounded),   cmocka_unit_test(test_ties_and_turns),
       cmocka_unit_test(test_limits),         cmocka_unit_test(test_total),            cmocka_unit_test(test_states),
       cmocka_unit_test(test_look),           cmocka_unit_test(test_next_by_load),
