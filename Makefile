@@ -201,15 +201,15 @@ $(B)/tests/daemon/test_gpu_watch: | $(B)/lib/fake_nvml.so
 
 # The kernels once more as C++, each thread a fiber, for test_op_*.
 CUDA_KERNELS := $(wildcard src/device/cuda/ops/*.cu) tests/unit/device/probe_kernels.cu
-EMULATED_OBJECTS := $(patsubst %,$(B)/emulated/%.o,$(basename $(notdir $(CUDA_KERNELS))) emulate)
+EMULATED_OBJECTS := $(patsubst %,$(B)/fibers/%.o,$(basename $(notdir $(CUDA_KERNELS))) emulate)
 vpath %.cu src/device/cuda/ops tests/unit/device
-EMULATED_CXX = $(CXX) -x c++ -std=c++17 -g $(OPT) -Wall -Wextra -Werror -fno-strict-aliasing -ffp-contract=off \
+EMULATED_CXX = $(CXX) -x c++ -std=c++17 -fPIC -g $(OPT) -Wall -Wextra -Werror -fno-strict-aliasing -ffp-contract=off \
 	-Iinclude -Isrc -Itests/unit -MMD -MP -c $< -o $@
-$(B)/emulated/%.o: %.cu
+$(B)/fibers/%.o: %.cu
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CXX   $<")
 	$(Q)$(EMULATED_CXX)
-$(B)/emulated/emulate.o: tests/unit/device/emulate.cc
+$(B)/fibers/emulate.o: tests/unit/device/emulate.cc
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CXX   $<")
 	$(Q)$(EMULATED_CXX)
@@ -227,6 +227,16 @@ $(B)/tests/device/test_op_%: tests/unit/device/test_op_%.c $(B)/lib/emulated.a $
 	$(if $(V),,@echo "  TEST  $<")
 	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
 		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka -lstdc++
+
+# A tokenlane-cuda.so of the same, with faults on demand: the whole daemon on devices "cuda" where there is no GPU.
+FAKE_PLUGIN := $(if $(SAN),,$(B)/fake_gpu/tokenlane-cuda.so)
+FAKE_PLUGIN_SOURCES := tests/gpu/fake_plugin.c tests/gpu/gpu_fault.c tests/unit/device/fake_cuda.c tests/unit/device/fake_libraries.c
+$(B)/fake_gpu/tokenlane-cuda.so: $(FAKE_PLUGIN_SOURCES) tests/gpu/gpu_fault.h $(call pic,$(filter-out %/cuda_bind.c %/cuda_plugin.c,$(wildcard src/device/cuda/*.c))) \
+		$(B)/lib/emulated.a $(B)/lib/plugin_rooms.a
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(CC) $(CPPFLAGS) -Itests/unit -Itests/unit/device -Itests/gpu $(CFLAGS) -Wno-missing-prototypes -fPIC -MMD -MP -shared -Wl,--exclude-libs,ALL \
+		-Wl,-z,defs -o $@ $(filter %.c %.o %.a,$^) -lcmocka -lstdc++ -lm -ldl
 
 $(B)/cuda/archs: FORCE
 	@mkdir -p $(@D)
@@ -271,7 +281,7 @@ check-gpu-ops: gpu-tests ## each GPU kernel against its formula, on the GPU that
 
 .PHONY: check check-unit check-e2e check-house
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
-	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins
+	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins $(FAKE_PLUGIN)
 	@$(MAKE) --no-print-directory -j$$(nproc) check-kernels
 	@$(MAKE) --no-print-directory check-house check-model check-unit check-fuzz check-e2e
 
@@ -315,7 +325,7 @@ $(VENV)/.done: tests/e2e/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-check-e2e: all $(B)/bin/tokenize_many $(VENV)/.done ## end-to-end tests only (T=expression for pytest -k)
+check-e2e: all $(FAKE_PLUGIN) $(B)/bin/tokenize_many $(VENV)/.done ## end-to-end tests only (T=expression for pytest -k)
 	$(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
 		$(VENV)/bin/python -m pytest -q tests/e2e $(if $(T),-k "$(T)")
 

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: MIT
+"""The daemon on devices cuda: by a plugin with a fake GPU (tests/gpu/fake_plugin.c), or, when TOKENLANE_GPU_PLUGIN names the
+folder of one for real GPUs, on those. Both obey a file that asks for a trap or a hang in the next step."""
+import glob
+import os
+import pathlib
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from daemon import BINARY, SAN, wait_for
+from test_faults import assert_rest, faults, state, wait_state
+from test_isolation import children, lives
+
+REAL = os.environ.get("TOKENLANE_GPU_PLUGIN")
+FOLDER = pathlib.Path(REAL or pathlib.Path(BINARY).resolve().parents[1] / "fake_gpu")
+GPUS = len(glob.glob("/dev/nvidia[0-9]*")) if REAL else 4
+PROMPTS = ["Once upon a time", "Tell me a story about Ben.", "The dog", "Lily and Tom went to the park. They"]
+GPU = {"devices": "cuda:0", "device.plugin_dir": FOLDER, "engine.max_batch_size": 8, "engine.max_batch_tokens": 64,
+       "engine.max_context": 256, "cpu.threads": 1, "health.late_ms": 20000, "health.backoff_ms": 50, "health.max_backoff_ms": 400,
+       "health.max_faults": 0}
+
+pytestmark = pytest.mark.skipif(bool(SAN) or not (FOLDER / "tokenlane-cuda.so").exists(), reason="no plugin to test with")
+two_gpus = pytest.mark.skipif(GPUS < 2, reason="one GPU")
+
+
+@pytest.fixture(scope="module")
+def whole(daemon):
+    """What the CPU says."""
+    return daemon.complete(PROMPTS[0], max_tokens=24)["choices"][0]["text"]
+
+
+def answers(d, n):
+    return [d.complete(p, max_tokens=n, logprobs=2)["choices"][0] for p in PROMPTS]
+
+
+@pytest.fixture
+def fault(tmp_path):
+    """(environment of the daemon, function that asks for a fault and waits until a device has taken it)"""
+    path = tmp_path / "fault"
+
+    def ask(kind, gpu=0, wait=True):
+        (tmp_path / "asked").write_text(f"{kind} {gpu}\n")
+        (tmp_path / "asked").rename(path)
+        if wait:
+            wait_for(lambda: not path.exists(), 30, "a step")
+
+    return {"TOKENLANE_GPU_FAULT": str(path)}, ask
+
+
+def test_by_itself_a_gpu_has_a_process(start):
+    """isolation: auto, the default. The CPU beside it has none."""
+    d = start({**GPU, "devices": "cuda:0,cpu:0"})
+    assert list(children(d)) == ["cuda:0"]
+    d = start({**GPU, "isolation": "thread"})
+    assert children(d) == {}
+
+
+def test_texts_are_the_cpus(start, daemon):
+    """16-bit activations move logits a little, not what is greedily chosen of them."""
+    d = start(GPU)
+    for got, expected in zip(answers(d, 16), answers(daemon, 16)):
+        assert got["text"] == expected["text"]
+        for a, b in zip(got["logprobs"]["token_logprobs"], expected["logprobs"]["token_logprobs"]):
+            assert abs(a - b) < 0.15
+
+
+def test_texts_in_a_batch(start):
+    d = start(GPU)
+    alone = [a["text"] for a in answers(d, 12)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda i: d.complete(PROMPTS[i % 4], max_tokens=12)["choices"][0]["text"], range(8)))
+    assert together == alone * 2
+    assert_rest(d)
+
+
+def in_the_middle(d, do, n=24):
+    """An answer of n tokens, with do() somewhere in it."""
+    with ThreadPoolExecutor(1) as pool:
+        steps = d.total("tokenlane_steps_total")
+        asked = pool.submit(d.complete, PROMPTS[0], max_tokens=n)
+        wait_for(lambda: d.total("tokenlane_steps_total") > steps + 3, 20, "the middle")
+        do()
+        return asked.result()["choices"][0]["text"]
+
+
+def test_a_trap_costs_the_process_and_no_answer(start, fault, whole):
+    """An error that CUDA never forgets in a process: a new one goes on with the answer."""
+    environment, ask = fault
+    d = start(GPU, env=environment)
+    for round in range(2):
+        pid = children(d)["cuda:0"]
+        assert in_the_middle(d, lambda: ask("trap")) == whole
+        assert faults(d) == round + 1 and not lives(pid)
+    assert re.search(r"the device failed.*cuda:0: .*\(\d+\)", d.stderr())
+    wait_state(d, 0, "ready", 30)
+    assert_rest(d)
+
+
+def test_a_hang_ends_with_the_process(start, fault, whole):
+    environment, ask = fault
+    d = start({**GPU, "health.late_ms": 1500}, env=environment)
+    pid = children(d)["cuda:0"]
+    assert in_the_middle(d, lambda: ask("hang")) == whole
+    assert faults(d) == 1 and not lives(pid) and "its step was given up" in d.stderr()
+    wait_state(d, 0, "ready", 30)
+    assert_rest(d)
+
+
+def test_a_trap_in_the_daemon_itself(start, fault, whole):
+    """In a thread the GPU is lost until the daemon is restarted; answers go on elsewhere, here on the CPU."""
+    environment, ask = fault
+    d = start({**GPU, "isolation": "thread", "devices": "cuda:0,cpu:0", "route.policy": "round_robin"}, env=environment)
+    ask("trap", wait=False)
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(d.complete, PROMPTS[0], max_tokens=24) for _ in range(2)]
+        assert [a.result()["choices"][0]["text"] for a in asked] == [whole] * 2
+    d.wait_log(r"the reset did not help.*replica=0.*context is lost")
+    assert state(d, 0) in ("quarantined", "recovering") and state(d, 1) == "ready" and faults(d, replica="1") == 0
+    assert d.complete(PROMPTS[1], max_tokens=5)["usage"]["completion_tokens"] == 5
+
+
+@two_gpus
+def test_others_are_unharmed(start, fault, daemon):
+    environment, ask = fault
+    d = start({**GPU, "devices": "cuda:0,cuda:1"}, env=environment)
+    expected = [a["text"] for a in answers(daemon, 12)]
+    pids = children(d)
+    ask("trap", 1, wait=False)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(d.complete, p, max_tokens=12) for p in PROMPTS]
+        assert [a.result()["choices"][0]["text"] for a in asked] == expected
+    wait_state(d, 1, "ready", 30)
+    assert faults(d, replica="0") == 0 and faults(d, replica="1") == 1
+    now = children(d)
+    assert now["cuda:0"] == pids["cuda:0"] and now["cuda:1"] != pids["cuda:1"]
+
+
+@two_gpus
+@pytest.mark.parametrize("kind, rank", [("trap", 0), ("trap", 1), ("hang", 1)])
+def test_a_group_loses_a_rank(start, fault, whole, kind, rank):
+    """Two GPUs share the model, in one process: the same texts as one, and one that is lost takes the process along."""
+    environment, ask = fault
+    d = start({**GPU, "devices": "cuda:0,cuda:1", "engine.tensor_parallel": 2, "health.late_ms": 3000}, env=environment)
+    assert list(children(d)) == ["cuda:0,cuda:1"]
+    assert in_the_middle(d, lambda: ask(kind, rank)) == whole
+    assert faults(d) == 1
+    wait_state(d, 0, "ready", 30)
+    assert_rest(d)
+
+
+@pytest.mark.skipif(bool(REAL), reason="says what it says of 64 MiB")
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_a_model_that_does_not_fit(start, isolation):
+    """What is missing, and what would help."""
+    d = start({**GPU, "isolation": isolation, "engine.max_batch_tokens": 65536}, wait=False)
+    assert d.wait_exit() == 1
+    last = d.stderr().strip().splitlines()[-1]
+    assert re.match(r"tokenlane: cuda:0: \d+ MiB of GPU memory are missing: weights 4, work memory \d+, KV cache for one context of "
+                    r"256 tokens 0, and 57 MiB are ours; what would help: a smaller engine.max_context or engine.max_batch_tokens, "
+                    r"more GPUs by engine.tensor_parallel, a smaller or quantized model$", last), last
+    d.process.returncode = 0  # as it should be: for the fixture

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: MIT */
+/* The CUDA backend with faults on demand, for end-to-end tests: a plugin whose device obeys a file. */
+#ifndef GPU_FAULT_H
+#define GPU_FAULT_H
+
+#include "tokenlane/device.h"
+
+/* ops, but that a submit first looks for the file that TOKENLANE_GPU_FAULT names. Whoever takes it away does what it says:
+ * "trap" or "hang", a space, and the number of the GPU. */
+const struct tl_device_ops *gpu_fault_wrap(const struct tl_device_ops *ops);
+
+/* The plugin's own part. The GPU's context is lost, or what is enqueued from now on never ends. */
+void gpu_fault_trap(void);
+void gpu_fault_hang(void);
+
+#endif
