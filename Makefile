@@ -228,16 +228,6 @@ $(B)/tests/device/test_op_%: tests/unit/device/test_op_%.c $(B)/lib/emulated.a $
 	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
 		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka -lstdc++
 
-# A tokenlane-cuda.so of the same, with faults on demand: the whole daemon on devices "cuda" where there is no GPU.
-FAKE_PLUGIN := $(if $(SAN),,$(B)/fake_gpu/tokenlane-cuda.so)
-FAKE_PLUGIN_SOURCES := tests/gpu/fake_plugin.c tests/gpu/gpu_fault.c tests/unit/device/fake_cuda.c tests/unit/device/fake_libraries.c
-$(B)/fake_gpu/tokenlane-cuda.so: $(FAKE_PLUGIN_SOURCES) tests/gpu/gpu_fault.h $(call pic,$(filter-out %/cuda_bind.c %/cuda_plugin.c,$(wildcard src/device/cuda/*.c))) \
-		$(B)/lib/emulated.a $(B)/lib/plugin_rooms.a
-	@mkdir -p $(@D)
-	$(if $(V),,@echo "  LD    $@")
-	$(Q)$(CC) $(CPPFLAGS) -Itests/unit -Itests/unit/device -Itests/gpu $(CFLAGS) -Wno-missing-prototypes -fPIC -MMD -MP -shared -Wl,--exclude-libs,ALL \
-		-Wl,-z,defs -o $@ $(filter %.c %.o %.a,$^) -lcmocka -lstdc++ -lm -ldl
-
 $(B)/cuda/archs: FORCE
 	@mkdir -p $(@D)
 	@echo '$(CUDA_ARCHS)' | cmp -s - $@ || echo '$(CUDA_ARCHS)' >$@
@@ -255,29 +245,7 @@ $(B)/cuda/%.o: src/device/cuda/ops/%.cu $(B)/cuda/archs
 check-kernels: $(if $(NVCC),$(CUDA_KERNEL_OBJECTS)) ## registers and spills of the GPU kernels against the table (skipped without nvcc)
 	$(if $(NVCC),@python3 tests/lint/kernel_resources.py $(B)/cuda,@echo "  SKIP  kernels: no nvcc")
 
-# The same tests on a GPU: machine code instead of fibers, memory that both sides share.
-GPU_TESTS := $(patsubst tests/unit/device/%.c,$(B)/gpu/%,$(filter-out %_emulator.c,$(wildcard tests/unit/device/test_op_*.c)))
-$(B)/gpu/test_op_%: tests/unit/device/test_op_%.c $(CUDA_KERNEL_OBJECTS) $(call archives,device)
-	@mkdir -p $(@D)
-	$(if $(V),,@echo "  TEST  $< for a GPU")
-	$(Q)$(CC) $(CPPFLAGS) -DOP_ON_GPU -isystem $(CUDA_HOME)/include -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
-		$(LDFLAGS) $(CUDA_KERNEL_OBJECTS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka \
-		$(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lstdc++
-
-$(B)/gpu/test_cuda_model: tests/unit/device/test_cuda_model.c $(PLUGIN) $(call archives,device)
-	@mkdir -p $(@D)
-	$(if $(V),,@echo "  TEST  $< for a GPU")
-	$(Q)$(CC) $(CPPFLAGS) -DON_GPU -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
-		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka
-
-.PHONY: check-gpu gpu-tests check-gpu-ops
-gpu-tests: $(GPU_TESTS) $(B)/gpu/test_cuda_model
-check-gpu: all $(VENV)/.done ## all of the GPU backend on the GPU that is here: kernels, golden models, end to end
-	$(if $(PLUGIN),,@echo "check-gpu: nvcc is needed" && exit 1)
-	@$(MAKE) --no-print-directory -j$$(nproc) gpu-tests
-	@B=$(abspath $(B)) $(VENV)/bin/python tests/gpu/check_gpu.py
-check-gpu-ops: gpu-tests ## each GPU kernel against its formula, on the GPU that is here
-	@set -e; for t in $(GPU_TESTS); do echo "  RUN   $$t"; timeout 300 $$t; done
+include tests/gpu/gpu.mk
 
 .PHONY: check check-unit check-e2e check-house
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)

@@ -5,6 +5,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -114,3 +115,12 @@ def test_a_file_that_is_no_plugin(tmp_path):
 @pytest.mark.parametrize("devices", ["cuda:", "cuda:x", "cuda:-1", "cuda0", "cuda:0:1", "autos", "cuda:99999999999"])
 def test_devices_that_are_none(devices):
     assert check("--devices", devices) == (False, f"tokenlane: devices: expected devices such as cpu:0, got '{devices}'")
+
+
+@needs_plugin
+@without_gpu
+def test_the_suite_says_in_one_line_that_there_is_no_gpu():
+    done = subprocess.run([sys.executable, ROOT / "tests/gpu/check_gpu.py"], capture_output=True, text=True,
+                          env={**os.environ, "B": str(pathlib.Path(BINARY).resolve().parents[1])})
+    assert done.returncode == 77 and done.stderr == ""
+    assert re.fullmatch(r"check-gpu: no GPU: devices: no NVIDIA driver: [^\n]+\n", done.stdout)

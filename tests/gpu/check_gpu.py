@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""The GPU backend on a GPU: `make check-gpu`. B names the build folder. Kernels against their formulas, golden models
-through the plugin, the end-to-end tests that fit with devices cuda. Ends with a table and 'N passed, N failed'."""
+"""The GPU backend on a GPU: `make check-gpu`, or ./run-gpu-suite in a bundle (make_bundle.py). B names the build folder.
+Kernels against their formulas, the same under compute-sanitizer where that is, golden models through the plugin, the end-to-end
+tests that fit with devices cuda, traps and hangs. Ends with a table and 'N passed, N failed'.
+
+  --look   is there a GPU that the backend can use? One line and exit status 77: no
+  --fake   what needs no GPU: the end-to-end tests on the CPU and on the fake GPU"""
 import glob
+import importlib.util
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,22 +18,26 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ["B"])
 BINARY = BUILD / "bin/tokenlane"
-END_TO_END = ["test_openai.py", "test_batch.py", "test_text.py", "test_large.py"]
+OPS = BUILD / "gpu/ops"
+# what runs with devices cuda, and the package that a file needs beside pytest, httpx and prometheus_client
+END_TO_END = {"test_openai.py": "openai", "test_batch.py": None, "test_text.py": "tokenizers", "test_large.py": None}
+FAULTS = "test_cuda_serving.py"
 LIMIT_S = 600
+NO_GPU = 77
 
 
-def refuse_without_gpu():
+def why_no_gpu():
+    """None: there is one."""
     asked = subprocess.run([BINARY, "check-config", "--model.path", ROOT / "config/demo/model", "--devices", "cuda"],
                            capture_output=True, text=True)
-    if asked.returncode:
-        sys.exit(f"check-gpu: {(asked.stderr or asked.stdout).strip()}")
+    return (asked.stderr or asked.stdout).strip().removeprefix("tokenlane: ") if asked.returncode else None
 
 
 def run(command, **environment):
     """(seconds, exit status, output)"""
     began = time.monotonic()
     try:
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, timeout=LIMIT_S, text=True,
+        done = subprocess.run(list(map(str, command)), cwd=ROOT, env={**os.environ, **environment}, timeout=LIMIT_S, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         return time.monotonic() - began, done.returncode, done.stdout
     except subprocess.TimeoutExpired as late:
@@ -41,28 +51,90 @@ def count(output, status, passed, failed):
     return good, bad or int(status != 0)
 
 
+class Table:
+    def __init__(self):
+        self.rows, self.skipped = [], []
+
+    def program(self, name, command, **environment):
+        seconds, status, output = run(command, TL_TEST_GOLDEN=str(ROOT / "tests/golden"),
+                                      TL_TEST_PLUGIN_DIR=str(BUILD / "lib"), **environment)
+        self.add(name, seconds, count(output, status, r"PASSED  \] (\d+) test", r"FAILED  \] (\d+) test"), output)
+
+    def pytest(self, name, files, **environment):
+        if sys.version_info < (3, 11) and (ROOT / "python").exists():
+            self.skipped.append(f"{name}: the packages of this bundle need Python 3.11, this is {sys.version.split()[0]}")
+            return
+        tests = [f"tests/e2e/{file}" for file in files]
+        seconds, status, output = run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+                                      TOKENLANE_BIN=str(BINARY), **environment)
+        self.add(name, seconds, count(output, status, r"(\d+) passed", r"(\d+) (?:failed|error)"), output)
+
+    def add(self, name, seconds, counts, output):
+        self.rows.append((name, seconds, *counts))
+        print(f"{name}: {counts[0]} passed, {counts[1]} failed", flush=True)
+        if counts[1]:
+            print(output)
+
+    def end(self):
+        print(f"\n{'':34} {'seconds':>8} {'passed':>7} {'failed':>7}")
+        for name, seconds, passed, failed in self.rows:
+            print(f"{name:34} {seconds:8.1f} {passed:7} {failed:7}")
+        for line in self.skipped:
+            print(f"not run: {line}")
+        failed = sum(row[3] for row in self.rows)
+        print(f"{sum(row[2] for row in self.rows)} passed, {failed} failed")
+        return int(failed > 0)
+
+
+def end_to_end(table):
+    """The files that this Python has the packages for."""
+    files = []
+    for file, package in END_TO_END.items():
+        if package and not importlib.util.find_spec(package):
+            table.skipped.append(f"{file}: no Python package {package}")
+        else:
+            files.append(file)
+    return files
+
+
+def sanitizer():
+    found = shutil.which("compute-sanitizer")
+    return found or next(iter(glob.glob("/usr/local/cuda*/bin/compute-sanitizer")), None)
+
+
+def on_gpu(table):
+    ops = subprocess.run([OPS], capture_output=True, text=True).stdout.split()
+    for name in ops:
+        table.program(name, [OPS, name])
+    tool = sanitizer()
+    for kind in ("memcheck", "racecheck") if tool else ():
+        for name in ops:
+            if name != "test_op_model":  # the same kernels once more, and hours of them
+                table.program(f"{kind} {name}", [tool, "--tool", kind, "--error-exitcode", "9", OPS, name])
+    if not tool:
+        table.skipped.append("compute-sanitizer: it is not here")
+    table.program("golden models", [BUILD / "gpu/test_cuda_model"])
+    table.pytest("end to end", end_to_end(table), TOKENLANE_DEVICES="cuda")
+    table.pytest("traps and hangs", [FAULTS], TOKENLANE_GPU_PLUGIN=str(BUILD / "gpu/fault"))
+
+
+def on_fake(table):
+    table.pytest("end to end, CPU", end_to_end(table))
+    table.pytest("end to end, fake GPU", [FAULTS])
+
+
 def main():
-    refuse_without_gpu()
-    rows = []
-    for test in sorted(glob.glob(str(BUILD / "gpu/test_*"))):
-        if test.endswith(".d"):
-            continue
-        seconds, status, output = run([test], TL_TEST_GOLDEN="tests/golden", TL_TEST_PLUGIN_DIR=str(BUILD / "lib"))
-        rows.append((pathlib.Path(test).name, seconds, *count(output, status, r"PASSED  \] (\d+) test", r"FAILED  \] (\d+) test"),
-                     output))
-    tests = [f"tests/e2e/{name}" for name in END_TO_END]
-    seconds, status, output = run([sys.executable, "-m", "pytest", "-q", *tests], TOKENLANE_BIN=str(BINARY),
-                                  TOKENLANE_DEVICES="cuda")
-    rows.append(("end to end", seconds, *count(output, status, r"(\d+) passed", r"(\d+) (?:failed|error)"), output))
-    for name, _, _, failed, output in rows:
-        if failed:
-            print(f"--- {name}\n{output}")
-    print(f"{'':24} {'seconds':>8} {'passed':>7} {'failed':>7}")
-    for name, seconds, passed, failed, _ in rows:
-        print(f"{name:24} {seconds:8.1f} {passed:7} {failed:7}")
-    failed = sum(row[3] for row in rows)
-    print(f"{sum(row[2] for row in rows)} passed, {failed} failed")
-    sys.exit(failed > 0)
+    table = Table()
+    if "--fake" in sys.argv:
+        on_fake(table)
+        sys.exit(table.end())
+    why = why_no_gpu()
+    if why:
+        print(f"check-gpu: no GPU: {why}")
+        sys.exit(NO_GPU)
+    if "--look" not in sys.argv:
+        on_gpu(table)
+        sys.exit(table.end())
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@
 #include "../unit/device/fake_cuda.h"
 #include "gpu_fault.h"
 
-void gpu_fault_trap(void) {
+void gpu_fault_trap(unsigned index) {
+  (void)index; /* one process, one context to lose */
   fake_cuda.trap_at = fake_cuda.n_kernels + 1;
 }
 
-void gpu_fault_hang(void) {
+void gpu_fault_hang(unsigned index) {
+  (void)index;
   fake_cuda.hangs = true;
 }
 

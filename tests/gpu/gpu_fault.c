@@ -39,8 +39,8 @@ static int submit(struct tl_device *device, const struct tl_step *step, struct t
   bool mine = fscanf(file, "%15s %u", kind, &index) == 2 && index == index_of(device);
   fclose(file);
   if (mine && unlink(path) == 0) {
-    if (strcmp(kind, "trap") == 0) gpu_fault_trap();
-    if (strcmp(kind, "hang") == 0) gpu_fault_hang();
+    if (strcmp(kind, "trap") == 0) gpu_fault_trap(index);
+    if (strcmp(kind, "hang") == 0) gpu_fault_hang(index);
   }
   return wrapped->submit(device, step, err);
 }

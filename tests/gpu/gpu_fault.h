@@ -9,8 +9,14 @@
  * "trap" or "hang", a space, and the number of the GPU. */
 const struct tl_device_ops *gpu_fault_wrap(const struct tl_device_ops *ops);
 
-/* The plugin's own part. The GPU's context is lost, or what is enqueued from now on never ends. */
-void gpu_fault_trap(void);
-void gpu_fault_hang(void);
+#ifdef __cplusplus
+extern "C" {
+#endif
+/* The plugin's own part. The GPU's context is lost, or what is enqueued there from now on never ends. */
+void gpu_fault_trap(unsigned index);
+void gpu_fault_hang(unsigned index);
+#ifdef __cplusplus
+}
+#endif
 
 #endif
