@@ -249,7 +249,7 @@ include tests/gpu/gpu.mk
 
 .PHONY: check check-unit check-e2e check-house
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
-	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins $(FAKE_PLUGIN)
+	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins $(FAKE_PLUGIN) gpu-tests
 	@$(MAKE) --no-print-directory -j$$(nproc) check-kernels
 	@$(MAKE) --no-print-directory check-house check-model check-unit check-fuzz check-e2e
 
@@ -293,7 +293,7 @@ $(VENV)/.done: tests/e2e/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-check-e2e: all $(FAKE_PLUGIN) $(B)/bin/tokenize_many $(VENV)/.done ## end-to-end tests only (T=expression for pytest -k)
+check-e2e: all $(FAKE_PLUGIN) $(if $(PLUGIN),$(B)/gpu/bench_gpu) $(B)/bin/tokenize_many $(VENV)/.done ## end-to-end tests only (T=expression for pytest -k)
 	$(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
 		$(VENV)/bin/python -m pytest -q tests/e2e $(if $(T),-k "$(T)")
 
@@ -340,7 +340,7 @@ soak: all $(VENV)/.done ## clients of all kinds for SOAK_SECONDS (60), LEAK_REQU
 		$(VENV)/bin/python -m pytest -q -s tests/e2e -m soak
 
 # --- measuring --------------------------------------------------------------
-BENCH_SOURCES := $(wildcard bench/bench_*.c)
+BENCH_SOURCES := $(filter-out bench/bench_gpu.c,$(wildcard bench/bench_*.c)) # see tests/gpu/gpu.mk
 BENCH_BINS := $(patsubst bench/%.c,$(B)/bin/%,$(BENCH_SOURCES))
 
 $(B)/bin/load: bench/load.c $(wildcard bench/load_*.c) bench/load.h $(B)/lib/llhttp.a $(B)/lib/base.a

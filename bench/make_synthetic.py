@@ -37,6 +37,8 @@ def shapes(a):
         yield layer + "mlp.up_proj.weight", a.ffn, a.hidden
         yield layer + "mlp.down_proj.weight", a.hidden, a.ffn
     yield "model.norm.weight", a.hidden, 0
+    if a.untied:
+        yield "lm_head.weight", a.vocab, a.hidden
 
 
 def bf16_normals(rng, count):
@@ -135,7 +137,7 @@ def config(a):
         "rope_theta": 10000.0,
         "attention_bias": False,
         "mlp_bias": False,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": not a.untied,
         "bos_token_id": None,
         "eos_token_id": 2,
         "pad_token_id": 0,
@@ -162,6 +164,7 @@ def main():
     sizes |= {"vocab": 32768, "context": 4096}
     for name, default in sizes.items():
         parser.add_argument("--" + name, type=int, default=default, metavar="N", help=f"default {default}")
+    parser.add_argument("--untied", action="store_true", help="an output matrix of its own")
     a = parser.parse_args()
     if a.vocab < len(SPECIAL) + 256:
         parser.error(f"--vocab: expected at least {len(SPECIAL) + 256}, got {a.vocab}")

@@ -51,7 +51,13 @@ $(B)/gpu/fault/tokenlane-cuda.so: tests/gpu/fault_plugin.c tests/gpu/gpu_fault.c
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -MMD -MP -shared -Wl,--exclude-libs,ALL -Wl,-z,defs -o $@ $(filter %.c %fault_kernels.o,$^) \
 		$(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lstdc++ -lm
 
-GPU_PROGRAMS := $(B)/gpu/ops $(B)/gpu/test_cuda_model $(B)/gpu/fault/tokenlane-cuda.so
+$(B)/gpu/bench_gpu: bench/bench_gpu.c bench/gpu_limits.c bench/gpu_limits.h $(call archives,device)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(CC) $(CPPFLAGS) -isystem $(CUDA_HOME)/include $(PKG_CFLAGS) $(CFLAGS) -o $@ $(filter %.c,$^) $(LDFLAGS) $(GPU_RPATH) \
+		-Wl,--start-group $(filter %.a,$^) -Wl,--end-group -Wl,--as-needed $(LDLIBS) $(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lstdc++
+
+GPU_PROGRAMS := $(B)/gpu/ops $(B)/gpu/test_cuda_model $(B)/gpu/fault/tokenlane-cuda.so $(B)/gpu/bench_gpu
 CHECK_GPU = B=$(abspath $(B)) $(VENV)/bin/python tests/gpu/check_gpu.py
 
 .PHONY: check-gpu gpu-tests check-gpu-ops gpu-bundle check-gpu-bundle

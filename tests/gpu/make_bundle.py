@@ -19,8 +19,8 @@ LIBC = re.compile(r"(ld-linux-x86-64|libc|libm|libdl|librt|libpthread|libresolv|
 PROGRAMS = {"gpu/tokenlane": "bin/tokenlane", "lib/tokenlane-cuda.so": "lib/tokenlane-cuda.so", "gpu/ops": "gpu/ops",
             "gpu/test_cuda_model": "gpu/test_cuda_model", "gpu/fault/tokenlane-cuda.so": "gpu/fault/tokenlane-cuda.so",
             "fake_gpu/tokenlane-cuda.so": "fake_gpu/tokenlane-cuda.so", "gpu/bench_gpu": "gpu/bench_gpu"}
-FILES = ["tests/gpu/check_gpu.py", "tests/golden/llama", "tests/golden/arch", "config/demo/model",
-         "bench/make_synthetic.py"]
+FILES = ["tests/gpu/check_gpu.py", "tests/golden/llama", "tests/golden/arch", "config/demo/model", "bench/bench_gpu.py",
+         "bench/bench_gpu_peers.py", "bench/make_synthetic.py"]
 PACKAGES = ["pytest", "_pytest", "py.py", "pluggy", "iniconfig", "packaging", "httpx", "httpcore", "h11", "anyio", "certifi", "idna",
             "sniffio", "typing_extensions.py", "prometheus_client", "pygments"]
 LEXERS = {"__init__.py", "_mapping.py", "python.py", "diff.py", "special.py"}  # of pygments, that pytest asks for
@@ -32,7 +32,7 @@ command -v python3 >/dev/null || { echo "run-gpu-suite: python3 is needed"; exit
 export B="$here/build" PYTHONPATH="$here/python" PYTHONDONTWRITEBYTECODE=1
 cd "$here" || exit 1
 case "$1" in
-  --bench) shift; exec build/gpu/bench_gpu "$@" ;;
+  --bench) shift; exec python3 bench/bench_gpu.py "$@" ;;
   *) exec python3 tests/gpu/check_gpu.py "$@" ;;
 esac
 """

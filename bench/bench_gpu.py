@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""How close does the CUDA backend come to its GPU, and to transformers? B names the build folder.
+
+    make gpu-tests && B=build/plain python3 bench/bench_gpu.py [--models FOLDER]       (in a bundle: ./run-gpu-suite --bench)
+
+Makes random-weight models with the dimensions of Llama 3.2 1B and Llama 3.1 8B in BF16 (19 GB, kept in FOLDER), runs bench_gpu on
+them, the daemon for what only it can show, and transformers if this Python has it with CUDA. Each row: what, figure, ratio or what
+was wanted. FP8 is not measured: the backend writes such weights out in 16 bits."""
+import argparse
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+BUILD = pathlib.Path(os.environ["B"]).resolve()
+MODELS = {"1b": ["--hidden", 2048, "--layers", 16, "--ffn", 8192, "--heads", 32, "--kv-heads", 8, "--head-dim", 64],
+          "8b": ["--hidden", 4096, "--layers", 32, "--ffn", 14336, "--heads", 32, "--kv-heads", 8, "--head-dim", 128, "--untied"]}
+STREAMS, PROMPT, NEW = 64, 1000, 200
+READY_S, GAP_US = 6, 30
+missed = []
+
+
+def row(what, value, unit, wanted, met):
+    line = f"{what:44} {value:10.3f} {unit:5} {'':8}  wanted {wanted}  {'met' if met else 'MISSED'}"
+    print(line, flush=True)
+    note(line)
+
+
+def note(line):
+    if line.endswith("MISSED"):
+        missed.append(line.split("  ")[0].strip())
+
+
+def make_models(folder):
+    for name, dims in MODELS.items():
+        if not (folder / name / "config.json").exists():
+            print(f"making {folder / name}", flush=True)
+            subprocess.run([sys.executable, ROOT / "bench/make_synthetic.py", folder / name, "--vocab", "128256", "--context", "8192",
+                            *map(str, dims)], check=True)
+    return [folder / name for name in MODELS]
+
+
+def device_table(models):
+    """bench_gpu's own rows; 77: there is no GPU."""
+    with subprocess.Popen([BUILD / "gpu/bench_gpu", "--plugin_dir", BUILD / "lib", *models], stdout=subprocess.PIPE, text=True) as p:
+        for line in p.stdout:
+            print(line, end="", flush=True)
+            note(line.rstrip())
+    return p.returncode
+
+
+def median_bound(text, name):
+    """The upper bound of the bucket that holds the median, over all label sets."""
+    counts = {}
+    for bound, n in re.findall(rf'^{name}_bucket{{.*le="([^"]+)"}} (\S+)$', text, re.M):
+        counts[float(bound)] = counts.get(float(bound), 0) + float(n)
+    half = max(counts.values(), default=0) / 2
+    return min((b for b, n in counts.items() if n >= half and half > 0), default=float("nan"))
+
+
+def ask(url, seed):
+    body = {"model": "bench", "prompt": [300 + (seed * 7919 + i * 104729) % 1000 for i in range(PROMPT)], "max_tokens": NEW,
+            "ignore_eos": True, "temperature": 0}
+    request = urllib.request.Request(url + "/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    urllib.request.urlopen(request, timeout=600).read()
+
+
+def daemon(model, log, devices="cuda:0"):
+    """Start to ready from the page cache, and the pause between decode steps."""
+    for file in model.glob("*.safetensors"):
+        with open(file, "rb", buffering=0) as f:
+            while f.read(1 << 26):
+                pass
+    began = time.monotonic()
+    with open(log, "w+") as out:
+        process = subprocess.Popen([BUILD / "bin/tokenlane", "serve", "--model.path", model, "--model.name", "bench", "--devices", devices,
+                                    "--http.port", "0", "--engine.max_batch_size", str(STREAMS), "--engine.max_context", "2048"],
+                                   stdout=out, stderr=out)
+        try:
+            while "msg=ready" not in (text := pathlib.Path(log).read_text()):
+                if process.poll() is not None:
+                    raise RuntimeError(f"the daemon ended: {text[-500:]}")
+                time.sleep(0.005)
+            ready = time.monotonic() - began
+            row(f"{model.name}, start to ready", ready, "s", f"< {READY_S} s", ready < READY_S)
+            url = f"http://127.0.0.1:{re.search(r'msg=listening .*port=([0-9]+)', text)[1]}"
+            with ThreadPoolExecutor(STREAMS) as pool:
+                list(pool.map(lambda i: ask(url, i), range(STREAMS)))
+            metrics = urllib.request.urlopen(url + "/metrics", timeout=60).read().decode()
+            gap = median_bound(metrics, "tokenlane_step_gap_seconds") * 1e6
+            row(f"{model.name}, between steps as the worker sees it, {STREAMS} streams", gap, "us", f"< {GAP_US} us", gap < GAP_US)
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", type=pathlib.Path, default=BUILD / "bench-gpu", help="where the models are, or are made")
+    folder = parser.parse_args().models
+    if (status := device_table([])) != 0:
+        sys.exit(status)
+    models = make_models(folder)
+    status = device_table(models)
+    daemon(models[-1], folder / "daemon.log")
+    peers = subprocess.run([sys.executable, ROOT / "bench/bench_gpu_peers.py", *models], text=True, stdout=subprocess.PIPE)
+    print(peers.stdout, end="")
+    print(f"{len(missed)} missed" + "".join(f"\n  {what}" for what in missed))
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

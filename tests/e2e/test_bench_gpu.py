@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""The GPU bench's own arithmetic, where there is no GPU: a step's bytes and operations, ratios, what was missed."""
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from daemon import BINARY, MODEL, ROOT, SAN
+
+BUILD = pathlib.Path(BINARY).resolve().parents[1]
+PROGRAM = BUILD / "gpu/bench_gpu"
+COPY, PRODUCT = 1e9, 1e10
+
+pytestmark = pytest.mark.skipif(bool(SAN) or not PROGRAM.exists(), reason="built without nvcc")
+
+
+def measure(*more):
+    done = subprocess.run([PROGRAM, "--device", "cpu:0", "--context", "64", "--prefill", "128", *more, MODEL], capture_output=True,
+                          text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def test_bytes_operations_and_ratios():
+    lines = measure("--copy", str(COPY), "--product", str(PRODUCT))
+    c = json.loads((MODEL / "config.json").read_text())
+    dim, layers, ffn, vocab, head = (c[k] for k in ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "head_dim"))
+    heads, kv_heads = c["num_attention_heads"], c["num_key_value_heads"]
+    matrices = layers * (dim * head * (2 * heads + 2 * kv_heads) + 3 * dim * ffn)
+    weights = 2 * (matrices + vocab * dim + (2 * layers + 1) * dim)
+    kv = 4 * layers * kv_heads * head
+    assert f"a step reads {weights} bytes of weights and {kv} of KV a token;" in lines[1]
+    rows = dict(re.match(r"model, (\w+, \S+(?: x \d+)?) +(\S+ ms +\S+) %", line).groups() for line in lines[2:])
+    for what, figures in rows.items():
+        ms, percent = (float(x) for x in re.match(r"(\S+) ms +(\S+)", figures).groups())
+        if what.startswith("decode"):
+            n = int(re.match(r"decode, (\d+) x 64", what)[1])
+            expected = (weights + n * (64 + 8 + 32) * kv) / COPY
+        else:
+            expected = (2 * 128 * matrices + 2 * vocab * dim + 128 * 129 / 2 * 4 * layers * heads * head) / PRODUCT
+        assert percent == pytest.approx(100 * expected / (ms / 1e3), rel=2e-2)
+    assert len(rows) == 4
+
+
+def test_what_is_missed():
+    """Against limits that nothing reaches, and that everything does. Of 16 sequences no ratio is wanted."""
+    for limits, word in (("1e18", "MISSED"), ("1", "met")):
+        lines = measure("--copy", limits, "--product", limits)[2:]
+        assert [line.split()[-1] for line in lines] == [word, "%", word, word]
+        assert "wanted  60 %" in lines[0] and "wanted  70 %" in lines[2] and "wanted  60 %" in lines[3]
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="this machine has a GPU")
+def test_no_gpu_is_one_line():
+    done = subprocess.run([sys.executable, ROOT / "bench/bench_gpu.py"], capture_output=True, text=True, env={**os.environ, "B": str(BUILD)})
+    assert done.returncode == 77 and done.stderr == ""
+    assert re.fullmatch(r"bench_gpu: no GPU to measure: [^\n]+\n", done.stdout)
+
+
+def test_the_daemons_part(tmp_path, monkeypatch, capsys):
+    """On the CPU, with the demo model: it starts, is asked, and its pause between steps is read."""
+    monkeypatch.setenv("B", str(BUILD))
+    spec = importlib.util.spec_from_file_location("bench_gpu", ROOT / "bench/bench_gpu.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    monkeypatch.setattr(bench, "STREAMS", 4)
+    monkeypatch.setattr(bench, "PROMPT", 20)
+    monkeypatch.setattr(bench, "NEW", 30)
+    monkeypatch.setattr(bench, "READY_S", -1)
+    bench.daemon(MODEL, tmp_path / "log", devices="sim:0")
+    out = capsys.readouterr().out.splitlines()
+    assert re.match(r"model, start to ready +\d+\.\d+ s +wanted < -1 s  MISSED$", out[0])
+    assert re.match(r"model, between steps as the worker sees it, 4 streams +\d+\.\d+ us +wanted < 30 us  (met|MISSED)$", out[1])
+    assert bench.missed[0] == "model, start to ready"
+    text = 'x_bucket{a="1",le="0.1"} 3\nx_bucket{a="1",le="0.5"} 8\nx_bucket{a="1",le="+Inf"} 9\n'
+    assert bench.median_bound(text, "x") == 0.5
