@@ -3,9 +3,9 @@
 
     make gpu-tests && B=build/plain python3 bench/bench_gpu.py [--models FOLDER]       (in a bundle: ./run-gpu-suite --bench)
 
-Makes random-weight models with the dimensions of Llama 3.2 1B and Llama 3.1 8B in BF16 (19 GB, kept in FOLDER), runs bench_gpu on
-them, the daemon for what only it can show, and transformers if this Python has it with CUDA. Each row: what, figure, ratio or what
-was wanted. FP8 is not measured: the backend writes such weights out in 16 bits."""
+Makes random-weight models with the dimensions of Llama 3.2 1B and Llama 3.1 8B in BF16 and FP8 (29 GB, kept in FOLDER), runs
+bench_gpu on them, the daemon for what only it can show, and transformers, on those in BF16, if this Python has it with CUDA. Each row:
+what, figure, ratio or what was wanted."""
 import argparse
 import json
 import os
@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = pathlib.Path(os.environ["B"]).resolve()
 MODELS = {"1b": ["--hidden", 2048, "--layers", 16, "--ffn", 8192, "--heads", 32, "--kv-heads", 8, "--head-dim", 64],
           "8b": ["--hidden", 4096, "--layers", 32, "--ffn", 14336, "--heads", 32, "--kv-heads", 8, "--head-dim", 128, "--untied"]}
+MODELS |= {name + "-fp8": [*dims, "--fp8"] for name, dims in MODELS.items()}
 STREAMS, PROMPT, NEW = 64, 1000, 200
 READY_S, GAP_US = 6, 30
 missed = []
@@ -39,7 +40,7 @@ def note(line):
 
 def make_models(folder):
     for name, dims in MODELS.items():
-        if not (folder / name / "config.json").exists():
+        if not (folder / name / "model.safetensors").exists():
             print(f"making {folder / name}", flush=True)
             subprocess.run([sys.executable, ROOT / "bench/make_synthetic.py", folder / name, "--vocab", "128256", "--context", "8192",
                             *map(str, dims)], check=True)
@@ -108,8 +109,8 @@ def main():
         sys.exit(status)
     models = make_models(folder)
     status = device_table(models)
-    daemon(models[-1], folder / "daemon.log")
-    peers = subprocess.run([sys.executable, ROOT / "bench/bench_gpu_peers.py", *models], text=True, stdout=subprocess.PIPE)
+    daemon(folder / "8b", folder / "daemon.log")
+    peers = subprocess.run([sys.executable, ROOT / "bench/bench_gpu_peers.py", folder / "1b", folder / "8b"], text=True, stdout=subprocess.PIPE)
     print(peers.stdout, end="")
     print(f"{len(missed)} missed" + "".join(f"\n  {what}" for what in missed))
     sys.exit(status)

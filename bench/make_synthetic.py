@@ -19,6 +19,7 @@ import sys
 
 POOL = 1 << 22  # normals that all rows are cut from
 SIGMA = 0.02  # as models are initialised: logits get a deviation of about 0.6
+FP8_SCALE = 0.006  # of E4M3 numbers whose deviation is about 3.2
 
 
 def shapes(a):
@@ -51,28 +52,51 @@ def bf16_normals(rng, count):
     return bytes(halves)
 
 
+def e4m3_numbers(rng, count):
+    """count E4M3 numbers: half of them 2 to 7.5 or the negatives, half next to 0, none NaN."""
+    return bytes(b & 0xCF for b in rng.randbytes(count))
+
+
+def is_fp8(a, name, columns):
+    return a.fp8 and columns and ".layers." in name
+
+
 def write_weights(path, a):
     """A row is a stretch of the pool from a random place: normal, quickly made."""
     rng = random.Random(a.seed)
-    pool = memoryview(bf16_normals(rng, POOL + max(a.hidden, a.ffn, a.heads * a.head_dim)))
+    size = POOL + max(a.hidden, a.ffn, a.heads * a.head_dim)
+    pool = memoryview(bf16_normals(rng, size))
+    small = memoryview(e4m3_numbers(rng, size)) if a.fp8 else None
     header, offset = {"__metadata__": {"format": "pt"}}, 0
-    for name, rows, columns in shapes(a):
-        size = 2 * rows * max(columns, 1)
-        shape = [rows, columns] if columns else [rows]
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
+
+    def add(name, dtype, shape, size):
+        nonlocal offset
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
         offset += size
+
+    for name, rows, columns in shapes(a):
+        fp8 = is_fp8(a, name, columns)
+        add(name, "F8_E4M3" if fp8 else "BF16", [rows, columns] if columns else [rows], (1 if fp8 else 2) * rows * max(columns, 1))
+        if fp8:
+            add(name + "_scale", "F32", [1], 4)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb", buffering=1 << 20) as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for _, rows, columns in shapes(a):
+        for name, rows, columns in shapes(a):
+            if is_fp8(a, name, columns):
+                for _ in range(rows):
+                    at = int(rng.random() * POOL)
+                    file.write(small[at : at + columns])
+                file.write(struct.pack("<f", FP8_SCALE))
+                continue
             if not columns:
                 file.write(b"\x80\x3f" * rows)  # 1.0
                 continue
             for _ in range(rows):
                 at = 2 * int(rng.random() * POOL)
                 file.write(pool[at : at + 2 * columns])
-    return offset // 2
+    return sum(rows * max(columns, 1) for _, rows, columns in shapes(a)), offset
 
 
 def byte_characters():
@@ -164,6 +188,7 @@ def main():
     sizes |= {"vocab": 32768, "context": 4096}
     for name, default in sizes.items():
         parser.add_argument("--" + name, type=int, default=default, metavar="N", help=f"default {default}")
+    parser.add_argument("--fp8", action="store_true", help="the layers' matrices in E4M3, a scale each")
     parser.add_argument("--untied", action="store_true", help="an output matrix of its own")
     a = parser.parse_args()
     if a.vocab < len(SPECIAL) + 256:
@@ -181,9 +206,9 @@ def main():
             file.write("\n")
     # last, and under its name only when whole: its presence says that the folder is complete
     path = os.path.join(a.folder, "model.safetensors")
-    count = write_weights(path + ".part", a)
+    count, size = write_weights(path + ".part", a)
     os.replace(path + ".part", path)
-    print(f"{a.folder}: {count / 1e9:.3f} B parameters, {2 * count / 1e9:.2f} GB")
+    print(f"{a.folder}: {count / 1e9:.3f} B parameters, {size / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

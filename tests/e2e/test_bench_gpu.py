@@ -79,3 +79,16 @@ def test_the_daemons_part(tmp_path, monkeypatch, capsys):
     assert bench.missed[0] == "model, start to ready"
     text = 'x_bucket{a="1",le="0.1"} 3\nx_bucket{a="1",le="0.5"} 8\nx_bucket{a="1",le="+Inf"} 9\n'
     assert bench.median_bound(text, "x") == 0.5
+
+
+def test_fp8_models(tmp_path):
+    """They load, their logits are a distribution, and their bytes count as bytes."""
+    dims = {"hidden": 64, "layers": 2, "ffn": 128, "heads": 2, "kv-heads": 1, "head-dim": 32, "vocab": 300}
+    flags = [text for name, n in dims.items() for text in (f"--{name}", str(n))]
+    subprocess.run([sys.executable, ROOT / "bench/make_synthetic.py", tmp_path / "m", *flags, "--fp8", "--untied"], check=True)
+    done = subprocess.run([PROGRAM, "--device", "cpu:0", "--context", "64", "--prefill", "128", "--copy", "1", "--product", "1", tmp_path / "m"],
+                          capture_output=True, text=True, timeout=120)
+    layers = 2 * (64 * 32 * (2 * 2 + 2 * 1) + 3 * 64 * 128)
+    scales = 2 * 7 * 4
+    assert f"m: a step reads {layers + scales + 2 * (5 * 64 + 300 * 64)} bytes of weights" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and done.stdout.count(" met") == 3
