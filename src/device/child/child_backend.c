@@ -65,18 +65,18 @@ static int copy_sim(struct child_device *d, const struct tl_device_options *opti
 
 /* What the process is to host. */
 static int describe(struct child_device *d, const struct tl_device_options *options, struct tl_error *err) {
-  const struct tl_device_ops *hosted = NULL;
+  unsigned index;
+  const struct tl_device_ops *hosted = tl_device_find(options->spec, &index, err);
   size_t at = 0;
+  if (!hosted) return TL_EINVAL;
   d->job.n_ranks = options->n_ranks ? options->n_ranks : 1;
   for (uint32_t i = 0; i < d->job.n_ranks; i++) {
     const struct tl_device_options *o = &options[i];
     struct child_rank_job *rank = &d->job.ranks[i];
-    unsigned index;
     const struct tl_device_ops *ops = tl_device_find(o->spec, &index, err);
     if (!ops) return TL_EINVAL;
-    if (hosted && ops != hosted)
+    if (ops != hosted)
       return tl_error_set(err, TL_EINVAL, "devices", "devices: '%.60s' and '%.60s' cannot share a model", options->spec, o->spec);
-    hosted = ops;
     snprintf(rank->spec, sizeof rank->spec, "%s:%u", ops->name, index);
     rank->n_lanes = o->n_lanes;
     rank->first_core = o->first_core;

@@ -111,7 +111,7 @@ static uint64_t bytes_so_far(const struct child_device *d) {
   uint64_t sum = 0;
   for (uint32_t i = 0; i < d->job.n_ranks; i++)
     sum += atomic_load_explicit(&d->shared->loaded_bytes[i], memory_order_relaxed); /* a figure for the eye */
-  return sum / d->job.n_ranks;
+  return d->job.n_ranks ? sum / d->job.n_ranks : 0;
 }
 
 static int await_load(struct child_device *d, bool tell_progress, struct tl_error *err) {

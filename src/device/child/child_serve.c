@@ -107,7 +107,7 @@ static void run(struct host *h, uint32_t number) {
 /* Number after number; more than one may be there at once. */
 static void serve(struct host *h) {
   struct child_shared *s = h->shared;
-  struct begun begun[CHILD_SLOTS];
+  struct begun begun[CHILD_SLOTS] = {0};
   uint32_t n_begun = 0, n_ended = 0;
   for (uint32_t number = 2;; number++) {
     uint32_t asked = atomic_load_explicit(&s->asked, memory_order_acquire); /* pairs with the store in child_tell */
