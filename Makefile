@@ -89,7 +89,7 @@ NVCC ?= $(if $(filter-out 0,$(CUDA)),$(or $(shell command -v nvcc),$(wildcard /u
 CUDA_ARCHS ?= 80 86 89 90 100 120
 CUDA_KERNEL_OBJECTS := $(patsubst src/device/cuda/ops/%.cu,$(B)/cuda/%.o,$(wildcard src/device/cuda/ops/*.cu))
 CUDA_CODE = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
-	-gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+	-gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS)) -Xfatbin -compress-all
 CUDA_HOME = $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
 PLUGIN := $(if $(NVCC),$(B)/lib/tokenlane-cuda.so)
 

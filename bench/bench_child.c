@@ -89,7 +89,7 @@ int main(int argc, char **argv) {
   } settings[] = {{1, 64, 0}, {16, 1024, 0}, {64, 4096, 0}, {1, 64, 1000}, {64, 4096, 1000}};
   unsigned index;
   struct tl_error err = {0};
-  const struct tl_device_ops *here = tl_device_find("sim:0", &index, &err), *there = tl_device_isolated();
+  const struct tl_device_ops *here = tl_device_find("sim:0", &index, &err), *there = tl_device_isolated(here, 1);
   struct tl_device *thread = open_device(here), *process = open_device(there);
   printf("sequences, context, pause before the step: microseconds in a thread (p50, p99), in a process, what it adds (p50)\n");
   for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {

@@ -149,11 +149,11 @@ struct tl_device_plugin {
 };
 typedef const struct tl_device_plugin *tl_device_entry(void);
 
-/* options->spec in a process of its own: what kills it, kills the daemon no more than any device error, and
+/* options->spec, a device of `hosted`, in a process of its own: what kills it, kills the daemon no more than any device error, and
  * a reset starts it anew. The process is this program with the arguments `device SPEC`, whose main
  * function must then call tl_device_host. With n_ranks it is one process for a whole group, which is one device to the
  * caller: the process has a thread for each rank, and joins and aborts them by itself. */
-const struct tl_device_ops *tl_device_isolated(void);
+const struct tl_device_ops *tl_device_isolated(const struct tl_device_ops *hosted, unsigned n_ranks);
 /* The main function of that process; returns (the exit status) only when it was not started so. */
 int tl_device_host(void);
 

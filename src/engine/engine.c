@@ -219,7 +219,7 @@ static int open_all(struct tl_engine *engine, const struct tl_device_ops *ops, s
                           tl_engine_device(engine, i, 0));
     enum tl_isolation isolation = engine->o.isolation;
     w->isolated = !ops && (isolation == TL_ISOLATION_PROCESS || (isolation == TL_ISOLATION_AUTO && w->ops->spoils));
-    if (w->isolated) w->ops = tl_device_isolated();
+    if (w->isolated) w->ops = tl_device_isolated(w->ops, engine->o.tensor_parallel);
   }
   for (unsigned i = 0; i < engine->o.n_replicas; i++) {
     struct worker *w = &engine->workers[i];

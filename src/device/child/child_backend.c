@@ -12,7 +12,11 @@
 
 #define LOOK_NS TL_MS(25) /* between looks whether the child still lives, while a step runs */
 
-static const struct tl_device_ops child_device_ops;
+static const struct tl_device_ops child_device_ops, child_ahead_ops;
+
+static bool runs_ahead(const struct tl_device_ops *hosted, unsigned n_ranks) {
+  return hosted->runs_ahead && n_ranks <= 1;
+}
 
 static struct child_device *of(struct tl_device *device) {
   return (struct child_device *)(void *)device;
@@ -61,18 +65,18 @@ static int copy_sim(struct child_device *d, const struct tl_device_options *opti
 
 /* What the process is to host. */
 static int describe(struct child_device *d, const struct tl_device_options *options, struct tl_error *err) {
-  const struct tl_device_ops *hosted = NULL;
+  unsigned index;
+  const struct tl_device_ops *hosted = tl_device_find(options->spec, &index, err);
   size_t at = 0;
+  if (!hosted) return TL_EINVAL;
   d->job.n_ranks = options->n_ranks ? options->n_ranks : 1;
   for (uint32_t i = 0; i < d->job.n_ranks; i++) {
     const struct tl_device_options *o = &options[i];
     struct child_rank_job *rank = &d->job.ranks[i];
-    unsigned index;
     const struct tl_device_ops *ops = tl_device_find(o->spec, &index, err);
     if (!ops) return TL_EINVAL;
-    if (hosted && ops != hosted)
+    if (ops != hosted)
       return tl_error_set(err, TL_EINVAL, "devices", "devices: '%.60s' and '%.60s' cannot share a model", options->spec, o->spec);
-    hosted = ops;
     snprintf(rank->spec, sizeof rank->spec, "%s:%u", ops->name, index);
     rank->n_lanes = o->n_lanes;
     rank->first_core = o->first_core;
@@ -83,6 +87,8 @@ static int describe(struct child_device *d, const struct tl_device_options *opti
   if (d->job.n_ranks > 1 && !hosted->group)
     return tl_error_set(err, TL_EUNSUPPORTED, "engine.tensor_parallel",
                         "engine.tensor_parallel: devices of the kind %s cannot share a model", hosted->name);
+  d->job.runs_ahead = runs_ahead(hosted, d->job.n_ranks);
+  d->ops = tl_device_isolated(hosted, d->job.n_ranks);
   return hosted->simulated ? copy_sim(d, options, err) : TL_OK;
 }
 
@@ -91,7 +97,6 @@ static int device_open(const struct tl_device_options *options, struct tl_device
     return tl_error_set(err, TL_EINVAL, "engine.tensor_parallel", "engine.tensor_parallel: at most %d", TL_MAX_RANKS);
   struct child_device *d = calloc(1, sizeof *d);
   if (!d) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  d->ops = &child_device_ops;
   d->life = -1;
   int r = describe(d, options, err);
   if (r < 0) {
@@ -139,16 +144,23 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
 
 /* --- steps: the worker ------------------------------------------------------------------------ */
 
+static void command(struct child_device *d, enum child_command what) {
+  d->shared->commands[++d->number % CHILD_COMMANDS] = what;
+  child_tell(&d->shared->asked, d->number, &d->shared->child_sleeps);
+}
+
 static int device_submit(struct tl_device *device, const struct tl_step *step, struct tl_error *err) {
   struct child_device *d = of(device);
   /* acquire: pairs with the release in device_interrupt */
   if (atomic_load_explicit(&d->interrupted, memory_order_acquire) || !d->shared)
     return tl_error_set(err, TL_EDEVICE, NULL, "%s: its process was ended", d->name);
-  if (!child_put_step(d->shared, &d->layout, &d->job, step))
+  uint32_t slot = d->n_submitted % d->layout.n_slots;
+  if (!child_put_step(d->shared, &d->layout, &d->job, slot, step))
     return tl_error_set(err, TL_ELIMIT, NULL, "%s: a step is larger than its load allows", d->name);
-  d->step = step;
+  d->steps[slot] = step;
+  d->n_submitted++;
   d->n_steps++;
-  child_tell(&d->shared->asked, ++d->number, &d->shared->child_sleeps);
+  command(d, d->job.runs_ahead ? CHILD_SUBMIT : CHILD_RUN);
   return TL_OK;
 }
 
@@ -163,9 +175,8 @@ static bool is_plausible(const struct child_device *d, const struct tl_sampled *
 }
 
 /* Vectors that are no numbers are for the engine to see; those that nobody wrote are not. */
-static int copy_vectors(struct child_device *d, struct tl_error *err) {
-  const struct tl_step *s = d->step;
-  memcpy(s->vectors, child_at(d->shared, d->layout.vectors), s->n_seqs * d->job.n_out * sizeof *s->vectors);
+static int copy_vectors(struct child_device *d, uint32_t slot, const struct tl_step *s, struct tl_error *err) {
+  memcpy(s->vectors, child_at(d->shared, d->layout.vectors + slot * d->layout.slot_bytes), s->n_seqs * d->job.n_out * sizeof *s->vectors);
   child_was_copied();
   for (uint32_t q = 0; q < s->n_seqs; q++) {
     uint32_t bits;
@@ -178,15 +189,21 @@ static int copy_vectors(struct child_device *d, struct tl_error *err) {
 static int device_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
   struct child_device *d = of(device);
   int r;
+  /* acquire: pairs with the release in device_interrupt */
+  if (atomic_load_explicit(&d->interrupted, memory_order_acquire) || !d->shared)
+    return tl_error_set(err, TL_EDEVICE, NULL, "%s: its process was ended: its step was given up", d->name);
+  uint32_t slot = d->n_collected++ % d->layout.n_slots;
+  const struct tl_step *step = d->steps[slot];
+  if (d->job.runs_ahead) command(d, CHILD_COLLECT);
   do r = child_look(d, d->number, LOOK_NS, err);
   while (r == TL_EBUSY);
   if (r == TL_OK) r = child_read_code(d, err);
   if (r < 0) return r;
-  if (d->step->vectors) return copy_vectors(d, err);
-  memcpy(ret_sampled, child_at(d->shared, d->layout.sampled), d->step->n_rows * sizeof *ret_sampled);
+  if (step->vectors) return copy_vectors(d, slot, step, err);
+  memcpy(ret_sampled, child_at(d->shared, d->layout.sampled + slot * d->layout.slot_bytes), step->n_rows * sizeof *ret_sampled);
   child_was_copied();
-  for (uint32_t i = 0; i < d->step->n_rows; i++)
-    if (!is_plausible(d, &ret_sampled[i], &d->step->sampling[i]))
+  for (uint32_t i = 0; i < step->n_rows; i++)
+    if (!is_plausible(d, &ret_sampled[i], &step->sampling[i]))
       return child_says_nonsense(d, "a token", err);
   return TL_OK;
 }
@@ -257,16 +274,12 @@ static enum tl_device_health device_health(struct tl_device *device) {
   return says > TL_DEVICE_FAILED ? TL_DEVICE_FAILED : (enum tl_device_health)says;
 }
 
-static const struct tl_device_ops child_device_ops = {.name = "child",
-                                                      .open = device_open,
-                                                      .load = device_load,
-                                                      .submit = device_submit,
-                                                      .collect = device_collect,
-                                                      .close = device_close,
-                                                      .interrupt = device_interrupt,
-                                                      .reset = device_reset,
-                                                      .health = device_health};
+#define CHILD_OPS                                                                                                        \
+  .name = "child", .open = device_open, .load = device_load, .submit = device_submit, .collect = device_collect,         \
+  .close = device_close, .interrupt = device_interrupt, .reset = device_reset, .health = device_health
 
-const struct tl_device_ops *tl_device_isolated(void) {
-  return &child_device_ops;
+static const struct tl_device_ops child_device_ops = {CHILD_OPS}, child_ahead_ops = {CHILD_OPS, .runs_ahead = true};
+
+const struct tl_device_ops *tl_device_isolated(const struct tl_device_ops *hosted, unsigned n_ranks) {
+  return runs_ahead(hosted, n_ranks) ? &child_ahead_ops : &child_device_ops;
 }

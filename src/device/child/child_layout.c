@@ -14,6 +14,7 @@ static bool place(size_t *end, size_t n, size_t one, size_t *ret) {
 
 bool child_layout_make(const struct child_job *job, struct child_layout *ret) {
   size_t seqs = job->max_batch_size, tokens = job->max_batch_tokens, sim_tokens = 0, sim_faults = 0, end = 0, start;
+  struct child_layout unused;
   struct child_layout *l = ret;
   bool pools = job->pooling != TL_POOL_NONE; /* then there is no KV */
   l->stride = pools ? 0 : (uint32_t)(((uint64_t)job->max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS);
@@ -24,6 +25,7 @@ bool child_layout_make(const struct child_job *job, struct child_layout *ret) {
   /* a sequence's history has each token once */
   l->max_history = seqs * (job->vocab_size < job->max_context ? job->vocab_size : job->max_context);
   l->max_bias = seqs * TL_MAX_BIAS;
+  l->n_slots = job->runs_ahead ? CHILD_SLOTS : 1;
   bool fine = place(&end, 1, sizeof(struct child_shared), &start) && place(&end, tokens, sizeof(int32_t), &l->tokens) &&
               place(&end, tokens, sizeof(uint32_t), &l->positions) && place(&end, tokens, sizeof(uint32_t), &l->slots) &&
               place(&end, seqs + 1, sizeof(uint32_t), &l->query_start) && place(&end, seqs, sizeof(uint32_t), &l->context_len) &&
@@ -33,7 +35,9 @@ bool child_layout_make(const struct child_job *job, struct child_layout *ret) {
               place(&end, l->max_bias, sizeof(struct tl_token_bias), &l->bias) &&
               place(&end, seqs, sizeof(struct tl_sampled), &l->sampled) &&
               place(&end, pools ? tokens : 0, sizeof(int32_t), &l->token_types) &&
-              place(&end, pools ? seqs : 0, job->n_out * sizeof(float), &l->vectors) &&
+              place(&end, pools ? seqs : 0, job->n_out * sizeof(float), &l->vectors);
+  l->slot_bytes = end - l->tokens;
+  fine = fine && place(&end, l->n_slots - 1, l->slot_bytes, &unused.tokens) &&
               place(&end, sim_tokens, sizeof(int32_t), &l->sim_tokens) &&
               place(&end, sim_faults, sizeof(struct tl_sim_fault), &l->sim_faults);
   l->bytes = end;
@@ -55,10 +59,14 @@ static bool fits(const struct child_layout *l, const struct child_job *job, cons
   return n_history <= l->max_history && n_bias <= l->max_bias;
 }
 
-static void put_sampling(struct child_shared *shared, const struct child_layout *l, const struct tl_step *s) {
-  struct tl_token_count *history = child_at(shared, l->history);
-  struct tl_token_bias *bias = child_at(shared, l->bias);
-  memcpy(child_at(shared, l->sampling), s->sampling, s->n_rows * sizeof *s->sampling);
+static void *slot_at(struct child_shared *shared, const struct child_layout *l, uint32_t slot, size_t offset) {
+  return child_at(shared, offset + slot * l->slot_bytes);
+}
+
+static void put_sampling(struct child_shared *shared, const struct child_layout *l, uint32_t slot, const struct tl_step *s) {
+  struct tl_token_count *history = slot_at(shared, l, slot, l->history);
+  struct tl_token_bias *bias = slot_at(shared, l, slot, l->bias);
+  memcpy(slot_at(shared, l, slot, l->sampling), s->sampling, s->n_rows * sizeof *s->sampling);
   for (uint32_t i = 0; i < s->n_rows; i++) {
     const struct tl_sampling *one = &s->sampling[i];
     if (one->n_history) memcpy(history, one->history, one->n_history * sizeof *history);
@@ -68,62 +76,64 @@ static void put_sampling(struct child_shared *shared, const struct child_layout 
   }
 }
 
-bool child_put_step(struct child_shared *shared, const struct child_layout *l, const struct child_job *job, const struct tl_step *s) {
+bool child_put_step(struct child_shared *shared, const struct child_layout *l, const struct child_job *job, uint32_t slot,
+                    const struct tl_step *s) {
   if (!fits(l, job, s)) return false;
-  shared->step = (struct child_step){s->n_tokens, s->n_seqs, s->n_rows, s->token_types != NULL};
-  memcpy(child_at(shared, l->tokens), s->tokens, s->n_tokens * sizeof *s->tokens);
-  memcpy(child_at(shared, l->positions), s->positions, s->n_tokens * sizeof *s->positions);
-  memcpy(child_at(shared, l->query_start), s->query_start, (s->n_seqs + 1) * sizeof *s->query_start);
-  memcpy(child_at(shared, l->rows), s->rows, s->n_rows * sizeof *s->rows);
+  shared->steps[slot] = (struct child_step){s->n_tokens, s->n_seqs, s->n_rows, s->token_types != NULL};
+  memcpy(slot_at(shared, l, slot, l->tokens), s->tokens, s->n_tokens * sizeof *s->tokens);
+  memcpy(slot_at(shared, l, slot, l->positions), s->positions, s->n_tokens * sizeof *s->positions);
+  memcpy(slot_at(shared, l, slot, l->query_start), s->query_start, (s->n_seqs + 1) * sizeof *s->query_start);
+  memcpy(slot_at(shared, l, slot, l->rows), s->rows, s->n_rows * sizeof *s->rows);
   if (s->vectors) {
-    if (s->token_types) memcpy(child_at(shared, l->token_types), s->token_types, s->n_tokens * sizeof *s->token_types);
-    memset(child_at(shared, l->vectors), 0xff, s->n_seqs * job->n_out * sizeof *s->vectors); /* as with `sampled` below */
+    if (s->token_types) memcpy(slot_at(shared, l, slot, l->token_types), s->token_types, s->n_tokens * sizeof *s->token_types);
+    memset(slot_at(shared, l, slot, l->vectors), 0xff, s->n_seqs * job->n_out * sizeof *s->vectors); /* as with `sampled` below */
     return true;
   }
-  memcpy(child_at(shared, l->slots), s->slots, s->n_tokens * sizeof *s->slots);
-  memcpy(child_at(shared, l->context_len), s->context_len, s->n_seqs * sizeof *s->context_len);
-  uint32_t *tables = child_at(shared, l->tables);
+  memcpy(slot_at(shared, l, slot, l->slots), s->slots, s->n_tokens * sizeof *s->slots);
+  memcpy(slot_at(shared, l, slot, l->context_len), s->context_len, s->n_seqs * sizeof *s->context_len);
+  uint32_t *tables = slot_at(shared, l, slot, l->tables);
   for (uint32_t q = 0; q < s->n_seqs; q++) /* what stands behind a sequence's blocks nobody reads */
     memcpy(tables + (size_t)q * l->stride, s->block_tables + (size_t)q * l->stride,
            (s->context_len[q] + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS * sizeof *tables);
-  put_sampling(shared, l, s);
-  struct tl_sampled *sampled = child_at(shared, l->sampled); /* an answer without results must not pass for the last one's */
+  put_sampling(shared, l, slot, s);
+  struct tl_sampled *sampled = slot_at(shared, l, slot, l->sampled); /* an answer without results must not pass for the last one's */
   for (uint32_t i = 0; i < s->n_rows; i++) sampled[i].token = INT32_MIN;
   return true;
 }
 
-static void take_pooling_step(struct child_shared *shared, const struct child_layout *l, struct tl_step *ret) {
-  *ret = (struct tl_step){.n_tokens = shared->step.n_tokens,
-                          .n_seqs = shared->step.n_seqs,
-                          .n_rows = shared->step.n_rows,
-                          .tokens = child_at(shared, l->tokens),
-                          .positions = child_at(shared, l->positions),
-                          .query_start = child_at(shared, l->query_start),
-                          .rows = child_at(shared, l->rows),
-                          .token_types = shared->step.has_types ? child_at(shared, l->token_types) : NULL,
-                          .vectors = child_at(shared, l->vectors)};
+static void take_pooling_step(struct child_shared *shared, const struct child_layout *l, uint32_t slot, struct tl_step *ret) {
+  *ret = (struct tl_step){.n_tokens = shared->steps[slot].n_tokens,
+                          .n_seqs = shared->steps[slot].n_seqs,
+                          .n_rows = shared->steps[slot].n_rows,
+                          .tokens = slot_at(shared, l, slot, l->tokens),
+                          .positions = slot_at(shared, l, slot, l->positions),
+                          .query_start = slot_at(shared, l, slot, l->query_start),
+                          .rows = slot_at(shared, l, slot, l->rows),
+                          .token_types = shared->steps[slot].has_types ? slot_at(shared, l, slot, l->token_types) : NULL,
+                          .vectors = slot_at(shared, l, slot, l->vectors)};
 }
 
-void child_take_step(struct child_shared *shared, const struct child_layout *l, struct tl_sampling *sampling, struct tl_step *ret) {
+void child_take_step(struct child_shared *shared, const struct child_layout *l, uint32_t slot, struct tl_sampling *sampling,
+                     struct tl_step *ret) {
   if (shared->job.pooling != TL_POOL_NONE) {
-    take_pooling_step(shared, l, ret);
+    take_pooling_step(shared, l, slot, ret);
     return;
   }
-  const struct tl_token_count *history = child_at(shared, l->history);
-  const struct tl_token_bias *bias = child_at(shared, l->bias);
-  *ret = (struct tl_step){.n_tokens = shared->step.n_tokens,
-                          .n_seqs = shared->step.n_seqs,
-                          .n_rows = shared->step.n_rows,
+  const struct tl_token_count *history = slot_at(shared, l, slot, l->history);
+  const struct tl_token_bias *bias = slot_at(shared, l, slot, l->bias);
+  *ret = (struct tl_step){.n_tokens = shared->steps[slot].n_tokens,
+                          .n_seqs = shared->steps[slot].n_seqs,
+                          .n_rows = shared->steps[slot].n_rows,
                           .table_stride = l->stride,
-                          .tokens = child_at(shared, l->tokens),
-                          .positions = child_at(shared, l->positions),
-                          .slots = child_at(shared, l->slots),
-                          .query_start = child_at(shared, l->query_start),
-                          .context_len = child_at(shared, l->context_len),
-                          .block_tables = child_at(shared, l->tables),
-                          .rows = child_at(shared, l->rows),
+                          .tokens = slot_at(shared, l, slot, l->tokens),
+                          .positions = slot_at(shared, l, slot, l->positions),
+                          .slots = slot_at(shared, l, slot, l->slots),
+                          .query_start = slot_at(shared, l, slot, l->query_start),
+                          .context_len = slot_at(shared, l, slot, l->context_len),
+                          .block_tables = slot_at(shared, l, slot, l->tables),
+                          .rows = slot_at(shared, l, slot, l->rows),
                           .sampling = sampling};
-  memcpy(sampling, child_at(shared, l->sampling), ret->n_rows * sizeof *sampling);
+  memcpy(sampling, slot_at(shared, l, slot, l->sampling), ret->n_rows * sizeof *sampling);
   for (uint32_t i = 0; i < ret->n_rows; i++) {
     sampling[i].history = history;
     sampling[i].bias = bias;

@@ -28,9 +28,10 @@ int child_look(struct child_device *d, uint32_t number, int64_t look_ns, struct 
   struct child_shared *s = d->shared;
   for (bool ended = false;; look_ns = 0) { /* its last answer may have come just before its end: one more look */
     char how[64];
-    uint32_t answered = child_wait(&s->answered, number - 1, &s->daemon_sleeps, look_ns);
+    uint32_t answered = atomic_load_explicit(&s->answered, memory_order_acquire); /* pairs with the store in child_tell */
+    if (answered != number) answered = child_wait(&s->answered, answered, &s->daemon_sleeps, look_ns);
     if (answered == number) return TL_OK;
-    if (answered != number - 1) return child_says_nonsense(d, "the number of an answer", err);
+    if (number - answered >= CHILD_COMMANDS) return child_says_nonsense(d, "the number of an answer", err);
     /* acquire: pairs with the release in device_interrupt */
     if (atomic_load_explicit(&d->interrupted, memory_order_acquire)) return died(d, "was ended: its step was given up", err);
     int pid = atomic_load_explicit(&d->pid, memory_order_relaxed); /* changed only while nobody waits here */
@@ -110,7 +111,7 @@ static uint64_t bytes_so_far(const struct child_device *d) {
   uint64_t sum = 0;
   for (uint32_t i = 0; i < d->job.n_ranks; i++)
     sum += atomic_load_explicit(&d->shared->loaded_bytes[i], memory_order_relaxed); /* a figure for the eye */
-  return sum / d->job.n_ranks;
+  return d->job.n_ranks ? sum / d->job.n_ranks : 0;
 }
 
 static int await_load(struct child_device *d, bool tell_progress, struct tl_error *err) {
@@ -138,6 +139,7 @@ int child_begin(struct child_device *d, bool tell_progress, struct tl_error *err
   if (r < 0) return r;
   write_job(d);
   d->number = FIRST;
+  d->n_submitted = d->n_collected = 0;
   atomic_store_explicit(&d->interrupted, 0, memory_order_relaxed); /* nobody interrupts what has not begun */
   r = child_spawn(d->name, fd, &pid, &d->life, err);
   close(fd);

@@ -8,6 +8,9 @@
  *   submit: step's arrays, asked = n   ───────────────────────►   submit and collect of the backend
  *   collect: copies out, checks         answered = n          ◄── sampled, code, message
  *
+ * Where the backend runs ahead (device.h), a step has two numbers, one for its submit and one for its collect, which the child
+ * follows in order; it has two sets of arrays then, for steps in turn.
+ *
  * `asked` is written by the daemon alone and `answered` by the child alone; each also says when it
  * sleeps (a futex on the other's number). All that the child writes is hostile: it is copied first and checked
  * then, and where things lie and how many there are the daemon knows by itself. ARCHITECTURE.md,
@@ -55,6 +58,7 @@ struct child_job {
   uint32_t pooling, n_out; /* enum tl_pooling */
   bool normalize;
   bool has_sim;
+  bool runs_ahead;
   uint32_t n_ranks; /* 1: a device alone */
   struct child_rank_job ranks[TL_MAX_RANKS];
 };
@@ -65,13 +69,19 @@ struct child_step {
   bool has_types;
 };
 
+/* What a number asks for. */
+enum child_command { CHILD_RUN /* submit and collect */, CHILD_SUBMIT, CHILD_COLLECT };
+#define CHILD_COMMANDS 4 /* more than are ever unanswered */
+#define CHILD_SLOTS 2    /* steps under way, of a device that runs ahead */
+
 struct child_shared {
   uint64_t magic;
   struct child_job job;
   /* the daemon */
   TL_ALIGNED _Atomic uint32_t asked; /* number of the last step that was asked for; 1: the load */
   _Atomic uint32_t daemon_sleeps;
-  struct child_step step;
+  uint32_t commands[CHILD_COMMANDS]; /* of the number, modulo; enum child_command */
+  struct child_step steps[CHILD_SLOTS];
   /* the child */
   TL_ALIGNED _Atomic uint32_t answered;
   _Atomic uint32_t child_sleeps;
@@ -86,6 +96,8 @@ struct child_shared {
 struct child_layout {
   size_t tokens, positions, slots, query_start, context_len, tables, rows, sampling, history, bias, sampled, token_types, vectors, sim_tokens, sim_faults;
   size_t bytes;
+  size_t slot_bytes;             /* from a step's arrays, tokens to sampled, to the other's */
+  uint32_t n_slots;
   uint32_t stride;               /* of the block tables */
   size_t max_history, max_bias;  /* entries of all rows together */
 };
@@ -95,9 +107,11 @@ struct child_layout {
 /* False: it does not fit into an address space. */
 bool child_layout_make(const struct child_job *job, struct child_layout *ret);
 /* The step into the memory. False: it is larger than what was promised at load. */
-bool child_put_step(struct child_shared *shared, const struct child_layout *l, const struct child_job *job, const struct tl_step *step);
+bool child_put_step(struct child_shared *shared, const struct child_layout *l, const struct child_job *job, uint32_t slot,
+                    const struct tl_step *step);
 /* The step from the memory; sampling: (max_batch_size) of the child's own. */
-void child_take_step(struct child_shared *shared, const struct child_layout *l, struct tl_sampling *sampling, struct tl_step *ret);
+void child_take_step(struct child_shared *shared, const struct child_layout *l, uint32_t slot, struct tl_sampling *sampling,
+                     struct tl_step *ret);
 static inline void *child_at(struct child_shared *shared, size_t offset) {
   return (char *)shared + offset;
 }
@@ -141,9 +155,10 @@ struct child_device {
   int life;                        /* -1: none */
   _Atomic int pid;                 /* 0: none */
   /* the worker */
-  uint32_t number;                 /* of the last step asked for */
+  uint32_t number;                 /* the last that was asked */
   uint64_t n_steps;                /* in all lives */
-  const struct tl_step *step;
+  uint32_t n_submitted, n_collected; /* of this life */
+  const struct tl_step *steps[CHILD_SLOTS];
   /* monitor and worker */
   _Atomic int interrupted;         /* the child was killed on purpose */
   /* the monitor, and the thread that it starts for a new life */
@@ -173,7 +188,10 @@ struct child_ranks;
 int child_ranks_open(struct child_shared *shared, const struct child_layout *layout, struct child_ranks **ret, struct tl_error *err);
 /* Loads all ranks at the same time, the caller being rank 0, and says in the memory what they have loaded. */
 int child_ranks_load(struct child_ranks *ranks, const struct tl_model *model, struct tl_error *err);
-/* One step on all of them. An error is that of the rank where it began. Rank 0's thread. */
+/* The parts of a step, of a device alone. Rank 0's thread, as the next. */
+int child_ranks_submit(struct child_ranks *ranks, const struct tl_step *step, struct tl_error *err);
+int child_ranks_collect(struct child_ranks *ranks, struct tl_sampled *ret_sampled, struct tl_error *err);
+/* One step on all of them. An error is that of the rank where it began. */
 int child_ranks_run(struct child_ranks *ranks, const struct tl_step *step, struct tl_sampled *ret_sampled, struct tl_error *err);
 /* The worst of all. Any thread, once all have loaded. */
 enum tl_device_health child_ranks_health(const struct child_ranks *ranks);

@@ -138,6 +138,14 @@ int child_ranks_load(struct child_ranks *ranks, const struct tl_model *model, st
   return settle(ranks, err);
 }
 
+int child_ranks_submit(struct child_ranks *ranks, const struct tl_step *step, struct tl_error *err) {
+  return ranks->ops->submit(ranks->ranks[0].device, step, err);
+}
+
+int child_ranks_collect(struct child_ranks *ranks, struct tl_sampled *ret_sampled, struct tl_error *err) {
+  return ranks->ops->collect(ranks->ranks[0].device, ret_sampled, err);
+}
+
 int child_ranks_run(struct child_ranks *ranks, const struct tl_step *step, struct tl_sampled *ret_sampled, struct tl_error *err) {
   ranks->step = step;
   ranks->number++;

@@ -20,7 +20,7 @@ struct host {
   struct child_shared *shared;
   const struct child_job *job;
   struct child_layout layout;
-  struct tl_sampling *sampling; /* (max_batch_size) */
+  struct tl_sampling *sampling; /* (CHILD_SLOTS, max_batch_size) */
   struct tl_model *model;       /* NULL: simulated, `small` is it */
   struct tl_model small;
   struct child_ranks *ranks;
@@ -80,16 +80,53 @@ static void answer(struct host *h, uint32_t number, int code, const struct tl_er
   child_tell(&s->answered, number, &s->daemon_sleeps);
 }
 
+/* A step that could not begin is told by its collect. */
+struct begun {
+  struct tl_step step;
+  int result;
+  struct tl_error error;
+};
+
+static void begin(struct host *h, uint32_t slot, struct begun *ret) {
+  *ret = (struct begun){0};
+  child_take_step(h->shared, &h->layout, slot, h->sampling + (size_t)slot * h->job->max_batch_size, &ret->step);
+  ret->result = child_ranks_submit(h->ranks, &ret->step, &ret->error);
+}
+
+static void end(struct host *h, uint32_t number, uint32_t slot, struct begun *begun) {
+  struct tl_sampled *sampled = child_at(h->shared, h->layout.sampled + slot * h->layout.slot_bytes);
+  if (begun->result == TL_OK) begun->result = child_ranks_collect(h->ranks, sampled, &begun->error);
+  answer(h, number, begun->result, &begun->error);
+}
+
+static void run(struct host *h, uint32_t number) {
+  struct tl_error err = {0};
+  struct tl_step step;
+  child_take_step(h->shared, &h->layout, 0, h->sampling, &step);
+  int r = child_ranks_run(h->ranks, &step, child_at(h->shared, h->layout.sampled), &err);
+  answer(h, number, r, &err);
+}
+
+/* Number after number; more than one may be there at once. */
 static void serve(struct host *h) {
-  for (uint32_t number = 1;; number++) {
-    struct tl_error err = {0};
-    struct tl_step step;
-    uint32_t asked = number;
-    while (asked == number) asked = child_wait(&h->shared->asked, number, &h->shared->child_sleeps, -1);
-    if (asked != number + 1) return;
-    child_take_step(h->shared, &h->layout, h->sampling, &step);
-    int r = child_ranks_run(h->ranks, &step, child_at(h->shared, h->layout.sampled), &err);
-    answer(h, number + 1, r, &err);
+  struct child_shared *s = h->shared;
+  struct begun begun[CHILD_SLOTS] = {0};
+  uint32_t n_begun = 0, n_ended = 0;
+  for (uint32_t number = 2;; number++) {
+    uint32_t asked = atomic_load_explicit(&s->asked, memory_order_acquire); /* pairs with the store in child_tell */
+    while (asked == number - 1) asked = child_wait(&s->asked, number - 1, &s->child_sleeps, -1);
+    switch ((enum child_command)s->commands[number % CHILD_COMMANDS]) {
+      case CHILD_RUN: run(h, number); break;
+      case CHILD_SUBMIT:
+        begin(h, n_begun % CHILD_SLOTS, &begun[n_begun % CHILD_SLOTS]);
+        n_begun++;
+        child_tell(&s->answered, number, &s->daemon_sleeps);
+        break;
+      case CHILD_COLLECT:
+        end(h, number, n_ended % CHILD_SLOTS, &begun[n_ended % CHILD_SLOTS]);
+        n_ended++;
+        break;
+    }
   }
 }
 
@@ -128,7 +165,7 @@ int tl_device_host(void) {
   struct tl_error err = {0};
   h->job = &h->shared->job;
   child_layout_make(h->job, &h->layout);
-  h->sampling = calloc(h->job->max_batch_size, sizeof *h->sampling);
+  h->sampling = calloc((size_t)CHILD_SLOTS * h->job->max_batch_size, sizeof *h->sampling);
   int r = h->sampling && pthread_create(&thread, NULL, watch, h) == 0 ? TL_OK : tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
   if (r == TL_OK) r = load(h, &err);
   answer(h, 1, r, &err);

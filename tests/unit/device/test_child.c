@@ -113,11 +113,11 @@ static void be_hostile(const char *name) {
     theirs->loaded[i] = (struct tl_device_loaded){.n_blocks = SEQS * TABLE, .gpu = "00000000:3B:00.0"};
   if (trick->when == AT_LOAD) trick->play();
   say(1);
-  uint32_t asked = 1;
-  while (asked == 1) asked = child_wait(&theirs->asked, 1, &theirs->child_sleeps, -1);
+  uint32_t asked = 1, last = theirs->job.runs_ahead ? 3 : 2; /* submit, collect; or both */
+  while (asked != last) asked = child_wait(&theirs->asked, asked, &theirs->child_sleeps, -1);
   *result() = (struct tl_sampled){.token = 5, .logprob = -1, .n_top = 2, .top_tokens = {5, 6}, .top_logprobs = {-1, -2}};
   if (trick->when == AT_STEP) trick->play();
-  say(2);
+  say(last);
   pause();
 }
 
@@ -139,7 +139,8 @@ struct rig {
 };
 
 static const struct tl_device_ops *ops(void) {
-  return tl_device_isolated();
+  unsigned index;
+  return tl_device_isolated(tl_device_find("sim:0", &index, NULL), 1);
 }
 
 static int open_ranks(struct rig *rig, unsigned n, struct tl_sim_options options) {
@@ -230,10 +231,57 @@ static void test_tokens(void **state) {
   }
 }
 
+/* Two steps in the process at once, again and again: the second begins with what the first draws. */
+static void test_runs_ahead(void **state) {
+  (void)state;
+  struct rig rig;
+  uint32_t position[2], slot[2], table[TABLE], start[2] = {0, 1}, context[2], row = 0;
+  struct tl_sampling sampling[2];
+  struct tl_step steps[2];
+  struct tl_sampled sampled;
+  const int32_t drawn = -2; /* by row 0 of the step before */
+  assert_int_equal(open_rig(&rig, (struct tl_sim_options){0}), TL_OK);
+  for (uint32_t b = 0; b < TABLE; b++) table[b] = b;
+  struct tl_step first = make_step(&rig);
+  assert_int_equal(ops()->submit(rig.device, &first, &rig.err), TL_OK);
+  for (uint32_t n = 0; rig.length + 1 < 200; n++) {
+    uint32_t k = n % 2, p = position[k] = slot[k] = rig.length; /* where the token is being drawn */
+    context[k] = p + 1;
+    sampling[k] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1, .position = p + 1};
+    steps[k] = (struct tl_step){.n_tokens = 1, .n_seqs = 1, .n_rows = 1, .table_stride = TABLE, .tokens = &drawn, .positions = &position[k],
+                                .slots = &slot[k], .query_start = start, .context_len = &context[k], .block_tables = table, .rows = &row,
+                                .sampling = &sampling[k]};
+    assert_int_equal(ops()->submit(rig.device, &steps[k], &rig.err), TL_OK);
+    assert_int_equal(ops()->collect(rig.device, &sampled, &rig.err), TL_OK);
+    rig.text[rig.length++] = sampled.token;
+  }
+  assert_int_equal(ops()->collect(rig.device, &sampled, &rig.err), TL_OK);
+  rig.text[rig.length++] = sampled.token;
+  assert_text(&rig);
+  close_rig(&rig);
+}
+
+/* It dies with both under way: both are lost, and the next process knows of neither. */
+static void test_dies_with_two_steps(void **state) {
+  (void)state;
+  struct rig rig;
+  struct tl_sampled sampled;
+  assert_int_equal(open_rig(&rig, (struct tl_sim_options){.base_ns = TL_MS(200)}), TL_OK);
+  struct tl_step step_1 = make_step(&rig);
+  assert_int_equal(ops()->submit(rig.device, &step_1, &rig.err), TL_OK);
+  assert_int_equal(ops()->submit(rig.device, &step_1, &rig.err), TL_OK);
+  kill(child_of(&rig)->pid, SIGKILL);
+  assert_int_equal(ops()->collect(rig.device, &sampled, &rig.err), TL_EDEVICE);
+  assert_int_equal(reset(&rig), TL_OK);
+  for (int i = 0; i < 3; i++) assert_int_equal(step(&rig), TL_OK);
+  assert_text(&rig);
+  close_rig(&rig);
+}
+
 /* All that a step has gets to the other side: two mappings of one memory stand for the two processes. */
 static void test_steps_through_the_memory(void **state) {
   (void)state;
-  struct child_job job = {.n_ranks = 1, .max_batch_size = SEQS, .max_batch_tokens = TOKENS, .max_context = CONTEXT, .vocab_size = 1000};
+  struct child_job job = {.n_ranks = 1, .runs_ahead = true, .max_batch_size = SEQS, .max_batch_tokens = TOKENS, .max_context = CONTEXT, .vocab_size = 1000};
   struct child_layout l;
   assert_true(child_layout_make(&job, &l));
   struct child_shared *shared;
@@ -261,8 +309,8 @@ static void test_steps_through_the_memory(void **state) {
   struct tl_step s = {.n_tokens = TOKENS, .n_seqs = SEQS, .n_rows = SEQS, .table_stride = TABLE, .tokens = tokens, .positions = positions,
                       .slots = slots, .query_start = start, .context_len = context, .block_tables = tables, .rows = rows,
                       .sampling = sampling}, t;
-  assert_true(child_put_step(shared, &l, &job, &s));
-  child_take_step(other, &l, got, &t);
+  assert_true(child_put_step(shared, &l, &job, 1, &s));
+  child_take_step(other, &l, 1, got, &t);
   assert_true(t.n_tokens == TOKENS && t.n_seqs == SEQS && t.n_rows == SEQS && t.table_stride == TABLE);
   assert_memory_equal(t.tokens, tokens, sizeof tokens);
   assert_memory_equal(t.positions, positions, sizeof positions);
@@ -278,18 +326,18 @@ static void test_steps_through_the_memory(void **state) {
   }
   struct tl_step large = s;
   large.n_tokens = TOKENS + 1;
-  assert_false(child_put_step(shared, &l, &job, &large));
+  assert_false(child_put_step(shared, &l, &job, 1, &large));
   large = s;
   large.n_rows = SEQS + 1;
-  assert_false(child_put_step(shared, &l, &job, &large));
+  assert_false(child_put_step(shared, &l, &job, 1, &large));
   large = s;
   large.table_stride++;
-  assert_false(child_put_step(shared, &l, &job, &large));
+  assert_false(child_put_step(shared, &l, &job, 1, &large));
   sampling[0].n_history = CONTEXT * 3; /* with the others more than all rows together may have */
-  assert_false(child_put_step(shared, &l, &job, &s));
+  assert_false(child_put_step(shared, &l, &job, 1, &s));
   sampling[0].n_history = 0;
   context[3] = CONTEXT + 1;
-  assert_false(child_put_step(shared, &l, &job, &s));
+  assert_false(child_put_step(shared, &l, &job, 1, &s));
   job.max_batch_size = job.max_context = job.vocab_size = UINT32_MAX;
   assert_false(child_layout_make(&job, &(struct child_layout){0}));
   munmap(shared, l.bytes);
@@ -531,6 +579,8 @@ int main(int argc, char **argv) {
   }
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_tokens),
+      cmocka_unit_test(test_runs_ahead),
+      cmocka_unit_test(test_dies_with_two_steps),
       cmocka_unit_test(test_steps_through_the_memory),
       cmocka_unit_test(test_hostile),
       cmocka_unit_test(test_backend_errors),

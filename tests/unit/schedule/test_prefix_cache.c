@@ -290,13 +290,39 @@ static void test_after_preemption(void **state) {
   tl_scheduler_free(s);
 }
 
+/* Steps run ahead of their tokens: a block is shared when its last one is known, though the step that computes it
+ * is through long before; those behind it follow. */
+static void test_pending_tokens(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make_cache(20, true);
+  struct tl_sched_seq seq;
+  int32_t tokens[20];
+  for (unsigned i = 0; i < 20; i++) tokens[i] = i < 7 ? count[i] : -9; /* what is not known must not be read */
+  add_tokens(s, &seq, tokens, 7);
+  assert_plan(s, &seq, 0u, 7u, NULL);
+  tl_scheduler_done(s, items, n_items);
+  assert_int_equal(tl_scheduler_cached_blocks(s), 1);
+  for (uint32_t n = 7; n < 16; n++) {
+    seq.n_tokens = n + 1; /* the step before makes token n, which the next one computes */
+    seq.n_pending = 1;
+    assert_plan(s, &seq, n, 1u, NULL);
+    tl_scheduler_done(s, items, n_items);
+    assert_int_equal(tl_scheduler_cached_blocks(s), n / 4);
+    assert_int_equal(seq.n_in_tree, n / 4);
+    tokens[n] = count[n];
+  }
+  tl_scheduler_remove(s, &seq);
+  pass(s, count, 20, 12);
+  tl_scheduler_free(s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_hits),           cmocka_unit_test(test_salts),          cmocka_unit_test(test_collisions),
       cmocka_unit_test(test_scored_prompts), cmocka_unit_test(test_forks),          cmocka_unit_test(test_leader_leaves),
       cmocka_unit_test(test_many_followers),
       cmocka_unit_test(test_without_cache),  cmocka_unit_test(test_generated_blocks), cmocka_unit_test(test_evictions),
-      cmocka_unit_test(test_after_preemption),
+      cmocka_unit_test(test_after_preemption), cmocka_unit_test(test_pending_tokens),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
