@@ -23,7 +23,6 @@ from daemon import NAME, ROOT, SLOW, run, wait_for
 from simulated import vector
 from test_trace import PARENT, TRACE, collect  # noqa: F401 (a fixture)
 
-pytestmark = pytest.mark.skipif("BertModel" not in run("models", "--supported")[1], reason="no encoder is known yet")
 
 WORDS = ["alpha", "beta", "gamma", "delta", "river", "house", "seven", "light", "stone", "green"]
 
