@@ -17,6 +17,7 @@
 #define API_MAX_DEPTH 64
 #define API_NO_TOP_K (-2)
 #define API_MAX_SALT_BYTES 256
+#define API_FINGERPRINT_BYTES 40
 #define API_ARENA_LIMIT ((size_t)1 << 30)
 
 enum api_endpoint { API_COMPLETIONS = 1, API_CHAT = 2, API_BOTH = 3 };
@@ -24,6 +25,7 @@ enum api_endpoint { API_COMPLETIONS = 1, API_CHAT = 2, API_BOTH = 3 };
 /* --- fields.c: the checked fields of a generation request ------------------------ */
 struct api_params {
   const char *model; /* NULL: not given */
+  unsigned served;   /* which of the served models it is */
   json_t *prompt, *messages; /* borrowed from the body */
   int64_t n, max_tokens, max_completion_tokens, min_tokens; /* -1: not given */
   double temperature, top_p, min_p;                         /* -1: not given */
@@ -57,6 +59,7 @@ int api_body_scan(const char *text, size_t length, size_t max_nodes, struct tl_e
 struct api_work {
   struct tl_text_job job; /* first */
   struct tl_api *api;
+  unsigned model;                   /* which is asked, and what serves it: the first until api_work_choose */
   const struct tl_serving *serving;
   struct tl_http_request *request; /* NULL once the client left */
   struct tl_buffer bytes;          /* the body, on a lane */
@@ -74,6 +77,8 @@ struct api_work {
 /* work is zeroed but for read and finish. False when nothing is served now: it is
  * answered, and work is the caller's to free. */
 bool api_work_run(struct api_work *work, struct tl_api *api, struct tl_http_request *request);
+/* read has found which model is asked; once. */
+void api_work_choose(struct api_work *work, unsigned model);
 /* Whether to stop reading: looked at between the stages of a long one. Any thread. */
 bool api_work_left(struct api_work *work);
 /* A work that came back from a lane. */
@@ -245,9 +250,9 @@ int api_register_chat(struct tl_api *api, struct tl_error *err);
 int api_register_completions(struct tl_api *api, struct tl_error *err);
 int api_register_models(struct tl_api *api, struct tl_error *err);
 int api_register_tokenize(struct tl_api *api, struct tl_error *err);
-/* An error unless `model` is the served id or an alias: 400 for no string, else 404. */
-int api_check_model(const struct tl_api *api, const json_t *model, struct tl_error *err);
-/* The serving state, or NULL and a 503 error while loading or draining. */
+/* Which model has this id or alias. Errors: 400 for no string, else 404. */
+int api_find_model(const struct tl_api *api, const json_t *model, unsigned *ret, struct tl_error *err);
+/* What serves each of the models, or NULL and a 503 error while loading or draining. */
 const struct tl_serving *api_serving(struct tl_api *api, struct tl_error *err);
 
 struct api_loop {
@@ -259,10 +264,10 @@ struct tl_api {
   struct tl_api_options o;
   struct tl_text_lanes *lanes; /* NULL: loops read all requests themselves */
   uint64_t key[2];          /* random, of the process: ids and default seeds */
-  char fingerprint[40];
+  char (*fingerprints)[API_FINGERPRINT_BYTES]; /* (models) */
   int64_t created_s;
   struct api_loop *loops;
-  tl_metric *ttft, *inter_token; /* (n_replicas) */
+  tl_metric *ttft, *inter_token; /* (replicas of all models) */
   tl_metric generation_seconds, cancelled, resubmitted;
   /* set once by the main thread, read by loops */
   TL_ALIGNED _Atomic(const struct tl_serving *) serving;
