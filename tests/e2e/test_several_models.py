@@ -169,6 +169,18 @@ def test_a_fault_of_one_does_not_touch_the_other(serve):
     d.wait_log(r"msg=replica replica=[01] state=out .*model=one")
 
 
+def test_processes_are_the_models_own(serve):
+    """A crash of one model's process costs that model a step, and the other nothing."""
+    d = serve(entry("one", devices=sim(1), isolation="process", sim={"faults": ["0@20:die"]}, health={"backoff_ms": 1}),
+              entry("two", devices=["cpu:0"]))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(ask, d, m, max_tokens=30, ignore_eos=True) for m in ("one", "two")]
+        assert [b.result().json()["usage"]["completion_tokens"] for b in both] == [30, 30]
+    assert d.total("tokenlane_replica_faults_total", model="one") == 1
+    assert d.total("tokenlane_replica_faults_total", model="two") == 0
+    d.wait_rest()
+
+
 # --- life ------------------------------------------------------------------------------------------------
 
 def test_reload_names_what_changed_and_changes_nothing(serve, tmp_path):
