@@ -30,20 +30,25 @@ struct tl_api_limits {
   struct tl_template_limits tmpl;
 };
 
+struct tl_api_model {
+  const char *name;            /* served id */
+  const char *const *aliases;  /* (n_aliases) further ids that mean it */
+  unsigned n_aliases, n_replicas;
+};
+
 struct tl_api_options {
   struct tl_http *http;        /* borrowed, as all below */
   struct tl_metrics *metrics;
-  unsigned n_loops, n_replicas;
+  unsigned n_loops;
   struct tl_trace *trace;      /* loop i uses its ring i; NULL: none */
   unsigned text_threads;       /* lanes that read large requests; 0: the loops do */
-  const char *model_name;      /* served id */
-  const char *const *aliases;  /* (n_aliases) further ids that mean it */
-  unsigned n_aliases;
+  const struct tl_api_model *models; /* (n_models) the first answers requests that name none */
+  unsigned n_models;
   bool request_templates;      /* requests may bring a chat template of their own */
   struct tl_api_limits limits;
 };
 
-/* What serves requests, once it is loaded. All borrowed until tl_api_free. */
+/* What serves the requests of one model, once it is loaded. All borrowed until tl_api_free. */
 struct tl_serving {
   struct tl_engine *engine;
   struct tl_route *route;
@@ -55,7 +60,7 @@ struct tl_serving {
 /* Registers handlers and metrics. Boot, before tl_http_start. Until
  * tl_api_serve the model's endpoints answer 503. */
 int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct tl_error *err);
-/* From now on requests are served. *serving must stay as it is. Main thread. */
+/* From now on requests are served. serving (n_models), as the options' models, must stay as it is. Main thread. */
 void tl_api_serve(struct tl_api *api, const struct tl_serving *serving);
 /* From now on new work gets 503, running work goes on. Any thread. */
 void tl_api_drain(struct tl_api *api);
@@ -80,8 +85,10 @@ struct tl_admin;
 
 struct tl_admin_options {
   const char *unix_path;  /* its file gets mode 0600 */
-  const struct tl_serving *serving;
-  /* A replica is to serve again, whatever its faults. On the listener's own thread. */
+  const struct tl_api_model *models;  /* (n_models) borrowed, as all here */
+  const struct tl_serving *serving;   /* (n_models) */
+  unsigned n_models;
+  /* A replica, by its number among those of all models, is to serve again, whatever its faults. On the listener's own thread. */
   void (*resume)(unsigned replica, void *context);
   void *context;
   struct tl_trace *trace; /* what makes the trace files */

@@ -52,6 +52,13 @@ struct tl_config {
   char *trace_endpoint, *trace_service_name;
   int64_t trace_sample_per_mille;
   int64_t drain_timeout_ms;
+  /* (n_models) owned. Each is a configuration of its own, as if that model were the only one: what its
+   * entry of `models` does not say is the file's or the command line's. From tl_config_resolve on there
+   * is at least one, and its model_name is not empty. */
+  struct tl_config *models;
+  unsigned n_models;
+  bool lists_models; /* `models` was given, not model.* */
+  uint64_t given[2]; /* a bit for each key of the table that was set */
 };
 
 /* All defaults. 0 or TL_ENOMEM. */
@@ -63,9 +70,17 @@ int tl_config_load(struct tl_config *config, const char *path, struct tl_error *
 /* Sets one key from text, as the command line has it: `--http.port 8080`.
  * Lists are comma-separated. */
 int tl_config_set(struct tl_config *config, const char *key, const char *value, struct tl_error *err);
-/* What a server needs beyond single keys: a model, a listener. */
+/* Completes config->models, once file and command line are read: one that is made of
+ * model.* if `models` was not given. Both are an error. */
+int tl_config_resolve(struct tl_config *config, struct tl_error *err);
+/* What a server needs beyond single keys: models, a listener. Keys of an entry are
+ * called models[1].path, models[1].engine.max_context. */
 int tl_config_check(const struct tl_config *config, struct tl_error *err);
-/* Calls `each` with every key whose value differs, in the table's order. */
+/* Puts "models[i]." before the key that err names, in the field and in the message, unless
+ * the configuration has one model by model.*. Returns err->code. */
+int tl_config_name_model(const struct tl_config *config, unsigned i, struct tl_error *err);
+/* Calls `each` with every key whose value differs, in the table's order; those of resolved
+ * models as models[1].KEY, and `models` when they are not the same number. */
 void tl_config_compare(const struct tl_config *a, const struct tl_config *b,
                        void (*each)(const char *key, void *context), void *context);
 /* Puts "FILE:LINE: " before a message of tl_config_check if the file at `path` has

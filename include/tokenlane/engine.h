@@ -117,11 +117,15 @@ struct tl_engine_options {
   unsigned n_replicas, n_loops;
   unsigned tensor_parallel;    /* devices of a replica, at most TL_MAX_RANKS; 0: one */
   const struct tl_sim_options *sim; /* as devices, for those that are simulated, or NULL */
+  unsigned first_replica;      /* of all replicas of the process: what the first is called in log, metrics and traces */
+  unsigned cpu_devices;        /* that share the processors, in all engines; 0: only this one's */
+  unsigned first_cpu_device;   /* of them; used with cpu_devices */
   unsigned cpu_threads;        /* lanes per CPU replica; 0: processors / CPU replicas */
   bool cpu_pin;
   uint32_t max_batch_size, max_batch_tokens, max_context; /* max_context 0: the model's */
   uint32_t max_queue;          /* live sequences per replica: what route admits at most */
   unsigned memory_percent;     /* of a GPU; 0: 90 */
+  bool memory_shared;          /* another engine has its part of the same GPU */
   uint64_t kv_memory_bytes;
   bool prefix_cache;           /* schedule.h has these three */
   uint32_t max_prefill_tokens;
@@ -182,6 +186,7 @@ void tl_engine_reap(struct tl_engine *engine, void (*on_event)(struct tl_sequenc
 void tl_engine_free(struct tl_engine *engine);
 
 unsigned tl_engine_replicas(const struct tl_engine *engine);
+unsigned tl_engine_first_replica(const struct tl_engine *engine); /* what replica 0 is called outside */
 unsigned tl_engine_simulated(const struct tl_engine *engine); /* devices that only simulate one */
 uint32_t tl_engine_blocks(const struct tl_engine *engine, unsigned replica);
 uint32_t tl_engine_max_context(const struct tl_engine *engine); /* tokens that a sequence may hold; of a pooling model, at most those of a step */

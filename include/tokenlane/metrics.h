@@ -39,6 +39,11 @@ tl_metric tl_metrics_gauge_read(struct tl_metrics *metrics, const char *name, co
 tl_metric tl_metrics_counter_read(struct tl_metrics *metrics, const char *name, const char *help, const char *labels,
                                   double (*read)(void *context), void *context);
 
+/* Series that are registered from now on get this label too, before their own: what
+ * belongs to one model. value is escaped here, and cut where it is longer than 400 bytes. name NULL: no
+ * more. Boot thread only. */
+void tl_metrics_scope(struct tl_metrics *metrics, const char *name, const char *value);
+
 /* A shard for one writing thread. Boot thread only. Freed with
  * the metrics. NULL when out of memory. */
 struct tl_metrics_shard *tl_metrics_shard_new(struct tl_metrics *metrics);

@@ -21,7 +21,6 @@ struct tl_trace;
 struct tl_trace_options {
   const char *endpoint;      /* URL that takes OTLP/HTTP JSON; "": no collector, only trace files */
   const char *service_name;  /* service.name of the resource */
-  const char *model;         /* id of the served model */
   unsigned sample_per_mille; /* of the requests whose caller did not decide: 0 .. 1000 */
   unsigned n_loops, n_workers; /* rings: loop i has ring i, the worker of replica r has ring n_loops + r */
   /* The collector does not take spans (trouble says why), or takes them again (NULL). A thread of this room. */
@@ -110,6 +109,7 @@ unsigned tl_trace_worker_ring(const struct tl_trace *trace, unsigned replica);
 /* What the room above http knows about the request; strings are literals unless they are arrays. */
 struct tl_trace_facts {
   const char *operation;                 /* "chat" or "text_completion" */
+  const char *model;                     /* its id; outlives the trace */
   const char *finish[TL_TRACE_FINISHES]; /* of the first choices; NULL: it did not end by itself */
   char response_id[48];
   int64_t replica;                       /* of the first choice; -1: none */

@@ -21,11 +21,14 @@ static double seconds(int64_t ns) {
 }
 
 /* relaxed: single figures, each right in itself */
-static void write_replica(const struct tl_admin *admin, unsigned i, struct tl_buffer *out) {
-  const struct tl_serving *s = admin->o.serving;
+static void write_replica(const struct tl_admin *admin, unsigned model, unsigned i, struct tl_buffer *out) {
+  const struct tl_serving *s = &admin->o.serving[model];
+  const char *name = admin->o.models[model].name;
   struct tl_board *b = tl_engine_board(s->engine, i);
   int64_t beat_ns = atomic_load_explicit(&b->beat_ns, memory_order_relaxed);
-  tl_buffer_printf(out, "{\"id\":%u,\"devices\":", i);
+  tl_buffer_printf(out, "{\"id\":%u,\"model\":", tl_engine_first_replica(s->engine) + i);
+  api_json_string(out, name, strlen(name));
+  tl_buffer_puts(out, ",\"devices\":");
   for (unsigned rank = 0; rank < tl_engine_ranks(s->engine); rank++) {
     const char *device = tl_engine_device(s->engine, i, rank);
     tl_buffer_putc(out, rank ? ',' : '[');
@@ -56,40 +59,53 @@ static void on_replicas(struct tl_http_request *request, void *context) {
   struct tl_buffer body;
   tl_buffer_init(&body, 0);
   tl_buffer_puts(&body, "{\"replicas\":[");
-  for (unsigned i = 0; i < tl_engine_replicas(admin->o.serving->engine); i++) {
-    if (i) tl_buffer_putc(&body, ',');
-    write_replica(admin, i, &body);
-  }
+  for (unsigned m = 0; m < admin->o.n_models; m++)
+    for (unsigned i = 0; i < admin->o.models[m].n_replicas; i++) {
+      if (m || i) tl_buffer_putc(&body, ',');
+      write_replica(admin, m, i, &body);
+    }
   tl_buffer_puts(&body, "]}");
   api_respond_buffer(request, 200, &body);
 }
 
+/* Whose replica number `id` of all is, and which of that model's. */
+static bool find_replica(const struct tl_admin *admin, unsigned long id, unsigned *ret_model, unsigned *ret_replica) {
+  for (unsigned m = 0; m < admin->o.n_models; id -= admin->o.models[m++].n_replicas) {
+    if (id >= admin->o.models[m].n_replicas) continue;
+    *ret_model = m;
+    *ret_replica = (unsigned)id;
+    return true;
+  }
+  return false;
+}
+
 /* ID/VERB. False: no such replica or verb. */
-static bool read_path(const struct tl_admin *admin, const char *rest, unsigned *ret_replica, bool *ret_drain) {
+static bool read_path(const struct tl_admin *admin, const char *rest, unsigned *ret_model, unsigned *ret_replica,
+                      bool *ret_drain) {
   unsigned long id = 0;
   const char *at = rest;
   for (; *at >= '0' && *at <= '9' && at - rest < 6; at++) id = id * 10 + (unsigned long)(*at - '0');
-  if (at == rest || id >= tl_engine_replicas(admin->o.serving->engine)) return false;
-  *ret_replica = (unsigned)id;
+  if (at == rest || !find_replica(admin, id, ret_model, ret_replica)) return false;
   *ret_drain = strcmp(at, "/drain") == 0;
   return *ret_drain || strcmp(at, "/resume") == 0;
 }
 
 static void on_order(struct tl_http_request *request, void *context) {
   const struct tl_admin *admin = context;
-  unsigned replica;
+  unsigned model, replica;
   bool drain;
   struct tl_error err = {0};
-  if (!read_path(admin, tl_http_path(request) + strlen(PREFIX), &replica, &drain)) {
+  if (!read_path(admin, tl_http_path(request) + strlen(PREFIX), &model, &replica, &drain)) {
     tl_error_set(&err, TL_ENOTFOUND, NULL, "expected " PREFIX "ID/drain or .../resume with the id of a replica");
     api_respond_error(request, &err, 0);
     return;
   }
-  tl_route_drain(admin->o.serving->route, replica, drain);
-  if (!drain) admin->o.resume(replica, admin->o.context);
+  const struct tl_serving *serving = &admin->o.serving[model];
+  tl_route_drain(serving->route, replica, drain);
+  if (!drain) admin->o.resume(tl_engine_first_replica(serving->engine) + replica, admin->o.context);
   struct tl_buffer body;
   tl_buffer_init(&body, 0);
-  write_replica(admin, replica, &body);
+  write_replica(admin, model, replica, &body);
   api_respond_buffer(request, 200, &body);
 }
 

@@ -17,7 +17,7 @@ static void on_wake(unsigned loop, void *context) {
   /* pairs with tl_api_serve; events come only from an engine that serves */
   const struct tl_serving *serving = atomic_load_explicit(&api->serving, memory_order_acquire);
   if (!serving) return;
-  tl_engine_drain(serving->engine, loop, api_on_event, api);
+  for (unsigned i = 0; i < api->o.n_models; i++) tl_engine_drain(serving[i].engine, loop, api_on_event, api);
   if (api->loops[loop].stranded) api_retry_stranded(api, loop);
   if (api->loops[loop].waiting) api_vectors_retry(api, loop);
 }
@@ -35,11 +35,9 @@ static tl_metric seconds(struct tl_api *api, const char *name, const char *help,
                               sizeof second_bounds / sizeof *second_bounds, 1e-9);
 }
 
-static int add_metrics(struct tl_api *api) {
-  api->ttft = calloc(api->o.n_replicas, sizeof *api->ttft);
-  api->inter_token = calloc(api->o.n_replicas, sizeof *api->inter_token);
-  if (!api->ttft || !api->inter_token) return TL_ENOMEM;
-  for (unsigned i = 0; i < api->o.n_replicas; i++) {
+static void add_model_metrics(struct tl_api *api, const struct tl_api_model *model, unsigned first) {
+  tl_metrics_scope(api->o.metrics, "model", model->name);
+  for (unsigned i = first; i < first + model->n_replicas; i++) {
     char labels[32];
     snprintf(labels, sizeof labels, "replica=\"%u\"", i);
     api->ttft[i] = seconds(api, "tokenlane_time_to_first_token_seconds",
@@ -47,6 +45,17 @@ static int add_metrics(struct tl_api *api) {
     api->inter_token[i] =
         seconds(api, "tokenlane_time_between_tokens_seconds", "Between two tokens of a sequence at the loop.", labels);
   }
+  tl_metrics_scope(api->o.metrics, NULL, NULL);
+}
+
+static int add_metrics(struct tl_api *api) {
+  unsigned n = 0;
+  for (unsigned i = 0; i < api->o.n_models; i++) n += api->o.models[i].n_replicas;
+  api->ttft = calloc(n, sizeof *api->ttft);
+  api->inter_token = calloc(n, sizeof *api->inter_token);
+  if (!api->ttft || !api->inter_token) return TL_ENOMEM;
+  for (unsigned i = 0, first = 0; i < api->o.n_models; first += api->o.models[i++].n_replicas)
+    add_model_metrics(api, &api->o.models[i], first);
   api->generation_seconds =
       seconds(api, "tokenlane_generation_seconds", "Whole time of generation requests that were answered.", NULL);
   api->cancelled = tl_metrics_counter(api->o.metrics, "tokenlane_cancelled_requests_total",
@@ -67,7 +76,8 @@ int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct
   api->key[0] = tl_random_seed();
   api->key[1] = tl_random_seed();
   api->loops = aligned_alloc(TL_CACHE_LINE, options->n_loops * sizeof *api->loops);
-  int r = api->loops ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  api->fingerprints = calloc(options->n_models, sizeof *api->fingerprints);
+  int r = api->loops && api->fingerprints ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   for (unsigned i = 0; r == TL_OK && i < options->n_loops; i++) api->loops[i] = (struct api_loop){0};
   if (r == TL_OK && add_metrics(api) < 0) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   tl_http_error_body(options->http, api_http_error);
@@ -87,18 +97,19 @@ int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct
 }
 
 /* What may change the tokens of a seeded request: model, instructions, version. */
-static void make_fingerprint(struct tl_api *api, const struct tl_model *model) {
+static void make_fingerprint(const char *name, const struct tl_model *model, char *ret) {
   const uint64_t parts[] = {model->dim,       model->n_layers,     model->n_heads,      model->n_kv_heads,
                             model->ffn_dim,   model->vocab_size,   (uint64_t)model->dtype, model->n_parameters,
                             model->weight_bytes, (uint64_t)tl_cpu_best_isa()};
   uint64_t hash = tl_hash_bytes(TL_VERSION, sizeof TL_VERSION - 1, 0, 0) ^
-                  tl_hash_bytes(api->o.model_name, strlen(api->o.model_name), 0, 0);
+                  tl_hash_bytes(name, strlen(name), 0, 0);
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) hash = tl_hash_u64(hash ^ parts[i]);
-  snprintf(api->fingerprint, sizeof api->fingerprint, "fp_%010llx", (unsigned long long)hash >> 24);
+  snprintf(ret, API_FINGERPRINT_BYTES, "fp_%010llx", (unsigned long long)hash >> 24);
 }
 
 void tl_api_serve(struct tl_api *api, const struct tl_serving *serving) {
-  make_fingerprint(api, serving->model);
+  for (unsigned i = 0; i < api->o.n_models; i++)
+    make_fingerprint(api->o.models[i].name, serving[i].model, api->fingerprints[i]);
   /* publishes *serving; pairs with the acquire loads of the loops */
   atomic_store_explicit(&api->serving, serving, memory_order_release);
 }
@@ -124,7 +135,7 @@ void tl_api_stop(struct tl_api *api) {
 void tl_api_reap(struct tl_api *api) {
   const struct tl_serving *serving = atomic_load_explicit(&api->serving, memory_order_acquire); /* as in on_wake */
   if (api->lanes) tl_text_lanes_reap(api->lanes, api_work_done);
-  if (serving) tl_engine_reap(serving->engine, api_on_event, api);
+  for (unsigned i = 0; serving && i < api->o.n_models; i++) tl_engine_reap(serving[i].engine, api_on_event, api);
 }
 
 void tl_api_free(struct tl_api *api) {
@@ -132,6 +143,7 @@ void tl_api_free(struct tl_api *api) {
   if (api->lanes) tl_text_lanes_stop(api->lanes);
   tl_text_lanes_free(api->lanes);
   free(api->loops);
+  free(api->fingerprints);
   free(api->ttft);
   free(api->inter_token);
   free(api);

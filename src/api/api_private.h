@@ -18,6 +18,7 @@
 #define API_MAX_NODES 1000000 /* values in a body, see body.c */
 #define API_NO_TOP_K (-2)
 #define API_MAX_SALT_BYTES 256
+#define API_FINGERPRINT_BYTES 40
 #define API_ARENA_LIMIT ((size_t)1 << 30)
 
 enum api_endpoint {
@@ -36,6 +37,7 @@ enum api_endpoint {
 /* --- fields.c: the checked fields of a request ------------------------------------ */
 struct api_params {
   const char *model; /* NULL: not given */
+  unsigned served;   /* which of the served models it is */
   json_t *prompt, *messages; /* borrowed from the body */
   json_t *tools, *documents, *chat_template_kwargs; /* as they are; NULL: not given */
   json_t *chat_template;     /* a template's name or source; NULL: not given */
@@ -80,6 +82,7 @@ int api_body_scan(const char *text, size_t length, size_t max_nodes, struct tl_e
 struct api_work {
   struct tl_text_job job; /* first */
   struct tl_api *api;
+  unsigned model;                   /* which is asked, and what serves it: the first until api_work_choose */
   const struct tl_serving *serving;
   struct tl_http_request *request; /* NULL once the client left */
   struct tl_buffer bytes;          /* the body, on a lane */
@@ -97,6 +100,8 @@ struct api_work {
 /* work is zeroed but for read and finish. False when nothing is served now: it is
  * answered, and work is the caller's to free. */
 bool api_work_run(struct api_work *work, struct tl_api *api, struct tl_http_request *request);
+/* read has found which model is asked; once. */
+void api_work_choose(struct api_work *work, unsigned model);
 /* Whether to stop reading: looked at between the stages of a long one. Any thread. */
 bool api_work_left(struct api_work *work);
 /* A work that came back from a lane. */
@@ -220,7 +225,7 @@ void api_spans_read(const struct api_call *call);
 void api_spans_of_reading(struct tl_api *api, unsigned loop, const struct tl_trace_context *trace, const struct api_work *work,
                           const struct api_read_times *times, int64_t n_tokens);
 /* room NULL: there was none. */
-void api_span_routed(struct tl_api *api, unsigned loop, const struct tl_trace_context *trace, int64_t began_ns,
+void api_span_routed(const struct api_work *work, unsigned loop, const struct tl_trace_context *trace, int64_t began_ns,
                      const struct tl_room *room);
 void api_span_route(const struct api_call *call, int64_t began_ns, const struct tl_room *room);
 /* Some tokens have become text. */
@@ -230,7 +235,7 @@ void api_spans_end(const struct api_call *call);
 /* What the root span says of the call. Before the answer ends, or in on_abort. */
 void api_spans_facts(const struct api_call *call, struct tl_http_request *request);
 /* A request that was accepted ends with an error. */
-void api_log_failed_request(struct tl_http_request *request, const struct tl_trace_context *trace, const struct tl_error *err);
+void api_log_failed_request(const struct api_work *work, struct tl_http_request *request, const struct tl_trace_context *trace, const struct tl_error *err);
 void api_log_failure(const struct api_call *call, struct tl_http_request *request, const struct tl_error *err);
 
 /* resubmit.c: the choice's device failed, its sequence is the loop's again. False: it
@@ -285,11 +290,11 @@ int api_register_completions(struct tl_api *api, struct tl_error *err);
 int api_register_models(struct tl_api *api, struct tl_error *err);
 int api_register_tokenize(struct tl_api *api, struct tl_error *err);
 int api_register_vectors(struct tl_api *api, struct tl_error *err);
-/* An error unless `model` is the served id or an alias: 400 for no string, else 404. */
-int api_check_model(const struct tl_api *api, const json_t *model, struct tl_error *err);
-/* An error that names the model and what it does, unless the endpoint is one for it. Any thread. */
-int api_check_task(const struct tl_api *api, const struct tl_model *model, enum api_endpoint endpoint, struct tl_error *err);
-/* The serving state, or NULL and a 503 error while loading or draining. */
+/* An error that names the work's model and what it does, unless the endpoint is one for it. Any thread. */
+int api_check_task(const struct api_work *work, enum api_endpoint endpoint, struct tl_error *err);
+/* Which model has this id or alias. Errors: 400 for no string, else 404. */
+int api_find_model(const struct tl_api *api, const json_t *model, unsigned *ret, struct tl_error *err);
+/* What serves each of the models, or NULL and a 503 error while loading or draining. */
 const struct tl_serving *api_serving(struct tl_api *api, struct tl_error *err);
 
 struct api_vectors;
@@ -303,10 +308,10 @@ struct tl_api {
   struct tl_api_options o;
   struct tl_text_lanes *lanes; /* NULL: loops read all requests themselves */
   uint64_t key[2];          /* random, of the process: ids and default seeds */
-  char fingerprint[40];
+  char (*fingerprints)[API_FINGERPRINT_BYTES]; /* (models) */
   int64_t created_s;
   struct api_loop *loops;
-  tl_metric *ttft, *inter_token; /* (n_replicas) */
+  tl_metric *ttft, *inter_token; /* (replicas of all models) */
   tl_metric generation_seconds, cancelled, resubmitted, pooling_seconds, pooled_inputs;
   /* set once by the main thread, read by loops */
   TL_ALIGNED _Atomic(const struct tl_serving *) serving;

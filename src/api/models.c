@@ -5,24 +5,33 @@
 
 #include "api/api_private.h"
 
-static bool is_served(const struct tl_api *api, const char *model, size_t length) {
-  if (strlen(model) != length) return false; /* a NUL in it */
-  if (strcmp(model, api->o.model_name) == 0) return true;
-  for (unsigned i = 0; i < api->o.n_aliases; i++)
-    if (strcmp(model, api->o.aliases[i]) == 0) return true;
+static bool is_served(const struct tl_api_model *m, const char *id, size_t length) {
+  if (strlen(id) != length) return false; /* a NUL in it */
+  if (strcmp(id, m->name) == 0) return true;
+  for (unsigned i = 0; i < m->n_aliases; i++)
+    if (strcmp(id, m->aliases[i]) == 0) return true;
   return false;
 }
 
-static int not_served(const struct tl_api *api, struct tl_error *err) {
-  return tl_error_set(err, TL_ENOTFOUND, "model", "model: no such model; this server serves '%s'", api->o.model_name);
+static int find(const struct tl_api *api, const char *id, size_t length, unsigned *ret, struct tl_error *err) {
+  for (unsigned i = 0; i < api->o.n_models; i++)
+    if (is_served(&api->o.models[i], id, length)) {
+      *ret = i;
+      return TL_OK;
+    }
+  char names[300];
+  size_t n = 0;
+  names[0] = 0;
+  for (unsigned i = 0; i < api->o.n_models && n < sizeof names; i++)
+    n += (size_t)snprintf(names + n, sizeof names - n, "%s'%.100s'", i ? ", " : "", api->o.models[i].name);
+  return tl_error_set(err, TL_ENOTFOUND, "model", "model: no such model; this server serves %s", names);
 }
 
-int api_check_model(const struct tl_api *api, const json_t *model, struct tl_error *err) {
+int api_find_model(const struct tl_api *api, const json_t *model, unsigned *ret, struct tl_error *err) {
   char what[64];
   if (!json_is_string(model))
     return tl_error_set(err, TL_EINVAL, "model", "model: expected a string, got %s", api_value_text(model, what));
-  if (is_served(api, json_string_value(model), json_string_length(model))) return TL_OK;
-  return not_served(api, err);
+  return find(api, json_string_value(model), json_string_length(model), ret, err);
 }
 
 static const char *task_of(const struct tl_model *model) {
@@ -30,8 +39,9 @@ static const char *task_of(const struct tl_model *model) {
   return !model->is_classifier ? "embed" : model->n_out == 1 ? "score" : "classify";
 }
 
-int api_check_task(const struct tl_api *api, const struct tl_model *model, enum api_endpoint endpoint, struct tl_error *err) {
-  const char *name = api->o.model_name;
+int api_check_task(const struct api_work *work, enum api_endpoint endpoint, struct tl_error *err) {
+  const struct tl_model *model = work->serving->model;
+  const char *name = work->api->o.models[work->model].name;
   if (model->pooling == TL_POOL_NONE) {
     if (endpoint & API_BOTH) return TL_OK;
     return tl_error_set(err, TL_EUNSUPPORTED, "model", "model: '%s' generates text and makes no embeddings or scores; it serves /v1/chat/completions and /v1/completions", name);
@@ -63,14 +73,23 @@ static void on_health(struct tl_http_request *request, void *context) {
   tl_http_respond(request, 200, "application/json", body, sizeof body - 1);
 }
 
+/* Ready is who can serve each of the models. */
+static void check_ready(const struct tl_api *api, const struct tl_serving *serving, struct tl_error *err) {
+  char names[300];
+  size_t n = 0;
+  struct tl_capacity capacity;
+  for (unsigned i = 0; i < api->o.n_models; i++)
+    if (!tl_route_capacity(serving[i].route, &capacity) && n < sizeof names)
+      n += (size_t)snprintf(names + n, sizeof names - n, "%s'%.100s'", n ? ", " : "", api->o.models[i].name);
+  if (!n) return;
+  tl_error_set(err, TL_EBUSY, NULL, "no device is ready to serve %s", api->o.n_models > 1 ? names : "the model");
+  err->http_status = 503;
+}
+
 static void on_ready(struct tl_http_request *request, void *context) {
   struct tl_error err = {0};
   const struct tl_serving *serving = api_serving(context, &err);
-  struct tl_capacity capacity;
-  if (serving && !tl_route_capacity(serving->route, &capacity)) {
-    tl_error_set(&err, TL_EBUSY, NULL, "no device is ready to serve");
-    err.http_status = 503;
-  }
+  if (serving) check_ready(context, serving, &err);
   if (err.code) {
     api_respond_error(request, &err, 1);
     return;
@@ -94,16 +113,18 @@ static void on_metrics(struct tl_http_request *request, void *context) {
   tl_buffer_done(&body);
 }
 
-static void one_model(const struct tl_api *api, const char *id, const char *root, struct tl_buffer *out) {
+/* id: the model's or an alias. */
+static void write_model(const struct tl_api *api, const char *id, unsigned model, struct tl_buffer *out) {
   const struct tl_serving *serving = atomic_load_explicit(&api->serving, memory_order_acquire); /* as in api_serving */
+  const char *root = api->o.models[model].name;
   tl_buffer_puts(out, "{\"id\":");
   api_json_string(out, id, strlen(id));
   tl_buffer_printf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"tokenlane\",\"root\":",
                    (long long)api->created_s);
   api_json_string(out, root, strlen(root));
-  if (serving) tl_buffer_printf(out, ",\"max_model_len\":%u,\"task\":\"%s\"", tl_engine_max_context(serving->engine), task_of(serving->model));
-  if (serving && serving->model->n_out && !serving->model->is_classifier) tl_buffer_printf(out, ",\"dimensions\":%u", serving->model->n_out);
-  if (serving && tl_engine_simulated(serving->engine)) tl_buffer_puts(out, ",\"simulated\":true");
+  if (serving) tl_buffer_printf(out, ",\"max_model_len\":%u,\"task\":\"%s\"", tl_engine_max_context(serving[model].engine), task_of(serving[model].model));
+  if (serving && serving[model].model->n_out && !serving[model].model->is_classifier) tl_buffer_printf(out, ",\"dimensions\":%u", serving[model].model->n_out);
+  if (serving && tl_engine_simulated(serving[model].engine)) tl_buffer_puts(out, ",\"simulated\":true");
   tl_buffer_putc(out, '}');
 }
 
@@ -112,10 +133,14 @@ static void on_models(struct tl_http_request *request, void *context) {
   struct tl_buffer body;
   tl_buffer_init(&body, 0);
   tl_buffer_puts(&body, "{\"object\":\"list\",\"data\":[");
-  one_model(api, api->o.model_name, api->o.model_name, &body);
-  for (unsigned i = 0; i < api->o.n_aliases; i++) {
-    tl_buffer_putc(&body, ',');
-    one_model(api, api->o.aliases[i], api->o.model_name, &body);
+  for (unsigned i = 0; i < api->o.n_models; i++) {
+    const struct tl_api_model *m = &api->o.models[i];
+    if (i) tl_buffer_putc(&body, ',');
+    write_model(api, m->name, i, &body);
+    for (unsigned k = 0; k < m->n_aliases; k++) {
+      tl_buffer_putc(&body, ',');
+      write_model(api, m->aliases[k], i, &body);
+    }
   }
   tl_buffer_puts(&body, "]}");
   api_respond_buffer(request, 200, &body);
@@ -144,15 +169,15 @@ static void on_model(struct tl_http_request *request, void *context) {
   struct tl_api *api = context;
   char id[512];
   size_t length = decode_path(tl_http_path(request) + strlen("/v1/models/"), id, sizeof id);
-  if (!is_served(api, id, length)) {
-    struct tl_error err = {0};
-    not_served(api, &err);
+  unsigned model;
+  struct tl_error err = {0};
+  if (find(api, id, length, &model, &err) < 0) {
     api_respond_error(request, &err, 0);
     return;
   }
   struct tl_buffer body;
   tl_buffer_init(&body, 0);
-  one_model(api, id, api->o.model_name, &body);
+  write_model(api, id, model, &body);
   api_respond_buffer(request, 200, &body);
 }
 

@@ -368,7 +368,8 @@ static int read_call(struct api_work *work, struct tl_error *err) {
   int r = api_body_read(work->text, work->length, &call->body, err);
   if (r == TL_OK && api_work_left(work)) r = TL_ECLOSED;
   if (r == TL_OK) r = api_fields_read(work->api, call->endpoint, call->body, &call->arena, &call->params, err);
-  if (r == TL_OK) r = api_check_task(work->api, work->serving->model, call->endpoint, err);
+  if (r == TL_OK) api_work_choose(work, call->params.served);
+  if (r == TL_OK) r = api_check_task(work, call->endpoint, err);
   if (r == TL_OK) r = call->reader->outline(call, err);
   /* the router's counters are the loop's: before a lane it has looked already */
   if (r == TL_OK && !work->on_lane) r = look_for_room(call, err);
@@ -395,6 +396,16 @@ static void begin_call(struct api_work *work) {
   api_call_free(call);
 }
 
+/* Whether any model has room for one token; a refusal counts once. */
+static int look_at_all(const struct tl_api *api, const struct tl_serving *serving, struct tl_metrics_shard *shard,
+                       unsigned *ret_retry_after_s, struct tl_error *err) {
+  const struct tl_route_ask least = {.tokens = 1, .n_seqs = 1};
+  int r = TL_EBUSY;
+  for (unsigned i = 0; r < 0 && i < api->o.n_models; i++)
+    r = tl_route_look(serving[i].route, &least, i + 1 == api->o.n_models ? shard : NULL, ret_retry_after_s, err);
+  return r;
+}
+
 bool api_may_read(struct tl_api *api, struct tl_http_request *request) {
   size_t length;
   unsigned retry_after_s;
@@ -402,8 +413,7 @@ bool api_may_read(struct tl_api *api, struct tl_http_request *request) {
   tl_http_body(request, &length);
   const struct tl_serving *serving = length < API_LANE_BYTES ? NULL : api_serving(api, &err);
   if (!serving) return true; /* api_work_run goes on, or says why not */
-  const struct tl_route_ask least = {.tokens = 1, .n_seqs = 1};
-  if (tl_route_look(serving->route, &least, tl_http_shard(api->o.http, tl_http_loop(request)), &retry_after_s, &err) == TL_OK)
+  if (look_at_all(api, serving, tl_http_shard(api->o.http, tl_http_loop(request)), &retry_after_s, &err) == TL_OK)
     return true;
   api_respond_error(request, &err, retry_after_s);
   return false;

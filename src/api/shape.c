@@ -5,11 +5,11 @@
 #include "api/api_private.h"
 
 static void head(const struct api_call *call, const char *object, struct tl_buffer *out) {
-  const char *name = call->params.model ? call->params.model : call->api->o.model_name;
+  const char *name = call->params.model ? call->params.model : call->api->o.models[call->work.model].name;
   tl_buffer_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", call->id, object,
                    (long long)call->created_s);
   api_json_string(out, name, strlen(name));
-  tl_buffer_printf(out, ",\"system_fingerprint\":\"%s\",\"choices\":[", call->api->fingerprint);
+  tl_buffer_printf(out, ",\"system_fingerprint\":\"%s\",\"choices\":[", call->api->fingerprints[call->work.model]);
 }
 
 static const char *chunk_object(const struct api_call *call) {

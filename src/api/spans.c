@@ -45,19 +45,19 @@ void api_spans_read(const struct api_call *call) {
 }
 
 void api_span_route(const struct api_call *call, int64_t began_ns, const struct tl_room *room) {
-  api_span_routed(call->api, call->loop, &call->trace, began_ns, room);
+  api_span_routed(&call->work, call->loop, &call->trace, began_ns, room);
 }
 
-void api_span_routed(struct tl_api *api, unsigned loop, const struct tl_trace_context *trace, int64_t began_ns,
+void api_span_routed(const struct api_work *work, unsigned loop, const struct tl_trace_context *trace, int64_t began_ns,
                      const struct tl_room *room) {
   if (!trace->recorded) return;
   struct tl_trace_span span = tl_trace_span_of(trace, TL_SPAN_ROUTE, began_ns, tl_now_ns());
   if (room)
-    span.value[0] = room->replica;
+    span.value[0] = tl_engine_first_replica(work->serving->engine) + room->replica;
   else
     span.error = "refused";
   span.on_thread = true;
-  tl_trace_put(api->o.trace, loop, &span);
+  tl_trace_put(work->api->o.trace, loop, &span);
 }
 
 void api_span_text(struct api_choice *choice, int64_t began_ns) {
@@ -83,11 +83,12 @@ void api_spans_facts(const struct api_call *call, struct tl_http_request *reques
   struct tl_trace_facts *facts = call->trace.recorded ? tl_http_trace_facts(request) : NULL;
   if (!facts) return;
   facts->operation = call->endpoint == API_CHAT ? "chat" : "text_completion";
+  facts->model = call->api->o.models[call->work.model].name;
   snprintf(facts->response_id, sizeof facts->response_id, "%s", call->id);
   facts->streamed = call->params.stream;
   if (!call->n_choices) return; /* refused before there were any */
   facts->n_choices = call->n_choices;
-  facts->replica = call->choices[0].room.replica;
+  facts->replica = tl_engine_first_replica(call->work.serving->engine) + call->choices[0].room.replica;
   facts->n_input = facts->n_cached = facts->n_output = 0;
   for (unsigned i = 0; i < call->n_prompts; i++) facts->n_input += call->prompts[i].n;
   for (unsigned i = 0; i < call->n_choices; i++) {
@@ -99,12 +100,13 @@ void api_spans_facts(const struct api_call *call, struct tl_http_request *reques
 }
 
 void api_log_failure(const struct api_call *call, struct tl_http_request *request, const struct tl_error *err) {
-  api_log_failed_request(request, &call->trace, err);
+  api_log_failed_request(&call->work, request, &call->trace, err);
 }
 
-void api_log_failed_request(struct tl_http_request *request, const struct tl_trace_context *trace, const struct tl_error *err) {
+void api_log_failed_request(const struct api_work *work, struct tl_http_request *request, const struct tl_trace_context *trace,
+                            const struct tl_error *err) {
   char trace_id[TL_TRACE_ID_BYTES] = "-";
   if (trace->span_id) tl_trace_id_write(trace, trace_id);
   TL_LOG(TL_LOG_WARN, "api", "a request failed", TL_I("status", api_error_status(err)), TL_S("reason", err->message),
-         TL_S("request_id", tl_http_request_id(request)), TL_S("trace_id", trace_id));
+         TL_S("model", work->api->o.models[work->model].name), TL_S("request_id", tl_http_request_id(request)), TL_S("trace_id", trace_id));
 }

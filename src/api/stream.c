@@ -55,7 +55,7 @@ static void observe_tokens(struct api_choice *choice, uint32_t n_new) {
   struct api_call *call = choice->call;
   struct tl_metrics_shard *shard = tl_http_shard(call->api->o.http, call->loop);
   int64_t now = tl_now_ns();
-  unsigned replica = choice->seq->replica;
+  unsigned replica = tl_engine_first_replica(call->work.serving->engine) + choice->seq->replica;
   if (choice->n_seen == 0) {
     tl_metrics_observe(shard, call->api->ttft[replica], now - choice->seq->submitted_ns);
     choice->last_token_ns = now;

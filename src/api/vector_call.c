@@ -56,11 +56,12 @@ static void say_facts(struct api_vectors *call, struct tl_http_request *request)
   struct tl_trace_facts *facts = call->trace.recorded ? tl_http_trace_facts(request) : NULL;
   if (!facts) return;
   facts->operation = call->kind->operation;
+  facts->model = call->api->o.models[call->work.model].name;
   snprintf(facts->response_id, sizeof facts->response_id, "%s", call->id);
   if (!call->n_inputs) return;
   facts->n_choices = call->n_inputs;
   facts->n_input = (int64_t)call->n_tokens;
-  if (call->n_begun) facts->replica = call->inputs[0].room.replica;
+  if (call->n_begun) facts->replica = tl_engine_first_replica(call->work.serving->engine) + call->inputs[0].room.replica;
 }
 
 static void cancel(struct api_vectors *call) {
@@ -116,7 +117,7 @@ static int submit(struct api_vectors *call, struct api_input *input, bool again,
   bool first = call->n_begun == 0;
   int64_t began_ns = first && call->trace.recorded ? tl_now_ns() : 0;
   int r = tl_route_reserve(serving->route, &ask, first ? shard : NULL, &input->room, &call->retry_after_s, err);
-  if (began_ns) api_span_routed(api, call->loop, &call->trace, began_ns, r == TL_OK ? &input->room : NULL);
+  if (began_ns) api_span_routed(&call->work, call->loop, &call->trace, began_ns, r == TL_OK ? &input->room : NULL);
   if (r < 0) return r;
   if (!input->seq && (r = make_sequence(call, input, err)) < 0) {
     tl_route_release(serving->route, &input->room);
@@ -220,7 +221,7 @@ void api_vectors_event(struct tl_sequence *seq) {
     input->next_again = call->again;
     call->again = input;
   } else if (failed(call, seq, &err)) {
-    api_log_failed_request(call->request, &call->trace, &err);
+    api_log_failed_request(&call->work, call->request, &call->trace, &err);
     fail(call, &err, 0);
   } else {
     input->done = true;
@@ -267,7 +268,8 @@ static int read_call(struct api_work *work, struct tl_error *err) {
   int r = api_body_read(work->text, work->length, &call->body, err);
   if (r == TL_OK && api_work_left(work)) r = TL_ECLOSED;
   if (r == TL_OK) r = api_fields_read(work->api, call->kind->endpoint, call->body, &call->arena, &call->params, err);
-  if (r == TL_OK) r = api_check_task(work->api, work->serving->model, call->kind->endpoint, err);
+  if (r == TL_OK) api_work_choose(work, call->params.served);
+  if (r == TL_OK) r = api_check_task(work, call->kind->endpoint, err);
   /* the router's counters are the loop's: before a lane it has looked already */
   if (r == TL_OK && !work->on_lane) r = look_for_room(call, err);
   if (recorded && r == TL_OK) call->read_times.tokenizing_ns = tl_now_ns();

@@ -9,7 +9,7 @@
 #include "api/vectors.h"
 
 static void put_model(const struct api_vectors *call, struct tl_buffer *out) {
-  const char *name = call->params.model ? call->params.model : call->api->o.model_name;
+  const char *name = call->params.model ? call->params.model : call->api->o.models[call->work.model].name;
   tl_buffer_puts(out, ",\"model\":");
   api_json_string(out, name, strlen(name));
   tl_buffer_printf(out, ",\"usage\":{\"prompt_tokens\":%llu,\"total_tokens\":%llu}}", (unsigned long long)call->n_tokens,

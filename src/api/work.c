@@ -6,6 +6,11 @@
 
 #define LANE_MAX_BYTES ((int64_t)64 << 20) /* of bodies that wait: some seconds of work */
 
+void api_work_choose(struct api_work *work, unsigned model) {
+  work->model = model;
+  work->serving += model;
+}
+
 bool api_work_left(struct api_work *work) {
   return atomic_load_explicit(&work->left, memory_order_relaxed); /* a flag alone */
 }

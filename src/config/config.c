@@ -20,6 +20,7 @@ void tl_config_done(struct tl_config *config) {
     else if (config_keys[i].kind == KEY_STRINGS)
       free_strings(place);
   }
+  config_free_models(config);
   memset(config, 0, sizeof *config);
 }
 
@@ -27,6 +28,7 @@ int tl_config_init(struct tl_config *config) {
   memset(config, 0, sizeof *config);
   for (unsigned i = 0; i < config_n_keys; i++)
     if (tl_config_set(config, config_keys[i].name, config_keys[i].standard, NULL) < 0) return TL_ENOMEM;
+  memset(config->given, 0, sizeof config->given); /* defaults are not */
   return TL_OK;
 }
 
@@ -105,15 +107,27 @@ static int unknown_key(const char *key, struct tl_error *err) {
   return tl_error_set(err, TL_EINVAL, key, "%.60s: no such key; the nearest is %s", key, config_keys[best].name);
 }
 
-int tl_config_set(struct tl_config *config, const char *key, const char *value, struct tl_error *err) {
-  const struct config_key *k = config_find_key(key);
-  if (!k) return unknown_key(key, err);
+void config_mark_given(struct tl_config *config, const struct config_key *key) {
+  unsigned i = (unsigned)(key - config_keys);
+  config->given[i / 64] |= UINT64_C(1) << i % 64;
+}
+
+bool config_is_given(const struct tl_config *config, const struct config_key *key) {
+  unsigned i = (unsigned)(key - config_keys);
+  return config->given[i / 64] >> i % 64 & 1;
+}
+
+static int set_key(struct tl_config *config, const struct config_key *k, const char *value, struct tl_error *err) {
+  const char *key = k->name;
   void *place = (char *)config + k->offset;
   switch (k->kind) {
     case KEY_STRING: return replace_string(place, value, err);
     case KEY_STRINGS: return set_strings(place, value, err);
     case KEY_INTEGER: return set_integer(k, place, value, err);
     case KEY_CHOICE: return set_choice(k, place, value, err);
+    case KEY_MODELS:
+      if (!*value) return TL_OK; /* the default: none */
+      return tl_error_set(err, TL_EINVAL, key, "%s: is for the configuration's file; options have one model by model.*", key);
     case KEY_BOOL: break;
   }
   if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
@@ -122,35 +136,36 @@ int tl_config_set(struct tl_config *config, const char *key, const char *value, 
   return TL_OK;
 }
 
+int tl_config_set(struct tl_config *config, const char *key, const char *value, struct tl_error *err) {
+  const struct config_key *k = config_find_key(key);
+  if (!k) return unknown_key(key, err);
+  int r = set_key(config, k, value, err);
+  if (r == TL_OK) config_mark_given(config, k);
+  return r;
+}
+
 static bool equal_strings(const struct tl_strings *a, const struct tl_strings *b) {
   bool equal = a->n == b->n;
   for (unsigned i = 0; equal && i < a->n; i++) equal = strcmp(a->items[i], b->items[i]) == 0;
   return equal;
 }
 
-static bool equal_key(const struct config_key *k, const struct tl_config *a, const struct tl_config *b) {
+bool config_equal_key(const struct config_key *k, const struct tl_config *a, const struct tl_config *b) {
   const void *x = (const char *)a + k->offset, *y = (const char *)b + k->offset;
   switch (k->kind) {
     case KEY_STRING:
     case KEY_CHOICE: return strcmp(*(char *const *)x, *(char *const *)y) == 0;
     case KEY_STRINGS: return equal_strings(x, y);
     case KEY_INTEGER: return *(const int64_t *)x == *(const int64_t *)y;
+    case KEY_MODELS: return a->lists_models == b->lists_models && (!a->lists_models || a->n_models == b->n_models);
     case KEY_BOOL: break;
   }
   return *(const bool *)x == *(const bool *)y;
 }
 
-void tl_config_compare(const struct tl_config *a, const struct tl_config *b,
-                       void (*each)(const char *key, void *context), void *context) {
-  for (unsigned i = 0; i < config_n_keys; i++)
-    if (!equal_key(&config_keys[i], a, b)) each(config_keys[i].name, context);
-}
-
-int tl_config_check(const struct tl_config *config, struct tl_error *err) {
+static int check_model(const struct tl_config *config, struct tl_error *err) {
   if (!*config->model_path)
     return tl_error_set(err, TL_EINVAL, "model.path", "model.path: is required; name a model folder");
-  if (!*config->http_host && !*config->http_unix)
-    return tl_error_set(err, TL_EINVAL, "http.host", "http.host: expected an address, or http.unix to be set");
   if (config->devices.n == 0)
     return tl_error_set(err, TL_EINVAL, "devices", "devices: expected at least one device, such as cpu:0");
   for (unsigned i = 0; i < config->devices.n; i++)
@@ -162,6 +177,16 @@ int tl_config_check(const struct tl_config *config, struct tl_error *err) {
     return tl_error_set(err, TL_EINVAL, "engine.max_batch_tokens",
                         "engine.max_batch_tokens: expected at least engine.max_batch_size (%lld), got %lld",
                         (long long)config->engine_max_batch_size, (long long)config->engine_max_batch_tokens);
+  return TL_OK;
+}
+
+int tl_config_check(const struct tl_config *config, struct tl_error *err) {
+  int r = config->n_models ? TL_OK : check_model(config, err);
+  for (unsigned i = 0; r == TL_OK && i < config->n_models; i++)
+    if ((r = check_model(&config->models[i], err)) < 0) tl_config_name_model(config, i, err);
+  if (r < 0) return r;
+  if (!*config->http_host && !*config->http_unix)
+    return tl_error_set(err, TL_EINVAL, "http.host", "http.host: expected an address, or http.unix to be set");
   if (config->limits_max_timeout_ms && config->limits_default_timeout_ms > config->limits_max_timeout_ms)
     return tl_error_set(err, TL_EINVAL, "limits.default_timeout_ms",
                         "limits.default_timeout_ms: expected at most limits.max_timeout_ms (%lld), got %lld",

@@ -16,6 +16,7 @@ struct reader {
   const char *path, *text;
   size_t length;
   struct tl_error *err;
+  const unsigned *model; /* config is this entry of `models`; NULL: the whole */
 };
 
 /* --- lines ----------------------------------------------------------------------------- */
@@ -26,7 +27,7 @@ static const char *skip_string(const char *at, const char *end) {
   return at < end ? at + 1 : end;
 }
 
-unsigned config_find_line(const char *text, size_t length, const char *key) {
+static unsigned find_plain(const char *text, size_t length, const char *key) {
   const char *end = text + length, *names[16];
   size_t lengths[16];
   unsigned depth = 0, matched = 0, line = 1;
@@ -61,13 +62,48 @@ unsigned config_find_line(const char *text, size_t length, const char *key) {
   return 0;
 }
 
+/* Where element `index` of a list begins that begins at `at`, or NULL. */
+static const char *find_element(const char *at, const char *end, unsigned index) {
+  unsigned depth = 0;
+  while (at < end) {
+    if (*at == '"') {
+      at = skip_string(at, end);
+      continue;
+    }
+    if (*at == '{' && depth == 1 && index == 0) return at;
+    if (*at == ',' && depth == 1) index--;
+    if (*at == '{' || *at == '[') depth++;
+    if ((*at == '}' || *at == ']') && --depth == 0) return NULL;
+    at++;
+  }
+  return NULL;
+}
+
+/* models[1].path is looked for within that element. */
+unsigned config_find_line(const char *text, size_t length, const char *key) {
+  unsigned index;
+  int n = 0;
+  if (sscanf(key, "models[%u]%n", &index, &n) != 1 || n == 0) return find_plain(text, length, key);
+  const char *end = text + length, *at = memmem(text, length, "\"models\"", strlen("\"models\""));
+  if (at) at = find_element(skip_string(at, end), end, index);
+  if (!at) return find_plain(text, length, "models");
+  unsigned before = 0;
+  for (const char *c = text; c < at; c++) before += *c == '\n';
+  unsigned line = key[n] == '.' ? find_plain(at, (size_t)(end - at), key + n + 1) : 0;
+  return before + (line ? line : 1);
+}
+
 /* --- values ------------------------------------------------------------------------------ */
 
 static int fail(const struct reader *r, const char *key) {
-  char message[TL_ERROR_MESSAGE];
-  snprintf(message, sizeof message, "%s", r->err ? r->err->message : "");
-  unsigned line = config_find_line(r->text, r->length, key);
-  return tl_error_set(r->err, TL_EINVAL, key, "%.150s:%u: %.240s", r->path, line ? line : 1, message);
+  char message[TL_ERROR_MESSAGE], field[TL_ERROR_FIELD];
+  struct tl_error named = {0};
+  tl_error_set(&named, TL_EINVAL, key, "%s", r->err ? r->err->message : "");
+  if (r->model) config_put_model(*r->model, &named);
+  snprintf(field, sizeof field, "%s", named.field);
+  snprintf(message, sizeof message, "%s", named.message);
+  unsigned line = config_find_line(r->text, r->length, field);
+  return tl_error_set(r->err, TL_EINVAL, field, "%.150s:%u: %.240s", r->path, line ? line : 1, message);
 }
 
 static int wrong_type(const struct reader *r, const struct config_key *k, const char *expected, const json_t *value) {
@@ -113,6 +149,30 @@ static int set_path(const struct reader *r, const struct config_key *k, const ch
   return set_text(r, k, joined);
 }
 
+static int walk(const struct reader *r, json_t *object, const char *prefix);
+
+static int set_models(const struct reader *r, const struct config_key *k, json_t *list) {
+  size_t i;
+  json_t *entry;
+  if (!json_is_array(list)) return wrong_type(r, k, "a list of objects", list);
+  config_free_models(r->config); /* of an earlier file */
+  r->config->lists_models = true;
+  json_array_foreach(list, i, entry) {
+    unsigned index = (unsigned)i;
+    if (!json_is_object(entry)) return wrong_type(r, k, "a list of objects", entry);
+    struct reader model = *r;
+    model.model = &index;
+    model.config = config_add_model(r->config);
+    if (!model.config) {
+      tl_error_set(r->err, TL_EINVAL, k->name, "%s: expected fewer models, or there is no memory for them", k->name);
+      return fail(r, k->name);
+    }
+    int result = walk(&model, entry, "");
+    if (result < 0) return result;
+  }
+  return TL_OK;
+}
+
 static int set_value(const struct reader *r, const struct config_key *k, json_t *value) {
   char number[32];
   switch (k->kind) {
@@ -132,6 +192,7 @@ static int set_value(const struct reader *r, const struct config_key *k, json_t 
       }
       snprintf(number, sizeof number, "%lld", (long long)json_integer_value(value));
       return set_text(r, k, number);
+    case KEY_MODELS: return set_models(r, k, value);
     case KEY_STRINGS: break;
   }
   char *text = join(value);
@@ -147,7 +208,8 @@ static int walk(const struct reader *r, json_t *object, const char *prefix) {
   json_object_foreach(object, name, value) {
     char key[128];
     int n = snprintf(key, sizeof key, "%s%s%s", prefix, *prefix ? "." : "", name);
-    const struct config_key *k = n > 0 && (size_t)n < sizeof key ? config_find_key(key) : NULL;
+    bool fits = n > 0 && (size_t)n < sizeof key;
+    const struct config_key *k = !fits ? NULL : r->model ? config_model_key(key) : config_find_key(key);
     int result;
     if (strchr(name, '.')) { /* else a key could stand twice in a file */
       tl_error_set(r->err, TL_EINVAL, key, "%.60s: expected nested objects, got a name with a dot", key);
@@ -156,6 +218,9 @@ static int walk(const struct reader *r, json_t *object, const char *prefix) {
       result = set_value(r, k, value);
     } else if (json_is_object(value) && !*prefix && json_object_size(value)) {
       result = walk(r, value, key);
+    } else if (r->model && config_find_key(key)) {
+      tl_error_set(r->err, TL_EINVAL, key, "%.60s: is not for one model; expected it outside of models", key);
+      result = fail(r, key);
     } else {
       tl_config_set(r->config, key, "", r->err); /* fills the message for an unknown key */
       result = fail(r, key);

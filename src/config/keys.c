@@ -14,6 +14,8 @@ const struct config_key config_keys[] = {
     {"model.aliases", KEY_STRINGS, AT(model_aliases), 0, 0, "", NULL, "further ids that mean the same model"},
     {"model.quantize", KEY_CHOICE, AT(model_quantize), 0, 0, "none", "none|q8_0|q4_0|q4_k",
      "round the weights of products that are floats to blocks of integers while they load: less memory, faster answers"},
+    {"models", KEY_MODELS, AT(models), 0, 0, "", NULL,
+     "several models, instead of model.*: a list of objects with path, name, aliases, quantize and any of devices, device.memory_percent, isolation, cpu, sim, engine, route, health, limits.max_queue, limits.max_waiting_tokens, limits.max_total_waiting_tokens; what an entry does not say is as outside of the list. In the file only"},
     {"devices", KEY_STRINGS, AT(devices), 0, 0, "cpu:0", NULL,
      "one replica of the model on each (see engine.tensor_parallel): cpu:0, ...; cuda:0, ...; cuda: every GPU; auto: every GPU, cpu:0 when there is none; sim:0, ... simulate GPUs"},
     {"device.plugin_dir", KEY_STRING, AT(device_plugin_dir), 0, 0, "", NULL,
@@ -131,6 +133,8 @@ const struct config_key config_keys[] = {
      "time that running requests have to finish after SIGTERM"},
 };
 const unsigned config_n_keys = sizeof config_keys / sizeof *config_keys;
+_Static_assert(sizeof config_keys / sizeof *config_keys <= 64 * sizeof((struct tl_config){0}).given / sizeof(uint64_t),
+               "tl_config.given has a bit for each key");
 
 const struct config_key *config_find_key(const char *name) {
   for (unsigned i = 0; i < config_n_keys; i++)
@@ -138,7 +142,7 @@ const struct config_key *config_find_key(const char *name) {
   return NULL;
 }
 
-static const char *const kind_names[] = {"string", "list of strings", "integer", "true or false", "string"};
+static const char *const kind_names[] = {"string", "list of strings", "integer", "true or false", "string", "list of objects"};
 
 void tl_config_describe(struct tl_buffer *out) {
   tl_buffer_puts(out, "| key | type | default | meaning |\n| --- | --- | --- | --- |\n");

@@ -6,31 +6,22 @@
 #include <stdint.h>
 
 #include "tokenlane/api.h"
-#include "tokenlane/base/waker.h"
 #include "tokenlane/config.h"
 #include "tokenlane/log.h"
 
 /* All that serves, made by boot.c in this order and freed in the opposite one. */
 struct daemon {
   const struct tl_config *config;
-  char model_name[256];
   struct tl_metrics *metrics;
   struct tl_trace *trace; /* NULL: neither a collector nor an operator is configured */
   int *inherited_fds; /* owned */
   struct tl_http *http;
   struct tl_api *api;
-  struct tl_model *model;
-  struct tl_tokenizer *tokenizer;
-  struct tl_chat_format *chat;
-  struct simulation *simulation; /* what simulated devices look at */
-  struct tl_engine *engine;
-  struct tl_route *route;
-  struct tl_serving serving;
-  struct progress *progress;
-  struct tl_waker probe_waker; /* the boot thread, waiting for its test generation, then the monitor */
-  struct probe *probes;        /* (replicas) */
-  struct gpu_watch *gpus;      /* NULL: none are watched */
-  struct monitor *monitor;
+  struct served *models;            /* (n_models) */
+  struct tl_api_model *api_models;  /* (n_models) what api and admin know of them, as the next */
+  struct tl_serving *servings;
+  unsigned n_models;
+  struct gpu_watch *gpus; /* NULL: none are watched */
   struct tl_admin *admin; /* NULL: none is configured */
 };
 
@@ -39,14 +30,14 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
 /* Ends all work and threads and frees everything. */
 void daemon_done(struct daemon *d);
 
-/* devices.c: "cuda" and "auto" among the devices become what this machine has. When "auto" finds no
+/* devices.c: "cuda" and "auto" among the devices of all models become what this machine has. When "auto" finds no
  * GPU, err says why and TL_OK is returned. */
 int devices_expand(struct tl_config *config, struct tl_error *err);
 
 /* simulate.c: the devices that the configuration names, and what it says of simulated
- * ones, which config does not know. */
+ * ones, which config does not know. All models. */
 int simulate_check(const struct tl_config *config, struct tl_error *err);
-/* Replicas that the checked configuration has: each on engine.tensor_parallel devices. */
+/* Replicas that a model's checked configuration has: each on engine.tensor_parallel devices. */
 unsigned daemon_replicas(const struct tl_config *config);
 /* Nothing computes: the model's weights are not needed. */
 bool simulate_only(const struct tl_config *config);
@@ -76,7 +67,7 @@ int daemon_read_arguments(struct tl_config *config, const struct command_line *l
 /* reload.c: strings are the configuration's. */
 struct tl_log_options daemon_log_options(const struct tl_config *config);
 /* tracing.c: made before all that is traced; strings are the configuration's. */
-struct tl_trace_options daemon_trace_options(const struct tl_config *config, const char *model_name);
+struct tl_trace_options daemon_trace_options(const struct tl_config *config);
 int daemon_make_trace(struct daemon *d, struct tl_error *err);
 /* Reads file and command line again; applies log.*, names what else has changed. */
 void daemon_reload(const struct tl_config *running, const struct command_line *line);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "daemon/daemon_private.h"
+#include "daemon/sharing.h"
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/thread.h"
 #include "tokenlane/device.h"
@@ -33,12 +34,14 @@ static bool is_option(const char *argument, const char *key) {
 /* What is wrong with the whole, in the file's words unless an option set the key. */
 static int check_whole(struct tl_config *config, const char *file, int argc, char **argv, struct tl_error *err) {
   struct tl_log_options log = daemon_log_options(config);
-  struct tl_trace_options trace = daemon_trace_options(config, "");
-  int r = devices_expand(config, err);
+  int r = tl_config_resolve(config, err);
+  struct tl_trace_options trace = daemon_trace_options(config);
+  if (r == TL_OK) r = devices_expand(config, err);
   if (r == TL_OK) r = tl_config_check(config, err);
   if (r == TL_OK) r = tl_log_check(&log, err);
   if (r == TL_OK) r = tl_trace_check(&trace, err);
   if (r == TL_OK) r = simulate_check(config, err);
+  if (r == TL_OK) r = sharing_check(config, err);
   if (r == TL_OK || !file) return r;
   for (int i = 0; i < argc; i++)
     if (is_option(argv[i], err->field)) return r;

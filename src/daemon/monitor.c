@@ -71,29 +71,34 @@ static struct health_seen look(const struct monitor *m, unsigned i) {
       .beat_ns = atomic_load_explicit(&b->beat_ns, memory_order_relaxed),
       .others_step_ns = typical_step(m, i),
       .device = tl_engine_health(m->o.engine, i),
-      .gpu = gpu_watch_health(m->o.gpus, i),
+      .gpu = gpu_watch_health(m->o.gpus, tl_engine_first_replica(m->o.engine) + i),
       .probe = probe->running ? HEALTH_PROBE_RUNS : probe->right ? HEALTH_PROBE_RIGHT : HEALTH_PROBE_WRONG,
   };
 }
 
 /* --- doing ----------------------------------------------------------------------------------- */
 
-static void complain(unsigned i, const struct tl_error *err) {
-  TL_LOG(TL_LOG_WARN, "monitor", "the reset did not help", TL_U("replica", i), TL_S("error", err->message));
+/* What the replica is called outside. */
+static unsigned id_of(const struct monitor *m, unsigned i) {
+  return tl_engine_first_replica(m->o.engine) + i;
+}
+
+static void complain(const struct monitor *m, unsigned i, const struct tl_error *err) {
+  TL_LOG(TL_LOG_WARN, "monitor", "the reset did not help", TL_U("replica", id_of(m, i)), TL_S("model", m->o.name), TL_S("error", err->message));
 }
 
 static void interrupt(struct monitor *m, unsigned i) {
   struct tl_error err = {0};
-  if (tl_engine_interrupt(m->o.engine, i, &err) < 0) complain(i, &err);
+  if (tl_engine_interrupt(m->o.engine, i, &err) < 0) complain(m, i, &err);
 }
 
 static enum health_reset reset(struct monitor *m, unsigned i) {
   struct tl_error err = {0};
   int r = tl_engine_reset(m->o.engine, i, &err);
   if (r == TL_EBUSY && *err.message)
-    TL_LOG(TL_LOG_INFO, "monitor", "the reset takes its time", TL_U("replica", i), TL_S("why", err.message));
+    TL_LOG(TL_LOG_INFO, "monitor", "the reset takes its time", TL_U("replica", id_of(m, i)), TL_S("why", err.message));
   if (r == TL_EBUSY) return HEALTH_RESET_BEGUN;
-  if (r < 0) complain(i, &err);
+  if (r < 0) complain(m, i, &err);
   return r == TL_OK && tl_engine_try(m->o.engine, i) ? HEALTH_RESET_DONE : HEALTH_RESET_FAILED;
 }
 
@@ -102,7 +107,8 @@ static void act(struct monitor *m, struct watched *w, enum health_action action)
   switch (action) {
     case HEALTH_NOTHING: break;
     case HEALTH_MARK:
-      TL_LOG(TL_LOG_ERROR, "monitor", "the replica is late, wrong or lost; quarantined", TL_U("replica", w->index));
+      TL_LOG(TL_LOG_ERROR, "monitor", "the replica is late, wrong or lost; quarantined", TL_U("replica", id_of(m, w->index)),
+             TL_S("model", m->o.name));
       tl_engine_quarantine(engine, w->index); /* before the interrupt: fault.c says why */
       interrupt(m, w->index);
       break;
@@ -128,7 +134,8 @@ static void tell(struct monitor *m, struct watched *w, const struct health *befo
   if (now->state == before->state) return;
   tl_route_set_state(m->o.route, w->index, now->state);
   TL_LOG(now->state > TL_REPLICA_DEGRADED ? TL_LOG_WARN : TL_LOG_INFO, "monitor", "replica",
-         TL_U("replica", w->index), TL_S("state", tl_replica_state_name(now->state)), TL_U("faults", now->total_faults));
+         TL_U("replica", id_of(m, w->index)), TL_S("state", tl_replica_state_name(now->state)),
+         TL_U("faults", now->total_faults), TL_S("model", m->o.name));
 }
 
 static void watch(struct monitor *m, struct watched *w) {
@@ -170,7 +177,7 @@ static double read_state(void *context) {
 
 static void add_metrics(struct watched *w, struct tl_metrics *metrics) {
   char labels[32];
-  snprintf(labels, sizeof labels, "replica=\"%u\"", w->index);
+  snprintf(labels, sizeof labels, "replica=\"%u\"", id_of(w->monitor, w->index));
   tl_metrics_gauge_read(metrics, "tokenlane_replica_state",
                         "0 ready, 1 degraded, 2 draining, 3 quarantined, 4 recovering, 5 out.", labels, read_state, w);
   w->faults = tl_metrics_counter(metrics, "tokenlane_replica_faults_total", "Device errors and steps that did not end.", labels);
@@ -222,7 +229,7 @@ void monitor_free(struct monitor *monitor) {
 
 void monitor_resume(unsigned replica, void *monitor) {
   struct monitor *m = monitor;
-  gpu_watch_mended(m->o.gpus, replica);
+  gpu_watch_mended(m->o.gpus, id_of(m, replica));
   atomic_store_explicit(&m->replicas[replica].resume, 1, memory_order_relaxed); /* see watched */
   tl_waker_notify(m->o.waker);
 }

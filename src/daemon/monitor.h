@@ -14,7 +14,8 @@ struct monitor;
 
 struct monitor_options {
   struct health_options health;
-  struct tl_engine *engine; /* borrowed, as all below */
+  const char *name;         /* of the model, for the log; borrowed, as all below */
+  struct tl_engine *engine;
   struct tl_route *route;
   struct tl_api *api;
   struct gpu_watch *gpus;   /* NULL: none are watched */

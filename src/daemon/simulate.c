@@ -60,7 +60,7 @@ static int check_devices(const struct tl_config *c, struct tl_error *err) {
   return r;
 }
 
-int simulate_check(const struct tl_config *config, struct tl_error *err) {
+static int check_model(const struct tl_config *config, struct tl_error *err) {
   int r = check_devices(config, err);
   for (unsigned i = 0; r == TL_OK && i < config->sim_faults.n; i++) {
     struct tl_sim_fault fault;
@@ -74,6 +74,13 @@ int simulate_check(const struct tl_config *config, struct tl_error *err) {
     r = tl_sim_override(text, 0, &unused, err);
     if (r == TL_OK) r = check_index(config, "sim.override", text, (uint32_t)strtoul(text, NULL, 10), err);
   }
+  return r;
+}
+
+int simulate_check(const struct tl_config *config, struct tl_error *err) {
+  int r = TL_OK;
+  for (unsigned i = 0; r == TL_OK && i < config->n_models; i++)
+    if ((r = check_model(&config->models[i], err)) < 0) tl_config_name_model(config, i, err);
   return r;
 }
 

@@ -10,13 +10,14 @@ static void say(const char *trouble) {
     TL_LOG(TL_LOG_INFO, "trace", "the collector takes spans again");
 }
 
-struct tl_trace_options daemon_trace_options(const struct tl_config *config, const char *model_name) {
+struct tl_trace_options daemon_trace_options(const struct tl_config *config) {
+  unsigned n_replicas = 0;
+  for (unsigned i = 0; i < config->n_models; i++) n_replicas += daemon_replicas(&config->models[i]);
   return (struct tl_trace_options){.endpoint = config->trace_endpoint,
                                    .service_name = config->trace_service_name,
-                                   .model = model_name,
                                    .sample_per_mille = (unsigned)config->trace_sample_per_mille,
                                    .n_loops = (unsigned)config->http_threads,
-                                   .n_workers = daemon_replicas(config),
+                                   .n_workers = n_replicas,
                                    .say = say};
 }
 
@@ -39,7 +40,7 @@ static double read_failed(void *trace) {
 int daemon_make_trace(struct daemon *d, struct tl_error *err) {
   static const char lost[] = "tokenlane_trace_spans_lost_total", help[] = "Spans that no collector has, by reason.";
   if (!*d->config->trace_endpoint && !*d->config->admin_unix) return TL_OK;
-  struct tl_trace_options options = daemon_trace_options(d->config, d->model_name);
+  struct tl_trace_options options = daemon_trace_options(d->config);
   int r = tl_trace_new(&options, &d->trace, err);
   if (r < 0) return r;
   tl_metrics_counter_read(d->metrics, "tokenlane_trace_spans_exported_total", "Spans that the collector took.", NULL,

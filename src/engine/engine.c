@@ -107,6 +107,7 @@ static void *load_device(void *argument) {
                                 .max_context = w->engine->max_context,
                                 .kv_memory_bytes = o->kv_memory_bytes / o->tensor_parallel,
                                 .memory_percent = o->memory_percent,
+                                .memory_shared = o->memory_shared,
                                 .progress = on_progress,
                                 .context = l};
   if (w->group) l->result = w->ops->group->join(l->device, w->group->shared, l->rank, &l->error);
@@ -156,19 +157,24 @@ static void join_loaded(struct worker *w) {
   if (pooling_is(w->engine)) w->loaded.n_blocks = 0; /* what the device keeps keys and values in for a step is its own */
 }
 
-/* CPU devices share the processors: device N has the N-th core set. One alone
+/* CPU devices share the processors: device N has the N-th core set; with other engines
+ * beside, which may use the same device, sets are dealt in the engines' order. One alone
  * is left to the system's scheduler unless its threads are to be pinned. Simulated
  * ones need none. */
 static struct tl_device_options place(struct tl_engine *engine, const struct worker *w, unsigned rank, unsigned index) {
   const struct tl_engine_options *o = &engine->o;
-  unsigned n = o->n_replicas * o->tensor_parallel - tl_engine_simulated(engine), lanes = o->cpu_threads;
+  unsigned n = o->n_replicas * o->tensor_parallel - tl_engine_simulated(engine), lanes = o->cpu_threads, set = index;
+  if (o->cpu_devices) {
+    n = o->cpu_devices;
+    set = o->first_cpu_device + w->index * o->tensor_parallel + rank;
+  }
   if (lanes == 0) lanes = n ? tl_cpu_count() / n : 1;
   if (lanes == 0) lanes = 1;
   unsigned cores = w->simulated ? 0 : o->cpu_pin ? 1 : n > 1 ? lanes : 0;
   return (struct tl_device_options){.spec = tl_engine_device(engine, w->index, rank),
                                     .index = index,
                                     .n_lanes = lanes,
-                                    .first_core = index * lanes,
+                                    .first_core = set * lanes,
                                     .cores = cores,
                                     .sim = o->sim ? &o->sim[w->index * o->tensor_parallel + rank] : NULL};
 }
@@ -208,7 +214,7 @@ static int open_all(struct tl_engine *engine, const struct tl_device_ops *ops, s
     w->engine = engine;
     w->index = i;
     w->device_options.index = i * engine->o.tensor_parallel;
-    w->trace_ring = tl_trace_worker_ring(engine->o.trace, i);
+    w->trace_ring = tl_trace_worker_ring(engine->o.trace, worker_id(w));
     tl_mpsc_init(&w->inbox);
     tl_waker_init(&w->waker);
     w->ops = ops ? ops : tl_device_find(tl_engine_device(engine, i, 0), &w->device_options.index, err);
@@ -302,7 +308,7 @@ static void add_metrics(struct worker *w, struct tl_metrics *m) {
   static const double seconds[] = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5};
   unsigned n = sizeof seconds / sizeof *seconds;
   char labels[32];
-  snprintf(labels, sizeof labels, "replica=\"%u\"", w->index);
+  snprintf(labels, sizeof labels, "replica=\"%u\"", worker_id(w));
   struct tl_board *board = &w->engine->boards[w->index];
   tl_metrics_gauge_read(m, "tokenlane_sequences_running", "Sequences in the batch.", labels, read_running, board);
   tl_metrics_gauge_read(m, "tokenlane_sequences_waiting", "Sequences that wait for a place.", labels, read_waiting, board);
@@ -327,7 +333,7 @@ static double read_one(void *unused) {
 static void add_device_metrics(struct worker *w, struct tl_metrics *m) {
   for (unsigned i = 0; i < w->engine->o.tensor_parallel; i++) {
     char labels[128];
-    snprintf(labels, sizeof labels, "replica=\"%u\",rank=\"%u\",device=\"%.60s\"", w->index, i, tl_engine_device(w->engine, w->index, i));
+    snprintf(labels, sizeof labels, "replica=\"%u\",rank=\"%u\",device=\"%.60s\"", worker_id(w), i, tl_engine_device(w->engine, w->index, i));
     tl_metrics_gauge_read(m, "tokenlane_replica_device", "The devices of each replica.", labels, read_one, NULL);
   }
 }
@@ -397,7 +403,7 @@ static void join_worker(struct worker *w) {
   deadline.tv_sec += STUCK_SECONDS;
   if (pthread_timedjoin_np(w->thread, NULL, &deadline) == 0) return;
   struct tl_error err = {0};
-  TL_LOG(TL_LOG_WARN, "engine", "the device does not end its step; resetting it", TL_U("replica", w->index));
+  TL_LOG(TL_LOG_WARN, "engine", "the device does not end its step; resetting it", TL_U("replica", worker_id(w)));
   tl_engine_interrupt(w->engine, w->index, &err);
   pthread_join(w->thread, NULL);
 }
@@ -418,6 +424,10 @@ void tl_engine_stop(struct tl_engine *engine) {
 
 unsigned tl_engine_replicas(const struct tl_engine *engine) {
   return engine->o.n_replicas;
+}
+
+unsigned tl_engine_first_replica(const struct tl_engine *engine) {
+  return engine->o.first_replica;
 }
 
 unsigned tl_engine_simulated(const struct tl_engine *engine) {

@@ -144,6 +144,11 @@ struct tl_engine {
   _Atomic int stopping;
 };
 
+/* What the replica is called outside: in log, metrics and traces. */
+static inline unsigned worker_id(const struct worker *w) {
+  return w->engine->o.first_replica + w->index;
+}
+
 /* As tl_engine_new, with the given backend for every device (tests). */
 int engine_new_with_ops(const struct tl_engine_options *options, const struct tl_device_ops *ops,
                         struct tl_metrics *metrics, struct tl_engine **ret, struct tl_error *err);

@@ -51,7 +51,7 @@ static void *follow(void *argument) {
   struct group *g = w->group;
   const struct tl_step *step;
   char name[16];
-  snprintf(name, sizeof name, "tl-w%u-rank%u", w->index, f->rank);
+  snprintf(name, sizeof name, "tl-w%u-rank%u", worker_id(w), f->rank);
   tl_thread_enter(name, TL_ROLE_WORKER);
   if (f->options.cores) tl_thread_confine(f->options.first_core, f->options.cores);
   while ((step = wait_for_step(f))) {

@@ -188,7 +188,7 @@ static void take_score(struct tl_sequence *seq, uint32_t at) {
 /* A model that makes a NaN for one sequence says nothing about the others: only
  * that one ends. */
 static void end_broken(struct worker *w, struct tl_sequence *seq) {
-  TL_LOG(TL_LOG_WARN, "engine", "what the model makes is not numbers; the sequence ends", TL_U("replica", w->index));
+  TL_LOG(TL_LOG_WARN, "engine", "what the model makes is not numbers; the sequence ends", TL_U("replica", worker_id(w)));
   end_later(w, seq, TL_FINISH_ERROR);
 }
 

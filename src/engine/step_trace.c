@@ -9,7 +9,7 @@ static void put(struct worker *w, const struct tl_sequence *seq, enum tl_span_ki
                 const char *error, int64_t value3, int64_t value4) {
   struct tl_trace_span span = tl_trace_span_of(seq->trace, kind, start_ns, end_ns);
   span.error = error;
-  span.value[0] = w->index;
+  span.value[0] = worker_id(w);
   span.value[1] = seq->choice;
   span.value[2] = seq->tried.number;
   span.value[3] = value3;
@@ -42,7 +42,7 @@ void trace_step(struct worker *w, const struct tl_sched_item *items, uint32_t n,
   struct tl_trace_span step = {.start_ns = began_ns,
                          .end_ns = ended_ns,
                          .error = error,
-                         .value = {w->index, n, (int64_t)figures->prefill, (int64_t)figures->decode, -1},
+                         .value = {worker_id(w), n, (int64_t)figures->prefill, (int64_t)figures->decode, -1},
                          .kind = TL_SPAN_STEP,
                          .on_thread = true};
   tl_trace_put(w->engine->o.trace, w->trace_ring, &step);

@@ -109,7 +109,7 @@ void worker_fail(struct worker *w, const struct tl_sched_item *items, uint32_t n
   const struct step_figures figures = {.began_ns = began_ns ? began_ns : now_ns, .ended_ns = now_ns};
   trace_step(w, items, n, &figures, "device_fault");
   fault_mark(w);
-  TL_LOG(TL_LOG_ERROR, "engine", "the device failed; its sequences go elsewhere", TL_U("replica", w->index),
+  TL_LOG(TL_LOG_ERROR, "engine", "the device failed; its sequences go elsewhere", TL_U("replica", worker_id(w)),
          TL_S("error", w->failure.message));
   park(w);
 }
@@ -151,7 +151,7 @@ static bool go_round(struct worker *w) {
 void *worker_run(void *argument) {
   struct worker *w = argument;
   char name[16];
-  snprintf(name, sizeof name, "tl-worker-%u", w->index);
+  snprintf(name, sizeof name, "tl-worker-%u", worker_id(w));
   tl_thread_enter(name, TL_ROLE_WORKER);
   /* In a process of its own the device has its cores for itself. */
   if (w->device_options.cores && !w->isolated) tl_thread_confine(w->device_options.first_core, w->device_options.cores);

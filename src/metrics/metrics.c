@@ -9,6 +9,7 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +18,7 @@
 #define MAX_SERIES 2048
 #define MAX_CELLS 16384
 #define MAX_SHARDS 256
+#define MAX_SCOPE 512
 
 enum kind { KIND_COUNTER, KIND_GAUGE, KIND_HISTOGRAM };
 static const char *const kind_names[] = {"counter", "gauge", "histogram"};
@@ -40,6 +42,7 @@ struct tl_metrics_shard {
 
 struct tl_metrics {
   struct series series[MAX_SERIES];
+  char scope[MAX_SCOPE];    /* label that series get which are registered now, or "" */
   uint32_t n_cells;
   /* written by the boot thread, read by scrapes */
   _Atomic uint32_t n_series; /* entry 0 is TL_METRIC_NONE */
@@ -70,6 +73,25 @@ void tl_metrics_free(struct tl_metrics *metrics) {
   free(metrics);
 }
 
+void tl_metrics_scope(struct tl_metrics *metrics, const char *name, const char *value) {
+  size_t n = 0;
+  metrics->scope[0] = 0;
+  if (!name) return;
+  n = (size_t)snprintf(metrics->scope, sizeof metrics->scope, "%.60s=\"", name);
+  for (; *value && n + 4 < sizeof metrics->scope; value++) {
+    if (*value == '"' || *value == '\\' || *value == '\n') metrics->scope[n++] = '\\';
+    metrics->scope[n++] = *value == '\n' ? 'n' : *value;
+  }
+  memcpy(metrics->scope + n, "\"", 2);
+}
+
+static char *join_labels(const char *scope, const char *labels) {
+  size_t size = strlen(scope) + strlen(labels) + 2;
+  char *all = malloc(size);
+  if (all) snprintf(all, size, "%s%s%s", scope, *scope && *labels ? "," : "", labels);
+  return all;
+}
+
 /* A new, unpublished entry, or NULL. */
 static struct series *add(struct tl_metrics *metrics, enum kind kind, const char *name, const char *help,
                           const char *labels, uint32_t n_cells) {
@@ -80,7 +102,7 @@ static struct series *add(struct tl_metrics *metrics, enum kind kind, const char
   s->kind = kind;
   s->name = strdup(name);
   s->help = strdup(help);
-  s->labels = strdup(labels ? labels : "");
+  s->labels = join_labels(metrics->scope, labels ? labels : "");
   s->cell = metrics->n_cells;
   return s->name && s->help && s->labels ? s : NULL;
 }

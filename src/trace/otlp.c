@@ -60,11 +60,11 @@ static void put_finishes(struct tl_buffer *out, const struct tl_trace_facts *fac
   tl_buffer_puts(out, "]}}}");
 }
 
-static void put_facts(struct tl_buffer *out, const struct tl_trace_facts *facts, const struct tl_trace_options *options) {
+static void put_facts(struct tl_buffer *out, const struct tl_trace_facts *facts) {
   if (!facts->operation) return;
   put_string(out, "gen_ai.operation.name", facts->operation);
   put_string(out, "gen_ai.provider.name", "tokenlane");
-  put_string(out, "gen_ai.request.model", options->model);
+  put_string(out, "gen_ai.request.model", facts->model);
   put_string(out, "gen_ai.response.id", facts->response_id);
   put_finishes(out, facts);
   if (facts->n_input >= 0) put_integer(out, "gen_ai.usage.input_tokens", facts->n_input);
@@ -75,17 +75,16 @@ static void put_facts(struct tl_buffer *out, const struct tl_trace_facts *facts,
   put_bool(out, "tokenlane.stream", facts->streamed);
 }
 
-static void put_root(struct tl_buffer *out, const struct tl_trace_root *root, const struct tl_trace_options *options) {
+static void put_root(struct tl_buffer *out, const struct tl_trace_root *root) {
   put_string(out, "http.request.method", root->method);
   put_string(out, "http.route", root->route);
   put_string(out, "url.path", root->route);
   put_string(out, "url.scheme", "http");
   put_string(out, "tokenlane.request_id", root->request_id);
-  put_facts(out, &root->facts, options);
+  put_facts(out, &root->facts);
 }
 
-void otlp_add(struct otlp_batch *batch, const struct tl_trace_span *span, const struct tl_trace_options *options,
-              int64_t wall_offset_ns) {
+void otlp_add(struct otlp_batch *batch, const struct tl_trace_span *span, int64_t wall_offset_ns) {
   struct tl_buffer *out = &batch->text;
   const struct tl_trace_root *root = span->kind == TL_SPAN_REQUEST ? (const struct tl_trace_root *)(const void *)span : NULL;
   unsigned flags = FLAG_SAMPLED | FLAG_KNOWS_REMOTE | (root && span->parent_id ? FLAG_REMOTE : 0);
@@ -110,7 +109,7 @@ void otlp_add(struct otlp_batch *batch, const struct tl_trace_span *span, const 
                    (long long)(span->end_ns + wall_offset_ns));
   for (unsigned i = 0; i < TL_SPAN_VALUES && span_value_name(span->kind, i); i++)
     if (span->value[i] != -1) put_integer(out, span_value_name(span->kind, i), span->value[i]);
-  if (root) put_root(out, root, options);
+  if (root) put_root(out, root);
   if (span->error) put_string(out, "error.type", span->error);
   if (span->error)
     tl_buffer_printf(out, "],\"status\":{\"code\":%d}}", STATUS_ERROR);

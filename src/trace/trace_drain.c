@@ -35,7 +35,7 @@ static void export(struct drain *d, const struct tl_trace_span *span, int64_t no
     d->batch_since_ns = now_ns;
     otlp_begin(&d->batch, &d->trace->o);
   }
-  otlp_add(&d->batch, span, &d->trace->o, d->wall_offset_ns);
+  otlp_add(&d->batch, span, d->wall_offset_ns);
   if (d->batch.n == TRACE_BATCH_SPANS) hand_over(d);
 }
 

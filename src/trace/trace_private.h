@@ -64,8 +64,7 @@ struct otlp_batch {
 };
 void otlp_begin(struct otlp_batch *batch, const struct tl_trace_options *options);
 /* wall_offset_ns: from tl_now_ns to the time since 1970. */
-void otlp_add(struct otlp_batch *batch, const struct tl_trace_span *span, const struct tl_trace_options *options,
-              int64_t wall_offset_ns);
+void otlp_add(struct otlp_batch *batch, const struct tl_trace_span *span, int64_t wall_offset_ns);
 void otlp_end(struct otlp_batch *batch);
 
 /* otlp_send.c: the thread that talks to the collector. */

@@ -13,14 +13,14 @@ SERIES = [  # name without the ending of its kind, kind, labels
     ("tokenlane_http_requests", "counter", HTTP), ("tokenlane_http_request_seconds", "histogram", {"route"}),
     ("tokenlane_http_connections", "gauge", set()), ("tokenlane_http_received_bytes", "counter", set()),
     ("tokenlane_http_sent_bytes", "counter", set()), ("tokenlane_cancelled_requests", "counter", set()),
-    ("tokenlane_sequences_running", "gauge", {"replica"}), ("tokenlane_sequences_waiting", "gauge", {"replica"}),
-    ("tokenlane_prompt_tokens", "counter", {"replica"}), ("tokenlane_generated_tokens", "counter", {"replica"}),
-    ("tokenlane_kv_blocks_used", "gauge", {"replica"}), ("tokenlane_kv_blocks", "gauge", {"replica"}),
-    ("tokenlane_time_to_first_token_seconds", "histogram", {"replica"}),
-    ("tokenlane_time_between_tokens_seconds", "histogram", {"replica"}), ("tokenlane_generation_seconds", "histogram", set()),
-    ("tokenlane_queue_seconds", "histogram", {"replica"}), ("tokenlane_step_seconds", "histogram", {"replica"}),
-    ("tokenlane_steps", "counter", {"replica"}), ("tokenlane_preemptions", "counter", {"replica"}),
-    ("tokenlane_route_seconds", "histogram", set()), ("tokenlane_route_refused", "counter", {"reason"}),
+    ("tokenlane_sequences_running", "gauge", {"model", "replica"}), ("tokenlane_sequences_waiting", "gauge", {"model", "replica"}),
+    ("tokenlane_prompt_tokens", "counter", {"model", "replica"}), ("tokenlane_generated_tokens", "counter", {"model", "replica"}),
+    ("tokenlane_kv_blocks_used", "gauge", {"model", "replica"}), ("tokenlane_kv_blocks", "gauge", {"model", "replica"}),
+    ("tokenlane_time_to_first_token_seconds", "histogram", {"model", "replica"}),
+    ("tokenlane_time_between_tokens_seconds", "histogram", {"model", "replica"}), ("tokenlane_generation_seconds", "histogram", set()),
+    ("tokenlane_queue_seconds", "histogram", {"model", "replica"}), ("tokenlane_step_seconds", "histogram", {"model", "replica"}),
+    ("tokenlane_steps", "counter", {"model", "replica"}), ("tokenlane_preemptions", "counter", {"model", "replica"}),
+    ("tokenlane_route_seconds", "histogram", {"model"}), ("tokenlane_route_refused", "counter", {"model", "reason"}),
 ]
 
 

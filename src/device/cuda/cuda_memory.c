@@ -149,6 +149,7 @@ static int measure(struct cuda_device *d, const struct tl_device_load *load, str
   CUDA_TRY(d, d->api->rt.memory(&free_bytes, &total), "asking for the memory that is free", err);
   unsigned percent = load->memory_percent ? load->memory_percent : 90;
   size_t used = total - free_bytes, ours = total / 100 * percent, there = ours > used ? ours - used : 0;
+  if (load->memory_shared) there = ours < free_bytes ? ours : free_bytes; /* whatever the others have by now */
   size_t block = (size_t)s->n_kv_heads * TL_BLOCK_TOKENS * s->head * 2, blocks_bytes = 2 * block * d->model->n_layers;
   uint64_t one = d->limits.table_stride, left = 0;
   if (d->weight_bytes + d->work_bytes <= there) left = (there - d->weight_bytes - d->work_bytes) / blocks_bytes;

@@ -348,6 +348,160 @@ static void test_describe(void **state) {
   tl_buffer_done(&out);
 }
 
+/* --- several models ------------------------------------------------------------------------------ */
+
+static void load_models(struct tl_config *c, const char *text) {
+  struct tl_error err = {0};
+  assert_int_equal(tl_config_init(c), TL_OK);
+  assert_int_equal(load(c, text, &err), TL_OK);
+}
+
+/* One model by model.* is a list of one, with everything that was set. */
+static void test_one_model(void **state) {
+  (void)state;
+  struct tl_config c;
+  tl_config_init(&c);
+  tl_config_set(&c, "model.path", "/a/b//", NULL);
+  tl_config_set(&c, "model.aliases", "x,y", NULL);
+  tl_config_set(&c, "devices", "cpu:0,cpu:1", NULL);
+  tl_config_set(&c, "engine.max_context", "77", NULL);
+  assert_int_equal(tl_config_resolve(&c, NULL), TL_OK);
+  assert_int_equal(c.n_models, 1);
+  assert_false(c.lists_models);
+  assert_string_equal(c.models[0].model_name, "b");
+  assert_string_equal(c.models[0].model_aliases.items[1], "y");
+  assert_int_equal(c.models[0].devices.n, 2);
+  assert_int_equal(c.models[0].engine_max_context, 77);
+  tl_config_set(&c.models[0], "engine.max_batch_tokens", "16", NULL);
+  struct tl_error err = {0};
+  assert_int_equal(tl_config_check(&c, &err), TL_EINVAL);
+  assert_string_equal(err.field, "engine.max_batch_tokens"); /* no models[0] where there is no list */
+  tl_config_done(&c);
+}
+
+/* What an entry says is its own; the rest is the file's, and the command line's after it. */
+static void test_models_inherit(void **state) {
+  (void)state;
+  struct tl_config c;
+  load_models(&c, "{\"engine\": {\"max_context\": 9, \"prefix_cache\": false}, \"models\": [{\"path\": \"/m/one\"},\n"
+                  "{\"path\": \"two\", \"name\": \"T\", \"aliases\": [\"t\"], \"quantize\": \"q8_0\", \"devices\": [\"sim:3\"],"
+                  " \"engine\": {\"max_context\": 8}, \"limits\": {\"max_queue\": 5}}]}");
+  tl_config_set(&c, "engine.max_context", "7", NULL);
+  tl_config_set(&c, "engine.max_batch_size", "6", NULL);
+  assert_int_equal(tl_config_resolve(&c, NULL), TL_OK);
+  const struct tl_config *one = &c.models[0], *two = &c.models[1];
+  char path[200];
+  snprintf(path, sizeof path, "%s/two", folder);
+  assert_int_equal(c.n_models, 2);
+  assert_string_equal(one->model_name, "one");
+  assert_string_equal(two->model_name, "T");
+  assert_string_equal(two->model_path, path);
+  assert_string_equal(one->model_quantize, "none");
+  assert_string_equal(two->model_quantize, "q8_0");
+  assert_string_equal(one->devices.items[0], "cpu:0");
+  assert_string_equal(two->devices.items[0], "sim:3");
+  assert_int_equal(one->engine_max_context, 7);
+  assert_int_equal(two->engine_max_context, 8);
+  assert_int_equal(two->engine_max_batch_size, 6);
+  assert_int_equal(one->limits_max_queue, 1024);
+  assert_int_equal(two->limits_max_queue, 5);
+  assert_false(two->engine_prefix_cache);
+  assert_int_equal(tl_config_check(&c, NULL), TL_OK);
+  tl_config_done(&c);
+}
+
+/* A wrong key of an entry is named with the entry and its line, whenever it is found. */
+static void test_models_errors(void **state) {
+  (void)state;
+  static const struct {
+    const char *text, *message;
+  } cases[] = {
+      {"{\"models\":\n{}}", "1: models: expected a list of objects, got an object"},
+      {"{\"models\":\n[{\"path\":\"a\"},\n{\"path\":\"b\",\n\"engine\":{\"max_context\":true}}]}",
+       "4: models[1].engine.max_context: expected an integer from 0 to 16777216, got true"},
+      {"{\"models\":\n[{\"path\":\"a\"},\n{\"path\":1}]}", "3: models[1].path: expected a string, got an integer"},
+      {"{\"models\":[{\"log\":{\"level\":\"info\"}}]}", "1: models[0].log.level: is not for one model; expected it outside of models"},
+      {"{\"models\":[{\"model\":{\"path\":\"a\"}}]}", "1: models[0].path: is not for one model; expected it outside of models"},
+      {"{\"models\":[{\"models\":[]}]}", "1: models[0].models: is not for one model; expected it outside of models"},
+      {"{\"models\":[{\"engine.max_context\":1}]}",
+       "1: models[0].engine.max_context: expected nested objects, got a name with a dot"},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
+    struct tl_config c;
+    struct tl_error err = {0};
+    char expected[300];
+    tl_config_init(&c);
+    assert_int_equal(load(&c, cases[i].text, &err), TL_EINVAL);
+    snprintf(expected, sizeof expected, "%s:%s", file_path, cases[i].message);
+    assert_string_equal(err.message, expected);
+    tl_config_done(&c);
+  }
+}
+
+static void test_models_that_cannot_be(void **state) {
+  (void)state;
+  static const struct {
+    const char *text, *field, *message;
+  } cases[] = {
+      {"{\"models\": []}", "models", "models: expected at least one model"},
+      {"{\"models\": [{\"path\": \"a\"}], \"model\": {\"name\": \"b\"}}", "model.name",
+       "model.name: expected either models or model.*, got both"},
+      {"{\"models\": [{\"path\": \"a\"}, {\"path\": \"x/a\"}]}", "models[1].name",
+       "models[1].name: expected ids that no other model has, got a, which is models[0]'s"},
+      {"{\"models\": [{\"path\": \"a\", \"aliases\": [\"z\"]}, {\"path\": \"b\"}, {\"path\": \"c\", \"aliases\": [\"z\"]}]}",
+       "models[2].aliases", "models[2].aliases: expected ids that no other model has, got z, which is models[0]'s"},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
+    struct tl_config c;
+    struct tl_error err = {0};
+    load_models(&c, cases[i].text);
+    assert_int_equal(tl_config_resolve(&c, &err), TL_EINVAL);
+    assert_string_equal(err.field, cases[i].field);
+    assert_string_equal(err.message, cases[i].message);
+    tl_config_done(&c);
+  }
+  struct tl_config c;
+  struct tl_error err = {0};
+  load_models(&c, "{\"models\": [{\"path\": \"a\"},\n{\"name\": \"b\"}]}");
+  assert_int_equal(tl_config_resolve(&c, &err), TL_OK);
+  assert_int_equal(tl_config_check(&c, &err), TL_EINVAL);
+  tl_config_locate(file_path, &err);
+  char expected[300];
+  snprintf(expected, sizeof expected, "%s:2: models[1].path: is required; name a model folder", file_path);
+  assert_string_equal(err.message, expected);
+  assert_int_equal(tl_config_set(&c, "models", "a", &err), TL_EINVAL);
+  tl_config_done(&c);
+}
+
+/* What all inherit is named once, what one model has, with the model. */
+static void test_compare_models(void **state) {
+  (void)state;
+  static const char first[] = "{\"models\": [{\"path\": \"a\"}, {\"path\": \"b\", \"engine\": {\"max_context\": 5}}]}";
+  static const char second[] = "{\"models\": [{\"path\": \"a\"}, {\"path\": \"/c\", \"engine\": {\"max_context\": 6}}]}";
+  struct tl_config a, b;
+  char names[200] = "";
+  load_models(&a, first);
+  load_models(&b, first);
+  tl_config_set(&b, "engine.max_batch_size", "3", NULL);
+  assert_true(tl_config_resolve(&a, NULL) == TL_OK && tl_config_resolve(&b, NULL) == TL_OK);
+  tl_config_compare(&a, &b, note_key, names);
+  assert_string_equal(names, "engine.max_batch_size ");
+  tl_config_done(&b);
+  load_models(&b, second);
+  assert_int_equal(tl_config_resolve(&b, NULL), TL_OK);
+  *names = 0;
+  tl_config_compare(&a, &b, note_key, names);
+  assert_string_equal(names, "models[1].path models[1].name models[1].engine.max_context ");
+  tl_config_done(&b);
+  load_models(&b, "{\"models\": [{\"path\": \"a\"}]}");
+  assert_int_equal(tl_config_resolve(&b, NULL), TL_OK);
+  *names = 0;
+  tl_config_compare(&a, &b, note_key, names);
+  assert_string_equal(names, "models ");
+  tl_config_done(&a);
+  tl_config_done(&b);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_defaults),
@@ -361,6 +515,11 @@ int main(void) {
       cmocka_unit_test(test_check),
       cmocka_unit_test(test_compare),
       cmocka_unit_test(test_describe),
+      cmocka_unit_test(test_one_model),
+      cmocka_unit_test(test_models_inherit),
+      cmocka_unit_test(test_models_errors),
+      cmocka_unit_test(test_models_that_cannot_be),
+      cmocka_unit_test(test_compare_models),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

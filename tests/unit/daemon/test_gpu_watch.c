@@ -288,7 +288,7 @@ static void test_quarantine(void **state) {
   struct probe *probes = probes_new(REPLICAS);
   assert_int_equal(probe_replicas(h.engine, &model, 1, &h.probe_waker, probes, &err), TL_OK);
   struct gpu_watch *w = start(metrics, on_failed, &h);
-  struct monitor_options m = {.health = {.late_ns = TL_SEC(30), .late_factor = 100, .backoff_ns = TL_MS(10), .max_backoff_ns = TL_MS(10)},
+  struct monitor_options m = {.name = "m", .health = {.late_ns = TL_SEC(30), .late_factor = 100, .backoff_ns = TL_MS(10), .max_backoff_ns = TL_MS(10)},
                               .engine = h.engine, .route = h.route, .api = &api, .gpus = w, .model = &model, .probes = probes,
                               .waker = &h.probe_waker, .loop = 1};
   assert_int_equal(monitor_new(&m, metrics, &h.monitor, &err), TL_OK);

@@ -327,10 +327,37 @@ static void test_scrape_while_counting(void **state) {
   tl_buffer_done(&out);
 }
 
+/* Series of a scope have its label first, escaped; those before and after have not. */
+static void test_scope(void **state) {
+  (void)state;
+  struct tl_metrics *m = tl_metrics_new();
+  struct tl_buffer out;
+  char longest[2000];
+  tl_metrics_counter(m, "a_total", "A.", "x=\"1\"");
+  tl_metrics_scope(m, "model", "q\"u\\o\nte");
+  tl_metrics_counter(m, "a_total", "A.", "x=\"1\"");
+  tl_metrics_counter(m, "b_total", "B.", NULL);
+  memset(longest, '"', sizeof longest);
+  longest[sizeof longest - 1] = 0;
+  tl_metrics_scope(m, "model", longest);
+  tl_metrics_counter(m, "b_total", "B.", NULL);
+  tl_metrics_scope(m, NULL, NULL);
+  tl_metrics_counter(m, "c_total", "C.", NULL);
+  tl_buffer_init(&out, 0);
+  tl_metrics_expose(m, &out);
+  const char *text = tl_buffer_string(&out);
+  check_exposition(text);
+  assert_non_null(strstr(text, "\na_total{x=\"1\"} 0\na_total{model=\"q\\\"u\\\\o\\nte\",x=\"1\"} 0\n"));
+  assert_non_null(strstr(text, "\nb_total{model=\"q\\\"u\\\\o\\nte\"} 0\nb_total{model=\"\\\"\\\""));
+  assert_non_null(strstr(text, "\nc_total 0\n"));
+  tl_buffer_done(&out);
+  tl_metrics_free(m);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_counter_read), cmocka_unit_test(test_exposition),    cmocka_unit_test(test_nothing_to_count_on),
-      cmocka_unit_test(test_large_figures), cmocka_unit_test(test_capacity),
+      cmocka_unit_test(test_large_figures), cmocka_unit_test(test_capacity),        cmocka_unit_test(test_scope),
       cmocka_unit_test(test_scrape_while_counting),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

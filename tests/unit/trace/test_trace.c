@@ -24,7 +24,7 @@ static unsigned n_mallocs;
 #endif
 
 static const struct tl_trace_options base = {
-    .endpoint = "", .service_name = "name \"quoted\"\n\xff", .model = "m", .sample_per_mille = 1000, .n_loops = 1, .n_workers = 1};
+    .endpoint = "", .service_name = "name \"quoted\"\n\xff", .sample_per_mille = 1000, .n_loops = 1, .n_workers = 1};
 static const struct tl_trace_context context = {
     .trace_id = {0x0102030405060708u, 0x090a0b0c0d0e0f10u}, .span_id = 0x42, .parent_id = 0x41, .sampled = true, .recorded = true};
 
@@ -150,7 +150,7 @@ static struct tl_trace_root sample_root(void) {
                               .route = "/v1/chat/completions",
                               .request_id = "id-1",
                               .tracestate = "a=\"\\",
-                              .facts = {.operation = "chat", .finish = {"stop", "length"}, .replica = 3, .n_choices = 2,
+                              .facts = {.operation = "chat", .model = "m", .finish = {"stop", "length"}, .replica = 3, .n_choices = 2,
                                         .n_input = 11, .n_cached = 0, .n_output = 22, .response_id = "chatcmpl-1"}};
   root.span.span_id = 0x42;
   root.span.parent_id = 0x41;
@@ -169,8 +169,8 @@ static void test_otlp(void **state) {
   prefill.value[4] = 512;
   prefill.error = "device_fault";
   otlp_begin(&batch, &base);
-  otlp_add(&batch, &root.span, &base, 1700000000000000000);
-  otlp_add(&batch, &prefill, &base, 1700000000000000000);
+  otlp_add(&batch, &root.span, 1700000000000000000);
+  otlp_add(&batch, &prefill, 1700000000000000000);
   otlp_end(&batch);
   assert_int_equal(batch.n, 2);
   json_t *all = parse(&batch.text), *one = json_array_get(json_object_get(all, "resourceSpans"), 0);
@@ -359,7 +359,7 @@ static void test_nothing_is_allocated(void **state) {
     put_many(trace, 0, 200);
     struct tl_trace_root *root = tl_trace_take_root(trace, 0, &c);
     if (!root) continue;
-    root->method = root->facts.operation = "m";
+    root->method = root->facts.operation = root->facts.model = "m";
     *root->route = *root->request_id = *root->tracestate = *root->facts.response_id = 0;
     tl_trace_put_root(trace, 0, root);
   }

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/served.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/sharing.h"
+#include "tokenlane/base/clock.h"
+#include "tokenlane/log.h"
+
+static int load_files(struct served *s, struct tl_error *err) {
+  const char *path = s->config->model_path;
+  int r = simulate_only(s->config) ? tl_model_load_config(path, &s->model, err) : tl_model_load(path, &s->model, err);
+  if (r == TL_OK && strcmp(s->config->model_quantize, "none") != 0)
+    r = tl_model_quantize(s->model, s->config->model_quantize, err);
+  if (r == TL_OK) r = tl_tokenizer_load(path, &s->tokenizer, err);
+  if (r == TL_OK) r = tl_chat_format_load(path, &s->chat, err);
+  if (r < 0) return r;
+  TL_LOG(TL_LOG_INFO, "model", "read", TL_S("model", s->name), TL_S("architecture", s->model->architecture),
+         TL_U("parameters", s->model->n_parameters), TL_S("dtype", s->model->n_tensors ? tl_dtype_name(s->model->weight_dtype) : "none"),
+         TL_U("context", s->model->max_context), TL_S("chat_template", s->chat ? "yes" : "no"));
+  return TL_OK;
+}
+
+/* The loop after http's is this thread, for the test generation, and then the monitor. */
+static void on_wake(unsigned loop, void *context) {
+  struct served *s = context;
+  if (loop < (unsigned)s->config->http_threads)
+    tl_api_wake(loop, s->daemon->api);
+  else
+    tl_waker_notify(&s->probe_waker);
+}
+
+static void on_progress(unsigned device, uint64_t done, uint64_t total, void *context) {
+  progress_step(((struct served *)context)->progress, device, done, total);
+}
+
+static enum tl_isolation isolation_of(const struct tl_config *config) {
+  if (strcmp(config->isolation, "process") == 0) return TL_ISOLATION_PROCESS;
+  return strcmp(config->isolation, "thread") == 0 ? TL_ISOLATION_THREAD : TL_ISOLATION_AUTO;
+}
+
+static int make_engine(struct served *s, struct tl_error *err) {
+  const struct tl_config *c = s->config;
+  tl_waker_init(&s->probe_waker);
+  s->progress = progress_new(c->devices.n);
+  if (!s->progress) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  s->simulation = simulate_new(c, s->model, s->tokenizer, err);
+  if (!s->simulation) return err->code;
+  struct tl_engine_options options = {
+      .model = s->model,
+      .model_path = c->model_path,
+      .isolation = isolation_of(c),
+      .devices = (const char *const *)c->devices.items,
+      .n_replicas = s->n_replicas,
+      .first_replica = s->first_replica,
+      .cpu_devices = s->cpu_devices,
+      .first_cpu_device = s->first_cpu_device,
+      .tensor_parallel = (unsigned)c->engine_tensor_parallel,
+      .sim = simulate_options(s->simulation),
+      .n_loops = (unsigned)c->http_threads + 1,
+      .cpu_threads = (unsigned)c->cpu_threads,
+      .cpu_pin = c->cpu_pin,
+      .max_batch_size = (uint32_t)c->engine_max_batch_size,
+      .max_batch_tokens = (uint32_t)c->engine_max_batch_tokens,
+      .max_context = (uint32_t)c->engine_max_context,
+      .max_queue = (uint32_t)c->limits_max_queue,
+      .kv_memory_bytes = (uint64_t)c->engine_kv_memory_bytes,
+      .memory_percent = (unsigned)c->device_memory_percent,
+      .memory_shared = sharing_gpu(s->daemon->config, s->config),
+      .prefix_cache = c->engine_prefix_cache,
+      .max_prefill_tokens = (uint32_t)c->engine_max_prefill_tokens,
+      .priority_age_ns = TL_MS(c->engine_priority_age_ms),
+      .trace = s->daemon->trace,
+      .wake = on_wake,
+      .wake_context = s,
+      .progress = on_progress,
+  };
+  int r = tl_engine_new(&options, s->daemon->metrics, &s->engine, err);
+  if (r == TL_OK) r = tl_model_check_files(s->model, err);
+  if (r < 0) return r;
+  tl_model_release_files(s->model);
+  if (tl_engine_simulated(s->engine))
+    TL_LOG(TL_LOG_WARN, "daemon", "simulated devices serve: their text means nothing", TL_S("model", s->name),
+           TL_U("simulated", tl_engine_simulated(s->engine)), TL_U("devices", c->devices.n));
+  return TL_OK;
+}
+
+static enum tl_route_policy policy_of(const char *name) {
+  if (strcmp(name, "round_robin") == 0) return TL_ROUTE_ROUND_ROBIN;
+  return strcmp(name, "prefix") == 0 ? TL_ROUTE_PREFIX : TL_ROUTE_LEAST_LOAD;
+}
+
+static int make_route(struct served *s, struct tl_error *err) {
+  const struct tl_config *c = s->config;
+  struct tl_route_options options = {
+      .policy = policy_of(c->route_policy),
+      .max_tokens = c->limits_max_waiting_tokens,
+      .max_total = c->limits_max_total_waiting_tokens,
+      .max_seqs = c->limits_max_queue,
+      .prefix_blocks = (unsigned)c->route_prefix_blocks,
+      .prefix_factor = (double)c->route_prefix_load_percent / 100,
+      .prefix_slack = c->engine_max_batch_tokens,
+  };
+  return tl_route_new(s->engine, &options, s->daemon->metrics, &s->route, err);
+}
+
+static int test_replicas(struct served *s, struct tl_error *err) {
+  s->probes = probes_new(s->n_replicas, s->model->n_out);
+  if (!s->probes) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  return probe_replicas(s->engine, s->model, (unsigned)s->config->http_threads, &s->probe_waker, s->probes, err);
+}
+
+int served_load(struct served *s, struct tl_error *err) {
+  int r = load_files(s, err);
+  tl_metrics_scope(s->daemon->metrics, "model", s->name);
+  if (r == TL_OK) r = make_engine(s, err);
+  if (r == TL_OK) r = make_route(s, err);
+  tl_metrics_scope(s->daemon->metrics, NULL, NULL);
+  if (r == TL_OK) r = tl_engine_start(s->engine, err);
+  return r == TL_OK ? test_replicas(s, err) : r;
+}
+
+static int make_monitor(struct served *s, struct tl_error *err) {
+  const struct tl_config *c = s->config;
+  struct monitor_options options = {
+      .health = {.late_ns = TL_MS(c->health_late_ms),
+                 .late_factor = c->health_late_factor,
+                 .backoff_ns = TL_MS(c->health_backoff_ms),
+                 .max_backoff_ns = TL_MS(c->health_max_backoff_ms),
+                 .max_faults = (unsigned)c->health_max_faults,
+                 .fault_window_ns = TL_MS(c->health_fault_window_ms)},
+      .name = s->name,
+      .engine = s->engine,
+      .route = s->route,
+      .api = s->daemon->api,
+      .gpus = s->daemon->gpus,
+      .model = s->model,
+      .probes = s->probes,
+      .waker = &s->probe_waker,
+      .loop = (unsigned)c->http_threads,
+  };
+  return monitor_new(&options, s->daemon->metrics, &s->monitor, err);
+}
+
+int served_watch(struct served *s, struct tl_error *err) {
+  tl_metrics_scope(s->daemon->metrics, "model", s->name);
+  int r = make_monitor(s, err);
+  tl_metrics_scope(s->daemon->metrics, NULL, NULL);
+  return r < 0 ? r : monitor_start(s->monitor, err);
+}
+
+void served_stop(struct served *s) {
+  monitor_stop(s->monitor);
+  if (s->engine) tl_engine_stop(s->engine);
+}
+
+void served_done(struct served *s) {
+  monitor_free(s->monitor);
+  tl_route_free(s->route);
+  tl_engine_free(s->engine);
+  free(s->probes);
+  simulate_free(s->simulation);
+  tl_chat_format_free(s->chat);
+  tl_tokenizer_free(s->tokenizer);
+  tl_model_free(s->model);
+  progress_free(s->progress);
+}
