@@ -102,7 +102,7 @@ static int device_submit(struct tl_device *device, const struct tl_step *step, s
 
 /* The step is over, well or not: the one behind it begins, or is given up with it. */
 static void next_step(struct sim_device *d, int result, const struct tl_sampled *sampled) {
-  d->n_fed = result == TL_OK && sampled ? d->step->n_rows : 0;
+  d->n_fed = result == TL_OK && sampled && !d->step->vectors ? d->step->n_rows : 0;
   for (uint32_t i = 0; i < d->n_fed; i++) d->fed[i] = sampled[i].token;
   d->step = result == TL_OK ? d->queued : NULL;
   d->queued = NULL;

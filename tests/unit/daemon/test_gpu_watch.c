@@ -285,7 +285,7 @@ static void test_quarantine(void **state) {
   assert_int_equal(tl_engine_new(&o, metrics, &h.engine, &err), TL_OK);
   assert_int_equal(tl_route_new(h.engine, &(struct tl_route_options){.max_seqs = 16}, metrics, &h.route, &err), TL_OK);
   assert_int_equal(tl_engine_start(h.engine, &err), TL_OK);
-  struct probe *probes = probes_new(REPLICAS);
+  struct probe *probes = probes_new(REPLICAS, 0);
   assert_int_equal(probe_replicas(h.engine, &model, 1, &h.probe_waker, probes, &err), TL_OK);
   struct gpu_watch *w = start(metrics, on_failed, &h);
   struct monitor_options m = {.name = "m", .health = {.late_ns = TL_SEC(30), .late_factor = 100, .backoff_ns = TL_MS(10), .max_backoff_ns = TL_MS(10)},
