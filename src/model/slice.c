@@ -63,16 +63,6 @@ static int check_heads(const struct tl_model *model, const struct tl_shard *s, s
   return TL_OK;
 }
 
-/* What would need a sum over the heads of all ranks within attention. */
-static int check_norms(const struct tl_model *model, uint32_t size, struct tl_error *err) {
-  for (uint32_t i = 0; size > 1 && i < model->n_ops; i++)
-    if (model->plan[i].kind == TL_OP_QK_NORM && model->plan[i].features & TL_F_WHOLE_ROW)
-      return tl_error_set(err, TL_EUNSUPPORTED, "engine.tensor_parallel",
-                          "engine.tensor_parallel: %s normalizes q and k over all heads, which cannot be divided among %u devices",
-                          model->architecture, size);
-  return TL_OK;
-}
-
 int tl_shard_make(const struct tl_model *model, uint32_t rank, uint32_t size, struct tl_shard *ret, struct tl_error *err) {
   uint32_t kv = model->n_kv_heads, least, block = ffn_block(model, size, &least);
   if (model->n_heads % size) return refuse(err, size, "attention heads", model->n_heads);
@@ -92,8 +82,7 @@ int tl_shard_make(const struct tl_model *model, uint32_t rank, uint32_t size, st
   ret->n_vocab = slice_cut(model->vocab_size, 1, rank + 1, size) - ret->first_vocab;
   ret->first_expert = (uint32_t)((uint64_t)model->n_experts * rank / size);
   ret->n_experts = (uint32_t)((uint64_t)model->n_experts * (rank + 1) / size) - ret->first_expert;
-  int r = check_norms(model, size, err);
-  return r < 0 ? r : check_heads(model, ret, err);
+  return check_heads(model, ret, err);
 }
 
 /* --- slices ------------------------------------------------------------------------------ */

@@ -37,6 +37,27 @@ bool cpu_sum_parts(struct run *r, uint32_t m, float *whole, bool add) {
   return true;
 }
 
+/* Over the heads of all ranks where the record says so. ATTEND stores the same rows on the same lane: no barrier is due. */
+static bool qk_norm(struct run *r, const struct tl_op *op, const float *q_weight, const float *k_weight) {
+  struct cpu_device *d = r->d;
+  uint32_t from, to;
+  share(r, r->step->n_tokens, &from, &to);
+  if (!d->group || !(op->features & TL_F_WHOLE_ROW)) {
+    cpu_qk_norm(d, op, q_weight, k_weight, from, to);
+    return true;
+  }
+  for (uint32_t i = from; i < to; i++) cpu_qk_squares(d, i, part_of(r, d->shard.rank) + i * d->ld_dim);
+  if (!meet(r)) return false;
+  for (uint32_t i = from; i < to; i++) {
+    float sums[2] = {0, 0};
+    for (unsigned rank = 0; rank < d->group->meet.n; rank++)
+      for (unsigned k = 0; k < 2; k++) sums[k] += part_of(r, rank)[i * d->ld_dim + k];
+    cpu_qk_scale(d, op, q_weight, k_weight, i, sums);
+  }
+  r->n_sums++;
+  return true;
+}
+
 /* --- products ------------------------------------------------------------------------------ */
 
 /* This lane's share of the m rows of x (ldx) into the form that w's kernels read; a barrier is due. */
@@ -407,8 +428,7 @@ static bool run_op(struct run *r, uint32_t i) {
     case TL_OP_COPY:
     case TL_OP_RMSNORM: norm(r, op, weight, part); break;
     case TL_OP_QKV: cpu_project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &qkv); break;
-    /* ATTEND stores the same rows on the same lane: no barrier */
-    case TL_OP_QK_NORM: cpu_qk_norm(d, op, weight, part, from, to); return true;
+    case TL_OP_QK_NORM: return qk_norm(r, op, weight, part);
     case TL_OP_ROPE: cpu_rope(d, op, from, to); return true;
     case TL_OP_ATTEND:
       store_kv(r, op->layer);

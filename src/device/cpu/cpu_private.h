@@ -258,6 +258,10 @@ void cpu_layer_norm(float *h, const float *x, const float *weight, const float *
 void cpu_norm_add(const struct cpu_device *d, const struct tl_op *op, const float *weight, uint32_t from, uint32_t to);
 void cpu_qk_norm(const struct cpu_device *d, const struct tl_op *op, const float *q_weight, const float *k_weight,
                  uint32_t from, uint32_t to);
+/* With TL_F_WHOLE_ROW in a group: the squares of this rank's heads of q and k of a row, and the row scaled by those of all. */
+void cpu_qk_squares(const struct cpu_device *d, uint32_t row, float ret[2]);
+void cpu_qk_scale(const struct cpu_device *d, const struct tl_op *op, const float *q_weight, const float *k_weight, uint32_t row,
+                  const float squares[2]);
 void cpu_rope(const struct cpu_device *d, const struct tl_op *op, uint32_t from, uint32_t to);
 
 #endif

@@ -36,10 +36,15 @@ void cpu_norm_add(const struct cpu_device *d, const struct tl_op *op, const floa
 }
 
 /* Heads need not be whole vectors, and others lie behind them: no kernel of the table fits. */
-static void norm_part(float *x, const float *weight, uint32_t n, float eps) {
+static float squares_of(const float *x, uint32_t n) {
   float squares = 0;
   for (uint32_t i = 0; i < n; i++) squares += x[i] * x[i];
-  float scale = 1 / sqrtf(squares / (float)n + eps);
+  return squares;
+}
+
+/* By the squares of `total` numbers, these n among them. */
+static void scale_part(float *x, const float *weight, uint32_t n, float squares, uint32_t total, float eps) {
+  float scale = 1 / sqrtf(squares / (float)total + eps);
   for (uint32_t i = 0; i < n; i++) x[i] = x[i] * scale * weight[i];
 }
 
@@ -51,9 +56,30 @@ void cpu_qk_norm(const struct cpu_device *d, const struct tl_op *op, const float
   uint32_t q_part = whole ? q_length : model->head_dim, k_part = whole ? k_length : model->head_dim;
   for (uint32_t i = from; i < to; i++) {
     float *q = d->qkv + i * d->ld_qkv, *k = q + q_length;
-    for (uint32_t at = 0; at < q_length; at += q_part) norm_part(q + at, q_weight, q_part, op->eps);
-    for (uint32_t at = 0; at < k_length; at += k_part) norm_part(k + at, k_weight, k_part, op->eps);
+    for (uint32_t at = 0; at < q_length; at += q_part)
+      scale_part(q + at, q_weight, q_part, squares_of(q + at, q_part), q_part, op->eps);
+    for (uint32_t at = 0; at < k_length; at += k_part)
+      scale_part(k + at, k_weight, k_part, squares_of(k + at, k_part), k_part, op->eps);
   }
+}
+
+void cpu_qk_squares(const struct cpu_device *d, uint32_t row, float ret[2]) {
+  const struct tl_shard *s = &d->shard;
+  const float *q = d->qkv + row * d->ld_qkv, *k = q + (size_t)s->n_heads * d->model->head_dim;
+  /* with fewer KV heads than ranks several have the same one: the first of them counts it */
+  bool first = s->size <= d->model->n_kv_heads || s->rank % (s->size / d->model->n_kv_heads) == 0;
+  ret[0] = squares_of(q, s->n_heads * d->model->head_dim);
+  ret[1] = first ? squares_of(k, s->n_kv_heads * d->model->head_dim) : 0;
+}
+
+void cpu_qk_scale(const struct cpu_device *d, const struct tl_op *op, const float *q_weight, const float *k_weight, uint32_t row,
+                  const float squares[2]) {
+  const struct tl_shard *s = &d->shard;
+  uint32_t head = d->model->head_dim, q_length = s->n_heads * head;
+  float *q = d->qkv + row * d->ld_qkv;
+  scale_part(q, q_weight + (size_t)s->first_head * head, q_length, squares[0], d->model->n_heads * head, op->eps);
+  scale_part(q + q_length, k_weight + (size_t)s->first_kv_head * head, s->n_kv_heads * head, squares[1], d->model->n_kv_heads * head,
+             op->eps);
 }
 
 /* Halves layout: (x[i], x[i + half]) is a pair. */
