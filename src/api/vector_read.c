@@ -65,6 +65,15 @@ static int encode(struct api_vectors *call, json_t *text, bool parse_special, ui
   return r;
 }
 
+/* A tokenizer can know tokens that the model has no row for, such as one that was added later. */
+static int check_rows(const struct api_vectors *call, const int32_t *ids, size_t n, const char *field, struct tl_error *err) {
+  int32_t vocab = (int32_t)call->work.serving->model->vocab_size;
+  for (size_t i = 0; i < n; i++)
+    if (ids[i] >= vocab)
+      return tl_error_set(err, TL_EINVAL, field, "%s: has token %d, which is not one of the model's %d", field, ids[i], vocab);
+  return TL_OK;
+}
+
 /* Gives the input room for n tokens. */
 static int make_room(struct api_vectors *call, struct api_input *input, size_t n, bool types, const char *field, struct tl_error *err) {
   if (n == 0) return tl_error_set(err, TL_EINVAL, field, "%s: has no tokens", field);
@@ -87,7 +96,7 @@ static int one_text(struct api_vectors *call, struct api_input *input, json_t *t
   if (r == TL_OK) r = make_room(call, input, tokens.n + around, false, field, err);
   if (r == TL_OK) tl_tokenizer_join(t, tokens.ids, (uint32_t)tokens.n, NULL, 0, input->ids, NULL);
   tl_tokens_done(&tokens);
-  return r;
+  return r == TL_OK ? check_rows(call, input->ids, input->n, field, err) : r;
 }
 
 /* The client's own ids, as they are. */
@@ -150,6 +159,12 @@ static int encode_part(struct api_vectors *call, json_t *text, uint32_t most, co
   return encode(call, text, false, most, field, ret, err);
 }
 
+/* The first of a pair: by itself, so that an error names it and not the second. */
+static int encode_first(struct api_vectors *call, json_t *text, uint32_t most, const char *field, struct tl_tokens *ret, struct tl_error *err) {
+  int r = encode_part(call, text, most, field, ret, err);
+  return r == TL_OK ? check_rows(call, ret->ids, ret->n, field, err) : r;
+}
+
 /* What the two texts of a pair may have together. */
 static int pair_room(struct api_vectors *call, uint32_t *ret, struct tl_error *err) {
   uint32_t around, most;
@@ -176,7 +191,7 @@ static int one_pair(struct api_vectors *call, struct api_input *input, const str
   if (r == TL_OK)
     tl_tokenizer_join(t, first->ids, n_first, tokens.ids ? tokens.ids : none, n_second, input->ids, input->types);
   tl_tokens_done(&tokens);
-  return r;
+  return r == TL_OK ? check_rows(call, input->ids, input->n, field, err) : r;
 }
 
 /* One text against each of as many strings as there are inputs. */
@@ -185,7 +200,7 @@ static int one_to_many(struct api_vectors *call, json_t *first, const char *firs
   struct tl_tokens tokens = {0};
   uint32_t room;
   int r = pair_room(call, &room, err);
-  if (r == TL_OK) r = encode_part(call, first, room, first_field, &tokens, err);
+  if (r == TL_OK) r = encode_first(call, first, room, first_field, &tokens, err);
   for (unsigned i = 0; r == TL_OK && i < call->n_inputs; i++) {
     char field[48];
     snprintf(field, sizeof field, "%s[%u]", texts_field, i);
@@ -252,7 +267,7 @@ int api_read_score(struct api_vectors *call, struct tl_error *err) {
     char field[48];
     struct tl_tokens tokens = {0};
     snprintf(field, sizeof field, "text_1[%u]", i);
-    r = encode_part(call, first[i], room, field, &tokens, err);
+    r = encode_first(call, first[i], room, field, &tokens, err);
     snprintf(field, sizeof field, "text_2[%u]", i);
     if (r == TL_OK) r = one_pair(call, &call->inputs[i], &tokens, second[i], room, field, err);
     tl_tokens_done(&tokens);

@@ -33,5 +33,5 @@ def write(folder, class_name="BertModel", **more):
     return folder, tokenizer
 
 
-def write_scorer(folder, n_labels=1):
-    return write(folder, "BertForSequenceClassification", num_labels=n_labels, id2label={str(i): f"L{i}" for i in range(n_labels)})
+def write_scorer(folder, n_labels=1, **more):
+    return write(folder, "BertForSequenceClassification", **more, num_labels=n_labels, id2label={str(i): f"L{i}" for i in range(n_labels)})

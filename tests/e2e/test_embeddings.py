@@ -316,6 +316,24 @@ def test_bad_pairs(scorer):
     assert_refused(scorer, "/v1/score", BAD_SCORE)
 
 
+def without_row(make, folder):
+    """A model whose tokenizer has tokens beyond its 200 rows, such as some that were added later; and a word that is one."""
+    folder, tokenizer = make(folder, vocab_size=200)
+    word = next(w for w, i in sorted(tokenizer.get_vocab().items()) if i >= 200 and w.isalpha() and tokenizer.encode(w, add_special_tokens=False).ids == [i])
+    return folder, word
+
+
+def test_tokens_that_the_model_has_no_row_for(start, tmp_path):
+    part = "is not one of the model's 200"
+    folder, bad = without_row(embedders.write, tmp_path / "embed")
+    assert_refused(start(devices(1), model=folder), "/v1/embeddings", [({"input": bad}, "input", part), ({"input": ["a", bad]}, "input[1]", part)])
+    folder, bad = without_row(embedders.write_scorer, tmp_path / "score")
+    d = start(devices(1), model=folder)
+    assert_refused(d, "/v1/score", [({"text_1": "a", "text_2": ["a", bad]}, "text_2[1]", part), ({"text_1": bad, "text_2": "a"}, "text_1", part),
+                                    ({"text_1": [bad, "a"], "text_2": ["a", "b"]}, "text_1[0]", part)])
+    assert_refused(d, "/v1/rerank", [({"query": "a", "documents": [bad]}, "documents[0]", part)])
+
+
 def test_wrong_kind_of_model(embed, scorer, daemon, start, tmp_path):
     one = embed(1)
     bodies = {"/v1/embeddings": {"input": "a"}, "/v1/rerank": {"query": "a", "documents": ["b"]}, "/v1/score": {"text_1": "a", "text_2": "b"},

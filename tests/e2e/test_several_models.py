@@ -7,7 +7,9 @@ import signal
 import httpx
 import pytest
 
-from daemon import MODEL, events, model_with, run, wait_for
+import embedders
+from daemon import MODEL, SLOW, events, model_with, run, wait_for
+from simulated import vector
 
 CHOSEN = {"model.path": None, "model.name": None}
 
@@ -197,6 +199,34 @@ def test_reload_names_what_changed_and_changes_nothing(serve, tmp_path):
     d.signal(signal.SIGHUP)
     d.wait_log(r"was not read again.*models\[1\]\.path: is required")
     assert [m["id"] for m in d.http.get("/v1/models").json()["data"]] == ["one", "two"]
+
+
+def test_embeddings_beside_text_end_before_the_daemon(serve, tmp_path):
+    """Inputs for which there is no room yet, on devices that fail, and large bodies of both kinds: all are answered by their
+    own model while the daemon drains."""
+    folder, tokenizer = embedders.write(tmp_path / "embedder")
+    slow = {"sim": {"base_us": 5000}}
+    d = serve(entry("text", devices=sim(2), **slow),
+              entry("embed", folder, devices=sim(2, first=2), sim={"base_us": 5000, "faults": ["2@12:error", "3@15:die"]},
+                    engine={"max_batch_size": 4}, limits={"max_queue": 40}, health={"backoff_ms": 1}), http__threads=2)
+    inputs = [f"word {i} " + "light stone " * (i % 9) for i in range(150)]
+    assert d.post("/v1/embeddings", model="text", input="a").json()["error"]["param"] == "model"
+    assert ask(d, "embed").json()["error"]["param"] == "model"
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        post = lambda path, **body: httpx.post(d.url + path, json=body, timeout=60 * SLOW)  # noqa: E731
+        vectors = [pool.submit(post, "/v1/embeddings", model="embed", input=inputs) for _ in range(2)]
+        texts = [pool.submit(post, "/v1/completions", model="text", prompt="x " * n, max_tokens=150, temperature=0, ignore_eos=True) for n in (5, 200)]
+        wait_for(lambda: d.total("tokenlane_steps_total", model="embed") > 5 and d.total("tokenlane_sequences_running", model="text") == 2,
+                 10, "all to run")
+        d.signal()
+        for t in texts:
+            assert t.result().json()["choices"][0]["finish_reason"] in ("length", "stop"), t.result().text
+        for v in vectors:
+            assert v.result().status_code == 200, v.result().text
+            for item, t in zip(v.result().json()["data"], inputs):
+                assert item["embedding"] == pytest.approx(vector(tokenizer.encode(t).ids, embedders.DIM), abs=1e-6)
+    assert d.wait_exit() == 0
+    assert "a request failed" not in d.stderr()
 
 
 def test_what_runs_on_any_model_ends_before_the_daemon(serve):
