@@ -71,6 +71,7 @@ struct maker {
   uint64_t dim, ffn, rows; /* rows: of each of q, k, v */
   const char *prefix;      /* what stands before names in these files */
   struct tl_error *err;
+  float rope_factor;
 };
 
 enum { NAME = 200 };
@@ -165,6 +166,15 @@ static bool is_local(const struct maker *k, uint32_t layer) {
   return layer % (uint64_t)k->c->global_attn_every_n_layers != 0;
 }
 
+/* Scalings of the angles, and their factor, are not those of layers with a window. */
+static void rotate(struct maker *k, uint32_t layer, bool local) {
+  struct tl_op *op = plan_add(k->m, TL_OP_ROPE, layer);
+  op->features = local ? TL_F_LOCAL : 0;
+  if (local || k->rope_factor == 1) return;
+  op->features |= TL_F_FACTOR;
+  op->factor = k->rope_factor;
+}
+
 static int attention(struct maker *k, uint32_t layer) {
   const struct arch_encoder *e = k->e;
   char name[NAME];
@@ -178,7 +188,7 @@ static int attention(struct maker *k, uint32_t layer) {
     r = take(k, op, i, k->rows, k->dim, name);
   }
   bool local = is_local(k, layer);
-  if (e->traits & ENCODER_ROTATES) plan_add(k->m, TL_OP_ROPE, layer)->features = local ? TL_F_LOCAL : 0;
+  if (e->traits & ENCODER_ROTATES) rotate(k, layer, local);
   op = plan_add(k->m, TL_OP_ATTEND, layer);
   op->scale = 1 / sqrtf((float)k->c->head_dim);
   op->features = TL_F_BOTH_SIDES | (local ? TL_F_WINDOW : 0);
@@ -239,16 +249,20 @@ static int check(const struct maker *k) {
   if (c->position_embedding_type[0] && strcmp(c->position_embedding_type, "absolute") != 0)
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: position_embedding_type: expected absolute, got %s",
                         c->position_embedding_type);
+  const char *other = c->prenorm ? "prenorm" : c->use_rms_norm ? "use_rms_norm" : c->rotary_emb_interleaved ? "rotary_emb_interleaved" : NULL;
+  if (other) return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: %s: is not supported", other);
+  if (c->rotary_emb_fraction != 1)
+    return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: rotary_emb_fraction: rotating a part of a head is not supported");
   if (c->num_key_value_heads != c->num_attention_heads)
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: num_key_value_heads: expected num_attention_heads");
   return TL_OK;
 }
 
 int arch_encoder_plan(struct model *m, const struct architecture *a, const struct hf_config *c, const struct hf_pooling *p,
-                      struct tl_error *err) {
+                      float rope_factor, struct tl_error *err) {
   const struct arch_encoder *e = arch_encoder_of(a);
   struct maker k = {m, e, c, (uint64_t)c->hidden_size, (uint64_t)c->intermediate_size, (uint64_t)(c->num_attention_heads * c->head_dim),
-                    e->prefix, err};
+                    e->prefix, err, rope_factor};
   char word[NAME];
   full_name(&k, word, -1, e->word);
   if (!there_is(&k, word, "weight")) k.prefix = "";

@@ -50,6 +50,10 @@ static const struct key keys[] = {
     {"global_rope_theta", KIND_NUMBER, AT(rope_theta), 0, 1, 1e12, false},
     {"local_rope_theta", KIND_NUMBER, AT(rope_local_base_freq), 0, 1, 1e12, false},
     {"norm_eps", KIND_NUMBER, AT(rms_norm_eps), 0, 0, 1, false},
+    {"prenorm", KIND_BOOL, AT(prenorm), 0, 0, 0, false},
+    {"use_rms_norm", KIND_BOOL, AT(use_rms_norm), 0, 0, 0, false},
+    {"rotary_emb_interleaved", KIND_BOOL, AT(rotary_emb_interleaved), 0, 0, 0, false},
+    {"rotary_emb_fraction", KIND_NUMBER, AT(rotary_emb_fraction), 0, 0, 1, false},
     {"classifier_pooling", TEXT(classifier_pooling), false},
     {"position_embedding_type", TEXT(position_embedding_type), false},
     {"query_pre_attn_scalar", KIND_NUMBER, AT(query_pre_attn_scalar), 0, 1e-3, 1e6, false},
@@ -248,7 +252,7 @@ void hf_config_defaults(struct hf_config *ret) {
                             .max_window_layers = 28, .sliding_window_pattern = 6, .no_rope_layer_interval = 4,
                             .rope_local_base_freq = 10000, .beta_fast = 32, .beta_slow = 1, .decoder_sparse_step = 1,
                             .qkv_bias = true, .swiglu_limit = 7, .pad_token_id = 1, .local_attention = 128,
-                            .global_attn_every_n_layers = 3};
+                            .global_attn_every_n_layers = 3, .rotary_emb_fraction = 1};
 }
 
 /* rope_scaling, or rope_parameters, which may be two: for layers without and with a window. */

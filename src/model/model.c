@@ -73,7 +73,7 @@ static int make_plan(struct model *m, const struct architecture *architecture, c
   int r = model_rope(c, inv_freq, &factor, err);
   if (r == TL_OK) r = divide_angles(m, inv_freq, err);
   m->bare = model_find_tensor(m, "embed_tokens.weight") >= 0 && model_find_tensor(m, "model.embed_tokens.weight") < 0;
-  if (r == TL_OK && arch_encoder_of(architecture)) r = arch_encoder_plan(m, architecture, c, pooling, err);
+  if (r == TL_OK && arch_encoder_of(architecture)) r = arch_encoder_plan(m, architecture, c, pooling, factor, err);
   else if (r == TL_OK) r = arch_decoder_plan(m, architecture, c, pooling, factor, err);
   m->model.inv_freq = inv_freq;
   if (architecture->traits & ARCH_LOCAL_ROPE) {

@@ -63,6 +63,9 @@ static int read_module(const char *folder, json_t *module, const struct hf_confi
   bool dense = strcmp(kind, "Dense") == 0;
   if (!dense && strcmp(kind, "Pooling") != 0)
     return bad(err, TL_EUNSUPPORTED, "modules.json", "type: expected Transformer, Pooling, Dense or Normalize");
+  /* one that comes before another is not what it is behind it */
+  if (p->normalize || (dense && p->kind == TL_POOL_NONE))
+    return bad(err, TL_EUNSUPPORTED, "modules.json", "expected Pooling, Dense and Normalize in this order");
   if (!is_name(path)) return bad(err, TL_ECORRUPT, "modules.json", "path: expected the name of a folder");
   snprintf(file, sizeof file, "%s/config.json", path);
   json_t *object = hf_load_object(folder, file, true, err);

@@ -111,6 +111,8 @@ struct hf_config {
   /* encoders */
   int64_t type_vocab_size, pad_token_id, local_attention, global_attn_every_n_layers, n_labels;
   char classifier_pooling[16], position_embedding_type[32];
+  bool prenorm, use_rms_norm, rotary_emb_interleaved; /* NomicBERT's, none of which is done here */
+  double rotary_emb_fraction;
   /* quantization_config */
   char quant_method[32], checkpoint_format[32];
   int64_t block_rows, block_columns; /* of F8 scales; 0: it does not say */
@@ -226,7 +228,7 @@ const struct arch_encoder *arch_encoder_of(const struct architecture *a);
 bool arch_is_classifier(const struct architecture *a);
 int64_t arch_encoder_context(const struct arch_encoder *e, const struct hf_config *config);
 int arch_encoder_plan(struct model *m, const struct architecture *a, const struct hf_config *config, const struct hf_pooling *pooling,
-                      struct tl_error *err);
+                      float rope_factor, struct tl_error *err);
 /* From the rows of h to vectors, and through the folder's dense layer. */
 int arch_vector_plan(struct model *m, const struct hf_pooling *pooling, struct tl_error *err);
 

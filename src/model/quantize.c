@@ -152,7 +152,8 @@ static int32_t quantized(struct model *m, int32_t index, const struct target *ta
   char name[400];
   snprintf(name, sizeof name, "%s as %s", t.name, tl_dtype_name(target->dtype));
   int32_t there = model_find_tensor(m, name);
-  if (there >= 0) return there;
+  /* a file's own tensor may be called that: it is found to be there twice when ours is added */
+  if (there >= 0 && m->tensors[there].packed && m->tensors[there].packed->read == target->read) return there;
   struct tl_packed *p = tl_arena_alloc(&m->arena, sizeof *p);
   if (!p) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   *p = (struct tl_packed){.read = target->read, .rows = t.shape[0], .columns = t.shape[1], .source = t};
@@ -164,8 +165,8 @@ static int32_t quantized(struct model *m, int32_t index, const struct target *ta
 
 /* Not ROUTE: its matrix is small, and rounding it changes which experts are chosen. */
 static bool is_product(enum tl_op_kind kind) {
-  return kind == TL_OP_QKV || kind == TL_OP_ATTN_OUT || kind == TL_OP_GATED_UP || kind == TL_OP_MLP_DOWN ||
-         kind == TL_OP_EXPERTS_UP || kind == TL_OP_EXPERTS_DOWN || kind == TL_OP_LOGITS;
+  return kind == TL_OP_QKV || kind == TL_OP_ATTN_OUT || kind == TL_OP_GATED_UP || kind == TL_OP_UP ||
+         kind == TL_OP_MLP_DOWN || kind == TL_OP_EXPERTS_UP || kind == TL_OP_EXPERTS_DOWN || kind == TL_OP_LOGITS;
 }
 
 /* The n tensors from `first` on, all or none; the index of the first of those that take their place. */

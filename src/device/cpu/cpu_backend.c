@@ -132,7 +132,8 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
   d->ld_ffn = round_up(widest_ffn(d), 32);
   d->ld_vocab = round_up(model->vocab_size, 32);
   d->ld_vector = round_up(widest_vector(model), 32);
-  size_t part = d->group ? tokens * d->ld_dim : 0, vectors = rows * d->ld_vector;
+  size_t part = d->group ? tokens * d->ld_dim : 0;
+  size_t vectors = (size_t)d->load.max_batch_size * d->ld_vector; /* each rank makes all of them */
   size_t widest = d->ld_dim > d->ld_attn ? d->ld_dim : d->ld_attn;
   if (d->ld_vector > widest) widest = d->ld_vector;
   if (d->ld_vector) rows = 0; /* of logits */

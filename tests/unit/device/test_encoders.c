@@ -78,6 +78,9 @@ static struct machine open_group(const struct tl_model *model, const struct cpu_
     cpu->kernels = kernels;
     if (m.group) assert_int_equal(m.ops->group->join(m.ranks[i], m.group, i, &err), TL_OK);
     if (m.ops->load(m.ranks[i], &load, &loaded, &err) < 0) fail_msg("%s", err.message);
+    /* the last of the activations: each rank makes all vectors */
+    assert_true((char *)(cpu->vectors[1] + BATCH_SIZE * cpu->ld_vector) <= cpu->activations + cpu->activation_bytes);
+    assert_true(cpu->vectors[0] + BATCH_SIZE * cpu->ld_vector <= cpu->vectors[1]);
     memset(cpu->kv, 0xff, cpu->kv_bytes); /* NaN: keys that were never stored show */
   }
   return m;

@@ -96,6 +96,12 @@ static void test_refused(void **state) {
       {"xlm_roberta", "2_Dense/config.json", "\"out_features\": 23", "\"out_features\": 0", "2_Dense/config.json: in_features, out_features"},
       {"xlm_roberta", "2_Dense/config.json", "\"out_features\": 23", "\"out_features\": 24", "tensor 'linear.weight': expected shape 24 x 36, found 23 x 36"},
       {"xlm_roberta", "2_Dense/config.json", "activation.Tanh", "activation.ReLU", "2_Dense/config.json: activation_function: expected Tanh or Identity"},
+      {"xlm_roberta", "modules.json", "models.Transformer", "models.Normalize", "modules.json: expected Pooling, Dense and Normalize in this order"},
+      {"xlm_roberta", "modules.json", "models.Pooling", "models.Dense", "modules.json: expected Pooling, Dense and Normalize in this order"},
+      {"nomic_bert", "config.json", "\"prenorm\": false", "\"prenorm\": true", "config.json: prenorm: is not supported"},
+      {"nomic_bert", "config.json", "\"rotary_emb_fraction\": 1.0", "\"rotary_emb_fraction\": 0.5", "config.json: rotary_emb_fraction: rotating"},
+      {"nomic_bert", "config.json", "{", "{\"rotary_emb_interleaved\": true,", "config.json: rotary_emb_interleaved: is not supported"},
+      {"nomic_bert", "config.json", "{", "{\"use_rms_norm\": true,", "config.json: use_rms_norm: is not supported"},
       {"xlm_roberta", "2_Dense/model.safetensors", "linear.weight", "linear.wright", "tensor 'linear.weight'"},
       {"bert", "config.json", "\"hidden_act\": \"gelu\"", "\"hidden_act\": \"relu\"", "config.json: hidden_act: expected gelu, got relu"},
       {"bert", "config.json", "\"max_position_embeddings\": 160", "\"max_position_embeddings\": 161",
@@ -144,7 +150,28 @@ static void test_ways_to_say_it(void **state) {
   tl_model_free(m);
 }
 
+/* What a scaling of the angles makes of cosine and sine is for the layers that it is for. */
+static void test_factor_of_angles(void **state) {
+  (void)state;
+  struct tl_model *m = NULL;
+  struct tl_error err = {0};
+  static const char yarn[] = "{\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4, \"original_max_position_embeddings\": 40},";
+  if (load("modernbert", "config.json", "{", yarn, &m, &err) < 0) fail_msg("%s", err.message);
+  unsigned n_full = 0;
+  for (uint32_t i = 0; i < m->n_ops; i++) {
+    const struct tl_op *op = &m->plan[i];
+    if (op->kind != TL_OP_ROPE) continue;
+    bool full = !(op->features & TL_F_LOCAL);
+    assert_int_equal(full, (op->features & TL_F_FACTOR) != 0);
+    if (full) assert_float_equal(op->factor, 1.1386294f, 1e-5f);
+    n_full += full;
+  }
+  assert_int_equal(n_full, 2);
+  tl_model_free(m);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_refused), cmocka_unit_test(test_ways_to_say_it)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_refused), cmocka_unit_test(test_ways_to_say_it),
+                                     cmocka_unit_test(test_factor_of_angles)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -23,20 +23,23 @@ static struct model *open_formats(void) {
 
 /* The one matrix of a model becomes `format`; returns the tensor that took its place. */
 static const struct tl_tensor *quantize(struct model *m, const char *format) {
-  static struct tl_op ops[3];
+  static struct tl_op ops[4];
   memset(ops, 0, sizeof ops);
   ops[0] = (struct tl_op){.kind = TL_OP_EMBED, .weight = {model_find_tensor(m, "source"), -1, -1}};
   ops[1] = ops[0];
   ops[1].kind = TL_OP_ATTN_OUT;
   ops[2] = ops[0];
   ops[2].kind = TL_OP_LOGITS;
+  ops[3] = ops[0];
+  ops[3].kind = TL_OP_UP; /* an encoder's */
   m->ops = ops;
   m->model.plan = ops;
-  m->model.n_ops = 3;
+  m->model.n_ops = 4;
   struct tl_error err = {0};
   assert_int_equal(tl_model_quantize(&m->model, format, &err), TL_OK);
   assert_int_equal(ops[0].weight[0], model_find_tensor(m, "source"));
   assert_int_equal(m->model.tensors[ops[2].weight[0]].dtype, TL_DTYPE_Q8_0);
+  assert_int_equal(ops[3].weight[0], ops[1].weight[0]);
   return &m->model.tensors[ops[1].weight[0]];
 }
 
@@ -139,8 +142,25 @@ static void test_model(void **state) {
   tl_model_free(model);
 }
 
+/* A file may have a tensor of the name that a rounded one gets: it does not take that one's place, whatever its shape. */
+static void test_taken_name(void **state) {
+  (void)state;
+  struct model *m = open_formats();
+  struct tl_error err = {0};
+  struct tl_tensor t = {.name = "source as Q8_0", .dtype = TL_DTYPE_F32, .n_dims = 2, .shape = {1000000, 1}, .bytes = 4000000};
+  assert_int_equal(model_add_tensor(m, &t, &err), TL_OK);
+  struct tl_op op = {.kind = TL_OP_ATTN_OUT, .weight = {model_find_tensor(m, "source"), -1, -1}, .bias = {-1, -1, -1}};
+  m->ops = &op;
+  m->model.plan = &op;
+  m->model.n_ops = 1;
+  assert_int_equal(tl_model_quantize(&m->model, "q8_0", &err), TL_ECORRUPT);
+  assert_non_null(strstr(err.message, "source as Q8_0"));
+  tl_model_free(&m->model);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_as_reference), cmocka_unit_test(test_q4_k),
-                                     cmocka_unit_test(test_odd_values), cmocka_unit_test(test_model)};
+                                     cmocka_unit_test(test_odd_values), cmocka_unit_test(test_model),
+                                     cmocka_unit_test(test_taken_name)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
