@@ -79,10 +79,11 @@ static int was_reset(const struct sim_device *d, struct tl_error *err) {
 }
 
 /* Behind the step under way, unless a reset has given that up. */
-static int queue_step(struct sim_device *d, const struct tl_step *step, struct tl_error *err) {
+static int queue_step(struct sim_device *d, const struct tl_step *step, int64_t now_ns, struct tl_error *err) {
   /* acquire: pairs with the release in sim_wake */
   if (atomic_load_explicit(&d->resets, memory_order_acquire) == d->seen_resets) {
     d->queued = step;
+    d->queued_ns = now_ns;
     return TL_OK;
   }
   d->step = NULL;
@@ -93,7 +94,7 @@ static int device_submit(struct tl_device *device, const struct tl_step *step, s
   struct sim_device *d = (struct sim_device *)(void *)device;
   int64_t now_ns = tl_now_ns();
   if (d->group && device_meet_is_aborted(&d->group->meet)) return closed(d, err);
-  if (d->step) return queue_step(d, step, err);
+  if (d->step) return queue_step(d, step, now_ns, err);
   d->begun = TL_OK;
   int r = begin_step(d, step, now_ns, err);
   d->step = r == TL_OK ? step : NULL;
@@ -106,7 +107,9 @@ static void next_step(struct sim_device *d, int result, const struct tl_sampled 
   for (uint32_t i = 0; i < d->n_fed; i++) d->fed[i] = sampled[i].token;
   d->step = result == TL_OK ? d->queued : NULL;
   d->queued = NULL;
-  if (d->step) d->begun = begin_step(d, d->step, d->deadline_ns, &d->begin_error);
+  /* a worker that was late with it must not catch up: the device was idle until then */
+  int64_t now_ns = d->queued_ns > d->deadline_ns ? d->queued_ns : d->deadline_ns;
+  if (d->step) d->begun = begin_step(d, d->step, now_ns, &d->begin_error);
 }
 
 /* The step is over when it is on all ranks. Rank 0 computes it anew when another's part was wrong. */

@@ -49,6 +49,7 @@ struct sim_device {
   int begun;                    /* how it began: an error is for its collect to say */
   struct tl_error begin_error;
   const struct tl_step *queued; /* begins when that is over; NULL: none */
+  int64_t queued_ns;
   int32_t *fed;                 /* (max_batch_size) what the rows of the step before drew */
   uint32_t n_fed;
   /* Shared with whoever calls reset. The worker says what ails the device, the
