@@ -43,17 +43,10 @@ static int project(struct maker *k, struct tl_op *op, int i, uint64_t rows, uint
 
 /* n inputs of op from one matrix that holds their rows one behind the other. */
 static int fused(struct maker *k, struct tl_op *op, const uint64_t *rows, int n, const char *name) {
-  uint64_t total = 0, first = 0;
+  uint64_t total = 0;
   for (int i = 0; i < n; i++) total += rows[i];
   int32_t all = plan_tensor(k->m, k->err, total, k->dim, "model.layers.%u.%s.weight", op->layer, name);
-  if (all < 0) return all;
-  for (int i = 0; i < n; first += rows[i++]) {
-    int32_t part = plan_rows(k->m, k->err, all, first, rows[i]);
-    if (part < 0) return part;
-    op->weight[i] = part;
-  }
-  plan_spent(k->m, all);
-  return TL_OK;
+  return plan_parts(k->m, k->err, all, rows, n, op->weight);
 }
 
 static void multiply(struct tl_op *op, double factor) {

@@ -98,28 +98,14 @@ static int take(struct maker *k, struct tl_op *op, int i, uint64_t rows, uint64_
   return op->bias[i] < 0 ? op->bias[i] : TL_OK;
 }
 
-/* Consecutive rows of one tensor to n inputs. */
-static int cut(struct maker *k, int32_t whole, int32_t *inputs, int n, uint64_t rows) {
-  if (whole < 0) return whole;
-  for (int i = 0; i < n; i++)
-    if ((inputs[i] = plan_rows(k->m, k->err, whole, (uint64_t)i * rows, rows)) < 0) return inputs[i];
-  plan_spent(k->m, whole);
-  return TL_OK;
-}
-
-static int32_t bias_part(struct maker *k, int32_t whole, uint64_t first, uint64_t rows) {
-  return plan_rows(k->m, k->err, whole, first, rows);
-}
-
+/* n inputs of op, of as many rows each, from one matrix and, where there is one, one bias. */
 static int take_fused(struct maker *k, struct tl_op *op, int n, uint64_t rows, const char *name) {
-  int r = cut(k, plan_tensor(k->m, k->err, (uint64_t)n * rows, k->dim, "%s.weight", name), op->weight, n, rows);
+  const uint64_t parts[TL_OP_INPUTS] = {rows, rows, rows};
+  int32_t all = plan_tensor(k->m, k->err, (uint64_t)n * rows, k->dim, "%s.weight", name);
+  int r = plan_parts(k->m, k->err, all, parts, n, op->weight);
   if (r < 0 || !there_is(k, name, "bias")) return r;
-  int32_t whole = plan_tensor(k->m, k->err, (uint64_t)n * rows, 0, "%s.bias", name);
-  if (whole < 0) return whole;
-  for (int i = 0; i < n; i++)
-    if ((op->bias[i] = bias_part(k, whole, (uint64_t)i * rows, rows)) < 0) return op->bias[i];
-  plan_spent(k->m, whole);
-  return TL_OK;
+  all = plan_tensor(k->m, k->err, (uint64_t)n * rows, 0, "%s.bias", name);
+  return plan_parts(k->m, k->err, all, parts, n, op->bias);
 }
 
 /* --- records --------------------------------------------------------------------------------------- */

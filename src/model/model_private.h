@@ -171,6 +171,8 @@ int32_t packed_tensor(struct model *m, const char *name, uint64_t rows, uint64_t
  * away, plan_spent says so: they are counted once. */
 int32_t plan_rows(struct model *m, struct tl_error *err, int32_t tensor, uint64_t first, uint64_t rows);
 void plan_spent(struct model *m, int32_t tensor);
+/* All rows of a tensor to n inputs, one behind the other, rows[i] to ret[i]. tensor: may be an error, which is returned. */
+int plan_parts(struct model *m, struct tl_error *err, int32_t tensor, const uint64_t *rows, int n, int32_t *ret);
 
 /* architectures.c: what decoders differ in. */
 enum arch_trait {

@@ -79,3 +79,12 @@ void plan_spent(struct model *m, int32_t tensor) {
   m->tensors[tensor].shape[0] = 0;
   m->tensors[tensor].bytes = 0;
 }
+
+int plan_parts(struct model *m, struct tl_error *err, int32_t tensor, const uint64_t *rows, int n, int32_t *ret) {
+  uint64_t first = 0;
+  if (tensor < 0) return tensor;
+  for (int i = 0; i < n; first += rows[i++])
+    if ((ret[i] = plan_rows(m, err, tensor, first, rows[i])) < 0) return ret[i];
+  plan_spent(m, tensor);
+  return TL_OK;
+}
