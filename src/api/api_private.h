@@ -20,6 +20,8 @@
 #define API_MAX_SALT_BYTES 256
 #define API_FINGERPRINT_BYTES 40
 #define API_ARENA_LIMIT ((size_t)1 << 30)
+#define API_MOST_FAULTS 2       /* steps of a sequence that failed: then it is not tried again, see resubmit.c */
+#define API_PATIENCE TL_SEC(60) /* a replica that comes back does so by then: health.max_backoff_ms */
 
 enum api_endpoint {
   API_COMPLETIONS = 1,
@@ -66,6 +68,14 @@ struct api_params {
  * API_TEMPLATE: fields that it does not know are the caller's. */
 int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t *body, struct tl_arena *arena,
                     struct api_params *ret, struct tl_error *err);
+/* --- ids.c ------------------------------------------------------------------------- */
+/* Whether a prompt or an input is a list of such: one that does not begin with a number. */
+bool api_has_several(const json_t *value);
+/* The first n items of a list, which are to be ids of the model's tokens; field: of the list. */
+int api_read_ids(const json_t *list, size_t n, const struct tl_model *model, const char *field, int32_t *ret, struct tl_error *err);
+/* What a tokenizer made: it can know tokens that the model has no row for, such as one that was added later. */
+int api_check_rows(const int32_t *ids, size_t n, const struct tl_model *model, const char *field, struct tl_error *err);
+
 /* "a string", "the number 3.5", ...: what a value is, for messages; into text[64]. */
 const char *api_value_text(const json_t *value, char *text);
 

@@ -32,17 +32,8 @@ static int from_ids(struct api_call *call, struct api_prompt *prompt, json_t *li
   if (n > tl_engine_max_context(call->work.serving->engine)) return api_too_long(call, err);
   prompt->ids = tl_arena_array(&call->arena, n + 1, sizeof *prompt->ids);
   if (!prompt->ids) return tl_error_set(err, TL_ENOMEM, "prompt", "out of memory");
-  int64_t vocab = call->work.serving->model->vocab_size;
-  for (size_t i = 0; i < n; i++) {
-    json_t *id = json_array_get(list, i);
-    char what[64];
-    if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= vocab)
-      return tl_error_set(err, TL_EINVAL, name, "%s[%zu]: expected a token id from 0 to %lld, got %s", name, i,
-                          (long long)(vocab - 1), api_value_text(id, what));
-    prompt->ids[i] = (int32_t)json_integer_value(id);
-  }
   prompt->n = (uint32_t)n;
-  return TL_OK;
+  return api_read_ids(list, n, call->work.serving->model, name, prompt->ids, err);
 }
 
 static int one_prompt(struct api_call *call, struct api_prompt *prompt, json_t *value, const char *name,
@@ -54,12 +45,6 @@ static int one_prompt(struct api_call *call, struct api_prompt *prompt, json_t *
                       api_value_text(value, what));
 }
 
-/* A list that does not begin with a number is one of prompts. */
-static bool has_several(json_t *value) {
-  json_t *first = json_array_get(value, 0);
-  return first && !json_is_number(first);
-}
-
 static uint32_t fewest_tokens(json_t *value) {
   size_t n = json_array_size(value); /* 0 of a text, whose tokens are not known yet */
   return n < 1 ? 1 : n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
@@ -67,7 +52,7 @@ static uint32_t fewest_tokens(json_t *value) {
 
 static int outline(struct api_call *call, struct tl_error *err) {
   json_t *value = call->params.prompt;
-  bool several = has_several(value);
+  bool several = api_has_several(value);
   size_t n = several ? json_array_size(value) : 1;
   int64_t most = call->api->o.limits.max_prompts;
   if (json_is_array(value) && json_array_size(value) == 0)
@@ -83,7 +68,7 @@ static int outline(struct api_call *call, struct tl_error *err) {
 
 static int prepare(struct api_call *call, struct tl_error *err) {
   json_t *value = call->params.prompt;
-  if (!has_several(value)) return one_prompt(call, call->prompts, value, "prompt", err);
+  if (!api_has_several(value)) return one_prompt(call, call->prompts, value, "prompt", err);
   for (unsigned i = 0; i < call->n_prompts; i++) {
     char name[32];
     snprintf(name, sizeof name, "prompt[%u]", i);

@@ -220,11 +220,8 @@ static int check_tokens(const struct api_call *call, struct tl_error *err) {
     if (prompt->n == 0)
       return tl_error_set(err, TL_EINVAL, prompt_field(call), "%s: expected at least one token, got none",
                           prompt_field(call));
-    /* a tokenizer can know tokens that the model has no row for, such as a padding token added later */
-    for (uint32_t k = 0; k < prompt->n; k++)
-      if (prompt->ids[k] >= vocab)
-        return tl_error_set(err, TL_EINVAL, prompt_field(call), "%s: has token %d, which is not one of the model's %d",
-                            prompt_field(call), prompt->ids[k], vocab);
+    int r = api_check_rows(prompt->ids, prompt->n, call->work.serving->model, prompt_field(call), err);
+    if (r < 0) return r;
   }
   return TL_OK;
 }
@@ -357,7 +354,7 @@ static int settle_body(struct api_call *call, struct tl_error *err) {
     if (!p->echo) prompt->text = NULL; /* its tokens are all that is needed */
     if (prompt->text) fine = (prompt->text = tl_arena_copy(&call->arena, prompt->text, prompt->length));
   }
-  p->prompt = p->messages = NULL;
+  p->prompt = p->messages = p->tools = p->documents = p->chat_template_kwargs = p->chat_template = NULL;
   json_decref(TL_TAKE(&call->body));
   return fine ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
 }

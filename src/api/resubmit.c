@@ -8,15 +8,12 @@
  *                                                     │ no
  *                     submitted again ◄── room? ◄─────┴──── stranded: again with every event of
  *                                           │ no                 the loop and look of the monitor
- *                                           └────────────────────► for PATIENCE, then 503
+ *                                           └────────────────────► for API_PATIENCE, then 503
  *
  * Only steps that computed the sequence count: one that waited in a queue has not
  * harmed anybody and may be moved as often as it takes. */
 #include "api/api_private.h"
 #include "tokenlane/base/clock.h"
-
-#define MOST_FAULTS 2
-#define PATIENCE TL_SEC(60) /* a replica that comes back does so by then: health.max_backoff_ms */
 
 static bool is_wanted(const struct api_choice *choice) {
   /* relaxed: its own flag, or one that the loop itself set */
@@ -51,7 +48,7 @@ bool api_resubmit(struct api_choice *choice) {
     choice->seq->finish = TL_FINISH_CANCELLED;
     return false;
   }
-  if (choice->seq->n_faults >= MOST_FAULTS) return false;
+  if (choice->seq->n_faults >= API_MOST_FAULTS) return false;
   if (submit_again(choice) == TL_OK) return true;
   choice->stranded_ns = tl_now_ns();
   choice->next_stranded = api->loops[call->loop].stranded;
@@ -83,7 +80,7 @@ void api_retry_stranded(struct tl_api *api, unsigned loop) {
   int64_t now_ns = tl_now_ns();
   for (struct api_choice **at = &l->stranded; *at;) {
     struct api_choice *choice = *at;
-    bool late = now_ns - choice->stranded_ns > PATIENCE, over = late || !is_wanted(choice);
+    bool late = now_ns - choice->stranded_ns > API_PATIENCE, over = late || !is_wanted(choice);
     if (!over && submit_again(choice) < 0) {
       at = &choice->next_stranded;
       continue;

@@ -10,8 +10,6 @@
 #include "api/vectors.h"
 #include "tokenlane/base/clock.h"
 
-#define MOST_FAULTS 2        /* as in resubmit.c, and for the same reasons */
-#define PATIENCE TL_SEC(60)
 #define LEAST_WINDOW 64
 
 static void free_call(struct api_vectors *call) {
@@ -160,7 +158,7 @@ static bool gives_up(struct api_vectors *call, struct tl_error *err) {
   wait_for_room(call);
   if (call->deadline_ns && now_ns >= call->deadline_ns) return expired(call, err);
   if (call->n_live > 0) call->waits_since_ns = now_ns; /* it is served: that is no standing still */
-  if (now_ns - call->waits_since_ns <= PATIENCE) return false;
+  if (now_ns - call->waits_since_ns <= API_PATIENCE) return false;
   tl_error_set(err, TL_EBUSY, NULL, "no device is ready to serve; try again later");
   err->http_status = 503;
   return true;
@@ -217,7 +215,7 @@ void api_vectors_event(struct tl_sequence *seq) {
     free_if_over(call);
     return;
   }
-  if (seq->finish == TL_FINISH_FAULT && seq->n_faults < MOST_FAULTS) {
+  if (seq->finish == TL_FINISH_FAULT && seq->n_faults < API_MOST_FAULTS) {
     input->next_again = call->again;
     call->again = input;
   } else if (failed(call, seq, &err)) {

@@ -65,13 +65,8 @@ static int encode(struct api_vectors *call, json_t *text, bool parse_special, ui
   return r;
 }
 
-/* A tokenizer can know tokens that the model has no row for, such as one that was added later. */
 static int check_rows(const struct api_vectors *call, const int32_t *ids, size_t n, const char *field, struct tl_error *err) {
-  int32_t vocab = (int32_t)call->work.serving->model->vocab_size;
-  for (size_t i = 0; i < n; i++)
-    if (ids[i] >= vocab)
-      return tl_error_set(err, TL_EINVAL, field, "%s: has token %d, which is not one of the model's %d", field, ids[i], vocab);
-  return TL_OK;
+  return api_check_rows(ids, n, call->work.serving->model, field, err);
 }
 
 /* Gives the input room for n tokens. */
@@ -108,21 +103,7 @@ static int from_ids(struct api_vectors *call, struct api_input *input, json_t *l
   if (n > most && !cuts(call)) return too_long(call, field, err);
   if (n > most) n = most;
   if ((r = make_room(call, input, n, false, field, err)) < 0) return r;
-  int64_t vocab = call->work.serving->model->vocab_size;
-  for (size_t i = 0; i < n; i++) {
-    json_t *id = json_array_get(list, i);
-    char what[64];
-    if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= vocab)
-      return tl_error_set(err, TL_EINVAL, field, "%s[%zu]: expected a token id from 0 to %lld, got %s", field, i,
-                          (long long)(vocab - 1), api_value_text(id, what));
-    input->ids[i] = (int32_t)json_integer_value(id);
-  }
-  return TL_OK;
-}
-
-/* A list that does not begin with a number is one of inputs. */
-static bool has_several(json_t *value) {
-  return json_is_array(value) && json_array_size(value) > 0 && !json_is_number(json_array_get(value, 0));
+  return api_read_ids(list, n, call->work.serving->model, field, input->ids, err);
 }
 
 static int one_input(struct api_vectors *call, struct api_input *input, json_t *value, const char *field, struct tl_error *err) {
@@ -135,7 +116,7 @@ static int one_input(struct api_vectors *call, struct api_input *input, json_t *
 int api_read_embeddings(struct api_vectors *call, struct tl_error *err) {
   const struct tl_model *model = call->work.serving->model;
   json_t *value = call->params.input;
-  bool several = has_several(value);
+  bool several = api_has_several(value);
   if (call->params.dimensions > model->n_out)
     return tl_error_set(err, TL_EINVAL, "dimensions", "dimensions: expected an integer from 1 to %u for this model, got %lld",
                         model->n_out, (long long)call->params.dimensions);
@@ -153,15 +134,12 @@ int api_read_embeddings(struct api_vectors *call, struct tl_error *err) {
 
 /* --- pairs --------------------------------------------------------------------------------- */
 
-/* Who is read is often not who asks: what is spelled as a special token in a pair is text, so that no document ends
- * itself and goes on as another. */
-static int encode_part(struct api_vectors *call, json_t *text, uint32_t most, const char *field, struct tl_tokens *ret, struct tl_error *err) {
-  return encode(call, text, false, most, field, ret, err);
-}
+/* Who is read is often not who asks: what is spelled as a special token in a pair is text (parse_special is false), so that no
+ * document ends itself and goes on as another. */
 
 /* The first of a pair: by itself, so that an error names it and not the second. */
 static int encode_first(struct api_vectors *call, json_t *text, uint32_t most, const char *field, struct tl_tokens *ret, struct tl_error *err) {
-  int r = encode_part(call, text, most, field, ret, err);
+  int r = encode(call, text, false, most, field, ret, err);
   return r == TL_OK ? check_rows(call, ret->ids, ret->n, field, err) : r;
 }
 
@@ -181,7 +159,7 @@ static int one_pair(struct api_vectors *call, struct api_input *input, const str
   struct tl_tokens tokens = {0};
   uint32_t around;
   int r = tl_tokenizer_n_around(t, true, &around, err);
-  if (r == TL_OK) r = encode_part(call, second, room, field, &tokens, err);
+  if (r == TL_OK) r = encode(call, second, false, room, field, &tokens, err);
   uint32_t n_first = (uint32_t)first->n, n_second = (uint32_t)tokens.n;
   if (r == TL_OK && first->n + tokens.n > room) {
     if (!cuts(call)) r = too_long(call, field, err);
