@@ -2,7 +2,7 @@
 /* Made by tests/golden/make_classes.py; do not edit. */
 #include "text/unicode_class.h"
 
-#include <stddef.h>
+#include "text/unicode_search.h"
 
 struct range {
   uint32_t first, last;
@@ -440,15 +440,8 @@ static const struct lower lower[] = {
 };
 
 static bool within(const struct range *ranges, size_t n, uint32_t code) {
-  size_t low = 0, high = n; /* the first range that ends at code or later */
-  while (low < high) {
-    size_t middle = (low + high) / 2;
-    if (ranges[middle].last >= code)
-      high = middle;
-    else
-      low = middle + 1;
-  }
-  return low < n && ranges[low].first <= code;
+  size_t i = unicode_search(&ranges->last, sizeof *ranges / sizeof(uint32_t), n, code);
+  return i < n && ranges[i].first <= code;
 }
 
 bool unicode_is_word(uint32_t code) {
@@ -488,14 +481,7 @@ bool unicode_is_canonical(uint32_t code) {
 }
 
 uint32_t unicode_lower(uint32_t code) {
-  size_t bottom = 0, top = sizeof lower / sizeof *lower;
-  while (bottom < top) {
-    size_t middle = (bottom + top) / 2;
-    if (lower[middle].last >= code)
-      top = middle;
-    else
-      bottom = middle + 1;
-  }
-  if (bottom == sizeof lower / sizeof *lower || lower[bottom].first > code) return code;
-  return (code - lower[bottom].first) % lower[bottom].step ? code : code + (uint32_t)lower[bottom].delta;
+  size_t n = sizeof lower / sizeof *lower, i = unicode_search(&lower->last, sizeof *lower / sizeof(uint32_t), n, code);
+  if (i == n || lower[i].first > code) return code;
+  return (code - lower[i].first) % lower[i].step ? code : code + (uint32_t)lower[i].delta;
 }

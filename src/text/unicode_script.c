@@ -2,7 +2,7 @@
 /* Made by tests/golden/make_scripts.py; do not edit. */
 #include "text/unicode_script.h"
 
-#include <stddef.h>
+#include "text/unicode_search.h"
 
 static const struct {
   uint32_t first : 24, script : 8, last;
@@ -167,13 +167,6 @@ static const struct {
 };
 
 unsigned unicode_script(uint32_t code) {
-  size_t low = 0, high = sizeof ranges / sizeof *ranges; /* the first range that ends at code or later */
-  while (low < high) {
-    size_t middle = (low + high) / 2;
-    if (ranges[middle].last >= code)
-      high = middle;
-    else
-      low = middle + 1;
-  }
-  return low < sizeof ranges / sizeof *ranges && ranges[low].first <= code ? ranges[low].script : 0;
+  size_t n = sizeof ranges / sizeof *ranges, i = unicode_search(&ranges->last, sizeof *ranges / sizeof(uint32_t), n, code);
+  return i < n && ranges[i].first <= code ? ranges[i].script : 0;
 }

@@ -86,7 +86,7 @@ def row(values, width):
 
 def main():
     text = ("/* SPDX-License-Identifier: MIT */\n/* Made by tests/golden/make_classes.py; do not edit. */\n#include \"text/unicode_class.h\"\n\n"
-            "#include <stddef.h>\n\nstruct range {\n  uint32_t first, last;\n};\n\nstruct lower {\n  uint32_t first, last;\n  int32_t delta;\n"
+            "#include \"text/unicode_search.h\"\n\nstruct range {\n  uint32_t first, last;\n};\n\nstruct lower {\n  uint32_t first, last;\n  int32_t delta;\n"
             "  uint32_t step;\n};\n")
     for name, _, find in CLASSES:
         found = ranges(find())
@@ -97,31 +97,17 @@ def main():
     text += "\nstatic const struct lower lower[] = {\n" + row((f"{{{a:#x}, {b:#x}, {d}, {s or 1}}}" for a, b, d, s in low), 130) + "\n};\n"
     text += """
 static bool within(const struct range *ranges, size_t n, uint32_t code) {
-  size_t low = 0, high = n; /* the first range that ends at code or later */
-  while (low < high) {
-    size_t middle = (low + high) / 2;
-    if (ranges[middle].last >= code)
-      high = middle;
-    else
-      low = middle + 1;
-  }
-  return low < n && ranges[low].first <= code;
+  size_t i = unicode_search(&ranges->last, sizeof *ranges / sizeof(uint32_t), n, code);
+  return i < n && ranges[i].first <= code;
 }
 """
     for name, why, _ in CLASSES:
         text += f"\nbool unicode_is_{name}(uint32_t code) {{\n  return within({name}, sizeof {name} / sizeof *{name}, code);\n}}\n"
     text += """
 uint32_t unicode_lower(uint32_t code) {
-  size_t bottom = 0, top = sizeof lower / sizeof *lower;
-  while (bottom < top) {
-    size_t middle = (bottom + top) / 2;
-    if (lower[middle].last >= code)
-      top = middle;
-    else
-      bottom = middle + 1;
-  }
-  if (bottom == sizeof lower / sizeof *lower || lower[bottom].first > code) return code;
-  return (code - lower[bottom].first) % lower[bottom].step ? code : code + (uint32_t)lower[bottom].delta;
+  size_t n = sizeof lower / sizeof *lower, i = unicode_search(&lower->last, sizeof *lower / sizeof(uint32_t), n, code);
+  if (i == n || lower[i].first > code) return code;
+  return (code - lower[i].first) % lower[i].step ? code : code + (uint32_t)lower[i].delta;
 }
 """
     with open(OUT, "w") as f:

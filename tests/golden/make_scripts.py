@@ -30,21 +30,14 @@ def main():
                 ranges.append([c, c, number + 1])
     print(len(known), "scripts", len(ranges), "ranges")
     text = ("/* SPDX-License-Identifier: MIT */\n/* Made by tests/golden/make_scripts.py; do not edit. */\n#include \"text/unicode_script.h\"\n\n"
-            "#include <stddef.h>\n\nstatic const struct {\n  uint32_t first : 24, script : 8, last;\n} ranges[] = {\n")
+            "#include \"text/unicode_search.h\"\n\nstatic const struct {\n  uint32_t first : 24, script : 8, last;\n} ranges[] = {\n")
     text += row((f"{{{a:#x}, {s}, {b:#x}}}" for a, b, s in ranges), 130)
     text += """
 };
 
 unsigned unicode_script(uint32_t code) {
-  size_t low = 0, high = sizeof ranges / sizeof *ranges; /* the first range that ends at code or later */
-  while (low < high) {
-    size_t middle = (low + high) / 2;
-    if (ranges[middle].last >= code)
-      high = middle;
-    else
-      low = middle + 1;
-  }
-  return low < sizeof ranges / sizeof *ranges && ranges[low].first <= code ? ranges[low].script : 0;
+  size_t n = sizeof ranges / sizeof *ranges, i = unicode_search(&ranges->last, sizeof *ranges / sizeof(uint32_t), n, code);
+  return i < n && ranges[i].first <= code ? ranges[i].script : 0;
 }
 """
     with open(OUT, "w") as f:
