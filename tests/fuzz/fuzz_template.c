@@ -1,14 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Any bytes as a chat template: an error with a message, or text whose runs are in order, never a crash.
  * Built with libFuzzer by `make fuzz`; with a main of its own, which replays files, by `make check`. */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
+#include "fuzz_target.h"
 #include "tokenlane/base/utf8.h"
 #include "tokenlane/text.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const char trusted_text[] = "{\"bos_token\": \"<s>\", \"eos_token\": \"</s>\", \"add_generation_prompt\": true,"
                                    " \"documents\": null}";
@@ -22,12 +17,6 @@ static const char untrusted_text[] =
     " \"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": {\"properties\":"
     "  {\"x\": {\"type\": \"number\"}, \"b\": {\"enum\": [1, \"2\", 3.5]}}, \"required\": []}}}],"
     " \"n\": 7, \"d\": 0.1, \"s\": \"aXbX\", \"l\": [3, 1, 2, 2], \"enable_thinking\": false}";
-
-static void check(int condition, const char *what) {
-  if (condition) return;
-  fprintf(stderr, "fuzz_template: %s\n", what);
-  abort();
-}
 
 static void check_rendered(const struct tl_rendered *rendered) {
   size_t at = 0;
@@ -60,17 +49,3 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   tl_template_free(tmpl);
   return 0;
 }
-
-#ifdef REPLAY
-int main(int argc, char **argv) {
-  for (int i = 1; i < argc; i++) {
-    FILE *file = fopen(argv[i], "rb");
-    static uint8_t bytes[1 << 20];
-    check(file != NULL, argv[i]);
-    size_t n = fread(bytes, 1, sizeof bytes, file);
-    fclose(file);
-    LLVMFuzzerTestOneInput(bytes, n);
-  }
-  return argc < 2;
-}
-#endif

@@ -1,16 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* Any bytes as a tokenizer.json: an error or a tokenizer that encodes and decodes, never a crash. Built
  * with libFuzzer by `make fuzz`; with a main of its own, which replays files, by `make check`. */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "fuzz_target.h"
 #include "tokenlane/base/utf8.h"
 #include "tokenlane/text.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const char *const texts[] = {
     "Hello, world! it's 2024 and  I'll say \xc3\xa9\xc3\x89\xe6\xbc\xa2\xe5\xad\x97 \xf0\x9f\x98\x80.\n\n  x",
@@ -18,12 +14,6 @@ static const char *const texts[] = {
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "", " ",
 };
-
-static void check(int condition, const char *what) {
-  if (condition) return;
-  fprintf(stderr, "fuzz_tokenizer: %s\n", what);
-  abort();
-}
 
 static void decode(const struct tl_tokenizer *t, const struct tl_tokens *ids, bool skip) {
   struct tl_buffer whole, streamed;
@@ -73,17 +63,3 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   close(fd);
   return 0;
 }
-
-#ifdef REPLAY
-int main(int argc, char **argv) {
-  for (int i = 1; i < argc; i++) {
-    FILE *file = fopen(argv[i], "rb");
-    static uint8_t bytes[1 << 20];
-    check(file != NULL, argv[i]);
-    size_t n = fread(bytes, 1, sizeof bytes, file);
-    fclose(file);
-    LLVMFuzzerTestOneInput(bytes, n);
-  }
-  return argc < 2;
-}
-#endif

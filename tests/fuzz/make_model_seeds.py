@@ -49,9 +49,9 @@ def make_gguf(name, qtype):
     write(out)
 
 
-def make_gemma3():
-    """Keys, names and sizes of heads that Llama's files do not have; norms of Q and K; windows layer by layer."""
-    out = gguf.GGUFWriter(f"{CORPUS}/gguf/gemma3.gguf", "gemma3")
+def begin(name, architecture):
+    """A file with the keys that all have."""
+    out = gguf.GGUFWriter(f"{CORPUS}/gguf/{name}.gguf", architecture)
     out.add_context_length(16)
     out.add_embedding_length(DIM)
     out.add_block_count(1)
@@ -59,6 +59,12 @@ def make_gemma3():
     out.add_head_count(HEADS)
     out.add_layer_norm_rms_eps(1e-5)
     out.add_vocab_size(VOCAB)
+    return out
+
+
+def make_gemma3():
+    """Keys, names and sizes of heads that Llama's files do not have; norms of Q and K; windows layer by layer."""
+    out = begin("gemma3", "gemma3")
     out.add_sliding_window(4)
     out.add_sliding_window_pattern([True])
     for tensor in SHAPES:
@@ -74,14 +80,7 @@ def make_gemma3():
 
 def make_phi3():
     """Fused matrices, a part of each head rotated, longrope."""
-    out = gguf.GGUFWriter(f"{CORPUS}/gguf/phi3.gguf", "phi3")
-    out.add_context_length(16)
-    out.add_embedding_length(DIM)
-    out.add_block_count(1)
-    out.add_feed_forward_length(DIM)
-    out.add_head_count(HEADS)
-    out.add_layer_norm_rms_eps(1e-5)
-    out.add_vocab_size(VOCAB)
+    out = begin("phi3", "phi3")
     out.add_rope_dimension_count(8)
     out.add_rope_scaling_orig_ctx_len(4)
     out.add_rope_scaling_attn_factors(1.5)
@@ -99,14 +98,7 @@ def make_phi3():
 
 def make_gpt_oss():
     """Experts in one tensor, with biases; sinks, windows, YaRN."""
-    out = gguf.GGUFWriter(f"{CORPUS}/gguf/gpt_oss.gguf", "gpt-oss")
-    out.add_context_length(16)
-    out.add_embedding_length(DIM)
-    out.add_block_count(1)
-    out.add_feed_forward_length(DIM)
-    out.add_head_count(HEADS)
-    out.add_layer_norm_rms_eps(1e-5)
-    out.add_vocab_size(VOCAB)
+    out = begin("gpt_oss", "gpt-oss")
     out.add_sliding_window(4)
     out.add_rope_scaling_type(gguf.RopeScalingType.YARN)
     out.add_rope_scaling_factor(2)

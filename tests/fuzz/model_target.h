@@ -1,18 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* What fuzz_gguf.c, fuzz_safetensors.c and fuzz_config.c share: files in memory, a model that was
- * taken is read from end to end, and the main function that replays a corpus. */
+/* What fuzz_gguf.c, fuzz_safetensors.c and fuzz_config.c share: files in memory, and a model that was
+ * taken is read from end to end. */
 #ifndef MODEL_TARGET_H
 #define MODEL_TARGET_H
 
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
+#include "fuzz_target.h"
 #include "tokenlane/model.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static char folder[64];
 
@@ -69,24 +64,5 @@ static inline void load_model(const char *path) {
   read_model(model);
   tl_model_free(model);
 }
-
-#ifdef REPLAY
-int main(int argc, char **argv) {
-  for (int i = 1; i < argc; i++) {
-    FILE *file = fopen(argv[i], "rb");
-    if (!file) return perror(argv[i]), 1;
-    fseek(file, 0, SEEK_END);
-    size_t size = (size_t)ftell(file);
-    rewind(file);
-    uint8_t *data = malloc(size + 1);
-    if (!data || fread(data, 1, size, file) != size) return perror(argv[i]), 1;
-    fclose(file);
-    LLVMFuzzerTestOneInput(data, size);
-    free(data);
-  }
-  printf("  FUZZ  %d files of the corpus replayed\n", argc - 1);
-  return argc > 1 ? 0 : 1;
-}
-#endif
 
 #endif
