@@ -129,19 +129,23 @@ def test_one_of_four_again_and_again(start, words, how):
     assert len(children(d)) == 4
 
 
-def test_a_stream_goes_on_in_the_next_process(start):
-    """The only device, computing in earnest: killed in the middle of an answer, which has no seam."""
-    d = start({**SMALL, "engine.max_context": 1024})
-    fields = dict(max_tokens=LONG, ignore_eos=True, temperature=0.9, seed=3, presence_penalty=0.4)
+def goes_on(d, devices, **more):
+    """The process of `devices` is killed in the middle of an answer, which is as if it had not been."""
+    fields = dict(max_tokens=LONG, ignore_eos=True, temperature=0.9, seed=3, **more)
     whole = d.complete("Once upon a time", **fields)["choices"]
     with ThreadPoolExecutor(1) as pool:
         steps = d.total("tokenlane_steps_total")
         asked = pool.submit(d.complete, "Once upon a time", **fields)
         wait_for(lambda: d.total("tokenlane_steps_total") > steps + 20, 20, "the middle")
-        os.kill(child(d, "cpu:0"), signal.SIGKILL)
+        os.kill(child(d, devices), signal.SIGKILL)
         assert asked.result()["choices"] == whole
     assert faults(d) == 1
     assert_rest(d)
+
+
+def test_a_stream_goes_on_in_the_next_process(start):
+    """The only device, computing in earnest: killed in the middle of an answer, which has no seam."""
+    goes_on(start({**SMALL, "engine.max_context": 1024}), "cpu:0", presence_penalty=0.4)
 
 
 def test_an_idle_process_that_dies_is_replaced(start):
@@ -241,17 +245,7 @@ def test_one_group_of_three_again_and_again(start, words, how):
 
 def test_a_stream_goes_on_in_the_next_group(start):
     """Ranks that compute in earnest: their process is killed in the middle of an answer, which has no seam."""
-    d = start({**SMALL, "engine.max_context": 1024, "devices": "cpu:0,cpu:1", "engine.tensor_parallel": 2})
-    fields = dict(max_tokens=LONG, ignore_eos=True, temperature=0.9, seed=3)
-    whole = d.complete("Once upon a time", **fields)["choices"]
-    with ThreadPoolExecutor(1) as pool:
-        steps = d.total("tokenlane_steps_total")
-        asked = pool.submit(d.complete, "Once upon a time", **fields)
-        wait_for(lambda: d.total("tokenlane_steps_total") > steps + 20, 20, "the middle")
-        os.kill(child(d, "cpu:0,cpu:1"), signal.SIGKILL)
-        assert asked.result()["choices"] == whole
-    assert faults(d) == 1
-    assert_rest(d)
+    goes_on(start({**SMALL, "engine.max_context": 1024, "devices": "cpu:0,cpu:1", "engine.tensor_parallel": 2}), "cpu:0,cpu:1")
 
 
 def test_a_group_that_cannot_be_cut(start):

@@ -33,9 +33,8 @@ static const struct packed_case {
 static struct hf_config packed_config;
 
 static inline struct model *open_packed(void) {
-  char path[1100];
-  const char *root = getenv("TL_TEST_GOLDEN");
-  snprintf(path, sizeof path, "%s/packed.safetensors", root ? root : "tests/golden");
+  char path[1024];
+  unit_golden_path("packed.safetensors", path);
   struct model *m = calloc(1, sizeof *m);
   struct tl_error err = {0};
   tl_arena_init(&m->arena, 0);

@@ -39,12 +39,16 @@ static inline uint32_t unit_below(uint64_t *state, uint32_t limit) {
   return (uint32_t)((unit_random(state) >> 32) * limit >> 32);
 }
 
-/* A file under tests/golden, found from the root or by TL_TEST_GOLDEN. */
-static inline FILE *unit_open_golden(const char *name) {
+/* Where a file or folder of tests/golden is, found from the root or by TL_TEST_GOLDEN; returns path. */
+static inline const char *unit_golden_path(const char *name, char path[1024]) {
   const char *folder = getenv("TL_TEST_GOLDEN");
+  snprintf(path, 1024, "%s/%s", folder ? folder : "tests/golden", name);
+  return path;
+}
+
+static inline FILE *unit_open_golden(const char *name) {
   char path[1024];
-  snprintf(path, sizeof path, "%s/%s", folder ? folder : "tests/golden", name);
-  FILE *file = fopen(path, "rb");
+  FILE *file = fopen(unit_golden_path(name, path), "rb");
   if (!file) fail_msg("%s cannot be opened", path);
   return file;
 }

@@ -2,26 +2,13 @@
 #include "tokenlane/config.h"
 
 #include "config/config_private.h"
-#include "unit.h"
 
-static char folder[64], file_path[100];
-
-static int make_folder(void **state) {
-  (void)state;
-  unit_make_folder(folder);
-  snprintf(file_path, sizeof file_path, "%s/tokenlane.json", folder);
-  return 0;
-}
-
-static int remove_folder(void **state) {
-  (void)state;
-  unlink(file_path);
-  return rmdir(folder);
-}
+#define UNIT_FILE "tokenlane.json"
+#include "one_file.h"
 
 static int load(struct tl_config *config, const char *text, struct tl_error *err) {
   unit_write_file(folder, "tokenlane.json", text, strlen(text));
-  return tl_config_load(config, file_path, err);
+  return tl_config_load(config, path, err);
 }
 
 /* --- defaults and values ---------------------------------------------------------------- */
@@ -212,8 +199,8 @@ static void test_errors_name_file_and_line(void **state) {
     struct tl_error err = {0};
     tl_config_init(&c);
     assert_int_equal(load(&c, cases[i].text, &err), TL_EINVAL);
-    size_t n = strlen(file_path);
-    assert_memory_equal(err.message, file_path, n);
+    size_t n = strlen(path);
+    assert_memory_equal(err.message, path, n);
     assert_int_equal(err.message[n], ':');
     if (cases[i].message)
       assert_string_equal(err.message + n + 1, cases[i].message);
@@ -233,13 +220,13 @@ static void test_locate(void **state) {
   tl_config_init(&c);
   assert_int_equal(load(&c, text, &err), TL_OK);
   assert_int_equal(tl_config_check(&c, &err), TL_EINVAL);
-  tl_config_locate(file_path, &err);
+  tl_config_locate(path, &err);
   assert_string_equal(err.message, "model.path: is required; name a model folder"); /* it is in no line */
   tl_config_set(&c, "model.path", "m", NULL);
   assert_int_equal(tl_config_check(&c, &err), TL_EINVAL);
   tl_config_locate("/nowhere/x.json", &err);
-  tl_config_locate(file_path, &err);
-  snprintf(expected, sizeof expected, "%s:2: devices: expected different devices, got cpu:0 twice", file_path);
+  tl_config_locate(path, &err);
+  snprintf(expected, sizeof expected, "%s:2: devices: expected different devices, got cpu:0 twice", path);
   assert_string_equal(err.message, expected);
   assert_string_equal(err.field, "devices");
   tl_config_done(&c);
@@ -261,8 +248,8 @@ static void test_files_that_cannot_be_read(void **state) {
   memset(large, ' ', size);
   large[0] = '{', large[size - 1] = '}';
   unit_write_file(folder, "tokenlane.json", large, size);
-  assert_int_equal(tl_config_load(&c, file_path, &err), TL_EIO);
-  snprintf(message, sizeof message, "%s: cannot be read: it is larger than 1 MiB", file_path);
+  assert_int_equal(tl_config_load(&c, path, &err), TL_EIO);
+  snprintf(message, sizeof message, "%s: cannot be read: it is larger than 1 MiB", path);
   assert_string_equal(err.message, message);
   free(large);
   assert_int_equal(tl_config_load(&c, "/nowhere/x.json", NULL), TL_EIO);
@@ -390,12 +377,12 @@ static void test_models_inherit(void **state) {
   tl_config_set(&c, "engine.max_batch_size", "6", NULL);
   assert_int_equal(tl_config_resolve(&c, NULL), TL_OK);
   const struct tl_config *one = &c.models[0], *two = &c.models[1];
-  char path[200];
-  snprintf(path, sizeof path, "%s/two", folder);
+  char model[200];
+  snprintf(model, sizeof model, "%s/two", folder);
   assert_int_equal(c.n_models, 2);
   assert_string_equal(one->model_name, "one");
   assert_string_equal(two->model_name, "T");
-  assert_string_equal(two->model_path, path);
+  assert_string_equal(two->model_path, model);
   assert_string_equal(one->model_quantize, "none");
   assert_string_equal(two->model_quantize, "q8_0");
   assert_string_equal(one->devices.items[0], "cpu:0");
@@ -432,7 +419,7 @@ static void test_models_errors(void **state) {
     char expected[300];
     tl_config_init(&c);
     assert_int_equal(load(&c, cases[i].text, &err), TL_EINVAL);
-    snprintf(expected, sizeof expected, "%s:%s", file_path, cases[i].message);
+    snprintf(expected, sizeof expected, "%s:%s", path, cases[i].message);
     assert_string_equal(err.message, expected);
     tl_config_done(&c);
   }
@@ -465,9 +452,9 @@ static void test_models_that_cannot_be(void **state) {
   load_models(&c, "{\"models\": [{\"path\": \"a\"},\n{\"name\": \"b\"}]}");
   assert_int_equal(tl_config_resolve(&c, &err), TL_OK);
   assert_int_equal(tl_config_check(&c, &err), TL_EINVAL);
-  tl_config_locate(file_path, &err);
+  tl_config_locate(path, &err);
   char expected[300];
-  snprintf(expected, sizeof expected, "%s:2: models[1].path: is required; name a model folder", file_path);
+  snprintf(expected, sizeof expected, "%s:2: models[1].path: is required; name a model folder", path);
   assert_string_equal(err.message, expected);
   assert_int_equal(tl_config_set(&c, "models", "a", &err), TL_EINVAL);
   tl_config_done(&c);

@@ -1,22 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/sharing.h"
 
-#include "unit.h"
-
-static char folder[64], file_path[100];
-
-static int make_folder(void **state) {
-  (void)state;
-  unit_make_folder(folder);
-  snprintf(file_path, sizeof file_path, "%s/tokenlane.json", folder);
-  return 0;
-}
-
-static int remove_folder(void **state) {
-  (void)state;
-  unlink(file_path);
-  return rmdir(folder);
-}
+#define UNIT_FILE "tokenlane.json"
+#include "one_file.h"
 
 /* Two models with these devices and this share of a GPU's memory (0: not said). */
 static void load(struct tl_config *c, const char *one, int one_percent, const char *two, int two_percent) {
@@ -28,7 +14,7 @@ static void load(struct tl_config *c, const char *one, int one_percent, const ch
   n += snprintf(text + n, sizeof text - n, "}]}");
   unit_write_file(folder, "tokenlane.json", text, (size_t)n);
   assert_int_equal(tl_config_init(c), TL_OK);
-  assert_int_equal(tl_config_load(c, file_path, NULL), TL_OK);
+  assert_int_equal(tl_config_load(c, path, NULL), TL_OK);
   assert_int_equal(tl_config_resolve(c, NULL), TL_OK);
 }
 

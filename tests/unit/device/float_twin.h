@@ -6,12 +6,10 @@
 #include "step_runner.h"
 
 static inline struct tl_model *load_model(const char *name) {
-  const char *root = getenv("TL_TEST_GOLDEN");
-  char path[512];
-  snprintf(path, sizeof path, "%s/%s", root ? root : "tests/golden", name);
+  char path[1024];
   struct tl_model *model;
   struct tl_error err = {0};
-  if (tl_model_load(path, &model, &err) < 0) fail_msg("%s: %s", path, err.message);
+  if (tl_model_load(unit_golden_path(name, path), &model, &err) < 0) fail_msg("%s: %s", path, err.message);
   return model;
 }
 

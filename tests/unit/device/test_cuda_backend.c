@@ -14,11 +14,9 @@ static struct tl_model *model;
 
 static int open_model(void **state) {
   (void)state;
-  const char *root = getenv("TL_TEST_GOLDEN");
-  char folder[512];
+  char folder[1024];
   struct tl_error err = {0};
-  snprintf(folder, sizeof folder, "%s/llama/f16_sharded", root ? root : "tests/golden");
-  return tl_model_load(folder, &model, &err);
+  return tl_model_load(unit_golden_path("llama/f16_sharded", folder), &model, &err);
 }
 
 static int close_model(void **state) {

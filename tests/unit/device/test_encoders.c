@@ -38,12 +38,11 @@ static void read_text(json_t *object, struct text *ret) {
 }
 
 static void open_golden(const char *name, struct golden *ret) {
-  char file[128], folder[512];
-  const char *root = getenv("TL_TEST_GOLDEN");
+  char file[128], path[1024];
   struct tl_error err = {0};
+  snprintf(file, sizeof file, "encoders/%s", name);
+  if (tl_model_load(unit_golden_path(file, path), &ret->model, &err) < 0) fail_msg("%s: %s", path, err.message);
   snprintf(file, sizeof file, "encoders/%s/golden.json", name);
-  snprintf(folder, sizeof folder, "%s/encoders/%s", root ? root : "tests/golden", name);
-  if (tl_model_load(folder, &ret->model, &err) < 0) fail_msg("%s: %s", folder, err.message);
   FILE *input = unit_open_golden(file);
   json_t *object = json_loadf(input, 0, NULL), *cases = json_object_get(object, "cases");
   fclose(input);

@@ -3,28 +3,15 @@
  * wrong with one. */
 #include "gguf_unit.h"
 #include "model/model_private.h"
-#include "unit.h"
 
-static char folder[64], path[100];
-
-static int make_folder(void **state) {
-  (void)state;
-  unit_make_folder(folder);
-  snprintf(path, sizeof path, "%s/x.gguf", folder);
-  return 0;
-}
-
-static int remove_folder(void **state) {
-  (void)state;
-  unlink(path);
-  return rmdir(folder);
-}
+#define UNIT_FILE "x.gguf"
+#include "one_file.h"
 
 static const char *golden_path(const char *name) {
-  static char full[1100];
-  const char *root = getenv("TL_TEST_GOLDEN");
-  snprintf(full, sizeof full, "%s/gguf/%s", root ? root : "tests/golden", name);
-  return full;
+  static char full[1024];
+  char file[200];
+  snprintf(file, sizeof file, "gguf/%s", name);
+  return unit_golden_path(file, full);
 }
 
 static struct model *open_model(const char *at, struct tl_error *err) {

@@ -4,22 +4,9 @@
 
 #include "gguf_unit.h"
 #include "model/gguf_private.h"
-#include "unit.h"
 
-static char folder[64], path[100];
-
-static int make_folder(void **state) {
-  (void)state;
-  unit_make_folder(folder);
-  snprintf(path, sizeof path, "%s/x.gguf", folder);
-  return 0;
-}
-
-static int remove_folder(void **state) {
-  (void)state;
-  unlink(path);
-  return rmdir(folder);
-}
+#define UNIT_FILE "x.gguf"
+#include "one_file.h"
 
 /* A key of a case: text if there is one, else a list of n bools (of `bits`), else a float, else an integer. */
 struct extra {

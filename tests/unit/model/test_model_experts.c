@@ -2,8 +2,8 @@
 /* Folders of models with experts that are not as they say: golden ones, changed in one place. And what ranks have of them. */
 #include "tokenlane/slice.h"
 
+#include "changed_file.h"
 #include "model/model_private.h"
-#include "unit.h"
 
 static char folder[64];
 
@@ -24,31 +24,15 @@ static int remove_folder(void **state) {
   return rmdir(folder);
 }
 
-static char *read_golden(const char *model, const char *file, size_t *ret_length) {
+static FILE *open_golden(const char *model, const char *file) {
   char name[200];
   snprintf(name, sizeof name, "arch/%s/%s", model, file);
-  FILE *input = unit_open_golden(name);
-  char *bytes = malloc(1 << 20);
-  *ret_length = fread(bytes, 1, 1 << 20, input);
-  assert_true(*ret_length > 0 && *ret_length < 1 << 20);
-  fclose(input);
-  return bytes;
+  return unit_open_golden(name);
 }
 
 /* Copies a file with the first `from` in it as `to`; those of weights are of one length. NULL: as it is. */
 static void copy(const char *model, const char *file, const char *from, const char *to) {
-  size_t length;
-  char *bytes = read_golden(model, file, &length);
-  char *at = from ? memmem(bytes, length, from, strlen(from)) : bytes;
-  if (!at) fail_msg("%s: %s: no '%s'", model, file, from);
-  size_t head = (size_t)(at - bytes), cut = from ? strlen(from) : 0, put = to ? strlen(to) : 0;
-  char *changed = malloc(length + put);
-  memcpy(changed, bytes, head);
-  if (put) memcpy(changed + head, to, put);
-  memcpy(changed + head + put, at + cut, length - head - cut);
-  unit_write_file(folder, file, changed, length - cut + put);
-  free(bytes);
-  free(changed);
+  if (!copy_changed(open_golden(model, file), folder, file, from, to)) fail_msg("%s: %s: no '%s'", model, file, from);
 }
 
 static void expect(const char *model, bool in_config, const char *from, const char *to, const char *message) {
@@ -134,14 +118,13 @@ static void test_counts(void **state) {
   for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
     struct tl_model *m;
     struct tl_error err = {0};
-    char path[512];
-    const char *root = getenv("TL_TEST_GOLDEN");
+    char name[64], path[1024];
     uint64_t expected = 0;
     size_t length;
-    snprintf(path, sizeof path, "%s/arch/%s", root ? root : "tests/golden", models[i]);
-    if (tl_model_load(path, &m, &err) < 0) fail_msg("%s", err.message);
+    snprintf(name, sizeof name, "arch/%s", models[i]);
+    if (tl_model_load(unit_golden_path(name, path), &m, &err) < 0) fail_msg("%s", err.message);
     /* all that is behind the header are its tensors */
-    char *bytes = read_golden(models[i], "model.safetensors", &length);
+    char *bytes = read_whole(open_golden(models[i], "model.safetensors"), &length);
     uint64_t header = 0;
     for (int k = 7; k >= 0; k--) header = header << 8 | (uint8_t)bytes[k];
     expected = length - 8 - header;

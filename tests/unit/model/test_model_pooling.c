@@ -2,8 +2,8 @@
 /* Folders of embedders and cross-encoders that are not as they say: golden ones, changed in one place. */
 #include <sys/stat.h>
 
+#include "changed_file.h"
 #include "model/model_private.h"
-#include "unit.h"
 
 static const char *const files[] = {"config.json", "model.safetensors", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json",
                                     "2_Dense/config.json", "2_Dense/model.safetensors"};
@@ -40,28 +40,12 @@ static int remove_folder(void **state) {
   return rmdir(folder);
 }
 
-/* A golden model's file, with the first `from` in it as `to`; one that it lacks is left out. False: `from` is not in it. */
+/* As copy_changed, of a golden model's file; one that it lacks is left out. */
 static bool copy(const char *model, const char *file, const char *from, const char *to) {
-  char name[300];
-  const char *root = getenv("TL_TEST_GOLDEN");
-  snprintf(name, sizeof name, "%s/encoders/%s/%s", root ? root : "tests/golden", model, file);
-  FILE *input = fopen(name, "rb");
-  if (!input) return !from;
-  char *bytes = malloc(1 << 20);
-  size_t length = fread(bytes, 1, 1 << 20, input);
-  fclose(input);
-  char *at = from ? memmem(bytes, length, from, strlen(from)) : bytes;
-  if (at) {
-    size_t head = (size_t)(at - bytes), cut = from ? strlen(from) : 0, put = to ? strlen(to) : 0;
-    char *changed = malloc(length + put);
-    memcpy(changed, bytes, head);
-    if (put) memcpy(changed + head, to, put);
-    memcpy(changed + head + put, at + cut, length - head - cut);
-    unit_write_file(folder, file, changed, length - cut + put);
-    free(changed);
-  }
-  free(bytes);
-  return at != NULL;
+  char golden[200], path[1024];
+  snprintf(golden, sizeof golden, "encoders/%s/%s", model, file);
+  FILE *input = fopen(unit_golden_path(golden, path), "rb");
+  return input ? copy_changed(input, folder, file, from, to) : !from;
 }
 
 static int load(const char *model, const char *file, const char *from, const char *to, struct tl_model **ret, struct tl_error *err) {

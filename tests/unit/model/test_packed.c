@@ -99,12 +99,11 @@ static void test_fused_models(void **state) {
   (void)state;
   static const char *const names[] = {"phi3_gptq", "phi3_awq", "phi3_f8"};
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
-    char path[1100];
-    const char *root = getenv("TL_TEST_GOLDEN");
-    snprintf(path, sizeof path, "%s/packed/%s", root ? root : "tests/golden", names[i]);
+    char name[64], path[1024];
+    snprintf(name, sizeof name, "packed/%s", names[i]);
     struct tl_error err = {0};
     struct tl_model *model;
-    if (tl_model_load(path, &model, &err) < 0) fail_msg("%s: %s", names[i], err.message);
+    if (tl_model_load(unit_golden_path(name, path), &model, &err) < 0) fail_msg("%s: %s", names[i], err.message);
     unsigned found = 0;
     for (uint32_t k = 0; k < model->n_ops; k++) {
       const struct tl_op *op = &model->plan[k];

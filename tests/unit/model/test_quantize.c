@@ -7,10 +7,8 @@
 #include "unit.h"
 
 static const char *golden_path(const char *name) {
-  static char full[1100];
-  const char *root = getenv("TL_TEST_GOLDEN");
-  snprintf(full, sizeof full, "%s/%s", root ? root : "tests/golden", name);
-  return full;
+  static char full[1024];
+  return unit_golden_path(name, full);
 }
 
 static struct model *open_formats(void) {

@@ -2,22 +2,9 @@
 /* A file that the reference library wrote (tests/golden/make_model.py), and what
  * can be wrong with one. */
 #include "model/model_private.h"
-#include "unit.h"
 
-static char folder[64], path[100];
-
-static int make_folder(void **state) {
-  (void)state;
-  unit_make_folder(folder);
-  snprintf(path, sizeof path, "%s/x.safetensors", folder);
-  return 0;
-}
-
-static int remove_folder(void **state) {
-  (void)state;
-  unlink(path);
-  return rmdir(folder);
-}
+#define UNIT_FILE "x.safetensors"
+#include "one_file.h"
 
 static size_t read_golden(char *bytes, size_t size) {
   FILE *file = unit_open_golden("model_small.safetensors");

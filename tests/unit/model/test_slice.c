@@ -7,12 +7,11 @@
 #include "unit.h"
 
 static struct tl_model *open_model(const char *name) {
-  char path[512];
-  const char *root = getenv("TL_TEST_GOLDEN");
+  char file[64], path[1024];
   struct tl_model *model;
   struct tl_error err = {0};
-  snprintf(path, sizeof path, "%s/llama/%s", root ? root : "tests/golden", name);
-  if (tl_model_load(path, &model, &err) < 0) fail_msg("%s: %s", path, err.message);
+  snprintf(file, sizeof file, "llama/%s", name);
+  if (tl_model_load(unit_golden_path(file, path), &model, &err) < 0) fail_msg("%s: %s", path, err.message);
   return model;
 }
 
