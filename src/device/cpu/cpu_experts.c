@@ -125,27 +125,17 @@ void cpu_route(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op,
 
 /* A row into entry `at` of what w's kernels read; floats go to `floats`. */
 static void put_entry(const struct cpu_device *d, const struct cpu_matrix *w, const float *row, size_t ld, uint32_t at, float *floats) {
-  switch (form_of(d, w)) {
-    case FORM_FLOATS:
-      if (row != floats) memcpy(floats, row, ld * sizeof *row);
-      break;
-    case FORM_PAIRS: d->kernels->convert(row, d->pairs + at * (ld / 2), ld / 2); break;
-    case FORM_QUANTS: d->quant->quantize(row, w->order, w->n_in, d->quants + at * cpu_quant_row_bytes(w->n_in)); break;
-  }
+  if (form_of(d, w) != FORM_FLOATS)
+    cpu_convert_row(d, w, row, ld, at);
+  else if (row != floats)
+    memcpy(floats, row, ld * sizeof *row);
 }
 
-/* out (m, 32) = entries `at` .. at + m - 1 times panel p; floats: (entries, ld). */
+/* out (m, 32) = entries `at` .. at + m - 1 times panel p, and its bias; floats: (entries, ld). */
 static void product(struct run *r, const struct cpu_matrix *w, uint32_t p, const float *floats, size_t ld, uint32_t at, uint32_t m,
                     float *out) {
-  struct cpu_device *d = r->d;
-  size_t row_bytes = cpu_quant_row_bytes(w->n_in);
-  switch (form_of(d, w)) {
-    case FORM_FLOATS: d->kernels->gemm(w, p, floats + at * ld, ld, m, out, r->lane->unpack); break;
-    case FORM_PAIRS: d->kernels->gemm(w, p, d->pairs + at * (ld / 2), ld, m, out, r->lane->unpack); break;
-    case FORM_QUANTS: d->quant->gemm(w, p, d->quants + at * row_bytes, row_bytes, m, out, r->lane->unpack); break;
-  }
-  for (uint32_t i = 0; w->bias && i < m; i++)
-    for (uint32_t k = 0; k < CPU_PANEL; k++) out[i * CPU_PANEL + k] += w->bias[p * CPU_PANEL + k];
+  cpu_product(r, w, p, floats, ld, at, m, out);
+  cpu_add_bias(w, p, out, m);
 }
 
 /* Of the experts that have entries, unit / n_panels is which, and the rest the panel; how many rows it has. */

@@ -62,16 +62,9 @@ static bool qk_norm(struct run *r, const struct tl_op *op, const float *q_weight
 
 /* This lane's share of the m rows of x (ldx) into the form that w's kernels read; a barrier is due. */
 static void convert_rows(struct run *r, const struct cpu_matrix *w, const float *x, size_t ldx, uint32_t m) {
-  struct cpu_device *d = r->d;
-  enum form form = form_of(d, w);
-  size_t row_bytes = cpu_quant_row_bytes(w->n_in);
   uint32_t from, to;
   share(r, m, &from, &to);
-  for (uint32_t i = from; i < to && form != FORM_FLOATS; i++)
-    if (form == FORM_PAIRS)
-      d->kernels->convert(x + i * ldx, d->pairs + i * (ldx / 2), ldx / 2);
-    else
-      d->quant->quantize(x + i * ldx, w->order, w->n_in, d->quants + i * row_bytes);
+  for (uint32_t i = from; i < to; i++) cpu_convert_row(r->d, w, x + i * ldx, ldx, i);
 }
 
 /* Rows for w and what is linked to it, whose quantized matrices have one order. */
@@ -91,9 +84,15 @@ static void convert(struct run *r, const struct cpu_matrix *w, const float *x, s
  * residual are added to it, and unpacking weights is spread over enough rows. */
 #define ROW_BLOCK 144
 
-/* out (n, 32) = the converted rows [row, row + n) of x times panel p. */
-static void product(struct run *r, const struct cpu_matrix *w, uint32_t p, const float *x, size_t ldx, uint32_t row, uint32_t n,
-                    float *out) {
+void cpu_convert_row(const struct cpu_device *d, const struct cpu_matrix *w, const float *x, size_t ldx, uint32_t at) {
+  switch (form_of(d, w)) {
+    case FORM_PAIRS: d->kernels->convert(x, d->pairs + at * (ldx / 2), ldx / 2); break;
+    case FORM_QUANTS: d->quant->quantize(x, w->order, w->n_in, d->quants + at * cpu_quant_row_bytes(w->n_in)); break;
+    case FORM_FLOATS: break;
+  }
+}
+
+void cpu_product(struct run *r, const struct cpu_matrix *w, uint32_t p, const float *x, size_t ldx, uint32_t row, uint32_t n, float *out) {
   struct cpu_device *d = r->d;
   size_t row_bytes;
   switch (form_of(d, w)) {
@@ -125,10 +124,10 @@ static struct unit unit_at(const struct cpu_matrix *w, uint32_t n_panels, uint32
   return (struct unit){rows_first ? i % n_panels : i / row_blocks(m), row, m - row < ROW_BLOCK ? m - row : ROW_BLOCK};
 }
 
-/* The panel's bias to each of n rows of what came out. */
-static void add_bias(const struct cpu_matrix *w, uint32_t p, float *out, uint32_t n) {
+void cpu_add_bias(const struct cpu_matrix *w, uint32_t p, float *out, uint32_t n) {
+  if (!w->bias) return;
   const float *restrict bias = w->bias + p * CPU_PANEL;
-  for (uint32_t i = 0; w->bias && i < n; i++) {
+  for (uint32_t i = 0; i < n; i++) {
     float *restrict row = out + i * CPU_PANEL;
     for (uint32_t k = 0; k < CPU_PANEL; k++) row[k] += bias[k];
   }
@@ -149,8 +148,8 @@ static void put_row(const struct target *to, float *restrict y, float *restrict 
 static void project_unit(struct run *r, const struct cpu_matrix *w, struct unit u, const float *x, size_t ldx,
                          const struct target *to, uint32_t column) {
   float *out = r->lane->panel_out;
-  product(r, w, u.panel, x, ldx, u.row, u.n, out);
-  add_bias(w, u.panel, out, u.n);
+  cpu_product(r, w, u.panel, x, ldx, u.row, u.n, out);
+  cpu_add_bias(w, u.panel, out, u.n);
   uint32_t n_columns = columns_of(w, u.panel);
   for (uint32_t i = 0; i < u.n; i++)
     put_row(to, to->y + (u.row + i) * to->ldy + column + u.panel * CPU_PANEL, out + i * CPU_PANEL, n_columns);
@@ -211,10 +210,10 @@ static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct tl_o
   while (take(r, ticket, gate->n_panels * row_blocks(m), &from, &to)) {
     for (uint32_t i = from; i < to; i++) {
       struct unit unit = unit_at(gate, gate->n_panels, m, i);
-      product(r, gate, unit.panel, d->h, d->ld_dim, unit.row, unit.n, g);
-      product(r, up, unit.panel, d->h, d->ld_dim, unit.row, unit.n, u);
-      add_bias(gate, unit.panel, g, unit.n);
-      add_bias(up, unit.panel, u, unit.n);
+      cpu_product(r, gate, unit.panel, d->h, d->ld_dim, unit.row, unit.n, g);
+      cpu_product(r, up, unit.panel, d->h, d->ld_dim, unit.row, unit.n, u);
+      cpu_add_bias(gate, unit.panel, g, unit.n);
+      cpu_add_bias(up, unit.panel, u, unit.n);
       gate_mul(g, g, u, unit.n * CPU_PANEL);
       put_inner(r, gate, unit, g);
     }
@@ -230,8 +229,8 @@ static void up(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix
   while (take(r, ticket, w->n_panels * row_blocks(m), &from, &to)) {
     for (uint32_t i = from; i < to; i++) {
       struct unit unit = unit_at(w, w->n_panels, m, i);
-      product(r, w, unit.panel, d->h, d->ld_dim, unit.row, unit.n, out);
-      add_bias(w, unit.panel, out, unit.n);
+      cpu_product(r, w, unit.panel, d->h, d->ld_dim, unit.row, unit.n, out);
+      cpu_add_bias(w, unit.panel, out, unit.n);
       d->kernels->gelu_erf_mul(out, out, NULL, unit.n * CPU_PANEL);
       put_inner(r, w, unit, out);
     }

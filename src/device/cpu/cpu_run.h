@@ -69,6 +69,12 @@ struct target {
   bool scaled;
 };
 
+/* A row into place `at` of what w's kernels read; nothing where that is the floats themselves. */
+void cpu_convert_row(const struct cpu_device *d, const struct cpu_matrix *w, const float *x, size_t ldx, uint32_t at);
+/* out (n, 32) = the converted rows [row, row + n) of x times panel p. */
+void cpu_product(struct run *r, const struct cpu_matrix *w, uint32_t p, const float *x, size_t ldx, uint32_t row, uint32_t n, float *out);
+/* The panel's bias to each of n rows of what came out. */
+void cpu_add_bias(const struct cpu_matrix *w, uint32_t p, float *out, uint32_t n);
 /* `whole` (m, dim) = or += the parts of all ranks, added up by rank. False: the group was aborted. */
 bool cpu_sum_parts(struct run *r, uint32_t m, float *whole, bool add);
 /* target = x W^T + b, x of m rows; a barrier is due behind it. */
