@@ -4,6 +4,7 @@
  * Models run through the device table, without engine and HTTP: decode at 1, 16 and 64 sequences of a context, prefill of one
  * long prompt. Each figure is a ratio against a limit that was measured before, in the same run (gpu_limits.c), and
  * stands beside the ratio that is wanted. bench_gpu.py makes the models and adds what needs a daemon or transformers. */
+#include <cuda_profiler_api.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -115,6 +116,13 @@ static double median(double *values, unsigned n) {
   return values[n / 2];
 }
 
+/* A step that a profiler looks at, and no other: ncu --profile-from-start off. Not timed. */
+static void run_profiled(struct bench *b, uint32_t n_seqs, uint32_t n, uint32_t from) {
+  cudaProfilerStart();
+  run_step(b, 0, n_seqs, n, from);
+  cudaProfilerStop();
+}
+
 /* The median step of sequences that have `context` tokens. */
 static double measure_decode(struct bench *b, uint32_t n_seqs, uint32_t context) {
   double times[STEPS];
@@ -123,6 +131,7 @@ static double measure_decode(struct bench *b, uint32_t n_seqs, uint32_t context)
       run_step(b, s, 1, context - from < b->max_tokens ? context - from : b->max_tokens, from);
   for (uint32_t i = 0; i < WARM_STEPS; i++) run_step(b, 0, n_seqs, 1, context + i);
   for (uint32_t i = 0; i < STEPS; i++) times[i] = run_step(b, 0, n_seqs, 1, context + WARM_STEPS + i);
+  run_profiled(b, n_seqs, 1, context + WARM_STEPS);
   return median(times, STEPS);
 }
 
@@ -130,6 +139,7 @@ static double measure_prefill(struct bench *b, uint32_t n) {
   double times[PASSES];
   run_step(b, 0, 1, n, 0);
   for (int i = 0; i < PASSES; i++) times[i] = run_step(b, 0, 1, n, 0);
+  run_profiled(b, 1, n, 0);
   return median(times, PASSES);
 }
 
