@@ -54,16 +54,22 @@ static struct work count_work(const struct tl_model *m) {
 
 /* --- steps ---------------------------------------------------------------------------------------- */
 
+/* What one step is made of; it stays as it is until the step is collected. */
+struct frame {
+  int32_t *tokens;
+  uint32_t *positions, *slots;
+  uint32_t query_start[MAX_SEQS + 1], context_len[MAX_SEQS], rows[MAX_SEQS];
+  struct tl_sampling sampling[MAX_SEQS];
+  struct tl_step step;
+};
+
 /* Sequence s has the blocks s * stride and on. */
 struct bench {
   const struct tl_device_ops *ops;
   struct tl_device *device;
   uint32_t stride, max_tokens, vocab;
-  int32_t *tokens;
-  uint32_t *positions, *slots, *tables;
-  uint32_t query_start[MAX_SEQS + 1], context_len[MAX_SEQS], rows[MAX_SEQS];
-  struct tl_sampling sampling[MAX_SEQS];
-  struct tl_sampled sampled[MAX_SEQS];
+  uint32_t *tables;
+  struct frame frames[2];
 };
 
 static void die(const struct tl_error *err) {
@@ -75,35 +81,44 @@ static double seconds_since(int64_t began_ns) {
   return (double)(tl_now_ns() - began_ns) / 1e9;
 }
 
-/* n tokens of each of n_seqs sequences from `first` on, at the positions from `from` on. Seconds. */
-static double run_step(struct bench *b, uint32_t first, uint32_t n_seqs, uint32_t n, uint32_t from) {
+/* n tokens of each of n_seqs sequences from `first` on, at the positions from `from` on; fed: the device takes what the
+ * step before drew. */
+static void submit(struct bench *b, struct frame *f, uint32_t first, uint32_t n_seqs, uint32_t n, uint32_t from, bool fed) {
   struct tl_error err = {0};
   for (uint32_t s = 0; s < n_seqs; s++) {
     for (uint32_t i = 0; i < n; i++) {
       uint32_t row = s * n + i, p = from + i;
-      if (n > 1) b->tokens[row] = (int32_t)(((first + s) * 7919u + p * 104729u + 3) % b->vocab);
-      b->positions[row] = p;
-      b->slots[row] = (first + s) * b->stride * TL_BLOCK_TOKENS + p;
+      f->tokens[row] = fed ? -2 - (int32_t)row : (int32_t)(((first + s) * 7919u + p * 104729u + 3) % b->vocab);
+      f->positions[row] = p;
+      f->slots[row] = (first + s) * b->stride * TL_BLOCK_TOKENS + p;
     }
-    b->query_start[s + 1] = (s + 1) * n;
-    b->context_len[s] = from + n;
-    b->rows[s] = (s + 1) * n - 1;
-    b->sampling[s] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1, .position = from + n};
+    f->query_start[s + 1] = (s + 1) * n;
+    f->context_len[s] = from + n;
+    f->rows[s] = (s + 1) * n - 1;
+    f->sampling[s] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1, .position = from + n};
   }
-  struct tl_step step = {.n_tokens = n_seqs * n, .n_seqs = n_seqs, .n_rows = n_seqs, .table_stride = b->stride, .tokens = b->tokens,
-                         .positions = b->positions, .slots = b->slots, .query_start = b->query_start, .context_len = b->context_len,
-                         .block_tables = b->tables + (size_t)first * b->stride, .rows = b->rows, .sampling = b->sampling};
-  int64_t began_ns = tl_now_ns();
-  if (b->ops->submit(b->device, &step, &err) < 0 || b->ops->collect(b->device, b->sampled, &err) < 0) die(&err);
-  double s = seconds_since(began_ns);
-  for (uint32_t i = 0; i < n_seqs; i++) {
-    if (b->sampled[i].token < 0) {
+  f->step = (struct tl_step){.n_tokens = n_seqs * n, .n_seqs = n_seqs, .n_rows = n_seqs, .table_stride = b->stride, .tokens = f->tokens,
+                             .positions = f->positions, .slots = f->slots, .query_start = f->query_start, .context_len = f->context_len,
+                             .block_tables = b->tables + (size_t)first * b->stride, .rows = f->rows, .sampling = f->sampling};
+  if (b->ops->submit(b->device, &f->step, &err) < 0) die(&err);
+}
+
+static void collect(struct bench *b, uint32_t n_rows) {
+  struct tl_sampled sampled[MAX_SEQS];
+  struct tl_error err = {0};
+  if (b->ops->collect(b->device, sampled, &err) < 0) die(&err);
+  for (uint32_t i = 0; i < n_rows; i++)
+    if (sampled[i].token < 0) {
       tl_error_set(&err, TL_EDEVICE, NULL, "the logits of a row are no distribution");
       die(&err);
     }
-    b->tokens[i] = b->sampled[i].token;
-  }
-  return s;
+}
+
+static double run_prompt(struct bench *b, uint32_t seq, uint32_t n, uint32_t from) {
+  int64_t began_ns = tl_now_ns();
+  submit(b, &b->frames[0], seq, 1, n, from, false);
+  collect(b, 1);
+  return seconds_since(began_ns);
 }
 
 static int by_size(const void *a, const void *b) {
@@ -116,30 +131,42 @@ static double median(double *values, unsigned n) {
   return values[n / 2];
 }
 
-/* A step that a profiler looks at, and no other: ncu --profile-from-start off. Not timed. */
-static void run_profiled(struct bench *b, uint32_t n_seqs, uint32_t n, uint32_t from) {
-  cudaProfilerStart();
-  run_step(b, 0, n_seqs, n, from);
-  cudaProfilerStop();
+/* Decode steps one after the other, from one collect to the next; as the engine does, the step after is submitted before,
+ * where the device can. */
+static void run_decode(struct bench *b, uint32_t n_seqs, uint32_t context, uint32_t n_steps, double *times) {
+  bool ahead = b->ops->runs_ahead;
+  submit(b, &b->frames[0], 0, n_seqs, 1, context, false);
+  int64_t began_ns = tl_now_ns();
+  for (uint32_t i = 0; i < n_steps; i++) {
+    bool more = i + 1 < n_steps;
+    if (ahead && more) submit(b, &b->frames[(i + 1) % 2], 0, n_seqs, 1, context + i + 1, true);
+    collect(b, n_seqs);
+    times[i] = seconds_since(began_ns);
+    began_ns = tl_now_ns();
+    if (!ahead && more) submit(b, &b->frames[0], 0, n_seqs, 1, context + i + 1, false);
+  }
 }
 
-/* The median step of sequences that have `context` tokens. */
+/* The median step of sequences that have `context` tokens. Once more under a profiler: ncu --profile-from-start off. */
 static double measure_decode(struct bench *b, uint32_t n_seqs, uint32_t context) {
-  double times[STEPS];
+  double times[WARM_STEPS + STEPS], profiled;
   for (uint32_t s = 0; s < n_seqs; s++)
     for (uint32_t from = 0; from < context; from += b->max_tokens)
-      run_step(b, s, 1, context - from < b->max_tokens ? context - from : b->max_tokens, from);
-  for (uint32_t i = 0; i < WARM_STEPS; i++) run_step(b, 0, n_seqs, 1, context + i);
-  for (uint32_t i = 0; i < STEPS; i++) times[i] = run_step(b, 0, n_seqs, 1, context + WARM_STEPS + i);
-  run_profiled(b, n_seqs, 1, context + WARM_STEPS);
-  return median(times, STEPS);
+      run_prompt(b, s, context - from < b->max_tokens ? context - from : b->max_tokens, from);
+  run_decode(b, n_seqs, context, WARM_STEPS + STEPS, times);
+  cudaProfilerStart();
+  run_decode(b, n_seqs, context, 1, &profiled);
+  cudaProfilerStop();
+  return median(times + WARM_STEPS, STEPS);
 }
 
 static double measure_prefill(struct bench *b, uint32_t n) {
   double times[PASSES];
-  run_step(b, 0, 1, n, 0);
-  for (int i = 0; i < PASSES; i++) times[i] = run_step(b, 0, 1, n, 0);
-  run_profiled(b, 1, n, 0);
+  run_prompt(b, 0, n, 0);
+  for (int i = 0; i < PASSES; i++) times[i] = run_prompt(b, 0, n, 0);
+  cudaProfilerStart();
+  run_prompt(b, 0, n, 0);
+  cudaProfilerStop();
   return median(times, PASSES);
 }
 
@@ -175,11 +202,15 @@ static void open_bench(struct bench *b, const struct options *o, const struct tl
                                 .max_context = context};
   if (b->ops->open(&options, &b->device, &err) < 0 || b->ops->load(b->device, &load, ret, &err) < 0) die(&err);
   size_t n_table = (size_t)MAX_SEQS * b->stride;
-  b->tokens = calloc(b->max_tokens, sizeof *b->tokens);
-  b->positions = calloc(b->max_tokens, sizeof *b->positions);
-  b->slots = calloc(b->max_tokens, sizeof *b->slots);
   b->tables = calloc(n_table, sizeof *b->tables);
-  if (!b->tokens || !b->positions || !b->slots || !b->tables) {
+  bool whole = b->tables;
+  for (struct frame *f = b->frames; f < b->frames + 2; f++) {
+    f->tokens = calloc(b->max_tokens, sizeof *f->tokens);
+    f->positions = calloc(b->max_tokens, sizeof *f->positions);
+    f->slots = calloc(b->max_tokens, sizeof *f->slots);
+    whole = whole && f->tokens && f->positions && f->slots;
+  }
+  if (!whole) {
     tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
     die(&err);
   }
@@ -217,9 +248,11 @@ static void measure_model(const struct options *o, const char *path) {
   snprintf(what, sizeof what, "prefill, %u", o->prefill);
   print_row(name, what, s * 1e3, "ms", flops / s / o->limits.product_flops, 0.60);
   b.ops->close(b.device);
-  free(b.tokens);
-  free(b.positions);
-  free(b.slots);
+  for (struct frame *f = b.frames; f < b.frames + 2; f++) {
+    free(f->tokens);
+    free(f->positions);
+    free(f->slots);
+  }
   free(b.tables);
   tl_model_free(m);
 }

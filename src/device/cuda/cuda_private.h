@@ -267,6 +267,10 @@ int cuda_choose_algorithms(struct cuda_device *d, void *preference, struct tl_er
 /* y (m, n) = x W^T, and + bias if that is not NULL. */
 int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x,
                      void *y, struct tl_error *err);
+/* Whether a gated unit's product of so many rows is one kernel, which cuda_run_gated launches: y (m, n / 2). */
+bool cuda_gates_itself(const struct cuda_matrix *w, uint32_t m);
+int cuda_run_gated(struct cuda_device *d, const struct cuda_matrix *w, int gate, uint32_t m, const char *x, char *y,
+                   struct tl_error *err);
 /* cuda_step.c */
 int cuda_submit(struct cuda_device *d, const struct tl_step *step, struct tl_error *err);
 int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl_error *err);

@@ -137,19 +137,30 @@ static int many_rows_of_piece(struct cuda_device *d, const struct cuda_matrix *w
 }
 
 static int few_rows_of_piece(struct cuda_device *d, const struct cuda_matrix *w, const struct cuda_piece *piece, const float *bias,
-                             uint32_t m, const char *x, void *y, struct tl_error *err) {
-  struct tl_cuda_gemv_args args = {.dtype = d->dtype, .format = piece->format, .m = m, .n = piece->n, .k = w->k, .x = x,
-                                   .weight = piece->data, .scales = piece->scales, .bias = bias ? bias + piece->first : NULL,
-                                   .float_out = w->float_out, .out = at_output(w, y, piece->first), .ldo = w->ld};
+                             int gate, uint32_t m, const char *x, void *y, struct tl_error *err) {
+  struct tl_cuda_gemv_args args = {.dtype = d->dtype, .format = piece->format, .gate = gate, .m = m, .n = piece->n, .k = w->k,
+                                   .n_multiprocessors = d->info.multiprocessors, .x = x, .weight = piece->data, .scales = piece->scales,
+                                   .bias = bias ? bias + piece->first : NULL, .float_out = w->float_out,
+                                   .out = at_output(w, y, piece->first), .ldo = gate ? w->ld / 2 : w->ld};
   CUDA_TRY(d, d->api->op.gemv(&args, d->stream), "a product of few rows", err);
   return TL_OK;
+}
+
+bool cuda_gates_itself(const struct cuda_matrix *w, uint32_t m) {
+  return m <= TL_CUDA_GEMV_MAX_ROWS && w->n_pieces == 1;
+}
+
+int cuda_run_gated(struct cuda_device *d, const struct cuda_matrix *w, int gate, uint32_t m, const char *x, char *y,
+                   struct tl_error *err) {
+  return few_rows_of_piece(d, w, &w->pieces[0], w->bias, gate, m, x, y, err);
 }
 
 int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x,
                      void *y, struct tl_error *err) {
   bool few = m <= TL_CUDA_GEMV_MAX_ROWS;
   for (unsigned i = 0; i < w->n_pieces; i++) {
-    int r = few ? few_rows_of_piece(d, w, &w->pieces[i], bias, m, x, y, err) : many_rows_of_piece(d, w, &w->pieces[i], m, x, y, err);
+    int r = few ? few_rows_of_piece(d, w, &w->pieces[i], bias, TL_CUDA_UNGATED, m, x, y, err)
+                : many_rows_of_piece(d, w, &w->pieces[i], m, x, y, err);
     if (r < 0) return r;
   }
   if (few || !bias) return TL_OK;

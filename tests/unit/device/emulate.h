@@ -76,6 +76,12 @@ static int launch(void (*kernel)(Args), unsigned x, unsigned y, unsigned threads
 }
 
 template <class Args>
+static int launch_rows(uint64_t, void (*kernel)(Args), unsigned x, unsigned y, unsigned threads, size_t shared_bytes, void *stream,
+                       const Args &args) {
+  return launch(kernel, x, y, threads, shared_bytes, stream, args);
+}
+
+template <class Args>
 static int allow_shared(void (*)(Args), size_t) {
   return 0;
 }
@@ -83,6 +89,11 @@ static int allow_shared(void (*)(Args), size_t) {
 TL_DEVICE void *shared_memory() {
   return emu_shared();
 }
+
+/* --- one kernel after the other ------------------------------------------------------------- */
+
+TL_DEVICE void let_next_start() {}
+TL_DEVICE void wait_for_before() {}
 
 /* --- together ------------------------------------------------------------------------------- */
 
@@ -132,6 +143,7 @@ TL_DEVICE quad load16(const void *p) {
 TL_DEVICE quad load16_once(const void *p) {
   return load16(p);
 }
+TL_DEVICE void fetch_ahead(const void *) {}
 TL_DEVICE void store16(void *p, quad v) {
   emu_check_aligned(p, 16);
   *(quad *)p = v;

@@ -116,7 +116,7 @@ static void test_order(void **state) {
   start();
   struct tl_error err = {0};
   struct tl_device *device = open_device();
-  static const char layers[] = "envkdvnvgvnvkdvnvgvnv";
+  static const char layers[] = "envkdvnvvnvkdvnvvnv";
   assert_int_equal(fake_cuda.n_graphs, 4); /* 1, 2, 4, 8 */
   assert_string_equal(fake_cuda.order + strlen(fake_cuda.order) - strlen(layers), layers);
   assert_int_equal(fake_cuda.n_kernels, 0); /* what is recorded does not run */

@@ -6,40 +6,63 @@ struct product {
   int dtype, format;
   uint32_t m, n, k;
   bool bias, float_out;
+  int gate;
 };
+
+/* What the row x of product p gives at this output, before any gate; *ret_terms: its terms, squared. */
+static double plain(const struct product *p, const struct stored *w, const uint16_t *x, const float *bias, uint32_t output,
+                    double *ret_terms) {
+  double sum = p->bias ? bias[output] : 0;
+  *ret_terms = 0;
+  for (uint32_t k = 0; k < p->k; k++) {
+    double term = stored_value(w, output, k) * op_unpack(p->dtype, x[k]);
+    sum += term;
+    *ret_terms += term * term;
+  }
+  return sum;
+}
+
+/* How far the kernel may be from that: scaled integers are rounded to the type, which errs as a random walk. */
+static double error_of(const struct product *p, double terms) {
+  bool exact = p->format == TL_CUDA_W16 || p->format == TL_CUDA_WE4M3;
+  return (exact ? 2e-6 : 6 * (double)op_epsilon(p->dtype)) * sqrt(terms) + 1e-5;
+}
+
+static double gate_value(int gate, double x) {
+  double tanh_of = tanh(sqrt(2 / acos(-1)) * (x + 0.044715 * x * x * x));
+  return gate == TL_CUDA_GELU ? x * (1 + tanh_of) / 2 : x / (1 + exp(-x));
+}
 
 static void check(const struct product *p) {
   struct stored w = {.dtype = p->dtype, .format = p->format, .n = p->n, .k = p->k};
   fill_stored(&w);
   uint16_t *x = op_halves(p->dtype, (size_t)p->m * p->k, 1);
   float *bias = op_floats(p->n, 3);
-  uint32_t ldo = p->n + 3;
+  uint32_t n_out = p->gate ? p->n / 2 : p->n, ldo = n_out + 3;
   size_t size = p->float_out ? 4 : 2, bytes = (size_t)p->m * ldo * size;
   uint8_t *out = op_poisoned(bytes);
-  struct tl_cuda_gemv_args a = {.dtype = p->dtype, .format = p->format, .m = p->m, .n = p->n, .k = p->k, .x = x,
-                                .weight = w.weight, .scales = w.scales, .bias = p->bias ? bias : NULL,
-                                .float_out = p->float_out, .out = out, .ldo = ldo};
+  struct tl_cuda_gemv_args a = {.dtype = p->dtype, .format = p->format, .gate = p->gate, .m = p->m, .n = p->n, .k = p->k, .n_multiprocessors = 1,
+                                .x = x, .weight = w.weight, .scales = w.scales,
+                                .bias = p->bias ? bias : NULL, .float_out = p->float_out, .out = out, .ldo = ldo};
   assert_int_equal(op_run(tl_cuda_gemv(&a, NULL)), 0);
   for (uint32_t row = 0; row < p->m; row++)
     for (uint32_t output = 0; output < ldo; output++) {
       size_t place = (size_t)row * ldo + output;
       uint32_t bits = p->float_out ? ((uint32_t *)(void *)out)[place] : ((uint16_t *)(void *)out)[place];
-      if (output >= p->n) {
+      if (output >= n_out) {
         assert_int_equal(bits, p->float_out ? UINT32_MAX : UINT16_MAX);
         continue;
       }
-      double sum = p->bias ? bias[output] : 0, size_of_terms = 0;
-      for (uint32_t k = 0; k < p->k; k++) {
-        double term = stored_value(&w, output, k) * op_unpack(p->dtype, x[(size_t)row * p->k + k]);
-        sum += term;
-        size_of_terms += term * term;
+      double terms, up_terms, want = plain(p, &w, x + (size_t)row * p->k, bias, output, &terms), error = error_of(p, terms);
+      if (p->gate) { /* the gate's slope is at most 1.13 */
+        double up = plain(p, &w, x + (size_t)row * p->k, bias, n_out + output, &up_terms), up_error = error_of(p, up_terms);
+        error = 1.13 * error * (fabs(up) + up_error) + fabs(gate_value(p->gate, want)) * up_error;
+        want = gate_value(p->gate, want) * up;
+        error += 1e-5 * fabs(want);
       }
+      if (!p->float_out) error += (double)op_epsilon(p->dtype) * fabs(want);
       float got = p->float_out ? ((float *)(void *)out)[place] : op_unpack(p->dtype, (uint16_t)bits);
-      /* scaled integers are rounded to the type, which errs as a random walk; the result once more */
-      bool exact = p->format == TL_CUDA_W16 || p->format == TL_CUDA_WE4M3;
-      double error = p->float_out ? 1e-5 : (double)op_epsilon(p->dtype) * fabs(sum) + 1e-5;
-      error += exact ? 2e-6 * sqrt(size_of_terms) : 6 * (double)op_epsilon(p->dtype) * sqrt(size_of_terms);
-      if (!(fabs(got - sum) <= error)) fail_msg("row %u, output %u: %.9g, not %.9g", row, output, (double)got, sum);
+      if (!(fabs(got - want) <= error)) fail_msg("row %u, output %u: %.9g, not %.9g", row, output, (double)got, want);
     }
   free_stored(&w);
   op_free(x);
@@ -52,9 +75,10 @@ static void test_16_bits(void **state) {
   for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
     int d = op_dtypes[t];
     const struct product products[] = {
-        {d, TL_CUDA_W16, 1, 40, 1096, false, false}, {d, TL_CUDA_W16, 3, 7, 8, true, false},
-        {d, TL_CUDA_W16, 8, 33, 2048, true, true},   {d, TL_CUDA_W16, 9, 16, 1032, false, true},
-        {d, TL_CUDA_W16, 16, 50, 264, true, false},
+        {d, TL_CUDA_W16, 1, 40, 1096, false, false, 0}, {d, TL_CUDA_W16, 3, 7, 8, true, false, 0},
+        {d, TL_CUDA_W16, 8, 33, 2048, true, true, 0},   {d, TL_CUDA_W16, 9, 16, 1032, false, true, 0},
+        {d, TL_CUDA_W16, 16, 50, 264, true, false, 0},  {d, TL_CUDA_W16, 2, 100, 2056, true, false, 0},
+        {d, TL_CUDA_W16, 11, 64, 512, true, true, 0},
     };
     for (unsigned i = 0; i < UNIT_COUNT(products); i++) check(&products[i]);
   }
@@ -64,9 +88,10 @@ static void test_e4m3(void **state) {
   (void)state;
   for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
     int d = op_dtypes[t];
-    const struct product products[] = {{d, TL_CUDA_WE4M3, 1, 20, 2064, false, true},
-                                       {d, TL_CUDA_WE4M3, 5, 17, 144, true, false},
-                                       {d, TL_CUDA_WE4M3, 12, 30, 16, false, true}};
+    const struct product products[] = {{d, TL_CUDA_WE4M3, 1, 20, 2064, false, true, 0},
+                                       {d, TL_CUDA_WE4M3, 5, 17, 144, true, false, 0},
+                                       {d, TL_CUDA_WE4M3, 12, 30, 16, false, true, 0},
+                                       {d, TL_CUDA_WE4M3, 3, 90, 4112, true, true, 0}};
     for (unsigned i = 0; i < UNIT_COUNT(products); i++) check(&products[i]);
   }
 }
@@ -85,7 +110,7 @@ static void test_e4m3_values(void **state) {
       x[i] = op_pack(op_dtypes[t], 1);
       aligned_x = op_copy(x, sizeof x);
       uint8_t *aligned_weight = op_copy(weight, sizeof weight);
-      struct tl_cuda_gemv_args a = {.dtype = op_dtypes[t], .format = TL_CUDA_WE4M3, .m = 1, .n = 1, .k = 256,
+      struct tl_cuda_gemv_args a = {.dtype = op_dtypes[t], .format = TL_CUDA_WE4M3, .m = 1, .n = 1, .k = 256, .n_multiprocessors = 1,
                                     .x = aligned_x, .weight = aligned_weight, .scales = one, .float_out = 1,
                                     .out = out, .ldo = 1};
       assert_int_equal(op_run(tl_cuda_gemv(&a, NULL)), 0);
@@ -104,11 +129,25 @@ static void test_integers(void **state) {
   for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
     int d = op_dtypes[t];
     const struct product products[] = {
-        {d, TL_CUDA_WINT8, 1, 20, 2080, false, true}, {d, TL_CUDA_WINT8, 7, 33, 96, true, false},
-        {d, TL_CUDA_WINT8, 16, 16, 32, false, true},  {d, TL_CUDA_WINT4, 1, 20, 4128, false, true},
-        {d, TL_CUDA_WINT8_16, 1, 20, 2080, false, true}, {d, TL_CUDA_WINT8_16, 9, 33, 96, true, false},
-        {d, TL_CUDA_WINT8_MIN, 1, 20, 2080, false, true}, {d, TL_CUDA_WINT8_MIN, 12, 33, 96, true, false},
-        {d, TL_CUDA_WINT4, 4, 5, 160, true, false},   {d, TL_CUDA_WINT4, 11, 48, 32, false, true},
+        {d, TL_CUDA_WINT8, 1, 20, 2080, false, true, 0}, {d, TL_CUDA_WINT8, 7, 33, 96, true, false, 0},
+        {d, TL_CUDA_WINT8, 16, 16, 32, false, true, 0},  {d, TL_CUDA_WINT4, 1, 20, 4128, false, true, 0},
+        {d, TL_CUDA_WINT8_16, 1, 20, 2080, false, true, 0}, {d, TL_CUDA_WINT8_16, 9, 33, 96, true, false, 0},
+        {d, TL_CUDA_WINT8_MIN, 1, 20, 2080, false, true, 0}, {d, TL_CUDA_WINT8_MIN, 12, 33, 96, true, false, 0},
+        {d, TL_CUDA_WINT4, 4, 5, 160, true, false, 0},   {d, TL_CUDA_WINT4, 11, 48, 32, false, true, 0},
+    };
+    for (unsigned i = 0; i < UNIT_COUNT(products); i++) check(&products[i]);
+  }
+}
+
+/* One half of a tile's outputs are gates, the other what they let through. */
+static void test_gated(void **state) {
+  (void)state;
+  for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
+    int d = op_dtypes[t];
+    const struct product products[] = {
+        {d, TL_CUDA_W16, 1, 2 * 40, 1096, false, false, TL_CUDA_SILU}, {d, TL_CUDA_W16, 9, 2 * 7, 264, true, true, TL_CUDA_GELU},
+        {d, TL_CUDA_WE4M3, 5, 2 * 27, 144, true, false, TL_CUDA_SILU}, {d, TL_CUDA_WINT8, 16, 2 * 17, 64, true, true, TL_CUDA_GELU},
+        {d, TL_CUDA_WINT4, 1, 2 * 33, 1056, true, false, TL_CUDA_SILU},
     };
     for (unsigned i = 0; i < UNIT_COUNT(products); i++) check(&products[i]);
   }
@@ -117,22 +156,25 @@ static void test_integers(void **state) {
 static void test_refused_shapes(void **state) {
   (void)state;
   const struct tl_cuda_gemv_args bad[] = {
-      {.m = 17, .n = 1, .k = 8, .ldo = 1},
-      {.m = 1, .n = 2, .k = 8, .ldo = 1},
-      {.m = 1, .n = 1, .k = 12, .ldo = 1},
-      {.m = 1, .n = 1, .k = 24, .ldo = 1, .format = TL_CUDA_WE4M3},
-      {.m = 1, .n = 1, .k = 48, .ldo = 1, .format = TL_CUDA_WINT8},
-      {.m = 1, .n = 1, .k = 48, .ldo = 1, .format = TL_CUDA_WINT4},
-      {.m = 1, .n = 1, .k = 64, .ldo = 1, .format = TL_CUDA_WINT4 + 1},
+      {.m = 17, .n = 1, .k = 8, .n_multiprocessors = 1, .ldo = 1},
+      {.m = 1, .n = 2, .k = 8, .n_multiprocessors = 1, .ldo = 1},
+      {.m = 1, .n = 1, .k = 8, .ldo = 1},
+      {.m = 1, .n = 3, .k = 8, .n_multiprocessors = 1, .ldo = 3, .gate = TL_CUDA_SILU},
+      {.m = 1, .n = 4, .k = 8, .n_multiprocessors = 1, .ldo = 1, .gate = TL_CUDA_SILU},
+      {.m = 1, .n = 1, .k = 12, .n_multiprocessors = 1, .ldo = 1},
+      {.m = 1, .n = 1, .k = 24, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WE4M3},
+      {.m = 1, .n = 1, .k = 48, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WINT8},
+      {.m = 1, .n = 1, .k = 48, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WINT4},
+      {.m = 1, .n = 1, .k = 64, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WINT4 + 1},
   };
   for (unsigned i = 0; i < UNIT_COUNT(bad); i++) assert_int_equal(tl_cuda_gemv(&bad[i], NULL), 1);
-  assert_int_equal(tl_cuda_gemv(&(struct tl_cuda_gemv_args){.m = 0, .n = 1, .k = 8, .ldo = 1}, NULL), 0);
+  assert_int_equal(tl_cuda_gemv(&(struct tl_cuda_gemv_args){.m = 0, .n = 1, .k = 8, .n_multiprocessors = 1, .ldo = 1}, NULL), 0);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_16_bits),  cmocka_unit_test(test_e4m3),           cmocka_unit_test(test_e4m3_values),
-      cmocka_unit_test(test_integers), cmocka_unit_test(test_refused_shapes),
+      cmocka_unit_test(test_16_bits), cmocka_unit_test(test_e4m3), cmocka_unit_test(test_e4m3_values), cmocka_unit_test(test_integers),
+      cmocka_unit_test(test_gated),   cmocka_unit_test(test_refused_shapes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

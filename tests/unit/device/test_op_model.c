@@ -191,7 +191,7 @@ static void close_network(struct network *n) {
 static void product(struct network *n, uint32_t i, uint32_t rows, const uint16_t *x, void *out, bool with_bias,
                     bool logits) {
   const struct matrix *m = &n->matrices[i];
-  struct tl_cuda_gemv_args a = {.dtype = n->dtype, .format = TL_CUDA_W16, .m = rows, .n = m->n, .k = m->k, .x = x,
+  struct tl_cuda_gemv_args a = {.dtype = n->dtype, .format = TL_CUDA_W16, .m = rows, .n = m->n, .k = m->k, .n_multiprocessors = 4, .x = x,
                                 .weight = m->w, .bias = with_bias ? m->bias : NULL, .float_out = logits, .out = out,
                                 .ldo = logits ? padded(m->n) : m->n};
   assert_int_equal(op_run(tl_cuda_gemv(&a, NULL)), 0);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Paged attention for rows with one query. All query heads of a KV head are the rows
  * of one tensor-core tile, so that the cache is read once. A warp takes every fourth
- * block of 16 tokens of its item and reads keys and values straight into fragments:
+ * block of 16 tokens of its item and reads keys and values straight into fragments, the next
+ * block's keys while it mixes values:
  * within a product the order of what is summed is free, so a lane's 16 bytes in a row
  * can stand for the places that the fragment's layout gives it.
  *
@@ -17,6 +18,7 @@
 #define WARPS 4
 #define THREADS (WARPS * 32)
 #define HEADS 16 /* rows of the tile */
+#define STRIDE (WARPS * TL_BLOCK_TOKENS) /* from one block of a warp to its next */
 
 /* Fragments of Q for all dims. Rows 8 to 15 are not there when a group has at most 8 heads. */
 template <class T, int DIM, bool WIDE>
@@ -50,14 +52,30 @@ TL_DEVICE void multiply(float *c, uint32_t low0, uint32_t high0, uint32_t low1, 
   TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) c[i] = tile[i];
 }
 
-/* Scores of 16 tokens in powers of two; those before `skip` and from n on are -INFINITY. */
-template <class T, int DIM, bool WIDE>
-TL_DEVICE void score(const queries<T, DIM, WIDE> &q, const uint16_t *keys, uint32_t skip, uint32_t n, float scale, float softcap,
-                     float (&s)[2][WIDE ? 4 : 2]) {
-  quad key[2][DIM / 32];
+/* Where a KV head's block begins in the cache of keys, and in that of values. */
+template <int DIM>
+TL_DEVICE uint64_t place_of(const tl_cuda_attention &a, uint32_t block, uint32_t kv_head) {
+  return ((uint64_t)block * a.n_kv_heads + kv_head) * TL_BLOCK_TOKENS * DIM;
+}
+
+template <int DIM>
+TL_DEVICE void load_keys(quad (&key)[2][DIM / 32], const uint16_t *keys) {
   TL_UNROLL for (int t = 0; t < 2; t++)
     TL_UNROLL for (int k = 0; k < DIM / 32; k++)
       key[t][k] = load16_once(keys + (t * 8 + lane_index() / 4) * DIM + k * 32 + lane_index() % 4 * 8);
+}
+
+template <int DIM>
+TL_DEVICE void load_values(quad (&value)[4][DIM / 64], const uint16_t *values) {
+  TL_UNROLL for (int t = 0; t < 4; t++)
+    TL_UNROLL for (int d = 0; d < DIM / 64; d++)
+      value[t][d] = load16_once(values + (lane_index() % 4 * 2 + t % 2 + t / 2 * 8) * DIM + d * 64 + lane_index() / 4 * 8);
+}
+
+/* Scores of 16 tokens in powers of two; those before `skip` and from n on are -INFINITY. */
+template <class T, int DIM, bool WIDE>
+TL_DEVICE void score(const queries<T, DIM, WIDE> &q, const quad (&key)[2][DIM / 32], uint32_t skip, uint32_t n, float scale,
+                     float softcap, float (&s)[2][WIDE ? 4 : 2]) {
   TL_UNROLL for (int t = 0; t < 2; t++) {
     TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) s[t][i] = 0;
     TL_UNROLL for (int k = 0; k < DIM / 32; k++)
@@ -118,13 +136,6 @@ TL_DEVICE void mix(running<DIM, WIDE> *r, const float (&s)[2][WIDE ? 4 : 2], con
                           WIDE ? weight[1][WIDE] : 0, b0, b1);
       }
     }
-}
-
-template <int DIM>
-TL_DEVICE void load_values(quad (&value)[4][DIM / 64], const uint16_t *values) {
-  TL_UNROLL for (int t = 0; t < 4; t++)
-    TL_UNROLL for (int d = 0; d < DIM / 64; d++)
-      value[t][d] = load16_once(values + (lane_index() % 4 * 2 + t % 2 + t / 2 * 8) * DIM + d * 64 + lane_index() / 4 * 8);
 }
 
 /* --- what the warps found --------------------------------------------------------------------- */
@@ -190,15 +201,21 @@ TL_DEVICE void attend_item(const tl_cuda_decode_args &a, uint32_t index, uint32_
   queries<T, DIM, WIDE>::load(&q, (const uint16_t *)a.a.q + ((uint64_t)item.row * a.a.n_heads + first_head) * DIM, n_heads);
   running<DIM, WIDE> r = {};
   TL_UNROLL for (int half = 0; half < (WIDE ? 2 : 1); half++) r.max[half] = -INFINITY;
-  for (uint32_t at = warp_index() * TL_BLOCK_TOKENS; at < item.count; at += WARPS * TL_BLOCK_TOKENS) {
-    uint64_t block = ((uint64_t)table[at / TL_BLOCK_TOKENS] * a.a.n_kv_heads + kv_head) * TL_BLOCK_TOKENS * DIM;
-    uint32_t n = item.count - at;
+  const uint16_t *keys = (const uint16_t *)a.a.k_cache, *values = (const uint16_t *)a.a.v_cache;
+  uint32_t at = warp_index() * TL_BLOCK_TOKENS;
+  uint64_t place = at < item.count ? place_of<DIM>(a.a, table[at / TL_BLOCK_TOKENS], kv_head) : 0, next = 0;
+  quad key[2][DIM / 32];
+  if (at < item.count) load_keys<DIM>(key, keys + place);
+  for (; at < item.count; at += STRIDE, place = next) {
+    bool more = at + STRIDE < item.count;
     quad value[4][DIM / 64];
-    load_values<DIM>(value, (const uint16_t *)a.a.v_cache + block);
+    load_values<DIM>(value, values + place);
+    if (more) next = place_of<DIM>(a.a, table[(at + STRIDE) / TL_BLOCK_TOKENS], kv_head);
     float scores[2][WIDE ? 4 : 2];
-    score<T, DIM, WIDE>(q, (const uint16_t *)a.a.k_cache + block, at ? 0 : item.skip, n, a.a.scale * LOG2_E, a.a.softcap, scores);
+    score<T, DIM, WIDE>(q, key, at ? 0 : item.skip, item.count - at, a.a.scale * LOG2_E, a.a.softcap, scores);
+    if (more) load_keys<DIM>(key, keys + next);
     soften<DIM, WIDE>(&r, scores);
-    mix<T, DIM, WIDE>(&r, scores, value, n);
+    mix<T, DIM, WIDE>(&r, scores, value, item.count - at);
   }
   publish<DIM, WIDE>(&r, s);
   sync_block();
@@ -209,6 +226,8 @@ TL_DEVICE void attend_item(const tl_cuda_decode_args &a, uint32_t index, uint32_
 template <class T, int DIM, bool WIDE>
 TL_KERNEL(THREADS, 2) decode(tl_cuda_decode_args a) {
   decode_shared<DIM> *s = (decode_shared<DIM> *)shared_memory();
+  let_next_start();
+  wait_for_before();
   uint32_t group = a.a.n_heads / a.a.n_kv_heads, limit = WIDE ? HEADS : HEADS / 2;
   uint32_t parts = (group + limit - 1) / limit; /* of a group that is larger than the tile */
   for (uint64_t work = block_x(); work < (uint64_t)a.counts->n_items * a.a.n_kv_heads * parts; work += grid_x()) {
@@ -219,28 +238,33 @@ TL_KERNEL(THREADS, 2) decode(tl_cuda_decode_args a) {
   }
 }
 
-/* One head of one split sequence: a thread a dim. */
+/* One head of one split sequence: a thread a dim. The items' scales are read by 32 lanes at once. */
 template <class T>
 TL_KERNEL(TL_CUDA_MAX_HEAD_DIM, 1) merge_items(tl_cuda_decode_args a) {
   uint32_t head = block_y(), dim = a.a.head_dim, d = thread_index();
-  if (block_x() >= a.counts->n_merges || d >= dim) return;
+  let_next_start();
+  wait_for_before();
+  if (block_x() >= a.counts->n_merges) return;
   tl_cuda_merge m = a.merges[block_x()];
+  const float *scale = a.partial_scale + ((uint64_t)m.first_item * a.a.n_heads + head) * 2;
+  const float *partial = a.partial + ((uint64_t)m.first_item * a.a.n_heads + head) * dim + (d < dim ? d : 0);
   float max = -INFINITY, sum = 0, out = 0;
-  for (uint32_t i = m.first_item; i < m.first_item + m.n_items; i++)
-    max = fmaxf(max, a.partial_scale[((uint64_t)i * a.a.n_heads + head) * 2]);
-  for (uint32_t i = m.first_item; i < m.first_item + m.n_items; i++) {
-    uint64_t at = (uint64_t)i * a.a.n_heads + head;
-    float factor = exp2_fast(a.partial_scale[at * 2] - max);
-    sum += a.partial_scale[at * 2 + 1] * factor;
-    out += a.partial[at * dim + d] * factor;
+  for (uint32_t i = lane_index(); i < m.n_items; i += 32) max = fmaxf(max, scale[(uint64_t)i * a.a.n_heads * 2]);
+  for (unsigned mask = 16; mask; mask /= 2) max = fmaxf(max, shuffle_xor(max, mask));
+  for (uint32_t first = 0; first < m.n_items; first += 32) {
+    uint32_t mine = first + lane_index(), n = m.n_items - first < 32 ? m.n_items - first : 32;
+    float factor = mine < m.n_items ? exp2_fast(scale[(uint64_t)mine * a.a.n_heads * 2] - max) : 0;
+    sum += mine < m.n_items ? scale[(uint64_t)mine * a.a.n_heads * 2 + 1] * factor : 0;
+    for (uint32_t i = 0; i < n; i++) out += partial[(uint64_t)(first + i) * a.a.n_heads * dim] * shuffle(factor, i);
   }
-  ((uint16_t *)a.a.out)[((uint64_t)m.row * a.a.n_heads + head) * dim + d] = (uint16_t)T::pack(out / sum, 0);
+  sum = warp_sum(sum);
+  if (d < dim) ((uint16_t *)a.a.out)[((uint64_t)m.row * a.a.n_heads + head) * dim + d] = (uint16_t)T::pack(out / sum, 0);
 }
 
 template <class T, int DIM>
 static int launch_decode(const tl_cuda_decode_args *args, void *stream) {
   bool wide = args->a.n_heads / args->a.n_kv_heads > HEADS / 2;
-  return launch(wide ? decode<T, DIM, true> : decode<T, DIM, false>, args->n_blocks, 1, THREADS,
+  return launch_rows(args->max_merges, wide ? decode<T, DIM, true> : decode<T, DIM, false>, args->n_blocks, 1, THREADS,
                 sizeof(decode_shared<DIM>), stream, *args);
 }
 
@@ -250,7 +274,7 @@ static int decode_and_merge(const tl_cuda_decode_args *args, void *stream) {
           : args->a.head_dim == 128 ? launch_decode<T, 128>(args, stream)
                                     : cuda_decode_any(args, stream);
   uint32_t threads = (args->a.head_dim + 31) / 32 * 32;
-  return e ? e : launch(merge_items<T>, args->max_merges, args->a.n_heads, threads, 0, stream, *args);
+  return e ? e : launch_rows(args->max_merges, merge_items<T>, args->max_merges, args->a.n_heads, threads, 0, stream, *args);
 }
 
 extern "C" int tl_cuda_decode(const struct tl_cuda_decode_args *args, void *stream) {

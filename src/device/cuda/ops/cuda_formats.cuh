@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Stored weights to pairs of a 16-bit type, in registers. A format says how many
- * elements 16 bytes hold, how many share a scale, where that of a piece comes from
+ * elements 16 bytes hold, how many share a scale and if they have one, where that of a piece comes from
  * (`group` counts them), and what its i-th eight elements are. */
 #ifndef CUDA_FORMATS_CUH
 #define CUDA_FORMATS_CUH
@@ -10,6 +10,7 @@
 template <class T>
 struct w16 {
   static const uint32_t PIECE = 8, GROUP = 32;
+  static const bool SCALED = false;
   TL_METHOD uint32_t scale(const void *, uint64_t) {
     return 0;
   }
@@ -23,6 +24,7 @@ struct w16 {
 template <class T>
 struct we4m3 {
   static const uint32_t PIECE = 16, GROUP = 32;
+  static const bool SCALED = false;
   TL_METHOD uint32_t scale(const void *, uint64_t) {
     return 0; /* one for an output: its user applies it */
   }
@@ -40,6 +42,7 @@ struct we4m3 {
 template <class T, int N, bool MIN>
 struct wint8 {
   static const uint32_t PIECE = 16, GROUP = N;
+  static const bool SCALED = true;
   TL_METHOD uint32_t scale(const void *scales, uint64_t group) {
     return MIN ? ((const uint32_t *)scales)[group] : ((const uint16_t *)scales)[group];
   }
@@ -58,6 +61,7 @@ struct wint8 {
 template <class T>
 struct wint4 {
   static const uint32_t PIECE = 32, GROUP = 32;
+  static const bool SCALED = true;
   TL_METHOD uint32_t scale(const void *scales, uint64_t group) {
     return ((const uint32_t *)scales)[group];
   }

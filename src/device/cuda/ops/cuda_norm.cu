@@ -56,8 +56,20 @@ TL_DEVICE float deviations(const tl_cuda_add_norm_args &a, const float *row, flo
   return sum;
 }
 
+/* What the row will be multiplied by, on its way while the kernel before ends. */
+TL_DEVICE void fetch_constants(const tl_cuda_add_norm_args &a) {
+  for (uint32_t i = thread_index() * 8; i < a.dim; i += THREADS * 8) {
+    if (a.weight) fetch_ahead(a.weight + i);
+    if (a.shift) fetch_ahead(a.shift + i);
+    if (a.post) fetch_ahead(a.post + i);
+  }
+}
+
 template <class T>
 TL_KERNEL(THREADS, 1) add_norm(tl_cuda_add_norm_args a) {
+  let_next_start();
+  fetch_constants(a);
+  wait_for_before();
   float *row = (float *)shared_memory(), *sums = row + a.dim, mean = 0, scale = 1;
   uint64_t base = (uint64_t)block_x() * a.dim;
   float sum = add_delta<T>(a, base, delta_scale<T>(a, base, sums), row);
@@ -79,7 +91,7 @@ TL_KERNEL(THREADS, 1) add_norm(tl_cuda_add_norm_args a) {
 
 extern "C" int tl_cuda_add_norm(const struct tl_cuda_add_norm_args *args, void *stream) {
   if (args->dim % 8 || args->dim > MAX_DIM || args->width == 0 || args->width > args->dim) return CUDA_INVALID;
-  return args->n ? launch(args->dtype == TL_CUDA_BF16 ? add_norm<bf16> : add_norm<f16>, args->n, 1, THREADS,
+  return args->n ? launch_rows(args->n, args->dtype == TL_CUDA_BF16 ? add_norm<bf16> : add_norm<f16>, args->n, 1, THREADS,
                           shared_bytes(args->dim), stream, *args)
                  : 0;
 }

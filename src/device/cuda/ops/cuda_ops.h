@@ -36,6 +36,7 @@ enum tl_cuda_dtype { TL_CUDA_BF16, TL_CUDA_F16 };
 #define TL_CUDA_TILE_ROWS 64      /* query rows of a prefill tile */
 #define TL_CUDA_CHUNK_TOKENS 64   /* a decode item covers a multiple of these, but for a sequence's last */
 #define TL_CUDA_GEMV_MAX_ROWS 16
+#define TL_CUDA_STREAM_ROWS 8     /* of a step whose kernels start before the one before them is over */
 
 /* How the weights of a product, or the rows of an embedding, are stored; (n, k) row-major. */
 enum tl_cuda_format {
@@ -204,15 +205,20 @@ struct tl_cuda_bias_args {
 };
 int tl_cuda_bias(const struct tl_cuda_bias_args *args, void *stream);
 
-/* out = x W^T + bias for few rows, at the speed at which the weights can be read. */
+enum tl_cuda_gate { TL_CUDA_UNGATED, TL_CUDA_SILU, TL_CUDA_GELU };
+
+/* out = x W^T + bias for few rows, at the speed at which the weights can be read; gated: the first half of that,
+ * through silu or gelu (by tanh), times the second half. */
 struct tl_cuda_gemv_args {
   int dtype, format;
-  uint32_t m, n, k;      /* m <= TL_CUDA_GEMV_MAX_ROWS */
+  int gate;              /* enum tl_cuda_gate */
+  uint32_t m, n, k;      /* m <= TL_CUDA_GEMV_MAX_ROWS; gated: n even */
+  uint32_t n_multiprocessors; /* of the device */
   const void *x;         /* T (m, k) */
   const void *weight, *scales;
   const float *bias;     /* (n) or NULL */
   int float_out;         /* out is float (logits), not T */
-  void *out;             /* (m, ldo); ldo >= n, any */
+  void *out;             /* (m, ldo); ldo >= n, or n / 2 if gated, any */
   uint32_t ldo;
 };
 int tl_cuda_gemv(const struct tl_cuda_gemv_args *args, void *stream);

@@ -69,6 +69,8 @@ TL_KERNEL(WARPS * 32, 1) qkv(tl_cuda_qkv_args a) {
   uint32_t heads = a.n_heads + 2 * a.n_kv_heads, half = a.head_dim / 2;
   uint64_t work = (uint64_t)block_x() * WARPS + warp_index();
   uint32_t row = (uint32_t)(work / heads), index = (uint32_t)(work % heads);
+  let_next_start();
+  wait_for_before();
   if (row >= a.n) return;
   bool is_q = index < a.n_heads, is_v = index >= a.n_heads + a.n_kv_heads;
   uint32_t slot = a.slots[row];
@@ -96,7 +98,7 @@ extern "C" int tl_cuda_qkv(const struct tl_cuda_qkv_args *args, void *stream) {
   uint64_t work = (uint64_t)args->n * (args->n_heads + 2 * args->n_kv_heads), blocks = (work + WARPS - 1) / WARPS;
   if (args->head_dim % 8 || args->head_dim > TL_CUDA_MAX_HEAD_DIM || args->width > args->head_dim || blocks > INT32_MAX)
     return CUDA_INVALID;
-  return blocks ? launch(args->dtype == TL_CUDA_BF16 ? qkv<bf16> : qkv<f16>, (unsigned)blocks, 1, WARPS * 32, 0,
+  return blocks ? launch_rows(args->n, args->dtype == TL_CUDA_BF16 ? qkv<bf16> : qkv<f16>, (unsigned)blocks, 1, WARPS * 32, 0,
                          stream, *args)
                 : 0;
 }
@@ -106,6 +108,8 @@ extern "C" int tl_cuda_qkv(const struct tl_cuda_qkv_args *args, void *stream) {
 /* A block a row of q or k. */
 template <class T>
 TL_KERNEL(WARPS * 32, 1) row_rms(tl_cuda_row_rms_args a) {
+  let_next_start();
+  wait_for_before();
   bool is_k = block_y();
   uint32_t heads = is_k ? a.n_kv_heads : a.n_heads, first = is_k ? a.n_heads * a.head_dim : 0;
   const uint16_t *from = (const uint16_t *)a.qkv + (uint64_t)block_x() * (a.n_heads + 2 * a.n_kv_heads) * a.head_dim + first;
@@ -124,7 +128,7 @@ TL_KERNEL(WARPS * 32, 1) row_rms(tl_cuda_row_rms_args a) {
 
 extern "C" int tl_cuda_row_rms(const struct tl_cuda_row_rms_args *args, void *stream) {
   if (args->head_dim % 8 || args->width == 0 || args->width > args->head_dim) return CUDA_INVALID;
-  return args->n ? launch(args->dtype == TL_CUDA_BF16 ? row_rms<bf16> : row_rms<f16>, args->n, 2, WARPS * 32,
+  return args->n ? launch_rows(args->n, args->dtype == TL_CUDA_BF16 ? row_rms<bf16> : row_rms<f16>, args->n, 2, WARPS * 32,
                           WARPS * sizeof(float), stream, *args)
                  : 0;
 }

@@ -2,6 +2,7 @@
 /* What treats rows or elements on their own: embedding, gather, bias, gates, caps. One
  * thread moves 16 bytes, neighbours in a row are neighbours in a warp. */
 #include "device/cuda/ops/cuda_formats.cuh"
+#include "device/cuda/ops/cuda_gate.cuh"
 
 #define THREADS 256
 
@@ -33,6 +34,8 @@ TL_DEVICE bool find_row(const tl_cuda_embed_args &a, uint64_t i, uint64_t *ret) 
 TL_KERNEL(THREADS, 1) embed(tl_cuda_embed_args a) {
   uint64_t row, from;
   uint32_t column;
+  let_next_start();
+  wait_for_before();
   if (!my_eight(a.n, a.dim, &row, &column)) return;
   quad v = {};
   if (find_row(a, row, &from)) v = load16((const uint16_t *)a.weight + from * a.dim + column);
@@ -42,6 +45,8 @@ TL_KERNEL(THREADS, 1) embed(tl_cuda_embed_args a) {
 /* A thread a piece of 16 stored bytes. */
 template <class T, class W>
 TL_KERNEL(THREADS, 1) embed_stored(tl_cuda_embed_args a) {
+  let_next_start();
+  wait_for_before();
   uint64_t index = (uint64_t)block_x() * THREADS + thread_index(), row = index / (a.dim / W::PIECE), from;
   uint32_t column = (uint32_t)(index % (a.dim / W::PIECE)) * W::PIECE;
   if (row >= a.n) return;
@@ -66,7 +71,7 @@ template <class T, class W>
 static int launch_embed(const tl_cuda_embed_args *args, void *stream) {
   uint64_t blocks = ((uint64_t)args->n * (args->dim / W::PIECE) + THREADS - 1) / THREADS;
   if (args->dim % (args->format == TL_CUDA_WE4M3 ? 16 : 32) || blocks > INT32_MAX) return CUDA_INVALID;
-  return blocks ? launch(embed_stored<T, W>, (unsigned)blocks, 1, THREADS, 0, stream, *args) : 0;
+  return blocks ? launch_rows(args->n, embed_stored<T, W>, (unsigned)blocks, 1, THREADS, 0, stream, *args) : 0;
 }
 
 template <class T>
@@ -79,7 +84,7 @@ extern "C" int tl_cuda_embed(const struct tl_cuda_embed_args *args, void *stream
   if (args->format != TL_CUDA_W16)
     return args->dtype == TL_CUDA_BF16 ? embed_format<bf16>(args, stream) : embed_format<f16>(args, stream);
   if (launch_eights(args->n, args->dim, &blocks)) return CUDA_INVALID;
-  return blocks ? launch(embed, blocks, 1, THREADS, 0, stream, *args) : 0;
+  return blocks ? launch_rows(args->n, embed, blocks, 1, THREADS, 0, stream, *args) : 0;
 }
 
 /* --- gather ------------------------------------------------------------------------------------- */
@@ -87,6 +92,8 @@ extern "C" int tl_cuda_embed(const struct tl_cuda_embed_args *args, void *stream
 TL_KERNEL(THREADS, 1) gather(tl_cuda_gather_args a) {
   uint64_t row;
   uint32_t column;
+  let_next_start();
+  wait_for_before();
   if (!my_eight(a.n, a.dim, &row, &column)) return;
   store16((uint16_t *)a.out + row * a.dim + column,
           load16((const uint16_t *)a.in + (uint64_t)a.rows[row] * a.dim + column));
@@ -95,7 +102,7 @@ TL_KERNEL(THREADS, 1) gather(tl_cuda_gather_args a) {
 extern "C" int tl_cuda_gather(const struct tl_cuda_gather_args *args, void *stream) {
   unsigned blocks;
   if (launch_eights(args->n, args->dim, &blocks)) return CUDA_INVALID;
-  return blocks ? launch(gather, blocks, 1, THREADS, 0, stream, *args) : 0;
+  return blocks ? launch_rows(args->n, gather, blocks, 1, THREADS, 0, stream, *args) : 0;
 }
 
 /* --- bias --------------------------------------------------------------------------------------- */
@@ -104,6 +111,8 @@ template <class T>
 TL_KERNEL(THREADS, 1) add_bias(tl_cuda_bias_args a) {
   uint64_t row;
   uint32_t column;
+  let_next_start();
+  wait_for_before();
   if (!my_eight(a.n, a.dim, &row, &column)) return;
   uint16_t *y = (uint16_t *)a.y + row * a.dim + column;
   float v[8];
@@ -115,26 +124,19 @@ TL_KERNEL(THREADS, 1) add_bias(tl_cuda_bias_args a) {
 extern "C" int tl_cuda_bias(const struct tl_cuda_bias_args *args, void *stream) {
   unsigned blocks;
   if (launch_eights(args->n, args->dim, &blocks)) return CUDA_INVALID;
-  return blocks ? launch(args->dtype == TL_CUDA_BF16 ? add_bias<bf16> : add_bias<f16>, blocks, 1, THREADS, 0, stream,
+  return blocks ? launch_rows(args->n, args->dtype == TL_CUDA_BF16 ? add_bias<bf16> : add_bias<f16>, blocks, 1, THREADS, 0, stream,
                          *args)
                 : 0;
 }
 
 /* --- gates ---------------------------------------------------------------------------------------- */
 
-TL_DEVICE float silu(float x) {
-  return x / (1 + expf(-x));
-}
-
-/* x / 2 * (1 + tanh(y)) is x times the sigmoid of 2 y: nothing cancels out. */
-TL_DEVICE float gelu(float x) {
-  return x / (1 + expf(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
-}
-
 template <class T>
 TL_KERNEL(THREADS, 1) glu(tl_cuda_glu_args a) {
   uint64_t row;
   uint32_t column;
+  let_next_start();
+  wait_for_before();
   if (!my_eight(a.n, a.dim, &row, &column)) return;
   const uint16_t *in = (const uint16_t *)a.gate_up + row * 2 * a.dim + column;
   float gate[8], up[8];
@@ -153,13 +155,15 @@ TL_KERNEL(THREADS, 1) glu(tl_cuda_glu_args a) {
 extern "C" int tl_cuda_glu(const struct tl_cuda_glu_args *args, void *stream) {
   unsigned blocks;
   if (launch_eights(args->n, args->dim, &blocks)) return CUDA_INVALID;
-  return blocks ? launch(args->dtype == TL_CUDA_BF16 ? glu<bf16> : glu<f16>, blocks, 1, THREADS, 0, stream, *args) : 0;
+  return blocks ? launch_rows(args->n, args->dtype == TL_CUDA_BF16 ? glu<bf16> : glu<f16>, blocks, 1, THREADS, 0, stream, *args) : 0;
 }
 
 /* --- logits --------------------------------------------------------------------------------------- */
 
 /* Four of a row at a time; what lies between vocab and ld may be anything. */
 TL_KERNEL(THREADS, 1) cap(tl_cuda_cap_args a) {
+  let_next_start();
+  wait_for_before();
   uint64_t index = (uint64_t)block_x() * THREADS + thread_index();
   if (index >= (uint64_t)a.n * (a.ld / 4)) return;
   quad v = load16(a.logits + index * 4);
@@ -173,5 +177,5 @@ TL_KERNEL(THREADS, 1) cap(tl_cuda_cap_args a) {
 extern "C" int tl_cuda_cap(const struct tl_cuda_cap_args *args, void *stream) {
   uint64_t blocks = ((uint64_t)args->n * (args->ld / 4) + THREADS - 1) / THREADS;
   if (args->ld % 4 || args->ld < args->vocab || blocks > INT32_MAX) return CUDA_INVALID;
-  return blocks ? launch(cap, (unsigned)blocks, 1, THREADS, 0, stream, *args) : 0;
+  return blocks ? launch_rows(args->n, cap, (unsigned)blocks, 1, THREADS, 0, stream, *args) : 0;
 }

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT */
+/* The functions of gated units, for the kernels that apply them. */
+#ifndef CUDA_GATE_CUH
+#define CUDA_GATE_CUH
+
+#include "device/cuda/ops/cuda_port.cuh"
+
+TL_DEVICE float silu(float x) {
+  return x / (1 + expf(-x));
+}
+
+/* x / 2 * (1 + tanh(y)) is x times the sigmoid of 2 y: nothing cancels out. */
+TL_DEVICE float gelu(float x) {
+  return x / (1 + expf(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
+}
+
+#endif
