@@ -57,6 +57,12 @@ def test_by_itself_a_gpu_has_a_process(start):
     assert children(d) == {}
 
 
+@pytest.mark.parametrize("devices", ["cuda", "auto"])
+def test_every_gpu_is_used(start, devices):
+    d = start({**GPU, "devices": devices, "engine.kv_memory_bytes": 8 << 20})
+    assert f"replicas={GPUS} " in d.wait_log("msg=ready .*")[0] and "no GPU is used" not in d.stderr()
+
+
 def test_texts_are_the_cpus(start, daemon):
     """16-bit activations move logits a little, not what is greedily chosen of them."""
     d = start(GPU)
