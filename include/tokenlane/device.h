@@ -109,7 +109,7 @@ struct tl_device_ops {
   /* Gives up the step under way, whose collect returns TL_EDEVICE at once even when
    * it hung, and makes the device as load left it, its KV contents lost. After
    * an error the device works again once this has returned TL_OK; TL_EDEVICE: it
-   * does not, now; TL_EBUSY: that takes a while and has begun (err says why, the first time), call again. Any thread, one at a
+   * does not, now; TL_EUNSUPPORTED: and never will in this process; TL_EBUSY: that takes a while and has begun (err says why, the first time), call again. Any thread, one at a
    * time, between load and close, while the worker is in submit or collect or calls nothing; where there
    * is an `interrupt`, only while it calls nothing. NULL: a backend that cannot: a step that hangs
    * there hangs for ever (ARCHITECTURE.md, Faults). A step that is submitted after a reset

@@ -219,7 +219,7 @@ bool tl_engine_can_reset(const struct tl_engine *engine, unsigned replica);
 enum tl_device_health tl_engine_health(const struct tl_engine *engine, unsigned replica);
 /* Gets its worker out of the device, which is of no use until it is reset. While it is failed only. */
 int tl_engine_interrupt(struct tl_engine *engine, unsigned replica, struct tl_error *err);
-/* The device's reset; TL_EBUSY: not yet, call again. While it is parked only. */
+/* The device's reset; TL_EBUSY: not yet, call again; TL_EUNSUPPORTED: it cannot be reset, now or ever. While it is parked only. */
 int tl_engine_reset(struct tl_engine *engine, unsigned replica, struct tl_error *err);
 /* Parked and reset: the worker takes sequences again, the router gives it none. */
 bool tl_engine_try(struct tl_engine *engine, unsigned replica);

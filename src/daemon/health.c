@@ -136,6 +136,7 @@ void health_on_reset(struct health *h, const struct health_options *o, enum heal
     case HEALTH_RESET_DONE: h->state = TL_REPLICA_RECOVERING; break;
     case HEALTH_RESET_BEGUN: h->retry_ns = now_ns + BEGUN_NS; break;
     case HEALTH_RESET_FAILED: back_off(h, o, now_ns); break;
+    case HEALTH_RESET_HOPELESS: h->state = TL_REPLICA_OUT; break;
   }
 }
 

@@ -53,7 +53,7 @@ enum health_action {
   HEALTH_ADMIT,     /* it serves again */
 };
 
-enum health_reset { HEALTH_RESET_FAILED, HEALTH_RESET_BEGUN, HEALTH_RESET_DONE };
+enum health_reset { HEALTH_RESET_FAILED, HEALTH_RESET_BEGUN, HEALTH_RESET_DONE, HEALTH_RESET_HOPELESS };
 
 struct health {
   enum tl_replica_state state;
@@ -70,7 +70,7 @@ struct health {
 
 bool health_is_late(const struct health_options *o, const struct health_seen *seen, int64_t now_ns);
 enum health_action health_step(struct health *h, const struct health_options *o, const struct health_seen *seen, int64_t now_ns);
-/* After HEALTH_RESET: the device works again and the test generation is under way, or not, or not yet. */
+/* After HEALTH_RESET: the device works again and the test generation is under way, or not, or not yet, or never will. */
 void health_on_reset(struct health *h, const struct health_options *o, enum health_reset result, int64_t now_ns);
 /* An operator wants it back: its faults are forgotten and it is tried at once. */
 void health_resume(struct health *h, int64_t now_ns);

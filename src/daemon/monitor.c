@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "tokenlane/base/clock.h"
 #include "tokenlane/log.h"
@@ -16,6 +17,7 @@ struct watched {
   unsigned index;
   struct health health;
   tl_metric faults, recoveries;
+  char told[TL_ERROR_MESSAGE]; /* why the last reset did not help; "": nothing was told */
   _Atomic int resume; /* relaxed: a flag; admin's loop sets it, the monitor takes it */
 };
 
@@ -83,8 +85,13 @@ static unsigned id_of(const struct monitor *m, unsigned i) {
   return tl_engine_first_replica(m->o.engine) + i;
 }
 
-static void complain(const struct monitor *m, unsigned i, const struct tl_error *err) {
-  TL_LOG(TL_LOG_WARN, "monitor", "the reset did not help", TL_U("replica", id_of(m, i)), TL_S("model", m->o.name), TL_S("error", err->message));
+/* The same cause, reset for reset, is told once: until it is another, or the replica served in between. */
+static void complain(struct monitor *m, unsigned i, const struct tl_error *err) {
+  char *told = m->replicas[i].told;
+  bool again = strcmp(told, err->message) == 0;
+  TL_LOG(again ? TL_LOG_DEBUG : TL_LOG_WARN, "monitor", "the reset did not help", TL_U("replica", id_of(m, i)), TL_S("model", m->o.name),
+         TL_S("error", err->message));
+  memcpy(told, err->message, sizeof m->replicas[i].told);
 }
 
 static void interrupt(struct monitor *m, unsigned i) {
@@ -99,6 +106,7 @@ static enum health_reset reset(struct monitor *m, unsigned i) {
     TL_LOG(TL_LOG_INFO, "monitor", "the reset takes its time", TL_U("replica", id_of(m, i)), TL_S("why", err.message));
   if (r == TL_EBUSY) return HEALTH_RESET_BEGUN;
   if (r < 0) complain(m, i, &err);
+  if (r == TL_EUNSUPPORTED) return HEALTH_RESET_HOPELESS;
   return r == TL_OK && tl_engine_try(m->o.engine, i) ? HEALTH_RESET_DONE : HEALTH_RESET_FAILED;
 }
 
@@ -122,7 +130,10 @@ static void act(struct monitor *m, struct watched *w, enum health_action action)
       health_on_reset(&w->health, &m->o.health, result, tl_now_ns());
       break;
     }
-    case HEALTH_ADMIT: tl_engine_admit(engine, w->index); break; /* if it failed just now, the next look sees it */
+    case HEALTH_ADMIT:
+      *w->told = 0;
+      tl_engine_admit(engine, w->index); /* if it failed just now, the next look sees it */
+      break;
   }
 }
 

@@ -54,6 +54,7 @@ static bool add_gpus(struct list *list, unsigned *ret_n, struct tl_error *err) {
   const struct tl_device_ops *ops = device_plugin(err);
   *ret_n = 0;
   if (!ops || ops->probe(ret_n, err) < 0) return true;
+  if (*ret_n == 0) tl_error_set(err, TL_EINVAL, "devices", "devices: there is no GPU");
   for (unsigned i = 0; i < *ret_n; i++)
     if (!add(list, "cuda", i)) return false;
   return true;
@@ -63,7 +64,6 @@ static int expand(const char *spec, struct list *list, struct tl_error *err) {
   bool is_auto = strcmp(spec, "auto") == 0, fine = true;
   unsigned n = 0;
   if (is_auto || strcmp(spec, "cuda") == 0) {
-    tl_error_set(err, TL_EINVAL, "devices", "devices: there is no GPU"); /* unless more is known */
     fine = add_gpus(list, &n, err);
     if (fine && n == 0 && !is_auto) return TL_EINVAL;
     if (fine && n == 0) fine = add(list, "cpu", 0);

@@ -146,6 +146,12 @@ static void *reset_rank(void *argument) {
   return NULL;
 }
 
+/* Which rank's result is the group's: one that no reset mends before one that failed, then those that only heard of
+ * another's end, then those that take their time. */
+static unsigned weight(int result) {
+  return result == TL_OK ? 0 : result == TL_EBUSY ? 1 : result == TL_ECLOSED ? 2 : result == TL_EUNSUPPORTED ? 4 : 3;
+}
+
 /* Those that are not reset yet, all at the same time: they may wait for one another there. */
 static int reset_ranks(struct worker *w, struct tl_error *err) {
   struct group *g = w->group;
@@ -160,8 +166,7 @@ static int reset_ranks(struct worker *w, struct tl_error *err) {
   for (unsigned i = 0; i <= g->n_followers; i++) {
     if (ranks[i].started) pthread_join(ranks[i].thread, NULL);
     g->is_reset[i] = ranks[i].result == TL_OK;
-    /* an error counts more than that another takes its time */
-    if (ranks[i].result == TL_OK || (result < 0 && (result != TL_EBUSY || ranks[i].result == TL_EBUSY))) continue;
+    if (weight(ranks[i].result) <= weight(result)) continue;
     result = ranks[i].result;
     if (err) *err = ranks[i].error;
   }

@@ -19,6 +19,11 @@ SAN = os.environ.get("TOKENLANE_SAN", "")
 SLOW = 20 if "thread" in SAN else 6 if SAN else 1  # how much longer everything may take
 LONG = 200 if SAN else 900  # tokens of a generation that is to last
 NAME = "demo"
+DEVICES = os.environ.get("TOKENLANE_DEVICES")  # what tests run on that do not say
+ON_GPU = (DEVICES or "").startswith("cuda")
+# Of daemons with devices cuda, unless a test says otherwise. By default the first takes nine tenths of the memory, and a test may have
+# several; with blocks from the prefix cache a prompt is fewer rows the second time, and its logits are no more the same to the bit.
+GPU_OPTIONS = {"engine.kv_memory_bytes": 64 << 20, "engine.prefix_cache": "false"}
 REPORT = re.compile(r"Sanitizer|runtime error:|Assertion|BUG_ON")
 
 
@@ -37,9 +42,11 @@ class Daemon:
     def __init__(self, log, options=(), model=MODEL, command=None, env=None, wait=True, **popen):
         self.log = pathlib.Path(log)
         self.options = {"model.path": str(model), "model.name": NAME, "http.port": "0", "drain_timeout_ms": "60000"}
-        if "TOKENLANE_DEVICES" in os.environ:  # what tests run on that do not say
-            self.options["devices"] = os.environ["TOKENLANE_DEVICES"]
+        if DEVICES:
+            self.options["devices"] = DEVICES
         self.options.update({k: str(v) for k, v in dict(options).items()})
+        if self.options.get("devices", "").startswith("cuda"):
+            self.options = {**{k: str(v) for k, v in GPU_OPTIONS.items()}, **self.options}
         flags = [f"--{k}={v}" for k, v in self.options.items() if v != "None"]
         environment = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1", "UBSAN_OPTIONS": "print_stacktrace=1",
                        "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1", **os.environ, **(env or {})}

@@ -5,6 +5,7 @@ import mmap
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import time
@@ -276,6 +277,9 @@ def test_a_process_that_cannot_start_again(start, tmp_path):
     for _ in range(4):
         assert d.complete("Once upon a time", max_tokens=10)["choices"][0]["text"] == text
     assert state(d, 0) in ("quarantined", "recovering") and state(d, 1) == "ready"
+    time.sleep(1 * SLOW)  # for two more resets, at least: a cause is told once
+    told = re.findall(r'msg="the reset did not help".* (error=.*)', d.stderr())
+    assert told and all(a != b for a, b in zip(told, told[1:]))
     (tmp_path / "away").rename(model)
     wait_state(d, 0, "ready", 20)
     assert faults(d, replica="0") == 1

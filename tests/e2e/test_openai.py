@@ -6,7 +6,8 @@ import math
 import openai
 import pytest
 
-from daemon import LONG, NAME, SLOW, model_with, wait_for
+from alike import TOLERANCE, exact
+from daemon import LONG, NAME, ON_GPU, SLOW, model_with, wait_for
 
 QUESTION = "Who is Clara?"
 
@@ -124,6 +125,7 @@ def test_clients_stream_helper(client):
     assert "".join(tokens_of(final)).startswith(content(final))
 
 
+@exact
 def test_stream_of_several_choices(client):
     fields = {"n": 3, "seed": 5, "temperature": 1, "max_tokens": 20}
     plain, chunks = ask(client, **fields), list(ask(client, stream=True, **fields))
@@ -134,6 +136,7 @@ def test_stream_of_several_choices(client):
 # --- prompts ---------------------------------------------------------------------------------------
 
 
+@exact
 def test_prompt_forms_mean_the_same(daemon, client):
     texts = ["Ben is", "Anna has a", "Once upon"]
     ids = [daemon.tokens(t) for t in texts]
@@ -145,6 +148,7 @@ def test_prompt_forms_mean_the_same(daemon, client):
         assert answer.usage.prompt_tokens == sum(map(len, ids))
 
 
+@exact
 def test_prompts_times_choices(client):
     answer = complete(client, ["Ben", "Anna"], n=2, max_tokens=8, temperature=1, seed=3)
     assert [c.index for c in answer.choices] == [0, 1, 2, 3]
@@ -170,6 +174,7 @@ def test_without_a_seed_each_answer_is_another(client):
     assert len({c.text for c in complete(client, ["Once"] * 2, n=2, temperature=1.5, max_tokens=100).choices}) == 4
 
 
+@exact
 def test_several_choices(client):
     answer = ask(client, "Tell me a story.", n=4, temperature=1.5, seed=7, max_tokens=30)
     texts = [c.message.content for c in answer.choices]
@@ -246,7 +251,7 @@ def test_a_prompt_can_be_scored_alone(daemon, client):
     assert scored.usage.completion_tokens == 0
     for i in range(1, len(ids)):  # as if each token had been generated
         forced = complete(client, ids[:i], max_tokens=1, logprobs=0, logit_bias={ids[i]: 100}).choices[0].logprobs
-        assert forced.token_logprobs == [pytest.approx(choice.logprobs.token_logprobs[i], abs=1e-3)]
+        assert forced.token_logprobs == [pytest.approx(choice.logprobs.token_logprobs[i], abs=TOLERANCE if ON_GPU else 1e-3)]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -366,6 +371,7 @@ async def read(stream):
 PROMPTS = [f"{name} {rest}" for name in ("Ben", "Anna", "Clara", "Leo") for rest in ("is", "has a", "lives in", "said")]
 
 
+@exact
 def test_16_streams_say_what_each_says_alone(daemon, client):
     async def together():
         async with async_client(daemon) as c:
@@ -427,6 +433,7 @@ def test_a_client_that_gives_up_waiting_ends_the_work(daemon, client):
     assert leaving(daemon, client, leave, 16) == 1
 
 
+@exact
 def test_those_who_stay_are_not_disturbed(daemon, client):
     alone = complete(client, "Ben is", max_tokens=LONG // 2, extra_body={"ignore_eos": True}).choices[0].text
     stays = complete(client, "Ben is", max_tokens=LONG // 2, stream=True, extra_body={"ignore_eos": True})

@@ -6,7 +6,7 @@ tests that fit with devices cuda, traps and hangs. Ends with a table and 'N pass
   --look   is there a GPU that the backend can use? One line and exit status 77: no
   --fake   what needs no GPU: the end-to-end tests on the CPU and on the fake GPU"""
 import glob
-import importlib.util
+import importlib
 import os
 import pathlib
 import re
@@ -87,13 +87,15 @@ class Table:
 
 
 def end_to_end(table):
-    """The files that this Python has the packages for."""
+    """The files that this Python has the packages for, and what these want."""
     files = []
     for file, package in END_TO_END.items():
-        if package and not importlib.util.find_spec(package):
-            table.skipped.append(f"{file}: no Python package {package}")
-        else:
+        try:
+            if package:
+                importlib.import_module(package)
             files.append(file)
+        except ImportError as missing:
+            table.skipped.append(f"{file}: the Python package {package} is not here or lacks something: {missing}")
     return files
 
 

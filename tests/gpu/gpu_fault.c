@@ -10,9 +10,10 @@
 
 static const struct tl_device_ops *wrapped;
 static struct tl_device_ops wrapper;
-static struct {
+static struct known {
   struct tl_device *device;
   unsigned index;
+  unsigned passed; /* steps since the file asks for this one; its worker's */
 } known[MAX_DEVICES]; /* written by opens, one after the other */
 static unsigned n_known;
 
@@ -24,23 +25,32 @@ static int open_known(const struct tl_device_options *options, struct tl_device 
   return r;
 }
 
-static unsigned index_of(const struct tl_device *device) {
+/* NULL: there are too many. */
+static struct known *find(const struct tl_device *device) {
   unsigned i = 0;
   while (i < n_known && known[i].device != device) i++;
-  return i < n_known ? known[i].index : UINT32_MAX;
+  return i < n_known ? &known[i] : NULL;
+}
+
+/* Whether the file asks for a fault in just this step; what for, and takes it away. */
+static bool take(struct known *k, char kind[16]) {
+  const char *path = getenv("TOKENLANE_GPU_FAULT");
+  FILE *file = path ? fopen(path, "r") : NULL;
+  unsigned index, after;
+  if (!file) return false;
+  bool mine = fscanf(file, "%15s %u after %u", kind, &index, &after) == 3 && index == k->index;
+  fclose(file);
+  if (!mine || k->passed++ < after) return false;
+  k->passed = 0;
+  return unlink(path) == 0;
 }
 
 static int submit(struct tl_device *device, const struct tl_step *step, struct tl_error *err) {
-  const char *path = getenv("TOKENLANE_GPU_FAULT");
-  FILE *file = path ? fopen(path, "r") : NULL;
+  struct known *k = find(device);
   char kind[16];
-  unsigned index;
-  if (!file) return wrapped->submit(device, step, err);
-  bool mine = fscanf(file, "%15s %u", kind, &index) == 2 && index == index_of(device);
-  fclose(file);
-  if (mine && unlink(path) == 0) {
-    if (strcmp(kind, "trap") == 0) gpu_fault_trap(index);
-    if (strcmp(kind, "hang") == 0) gpu_fault_hang(index);
+  if (k && take(k, kind)) {
+    if (strcmp(kind, "trap") == 0) gpu_fault_trap(k->index);
+    if (strcmp(kind, "hang") == 0) gpu_fault_hang(k->index);
   }
   return wrapped->submit(device, step, err);
 }

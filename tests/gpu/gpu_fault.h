@@ -5,8 +5,8 @@
 
 #include "tokenlane/device.h"
 
-/* ops, but that a submit first looks for the file that TOKENLANE_GPU_FAULT names. Whoever takes it away does what it says:
- * "trap" or "hang", a space, and the number of the GPU. */
+/* ops, but that a submit first looks for the file that TOKENLANE_GPU_FAULT names: "trap 0 after 8", or "hang", the number of
+ * the GPU, and how many of its submits pass, from the first that sees the file, before one takes it away and does so. */
 const struct tl_device_ops *gpu_fault_wrap(const struct tl_device_ops *ops);
 
 #ifdef __cplusplus

@@ -22,7 +22,24 @@ enum cuda_code {
   CUDA_OUT_OF_MEMORY = 2,
   CUDA_DRIVER_TOO_OLD = 35, /* also: there is no driver */
   CUDA_NO_DEVICE = 100,
+  /* after these the context, or all of CUDA in this process, is of no use any more */
+  CUDA_ECC_UNCORRECTABLE = 214,
+  CUDA_NVLINK_UNCORRECTABLE = 220,
+  CUDA_CONTAINED = 226,
   CUDA_NOT_READY = 600,
+  CUDA_ILLEGAL_ADDRESS = 700,
+  CUDA_LAUNCH_TIMEOUT = 702,
+  CUDA_CONTEXT_IS_DESTROYED = 709,
+  CUDA_ASSERT = 710,
+  CUDA_HARDWARE_STACK_ERROR = 714,
+  CUDA_ILLEGAL_INSTRUCTION = 715,
+  CUDA_MISALIGNED_ADDRESS = 716,
+  CUDA_INVALID_ADDRESS_SPACE = 717,
+  CUDA_INVALID_PC = 718,
+  CUDA_LAUNCH_FAILURE = 719,
+  CUDA_TENSOR_MEMORY_LEAK = 721,
+  CUDA_MPS_CLIENT_TERMINATED = 810,
+  CUDA_EXTERNAL_DEVICE = 911,
 };
 
 struct cuda_info {
@@ -58,7 +75,7 @@ struct cuda_runtime {
   int (*graph_free)(void *graph);
   int (*exec_free)(void *exec);
   int (*exec_launch)(void *exec, void *stream);
-  int (*clear)(void); /* gives the last error and forgets it, unless it is one for good */
+  int (*clear)(void); /* gives the last error and forgets it, even one for good: the next call has that again */
   const char *(*text)(int code);
   int (*timer_new)(void **ret); /* an event that knows its time */
   int (*elapsed)(float *ret_ms, void *from, void *to); /* of two timers that have been reached */

@@ -24,15 +24,26 @@ static void nap(long ns) {
 /* --- errors ------------------------------------------------------------------------------------ */
 
 int cuda_is_dead(struct cuda_device *d, struct tl_error *err) {
-  return tl_error_set(err, TL_EDEVICE, NULL, "cuda:%u: the GPU's context is lost until this process ends", d->options.index);
+  int r = atomic_load_explicit(&d->dead, memory_order_relaxed); /* set for good, by whoever calls this or long before */
+  return tl_error_set(err, TL_EDEVICE, NULL, "cuda:%u: the GPU's context is lost until this process ends: %s (%d)",
+                      d->options.index, d->api->rt.text(r), r);
 }
 
-/* An error that a second look still finds is one of those after which CUDA wants the
- * process to end (cuda_runtime_api.h: "must be terminated and relaunched"). */
+/* The errors after which CUDA wants the process to end (driver_types.h: "must be terminated and
+ * relaunched"), and those of a context that is gone or of memory that lost what it held. */
+static bool is_for_good(int r) {
+  static const int codes[] = {CUDA_ECC_UNCORRECTABLE, CUDA_NVLINK_UNCORRECTABLE, CUDA_CONTAINED, CUDA_ILLEGAL_ADDRESS,
+                              CUDA_LAUNCH_TIMEOUT, CUDA_CONTEXT_IS_DESTROYED, CUDA_ASSERT, CUDA_HARDWARE_STACK_ERROR,
+                              CUDA_ILLEGAL_INSTRUCTION, CUDA_MISALIGNED_ADDRESS, CUDA_INVALID_ADDRESS_SPACE, CUDA_INVALID_PC,
+                              CUDA_LAUNCH_FAILURE, CUDA_TENSOR_MEMORY_LEAK, CUDA_MPS_CLIENT_TERMINATED, CUDA_EXTERNAL_DEVICE};
+  for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+    if (codes[i] == r) return true;
+  return false;
+}
+
 int cuda_failed(struct cuda_device *d, int r, const char *what, struct tl_error *err) {
   d->api->rt.clear();
-  /* relaxed: only ever set, a hint to other calls */
-  if (d->api->rt.clear()) atomic_store_explicit(&d->dead, true, memory_order_relaxed);
+  if (is_for_good(r)) atomic_store_explicit(&d->dead, r, memory_order_relaxed); /* as in cuda_is_dead */
   return tl_error_set(err, r == CUDA_OUT_OF_MEMORY ? TL_ENOMEM : TL_EDEVICE, NULL, "cuda:%u: %s: %s (%d)", d->options.index,
                       what, d->api->rt.text(r), r);
 }
@@ -200,5 +211,7 @@ int cuda_reset(struct tl_device *device, struct tl_error *err) {
   cuda_part_ways(d); /* what waits for other ranks ends */
   int r = restart(d, err);
   if (r < 0 && d->group) cuda_group_abort((struct tl_device_group *)(void *)d->group); /* nobody need wait for this rank */
-  return r;
+  if (r == TL_OK || !atomic_load_explicit(&d->dead, memory_order_relaxed)) return r; /* relaxed: only ever set */
+  cuda_is_dead(d, err); /* also when this reset was the first to see it */
+  return TL_EUNSUPPORTED;
 }

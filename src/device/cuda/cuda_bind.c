@@ -20,7 +20,25 @@
 SAME(CUDA_OUT_OF_MEMORY, cudaErrorMemoryAllocation);
 SAME(CUDA_DRIVER_TOO_OLD, cudaErrorInsufficientDriver);
 SAME(CUDA_NO_DEVICE, cudaErrorNoDevice);
+SAME(CUDA_ECC_UNCORRECTABLE, cudaErrorECCUncorrectable);
+SAME(CUDA_NVLINK_UNCORRECTABLE, cudaErrorNvlinkUncorrectable);
 SAME(CUDA_NOT_READY, cudaErrorNotReady);
+SAME(CUDA_ILLEGAL_ADDRESS, cudaErrorIllegalAddress);
+SAME(CUDA_LAUNCH_TIMEOUT, cudaErrorLaunchTimeout);
+SAME(CUDA_CONTEXT_IS_DESTROYED, cudaErrorContextIsDestroyed);
+SAME(CUDA_ASSERT, cudaErrorAssert);
+SAME(CUDA_HARDWARE_STACK_ERROR, cudaErrorHardwareStackError);
+SAME(CUDA_ILLEGAL_INSTRUCTION, cudaErrorIllegalInstruction);
+SAME(CUDA_MISALIGNED_ADDRESS, cudaErrorMisalignedAddress);
+SAME(CUDA_INVALID_ADDRESS_SPACE, cudaErrorInvalidAddressSpace);
+SAME(CUDA_INVALID_PC, cudaErrorInvalidPc);
+SAME(CUDA_LAUNCH_FAILURE, cudaErrorLaunchFailure);
+SAME(CUDA_MPS_CLIENT_TERMINATED, cudaErrorMpsClientTerminated);
+#if CUDART_VERSION >= 13000 /* toolkits before may lack the names */
+SAME(CUDA_CONTAINED, cudaErrorContained);
+SAME(CUDA_TENSOR_MEMORY_LEAK, cudaErrorTensorMemoryLeak);
+SAME(CUDA_EXTERNAL_DEVICE, cudaErrorExternalDevice);
+#endif
 SAME(CUDA_LT_R_32F, CUDA_R_32F);
 SAME(CUDA_LT_R_16F, CUDA_R_16F);
 SAME(CUDA_LT_R_16BF, CUDA_R_16BF);

@@ -198,7 +198,7 @@ struct cuda_device {
   uint32_t resets_seen;
   /* shared: reset raises it (release), submit and collect look (acquire) */
   _Atomic uint32_t resets;
-  _Atomic bool dead; /* an error that no reset in this process mends; only ever set, relaxed: read as a hint */
+  _Atomic int dead; /* the error that no reset in this process mends, 0: none; only ever set, relaxed: read as a hint */
 };
 
 /* How one pass is run: a graph is a pass with fixed figures. */

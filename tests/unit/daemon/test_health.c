@@ -140,6 +140,22 @@ static void fault_and_back(struct health *h, const struct health_options *o, dou
   play(h, o, true, lines, UNIT_COUNT(lines));
 }
 
+/* What no reset will ever mend is not tried again and again; an operator may ask once more. */
+static void test_hopeless(void **state) {
+  (void)state;
+  const struct health_seen seen = {.can_reset = true, .failed = true, .parked = true};
+  struct health h = {0};
+  assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(10)), HEALTH_NOTHING);
+  assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(12)), HEALTH_RESET);
+  health_on_reset(&h, &standard, HEALTH_RESET_HOPELESS, TL_SEC(12));
+  assert_int_equal(h.state, OUT);
+  assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(9000)), HEALTH_NOTHING);
+  health_resume(&h, TL_SEC(9001));
+  assert_int_equal(health_step(&h, &standard, &seen, TL_SEC(9001)), HEALTH_RESET);
+  health_on_reset(&h, &standard, HEALTH_RESET_HOPELESS, TL_SEC(9001));
+  assert_int_equal(h.state, OUT);
+}
+
 static void test_out(void **state) {
   (void)state;
   struct health h = {0};
@@ -300,7 +316,7 @@ static void test_reset_in_the_background(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_late),     cmocka_unit_test(test_error_and_back), cmocka_unit_test(test_hang),
-      cmocka_unit_test(test_backoff),  cmocka_unit_test(test_out),            cmocka_unit_test(test_no_reset),
+      cmocka_unit_test(test_backoff),  cmocka_unit_test(test_hopeless), cmocka_unit_test(test_out),            cmocka_unit_test(test_no_reset),
       cmocka_unit_test(test_degraded), cmocka_unit_test(test_device_says_so), cmocka_unit_test(test_gpu_failed),
       cmocka_unit_test(test_reset_in_the_background),
   };

@@ -4,7 +4,7 @@
 
 #define MAX_OBJECTS 512
 #define MAX_NODE 256 /* bytes of arguments */
-#define TRAP 700     /* cudaErrorIllegalAddress */
+#define TRAP CUDA_LAUNCH_FAILURE /* what `trap` makes of a GPU's kernel */
 
 struct fake_cuda fake_cuda;
 static struct cuda_api fake_cuda_api;
@@ -88,7 +88,7 @@ unsigned fake_cuda_live(void) {
 /* What every call begins with: counts it, and says what it fails with. */
 int fake_begin(const char *name) {
   unsigned n = atomic_fetch_add_explicit(&fake_cuda.n_calls, 1, memory_order_relaxed) + 1; /* relaxed: a count */
-  if (lasting_error) return lasting_error;
+  if (lasting_error) return last_error = lasting_error;
   if (n != fake_cuda.fail_at) return 0;
   fake_cuda.failed = name;
   last_error = fake_cuda.fail_code;
@@ -413,8 +413,9 @@ static int rt_exec_launch(void *exec, void *stream) {
   return 0;
 }
 
+/* As cudaGetLastError on an H200: it forgets errors for good, too, until the next call. */
 static int rt_clear(void) {
-  int r = lasting_error ? lasting_error : last_error;
+  int r = last_error;
   last_error = 0;
   return r;
 }
