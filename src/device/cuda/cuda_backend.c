@@ -141,6 +141,7 @@ int cuda_load(struct tl_device *device, const struct tl_device_load *load, struc
   if (r < 0) return r;
   *ret = (struct tl_device_loaded){.n_blocks = d->n_kv_blocks, .kv_bytes = d->kv_bytes, .weight_bytes = d->weight_bytes};
   name_gpu(d, ret->gpu);
+  cuda_name_sdpa(d, ret->attention, sizeof ret->attention);
   return TL_OK;
 }
 

@@ -287,6 +287,8 @@ uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, 
 /* Measures, with all else loaded, where cuDNN is the faster one. It need not be there; errors are CUDA's. */
 int cuda_make_sdpa(struct cuda_device *d, struct tl_error *err);
 void cuda_free_sdpa(struct cuda_device *d);
+/* "cuDNN 9.19.0", or "" if it is not used. */
+void cuda_name_sdpa(const struct cuda_device *d, char *ret, size_t size);
 /* Cuts the step's prompts into runs. */
 void cuda_stage_sdpa(struct cuda_device *d, const struct tl_step *step, struct cuda_pass *pass);
 int cuda_attend_prompts(struct cuda_device *d, const struct cuda_op *op, const struct tl_cuda_attention *a,

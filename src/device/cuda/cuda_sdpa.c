@@ -8,6 +8,7 @@
  * kernel, so that no plan meets a sequence without rows. */
 #include <float.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "device/cuda/cuda_private.h"
@@ -218,6 +219,12 @@ int cuda_make_sdpa(struct cuda_device *d, struct tl_error *err) {
   }
   if (d->sdpa.n_plans == 0) cuda_free_sdpa(d);
   return r;
+}
+
+void cuda_name_sdpa(const struct cuda_device *d, char *ret, size_t size) {
+  unsigned v = d->sdpa.handle ? (unsigned)d->api->dnn.version() : 0;
+  if (v) snprintf(ret, size, "cuDNN %u.%u.%u", v / 10000, v / 100 % 100, v % 100);
+  else *ret = 0;
 }
 
 void cuda_free_sdpa(struct cuda_device *d) {

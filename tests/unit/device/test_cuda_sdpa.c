@@ -23,6 +23,7 @@ struct shape {
   int dtype;
   uint32_t n_heads, n_kv_heads, head, max_rows, n_seqs;
   uint32_t context[MAX_SEQS], rows[MAX_SEQS];
+  uint8_t unused;  /* bytes of slots that no token has; 0: all ones, which is NaN */
   uint32_t before; /* blocks of the cache before those that are used */
 };
 
@@ -120,8 +121,8 @@ static struct step make_step(const struct shape *s) {
   t.v = malloc(t.kv_elements * 2);
   t.out = malloc(t.q_elements * 2);
   t.own = malloc(t.q_elements * 2);
-  memset(t.k, 0xff, t.kv_elements * 2);
-  memset(t.v, 0xff, t.kv_elements * 2);
+  memset(t.k, s->unused ? s->unused : 0xff, t.kv_elements * 2);
+  memset(t.v, s->unused ? s->unused : 0xff, t.kv_elements * 2);
   memset(t.out, 0xff, t.q_elements * 2);
   for (size_t i = 0; i < t.q_elements; i++) t.q[i] = pack(s->dtype, number(4));
   fill_caches(&t);
@@ -324,6 +325,13 @@ static void test_head_sizes(void **state) {
   }
 }
 
+/* What another sequence left behind: about 3.6. */
+static void test_old_tokens(void **state) {
+  (void)state;
+  const struct shape s = {TL_CUDA_BF16, 4, 2, 64, 256, 2, {150, 141}, .rows = {150, 33}, .unused = 0x40};
+  check(&s);
+}
+
 /* On a GPU, of more elements than 32 bits count. */
 static void test_large_cache(void **state) {
   (void)state;
@@ -404,7 +412,7 @@ static void test_speed(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_one_prompt), cmocka_unit_test(test_prefixes), cmocka_unit_test(test_several), cmocka_unit_test(test_head_sizes),
-      cmocka_unit_test(test_large_cache),
+      cmocka_unit_test(test_old_tokens), cmocka_unit_test(test_large_cache),
 #ifdef ON_GPU
       cmocka_unit_test(test_speed),
 #endif
