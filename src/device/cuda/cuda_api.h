@@ -99,11 +99,18 @@ enum {
   CUDA_LT_R_32F = 0,
   CUDA_LT_R_16F = 2,
   CUDA_LT_R_16BF = 14,
+  CUDA_LT_R_8F_E4M3 = 28,
   CUDA_LT_COMPUTE_32F = 68,
   CUDA_LT_TRANSPOSE = 1,
   CUDA_LT_DESC_TRANSA = 3,
+  CUDA_LT_DESC_A_SCALE_POINTER = 17,
+  CUDA_LT_DESC_B_SCALE_POINTER = 18,
+  CUDA_LT_DESC_A_SCALE_MODE = 31,
+  CUDA_LT_DESC_B_SCALE_MODE = 32,
+  CUDA_LT_SCALE_OUTER_VECTOR = 3, /* a mode: of A for each row, of B for each column */
   CUDA_LT_LAYOUT_COLS = 3,
   CUDA_LT_PREFERENCE_WORKSPACE = 1,
+  CUDA_LT_INVALID = 7,
   CUDA_LT_NOT_SUPPORTED = 15,
 };
 
@@ -155,6 +162,8 @@ struct cuda_kernels {
   int (*gather)(const struct tl_cuda_gather_args *args, void *stream);
   int (*bias)(const struct tl_cuda_bias_args *args, void *stream);
   int (*dequantize)(const struct tl_cuda_dequantize_args *args, void *stream);
+  int (*quantize)(const struct tl_cuda_quantize_args *args, void *stream);
+  int (*scale)(const struct tl_cuda_scale_args *args, void *stream);
   int (*gemv)(const struct tl_cuda_gemv_args *args, void *stream);
   int (*cap)(const struct tl_cuda_cap_args *args, void *stream);
   int (*sample)(const struct tl_cuda_sample_args *args, void *stream);

@@ -42,11 +42,18 @@ SAME(CUDA_EXTERNAL_DEVICE, cudaErrorExternalDevice);
 SAME(CUDA_LT_R_32F, CUDA_R_32F);
 SAME(CUDA_LT_R_16F, CUDA_R_16F);
 SAME(CUDA_LT_R_16BF, CUDA_R_16BF);
+SAME(CUDA_LT_R_8F_E4M3, CUDA_R_8F_E4M3);
 SAME(CUDA_LT_COMPUTE_32F, CUBLAS_COMPUTE_32F);
 SAME(CUDA_LT_TRANSPOSE, CUBLAS_OP_T);
 SAME(CUDA_LT_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSA);
+SAME(CUDA_LT_DESC_A_SCALE_POINTER, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER);
+SAME(CUDA_LT_DESC_B_SCALE_POINTER, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER);
+SAME(CUDA_LT_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_DESC_A_SCALE_MODE);
+SAME(CUDA_LT_DESC_B_SCALE_MODE, CUBLASLT_MATMUL_DESC_B_SCALE_MODE);
+SAME(CUDA_LT_SCALE_OUTER_VECTOR, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
 SAME(CUDA_LT_LAYOUT_COLS, CUBLASLT_MATRIX_LAYOUT_COLS);
 SAME(CUDA_LT_PREFERENCE_WORKSPACE, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES);
+SAME(CUDA_LT_INVALID, CUBLAS_STATUS_INVALID_VALUE);
 SAME(CUDA_LT_NOT_SUPPORTED, CUBLAS_STATUS_NOT_SUPPORTED);
 SAME(CUDA_NCCL_OK, ncclSuccess);
 SAME(CUDA_NCCL_IN_PROGRESS, ncclInProgress);
@@ -321,7 +328,7 @@ struct cuda_api cuda_bound_api = {
            rt_capture_end, rt_graph_make, rt_graph_free,   rt_exec_free,  rt_exec_launch, rt_clear,      rt_text,
            rt_timer_new,   rt_elapsed},
     .op = {tl_cuda_prepare, tl_cuda_embed, tl_cuda_add_norm, tl_cuda_row_rms, tl_cuda_qkv, tl_cuda_decode, tl_cuda_prefill,
-           tl_cuda_glu, tl_cuda_gather, tl_cuda_bias, tl_cuda_dequantize, tl_cuda_gemv, tl_cuda_cap, tl_cuda_sample},
+           tl_cuda_glu, tl_cuda_gather, tl_cuda_bias, tl_cuda_dequantize, tl_cuda_quantize, tl_cuda_scale, tl_cuda_gemv, tl_cuda_cap, tl_cuda_sample},
     .nccl = {.init = nccl_init},
     .open_lt = open_lt,
     .open_nccl = open_nccl,

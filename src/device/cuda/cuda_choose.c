@@ -2,7 +2,10 @@
 /* Which of cuBLASLt's algorithms computes a product: of those that its heuristic names for a shape and a
  * bucket of rows, the one that is fastest here, on the model's own weights. Chosen at load and kept: a step never
  * chooses. What a small product reads may still be in the cache from the run before; that is so for all of them.
- * After CHOOSE_NS the heuristic's first is taken without being timed, so a large model starts in time. */
+ * After CHOOSE_NS the heuristic's first is taken without being timed, so a large model starts in time.
+ *
+ * Products of E4M3 come first: who of cuBLASLt and our kernel applies their scales is what cuBLASLt says that it can
+ * (it does so on compute capability 9.0 only), and where it has no such product at all the weights are written out. */
 #include <float.h>
 
 #include "device/cuda/cuda_private.h"
@@ -19,14 +22,21 @@ struct chooser {
   int64_t end_ns;
 };
 
-/* Of weights that are stored otherwise, where they are written out; what lies there before is as good. */
-static const char *weights_of(const struct cuda_device *d, const struct cuda_product *p) {
+/* A piece that has this shape, or tiles of it; NULL: none has. */
+static const struct cuda_piece *find_piece(const struct cuda_device *d, const struct cuda_product *p) {
   for (uint32_t i = 0; i < d->n_plan; i++) {
     const struct cuda_matrix *w = &d->plan[i].w;
-    for (unsigned k = 0; k < w->n_pieces; k++)
-      if (w->pieces[k].tile == p->n && w->k == p->k) return w->pieces[k].format == TL_CUDA_W16 ? w->pieces[k].data : d->work.tile;
+    for (unsigned k = 0; k < w->n_pieces; k++) {
+      const struct cuda_piece *piece = &w->pieces[k];
+      if (w->k == p->k && (p->e4m3 ? piece->format == TL_CUDA_WE4M3 && piece->n == p->n : piece->tile == p->n)) return piece;
+    }
   }
   return NULL;
+}
+
+/* Of weights that are stored otherwise, where they are written out; what lies there before is as good. */
+static const char *weights_of(const struct cuda_device *d, const struct cuda_product *p, const struct cuda_piece *piece) {
+  return p->e4m3 || piece->format == TL_CUDA_W16 ? piece->data : d->work.tile;
 }
 
 /* Rows for which this shape is never asked: logits are wanted of one row a sequence. */
@@ -35,58 +45,116 @@ static bool is_too_many(const struct cuda_device *d, const struct cuda_product *
 }
 
 /* *ret_ms of RUNS; FLT_MAX: it cannot do this product. */
-static int time_one(struct chooser *c, struct cuda_product *p, uint64_t m, const char *w,
-                    const struct cuda_lt_algorithm *algorithm, float *ret_ms, struct tl_error *err) {
+static int time_one(struct chooser *c, struct cuda_product *p, uint64_t m, const struct cuda_piece *piece, const struct cuda_way *way,
+                    float *ret_ms, struct tl_error *err) {
   struct cuda_device *d = c->d;
   const struct cuda_runtime *rt = &d->api->rt;
+  const char *w = weights_of(d, p, piece);
   char *x = (char *)d->work.x, *y = x + cuda_round(m * p->k * 2, CUDA_ALIGN);
   *ret_ms = FLT_MAX;
-  if (cuda_matmul(d, p, w, algorithm, m, x, y)) return TL_OK;
+  if (cuda_matmul(d, p, way, w, piece->scales, m, x, y)) return TL_OK;
   CUDA_TRY(d, rt->event_record(c->before, d->stream), "timing products", err);
   for (int i = 0; i < RUNS; i++)
-    if (cuda_matmul(d, p, w, algorithm, m, x, y)) return TL_OK;
+    if (cuda_matmul(d, p, way, w, piece->scales, m, x, y)) return TL_OK;
   CUDA_TRY(d, rt->event_record(c->after, d->stream), "timing products", err);
   CUDA_TRY(d, rt->event_wait(c->after), "timing products", err);
   CUDA_TRY(d, rt->elapsed(ret_ms, c->before, c->after), "timing products", err);
   return TL_OK;
 }
 
+/* *ret_runs: false if those that were tried cannot do it; of E4M3 one is tried, however late it is. */
 static int choose_fastest(struct chooser *c, struct cuda_product *p, unsigned bucket, const struct cuda_lt_found *found, int n,
-                          struct tl_error *err) {
+                          bool *ret_runs, struct tl_error *err) {
   struct cuda_device *d = c->d;
   uint64_t m = d->products.buckets[bucket];
-  const char *w = weights_of(d, p);
+  const struct cuda_piece *piece = find_piece(d, p);
   size_t room = cuda_round(m * p->k * 2, CUDA_ALIGN) + m * p->ld * (p->float_out ? sizeof(float) : 2);
-  float best = FLT_MAX, ms;
-  if (n == 1 || !w || room > d->work.scratch_bytes || is_too_many(d, p, bucket)) return TL_OK;
-  for (int i = 0; i < n && tl_now_ns() < c->end_ns; i++) {
-    int r = found[i].status ? TL_OK : time_one(c, p, m, w, &found[i].algorithm, &ms, err);
+  struct cuda_way *best = &p->ways[bucket], way = *best;
+  float best_ms = FLT_MAX, ms;
+  int n_tried = 0;
+  *ret_runs = true;
+  if ((n == 1 && !p->e4m3) || !piece || room > d->work.scratch_bytes || is_too_many(d, p, bucket)) return TL_OK;
+  for (int i = 0; i < n && ((p->e4m3 && n_tried == 0) || tl_now_ns() < c->end_ns); i++) {
+    if (found[i].status) continue;
+    way.algorithm = found[i].algorithm;
+    int r = time_one(c, p, m, piece, &way, &ms, err);
     if (r < 0) return r;
-    if (found[i].status || ms >= best) continue;
-    best = ms;
-    p->algorithms[bucket] = found[i].algorithm;
+    n_tried++;
+    if (ms >= best_ms) continue;
+    best_ms = ms;
+    *best = way;
   }
+  *ret_runs = n_tried == 0 || best_ms < FLT_MAX;
+  return TL_OK;
+}
+
+/* *ret_n of `found` for a product of the bucket; E4M3: none, too, where cuBLASLt says that it cannot. */
+static int ask(struct chooser *c, struct cuda_product *p, unsigned bucket, enum cuda_scaling scaling, struct cuda_lt_found *found,
+               int *ret_n, struct tl_error *err) {
+  struct cuda_device *d = c->d;
+  const struct cuda_lt *lt = &d->api->lt;
+  bool scaled = scaling == CUDA_LT_SCALES;
+  uint64_t m = d->products.buckets[bucket];
+  *ret_n = 0;
+  int r = lt->layout_set(p->x_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
+  if (r == 0) r = lt->layout_set(p->y_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
+  if (r == 0 && scaled) r = cuda_set_scales(d, find_piece(d, p)->scales);
+  if (r) return cuda_lt_failed(d, r, "choosing an algorithm", err);
+  r = lt->heuristic(d->products.lt, scaled ? d->products.scaled_desc : d->products.desc, p->w_layout, p->x_layout, p->y_layout,
+                    p->y_layout, c->preference, CANDIDATES, found, ret_n);
+  if (r && !(p->e4m3 && (r == CUDA_LT_NOT_SUPPORTED || r == CUDA_LT_INVALID)))
+    return cuda_lt_failed(d, r, "choosing an algorithm", err);
+  if (r) *ret_n = 0;
+  if (*ret_n > CANDIDATES) *ret_n = CANDIDATES;
   return TL_OK;
 }
 
 static int choose(struct chooser *c, struct cuda_product *p, unsigned bucket, struct tl_error *err) {
   struct cuda_device *d = c->d;
-  const struct cuda_lt *lt = &d->api->lt;
-  uint64_t m = d->products.buckets[bucket];
-  struct cuda_lt_found found[CANDIDATES] = {0};
-  int n = 0, r = lt->layout_set(p->x_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
-  if (r == 0) r = lt->layout_set(p->y_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
-  if (r == 0)
-    r = lt->heuristic(d->products.lt, d->products.desc, p->w_layout, p->x_layout, p->y_layout, p->y_layout, c->preference,
-                      CANDIDATES, found, &n);
-  if (r) return cuda_lt_failed(d, r, "choosing an algorithm", err);
-  int first = 0;
-  while (first < n && first < CANDIDATES && found[first].status) first++;
-  if (first >= n || first >= CANDIDATES)
-    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "cuda:%u: cuBLASLt has no product of %llu x %u by %u x %u",
-                        d->options.index, (unsigned long long)m, p->k, p->k, p->n);
-  p->algorithms[bucket] = found[first].algorithm;
-  return choose_fastest(c, p, bucket, found, n < CANDIDATES ? n : CANDIDATES, err);
+  enum cuda_scaling scaling = p->e4m3 ? CUDA_LT_SCALES : CUDA_NO_SCALES, last = p->e4m3 ? CUDA_THEN_SCALED : CUDA_NO_SCALES;
+  for (; scaling <= last; scaling++) {
+    struct cuda_lt_found found[CANDIDATES] = {0};
+    int n = 0, first = 0, r = ask(c, p, bucket, scaling, found, &n, err);
+    bool runs;
+    if (r < 0) return r;
+    while (first < n && found[first].status) first++;
+    if (first == n) continue;
+    p->ways[bucket] = (struct cuda_way){scaling, found[first].algorithm};
+    r = choose_fastest(c, p, bucket, found, n, &runs, err);
+    if (r < 0 || runs || !p->e4m3) return r;
+  }
+  p->ways[bucket].scaling = CUDA_NO_WAY;
+  if (p->e4m3) return TL_OK;
+  return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "cuda:%u: cuBLASLt has no product of %u x %u by %u x %u", d->options.index,
+                      d->products.buckets[bucket], p->k, p->k, p->n);
+}
+
+/* Whether rows of each number go through the piece's product of E4M3. */
+static bool is_e4m3(const struct cuda_device *d, const struct cuda_piece *piece) {
+  if (piece->e4m3 == CUDA_MAX_PRODUCTS) return false;
+  for (unsigned b = 0; b < d->products.n_buckets; b++)
+    if (d->products.shapes[piece->e4m3].ways[b].scaling == CUDA_NO_WAY) return false;
+  return true;
+}
+
+/* Of shapes in T, once those of E4M3 are chosen. */
+static bool is_wanted(const struct cuda_device *d, unsigned shape) {
+  for (uint32_t i = 0; i < d->n_plan; i++) {
+    const struct cuda_matrix *w = &d->plan[i].w;
+    for (unsigned k = 0; k < w->n_pieces && d->plan[i].kind != CUDA_OP_EMBED; k++)
+      if ((w->pieces[k].product == shape || w->pieces[k].last == shape) && !is_e4m3(d, &w->pieces[k])) return true;
+  }
+  return false;
+}
+
+static int choose_all(struct chooser *c, bool e4m3, struct tl_error *err) {
+  struct cuda_products *products = &c->d->products;
+  int r = TL_OK;
+  for (unsigned i = 0; i < products->n_shapes; i++) {
+    if (products->shapes[i].e4m3 != e4m3 || (!e4m3 && !is_wanted(c->d, i))) continue;
+    for (unsigned b = 0; r == TL_OK && b < products->n_buckets; b++) r = choose(c, &products->shapes[i], b, err);
+  }
+  return r;
 }
 
 int cuda_choose_algorithms(struct cuda_device *d, void *preference, struct tl_error *err) {
@@ -95,8 +163,8 @@ int cuda_choose_algorithms(struct cuda_device *d, void *preference, struct tl_er
   int r = rt->timer_new(&c.before);
   if (r == CUDA_OK) r = rt->timer_new(&c.after);
   r = r ? cuda_failed(d, r, "making an event", err) : TL_OK;
-  for (unsigned i = 0; i < d->products.n_shapes; i++)
-    for (unsigned b = 0; r == TL_OK && b < d->products.n_buckets; b++) r = choose(&c, &d->products.shapes[i], b, err);
+  if (r == TL_OK) r = choose_all(&c, true, err);
+  if (r == TL_OK) r = choose_all(&c, false, err);
   if (c.before) rt->event_free(c.before);
   if (c.after) rt->event_free(c.after);
   return r;

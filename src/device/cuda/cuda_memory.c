@@ -64,13 +64,14 @@ static void place_step_data(const struct cuda_device *d, struct cuda_step_data *
   PLACE(p, s->bias, l->max_entries);
 }
 
-/* For the largest tile of stored weights. */
+/* For the largest tile of stored weights, and for as many rows in E4M3 as a step may have. */
 static size_t tile_bytes(const struct cuda_device *d) {
   size_t most = 0;
   for (uint32_t i = 0; i < d->n_plan; i++)
     for (unsigned k = 0; k < d->plan[i].w.n_pieces; k++) {
       const struct cuda_piece *piece = &d->plan[i].w.pieces[k];
-      size_t bytes = piece->format == TL_CUDA_W16 ? 0 : (size_t)piece->tile * d->plan[i].w.k * 2;
+      size_t width = d->plan[i].w.k, bytes = piece->format == TL_CUDA_W16 ? 0 : piece->tile * width * 2;
+      if (piece->format == TL_CUDA_WE4M3 && d->limits.max_tokens * width > bytes) bytes = d->limits.max_tokens * width;
       if (bytes > most) most = bytes;
     }
   return most;
@@ -114,6 +115,7 @@ static size_t place_work(struct cuda_device *d, char *base) {
   PLACE(&p, w->rope, (size_t)l->max_context * s->head);
   if (d->model->inv_freq_local) PLACE(&p, w->rope_local, (size_t)l->max_context * s->head);
   w->tile = place(&p, tile_bytes(d), 1);
+  PLACE(&p, w->row_scales, tokens);
   if (has_whole_rows(d)) PLACE(&p, w->row_rms, 2 * tokens);
   PLACE(&p, w->fed, l->max_seqs);
   PLACE(&p, w->sampled, l->max_seqs);

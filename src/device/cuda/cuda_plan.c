@@ -131,14 +131,26 @@ static void add_outputs(const struct cuda_device *d, struct cuda_op *op, unsigne
   w->n += n;
 }
 
+static bool multiplies_e4m3(const struct cuda_device *d) {
+  return d->info.major * 10 + d->info.minor >= 89;
+}
+
 /* The shapes of the products that a piece becomes. */
 static bool add_products(struct cuda_device *d, const struct cuda_matrix *w, struct cuda_piece *piece) {
   size_t row = (size_t)w->k * 2, n_tiles = piece->format == TL_CUDA_W16 ? 1 : (piece->n * row + d->tile_bytes - 1) / d->tile_bytes;
   uint32_t even = (uint32_t)cuda_round((piece->n + n_tiles - 1) / n_tiles, 64);
   piece->tile = n_tiles == 1 || even > piece->n ? piece->n : even;
   uint32_t rest = piece->n % piece->tile;
-  piece->product = piece->last = cuda_product_of(&d->products, piece->tile, w->k, w->ld, w->float_out);
-  if (rest) piece->last = cuda_product_of(&d->products, rest, w->k, w->ld, w->float_out);
+  struct cuda_product shape = {.n = piece->tile, .k = w->k, .ld = w->ld, .float_out = w->float_out};
+  piece->product = piece->last = cuda_product_of(&d->products, &shape);
+  shape.n = rest;
+  if (rest) piece->last = cuda_product_of(&d->products, &shape);
+  piece->e4m3 = CUDA_MAX_PRODUCTS;
+  if (piece->format == TL_CUDA_WE4M3 && multiplies_e4m3(d) && piece->n % 16 == 0) { /* so is k, in this format */
+    shape.n = piece->n;
+    shape.e4m3 = true;
+    piece->e4m3 = cuda_product_of(&d->products, &shape); /* one too many: the other shapes do it */
+  }
   return piece->product < CUDA_MAX_PRODUCTS && piece->last < CUDA_MAX_PRODUCTS;
 }
 

@@ -44,6 +44,7 @@ struct cuda_piece {
   char *data, *scales;
   uint32_t tile;     /* outputs of a product by a library; the last tile has what is left */
   unsigned product, last; /* shapes of a tile and of the last one, in struct cuda_products */
+  unsigned e4m3;     /* shape of all of it by rows in E4M3; CUDA_MAX_PRODUCTS: there is none */
 };
 
 /* Weights (n, k): GGUF files may have Q, K and V of a layer in different formats. */
@@ -79,16 +80,31 @@ struct cuda_op {
   struct cuda_matrix w;       /* ATTEND: the bias of its QKV */
 };
 
-/* A product's shape and, for each bucket of rows, how cuBLASLt computes it. */
+/* Who applies the scales of outputs and rows. */
+enum cuda_scaling {
+  CUDA_NO_SCALES,   /* both are T */
+  CUDA_LT_SCALES,   /* E4M3: cuBLASLt, in the product */
+  CUDA_THEN_SCALED, /* E4M3: our kernel, behind it */
+  CUDA_NO_WAY,      /* cuBLASLt has no such product */
+};
+
+/* How a product is computed. */
+struct cuda_way {
+  enum cuda_scaling scaling;
+  struct cuda_lt_algorithm algorithm;
+};
+
+/* A product's shape and how it is computed, for each bucket of rows. */
 struct cuda_product {
   uint32_t n, k, ld;        /* ld: of the result */
   bool float_out;
+  bool e4m3;                /* rows and weights are E4M3, not T */
   void *w_layout, *x_layout, *y_layout;
-  struct cuda_lt_algorithm algorithms[CUDA_MAX_BUCKETS];
+  struct cuda_way ways[CUDA_MAX_BUCKETS];
 };
 
 struct cuda_products {
-  void *lt, *desc;
+  void *lt, *desc, *scaled_desc; /* scaled_desc: of CUDA_LT_SCALES */
   struct cuda_product shapes[CUDA_MAX_PRODUCTS];
   unsigned n_shapes;
   uint32_t buckets[CUDA_MAX_BUCKETS]; /* ascending; the last is the most rows of a step */
@@ -134,7 +150,8 @@ struct cuda_work {
   float *logits;    /* (rows, ld_logits) */
   float *part, *gathered; /* groups: (rows, ld_part), and (ranks, rows, ld_part) */
   float *partial, *partial_scale, *saved;
-  char *tile;       /* T: tile_bytes, or what is needed of them */
+  char *tile;       /* T: tile_bytes, or what is needed of them; or rows in E4M3: (tokens, k) */
+  float *row_scales;/* (tokens) theirs */
   float *rope, *rope_local; /* (max_context, head); local: NULL if no layer wants it */
   float *row_rms;   /* (tokens, 2), or NULL: no layer wants it */
   int32_t *fed;     /* (rows) what was drawn, for the next step's embedding */
@@ -257,16 +274,18 @@ int cuda_make_memory(struct cuda_device *d, const struct tl_device_load *load, s
 void cuda_free_memory(struct cuda_device *d);
 /* cuda_product.c */
 void cuda_choose_buckets(struct cuda_products *products, uint32_t max_rows);
-/* The number of the shape, which is noted if it is new; CUDA_MAX_PRODUCTS: there are too many. */
-unsigned cuda_product_of(struct cuda_products *products, uint32_t n, uint32_t k, uint32_t ld, bool float_out);
+/* The number of the shape (its n, k, ld, float_out, e4m3), which is noted if it is new; CUDA_MAX_PRODUCTS: there are too many. */
+unsigned cuda_product_of(struct cuda_products *products, const struct cuda_product *shape);
 int cuda_make_products(struct cuda_device *d, struct tl_error *err);
 void cuda_free_products(struct cuda_device *d);
 /* r, from cuBLASLt. */
 int cuda_lt_failed(struct cuda_device *d, int r, const char *what, struct tl_error *err);
-/* y (m, n) = x W^T by this algorithm; cuBLASLt's own status. */
-int cuda_matmul(struct cuda_device *d, const struct cuda_product *p, const char *w, const struct cuda_lt_algorithm *algorithm,
+/* For the next product whose scales cuBLASLt applies: those of the outputs, and row_scales. */
+int cuda_set_scales(struct cuda_device *d, const char *scales);
+/* y (m, n) = x W^T this way, before scales are applied to it; scales: of the outputs, for E4M3. cuBLASLt's own status. */
+int cuda_matmul(struct cuda_device *d, const struct cuda_product *p, const struct cuda_way *way, const char *w, const char *scales,
                 uint64_t m, const char *x, void *y);
-/* cuda_choose.c: for every shape and bucket. Weights are loaded, work memory is anybody's up to scratch_bytes. */
+/* cuda_choose.c: for every shape and bucket that may be asked for. Weights are loaded, work memory is anybody's up to scratch_bytes. */
 int cuda_choose_algorithms(struct cuda_device *d, void *preference, struct tl_error *err);
 /* y (m, n) = x W^T, and + bias if that is not NULL. */
 int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x,

@@ -3,9 +3,14 @@
  * weights, as they are stored, as fast as memory gives them; more go to cuBLASLt, whose algorithm is chosen
  * once for each shape and bucket of rows (cuda_choose.c).
  *
+ * E4M3 weights stay what they are where the device multiplies E4M3 (compute capability 8.9 on): rows are rounded to
+ * E4M3 as well, each by its own scale, and the product has the scales of row and output as factors. Sums are float
+ * throughout: CUBLASLT_MATMUL_DESC_FAST_ACCUM, which on Hopper would keep about 14 bits of them, is off unless it is set.
+ *
  * cuBLASLt's matrices stand in columns, so y (m, n) = x W^T is y^T = W x^T there: W is a
  * (k, n) matrix to be transposed, x a (k, m) one, y (n, m). */
 #include "device/cuda/cuda_private.h"
+#include "device/cuda/ops/cuda_e4m3.h"
 
 /* About four buckets to a doubling: an algorithm runs with at least four fifths of
  * the rows that it was chosen for. */
@@ -19,14 +24,14 @@ void cuda_choose_buckets(struct cuda_products *products, uint32_t max_rows) {
   products->buckets[products->n_buckets++] = (uint32_t)cuda_round(max_rows > 32 ? max_rows : 32, 16);
 }
 
-unsigned cuda_product_of(struct cuda_products *products, uint32_t n, uint32_t k, uint32_t ld, bool float_out) {
+unsigned cuda_product_of(struct cuda_products *products, const struct cuda_product *shape) {
   unsigned i = 0;
   for (; i < products->n_shapes; i++) {
     const struct cuda_product *p = &products->shapes[i];
-    if (p->n == n && p->k == k && p->ld == ld && p->float_out == float_out) return i;
+    if (p->n == shape->n && p->k == shape->k && p->ld == shape->ld && p->float_out == shape->float_out && p->e4m3 == shape->e4m3)
+      return i;
   }
-  if (i == CUDA_MAX_PRODUCTS) return i;
-  products->shapes[products->n_shapes++] = (struct cuda_product){.n = n, .k = k, .ld = ld, .float_out = float_out};
+  if (i < CUDA_MAX_PRODUCTS) products->shapes[products->n_shapes++] = *shape;
   return i;
 }
 
@@ -45,8 +50,9 @@ int cuda_lt_failed(struct cuda_device *d, int r, const char *what, struct tl_err
 static int make_shape(struct cuda_device *d, struct cuda_product *p, struct tl_error *err) {
   const struct cuda_lt *lt = &d->api->lt;
   int type = d->dtype == TL_CUDA_F16 ? CUDA_LT_R_16F : CUDA_LT_R_16BF, out = p->float_out ? CUDA_LT_R_32F : type;
-  LT_TRY(lt->layout_new(&p->w_layout, type, p->k, p->n, p->k), "making a layout");
-  LT_TRY(lt->layout_new(&p->x_layout, type, p->k, 1, p->k), "making a layout");
+  int in = p->e4m3 ? CUDA_LT_R_8F_E4M3 : type;
+  LT_TRY(lt->layout_new(&p->w_layout, in, p->k, p->n, p->k), "making a layout");
+  LT_TRY(lt->layout_new(&p->x_layout, in, p->k, 1, p->k), "making a layout");
   LT_TRY(lt->layout_new(&p->y_layout, out, p->n, 1, p->ld), "making a layout");
   return TL_OK;
 }
@@ -62,13 +68,30 @@ static int make_all(struct cuda_device *d, void *preference, struct tl_error *er
   return cuda_choose_algorithms(d, preference, err);
 }
 
+static int describe(struct cuda_device *d, void **ret, bool scaled, struct tl_error *err) {
+  const struct cuda_lt *lt = &d->api->lt;
+  int32_t transpose = CUDA_LT_TRANSPOSE, each_its_own = CUDA_LT_SCALE_OUTER_VECTOR;
+  LT_TRY(lt->desc_new(ret, CUDA_LT_COMPUTE_32F, CUDA_LT_R_32F), "describing products");
+  LT_TRY(lt->desc_set(*ret, CUDA_LT_DESC_TRANSA, &transpose, sizeof transpose), "describing products");
+  if (!scaled) return TL_OK;
+  LT_TRY(lt->desc_set(*ret, CUDA_LT_DESC_A_SCALE_MODE, &each_its_own, sizeof each_its_own), "describing products");
+  LT_TRY(lt->desc_set(*ret, CUDA_LT_DESC_B_SCALE_MODE, &each_its_own, sizeof each_its_own), "describing products");
+  return TL_OK;
+}
+
+static bool has_e4m3(const struct cuda_products *products) {
+  for (unsigned i = 0; i < products->n_shapes; i++)
+    if (products->shapes[i].e4m3) return true;
+  return false;
+}
+
 int cuda_make_products(struct cuda_device *d, struct tl_error *err) {
   const struct cuda_lt *lt = &d->api->lt;
-  int32_t transpose = CUDA_LT_TRANSPOSE;
   void *preference;
   LT_TRY(lt->create(&d->products.lt), "opening");
-  LT_TRY(lt->desc_new(&d->products.desc, CUDA_LT_COMPUTE_32F, CUDA_LT_R_32F), "describing products");
-  LT_TRY(lt->desc_set(d->products.desc, CUDA_LT_DESC_TRANSA, &transpose, sizeof transpose), "describing products");
+  int made = describe(d, &d->products.desc, false, err);
+  if (made == TL_OK && has_e4m3(&d->products)) made = describe(d, &d->products.scaled_desc, true, err);
+  if (made < 0) return made;
   LT_TRY(lt->preference_new(&preference), "making a preference");
   int r = make_all(d, preference, err);
   lt->preference_free(preference);
@@ -84,42 +107,82 @@ void cuda_free_products(struct cuda_device *d) {
     if (p->y_layout) lt->layout_free(p->y_layout);
   }
   if (d->products.desc) lt->desc_free(d->products.desc);
+  if (d->products.scaled_desc) lt->desc_free(d->products.scaled_desc);
   if (d->products.lt) lt->destroy(d->products.lt);
 }
 
 /* --- running -------------------------------------------------------------------------------------- */
 
-int cuda_matmul(struct cuda_device *d, const struct cuda_product *p, const char *w, const struct cuda_lt_algorithm *algorithm,
-                uint64_t m, const char *x, void *y) {
+int cuda_set_scales(struct cuda_device *d, const char *scales) {
   const struct cuda_lt *lt = &d->api->lt;
-  const float one = 1, zero = 0;
-  int r = lt->layout_set(p->x_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
-  if (r == 0) r = lt->layout_set(p->y_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
-  if (r) return r;
-  return lt->matmul(d->products.lt, d->products.desc, &one, w, p->w_layout, x, p->x_layout, &zero, y, p->y_layout, y,
-                    p->y_layout, algorithm, d->work.lt_workspace, CUDA_LT_WORKSPACE, d->stream);
+  int r = lt->desc_set(d->products.scaled_desc, CUDA_LT_DESC_A_SCALE_POINTER, &scales, sizeof scales);
+  return r ? r : lt->desc_set(d->products.scaled_desc, CUDA_LT_DESC_B_SCALE_POINTER, &d->work.row_scales, sizeof d->work.row_scales);
 }
 
-/* Outputs that lie behind one another in T. */
-static int many_rows(struct cuda_device *d, unsigned product, uint32_t m, const char *weight, const char *x, void *y,
-                     struct tl_error *err) {
+/* The largest power of two by which no sum of k products of E4M3 is beyond F16. */
+static float fits_f16(uint32_t k) {
+  float factor = 1;
+  while (factor * TL_CUDA_E4M3_MAX * TL_CUDA_E4M3_MAX * (float)k > 65504) factor /= 2;
+  return factor;
+}
+
+int cuda_matmul(struct cuda_device *d, const struct cuda_product *p, const struct cuda_way *way, const char *w, const char *scales,
+                uint64_t m, const char *x, void *y) {
+  const struct cuda_lt *lt = &d->api->lt;
+  const float alpha = way->scaling == CUDA_THEN_SCALED ? fits_f16(p->k) : 1, zero = 0;
+  int r = lt->layout_set(p->x_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
+  if (r == 0) r = lt->layout_set(p->y_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
+  if (r == 0 && way->scaling == CUDA_LT_SCALES) r = cuda_set_scales(d, scales);
+  if (r) return r;
+  return lt->matmul(d->products.lt, way->scaling == CUDA_LT_SCALES ? d->products.scaled_desc : d->products.desc, &alpha, w,
+                    p->w_layout, x, p->x_layout, &zero, y, p->y_layout, y, p->y_layout, &way->algorithm, d->work.lt_workspace,
+                    CUDA_LT_WORKSPACE, d->stream);
+}
+
+static unsigned bucket_of(const struct cuda_device *d, uint32_t m) {
   unsigned bucket = 0;
   while (d->products.buckets[bucket] < m) bucket++;
+  return bucket;
+}
+
+/* Outputs that lie behind one another in T; scales: of E4M3 weights. */
+static int many_rows(struct cuda_device *d, unsigned product, uint32_t m, const char *weight, const char *scales, const char *x,
+                     void *y, struct tl_error *err) {
+  unsigned bucket = bucket_of(d, m);
   const struct cuda_product *p = &d->products.shapes[product];
-  int r = cuda_matmul(d, p, weight, &p->algorithms[bucket], m, x, y);
+  const struct cuda_way *way = &p->ways[bucket];
+  int r = cuda_matmul(d, p, way, weight, scales, m, x, y);
   /* an algorithm may ask for more of the rows than m has: all that it was chosen for is sure to do,
    * and there is room for them */
-  if (r == CUDA_LT_NOT_SUPPORTED) r = cuda_matmul(d, p, weight, &p->algorithms[bucket], d->products.buckets[bucket], x, y);
-  return r ? cuda_lt_failed(d, r, "a product", err) : TL_OK;
+  if (r == CUDA_LT_NOT_SUPPORTED) r = cuda_matmul(d, p, way, weight, scales, d->products.buckets[bucket], x, y);
+  if (r) return cuda_lt_failed(d, r, "a product", err);
+  if (way->scaling != CUDA_THEN_SCALED) return TL_OK;
+  struct tl_cuda_scale_args args = {.dtype = d->dtype, .float_out = p->float_out, .m = m, .n = p->n, .ld = p->ld,
+                                    .factor = 1 / fits_f16(p->k), .rows = d->work.row_scales, .outputs = (const float *)(const void *)scales,
+                                    .y = y};
+  CUDA_TRY(d, d->api->op.scale(&args, d->stream), "scaling a product", err);
+  return TL_OK;
 }
 
 static char *at_output(const struct cuda_matrix *w, void *y, uint32_t output) {
   return (char *)y + output * (w->float_out ? sizeof(float) : 2);
 }
 
+static bool runs_in_e4m3(const struct cuda_device *d, const struct cuda_piece *piece, uint32_t m) {
+  return piece->e4m3 < CUDA_MAX_PRODUCTS && d->products.shapes[piece->e4m3].ways[bucket_of(d, m)].scaling != CUDA_NO_WAY;
+}
+
+static int many_rows_in_e4m3(struct cuda_device *d, const struct cuda_matrix *w, const struct cuda_piece *piece, uint32_t m,
+                             const char *x, void *y, struct tl_error *err) {
+  struct tl_cuda_quantize_args args = {.dtype = d->dtype, .n = m, .k = w->k, .x = x, .out = d->work.tile, .scales = d->work.row_scales};
+  CUDA_TRY(d, d->api->op.quantize(&args, d->stream), "rounding rows to E4M3", err);
+  return many_rows(d, piece->e4m3, m, piece->data, piece->scales, d->work.tile, at_output(w, y, piece->first), err);
+}
+
 /* Stored weights are written out in T, a tile at a time, which the next one overwrites. */
 static int many_rows_of_piece(struct cuda_device *d, const struct cuda_matrix *w, const struct cuda_piece *piece, uint32_t m,
                               const char *x, void *y, struct tl_error *err) {
+  if (runs_in_e4m3(d, piece, m)) return many_rows_in_e4m3(d, w, piece, m, x, y, err);
   size_t row = cuda_row_bytes(piece->format, w->k), scales = cuda_scales_bytes(piece->format, w->k);
   int r = TL_OK;
   for (uint32_t at = 0; at < piece->n && r == TL_OK; at += piece->tile) {
@@ -131,7 +194,7 @@ static int many_rows_of_piece(struct cuda_device *d, const struct cuda_matrix *w
       CUDA_TRY(d, d->api->op.dequantize(&args, d->stream), "writing weights out", err);
       weight = d->work.tile;
     }
-    r = many_rows(d, n == piece->tile ? piece->product : piece->last, m, weight, x, at_output(w, y, piece->first + at), err);
+    r = many_rows(d, n == piece->tile ? piece->product : piece->last, m, weight, NULL, x, at_output(w, y, piece->first + at), err);
   }
   return r;
 }

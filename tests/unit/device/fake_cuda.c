@@ -126,7 +126,7 @@ static int rt_count(int *ret) {
 static int rt_info(int device, struct cuda_info *ret) {
   FAKE_BEGIN("info");
   (void)device;
-  *ret = (struct cuda_info){"Fake", "0000:01:00.0", fake_cuda.compute_major, 0, 3};
+  *ret = (struct cuda_info){"Fake", "0000:01:00.0", fake_cuda.compute_major, fake_cuda.compute_minor, 3};
   return 0;
 }
 
@@ -462,6 +462,8 @@ KERNEL(glu, 'g')
 KERNEL(gather, 'l')
 KERNEL(bias, 'b')
 KERNEL(dequantize, 'q')
+KERNEL(quantize, 'f')
+KERNEL(scale, 'u')
 KERNEL(gemv, 'v')
 KERNEL(cap, 'c')
 KERNEL(sample, 's')
@@ -482,7 +484,7 @@ void fake_cuda_reset(void) {
            rt_capture_end, rt_graph_make, rt_graph_free,   rt_exec_free,   rt_exec_launch, rt_clear,      rt_text,
            rt_timer_new,  rt_elapsed};
   fake_cuda_api.op = (struct cuda_kernels){op_prepare, op_embed, op_add_norm, op_row_rms, op_qkv, op_decode, op_prefill, op_glu,
-                                          op_gather, op_bias, op_dequantize, op_gemv, op_cap, op_sample};
+                                          op_gather, op_bias, op_dequantize, op_quantize, op_scale, op_gemv, op_cap, op_sample};
   fake_add_libraries(&fake_cuda_api);
   fake_add_dnn(&fake_cuda_api);
 }

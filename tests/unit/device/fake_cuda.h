@@ -19,7 +19,8 @@ struct fake_cuda {
   /* what the test sets */
   int n_devices;
   int count_error;          /* of `count`: CUDA_DRIVER_TOO_OLD as without a driver */
-  int compute_major;
+  int compute_major, compute_minor;
+  bool no_e4m3;             /* cuBLASLt has no products of E4M3, which else it has from compute capability 8.9 on */
   size_t memory;            /* of each device */
   bool idle;                /* kernels and products do nothing: for tests of the order of calls */
   bool hangs;               /* nothing that was enqueued is ever done */
@@ -36,17 +37,19 @@ struct fake_cuda {
   bool no_dnn_kernel;       /* for any graph */
   int64_t dnn_workspace_bytes;
   uint32_t dnn_ms, prefill_ms; /* what attention takes by it, and by our kernel */
+  bool bad_scales;          /* it names products whose scales it applies, but cannot compute any */
   unsigned trap_at;         /* this kernel, counted from 1, makes an error for good */
   /* what the test reads */
   _Atomic unsigned n_calls; /* relaxed: counts only */
   unsigned first_dnn_call;  /* its number: when cuDNN is opened */
   const char *failed;       /* the call that failed, NULL: none did */
   unsigned n_kernels, n_launches, n_graphs, n_replays, n_products, n_collectives, n_dnn, n_dnn_plans;
+  unsigned n_e4m3;          /* of the products */
   unsigned n_by_algorithm[FAKE_ALGORITHMS]; /* products */
   uint64_t clock_ms;        /* of all that was enqueued */
   char order[64];           /* the last kernels that were enqueued, a letter each: embed, norm, m or v for a
-                             * product, rms of rows, k and v into the cache, decode, prefill, gate, last rows, bias, weights
-                             * written out, cap of logits, sample, attention by cuDNN */
+                             * product, rms of rows, k and v into the cache, decode, prefill, gate, last rows, bias, quantized
+                             * weights written out, rows to f8, u for what scales a product, cap of logits, sample, attention by cuDNN */
 };
 extern struct fake_cuda fake_cuda;
 

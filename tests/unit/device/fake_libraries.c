@@ -12,13 +12,25 @@ struct layout {
   int64_t ld;
 };
 
+struct desc {
+  int32_t transpose, w_mode, x_mode;
+  const float *w_scales, *x_scales;
+};
+
 struct product {
   const void *w, *x;
   void *y;
   struct layout wl, xl, yl;
+  float alpha;
+  struct desc desc;
 };
 
+static size_t element_bytes(int type) {
+  return type == CUDA_LT_R_32F ? 4 : type == CUDA_LT_R_8F_E4M3 ? 1 : 2;
+}
+
 static float element(int type, const void *base, size_t at) {
+  if (type == CUDA_LT_R_8F_E4M3) return tl_f8_e4m3_to_f32(((const uint8_t *)base)[at]);
   uint16_t bits = ((const uint16_t *)base)[at];
   return type == CUDA_LT_R_16BF ? tl_bf16_to_f32(bits) : tl_f16_to_f32(bits);
 }
@@ -33,6 +45,8 @@ static int run_product(void *args) {
       for (uint64_t k = 0; k < p->wl.rows; k++)
         sum += element(p->wl.type, p->w, n * (uint64_t)p->wl.ld + k) * element(p->xl.type, p->x, m * (uint64_t)p->xl.ld + k);
       size_t at = m * (uint64_t)p->yl.ld + n;
+      sum *= p->alpha;
+      if (p->desc.w_mode) sum *= p->desc.w_scales[n] * p->desc.x_scales[m];
       if (p->yl.type == CUDA_LT_R_32F)
         ((float *)p->y)[at] = sum;
       else
@@ -56,14 +70,24 @@ static int lt_desc_new(void **ret, int compute, int scale) {
   FAKE_BEGIN("lt_desc_new");
   assert_int_equal(compute, CUDA_LT_COMPUTE_32F);
   assert_int_equal(scale, CUDA_LT_R_32F);
-  *ret = fake_new_object(sizeof(int32_t));
+  *ret = fake_new_object(sizeof(struct desc));
   return 0;
 }
 
 static int lt_desc_set(void *desc, int attribute, const void *value, size_t bytes) {
   FAKE_BEGIN("lt_desc_set");
-  assert_true(attribute == CUDA_LT_DESC_TRANSA && bytes == sizeof(int32_t));
-  memcpy(desc, value, bytes);
+  static const struct {
+    int attribute;
+    size_t at, bytes;
+  } known[] = {{CUDA_LT_DESC_TRANSA, offsetof(struct desc, transpose), sizeof(int32_t)},
+               {CUDA_LT_DESC_A_SCALE_MODE, offsetof(struct desc, w_mode), sizeof(int32_t)},
+               {CUDA_LT_DESC_B_SCALE_MODE, offsetof(struct desc, x_mode), sizeof(int32_t)},
+               {CUDA_LT_DESC_A_SCALE_POINTER, offsetof(struct desc, w_scales), sizeof(void *)},
+               {CUDA_LT_DESC_B_SCALE_POINTER, offsetof(struct desc, x_scales), sizeof(void *)}};
+  size_t i = 0;
+  while (i < UNIT_COUNT(known) && known[i].attribute != attribute) i++;
+  assert_true(i < UNIT_COUNT(known) && bytes == known[i].bytes);
+  memcpy((char *)desc + known[i].at, value, bytes);
   return 0;
 }
 
@@ -96,11 +120,19 @@ static int lt_preference_set(void *preference, int attribute, const void *value,
   return 0;
 }
 
-static void check_product(const void *desc, const struct layout *w, const struct layout *x, const struct layout *y) {
-  assert_int_equal(*(const int32_t *)desc, CUDA_LT_TRANSPOSE);
+/* Whether there is such a product. */
+static bool check_product(const struct desc *desc, const struct layout *w, const struct layout *x, const struct layout *y) {
+  bool e4m3 = w->type == CUDA_LT_R_8F_E4M3;
+  int capability = fake_cuda.compute_major * 10 + fake_cuda.compute_minor;
+  assert_true(desc->transpose == CUDA_LT_TRANSPOSE && w->type == x->type);
   assert_true(w->rows == x->rows && w->cols == y->rows && x->cols == y->cols);
   assert_true(w->ld >= (int64_t)w->rows && x->ld >= (int64_t)x->rows && y->ld >= (int64_t)y->rows);
   assert_true(w->ld % 8 == 0 && x->ld % 8 == 0); /* tensor cores want 16 bytes */
+  assert_true(desc->w_mode == desc->x_mode && (e4m3 || !desc->w_mode));
+  if (!e4m3) return true;
+  assert_true(capability >= 89 && w->rows % 16 == 0 && w->cols % 16 == 0 && w->ld % 16 == 0 && x->ld % 16 == 0);
+  if (desc->w_mode) assert_true(desc->w_mode == CUDA_LT_SCALE_OUTER_VECTOR && desc->w_scales && desc->x_scales);
+  return !fake_cuda.no_e4m3 && (!desc->w_mode || capability == 90);
 }
 
 static int lt_heuristic(void *lt, void *desc, void *a, void *b, void *c, void *d, void *preference, int n_asked,
@@ -109,7 +141,7 @@ static int lt_heuristic(void *lt, void *desc, void *a, void *b, void *c, void *d
   assert_non_null(lt);
   assert_ptr_equal(c, d);
   assert_true(n_asked >= fake_cuda.n_algorithms && *(uint64_t *)preference > 0);
-  check_product(desc, a, b, d);
+  if (!check_product(desc, a, b, d)) return CUDA_LT_NOT_SUPPORTED;
   for (int i = 0; i < fake_cuda.n_algorithms; i++)
     ret[i] = (struct cuda_lt_found){.algorithm = {{((struct layout *)b)->cols, MAGIC, (uint64_t)i}}};
   *ret_n = fake_cuda.n_algorithms;
@@ -120,21 +152,31 @@ static int lt_matmul(void *lt, void *desc, const void *alpha, const void *a, voi
                      const void *beta, const void *c, void *c_layout, void *d, void *d_layout,
                      const struct cuda_lt_algorithm *algorithm, void *workspace, size_t workspace_bytes, void *stream) {
   FAKE_BEGIN("lt_matmul");
-  assert_true(lt && *(const float *)alpha == 1 && *(const float *)beta == 0 && c == d && c_layout == d_layout);
-  check_product(desc, a_layout, b_layout, d_layout);
-  struct product p = {a, b, d, *(struct layout *)a_layout, *(struct layout *)b_layout, *(struct layout *)d_layout};
+  assert_true(lt && *(const float *)beta == 0 && c == d && c_layout == d_layout);
+  assert_true(check_product(desc, a_layout, b_layout, d_layout));
+  struct product p = {a, b, d, *(struct layout *)a_layout, *(struct layout *)b_layout, *(struct layout *)d_layout,
+                      *(const float *)alpha, *(struct desc *)desc};
+  size_t bytes = element_bytes(p.wl.type);
+  assert_true(((uintptr_t)a | (uintptr_t)b | (uintptr_t)d) % 16 == 0);
+  assert_true(p.alpha == 1 || (bytes == 1 && !p.desc.w_mode));
+  if (p.desc.w_mode) {
+    fake_check_range(p.desc.w_scales, p.wl.cols * sizeof(float));
+    fake_check_range(p.desc.x_scales, p.xl.cols * sizeof(float));
+  }
   assert_int_equal(algorithm->data[1], MAGIC);
   assert_true(p.xl.cols <= algorithm->data[0]);
   if (fake_cuda.picky && p.xl.cols != algorithm->data[0]) return CUDA_LT_NOT_SUPPORTED;
   if (fake_cuda.bad_algorithm == (int)algorithm->data[2]) return CUDA_LT_NOT_SUPPORTED;
+  if (fake_cuda.bad_scales && p.desc.w_mode) return CUDA_LT_NOT_SUPPORTED;
   fake_check_range(workspace, workspace_bytes);
-  fake_check_range(a, ((p.wl.cols - 1) * (uint64_t)p.wl.ld + p.wl.rows) * 2);
-  fake_check_range(b, ((p.xl.cols - 1) * (uint64_t)p.xl.ld + p.xl.rows) * 2);
-  fake_check_range(d, ((p.yl.cols - 1) * (uint64_t)p.yl.ld + p.yl.rows) * (p.yl.type == CUDA_LT_R_32F ? 4 : 2));
+  fake_check_range(a, ((p.wl.cols - 1) * (uint64_t)p.wl.ld + p.wl.rows) * bytes);
+  fake_check_range(b, ((p.xl.cols - 1) * (uint64_t)p.xl.ld + p.xl.rows) * bytes);
+  fake_check_range(d, ((p.yl.cols - 1) * (uint64_t)p.yl.ld + p.yl.rows) * element_bytes(p.yl.type));
   fake_cuda.n_products++;
+  fake_cuda.n_e4m3 += bytes == 1;
   fake_cuda.n_by_algorithm[algorithm->data[2]]++;
   fake_cuda.clock_ms += fake_cuda.algorithm_ms[algorithm->data[2]];
-  fake_note('m');
+  fake_note(p.wl.type == CUDA_LT_R_8F_E4M3 ? '8' : 'm');
   fake_enqueue(stream, "lt_matmul", run_product, &p, sizeof p);
   return 0;
 }

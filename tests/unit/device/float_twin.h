@@ -3,7 +3,8 @@
 #ifndef FLOAT_TWIN_H
 #define FLOAT_TWIN_H
 
-#include "step_runner.h"
+#include "tokenlane/model.h"
+#include "unit.h"
 
 static inline struct tl_model *load_model(const char *name) {
   char path[1024];

@@ -4,11 +4,11 @@
 #include <math.h>
 
 #include "device/cuda/cuda_private.h"
+#include "e4m3_model.h"
 #include "fake_cuda.h"
-#include "float_twin.h"
-#include "model/model_private.h"
 #include "quant_unit.h"
 #include "stored_weights.h"
+#include "twin_runner.h"
 
 /* --- rows --------------------------------------------------------------------------------------- */
 
@@ -90,8 +90,6 @@ static void test_e4m3(void **state) {
 
 /* --- models ------------------------------------------------------------------------------------- */
 
-enum { N_PROMPT = 40, N_NEW = 12 };
-
 static size_t tile_bytes = CUDA_TILE_BYTES;
 
 static struct machine open_gpu(const struct tl_model *model) {
@@ -111,34 +109,18 @@ static struct machine open_gpu(const struct tl_model *model) {
   return m;
 }
 
-static struct sequence *new_prompt(const struct tl_model *model) {
-  int32_t prompt[N_PROMPT];
-  uint64_t seed = 3;
-  for (uint32_t i = 0; i < N_PROMPT; i++) prompt[i] = (int32_t)unit_below(&seed, model->vocab_size);
-  return new_sequence(prompt, N_PROMPT);
-}
-
-/* The twin, floats on the CPU, scores what the quantized model on the GPU said: prompts by a library's product, tokens by ours. */
+/* Prompts by a library's product, tokens by ours. */
 static void check_model(struct tl_model *model, struct tl_model *twin, double tolerance) {
   static const uint32_t chunks[] = {33, 7};
   struct machine m = open_gpu(model);
-  struct sequence *s = new_prompt(model);
-  run_alone(&m, s, N_NEW, chunks, UNIT_COUNT(chunks));
+  struct sequence *s = new_random_prompt(model->vocab_size, 40, 3);
+  run_alone(&m, s, 12, chunks, UNIT_COUNT(chunks));
   close_machine(&m);
   assert_int_equal(fake_cuda_live(), 0);
-  m = open_machine(twin, cpu_choose_kernels(tl_cpu_best_isa()), 1);
-  struct sequence *scored = new_sequence(s->tokens, N_PROMPT + N_NEW);
-  scored->score_prompt = true;
-  scored->sampling.n_top = 0;
-  run_alone(&m, scored, 1, whole, 1);
-  close_machine(&m);
-  double worst = 0;
-  for (unsigned k = N_PROMPT; k < N_PROMPT + N_NEW; k++)
-    worst = fmax(worst, fabs((double)scored->sampled[k].logprob - (double)s->sampled[k].logprob));
+  double worst = twin_error(twin, s);
   printf("log-probabilities of stored weights within %.2g of floats\n", worst);
   assert_true(worst <= tolerance);
   free(s);
-  free(scored);
 }
 
 static unsigned formats_of(const struct tl_model *model) {
@@ -201,8 +183,145 @@ static void test_rounded(void **state) {
   }
 }
 
+/* --- E4M3 by E4M3 --------------------------------------------------------------------------------- */
+
+static void refuse_e4m3(void) {
+  fake_cuda.no_e4m3 = true;
+}
+
+static void fail_scales(void) {
+  fake_cuda.bad_scales = true;
+}
+
+static void be_picky(void) {
+  fake_cuda.picky = true;
+}
+
+/* What a GPU and its cuBLASLt can do; whether products run in E4M3 then, and by whose scales. */
+static const struct {
+  int capability;
+  void (*also)(void);
+  bool e4m3, ours;
+} gpus[] = {{90, NULL, true, false},      {89, NULL, true, true},        {80, NULL, false, false},   {90, refuse_e4m3, false, false},
+            {90, fail_scales, true, true}, {90, be_picky, true, false}, {89, be_picky, true, true}, {120, NULL, true, true}};
+
+static void be_one_of(unsigned gpu) {
+  fake_cuda_reset();
+  fake_cuda.compute_major = gpus[gpu].capability / 10;
+  fake_cuda.compute_minor = gpus[gpu].capability % 10;
+  if (gpus[gpu].also) gpus[gpu].also();
+}
+
+/* The last kernels of the device's are these. */
+static void assert_order(const char *expected) {
+  size_t n = strlen(fake_cuda.order), m = strlen(expected);
+  if (n < m || strcmp(fake_cuda.order + n - m, expected) != 0) fail_msg("%s, not %s", fake_cuda.order, expected);
+}
+
+static float weight_of(const struct cuda_matrix *w, uint32_t output, uint32_t k) {
+  const struct cuda_piece *piece = w->pieces;
+  while (output >= piece->first + piece->n) piece++;
+  size_t at = (size_t)(output - piece->first) * w->k + k;
+  if (piece->format == TL_CUDA_WE4M3)
+    return tl_f8_e4m3_to_f32(((uint8_t *)piece->data)[at]) * ((float *)(void *)piece->scales)[output - piece->first];
+  return tl_f16_to_f32(((uint16_t *)(void *)piece->data)[at]);
+}
+
+/* A product of m rows, each of another size: an element of a row in E4M3 is wrong by a 16th of itself, or by 2^-10 of
+ * the row's scale. Weights that are written out are rounded to 16 bits. */
+static void check_product(struct cuda_device *d, const struct cuda_matrix *w, uint32_t m, bool rounds) {
+  uint64_t random = m;
+  struct tl_error err = {0};
+  uint16_t *x = (uint16_t *)(void *)d->work.h, *y = (uint16_t *)(void *)d->work.gate_up;
+  memset(d->work.h, 0xff, d->limits.max_tokens * w->k * sizeof *x);
+  for (uint32_t i = 0; i < m * w->k; i++)
+    x[i] = tl_f32_to_f16(((float)unit_below(&random, 2001) / 1000 - 1) * ldexpf(1, (int)(i / w->k % 13) - 6));
+  if (cuda_run_product(d, w, NULL, m, (char *)x, y, &err) < 0) fail_msg("%s", err.message);
+  d->api->rt.event_record(d->done, d->stream);
+  d->api->rt.event_wait(d->done);
+  for (uint32_t i = 0; i < m; i++) {
+    double most = 0;
+    for (uint32_t k = 0; k < w->k; k++) most = fmax(most, fabs((double)tl_f16_to_f32(x[i * w->k + k])));
+    for (uint32_t o = 0; o < w->n; o++) {
+      double want = 0, size = 0, off = 0, got = (double)tl_f16_to_f32(y[i * w->ld + o]);
+      for (uint32_t k = 0; k < w->k; k++) {
+        double a = (double)tl_f16_to_f32(x[i * w->k + k]), b = (double)weight_of(w, o, k);
+        want += a * b;
+        size += fabs(a * b);
+        off += fabs(a * b) / 16 + fabs(b) * most / 448 * 0x1p-10;
+      }
+      if (!(fabs(got - want) <= (rounds ? off : 0) + 0x1p-10 * size + 0x1p-24)) fail_msg("row %u, output %u: %g, not %g", i, o, got, want);
+    }
+  }
+}
+
+/* QKV and gates of 17, 33 and 48 rows. */
+static void test_e4m3_products(void **state) {
+  (void)state;
+  struct e4m3_model *m = new_e4m3_model("llama/f16_sharded", false);
+  for (unsigned i = 0; i < UNIT_COUNT(gpus); i++) {
+    be_one_of(i);
+    struct machine machine = open_gpu(m->model);
+    struct cuda_device *d = (struct cuda_device *)(void *)machine.device;
+    for (uint32_t k = 0; k < d->n_plan; k++) {
+      if (d->plan[k].kind != CUDA_OP_QKV && d->plan[k].kind != CUDA_OP_GATED) continue;
+      assert_true(d->plan[k].w.n_pieces == 1 && d->plan[k].w.pieces[0].format == TL_CUDA_WE4M3);
+      check_product(d, &d->plan[k].w, 17, gpus[i].e4m3);
+      assert_order(!gpus[i].e4m3 ? "qm" : gpus[i].ours ? "f8u" : "f8");
+      check_product(d, &d->plan[k].w, 33, gpus[i].e4m3);
+      check_product(d, &d->plan[k].w, 48, gpus[i].e4m3);
+    }
+    close_machine(&machine);
+  }
+  free_e4m3_model(m);
+}
+
+/* Q and gate in E4M3, the others in 16 bits: several products for one result. That of the gate, of 56 outputs, is none
+ * that cuBLASLt has. */
+static void test_e4m3_beside_others(void **state) {
+  (void)state;
+  struct e4m3_model *m = new_e4m3_model("arch/glm4", true);
+  m->model->dtype = TL_DTYPE_F16;
+  for (unsigned i = 0; i < UNIT_COUNT(gpus); i++) {
+    be_one_of(i);
+    struct machine machine = open_gpu(m->model);
+    struct cuda_device *d = (struct cuda_device *)(void *)machine.device;
+    for (uint32_t k = 0; k < d->n_plan; k++) {
+      const struct cuda_matrix *w = &d->plan[k].w;
+      if (d->plan[k].kind != CUDA_OP_QKV && d->plan[k].kind != CUDA_OP_GATED) continue;
+      assert_true(w->n_pieces == 2 && w->pieces[0].format == TL_CUDA_WE4M3 && w->pieces[1].format == TL_CUDA_W16);
+      bool e4m3 = gpus[i].e4m3 && d->plan[k].kind == CUDA_OP_QKV;
+      check_product(d, w, 19, e4m3);
+      assert_order(!e4m3 ? "qmm" : gpus[i].ours ? "f8um" : "f8m");
+    }
+    close_machine(&machine);
+  }
+  free_e4m3_model(m);
+}
+
+/* Whole models; 33 rows of the prompt, the rest goes by rows in 16 bits. */
+static void test_e4m3_models(void **state) {
+  (void)state;
+  static const struct {
+    const char *name;
+    enum tl_dtype dtype;
+  } models[] = {{"llama/f16_sharded", TL_DTYPE_F16}, {"llama/f16_sharded", TL_DTYPE_BF16}, {"llama/f32_llama3", TL_DTYPE_F16}};
+  for (unsigned i = 0; i < UNIT_COUNT(models) * UNIT_COUNT(gpus); i++) {
+    unsigned gpu = i % UNIT_COUNT(gpus);
+    if (gpu >= (i < UNIT_COUNT(gpus) ? 4 : 2)) continue; /* fibers take their time */
+    struct e4m3_model *m = new_e4m3_model(models[i / UNIT_COUNT(gpus)].name, false);
+    m->model->dtype = models[i / UNIT_COUNT(gpus)].dtype;
+    be_one_of(gpu);
+    check_model(m->model, m->twin, gpus[gpu].e4m3 ? 0.5 : m->model->dtype == TL_DTYPE_BF16 ? 1e-1 : 3e-2);
+    assert_true(fake_cuda.n_e4m3 == (gpus[gpu].e4m3 ? fake_cuda.n_products : 0));
+    free_e4m3_model(m);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_blocks), cmocka_unit_test(test_integers), cmocka_unit_test(test_e4m3),
-                                     cmocka_unit_test(test_mixed), cmocka_unit_test(test_rounded)};
+                                     cmocka_unit_test(test_mixed), cmocka_unit_test(test_rounded),
+                                     cmocka_unit_test(test_e4m3_products), cmocka_unit_test(test_e4m3_beside_others),
+                                     cmocka_unit_test(test_e4m3_models)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,6 +8,7 @@
 
 #include "device/cpu/cpu_quant.h"
 #include "float_twin.h"
+#include "step_runner.h"
 
 #define N_NEW 24
 #define N_PROMPT 40

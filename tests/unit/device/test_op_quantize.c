@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Stored formats to 16 bits and rows to E4M3, by the kernels. */
+/* Stored formats to 16 bits, rows to E4M3, and scales of products of them, by the kernels. */
 #include "device/cuda/ops/cuda_e4m3.h"
 #include "stored_weights.h"
 
@@ -67,6 +67,56 @@ static void test_quantize(void **state) {
     check_quantize(op_dtypes[t], 1, 16);
     check_quantize(op_dtypes[t], 3, 4112);
     check_quantize(op_dtypes[t], 2, 2048);
+    check_quantize(op_dtypes[t], 1, 18448); /* more than threads keep */
+  }
+}
+
+/* Rows so small that the inverse of their scale would be no number. */
+static void test_quantize_tiny(void **state) {
+  (void)state;
+  enum { K = 32 };
+  uint16_t *x = op_poisoned(K * sizeof *x);
+  uint8_t *out = op_poisoned(K);
+  float *scales = op_poisoned(sizeof *scales);
+  for (unsigned i = 0; i < K; i++) x[i] = tl_f32_to_bf16(i % 2 ? 0x1p-130f : -0x1p-133f);
+  struct tl_cuda_quantize_args a = {.dtype = TL_CUDA_BF16, .n = 1, .k = K, .x = x, .out = out, .scales = scales};
+  assert_int_equal(op_run(tl_cuda_quantize(&a, NULL)), 0);
+  assert_true(*scales == 0x1p-126f);
+  for (unsigned i = 0; i < K; i++) assert_true(e4m3_value(out[i]) == (i % 2 ? 0x1p-4 : -0x1p-7));
+  op_free(x);
+  op_free(out);
+  op_free(scales);
+}
+
+static void check_scale(int dtype, bool float_out, uint32_t m, uint32_t n, uint32_t ld) {
+  float *rows = op_floats(m, 2), *outputs = op_floats(n, 0.5f);
+  size_t bytes = float_out ? sizeof(float) : 2;
+  void *before = float_out ? (void *)op_floats((size_t)m * ld, 3) : (void *)op_halves(dtype, (size_t)m * ld, 3);
+  void *y = op_copy(before, (size_t)m * ld * bytes);
+  struct tl_cuda_scale_args a = {.dtype = dtype, .float_out = float_out, .m = m, .n = n, .ld = ld, .factor = 4, .rows = rows,
+                                 .outputs = outputs, .y = y};
+  assert_int_equal(op_run(tl_cuda_scale(&a, NULL)), 0);
+  for (uint32_t i = 0; i < m * ld; i++) {
+    double by = i % ld < n ? (double)rows[i / ld] * (double)outputs[i % ld] * 4 : 1; /* what lies between rows stays */
+    if (float_out) {
+      double want = (double)((float *)before)[i] * by;
+      assert_true(fabs((double)((float *)y)[i] - want) <= 1e-6 * fabs(want));
+    } else {
+      op_assert_near(dtype, op_unpack(dtype, ((uint16_t *)y)[i]), (double)op_unpack(dtype, ((uint16_t *)before)[i]) * by, 1e-4, 1.01);
+    }
+  }
+  op_free(rows);
+  op_free(outputs);
+  op_free(before);
+  op_free(y);
+}
+
+static void test_scale(void **state) {
+  (void)state;
+  for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
+    check_scale(op_dtypes[t], false, 1, 16, 16);
+    check_scale(op_dtypes[t], false, 3, 4112, 4128);
+    check_scale(op_dtypes[t], true, 3, 2064, 2068);
   }
 }
 
@@ -96,6 +146,9 @@ static void test_dequantize(void **state) {
 static void test_refused_shapes(void **state) {
   (void)state;
   assert_int_equal(tl_cuda_quantize(&(struct tl_cuda_quantize_args){.n = 1, .k = 24}, NULL), 1);
+  assert_int_equal(tl_cuda_scale(&(struct tl_cuda_scale_args){.m = 1, .n = 20, .ld = 24}, NULL), 1);
+  assert_int_equal(tl_cuda_scale(&(struct tl_cuda_scale_args){.m = 1, .n = 16, .ld = 20}, NULL), 1);
+  assert_int_equal(tl_cuda_scale(&(struct tl_cuda_scale_args){.m = 0, .n = 16, .ld = 16}, NULL), 0);
   assert_int_equal(tl_cuda_dequantize(&(struct tl_cuda_dequantize_args){.n = 1, .k = 32, .format = TL_CUDA_W16}, NULL), 1);
   assert_int_equal(tl_cuda_dequantize(&(struct tl_cuda_dequantize_args){.n = 1, .k = 48, .format = TL_CUDA_WINT4}, NULL), 1);
   assert_int_equal(tl_cuda_dequantize(&(struct tl_cuda_dequantize_args){.n = 0, .k = 32, .format = TL_CUDA_WINT8}, NULL), 0);
@@ -105,6 +158,7 @@ static void test_refused_shapes(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_to_e4m3),    cmocka_unit_test(test_quantize),
+      cmocka_unit_test(test_quantize_tiny), cmocka_unit_test(test_scale),
       cmocka_unit_test(test_dequantize), cmocka_unit_test(test_refused_shapes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

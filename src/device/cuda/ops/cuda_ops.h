@@ -238,9 +238,22 @@ struct tl_cuda_quantize_args {
   uint32_t n, k;         /* k a multiple of 16 */
   const void *x;         /* T (n, k) */
   void *out;             /* E4M3 (n, k) */
-  float *scales;         /* (n); 1 for a row of zeros; a NaN in a row makes NaN of all of it */
+  float *scales;         /* (n); 1 for a row of zeros; at least 2^-126; a NaN in a row makes NaN of all of it */
 };
 int tl_cuda_quantize(const struct tl_cuda_quantize_args *args, void *stream);
+
+/* What a product of such rows by E4M3 weights becomes where its library does not do so: y[i][o] *= rows[i] * outputs[o] * factor. */
+struct tl_cuda_scale_args {
+  int dtype;
+  int float_out;         /* y is float, not T */
+  uint32_t m, n;         /* n (8) */
+  uint32_t ld;           /* of T: (8) */
+  float factor;
+  const float *rows;     /* (m) */
+  const float *outputs;  /* (n) */
+  void *y;               /* (m, ld) */
+};
+int tl_cuda_scale(const struct tl_cuda_scale_args *args, void *stream);
 
 /* tl_sampling with places in lists instead of pointers. */
 struct tl_cuda_sampling {

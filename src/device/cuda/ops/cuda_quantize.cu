@@ -44,41 +44,99 @@ extern "C" int tl_cuda_dequantize(const struct tl_cuda_dequantize_args *args, vo
 
 /* --- rows to E4M3 --------------------------------------------------------------------------------- */
 
-TL_DEVICE float block_max(float v, float *scratch) {
-  for (unsigned mask = 16; mask; mask /= 2) {
-    float other = shuffle_xor(v, mask);
-    v = v > other || v != v ? v : other; /* a NaN wins, whichever side it is on */
-  }
-  if (lane_index() == 0) scratch[warp_index()] = v;
+#define HELD 8 /* quads of a row that a thread keeps: rows of up to 16384 elements are read once */
+
+/* The lowest byte first. */
+TL_DEVICE uint32_t to_e4m3(float a, float b, float c, float d) {
+#if __CUDA_ARCH__ >= 890
+  uint32_t r;
+  asm("{.reg .b16 l, h; cvt.rn.satfinite.e4m3x2.f32 l, %2, %1; cvt.rn.satfinite.e4m3x2.f32 h, %4, %3; mov.b32 %0, {l, h};}"
+      : "=r"(r)
+      : "f"(a), "f"(b), "f"(c), "f"(d));
+  return r;
+#else
+  return tl_cuda_to_e4m3(a) | (uint32_t)tl_cuda_to_e4m3(b) << 8 | (uint32_t)tl_cuda_to_e4m3(c) << 16 |
+         (uint32_t)tl_cuda_to_e4m3(d) << 24;
+#endif
+}
+
+/* Magnitudes of 16-bit types stand in the order of their bits; a NaN is above all of them. */
+TL_DEVICE uint32_t larger(uint32_t most, uint32_t bits) {
+  bits &= 0x7fff;
+  return bits > most ? bits : most;
+}
+
+TL_DEVICE uint32_t largest(uint32_t most, quad v) {
+  TL_UNROLL for (int i = 0; i < 4; i++) most = larger(larger(most, v.w[i]), v.w[i] >> 16);
+  return most;
+}
+
+TL_DEVICE uint32_t block_largest(uint32_t most, uint32_t *scratch) {
+  for (unsigned mask = 16; mask; mask /= 2) most = larger(most, shuffle_xor(most, mask));
+  if (lane_index() == 0) scratch[warp_index()] = most;
   sync_block();
-  for (int i = 0; i < WARPS; i++) v = v > scratch[i] || v != v ? v : scratch[i];
-  return v;
+  for (int i = 0; i < WARPS; i++) most = larger(most, scratch[i]);
+  return most;
+}
+
+template <class T>
+TL_DEVICE void store_e4m3(uint8_t *to, quad v, float factor) {
+  float x[8];
+  unpack8<T>(v, x);
+  TL_UNROLL for (int k = 0; k < 8; k++) x[k] *= factor;
+  *(uint64_t *)to = to_e4m3(x[0], x[1], x[2], x[3]) | (uint64_t)to_e4m3(x[4], x[5], x[6], x[7]) << 32;
 }
 
 template <class T>
 TL_KERNEL(THREADS, 1) quantize(tl_cuda_quantize_args a) {
   const uint16_t *x = (const uint16_t *)a.x + (uint64_t)block_x() * a.k;
-  float most = 0, v[8];
-  for (uint32_t i = thread_index() * 8; i < a.k; i += THREADS * 8) {
-    unpack8<T>(load16(x + i), v);
-    TL_UNROLL for (int k = 0; k < 8; k++) most = fabsf(v[k]) > most || v[k] != v[k] ? fabsf(v[k]) : most;
-  }
-  most = block_max(most, (float *)shared_memory());
-  float scale = most == 0 ? 1 : most / TL_CUDA_E4M3_MAX;
-  for (uint32_t i = thread_index() * 8; i < a.k; i += THREADS * 8) {
-    uint32_t out[2] = {0, 0};
-    unpack8<T>(load16(x + i), v);
-    TL_UNROLL for (int k = 0; k < 8; k++) out[k / 4] |= (uint32_t)tl_cuda_to_e4m3(v[k] / scale) << k % 4 * 8;
-    uint32_t *to = (uint32_t *)((uint8_t *)a.out + (uint64_t)block_x() * a.k + i);
-    to[0] = out[0];
-    to[1] = out[1];
-  }
+  uint8_t *out = (uint8_t *)a.out + (uint64_t)block_x() * a.k;
+  uint32_t first = thread_index() * 8, rest = first + HELD * THREADS * 8, most = 0;
+  quad held[HELD] = {};
+  TL_UNROLL for (int p = 0; p < HELD; p++)
+    if (first + p * THREADS * 8 < a.k) held[p] = load16(x + first + p * THREADS * 8);
+  TL_UNROLL for (int p = 0; p < HELD; p++) most = largest(most, held[p]);
+  for (uint32_t i = rest; i < a.k; i += THREADS * 8) most = largest(most, load16(x + i));
+  most = block_largest(most, (uint32_t *)shared_memory());
+  /* no smaller than 2^-126, whose inverse is still a number */
+  float scale = T::low(most) / TL_CUDA_E4M3_MAX, factor;
+  scale = most == 0 ? 1 : scale < 0x1p-126f ? 0x1p-126f : scale;
+  factor = 1 / scale;
+  TL_UNROLL for (int p = 0; p < HELD; p++)
+    if (first + p * THREADS * 8 < a.k) store_e4m3<T>(out + first + p * THREADS * 8, held[p], factor);
+  for (uint32_t i = rest; i < a.k; i += THREADS * 8) store_e4m3<T>(out + i, load16(x + i), factor);
   if (thread_index() == 0) a.scales[block_x()] = scale;
 }
 
 extern "C" int tl_cuda_quantize(const struct tl_cuda_quantize_args *args, void *stream) {
   if (args->k % 16 || args->k == 0) return CUDA_INVALID;
   return args->n ? launch(args->dtype == TL_CUDA_BF16 ? quantize<bf16> : quantize<f16>, args->n, 1, THREADS,
-                          WARPS * sizeof(float), stream, *args)
+                          WARPS * sizeof(uint32_t), stream, *args)
                  : 0;
+}
+
+/* --- scales of a product of E4M3 ------------------------------------------------------------------ */
+
+/* Eight outputs a thread. */
+template <class T>
+TL_KERNEL(THREADS, 1) scale(tl_cuda_scale_args a) {
+  uint32_t row = block_x(), output = (block_y() * THREADS + thread_index()) * 8;
+  if (output >= a.n) return;
+  float of_row = a.rows[row] * a.factor, v[8];
+  if (a.float_out) {
+    float *y = (float *)a.y + (uint64_t)row * a.ld + output;
+    TL_UNROLL for (int i = 0; i < 8; i++) y[i] *= of_row * a.outputs[output + i];
+    return;
+  }
+  uint16_t *y = (uint16_t *)a.y + (uint64_t)row * a.ld + output;
+  unpack8<T>(load16(y), v);
+  TL_UNROLL for (int i = 0; i < 8; i++) v[i] *= of_row * a.outputs[output + i];
+  store16(y, pack8<T>(v));
+}
+
+extern "C" int tl_cuda_scale(const struct tl_cuda_scale_args *args, void *stream) {
+  unsigned blocks = (args->n / 8 + THREADS - 1) / THREADS;
+  if (args->n % 8 || (!args->float_out && args->ld % 8)) return CUDA_INVALID;
+  return args->m && args->n ? launch(args->dtype == TL_CUDA_BF16 ? scale<bf16> : scale<f16>, args->m, blocks, THREADS, 0, stream, *args)
+                            : 0;
 }
