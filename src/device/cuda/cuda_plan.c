@@ -57,7 +57,7 @@ static const struct {
     [TL_OP_COPY] = {0, 0},
     [TL_OP_QKV] = {3, 0},
     [TL_OP_ROPE] = {0, TL_F_INTERLEAVED | TL_F_PARTIAL | TL_F_LOCAL | TL_F_FACTOR},
-    [TL_OP_ATTEND] = {0, TL_F_SOFTCAP | TL_F_WINDOW},
+    [TL_OP_ATTEND] = {0, TL_F_SOFTCAP | TL_F_WINDOW | TL_F_SINKS},
     [TL_OP_ATTN_OUT] = {1, TL_F_TO_H | TL_F_FACTOR},
     [TL_OP_GATED_UP] = {2, TL_F_GELU_TANH},
     [TL_OP_MLP_DOWN] = {1, TL_F_TO_H | TL_F_FACTOR},
@@ -70,7 +70,7 @@ static bool is_known(const struct tl_op *op) {
   if ((size_t)op->kind >= sizeof known / sizeof *known || op->features & ~known[op->kind].features) return false;
   for (int i = 0; i < known[op->kind].n_weights; i++)
     if (op->weight[i] < 0) return false;
-  return true;
+  return !(op->features & TL_F_SINKS) || op->weight[0] >= 0;
 }
 
 /* One of several records that one of ours stands for: whether it is next. */

@@ -75,6 +75,7 @@ struct cuda_op {
   const struct tl_op *qk_norm, *rope; /* ATTEND: or NULL */
   float *weight, *shift, *post_weight; /* NORM: (dim), or NULL */
   float *q_norm, *k_norm;     /* ATTEND: (head), or of all heads; or NULL */
+  float *sinks;               /* ATTEND: (n_heads), or NULL */
   struct cuda_matrix w;       /* ATTEND: the bias of its QKV */
 };
 

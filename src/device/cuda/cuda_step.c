@@ -55,7 +55,7 @@ static int attend(struct cuda_device *d, const struct cuda_op *op, const struct 
   char *k = d->kv + 2 * (size_t)from->layer * d->layer_bytes, *v = k + d->layer_bytes;
   struct tl_cuda_attention a = {.dtype = d->dtype, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head,
                                 .scale = from->scale, .softcap = from->features & TL_F_SOFTCAP ? from->softcap : 0,
-                                .window = windowed ? from->window : 0, .q = d->work.q, .out = d->work.a, .k_cache = k,
+                                .window = windowed ? from->window : 0, .sinks = op->sinks, .q = d->work.q, .out = d->work.a, .k_cache = k,
                                 .v_cache = v, .block_tables = d->device.tables, .table_stride = d->limits.table_stride};
   int r = prepare_heads(d, op, pass, k, v, err);
   if (r < 0) return r;

@@ -45,7 +45,10 @@ static void place_norms(const struct cuda_device *d, struct placer *p, struct cu
     if (op->from->weight[0] >= 0) op->weight = place_floats(p, s->dim);
     if (op->from->bias[0] >= 0) op->shift = place_floats(p, s->dim);
     if (op->post) op->post_weight = place_floats(p, s->dim);
-  } else if (op->qk_norm) {
+    return;
+  }
+  if (op->from->features & TL_F_SINKS) op->sinks = place_floats(p, s->n_heads);
+  if (op->qk_norm) {
     op->q_norm = place_floats(p, s->head * (whole_row(op) ? s->n_heads : 1));
     op->k_norm = place_floats(p, s->head * (whole_row(op) ? s->n_kv_heads : 1));
   }
@@ -154,6 +157,21 @@ static bool add_head_columns(struct cuda_device *d, struct parts *p, const struc
   return true;
 }
 
+/* Of this rank's heads. */
+static bool add_sinks(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
+  uint32_t n = d->dims.n_heads;
+  return !op->sinks || add(p, (struct cuda_part){.kind = CUDA_PART_FLOATS, .tensor = &d->model->tensors[op->from->weight[0]],
+                                                 .n_rows = 1, .column = d->shard.first_head, .n_columns = n,
+                                                 .to = (char *)op->sinks, .pitch = n * sizeof(float)});
+}
+
+static bool add_head_norms(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
+  const struct cuda_dims *s = &d->dims;
+  const struct tl_op *from = op->qk_norm;
+  return !from || (add_norm(d, p, from, from->weight[0], s->head * (whole_row(op) ? s->n_heads : 1), &d->qk_order, op->q_norm) &&
+                   add_norm(d, p, from, from->weight[1], s->head * (whole_row(op) ? s->n_kv_heads : 1), &d->qk_order, op->k_norm));
+}
+
 static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
   const struct cuda_dims *s = &d->dims;
   switch (op->kind) {
@@ -170,11 +188,7 @@ static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op 
     case CUDA_OP_LOGITS: return sharing(d, op) != op || add_all_rows(d, p, op, 0, 0);
     case CUDA_OP_EMBED:
     case CUDA_OP_DOWN: return add_all_rows(d, p, op, 0, 0);
-    case CUDA_OP_ATTEND:
-      return !op->qk_norm ||
-             (add_norm(d, p, op->qk_norm, op->qk_norm->weight[0], s->head * (whole_row(op) ? s->n_heads : 1), &d->qk_order, op->q_norm) &&
-              add_norm(d, p, op->qk_norm, op->qk_norm->weight[1], s->head * (whole_row(op) ? s->n_kv_heads : 1), &d->qk_order,
-                       op->k_norm));
+    case CUDA_OP_ATTEND: return add_sinks(d, p, op) && add_head_norms(d, p, op);
   }
   return false;
 }

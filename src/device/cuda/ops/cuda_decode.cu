@@ -166,6 +166,7 @@ TL_DEVICE void finish(const tl_cuda_decode_args &a, const tl_cuda_item &item, ui
       out += s->out[w][head][d] * factor;
     }
     if (!item.split) {
+      sum += sink_weight(a.a, first_head + head, max);
       ((uint16_t *)a.a.out)[((uint64_t)item.row * a.a.n_heads + first_head + head) * DIM + d] = (uint16_t)T::pack(out / sum, 0);
       continue;
     }
@@ -234,6 +235,7 @@ TL_KERNEL(TL_CUDA_MAX_HEAD_DIM, 1) merge_items(tl_cuda_decode_args a) {
     sum += a.partial_scale[at * 2 + 1] * factor;
     out += a.partial[at * dim + d] * factor;
   }
+  sum += sink_weight(a.a, head, max);
   ((uint16_t *)a.a.out)[((uint64_t)m.row * a.a.n_heads + head) * dim + d] = (uint16_t)T::pack(out / sum, 0);
 }
 

@@ -121,6 +121,7 @@ struct tl_cuda_attention {
   uint32_t n_heads, n_kv_heads, head_dim; /* as above; n_heads a multiple of n_kv_heads */
   float scale, softcap;                   /* softcap not 0: scores are softcap * tanh(score / softcap) */
   uint32_t window;                        /* not 0: only the last so many keys, the row's own among them; decode's items say it themselves */
+  const float *sinks;                     /* (n_heads) one more score of each, of a position without a value; NULL: none */
   const void *q;                          /* T (rows of the step, n_heads head_dim) */
   void *out;                              /* likewise */
   const void *k_cache, *v_cache;
