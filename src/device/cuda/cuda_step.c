@@ -76,13 +76,14 @@ static int attend(struct cuda_device *d, const struct cuda_op *op, const struct 
 static int sum(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *x,
                struct tl_error *err) {
   int r = cuda_run_product(d, &op->w, d->shard.rank == 0 ? op->w.bias : NULL, pass->n_tokens, x, d->work.delta, err);
+  if (r == TL_OK && op->route) r = cuda_mix(d, op, pass, err);
   return r < 0 ? r : cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
 }
 
 static int gated(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
   int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, d->work.h, d->work.gate_up, err);
   if (r < 0) return r;
-  struct tl_cuda_glu_args args = {.dtype = d->dtype, .gelu = (op->from->features & TL_F_GELU_TANH) != 0, .n = pass->n_tokens, .dim = d->dims.ffn, .gate_up = d->work.gate_up,
+  struct tl_cuda_glu_args args = {.dtype = d->dtype, .gelu = (op->from->features & TL_F_GELU_TANH) != 0, .n = pass->n_tokens, .dim = op->w.n / 2, .gate_up = d->work.gate_up,
                                      .bias = op->w.bias, .out = d->work.m};
   CUDA_TRY(d, d->api->op.glu(&args, d->stream), "the gate", err);
   return TL_OK;
@@ -121,6 +122,9 @@ int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl
       case CUDA_OP_GATED: r = gated(d, op, pass, err); break;
       case CUDA_OP_DOWN: r = sum(d, op, pass, w->m, err); break;
       case CUDA_OP_LOGITS: r = logits(d, op, pass, err); break;
+      case CUDA_OP_ROUTE: r = cuda_route(d, op, pass, err); break;
+      case CUDA_OP_EXPERTS_UP: r = cuda_experts_up(d, op, pass, err); break;
+      case CUDA_OP_EXPERTS_DOWN: r = cuda_experts_down(d, op, pass, err); break;
     }
   }
   return r;

@@ -32,6 +32,8 @@ static int format_of_dtype(const struct tl_tensor *t) {
 
 int cuda_format_of(const struct cuda_device *d, const struct tl_op *op, unsigned input, uint32_t k) {
   struct tl_slice s = tl_slice_weight(d->model, &d->shard, op, input);
+  /* a router's rounded weights would choose other experts; those of experts have no kernel that expands them */
+  if (op->kind == TL_OP_ROUTE || op->kind == TL_OP_EXPERTS_UP || op->kind == TL_OP_EXPERTS_DOWN) return TL_CUDA_W16;
   int format = format_of_dtype(s.tensor);
   const struct tl_quant_format *f = tl_quant_format(s.tensor->dtype);
   uint32_t block = f ? f->block : 16, run = f ? 32 : 16;

@@ -41,7 +41,7 @@ struct fake_cuda {
   uint64_t clock_ms;        /* of all that was enqueued */
   char order[64];           /* the last kernels that were enqueued, a letter each: embed, norm, m or v for a
                              * product, rms of rows, k and v into the cache, decode, prefill, gate, last rows, bias, weights
-                             * written out,                             * cap of logits, sample */
+                             * written out, cap of logits, sample, experts taken (t), their products (x) and mixture (i) */
 };
 extern struct fake_cuda fake_cuda;
 
