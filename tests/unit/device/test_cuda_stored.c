@@ -177,6 +177,25 @@ static size_t weight_bytes(const struct tl_model *model) {
   return bytes;
 }
 
+/* Experts in blocks take 16 bits a weight, and what does not fit is refused with that figure. */
+static void test_experts(void **state) {
+  (void)state;
+  fake_cuda_reset();
+  struct tl_model *model = load_model("arch/gpt_oss_mxfp4");
+  size_t elements = 0, bytes = 0, all;
+  for (uint32_t i = 0; i < model->n_tensors; i++) {
+    const struct tl_tensor *t = &model->tensors[i];
+    if (t->dtype != TL_DTYPE_MXFP4) continue;
+    elements += t->shape[0] * t->shape[1];
+    bytes += t->bytes;
+  }
+  assert_int_equal(formats_of(model), 1 << TL_CUDA_W16);
+  assert_true(elements == 2u * 4 * 3 * 64 * 96 && bytes * 3 < elements * 2);
+  all = weight_bytes(model);
+  assert_true(all > elements * 2 && all - elements * 2 < model->weight_bytes - bytes);
+  tl_model_free(model);
+}
+
 /* Rounded while they load. */
 static void test_rounded(void **state) {
   (void)state;
@@ -203,6 +222,6 @@ static void test_rounded(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_blocks), cmocka_unit_test(test_integers), cmocka_unit_test(test_e4m3),
-                                     cmocka_unit_test(test_mixed), cmocka_unit_test(test_rounded)};
+                                     cmocka_unit_test(test_mixed), cmocka_unit_test(test_experts), cmocka_unit_test(test_rounded)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
