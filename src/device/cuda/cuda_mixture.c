@@ -3,6 +3,15 @@
  * whatever will be chosen (ops/cuda_experts.h). */
 #include "device/cuda/cuda_private.h"
 
+struct tl_op cuda_op_of_expert(const struct tl_op *op, uint32_t expert) {
+  struct tl_op one = *op;
+  for (int i = 0; i < TL_OP_INPUTS; i++) {
+    if (one.weight[i] >= 0) one.weight[i] += (int32_t)expert;
+    if (one.bias[i] >= 0) one.bias[i] += (int32_t)expert;
+  }
+  return one;
+}
+
 /* As long as an expert has no more of the rows on average than a tile of few, weights are what the time goes to. */
 static uint32_t tile_entries(const struct tl_op *op, const struct cuda_pass *pass) {
   uint64_t n_choices = (uint64_t)pass->n_tokens * op->n_chosen;
@@ -33,22 +42,24 @@ static int multiply(struct cuda_device *d, const struct cuda_op *op, const struc
   args.k = op->w.k;
   args.tiles = d->work.expert_tiles;
   args.n_tiles = d->work.n_expert_tiles;
+  args.format = op->w.pieces[0].format;
   args.weight = op->w.pieces[0].data;
+  args.scales = op->w.pieces[0].scales;
   args.bias = op->w.bias;
   CUDA_TRY(d, d->api->op.experts(&args, d->stream), "products of experts", err);
   return TL_OK;
 }
 
 int cuda_experts_up(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
-  bool clamped = op->from->features & TL_F_CLAMPED;
-  return multiply(d, op, pass, (struct tl_cuda_experts_args){.gate = clamped ? TL_CUDA_CLAMPED : TL_CUDA_SILU, .limit = op->from->limit,
-                                                             .n = op->w.n / d->shard.n_experts / 2, .rows = d->work.entry_rows,
-                                                             .x = d->work.h, .out = d->work.entry_m}, err);
+  struct tl_cuda_experts_args args = {
+      .gate = op->from->features & TL_F_CLAMPED ? TL_CUDA_EXPERT_CLAMPED : TL_CUDA_EXPERT_SILU, .limit = op->from->limit,
+      .n = op->w.n / d->shard.n_experts / 2, .rows = d->work.entry_rows, .x = d->work.h, .out = d->work.entry_m};
+  return multiply(d, op, pass, args, err);
 }
 
 int cuda_experts_down(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
-  int r = multiply(d, op, pass, (struct tl_cuda_experts_args){.gate = TL_CUDA_NO_GATE, .n = d->dims.dim, .x = d->work.entry_m,
-                                                              .out = d->work.entry_y}, err);
+  struct tl_cuda_experts_args args = {.gate = TL_CUDA_EXPERT_PLAIN, .n = d->dims.dim, .x = d->work.entry_m, .out = d->work.entry_y};
+  int r = multiply(d, op, pass, args, err);
   if (r < 0 || op->route->row_gate) return r; /* then the MLP that all rows have comes first */
   r = cuda_mix(d, op, pass, err);
   return r < 0 ? r : cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);

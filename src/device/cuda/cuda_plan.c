@@ -179,6 +179,17 @@ static void raise(uint32_t *most, uint32_t value) {
   if (value > *most) *most = value;
 }
 
+/* In which all of the record's are stored: as the files have them, if they have all alike. */
+static int expert_format(const struct cuda_device *d, const struct cuda_op *op) {
+  unsigned n_inputs = op->kind == CUDA_OP_EXPERTS_UP ? 2 : 1;
+  int format = cuda_format_of(d, op->from, 0, op->w.k);
+  for (uint32_t i = 0; i < d->shard.n_experts * n_inputs; i++) {
+    struct tl_op one = cuda_op_of_expert(op->from, d->shard.first_expert + i / n_inputs);
+    if (cuda_format_of(d, &one, i % n_inputs, op->w.k) != format) return TL_CUDA_W16;
+  }
+  return format;
+}
+
 /* The matrices of this rank's experts, one behind the other; no library multiplies by them. */
 static bool shape_experts(struct cuda_device *d, struct cuda_op *op) {
   bool up = op->kind == CUDA_OP_EXPERTS_UP;
@@ -186,8 +197,11 @@ static bool shape_experts(struct cuda_device *d, struct cuda_op *op) {
   uint64_t n = (uint64_t)d->shard.n_experts * (up ? 2 * inner : d->dims.dim);
   raise(&d->dims.inner, inner);
   op->w.k = up ? d->dims.dim : inner;
-  if (n <= UINT32_MAX) add_outputs(d, op, 0, (uint32_t)n);
-  return n <= UINT32_MAX;
+  if (n > UINT32_MAX) return false;
+  op->w.n = (uint32_t)n;
+  op->w.n_pieces = 1;
+  op->w.pieces[0] = (struct cuda_piece){.format = expert_format(d, op), .n = op->w.n};
+  return true;
 }
 
 /* The gate of a row is one more score. */

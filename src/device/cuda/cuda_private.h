@@ -239,6 +239,8 @@ int cuda_make_plan(struct cuda_device *d, struct tl_error *err);
 /* cuda_weights.c: measures and places all weights from `base` (NULL: only measures), returns the bytes. */
 size_t cuda_place_weights(struct cuda_device *d, char *base);
 int cuda_load_weights(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err);
+/* EXPERTS_UP or EXPERTS_DOWN, with the tensors of one expert. */
+struct tl_op cuda_op_of_expert(const struct tl_op *op, uint32_t expert);
 /* cuda_stored.c: which weights stay as their file has them, and how. */
 /* The format of an input of a record whose matrix has k inputs here: TL_CUDA_W16 if no other can hold just what the file says. */
 int cuda_format_of(const struct cuda_device *d, const struct tl_op *op, unsigned input, uint32_t k);

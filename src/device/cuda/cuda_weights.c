@@ -191,10 +191,8 @@ static bool add_experts(struct cuda_device *d, struct parts *p, const struct cud
   bool up = op->kind == CUDA_OP_EXPERTS_UP;
   uint32_t n = d->shard.n_experts, n_inputs = up ? 2 : 1, rows = op->w.n / n / n_inputs; /* rows: padded */
   for (uint32_t i = 0; i < n * n_inputs; i++) {
-    struct tl_op one = *op->from;
-    unsigned input = i % n_inputs, expert = d->shard.first_expert + i / n_inputs;
-    one.weight[input] += (int32_t)expert;
-    if (one.bias[input] >= 0) one.bias[input] += (int32_t)expert;
+    unsigned input = i % n_inputs;
+    struct tl_op one = cuda_op_of_expert(op->from, d->shard.first_expert + i / n_inputs);
     uint64_t n_rows = tl_slice_weight(d->model, &d->shard, &one, input).n_rows;
     if (!add_input(d, p, op, &one, (int)input, (uint64_t)i * rows, n_rows, NULL)) return false;
   }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Mixtures of experts on fibers: routing against the CPU's rule, products over tiles and the sums against double. */
-#include "op_unit.h"
+#include "stored_weights.h"
 
 #include "device/cuda/ops/cuda_experts.h"
 
@@ -144,7 +144,7 @@ static void test_odd_scores(void **state) {
 /* --- products ------------------------------------------------------------------------------------- */
 
 struct products {
-  int dtype, gate;
+  int dtype, format, gate;
   uint32_t n, k, tile_entries;
   uint32_t n_tiles, counts[4]; /* of tiles that are there */
   bool gathered, bias;
@@ -153,37 +153,39 @@ struct products {
 
 static double act(const struct tl_cuda_experts_args *a, double gate, double up) {
   double limit = (double)a->limit;
-  if (a->gate == TL_CUDA_SILU) return gate / (1 + exp(-gate)) * up;
+  if (a->gate == TL_CUDA_EXPERT_SILU) return gate / (1 + exp(-gate)) * up;
   gate = fmin(gate, limit);
   return gate / (1 + exp(-1.702 * gate)) * (fmin(fmax(up, -limit), limit) + 1);
 }
 
 struct sum {
-  double value, terms; /* terms: how large they are together */
+  double value, terms; /* terms: how far it may be off by them */
 };
 
-static struct sum sum_of(const struct tl_cuda_experts_args *a, uint32_t expert, uint32_t output, uint32_t entry) {
+static struct sum sum_of(const struct tl_cuda_experts_args *a, const struct stored *w, uint32_t expert, uint32_t output, uint32_t entry) {
   uint32_t rows = a->gate ? 2 * a->n : a->n;
-  const uint16_t *w = (const uint16_t *)a->weight + ((size_t)expert * rows + output) * a->k;
   const uint16_t *x = (const uint16_t *)a->x + (size_t)(a->rows ? a->rows[entry] : entry) * a->k;
   struct sum s = {a->bias ? (double)a->bias[(size_t)expert * rows + output] : 0, 0};
   for (uint32_t k = 0; k < a->k; k++) {
-    double term = (double)op_unpack(a->dtype, w[k]) * op_unpack(a->dtype, x[k]);
+    double term = stored_value(w, (size_t)expert * rows + output, k) * op_unpack(a->dtype, x[k]);
     s.value += term;
     s.terms += term * term;
   }
+  /* scaled integers are rounded to the type, which errs as a random walk */
+  bool exact = a->format == TL_CUDA_W16 || a->format == TL_CUDA_WE4M3 || a->format == TL_CUDA_WMXFP4;
+  s.terms = sqrt(s.terms) * (exact ? 2e-6 : 6 * (double)op_epsilon(a->dtype));
   return s;
 }
 
-static void check_entry(const struct tl_cuda_experts_args *a, uint32_t expert, uint32_t entry) {
+static void check_entry(const struct tl_cuda_experts_args *a, const struct stored *w, uint32_t expert, uint32_t entry) {
   const uint16_t *out = (const uint16_t *)a->out + (size_t)entry * a->n;
   for (uint32_t i = 0; i < a->n; i++) {
-    struct sum s = sum_of(a, expert, i, entry);
-    double want = s.value, error = 2e-6 * sqrt(s.terms);
-    if (a->gate) {
-      struct sum up = sum_of(a, expert, a->n + i, entry);
+    struct sum s = sum_of(a, w, expert, i, entry);
+    double want = s.value, error = s.terms;
+    if (a->gate) { /* whose slope is below 1.2 times the other's value, and 1 more */
+      struct sum up = sum_of(a, w, expert, a->n + i, entry);
       want = act(a, s.value, up.value);
-      error = 1e-5 * (1 + fabs(s.value)) * (1 + fabs(up.value));
+      error = (1e-6 + 1.2 * s.terms) * (1 + fabs(up.value)) + (1e-6 + up.terms) * (1 + fabs(s.value));
     }
     double got = op_unpack(a->dtype, out[i]);
     if (!(fabs(got - want) <= error + 1e-5 + (double)op_epsilon(a->dtype) * fabs(want)))
@@ -204,29 +206,33 @@ static void check_products(const struct products *p) {
   uint32_t *rows = op_alloc((n_entries + 1) * sizeof *rows), *n_tiles = op_copy(&p->n_tiles, sizeof p->n_tiles);
   for (uint32_t i = 0; i < n_entries; i++) rows[i] = unit_below(&op_random, ROWS);
   uint16_t *x = op_halves(p->dtype, (size_t)(p->gathered ? ROWS : n_entries + 1) * p->k, 1);
-  uint16_t *weight = op_halves(p->dtype, (size_t)EXPERTS * per * p->k, 0.5f);
+  struct stored w = {.dtype = p->dtype, .format = p->format, .n = EXPERTS * per, .k = p->k};
+  fill_stored(&w);
   float *bias = op_floats((size_t)EXPERTS * per, 1);
   uint16_t *out = op_poisoned((size_t)(n_entries + 1) * p->n * 2);
-  struct tl_cuda_experts_args a = {.dtype = p->dtype, .gate = p->gate, .limit = 1.5f, .tile_entries = p->tile_entries,
+  struct tl_cuda_experts_args a = {.dtype = p->dtype, .format = p->format, .gate = p->gate, .limit = 1.5f, .tile_entries = p->tile_entries,
                                    .max_tiles = max_tiles, .n_blocks = p->n_blocks, .n = p->n, .k = p->k, .tiles = tiles,
-                                   .n_tiles = n_tiles, .rows = p->gathered ? rows : NULL, .x = x, .weight = weight,
-                                   .bias = p->bias ? bias : NULL, .out = out};
+                                   .n_tiles = n_tiles, .rows = p->gathered ? rows : NULL, .x = x, .weight = w.weight,
+                                   .scales = w.scales, .bias = p->bias ? bias : NULL, .out = out};
   assert_int_equal(op_run(tl_cuda_experts(&a, NULL)), 0);
   for (uint32_t i = 0; i < p->n_tiles; i++)
-    for (uint32_t k = 0; k < p->counts[i]; k++) check_entry(&a, tiles[i].expert, tiles[i].first + k);
+    for (uint32_t k = 0; k < p->counts[i]; k++) check_entry(&a, &w, tiles[i].expert, tiles[i].first + k);
   for (uint32_t i = 0; i < p->n; i++) assert_int_equal(out[(size_t)n_entries * p->n + i], UINT16_MAX); /* behind the last entry */
-  void *const all[] = {tiles, rows, n_tiles, x, weight, bias, out};
+  free_stored(&w);
+  void *const all[] = {tiles, rows, n_tiles, x, bias, out};
   for (unsigned i = 0; i < UNIT_COUNT(all); i++) op_free(all[i]);
 }
+
+enum { PLAIN = TL_CUDA_EXPERT_PLAIN, SILU = TL_CUDA_EXPERT_SILU, CLAMPED = TL_CUDA_EXPERT_CLAMPED, W16 = TL_CUDA_W16 };
 
 static void test_few_entries(void **state) {
   (void)state;
   for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
     int d = op_dtypes[t];
     const struct products all[] = {
-        {d, TL_CUDA_NO_GATE, 40, 1096, 8, 4, {1, 8, 3, 5}, false, false, 20}, {d, TL_CUDA_NO_GATE, 8, 8, 8, 1, {7}, true, true, 1},
-        {d, TL_CUDA_SILU, 24, 264, 8, 3, {8, 1, 2}, true, false, 1},          {d, TL_CUDA_SILU, 16, 2056, 8, 2, {4, 6}, true, true, 3},
-        {d, TL_CUDA_CLAMPED, 24, 64, 8, 4, {2, 8, 8, 1}, true, true, 2},      {d, TL_CUDA_CLAMPED, 8, 48, 8, 0, {0}, true, true, 2},
+        {d, W16, PLAIN, 40, 1096, 8, 4, {1, 8, 3, 5}, false, false, 20}, {d, W16, PLAIN, 8, 8, 8, 1, {7}, true, true, 1},
+        {d, W16, SILU, 24, 264, 8, 3, {8, 1, 2}, true, false, 1},        {d, W16, SILU, 16, 2056, 8, 2, {4, 6}, true, true, 3},
+        {d, W16, CLAMPED, 24, 64, 8, 4, {2, 8, 8, 1}, true, true, 2},    {d, W16, CLAMPED, 8, 48, 8, 0, {0}, true, true, 2},
     };
     for (unsigned i = 0; i < UNIT_COUNT(all); i++) check_products(&all[i]);
   }
@@ -237,11 +243,65 @@ static void test_many_entries(void **state) {
   for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
     int d = op_dtypes[t];
     const struct products all[] = {
-        {d, TL_CUDA_NO_GATE, 136, 104, 64, 3, {64, 33, 1}, false, false, 1}, {d, TL_CUDA_NO_GATE, 8, 8, 64, 2, {7, 64}, true, true, 1},
-        {d, TL_CUDA_SILU, 72, 264, 64, 4, {64, 17, 64, 2}, true, false, 1},  {d, TL_CUDA_SILU, 64, 32, 64, 2, {40, 64}, true, true, 3},
-        {d, TL_CUDA_CLAMPED, 40, 128, 64, 2, {50, 64}, true, true, 1},       {d, TL_CUDA_CLAMPED, 8, 40, 64, 0, {0}, true, true, 2},
+        {d, W16, PLAIN, 136, 104, 64, 3, {64, 33, 1}, false, false, 1}, {d, W16, PLAIN, 8, 8, 64, 2, {7, 64}, true, true, 1},
+        {d, W16, SILU, 72, 264, 64, 4, {64, 17, 64, 2}, true, false, 1}, {d, W16, SILU, 64, 32, 64, 2, {40, 64}, true, true, 3},
+        {d, W16, CLAMPED, 40, 128, 64, 2, {50, 64}, true, true, 1},      {d, W16, CLAMPED, 8, 40, 64, 0, {0}, true, true, 2},
     };
     for (unsigned i = 0; i < UNIT_COUNT(all); i++) check_products(&all[i]);
+  }
+}
+
+/* In each format that experts may have, with a gate and without one. */
+static void check_formats(uint32_t tile_entries, uint32_t count) {
+  for (int format = TL_CUDA_WE4M3; format <= TL_CUDA_WMXFP4; format++)
+    for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
+      int d = op_dtypes[t];
+      if (format == TL_CUDA_WMXFP4 && d != TL_CUDA_BF16) continue;
+      const struct products all[] = {
+          {d, format, PLAIN, 136, 160, tile_entries, 3, {count, 1, tile_entries}, false, true, 2},
+          {d, format, SILU, 24, 1184, tile_entries, 2, {2, count}, true, false, 1},
+          {d, format, CLAMPED, 72, 32, tile_entries, 2, {1, count}, true, true, 1},
+      };
+      for (unsigned i = 0; i < UNIT_COUNT(all); i++) check_products(&all[i]);
+    }
+}
+
+static void test_formats(void **state) {
+  (void)state;
+  check_formats(TL_CUDA_FEW_ENTRIES, 5);
+  check_formats(TL_CUDA_MANY_ENTRIES, 37);
+}
+
+/* Every code by every exponent: each an expert of one weight that counts. */
+static void test_mxfp4_values(void **state) {
+  (void)state;
+  for (uint32_t entries = TL_CUDA_FEW_ENTRIES; entries <= TL_CUDA_MANY_ENTRIES; entries += TL_CUDA_MANY_ENTRIES - TL_CUDA_FEW_ENTRIES) {
+    struct stored w = {.dtype = TL_CUDA_BF16, .format = TL_CUDA_WMXFP4, .n = 256, .k = 512};
+    fill_stored(&w);
+    for (uint32_t i = 0; i < 256; i++)
+      for (uint32_t k = 0; k < 512; k += 32) { /* code k / 32 with exponent i stands at k, all else of the block is zero */
+        uint8_t *block = w.weight + (i * 512 + k) / 2;
+        memset(block, 0, 16);
+        block[0] = (uint8_t)(k / 32);
+        ((uint8_t *)w.scales)[(i * 512 + k) / 32] = (uint8_t)i;
+      }
+    for (uint32_t code = 0; code < 16; code++) {
+      struct tl_cuda_expert_tile tile = {0, 0, 1}, *tiles = op_copy(&tile, sizeof tile);
+      uint32_t one = 1, *n_tiles = op_copy(&one, sizeof one);
+      uint16_t *x = memset(op_alloc(1024), 0, 1024), *out = op_poisoned(512);
+      x[code * 32] = tl_f32_to_bf16(1);
+      struct tl_cuda_experts_args a = {.dtype = TL_CUDA_BF16, .format = w.format, .tile_entries = entries, .max_tiles = 1, .n_blocks = 1,
+                                       .n = 256, .k = 512, .tiles = tiles, .n_tiles = n_tiles, .x = x, .weight = w.weight,
+                                       .scales = w.scales, .out = out};
+      assert_int_equal(op_run(tl_cuda_experts(&a, NULL)), 0);
+      for (uint32_t i = 1; i < 250; i++) { /* what is left out is no number for some of the codes, or has fewer bits */
+        double want = stored_value(&w, i, code * 32), got = tl_bf16_to_f32(out[i]);
+        if (got != want) fail_msg("code %u, exponent %u: %g, not %g", code, i, got, want);
+      }
+      void *const all[] = {tiles, n_tiles, x, out};
+      for (unsigned i = 0; i < UNIT_COUNT(all); i++) op_free(all[i]);
+    }
+    free_stored(&w);
   }
 }
 
@@ -304,6 +364,11 @@ static void test_refused_shapes(void **state) {
       {.n = 8, .k = 12, .tile_entries = 8, .n_blocks = 1, .max_tiles = 1},
       {.n = 8, .k = 8, .tile_entries = 16, .n_blocks = 1, .max_tiles = 1},
       {.n = 8, .k = 8, .tile_entries = 8, .n_blocks = 0, .max_tiles = 1},
+      {.n = 8, .k = 16, .tile_entries = 8, .n_blocks = 1, .max_tiles = 1, .format = TL_CUDA_WINT8},
+      {.n = 8, .k = 16, .tile_entries = 64, .n_blocks = 1, .max_tiles = 1, .format = TL_CUDA_WINT8},
+      {.n = 8, .k = 8, .tile_entries = 64, .n_blocks = 1, .max_tiles = 1, .format = TL_CUDA_WE4M3},
+      {.n = 8, .k = 32, .tile_entries = 8, .n_blocks = 1, .max_tiles = 1, .format = TL_CUDA_WMXFP4, .dtype = TL_CUDA_F16},
+      {.n = 8, .k = 32, .tile_entries = 8, .n_blocks = 1, .max_tiles = 1, .format = TL_CUDA_WMXFP4 + 1},
   };
   for (unsigned i = 0; i < UNIT_COUNT(products); i++) assert_int_equal(tl_cuda_experts(&products[i], NULL), 1);
   assert_int_equal(tl_cuda_experts(&(struct tl_cuda_experts_args){.n = 8, .k = 8, .tile_entries = 8, .n_blocks = 1}, NULL), 0);
@@ -314,7 +379,8 @@ static void test_refused_shapes(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_routing),      cmocka_unit_test(test_odd_scores), cmocka_unit_test(test_few_entries),
-      cmocka_unit_test(test_many_entries), cmocka_unit_test(test_mix),        cmocka_unit_test(test_refused_shapes),
+      cmocka_unit_test(test_many_entries), cmocka_unit_test(test_formats),    cmocka_unit_test(test_mxfp4_values),
+      cmocka_unit_test(test_mix),        cmocka_unit_test(test_refused_shapes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -54,14 +54,14 @@ struct tl_cuda_route_args {
 int tl_cuda_route(const struct tl_cuda_route_args *args, void *stream);
 
 /* What becomes of an expert's products. */
-enum tl_cuda_gate {
-  TL_CUDA_NO_GATE, /* out = x W^T + b */
-  TL_CUDA_SILU,    /* of gate and up: silu(gate) * up */
-  TL_CUDA_CLAMPED, /* g sigmoid(1.702 g) (u + 1), g = min(gate, limit), |u| <= limit */
+enum tl_cuda_expert_gate {
+  TL_CUDA_EXPERT_PLAIN,   /* out = x W^T + b */
+  TL_CUDA_EXPERT_SILU,    /* of gate and up: silu(gate) * up */
+  TL_CUDA_EXPERT_CLAMPED, /* g sigmoid(1.702 g) (u + 1), g = min(gate, limit), |u| <= limit */
 };
 
 struct tl_cuda_experts_args {
-  int dtype, gate;         /* gate: enum tl_cuda_gate */
+  int dtype, format, gate; /* format: enum tl_cuda_format, as its k; gate: enum tl_cuda_expert_gate */
   float limit;
   uint32_t tile_entries;   /* as in route */
   uint32_t max_tiles;
@@ -71,7 +71,7 @@ struct tl_cuda_experts_args {
   const uint32_t *n_tiles; /* (1) */
   const uint32_t *rows;    /* row of x of each entry; NULL: x is by entry */
   const void *x;           /* T (any, k) */
-  const void *weight;      /* T (n_local, n, k); with a gate (n_local, 2 n, k): gate, then up */
+  const void *weight, *scales; /* (n_local, n, k); with a gate (n_local, 2 n, k): gate, then up */
   const float *bias;       /* (n_local, n), or (n_local, 2 n); or NULL */
   void *out;               /* T (entries, n) */
 };
