@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "device/cuda/cuda_dnn.h"
+#include "device/cuda/ops/cuda_experts.h"
 #include "device/cuda/ops/cuda_ops.h"
 #include "tokenlane/base/error.h"
 
@@ -167,6 +168,9 @@ struct cuda_kernels {
   int (*gemv)(const struct tl_cuda_gemv_args *args, void *stream);
   int (*cap)(const struct tl_cuda_cap_args *args, void *stream);
   int (*sample)(const struct tl_cuda_sample_args *args, void *stream);
+  int (*route)(const struct tl_cuda_route_args *args, void *stream);
+  int (*experts)(const struct tl_cuda_experts_args *args, void *stream);
+  int (*mix)(const struct tl_cuda_mix_args *args, void *stream);
 };
 
 struct cuda_api {

@@ -83,6 +83,20 @@ static bool has_whole_rows(const struct cuda_device *d) {
   return false;
 }
 
+static void place_mixture(struct cuda_device *d, struct placer *p) {
+  struct cuda_work *w = &d->work;
+  size_t tokens = d->limits.max_tokens, entries = tokens * d->dims.n_chosen;
+  PLACE(p, w->scores, tokens * d->dims.ld_scores);
+  PLACE(p, w->shares, entries);
+  PLACE(p, w->chosen, entries);
+  PLACE(p, w->places, entries);
+  PLACE(p, w->entry_rows, entries);
+  PLACE(p, w->expert_tiles, tl_cuda_max_expert_tiles((uint32_t)entries, d->shard.n_experts, TL_CUDA_FEW_ENTRIES));
+  PLACE(p, w->n_expert_tiles, 1);
+  w->entry_m = place(p, entries * d->dims.inner, 2);
+  w->entry_y = place(p, entries * d->dims.dim, 2);
+}
+
 static size_t place_work(struct cuda_device *d, char *base) {
   const struct cuda_limits *l = &d->limits;
   const struct cuda_dims *s = &d->dims;
@@ -102,6 +116,7 @@ static size_t place_work(struct cuda_device *d, char *base) {
   w->a = place(&p, tokens * s->attn, 2);
   w->gate_up = place(&p, tokens * 2 * s->ffn, 2);
   w->m = place(&p, tokens * s->ffn, 2);
+  if (s->n_chosen) place_mixture(d, &p);
   w->last = place(&p, rows * s->dim, 2);
   PLACE(&p, w->logits, rows * s->ld_logits);
   if (d->group) {

@@ -30,10 +30,11 @@ static int make_dims(struct cuda_device *d, struct tl_error *err) {
   struct cuda_dims *s = &d->dims;
   int r = make_shard(d, err);
   if (r < 0) return r;
-  d->dtype = m->dtype == TL_DTYPE_BF16 ? TL_CUDA_BF16 : TL_CUDA_F16; /* floats become F16: three bits more than BF16 */
+  /* Floats become F16, which has three bits more than BF16; but MXFP4's scales reach further, and models that ship it do, too. */
+  bool wide = m->dtype == TL_DTYPE_BF16 || m->weight_dtype == TL_DTYPE_MXFP4;
+  d->dtype = wide ? TL_CUDA_BF16 : TL_CUDA_F16;
   s->dim = (uint32_t)cuda_round(m->dim, 8);
   s->head = (uint32_t)cuda_round(m->head_dim, 8);
-  s->ffn = (uint32_t)cuda_round(d->shard.n_ffn, 8);
   s->n_heads = d->shard.n_heads;
   s->n_kv_heads = d->shard.n_kv_heads;
   s->vocab = m->vocab_size;
@@ -57,20 +58,24 @@ static const struct {
     [TL_OP_COPY] = {0, 0},
     [TL_OP_QKV] = {3, 0},
     [TL_OP_ROPE] = {0, TL_F_INTERLEAVED | TL_F_PARTIAL | TL_F_LOCAL | TL_F_FACTOR},
-    [TL_OP_ATTEND] = {0, TL_F_SOFTCAP | TL_F_WINDOW},
+    [TL_OP_ATTEND] = {0, TL_F_SOFTCAP | TL_F_WINDOW | TL_F_SINKS},
     [TL_OP_ATTN_OUT] = {1, TL_F_TO_H | TL_F_FACTOR},
     [TL_OP_GATED_UP] = {2, TL_F_GELU_TANH},
     [TL_OP_MLP_DOWN] = {1, TL_F_TO_H | TL_F_FACTOR},
     [TL_OP_LOGITS] = {1, TL_F_FACTOR | TL_F_SOFTCAP},
     [TL_OP_QK_NORM] = {2, TL_F_PLUS_ONE | TL_F_WHOLE_ROW},
     [TL_OP_NORM_ADD] = {1, TL_F_PLUS_ONE},
+    [TL_OP_ROUTE] = {1, TL_F_NORMALIZED},
+    [TL_OP_EXPERTS_UP] = {2, TL_F_CLAMPED},
+    [TL_OP_EXPERTS_DOWN] = {1, 0},
+    [TL_OP_ROW_GATE] = {1, 0},
 };
 
 static bool is_known(const struct tl_op *op) {
   if ((size_t)op->kind >= sizeof known / sizeof *known || op->features & ~known[op->kind].features) return false;
   for (int i = 0; i < known[op->kind].n_weights; i++)
     if (op->weight[i] < 0) return false;
-  return true;
+  return !(op->features & TL_F_SINKS) || op->weight[0] >= 0;
 }
 
 /* One of several records that one of ours stands for: whether it is next. */
@@ -80,13 +85,23 @@ static bool take(const struct tl_op **op, const struct tl_op *end, enum tl_op_ki
   return true;
 }
 
+/* Of the MLP that stands behind a layer's experts, if one does: known to the router, which computes it too. */
+static const struct tl_op *find_row_gate(const struct tl_op *route, const struct tl_op *end) {
+  static const enum tl_op_kind kinds[] = {TL_OP_ROUTE, TL_OP_EXPERTS_UP, TL_OP_EXPERTS_DOWN, TL_OP_GATED_UP, TL_OP_ROW_GATE};
+  size_t n = sizeof kinds / sizeof *kinds;
+  for (size_t i = 0; i < n; i++)
+    if (route + i >= end || route[i].kind != kinds[i]) return NULL;
+  return route + n - 1;
+}
+
 /* The record that begins at op, and where the next one does; NULL: none does, or it wants something
  * that no kernel does. */
 static const struct tl_op *match(const struct tl_op *op, const struct tl_op *end, struct cuda_op *to) {
   static const enum cuda_op_kind kinds[] = {
       [TL_OP_EMBED] = CUDA_OP_EMBED,   [TL_OP_RMSNORM] = CUDA_OP_NORM,   [TL_OP_COPY] = CUDA_OP_NORM,
       [TL_OP_QKV] = CUDA_OP_QKV,       [TL_OP_ATTEND] = CUDA_OP_ATTEND,  [TL_OP_ATTN_OUT] = CUDA_OP_OUT,
-      [TL_OP_GATED_UP] = CUDA_OP_GATED, [TL_OP_MLP_DOWN] = CUDA_OP_DOWN, [TL_OP_LOGITS] = CUDA_OP_LOGITS};
+      [TL_OP_GATED_UP] = CUDA_OP_GATED, [TL_OP_MLP_DOWN] = CUDA_OP_DOWN, [TL_OP_LOGITS] = CUDA_OP_LOGITS,
+      [TL_OP_ROUTE] = CUDA_OP_ROUTE,   [TL_OP_EXPERTS_UP] = CUDA_OP_EXPERTS_UP, [TL_OP_EXPERTS_DOWN] = CUDA_OP_EXPERTS_DOWN};
   const struct tl_op *first = op;
   bool is_norm = take(&op, end, TL_OP_NORM_ADD, &to->post);
   bool is_attention = !is_norm && take(&op, end, TL_OP_QK_NORM, &to->qk_norm);
@@ -96,9 +111,15 @@ static const struct tl_op *match(const struct tl_op *op, const struct tl_op *end
   to->kind = kinds[to->from->kind];
   if ((is_norm && to->kind != CUDA_OP_NORM) || (is_attention && to->kind != CUDA_OP_ATTEND)) return NULL;
   if (to->kind == CUDA_OP_EMBED && to->from->kind != TL_OP_EMBED) return NULL; /* a kind without an entry */
+  if (to->kind == CUDA_OP_ROUTE) to->row_gate = find_row_gate(to->from, end);
+  if (to->kind == CUDA_OP_GATED) take(&op, end, TL_OP_ROW_GATE, &to->row_gate);
   for (; first < op; first++)
     if (!is_known(first)) return NULL;
   return op;
+}
+
+static bool is_of(const struct tl_op *experts, const struct tl_op *before) {
+  return experts->n_experts == before->n_experts && experts->n_chosen == before->n_chosen;
 }
 
 /* Which records may follow one another: what one leaves is what the next reads. */
@@ -107,14 +128,20 @@ static bool may_follow(const struct cuda_op *before, const struct cuda_op *op) {
   switch (op->kind) {
     case CUDA_OP_EMBED: return false;
     case CUDA_OP_NORM:
-      if (kind != CUDA_OP_EMBED && kind != CUDA_OP_OUT && kind != CUDA_OP_DOWN) return false;
+      if (kind != CUDA_OP_EMBED && kind != CUDA_OP_OUT && kind != CUDA_OP_DOWN &&
+          (kind != CUDA_OP_EXPERTS_DOWN || before->route->row_gate))
+        return false;
       return !!op->post == !!(before->from->features & TL_F_TO_H);
     case CUDA_OP_QKV: return kind == CUDA_OP_NORM;
     case CUDA_OP_ATTEND: return kind == CUDA_OP_QKV;
     case CUDA_OP_OUT: return kind == CUDA_OP_ATTEND;
-    case CUDA_OP_GATED: return kind == CUDA_OP_NORM;
-    case CUDA_OP_DOWN: return kind == CUDA_OP_GATED;
-    case CUDA_OP_LOGITS: return kind == CUDA_OP_NORM;
+    case CUDA_OP_GATED: return kind == (op->row_gate ? CUDA_OP_EXPERTS_DOWN : CUDA_OP_NORM);
+    case CUDA_OP_DOWN: /* the row gate is applied to what it makes, so it must make nothing but the product */
+      return kind == CUDA_OP_GATED && (!before->row_gate || (!op->from->features && op->from->bias[0] < 0));
+    case CUDA_OP_LOGITS:
+    case CUDA_OP_ROUTE: return kind == CUDA_OP_NORM;
+    case CUDA_OP_EXPERTS_UP: return kind == CUDA_OP_ROUTE && is_of(op->from, before->from);
+    case CUDA_OP_EXPERTS_DOWN: return kind == CUDA_OP_EXPERTS_UP && is_of(op->from, before->from);
   }
   return false;
 }
@@ -154,11 +181,57 @@ static bool add_products(struct cuda_device *d, const struct cuda_matrix *w, str
   return piece->product < CUDA_MAX_PRODUCTS && piece->last < CUDA_MAX_PRODUCTS;
 }
 
+/* The padded length of the inner row of which input 0 has as many outputs, or inputs. */
+static uint32_t inner_of(const struct cuda_device *d, const struct tl_op *op, bool outputs) {
+  struct tl_slice s = tl_slice_weight(d->model, &d->shard, op, 0);
+  return (uint32_t)cuda_round(outputs ? s.n_rows : s.n_columns, 8);
+}
+
+static void raise(uint32_t *most, uint32_t value) {
+  if (value > *most) *most = value;
+}
+
+/* In which all of the record's are stored: as the files have them, if they have all alike. */
+static int expert_format(const struct cuda_device *d, const struct cuda_op *op) {
+  unsigned n_inputs = op->kind == CUDA_OP_EXPERTS_UP ? 2 : 1;
+  int format = cuda_format_of(d, op->from, 0, op->w.k);
+  for (uint32_t i = 0; i < d->shard.n_experts * n_inputs; i++) {
+    struct tl_op one = cuda_op_of_expert(op->from, d->shard.first_expert + i / n_inputs);
+    if (cuda_format_of(d, &one, i % n_inputs, op->w.k) != format) return TL_CUDA_W16;
+  }
+  return format;
+}
+
+/* The matrices of this rank's experts, one behind the other; no library multiplies by them. */
+static bool shape_experts(struct cuda_device *d, struct cuda_op *op) {
+  bool up = op->kind == CUDA_OP_EXPERTS_UP;
+  uint32_t inner = inner_of(d, op->from, up);
+  uint64_t n = (uint64_t)d->shard.n_experts * (up ? 2 * inner : d->dims.dim);
+  raise(&d->dims.inner, inner);
+  op->w.k = up ? d->dims.dim : inner;
+  if (n > UINT32_MAX) return false;
+  op->w.n = (uint32_t)n;
+  op->w.n_pieces = 1;
+  op->w.pieces[0] = (struct cuda_piece){.format = expert_format(d, op), .n = op->w.n};
+  return true;
+}
+
+/* The gate of a row is one more score. */
+static void shape_route(struct cuda_device *d, struct cuda_op *op) {
+  add_outputs(d, op, 0, op->from->n_experts);
+  if (op->row_gate) op->w.n = ++op->w.pieces[0].n;
+  raise(&d->dims.n_chosen, op->from->n_chosen);
+  raise(&d->dims.ld_scores, op->w.ld = (uint32_t)cuda_round(op->w.n, 8));
+}
+
 /* The record's matrix; cuda_weights.c fills in where it lies. */
 static bool shape(struct cuda_device *d, struct cuda_op *op) {
   const struct cuda_dims *s = &d->dims;
   struct cuda_matrix *w = &op->w;
-  w->k = op->kind == CUDA_OP_OUT ? s->attn : op->kind == CUDA_OP_DOWN ? s->ffn : s->dim;
+  uint32_t inner = op->kind == CUDA_OP_GATED || op->kind == CUDA_OP_DOWN ? inner_of(d, op->from, op->kind == CUDA_OP_GATED) : 0;
+  w->k = op->kind == CUDA_OP_OUT ? s->attn : op->kind == CUDA_OP_DOWN ? inner : s->dim;
+  w->float_out = op->kind == CUDA_OP_LOGITS || op->kind == CUDA_OP_ROUTE;
+  raise(&d->dims.ffn, inner);
   switch (op->kind) {
     case CUDA_OP_QKV:
       add_outputs(d, op, 0, s->attn);
@@ -166,18 +239,23 @@ static bool shape(struct cuda_device *d, struct cuda_op *op) {
       add_outputs(d, op, 2, s->n_kv_heads * s->head);
       break;
     case CUDA_OP_GATED:
-      add_outputs(d, op, 0, s->ffn);
-      add_outputs(d, op, 1, s->ffn);
+      add_outputs(d, op, 0, inner);
+      add_outputs(d, op, 1, inner);
       break;
     case CUDA_OP_OUT:
     case CUDA_OP_DOWN: add_outputs(d, op, 0, s->dim); break;
     case CUDA_OP_EMBED: add_outputs(d, op, 0, s->n_vocab); return true;
-    case CUDA_OP_LOGITS: add_outputs(d, op, 0, s->n_vocab); break;
+    case CUDA_OP_LOGITS:
+      add_outputs(d, op, 0, s->n_vocab);
+      w->ld = d->group ? s->ld_part : s->ld_logits;
+      break;
+    case CUDA_OP_ROUTE: shape_route(d, op); break;
+    case CUDA_OP_EXPERTS_UP:
+    case CUDA_OP_EXPERTS_DOWN: return shape_experts(d, op);
     case CUDA_OP_NORM:
     case CUDA_OP_ATTEND: return true;
   }
-  w->float_out = op->kind == CUDA_OP_LOGITS;
-  w->ld = !w->float_out ? w->n : d->group ? s->ld_part : s->ld_logits;
+  if (!w->float_out) w->ld = w->n;
   for (unsigned i = 0; i < w->n_pieces; i++)
     if (!add_products(d, w, &w->pieces[i])) return false;
   return true;
@@ -237,7 +315,7 @@ static int unknown_record(const struct cuda_device *d, uint32_t at, struct tl_er
 int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
   const struct tl_model *m = d->model;
   if (m->pooling != TL_POOL_NONE) return refuse(d, "it does not generate tokens", err);
-  if (m->n_experts) return refuse(d, "it has experts", err);
+  if (m->n_experts > TL_CUDA_MAX_EXPERTS) return refuse(d, "more experts than its kernels know", err);
   int r = make_dims(d, err);
   if (r < 0) return r;
   d->plan = calloc(m->n_ops + 1, sizeof *d->plan);
@@ -246,6 +324,7 @@ int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
   for (const struct tl_op *op = m->plan; op < end; op = next) {
     struct cuda_op *to = &d->plan[d->n_plan], *before = d->n_plan ? to - 1 : NULL;
     next = match(op, end, to);
+    to->route = to->kind == CUDA_OP_ROUTE ? to : to->kind != CUDA_OP_NORM && before ? before->route : NULL;
     if (!next || (before ? !may_follow(before, to) : to->kind != CUDA_OP_EMBED)) return unknown_record(d, (uint32_t)(op - m->plan), err);
     to->before = before ? before->from : NULL;
     if (d->group && to->qk_norm && to->qk_norm->features & TL_F_WHOLE_ROW)

@@ -21,7 +21,10 @@
 /* Sizes as they lie on the device: rows are padded to 8 elements with zeros, which
  * change no sum; halves of heads likewise, for rotation (struct cuda_order). */
 struct cuda_dims {
-  uint32_t dim, head, ffn;   /* padded */
+  uint32_t dim, head;        /* padded */
+  uint32_t ffn;              /* padded, the longest inner row of an MLP that all rows have; 0: there is none */
+  uint32_t inner;            /* padded, the longest of an expert's; 0: there are none */
+  uint32_t n_chosen, ld_scores; /* of experts, the most of any layer */
   uint32_t n_heads, n_kv_heads; /* of this rank */
   uint32_t vocab;            /* all of it */
   uint32_t n_vocab;          /* of this rank */
@@ -65,8 +68,11 @@ enum cuda_op_kind {
   CUDA_OP_ATTEND, /* bias, norm of q and k, rotation, cache, attention: a */
   CUDA_OP_OUT,    /* delta = a W^T + b */
   CUDA_OP_GATED,  /* m = silu(gate) * up */
-  CUDA_OP_DOWN,   /* delta = m W^T + b */
+  CUDA_OP_DOWN,   /* delta = m W^T + b; with a `route`: times the row's gate, + the sum of EXPERTS_DOWN */
   CUDA_OP_LOGITS, /* logits = h W^T, for the rows wanted */
+  CUDA_OP_ROUTE,  /* scores = h W^T + b, and of the row gate, if there is one; choices, entries */
+  CUDA_OP_EXPERTS_UP,   /* m of each entry */
+  CUDA_OP_EXPERTS_DOWN, /* y of each entry; delta = their sum, unless a row gate is to come */
 };
 
 struct cuda_op {
@@ -75,8 +81,11 @@ struct cuda_op {
   const struct tl_op *before; /* NORM: whose delta is added: EMBED, ATTN_OUT or MLP_DOWN */
   const struct tl_op *post;   /* NORM: the NORM_ADD that came first, or NULL */
   const struct tl_op *qk_norm, *rope; /* ATTEND: or NULL */
+  const struct tl_op *row_gate; /* ROUTE and GATED: of the layer's MLP that all rows have beside their experts; or NULL */
+  const struct cuda_op *route;  /* of a layer with experts, for itself and what follows in it; or NULL */
   float *weight, *shift, *post_weight; /* NORM: (dim), or NULL */
   float *q_norm, *k_norm;     /* ATTEND: (head), or of all heads; or NULL */
+  float *sinks;               /* ATTEND: (n_heads), or NULL */
   struct cuda_matrix w;       /* ATTEND: the bias of its QKV */
 };
 
@@ -154,6 +163,12 @@ struct cuda_work {
   float *row_scales;/* (tokens) theirs */
   float *rope, *rope_local; /* (max_context, head); local: NULL if no layer wants it */
   float *row_rms;   /* (tokens, 2), or NULL: no layer wants it */
+  /* experts; entries: tokens n_chosen (cuda_experts.h) */
+  float *scores, *shares;    /* (tokens, ld_scores), (entries) */
+  uint32_t *chosen, *places, *entry_rows; /* (entries) */
+  struct tl_cuda_expert_tile *expert_tiles;
+  uint32_t *n_expert_tiles;  /* (1) */
+  char *entry_m, *entry_y;   /* T (entries, inner), (entries, dim) */
   int32_t *fed;     /* (rows) what was drawn, for the next step's embedding */
   struct tl_sampled *sampled;
   char *lt_workspace;
@@ -245,6 +260,8 @@ int cuda_make_plan(struct cuda_device *d, struct tl_error *err);
 /* cuda_weights.c: measures and places all weights from `base` (NULL: only measures), returns the bytes. */
 size_t cuda_place_weights(struct cuda_device *d, char *base);
 int cuda_load_weights(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err);
+/* EXPERTS_UP or EXPERTS_DOWN, with the tensors of one expert. */
+struct tl_op cuda_op_of_expert(const struct tl_op *op, uint32_t expert);
 /* cuda_stored.c: which weights stay as their file has them, and how. */
 /* The format of an input of a record whose matrix has k inputs here: TL_CUDA_W16 if no other can hold just what the file says. */
 int cuda_format_of(const struct cuda_device *d, const struct tl_op *op, unsigned input, uint32_t k);
@@ -301,6 +318,12 @@ int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl
 int cuda_copy_step(struct cuda_device *d, uint32_t n_seqs, const struct cuda_pass *pass, struct tl_error *err);
 /* What both kinds of attention of an ATTEND record are told. */
 struct tl_cuda_attention cuda_attention_of(const struct cuda_device *d, const struct cuda_op *op);
+/* cuda_mixture.c: the records of a mixture of experts. */
+int cuda_route(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
+int cuda_experts_up(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
+int cuda_experts_down(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
+/* The entries' sum into delta, or, with a row gate, on top of the rest of it. Of each rank its part. */
+int cuda_mix(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
 /* cuda_stage.c: the step into pinned memory; fills *ret. */
 void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t n_padded, struct cuda_pass *ret);
 /* As many sampling rows from `row` on as lists have room for; returns the row after them. */

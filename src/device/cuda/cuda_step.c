@@ -54,7 +54,7 @@ struct tl_cuda_attention cuda_attention_of(const struct cuda_device *d, const st
   return (struct tl_cuda_attention){.dtype = d->dtype, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head,
                                     .scale = from->scale, .softcap = from->features & TL_F_SOFTCAP ? from->softcap : 0,
                                     .window = from->features & TL_F_WINDOW ? from->window : 0, .q = d->work.q,
-                                    .out = d->work.a, .k_cache = k, .v_cache = v, .block_tables = d->device.tables,
+                                    .sinks = op->sinks, .out = d->work.a, .k_cache = k, .v_cache = v, .block_tables = d->device.tables,
                                     .table_stride = d->limits.table_stride};
 }
 
@@ -77,6 +77,7 @@ static int attend(struct cuda_device *d, const struct cuda_op *op, const struct 
 static int sum(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *x,
                struct tl_error *err) {
   int r = cuda_run_product(d, &op->w, d->shard.rank == 0 ? op->w.bias : NULL, pass->n_tokens, x, d->work.delta, err);
+  if (r == TL_OK && op->route) r = cuda_mix(d, op, pass, err);
   return r < 0 ? r : cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
 }
 
@@ -86,7 +87,7 @@ static int gated(struct cuda_device *d, const struct cuda_op *op, const struct c
     return cuda_run_gated(d, &op->w, gelu ? TL_CUDA_GELU : TL_CUDA_SILU, pass->n_tokens, d->work.h, d->work.m, err);
   int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, d->work.h, d->work.gate_up, err);
   if (r < 0) return r;
-  struct tl_cuda_glu_args args = {.dtype = d->dtype, .gelu = gelu, .n = pass->n_tokens, .dim = d->dims.ffn,
+  struct tl_cuda_glu_args args = {.dtype = d->dtype, .gelu = gelu, .n = pass->n_tokens, .dim = op->w.n / 2,
                                   .gate_up = d->work.gate_up, .bias = op->w.bias, .out = d->work.m};
   CUDA_TRY(d, d->api->op.glu(&args, d->stream), "the gate", err);
   return TL_OK;
@@ -125,6 +126,9 @@ int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl
       case CUDA_OP_GATED: r = gated(d, op, pass, err); break;
       case CUDA_OP_DOWN: r = sum(d, op, pass, w->m, err); break;
       case CUDA_OP_LOGITS: r = logits(d, op, pass, err); break;
+      case CUDA_OP_ROUTE: r = cuda_route(d, op, pass, err); break;
+      case CUDA_OP_EXPERTS_UP: r = cuda_experts_up(d, op, pass, err); break;
+      case CUDA_OP_EXPERTS_DOWN: r = cuda_experts_down(d, op, pass, err); break;
     }
   }
   return r;

@@ -32,7 +32,10 @@ static int format_of_dtype(const struct tl_tensor *t) {
 
 int cuda_format_of(const struct cuda_device *d, const struct tl_op *op, unsigned input, uint32_t k) {
   struct tl_slice s = tl_slice_weight(d->model, &d->shard, op, input);
-  int format = format_of_dtype(s.tensor);
+  if (op->kind == TL_OP_ROUTE) return TL_CUDA_W16; /* its kernels want one matrix, row gate and all */
+  bool expert = op->kind == TL_OP_EXPERTS_UP || op->kind == TL_OP_EXPERTS_DOWN;
+  bool mxfp4 = s.tensor->dtype == TL_DTYPE_MXFP4 && expert && d->dtype == TL_CUDA_BF16; /* F16 has not the range of its scales */
+  int format = mxfp4 ? TL_CUDA_WMXFP4 : format_of_dtype(s.tensor);
   const struct tl_quant_format *f = tl_quant_format(s.tensor->dtype);
   uint32_t block = f ? f->block : 16, run = f ? 32 : 16;
   bool heads = op->kind == TL_OP_ATTN_OUT && d->dims.head != d->model->head_dim; /* padded between columns */
@@ -41,7 +44,7 @@ int cuda_format_of(const struct cuda_device *d, const struct tl_op *op, unsigned
 }
 
 size_t cuda_row_bytes(int format, uint32_t k) {
-  return format == TL_CUDA_W16 ? (size_t)k * 2 : format == TL_CUDA_WINT4 ? k / 2 : k;
+  return format == TL_CUDA_W16 ? (size_t)k * 2 : format == TL_CUDA_WINT4 || format == TL_CUDA_WMXFP4 ? k / 2 : k;
 }
 
 size_t cuda_scales_bytes(int format, uint32_t k) {
@@ -49,6 +52,7 @@ size_t cuda_scales_bytes(int format, uint32_t k) {
     case TL_CUDA_W16: return 0;
     case TL_CUDA_WE4M3: return sizeof(float);
     case TL_CUDA_WINT8: return k / 32 * 2;
+    case TL_CUDA_WMXFP4: return k / 32;
     default: return k / 16 * 2;
   }
 }
@@ -87,8 +91,9 @@ void cuda_store_codes(const struct cuda_part *part, uint64_t row, char *to) {
     uint64_t left = part->n_columns - k;
     unsigned n = left < f->block ? (unsigned)left : f->block;
     read_block(part, row, part->column + k, &b);
-    if (part->format == TL_CUDA_WINT4) store_nibbles(b.codes, n, to + k / 2);
-    for (unsigned i = 0; part->format != TL_CUDA_WINT4 && i < n; i++) to[k + i] = (char)to_int8(f, t, b.codes[i]);
+    bool fours = part->format == TL_CUDA_WINT4 || part->format == TL_CUDA_WMXFP4;
+    if (fours) store_nibbles(b.codes, n, to + k / 2);
+    for (unsigned i = 0; !fours && i < n; i++) to[k + i] = (char)to_int8(f, t, b.codes[i]);
   }
 }
 
@@ -110,7 +115,7 @@ static void scale_of(const struct tl_quant_format *f, const struct tl_quant_bloc
       *ret_scale = b->scale;
       *ret_min = b->scale * (float)(b->mins[0] - f->offset);
       break;
-    case TL_SCALE_E8M0: break; /* of formats that go up as T */
+    case TL_SCALE_E8M0: break; /* goes as it is, or up as T */
   }
 }
 
@@ -128,6 +133,10 @@ void cuda_store_scales(const struct cuda_part *part, uint64_t row, char *to) {
   for (uint64_t k = 0; k < part->n_columns; k += run) {
     unsigned at = (unsigned)((part->column + k) % f->block);
     if (k == 0 || at == 0) read_block(part, row, part->column + k, &b);
+    if (part->format == TL_CUDA_WMXFP4) {
+      *to++ = (char)b.d;
+      continue;
+    }
     float scale, min;
     scale_of(f, &b, at / f->group, &scale, &min);
     int offset = part->format == TL_CUDA_WINT4 ? f->offset : t->dtype == TL_DTYPE_INT8 ? f->offset - 128 : 0;

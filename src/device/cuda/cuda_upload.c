@@ -65,35 +65,39 @@ static bool find_source(const struct cuda_part *part, uint64_t i, uint64_t *ret)
   return at != CUDA_NOTHING;
 }
 
+/* The bytes that it took. */
+static size_t put_value(const struct cuda_device *d, enum cuda_part_kind kind, float value, char *to) {
+  uint16_t half = d->dtype == TL_CUDA_BF16 ? tl_f32_to_bf16(value) : tl_f32_to_f16(value);
+  size_t bytes = kind == CUDA_PART_T ? sizeof half : sizeof value;
+  memcpy(to, kind == CUDA_PART_T ? (void *)&half : &value, bytes);
+  return bytes;
+}
+
 /* A row, as the device wants it; whole: (columns of the tensor) for formats that are not T. */
 static void convert_row(const struct cuda_device *d, const struct cuda_part *part, uint64_t row, float *whole, char *to) {
   const struct tl_tensor *t = part->tensor;
   if (part->kind == CUDA_PART_CODES) return cuda_store_codes(part, row, to);
   if (part->kind == CUDA_PART_SCALES) return cuda_store_scales(part, row, to);
-  bool same = !t->packed && t->dtype == (d->dtype == TL_CUDA_BF16 ? TL_DTYPE_BF16 : TL_DTYPE_F16);
+  bool same = !t->packed && !t->column_step && t->dtype == (d->dtype == TL_CUDA_BF16 ? TL_DTYPE_BF16 : TL_DTYPE_F16);
   if (same) {
     memcpy(to, (const char *)tl_tensor_row(t, row) + part->column * 2, part->n_columns * 2);
     return;
   }
-  const float *from = whole + part->column;
   tl_tensor_row_to_f32(t, row, whole);
-  for (uint64_t k = 0; k < part->n_columns; k++) {
-    uint16_t half = d->dtype == TL_CUDA_BF16 ? tl_f32_to_bf16(from[k]) : tl_f32_to_f16(from[k]);
-    memcpy(to + k * sizeof half, &half, sizeof half);
-  }
+  for (uint64_t k = 0; k < part->n_columns; k++) put_value(d, CUDA_PART_T, whole[part->column + k], to + 2 * k);
 }
 
 /* The rows of a piece, one after the other. Tensors of one dimension are one row. */
 static void convert(struct uploader *w, const struct cuda_part *part, uint64_t row, uint64_t n, char *to) {
   if (part->tensor->n_dims == 1) {
-    for (uint64_t k = 0; k < part->n_columns; k++, to += sizeof(float)) {
+    for (uint64_t k = 0; k < part->n_columns; k++) {
       float value = 0;
       uint64_t from;
       if (find_source(part, k, &from)) {
         tl_tensor_row_to_f32(part->tensor, part->column + from, &value);
         value += part->plus;
       }
-      memcpy(to, &value, sizeof value);
+      to += put_value(w->u->d, part->kind, value, to);
     }
     return;
   }

@@ -45,7 +45,10 @@ static void place_norms(const struct cuda_device *d, struct placer *p, struct cu
     if (op->from->weight[0] >= 0) op->weight = place_floats(p, s->dim);
     if (op->from->bias[0] >= 0) op->shift = place_floats(p, s->dim);
     if (op->post) op->post_weight = place_floats(p, s->dim);
-  } else if (op->qk_norm) {
+    return;
+  }
+  if (op->from->features & TL_F_SINKS) op->sinks = place_floats(p, s->n_heads);
+  if (op->qk_norm) {
     op->q_norm = place_floats(p, s->head * (whole_row(op) ? s->n_heads : 1));
     op->k_norm = place_floats(p, s->head * (whole_row(op) ? s->n_kv_heads : 1));
   }
@@ -110,17 +113,22 @@ static bool add_weight(struct parts *p, const struct cuda_op *op, const struct t
   return !scales || add(p, part);
 }
 
-/* This rank's slice of a tensor to the rows from `to_row` on of a matrix, and the slice of its bias. n: rows
+/* This rank's slice of an input's tensor to the rows from `to_row` on of a matrix, and the slice of its bias. n: rows
  * there, of which whole heads may be padded. */
-static bool add_rows(struct cuda_device *d, struct parts *p, const struct cuda_op *op, int input, uint64_t to_row, uint64_t n,
-                     const struct cuda_order *order) {
-  struct tl_slice w = tl_slice_weight(d->model, &d->shard, op->from, (unsigned)input);
+static bool add_input(struct cuda_device *d, struct parts *p, const struct cuda_op *op, const struct tl_op *from, int input,
+                      uint64_t to_row, uint64_t n, const struct cuda_order *order) {
+  struct tl_slice w = tl_slice_weight(d->model, &d->shard, from, (unsigned)input);
   if (!add_weight(p, op, &w, to_row, n, order)) return false;
-  if (op->from->bias[input] < 0) return true;
-  struct tl_slice b = tl_slice_bias(d->model, &d->shard, op->from, (unsigned)input);
+  if (from->bias[input] < 0) return true;
+  struct tl_slice b = tl_slice_bias(d->model, &d->shard, from, (unsigned)input);
   if (b.n_rows == 0) return true; /* another rank adds it */
   return add(p, (struct cuda_part){.kind = CUDA_PART_FLOATS, .tensor = b.tensor, .n_rows = 1, .column = b.first_row, .n_columns = n,
                                    .order = order, .to = (char *)(op->w.bias + to_row), .pitch = n * sizeof(float)});
+}
+
+static bool add_rows(struct cuda_device *d, struct parts *p, const struct cuda_op *op, int input, uint64_t to_row, uint64_t n,
+                     const struct cuda_order *order) {
+  return add_input(d, p, op, op->from, input, to_row, n, order);
 }
 
 static bool add_all_rows(struct cuda_device *d, struct parts *p, const struct cuda_op *op, int input, uint64_t to_row) {
@@ -154,6 +162,43 @@ static bool add_head_columns(struct cuda_device *d, struct parts *p, const struc
   return true;
 }
 
+/* Of this rank's heads. */
+static bool add_sinks(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
+  uint32_t n = d->dims.n_heads;
+  return !op->sinks || add(p, (struct cuda_part){.kind = CUDA_PART_FLOATS, .tensor = &d->model->tensors[op->from->weight[0]],
+                                                 .n_rows = 1, .column = d->shard.first_head, .n_columns = n,
+                                                 .to = (char *)op->sinks, .pitch = n * sizeof(float)});
+}
+
+static bool add_head_norms(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
+  const struct cuda_dims *s = &d->dims;
+  const struct tl_op *from = op->qk_norm;
+  return !from || (add_norm(d, p, from, from->weight[0], s->head * (whole_row(op) ? s->n_heads : 1), &d->qk_order, op->q_norm) &&
+                   add_norm(d, p, from, from->weight[1], s->head * (whole_row(op) ? s->n_kv_heads : 1), &d->qk_order, op->k_norm));
+}
+
+static bool add_route(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
+  const struct cuda_piece *piece = &op->w.pieces[0];
+  size_t row = cuda_row_bytes(piece->format, op->w.k);
+  if (!add_all_rows(d, p, op, 0, 0)) return false;
+  return !op->row_gate || add(p, (struct cuda_part){.kind = CUDA_PART_T, .tensor = &d->model->tensors[op->row_gate->weight[0]],
+                                                    .n_rows = 1, .n_columns = d->model->dim,
+                                                    .to = piece->data + (piece->n - 1) * row, .pitch = row});
+}
+
+/* Of each expert that is this rank's, its gate and its up, or its down. */
+static bool add_experts(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
+  bool up = op->kind == CUDA_OP_EXPERTS_UP;
+  uint32_t n = d->shard.n_experts, n_inputs = up ? 2 : 1, rows = op->w.n / n / n_inputs; /* rows: padded */
+  for (uint32_t i = 0; i < n * n_inputs; i++) {
+    unsigned input = i % n_inputs;
+    struct tl_op one = cuda_op_of_expert(op->from, d->shard.first_expert + i / n_inputs);
+    uint64_t n_rows = tl_slice_weight(d->model, &d->shard, &one, input).n_rows;
+    if (!add_input(d, p, op, &one, (int)input, (uint64_t)i * rows, n_rows, NULL)) return false;
+  }
+  return true;
+}
+
 static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
   const struct cuda_dims *s = &d->dims;
   switch (op->kind) {
@@ -166,15 +211,14 @@ static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op 
              add_rows(d, p, op, 1, s->attn, s->n_kv_heads * s->head, &d->qk_order) &&
              add_rows(d, p, op, 2, s->attn + s->n_kv_heads * s->head, s->n_kv_heads * s->head, &d->v_order);
     case CUDA_OP_OUT: return add_head_columns(d, p, op);
-    case CUDA_OP_GATED: return add_all_rows(d, p, op, 0, 0) && add_all_rows(d, p, op, 1, s->ffn);
+    case CUDA_OP_GATED: return add_all_rows(d, p, op, 0, 0) && add_all_rows(d, p, op, 1, op->w.n / 2);
+    case CUDA_OP_ROUTE: return add_route(d, p, op);
+    case CUDA_OP_EXPERTS_UP:
+    case CUDA_OP_EXPERTS_DOWN: return add_experts(d, p, op);
     case CUDA_OP_LOGITS: return sharing(d, op) != op || add_all_rows(d, p, op, 0, 0);
     case CUDA_OP_EMBED:
     case CUDA_OP_DOWN: return add_all_rows(d, p, op, 0, 0);
-    case CUDA_OP_ATTEND:
-      return !op->qk_norm ||
-             (add_norm(d, p, op->qk_norm, op->qk_norm->weight[0], s->head * (whole_row(op) ? s->n_heads : 1), &d->qk_order, op->q_norm) &&
-              add_norm(d, p, op->qk_norm, op->qk_norm->weight[1], s->head * (whole_row(op) ? s->n_kv_heads : 1), &d->qk_order,
-                       op->k_norm));
+    case CUDA_OP_ATTEND: return add_sinks(d, p, op) && add_head_norms(d, p, op);
   }
   return false;
 }

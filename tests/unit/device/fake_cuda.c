@@ -467,6 +467,9 @@ KERNEL(scale, 'u')
 KERNEL(gemv, 'v')
 KERNEL(cap, 'c')
 KERNEL(sample, 's')
+KERNEL(route, 't')
+KERNEL(experts, 'x')
+KERNEL(mix, 'i')
 
 static int op_prepare(void) {
   FAKE_BEGIN("prepare");
@@ -484,7 +487,8 @@ void fake_cuda_reset(void) {
            rt_capture_end, rt_graph_make, rt_graph_free,   rt_exec_free,   rt_exec_launch, rt_clear,      rt_text,
            rt_timer_new,  rt_elapsed};
   fake_cuda_api.op = (struct cuda_kernels){op_prepare, op_embed, op_add_norm, op_row_rms, op_qkv, op_decode, op_prefill, op_glu,
-                                          op_gather, op_bias, op_dequantize, op_quantize, op_scale, op_gemv, op_cap, op_sample};
+                                          op_gather, op_bias, op_dequantize, op_quantize, op_scale, op_gemv, op_cap, op_sample,
+                                          op_route, op_experts, op_mix};
   fake_add_libraries(&fake_cuda_api);
   fake_add_dnn(&fake_cuda_api);
 }

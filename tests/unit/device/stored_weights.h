@@ -23,7 +23,8 @@ struct stored {
 static inline void fill_stored(struct stored *s) {
   bool mins = s->format == TL_CUDA_WINT4 || s->format == TL_CUDA_WINT8_MIN;
   size_t elements = (size_t)s->n * s->k, groups = elements / (s->format == TL_CUDA_WINT8_16 ? 16 : 32);
-  size_t bytes = s->format == TL_CUDA_W16 ? elements * 2 : s->format == TL_CUDA_WINT4 ? elements / 2 : elements;
+  bool fours = s->format == TL_CUDA_WINT4 || s->format == TL_CUDA_WMXFP4;
+  size_t bytes = s->format == TL_CUDA_W16 ? elements * 2 : fours ? elements / 2 : elements;
   s->weight = op_alloc(bytes);
   for (size_t i = 0; i < bytes; i++) {
     s->weight[i] = (uint8_t)unit_below(&op_random, 256);
@@ -34,6 +35,9 @@ static inline void fill_stored(struct stored *s) {
     for (size_t i = 0; i < elements; i++) ((uint16_t *)(void *)s->weight)[i] = op_pack(s->dtype, op_number(1));
   } else if (s->format == TL_CUDA_WE4M3) {
     s->scales = op_floats(s->n, 0.01f);
+  } else if (s->format == TL_CUDA_WMXFP4) {
+    s->scales = op_alloc(groups);
+    for (size_t i = 0; i < groups; i++) ((uint8_t *)s->scales)[i] = (uint8_t)(122 + unit_below(&op_random, 8)); /* up to 6 times 2^2 */
   } else {
     s->scales = op_halves(TL_CUDA_F16, mins ? groups * 2 : groups, 0.1f);
   }
@@ -46,6 +50,7 @@ static inline void free_stored(struct stored *s) {
 
 /* Element `at` of an output's row. */
 static inline double stored_value(const struct stored *s, size_t output, size_t at) {
+  static const double e2m1[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
   static const unsigned nibble_of[8] = {0, 4, 1, 5, 2, 6, 3, 7}; /* of a word's eight elements */
   size_t i = output * s->k + at, group = i / 32;
   const uint16_t *halves = s->scales;
@@ -58,6 +63,7 @@ static inline double stored_value(const struct stored *s, size_t output, size_t 
       return (int8_t)s->weight[i] * (double)tl_f16_to_f32(halves[2 * group]) - (double)tl_f16_to_f32(halves[2 * group + 1]);
     default: {
       unsigned nibble = nibble_of[i % 8], q = s->weight[i / 8 * 4 + nibble / 2] >> nibble % 2 * 4 & 15;
+      if (s->format == TL_CUDA_WMXFP4) return ldexp(q & 8 ? -e2m1[q & 7] : e2m1[q & 7], ((const uint8_t *)s->scales)[group] - 127);
       return q * (double)tl_f16_to_f32(halves[2 * group]) - (double)tl_f16_to_f32(halves[2 * group + 1]);
     }
   }

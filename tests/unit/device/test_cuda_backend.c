@@ -209,6 +209,45 @@ static void test_every_call_fails(void **state) {
   }
 }
 
+/* What `test` does, to a model with experts, a shared one among them. */
+static void with_experts(void (*test)(void **state)) {
+  struct tl_model *other = model;
+  char folder[1024];
+  struct tl_error err = {0};
+  if (tl_model_load(unit_golden_path("arch/qwen2_moe", folder), &model, &err) < 0) fail_msg("%s", err.message);
+  test(NULL);
+  tl_model_free(model);
+  model = other;
+}
+
+static void test_experts_every_call_fails(void **state) {
+  (void)state;
+  with_experts(test_every_call_fails);
+}
+
+/* The experts' sum comes behind the MLP that all rows have; all of it is in the graphs. */
+static void check_order_of_experts(void **state) {
+  (void)state;
+  start();
+  struct tl_error err = {0};
+  struct tl_device *device = open_device();
+  static const char layers[] = "envkdvnvtxxvgvinvkdvnvgvnvkdvnvtxxvgvinv";
+  assert_string_equal(fake_cuda.order + strlen(fake_cuda.order) - strlen(layers), layers);
+  unsigned launches = fake_cuda.n_launches;
+  assert_int_equal(run(device, 3, decode, &err), TL_OK);
+  assert_int_equal(fake_cuda.n_launches - launches, 1); /* the draws */
+  assert_int_equal(fake_cuda.n_kernels, strlen(layers) + 1);
+  memset(fake_cuda.order, 0, sizeof fake_cuda.order);
+  assert_int_equal(run(device, 1, prompt, &err), TL_OK);
+  assert_string_equal(fake_cuda.order, "enmkpmnmtxxmgminmkpmnmgmnmkpmnmtxxmgminlvs");
+  close_device(device);
+}
+
+static void test_order_of_experts(void **state) {
+  (void)state;
+  with_experts(check_order_of_experts);
+}
+
 /* An allocation that fails is want of memory, not a broken device. */
 static void test_no_memory(void **state) {
   (void)state;
@@ -512,7 +551,8 @@ static void test_trap(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_order),     cmocka_unit_test(test_every_call_fails), cmocka_unit_test(test_no_memory),
+      cmocka_unit_test(test_order),     cmocka_unit_test(test_order_of_experts), cmocka_unit_test(test_every_call_fails),
+      cmocka_unit_test(test_experts_every_call_fails), cmocka_unit_test(test_no_memory),
       cmocka_unit_test(test_memory),    cmocka_unit_test(test_fastest_algorithm),
       cmocka_unit_test(test_every_call_of_choosing_fails),
       cmocka_unit_test(test_progress), cmocka_unit_test(test_e4m3),

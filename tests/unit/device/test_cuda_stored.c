@@ -159,6 +159,65 @@ static size_t weight_bytes(const struct tl_model *model) {
   return bytes;
 }
 
+/* Experts in MXFP4 stay what they are where the type has the range of their scales, else they take 16 bits a weight. */
+static void test_experts(void **state) {
+  (void)state;
+  fake_cuda_reset();
+  struct tl_model *model = load_model("arch/gpt_oss_mxfp4");
+  size_t elements = 0, bytes = 0, all;
+  for (uint32_t i = 0; i < model->n_tensors; i++) {
+    const struct tl_tensor *t = &model->tensors[i];
+    if (t->dtype != TL_DTYPE_MXFP4) continue;
+    elements += t->shape[0] * t->shape[1];
+    bytes += t->bytes;
+  }
+  assert_int_equal(formats_of(model), 1 << TL_CUDA_W16);
+  assert_true(elements == 2u * 4 * 3 * 64 * 96 && bytes * 3 < elements * 2);
+  all = weight_bytes(model);
+  assert_true(all > elements * 2 && all - elements * 2 < model->weight_bytes - bytes);
+  model->weight_dtype = TL_DTYPE_MXFP4;
+  assert_int_equal(formats_of(model), 1 << TL_CUDA_W16 | 1 << TL_CUDA_WMXFP4);
+  size_t saved = all - weight_bytes(model), rounding = 4 * 2 * 256;
+  assert_true(saved <= elements * 2 - bytes && saved + rounding >= elements * 2 - bytes);
+  /* one that is otherwise: all of that matrix in 16 bits */
+  for (uint32_t i = 0; i < model->n_ops; i++) {
+    const struct tl_op *op = &model->plan[i];
+    if (op->kind != TL_OP_EXPERTS_UP || op->layer) continue;
+    struct tl_tensor *t = (struct tl_tensor *)(uintptr_t)&model->tensors[op->weight[1] + 2];
+    float *copy = malloc(t->shape[0] * t->shape[1] * sizeof *copy);
+    for (uint64_t row = 0; row < t->shape[0]; row++) tl_tensor_row_to_f32(t, row, copy + row * t->shape[1]);
+    *t = (struct tl_tensor){.name = t->name, .dtype = TL_DTYPE_F32, .n_dims = 2, .shape = {t->shape[0], t->shape[1]},
+                            .data = copy, .bytes = t->shape[0] * t->shape[1] * sizeof *copy};
+    size_t up = 4u * 2 * 64 * 96;
+    assert_int_equal(weight_bytes(model), all - saved + up * 2 - up * 17 / 32);
+    free(copy);
+  }
+  tl_model_free(model);
+}
+
+/* Experts in each format that their kernels read, by few and by many of them at a time. */
+static void test_rounded_experts(void **state) {
+  (void)state;
+  static const char *const formats[] = {"q8_0", "q4_0"};
+  for (unsigned i = 0; i < UNIT_COUNT(formats); i++) {
+    fake_cuda_reset();
+    struct tl_error err = {0};
+    struct tl_model *model = load_model("arch/gpt_oss_mxfp4"), *twin = load_model("arch/gpt_oss_mxfp4");
+    float *copies[3][400];
+    uint32_t n[3];
+    to_floats(model, model, copies[0], &n[0]); /* of their blocks; then rounded anew */
+    to_floats(twin, twin, copies[1], &n[1]);
+    if (tl_model_quantize(model, formats[i], &err) < 0 || tl_model_quantize(twin, formats[i], &err) < 0) fail_msg("%s", err.message);
+    to_floats(model, twin, copies[2], &n[2]);
+    assert_true(formats_of(model) & 1u << (i ? TL_CUDA_WINT4 : TL_CUDA_WINT8));
+    check_model(model, twin, 5e-2);
+    tl_model_free(model);
+    tl_model_free(twin);
+    for (unsigned k = 0; k < 3; k++)
+      for (uint32_t c = 0; c < n[k]; c++) free(copies[k][c]);
+  }
+}
+
 /* Rounded while they load. */
 static void test_rounded(void **state) {
   (void)state;
@@ -320,8 +379,8 @@ static void test_e4m3_models(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_blocks), cmocka_unit_test(test_integers), cmocka_unit_test(test_e4m3),
-                                     cmocka_unit_test(test_mixed), cmocka_unit_test(test_rounded),
-                                     cmocka_unit_test(test_e4m3_products), cmocka_unit_test(test_e4m3_beside_others),
-                                     cmocka_unit_test(test_e4m3_models)};
+                                     cmocka_unit_test(test_mixed), cmocka_unit_test(test_experts), cmocka_unit_test(test_rounded_experts),
+                                     cmocka_unit_test(test_rounded), cmocka_unit_test(test_e4m3_products),
+                                     cmocka_unit_test(test_e4m3_beside_others), cmocka_unit_test(test_e4m3_models)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

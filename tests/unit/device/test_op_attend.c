@@ -15,6 +15,7 @@ struct shape {
   uint32_t context[MAX_SEQS], rows[MAX_SEQS];
   uint32_t window;
   float softcap;
+  float sink; /* not 0: each head has one about as large */
 };
 
 struct step {
@@ -23,6 +24,7 @@ struct step {
   uint32_t query_start[MAX_SEQS + 1];
   uint32_t *tables;
   uint16_t *q, *k, *v, *out;
+  float *sinks;
   size_t q_elements;
 };
 
@@ -62,6 +64,8 @@ static void fill_step(struct step *t, const struct shape *s) {
   t->q_elements = (size_t)t->query_start[s->n_seqs] * s->n_heads * s->head_dim;
   t->q = op_halves(s->dtype, t->q_elements, 4);
   t->out = op_poisoned(t->q_elements * 2);
+  t->sinks = op_floats(s->n_heads, 1);
+  for (uint32_t h = 0; h < s->n_heads; h++) t->sinks[h] += s->sink;
   t->step = (struct tl_step){.n_tokens = t->query_start[s->n_seqs], .n_seqs = s->n_seqs, .table_stride = longest,
                              .query_start = t->query_start, .context_len = s->context, .block_tables = t->tables};
 }
@@ -72,6 +76,7 @@ static void free_step(struct step *t) {
   op_free(t->k);
   op_free(t->v);
   op_free(t->out);
+  op_free(t->sinks);
 }
 
 /* Out of row `row` of sequence seq, which sees n_keys. */
@@ -96,6 +101,7 @@ static void check_head(const struct step *t, uint32_t seq, uint32_t row, uint32_
     sum += weight;
     for (uint32_t d = 0; d < dim; d++) mean[d] += weight * op_unpack(s->dtype, t->v[place + d]);
   }
+  if (s->sink != 0) sum += exp((double)t->sinks[head] - max);
   for (uint32_t d = 0; d < dim; d++) op_assert_near(s->dtype, op_unpack(s->dtype, out[d]), mean[d] / sum, 0.5, 1.5);
   op_free(weights);
 }
@@ -124,7 +130,7 @@ static void check(const struct shape *s) {
   fill_step(&t, s);
   struct tl_cuda_attention a = {.dtype = s->dtype, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
                                 .head_dim = s->head_dim, .scale = 1 / sqrtf((float)s->head_dim), .softcap = s->softcap, .window = s->window,
-                                .q = t.q, .out = t.out,
+                                .sinks = s->sink != 0 ? t.sinks : NULL, .q = t.q, .out = t.out,
                                 .k_cache = t.k, .v_cache = t.v, .block_tables = t.tables,
                                 .table_stride = t.step.table_stride};
   run_decode(&t, &a);
@@ -206,6 +212,19 @@ static void test_softcaps(void **state) {
       {TL_CUDA_F16, 4, 2, 64, 4, 3, {130, 40, 77}, .rows = {1, 40, 5}, .softcap = 2},
       {TL_CUDA_BF16, 4, 1, 128, 4, 3, {90, 66, 31}, .rows = {1, 66, 1}, .softcap = 50, .window = 40},
       {TL_CUDA_F16, 2, 1, 80, 4, 2, {50, 20}, .rows = {1, 20}, .softcap = 0.5f},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
+}
+
+/* Sinks above, among and far below the scores; those of items that are merged count once. */
+static void test_sinks(void **state) {
+  (void)state;
+  const struct shape shapes[] = {
+      {TL_CUDA_F16, 8, 2, 64, 16, 4, {300, 16, 1, 133}, .rows = {1, 1, 1, 1}, .sink = 2},
+      {TL_CUDA_BF16, 16, 1, 64, 3, 3, {200, 40, 77}, .rows = {1, 40, 5}, .sink = 4, .window = 21},
+      {TL_CUDA_F16, 4, 1, 128, 4, 2, {190, 90}, .rows = {100, 1}, .sink = -30},
+      {TL_CUDA_F16, 2, 1, 64, 4, 2, {30, 9}, .rows = {9, 1}, .sink = 300}, /* all weight is the sink's */
+      {TL_CUDA_BF16, 6, 2, 72, 5, 4, {40, 130, 9, 67}, .rows = {1, 1, 9, 3}, .sink = 3},
   };
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }
@@ -357,7 +376,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_decode),           cmocka_unit_test(test_prefill), cmocka_unit_test(test_both_in_a_step),
       cmocka_unit_test(test_other_head_sizes), cmocka_unit_test(test_no_work), cmocka_unit_test(test_refused_shapes),
-      cmocka_unit_test(test_random_steps), cmocka_unit_test(test_windows), cmocka_unit_test(test_softcaps),
+      cmocka_unit_test(test_random_steps), cmocka_unit_test(test_windows), cmocka_unit_test(test_softcaps), cmocka_unit_test(test_sinks),
       cmocka_unit_test(test_plan),             cmocka_unit_test(test_tiles),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

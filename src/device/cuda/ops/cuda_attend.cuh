@@ -15,6 +15,11 @@ TL_DEVICE float cap_score(float score, float softcap) {
   return cap * (1 - divide_fast(2, exp2_fast(score * (2 * LOG2_E) / cap) + 1));
 }
 
+/* What a head's sink adds to a sum of weights of the largest score `max`. Far above it: infinity, which leaves the row zero. */
+TL_DEVICE float sink_weight(const tl_cuda_attention &a, uint32_t head, float max) {
+  return a.sinks ? exp2_fast(a.sinks[head] * LOG2_E - max) : 0;
+}
+
 /* For head sizes that have no kernel of their own; shapes are checked by the caller. */
 int cuda_decode_any(const struct tl_cuda_decode_args *args, void *stream);
 int cuda_prefill_any(const struct tl_cuda_prefill_args *args, void *stream);

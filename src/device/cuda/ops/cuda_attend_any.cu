@@ -51,9 +51,10 @@ TL_DEVICE stretch attend_tokens(const tl_cuda_attention &a, uint32_t row, uint32
 template <class T>
 TL_DEVICE void write_row(const tl_cuda_attention &a, uint32_t row, uint32_t head, const stretch &r) {
   uint16_t *out = (uint16_t *)a.out + ((uint64_t)row * a.n_heads + head) * a.head_dim;
+  float sum = r.sum + sink_weight(a, head, r.max);
   TL_UNROLL for (uint32_t s = 0; s < MAX_STEPS; s++) {
     uint32_t i = s * 64 + lane_index() * 2;
-    if (i < a.head_dim) *(uint32_t *)(out + i) = T::pack(r.out[s][0] / r.sum, r.out[s][1] / r.sum);
+    if (i < a.head_dim) *(uint32_t *)(out + i) = T::pack(r.out[s][0] / sum, r.out[s][1] / sum);
   }
 }
 

@@ -177,6 +177,7 @@ TL_DEVICE void finish(const tl_cuda_decode_args &a, const tl_cuda_item &item, ui
       out += s->out[w][head][d] * factor;
     }
     if (!item.split) {
+      sum += sink_weight(a.a, first_head + head, max);
       ((uint16_t *)a.a.out)[((uint64_t)item.row * a.a.n_heads + first_head + head) * DIM + d] = (uint16_t)T::pack(out / sum, 0);
       continue;
     }
@@ -257,7 +258,7 @@ TL_KERNEL(TL_CUDA_MAX_HEAD_DIM, 1) merge_items(tl_cuda_decode_args a) {
     sum += mine < m.n_items ? scale[(uint64_t)mine * a.a.n_heads * 2 + 1] * factor : 0;
     for (uint32_t i = 0; i < n; i++) out += partial[(uint64_t)(first + i) * a.a.n_heads * dim] * shuffle(factor, i);
   }
-  sum = warp_sum(sum);
+  sum = warp_sum(sum) + sink_weight(a.a, head, max);
   if (d < dim) ((uint16_t *)a.a.out)[((uint64_t)m.row * a.a.n_heads + head) * dim + d] = (uint16_t)T::pack(out / sum, 0);
 }
 

@@ -76,6 +76,22 @@ struct wint4 {
   }
 };
 
+/* E2M1 with E8M0 (OCP MX): the bits of a code, shifted into place, are a float whose exponent is too small by 126. */
+struct wmxfp4 {
+  static const uint32_t PIECE = 32, GROUP = 32;
+  TL_METHOD uint32_t scale(const void *scales, uint64_t group) {
+    return ((const uint8_t *)scales)[group];
+  }
+  TL_METHOD void expand(quad raw, uint32_t scale, int i, uint32_t (&pair)[4]) {
+    uint32_t near = scale < 128 ? scale : 128, factor = (near + 126) << 7, rest = (scale - near + 127) << 7;
+    TL_UNROLL for (int p = 0; p < 4; p++) {
+      uint32_t codes = raw.w[i] >> 4 * p & 0x000f000fu, value = (codes & 0x00080008u) << 12 | (codes & 0x00070007u) << 6;
+      pair[p] = bf16::fma(value, factor | factor << 16, 0x80008000u); /* minus zero: keeps the sign of zero */
+      if (scale > 128) pair[p] = bf16::fma(pair[p], rest | rest << 16, 0x80008000u); /* of weights above 6: rare */
+    }
+  }
+};
+
 /* call(format) with the type of a format's number, or CUDA_INVALID; `call` has the other types. */
 template <class T, class Call>
 static int with_format(int format, const Call &call) {

@@ -47,8 +47,9 @@ enum tl_cuda_format {
   TL_CUDA_WINT8_MIN, /* w = scale * int8 - min; scales F16 (n, k / 32, 2): scale, min */
   TL_CUDA_WINT4, /* w = scale * q - min, q in 0..15; eight a word, from the lowest bits on
                   * elements 0 2 4 6 1 3 5 7; scales F16 (n, k / 32, 2): scale, min */
+  TL_CUDA_WMXFP4, /* E2M1, packed likewise; scales E8M0 (n, k / 32); of experts only, T BF16 */
 };
-#define TL_CUDA_FORMATS (TL_CUDA_WINT4 + 1)
+#define TL_CUDA_FORMATS (TL_CUDA_WINT4 + 1) /* but for those of experts only */
 
 /* Lets the kernels that need it use more than 48 KiB of shared memory. */
 int tl_cuda_prepare(void);
@@ -122,6 +123,7 @@ struct tl_cuda_attention {
   uint32_t n_heads, n_kv_heads, head_dim; /* as above; n_heads a multiple of n_kv_heads */
   float scale, softcap;                   /* softcap not 0: scores are softcap * tanh(score / softcap) */
   uint32_t window;                        /* not 0: only the last so many keys, the row's own among them; decode's items say it themselves */
+  const float *sinks;                     /* (n_heads) one more score of each, of a position without a value; NULL: none */
   const void *q;                          /* T (rows of the step, n_heads head_dim) */
   void *out;                              /* likewise */
   const void *k_cache, *v_cache;

@@ -127,7 +127,8 @@ template <class T, int DIM>
 TL_DEVICE void write_rows(const tl_cuda_attention &a, const tl_cuda_tile &tile, uint32_t head, const state<DIM> &st) {
   TL_UNROLL for (uint32_t half = 0; half < 2; half++) {
     float sum = st.sum[half] + shuffle_xor(st.sum[half], 1u);
-    sum = 1 / (sum + shuffle_xor(sum, 2u));
+    sum += shuffle_xor(sum, 2u);
+    sum = 1 / (sum + sink_weight(a, head, st.max[half]));
     uint32_t row = warp_index() * 16 + half * 8 + lane_index() / 4;
     if (row >= tile.n_rows) continue;
     uint16_t *to = (uint16_t *)a.out + ((uint64_t)(tile.row + row) * a.n_heads + head) * DIM + lane_index() % 4 * 2;

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+/* Mixtures of experts: which rows an expert has is decided and read on the device, so a graph can hold a layer
+ * whatever will be chosen (ops/cuda_experts.h). */
+#include "device/cuda/cuda_private.h"
+
+struct tl_op cuda_op_of_expert(const struct tl_op *op, uint32_t expert) {
+  struct tl_op one = *op;
+  for (int i = 0; i < TL_OP_INPUTS; i++) {
+    if (one.weight[i] >= 0) one.weight[i] += (int32_t)expert;
+    if (one.bias[i] >= 0) one.bias[i] += (int32_t)expert;
+  }
+  return one;
+}
+
+/* As long as an expert has no more of the rows on average than a tile of few, weights are what the time goes to. */
+static uint32_t tile_entries(const struct tl_op *op, const struct cuda_pass *pass) {
+  uint64_t n_choices = (uint64_t)pass->n_tokens * op->n_chosen;
+  return n_choices <= (uint64_t)op->n_experts * TL_CUDA_FEW_ENTRIES ? TL_CUDA_FEW_ENTRIES : TL_CUDA_MANY_ENTRIES;
+}
+
+int cuda_route(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
+  const struct cuda_work *w = &d->work;
+  int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, w->h, w->scores, err);
+  if (r < 0) return r;
+  struct tl_cuda_route_args args = {.n = pass->n_tokens, .n_experts = op->from->n_experts, .n_chosen = op->from->n_chosen,
+                                    .first_expert = d->shard.first_expert, .n_local = d->shard.n_experts,
+                                    .tile_entries = tile_entries(op->from, pass),
+                                    .normalized = (op->from->features & TL_F_NORMALIZED) != 0, .ld = op->w.ld, .scores = w->scores,
+                                    .bias = op->w.bias, .tokens = d->device.tokens, .chosen = w->chosen, .shares = w->shares,
+                                    .places = w->places, .rows = w->entry_rows, .tiles = w->expert_tiles,
+                                    .n_tiles = w->n_expert_tiles};
+  CUDA_TRY(d, d->api->op.route(&args, d->stream), "choosing experts", err);
+  return TL_OK;
+}
+
+static int multiply(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_cuda_experts_args args,
+                    struct tl_error *err) {
+  args.dtype = d->dtype;
+  args.tile_entries = tile_entries(op->from, pass);
+  args.max_tiles = tl_cuda_max_expert_tiles(pass->n_tokens * op->from->n_chosen, d->shard.n_experts, args.tile_entries);
+  args.n_blocks = d->limits.n_blocks;
+  args.k = op->w.k;
+  args.tiles = d->work.expert_tiles;
+  args.n_tiles = d->work.n_expert_tiles;
+  args.format = op->w.pieces[0].format;
+  args.weight = op->w.pieces[0].data;
+  args.scales = op->w.pieces[0].scales;
+  args.bias = op->w.bias;
+  CUDA_TRY(d, d->api->op.experts(&args, d->stream), "products of experts", err);
+  return TL_OK;
+}
+
+int cuda_experts_up(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
+  struct tl_cuda_experts_args args = {
+      .gate = op->from->features & TL_F_CLAMPED ? TL_CUDA_EXPERT_CLAMPED : TL_CUDA_EXPERT_SILU, .limit = op->from->limit,
+      .n = op->w.n / d->shard.n_experts / 2, .rows = d->work.entry_rows, .x = d->work.h, .out = d->work.entry_m};
+  return multiply(d, op, pass, args, err);
+}
+
+int cuda_experts_down(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
+  struct tl_cuda_experts_args args = {.gate = TL_CUDA_EXPERT_PLAIN, .n = d->dims.dim, .x = d->work.entry_m, .out = d->work.entry_y};
+  int r = multiply(d, op, pass, args, err);
+  if (r < 0 || op->route->row_gate) return r; /* then the MLP that all rows have comes first */
+  r = cuda_mix(d, op, pass, err);
+  return r < 0 ? r : cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
+}
+
+int cuda_mix(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
+  const struct cuda_op *route = op->route;
+  const float *gates = d->work.scores + route->from->n_experts;
+  struct tl_cuda_mix_args args = {.dtype = d->dtype, .n = pass->n_tokens, .dim = d->dims.dim, .n_chosen = route->from->n_chosen,
+                                  .places = d->work.places, .shares = d->work.shares, .y = d->work.entry_y,
+                                  .gates = route->row_gate ? gates : NULL, .ld = route->w.ld, .out = d->work.delta};
+  CUDA_TRY(d, d->api->op.mix(&args, d->stream), "the experts' sum", err);
+  return TL_OK;
+}
