@@ -77,7 +77,7 @@ static void test_16_bits(void **state) {
     const struct product products[] = {
         {d, TL_CUDA_W16, 1, 40, 1096, false, false, 0}, {d, TL_CUDA_W16, 3, 7, 8, true, false, 0},
         {d, TL_CUDA_W16, 8, 33, 2048, true, true, 0},   {d, TL_CUDA_W16, 9, 16, 1032, false, true, 0},
-        {d, TL_CUDA_W16, 16, 50, 264, true, false, 0},  {d, TL_CUDA_W16, 2, 100, 2056, true, false, 0},
+        {d, TL_CUDA_W16, 16, 50, 264, true, false, 0}, {d, TL_CUDA_W16, 5, 44, 4104, true, false, 0},  {d, TL_CUDA_W16, 2, 100, 2056, true, false, 0},
         {d, TL_CUDA_W16, 11, 64, 512, true, true, 0},
     };
     for (unsigned i = 0; i < UNIT_COUNT(products); i++) check(&products[i]);
@@ -90,7 +90,7 @@ static void test_e4m3(void **state) {
     int d = op_dtypes[t];
     const struct product products[] = {{d, TL_CUDA_WE4M3, 1, 20, 2064, false, true, 0},
                                        {d, TL_CUDA_WE4M3, 5, 17, 144, true, false, 0},
-                                       {d, TL_CUDA_WE4M3, 12, 30, 16, false, true, 0},
+                                       {d, TL_CUDA_WE4M3, 12, 30, 16, false, true, 0}, {d, TL_CUDA_WE4M3, 8, 44, 4112, true, false, 0},
                                        {d, TL_CUDA_WE4M3, 3, 90, 4112, true, true, 0}};
     for (unsigned i = 0; i < UNIT_COUNT(products); i++) check(&products[i]);
   }
@@ -130,7 +130,7 @@ static void test_integers(void **state) {
     int d = op_dtypes[t];
     const struct product products[] = {
         {d, TL_CUDA_WINT8, 1, 20, 2080, false, true, 0}, {d, TL_CUDA_WINT8, 7, 33, 96, true, false, 0},
-        {d, TL_CUDA_WINT8, 16, 16, 32, false, true, 0},  {d, TL_CUDA_WINT4, 1, 20, 4128, false, true, 0},
+        {d, TL_CUDA_WINT8, 16, 16, 32, false, true, 0}, {d, TL_CUDA_WINT8_MIN, 1, 41, 2080, true, false, 0}, {d, TL_CUDA_WINT4, 2, 44, 4128, true, true, 0},  {d, TL_CUDA_WINT4, 1, 20, 4128, false, true, 0},
         {d, TL_CUDA_WINT8_16, 1, 20, 2080, false, true, 0}, {d, TL_CUDA_WINT8_16, 9, 33, 96, true, false, 0},
         {d, TL_CUDA_WINT8_MIN, 1, 20, 2080, false, true, 0}, {d, TL_CUDA_WINT8_MIN, 12, 33, 96, true, false, 0},
         {d, TL_CUDA_WINT4, 4, 5, 160, true, false, 0},   {d, TL_CUDA_WINT4, 11, 48, 32, false, true, 0},

@@ -8,8 +8,10 @@
  *
  * Up to 8 rows (`stream`) there are two blocks a multiprocessor, which take tile after tile, so that the next kernel
  * can start at once, and have the next weights under way while they multiply, the first ones before the kernel that makes x
- * is over. Of more rows (`gemv`) a block takes one tile, as many as there is room for. Each was the faster one there
- * on an H200: by 8 % of a step at 1 row, by 7 % at 16. */
+ * is over. Where that shares the work better, a tile has 8 outputs, half of the fragments' rows. Of more rows (`gemv`) a
+ * block takes one tile, as many as there is room for. Each was the faster one there on an H200: by 8 % of a step at
+ * 1 row, by 7 % at 16. */
+#include "device/cuda/ops/cuda_both.h"
 #include "device/cuda/ops/cuda_formats.cuh"
 #include "device/cuda/ops/cuda_gate.cuh"
 
@@ -23,25 +25,28 @@ struct gemv_shared {
   float sum[WARPS][TILES * 8][OUTPUTS];
 };
 
-/* The output of a tile's slot 0 to 15, or false: it has none. Gated: slots 8 to 15 are the second half of the pairs. */
+/* The output of slot 0 to 15 of a tile, or of 0 to 7, false: it has none. Gated: slots 8 to 15 are the second half of the
+ * pairs. */
+template <int HALVES>
 TL_DEVICE bool find_output(const tl_cuda_gemv_args &a, uint32_t tile, uint32_t slot, uint32_t *ret) {
   uint32_t pair = tile * 8 + slot % 8;
-  *ret = a.gate ? pair + slot / 8 * (a.n / 2) : tile * OUTPUTS + slot;
+  *ret = a.gate ? pair + slot / 8 * (a.n / 2) : tile * 8 * HALVES + slot;
   return a.gate ? pair < a.n / 2 : *ret < a.n;
 }
 
-/* A lane's two outputs: where their weights begin, and which groups of scales; NULL: there is none. */
+/* A lane's outputs: where their weights begin, and which groups of scales; NULL: there is none. */
+template <int HALVES>
 struct gemv_rows {
-  const char *weight[2];
-  uint64_t group[2];
+  const char *weight[HALVES];
+  uint64_t group[HALVES];
 };
 
-template <class W>
-TL_DEVICE gemv_rows find_rows(const tl_cuda_gemv_args &a, uint32_t tile) {
-  gemv_rows r;
-  TL_UNROLL for (int half = 0; half < 2; half++) {
+template <class W, int HALVES>
+TL_DEVICE gemv_rows<HALVES> find_rows(const tl_cuda_gemv_args &a, uint32_t tile) {
+  gemv_rows<HALVES> r;
+  TL_UNROLL for (int half = 0; half < HALVES; half++) {
     uint32_t output;
-    bool there = find_output(a, tile, half * 8 + lane_index() / 4, &output);
+    bool there = find_output<HALVES>(a, tile, half * 8 + lane_index() / 4, &output);
     r.weight[half] = there ? (const char *)a.weight + output * ((uint64_t)a.k / W::PIECE * 16) : nullptr;
     r.group[half] = (uint64_t)output * (a.k / W::GROUP);
   }
@@ -49,17 +54,17 @@ TL_DEVICE gemv_rows find_rows(const tl_cuda_gemv_args &a, uint32_t tile) {
 }
 
 /* What a lane has under way: N pieces of each of its outputs, the first from element `at` of the k on. */
-template <int N>
+template <int N, int HALVES>
 struct gemv_pieces {
-  quad raw[N][2];
-  uint32_t scale[N][2], at;
+  quad raw[N][HALVES];
+  uint32_t scale[N][HALVES], at;
 };
 
-template <class W, int N>
-TL_DEVICE void load_pieces(const tl_cuda_gemv_args &a, const gemv_rows &rows, uint32_t base, gemv_pieces<N> *p) {
+template <class W, int N, int HALVES>
+TL_DEVICE void load_pieces(const tl_cuda_gemv_args &a, const gemv_rows<HALVES> &rows, uint32_t base, gemv_pieces<N, HALVES> *p) {
   p->at = base + lane_index() % 4 * W::PIECE;
   TL_UNROLL for (int u = 0; u < N; u++)
-    TL_UNROLL for (int half = 0; half < 2; half++) {
+    TL_UNROLL for (int half = 0; half < HALVES; half++) {
       uint32_t at = p->at + u * W::PIECE * 4;
       bool valid = rows.weight[half] && at < a.k;
       p->raw[u][half] = valid ? load16_once(rows.weight[half] + at / W::PIECE * 16) : quad{};
@@ -74,13 +79,13 @@ TL_DEVICE quad load_x(const tl_cuda_gemv_args &a, uint32_t row, uint32_t at) {
   return v;
 }
 
-template <class T, class W, int TILES, int N>
-TL_DEVICE void multiply_pieces(const tl_cuda_gemv_args &a, const gemv_pieces<N> &p, float (&sum)[TILES][4]) {
+template <class T, class W, int TILES, int N, int HALVES>
+TL_DEVICE void multiply_pieces(const tl_cuda_gemv_args &a, const gemv_pieces<N, HALVES> &p, float (&sum)[TILES][4]) {
   TL_UNROLL for (int u = 0; u < N; u++)
     TL_UNROLL for (int i = 0; i < (int)W::PIECE / 8; i++) {
-      uint32_t low[4], high[4];
+      uint32_t low[4], high[4] = {};
       W::expand(p.raw[u][0], p.scale[u][0], i, low);
-      W::expand(p.raw[u][1], p.scale[u][1], i, high);
+      if (HALVES == 2) W::expand(p.raw[u][HALVES - 1], p.scale[u][HALVES - 1], i, high);
       TL_UNROLL for (int t = 0; t < TILES; t++) {
         quad x = load_x(a, t * 8 + lane_index() / 4, p.at + u * W::PIECE * 4 + i * 8);
         T::mma(sum[t], {low[0], high[0], low[1], high[1]}, {x.w[0], x.w[1]});
@@ -106,11 +111,13 @@ struct gemv_end {
 };
 
 /* Of a tile's threads `index` and on, 0 being the first that has something to write. */
+template <int HALVES>
 TL_DEVICE gemv_end find_end(const tl_cuda_gemv_args &a, uint32_t tile, uint32_t index) {
   gemv_end e = {};
   e.row = index / OUTPUTS;
   e.slot = index % OUTPUTS;
-  e.there = e.row < a.m && !(a.gate && e.slot >= 8) && find_output(a, tile, e.slot, &e.output);
+  bool mine = e.slot < 8 || (HALVES == 2 && !a.gate);
+  e.there = e.row < a.m && mine && find_output<HALVES>(a, tile, e.slot, &e.output);
   TL_UNROLL for (int half = 0; half < 2; half++) {
     uint32_t output = e.output + half * (a.n / 2);
     bool used = e.there && (half == 0 || a.gate);
@@ -146,38 +153,44 @@ TL_KERNEL(THREADS, (W::PIECE == 8 ? 3 : 2)) gemv(tl_cuda_gemv_args a) {
   gemv_shared<2> *s = (gemv_shared<2> *)shared_memory();
   const int PIECES = W::PIECE == 32 ? 2 : 4;     /* that a lane has under way: what registers allow */
   const uint32_t share = PIECES * W::PIECE * 4; /* of a warp, at a time */
-  gemv_rows rows = find_rows<W>(a, block_x());
+  gemv_rows<2> rows = find_rows<W, 2>(a, block_x());
   float sum[2][4] = {};
   let_next_start();
   wait_for_before();
   for (uint32_t base = warp_index() * share; base < a.k; base += WARPS * share) {
-    gemv_pieces<PIECES> pieces;
+    gemv_pieces<PIECES, 2> pieces;
     load_pieces<W>(a, rows, base, &pieces);
     multiply_pieces<T, W, 2>(a, pieces, sum);
   }
   publish<2>(sum, s);
   sync_block();
-  finish<T, 2>(a, s, find_end(a, block_x(), thread_index()));
+  finish<T, 2>(a, s, find_end<2>(a, block_x(), thread_index()));
+}
+
+/* Tiles of 8 halves outputs; gated: of 8 pairs each. */
+TL_BOTH uint32_t tiles_of(const tl_cuda_gemv_args &a, uint32_t halves) {
+  return a.gate ? (a.n / 2 + 7) / 8 : (a.n + 8 * halves - 1) / (8 * halves);
 }
 
 /* --- tile after tile --------------------------------------------------------------------------------- */
 
 /* How a format streams: in two stages, as large as registers allow. */
-template <class T_, class W_>
+template <class T_, class W_, int HALVES_>
 struct streamed {
   typedef T_ T;
   typedef W_ W;
-  static const int PIECES = W::SCALED ? 2 : 4; /* in a stage */
-  static const uint32_t SHARE = PIECES * W::PIECE * 4; /* of a warp's stage */
+  static const int HALVES = HALVES_, PIECES = (W::SCALED ? 4 : 8) / HALVES; /* in a stage */
+  static const uint32_t SHARE = PIECES * W::PIECE * 4;                      /* of a warp's stage */
+  typedef gemv_pieces<PIECES, HALVES> stage;
 };
 
 /* A warp on its way. The stage that is loaded next may be of the next tile. */
 template <class S>
 struct gemv_run {
-  uint32_t tile, base;   /* of the stage that is multiplied next */
-  uint32_t n_tiles, done; /* done: tiles */
-  gemv_rows rows;        /* of the stage that is loaded next */
-  gemv_end end;          /* of `tile` */
+  uint32_t tile, base;       /* of the stage that is multiplied next */
+  uint32_t n_tiles, done;    /* done: tiles */
+  gemv_rows<S::HALVES> rows; /* of the stage that is loaded next */
+  gemv_end end;              /* of `tile` */
   float sum[1][4];
   bool waited;
 };
@@ -189,14 +202,14 @@ TL_DEVICE uint32_t end_index(uint32_t done) {
 
 /* Multiplies `now` with the next stage on its way; false: that was the last one. */
 template <class S>
-TL_DEVICE bool run_stage(const tl_cuda_gemv_args &a, gemv_run<S> *r, const gemv_pieces<S::PIECES> &now, gemv_pieces<S::PIECES> *next,
+TL_DEVICE bool run_stage(const tl_cuda_gemv_args &a, gemv_run<S> *r, const typename S::stage &now, typename S::stage *next,
                          gemv_shared<1> *shared) {
   uint32_t base = r->base + WARPS * S::SHARE, tile = r->tile;
   bool ends = base >= a.k;
   if (ends) {
     base = warp_index() * S::SHARE;
     tile += grid_x();
-    r->rows = find_rows<typename S::W>(a, tile);
+    r->rows = find_rows<typename S::W, S::HALVES>(a, tile);
   }
   bool more = tile < r->n_tiles;
   if (more) load_pieces<typename S::W>(a, r->rows, base, next);
@@ -209,7 +222,7 @@ TL_DEVICE bool run_stage(const tl_cuda_gemv_args &a, gemv_run<S> *r, const gemv_
     sync_block();
     finish<typename S::T, 1>(a, &shared[r->done % 2], r->end);
     r->done++;
-    if (more) r->end = find_end(a, tile, end_index(r->done));
+    if (more) r->end = find_end<S::HALVES>(a, tile, end_index(r->done));
   }
   r->tile = tile;
   r->base = base;
@@ -221,27 +234,33 @@ template <class S>
 TL_KERNEL(THREADS, STREAM_BLOCKS) stream(tl_cuda_gemv_args a) {
   gemv_shared<1> *shared = (gemv_shared<1> *)shared_memory();
   gemv_run<S> run = {};
-  gemv_pieces<S::PIECES> odd, even;
+  typename S::stage odd, even;
   let_next_start();
   run.tile = block_x();
   run.base = warp_index() * S::SHARE;
-  run.n_tiles = (a.n + OUTPUTS - 1) / OUTPUTS;
-  run.rows = find_rows<typename S::W>(a, run.tile);
+  run.n_tiles = tiles_of(a, S::HALVES);
+  run.rows = find_rows<typename S::W, S::HALVES>(a, run.tile);
   load_pieces<typename S::W>(a, run.rows, run.base, &odd);
-  run.end = find_end(a, run.tile, end_index(0));
+  run.end = find_end<S::HALVES>(a, run.tile, end_index(0));
   while (run_stage<S>(a, &run, odd, &even, shared) && run_stage<S>(a, &run, even, &odd, shared)) {}
 }
 
 static_assert(THREADS == TL_CUDA_GEMV_MAX_ROWS * OUTPUTS, "a thread a result");
 
+/* Of all multiprocessors' time, the hundredths that so many tiles keep them busy. */
+static unsigned busy(unsigned tiles, unsigned room) {
+  return 100 * tiles / ((tiles + room - 1) / room * room);
+}
+
 template <class T, class W>
-static int launch_gemv(const tl_cuda_gemv_args *args, void *stream_) {
-  unsigned tiles = (args->n + OUTPUTS - 1) / OUTPUTS; /* as many for pairs: eight each, of half as many */
-  unsigned room = STREAM_BLOCKS * args->n_multiprocessors;
+static int launch_gemv(const tl_cuda_gemv_args *args, void *to) {
+  unsigned tiles = tiles_of(*args, 2), halves = tiles_of(*args, 1), room = STREAM_BLOCKS * args->n_multiprocessors;
   if (args->k % W::PIECE || (args->format >= TL_CUDA_WINT8 && args->k % 32)) return CUDA_INVALID;
-  return args->m <= TL_CUDA_STREAM_ROWS
-             ? launch_rows(args->m, stream<streamed<T, W>>, tiles < room ? tiles : room, 1, THREADS, 2 * sizeof(gemv_shared<1>), stream_, *args)
-             : launch_rows(args->m, gemv<T, W>, tiles, 1, THREADS, sizeof(gemv_shared<2>), stream_, *args);
+  if (args->m > TL_CUDA_STREAM_ROWS)
+    return launch_rows(args->m, gemv<T, W>, tiles, 1, THREADS, sizeof(gemv_shared<2>), to, *args);
+  if (!args->gate && busy(halves, room) > busy(tiles, room) + 10)
+    return launch_rows(args->m, stream<streamed<T, W, 1>>, halves < room ? halves : room, 1, THREADS, 2 * sizeof(gemv_shared<1>), to, *args);
+  return launch_rows(args->m, stream<streamed<T, W, 2>>, tiles < room ? tiles : room, 1, THREADS, 2 * sizeof(gemv_shared<1>), to, *args);
 }
 
 template <class T>

@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /* The residual sum and the norms on both sides of it: a block a row, the row in shared memory
- * between the sum of squares and the scaling; each thread reads what it wrote. */
+ * between the sum of squares and the scaling; each thread reads what it wrote. Of few rows a block has more threads, so that
+ * one takes less time: of many, smaller blocks fill a multiprocessor better. */
 #include "device/cuda/ops/cuda_port.cuh"
 
-#define THREADS 256
-#define WARPS (THREADS / 32)
+#define MANY_ROWS 256 /* threads of a block */
+#define FEW_ROWS 512
 #define MAX_DIM 24576 /* the row and the sums stay below 99 KiB, which every device has */
 
 static size_t shared_bytes(uint32_t dim) {
-  return ((size_t)dim + WARPS) * sizeof(float);
+  return ((size_t)dim + FEW_ROWS / 32) * sizeof(float);
 }
 
 /* What each element of delta is multiplied by, but for `post`. */
-template <class T>
+template <class T, int THREADS>
 TL_DEVICE float delta_scale(const tl_cuda_add_norm_args &a, uint64_t base, float *sums) {
   if (!a.post) return a.factor;
   float sum = 0;
@@ -21,11 +22,11 @@ TL_DEVICE float delta_scale(const tl_cuda_add_norm_args &a, uint64_t base, float
     unpack8<T>(load16((const uint16_t *)a.delta + base + i), v);
     TL_UNROLL for (int k = 0; k < 8; k++) sum += v[k] * v[k];
   }
-  return a.factor / sqrtf(block_sum(sum, sums, WARPS) * a.factor * a.factor / (float)a.width + a.post_eps);
+  return a.factor / sqrtf(block_sum(sum, sums, THREADS / 32) * a.factor * a.factor / (float)a.width + a.post_eps);
 }
 
 /* x += delta, in memory and in `row`; this thread's part of the sum of x, or of its squares. */
-template <class T>
+template <class T, int THREADS>
 TL_DEVICE float add_delta(const tl_cuda_add_norm_args &a, uint64_t base, float scale, float *row) {
   float sum = 0;
   for (uint32_t i = thread_index() * 8; i < a.dim; i += THREADS * 8) {
@@ -49,6 +50,7 @@ TL_DEVICE float add_delta(const tl_cuda_add_norm_args &a, uint64_t base, float s
   return sum;
 }
 
+template <int THREADS>
 TL_DEVICE float deviations(const tl_cuda_add_norm_args &a, const float *row, float mean) {
   float sum = 0;
   for (uint32_t i = thread_index() * 8; i < a.dim; i += THREADS * 8)
@@ -57,6 +59,7 @@ TL_DEVICE float deviations(const tl_cuda_add_norm_args &a, const float *row, flo
 }
 
 /* What the row will be multiplied by, on its way while the kernel before ends. */
+template <int THREADS>
 TL_DEVICE void fetch_constants(const tl_cuda_add_norm_args &a) {
   for (uint32_t i = thread_index() * 8; i < a.dim; i += THREADS * 8) {
     if (a.weight) fetch_ahead(a.weight + i);
@@ -65,19 +68,19 @@ TL_DEVICE void fetch_constants(const tl_cuda_add_norm_args &a) {
   }
 }
 
-template <class T>
+template <class T, int THREADS>
 TL_KERNEL(THREADS, 1) add_norm(tl_cuda_add_norm_args a) {
   let_next_start();
-  fetch_constants(a);
+  fetch_constants<THREADS>(a);
   wait_for_before();
   float *row = (float *)shared_memory(), *sums = row + a.dim, mean = 0, scale = 1;
   uint64_t base = (uint64_t)block_x() * a.dim;
-  float sum = add_delta<T>(a, base, delta_scale<T>(a, base, sums), row);
+  float sum = add_delta<T, THREADS>(a, base, delta_scale<T, THREADS>(a, base, sums), row);
   if (a.centered) {
-    mean = block_sum(sum, sums, WARPS) / (float)a.width;
-    sum = deviations(a, row, mean);
+    mean = block_sum(sum, sums, THREADS / 32) / (float)a.width;
+    sum = deviations<THREADS>(a, row, mean);
   }
-  if (a.weight) scale = 1 / sqrtf(block_sum(sum, sums, WARPS) / (float)a.width + a.eps);
+  if (a.weight) scale = 1 / sqrtf(block_sum(sum, sums, THREADS / 32) / (float)a.width + a.eps);
   for (uint32_t i = thread_index() * 8; i < a.dim; i += THREADS * 8) {
     float v[8];
     TL_UNROLL for (int k = 0; k < 8; k++) {
@@ -89,15 +92,27 @@ TL_KERNEL(THREADS, 1) add_norm(tl_cuda_add_norm_args a) {
   }
 }
 
-extern "C" int tl_cuda_add_norm(const struct tl_cuda_add_norm_args *args, void *stream) {
-  if (args->dim % 8 || args->dim > MAX_DIM || args->width == 0 || args->width > args->dim) return CUDA_INVALID;
-  return args->n ? launch_rows(args->n, args->dtype == TL_CUDA_BF16 ? add_norm<bf16> : add_norm<f16>, args->n, 1, THREADS,
-                          shared_bytes(args->dim), stream, *args)
-                 : 0;
+template <class T>
+static int launch_norm(const tl_cuda_add_norm_args *args, void *stream) {
+  size_t shared = shared_bytes(args->dim);
+  return args->n <= TL_CUDA_STREAM_ROWS ? launch_rows(args->n, add_norm<T, FEW_ROWS>, args->n, 1, FEW_ROWS, shared, stream, *args)
+                                        : launch_rows(args->n, add_norm<T, MANY_ROWS>, args->n, 1, MANY_ROWS, shared, stream, *args);
 }
 
-/* The only kernel that may want more than 48 KiB. */
+extern "C" int tl_cuda_add_norm(const struct tl_cuda_add_norm_args *args, void *stream) {
+  if (args->dim % 8 || args->dim > MAX_DIM || args->width == 0 || args->width > args->dim) return CUDA_INVALID;
+  if (args->n == 0) return 0;
+  return args->dtype == TL_CUDA_BF16 ? launch_norm<bf16>(args, stream) : launch_norm<f16>(args, stream);
+}
+
+template <class T>
+static int allow_large() {
+  int e = allow_shared(add_norm<T, FEW_ROWS>, shared_bytes(MAX_DIM));
+  return e ? e : allow_shared(add_norm<T, MANY_ROWS>, shared_bytes(MAX_DIM));
+}
+
+/* The only kernels that may want more than 48 KiB. */
 extern "C" int tl_cuda_prepare(void) {
-  int e = allow_shared(add_norm<bf16>, shared_bytes(MAX_DIM));
-  return e ? e : allow_shared(add_norm<f16>, shared_bytes(MAX_DIM));
+  int e = allow_large<bf16>();
+  return e ? e : allow_large<f16>();
 }
