@@ -39,9 +39,9 @@ static const char *weights_of(const struct cuda_device *d, const struct cuda_pro
   return p->e4m3 || piece->format == TL_CUDA_W16 ? piece->data : d->work.tile;
 }
 
-/* Rows for which this shape is never asked: logits are wanted of one row a sequence. */
+/* Rows for which this shape is never asked: logits are wanted of one row a sequence, a router's scores of all. */
 static bool is_too_many(const struct cuda_device *d, const struct cuda_product *p, unsigned bucket) {
-  return p->float_out && bucket > 0 && d->products.buckets[bucket - 1] >= d->limits.max_seqs;
+  return p->float_out && p->ld >= d->dims.n_vocab && bucket > 0 && d->products.buckets[bucket - 1] >= d->limits.max_seqs;
 }
 
 /* *ret_ms of RUNS; FLT_MAX: it cannot do this product. */

@@ -187,7 +187,7 @@ static uint32_t inner_of(const struct cuda_device *d, const struct tl_op *op, bo
   return (uint32_t)cuda_round(outputs ? s.n_rows : s.n_columns, 8);
 }
 
-static void raise(uint32_t *most, uint32_t value) {
+static void at_least(uint32_t *most, uint32_t value) {
   if (value > *most) *most = value;
 }
 
@@ -207,7 +207,7 @@ static bool shape_experts(struct cuda_device *d, struct cuda_op *op) {
   bool up = op->kind == CUDA_OP_EXPERTS_UP;
   uint32_t inner = inner_of(d, op->from, up);
   uint64_t n = (uint64_t)d->shard.n_experts * (up ? 2 * inner : d->dims.dim);
-  raise(&d->dims.inner, inner);
+  at_least(&d->dims.inner, inner);
   op->w.k = up ? d->dims.dim : inner;
   if (n > UINT32_MAX) return false;
   op->w.n = (uint32_t)n;
@@ -220,8 +220,8 @@ static bool shape_experts(struct cuda_device *d, struct cuda_op *op) {
 static void shape_route(struct cuda_device *d, struct cuda_op *op) {
   add_outputs(d, op, 0, op->from->n_experts);
   if (op->row_gate) op->w.n = ++op->w.pieces[0].n;
-  raise(&d->dims.n_chosen, op->from->n_chosen);
-  raise(&d->dims.ld_scores, op->w.ld = (uint32_t)cuda_round(op->w.n, 8));
+  at_least(&d->dims.n_chosen, op->from->n_chosen);
+  at_least(&d->dims.ld_scores, op->w.ld = (uint32_t)cuda_round(op->w.n, 8));
 }
 
 /* The record's matrix; cuda_weights.c fills in where it lies. */
@@ -231,7 +231,7 @@ static bool shape(struct cuda_device *d, struct cuda_op *op) {
   uint32_t inner = op->kind == CUDA_OP_GATED || op->kind == CUDA_OP_DOWN ? inner_of(d, op->from, op->kind == CUDA_OP_GATED) : 0;
   w->k = op->kind == CUDA_OP_OUT ? s->attn : op->kind == CUDA_OP_DOWN ? inner : s->dim;
   w->float_out = op->kind == CUDA_OP_LOGITS || op->kind == CUDA_OP_ROUTE;
-  raise(&d->dims.ffn, inner);
+  at_least(&d->dims.ffn, inner);
   switch (op->kind) {
     case CUDA_OP_QKV:
       add_outputs(d, op, 0, s->attn);

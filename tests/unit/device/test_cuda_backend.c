@@ -230,7 +230,7 @@ static void check_order_of_experts(void **state) {
   start();
   struct tl_error err = {0};
   struct tl_device *device = open_device();
-  static const char layers[] = "envkdvnvtxxvgvinvkdvnvgvnvkdvnvtxxvgvinv";
+  static const char layers[] = "envkdvnvtxxvvinvkdvnvvnvkdvnvtxxvvinv";
   assert_string_equal(fake_cuda.order + strlen(fake_cuda.order) - strlen(layers), layers);
   unsigned launches = fake_cuda.n_launches;
   assert_int_equal(run(device, 3, decode, &err), TL_OK);
