@@ -22,7 +22,7 @@ struct golden {
   struct text texts[N_CASES];
 };
 
-static const char *const names[] = {"bert", "bert_plain", "bert_bf16", "bert_labels", "roberta", "roberta_score",
+static const char *const names[] = {"bert", "bert_plain", "bert_bf16", "bert_labels", "bert_max", "bert_root", "bert_weighted", "roberta", "roberta_score",
                                     "xlm_roberta", "modernbert", "modernbert_labels", "nomic_bert", "qwen3"};
 
 static void read_text(json_t *object, struct text *ret) {
@@ -206,7 +206,7 @@ static void test_groups(void **state) {
   static const struct {
     const char *name;
     unsigned n_ranks;
-  } cut[] = {{"bert", 3}, {"bert_labels", 3}, {"xlm_roberta", 3}, {"modernbert_labels", 2}, {"nomic_bert", 3}, {"qwen3", 2}};
+  } cut[] = {{"bert", 3}, {"bert_labels", 3}, {"bert_max", 3}, {"xlm_roberta", 3}, {"modernbert_labels", 2}, {"nomic_bert", 3}, {"qwen3", 2}};
   for (unsigned i = 0; i < UNIT_COUNT(cut); i++) {
     struct golden g;
     float vectors[N_CASES * MAX_OUT];
