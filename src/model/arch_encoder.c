@@ -68,7 +68,7 @@ int64_t arch_encoder_context(const struct arch_encoder *e, const struct hf_confi
 }
 
 void arch_encoder_defaults(const struct architecture *a, struct hf_config *c) {
-  const struct arch_encoder *e = arch_encoder_of(a);
+  const struct arch_encoder *e = a ? arch_encoder_of(a) : NULL;
   if (!e) return;
   c->rms_norm_eps = e->eps;
   c->rope_theta = e->theta;
@@ -99,7 +99,7 @@ static void full_name(const struct maker *k, char ret[NAME], int layer, const ch
 static bool there_is(const struct maker *k, const char *name, const char *part) {
   char full[NAME + 16];
   snprintf(full, sizeof full, "%s.%s", name, part);
-  return model_find_tensor(k->m, full) >= 0;
+  return plan_has_tensor(k->m, full);
 }
 
 /* Weight and bias into input i of op; columns 0: a norm's. `name` is full. */

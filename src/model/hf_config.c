@@ -301,8 +301,7 @@ static int64_t count_labels(json_t *object) {
 /* An architecture that is not known is refused later, with the rest of config.json read. */
 static void take_defaults(struct hf_config *c, const char *model_type) {
   struct tl_error unknown = {0};
-  const struct architecture *a = arch_find(c->architecture, model_type ? model_type : "", &unknown);
-  if (a) arch_encoder_defaults(a, c);
+  arch_encoder_defaults(arch_find(c->architecture, model_type ? model_type : "", &unknown), c);
 }
 
 int model_read_config(const char *folder, struct hf_config *ret, struct tl_error *err) {

@@ -170,20 +170,23 @@ static int load_folder(const char *folder, bool weights, struct model **ret, str
 static int load_gguf(const char *path, bool weights, struct model **ret, struct tl_error *err) {
   struct tl_gguf *g;
   struct hf_config config;
+  struct hf_pooling pooling;
   const struct architecture *architecture;
   bool paired_rows = false;
   int r = tl_gguf_open(path, &g, err);
   if (r < 0) return r;
   r = gguf_check_first(g, path, err);
   if (r == TL_OK) r = gguf_read_config(g, &config, &paired_rows, err);
+  if (r == TL_OK) r = gguf_read_pooling(g, &pooling, err);
   if (r == TL_OK) r = new_model(&config, ret, &architecture, err);
+  if (r == TL_OK) r = set_pooling(&(*ret)->model, architecture, &config, &pooling, err);
   if (r == TL_OK && weights) {
     struct model *m = *ret;
     m->gguf = true;
     m->paired_head = paired_rows ? (uint32_t)config.head_dim : 0;
     r = gguf_add_files(m, path, err);
     if (r == TL_OK) r = gguf_complete_config(m, &config, err);
-    if (r == TL_OK) r = make_plan(m, architecture, &config, NULL, err);
+    if (r == TL_OK) r = make_plan(m, architecture, &config, &pooling, err);
   }
   tl_gguf_close(g);
   return r;

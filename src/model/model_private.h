@@ -16,6 +16,7 @@
 #define MODEL_MAX_CHOSEN 64
 
 struct hf_config;
+struct hf_pooling;
 struct architecture;
 
 struct model_file {
@@ -142,7 +143,9 @@ int hf_config_check(struct hf_config *config, const char *file, struct tl_error 
 
 /* gguf_config.c. *ret_paired_rows: rows of Q and K are in pairs, see tl_tensor.head_rows. */
 int gguf_read_config(const struct tl_gguf *g, struct hf_config *ret, bool *ret_paired_rows, struct tl_error *err);
-int gguf_complete_config(const struct model *m, struct hf_config *config, struct tl_error *err);
+int gguf_complete_config(struct model *m, struct hf_config *config, struct tl_error *err);
+/* kind TL_POOL_NONE: it does not say, or it is not an embedder's. */
+int gguf_read_pooling(const struct tl_gguf *g, struct hf_pooling *ret, struct tl_error *err);
 /* gguf_tensors.c: the tensors of the file and of those that it is split into. */
 int gguf_add_files(struct model *m, const char *path, struct tl_error *err);
 /* Refuses a file of a split model that is not the first. */
@@ -162,6 +165,9 @@ struct tl_op *plan_add(struct model *m, enum tl_op_kind kind, uint32_t layer);
  * columns 0; returns its index, or a negative error. */
 int32_t plan_tensor(struct model *m, struct tl_error *err, uint64_t rows, uint64_t columns, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
+
+/* Whether the files have what a plan calls `name`, with ".weight" or ".bias". */
+bool plan_has_tensor(const struct model *m, const char *name);
 
 /* packed.c: the matrix (rows, columns) that a plan calls `name` and the files hold as integers with
  * scales beside, or as F8. Its index, TL_ENOTFOUND without a message when there is none,
@@ -236,7 +242,7 @@ int arch_decoder_plan(struct model *m, const struct architecture *a, const struc
 /* arch_encoder.c. NULL: it is a decoder. */
 const struct arch_encoder *arch_encoder_of(const struct architecture *a);
 bool arch_is_classifier(const struct architecture *a);
-/* What transformers takes when config.json does not say; a: may be a decoder, which has nothing of its own here. */
+/* What transformers takes when config.json does not say; a: may be a decoder, which has nothing of its own here, or NULL. */
 void arch_encoder_defaults(const struct architecture *a, struct hf_config *config);
 int64_t arch_encoder_context(const struct arch_encoder *e, const struct hf_config *config);
 int arch_encoder_plan(struct model *m, const struct architecture *a, const struct hf_config *config, const struct hf_pooling *pooling,

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Models that make vectors, on the CPU backend: against transformers (tests/golden/make_encoders.py), and against
- * themselves, alone and among others, on several lanes. */
+/* Models that make vectors, on the CPU backend: against transformers (tests/golden/make_encoders.py), against the same in
+ * other files, and against themselves, alone and among others, on several lanes. */
 #include <jansson.h>
 #include <math.h>
 #include <pthread.h>
 
+#include "float_twin.h"
 #include "kernel_unit.h"
 #include "tokenlane/device.h"
 #include "unit.h"
@@ -259,6 +260,68 @@ static void test_types_without_rows(void **state) {
   tl_model_free(g.model);
 }
 
+static void all_alone(const struct tl_model *model, const struct golden *g, float *vectors) {
+  struct machine m = open_machine(model, cpu_choose_kernels(tl_cpu_best_isa()), 1);
+  for (unsigned i = 0; i < BATCH_SIZE; i++) {
+    const struct text *text = &g->texts[i];
+    run(&m, &text, 1, vectors + (size_t)i * model->n_out);
+  }
+  close_machine(&m);
+}
+
+/* The same model as GGUF (tests/golden/make_gguf_encoders.py) gives the same bits, and is known for what it is. */
+static void test_gguf(void **state) {
+  (void)state;
+  static const struct {
+    const char *name, *architecture;
+    enum tl_pooling pooling;
+  } models[] = {{"bert", "bert", TL_POOL_MEAN}, {"roberta", "bert", TL_POOL_FIRST}, {"nomic_bert", "nomic_bert", TL_POOL_MEAN},
+                {"modernbert", "modernbert", TL_POOL_FIRST}, {"qwen3", "qwen3", TL_POOL_LAST}};
+  static float expected[BATCH_SIZE * MAX_OUT], got[BATCH_SIZE * MAX_OUT];
+  for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
+    struct golden g;
+    char file[64];
+    open_golden(models[i].name, &g);
+    snprintf(file, sizeof file, "gguf/encoder_%s.gguf", models[i].name);
+    struct tl_model *model = load_model(file);
+    assert_string_equal(model->architecture, models[i].architecture);
+    assert_int_equal(model->pooling, models[i].pooling);
+    assert_int_equal(model->max_context, g.model->max_context);
+    assert_true(model->normalize && !model->is_classifier && model->n_out == g.model->n_out);
+    all_alone(g.model, &g, expected);
+    all_alone(model, &g, got);
+    for (unsigned k = 0; k < BATCH_SIZE * g.model->n_out; k++)
+      if (expected[k] != got[k]) fail_msg("%s: text %u: %f, expected %f", file, k / g.model->n_out, (double)got[k], (double)expected[k]);
+    tl_model_free(model);
+    tl_model_free(g.model);
+  }
+}
+
+/* Matrices in blocks: near their values in floats, and in a batch as alone. */
+static void test_rounded(void **state) {
+  (void)state;
+  static const char file[] = "gguf/encoder_q8_0.gguf";
+  static float expected[BATCH_SIZE * MAX_OUT], got[BATCH_SIZE * MAX_OUT];
+  float *copies[100];
+  uint32_t n_copies;
+  struct golden g = {.model = load_model(file)};
+  struct tl_model *twin = new_twin(file, copies, &n_copies);
+  for (unsigned i = 0; i < N_CASES; i++) g.texts[i] = (struct text){.n = 30 + i};
+  draw_texts(&g);
+  all_alone(twin, &g, expected);
+  all_alone(g.model, &g, got);
+  for (unsigned i = 0; i < BATCH_SIZE; i++) {
+    double cosine = 0;
+    for (unsigned k = 0; k < g.model->n_out; k++) cosine += (double)expected[i * g.model->n_out + k] * (double)got[i * g.model->n_out + k];
+    assert_true(cosine > 0.999 && cosine < 1.001);
+  }
+  assert_true(memcmp(expected, got, g.model->n_out * sizeof *got) != 0);
+  in_batches(&g, cpu_choose_kernels(tl_cpu_best_isa()));
+  tl_model_free(g.model);
+  tl_model_free(twin);
+  for (uint32_t i = 0; i < n_copies; i++) free(copies[i]);
+}
+
 static void test_what_they_are(void **state) {
   (void)state;
   struct golden g;
@@ -277,6 +340,7 @@ static void test_what_they_are(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_vectors), cmocka_unit_test(test_groups),
-                                     cmocka_unit_test(test_types_without_rows), cmocka_unit_test(test_what_they_are)};
+                                     cmocka_unit_test(test_types_without_rows), cmocka_unit_test(test_what_they_are),
+                                     cmocka_unit_test(test_gguf), cmocka_unit_test(test_rounded)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
