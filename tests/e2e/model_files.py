@@ -134,8 +134,10 @@ def bert_keys(config, vocab, pooling):
              text("bert.attention.causal") + struct.pack("<I?", 7, False), text("bert.pooling_type") + struct.pack("<II", 4, pooling),
              text("tokenizer.ggml.model") + struct.pack("<I", 8) + text("bert"), text("tokenizer.ggml.tokens") + texts(pieces),
              text("tokenizer.ggml.token_type") + struct.pack("<IIQ", 9, 5, len(types)) + types.tobytes()]
-    ids = {"unknown_token_id": "[UNK]", "cls_token_id": "[CLS]", "seperator_token_id": "[SEP]"}
-    return keys + [text(f"tokenizer.ggml.{k}") + struct.pack("<II", 4, vocab[v]) for k, v in ids.items()]
+    ids = {"bos_token_id": "[CLS]", "eos_token_id": "[SEP]", "unknown_token_id": "[UNK]", "cls_token_id": "[CLS]", "seperator_token_id": "[SEP]"}
+    keys += [text(f"tokenizer.ggml.{k}") + struct.pack("<II", 4, vocab[v]) for k, v in ids.items()]
+    flags = {"add_bos_token": True, "add_eos_token": True, "add_sep_token": False}  # what it makes of "[CLS] $A [SEP] $B [SEP]"
+    return keys + [text(f"tokenizer.ggml.{k}") + struct.pack("<I?", 7, v) for k, v in flags.items()]
 
 
 def write_bert_gguf(path, folder, vocab, pooling=1):
