@@ -132,6 +132,7 @@ def bert_keys(config, vocab, pooling):
     keys += [text(f"bert.{k}") + struct.pack("<II", 4, config[v]) for k, v in sizes.items()]
     keys += [text("bert.attention.layer_norm_epsilon") + struct.pack("<If", 6, config["layer_norm_eps"]),
              text("bert.attention.causal") + struct.pack("<I?", 7, False), text("bert.pooling_type") + struct.pack("<II", 4, pooling),
+             text("tokenizer.ggml.token_type_count") + struct.pack("<II", 4, config["type_vocab_size"]),
              text("tokenizer.ggml.model") + struct.pack("<I", 8) + text("bert"), text("tokenizer.ggml.tokens") + texts(pieces),
              text("tokenizer.ggml.token_type") + struct.pack("<IIQ", 9, 5, len(types)) + types.tobytes()]
     ids = {"bos_token_id": "[CLS]", "eos_token_id": "[SEP]", "unknown_token_id": "[UNK]", "cls_token_id": "[CLS]", "seperator_token_id": "[SEP]"}

@@ -41,6 +41,8 @@ def add_keys(out, arch, pooling, config):
         out.add_rope_freq_base(rope["rope_theta"])
         return
     out.add_causal_attention(False)
+    if arch != A.MODERN_BERT:
+        out.add_token_type_count(config["type_vocab_size"])
     out.add_layer_norm_eps(config.get("layer_norm_eps", config.get("layer_norm_epsilon", config.get("norm_eps"))))
     if arch == A.NOMIC_BERT:
         out.add_rope_freq_base(config["rotary_emb_base"])
@@ -75,7 +77,7 @@ def make_rounded():
     """BERT with random matrices in Q8_0 and tables of positions and types in floats."""
     rng = np.random.default_rng(4)
     dim, inner, config = 64, 96, dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, vocab_size=97,
-                                      max_position_embeddings=160, layer_norm_eps=1e-12)
+                                      max_position_embeddings=160, type_vocab_size=2, layer_norm_eps=1e-12)
     out = gguf.GGUFWriter(f"{OUT}/encoder_q8_0.gguf", "bert")
     add_keys(out, A.BERT, PoolingType.MEAN, config)
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
