@@ -48,7 +48,8 @@ static int read_pooling(json_t *object, const char *file, const struct hf_config
   if (!size) size = json_object_get(object, "embedding_dimension");
   if (size && json_integer_value(size) != c->hidden_size)
     return bad(err, TL_ECORRUPT, file, "word_embedding_dimension: expected hidden_size of config.json");
-  if (json_object_get(object, "pooling_mode")) return read_mode(json_object_get(object, "pooling_mode"), file, p, err);
+  json_t *mode = json_object_get(object, "pooling_mode");
+  if (mode && !json_is_null(mode)) return read_mode(mode, file, p, err);
   const char *key, *set = NULL;
   json_object_foreach(object, key, value) {
     if (strncmp(key, "pooling_mode_", 13) != 0 || !json_is_true(value)) continue;

@@ -91,13 +91,13 @@ static void pool_rows(enum tl_pooling kind, const float *rows, size_t ld, uint32
   memcpy(v, rows + (kind == TL_POOL_LAST ? n - 1 : 0) * ld, dim * sizeof *v);
   for (uint32_t i = 1; kind == TL_POOL_MAX && i < n; i++) take_largest(v, rows + i * ld, dim);
   if (takes_one) return;
-  float sum = 1;
+  double sum = 1; /* of weights: whole numbers, beyond those of a float */
   for (uint32_t i = 1; i < n; i++) {
     float weight = kind == TL_POOL_WEIGHTED ? (float)(i + 1) : 1;
     for (uint32_t k = 0; k < dim; k++) v[k] += weight * rows[i * ld + k];
     sum += weight;
   }
-  float divisor = kind == TL_POOL_MEAN_SQRT ? sqrtf(sum) : sum;
+  float divisor = (float)(kind == TL_POOL_MEAN_SQRT ? sqrt(sum) : sum);
   for (uint32_t k = 0; k < dim; k++) v[k] /= divisor;
 }
 
