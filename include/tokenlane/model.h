@@ -99,6 +99,9 @@ enum tl_pooling {
   TL_POOL_FIRST, /* the first token's row ([CLS]) */
   TL_POOL_MEAN,
   TL_POOL_LAST,
+  TL_POOL_MAX,       /* of each number the largest that a row has */
+  TL_POOL_MEAN_SQRT, /* the sum of the rows / the root of their number */
+  TL_POOL_WEIGHTED,  /* the mean with row i weighted by i + 1 */
 };
 
 struct tl_model {

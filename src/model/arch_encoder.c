@@ -26,6 +26,7 @@ struct arch_encoder {
   const char *layer, *q, *k, *v, *out, *attention_norm, *gate, *up, *down, *mlp_norm;
   const char *final_norm;
   uint32_t traits;
+  double eps, theta; /* of norms and of rotation, when config.json does not say */
   /* the head of a classifier: dense layer, norm, outputs. prefixed: the dense layer is the encoder's */
   const char *head, *head_norm, *outputs;
   bool head_prefixed;
@@ -37,15 +38,15 @@ struct arch_encoder {
   "attention.output.dense", "attention.output.LayerNorm", NULL, "intermediate.dense", "output.dense", "output.LayerNorm", NULL
 
 static const struct arch_encoder encoders[] = {
-    {"bert", "bert.", BERT_NAMES, 0, "pooler.dense", NULL, "classifier", true},
-    {"roberta", "roberta.", BERT_NAMES, ENCODER_PADS, "classifier.dense", NULL, "classifier.out_proj", false},
-    {"xlm-roberta", "roberta.", BERT_NAMES, ENCODER_PADS, "classifier.dense", NULL, "classifier.out_proj", false},
+    {"bert", "bert.", BERT_NAMES, 0, 1e-12, 1e4, "pooler.dense", NULL, "classifier", true},
+    {"roberta", "roberta.", BERT_NAMES, ENCODER_PADS, 1e-12, 1e4, "classifier.dense", NULL, "classifier.out_proj", false},
+    {"xlm-roberta", "roberta.", BERT_NAMES, ENCODER_PADS, 1e-12, 1e4, "classifier.dense", NULL, "classifier.out_proj", false},
     {"modernbert", "model.", "gelu", "embeddings.tok_embeddings", NULL, NULL, "embeddings.norm", "layers", "attn.Wqkv", NULL, NULL,
      "attn.Wo", "attn_norm", "mlp.Wi", NULL, "mlp.Wo", "mlp_norm", "final_norm",
-     ENCODER_PRE_NORM | ENCODER_ROTATES | ENCODER_LOCAL | ENCODER_FUSED_UP, "head.dense", "head.norm", "classifier", false},
-    {"nomic_bert", "", "swiglu", "embeddings.word_embeddings", NULL, "embeddings.token_type_embeddings", "emb_ln", "encoder.layers",
+     ENCODER_PRE_NORM | ENCODER_ROTATES | ENCODER_LOCAL | ENCODER_FUSED_UP, 1e-5, 1.6e5, "head.dense", "head.norm", "classifier", false},
+    {"nomic_bert", "", "silu", "embeddings.word_embeddings", NULL, "embeddings.token_type_embeddings", "emb_ln", "encoder.layers",
      "attn.Wqkv", NULL, NULL, "attn.out_proj", "norm1", "mlp.fc12", "mlp.fc11", "mlp.fc2", "norm2", NULL, ENCODER_ROTATES,
-     NULL, NULL, NULL, false},
+     1e-12, 1e3, NULL, NULL, NULL, false},
 };
 
 const struct arch_encoder *arch_encoder_of(const struct architecture *a) {
@@ -58,8 +59,20 @@ bool arch_is_classifier(const struct architecture *a) {
   return strstr(a->class_name, "ForSequenceClassification") != NULL;
 }
 
+/* With rotary_scaling_factor NomicBERT's own code turns a text that is longer than those that it was trained for by other angles
+ * from its first token on, by its length: such texts are too long here. Up to there the factor changes nothing. */
 int64_t arch_encoder_context(const struct arch_encoder *e, const struct hf_config *c) {
-  return c->max_position_embeddings - (e->traits & ENCODER_PADS ? c->pad_token_id + 1 : 0);
+  int64_t n = c->max_position_embeddings - (e->traits & ENCODER_PADS ? c->pad_token_id + 1 : 0);
+  bool shorter = e->traits & ENCODER_ROTATES && c->rotary_scaling_factor > 0 && c->max_trained_positions < n;
+  return shorter ? c->max_trained_positions : n;
+}
+
+void arch_encoder_defaults(const struct architecture *a, struct hf_config *c) {
+  const struct arch_encoder *e = a ? arch_encoder_of(a) : NULL;
+  if (!e) return;
+  c->rms_norm_eps = e->eps;
+  c->rope_theta = e->theta;
+  c->type_vocab_size = e->type ? 2 : 0;
 }
 
 /* --- tensors ------------------------------------------------------------------------------------- */
@@ -86,7 +99,7 @@ static void full_name(const struct maker *k, char ret[NAME], int layer, const ch
 static bool there_is(const struct maker *k, const char *name, const char *part) {
   char full[NAME + 16];
   snprintf(full, sizeof full, "%s.%s", name, part);
-  return model_find_tensor(k->m, full) >= 0;
+  return plan_has_tensor(k->m, full);
 }
 
 /* Weight and bias into input i of op; columns 0: a norm's. `name` is full. */
@@ -219,12 +232,18 @@ static int head(struct maker *k) {
 }
 
 int arch_vector_plan(struct model *m, const struct hf_pooling *p, struct tl_error *err) {
-  plan_add(m, TL_OP_POOL, 0);
-  if (!p->dense_out) return TL_OK;
   struct maker k = {.m = m, .err = err};
-  struct tl_op *op = plan_add(m, TL_OP_DENSE, 0);
-  op->features = p->dense_tanh ? TL_F_TANH : 0;
-  return take(&k, op, 0, (uint64_t)p->dense_out, m->model.dim, "linear");
+  uint64_t n_in = m->model.dim;
+  int r = TL_OK;
+  plan_add(m, TL_OP_POOL, 0);
+  for (unsigned i = 0; i < p->n_dense && r == TL_OK; n_in = (uint64_t)p->dense[i++].n_out) {
+    char name[NAME];
+    struct tl_op *op = plan_add(m, TL_OP_DENSE, 0);
+    op->features = p->dense[i].is_tanh ? TL_F_TANH : 0;
+    snprintf(name, sizeof name, "%s.linear", p->dense[i].folder);
+    r = take(&k, op, 0, (uint64_t)p->dense[i].n_out, n_in, name);
+  }
+  return r;
 }
 
 /* What models of a row may ask for that is not done here. */
@@ -235,7 +254,9 @@ static int check(const struct maker *k) {
   if (c->position_embedding_type[0] && strcmp(c->position_embedding_type, "absolute") != 0)
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: position_embedding_type: expected absolute, got %s",
                         c->position_embedding_type);
-  const char *other = c->prenorm ? "prenorm" : c->use_rms_norm ? "use_rms_norm" : c->rotary_emb_interleaved ? "rotary_emb_interleaved" : NULL;
+  const char *other = c->is_decoder ? "is_decoder" : c->prenorm ? "prenorm" : c->parallel_block ? "parallel_block"
+                      : c->use_rms_norm ? "use_rms_norm" : c->rotary_emb_interleaved ? "rotary_emb_interleaved"
+                      : c->rotary_emb_scale_base > 0 ? "rotary_emb_scale_base" : NULL;
   if (other) return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: %s: is not supported", other);
   if (c->rotary_emb_fraction != 1)
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: rotary_emb_fraction: rotating a part of a head is not supported");

@@ -53,18 +53,20 @@ bool tl_model_supported(uint32_t i, const char **ret_class, const char **ret_nam
 }
 
 /* Whether a class is the row's: by its name, or, if the row has no head for labels, without the head that it is
- * published with: LlamaModel is LlamaForCausalLM without its output matrix. */
+ * published with: LlamaModel is LlamaForCausalLM without its output matrix. RobertaForCausalLM is RobertaModel's layers as a
+ * decoder, which those are not. */
 static bool is_of(const struct architecture *a, const char *class_name) {
   static const char *const endings[] = {"ForCausalLM", "ForMaskedLM", "Model"};
   if (strcmp(class_name, a->class_name) == 0) return true;
   size_t stems[2] = {0, 0};
+  bool causal[2] = {false, false};
   const char *const names[] = {class_name, a->class_name};
   for (unsigned i = 0; i < 2; i++)
     for (size_t k = 0; k < sizeof endings / sizeof *endings; k++) {
       size_t n = strlen(names[i]), end = strlen(endings[k]);
-      if (n > end && strcmp(names[i] + n - end, endings[k]) == 0) stems[i] = n - end;
+      if (n > end && strcmp(names[i] + n - end, endings[k]) == 0) stems[i] = n - end, causal[i] = k == 0;
     }
-  return stems[0] && stems[0] == stems[1] && strncmp(class_name, a->class_name, stems[0]) == 0;
+  return stems[0] && stems[0] == stems[1] && causal[0] <= causal[1] && strncmp(class_name, a->class_name, stems[0]) == 0;
 }
 
 const struct architecture *arch_find(const char *class_name, const char *model_type, struct tl_error *err) {

@@ -13,10 +13,13 @@ enum {
   EXPERTS = 1 << 3, /* expert_count and what belongs to it */
   NORMALIZED = 1 << 4, /* shares of the chosen experts sum up to 1 */
   UNROUNDED = 1 << 5,  /* YaRN's borders are not whole dimensions */
+  ENCODER = 1 << 6,    /* each row looks at all others */
+  GLOBAL_FIRST = 1 << 7, /* sliding_window_pattern: the first of so many layers has no window, not the last */
 };
 
 /* A new architecture is a new row: general.architecture, the class that transformers has for it, and
- * what llama.cpp takes for granted, which its files do not say. Mistral's and Mixtral's files say llama. */
+ * what llama.cpp takes for granted, which its files do not say. Mistral's and Mixtral's files say llama, those of RoBERTa and
+ * XLM-RoBERTa say bert: their first positions, which no text uses, are cut off. */
 static const struct known {
   const char *name, *class_name;
   uint32_t traits;
@@ -38,12 +41,17 @@ static const struct known {
     {"qwen2moe", "Qwen2MoeForCausalLM", EXPERTS, 0, 0, 0, 0},
     {"qwen3moe", "Qwen3MoeForCausalLM", EXPERTS | NORMALIZED, 0, 0, 0, 0},
     {"gpt-oss", "GptOssForCausalLM", EXPERTS | WINDOWS | UNROUNDED, 0, 0, 0, 0},
+    {"bert", "BertModel", ENCODER, 0, 0, 0, 0},
+    {"nomic-bert", "NomicBertModel", ENCODER, 0, 0, 0, 0},
+    {"modern-bert", "ModernBertModel", ENCODER | WINDOWS | GLOBAL_FIRST, 0, 0, 0, 0},
 };
 #define MIXTRAL "MixtralForCausalLM"
 #define N_ARCHITECTURES (sizeof architectures / sizeof *architectures)
 
 bool gguf_knows_class(const char *class_name) {
-  if (strcmp(class_name, "MistralForCausalLM") == 0 || strcmp(class_name, MIXTRAL) == 0) return true;
+  static const char *const others[] = {"MistralForCausalLM", MIXTRAL, "RobertaModel", "XLMRobertaModel"};
+  for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+    if (strcmp(others[i], class_name) == 0) return true;
   for (size_t i = 0; i < N_ARCHITECTURES; i++)
     if (strcmp(architectures[i].class_name, class_name) == 0) return true;
   return false;
@@ -150,24 +158,31 @@ static int unsupported(const struct tl_gguf *g, const char *key, struct tl_error
 }
 
 /* Which layers have windows: each n-th has none, or a list says it layer by layer. */
-static int read_pattern(const struct tl_gguf *g, const char *architecture, struct hf_config *c, struct tl_error *err) {
+static int read_pattern(const struct tl_gguf *g, const struct known *a, struct hf_config *c, struct tl_error *err) {
   char key[128];
-  int64_t every = 0;
+  bool first = a->traits & GLOBAL_FIRST;
+  int64_t every = first ? c->global_attn_every_n_layers : 0;
   double slides;
   struct tl_gguf_list list;
-  key_name(architecture, "attention.sliding_window_pattern", key, sizeof key);
+  key_name(a->name, "attention.sliding_window_pattern", key, sizeof key);
   bool is_list = tl_gguf_list(g, key, &list);
-  if (!is_list && !tl_gguf_integer(g, key, &every)) return TL_OK;
+  if (!is_list && !tl_gguf_integer(g, key, &every) && !first) return TL_OK;
   if (is_list ? list.n_left != (uint64_t)c->num_hidden_layers : every < 1 || every > MODEL_MAX_LAYERS)
     return tl_error_set(err, TL_ECORRUPT, "model.path", "%.120s: %s: expected 1 to %d, or as many items as there are layers",
                         g->file.name, key, MODEL_MAX_LAYERS);
   c->has_layer_types = true;
   for (int64_t i = 0; i < c->num_hidden_layers; i++) {
-    c->slides[i] = !is_list && i % every < every - 1;
+    c->slides[i] = !is_list && (first ? i % every > 0 : i % every < every - 1);
     if (is_list && !tl_gguf_next_number(&list, &slides)) return unsupported(g, key, err, "its items are not numbers");
     if (is_list) c->slides[i] = slides != 0;
   }
   return TL_OK;
+}
+
+/* An encoder's window, both sides of which are in its length; without a length no layer has one. */
+static void take_local(struct hf_config *c) {
+  c->local_attention = c->sliding_window;
+  if (!c->sliding_window) memset(c->slides, 0, sizeof c->slides);
 }
 
 static int read_rope_type(const struct tl_gguf *g, const char *architecture, struct hf_config *c, struct tl_error *err) {
@@ -199,6 +214,8 @@ static int read_rope_factor(const struct tl_gguf *g, const char *architecture, s
 /* What this reader knows that it does not do. */
 static int check_rest(const struct tl_gguf *g, const struct known *a, struct hf_config *c, struct tl_error *err) {
   char key[128];
+  const char *text;
+  size_t length;
   int64_t whole;
   int64_t head_dim = c->head_dim ? c->head_dim : c->hidden_size / c->num_attention_heads;
   c->partial_rotary_factor = 1;
@@ -218,6 +235,13 @@ static int check_rest(const struct tl_gguf *g, const struct known *a, struct hf_
     return unsupported(g, key, err, "windows are not supported for this architecture");
   key_name(a->name, "use_parallel_residual", key, sizeof key);
   if (tl_gguf_integer(g, key, &whole) && whole) return unsupported(g, key, err, "is not supported");
+  bool encoder = a->traits & ENCODER;
+  key_name(a->name, "attention.causal", key, sizeof key);
+  if (tl_gguf_integer(g, key, &whole) && !whole != encoder)
+    return unsupported(g, key, err, encoder ? "true is not supported for this architecture" : "false is not supported for this architecture");
+  key_name(a->name, "hidden_activation", key, sizeof key);
+  if (encoder && tl_gguf_text(g, key, &text, &length) && (length != 4 || memcmp(text, "gelu", 4) != 0))
+    return unsupported(g, key, err, "expected gelu");
   return TL_OK;
 }
 
@@ -268,6 +292,7 @@ int gguf_read_config(const struct tl_gguf *g, struct hf_config *c, bool *ret_pai
   const struct known *a = find_architecture(g, err);
   if (!a) return TL_EUNSUPPORTED;
   snprintf(c->architecture, sizeof c->architecture, "%s", a->class_name);
+  arch_encoder_defaults(arch_find(a->class_name, "", err), c);
   *ret_paired_rows = a->traits & PAIRED;
   c->sliding_window = a->window;
   c->attn_logit_softcapping = a->attention_cap;
@@ -281,11 +306,29 @@ int gguf_read_config(const struct tl_gguf *g, struct hf_config *c, bool *ret_pai
   if (r < 0) return r;
   take_defaults(g, a, c);
   read_eos(g, c);
-  r = read_pattern(g, a->name, c, err);
+  r = read_pattern(g, a, c, err);
+  if (a->traits & GLOBAL_FIRST) take_local(c);
   if (r == TL_OK) r = read_rope_type(g, a->name, c, err);
   if (r == TL_OK) r = read_rope_factor(g, a->name, c, err);
   if (r == TL_OK) r = check_rest(g, a, c, err);
   return r == TL_OK ? hf_config_check(c, g->file.name, err) : r;
+}
+
+/* Which row of a text is its vector, or whose mean; llama.cpp's numbers. A file that says so is an embedder's; that its vectors
+ * have length 1 goes without saying, as llama.cpp's server has it. */
+int gguf_read_pooling(const struct tl_gguf *g, struct hf_pooling *ret, struct tl_error *err) {
+  static const enum tl_pooling kinds[] = {TL_POOL_NONE, TL_POOL_MEAN, TL_POOL_FIRST, TL_POOL_LAST};
+  const struct known *a = find_architecture(g, err);
+  char key[128];
+  int64_t type = 0;
+  if (!a) return TL_EUNSUPPORTED;
+  *ret = (struct hf_pooling){.normalize = true};
+  key_name(a->name, "pooling_type", key, sizeof key);
+  bool said = tl_gguf_integer(g, key, &type), fits = type >= 0 && type < 4 && (type > 0 || !said || !(a->traits & ENCODER));
+  if (fits) ret->kind = kinds[type];
+  if (fits) return TL_OK;
+  return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "%.120s: %s: expected 1 (mean), 2 (first token) or 3 (last token), got %lld%s",
+                      g->file.name, key, (long long)type, type == 4 ? " (scores of pairs)" : "");
 }
 
 /* Longrope's factors. As with folders, the list for contexts beyond the original is taken if the model has such. */
@@ -309,8 +352,23 @@ static int read_factors(const struct model *m, struct hf_config *c, struct tl_er
   return TL_OK;
 }
 
+/* One token type may have lost its dimension: ggml drops those of 1. */
+static void count_types(struct model *m, struct hf_config *c) {
+  int32_t i = model_find_tensor(m, "token_types.weight");
+  struct tl_tensor *t = i < 0 ? NULL : &m->tensors[i];
+  if (t && t->n_dims == 1) {
+    t->shape[1] = t->shape[0];
+    t->shape[0] = 1;
+    t->n_dims = 2;
+  }
+  c->type_vocab_size = !t ? 0 : t->shape[0] <= 65536 ? (int64_t)t->shape[0] : 65536;
+}
+
 /* What only the tensors show. */
-int gguf_complete_config(const struct model *m, struct hf_config *c, struct tl_error *err) {
+int gguf_complete_config(struct model *m, struct hf_config *c, struct tl_error *err) {
+  if (m->model.pooling != TL_POOL_NONE && model_find_tensor(m, "dense_2.weight") >= 0)
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "tensor 'dense_2.weight': layers behind the pooling are not supported");
+  count_types(m, c);
   c->tie_word_embeddings = model_find_tensor(m, "output.weight") < 0;
   c->attention_bias = model_find_tensor(m, "blk.0.attn_q.bias") >= 0;
   c->mlp_bias = model_find_tensor(m, "blk.0.ffn_up.bias") >= 0;

@@ -197,6 +197,9 @@ int gguf_add_files(struct model *m, const char *path, struct tl_error *err) {
 
 /* --- names ------------------------------------------------------------------------------------ */
 
+/* What plans have before the number of a layer. */
+static const char *const layers[] = {"model.layers.", "encoder.layer.", "encoder.layers.", "layers."};
+
 /* What a plan calls a tensor, and what GGUF does. `rotated`: in Llama's files its rows
  * are paired for interleaved rotation. */
 static const struct {
@@ -224,6 +227,36 @@ static const struct {
     {"mlp.shared_expert.gate_proj", "ffn_gate_shexp", false},
     {"mlp.shared_expert.up_proj", "ffn_up_shexp", false},
     {"mlp.shared_expert.down_proj", "ffn_down_shexp", false},
+    /* BERT and those that came of it */
+    {"embeddings.word_embeddings", "token_embd", false},
+    {"embeddings.position_embeddings", "position_embd", false},
+    {"embeddings.token_type_embeddings", "token_types", false},
+    {"embeddings.LayerNorm", "token_embd_norm", false},
+    {"attention.self.query", "attn_q", false},
+    {"attention.self.key", "attn_k", false},
+    {"attention.self.value", "attn_v", false},
+    {"attention.output.dense", "attn_output", false},
+    {"attention.output.LayerNorm", "attn_output_norm", false},
+    {"intermediate.dense", "ffn_up", false},
+    {"output.dense", "ffn_down", false},
+    {"output.LayerNorm", "layer_output_norm", false},
+    /* NomicBERT, ModernBERT */
+    {"emb_ln", "token_embd_norm", false},
+    {"attn.Wqkv", "attn_qkv", false},
+    {"attn.out_proj", "attn_output", false},
+    {"norm1", "attn_output_norm", false},
+    {"mlp.fc11", "ffn_up", false},
+    {"mlp.fc12", "ffn_gate", false},
+    {"mlp.fc2", "ffn_down", false},
+    {"norm2", "layer_output_norm", false},
+    {"embeddings.tok_embeddings", "token_embd", false},
+    {"embeddings.norm", "token_embd_norm", false},
+    {"attn_norm", "attn_norm", false},
+    {"attn.Wo", "attn_output", false},
+    {"mlp_norm", "ffn_norm", false},
+    {"mlp.Wi", "ffn_up", false},
+    {"mlp.Wo", "ffn_down", false},
+    {"final_norm", "output_norm", false},
 };
 
 /* Norms are named by their places in a layer, whatever transformers calls them. */
@@ -240,7 +273,11 @@ bool gguf_tensor_name(const struct architecture *a, const char *plan, char *ret,
   char body[256];
   unsigned layer = 0;
   int start = 0;
-  bool in_layer = sscanf(plan, "model.layers.%u.%n", &layer, &start) == 1 && start > 0;
+  for (size_t i = 0; i < sizeof layers / sizeof *layers && !start; i++) {
+    size_t n = strlen(layers[i]);
+    if (strncmp(plan, layers[i], n) == 0 && sscanf(plan + n, "%u.%n", &layer, &start) == 1 && start) start += (int)n;
+  }
+  bool in_layer = start > 0;
   const char *dot = strrchr(plan, '.');
   if (!dot || dot < plan + start) return false;
   snprintf(body, sizeof body, "%.*s", (int)(dot - plan - start), plan + start);

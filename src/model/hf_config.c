@@ -50,10 +50,15 @@ static const struct key keys[] = {
     {"global_rope_theta", KIND_NUMBER, AT(rope_theta), 0, 1, 1e12, false},
     {"local_rope_theta", KIND_NUMBER, AT(rope_local_base_freq), 0, 1, 1e12, false},
     {"norm_eps", KIND_NUMBER, AT(rms_norm_eps), 0, 0, 1, false},
+    {"is_decoder", KIND_BOOL, AT(is_decoder), 0, 0, 0, false},
+    {"parallel_block", KIND_BOOL, AT(parallel_block), 0, 0, 0, false},
     {"prenorm", KIND_BOOL, AT(prenorm), 0, 0, 0, false},
     {"use_rms_norm", KIND_BOOL, AT(use_rms_norm), 0, 0, 0, false},
     {"rotary_emb_interleaved", KIND_BOOL, AT(rotary_emb_interleaved), 0, 0, 0, false},
     {"rotary_emb_fraction", KIND_NUMBER, AT(rotary_emb_fraction), 0, 0, 1, false},
+    {"rotary_emb_scale_base", KIND_NUMBER, AT(rotary_emb_scale_base), 0, 0, 1e12, false},
+    {"rotary_scaling_factor", KIND_NUMBER, AT(rotary_scaling_factor), 0, 0, 1e6, false},
+    {"max_trained_positions", KIND_INTEGER, AT(max_trained_positions), 0, 1, 1 << 24, false},
     {"classifier_pooling", TEXT(classifier_pooling), false},
     {"position_embedding_type", TEXT(position_embedding_type), false},
     {"query_pre_attn_scalar", KIND_NUMBER, AT(query_pre_attn_scalar), 0, 1e-3, 1e6, false},
@@ -252,7 +257,7 @@ void hf_config_defaults(struct hf_config *ret) {
                             .max_window_layers = 28, .sliding_window_pattern = 6, .no_rope_layer_interval = 4,
                             .rope_local_base_freq = 10000, .beta_fast = 32, .beta_slow = 1, .decoder_sparse_step = 1,
                             .qkv_bias = true, .swiglu_limit = 7, .pad_token_id = 1, .local_attention = 128,
-                            .global_attn_every_n_layers = 3, .rotary_emb_fraction = 1};
+                            .global_attn_every_n_layers = 3, .rotary_emb_fraction = 1, .max_trained_positions = 2048};
 }
 
 /* rope_scaling, or rope_parameters, which may be two: for layers without and with a window. */
@@ -265,11 +270,13 @@ static int read_rope(struct hf_config *c, json_t *object, json_t **ret_rope, str
   if (json_is_object(local)) r = read_keys("config.json", local_keys, 1, local, c, err);
   if (r == TL_OK && json_is_object(parameters)) r = read_keys("config.json", rope_keys, n, parameters, c, err);
   if (r == TL_OK && json_is_object(scaling)) r = read_keys("config.json", rope_keys, n, scaling, c, err);
+  /* ModernBERT's way to say that all layers turn alike */
+  if (json_is_null(json_object_get(object, "local_rope_theta")) && !json_is_object(local)) c->rope_local_base_freq = c->rope_theta;
   *ret_rope = json_is_object(scaling) ? scaling : parameters;
   return r;
 }
 
-/* NomicBERT's files have GPT-2's names. */
+/* NomicBERT's files have GPT-2's names, unless transformers wrote them. */
 static void rename_keys(json_t *object) {
   static const char *const names[][2] = {
       {"n_embd", "hidden_size"},       {"n_head", "num_attention_heads"},         {"n_inner", "intermediate_size"},
@@ -280,12 +287,21 @@ static void rename_keys(json_t *object) {
     json_t *value = json_object_get(object, names[i][0]);
     if (value && !json_object_get(object, names[i][1])) json_object_set(object, names[i][1], value);
   }
+  json_t *act = json_object_get(object, "hidden_act");
+  if (type && strcmp(type, "nomic_bert") == 0 && json_is_string(act) && strcmp(json_string_value(act), "swiglu") == 0)
+    json_object_set_new(object, "hidden_act", json_string("silu"));
 }
 
 /* num_labels is not written, but their names are. */
 static int64_t count_labels(json_t *object) {
   json_t *labels = json_object_get(object, "id2label");
   return json_is_object(labels) ? (int64_t)json_object_size(labels) : 2;
+}
+
+/* An architecture that is not known is refused later, with the rest of config.json read. */
+static void take_defaults(struct hf_config *c, const char *model_type) {
+  struct tl_error unknown = {0};
+  arch_encoder_defaults(arch_find(c->architecture, model_type ? model_type : "", &unknown), c);
 }
 
 int model_read_config(const char *folder, struct hf_config *ret, struct tl_error *err) {
@@ -297,6 +313,7 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   ret->n_labels = count_labels(object);
   const char *architecture = json_string_value(json_array_get(json_object_get(object, "architectures"), 0));
   snprintf(ret->architecture, sizeof ret->architecture, "%s", architecture ? architecture : "");
+  take_defaults(ret, json_string_value(json_object_get(object, "model_type")));
   int r = read_keys("config.json", keys, sizeof keys / sizeof *keys, object, ret, err);
   if (r == TL_OK) r = read_rope(ret, object, &rope, err);
   if (r == TL_OK) r = hf_config_read_lists(ret, object, rope, err);

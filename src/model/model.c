@@ -133,13 +133,22 @@ static int set_pooling(struct tl_model *t, const struct architecture *a, const s
   t->pooling = p->kind == TL_POOL_NONE ? TL_POOL_MEAN : p->kind;
   if (t->is_classifier) t->pooling = strcmp(c->classifier_pooling, "mean") == 0 ? TL_POOL_MEAN : TL_POOL_FIRST;
   t->normalize = p->normalize && !t->is_classifier;
-  t->n_out = t->is_classifier ? (uint32_t)c->n_labels : p->dense_out ? (uint32_t)p->dense_out : t->dim;
+  t->n_out = t->is_classifier ? (uint32_t)c->n_labels : p->n_dense ? (uint32_t)p->dense[p->n_dense - 1].n_out : t->dim;
   int64_t context = encoder ? arch_encoder_context(encoder, c) : c->max_position_embeddings;
   if (p->max_length && p->max_length < context) context = p->max_length;
   if (context < 1 || t->n_out < 1)
     return tl_error_set(err, TL_ECORRUPT, "model.path", "config.json: max_position_embeddings, id2label: expected some");
   t->max_context = (uint32_t)context;
   return TL_OK;
+}
+
+/* A layer that sentence-transformers has in a folder of its own: its tensors' names begin with that. */
+static int add_dense(struct model *m, const char *folder, const char *dense, struct tl_error *err) {
+  char path[4096], name[96], prefix[80];
+  snprintf(name, sizeof name, "%s/model.safetensors", dense);
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  snprintf(prefix, sizeof prefix, "%s.", dense);
+  return model_add_safetensors(m, path, name, prefix, err);
 }
 
 /* A folder; without `weights` the sizes alone. */
@@ -153,12 +162,7 @@ static int load_folder(const char *folder, bool weights, struct model **ret, str
   if (r == TL_OK && arch_is_classifier(architecture)) pooling = (struct hf_pooling){.max_length = pooling.max_length};
   if (r == TL_OK) r = set_pooling(&(*ret)->model, architecture, &config, &pooling, err);
   if (r == TL_OK && weights) r = model_open_weights(*ret, folder, err);
-  if (r == TL_OK && weights && pooling.dense_out) {
-    char path[4096], name[96];
-    snprintf(name, sizeof name, "%s/model.safetensors", pooling.dense_folder);
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    r = model_add_safetensors(*ret, path, name, err);
-  }
+  for (unsigned i = 0; r == TL_OK && weights && i < pooling.n_dense; i++) r = add_dense(*ret, folder, pooling.dense[i].folder, err);
   if (r == TL_OK && weights) r = make_plan(*ret, architecture, &config, &pooling, err);
   return r;
 }
@@ -166,20 +170,23 @@ static int load_folder(const char *folder, bool weights, struct model **ret, str
 static int load_gguf(const char *path, bool weights, struct model **ret, struct tl_error *err) {
   struct tl_gguf *g;
   struct hf_config config;
+  struct hf_pooling pooling;
   const struct architecture *architecture;
   bool paired_rows = false;
   int r = tl_gguf_open(path, &g, err);
   if (r < 0) return r;
   r = gguf_check_first(g, path, err);
   if (r == TL_OK) r = gguf_read_config(g, &config, &paired_rows, err);
+  if (r == TL_OK) r = gguf_read_pooling(g, &pooling, err);
   if (r == TL_OK) r = new_model(&config, ret, &architecture, err);
+  if (r == TL_OK) r = set_pooling(&(*ret)->model, architecture, &config, &pooling, err);
   if (r == TL_OK && weights) {
     struct model *m = *ret;
     m->gguf = true;
     m->paired_head = paired_rows ? (uint32_t)config.head_dim : 0;
     r = gguf_add_files(m, path, err);
     if (r == TL_OK) r = gguf_complete_config(m, &config, err);
-    if (r == TL_OK) r = make_plan(m, architecture, &config, NULL, err);
+    if (r == TL_OK) r = make_plan(m, architecture, &config, &pooling, err);
   }
   tl_gguf_close(g);
   return r;

@@ -16,6 +16,7 @@
 #define MODEL_MAX_CHOSEN 64
 
 struct hf_config;
+struct hf_pooling;
 struct architecture;
 
 struct model_file {
@@ -78,8 +79,8 @@ int model_map_file(struct model *m, const char *path, const char *name, struct m
 /* The name of the file that a tensor's data lies in. */
 const char *model_file_of(const struct model *m, const struct tl_tensor *t);
 
-/* safetensors.c: maps a file and adds its tensors. path is for opening, name for messages. */
-int model_add_safetensors(struct model *m, const char *path, const char *name, struct tl_error *err);
+/* safetensors.c: maps a file and adds its tensors, with `prefix` before their names. path is for opening, name for messages. */
+int model_add_safetensors(struct model *m, const char *path, const char *name, const char *prefix, struct tl_error *err);
 /* Adds a tensor; TL_ECORRUPT when the name is there already. */
 int model_add_tensor(struct model *m, const struct tl_tensor *tensor, struct tl_error *err);
 /* -1 when there is none. */
@@ -111,8 +112,9 @@ struct hf_config {
   /* encoders */
   int64_t type_vocab_size, pad_token_id, local_attention, global_attn_every_n_layers, n_labels;
   char classifier_pooling[16], position_embedding_type[32];
-  bool prenorm, use_rms_norm, rotary_emb_interleaved; /* NomicBERT's, none of which is done here */
-  double rotary_emb_fraction;
+  bool is_decoder, prenorm, parallel_block, use_rms_norm, rotary_emb_interleaved; /* none of which is done here */
+  double rotary_emb_fraction, rotary_emb_scale_base, rotary_scaling_factor;
+  int64_t max_trained_positions; /* with rotary_scaling_factor: texts up to these turn as without it */
   /* quantization_config */
   char quant_method[32], checkpoint_format[32];
   int64_t block_rows, block_columns; /* of F8 scales; 0: it does not say */
@@ -141,7 +143,9 @@ int hf_config_check(struct hf_config *config, const char *file, struct tl_error 
 
 /* gguf_config.c. *ret_paired_rows: rows of Q and K are in pairs, see tl_tensor.head_rows. */
 int gguf_read_config(const struct tl_gguf *g, struct hf_config *ret, bool *ret_paired_rows, struct tl_error *err);
-int gguf_complete_config(const struct model *m, struct hf_config *config, struct tl_error *err);
+int gguf_complete_config(struct model *m, struct hf_config *config, struct tl_error *err);
+/* kind TL_POOL_NONE: it does not say, or it is not an embedder's. */
+int gguf_read_pooling(const struct tl_gguf *g, struct hf_pooling *ret, struct tl_error *err);
 /* gguf_tensors.c: the tensors of the file and of those that it is split into. */
 int gguf_add_files(struct model *m, const char *path, struct tl_error *err);
 /* Refuses a file of a split model that is not the first. */
@@ -161,6 +165,9 @@ struct tl_op *plan_add(struct model *m, enum tl_op_kind kind, uint32_t layer);
  * columns 0; returns its index, or a negative error. */
 int32_t plan_tensor(struct model *m, struct tl_error *err, uint64_t rows, uint64_t columns, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
+
+/* Whether the files have what a plan calls `name`, with ".weight" or ".bias". */
+bool plan_has_tensor(const struct model *m, const char *name);
 
 /* packed.c: the matrix (rows, columns) that a plan calls `name` and the files hold as integers with
  * scales beside, or as F8. Its index, TL_ENOTFOUND without a message when there is none,
@@ -213,11 +220,18 @@ const struct architecture *arch_find(const char *class_name, const char *model_t
 bool gguf_knows_class(const char *class_name);
 
 /* model_pooling.c: what a folder says of its vectors. kind TL_POOL_NONE: it has no modules.json. */
+#define MODEL_MAX_DENSE 4
+struct hf_dense {
+  int64_t n_out;
+  bool is_tanh;
+  char folder[64];
+};
 struct hf_pooling {
   enum tl_pooling kind;
-  bool normalize, dense_tanh;
-  int64_t max_length, dense_out; /* 0: not said; no dense layer */
-  char dense_folder[64];
+  bool normalize;
+  int64_t max_length; /* 0: not said */
+  unsigned n_dense;
+  struct hf_dense dense[MODEL_MAX_DENSE]; /* one behind the other */
 };
 int model_read_pooling(const char *folder, const struct hf_config *config, struct hf_pooling *ret, struct tl_error *err);
 
@@ -228,10 +242,12 @@ int arch_decoder_plan(struct model *m, const struct architecture *a, const struc
 /* arch_encoder.c. NULL: it is a decoder. */
 const struct arch_encoder *arch_encoder_of(const struct architecture *a);
 bool arch_is_classifier(const struct architecture *a);
+/* What transformers takes when config.json does not say; a: may be a decoder, which has nothing of its own here, or NULL. */
+void arch_encoder_defaults(const struct architecture *a, struct hf_config *config);
 int64_t arch_encoder_context(const struct arch_encoder *e, const struct hf_config *config);
 int arch_encoder_plan(struct model *m, const struct architecture *a, const struct hf_config *config, const struct hf_pooling *pooling,
                       float rope_factor, struct tl_error *err);
-/* From the rows of h to vectors, and through the folder's dense layer. */
+/* From the rows of h to vectors, and through the folder's dense layers. */
 int arch_vector_plan(struct model *m, const struct hf_pooling *pooling, struct tl_error *err);
 
 /* arch_experts.c: layers with experts. */

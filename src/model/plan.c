@@ -21,15 +21,29 @@ static void shape_text(const struct tl_tensor *t, char *text, size_t size) {
     at += (size_t)snprintf(text + at, size - at, "%s%llu", i ? " x " : "", (unsigned long long)t->shape[i]);
 }
 
+#define FILE_NAME 300
+
+/* What the files call the tensor that a plan calls `name`; into `buffer`, if that is another name. */
+static const char *name_in_files(const struct model *m, const char *name, char buffer[FILE_NAME], bool *ret_rotated) {
+  *ret_rotated = false;
+  if (m->gguf && gguf_tensor_name(m->row, name, buffer, FILE_NAME, ret_rotated)) return buffer;
+  return m->bare && strncmp(name, "model.", 6) == 0 ? name + 6 : name;
+}
+
+bool plan_has_tensor(const struct model *m, const char *name) {
+  char buffer[FILE_NAME];
+  bool rotated;
+  return model_find_tensor(m, name_in_files(m, name, buffer, &rotated)) >= 0;
+}
+
 int32_t plan_tensor(struct model *m, struct tl_error *err, uint64_t rows, uint64_t columns, const char *format, ...) {
-  char name[256], gguf_name[300], found[128];
-  bool rotated = false;
+  char name[256], buffer[FILE_NAME], found[128];
+  bool rotated;
   va_list args;
   va_start(args, format);
   vsnprintf(name, sizeof name, format, args);
   va_end(args);
-  const char *plain = m->bare && strncmp(name, "model.", 6) == 0 ? name + 6 : name;
-  const char *in_file = m->gguf && gguf_tensor_name(m->row, name, gguf_name, sizeof gguf_name, &rotated) ? gguf_name : plain;
+  const char *in_file = name_in_files(m, name, buffer, &rotated);
   int32_t i = columns ? packed_tensor(m, in_file, rows, columns, err) : TL_ENOTFOUND;
   if (i < 0 && i != TL_ENOTFOUND) return i;
   if (i < 0) i = model_find_tensor(m, in_file);

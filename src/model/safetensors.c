@@ -2,6 +2,7 @@
 /* safetensors: an 8-byte little-endian length, a JSON header of that length,
  * then the data that the header's offsets name. Everything is checked against
  * the file before it is used. (Format: huggingface/safetensors, README.) */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -75,7 +76,7 @@ static int check_overlap(const char *file, struct range *ranges, size_t n, struc
   return TL_OK;
 }
 
-static int add_entries(struct model *m, const char *file, json_t *header, const char *data, uint64_t data_bytes,
+static int add_entries(struct model *m, const char *file, const char *prefix, json_t *header, const char *data, uint64_t data_bytes,
                        struct tl_error *err) {
   size_t n = 0, most = json_object_size(header);
   struct range *ranges = calloc(most ? most : 1, sizeof *ranges);
@@ -85,7 +86,9 @@ static int add_entries(struct model *m, const char *file, json_t *header, const 
   int r = TL_OK;
   json_object_foreach(header, name, entry) {
     if (strcmp(name, "__metadata__") == 0) continue;
-    struct tl_tensor t = {.name = name};
+    char full[400];
+    snprintf(full, sizeof full, "%s%.300s", prefix, name);
+    struct tl_tensor t = {.name = *prefix ? full : name};
     bool used = false;
     r = read_entry(file, name, entry, data, data_bytes, &t, &ranges[n], &used, err);
     if (r < 0) break;
@@ -97,7 +100,7 @@ static int add_entries(struct model *m, const char *file, json_t *header, const 
   return r;
 }
 
-int model_add_safetensors(struct model *m, const char *path, const char *name, struct tl_error *err) {
+int model_add_safetensors(struct model *m, const char *path, const char *name, const char *prefix, struct tl_error *err) {
   struct model_file file;
   int r = model_map_file(m, path, name, &file, err);
   if (r < 0) return r;
@@ -114,7 +117,7 @@ int model_add_safetensors(struct model *m, const char *path, const char *name, s
                         json_error.text);
   }
   madvise(file.data, file.bytes, MADV_SEQUENTIAL);
-  r = add_entries(m, name, header, (const char *)bytes + 8 + header_bytes, file.bytes - 8 - header_bytes, err);
+  r = add_entries(m, name, prefix, header, (const char *)bytes + 8 + header_bytes, file.bytes - 8 - header_bytes, err);
   json_decref(header);
   return r;
 }

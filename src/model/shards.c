@@ -66,7 +66,7 @@ static int open_shards(struct model *m, const char *folder, json_t *map, struct 
     json_object_set_new(opened, file, json_true());
     char path[4096];
     snprintf(path, sizeof path, "%s/%s", folder, file);
-    if ((r = model_add_safetensors(m, path, file, err)) < 0) break;
+    if ((r = model_add_safetensors(m, path, file, "", err)) < 0) break;
   }
   json_decref(opened);
   return r;
@@ -77,7 +77,7 @@ int model_open_weights(struct model *m, const char *folder, struct tl_error *err
   snprintf(path, sizeof path, "%s/model.safetensors.index.json", folder);
   if (access(path, R_OK) != 0) {
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
-    return model_add_safetensors(m, path, "model.safetensors", err);
+    return model_add_safetensors(m, path, "model.safetensors", "", err);
   }
   json_error_t json_error;
   json_t *index = json_load_file(path, 0, &json_error);

@@ -104,7 +104,8 @@ static void copy_text(const struct tl_gguf *g, const char *key, char *ret, size_
   if (tl_gguf_text(g, key, &text, &length) && length < size) memcpy(ret, text, length);
 }
 
-/* What stands around a text: GGUF's flags, or what goes without saying for this kind. */
+/* What stands around a text: GGUF's flags, or what goes without saying for this kind. BERT's texts always have both ends, as in
+ * llama.cpp: its converter's add_sep_token is about pairs, and false for most BERTs. */
 static void read_ends(const struct tl_gguf *g, const struct kind *kind, struct tl_tokenizer_parts *parts) {
   const struct split_kind *split = parts->pre ? split_kind_find(parts->pre) : NULL;
   bool bert = strcmp(kind->name, "bert") == 0;
@@ -113,8 +114,8 @@ static void read_ends(const struct tl_gguf *g, const struct kind *kind, struct t
   int32_t before = read_id(g, "tokenizer.ggml.bos_token_id", parts->n, kind->before);
   int32_t after = read_id(g, bert ? "tokenizer.ggml.seperator_token_id" : "tokenizer.ggml.eos_token_id", parts->n, kind->after);
   if (bert) before = read_id(g, "tokenizer.ggml.cls_token_id", parts->n, before);
-  parts->before = read_flag(g, "tokenizer.ggml.add_bos_token", add_before) ? before : -1;
-  parts->after = read_flag(g, bert ? "tokenizer.ggml.add_sep_token" : "tokenizer.ggml.add_eos_token", kind->add_after) ? after : -1;
+  parts->before = bert || read_flag(g, "tokenizer.ggml.add_bos_token", add_before) ? before : -1;
+  parts->after = bert || read_flag(g, "tokenizer.ggml.add_eos_token", kind->add_after) ? after : -1;
 }
 
 static int read_parts(const struct tl_gguf *g, struct lists *lists, struct tl_tokenizer_parts *parts, struct tl_error *err) {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The demo model in other file formats, written by hand: safetensors read, GGUF and int8 safetensors written."""
+"""The demo model and encoders in other file formats, written by hand: safetensors read, GGUF and int8 safetensors written."""
 import array
 import json
 import pathlib
@@ -14,18 +14,21 @@ NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_he
          "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
 
 
-def read_demo():
-    """config.json, and {name: (shape, bytes of BF16)}."""
-    data = (MODEL / "model.safetensors").read_bytes()
+def read_model(folder, dtype):
+    """config.json, and {name: (shape, bytes)} of the tensors of this format."""
+    data = (folder / "model.safetensors").read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
-    header = json.loads(data[8:8 + length])
     tensors = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            assert entry["dtype"] == "BF16"
+    for name, entry in json.loads(data[8:8 + length]).items():
+        if entry.get("dtype") == dtype:
             begin, end = entry["data_offsets"]
             tensors[name] = (entry["shape"], data[8 + length + begin:8 + length + end])
-    return json.loads((MODEL / "config.json").read_text()), tensors
+    return json.loads((folder / "config.json").read_text()), tensors
+
+
+def read_demo():
+    """config.json, and {name: (shape, bytes of BF16)}."""
+    return read_model(MODEL, "BF16")
 
 
 def floats(bits):
@@ -86,22 +89,68 @@ def write_gguf(folder, alone=False):
              text("llama.attention.layer_norm_rms_epsilon") + struct.pack("<If", 6, config["rms_norm_eps"]),
              text("llama.rope.freq_base") + struct.pack("<If", 6, config["rope_parameters"]["rope_theta"])]
     keys += tokenizer_keys() if alone else []
-    table, data = b"", b""
+    entries = []
     for name, (shape, bits) in tensors.items():
         if "q_proj" in name or "k_proj" in name:
             bits = pairs(shape, bits, config["head_dim"])
-        if len(shape) == 1:
-            bits = floats(bits).tobytes()
-        table += text(gguf_name(name)) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape),
-                                                     0 if len(shape) == 1 else 30, len(data))
-        data += bits + b"\0" * (-len(bits) % 32)
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join(keys) + table
+        entries.append((gguf_name(name), shape, 0, floats(bits).tobytes()) if len(shape) == 1 else (gguf_name(name), shape, 30, bits))
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True)
     for file in [] if alone else MODEL.glob("tokenizer*.json"):
         shutil.copy(file, folder)
-    (folder / "model.gguf").write_bytes(head + b"\0" * (-len(head) % 32) + data)
-    return folder / "model.gguf"
+    return pack_gguf(folder / "model.gguf", keys, entries)
+
+
+def pack_gguf(path, keys, entries):
+    """keys: whole; entries: (name, shape, ggml's number of the format, bytes)."""
+    table, data = b"", []
+    at = 0
+    for name, shape, kind, bits in entries:
+        table += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), kind, at)
+        data.append(bits + b"\0" * (-len(bits) % 32))
+        at += len(data[-1])
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(entries), len(keys)) + b"".join(keys) + table
+    path.write_bytes(head + b"\0" * (-len(head) % 32) + b"".join(data))
+    return path
+
+
+BERT = {"embeddings.word_embeddings": "token_embd", "embeddings.position_embeddings": "position_embd",
+        "embeddings.token_type_embeddings": "token_types", "embeddings.LayerNorm": "token_embd_norm", "attention.self.query": "attn_q",
+        "attention.self.key": "attn_k", "attention.self.value": "attn_v", "attention.output.dense": "attn_output",
+        "attention.output.LayerNorm": "attn_output_norm", "intermediate.dense": "ffn_up", "output.dense": "ffn_down",
+        "output.LayerNorm": "layer_output_norm"}
+
+
+def bert_keys(config, vocab, pooling):
+    """What llama.cpp's converter writes for a BERT; vocab: {piece: id} of WordPiece."""
+    sizes = {"context_length": "max_position_embeddings", "embedding_length": "hidden_size", "feed_forward_length": "intermediate_size",
+             "block_count": "num_hidden_layers", "attention.head_count": "num_attention_heads"}
+    control = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
+    pieces = [p if p in control else p[2:] if p.startswith("##") else "\u2581" + p for p in sorted(vocab, key=vocab.get)]
+    types = array.array("i", [3 if p in control else 1 for p in sorted(vocab, key=vocab.get)])
+    keys = [text("general.architecture") + struct.pack("<I", 8) + text("bert")]
+    keys += [text(f"bert.{k}") + struct.pack("<II", 4, config[v]) for k, v in sizes.items()]
+    keys += [text("bert.attention.layer_norm_epsilon") + struct.pack("<If", 6, config["layer_norm_eps"]),
+             text("bert.attention.causal") + struct.pack("<I?", 7, False), text("bert.pooling_type") + struct.pack("<II", 4, pooling),
+             text("tokenizer.ggml.token_type_count") + struct.pack("<II", 4, config["type_vocab_size"]),
+             text("tokenizer.ggml.model") + struct.pack("<I", 8) + text("bert"), text("tokenizer.ggml.tokens") + texts(pieces),
+             text("tokenizer.ggml.token_type") + struct.pack("<IIQ", 9, 5, len(types)) + types.tobytes()]
+    ids = {"bos_token_id": "[CLS]", "eos_token_id": "[SEP]", "unknown_token_id": "[UNK]", "cls_token_id": "[CLS]", "seperator_token_id": "[SEP]"}
+    keys += [text(f"tokenizer.ggml.{k}") + struct.pack("<II", 4, vocab[v]) for k, v in ids.items()]
+    flags = {"add_bos_token": True, "add_eos_token": True, "add_sep_token": False}  # what it makes of "[CLS] $A [SEP] $B [SEP]"
+    return keys + [text(f"tokenizer.ggml.{k}") + struct.pack("<I?", 7, v) for k, v in flags.items()]
+
+
+def write_bert_gguf(path, folder, vocab, pooling=1):
+    """A BERT in F32 as one GGUF file, with its tokenizer in it."""
+    config, tensors = read_model(folder, "F32")
+    entries = []
+    for name, (shape, bits) in tensors.items():
+        stem, end = name.rsplit(".", 1)
+        layer, inner = stem.removeprefix("encoder.layer.").split(".", 1) if stem.startswith("encoder.") else ("", stem)
+        if inner in BERT:
+            entries.append((f"blk.{layer}.{BERT[inner]}.{end}" if layer else f"{BERT[inner]}.{end}", shape, 0, bits))
+    return pack_gguf(path, bert_keys(config, vocab, pooling), entries)
 
 
 def round_rows(shape, bits):

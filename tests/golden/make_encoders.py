@@ -32,16 +32,20 @@ QWEN3 = dict(num_hidden_layers=2, hidden_size=36, intermediate_size=52, num_atte
 NOMIC = dict(model_type="nomic_bert", n_embd=36, n_head=3, n_inner=52, n_layer=2, n_positions=160, layer_norm_epsilon=1e-12,
              rotary_emb_base=1000, rotary_emb_fraction=1.0, activation_function="swiglu", type_vocab_size=2, vocab_size=97,
              prenorm=False, qkv_proj_bias=False, mlp_fc1_bias=False, mlp_fc2_bias=False)
+POOLINGS = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 LABELS = dict(num_labels=3)
-# class, configuration, pooling, and: normalize, dense layer's outputs, dtype, names without "model."
+# class, configuration, pooling, and: normalize, dense layers' outputs and whether they end in tanh, dtype, names without "model."
 MODELS = {
     "bert": ("BertModel", BERT, "mean_tokens", dict(normalize=True)),
     "bert_plain": ("BertModel", BERT | dict(type_vocab_size=1), None, {}),
+    "bert_max": ("BertModel", BERT, "max_tokens", dict(dense=((52, False), (23, True)))),
+    "bert_root": ("BertModel", BERT, "mean_sqrt_len_tokens", {}),
+    "bert_weighted": ("BertModel", BERT, "weightedmean_tokens", dict(normalize=True)),
     "bert_bf16": ("BertModel", BERT, "cls_token", dict(dtype=torch.bfloat16)),
     "bert_labels": ("BertForSequenceClassification", BERT | LABELS, None, {}),
     "roberta": ("RobertaModel", ROBERTA, "cls_token", dict(normalize=True)),
     "roberta_score": ("RobertaForSequenceClassification", ROBERTA | dict(num_labels=1), None, {}),
-    "xlm_roberta": ("XLMRobertaModel", ROBERTA, "mean_tokens", dict(dense=23)),
+    "xlm_roberta": ("XLMRobertaModel", ROBERTA, "mean_tokens", dict(dense=((23, True),))),
     "modernbert": ("ModernBertModel", MODERN, "cls_token", dict(normalize=True)),
     "modernbert_labels": ("ModernBertForSequenceClassification", MODERN | LABELS | dict(classifier_pooling="mean"), None, {}),
     "nomic_bert": ("NomicBertModel", NOMIC, "mean_tokens", dict(normalize=True)),
@@ -142,27 +146,29 @@ def make(name):
 
 
 def write_modules(folder, pooling, more, written, generator):
-    """modules.json and what it names; the dense layer's weight and bias, or None."""
+    """modules.json and what it names; the dense layers' weights, biases and whether tanh follows."""
     if not pooling:
-        return None
+        return []
     dim = written.get("hidden_size", written.get("n_embd"))
-    types = ["Transformer", "Pooling"] + ["Dense"] * ("dense" in more) + ["Normalize"] * more.get("normalize", False)
+    types = ["Transformer", "Pooling"] + ["Dense"] * len(more.get("dense", ())) + ["Normalize"] * more.get("normalize", False)
     modules = [dict(idx=i, name=str(i), path=f"{i}_{kind}" if i else "", type=f"sentence_transformers.models.{kind}")
                for i, kind in enumerate(types)]
     with open(f"{folder}/modules.json", "w") as out:
         json.dump(modules, out, indent=1)
     os.makedirs(f"{folder}/1_Pooling")
     with open(f"{folder}/1_Pooling/config.json", "w") as out:
-        flags = {f"pooling_mode_{k}": k == pooling for k in ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "lasttoken")}
+        flags = {f"pooling_mode_{k}": k == pooling for k in POOLINGS}
         json.dump(dict(word_embedding_dimension=dim, **flags), out, indent=1)
-    if "dense" not in more:
-        return None
-    os.makedirs(f"{folder}/2_Dense")
-    with open(f"{folder}/2_Dense/config.json", "w") as out:
-        json.dump(dict(in_features=dim, out_features=more["dense"], bias=True,
-                       activation_function="torch.nn.modules.activation.Tanh"), out, indent=1)
-    dense = (torch.randn(more["dense"], dim, generator=generator) / dim ** 0.5, 0.1 * torch.randn(more["dense"], generator=generator))
-    save_file({"linear.weight": dense[0], "linear.bias": dense[1]}, f"{folder}/2_Dense/model.safetensors")
+    dense = []
+    for at, (n_out, is_tanh) in enumerate(more.get("dense", ()), 2):
+        os.makedirs(f"{folder}/{at}_Dense")
+        activation = "activation.Tanh" if is_tanh else "linear.Identity"
+        with open(f"{folder}/{at}_Dense/config.json", "w") as out:
+            json.dump(dict(in_features=dim, out_features=n_out, bias=True, activation_function=f"torch.nn.modules.{activation}"), out, indent=1)
+        weight, bias = torch.randn(n_out, dim, generator=generator) / dim ** 0.5, 0.1 * torch.randn(n_out, generator=generator)
+        save_file({"linear.weight": weight, "linear.bias": bias}, f"{folder}/{at}_Dense/model.safetensors")
+        dense.append((weight, bias, is_tanh))
+        dim = n_out
     return dense
 
 
@@ -176,9 +182,13 @@ def answer(model, family, pooling, more, dense, ids, types):
         if family.endswith("ForSequenceClassification"):
             return model(**inputs).logits[0]
         rows = (model.model if hasattr(model, "model") else model)(**inputs).last_hidden_state[0]
-    vector = {"cls_token": rows[0], "lasttoken": rows[-1]}.get(pooling, rows.mean(0))
-    if dense:
-        vector = torch.tanh(dense[0] @ vector + dense[1])
+    place = torch.arange(1, len(rows) + 1)[:, None]
+    vector = {"cls_token": rows[0], "lasttoken": rows[-1], "max_tokens": rows.max(0).values,
+              "mean_sqrt_len_tokens": rows.sum(0) / len(rows) ** 0.5,
+              "weightedmean_tokens": (rows * place).sum(0) / place.sum()}.get(pooling, rows.mean(0))
+    for weight, bias, is_tanh in dense:
+        vector = weight @ vector + bias
+        vector = torch.tanh(vector) if is_tanh else vector
     return F.normalize(vector, dim=0) if more.get("normalize") else vector
 
 

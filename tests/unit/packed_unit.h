@@ -38,7 +38,7 @@ static inline struct model *open_packed(void) {
   struct model *m = calloc(1, sizeof *m);
   struct tl_error err = {0};
   tl_arena_init(&m->arena, 0);
-  if (model_add_safetensors(m, path, "packed.safetensors", &err) < 0) fail_msg("%s", err.message);
+  if (model_add_safetensors(m, path, "packed.safetensors", "", &err) < 0) fail_msg("%s", err.message);
   m->config = &packed_config;
   return m;
 }

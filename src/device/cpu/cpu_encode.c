@@ -79,23 +79,37 @@ static void end_vector(const struct run *r, float *v, uint32_t n) {
   if (n < r->d->ld_vector) v[n] = 0;
 }
 
+/* NaN is larger than all else, so that it shows. */
+static void take_largest(float *v, const float *row, uint32_t dim) {
+  for (uint32_t k = 0; k < dim; k++)
+    if (row[k] > v[k] || isnan(row[k])) v[k] = row[k];
+}
+
+/* v = of n rows of ld floats, what `kind` says. */
+static void pool_rows(enum tl_pooling kind, const float *rows, size_t ld, uint32_t n, float *v, uint32_t dim) {
+  bool takes_one = kind == TL_POOL_FIRST || kind == TL_POOL_LAST || kind == TL_POOL_MAX;
+  memcpy(v, rows + (kind == TL_POOL_LAST ? n - 1 : 0) * ld, dim * sizeof *v);
+  for (uint32_t i = 1; kind == TL_POOL_MAX && i < n; i++) take_largest(v, rows + i * ld, dim);
+  if (takes_one) return;
+  double sum = 1; /* of weights: whole numbers, beyond those of a float */
+  for (uint32_t i = 1; i < n; i++) {
+    float weight = kind == TL_POOL_WEIGHTED ? (float)(i + 1) : 1;
+    for (uint32_t k = 0; k < dim; k++) v[k] += weight * rows[i * ld + k];
+    sum += weight;
+  }
+  float divisor = (float)(kind == TL_POOL_MEAN_SQRT ? sqrt(sum) : sum);
+  for (uint32_t k = 0; k < dim; k++) v[k] /= divisor;
+}
+
 void cpu_pool(struct run *r) {
   struct cpu_device *d = r->d;
   uint32_t from, to, dim = d->model->dim;
   share(r, r->step->n_seqs, &from, &to);
   for (uint32_t s = from; s < to; s++) {
-    uint32_t first = r->step->query_start[s], end = r->step->query_start[s + 1];
+    uint32_t first = r->step->query_start[s], n = r->step->query_start[s + 1] - first;
     float *v = vector_of(r, 0, s);
     end_vector(r, v, dim);
-    if (d->model->pooling != TL_POOL_MEAN) {
-      uint32_t row = d->model->pooling == TL_POOL_FIRST ? first : end - 1;
-      memcpy(v, d->h + row * d->ld_dim, dim * sizeof *v);
-      continue;
-    }
-    memset(v, 0, dim * sizeof *v);
-    for (uint32_t i = first; i < end; i++)
-      for (uint32_t k = 0; k < dim; k++) v[k] += d->h[i * d->ld_dim + k];
-    for (uint32_t k = 0; k < dim; k++) v[k] /= (float)(end - first);
+    pool_rows(d->model->pooling, d->h + first * d->ld_dim, d->ld_dim, n, v, dim);
   }
   r->vector = 0;
 }

@@ -7,6 +7,7 @@
 #include "e4m3_model.h"
 #include "fake_cuda.h"
 #include "quant_unit.h"
+#include "step_runner.h"
 #include "stored_weights.h"
 #include "twin_runner.h"
 

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* Models that make vectors, on the CPU backend: against transformers (tests/golden/make_encoders.py), and against
- * themselves, alone and among others, on several lanes. */
+/* Models that make vectors, on the CPU backend: against transformers (tests/golden/make_encoders.py), against the same in
+ * other files, and against themselves, alone and among others, on several lanes. */
 #include <jansson.h>
 #include <math.h>
 #include <pthread.h>
 
+#include "float_twin.h"
 #include "kernel_unit.h"
 #include "tokenlane/device.h"
 #include "unit.h"
 
-enum { N_CASES = 5, BATCH_TOKENS = 400, BATCH_SIZE = 12, MAX_OUT = 64, MAX_LENGTH = 160 };
+enum { N_CASES = 5, BATCH_SIZE = 16, MAX_OUT = 64, MAX_LENGTH = 160, BATCH_TOKENS = BATCH_SIZE * MAX_LENGTH };
 
 struct text {
   uint32_t n, n_out;
@@ -19,10 +20,10 @@ struct text {
 
 struct golden {
   struct tl_model *model;
-  struct text texts[N_CASES];
+  struct text texts[BATCH_SIZE]; /* those behind N_CASES have no answer of transformers */
 };
 
-static const char *const names[] = {"bert", "bert_plain", "bert_bf16", "bert_labels", "roberta", "roberta_score",
+static const char *const names[] = {"bert", "bert_plain", "bert_bf16", "bert_labels", "bert_max", "bert_root", "bert_weighted", "roberta", "roberta_score",
                                     "xlm_roberta", "modernbert", "modernbert_labels", "nomic_bert", "qwen3"};
 
 static void read_text(json_t *object, struct text *ret) {
@@ -35,6 +36,17 @@ static void read_text(json_t *object, struct text *ret) {
     ret->types[i] = (int32_t)json_integer_value(json_array_get(types, i));
   }
   for (uint32_t i = 0; i < ret->n_out; i++) ret->vector[i] = json_number_value(json_array_get(vector, i));
+}
+
+/* Texts of 1 to 40 tokens. */
+static void draw_texts(struct golden *g) {
+  uint64_t seed = 11;
+  for (unsigned i = N_CASES; i < BATCH_SIZE; i++) {
+    struct text *text = &g->texts[i];
+    *text = (struct text){.n = 1 + (uint32_t)unit_below(&seed, 40)};
+    for (uint32_t k = 0; k < text->n; k++) text->tokens[k] = (int32_t)unit_below(&seed, g->model->vocab_size);
+    for (uint32_t k = text->n / 2; k < text->n; k++) text->types[k] = 1;
+  }
 }
 
 static void open_golden(const char *name, struct golden *ret) {
@@ -50,6 +62,7 @@ static void open_golden(const char *name, struct golden *ret) {
   for (size_t i = 0; i < N_CASES; i++) read_text(json_array_get(cases, i), &ret->texts[i]);
   assert_int_equal(ret->model->n_out, ret->texts[0].n_out);
   json_decref(object);
+  draw_texts(ret);
 }
 
 /* A device, or a group of some, and one step at a time of texts. */
@@ -161,25 +174,28 @@ static void against_transformers(const struct golden *g, const struct cpu_kernel
   close_machine(&m);
 }
 
-/* The same bits alone and in any company, on any number of lanes; also behind a text that is not numbers. */
+/* The same bits alone and among sixteen, in any order, also twice in one batch; on any number of lanes. */
 static void in_batches(const struct golden *g, const struct cpu_kernels *kernels) {
-  static const unsigned orders[][BATCH_SIZE] = {{0, 1, 2, 3, 4}, {4, 3, 2, 1, 0}, {2, 2, 0, 3, 1}, {1, 4, 4, 0, 2}};
-  float alone[N_CASES][MAX_OUT], many[BATCH_SIZE * MAX_OUT];
+  static float alone[BATCH_SIZE][MAX_OUT], many[BATCH_SIZE * MAX_OUT];
   uint32_t n_out = g->model->n_out;
+  uint64_t seed = 7;
   for (unsigned n_lanes = 1; n_lanes <= 3; n_lanes++) {
     struct machine m = open_machine(g->model, kernels, n_lanes);
-    for (unsigned i = 0; i < N_CASES; i++) {
+    for (unsigned i = 0; i < BATCH_SIZE; i++) {
       const struct text *text = &g->texts[i];
       float *out = n_lanes == 1 ? alone[i] : many;
       run(&m, &text, 1, out);
       assert_memory_equal(out, alone[i], n_out * sizeof(float));
     }
-    for (unsigned o = 0; o < UNIT_COUNT(orders); o++) {
-      const struct text *texts[N_CASES];
-      for (unsigned i = 0; i < N_CASES; i++) texts[i] = &g->texts[orders[o][i]];
-      run(&m, texts, N_CASES, many);
-      for (unsigned i = 0; i < N_CASES; i++)
-        assert_memory_equal(many + (size_t)i * n_out, alone[orders[o][i]], n_out * sizeof(float));
+    for (unsigned order = 0; order < 4; order++) {
+      const struct text *texts[BATCH_SIZE];
+      unsigned which[BATCH_SIZE];
+      for (unsigned i = 0; i < BATCH_SIZE; i++)
+        which[i] = order == 0 ? i : order == 1 ? BATCH_SIZE - 1 - i : (unsigned)unit_below(&seed, BATCH_SIZE);
+      for (unsigned i = 0; i < BATCH_SIZE; i++) texts[i] = &g->texts[which[i]];
+      run(&m, texts, BATCH_SIZE, many);
+      for (unsigned i = 0; i < BATCH_SIZE; i++)
+        assert_memory_equal(many + (size_t)i * n_out, alone[which[i]], n_out * sizeof(float));
     }
     close_machine(&m);
   }
@@ -206,7 +222,7 @@ static void test_groups(void **state) {
   static const struct {
     const char *name;
     unsigned n_ranks;
-  } cut[] = {{"bert", 3}, {"bert_labels", 3}, {"xlm_roberta", 3}, {"modernbert_labels", 2}, {"nomic_bert", 3}, {"qwen3", 2}};
+  } cut[] = {{"bert", 3}, {"bert_labels", 3}, {"bert_max", 3}, {"xlm_roberta", 3}, {"modernbert_labels", 2}, {"nomic_bert", 3}, {"qwen3", 2}};
   for (unsigned i = 0; i < UNIT_COUNT(cut); i++) {
     struct golden g;
     float vectors[N_CASES * MAX_OUT];
@@ -244,6 +260,68 @@ static void test_types_without_rows(void **state) {
   tl_model_free(g.model);
 }
 
+static void all_alone(const struct tl_model *model, const struct golden *g, float *vectors) {
+  struct machine m = open_machine(model, cpu_choose_kernels(tl_cpu_best_isa()), 1);
+  for (unsigned i = 0; i < BATCH_SIZE; i++) {
+    const struct text *text = &g->texts[i];
+    run(&m, &text, 1, vectors + (size_t)i * model->n_out);
+  }
+  close_machine(&m);
+}
+
+/* The same model as GGUF (tests/golden/make_gguf_encoders.py) gives the same bits, and is known for what it is. */
+static void test_gguf(void **state) {
+  (void)state;
+  static const struct {
+    const char *name, *architecture;
+    enum tl_pooling pooling;
+  } models[] = {{"bert", "bert", TL_POOL_MEAN}, {"roberta", "bert", TL_POOL_FIRST}, {"nomic_bert", "nomic_bert", TL_POOL_MEAN},
+                {"modernbert", "modernbert", TL_POOL_FIRST}, {"qwen3", "qwen3", TL_POOL_LAST}};
+  static float expected[BATCH_SIZE * MAX_OUT], got[BATCH_SIZE * MAX_OUT];
+  for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
+    struct golden g;
+    char file[64];
+    open_golden(models[i].name, &g);
+    snprintf(file, sizeof file, "gguf/encoder_%s.gguf", models[i].name);
+    struct tl_model *model = load_model(file);
+    assert_string_equal(model->architecture, models[i].architecture);
+    assert_int_equal(model->pooling, models[i].pooling);
+    assert_int_equal(model->max_context, g.model->max_context);
+    assert_true(model->normalize && !model->is_classifier && model->n_out == g.model->n_out);
+    all_alone(g.model, &g, expected);
+    all_alone(model, &g, got);
+    for (unsigned k = 0; k < BATCH_SIZE * g.model->n_out; k++)
+      if (expected[k] != got[k]) fail_msg("%s: text %u: %f, expected %f", file, k / g.model->n_out, (double)got[k], (double)expected[k]);
+    tl_model_free(model);
+    tl_model_free(g.model);
+  }
+}
+
+/* Matrices in blocks: near their values in floats, and in a batch as alone. */
+static void test_rounded(void **state) {
+  (void)state;
+  static const char file[] = "gguf/encoder_q8_0.gguf";
+  static float expected[BATCH_SIZE * MAX_OUT], got[BATCH_SIZE * MAX_OUT];
+  float *copies[100];
+  uint32_t n_copies;
+  struct golden g = {.model = load_model(file)};
+  struct tl_model *twin = new_twin(file, copies, &n_copies);
+  for (unsigned i = 0; i < N_CASES; i++) g.texts[i] = (struct text){.n = 30 + i};
+  draw_texts(&g);
+  all_alone(twin, &g, expected);
+  all_alone(g.model, &g, got);
+  for (unsigned i = 0; i < BATCH_SIZE; i++) {
+    double cosine = 0;
+    for (unsigned k = 0; k < g.model->n_out; k++) cosine += (double)expected[i * g.model->n_out + k] * (double)got[i * g.model->n_out + k];
+    assert_true(cosine > 0.999 && cosine < 1.001);
+  }
+  assert_true(memcmp(expected, got, g.model->n_out * sizeof *got) != 0);
+  in_batches(&g, cpu_choose_kernels(tl_cpu_best_isa()));
+  tl_model_free(g.model);
+  tl_model_free(twin);
+  for (uint32_t i = 0; i < n_copies; i++) free(copies[i]);
+}
+
 static void test_what_they_are(void **state) {
   (void)state;
   struct golden g;
@@ -262,6 +340,7 @@ static void test_what_they_are(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_vectors), cmocka_unit_test(test_groups),
-                                     cmocka_unit_test(test_types_without_rows), cmocka_unit_test(test_what_they_are)};
+                                     cmocka_unit_test(test_types_without_rows), cmocka_unit_test(test_what_they_are),
+                                     cmocka_unit_test(test_gguf), cmocka_unit_test(test_rounded)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

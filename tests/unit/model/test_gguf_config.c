@@ -174,6 +174,12 @@ static void test_refused(void **state) {
       {"phi3", {.key = "phi3.rope.scaling.type", .text = "su"}, "known are none, linear, yarn, longrope"},
       {"phi3", {.key = "phi3.rope.scaling.attn_factor", .is_float = true, .number = NAN}, "expected 0.001 to 1000"},
       {"granite", {.key = "granite.logit_scale", .is_float = true, .number = 0}, "granite.logit_scale: expected a number"},
+      {"bert", {.key = "bert.attention.causal", .number = 1}, "bert.attention.causal: true is not supported"},
+      {"llama", {.key = "llama.attention.causal", .number = 0}, "llama.attention.causal: false is not supported"},
+      {"bert", {.key = "bert.attention.sliding_window", .number = 8}, "bert.attention.sliding_window: windows are not"},
+      {"modern-bert", {.key = "modern-bert.hidden_activation", .text = "silu"}, "modern-bert.hidden_activation: expected gelu"},
+      {"modern-bert", {.key = "modern-bert.attention.sliding_window_pattern", .number = 0}, "expected 1 to 1000"},
+      {"jina-bert-v2", {.key = "a", .number = 1}, "'jina-bert-v2' is not known; known are: llama"},
       {"gemma", {.key = "a", .number = 1}, "known are: llama, qwen2, qwen3, smollm3, phi3, gemma2, gemma3, olmo2"},
   };
   static struct hf_config c;
@@ -213,8 +219,76 @@ static void test_experts(void **state) {
   assert_non_null(strstr(err.message, "qwen3.expert_count: experts are not supported for this architecture"));
 }
 
+/* Encoders: no causal mask, windows on both sides, what transformers takes for granted. */
+static void test_encoders(void **state) {
+  (void)state;
+  static struct hf_config c;
+  taken("bert", 2, &(struct extra){.key = "bert.attention.causal", .number = 0}, 1, &c);
+  assert_string_equal(c.architecture, "BertModel");
+  assert_true(gguf_knows_class("RobertaModel") && gguf_knows_class("XLMRobertaModel") && !gguf_knows_class("BertForSequenceClassification"));
+  taken("nomic-bert", 2, NULL, 0, &c);
+  assert_true(c.rope_theta == 1000);
+  taken("nomic-bert", 2, &(struct extra){.key = "nomic-bert.rope.freq_base", .is_float = true, .number = 500}, 1, &c);
+  assert_true(c.rope_theta == 500);
+  struct extra modern[] = {{.key = "modern-bert.attention.sliding_window", .number = 20},
+                           {.key = "modern-bert.rope.freq_base_swa", .is_float = true, .number = 700},
+                           {.key = "modern-bert.attention.sliding_window_pattern", .number = 2},
+                           {.key = "modern-bert.hidden_activation", .text = "gelu"}};
+  taken("modern-bert", 4, modern, 4, &c);
+  assert_true(c.local_attention == 20 && c.rope_theta == 160000 && c.rope_local_base_freq == 700);
+  assert_true(c.has_layer_types && !c.slides[0] && c.slides[1] && !c.slides[2] && c.slides[3]);
+  taken("modern-bert", 4, modern, 1, &c);
+  assert_true(!c.slides[0] && c.slides[1] && c.slides[2] && !c.slides[3] && c.rope_local_base_freq == 10000);
+  taken("modern-bert", 4, NULL, 0, &c); /* no length: no windows */
+  assert_true(c.has_layer_types && !c.slides[1] && !c.slides[2]);
+}
+
+static int read_pooling(const char *architecture, const char *key, uint32_t type, struct hf_pooling *ret, struct tl_error *err) {
+  struct tl_buffer b;
+  struct tl_gguf *g;
+  put_header(&b, 3, 0, 2);
+  put_string(&b, "general.architecture", architecture);
+  put_u32(&b, key, type);
+  unit_write_file(folder, "x.gguf", b.data, b.length);
+  tl_buffer_done(&b);
+  *err = (struct tl_error){0};
+  if (tl_gguf_open(path, &g, err) < 0) fail_msg("%s", err->message);
+  int r = gguf_read_pooling(g, ret, err);
+  tl_gguf_close(g);
+  return r;
+}
+
+static void test_pooling(void **state) {
+  (void)state;
+  static const struct {
+    const char *architecture, *key;
+    uint32_t type;
+    enum tl_pooling kind;
+    const char *message; /* of a refusal */
+  } cases[] = {
+      {"bert", "bert.pooling_type", 1, TL_POOL_MEAN, NULL},
+      {"bert", "bert.pooling_type", 2, TL_POOL_FIRST, NULL},
+      {"qwen3", "qwen3.pooling_type", 3, TL_POOL_LAST, NULL},
+      {"bert", "a", 0, TL_POOL_NONE, NULL},
+      {"qwen3", "a", 0, TL_POOL_NONE, NULL},
+      {"qwen3", "qwen3.pooling_type", 0, TL_POOL_NONE, NULL}, /* it generates */
+      {"bert", "bert.pooling_type", 0, TL_POOL_NONE, "bert.pooling_type: expected 1 (mean), 2 (first token) or 3 (last token), got 0"},
+      {"bert", "bert.pooling_type", 4, TL_POOL_NONE, "got 4 (scores of pairs)"},
+      {"qwen3", "qwen3.pooling_type", 5, TL_POOL_NONE, "qwen3.pooling_type: expected 1 (mean), 2 (first token) or 3 (last token), got 5"},
+      {"bert", "bert.pooling_type", UINT32_MAX, TL_POOL_NONE, "got 4294967295"},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
+    struct hf_pooling p;
+    struct tl_error err;
+    int r = read_pooling(cases[i].architecture, cases[i].key, cases[i].type, &p, &err);
+    if (cases[i].message ? r != TL_EUNSUPPORTED || !strstr(err.message, cases[i].message) : r != TL_OK) fail_msg("%u: %d '%s'", i, r, err.message);
+    if (r == TL_OK) assert_true(p.kind == cases[i].kind && p.normalize && p.n_dense == 0);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_experts), cmocka_unit_test(test_defaults), cmocka_unit_test(test_keys),
-                                     cmocka_unit_test(test_rope), cmocka_unit_test(test_refused)};
+                                     cmocka_unit_test(test_rope), cmocka_unit_test(test_refused), cmocka_unit_test(test_encoders),
+                                     cmocka_unit_test(test_pooling)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

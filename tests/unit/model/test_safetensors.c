@@ -35,7 +35,7 @@ static int open_bytes(const void *bytes, size_t length, struct model **ret, stru
   struct model *m = calloc(1, sizeof *m);
   tl_arena_init(&m->arena, 0);
   memset(err, 0, sizeof *err);
-  int r = model_add_safetensors(m, path, "x.safetensors", err);
+  int r = model_add_safetensors(m, path, "x.safetensors", "", err);
   assert_int_equal(err->code, r);
   if (r == TL_OK) {
     assert_inside(m);
@@ -248,7 +248,7 @@ static void test_names(void **state) {
   }
   assert_int_equal(model_find_tensor(m, "t.3000"), -1);
   /* the same file once more: its names are there already */
-  assert_int_equal(model_add_safetensors(m, path, "x.safetensors", &err), TL_ECORRUPT);
+  assert_int_equal(model_add_safetensors(m, path, "x.safetensors", "", &err), TL_ECORRUPT);
   assert_non_null(strstr(err.message, "is in two files"));
   tl_model_free(&m->model);
   free(header);
@@ -259,11 +259,11 @@ static void test_no_file(void **state) {
   struct model *m = calloc(1, sizeof *m);
   struct tl_error err = {0};
   tl_arena_init(&m->arena, 0);
-  assert_int_equal(model_add_safetensors(m, "/nowhere/x", "x", &err), TL_EIO);
+  assert_int_equal(model_add_safetensors(m, "/nowhere/x", "x", "", &err), TL_EIO);
   assert_string_equal(err.message, "x: cannot be opened: No such file or directory");
-  assert_int_equal(model_add_safetensors(m, folder, "x", &err), TL_EIO);
+  assert_int_equal(model_add_safetensors(m, folder, "x", "", &err), TL_EIO);
   assert_string_equal(err.message, "x: is not a regular file");
-  assert_int_equal(model_add_safetensors(m, "/dev/zero", "x", &err), TL_EIO);
+  assert_int_equal(model_add_safetensors(m, "/dev/zero", "x", "", &err), TL_EIO);
   tl_model_free(&m->model);
 }
 
