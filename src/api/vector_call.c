@@ -10,7 +10,7 @@
 #include "api/vectors.h"
 #include "tokenlane/base/clock.h"
 
-#define LEAST_WINDOW 64
+#define GOOD_WINDOW 64 /* fills a device's batches */
 
 static void free_call(struct api_vectors *call) {
   json_decref(call->body);
@@ -277,10 +277,14 @@ static int read_call(struct api_work *work, struct tl_error *err) {
   return r;
 }
 
+/* A quarter of all places, or what fills batches, but never more than half: others find room beside one request, however large
+ * it is, and a queue that is shorter than it is fed in parts. */
 static unsigned window_of(const struct api_vectors *call) {
   struct tl_capacity most = {0};
   tl_route_capacity(call->work.serving->route, &most);
-  return most.seqs / 4 > LEAST_WINDOW ? (unsigned)(most.seqs / 4) : LEAST_WINDOW;
+  int64_t window = most.seqs / 4 > GOOD_WINDOW ? most.seqs / 4 : GOOD_WINDOW;
+  if (window > most.seqs / 2) window = most.seqs / 2;
+  return window > 1 ? (unsigned)window : 1;
 }
 
 /* On the loop, with all tokens. An error: nothing runs, and the caller answers. */

@@ -210,15 +210,16 @@ static int walk(const struct reader *r, json_t *object, const char *prefix) {
     int n = snprintf(key, sizeof key, "%s%s%s", prefix, *prefix ? "." : "", name);
     bool fits = n > 0 && (size_t)n < sizeof key;
     const struct config_key *k = !fits ? NULL : r->model ? config_model_key(key) : config_find_key(key);
+    bool group = json_is_object(value) && !*prefix;
     int result;
     if (strchr(name, '.')) { /* else a key could stand twice in a file */
       tl_error_set(r->err, TL_EINVAL, key, "%.60s: expected nested objects, got a name with a dot", key);
       result = fail(r, key);
     } else if (k) {
       result = set_value(r, k, value);
-    } else if (json_is_object(value) && !*prefix && json_object_size(value)) {
+    } else if (group && (json_object_size(value) || config_is_group(key, r->model))) { /* an empty one says nothing */
       result = walk(r, value, key);
-    } else if (r->model && config_find_key(key)) {
+    } else if (r->model && (config_find_key(key) || (group && config_is_group(key, false)))) {
       tl_error_set(r->err, TL_EINVAL, key, "%.60s: is not for one model; expected it outside of models", key);
       result = fail(r, key);
     } else {

@@ -9,6 +9,7 @@
 #include "config/config_private.h"
 
 #define MAX_MODELS 64 /* each has threads and memory of its own */
+#define MAX_ID 200    /* bytes: a metric's label holds twice as many, and each may need an escape */
 
 static const char model_prefix[] = "model.";
 
@@ -32,6 +33,15 @@ const struct config_key *config_model_key(const char *name) {
     if (group ? strncmp(name, own_keys[i], length) == 0 : strcmp(name, own_keys[i]) == 0) return k;
   }
   return NULL;
+}
+
+bool config_is_group(const char *name, bool in_model) {
+  size_t length = strlen(name);
+  for (unsigned i = 0; i < config_n_keys; i++) {
+    const struct config_key *k = &config_keys[i];
+    if (strncmp(k->name, name, length) == 0 && k->name[length] == '.' && (!in_model || config_model_key(k->name) == k)) return true;
+  }
+  return false;
 }
 
 struct tl_config *config_add_model(struct tl_config *config) {
@@ -113,10 +123,26 @@ static bool has_id(const struct tl_config *model, const char *id) {
   return false;
 }
 
+static int check_lengths(const struct tl_config *model, struct tl_error *err) {
+  size_t length = strlen(model->model_name);
+  if (!length && *model->model_path) /* without a path tl_config_check says that one is required */
+    return tl_error_set(err, TL_EINVAL, "model.path", "model.path: expected a path that ends in a name, or a name to be given, got %.60s",
+                        model->model_path);
+  if (length > MAX_ID)
+    return tl_error_set(err, TL_EINVAL, "model.name", "model.name: expected up to %d bytes, got %zu", MAX_ID, length);
+  for (unsigned i = 0; i < model->model_aliases.n; i++) {
+    length = strlen(model->model_aliases.items[i]);
+    if (length < 1 || length > MAX_ID)
+      return tl_error_set(err, TL_EINVAL, "model.aliases", "model.aliases: expected ids of 1 to %d bytes, got one of %zu", MAX_ID, length);
+  }
+  return TL_OK;
+}
+
 /* An id means one model. */
 static int check_ids(const struct tl_config *config, unsigned i, struct tl_error *err) {
   const struct tl_config *model = &config->models[i];
-  for (unsigned k = 0; k < i; k++) {
+  if (check_lengths(model, err) < 0) return tl_config_name_model(config, i, err);
+  for (unsigned k = 0; k < i && *model->model_name; k++) {
     const char *id = has_id(&config->models[k], model->model_name) ? model->model_name : NULL;
     const char *key = id ? "name" : "aliases";
     for (unsigned a = 0; !id && a < model->model_aliases.n; a++)

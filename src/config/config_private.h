@@ -30,6 +30,8 @@ struct tl_config *config_add_model(struct tl_config *config);
 void config_free_models(struct tl_config *config);
 /* The key that an entry of `models` calls `name`: path for model.path, else as everywhere. NULL: it has none such. */
 const struct config_key *config_model_key(const char *name);
+/* Whether there are keys NAME.something, or, in an entry of `models`, some that it may have. */
+bool config_is_group(const char *name, bool in_model);
 /* As tl_config_name_model, whatever the configuration. */
 int config_put_model(unsigned i, struct tl_error *err);
 

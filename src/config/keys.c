@@ -10,8 +10,8 @@
 const struct config_key config_keys[] = {
     {"model.path", KEY_STRING, AT(model_path), 0, 0, "", NULL,
      "folder of the model, as downloaded from Hugging Face, or a .gguf file (of several: the first); relative to this file"},
-    {"model.name", KEY_STRING, AT(model_name), 0, 0, "", NULL, "id that clients use; empty: the last part of the path"},
-    {"model.aliases", KEY_STRINGS, AT(model_aliases), 0, 0, "", NULL, "further ids that mean the same model"},
+    {"model.name", KEY_STRING, AT(model_name), 0, 0, "", NULL, "id that clients use, up to 200 bytes; empty: the last part of the path"},
+    {"model.aliases", KEY_STRINGS, AT(model_aliases), 0, 0, "", NULL, "further ids that mean the same model, of up to 200 bytes"},
     {"model.quantize", KEY_CHOICE, AT(model_quantize), 0, 0, "none", "none|q8_0|q4_0|q4_k",
      "round the weights of products that are floats to blocks of integers while they load: less memory, faster answers"},
     {"models", KEY_MODELS, AT(models), 0, 0, "", NULL,

@@ -371,6 +371,27 @@ def test_more_inputs_than_the_queue_holds(embed, model):
     d.wait_rest()
 
 
+@pytest.mark.parametrize("places", [1, 2, 8, 40])
+def test_a_short_queue(embed, model, places):
+    """A request of more texts than the queue ever holds is fed in parts, and leaves half of the places to others."""
+    d, tokenizer = embed(1, limits__max_queue=places, engine__max_batch_size=2, sim__base_us=10000), model[1]
+    texts = [text(i) for i in range(120)]
+    large = []
+    thread = threading.Thread(target=lambda: large.append(embeddings(d, texts)))
+    thread.start()
+    wait_for(lambda: d.total("tokenlane_sequences_waiting") + d.total("tokenlane_sequences_running") > 0, what="the large one")
+    most, refused, n = 0, 0, 0
+    while places > 1 and thread.is_alive():
+        answer = d.post("/v1/embeddings", input="one more")
+        refused += answer.status_code != 200
+        n += 1
+        most = max(most, d.total("tokenlane_sequences_waiting") + d.total("tokenlane_sequences_running"))
+    thread.join()
+    assert refused == 0 and (n > 0 or places == 1) and most <= places // 2 + 1  # the last of the others may still be counted
+    check(large[0]["data"], texts, tokenizer)
+    d.wait_rest()
+
+
 def test_overload(embed, model):
     """The queue full: 429 that says when; those who wait are served."""
     d, tokenizer = embed(1, limits__max_queue=70, engine__max_batch_size=4, sim__base_us=30000), model[1]
@@ -378,7 +399,7 @@ def test_overload(embed, model):
     large = []
     threads = [threading.Thread(target=lambda: large.append(httpx.post(d.url + "/v1/embeddings", json={"input": texts}, timeout=60 * SLOW)))
                for _ in range(2)]
-    for t, n in zip(threads, (40, 64)):  # one request alone has at most 64
+    for t, n in zip(threads, (30, 64)):  # one request alone has at most half
         t.start()
         wait_for(lambda: d.total("tokenlane_sequences_waiting") + d.total("tokenlane_sequences_running") > n, what="a full queue")  # noqa: B023
     answers = [d.post("/v1/embeddings", input=["a"] * 10) for _ in range(40)]

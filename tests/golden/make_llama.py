@@ -141,7 +141,12 @@ def make_case(model, spec, length, generator):
             break
     else:
         raise SystemExit("no prompt with well separated tokens")
-    # all again in one pass without a cache: these are the numbers that are written
+    return describe(model, prompt, new), attempt
+
+
+def describe(model, prompt, new):
+    """All again in one pass without a cache: these are the numbers that are written."""
+    length = len(prompt)
     logprobs = torch.log_softmax(model(torch.tensor([prompt + new])).logits[0].double(), -1)
     case = {"prompt": prompt, "tokens": new, "logprobs": [], "top_tokens": [], "top_logprobs": []}
     for i, token in enumerate(new):
@@ -153,7 +158,7 @@ def make_case(model, spec, length, generator):
         case["top_logprobs"].append([round(float(v), 6) for v in top.values])
     if length == PROMPT_LENGTHS[SCORED_PROMPT]:
         case["prompt_logprobs"] = [round(float(logprobs[i][prompt[i + 1]]), 6) for i in range(length - 1)]
-    return case, attempt
+    return case
 
 
 def make_model(name, spec):

@@ -159,8 +159,7 @@ static int device_submit(struct tl_device *device, const struct tl_step *step, s
   if (!child_put_step(d->shared, &d->layout, &d->job, slot, step))
     return tl_error_set(err, TL_ELIMIT, NULL, "%s: a step is larger than its load allows", d->name);
   d->steps[slot] = step;
-  d->n_submitted++;
-  d->n_steps++;
+  if (d->n_submitted++ == d->n_collected) d->n_steps++; /* else it begins when the one before it has ended well */
   command(d, d->job.runs_ahead ? CHILD_SUBMIT : CHILD_RUN);
   return TL_OK;
 }
@@ -187,15 +186,10 @@ static int copy_vectors(struct child_device *d, uint32_t slot, const struct tl_s
   return TL_OK;
 }
 
-static int device_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
-  struct child_device *d = of(device);
-  int r;
-  /* acquire: pairs with the release in device_interrupt */
-  if (atomic_load_explicit(&d->interrupted, memory_order_acquire) || !d->shared)
-    return tl_error_set(err, TL_EDEVICE, NULL, "%s: its process was ended: its step was given up", d->name);
-  uint32_t slot = d->n_collected++ % d->layout.n_slots;
+/* The next answer, of what `slot` asked. */
+static int take_answer(struct child_device *d, uint32_t slot, struct tl_sampled *ret_sampled, struct tl_error *err) {
   const struct tl_step *step = d->steps[slot];
-  if (d->job.runs_ahead) command(d, CHILD_COLLECT);
+  int r;
   do r = child_look(d, d->number, LOOK_NS, err);
   while (r == TL_EBUSY);
   if (r == TL_OK) r = child_read_code(d, err);
@@ -207,6 +201,18 @@ static int device_collect(struct tl_device *device, struct tl_sampled *ret_sampl
     if (!is_plausible(d, &ret_sampled[i], &step->sampling[i]))
       return child_says_nonsense(d, "a token", err);
   return TL_OK;
+}
+
+static int device_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
+  struct child_device *d = of(device);
+  /* acquire: pairs with the release in device_interrupt */
+  if (atomic_load_explicit(&d->interrupted, memory_order_acquire) || !d->shared)
+    return tl_error_set(err, TL_EDEVICE, NULL, "%s: its process was ended: its step was given up", d->name);
+  uint32_t slot = d->n_collected++ % d->layout.n_slots;
+  if (d->job.runs_ahead) command(d, CHILD_COLLECT);
+  int r = take_answer(d, slot, ret_sampled, err);
+  if (r == TL_OK && d->n_submitted != d->n_collected) d->n_steps++; /* the one behind it begins */
+  return r;
 }
 
 /* --- faults: the monitor ------------------------------------------------------------------------- */

@@ -156,7 +156,7 @@ struct child_device {
   _Atomic int pid;                 /* 0: none */
   /* the worker */
   uint32_t number;                 /* the last that was asked */
-  uint64_t n_steps;                /* in all lives */
+  uint64_t n_steps;                /* that have begun, in all lives: where the script of faults is */
   uint32_t n_submitted, n_collected; /* of this life */
   const struct tl_step *steps[CHILD_SLOTS];
   /* monitor and worker */

@@ -80,17 +80,22 @@ static void answer(struct host *h, uint32_t number, int code, const struct tl_er
   child_tell(&s->answered, number, &s->daemon_sleeps);
 }
 
-/* A step that could not begin is told by its collect. */
+/* A step that could not begin is told by the next collect: an error of it gives up the one under way too, which the backend
+ * is not asked for any more (device.h). */
 struct begun {
   struct tl_step step;
   int result;
   struct tl_error error;
 };
 
-static void begin(struct host *h, uint32_t slot, struct begun *ret) {
+/* under_way: the step before it, NULL if that has been collected. */
+static void begin(struct host *h, uint32_t slot, struct begun *ret, struct begun *under_way) {
   *ret = (struct begun){0};
   child_take_step(h->shared, &h->layout, slot, h->sampling + (size_t)slot * h->job->max_batch_size, &ret->step);
   ret->result = child_ranks_submit(h->ranks, &ret->step, &ret->error);
+  if (ret->result == TL_OK || !under_way) return;
+  under_way->result = ret->result;
+  under_way->error = ret->error;
 }
 
 static void end(struct host *h, uint32_t number, uint32_t slot, struct begun *begun) {
@@ -118,7 +123,8 @@ static void serve(struct host *h) {
     switch ((enum child_command)s->commands[number % CHILD_COMMANDS]) {
       case CHILD_RUN: run(h, number); break;
       case CHILD_SUBMIT:
-        begin(h, n_begun % CHILD_SLOTS, &begun[n_begun % CHILD_SLOTS]);
+        begin(h, n_begun % CHILD_SLOTS, &begun[n_begun % CHILD_SLOTS],
+              n_begun == n_ended ? NULL : &begun[n_ended % CHILD_SLOTS]);
         n_begun++;
         child_tell(&s->answered, number, &s->daemon_sleeps);
         break;

@@ -410,6 +410,9 @@ static void test_models_errors(void **state) {
       {"{\"models\":[{\"log\":{\"level\":\"info\"}}]}", "1: models[0].log.level: is not for one model; expected it outside of models"},
       {"{\"models\":[{\"model\":{\"path\":\"a\"}}]}", "1: models[0].path: is not for one model; expected it outside of models"},
       {"{\"models\":[{\"models\":[]}]}", "1: models[0].models: is not for one model; expected it outside of models"},
+      {"{\"models\":[{\"log\":{}}]}", "1: models[0].log: is not for one model; expected it outside of models"},
+      {"{\"models\":[{\"model\":{}}]}", "1: models[0].model: is not for one model; expected it outside of models"},
+      {"{\"models\":[{\"path\":\"a\"},\n{\"angine\":{}}]}", "2: models[1].angine: no such key; the nearest is devices"},
       {"{\"models\":[{\"engine.max_context\":1}]}",
        "1: models[0].engine.max_context: expected nested objects, got a name with a dot"},
   };
@@ -425,6 +428,66 @@ static void test_models_errors(void **state) {
   }
 }
 
+/* A group without keys says nothing, whether it stands in an entry or outside. */
+static void test_empty_groups(void **state) {
+  (void)state;
+  struct tl_config c, plain;
+  struct tl_error err = {0};
+  char names[200] = "";
+  load_models(&c, "{\"models\":[{\"path\":\"a\",\"engine\":{},\"limits\":{}}],\"log\":{},\"cpu\":{}}");
+  load_models(&plain, "{\"models\":[{\"path\":\"a\"}]}");
+  assert_int_equal(tl_config_resolve(&c, &err), TL_OK);
+  assert_int_equal(tl_config_resolve(&plain, &err), TL_OK);
+  tl_config_compare(&c, &plain, note_key, names);
+  assert_string_equal(names, "");
+  tl_config_done(&c);
+  assert_int_equal(tl_config_init(&c), TL_OK);
+  assert_int_equal(load(&c, "{\"lag\":{}}", &err), TL_EINVAL);
+  assert_non_null(strstr(err.message, "lag: no such key"));
+  tl_config_done(&c);
+  tl_config_done(&plain);
+}
+
+/* What a metric's label can hold whole, in one model's words and in those of an entry. */
+static void test_lengths_of_ids(void **state) {
+  (void)state;
+  char id[202], text[900];
+  static const struct {
+    const char *format, *field, *message;
+  } cases[] = {
+      {"{\"model\":{\"path\":\"a\",\"name\":\"%s\"}}", "model.name", "model.name: expected up to 200 bytes, got 201"},
+      {"{\"model\":{\"path\":\"/x/%s\"}}", "model.name", "model.name: expected up to 200 bytes, got 201"},
+      {"{\"model\":{\"path\":\"a\",\"aliases\":[\"b\",\"%s\"]}}", "model.aliases",
+       "model.aliases: expected ids of 1 to 200 bytes, got one of 201"},
+      {"{\"models\":[{\"path\":\"a\"},{\"path\":\"b\",\"aliases\":[\"%s\"]}]}", "models[1].aliases",
+       "models[1].aliases: expected ids of 1 to 200 bytes, got one of 201"},
+      {"{\"models\":[{\"path\":\"a\"},{\"path\":\"b\",\"name\":\"%s\"}]}", "models[1].name",
+       "models[1].name: expected up to 200 bytes, got 201"},
+  };
+  for (unsigned length = 200; length <= 201; length++) {
+    memset(id, 'x', length);
+    id[length] = 0;
+    for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
+      struct tl_config c;
+      struct tl_error err = {0};
+      snprintf(text, sizeof text, cases[i].format, id);
+      load_models(&c, text);
+      assert_int_equal(tl_config_resolve(&c, &err), length == 200 ? TL_OK : TL_EINVAL);
+      if (length > 200) assert_string_equal(err.field, cases[i].field);
+      if (length > 200) assert_string_equal(err.message, cases[i].message);
+      tl_config_done(&c);
+    }
+  }
+  struct tl_config c;
+  struct tl_error err = {0};
+  tl_config_init(&c);
+  tl_config_set(&c, "model.path", "a", NULL);
+  tl_config_set(&c, "model.aliases", "b,,c", NULL);
+  assert_int_equal(tl_config_resolve(&c, &err), TL_EINVAL);
+  assert_string_equal(err.message, "model.aliases: expected ids of 1 to 200 bytes, got one of 0");
+  tl_config_done(&c);
+}
+
 static void test_models_that_cannot_be(void **state) {
   (void)state;
   static const struct {
@@ -437,6 +500,9 @@ static void test_models_that_cannot_be(void **state) {
        "models[1].name: expected ids that no other model has, got a, which is models[0]'s"},
       {"{\"models\": [{\"path\": \"a\", \"aliases\": [\"z\"]}, {\"path\": \"b\"}, {\"path\": \"c\", \"aliases\": [\"z\"]}]}",
        "models[2].aliases", "models[2].aliases: expected ids that no other model has, got z, which is models[0]'s"},
+      {"{\"models\": [{\"path\": \"//\"}]}", "models[0].path",
+       "models[0].path: expected a path that ends in a name, or a name to be given, got //"},
+      {"{\"model\": {\"path\": \"/\"}}", "model.path", "model.path: expected a path that ends in a name, or a name to be given, got /"},
   };
   for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
     struct tl_config c;
@@ -505,7 +571,8 @@ int main(void) {
       cmocka_unit_test(test_one_model),
       cmocka_unit_test(test_models_inherit),
       cmocka_unit_test(test_models_errors),
-      cmocka_unit_test(test_models_that_cannot_be),
+      cmocka_unit_test(test_models_that_cannot_be), cmocka_unit_test(test_empty_groups),
+      cmocka_unit_test(test_lengths_of_ids),
       cmocka_unit_test(test_compare_models),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);

@@ -2,19 +2,11 @@
 /* A device in a process of its own: this program again, which is then a simulated device, or one that
  * says what it should not (TL_HOSTILE). */
 #include <math.h>
-#include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
-#include "device/child/child_private.h"
-#include "tokenlane/base/clock.h"
-#include "unit.h"
-
-enum { CONTEXT = 256, TABLE = CONTEXT / TL_BLOCK_TOKENS, SEQS = 4, TOKENS = 128, RANKS = 3, PATIENCE_S = 20 * UNIT_SLOWDOWN };
-
-static const struct tl_model model = {.vocab_size = 1000, .max_context = CONTEXT, .n_eos = 2, .eos = {7, 8}};
+#include "child_rig.h"
 
 /* --- the hostile one ------------------------------------------------------------------------------------ */
 
@@ -121,100 +113,6 @@ static void be_hostile(const char *name) {
   pause();
 }
 
-/* --- one sequence on it ------------------------------------------------------------------------------------ */
-
-static struct {
-  int32_t tokens[CONTEXT];
-  uint32_t positions[CONTEXT], slots[CONTEXT], table[TABLE], query_start[2], context_len[1], rows[1];
-  struct tl_sampling sampling[1];
-} work;
-
-struct rig {
-  struct tl_sim_options options;
-  struct tl_device *device;
-  struct tl_device_loaded loaded[RANKS];
-  struct tl_error err;
-  int32_t text[CONTEXT];
-  uint32_t length, n_cached;
-};
-
-static const struct tl_device_ops *ops(void) {
-  unsigned index;
-  return tl_device_isolated(tl_device_find("sim:0", &index, NULL), 1);
-}
-
-static int open_ranks(struct rig *rig, unsigned n, struct tl_sim_options options) {
-  *rig = (struct rig){.options = options, .text = {3, 4, 5}, .length = 3};
-  struct tl_device_options o[RANKS] = {{.spec = "sim:1", .n_lanes = 1, .sim = &rig->options, .n_ranks = n},
-                                       {.spec = "sim:2", .n_lanes = 1, .sim = &rig->options},
-                                       {.spec = "sim:3", .n_lanes = 1, .sim = &rig->options}};
-  struct tl_device_load load = {.model = &model, .max_batch_size = SEQS, .max_batch_tokens = TOKENS, .max_context = CONTEXT};
-  assert_int_equal(ops()->open(o, &rig->device, &rig->err), TL_OK);
-  return ops()->load(rig->device, &load, rig->loaded, &rig->err);
-}
-
-static int open_rig(struct rig *rig, struct tl_sim_options options) {
-  return open_ranks(rig, 0, options);
-}
-
-static void close_rig(struct rig *rig) {
-  ops()->close(rig->device);
-  assert_true(waitpid(-1, NULL, WNOHANG) < 0); /* no child is left, not even a dead one */
-}
-
-static struct child_device *child_of(const struct rig *rig) {
-  return (struct child_device *)(void *)rig->device;
-}
-
-static struct tl_step make_step(const struct rig *rig) {
-  uint32_t n = rig->length - rig->n_cached;
-  for (uint32_t i = 0; i < n; i++) {
-    uint32_t p = rig->n_cached + i;
-    work.tokens[i] = rig->text[p];
-    work.positions[i] = work.slots[i] = p;
-  }
-  for (uint32_t b = 0; b < TABLE; b++) work.table[b] = b;
-  work.query_start[1] = n;
-  work.context_len[0] = rig->length;
-  work.rows[0] = n - 1;
-  work.sampling[0] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = 2, .position = rig->length};
-  return (struct tl_step){.n_tokens = n, .n_seqs = 1, .n_rows = 1, .table_stride = TABLE, .tokens = work.tokens,
-                          .positions = work.positions, .slots = work.slots, .query_start = work.query_start,
-                          .context_len = work.context_len, .block_tables = work.table, .rows = work.rows, .sampling = work.sampling};
-}
-
-static int step(struct rig *rig) {
-  struct tl_sampled sampled = {0};
-  struct tl_step s = make_step(rig);
-  int r = ops()->submit(rig->device, &s, &rig->err);
-  if (r == TL_OK) r = ops()->collect(rig->device, &sampled, &rig->err);
-  if (r < 0) return r;
-  rig->n_cached = rig->length;
-  rig->text[rig->length++] = sampled.token;
-  return TL_OK;
-}
-
-static void assert_text(const struct rig *rig) {
-  int32_t expected[CONTEXT];
-  struct tl_sampling greedy = {.target = -1};
-  memcpy(expected, rig->text, 3 * sizeof *expected);
-  tl_sim_expect(&rig->options, &model, expected, 3, rig->length - 3, &greedy);
-  assert_memory_equal(expected, rig->text, rig->length * sizeof *expected);
-}
-
-/* As the monitor does it: again and again, until it says something else than "not yet". */
-static int reset(struct rig *rig) {
-  int64_t end_ns = tl_now_ns() + TL_SEC(PATIENCE_S);
-  int r;
-  while ((r = ops()->reset(rig->device, &rig->err)) == TL_EBUSY) {
-    assert_true(tl_now_ns() < end_ns);
-    usleep(500);
-  }
-  rig->length = 3;
-  rig->n_cached = 0;
-  return r;
-}
-
 /* --- tests --------------------------------------------------------------------------------------------------- */
 
 static void test_tokens(void **state) {
@@ -229,53 +127,6 @@ static void test_tokens(void **state) {
     assert_int_equal(ops()->health(rig.device), TL_DEVICE_WELL);
     close_rig(&rig);
   }
-}
-
-/* Two steps in the process at once, again and again: the second begins with what the first draws. */
-static void test_runs_ahead(void **state) {
-  (void)state;
-  struct rig rig;
-  uint32_t position[2], slot[2], table[TABLE], start[2] = {0, 1}, context[2], row = 0;
-  struct tl_sampling sampling[2];
-  struct tl_step steps[2];
-  struct tl_sampled sampled;
-  const int32_t drawn = -2; /* by row 0 of the step before */
-  assert_int_equal(open_rig(&rig, (struct tl_sim_options){0}), TL_OK);
-  for (uint32_t b = 0; b < TABLE; b++) table[b] = b;
-  struct tl_step first = make_step(&rig);
-  assert_int_equal(ops()->submit(rig.device, &first, &rig.err), TL_OK);
-  for (uint32_t n = 0; rig.length + 1 < 200; n++) {
-    uint32_t k = n % 2, p = position[k] = slot[k] = rig.length; /* where the token is being drawn */
-    context[k] = p + 1;
-    sampling[k] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1, .position = p + 1};
-    steps[k] = (struct tl_step){.n_tokens = 1, .n_seqs = 1, .n_rows = 1, .table_stride = TABLE, .tokens = &drawn, .positions = &position[k],
-                                .slots = &slot[k], .query_start = start, .context_len = &context[k], .block_tables = table, .rows = &row,
-                                .sampling = &sampling[k]};
-    assert_int_equal(ops()->submit(rig.device, &steps[k], &rig.err), TL_OK);
-    assert_int_equal(ops()->collect(rig.device, &sampled, &rig.err), TL_OK);
-    rig.text[rig.length++] = sampled.token;
-  }
-  assert_int_equal(ops()->collect(rig.device, &sampled, &rig.err), TL_OK);
-  rig.text[rig.length++] = sampled.token;
-  assert_text(&rig);
-  close_rig(&rig);
-}
-
-/* It dies with both under way: both are lost, and the next process knows of neither. */
-static void test_dies_with_two_steps(void **state) {
-  (void)state;
-  struct rig rig;
-  struct tl_sampled sampled;
-  assert_int_equal(open_rig(&rig, (struct tl_sim_options){.base_ns = TL_MS(200)}), TL_OK);
-  struct tl_step step_1 = make_step(&rig);
-  assert_int_equal(ops()->submit(rig.device, &step_1, &rig.err), TL_OK);
-  assert_int_equal(ops()->submit(rig.device, &step_1, &rig.err), TL_OK);
-  kill(child_of(&rig)->pid, SIGKILL);
-  assert_int_equal(ops()->collect(rig.device, &sampled, &rig.err), TL_EDEVICE);
-  assert_int_equal(reset(&rig), TL_OK);
-  for (int i = 0; i < 3; i++) assert_int_equal(step(&rig), TL_OK);
-  assert_text(&rig);
-  close_rig(&rig);
 }
 
 /* All that a step has gets to the other side: two mappings of one memory stand for the two processes. */
@@ -579,8 +430,6 @@ int main(int argc, char **argv) {
   }
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_tokens),
-      cmocka_unit_test(test_runs_ahead),
-      cmocka_unit_test(test_dies_with_two_steps),
       cmocka_unit_test(test_steps_through_the_memory),
       cmocka_unit_test(test_hostile),
       cmocka_unit_test(test_backend_errors),

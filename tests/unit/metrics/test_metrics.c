@@ -341,6 +341,10 @@ static void test_scope(void **state) {
   longest[sizeof longest - 1] = 0;
   tl_metrics_scope(m, "model", longest);
   tl_metrics_counter(m, "b_total", "B.", NULL);
+  /* the longest id that a model may have (config_models.c) is whole, whatever is in it */
+  memcpy(longest + 199, "x", 2);
+  tl_metrics_scope(m, "model", longest);
+  tl_metrics_counter(m, "b_total", "B.", NULL);
   tl_metrics_scope(m, NULL, NULL);
   tl_metrics_counter(m, "c_total", "C.", NULL);
   tl_buffer_init(&out, 0);
@@ -349,6 +353,7 @@ static void test_scope(void **state) {
   check_exposition(text);
   assert_non_null(strstr(text, "\na_total{x=\"1\"} 0\na_total{model=\"q\\\"u\\\\o\\nte\",x=\"1\"} 0\n"));
   assert_non_null(strstr(text, "\nb_total{model=\"q\\\"u\\\\o\\nte\"} 0\nb_total{model=\"\\\"\\\""));
+  assert_non_null(strstr(text, "\\\"x\"} 0\n"));
   assert_non_null(strstr(text, "\nc_total 0\n"));
   tl_buffer_done(&out);
   tl_metrics_free(m);

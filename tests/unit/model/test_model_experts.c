@@ -26,7 +26,7 @@ static int remove_folder(void **state) {
 
 static FILE *open_golden(const char *model, const char *file) {
   char name[200];
-  snprintf(name, sizeof name, "arch/%s/%s", model, file);
+  snprintf(name, sizeof name, "%s%s/%s", strchr(model, '/') ? "" : "arch/", model, file);
   return unit_open_golden(name);
 }
 
@@ -77,6 +77,21 @@ static void test_tensors(void **state) {
   expect("gpt_oss_mxfp4", false, "[4,64,3,16]", "[4,16,3,64]", "down_proj_blocks': expected shape 4 x 64 x 3 x 16, of U8");
   expect("gpt_oss_mxfp4", false, "[4,64,3]", "[4,3,64]", "down_proj_scales': expected shape 4 x 64 x 3, of U8");
   expect("gpt_oss_mxfp4", false, "\"dtype\":\"U8\",\"shape\":[4,192,2,16]", "\"dtype\":\"I8\",\"shape\":[4,192,2,16]", "gate_up_proj_blocks': expected shape 4 x 192 x 2 x 16, of U8");
+}
+
+/* Experts in several tensors each (make_experts.py). */
+static void test_packed_experts(void **state) {
+  (void)state;
+  expect("experts/qwen3_gptq", false, "layers.0.mlp.experts.3.up_proj.qweight", "layers.0.mlp.experts.3.up_proj.qweighs", "tensor 'model.layers.0.mlp.experts.3.up_proj.weight' is missing");
+  expect("experts/qwen3_gptq", false, "layers.1.mlp.experts.6.down_proj.scales", "layers.1.mlp.experts.6.down_proj.scalez", "model.safetensors: tensor 'model.layers.1.mlp.experts.6.down_proj.qweight': its scales are missing");
+  expect("experts/qwen3_gptq", true, "\"quant_method\": \"gptq\"", "\"quant_method\": \"awq\"", "qweight': its shape fits no known way of packing the matrix");
+  expect("experts/qwen3_gptq", true, "\"quant_method\": \"gptq\"", "\"other\": \"gptq\"", "q_proj.weight' is missing");
+  expect("experts/qwen3_awq", true, "\"moe_intermediate_size\": 32", "\"moe_intermediate_size\": 40", "experts.0.gate_proj.qweight': its shape fits no known way");
+  expect("experts/mixtral_ct4", false, "layers.0.block_sparse_moe.experts.1.w2.weight_packed", "layers.0.block_sparse_moe.experts.1.w2.weight_packet", "tensor 'model.layers.0.block_sparse_moe.experts.1.w2.weight' is missing");
+  expect("experts/qwen3_ct8", true, "\"quant_method\": \"compressed-tensors\"", "\"quant_method\": \"other\"", "q_proj.weight': integers whose scales config.json does not explain");
+  expect("experts/qwen3_ct8", false, "layers.0.mlp.experts.5.up_proj.weight_scale", "layers.0.mlp.experts.5.up_proj.weight_scald", "layers.0.mlp.experts.5.up_proj.weight': its scales are missing");
+  expect("experts/qwen3_f8_block", true, "\"weight_block_size\": [\n   32,\n   32", "\"weight_block_size\": [\n   32,\n   64", "weight_scale_inv': its shape does not fit the matrix");
+  expect("experts/qwen3_f8_block", true, "\"weight_block_size\"", "\"block_size\"", "weight_scale_inv': its shape does not fit the matrix");
 }
 
 /* A golden GGUF file with `n` bytes changed where they first are `from`. */
@@ -134,6 +149,30 @@ static void test_counts(void **state) {
   }
 }
 
+/* What the integers and F8 of packed experts stand for is counted like floats. */
+static void test_packed_counts(void **state) {
+  (void)state;
+  static const struct {
+    const char *name;
+    uint64_t head, inner, experts;
+    bool qk_norms;
+  } models[] = {{"mixtral_gptq", 16, 96, 4, false}, {"mixtral_f8_tensor", 16, 96, 4, false}, {"qwen3_awq", 32, 32, 7, true},
+                {"qwen3_ct8", 32, 32, 7, true},     {"qwen3_f8_block", 32, 40, 7, true}};
+  for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
+    struct tl_model *m;
+    struct tl_error err = {0};
+    char name[64], path[1024];
+    uint64_t dim = 64, head = models[i].head;
+    snprintf(name, sizeof name, "experts/%s", models[i].name);
+    if (tl_model_load(unit_golden_path(name, path), &m, &err) < 0) fail_msg("%s", err.message);
+    uint64_t layer = dim * head * (4 + 2 + 2 + 4) + models[i].experts * (3 * dim * models[i].inner + dim) + 2 * dim;
+    if (models[i].qk_norms) layer += 2 * head;
+    assert_int_equal(m->n_parameters, 2 * layer + 2 * 131 * dim + dim);
+    assert_true(m->weight_bytes < 2 * m->n_parameters); /* those of 16 bits are few */
+    tl_model_free(m);
+  }
+}
+
 /* Whole experts, each on one rank; a rank has one at least. The expert that all rows have is cut by its own size. */
 static void test_ranks(void **state) {
   (void)state;
@@ -181,7 +220,7 @@ static void test_ranks(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_configurations), cmocka_unit_test(test_tensors), cmocka_unit_test(test_gguf),
-                                     cmocka_unit_test(test_counts), cmocka_unit_test(test_ranks)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_configurations), cmocka_unit_test(test_tensors), cmocka_unit_test(test_packed_experts), cmocka_unit_test(test_gguf),
+                                     cmocka_unit_test(test_counts), cmocka_unit_test(test_packed_counts), cmocka_unit_test(test_ranks)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
