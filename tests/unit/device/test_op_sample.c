@@ -330,20 +330,17 @@ static void test_target_token(void **state) {
 static void test_logprob_of_a_changed_token(void **state) {
   (void)state;
   struct batch *b = new_batch(2, 50);
-  b->n_history = b->n_bias = 2;
+  b->n_history = b->n_bias = 3; /* two of row 0, one of row 1: rows share none, since each keeps what it changed beside its own */
   b->history[0] = (struct tl_token_count){1, 1};
-  b->history[1] = (struct tl_token_count){7, 4};
-  b->bias[0] = (struct tl_token_bias){7, 100};
+  b->history[1] = b->history[2] = (struct tl_token_count){7, 4};
+  b->bias[0] = b->bias[2] = (struct tl_token_bias){7, 100};
   b->bias[1] = (struct tl_token_bias){9, 200};
   for (uint32_t i = 0; i < 2; i++) {
-    b->rows[i].first_history = b->rows[i].first_bias = i;
-    b->rows[i].n_history = b->rows[i].n_bias = 1;
+    b->rows[i].first_history = b->rows[i].first_bias = i ? 2 : 0;
+    b->rows[i].n_history = b->rows[i].n_bias = i ? 1 : 2;
     b->rows[i].repetition_penalty = 2;
     b->rows[i].n_top = 0;
   }
-  b->rows[0].n_history = b->rows[0].n_bias = 2;
-  b->rows[0].first_history = b->rows[0].first_bias = 0;
-  b->rows[1].first_bias = 0;
   run(b);
   assert_int_equal(b->out[0].token, 9);
   assert_int_equal(b->out[1].token, 7);

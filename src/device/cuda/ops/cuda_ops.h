@@ -287,7 +287,7 @@ struct tl_cuda_sample_args {
   const struct tl_cuda_sampling *rows;  /* (n) */
   const struct tl_token_count *history; /* all rows' */
   const struct tl_token_bias *bias;     /* all rows' */
-  float *saved;                         /* scratch: as many as history and bias entries together */
+  float *saved;                         /* scratch: as many as history and bias entries together; rows share no entry */
   uint32_t n_history;                   /* entries of `history`; in `saved` those of `bias` follow them */
   struct tl_sampled *out;               /* (n) device or mapped host memory */
   int32_t *fed;                         /* (n) the tokens once more, for the next step's embed; -1 as in out */
