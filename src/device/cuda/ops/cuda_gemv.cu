@@ -9,8 +9,8 @@
  * Up to 8 rows (`stream`) there are two blocks a multiprocessor, which take tile after tile, so that the next kernel
  * can start at once, and have the next weights under way while they multiply, the first ones before the kernel that makes x
  * is over. Where that shares the work better, a tile has 8 outputs, half of the fragments' rows. Of more rows (`gemv`) a
- * block takes one tile, as many as there is room for. Each was the faster one there on an H200: by 8 % of a step at
- * 1 row, by 7 % at 16. */
+ * block takes one tile, as many as there is room for. On an H200 `stream` took 6 % from a step of one row; with 16 rows it
+ * needed 74 us for gate and up of Llama 3.1 8B, `gemv` 66. */
 #include "device/cuda/ops/cuda_both.h"
 #include "device/cuda/ops/cuda_formats.cuh"
 #include "device/cuda/ops/cuda_gate.cuh"
