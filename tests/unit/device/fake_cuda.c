@@ -182,7 +182,9 @@ void fake_enqueue(void *stream, const char *name, int (*run)(void *args), const 
   struct node node = {.name = name, .run = run};
   assert_true(bytes <= MAX_NODE);
   memcpy(node.args, args, bytes);
+  pthread_mutex_lock(&fake_lock); /* whoever frees memory runs all streams' queues */
   push(s->graph ? s->graph : &s->queue, &node);
+  pthread_mutex_unlock(&fake_lock);
 }
 
 static int run_node(struct node *node) {
@@ -193,14 +195,19 @@ static int run_node(struct node *node) {
   return r;
 }
 
-/* Runs all before node `end` of the queue. */
-static int run_until(struct stream *s, unsigned end) {
-  pthread_mutex_lock(&fake_lock);
+/* Runs all before node `end` of the queue; with the lock. */
+static int run_locked(struct stream *s, unsigned end) {
   int r = lasting_error;
   while (!r && s->n_run < end) {
     r = run_node(&s->queue.list[s->n_run]);
     s->n_run += r != CUDA_NOT_READY;
   }
+  return r;
+}
+
+static int run_until(struct stream *s, unsigned end) {
+  pthread_mutex_lock(&fake_lock);
+  int r = run_locked(s, end);
   pthread_mutex_unlock(&fake_lock);
   return r;
 }
@@ -223,12 +230,12 @@ static int rt_stream_new(void **ret) {
 /* CUDA's frees wait for all that runs on the device; what never ends would hold them. What
  * frees also does so when it returns an error. */
 static int rt_free(void *p) {
+  pthread_mutex_lock(&fake_lock);
   for (unsigned i = 0; i < MAX_STREAMS; i++) {
-    pthread_mutex_lock(&fake_lock);
     struct stream *s = streams[i] && streams[i]->device == current ? streams[i] : NULL;
-    pthread_mutex_unlock(&fake_lock);
-    if (s && run_until(s, s->queue.n) == CUDA_NOT_READY) fail_msg("memory is freed while a collective waits for other ranks");
+    if (s && run_locked(s, s->queue.n) == CUDA_NOT_READY) fail_msg("memory is freed while a collective waits for other ranks");
   }
+  pthread_mutex_unlock(&fake_lock);
   fake_free_object(p);
   return fake_begin("free");
 }
@@ -409,7 +416,9 @@ static int rt_exec_launch(void *exec, void *stream) {
   FAKE_BEGIN("exec_launch");
   const struct nodes *from = exec;
   fake_cuda.n_replays++;
+  pthread_mutex_lock(&fake_lock);
   for (unsigned i = 0; i < from->n; i++) push(&((struct stream *)stream)->queue, &from->list[i]);
+  pthread_mutex_unlock(&fake_lock);
   return 0;
 }
 
