@@ -49,7 +49,7 @@ def make_gguf(name, qtype):
     write(out)
 
 
-def begin(name, architecture):
+def begin(name, architecture, add_eps=gguf.GGUFWriter.add_layer_norm_rms_eps):
     """A file with the keys that all have."""
     out = gguf.GGUFWriter(f"{CORPUS}/gguf/{name}.gguf", architecture)
     out.add_context_length(16)
@@ -57,7 +57,7 @@ def begin(name, architecture):
     out.add_block_count(1)
     out.add_feed_forward_length(DIM)
     out.add_head_count(HEADS)
-    out.add_layer_norm_rms_eps(1e-5)
+    add_eps(out, 1e-5)
     out.add_vocab_size(VOCAB)
     return out
 
@@ -127,14 +127,7 @@ BERT = {"attention.self.query": "attn_q", "attention.self.key": "attn_k", "atten
 
 def make_encoder(name, architecture, matrices, norms, tables, more=lambda out: None):
     """matrices: of a layer, with their numbers of rows; norms: of a layer; tables: beside the words."""
-    out = gguf.GGUFWriter(f"{CORPUS}/gguf/{name}.gguf", architecture)
-    out.add_context_length(16)
-    out.add_embedding_length(DIM)
-    out.add_block_count(1)
-    out.add_feed_forward_length(DIM)
-    out.add_head_count(HEADS)
-    out.add_layer_norm_eps(1e-5)
-    out.add_vocab_size(VOCAB)
+    out = begin(name, architecture, gguf.GGUFWriter.add_layer_norm_eps)
     out.add_causal_attention(False)
     out.add_pooling_type(gguf.PoolingType.MEAN)
     more(out)
