@@ -81,12 +81,12 @@ static int sum(struct cuda_device *d, const struct cuda_op *op, const struct cud
 }
 
 static int gated(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
-  bool gelu = op->from->features & TL_F_GELU_TANH;
+  int gate = op->from->features & TL_F_GELU_TANH ? TL_CUDA_GELU : TL_CUDA_SILU;
   if (cuda_gates_itself(&op->w, pass->n_tokens))
-    return cuda_run_gated(d, &op->w, gelu ? TL_CUDA_GELU : TL_CUDA_SILU, pass->n_tokens, d->work.h, d->work.m, err);
+    return cuda_run_gated(d, &op->w, gate, pass->n_tokens, d->work.h, d->work.m, err);
   int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, d->work.h, d->work.gate_up, err);
   if (r < 0) return r;
-  struct tl_cuda_glu_args args = {.dtype = d->dtype, .gelu = gelu, .n = pass->n_tokens, .dim = op->w.n / 2,
+  struct tl_cuda_glu_args args = {.dtype = d->dtype, .gate = gate, .n = pass->n_tokens, .dim = op->w.n / 2,
                                   .gate_up = d->work.gate_up, .bias = op->w.bias, .out = d->work.m};
   CUDA_TRY(d, d->api->op.glu(&args, d->stream), "the gate", err);
   return TL_OK;

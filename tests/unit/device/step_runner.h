@@ -201,4 +201,13 @@ static inline void run_alone(struct machine *m, struct sequence *s, uint32_t n_n
 
 static const uint32_t whole[] = {0};
 
+/* What was drawn for both, to the bit. */
+static inline void assert_same_draws(const struct sequence *a, const struct sequence *b, const char *what) {
+  assert_int_equal(a->length, b->length);
+  for (uint32_t k = a->n_prompt; k < a->length; k++) {
+    if (a->tokens[k] != b->tokens[k] || a->sampled[k].token != b->sampled[k].token) fail_msg("%s: token %u", what, k);
+    assert_memory_equal(&a->sampled[k].logprob, &b->sampled[k].logprob, sizeof(float));
+  }
+}
+
 #endif

@@ -230,7 +230,7 @@ static void run_op(struct network *n, uint32_t i, const struct tl_step *step, ui
   struct tl_cuda_add_norm_args norm = {.dtype = n->dtype, .first = i == 1, .n = rows, .dim = n->dim,
                                        .width = n->model->dim, .eps = op->eps, .factor = 1, .x = n->x,
                                        .delta = n->delta, .weight = n->norms[i], .h = n->h};
-  struct tl_cuda_glu_args glu = {.dtype = n->dtype, .n = rows, .dim = n->ffn, .gate_up = n->gate_up,
+  struct tl_cuda_glu_args glu = {.dtype = n->dtype, .gate = TL_CUDA_SILU, .n = rows, .dim = n->ffn, .gate_up = n->gate_up,
                                        .bias = n->matrices[i].bias, .out = n->inner};
   struct tl_cuda_gather_args gather = {.n = step->n_rows, .dim = n->dim, .rows = n->rows, .in = n->h, .out = n->last};
   switch (op->kind) {

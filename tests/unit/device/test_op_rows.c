@@ -84,7 +84,7 @@ static void test_bias(void **state) {
 static void check_glu(int dtype, uint32_t n, uint32_t dim, bool with_bias, bool gelu) {
   uint16_t *in = op_halves(dtype, n * 2 * dim, 6), *out = op_poisoned(n * dim * 2);
   float *bias = op_floats(2 * dim, 1);
-  struct tl_cuda_glu_args a = {.dtype = dtype, .gelu = gelu, .n = n, .dim = dim, .gate_up = in, .bias = with_bias ? bias : NULL,
+  struct tl_cuda_glu_args a = {.dtype = dtype, .gate = gelu ? TL_CUDA_GELU : TL_CUDA_SILU, .n = n, .dim = dim, .gate_up = in, .bias = with_bias ? bias : NULL,
                                   .out = out};
   assert_int_equal(op_run(tl_cuda_glu(&a, NULL)), 0);
   for (uint32_t i = 0; i < n * dim; i++) {
@@ -115,7 +115,7 @@ static void test_glu(void **state) {
   /* far out: no NaN from infinities in between */
   uint16_t in[16], out[8];
   for (unsigned i = 0; i < 16; i++) in[i] = op_pack(TL_CUDA_BF16, i < 8 ? -200.0f : 1.0f);
-  struct tl_cuda_glu_args a = {.dtype = TL_CUDA_BF16, .n = 1, .dim = 8, .gate_up = op_copy(in, sizeof in), .out = op_poisoned(16)};
+  struct tl_cuda_glu_args a = {.dtype = TL_CUDA_BF16, .gate = TL_CUDA_SILU, .n = 1, .dim = 8, .gate_up = op_copy(in, sizeof in), .out = op_poisoned(16)};
   assert_int_equal(op_run(tl_cuda_glu(&a, NULL)), 0);
   memcpy(out, a.out, sizeof out);
   for (unsigned i = 0; i < 8; i++) assert_true(op_unpack(TL_CUDA_BF16, out[i]) == 0);

@@ -6,6 +6,7 @@
 #include "device/cuda/ops/cuda_both.h"
 #include "device/cuda/ops/cuda_experts.h"
 #include "device/cuda/ops/cuda_formats.cuh"
+#include "device/cuda/ops/cuda_gate.cuh"
 
 #define UNITS_A_BLOCK 8 /* thread blocks are at most so many for each that is resident, then they loop */
 
@@ -25,7 +26,7 @@ static int with_expert_format(int format, const Call &call) {
 }
 
 TL_DEVICE float gated(const tl_cuda_experts_args &a, float gate, float up) {
-  if (a.gate == TL_CUDA_EXPERT_SILU) return gate / (1 + expf(-gate)) * up;
+  if (a.gate == TL_CUDA_EXPERT_SILU) return silu(gate) * up;
   gate = fminf(gate, a.limit);
   up = fminf(fmaxf(up, -a.limit), a.limit);
   return gate / (1 + expf(-1.702f * gate)) * (up + 1);

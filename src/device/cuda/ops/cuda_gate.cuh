@@ -14,4 +14,9 @@ TL_DEVICE float gelu(float x) {
   return x / (1 + expf(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
 }
 
+/* What of `up` gets through; gate: TL_CUDA_SILU or TL_CUDA_GELU. */
+TL_DEVICE float let_through(int gate, float x, float up) {
+  return (gate == TL_CUDA_GELU ? gelu(x) : silu(x)) * up;
+}
+
 #endif

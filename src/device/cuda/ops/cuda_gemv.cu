@@ -138,7 +138,7 @@ template <class T, int TILES>
 TL_DEVICE void finish(const tl_cuda_gemv_args &a, const gemv_shared<TILES> *s, const gemv_end &e) {
   if (!e.there) return;
   float result = total<TILES>(s, e, 0);
-  if (a.gate) result = (a.gate == TL_CUDA_GELU ? gelu(result) : silu(result)) * total<TILES>(s, e, 1);
+  if (a.gate) result = let_through(a.gate, result, total<TILES>(s, e, 1));
   uint64_t to = (uint64_t)e.row * a.ldo + e.output;
   if (a.float_out)
     ((float *)a.out)[to] = result;
@@ -155,8 +155,6 @@ TL_KERNEL(THREADS, (W::PIECE == 8 ? 3 : 2)) gemv(tl_cuda_gemv_args a) {
   const uint32_t share = PIECES * W::PIECE * 4; /* of a warp, at a time */
   gemv_rows<2> rows = find_rows<W, 2>(a, block_x());
   float sum[2][4] = {};
-  let_next_start();
-  wait_for_before();
   for (uint32_t base = warp_index() * share; base < a.k; base += WARPS * share) {
     gemv_pieces<PIECES, 2> pieces;
     load_pieces<W>(a, rows, base, &pieces);
@@ -257,7 +255,7 @@ static int launch_gemv(const tl_cuda_gemv_args *args, void *to) {
   unsigned tiles = tiles_of(*args, 2), halves = tiles_of(*args, 1), room = STREAM_BLOCKS * args->n_multiprocessors;
   if (args->k % W::PIECE || (args->format >= TL_CUDA_WINT8 && args->k % 32)) return CUDA_INVALID;
   if (args->m > TL_CUDA_STREAM_ROWS)
-    return launch_rows(args->m, gemv<T, W>, tiles, 1, THREADS, sizeof(gemv_shared<2>), to, *args);
+    return launch(gemv<T, W>, tiles, 1, THREADS, sizeof(gemv_shared<2>), to, *args);
   if (!args->gate && busy(halves, room) > busy(tiles, room) + 10)
     return launch_rows(args->m, stream<streamed<T, W, 1>>, halves < room ? halves : room, 1, THREADS, 2 * sizeof(gemv_shared<1>), to, *args);
   return launch_rows(args->m, stream<streamed<T, W, 2>>, tiles < room ? tiles : room, 1, THREADS, 2 * sizeof(gemv_shared<1>), to, *args);

@@ -179,9 +179,13 @@ struct tl_cuda_prefill_args {
 };
 int tl_cuda_prefill(const struct tl_cuda_prefill_args *args, void *stream);
 
-/* out = silu(gate + bias) * (up + bias), or with gelu, by tanh, in place of silu. */
+/* GELU: by tanh. */
+enum tl_cuda_gate { TL_CUDA_UNGATED, TL_CUDA_SILU, TL_CUDA_GELU };
+
+/* out = silu(gate + bias) * (up + bias), or with gelu in place of silu. */
 struct tl_cuda_glu_args {
-  int dtype, gelu;
+  int dtype;
+  int gate;              /* enum tl_cuda_gate: SILU or GELU */
   uint32_t n, dim;       /* dim (8): of the inner row */
   const void *gate_up;   /* T (n, 2 dim): gate, then up */
   const float *bias;     /* (2 dim) or NULL */
@@ -207,10 +211,8 @@ struct tl_cuda_bias_args {
 };
 int tl_cuda_bias(const struct tl_cuda_bias_args *args, void *stream);
 
-enum tl_cuda_gate { TL_CUDA_UNGATED, TL_CUDA_SILU, TL_CUDA_GELU };
-
 /* out = x W^T + bias for few rows, at the speed at which the weights can be read; gated: the first half of that,
- * through silu or gelu (by tanh), times the second half. */
+ * through silu or gelu, times the second half. */
 struct tl_cuda_gemv_args {
   int dtype, format;
   int gate;              /* enum tl_cuda_gate */

@@ -147,7 +147,7 @@ TL_KERNEL(THREADS, 1) glu(tl_cuda_glu_args a) {
       gate[i] += a.bias[column + i];
       up[i] += a.bias[a.dim + column + i];
     }
-    gate[i] = (a.gelu ? gelu(gate[i]) : silu(gate[i])) * up[i];
+    gate[i] = let_through(a.gate, gate[i], up[i]);
   }
   store16((uint16_t *)a.out + row * a.dim + column, pack8<T>(gate));
 }
