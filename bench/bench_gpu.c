@@ -6,6 +6,7 @@
  * stands beside the ratio that is wanted. bench_gpu.py makes the models and adds what needs a daemon or transformers. */
 #include <cuda_profiler_api.h>
 #include <getopt.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +30,9 @@ struct options {
 
 /* Bytes and operations that a step cannot do without. */
 struct work {
-  double weight_bytes; /* as the files have them; of the embedding only what logits read */
+  double weight_bytes; /* as the files have them; of the embedding only what logits read, of experts nothing */
+  double expert_bytes; /* of all experts of all layers */
+  double chosen;       /* the share of a layer's experts that one row reads */
   double kv_bytes;     /* of one token, all layers, in 16 bits */
   double flops, row_flops, pair_flops; /* of a token's products, of a row's logits, of a query against a key */
   bool eight_bits;
@@ -44,12 +47,23 @@ static struct work count_work(const struct tl_model *m) {
       if (op->weight[k] < 0) continue;
       const struct tl_tensor *t = &m->tensors[op->weight[k]];
       double elements = (double)t->shape[0] * (t->n_dims > 1 ? (double)t->shape[1] : 0);
-      w.weight_bytes += (double)t->bytes;
-      *(op->kind == TL_OP_LOGITS ? &w.row_flops : &w.flops) += 2 * elements;
+      bool experts = tl_op_n_tensors(op) > 1;
+      if (experts) {
+        w.expert_bytes += (double)t->bytes * op->n_experts;
+        w.chosen = (double)op->n_chosen / op->n_experts;
+      } else {
+        w.weight_bytes += (double)t->bytes;
+      }
+      *(op->kind == TL_OP_LOGITS ? &w.row_flops : &w.flops) += 2 * elements * (experts ? op->n_chosen : 1);
       if (op->kind != TL_OP_LOGITS && elements > 0) w.eight_bits = (double)t->bytes < 1.5 * elements;
     }
   }
   return w;
+}
+
+/* What a step of n rows reads. Of experts what rows that choose evenly and each for itself would read: random weights come near that. */
+static double step_bytes(const struct work *w, uint32_t n, double context) {
+  return w->weight_bytes + w->expert_bytes * (1 - pow(1 - w->chosen, n)) + n * context * w->kv_bytes;
 }
 
 /* --- steps ---------------------------------------------------------------------------------------- */
@@ -230,7 +244,7 @@ static void measure_model(const struct options *o, const char *path) {
   int64_t began_ns = tl_now_ns();
   open_bench(&b, o, m, path, &loaded);
   printf("%s: a step reads %.0f bytes of weights and %.0f of KV a token; loaded in %.2f s, %.3f GB on the device\n", name,
-         w.weight_bytes, w.kv_bytes, seconds_since(began_ns), (double)loaded.weight_bytes / 1e9);
+         step_bytes(&w, 1, 0), w.kv_bytes, seconds_since(began_ns), (double)loaded.weight_bytes / 1e9);
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
     uint32_t n = sizes[i];
     snprintf(what, sizeof what, "decode, %u x %u", n, o->context);
@@ -239,15 +253,14 @@ static void measure_model(const struct options *o, const char *path) {
       continue;
     }
     double s = measure_decode(&b, n, o->context), context = o->context + WARM_STEPS + STEPS / 2.0;
-    double bytes = w.weight_bytes + n * context * w.kv_bytes;
-    print_row(name, what, s * 1e3, "ms", bytes / s / o->limits.copy_bytes_per_s,
-              n == 1 ? wanted_alone(m, &w) : n == MAX_SEQS ? 0.70 : 0);
+    double wanted = w.expert_bytes > 0 ? 0 : n == 1 ? wanted_alone(m, &w) : n == MAX_SEQS ? 0.70 : 0;
+    print_row(name, what, s * 1e3, "ms", step_bytes(&w, n, context) / s / o->limits.copy_bytes_per_s, wanted);
   }
   double n = o->prefill, s = measure_prefill(&b, o->prefill);
   double flops = n * w.flops + w.row_flops + n * (n + 1) / 2 * w.pair_flops;
   snprintf(what, sizeof what, "prefill, %u", o->prefill);
   /* models of E4M3 are held to the rate in BF16, too; that of E4M3 products is about twice it */
-  print_row(name, what, s * 1e3, "ms", flops / s / o->limits.product_flops, 0.60);
+  print_row(name, what, s * 1e3, "ms", flops / s / o->limits.product_flops, w.expert_bytes > 0 ? 0 : 0.60);
   b.ops->close(b.device);
   for (struct frame *f = b.frames; f < b.frames + 2; f++) {
     free(f->tokens);

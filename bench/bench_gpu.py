@@ -3,7 +3,7 @@
 
     make gpu-tests && B=build/plain python3 bench/bench_gpu.py [--models FOLDER]       (in a bundle: ./run-gpu-suite --bench)
 
-Makes random-weight models with the dimensions of Llama 3.2 1B and Llama 3.1 8B in BF16 and FP8 (29 GB, kept in FOLDER), runs
+Makes random-weight models with the dimensions of Llama 3.2 1B and Llama 3.1 8B in BF16 and FP8, and one with experts (40 GB, kept in FOLDER), runs
 bench_gpu on them, the daemon for what only it can show, and transformers, on those in BF16, if this Python has it with CUDA. Each row:
 what, figure, ratio or what was wanted."""
 import argparse
@@ -22,6 +22,9 @@ BUILD = pathlib.Path(os.environ["B"]).resolve()
 MODELS = {"1b": ["--hidden", 2048, "--layers", 16, "--ffn", 8192, "--heads", 32, "--kv-heads", 8, "--head-dim", 64],
           "8b": ["--hidden", 4096, "--layers", 32, "--ffn", 14336, "--heads", 32, "--kv-heads", 8, "--head-dim", 128, "--untied"]}
 MODELS |= {name + "-fp8": [*dims, "--fp8"] for name, dims in MODELS.items()}
+# layers like Qwen3 30B-A3B's, a sixth of them
+MODELS["experts"] = ["--hidden", 2048, "--layers", 8, "--ffn", 768, "--heads", 32, "--kv-heads", 4, "--head-dim", 128, "--experts", 128,
+                     "--experts-used", 8, "--untied"]
 STREAMS, PROMPT, NEW = 64, 1000, 200
 READY_S, GAP_US = 6, 30
 missed = []

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Writes a Llama with random weights in Hugging Face format, for benchmarks.
+"""Writes a Llama, or with --experts a Mixtral, with random weights in Hugging Face format, for benchmarks.
 
     python3 bench/make_synthetic.py FOLDER [--seed N] [--layers N] ...
 
@@ -19,6 +19,7 @@ import sys
 
 POOL = 1 << 22  # normals that all rows are cut from
 SIGMA = 0.02  # as models are initialised: logits get a deviation of about 0.6
+ROUTER = "block_sparse_moe.gate.weight"
 FP8_SCALE = 0.006  # of E4M3 numbers whose deviation is about 3.2
 
 
@@ -34,9 +35,14 @@ def shapes(a):
         yield layer + "self_attn.v_proj.weight", kv, a.hidden
         yield layer + "self_attn.o_proj.weight", a.hidden, q
         yield layer + "post_attention_layernorm.weight", a.hidden, 0
-        yield layer + "mlp.gate_proj.weight", a.ffn, a.hidden
-        yield layer + "mlp.up_proj.weight", a.ffn, a.hidden
-        yield layer + "mlp.down_proj.weight", a.hidden, a.ffn
+        if a.experts:
+            yield layer + ROUTER, a.experts, a.hidden
+        experts = [f"block_sparse_moe.experts.{e}." for e in range(a.experts)]
+        gate, up, down = ("w1", "w3", "w2") if experts else ("gate_proj", "up_proj", "down_proj")
+        for mlp in experts or ["mlp."]:
+            yield layer + mlp + gate + ".weight", a.ffn, a.hidden
+            yield layer + mlp + up + ".weight", a.ffn, a.hidden
+            yield layer + mlp + down + ".weight", a.hidden, a.ffn
     yield "model.norm.weight", a.hidden, 0
     if a.untied:
         yield "lm_head.weight", a.vocab, a.hidden
@@ -58,7 +64,7 @@ def e4m3_numbers(rng, count):
 
 
 def is_fp8(a, name, columns):
-    return a.fp8 and columns and ".layers." in name
+    return a.fp8 and columns and ".layers." in name and not name.endswith(ROUTER)
 
 
 def write_weights(path, a):
@@ -144,9 +150,12 @@ def tokenizer(a):
 
 
 def config(a):
+    kind = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    if a.experts:
+        kind = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": a.experts,
+                "num_experts_per_tok": a.experts_used, "sliding_window": None}
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        **kind,
         "torch_dtype": "bfloat16",
         "hidden_size": a.hidden,
         "intermediate_size": a.ffn,
@@ -188,6 +197,8 @@ def main():
     sizes |= {"vocab": 32768, "context": 4096}
     for name, default in sizes.items():
         parser.add_argument("--" + name, type=int, default=default, metavar="N", help=f"default {default}")
+    parser.add_argument("--experts", type=int, default=0, metavar="N", help="experts a layer, each of --ffn; default none")
+    parser.add_argument("--experts-used", type=int, default=2, metavar="N", help="of them, by a token; default 2")
     parser.add_argument("--fp8", action="store_true", help="the layers' matrices in E4M3, a scale each")
     parser.add_argument("--untied", action="store_true", help="an output matrix of its own")
     a = parser.parse_args()

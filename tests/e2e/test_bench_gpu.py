@@ -81,14 +81,27 @@ def test_the_daemons_part(tmp_path, monkeypatch, capsys):
     assert bench.median_bound(text, "x") == 0.5
 
 
-def test_fp8_models(tmp_path):
-    """They load, their logits are a distribution, and their bytes count as bytes."""
+def measure_synthetic(folder, *kind):
     dims = {"hidden": 64, "layers": 2, "ffn": 128, "heads": 2, "kv-heads": 1, "head-dim": 32, "vocab": 300}
     flags = [text for name, n in dims.items() for text in (f"--{name}", str(n))]
-    subprocess.run([sys.executable, ROOT / "bench/make_synthetic.py", tmp_path / "m", *flags, "--fp8", "--untied"], check=True)
-    done = subprocess.run([PROGRAM, "--device", "cpu:0", "--context", "64", "--prefill", "128", "--copy", "1", "--product", "1", tmp_path / "m"],
+    subprocess.run([sys.executable, ROOT / "bench/make_synthetic.py", folder, *flags, *kind, "--untied"], check=True)
+    return subprocess.run([PROGRAM, "--device", "cpu:0", "--context", "64", "--prefill", "128", "--copy", "1", "--product", "1", folder],
                           capture_output=True, text=True, timeout=120)
+
+
+def test_fp8_models(tmp_path):
+    """They load, their logits are a distribution, and their bytes count as bytes."""
+    done = measure_synthetic(tmp_path / "m", "--fp8")
     layers = 2 * (64 * 32 * (2 * 2 + 2 * 1) + 3 * 64 * 128)
     scales = 2 * 7 * 4
     assert f"m: a step reads {layers + scales + 2 * (5 * 64 + 300 * 64)} bytes of weights" in done.stdout, done.stdout + done.stderr
     assert done.returncode == 0 and done.stdout.count(" met") == 3
+
+
+def test_models_with_experts(tmp_path):
+    """Of a layer's experts those that a row chooses are counted, the router in 16 bits; nothing is wanted of their speed."""
+    done = measure_synthetic(tmp_path / "m", "--fp8", "--experts", "8", "--experts-used", "2")
+    attention, expert, router = 64 * 32 * (2 * 2 + 2 * 1) + 4 * 4, 3 * (64 * 128 + 4), 2 * 8 * 64
+    layers = 2 * (attention + 2 * expert + router)
+    assert f"m: a step reads {layers + 2 * (5 * 64 + 300 * 64)} bytes of weights" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and done.stdout.count(" %") == 4 and "wanted" not in done.stdout

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The GPU backend on a GPU: `make check-gpu`, or ./run-gpu-suite in a bundle (make_bundle.py). B names the build folder.
 Kernels against their formulas, the same under compute-sanitizer where that is, golden models through the plugin, the end-to-end
-tests that fit with devices cuda, traps and hangs. Ends with a table and 'N passed, N failed'.
+tests that fit with devices cuda, traps and hangs, AT_ONCE of them at a time: none fills a GPU, and a trap spoils its own process
+only. Ends with a table and 'N passed, N failed'.
 
   --look   is there a GPU that the backend can use? One line and exit status 77: no
   --fake   what needs no GPU: the end-to-end tests on the CPU and on the fake GPU"""
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ["B"])
@@ -23,6 +25,7 @@ OPS = BUILD / "gpu/ops"
 END_TO_END = {"test_openai.py": "openai", "test_batch.py": None, "test_text.py": "tokenizers", "test_large.py": None}
 FAULTS = "test_cuda_serving.py"
 LIMIT_S = 600
+AT_ONCE = min(4, os.cpu_count())
 NO_GPU = 77
 
 
@@ -52,37 +55,41 @@ def count(output, status, passed, failed):
 
 
 class Table:
-    def __init__(self):
-        self.rows, self.skipped = [], []
+    """Parts are begun in the order in which they are added, and told as they end."""
 
-    def program(self, name, command, **environment):
-        seconds, status, output = run(command, TL_TEST_GOLDEN=str(ROOT / "tests/golden"),
-                                      TL_TEST_PLUGIN_DIR=str(BUILD / "lib"), **environment)
-        self.add(name, seconds, count(output, status, r"PASSED  \] (\d+) test", r"FAILED  \] (\d+) test"), output)
+    def __init__(self):
+        self.parts, self.rows, self.skipped = ThreadPoolExecutor(AT_ONCE), [], []
+
+    def add(self, name, command, passed, failed, **environment):
+        def part():
+            seconds, status, output = run(command, **environment)
+            good, bad = count(output, status, passed, failed)
+            print(f"{name}: {good} passed, {bad} failed" + bad * f"\n{output}", flush=True)
+            return name, seconds, good, bad
+
+        self.rows.append(self.parts.submit(part))
+
+    def program(self, name, command):
+        self.add(name, command, r"PASSED  \] (\d+) test", r"FAILED  \] (\d+) test", TL_TEST_GOLDEN=str(ROOT / "tests/golden"),
+                 TL_TEST_PLUGIN_DIR=str(BUILD / "lib"))
 
     def pytest(self, name, files, **environment):
         if sys.version_info < (3, 11) and (ROOT / "python").exists():
             self.skipped.append(f"{name}: the packages of this bundle need Python 3.11, this is {sys.version.split()[0]}")
             return
-        tests = [f"tests/e2e/{file}" for file in files]
-        seconds, status, output = run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
-                                      TOKENLANE_BIN=str(BINARY), **environment)
-        self.add(name, seconds, count(output, status, r"(\d+) passed", r"(\d+) (?:failed|error)"), output)
-
-    def add(self, name, seconds, counts, output):
-        self.rows.append((name, seconds, *counts))
-        print(f"{name}: {counts[0]} passed, {counts[1]} failed", flush=True)
-        if counts[1]:
-            print(output)
+        for file in files:
+            self.add(f"{name}: {file}", [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/e2e/{file}"],
+                     r"(\d+) passed", r"(\d+) (?:failed|error)", TOKENLANE_BIN=str(BINARY), **environment)
 
     def end(self):
-        print(f"\n{'':34} {'seconds':>8} {'passed':>7} {'failed':>7}")
-        for name, seconds, passed, failed in self.rows:
-            print(f"{name:34} {seconds:8.1f} {passed:7} {failed:7}")
+        rows = [row.result() for row in self.rows]
+        print(f"\n{'':44} {'seconds':>8} {'passed':>7} {'failed':>7}")
+        for name, seconds, passed, failed in rows:
+            print(f"{name:44} {seconds:8.1f} {passed:7} {failed:7}")
         for line in self.skipped:
             print(f"not run: {line}")
-        failed = sum(row[3] for row in self.rows)
-        print(f"{sum(row[2] for row in self.rows)} passed, {failed} failed")
+        failed = sum(row[3] for row in rows)
+        print(f"{sum(row[2] for row in rows)} passed, {failed} failed")
         return int(failed > 0)
 
 
@@ -105,19 +112,20 @@ def sanitizer():
 
 
 def on_gpu(table):
+    """What takes longest first."""
     ops = subprocess.run([OPS], capture_output=True, text=True).stdout.split()
+    table.pytest("end to end", end_to_end(table), TOKENLANE_DEVICES="cuda")
+    table.pytest("traps and hangs", [FAULTS], TOKENLANE_GPU_PLUGIN=str(BUILD / "gpu/fault"))
+    table.program("golden models", [BUILD / "gpu/test_cuda_model"])
     for name in ops:
         table.program(name, [OPS, name])
     tool = sanitizer()
-    for kind in ("memcheck", "racecheck") if tool else ():
+    for kind in ("racecheck", "memcheck") if tool else ():
         for name in ops:
             if name != "test_op_model":  # the same kernels once more, and hours of them
                 table.program(f"{kind} {name}", [tool, "--tool", kind, "--error-exitcode", "9", OPS, name])
     if not tool:
         table.skipped.append("compute-sanitizer: it is not here")
-    table.program("golden models", [BUILD / "gpu/test_cuda_model"])
-    table.pytest("end to end", end_to_end(table), TOKENLANE_DEVICES="cuda")
-    table.pytest("traps and hangs", [FAULTS], TOKENLANE_GPU_PLUGIN=str(BUILD / "gpu/fault"))
 
 
 def on_fake(table):
