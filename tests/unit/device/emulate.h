@@ -191,7 +191,10 @@ TL_DEVICE float divide_fast(float a, float b) {
 TL_DEVICE uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
   uint64_t both = a | (uint64_t)b << 32;
   uint32_t result = 0;
-  for (int i = 0; i < 4; i++) result |= (uint32_t)(both >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  for (int i = 0; i < 4; i++) {
+    unsigned digit = selector >> 4 * i & 15, byte = both >> digit % 8 * 8 & 0xff;
+    result |= (digit < 8 ? byte : byte >> 7 ? 0xffu : 0) << 8 * i;
+  }
   return result;
 }
 

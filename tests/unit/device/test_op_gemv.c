@@ -124,6 +124,49 @@ static void test_e4m3_values(void **state) {
   }
 }
 
+/* Lengths beside those that a warp, or a block, reads at a time: of what is beyond them nothing may be read or counted. */
+static void test_ends(void **state) {
+  (void)state;
+  static const struct {
+    int format;
+    uint32_t run, stage; /* run: of which k is a multiple */
+  } formats[] = {{TL_CUDA_W16, 8, 128},  {TL_CUDA_WE4M3, 16, 256}, {TL_CUDA_WINT8, 32, 128},
+                 {TL_CUDA_WINT8_16, 32, 128}, {TL_CUDA_WINT8_MIN, 32, 128}, {TL_CUDA_WINT4, 32, 256}};
+  static const uint32_t rows[] = {1, 2, 7, 8, 9, 16};
+  for (unsigned f = 0; f < UNIT_COUNT(formats); f++)
+    for (unsigned m = 0; m < UNIT_COUNT(rows); m++) {
+      int d = op_dtypes[(f + m) % 2];
+      uint32_t run = formats[f].run, stage = formats[f].stage, around = 8 * stage * (1 + m % 2);
+      const uint32_t lengths[] = {run, stage - run, stage, stage + run, around - run, around, around + run, 2 * around + stage};
+      for (unsigned l = 0; l < UNIT_COUNT(lengths); l++) {
+        struct product p = {d, formats[f].format, rows[m], 1 + (f * 7 + m * 5 + l * 3) % 37, lengths[l], l % 2, m % 2, l % 3};
+        if (p.gate) p.n *= 2;
+        check(&p);
+      }
+    }
+}
+
+/* A row's NaN is in its own outputs only, an output's in its column only: not where rows or outputs are missing, and what
+ * stands in for them is another's. */
+static void test_nan_stays(void **state) {
+  (void)state;
+  for (unsigned t = 0; t < UNIT_COUNT(op_dtypes) * 2; t++) {
+    int d = op_dtypes[t % 2];
+    uint32_t m = t < 2 ? 3 : 11, n = 19, k = 1032, bad_row = m - 1, bad_output = t % 2 ? 0 : n - 1;
+    uint16_t *x = op_halves(d, (size_t)m * k, 1), *w = op_halves(d, (size_t)n * k, 1), nan = op_pack(d, NAN);
+    float *out = op_poisoned((size_t)m * n * sizeof *out);
+    for (uint32_t i = 0; i < k; i++) x[bad_row * k + i] = nan;
+    w[bad_output * k + k - 1] = nan;
+    struct tl_cuda_gemv_args a = {.dtype = d, .format = TL_CUDA_W16, .m = m, .n = n, .k = k, .n_multiprocessors = 1, .x = x, .weight = w,
+                                  .float_out = 1, .out = out, .ldo = n};
+    assert_int_equal(op_run(tl_cuda_gemv(&a, NULL)), 0);
+    for (uint32_t i = 0; i < m * n; i++) assert_int_equal(!isnan(out[i]), i / n != bad_row && i % n != bad_output);
+    op_free(x);
+    op_free(w);
+    op_free(out);
+  }
+}
+
 static void test_integers(void **state) {
   (void)state;
   for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
@@ -174,7 +217,7 @@ static void test_refused_shapes(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_16_bits), cmocka_unit_test(test_e4m3), cmocka_unit_test(test_e4m3_values), cmocka_unit_test(test_integers),
-      cmocka_unit_test(test_gated),   cmocka_unit_test(test_refused_shapes),
+      cmocka_unit_test(test_gated),   cmocka_unit_test(test_ends), cmocka_unit_test(test_nan_stays), cmocka_unit_test(test_refused_shapes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

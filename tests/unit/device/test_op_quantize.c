@@ -143,6 +143,50 @@ static void test_dequantize(void **state) {
   }
 }
 
+/* Each of the 256 but NaN to the very bits, the sign of zero too. */
+static void test_e4m3_bits(void **state) {
+  (void)state;
+  for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
+    uint8_t codes[256], *weight;
+    for (unsigned i = 0; i < 256; i++) codes[i] = (uint8_t)i;
+    weight = op_copy(codes, sizeof codes);
+    float *one = op_floats(1, 1);
+    *one = 1;
+    uint16_t *out = op_poisoned(256 * sizeof *out);
+    struct tl_cuda_dequantize_args a = {.dtype = op_dtypes[t], .format = TL_CUDA_WE4M3, .n = 1, .k = 256, .weight = weight, .scales = one,
+                                        .out = out};
+    assert_int_equal(op_run(tl_cuda_dequantize(&a, NULL)), 0);
+    for (unsigned i = 0; i < 256; i++)
+      if ((i & 0x7f) != 0x7f) assert_int_equal(out[i], op_pack(op_dtypes[t], (float)e4m3_value((uint8_t)i)));
+    op_free(weight);
+    op_free(one);
+    op_free(out);
+  }
+}
+
+/* Bytes by factors of all sizes, less a min: the nearest of the type. */
+static void test_bytes_are_rounded_once(void **state) {
+  (void)state;
+  for (unsigned t = 0; t < UNIT_COUNT(op_dtypes) * 2; t++) {
+    int dtype = op_dtypes[t % 2];
+    struct stored w = {.dtype = dtype, .format = t < 2 ? TL_CUDA_WINT8 : TL_CUDA_WINT8_MIN, .n = 64, .k = 256};
+    fill_stored(&w);
+    for (unsigned i = 0; i < w.n * w.k; i++) w.weight[i] = (uint8_t)i;
+    uint16_t *out = op_poisoned((size_t)w.n * w.k * 2);
+    struct tl_cuda_dequantize_args a = {.dtype = dtype, .format = w.format, .n = w.n, .k = w.k, .weight = w.weight, .scales = w.scales,
+                                        .out = out};
+    assert_int_equal(op_run(tl_cuda_dequantize(&a, NULL)), 0);
+    for (unsigned i = 0; i < w.n * w.k; i++) {
+      double want = stored_value(&w, i / w.k, i % w.k), got = op_unpack(dtype, out[i]);
+      double above = op_unpack(dtype, (uint16_t)(out[i] + 1)), below = op_unpack(dtype, (uint16_t)(out[i] - 1));
+      if (got == 0) continue; /* its neighbours are of both signs */
+      assert_true(fabs(got - want) <= fabs(above - want) * (1 + 1e-6) && fabs(got - want) <= fabs(below - want) * (1 + 1e-6));
+    }
+    op_free(out);
+    free_stored(&w);
+  }
+}
+
 static void test_refused_shapes(void **state) {
   (void)state;
   assert_int_equal(tl_cuda_quantize(&(struct tl_cuda_quantize_args){.n = 1, .k = 24}, NULL), 1);
@@ -159,7 +203,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_to_e4m3),    cmocka_unit_test(test_quantize),
       cmocka_unit_test(test_quantize_tiny), cmocka_unit_test(test_scale),
-      cmocka_unit_test(test_dequantize), cmocka_unit_test(test_refused_shapes),
+      cmocka_unit_test(test_dequantize), cmocka_unit_test(test_e4m3_bits), cmocka_unit_test(test_bytes_are_rounded_once), cmocka_unit_test(test_refused_shapes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

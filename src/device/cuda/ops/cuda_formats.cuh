@@ -31,14 +31,35 @@ struct we4m3 {
   TL_METHOD void expand(quad raw, uint32_t, int i, uint32_t (&pair)[4]) {
     const float bias = T::IS_BF16 ? 0x1p120f : 0x1p8f;
     TL_UNROLL for (int p = 0; p < 4; p++) {
-      uint32_t high = pick_bytes(raw.w[i * 2 + p / 2], 0, p % 2 ? 0x3424 : 0x1404); /* each in a half's upper byte */
-      uint32_t value = (high & 0x80008000u) | (high & 0x7f007f00u) >> (T::IS_BF16 ? 4 : 1);
+      uint32_t wide = pick_bytes(raw.w[i * 2 + p / 2], 0, p % 2 ? 0xb3a2 : 0x9180); /* each in a half, its sign in the upper byte */
+      uint32_t value = T::IS_BF16 ? wide << 4 & 0x87f087f0u : wide << 7 & 0xbf80bf80u;
       pair[p] = T::fma(value, T::pack(bias, bias), 0x80008000u); /* minus zero: keeps the sign of zero */
     }
   }
 };
 
-/* As unsigned bytes in the last bits of 2^23 they are floats. */
+/* Bytes to pairs of T: times a factor, less a min if there is one. Rounded to T once; but for the min, all before that is exact. */
+template <class T>
+struct scaled_bytes {
+  /* As unsigned bytes in a float of 2^15, whose eighth bit is worth 1; (2^15 + 128) factor has 20 bits. */
+  TL_METHOD float scaled(uint32_t bytes, uint32_t selector, uint32_t factor_min, bool has_min) {
+    float factor = f16::low(factor_min), value = fmaf(as_float(pick_bytes(bytes, 0x47000000u, selector)), factor, -32896.0f * factor);
+    return has_min ? value - f16::high(factor_min) : value;
+  }
+  TL_METHOD uint32_t pair(uint32_t bytes, bool second, uint32_t factor_min, bool has_min) {
+    return T::pack(scaled(bytes, second ? 0x7424 : 0x7404, factor_min, has_min), scaled(bytes, second ? 0x7434 : 0x7414, factor_min, has_min));
+  }
+};
+/* As the last bits of 2^10: the type holds a byte, and the factor. */
+template <>
+struct scaled_bytes<f16> {
+  TL_METHOD uint32_t pair(uint32_t bytes, bool second, uint32_t factor_min, bool has_min) {
+    uint32_t factor = pick_bytes(factor_min, 0, 0x1010), minus_min = has_min ? pick_bytes(factor_min, 0, 0x3232) ^ 0x80008000u : 0x80008000u;
+    uint32_t value = pick_bytes(bytes, 0x64646464u, second ? 0x4342 : 0x4140);
+    return f16::fma(f16::fma(value, f16::pack(1, 1), f16::pack(-1152, -1152)), factor, minus_min);
+  }
+};
+
 template <class T, int N, bool MIN>
 struct wint8 {
   static const uint32_t PIECE = 16, GROUP = N;
@@ -47,13 +68,8 @@ struct wint8 {
     return MIN ? ((const uint32_t *)scales)[group] : ((const uint16_t *)scales)[group];
   }
   TL_METHOD void expand(quad raw, uint32_t scale, int i, uint32_t (&pair)[4]) {
-    float factor = f16::low(scale), min = MIN ? f16::high(scale) : 0;
-    TL_UNROLL for (int p = 0; p < 4; p++) {
-      uint32_t bytes = raw.w[i * 2 + p / 2] ^ 0x80808080u;
-      float low = as_float(pick_bytes(bytes, 0x4b000000u, p % 2 ? 0x7442 : 0x7440)) - 8388736.0f;
-      float high = as_float(pick_bytes(bytes, 0x4b000000u, p % 2 ? 0x7443 : 0x7441)) - 8388736.0f;
-      pair[p] = MIN ? T::pack(low * factor - min, high * factor - min) : T::pack(low * factor, high * factor);
-    }
+    TL_UNROLL for (int p = 0; p < 4; p++)
+      pair[p] = scaled_bytes<T>::pair(raw.w[i * 2 + p / 2] ^ 0x80808080u, p % 2, scale, MIN);
   }
 };
 

@@ -34,72 +34,118 @@ TL_DEVICE bool find_output(const tl_cuda_gemv_args &a, uint32_t tile, uint32_t s
   return a.gate ? pair < a.n / 2 : *ret < a.n;
 }
 
-/* A lane's outputs: where their weights begin, and which groups of scales; NULL: there is none. */
+/* Where a lane reads: its stretch of each of its outputs' weights, and which groups of scales are theirs. An output that is not
+ * there is the first one: its sums go nowhere. */
 template <int HALVES>
 struct gemv_rows {
   const char *weight[HALVES];
   uint64_t group[HALVES];
 };
 
+template <class W>
+TL_DEVICE uint32_t lane_offset() {
+  return lane_index() % 4 * W::PIECE;
+}
+
 template <class W, int HALVES>
 TL_DEVICE gemv_rows<HALVES> find_rows(const tl_cuda_gemv_args &a, uint32_t tile) {
   gemv_rows<HALVES> r;
   TL_UNROLL for (int half = 0; half < HALVES; half++) {
     uint32_t output;
-    bool there = find_output<HALVES>(a, tile, half * 8 + lane_index() / 4, &output);
-    r.weight[half] = there ? (const char *)a.weight + output * ((uint64_t)a.k / W::PIECE * 16) : nullptr;
-    r.group[half] = (uint64_t)output * (a.k / W::GROUP);
+    if (!find_output<HALVES>(a, tile, half * 8 + lane_index() / 4, &output)) output = 0;
+    r.weight[half] = (const char *)a.weight + output * ((uint64_t)a.k / W::PIECE * 16) + lane_index() % 4 * 16;
+    r.group[half] = (uint64_t)output * (a.k / W::GROUP) + lane_offset<W>() / W::GROUP;
   }
   return r;
 }
 
-/* What a lane has under way: N pieces of each of its outputs, the first from element `at` of the k on. */
+/* Where it reads x: of row lane / 4 of each 8, or of the last row, whose columns nobody asks for then. */
+template <int TILES>
+struct gemv_x {
+  const uint16_t *row[TILES];
+};
+
+template <class W, int TILES>
+TL_DEVICE gemv_x<TILES> find_x(const tl_cuda_gemv_args &a) {
+  gemv_x<TILES> x;
+  TL_UNROLL for (int t = 0; t < TILES; t++) {
+    uint32_t row = t * 8 + lane_index() / 4;
+    x.row[t] = (const uint16_t *)a.x + (uint64_t)(row < a.m ? row : a.m - 1) * a.k + lane_offset<W>();
+  }
+  return x;
+}
+
+/* What a lane has under way: N pieces of each of its outputs, the four lanes' first ones from element `base` of the k on. */
 template <int N, int HALVES>
 struct gemv_pieces {
   quad raw[N][HALVES];
-  uint32_t scale[N][HALVES], at;
+  uint32_t scale[N][HALVES], base;
 };
+
+/* Whether all pieces of the four lanes are within k: they are but at its end, and need no further look. */
+template <class W, int N>
+TL_DEVICE bool is_whole(const tl_cuda_gemv_args &a, uint32_t base) {
+  return base + N * W::PIECE * 4 <= a.k;
+}
+
+template <class W, bool WHOLE, int N, int HALVES>
+TL_DEVICE void load_some(const tl_cuda_gemv_args &a, const gemv_rows<HALVES> &rows, uint32_t base, gemv_pieces<N, HALVES> *p) {
+  TL_UNROLL for (int half = 0; half < HALVES; half++) {
+    const char *from = rows.weight[half] + base / W::PIECE * 16;
+    uint64_t group = rows.group[half] + base / W::GROUP;
+    TL_UNROLL for (uint32_t u = 0; u < N; u++) {
+      bool valid = WHOLE || base + lane_offset<W>() + u * W::PIECE * 4 < a.k;
+      p->raw[u][half] = valid ? load16_once(from + u * 64) : quad{};
+      p->scale[u][half] = valid ? W::scale(a.scales, group + u * W::PIECE * 4 / W::GROUP) : 0;
+    }
+  }
+}
 
 template <class W, int N, int HALVES>
 TL_DEVICE void load_pieces(const tl_cuda_gemv_args &a, const gemv_rows<HALVES> &rows, uint32_t base, gemv_pieces<N, HALVES> *p) {
-  p->at = base + lane_index() % 4 * W::PIECE;
-  TL_UNROLL for (int u = 0; u < N; u++)
-    TL_UNROLL for (int half = 0; half < HALVES; half++) {
-      uint32_t at = p->at + u * W::PIECE * 4;
-      bool valid = rows.weight[half] && at < a.k;
-      p->raw[u][half] = valid ? load16_once(rows.weight[half] + at / W::PIECE * 16) : quad{};
-      p->scale[u][half] = valid ? W::scale(a.scales, rows.group[half] + at / W::GROUP) : 0;
-    }
+  p->base = base;
+  if (is_whole<W, N>(a, base))
+    load_some<W, true>(a, rows, base, p);
+  else
+    load_some<W, false>(a, rows, base, p);
 }
 
-/* Eight elements of x that lane / 4 = row has from `at` on; zeros beyond the rows and beyond k. */
-TL_DEVICE quad load_x(const tl_cuda_gemv_args &a, uint32_t row, uint32_t at) {
-  quad v = {};
-  if (row < a.m && at < a.k) v = load16((const uint16_t *)a.x + (uint64_t)row * a.k + at);
-  return v;
-}
+/* Two sums that take turns: each waits for the one before. */
+template <int TILES>
+struct gemv_sums {
+  float part[2][TILES][4];
+};
 
-template <class T, class W, int TILES, int N, int HALVES>
-TL_DEVICE void multiply_pieces(const tl_cuda_gemv_args &a, const gemv_pieces<N, HALVES> &p, float (&sum)[TILES][4]) {
-  TL_UNROLL for (int u = 0; u < N; u++)
-    TL_UNROLL for (int i = 0; i < (int)W::PIECE / 8; i++) {
+template <class T, class W, bool WHOLE, int TILES, int N, int HALVES>
+TL_DEVICE void multiply_some(const tl_cuda_gemv_args &a, const gemv_x<TILES> &x, const gemv_pieces<N, HALVES> &p, gemv_sums<TILES> *sums) {
+  TL_UNROLL for (uint32_t u = 0; u < N; u++)
+    TL_UNROLL for (uint32_t i = 0; i < W::PIECE / 8; i++) {
       uint32_t low[4], high[4] = {};
       W::expand(p.raw[u][0], p.scale[u][0], i, low);
       if (HALVES == 2) W::expand(p.raw[u][HALVES - 1], p.scale[u][HALVES - 1], i, high);
+      bool valid = WHOLE || p.base + lane_offset<W>() + u * W::PIECE * 4 < a.k;
       TL_UNROLL for (int t = 0; t < TILES; t++) {
-        quad x = load_x(a, t * 8 + lane_index() / 4, p.at + u * W::PIECE * 4 + i * 8);
-        T::mma(sum[t], {low[0], high[0], low[1], high[1]}, {x.w[0], x.w[1]});
-        T::mma(sum[t], {low[2], high[2], low[3], high[3]}, {x.w[2], x.w[3]});
+        quad v = valid ? load16(x.row[t] + p.base + u * W::PIECE * 4 + i * 8) : quad{};
+        T::mma(sums->part[0][t], {low[0], high[0], low[1], high[1]}, {v.w[0], v.w[1]});
+        T::mma(sums->part[1][t], {low[2], high[2], low[3], high[3]}, {v.w[2], v.w[3]});
       }
     }
 }
 
+template <class T, class W, int TILES, int N, int HALVES>
+TL_DEVICE void multiply_pieces(const tl_cuda_gemv_args &a, const gemv_x<TILES> &x, const gemv_pieces<N, HALVES> &p, gemv_sums<TILES> *sums) {
+  if (is_whole<W, N>(a, p.base))
+    multiply_some<T, W, true>(a, x, p, sums);
+  else if (p.base < a.k)
+    multiply_some<T, W, false>(a, x, p, sums);
+}
+
 /* Columns 2c and 2c + 1 are rows of x, rows g and g + 8 outputs. */
 template <int TILES>
-TL_DEVICE void publish(const float (&sum)[TILES][4], gemv_shared<TILES> *s) {
+TL_DEVICE void publish(const gemv_sums<TILES> &sums, gemv_shared<TILES> *s) {
   TL_UNROLL for (int t = 0; t < TILES; t++)
     TL_UNROLL for (int i = 0; i < 4; i++)
-      s->sum[warp_index()][t * 8 + lane_index() % 4 * 2 + i % 2][lane_index() / 4 + i / 2 * 8] = sum[t][i];
+      s->sum[warp_index()][t * 8 + lane_index() % 4 * 2 + i % 2][lane_index() / 4 + i / 2 * 8] = sums.part[0][t][i] + sums.part[1][t][i];
 }
 
 /* What a thread writes of a tile: an output of a row, or of a pair. Known before the sums are: what it is scaled by, and its
@@ -117,12 +163,12 @@ TL_DEVICE gemv_end find_end(const tl_cuda_gemv_args &a, uint32_t tile, uint32_t 
   e.row = index / OUTPUTS;
   e.slot = index % OUTPUTS;
   bool mine = e.slot < 8 || (HALVES == 2 && !a.gate);
-  e.there = e.row < a.m && mine && find_output<HALVES>(a, tile, e.slot, &e.output);
-  TL_UNROLL for (int half = 0; half < 2; half++) {
+  if (e.row >= a.m || !mine || !find_output<HALVES>(a, tile, e.slot, &e.output)) return e;
+  e.there = true;
+  TL_UNROLL for (int half = 0; half < (a.gate ? 2 : 1); half++) {
     uint32_t output = e.output + half * (a.n / 2);
-    bool used = e.there && (half == 0 || a.gate);
-    e.scale[half] = used && a.format == TL_CUDA_WE4M3 ? ((const float *)a.scales)[output] : 1;
-    e.bias[half] = used && a.bias ? a.bias[output] : 0;
+    e.scale[half] = a.format == TL_CUDA_WE4M3 ? ((const float *)a.scales)[output] : 1;
+    e.bias[half] = a.bias ? a.bias[output] : 0;
   }
   return e;
 }
@@ -154,13 +200,14 @@ TL_KERNEL(THREADS, (W::PIECE == 8 ? 3 : 2)) gemv(tl_cuda_gemv_args a) {
   const int PIECES = W::PIECE == 32 ? 2 : 4;     /* that a lane has under way: what registers allow */
   const uint32_t share = PIECES * W::PIECE * 4; /* of a warp, at a time */
   gemv_rows<2> rows = find_rows<W, 2>(a, block_x());
-  float sum[2][4] = {};
+  gemv_x<2> x = find_x<W, 2>(a);
+  gemv_sums<2> sums = {};
   for (uint32_t base = warp_index() * share; base < a.k; base += WARPS * share) {
     gemv_pieces<PIECES, 2> pieces;
     load_pieces<W>(a, rows, base, &pieces);
-    multiply_pieces<T, W, 2>(a, pieces, sum);
+    multiply_pieces<T, W>(a, x, pieces, &sums);
   }
-  publish<2>(sum, s);
+  publish<2>(sums, s);
   sync_block();
   finish<T, 2>(a, s, find_end<2>(a, block_x(), thread_index()));
 }
@@ -189,7 +236,8 @@ struct gemv_run {
   uint32_t n_tiles, done;    /* done: tiles */
   gemv_rows<S::HALVES> rows; /* of the stage that is loaded next */
   gemv_end end;              /* of `tile` */
-  float sum[1][4];
+  gemv_x<1> x;
+  gemv_sums<1> sums;
   bool waited;
 };
 
@@ -213,10 +261,10 @@ TL_DEVICE bool run_stage(const tl_cuda_gemv_args &a, gemv_run<S> *r, const typen
   if (more) load_pieces<typename S::W>(a, r->rows, base, next);
   if (!r->waited) wait_for_before();
   r->waited = true;
-  multiply_pieces<typename S::T, typename S::W, 1>(a, now, r->sum);
+  multiply_pieces<typename S::T, typename S::W>(a, r->x, now, &r->sums);
   if (ends) {
-    publish<1>(r->sum, &shared[r->done % 2]); /* who is still at the other one holds up the next barrier */
-    TL_UNROLL for (int i = 0; i < 4; i++) r->sum[0][i] = 0;
+    publish<1>(r->sums, &shared[r->done % 2]); /* who is still at the other one holds up the next barrier */
+    r->sums = {};
     sync_block();
     finish<typename S::T, 1>(a, &shared[r->done % 2], r->end);
     r->done++;
@@ -238,6 +286,7 @@ TL_KERNEL(THREADS, STREAM_BLOCKS) stream(tl_cuda_gemv_args a) {
   run.base = warp_index() * S::SHARE;
   run.n_tiles = tiles_of(a, S::HALVES);
   run.rows = find_rows<typename S::W, S::HALVES>(a, run.tile);
+  run.x = find_x<typename S::W, 1>(a);
   load_pieces<typename S::W>(a, run.rows, run.base, &odd);
   run.end = find_end<S::HALVES>(a, run.tile, end_index(0));
   while (run_stage<S>(a, &run, odd, &even, shared) && run_stage<S>(a, &run, even, &odd, shared)) {}

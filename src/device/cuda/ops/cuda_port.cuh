@@ -203,9 +203,11 @@ TL_DEVICE float divide_fast(float a, float b) {
   return __fdividef(a, b);
 }
 /* Four bytes of eight, by the selector's hexadecimal digits, lowest first: 0 to 3 are
- * a's, 4 to 7 are b's. */
+ * a's, 4 to 7 are b's; from 8 on the byte's highest bit, eight times. */
 TL_DEVICE uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
-  return __byte_perm(a, b, selector);
+  uint32_t r;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(selector));
+  return r;
 }
 
 #define DEFINE_MMA(type)                                                                                      \
