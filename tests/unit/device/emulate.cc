@@ -334,11 +334,14 @@ int emu_run(void (*call)(const void *kernel, const void *args), const void *kern
   emu.n = threads;
   emu.grid_x = x;
   emu.shared = (unsigned char *)aligned_alloc(16, shared_bytes ? (shared_bytes + 15) / 16 * 16 : 16);
-  for (emu.y = 0; emu.y < y; emu.y++)
-    for (emu.x = 0; emu.x < x; emu.x++) {
+  for (emu.y = 0; emu.y < y; emu.y++) {
+    uint32_t first = random_below(x), up = random_below(2);
+    for (unsigned i = 0; i < x; i++) {
+      emu.x = (unsigned)(((uint64_t)first + (up ? i : x - i)) % x);
       memset(emu.shared, 0xff, shared_bytes);
       run_block();
     }
+  }
   free(emu.shared);
   return 0;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The GPU half of cuda_port.cuh for a C++ compiler: blocks run one after the other,
+/* The GPU half of cuda_port.cuh for a C++ compiler: blocks run one after the other, from any one on, up or down,
  * the threads of a block as fibers that change over at each operation of a warp or
  * of the block. A warp goes on until the block's barrier stops it, before any other
  * does a step; which one is random. What a GPU leaves undefined is an error here:
@@ -133,6 +133,12 @@ TL_DEVICE void atomic_add(V *p, V value) {
 TL_DEVICE uint32_t atomic_take(uint32_t *p) {
   return (*p)++;
 }
+TL_DEVICE uint32_t atomic_turn(uint32_t *p, uint32_t n) {
+  uint32_t before = *p;
+  *p = before + 1 < n ? before + 1 : 0;
+  return before;
+}
+TL_DEVICE void fence_device() {}
 
 /* --- memory ------------------------------------------------------------------------------------- */
 
