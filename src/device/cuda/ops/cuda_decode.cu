@@ -75,10 +75,17 @@ TL_DEVICE void multiply(float *c, uint32_t low0, uint32_t high0, uint32_t low1, 
 
 /* --- from the cache to shared memory ------------------------------------------------------------- */
 
+/* The heads of a tile and the items of a thread block. */
+struct task {
+  uint32_t kv_head, first_head, n_heads;
+  uint32_t index, end;
+};
+
 /* The block whose keys this warp copied last. */
 struct cursor {
-  uint32_t index, end;  /* of the thread block's items */
-  uint32_t seq, first, count, old; /* of the item */
+  uint32_t index;       /* of the thread block's items */
+  uint32_t table;       /* where in the tables its first block stands */
+  uint32_t count, old;  /* of the item */
   uint32_t at;          /* in it, a multiple of TL_BLOCK_TOKENS; from count on: there is no more */
   uint32_t block;       /* of the cache */
   uint32_t pair;        /* where in the ring */
@@ -86,21 +93,19 @@ struct cursor {
 
 TL_DEVICE void open_item(const tl_cuda_decode_args &a, cursor *c) {
   const tl_cuda_item &item = a.items[c->index];
-  c->seq = item.seq;
-  c->first = item.first;
+  c->table = item.seq * a.a.table_stride + item.first / TL_BLOCK_TOKENS;
   c->count = item.count;
   c->old = item.old;
   c->at = warp_index() * TL_BLOCK_TOKENS;
 }
 
 /* To a block of this warp, at `at` or in an item behind this one. Its number is loaded a step before it is needed. */
-TL_DEVICE void seek(const tl_cuda_decode_args &a, cursor *c) {
-  while (c->at >= c->count && c->index + 1 < c->end) {
+TL_DEVICE void seek(const tl_cuda_decode_args &a, const task &t, cursor *c) {
+  while (c->at >= c->count && c->index + 1 < t.end) {
     c->index++;
     open_item(a, c);
   }
-  if (c->at < c->count)
-    c->block = a.a.block_tables[(uint64_t)c->seq * a.a.table_stride + (c->first + c->at) / TL_BLOCK_TOKENS];
+  if (c->at < c->count) c->block = a.a.block_tables[c->table + c->at / TL_BLOCK_TOKENS];
 }
 
 /* A block's keys or values of one head; what is not there becomes zeros: tokens from the item's end on may be anything, never
@@ -113,11 +118,12 @@ TL_DEVICE void copy_block(const tl_cuda_attention &a, const cursor &c, uint32_t 
   const uint16_t *from = (const uint16_t *)(KEYS ? a.k_cache : a.v_cache) + column;
   from += (((uint64_t)c.block * a.n_kv_heads + kv_head) * TL_BLOCK_TOKENS + row) * dim;
   if (n) {
-    TL_UNROLL for (uint32_t t = 0; t < ROWS; t++)
-      TL_UNROLL for (uint32_t k = 0; k < COLUMNS; k++) {
-        uint32_t down = KEYS ? t * 8 : t % 2 + t / 2 * 8;
-        copy_async16(ring + (t * COLUMNS + k) * 32, from + down * dim + k * WIDTH, row + down < n && column + k * WIDTH < dim);
-      }
+    uint32_t width = dim > column ? dim - column : 0;
+    TL_UNROLL for (uint32_t t = 0; t < ROWS; t++) {
+      uint32_t down = KEYS ? t * 8 : t % 2 + t / 2 * 8, there = row + down < n ? width : 0;
+      TL_UNROLL for (uint32_t k = 0; k < COLUMNS; k++)
+        copy_async16(ring + (t * COLUMNS + k) * 32, from + down * dim + k * WIDTH, k * WIDTH < there);
+    }
   }
   commit_async(); /* also of nothing, so that groups can be counted */
 }
@@ -250,7 +256,7 @@ TL_DEVICE void finish(const tl_cuda_decode_args &a, const tl_cuda_item &item, ui
       store_head<T>(a.a, item.row, first_head + mine.head, mine.dim, max, sum, out);
       continue;
     }
-    uint64_t at = (uint64_t)index * a.a.n_heads + first_head + mine.head;
+    uint64_t at = (uint64_t)index * a.a.n_heads + (first_head + mine.head);
     float *to = a.partial + at * a.a.head_dim + mine.dim;
     TL_UNROLL for (int j = 0; j < 8; j += 4)
       store16(to + j, {{as_bits(out[j]), as_bits(out[j + 1]), as_bits(out[j + 2]), as_bits(out[j + 3])}});
@@ -285,7 +291,7 @@ TL_DEVICE void merge_parts(const tl_cuda_decode_args &a, uint32_t row, const tl_
       quad part[MERGED][2];
       TL_UNROLL for (uint32_t k = 0; k < MERGED; k++) {
         bool valid = first + k < m.n_items;
-        uint64_t at = (uint64_t)(m.first_item + (valid ? first + k : first)) * a.a.n_heads + first_head + mine.head;
+        uint64_t at = (uint64_t)(m.first_item + (valid ? first + k : first)) * a.a.n_heads + (first_head + mine.head);
         part_max[k] = valid ? a.partial_scale[at * 2] : -INFINITY;
         part_sum[k] = a.partial_scale[at * 2 + 1];
         TL_UNROLL for (int j = 0; j < 2; j++) part[k][j] = load16(a.partial + at * a.a.head_dim + mine.dim + j * 4);
@@ -306,12 +312,6 @@ TL_DEVICE void merge_parts(const tl_cuda_decode_args &a, uint32_t row, const tl_
 
 /* --- the kernel ----------------------------------------------------------------------------------- */
 
-/* The heads of a tile and the items of a thread block. */
-struct task {
-  uint32_t kv_head, first_head, n_heads;
-  uint32_t index, end;
-};
-
 template <class T, int DIM, bool WIDE>
 TL_DEVICE void load_item_queries(const tl_cuda_decode_args &a, const task &t, uint32_t index, queries<DIM, WIDE> *q) {
   uint64_t first = (uint64_t)a.items[index].row * a.a.n_heads + t.first_head;
@@ -324,15 +324,16 @@ template <class T, int DIM, bool WIDE>
 TL_DEVICE void attend_item(const tl_cuda_decode_args &a, const task &t, const tl_cuda_item &item, const queries<DIM, WIDE> &q,
                            cursor *c, uint32_t *pair, quad (*ring)[2][tile<DIM, WIDE>::PIECES][32], running<DIM, WIDE> *r) {
   const int PAIRS = tile<DIM, WIDE>::PAIRS;
-  for (uint32_t at = warp_index() * TL_BLOCK_TOKENS; at < item.count; at += STRIDE, *pair = (*pair + 1) % PAIRS) {
+  const uint32_t count = item.count, skip = item.skip;
+  for (uint32_t at = warp_index() * TL_BLOCK_TOKENS; at < count; at += STRIDE, *pair = (*pair + 1) % PAIRS) {
     float scores[2][WIDE ? 4 : 2];
     copy_block<DIM, false>(a.a, *c, t.kv_head, &ring[c->pair][1][0][lane_index()]);
     wait_async<2 * PAIRS - 1>();
-    score<T, DIM, WIDE>(q, &ring[*pair][0][0][lane_index()], at ? 0 : item.skip, item.count - at, a.a.scale * LOG2_E,
-                        a.a.softcap, scores);
+    score<T, DIM, WIDE>(q, &ring[*pair][0][0][lane_index()], at ? 0 : skip, count - at, a.a.scale * LOG2_E, a.a.softcap,
+                        scores);
     c->at += STRIDE;
     c->pair = (c->pair + 1) % PAIRS;
-    seek(a, c);
+    seek(a, t, c);
     copy_block<DIM, true>(a.a, *c, t.kv_head, &ring[c->pair][0][0][lane_index()]);
     soften<DIM, WIDE>(r, scores);
     wait_async<2 * PAIRS - 1>();
@@ -346,10 +347,9 @@ template <int DIM, bool WIDE>
 TL_DEVICE void begin(const tl_cuda_decode_args &a, const task &t, cursor *c, quad (*ring)[2][tile<DIM, WIDE>::PIECES][32]) {
   *c = {};
   c->index = t.index;
-  c->end = t.end;
   open_item(a, c);
   for (;;) {
-    seek(a, c);
+    seek(a, t, c);
     if (c->at < c->count && c->at + TL_BLOCK_TOKENS > c->old) wait_for_before();
     copy_block<DIM, true>(a.a, *c, t.kv_head, &ring[c->pair][0][0][lane_index()]);
     if (c->pair + 1 == tile<DIM, WIDE>::PAIRS) return;
@@ -379,7 +379,7 @@ TL_KERNEL(THREADS, 2) decode(tl_cuda_decode_args a) {
   queries<DIM, WIDE> q;
   if (t.index < t.end) load_item_queries<T, DIM, WIDE>(a, t, t.index, &q);
   for (; t.index < t.end; t.index++) {
-    tl_cuda_item item = a.items[t.index];
+    const tl_cuda_item &item = a.items[t.index]; /* read when it is needed, so that it takes no registers meanwhile */
     running<DIM, WIDE> r = {};
     TL_UNROLL for (int half = 0; half < (WIDE ? 2 : 1); half++) r.max[half] = -INFINITY;
     attend_item<T, DIM, WIDE>(a, t, item, q, &c, &pair, s->ring[warp_index()], &r);

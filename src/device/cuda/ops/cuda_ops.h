@@ -128,7 +128,7 @@ struct tl_cuda_attention {
   const void *q;                          /* T (rows of the step, n_heads head_dim) */
   void *out;                              /* likewise */
   const void *k_cache, *v_cache;
-  const uint32_t *block_tables;           /* (n_seqs, table_stride) */
+  const uint32_t *block_tables;           /* (n_seqs, table_stride), fewer than 2^32 entries */
   uint32_t table_stride;
 };
 
