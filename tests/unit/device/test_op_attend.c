@@ -167,6 +167,8 @@ static void test_decode(void **state) {
       {TL_CUDA_BF16, 24, 2, 64, 6, 2, {75, 31}, .rows = {1, 1}},   /* 12 heads a group */
       {TL_CUDA_F16, 40, 2, 64, 5, 2, {90, 1}, .rows = {1, 1}},     /* 20: two tiles */
       {TL_CUDA_F16, 7, 1, 128, 2, 1, {48}, .rows = {1}},
+      {TL_CUDA_F16, 2, 1, 64, 12, 1, {700}, .rows = {1}},               /* 11 parts: more than are merged at a time */
+      {TL_CUDA_BF16, 2, 1, 64, 1, 3, {700, 5, 90}, .rows = {1, 1, 1}},  /* one lane: its ring goes round, from item to item */
   };
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }
@@ -199,7 +201,7 @@ static void test_other_head_sizes(void **state) {
     uint32_t dim, n_heads, n_kv_heads;
   } cases[] = {{8, 6, 2}, {32, 9, 1}, {72, 2, 2}, {80, 3, 1}, {96, 10, 1}, {112, 4, 2}, {136, 2, 1}, {192, 4, 4}, {256, 9, 1}};
   for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
-    const struct shape s = {op_dtypes[i % 2], cases[i].n_heads, cases[i].n_kv_heads, cases[i].dim, 4, 4, {40, 130, 9, 67},
+    const struct shape s = {op_dtypes[i % 2], cases[i].n_heads, cases[i].n_kv_heads, cases[i].dim, 8, 4, {40, 130, 9, 67},
                             .rows = {1, 1, 9, 3}, .window = i % 3 ? 0 : 37, .sink = i % 2 ? 2 : 0.0f};
     check(&s);
   }

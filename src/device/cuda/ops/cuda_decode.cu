@@ -270,11 +270,13 @@ TL_DEVICE void finish(const tl_cuda_decode_args &a, const tl_cuda_item &item, ui
 /* Whether all other parts of the sequence, for these heads, are written: then this block sees them. The last one to come leaves
  * the counter as it was, zero. */
 TL_DEVICE bool comes_last(const tl_cuda_decode_args &a, uint32_t merge, uint32_t first_head, uint32_t n, uint32_t *shared) {
-  fence_device();
   sync_block();
-  if (thread_index() == 0) *shared = atomic_turn(&a.arrived[(uint64_t)merge * a.a.n_heads + first_head], n) + 1 == n;
+  if (thread_index() == 0) { /* its fences hold for what other threads did before the first barrier, and do after the second */
+    fence_device();
+    *shared = atomic_turn(&a.arrived[(uint64_t)merge * a.a.n_heads + first_head], n) + 1 == n;
+    fence_device();
+  }
   sync_block();
-  fence_device();
   return *shared;
 }
 

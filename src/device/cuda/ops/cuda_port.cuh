@@ -133,7 +133,8 @@ TL_DEVICE uint32_t atomic_take(uint32_t *shared) { /* the number before */
 TL_DEVICE uint32_t atomic_turn(uint32_t *global, uint32_t n) {
   return atomicInc(global, n - 1);
 }
-/* What this thread has written is seen before what it writes after; what it reads after was written no earlier than what it read before. */
+/* For all of the device: what this thread has written, or knows of by a barrier, is seen before what it writes after; and
+ * what it then reads is no older than what it read before. */
 TL_DEVICE void fence_device() {
   __threadfence();
 }
