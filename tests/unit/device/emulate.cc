@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <map>
 #include <vector>
 
 struct alignas(16) quad {
@@ -212,6 +213,22 @@ unsigned emu_grid_x() {
 }
 void *emu_shared() {
   return emu.shared;
+}
+
+static std::map<const void *, size_t> &allowed_shared() {
+  static std::map<const void *, size_t> bytes;
+  return bytes;
+}
+
+size_t emu_allowed_shared(const void *kernel) {
+  auto found = allowed_shared().find(kernel);
+  return found == allowed_shared().end() ? 48u << 10 : found->second;
+}
+
+int emu_allow_shared(const void *kernel, size_t bytes) {
+  if (bytes > 99u << 10) return 1;
+  allowed_shared()[kernel] = bytes;
+  return 0;
 }
 
 void emu_check_aligned(const void *p, size_t bytes) {

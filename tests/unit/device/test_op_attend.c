@@ -412,6 +412,11 @@ static void test_tiles(void **state) {
   }
 }
 
+static int prepare(void **state) {
+  (void)state;
+  return tl_cuda_prepare();
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_decode),           cmocka_unit_test(test_prefill), cmocka_unit_test(test_both_in_a_step),
@@ -419,5 +424,5 @@ int main(void) {
       cmocka_unit_test(test_random_steps), cmocka_unit_test(test_windows), cmocka_unit_test(test_softcaps), cmocka_unit_test(test_sinks),
       cmocka_unit_test(test_plan),             cmocka_unit_test(test_tiles),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return cmocka_run_group_tests(tests, prepare, NULL);
 }
