@@ -194,7 +194,9 @@ int cuda_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struc
 static int restart(struct cuda_device *d, struct tl_error *err) {
   if (atomic_load_explicit(&d->dead, memory_order_relaxed)) return cuda_is_dead(d, err); /* relaxed: only ever set */
   CUDA_TRY(d, d->api->rt.use((int)d->options.index), "choosing the device", err);
-  int r = come_to_rest(d);
+  int r = d->memory ? cuda_clear_counters(d, err) : TL_OK; /* behind the step that was given up, whatever it has counted */
+  if (r < 0) return r;
+  r = come_to_rest(d);
   if (r == CUDA_NOT_READY)
     return tl_error_set(err, TL_EDEVICE, NULL, "cuda:%u: the GPU does not end its step", d->options.index);
   CUDA_TRY(d, r, "the step that was given up", err);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "device/cuda/cuda_private.h"
+#include "device/cuda/ops/cuda_plan.h"
 
 #define MIB(bytes) ((unsigned long long)((bytes) >> 20))
 #define SPARE_ENTRIES (1u << 16) /* of history and bias lists, beyond what one row may have */
@@ -18,9 +19,11 @@ static void make_limits(struct cuda_device *d, const struct tl_device_load *load
   l->max_context = load->max_context;
   l->table_stride = (load->max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
   l->n_blocks = 2 * d->info.multiprocessors;
-  if (l->n_blocks < d->dims.n_kv_heads) l->n_blocks = d->dims.n_kv_heads;
-  l->max_tiles = l->max_tokens / TL_CUDA_TILE_ROWS + l->max_seqs;
-  l->max_items = l->max_seqs + l->n_blocks / d->dims.n_kv_heads;
+  uint32_t tiles = tl_cuda_head_tiles(d->dims.n_heads, d->dims.n_kv_heads, d->dims.head);
+  if (l->n_blocks < tiles) l->n_blocks = tiles;
+  l->n_lanes = l->n_blocks / tiles;
+  l->max_tiles = tl_cuda_max_tiles(l->max_tokens, l->max_seqs);
+  l->max_items = tl_cuda_max_items(l->max_seqs, l->n_lanes);
   uint32_t history = load->max_context < d->dims.vocab ? load->max_context : d->dims.vocab;
   l->max_entries = history + SPARE_ENTRIES;
 }
@@ -45,7 +48,7 @@ static void place_step_data(const struct cuda_device *d, struct cuda_step_data *
   const struct cuda_limits *l = &d->limits;
   size_t began = p->at;
   for (unsigned i = 0; i < (d->window ? 2 : 1); i++) {
-    PLACE(p, s->lists[i].counts, 1);
+    PLACE(p, s->lists[i].lanes, l->n_lanes + 1);
     PLACE(p, s->lists[i].items, l->max_items);
     PLACE(p, s->lists[i].merges, l->max_seqs);
   }
@@ -123,6 +126,7 @@ static size_t place_work(struct cuda_device *d, char *base) {
   w->scratch_bytes = p.at;
   PLACE(&p, w->partial, (size_t)l->max_items * s->n_heads * s->head);
   PLACE(&p, w->partial_scale, (size_t)l->max_items * s->n_heads * 2);
+  PLACE(&p, w->arrived, (size_t)l->max_seqs * s->n_heads);
   PLACE(&p, w->saved, 2 * (size_t)l->max_entries);
   PLACE(&p, w->rope, (size_t)l->max_context * s->head);
   if (d->model->inv_freq_local) PLACE(&p, w->rope_local, (size_t)l->max_context * s->head);
@@ -223,7 +227,14 @@ int cuda_make_memory(struct cuda_device *d, const struct tl_device_load *load, s
   cuda_place_weights(d, d->weights);
   place_work(d, d->memory);
   place_pinned(d, d->pinned);
-  return make_ropes(d, err);
+  int cleared = cuda_clear_counters(d, err);
+  return cleared < 0 ? cleared : make_ropes(d, err);
+}
+
+int cuda_clear_counters(struct cuda_device *d, struct tl_error *err) {
+  size_t bytes = (size_t)d->limits.max_seqs * d->dims.n_heads * sizeof *d->work.arrived;
+  CUDA_TRY(d, d->api->rt.fill(d->work.arrived, 0, bytes, d->stream), "clearing attention's counters", err);
+  return TL_OK;
 }
 
 void cuda_free_memory(struct cuda_device *d) {

@@ -124,7 +124,7 @@ struct cuda_products {
  * copies of their own. */
 struct cuda_step_data {
   struct cuda_work_list {
-    struct tl_cuda_counts *counts;  /* (1) */
+    uint32_t *lanes;                /* (n_lanes + 1) */
     struct tl_cuda_item *items;     /* (max_items) */
     struct tl_cuda_merge *merges;   /* (max_seqs) */
   } lists[2];                       /* of decode attention: without a window, and with the model's, if it has one */
@@ -157,6 +157,7 @@ struct cuda_work {
   float *logits;    /* (rows, ld_logits) */
   float *part, *gathered; /* groups: (rows, ld_part), and (ranks, rows, ld_part) */
   float *partial, *partial_scale, *saved;
+  uint32_t *arrived; /* (max_seqs, n_heads) zeros while no step runs */
   char *tile;       /* T: tile_bytes, or what is needed of them; or rows in E4M3: (tokens, k) */
   float *row_scales;/* (tokens) theirs */
   float *rope, *rope_local; /* (max_context, head); local: NULL if no layer wants it */
@@ -176,7 +177,7 @@ struct cuda_work {
 struct cuda_limits {
   uint32_t max_tokens, max_seqs, max_context; /* max_tokens: rounded up to the last bucket */
   uint32_t table_stride, max_tiles, max_items, max_entries;
-  uint32_t n_blocks; /* thread blocks of decode attention */
+  uint32_t n_blocks, n_lanes; /* thread blocks of decode attention, and what shares out its items */
 };
 
 struct cuda_graph {
@@ -285,6 +286,8 @@ int cuda_upload(struct cuda_device *d, const struct cuda_part *parts, unsigned n
 /* cuda_memory.c: limits, arenas, cache. */
 int cuda_make_memory(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err);
 void cuda_free_memory(struct cuda_device *d);
+/* On the stream: what steps count with back to zeros, as the first one wants it, and each that ends leaves it. */
+int cuda_clear_counters(struct cuda_device *d, struct tl_error *err);
 /* cuda_product.c */
 void cuda_choose_buckets(struct cuda_products *products, uint32_t max_rows);
 /* The number of the shape (its n, k, ld, float_out, e4m3), which is noted if it is new; CUDA_MAX_PRODUCTS: there are too many. */

@@ -27,12 +27,13 @@ void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t
     h->positions[i] = 0;
     h->slots[i] = TL_CUDA_NO_SLOT;
   }
+  uint32_t n_items = 0;
   for (unsigned i = 0; i < (d->window ? 2 : 1); i++)
-    tl_cuda_plan_decode(step, i ? d->window : 0, d->limits.n_blocks, d->dims.n_kv_heads, h->lists[i].items, h->lists[i].merges,
-                        h->lists[i].counts);
+    n_items = tl_cuda_plan_decode(step, i ? d->window : 0, d->limits.n_lanes, h->lists[i].lanes, h->lists[i].items,
+                                  h->lists[i].merges);
   *ret = (struct cuda_pass){.n_tokens = step->n_tokens,
                             .n_rows = step->n_rows,
-                            .n_seqs = h->lists[0].counts->n_items ? step->n_seqs : 0,
+                            .n_seqs = n_items ? step->n_seqs : 0,
                             .n_tiles = tl_cuda_plan_prefill(step, h->tiles),
                             .all_rows = step->n_rows == step->n_tokens,
                             .table_width = stage_tables(d, step)};

@@ -60,9 +60,10 @@ static int attend(struct cuda_device *d, const struct cuda_op *op, const struct 
   int r = prepare_heads(d, op, pass, k, v, err);
   if (r < 0) return r;
   if (pass->n_seqs) {
-    struct tl_cuda_decode_args args = {.a = a, .n_blocks = d->limits.n_blocks, .max_merges = pass->n_seqs,
-                                       .counts = list->counts, .items = list->items, .merges = list->merges,
-                                       .partial = d->work.partial, .partial_scale = d->work.partial_scale};
+    struct tl_cuda_decode_args args = {.a = a, .n_blocks = d->limits.n_blocks, .max_rows = pass->n_seqs,
+                                       .lanes = list->lanes, .items = list->items, .merges = list->merges,
+                                       .partial = d->work.partial, .partial_scale = d->work.partial_scale,
+                                       .arrived = d->work.arrived};
     CUDA_TRY(d, d->api->op.decode(&args, d->stream), "decode attention", err);
   }
   if (pass->n_tiles) {
@@ -180,7 +181,7 @@ static bool is_decode(const struct tl_step *step) {
 static int copy_step(struct cuda_device *d, const struct tl_step *step, const struct cuda_pass *pass, struct tl_error *err) {
   const struct cuda_runtime *rt = &d->api->rt;
   size_t width = pass->table_width * sizeof(uint32_t), stride = d->limits.table_stride * sizeof(uint32_t);
-  CUDA_TRY(d, rt->copy(d->device.lists[0].counts, d->host->lists[0].counts, d->host->bytes, d->stream), "copying a step", err);
+  CUDA_TRY(d, rt->copy(d->device.lists[0].lanes, d->host->lists[0].lanes, d->host->bytes, d->stream), "copying a step", err);
   CUDA_TRY(d, rt->copy_rows(d->device.tables, stride, d->host->tables, width, width, step->n_seqs, d->stream),
            "copying block tables", err);
   return TL_OK;

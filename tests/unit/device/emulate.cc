@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <map>
 #include <vector>
 
 struct alignas(16) quad {
@@ -214,6 +215,22 @@ void *emu_shared() {
   return emu.shared;
 }
 
+static std::map<const void *, size_t> &allowed_shared() {
+  static std::map<const void *, size_t> bytes;
+  return bytes;
+}
+
+size_t emu_allowed_shared(const void *kernel) {
+  auto found = allowed_shared().find(kernel);
+  return found == allowed_shared().end() ? 48u << 10 : found->second;
+}
+
+int emu_allow_shared(const void *kernel, size_t bytes) {
+  if (bytes > 99u << 10) return 1;
+  allowed_shared()[kernel] = bytes;
+  return 0;
+}
+
 void emu_check_aligned(const void *p, size_t bytes) {
   if ((uintptr_t)p % bytes) fail("an address is not aligned");
 }
@@ -334,11 +351,14 @@ int emu_run(void (*call)(const void *kernel, const void *args), const void *kern
   emu.n = threads;
   emu.grid_x = x;
   emu.shared = (unsigned char *)aligned_alloc(16, shared_bytes ? (shared_bytes + 15) / 16 * 16 : 16);
-  for (emu.y = 0; emu.y < y; emu.y++)
-    for (emu.x = 0; emu.x < x; emu.x++) {
+  for (emu.y = 0; emu.y < y; emu.y++) {
+    uint32_t first = random_below(x), up = random_below(2);
+    for (unsigned i = 0; i < x; i++) {
+      emu.x = (unsigned)(((uint64_t)first + (up ? i : x - i)) % x);
       memset(emu.shared, 0xff, shared_bytes);
       run_block();
     }
+  }
   free(emu.shared);
   return 0;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The GPU half of cuda_port.cuh for a C++ compiler: blocks run one after the other,
+/* The GPU half of cuda_port.cuh for a C++ compiler: blocks run one after the other, from any one on, up or down,
  * the threads of a block as fibers that change over at each operation of a warp or
  * of the block. A warp goes on until the block's barrier stops it, before any other
  * does a step; which one is random. What a GPU leaves undefined is an error here:
@@ -31,6 +31,9 @@ unsigned emu_block_x();
 unsigned emu_block_y();
 unsigned emu_grid_x();
 void *emu_shared();
+/* As on a GPU 48 KiB if nothing else was said; at most what the smallest of those has that we compile for. */
+size_t emu_allowed_shared(const void *kernel);
+int emu_allow_shared(const void *kernel, size_t bytes);
 void emu_sync_block(int line);
 /* All 32 lanes meet; `all` is called once, with what each brought. */
 void emu_meet(const emu_exchange &mine, void (*all)(const emu_exchange *lanes));
@@ -67,6 +70,7 @@ TL_DEVICE unsigned grid_x() {
 template <class Args>
 static int launch(void (*kernel)(Args), unsigned x, unsigned y, unsigned threads, size_t shared_bytes, void *,
                   const Args &args) {
+  if (shared_bytes > emu_allowed_shared((const void *)kernel)) return 1;
   struct both {
     static void call(const void *k, const void *a) {
       (*(void (*const *)(Args))k)(*(const Args *)a);
@@ -82,8 +86,8 @@ static int launch_rows(uint64_t, void (*kernel)(Args), unsigned x, unsigned y, u
 }
 
 template <class Args>
-static int allow_shared(void (*)(Args), size_t) {
-  return 0;
+static int allow_shared(void (*kernel)(Args), size_t bytes) {
+  return emu_allow_shared((const void *)kernel, bytes);
 }
 
 TL_DEVICE void *shared_memory() {
@@ -133,6 +137,12 @@ TL_DEVICE void atomic_add(V *p, V value) {
 TL_DEVICE uint32_t atomic_take(uint32_t *p) {
   return (*p)++;
 }
+TL_DEVICE uint32_t atomic_turn(uint32_t *p, uint32_t n) {
+  uint32_t before = *p;
+  *p = before + 1 < n ? before + 1 : 0;
+  return before;
+}
+TL_DEVICE void fence_device() {}
 
 /* --- memory ------------------------------------------------------------------------------------- */
 

@@ -481,7 +481,7 @@ KERNEL(mix, 'i')
 
 static int op_prepare(void) {
   FAKE_BEGIN("prepare");
-  return 0;
+  return tl_cuda_prepare();
 }
 
 void fake_cuda_reset(void) {

@@ -66,6 +66,12 @@ extern "C" int probe_run(int kind, uint32_t *out) {
   return launch(probe, 1, 1, 64, 64 * 4, nullptr, probe_args{kind, out});
 }
 
+/* A launch with so much shared memory, after so much was allowed (0: nothing was said). */
+extern "C" int probe_shared(size_t allowed, size_t bytes, uint32_t *out) {
+  int e = allowed ? allow_shared(probe, allowed) : 0;
+  return e ? e : launch(probe, 1, 1, 64, bytes, nullptr, probe_args{0, out});
+}
+
 /* One mma of a (16, 16) and b (16, 8), both bf16 bits row-major, by fragments that are
  * gathered element by element: a and b as ldmatrix would load them. */
 struct mma_args {

@@ -481,6 +481,21 @@ static void test_reset_of_two(void **state) {
   }
 }
 
+/* What thread blocks of attention count with is zero for the first step, and again after a reset, whatever the step before it left. */
+static void test_counters(void **state) {
+  (void)state;
+  start();
+  struct tl_error err = {0};
+  struct tl_device *device = open_device();
+  const struct cuda_device *d = (const struct cuda_device *)(const void *)device;
+  for (unsigned again = 0; again < 2; again++) {
+    for (uint32_t i = 0; i < d->limits.max_seqs * d->dims.n_heads; i++) assert_int_equal(d->work.arrived[i], 0);
+    memset(d->work.arrived, 5, d->limits.max_seqs * d->dims.n_heads * sizeof *d->work.arrived);
+    assert_int_equal(fake_cuda_ops.reset(device, &err), TL_OK);
+  }
+  close_device(device);
+}
+
 /* --- hangs ------------------------------------------------------------------------------------------ */
 
 struct waiting {
@@ -557,6 +572,7 @@ int main(void) {
       cmocka_unit_test(test_progress), cmocka_unit_test(test_e4m3),
       cmocka_unit_test(test_no_device),        cmocka_unit_test(test_other_plans),
       cmocka_unit_test(test_reset_of_two), cmocka_unit_test(test_hang),      cmocka_unit_test(test_trap),
+      cmocka_unit_test(test_counters),
   };
   return cmocka_run_group_tests(tests, open_model, close_model);
 }

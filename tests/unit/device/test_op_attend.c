@@ -107,22 +107,33 @@ static void check_head(const struct step *t, uint32_t seq, uint32_t row, uint32_
 }
 
 static void run_decode(const struct step *t, const struct tl_cuda_attention *a) {
-  uint32_t max_items = tl_cuda_max_items(t->s->n_seqs, t->s->n_blocks, t->s->n_kv_heads);
+  uint32_t n_lanes = t->s->n_blocks / tl_cuda_head_tiles(a->n_heads, a->n_kv_heads, a->head_dim);
+  uint32_t max_items = tl_cuda_max_items(t->s->n_seqs, n_lanes);
+  uint32_t *lanes = op_poisoned((n_lanes + 1) * sizeof *lanes);
   struct tl_cuda_item *items = op_poisoned(max_items * sizeof *items);
   struct tl_cuda_merge *merges = op_poisoned(t->s->n_seqs * sizeof *merges);
-  struct tl_cuda_counts *counts = op_poisoned(sizeof *counts);
-  tl_cuda_plan_decode(&t->step, t->s->window, t->s->n_blocks, t->s->n_kv_heads, items, merges, counts);
-  size_t partials = (size_t)max_items * a->n_heads;
-  struct tl_cuda_decode_args args = {.a = *a, .n_blocks = t->s->n_blocks, .max_merges = t->s->n_seqs, .counts = counts,
+  tl_cuda_plan_decode(&t->step, t->s->window, n_lanes, lanes, items, merges);
+  size_t partials = (size_t)max_items * a->n_heads, counters = (size_t)t->s->n_seqs * a->n_heads;
+  struct tl_cuda_decode_args args = {.a = *a, .n_blocks = t->s->n_blocks, .max_rows = t->s->n_seqs, .lanes = lanes,
                                      .items = items, .merges = merges,
                                      .partial = op_poisoned(partials * a->head_dim * sizeof(float)),
-                                     .partial_scale = op_poisoned(partials * 2 * sizeof(float))};
-  assert_int_equal(op_run(tl_cuda_decode(&args, NULL)), 0);
+                                     .partial_scale = op_poisoned(partials * 2 * sizeof(float)),
+                                     .arrived = memset(op_alloc(counters * sizeof(uint32_t)), 0, counters * sizeof(uint32_t))};
+  uint16_t *before = NULL;
+  for (int again = 0; again < 2; again++) { /* a graph's next replay finds the counters as the first did */
+    assert_int_equal(op_run(tl_cuda_decode(&args, NULL)), 0);
+    for (size_t i = 0; i < counters; i++) assert_int_equal(args.arrived[i], 0);
+    if (before) assert_memory_equal(before, t->out, t->q_elements * 2); /* whichever block was the last */
+    if (!before) before = op_copy(t->out, t->q_elements * 2);
+    if (UNIT_SLOWDOWN > 1) break;
+  }
+  op_free(before);
+  op_free(lanes);
   op_free(items);
   op_free(merges);
-  op_free(counts);
   op_free(args.partial);
   op_free(args.partial_scale);
+  op_free(args.arrived);
 }
 
 static void check(const struct shape *s) {
@@ -156,6 +167,8 @@ static void test_decode(void **state) {
       {TL_CUDA_BF16, 24, 2, 64, 6, 2, {75, 31}, .rows = {1, 1}},   /* 12 heads a group */
       {TL_CUDA_F16, 40, 2, 64, 5, 2, {90, 1}, .rows = {1, 1}},     /* 20: two tiles */
       {TL_CUDA_F16, 7, 1, 128, 2, 1, {48}, .rows = {1}},
+      {TL_CUDA_F16, 2, 1, 64, 12, 1, {700}, .rows = {1}},               /* 11 parts: more than are merged at a time */
+      {TL_CUDA_BF16, 2, 1, 64, 1, 3, {700, 5, 90}, .rows = {1, 1, 1}},  /* one lane: its ring goes round, from item to item */
   };
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }
@@ -181,11 +194,15 @@ static void test_both_in_a_step(void **state) {
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }
 
+/* Each kernel with heads of its own size, and with the smallest and largest of those that it pads. */
 static void test_other_head_sizes(void **state) {
   (void)state;
-  const uint32_t dims[] = {8, 80, 96, 256};
-  for (unsigned i = 0; i < UNIT_COUNT(dims); i++) {
-    const struct shape s = {op_dtypes[i % 2], 6, 2, dims[i], 5, 4, {40, 130, 9, 67}, .rows = {1, 1, 9, 3}};
+  const struct {
+    uint32_t dim, n_heads, n_kv_heads;
+  } cases[] = {{8, 6, 2}, {32, 9, 1}, {72, 2, 2}, {80, 3, 1}, {96, 10, 1}, {112, 4, 2}, {136, 2, 1}, {192, 4, 4}, {256, 9, 1}};
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
+    const struct shape s = {op_dtypes[i % 2], cases[i].n_heads, cases[i].n_kv_heads, cases[i].dim, 8, 4, {40, 130, 9, 67},
+                            .rows = {1, 1, 9, 3}, .window = i % 3 ? 0 : 37, .sink = i % 2 ? 2 : 0.0f};
     check(&s);
   }
 }
@@ -237,7 +254,7 @@ static void test_random_steps(void **state) {
     struct shape s = {.dtype = op_dtypes[i % 2], .n_kv_heads = 1 + unit_below(&op_random, 3),
                       .head_dim = dims[unit_below(&op_random, 4)], .n_seqs = 1 + unit_below(&op_random, 4)};
     s.n_heads = s.n_kv_heads * groups[unit_below(&op_random, UNIT_COUNT(groups))];
-    s.n_blocks = s.n_kv_heads + unit_below(&op_random, 20);
+    s.n_blocks = tl_cuda_head_tiles(s.n_heads, s.n_kv_heads, s.head_dim) + unit_below(&op_random, 20);
     for (uint32_t k = 0; k < s.n_seqs; k++) {
       s.context[k] = 1 + unit_below(&op_random, 220);
       s.window = unit_below(&op_random, 3) ? 0 : 1 + unit_below(&op_random, 100);
@@ -250,15 +267,16 @@ static void test_random_steps(void **state) {
 /* The grid outlives the work: blocks without any, sequences without a merge. */
 static void test_no_work(void **state) {
   (void)state;
-  struct tl_cuda_counts *none = op_copy(&(struct tl_cuda_counts){0, 0}, sizeof *none);
-  struct tl_cuda_decode_args args = {.a = {.n_heads = 2, .n_kv_heads = 1, .head_dim = 64}, .n_blocks = 3, .max_merges = 4,
-                                     .counts = none};
+  const uint32_t nothing[4] = {0};
+  uint32_t *lanes = op_copy(nothing, sizeof nothing);
+  struct tl_cuda_decode_args args = {.a = {.n_heads = 2, .n_kv_heads = 1, .head_dim = 64}, .n_blocks = 3, .max_rows = 4,
+                                     .lanes = lanes};
   assert_int_equal(op_run(tl_cuda_decode(&args, NULL)), 0);
   args.a.head_dim = 72;
   assert_int_equal(op_run(tl_cuda_decode(&args, NULL)), 0);
   struct tl_cuda_prefill_args prefill = {.a = args.a, .n_tiles = 0};
   assert_int_equal(op_run(tl_cuda_prefill(&prefill, NULL)), 0);
-  op_free(none);
+  op_free(lanes);
 }
 
 static void test_refused_shapes(void **state) {
@@ -270,55 +288,63 @@ static void test_refused_shapes(void **state) {
       {.n_heads = 2, .n_kv_heads = 1, .head_dim = 264},
   };
   for (unsigned i = 0; i < UNIT_COUNT(bad); i++) {
-    assert_int_equal(tl_cuda_decode(&(struct tl_cuda_decode_args){.a = bad[i], .n_blocks = 1, .max_merges = 1}, NULL), 1);
+    assert_int_equal(tl_cuda_decode(&(struct tl_cuda_decode_args){.a = bad[i], .n_blocks = 4, .max_rows = 1}, NULL), 1);
     assert_int_equal(tl_cuda_prefill(&(struct tl_cuda_prefill_args){.a = bad[i], .n_tiles = 1}, NULL), 1);
   }
+  const struct tl_cuda_attention two_tiles = {.n_heads = 17, .n_kv_heads = 1, .head_dim = 64};
+  assert_int_equal(tl_cuda_decode(&(struct tl_cuda_decode_args){.a = two_tiles, .n_blocks = 1, .max_rows = 1}, NULL), 1);
 }
 
 /* --- the plan ---------------------------------------------------------------------------------- */
 
-static void check_plan(uint32_t n_seqs, const uint32_t *context, const uint32_t *rows, uint32_t n_blocks,
-                       uint32_t n_kv_heads, uint32_t window) {
-  uint32_t start[64 + 1] = {0}, items_of[64] = {0}, max_items = tl_cuda_max_items(n_seqs, n_blocks, n_kv_heads);
+static void check_plan(uint32_t n_seqs, const uint32_t *context, const uint32_t *rows, uint32_t n_lanes, uint32_t window) {
+  uint32_t start[64 + 1] = {0}, items_of[64] = {0}, max_items = tl_cuda_max_items(n_seqs, n_lanes);
   for (uint32_t i = 0; i < n_seqs; i++) start[i + 1] = start[i] + rows[i];
   struct tl_step step = {.n_tokens = start[n_seqs], .n_seqs = n_seqs, .query_start = start, .context_len = context};
+  uint32_t *lanes = op_poisoned((n_lanes + 1) * sizeof *lanes), merge_of[64];
   struct tl_cuda_item *items = op_poisoned(max_items * sizeof *items);
   struct tl_cuda_merge *merges = op_poisoned(n_seqs * sizeof *merges);
-  struct tl_cuda_counts counts;
-  tl_cuda_plan_decode(&step, window, n_blocks, n_kv_heads, items, merges, &counts);
-  assert_true(counts.n_items <= max_items);
-  uint64_t total = 0, longest = 0, expected = 0, covered[64] = {0};
+  uint32_t n_items = tl_cuda_plan_decode(&step, window, n_lanes, lanes, items, merges);
+  assert_true(n_items <= max_items);
+  uint64_t chunks = 0, covered[64] = {0};
   for (uint32_t s = 0; s < n_seqs; s++)
     if (window && context[s] > window) covered[s] = (context[s] - window) / TL_BLOCK_TOKENS * TL_BLOCK_TOKENS;
-  for (uint32_t i = 0; i < counts.n_items; i++) {
+  for (uint32_t i = 0; i < n_items; i++) {
     const struct tl_cuda_item *item = &items[i];
     assert_int_equal(item->row, start[item->seq]);
     assert_int_equal(item->first, covered[item->seq]);
     assert_int_equal(item->first % TL_BLOCK_TOKENS, 0);
     assert_true(item->count > item->skip && item->skip < TL_BLOCK_TOKENS);
-    bool is_first = items_of[item->seq] == 0;
+    bool is_first = items_of[item->seq]++ == 0, is_last = item->first + item->count == context[item->seq];
     uint32_t unseen = window && context[item->seq] > window ? context[item->seq] - window : 0;
     assert_int_equal(item->skip, is_first ? unseen % TL_BLOCK_TOKENS : 0);
-    assert_int_equal(item->split, !is_first || item->first + item->count != context[item->seq]);
-    total += item->count;
+    assert_int_equal(item->old, is_last ? item->count - 1 : item->count);
+    assert_true(is_last || item->count % TL_CUDA_CHUNK_TOKENS == 0);
+    if (is_first) merge_of[item->seq] = item->merge;
+    assert_int_equal(item->merge, merge_of[item->seq]);
+    assert_int_equal(item->merge == TL_CUDA_WHOLE, is_first && is_last);
+    chunks += tl_cuda_chunks(item->count);
     covered[item->seq] += item->count;
-    items_of[item->seq]++;
-    longest = item->count > longest ? item->count : longest;
   }
-  uint32_t n_merges = 0;
-  for (uint32_t s = 0; s < n_seqs; s++) {
+  for (uint32_t s = 0, first = 0, n_merges = 0; s < n_seqs; first += items_of[s++]) {
     if (rows[s] == 1) assert_int_equal(covered[s], context[s]);
     if (rows[s] != 1) assert_int_equal(items_of[s], 0);
     if (items_of[s] < 2) continue;
-    const struct tl_cuda_merge *m = &merges[n_merges++];
-    assert_int_equal(m->row, start[s]);
-    assert_int_equal(m->n_items, items_of[s]);
-    assert_int_equal(items[m->first_item].seq, s);
+    assert_int_equal(merge_of[s], n_merges);
+    assert_int_equal(merges[n_merges].first_item, first);
+    assert_int_equal(merges[n_merges++].n_items, items_of[s]);
   }
-  assert_int_equal(n_merges, counts.n_merges);
-  /* no item is longer than an equal share, but for rounding */
-  expected = (total * n_kv_heads + n_blocks - 1) / n_blocks + TL_CUDA_CHUNK_TOKENS - 1;
-  assert_true(counts.n_items == 0 || longest <= (expected > TL_CUDA_CHUNK_TOKENS ? expected : TL_CUDA_CHUNK_TOKENS));
+  /* no lane has more than an equal share, but for one chunk in 16, or one if that leaves it one item */
+  uint64_t share = (chunks + n_lanes - 1) / n_lanes, most = share + (share / 16 ? share / 16 : 1);
+  assert_int_equal(lanes[0], 0);
+  assert_int_equal(lanes[n_lanes], n_items);
+  for (uint32_t lane = 0; lane < n_lanes; lane++) {
+    uint64_t load = 0;
+    assert_true(lanes[lane] <= lanes[lane + 1]);
+    for (uint32_t i = lanes[lane]; i < lanes[lane + 1]; i++) load += tl_cuda_chunks(items[i].count);
+    assert_true(load <= most && (load <= share + share / 16 || lanes[lane + 1] - lanes[lane] == 1));
+  }
+  op_free(lanes);
   op_free(items);
   op_free(merges);
 }
@@ -326,23 +352,37 @@ static void check_plan(uint32_t n_seqs, const uint32_t *context, const uint32_t 
 static void test_plan(void **state) {
   (void)state;
   for (int i = 0; i < 3000; i++) {
-    uint32_t n = unit_below(&op_random, 64), context[64], rows[64], n_kv_heads = 1 + unit_below(&op_random, 16);
+    uint32_t n = unit_below(&op_random, 64), context[64], rows[64];
     uint32_t range = 1u << unit_below(&op_random, 18);
     for (uint32_t k = 0; k < n; k++) {
       context[k] = 1 + unit_below(&op_random, range);
       rows[k] = unit_below(&op_random, 4) ? 1 : 1 + unit_below(&op_random, context[k]);
     }
-    check_plan(n, context, rows, n_kv_heads + unit_below(&op_random, 300), n_kv_heads, i % 2 ? 1 + unit_below(&op_random, range) : 0);
+    check_plan(n, context, rows, 1 + unit_below(&op_random, i % 3 ? 40 : 300), i % 2 ? 1 + unit_below(&op_random, range) : 0);
   }
-  /* one long context is spread over all thread blocks */
-  const uint32_t context = 1 << 17, row = 1, start[] = {0, 1};
-  struct tl_step step = {.n_tokens = 1, .n_seqs = 1, .query_start = start, .context_len = &context};
-  struct tl_cuda_item items[40];
-  struct tl_cuda_merge merge;
-  struct tl_cuda_counts counts;
-  tl_cuda_plan_decode(&step, 0, 264, 8, items, &merge, &counts);
-  assert_in_range(counts.n_items, 31, 33);
-  check_plan(1, &context, &row, 264, 8, 0);
+  /* one long context is spread over all lanes */
+  const uint32_t long_context = 1 << 17, row = 1;
+  check_plan(1, &long_context, &row, 33, 0);
+  /* 16 of 1024 tokens: halves, one a lane, though 33 lanes could have less; of 24 some lanes have ends of two sequences;
+   * 64 of about 1024 are not cut for the sake of a chunk */
+  const struct {
+    uint32_t n, odd, n_items, n_merges;
+  } cases[] = {{16, 0, 32, 16}, {24, 0, 48, 24}, {64, 1, 64, 0}, {1, 0, 16, 1}};
+  for (unsigned k = 0; k < UNIT_COUNT(cases); k++) {
+    uint32_t context[64], rows[64], start[65] = {0}, lanes[34], n_merges = 0;
+    for (uint32_t i = 0; i < cases[k].n; i++) {
+      context[i] = 1024 + i % 2 * cases[k].odd;
+      start[i + 1] = start[i] + (rows[i] = 1);
+    }
+    struct tl_step step = {.n_tokens = cases[k].n, .n_seqs = cases[k].n, .query_start = start, .context_len = context};
+    struct tl_cuda_item items[64 + 33];
+    struct tl_cuda_merge merges[64];
+    assert_int_equal(tl_cuda_plan_decode(&step, 0, 33, lanes, items, merges), cases[k].n_items);
+    for (uint32_t i = 0; i < cases[k].n_items; i++)
+      if (items[i].merge != TL_CUDA_WHOLE && items[i].merge + 1 > n_merges) n_merges = items[i].merge + 1;
+    assert_int_equal(n_merges, cases[k].n_merges);
+    check_plan(cases[k].n, context, rows, 33, 0);
+  }
 }
 
 static void test_tiles(void **state) {
@@ -372,6 +412,11 @@ static void test_tiles(void **state) {
   }
 }
 
+static int prepare(void **state) {
+  (void)state;
+  return tl_cuda_prepare();
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_decode),           cmocka_unit_test(test_prefill), cmocka_unit_test(test_both_in_a_step),
@@ -379,5 +424,5 @@ int main(void) {
       cmocka_unit_test(test_random_steps), cmocka_unit_test(test_windows), cmocka_unit_test(test_softcaps), cmocka_unit_test(test_sinks),
       cmocka_unit_test(test_plan),             cmocka_unit_test(test_tiles),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return cmocka_run_group_tests(tests, prepare, NULL);
 }

@@ -6,6 +6,7 @@
 #include "op_unit.h"
 
 int probe_run(int kind, uint32_t *out);
+int probe_shared(size_t allowed, size_t bytes, uint32_t *out);
 int probe_multiply(const uint16_t *a, const uint16_t *b, float *c);
 
 /* Whether the kernel ends in an error of the emulator, or of ASan; said to a pipe to keep the log clean. */
@@ -71,6 +72,16 @@ static void test_asynchronous_copies(void **state) {
   for (uint32_t i = 0; i < 64; i++) assert_int_equal(out[i], 64 + i % 4);
 }
 
+static void test_shared_memory(void **state) {
+  (void)state;
+  uint32_t out[68];
+  assert_int_equal(probe_shared(0, 48 << 10, out), 0);
+  assert_int_equal(probe_shared(0, (48 << 10) + 1, out), 1);
+  assert_int_equal(probe_shared(200 << 10, 64, out), 1);
+  assert_int_equal(probe_shared(64 << 10, 64 << 10, out), 0);
+  assert_int_equal(probe_shared(0, (64 << 10) + 1, out), 1);
+}
+
 /* Small whole numbers: the product is exact. */
 static void test_mma(void **state) {
   (void)state;
@@ -92,7 +103,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_a_right_kernel),      cmocka_unit_test(test_a_missing_barrier),
       cmocka_unit_test(test_mistakes),            cmocka_unit_test(test_asynchronous_copies),
-      cmocka_unit_test(test_mma),
+      cmocka_unit_test(test_mma),                 cmocka_unit_test(test_shared_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

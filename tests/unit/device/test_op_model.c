@@ -32,7 +32,7 @@ struct network {
   uint32_t *positions, *slots, *tables, *rows;
   struct tl_cuda_item *items;
   struct tl_cuda_merge *merges;
-  struct tl_cuda_counts *counts;
+  uint32_t *lanes, *arrived, n_lanes;
   struct tl_cuda_tile *tiles;
   struct tl_cuda_sampling *sampling;
   struct tl_sampled *sampled;
@@ -152,7 +152,8 @@ static void open_network(struct network *n, const struct tl_model *model, uint32
   n->table_stride = TABLE;
   n->n_blocks = N_CASES * TABLE;
   n->layer_elements = (size_t)n->n_blocks * model->n_kv_heads * TL_BLOCK_TOKENS * n->head_dim;
-  uint32_t max_items = tl_cuda_max_items(N_CASES, DECODE_BLOCKS, model->n_kv_heads);
+  n->n_lanes = DECODE_BLOCKS / tl_cuda_head_tiles(model->n_heads, model->n_kv_heads, n->head_dim);
+  uint32_t max_items = tl_cuda_max_items(N_CASES, n->n_lanes);
   ARRAY(n->layer_elements * model->n_layers, k_cache);
   ARRAY(n->layer_elements * model->n_layers, v_cache);
   ARRAY(ROWS, tokens);
@@ -163,7 +164,9 @@ static void open_network(struct network *n, const struct tl_model *model, uint32
   ARRAY(N_CASES * TABLE, tables);
   ARRAY(max_items, items);
   ARRAY(N_CASES, merges);
-  ARRAY(1, counts);
+  ARRAY(n->n_lanes + 1, lanes);
+  ARRAY((size_t)N_CASES * model->n_heads, arrived);
+  memset(n->arrived, 0, (size_t)N_CASES * model->n_heads * sizeof *n->arrived);
   ARRAY(tl_cuda_max_tiles(ROWS, N_CASES), tiles);
   ARRAY(N_CASES, sampling);
   ARRAY(N_CASES, sampled);
@@ -213,9 +216,9 @@ static void attend(struct network *n, uint32_t i, const struct tl_step *step, ui
   struct tl_cuda_attention a = {.dtype = n->dtype, .n_heads = n->model->n_heads, .n_kv_heads = n->model->n_kv_heads,
                                 .head_dim = n->head_dim, .scale = op->scale, .q = n->q_rows, .out = n->attention,
                                 .k_cache = k, .v_cache = v, .block_tables = n->tables, .table_stride = TABLE};
-  struct tl_cuda_decode_args decode = {.a = a, .n_blocks = DECODE_BLOCKS, .max_merges = N_CASES, .counts = n->counts,
+  struct tl_cuda_decode_args decode = {.a = a, .n_blocks = DECODE_BLOCKS, .max_rows = N_CASES, .lanes = n->lanes,
                                        .items = n->items, .merges = n->merges, .partial = n->partial,
-                                       .partial_scale = n->partial_scale};
+                                       .partial_scale = n->partial_scale, .arrived = n->arrived};
   struct tl_cuda_prefill_args prefill = {.a = a, .n_tiles = n_tiles, .tiles = n->tiles};
   assert_int_equal(op_run(tl_cuda_qkv(&qkv, NULL)), 0);
   assert_int_equal(op_run(tl_cuda_decode(&decode, NULL)), 0);
@@ -254,7 +257,7 @@ static void run_op(struct network *n, uint32_t i, const struct tl_step *step, ui
 }
 
 static void run_step(struct network *n, const struct tl_step *step) {
-  tl_cuda_plan_decode(step, 0, DECODE_BLOCKS, n->model->n_kv_heads, n->items, n->merges, n->counts);
+  tl_cuda_plan_decode(step, 0, n->n_lanes, n->lanes, n->items, n->merges);
   uint32_t n_tiles = tl_cuda_plan_prefill(step, n->tiles);
   for (uint32_t i = 0; i < n->model->n_ops; i++) run_op(n, i, step, n_tiles);
   struct tl_cuda_sample_args sample = {.n = step->n_rows, .vocab = n->model->vocab_size, .ld = padded(n->model->vocab_size),
@@ -343,7 +346,12 @@ static void test_models(void **state) {
   check_model("f32_llama3", true, 3e-2);
 }
 
+static int prepare(void **state) {
+  (void)state;
+  return tl_cuda_prepare();
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_models)};
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return cmocka_run_group_tests(tests, prepare, NULL);
 }

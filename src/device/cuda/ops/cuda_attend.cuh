@@ -3,6 +3,7 @@
 #ifndef CUDA_ATTEND_CUH
 #define CUDA_ATTEND_CUH
 
+#include "device/cuda/ops/cuda_plan.h"
 #include "device/cuda/ops/cuda_port.cuh"
 
 /* Scores are kept in powers of two: a multiplication less than with powers of e. */
@@ -11,8 +12,8 @@
 /* softcap * tanh(score / softcap), of scores in powers of two. By exp2: tanh.approx is off by 2^-11, which
  * a cap of 50 makes visible. */
 TL_DEVICE float cap_score(float score, float softcap) {
-  float cap = softcap * LOG2_E;
-  return cap * (1 - divide_fast(2, exp2_fast(score * (2 * LOG2_E) / cap) + 1));
+  float cap = softcap * LOG2_E, twice = 2 / softcap; /* the division once, not for each score */
+  return cap * (1 - divide_fast(2, exp2_fast(score * twice) + 1));
 }
 
 /* What a head's sink adds to a sum of weights of the largest score `max`. Far above it: infinity, which leaves the row zero. */
@@ -20,9 +21,9 @@ TL_DEVICE float sink_weight(const tl_cuda_attention &a, uint32_t head, float max
   return a.sinks ? exp2_fast(a.sinks[head] * LOG2_E - max) : 0;
 }
 
-/* For head sizes that have no kernel of their own; shapes are checked by the caller. */
-int cuda_decode_any(const struct tl_cuda_decode_args *args, void *stream);
-int cuda_prefill_any(const struct tl_cuda_prefill_args *args, void *stream);
+/* Let their kernels use as much shared memory as they want. */
+int cuda_prepare_decode();
+int cuda_prepare_prefill();
 
 static inline int cuda_attention_valid(const struct tl_cuda_attention *a) {
   return a->n_kv_heads > 0 && a->n_heads > 0 && a->n_heads % a->n_kv_heads == 0 && a->head_dim > 0 &&

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Paged attention for rows with one query. All query heads of a KV head are the rows
  * of one tensor-core tile, so that the cache is read once. A warp takes every fourth
- * block of 16 tokens of its item and reads keys and values straight into fragments, the next
- * block's keys while it mixes values:
- * within a product the order of what is summed is free, so a lane's 16 bytes in a row
+ * block of 16 tokens of an item. A lane copies its own pieces of keys and values to shared memory, RING_BYTES
+ * a warp ahead, and reads them back as fragments: nobody else does, so no barrier is in the way, and what is on
+ * its way takes no registers. Within a product the order of what is summed is free, so a lane's 16 bytes in a row
  * can stand for the places that the fragment's layout gives it.
  *
  *   scores: S (heads, tokens) = Q (heads, dims) K^T. Of each 32 dims, lane % 4 = c
@@ -12,25 +12,46 @@
  *     the 8 from 8g on, of tokens 2c, 2c+1, 2c+8, 2c+9; column g of the eight mmas
  *     is dim 8g + j for the j-th.
  *
- * The warps' sums are merged in shared memory, the items' of a sequence by `merge`. */
+ * There is a kernel for DIM = 64, 128 and 256; a head in between takes the next larger one, where what it lacks is
+ * zeros in shared memory. The warps' sums are merged there too. Of a sequence that was split the last thread
+ * block to come merges what all wrote (`arrived`). */
 #include "device/cuda/ops/cuda_attend.cuh"
 
 #define WARPS 4
 #define THREADS (WARPS * 32)
-#define HEADS 16 /* rows of the tile */
 #define STRIDE (WARPS * TL_BLOCK_TOKENS) /* from one block of a warp to its next */
+#define RING_BYTES 16384 /* a warp; with two thread blocks a multiprocessor three times what an H200 needs on its way to read at full rate */
+#define MERGED 8 /* parts that are read at a time */
 
-/* Fragments of Q for all dims. Rows 8 to 15 are not there when a group has at most 8 heads. */
-template <class T, int DIM, bool WIDE>
+/* Rows of the tile are query heads: 16, of which only the first 8 are there if a group has no more. */
+template <int DIM, bool WIDE>
+struct tile {
+  static const int HEADS = WIDE ? 16 : 8;
+  static const int PLANES = WIDE ? 4 : 2;                /* numbers that a lane has of each 8 columns */
+  static const int PIECES = DIM / 16;                    /* of 16 bytes a lane, of the keys of a block, or of its values */
+  static const int PAIRS = RING_BYTES / (PIECES * 1024); /* blocks that the ring holds: keys, and values */
+  static const int SHARES = DIM / 64 * PLANES * 32;      /* of 8 elements of a head, in what a tile results in */
+};
+
+template <int DIM, bool WIDE>
+struct decode_shared {
+  float max[WARPS][tile<DIM, WIDE>::HEADS], sum[WARPS][tile<DIM, WIDE>::HEADS];
+  float out[WARPS][DIM / 8][tile<DIM, WIDE>::PLANES][32]; /* as lanes have it */
+  alignas(16) uint32_t is_last;
+  quad ring[WARPS][tile<DIM, WIDE>::PAIRS][2][tile<DIM, WIDE>::PIECES][32];
+};
+
+/* Fragments of Q for all dims. */
+template <int DIM, bool WIDE>
 struct queries {
   uint32_t pair[DIM / 32][WIDE ? 2 : 1][4];
 
-  TL_METHOD void load(queries *q, const uint16_t *rows, uint32_t group) {
-    TL_UNROLL for (int k = 0; k < DIM / 32; k++)
-      TL_UNROLL for (int half = 0; half < (WIDE ? 2 : 1); half++) {
-        uint32_t head = lane_index() / 4 + half * 8;
+  TL_METHOD void load(queries *q, const uint16_t *rows, uint32_t n_heads, uint32_t dim) {
+    TL_UNROLL for (uint32_t k = 0; k < DIM / 32; k++)
+      TL_UNROLL for (uint32_t half = 0; half < (WIDE ? 2 : 1); half++) {
+        uint32_t head = lane_index() / 4 + half * 8, first = k * 32 + lane_index() % 4 * 8;
         quad v = {};
-        if (head < group) v = load16(rows + (uint64_t)head * DIM + k * 32 + lane_index() % 4 * 8);
+        if (head < n_heads && first < dim) v = load16(rows + (uint64_t)head * dim + first);
         TL_UNROLL for (int i = 0; i < 4; i++) q->pair[k][half][i] = v.w[i];
       }
   }
@@ -47,47 +68,92 @@ struct running {
 template <class T, bool WIDE>
 TL_DEVICE void multiply(float *c, uint32_t low0, uint32_t high0, uint32_t low1, uint32_t high1, uint32_t b0, uint32_t b1) {
   const uint32_t a[4] = {low0, high0, low1, high1}, b[2] = {b0, b1};
-  float tile[4] = {c[0], c[1], WIDE ? c[2] : 0, WIDE ? c[3] : 0};
-  T::mma(tile, a, b);
-  TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) c[i] = tile[i];
+  float sum[4] = {c[0], c[1], WIDE ? c[2] : 0, WIDE ? c[3] : 0};
+  T::mma(sum, a, b);
+  TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) c[i] = sum[i];
 }
 
-/* Where a KV head's block begins in the cache of keys, and in that of values. */
-template <int DIM>
-TL_DEVICE uint64_t place_of(const tl_cuda_attention &a, uint32_t block, uint32_t kv_head) {
-  return ((uint64_t)block * a.n_kv_heads + kv_head) * TL_BLOCK_TOKENS * DIM;
+/* --- from the cache to shared memory ------------------------------------------------------------- */
+
+/* The heads of a tile and the items of a thread block. */
+struct task {
+  uint32_t kv_head, first_head, n_heads;
+  uint32_t index, end;
+};
+
+/* The block whose keys this warp copied last. */
+struct cursor {
+  uint32_t index;       /* of the thread block's items */
+  uint32_t table;       /* where in the tables its first block stands */
+  uint32_t count, old;  /* of the item */
+  uint32_t at;          /* in it, a multiple of TL_BLOCK_TOKENS; from count on: there is no more */
+  uint32_t block;       /* of the cache */
+  uint32_t pair;        /* where in the ring */
+};
+
+TL_DEVICE void open_item(const tl_cuda_decode_args &a, cursor *c) {
+  const tl_cuda_item &item = a.items[c->index];
+  c->table = item.seq * a.a.table_stride + item.first / TL_BLOCK_TOKENS;
+  c->count = item.count;
+  c->old = item.old;
+  c->at = warp_index() * TL_BLOCK_TOKENS;
 }
 
-template <int DIM>
-TL_DEVICE void load_keys(quad (&key)[2][DIM / 32], const uint16_t *keys) {
-  TL_UNROLL for (int t = 0; t < 2; t++)
-    TL_UNROLL for (int k = 0; k < DIM / 32; k++)
-      key[t][k] = load16_once(keys + (t * 8 + lane_index() / 4) * DIM + k * 32 + lane_index() % 4 * 8);
+/* To a block of this warp, at `at` or in an item behind this one. Its number is loaded a step before it is needed. */
+TL_DEVICE void seek(const tl_cuda_decode_args &a, const task &t, cursor *c) {
+  while (c->at >= c->count && c->index + 1 < t.end) {
+    c->index++;
+    open_item(a, c);
+  }
+  if (c->at < c->count) c->block = a.a.block_tables[c->table + c->at / TL_BLOCK_TOKENS];
 }
 
-template <int DIM>
-TL_DEVICE void load_values(quad (&value)[4][DIM / 64], const uint16_t *values) {
-  TL_UNROLL for (int t = 0; t < 4; t++)
-    TL_UNROLL for (int d = 0; d < DIM / 64; d++)
-      value[t][d] = load16_once(values + (lane_index() % 4 * 2 + t % 2 + t / 2 * 8) * DIM + d * 64 + lane_index() / 4 * 8);
+/* A block's keys or values of one head; what is not there becomes zeros: tokens from the item's end on may be anything, never
+ * written, or another sequence's of old. ring: the lane's first piece. */
+template <int DIM, bool KEYS>
+TL_DEVICE void copy_block(const tl_cuda_attention &a, const cursor &c, uint32_t kv_head, quad *ring) {
+  const int ROWS = KEYS ? 2 : 4, COLUMNS = DIM / 16 / ROWS, WIDTH = DIM / COLUMNS;
+  uint32_t row = KEYS ? lane_index() / 4 : lane_index() % 4 * 2, column = KEYS ? lane_index() % 4 * 8 : lane_index() / 4 * 8;
+  uint32_t n = c.at < c.count ? c.count - c.at : 0, dim = a.head_dim;
+  const uint16_t *from = (const uint16_t *)(KEYS ? a.k_cache : a.v_cache) + column;
+  from += (((uint64_t)c.block * a.n_kv_heads + kv_head) * TL_BLOCK_TOKENS + row) * dim;
+  if (n) {
+    uint32_t width = dim > column ? dim - column : 0;
+    TL_UNROLL for (uint32_t t = 0; t < ROWS; t++) {
+      uint32_t down = KEYS ? t * 8 : t % 2 + t / 2 * 8, there = row + down < n ? width : 0;
+      TL_UNROLL for (uint32_t k = 0; k < COLUMNS; k++)
+        copy_async16(ring + (t * COLUMNS + k) * 32, from + down * dim + k * WIDTH, k * WIDTH < there);
+    }
+  }
+  commit_async(); /* also of nothing, so that groups can be counted */
 }
+
+/* --- from there to sums ------------------------------------------------------------------------------ */
 
 /* Scores of 16 tokens in powers of two; those before `skip` and from n on are -INFINITY. */
 template <class T, int DIM, bool WIDE>
-TL_DEVICE void score(const queries<T, DIM, WIDE> &q, const quad (&key)[2][DIM / 32], uint32_t skip, uint32_t n, float scale,
-                     float softcap, float (&s)[2][WIDE ? 4 : 2]) {
-  TL_UNROLL for (int t = 0; t < 2; t++) {
+TL_DEVICE void score(const queries<DIM, WIDE> &q, const quad *keys, uint32_t skip, uint32_t n, float scale, float softcap,
+                     float (&s)[2][WIDE ? 4 : 2]) {
+  TL_UNROLL for (int t = 0; t < 2; t++)
     TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) s[t][i] = 0;
-    TL_UNROLL for (int k = 0; k < DIM / 32; k++)
-      TL_UNROLL for (int i = 0; i < 4; i += 2)
+  TL_UNROLL for (int k = 0; k < DIM / 32; k++) { /* the two sums in turn: they do not wait for each other */
+    quad key[2];
+    TL_UNROLL for (int t = 0; t < 2; t++) key[t] = load16(keys + (t * (DIM / 32) + k) * 32);
+    TL_UNROLL for (int i = 0; i < 4; i += 2)
+      TL_UNROLL for (int t = 0; t < 2; t++)
         multiply<T, WIDE>(s[t], q.pair[k][0][i], WIDE ? q.pair[k][WIDE][i] : 0, q.pair[k][0][i + 1],
-                          WIDE ? q.pair[k][WIDE][i + 1] : 0, key[t][k].w[i], key[t][k].w[i + 1]);
+                          WIDE ? q.pair[k][WIDE][i + 1] : 0, key[t].w[i], key[t].w[i + 1]);
+  }
+  TL_UNROLL for (int t = 0; t < 2; t++)
+    TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) s[t][i] *= scale;
+  if (softcap != 0) /* one branch, not one a score */
+    TL_UNROLL for (int t = 0; t < 2; t++)
+      TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) s[t][i] = cap_score(s[t][i], softcap);
+  TL_UNROLL for (int t = 0; t < 2; t++)
     TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) {
       uint32_t token = t * 8 + lane_index() % 4 * 2 + i % 2;
-      float capped = softcap != 0 ? cap_score(s[t][i] * scale, softcap) : s[t][i] * scale;
-      s[t][i] = token >= skip && token < n ? capped : -INFINITY;
+      s[t][i] = token >= skip && token < n ? s[t][i] : -INFINITY;
     }
-  }
 }
 
 /* Scores to weights of the new largest score; what was summed before is scaled to it. */
@@ -113,173 +179,257 @@ TL_DEVICE void soften(running<DIM, WIDE> *r, float (&s)[2][WIDE ? 4 : 2]) {
   }
 }
 
-/* Values of tokens from n on may be anything: never written, or another sequence's of old. */
 template <class T, int DIM, bool WIDE>
-TL_DEVICE void mix(running<DIM, WIDE> *r, const float (&s)[2][WIDE ? 4 : 2], const quad (&value)[4][DIM / 64],
-                   uint32_t n) {
+TL_DEVICE void mix(running<DIM, WIDE> *r, const float (&s)[2][WIDE ? 4 : 2], const quad *values) {
   uint32_t weight[2][WIDE ? 2 : 1];
   TL_UNROLL for (int t = 0; t < 2; t++)
     TL_UNROLL for (int half = 0; half < (WIDE ? 2 : 1); half++)
       weight[t][half] = T::pack(s[t][2 * half], s[t][2 * half + 1]);
-  uint32_t c = lane_index() % 4, mask[2];
-  TL_UNROLL for (uint32_t t = 0; t < 2; t++) {
-    uint32_t first = t * 8 + c * 2;
-    mask[t] = first + 1 < n ? 0xffffffffu : first < n ? 0xffffu : 0;
-  }
-  TL_UNROLL for (int d = 0; d < DIM / 64; d++)
-    TL_UNROLL for (int i = 0; i < 4; i++) {
+  TL_UNROLL for (int d = 0; d < DIM / 64; d++) {
+    quad value[4];
+    TL_UNROLL for (int t = 0; t < 4; t++) value[t] = load16(values + (t * (DIM / 64) + d) * 32);
+    TL_UNROLL for (int i = 0; i < 4; i++)
       TL_UNROLL for (int odd = 0; odd < 2; odd++) {
         uint32_t selector = odd ? 0x7632 : 0x5410;
-        uint32_t b0 = pick_bytes(value[0][d].w[i], value[1][d].w[i], selector) & mask[0];
-        uint32_t b1 = pick_bytes(value[2][d].w[i], value[3][d].w[i], selector) & mask[1];
+        uint32_t b0 = pick_bytes(value[0].w[i], value[1].w[i], selector);
+        uint32_t b1 = pick_bytes(value[2].w[i], value[3].w[i], selector);
         multiply<T, WIDE>(r->out[d * 8 + i * 2 + odd], weight[0][0], WIDE ? weight[0][WIDE] : 0, weight[1][0],
                           WIDE ? weight[1][WIDE] : 0, b0, b1);
       }
-    }
+  }
 }
 
 /* --- what the warps found --------------------------------------------------------------------- */
 
-template <int DIM>
-struct decode_shared {
-  float max[WARPS][HEADS], sum[WARPS][HEADS];
-  float out[WARPS][HEADS][DIM];
+template <int DIM, bool WIDE>
+TL_DEVICE void publish(const running<DIM, WIDE> &r, decode_shared<DIM, WIDE> *s) {
+  uint32_t c = lane_index() % 4, g = lane_index() / 4;
+  TL_UNROLL for (int half = 0; half < (WIDE ? 2 : 1); half++) {
+    float sum = r.sum[half] + shuffle_xor(r.sum[half], 1u);
+    sum += shuffle_xor(sum, 2u);
+    if (c == 0) {
+      s->max[warp_index()][g + half * 8] = r.max[half];
+      s->sum[warp_index()][g + half * 8] = sum;
+    }
+  }
+  TL_UNROLL for (int j = 0; j < DIM / 8; j++)
+    TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) s->out[warp_index()][j][i][lane_index()] = r.out[j][i];
+}
+
+/* 8 elements of a head from `dim` on, which a thread makes. Columns 2c and 2c + 1 of mma j are dims
+ * 8 (2c) + j and 8 (2c + 1) + j of 64, so they are one plane of one lane, of eight mmas. */
+struct share {
+  uint32_t lane, plane, mma; /* mma: the first */
+  uint32_t head, dim;
 };
 
 template <int DIM, bool WIDE>
-TL_DEVICE void publish(running<DIM, WIDE> *r, decode_shared<DIM> *s) {
-  uint32_t c = lane_index() % 4, g = lane_index() / 4;
-  TL_UNROLL for (int half = 0; half < (WIDE ? 2 : 1); half++) {
-    float sum = r->sum[half] + shuffle_xor(r->sum[half], 1u);
-    sum += shuffle_xor(sum, 2u);
-    if (c == 0) {
-      s->max[warp_index()][g + half * 8] = r->max[half];
-      s->sum[warp_index()][g + half * 8] = sum;
-    }
-    /* columns 2c and 2c + 1 of mma j are dims 8 (2c) + j and 8 (2c + 1) + j of 64 */
-    TL_UNROLL for (int j = 0; j < DIM / 8; j++)
-      TL_UNROLL for (uint32_t i = 0; i < 2; i++)
-        s->out[warp_index()][g + half * 8][j / 8 * 64 + (c * 2 + i) * 8 + j % 8] = r->out[j][2 * half + i];
-  }
+TL_DEVICE share share_of(uint32_t i) {
+  uint32_t lane = i % 32, plane = i / 32 % tile<DIM, WIDE>::PLANES, part = i / 32 / tile<DIM, WIDE>::PLANES;
+  return {lane, plane, part * 8, lane / 4 + plane / 2 * 8, part * 64 + (lane % 4 * 2 + plane % 2) * 8};
+}
+
+/* out / sum into the row, with what the head's sink adds to a sum of weights of the largest score `max`. */
+template <class T>
+TL_DEVICE void store_head(const tl_cuda_attention &a, uint32_t row, uint32_t head, uint32_t dim, float max, float sum,
+                          float (&out)[8]) {
+  float factor = 1 / (sum + sink_weight(a, head, max));
+  TL_UNROLL for (int i = 0; i < 8; i++) out[i] *= factor;
+  store16((uint16_t *)a.out + ((uint64_t)row * a.n_heads + head) * a.head_dim + dim, pack8<T>(out));
 }
 
 /* The item's result: into the row, or, of a split one, beside its largest score and sum. */
-template <class T, int DIM>
+template <class T, int DIM, bool WIDE>
 TL_DEVICE void finish(const tl_cuda_decode_args &a, const tl_cuda_item &item, uint32_t index, uint32_t first_head,
-                      uint32_t n_heads, const decode_shared<DIM> *s) {
-  for (uint32_t i = thread_index(); i < n_heads * DIM; i += THREADS) {
-    uint32_t head = i / DIM, d = i % DIM;
-    float max = s->max[0][head], sum = 0, out = 0;
-    TL_UNROLL for (int w = 1; w < WARPS; w++) max = fmaxf(max, s->max[w][head]);
+                      uint32_t n_heads, const decode_shared<DIM, WIDE> *s) {
+  for (uint32_t i = thread_index(); i < tile<DIM, WIDE>::SHARES; i += THREADS) {
+    share mine = share_of<DIM, WIDE>(i);
+    if (mine.head >= n_heads || mine.dim >= a.a.head_dim) continue;
+    float max = s->max[0][mine.head], sum = 0, out[8] = {};
+    TL_UNROLL for (int w = 1; w < WARPS; w++) max = fmaxf(max, s->max[w][mine.head]);
     TL_UNROLL for (int w = 0; w < WARPS; w++) {
-      float factor = exp2_fast(s->max[w][head] - max); /* 0 for a warp that had no token */
-      sum += s->sum[w][head] * factor;
-      out += s->out[w][head][d] * factor;
+      float factor = exp2_fast(s->max[w][mine.head] - max); /* 0 for a warp that had no token */
+      sum += s->sum[w][mine.head] * factor;
+      TL_UNROLL for (int j = 0; j < 8; j++) out[j] += s->out[w][mine.mma + j][mine.plane][mine.lane] * factor;
     }
-    if (!item.split) {
-      sum += sink_weight(a.a, first_head + head, max);
-      ((uint16_t *)a.a.out)[((uint64_t)item.row * a.a.n_heads + first_head + head) * DIM + d] = (uint16_t)T::pack(out / sum, 0);
+    if (item.merge == TL_CUDA_WHOLE) {
+      store_head<T>(a.a, item.row, first_head + mine.head, mine.dim, max, sum, out);
       continue;
     }
-    uint64_t at = (uint64_t)index * a.a.n_heads + first_head + head;
-    a.partial[at * DIM + d] = out;
-    if (d == 0) {
+    uint64_t at = (uint64_t)index * a.a.n_heads + (first_head + mine.head);
+    float *to = a.partial + at * a.a.head_dim + mine.dim;
+    TL_UNROLL for (int j = 0; j < 8; j += 4)
+      store16(to + j, {{as_bits(out[j]), as_bits(out[j + 1]), as_bits(out[j + 2]), as_bits(out[j + 3])}});
+    if (mine.dim == 0) {
       a.partial_scale[at * 2] = max;
       a.partial_scale[at * 2 + 1] = sum;
     }
   }
 }
 
-/* --- kernels -------------------------------------------------------------------------------------- */
-
-/* Up to HEADS query heads of one KV head over one item. */
-template <class T, int DIM, bool WIDE>
-TL_DEVICE void attend_item(const tl_cuda_decode_args &a, uint32_t index, uint32_t kv_head, uint32_t first_head,
-                           uint32_t n_heads, decode_shared<DIM> *s) {
-  tl_cuda_item item = a.items[index];
-  const uint32_t *table = a.a.block_tables + (uint64_t)item.seq * a.a.table_stride + item.first / TL_BLOCK_TOKENS;
-  queries<T, DIM, WIDE> q;
-  queries<T, DIM, WIDE>::load(&q, (const uint16_t *)a.a.q + ((uint64_t)item.row * a.a.n_heads + first_head) * DIM, n_heads);
-  running<DIM, WIDE> r = {};
-  TL_UNROLL for (int half = 0; half < (WIDE ? 2 : 1); half++) r.max[half] = -INFINITY;
-  const uint16_t *keys = (const uint16_t *)a.a.k_cache, *values = (const uint16_t *)a.a.v_cache;
-  uint32_t at = warp_index() * TL_BLOCK_TOKENS;
-  uint64_t place = at < item.count ? place_of<DIM>(a.a, table[at / TL_BLOCK_TOKENS], kv_head) : 0, next = 0;
-  quad key[2][DIM / 32];
-  if (at < item.count) load_keys<DIM>(key, keys + place);
-  for (; at < item.count; at += STRIDE, place = next) {
-    bool more = at + STRIDE < item.count;
-    quad value[4][DIM / 64];
-    load_values<DIM>(value, values + place);
-    if (more) next = place_of<DIM>(a.a, table[(at + STRIDE) / TL_BLOCK_TOKENS], kv_head);
-    float scores[2][WIDE ? 4 : 2];
-    score<T, DIM, WIDE>(q, key, at ? 0 : item.skip, item.count - at, a.a.scale * LOG2_E, a.a.softcap, scores);
-    if (more) load_keys<DIM>(key, keys + next);
-    soften<DIM, WIDE>(&r, scores);
-    mix<T, DIM, WIDE>(&r, scores, value, item.count - at);
+/* Whether all other parts of the sequence, for these heads, are written: then this block sees them. The last one to come leaves
+ * the counter as it was, zero. */
+TL_DEVICE bool comes_last(const tl_cuda_decode_args &a, uint32_t merge, uint32_t first_head, uint32_t n, uint32_t *shared) {
+  sync_block();
+  if (thread_index() == 0) { /* its fences hold for what other threads did before the first barrier, and do after the second */
+    fence_device();
+    *shared = atomic_turn(&a.arrived[(uint64_t)merge * a.a.n_heads + first_head], n) + 1 == n;
+    fence_device();
   }
-  publish<DIM, WIDE>(&r, s);
   sync_block();
-  finish<T, DIM>(a, item, index, first_head, n_heads, s);
-  sync_block();
+  return *shared;
+}
+
+/* The parts of a sequence, in their order, whoever does it. */
+template <class T, int DIM, bool WIDE>
+TL_DEVICE void merge_parts(const tl_cuda_decode_args &a, uint32_t row, const tl_cuda_merge &m, uint32_t first_head,
+                           uint32_t n_heads) {
+  for (uint32_t i = thread_index(); i < tile<DIM, WIDE>::SHARES; i += THREADS) {
+    share mine = share_of<DIM, WIDE>(i);
+    if (mine.head >= n_heads || mine.dim >= a.a.head_dim) continue;
+    float max = -INFINITY, sum = 0, out[8] = {};
+    for (uint32_t first = 0; first < m.n_items; first += MERGED) {
+      float part_max[MERGED], part_sum[MERGED], before = max;
+      quad part[MERGED][2];
+      TL_UNROLL for (uint32_t k = 0; k < MERGED; k++) {
+        bool valid = first + k < m.n_items;
+        uint64_t at = (uint64_t)(m.first_item + (valid ? first + k : first)) * a.a.n_heads + (first_head + mine.head);
+        part_max[k] = valid ? a.partial_scale[at * 2] : -INFINITY;
+        part_sum[k] = a.partial_scale[at * 2 + 1];
+        TL_UNROLL for (int j = 0; j < 2; j++) part[k][j] = load16(a.partial + at * a.a.head_dim + mine.dim + j * 4);
+      }
+      TL_UNROLL for (int k = 0; k < MERGED; k++) max = fmaxf(max, part_max[k]);
+      float shrink = exp2_fast(before - max);
+      sum *= shrink;
+      TL_UNROLL for (int j = 0; j < 8; j++) out[j] *= shrink;
+      TL_UNROLL for (int k = 0; k < MERGED; k++) {
+        float factor = exp2_fast(part_max[k] - max);
+        sum += part_sum[k] * factor;
+        TL_UNROLL for (int j = 0; j < 8; j++) out[j] += as_float(part[k][j / 4].w[j % 4]) * factor;
+      }
+    }
+    store_head<T>(a.a, row, first_head + mine.head, mine.dim, max, sum, out);
+  }
+}
+
+/* --- the kernel ----------------------------------------------------------------------------------- */
+
+template <class T, int DIM, bool WIDE>
+TL_DEVICE void load_item_queries(const tl_cuda_decode_args &a, const task &t, uint32_t index, queries<DIM, WIDE> *q) {
+  uint64_t first = (uint64_t)a.items[index].row * a.a.n_heads + t.first_head;
+  queries<DIM, WIDE>::load(q, (const uint16_t *)a.a.q + first * a.a.head_dim, t.n_heads, a.a.head_dim);
+}
+
+/* A warp's blocks of an item. Of each, the values of the last block on its way are put behind its keys; then the next one's keys
+ * go where this one's were. */
+template <class T, int DIM, bool WIDE>
+TL_DEVICE void attend_item(const tl_cuda_decode_args &a, const task &t, const tl_cuda_item &item, const queries<DIM, WIDE> &q,
+                           cursor *c, uint32_t *pair, quad (*ring)[2][tile<DIM, WIDE>::PIECES][32], running<DIM, WIDE> *r) {
+  const int PAIRS = tile<DIM, WIDE>::PAIRS;
+  const uint32_t count = item.count, skip = item.skip;
+  for (uint32_t at = warp_index() * TL_BLOCK_TOKENS; at < count; at += STRIDE, *pair = (*pair + 1) % PAIRS) {
+    float scores[2][WIDE ? 4 : 2];
+    copy_block<DIM, false>(a.a, *c, t.kv_head, &ring[c->pair][1][0][lane_index()]);
+    wait_async<2 * PAIRS - 1>();
+    score<T, DIM, WIDE>(q, &ring[*pair][0][0][lane_index()], at ? 0 : skip, count - at, a.a.scale * LOG2_E, a.a.softcap,
+                        scores);
+    c->at += STRIDE;
+    c->pair = (c->pair + 1) % PAIRS;
+    seek(a, t, c);
+    copy_block<DIM, true>(a.a, *c, t.kv_head, &ring[c->pair][0][0][lane_index()]);
+    soften<DIM, WIDE>(r, scores);
+    wait_async<2 * PAIRS - 1>();
+    mix<T, DIM, WIDE>(r, scores, &ring[*pair][1][0][lane_index()]);
+  }
+}
+
+/* The first blocks on their way, all but the last one's values. What steps before wrote may be read while
+ * the kernels before this one still run. */
+template <int DIM, bool WIDE>
+TL_DEVICE void begin(const tl_cuda_decode_args &a, const task &t, cursor *c, quad (*ring)[2][tile<DIM, WIDE>::PIECES][32]) {
+  *c = {};
+  c->index = t.index;
+  open_item(a, c);
+  for (;;) {
+    seek(a, t, c);
+    if (c->at < c->count && c->at + TL_BLOCK_TOKENS > c->old) wait_for_before();
+    copy_block<DIM, true>(a.a, *c, t.kv_head, &ring[c->pair][0][0][lane_index()]);
+    if (c->pair + 1 == tile<DIM, WIDE>::PAIRS) return;
+    copy_block<DIM, false>(a.a, *c, t.kv_head, &ring[c->pair][1][0][lane_index()]);
+    c->at += STRIDE;
+    c->pair++;
+  }
 }
 
 template <class T, int DIM, bool WIDE>
 TL_KERNEL(THREADS, 2) decode(tl_cuda_decode_args a) {
-  decode_shared<DIM> *s = (decode_shared<DIM> *)shared_memory();
+  decode_shared<DIM, WIDE> *s = (decode_shared<DIM, WIDE> *)shared_memory();
+  const uint32_t heads = tile<DIM, WIDE>::HEADS, group = a.a.n_heads / a.a.n_kv_heads;
   let_next_start();
+  uint32_t parts = (group + heads - 1) / heads; /* of a group that is larger than the tile */
+  uint32_t lane = block_x() / (a.a.n_kv_heads * parts), head_tile = block_x() % (a.a.n_kv_heads * parts);
+  task t = {head_tile / parts, head_tile / parts * group + head_tile % parts * heads, group - head_tile % parts * heads, 0, 0};
+  if (t.n_heads > heads) t.n_heads = heads;
+  if (lane < grid_x() / (a.a.n_kv_heads * parts)) {
+    t.index = a.lanes[lane];
+    t.end = a.lanes[lane + 1];
+  }
+  cursor c;
+  uint32_t pair = 0;
+  if (t.index < t.end) begin<DIM, WIDE>(a, t, &c, s->ring[warp_index()]);
   wait_for_before();
-  uint32_t group = a.a.n_heads / a.a.n_kv_heads, limit = WIDE ? HEADS : HEADS / 2;
-  uint32_t parts = (group + limit - 1) / limit; /* of a group that is larger than the tile */
-  for (uint64_t work = block_x(); work < (uint64_t)a.counts->n_items * a.a.n_kv_heads * parts; work += grid_x()) {
-    uint32_t part = (uint32_t)(work % parts), kv_head = (uint32_t)(work / parts % a.a.n_kv_heads);
-    uint32_t left = group - part * limit;
-    attend_item<T, DIM, WIDE>(a, (uint32_t)(work / parts / a.a.n_kv_heads), kv_head, kv_head * group + part * limit,
-                              left < limit ? left : limit, s);
+  queries<DIM, WIDE> q;
+  if (t.index < t.end) load_item_queries<T, DIM, WIDE>(a, t, t.index, &q);
+  for (; t.index < t.end; t.index++) {
+    const tl_cuda_item &item = a.items[t.index]; /* read when it is needed, so that it takes no registers meanwhile */
+    running<DIM, WIDE> r = {};
+    TL_UNROLL for (int half = 0; half < (WIDE ? 2 : 1); half++) r.max[half] = -INFINITY;
+    attend_item<T, DIM, WIDE>(a, t, item, q, &c, &pair, s->ring[warp_index()], &r);
+    if (t.index + 1 < t.end) load_item_queries<T, DIM, WIDE>(a, t, t.index + 1, &q);
+    publish<DIM, WIDE>(r, s);
+    sync_block();
+    finish<T, DIM, WIDE>(a, item, t.index, t.first_head, t.n_heads, s);
+    if (item.merge != TL_CUDA_WHOLE) {
+      tl_cuda_merge m = a.merges[item.merge];
+      if (comes_last(a, item.merge, t.first_head, m.n_items, &s->is_last))
+        merge_parts<T, DIM, WIDE>(a, item.row, m, t.first_head, t.n_heads);
+    }
+    sync_block();
   }
 }
 
-/* One head of one split sequence: a thread a dim. The items' scales are read by 32 lanes at once. */
-template <class T>
-TL_KERNEL(TL_CUDA_MAX_HEAD_DIM, 1) merge_items(tl_cuda_decode_args a) {
-  uint32_t head = block_y(), dim = a.a.head_dim, d = thread_index();
-  let_next_start();
-  wait_for_before();
-  if (block_x() >= a.counts->n_merges) return;
-  tl_cuda_merge m = a.merges[block_x()];
-  const float *scale = a.partial_scale + ((uint64_t)m.first_item * a.a.n_heads + head) * 2;
-  const float *partial = a.partial + ((uint64_t)m.first_item * a.a.n_heads + head) * dim + (d < dim ? d : 0);
-  float max = -INFINITY, sum = 0, out = 0;
-  for (uint32_t i = lane_index(); i < m.n_items; i += 32) max = fmaxf(max, scale[(uint64_t)i * a.a.n_heads * 2]);
-  for (unsigned mask = 16; mask; mask /= 2) max = fmaxf(max, shuffle_xor(max, mask));
-  for (uint32_t first = 0; first < m.n_items; first += 32) {
-    uint32_t mine = first + lane_index(), n = m.n_items - first < 32 ? m.n_items - first : 32;
-    float factor = mine < m.n_items ? exp2_fast(scale[(uint64_t)mine * a.a.n_heads * 2] - max) : 0;
-    sum += mine < m.n_items ? scale[(uint64_t)mine * a.a.n_heads * 2 + 1] * factor : 0;
-    for (uint32_t i = 0; i < n; i++) out += partial[(uint64_t)(first + i) * a.a.n_heads * dim] * shuffle(factor, i);
-  }
-  sum = warp_sum(sum) + sink_weight(a.a, head, max);
-  if (d < dim) ((uint16_t *)a.a.out)[((uint64_t)m.row * a.a.n_heads + head) * dim + d] = (uint16_t)T::pack(out / sum, 0);
-}
-
-template <class T, int DIM>
+template <class T, int DIM, bool WIDE>
 static int launch_decode(const tl_cuda_decode_args *args, void *stream) {
-  bool wide = args->a.n_heads / args->a.n_kv_heads > HEADS / 2;
-  return launch_rows(args->max_merges, wide ? decode<T, DIM, true> : decode<T, DIM, false>, args->n_blocks, 1, THREADS,
-                sizeof(decode_shared<DIM>), stream, *args);
+  return launch_rows(args->max_rows, decode<T, DIM, WIDE>, args->n_blocks, 1, THREADS, sizeof(decode_shared<DIM, WIDE>), stream,
+                     *args);
 }
 
 template <class T>
-static int decode_and_merge(const tl_cuda_decode_args *args, void *stream) {
-  int e = args->a.head_dim == 64    ? launch_decode<T, 64>(args, stream)
-          : args->a.head_dim == 128 ? launch_decode<T, 128>(args, stream)
-                                    : cuda_decode_any(args, stream);
-  uint32_t threads = (args->a.head_dim + 31) / 32 * 32;
-  return e ? e : launch_rows(args->max_merges, merge_items<T>, args->max_merges, args->a.n_heads, threads, 0, stream, *args);
+static int launch_decode_of(const tl_cuda_decode_args *args, void *stream) {
+  uint32_t dim = args->a.head_dim;
+  bool wide = args->a.n_heads / args->a.n_kv_heads > 8;
+  if (dim > 128) return launch_decode<T, TL_CUDA_MAX_HEAD_DIM, false>(args, stream);
+  if (dim > 64) return wide ? launch_decode<T, 128, true>(args, stream) : launch_decode<T, 128, false>(args, stream);
+  return wide ? launch_decode<T, 64, true>(args, stream) : launch_decode<T, 64, false>(args, stream);
 }
 
 extern "C" int tl_cuda_decode(const struct tl_cuda_decode_args *args, void *stream) {
-  if (!cuda_attention_valid(&args->a) || args->n_blocks == 0) return CUDA_INVALID;
-  if (args->max_merges == 0) return 0;
-  return args->a.dtype == TL_CUDA_BF16 ? decode_and_merge<bf16>(args, stream) : decode_and_merge<f16>(args, stream);
+  if (!cuda_attention_valid(&args->a)) return CUDA_INVALID;
+  if (args->max_rows == 0) return 0;
+  if (args->n_blocks < tl_cuda_head_tiles(args->a.n_heads, args->a.n_kv_heads, args->a.head_dim)) return CUDA_INVALID;
+  return args->a.dtype == TL_CUDA_BF16 ? launch_decode_of<bf16>(args, stream) : launch_decode_of<f16>(args, stream);
+}
+
+template <class T>
+static int allow_decode() {
+  int e = allow_shared(decode<T, 64, false>, sizeof(decode_shared<64, false>));
+  if (!e) e = allow_shared(decode<T, 64, true>, sizeof(decode_shared<64, true>));
+  if (!e) e = allow_shared(decode<T, 128, false>, sizeof(decode_shared<128, false>));
+  if (!e) e = allow_shared(decode<T, 128, true>, sizeof(decode_shared<128, true>));
+  return e ? e : allow_shared(decode<T, TL_CUDA_MAX_HEAD_DIM, false>, sizeof(decode_shared<TL_CUDA_MAX_HEAD_DIM, false>));
+}
+
+int cuda_prepare_decode() {
+  int e = allow_decode<bf16>();
+  return e ? e : allow_decode<f16>();
 }

@@ -2,7 +2,7 @@
 /* The residual sum and the norms on both sides of it: a block a row, the row in shared memory
  * between the sum of squares and the scaling; each thread reads what it wrote. Of few rows a block has more threads, so that
  * one takes less time: of many, smaller blocks fill a multiprocessor better. */
-#include "device/cuda/ops/cuda_port.cuh"
+#include "device/cuda/ops/cuda_attend.cuh"
 
 #define MANY_ROWS 256 /* threads of a block */
 #define FEW_ROWS 512
@@ -111,8 +111,10 @@ static int allow_large() {
   return e ? e : allow_shared(add_norm<T, MANY_ROWS>, shared_bytes(MAX_DIM));
 }
 
-/* The only kernels that may want more than 48 KiB. */
+/* These and attention's are the only kernels that may want more than 48 KiB. */
 extern "C" int tl_cuda_prepare(void) {
   int e = allow_large<bf16>();
-  return e ? e : allow_large<f16>();
+  if (!e) e = allow_large<f16>();
+  if (!e) e = cuda_prepare_decode();
+  return e ? e : cuda_prepare_prefill();
 }

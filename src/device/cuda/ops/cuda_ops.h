@@ -35,6 +35,7 @@ enum tl_cuda_dtype { TL_CUDA_BF16, TL_CUDA_F16 };
 #define TL_CUDA_MAX_HEAD_DIM 256
 #define TL_CUDA_TILE_ROWS 64      /* query rows of a prefill tile */
 #define TL_CUDA_CHUNK_TOKENS 64   /* a decode item covers a multiple of these, but for a sequence's last */
+#define TL_CUDA_WHOLE UINT32_MAX
 #define TL_CUDA_GEMV_MAX_ROWS 16
 #define TL_CUDA_STREAM_ROWS 8     /* of a step whose kernels start before the one before them is over */
 
@@ -127,7 +128,7 @@ struct tl_cuda_attention {
   const void *q;                          /* T (rows of the step, n_heads head_dim) */
   void *out;                              /* likewise */
   const void *k_cache, *v_cache;
-  const uint32_t *block_tables;           /* (n_seqs, table_stride) */
+  const uint32_t *block_tables;           /* (n_seqs, table_stride), fewer than 2^32 entries */
   uint32_t table_stride;
 };
 
@@ -136,32 +137,29 @@ struct tl_cuda_item {
   uint32_t row;          /* of q and out */
   uint32_t seq;          /* row of block_tables */
   uint32_t first, count; /* positions [first, first + count); first is a multiple of TL_BLOCK_TOKENS */
-  uint32_t split;        /* 0: all that the row sees; 1: a part, to be merged */
+  uint32_t old;          /* of count, what steps before this one wrote: all, or all but the last */
+  uint32_t merge;        /* the part's place in the list of merges; TL_CUDA_WHOLE: it is all that the row sees */
   uint32_t skip;         /* of its first block, tokens that the row does not see */
 };
 
 /* The items of one sequence that was split. */
 struct tl_cuda_merge {
-  uint32_t row;
   uint32_t first_item, n_items;
 };
 
-/* What a step's plan puts on the device before the layers. */
-struct tl_cuda_counts {
-  uint32_t n_items, n_merges;
-};
-
-/* Rows with one query. The grid does not depend on the work, so that graphs can hold
- * it: n_blocks thread blocks take the items in turn. */
+/* Rows with one query. The grid does not depend on the work, so that graphs can hold it. Query heads that one thread block
+ * computes together are a tile (tl_cuda_head_tiles); n_blocks / tiles lanes of thread blocks, one for each tile, share
+ * the items. The lists lie on the device before the kernels of the step begin: they are read while the one before may still run. */
 struct tl_cuda_decode_args {
   struct tl_cuda_attention a;
-  uint32_t n_blocks;                   /* two for each multiprocessor is right */
-  uint32_t max_merges;                 /* as many sequences as there may be */
-  const struct tl_cuda_counts *counts; /* (1) */
-  const struct tl_cuda_item *items;    /* (counts->n_items) */
-  const struct tl_cuda_merge *merges;  /* (counts->n_merges) */
-  float *partial;                      /* (max_items, n_heads, head_dim) */
-  float *partial_scale;                /* (max_items, n_heads, 2): largest score, sum */
+  uint32_t n_blocks;                  /* two for each multiprocessor is right; at least one a tile */
+  uint32_t max_rows;                  /* as many as there may be */
+  const uint32_t *lanes;              /* (lanes + 1): lane i has the items from [i] to [i + 1] */
+  const struct tl_cuda_item *items;   /* (lanes[the last]) */
+  const struct tl_cuda_merge *merges; /* those that items name */
+  float *partial;                     /* (max_items, n_heads, head_dim) */
+  float *partial_scale;               /* (max_items, n_heads, 2): largest score, sum */
+  uint32_t *arrived;                  /* (max_rows, n_heads) parts that are there; zeros before and after */
 };
 int tl_cuda_decode(const struct tl_cuda_decode_args *args, void *stream);
 

@@ -6,9 +6,15 @@
 
 #include "device/cuda/ops/cuda_ops.h"
 
-/* Most items that n_seqs decode rows can become on n_blocks thread blocks. */
-static inline uint32_t tl_cuda_max_items(uint32_t n_seqs, uint32_t n_blocks, uint32_t n_kv_heads) {
-  return n_seqs + n_blocks / n_kv_heads;
+/* Tiles of query heads, each of which reads the keys and values of its KV head by itself. */
+static inline uint32_t tl_cuda_head_tiles(uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim) {
+  uint32_t group = n_heads / n_kv_heads, most = head_dim > 128 ? 8 : 16;
+  return n_kv_heads * ((group + most - 1) / most);
+}
+
+/* Most items that n_seqs decode rows can become. */
+static inline uint32_t tl_cuda_max_items(uint32_t n_seqs, uint32_t n_lanes) {
+  return n_seqs + n_lanes;
 }
 
 /* Most tiles of a step. */
@@ -26,33 +32,64 @@ static inline uint32_t tl_cuda_span(uint32_t context_len, uint32_t window) {
   return context_len - tl_cuda_first_seen(context_len, window) / TL_BLOCK_TOKENS * TL_BLOCK_TOKENS;
 }
 
-/* Tokens of an item: what each thread block would get if all contexts were one,
- * rounded up, so that there is no more than one item too many a sequence. */
-static inline uint32_t tl_cuda_chunk(const struct tl_step *step, uint32_t window, uint32_t n_blocks, uint32_t n_kv_heads) {
-  uint64_t total = 0;
-  for (uint32_t s = 0; s < step->n_seqs; s++)
-    if (step->query_start[s + 1] - step->query_start[s] == 1) total += tl_cuda_span(step->context_len[s], window);
-  uint64_t share = (total * n_kv_heads + n_blocks - 1) / n_blocks;
-  return (uint32_t)((share + TL_CUDA_CHUNK_TOKENS - 1) / TL_CUDA_CHUNK_TOKENS + (share == 0)) * TL_CUDA_CHUNK_TOKENS;
+static inline uint32_t tl_cuda_chunks(uint32_t n_tokens) {
+  return (n_tokens + TL_CUDA_CHUNK_TOKENS - 1) / TL_CUDA_CHUNK_TOKENS;
 }
 
-/* The sequences of the step that have one query row, for layers with this window. items holds
- * tl_cuda_max_items, merges n_seqs. n_blocks is at least n_kv_heads. */
-static inline void tl_cuda_plan_decode(const struct tl_step *step, uint32_t window, uint32_t n_blocks, uint32_t n_kv_heads,
-                                       struct tl_cuda_item *items, struct tl_cuda_merge *merges,
-                                       struct tl_cuda_counts *ret) {
-  uint32_t chunk = tl_cuda_chunk(step, window, n_blocks, n_kv_heads);
-  *ret = (struct tl_cuda_counts){0, 0};
+/* A step's decode rows in numbers: chunks of all of them, and items if none has more than `share` chunks; share 0: items 0. */
+static inline void tl_cuda_count_chunks(const struct tl_step *step, uint32_t window, uint32_t share, uint64_t *ret_chunks,
+                                        uint64_t *ret_items) {
+  *ret_chunks = *ret_items = 0;
   for (uint32_t s = 0; s < step->n_seqs; s++) {
-    uint32_t row = step->query_start[s], first_item = ret->n_items;
+    if (step->query_start[s + 1] - step->query_start[s] != 1) continue;
+    uint32_t n = tl_cuda_chunks(tl_cuda_span(step->context_len[s], window));
+    *ret_chunks += n;
+    if (share) *ret_items += (n + share - 1) / share;
+  }
+}
+
+/* Chunks a lane, so that all have the same if contexts are cut wherever a lane is full. But if no lane need have more than one
+ * item when a lane may have one chunk more, so be it (*ret_single): an item's end costs about as much. */
+static inline uint32_t tl_cuda_share(const struct tl_step *step, uint32_t window, uint32_t n_lanes, int *ret_single) {
+  uint64_t chunks, items;
+  tl_cuda_count_chunks(step, window, 0, &chunks, &items);
+  uint32_t share = (uint32_t)((chunks + n_lanes - 1) / n_lanes);
+  for (uint32_t more = 0; more < 2 && share; more++) {
+    tl_cuda_count_chunks(step, window, share + more, &chunks, &items);
+    *ret_single = items <= n_lanes;
+    if (*ret_single) return share + more;
+  }
+  return share;
+}
+
+/* The sequences of the step that have one query row, for layers with this window, dealt to n_lanes lanes. lanes holds
+ * n_lanes + 1, items tl_cuda_max_items, merges n_seqs. Returns the number of items. */
+static inline uint32_t tl_cuda_plan_decode(const struct tl_step *step, uint32_t window, uint32_t n_lanes, uint32_t *lanes,
+                                           struct tl_cuda_item *items, struct tl_cuda_merge *merges) {
+  int single = 0;
+  uint32_t share = tl_cuda_share(step, window, n_lanes, &single), left = share, lane = 0, n_items = 0, n_merges = 0;
+  uint32_t slack = single ? 0 : share / 16; /* so much more a lane may have if that spares a cut */
+  lanes[0] = 0;
+  for (uint32_t s = 0; s < step->n_seqs; s++) {
+    uint32_t row = step->query_start[s], first_item = n_items;
     if (step->query_start[s + 1] - row != 1) continue;
     uint32_t length = tl_cuda_span(step->context_len[s], window), first = step->context_len[s] - length;
     uint32_t skip = tl_cuda_first_seen(step->context_len[s], window) - first;
-    for (uint32_t at = 0; at < length; at += chunk)
-      items[ret->n_items++] = (struct tl_cuda_item){row, s, first + at, length - at < chunk ? length - at : chunk,
-                                                    length > chunk, at ? 0 : skip};
-    if (length > chunk) merges[ret->n_merges++] = (struct tl_cuda_merge){row, first_item, ret->n_items - first_item};
+    for (uint32_t at = 0, n; at < length; at += n) {
+      if (left == 0 || (single && n_items > lanes[lane])) {
+        lanes[++lane] = n_items;
+        left = share;
+      }
+      n = tl_cuda_chunks(length - at) <= left + slack ? length - at : left * TL_CUDA_CHUNK_TOKENS;
+      left -= tl_cuda_chunks(n) < left ? tl_cuda_chunks(n) : left;
+      items[n_items++] = (struct tl_cuda_item){row, s, first + at, n, at + n == length ? n - 1 : n, TL_CUDA_WHOLE, at ? 0 : skip};
+    }
+    if (n_items - first_item < 2) continue;
+    for (uint32_t i = first_item; i < n_items; i++) items[i].merge = n_merges;
+    merges[n_merges++] = (struct tl_cuda_merge){first_item, n_items - first_item};
   }
+  while (lane < n_lanes) lanes[++lane] = n_items;
+  return n_items;
 }
 
 /* The sequences that have more than one, longest contexts first within a sequence;

@@ -129,6 +129,15 @@ TL_DEVICE void atomic_add(float *global, float value) {
 TL_DEVICE uint32_t atomic_take(uint32_t *shared) { /* the number before */
   return atomicAdd(shared, 1u);
 }
+/* The number before, of a counter that n turns bring back to 0. */
+TL_DEVICE uint32_t atomic_turn(uint32_t *global, uint32_t n) {
+  return atomicInc(global, n - 1);
+}
+/* For all of the device: what this thread has written, or knows of by a barrier, is seen before what it writes after; and
+ * what it then reads is no older than what it read before. */
+TL_DEVICE void fence_device() {
+  __threadfence();
+}
 
 /* --- memory ------------------------------------------------------------------------------------- */
 

@@ -2,42 +2,62 @@
 /* Paged attention for many query rows: a block a tile of 64 rows and a query head,
  * 16 rows a warp. Keys and values come through shared memory in tiles of 64 tokens:
  * while the scores of one are computed its values arrive, while those are summed up
- * the next one's keys do. Scores never leave the registers (Dao 2023). */
+ * the next one's keys do. Scores never leave the registers (Dao 2023).
+ *
+ * There is a kernel for DIM = 64, 96, 128 and 256; a head in between takes the next larger one: what it
+ * lacks is zeros in shared memory, and is neither read nor written elsewhere. */
 #include "device/cuda/ops/cuda_attend.cuh"
 
 #define WARPS (TL_CUDA_TILE_ROWS / 16)
 #define THREADS (WARPS * 32)
 #define TOKENS 64 /* of a key tile */
 
-/* A token's row of DIM elements, in pieces of 16 bytes that change places by the token,
- * so that one column of eight tokens lies in different banks. */
+/* Queries of more than 128 elements and what is made of their values do not fit in registers together. */
 template <int DIM>
 struct prefill_shared {
   quad keys[TOKENS][DIM / 8], values[TOKENS][DIM / 8];
+  quad queries[DIM > 128 ? TL_CUDA_TILE_ROWS : 0][DIM / 8];
 };
 
+/* A row of DIM elements is in pieces of 16 bytes that change places by the row, so that one column of eight
+ * rows lies in different banks: rows begin at the same bank, or, of an odd number of four pieces, at one of two. */
 template <int DIM>
-TL_DEVICE quad *piece(quad (*rows)[DIM / 8], uint32_t token, uint32_t index) {
-  return &rows[token][index ^ (token & 7)];
+TL_DEVICE quad *piece(quad (*rows)[DIM / 8], uint32_t row, uint32_t index) {
+  return &rows[row][index ^ (DIM % 64 ? row / 2 & 3 : row & 7)];
 }
 
-/* Tokens [first, first + TOKENS) of the cache, zeros from n_keys on. */
+/* The cache's blocks of a tile, of tokens [first, first + TOKENS). */
+struct tile_blocks {
+  uint32_t block[TOKENS / TL_BLOCK_TOKENS];
+};
+
+TL_DEVICE tile_blocks load_blocks(const uint32_t *table, uint32_t first, uint32_t n_keys) {
+  tile_blocks b;
+  TL_UNROLL for (uint32_t i = 0; i < TOKENS / TL_BLOCK_TOKENS; i++) {
+    uint32_t at = first + i * TL_BLOCK_TOKENS;
+    b.block[i] = at < n_keys ? table[at / TL_BLOCK_TOKENS] : 0;
+  }
+  return b;
+}
+
+/* Their keys or values, zeros from token n on, and behind the head's own size. A thread has the same piece of each row that it copies. */
 template <int DIM>
-TL_DEVICE void load_tile(const tl_cuda_attention &a, const void *cache, const uint32_t *table, uint32_t kv_head,
-                         uint32_t first, uint32_t n_keys, quad (*rows)[DIM / 8]) {
-  TL_UNROLL for (uint32_t k = 0; k < TOKENS * (DIM / 8) / THREADS; k++) {
-    uint32_t i = k * THREADS + thread_index(), token = i / (DIM / 8), index = i % (DIM / 8), at = first + token;
-    bool valid = at < n_keys;
-    uint64_t block = valid ? (uint64_t)table[at / TL_BLOCK_TOKENS] * a.n_kv_heads + kv_head : 0;
-    const uint16_t *from = (const uint16_t *)cache + (block * TL_BLOCK_TOKENS + at % TL_BLOCK_TOKENS) * DIM + index * 8;
-    copy_async16(piece<DIM>(rows, token, index), from, valid);
+TL_DEVICE void load_tile(const tl_cuda_attention &a, const void *cache, const tile_blocks &b, uint32_t kv_head, uint32_t n,
+                         quad (*rows)[DIM / 8]) {
+  const uint32_t PIECES = DIM == 96 ? 16 : DIM / 8, AT_ONCE = THREADS / PIECES; /* of a row; rows */
+  uint32_t index = thread_index() % PIECES, down = thread_index() / PIECES;
+  if (index >= DIM / 8) return;
+  TL_UNROLL for (uint32_t k = 0; k < TOKENS; k += AT_ONCE) {
+    uint64_t block = (uint64_t)b.block[k / TL_BLOCK_TOKENS] * a.n_kv_heads + kv_head;
+    const uint16_t *from = (const uint16_t *)cache + (block * TL_BLOCK_TOKENS + k % TL_BLOCK_TOKENS + down) * a.head_dim + index * 8;
+    copy_async16(piece<DIM>(rows, k + down, index), from, k + down < n && index * 8 < a.head_dim);
   }
 }
 
 /* What a warp holds of rows g and g + 8 of its 16 (g = lane / 4). */
 template <int DIM>
 struct state {
-  uint32_t q[DIM / 16][4];
+  uint32_t q[DIM > 128 ? 0 : DIM / 16][4];
   float max[2], sum[2];
   float out[DIM / 8][4];
 };
@@ -47,32 +67,50 @@ template <int DIM>
 TL_DEVICE void load_queries(const tl_cuda_attention &a, const tl_cuda_tile &tile, uint32_t head, state<DIM> *st) {
   TL_UNROLL for (uint32_t half = 0; half < 2; half++) {
     uint32_t row = warp_index() * 16 + half * 8 + lane_index() / 4;
-    const uint16_t *from = (const uint16_t *)a.q + ((uint64_t)(tile.row + row) * a.n_heads + head) * DIM;
-    TL_UNROLL for (int k = 0; k < DIM / 16; k++)
-      TL_UNROLL for (int side = 0; side < 2; side++)
-        st->q[k][side * 2 + half] =
-            row < tile.n_rows ? *(const uint32_t *)(from + k * 16 + side * 8 + lane_index() % 4 * 2) : 0;
+    const uint16_t *from = (const uint16_t *)a.q + ((uint64_t)(tile.row + row) * a.n_heads + head) * a.head_dim;
+    TL_UNROLL for (uint32_t k = 0; k < DIM / 16; k++)
+      TL_UNROLL for (uint32_t side = 0; side < 2; side++)
+        st->q[k][side * 2 + half] = row < tile.n_rows && k * 16 + side * 8 < a.head_dim
+                                        ? *(const uint32_t *)(from + k * 16 + side * 8 + lane_index() % 4 * 2)
+                                        : 0;
   }
 }
 
-/* s[j]: scores of tokens 8j + 2c, 8j + 2c + 1 of the tile. */
+/* The same to shared memory; there with the keys that are loaded next. */
+template <int DIM>
+TL_DEVICE void share_queries(const tl_cuda_attention &a, const tl_cuda_tile &tile, uint32_t head, quad (*queries)[DIM / 8]) {
+  for (uint32_t i = thread_index(); i < TL_CUDA_TILE_ROWS * (DIM / 8); i += THREADS) {
+    uint32_t row = i / (DIM / 8), index = i % (DIM / 8);
+    bool valid = row < tile.n_rows && index * 8 < a.head_dim;
+    uint64_t at = ((uint64_t)(tile.row + row) * a.n_heads + head) * a.head_dim + index * 8;
+    copy_async16(piece<DIM>(queries, row, index), (const uint16_t *)a.q + (valid ? at : 0), valid);
+  }
+}
+
+/* s[j]: scores of tokens 8j + 2c, 8j + 2c + 1 of the tile. All sums of a step of k are independent of each other. */
 template <class T, int DIM>
-TL_DEVICE void score(const state<DIM> &st, quad (*keys)[DIM / 8], float scale, float softcap,
-                     float (&s)[TOKENS / 8][4]) {
-  TL_UNROLL for (uint32_t j = 0; j < TOKENS / 8; j += 2) {
-    TL_UNROLL for (int i = 0; i < 4; i++) s[j][i] = s[j + 1][i] = 0;
-    TL_UNROLL for (uint32_t k = 0; k < DIM / 16; k++) {
-      uint32_t key[4], matrix = lane_index() / 8; /* two matrices a token group: dims 0 to 7, 8 to 15 */
-      load_matrices(key, piece<DIM>(keys, j * 8 + matrix / 2 * 8 + lane_index() % 8, k * 2 + matrix % 2));
-      T::mma(s[j], st.q[k], {key[0], key[1]});
-      T::mma(s[j + 1], st.q[k], {key[2], key[3]});
-    }
-    TL_UNROLL for (int i = 0; i < 4; i++) {
-      s[j][i] *= scale;
-      s[j + 1][i] *= scale;
-      if (softcap != 0) s[j][i] = cap_score(s[j][i], softcap), s[j + 1][i] = cap_score(s[j + 1][i], softcap);
+TL_DEVICE void score(const state<DIM> &st, prefill_shared<DIM> *shared, float scale, float softcap, float (&s)[TOKENS / 8][4]) {
+  uint32_t matrix = lane_index() / 8;
+  TL_UNROLL for (uint32_t j = 0; j < TOKENS / 8; j++)
+    TL_UNROLL for (int i = 0; i < 4; i++) s[j][i] = 0;
+  TL_UNROLL for (uint32_t k = 0; k < DIM / 16; k++) {
+    uint32_t query[4];
+    if constexpr (DIM > 128) /* four matrices: rows 0 to 7, 8 to 15, then their next 8 dims */
+      load_matrices(query, piece<DIM>(shared->queries, warp_index() * 16 + matrix % 2 * 8 + lane_index() % 8, k * 2 + matrix / 2));
+    else
+      TL_UNROLL for (int i = 0; i < 4; i++) query[i] = st.q[k][i];
+    TL_UNROLL for (uint32_t j = 0; j < TOKENS / 8; j += 2) {
+      uint32_t key[4]; /* two matrices a token group: dims 0 to 7, 8 to 15 */
+      load_matrices(key, piece<DIM>(shared->keys, j * 8 + matrix / 2 * 8 + lane_index() % 8, k * 2 + matrix % 2));
+      T::mma(s[j], query, {key[0], key[1]});
+      T::mma(s[j + 1], query, {key[2], key[3]});
     }
   }
+  TL_UNROLL for (uint32_t j = 0; j < TOKENS / 8; j++)
+    TL_UNROLL for (int i = 0; i < 4; i++) s[j][i] *= scale;
+  if (softcap == 0) return; /* one branch, not one a score */
+  TL_UNROLL for (uint32_t j = 0; j < TOKENS / 8; j++)
+    TL_UNROLL for (int i = 0; i < 4; i++) s[j][i] = cap_score(s[j][i], softcap);
 }
 
 /* A row sees the tokens up to its own position, `window` of them; `ahead`: row 0's position less the tile's first token. */
@@ -131,9 +169,9 @@ TL_DEVICE void write_rows(const tl_cuda_attention &a, const tl_cuda_tile &tile, 
     sum = 1 / (sum + sink_weight(a, head, st.max[half]));
     uint32_t row = warp_index() * 16 + half * 8 + lane_index() / 4;
     if (row >= tile.n_rows) continue;
-    uint16_t *to = (uint16_t *)a.out + ((uint64_t)(tile.row + row) * a.n_heads + head) * DIM + lane_index() % 4 * 2;
-    TL_UNROLL for (int j = 0; j < DIM / 8; j++)
-      *(uint32_t *)(to + j * 8) = T::pack(st.out[j][2 * half] * sum, st.out[j][2 * half + 1] * sum);
+    uint16_t *to = (uint16_t *)a.out + ((uint64_t)(tile.row + row) * a.n_heads + head) * a.head_dim + lane_index() % 4 * 2;
+    TL_UNROLL for (uint32_t j = 0; j < DIM / 8; j++)
+      if (j * 8 < a.head_dim) *(uint32_t *)(to + j * 8) = T::pack(st.out[j][2 * half] * sum, st.out[j][2 * half + 1] * sum);
   }
 }
 
@@ -146,21 +184,24 @@ TL_KERNEL(THREADS, 2) prefill(tl_cuda_prefill_args args) {
   uint32_t n_keys = tile.position + tile.n_rows, window = a.window ? a.window : UINT32_MAX;
   uint32_t begin = tile.position >= window ? (tile.position - window + 1) / TOKENS * TOKENS : 0;
   const uint32_t *table = a.block_tables + (uint64_t)tile.seq * a.table_stride;
-  load_tile<DIM>(a, a.k_cache, table, kv_head, begin, n_keys, shared->keys);
+  if constexpr (DIM > 128) share_queries<DIM>(a, tile, head, shared->queries);
+  tile_blocks blocks = load_blocks(table, begin, n_keys);
+  load_tile<DIM>(a, a.k_cache, blocks, kv_head, n_keys - begin, shared->keys);
   commit_async();
-  load_tile<DIM>(a, a.v_cache, table, kv_head, begin, n_keys, shared->values);
+  load_tile<DIM>(a, a.v_cache, blocks, kv_head, n_keys - begin, shared->values);
   commit_async();
   state<DIM> st = {};
-  load_queries<DIM>(a, tile, head, &st);
+  if constexpr (DIM <= 128) load_queries<DIM>(a, tile, head, &st);
   st.max[0] = st.max[1] = -INFINITY;
   for (uint32_t first = begin; first < n_keys; first += TOKENS) {
     uint32_t next = first + TOKENS;
     float s[TOKENS / 8][4];
+    blocks = load_blocks(table, next, n_keys); /* long before they are needed */
     wait_async<1>(); /* the keys; the values may still be on their way */
     sync_block();
-    score<T, DIM>(st, shared->keys, a.scale * LOG2_E, a.softcap, s);
+    score<T, DIM>(st, shared, a.scale * LOG2_E, a.softcap, s);
     sync_block();
-    if (next < n_keys) load_tile<DIM>(a, a.k_cache, table, kv_head, next, n_keys, shared->keys);
+    if (next < n_keys) load_tile<DIM>(a, a.k_cache, blocks, kv_head, n_keys - next, shared->keys);
     commit_async(); /* also of nothing, so that the groups can be counted */
     if (next > tile.position || n_keys - first > window) hide_unseen(s, (int64_t)tile.position - first, window);
     soften<DIM>(&st, s);
@@ -168,7 +209,7 @@ TL_KERNEL(THREADS, 2) prefill(tl_cuda_prefill_args args) {
     sync_block();
     mix<T, DIM>(&st, s, shared->values);
     sync_block();
-    if (next < n_keys) load_tile<DIM>(a, a.v_cache, table, kv_head, next, n_keys, shared->values);
+    if (next < n_keys) load_tile<DIM>(a, a.v_cache, blocks, kv_head, n_keys - next, shared->values);
     commit_async();
   }
   write_rows<T, DIM>(a, tile, head, st);
@@ -179,13 +220,22 @@ static int launch_prefill(const tl_cuda_prefill_args *args, void *stream) {
   return launch(prefill<T, DIM>, args->n_tiles * args->a.n_heads, 1, THREADS, sizeof(prefill_shared<DIM>), stream, *args);
 }
 
+template <class T>
+static int launch_prefill_of(const tl_cuda_prefill_args *args, void *stream) {
+  uint32_t dim = args->a.head_dim;
+  if (dim <= 64) return launch_prefill<T, 64>(args, stream);
+  if (dim <= 96) return launch_prefill<T, 96>(args, stream);
+  return dim <= 128 ? launch_prefill<T, 128>(args, stream) : launch_prefill<T, TL_CUDA_MAX_HEAD_DIM>(args, stream);
+}
+
 extern "C" int tl_cuda_prefill(const struct tl_cuda_prefill_args *args, void *stream) {
   if (!cuda_attention_valid(&args->a)) return CUDA_INVALID;
   if (args->n_tiles == 0) return 0;
-  bool is_bf16 = args->a.dtype == TL_CUDA_BF16;
-  if (args->a.head_dim == 64)
-    return is_bf16 ? launch_prefill<bf16, 64>(args, stream) : launch_prefill<f16, 64>(args, stream);
-  if (args->a.head_dim == 128)
-    return is_bf16 ? launch_prefill<bf16, 128>(args, stream) : launch_prefill<f16, 128>(args, stream);
-  return cuda_prefill_any(args, stream);
+  return args->a.dtype == TL_CUDA_BF16 ? launch_prefill_of<bf16>(args, stream) : launch_prefill_of<f16>(args, stream);
+}
+
+int cuda_prepare_prefill() {
+  size_t bytes = sizeof(prefill_shared<TL_CUDA_MAX_HEAD_DIM>);
+  int e = allow_shared(prefill<bf16, TL_CUDA_MAX_HEAD_DIM>, bytes);
+  return e ? e : allow_shared(prefill<f16, TL_CUDA_MAX_HEAD_DIM>, bytes);
 }
