@@ -13,8 +13,11 @@ static int make_group(unsigned size, struct tl_device_group **ret, struct tl_err
   return cuda_group_make(&cuda_bound_api, size, ret, err);
 }
 
-static const struct tl_device_group_ops group_ops = {make_group, cuda_group_join, cuda_group_abort, cuda_group_restore,
-                                                     cuda_group_free};
+static const struct tl_device_group_ops group_ops = {.make = make_group,
+                                                     .join = cuda_group_join,
+                                                     .abort = cuda_group_abort,
+                                                     .restore = cuda_group_restore,
+                                                     .free = cuda_group_free};
 
 static const struct tl_device_ops ops = {.name = "cuda",
                                          .spoils = true,
