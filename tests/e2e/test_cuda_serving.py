@@ -160,6 +160,21 @@ def test_others_are_unharmed(start, fault, daemon):
 
 
 @two_gpus
+def test_texts_of_a_group_in_a_batch(start):
+    """Two GPUs together say what one says, at random too, and while newcomers join and others end: steps run ahead on both."""
+    one, two = start(GPU), start({**GPU, "devices": "cuda:0,cuda:1", "engine.tensor_parallel": 2})
+
+    def ask(d, i):
+        return d.complete(PROMPTS[i % 4], max_tokens=4 + 5 * (i % 3), logprobs=2 if i > 5 else None, temperature=0.7 * (i % 2), seed=i)
+
+    alone = [ask(one, i)["choices"][0] for i in range(6)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda i: ask(two, i)["choices"][0], range(8)))
+    assert [c["text"] for c in together[:6]] == [c["text"] for c in alone]
+    assert_rest(two)
+
+
+@two_gpus
 @pytest.mark.parametrize("kind, rank", [("trap", 0), ("trap", 1), ("hang", 1)])
 def test_a_group_loses_a_rank(start, fault, whole, kind, rank):
     """Two GPUs share the model, in one process: the same texts as one, and one that is lost takes the process along."""
