@@ -138,16 +138,20 @@ static void name_gpu(const struct cuda_device *d, char ret[TL_GPU_ID]) {
     snprintf(ret, TL_GPU_ID, "%08X:%02X:%02X.%X", domain, bus & 0xff, device & 0xff, function & 0xf);
 }
 
-int cuda_load(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret, struct tl_error *err) {
-  struct cuda_device *d = (struct cuda_device *)(void *)device;
-  d->model = load->model;
+static int load_all(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err) {
   CUDA_TRY(d, d->api->rt.use((int)d->options.index), "choosing the device", err);
   int r = cuda_make_plan(d, err);
   if (r == TL_OK) r = cuda_make_memory(d, load, err);
   if (r == TL_OK) r = cuda_load_weights(d, load, err);
   if (r == TL_OK) r = cuda_make_products(d, err);
-  if (r == TL_OK) r = cuda_rehearse(d, err);
-  if (r == TL_OK) r = cuda_make_graphs(d, err);
+  if (r == TL_OK) r = cuda_rehearse(d, INT64_MAX, err); /* weights take what they take; a rank that fails lets the others go */
+  return r == TL_OK ? cuda_make_graphs(d, err) : r;
+}
+
+int cuda_load(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret, struct tl_error *err) {
+  struct cuda_device *d = (struct cuda_device *)(void *)device;
+  d->model = load->model;
+  int r = load_all(d, load, err);
   if (r < 0 && d->group) cuda_group_abort((struct tl_device_group *)(void *)d->group); /* nobody need wait for this rank */
   if (r < 0) return r;
   *ret = (struct tl_device_loaded){.n_blocks = d->n_kv_blocks, .kv_bytes = d->kv_bytes, .weight_bytes = d->weight_bytes};
@@ -204,7 +208,7 @@ static int restart(struct cuda_device *d, struct tl_error *err) {
   CUDA_TRY(d, r, "the step that was given up", err);
   if (!d->group) return TL_OK;
   r = cuda_meet(d, err);
-  if (r == TL_OK) r = cuda_rehearse(d, err);
+  if (r == TL_OK) r = cuda_rehearse(d, d->group->patience_ns, err);
   return r < 0 ? r : cuda_make_graphs(d, err);
 }
 

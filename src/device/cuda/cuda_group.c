@@ -12,7 +12,7 @@
  * - Whether a collective is part of a graph is the same on all ranks, and graphs are launched by all in the same order: steps are.
  *   Graphs and plain launches may be mixed on one communicator (NCCL_GRAPH_MIXING_SUPPORT must stay on).
  * - While a collective waits for a rank, that rank makes no call that may wait for other GPUs, as allocating and freeing may where they
- *   see each other's memory. So around collectives that are no step's the ranks come together (cuda_come_together); steps allocate nothing. */
+ *   see each other's memory. So around collectives that are no step's the ranks come together (come_together); steps allocate nothing. */
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -67,15 +67,15 @@ static int settle(struct cuda_device *d, int r, const char *what, struct tl_erro
   return result;
 }
 
-int cuda_come_together(struct cuda_device *d, struct tl_error *err) {
+/* Until all ranks have come here. */
+static int come_together(struct cuda_device *d, int64_t patience_ns, struct tl_error *err) {
   struct cuda_group *g = d->group;
   int64_t began_ns = tl_now_ns();
-  if (!g) return TL_OK;
   unsigned all = g->size * ++d->n_came;
   atomic_fetch_add_explicit(&g->n_came, 1, memory_order_acq_rel); /* what each did before is done; pairs with the load below */
   while (atomic_load_explicit(&g->n_came, memory_order_acquire) < all) {
     if (is_aborted(g)) return closed(d, err);
-    if (tl_now_ns() - began_ns >= g->patience_ns)
+    if (tl_now_ns() - began_ns >= patience_ns)
       return tl_error_set(err, TL_EDEVICE, NULL, "cuda:%u: the other ranks of the group do not come", d->options.index);
     pause_since(began_ns);
   }
@@ -109,16 +109,16 @@ static int warm_up(struct cuda_device *d, float *p, struct tl_error *err) {
 
 /* NCCL chooses by size how it sums, and sets up each way when it first takes it: not while a graph is recorded, and with
  * memory that should be there before all of it is ours. */
-int cuda_rehearse(struct cuda_device *d, struct tl_error *err) {
+int cuda_rehearse(struct cuda_device *d, int64_t patience_ns, struct tl_error *err) {
   const struct cuda_limits *l = &d->limits;
   if (!d->group) return TL_OK;
   CUDA_TRY(d, d->api->rt.fill(d->work.delta, 0, (size_t)l->max_tokens * d->dims.dim * 2, d->stream), "clearing memory", err);
   CUDA_TRY(d, d->api->rt.fill(d->work.part, 0, (size_t)l->max_seqs * d->dims.ld_part * sizeof(float), d->stream), "clearing memory", err);
-  int r = cuda_come_together(d, err);
+  int r = come_together(d, patience_ns, err);
   for (uint32_t n = 1; r == TL_OK && n <= l->max_tokens; n *= 2) r = cuda_all_reduce(d, d->work.delta, (size_t)n * d->dims.dim, err);
   for (uint32_t n = 1; r == TL_OK && n <= l->max_seqs; n *= 2) r = cuda_gather_logits(d, n, err);
   if (r == TL_OK) r = see_through(d, err);
-  if (r == TL_OK) r = cuda_come_together(d, err);
+  if (r == TL_OK) r = come_together(d, d->group->patience_ns, err);
   if (r < 0) cuda_part_ways(d); /* as in connect_all */
   return r;
 }
@@ -129,9 +129,9 @@ static int connect_all(struct cuda_device *d, struct tl_error *err) {
   int r = settle(d, d->api->nccl.init(&d->comm, (int)g->size, &g->id, (int)d->shard.rank), "making a group", err);
   if (r < 0) return r;
   CUDA_TRY(d, d->api->rt.alloc(&memory, (g->size + 1) * CUDA_ALIGN), "allocating memory", err);
-  r = cuda_come_together(d, err);
+  r = come_together(d, g->patience_ns, err);
   if (r == TL_OK) r = warm_up(d, memory, err);
-  if (r == TL_OK) r = cuda_come_together(d, err);
+  if (r == TL_OK) r = come_together(d, g->patience_ns, err);
   if (r < 0) cuda_part_ways(d); /* so that nothing waits in what is freed */
   int freed = d->api->rt.free(memory);
   return r == TL_OK && freed ? cuda_failed(d, freed, "freeing memory", err) : r;

@@ -193,7 +193,7 @@ struct cuda_group {
   bool has_id;
   _Atomic int capability; /* compute capability of all ranks, that of the first to join; 0: none has */
   _Atomic bool aborted;   /* any thread sets it (release), ranks look (acquire) */
-  _Atomic unsigned n_came; /* to where ranks wait for one another, since they met: cuda_come_together */
+  _Atomic unsigned n_came; /* to where ranks wait for one another, since they met: come_together */
 };
 
 struct cuda_device {
@@ -330,10 +330,9 @@ uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, 
 /* cuda_group.c */
 /* Makes the communicator with the other ranks, who do so at the same time. */
 int cuda_meet(struct cuda_device *d, struct tl_error *err);
-/* Until all ranks have come here. Alone: nothing to do. */
-int cuda_come_together(struct cuda_device *d, struct tl_error *err);
-/* Runs collectives of all sizes that a step may have, for what NCCL sets up when it first meets each. Alone: nothing to do. */
-int cuda_rehearse(struct cuda_device *d, struct tl_error *err);
+/* Runs collectives of all sizes that a step may have, for what NCCL sets up when it first meets each; waits so long for the other
+ * ranks to come here. Alone: nothing to do. */
+int cuda_rehearse(struct cuda_device *d, int64_t patience_ns, struct tl_error *err);
 /* Leaves it, whatever runs in it, without its graphs. Alone: nothing to do. */
 void cuda_part_ways(struct cuda_device *d);
 /* An error if the group was given up, or NCCL has one: then the rank has left it. */
