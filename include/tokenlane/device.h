@@ -58,12 +58,13 @@ enum tl_device_health {
 
 /* Tensor parallelism: the devices of a group run the same steps at the same time, each with its shard of
  * the model (slice.h). Rank r calls open, join, load, then submit and collect on a thread of its own, with the
- * same tl_step for all; only rank 0 samples. In between they meet in collectives that the backend makes.
+ * same tl_step for all; what was sampled is rank 0's to say. In between they meet in collectives that the backend makes.
  * A rank that fails does not answer in them any more: whoever hears of it calls abort, which gets the others out.
  *
  *   a rank fails or is late ─► abort ─► all collects return ─► restore ─► every rank: reset ─► steps again
  */
 struct tl_device_group_ops {
+  bool runs_ahead; /* as that of tl_device_ops, for ranks: each knows by itself what the step before draws */
   /* What `size` devices of this backend are to share. Boot. */
   int (*make)(unsigned size, struct tl_device_group **ret, struct tl_error *err);
   /* The device becomes rank `rank`, once, between open and load. All ranks do so at the same time and may wait for
@@ -85,7 +86,7 @@ struct tl_device_ops {
   bool spoils;      /* an error can leave its process unusable: it better has one of its own */
   /* A second step may be submitted while one is under way, but not a third; they run, and are collected, in order. Tokens of
    * the second may stand for what the first draws (step.h). An error of either gives up both: the other is not collected. What
-   * keeps a second one from beginning may be said by its collect. Not in groups. */
+   * keeps a second one from beginning may be said by its collect. Of a device alone; in groups: tl_device_group_ops. */
   bool runs_ahead;
   bool pools;       /* it runs pooling models (model.h), too; the others are never given one */
   /* How many devices there are; TL_EUNSUPPORTED says why they cannot be used. NULL: as
@@ -138,7 +139,7 @@ void tl_device_plugin_folder(const char *folder);
 
 /* What a plugin's entry, TL_DEVICE_ENTRY, returns. Raise the number with each change
  * of what stands above, in step.h or in model.h; most changes show in the sizes too. */
-#define TL_DEVICE_ABI 4
+#define TL_DEVICE_ABI 5
 #define TL_DEVICE_SIZES                                                                                                \
   (sizeof(struct tl_device_ops) + 1000 * sizeof(struct tl_device_load) + 1000000 * sizeof(struct tl_model) +           \
    1000000000ull * (sizeof(struct tl_step) + sizeof(struct tl_sampling) + sizeof(struct tl_sampled) + sizeof(struct tl_tensor)))

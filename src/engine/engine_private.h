@@ -81,7 +81,8 @@ struct follower {
   struct tl_device *device;
   struct tl_device_options options;
   struct tl_waker waker;
-  int result;             /* of its last step; the ring gives both to the leader */
+  unsigned n_under_way;   /* steps that its device has */
+  int result;             /* an error: of one of the steps under way, for all of them; the ring gives both to the leader */
   struct tl_error error;
 };
 
@@ -89,7 +90,8 @@ struct group {
   struct tl_device_group *shared; /* the backend's */
   unsigned n_followers, spins;
   struct follower *followers;
-  struct tl_broadcast steps;      /* leader to followers: const struct tl_step * */
+  unsigned n_under_way;           /* steps that the leader's device has */
+  struct tl_broadcast steps;      /* leader to followers: struct tl_step *, as group.c has it */
   struct tl_waker answered;       /* the leader sleeps here until all are through */
   _Atomic int stopping;
   bool restoring;                 /* the monitor's: a reset has begun, and some ranks have said TL_EBUSY */
@@ -163,10 +165,12 @@ void worker_finish(struct worker *w, struct tl_sequence *seq, enum tl_finish how
 enum tl_finish worker_verdict(const struct tl_sequence *seq, int64_t now_ns);
 /* The device failed in the step of these items, or was too late with it. began_ns: 0: it has not begun. */
 void worker_fail(struct worker *w, const struct tl_sched_item *items, uint32_t n, int64_t began_ns);
-/* group.c: the step on the worker's device, and on those that follow it. Both return when
- * no device uses the step any more but for a submit that went well. */
+/* group.c: the step on the worker's device, and on those that follow it. An error is of all steps under way, which no
+ * device uses any more; nor does one use the step that was collected. */
 int group_submit(struct worker *w, struct tl_step *step);
 int group_collect(struct worker *w);
+/* Whether all of its devices do (device.h). */
+bool group_runs_ahead(const struct worker *w);
 /* Makes w->group, of which w's device is rank 0; the others' are for the caller to open. */
 int group_new(struct worker *w, unsigned size, struct tl_error *err);
 void group_free(struct worker *w); /* closes the followers' devices; the leader's own is closed */

@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /* A replica on several devices. The worker is rank 0 and leads: it plans, builds the step, samples and tells.
- * Each other rank has a thread that runs the same step on its device.
+ * Each other rank has a thread that does with its device what the leader does with its own, in the same order.
  *
- *   leader     build k │ push k │ submit, plan k+1, collect │ wait for all │ apply k, build k+1
- *   followers          └─ring──► submit, collect ────────────► through with k
+ *   leader     build k │ push k │ submit k, plan k+1 │ push: collect │ collect k │ wait for all │ apply k, build k+1
+ *   followers          └─ring───► submit k             └─ring──────────► collect k ───► through
  *
- * The step's arrays are the leader's and are not copied: the push gives them to all ranks to read, and the leader
- * writes to them again when every follower has said that it is through (base/broadcast.h), which also
- * gives it their results. Between `wait for all` and the next push no follower is in its device.
+ *   with one that runs ahead: push k+1, submit k+1 before the collect of k; what follows is the same
+ *
+ * The steps' arrays are the leader's and are not copied: the push gives them to all ranks to read, and the leader
+ * writes to those of k again when every follower has said that it is through with the collect of k (base/broadcast.h),
+ * which also gives it their results. From `wait for all` to the next push no follower is in its device.
  *
  * A rank that fails has aborted the group before it says so: the others come out of their collectives, and
- * the step has failed as a whole, as on a single device. A rank that hangs is the monitor's: it aborts, and
- * interrupts every rank (fault.c). Nothing runs until all is restored and reset while the replica is parked. */
+ * the steps under way have failed on all, as on a single device: who has one still collects it, to be rid of it. A rank that hangs
+ * is the monitor's: it aborts, and interrupts every rank (fault.c). Nothing runs until all is restored and reset
+ * while the replica is parked. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,12 +22,16 @@
 #include "engine/engine_private.h"
 
 #define SPINS 2000 /* about 50 us, where the processors are the devices anyway */
+#define MOST_UNDER_WAY 2
 
 /* --- followers ------------------------------------------------------------------------------- */
 
 static bool is_stopping(const struct group *g) {
   return atomic_load_explicit(&g->stopping, memory_order_acquire); /* pairs with group_stop */
 }
+
+/* In the ring, in place of a step: the oldest one is to be collected. */
+static struct tl_step collect_oldest;
 
 /* NULL: the group ends. */
 static const struct tl_step *wait_for_step(struct follower *f) {
@@ -45,6 +52,16 @@ static const struct tl_step *wait_for_step(struct follower *f) {
   }
 }
 
+/* After an error nothing is asked of the device: it has given up all, the leader will hear. */
+static void obey(struct follower *f, const struct tl_step *step) {
+  struct worker *w = f->leader;
+  bool collects = step == &collect_oldest;
+  if (f->result < 0 || (collects && f->n_under_way == 0)) return;
+  f->result = collects ? w->ops->collect(f->device, NULL, &f->error) : w->ops->submit(f->device, step, &f->error);
+  if (f->result < 0) w->ops->group->abort(w->group->shared); /* the others do not wait for it */
+  f->n_under_way = f->result < 0 ? 0 : collects ? f->n_under_way - 1 : f->n_under_way + 1;
+}
+
 static void *follow(void *argument) {
   struct follower *f = argument;
   struct worker *w = f->leader;
@@ -55,9 +72,7 @@ static void *follow(void *argument) {
   tl_thread_enter(name, TL_ROLE_WORKER);
   if (f->options.cores) tl_thread_confine(f->options.first_core, f->options.cores);
   while ((step = wait_for_step(f))) {
-    f->result = w->ops->submit(f->device, step, &f->error);
-    if (f->result == TL_OK) f->result = w->ops->collect(f->device, NULL, &f->error);
-    if (f->result < 0) w->ops->group->abort(g->shared); /* the others do not wait for it */
+    obey(f, step);
     tl_broadcast_next(&g->steps, f->rank - 1);
     tl_waker_notify(&g->answered);
   }
@@ -66,9 +81,9 @@ static void *follow(void *argument) {
 
 /* --- the leader -------------------------------------------------------------------------------- */
 
-static void give_step(struct worker *w, struct tl_step *step) {
+static void give(struct worker *w, struct tl_step *step) {
   struct group *g = w->group;
-  tl_broadcast_push(&g->steps, step); /* has room: all have read what was before */
+  tl_broadcast_push(&g->steps, step); /* has room: two steps and a collect are the most before all are waited for */
   for (unsigned i = 0; i < g->n_followers; i++) tl_waker_notify(&g->followers[i].waker);
 }
 
@@ -85,10 +100,24 @@ static void wait_until_read(struct group *g) {
   tl_waker_cancel(&g->answered);
 }
 
+/* Until no rank has a step any more; the group is aborted. A device that has failed has none. */
+static void give_up(struct worker *w) {
+  struct group *g = w->group;
+  struct tl_error ignored;
+  for (unsigned n = 0; n < MOST_UNDER_WAY; n++) {
+    give(w, &collect_oldest);
+    if (g->n_under_way) g->n_under_way = w->ops->collect(w->device, w->sampled, &ignored) < 0 ? 0 : g->n_under_way - 1;
+    wait_until_read(g);
+  }
+}
+
 /* Rank 0 is through with `result`; waits for the others. What is wrong is said by the rank where it began. */
 static int settle(struct worker *w, int result) {
   struct group *g = w->group;
-  if (result < 0) w->ops->group->abort(g->shared);
+  if (result < 0) {
+    g->n_under_way = 0;
+    w->ops->group->abort(g->shared);
+  }
   wait_until_read(g);
   for (unsigned i = 0; i < g->n_followers; i++) {
     const struct follower *f = &g->followers[i];
@@ -96,18 +125,33 @@ static int settle(struct worker *w, int result) {
     result = f->result;
     w->failure = f->error;
   }
+  if (result < 0) give_up(w);
   return result;
 }
 
 int group_submit(struct worker *w, struct tl_step *step) {
-  if (w->group) give_step(w, step);
+  struct group *g = w->group;
+  if (!g) return w->ops->submit(w->device, step, &w->failure);
+  /* nothing is under way: all have read the ring, and what is theirs is the leader's until the push */
+  for (unsigned i = 0; g->n_under_way == 0 && i < g->n_followers; i++) g->followers[i].result = TL_OK;
+  give(w, step);
   int r = w->ops->submit(w->device, step, &w->failure);
-  return r < 0 && w->group ? settle(w, r) : r;
+  if (r < 0) return settle(w, r);
+  g->n_under_way++;
+  return TL_OK;
 }
 
 int group_collect(struct worker *w) {
+  struct group *g = w->group;
+  if (!g) return w->ops->collect(w->device, w->sampled, &w->failure);
+  give(w, &collect_oldest);
   int r = w->ops->collect(w->device, w->sampled, &w->failure);
-  return w->group ? settle(w, r) : r;
+  g->n_under_way--;
+  return settle(w, r);
+}
+
+bool group_runs_ahead(const struct worker *w) {
+  return w->group ? w->ops->group->runs_ahead : w->ops->runs_ahead;
 }
 
 /* --- interrupt and reset: the monitor ------------------------------------------------------------- */
@@ -208,7 +252,7 @@ int group_new(struct worker *w, unsigned size, struct tl_error *err) {
     followers[i].rank = i + 1;
     tl_waker_init(&followers[i].waker);
   }
-  if (tl_broadcast_init(&g->steps, 2, g->n_followers) < 0) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  if (tl_broadcast_init(&g->steps, 4, g->n_followers) < 0) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   return w->ops->group->make(size, &g->shared, err);
 }
 

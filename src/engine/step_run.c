@@ -129,13 +129,13 @@ static void leave_out_ended(struct worker *w) {
 
 bool step_run_ahead(struct worker *w) {
   struct flight *f = other_flight(w);
-  if (!w->ops->runs_ahead || w->group || pooling_is(w->engine) || fault_is_marked(w)) return true;
+  if (!group_runs_ahead(w) || pooling_is(w->engine) || fault_is_marked(w)) return true;
   for (uint32_t i = 0; i < w->n_items; i++)
     if (!can_run_ahead(&w->items[i])) return true;
   leave_out_ended(w);
   if (w->n_items == 0) return true;
   worker_build_step(w, f);
-  if (w->ops->submit(w->device, &f->step, &w->failure) < 0) {
+  if (group_submit(w, &f->step) < 0) {
     note_time(w, &w->flight->step, 0);
     w->under_way = false;
     worker_fail(w, w->items, w->n_items, 0);
@@ -291,10 +291,8 @@ void step_end(struct worker *w) {
 }
 
 void step_give_up(struct worker *w) {
-  struct tl_error ignored;
   while (w->under_way) {
-    bool fine = w->ops->collect(w->device, w->sampled, &ignored) == TL_OK;
-    if (!fine) w->ahead = NULL;
+    if (group_collect(w) < 0) w->ahead = NULL;
     move_up(w, 0);
   }
   note_time(w, &w->flight->step, 0);

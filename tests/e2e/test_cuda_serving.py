@@ -160,6 +160,23 @@ def test_others_are_unharmed(start, fault, daemon):
 
 
 @two_gpus
+def test_texts_of_a_group_in_a_batch(start):
+    """Two GPUs together say what one says, at random too, and while newcomers join and others end: steps run ahead on both."""
+    one, two = start(GPU), start({**GPU, "devices": "cuda:0,cuda:1", "engine.tensor_parallel": 2})
+
+    def ask(d, i):
+        return d.complete(PROMPTS[2 * (i % 2)], max_tokens=3 + 4 * i, logprobs=2 if i > 2 else None, temperature=0.7 * (i == 1),
+                          seed=i)["choices"][0]["text"]
+
+    alone = [ask(one, i) for i in range(4)]
+    assert ask(two, 1) == alone[1]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda i: ask(two, i), range(4)))
+    assert [together[i] for i in (0, 2, 3)] == [alone[i] for i in (0, 2, 3)]  # at random the last bits of a batch may count
+    assert_rest(two)
+
+
+@two_gpus
 @pytest.mark.parametrize("kind, rank", [("trap", 0), ("trap", 1), ("hang", 1)])
 def test_a_group_loses_a_rank(start, fault, whole, kind, rank):
     """Two GPUs share the model, in one process: the same texts as one, and one that is lost takes the process along."""

@@ -15,7 +15,7 @@
 static const struct tl_device_ops child_device_ops, child_ahead_ops;
 
 static bool runs_ahead(const struct tl_device_ops *hosted, unsigned n_ranks) {
-  return hosted->runs_ahead && n_ranks <= 1;
+  return n_ranks > 1 ? hosted->group && hosted->group->runs_ahead : hosted->runs_ahead;
 }
 
 static struct child_device *of(struct tl_device *device) {

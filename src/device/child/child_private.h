@@ -188,11 +188,10 @@ struct child_ranks;
 int child_ranks_open(struct child_shared *shared, const struct child_layout *layout, struct child_ranks **ret, struct tl_error *err);
 /* Loads all ranks at the same time, the caller being rank 0, and says in the memory what they have loaded. */
 int child_ranks_load(struct child_ranks *ranks, const struct tl_model *model, struct tl_error *err);
-/* The parts of a step, of a device alone. Rank 0's thread, as the next. */
+/* The parts of a step, on all of them. Rank 0's thread. An error is that of the rank where it began, and of all steps under way;
+ * after it they only say it again. */
 int child_ranks_submit(struct child_ranks *ranks, const struct tl_step *step, struct tl_error *err);
 int child_ranks_collect(struct child_ranks *ranks, struct tl_sampled *ret_sampled, struct tl_error *err);
-/* One step on all of them. An error is that of the rank where it began. */
-int child_ranks_run(struct child_ranks *ranks, const struct tl_step *step, struct tl_sampled *ret_sampled, struct tl_error *err);
 /* The worst of all. Any thread, once all have loaded. */
 enum tl_device_health child_ranks_health(const struct child_ranks *ranks);
 bool child_ranks_are_simulated(const struct child_ranks *ranks);

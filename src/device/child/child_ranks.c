@@ -2,11 +2,12 @@
 /* The devices of the child: one, or the ranks of a group, each with a thread of its own, for collectives wait for one
  * another. The main thread is rank 0.
  *
- *   rank 0        asked = n of each │ submit, collect │ waits for each answered = n │ ...
- *   the others                      └► submit, collect ┘
+ *   rank 0        asked = n of each │ submit │ asked = n + 1 │ collect │ waits for each answered = n + 1 │ ...
+ *   the others                      └► submit                └► collect ┘
  *
- * Two words a rank, as between daemon and child (child_wait.c): `asked` publishes the step, which nobody writes to
- * before all have answered; `answered` gives result and error back. A rank that fails aborts the group, so that the
+ * Two words a rank, as between daemon and child (child_wait.c): `asked` publishes a step, or that the oldest is to be collected, in one
+ * of a few places; `answered` gives result and error back. Rank 0 waits for the answers to a collect, so that then nobody reads the
+ * collected step any more, and the others have taken what was asked before. A rank that fails aborts the group, so that the
  * others come out; the step has failed as a whole and the daemon replaces the process, so nothing is restored here. A rank
  * that hangs takes all others with it, until the daemon kills the process. */
 #include <stdlib.h>
@@ -19,7 +20,7 @@ struct rank {
   unsigned index;
   pthread_t thread;
   struct tl_device *device;
-  int result; /* of the load, or of the last step; with the error given by `answered` */
+  int result; /* of the load, then an error of any step; with the error given by `answered` */
   struct tl_error error;
   TL_ALIGNED _Atomic uint32_t asked; /* rank 0 */
   _Atomic uint32_t waits;            /* rank 0, for `answered` */
@@ -32,8 +33,8 @@ struct child_ranks {
   const struct tl_device_ops *ops;
   const struct tl_model *model;
   struct tl_device_group *group;  /* NULL: one device */
-  uint32_t number;                /* of the last step; the load is 1 */
-  const struct tl_step *step;
+  uint32_t number;                /* the last that was asked; the load is 1 */
+  const struct tl_step *asked[CHILD_COMMANDS]; /* of the number, modulo: to be submitted; NULL: the oldest is to be collected */
   unsigned n;
   struct rank ranks[];            /* (n) */
 };
@@ -64,22 +65,23 @@ static int load_rank(struct rank *rank) {
   return r == TL_OK ? all->ops->load(rank->device, &what, &all->shared->loaded[rank->index], &rank->error) : r;
 }
 
-static int run_rank(struct rank *rank, struct tl_sampled *ret_sampled) {
+/* After an error nothing is asked of the device: the process will be replaced. */
+static void obey(struct rank *rank, const struct tl_step *step, struct tl_sampled *ret_sampled) {
   struct child_ranks *all = rank->all;
-  int r = all->ops->submit(rank->device, all->step, &rank->error);
-  if (r == TL_OK) r = all->ops->collect(rank->device, ret_sampled, &rank->error);
-  if (r < 0 && all->group) all->ops->group->abort(all->group);
-  return r;
+  if (rank->result < 0) return;
+  rank->result = step ? all->ops->submit(rank->device, step, &rank->error)
+                      : all->ops->collect(rank->device, ret_sampled, &rank->error);
+  if (rank->result < 0 && all->group) all->ops->group->abort(all->group);
 }
 
 static void *follow(void *argument) {
   struct rank *rank = argument;
   tl_thread_enter("tl-rank", TL_ROLE_WORKER);
   rank->result = load_rank(rank);
-  for (uint32_t number = 1;; number++) {
+  for (uint32_t number = 1;;) {
     child_tell(&rank->answered, number, &rank->waits);
     while (child_wait(&rank->asked, number, &rank->sleeps, -1) == number) {}
-    rank->result = run_rank(rank, NULL);
+    obey(rank, rank->all->asked[++number % CHILD_COMMANDS], NULL);
   }
   return NULL;
 }
@@ -90,11 +92,19 @@ static int settle(struct child_ranks *all, struct tl_error *err) {
   struct rank *first = &all->ranks[0], *guilty = first;
   for (unsigned i = 1; i < all->n; i++) {
     struct rank *rank = &all->ranks[i];
-    while (child_wait(&rank->answered, all->number - 1, &rank->waits, -1) != all->number) {}
+    uint32_t answered = atomic_load_explicit(&rank->answered, memory_order_acquire); /* pairs with the store in child_tell */
+    while (answered != all->number) answered = child_wait(&rank->answered, answered, &rank->waits, -1);
     if (rank->result < 0 && (guilty->result == TL_OK || guilty->result == TL_ECLOSED)) guilty = rank;
   }
   if (guilty->result < 0) *err = guilty->error;
   return guilty->result;
+}
+
+/* To all; rank 0 does it itself. */
+static void ask(struct child_ranks *all, const struct tl_step *step, struct tl_sampled *ret_sampled) {
+  all->asked[++all->number % CHILD_COMMANDS] = step;
+  for (unsigned i = 1; i < all->n; i++) child_tell(&all->ranks[i].asked, all->number, &all->ranks[i].sleeps);
+  obey(&all->ranks[0], step, ret_sampled);
 }
 
 int child_ranks_open(struct child_shared *shared, const struct child_layout *layout, struct child_ranks **ret, struct tl_error *err) {
@@ -140,18 +150,12 @@ int child_ranks_load(struct child_ranks *ranks, const struct tl_model *model, st
 }
 
 int child_ranks_submit(struct child_ranks *ranks, const struct tl_step *step, struct tl_error *err) {
-  return ranks->ops->submit(ranks->ranks[0].device, step, err);
+  ask(ranks, step, NULL);
+  return ranks->ranks[0].result < 0 ? settle(ranks, err) : TL_OK;
 }
 
 int child_ranks_collect(struct child_ranks *ranks, struct tl_sampled *ret_sampled, struct tl_error *err) {
-  return ranks->ops->collect(ranks->ranks[0].device, ret_sampled, err);
-}
-
-int child_ranks_run(struct child_ranks *ranks, const struct tl_step *step, struct tl_sampled *ret_sampled, struct tl_error *err) {
-  ranks->step = step;
-  ranks->number++;
-  for (unsigned i = 1; i < ranks->n; i++) child_tell(&ranks->ranks[i].asked, ranks->number, &ranks->ranks[i].sleeps);
-  ranks->ranks[0].result = run_rank(&ranks->ranks[0], ret_sampled);
+  ask(ranks, NULL, ret_sampled);
   return settle(ranks, err);
 }
 

@@ -154,7 +154,7 @@ struct cuda_kernels {
   int (*prepare)(void);
   int (*embed)(const struct tl_cuda_embed_args *args, void *stream);
   int (*add_norm)(const struct tl_cuda_add_norm_args *args, void *stream);
-  int (*row_rms)(const struct tl_cuda_row_rms_args *args, void *stream);
+  int (*row_squares)(const struct tl_cuda_row_squares_args *args, void *stream);
   int (*qkv)(const struct tl_cuda_qkv_args *args, void *stream);
   int (*decode)(const struct tl_cuda_decode_args *args, void *stream);
   int (*prefill)(const struct tl_cuda_prefill_args *args, void *stream);

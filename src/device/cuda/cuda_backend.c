@@ -76,7 +76,7 @@ void cuda_close(struct tl_device *device) {
   struct cuda_device *d = (struct cuda_device *)(void *)device;
   if (!d) return;
   if (d->stream) d->api->rt.use((int)d->options.index);
-  cuda_part_ways(d);
+  cuda_part_ways(d); /* what waits for other ranks ends */
   /* freeing waits for what runs: what hangs keeps its memory until the process ends */
   if (!d->stream || come_to_rest(d) != CUDA_NOT_READY) {
     cuda_free_graphs(d);
@@ -138,15 +138,21 @@ static void name_gpu(const struct cuda_device *d, char ret[TL_GPU_ID]) {
     snprintf(ret, TL_GPU_ID, "%08X:%02X:%02X.%X", domain, bus & 0xff, device & 0xff, function & 0xf);
 }
 
-int cuda_load(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret, struct tl_error *err) {
-  struct cuda_device *d = (struct cuda_device *)(void *)device;
-  d->model = load->model;
+static int load_all(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err) {
   CUDA_TRY(d, d->api->rt.use((int)d->options.index), "choosing the device", err);
   int r = cuda_make_plan(d, err);
   if (r == TL_OK) r = cuda_make_memory(d, load, err);
   if (r == TL_OK) r = cuda_load_weights(d, load, err);
   if (r == TL_OK) r = cuda_make_products(d, err);
-  if (r == TL_OK) r = cuda_make_graphs(d, err);
+  if (r == TL_OK) r = cuda_rehearse(d, INT64_MAX, err); /* weights take what they take; a rank that fails lets the others go */
+  return r == TL_OK ? cuda_make_graphs(d, err) : r;
+}
+
+int cuda_load(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret, struct tl_error *err) {
+  struct cuda_device *d = (struct cuda_device *)(void *)device;
+  d->model = load->model;
+  int r = load_all(d, load, err);
+  if (r < 0 && d->group) cuda_group_abort((struct tl_device_group *)(void *)d->group); /* nobody need wait for this rank */
   if (r < 0) return r;
   *ret = (struct tl_device_loaded){.n_blocks = d->n_kv_blocks, .kv_bytes = d->kv_bytes, .weight_bytes = d->weight_bytes};
   name_gpu(d, ret->gpu);
@@ -159,16 +165,18 @@ int cuda_submit_step(struct tl_device *device, const struct tl_step *step, struc
   return cuda_submit((struct cuda_device *)(void *)device, step, err);
 }
 
-/* Polls, so that a reset ends the wait even when the device hangs. */
-static int wait_for(struct cuda_device *d, void *done, struct tl_error *err) {
+/* Polls, so that an interrupt ends the wait even when the device hangs. */
+int cuda_wait_for(struct cuda_device *d, void *done, struct tl_error *err) {
   int64_t began_ns = tl_now_ns();
   for (;;) {
     int r = d->api->rt.event_query(done);
     if (r == CUDA_OK) return TL_OK;
     if (r != CUDA_NOT_READY) return cuda_failed(d, r, "a step", err);
-    /* pairs with the release of reset */
-    if (atomic_load_explicit(&d->resets, memory_order_acquire) != d->resets_seen)
+    /* pairs with the release of reset and interrupt */
+    if (atomic_load_explicit(&d->resets, memory_order_acquire) != d->resets_seen) {
+      cuda_part_ways(d); /* here: each rank on its own thread */
       return tl_error_set(err, TL_EDEVICE, NULL, "cuda:%u: the step was given up", d->options.index);
+    }
     if (d->group) {
       r = cuda_look_at_group(d, err);
       if (r < 0) return r;
@@ -180,7 +188,7 @@ static int wait_for(struct cuda_device *d, void *done, struct tl_error *err) {
 int cuda_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
   struct cuda_device *d = (struct cuda_device *)(void *)device;
   const struct cuda_slot *slot = &d->slots[d->oldest];
-  int r = wait_for(d, slot->done, err);
+  int r = cuda_wait_for(d, slot->done, err);
   if (r < 0) {
     d->n_under_way = 0; /* the one behind it is given up, too */
     return r;
@@ -201,15 +209,25 @@ static int restart(struct cuda_device *d, struct tl_error *err) {
     return tl_error_set(err, TL_EDEVICE, NULL, "cuda:%u: the GPU does not end its step", d->options.index);
   CUDA_TRY(d, r, "the step that was given up", err);
   if (!d->group) return TL_OK;
-  cuda_free_graphs(d); /* they hold the communicator that is gone */
   r = cuda_meet(d, err);
+  if (r == TL_OK) r = cuda_rehearse(d, d->group->patience_ns, err);
   return r < 0 ? r : cuda_make_graphs(d, err);
+}
+
+/* Whoever waits leaves, and what it waited for stays where it is: the rest is the reset's. */
+void cuda_interrupt(struct tl_device *device) {
+  struct cuda_device *d = (struct cuda_device *)(void *)device;
+  atomic_store_explicit(&d->interrupted, true, memory_order_relaxed); /* published by the next */
+  /* ends the collect under way; pairs with the acquire of submit and collect */
+  atomic_fetch_add_explicit(&d->resets, 1, memory_order_release);
 }
 
 int cuda_reset(struct tl_device *device, struct tl_error *err) {
   struct cuda_device *d = (struct cuda_device *)(void *)device;
-  /* ends the collect under way; pairs with the acquire of submit and collect */
+  atomic_store_explicit(&d->interrupted, false, memory_order_relaxed); /* published by the next */
+  /* pairs with the acquire of submit and collect */
   atomic_fetch_add_explicit(&d->resets, 1, memory_order_release);
+  d->api->rt.use((int)d->options.index);
   cuda_part_ways(d); /* what waits for other ranks ends */
   int r = restart(d, err);
   if (r < 0 && d->group) cuda_group_abort((struct tl_device_group *)(void *)d->group); /* nobody need wait for this rank */

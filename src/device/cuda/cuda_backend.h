@@ -15,6 +15,7 @@ int cuda_open(const struct cuda_api *api, const struct tl_device_ops *ops, const
 int cuda_load(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret, struct tl_error *err);
 int cuda_submit_step(struct tl_device *device, const struct tl_step *step, struct tl_error *err);
 int cuda_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err);
+void cuda_interrupt(struct tl_device *device);
 int cuda_reset(struct tl_device *device, struct tl_error *err);
 void cuda_close(struct tl_device *device);
 

@@ -302,7 +302,7 @@ struct cuda_api cuda_bound_api = {
            rt_event_new,   rt_event_free, rt_event_record, rt_event_query, rt_event_wait, rt_capture_begin,
            rt_capture_end, rt_graph_make, rt_graph_free,   rt_exec_free,  rt_exec_launch, rt_clear,      rt_text,
            rt_timer_new,   rt_elapsed},
-    .op = {tl_cuda_prepare, tl_cuda_embed, tl_cuda_add_norm, tl_cuda_row_rms, tl_cuda_qkv, tl_cuda_decode, tl_cuda_prefill,
+    .op = {tl_cuda_prepare, tl_cuda_embed, tl_cuda_add_norm, tl_cuda_row_squares, tl_cuda_qkv, tl_cuda_decode, tl_cuda_prefill,
            tl_cuda_glu, tl_cuda_gather, tl_cuda_bias, tl_cuda_dequantize, tl_cuda_quantize, tl_cuda_scale, tl_cuda_gemv, tl_cuda_cap, tl_cuda_sample,
            tl_cuda_route, tl_cuda_experts, tl_cuda_mix},
     .nccl = {.init = nccl_init},

@@ -132,7 +132,7 @@ static size_t place_work(struct cuda_device *d, char *base) {
   if (d->model->inv_freq_local) PLACE(&p, w->rope_local, (size_t)l->max_context * s->head);
   w->tile = place(&p, tile_bytes(d), 1);
   PLACE(&p, w->row_scales, tokens);
-  if (has_whole_rows(d)) PLACE(&p, w->row_rms, 2 * tokens);
+  if (has_whole_rows(d)) PLACE(&p, w->row_squares, 2 * tokens);
   PLACE(&p, w->fed, l->max_seqs);
   PLACE(&p, w->sampled, l->max_seqs);
   w->lt_workspace = place(&p, CUDA_LT_WORKSPACE, 1);

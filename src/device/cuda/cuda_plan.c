@@ -327,8 +327,6 @@ int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
     to->route = to->kind == CUDA_OP_ROUTE ? to : to->kind != CUDA_OP_NORM && before ? before->route : NULL;
     if (!next || (before ? !may_follow(before, to) : to->kind != CUDA_OP_EMBED)) return unknown_record(d, (uint32_t)(op - m->plan), err);
     to->before = before ? before->from : NULL;
-    if (d->group && to->qk_norm && to->qk_norm->features & TL_F_WHOLE_ROW)
-      return refuse(d, "a norm over the heads of all ranks", err);
     if (to->kind == CUDA_OP_LOGITS && op->bias[0] >= 0) return refuse(d, "a bias of the logits", err);
     if (!shape(d, to)) return refuse(d, "too many shapes of matrices", err);
     d->n_plan++;

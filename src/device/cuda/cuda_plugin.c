@@ -13,8 +13,12 @@ static int make_group(unsigned size, struct tl_device_group **ret, struct tl_err
   return cuda_group_make(&cuda_bound_api, size, ret, err);
 }
 
-static const struct tl_device_group_ops group_ops = {make_group, cuda_group_join, cuda_group_abort, cuda_group_restore,
-                                                     cuda_group_free};
+static const struct tl_device_group_ops group_ops = {.runs_ahead = true,
+                                                     .make = make_group,
+                                                     .join = cuda_group_join,
+                                                     .abort = cuda_group_abort,
+                                                     .restore = cuda_group_restore,
+                                                     .free = cuda_group_free};
 
 static const struct tl_device_ops ops = {.name = "cuda",
                                          .spoils = true,
@@ -25,6 +29,7 @@ static const struct tl_device_ops ops = {.name = "cuda",
                                          .submit = cuda_submit_step,
                                          .collect = cuda_collect,
                                          .close = cuda_close,
+                                         .interrupt = cuda_interrupt,
                                          .reset = cuda_reset,
                                          .group = &group_ops};
 

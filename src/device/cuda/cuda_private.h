@@ -161,7 +161,7 @@ struct cuda_work {
   char *tile;       /* T: tile_bytes, or what is needed of them; or rows in E4M3: (tokens, k) */
   float *row_scales;/* (tokens) theirs */
   float *rope, *rope_local; /* (max_context, head); local: NULL if no layer wants it */
-  float *row_rms;   /* (tokens, 2), or NULL: no layer wants it */
+  float *row_squares; /* (tokens, 2), or NULL: no layer wants it */
   /* experts; entries: tokens n_chosen (cuda_experts.h) */
   float *scores, *shares;    /* (tokens, ld_scores), (entries) */
   uint32_t *chosen, *places, *entry_rows; /* (entries) */
@@ -192,7 +192,9 @@ struct cuda_group {
   int64_t patience_ns;    /* that ranks wait for one another when they meet */
   struct cuda_nccl_id id; /* of the next communicator; written while no rank meets */
   bool has_id;
+  _Atomic int capability; /* compute capability of all ranks, that of the first to join; 0: none has */
   _Atomic bool aborted;   /* any thread sets it (release), ranks look (acquire) */
+  _Atomic unsigned n_came; /* to where ranks wait for one another, since they met: come_together */
 };
 
 struct cuda_device {
@@ -203,6 +205,7 @@ struct cuda_device {
   const struct tl_model *model;
   struct cuda_group *group; /* NULL: alone */
   void *comm;               /* NULL: alone, or given up */
+  unsigned n_came;          /* how often it has come together with the other ranks, since they met */
   struct tl_shard shard;    /* rank and size by open and join, the rest by load */
   uint32_t vocab_cuts[TL_MAX_RANKS + 1]; /* rank r has the tokens from [r] to [r + 1] */
   int dtype; /* T: enum tl_cuda_dtype */
@@ -229,8 +232,9 @@ struct cuda_device {
   struct cuda_step_data *host;  /* of the one that is being submitted */
   bool busy; /* something may still read the pinned memory */
   uint32_t resets_seen;
-  /* shared: reset raises it (release), submit and collect look (acquire) */
+  /* shared: reset and interrupt raise it (release), submit and collect look (acquire) */
   _Atomic uint32_t resets;
+  _Atomic bool interrupted; /* until a reset; written before resets is raised */
   _Atomic int dead; /* the error that no reset in this process mends, 0: none; only ever set, relaxed: read as a hint */
 };
 
@@ -245,6 +249,8 @@ struct cuda_pass {
 /* cuda_backend.c: r, from call `what`, as an error; notes whether it is for good. */
 int cuda_failed(struct cuda_device *d, int r, const char *what, struct tl_error *err);
 int cuda_is_dead(struct cuda_device *d, struct tl_error *err);
+/* Until the event has been reached; an error: of CUDA, of the group, or the steps under way were given up. */
+int cuda_wait_for(struct cuda_device *d, void *done, struct tl_error *err);
 /* Tries the call and returns what it failed with. */
 #define CUDA_TRY(d, call, what, err)                           \
   do {                                                         \
@@ -327,13 +333,17 @@ uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, 
 /* cuda_group.c */
 /* Makes the communicator with the other ranks, who do so at the same time. */
 int cuda_meet(struct cuda_device *d, struct tl_error *err);
-/* Leaves it, whatever runs in it. */
+/* Runs collectives of all sizes that a step may have, for what NCCL sets up when it first meets each; waits so long for the other
+ * ranks to come here. Alone: nothing to do. */
+int cuda_rehearse(struct cuda_device *d, int64_t patience_ns, struct tl_error *err);
+/* Leaves it, whatever runs in it, without its graphs. Alone: nothing to do. */
 void cuda_part_ways(struct cuda_device *d);
 /* An error if the group was given up, or NCCL has one: then the rank has left it. */
 int cuda_look_at_group(struct cuda_device *d, struct tl_error *err);
-/* p (count) of T: the sum over all ranks, for all. Alone: nothing to do. */
+/* p (count), of T and of floats: the sum over all ranks, for all, to the bit. Alone: nothing to do. */
 int cuda_all_reduce(struct cuda_device *d, char *p, size_t count, struct tl_error *err);
-/* Rank 0 gets the logits of n rows, which each rank has of its part of the vocabulary. */
+int cuda_sum_floats(struct cuda_device *d, float *p, size_t count, struct tl_error *err);
+/* Each rank gets the logits of n rows, which each has of its part of the vocabulary. */
 int cuda_gather_logits(struct cuda_device *d, uint32_t n, struct tl_error *err);
 /* cuda_graph.c */
 int cuda_make_graphs(struct cuda_device *d, struct tl_error *err);

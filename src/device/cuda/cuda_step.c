@@ -33,16 +33,21 @@ static int prepare_heads(struct cuda_device *d, const struct cuda_op *op, const 
   const struct cuda_dims *s = &d->dims;
   float eps = op->qk_norm ? op->qk_norm->eps : 0;
   bool whole = op->qk_norm && op->qk_norm->features & TL_F_WHOLE_ROW, local = op->rope && op->rope->features & TL_F_LOCAL;
-  struct tl_cuda_row_rms_args rms = {.dtype = d->dtype, .n = pass->n_tokens, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
-                                     .head_dim = s->head, .width = d->model->head_dim, .eps = eps, .qkv = d->work.qkv,
-                                     .bias = op->w.bias, .out = d->work.row_rms};
+  struct tl_cuda_row_squares_args squares = {.dtype = d->dtype, .n = pass->n_tokens, .n_heads = s->n_heads,
+                                             .n_kv_heads = s->n_kv_heads, .head_dim = s->head, .width = d->model->head_dim,
+                                             .n_ranks = d->shard.size, .qkv = d->work.qkv, .bias = op->w.bias,
+                                             .out = d->work.row_squares};
   struct tl_cuda_qkv_args qkv = {.dtype = d->dtype, .n = pass->n_tokens, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
                                  .head_dim = s->head, .width = d->model->head_dim, .qkv = d->work.qkv, .bias = op->w.bias,
-                                 .q_norm = op->q_norm, .k_norm = op->k_norm, .row_rms = whole ? d->work.row_rms : NULL,
+                                 .q_norm = op->q_norm, .k_norm = op->k_norm, .row_squares = whole ? d->work.row_squares : NULL,
                                  .eps = eps, .rope = !op->rope ? NULL : local ? d->work.rope_local : d->work.rope,
                                  .positions = d->device.positions, .slots = d->device.slots, .q = d->work.q, .k_cache = k,
                                  .v_cache = v};
-  if (whole) CUDA_TRY(d, d->api->op.row_rms(&rms, d->stream), "norms of whole rows", err);
+  if (whole) {
+    CUDA_TRY(d, d->api->op.row_squares(&squares, d->stream), "norms of whole rows", err);
+    int r = cuda_sum_floats(d, d->work.row_squares, 2 * (size_t)pass->n_tokens, err);
+    if (r < 0) return r;
+  }
   CUDA_TRY(d, d->api->op.qkv(&qkv, d->stream), "rotation and cache", err);
   return TL_OK;
 }
@@ -104,7 +109,7 @@ static int logits(struct cuda_device *d, const struct cuda_op *op, const struct 
   }
   int r = cuda_run_product(d, &op->w, NULL, pass->n_rows, x, d->group ? d->work.part : d->work.logits, err);
   if (r == TL_OK && d->group) r = cuda_gather_logits(d, pass->n_rows, err);
-  if (r < 0 || d->shard.rank > 0 || !(op->from->features & (TL_F_FACTOR | TL_F_SOFTCAP))) return r;
+  if (r < 0 || !(op->from->features & (TL_F_FACTOR | TL_F_SOFTCAP))) return r;
   struct tl_cuda_cap_args cap = {.n = pass->n_rows, .vocab = d->dims.vocab, .ld = d->dims.ld_logits,
                                  .factor = op->from->features & TL_F_FACTOR ? op->from->factor : 1,
                                  .softcap = op->from->features & TL_F_SOFTCAP ? op->from->softcap : 0, .logits = d->work.logits};
@@ -160,7 +165,7 @@ static int draw_all(struct cuda_device *d, const struct tl_step *step, uint32_t 
   while (r == TL_OK && end < step->n_rows) {
     uint32_t row = end;
     CUDA_TRY(d, rt->event_record(d->done, d->stream), "marking the draws", err);
-    CUDA_TRY(d, rt->event_wait(d->done), "waiting for the draws", err);
+    if ((r = cuda_wait_for(d, d->done, err)) < 0) return r;
     end = cuda_stage_sampling(d, step, row, &n_history, &n_bias);
     if (end == row)
       return tl_error_set(err, TL_ELIMIT, "limits.max_logit_bias", "a row of the step has more than %u penalties or biases",
@@ -200,10 +205,11 @@ static int run_step(struct cuda_device *d, const struct tl_step *step, struct cu
     CUDA_TRY(d, rt->exec_launch(graph->exec, d->stream), "launching a graph", err);
   else
     r = cuda_run_pass(d, &pass, err);
-  bool draws = step->n_rows && d->shard.rank == 0;
-  if (r == TL_OK && draws) r = draw_all(d, step, end, n_history, n_bias, err);
+  /* Every rank has all logits, to the bit, and draws the same of them: so the step behind this one finds its tokens
+   * on each device (`fed`), and no rank waits for what another drew. */
+  if (r == TL_OK && step->n_rows) r = draw_all(d, step, end, n_history, n_bias, err);
   if (r < 0) return r;
-  if (draws)
+  if (step->n_rows && d->shard.rank == 0)
     CUDA_TRY(d, rt->copy(slot->sampled, d->work.sampled, step->n_rows * sizeof *slot->sampled, d->stream),
              "copying the tokens", err);
   CUDA_TRY(d, rt->event_record(slot->done, d->stream), "marking a step's end", err);
@@ -215,7 +221,7 @@ static int run_step(struct cuda_device *d, const struct tl_step *step, struct cu
 static int look_before(struct cuda_device *d, struct tl_error *err) {
   /* pairs with the release of reset: what that did is seen by this step */
   uint32_t resets = atomic_load_explicit(&d->resets, memory_order_acquire);
-  if (d->n_under_way && resets != d->resets_seen)
+  if ((d->n_under_way && resets != d->resets_seen) || atomic_load_explicit(&d->interrupted, memory_order_relaxed)) /* behind resets */
     return tl_error_set(err, TL_EDEVICE, NULL, "cuda:%u: the step was given up", d->options.index);
   d->resets_seen = resets;
   if (atomic_load_explicit(&d->dead, memory_order_relaxed)) return cuda_is_dead(d, err); /* relaxed: only ever set */

@@ -135,13 +135,13 @@ static bool add_all_rows(struct cuda_device *d, struct parts *p, const struct cu
   return add_rows(d, p, op, input, to_row, tl_slice_weight(d->model, &d->shard, op->from, (unsigned)input).n_rows, NULL);
 }
 
-/* A norm's weight or shift. n: elements there. */
-static bool add_norm(struct cuda_device *d, struct parts *p, const struct tl_op *op, int32_t tensor, uint64_t n,
+/* A norm's weight or shift: from its element `first` on n, as they are counted there (padded). */
+static bool add_norm(struct cuda_device *d, struct parts *p, const struct tl_op *op, int32_t tensor, uint64_t first, uint64_t n,
                      const struct cuda_order *order, float *to) {
   if (!to) return true;
   bool plus_one = op->features & TL_F_PLUS_ONE && tensor != op->bias[0];
-  return add(p, (struct cuda_part){.kind = CUDA_PART_FLOATS, .tensor = &d->model->tensors[tensor], .n_rows = 1, .n_columns = n,
-                                   .order = order, .to = (char *)to, .pitch = n * sizeof(float), .plus = plus_one ? 1 : 0});
+  return add(p, (struct cuda_part){.kind = CUDA_PART_FLOATS, .tensor = &d->model->tensors[tensor], .n_rows = 1, .column = first,
+                                   .n_columns = n, .order = order, .to = (char *)to, .pitch = n * sizeof(float), .plus = plus_one ? 1 : 0});
 }
 
 /* The output projection's inputs are heads as well. */
@@ -170,11 +170,15 @@ static bool add_sinks(struct cuda_device *d, struct parts *p, const struct cuda_
                                                  .to = (char *)op->sinks, .pitch = n * sizeof(float)});
 }
 
+/* One for each head, or one of all rows, of which this rank has those of its heads. */
 static bool add_head_norms(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
   const struct cuda_dims *s = &d->dims;
   const struct tl_op *from = op->qk_norm;
-  return !from || (add_norm(d, p, from, from->weight[0], s->head * (whole_row(op) ? s->n_heads : 1), &d->qk_order, op->q_norm) &&
-                   add_norm(d, p, from, from->weight[1], s->head * (whole_row(op) ? s->n_kv_heads : 1), &d->qk_order, op->k_norm));
+  if (!from) return true;
+  bool whole = whole_row(op);
+  uint64_t head = d->model->head_dim, q_first = whole ? d->shard.first_head * head : 0, k_first = whole ? d->shard.first_kv_head * head : 0;
+  return add_norm(d, p, from, from->weight[0], q_first, s->head * (whole ? s->n_heads : 1), &d->qk_order, op->q_norm) &&
+         add_norm(d, p, from, from->weight[1], k_first, s->head * (whole ? s->n_kv_heads : 1), &d->qk_order, op->k_norm);
 }
 
 static bool add_route(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
@@ -203,9 +207,9 @@ static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op 
   const struct cuda_dims *s = &d->dims;
   switch (op->kind) {
     case CUDA_OP_NORM:
-      return add_norm(d, p, op->from, op->from->weight[0], d->model->dim, NULL, op->weight) &&
-             add_norm(d, p, op->from, op->from->bias[0], d->model->dim, NULL, op->shift) &&
-             (!op->post || add_norm(d, p, op->post, op->post->weight[0], d->model->dim, NULL, op->post_weight));
+      return add_norm(d, p, op->from, op->from->weight[0], 0, d->model->dim, NULL, op->weight) &&
+             add_norm(d, p, op->from, op->from->bias[0], 0, d->model->dim, NULL, op->shift) &&
+             (!op->post || add_norm(d, p, op->post, op->post->weight[0], 0, d->model->dim, NULL, op->post_weight));
     case CUDA_OP_QKV:
       return add_rows(d, p, op, 0, 0, s->attn, &d->qk_order) &&
              add_rows(d, p, op, 1, s->attn, s->n_kv_heads * s->head, &d->qk_order) &&

@@ -14,6 +14,7 @@ static void device_close(struct tl_device *device) {
   free(d->blocks);
   free(d->faults);
   free(d->fed);
+  free(d->drawn);
   free(d);
 }
 
@@ -45,10 +46,12 @@ static int make_blocks(struct sim_device *d, struct tl_error *err) {
                         (unsigned long long)one, d->load.max_context, (unsigned long long)n);
   free(d->blocks); /* after a reset a device may be loaded again */
   free(d->fed);
+  free(d->drawn);
   d->fed = calloc(d->load.max_batch_size, sizeof *d->fed);
+  d->drawn = calloc(d->load.max_batch_size, sizeof *d->drawn);
   d->blocks = calloc(n, sizeof *d->blocks);
   d->n_blocks = (uint32_t)n;
-  return d->blocks && d->fed ? TL_OK : tl_error_set(err, TL_ENOMEM, "sim.kv_blocks", "sim.kv_blocks: no memory for %u", d->n_blocks);
+  return d->blocks && d->fed && d->drawn ? TL_OK : tl_error_set(err, TL_ENOMEM, "sim.kv_blocks", "sim.kv_blocks: no memory for %u", d->n_blocks);
 }
 
 static int device_load(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret,
@@ -103,7 +106,7 @@ static int device_submit(struct tl_device *device, const struct tl_step *step, s
 
 /* The step is over, well or not: the one behind it begins, or is given up with it. */
 static void next_step(struct sim_device *d, int result, const struct tl_sampled *sampled) {
-  d->n_fed = result == TL_OK && sampled && !d->step->vectors ? d->step->n_rows : 0;
+  d->n_fed = result == TL_OK && !d->step->vectors ? d->step->n_rows : 0;
   for (uint32_t i = 0; i < d->n_fed; i++) d->fed[i] = sampled[i].token;
   d->step = result == TL_OK ? d->queued : NULL;
   d->queued = NULL;
@@ -112,14 +115,14 @@ static void next_step(struct sim_device *d, int result, const struct tl_sampled 
   if (d->step) d->begun = begin_step(d, d->step, now_ns, &d->begin_error);
 }
 
-/* The step is over when it is on all ranks. Rank 0 computes it anew when another's part was wrong. */
+/* The step is over when it is on all ranks, and what was wrong with one's part is with all: they draw the same. */
 static int meet_others(struct sim_device *d, struct tl_sampled *ret_sampled, struct tl_error *err) {
   struct sim_group *g = d->group;
   atomic_store_explicit(&g->wrong[d->rank], d->corrupt, memory_order_relaxed); /* published by the meeting */
   if (!device_meet_wait(&g->meet)) return closed(d, err);
   bool wrong = false, own = d->corrupt;
   for (unsigned i = 0; i < g->meet.n; i++) wrong |= atomic_load_explicit(&g->wrong[i], memory_order_relaxed); /* likewise */
-  if (!ret_sampled || !wrong || own) return TL_OK;
+  if (!wrong || own) return TL_OK;
   d->corrupt = true;
   int r = sim_run(d, ret_sampled, err);
   d->corrupt = own;
@@ -147,6 +150,7 @@ static int finish_step(struct sim_device *d, struct tl_sampled *ret_sampled, str
 
 static int device_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
   struct sim_device *d = (struct sim_device *)(void *)device;
+  if (!ret_sampled) ret_sampled = d->drawn; /* other ranks than the first need it too, for the step behind this one */
   int r = finish_step(d, ret_sampled, err);
   next_step(d, r, ret_sampled);
   return r;

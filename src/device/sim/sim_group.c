@@ -22,5 +22,9 @@ static int group_join(struct tl_device *device, struct tl_device_group *group, u
   return TL_OK;
 }
 
-const struct tl_device_group_ops sim_group_ops = {group_make, group_join, meet_group_abort, meet_group_restore,
-                                                 meet_group_free};
+const struct tl_device_group_ops sim_group_ops = {.runs_ahead = true,
+                                                 .make = group_make,
+                                                 .join = group_join,
+                                                 .abort = meet_group_abort,
+                                                 .restore = meet_group_restore,
+                                                 .free = meet_group_free};

@@ -52,6 +52,7 @@ struct sim_device {
   int64_t queued_ns;
   int32_t *fed;                 /* (max_batch_size) what the rows of the step before drew */
   uint32_t n_fed;
+  struct tl_sampled *drawn;     /* (max_batch_size) for the collect of a rank that is not asked for them */
   /* Shared with whoever calls reset. The worker says what ails the device, the
    * other side what it has done; a hang sleeps on `resets`. */
   TL_ALIGNED _Atomic uint32_t resets; /* times reset was called: the futex word */

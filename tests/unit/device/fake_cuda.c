@@ -87,6 +87,7 @@ unsigned fake_cuda_live(void) {
 
 /* What every call begins with: counts it, and says what it fails with. */
 int fake_begin(const char *name) {
+  fake_check_pending(name);
   unsigned n = atomic_fetch_add_explicit(&fake_cuda.n_calls, 1, memory_order_relaxed) + 1; /* relaxed: a count */
   if (lasting_error) return last_error = lasting_error;
   if (n != fake_cuda.fail_at) return 0;
@@ -125,8 +126,8 @@ static int rt_count(int *ret) {
 
 static int rt_info(int device, struct cuda_info *ret) {
   FAKE_BEGIN("info");
-  (void)device;
-  *ret = (struct cuda_info){"Fake", "0000:01:00.0", fake_cuda.compute_major, fake_cuda.compute_minor, 3};
+  int minor = fake_cuda.compute_minor + (fake_cuda.mixed && device > 0);
+  *ret = (struct cuda_info){"Fake", "0000:01:00.0", fake_cuda.compute_major, minor, 3};
   return 0;
 }
 
@@ -168,6 +169,11 @@ static int rt_alloc_host(void **ret, size_t bytes) {
 }
 
 /* --- streams ------------------------------------------------------------------------------------- */
+
+/* A graph that came to be, or goes. */
+static void hold(const struct nodes *graph, int n) {
+  for (unsigned i = 0; i < graph->n; i++) fake_hold(graph->list[i].run, graph->list[i].args, n);
+}
 
 static void push(struct nodes *nodes, const struct node *node) {
   if (nodes->n == nodes->room) {
@@ -387,6 +393,7 @@ static int rt_capture_end(void *stream, void **ret_graph) {
     fake_free_object(graph);
     return r;
   }
+  hold(graph, 1);
   *ret_graph = graph;
   return 0;
 }
@@ -395,18 +402,21 @@ static int rt_graph_make(void **ret_exec, void *graph) {
   FAKE_BEGIN("graph_make");
   struct nodes *exec = fake_new_object(sizeof *exec), *from = graph;
   for (unsigned i = 0; i < from->n; i++) push(exec, &from->list[i]);
+  hold(exec, 1);
   fake_cuda.n_graphs++;
   *ret_exec = exec;
   return 0;
 }
 
 static int rt_graph_free(void *graph) {
+  hold(graph, -1);
   free(((struct nodes *)graph)->list);
   fake_free_object(graph);
   return fake_begin("graph_free");
 }
 
 static int rt_exec_free(void *exec) {
+  hold(exec, -1);
   free(((struct nodes *)exec)->list);
   fake_free_object(exec);
   return fake_begin("exec_free");
@@ -462,7 +472,7 @@ static int before_kernel(void) {
   }
 KERNEL(embed, 'e')
 KERNEL(add_norm, 'n')
-KERNEL(row_rms, 'r')
+KERNEL(row_squares, 'r')
 KERNEL(qkv, 'k')
 KERNEL(decode, 'd')
 KERNEL(prefill, 'p')
@@ -494,7 +504,7 @@ void fake_cuda_reset(void) {
            rt_event_new,   rt_event_free, rt_event_record, rt_event_query, rt_event_wait, rt_capture_begin,
            rt_capture_end, rt_graph_make, rt_graph_free,   rt_exec_free,   rt_exec_launch, rt_clear,      rt_text,
            rt_timer_new,  rt_elapsed};
-  fake_cuda_api.op = (struct cuda_kernels){op_prepare, op_embed, op_add_norm, op_row_rms, op_qkv, op_decode, op_prefill, op_glu,
+  fake_cuda_api.op = (struct cuda_kernels){op_prepare, op_embed, op_add_norm, op_row_squares, op_qkv, op_decode, op_prefill, op_glu,
                                           op_gather, op_bias, op_dequantize, op_quantize, op_scale, op_gemv, op_cap, op_sample,
                                           op_route, op_experts, op_mix};
   fake_add_libraries(&fake_cuda_api);
@@ -508,8 +518,12 @@ static int make_group(unsigned size, struct tl_device_group **ret, struct tl_err
   return cuda_group_make(&fake_cuda_api, size, ret, err);
 }
 
-static const struct tl_device_group_ops group_ops = {make_group, cuda_group_join, cuda_group_abort, cuda_group_restore,
-                                                     cuda_group_free};
+static const struct tl_device_group_ops group_ops = {.runs_ahead = true,
+                                                     .make = make_group,
+                                                     .join = cuda_group_join,
+                                                     .abort = cuda_group_abort,
+                                                     .restore = cuda_group_restore,
+                                                     .free = cuda_group_free};
 
 const struct tl_device_ops fake_cuda_ops = {.name = "cuda",
                                             .runs_ahead = true,
@@ -518,5 +532,6 @@ const struct tl_device_ops fake_cuda_ops = {.name = "cuda",
                                             .submit = cuda_submit_step,
                                             .collect = cuda_collect,
                                             .close = cuda_close,
+                                            .interrupt = cuda_interrupt,
                                             .reset = cuda_reset,
                                             .group = &group_ops};

@@ -20,6 +20,7 @@ struct fake_cuda {
   int n_devices;
   int count_error;          /* of `count`: CUDA_DRIVER_TOO_OLD as without a driver */
   int compute_major, compute_minor;
+  bool mixed;               /* devices but the first have another compute capability */
   bool no_e4m3;             /* cuBLASLt has no products of E4M3, which else it has from compute capability 8.9 on */
   size_t memory;            /* of each device */
   bool idle;                /* kernels and products do nothing: for tests of the order of calls */

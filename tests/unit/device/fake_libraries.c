@@ -202,7 +202,10 @@ struct meeting {
 struct comm {
   struct meeting *meeting; /* NULL: aborted */
   int rank;
+  int n_held; /* collectives in graphs that were recorded with it */
 };
+
+static _Thread_local struct comm *pending; /* what this thread called is "in progress" */
 
 struct collective {
   struct comm *comm;
@@ -219,6 +222,11 @@ static struct meeting *meetings[4];
 static unsigned n_ids;
 static struct comm *left_comms[MAX_LEFT]; /* freed by fake_cuda_reset */
 static unsigned n_left_comms;
+
+void fake_check_pending(const char *name) {
+  bool may = strcmp(name, "nccl_async_error") == 0 || strcmp(name, "exec_free") == 0;
+  if (pending && !may) fail_msg("%s is called while NCCL still works on the call before", name);
+}
 
 static int nccl_unique_id(struct cuda_nccl_id *ret) {
   FAKE_BEGIN("nccl_unique_id");
@@ -243,11 +251,11 @@ static int nccl_init(void **ret_comm, int size, const struct cuda_nccl_id *id, i
   FAKE_BEGIN("nccl_init");
   struct comm *comm = fake_new_object(sizeof *comm);
   pthread_mutex_lock(&fake_lock);
-  *comm = (struct comm){find_meeting(id, size), rank};
+  *comm = (struct comm){.meeting = find_meeting(id, size), .rank = rank};
   comm->meeting->n_came++;
   pthread_mutex_unlock(&fake_lock);
   assert_true(comm->meeting->size == size && rank < size);
-  *ret_comm = comm;
+  *ret_comm = pending = comm;
   return CUDA_NCCL_IN_PROGRESS;
 }
 
@@ -258,6 +266,7 @@ static int nccl_async_error(void *comm, int *ret) {
   pthread_mutex_lock(&fake_lock);
   *ret = m->n_came < m->size ? CUDA_NCCL_IN_PROGRESS : fake_cuda.async_error;
   pthread_mutex_unlock(&fake_lock);
+  if (*ret == CUDA_NCCL_OK) pending = NULL;
   return 0;
 }
 
@@ -298,6 +307,7 @@ static int nccl_all_reduce(const void *from, void *to, size_t count, int type, i
   struct collective c = {comm, from, to, count, type, false, 0};
   fake_cuda.n_collectives++;
   fake_enqueue(stream, "all_reduce", run_collective, &c, sizeof c);
+  pending = comm;
   return CUDA_NCCL_IN_PROGRESS; /* as a communicator that does not block may say */
 }
 
@@ -309,10 +319,19 @@ static int nccl_all_gather(const void *from, void *to, size_t count, int type, v
   return 0;
 }
 
+void fake_hold(int (*run)(void *args), const void *args, int n) {
+  if (run != run_collective) return;
+  pthread_mutex_lock(&fake_lock);
+  ((const struct collective *)args)->comm->n_held += n;
+  pthread_mutex_unlock(&fake_lock);
+}
+
 /* The object stays until the last rank has left: what it enqueued may still look at it. */
 static int nccl_abort(void *p) {
   struct comm *comm = p;
   struct meeting *m = comm->meeting;
+  if (pending == comm) pending = NULL;
+  if (comm->n_held) fail_msg("NCCL waits for ever: a communicator is aborted before its graphs are gone");
   pthread_mutex_lock(&fake_lock);
   fake_remove_object(comm);
   comm->meeting = NULL;

@@ -32,6 +32,10 @@ void fake_check_range(const void *p, size_t bytes);
 void fake_enqueue(void *stream, const char *name, int (*run)(void *args), const void *args, size_t bytes);
 void fake_note(char letter);
 /* fake_libraries.c */
+/* A node of a graph came to be, or went (n -1): a communicator's may not be aborted while any is there. */
+void fake_hold(int (*run)(void *args), const void *args, int n);
+/* NCCL's rule for communicators that do not block: while one is in progress this thread asks, destroys graphs, or aborts. */
+void fake_check_pending(const char *name);
 void fake_add_libraries(struct cuda_api *api);
 void fake_forget_comms(void);
 

@@ -13,6 +13,7 @@ struct opening {
   const struct tl_model *model;
   unsigned rank;
   bool loads; /* else it only joins */
+  bool has_joined;
   uint32_t n_blocks;
   int result;
   struct tl_error error;
@@ -25,7 +26,7 @@ static void *open_rank(void *argument) {
   struct tl_device_load load = {.model = o->model, .max_batch_size = 4, .max_batch_tokens = BATCH_TOKENS,
                                 .max_context = MAX_CONTEXT, .kv_memory_bytes = 8 << 20};
   struct tl_device_loaded loaded = {0};
-  o->result = o->m->ops->group->join(*device, o->m->group, o->rank, &o->error);
+  o->result = o->has_joined ? TL_OK : o->m->ops->group->join(*device, o->m->group, o->rank, &o->error);
   if (o->result == TL_OK && o->loads) o->result = o->m->ops->load(*device, &load, &loaded, &o->error);
   o->n_blocks = loaded.n_blocks;
   return NULL;
@@ -115,6 +116,8 @@ static void test_same_tokens(void **state) {
   compare("f32_odd", 5, 3e-2);   /* attention biases; inner row and vocabulary do not divide */
   compare("f32_llama3", 4, 3e-2); /* two KV heads for four ranks */
   compare("arch/gemma2", 2, 3e-2); /* norms behind the sums; a cap of all ranks' logits */
+  compare("arch/olmo2", 2, 3e-2); /* norms of Q and K over all ranks' heads */
+  compare("arch/olmo2", 4, 3e-2);
   compare("arch/granite", 2, 3e-2);
   compare("arch/qwen3", 4, 3e-2);
   compare("arch/glm4", 2, 3e-2);
@@ -123,6 +126,124 @@ static void test_same_tokens(void **state) {
   compare("arch/qwen2_moe", 2, 3e-2); /* and an MLP in parts, whose gate is whole */
   compare("arch/qwen3_moe", 4, 3e-2);
   compare("arch/gpt_oss", 2, 3e-2); /* sinks of each rank's heads, biases of its experts */
+}
+
+static struct sequence *answer_of(struct machine *m, const struct tl_model *model) {
+  int32_t prompt[20];
+  for (int32_t i = 0; i < 20; i++) prompt[i] = (i * 37 + 5) % (int32_t)model->vocab_size;
+  struct sequence *s = new_sequence(prompt, 20);
+  run_alone(m, s, 4, whole, 1);
+  close_group(m);
+  return s;
+}
+
+/* Slices of weights that stay as their file has them: what one GPU says. */
+static void test_quantized(void **state) {
+  (void)state;
+  static const struct {
+    const char *folder, *format; /* format: weights are rounded while they load */
+    unsigned size;
+  } cases[] = {{"llama/f16_sharded", "q8_0", 2}, {"packed/phi3_awq", NULL, 4}, {"packed/phi3_f8", NULL, 4}};
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
+    const char *root = getenv("TL_TEST_GOLDEN");
+    char path[512];
+    struct tl_model *model;
+    struct tl_error err = {0};
+    snprintf(path, sizeof path, "%s/%s", root ? root : "tests/golden", cases[i].folder);
+    if (tl_model_load(path, &model, &err) < 0) fail_msg("%s", err.message);
+    if (cases[i].format && tl_model_quantize(model, cases[i].format, &err) < 0) fail_msg("%s", err.message);
+    fake_cuda_reset();
+    struct machine one = open_machine_of(model, 1);
+    struct sequence *a = answer_of(&one, model);
+    struct machine many = open_machine_of(model, cases[i].size);
+    struct sequence *b = answer_of(&many, model);
+    for (uint32_t k = 20; k < 24; k++) {
+      assert_int_equal(a->tokens[k], b->tokens[k]);
+      assert_true(fabs((double)a->sampled[k].logprob - (double)b->sampled[k].logprob) <= 3e-2);
+    }
+    free(a);
+    free(b);
+    tl_model_free(model);
+  }
+}
+
+/* --- two steps at once ----------------------------------------------------------------------------- */
+
+#define N_BEHIND 6
+
+/* A prompt's step, and those behind it: each begins with what the one before draws. The same for all ranks. */
+static struct {
+  struct tl_step steps[1 + N_BEHIND];
+  int32_t prompt[MAX_TOKENS];
+  uint32_t positions[MAX_TOKENS], slots[MAX_TOKENS], table[TABLE], start[2], context[1 + N_BEHIND], last, n;
+  struct tl_sampling sampling[1 + N_BEHIND];
+  int32_t drawn[1 + N_BEHIND];
+} behind;
+static const int32_t fed_token = -2;
+static const uint32_t one_start[] = {0, 1}, first_row;
+
+static void make_steps(const struct sequence *s, uint32_t first_block) {
+  uint32_t n = behind.n = s->n_prompt;
+  memcpy(behind.prompt, s->tokens, n * sizeof *behind.prompt);
+  for (uint32_t i = 0; i < TABLE; i++) behind.table[i] = first_block + i;
+  for (uint32_t i = 0; i < n + N_BEHIND; i++) behind.positions[i] = i, behind.slots[i] = first_block * TL_BLOCK_TOKENS + i;
+  behind.start[1] = n;
+  behind.last = n - 1;
+  for (uint32_t k = 0; k <= N_BEHIND; k++) {
+    behind.context[k] = n + k;
+    behind.sampling[k] = s->sampling;
+    behind.sampling[k].n_top = -1;
+    behind.sampling[k].position = n + k;
+    behind.steps[k] = (struct tl_step){.n_tokens = k ? 1 : n, .n_seqs = 1, .n_rows = 1, .table_stride = TABLE,
+                                       .tokens = k ? &fed_token : behind.prompt, .positions = behind.positions + (k ? n + k - 1 : 0),
+                                       .slots = behind.slots + (k ? n + k - 1 : 0), .query_start = k ? one_start : behind.start,
+                                       .context_len = &behind.context[k], .block_tables = behind.table,
+                                       .rows = k ? &first_row : &behind.last, .sampling = &behind.sampling[k]};
+  }
+}
+
+/* A rank has the next step before it collects the one before; `r->step` is not used. */
+static void *run_behind(void *argument) {
+  struct rank_run *r = argument;
+  const struct tl_device_ops *ops = r->m->ops;
+  struct tl_device *device = r->m->ranks[r->rank];
+  struct tl_sampled sampled;
+  r->result = ops->submit(device, &behind.steps[0], &r->error);
+  for (uint32_t k = 1; r->result == TL_OK && k <= N_BEHIND + 1; k++) {
+    if (k <= N_BEHIND) r->result = ops->submit(device, &behind.steps[k], &r->error);
+    if (r->result == TL_OK) r->result = ops->collect(device, r->rank ? NULL : &sampled, &r->error);
+    if (r->rank == 0) behind.drawn[k - 1] = sampled.token;
+  }
+  return NULL;
+}
+
+/* What is drawn is on every rank's device for the step behind it, also where a random number chooses. */
+static void test_steps_behind(void **state) {
+  (void)state;
+  struct golden *g = open_model("f16_sharded");
+  struct machine m = open_machine_of(g->model, 2);
+  for (unsigned i = 0; i < 2; i++) {
+    struct sequence *s = new_sequence(g->cases[0].prompt, g->cases[0].n_prompt);
+    struct rank_run runs[MAX_RANKS];
+    pthread_t threads[MAX_RANKS];
+    s->sampling.temperature = i ? 1.3f : 0;
+    s->sampling.seed = 99;
+    make_steps(s, 40 * i);
+    for (unsigned k = 0; k < 2; k++) {
+      runs[k] = (struct rank_run){.m = &m, .rank = k};
+      pthread_create(&threads[k], NULL, run_behind, &runs[k]);
+    }
+    for (unsigned k = 0; k < 2; k++) pthread_join(threads[k], NULL);
+    for (unsigned k = 0; k < 2; k++)
+      if (runs[k].result < 0) fail_msg("rank %u: %s", k, runs[k].error.message);
+    m.next_block = 0; /* nothing in any block is wanted any more */
+    run_alone(&m, s, 1 + N_BEHIND, whole, 1);
+    assert_memory_equal(behind.drawn, s->tokens + s->n_prompt, sizeof behind.drawn);
+    if (i == 0) assert_memory_equal(behind.drawn, g->cases[0].tokens, sizeof behind.drawn);
+    free(s);
+  }
+  close_group(&m);
+  close_model(g);
 }
 
 /* --- faults --------------------------------------------------------------------------------------- */
@@ -170,6 +291,135 @@ static void mend(const struct machine *m) {
   for (unsigned i = 0; i < m->n_ranks; i++)
     if (runs[i].result < 0) fail_msg("reset of rank %u: %s", i, runs[i].error.message);
   check_works(m);
+}
+
+/* One rank does not get the second of two steps. The first is well on both; the group is given up in the second. */
+static void test_abort_of_two(void **state) {
+  (void)state;
+  struct golden *g;
+  struct machine m = open_idle(&g);
+  struct tl_error err = {0};
+  struct tl_sampled sampled;
+  for (unsigned with = 0; with < 2; with++) {
+    struct tl_device *other = m.ranks[1 - with], *device = m.ranks[with];
+    struct rank_run run = {.m = &m, .rank = 1 - with, .step = &one_row};
+    pthread_t thread;
+    assert_int_equal(m.ops->submit(device, &one_row, &err), TL_OK);
+    assert_int_equal(m.ops->submit(device, &one_row, &err), TL_OK);
+    pthread_create(&thread, NULL, run_rank, &run);
+    assert_int_equal(m.ops->collect(device, &sampled, &err), TL_OK);
+    pthread_join(thread, NULL);
+    assert_int_equal(run.result, TL_OK);
+    m.ops->group->abort(m.group);
+    assert_int_equal(m.ops->collect(device, &sampled, &err), TL_ECLOSED);
+    assert_int_equal(m.ops->submit(device, &one_row, &err), TL_ECLOSED);
+    assert_int_equal(m.ops->submit(other, &one_row, &err), TL_ECLOSED);
+    mend(&m);
+  }
+  close_group(&m);
+  close_model(g);
+}
+
+static void test_mixed_gpus(void **state) {
+  (void)state;
+  struct golden *g = open_model("f16_sharded");
+  struct machine m;
+  struct opening o[MAX_RANKS];
+  fake_cuda.mixed = fake_cuda.idle = true;
+  make_group(&m, 2);
+  open_ranks(&m, g->model, 0, false, o);
+  const struct opening *refused = o[0].result == TL_EUNSUPPORTED ? &o[0] : &o[1]; /* whoever came second */
+  assert_int_equal(refused->result, TL_EUNSUPPORTED);
+  assert_string_equal(refused->error.field, "engine.tensor_parallel");
+  assert_non_null(strstr(refused->error.message, "compute capability 9."));
+  assert_true(o[refused == &o[0]].result < 0);
+  close_group(&m);
+  close_model(g);
+}
+
+/* A collective while loading waits for nobody who still allocates, copies or frees: ranks come together first. */
+static void test_loads_come_together(void **state) {
+  (void)state;
+  struct golden *g = open_model("f16_sharded");
+  struct machine m;
+  struct opening o[MAX_RANKS];
+  pthread_t threads[2];
+  fake_cuda.idle = true;
+  make_group(&m, 2);
+  open_ranks(&m, g->model, 0, false, o);
+  unsigned before = fake_cuda.n_collectives;
+  int64_t *patience_ns = &((struct cuda_group *)(void *)m.group)->patience_ns, whole_ns = *patience_ns;
+  *patience_ns = TL_MS(20); /* but a load may take longer than a meeting */
+  for (unsigned i = 0; i < 2; i++) {
+    if (i == 1) *patience_ns = whole_ns;
+    o[i] = (struct opening){.m = &m, .model = g->model, .rank = i, .loads = true, .has_joined = true};
+    pthread_create(&threads[i], NULL, open_rank, &o[i]);
+    if (i == 0) usleep(100000);
+    if (i == 0) assert_int_equal(fake_cuda.n_collectives, before);
+  }
+  for (unsigned i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+  for (unsigned i = 0; i < 2; i++)
+    if (o[i].result < 0) fail_msg("rank %u: %s", i, o[i].error.message);
+  assert_true(fake_cuda.n_collectives > before);
+  check_works(&m);
+  close_group(&m);
+  close_model(g);
+}
+
+/* A rank that cannot load lets the other go. */
+static void test_load_that_fails(void **state) {
+  (void)state;
+  struct golden *g = open_model("f16_sharded");
+  struct tl_model small = *g->model;
+  struct machine m;
+  struct opening o[MAX_RANKS];
+  pthread_t threads[2];
+  fake_cuda.idle = true;
+  make_group(&m, 2);
+  open_ranks(&m, g->model, 0, false, o);
+  small.n_heads = 3; /* of no use to rank 1 */
+  for (unsigned i = 0; i < 2; i++) {
+    o[i] = (struct opening){.m = &m, .model = i ? &small : g->model, .rank = i, .loads = true, .has_joined = true};
+    pthread_create(&threads[i], NULL, open_rank, &o[i]);
+  }
+  for (unsigned i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+  assert_int_equal(o[0].result, TL_ECLOSED);
+  assert_int_equal(o[1].result, TL_EINVAL);
+  close_group(&m);
+  close_model(g);
+}
+
+/* A rank that hangs: interrupts get both out, on their own threads, and the reset makes the group anew. */
+static void *collect_one(void *argument) {
+  struct rank_run *r = argument;
+  r->result = r->m->ops->collect(r->m->ranks[r->rank], NULL, &r->error);
+  return NULL;
+}
+
+static void test_interrupt(void **state) {
+  (void)state;
+  struct golden *g;
+  struct machine m = open_idle(&g);
+  struct rank_run runs[2];
+  pthread_t threads[2];
+  struct tl_error err = {0};
+  fake_cuda.hangs = true;
+  for (unsigned i = 0; i < 2; i++) {
+    runs[i] = (struct rank_run){.m = &m, .rank = i};
+    assert_int_equal(m.ops->submit(m.ranks[i], &one_row, &err), TL_OK);
+    pthread_create(&threads[i], NULL, collect_one, &runs[i]);
+  }
+  m.ops->group->abort(m.group);
+  for (unsigned i = 0; i < 2; i++) m.ops->interrupt(m.ranks[i]);
+  for (unsigned i = 0; i < 2; i++) {
+    pthread_join(threads[i], NULL);
+    assert_true(runs[i].result == TL_EDEVICE || runs[i].result == TL_ECLOSED);
+    assert_true(m.ops->submit(m.ranks[i], &one_row, &err) < 0);
+  }
+  fake_cuda.hangs = false;
+  mend(&m);
+  close_group(&m);
+  close_model(g);
 }
 
 struct aborting {
@@ -246,7 +496,7 @@ static void test_every_call_fails(void **state) {
   (void)state;
   struct golden *g = open_model("f16_sharded");
   unsigned n = 1, n_opened = 0;
-  for (bool reached = true; reached; n += n < 60 ? 1 : 7) {
+  for (bool reached = true; reached; n += n < 60 ? 1 : 9) {
     struct machine m;
     struct opening o[MAX_RANKS] = {0};
     struct tl_error err = {0};
@@ -293,7 +543,12 @@ static void test_every_call_fails(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_same_tokens),        cmocka_unit_test(test_rank_that_does_not_come),
+      cmocka_unit_test(test_same_tokens),        cmocka_unit_test(test_quantized),
+      cmocka_unit_test(test_steps_behind),
+      cmocka_unit_test(test_abort_of_two),       cmocka_unit_test(test_interrupt),
+      cmocka_unit_test(test_mixed_gpus),         cmocka_unit_test(test_loads_come_together),
+      cmocka_unit_test(test_load_that_fails),
+      cmocka_unit_test(test_rank_that_does_not_come),
       cmocka_unit_test(test_error_of_nccl),      cmocka_unit_test(test_meeting_that_fails),
       cmocka_unit_test(test_every_call_fails),
   };

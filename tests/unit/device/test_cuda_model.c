@@ -412,12 +412,47 @@ static void test_released_files(void **state) {
   close_all(&m, g);
 }
 
+/* NCCL with one rank, which is all that one GPU can have: its communicator, collectives in graphs and outside, giving up, and all
+ * anew. */
+static void test_group_of_one(void **state) {
+  (void)state;
+  struct golden *g = open_model("f16_sharded");
+  struct machine m = {.ops = find_ops(), .n_ranks = 1, .vocab = g->model->vocab_size, .n_blocks = 4000};
+  struct tl_error err = {0};
+  struct tl_device_options options = {.n_lanes = 2};
+  struct tl_device_load load = {.model = g->model, .max_batch_size = 4, .max_batch_tokens = BATCH_TOKENS, .max_context = MAX_CONTEXT};
+  struct tl_device_loaded loaded;
+  if (m.ops->group->make(1, &m.group, &err) < 0) { /* a GPU's machine may be without NCCL */
+    assert_int_equal(err.code, TL_EUNSUPPORTED);
+    print_message("no group: %s\n", err.message);
+    close_golden(g);
+    free(g);
+    skip();
+  }
+  if (m.ops->open(&options, &m.device, &err) < 0 || m.ops->group->join(m.device, m.group, 0, &err) < 0 ||
+      m.ops->load(m.device, &load, &loaded, &err) < 0)
+    fail_msg("%s", err.message);
+  m.ranks[0] = m.device;
+  m.blocks = malloc(m.n_blocks * sizeof *m.blocks);
+  for (unsigned round = 0; round < 2; round++) {
+    shuffle(m.blocks, loaded.n_blocks < m.n_blocks ? loaded.n_blocks : m.n_blocks, 77);
+    m.next_block = 0;
+    run_case(&m, g, 0, 6, whole, 1);
+    if (round) break;
+    m.ops->group->abort(m.group);
+    assert_int_equal(m.ops->submit(m.device, &(struct tl_step){.n_tokens = 0}, &err), TL_ECLOSED);
+    m.ops->group->restore(m.group);
+    if (m.ops->reset(m.device, &err) < 0) fail_msg("%s", err.message);
+  }
+  close_all(&m, g);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_against_transformers), cmocka_unit_test(test_rows_in_pairs), cmocka_unit_test(test_architectures),
       cmocka_unit_test(test_unknown_records),
       cmocka_unit_test(test_picky_products), cmocka_unit_test(test_among_others), cmocka_unit_test(test_experts_in_blocks),
-      cmocka_unit_test(test_scored_prompt), cmocka_unit_test(test_run_ahead), cmocka_unit_test(test_lists), cmocka_unit_test(test_released_files),
+      cmocka_unit_test(test_scored_prompt), cmocka_unit_test(test_run_ahead), cmocka_unit_test(test_group_of_one), cmocka_unit_test(test_lists), cmocka_unit_test(test_released_files),
       cmocka_unit_test(test_e4m3),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

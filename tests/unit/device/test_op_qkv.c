@@ -23,7 +23,7 @@ static void expect(const struct tl_cuda_qkv_args *a, uint32_t row, uint32_t head
   const float *norm = head < a->n_heads ? a->q_norm : head < a->n_heads + a->n_kv_heads ? a->k_norm : NULL;
   double sum = 0;
   bool is_k = head >= a->n_heads;
-  uint32_t first = a->row_rms ? is_k ? a->n_heads : 0 : head, n = a->row_rms ? is_k ? a->n_kv_heads : a->n_heads : 1;
+  uint32_t first = a->row_squares ? is_k ? a->n_heads : 0 : head, n = a->row_squares ? is_k ? a->n_kv_heads : a->n_heads : 1;
   for (uint32_t i = 0; i < dim; i++) ret[i] = value(a, row, head, i);
   for (uint32_t h = first; norm && h < first + n; h++)
     for (uint32_t i = 0; i < dim; i++) sum += pow(value(a, row, h, i), 2);
@@ -50,18 +50,18 @@ static void check(const struct shape *s) {
   uint32_t heads = s->n_heads + 2 * s->n_kv_heads, dim = s->head_dim;
   size_t cache_bytes = (size_t)BLOCKS * s->n_kv_heads * TL_BLOCK_TOKENS * dim * 2;
   uint16_t *qkv = op_halves(s->dtype, (size_t)N * heads * dim, 2);
-  float *bias = op_floats(heads * dim, 1), *norms = op_floats(heads * dim, 1), *rms = op_poisoned(2 * N * sizeof *rms), *rope = op_floats(CONTEXT * dim, 1);
+  float *bias = op_floats(heads * dim, 1), *norms = op_floats(heads * dim, 1), *squares = op_poisoned(2 * N * sizeof *squares), *rope = op_floats(CONTEXT * dim, 1);
   uint16_t *q = op_poisoned((size_t)N * s->n_heads * dim * 2), *k = op_poisoned(cache_bytes), *v = op_poisoned(cache_bytes);
   for (uint32_t i = 0; i < N * heads * dim; i++) /* the padding of each half */
     if (i % (dim / 2) >= (dim - s->padding) / 2) qkv[i] = 0, bias[i % (heads * dim)] = 0;
   struct tl_cuda_qkv_args a = {.dtype = s->dtype, .n = N, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
                                .head_dim = dim, .width = dim - s->padding, .qkv = qkv, .bias = s->bias ? bias : NULL,
                                .q_norm = s->norm ? norms : NULL, .k_norm = s->norm ? norms + (s->whole ? s->n_heads : 1) * dim : NULL,
-                               .row_rms = s->whole ? rms : NULL, .eps = 1e-6f, .rope = s->still ? NULL : rope, .positions = op_copy(positions, sizeof positions),
+                               .row_squares = s->whole ? squares : NULL, .eps = 1e-6f, .rope = s->still ? NULL : rope, .positions = op_copy(positions, sizeof positions),
                                .slots = op_copy(slots, sizeof slots), .q = q, .k_cache = k, .v_cache = v};
-  struct tl_cuda_row_rms_args r = {.dtype = s->dtype, .n = N, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
-                                   .head_dim = dim, .width = a.width, .eps = a.eps, .qkv = qkv, .bias = a.bias, .out = rms};
-  if (s->whole) assert_int_equal(op_run(tl_cuda_row_rms(&r, NULL)), 0);
+  struct tl_cuda_row_squares_args r = {.dtype = s->dtype, .n = N, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
+                                   .head_dim = dim, .width = a.width, .n_ranks = 1, .qkv = qkv, .bias = a.bias, .out = squares};
+  if (s->whole) assert_int_equal(op_run(tl_cuda_row_squares(&r, NULL)), 0);
   assert_int_equal(op_run(tl_cuda_qkv(&a, NULL)), 0);
   size_t written = 0;
   for (uint32_t row = 0; row < N; row++) {
@@ -86,7 +86,7 @@ static void check(const struct shape *s) {
   op_free(qkv);
   op_free(bias);
   op_free(norms);
-  op_free(rms);
+  op_free(squares);
   op_free(rope);
   op_free(q);
   op_free(k);
@@ -110,7 +110,7 @@ static void test_refused_shapes(void **state) {
   (void)state;
   assert_int_equal(tl_cuda_qkv(&(struct tl_cuda_qkv_args){.n = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 60}, NULL), 1);
   assert_int_equal(tl_cuda_qkv(&(struct tl_cuda_qkv_args){.n = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 264}, NULL), 1);
-  assert_int_equal(tl_cuda_row_rms(&(struct tl_cuda_row_rms_args){.n = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .width = 65}, NULL), 1);
+  assert_int_equal(tl_cuda_row_squares(&(struct tl_cuda_row_squares_args){.n = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .width = 65, .n_ranks = 1}, NULL), 1);
   assert_int_equal(tl_cuda_qkv(&(struct tl_cuda_qkv_args){.n = 0, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64}, NULL), 0);
 }
 

@@ -284,10 +284,67 @@ static void test_slow_resets(void **state) {
   tl_metrics_free(metrics);
 }
 
+/* How many steps each rank has at once, and the most that it had. */
+static unsigned n_had[RANKS], most_had[RANKS];
+
+static int counted_submit(struct tl_device *device, const struct tl_step *step, struct tl_error *err) {
+  unsigned i = ((struct sim_device *)(void *)device)->index; /* each has a thread of its own */
+  if (++n_had[i] > most_had[i]) most_had[i] = n_had[i];
+  return sim_device_ops.submit(device, step, err);
+}
+
+static int counted_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
+  n_had[((struct sim_device *)(void *)device)->index]--;
+  return sim_device_ops.collect(device, ret_sampled, err);
+}
+
+static void on_end(struct tl_sequence *seq, bool final, void *context) {
+  (void)seq;
+  *(bool *)context |= final;
+}
+
+/* All ranks have the second step while the first runs, where the backend's groups can; the tokens are the same. */
+static void test_groups_run_ahead(void **state) {
+  (void)state;
+  for (unsigned ahead = 0; ahead < 2; ahead++) {
+    sims[0] = sims[1] = sims[2] = (struct tl_sim_options){.base_ns = 300000, .n_kv_blocks = 40};
+    struct tl_device_group_ops group_ops = *sim_device_ops.group;
+    struct tl_device_ops counted = sim_device_ops;
+    struct tl_engine_options o = {.model = &model, .n_replicas = 1, .tensor_parallel = RANKS, .n_loops = 1, .sim = sims,
+                                  .max_batch_size = 8, .max_batch_tokens = 64, .max_queue = 4, .wake = wake};
+    struct tl_error err = {0};
+    struct tl_metrics *metrics = tl_metrics_new();
+    group_ops.runs_ahead = ahead;
+    counted.group = &group_ops;
+    counted.submit = counted_submit;
+    counted.collect = counted_collect;
+    memset(n_had, 0, sizeof n_had);
+    memset(most_had, 0, sizeof most_had);
+    assert_int_equal(engine_new_with_ops(&o, &counted, metrics, &engine, &err), TL_OK);
+    assert_int_equal(tl_engine_start(engine, &err), TL_OK);
+    int32_t tokens[23] = {1, 2, 3}, expected[23] = {1, 2, 3};
+    struct tl_sequence seq = {.n_prompt = 3, .max_new = 20, .tokens = tokens, .sampling = {.target = -1, .n_top = -1}};
+    bool ended = false;
+    tl_waker_init(&loops[0].waker);
+    tl_engine_submit(engine, 0, &seq);
+    while (!ended) tl_engine_drain(engine, 0, on_end, &ended);
+    tl_engine_stop(engine);
+    tl_sim_expect(&sims[0], &model, expected, 3, 20, &seq.sampling);
+    assert_memory_equal(tokens, expected, sizeof tokens);
+    for (unsigned i = 0; i < RANKS; i++) {
+      assert_int_equal(n_had[i], 0);
+      assert_int_equal(most_had[i], 1 + ahead);
+    }
+    tl_engine_free(engine);
+    tl_metrics_free(metrics);
+  }
+}
+
 int main(int argc, char **argv) {
   if (argc > 1 && strcmp(argv[1], "device") == 0) return tl_device_host();
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_chaos), cmocka_unit_test(test_chaos_of_processes),
                                      cmocka_unit_test(test_chaos_of_groups), cmocka_unit_test(test_chaos_of_hosted_groups),
+                                     cmocka_unit_test(test_groups_run_ahead),
                                      cmocka_unit_test(test_refused_groups),
                                      cmocka_unit_test(test_slow_resets), cmocka_unit_test(test_reap)};
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -86,16 +86,16 @@ struct tl_cuda_add_norm_args {
 };
 int tl_cuda_add_norm(const struct tl_cuda_add_norm_args *args, void *stream);
 
-/* What all heads of q, or of k, are divided by when they are normed as one row: bias included. */
-struct tl_cuda_row_rms_args {
+/* The mean square of all heads of q, or of k, that are normed as one row: bias included. */
+struct tl_cuda_row_squares_args {
   int dtype;
   uint32_t n, n_heads, n_kv_heads, head_dim, width; /* as below */
-  float eps;
+  uint32_t n_ranks;          /* of a group, which have as many heads each: out is this one's part, their sum is the mean */
   const void *qkv;           /* T (n, (n_heads + 2 n_kv_heads) head_dim) */
   const float *bias;         /* or NULL */
-  float *out;                /* (n, 2): 1 / rms of q, of k */
+  float *out;                /* (n, 2): of q, of k */
 };
-int tl_cuda_row_rms(const struct tl_cuda_row_rms_args *args, void *stream);
+int tl_cuda_row_squares(const struct tl_cuda_row_squares_args *args, void *stream);
 
 /* What lies between the QKV product and attention: bias, norm of q and k, rotation
  * (halves layout), k and v into the cache.
@@ -107,8 +107,8 @@ struct tl_cuda_qkv_args {
   uint32_t width;            /* elements of a head that count in its mean, the others are zero */
   const void *qkv;           /* T (n, (n_heads + 2 n_kv_heads) head_dim): q, k, v */
   const float *bias;         /* (n_heads + 2 n_kv_heads) head_dim, or NULL */
-  const float *q_norm, *k_norm; /* (head_dim), or NULL; with row_rms (n_heads head_dim), (n_kv_heads head_dim) */
-  const float *row_rms;      /* (n, 2) by tl_cuda_row_rms; NULL: each head is normed for itself */
+  const float *q_norm, *k_norm; /* (head_dim), or NULL; with row_squares (n_heads head_dim), (n_kv_heads head_dim) */
+  const float *row_squares;  /* (n, 2) by tl_cuda_row_squares, of all ranks; NULL: each head is normed for itself */
   float eps;
   const float *rope;         /* (max_context, head_dim): half cosines, half sines; NULL: nothing is rotated */
   const uint32_t *positions; /* (n) */

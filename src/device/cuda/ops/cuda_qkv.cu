@@ -79,8 +79,9 @@ TL_KERNEL(WARPS * 32, 1) qkv(tl_cuda_qkv_args a) {
   load_head<T>((const uint16_t *)a.qkv + work * a.head_dim, a.bias ? a.bias + (uint64_t)index * a.head_dim : nullptr,
                half, &h);
   const float *norm = is_q ? a.q_norm : is_v ? nullptr : a.k_norm;
-  if (norm && a.row_rms) {
-    norm_head(&h, norm + (uint64_t)(is_q ? index : index - a.n_heads) * a.head_dim, half, a.row_rms[(uint64_t)row * 2 + !is_q]);
+  if (norm && a.row_squares) {
+    float scale = 1 / sqrtf(a.row_squares[(uint64_t)row * 2 + !is_q] + a.eps);
+    norm_head(&h, norm + (uint64_t)(is_q ? index : index - a.n_heads) * a.head_dim, half, scale);
   } else if (norm) {
     norm_head(&h, norm, half, head_rms(h, a.width, a.eps));
   }
@@ -107,7 +108,7 @@ extern "C" int tl_cuda_qkv(const struct tl_cuda_qkv_args *args, void *stream) {
 
 /* A block a row of q or k. */
 template <class T>
-TL_KERNEL(WARPS * 32, 1) row_rms(tl_cuda_row_rms_args a) {
+TL_KERNEL(WARPS * 32, 1) row_squares(tl_cuda_row_squares_args a) {
   let_next_start();
   wait_for_before();
   bool is_k = block_y();
@@ -122,13 +123,13 @@ TL_KERNEL(WARPS * 32, 1) row_rms(tl_cuda_row_rms_args a) {
       sum += v[k] * v[k];
     }
   }
-  sum = block_sum(sum, (float *)shared_memory(), WARPS) / (float)(heads * a.width);
-  if (thread_index() == 0) a.out[(uint64_t)block_x() * 2 + is_k] = 1 / sqrtf(sum + a.eps);
+  sum = block_sum(sum, (float *)shared_memory(), WARPS) / (float)(heads * a.width * a.n_ranks);
+  if (thread_index() == 0) a.out[(uint64_t)block_x() * 2 + is_k] = sum;
 }
 
-extern "C" int tl_cuda_row_rms(const struct tl_cuda_row_rms_args *args, void *stream) {
-  if (args->head_dim % 8 || args->width == 0 || args->width > args->head_dim) return CUDA_INVALID;
-  return args->n ? launch_rows(args->n, args->dtype == TL_CUDA_BF16 ? row_rms<bf16> : row_rms<f16>, args->n, 2, WARPS * 32,
+extern "C" int tl_cuda_row_squares(const struct tl_cuda_row_squares_args *args, void *stream) {
+  if (args->head_dim % 8 || args->width == 0 || args->width > args->head_dim || args->n_ranks == 0) return CUDA_INVALID;
+  return args->n ? launch_rows(args->n, args->dtype == TL_CUDA_BF16 ? row_squares<bf16> : row_squares<f16>, args->n, 2, WARPS * 32,
                           WARPS * sizeof(float), stream, *args)
                  : 0;
 }
