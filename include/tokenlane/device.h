@@ -47,6 +47,7 @@ struct tl_device_loaded {
   uint32_t n_blocks;          /* KV blocks that a step may name: 0 .. n_blocks - 1 */
   uint64_t kv_bytes, weight_bytes;
   char gpu[TL_GPU_ID];        /* PCI address of the GPU, "00000000:3B:00.0", by which NVML knows it; "": none */
+  char attention[40];         /* what else than its own kernels computes attention, for the log: "cuDNN 9.19.0"; "": nothing */
 };
 
 /* What is known of a device beside its steps. */
@@ -138,7 +139,7 @@ void tl_device_plugin_folder(const char *folder);
 
 /* What a plugin's entry, TL_DEVICE_ENTRY, returns. Raise the number with each change
  * of what stands above, in step.h or in model.h; most changes show in the sizes too. */
-#define TL_DEVICE_ABI 4
+#define TL_DEVICE_ABI 5
 #define TL_DEVICE_SIZES                                                                                                \
   (sizeof(struct tl_device_ops) + 1000 * sizeof(struct tl_device_load) + 1000000 * sizeof(struct tl_model) +           \
    1000000000ull * (sizeof(struct tl_step) + sizeof(struct tl_sampling) + sizeof(struct tl_sampled) + sizeof(struct tl_tensor)))

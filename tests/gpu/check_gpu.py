@@ -5,6 +5,7 @@ tests that fit with devices cuda, traps and hangs. Ends with a table and 'N pass
 
   --look   is there a GPU that the backend can use? One line and exit status 77: no
   --fake   what needs no GPU: the end-to-end tests on the CPU and on the fake GPU"""
+import ctypes
 import glob
 import importlib
 import os
@@ -55,10 +56,12 @@ class Table:
     def __init__(self):
         self.rows, self.skipped = [], []
 
-    def program(self, name, command, **environment):
+    def program(self, name, command, show=False, **environment):
         seconds, status, output = run(command, TL_TEST_GOLDEN=str(ROOT / "tests/golden"),
                                       TL_TEST_PLUGIN_DIR=str(BUILD / "lib"), **environment)
         self.add(name, seconds, count(output, status, r"PASSED  \] (\d+) test", r"FAILED  \] (\d+) test"), output)
+        if show:
+            print("".join(line for line in output.splitlines(True) if "TFLOP" in line or "cuDNN " in line), end="", flush=True)
 
     def pytest(self, name, files, **environment):
         if sys.version_info < (3, 11) and (ROOT / "python").exists():
@@ -99,6 +102,17 @@ def end_to_end(table):
     return files
 
 
+def has_cudnn():
+    """Where the plugin looks for it."""
+    for folder in ("", "/usr/local/cuda/lib64/", "/usr/local/cuda/lib/"):
+        try:
+            ctypes.CDLL(f"{folder}libcudnn_graph.so.9")
+            return True
+        except OSError:
+            pass
+    return False
+
+
 def sanitizer():
     found = shutil.which("compute-sanitizer")
     return found or next(iter(glob.glob("/usr/local/cuda*/bin/compute-sanitizer")), None)
@@ -116,6 +130,10 @@ def on_gpu(table):
     if not tool:
         table.skipped.append("compute-sanitizer: it is not here")
     table.program("golden models", [BUILD / "gpu/test_cuda_model"])
+    if has_cudnn():
+        table.program("attention by cuDNN", [BUILD / "gpu/test_cuda_sdpa"], show=True)
+    else:
+        table.skipped.append("attention by cuDNN: no libcudnn_graph.so.9")
     table.pytest("end to end", end_to_end(table), TOKENLANE_DEVICES="cuda")
     table.pytest("traps and hangs", [FAULTS], TOKENLANE_GPU_PLUGIN=str(BUILD / "gpu/fault"))
 

@@ -2,12 +2,12 @@
 #include "device/cuda/cuda_backend.h"
 #include "fake_private.h"
 
-#define MAX_OBJECTS 512
+#define MAX_OBJECTS 1024
 #define MAX_NODE 256 /* bytes of arguments */
 #define TRAP CUDA_LAUNCH_FAILURE /* what `trap` makes of a GPU's kernel */
 
 struct fake_cuda fake_cuda;
-static struct cuda_api fake_cuda_api;
+struct cuda_api fake_cuda_api;
 
 /* Uploads come from several threads; fibers from one at a time. */
 pthread_mutex_t fake_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -457,6 +457,7 @@ static int before_kernel(void) {
   static int op_##name(const struct tl_cuda_##name##_args *args, void *stream) { \
     FAKE_BEGIN(#name);                                                             \
     fake_note(letter);                                                             \
+    if (letter == 'p') fake_cuda.clock_ms += fake_cuda.prefill_ms;                 \
     fake_enqueue(stream, #name, run_##name, args, sizeof *args);                   \
     return 0;                                                                 \
   }
@@ -498,6 +499,7 @@ void fake_cuda_reset(void) {
                                           op_gather, op_bias, op_dequantize, op_quantize, op_scale, op_gemv, op_cap, op_sample,
                                           op_route, op_experts, op_mix};
   fake_add_libraries(&fake_cuda_api);
+  fake_add_dnn(&fake_cuda_api);
 }
 
 static int open_fake(const struct tl_device_options *options, struct tl_device **ret, struct tl_error *err) {

@@ -34,5 +34,7 @@ void fake_note(char letter);
 /* fake_libraries.c */
 void fake_add_libraries(struct cuda_api *api);
 void fake_forget_comms(void);
+/* fake_dnn.c */
+void fake_add_dnn(struct cuda_api *api);
 
 #endif
