@@ -59,7 +59,7 @@ static void place_step_data(const struct cuda_device *d, struct cuda_step_data *
   PLACE(p, s->positions, l->max_tokens);
   PLACE(p, s->slots, l->max_tokens);
   s->bytes = p->at - began;
-  PLACE(p, s->tables, (size_t)l->max_seqs * l->table_stride);
+  PLACE(p, s->tables, (size_t)l->max_seqs * l->table_stride + CUDA_SDPA_SPARE);
   PLACE(p, s->history, l->max_entries);
   PLACE(p, s->bias, l->max_entries);
 }

@@ -210,7 +210,8 @@ int cuda_make_sdpa(struct cuda_device *d, struct tl_error *err) {
   int r = TL_OK;
   if (c.op && open_dnn(d)) {
     /* cuDNN may look at any entry of a table: the block must exist */
-    r = rt->fill(d->device.tables, 0, (size_t)d->limits.max_seqs * d->limits.table_stride * sizeof(uint32_t), d->stream);
+    size_t n = (size_t)d->limits.max_seqs * d->limits.table_stride + CUDA_SDPA_SPARE;
+    r = rt->fill(d->device.tables, 0, n * sizeof(uint32_t), d->stream);
     if (r == CUDA_OK) r = rt->timer_new(&c.before);
     if (r == CUDA_OK) r = rt->timer_new(&c.after);
     r = r ? cuda_failed(d, r, "preparing attention by cuDNN", err) : try_plans(&c, err);

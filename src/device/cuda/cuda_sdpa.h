@@ -9,6 +9,7 @@
 
 #define CUDA_SDPA_DESCS 96 /* of a plan */
 #define CUDA_SDPA_PLANS 32
+#define CUDA_SDPA_SPARE 64  /* entries behind the last table: a kernel's tile of keys may end behind it */
 
 /* Statuses beside cuDNN's own. */
 enum { CUDA_DNN_FULL = -1, CUDA_DNN_NONE = -2 };
@@ -19,7 +20,7 @@ enum {
   CUDA_SDPA_O,
   CUDA_SDPA_K,       /* T (n_blocks, n_kv_heads, TL_BLOCK_TOKENS, head), as V */
   CUDA_SDPA_V,
-  CUDA_SDPA_K_TABLE, /* int32 (n_seqs, table_stride): blocks; all of them exist */
+  CUDA_SDPA_K_TABLE, /* int32 (n_seqs, table_stride), and CUDA_SDPA_SPARE more: blocks; all of them exist */
   CUDA_SDPA_V_TABLE, /* the same */
   CUDA_SDPA_STARTS,  /* int32 (n_seqs + 1): elements of Q before a sequence's first row */
   CUDA_SDPA_ROWS,    /* int32 (n_seqs): 1 .. max_rows */
