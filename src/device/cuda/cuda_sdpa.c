@@ -86,7 +86,7 @@ static bool execute(struct cuda_device *d, const struct tl_cuda_attention *a, co
       [CUDA_SDPA_Q] = a->q, [CUDA_SDPA_O] = a->out, [CUDA_SDPA_K] = a->k_cache, [CUDA_SDPA_V] = a->v_cache,
       [CUDA_SDPA_K_TABLE] = table, [CUDA_SDPA_V_TABLE] = table, [CUDA_SDPA_STARTS] = d->device.starts + run->first_seq,
       [CUDA_SDPA_ROWS] = d->device.n_rows + run->first_seq, [CUDA_SDPA_LENGTHS] = d->device.lengths + run->first_seq,
-      [CUDA_SDPA_SCALE] = &a->scale, [CUDA_SDPA_MINUS_INFINITY] = &minus_infinity};
+      [CUDA_SDPA_SCALE] = &a->scale, [CUDA_SDPA_OUTSIDE] = &minus_infinity, [CUDA_SDPA_AFTER] = &minus_infinity};
   if (!d->sdpa.off && cuda_sdpa_execute(&d->api->dnn, d->sdpa.handle, run->plan, pointers, d->work.lt_workspace))
     d->sdpa.off = true;
   return !d->sdpa.off;
@@ -169,7 +169,7 @@ static int try_plan(struct chooser *c, uint32_t n_seqs, uint32_t max_rows, struc
   struct cuda_pass pass;
   float own_ms, ms = FLT_MAX;
   int r = TL_OK;
-  if (cuda_sdpa_build(&d->api->dnn, s->handle, &s->cache, &shape, plan) == 0 && plan->workspace_bytes <= (int64_t)CUDA_LT_WORKSPACE) {
+  if (cuda_sdpa_build(&d->api->dnn, s->handle, &shape, plan) == 0 && plan->workspace_bytes <= (int64_t)CUDA_LT_WORKSPACE) {
     r = stage_prompts(d, n_seqs, max_rows / 2, &pass, err);
     if (r == TL_OK) r = time_pass(c, &pass, NULL, &own_ms, err);
     if (r == TL_OK) r = time_pass(c, &pass, plan, &ms, err);
@@ -231,7 +231,6 @@ void cuda_name_sdpa(const struct cuda_device *d, char *ret, size_t size) {
 void cuda_free_sdpa(struct cuda_device *d) {
   struct cuda_sdpa *s = &d->sdpa;
   while (s->n_plans) cuda_sdpa_free(&d->api->dnn, &s->plans[--s->n_plans]);
-  if (s->cache) d->api->dnn.desc_free(s->cache);
   if (s->handle) d->api->dnn.destroy(s->handle);
   free(s->runs);
   *s = (struct cuda_sdpa){0};

@@ -7,9 +7,15 @@
  *       ─► softmax (max, -, exp, sum, /) ─┬► O
  *   V = values by their table ────────────┘
  *
+ * Beside it stands max + log(sum), which nobody wants: without these two operations cuDNN takes max and sum themselves for
+ * results of the graph, and its kernel writes them to addresses that nobody gave (9.19, on all GPUs). cudnn-frontend has
+ * them in every graph, and a tensor of its own for each mask's -inf: so this graph becomes the very kernel that its users run.
+ *
  * Q and O are rows of the step: where a sequence's begin is said by an array (ragged offsets). Row i of a sequence
  * of n_q rows and n_kv tokens has position n_kv - n_q + i. */
 #include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "device/cuda/cuda_sdpa.h"
 #include "tokenlane/step.h"
@@ -68,7 +74,7 @@ static void *tensor(struct builder *b, int64_t id, int type, struct dims d, stru
   set(b, t, CUDA_DNN_TENSOR_ID, CUDA_DNN_TYPE_INT64, 1, &id);
   set(b, t, CUDA_DNN_TENSOR_ALIGNMENT, CUDA_DNN_TYPE_INT64, 1, &alignment);
   if (id >= CUDA_SDPA_IDS) set(b, t, CUDA_DNN_TENSOR_IS_VIRTUAL, CUDA_DNN_TYPE_BOOLEAN, 1, &yes);
-  if (id == CUDA_SDPA_SCALE || id == CUDA_SDPA_MINUS_INFINITY)
+  if (id == CUDA_SDPA_SCALE || id == CUDA_SDPA_OUTSIDE || id == CUDA_SDPA_AFTER)
     set(b, t, CUDA_DNN_TENSOR_IS_BY_VALUE, CUDA_DNN_TYPE_BOOLEAN, 1, &yes);
   if (ragged) set_desc(b, t, CUDA_DNN_TENSOR_RAGGED, ragged);
   finalize(b, t);
@@ -175,29 +181,34 @@ static void load_pages(struct builder *b, const struct cuda_sdpa_shape *s, int64
 
 /* -inf for scores that are no key's or no row's, then for those of keys after the row's position. */
 static void *mask(struct builder *b, void *scores, struct dims d, void *rows, void *lengths) {
-  void *infinity = one_tensor(b, CUDA_SDPA_MINUS_INFINITY, CUDA_DNN_FLOAT);
+  void *outside = one_tensor(b, CUDA_SDPA_OUTSIDE, CUDA_DNN_FLOAT), *later = one_tensor(b, CUDA_SDPA_AFTER, CUDA_DNN_FLOAT);
   void *row = index_of(b, scores, d, 2), *column = index_of(b, scores, d, 3);
   void *is_row = between(b, CUDA_DNN_BOOLEAN, d), *is_key = between(b, CUDA_DNN_BOOLEAN, d), *both = between(b, CUDA_DNN_BOOLEAN, d);
   void *inside = between(b, CUDA_DNN_FLOAT, d);
   pointwise(b, CUDA_DNN_LT, CUDA_DNN_BOOLEAN, row, rows, NULL, is_row);
   pointwise(b, CUDA_DNN_LT, CUDA_DNN_BOOLEAN, column, lengths, NULL, is_key);
   pointwise(b, CUDA_DNN_AND, CUDA_DNN_BOOLEAN, is_row, is_key, NULL, both);
-  pointwise(b, CUDA_DNN_SELECT, CUDA_DNN_FLOAT, scores, infinity, both, inside);
+  pointwise(b, CUDA_DNN_SELECT, CUDA_DNN_FLOAT, scores, outside, both, inside);
   void *row_again = index_of(b, inside, d, 2), *column_again = index_of(b, inside, d, 3);
   void *after = between(b, CUDA_DNN_INT32, d), *position = between(b, CUDA_DNN_INT32, d);
   void *is_seen = between(b, CUDA_DNN_BOOLEAN, d), *seen = between(b, CUDA_DNN_FLOAT, d);
   pointwise(b, CUDA_DNN_ADD, CUDA_DNN_INT32, row_again, lengths, NULL, after);
   pointwise(b, CUDA_DNN_SUB, CUDA_DNN_INT32, after, rows, NULL, position);
   pointwise(b, CUDA_DNN_GE, CUDA_DNN_BOOLEAN, position, column_again, NULL, is_seen);
-  pointwise(b, CUDA_DNN_SELECT, CUDA_DNN_FLOAT, inside, infinity, is_seen, seen);
+  pointwise(b, CUDA_DNN_SELECT, CUDA_DNN_FLOAT, inside, later, is_seen, seen);
   return seen;
 }
 
 static void *soften(struct builder *b, void *scores, struct dims d, int type) {
+  struct dims rows = {{d.at[0], d.at[1], d.at[2], 1}};
   void *less = between(b, CUDA_DNN_FLOAT, d), *weights = between(b, CUDA_DNN_FLOAT, d), *shares = between(b, type, d);
-  pointwise(b, CUDA_DNN_SUB, CUDA_DNN_FLOAT, scores, reduce(b, CUDA_DNN_REDUCE_MAX, scores, d), NULL, less);
+  void *max = reduce(b, CUDA_DNN_REDUCE_MAX, scores, d);
+  pointwise(b, CUDA_DNN_SUB, CUDA_DNN_FLOAT, scores, max, NULL, less);
   pointwise(b, CUDA_DNN_EXP, CUDA_DNN_FLOAT, less, NULL, NULL, weights);
-  pointwise(b, CUDA_DNN_DIV, CUDA_DNN_FLOAT, weights, reduce(b, CUDA_DNN_REDUCE_ADD, weights, d), NULL, shares);
+  void *sum = reduce(b, CUDA_DNN_REDUCE_ADD, weights, d), *log = between(b, CUDA_DNN_FLOAT, rows), *total = between(b, CUDA_DNN_FLOAT, rows);
+  pointwise(b, CUDA_DNN_LOG, CUDA_DNN_FLOAT, sum, NULL, NULL, log);
+  pointwise(b, CUDA_DNN_ADD, CUDA_DNN_FLOAT, max, log, NULL, total);
+  pointwise(b, CUDA_DNN_DIV, CUDA_DNN_FLOAT, weights, sum, NULL, shares);
   return shares;
 }
 
@@ -221,22 +232,12 @@ static void describe(struct builder *b, const struct cuda_sdpa_shape *s) {
 
 /* --- the plan ------------------------------------------------------------------------------------------------------ */
 
-/* A cache serves all graphs that differ from this one in sizes only. */
-static void make_cache(struct builder *b, void *graph, void **ret) {
-  void *cache = NULL;
-  if (b->status == 0) b->status = b->dnn->desc_new(CUDA_DNN_KERNEL_CACHE, &cache);
-  set_desc(b, cache, CUDA_DNN_CACHE_GRAPH, graph);
-  finalize(b, cache);
-  if (b->status && cache) b->dnn->desc_free(cache);
-  else *ret = cache;
-}
-
+/* Not of dynamic shapes, for which cuDNN would keep the compiled kernel: the JSON of a plan with a kernel from there has the
+ * first one's sizes in its parameters (9.19), and whether a launch has them, too, nobody says. */
 static void *make_graph(struct builder *b, void *handle) {
-  bool yes = true;
   void *graph = new_desc(b, CUDA_DNN_GRAPH);
   set(b, graph, CUDA_DNN_GRAPH_HANDLE, CUDA_DNN_TYPE_HANDLE, 1, &handle);
   set(b, graph, CUDA_DNN_GRAPH_OPS, CUDA_DNN_TYPE_DESC, b->n_ops, b->ops);
-  set(b, graph, CUDA_DNN_GRAPH_IS_DYNAMIC, CUDA_DNN_TYPE_BOOLEAN, 1, &yes);
   finalize(b, graph);
   return graph;
 }
@@ -254,21 +255,44 @@ static void *choose_kernel(struct builder *b, void *graph) {
   return config;
 }
 
-int cuda_sdpa_build(const struct cuda_dnn *dnn, void *handle, void **cache, const struct cuda_sdpa_shape *shape,
-                    struct cuda_sdpa_plan *ret) {
+/* Whether the plan's kernel takes memory for nothing but what it is given: its parameters, as cuDNN's own JSON of a plan lists
+ * them, name tensors by `"uid":n`. One that lies between two operations would be written to wherever its parameter
+ * happens to point. Numbers of 64 bits are cuDNN's own parts of the workspace. */
+static bool takes_only_given(const char *json, int64_t next_id) {
+  static const char key[] = "\"uid\":";
+  bool given[CUDA_SDPA_IDS] = {false};
+  for (const char *at = strstr(json, key); at; at = strstr(at + 1, key)) {
+    int64_t id = strtoll(at + sizeof key - 1, NULL, 10);
+    if (id >= CUDA_SDPA_IDS && id < next_id) return false;
+    if (id >= 0 && id < CUDA_SDPA_IDS) given[id] = true;
+  }
+  /* without these, the list is not what we take it for */
+  return given[CUDA_SDPA_Q] && given[CUDA_SDPA_O] && given[CUDA_SDPA_K] && given[CUDA_SDPA_V];
+}
+
+static void check_parameters(struct builder *b) {
+  int64_t n = 0;
+  char *json = NULL;
+  if (b->status == 0) b->status = b->dnn->desc_get(b->plan->plan, CUDA_DNN_PLAN_JSON, CUDA_DNN_TYPE_CHAR, 0, &n, NULL);
+  if (b->status == 0 && (n <= 0 || !(json = calloc(1, (size_t)n + 1)))) b->status = CUDA_DNN_UNKNOWN;
+  if (b->status == 0) b->status = b->dnn->desc_get(b->plan->plan, CUDA_DNN_PLAN_JSON, CUDA_DNN_TYPE_CHAR, n, &n, json);
+  if (b->status == 0 && !takes_only_given(json, b->next_id)) b->status = CUDA_DNN_UNKNOWN;
+  free(json);
+}
+
+int cuda_sdpa_build(const struct cuda_dnn *dnn, void *handle, const struct cuda_sdpa_shape *shape, struct cuda_sdpa_plan *ret) {
   struct builder b = {.dnn = dnn, .plan = ret, .next_id = CUDA_SDPA_IDS};
   int64_t n = 0;
   *ret = (struct cuda_sdpa_plan){.shape = *shape};
   describe(&b, shape);
   void *graph = make_graph(&b, handle), *config = choose_kernel(&b, graph);
-  if (!*cache) make_cache(&b, graph, cache);
   ret->plan = new_desc(&b, CUDA_DNN_PLAN);
   set(&b, ret->plan, CUDA_DNN_PLAN_HANDLE, CUDA_DNN_TYPE_HANDLE, 1, &handle);
   set_desc(&b, ret->plan, CUDA_DNN_PLAN_CONFIG, config);
-  set_desc(&b, ret->plan, CUDA_DNN_PLAN_KERNEL_CACHE, *cache);
   finalize(&b, ret->plan);
   if (b.status == 0)
     b.status = dnn->desc_get(ret->plan, CUDA_DNN_PLAN_WORKSPACE, CUDA_DNN_TYPE_INT64, 1, &n, &ret->workspace_bytes);
+  check_parameters(&b);
   return b.status;
 }
 
@@ -283,8 +307,8 @@ int cuda_sdpa_execute(const struct cuda_dnn *dnn, void *handle, const struct cud
   for (int64_t i = 0; i < CUDA_SDPA_IDS; i++) ids[i] = i;
   int r = dnn->desc_new(CUDA_DNN_PACK, &pack);
   if (r) return r;
-  r = dnn->desc_set(pack, CUDA_DNN_PACK_IDS, CUDA_DNN_TYPE_INT64, CUDA_SDPA_IDS, ids);
-  if (r == 0) r = dnn->desc_set(pack, CUDA_DNN_PACK_POINTERS, CUDA_DNN_TYPE_VOID_PTR, CUDA_SDPA_IDS, pointers);
+  r = dnn->desc_set(pack, CUDA_DNN_PACK_IDS, CUDA_DNN_TYPE_INT64, CUDA_SDPA_IDS - 1, ids + 1);
+  if (r == 0) r = dnn->desc_set(pack, CUDA_DNN_PACK_POINTERS, CUDA_DNN_TYPE_VOID_PTR, CUDA_SDPA_IDS - 1, pointers + 1);
   if (r == 0) r = dnn->desc_set(pack, CUDA_DNN_PACK_WORKSPACE, CUDA_DNN_TYPE_VOID_PTR, 1, &workspace);
   if (r == 0) r = dnn->desc_finalize(pack);
   if (r == 0) r = dnn->execute(handle, plan->plan, pack);

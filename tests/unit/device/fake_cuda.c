@@ -488,7 +488,7 @@ static int op_prepare(void) {
 void fake_cuda_reset(void) {
   assert_int_equal(fake_cuda_live(), 0);
   fake_forget_comms();
-  fake_cuda = (struct fake_cuda){.n_devices = 1, .compute_major = 9, .memory = 256u << 20, .n_algorithms = 1, .bad_algorithm = -1};
+  fake_cuda = (struct fake_cuda){.n_devices = 1, .compute_major = 9, .memory = 256u << 20, .n_algorithms = 1, .bad_algorithm = -1, .dnn_stray = -1};
   last_error = lasting_error = 0;
   fake_cuda_api.rt = (struct cuda_runtime){rt_count,       rt_info,       rt_use,          rt_memory,      rt_alloc,      rt_free,        rt_alloc_host,
            rt_free,        rt_copy,       rt_copy_rows,    rt_fill,        rt_stream_new, rt_stream_free, rt_stream_query,

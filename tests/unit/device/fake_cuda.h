@@ -36,6 +36,8 @@ struct fake_cuda {
   size_t dnn_version;       /* 0: there is no cuDNN */
   bool no_dnn_kernel;       /* for any graph */
   int64_t dnn_workspace_bytes;
+  int dnn_unlisted;         /* the number of a tensor that a plan does not say its kernel takes; 0: none */
+  int64_t dnn_stray;        /* an element of its output that it gets wrong; -1: none */
   uint32_t dnn_ms, prefill_ms; /* what attention takes by it, and by our kernel */
   bool bad_scales;          /* it names products whose scales it applies, but cannot compute any */
   unsigned trap_at;         /* this kernel, counted from 1, makes an error for good */

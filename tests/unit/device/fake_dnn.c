@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* The fake's cuDNN: descriptors keep what they are told, and an execution computes the graph, operation by
- * operation. What a real kernel does not promise is NaN: rows, keys and values past a sequence's own. */
+ * operation. What a real kernel does not promise is NaN: rows, keys and values past a sequence's own.
+ *
+ * As the real one's, a plan's JSON lists what its kernel takes; without a logarithm of the rows' sums that is the rows' maxima and
+ * sums, too, virtual or not, and an execution would write them to addresses that nobody gave. */
 #include <math.h>
+#include <stdio.h>
 
 #include "device/cuda/cuda_sdpa.h"
 #include "fake_private.h"
@@ -37,7 +41,7 @@ static size_t size_of(int type) {
   static const size_t sizes[] = {[CUDA_DNN_TYPE_HANDLE] = 8, [CUDA_DNN_TYPE_DATA_TYPE] = 4, [CUDA_DNN_TYPE_BOOLEAN] = 1,
                                  [CUDA_DNN_TYPE_INT64] = 8, [CUDA_DNN_TYPE_DOUBLE] = 8, [CUDA_DNN_TYPE_VOID_PTR] = 8,
                                  [CUDA_DNN_TYPE_HEUR_MODE] = 4, [CUDA_DNN_TYPE_POINTWISE_MODE] = 4, [CUDA_DNN_TYPE_DESC] = 8,
-                                 [CUDA_DNN_TYPE_REDUCTION] = 4};
+                                 [CUDA_DNN_TYPE_REDUCTION] = 4, [CUDA_DNN_TYPE_CHAR] = 1};
   assert_true((size_t)type < UNIT_COUNT(sizes) && sizes[type]);
   return sizes[type];
 }
@@ -123,15 +127,62 @@ static int dnn_desc_finalize(void *desc) {
   if (d->kind == CUDA_DNN_TENSOR) finalize_tensor(d);
   if (d->kind != CUDA_DNN_PLAN) return 0;
   assert_int_equal(get_desc(get_desc(d, CUDA_DNN_PLAN_CONFIG), CUDA_DNN_HEUR_GRAPH)->kind, CUDA_DNN_GRAPH);
-  assert_int_equal(get_desc(d, CUDA_DNN_PLAN_KERNEL_CACHE)->kind, CUDA_DNN_KERNEL_CACHE);
   fake_cuda.n_dnn_plans++;
   return 0;
+}
+
+/* --- what a kernel takes -------------------------------------------------------------------------------- */
+
+static struct desc *const *ops_of(const struct desc *graph, int64_t *ret_n) {
+  for (unsigned i = 0; i < graph->n; i++)
+    if (graph->attributes[i].name == CUDA_DNN_GRAPH_OPS) *ret_n = graph->attributes[i].n;
+  return get(graph, CUDA_DNN_GRAPH_OPS);
+}
+
+static struct desc *result_of(const struct desc *op) {
+  static const int names[] = {CUDA_DNN_OP_PW_Y, CUDA_DNN_OP_REDUCTION_Y, CUDA_DNN_OP_MATMUL_C, CUDA_DNN_PAGED_Y};
+  struct desc *y = NULL;
+  for (unsigned i = 0; i < UNIT_COUNT(names) && !y; i++) y = get_desc(op, names[i]);
+  assert_non_null(y);
+  return y;
+}
+
+static bool has_log(const struct desc *graph) {
+  int64_t n = 0;
+  struct desc *const *ops = ops_of(graph, &n);
+  for (int64_t i = 0; i < n; i++)
+    if (ops[i]->kind == CUDA_DNN_OP_POINTWISE && get_int(get_desc(ops[i], CUDA_DNN_OP_PW_DESC), CUDA_DNN_PW_MODE) == CUDA_DNN_LOG) return true;
+  return false;
+}
+
+static int64_t list_parameters(const struct desc *graph, char *to, size_t room) {
+  int64_t n_ops = 0;
+  struct desc *const *ops = ops_of(graph, &n_ops);
+  size_t n = (size_t)snprintf(to, room, "{\"offsets\":[{\"value\":72,\"uid\":2898540878490494980},{\"value\":80,\"uid\":-507205713341733187}");
+  for (int id = CUDA_SDPA_Q; id < CUDA_SDPA_IDS; id++)
+    if (id != fake_cuda.dnn_unlisted) n += (size_t)snprintf(to + n, room - n, ",{\"value\":%d,\"uid\":%d}", 128 + 8 * id, id);
+  for (int64_t i = 0; i < n_ops && !has_log(graph); i++)
+    if (ops[i]->kind == CUDA_DNN_OP_REDUCTION) n += (size_t)snprintf(to + n, room - n, ",{\"uid\":%d}", (int)result_of(ops[i])->id);
+  return (int64_t)n + snprintf(to + n, room - n, "]}");
+}
+
+static const struct desc *graph_of(const struct desc *plan) {
+  return get_desc(get_desc(plan, CUDA_DNN_PLAN_CONFIG), CUDA_DNN_HEUR_GRAPH);
 }
 
 static int dnn_desc_get(const void *desc, int name, int type, int64_t n_asked, int64_t *ret_n, void *ret) {
   FAKE_BEGIN("dnn_desc_get");
   const struct desc *d = desc;
-  assert_true(d->is_final && n_asked == 1);
+  assert_true(d->is_final);
+  if (name == CUDA_DNN_PLAN_JSON) {
+    char json[2000];
+    assert_int_equal(type, CUDA_DNN_TYPE_CHAR);
+    *ret_n = list_parameters(graph_of(d), json, sizeof json);
+    assert_true(n_asked == (ret ? *ret_n : 0));
+    if (ret) memcpy(ret, json, (size_t)n_asked);
+    return 0;
+  }
+  assert_int_equal(n_asked, 1);
   *ret_n = 1;
   if (name == CUDA_DNN_PLAN_WORKSPACE) {
     assert_int_equal(type, CUDA_DNN_TYPE_INT64);
@@ -152,7 +203,7 @@ static int dnn_desc_get(const void *desc, int name, int type, int64_t n_asked, i
 struct execution {
   const struct desc *graph;
   void *pointers[CUDA_SDPA_IDS];
-  float scale, minus_infinity;
+  float scale, outside, after;
 };
 
 static size_t dense_at(const struct desc *t, struct place p) {
@@ -171,7 +222,8 @@ static float read_value(const struct execution *e, const struct desc *t, struct 
   p = (struct place){d[0] == 1 ? 0 : p.b, d[1] == 1 ? 0 : p.h, d[2] == 1 ? 0 : p.r, d[3] == 1 ? 0 : p.c};
   if (t->dense) return t->dense[dense_at(t, p)];
   if (id == CUDA_SDPA_SCALE) return e->scale;
-  if (id == CUDA_SDPA_MINUS_INFINITY) return e->minus_infinity;
+  if (id == CUDA_SDPA_OUTSIDE) return e->outside;
+  if (id == CUDA_SDPA_AFTER) return e->after;
   assert_true(id < CUDA_SDPA_IDS);
   int64_t at = memory_at(e, t, p);
   if (t->type == CUDA_DNN_INT32) return (float)((const int32_t *)e->pointers[id])[at];
@@ -196,6 +248,7 @@ static float compute_point(int mode, float x, float other, float t) {
     case CUDA_DNN_MUL: return x * other;
     case CUDA_DNN_DIV: return x / other;
     case CUDA_DNN_EXP: return expf(x);
+    case CUDA_DNN_LOG: return logf(x);
     case CUDA_DNN_LT: return x < other;
     case CUDA_DNN_GE: return x >= other;
     case CUDA_DNN_AND: return x != 0 && other != 0;
@@ -277,21 +330,12 @@ static void run_paged_load(const struct execution *e, const struct desc *op) {
   }
 }
 
-static struct desc *result_of(const struct desc *op) {
-  static const int names[] = {CUDA_DNN_OP_PW_Y, CUDA_DNN_OP_REDUCTION_Y, CUDA_DNN_OP_MATMUL_C, CUDA_DNN_PAGED_Y};
-  struct desc *y = NULL;
-  for (unsigned i = 0; i < UNIT_COUNT(names) && !y; i++) y = get_desc(op, names[i]);
-  assert_non_null(y);
-  return y;
-}
-
 static int run_graph(void *args) {
   const struct execution *e = args;
+  if (fake_cuda.dnn_stray >= 0) ((uint16_t *)e->pointers[CUDA_SDPA_O])[fake_cuda.dnn_stray] = 0;
   if (fake_cuda.idle) return 0;
-  struct desc *const *ops = get(e->graph, CUDA_DNN_GRAPH_OPS);
   int64_t n = 0;
-  for (unsigned i = 0; i < e->graph->n; i++)
-    if (e->graph->attributes[i].name == CUDA_DNN_GRAPH_OPS) n = e->graph->attributes[i].n;
+  struct desc *const *ops = ops_of(e->graph, &n);
   for (int64_t i = 0; i < n; i++) {
     struct desc *y = result_of(ops[i]);
     const int64_t *d = y->dims;
@@ -313,13 +357,15 @@ static int run_graph(void *args) {
 static int dnn_execute(void *handle, void *plan, void *pack) {
   FAKE_BEGIN("dnn_execute");
   const struct desc *p = pack;
-  struct execution e = {.graph = get_desc(get_desc(plan, CUDA_DNN_PLAN_CONFIG), CUDA_DNN_HEUR_GRAPH)};
+  struct execution e = {.graph = graph_of(plan)};
+  if (!has_log(e.graph)) fail_msg("rows' maxima and sums are written to addresses that nobody gave");
   const int64_t *ids = get(p, CUDA_DNN_PACK_IDS);
   assert_true(p->is_final && get(p, CUDA_DNN_PACK_WORKSPACE));
   if (fake_cuda.dnn_workspace_bytes) fake_check_range(*(void *const *)get(p, CUDA_DNN_PACK_WORKSPACE), (size_t)fake_cuda.dnn_workspace_bytes);
-  for (unsigned i = 0; i < CUDA_SDPA_IDS; i++) e.pointers[ids[i]] = ((void *const *)get(p, CUDA_DNN_PACK_POINTERS))[i];
-  e.scale = *(const float *)e.pointers[CUDA_SDPA_SCALE]; /* by value: read now */
-  e.minus_infinity = *(const float *)e.pointers[CUDA_SDPA_MINUS_INFINITY];
+  for (unsigned i = 0; i < CUDA_SDPA_IDS - 1; i++) e.pointers[ids[i]] = ((void *const *)get(p, CUDA_DNN_PACK_POINTERS))[i];
+  e.scale = *(const float *)e.pointers[CUDA_SDPA_SCALE]; /* by value: read now, as the next */
+  e.outside = *(const float *)e.pointers[CUDA_SDPA_OUTSIDE];
+  e.after = *(const float *)e.pointers[CUDA_SDPA_AFTER];
   fake_cuda.clock_ms += fake_cuda.dnn_ms;
   fake_cuda.n_dnn++;
   fake_note('a');

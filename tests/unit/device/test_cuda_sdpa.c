@@ -30,7 +30,8 @@ struct shape {
 static uint64_t seed = 7;
 static void *stream, *handle;
 static unsigned left_out; /* bits: what the graph under test is not told of */
-enum { NO_RAGGED = 1, NO_DYNAMIC = 2 };
+enum { NO_RAGGED = 1, NO_LOG = 2 };
+enum { OPS = 24, LOG_OP = 19 }; /* of the graph, in its order: the logarithm and the sum behind it */
 
 #define CALL(call)                                      \
   do {                                                  \
@@ -191,26 +192,37 @@ static void release(const struct memory *m) {
 /* A graph without one of its parts tells which part a real library fails with. */
 static int set_some(void *desc, int attribute, int type, int64_t n, const void *values) {
   if (left_out & NO_RAGGED && attribute == CUDA_DNN_TENSOR_RAGGED) return 0;
-  if (left_out & NO_DYNAMIC && (attribute == CUDA_DNN_GRAPH_IS_DYNAMIC || attribute == CUDA_DNN_PLAN_KERNEL_CACHE)) return 0;
+  if (left_out & NO_LOG && attribute == CUDA_DNN_GRAPH_OPS) {
+    void *ops[OPS - 2];
+    assert_int_equal(n, OPS);
+    memcpy(ops, values, LOG_OP * sizeof *ops);
+    memcpy(ops + LOG_OP, (void *const *)values + LOG_OP + 2, (OPS - 2 - LOG_OP) * sizeof *ops);
+    return api->dnn.desc_set(desc, attribute, type, OPS - 2, ops);
+  }
   return api->dnn.desc_set(desc, attribute, type, n, values);
 }
 
-static void build(const struct step *t, void **cache, struct cuda_sdpa_plan *ret) {
+static int try_build(const struct step *t, struct cuda_sdpa_plan *ret) {
   const struct shape *s = t->s;
   const struct cuda_sdpa_shape shape = {s->dtype == TL_CUDA_F16 ? CUDA_DNN_HALF : CUDA_DNN_BFLOAT16, s->n_seqs, s->max_rows, s->n_heads,
                                         s->n_kv_heads, s->head, s->before + t->n_blocks, t->stride};
   struct cuda_dnn some = api->dnn;
   some.desc_set = set_some;
-  void *unused = &some; /* is there, so that none is made */
-  int r = cuda_sdpa_build(&some, handle, left_out & NO_DYNAMIC ? &unused : cache, &shape, ret);
+  return cuda_sdpa_build(&some, handle, &shape, ret);
+}
+
+static void build(const struct step *t, struct cuda_sdpa_plan *ret) {
+  int r = try_build(t, ret);
   if (r) fail_msg("no plan: status %d", r);
   assert_true(ret->workspace_bytes <= (int64_t)CUDA_LT_WORKSPACE);
 }
 
 static void execute(const struct step *t, const struct memory *m, const struct cuda_sdpa_plan *plan) {
   const float minus_infinity = -INFINITY;
-  const void *const pointers[CUDA_SDPA_IDS] = {m->q, m->out, m->k, m->v, m->tables, m->tables, m->starts, m->rows, m->lengths, &t->scale,
-                                               &minus_infinity};
+  const void *const pointers[CUDA_SDPA_IDS] = {
+      [CUDA_SDPA_Q] = m->q, [CUDA_SDPA_O] = m->out, [CUDA_SDPA_K] = m->k, [CUDA_SDPA_V] = m->v, [CUDA_SDPA_K_TABLE] = m->tables,
+      [CUDA_SDPA_V_TABLE] = m->tables, [CUDA_SDPA_STARTS] = m->starts, [CUDA_SDPA_ROWS] = m->rows, [CUDA_SDPA_LENGTHS] = m->lengths,
+      [CUDA_SDPA_SCALE] = &t->scale, [CUDA_SDPA_OUTSIDE] = &minus_infinity, [CUDA_SDPA_AFTER] = &minus_infinity};
   CALL(cuda_sdpa_execute(&api->dnn, handle, plan, pointers, m->workspace));
 }
 
@@ -250,8 +262,7 @@ static void check(const struct shape *s) {
   struct step t = make_step(s);
   struct memory m = upload(&t);
   struct cuda_sdpa_plan plan;
-  void *cache = NULL;
-  build(&t, &cache, &plan);
+  build(&t, &plan);
   execute(&t, &m, &plan);
   to_host(t.out, m.out, t.q_elements * 2);
   double worst = 0;
@@ -262,7 +273,6 @@ static void check(const struct shape *s) {
   printf("%s, %u heads of %u for %u, %u sequences: off by %.2g at most\n", s->dtype == TL_CUDA_BF16 ? "BF16" : "F16", s->n_heads, s->head,
          s->n_kv_heads, s->n_seqs, worst);
   cuda_sdpa_free(&api->dnn, &plan);
-  if (cache) CALL(api->dnn.desc_free(cache));
   release(&m);
   free_step(&t);
 }
@@ -325,17 +335,29 @@ static void test_no_ragged(void **state) {
   check_without(NO_RAGGED);
 }
 
-#ifdef ON_GPU
-static void test_no_dynamic(void **state) {
+/* A kernel that wants memory for what lies between two operations, or does not say what it wants, is never run. */
+static void test_parameters(void **state) {
   (void)state;
-  check_without(NO_DYNAMIC);
-}
-
-static void test_neither(void **state) {
-  (void)state;
-  check_without(NO_RAGGED | NO_DYNAMIC);
-}
+  const struct shape s = {TL_CUDA_BF16, 4, 1, 128, 256, 1, {256}, .rows = {256}};
+  struct step t = make_step(&s);
+  struct cuda_sdpa_plan plan;
+  left_out = NO_LOG;
+  assert_int_equal(try_build(&t, &plan), CUDA_DNN_UNKNOWN);
+  cuda_sdpa_free(&api->dnn, &plan);
+  left_out = 0;
+#ifndef ON_GPU
+  static const int vital[] = {CUDA_SDPA_Q, CUDA_SDPA_O, CUDA_SDPA_K, CUDA_SDPA_V};
+  for (unsigned i = 0; i < UNIT_COUNT(vital); i++) {
+    fake_cuda.dnn_unlisted = vital[i];
+    assert_int_equal(try_build(&t, &plan), CUDA_DNN_UNKNOWN);
+    cuda_sdpa_free(&api->dnn, &plan);
+  }
+  fake_cuda.dnn_unlisted = 0;
 #endif
+  assert_int_equal(try_build(&t, &plan), 0);
+  cuda_sdpa_free(&api->dnn, &plan);
+  free_step(&t);
+}
 
 static void test_prefixes(void **state) {
   (void)state;
@@ -398,13 +420,13 @@ static void run_own(const struct step *t, const struct memory *m) {
 /* Llama 3 8B's heads, prompts of 1k to 8k tokens; our kernel's result is the same. */
 static void time_both(uint32_t rows, uint32_t context, uint32_t n_seqs) {
   struct shape s = {.dtype = TL_CUDA_BF16, .n_heads = 32, .n_kv_heads = 8, .head = 128, .max_rows = rows, .n_seqs = n_seqs};
-  void *before, *after, *cache = NULL;
+  void *before, *after;
   struct cuda_sdpa_plan plan;
   float ms[2];
   for (uint32_t i = 0; i < n_seqs; i++) s.context[i] = context, s.rows[i] = rows;
   struct step t = make_step(&s);
   struct memory m = upload(&t);
-  build(&t, &cache, &plan);
+  build(&t, &plan);
   CALL(api->rt.timer_new(&before));
   CALL(api->rt.timer_new(&after));
   for (int by = 0; by < 2; by++) {
@@ -429,7 +451,6 @@ static void time_both(uint32_t rows, uint32_t context, uint32_t n_seqs) {
   CALL(api->rt.event_free(before));
   CALL(api->rt.event_free(after));
   cuda_sdpa_free(&api->dnn, &plan);
-  CALL(api->dnn.desc_free(cache));
   release(&m);
   free_step(&t);
   if (!(worst <= 0x1p-6)) fail_msg("the kernels differ by %g", worst);
@@ -454,11 +475,11 @@ static void test_speed(void **state) {
 /* argv[1]: one test's name, or a pattern; all of them without it. After an error a GPU's context is lost to the rest. */
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_one_prompt), cmocka_unit_test(test_whole), cmocka_unit_test(test_no_ragged),
+      cmocka_unit_test(test_parameters), cmocka_unit_test(test_one_prompt), cmocka_unit_test(test_whole), cmocka_unit_test(test_no_ragged),
       cmocka_unit_test(test_prefixes), cmocka_unit_test(test_several), cmocka_unit_test(test_head_sizes),
       cmocka_unit_test(test_old_tokens), cmocka_unit_test(test_large_cache),
 #ifdef ON_GPU
-      cmocka_unit_test(test_no_dynamic), cmocka_unit_test(test_neither), cmocka_unit_test(test_speed),
+      cmocka_unit_test(test_speed),
 #endif
   };
   if (argc > 1) cmocka_set_test_filter(argv[1]);
