@@ -329,9 +329,12 @@ void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t
 /* As many sampling rows from `row` on as lists have room for; returns the row after them. */
 uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, uint32_t row, uint32_t *ret_history,
                              uint32_t *ret_bias);
-/* cuda_sdpa.c */
-/* Measures, with all else loaded, where cuDNN is the faster one. It need not be there; errors are CUDA's. */
+/* cuda_sdpa_choose.c */
+/* Finds out, with all else loaded, where cuDNN is right and the faster one. It need not be there; errors are CUDA's. */
 int cuda_make_sdpa(struct cuda_device *d, struct tl_error *err);
+/* cuda_sdpa.c */
+/* A layer whose attention has nothing that cuDNN's graph lacks. */
+bool cuda_sdpa_suits(const struct cuda_op *op);
 void cuda_free_sdpa(struct cuda_device *d);
 /* "cuDNN 9.19.0", or "" if it is not used. */
 void cuda_name_sdpa(const struct cuda_device *d, char *ret, size_t size);

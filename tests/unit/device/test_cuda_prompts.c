@@ -99,8 +99,8 @@ static void test_runs(void **state) {
   struct golden *g = open_fake("f16_sharded", true); /* two layers */
   struct machine m = load_well(g, 800);
   struct tl_error err = {0};
-  /* 256 and 512 rows of one, 256 and 512 of two, 256 of four, no more of eight */
-  assert_int_equal(sdpa_of(&m)->n_plans, 5);
+  /* 512 rows of one, two and four: more is more than a context, eight are more than a step */
+  assert_int_equal(sdpa_of(&m)->n_plans, 3);
   assert_int_equal(run(&m, 1, prompt, &err), TL_OK);
   check_attention("aa");
   assert_int_equal(run(&m, 6, mixed, &err), TL_OK);
@@ -109,13 +109,25 @@ static void test_runs(void **state) {
   assert_int_equal(run(&m, 2, few, &err), TL_OK);
   check_attention("pp");
   assert_int_equal(run(&m, 5, rest, &err), TL_OK);
-  check_attention("dpapdpap");
+  check_attention("dapdap");
   static const uint32_t four[] = {150, 150, 150, 130, 200}, uneven[] = {380, 2};
   assert_int_equal(run(&m, 5, four, &err), TL_OK);
   check_attention("aaaa");
   assert_int_equal(run(&m, 2, uneven, &err), TL_OK);
-  check_attention("apap");
+  check_attention("aa");
   close_all(&m, g);
+}
+
+/* Both kernels compute what is tried. */
+static void test_trial(void **state) {
+  (void)state;
+  static const char *const names[] = {"bf16_tied", "f16_sharded"};
+  for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
+    struct golden *g = open_fake(names[i], false);
+    struct machine m = load_well(g, 200);
+    assert_int_equal(sdpa_of(&m)->n_plans, 1);
+    close_all(&m, g);
+  }
 }
 
 /* Layers with windows or caps are never cuDNN's, the others of the model are. */
@@ -138,15 +150,19 @@ static void test_other_layers(void **state) {
 /* Nothing is left of it where it is not wanted. */
 static void test_own_kernel(void **state) {
   (void)state;
-  for (unsigned i = 0; i < 6; i++) {
+  /* the first of the smallest trial's 128 rows, an element of the last one, the first one behind */
+  enum { ROW = 64 };
+  static const int64_t strays[] = {0, 127 * ROW + 7, 128 * ROW};
+  for (unsigned i = 0; i < 9; i++) {
     struct golden *g = open_fake("f16_sharded", true);
     struct tl_error err = {0};
     if (i == 0) fake_cuda.dnn_version = 0;
-    if (i == 1) fake_cuda.dnn_version = 91001;
-    if (i == 2) fake_cuda.dnn_version = 91800, fake_cuda.compute_major = 8;
+    if (i == 1) fake_cuda.dnn_version = 91800;
+    if (i == 2) fake_cuda.dnn_unlisted = CUDA_SDPA_O; /* who knows what else it would write */
     if (i == 3) fake_cuda.no_dnn_kernel = true;
     if (i == 4) fake_cuda.dnn_workspace_bytes = CUDA_LT_WORKSPACE + 1;
     if (i == 5) fake_cuda.dnn_ms = 5; /* no faster */
+    if (i > 5) fake_cuda.dnn_stray = strays[i - 6];
     struct machine m = load_well(g, 800);
     assert_null(sdpa_of(&m)->handle);
     assert_int_equal(run(&m, 6, mixed, &err), TL_OK);
@@ -254,7 +270,7 @@ static void test_against_transformers(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_runs),        cmocka_unit_test(test_other_layers),      cmocka_unit_test(test_own_kernel),
+      cmocka_unit_test(test_runs),        cmocka_unit_test(test_trial),             cmocka_unit_test(test_other_layers),      cmocka_unit_test(test_own_kernel),
       cmocka_unit_test(test_every_call_fails), cmocka_unit_test(test_failing_execution), cmocka_unit_test(test_against_transformers),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
