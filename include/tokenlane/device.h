@@ -35,6 +35,7 @@ struct tl_device_load {
   uint32_t max_context;       /* tokens of a sequence */
   uint64_t kv_memory_bytes;   /* 0: the backend decides */
   unsigned memory_percent;    /* of a GPU's memory, that may be used in all; 0: 90 */
+  bool no_cudnn;              /* a GPU's attention is all our own */
   bool memory_shared;         /* others have their own part of it: what is used already does not count as ours */
   /* Called now and then with the weights copied so far; may be NULL. */
   void (*progress)(uint64_t done_bytes, uint64_t total_bytes, void *context);

@@ -147,7 +147,7 @@ int cuda_load(struct tl_device *device, const struct tl_device_load *load, struc
   if (r == TL_OK) r = cuda_make_memory(d, load, err);
   if (r == TL_OK) r = cuda_load_weights(d, load, err);
   if (r == TL_OK) r = cuda_make_products(d, err);
-  if (r == TL_OK) r = cuda_make_sdpa(d, err);
+  if (r == TL_OK && !load->no_cudnn) r = cuda_make_sdpa(d, err);
   if (r == TL_OK) r = cuda_make_graphs(d, err);
   if (r < 0) return r;
   *ret = (struct tl_device_loaded){.n_blocks = d->n_kv_blocks, .kv_bytes = d->kv_bytes, .weight_bytes = d->weight_bytes};

@@ -9,6 +9,8 @@
 
 enum { TOKENS = 1024, SEQS = 8 };
 
+static bool no_cudnn; /* in the options of a load */
+
 static struct golden *open_fake(const char *name, bool idle) {
   struct golden *g = malloc(sizeof *g);
   fake_cuda_reset();
@@ -29,7 +31,8 @@ static const struct cuda_sdpa *sdpa_of(const struct machine *m) {
 static int load(const struct golden *g, uint32_t max_batch_tokens, struct machine *ret, struct tl_error *err) {
   struct tl_device_options options = {.n_lanes = 1}; /* calls in the same order each time */
   struct tl_device_loaded loaded;
-  struct tl_device_load load = {.model = g->model, .max_batch_size = SEQS, .max_batch_tokens = max_batch_tokens, .max_context = MAX_CONTEXT};
+  struct tl_device_load load = {.model = g->model, .max_batch_size = SEQS, .max_batch_tokens = max_batch_tokens, .max_context = MAX_CONTEXT,
+                                .no_cudnn = no_cudnn};
   *ret = (struct machine){.ops = &fake_cuda_ops, .n_ranks = 1, .vocab = g->model->vocab_size};
   int r = fake_cuda_ops.open(&options, &ret->device, err);
   if (r == TL_OK) r = fake_cuda_ops.load(ret->device, &load, &loaded, err);
@@ -153,7 +156,7 @@ static void test_own_kernel(void **state) {
   /* the first of the smallest trial's 128 rows, an element of the last one, the first one behind */
   enum { ROW = 64 };
   static const int64_t strays[] = {0, 127 * ROW + 7, 128 * ROW};
-  for (unsigned i = 0; i < 9; i++) {
+  for (unsigned i = 0; i < 10; i++) {
     struct golden *g = open_fake("f16_sharded", true);
     struct tl_error err = {0};
     if (i == 0) fake_cuda.dnn_version = 0;
@@ -162,8 +165,10 @@ static void test_own_kernel(void **state) {
     if (i == 3) fake_cuda.no_dnn_kernel = true;
     if (i == 4) fake_cuda.dnn_workspace_bytes = CUDA_LT_WORKSPACE + 1;
     if (i == 5) fake_cuda.dnn_ms = 5; /* no faster */
-    if (i > 5) fake_cuda.dnn_stray = strays[i - 6];
+    if (i > 5 && i < 9) fake_cuda.dnn_stray = strays[i - 6];
+    no_cudnn = i == 9;
     struct machine m = load_well(g, 800);
+    no_cudnn = false;
     assert_null(sdpa_of(&m)->handle);
     assert_int_equal(run(&m, 6, mixed, &err), TL_OK);
     check_attention("dpdp");
