@@ -131,7 +131,10 @@ def on_gpu(table):
         table.skipped.append("compute-sanitizer: it is not here")
     table.program("golden models", [BUILD / "gpu/test_cuda_model"])
     if has_cudnn():
-        table.program("attention by cuDNN", [BUILD / "gpu/test_cuda_sdpa"], show=True)
+        program = BUILD / "gpu/test_cuda_sdpa"
+        for name in ("test_whole", "test_several") if tool else ():  # what it writes elsewhere, no comparison of results shows
+            table.program(f"memcheck attention by cuDNN, {name}", [tool, "--tool", "memcheck", "--error-exitcode", "9", program, name])
+        table.program("attention by cuDNN", [program], show=True)
     else:
         table.skipped.append("attention by cuDNN: no libcudnn_graph.so.9")
     table.pytest("end to end", end_to_end(table), TOKENLANE_DEVICES="cuda")
