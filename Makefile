@@ -217,7 +217,7 @@ $(B)/lib/emulated.a: $(EMULATED_OBJECTS)
 	@mkdir -p $(@D)
 	$(Q)rm -f $@; ar rcs $@ $^
 # Whole models on them, by way of the backend's host part.
-$(B)/tests/device/test_cuda_%: tests/unit/device/test_cuda_%.c tests/unit/device/fake_cuda.c tests/unit/device/fake_libraries.c $(B)/lib/cuda_host.a $(B)/lib/emulated.a $(call archives,device)
+$(B)/tests/device/test_cuda_%: tests/unit/device/test_cuda_%.c tests/unit/device/fake_cuda.c tests/unit/device/fake_libraries.c tests/unit/device/fake_dnn.c $(B)/lib/cuda_host.a $(B)/lib/emulated.a $(call archives,device)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  TEST  $<")
 	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $(filter %.c,$^) \

@@ -23,6 +23,7 @@ struct tl_config {
   char *isolation;
   char *device_plugin_dir;
   int64_t device_memory_percent;
+  bool device_cudnn;
   int64_t cpu_threads;
   bool cpu_pin;
   int64_t sim_base_us, sim_per_token_ns, sim_per_block_ns, sim_kv_blocks, sim_eos_every;

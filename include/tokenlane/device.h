@@ -35,6 +35,7 @@ struct tl_device_load {
   uint32_t max_context;       /* tokens of a sequence */
   uint64_t kv_memory_bytes;   /* 0: the backend decides */
   unsigned memory_percent;    /* of a GPU's memory, that may be used in all; 0: 90 */
+  bool no_cudnn;              /* a GPU's attention is all our own */
   bool memory_shared;         /* others have their own part of it: what is used already does not count as ours */
   /* Called now and then with the weights copied so far; may be NULL. */
   void (*progress)(uint64_t done_bytes, uint64_t total_bytes, void *context);
@@ -47,6 +48,7 @@ struct tl_device_loaded {
   uint32_t n_blocks;          /* KV blocks that a step may name: 0 .. n_blocks - 1 */
   uint64_t kv_bytes, weight_bytes;
   char gpu[TL_GPU_ID];        /* PCI address of the GPU, "00000000:3B:00.0", by which NVML knows it; "": none */
+  char attention[40];         /* what else than its own kernels computes attention, for the log: "cuDNN 9.19.0"; "": nothing */
 };
 
 /* What is known of a device beside its steps. */

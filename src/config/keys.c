@@ -22,6 +22,8 @@ const struct config_key config_keys[] = {
      "where tokenlane-cuda.so lies; empty: in ../lib/tokenlane or ../lib beside the daemon's folder"},
     {"device.memory_percent", KEY_INTEGER, AT(device_memory_percent), 1, 100, "90", NULL,
      "of a GPU's memory, for weights, work and KV cache together"},
+    {"device.cudnn", KEY_BOOL, AT(device_cudnn), 0, 0, "true", NULL,
+     "whether a GPU may compute prompts' attention by cuDNN, where that library is, right and faster; false: for those whom an error of it hits"},
     {"isolation", KEY_CHOICE, AT(isolation), 0, 0, "auto", "auto|thread|process",
      "where a replica's devices run: in the daemon, or in a process of their own whose death or hang costs their steps alone; auto: a process for cuda, else the daemon"},
     {"cpu.threads", KEY_INTEGER, AT(cpu_threads), 0, 1024, "0", NULL,

@@ -108,11 +108,16 @@ static void *load_device(void *argument) {
                                 .kv_memory_bytes = o->kv_memory_bytes / o->tensor_parallel,
                                 .memory_percent = o->memory_percent,
                                 .memory_shared = o->memory_shared,
+                                .no_cudnn = o->no_cudnn,
                                 .progress = on_progress,
                                 .context = l};
   if (w->group) l->result = w->ops->group->join(l->device, w->group->shared, l->rank, &l->error);
   if (l->result == TL_OK) l->result = w->ops->load(l->device, &load, &w->rank_loaded[l->rank], &l->error);
-  if (l->result == TL_OK) on_progress(o->model->weight_bytes, o->model->weight_bytes, l);
+  if (l->result != TL_OK) return NULL;
+  on_progress(o->model->weight_bytes, o->model->weight_bytes, l);
+  const char *attention = w->rank_loaded[l->rank].attention;
+  if (*attention)
+    TL_LOG(TL_LOG_INFO, "engine", "prompts' attention", TL_S("device", tl_engine_device(w->engine, w->index, l->rank)), TL_S("by", attention));
   return NULL;
 }
 

@@ -6,6 +6,7 @@ only. Ends with a table and 'N passed, N failed'.
 
   --look   is there a GPU that the backend can use? One line and exit status 77: no
   --fake   what needs no GPU: the end-to-end tests on the CPU and on the fake GPU"""
+import ctypes
 import glob
 import importlib
 import os
@@ -60,18 +61,18 @@ class Table:
     def __init__(self):
         self.parts, self.rows, self.skipped = ThreadPoolExecutor(AT_ONCE), [], []
 
-    def add(self, name, command, passed, failed, **environment):
+    def add(self, name, command, passed, failed, show=False, **environment):
         def part():
             seconds, status, output = run(command, **environment)
             good, bad = count(output, status, passed, failed)
-            print(f"{name}: {good} passed, {bad} failed" + bad * f"\n{output}", flush=True)
+            print(f"{name}: {good} passed, {bad} failed" + (bad or show) * f"\n{output}", flush=True)
             return name, seconds, good, bad
 
         self.rows.append(self.parts.submit(part))
 
-    def program(self, name, command):
+    def program(self, name, command, show=False):
         self.add(name, command, r"PASSED  \] (\d+) test", r"FAILED  \] (\d+) test", TL_TEST_GOLDEN=str(ROOT / "tests/golden"),
-                 TL_TEST_PLUGIN_DIR=str(BUILD / "lib"))
+                 TL_TEST_PLUGIN_DIR=str(BUILD / "lib"), show=show)
 
     def pytest(self, name, files, **environment):
         if sys.version_info < (3, 11) and (ROOT / "python").exists():
@@ -106,6 +107,17 @@ def end_to_end(table):
     return files
 
 
+def has_cudnn():
+    """Where the plugin looks for it."""
+    for folder in ("", "/usr/local/cuda/lib64/", "/usr/local/cuda/lib/"):
+        try:
+            ctypes.CDLL(f"{folder}libcudnn_graph.so.9")
+            return True
+        except OSError:
+            pass
+    return False
+
+
 def sanitizer():
     found = shutil.which("compute-sanitizer")
     return found or next(iter(glob.glob("/usr/local/cuda*/bin/compute-sanitizer")), None)
@@ -126,6 +138,13 @@ def on_gpu(table):
                 table.program(f"{kind} {name}", [tool, "--tool", kind, "--error-exitcode", "9", OPS, name])
     if not tool:
         table.skipped.append("compute-sanitizer: it is not here")
+    if has_cudnn():
+        program = BUILD / "gpu/test_cuda_sdpa"
+        for name in ("test_whole", "test_several") if tool else ():  # what it writes elsewhere, no comparison of results shows
+            table.program(f"memcheck attention by cuDNN, {name}", [tool, "--tool", "memcheck", "--error-exitcode", "9", program, name])
+        table.program("attention by cuDNN", [program], show=True)
+    else:
+        table.skipped.append("attention by cuDNN: no libcudnn_graph.so.9")
 
 
 def on_fake(table):

@@ -3,7 +3,7 @@
 
 # A tokenlane-cuda.so of the same, with faults on demand: the whole daemon on devices "cuda" where there is no GPU.
 FAKE_PLUGIN := $(if $(SAN),,$(B)/fake_gpu/tokenlane-cuda.so)
-FAKE_PLUGIN_SOURCES := tests/gpu/fake_plugin.c tests/gpu/gpu_fault.c tests/unit/device/fake_cuda.c tests/unit/device/fake_libraries.c
+FAKE_PLUGIN_SOURCES := tests/gpu/fake_plugin.c tests/gpu/gpu_fault.c tests/unit/device/fake_cuda.c tests/unit/device/fake_libraries.c tests/unit/device/fake_dnn.c
 $(B)/fake_gpu/tokenlane-cuda.so: $(FAKE_PLUGIN_SOURCES) tests/gpu/gpu_fault.h $(call pic,$(filter-out %/cuda_bind.c %/cuda_plugin.c,$(wildcard src/device/cuda/*.c))) \
 		$(B)/lib/emulated.a $(B)/lib/plugin_rooms.a
 	@mkdir -p $(@D)
@@ -40,6 +40,15 @@ $(B)/gpu/test_cuda_model: tests/unit/device/test_cuda_model.c $(PLUGIN) $(call a
 	$(Q)$(CC) $(CPPFLAGS) -DON_GPU -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
 		$(LDFLAGS) $(GPU_RPATH) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group -Wl,--as-needed $(LDLIBS) -lcmocka -ldl
 
+# cuDNN's attention, by the same graph that the plugin makes.
+$(B)/gpu/test_cuda_sdpa: tests/unit/device/test_cuda_sdpa.c $(call pic,src/device/cuda/cuda_bind.c src/device/cuda/cuda_sdpa_plan.c) \
+		$(CUDA_KERNEL_OBJECTS) $(call archives,device)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  TEST  $< for a GPU")
+	$(Q)$(CC) $(CPPFLAGS) -DON_GPU -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $(filter %.c %.o,$^) \
+		$(LDFLAGS) $(GPU_RPATH) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group -Wl,--as-needed $(LDLIBS) -lcmocka \
+		$(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lstdc++
+
 # The real plugin with faults on demand.
 $(B)/gpu/fault_kernels.o: tests/gpu/fault_kernels.cu tests/gpu/gpu_fault.h $(B)/cuda/archs
 	@mkdir -p $(@D)
@@ -57,7 +66,7 @@ $(B)/gpu/bench_gpu: bench/bench_gpu.c bench/gpu_limits.c bench/gpu_limits.h $(ca
 	$(Q)$(CC) $(CPPFLAGS) -isystem $(CUDA_HOME)/include $(PKG_CFLAGS) $(CFLAGS) -o $@ $(filter %.c,$^) $(LDFLAGS) $(GPU_RPATH) \
 		-Wl,--start-group $(filter %.a,$^) -Wl,--end-group -Wl,--as-needed $(LDLIBS) $(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lstdc++
 
-GPU_PROGRAMS := $(B)/gpu/ops $(B)/gpu/test_cuda_model $(B)/gpu/fault/tokenlane-cuda.so $(B)/gpu/bench_gpu
+GPU_PROGRAMS := $(B)/gpu/ops $(B)/gpu/test_cuda_model $(B)/gpu/test_cuda_sdpa $(B)/gpu/fault/tokenlane-cuda.so $(B)/gpu/bench_gpu
 CHECK_GPU = B=$(abspath $(B)) $(VENV)/bin/python tests/gpu/check_gpu.py
 
 .PHONY: check-gpu gpu-tests check-gpu-ops gpu-bundle check-gpu-bundle

@@ -71,6 +71,7 @@ static int read_rank(struct child_device *d, uint32_t rank, struct tl_error *err
   struct tl_device_loaded l = d->shared->loaded[rank];
   child_was_copied();
   l.gpu[sizeof l.gpu - 1] = 0;
+  clean(l.attention, sizeof l.attention);
   uint32_t least = d->layout.stride;
   if (l.n_blocks < least || l.n_blocks > UINT32_MAX / TL_BLOCK_TOKENS || !is_address(l.gpu))
     return child_says_nonsense(d, "what it has loaded", err);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* All that the backend's C code asks of CUDA, cuBLASLt, NCCL and of its own kernels,
+/* All that the backend's C code asks of CUDA, cuBLASLt, NCCL, cuDNN and of its own kernels,
  * as tables of functions: cuda_bind.c fills them from the real libraries, and
  * tests/unit/device/fake_cuda.c with ones that run on a machine without a GPU. No header of
  * the toolkit is needed here; cuda_bind.c asserts that each number and layout
@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "device/cuda/cuda_dnn.h"
 #include "device/cuda/ops/cuda_experts.h"
 #include "device/cuda/ops/cuda_ops.h"
 #include "tokenlane/base/error.h"
@@ -176,10 +177,12 @@ struct cuda_api {
   struct cuda_runtime rt;
   struct cuda_lt lt;
   struct cuda_nccl nccl;
+  struct cuda_dnn dnn;
   struct cuda_kernels op;
   /* Opens the library, the first time: TL_EUNSUPPORTED says what is missing. */
   int (*open_lt)(struct tl_error *err);
   int (*open_nccl)(struct tl_error *err);
+  int (*open_dnn)(struct tl_error *err); /* many machines lack this one */
 };
 
 #endif

@@ -80,6 +80,7 @@ void cuda_close(struct tl_device *device) {
   /* freeing waits for what runs: what hangs keeps its memory until the process ends */
   if (!d->stream || come_to_rest(d) != CUDA_NOT_READY) {
     cuda_free_graphs(d);
+    cuda_free_sdpa(d);
     cuda_free_products(d);
     cuda_free_memory(d);
     if (d->done) d->api->rt.event_free(d->done);
@@ -144,6 +145,7 @@ static int load_all(struct cuda_device *d, const struct tl_device_load *load, st
   if (r == TL_OK) r = cuda_make_memory(d, load, err);
   if (r == TL_OK) r = cuda_load_weights(d, load, err);
   if (r == TL_OK) r = cuda_make_products(d, err);
+  if (r == TL_OK && !load->no_cudnn) r = cuda_make_sdpa(d, err);
   if (r == TL_OK) r = cuda_rehearse(d, INT64_MAX, err); /* weights take what they take; a rank that fails lets the others go */
   return r == TL_OK ? cuda_make_graphs(d, err) : r;
 }
@@ -156,6 +158,7 @@ int cuda_load(struct tl_device *device, const struct tl_device_load *load, struc
   if (r < 0) return r;
   *ret = (struct tl_device_loaded){.n_blocks = d->n_kv_blocks, .kv_bytes = d->kv_bytes, .weight_bytes = d->weight_bytes};
   name_gpu(d, ret->gpu);
+  cuda_name_sdpa(d, ret->attention, sizeof ret->attention);
   return TL_OK;
 }
 

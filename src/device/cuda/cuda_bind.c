@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The tables of cuda_api.h from the real libraries. The CUDA runtime is linked statically; it
- * looks for the driver when it is first called. cuBLASLt and NCCL are opened by name,
+ * looks for the driver when it is first called. cuBLASLt, NCCL and cuDNN are opened by name,
  * when they are wanted, so that the plugin can be loaded and say what is missing. */
 #include <assert.h>
 #include <cublasLt.h>
@@ -198,6 +198,7 @@ static const char *rt_text(int code) {
 #define TEXT_OF(x) #x
 #define LT_FILE "libcublasLt.so." TEXT(CUBLAS_VER_MAJOR)
 #define NCCL_FILE "libnccl.so." TEXT(NCCL_MAJOR)
+#define DNN_FILE "libcudnn_graph.so.9"
 
 struct function {
   const char *name;
@@ -230,6 +231,20 @@ static const struct function nccl_functions[] = {
     {"ncclGetErrorString", offsetof(struct cuda_api, nccl.text)},
 };
 static_assert(sizeof nccl_functions / sizeof *nccl_functions + 1 == sizeof(struct cuda_nccl) / sizeof(void *), "all but init");
+
+static const struct function dnn_functions[] = {
+    {"cudnnGetVersion", offsetof(struct cuda_api, dnn.version)},
+    {"cudnnCreate", offsetof(struct cuda_api, dnn.create)},
+    {"cudnnDestroy", offsetof(struct cuda_api, dnn.destroy)},
+    {"cudnnSetStream", offsetof(struct cuda_api, dnn.set_stream)},
+    {"cudnnBackendCreateDescriptor", offsetof(struct cuda_api, dnn.desc_new)},
+    {"cudnnBackendDestroyDescriptor", offsetof(struct cuda_api, dnn.desc_free)},
+    {"cudnnBackendSetAttribute", offsetof(struct cuda_api, dnn.desc_set)},
+    {"cudnnBackendGetAttribute", offsetof(struct cuda_api, dnn.desc_get)},
+    {"cudnnBackendFinalize", offsetof(struct cuda_api, dnn.desc_finalize)},
+    {"cudnnBackendExecute", offsetof(struct cuda_api, dnn.execute)},
+};
+static_assert(sizeof dnn_functions / sizeof *dnn_functions == sizeof(struct cuda_dnn) / sizeof(void *), "all of them");
 
 /* By its name, then where the toolkit's packages put it. */
 static void *open_library(const char *file, struct tl_error *err) {
@@ -288,6 +303,16 @@ static int open_nccl(struct tl_error *err) {
   return r;
 }
 
+/* The part of it that has graphs; it opens its other parts itself. */
+static int open_dnn(struct tl_error *err) {
+  static bool opened;
+  pthread_mutex_lock(&lock);
+  int r = opened ? TL_OK : bind(DNN_FILE, dnn_functions, sizeof dnn_functions / sizeof *dnn_functions, err);
+  opened = r == TL_OK;
+  pthread_mutex_unlock(&lock);
+  return r;
+}
+
 static int nccl_init(void **ret_comm, int size, const struct cuda_nccl_id *id, int rank) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   ncclUniqueId own;
@@ -308,4 +333,5 @@ struct cuda_api cuda_bound_api = {
     .nccl = {.init = nccl_init},
     .open_lt = open_lt,
     .open_nccl = open_nccl,
+    .open_dnn = open_dnn,
 };

@@ -55,11 +55,14 @@ static void place_step_data(const struct cuda_device *d, struct cuda_step_data *
   PLACE(p, s->tiles, l->max_tiles);
   PLACE(p, s->sampling, l->max_seqs);
   PLACE(p, s->rows, l->max_seqs);
+  PLACE(p, s->starts, l->max_seqs + 1);
+  PLACE(p, s->n_rows, l->max_seqs);
+  PLACE(p, s->lengths, l->max_seqs);
   PLACE(p, s->tokens, l->max_tokens);
   PLACE(p, s->positions, l->max_tokens);
   PLACE(p, s->slots, l->max_tokens);
   s->bytes = p->at - began;
-  PLACE(p, s->tables, (size_t)l->max_seqs * l->table_stride);
+  PLACE(p, s->tables, (size_t)l->max_seqs * l->table_stride + CUDA_SDPA_SPARE);
   PLACE(p, s->history, l->max_entries);
   PLACE(p, s->bias, l->max_entries);
 }

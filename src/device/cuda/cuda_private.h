@@ -8,6 +8,7 @@
 #include <stdbool.h>
 
 #include "device/cuda/cuda_api.h"
+#include "device/cuda/cuda_sdpa.h"
 #include "tokenlane/device.h"
 #include "tokenlane/slice.h"
 
@@ -131,6 +132,7 @@ struct cuda_step_data {
   struct tl_cuda_tile *tiles;       /* (max_tiles) */
   struct tl_cuda_sampling *sampling;/* (max_rows) */
   uint32_t *rows;                   /* (max_rows) */
+  int32_t *starts, *n_rows, *lengths; /* (max_seqs + 1), (max_seqs), (max_seqs): of sequences, as cuda_sdpa.h wants them */
   int32_t *tokens;                  /* (max_tokens), as the next two */
   uint32_t *positions, *slots;
   size_t bytes;                     /* of all above */
@@ -227,6 +229,7 @@ struct cuda_device {
   void *stream, *done;
   struct cuda_graph graphs[CUDA_MAX_BUCKETS];
   unsigned n_graphs;
+  struct cuda_sdpa sdpa;
   /* the steps under way */
   unsigned n_under_way, oldest; /* oldest: of slots */
   struct cuda_step_data *host;  /* of the one that is being submitted */
@@ -242,6 +245,7 @@ struct cuda_device {
 struct cuda_pass {
   uint32_t n_tokens, n_rows, n_seqs; /* n_seqs: of those with one query, 0: none */
   uint32_t n_tiles;
+  uint32_t n_runs;      /* of struct cuda_sdpa; 0: all tiles are for our own kernel */
   uint32_t table_width; /* entries of a block table that are copied */
   bool all_rows; /* the rows wanted are all of the pass, in order */
 };
@@ -319,6 +323,10 @@ int cuda_run_gated(struct cuda_device *d, const struct cuda_matrix *w, int gate,
 /* cuda_step.c */
 int cuda_submit(struct cuda_device *d, const struct tl_step *step, struct tl_error *err);
 int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl_error *err);
+/* What was staged, to the device. */
+int cuda_copy_step(struct cuda_device *d, uint32_t n_seqs, const struct cuda_pass *pass, struct tl_error *err);
+/* What both kinds of attention of an ATTEND record are told. */
+struct tl_cuda_attention cuda_attention_of(const struct cuda_device *d, const struct cuda_op *op);
 /* cuda_mixture.c: the records of a mixture of experts. */
 int cuda_route(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
 int cuda_experts_up(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
@@ -330,6 +338,19 @@ void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t
 /* As many sampling rows from `row` on as lists have room for; returns the row after them. */
 uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, uint32_t row, uint32_t *ret_history,
                              uint32_t *ret_bias);
+/* cuda_sdpa_choose.c */
+/* Finds out, with all else loaded, where cuDNN is right and the faster one. It need not be there; errors are CUDA's. */
+int cuda_make_sdpa(struct cuda_device *d, struct tl_error *err);
+/* cuda_sdpa.c */
+/* A layer whose attention has nothing that cuDNN's graph lacks. */
+bool cuda_sdpa_suits(const struct cuda_op *op);
+void cuda_free_sdpa(struct cuda_device *d);
+/* "cuDNN 9.19.0", or "" if it is not used. */
+void cuda_name_sdpa(const struct cuda_device *d, char *ret, size_t size);
+/* Cuts the step's prompts into runs. */
+void cuda_stage_sdpa(struct cuda_device *d, const struct tl_step *step, struct cuda_pass *pass);
+int cuda_attend_prompts(struct cuda_device *d, const struct cuda_op *op, const struct tl_cuda_attention *a,
+                        const struct cuda_pass *pass, struct tl_error *err);
 /* cuda_group.c */
 /* Makes the communicator with the other ranks, who do so at the same time. */
 int cuda_meet(struct cuda_device *d, struct tl_error *err);

@@ -5,14 +5,18 @@
 #include "device/cuda/cuda_private.h"
 #include "device/cuda/ops/cuda_plan.h"
 
-/* Rows of tables as wide as the longest context needs; returns the width. */
+/* Rows of tables as wide as the longest context needs, zeros behind what a shorter one has: cuDNN's kernel may look at
+ * any entry, and block 0 always exists. Returns the width. */
 static uint32_t stage_tables(struct cuda_device *d, const struct tl_step *step) {
   uint32_t longest = 0;
   for (uint32_t s = 0; s < step->n_seqs; s++)
     if (step->context_len[s] > longest) longest = step->context_len[s];
   uint32_t width = (longest + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
-  for (uint32_t s = 0; s < step->n_seqs; s++)
-    memcpy(d->host->tables + (size_t)s * width, step->block_tables + (size_t)s * step->table_stride, width * sizeof(uint32_t));
+  for (uint32_t s = 0; s < step->n_seqs; s++) {
+    uint32_t *to = d->host->tables + (size_t)s * width, n = (step->context_len[s] + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+    memcpy(to, step->block_tables + (size_t)s * step->table_stride, n * sizeof *to);
+    memset(to + n, 0, (width - n) * sizeof *to);
+  }
   return width;
 }
 
@@ -37,6 +41,7 @@ void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t
                             .n_tiles = tl_cuda_plan_prefill(step, h->tiles),
                             .all_rows = step->n_rows == step->n_tokens,
                             .table_width = stage_tables(d, step)};
+  cuda_stage_sdpa(d, step, ret);
 }
 
 static void stage_row(const struct tl_sampling *from, uint32_t first_history, uint32_t first_bias, struct tl_cuda_sampling *to) {

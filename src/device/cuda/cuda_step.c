@@ -52,17 +52,22 @@ static int prepare_heads(struct cuda_device *d, const struct cuda_op *op, const 
   return TL_OK;
 }
 
-static int attend(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
+struct tl_cuda_attention cuda_attention_of(const struct cuda_device *d, const struct cuda_op *op) {
   const struct cuda_dims *s = &d->dims;
   const struct tl_op *from = op->from;
-  bool windowed = from->features & TL_F_WINDOW;
-  const struct cuda_work_list *list = &d->device.lists[windowed];
   char *k = d->kv + 2 * (size_t)from->layer * d->layer_bytes, *v = k + d->layer_bytes;
-  struct tl_cuda_attention a = {.dtype = d->dtype, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head,
-                                .scale = from->scale, .softcap = from->features & TL_F_SOFTCAP ? from->softcap : 0,
-                                .window = windowed ? from->window : 0, .sinks = op->sinks, .q = d->work.q, .out = d->work.a, .k_cache = k,
-                                .v_cache = v, .block_tables = d->device.tables, .table_stride = d->limits.table_stride};
-  int r = prepare_heads(d, op, pass, k, v, err);
+  return (struct tl_cuda_attention){.dtype = d->dtype, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head,
+                                    .scale = from->scale, .softcap = from->features & TL_F_SOFTCAP ? from->softcap : 0,
+                                    .window = from->features & TL_F_WINDOW ? from->window : 0, .q = d->work.q,
+                                    .sinks = op->sinks, .out = d->work.a, .k_cache = k, .v_cache = v, .block_tables = d->device.tables,
+                                    .table_stride = d->limits.table_stride};
+}
+
+static int attend(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
+  const struct cuda_work_list *list = &d->device.lists[(op->from->features & TL_F_WINDOW) != 0];
+  struct tl_cuda_attention a = cuda_attention_of(d, op);
+  char *k = d->kv + 2 * (size_t)op->from->layer * d->layer_bytes;
+  int r = prepare_heads(d, op, pass, k, k + d->layer_bytes, err);
   if (r < 0) return r;
   if (pass->n_seqs) {
     struct tl_cuda_decode_args args = {.a = a, .n_blocks = d->limits.n_blocks, .max_rows = pass->n_seqs,
@@ -71,11 +76,7 @@ static int attend(struct cuda_device *d, const struct cuda_op *op, const struct 
                                        .arrived = d->work.arrived};
     CUDA_TRY(d, d->api->op.decode(&args, d->stream), "decode attention", err);
   }
-  if (pass->n_tiles) {
-    struct tl_cuda_prefill_args args = {.a = a, .n_tiles = pass->n_tiles, .tiles = d->device.tiles};
-    CUDA_TRY(d, d->api->op.prefill(&args, d->stream), "prefill attention", err);
-  }
-  return TL_OK;
+  return pass->n_tiles ? cuda_attend_prompts(d, op, &a, pass, err) : TL_OK;
 }
 
 /* delta = x W^T + b, of which each rank has a part of the sum, and one of them the bias. */
@@ -183,11 +184,11 @@ static bool is_decode(const struct tl_step *step) {
   return step->n_tokens == step->n_seqs && step->n_rows == step->n_tokens;
 }
 
-static int copy_step(struct cuda_device *d, const struct tl_step *step, const struct cuda_pass *pass, struct tl_error *err) {
+int cuda_copy_step(struct cuda_device *d, uint32_t n_seqs, const struct cuda_pass *pass, struct tl_error *err) {
   const struct cuda_runtime *rt = &d->api->rt;
   size_t width = pass->table_width * sizeof(uint32_t), stride = d->limits.table_stride * sizeof(uint32_t);
   CUDA_TRY(d, rt->copy(d->device.lists[0].lanes, d->host->lists[0].lanes, d->host->bytes, d->stream), "copying a step", err);
-  CUDA_TRY(d, rt->copy_rows(d->device.tables, stride, d->host->tables, width, width, step->n_seqs, d->stream),
+  CUDA_TRY(d, rt->copy_rows(d->device.tables, stride, d->host->tables, width, width, n_seqs, d->stream),
            "copying block tables", err);
   return TL_OK;
 }
@@ -199,7 +200,7 @@ static int run_step(struct cuda_device *d, const struct tl_step *step, struct cu
   uint32_t n_history = 0, n_bias = 0;
   cuda_stage_step(d, step, graph ? graph->n_seqs : step->n_tokens, &pass);
   uint32_t end = cuda_stage_sampling(d, step, 0, &n_history, &n_bias);
-  int r = copy_step(d, step, &pass, err);
+  int r = cuda_copy_step(d, step->n_seqs, &pass, err);
   if (r < 0) return r;
   if (graph)
     CUDA_TRY(d, rt->exec_launch(graph->exec, d->stream), "launching a graph", err);

@@ -2,12 +2,12 @@
 #include "device/cuda/cuda_backend.h"
 #include "fake_private.h"
 
-#define MAX_OBJECTS 512
+#define MAX_OBJECTS 1024
 #define MAX_NODE 256 /* bytes of arguments */
 #define TRAP CUDA_LAUNCH_FAILURE /* what `trap` makes of a GPU's kernel */
 
 struct fake_cuda fake_cuda;
-static struct cuda_api fake_cuda_api;
+struct cuda_api fake_cuda_api;
 
 /* Uploads come from several threads; fibers from one at a time. */
 pthread_mutex_t fake_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -467,6 +467,7 @@ static int before_kernel(void) {
   static int op_##name(const struct tl_cuda_##name##_args *args, void *stream) { \
     FAKE_BEGIN(#name);                                                             \
     fake_note(letter);                                                             \
+    if (letter == 'p') fake_cuda.clock_ms += fake_cuda.prefill_ms;                 \
     fake_enqueue(stream, #name, run_##name, args, sizeof *args);                   \
     return 0;                                                                 \
   }
@@ -497,7 +498,7 @@ static int op_prepare(void) {
 void fake_cuda_reset(void) {
   assert_int_equal(fake_cuda_live(), 0);
   fake_forget_comms();
-  fake_cuda = (struct fake_cuda){.n_devices = 1, .compute_major = 9, .memory = 256u << 20, .n_algorithms = 1, .bad_algorithm = -1};
+  fake_cuda = (struct fake_cuda){.n_devices = 1, .compute_major = 9, .memory = 256u << 20, .n_algorithms = 1, .bad_algorithm = -1, .dnn_stray = -1};
   last_error = lasting_error = 0;
   fake_cuda_api.rt = (struct cuda_runtime){rt_count,       rt_info,       rt_use,          rt_memory,      rt_alloc,      rt_free,        rt_alloc_host,
            rt_free,        rt_copy,       rt_copy_rows,    rt_fill,        rt_stream_new, rt_stream_free, rt_stream_query,
@@ -508,6 +509,7 @@ void fake_cuda_reset(void) {
                                           op_gather, op_bias, op_dequantize, op_quantize, op_scale, op_gemv, op_cap, op_sample,
                                           op_route, op_experts, op_mix};
   fake_add_libraries(&fake_cuda_api);
+  fake_add_dnn(&fake_cuda_api);
 }
 
 static int open_fake(const struct tl_device_options *options, struct tl_device **ret, struct tl_error *err) {

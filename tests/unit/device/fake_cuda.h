@@ -34,18 +34,25 @@ struct fake_cuda {
   int n_algorithms;         /* that cuBLASLt names for a product */
   int bad_algorithm;        /* one of them that cannot compute any; -1: none */
   uint32_t algorithm_ms[FAKE_ALGORITHMS]; /* what a product takes by each, as its timers say */
+  size_t dnn_version;       /* 0: there is no cuDNN */
+  bool no_dnn_kernel;       /* for any graph */
+  int64_t dnn_workspace_bytes;
+  int dnn_unlisted;         /* the number of a tensor that a plan does not say its kernel takes; 0: none */
+  int64_t dnn_stray;        /* an element of its output that it gets wrong; -1: none */
+  uint32_t dnn_ms, prefill_ms; /* what attention takes by it, and by our kernel */
   bool bad_scales;          /* it names products whose scales it applies, but cannot compute any */
   unsigned trap_at;         /* this kernel, counted from 1, makes an error for good */
   /* what the test reads */
   _Atomic unsigned n_calls; /* relaxed: counts only */
+  unsigned first_dnn_call;  /* its number: when cuDNN is opened */
   const char *failed;       /* the call that failed, NULL: none did */
-  unsigned n_kernels, n_launches, n_graphs, n_replays, n_products, n_collectives;
+  unsigned n_kernels, n_launches, n_graphs, n_replays, n_products, n_collectives, n_dnn, n_dnn_plans;
   unsigned n_e4m3;          /* of the products */
   unsigned n_by_algorithm[FAKE_ALGORITHMS]; /* products */
   uint64_t clock_ms;        /* of all that was enqueued */
   char order[64];           /* the last kernels that were enqueued, a letter each: embed, norm, m or v for a
                              * product, rms of rows, k and v into the cache, decode, prefill, gate, last rows, bias, quantized
-                             * weights written out, rows to f8, u for what scales a product, cap of logits, sample, experts
+                             * weights written out, rows to f8, u for what scales a product, cap of logits, sample, attention by cuDNN, experts
                              * taken (t), their products (x) and mixture (i) */
 };
 extern struct fake_cuda fake_cuda;
@@ -55,5 +62,6 @@ void fake_cuda_reset(void);
 /* Memory, streams, events, graphs, descriptors that nobody freed. */
 unsigned fake_cuda_live(void);
 extern const struct tl_device_ops fake_cuda_ops;
+extern struct cuda_api fake_cuda_api;
 
 #endif

@@ -38,5 +38,7 @@ void fake_hold(int (*run)(void *args), const void *args, int n);
 void fake_check_pending(const char *name);
 void fake_add_libraries(struct cuda_api *api);
 void fake_forget_comms(void);
+/* fake_dnn.c */
+void fake_add_dnn(struct cuda_api *api);
 
 #endif
