@@ -20,6 +20,13 @@ TL_DEVICE float sink_weight(const tl_cuda_attention &a, uint32_t head, float max
   return a.sinks ? exp2_fast(a.sinks[head] * LOG2_E - max) : 0;
 }
 
+/* Keys that a row sees behind its own, of which there are `own` up to itself. */
+TL_DEVICE uint32_t cuda_keys_ahead(const tl_cuda_attention &a, const tl_cuda_tile &tile, uint32_t own) {
+  if (!a.both_sides || own >= tile.context) return 0;
+  uint32_t rest = tile.context - own;
+  return a.window && a.window - 1 < rest ? a.window - 1 : rest;
+}
+
 /* For head sizes that have no kernel of their own; shapes are checked by the caller. */
 int cuda_decode_any(const struct tl_cuda_decode_args *args, void *stream);
 int cuda_prefill_any(const struct tl_cuda_prefill_args *args, void *stream);

@@ -94,7 +94,8 @@ TL_KERNEL(THREADS, 1) prefill_any(tl_cuda_prefill_args a) {
   tl_cuda_tile tile = a.tiles[block_x() / TL_CUDA_TILE_ROWS];
   uint32_t row = block_x() % TL_CUDA_TILE_ROWS;
   if (row >= tile.n_rows) return;
-  uint32_t end = tile.position + row + 1, first = a.a.window && end > a.a.window ? end - a.a.window : 0;
+  uint32_t own = tile.position + row + 1, first = a.a.window && own > a.a.window ? own - a.a.window : 0;
+  uint32_t end = own + cuda_keys_ahead(a.a, tile, own);
   for (uint32_t head = warp_index(); head < a.a.n_heads; head += WARPS)
     write_row<T>(a.a, tile.row + row, head,
                  attend_tokens<T>(a.a, tile.row + row, head, tile.seq, first, end));

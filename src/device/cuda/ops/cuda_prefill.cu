@@ -75,12 +75,14 @@ TL_DEVICE void score(const state<DIM> &st, quad (*keys)[DIM / 8], float scale, f
   }
 }
 
-/* A row sees the tokens up to its own position, `window` of them; `ahead`: row 0's position less the tile's first token. */
-TL_DEVICE void hide_unseen(float (&s)[TOKENS / 8][4], int64_t ahead, int64_t window) {
+/* A row sees the tokens up to its own position, `window` of them, and of those behind it less than `reach` before `end`; `ahead`:
+ * row 0's position less the tile's first token. */
+TL_DEVICE void hide_unseen(float (&s)[TOKENS / 8][4], int64_t ahead, int64_t window, int64_t reach, int64_t end) {
   TL_UNROLL for (uint32_t j = 0; j < TOKENS / 8; j++)
     TL_UNROLL for (uint32_t i = 0; i < 4; i++) {
       uint32_t token = j * 8 + lane_index() % 4 * 2 + i % 2, row = warp_index() * 16 + i / 2 * 8 + lane_index() / 4;
-      if ((int64_t)token > ahead + row || (int64_t)token <= ahead + row - window) s[j][i] = -INFINITY;
+      if ((int64_t)token >= ahead + row + reach || (int64_t)token >= end || (int64_t)token <= ahead + row - window)
+        s[j][i] = -INFINITY;
     }
 }
 
@@ -143,7 +145,9 @@ TL_KERNEL(THREADS, 2) prefill(tl_cuda_prefill_args args) {
   prefill_shared<DIM> *shared = (prefill_shared<DIM> *)shared_memory();
   tl_cuda_tile tile = args.tiles[block_x() / a.n_heads];
   uint32_t head = block_x() % a.n_heads, kv_head = head / (a.n_heads / a.n_kv_heads);
-  uint32_t n_keys = tile.position + tile.n_rows, window = a.window ? a.window : UINT32_MAX;
+  uint32_t n_keys = tile.position + tile.n_rows, window = a.window ? a.window : UINT32_MAX, reach = a.both_sides ? window : 1;
+  n_keys += cuda_keys_ahead(a, tile, n_keys);
+  uint32_t all_see = !a.both_sides ? tile.position : n_keys - tile.position > window ? tile.position + window : n_keys;
   uint32_t begin = tile.position >= window ? (tile.position - window + 1) / TOKENS * TOKENS : 0;
   const uint32_t *table = a.block_tables + (uint64_t)tile.seq * a.table_stride;
   load_tile<DIM>(a, a.k_cache, table, kv_head, begin, n_keys, shared->keys);
@@ -162,7 +166,8 @@ TL_KERNEL(THREADS, 2) prefill(tl_cuda_prefill_args args) {
     sync_block();
     if (next < n_keys) load_tile<DIM>(a, a.k_cache, table, kv_head, next, n_keys, shared->keys);
     commit_async(); /* also of nothing, so that the groups can be counted */
-    if (next > tile.position || n_keys - first > window) hide_unseen(s, (int64_t)tile.position - first, window);
+    if (next > all_see || n_keys - first > window)
+      hide_unseen(s, (int64_t)tile.position - first, window, reach, n_keys - first);
     soften<DIM>(&st, s);
     wait_async<1>(); /* the values */
     sync_block();
