@@ -146,7 +146,7 @@ int cuda_load(struct tl_device *device, const struct tl_device_load *load, struc
   if (r == TL_OK) r = cuda_make_memory(d, load, err);
   if (r == TL_OK) r = cuda_load_weights(d, load, err);
   if (r == TL_OK) r = cuda_make_products(d, err);
-  if (r == TL_OK) r = cuda_make_graphs(d, err);
+  if (r == TL_OK && !cuda_pools(d)) r = cuda_make_graphs(d, err);
   if (r < 0) return r;
   *ret = (struct tl_device_loaded){.n_blocks = d->n_kv_blocks, .kv_bytes = d->kv_bytes, .weight_bytes = d->weight_bytes};
   name_gpu(d, ret->gpu);
@@ -187,7 +187,10 @@ int cuda_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struc
   }
   d->oldest ^= 1;
   d->busy = --d->n_under_way > 0;
-  if (ret_sampled) memcpy(ret_sampled, slot->sampled, slot->n_rows * sizeof *ret_sampled);
+  if (slot->to)
+    memcpy(slot->to, slot->vectors, slot->n_rows * d->model->n_out * sizeof *slot->to);
+  else if (ret_sampled)
+    memcpy(ret_sampled, slot->sampled, slot->n_rows * sizeof *ret_sampled);
   return TL_OK;
 }
 

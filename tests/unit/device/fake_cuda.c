@@ -478,6 +478,9 @@ KERNEL(sample, 's')
 KERNEL(route, 't')
 KERNEL(experts, 'x')
 KERNEL(mix, 'i')
+KERNEL(place, 'a')
+KERNEL(pool, 'o')
+KERNEL(vector, 'w')
 
 static int op_prepare(void) {
   FAKE_BEGIN("prepare");
@@ -496,7 +499,7 @@ void fake_cuda_reset(void) {
            rt_timer_new,  rt_elapsed};
   fake_cuda_api.op = (struct cuda_kernels){op_prepare, op_embed, op_add_norm, op_row_rms, op_qkv, op_decode, op_prefill, op_glu,
                                           op_gather, op_bias, op_dequantize, op_quantize, op_scale, op_gemv, op_cap, op_sample,
-                                          op_route, op_experts, op_mix};
+                                          op_route, op_experts, op_mix, op_place, op_pool, op_vector};
   fake_add_libraries(&fake_cuda_api);
 }
 
@@ -513,6 +516,7 @@ static const struct tl_device_group_ops group_ops = {make_group, cuda_group_join
 
 const struct tl_device_ops fake_cuda_ops = {.name = "cuda",
                                             .runs_ahead = true,
+                                            .pools = true,
                                             .open = open_fake,
                                             .load = cuda_load,
                                             .submit = cuda_submit_step,
