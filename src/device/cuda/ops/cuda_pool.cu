@@ -7,6 +7,7 @@
 #define THREADS 256
 #define WARPS (THREADS / 32)
 #define COLUMNS (32 * 8) /* of a block of pool: 16 bytes a lane */
+#define AHEAD 4          /* rows that a warp of pool has asked for before it adds them up */
 
 template <class T>
 TL_DEVICE uint16_t half_of(float v) {
@@ -55,14 +56,22 @@ TL_DEVICE float larger(float a, float b) {
   return b > a || b != b ? b : a;
 }
 
+template <class T>
+TL_DEVICE void pool_row(int pooling, quad row, float weight, float (&sum)[8]) {
+  float v[8];
+  unpack8<T>(row, v);
+  TL_UNROLL for (int i = 0; i < 8; i++) sum[i] = pooling == TL_CUDA_POOL_MAX ? larger(sum[i], v[i]) : sum[i] + weight * v[i];
+}
+
 /* This warp's part of rows [first, end). */
 template <class T>
 TL_DEVICE void pool_rows(const tl_cuda_pool_args &a, uint32_t first, uint32_t end, uint32_t column, float (&sum)[8]) {
-  for (uint32_t row = first + warp_index(); row < end; row += WARPS) {
-    float v[8], weight = a.pooling == TL_CUDA_POOL_WEIGHTED ? (float)(row - first + 1) : 1;
-    unpack8<T>(load16((const uint16_t *)a.rows + (uint64_t)row * a.dim + column), v);
-    TL_UNROLL for (int i = 0; i < 8; i++)
-      sum[i] = a.pooling == TL_CUDA_POOL_MAX ? larger(sum[i], v[i]) : sum[i] + weight * v[i];
+  for (uint32_t row = first + warp_index(); row < end; row += WARPS * AHEAD) {
+    quad v[AHEAD] = {};
+    TL_UNROLL for (uint32_t k = 0; k < AHEAD; k++)
+      if (row + k * WARPS < end) v[k] = load16((const uint16_t *)a.rows + (uint64_t)(row + k * WARPS) * a.dim + column);
+    TL_UNROLL for (uint32_t k = 0; k < AHEAD; k++)
+      if (row + k * WARPS < end) pool_row<T>(a.pooling, v[k], a.pooling == TL_CUDA_POOL_WEIGHTED ? (float)(row + k * WARPS - first + 1) : 1, sum);
   }
 }
 
