@@ -166,6 +166,11 @@ static size_t place_pinned(struct cuda_device *d, char *base) {
 
 static int does_not_fit(const struct cuda_device *d, size_t kv_bytes, size_t there, struct tl_error *err) {
   size_t needed = d->weight_bytes + d->work_bytes + kv_bytes;
+  if (cuda_pools(d))
+    return tl_error_set(err, TL_ENOMEM, "model.path",
+                        "cuda:%u: %llu MiB of GPU memory are missing: weights %llu, work memory %llu, keys and values of a step %llu, and "
+                        "%llu MiB are ours; what would help: a smaller engine.max_batch_tokens, a smaller or quantized model",
+                        d->options.index, MIB(needed - there) + 1, MIB(d->weight_bytes), MIB(d->work_bytes), MIB(kv_bytes), MIB(there));
   return tl_error_set(err, TL_ENOMEM, "model.path",
                       "cuda:%u: %llu MiB of GPU memory are missing: weights %llu, work memory %llu, KV cache for one context of %u "
                       "tokens %llu, and %llu MiB are ours; what would help: a smaller engine.max_context or "
