@@ -21,7 +21,7 @@ BINARY = BUILD / "bin/tokenlane"
 OPS = BUILD / "gpu/ops"
 # what runs with devices cuda, and the package that a file needs beside pytest, httpx and prometheus_client
 END_TO_END = {"test_openai.py": "openai", "test_batch.py": None, "test_text.py": "tokenizers", "test_large.py": None}
-FAULTS = "test_cuda_serving.py"
+FAULTS, VECTORS = "test_cuda_serving.py", "test_cuda_vectors.py"
 LIMIT_S = 600
 NO_GPU = 77
 
@@ -116,13 +116,15 @@ def on_gpu(table):
     if not tool:
         table.skipped.append("compute-sanitizer: it is not here")
     table.program("golden models", [BUILD / "gpu/test_cuda_model"])
+    table.program("golden encoders", [BUILD / "gpu/test_cuda_encoders"])
     table.pytest("end to end", end_to_end(table), TOKENLANE_DEVICES="cuda")
+    table.pytest("vectors", [VECTORS], TOKENLANE_GPU_PLUGIN=str(BUILD / "gpu/fault"))
     table.pytest("traps and hangs", [FAULTS], TOKENLANE_GPU_PLUGIN=str(BUILD / "gpu/fault"))
 
 
 def on_fake(table):
     table.pytest("end to end, CPU", end_to_end(table))
-    table.pytest("end to end, fake GPU", [FAULTS])
+    table.pytest("end to end, fake GPU", [FAULTS, VECTORS])
 
 
 def main():
