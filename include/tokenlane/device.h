@@ -87,7 +87,6 @@ struct tl_device_ops {
    * the second may stand for what the first draws (step.h). An error of either gives up both: the other is not collected. What
    * keeps a second one from beginning may be said by its collect. Not in groups. */
   bool runs_ahead;
-  bool pools;       /* it runs pooling models (model.h), too; the others are never given one */
   /* How many devices there are; TL_EUNSUPPORTED says why they cannot be used. NULL: as
    * many as one likes. Any thread. */
   int (*probe)(unsigned *ret, struct tl_error *err);
@@ -138,7 +137,7 @@ void tl_device_plugin_folder(const char *folder);
 
 /* What a plugin's entry, TL_DEVICE_ENTRY, returns. Raise the number with each change
  * of what stands above, in step.h or in model.h; most changes show in the sizes too. */
-#define TL_DEVICE_ABI 4
+#define TL_DEVICE_ABI 5
 #define TL_DEVICE_SIZES                                                                                                \
   (sizeof(struct tl_device_ops) + 1000 * sizeof(struct tl_device_load) + 1000000 * sizeof(struct tl_model) +           \
    1000000000ull * (sizeof(struct tl_step) + sizeof(struct tl_sampling) + sizeof(struct tl_sampled) + sizeof(struct tl_tensor)))

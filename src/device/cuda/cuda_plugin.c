@@ -19,7 +19,6 @@ static const struct tl_device_group_ops group_ops = {make_group, cuda_group_join
 static const struct tl_device_ops ops = {.name = "cuda",
                                          .spoils = true,
                                          .runs_ahead = true,
-                                         .pools = true,
                                          .probe = probe,
                                          .open = open_real,
                                          .load = cuda_load,

@@ -516,7 +516,6 @@ static const struct tl_device_group_ops group_ops = {make_group, cuda_group_join
 
 const struct tl_device_ops fake_cuda_ops = {.name = "cuda",
                                             .runs_ahead = true,
-                                            .pools = true,
                                             .open = open_fake,
                                             .load = cuda_load,
                                             .submit = cuda_submit_step,
