@@ -78,12 +78,16 @@ TL_DEVICE void score(const state<DIM> &st, quad (*keys)[DIM / 8], float scale, f
 /* A row sees the tokens up to its own position, `window` of them, and of those behind it less than `reach` before `end`; `ahead`:
  * row 0's position less the tile's first token. */
 TL_DEVICE void hide_unseen(float (&s)[TOKENS / 8][4], int64_t ahead, int64_t window, int64_t reach, int64_t end) {
-  TL_UNROLL for (uint32_t j = 0; j < TOKENS / 8; j++)
-    TL_UNROLL for (uint32_t i = 0; i < 4; i++) {
-      uint32_t token = j * 8 + lane_index() % 4 * 2 + i % 2, row = warp_index() * 16 + i / 2 * 8 + lane_index() / 4;
-      if ((int64_t)token >= ahead + row + reach || (int64_t)token >= end || (int64_t)token <= ahead + row - window)
-        s[j][i] = -INFINITY;
-    }
+  TL_UNROLL for (uint32_t half = 0; half < 2; half++) {
+    int64_t own = ahead + (warp_index() * 16 + half * 8 + lane_index() / 4), past = own + reach < end ? own + reach : end;
+    int32_t from = own - window < 0 ? 0 : own - window >= TOKENS ? TOKENS : (int32_t)(own - window + 1); /* the tokens of the tile that it sees */
+    int32_t to = past < 0 ? 0 : past > TOKENS ? TOKENS : (int32_t)past;
+    TL_UNROLL for (int32_t j = 0; j < TOKENS / 8; j++)
+      TL_UNROLL for (int32_t i = 0; i < 2; i++) {
+        int32_t token = j * 8 + (int32_t)(lane_index() % 4 * 2) + i;
+        if (token < from || token >= to) s[j][half * 2 + i] = -INFINITY;
+      }
+  }
 }
 
 template <int DIM>
