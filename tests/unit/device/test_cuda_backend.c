@@ -242,11 +242,10 @@ static void test_experts_every_call_fails(void **state) {
   with_experts(test_every_call_fails);
 }
 
-/* Cross-encoders have all kinds of records that make vectors. */
+/* A cross-encoder has all kinds of records that make vectors. */
 static void test_vectors_every_call_fails(void **state) {
   (void)state;
   with_model("encoders/bert_labels", test_every_call_fails);
-  with_model("encoders/modernbert_labels", test_every_call_fails);
 }
 
 /* The experts' sum comes behind the MLP that all rows have; all of it is in the graphs. */
