@@ -90,7 +90,6 @@ struct tl_device_ops {
    * the second may stand for what the first draws (step.h). An error of either gives up both: the other is not collected. What
    * keeps a second one from beginning may be said by its collect. Of a device alone; in groups: tl_device_group_ops. */
   bool runs_ahead;
-  bool pools;       /* it runs pooling models (model.h), too; the others are never given one */
   /* How many devices there are; TL_EUNSUPPORTED says why they cannot be used. NULL: as
    * many as one likes. Any thread. */
   int (*probe)(unsigned *ret, struct tl_error *err);

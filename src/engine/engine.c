@@ -225,9 +225,6 @@ static int open_all(struct tl_engine *engine, const struct tl_device_ops *ops, s
     w->ops = ops ? ops : tl_device_find(tl_engine_device(engine, i, 0), &w->device_options.index, err);
     if (!w->ops) return TL_EINVAL;
     w->simulated = w->ops->simulated;
-    if (pooling_is(engine) && !w->ops->pools)
-      return tl_error_set(err, TL_EUNSUPPORTED, "devices", "devices: '%.60s' does not run models that make vectors (embeddings, scores) yet",
-                          tl_engine_device(engine, i, 0));
     enum tl_isolation isolation = engine->o.isolation;
     w->isolated = !ops && (isolation == TL_ISOLATION_PROCESS || (isolation == TL_ISOLATION_AUTO && w->ops->spoils));
     if (w->isolated) w->ops = tl_device_isolated(w->ops, engine->o.tensor_parallel);

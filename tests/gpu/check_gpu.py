@@ -24,7 +24,7 @@ BINARY = BUILD / "bin/tokenlane"
 OPS = BUILD / "gpu/ops"
 # what runs with devices cuda, and the package that a file needs beside pytest, httpx and prometheus_client
 END_TO_END = {"test_openai.py": "openai", "test_batch.py": None, "test_text.py": "tokenizers", "test_large.py": None}
-FAULTS = "test_cuda_serving.py"
+FAULTS, VECTORS = "test_cuda_serving.py", "test_cuda_vectors.py"
 LIMIT_S = 600
 AT_ONCE = min(4, os.cpu_count())
 NO_GPU = 77
@@ -128,7 +128,9 @@ def on_gpu(table):
     ops = subprocess.run([OPS], capture_output=True, text=True).stdout.split()
     table.pytest("end to end", end_to_end(table), TOKENLANE_DEVICES="cuda")
     table.pytest("traps and hangs", [FAULTS], TOKENLANE_GPU_PLUGIN=str(BUILD / "gpu/fault"))
+    table.pytest("vectors", [VECTORS], TOKENLANE_GPU_PLUGIN=str(BUILD / "gpu/fault"))
     table.program("golden models", [BUILD / "gpu/test_cuda_model"])
+    table.program("golden encoders", [BUILD / "gpu/test_cuda_encoders"])
     for name in ops:
         table.program(name, [OPS, name])
     tool = sanitizer()
@@ -149,7 +151,7 @@ def on_gpu(table):
 
 def on_fake(table):
     table.pytest("end to end, CPU", end_to_end(table))
-    table.pytest("end to end, fake GPU", [FAULTS])
+    table.pytest("end to end, fake GPU", [FAULTS, VECTORS])
 
 
 def main():

@@ -18,9 +18,11 @@ LIMIT_MIB = 60
 LIBC = re.compile(r"(ld-linux-x86-64|libc|libm|libdl|librt|libpthread|libresolv|libutil|libanl|libnss_\w+)\.so")
 PROGRAMS = {"gpu/tokenlane": "bin/tokenlane", "lib/tokenlane-cuda.so": "lib/tokenlane-cuda.so", "gpu/ops": "gpu/ops",
             "gpu/test_cuda_model": "gpu/test_cuda_model", "gpu/test_cuda_sdpa": "gpu/test_cuda_sdpa",
+            "gpu/test_cuda_encoders": "gpu/test_cuda_encoders",
             "gpu/fault/tokenlane-cuda.so": "gpu/fault/tokenlane-cuda.so",
             "fake_gpu/tokenlane-cuda.so": "fake_gpu/tokenlane-cuda.so", "gpu/bench_gpu": "gpu/bench_gpu"}
-FILES = ["tests/gpu/check_gpu.py", "tests/golden/llama", "tests/golden/arch", "config/demo/model", "bench/bench_gpu.py",
+FILES = ["tests/gpu/check_gpu.py", "tests/golden/llama", "tests/golden/arch", "tests/golden/encoders", "tests/golden/gguf/encoder_q8_0.gguf",
+         "config/demo/model", "bench/bench_gpu.py",
          "bench/bench_gpu_peers.py", "bench/make_synthetic.py"]
 PACKAGES = ["pytest", "_pytest", "py.py", "pluggy", "iniconfig", "packaging", "httpx", "httpcore", "h11", "anyio", "certifi", "idna",
             "sniffio", "typing_extensions.py", "prometheus_client", "pygments"]

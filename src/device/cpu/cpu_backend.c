@@ -262,7 +262,6 @@ static int device_reset(struct tl_device *device, struct tl_error *err) {
 }
 
 const struct tl_device_ops cpu_device_ops = {.name = "cpu",
-                                             .pools = true,
                                              .open = device_open,
                                              .load = device_load,
                                              .submit = device_submit,

@@ -16,6 +16,7 @@
 #include "device/cuda/cuda_dnn.h"
 #include "device/cuda/ops/cuda_experts.h"
 #include "device/cuda/ops/cuda_ops.h"
+#include "device/cuda/ops/cuda_pool.h"
 #include "tokenlane/base/error.h"
 
 /* cudaError_t, as far as the backend tells them apart. */
@@ -171,6 +172,9 @@ struct cuda_kernels {
   int (*route)(const struct tl_cuda_route_args *args, void *stream);
   int (*experts)(const struct tl_cuda_experts_args *args, void *stream);
   int (*mix)(const struct tl_cuda_mix_args *args, void *stream);
+  int (*place)(const struct tl_cuda_place_args *args, void *stream);
+  int (*pool)(const struct tl_cuda_pool_args *args, void *stream);
+  int (*vector)(const struct tl_cuda_vector_args *args, void *stream);
 };
 
 struct cuda_api {

@@ -145,9 +145,9 @@ static int load_all(struct cuda_device *d, const struct tl_device_load *load, st
   if (r == TL_OK) r = cuda_make_memory(d, load, err);
   if (r == TL_OK) r = cuda_load_weights(d, load, err);
   if (r == TL_OK) r = cuda_make_products(d, err);
-  if (r == TL_OK && !load->no_cudnn) r = cuda_make_sdpa(d, err);
+  if (r == TL_OK && !load->no_cudnn && !cuda_pools(d)) r = cuda_make_sdpa(d, err);
   if (r == TL_OK) r = cuda_rehearse(d, INT64_MAX, err); /* weights take what they take; a rank that fails lets the others go */
-  return r == TL_OK ? cuda_make_graphs(d, err) : r;
+  return r == TL_OK && !cuda_pools(d) ? cuda_make_graphs(d, err) : r;
 }
 
 int cuda_load(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret, struct tl_error *err) {
@@ -198,7 +198,10 @@ int cuda_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struc
   }
   d->oldest ^= 1;
   d->busy = --d->n_under_way > 0;
-  if (ret_sampled) memcpy(ret_sampled, slot->sampled, slot->n_rows * sizeof *ret_sampled);
+  if (slot->to)
+    memcpy(slot->to, slot->vectors, slot->n_rows * d->model->n_out * sizeof *slot->to);
+  else if (ret_sampled)
+    memcpy(ret_sampled, slot->sampled, slot->n_rows * sizeof *ret_sampled);
   return TL_OK;
 }
 

@@ -26,6 +26,7 @@ static void make_limits(struct cuda_device *d, const struct tl_device_load *load
   l->max_items = tl_cuda_max_items(l->max_seqs, l->n_lanes);
   uint32_t history = load->max_context < d->dims.vocab ? load->max_context : d->dims.vocab;
   l->max_entries = history + SPARE_ENTRIES;
+  if (cuda_pools(d)) l->max_items = l->max_entries = 0; /* nothing is decoded, nor drawn */
 }
 
 /* --- places ------------------------------------------------------------------------------------ */
@@ -61,6 +62,10 @@ static void place_step_data(const struct cuda_device *d, struct cuda_step_data *
   PLACE(p, s->tokens, l->max_tokens);
   PLACE(p, s->positions, l->max_tokens);
   PLACE(p, s->slots, l->max_tokens);
+  if (cuda_pools(d)) {
+    PLACE(p, s->types, l->max_tokens);
+    PLACE(p, s->starts, l->max_seqs + 1);
+  }
   s->bytes = p->at - began;
   PLACE(p, s->tables, (size_t)l->max_seqs * l->table_stride + CUDA_SDPA_SPARE);
   PLACE(p, s->history, l->max_entries);
@@ -78,6 +83,12 @@ static size_t tile_bytes(const struct cuda_device *d) {
       if (bytes > most) most = bytes;
     }
   return most;
+}
+
+static bool rotates(const struct cuda_device *d) {
+  for (uint32_t i = 0; i < d->n_plan; i++)
+    if (d->plan[i].rope) return true;
+  return false;
 }
 
 static bool has_whole_rows(const struct cuda_device *d) {
@@ -120,8 +131,13 @@ static size_t place_work(struct cuda_device *d, char *base) {
   w->gate_up = place(&p, tokens * 2 * s->ffn, 2);
   w->m = place(&p, tokens * s->ffn, 2);
   if (s->n_chosen) place_mixture(d, &p);
-  w->last = place(&p, rows * s->dim, 2);
-  PLACE(&p, w->logits, rows * s->ld_logits);
+  if (cuda_pools(d)) {
+    PLACE(&p, w->vectors, rows * s->vector);
+    w->vectors_t = place(&p, rows * s->vector, 2);
+  } else {
+    w->last = place(&p, rows * s->dim, 2);
+    PLACE(&p, w->logits, rows * s->ld_logits);
+  }
   if (d->group) {
     PLACE(&p, w->part, rows * s->ld_part);
     PLACE(&p, w->gathered, d->group->size * rows * s->ld_part);
@@ -131,8 +147,8 @@ static size_t place_work(struct cuda_device *d, char *base) {
   PLACE(&p, w->partial_scale, (size_t)l->max_items * s->n_heads * 2);
   PLACE(&p, w->arrived, (size_t)l->max_seqs * s->n_heads);
   PLACE(&p, w->saved, 2 * (size_t)l->max_entries);
-  PLACE(&p, w->rope, (size_t)l->max_context * s->head);
-  if (d->model->inv_freq_local) PLACE(&p, w->rope_local, (size_t)l->max_context * s->head);
+  if (rotates(d)) PLACE(&p, w->rope, (size_t)l->max_context * s->head);
+  if (rotates(d) && d->model->inv_freq_local) PLACE(&p, w->rope_local, (size_t)l->max_context * s->head);
   w->tile = place(&p, tile_bytes(d), 1);
   PLACE(&p, w->row_scales, tokens);
   if (has_whole_rows(d)) PLACE(&p, w->row_squares, 2 * tokens);
@@ -148,6 +164,7 @@ static size_t place_pinned(struct cuda_device *d, char *base) {
   for (unsigned i = 0; i < 2; i++) {
     place_step_data(d, &d->slots[i].data, &p);
     PLACE(&p, d->slots[i].sampled, d->limits.max_seqs);
+    if (cuda_pools(d)) PLACE(&p, d->slots[i].vectors, (size_t)d->limits.max_seqs * d->model->n_out);
   }
   return p.at;
 }
@@ -156,12 +173,23 @@ static size_t place_pinned(struct cuda_device *d, char *base) {
 
 static int does_not_fit(const struct cuda_device *d, size_t kv_bytes, size_t there, struct tl_error *err) {
   size_t needed = d->weight_bytes + d->work_bytes + kv_bytes;
+  if (cuda_pools(d))
+    return tl_error_set(err, TL_ENOMEM, "model.path",
+                        "cuda:%u: %llu MiB of GPU memory are missing: weights %llu, work memory %llu, keys and values of a step %llu, and "
+                        "%llu MiB are ours; what would help: a smaller engine.max_batch_tokens, a smaller or quantized model",
+                        d->options.index, MIB(needed - there) + 1, MIB(d->weight_bytes), MIB(d->work_bytes), MIB(kv_bytes), MIB(there));
   return tl_error_set(err, TL_ENOMEM, "model.path",
                       "cuda:%u: %llu MiB of GPU memory are missing: weights %llu, work memory %llu, KV cache for one context of %u "
                       "tokens %llu, and %llu MiB are ours; what would help: a smaller engine.max_context or "
                       "engine.max_batch_tokens, more GPUs by engine.tensor_parallel, a smaller or quantized model",
                       d->options.index, MIB(needed - there) + 1, MIB(d->weight_bytes), MIB(d->work_bytes), d->limits.max_context,
                       MIB(kv_bytes), MIB(there));
+}
+
+static void have_blocks(struct cuda_device *d, uint64_t n, size_t block, uint32_t n_layers) {
+  d->n_kv_blocks = (uint32_t)n;
+  d->layer_bytes = n * block;
+  d->kv_bytes = 2 * d->layer_bytes * n_layers;
 }
 
 /* How many KV blocks there is memory for, before anything is allocated. */
@@ -175,6 +203,10 @@ static int measure(struct cuda_device *d, const struct tl_device_load *load, str
   size_t used = total - free_bytes, ours = total / 100 * percent, there = ours > used ? ours - used : 0;
   if (load->memory_shared) there = ours < free_bytes ? ours : free_bytes; /* whatever the others have by now */
   size_t block = (size_t)s->n_kv_heads * TL_BLOCK_TOKENS * s->head * 2, blocks_bytes = 2 * block * d->model->n_layers;
+  if (cuda_pools(d)) {
+    have_blocks(d, cuda_n_places(d), block, 1);
+    return d->weight_bytes + d->work_bytes + d->kv_bytes <= there ? TL_OK : does_not_fit(d, d->kv_bytes, there, err);
+  }
   uint64_t one = d->limits.table_stride, left = 0;
   if (d->weight_bytes + d->work_bytes <= there) left = (there - d->weight_bytes - d->work_bytes) / blocks_bytes;
   if (load->kv_memory_bytes && load->kv_memory_bytes / blocks_bytes < left) left = load->kv_memory_bytes / blocks_bytes;
@@ -185,9 +217,7 @@ static int measure(struct cuda_device *d, const struct tl_device_load *load, str
   if (left < one) return does_not_fit(d, one * blocks_bytes, there, err);
   /* slots are 32-bit numbers, and the last one says "none" */
   if (left > (UINT32_MAX - 1) / TL_BLOCK_TOKENS) left = (UINT32_MAX - 1) / TL_BLOCK_TOKENS;
-  d->n_kv_blocks = (uint32_t)left;
-  d->layer_bytes = left * block;
-  d->kv_bytes = left * blocks_bytes;
+  have_blocks(d, left, block, d->model->n_layers);
   return TL_OK;
 }
 
@@ -212,6 +242,7 @@ static int make_rope(struct cuda_device *d, const float *inv_freq, float factor,
 
 static int make_ropes(struct cuda_device *d, struct tl_error *err) {
   float factor = 1;
+  if (!d->work.rope) return TL_OK;
   for (uint32_t i = 0; i < d->n_plan; i++) /* the same in all layers: cuda_plan.c */
     if (d->plan[i].rope && d->plan[i].rope->features & TL_F_FACTOR) factor = d->plan[i].rope->factor;
   int r = make_rope(d, d->model->inv_freq, factor, d->work.rope, err);

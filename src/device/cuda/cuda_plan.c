@@ -39,9 +39,9 @@ static int make_dims(struct cuda_device *d, struct tl_error *err) {
   s->n_kv_heads = d->shard.n_kv_heads;
   s->vocab = m->vocab_size;
   s->n_vocab = d->shard.n_vocab;
+  s->ld_logits = (uint32_t)cuda_round(s->vocab, 4);
   s->qkv = (s->n_heads + 2 * s->n_kv_heads) * s->head;
   s->attn = s->n_heads * s->head;
-  s->ld_logits = (uint32_t)cuda_round(s->vocab, 4);
   if (s->head > TL_CUDA_MAX_HEAD_DIM) return refuse(d, "heads of more than 256 elements", err);
   if (m->head_dim % 2 || m->n_rotated % 2) return refuse(d, "heads of an odd size", err);
   if (m->n_heads % m->n_kv_heads) return refuse(d, "query heads that key heads do not divide", err);
@@ -54,13 +54,15 @@ static const struct {
   uint32_t features;
 } known[] = {
     [TL_OP_EMBED] = {1, TL_F_FACTOR},
-    [TL_OP_RMSNORM] = {1, TL_F_LAYER_NORM | TL_F_PLUS_ONE},
+    [TL_OP_EMBED_PLACE] = {0, 0},
+    [TL_OP_RMSNORM] = {1, TL_F_LAYER_NORM | TL_F_PLUS_ONE | TL_F_IN_PLACE},
     [TL_OP_COPY] = {0, 0},
     [TL_OP_QKV] = {3, 0},
     [TL_OP_ROPE] = {0, TL_F_INTERLEAVED | TL_F_PARTIAL | TL_F_LOCAL | TL_F_FACTOR},
-    [TL_OP_ATTEND] = {0, TL_F_SOFTCAP | TL_F_WINDOW | TL_F_SINKS},
+    [TL_OP_ATTEND] = {0, TL_F_SOFTCAP | TL_F_WINDOW | TL_F_SINKS | TL_F_BOTH_SIDES},
     [TL_OP_ATTN_OUT] = {1, TL_F_TO_H | TL_F_FACTOR},
-    [TL_OP_GATED_UP] = {2, TL_F_GELU_TANH},
+    [TL_OP_GATED_UP] = {2, TL_F_GELU_TANH | TL_F_GELU},
+    [TL_OP_UP] = {1, 0},
     [TL_OP_MLP_DOWN] = {1, TL_F_TO_H | TL_F_FACTOR},
     [TL_OP_LOGITS] = {1, TL_F_FACTOR | TL_F_SOFTCAP},
     [TL_OP_QK_NORM] = {2, TL_F_PLUS_ONE | TL_F_WHOLE_ROW},
@@ -69,6 +71,9 @@ static const struct {
     [TL_OP_EXPERTS_UP] = {2, TL_F_CLAMPED},
     [TL_OP_EXPERTS_DOWN] = {1, 0},
     [TL_OP_ROW_GATE] = {1, 0},
+    [TL_OP_POOL] = {0, 0},
+    [TL_OP_DENSE] = {1, TL_F_TANH | TL_F_GELU},
+    [TL_OP_VECTOR_NORM] = {1, 0},
 };
 
 static bool is_known(const struct tl_op *op) {
@@ -101,8 +106,9 @@ static const struct tl_op *match(const struct tl_op *op, const struct tl_op *end
       [TL_OP_EMBED] = CUDA_OP_EMBED,   [TL_OP_RMSNORM] = CUDA_OP_NORM,   [TL_OP_COPY] = CUDA_OP_NORM,
       [TL_OP_QKV] = CUDA_OP_QKV,       [TL_OP_ATTEND] = CUDA_OP_ATTEND,  [TL_OP_ATTN_OUT] = CUDA_OP_OUT,
       [TL_OP_GATED_UP] = CUDA_OP_GATED, [TL_OP_MLP_DOWN] = CUDA_OP_DOWN, [TL_OP_LOGITS] = CUDA_OP_LOGITS,
-      [TL_OP_ROUTE] = CUDA_OP_ROUTE,   [TL_OP_EXPERTS_UP] = CUDA_OP_EXPERTS_UP, [TL_OP_EXPERTS_DOWN] = CUDA_OP_EXPERTS_DOWN};
-  const struct tl_op *first = op;
+      [TL_OP_ROUTE] = CUDA_OP_ROUTE,   [TL_OP_EXPERTS_UP] = CUDA_OP_EXPERTS_UP, [TL_OP_EXPERTS_DOWN] = CUDA_OP_EXPERTS_DOWN,
+      [TL_OP_UP] = CUDA_OP_UP,         [TL_OP_POOL] = CUDA_OP_POOL,      [TL_OP_DENSE] = CUDA_OP_DENSE};
+  const struct tl_op *first = op, *copy;
   bool is_norm = take(&op, end, TL_OP_NORM_ADD, &to->post);
   bool is_attention = !is_norm && take(&op, end, TL_OP_QK_NORM, &to->qk_norm);
   is_attention |= !is_norm && take(&op, end, TL_OP_ROPE, &to->rope);
@@ -113,6 +119,9 @@ static const struct tl_op *match(const struct tl_op *op, const struct tl_op *end
   if (to->kind == CUDA_OP_EMBED && to->from->kind != TL_OP_EMBED) return NULL; /* a kind without an entry */
   if (to->kind == CUDA_OP_ROUTE) to->row_gate = find_row_gate(to->from, end);
   if (to->kind == CUDA_OP_GATED) take(&op, end, TL_OP_ROW_GATE, &to->row_gate);
+  if (to->kind == CUDA_OP_EMBED && !to->from->features) take(&op, end, TL_OP_EMBED_PLACE, &to->place);
+  if (to->kind == CUDA_OP_DENSE) take(&op, end, TL_OP_VECTOR_NORM, &to->vector_norm);
+  if (to->kind == CUDA_OP_NORM && to->from->features & TL_F_IN_PLACE) take(&op, end, TL_OP_COPY, &copy); /* its h is what x is */
   for (; first < op; first++)
     if (!is_known(first)) return NULL;
   return op;
@@ -132,16 +141,20 @@ static bool may_follow(const struct cuda_op *before, const struct cuda_op *op) {
           (kind != CUDA_OP_EXPERTS_DOWN || before->route->row_gate))
         return false;
       return !!op->post == !!(before->from->features & TL_F_TO_H);
-    case CUDA_OP_QKV: return kind == CUDA_OP_NORM;
+    case CUDA_OP_QKV:
+    case CUDA_OP_UP:
+    case CUDA_OP_POOL: return kind == CUDA_OP_NORM;
     case CUDA_OP_ATTEND: return kind == CUDA_OP_QKV;
     case CUDA_OP_OUT: return kind == CUDA_OP_ATTEND;
     case CUDA_OP_GATED: return kind == (op->row_gate ? CUDA_OP_EXPERTS_DOWN : CUDA_OP_NORM);
     case CUDA_OP_DOWN: /* the row gate is applied to what it makes, so it must make nothing but the product */
+      if (kind == CUDA_OP_UP) return true;
       return kind == CUDA_OP_GATED && (!before->row_gate || (!op->from->features && op->from->bias[0] < 0));
     case CUDA_OP_LOGITS:
     case CUDA_OP_ROUTE: return kind == CUDA_OP_NORM;
     case CUDA_OP_EXPERTS_UP: return kind == CUDA_OP_ROUTE && is_of(op->from, before->from);
     case CUDA_OP_EXPERTS_DOWN: return kind == CUDA_OP_EXPERTS_UP && is_of(op->from, before->from);
+    case CUDA_OP_DENSE: return kind == CUDA_OP_POOL || kind == CUDA_OP_DENSE;
   }
   return false;
 }
@@ -224,13 +237,22 @@ static void shape_route(struct cuda_device *d, struct cuda_op *op) {
   at_least(&d->dims.ld_scores, op->w.ld = (uint32_t)cuda_round(op->w.n, 8));
 }
 
+/* Outputs of one behind the other: what the one has is what the other reads. */
+static void shape_dense(struct cuda_device *d, struct cuda_op *op) {
+  uint64_t n = tl_slice_weight(d->model, &d->shard, op->from, 0).n_rows;
+  if (op[-1].kind == CUDA_OP_DENSE) op->w.k = op[-1].w.n;
+  add_outputs(d, op, 0, (uint32_t)cuda_round(n, 8));
+  at_least(&d->dims.vector, op->w.n);
+}
+
 /* The record's matrix; cuda_weights.c fills in where it lies. */
 static bool shape(struct cuda_device *d, struct cuda_op *op) {
   const struct cuda_dims *s = &d->dims;
   struct cuda_matrix *w = &op->w;
-  uint32_t inner = op->kind == CUDA_OP_GATED || op->kind == CUDA_OP_DOWN ? inner_of(d, op->from, op->kind == CUDA_OP_GATED) : 0;
+  bool up = op->kind == CUDA_OP_GATED || op->kind == CUDA_OP_UP;
+  uint32_t inner = up || op->kind == CUDA_OP_DOWN ? inner_of(d, op->from, up) : 0;
   w->k = op->kind == CUDA_OP_OUT ? s->attn : op->kind == CUDA_OP_DOWN ? inner : s->dim;
-  w->float_out = op->kind == CUDA_OP_LOGITS || op->kind == CUDA_OP_ROUTE;
+  w->float_out = op->kind == CUDA_OP_LOGITS || op->kind == CUDA_OP_ROUTE || op->kind == CUDA_OP_DENSE;
   at_least(&d->dims.ffn, inner);
   switch (op->kind) {
     case CUDA_OP_QKV:
@@ -242,8 +264,10 @@ static bool shape(struct cuda_device *d, struct cuda_op *op) {
       add_outputs(d, op, 0, inner);
       add_outputs(d, op, 1, inner);
       break;
+    case CUDA_OP_UP: add_outputs(d, op, 0, inner); break;
     case CUDA_OP_OUT:
     case CUDA_OP_DOWN: add_outputs(d, op, 0, s->dim); break;
+    case CUDA_OP_DENSE: shape_dense(d, op); break;
     case CUDA_OP_EMBED: add_outputs(d, op, 0, s->n_vocab); return true;
     case CUDA_OP_LOGITS:
       add_outputs(d, op, 0, s->n_vocab);
@@ -252,10 +276,11 @@ static bool shape(struct cuda_device *d, struct cuda_op *op) {
     case CUDA_OP_ROUTE: shape_route(d, op); break;
     case CUDA_OP_EXPERTS_UP:
     case CUDA_OP_EXPERTS_DOWN: return shape_experts(d, op);
+    case CUDA_OP_POOL: at_least(&d->dims.vector, s->dim); return true;
     case CUDA_OP_NORM:
     case CUDA_OP_ATTEND: return true;
   }
-  if (!w->float_out) w->ld = w->n;
+  if (w->ld == 0) w->ld = w->n;
   for (unsigned i = 0; i < w->n_pieces; i++)
     if (!add_products(d, w, &w->pieces[i])) return false;
   return true;
@@ -305,6 +330,17 @@ static int check_layers(struct cuda_device *d, struct tl_error *err) {
 
 /* --- the plan ------------------------------------------------------------------------------------ */
 
+/* What a plan has to end in, and only that of a model that pools may have. */
+static int check_purpose(const struct cuda_device *d, struct tl_error *err) {
+  enum cuda_op_kind last = d->n_plan ? d->plan[d->n_plan - 1].kind : CUDA_OP_EMBED;
+  if (!cuda_pools(d) && last != CUDA_OP_LOGITS) return refuse(d, "a plan that does not end in logits", err);
+  if (cuda_pools(d) && last != CUDA_OP_POOL && last != CUDA_OP_DENSE) return refuse(d, "a plan that does not end in a vector", err);
+  if (cuda_pools(d) && d->group) return refuse(d, "a group of devices for a model that makes vectors", err);
+  for (uint32_t i = 0; i < d->n_plan && !cuda_pools(d); i++)
+    if (d->plan[i].from->features & TL_F_BOTH_SIDES) return refuse(d, "attention to later tokens of a model that generates", err);
+  return TL_OK;
+}
+
 static int unknown_record(const struct cuda_device *d, uint32_t at, struct tl_error *err) {
   return tl_error_set(err, TL_EUNSUPPORTED, "model.path",
                       "model.path: the CUDA backend cannot run this %.40s model: record %u of its plan, of kind %d, is not one that "
@@ -314,7 +350,6 @@ static int unknown_record(const struct cuda_device *d, uint32_t at, struct tl_er
 
 int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
   const struct tl_model *m = d->model;
-  if (m->pooling != TL_POOL_NONE) return refuse(d, "it does not generate tokens", err);
   if (m->n_experts > TL_CUDA_MAX_EXPERTS) return refuse(d, "more experts than its kernels know", err);
   int r = make_dims(d, err);
   if (r < 0) return r;
@@ -331,6 +366,6 @@ int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
     if (!shape(d, to)) return refuse(d, "too many shapes of matrices", err);
     d->n_plan++;
   }
-  if (d->n_plan == 0 || d->plan[d->n_plan - 1].kind != CUDA_OP_LOGITS) return refuse(d, "a plan that does not end in logits", err);
-  return check_layers(d, err);
+  r = check_purpose(d, err);
+  return r < 0 ? r : check_layers(d, err);
 }

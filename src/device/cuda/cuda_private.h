@@ -31,6 +31,7 @@ struct cuda_dims {
   uint32_t qkv, attn;        /* (n_heads + 2 n_kv_heads) head, n_heads head */
   uint32_t ld_logits;        /* floats from row to row */
   uint32_t ld_part;          /* of a rank's part of them: the most that any rank has */
+  uint32_t vector;           /* padded, the longest of a model that pools; 0: it generates */
 };
 
 /* What lies at element i of a padded head: element at[i] of the file's, or nothing. */
@@ -62,17 +63,20 @@ struct cuda_matrix {
 
 /* What the plan becomes: a record for each launch or few. */
 enum cuda_op_kind {
-  CUDA_OP_EMBED,  /* delta = rows of weight */
+  CUDA_OP_EMBED,  /* delta = rows of weight, + those of `place` */
   CUDA_OP_NORM,   /* x += delta, or its norm; h = norm(x), or x */
   CUDA_OP_QKV,    /* qkv = h W^T */
   CUDA_OP_ATTEND, /* bias, norm of q and k, rotation, cache, attention: a */
   CUDA_OP_OUT,    /* delta = a W^T + b */
   CUDA_OP_GATED,  /* m = silu(gate) * up */
+  CUDA_OP_UP,     /* m = gelu(h W^T + b) */
   CUDA_OP_DOWN,   /* delta = m W^T + b; with a `route`: times the row's gate, + the sum of EXPERTS_DOWN */
   CUDA_OP_LOGITS, /* logits = h W^T, for the rows wanted */
   CUDA_OP_ROUTE,  /* scores = h W^T + b, and of the row gate, if there is one; choices, entries */
   CUDA_OP_EXPERTS_UP,   /* m of each entry */
   CUDA_OP_EXPERTS_DOWN, /* y of each entry; delta = their sum, unless a row gate is to come */
+  CUDA_OP_POOL,   /* vector = of each sequence's rows of h */
+  CUDA_OP_DENSE,  /* vector = vector W^T + b, its function, its norm */
 };
 
 struct cuda_op {
@@ -83,7 +87,10 @@ struct cuda_op {
   const struct tl_op *qk_norm, *rope; /* ATTEND: or NULL */
   const struct tl_op *row_gate; /* ROUTE and GATED: of the layer's MLP that all rows have beside their experts; or NULL */
   const struct cuda_op *route;  /* of a layer with experts, for itself and what follows in it; or NULL */
-  float *weight, *shift, *post_weight; /* NORM: (dim), or NULL */
+  const struct tl_op *place;    /* EMBED: of positions and token types, or NULL */
+  const struct tl_op *vector_norm; /* DENSE: or NULL */
+  float *weight, *shift, *post_weight; /* NORM: (dim), DENSE: (its outputs), or NULL */
+  char *places, *types;       /* EMBED: T (any, dim), or NULL */
   float *q_norm, *k_norm;     /* ATTEND: (head), or of all heads; or NULL */
   float *sinks;               /* ATTEND: (n_heads), or NULL */
   struct cuda_matrix w;       /* ATTEND: the bias of its QKV */
@@ -135,6 +142,8 @@ struct cuda_step_data {
   int32_t *starts, *n_rows, *lengths; /* (max_seqs + 1), (max_seqs), (max_seqs): of sequences, as cuda_sdpa.h wants them */
   int32_t *tokens;                  /* (max_tokens), as the next two */
   uint32_t *positions, *slots;
+  int32_t *types;                   /* (max_tokens) of models that pool, as the next */
+  uint32_t *starts;                 /* (max_seqs + 1) first row of each sequence */
   size_t bytes;                     /* of all above */
   uint32_t *tables;                 /* (max_seqs, table_stride) */
   struct tl_token_count *history;   /* (max_entries) */
@@ -145,6 +154,8 @@ struct cuda_step_data {
 struct cuda_slot {
   struct cuda_step_data data;
   struct tl_sampled *sampled; /* (max_seqs) */
+  float *vectors;             /* (max_seqs, n_out) of a model that pools */
+  float *to;                  /* where collect puts them; the step's; NULL: it generates */
   void *done;                 /* event: the step is over, `sampled` is there */
   uint32_t n_rows;
 };
@@ -170,6 +181,8 @@ struct cuda_work {
   struct tl_cuda_expert_tile *expert_tiles;
   uint32_t *n_expert_tiles;  /* (1) */
   char *entry_m, *entry_y;   /* T (entries, inner), (entries, dim) */
+  float *vectors;   /* (rows, the last record's outputs) */
+  char *vectors_t;  /* T, the same: what the next DENSE reads */
   int32_t *fed;     /* (rows) what was drawn, for the next step's embedding */
   struct tl_sampled *sampled;
   char *lt_workspace;
@@ -243,7 +256,7 @@ struct cuda_device {
 
 /* How one pass is run: a graph is a pass with fixed figures. */
 struct cuda_pass {
-  uint32_t n_tokens, n_rows, n_seqs; /* n_seqs: of those with one query, 0: none */
+  uint32_t n_tokens, n_rows, n_seqs; /* n_seqs: of those with one query, 0: none; n_rows: of a model that pools, sequences */
   uint32_t n_tiles;
   uint32_t n_runs;      /* of struct cuda_sdpa; 0: all tiles are for our own kernel */
   uint32_t table_width; /* entries of a block table that are copied */
@@ -333,6 +346,19 @@ int cuda_experts_up(struct cuda_device *d, const struct cuda_op *op, const struc
 int cuda_experts_down(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
 /* The entries' sum into delta, or, with a row gate, on top of the rest of it. Of each rank its part. */
 int cuda_mix(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
+/* cuda_encode.c: models that pool. A step's keys and values lie in blocks of one layer that all layers use in turn. */
+static inline bool cuda_pools(const struct cuda_device *d) {
+  return d->model->pooling != TL_POOL_NONE;
+}
+uint32_t cuda_n_places(const struct cuda_device *d); /* blocks that any step can need */
+/* The step into pinned memory; fills *ret. */
+void cuda_stage_texts(struct cuda_device *d, const struct tl_step *step, struct cuda_pass *ret);
+int cuda_place(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
+int cuda_up(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
+int cuda_pool(struct cuda_device *d, const struct cuda_pass *pass, struct tl_error *err);
+int cuda_dense(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
+/* The n vectors to `to` (n, n_out), pinned; with length 1 if the model wants that. */
+int cuda_give_vectors(struct cuda_device *d, uint32_t n, float *to, struct tl_error *err);
 /* cuda_stage.c: the step into pinned memory; fills *ret. */
 void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t n_padded, struct cuda_pass *ret);
 /* As many sampling rows from `row` on as lists have room for; returns the row after them. */

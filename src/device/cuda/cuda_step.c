@@ -12,12 +12,14 @@ static int embed(struct cuda_device *d, const struct cuda_op *op, const struct c
                                     .scales = op->w.pieces[0].scales, .first_token = d->shard.first_vocab,
                                     .n_slice = d->dims.n_vocab, .out = d->work.delta};
   CUDA_TRY(d, d->api->op.embed(&args, d->stream), "the embedding", err);
+  if (op->place) return cuda_place(d, op, pass, err); /* in no group */
   return cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
 }
 
 static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
   struct tl_cuda_add_norm_args args = {.dtype = d->dtype, .first = op->before->kind == TL_OP_EMBED,
-                                       .centered = (op->from->features & TL_F_LAYER_NORM) != 0, .n = pass->n_tokens,
+                                       .centered = (op->from->features & TL_F_LAYER_NORM) != 0,
+                                       .in_place = (op->from->features & TL_F_IN_PLACE) != 0, .n = pass->n_tokens,
                                        .dim = d->dims.dim, .width = d->model->dim, .eps = op->from->eps,
                                        .post_eps = op->post ? op->post->eps : 0,
                                        .factor = op->before->features & TL_F_FACTOR ? op->before->factor : 1, .x = d->work.x,
@@ -52,13 +54,19 @@ static int prepare_heads(struct cuda_device *d, const struct cuda_op *op, const 
   return TL_OK;
 }
 
+/* Its values lie behind them. In models that pool all layers use the same blocks in turn: nothing outlives a step. */
+static char *keys_of(const struct cuda_device *d, const struct cuda_op *op) {
+  return d->kv + 2 * (cuda_pools(d) ? 0 : (size_t)op->from->layer) * d->layer_bytes;
+}
+
 struct tl_cuda_attention cuda_attention_of(const struct cuda_device *d, const struct cuda_op *op) {
   const struct cuda_dims *s = &d->dims;
   const struct tl_op *from = op->from;
-  char *k = d->kv + 2 * (size_t)from->layer * d->layer_bytes, *v = k + d->layer_bytes;
+  char *k = keys_of(d, op), *v = k + d->layer_bytes;
   return (struct tl_cuda_attention){.dtype = d->dtype, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head,
                                     .scale = from->scale, .softcap = from->features & TL_F_SOFTCAP ? from->softcap : 0,
-                                    .window = from->features & TL_F_WINDOW ? from->window : 0, .q = d->work.q,
+                                    .window = from->features & TL_F_WINDOW ? from->window : 0,
+                                    .both_sides = (from->features & TL_F_BOTH_SIDES) != 0, .q = d->work.q,
                                     .sinks = op->sinks, .out = d->work.a, .k_cache = k, .v_cache = v, .block_tables = d->device.tables,
                                     .table_stride = d->limits.table_stride};
 }
@@ -66,7 +74,7 @@ struct tl_cuda_attention cuda_attention_of(const struct cuda_device *d, const st
 static int attend(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
   const struct cuda_work_list *list = &d->device.lists[(op->from->features & TL_F_WINDOW) != 0];
   struct tl_cuda_attention a = cuda_attention_of(d, op);
-  char *k = d->kv + 2 * (size_t)op->from->layer * d->layer_bytes;
+  char *k = keys_of(d, op);
   int r = prepare_heads(d, op, pass, k, k + d->layer_bytes, err);
   if (r < 0) return r;
   if (pass->n_seqs) {
@@ -88,8 +96,8 @@ static int sum(struct cuda_device *d, const struct cuda_op *op, const struct cud
 }
 
 static int gated(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
-  int gate = op->from->features & TL_F_GELU_TANH ? TL_CUDA_GELU : TL_CUDA_SILU;
-  if (cuda_gates_itself(&op->w, pass->n_tokens))
+  int gate = op->from->features & TL_F_GELU_TANH ? TL_CUDA_GELU : op->from->features & TL_F_GELU ? TL_CUDA_GELU_ERF : TL_CUDA_SILU;
+  if (gate != TL_CUDA_GELU_ERF && cuda_gates_itself(&op->w, pass->n_tokens))
     return cuda_run_gated(d, &op->w, gate, pass->n_tokens, d->work.h, d->work.m, err);
   int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, d->work.h, d->work.gate_up, err);
   if (r < 0) return r;
@@ -130,11 +138,14 @@ int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl
       case CUDA_OP_ATTEND: r = attend(d, op, pass, err); break;
       case CUDA_OP_OUT: r = sum(d, op, pass, w->a, err); break;
       case CUDA_OP_GATED: r = gated(d, op, pass, err); break;
+      case CUDA_OP_UP: r = cuda_up(d, op, pass, err); break;
       case CUDA_OP_DOWN: r = sum(d, op, pass, w->m, err); break;
       case CUDA_OP_LOGITS: r = logits(d, op, pass, err); break;
       case CUDA_OP_ROUTE: r = cuda_route(d, op, pass, err); break;
       case CUDA_OP_EXPERTS_UP: r = cuda_experts_up(d, op, pass, err); break;
       case CUDA_OP_EXPERTS_DOWN: r = cuda_experts_down(d, op, pass, err); break;
+      case CUDA_OP_POOL: r = cuda_pool(d, pass, err); break;
+      case CUDA_OP_DENSE: r = cuda_dense(d, op, pass, err); break;
     }
   }
   return r;
@@ -193,6 +204,19 @@ int cuda_copy_step(struct cuda_device *d, uint32_t n_seqs, const struct cuda_pas
   return TL_OK;
 }
 
+/* A step of texts has no graph: its rows are many, and never the same number. */
+static int run_texts(struct cuda_device *d, const struct tl_step *step, struct cuda_slot *slot, struct tl_error *err) {
+  struct cuda_pass pass;
+  slot->to = step->vectors;
+  cuda_stage_texts(d, step, &pass);
+  int r = copy_step(d, step, &pass, err);
+  if (r == TL_OK) r = cuda_run_pass(d, &pass, err);
+  if (r == TL_OK) r = cuda_give_vectors(d, step->n_seqs, slot->vectors, err);
+  if (r < 0) return r;
+  CUDA_TRY(d, d->api->rt.event_record(slot->done, d->stream), "marking a step's end", err);
+  return TL_OK;
+}
+
 static int run_step(struct cuda_device *d, const struct tl_step *step, struct cuda_slot *slot, struct tl_error *err) {
   const struct cuda_runtime *rt = &d->api->rt;
   const struct cuda_graph *graph = is_decode(step) ? cuda_find_graph(d, step->n_seqs) : NULL;
@@ -247,7 +271,7 @@ int cuda_submit(struct cuda_device *d, const struct tl_step *step, struct tl_err
     d->busy = true;
     d->host = &slot->data;
     slot->n_rows = step->n_rows;
-    r = run_step(d, step, slot, err);
+    r = cuda_pools(d) ? run_texts(d, step, slot, err) : run_step(d, step, slot, err);
   }
   d->n_under_way = r < 0 ? 0 : d->n_under_way + 1; /* an error gives up the one before, too */
   return r;

@@ -39,6 +39,11 @@ static bool whole_row(const struct cuda_op *op) {
   return op->qk_norm && op->qk_norm->features & TL_F_WHOLE_ROW;
 }
 
+/* T (rows of the tensor, dim); none: NULL. */
+static char *place_table(const struct cuda_device *d, struct placer *p, int32_t tensor) {
+  return tensor < 0 ? NULL : place(p, d->model->tensors[tensor].shape[0] * d->dims.dim * 2);
+}
+
 static void place_norms(const struct cuda_device *d, struct placer *p, struct cuda_op *op) {
   const struct cuda_dims *s = &d->dims;
   if (op->kind == CUDA_OP_NORM) {
@@ -46,6 +51,14 @@ static void place_norms(const struct cuda_device *d, struct placer *p, struct cu
     if (op->from->bias[0] >= 0) op->shift = place_floats(p, s->dim);
     if (op->post) op->post_weight = place_floats(p, s->dim);
     return;
+  }
+  if (op->kind == CUDA_OP_EMBED && op->place) {
+    op->places = place_table(d, p, op->place->weight[0]);
+    op->types = place_table(d, p, op->place->weight[1]);
+  }
+  if (op->vector_norm) {
+    op->weight = place_floats(p, op->w.n);
+    if (op->vector_norm->bias[0] >= 0) op->shift = place_floats(p, op->w.n);
   }
   if (op->from->features & TL_F_SINKS) op->sinks = place_floats(p, s->n_heads);
   if (op->qk_norm) {
@@ -203,6 +216,25 @@ static bool add_experts(struct cuda_device *d, struct parts *p, const struct cud
   return true;
 }
 
+static bool add_table(struct cuda_device *d, struct parts *p, int32_t tensor, char *to) {
+  const struct tl_tensor *t = to ? &d->model->tensors[tensor] : NULL;
+  return !t || add(p, (struct cuda_part){.kind = CUDA_PART_T, .tensor = t, .n_rows = t->shape[0], .n_columns = d->model->dim, .to = to,
+                                         .pitch = (size_t)d->dims.dim * 2});
+}
+
+/* Of the words, and of places and token types where there are such. */
+static bool add_embeddings(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
+  return add_all_rows(d, p, op, 0, 0) &&
+         (!op->place || (add_table(d, p, op->place->weight[0], op->places) && add_table(d, p, op->place->weight[1], op->types)));
+}
+
+static bool add_dense(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
+  const struct tl_op *norm = op->vector_norm;
+  uint64_t n = norm ? d->model->tensors[norm->weight[0]].shape[0] : 0;
+  return add_all_rows(d, p, op, 0, 0) && (!norm || (add_norm(d, p, norm, norm->weight[0], n, NULL, op->weight) &&
+                                                    add_norm(d, p, norm, norm->bias[0], n, NULL, op->shift)));
+}
+
 static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
   const struct cuda_dims *s = &d->dims;
   switch (op->kind) {
@@ -220,8 +252,11 @@ static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op 
     case CUDA_OP_EXPERTS_UP:
     case CUDA_OP_EXPERTS_DOWN: return add_experts(d, p, op);
     case CUDA_OP_LOGITS: return sharing(d, op) != op || add_all_rows(d, p, op, 0, 0);
-    case CUDA_OP_EMBED:
+    case CUDA_OP_EMBED: return add_embeddings(d, p, op);
+    case CUDA_OP_DENSE: return add_dense(d, p, op);
+    case CUDA_OP_UP:
     case CUDA_OP_DOWN: return add_all_rows(d, p, op, 0, 0);
+    case CUDA_OP_POOL: return true;
     case CUDA_OP_ATTEND: return add_sinks(d, p, op) && add_head_norms(d, p, op);
   }
   return false;

@@ -176,7 +176,6 @@ static enum tl_device_health device_health(struct tl_device *device) {
 const struct tl_device_ops sim_device_ops = {.name = "sim",
                                              .simulated = true,
                                              .runs_ahead = true,
-                                             .pools = true,
                                              .open = device_open,
                                              .load = device_load,
                                              .submit = device_submit,

@@ -62,8 +62,21 @@ static struct tl_step make_step(unsigned n, const uint32_t *counts) {
   return step;
 }
 
-static int run(struct tl_device *device, unsigned n, const uint32_t *counts, struct tl_error *err) {
+static float vectors[BATCH * 64];
+
+/* As make_step, of a model that pools: whole sequences of so many tokens. */
+static struct tl_step make_texts(unsigned n, const uint32_t *counts) {
   struct tl_step step = make_step(n, counts);
+  for (uint32_t s = 0; s < n; s++)
+    for (uint32_t i = 0; i < counts[s]; i++) work.positions[work.query_start[s] + i] = i;
+  step.slots = step.context_len = step.block_tables = NULL;
+  step.sampling = NULL;
+  step.vectors = vectors;
+  return step;
+}
+
+static int run(struct tl_device *device, unsigned n, const uint32_t *counts, struct tl_error *err) {
+  struct tl_step step = model->pooling ? make_texts(n, counts) : make_step(n, counts);
   int r = fake_cuda_ops.submit(device, &step, err);
   return r < 0 ? r : fake_cuda_ops.collect(device, work.sampled, err);
 }
@@ -72,9 +85,9 @@ static const uint32_t decode[] = {1, 1, 1}, prompt[] = {40}, mixed[] = {1, 30, 1
 
 /* One behind the other. Their arrays are the same, which nobody reads once submit has returned. */
 static int run_ahead(struct tl_device *device, struct tl_error *err) {
-  struct tl_step step = make_step(3, decode);
+  struct tl_step step = model->pooling ? make_texts(3, decode) : make_step(3, decode);
   int r = fake_cuda_ops.submit(device, &step, err);
-  for (uint32_t i = 0; i < 3; i++) work.tokens[i] = -2 - (int32_t)i;
+  for (uint32_t i = 0; i < 3 && !model->pooling; i++) work.tokens[i] = -2 - (int32_t)i;
   if (r == TL_OK) r = fake_cuda_ops.submit(device, &step, err);
   for (uint32_t i = 0; i < 3; i++) work.tokens[i] = 0;
   if (r == TL_OK) r = fake_cuda_ops.collect(device, work.sampled, err);
@@ -209,20 +222,31 @@ static void test_every_call_fails(void **state) {
   }
 }
 
-/* What `test` does, to a model with experts, a shared one among them. */
-static void with_experts(void (*test)(void **state)) {
+/* What `test` does, to another model. */
+static void with_model(const char *name, void (*test)(void **state)) {
   struct tl_model *other = model;
   char folder[1024];
   struct tl_error err = {0};
-  if (tl_model_load(unit_golden_path("arch/qwen2_moe", folder), &model, &err) < 0) fail_msg("%s", err.message);
+  if (tl_model_load(unit_golden_path(name, folder), &model, &err) < 0) fail_msg("%s", err.message);
   test(NULL);
   tl_model_free(model);
   model = other;
 }
 
+/* To one with experts, a shared one among them. */
+static void with_experts(void (*test)(void **state)) {
+  with_model("arch/qwen2_moe", test);
+}
+
 static void test_experts_every_call_fails(void **state) {
   (void)state;
   with_experts(test_every_call_fails);
+}
+
+/* A cross-encoder has all kinds of records that make vectors. */
+static void test_vectors_every_call_fails(void **state) {
+  (void)state;
+  with_model("encoders/bert_labels", test_every_call_fails);
 }
 
 /* The experts' sum comes behind the MLP that all rows have; all of it is in the graphs. */
@@ -567,7 +591,8 @@ static void test_trap(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_order),     cmocka_unit_test(test_order_of_experts), cmocka_unit_test(test_every_call_fails),
-      cmocka_unit_test(test_experts_every_call_fails), cmocka_unit_test(test_no_memory),
+      cmocka_unit_test(test_experts_every_call_fails), cmocka_unit_test(test_vectors_every_call_fails),
+      cmocka_unit_test(test_no_memory),
       cmocka_unit_test(test_memory),    cmocka_unit_test(test_fastest_algorithm),
       cmocka_unit_test(test_every_call_of_choosing_fails),
       cmocka_unit_test(test_progress), cmocka_unit_test(test_e4m3),

@@ -186,7 +186,7 @@ static void test_unknown_records(void **state) {
     }
     model = *g->model;
     model.pooling = TL_POOL_MEAN;
-    check_refused(g, &model, "it does not generate tokens");
+    check_refused(g, &model, "a plan that does not end in a vector");
     close_golden(g);
     free(g);
   }

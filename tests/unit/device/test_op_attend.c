@@ -16,6 +16,7 @@ struct shape {
   uint32_t window;
   float softcap;
   float sink; /* not 0: each head has one about as large */
+  bool both;  /* sides; sequences are in the step as a whole */
 };
 
 struct step {
@@ -79,14 +80,13 @@ static void free_step(struct step *t) {
   op_free(t->sinks);
 }
 
-/* Out of row `row` of sequence seq, which sees n_keys. */
-static void check_head(const struct step *t, uint32_t seq, uint32_t row, uint32_t head, uint32_t n_keys, float scale) {
+/* Out of row `row` of sequence seq, which sees the keys [first, n_keys). */
+static void check_head(const struct step *t, uint32_t seq, uint32_t row, uint32_t head, uint32_t first, uint32_t n_keys, float scale) {
   const struct shape *s = t->s;
   uint32_t kv_head = head / (s->n_heads / s->n_kv_heads), dim = s->head_dim;
   const uint32_t *table = t->tables + (size_t)seq * t->step.table_stride;
   const uint16_t *q = t->q + ((size_t)row * s->n_heads + head) * dim, *out = t->out + (q - t->q);
   double *weights = op_alloc(n_keys * sizeof *weights), max = -INFINITY, sum = 0, mean[TL_CUDA_MAX_HEAD_DIM] = {0};
-  uint32_t first = s->window && n_keys > s->window ? n_keys - s->window : 0;
   for (uint32_t at = first; at < n_keys; at++) {
     size_t place = (((size_t)table[at / 16] * s->n_kv_heads + kv_head) * 16 + at % 16) * dim;
     weights[at] = 0;
@@ -141,17 +141,22 @@ static void check(const struct shape *s) {
   fill_step(&t, s);
   struct tl_cuda_attention a = {.dtype = s->dtype, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
                                 .head_dim = s->head_dim, .scale = 1 / sqrtf((float)s->head_dim), .softcap = s->softcap, .window = s->window,
+                                .both_sides = s->both,
                                 .sinks = s->sink != 0 ? t.sinks : NULL, .q = t.q, .out = t.out,
                                 .k_cache = t.k, .v_cache = t.v, .block_tables = t.tables,
                                 .table_stride = t.step.table_stride};
-  run_decode(&t, &a);
+  if (!s->both) run_decode(&t, &a);
   struct tl_cuda_tile *tiles = op_poisoned(tl_cuda_max_tiles(t.step.n_tokens, s->n_seqs) * sizeof *tiles);
-  struct tl_cuda_prefill_args prefill = {.a = a, .n_tiles = tl_cuda_plan_prefill(&t.step, tiles), .tiles = tiles};
+  struct tl_cuda_prefill_args prefill = {.a = a, .tiles = tiles,
+                                         .n_tiles = s->both ? tl_cuda_plan_whole(&t.step, tiles) : tl_cuda_plan_prefill(&t.step, tiles)};
   assert_int_equal(op_run(tl_cuda_prefill(&prefill, NULL)), 0);
   for (uint32_t seq = 0; seq < s->n_seqs; seq++)
-    for (uint32_t i = 0; i < s->rows[seq]; i++)
+    for (uint32_t i = 0; i < s->rows[seq]; i++) {
+      uint32_t own = s->context[seq] - s->rows[seq] + i, window = s->window ? s->window : s->context[seq], ahead = s->both ? window : 1;
+      uint32_t end = s->context[seq] - own < ahead ? s->context[seq] : own + ahead;
       for (uint32_t head = 0; head < s->n_heads; head++)
-        check_head(&t, seq, t.query_start[seq] + i, head, s->context[seq] - s->rows[seq] + i + 1, a.scale);
+        check_head(&t, seq, t.query_start[seq] + i, head, own < window ? 0 : own - window + 1, end, a.scale);
+    }
   op_free(tiles);
   free_step(&t);
 }
@@ -219,6 +224,23 @@ static void test_windows(void **state) {
       {TL_CUDA_BF16, 2, 1, 128, 2, 2, {290, 140}, .rows = {70, 140}, .window = 64},
       {TL_CUDA_F16, 2, 2, 64, 4, 3, {190, 90, 140}, .rows = {190, 1, 30}, .window = 1000},
       {TL_CUDA_F16, 2, 2, 64, 4, 2, {190, 90}, .rows = {100, 1}, .window = 1},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
+}
+
+/* Sequences as a whole whose rows see the keys behind them, too: one row, tiles' edges, windows within and beyond a tile. */
+static void test_both_sides(void **state) {
+  (void)state;
+  const struct shape shapes[] = {
+      {TL_CUDA_F16, 4, 2, 64, 2, 4, {1, 64, 65, 130}, .rows = {1, 64, 65, 130}, .both = true},
+      {TL_CUDA_BF16, 2, 2, 128, 2, 2, {150, 17}, .rows = {150, 17}, .both = true},
+      {TL_CUDA_F16, 1, 1, 64, 2, 2, {63, 129}, .rows = {63, 129}, .window = 1, .both = true},
+      {TL_CUDA_BF16, 1, 1, 64, 2, 2, {250, 70}, .rows = {250, 70}, .window = 33, .both = true},
+      {TL_CUDA_F16, 1, 1, 64, 2, 2, {190, 128}, .rows = {190, 128}, .window = 100, .both = true},
+      {TL_CUDA_F16, 1, 1, 128, 2, 2, {190, 90}, .rows = {190, 90}, .window = 64, .both = true},
+      {TL_CUDA_F16, 1, 1, 64, 2, 1, {140}, .rows = {140}, .window = 1000, .both = true},
+      {TL_CUDA_F16, 3, 1, 48, 2, 3, {70, 9, 1}, .rows = {70, 9, 1}, .both = true},
+      {TL_CUDA_BF16, 2, 2, 16, 2, 2, {100, 30}, .rows = {100, 30}, .window = 21, .both = true},
   };
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }
@@ -421,7 +443,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_decode),           cmocka_unit_test(test_prefill), cmocka_unit_test(test_both_in_a_step),
       cmocka_unit_test(test_other_head_sizes), cmocka_unit_test(test_no_work), cmocka_unit_test(test_refused_shapes),
-      cmocka_unit_test(test_random_steps), cmocka_unit_test(test_windows), cmocka_unit_test(test_softcaps), cmocka_unit_test(test_sinks),
+      cmocka_unit_test(test_random_steps), cmocka_unit_test(test_windows), cmocka_unit_test(test_both_sides), cmocka_unit_test(test_softcaps), cmocka_unit_test(test_sinks),
       cmocka_unit_test(test_plan),             cmocka_unit_test(test_tiles),
   };
   return cmocka_run_group_tests(tests, prepare, NULL);

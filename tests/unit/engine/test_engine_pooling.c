@@ -240,11 +240,6 @@ static void test_refused_at_boot(void **state) {
   o.tensor_parallel = 2;
   assert_int_equal(tl_engine_new(&o, metrics, &engine, &err), TL_EUNSUPPORTED);
   assert_string_equal(err.field, "engine.tensor_parallel");
-  static const struct tl_device_ops generates_only = {.name = "old"};
-  o.tensor_parallel = 1;
-  assert_int_equal(engine_new_with_ops(&o, &generates_only, metrics, &engine, &err), TL_EUNSUPPORTED);
-  assert_string_equal(err.field, "devices");
-  assert_non_null(strstr(err.message, "sim:0"));
   tl_metrics_free(metrics);
 }
 

@@ -25,6 +25,13 @@ TL_DEVICE float sink_weight(const tl_cuda_attention &a, uint32_t head, float max
 int cuda_prepare_decode();
 int cuda_prepare_prefill();
 
+/* Keys that a row sees behind its own, of which there are `own` up to itself. */
+TL_DEVICE uint32_t cuda_keys_ahead(const tl_cuda_attention &a, const tl_cuda_tile &tile, uint32_t own) {
+  if (!a.both_sides || own >= tile.context) return 0;
+  uint32_t rest = tile.context - own;
+  return a.window && a.window - 1 < rest ? a.window - 1 : rest;
+}
+
 static inline int cuda_attention_valid(const struct tl_cuda_attention *a) {
   return a->n_kv_heads > 0 && a->n_heads > 0 && a->n_heads % a->n_kv_heads == 0 && a->head_dim > 0 &&
          a->head_dim % 8 == 0 && a->head_dim <= TL_CUDA_MAX_HEAD_DIM;

@@ -25,7 +25,7 @@ TL_DEVICE float delta_scale(const tl_cuda_add_norm_args &a, uint64_t base, float
   return a.factor / sqrtf(block_sum(sum, sums, THREADS / 32) * a.factor * a.factor / (float)a.width + a.post_eps);
 }
 
-/* x += delta, in memory and in `row`; this thread's part of the sum of x, or of its squares. */
+/* x += delta, in memory, unless the norm is to go there, and in `row`; this thread's part of the sum of x, or of its squares. */
 template <class T, int THREADS>
 TL_DEVICE float add_delta(const tl_cuda_add_norm_args &a, uint64_t base, float scale, float *row) {
   float sum = 0;
@@ -42,8 +42,10 @@ TL_DEVICE float add_delta(const tl_cuda_add_norm_args &a, uint64_t base, float s
       halves[k / 4].w[k % 4] = as_bits(v[k]);
       sum += a.centered ? v[k] : v[k] * v[k];
     }
-    store16(a.x + base + i, halves[0]);
-    store16(a.x + base + i + 4, halves[1]);
+    if (!a.in_place) {
+      store16(a.x + base + i, halves[0]);
+      store16(a.x + base + i + 4, halves[1]);
+    }
     store16(row + i, halves[0]);
     store16(row + i + 4, halves[1]);
   }
@@ -87,6 +89,7 @@ TL_KERNEL(THREADS, 1) add_norm(tl_cuda_add_norm_args a) {
       v[k] = (row[i + k] - mean) * scale;
       if (a.weight) v[k] *= a.weight[i + k];
       if (a.shift) v[k] += a.shift[i + k];
+      if (a.in_place) a.x[base + i + k] = v[k];
     }
     store16((uint16_t *)a.h + base + i, pack8<T>(v));
   }

@@ -75,6 +75,7 @@ struct tl_cuda_add_norm_args {
   int dtype;
   int first;               /* x = in place of x +=: the first one of a step */
   int centered;            /* h is a LayerNorm: the mean is subtracted first */
+  int in_place;            /* x = h too */
   uint32_t n, dim, width;  /* dim (8); means are over `width` of its elements, what lies behind is zero */
   float eps, post_eps, factor;
   float *x;                /* (n, dim) the residual */
@@ -118,12 +119,13 @@ struct tl_cuda_qkv_args {
 };
 int tl_cuda_qkv(const struct tl_cuda_qkv_args *args, void *stream);
 
-/* Both kinds of attention. Query row i of a sequence sees the keys up to its own position. */
+/* Both kinds of attention. Query row i of a sequence sees the keys up to its own position, or all of them. */
 struct tl_cuda_attention {
   int dtype;
   uint32_t n_heads, n_kv_heads, head_dim; /* as above; n_heads a multiple of n_kv_heads */
   float scale, softcap;                   /* softcap not 0: scores are softcap * tanh(score / softcap) */
   uint32_t window;                        /* not 0: only the last so many keys, the row's own among them; decode's items say it themselves */
+  int both_sides;                         /* prefill: later keys too, with a window those less than `window` away on either side */
   const float *sinks;                     /* (n_heads) one more score of each, of a position without a value; NULL: none */
   const void *q;                          /* T (rows of the step, n_heads head_dim) */
   void *out;                              /* likewise */
@@ -166,8 +168,9 @@ int tl_cuda_decode(const struct tl_cuda_decode_args *args, void *stream);
 /* Up to TL_CUDA_TILE_ROWS query rows of one sequence (cuda_plan.h makes them). */
 struct tl_cuda_tile {
   uint32_t row, n_rows; /* of q and out */
-  uint32_t position;    /* of the first row; the cache holds all keys up to the last row's */
+  uint32_t position;    /* of the first row */
   uint32_t seq;         /* row of block_tables */
+  uint32_t context;     /* keys of the sequence that the cache holds, the last row's among them */
 };
 
 struct tl_cuda_prefill_args {
@@ -177,13 +180,14 @@ struct tl_cuda_prefill_args {
 };
 int tl_cuda_prefill(const struct tl_cuda_prefill_args *args, void *stream);
 
-/* GELU: by tanh. */
-enum tl_cuda_gate { TL_CUDA_UNGATED, TL_CUDA_SILU, TL_CUDA_GELU };
+/* GELU: by tanh. GELU_ERF: by erf, of tl_cuda_glu only. */
+enum tl_cuda_gate { TL_CUDA_UNGATED, TL_CUDA_SILU, TL_CUDA_GELU, TL_CUDA_GELU_ERF };
 
-/* out = silu(gate + bias) * (up + bias), or with gelu in place of silu. */
+/* out = silu(gate + bias) * (up + bias), or with gelu in place of silu; alone: silu(gate + bias). */
 struct tl_cuda_glu_args {
   int dtype;
-  int gate;              /* enum tl_cuda_gate: SILU or GELU */
+  int gate;              /* enum tl_cuda_gate, not UNGATED */
+  int alone;             /* there is no up: gate_up is (n, dim), bias (dim) */
   uint32_t n, dim;       /* dim (8): of the inner row */
   const void *gate_up;   /* T (n, 2 dim): gate, then up */
   const float *bias;     /* (2 dim) or NULL */

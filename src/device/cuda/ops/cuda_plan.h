@@ -92,18 +92,32 @@ static inline uint32_t tl_cuda_plan_decode(const struct tl_step *step, uint32_t 
   return n_items;
 }
 
-/* The sequences that have more than one, longest contexts first within a sequence;
- * returns the number of tiles. */
+/* The rows of one sequence, longest contexts first; returns the number of tiles. */
+static inline uint32_t tl_cuda_cut_rows(uint32_t seq, uint32_t row, uint32_t rows, uint32_t context, struct tl_cuda_tile *tiles) {
+  uint32_t n = 0;
+  for (uint32_t tile = (rows + TL_CUDA_TILE_ROWS - 1) / TL_CUDA_TILE_ROWS; tile-- > 0;) {
+    uint32_t at = tile * TL_CUDA_TILE_ROWS, left = rows - at;
+    tiles[n++] = (struct tl_cuda_tile){row + at, left < TL_CUDA_TILE_ROWS ? left : TL_CUDA_TILE_ROWS, context - rows + at, seq, context};
+  }
+  return n;
+}
+
+/* The sequences that have more than one row; returns the number of tiles. */
 static inline uint32_t tl_cuda_plan_prefill(const struct tl_step *step, struct tl_cuda_tile *tiles) {
   uint32_t n = 0;
   for (uint32_t s = 0; s < step->n_seqs; s++) {
     uint32_t row = step->query_start[s], rows = step->query_start[s + 1] - row;
-    if (rows < 2) continue;
-    for (uint32_t tile = (rows + TL_CUDA_TILE_ROWS - 1) / TL_CUDA_TILE_ROWS; tile-- > 0;) {
-      uint32_t at = tile * TL_CUDA_TILE_ROWS, left = rows - at;
-      tiles[n++] = (struct tl_cuda_tile){row + at, left < TL_CUDA_TILE_ROWS ? left : TL_CUDA_TILE_ROWS,
-                                         step->context_len[s] - rows + at, s};
-    }
+    if (rows > 1) n += tl_cuda_cut_rows(s, row, rows, step->context_len[s], tiles + n);
+  }
+  return n;
+}
+
+/* Sequences that are in the step as a whole. */
+static inline uint32_t tl_cuda_plan_whole(const struct tl_step *step, struct tl_cuda_tile *tiles) {
+  uint32_t n = 0;
+  for (uint32_t s = 0; s < step->n_seqs; s++) {
+    uint32_t row = step->query_start[s], rows = step->query_start[s + 1] - row;
+    n += tl_cuda_cut_rows(s, row, rows, rows, tiles + n);
   }
   return n;
 }

@@ -113,13 +113,19 @@ TL_DEVICE void score(const state<DIM> &st, prefill_shared<DIM> *shared, float sc
     TL_UNROLL for (int i = 0; i < 4; i++) s[j][i] = cap_score(s[j][i], softcap);
 }
 
-/* A row sees the tokens up to its own position, `window` of them; `ahead`: row 0's position less the tile's first token. */
-TL_DEVICE void hide_unseen(float (&s)[TOKENS / 8][4], int64_t ahead, int64_t window) {
-  TL_UNROLL for (uint32_t j = 0; j < TOKENS / 8; j++)
-    TL_UNROLL for (uint32_t i = 0; i < 4; i++) {
-      uint32_t token = j * 8 + lane_index() % 4 * 2 + i % 2, row = warp_index() * 16 + i / 2 * 8 + lane_index() / 4;
-      if ((int64_t)token > ahead + row || (int64_t)token <= ahead + row - window) s[j][i] = -INFINITY;
-    }
+/* A row sees the tokens up to its own position, `window` of them, and of those behind it less than `reach` before `end`; `ahead`:
+ * row 0's position less the tile's first token. */
+TL_DEVICE void hide_unseen(float (&s)[TOKENS / 8][4], int64_t ahead, int64_t window, int64_t reach, int64_t end) {
+  TL_UNROLL for (uint32_t half = 0; half < 2; half++) {
+    int64_t own = ahead + (warp_index() * 16 + half * 8 + lane_index() / 4), past = own + reach < end ? own + reach : end;
+    int32_t from = own - window < 0 ? 0 : own - window >= TOKENS ? TOKENS : (int32_t)(own - window + 1); /* the tokens of the tile that it sees */
+    int32_t to = past < 0 ? 0 : past > TOKENS ? TOKENS : (int32_t)past;
+    TL_UNROLL for (int32_t j = 0; j < TOKENS / 8; j++)
+      TL_UNROLL for (int32_t i = 0; i < 2; i++) {
+        int32_t token = j * 8 + (int32_t)(lane_index() % 4 * 2) + i;
+        if (token < from || token >= to) s[j][half * 2 + i] = -INFINITY;
+      }
+  }
 }
 
 template <int DIM>
@@ -181,7 +187,9 @@ TL_KERNEL(THREADS, 2) prefill(tl_cuda_prefill_args args) {
   prefill_shared<DIM> *shared = (prefill_shared<DIM> *)shared_memory();
   tl_cuda_tile tile = args.tiles[block_x() / a.n_heads];
   uint32_t head = block_x() % a.n_heads, kv_head = head / (a.n_heads / a.n_kv_heads);
-  uint32_t n_keys = tile.position + tile.n_rows, window = a.window ? a.window : UINT32_MAX;
+  uint32_t n_keys = tile.position + tile.n_rows, window = a.window ? a.window : UINT32_MAX, reach = a.both_sides ? window : 1;
+  n_keys += cuda_keys_ahead(a, tile, n_keys);
+  uint32_t all_see = !a.both_sides ? tile.position : n_keys - tile.position > window ? tile.position + window : n_keys;
   uint32_t begin = tile.position >= window ? (tile.position - window + 1) / TOKENS * TOKENS : 0;
   const uint32_t *table = a.block_tables + (uint64_t)tile.seq * a.table_stride;
   if constexpr (DIM > 128) share_queries<DIM>(a, tile, head, shared->queries);
@@ -203,7 +211,8 @@ TL_KERNEL(THREADS, 2) prefill(tl_cuda_prefill_args args) {
     sync_block();
     if (next < n_keys) load_tile<DIM>(a, a.k_cache, blocks, kv_head, n_keys - next, shared->keys);
     commit_async(); /* also of nothing, so that the groups can be counted */
-    if (next > tile.position || n_keys - first > window) hide_unseen(s, (int64_t)tile.position - first, window);
+    if (next > all_see || n_keys - first > window)
+      hide_unseen(s, (int64_t)tile.position - first, window, reach, n_keys - first);
     soften<DIM>(&st, s);
     wait_async<1>(); /* the values */
     sync_block();

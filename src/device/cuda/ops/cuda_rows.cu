@@ -138,16 +138,17 @@ TL_KERNEL(THREADS, 1) glu(tl_cuda_glu_args a) {
   let_next_start();
   wait_for_before();
   if (!my_eight(a.n, a.dim, &row, &column)) return;
-  const uint16_t *in = (const uint16_t *)a.gate_up + row * 2 * a.dim + column;
+  const uint16_t *in = (const uint16_t *)a.gate_up + row * (a.alone ? 1 : 2) * a.dim + column;
   float gate[8], up[8];
   unpack8<T>(load16(in), gate);
-  unpack8<T>(load16(in + a.dim), up);
+  if (!a.alone) unpack8<T>(load16(in + a.dim), up);
   TL_UNROLL for (int i = 0; i < 8; i++) {
-    if (a.bias) {
-      gate[i] += a.bias[column + i];
+    if (a.bias) gate[i] += a.bias[column + i];
+    if (a.alone)
+      up[i] = 1;
+    else if (a.bias)
       up[i] += a.bias[a.dim + column + i];
-    }
-    gate[i] = let_through(a.gate, gate[i], up[i]);
+    gate[i] = a.gate == TL_CUDA_GELU_ERF ? gelu_erf(gate[i]) * up[i] : let_through(a.gate, gate[i], up[i]);
   }
   store16((uint16_t *)a.out + row * a.dim + column, pack8<T>(gate));
 }
