@@ -184,12 +184,22 @@ UNIT_RUN = $(if $(T),$(foreach b,$(UNIT_BINS),$(if $(findstring $(T),$(b)),$(b))
 SAN_ENV := ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
 
+# What several tests of a room need and takes long to compile.
+UNIT_LIB_device := $(B)/lib/unit_device.a
+$(B)/tests/obj/%.o: tests/unit/device/%.c
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CC    $<")
+	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(CFLAGS) -MMD -MP -c $< -o $@
+$(UNIT_LIB_device): $(B)/tests/obj/bf16_emulated.o
+	$(Q)rm -f $@; ar rcs $@ $^
+
+unit_archives = $(call archives,$(1)) $(UNIT_LIB_$(1))
 define unit_test
-$(B)/tests/$(1)/%: tests/unit/$(1)/%.c $(call archives,$(1))
+$(B)/tests/$(1)/%: tests/unit/$(1)/%.c $(call unit_archives,$(1))
 	@mkdir -p $$(@D)
 	$$(if $$(V),,@echo "  TEST  $$<")
 	$$(Q)$$(CC) $$(CPPFLAGS) -Itests/unit $$(PKG_CFLAGS) $$(LLHTTP_CFLAGS) $$(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $$@ $$< \
-		$$(LDFLAGS) -Wl,--start-group $(call archives,$(1)) -Wl,--end-group $$(LDLIBS) -lcmocka
+		$$(LDFLAGS) -Wl,--start-group $(call unit_archives,$(1)) -Wl,--end-group $$(LDLIBS) -lcmocka
 endef
 $(foreach room,$(ROOMS),$(eval $(call unit_test,$(room))))
 
