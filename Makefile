@@ -261,7 +261,7 @@ include tests/gpu/gpu.mk
 # What belongs to a target is shown when it is through.
 E2E_NEEDS = $(FAKE_PLUGIN) $(if $(PLUGIN),$(B)/gpu/bench_gpu) $(B)/bin/tokenize_many $(B)/bin/render_many $(VENV)/.done
 .PHONY: check check-unit check-e2e check-house
-check: deps-check ## all tests: unit, house rules, end to end (10 minutes on 2 cores)
+check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
 	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins gpu-tests $(E2E_NEEDS) $(REPLAYS)
 	@$(MAKE) --no-print-directory -j$$(nproc) -Otarget check-e2e check-kernels check-house check-model check-fuzz check-unit
 
