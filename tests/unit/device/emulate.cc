@@ -13,11 +13,13 @@ struct alignas(16) quad {
 };
 #include "emulate.h"
 
+/* With 33 cache lines more than a power of two: lanes do the same at the same depth of their stacks, and
+ * lines that lie a power of two apart push one another out of the caches. */
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/common_interface_defs.h>
-#define STACK_BYTES (256u << 10)
+#define STACK_BYTES ((256u << 10) + 33 * 64)
 #else
-#define STACK_BYTES (64u << 10)
+#define STACK_BYTES ((64u << 10) + 33 * 64)
 #endif
 #define MAX_THREADS 1024
 
@@ -29,46 +31,56 @@ struct copy {
   void *to;
   const void *from;
   bool valid;
+  unsigned group;
+};
+
+struct fiber {
+  void *stack_pointer;
+  const void *bottom; /* of its stack */
+  size_t size;
+  void *fake_stack;
 };
 
 struct thread {
-  void *stack_pointer;
-  state at;
-  emu_exchange exchange;
+  fiber own;
   int barrier_line;
-  std::vector<std::vector<copy>> groups; /* asynchronous copies; the last is not committed yet */
-  void *fake_stack;
+  std::vector<copy> copies; /* asynchronous ones, by group */
+  size_t n_arrived;         /* of them */
+  unsigned group;           /* the one that is not committed yet */
 };
 
 struct {
   thread threads[MAX_THREADS];
-  unsigned n, x, y, grid_x;
+  state at[MAX_THREADS];
+  emu_exchange exchanges[MAX_THREADS];
+  unsigned n;
   unsigned arrived[MAX_THREADS / 32]; /* lanes that wait for their warp's operation */
-  thread *self;
-  void *scheduler;
+  fiber scheduler, *before;           /* before: whom the one that runs was switched to from */
+  unsigned warp, order, turn;         /* the warp that runs: this pass over its lanes */
+  bool moved;
   char *stacks;
-  unsigned char *shared;
   uint64_t random;
   void (*call)(const void *kernel, const void *args);
   const void *kernel, *args;
-  void *fake_stack;
-  const void *main_bottom;
-  size_t main_size;
 } emu;
 
 unsigned index_of(const thread *t) {
   return (unsigned)(t - emu.threads);
 }
 
+thread *self() {
+  return &emu.threads[emu_here.thread];
+}
+
 [[noreturn]] void fail(const char *what) {
-  fprintf(stderr, "emulated kernel, block (%u, %u): %s\n", emu.x, emu.y, what);
+  fprintf(stderr, "emulated kernel, block (%u, %u): %s\n", emu_here.x, emu_here.y, what);
   for (unsigned i = 0; i < emu.n; i++) {
     const thread &t = emu.threads[i], &before = emu.threads[i ? i - 1 : 0];
-    if (i && t.at == before.at && t.exchange.line == before.exchange.line && t.barrier_line == before.barrier_line)
-      continue;
-    if (t.at == AT_WARP) fprintf(stderr, "  from thread %u: %s in line %d\n", i, t.exchange.name, t.exchange.line);
-    if (t.at == AT_BLOCK) fprintf(stderr, "  from thread %u: sync_block in line %d\n", i, t.barrier_line);
-    if (t.at == DONE) fprintf(stderr, "  from thread %u: through\n", i);
+    const emu_exchange &e = emu.exchanges[i];
+    if (i && emu.at[i] == emu.at[i - 1] && e.line == emu.exchanges[i - 1].line && t.barrier_line == before.barrier_line) continue;
+    if (emu.at[i] == AT_WARP) fprintf(stderr, "  from thread %u: %s in line %d\n", i, e.name, e.line);
+    if (emu.at[i] == AT_BLOCK) fprintf(stderr, "  from thread %u: sync_block in line %d\n", i, t.barrier_line);
+    if (emu.at[i] == DONE) fprintf(stderr, "  from thread %u: through\n", i);
   }
   abort();
 }
@@ -98,25 +110,58 @@ asm(".text\n.globl emu_switch\n.type emu_switch,%function\nemu_switch:\n"
 #error "the emulator's fibers are written for x86-64 and aarch64"
 #endif
 
-void to_scheduler(bool last) {
-  thread *t = emu.self;
+void change(fiber *from, fiber *to, bool last) {
+  emu.before = from;
 #ifdef __SANITIZE_ADDRESS__
-  __sanitizer_start_switch_fiber(last ? nullptr : &t->fake_stack, emu.main_bottom, emu.main_size);
+  __sanitizer_start_switch_fiber(last ? nullptr : &from->fake_stack, to->bottom, to->size);
 #endif
   (void)last;
-  emu_switch(&t->stack_pointer, emu.scheduler);
+  emu_switch(&from->stack_pointer, to->stack_pointer);
 #ifdef __SANITIZE_ADDRESS__
-  __sanitizer_finish_switch_fiber(t->fake_stack, &emu.main_bottom, &emu.main_size);
+  __sanitizer_finish_switch_fiber(from->fake_stack, nullptr, nullptr);
 #endif
+}
+
+uint32_t random_below(uint32_t n) {
+  emu.random = emu.random * 6364136223846793005u + 1442695040888963407u;
+  return (uint32_t)((emu.random >> 33) % n);
+}
+
+void begin_pass() {
+  emu.order = random_below(64); /* from any lane on, up or down */
+  emu.turn = 0;
+  emu.moved = false;
+}
+
+/* The next lane of the warp that can go on, pass after pass; null when none can. */
+thread *next_lane() {
+  for (;; begin_pass()) {
+    while (emu.turn < 32) {
+      unsigned k = emu.turn++;
+      unsigned i = emu.warp * 32 + ((emu.order < 32 ? k : -k) + emu.order) % 32;
+      if (emu.at[i] != READY) continue;
+      emu.moved = true;
+      return &emu.threads[i];
+    }
+    if (!emu.moved) return nullptr;
+  }
+}
+
+/* From a lane that cannot go on, or from the scheduler, to a lane that can, or to the scheduler. */
+void go_on(fiber *from, bool last) {
+  thread *t = next_lane();
+  if (t) emu_here.thread = index_of(t);
+  fiber *to = t ? &t->own : &emu.scheduler;
+  if (to != from) change(from, to, last);
 }
 
 void run_thread() {
 #ifdef __SANITIZE_ADDRESS__
-  __sanitizer_finish_switch_fiber(nullptr, &emu.main_bottom, &emu.main_size);
+  __sanitizer_finish_switch_fiber(nullptr, &emu.before->bottom, &emu.before->size);
 #endif
   emu.call(emu.kernel, emu.args);
-  emu.self->at = DONE;
-  to_scheduler(true);
+  emu.at[emu_here.thread] = DONE;
+  go_on(&self()->own, true);
   abort();
 }
 
@@ -131,55 +176,35 @@ void prepare(thread *t) {
   top -= 20;
   top[11] = (void *)run_thread;
 #endif
-  t->stack_pointer = top;
-  t->at = READY;
-  t->exchange = {};
+  t->own = {top, stack, STACK_BYTES, nullptr};
+  emu.at[index_of(t)] = READY;
   t->barrier_line = 0;
-  t->groups.assign(1, {});
-  t->fake_stack = nullptr;
-}
-
-void resume(thread *t) {
-  emu.self = t;
-#ifdef __SANITIZE_ADDRESS__
-  __sanitizer_start_switch_fiber(&emu.fake_stack, emu.stacks + (size_t)index_of(t) * STACK_BYTES, STACK_BYTES);
-#endif
-  emu_switch(&emu.scheduler, t->stack_pointer);
-#ifdef __SANITIZE_ADDRESS__
-  __sanitizer_finish_switch_fiber(emu.fake_stack, nullptr, nullptr);
-#endif
+  t->copies.clear();
+  t->n_arrived = 0;
+  t->group = 0;
+  emu.exchanges[index_of(t)] = {};
 }
 
 /* --- a block ---------------------------------------------------------------------------------- */
 
-uint32_t random_below(uint32_t n) {
-  emu.random = emu.random * 6364136223846793005u + 1442695040888963407u;
-  return (uint32_t)((emu.random >> 33) % n);
-}
-
 /* Lets all through when each has come to the same barrier. */
 bool open_barrier() {
   for (unsigned i = 0; i < emu.n; i++) {
-    if (emu.threads[i].at != AT_BLOCK) return false;
+    if (emu.at[i] != AT_BLOCK) return false;
     if (emu.threads[i].barrier_line != emu.threads[0].barrier_line) fail("threads wait at different barriers");
   }
-  for (unsigned i = 0; i < emu.n; i++) emu.threads[i].at = READY;
+  for (unsigned i = 0; i < emu.n; i++) emu.at[i] = READY;
   return true;
 }
 
-/* Lanes of a warp in some order, until none can go on. */
+/* Lanes of a warp in some order, until none can go on; whether any could. */
 bool run_warp(unsigned warp) {
-  for (bool any = false;; any = true) {
-    bool moved = false;
-    unsigned order = random_below(64); /* from any lane on, up or down */
-    for (unsigned k = 0; k < 32; k++) {
-      thread *t = &emu.threads[warp * 32 + ((order < 32 ? k : -k) + order) % 32];
-      if (t->at != READY) continue;
-      resume(t);
-      moved = true;
-    }
-    if (!moved) return any;
-  }
+  bool any = false;
+  for (unsigned i = 0; i < 32; i++) any |= emu.at[warp * 32 + i] == READY;
+  emu.warp = warp;
+  begin_pass();
+  go_on(&emu.scheduler, false);
+  return any;
 }
 
 /* Each warp goes as far ahead of the others as it can, the unfairest schedule there is:
@@ -191,7 +216,7 @@ void run_block() {
     unsigned first = random_below(emu.n / 32), through = 0;
     bool moved = false;
     for (unsigned k = 0; k < emu.n / 32; k++) moved |= run_warp((first + k) % (emu.n / 32));
-    for (unsigned i = 0; i < emu.n; i++) through += emu.threads[i].at == DONE;
+    for (unsigned i = 0; i < emu.n; i++) through += emu.at[i] == DONE;
     if (through == emu.n) return;
     if (!moved && !open_barrier()) fail("some threads never come");
   }
@@ -199,21 +224,7 @@ void run_block() {
 
 }  // namespace
 
-unsigned emu_thread_index() {
-  return index_of(emu.self);
-}
-unsigned emu_block_x() {
-  return emu.x;
-}
-unsigned emu_block_y() {
-  return emu.y;
-}
-unsigned emu_grid_x() {
-  return emu.grid_x;
-}
-void *emu_shared() {
-  return emu.shared;
-}
+emu_place emu_here;
 
 static std::map<const void *, size_t> &allowed_shared() {
   static std::map<const void *, size_t> bytes;
@@ -236,29 +247,30 @@ void emu_check_aligned(const void *p, size_t bytes) {
 }
 
 void emu_sync_block(int line) {
-  emu.self->barrier_line = line;
-  emu.self->at = AT_BLOCK;
-  to_scheduler(false);
+  self()->barrier_line = line;
+  emu.at[emu_here.thread] = AT_BLOCK;
+  go_on(&self()->own, false);
 }
 
-void emu_meet(const emu_exchange &mine, void (*all)(const emu_exchange *lanes)) {
-  thread *self = emu.self, *warp = emu.threads + index_of(self) / 32 * 32;
-  self->exchange = mine;
-  self->exchange.lane = index_of(self) % 32;
-  self->at = AT_WARP;
-  unsigned *arrived = &emu.arrived[index_of(self) / 32];
+void emu_meet(const char *name, int line, const void *in0, const void *in1, void *out, void (*all)(const emu_exchange *lanes)) {
+  emu_exchange *lanes = emu.exchanges + emu.warp * 32, *own = emu.exchanges + emu_here.thread;
+  own->name = name;
+  own->line = line;
+  own->in[0] = in0;
+  own->in[1] = in1;
+  own->out = out;
+  emu.at[emu_here.thread] = AT_WARP;
+  unsigned *arrived = &emu.arrived[emu.warp];
   if (++*arrived < 32) {
-    to_scheduler(false);
+    go_on(&self()->own, false);
     return; /* the last lane to come has done it for all */
   }
   *arrived = 0;
-  emu_exchange lanes[32];
-  for (unsigned i = 0; i < 32; i++) lanes[i] = warp[i].exchange;
   for (unsigned i = 0; i < 32; i++)
-    if (lanes[i].line != lanes[0].line || strcmp(lanes[i].name, lanes[0].name) != 0)
+    if (lanes[i].line != line || (lanes[i].name != name && strcmp(lanes[i].name, name) != 0))
       fail("lanes of a warp meet at different operations");
   all(lanes);
-  for (unsigned i = 0; i < 32; i++) warp[i].at = READY;
+  for (unsigned i = 0; i < 32; i++) emu.at[emu.warp * 32 + i] = READY;
 }
 
 /* --- asynchronous copies -------------------------------------------------------------------------- */
@@ -267,23 +279,21 @@ void emu_copy_async(void *shared, const void *global, bool valid) {
   emu_check_aligned(shared, 16);
   emu_check_aligned(global, 16);
   memset(shared, 0xff, 16);
-  emu.self->groups.back().push_back({shared, global, valid});
+  self()->copies.push_back({shared, global, valid, self()->group});
 }
 
 void emu_commit_async() {
-  emu.self->groups.push_back({});
+  self()->group++;
 }
 
 void emu_wait_async(unsigned groups) {
-  auto &pending = emu.self->groups;
-  while (pending.size() > groups + 1) {
-    for (const copy &c : pending.front()) {
-      if (c.valid)
-        memcpy(c.to, c.from, 16);
-      else
-        memset(c.to, 0, 16);
-    }
-    pending.erase(pending.begin());
+  thread *t = self();
+  for (; t->n_arrived < t->copies.size() && t->copies[t->n_arrived].group + groups < t->group; t->n_arrived++) {
+    const copy &c = t->copies[t->n_arrived];
+    if (c.valid)
+      memcpy(c.to, c.from, 16);
+    else
+      memset(c.to, 0, 16);
   }
 }
 
@@ -295,27 +305,42 @@ void emu_wait_async(unsigned groups) {
  *             column threadID_in_group * 2 + (i & 1), + 8 for i >= 4
  *   B b0..b3: row threadID_in_group * 2 + (i & 1), + 8 for i >= 2; column groupID
  *   C c0..c3: row groupID, + 8 for i >= 2; column threadID_in_group * 2 + (i & 1) */
-void emu_mma(const emu_exchange *lanes, float (*to_float)(uint16_t)) {
+/* Not under a sanitizer: all it touches are registers of lanes and its own arrays, and half of the time would go there. */
+template <float (*to_float)(uint16_t)>
+__attribute__((no_sanitize("address", "undefined"))) static void multiply(const emu_exchange *lanes) {
   float a[16][16], b[16][8];
   for (unsigned lane = 0; lane < 32; lane++) {
     unsigned group = lane / 4, in_group = lane % 4;
     const uint32_t *ra = (const uint32_t *)lanes[lane].in[0], *rb = (const uint32_t *)lanes[lane].in[1];
+#pragma GCC unroll 8
     for (unsigned i = 0; i < 8; i++) {
       unsigned row = group + ((i >= 2 && i < 4) || i >= 6 ? 8 : 0), column = in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0);
       a[row][column] = to_float((uint16_t)(ra[i / 2] >> (i & 1) * 16));
     }
+#pragma GCC unroll 4
     for (unsigned i = 0; i < 4; i++)
       b[in_group * 2 + (i & 1) + (i >= 2 ? 8 : 0)][group] = to_float((uint16_t)(rb[i / 2] >> (i & 1) * 16));
   }
-  for (unsigned lane = 0; lane < 32; lane++) {
-    float *c = (float *)lanes[lane].out;
-    for (unsigned i = 0; i < 4; i++) {
-      unsigned row = lane / 4 + (i >= 2 ? 8 : 0), column = lane % 4 * 2 + (i & 1);
-      float sum = c[i];
-      for (unsigned k = 0; k < 16; k++) sum += a[row][k] * b[k][column];
-      c[i] = sum;
-    }
+  float sums[16][8];
+  for (unsigned lane = 0; lane < 32; lane++)
+    for (unsigned i = 0; i < 4; i++) sums[lane / 4 + (i >= 2 ? 8 : 0)][lane % 4 * 2 + (i & 1)] = ((const float *)lanes[lane].out)[i];
+  for (unsigned row = 0; row < 16; row++) {
+    float sum[8];
+    memcpy(sum, sums[row], sizeof sum);
+    for (unsigned k = 0; k < 16; k++)
+      for (unsigned column = 0; column < 8; column++) sum[column] += a[row][k] * b[k][column];
+    memcpy(sums[row], sum, sizeof sum);
   }
+  for (unsigned lane = 0; lane < 32; lane++)
+    for (unsigned i = 0; i < 4; i++) ((float *)lanes[lane].out)[i] = sums[lane / 4 + (i >= 2 ? 8 : 0)][lane % 4 * 2 + (i & 1)];
+}
+
+void emu_mma_bf16(const emu_exchange *lanes) {
+  multiply<emu_bf16_to_f32>(lanes);
+}
+
+void emu_mma_f16(const emu_exchange *lanes) {
+  multiply<emu_f16_to_f32>(lanes);
 }
 
 /* "ldmatrix": threads 0-7, 8-15, 16-23, 24-31 hold the addresses of the rows of
@@ -349,16 +374,16 @@ int emu_run(void (*call)(const void *kernel, const void *args), const void *kern
   emu.kernel = kernel;
   emu.args = args;
   emu.n = threads;
-  emu.grid_x = x;
-  emu.shared = (unsigned char *)aligned_alloc(16, shared_bytes ? (shared_bytes + 15) / 16 * 16 : 16);
-  for (emu.y = 0; emu.y < y; emu.y++) {
+  emu_here.grid_x = x;
+  emu_here.shared = (unsigned char *)aligned_alloc(16, shared_bytes ? (shared_bytes + 15) / 16 * 16 : 16);
+  for (emu_here.y = 0; emu_here.y < y; emu_here.y++) {
     uint32_t first = random_below(x), up = random_below(2);
     for (unsigned i = 0; i < x; i++) {
-      emu.x = (unsigned)(((uint64_t)first + (up ? i : x - i)) % x);
-      memset(emu.shared, 0xff, shared_bytes);
+      emu_here.x = (unsigned)(((uint64_t)first + (up ? i : x - i)) % x);
+      memset(emu_here.shared, 0xff, shared_bytes);
       run_block();
     }
   }
-  free(emu.shared);
+  free(emu_here.shared);
   return 0;
 }

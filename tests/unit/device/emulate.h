@@ -24,26 +24,25 @@ struct emu_exchange { /* what a lane brings to an operation of its warp */
   int line;
   const void *in[2]; /* by the operation's kind */
   void *out;
-  unsigned lane;
 };
-unsigned emu_thread_index();
-unsigned emu_block_x();
-unsigned emu_block_y();
-unsigned emu_grid_x();
-void *emu_shared();
+extern struct emu_place { /* where the fiber that runs is */
+  unsigned thread, x, y, grid_x;
+  unsigned char *shared;
+} emu_here;
 /* As on a GPU 48 KiB if nothing else was said; at most what the smallest of those has that we compile for. */
 size_t emu_allowed_shared(const void *kernel);
 int emu_allow_shared(const void *kernel, size_t bytes);
 void emu_sync_block(int line);
 /* All 32 lanes meet; `all` is called once, with what each brought. */
-void emu_meet(const emu_exchange &mine, void (*all)(const emu_exchange *lanes));
+void emu_meet(const char *name, int line, const void *in0, const void *in1, void *out, void (*all)(const emu_exchange *lanes));
 void emu_copy_async(void *shared, const void *global, bool valid);
 void emu_commit_async();
 void emu_wait_async(unsigned groups);
 void emu_check_aligned(const void *p, size_t bytes);
 int emu_run(void (*call)(const void *kernel, const void *args), const void *kernel, const void *args, unsigned x,
             unsigned y, unsigned threads, size_t shared_bytes);
-void emu_mma(const emu_exchange *lanes, float (*to_float)(uint16_t));
+void emu_mma_bf16(const emu_exchange *lanes);
+void emu_mma_f16(const emu_exchange *lanes);
 void emu_load_matrices(const emu_exchange *lanes, bool transposed);
 
 #define TL_KERNEL(threads, blocks) static void
@@ -55,16 +54,16 @@ void emu_load_matrices(const emu_exchange *lanes, bool transposed);
 #define EMU_LINE int line = __builtin_LINE()
 
 TL_DEVICE unsigned thread_index() {
-  return emu_thread_index();
+  return emu_here.thread;
 }
 TL_DEVICE unsigned block_x() {
-  return emu_block_x();
+  return emu_here.x;
 }
 TL_DEVICE unsigned block_y() {
-  return emu_block_y();
+  return emu_here.y;
 }
 TL_DEVICE unsigned grid_x() {
-  return emu_grid_x();
+  return emu_here.grid_x;
 }
 
 template <class Args>
@@ -91,7 +90,7 @@ static int allow_shared(void (*kernel)(Args), size_t bytes) {
 }
 
 TL_DEVICE void *shared_memory() {
-  return emu_shared();
+  return emu_here.shared;
 }
 
 /* --- one kernel after the other ------------------------------------------------------------- */
@@ -105,12 +104,12 @@ TL_DEVICE void sync_block(EMU_LINE) {
   emu_sync_block(line);
 }
 TL_DEVICE void sync_warp(EMU_LINE) {
-  emu_meet({"sync_warp", line, {}, nullptr, 0}, [](const emu_exchange *) {});
+  emu_meet("sync_warp", line, nullptr, nullptr, nullptr, [](const emu_exchange *) {});
 }
 template <class V>
 TL_DEVICE V shuffle(V value, unsigned lane, EMU_LINE) {
   V result;
-  emu_meet({"shuffle", line, {&value, &lane}, &result, 0}, [](const emu_exchange *lanes) {
+  emu_meet("shuffle", line, &value, &lane, &result, [](const emu_exchange *lanes) {
     for (int i = 0; i < 32; i++)
       *(V *)lanes[i].out = *(const V *)lanes[*(const unsigned *)lanes[i].in[1] % 32].in[0];
   });
@@ -118,11 +117,11 @@ TL_DEVICE V shuffle(V value, unsigned lane, EMU_LINE) {
 }
 template <class V>
 TL_DEVICE V shuffle_xor(V value, unsigned mask, EMU_LINE) {
-  return shuffle(value, emu_thread_index() % 32 ^ mask, line);
+  return shuffle(value, emu_here.thread % 32 ^ mask, line);
 }
 TL_DEVICE uint32_t vote(bool value, EMU_LINE) {
   uint32_t result;
-  emu_meet({"vote", line, {&value, nullptr}, &result, 0}, [](const emu_exchange *lanes) {
+  emu_meet("vote", line, &value, nullptr, &result, [](const emu_exchange *lanes) {
     uint32_t bits = 0;
     for (int i = 0; i < 32; i++) bits |= (uint32_t) * (const bool *)lanes[i].in[0] << i;
     for (int i = 0; i < 32; i++) *(uint32_t *)lanes[i].out = bits;
@@ -172,11 +171,11 @@ TL_DEVICE void wait_async() {
 /* --- tensor cores ---------------------------------------------------------------------------------- */
 
 TL_DEVICE void load_matrices(uint32_t (&r)[4], const void *row, EMU_LINE) {
-  emu_meet({"load_matrices", line, {row, nullptr}, r, 0},
+  emu_meet("load_matrices", line, row, nullptr, r,
            [](const emu_exchange *lanes) { emu_load_matrices(lanes, false); });
 }
 TL_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void *row, EMU_LINE) {
-  emu_meet({"load_matrices_transposed", line, {row, nullptr}, r, 0},
+  emu_meet("load_matrices_transposed", line, row, nullptr, r,
            [](const emu_exchange *lanes) { emu_load_matrices(lanes, true); });
 }
 
@@ -191,6 +190,15 @@ TL_DEVICE uint32_t as_bits(float value) {
   uint32_t bits;
   memcpy(&bits, &value, 4);
   return bits;
+}
+/* tl_bf16_to_f32 and tl_f16_to_f32, without the call: there are hundreds of them in a product of fragments. */
+TL_DEVICE float emu_bf16_to_f32(uint16_t value) {
+  return as_float((uint32_t)value << 16);
+}
+TL_DEVICE float emu_f16_to_f32(uint16_t value) {
+  uint32_t magnitude = (uint32_t)(value & 0x7fff) << 13, sign = (uint32_t)(value & 0x8000) << 16;
+  if (magnitude >= 0x7c00u << 13) return as_float(sign | 0x7f800000 | magnitude); /* infinite, NaN */
+  return as_float(sign | as_bits(as_float(magnitude) * 0x1p112f));
 }
 TL_DEVICE float exp2_fast(float x) {
   return exp2f(x);
@@ -224,10 +232,10 @@ struct emu_half {
     return pack(fmaf(low(a), low(b), low(c)), fmaf(high(a), high(b), high(c)));
   }
   TL_METHOD void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], EMU_LINE) {
-    emu_meet({"mma", line, {a, b}, c, 0}, [](const emu_exchange *lanes) { emu_mma(lanes, to_float); });
+    emu_meet("mma", line, a, b, c, is_bf16 ? emu_mma_bf16 : emu_mma_f16);
   }
 };
-typedef emu_half<true, tl_bf16_to_f32, tl_f32_to_bf16> bf16;
-typedef emu_half<false, tl_f16_to_f32, tl_f32_to_f16> f16;
+typedef emu_half<true, emu_bf16_to_f32, tl_f32_to_bf16> bf16;
+typedef emu_half<false, emu_f16_to_f32, tl_f32_to_f16> f16;
 
 #endif

@@ -96,3 +96,17 @@ TL_KERNEL(32, 1) multiply_tile(mma_args m) {
 extern "C" int probe_multiply(const uint16_t *a, const uint16_t *b, float *c) {
   return launch(multiply_tile, 1, 1, 32, 384 * 2, nullptr, mma_args{a, b, c});
 }
+
+/* Each 16-bit pattern as a float's bits; out (65536). */
+struct unpack_args {
+  int is_bf16;
+  uint32_t *out;
+};
+
+TL_KERNEL(1024, 1) unpack_all(unpack_args u) {
+  for (uint32_t i = thread_index(); i < 65536; i += 1024) u.out[i] = as_bits(u.is_bf16 ? bf16::low(i) : f16::low(i));
+}
+
+extern "C" int probe_unpack(int is_bf16, uint32_t *out) {
+  return launch(unpack_all, 1, 1, 1024, 0, nullptr, unpack_args{is_bf16, out});
+}

@@ -54,7 +54,7 @@ static struct machine open_gpu(const struct tl_model *model, uint32_t max_batch_
   struct tl_device_options options = {.n_lanes = 2};
   if (m.ops->open(&options, &m.device, &err) < 0) fail_msg("%s", err.message);
   struct tl_device_load load = {.model = model, .max_batch_size = max_batch_size, .max_batch_tokens = BATCH_TOKENS,
-                                .max_context = MAX_CONTEXT};
+                                .max_context = MAX_CONTEXT, .kv_memory_bytes = 32 << 20};
   struct tl_device_loaded loaded;
   if (m.ops->load(m.device, &load, &loaded, &err) < 0) fail_msg("%s", err.message);
   assert_true(loaded.n_blocks >= 17 * TABLE);

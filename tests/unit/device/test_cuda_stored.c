@@ -99,7 +99,8 @@ static struct machine open_gpu(const struct tl_model *model) {
   struct tl_device_options options = {.n_lanes = 2};
   if (m.ops->open(&options, &m.device, &err) < 0) fail_msg("%s", err.message);
   ((struct cuda_device *)(void *)m.device)->tile_bytes = tile_bytes;
-  struct tl_device_load load = {.model = model, .max_batch_size = 4, .max_batch_tokens = BATCH_TOKENS, .max_context = MAX_CONTEXT};
+  struct tl_device_load load = {.model = model, .max_batch_size = 4, .max_batch_tokens = BATCH_TOKENS, .max_context = MAX_CONTEXT,
+                                .kv_memory_bytes = 32 << 20};
   struct tl_device_loaded loaded;
   if (m.ops->load(m.device, &load, &loaded, &err) < 0) fail_msg("%s", err.message);
   m.ranks[0] = m.device;

@@ -8,6 +8,7 @@
 int probe_run(int kind, uint32_t *out);
 int probe_shared(size_t allowed, size_t bytes, uint32_t *out);
 int probe_multiply(const uint16_t *a, const uint16_t *b, float *c);
+int probe_unpack(int is_bf16, uint32_t *out);
 
 /* Whether the kernel ends in an error of the emulator, or of ASan; said to a pipe to keep the log clean. */
 static bool fails(int kind) {
@@ -99,11 +100,26 @@ static void test_mma(void **state) {
     }
 }
 
+/* The emulator's own conversions. */
+static void test_unpack(void **state) {
+  (void)state;
+  uint32_t *out = op_poisoned(65536 * sizeof *out);
+  for (int is_bf16 = 0; is_bf16 < 2; is_bf16++) {
+    assert_int_equal(probe_unpack(is_bf16, out), 0);
+    for (uint32_t i = 0; i < 65536; i++) {
+      float want = is_bf16 ? tl_bf16_to_f32((uint16_t)i) : tl_f16_to_f32((uint16_t)i);
+      if (memcmp(&out[i], &want, sizeof want) != 0) fail_msg("%#x is %#x", i, out[i]);
+    }
+  }
+  op_free(out);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_a_right_kernel),      cmocka_unit_test(test_a_missing_barrier),
       cmocka_unit_test(test_mistakes),            cmocka_unit_test(test_asynchronous_copies),
       cmocka_unit_test(test_mma),                 cmocka_unit_test(test_shared_memory),
+      cmocka_unit_test(test_unpack),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -231,11 +231,12 @@ static void check_distribution(struct tl_sampling s, const float *logits, uint32
   double expected[16] = {0}, chi_square = 0;
   for (uint32_t i = 0; i < r->n; i++) expected[r->entries[i].token] = r->entries[i].p / r->mass;
   unsigned counts[16] = {0}, n = 40000, freedom = 0;
+  const struct cpu_kernels *kernels = cpu_choose_kernels(tl_cpu_best_isa());
   for (unsigned i = 0; i < n; i++) {
     s.seed = by_position ? 42 : i;
     s.position = by_position ? i : 7;
     struct tl_sampled got;
-    assert_int_equal(sample(cpu_choose_kernels(tl_cpu_best_isa()), &s, logits, vocab, &got), TL_OK);
+    assert_int_equal(sample(kernels, &s, logits, vocab, &got), TL_OK);
     counts[got.token]++;
   }
   for (uint32_t i = 0; i < vocab; i++) {
