@@ -167,6 +167,7 @@ struct cuda_kernels {
   int (*quantize)(const struct tl_cuda_quantize_args *args, void *stream);
   int (*scale)(const struct tl_cuda_scale_args *args, void *stream);
   int (*gemv)(const struct tl_cuda_gemv_args *args, void *stream);
+  int (*normed)(const struct tl_cuda_normed_args *args, void *stream);
   int (*cap)(const struct tl_cuda_cap_args *args, void *stream);
   int (*sample)(const struct tl_cuda_sample_args *args, void *stream);
   int (*route)(const struct tl_cuda_route_args *args, void *stream);

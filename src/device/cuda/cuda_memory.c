@@ -123,6 +123,7 @@ static size_t place_work(struct cuda_device *d, char *base) {
       break;
     }
   PLACE(&p, w->x, tokens * s->dim);
+  PLACE(&p, w->x_turn, (size_t)TL_CUDA_NORMED_ROWS * s->dim);
   w->delta = place(&p, tokens * s->dim, 2);
   w->h = place(&p, tokens * s->dim, 2);
   w->qkv = place(&p, tokens * s->qkv, 2);

@@ -163,6 +163,7 @@ struct cuda_slot {
 /* Work memory on the device. T: 16 bits. */
 struct cuda_work {
   float *x;         /* (tokens, dim) residual */
+  float *x_turn;    /* (TL_CUDA_NORMED_ROWS, dim) of few rows: the two take turns */
   char *delta, *h;  /* T (tokens, dim) */
   char *qkv, *q, *a;/* T (tokens, qkv), (tokens, attn), (tokens, attn) */
   char *gate_up, *m;/* T (tokens, 2 ffn), (tokens, ffn) */
@@ -333,6 +334,11 @@ int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const f
 bool cuda_gates_itself(const struct cuda_matrix *w, uint32_t m);
 int cuda_run_gated(struct cuda_device *d, const struct cuda_matrix *w, int gate, uint32_t m, const char *x, char *y,
                    struct tl_error *err);
+/* Whether a product of so many rows can norm them itself, as cuda_run_normed has it do, of which norm says all but the product: y (m, n), or,
+ * with a gate, (m, n / 2). */
+bool cuda_norms_itself(const struct cuda_matrix *w, uint32_t m);
+int cuda_run_normed(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, int gate, struct tl_cuda_normed_args *norm,
+                    uint32_t m, char *y, struct tl_error *err);
 /* cuda_step.c */
 int cuda_submit(struct cuda_device *d, const struct tl_step *step, struct tl_error *err);
 int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl_error *err);

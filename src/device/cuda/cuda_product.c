@@ -199,12 +199,17 @@ static int many_rows_of_piece(struct cuda_device *d, const struct cuda_matrix *w
   return r;
 }
 
+static struct tl_cuda_gemv_args few_rows(const struct cuda_device *d, const struct cuda_matrix *w, const struct cuda_piece *piece,
+                                         const float *bias, int gate, uint32_t m, const char *x, void *y) {
+  return (struct tl_cuda_gemv_args){.dtype = d->dtype, .format = piece->format, .gate = gate, .m = m, .n = piece->n, .k = w->k,
+                                    .n_multiprocessors = d->info.multiprocessors, .x = x, .weight = piece->data, .scales = piece->scales,
+                                    .bias = bias ? bias + piece->first : NULL, .float_out = w->float_out,
+                                    .out = at_output(w, y, piece->first), .ldo = gate ? w->ld / 2 : w->ld};
+}
+
 static int few_rows_of_piece(struct cuda_device *d, const struct cuda_matrix *w, const struct cuda_piece *piece, const float *bias,
                              int gate, uint32_t m, const char *x, void *y, struct tl_error *err) {
-  struct tl_cuda_gemv_args args = {.dtype = d->dtype, .format = piece->format, .gate = gate, .m = m, .n = piece->n, .k = w->k,
-                                   .n_multiprocessors = d->info.multiprocessors, .x = x, .weight = piece->data, .scales = piece->scales,
-                                   .bias = bias ? bias + piece->first : NULL, .float_out = w->float_out,
-                                   .out = at_output(w, y, piece->first), .ldo = gate ? w->ld / 2 : w->ld};
+  struct tl_cuda_gemv_args args = few_rows(d, w, piece, bias, gate, m, x, y);
   CUDA_TRY(d, d->api->op.gemv(&args, d->stream), "a product of few rows", err);
   return TL_OK;
 }
@@ -216,6 +221,17 @@ bool cuda_gates_itself(const struct cuda_matrix *w, uint32_t m) {
 int cuda_run_gated(struct cuda_device *d, const struct cuda_matrix *w, int gate, uint32_t m, const char *x, char *y,
                    struct tl_error *err) {
   return few_rows_of_piece(d, w, &w->pieces[0], w->bias, gate, m, x, y, err);
+}
+
+bool cuda_norms_itself(const struct cuda_matrix *w, uint32_t m) {
+  return m <= TL_CUDA_NORMED_ROWS && w->k <= TL_CUDA_NORMED_DIM && w->n_pieces == 1;
+}
+
+int cuda_run_normed(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, int gate, struct tl_cuda_normed_args *norm,
+                    uint32_t m, char *y, struct tl_error *err) {
+  norm->product = few_rows(d, w, &w->pieces[0], bias, gate, m, NULL, y);
+  CUDA_TRY(d, d->api->op.normed(norm, d->stream), "a norm and the product behind it", err);
+  return TL_OK;
 }
 
 int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x,

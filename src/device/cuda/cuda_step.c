@@ -16,13 +16,17 @@ static int embed(struct cuda_device *d, const struct cuda_op *op, const struct c
   return cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
 }
 
-static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
+static float factor_before(const struct cuda_op *norm) {
+  return norm->before->features & TL_F_FACTOR ? norm->before->factor : 1;
+}
+
+static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, float *x, struct tl_error *err) {
   struct tl_cuda_add_norm_args args = {.dtype = d->dtype, .first = op->before->kind == TL_OP_EMBED,
                                        .centered = (op->from->features & TL_F_LAYER_NORM) != 0,
                                        .in_place = (op->from->features & TL_F_IN_PLACE) != 0, .n = pass->n_tokens,
                                        .dim = d->dims.dim, .width = d->model->dim, .eps = op->from->eps,
                                        .post_eps = op->post ? op->post->eps : 0,
-                                       .factor = op->before->features & TL_F_FACTOR ? op->before->factor : 1, .x = d->work.x,
+                                       .factor = factor_before(op), .x = x,
                                        .delta = d->work.delta, .post = op->post_weight, .weight = op->weight,
                                        .shift = op->shift, .h = d->work.h};
   CUDA_TRY(d, d->api->op.add_norm(&args, d->stream), "a norm", err);
@@ -95,8 +99,13 @@ static int sum(struct cuda_device *d, const struct cuda_op *op, const struct cud
   return r < 0 ? r : cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
 }
 
+static int gate_of(const struct cuda_op *op) {
+  uint32_t features = op->from->features;
+  return features & TL_F_GELU_TANH ? TL_CUDA_GELU : features & TL_F_GELU ? TL_CUDA_GELU_ERF : TL_CUDA_SILU;
+}
+
 static int gated(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
-  int gate = op->from->features & TL_F_GELU_TANH ? TL_CUDA_GELU : op->from->features & TL_F_GELU ? TL_CUDA_GELU_ERF : TL_CUDA_SILU;
+  int gate = gate_of(op);
   if (gate != TL_CUDA_GELU_ERF && cuda_gates_itself(&op->w, pass->n_tokens))
     return cuda_run_gated(d, &op->w, gate, pass->n_tokens, d->work.h, d->work.m, err);
   int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, d->work.h, d->work.gate_up, err);
@@ -126,14 +135,44 @@ static int logits(struct cuda_device *d, const struct cuda_op *op, const struct 
   return TL_OK;
 }
 
+/* Whether a plain RMSNorm and the product behind it, which alone reads it, are one kernel in this pass: of few rows each kernel costs
+ * more to start than a norm to compute once more in every block. */
+static bool joins_next(const struct cuda_op *op, const struct cuda_op *next, const struct cuda_pass *pass) {
+  bool plain = !op->post && op->weight && !op->shift && !(op->from->features & (TL_F_LAYER_NORM | TL_F_IN_PLACE));
+  bool reads = next->kind == CUDA_OP_QKV || (next->kind == CUDA_OP_GATED && gate_of(next) != TL_CUDA_GELU_ERF);
+  return plain && reads && cuda_norms_itself(&next->w, pass->n_tokens);
+}
+
+/* The norm `op` and the product behind it; the residual goes from x to x_out. */
+static int normed(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const float *x, float *x_out,
+                  struct tl_error *err) {
+  const struct cuda_op *next = op + 1;
+  bool gated = next->kind == CUDA_OP_GATED;
+  struct tl_cuda_normed_args made = {.first = op->before->kind == TL_OP_EMBED, .width = d->model->dim, .eps = op->from->eps,
+                                     .factor = factor_before(op), .x = x, .x_out = x_out, .delta = d->work.delta, .weight = op->weight};
+  return cuda_run_normed(d, &next->w, gated ? next->w.bias : NULL, gated ? gate_of(next) : TL_CUDA_UNGATED, &made, pass->n_tokens,
+                         gated ? d->work.m : d->work.qkv, err);
+}
+
 int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl_error *err) {
+  float *x = d->work.x, *x_other = d->work.x_turn;
   int r = TL_OK;
   for (uint32_t i = 0; i < d->n_plan && r == TL_OK; i++) {
     const struct cuda_op *op = &d->plan[i];
     const struct cuda_work *w = &d->work;
     switch (op->kind) {
       case CUDA_OP_EMBED: r = embed(d, op, pass, err); break;
-      case CUDA_OP_NORM: r = norm(d, op, pass, err); break;
+      case CUDA_OP_NORM:
+        if (!joins_next(op, op + 1, pass)) { /* the last record is another: logits */
+          r = norm(d, op, pass, x, err);
+          break;
+        }
+        r = normed(d, op, pass, x, x_other, err);
+        float *now = x_other;
+        x_other = x;
+        x = now;
+        i++;
+        break;
       case CUDA_OP_QKV: r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, w->h, w->qkv, err); break;
       case CUDA_OP_ATTEND: r = attend(d, op, pass, err); break;
       case CUDA_OP_OUT: r = sum(d, op, pass, w->a, err); break;

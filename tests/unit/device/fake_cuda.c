@@ -484,6 +484,7 @@ KERNEL(dequantize, 'q')
 KERNEL(quantize, 'f')
 KERNEL(scale, 'u')
 KERNEL(gemv, 'v')
+KERNEL(normed, 'w')
 KERNEL(cap, 'c')
 KERNEL(sample, 's')
 KERNEL(route, 't')
@@ -509,7 +510,7 @@ void fake_cuda_reset(void) {
            rt_capture_end, rt_graph_make, rt_graph_free,   rt_exec_free,   rt_exec_launch, rt_clear,      rt_text,
            rt_timer_new,  rt_elapsed};
   fake_cuda_api.op = (struct cuda_kernels){op_prepare, op_embed, op_add_norm, op_row_squares, op_qkv, op_decode, op_prefill, op_glu,
-                                          op_gather, op_bias, op_dequantize, op_quantize, op_scale, op_gemv, op_cap, op_sample,
+                                          op_gather, op_bias, op_dequantize, op_quantize, op_scale, op_gemv, op_normed, op_cap, op_sample,
                                           op_route, op_experts, op_mix, op_place, op_pool, op_vector};
   fake_add_libraries(&fake_cuda_api);
   fake_add_dnn(&fake_cuda_api);

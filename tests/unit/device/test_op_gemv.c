@@ -196,8 +196,103 @@ static void test_gated(void **state) {
   }
 }
 
+/* A product that makes its rows itself: of a residual and what is added to it, normed. */
+struct normed {
+  int dtype, format, gate;
+  uint32_t m, n, k, width, n_multiprocessors;
+  bool first;
+  float factor;
+};
+
+/* What the product reads in the end, as T, and the residual behind it. */
+static void norm_rows(const struct normed *p, const struct tl_cuda_normed_args *norm, double *sums, double *h) {
+  for (uint32_t row = 0; row < p->m; row++) {
+    double squares = 0, *x = sums + (size_t)row * p->k;
+    for (uint32_t i = 0; i < p->k; i++) {
+      size_t at = (size_t)row * p->k + i;
+      x[i] = (p->first ? 0 : (double)norm->x[at]) + (double)op_unpack(p->dtype, ((const uint16_t *)norm->delta)[at]) * (double)p->factor;
+      squares += x[i] * x[i];
+    }
+    for (uint32_t i = 0; i < p->k; i++)
+      h[(size_t)row * p->k + i] = x[i] / sqrt(squares / p->width + (double)norm->eps) * (double)norm->weight[i];
+  }
+}
+
+static void check_normed(const struct normed *p) {
+  size_t size = (size_t)p->m * p->k;
+  uint32_t n_out = p->gate ? p->n / 2 : p->n;
+  struct stored w = {.dtype = p->dtype, .format = p->format, .n = p->n, .k = p->k};
+  fill_stored(&w);
+  float *x = op_floats(size, 1), *weight = op_floats(p->k, 1), *x_out = op_poisoned(size * sizeof *x_out);
+  float *out = op_poisoned((size_t)p->m * n_out * sizeof *out);
+  uint16_t *delta = op_halves(p->dtype, size, 1);
+  double *sums = op_alloc(size * sizeof *sums), *h = op_alloc(size * sizeof *h);
+  for (size_t i = 0; i < size; i++) {
+    if (i % p->k >= p->width) x[i] = 0, delta[i] = 0;
+    if (p->first) x[i] = NAN;
+  }
+  struct tl_cuda_gemv_args a = {.dtype = p->dtype, .format = p->format, .gate = p->gate, .m = p->m, .n = p->n, .k = p->k,
+                                .n_multiprocessors = p->n_multiprocessors, .weight = w.weight, .scales = w.scales,
+                                .float_out = 1, .out = out, .ldo = n_out};
+  struct tl_cuda_normed_args norm = {.product = a, .first = p->first, .width = p->width, .eps = 1e-5f, .factor = p->factor, .x = x,
+                                     .x_out = x_out, .delta = delta, .weight = weight};
+  assert_int_equal(op_run(tl_cuda_normed(&norm, NULL)), 0);
+  norm_rows(p, &norm, sums, h);
+  for (size_t i = 0; i < size; i++) assert_true(fabs((double)x_out[i] - sums[i]) <= 2e-7 * (fabs(sums[i]) + 1));
+  for (size_t i = 0; i < (size_t)p->m * n_out; i++) {
+    double want[2] = {0, 0}, terms[2] = {0, 0}, error[2];
+    for (uint32_t half = 0; half < (p->gate ? 2 : 1); half++)
+      for (uint32_t k = 0; k < p->k; k++) {
+        double term = stored_value(&w, i % n_out + half * n_out, k) * h[i / n_out * p->k + k];
+        want[half] += term;
+        terms[half] += term * term;
+      }
+    bool exact = p->format == TL_CUDA_W16 || p->format == TL_CUDA_WE4M3;
+    for (int half = 0; half < 2; half++) error[half] = (exact ? 3 : 8) * (double)op_epsilon(p->dtype) * sqrt(terms[half]) + 1e-5;
+    double result = p->gate ? gate_value(p->gate, want[0]) * want[1] : want[0];
+    double allowed = p->gate ? 1.13 * error[0] * (fabs(want[1]) + error[1]) + fabs(gate_value(p->gate, want[0])) * error[1] : error[0];
+    if (!(fabs((double)out[i] - result) <= allowed)) fail_msg("result %zu: %.9g, not %.9g", i, (double)out[i], result);
+  }
+  free_stored(&w);
+  op_free(x);
+  op_free(weight);
+  op_free(x_out);
+  op_free(out);
+  op_free(delta);
+  op_free(sums);
+  op_free(h);
+}
+
+static void test_normed(void **state) {
+  (void)state;
+  for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
+    int d = op_dtypes[t];
+    const struct normed products[] = {
+        {d, TL_CUDA_W16, 0, 1, 20, 1096, 1096, 1, false, 1},
+        {d, TL_CUDA_W16, TL_CUDA_SILU, 2, 2 * 19, 4104, 4100, 2, false, 0.5f}, /* more than its threads have on their way at once */
+        {d, TL_CUDA_W16, 0, 1, 100, 8, 5, 1, true, 3},
+        {d, TL_CUDA_W16, 0, 2, 9, 8192, 8192, 1, true, 1},
+        {d, TL_CUDA_WE4M3, 0, 1, 44, 4112, 4112, 1, false, 1},
+        {d, TL_CUDA_WE4M3, TL_CUDA_GELU, 2, 2 * 40, 2048, 2048, 3, false, 1},
+        {d, TL_CUDA_WINT8, 0, 2, 33, 96, 90, 1, true, 1},
+        {d, TL_CUDA_WINT4, TL_CUDA_SILU, 1, 2 * 17, 1056, 1056, 1, false, 1},
+    };
+    for (unsigned i = 0; i < UNIT_COUNT(products); i++) check_normed(&products[i]);
+  }
+}
+
 static void test_refused_shapes(void **state) {
   (void)state;
+  static const float weight;
+  const struct tl_cuda_normed_args bad_norms[] = {
+      {.product = {.m = 1, .n = 1, .k = 8200, .n_multiprocessors = 1, .ldo = 1}, .width = 8200, .weight = &weight},
+      {.product = {.m = 1, .n = 1, .k = 8, .n_multiprocessors = 1, .ldo = 1}, .width = 0, .weight = &weight},
+      {.product = {.m = 1, .n = 1, .k = 8, .n_multiprocessors = 1, .ldo = 1}, .width = 9, .weight = &weight},
+      {.product = {.m = 1, .n = 1, .k = 8, .n_multiprocessors = 1, .ldo = 1}, .width = 8},
+      {.product = {.m = 3, .n = 1, .k = 8, .n_multiprocessors = 1, .ldo = 1}, .width = 8, .weight = &weight},
+      {.product = {.m = 1, .n = 1, .k = 12, .n_multiprocessors = 1, .ldo = 1}, .width = 12, .weight = &weight},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(bad_norms); i++) assert_int_equal(tl_cuda_normed(&bad_norms[i], NULL), 1);
   const struct tl_cuda_gemv_args bad[] = {
       {.m = 17, .n = 1, .k = 8, .n_multiprocessors = 1, .ldo = 1},
       {.m = 1, .n = 2, .k = 8, .n_multiprocessors = 1, .ldo = 1},
@@ -217,7 +312,8 @@ static void test_refused_shapes(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_16_bits), cmocka_unit_test(test_e4m3), cmocka_unit_test(test_e4m3_values), cmocka_unit_test(test_integers),
-      cmocka_unit_test(test_gated),   cmocka_unit_test(test_ends), cmocka_unit_test(test_nan_stays), cmocka_unit_test(test_refused_shapes),
+      cmocka_unit_test(test_gated),   cmocka_unit_test(test_ends), cmocka_unit_test(test_nan_stays), cmocka_unit_test(test_normed),
+      cmocka_unit_test(test_refused_shapes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -66,11 +66,11 @@ struct gemv_x {
 };
 
 template <class W, int TILES>
-TL_DEVICE gemv_x<TILES> find_x(const tl_cuda_gemv_args &a) {
+TL_DEVICE gemv_x<TILES> find_x(const tl_cuda_gemv_args &a, const uint16_t *rows) {
   gemv_x<TILES> x;
   TL_UNROLL for (int t = 0; t < TILES; t++) {
     uint32_t row = t * 8 + lane_index() / 4;
-    x.row[t] = (const uint16_t *)a.x + (uint64_t)(row < a.m ? row : a.m - 1) * a.k + lane_offset<W>();
+    x.row[t] = rows + (uint64_t)(row < a.m ? row : a.m - 1) * a.k + lane_offset<W>();
   }
   return x;
 }
@@ -90,6 +90,7 @@ TL_DEVICE bool is_whole(const tl_cuda_gemv_args &a, uint32_t base) {
 
 template <class W, bool WHOLE, int N, int HALVES>
 TL_DEVICE void load_some(const tl_cuda_gemv_args &a, const gemv_rows<HALVES> &rows, uint32_t base, gemv_pieces<N, HALVES> *p) {
+  p->base = base;
   TL_UNROLL for (int half = 0; half < HALVES; half++) {
     const char *from = rows.weight[half] + base / W::PIECE * 16;
     uint64_t group = rows.group[half] + base / W::GROUP;
@@ -103,17 +104,17 @@ TL_DEVICE void load_some(const tl_cuda_gemv_args &a, const gemv_rows<HALVES> &ro
 
 template <class W, int N, int HALVES>
 TL_DEVICE void load_pieces(const tl_cuda_gemv_args &a, const gemv_rows<HALVES> &rows, uint32_t base, gemv_pieces<N, HALVES> *p) {
-  p->base = base;
   if (is_whole<W, N>(a, base))
     load_some<W, true>(a, rows, base, p);
   else
     load_some<W, false>(a, rows, base, p);
 }
 
-/* Two sums that take turns: each waits for the one before. */
+/* Two sums take turns, of two tiles or in one: each product waits for the one before it in its sum. */
 template <int TILES>
 struct gemv_sums {
-  float part[2][TILES][4];
+  static const int TURNS = 2 / TILES;
+  float part[TURNS][TILES][4];
 };
 
 template <class T, class W, bool WHOLE, int TILES, int N, int HALVES>
@@ -127,7 +128,7 @@ TL_DEVICE void multiply_some(const tl_cuda_gemv_args &a, const gemv_x<TILES> &x,
       TL_UNROLL for (int t = 0; t < TILES; t++) {
         quad v = valid ? load16(x.row[t] + p.base + u * W::PIECE * 4 + i * 8) : quad{};
         T::mma(sums->part[0][t], {low[0], high[0], low[1], high[1]}, {v.w[0], v.w[1]});
-        T::mma(sums->part[1][t], {low[2], high[2], low[3], high[3]}, {v.w[2], v.w[3]});
+        T::mma(sums->part[1 % gemv_sums<TILES>::TURNS][t], {low[2], high[2], low[3], high[3]}, {v.w[2], v.w[3]});
       }
     }
 }
@@ -144,8 +145,11 @@ TL_DEVICE void multiply_pieces(const tl_cuda_gemv_args &a, const gemv_x<TILES> &
 template <int TILES>
 TL_DEVICE void publish(const gemv_sums<TILES> &sums, gemv_shared<TILES> *s) {
   TL_UNROLL for (int t = 0; t < TILES; t++)
-    TL_UNROLL for (int i = 0; i < 4; i++)
-      s->sum[warp_index()][t * 8 + lane_index() % 4 * 2 + i % 2][lane_index() / 4 + i / 2 * 8] = sums.part[0][t][i] + sums.part[1][t][i];
+    TL_UNROLL for (int i = 0; i < 4; i++) {
+      float sum = sums.part[0][t][i];
+      if (gemv_sums<TILES>::TURNS == 2) sum += sums.part[gemv_sums<TILES>::TURNS - 1][t][i];
+      s->sum[warp_index()][t * 8 + lane_index() % 4 * 2 + i % 2][lane_index() / 4 + i / 2 * 8] = sum;
+    }
 }
 
 /* What a thread writes of a tile: an output of a row, or of a pair. Known before the sums are: what it is scaled by, and its
@@ -200,12 +204,17 @@ TL_KERNEL(THREADS, (W::PIECE == 8 ? 3 : 2)) gemv(tl_cuda_gemv_args a) {
   const int PIECES = W::PIECE == 32 ? 2 : 4;     /* that a lane has under way: what registers allow */
   const uint32_t share = PIECES * W::PIECE * 4; /* of a warp, at a time */
   gemv_rows<2> rows = find_rows<W, 2>(a, block_x());
-  gemv_x<2> x = find_x<W, 2>(a);
+  gemv_x<2> x = find_x<W, 2>(a, (const uint16_t *)a.x);
   gemv_sums<2> sums = {};
   for (uint32_t base = warp_index() * share; base < a.k; base += WARPS * share) {
     gemv_pieces<PIECES, 2> pieces;
-    load_pieces<W>(a, rows, base, &pieces);
-    multiply_pieces<T, W>(a, x, pieces, &sums);
+    if (W::PIECE == 8) { /* three blocks' registers have no room for both ways; nor is it instructions that take the time */
+      load_some<W, false>(a, rows, base, &pieces);
+      multiply_some<T, W, false>(a, x, pieces, &sums);
+    } else {
+      load_pieces<W>(a, rows, base, &pieces);
+      multiply_pieces<T, W>(a, x, pieces, &sums);
+    }
   }
   publish<2>(sums, s);
   sync_block();
@@ -217,6 +226,67 @@ TL_BOTH uint32_t tiles_of(const tl_cuda_gemv_args &a, uint32_t halves) {
   return a.gate ? (a.n / 2 + 7) / 8 : (a.n + 8 * halves - 1) / (8 * halves);
 }
 
+/* --- rows that are normed here --------------------------------------------------------------------- */
+
+/* Eight elements of the residual and what is added to them: on their way, and added up. */
+struct gemv_residual {
+  quad x[2], delta;
+};
+
+TL_DEVICE gemv_residual load_residual(const tl_cuda_normed_args &n, uint64_t at, bool valid) {
+  gemv_residual r = {};
+  if (valid) r.delta = load16((const uint16_t *)n.delta + at);
+  if (valid && !n.first) {
+    r.x[0] = load16(n.x + at);
+    r.x[1] = load16(n.x + at + 4);
+  }
+  return r;
+}
+
+template <class T>
+TL_DEVICE void add_residual(const tl_cuda_normed_args &n, const gemv_residual &r, float (&v)[8]) {
+  unpack8<T>(r.delta, v);
+  TL_UNROLL for (int i = 0; i < 8; i++) v[i] = v[i] * n.factor + as_float(r.x[i / 4].w[i % 4]);
+}
+
+/* A thread's part of the sum of squares; two pieces on their way, which is a row of 4096. */
+template <class T>
+TL_DEVICE float sum_squares(const tl_cuda_normed_args &n, uint64_t row) {
+  const uint32_t step = THREADS * 8, dim = n.product.k;
+  float sum = 0;
+  for (uint32_t at = thread_index() * 8; at < dim; at += 2 * step) {
+    gemv_residual near = load_residual(n, row + at, true), far = load_residual(n, row + at + step, at + step < dim);
+    float v[8], w[8];
+    add_residual<T>(n, near, v);
+    add_residual<T>(n, far, w);
+    TL_UNROLL for (int i = 0; i < 8; i++) sum += v[i] * v[i] + w[i] * w[i];
+  }
+  return sum;
+}
+
+/* The rows into shared memory, as tl_cuda_add_norm would make them; returns `to`. Each block does so for itself, while its first weights
+ * are on their way: they are few, in the second-level cache, and one kernel less comes in between. The sums go out once. */
+template <class T>
+TL_DEVICE const uint16_t *norm_rows(const tl_cuda_normed_args &n, uint16_t *to, float *scratch) {
+  const tl_cuda_gemv_args &a = n.product;
+  for (uint64_t row = 0; row < (uint64_t)a.m * a.k; row += a.k) {
+    float scale = 1 / sqrtf(block_sum(sum_squares<T>(n, row), scratch, WARPS) / (float)n.width + n.eps);
+    for (uint32_t at = thread_index() * 8; at < a.k; at += THREADS * 8) {
+      const quad weight[2] = {load16(n.weight + at), load16(n.weight + at + 4)};
+      float v[8];
+      add_residual<T>(n, load_residual(n, row + at, true), v);
+      if (block_x() == 0) {
+        store16(n.x_out + row + at, {{as_bits(v[0]), as_bits(v[1]), as_bits(v[2]), as_bits(v[3])}});
+        store16(n.x_out + row + at + 4, {{as_bits(v[4]), as_bits(v[5]), as_bits(v[6]), as_bits(v[7])}});
+      }
+      TL_UNROLL for (int i = 0; i < 8; i++) v[i] = v[i] * scale * as_float(weight[i / 4].w[i % 4]);
+      store16(to + row + at, pack8<T>(v));
+    }
+  }
+  sync_block();
+  return to;
+}
+
 /* --- tile after tile --------------------------------------------------------------------------------- */
 
 /* How a format streams: in two stages, as large as registers allow. */
@@ -226,59 +296,72 @@ struct streamed {
   typedef W_ W;
   static const int HALVES = HALVES_, PIECES = (W::SCALED ? 4 : 8) / HALVES; /* in a stage */
   static const uint32_t SHARE = PIECES * W::PIECE * 4;                      /* of a warp's stage */
-  typedef gemv_pieces<PIECES, HALVES> stage;
+  struct stage {
+    gemv_pieces<PIECES, HALVES> pieces;
+    bool there; /* false: behind the last one */
+  };
 };
 
-/* A warp on its way. The stage that is loaded next may be of the next tile. */
+struct stream_shared {
+  gemv_shared<1> sums[2]; /* tiles take turns */
+  float norm[WARPS];
+};
+
+/* A warp on its way. The stage that is loaded next may be of a later tile than the one that is multiplied. */
 template <class S>
 struct gemv_run {
-  uint32_t tile, base;       /* of the stage that is multiplied next */
+  uint32_t tile, base;       /* of the stage that is loaded next */
+  gemv_rows<S::HALVES> rows; /* of `tile` */
   uint32_t n_tiles, done;    /* done: tiles */
-  gemv_rows<S::HALVES> rows; /* of the stage that is loaded next */
-  gemv_end end;              /* of `tile` */
+  gemv_end end;              /* of the tile that is multiplied */
   gemv_x<1> x;
   gemv_sums<1> sums;
-  bool waited;
 };
 
-/* Another warp's turn with each tile: 8 rows of 16 outputs are four of them. */
-TL_DEVICE uint32_t end_index(uint32_t done) {
-  return (thread_index() + THREADS - done % WARPS * 32) % THREADS;
+template <class S>
+TL_DEVICE void load_next(const tl_cuda_gemv_args &a, gemv_run<S> *r, typename S::stage *to) {
+  to->there = r->tile < r->n_tiles;
+  to->pieces.base = r->base;
+  if (to->there) load_pieces<typename S::W>(a, r->rows, r->base, &to->pieces);
+  r->base += WARPS * S::SHARE;
+  if (r->base < a.k) return;
+  r->base = warp_index() * S::SHARE;
+  r->tile += grid_x();
+  r->rows = find_rows<typename S::W, S::HALVES>(a, r->tile);
 }
 
-/* Multiplies `now` with the next stage on its way; false: that was the last one. */
+/* Another warp's turn with each tile: 8 rows of 16 outputs are four of them. */
 template <class S>
-TL_DEVICE bool run_stage(const tl_cuda_gemv_args &a, gemv_run<S> *r, const typename S::stage &now, typename S::stage *next,
-                         gemv_shared<1> *shared) {
-  uint32_t base = r->base + WARPS * S::SHARE, tile = r->tile;
-  bool ends = base >= a.k;
-  if (ends) {
-    base = warp_index() * S::SHARE;
-    tile += grid_x();
-    r->rows = find_rows<typename S::W, S::HALVES>(a, tile);
-  }
-  bool more = tile < r->n_tiles;
-  if (more) load_pieces<typename S::W>(a, r->rows, base, next);
-  if (!r->waited) wait_for_before();
-  r->waited = true;
-  multiply_pieces<typename S::T, typename S::W>(a, r->x, now, &r->sums);
-  if (ends) {
-    publish<1>(r->sums, &shared[r->done % 2]); /* who is still at the other one holds up the next barrier */
-    r->sums = {};
-    sync_block();
-    finish<typename S::T, 1>(a, &shared[r->done % 2], r->end);
-    r->done++;
-    if (more) r->end = find_end<S::HALVES>(a, tile, end_index(r->done));
-  }
-  r->tile = tile;
-  r->base = base;
-  return more;
+TL_DEVICE gemv_end next_end(const tl_cuda_gemv_args &a, uint32_t done) {
+  return find_end<S::HALVES>(a, block_x() + done * grid_x(), (thread_index() + THREADS - done % WARPS * 32) % THREADS);
+}
+
+template <class S>
+TL_DEVICE void end_tile(const tl_cuda_gemv_args &a, gemv_run<S> *r, stream_shared *s) {
+  gemv_shared<1> *sums = &s->sums[r->done % 2]; /* who is still at the other one holds up the next barrier */
+  publish<1>(r->sums, sums);
+  r->sums = {};
+  sync_block();
+  finish<typename S::T, 1>(a, sums, r->end);
+  r->end = next_end<S>(a, ++r->done);
+}
+
+/* Multiplies a stage, and then has it loaded anew; false: there was none. */
+template <class S>
+TL_DEVICE bool run_stage(const tl_cuda_gemv_args &a, gemv_run<S> *r, typename S::stage *stage, stream_shared *s) {
+  if (!stage->there) return false;
+  bool ends = stage->pieces.base + WARPS * S::SHARE >= a.k;
+  multiply_pieces<typename S::T, typename S::W>(a, r->x, stage->pieces, &r->sums);
+  load_next<S>(a, r, stage);
+  if (ends) end_tile<S>(a, r, s);
+  return true;
 }
 
 /* The two stages take turns: to copy one to the other would be to wait for its weights. */
 template <class S>
-TL_KERNEL(THREADS, STREAM_BLOCKS) stream(tl_cuda_gemv_args a) {
-  gemv_shared<1> *shared = (gemv_shared<1> *)shared_memory();
+TL_KERNEL(THREADS, STREAM_BLOCKS) stream(tl_cuda_normed_args args) {
+  const tl_cuda_gemv_args &a = args.product;
+  stream_shared *s = (stream_shared *)shared_memory();
   gemv_run<S> run = {};
   typename S::stage odd, even;
   let_next_start();
@@ -286,10 +369,14 @@ TL_KERNEL(THREADS, STREAM_BLOCKS) stream(tl_cuda_gemv_args a) {
   run.base = warp_index() * S::SHARE;
   run.n_tiles = tiles_of(a, S::HALVES);
   run.rows = find_rows<typename S::W, S::HALVES>(a, run.tile);
-  run.x = find_x<typename S::W, 1>(a);
-  load_pieces<typename S::W>(a, run.rows, run.base, &odd);
-  run.end = find_end<S::HALVES>(a, run.tile, end_index(0));
-  while (run_stage<S>(a, &run, odd, &even, shared) && run_stage<S>(a, &run, even, &odd, shared)) {}
+  load_next<S>(a, &run, &odd);
+  run.end = next_end<S>(a, 0);
+  load_next<S>(a, &run, &even);
+  wait_for_before();
+  const uint16_t *x = (const uint16_t *)a.x;
+  if (args.weight) x = norm_rows<typename S::T>(args, (uint16_t *)(s + 1), s->norm); /* else it is a product of x */
+  run.x = find_x<typename S::W, 1>(a, x);
+  while (run_stage<S>(a, &run, &odd, s) && run_stage<S>(a, &run, &even, s)) {}
 }
 
 static_assert(THREADS == TL_CUDA_GEMV_MAX_ROWS * OUTPUTS, "a thread a result");
@@ -299,26 +386,47 @@ static unsigned busy(unsigned tiles, unsigned room) {
   return 100 * tiles / ((tiles + room - 1) / room * room);
 }
 
+template <class S>
+static int launch_stream(const tl_cuda_normed_args *args, unsigned tiles, unsigned room, void *to) {
+  const tl_cuda_gemv_args *p = &args->product;
+  size_t normed = args->weight ? (size_t)p->m * p->k * 2 : 0;
+  return launch_rows(p->m, stream<S>, tiles < room ? tiles : room, 1, THREADS, sizeof(stream_shared) + normed, to, *args);
+}
+
 template <class T, class W>
-static int launch_gemv(const tl_cuda_gemv_args *args, void *to) {
+static int launch_gemv(const tl_cuda_normed_args *normed, void *to) {
+  const tl_cuda_gemv_args *args = &normed->product;
   unsigned tiles = tiles_of(*args, 2), halves = tiles_of(*args, 1), room = STREAM_BLOCKS * args->n_multiprocessors;
   if (args->k % W::PIECE || (args->format >= TL_CUDA_WINT8 && args->k % 32)) return CUDA_INVALID;
   if (args->m > TL_CUDA_STREAM_ROWS)
     return launch(gemv<T, W>, tiles, 1, THREADS, sizeof(gemv_shared<2>), to, *args);
-  if (!args->gate && busy(halves, room) > busy(tiles, room) + 10)
-    return launch_rows(args->m, stream<streamed<T, W, 1>>, halves < room ? halves : room, 1, THREADS, 2 * sizeof(gemv_shared<1>), to, *args);
-  return launch_rows(args->m, stream<streamed<T, W, 2>>, tiles < room ? tiles : room, 1, THREADS, 2 * sizeof(gemv_shared<1>), to, *args);
+  if (!args->gate && busy(halves, room) > busy(tiles, room) + 10) return launch_stream<streamed<T, W, 1>>(normed, halves, room, to);
+  return launch_stream<streamed<T, W, 2>>(normed, tiles, room, to);
 }
 
 template <class T>
-static int launch_format(const tl_cuda_gemv_args *args, void *stream) {
-  if (args->format == TL_CUDA_W16) return launch_gemv<T, w16<T>>(args, stream);
-  return with_format<T>(args->format, [&](auto w) { return launch_gemv<T, decltype(w)>(args, stream); });
+static int launch_format(const tl_cuda_normed_args *args, void *stream) {
+  if (args->product.format == TL_CUDA_W16) return launch_gemv<T, w16<T>>(args, stream);
+  return with_format<T>(args->product.format, [&](auto w) { return launch_gemv<T, decltype(w)>(args, stream); });
+}
+
+static int launch_type(const tl_cuda_normed_args *args, void *stream) {
+  const tl_cuda_gemv_args *p = &args->product;
+  if (p->m > TL_CUDA_GEMV_MAX_ROWS || p->n_multiprocessors == 0 || (p->gate && p->n % 2) || p->ldo < (p->gate ? p->n / 2 : p->n))
+    return CUDA_INVALID;
+  if (p->m == 0 || p->n == 0) return 0;
+  return p->dtype == TL_CUDA_BF16 ? launch_format<bf16>(args, stream) : launch_format<f16>(args, stream);
 }
 
 extern "C" int tl_cuda_gemv(const struct tl_cuda_gemv_args *args, void *stream) {
-  if (args->m > TL_CUDA_GEMV_MAX_ROWS || args->n_multiprocessors == 0 || (args->gate && args->n % 2) || args->ldo < (args->gate ? args->n / 2 : args->n))
+  tl_cuda_normed_args plain = {};
+  plain.product = *args;
+  return launch_type(&plain, stream);
+}
+
+extern "C" int tl_cuda_normed(const struct tl_cuda_normed_args *args, void *stream) {
+  const tl_cuda_gemv_args *p = &args->product;
+  if (p->m > TL_CUDA_NORMED_ROWS || p->k > TL_CUDA_NORMED_DIM || p->k % 8 || args->width == 0 || args->width > p->k || !args->weight)
     return CUDA_INVALID;
-  if (args->m == 0 || args->n == 0) return 0;
-  return args->dtype == TL_CUDA_BF16 ? launch_format<bf16>(args, stream) : launch_format<f16>(args, stream);
+  return launch_type(args, stream);
 }

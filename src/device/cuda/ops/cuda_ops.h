@@ -38,6 +38,8 @@ enum tl_cuda_dtype { TL_CUDA_BF16, TL_CUDA_F16 };
 #define TL_CUDA_WHOLE UINT32_MAX
 #define TL_CUDA_GEMV_MAX_ROWS 16
 #define TL_CUDA_STREAM_ROWS 8     /* of a step whose kernels start before the one before them is over */
+#define TL_CUDA_NORMED_ROWS 2     /* that a product may norm itself, */
+#define TL_CUDA_NORMED_DIM 8192   /* if they are not longer than this */
 
 /* How the weights of a product, or the rows of an embedding, are stored; (n, k) row-major. */
 enum tl_cuda_format {
@@ -228,6 +230,20 @@ struct tl_cuda_gemv_args {
   uint32_t ldo;
 };
 int tl_cuda_gemv(const struct tl_cuda_gemv_args *args, void *stream);
+
+/* The same of rows that it makes itself, as tl_cuda_add_norm makes h of a plain RMSNorm: x_out = x + factor * delta; h = x_out /
+ * rms(x_out) * weight. */
+struct tl_cuda_normed_args {
+  struct tl_cuda_gemv_args product; /* of h; its x is not read; m <= TL_CUDA_NORMED_ROWS, k (8) <= TL_CUDA_NORMED_DIM */
+  int first;             /* x_out = factor * delta: the first one of a step */
+  uint32_t width;        /* the mean is over so many elements, what lies behind is zero */
+  float eps, factor;
+  const float *x;        /* (m, k) the residual */
+  float *x_out;          /* (m, k) not x: each block reads all of that */
+  const void *delta;     /* T (m, k) */
+  const float *weight;   /* (k) */
+};
+int tl_cuda_normed(const struct tl_cuda_normed_args *args, void *stream);
 
 /* Stored weights back to T, for products of many rows by a library. Not for W16. */
 struct tl_cuda_dequantize_args {
