@@ -9,6 +9,15 @@
 
 /* --- which ------------------------------------------------------------------------------------- */
 
+#define E4M3_GROUP 128 /* of WE4M3_BLOCKS */
+
+/* Weights with scales of rows, or of blocks that are whole groups of a row; other blocks' have no kernel. */
+static int format_of_e4m3(const struct tl_tensor *t) {
+  uint64_t group = tl_tensor_group_columns(t);
+  if (!t->data || t->head_rows) return TL_CUDA_W16;
+  return group >= t->shape[1] ? TL_CUDA_WE4M3 : group % E4M3_GROUP == 0 ? TL_CUDA_WE4M3_BLOCKS : TL_CUDA_W16;
+}
+
 static int format_of_dtype(const struct tl_tensor *t) {
   switch (t->dtype) {
     case TL_DTYPE_Q4_0:
@@ -24,10 +33,14 @@ static int format_of_dtype(const struct tl_tensor *t) {
     case TL_DTYPE_Q5_1:
     case TL_DTYPE_Q5_K:
     case TL_DTYPE_INT8: return TL_CUDA_WINT8_MIN;
-    /* only scales of whole rows; smaller blocks' have no kernel */
-    case TL_DTYPE_F8_E4M3: return t->data && !t->head_rows && tl_tensor_group_columns(t) >= t->shape[1] ? TL_CUDA_WE4M3 : TL_CUDA_W16;
+    case TL_DTYPE_F8_E4M3: return format_of_e4m3(t);
     default: return TL_CUDA_W16;
   }
+}
+
+/* Inputs of which a row must be a multiple. */
+static uint32_t run_of(int format) {
+  return format == TL_CUDA_WE4M3_BLOCKS ? E4M3_GROUP : format == TL_CUDA_WE4M3 || format == TL_CUDA_W16 ? 16 : 32;
 }
 
 int cuda_format_of(const struct cuda_device *d, const struct tl_op *op, unsigned input, uint32_t k) {
@@ -37,7 +50,7 @@ int cuda_format_of(const struct cuda_device *d, const struct tl_op *op, unsigned
   bool mxfp4 = s.tensor->dtype == TL_DTYPE_MXFP4 && expert && d->dtype == TL_CUDA_BF16; /* F16 has not the range of its scales */
   int format = mxfp4 ? TL_CUDA_WMXFP4 : format_of_dtype(s.tensor);
   const struct tl_quant_format *f = tl_quant_format(s.tensor->dtype);
-  uint32_t block = f ? f->block : 16, run = f ? 32 : 16;
+  uint32_t run = run_of(format), block = f ? f->block : run;
   bool heads = op->kind == TL_OP_ATTN_OUT && d->dims.head != d->model->head_dim; /* padded between columns */
   if (s.n_columns != k || k % run || s.first_column % block || heads || tl_tensor_order(s.tensor)) return TL_CUDA_W16;
   return format;
@@ -51,6 +64,7 @@ size_t cuda_scales_bytes(int format, uint32_t k) {
   switch (format) {
     case TL_CUDA_W16: return 0;
     case TL_CUDA_WE4M3: return sizeof(float);
+    case TL_CUDA_WE4M3_BLOCKS: return k / E4M3_GROUP * sizeof(float);
     case TL_CUDA_WINT8: return k / 32 * 2;
     case TL_CUDA_WMXFP4: return k / 32;
     default: return k / 16 * 2;
@@ -119,14 +133,22 @@ static void scale_of(const struct tl_quant_format *f, const struct tl_quant_bloc
   }
 }
 
+/* Of E4M3: for the row, or for each group. */
+static void store_floats(const struct cuda_part *part, uint64_t row, char *to) {
+  uint64_t group = part->format == TL_CUDA_WE4M3 ? part->n_columns : E4M3_GROUP;
+  for (uint64_t k = 0; k < part->n_columns; k += group, to += sizeof(float)) {
+    float scale = tl_tensor_f8_scale(part->tensor, row, part->column + k);
+    memcpy(to, &scale, sizeof scale);
+  }
+}
+
 void cuda_store_scales(const struct cuda_part *part, uint64_t row, char *to) {
   const struct tl_tensor *t = part->tensor;
   const struct tl_quant_format *f = tl_quant_format(t->dtype);
   bool mins = part->format == TL_CUDA_WINT4 || part->format == TL_CUDA_WINT8_MIN;
   unsigned run = part->format == TL_CUDA_WINT8_16 ? 16 : 32;
   if (!f) {
-    float scale = tl_tensor_f8_scale(t, row, part->column);
-    memcpy(to, &scale, sizeof scale);
+    store_floats(part, row, to);
     return;
   }
   struct tl_quant_block b;

@@ -20,6 +20,16 @@ struct stored {
   void *scales;
 };
 
+static inline bool is_e4m3(int format) {
+  return format == TL_CUDA_WE4M3 || format == TL_CUDA_WE4M3_BLOCKS;
+}
+
+/* The next k from which rows in this format may have. */
+static inline uint32_t stored_k(int format, uint32_t k) {
+  uint32_t multiple = format == TL_CUDA_WE4M3_BLOCKS ? 128 : 32;
+  return (k + multiple - 1) / multiple * multiple;
+}
+
 static inline void fill_stored(struct stored *s) {
   bool mins = s->format == TL_CUDA_WINT4 || s->format == TL_CUDA_WINT8_MIN;
   size_t elements = (size_t)s->n * s->k, groups = elements / (s->format == TL_CUDA_WINT8_16 ? 16 : 32);
@@ -28,13 +38,13 @@ static inline void fill_stored(struct stored *s) {
   s->weight = op_alloc(bytes);
   for (size_t i = 0; i < bytes; i++) {
     s->weight[i] = (uint8_t)unit_below(&op_random, 256);
-    if (s->format == TL_CUDA_WE4M3 && (s->weight[i] & 0x7f) == 0x7f) s->weight[i] = 0x7e;
+    if (is_e4m3(s->format) && (s->weight[i] & 0x7f) == 0x7f) s->weight[i] = 0x7e;
   }
   s->scales = NULL;
   if (s->format == TL_CUDA_W16) {
     for (size_t i = 0; i < elements; i++) ((uint16_t *)(void *)s->weight)[i] = op_pack(s->dtype, op_number(1));
-  } else if (s->format == TL_CUDA_WE4M3) {
-    s->scales = op_floats(s->n, 0.01f);
+  } else if (is_e4m3(s->format)) {
+    s->scales = s->format == TL_CUDA_WE4M3 ? op_floats(s->n, 0.01f) : op_floats(elements / 128, 0.004f);
   } else if (s->format == TL_CUDA_WMXFP4) {
     s->scales = op_alloc(groups);
     for (size_t i = 0; i < groups; i++) ((uint8_t *)s->scales)[i] = (uint8_t)(122 + unit_below(&op_random, 8)); /* up to 6 times 2^2 */
@@ -57,6 +67,7 @@ static inline double stored_value(const struct stored *s, size_t output, size_t 
   switch (s->format) {
     case TL_CUDA_W16: return op_unpack(s->dtype, ((const uint16_t *)(const void *)s->weight)[i]);
     case TL_CUDA_WE4M3: return e4m3_value(s->weight[i]) * (double)((const float *)s->scales)[output];
+    case TL_CUDA_WE4M3_BLOCKS: return e4m3_value(s->weight[i]) * (double)((const float *)s->scales)[i / 128];
     case TL_CUDA_WINT8: return (int8_t)s->weight[i] * (double)tl_f16_to_f32(halves[group]);
     case TL_CUDA_WINT8_16: return (int8_t)s->weight[i] * (double)tl_f16_to_f32(halves[i / 16]);
     case TL_CUDA_WINT8_MIN:

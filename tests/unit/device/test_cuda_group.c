@@ -4,9 +4,11 @@
 #include <math.h>
 
 #include "device/cuda/cuda_private.h"
+#include "e4m3_model.h"
 #include "fake_cuda.h"
 #include "golden_llama.h"
 #include "tokenlane/base/clock.h"
+#include "twin_runner.h"
 
 struct opening {
   struct machine *m;
@@ -123,6 +125,46 @@ static void test_same_tokens(void **state) {
   compare("arch/qwen2_moe", 2, 3e-2); /* and an MLP in parts, whose gate is whole */
   compare("arch/qwen3_moe", 4, 3e-2);
   compare("arch/gpt_oss", 2, 3e-2); /* sinks of each rank's heads, biases of its experts */
+}
+
+/* The formats of a rank's matrices of a kind. */
+static unsigned formats_of(const struct machine *m, unsigned rank, enum cuda_op_kind kind) {
+  const struct cuda_device *d = (struct cuda_device *)(void *)m->ranks[rank];
+  unsigned seen = 0;
+  for (uint32_t i = 0; i < d->n_plan; i++)
+    for (unsigned k = 0; k < d->plan[i].w.n_pieces; k++)
+      if (d->plan[i].kind == kind) seen |= 1u << d->plan[i].w.pieces[k].format;
+  return seen;
+}
+
+/* Against the same values in floats. */
+static void compare_with_twin(struct machine *m, const struct tl_model *twin, double tolerance) {
+  struct sequence *s = new_random_prompt(twin->vocab_size, 20, 3);
+  run_alone(m, s, 4, whole, 1);
+  double worst = twin_error(twin, s);
+  printf("stored weights in %u: log-probabilities within %.2g of floats\n", m->n_ranks, worst);
+  assert_true(worst <= tolerance);
+  free(s);
+}
+
+/* Blocks of E4M3 that ranks' cuts do not cut stay what they are. */
+static void test_e4m3_blocks(void **state) {
+  (void)state;
+  fake_cuda_reset();
+  struct e4m3_model *e = new_e4m3_blocks("gguf/mixed.gguf", false, 128);
+  struct machine m = open_machine_of(e->model, 2);
+  for (unsigned rank = 0; rank < 2; rank++) {
+    static const enum cuda_op_kind kinds[] = {CUDA_OP_QKV, CUDA_OP_OUT, CUDA_OP_GATED, CUDA_OP_DOWN};
+    for (unsigned i = 0; i < UNIT_COUNT(kinds); i++) assert_int_equal(formats_of(&m, rank, kinds[i]), 1 << TL_CUDA_WE4M3_BLOCKS);
+  }
+  compare_with_twin(&m, e->twin, 5e-2);
+  close_group(&m);
+  /* four ranks have a head of 64 each, half a block */
+  m = open_machine_of(e->model, 4);
+  assert_int_equal(formats_of(&m, 3, CUDA_OP_QKV), 1 << TL_CUDA_WE4M3_BLOCKS);
+  assert_int_equal(formats_of(&m, 3, CUDA_OP_OUT), 1 << TL_CUDA_W16);
+  close_group(&m);
+  free_e4m3_model(e);
 }
 
 /* --- faults --------------------------------------------------------------------------------------- */
@@ -294,6 +336,7 @@ static void test_every_call_fails(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_same_tokens),        cmocka_unit_test(test_rank_that_does_not_come),
+      cmocka_unit_test(test_e4m3_blocks),
       cmocka_unit_test(test_error_of_nccl),      cmocka_unit_test(test_meeting_that_fails),
       cmocka_unit_test(test_every_call_fails),
   };

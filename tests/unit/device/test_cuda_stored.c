@@ -23,7 +23,7 @@ static void check_row(const struct tl_tensor *t, int format, uint32_t column, ui
   tl_tensor_row_to_f32(t, 1, want);
   cuda_store_codes(&part, 1, (char *)s.weight);
   cuda_store_scales(&part, 1, s.scales);
-  bool integers = format != TL_CUDA_WE4M3, mins = format == TL_CUDA_WINT4 || format == TL_CUDA_WINT8_MIN;
+  bool integers = !is_e4m3(format), mins = format == TL_CUDA_WINT4 || format == TL_CUDA_WINT8_MIN;
   unsigned run = format == TL_CUDA_WINT8_16 ? 16 : 32;
   for (uint32_t k = 0; k < n; k++) {
     double got = stored_value(&s, 0, k), size = fabs((double)want[column + k]);
@@ -87,6 +87,10 @@ static void test_e4m3(void **state) {
   check_row(&t, TL_CUDA_WE4M3, 0, 256);
   t.packed = &rows;
   check_row(&t, TL_CUDA_WE4M3, 64, 128);
+  struct tl_packed blocks = {.scales = (const char *)scales, .scale_dtype = TL_DTYPE_BF16, .n_groups = 2, .group_rows = 2, .group_columns = 128};
+  t.packed = &blocks;
+  check_row(&t, TL_CUDA_WE4M3_BLOCKS, 0, 256);
+  check_row(&t, TL_CUDA_WE4M3_BLOCKS, 128, 128);
 }
 
 /* --- models ------------------------------------------------------------------------------------- */
@@ -378,10 +382,34 @@ static void test_e4m3_models(void **state) {
   }
 }
 
+/* Blocks that are 128 inputs wide, or a multiple of that, stay; a scale takes four bytes of an output. Smaller ones take 16 bits a
+ * weight. */
+static void test_e4m3_blocks(void **state) {
+  (void)state;
+  static const struct {
+    uint64_t block;
+    enum tl_dtype dtype;
+    bool stored;
+  } models[] = {{128, TL_DTYPE_BF16, true}, {128, TL_DTYPE_F16, true}, {64, TL_DTYPE_BF16, false}};
+  size_t bytes[UNIT_COUNT(models)];
+  for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
+    fake_cuda_reset();
+    struct e4m3_model *m = new_e4m3_blocks("gguf/mixed.gguf", false, models[i].block);
+    m->model->dtype = models[i].dtype;
+    assert_int_equal(formats_of(m->model), 1 << TL_CUDA_WINT8_16 | 1 << (models[i].stored ? TL_CUDA_WE4M3_BLOCKS : TL_CUDA_W16));
+    bytes[i] = weight_bytes(m->model);
+    if (i == 0) check_model(m->model, m->twin, 5e-2); /* fibers take their time */
+    free_e4m3_model(m);
+  }
+  size_t rows = 2u * (256 + 2 * 128 + 256 + 3 * 256);
+  assert_int_equal(bytes[1], bytes[0]);
+  assert_int_equal(bytes[2] - bytes[0], rows * 256 - rows * 2 * sizeof(float));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_blocks), cmocka_unit_test(test_integers), cmocka_unit_test(test_e4m3),
                                      cmocka_unit_test(test_mixed), cmocka_unit_test(test_experts), cmocka_unit_test(test_rounded_experts),
                                      cmocka_unit_test(test_rounded), cmocka_unit_test(test_e4m3_products),
-                                     cmocka_unit_test(test_e4m3_beside_others), cmocka_unit_test(test_e4m3_models)};
+                                     cmocka_unit_test(test_e4m3_beside_others), cmocka_unit_test(test_e4m3_models), cmocka_unit_test(test_e4m3_blocks)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -122,10 +122,10 @@ static void test_scale(void **state) {
 
 static void test_dequantize(void **state) {
   (void)state;
-  const int formats[] = {TL_CUDA_WE4M3, TL_CUDA_WINT8, TL_CUDA_WINT8_16, TL_CUDA_WINT8_MIN, TL_CUDA_WINT4};
+  const int formats[] = {TL_CUDA_WE4M3, TL_CUDA_WE4M3_BLOCKS, TL_CUDA_WINT8, TL_CUDA_WINT8_16, TL_CUDA_WINT8_MIN, TL_CUDA_WINT4};
   for (unsigned t = 0; t < UNIT_COUNT(op_dtypes) * UNIT_COUNT(formats); t++) {
     int dtype = op_dtypes[t % 2];
-    struct stored w = {.dtype = dtype, .format = formats[t / 2], .n = 5, .k = 2080};
+    struct stored w = {.dtype = dtype, .format = formats[t / 2], .n = 5, .k = stored_k(formats[t / 2], 2080)};
     fill_stored(&w);
     uint16_t *out = op_poisoned((size_t)w.n * w.k * 2);
     struct tl_cuda_dequantize_args a = {.dtype = dtype, .format = w.format, .n = w.n, .k = w.k, .weight = w.weight,

@@ -30,20 +30,21 @@ static void test_embed(void **state) {
 /* Rows of the other formats: what a product reads of them. */
 static void test_embed_stored(void **state) {
   (void)state;
-  enum { N = 4, SLICE = 5, FIRST = 3, DIM = 2080 };
+  enum { N = 4, SLICE = 5, FIRST = 3 };
   const int32_t tokens[N] = {7, 3, 2, -1}, want[N] = {4, 0, -1, -1};
   int32_t *device_tokens = op_copy(tokens, sizeof tokens);
   for (int format = TL_CUDA_WE4M3; format < 2 * TL_CUDA_FORMATS - 1; format++) {
-    struct stored w = {.dtype = op_dtypes[format % 2], .format = 1 + (format - 1) % (TL_CUDA_FORMATS - 1), .n = SLICE, .k = DIM};
+    struct stored w = {.dtype = op_dtypes[format % 2], .format = 1 + (format - 1) % (TL_CUDA_FORMATS - 1), .n = SLICE};
+    uint32_t dim = w.k = stored_k(w.format, 2080);
     fill_stored(&w);
-    uint16_t *out = op_poisoned(N * DIM * 2);
-    struct tl_cuda_embed_args a = {.dtype = w.dtype, .n = N, .dim = DIM, .tokens = device_tokens, .format = w.format,
+    uint16_t *out = op_poisoned(N * dim * 2);
+    struct tl_cuda_embed_args a = {.dtype = w.dtype, .n = N, .dim = dim, .tokens = device_tokens, .format = w.format,
                                    .weight = w.weight, .scales = w.scales, .first_token = FIRST, .n_slice = SLICE, .out = out};
     assert_int_equal(op_run(tl_cuda_embed(&a, NULL)), 0);
-    for (unsigned i = 0; i < N * DIM; i++) {
-      double value = want[i / DIM] < 0 ? 0 : stored_value(&w, (size_t)want[i / DIM], i % DIM);
+    for (unsigned i = 0; i < N * dim; i++) {
+      double value = want[i / dim] < 0 ? 0 : stored_value(&w, (size_t)want[i / dim], i % dim);
       op_assert_near(w.dtype, op_unpack(w.dtype, out[i]), value, w.format == TL_CUDA_WINT4 ? 1.6 : 1e-2, 2.1);
-      if (want[i / DIM] < 0) assert_true(op_unpack(w.dtype, out[i]) == 0);
+      if (want[i / dim] < 0) assert_true(op_unpack(w.dtype, out[i]) == 0);
     }
     op_free(out);
     free_stored(&w);

@@ -35,16 +35,21 @@ TL_DEVICE void multiply_share(const tl_cuda_experts_args &a, uint64_t base, cons
         raw[u][half] = load16_once((const char *)a.weight + (row * (a.k / W::PIECE) + at / W::PIECE) * 16);
         scale[u][half] = W::scale(a.scales, row * (a.k / W::GROUP) + at / W::GROUP);
       }
-    TL_UNROLL for (uint32_t u = 0; u < UNROLL; u++)
+    TL_UNROLL for (uint32_t u = 0; u < UNROLL; u++) {
+      float unscaled[4] = {};
+      float(&to)[4] = SCALES_SUMS<W> ? unscaled : sum;
       TL_UNROLL for (int i = 0; i < (int)W::PIECE / 8; i++) {
         uint32_t at = from + u * WARPS * step + lane_index() % 4 * W::PIECE + i * 8, low[4], high[4];
         quad v = {};
         if (x && at < a.k) v = load16(x + at);
         W::expand(raw[u][0], scale[u][0], i, low);
         W::expand(raw[u][1], scale[u][1], i, high);
-        T::mma(sum, {low[0], high[0], low[1], high[1]}, {v.w[0], v.w[1]});
-        T::mma(sum, {low[2], high[2], low[3], high[3]}, {v.w[2], v.w[3]});
+        T::mma(to, {low[0], high[0], low[1], high[1]}, {v.w[0], v.w[1]});
+        T::mma(to, {low[2], high[2], low[3], high[3]}, {v.w[2], v.w[3]});
       }
+      if (SCALES_SUMS<W>)
+        TL_UNROLL for (int i = 0; i < 4; i++) sum[i] += unscaled[i] * as_float(scale[u][i / 2]);
+    }
   }
 }
 
@@ -87,7 +92,7 @@ static_assert(THREADS >= TL_CUDA_FEW_ENTRIES * ROWS, "a thread a result");
 
 template <class T, class W>
 static int launch_few(const tl_cuda_experts_args *args, void *stream) {
-  if (args->k % W::PIECE || (args->format >= TL_CUDA_WINT8 && args->k % 32)) return CUDA_INVALID;
+  if (!fits<W>(args->k)) return CUDA_INVALID;
   return launch(experts_few<T, W>, grid_of(args, outputs_of(*args)), 1, THREADS, sizeof(experts_shared), stream, *args);
 }
 

@@ -38,6 +38,16 @@ struct we4m3 {
   }
 };
 
+/* With a scale for 128. */
+template <class T>
+struct we4m3_blocks : we4m3<T> {
+  static const uint32_t GROUP = 128;
+  static const bool SCALED = true;
+  TL_METHOD uint32_t scale(const void *scales, uint64_t group) {
+    return ((const uint32_t *)scales)[group];
+  }
+};
+
 /* As unsigned bytes in the last bits of 2^23 they are floats. */
 template <class T, int N, bool MIN>
 struct wint8 {
@@ -79,6 +89,7 @@ struct wint4 {
 /* E2M1 with E8M0 (OCP MX): the bits of a code, shifted into place, are a float whose exponent is too small by 126. */
 struct wmxfp4 {
   static const uint32_t PIECE = 32, GROUP = 32;
+  static const bool SCALED = true;
   TL_METHOD uint32_t scale(const void *scales, uint64_t group) {
     return ((const uint8_t *)scales)[group];
   }
@@ -92,11 +103,29 @@ struct wmxfp4 {
   }
 };
 
+/* Whether four lanes' pieces, side by side, share a scale: a float, which `expand` leaves out and sums of them are
+ * multiplied by. */
+template <class W>
+constexpr bool SCALES_SUMS = W::SCALED && W::GROUP >= 4 * W::PIECE;
+
+/* What `expand` left out, for who wants the weights themselves. */
+template <class T>
+TL_DEVICE void apply_scale(float factor, uint32_t (&pair)[4]) {
+  TL_UNROLL for (int p = 0; p < 4; p++) pair[p] = T::pack(T::low(pair[p]) * factor, T::high(pair[p]) * factor);
+}
+
+/* Whether rows of k elements are whole pieces and groups. */
+template <class W>
+static bool fits(uint32_t k) {
+  return k % W::PIECE == 0 && (!W::SCALED || k % W::GROUP == 0);
+}
+
 /* call(format) with the type of a format's number, or CUDA_INVALID; `call` has the other types. */
 template <class T, class Call>
 static int with_format(int format, const Call &call) {
   switch (format) {
     case TL_CUDA_WE4M3: return call(we4m3<T>());
+    case TL_CUDA_WE4M3_BLOCKS: return call(we4m3_blocks<T>());
     case TL_CUDA_WINT8: return call(wint8<T, 32, false>());
     case TL_CUDA_WINT8_16: return call(wint8<T, 16, false>());
     case TL_CUDA_WINT8_MIN: return call(wint8<T, 32, true>());

@@ -81,17 +81,23 @@ TL_DEVICE quad load_x(const tl_cuda_gemv_args &a, uint32_t row, uint32_t at) {
 
 template <class T, class W, int TILES, int N, int HALVES>
 TL_DEVICE void multiply_pieces(const tl_cuda_gemv_args &a, const gemv_pieces<N, HALVES> &p, float (&sum)[TILES][4]) {
-  TL_UNROLL for (int u = 0; u < N; u++)
+  TL_UNROLL for (int u = 0; u < N; u++) {
+    float unscaled[TILES][4] = {};
     TL_UNROLL for (int i = 0; i < (int)W::PIECE / 8; i++) {
       uint32_t low[4], high[4] = {};
       W::expand(p.raw[u][0], p.scale[u][0], i, low);
       if (HALVES == 2) W::expand(p.raw[u][HALVES - 1], p.scale[u][HALVES - 1], i, high);
       TL_UNROLL for (int t = 0; t < TILES; t++) {
+        float(&to)[4] = SCALES_SUMS<W> ? unscaled[t] : sum[t];
         quad x = load_x(a, t * 8 + lane_index() / 4, p.at + u * W::PIECE * 4 + i * 8);
-        T::mma(sum[t], {low[0], high[0], low[1], high[1]}, {x.w[0], x.w[1]});
-        T::mma(sum[t], {low[2], high[2], low[3], high[3]}, {x.w[2], x.w[3]});
+        T::mma(to, {low[0], high[0], low[1], high[1]}, {x.w[0], x.w[1]});
+        T::mma(to, {low[2], high[2], low[3], high[3]}, {x.w[2], x.w[3]});
       }
     }
+    if (SCALES_SUMS<W>)
+      TL_UNROLL for (int t = 0; t < TILES; t++)
+        TL_UNROLL for (int i = 0; i < 4; i++) sum[t][i] += unscaled[t][i] * as_float(p.scale[u][HALVES == 2 ? i / 2 : 0]);
+  }
 }
 
 /* Columns 2c and 2c + 1 are rows of x, rows g and g + 8 outputs. */
@@ -151,7 +157,7 @@ TL_DEVICE void finish(const tl_cuda_gemv_args &a, const gemv_shared<TILES> *s, c
 template <class T, class W>
 TL_KERNEL(THREADS, (W::PIECE == 8 ? 3 : 2)) gemv(tl_cuda_gemv_args a) {
   gemv_shared<2> *s = (gemv_shared<2> *)shared_memory();
-  const int PIECES = W::PIECE == 32 ? 2 : 4;     /* that a lane has under way: what registers allow */
+  const int PIECES = W::PIECE == 32 ? 2 : SCALES_SUMS<W> ? 3 : 4; /* that a lane has under way: what registers allow */
   const uint32_t share = PIECES * W::PIECE * 4; /* of a warp, at a time */
   gemv_rows<2> rows = find_rows<W, 2>(a, block_x());
   float sum[2][4] = {};
@@ -253,7 +259,7 @@ static unsigned busy(unsigned tiles, unsigned room) {
 template <class T, class W>
 static int launch_gemv(const tl_cuda_gemv_args *args, void *to) {
   unsigned tiles = tiles_of(*args, 2), halves = tiles_of(*args, 1), room = STREAM_BLOCKS * args->n_multiprocessors;
-  if (args->k % W::PIECE || (args->format >= TL_CUDA_WINT8 && args->k % 32)) return CUDA_INVALID;
+  if (!fits<W>(args->k)) return CUDA_INVALID;
   if (args->m > TL_CUDA_STREAM_ROWS)
     return launch(gemv<T, W>, tiles, 1, THREADS, sizeof(gemv_shared<2>), to, *args);
   if (!args->gate && busy(halves, room) > busy(tiles, room) + 10)

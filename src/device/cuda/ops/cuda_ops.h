@@ -42,6 +42,7 @@ enum tl_cuda_dtype { TL_CUDA_BF16, TL_CUDA_F16 };
 enum tl_cuda_format {
   TL_CUDA_W16,   /* T; k (8) */
   TL_CUDA_WE4M3, /* FP8 E4M3; scales float (n), one for each output; k a multiple of 16 */
+  TL_CUDA_WE4M3_BLOCKS, /* FP8 E4M3; scales float (n, k / 128); k a multiple of 128 */
   TL_CUDA_WINT8, /* int8; scales F16 (n, k / 32); k a multiple of 32, as for all below */
   TL_CUDA_WINT8_16,  /* int8; scales F16 (n, k / 16) */
   TL_CUDA_WINT8_MIN, /* w = scale * int8 - min; scales F16 (n, k / 32, 2): scale, min */

@@ -56,13 +56,12 @@ TL_KERNEL(THREADS, 1) embed_stored(tl_cuda_embed_args a) {
   if (find_row(a, row, &from)) { /* else all is zero: codes and scales */
     raw = load16((const char *)a.weight + (from * a.dim + column) / W::PIECE * 16);
     scale = W::scale(a.scales, (from * a.dim + column) / W::GROUP);
-    if (a.format == TL_CUDA_WE4M3) factor = ((const float *)a.scales)[from];
+    factor = SCALES_SUMS<W> ? as_float(scale) : a.format == TL_CUDA_WE4M3 ? ((const float *)a.scales)[from] : 1;
   }
   TL_UNROLL for (int i = 0; i < (int)W::PIECE / 8; i++) {
     uint32_t pair[4];
     W::expand(raw, scale, i, pair);
-    TL_UNROLL for (int p = 0; p < 4; p++)
-      if (a.format == TL_CUDA_WE4M3) pair[p] = T::pack(T::low(pair[p]) * factor, T::high(pair[p]) * factor);
+    if (SCALES_SUMS<W> || a.format == TL_CUDA_WE4M3) apply_scale<T>(factor, pair);
     store16((uint16_t *)a.out + row * a.dim + column + i * 8, {{pair[0], pair[1], pair[2], pair[3]}});
   }
 }
@@ -70,7 +69,7 @@ TL_KERNEL(THREADS, 1) embed_stored(tl_cuda_embed_args a) {
 template <class T, class W>
 static int launch_embed(const tl_cuda_embed_args *args, void *stream) {
   uint64_t blocks = ((uint64_t)args->n * (args->dim / W::PIECE) + THREADS - 1) / THREADS;
-  if (args->dim % (args->format == TL_CUDA_WE4M3 ? 16 : 32) || blocks > INT32_MAX) return CUDA_INVALID;
+  if (!fits<W>(args->dim) || blocks > INT32_MAX) return CUDA_INVALID;
   return blocks ? launch_rows(args->n, embed_stored<T, W>, (unsigned)blocks, 1, THREADS, 0, stream, *args) : 0;
 }
 
