@@ -23,7 +23,7 @@ static void check_row(const struct tl_tensor *t, int format, uint32_t column, ui
   tl_tensor_row_to_f32(t, 1, want);
   cuda_store_codes(&part, 1, (char *)s.weight);
   cuda_store_scales(&part, 1, s.scales);
-  bool integers = !is_e4m3(format), mins = format == TL_CUDA_WINT4 || format == TL_CUDA_WINT8_MIN;
+  bool integers = !is_e4m3(format) && format != TL_CUDA_WINT2 && format != TL_CUDA_WMXFP4, mins = format == TL_CUDA_WINT4 || format == TL_CUDA_WINT8_MIN;
   unsigned run = format == TL_CUDA_WINT8_16 ? 16 : 32;
   for (uint32_t k = 0; k < n; k++) {
     double got = stored_value(&s, 0, k), size = fabs((double)want[column + k]);
@@ -46,7 +46,8 @@ static void test_blocks(void **state) {
   } formats[] = {{TL_DTYPE_Q4_0, TL_CUDA_WINT4},     {TL_DTYPE_Q4_1, TL_CUDA_WINT4},     {TL_DTYPE_Q4_K, TL_CUDA_WINT4},
                  {TL_DTYPE_Q8_0, TL_CUDA_WINT8},     {TL_DTYPE_Q5_0, TL_CUDA_WINT8},     {TL_DTYPE_IQ4_NL, TL_CUDA_WINT8},
                  {TL_DTYPE_IQ4_XS, TL_CUDA_WINT8},   {TL_DTYPE_Q3_K, TL_CUDA_WINT8_16},  {TL_DTYPE_Q6_K, TL_CUDA_WINT8_16},
-                 {TL_DTYPE_Q5_1, TL_CUDA_WINT8_MIN}, {TL_DTYPE_Q5_K, TL_CUDA_WINT8_MIN}};
+                 {TL_DTYPE_Q5_1, TL_CUDA_WINT8_MIN}, {TL_DTYPE_Q5_K, TL_CUDA_WINT8_MIN}, {TL_DTYPE_Q2_K, TL_CUDA_WINT2},
+                 {TL_DTYPE_MXFP4, TL_CUDA_WMXFP4}};
   for (unsigned i = 0; i < UNIT_COUNT(formats); i++) {
     struct tl_tensor t = new_quant(formats[i].dtype, 3, 1024);
     check_row(&t, formats[i].format, 0, 1024);

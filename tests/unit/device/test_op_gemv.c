@@ -24,7 +24,7 @@ static double plain(const struct product *p, const struct stored *w, const uint1
 
 /* How far the kernel may be from that: scaled integers are rounded to the type, which errs as a random walk. */
 static double error_of(const struct product *p, double terms) {
-  bool exact = p->format == TL_CUDA_W16 || is_e4m3(p->format);
+  bool exact = p->format == TL_CUDA_W16 || is_e4m3(p->format) || p->format == TL_CUDA_WMXFP4;
   return (exact ? 2e-6 : 6 * (double)op_epsilon(p->dtype)) * sqrt(terms) + 1e-5;
 }
 
@@ -137,8 +137,12 @@ static void test_integers(void **state) {
         {d, TL_CUDA_WINT8_16, 1, 20, 2080, false, true, 0}, {d, TL_CUDA_WINT8_16, 9, 33, 96, true, false, 0},
         {d, TL_CUDA_WINT8_MIN, 1, 20, 2080, false, true, 0}, {d, TL_CUDA_WINT8_MIN, 12, 33, 96, true, false, 0},
         {d, TL_CUDA_WINT4, 4, 5, 160, true, false, 0},   {d, TL_CUDA_WINT4, 11, 48, 32, false, true, 0},
+        {d, TL_CUDA_WINT2, 1, 20, 4160, true, true, 0},  {d, TL_CUDA_WINT2, 5, 44, 192, false, false, 0},
+        {d, TL_CUDA_WINT2, 11, 40, 704, false, true, 0}, {d, TL_CUDA_WMXFP4, 1, 41, 2080, true, true, 0},
+        {d, TL_CUDA_WMXFP4, 9, 33, 96, false, false, 0},
     };
-    for (unsigned i = 0; i < UNIT_COUNT(products); i++) check(&products[i]);
+    for (unsigned i = 0; i < UNIT_COUNT(products); i++)
+      if (d == TL_CUDA_BF16 || products[i].format != TL_CUDA_WMXFP4) check(&products[i]);
   }
 }
 
@@ -151,6 +155,7 @@ static void test_gated(void **state) {
         {d, TL_CUDA_W16, 1, 2 * 40, 1096, false, false, TL_CUDA_SILU}, {d, TL_CUDA_W16, 9, 2 * 7, 264, true, true, TL_CUDA_GELU},
         {d, TL_CUDA_WE4M3, 5, 2 * 27, 144, true, false, TL_CUDA_SILU}, {d, TL_CUDA_WINT8, 16, 2 * 17, 64, true, true, TL_CUDA_GELU},
         {d, TL_CUDA_WE4M3_BLOCKS, 3, 2 * 21, 256, true, false, TL_CUDA_SILU},
+        {d, TL_CUDA_WINT2, 10, 2 * 19, 64, true, false, TL_CUDA_SILU},
         {d, TL_CUDA_WINT4, 1, 2 * 33, 1056, true, false, TL_CUDA_SILU},
     };
     for (unsigned i = 0; i < UNIT_COUNT(products); i++) check(&products[i]);
@@ -170,7 +175,9 @@ static void test_refused_shapes(void **state) {
       {.m = 1, .n = 1, .k = 64, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WE4M3_BLOCKS},
       {.m = 1, .n = 1, .k = 48, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WINT8},
       {.m = 1, .n = 1, .k = 48, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WINT4},
-      {.m = 1, .n = 1, .k = 64, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WINT4 + 1},
+      {.m = 1, .n = 1, .k = 64, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WMXFP4, .dtype = TL_CUDA_F16},
+      {.m = 1, .n = 1, .k = 64, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WMXFP4 + 1},
+      {.m = 1, .n = 1, .k = 32, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WINT2},
   };
   for (unsigned i = 0; i < UNIT_COUNT(bad); i++) assert_int_equal(tl_cuda_gemv(&bad[i], NULL), 1);
   assert_int_equal(tl_cuda_gemv(&(struct tl_cuda_gemv_args){.m = 0, .n = 1, .k = 8, .n_multiprocessors = 1, .ldo = 1}, NULL), 0);

@@ -86,11 +86,11 @@ struct weight_source {
 /* Stored in fewer: a thread a row, `load` into registers and later `expand` into the stage. */
 template <class T, class W>
 struct weight_source<T, W, true> {
-  static const uint32_t PIECES = STEP / W::PIECE;
+  static const uint32_t PIECES = W::PIECE < STEP ? STEP / W::PIECE : 1;
   uint64_t row;
   bool valid;
   quad raw[PIECES];
-  uint32_t scale[PIECES];
+  scale_of<W> scale[PIECES];
 
   TL_METHOD void find(const tl_cuda_experts_args &a, uint32_t expert, uint32_t first, weight_source *from) {
     from->valid = find_row(a, expert, first, thread_index(), &from->row);
@@ -103,13 +103,15 @@ struct weight_source<T, W, true> {
       if (!from->valid || at >= a.k) continue;
       from->raw[i] = load16((const char *)a.weight + (from->row * (a.k / W::PIECE) + at / W::PIECE) * 16);
       from->scale[i] = W::scale(a.scales, from->row * (a.k / W::GROUP) + at / W::GROUP);
+      if constexpr (W::PIECE > STEP)
+        if (at % W::PIECE) W::take_second_half(&from->raw[i], &from->scale[i]);
     }
   }
   TL_METHOD void expand(const weight_source &from, uint32_t step, many_shared *s) {
     TL_UNROLL for (uint32_t i = 0; i < QUADS; i++) {
       uint32_t pair[4];
       W::expand(from.raw[i / (QUADS / PIECES)], from.scale[i / (QUADS / PIECES)], i % (QUADS / PIECES), pair);
-      if (SCALES_SUMS<W>) apply_scale<T>(as_float(from.scale[i / (QUADS / PIECES)]), pair);
+      if (SCALES_SUMS<W>) apply_scale<T>(as_float((uint32_t)from.scale[i / (QUADS / PIECES)]), pair);
       store16(piece(s->weight[step % STAGES], thread_index(), i), {{pair[0], pair[1], pair[2], pair[3]}});
     }
   }

@@ -54,14 +54,15 @@ TL_DEVICE gemv_rows<HALVES> find_rows(const tl_cuda_gemv_args &a, uint32_t tile)
 }
 
 /* What a lane has under way: N pieces of each of its outputs, the first from element `at` of the k on. */
-template <int N, int HALVES>
+template <class W, int N, int HALVES>
 struct gemv_pieces {
   quad raw[N][HALVES];
-  uint32_t scale[N][HALVES], at;
+  scale_of<W> scale[N][HALVES];
+  uint32_t at;
 };
 
 template <class W, int N, int HALVES>
-TL_DEVICE void load_pieces(const tl_cuda_gemv_args &a, const gemv_rows<HALVES> &rows, uint32_t base, gemv_pieces<N, HALVES> *p) {
+TL_DEVICE void load_pieces(const tl_cuda_gemv_args &a, const gemv_rows<HALVES> &rows, uint32_t base, gemv_pieces<W, N, HALVES> *p) {
   p->at = base + lane_index() % 4 * W::PIECE;
   TL_UNROLL for (int u = 0; u < N; u++)
     TL_UNROLL for (int half = 0; half < HALVES; half++) {
@@ -80,7 +81,7 @@ TL_DEVICE quad load_x(const tl_cuda_gemv_args &a, uint32_t row, uint32_t at) {
 }
 
 template <class T, class W, int TILES, int N, int HALVES>
-TL_DEVICE void multiply_pieces(const tl_cuda_gemv_args &a, const gemv_pieces<N, HALVES> &p, float (&sum)[TILES][4]) {
+TL_DEVICE void multiply_pieces(const tl_cuda_gemv_args &a, const gemv_pieces<W, N, HALVES> &p, float (&sum)[TILES][4]) {
   TL_UNROLL for (int u = 0; u < N; u++) {
     float unscaled[TILES][4] = {};
     TL_UNROLL for (int i = 0; i < (int)W::PIECE / 8; i++) {
@@ -96,7 +97,7 @@ TL_DEVICE void multiply_pieces(const tl_cuda_gemv_args &a, const gemv_pieces<N, 
     }
     if (SCALES_SUMS<W>)
       TL_UNROLL for (int t = 0; t < TILES; t++)
-        TL_UNROLL for (int i = 0; i < 4; i++) sum[t][i] += unscaled[t][i] * as_float(p.scale[u][HALVES == 2 ? i / 2 : 0]);
+        TL_UNROLL for (int i = 0; i < 4; i++) sum[t][i] += unscaled[t][i] * as_float((uint32_t)p.scale[u][HALVES == 2 ? i / 2 : 0]);
   }
 }
 
@@ -157,12 +158,12 @@ TL_DEVICE void finish(const tl_cuda_gemv_args &a, const gemv_shared<TILES> *s, c
 template <class T, class W>
 TL_KERNEL(THREADS, (W::PIECE == 8 ? 3 : 2)) gemv(tl_cuda_gemv_args a) {
   gemv_shared<2> *s = (gemv_shared<2> *)shared_memory();
-  const int PIECES = W::PIECE == 32 ? 2 : SCALES_SUMS<W> ? 3 : 4; /* that a lane has under way: what registers allow */
+  const int PIECES = W::PIECE >= 32 ? 2 : SCALES_SUMS<W> ? 3 : 4; /* that a lane has under way: what registers allow */
   const uint32_t share = PIECES * W::PIECE * 4; /* of a warp, at a time */
   gemv_rows<2> rows = find_rows<W, 2>(a, block_x());
   float sum[2][4] = {};
   for (uint32_t base = warp_index() * share; base < a.k; base += WARPS * share) {
-    gemv_pieces<PIECES, 2> pieces;
+    gemv_pieces<W, PIECES, 2> pieces;
     load_pieces<W>(a, rows, base, &pieces);
     multiply_pieces<T, W, 2>(a, pieces, sum);
   }
@@ -178,14 +179,20 @@ TL_BOTH uint32_t tiles_of(const tl_cuda_gemv_args &a, uint32_t halves) {
 
 /* --- tile after tile --------------------------------------------------------------------------------- */
 
-/* How a format streams: in two stages, as large as registers allow. */
+/* Pieces of a lane's outputs in a stage, of which there are two: as many as registers allow. */
+template <class W>
+constexpr int STAGE = W::PIECE == 64 ? 2 : W::SCALED ? 4 : 8;
+template <>
+constexpr int STAGE<wmxfp4> = 2;
+
+/* How a format streams. */
 template <class T_, class W_, int HALVES_>
 struct streamed {
   typedef T_ T;
   typedef W_ W;
-  static const int HALVES = HALVES_, PIECES = (W::SCALED ? 4 : 8) / HALVES; /* in a stage */
+  static const int HALVES = HALVES_, PIECES = STAGE<W> / HALVES;
   static const uint32_t SHARE = PIECES * W::PIECE * 4;                      /* of a warp's stage */
-  typedef gemv_pieces<PIECES, HALVES> stage;
+  typedef gemv_pieces<W, PIECES, HALVES> stage;
 };
 
 /* A warp on its way. The stage that is loaded next may be of the next tile. */

@@ -48,9 +48,12 @@ enum tl_cuda_format {
   TL_CUDA_WINT8_MIN, /* w = scale * int8 - min; scales F16 (n, k / 32, 2): scale, min */
   TL_CUDA_WINT4, /* w = scale * q - min, q in 0..15; eight a word, from the lowest bits on
                   * elements 0 2 4 6 1 3 5 7; scales F16 (n, k / 32, 2): scale, min */
-  TL_CUDA_WMXFP4, /* E2M1, packed likewise; scales E8M0 (n, k / 32); of experts only, T BF16 */
+  TL_CUDA_WINT2, /* w = scale * q - min, q in 0..3; sixteen a word, from the lowest bits on elements 0 2 4 .. 14 1 3 5 .. 15;
+                  * k a multiple of 64, of which each 64 have 8 bytes of scales: of each 16 a byte, the scale's
+                  * 4 bits lowest, then the min's, and F16 by which those of all 16 are multiplied: scale, min */
+  TL_CUDA_WMXFP4, /* E2M1, packed as WINT4; scales E8M0 (n, k / 32); T BF16 */
 };
-#define TL_CUDA_FORMATS (TL_CUDA_WINT4 + 1) /* but for those of experts only */
+#define TL_CUDA_FORMATS (TL_CUDA_WINT2 + 1) /* of both types */
 
 /* Lets the kernels that need it use more than 48 KiB of shared memory. */
 int tl_cuda_prepare(void);

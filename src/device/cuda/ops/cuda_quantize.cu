@@ -14,8 +14,8 @@ TL_KERNEL(THREADS, 1) dequantize(tl_cuda_dequantize_args a) {
   uint64_t piece = (uint64_t)block_x() * THREADS + thread_index(), first = piece * W::PIECE;
   if (first >= (uint64_t)a.n * a.k) return;
   quad raw = load16_once((const char *)a.weight + piece * 16);
-  uint32_t scale = W::scale(a.scales, first / W::GROUP);
-  float factor = SCALES_SUMS<W> ? as_float(scale) : a.format == TL_CUDA_WE4M3 ? ((const float *)a.scales)[first / a.k] : 1;
+  scale_of<W> scale = W::scale(a.scales, first / W::GROUP);
+  float factor = SCALES_SUMS<W> ? as_float((uint32_t)scale) : a.format == TL_CUDA_WE4M3 ? ((const float *)a.scales)[first / a.k] : 1;
   TL_UNROLL for (int i = 0; i < (int)W::PIECE / 8; i++) {
     uint32_t pair[4];
     W::expand(raw, scale, i, pair);

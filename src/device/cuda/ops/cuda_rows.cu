@@ -51,12 +51,12 @@ TL_KERNEL(THREADS, 1) embed_stored(tl_cuda_embed_args a) {
   uint32_t column = (uint32_t)(index % (a.dim / W::PIECE)) * W::PIECE;
   if (row >= a.n) return;
   quad raw = {};
-  uint32_t scale = 0;
+  scale_of<W> scale = 0;
   float factor = 1;
   if (find_row(a, row, &from)) { /* else all is zero: codes and scales */
     raw = load16((const char *)a.weight + (from * a.dim + column) / W::PIECE * 16);
     scale = W::scale(a.scales, (from * a.dim + column) / W::GROUP);
-    factor = SCALES_SUMS<W> ? as_float(scale) : a.format == TL_CUDA_WE4M3 ? ((const float *)a.scales)[from] : 1;
+    factor = SCALES_SUMS<W> ? as_float((uint32_t)scale) : a.format == TL_CUDA_WE4M3 ? ((const float *)a.scales)[from] : 1;
   }
   TL_UNROLL for (int i = 0; i < (int)W::PIECE / 8; i++) {
     uint32_t pair[4];
