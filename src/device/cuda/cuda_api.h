@@ -170,6 +170,7 @@ struct cuda_kernels {
   int (*route)(const struct tl_cuda_route_args *args, void *stream);
   int (*experts)(const struct tl_cuda_experts_args *args, void *stream);
   int (*mix)(const struct tl_cuda_mix_args *args, void *stream);
+  int (*reorder)(const struct tl_cuda_reorder_args *args, void *stream);
 };
 
 struct cuda_api {

@@ -304,7 +304,7 @@ struct cuda_api cuda_bound_api = {
            rt_timer_new,   rt_elapsed},
     .op = {tl_cuda_prepare, tl_cuda_embed, tl_cuda_add_norm, tl_cuda_row_rms, tl_cuda_qkv, tl_cuda_decode, tl_cuda_prefill,
            tl_cuda_glu, tl_cuda_gather, tl_cuda_bias, tl_cuda_dequantize, tl_cuda_quantize, tl_cuda_scale, tl_cuda_gemv, tl_cuda_cap, tl_cuda_sample,
-           tl_cuda_route, tl_cuda_experts, tl_cuda_mix},
+           tl_cuda_route, tl_cuda_experts, tl_cuda_mix, tl_cuda_reorder},
     .nccl = {.init = nccl_init},
     .open_lt = open_lt,
     .open_nccl = open_nccl,

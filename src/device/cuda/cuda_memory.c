@@ -74,6 +74,15 @@ static size_t tile_bytes(const struct cuda_device *d) {
   return most;
 }
 
+/* Of rows in another order, the longest. */
+static size_t ordered_width(const struct cuda_device *d) {
+  size_t most = 0;
+  for (uint32_t i = 0; i < d->n_plan; i++)
+    for (unsigned k = 0; k < d->plan[i].w.n_pieces; k++)
+      if (d->plan[i].w.pieces[k].order && d->plan[i].w.k > most) most = d->plan[i].w.k;
+  return most;
+}
+
 static bool has_whole_rows(const struct cuda_device *d) {
   for (uint32_t i = 0; i < d->n_plan; i++)
     if (d->plan[i].qk_norm && d->plan[i].qk_norm->features & TL_F_WHOLE_ROW) return true;
@@ -128,6 +137,7 @@ static size_t place_work(struct cuda_device *d, char *base) {
   if (d->model->inv_freq_local) PLACE(&p, w->rope_local, (size_t)l->max_context * s->head);
   w->tile = place(&p, tile_bytes(d), 1);
   PLACE(&p, w->row_scales, tokens);
+  w->ordered = place(&p, tokens * ordered_width(d), 2);
   if (has_whole_rows(d)) PLACE(&p, w->row_rms, 2 * tokens);
   PLACE(&p, w->fed, l->max_seqs);
   PLACE(&p, w->sampled, l->max_seqs);

@@ -2,6 +2,7 @@
 /* The model's plan as this backend runs it: sizes padded, records that one kernel
  * does together made one, everything that it cannot do refused by name. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "device/cuda/cuda_private.h"
 
@@ -146,15 +147,20 @@ static bool may_follow(const struct cuda_op *before, const struct cuda_op *op) {
   return false;
 }
 
+static bool same_order(const uint32_t *a, const uint32_t *b, uint32_t k) {
+  return a == b || (a && b && memcmp(a, b, k * sizeof *a) == 0);
+}
+
 /* The next n outputs of the record's matrix; alike with those before: one piece. */
 static void add_outputs(const struct cuda_device *d, struct cuda_op *op, unsigned input, uint32_t n) {
   struct cuda_matrix *w = &op->w;
-  int format = cuda_format_of(d, op->from, input, w->k);
+  const uint32_t *order;
+  int format = cuda_format_of(d, op->from, input, w->k, &order);
   struct cuda_piece *last = w->n_pieces ? &w->pieces[w->n_pieces - 1] : NULL;
-  if (last && last->format == format)
+  if (last && last->format == format && same_order(last->order, order, w->k))
     last->n += n;
   else
-    w->pieces[w->n_pieces++] = (struct cuda_piece){.format = format, .first = w->n, .n = n};
+    w->pieces[w->n_pieces++] = (struct cuda_piece){.format = format, .first = w->n, .n = n, .order = order};
   w->n += n;
 }
 
@@ -194,10 +200,11 @@ static void at_least(uint32_t *most, uint32_t value) {
 /* In which all of the record's are stored: as the files have them, if they have all alike. */
 static int expert_format(const struct cuda_device *d, const struct cuda_op *op) {
   unsigned n_inputs = op->kind == CUDA_OP_EXPERTS_UP ? 2 : 1;
-  int format = cuda_format_of(d, op->from, 0, op->w.k);
+  const uint32_t *none;
+  int format = cuda_format_of(d, op->from, 0, op->w.k, &none);
   for (uint32_t i = 0; i < d->shard.n_experts * n_inputs; i++) {
     struct tl_op one = cuda_op_of_expert(op->from, d->shard.first_expert + i / n_inputs);
-    if (cuda_format_of(d, &one, i % n_inputs, op->w.k) != format) return TL_CUDA_W16;
+    if (cuda_format_of(d, &one, i % n_inputs, op->w.k, &none) != format) return TL_CUDA_W16;
   }
   return format;
 }

@@ -50,15 +50,25 @@ static uint32_t run_of(int format) {
   }
 }
 
-int cuda_format_of(const struct cuda_device *d, const struct tl_op *op, unsigned input, uint32_t k) {
+/* Whether rows of this record's input can be put into the order of its weights: ranks that have some of the inputs have some of
+ * each group, experts' rows are gathered as they are, an embedding's have no input. */
+static bool takes_order(const struct tl_op *op, const struct tl_slice *s) {
+  bool layer = op->kind == TL_OP_QKV || op->kind == TL_OP_ATTN_OUT || op->kind == TL_OP_GATED_UP || op->kind == TL_OP_MLP_DOWN;
+  return layer && s->n_columns == s->tensor->shape[1];
+}
+
+int cuda_format_of(const struct cuda_device *d, const struct tl_op *op, unsigned input, uint32_t k, const uint32_t **ret_order) {
   struct tl_slice s = tl_slice_weight(d->model, &d->shard, op, input);
+  const uint32_t *order = tl_tensor_order(s.tensor);
+  *ret_order = NULL;
   if (op->kind == TL_OP_ROUTE) return TL_CUDA_W16; /* its kernels want one matrix, row gate and all */
   bool mxfp4 = s.tensor->dtype == TL_DTYPE_MXFP4 && d->dtype == TL_CUDA_BF16; /* F16 has not the range of its scales */
   int format = mxfp4 ? TL_CUDA_WMXFP4 : format_of_dtype(s.tensor);
   const struct tl_quant_format *f = tl_quant_format(s.tensor->dtype);
   uint32_t run = run_of(format), block = f ? f->block : run;
   bool heads = op->kind == TL_OP_ATTN_OUT && d->dims.head != d->model->head_dim; /* padded between columns */
-  if (s.n_columns != k || k % run || s.first_column % block || heads || tl_tensor_order(s.tensor)) return TL_CUDA_W16;
+  if (s.n_columns != k || k % run || s.first_column % block || heads || (order && !takes_order(op, &s))) return TL_CUDA_W16;
+  *ret_order = order;
   return format;
 }
 

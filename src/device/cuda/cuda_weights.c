@@ -59,6 +59,7 @@ static void place_pieces(struct placer *p, struct cuda_matrix *w) {
     struct cuda_piece *piece = &w->pieces[i];
     piece->data = place(p, piece->n * cuda_row_bytes(piece->format, w->k));
     piece->scales = place(p, piece->n * cuda_scales_bytes(piece->format, w->k));
+    if (piece->order) piece->inputs = (uint32_t *)(void *)place(p, w->k * sizeof *piece->inputs);
   }
 }
 
@@ -110,7 +111,10 @@ static bool add_weight(struct parts *p, const struct cuda_op *op, const struct t
   part.kind = CUDA_PART_SCALES;
   part.to = piece->scales + (to_row - piece->first) * scales;
   part.pitch = scales;
-  return !scales || add(p, part);
+  if (scales && !add(p, part)) return false;
+  return !piece->order || to_row > piece->first || /* else it is there */
+         add(p, (struct cuda_part){.kind = CUDA_PART_ORDER, .tensor = w->tensor, .n_rows = 1, .n_columns = op->w.k,
+                                   .to = (char *)piece->inputs, .pitch = op->w.k * sizeof *piece->inputs});
 }
 
 /* This rank's slice of an input's tensor to the rows from `to_row` on of a matrix, and the slice of its bias. n: rows

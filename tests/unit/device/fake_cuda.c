@@ -478,6 +478,7 @@ KERNEL(sample, 's')
 KERNEL(route, 't')
 KERNEL(experts, 'x')
 KERNEL(mix, 'i')
+KERNEL(reorder, 'o')
 
 static int op_prepare(void) {
   FAKE_BEGIN("prepare");
@@ -496,7 +497,7 @@ void fake_cuda_reset(void) {
            rt_timer_new,  rt_elapsed};
   fake_cuda_api.op = (struct cuda_kernels){op_prepare, op_embed, op_add_norm, op_row_rms, op_qkv, op_decode, op_prefill, op_glu,
                                           op_gather, op_bias, op_dequantize, op_quantize, op_scale, op_gemv, op_cap, op_sample,
-                                          op_route, op_experts, op_mix};
+                                          op_route, op_experts, op_mix, op_reorder};
   fake_add_libraries(&fake_cuda_api);
 }
 

@@ -45,7 +45,7 @@ struct fake_cuda {
   char order[64];           /* the last kernels that were enqueued, a letter each: embed, norm, m or v for a
                              * product, rms of rows, k and v into the cache, decode, prefill, gate, last rows, bias, quantized
                              * weights written out, rows to f8, u for what scales a product, cap of logits, sample, experts
-                             * taken (t), their products (x) and mixture (i) */
+                             * taken (t), their products (x) and mixture (i), rows in another order (o) */
 };
 extern struct fake_cuda fake_cuda;
 

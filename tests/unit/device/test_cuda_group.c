@@ -167,6 +167,25 @@ static void test_e4m3_blocks(void **state) {
   free_e4m3_model(e);
 }
 
+/* Act-order: who has all inputs keeps what the file has, who has some of each group takes 16 bits. */
+static void test_act_order(void **state) {
+  (void)state;
+  float *copies[400];
+  uint32_t n_copies;
+  fake_cuda_reset();
+  struct tl_model *model = load_model("experts/mixtral_gptq"), *twin = new_twin("experts/mixtral_gptq", copies, &n_copies);
+  struct machine m = open_machine_of(model, 2);
+  for (unsigned rank = 0; rank < 2; rank++) {
+    assert_int_equal(formats_of(&m, rank, CUDA_OP_QKV), 1 << TL_CUDA_WINT4);
+    assert_int_equal(formats_of(&m, rank, CUDA_OP_OUT), 1 << TL_CUDA_W16);
+  }
+  compare_with_twin(&m, twin, 5e-2);
+  close_group(&m);
+  tl_model_free(model);
+  tl_model_free(twin);
+  for (uint32_t k = 0; k < n_copies; k++) free(copies[k]);
+}
+
 /* --- faults --------------------------------------------------------------------------------------- */
 
 static const uint32_t zero, one = 1, start[] = {0, 1};
@@ -336,7 +355,7 @@ static void test_every_call_fails(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_same_tokens),        cmocka_unit_test(test_rank_that_does_not_come),
-      cmocka_unit_test(test_e4m3_blocks),
+      cmocka_unit_test(test_e4m3_blocks),        cmocka_unit_test(test_act_order),
       cmocka_unit_test(test_error_of_nccl),      cmocka_unit_test(test_meeting_that_fails),
       cmocka_unit_test(test_every_call_fails),
   };

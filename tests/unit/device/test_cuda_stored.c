@@ -146,7 +146,7 @@ static void test_mixed(void **state) {
   uint32_t n_copies;
   fake_cuda_reset();
   struct tl_model *model = load_model("gguf/mixed.gguf"), *twin = new_twin("gguf/mixed.gguf", copies, &n_copies);
-  assert_int_equal(formats_of(model), 1 << TL_CUDA_W16 | 1 << TL_CUDA_WINT8 | 1 << TL_CUDA_WINT8_16 | 1 << TL_CUDA_WINT8_MIN | 1 << TL_CUDA_WINT4);
+  assert_int_equal(formats_of(model), 1 << TL_CUDA_W16 | 1 << TL_CUDA_WINT8 | 1 << TL_CUDA_WINT8_16 | 1 << TL_CUDA_WINT8_MIN | 1 << TL_CUDA_WINT4 | 1 << TL_CUDA_WINT2);
   check_model(model, twin, 3e-2);
   unsigned products = fake_cuda.n_products;
   tile_bytes = 100 * 256 * 2;
@@ -407,10 +407,45 @@ static void test_e4m3_blocks(void **state) {
   assert_int_equal(bytes[2] - bytes[0], rows * 256 - rows * 2 * sizeof(float));
 }
 
+/* GPTQ's act-order: Q, K and V with one order are one piece, else three; experts with an order take 16 bits a weight. */
+static void test_act_order(void **state) {
+  (void)state;
+  static const struct {
+    const char *name;
+    unsigned qkv; /* pieces of a layer */
+  } models[] = {{"experts/qwen3_gptq", 1}, {"experts/mixtral_gptq", 3}};
+  for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
+    float *copies[400];
+    uint32_t n_copies;
+    size_t exact = 0, rounding = 0, n_ordered = 0;
+    fake_cuda_reset();
+    struct tl_model *model = load_model(models[i].name), *twin = new_twin(models[i].name, copies, &n_copies);
+    struct machine m = open_gpu(model);
+    const struct cuda_device *d = (struct cuda_device *)(void *)m.device;
+    for (uint32_t k = 0; k < d->n_plan; k++)
+      for (unsigned j = 0; j < d->plan[k].w.n_pieces; j++) {
+        const struct cuda_piece *piece = &d->plan[k].w.pieces[j];
+        size_t width = d->plan[k].w.k;
+        if (piece->format == TL_CUDA_WINT4) exact += piece->n * width * 11 / 8; /* 16 bits become 4 and two halves for 32 */
+        if (piece->order) exact -= width * sizeof(uint32_t), n_ordered++;
+        rounding += 3 * CUDA_ALIGN;
+      }
+    close_machine(&m);
+    assert_int_equal(n_ordered, model->n_layers * (models[i].qkv + 1));
+    size_t saved = weight_bytes(twin) - weight_bytes(model);
+    assert_true(saved <= exact + rounding && saved + rounding >= exact);
+    check_model(model, twin, 5e-2);
+    tl_model_free(model);
+    tl_model_free(twin);
+    for (uint32_t k = 0; k < n_copies; k++) free(copies[k]);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_blocks), cmocka_unit_test(test_integers), cmocka_unit_test(test_e4m3),
                                      cmocka_unit_test(test_mixed), cmocka_unit_test(test_experts), cmocka_unit_test(test_rounded_experts),
                                      cmocka_unit_test(test_rounded), cmocka_unit_test(test_e4m3_products),
-                                     cmocka_unit_test(test_e4m3_beside_others), cmocka_unit_test(test_e4m3_models), cmocka_unit_test(test_e4m3_blocks)};
+                                     cmocka_unit_test(test_e4m3_beside_others), cmocka_unit_test(test_e4m3_models), cmocka_unit_test(test_e4m3_blocks),
+                                     cmocka_unit_test(test_act_order)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

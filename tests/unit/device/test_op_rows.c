@@ -65,6 +65,24 @@ static void test_gather(void **state) {
   op_free(out);
 }
 
+static void test_reorder(void **state) {
+  (void)state;
+  enum { N = 3, K = 88 };
+  uint32_t order[K];
+  for (uint32_t k = 0; k < K; k++) order[k] = k * 35 % K; /* each once */
+  uint32_t *device_order = op_copy(order, sizeof order);
+  uint16_t *in = op_halves(TL_CUDA_F16, N * K, 1), *out = op_poisoned(N * K * 2);
+  struct tl_cuda_reorder_args a = {.n = N, .k = K, .order = device_order, .in = in, .out = out};
+  assert_int_equal(op_run(tl_cuda_reorder(&a, NULL)), 0);
+  for (unsigned i = 0; i < N; i++)
+    for (unsigned k = 0; k < K; k++) assert_int_equal(out[i * K + k], in[i * K + order[k]]);
+  a.k = 84;
+  assert_int_equal(tl_cuda_reorder(&a, NULL), 1);
+  op_free(device_order);
+  op_free(in);
+  op_free(out);
+}
+
 static void test_bias(void **state) {
   (void)state;
   for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
@@ -234,7 +252,7 @@ static void test_refused_shapes(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_embed), cmocka_unit_test(test_embed_stored),  cmocka_unit_test(test_gather), cmocka_unit_test(test_bias),
+      cmocka_unit_test(test_embed), cmocka_unit_test(test_embed_stored),  cmocka_unit_test(test_gather), cmocka_unit_test(test_reorder), cmocka_unit_test(test_bias),
       cmocka_unit_test(test_glu), cmocka_unit_test(test_norm), cmocka_unit_test(test_cap), cmocka_unit_test(test_refused_shapes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

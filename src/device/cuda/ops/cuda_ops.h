@@ -206,6 +206,15 @@ struct tl_cuda_gather_args {
 };
 int tl_cuda_gather(const struct tl_cuda_gather_args *args, void *stream);
 
+/* out[i][k] = in[i][order[k]]: rows for weights whose inputs stand in another order. */
+struct tl_cuda_reorder_args {
+  uint32_t n, k;         /* k (8) */
+  const uint32_t *order; /* (k) each below k */
+  const void *in;        /* 16-bit (n, k) */
+  void *out;             /* likewise */
+};
+int tl_cuda_reorder(const struct tl_cuda_reorder_args *args, void *stream);
+
 /* y += bias in every row. */
 struct tl_cuda_bias_args {
   int dtype;

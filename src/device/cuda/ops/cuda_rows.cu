@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What treats rows or elements on their own: embedding, gather, bias, gates, caps. One
+/* What treats rows or elements on their own: embedding, gather, other orders, bias, gates, caps. One
  * thread moves 16 bytes, neighbours in a row are neighbours in a warp. */
 #include "device/cuda/ops/cuda_formats.cuh"
 #include "device/cuda/ops/cuda_gate.cuh"
@@ -102,6 +102,29 @@ extern "C" int tl_cuda_gather(const struct tl_cuda_gather_args *args, void *stre
   unsigned blocks;
   if (launch_eights(args->n, args->dim, &blocks)) return CUDA_INVALID;
   return blocks ? launch_rows(args->n, gather, blocks, 1, THREADS, 0, stream, *args) : 0;
+}
+
+/* --- other orders ------------------------------------------------------------------------------- */
+
+TL_KERNEL(THREADS, 1) reorder(tl_cuda_reorder_args a) {
+  uint64_t row;
+  uint32_t column, pair[4];
+  bool mine = my_eight(a.n, a.k, &row, &column);
+  quad order[2] = {};
+  let_next_start();
+  TL_UNROLL for (int i = 0; i < 2; i++)
+    if (mine) order[i] = load16(a.order + column + i * 4);
+  wait_for_before();
+  if (!mine) return;
+  const uint16_t *in = (const uint16_t *)a.in + row * a.k;
+  TL_UNROLL for (int i = 0; i < 4; i++) pair[i] = in[order[i / 2].w[i % 2 * 2]] | (uint32_t)in[order[i / 2].w[i % 2 * 2 + 1]] << 16;
+  store16((uint16_t *)a.out + row * a.k + column, {{pair[0], pair[1], pair[2], pair[3]}});
+}
+
+extern "C" int tl_cuda_reorder(const struct tl_cuda_reorder_args *args, void *stream) {
+  unsigned blocks;
+  if (launch_eights(args->n, args->k, &blocks)) return CUDA_INVALID;
+  return blocks ? launch_rows(args->n, reorder, blocks, 1, THREADS, 0, stream, *args) : 0;
 }
 
 /* --- bias --------------------------------------------------------------------------------------- */
