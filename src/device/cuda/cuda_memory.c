@@ -74,12 +74,16 @@ static size_t tile_bytes(const struct cuda_device *d) {
   return most;
 }
 
-/* Of rows in another order, the longest. */
+/* The most that a token's row, or its entries' rows, have where they stand in the order of weights. */
 static size_t ordered_width(const struct cuda_device *d) {
   size_t most = 0;
   for (uint32_t i = 0; i < d->n_plan; i++)
-    for (unsigned k = 0; k < d->plan[i].w.n_pieces; k++)
-      if (d->plan[i].w.pieces[k].order && d->plan[i].w.k > most) most = d->plan[i].w.k;
+    for (unsigned k = 0; k < d->plan[i].w.n_pieces; k++) {
+      const struct cuda_op *op = &d->plan[i];
+      bool experts = op->kind == CUDA_OP_EXPERTS_UP || op->kind == CUDA_OP_EXPERTS_DOWN;
+      size_t width = (size_t)op->w.k * (experts ? op->from->n_chosen : 1);
+      if (op->w.pieces[k].n_orders && width > most) most = width;
+    }
   return most;
 }
 

@@ -160,7 +160,7 @@ static void add_outputs(const struct cuda_device *d, struct cuda_op *op, unsigne
   if (last && last->format == format && same_order(last->order, order, w->k))
     last->n += n;
   else
-    w->pieces[w->n_pieces++] = (struct cuda_piece){.format = format, .first = w->n, .n = n, .order = order};
+    w->pieces[w->n_pieces++] = (struct cuda_piece){.format = format, .first = w->n, .n = n, .order = order, .n_orders = order != NULL};
   w->n += n;
 }
 
@@ -197,16 +197,21 @@ static void at_least(uint32_t *most, uint32_t value) {
   if (value > *most) *most = value;
 }
 
-/* In which all of the record's are stored: as the files have them, if they have all alike. */
-static int expert_format(const struct cuda_device *d, const struct cuda_op *op) {
+/* In which all of the record's are stored: as the files have them, if they have all alike, gate and up in one order. */
+static int expert_format(const struct cuda_device *d, const struct cuda_op *op, uint32_t *ret_orders) {
   unsigned n_inputs = op->kind == CUDA_OP_EXPERTS_UP ? 2 : 1;
-  const uint32_t *none;
-  int format = cuda_format_of(d, op->from, 0, op->w.k, &none);
+  const uint32_t *order, *gates = NULL;
+  int format = cuda_format_of(d, op->from, 0, op->w.k, &order);
+  bool ordered = false, alike = true;
   for (uint32_t i = 0; i < d->shard.n_experts * n_inputs; i++) {
     struct tl_op one = cuda_op_of_expert(op->from, d->shard.first_expert + i / n_inputs);
-    if (cuda_format_of(d, &one, i % n_inputs, op->w.k, &none) != format) return TL_CUDA_W16;
+    alike &= cuda_format_of(d, &one, i % n_inputs, op->w.k, &order) == format;
+    if (i % n_inputs == 0) gates = order;
+    alike &= same_order(gates, order, op->w.k);
+    ordered |= order != NULL;
   }
-  return format;
+  *ret_orders = alike && ordered ? d->shard.n_experts : 0;
+  return alike ? format : TL_CUDA_W16;
 }
 
 /* The matrices of this rank's experts, one behind the other; no library multiplies by them. */
@@ -219,7 +224,8 @@ static bool shape_experts(struct cuda_device *d, struct cuda_op *op) {
   if (n > UINT32_MAX) return false;
   op->w.n = (uint32_t)n;
   op->w.n_pieces = 1;
-  op->w.pieces[0] = (struct cuda_piece){.format = expert_format(d, op), .n = op->w.n};
+  op->w.pieces[0].n = op->w.n;
+  op->w.pieces[0].format = expert_format(d, op, &op->w.pieces[0].n_orders);
   return true;
 }
 

@@ -44,8 +44,9 @@ struct cuda_piece {
   int format;        /* enum tl_cuda_format */
   uint32_t first, n; /* outputs */
   char *data, *scales;
-  const uint32_t *order; /* the model's, of act-order (k): input of each code; NULL: as they are */
-  uint32_t *inputs;      /* the same, on the device */
+  const uint32_t *order; /* the model's, of act-order (k): input of each code; NULL: as they are, or experts' */
+  uint32_t n_orders;     /* 0: as they are; 1, or of experts one each */
+  uint32_t *inputs;      /* (n_orders, k) on the device */
   uint32_t tile;     /* outputs of a product by a library; the last tile has what is left */
   unsigned product, last; /* shapes of a tile and of the last one, in struct cuda_products */
   unsigned e4m3;     /* shape of all of it by rows in E4M3; CUDA_MAX_PRODUCTS: there is none */
@@ -161,7 +162,7 @@ struct cuda_work {
   float *partial, *partial_scale, *saved;
   char *tile;       /* T: tile_bytes, or what is needed of them; or rows in E4M3: (tokens, k) */
   float *row_scales;/* (tokens) theirs */
-  char *ordered;    /* T (tokens, k): rows in the order of weights that have one, the longest of those */
+  char *ordered;    /* T (tokens, k), (entries, k): rows in the order of weights that have one, the most of those */
   float *rope, *rope_local; /* (max_context, head); local: NULL if no layer wants it */
   float *row_rms;   /* (tokens, 2), or NULL: no layer wants it */
   /* experts; entries: tokens n_chosen (cuda_experts.h) */

@@ -212,7 +212,7 @@ static int few_rows_of_piece(struct cuda_device *d, const struct cuda_matrix *w,
 /* *x, rows of the record's input, becomes such in the order of the piece's weights. */
 static int put_in_order(struct cuda_device *d, const struct cuda_matrix *w, const struct cuda_piece *piece, uint32_t m, const char **x,
                         struct tl_error *err) {
-  if (!piece->order) return TL_OK;
+  if (!piece->n_orders) return TL_OK;
   struct tl_cuda_reorder_args args = {.n = m, .k = w->k, .order = piece->inputs, .in = *x, .out = d->work.ordered};
   CUDA_TRY(d, d->api->op.reorder(&args, d->stream), "putting inputs in order", err);
   *x = d->work.ordered;

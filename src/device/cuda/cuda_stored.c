@@ -51,10 +51,9 @@ static uint32_t run_of(int format) {
 }
 
 /* Whether rows of this record's input can be put into the order of its weights: ranks that have some of the inputs have some of
- * each group, experts' rows are gathered as they are, an embedding's have no input. */
+ * each group; an embedding, which may be the output's matrix too, has no input. */
 static bool takes_order(const struct tl_op *op, const struct tl_slice *s) {
-  bool layer = op->kind == TL_OP_QKV || op->kind == TL_OP_ATTN_OUT || op->kind == TL_OP_GATED_UP || op->kind == TL_OP_MLP_DOWN;
-  return layer && s->n_columns == s->tensor->shape[1];
+  return op->kind != TL_OP_EMBED && op->kind != TL_OP_LOGITS && s->n_columns == s->tensor->shape[1];
 }
 
 int cuda_format_of(const struct cuda_device *d, const struct tl_op *op, unsigned input, uint32_t k, const uint32_t **ret_order) {

@@ -74,15 +74,17 @@ static size_t put_value(const struct cuda_device *d, enum cuda_part_kind kind, f
   return bytes;
 }
 
+static void put_order(const struct cuda_part *part, char *to) {
+  const uint32_t *order = tl_tensor_order(part->tensor);
+  for (uint32_t k = 0; k < part->n_columns; k++) memcpy(to + k * sizeof k, order ? &order[k] : &k, sizeof k);
+}
+
 /* A row, as the device wants it; whole: (columns of the tensor) for formats that are not T. */
 static void convert_row(const struct cuda_device *d, const struct cuda_part *part, uint64_t row, float *whole, char *to) {
   const struct tl_tensor *t = part->tensor;
   if (part->kind == CUDA_PART_CODES) return cuda_store_codes(part, row, to);
   if (part->kind == CUDA_PART_SCALES) return cuda_store_scales(part, row, to);
-  if (part->kind == CUDA_PART_ORDER) {
-    memcpy(to, tl_tensor_order(t), line_bytes(part));
-    return;
-  }
+  if (part->kind == CUDA_PART_ORDER) return put_order(part, to);
   bool same = !t->packed && !t->column_step && t->dtype == (d->dtype == TL_CUDA_BF16 ? TL_DTYPE_BF16 : TL_DTYPE_F16);
   if (same) {
     memcpy(to, (const char *)tl_tensor_row(t, row) + part->column * 2, part->n_columns * 2);

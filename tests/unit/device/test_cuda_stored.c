@@ -407,13 +407,15 @@ static void test_e4m3_blocks(void **state) {
   assert_int_equal(bytes[2] - bytes[0], rows * 256 - rows * 2 * sizeof(float));
 }
 
-/* GPTQ's act-order: Q, K and V with one order are one piece, else three; experts with an order take 16 bits a weight. */
+/* GPTQ's act-order: Q, K and V with one order are one piece, else three; gates and ups of experts that have two orders
+ * take 16 bits a weight. */
 static void test_act_order(void **state) {
   (void)state;
   static const struct {
     const char *name;
-    unsigned qkv; /* pieces of a layer */
-  } models[] = {{"experts/qwen3_gptq", 1}, {"experts/mixtral_gptq", 3}};
+    unsigned ordered; /* pieces of a layer: of Q, K and V, the output, gates with ups, downs; of qwen3's downs one group has all inputs */
+    int up;           /* the format of gates and ups */
+  } models[] = {{"experts/qwen3_gptq", 1 + 1 + 1, TL_CUDA_WINT4}, {"experts/mixtral_gptq", 3 + 1 + 1, TL_CUDA_W16}};
   for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
     float *copies[400];
     uint32_t n_copies;
@@ -427,11 +429,12 @@ static void test_act_order(void **state) {
         const struct cuda_piece *piece = &d->plan[k].w.pieces[j];
         size_t width = d->plan[k].w.k;
         if (piece->format == TL_CUDA_WINT4) exact += piece->n * width * 11 / 8; /* 16 bits become 4 and two halves for 32 */
-        if (piece->order) exact -= width * sizeof(uint32_t), n_ordered++;
+        if (piece->n_orders) exact -= piece->n_orders * width * sizeof(uint32_t), n_ordered++;
+        if (d->plan[k].kind == CUDA_OP_EXPERTS_UP) assert_int_equal(piece->format, models[i].up);
         rounding += 3 * CUDA_ALIGN;
       }
     close_machine(&m);
-    assert_int_equal(n_ordered, model->n_layers * (models[i].qkv + 1));
+    assert_int_equal(n_ordered, model->n_layers * models[i].ordered);
     size_t saved = weight_bytes(twin) - weight_bytes(model);
     assert_true(saved <= exact + rounding && saved + rounding >= exact);
     check_model(model, twin, 5e-2);

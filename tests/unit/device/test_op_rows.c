@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The kernels that treat rows on their own, run on fibers, against the formulas. */
+#include "device/cuda/ops/cuda_experts.h"
 #include "stored_weights.h"
 
 static void test_embed(void **state) {
@@ -81,6 +82,32 @@ static void test_reorder(void **state) {
   op_free(device_order);
   op_free(in);
   op_free(out);
+}
+
+/* Of choices: by the row that chose, then by entry; a choice of another rank's expert has none. */
+static void test_reorder_entries(void **state) {
+  (void)state;
+  enum { CHOSEN = 2, N = 3 * CHOSEN, K = 40, FIRST = 4 };
+  const uint32_t chosen[N] = {5, 4, 9, 5, 4, 5}, places[N] = {3, 0, TL_CUDA_NO_ENTRY, 2, 1, 4};
+  uint32_t order[2 * K];
+  for (uint32_t k = 0; k < 2 * K; k++) order[k] = k * (k < K ? 3 : 7) % K;
+  uint32_t *device_order = op_copy(order, sizeof order), *device_chosen = op_copy(chosen, sizeof chosen);
+  uint32_t *device_places = op_copy(places, sizeof places);
+  for (uint32_t n_chosen = 0; n_chosen <= CHOSEN; n_chosen += CHOSEN) {
+    uint16_t *in = op_halves(TL_CUDA_F16, 5 * K, 1), *out = op_poisoned(6 * K * 2);
+    struct tl_cuda_reorder_args a = {.n = N, .k = K, .order = device_order, .in = in, .out = out, .places = device_places,
+                                     .chosen = device_chosen, .first_expert = FIRST, .n_chosen = n_chosen};
+    assert_int_equal(op_run(tl_cuda_reorder(&a, NULL)), 0);
+    for (uint32_t i = 0; i < N; i++)
+      for (uint32_t k = 0; k < K && places[i] != TL_CUDA_NO_ENTRY; k++)
+        assert_int_equal(out[places[i] * K + k], in[(n_chosen ? i / CHOSEN : places[i]) * K + order[(chosen[i] - FIRST) * K + k]]);
+    for (uint32_t k = 0; k < K; k++) assert_int_equal(out[5 * K + k], UINT16_MAX);
+    op_free(in);
+    op_free(out);
+  }
+  op_free(device_order);
+  op_free(device_chosen);
+  op_free(device_places);
 }
 
 static void test_bias(void **state) {
@@ -252,7 +279,7 @@ static void test_refused_shapes(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_embed), cmocka_unit_test(test_embed_stored),  cmocka_unit_test(test_gather), cmocka_unit_test(test_reorder), cmocka_unit_test(test_bias),
+      cmocka_unit_test(test_embed), cmocka_unit_test(test_embed_stored),  cmocka_unit_test(test_gather), cmocka_unit_test(test_reorder), cmocka_unit_test(test_reorder_entries), cmocka_unit_test(test_bias),
       cmocka_unit_test(test_glu), cmocka_unit_test(test_norm), cmocka_unit_test(test_cap), cmocka_unit_test(test_refused_shapes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What treats rows or elements on their own: embedding, gather, other orders, bias, gates, caps. One
  * thread moves 16 bytes, neighbours in a row are neighbours in a warp. */
+#include "device/cuda/ops/cuda_experts.h"
 #include "device/cuda/ops/cuda_formats.cuh"
 #include "device/cuda/ops/cuda_gate.cuh"
 
@@ -109,16 +110,21 @@ extern "C" int tl_cuda_gather(const struct tl_cuda_gather_args *args, void *stre
 TL_KERNEL(THREADS, 1) reorder(tl_cuda_reorder_args a) {
   uint64_t row;
   uint32_t column, pair[4];
-  bool mine = my_eight(a.n, a.k, &row, &column);
-  quad order[2] = {};
   let_next_start();
-  TL_UNROLL for (int i = 0; i < 2; i++)
-    if (mine) order[i] = load16(a.order + column + i * 4);
   wait_for_before();
-  if (!mine) return;
-  const uint16_t *in = (const uint16_t *)a.in + row * a.k;
-  TL_UNROLL for (int i = 0; i < 4; i++) pair[i] = in[order[i / 2].w[i % 2 * 2]] | (uint32_t)in[order[i / 2].w[i % 2 * 2 + 1]] << 16;
-  store16((uint16_t *)a.out + row * a.k + column, {{pair[0], pair[1], pair[2], pair[3]}});
+  if (!my_eight(a.n, a.k, &row, &column)) return;
+  uint64_t from = row, to = row;
+  const uint32_t *order = a.order + column;
+  if (a.places) {
+    to = a.places[row];
+    if (to == TL_CUDA_NO_ENTRY) return;
+    from = a.n_chosen ? row / a.n_chosen : to;
+    order += (uint64_t)(a.chosen[row] - a.first_expert) * a.k;
+  }
+  const uint16_t *in = (const uint16_t *)a.in + from * a.k;
+  quad at[2] = {load16(order), load16(order + 4)};
+  TL_UNROLL for (int i = 0; i < 4; i++) pair[i] = in[at[i / 2].w[i % 2 * 2]] | (uint32_t)in[at[i / 2].w[i % 2 * 2 + 1]] << 16;
+  store16((uint16_t *)a.out + to * a.k + column, {{pair[0], pair[1], pair[2], pair[3]}});
 }
 
 extern "C" int tl_cuda_reorder(const struct tl_cuda_reorder_args *args, void *stream) {
