@@ -62,6 +62,10 @@ static void check(const struct product *p) {
       }
       if (!p->float_out) error += (double)op_epsilon(p->dtype) * fabs(want);
       float got = p->float_out ? ((float *)(void *)out)[place] : op_unpack(p->dtype, (uint16_t)bits);
+      if (!p->float_out && p->dtype == TL_CUDA_F16 && fabs(want) > 65000) {
+        assert_true(fabs((double)got) > 64000); /* or beyond what F16 holds */
+        continue;
+      }
       if (!(fabs(got - want) <= error)) fail_msg("row %u, output %u: %.9g, not %.9g", row, output, (double)got, want);
     }
   free_stored(&w);

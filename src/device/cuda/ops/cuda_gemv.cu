@@ -158,7 +158,7 @@ TL_DEVICE void finish(const tl_cuda_gemv_args &a, const gemv_shared<TILES> *s, c
 template <class T, class W>
 TL_KERNEL(THREADS, (W::PIECE == 8 ? 3 : 2)) gemv(tl_cuda_gemv_args a) {
   gemv_shared<2> *s = (gemv_shared<2> *)shared_memory();
-  const int PIECES = W::PIECE >= 32 ? 2 : SCALES_SUMS<W> ? 3 : 4; /* that a lane has under way: what registers allow */
+  const int PIECES = W::PIECE >= 32 || SCALES_SUMS<W> ? 2 : 4; /* that a lane has under way: what registers allow */
   const uint32_t share = PIECES * W::PIECE * 4; /* of a warp, at a time */
   gemv_rows<2> rows = find_rows<W, 2>(a, block_x());
   float sum[2][4] = {};
@@ -191,7 +191,7 @@ struct streamed {
   typedef T_ T;
   typedef W_ W;
   static const int HALVES = HALVES_, PIECES = STAGE<W> / HALVES;
-  static const uint32_t SHARE = PIECES * W::PIECE * 4;                      /* of a warp's stage */
+  static const uint32_t SHARE = PIECES * W::PIECE * 4; /* of a warp's stage */
   typedef gemv_pieces<W, PIECES, HALVES> stage;
 };
 
