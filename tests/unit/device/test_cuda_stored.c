@@ -129,6 +129,27 @@ static void check_model(struct tl_model *model, struct tl_model *twin, double to
   free(s);
 }
 
+/* The prompt's own tokens, chosen by nobody: their log-probabilities see each weight, where those of what is generated may be near
+ * zero whatever the weights are. On average: those of some are far below. */
+static void check_scores(struct tl_model *model, struct tl_model *twin, double tolerance) {
+  struct machine m = open_gpu(model), c = open_machine(twin, cpu_choose_kernels(tl_cpu_best_isa()), 1);
+  struct sequence *s[2];
+  const uint32_t chunk = 4; /* a step has room for so many scores */
+  double mean = 0;
+  for (unsigned i = 0; i < 2; i++) {
+    s[i] = new_random_prompt(model->vocab_size, 24, 5);
+    s[i]->score_prompt = true;
+    run_alone(i ? &c : &m, s[i], 1, &chunk, 1);
+  }
+  for (uint32_t k = 1; k < s[0]->n_prompt; k++)
+    mean += fabs((double)s[0]->sampled[k].logprob - (double)s[1]->sampled[k].logprob) / (s[0]->n_prompt - 1);
+  printf("log-probabilities of the prompt within %.2g of floats on average\n", mean);
+  assert_true(mean <= tolerance);
+  for (unsigned i = 0; i < 2; i++) free(s[i]);
+  close_machine(&m);
+  close_machine(&c);
+}
+
 static unsigned formats_of(const struct tl_model *model) {
   struct machine m = open_gpu(model);
   const struct cuda_device *d = (struct cuda_device *)(void *)m.device;
@@ -147,6 +168,8 @@ static void test_mixed(void **state) {
   fake_cuda_reset();
   struct tl_model *model = load_model("gguf/mixed.gguf"), *twin = new_twin("gguf/mixed.gguf", copies, &n_copies);
   assert_int_equal(formats_of(model), 1 << TL_CUDA_W16 | 1 << TL_CUDA_WINT8 | 1 << TL_CUDA_WINT8_16 | 1 << TL_CUDA_WINT8_MIN | 1 << TL_CUDA_WINT4 | 1 << TL_CUDA_WINT2);
+  check_scores(model, twin, 5e-2);
+  fake_cuda_reset();
   check_model(model, twin, 3e-2);
   unsigned products = fake_cuda.n_products;
   tile_bytes = 100 * 256 * 2;
@@ -400,6 +423,7 @@ static void test_e4m3_blocks(void **state) {
     assert_int_equal(formats_of(m->model), 1 << TL_CUDA_WINT8_16 | 1 << (models[i].stored ? TL_CUDA_WE4M3_BLOCKS : TL_CUDA_W16));
     bytes[i] = weight_bytes(m->model);
     if (i == 0) check_model(m->model, m->twin, 5e-2); /* fibers take their time */
+    if (i == 1) check_scores(m->model, m->twin, 5e-2);
     free_e4m3_model(m);
   }
   size_t rows = 2u * (256 + 2 * 128 + 256 + 3 * 256);
@@ -437,6 +461,7 @@ static void test_act_order(void **state) {
     assert_int_equal(n_ordered, model->n_layers * models[i].ordered);
     size_t saved = weight_bytes(twin) - weight_bytes(model);
     assert_true(saved <= exact + rounding && saved + rounding >= exact);
+    check_scores(model, twin, 5e-2);
     check_model(model, twin, 5e-2);
     tl_model_free(model);
     tl_model_free(twin);
