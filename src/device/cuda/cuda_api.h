@@ -176,6 +176,7 @@ struct cuda_kernels {
   int (*place)(const struct tl_cuda_place_args *args, void *stream);
   int (*pool)(const struct tl_cuda_pool_args *args, void *stream);
   int (*vector)(const struct tl_cuda_vector_args *args, void *stream);
+  int (*reorder)(const struct tl_cuda_reorder_args *args, void *stream);
 };
 
 struct cuda_api {

@@ -91,6 +91,19 @@ static bool rotates(const struct cuda_device *d) {
   return false;
 }
 
+/* The most that a token's row, or its entries' rows, have where they stand in the order of weights. */
+static size_t ordered_width(const struct cuda_device *d) {
+  size_t most = 0;
+  for (uint32_t i = 0; i < d->n_plan; i++)
+    for (unsigned k = 0; k < d->plan[i].w.n_pieces; k++) {
+      const struct cuda_op *op = &d->plan[i];
+      bool experts = op->kind == CUDA_OP_EXPERTS_UP || op->kind == CUDA_OP_EXPERTS_DOWN;
+      size_t width = (size_t)op->w.k * (experts ? op->from->n_chosen : 1);
+      if (op->w.pieces[k].n_orders && width > most) most = width;
+    }
+  return most;
+}
+
 static bool has_whole_rows(const struct cuda_device *d) {
   for (uint32_t i = 0; i < d->n_plan; i++)
     if (d->plan[i].qk_norm && d->plan[i].qk_norm->features & TL_F_WHOLE_ROW) return true;
@@ -152,6 +165,7 @@ static size_t place_work(struct cuda_device *d, char *base) {
   if (rotates(d) && d->model->inv_freq_local) PLACE(&p, w->rope_local, (size_t)l->max_context * s->head);
   w->tile = place(&p, tile_bytes(d), 1);
   PLACE(&p, w->row_scales, tokens);
+  w->ordered = place(&p, tokens * ordered_width(d), 2);
   if (has_whole_rows(d)) PLACE(&p, w->row_squares, 2 * tokens);
   PLACE(&p, w->fed, l->max_seqs);
   PLACE(&p, w->sampled, l->max_seqs);

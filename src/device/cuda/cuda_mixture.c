@@ -33,6 +33,19 @@ int cuda_route(struct cuda_device *d, const struct cuda_op *op, const struct cud
   return TL_OK;
 }
 
+/* Their inputs in the order of each expert's weights, by entry. */
+static int put_in_order(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_cuda_experts_args *experts,
+                        struct tl_error *err) {
+  const struct cuda_work *w = &d->work;
+  struct tl_cuda_reorder_args args = {.n = pass->n_tokens * op->from->n_chosen, .k = op->w.k, .order = op->w.pieces[0].inputs,
+                                      .in = experts->x, .out = w->ordered, .places = w->places, .chosen = w->chosen,
+                                      .first_expert = d->shard.first_expert, .n_chosen = experts->rows ? op->from->n_chosen : 0};
+  CUDA_TRY(d, d->api->op.reorder(&args, d->stream), "putting experts' inputs in order", err);
+  experts->x = w->ordered;
+  experts->rows = NULL;
+  return TL_OK;
+}
+
 static int multiply(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_cuda_experts_args args,
                     struct tl_error *err) {
   args.dtype = d->dtype;
@@ -46,6 +59,8 @@ static int multiply(struct cuda_device *d, const struct cuda_op *op, const struc
   args.weight = op->w.pieces[0].data;
   args.scales = op->w.pieces[0].scales;
   args.bias = op->w.bias;
+  int r = op->w.pieces[0].n_orders ? put_in_order(d, op, pass, &args, err) : TL_OK;
+  if (r < 0) return r;
   CUDA_TRY(d, d->api->op.experts(&args, d->stream), "products of experts", err);
   return TL_OK;
 }

@@ -2,6 +2,7 @@
 /* The model's plan as this backend runs it: sizes padded, records that one kernel
  * does together made one, everything that it cannot do refused by name. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "device/cuda/cuda_private.h"
 
@@ -159,15 +160,20 @@ static bool may_follow(const struct cuda_op *before, const struct cuda_op *op) {
   return false;
 }
 
+static bool same_order(const uint32_t *a, const uint32_t *b, uint32_t k) {
+  return a == b || (a && b && memcmp(a, b, k * sizeof *a) == 0);
+}
+
 /* The next n outputs of the record's matrix; alike with those before: one piece. */
 static void add_outputs(const struct cuda_device *d, struct cuda_op *op, unsigned input, uint32_t n) {
   struct cuda_matrix *w = &op->w;
-  int format = cuda_format_of(d, op->from, input, w->k);
+  const uint32_t *order;
+  int format = cuda_format_of(d, op->from, input, w->k, &order);
   struct cuda_piece *last = w->n_pieces ? &w->pieces[w->n_pieces - 1] : NULL;
-  if (last && last->format == format)
+  if (last && last->format == format && same_order(last->order, order, w->k))
     last->n += n;
   else
-    w->pieces[w->n_pieces++] = (struct cuda_piece){.format = format, .first = w->n, .n = n};
+    w->pieces[w->n_pieces++] = (struct cuda_piece){.format = format, .first = w->n, .n = n, .order = order, .n_orders = order != NULL};
   w->n += n;
 }
 
@@ -204,15 +210,21 @@ static void at_least(uint32_t *most, uint32_t value) {
   if (value > *most) *most = value;
 }
 
-/* In which all of the record's are stored: as the files have them, if they have all alike. */
-static int expert_format(const struct cuda_device *d, const struct cuda_op *op) {
+/* In which all of the record's are stored: as the files have them, if they have all alike, gate and up in one order. */
+static int expert_format(const struct cuda_device *d, const struct cuda_op *op, uint32_t *ret_orders) {
   unsigned n_inputs = op->kind == CUDA_OP_EXPERTS_UP ? 2 : 1;
-  int format = cuda_format_of(d, op->from, 0, op->w.k);
+  const uint32_t *order, *gates = NULL;
+  int format = cuda_format_of(d, op->from, 0, op->w.k, &order);
+  bool ordered = false, alike = true;
   for (uint32_t i = 0; i < d->shard.n_experts * n_inputs; i++) {
     struct tl_op one = cuda_op_of_expert(op->from, d->shard.first_expert + i / n_inputs);
-    if (cuda_format_of(d, &one, i % n_inputs, op->w.k) != format) return TL_CUDA_W16;
+    alike &= cuda_format_of(d, &one, i % n_inputs, op->w.k, &order) == format;
+    if (i % n_inputs == 0) gates = order;
+    alike &= same_order(gates, order, op->w.k);
+    ordered |= order != NULL;
   }
-  return format;
+  *ret_orders = alike && ordered ? d->shard.n_experts : 0;
+  return alike ? format : TL_CUDA_W16;
 }
 
 /* The matrices of this rank's experts, one behind the other; no library multiplies by them. */
@@ -225,7 +237,8 @@ static bool shape_experts(struct cuda_device *d, struct cuda_op *op) {
   if (n > UINT32_MAX) return false;
   op->w.n = (uint32_t)n;
   op->w.n_pieces = 1;
-  op->w.pieces[0] = (struct cuda_piece){.format = expert_format(d, op), .n = op->w.n};
+  op->w.pieces[0].n = op->w.n;
+  op->w.pieces[0].format = expert_format(d, op, &op->w.pieces[0].n_orders);
   return true;
 }
 

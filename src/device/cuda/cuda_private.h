@@ -46,6 +46,9 @@ struct cuda_piece {
   int format;        /* enum tl_cuda_format */
   uint32_t first, n; /* outputs */
   char *data, *scales;
+  const uint32_t *order; /* the model's, of act-order (k): input of each code; NULL: as they are, or experts' */
+  uint32_t n_orders;     /* 0: as they are; 1, or of experts one each */
+  uint32_t *inputs;      /* (n_orders, k) on the device */
   uint32_t tile;     /* outputs of a product by a library; the last tile has what is left */
   unsigned product, last; /* shapes of a tile and of the last one, in struct cuda_products */
   unsigned e4m3;     /* shape of all of it by rows in E4M3; CUDA_MAX_PRODUCTS: there is none */
@@ -174,6 +177,7 @@ struct cuda_work {
   uint32_t *arrived; /* (max_seqs, n_heads) zeros while no step runs */
   char *tile;       /* T: tile_bytes, or what is needed of them; or rows in E4M3: (tokens, k) */
   float *row_scales;/* (tokens) theirs */
+  char *ordered;    /* T (tokens, k), (entries, k): rows in the order of weights that have one, the most of those */
   float *rope, *rope_local; /* (max_context, head); local: NULL if no layer wants it */
   float *row_squares; /* (tokens, 2), or NULL: no layer wants it */
   /* experts; entries: tokens n_chosen (cuda_experts.h) */
@@ -284,8 +288,9 @@ int cuda_load_weights(struct cuda_device *d, const struct tl_device_load *load, 
 /* EXPERTS_UP or EXPERTS_DOWN, with the tensors of one expert. */
 struct tl_op cuda_op_of_expert(const struct tl_op *op, uint32_t expert);
 /* cuda_stored.c: which weights stay as their file has them, and how. */
-/* The format of an input of a record whose matrix has k inputs here: TL_CUDA_W16 if no other can hold just what the file says. */
-int cuda_format_of(const struct cuda_device *d, const struct tl_op *op, unsigned input, uint32_t k);
+/* The format of an input of a record whose matrix has k inputs here: TL_CUDA_W16 if no other can hold just what the file says.
+ * *ret_order: in which its inputs are stored then (k), the model's; NULL: as they are. */
+int cuda_format_of(const struct cuda_device *d, const struct tl_op *op, unsigned input, uint32_t k, const uint32_t **ret_order);
 size_t cuda_row_bytes(int format, uint32_t k);    /* of an output's weights */
 size_t cuda_scales_bytes(int format, uint32_t k); /* and of its scales; 0: there are none */
 struct cuda_part;
@@ -294,7 +299,7 @@ void cuda_store_codes(const struct cuda_part *part, uint64_t row, char *to);
 void cuda_store_scales(const struct cuda_part *part, uint64_t row, char *to);
 
 /* cuda_upload.c: a part of a tensor to a part of a matrix on the device. */
-enum cuda_part_kind { CUDA_PART_T, CUDA_PART_FLOATS, CUDA_PART_CODES, CUDA_PART_SCALES };
+enum cuda_part_kind { CUDA_PART_T, CUDA_PART_FLOATS, CUDA_PART_CODES, CUDA_PART_SCALES, CUDA_PART_ORDER };
 struct cuda_part {
   enum cuda_part_kind kind;
   int format;    /* CODES, SCALES */

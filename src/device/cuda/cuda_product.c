@@ -214,17 +214,28 @@ static int few_rows_of_piece(struct cuda_device *d, const struct cuda_matrix *w,
   return TL_OK;
 }
 
+/* *x, rows of the record's input, becomes such in the order of the piece's weights. */
+static int put_in_order(struct cuda_device *d, const struct cuda_matrix *w, const struct cuda_piece *piece, uint32_t m, const char **x,
+                        struct tl_error *err) {
+  if (!piece->n_orders) return TL_OK;
+  struct tl_cuda_reorder_args args = {.n = m, .k = w->k, .order = piece->inputs, .in = *x, .out = d->work.ordered};
+  CUDA_TRY(d, d->api->op.reorder(&args, d->stream), "putting inputs in order", err);
+  *x = d->work.ordered;
+  return TL_OK;
+}
+
 bool cuda_gates_itself(const struct cuda_matrix *w, uint32_t m) {
   return m <= TL_CUDA_GEMV_MAX_ROWS && w->n_pieces == 1;
 }
 
 int cuda_run_gated(struct cuda_device *d, const struct cuda_matrix *w, int gate, uint32_t m, const char *x, char *y,
                    struct tl_error *err) {
-  return few_rows_of_piece(d, w, &w->pieces[0], w->bias, gate, m, x, y, err);
+  int r = put_in_order(d, w, &w->pieces[0], m, &x, err);
+  return r < 0 ? r : few_rows_of_piece(d, w, &w->pieces[0], w->bias, gate, m, x, y, err);
 }
 
 bool cuda_norms_itself(const struct cuda_matrix *w, uint32_t m) {
-  return m <= TL_CUDA_NORMED_ROWS && w->k <= TL_CUDA_NORMED_DIM && w->n_pieces == 1;
+  return m <= TL_CUDA_NORMED_ROWS && w->k <= TL_CUDA_NORMED_DIM && w->n_pieces == 1 && !w->pieces[0].n_orders;
 }
 
 int cuda_run_normed(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, int gate, struct tl_cuda_normed_args *norm,
@@ -238,8 +249,11 @@ int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const f
                      void *y, struct tl_error *err) {
   bool few = m <= TL_CUDA_GEMV_MAX_ROWS;
   for (unsigned i = 0; i < w->n_pieces; i++) {
-    int r = few ? few_rows_of_piece(d, w, &w->pieces[i], bias, TL_CUDA_UNGATED, m, x, y, err)
-                : many_rows_of_piece(d, w, &w->pieces[i], m, x, y, err);
+    const char *rows = x;
+    int r = put_in_order(d, w, &w->pieces[i], m, &rows, err);
+    if (r < 0) return r;
+    r = few ? few_rows_of_piece(d, w, &w->pieces[i], bias, TL_CUDA_UNGATED, m, rows, y, err)
+            : many_rows_of_piece(d, w, &w->pieces[i], m, rows, y, err);
     if (r < 0) return r;
   }
   if (few || !bias) return TL_OK;

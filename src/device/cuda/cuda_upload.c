@@ -42,6 +42,7 @@ static size_t line_bytes(const struct cuda_part *part) {
     case CUDA_PART_FLOATS: return part->n_columns * sizeof(float);
     case CUDA_PART_CODES: return cuda_row_bytes(part->format, (uint32_t)part->n_columns);
     case CUDA_PART_SCALES: return cuda_scales_bytes(part->format, (uint32_t)part->n_columns);
+    case CUDA_PART_ORDER: return part->n_columns * sizeof(uint32_t);
   }
   return 0;
 }
@@ -73,11 +74,17 @@ static size_t put_value(const struct cuda_device *d, enum cuda_part_kind kind, f
   return bytes;
 }
 
+static void put_order(const struct cuda_part *part, char *to) {
+  const uint32_t *order = tl_tensor_order(part->tensor);
+  for (uint32_t k = 0; k < part->n_columns; k++) memcpy(to + k * sizeof k, order ? &order[k] : &k, sizeof k);
+}
+
 /* A row, as the device wants it; whole: (columns of the tensor) for formats that are not T. */
 static void convert_row(const struct cuda_device *d, const struct cuda_part *part, uint64_t row, float *whole, char *to) {
   const struct tl_tensor *t = part->tensor;
   if (part->kind == CUDA_PART_CODES) return cuda_store_codes(part, row, to);
   if (part->kind == CUDA_PART_SCALES) return cuda_store_scales(part, row, to);
+  if (part->kind == CUDA_PART_ORDER) return put_order(part, to);
   bool same = !t->packed && !t->column_step && t->dtype == (d->dtype == TL_CUDA_BF16 ? TL_DTYPE_BF16 : TL_DTYPE_F16);
   if (same) {
     memcpy(to, (const char *)tl_tensor_row(t, row) + part->column * 2, part->n_columns * 2);
@@ -112,7 +119,7 @@ static void convert(struct uploader *w, const struct cuda_part *part, uint64_t r
 
 /* What the rows take in the file, about. */
 static uint64_t file_bytes(const struct cuda_part *part, uint64_t n_rows) {
-  if (part->kind == CUDA_PART_SCALES) return 0; /* counted with the codes */
+  if (part->kind == CUDA_PART_SCALES || part->kind == CUDA_PART_ORDER) return 0; /* counted with the codes */
   const struct tl_tensor *t = part->tensor;
   uint64_t elements = t->n_dims == 1 ? t->shape[0] : t->shape[0] * t->shape[1];
   double of_them = (double)(n_rows * part->n_columns) / (double)elements;

@@ -72,6 +72,7 @@ static void place_pieces(struct placer *p, struct cuda_matrix *w) {
     struct cuda_piece *piece = &w->pieces[i];
     piece->data = place(p, piece->n * cuda_row_bytes(piece->format, w->k));
     piece->scales = place(p, piece->n * cuda_scales_bytes(piece->format, w->k));
+    if (piece->n_orders) piece->inputs = (uint32_t *)(void *)place(p, (size_t)piece->n_orders * w->k * sizeof *piece->inputs);
   }
 }
 
@@ -110,6 +111,12 @@ static bool add(struct parts *p, struct cuda_part part) {
   return true;
 }
 
+/* That of the tensor's inputs, as the index-th of a piece's. */
+static bool add_order(struct parts *p, const struct cuda_matrix *w, const struct cuda_piece *piece, const struct tl_tensor *t, uint32_t index) {
+  return add(p, (struct cuda_part){.kind = CUDA_PART_ORDER, .tensor = t, .n_rows = 1, .n_columns = w->k,
+                                   .to = (char *)(piece->inputs + (size_t)index * w->k), .pitch = w->k * sizeof *piece->inputs});
+}
+
 /* A weight to the rows from `to_row` on of a matrix, in the format of that piece. */
 static bool add_weight(struct parts *p, const struct cuda_op *op, const struct tl_slice *w, uint64_t to_row, uint64_t n,
                        const struct cuda_order *order) {
@@ -123,7 +130,8 @@ static bool add_weight(struct parts *p, const struct cuda_op *op, const struct t
   part.kind = CUDA_PART_SCALES;
   part.to = piece->scales + (to_row - piece->first) * scales;
   part.pitch = scales;
-  return !scales || add(p, part);
+  if (scales && !add(p, part)) return false;
+  return !piece->order || to_row > piece->first || add_order(p, &op->w, piece, w->tensor, 0); /* the next ones have the same */
 }
 
 /* This rank's slice of an input's tensor to the rows from `to_row` on of a matrix, and the slice of its bias. n: rows
@@ -210,8 +218,9 @@ static bool add_experts(struct cuda_device *d, struct parts *p, const struct cud
   for (uint32_t i = 0; i < n * n_inputs; i++) {
     unsigned input = i % n_inputs;
     struct tl_op one = cuda_op_of_expert(op->from, d->shard.first_expert + i / n_inputs);
-    uint64_t n_rows = tl_slice_weight(d->model, &d->shard, &one, input).n_rows;
-    if (!add_input(d, p, op, &one, (int)input, (uint64_t)i * rows, n_rows, NULL)) return false;
+    struct tl_slice s = tl_slice_weight(d->model, &d->shard, &one, input);
+    if (!add_input(d, p, op, &one, (int)input, (uint64_t)i * rows, s.n_rows, NULL)) return false;
+    if (input == 0 && op->w.pieces[0].n_orders && !add_order(p, &op->w, &op->w.pieces[0], s.tensor, i / n_inputs)) return false;
   }
   return true;
 }

@@ -493,6 +493,7 @@ KERNEL(mix, 'i')
 KERNEL(place, 'a')
 KERNEL(pool, 'o')
 KERNEL(vector, 'w')
+KERNEL(reorder, 'z')
 
 static int op_prepare(void) {
   FAKE_BEGIN("prepare");
@@ -511,7 +512,8 @@ void fake_cuda_reset(void) {
            rt_timer_new,  rt_elapsed};
   fake_cuda_api.op = (struct cuda_kernels){op_prepare, op_embed, op_add_norm, op_row_squares, op_qkv, op_decode, op_prefill, op_glu,
                                           op_gather, op_bias, op_dequantize, op_quantize, op_scale, op_gemv, op_normed, op_cap, op_sample,
-                                          op_route, op_experts, op_mix, op_place, op_pool, op_vector};
+                                          op_route, op_experts, op_mix, op_place, op_pool, op_vector,
+                                          op_reorder};
   fake_add_libraries(&fake_cuda_api);
   fake_add_dnn(&fake_cuda_api);
 }

@@ -53,7 +53,7 @@ struct fake_cuda {
   char order[64];           /* the last kernels that were enqueued, a letter each: embed, norm, m or v for a
                              * product, rms of rows, k and v into the cache, decode, prefill, gate, last rows, bias, quantized
                              * weights written out, rows to f8, u for what scales a product, cap of logits, sample, attention by cuDNN (y), experts
-                             * taken (t), their products (x) and mixture (i); of models that pool: what places add (a), rows to
+                             * taken (t), their products (x) and mixture (i), rows in another order (z); of models that pool: what places add (a), rows to
                              * a vector (o), its function (w) */
 };
 extern struct fake_cuda fake_cuda;

@@ -4,9 +4,11 @@
 #include <math.h>
 
 #include "device/cuda/cuda_private.h"
+#include "e4m3_model.h"
 #include "fake_cuda.h"
 #include "golden_llama.h"
 #include "tokenlane/base/clock.h"
+#include "twin_runner.h"
 
 struct opening {
   struct machine *m;
@@ -244,6 +246,65 @@ static void test_steps_behind(void **state) {
   }
   close_group(&m);
   close_model(g);
+}
+
+/* The formats of a rank's matrices of a kind. */
+static unsigned formats_of(const struct machine *m, unsigned rank, enum cuda_op_kind kind) {
+  const struct cuda_device *d = (struct cuda_device *)(void *)m->ranks[rank];
+  unsigned seen = 0;
+  for (uint32_t i = 0; i < d->n_plan; i++)
+    for (unsigned k = 0; k < d->plan[i].w.n_pieces; k++)
+      if (d->plan[i].kind == kind) seen |= 1u << d->plan[i].w.pieces[k].format;
+  return seen;
+}
+
+/* Against the same values in floats. */
+static void compare_with_twin(struct machine *m, const struct tl_model *twin, double tolerance) {
+  struct sequence *s = new_random_prompt(twin->vocab_size, 20, 3);
+  run_alone(m, s, 4, whole, 1);
+  double worst = twin_error(twin, s);
+  printf("stored weights in %u: log-probabilities within %.2g of floats\n", m->n_ranks, worst);
+  assert_true(worst <= tolerance);
+  free(s);
+}
+
+/* Blocks of E4M3 that ranks' cuts do not cut stay what they are. */
+static void test_e4m3_blocks(void **state) {
+  (void)state;
+  fake_cuda_reset();
+  struct e4m3_model *e = new_e4m3_blocks("gguf/mixed.gguf", false, 128);
+  struct machine m = open_machine_of(e->model, 2);
+  for (unsigned rank = 0; rank < 2; rank++) {
+    static const enum cuda_op_kind kinds[] = {CUDA_OP_QKV, CUDA_OP_OUT, CUDA_OP_GATED, CUDA_OP_DOWN};
+    for (unsigned i = 0; i < UNIT_COUNT(kinds); i++) assert_int_equal(formats_of(&m, rank, kinds[i]), 1 << TL_CUDA_WE4M3_BLOCKS);
+  }
+  compare_with_twin(&m, e->twin, 5e-2);
+  close_group(&m);
+  /* four ranks have a head of 64 each, half a block */
+  m = open_machine_of(e->model, 4);
+  assert_int_equal(formats_of(&m, 3, CUDA_OP_QKV), 1 << TL_CUDA_WE4M3_BLOCKS);
+  assert_int_equal(formats_of(&m, 3, CUDA_OP_OUT), 1 << TL_CUDA_W16);
+  close_group(&m);
+  free_e4m3_model(e);
+}
+
+/* Act-order: who has all inputs keeps what the file has, who has some of each group takes 16 bits. */
+static void test_act_order(void **state) {
+  (void)state;
+  float *copies[400];
+  uint32_t n_copies;
+  fake_cuda_reset();
+  struct tl_model *model = load_model("experts/mixtral_gptq"), *twin = new_twin("experts/mixtral_gptq", copies, &n_copies);
+  struct machine m = open_machine_of(model, 2);
+  for (unsigned rank = 0; rank < 2; rank++) {
+    assert_int_equal(formats_of(&m, rank, CUDA_OP_QKV), 1 << TL_CUDA_WINT4);
+    assert_int_equal(formats_of(&m, rank, CUDA_OP_OUT), 1 << TL_CUDA_W16);
+  }
+  compare_with_twin(&m, twin, 5e-2);
+  close_group(&m);
+  tl_model_free(model);
+  tl_model_free(twin);
+  for (uint32_t k = 0; k < n_copies; k++) free(copies[k]);
 }
 
 /* --- faults --------------------------------------------------------------------------------------- */
@@ -544,10 +605,10 @@ static void test_every_call_fails(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_same_tokens),        cmocka_unit_test(test_quantized),
-      cmocka_unit_test(test_steps_behind),
+      cmocka_unit_test(test_steps_behind),       cmocka_unit_test(test_e4m3_blocks),
       cmocka_unit_test(test_abort_of_two),       cmocka_unit_test(test_interrupt),
       cmocka_unit_test(test_mixed_gpus),         cmocka_unit_test(test_loads_come_together),
-      cmocka_unit_test(test_load_that_fails),
+      cmocka_unit_test(test_load_that_fails),    cmocka_unit_test(test_act_order),
       cmocka_unit_test(test_rank_that_does_not_come),
       cmocka_unit_test(test_error_of_nccl),      cmocka_unit_test(test_meeting_that_fails),
       cmocka_unit_test(test_every_call_fails),

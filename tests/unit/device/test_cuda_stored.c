@@ -23,7 +23,7 @@ static void check_row(const struct tl_tensor *t, int format, uint32_t column, ui
   tl_tensor_row_to_f32(t, 1, want);
   cuda_store_codes(&part, 1, (char *)s.weight);
   cuda_store_scales(&part, 1, s.scales);
-  bool integers = format != TL_CUDA_WE4M3, mins = format == TL_CUDA_WINT4 || format == TL_CUDA_WINT8_MIN;
+  bool integers = !is_e4m3(format) && format != TL_CUDA_WINT2 && format != TL_CUDA_WMXFP4, mins = format == TL_CUDA_WINT4 || format == TL_CUDA_WINT8_MIN;
   unsigned run = format == TL_CUDA_WINT8_16 ? 16 : 32;
   for (uint32_t k = 0; k < n; k++) {
     double got = stored_value(&s, 0, k), size = fabs((double)want[column + k]);
@@ -46,7 +46,8 @@ static void test_blocks(void **state) {
   } formats[] = {{TL_DTYPE_Q4_0, TL_CUDA_WINT4},     {TL_DTYPE_Q4_1, TL_CUDA_WINT4},     {TL_DTYPE_Q4_K, TL_CUDA_WINT4},
                  {TL_DTYPE_Q8_0, TL_CUDA_WINT8},     {TL_DTYPE_Q5_0, TL_CUDA_WINT8},     {TL_DTYPE_IQ4_NL, TL_CUDA_WINT8},
                  {TL_DTYPE_IQ4_XS, TL_CUDA_WINT8},   {TL_DTYPE_Q3_K, TL_CUDA_WINT8_16},  {TL_DTYPE_Q6_K, TL_CUDA_WINT8_16},
-                 {TL_DTYPE_Q5_1, TL_CUDA_WINT8_MIN}, {TL_DTYPE_Q5_K, TL_CUDA_WINT8_MIN}};
+                 {TL_DTYPE_Q5_1, TL_CUDA_WINT8_MIN}, {TL_DTYPE_Q5_K, TL_CUDA_WINT8_MIN}, {TL_DTYPE_Q2_K, TL_CUDA_WINT2},
+                 {TL_DTYPE_MXFP4, TL_CUDA_WMXFP4}};
   for (unsigned i = 0; i < UNIT_COUNT(formats); i++) {
     struct tl_tensor t = new_quant(formats[i].dtype, 3, 1024);
     check_row(&t, formats[i].format, 0, 1024);
@@ -87,6 +88,10 @@ static void test_e4m3(void **state) {
   check_row(&t, TL_CUDA_WE4M3, 0, 256);
   t.packed = &rows;
   check_row(&t, TL_CUDA_WE4M3, 64, 128);
+  struct tl_packed blocks = {.scales = (const char *)scales, .scale_dtype = TL_DTYPE_BF16, .n_groups = 2, .group_rows = 2, .group_columns = 128};
+  t.packed = &blocks;
+  check_row(&t, TL_CUDA_WE4M3_BLOCKS, 0, 256);
+  check_row(&t, TL_CUDA_WE4M3_BLOCKS, 128, 128);
 }
 
 /* --- models ------------------------------------------------------------------------------------- */
@@ -125,6 +130,27 @@ static void check_model(struct tl_model *model, struct tl_model *twin, double to
   free(s);
 }
 
+/* The prompt's own tokens, chosen by nobody: their log-probabilities see each weight, where those of what is generated may be near
+ * zero whatever the weights are. On average: those of some are far below. */
+static void check_scores(struct tl_model *model, struct tl_model *twin, double tolerance) {
+  struct machine m = open_gpu(model), c = open_machine(twin, cpu_choose_kernels(tl_cpu_best_isa()), 1);
+  struct sequence *s[2];
+  const uint32_t chunk = 4; /* a step has room for so many scores */
+  double mean = 0;
+  for (unsigned i = 0; i < 2; i++) {
+    s[i] = new_random_prompt(model->vocab_size, 24, 5);
+    s[i]->score_prompt = true;
+    run_alone(i ? &c : &m, s[i], 1, &chunk, 1);
+  }
+  for (uint32_t k = 1; k < s[0]->n_prompt; k++)
+    mean += fabs((double)s[0]->sampled[k].logprob - (double)s[1]->sampled[k].logprob) / (s[0]->n_prompt - 1);
+  printf("log-probabilities of the prompt within %.2g of floats on average\n", mean);
+  assert_true(mean <= tolerance);
+  for (unsigned i = 0; i < 2; i++) free(s[i]);
+  close_machine(&m);
+  close_machine(&c);
+}
+
 static unsigned formats_of(const struct tl_model *model) {
   struct machine m = open_gpu(model);
   const struct cuda_device *d = (struct cuda_device *)(void *)m.device;
@@ -142,7 +168,9 @@ static void test_mixed(void **state) {
   uint32_t n_copies;
   fake_cuda_reset();
   struct tl_model *model = load_model("gguf/mixed.gguf"), *twin = new_twin("gguf/mixed.gguf", copies, &n_copies);
-  assert_int_equal(formats_of(model), 1 << TL_CUDA_W16 | 1 << TL_CUDA_WINT8 | 1 << TL_CUDA_WINT8_16 | 1 << TL_CUDA_WINT8_MIN | 1 << TL_CUDA_WINT4);
+  assert_int_equal(formats_of(model), 1 << TL_CUDA_W16 | 1 << TL_CUDA_WINT8 | 1 << TL_CUDA_WINT8_16 | 1 << TL_CUDA_WINT8_MIN | 1 << TL_CUDA_WINT4 | 1 << TL_CUDA_WINT2);
+  check_scores(model, twin, 5e-2);
+  fake_cuda_reset();
   check_model(model, twin, 3e-2);
   unsigned products = fake_cuda.n_products;
   tile_bytes = 100 * 256 * 2;
@@ -379,10 +407,74 @@ static void test_e4m3_models(void **state) {
   }
 }
 
+/* Blocks that are 128 inputs wide, or a multiple of that, stay; a scale takes four bytes of an output. Smaller ones take 16 bits a
+ * weight. */
+static void test_e4m3_blocks(void **state) {
+  (void)state;
+  static const struct {
+    uint64_t block;
+    enum tl_dtype dtype;
+    bool stored;
+  } models[] = {{128, TL_DTYPE_BF16, true}, {128, TL_DTYPE_F16, true}, {64, TL_DTYPE_BF16, false}};
+  size_t bytes[UNIT_COUNT(models)];
+  for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
+    fake_cuda_reset();
+    struct e4m3_model *m = new_e4m3_blocks("gguf/mixed.gguf", false, models[i].block);
+    m->model->dtype = models[i].dtype;
+    assert_int_equal(formats_of(m->model), 1 << TL_CUDA_WINT8_16 | 1 << (models[i].stored ? TL_CUDA_WE4M3_BLOCKS : TL_CUDA_W16));
+    bytes[i] = weight_bytes(m->model);
+    if (i == 0) check_model(m->model, m->twin, 5e-2); /* fibers take their time */
+    if (i == 1) check_scores(m->model, m->twin, 5e-2);
+    free_e4m3_model(m);
+  }
+  size_t rows = 2u * (256 + 2 * 128 + 256 + 3 * 256);
+  assert_int_equal(bytes[1], bytes[0]);
+  assert_int_equal(bytes[2] - bytes[0], rows * 256 - rows * 2 * sizeof(float));
+}
+
+/* GPTQ's act-order: Q, K and V with one order are one piece, else three; gates and ups of experts that have two orders
+ * take 16 bits a weight. */
+static void test_act_order(void **state) {
+  (void)state;
+  static const struct {
+    const char *name;
+    unsigned ordered; /* pieces of a layer: of Q, K and V, the output, gates with ups, downs; of qwen3's downs one group has all inputs */
+    int up;           /* the format of gates and ups */
+  } models[] = {{"experts/qwen3_gptq", 1 + 1 + 1, TL_CUDA_WINT4}, {"experts/mixtral_gptq", 3 + 1 + 1, TL_CUDA_W16}};
+  for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
+    float *copies[400];
+    uint32_t n_copies;
+    size_t exact = 0, rounding = 0, n_ordered = 0;
+    fake_cuda_reset();
+    struct tl_model *model = load_model(models[i].name), *twin = new_twin(models[i].name, copies, &n_copies);
+    struct machine m = open_gpu(model);
+    const struct cuda_device *d = (struct cuda_device *)(void *)m.device;
+    for (uint32_t k = 0; k < d->n_plan; k++)
+      for (unsigned j = 0; j < d->plan[k].w.n_pieces; j++) {
+        const struct cuda_piece *piece = &d->plan[k].w.pieces[j];
+        size_t width = d->plan[k].w.k;
+        if (piece->format == TL_CUDA_WINT4) exact += piece->n * width * 11 / 8; /* 16 bits become 4 and two halves for 32 */
+        if (piece->n_orders) exact -= piece->n_orders * width * sizeof(uint32_t), n_ordered++;
+        if (d->plan[k].kind == CUDA_OP_EXPERTS_UP) assert_int_equal(piece->format, models[i].up);
+        rounding += 3 * CUDA_ALIGN;
+      }
+    close_machine(&m);
+    assert_int_equal(n_ordered, model->n_layers * models[i].ordered);
+    size_t saved = weight_bytes(twin) - weight_bytes(model);
+    assert_true(saved <= exact + rounding && saved + rounding >= exact);
+    check_scores(model, twin, 5e-2);
+    check_model(model, twin, 5e-2);
+    tl_model_free(model);
+    tl_model_free(twin);
+    for (uint32_t k = 0; k < n_copies; k++) free(copies[k]);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_blocks), cmocka_unit_test(test_integers), cmocka_unit_test(test_e4m3),
                                      cmocka_unit_test(test_mixed), cmocka_unit_test(test_experts), cmocka_unit_test(test_rounded_experts),
                                      cmocka_unit_test(test_rounded), cmocka_unit_test(test_e4m3_products),
-                                     cmocka_unit_test(test_e4m3_beside_others), cmocka_unit_test(test_e4m3_models)};
+                                     cmocka_unit_test(test_e4m3_beside_others), cmocka_unit_test(test_e4m3_models), cmocka_unit_test(test_e4m3_blocks),
+                                     cmocka_unit_test(test_act_order)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

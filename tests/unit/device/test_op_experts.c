@@ -171,8 +171,9 @@ static struct sum sum_of(const struct tl_cuda_experts_args *a, const struct stor
     s.value += term;
     s.terms += term * term;
   }
-  /* scaled integers are rounded to the type, which errs as a random walk */
-  bool exact = a->format == TL_CUDA_W16 || a->format == TL_CUDA_WE4M3 || a->format == TL_CUDA_WMXFP4;
+  /* scaled integers are rounded to the type, which errs as a random walk; so are blocks of E4M3 in large tiles */
+  bool sums = a->format == TL_CUDA_WE4M3_BLOCKS && a->tile_entries == TL_CUDA_FEW_ENTRIES;
+  bool exact = a->format == TL_CUDA_W16 || a->format == TL_CUDA_WE4M3 || sums || a->format == TL_CUDA_WMXFP4;
   s.terms = sqrt(s.terms) * (exact ? 2e-6 : 6 * (double)op_epsilon(a->dtype));
   return s;
 }
@@ -205,7 +206,7 @@ static void check_products(const struct products *p) {
   }
   uint32_t *rows = op_alloc((n_entries + 1) * sizeof *rows), *n_tiles = op_copy(&p->n_tiles, sizeof p->n_tiles);
   for (uint32_t i = 0; i < n_entries; i++) rows[i] = unit_below(&op_random, ROWS);
-  uint16_t *x = op_halves(p->dtype, (size_t)(p->gathered ? ROWS : n_entries + 1) * p->k, 1);
+  uint16_t *x = op_halves(p->dtype, (size_t)(p->gathered ? ROWS : n_entries + 1) * p->k, 0.5f); /* gated, F16 holds them */
   struct stored w = {.dtype = p->dtype, .format = p->format, .n = EXPERTS * per, .k = p->k};
   fill_stored(&w);
   float *bias = op_floats((size_t)EXPERTS * per, 1);
@@ -258,9 +259,9 @@ static void check_formats(uint32_t tile_entries, uint32_t count) {
       int d = op_dtypes[t];
       if (format == TL_CUDA_WMXFP4 && d != TL_CUDA_BF16) continue;
       const struct products all[] = {
-          {d, format, PLAIN, 136, 160, tile_entries, 3, {count, 1, tile_entries}, false, true, 2},
-          {d, format, SILU, 24, 1184, tile_entries, 2, {2, count}, true, false, 1},
-          {d, format, CLAMPED, 72, 32, tile_entries, 2, {1, count}, true, true, 1},
+          {d, format, PLAIN, 136, stored_k(format, 160), tile_entries, 3, {count, 1, tile_entries}, false, true, 2},
+          {d, format, SILU, 24, stored_k(format, 1184), tile_entries, 2, {2, count}, true, false, 1},
+          {d, format, CLAMPED, 72, stored_k(format, 32), tile_entries, 2, {1, count}, true, true, 1},
       };
       for (unsigned i = 0; i < UNIT_COUNT(all); i++) check_products(&all[i]);
     }

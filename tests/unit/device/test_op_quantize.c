@@ -122,10 +122,10 @@ static void test_scale(void **state) {
 
 static void test_dequantize(void **state) {
   (void)state;
-  const int formats[] = {TL_CUDA_WE4M3, TL_CUDA_WINT8, TL_CUDA_WINT8_16, TL_CUDA_WINT8_MIN, TL_CUDA_WINT4};
+  const int formats[] = {TL_CUDA_WE4M3, TL_CUDA_WE4M3_BLOCKS, TL_CUDA_WINT8, TL_CUDA_WINT8_16, TL_CUDA_WINT8_MIN, TL_CUDA_WINT4, TL_CUDA_WINT2, TL_CUDA_WMXFP4};
   for (unsigned t = 0; t < UNIT_COUNT(op_dtypes) * UNIT_COUNT(formats); t++) {
-    int dtype = op_dtypes[t % 2];
-    struct stored w = {.dtype = dtype, .format = formats[t / 2], .n = 5, .k = 2080};
+    int dtype = formats[t / 2] == TL_CUDA_WMXFP4 ? TL_CUDA_BF16 : op_dtypes[t % 2];
+    struct stored w = {.dtype = dtype, .format = formats[t / 2], .n = 5, .k = stored_k(formats[t / 2], 2080)};
     fill_stored(&w);
     uint16_t *out = op_poisoned((size_t)w.n * w.k * 2);
     struct tl_cuda_dequantize_args a = {.dtype = dtype, .format = w.format, .n = w.n, .k = w.k, .weight = w.weight,
@@ -133,10 +133,10 @@ static void test_dequantize(void **state) {
     assert_int_equal(op_run(tl_cuda_dequantize(&a, NULL)), 0);
     for (uint32_t row = 0; row < w.n; row++)
       for (uint32_t i = 0; i < w.k; i++) {
-        /* of int4 scale and minimum are rounded to the type as well; below 1e-4 F16 is subnormal */
-        bool int4 = w.format == TL_CUDA_WINT4;
-        op_assert_near(dtype, op_unpack(dtype, out[row * w.k + i]), stored_value(&w, row, i), int4 ? 1.6 : 1e-4,
-                       int4 ? 2.1 : 1.01);
+        /* of these scale and minimum are rounded to the type as well; below 1e-4 F16 is subnormal */
+        bool small = w.format == TL_CUDA_WINT4 || w.format == TL_CUDA_WINT2;
+        op_assert_near(dtype, op_unpack(dtype, out[row * w.k + i]), stored_value(&w, row, i), small ? 1.6 : 1e-4,
+                       small ? 2.1 : 1.01);
       }
     op_free(out);
     free_stored(&w);

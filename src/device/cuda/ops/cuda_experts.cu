@@ -8,7 +8,6 @@
 #define WARPS 8
 #define THREADS (WARPS * 32)
 #define ROWS 16  /* of a fragment */
-#define UNROLL 4 /* pieces of two rows that a lane has under way */
 
 struct experts_shared {
   float sum[WARPS][TL_CUDA_FEW_ENTRIES][ROWS];
@@ -22,10 +21,11 @@ TL_BOTH uint32_t outputs_of(const tl_cuda_experts_args &a) {
 /* This warp's share of the k. base: first row of the expert's weights; x: NULL: zeros. */
 template <class T, class W>
 TL_DEVICE void multiply_share(const tl_cuda_experts_args &a, uint64_t base, const uint16_t *x, uint32_t first, float (&sum)[4]) {
-  const uint32_t step = W::PIECE * 4; /* elements of four lanes */
+  const uint32_t step = W::PIECE * 4;           /* elements of four lanes */
+  const uint32_t UNROLL = W::PIECE == 64 ? 2 : 4; /* pieces of two rows that a lane has under way */
   for (uint32_t from = warp_index() * step; from < a.k; from += WARPS * UNROLL * step) {
     quad raw[UNROLL][2] = {};
-    uint32_t scale[UNROLL][2] = {};
+    scale_of<W> scale[UNROLL][2] = {};
     TL_UNROLL for (uint32_t u = 0; u < UNROLL; u++)
       TL_UNROLL for (uint32_t half = 0; half < 2; half++) {
         uint32_t at = from + u * WARPS * step + lane_index() % 4 * W::PIECE;
@@ -35,16 +35,21 @@ TL_DEVICE void multiply_share(const tl_cuda_experts_args &a, uint64_t base, cons
         raw[u][half] = load16_once((const char *)a.weight + (row * (a.k / W::PIECE) + at / W::PIECE) * 16);
         scale[u][half] = W::scale(a.scales, row * (a.k / W::GROUP) + at / W::GROUP);
       }
-    TL_UNROLL for (uint32_t u = 0; u < UNROLL; u++)
+    TL_UNROLL for (uint32_t u = 0; u < UNROLL; u++) {
+      float unscaled[4] = {};
+      float(&to)[4] = SCALES_SUMS<W> ? unscaled : sum;
       TL_UNROLL for (int i = 0; i < (int)W::PIECE / 8; i++) {
         uint32_t at = from + u * WARPS * step + lane_index() % 4 * W::PIECE + i * 8, low[4], high[4];
         quad v = {};
         if (x && at < a.k) v = load16(x + at);
         W::expand(raw[u][0], scale[u][0], i, low);
         W::expand(raw[u][1], scale[u][1], i, high);
-        T::mma(sum, {low[0], high[0], low[1], high[1]}, {v.w[0], v.w[1]});
-        T::mma(sum, {low[2], high[2], low[3], high[3]}, {v.w[2], v.w[3]});
+        T::mma(to, {low[0], high[0], low[1], high[1]}, {v.w[0], v.w[1]});
+        T::mma(to, {low[2], high[2], low[3], high[3]}, {v.w[2], v.w[3]});
       }
+      if (SCALES_SUMS<W>)
+        TL_UNROLL for (int i = 0; i < 4; i++) sum[i] += unscaled[i] * as_float((uint32_t)scale[u][i / 2]);
+    }
   }
 }
 
@@ -87,7 +92,7 @@ static_assert(THREADS >= TL_CUDA_FEW_ENTRIES * ROWS, "a thread a result");
 
 template <class T, class W>
 static int launch_few(const tl_cuda_experts_args *args, void *stream) {
-  if (args->k % W::PIECE || (args->format >= TL_CUDA_WINT8 && args->k % 32)) return CUDA_INVALID;
+  if (!fits<W>(args->k)) return CUDA_INVALID;
   return launch(experts_few<T, W>, grid_of(args, outputs_of(*args)), 1, THREADS, sizeof(experts_shared), stream, *args);
 }
 

@@ -20,8 +20,6 @@ static inline unsigned grid_of(const tl_cuda_experts_args *args, uint32_t panel)
 template <class T, class Call>
 static int with_expert_format(int format, const Call &call) {
   if (format == TL_CUDA_W16) return call(w16<T>());
-  if constexpr (T::IS_BF16)
-    if (format == TL_CUDA_WMXFP4) return call(wmxfp4());
   return with_format<T>(format, call);
 }
 

@@ -60,7 +60,7 @@ struct x_source {
 /* --- weights ---------------------------------------------------------------------------------------- */
 
 /* Of 16 bits, as x: they arrive by themselves. */
-template <class W, bool STORED>
+template <class T, class W, bool STORED>
 struct weight_source {
   const uint16_t *rows[ROWS * QUADS / THREADS];
 
@@ -84,13 +84,13 @@ struct weight_source {
 };
 
 /* Stored in fewer: a thread a row, `load` into registers and later `expand` into the stage. */
-template <class W>
-struct weight_source<W, true> {
-  static const uint32_t PIECES = STEP / W::PIECE;
+template <class T, class W>
+struct weight_source<T, W, true> {
+  static const uint32_t PIECES = W::PIECE < STEP ? STEP / W::PIECE : 1;
   uint64_t row;
   bool valid;
   quad raw[PIECES];
-  uint32_t scale[PIECES];
+  scale_of<W> scale[PIECES];
 
   TL_METHOD void find(const tl_cuda_experts_args &a, uint32_t expert, uint32_t first, weight_source *from) {
     from->valid = find_row(a, expert, first, thread_index(), &from->row);
@@ -103,12 +103,15 @@ struct weight_source<W, true> {
       if (!from->valid || at >= a.k) continue;
       from->raw[i] = load16((const char *)a.weight + (from->row * (a.k / W::PIECE) + at / W::PIECE) * 16);
       from->scale[i] = W::scale(a.scales, from->row * (a.k / W::GROUP) + at / W::GROUP);
+      if constexpr (W::PIECE > STEP)
+        if (at % W::PIECE) W::take_second_half(&from->raw[i], &from->scale[i]);
     }
   }
   TL_METHOD void expand(const weight_source &from, uint32_t step, many_shared *s) {
     TL_UNROLL for (uint32_t i = 0; i < QUADS; i++) {
       uint32_t pair[4];
       W::expand(from.raw[i / (QUADS / PIECES)], from.scale[i / (QUADS / PIECES)], i % (QUADS / PIECES), pair);
+      if (SCALES_SUMS<W>) apply_scale<T>(as_float((uint32_t)from.scale[i / (QUADS / PIECES)]), pair);
       store16(piece(s->weight[step % STAGES], thread_index(), i), {{pair[0], pair[1], pair[2], pair[3]}});
     }
   }
@@ -165,7 +168,7 @@ TL_DEVICE void finish(const tl_cuda_experts_args &a, const tl_cuda_expert_tile &
 
 template <class T, class W>
 TL_KERNEL(THREADS, 3) experts_many(tl_cuda_experts_args a) {
-  typedef weight_source<W, W::PIECE != 8> weights;
+  typedef weight_source<T, W, W::PIECE != 8> weights;
   many_shared *s = (many_shared *)shared_memory();
   uint32_t outputs = outputs_of(a), panels = (a.n + outputs - 1) / outputs, n_steps = (a.k + STEP - 1) / STEP, n_tiles = *a.n_tiles;
   for (uint64_t unit = block_x(); unit < (uint64_t)n_tiles * panels; unit += grid_x()) {
@@ -199,7 +202,7 @@ TL_KERNEL(THREADS, 3) experts_many(tl_cuda_experts_args a) {
 
 template <class T, class W>
 static int launch_many(const tl_cuda_experts_args *args, void *stream) {
-  if (args->k % W::PIECE || (args->format >= TL_CUDA_WINT8 && args->k % 32)) return CUDA_INVALID;
+  if (!fits<W>(args->k)) return CUDA_INVALID;
   return launch(experts_many<T, W>, grid_of(args, outputs_of(*args)), 1, THREADS, sizeof(many_shared), stream, *args);
 }
 

@@ -38,6 +38,21 @@ struct we4m3 {
   }
 };
 
+/* With a scale for 128. */
+template <class T>
+struct we4m3_blocks : we4m3<T> {
+  static const uint32_t GROUP = 128;
+  static const bool SCALED = true;
+  TL_METHOD uint32_t scale(const void *scales, uint64_t group) {
+    return ((const uint32_t *)scales)[group];
+  }
+};
+
+/* An integer below 2^23, without a conversion. */
+TL_DEVICE float small_float(uint32_t n) {
+  return as_float(0x4b000000u | n) - 8388608.0f;
+}
+
 /* Bytes to pairs of T: times a factor, less a min if there is one. Rounded to T once; but for the min, all before that is exact. */
 template <class T>
 struct scaled_bytes {
@@ -92,9 +107,37 @@ struct wint4 {
   }
 };
 
+/* Likewise; a scale and a min of 16 have 4 bits each, by two halves that 64 share. */
+template <class T>
+struct wint2 {
+  static const uint32_t PIECE = 64, GROUP = 64;
+  static const bool SCALED = true;
+  TL_METHOD uint64_t scale(const void *scales, uint64_t group) {
+    return ((const uint64_t *)scales)[group];
+  }
+  /* Of the second 32 elements what expand takes for the first. */
+  TL_METHOD void take_second_half(quad *raw, uint64_t *scale) {
+    raw->w[0] = raw->w[2];
+    raw->w[1] = raw->w[3];
+    *scale = (*scale & ~(uint64_t)0xffff) | (*scale >> 16 & 0xffff);
+  }
+  TL_METHOD void expand(quad raw, uint64_t scale, int i, uint32_t (&pair)[4]) {
+    const float base = T::IS_BF16 ? 128.0f : 1024.0f;
+    uint32_t of_16 = (uint32_t)scale >> i / 2 * 8, halves = (uint32_t)(scale >> 32);
+    float factor = f16::low(halves) * small_float(of_16 & 15), min = f16::high(halves) * small_float(of_16 >> 4 & 15);
+    uint32_t ones = T::pack(1, 1), minus_base = T::pack(-base, -base), bits = T::pack(base, base);
+    uint32_t factors = T::pack(factor, factor), minus_min = T::pack(-min, -min);
+    TL_UNROLL for (int p = 0; p < 4; p++) {
+      uint32_t value = (raw.w[i / 2] >> (i % 2 * 8 + p * 2) & 0x00030003u) | bits;
+      pair[p] = T::fma(T::fma(value, ones, minus_base), factors, minus_min);
+    }
+  }
+};
+
 /* E2M1 with E8M0 (OCP MX): the bits of a code, shifted into place, are a float whose exponent is too small by 126. */
 struct wmxfp4 {
   static const uint32_t PIECE = 32, GROUP = 32;
+  static const bool SCALED = true;
   TL_METHOD uint32_t scale(const void *scales, uint64_t group) {
     return ((const uint8_t *)scales)[group];
   }
@@ -108,15 +151,40 @@ struct wmxfp4 {
   }
 };
 
+/* Of a piece. */
+template <class W>
+using scale_of = decltype(W::scale(nullptr, 0));
+
+/* Whether four lanes' pieces, side by side, share a scale: a float, which `expand` leaves out and sums of them are
+ * multiplied by. */
+template <class W>
+constexpr bool SCALES_SUMS = W::SCALED && W::GROUP >= 4 * W::PIECE;
+
+/* What `expand` left out, for who wants the weights themselves. */
+template <class T>
+TL_DEVICE void apply_scale(float factor, uint32_t (&pair)[4]) {
+  TL_UNROLL for (int p = 0; p < 4; p++) pair[p] = T::pack(T::low(pair[p]) * factor, T::high(pair[p]) * factor);
+}
+
+/* Whether rows of k elements are whole pieces and groups. */
+template <class W>
+static bool fits(uint32_t k) {
+  return k % W::PIECE == 0 && (!W::SCALED || k % W::GROUP == 0);
+}
+
 /* call(format) with the type of a format's number, or CUDA_INVALID; `call` has the other types. */
 template <class T, class Call>
 static int with_format(int format, const Call &call) {
+  if constexpr (T::IS_BF16)
+    if (format == TL_CUDA_WMXFP4) return call(wmxfp4());
   switch (format) {
     case TL_CUDA_WE4M3: return call(we4m3<T>());
+    case TL_CUDA_WE4M3_BLOCKS: return call(we4m3_blocks<T>());
     case TL_CUDA_WINT8: return call(wint8<T, 32, false>());
     case TL_CUDA_WINT8_16: return call(wint8<T, 16, false>());
     case TL_CUDA_WINT8_MIN: return call(wint8<T, 32, true>());
     case TL_CUDA_WINT4: return call(wint4<T>());
+    case TL_CUDA_WINT2: return call(wint2<T>());
     default: return CUDA_INVALID;
   }
 }

@@ -76,10 +76,11 @@ TL_DEVICE gemv_x<TILES> find_x(const tl_cuda_gemv_args &a, const uint16_t *rows)
 }
 
 /* What a lane has under way: N pieces of each of its outputs, the four lanes' first ones from element `base` of the k on. */
-template <int N, int HALVES>
+template <class W, int N, int HALVES>
 struct gemv_pieces {
   quad raw[N][HALVES];
-  uint32_t scale[N][HALVES], base;
+  scale_of<W> scale[N][HALVES];
+  uint32_t base;
 };
 
 /* Whether all pieces of the four lanes are within k: they are but at its end, and need no further look. */
@@ -89,7 +90,7 @@ TL_DEVICE bool is_whole(const tl_cuda_gemv_args &a, uint32_t base) {
 }
 
 template <class W, bool WHOLE, int N, int HALVES>
-TL_DEVICE void load_some(const tl_cuda_gemv_args &a, const gemv_rows<HALVES> &rows, uint32_t base, gemv_pieces<N, HALVES> *p) {
+TL_DEVICE void load_some(const tl_cuda_gemv_args &a, const gemv_rows<HALVES> &rows, uint32_t base, gemv_pieces<W, N, HALVES> *p) {
   p->base = base;
   TL_UNROLL for (int half = 0; half < HALVES; half++) {
     const char *from = rows.weight[half] + base / W::PIECE * 16;
@@ -103,7 +104,7 @@ TL_DEVICE void load_some(const tl_cuda_gemv_args &a, const gemv_rows<HALVES> &ro
 }
 
 template <class W, int N, int HALVES>
-TL_DEVICE void load_pieces(const tl_cuda_gemv_args &a, const gemv_rows<HALVES> &rows, uint32_t base, gemv_pieces<N, HALVES> *p) {
+TL_DEVICE void load_pieces(const tl_cuda_gemv_args &a, const gemv_rows<HALVES> &rows, uint32_t base, gemv_pieces<W, N, HALVES> *p) {
   if (is_whole<W, N>(a, base))
     load_some<W, true>(a, rows, base, p);
   else
@@ -117,9 +118,17 @@ struct gemv_sums {
   float part[TURNS][TILES][4];
 };
 
+template <int TILES>
+TL_DEVICE float add_turns(const gemv_sums<TILES> &sums, int tile, int i) {
+  const int last = gemv_sums<TILES>::TURNS - 1;
+  return last ? sums.part[0][tile][i] + sums.part[last][tile][i] : sums.part[0][tile][i];
+}
+
 template <class T, class W, bool WHOLE, int TILES, int N, int HALVES>
-TL_DEVICE void multiply_some(const tl_cuda_gemv_args &a, const gemv_x<TILES> &x, const gemv_pieces<N, HALVES> &p, gemv_sums<TILES> *sums) {
-  TL_UNROLL for (uint32_t u = 0; u < N; u++)
+TL_DEVICE void multiply_some(const tl_cuda_gemv_args &a, const gemv_x<TILES> &x, const gemv_pieces<W, N, HALVES> &p, gemv_sums<TILES> *sums) {
+  TL_UNROLL for (uint32_t u = 0; u < N; u++) {
+    gemv_sums<TILES> unscaled = {};
+    gemv_sums<TILES> *to = SCALES_SUMS<W> ? &unscaled : sums;
     TL_UNROLL for (uint32_t i = 0; i < W::PIECE / 8; i++) {
       uint32_t low[4], high[4] = {};
       W::expand(p.raw[u][0], p.scale[u][0], i, low);
@@ -127,14 +136,19 @@ TL_DEVICE void multiply_some(const tl_cuda_gemv_args &a, const gemv_x<TILES> &x,
       bool valid = WHOLE || p.base + lane_offset<W>() + u * W::PIECE * 4 < a.k;
       TL_UNROLL for (int t = 0; t < TILES; t++) {
         quad v = valid ? load16(x.row[t] + p.base + u * W::PIECE * 4 + i * 8) : quad{};
-        T::mma(sums->part[0][t], {low[0], high[0], low[1], high[1]}, {v.w[0], v.w[1]});
-        T::mma(sums->part[1 % gemv_sums<TILES>::TURNS][t], {low[2], high[2], low[3], high[3]}, {v.w[2], v.w[3]});
+        T::mma(to->part[0][t], {low[0], high[0], low[1], high[1]}, {v.w[0], v.w[1]});
+        T::mma(to->part[1 % gemv_sums<TILES>::TURNS][t], {low[2], high[2], low[3], high[3]}, {v.w[2], v.w[3]});
       }
     }
+    if (SCALES_SUMS<W>)
+      TL_UNROLL for (int t = 0; t < TILES; t++)
+        TL_UNROLL for (int i = 0; i < 4; i++)
+          sums->part[0][t][i] += add_turns(unscaled, t, i) * as_float((uint32_t)p.scale[u][HALVES == 2 ? i / 2 : 0]);
+  }
 }
 
 template <class T, class W, int TILES, int N, int HALVES>
-TL_DEVICE void multiply_pieces(const tl_cuda_gemv_args &a, const gemv_x<TILES> &x, const gemv_pieces<N, HALVES> &p, gemv_sums<TILES> *sums) {
+TL_DEVICE void multiply_pieces(const tl_cuda_gemv_args &a, const gemv_x<TILES> &x, const gemv_pieces<W, N, HALVES> &p, gemv_sums<TILES> *sums) {
   if (is_whole<W, N>(a, p.base))
     multiply_some<T, W, true>(a, x, p, sums);
   else if (p.base < a.k)
@@ -145,11 +159,8 @@ TL_DEVICE void multiply_pieces(const tl_cuda_gemv_args &a, const gemv_x<TILES> &
 template <int TILES>
 TL_DEVICE void publish(const gemv_sums<TILES> &sums, gemv_shared<TILES> *s) {
   TL_UNROLL for (int t = 0; t < TILES; t++)
-    TL_UNROLL for (int i = 0; i < 4; i++) {
-      float sum = sums.part[0][t][i];
-      if (gemv_sums<TILES>::TURNS == 2) sum += sums.part[gemv_sums<TILES>::TURNS - 1][t][i];
-      s->sum[warp_index()][t * 8 + lane_index() % 4 * 2 + i % 2][lane_index() / 4 + i / 2 * 8] = sum;
-    }
+    TL_UNROLL for (int i = 0; i < 4; i++)
+      s->sum[warp_index()][t * 8 + lane_index() % 4 * 2 + i % 2][lane_index() / 4 + i / 2 * 8] = add_turns(sums, t, i);
 }
 
 /* What a thread writes of a tile: an output of a row, or of a pair. Known before the sums are: what it is scaled by, and its
@@ -201,13 +212,13 @@ TL_DEVICE void finish(const tl_cuda_gemv_args &a, const gemv_shared<TILES> *s, c
 template <class T, class W>
 TL_KERNEL(THREADS, (W::PIECE == 8 ? 3 : 2)) gemv(tl_cuda_gemv_args a) {
   gemv_shared<2> *s = (gemv_shared<2> *)shared_memory();
-  const int PIECES = W::PIECE == 32 ? 2 : 4;     /* that a lane has under way: what registers allow */
+  const int PIECES = W::PIECE >= 32 || SCALES_SUMS<W> ? 2 : 4; /* that a lane has under way: what registers allow */
   const uint32_t share = PIECES * W::PIECE * 4; /* of a warp, at a time */
   gemv_rows<2> rows = find_rows<W, 2>(a, block_x());
   gemv_x<2> x = find_x<W, 2>(a, (const uint16_t *)a.x);
   gemv_sums<2> sums = {};
   for (uint32_t base = warp_index() * share; base < a.k; base += WARPS * share) {
-    gemv_pieces<PIECES, 2> pieces;
+    gemv_pieces<W, PIECES, 2> pieces;
     if (W::PIECE == 8) { /* three blocks' registers have no room for both ways; nor is it instructions that take the time */
       load_some<W, false>(a, rows, base, &pieces);
       multiply_some<T, W, false>(a, x, pieces, &sums);
@@ -289,15 +300,21 @@ TL_DEVICE const uint16_t *norm_rows(const tl_cuda_normed_args &n, uint16_t *to, 
 
 /* --- tile after tile --------------------------------------------------------------------------------- */
 
-/* How a format streams: in two stages, as large as registers allow. */
+/* Pieces of a lane's outputs in a stage, of which there are two: as many as registers allow. */
+template <class W>
+constexpr int STAGE = W::PIECE == 64 ? 2 : W::SCALED ? 4 : 8;
+template <>
+constexpr int STAGE<wmxfp4> = 2;
+
+/* How a format streams. */
 template <class T_, class W_, int HALVES_>
 struct streamed {
   typedef T_ T;
   typedef W_ W;
-  static const int HALVES = HALVES_, PIECES = (W::SCALED ? 4 : 8) / HALVES; /* in a stage */
-  static const uint32_t SHARE = PIECES * W::PIECE * 4;                      /* of a warp's stage */
+  static const int HALVES = HALVES_, PIECES = STAGE<W> / HALVES;
+  static const uint32_t SHARE = PIECES * W::PIECE * 4; /* of a warp's stage */
   struct stage {
-    gemv_pieces<PIECES, HALVES> pieces;
+    gemv_pieces<W, PIECES, HALVES> pieces;
     bool there; /* false: behind the last one */
   };
 };
@@ -397,7 +414,7 @@ template <class T, class W>
 static int launch_gemv(const tl_cuda_normed_args *normed, void *to) {
   const tl_cuda_gemv_args *args = &normed->product;
   unsigned tiles = tiles_of(*args, 2), halves = tiles_of(*args, 1), room = STREAM_BLOCKS * args->n_multiprocessors;
-  if (args->k % W::PIECE || (args->format >= TL_CUDA_WINT8 && args->k % 32)) return CUDA_INVALID;
+  if (!fits<W>(args->k)) return CUDA_INVALID;
   if (args->m > TL_CUDA_STREAM_ROWS)
     return launch(gemv<T, W>, tiles, 1, THREADS, sizeof(gemv_shared<2>), to, *args);
   if (!args->gate && busy(halves, room) > busy(tiles, room) + 10) return launch_stream<streamed<T, W, 1>>(normed, halves, room, to);

@@ -45,14 +45,18 @@ enum tl_cuda_dtype { TL_CUDA_BF16, TL_CUDA_F16 };
 enum tl_cuda_format {
   TL_CUDA_W16,   /* T; k (8) */
   TL_CUDA_WE4M3, /* FP8 E4M3; scales float (n), one for each output; k a multiple of 16 */
+  TL_CUDA_WE4M3_BLOCKS, /* FP8 E4M3; scales float (n, k / 128); k a multiple of 128 */
   TL_CUDA_WINT8, /* int8; scales F16 (n, k / 32); k a multiple of 32, as for all below */
   TL_CUDA_WINT8_16,  /* int8; scales F16 (n, k / 16) */
   TL_CUDA_WINT8_MIN, /* w = scale * int8 - min; scales F16 (n, k / 32, 2): scale, min */
   TL_CUDA_WINT4, /* w = scale * q - min, q in 0..15; eight a word, from the lowest bits on
                   * elements 0 2 4 6 1 3 5 7; scales F16 (n, k / 32, 2): scale, min */
-  TL_CUDA_WMXFP4, /* E2M1, packed likewise; scales E8M0 (n, k / 32); of experts only, T BF16 */
+  TL_CUDA_WINT2, /* w = scale * q - min, q in 0..3; sixteen a word, from the lowest bits on elements 0 2 4 .. 14 1 3 5 .. 15;
+                  * k a multiple of 64, of which each 64 have 8 bytes of scales: of each 16 a byte, the scale's
+                  * 4 bits lowest, then the min's, and F16 by which those of all 16 are multiplied: scale, min */
+  TL_CUDA_WMXFP4, /* E2M1, packed as WINT4; scales E8M0 (n, k / 32); T BF16 */
 };
-#define TL_CUDA_FORMATS (TL_CUDA_WINT4 + 1) /* but for those of experts only */
+#define TL_CUDA_FORMATS (TL_CUDA_WINT2 + 1) /* of both types */
 
 /* Lets the kernels that need it use more than 48 KiB of shared memory. */
 int tl_cuda_prepare(void);
@@ -205,6 +209,18 @@ struct tl_cuda_gather_args {
   void *out;             /* 16-bit (n, dim) */
 };
 int tl_cuda_gather(const struct tl_cuda_gather_args *args, void *stream);
+
+/* out[i][k] = in[i][order[k]]: rows for weights whose inputs stand in another order. With `places` i counts choices of experts
+ * (cuda_experts.h), each of which makes its entry of `out` by the order of its expert. */
+struct tl_cuda_reorder_args {
+  uint32_t n, k;         /* n: rows, or choices; k (8) */
+  const uint32_t *order; /* (k) each below k; or (this rank's experts, k) */
+  const void *in;        /* 16-bit (n, k) */
+  void *out;             /* likewise; or (entries, k) */
+  const uint32_t *places, *chosen; /* (n), or NULL */
+  uint32_t first_expert, n_chosen; /* n_chosen: `in` is (n / n_chosen, k); 0: it is by entry, as `out` */
+};
+int tl_cuda_reorder(const struct tl_cuda_reorder_args *args, void *stream);
 
 /* y += bias in every row. */
 struct tl_cuda_bias_args {

@@ -14,22 +14,20 @@ TL_KERNEL(THREADS, 1) dequantize(tl_cuda_dequantize_args a) {
   uint64_t piece = (uint64_t)block_x() * THREADS + thread_index(), first = piece * W::PIECE;
   if (first >= (uint64_t)a.n * a.k) return;
   quad raw = load16_once((const char *)a.weight + piece * 16);
-  uint32_t scale = W::scale(a.scales, first / W::GROUP);
-  float factor = a.format == TL_CUDA_WE4M3 ? ((const float *)a.scales)[first / a.k] : 1;
+  scale_of<W> scale = W::scale(a.scales, first / W::GROUP);
+  float factor = SCALES_SUMS<W> ? as_float((uint32_t)scale) : a.format == TL_CUDA_WE4M3 ? ((const float *)a.scales)[first / a.k] : 1;
   TL_UNROLL for (int i = 0; i < (int)W::PIECE / 8; i++) {
     uint32_t pair[4];
     W::expand(raw, scale, i, pair);
-    TL_UNROLL for (int p = 0; p < 4; p++)
-      if (a.format == TL_CUDA_WE4M3) pair[p] = T::pack(T::low(pair[p]) * factor, T::high(pair[p]) * factor);
+    if (SCALES_SUMS<W> || a.format == TL_CUDA_WE4M3) apply_scale<T>(factor, pair);
     store16((uint16_t *)a.out + first + i * 8, {{pair[0], pair[1], pair[2], pair[3]}});
   }
 }
 
 template <class T, class W>
 static int launch_dequantize(const tl_cuda_dequantize_args *args, void *stream) {
-  uint32_t multiple = args->format == TL_CUDA_WE4M3 ? 16 : 32;
   uint64_t blocks = ((uint64_t)args->n * (args->k / W::PIECE) + THREADS - 1) / THREADS;
-  if (args->k % multiple || blocks > INT32_MAX) return CUDA_INVALID;
+  if (!fits<W>(args->k) || blocks > INT32_MAX) return CUDA_INVALID;
   return blocks ? launch(dequantize<T, W>, (unsigned)blocks, 1, THREADS, 0, stream, *args) : 0;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* What treats rows or elements on their own: embedding, gather, bias, gates, caps. One
+/* What treats rows or elements on their own: embedding, gather, other orders, bias, gates, caps. One
  * thread moves 16 bytes, neighbours in a row are neighbours in a warp. */
+#include "device/cuda/ops/cuda_experts.h"
 #include "device/cuda/ops/cuda_formats.cuh"
 #include "device/cuda/ops/cuda_gate.cuh"
 
@@ -51,18 +52,17 @@ TL_KERNEL(THREADS, 1) embed_stored(tl_cuda_embed_args a) {
   uint32_t column = (uint32_t)(index % (a.dim / W::PIECE)) * W::PIECE;
   if (row >= a.n) return;
   quad raw = {};
-  uint32_t scale = 0;
+  scale_of<W> scale = 0;
   float factor = 1;
   if (find_row(a, row, &from)) { /* else all is zero: codes and scales */
     raw = load16((const char *)a.weight + (from * a.dim + column) / W::PIECE * 16);
     scale = W::scale(a.scales, (from * a.dim + column) / W::GROUP);
-    if (a.format == TL_CUDA_WE4M3) factor = ((const float *)a.scales)[from];
+    factor = SCALES_SUMS<W> ? as_float((uint32_t)scale) : a.format == TL_CUDA_WE4M3 ? ((const float *)a.scales)[from] : 1;
   }
   TL_UNROLL for (int i = 0; i < (int)W::PIECE / 8; i++) {
     uint32_t pair[4];
     W::expand(raw, scale, i, pair);
-    TL_UNROLL for (int p = 0; p < 4; p++)
-      if (a.format == TL_CUDA_WE4M3) pair[p] = T::pack(T::low(pair[p]) * factor, T::high(pair[p]) * factor);
+    if (SCALES_SUMS<W> || a.format == TL_CUDA_WE4M3) apply_scale<T>(factor, pair);
     store16((uint16_t *)a.out + row * a.dim + column + i * 8, {{pair[0], pair[1], pair[2], pair[3]}});
   }
 }
@@ -70,7 +70,7 @@ TL_KERNEL(THREADS, 1) embed_stored(tl_cuda_embed_args a) {
 template <class T, class W>
 static int launch_embed(const tl_cuda_embed_args *args, void *stream) {
   uint64_t blocks = ((uint64_t)args->n * (args->dim / W::PIECE) + THREADS - 1) / THREADS;
-  if (args->dim % (args->format == TL_CUDA_WE4M3 ? 16 : 32) || blocks > INT32_MAX) return CUDA_INVALID;
+  if (!fits<W>(args->dim) || blocks > INT32_MAX) return CUDA_INVALID;
   return blocks ? launch_rows(args->n, embed_stored<T, W>, (unsigned)blocks, 1, THREADS, 0, stream, *args) : 0;
 }
 
@@ -103,6 +103,34 @@ extern "C" int tl_cuda_gather(const struct tl_cuda_gather_args *args, void *stre
   unsigned blocks;
   if (launch_eights(args->n, args->dim, &blocks)) return CUDA_INVALID;
   return blocks ? launch_rows(args->n, gather, blocks, 1, THREADS, 0, stream, *args) : 0;
+}
+
+/* --- other orders ------------------------------------------------------------------------------- */
+
+TL_KERNEL(THREADS, 1) reorder(tl_cuda_reorder_args a) {
+  uint64_t row;
+  uint32_t column, pair[4];
+  let_next_start();
+  wait_for_before();
+  if (!my_eight(a.n, a.k, &row, &column)) return;
+  uint64_t from = row, to = row;
+  const uint32_t *order = a.order + column;
+  if (a.places) {
+    to = a.places[row];
+    if (to == TL_CUDA_NO_ENTRY) return;
+    from = a.n_chosen ? row / a.n_chosen : to;
+    order += (uint64_t)(a.chosen[row] - a.first_expert) * a.k;
+  }
+  const uint16_t *in = (const uint16_t *)a.in + from * a.k;
+  quad at[2] = {load16(order), load16(order + 4)};
+  TL_UNROLL for (int i = 0; i < 4; i++) pair[i] = in[at[i / 2].w[i % 2 * 2]] | (uint32_t)in[at[i / 2].w[i % 2 * 2 + 1]] << 16;
+  store16((uint16_t *)a.out + to * a.k + column, {{pair[0], pair[1], pair[2], pair[3]}});
+}
+
+extern "C" int tl_cuda_reorder(const struct tl_cuda_reorder_args *args, void *stream) {
+  unsigned blocks;
+  if (launch_eights(args->n, args->k, &blocks)) return CUDA_INVALID;
+  return blocks ? launch_rows(args->n, reorder, blocks, 1, THREADS, 0, stream, *args) : 0;
 }
 
 /* --- bias --------------------------------------------------------------------------------------- */
