@@ -56,7 +56,7 @@ static void place_step_data(const struct cuda_device *d, struct cuda_step_data *
   PLACE(p, s->tiles, l->max_tiles);
   PLACE(p, s->sampling, l->max_seqs);
   PLACE(p, s->rows, l->max_seqs);
-  PLACE(p, s->starts, l->max_seqs + 1);
+  PLACE(p, s->offsets, l->max_seqs + 1);
   PLACE(p, s->n_rows, l->max_seqs);
   PLACE(p, s->lengths, l->max_seqs);
   PLACE(p, s->tokens, l->max_tokens);

@@ -142,7 +142,7 @@ struct cuda_step_data {
   struct tl_cuda_tile *tiles;       /* (max_tiles) */
   struct tl_cuda_sampling *sampling;/* (max_rows) */
   uint32_t *rows;                   /* (max_rows) */
-  int32_t *starts, *n_rows, *lengths; /* (max_seqs + 1), (max_seqs), (max_seqs): of sequences, as cuda_sdpa.h wants them */
+  int32_t *offsets, *n_rows, *lengths; /* (max_seqs + 1), (max_seqs), (max_seqs): of sequences, as cuda_sdpa.h wants them */
   int32_t *tokens;                  /* (max_tokens), as the next two */
   uint32_t *positions, *slots;
   int32_t *types;                   /* (max_tokens) of models that pool, as the next */

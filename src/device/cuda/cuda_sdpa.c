@@ -44,11 +44,11 @@ void cuda_stage_sdpa(struct cuda_device *d, const struct tl_step *step, struct c
   struct cuda_sdpa *s = &d->sdpa;
   if (!s->runs) return;
   for (uint32_t i = 0; i < step->n_seqs; i++) {
-    d->host->starts[i] = (int32_t)(step->query_start[i] * d->dims.attn);
+    d->host->offsets[i] = (int32_t)(step->query_start[i] * d->dims.attn);
     d->host->n_rows[i] = (int32_t)rows_of(step, i);
     d->host->lengths[i] = (int32_t)step->context_len[i];
   }
-  d->host->starts[step->n_seqs] = (int32_t)(step->n_tokens * d->dims.attn);
+  d->host->offsets[step->n_seqs] = (int32_t)(step->n_tokens * d->dims.attn);
   uint32_t tile = 0, n;
   for (uint32_t seq = 0; seq < step->n_seqs; seq += n) {
     const struct cuda_sdpa_plan *plan = s->off ? NULL : find_plan(s, step, seq);
@@ -68,7 +68,7 @@ static bool execute(struct cuda_device *d, const struct tl_cuda_attention *a, co
   const uint32_t *table = a->block_tables + (size_t)run->first_seq * a->table_stride;
   const void *const pointers[CUDA_SDPA_IDS] = {
       [CUDA_SDPA_Q] = a->q, [CUDA_SDPA_O] = a->out, [CUDA_SDPA_K] = a->k_cache, [CUDA_SDPA_V] = a->v_cache,
-      [CUDA_SDPA_K_TABLE] = table, [CUDA_SDPA_V_TABLE] = table, [CUDA_SDPA_STARTS] = d->device.starts + run->first_seq,
+      [CUDA_SDPA_K_TABLE] = table, [CUDA_SDPA_V_TABLE] = table, [CUDA_SDPA_STARTS] = d->device.offsets + run->first_seq,
       [CUDA_SDPA_ROWS] = d->device.n_rows + run->first_seq, [CUDA_SDPA_LENGTHS] = d->device.lengths + run->first_seq,
       [CUDA_SDPA_SCALE] = &a->scale, [CUDA_SDPA_OUTSIDE] = &minus_infinity, [CUDA_SDPA_AFTER] = &minus_infinity};
   if (!d->sdpa.off && cuda_sdpa_execute(&d->api->dnn, d->sdpa.handle, run->plan, pointers, d->work.lt_workspace))

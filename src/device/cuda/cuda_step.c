@@ -248,7 +248,7 @@ static int run_texts(struct cuda_device *d, const struct tl_step *step, struct c
   struct cuda_pass pass;
   slot->to = step->vectors;
   cuda_stage_texts(d, step, &pass);
-  int r = copy_step(d, step, &pass, err);
+  int r = cuda_copy_step(d, step->n_seqs, &pass, err);
   if (r == TL_OK) r = cuda_run_pass(d, &pass, err);
   if (r == TL_OK) r = cuda_give_vectors(d, step->n_seqs, slot->vectors, err);
   if (r < 0) return r;

@@ -240,8 +240,8 @@ static bool add_embeddings(struct cuda_device *d, struct parts *p, const struct 
 static bool add_dense(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
   const struct tl_op *norm = op->vector_norm;
   uint64_t n = norm ? d->model->tensors[norm->weight[0]].shape[0] : 0;
-  return add_all_rows(d, p, op, 0, 0) && (!norm || (add_norm(d, p, norm, norm->weight[0], n, NULL, op->weight) &&
-                                                    add_norm(d, p, norm, norm->bias[0], n, NULL, op->shift)));
+  return add_all_rows(d, p, op, 0, 0) && (!norm || (add_norm(d, p, norm, norm->weight[0], 0, n, NULL, op->weight) &&
+                                                    add_norm(d, p, norm, norm->bias[0], 0, n, NULL, op->shift)));
 }
 
 static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
