@@ -1,128 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The CUDA backend's host part with a GPU that only counts: order of calls, memory,
- * every call failing in turn, hangs, errors for good. */
-#include <pthread.h>
-
-#include "device/cuda/cuda_backend.h"
-#include "device/cuda/cuda_private.h"
+ * every call failing in turn, errors for good. */
 #include "e4m3_model.h"
-#include "fake_cuda.h"
 
-enum { BATCH = 8, TOKENS = 48, CONTEXT = 64 };
-
-static struct tl_model *model;
-
-static int open_model(void **state) {
-  (void)state;
-  char folder[1024];
-  struct tl_error err = {0};
-  return tl_model_load(unit_golden_path("llama/f16_sharded", folder), &model, &err);
-}
-
-static int close_model(void **state) {
-  (void)state;
-  tl_model_free(model);
-  return 0;
-}
-
-static bool is_ada; /* compute capability 8.9 instead of 9.0 */
-
-static void start(void) {
-  fake_cuda_reset();
-  fake_cuda.idle = true;
-  if (is_ada) fake_cuda.compute_major = 8, fake_cuda.compute_minor = 9;
-}
-
-/* --- steps ---------------------------------------------------------------------------------- */
-
-static struct {
-  int32_t tokens[TOKENS];
-  uint32_t positions[TOKENS], slots[TOKENS], query_start[BATCH + 1], context_len[BATCH], tables[BATCH * 4], rows[BATCH];
-  struct tl_sampling sampling[BATCH];
-  struct tl_sampled sampled[BATCH];
-} work;
-
-/* A sequence for each count: its last so many tokens of a context of 40, its last row wanted. */
-static struct tl_step make_step(unsigned n, const uint32_t *counts) {
-  struct tl_step step = {.n_tokens = 0, .n_seqs = n, .n_rows = n, .table_stride = 4, .tokens = work.tokens, .positions = work.positions,
-                         .slots = work.slots, .query_start = work.query_start, .context_len = work.context_len,
-                         .block_tables = work.tables, .rows = work.rows, .sampling = work.sampling};
-  for (uint32_t s = 0; s < n; s++) {
-    for (uint32_t i = 0; i < 4; i++) work.tables[s * 4 + i] = s * 4 + i;
-    work.query_start[s] = step.n_tokens;
-    work.context_len[s] = 40;
-    for (uint32_t i = 0; i < counts[s]; i++, step.n_tokens++) {
-      work.positions[step.n_tokens] = 40 - counts[s] + i;
-      work.slots[step.n_tokens] = s * 64 + work.positions[step.n_tokens];
-    }
-    work.rows[s] = step.n_tokens - 1;
-    work.sampling[s] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1};
-  }
-  work.query_start[n] = step.n_tokens;
-  return step;
-}
-
-static float vectors[BATCH * 64];
-
-/* As make_step, of a model that pools: whole sequences of so many tokens. */
-static struct tl_step make_texts(unsigned n, const uint32_t *counts) {
-  struct tl_step step = make_step(n, counts);
-  for (uint32_t s = 0; s < n; s++)
-    for (uint32_t i = 0; i < counts[s]; i++) work.positions[work.query_start[s] + i] = i;
-  step.slots = step.context_len = step.block_tables = NULL;
-  step.sampling = NULL;
-  step.vectors = vectors;
-  return step;
-}
-
-static int run(struct tl_device *device, unsigned n, const uint32_t *counts, struct tl_error *err) {
-  struct tl_step step = model->pooling ? make_texts(n, counts) : make_step(n, counts);
-  int r = fake_cuda_ops.submit(device, &step, err);
-  return r < 0 ? r : fake_cuda_ops.collect(device, work.sampled, err);
-}
-
-static const uint32_t decode[] = {1, 1, 1}, prompt[] = {40}, mixed[] = {1, 30, 1, 5};
-
-/* One behind the other. Their arrays are the same, which nobody reads once submit has returned. */
-static int run_ahead(struct tl_device *device, struct tl_error *err) {
-  struct tl_step step = model->pooling ? make_texts(3, decode) : make_step(3, decode);
-  int r = fake_cuda_ops.submit(device, &step, err);
-  for (uint32_t i = 0; i < 3 && !model->pooling; i++) work.tokens[i] = -2 - (int32_t)i;
-  if (r == TL_OK) r = fake_cuda_ops.submit(device, &step, err);
-  for (uint32_t i = 0; i < 3; i++) work.tokens[i] = 0;
-  if (r == TL_OK) r = fake_cuda_ops.collect(device, work.sampled, err);
-  return r == TL_OK ? fake_cuda_ops.collect(device, work.sampled, err) : r;
-}
-
-static int run_three(struct tl_device *device, struct tl_error *err) {
-  int r = run(device, 1, prompt, err);
-  if (r == TL_OK) r = run_ahead(device, err);
-  if (r == TL_OK) r = run(device, 3, decode, err);
-  return r == TL_OK ? run(device, 4, mixed, err) : r;
-}
-
-static int load_device(struct tl_device *device, uint64_t kv_bytes, unsigned percent, struct tl_device_loaded *ret,
-                       struct tl_error *err) {
-  struct tl_device_load load = {.model = model, .max_batch_size = BATCH, .max_batch_tokens = TOKENS, .max_context = CONTEXT,
-                                .kv_memory_bytes = kv_bytes, .memory_percent = percent};
-  return fake_cuda_ops.load(device, &load, ret, err);
-}
-
-static const struct tl_device_options options = {.n_lanes = 1};
-
-static struct tl_device *open_device(void) {
-  struct tl_device *device;
-  struct tl_device_loaded loaded;
-  struct tl_error err = {0};
-  if (fake_cuda_ops.open(&options, &device, &err) < 0) fail_msg("%s", err.message);
-  if (load_device(device, 0, 0, &loaded, &err) < 0) fail_msg("%s", err.message);
-  return device;
-}
-
-static void close_device(struct tl_device *device) {
-  fake_cuda_ops.close(device);
-  assert_int_equal(fake_cuda_live(), 0);
-}
+#include "cuda_backend_rig.h" /* behind: names of its data are arguments there */
 
 /* --- tests ------------------------------------------------------------------------------------ */
 
@@ -482,97 +363,6 @@ static void test_other_plans(void **state) {
   model->n_ops = n;
 }
 
-/* A reset gives up both steps, wherever the worker is: before the second is submitted, before one is collected. */
-static void test_reset_of_two(void **state) {
-  (void)state;
-  for (unsigned when = 0; when < 3; when++) {
-    start();
-    struct tl_error err = {0};
-    struct tl_device *device = open_device();
-    struct tl_step step = make_step(3, decode);
-    assert_int_equal(fake_cuda_ops.submit(device, &step, &err), TL_OK);
-    if (when > 0) assert_int_equal(fake_cuda_ops.submit(device, &step, &err), TL_OK);
-    if (when > 1) assert_int_equal(fake_cuda_ops.collect(device, work.sampled, &err), TL_OK);
-    fake_cuda.hangs = true;
-    assert_int_equal(fake_cuda_ops.reset(device, &err), TL_EDEVICE);
-    if (when == 0) assert_int_equal(fake_cuda_ops.submit(device, &step, &err), TL_EDEVICE);
-    if (when > 0) assert_int_equal(fake_cuda_ops.collect(device, work.sampled, &err), TL_EDEVICE);
-    assert_non_null(strstr(err.message, "the step was given up"));
-    assert_int_equal(fake_cuda_ops.submit(device, &step, &err), TL_EDEVICE); /* it still runs */
-    fake_cuda.hangs = false;
-    assert_int_equal(fake_cuda_ops.reset(device, &err), TL_OK);
-    assert_int_equal(run_three(device, &err), TL_OK);
-    close_device(device);
-  }
-}
-
-/* What thread blocks of attention count with is zero for the first step, and again after a reset, whatever the step before it left. */
-static void test_counters(void **state) {
-  (void)state;
-  start();
-  struct tl_error err = {0};
-  struct tl_device *device = open_device();
-  const struct cuda_device *d = (const struct cuda_device *)(const void *)device;
-  for (unsigned again = 0; again < 2; again++) {
-    for (uint32_t i = 0; i < d->limits.max_seqs * d->dims.n_heads; i++) assert_int_equal(d->work.arrived[i], 0);
-    memset(d->work.arrived, 5, d->limits.max_seqs * d->dims.n_heads * sizeof *d->work.arrived);
-    assert_int_equal(fake_cuda_ops.reset(device, &err), TL_OK);
-  }
-  close_device(device);
-}
-
-/* --- hangs ------------------------------------------------------------------------------------------ */
-
-struct waiting {
-  struct tl_device *device;
-  int result;
-  struct tl_error err;
-};
-
-static void *collect(void *argument) {
-  struct waiting *w = argument;
-  w->result = fake_cuda_ops.collect(w->device, work.sampled, &w->err);
-  return NULL;
-}
-
-/* The collect of a step that hangs ends with the reset; the device works again only if the step ends. */
-static void check_hang(bool ends) {
-  start();
-  struct waiting w = {.device = open_device()};
-  struct tl_step step = make_step(3, decode);
-  struct tl_error err = {0};
-  pthread_t thread;
-  fake_cuda.hangs = true;
-  assert_int_equal(fake_cuda_ops.submit(w.device, &step, &err), TL_OK);
-  assert_int_equal(pthread_create(&thread, NULL, collect, &w), 0);
-  usleep(20000);
-  if (ends) fake_cuda.hangs = false; /* the fake would let collect end as well: it may win */
-  int r = fake_cuda_ops.reset(w.device, &err);
-  pthread_join(thread, NULL);
-  if (ends) {
-    assert_int_equal(r, TL_OK);
-    assert_true(w.result == TL_OK || w.result == TL_EDEVICE);
-  } else {
-    assert_int_equal(r, TL_EDEVICE);
-    assert_non_null(strstr(err.message, "does not end its step"));
-    assert_int_equal(w.result, TL_EDEVICE);
-    assert_non_null(strstr(w.err.message, "given up"));
-    /* the pinned memory may still be read: no step may write to it */
-    assert_int_equal(fake_cuda_ops.submit(w.device, &step, &err), TL_EDEVICE);
-    assert_non_null(strstr(err.message, "still runs"));
-    fake_cuda.hangs = false;
-  }
-  assert_int_equal(fake_cuda_ops.reset(w.device, &err), TL_OK);
-  if (run_three(w.device, &err) < 0) fail_msg("%s", err.message);
-  close_device(w.device);
-}
-
-static void test_hang(void **state) {
-  (void)state;
-  check_hang(false);
-  check_hang(true);
-}
-
 /* A kernel that traps is noticed by collect, and for good. */
 static void test_trap(void **state) {
   (void)state;
@@ -597,8 +387,7 @@ int main(void) {
       cmocka_unit_test(test_every_call_of_choosing_fails),
       cmocka_unit_test(test_progress), cmocka_unit_test(test_e4m3),
       cmocka_unit_test(test_no_device),        cmocka_unit_test(test_other_plans),
-      cmocka_unit_test(test_reset_of_two), cmocka_unit_test(test_hang),      cmocka_unit_test(test_trap),
-      cmocka_unit_test(test_counters),
+      cmocka_unit_test(test_trap),
   };
   return cmocka_run_group_tests(tests, open_model, close_model);
 }

@@ -22,18 +22,18 @@ TL_BOTH uint32_t outputs_of(const tl_cuda_experts_args &a) {
 template <class T, class W>
 TL_DEVICE void multiply_share(const tl_cuda_experts_args &a, uint64_t base, const uint16_t *x, uint32_t first, float (&sum)[4]) {
   const uint32_t step = W::PIECE * 4;           /* elements of four lanes */
-  const uint32_t UNROLL = W::PIECE == 64 ? 2 : 4; /* pieces of two rows that a lane has under way */
+  const uint32_t UNROLL = W::PIECE == 64 || SCALES_SUMS<W> ? 2 : 4; /* pieces of two rows that a lane has under way */
   for (uint32_t from = warp_index() * step; from < a.k; from += WARPS * UNROLL * step) {
-    quad raw[UNROLL][2] = {};
-    scale_of<W> scale[UNROLL][2] = {};
+    quad raw[UNROLL][2];
+    scale_of<W> scale[UNROLL][2];
     TL_UNROLL for (uint32_t u = 0; u < UNROLL; u++)
       TL_UNROLL for (uint32_t half = 0; half < 2; half++) {
         uint32_t at = from + u * WARPS * step + lane_index() % 4 * W::PIECE;
         uint32_t output = first + lane_index() / 4 + (a.gate ? 0 : half * 8);
-        if (output >= a.n || at >= a.k) continue;
+        bool valid = output < a.n && at < a.k;
         uint64_t row = base + output + (a.gate ? half * a.n : 0);
-        raw[u][half] = load16_once((const char *)a.weight + (row * (a.k / W::PIECE) + at / W::PIECE) * 16);
-        scale[u][half] = W::scale(a.scales, row * (a.k / W::GROUP) + at / W::GROUP);
+        raw[u][half] = valid ? load16_once((const char *)a.weight + (row * (a.k / W::PIECE) + at / W::PIECE) * 16) : quad{};
+        scale[u][half] = valid ? W::scale(a.scales, row * (a.k / W::GROUP) + at / W::GROUP) : 0;
       }
     TL_UNROLL for (uint32_t u = 0; u < UNROLL; u++) {
       float unscaled[4] = {};
