@@ -44,11 +44,13 @@ bool child_layout_make(const struct child_job *job, struct child_layout *ret) {
   return fine && end <= PTRDIFF_MAX;
 }
 
+static bool counts_fit(const struct child_job *job, uint32_t n_tokens, uint32_t n_seqs, uint32_t n_rows) {
+  return n_tokens <= job->max_batch_tokens && n_seqs <= job->max_batch_size && n_rows <= job->max_batch_size;
+}
+
 static bool fits(const struct child_layout *l, const struct child_job *job, const struct tl_step *s) {
   size_t n_history = 0, n_bias = 0;
-  if (s->n_tokens > job->max_batch_tokens || s->n_seqs > job->max_batch_size || s->n_rows > job->max_batch_size ||
-      s->table_stride != l->stride)
-    return false;
+  if (!counts_fit(job, s->n_tokens, s->n_seqs, s->n_rows) || s->table_stride != l->stride) return false;
   if (s->vectors) return true;
   for (uint32_t i = 0; i < s->n_rows; i++) {
     n_history += s->sampling[i].n_history;
@@ -101,29 +103,32 @@ bool child_put_step(struct child_shared *shared, const struct child_layout *l, c
   return true;
 }
 
-static void take_pooling_step(struct child_shared *shared, const struct child_layout *l, uint32_t slot, struct tl_step *ret) {
-  *ret = (struct tl_step){.n_tokens = shared->steps[slot].n_tokens,
-                          .n_seqs = shared->steps[slot].n_seqs,
-                          .n_rows = shared->steps[slot].n_rows,
+static void take_pooling_step(struct child_shared *shared, const struct child_layout *l, uint32_t slot, const struct child_step *counts,
+                              struct tl_step *ret) {
+  *ret = (struct tl_step){.n_tokens = counts->n_tokens,
+                          .n_seqs = counts->n_seqs,
+                          .n_rows = counts->n_rows,
                           .tokens = slot_at(shared, l, slot, l->tokens),
                           .positions = slot_at(shared, l, slot, l->positions),
                           .query_start = slot_at(shared, l, slot, l->query_start),
                           .rows = slot_at(shared, l, slot, l->rows),
-                          .token_types = shared->steps[slot].has_types ? slot_at(shared, l, slot, l->token_types) : NULL,
+                          .token_types = counts->has_types ? slot_at(shared, l, slot, l->token_types) : NULL,
                           .vectors = slot_at(shared, l, slot, l->vectors)};
 }
 
-void child_take_step(struct child_shared *shared, const struct child_layout *l, uint32_t slot, struct tl_sampling *sampling,
-                     struct tl_step *ret) {
-  if (shared->job.pooling != TL_POOL_NONE) {
-    take_pooling_step(shared, l, slot, ret);
-    return;
+bool child_take_step(struct child_shared *shared, const struct child_layout *l, const struct child_job *job, uint32_t slot,
+                     struct tl_sampling *sampling, struct tl_step *ret) {
+  const struct child_step counts = shared->steps[slot]; /* once: what is looked at is what is used */
+  if (!counts_fit(job, counts.n_tokens, counts.n_seqs, counts.n_rows)) return false;
+  if (job->pooling != TL_POOL_NONE) {
+    take_pooling_step(shared, l, slot, &counts, ret);
+    return true;
   }
   const struct tl_token_count *history = slot_at(shared, l, slot, l->history);
   const struct tl_token_bias *bias = slot_at(shared, l, slot, l->bias);
-  *ret = (struct tl_step){.n_tokens = shared->steps[slot].n_tokens,
-                          .n_seqs = shared->steps[slot].n_seqs,
-                          .n_rows = shared->steps[slot].n_rows,
+  *ret = (struct tl_step){.n_tokens = counts.n_tokens,
+                          .n_seqs = counts.n_seqs,
+                          .n_rows = counts.n_rows,
                           .table_stride = l->stride,
                           .tokens = slot_at(shared, l, slot, l->tokens),
                           .positions = slot_at(shared, l, slot, l->positions),
@@ -140,4 +145,5 @@ void child_take_step(struct child_shared *shared, const struct child_layout *l, 
     history += sampling[i].n_history;
     bias += sampling[i].n_bias;
   }
+  return true;
 }

@@ -109,8 +109,8 @@ bool child_layout_make(const struct child_job *job, struct child_layout *ret);
 /* The step into the memory. False: it is larger than what was promised at load. */
 bool child_put_step(struct child_shared *shared, const struct child_layout *l, const struct child_job *job, uint32_t slot,
                     const struct tl_step *step);
-/* The step from the memory; sampling: (max_batch_size) of the child's own. */
-void child_take_step(struct child_shared *shared, const struct child_layout *l, uint32_t slot, struct tl_sampling *sampling,
+/* The step from the memory; sampling: (max_batch_size) of the child's own. False: it is larger than what was promised at load. */
+bool child_take_step(struct child_shared *shared, const struct child_layout *l, const struct child_job *job, uint32_t slot, struct tl_sampling *sampling,
                      struct tl_step *ret);
 static inline void *child_at(struct child_shared *shared, size_t offset) {
   return (char *)shared + offset;

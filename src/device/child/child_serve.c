@@ -18,7 +18,7 @@
 
 struct host {
   struct child_shared *shared;
-  const struct child_job *job;
+  struct child_job job; /* as it was at the start: what lies in the memory may be written over */
   struct child_layout layout;
   struct tl_sampling *sampling; /* (CHILD_SLOTS, max_batch_size) */
   struct tl_model *model;       /* NULL: simulated, `small` is it */
@@ -41,7 +41,7 @@ static void *watch(void *argument) {
 }
 
 static int load_model(struct host *h, struct tl_error *err) {
-  const struct child_job *j = h->job;
+  const struct child_job *j = &h->job;
   if (child_ranks_are_simulated(h->ranks)) {
     h->small = (struct tl_model){.vocab_size = j->vocab_size, .max_context = j->max_context, .n_eos = j->n_eos,
                                  .pooling = (enum tl_pooling)j->pooling, .n_out = j->n_out, .normalize = j->normalize};
@@ -59,7 +59,7 @@ static int load_model(struct host *h, struct tl_error *err) {
 }
 
 static int load(struct host *h, struct tl_error *err) {
-  tl_device_plugin_folder(h->job->plugin_folder);
+  tl_device_plugin_folder(h->job.plugin_folder);
   int r = child_ranks_open(h->shared, &h->layout, &h->ranks, err);
   if (r == TL_OK) r = load_model(h, err);
   if (r == TL_OK) r = child_ranks_load(h->ranks, h->model ? h->model : &h->small, err);
@@ -91,8 +91,11 @@ struct begun {
 /* under_way: the step before it, NULL if that has been collected. */
 static void begin(struct host *h, uint32_t slot, struct begun *ret, struct begun *under_way) {
   *ret = (struct begun){0};
-  child_take_step(h->shared, &h->layout, slot, h->sampling + (size_t)slot * h->job->max_batch_size, &ret->step);
-  ret->result = child_ranks_submit(h->ranks, &ret->step, &ret->error);
+  struct tl_sampling *sampling = h->sampling + (size_t)slot * h->job.max_batch_size;
+  if (child_take_step(h->shared, &h->layout, &h->job, slot, sampling, &ret->step))
+    ret->result = child_ranks_submit(h->ranks, &ret->step, &ret->error);
+  else
+    ret->result = tl_error_set(&ret->error, TL_EDEVICE, NULL, "the step is larger than what was promised at load");
   if (ret->result == TL_OK || !under_way) return;
   under_way->result = ret->result;
   under_way->error = ret->error;
@@ -167,9 +170,9 @@ int tl_device_host(void) {
   close_range(CHILD_LIFE_FD + 1, ~0u, 0); /* nothing of the daemon's, whoever forgot it */
   pthread_t thread;
   struct tl_error err = {0};
-  h->job = &h->shared->job;
-  child_layout_make(h->job, &h->layout);
-  h->sampling = calloc((size_t)CHILD_SLOTS * h->job->max_batch_size, sizeof *h->sampling);
+  h->job = h->shared->job;
+  child_layout_make(&h->job, &h->layout);
+  h->sampling = calloc((size_t)CHILD_SLOTS * h->job.max_batch_size, sizeof *h->sampling);
   int r = h->sampling && pthread_create(&thread, NULL, watch, h) == 0 ? TL_OK : tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
   if (r == TL_OK) r = load(h, &err);
   answer(h, 1, r, &err);

@@ -161,7 +161,13 @@ static void test_steps_through_the_memory(void **state) {
                       .slots = slots, .query_start = start, .context_len = context, .block_tables = tables, .rows = rows,
                       .sampling = sampling}, t;
   assert_true(child_put_step(shared, &l, &job, 1, &s));
-  child_take_step(other, &l, 1, got, &t);
+  const struct child_step counts = shared->steps[1], too_large[] = {{TOKENS + 1, SEQS, SEQS, 0}, {TOKENS, SEQS + 1, SEQS, 0}, {TOKENS, SEQS, ~0u, 0}};
+  for (unsigned i = 0; i < UNIT_COUNT(too_large); i++) {
+    shared->steps[1] = too_large[i];
+    assert_false(child_take_step(other, &l, &job, 1, got, &t));
+  }
+  shared->steps[1] = counts;
+  assert_true(child_take_step(other, &l, &job, 1, got, &t));
   assert_true(t.n_tokens == TOKENS && t.n_seqs == SEQS && t.n_rows == SEQS && t.table_stride == TABLE);
   assert_memory_equal(t.tokens, tokens, sizeof tokens);
   assert_memory_equal(t.positions, positions, sizeof positions);
