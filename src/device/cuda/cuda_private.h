@@ -226,6 +226,7 @@ struct cuda_device {
   struct cuda_group *group; /* NULL: alone */
   void *comm;               /* NULL: alone, or given up */
   unsigned n_came;          /* how often it has come together with the other ranks, since they met */
+  bool recording;           /* a graph, so that comm must not be given up */
   struct tl_shard shard;    /* rank and size by open and join, the rest by load */
   uint32_t vocab_cuts[TL_MAX_RANKS + 1]; /* rank r has the tokens from [r] to [r + 1] */
   int dtype; /* T: enum tl_cuda_dtype */
