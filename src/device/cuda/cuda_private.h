@@ -99,6 +99,11 @@ struct cuda_op {
   struct cuda_matrix w;       /* ATTEND: the bias of its QKV */
 };
 
+/* ATTEND: whether Q and K are normed over all heads of a row, not each head by itself. */
+static inline bool cuda_norms_whole_rows(const struct cuda_op *op) {
+  return op->qk_norm && op->qk_norm->features & TL_F_WHOLE_ROW;
+}
+
 /* Who applies the scales of outputs and rows. */
 enum cuda_scaling {
   CUDA_NO_SCALES,   /* both are T */
