@@ -35,7 +35,7 @@ struct tl_device_load {
   uint32_t max_context;       /* tokens of a sequence */
   uint64_t kv_memory_bytes;   /* 0: the backend decides */
   unsigned memory_percent;    /* of a GPU's memory, that may be used in all; 0: 90 */
-  bool no_cudnn;              /* a GPU's attention is all our own */
+  bool cudnn;                 /* a GPU may compute prompts' attention by it, where it is there, right and faster */
   bool memory_shared;         /* others have their own part of it: what is used already does not count as ours */
   /* Called now and then with the weights copied so far; may be NULL. */
   void (*progress)(uint64_t done_bytes, uint64_t total_bytes, void *context);
@@ -140,7 +140,7 @@ void tl_device_plugin_folder(const char *folder);
 
 /* What a plugin's entry, TL_DEVICE_ENTRY, returns. Raise the number with each change
  * of what stands above, in step.h or in model.h; most changes show in the sizes too. */
-#define TL_DEVICE_ABI 5
+#define TL_DEVICE_ABI 6
 #define TL_DEVICE_SIZES                                                                                                \
   (sizeof(struct tl_device_ops) + 1000 * sizeof(struct tl_device_load) + 1000000 * sizeof(struct tl_model) +           \
    1000000000ull * (sizeof(struct tl_step) + sizeof(struct tl_sampling) + sizeof(struct tl_sampled) + sizeof(struct tl_tensor)))

@@ -125,7 +125,7 @@ struct tl_engine_options {
   uint32_t max_batch_size, max_batch_tokens, max_context; /* max_context 0: the model's */
   uint32_t max_queue;          /* live sequences per replica: what route admits at most */
   unsigned memory_percent;     /* of a GPU; 0: 90 */
-  bool no_cudnn;               /* as tl_device_load has it */
+  bool cudnn;                  /* as tl_device_load has it */
   bool memory_shared;          /* another engine has its part of the same GPU */
   uint64_t kv_memory_bytes;
   bool prefix_cache;           /* schedule.h has these three */

@@ -67,7 +67,7 @@ static int make_engine(struct served *s, struct tl_error *err) {
       .max_queue = (uint32_t)c->limits_max_queue,
       .kv_memory_bytes = (uint64_t)c->engine_kv_memory_bytes,
       .memory_percent = (unsigned)c->device_memory_percent,
-      .no_cudnn = !c->device_cudnn,
+      .cudnn = c->device_cudnn,
       .memory_shared = sharing_gpu(s->daemon->config, s->config),
       .prefix_cache = c->engine_prefix_cache,
       .max_prefill_tokens = (uint32_t)c->engine_max_prefill_tokens,

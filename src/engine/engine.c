@@ -108,7 +108,7 @@ static void *load_device(void *argument) {
                                 .kv_memory_bytes = o->kv_memory_bytes / o->tensor_parallel,
                                 .memory_percent = o->memory_percent,
                                 .memory_shared = o->memory_shared,
-                                .no_cudnn = o->no_cudnn,
+                                .cudnn = o->cudnn,
                                 .progress = on_progress,
                                 .context = l};
   if (w->group) l->result = w->ops->group->join(l->device, w->group->shared, l->rank, &l->error);

@@ -22,7 +22,7 @@ PROGRAMS = {"gpu/tokenlane": "bin/tokenlane", "lib/tokenlane-cuda.so": "lib/toke
             "gpu/fault/tokenlane-cuda.so": "gpu/fault/tokenlane-cuda.so",
             "fake_gpu/tokenlane-cuda.so": "fake_gpu/tokenlane-cuda.so", "gpu/bench_gpu": "gpu/bench_gpu"}
 FILES = ["tests/gpu/check_gpu.py", "tests/golden/llama", "tests/golden/arch", "tests/golden/encoders", "tests/golden/gguf/encoder_q8_0.gguf",
-         "config/demo/model", "bench/bench_gpu.py",
+         *(f"tests/golden/gguf/llama_f16_sharded-0000{i}-of-00002.gguf" for i in (1, 2)), "config/demo/model", "bench/bench_gpu.py",
          "bench/bench_gpu_peers.py", "bench/make_synthetic.py"]
 PACKAGES = ["pytest", "_pytest", "py.py", "pluggy", "iniconfig", "packaging", "httpx", "httpcore", "h11", "anyio", "certifi", "idna",
             "sniffio", "typing_extensions.py", "prometheus_client", "pygments"]

@@ -123,7 +123,7 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   for (uint32_t i = 0; i < d->job.n_ranks; i++) d->job.ranks[i].kv_memory_bytes = load->kv_memory_bytes;
   d->job.memory_percent = load->memory_percent;
   d->job.memory_shared = load->memory_shared;
-  d->job.no_cudnn = load->no_cudnn;
+  d->job.cudnn = load->cudnn;
   snprintf(d->job.plugin_folder, sizeof d->job.plugin_folder, "%s", device_plugin_folder());
   d->job.pooling = m->pooling;
   d->job.n_out = m->n_out;

@@ -49,7 +49,7 @@ struct child_job {
   char model_path[CHILD_PATH]; /* "": simulated, there are no files */
   char quantized[16];          /* tl_model.quantized; "": NULL */
   uint32_t max_batch_size, max_batch_tokens, max_context;
-  uint32_t memory_percent, memory_shared, no_cudnn;
+  uint32_t memory_percent, memory_shared, cudnn;
   char plugin_folder[CHILD_PATH]; /* as tl_device_plugin_folder has it */
   /* of the daemon's model: the child's must be the same, and a simulated device needs no more */
   uint32_t vocab_size, dim, n_layers, n_eos;

@@ -58,7 +58,7 @@ static int load_rank(struct rank *rank) {
                                 .kv_memory_bytes = mine->kv_memory_bytes,
                                 .memory_percent = j->memory_percent,
                                 .memory_shared = j->memory_shared,
-                                .no_cudnn = j->no_cudnn,
+                                .cudnn = j->cudnn,
                                 .progress = on_progress,
                                 .context = rank};
   if (mine->cores) tl_thread_confine(mine->first_core, mine->cores); /* this thread is lane 0 */

@@ -145,7 +145,7 @@ static int load_all(struct cuda_device *d, const struct tl_device_load *load, st
   if (r == TL_OK) r = cuda_make_memory(d, load, err);
   if (r == TL_OK) r = cuda_load_weights(d, load, err);
   if (r == TL_OK) r = cuda_make_products(d, err);
-  if (r == TL_OK && !load->no_cudnn && !cuda_pools(d)) r = cuda_make_sdpa(d, err);
+  if (r == TL_OK && load->cudnn && !cuda_pools(d)) r = cuda_make_sdpa(d, err);
   if (r == TL_OK) r = cuda_rehearse(d, INT64_MAX, err); /* weights take what they take; a rank that fails lets the others go */
   return r == TL_OK && !cuda_pools(d) ? cuda_make_graphs(d, err) : r;
 }

@@ -44,6 +44,14 @@ static bool is_too_many(const struct cuda_device *d, const struct cuda_product *
   return p->float_out && p->ld >= d->dims.n_vocab && bucket > 0 && d->products.buckets[bucket - 1] >= d->limits.max_seqs;
 }
 
+/* Each rank of a group routes for itself, and an expert that one takes for another's must be one that the other takes: all compute
+ * scores alike, so by the heuristic's first, whatever a clock says. */
+static bool must_be_alike(const struct cuda_device *d, const struct cuda_product *p) {
+  for (uint32_t i = 0; d->group && i < d->n_plan; i++)
+    if (d->plan[i].kind == CUDA_OP_ROUTE && &d->products.shapes[d->plan[i].w.pieces[0].product] == p) return true;
+  return false;
+}
+
 /* *ret_ms of RUNS; FLT_MAX: it cannot do this product. */
 static int time_one(struct chooser *c, struct cuda_product *p, uint64_t m, const struct cuda_piece *piece, const struct cuda_way *way,
                     float *ret_ms, struct tl_error *err) {
@@ -73,7 +81,8 @@ static int choose_fastest(struct chooser *c, struct cuda_product *p, unsigned bu
   float best_ms = FLT_MAX, ms;
   int n_tried = 0;
   *ret_runs = true;
-  if ((n == 1 && !p->e4m3) || !piece || room > d->work.scratch_bytes || is_too_many(d, p, bucket)) return TL_OK;
+  if ((n == 1 && !p->e4m3) || !piece || room > d->work.scratch_bytes || is_too_many(d, p, bucket) || must_be_alike(d, p))
+    return TL_OK;
   for (int i = 0; i < n && ((p->e4m3 && n_tried == 0) || tl_now_ns() < c->end_ns); i++) {
     if (found[i].status) continue;
     way.algorithm = found[i].algorithm;

@@ -25,12 +25,15 @@ static int capture(struct cuda_device *d, uint32_t n_seqs, void **ret_graph, str
 static int add_graph(struct cuda_device *d, uint32_t n_seqs, struct tl_error *err) {
   const struct cuda_runtime *rt = &d->api->rt;
   void *graph = NULL, *exec = NULL;
+  d->recording = true;
   int r = capture(d, n_seqs, &graph, err);
+  d->recording = false;
   if (r == TL_OK) {
     int made = rt->graph_make(&exec, graph);
     if (made) r = cuda_failed(d, made, "making a graph", err);
   }
   if (graph) rt->graph_free(graph);
+  if (r < 0) cuda_part_ways(d); /* a communicator's end waits for that of its graphs */
   if (r == TL_OK) d->graphs[d->n_graphs++] = (struct cuda_graph){n_seqs, exec};
   return r;
 }

@@ -8,7 +8,7 @@
  * - A call that says "in progress" is a thread of NCCL's that still launches. Until the communicator says success no other call of it is
  *   made, and nothing is put on the stream (settle); who cannot wait for that leaves.
  * - A graph with collectives goes before its communicator: ncclCommAbort waits until all graphs that were recorded of
- *   it are destroyed, which CUDA allows while they run (cuda_part_ways).
+ *   it, or are being recorded, are destroyed, which CUDA allows while they run (cuda_part_ways, add_graph).
  * - Whether a collective is part of a graph is the same on all ranks, and graphs are launched by all in the same order: steps are.
  *   Graphs and plain launches may be mixed on one communicator (NCCL_GRAPH_MIXING_SUPPORT must stay on).
  * - While a collective waits for a rank, that rank makes no call that may wait for other GPUs, as allocating and freeing may where they
@@ -53,7 +53,7 @@ static int settle(struct cuda_device *d, int r, const char *what, struct tl_erro
   int64_t began_ns = tl_now_ns();
   int result = TL_OK;
   while (r == CUDA_NCCL_IN_PROGRESS && result == TL_OK) {
-    if (is_aborted(d->group))
+    if (is_aborted(d->group) && !d->recording) /* that waits for no other rank */
       result = closed(d, err);
     else if (tl_now_ns() - began_ns >= d->group->patience_ns)
       result = tl_error_set(err, TL_EDEVICE, NULL, "cuda:%u: %s: the other ranks of the group do not come", d->options.index, what);
@@ -149,7 +149,7 @@ int cuda_meet(struct cuda_device *d, struct tl_error *err) {
 
 void cuda_part_ways(struct cuda_device *d) {
   void *comm = d->comm;
-  if (!comm) return;
+  if (!comm || d->recording) return; /* cuda_graph.c does it when the graph is gone */
   cuda_free_graphs(d); /* else the abort waits for their end */
   d->comm = NULL;
   d->api->nccl.abort(comm);

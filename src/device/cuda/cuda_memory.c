@@ -106,7 +106,7 @@ static size_t ordered_width(const struct cuda_device *d) {
 
 static bool has_whole_rows(const struct cuda_device *d) {
   for (uint32_t i = 0; i < d->n_plan; i++)
-    if (d->plan[i].qk_norm && d->plan[i].qk_norm->features & TL_F_WHOLE_ROW) return true;
+    if (cuda_norms_whole_rows(&d->plan[i])) return true;
   return false;
 }
 
@@ -124,17 +124,19 @@ static void place_mixture(struct cuda_device *d, struct placer *p) {
   w->entry_y = place(p, entries * d->dims.dim, 2);
 }
 
+/* Rows of what is computed for sequences alone: a product of one a sequence may compute as many as its bucket has. */
+static size_t rows_of_sequences(const struct cuda_device *d) {
+  unsigned i = 0;
+  while (d->products.buckets[i] < d->limits.max_seqs) i++; /* the last is no smaller */
+  return d->products.buckets[i];
+}
+
 static size_t place_work(struct cuda_device *d, char *base) {
   const struct cuda_limits *l = &d->limits;
   const struct cuda_dims *s = &d->dims;
   struct cuda_work *w = &d->work;
   struct placer p = {base, 0};
-  size_t tokens = l->max_tokens, rows = cuda_round(l->max_seqs, 16) > 32 ? cuda_round(l->max_seqs, 16) : 32;
-  for (unsigned i = 0; i < d->products.n_buckets; i++) /* a product of `rows` may compute as many as its bucket has */
-    if (d->products.buckets[i] >= l->max_seqs) {
-      rows = d->products.buckets[i];
-      break;
-    }
+  size_t tokens = l->max_tokens, rows = rows_of_sequences(d);
   PLACE(&p, w->x, tokens * s->dim);
   PLACE(&p, w->x_turn, (size_t)TL_CUDA_NORMED_ROWS * s->dim);
   w->delta = place(&p, tokens * s->dim, 2);

@@ -99,6 +99,11 @@ struct cuda_op {
   struct cuda_matrix w;       /* ATTEND: the bias of its QKV */
 };
 
+/* ATTEND: whether Q and K are normed over all heads of a row, not each head by itself. */
+static inline bool cuda_norms_whole_rows(const struct cuda_op *op) {
+  return op->qk_norm && op->qk_norm->features & TL_F_WHOLE_ROW;
+}
+
 /* Who applies the scales of outputs and rows. */
 enum cuda_scaling {
   CUDA_NO_SCALES,   /* both are T */
@@ -226,6 +231,7 @@ struct cuda_device {
   struct cuda_group *group; /* NULL: alone */
   void *comm;               /* NULL: alone, or given up */
   unsigned n_came;          /* how often it has come together with the other ranks, since they met */
+  bool recording;           /* a graph, so that comm must not be given up */
   struct tl_shard shard;    /* rank and size by open and join, the rest by load */
   uint32_t vocab_cuts[TL_MAX_RANKS + 1]; /* rank r has the tokens from [r] to [r + 1] */
   int dtype; /* T: enum tl_cuda_dtype */

@@ -38,7 +38,7 @@ static int prepare_heads(struct cuda_device *d, const struct cuda_op *op, const 
                          struct tl_error *err) {
   const struct cuda_dims *s = &d->dims;
   float eps = op->qk_norm ? op->qk_norm->eps : 0;
-  bool whole = op->qk_norm && op->qk_norm->features & TL_F_WHOLE_ROW, local = op->rope && op->rope->features & TL_F_LOCAL;
+  bool whole = cuda_norms_whole_rows(op), local = op->rope && op->rope->features & TL_F_LOCAL;
   struct tl_cuda_row_squares_args squares = {.dtype = d->dtype, .n = pass->n_tokens, .n_heads = s->n_heads,
                                              .n_kv_heads = s->n_kv_heads, .head_dim = s->head, .width = d->model->head_dim,
                                              .n_ranks = d->shard.size, .qkv = d->work.qkv, .bias = op->w.bias,

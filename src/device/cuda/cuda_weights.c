@@ -35,10 +35,6 @@ static float *place_floats(struct placer *p, size_t n) {
   return (float *)(void *)place(p, n * sizeof(float));
 }
 
-static bool whole_row(const struct cuda_op *op) {
-  return op->qk_norm && op->qk_norm->features & TL_F_WHOLE_ROW;
-}
-
 /* T (rows of the tensor, dim); none: NULL. */
 static char *place_table(const struct cuda_device *d, struct placer *p, int32_t tensor) {
   return tensor < 0 ? NULL : place(p, d->model->tensors[tensor].shape[0] * d->dims.dim * 2);
@@ -62,8 +58,8 @@ static void place_norms(const struct cuda_device *d, struct placer *p, struct cu
   }
   if (op->from->features & TL_F_SINKS) op->sinks = place_floats(p, s->n_heads);
   if (op->qk_norm) {
-    op->q_norm = place_floats(p, s->head * (whole_row(op) ? s->n_heads : 1));
-    op->k_norm = place_floats(p, s->head * (whole_row(op) ? s->n_kv_heads : 1));
+    op->q_norm = place_floats(p, s->head * (cuda_norms_whole_rows(op) ? s->n_heads : 1));
+    op->k_norm = place_floats(p, s->head * (cuda_norms_whole_rows(op) ? s->n_kv_heads : 1));
   }
 }
 
@@ -196,7 +192,7 @@ static bool add_head_norms(struct cuda_device *d, struct parts *p, const struct 
   const struct cuda_dims *s = &d->dims;
   const struct tl_op *from = op->qk_norm;
   if (!from) return true;
-  bool whole = whole_row(op);
+  bool whole = cuda_norms_whole_rows(op);
   uint64_t head = d->model->head_dim, q_first = whole ? d->shard.first_head * head : 0, k_first = whole ? d->shard.first_kv_head * head : 0;
   return add_norm(d, p, from, from->weight[0], q_first, s->head * (whole ? s->n_heads : 1), &d->qk_order, op->q_norm) &&
          add_norm(d, p, from, from->weight[1], k_first, s->head * (whole ? s->n_kv_heads : 1), &d->qk_order, op->k_norm);

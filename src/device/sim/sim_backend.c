@@ -96,7 +96,10 @@ static int queue_step(struct sim_device *d, const struct tl_step *step, int64_t 
 static int device_submit(struct tl_device *device, const struct tl_step *step, struct tl_error *err) {
   struct sim_device *d = (struct sim_device *)(void *)device;
   int64_t now_ns = tl_now_ns();
-  if (d->group && device_meet_is_aborted(&d->group->meet)) return closed(d, err);
+  if (d->group && device_meet_is_aborted(&d->group->meet)) {
+    d->step = NULL; /* nobody collects the one before any more */
+    return closed(d, err);
+  }
   if (d->step) return queue_step(d, step, now_ns, err);
   d->begun = TL_OK;
   int r = begin_step(d, step, now_ns, err);

@@ -191,6 +191,7 @@ void fake_enqueue(void *stream, const char *name, int (*run)(void *args), const 
   pthread_mutex_lock(&fake_lock); /* whoever frees memory runs all streams' queues */
   push(s->graph ? s->graph : &s->queue, &node);
   pthread_mutex_unlock(&fake_lock);
+  if (s->graph) fake_hold(run, args, 1); /* from now on, not only when the graph is complete */
 }
 
 static int run_node(struct node *node) {
@@ -389,11 +390,11 @@ static int rt_capture_end(void *stream, void **ret_graph) {
   s->graph = NULL;
   int r = fake_begin("capture_end");
   if (r) {
+    hold(graph, -1);
     free(graph->list);
     fake_free_object(graph);
     return r;
   }
-  hold(graph, 1);
   *ret_graph = graph;
   return 0;
 }

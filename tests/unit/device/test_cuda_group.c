@@ -87,6 +87,29 @@ static void test_quantized(void **state) {
   }
 }
 
+/* Ranks that score experts by algorithms of their own would not always choose the same ones. */
+static void test_routers_are_alike(void **state) {
+  (void)state;
+  struct golden *g = open_model("arch/mixtral");
+  unsigned n_routers = 0, n_fastest = 0;
+  fake_cuda.n_algorithms = 2;
+  memcpy(fake_cuda.algorithm_ms, (uint32_t[]){9, 1}, 2 * sizeof(uint32_t));
+  struct machine m = open_machine_of(g->model, 2);
+  for (unsigned rank = 0; rank < 2; rank++) {
+    const struct cuda_device *d = (const struct cuda_device *)(const void *)m.ranks[rank];
+    for (uint32_t i = 0; i < d->n_plan; i++)
+      for (unsigned b = 0; d->plan[i].w.n_pieces && d->plan[i].kind != CUDA_OP_EMBED && b < d->products.n_buckets; b++) {
+        bool first = d->products.shapes[d->plan[i].w.pieces[0].product].ways[b].algorithm.data[2] == 0, routes = d->plan[i].kind == CUDA_OP_ROUTE;
+        if (routes) assert_true(first);
+        n_routers += routes;
+        n_fastest += !first;
+      }
+  }
+  assert_true(n_routers > 0 && n_fastest > 0);
+  close_group(&m);
+  close_model(g);
+}
+
 /* --- two steps at once ----------------------------------------------------------------------------- */
 
 #define N_BEHIND 6
@@ -227,7 +250,7 @@ static void test_act_order(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_same_tokens),  cmocka_unit_test(test_quantized), cmocka_unit_test(test_steps_behind),
+      cmocka_unit_test(test_same_tokens),  cmocka_unit_test(test_quantized), cmocka_unit_test(test_routers_are_alike), cmocka_unit_test(test_steps_behind),
       cmocka_unit_test(test_e4m3_blocks),  cmocka_unit_test(test_act_order),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

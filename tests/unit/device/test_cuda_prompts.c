@@ -9,7 +9,7 @@
 
 enum { TOKENS = 1024, SEQS = 8 };
 
-static bool no_cudnn; /* in the options of a load */
+static bool cudnn = true; /* in the options of a load */
 
 static struct golden *open_fake(const char *name, bool idle) {
   struct golden *g = malloc(sizeof *g);
@@ -32,7 +32,7 @@ static int load(const struct golden *g, uint32_t max_batch_tokens, struct machin
   struct tl_device_options options = {.n_lanes = 1}; /* calls in the same order each time */
   struct tl_device_loaded loaded;
   struct tl_device_load load = {.model = g->model, .max_batch_size = SEQS, .max_batch_tokens = max_batch_tokens, .max_context = MAX_CONTEXT,
-                                .no_cudnn = no_cudnn};
+                                .cudnn = cudnn};
   *ret = (struct machine){.ops = &fake_cuda_ops, .n_ranks = 1, .vocab = g->model->vocab_size};
   int r = fake_cuda_ops.open(&options, &ret->device, err);
   if (r == TL_OK) r = fake_cuda_ops.load(ret->device, &load, &loaded, err);
@@ -166,9 +166,9 @@ static void test_own_kernel(void **state) {
     if (i == 4) fake_cuda.dnn_workspace_bytes = CUDA_LT_WORKSPACE + 1;
     if (i == 5) fake_cuda.dnn_ms = 5; /* no faster */
     if (i > 5 && i < 9) fake_cuda.dnn_stray = strays[i - 6];
-    no_cudnn = i == 9;
+    cudnn = i != 9;
     struct machine m = load_well(g, 800);
-    no_cudnn = false;
+    cudnn = true;
     assert_null(sdpa_of(&m)->handle);
     assert_int_equal(run(&m, 6, mixed, &err), TL_OK);
     check_attention("dpdp");

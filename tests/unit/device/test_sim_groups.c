@@ -166,7 +166,25 @@ static void test_corrupt_rank(void **state) {
   close_group(&g);
 }
 
+/* A second step that hears of the group's end gives up the first, which nobody collects then. */
+static void test_end_behind_a_step(void **state) {
+  (void)state;
+  struct group g;
+  struct tl_error err;
+  open_group(&g, RANKS, "0@100:die");
+  assert_true(run_step(&g));
+  for (unsigned i = 0; i < RANKS; i++) assert_int_equal(sim_device_ops.submit(g.ranks[i], &work.step, &err), TL_OK);
+  sim_group_ops.abort(g.shared);
+  for (unsigned i = 0; i < RANKS; i++) assert_int_equal(sim_device_ops.submit(g.ranks[i], &work.step, &err), TL_ECLOSED);
+  reset_all(&g, TL_OK);
+  restart(&g);
+  for (unsigned i = 0; i < 5; i++) assert_true(run_step(&g));
+  assert_right(&g);
+  close_group(&g);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_death), cmocka_unit_test(test_death_of_a_rank), cmocka_unit_test(test_corrupt_rank)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_death), cmocka_unit_test(test_death_of_a_rank), cmocka_unit_test(test_corrupt_rank),
+                                     cmocka_unit_test(test_end_behind_a_step)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
