@@ -274,7 +274,7 @@ TL_DEVICE bool comes_last(const tl_cuda_decode_args &a, uint32_t merge, uint32_t
   if (thread_index() == 0) { /* its fences hold for what other threads did before the first barrier, and do after the second */
     fence_device();
     *shared = atomic_turn(&a.arrived[(uint64_t)merge * a.a.n_heads + first_head], n) + 1 == n;
-    fence_device();
+    if (*shared) fence_device(); /* who reads nothing need not wait for it */
   }
   sync_block();
   return *shared;
