@@ -152,6 +152,9 @@ TL_DEVICE quad load16(const void *p) {
 TL_DEVICE quad load16_once(const void *p) {
   return load16(p);
 }
+TL_DEVICE uint32_t load_early(const uint32_t *p) {
+  return *p;
+}
 TL_DEVICE void fetch_ahead(const void *) {}
 TL_DEVICE void store16(void *p, quad v) {
   emu_check_aligned(p, 16);

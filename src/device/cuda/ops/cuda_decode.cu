@@ -93,9 +93,9 @@ struct cursor {
 
 TL_DEVICE void open_item(const tl_cuda_decode_args &a, cursor *c) {
   const tl_cuda_item &item = a.items[c->index];
-  c->table = item.seq * a.a.table_stride + item.first / TL_BLOCK_TOKENS;
-  c->count = item.count;
-  c->old = item.old;
+  c->table = load_early(&item.seq) * a.a.table_stride + load_early(&item.first) / TL_BLOCK_TOKENS;
+  c->count = load_early(&item.count);
+  c->old = load_early(&item.old);
   c->at = warp_index() * TL_BLOCK_TOKENS;
 }
 
@@ -105,7 +105,7 @@ TL_DEVICE void seek(const tl_cuda_decode_args &a, const task &t, cursor *c) {
     c->index++;
     open_item(a, c);
   }
-  if (c->at < c->count) c->block = a.a.block_tables[c->table + c->at / TL_BLOCK_TOKENS];
+  if (c->at < c->count) c->block = load_early(&a.a.block_tables[c->table + c->at / TL_BLOCK_TOKENS]);
 }
 
 /* A block's keys or values of one head; what is not there becomes zeros: tokens from the item's end on may be anything, never
@@ -274,7 +274,7 @@ TL_DEVICE bool comes_last(const tl_cuda_decode_args &a, uint32_t merge, uint32_t
   if (thread_index() == 0) { /* its fences hold for what other threads did before the first barrier, and do after the second */
     fence_device();
     *shared = atomic_turn(&a.arrived[(uint64_t)merge * a.a.n_heads + first_head], n) + 1 == n;
-    fence_device();
+    if (*shared) fence_device(); /* who reads nothing need not wait for it */
   }
   sync_block();
   return *shared;
@@ -371,8 +371,8 @@ TL_KERNEL(THREADS, 2) decode(tl_cuda_decode_args a) {
   task t = {head_tile / parts, head_tile / parts * group + head_tile % parts * heads, group - head_tile % parts * heads, 0, 0};
   if (t.n_heads > heads) t.n_heads = heads;
   if (lane < grid_x() / (a.a.n_kv_heads * parts)) {
-    t.index = a.lanes[lane];
-    t.end = a.lanes[lane + 1];
+    t.index = load_early(&a.lanes[lane]);
+    t.end = load_early(&a.lanes[lane + 1]);
   }
   cursor c;
   uint32_t pair = 0;
@@ -397,6 +397,9 @@ TL_KERNEL(THREADS, 2) decode(tl_cuda_decode_args a) {
     sync_block();
   }
 }
+
+static_assert(sizeof(decode_shared<TL_CUDA_MAX_HEAD_DIM, false>) <= CUDA_MOST_SHARED && sizeof(decode_shared<128, true>) <= CUDA_MOST_SHARED,
+              "the largest ones");
 
 template <class T, int DIM, bool WIDE>
 static int launch_decode(const tl_cuda_decode_args *args, void *stream) {

@@ -397,6 +397,8 @@ TL_KERNEL(THREADS, STREAM_BLOCKS) stream(tl_cuda_normed_args args) {
 }
 
 static_assert(THREADS == TL_CUDA_GEMV_MAX_ROWS * OUTPUTS, "a thread a result");
+static_assert(sizeof(stream_shared) % 16 == 0, "where normed rows begin");
+static_assert(sizeof(stream_shared) + TL_CUDA_NORMED_ROWS * TL_CUDA_NORMED_DIM * 2 <= 48 << 10, "without asking for more");
 
 /* Of all multiprocessors' time, the hundredths that so many tiles keep them busy. */
 static unsigned busy(unsigned tiles, unsigned room) {

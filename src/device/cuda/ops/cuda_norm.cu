@@ -6,7 +6,7 @@
 
 #define MANY_ROWS 256 /* threads of a block */
 #define FEW_ROWS 512
-#define MAX_DIM 24576 /* the row and the sums stay below 99 KiB, which every device has */
+#define MAX_DIM 24576 /* the row and the sums stay below CUDA_MOST_SHARED */
 
 static size_t shared_bytes(uint32_t dim) {
   return ((size_t)dim + FEW_ROWS / 32) * sizeof(float);

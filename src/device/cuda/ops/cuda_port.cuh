@@ -13,6 +13,7 @@
 #include "device/cuda/ops/cuda_ops.h"
 
 #define CUDA_INVALID 1 /* cudaErrorInvalidValue */
+#define CUDA_MOST_SHARED (99 << 10) /* bytes that a block may have on every device, asked for by allow_shared: of 8.6, 8.9 and 12.0 */
 
 struct alignas(16) quad {
   uint32_t w[4];
@@ -91,7 +92,8 @@ TL_DEVICE void let_next_start() {
 #endif
 }
 /* Until the kernels before are over and what they wrote is seen. Every thread of a kernel launched early says it,
- * before anything that another kernel of the stream reads or writes, and before it returns. */
+ * before anything that another kernel of the stream reads or writes, and before it returns: so kernels wait for all that were before, not for
+ * the last one only. Each step begins with copies, behind which no kernel starts early: what steps before wrote is there at once. */
 TL_DEVICE void wait_for_before() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -151,6 +153,13 @@ TL_DEVICE quad load16_once(const void *p) {
   asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
                : "l"(p));
+  return v;
+}
+/* Of what the host has copied for this step, before wait_for_before: from the second-level cache, since nothing says that a kernel that
+ * starts early finds the first level, which may still have the step before's, emptied. Nobody writes it while the kernel runs. */
+TL_DEVICE uint32_t load_early(const uint32_t *p) {
+  uint32_t v;
+  asm("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p));
   return v;
 }
 /* Into the second-level cache: what will be read soon. */

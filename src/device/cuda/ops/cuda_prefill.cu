@@ -224,6 +224,9 @@ TL_KERNEL(THREADS, 2) prefill(tl_cuda_prefill_args args) {
   write_rows<T, DIM>(a, tile, head, st);
 }
 
+static_assert(sizeof(prefill_shared<TL_CUDA_MAX_HEAD_DIM>) <= CUDA_MOST_SHARED, "the largest");
+static_assert(sizeof(prefill_shared<128>) <= 48 << 10, "without asking for more");
+
 template <class T, int DIM>
 static int launch_prefill(const tl_cuda_prefill_args *args, void *stream) {
   return launch(prefill<T, DIM>, args->n_tiles * args->a.n_heads, 1, THREADS, sizeof(prefill_shared<DIM>), stream, *args);
