@@ -182,7 +182,7 @@ UNIT_SOURCES := $(filter-out $(if $(findstring thread,$(SAN)),tests/unit/device/
 UNIT_BINS := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SOURCES))
 UNIT_RUN = $(if $(T),$(foreach b,$(UNIT_BINS),$(if $(findstring $(T),$(b)),$(b))),$(UNIT_BINS))
 SAN_ENV := ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
-	TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+	TSAN_OPTIONS=suppressions=$(CURDIR)/tests/lint/tsan.supp:halt_on_error=1:second_deadlock_stack=1
 
 # What several tests of a room need and takes long to compile.
 UNIT_LIB_device := $(B)/lib/unit_device.a
