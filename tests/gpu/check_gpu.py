@@ -141,7 +141,9 @@ def on_gpu(table):
     tool = sanitizer()
     for kind in ("racecheck", "memcheck") if tool else ():
         for name in ops:
-            if name != "test_op_model":  # the same kernels once more, and hours of them
+            if (kind, name) == ("racecheck", "test_op_sample"):
+                table.skipped.append("racecheck test_op_sample: it did not end in the minute that it was given on an H200")
+            elif name != "test_op_model":  # the same kernels once more, and hours of them
                 table.program(f"{kind} {name}", [tool, "--tool", kind, "--error-exitcode", "9", OPS, name])
     if not tool:
         table.skipped.append("compute-sanitizer: it is not here")
