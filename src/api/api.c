@@ -51,8 +51,8 @@ static void add_model_metrics(struct tl_api *api, const struct tl_api_model *mod
 static int add_metrics(struct tl_api *api) {
   unsigned n = 0;
   for (unsigned i = 0; i < api->o.n_models; i++) n += api->o.models[i].n_replicas;
-  api->ttft = calloc(n, sizeof *api->ttft);
-  api->inter_token = calloc(n, sizeof *api->inter_token);
+  api->ttft = calloc(n ? n : 1, sizeof *api->ttft);
+  api->inter_token = calloc(n ? n : 1, sizeof *api->inter_token);
   if (!api->ttft || !api->inter_token) return TL_ENOMEM;
   for (unsigned i = 0, first = 0; i < api->o.n_models; first += api->o.models[i++].n_replicas)
     add_model_metrics(api, &api->o.models[i], first);

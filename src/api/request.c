@@ -405,7 +405,7 @@ static int look_at_all(const struct tl_api *api, const struct tl_serving *servin
 
 bool api_may_read(struct tl_api *api, struct tl_http_request *request) {
   size_t length;
-  unsigned retry_after_s;
+  unsigned retry_after_s = 0;
   struct tl_error err = {0};
   tl_http_body(request, &length);
   const struct tl_serving *serving = length < API_LANE_BYTES ? NULL : api_serving(api, &err);

@@ -119,8 +119,8 @@ static unsigned n_devices(const struct daemon *d) {
 }
 
 static int watch_gpus(struct daemon *d, struct tl_error *err) {
-  unsigned n = 0;
-  struct gpu_use *uses = calloc(n_devices(d), sizeof *uses);
+  unsigned n = 0, room = n_devices(d);
+  struct gpu_use *uses = calloc(room ? room : 1, sizeof *uses);
   if (!uses) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   for (unsigned m = 0; m < d->n_models; m++) {
     const struct served *s = &d->models[m];

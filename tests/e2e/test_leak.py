@@ -18,8 +18,8 @@ from test_soak import resident_mib
 REQUESTS = int(os.environ.get("LEAK_REQUESTS", 50000))
 CLIENTS, CUT, CHECKED = 64, 1 / 3, 1 / 8
 # Prompts come in chunks, more wait than run, a few are refused, and blocks are short now and then.
-OPTIONS = {"devices": "sim:0,sim:1", "http.threads": 2, "sim.base_us": 300, "sim.per_token_ns": 1000, "sim.kv_blocks": 36,
-           "engine.max_batch_size": 8, "engine.max_batch_tokens": 48, "engine.max_context": 512, "limits.max_queue": 30,
+OPTIONS = {"devices": "sim:0,sim:1", "http.threads": 2, "sim.base_us": 300, "sim.per_token_ns": 1000, "sim.kv_blocks": 20,
+           "engine.max_batch_size": 8, "engine.max_batch_tokens": 48, "engine.max_context": 256, "limits.max_queue": 30,
            "limits.max_waiting_tokens": 20000}
 
 

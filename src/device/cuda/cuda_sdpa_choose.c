@@ -196,7 +196,7 @@ static int measure(struct chooser *c, struct trial *t, const struct cuda_sdpa_pl
 
 static int run_trial(struct chooser *c, struct trial *t, const struct cuda_sdpa_plan *plan, bool *ret_use, struct tl_error *err) {
   struct cuda_sdpa *s = &c->d->sdpa;
-  float own_ms, ms;
+  float own_ms = 0, ms = 0;
   s->off = false;
   int r = compute(c, t, NULL, c->own, err);
   if (r == TL_OK) r = compute(c, t, plan, c->by_dnn, err);
