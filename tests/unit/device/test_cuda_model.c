@@ -5,28 +5,9 @@
 
 #include "device/cuda/cuda_private.h"
 #include "e4m3_model.h"
+#include "fake_or_gpu.h"
 #include "golden_llama.h"
 #include "twin_runner.h"
-
-#ifdef ON_GPU
-#define IF_FAKE(...)
-
-static const struct tl_device_ops *find_ops(void) {
-  unsigned index;
-  struct tl_error err = {0};
-  tl_device_plugin_folder(getenv("TL_TEST_PLUGIN_DIR"));
-  const struct tl_device_ops *ops = tl_device_find("cuda:0", &index, &err);
-  if (!ops) fail_msg("%s", err.message);
-  return ops;
-}
-#else
-#include "fake_cuda.h"
-#define IF_FAKE(...) __VA_ARGS__
-
-static const struct tl_device_ops *find_ops(void) {
-  return &fake_cuda_ops;
-}
-#endif
 
 static const char *const model_names[] = {"f32_odd", "bf16_tied", "f32_llama3", "f16_sharded"};
 
