@@ -21,6 +21,10 @@ static bool has_f16c(void) {
   unsigned eax, ebx, ecx = 0, edx;
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && ecx >> 29 & 1;
 }
+static bool is_amd(void) {
+  unsigned eax, name[3]; /* "Auth" "enti" "cAMD" come in EBX, EDX, ECX */
+  return __get_cpuid(0, &eax, &name[0], &name[2], &name[1]) && memcmp(name, "AuthenticAMD", sizeof name) == 0;
+}
 static bool has_avx512_bf16(void) {
   unsigned eax = 0, ebx, ecx, edx;
   return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && eax >> 5 & 1;
@@ -50,10 +54,17 @@ bool tl_cpu_has_vnni(void) {
 #endif
 }
 
+bool tl_cpu_can(enum tl_cpu_isa isa) {
+  return isa <= detect();
+}
+
 enum tl_cpu_isa tl_cpu_best_isa(void) {
-  enum tl_cpu_isa best = detect();
+  enum tl_cpu_isa last = detect(), best = last;
+#if defined(__x86_64__)
+  if (last == TL_ISA_AVX512_BF16 && !is_amd()) best = TL_ISA_AVX512;
+#endif
   const char *wanted = getenv("TOKENLANE_CPU");
   for (unsigned i = 0; wanted && i < sizeof names / sizeof *names; i++)
-    if (i < best && strcmp(wanted, names[i]) == 0) return (enum tl_cpu_isa)i;
+    if (i <= last && strcmp(wanted, names[i]) == 0) return (enum tl_cpu_isa)i;
   return best;
 }

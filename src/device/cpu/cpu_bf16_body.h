@@ -17,11 +17,6 @@ static void convert_pairs(const float *x, uint32_t *ret, size_t n_pairs) {
   }
 }
 
-/* The processor's own prefetchers leave products of few rows waiting for memory at
- * each page: with this, one row reads at the bus's speed and 16 rows compute at
- * that of the instruction, both from half to nearly all of it. */
-#define FETCH_AHEAD_BYTES 8192
-
 INLINE void dot_tile(const unsigned rows, const char *panel, size_t n_pairs, const uint32_t *x, size_t ldx, float *out) {
   vf sum[TILE_M][2];
 #pragma GCC unroll 16

@@ -26,25 +26,24 @@ INLINE void load_pair(enum tl_dtype dtype, const char *panel, size_t pair, unsig
   }
 }
 
-/* One stream of loads does not fill the memory bus: while a stretch of weights is
- * used, the one behind it is fetched in four streams. Past the end of the matrix
- * nothing is there to fetch, which prefetches do not mind. */
-INLINE void fetch_ahead(enum tl_dtype dtype, const char *next, size_t n_pairs, size_t pair) {
-  if (dtype == TL_DTYPE_F32) {
-    for (size_t stream = 0; stream < 4; stream++) __builtin_prefetch(next + (stream * n_pairs + pair) * 64, 0, 2);
-  } else {
-    size_t quarter = n_pairs / 2 * 64;
-    const char *at = next + (pair & 1) * 2 * quarter + pair / 2 * 64;
-    __builtin_prefetch(at, 0, 2);
-    __builtin_prefetch(at + quarter, 0, 2);
-  }
+/* The processor's own prefetchers leave products of few rows waiting for memory: what is used next is asked for
+ * while a tile computes, `lines` cache lines a pair of inputs. Past the end of the matrix nothing is there to fetch,
+ * which prefetches do not mind. */
+#define FETCH_AHEAD_BYTES 8192
+
+struct ahead {
+  const char *at; /* of pair 0 */
+  unsigned lines;
+};
+
+INLINE void fetch_ahead(struct ahead ahead, size_t pair) {
+  for (unsigned line = 0; line < ahead.lines; line++) __builtin_prefetch(ahead.at + (pair * ahead.lines + line) * 64, 0, 2);
 }
 
 /* rows x (16 * TILE_V) outputs over n_pairs pairs of inputs; `first`: sums begin
- * at zero, else they go on from out. `ahead`: where the weights used next lie,
- * NULL when they are in the cache. */
+ * at zero, else they go on from out. */
 INLINE void tile(enum tl_dtype dtype, const unsigned rows, const char *panel, unsigned v0, size_t n_pairs,
-                 const float *x, size_t ldx, float *out, bool first, const char *ahead) {
+                 const float *x, size_t ldx, float *out, bool first, struct ahead ahead) {
   vf sum[TILE_M][TILE_V];
 #pragma GCC unroll 16
   for (unsigned r = 0; r < rows; r++)
@@ -52,7 +51,7 @@ INLINE void tile(enum tl_dtype dtype, const unsigned rows, const char *panel, un
     for (unsigned v = 0; v < TILE_V; v++) sum[r][v] = first ? vf_zero() : vf_load(out + r * CPU_PANEL + (v0 + v) * 16);
   for (size_t pair = 0; pair < n_pairs; pair++) {
     vf even[TILE_V], odd[TILE_V];
-    if (ahead) fetch_ahead(dtype, ahead, n_pairs, pair);
+    fetch_ahead(ahead, pair);
 #pragma GCC unroll 2
     for (unsigned v = 0; v < TILE_V; v++) load_pair(dtype, panel, pair, v0 + v, &even[v], &odd[v]);
 #pragma GCC unroll 16
@@ -78,7 +77,7 @@ INLINE void tile(enum tl_dtype dtype, const unsigned rows, const char *panel, un
 
 #define DEFINE_TILES(name, dtype)                                                                              \
   static void name(unsigned rows, const char *panel, unsigned v0, size_t n_pairs, const float *x, size_t ldx, \
-                   float *out, bool first, const char *ahead) {                                                \
+                   float *out, bool first, struct ahead ahead) {                                               \
     switch (rows) {                                                                                            \
       TILE_CASE(dtype, 1);                                                                                     \
       TILE_CASE(dtype, 2);                                                                                     \
@@ -98,15 +97,16 @@ DEFINE_TILES(tiles_f32, TL_DTYPE_F32)
 DEFINE_TILES(tiles_f16, TL_DTYPE_F16)
 DEFINE_TILES(tiles_bf16, TL_DTYPE_BF16)
 
-/* All rows over one stretch of inputs, in tiles of nearly equal height. `next`:
- * see tile's `ahead`. */
+/* All rows over one stretch of inputs, in tiles of nearly equal height. `next`: what is fetched meanwhile, by the first
+ * two tiles in halves, so that the bus is not asked for more than it brings; lines 0: nothing. */
 static void all_rows(enum tl_dtype dtype, const char *panel, size_t n_pairs, const float *x, size_t ldx, uint32_t m,
-                     float *out, bool first, const char *next) {
+                     float *out, bool first, struct ahead next) {
   uint32_t n_tiles = (m + TILE_M - 1) / TILE_M;
+  unsigned lines = n_tiles > 1 ? next.lines / 2 : next.lines;
   for (uint32_t t = 0, row = 0; t < n_tiles; t++) {
     unsigned rows = (m - row + (n_tiles - t) - 1) / (n_tiles - t);
     for (unsigned v0 = 0; v0 < CPU_PANEL / 16; v0 += TILE_V) {
-      const char *ahead = t == 0 && v0 == 0 ? next : NULL;
+      struct ahead ahead = {next.at + t * n_pairs * lines * 64, v0 == 0 && t < 2 ? lines : 0};
       if (dtype == TL_DTYPE_BF16)
         tiles_bf16(rows, panel, v0, n_pairs, x + row * ldx, ldx, out + row * CPU_PANEL, first, ahead);
       else if (dtype == TL_DTYPE_F16)
@@ -218,7 +218,7 @@ static void gemm_f8(const struct cpu_matrix *w, const char *panel, const float *
   for (uint32_t k = 0; k < w->k_padded; k += CPU_K_BLOCK) {
     uint32_t n = w->k_padded - k < CPU_K_BLOCK ? w->k_padded - k : CPU_K_BLOCK;
     unpack_f8(w, panel, k, n, scratch);
-    all_rows(TL_DTYPE_F32, (const char *)scratch, n / 2, x + k, ldx, m, out, k == 0, NULL);
+    all_rows(TL_DTYPE_F32, (const char *)scratch, n / 2, x + k, ldx, m, out, k == 0, (struct ahead){0});
   }
 }
 
@@ -230,19 +230,20 @@ static void gemm(const struct cpu_matrix *w, uint32_t panel, const void *x, size
     return;
   }
   size_t pairs = w->k_padded / 2, pair_bytes = 2 * CPU_PANEL * tl_dtype_bytes(w->dtype);
-  bool unpacked = m >= UNPACK_ROWS;
-  if (!unpacked && m <= TILE_M) {
-    all_rows(w->dtype, p, pairs, x, ldx, m, out, true, p + pairs * pair_bytes);
+  unsigned lines = (unsigned)(pair_bytes / 64);
+  if (m <= TILE_M) {
+    all_rows(w->dtype, p, pairs, x, ldx, m, out, true, (struct ahead){p + FETCH_AHEAD_BYTES, lines});
     return;
   }
   for (size_t at = 0; at < pairs; at += CPU_K_BLOCK / 2) {
     size_t n = pairs - at < CPU_K_BLOCK / 2 ? pairs - at : CPU_K_BLOCK / 2;
     const char *block = p + at * pair_bytes;
-    if (unpacked && w->dtype != TL_DTYPE_F32) {
+    struct ahead next = {block + n * pair_bytes, lines};
+    if (m >= UNPACK_ROWS && w->dtype != TL_DTYPE_F32) {
       unpack(w->dtype, block, n, scratch);
-      all_rows(TL_DTYPE_F32, (const char *)scratch, n, (const float *)x + 2 * at, ldx, m, out, at == 0, NULL);
+      all_rows(TL_DTYPE_F32, (const char *)scratch, n, (const float *)x + 2 * at, ldx, m, out, at == 0, next);
     } else {
-      all_rows(w->dtype, block, n, (const float *)x + 2 * at, ldx, m, out, at == 0, block + n * pair_bytes);
+      all_rows(w->dtype, block, n, (const float *)x + 2 * at, ldx, m, out, at == 0, next);
     }
   }
 }
@@ -271,6 +272,13 @@ static float sum_lanes(vf v) {
   vf_store(lane, v);
   for (int half = 8; half > 0; half /= 2)
     for (int i = 0; i < half; i++) lane[i] += lane[i + half];
+  return lane[0];
+}
+
+static float max_lanes(vf v) {
+  float lane[16];
+  vf_store(lane, v);
+  for (int i = 1; i < 16; i++) lane[0] = lane[i] > lane[0] ? lane[i] : lane[0];
   return lane[0];
 }
 
@@ -356,9 +364,7 @@ static float max_of(const float *x, size_t n) {
       most = vf_max(most, v);
       nan = vf_fma(v, vf_zero(), nan); /* NaN or infinity: NaN from here on */
     }
-    float lane[16];
-    vf_store(lane, most);
-    for (int k = 0; k < 16; k++) best = lane[k] > best ? lane[k] : best;
+    best = max_lanes(most);
     if (isnan(sum_lanes(nan))) /* an infinity is fine, a NaN is not: look again */
       for (size_t k = 0; k < i; k++)
         if (isnan(x[k])) return NAN;
@@ -460,8 +466,9 @@ static void softmax(float *s, uint32_t from, uint32_t n, const float *sink) {
   uint32_t padded = (n + 15) & ~15u, begin = from & ~15u;
   for (uint32_t i = n; i < padded; i++) s[i] = -INFINITY;
   for (uint32_t i = begin; i < from; i++) s[i] = -INFINITY;
-  float max = s[from];
-  for (uint32_t i = from + 1; i < n; i++) max = s[i] > max ? s[i] : max;
+  vf most = vf_load(s + begin);
+  for (uint32_t i = begin + 16; i < padded; i += 16) most = vf_max(most, vf_load(s + i));
+  float max = max_lanes(most);
   if (sink && *sink > max) max = *sink;
   vf sum = vf_zero();
   for (uint32_t i = begin; i < padded; i += 16) {

@@ -29,10 +29,9 @@ static const struct cpu_kernels bf16_emulated = {"avx512_bf16 emulated", convert
 
 static unsigned find_kernels(const struct cpu_kernels *ret[MAX_KERNELS]) {
   unsigned n = 0;
-  enum tl_cpu_isa best = tl_cpu_best_isa();
-  for (enum tl_cpu_isa isa = TL_ISA_PLAIN; isa <= best; isa++) ret[n++] = cpu_choose_kernels(isa);
+  for (enum tl_cpu_isa isa = TL_ISA_PLAIN; isa <= TL_ISA_AVX512_BF16 && tl_cpu_can(isa); isa++) ret[n++] = cpu_choose_kernels(isa);
 #if defined(__x86_64__)
-  if (best >= TL_ISA_AVX512) ret[n++] = &bf16_emulated;
+  if (tl_cpu_can(TL_ISA_AVX512)) ret[n++] = &bf16_emulated;
 #endif
   return n;
 }
