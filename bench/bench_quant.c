@@ -32,7 +32,7 @@ struct pass {
   unsigned n_copies, lanes;
   uint32_t m;
   const float *x; /* (m, SIDE) */
-  char *rows;     /* quantized, or pairs */
+  void *rows;     /* quantized, or pairs */
   float *out[64], *scratch[64]; /* by lane */
   struct cpu_pool *pool;
 };
@@ -41,9 +41,9 @@ static void convert(struct pass *p, unsigned lane) {
   const struct cpu_matrix *w = p->copies;
   for (uint32_t i = lane; i < p->m; i += p->lanes) {
     if (w->quant)
-      p->quant->quantize(p->x + (size_t)i * SIDE, NULL, SIDE, p->rows + i * cpu_quant_row_bytes(SIDE));
+      p->quant->quantize(p->x + (size_t)i * SIDE, NULL, SIDE, (struct cpu_quant_cell *)p->rows + i * cpu_quant_row_cells(SIDE));
     else if (w->dtype == TL_DTYPE_BF16 && p->kernels->convert)
-      p->kernels->convert(p->x + (size_t)i * SIDE, (uint32_t *)(void *)p->rows + (size_t)i * SIDE / 2, SIDE / 2);
+      p->kernels->convert(p->x + (size_t)i * SIDE, (uint32_t *)p->rows + (size_t)i * SIDE / 2, SIDE / 2);
   }
 }
 
@@ -53,10 +53,10 @@ static void run_lane(void *context, unsigned lane) {
   cpu_pool_barrier(p->pool);
   for (unsigned c = 0; c < p->n_copies; c++) {
     const struct cpu_matrix *w = &p->copies[c];
-    const void *rows = w->dtype == TL_DTYPE_BF16 && p->kernels->convert ? (const void *)p->rows : p->x;
+    const void *rows = w->dtype == TL_DTYPE_BF16 && p->kernels->convert ? p->rows : p->x;
     for (uint32_t panel = w->n_panels * lane / p->lanes; panel < w->n_panels * (lane + 1) / p->lanes; panel++) {
       if (w->quant)
-        p->quant->gemm(w, panel, p->rows, cpu_quant_row_bytes(SIDE), p->m, p->out[lane], p->scratch[lane]);
+        p->quant->gemm(w, panel, p->rows, p->m, p->out[lane], p->scratch[lane]);
       else
         p->kernels->gemm(w, panel, rows, SIDE, p->m, p->out[lane], p->scratch[lane]);
     }
@@ -143,7 +143,7 @@ static int run(const struct options *o, struct tl_error *err) {
   int r = cpu_pool_new(&device, &p.pool, err);
   if (r < 0) return r;
   float *x = malloc((size_t)MANY * SIDE * sizeof *x);
-  p.rows = malloc(MANY * cpu_quant_row_bytes(SIDE) * 2);
+  p.rows = malloc(MANY * cpu_quant_row_cells(SIDE) * sizeof(struct cpu_quant_cell));
   bool there = x && p.rows;
   for (unsigned i = 0; i < o->lanes; i++) {
     p.out[i] = aligned_alloc(64, MANY * CPU_PANEL * sizeof(float));

@@ -167,8 +167,8 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
     at += parts[i].floats;
   }
   if (!d->weights.quantized) return TL_OK;
-  d->quants_bytes = tokens * cpu_quant_row_bytes(widest);
-  if (d->quants_bytes < entries * cpu_quant_row_bytes(widest_entry)) d->quants_bytes = entries * cpu_quant_row_bytes(widest_entry);
+  size_t cells = tokens * cpu_quant_row_cells(widest), of_entries = entries * cpu_quant_row_cells(widest_entry);
+  d->quants_bytes = (cells > of_entries ? cells : of_entries) * sizeof *d->quants;
   d->quants = cpu_map(d->quants_bytes);
   return d->quants ? TL_OK : no_memory(err, "the activations", d->quants_bytes);
 }

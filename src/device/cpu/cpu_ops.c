@@ -87,19 +87,15 @@ static void convert(struct run *r, const struct cpu_matrix *w, const float *x, s
 void cpu_convert_row(const struct cpu_device *d, const struct cpu_matrix *w, const float *x, size_t ldx, uint32_t at) {
   switch (form_of(d, w)) {
     case FORM_PAIRS: d->kernels->convert(x, d->pairs + at * (ldx / 2), ldx / 2); break;
-    case FORM_QUANTS: d->quant->quantize(x, w->order, w->n_in, d->quants + at * cpu_quant_row_bytes(w->n_in)); break;
+    case FORM_QUANTS: d->quant->quantize(x, w->order, w->n_in, d->quants + at * cpu_quant_row_cells(w->n_in)); break;
     case FORM_FLOATS: break;
   }
 }
 
 void cpu_product(struct run *r, const struct cpu_matrix *w, uint32_t p, const float *x, size_t ldx, uint32_t row, uint32_t n, float *out) {
   struct cpu_device *d = r->d;
-  size_t row_bytes;
   switch (form_of(d, w)) {
-    case FORM_QUANTS:
-      row_bytes = cpu_quant_row_bytes(w->n_in);
-      d->quant->gemm(w, p, d->quants + row * row_bytes, row_bytes, n, out, r->lane->unpack);
-      break;
+    case FORM_QUANTS: d->quant->gemm(w, p, d->quants + row * cpu_quant_row_cells(w->n_in), n, out, r->lane->unpack); break;
     case FORM_PAIRS: d->kernels->gemm(w, p, d->pairs + row * (ldx / 2), ldx, n, out, r->lane->unpack); break;
     case FORM_FLOATS: d->kernels->gemm(w, p, x + row * ldx, ldx, n, out, r->lane->unpack); break;
   }

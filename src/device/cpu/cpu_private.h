@@ -185,6 +185,7 @@ struct cpu_places {
 };
 
 struct cpu_quant_kernels; /* cpu_quant.h */
+struct cpu_quant_cell;
 
 struct cpu_device {
   const struct tl_device_ops *ops; /* first, as device.h says */
@@ -211,7 +212,7 @@ struct cpu_device {
   float *x, *h, *qkv, *a, *m, *logits; /* rows of the strides below */
   float *vectors[2];                   /* (max_batch_size, ld_vector) by turns: DENSE reads the one and writes the other */
   uint32_t *pairs;                     /* converted rows where the kernels want them */
-  char *quants;                        /* quantized rows, NULL: no matrix wants them */
+  struct cpu_quant_cell *quants;       /* quantized rows, NULL: no matrix wants them */
   size_t quants_bytes;
   float *parts[2];                     /* (max_batch_tokens, ld_dim) what the ranks add up; NULL: alone */
   size_t ld_vector;                    /* 0: not a pooling model */

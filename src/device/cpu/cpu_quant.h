@@ -54,19 +54,29 @@ static inline size_t cpu_quant_chunk_bytes(const struct tl_quant_format *f, unsi
   return cpu_quant_head_bytes(f, run, n) + n * cpu_quant_cell_bytes(f->bits);
 }
 
-/* A row of n activations: int8 (n), then a scale for each 32 (float), then the sum of
- * each 16 (int32). n is a multiple of 32. */
-static inline size_t cpu_quant_row_bytes(size_t n) {
-  return (n + n / 8 + n / 4 + 63) / 64 * 64;
+/* 32 activations, all that products want of them on one cache line. */
+struct cpu_quant_cell {
+  int8_t codes[CPU_CELL];
+  float scale;
+  int32_t sums[3]; /* minus the sum of the first 16 codes, of the others, of all: by these offsets are taken back */
+  float mins[3];   /* these times the scale: mins are multiplied by them */
+  float unused;    /* a power of two */
+};
+_Static_assert(sizeof(struct cpu_quant_cell) == 64, "a cache line");
+
+/* Cells from row to row of n activations, a multiple of 32: one is left free, so that the lines of rows that are used side by side
+ * do not push each other out of an L1 cache. */
+static inline size_t cpu_quant_row_cells(size_t n) {
+  return n / CPU_CELL + 1;
 }
 
 struct cpu_quant_kernels {
   const char *name;
   /* Row of n floats to row; order: where input k of the row is in x, NULL: there. A NaN
    * or an infinity makes its 32 inputs NaN. */
-  void (*quantize)(const float *x, const uint32_t *order, size_t n, char *row);
-  /* out (m, 32) = rows (m, row_bytes) times the panel; scratch: CPU_K_BLOCK * 32 floats. */
-  void (*gemm)(const struct cpu_matrix *w, uint32_t panel, const char *rows, size_t row_bytes, uint32_t m, float *out,
+  void (*quantize)(const float *x, const uint32_t *order, size_t n, struct cpu_quant_cell *row);
+  /* out (m, 32) = rows (m, cpu_quant_row_cells(n_in)) times the panel; scratch: CPU_K_BLOCK * 32 floats. */
+  void (*gemm)(const struct cpu_matrix *w, uint32_t panel, const struct cpu_quant_cell *rows, uint32_t m, float *out,
                float *scratch);
 };
 

@@ -25,7 +25,7 @@ VF __m256i dot_half(__m256i sum, __m256i w, __m256i x, bool wide) {
   return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
 }
 /* Unsigned codes, or code - 128 where they are wide, times the 4 signed inputs at x. */
-VF vi vi_dot(vi sum, vb w, const char *x, bool wide) {
+VF vi vi_dot(vi sum, vb w, const int8_t *x, bool wide) {
   int quad;
   __builtin_memcpy(&quad, x, sizeof quad);
   __m256i inputs = _mm256_set1_epi32(quad);

@@ -13,7 +13,7 @@ typedef __m512i vb;
 
 VF vi vi_set1(int x) { return _mm512_set1_epi32(x); }
 /* Unsigned codes times the 4 signed inputs at x. */
-VF vi vi_dot(vi sum, vb w, const char *x, bool wide) {
+VF vi vi_dot(vi sum, vb w, const int8_t *x, bool wide) {
   (void)wide;
   int quad;
   __builtin_memcpy(&quad, x, sizeof quad);

@@ -25,8 +25,8 @@ struct operands {
   unsigned n_cells, run;
   const int8_t *table;
   int offset;       /* READY only */
-  const char *rows; /* activations, at the chunk's first input */
-  size_t row_bytes, scales_at, sums_at; /* from there to the row's scales and sums */
+  const struct cpu_quant_cell *rows; /* activations, at the chunk's first input */
+  size_t stride;                     /* cells from row to row */
 };
 
 /* Unpacked: lies in the lane's scratch. */
@@ -102,25 +102,30 @@ QUANT_INLINE struct scale load_scale(const struct shape f, const struct operands
 
 /* --- a tile -------------------------------------------------------------------------------- */
 
-/* Panels are read once and in order: 8 KiB ahead, as BF16 products do (cpu_bf16_body.h). */
+/* Panels are read once and in order: 8 KiB ahead, as floats are (cpu_kernels_body.h). */
 #define FETCH_AHEAD 8192
+
+/* Which of a cell's three sums, or products with them: of its first half, its second, of all. */
+QUANT_INLINE unsigned of_group(const struct shape f, unsigned part) {
+  return f.group == CPU_CELL ? 2 : part;
+}
 
 /* Inputs 32 cell + group * part ... of `rows` rows. */
 QUANT_INLINE void group_sums(const struct shape f, const unsigned rows, const struct operands *o, unsigned cell,
                              unsigned part, vi (*sum)[2]) {
   const char *codes = o->cells + cell * cpu_quant_cell_bytes(f.bits);
-  const unsigned per_sum = f.group / 16, quads = f.group / 4;
-  const int offset = DOT_SIGNED && f.wide ? 0 : f.scale == SCALE_READY ? o->offset : f.offset;
+  const unsigned quads = f.group / 4;
+  const bool none = (DOT_SIGNED && f.wide) || (f.min && !f.wide); /* codes with a min begin at 0, but for bytes */
+  const int offset = none ? 0 : f.scale == SCALE_READY ? o->offset : f.offset;
   UNROLLED for (unsigned r = 0; r < rows; r++) {
-    const int32_t *sums = (const int32_t *)(const void *)(o->rows + r * o->row_bytes + o->sums_at) + cell * 2 + part;
-    int all = per_sum == 2 ? sums[0] + sums[1] : sums[0];
-    sum[r][0] = sum[r][1] = vi_set1(-offset * all);
+    if (f.scale == SCALE_READY && part == 0) __builtin_prefetch(&o->rows[(r + rows) * o->stride + cell]); /* the next tile's */
+    sum[r][0] = sum[r][1] = vi_set1(offset * o->rows[r * o->stride + cell].sums[of_group(f, part)]);
   }
   UNROLLED for (unsigned i = 0; i < quads; i++) {
     const unsigned s = part * 4 + i;
     vb w0 = load_codes(f, codes, s, 0, o->table), w1 = load_codes(f, codes, s, 1, o->table);
     UNROLLED for (unsigned r = 0; r < rows; r++) {
-      const char *x = o->rows + r * o->row_bytes + cell * CPU_CELL + s * 4;
+      const int8_t *x = o->rows[r * o->stride + cell].codes + s * 4;
       sum[r][0] = vi_dot(sum[r][0], w0, x, f.wide);
       sum[r][1] = vi_dot(sum[r][1], w1, x, f.wide);
     }
@@ -134,15 +139,14 @@ QUANT_INLINE void add_group(const struct shape f, const unsigned rows, const str
   unsigned record = f.scale == TL_SCALE_ZERO ? cell / o->run : cell * (CPU_CELL / f.group) + part;
   struct scale s0 = load_scale(f, o, super[0], record, 0), s1 = load_scale(f, o, super[1], record, 1);
   UNROLLED for (unsigned r = 0; r < rows; r++) {
-    const char *row = o->rows + r * o->row_bytes;
-    float d = ((const float *)(const void *)(row + o->scales_at))[cell];
-    total[r][0] = vf_fma(vf_mul(vf_from_vi(sum[r][0]), s0.scale), vf_set1(d), total[r][0]);
-    total[r][1] = vf_fma(vf_mul(vf_from_vi(sum[r][1]), s1.scale), vf_set1(d), total[r][1]);
+    const struct cpu_quant_cell *x = &o->rows[r * o->stride + cell];
+    vf d = vf_set1(x->scale);
+    total[r][0] = vf_fma(vf_mul(vf_from_vi(sum[r][0]), s0.scale), d, total[r][0]);
+    total[r][1] = vf_fma(vf_mul(vf_from_vi(sum[r][1]), s1.scale), d, total[r][1]);
     if (f.min) {
-      const int32_t *sums = (const int32_t *)(const void *)(row + o->sums_at) + cell * 2 + part;
-      vf x = vf_set1(-d * (float)(f.group == 32 ? sums[0] + sums[1] : sums[0]));
-      total[r][0] = vf_fma(s0.min, x, total[r][0]);
-      total[r][1] = vf_fma(s1.min, x, total[r][1]);
+      vf min = vf_set1(x->mins[of_group(f, part)]);
+      total[r][0] = vf_fma(s0.min, min, total[r][0]);
+      total[r][1] = vf_fma(s1.min, min, total[r][1]);
     }
   }
 }
@@ -283,13 +287,13 @@ static void chunk_rows(enum tl_dtype dtype, struct operands *o, uint32_t m, floa
   for (uint32_t t = 0, row = 0; t < n_tiles; t++) {
     unsigned rows = (m - row + (n_tiles - t) - 1) / (n_tiles - t);
     shapes[dtype].ready(rows, o, out + row * CPU_PANEL, first);
-    o->rows += rows * o->row_bytes;
+    o->rows += rows * o->stride;
     row += rows;
   }
 }
 
-static void quant_gemm(const struct cpu_matrix *w, uint32_t panel, const char *rows, size_t row_bytes, uint32_t m,
-                       float *out, float *scratch) {
+static void quant_gemm(const struct cpu_matrix *w, uint32_t panel, const struct cpu_quant_cell *rows, uint32_t m, float *out,
+                       float *scratch) {
   const struct tl_quant_format *f = w->quant;
   const char *chunk = w->panels + panel * w->panel_bytes;
   for (uint32_t k = 0; k < w->n_in; k += CPU_K_BLOCK) {
@@ -301,10 +305,8 @@ static void quant_gemm(const struct cpu_matrix *w, uint32_t panel, const char *r
                          .run = w->run,
                          .table = f->table,
                          .offset = f->offset,
-                         .rows = rows + k,
-                         .row_bytes = row_bytes,
-                         .scales_at = w->n_in - k + k / CPU_CELL * 4,
-                         .sums_at = w->n_in - k + w->n_in / CPU_CELL * 4 + k / 16 * 4};
+                         .rows = rows + k / CPU_CELL,
+                         .stride = cpu_quant_row_cells(w->n_in)};
     chunk_rows(w->dtype, &o, m, out, k == 0, (struct ready *)(void *)scratch);
     chunk += cpu_quant_chunk_bytes(f, w->run, n);
   }
@@ -312,40 +314,56 @@ static void quant_gemm(const struct cpu_matrix *w, uint32_t panel, const char *r
 
 /* --- activations ----------------------------------------------------------------------------------- */
 
-/* 32 inputs: the largest becomes 127. Adding 1.5 * 2^23 rounds to nearest even. */
-static void quantize_group(const float *x, int8_t *codes, float *scale, int32_t *sums) {
-  float most = 0, nan = 0;
-  for (unsigned i = 0; i < CPU_CELL; i++) {
-    float size = x[i] < 0 ? -x[i] : x[i];
-    most = size > most ? size : most;
-    nan += x[i] * 0;
-  }
-  /* the smallest factor's inverse is still a float, and no input becomes more than 127 */
-  float inverse = most > 0x1p-100f ? 127 / most : 0;
-  *scale = most / 127 + nan;
-  int32_t sum[2] = {0, 0};
-  for (unsigned i = 0; i < CPU_CELL; i++) {
-    float shifted = x[i] * inverse + 0x1.8p23f;
-    int32_t bits;
-    memcpy(&bits, &shifted, sizeof bits);
-    int32_t code = bits - 0x4b400000;
-    code = code > 127 ? 127 : code < -127 ? -127 : code; /* a NaN is what it likes to be: its scale says so */
-    codes[i] = (int8_t)code;
-    sum[i / 16] += code;
-  }
-  sums[0] = sum[0];
-  sums[1] = sum[1];
+/* The largest of 16, and their sum: by halves, so that the compiler takes vectors. A NaN among them is in the sum. */
+static float most_of(float *lane) {
+  for (unsigned half = 8; half > 0; half /= 2)
+    for (unsigned i = 0; i < half; i++) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
+  return lane[0];
 }
 
-static void quantize_row(const float *x, const uint32_t *order, size_t n, char *row) {
-  float *scales = (float *)(void *)(row + n), gathered[CPU_CELL];
-  int32_t *sums = (int32_t *)(void *)(row + n + n / CPU_CELL * 4);
+static float sum_of(float *lane) {
+  for (unsigned half = 8; half > 0; half /= 2)
+    for (unsigned i = 0; i < half; i++) lane[i] += lane[i + half];
+  return lane[0];
+}
+
+/* 32 inputs: the largest becomes 127. Adding 1.5 * 2^23 rounds to nearest even. */
+static void quantize_group(const float *x, struct cpu_quant_cell *ret) {
+  const vf zero = vf_zero(), a = vf_load(x), b = vf_load(x + 16);
+  float sizes[16], nans[16], shifted[CPU_CELL];
+  vf_store(sizes, vf_max(vf_max(a, vf_sub(zero, a)), vf_max(b, vf_sub(zero, b))));
+  vf_store(nans, vf_fma(b, zero, vf_mul(a, zero)));
+  float most = most_of(sizes), nan = sum_of(nans);
+  /* the smallest factor's inverse is still a float, and no input becomes more than 127 */
+  float inverse = most > 0x1p-100f ? 127 / most : 0;
+  ret->scale = most / 127 + nan;
+  vf_store(shifted, vf_add(vf_mul(a, vf_set1(inverse)), vf_set1(0x1.8p23f)));
+  vf_store(shifted + 16, vf_add(vf_mul(b, vf_set1(inverse)), vf_set1(0x1.8p23f)));
+  int32_t bits[CPU_CELL], sum[2] = {0, 0};
+  memcpy(bits, shifted, sizeof bits);
+  for (unsigned i = 0; i < CPU_CELL; i++) {
+    int32_t code = bits[i] - 0x4b400000;
+    bits[i] = code > 127 ? 127 : code < -127 ? -127 : code; /* a NaN is what it likes to be: its scale says so */
+  }
+  for (unsigned i = 0; i < CPU_CELL; i++) ret->codes[i] = (int8_t)bits[i];
+  for (unsigned i = 0; i < CPU_CELL / 2; i++) {
+    sum[0] += bits[i];
+    sum[1] += bits[i + CPU_CELL / 2];
+  }
+  ret->sums[0] = -sum[0];
+  ret->sums[1] = -sum[1];
+  ret->sums[2] = -(sum[0] + sum[1]);
+  for (unsigned i = 0; i < 3; i++) ret->mins[i] = ret->scale * (float)ret->sums[i];
+}
+
+static void quantize_row(const float *x, const uint32_t *order, size_t n, struct cpu_quant_cell *row) {
+  float gathered[CPU_CELL];
   for (size_t k = 0; k < n; k += CPU_CELL) {
     const float *from = x + k;
     if (order) {
       for (unsigned i = 0; i < CPU_CELL; i++) gathered[i] = x[order[k + i]];
       from = gathered;
     }
-    quantize_group(from, (int8_t *)row + k, &scales[k / CPU_CELL], &sums[k / 16]);
+    quantize_group(from, &row[k / CPU_CELL]);
   }
 }

@@ -23,10 +23,10 @@ static vi vi_set1(int x) {
   return r;
 }
 /* Unsigned codes times the 4 signed inputs at x. */
-static vi vi_dot(vi sum, vb w, const char *x, bool wide) {
+static vi vi_dot(vi sum, vb w, const int8_t *x, bool wide) {
   (void)wide;
   for (int i = 0; i < 16; i++)
-    for (int k = 0; k < 4; k++) sum.lane[i] += w.byte[4 * i + k] * (int8_t)x[k];
+    for (int k = 0; k < 4; k++) sum.lane[i] += w.byte[4 * i + k] * x[k];
   return sum;
 }
 static vf vf_from_vi(vi x) { EACH((float)x.lane[i]); }

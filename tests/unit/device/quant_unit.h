@@ -66,13 +66,13 @@ static inline struct cpu_weights pack_quant(struct tl_tensor *t) {
 /* (m, n_panels * 32); to be freed. Buffers have their exact sizes. */
 static inline float *multiply_quant(const struct cpu_quant_kernels *kernels, const struct cpu_matrix *w, const float *x,
                                     uint32_t m) {
-  size_t row_bytes = cpu_quant_row_bytes(w->n_in);
-  char *rows = malloc(m * row_bytes);
+  size_t stride = cpu_quant_row_cells(w->n_in);
+  struct cpu_quant_cell *rows = malloc(m * stride * sizeof *rows);
   float *scratch = malloc(CPU_K_BLOCK * CPU_PANEL * sizeof *scratch), *out = malloc((size_t)m * CPU_PANEL * sizeof *out);
   float *result = malloc((size_t)m * w->n_panels * CPU_PANEL * sizeof *result);
-  for (uint32_t i = 0; i < m; i++) kernels->quantize(x + (size_t)i * w->n_in, w->order, w->n_in, rows + i * row_bytes);
+  for (uint32_t i = 0; i < m; i++) kernels->quantize(x + (size_t)i * w->n_in, w->order, w->n_in, rows + i * stride);
   for (uint32_t p = 0; p < w->n_panels; p++) {
-    kernels->gemm(w, p, rows, row_bytes, m, out, scratch);
+    kernels->gemm(w, p, rows, m, out, scratch);
     for (uint32_t i = 0; i < m; i++)
       memcpy(result + ((size_t)i * w->n_panels + p) * CPU_PANEL, out + (size_t)i * CPU_PANEL, CPU_PANEL * sizeof *out);
   }

@@ -167,19 +167,20 @@ static void test_rows(void **state) {
   }
   x[order[5]] = 0.5f;
   x[order[7]] = 2;
-  char expected[1024], got[1024];
-  assert_true(cpu_quant_row_bytes(64) <= sizeof got);
+  struct cpu_quant_cell expected[2] = {0}, got[2] = {0};
   cpu_quant_plain.quantize(x, order, 64, expected);
   for (enum tl_cpu_isa isa = TL_ISA_PLAIN; isa <= tl_cpu_best_isa(); isa++) {
     cpu_choose_quant(isa)->quantize(x, order, 64, got);
-    assert_memory_equal(got, expected, 64 + 2 * sizeof(float) + 4 * sizeof(int32_t));
+    assert_memory_equal(got, expected, sizeof got);
   }
-  assert_int_equal((int8_t)got[7], 127);
-  assert_int_equal((int8_t)got[5], 32); /* 31.75 */
-  int32_t sum = 0, first;
-  for (unsigned k = 0; k < 16; k++) sum += (int8_t)got[k];
-  memcpy(&first, got + 64 + 2 * sizeof(float), sizeof first);
-  assert_int_equal(first, sum);
+  assert_int_equal(got[0].codes[7], 127);
+  assert_int_equal(got[0].codes[5], 32); /* 31.75 */
+  int32_t sums[2] = {0};
+  for (unsigned k = 0; k < CPU_CELL; k++) sums[k / 16] -= got[1].codes[k];
+  assert_int_equal(got[1].sums[0], sums[0]);
+  assert_int_equal(got[1].sums[1], sums[1]);
+  assert_int_equal(got[1].sums[2], sums[0] + sums[1]);
+  for (unsigned i = 0; i < 3; i++) assert_true(got[1].mins[i] == got[1].scale * (float)got[1].sums[i]);
 }
 
 int main(void) {
