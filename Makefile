@@ -396,6 +396,10 @@ bench: deps-bench ## measure: kernels, decode and prefill against the machine's 
 	@$(MAKE) --no-print-directory -j$$(nproc) all $(BENCH_BINS) $(VENV)/.done
 	@B=$(abspath $(B)) $(VENV)/bin/python bench/run.py
 
+.PHONY: bench-peers
+bench-peers: all $(B)/bin/load ## beside llama.cpp and vLLM on the CPU, over HTTP; installs them into build/peers first (an hour)
+	@B=$(abspath $(B)) python3 bench/peers.py --install
+
 .PHONY: bench-tokenizer
 bench-tokenizer: $(B)/bin/tokenize_many $(VENV)/.done ## every kind of tokenizer against the `tokenizers` library, fails if one is slower
 	@B=$(abspath $(B)) $(VENV)/bin/python bench/bench_tokenizer.py
