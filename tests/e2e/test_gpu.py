@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """What the daemon says and does about GPUs on a machine that has none, and of its plugin."""
+import importlib.util
 import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -124,3 +126,37 @@ def test_the_suite_says_in_one_line_that_there_is_no_gpu():
                           env={**os.environ, "B": str(pathlib.Path(BINARY).resolve().parents[1])})
     assert done.returncode == 77 and done.stderr == ""
     assert re.fullmatch(r"check-gpu: no GPU: devices: no NVIDIA driver: [^\n]+\n", done.stdout)
+
+
+@pytest.fixture
+def suite(monkeypatch):
+    monkeypatch.setenv("B", str(pathlib.Path(BINARY).resolve().parents[1]))
+    spec = importlib.util.spec_from_file_location("check_gpu", ROOT / "tests/gpu/check_gpu.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_a_part_of_the_suite_leaves_behind_ends_with_it(suite, monkeypatch, tmp_path, ends):
+    monkeypatch.setattr(suite, "LIMIT_S", 60 if ends else 1)
+    script = f"sleep 1000 >/dev/null 2>&1 & echo $! > {tmp_path}/pid; echo begun; {'' if ends else 'sleep 1000'}"
+    _, status, output = suite.run(["sh", "-c", script])
+    assert status == (0 if ends else 124)
+    assert output == ("begun\n" if ends else "begun\n\nno end after 1 s\n")
+    state = pathlib.Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
+    for _ in range(100):  # killed is not yet gone
+        if not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("it still runs")
+
+
+def test_a_part_whose_tests_all_skip_is_told(suite, capsys):
+    table = suite.Table()
+    table.add("nothing", ["sh", "-c", "echo 3 skipped"], r"(\d+) passed", r"(\d+) failed")
+    table.add("something", ["sh", "-c", "echo 2 passed"], r"(\d+) passed", r"(\d+) failed")
+    assert table.end() == 0
+    out = capsys.readouterr().out
+    assert "not run: nothing: all its tests skip\n2 passed, 0 failed\n" in out
