@@ -273,7 +273,7 @@ UNIT_RUNS := $(UNIT_RUN:$(B)/tests/%=run-unit/%)
 .PHONY: $(UNIT_RUNS)
 $(UNIT_RUNS): run-unit/%: $(B)/tests/%
 	@echo "  RUN   $<"
-	@$(SAN_ENV) TL_TEST_GOLDEN=tests/golden timeout 300 $< >$<.log 2>&1 || { cat $<.log; echo "FAILED: $<"; exit 1; }
+	@$(SAN_ENV) TL_TEST_GOLDEN=tests/golden timeout $(if $(SAN),900,300) $< >$<.log 2>&1 || { cat $<.log; echo "FAILED: $<"; exit 1; }
 
 check-unit: $(UNIT_RUNS) ## unit tests only (T=part of a name)
 
