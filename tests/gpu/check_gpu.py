@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -40,22 +40,39 @@ def why_no_gpu():
     return (asked.stderr or asked.stdout).strip().removeprefix("tokenlane: ") if asked.returncode else None
 
 
+LIVE = set()  # process groups of the parts that run
+
+
+def end_group(leader):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def end_all(number, _):
+    for leader in list(LIVE):
+        end_group(leader)
+    os._exit(128 + number)
+
+
 def run(command, **environment):
     """(seconds, exit status, output). What the command has started ends with it: a hung daemon would keep the GPU from the parts behind."""
     began = time.monotonic()
-    try:
-        process = subprocess.Popen(list(map(str, command)), cwd=ROOT, env={**os.environ, **environment}, text=True,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-    except OSError as error:
-        return 0, 127, f"{error}\n"
-    late = threading.Timer(LIMIT_S, os.killpg, (process.pid, signal.SIGKILL))
-    late.start()
-    output, _ = process.communicate()
-    seconds, in_time = time.monotonic() - began, late.is_alive()
-    late.cancel()
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    return (seconds, process.returncode, output) if in_time else (seconds, 124, output + f"\nno end after {LIMIT_S} s\n")
+    with tempfile.TemporaryFile() as output:  # a pipe would be held by what is left behind
+        try:
+            process = subprocess.Popen(list(map(str, command)), cwd=ROOT, env={**os.environ, **environment}, stdout=output,
+                                       stderr=subprocess.STDOUT, start_new_session=True)
+        except OSError as error:
+            return 0, 127, f"{error}\n"
+        LIVE.add(process.pid)
+        status, late = 124, f"\nno end after {LIMIT_S} s\n"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status, late = process.wait(LIMIT_S), ""
+        seconds = time.monotonic() - began
+        end_group(process.pid)
+        process.wait()
+        LIVE.discard(process.pid)
+        output.seek(0)
+        return seconds, status, output.read().decode(errors="replace") + late
 
 
 def count(output, status, passed, failed):
@@ -170,6 +187,8 @@ def on_fake(table):
 
 
 def main():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end_all)
     table = Table()
     if "--fake" in sys.argv:
         on_fake(table)
