@@ -30,6 +30,8 @@ def tensors(path):
     size = int(data[:8].view("<u8")[0])
     for name, entry in json.loads(data[8:8 + size].tobytes()).items():
         if name != "__metadata__":
+            if entry["dtype"] != "BF16":
+                raise SystemExit(f"{path}: {name}: expected BF16, got {entry['dtype']}")
             begin, end = (8 + size + at for at in entry["data_offsets"])
             halves = data[begin:end].view("<u2")
             yield name, (halves.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"])

