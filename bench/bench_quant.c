@@ -16,6 +16,7 @@
 #include "tokenlane/base/clock.h"
 
 #define SIDE 4096 /* inputs and outputs of the matrix */
+#define LDX (SIDE + CPU_PANEL) /* floats from row to row */
 #define MANY 512
 #define PASSES 5
 
@@ -31,7 +32,7 @@ struct pass {
   const struct cpu_matrix *copies;
   unsigned n_copies, lanes;
   uint32_t m;
-  const float *x; /* (m, SIDE) */
+  const float *x; /* (m, LDX) */
   void *rows;     /* quantized, or pairs */
   float *out[64], *scratch[64]; /* by lane */
   struct cpu_pool *pool;
@@ -41,9 +42,9 @@ static void convert(struct pass *p, unsigned lane) {
   const struct cpu_matrix *w = p->copies;
   for (uint32_t i = lane; i < p->m; i += p->lanes) {
     if (w->quant)
-      p->quant->quantize(p->x + (size_t)i * SIDE, NULL, SIDE, (struct cpu_quant_cell *)p->rows + i * cpu_quant_row_cells(SIDE));
+      p->quant->quantize(p->x + (size_t)i * LDX, NULL, SIDE, (struct cpu_quant_cell *)p->rows + i * cpu_quant_row_cells(SIDE));
     else if (w->dtype == TL_DTYPE_BF16 && p->kernels->convert)
-      p->kernels->convert(p->x + (size_t)i * SIDE, (uint32_t *)p->rows + (size_t)i * SIDE / 2, SIDE / 2);
+      p->kernels->convert(p->x + (size_t)i * LDX, (uint32_t *)p->rows + (size_t)i * LDX / 2, SIDE / 2);
   }
 }
 
@@ -58,7 +59,7 @@ static void run_lane(void *context, unsigned lane) {
       if (w->quant)
         p->quant->gemm(w, panel, p->rows, p->m, p->out[lane], p->scratch[lane]);
       else
-        p->kernels->gemm(w, panel, rows, SIDE, p->m, p->out[lane], p->scratch[lane]);
+        p->kernels->gemm(w, panel, rows, LDX, p->m, p->out[lane], p->scratch[lane]);
     }
   }
 }
@@ -91,7 +92,7 @@ static struct tl_tensor random_tensor(enum tl_dtype dtype) {
   return t;
 }
 
-/* BF16 products have an instruction of their own. */
+/* BF16 products may have an instruction of their own. */
 static enum tl_cpu_isa float_isa(enum tl_dtype dtype) {
   enum tl_cpu_isa best = tl_cpu_best_isa();
   return best == TL_ISA_AVX512_BF16 && dtype != TL_DTYPE_BF16 ? TL_ISA_AVX512 : best;
@@ -142,8 +143,8 @@ static int run(const struct options *o, struct tl_error *err) {
   const struct tl_device_options device = {.n_lanes = o->lanes};
   int r = cpu_pool_new(&device, &p.pool, err);
   if (r < 0) return r;
-  float *x = malloc((size_t)MANY * SIDE * sizeof *x);
-  p.rows = malloc(MANY * cpu_quant_row_cells(SIDE) * sizeof(struct cpu_quant_cell));
+  float *x = aligned_alloc(64, (size_t)MANY * LDX * sizeof *x);
+  p.rows = aligned_alloc(64, MANY * cpu_quant_row_cells(SIDE) * sizeof(struct cpu_quant_cell));
   bool there = x && p.rows;
   for (unsigned i = 0; i < o->lanes; i++) {
     p.out[i] = aligned_alloc(64, MANY * CPU_PANEL * sizeof(float));
@@ -151,7 +152,7 @@ static int run(const struct options *o, struct tl_error *err) {
     there = there && p.out[i] && p.scratch[i];
   }
   if (!there) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  for (size_t i = 0; there && i < (size_t)MANY * SIDE; i++) x[i] = (float)((i * 2654435761u >> 8) % 2001) / 1000 - 1;
+  for (size_t i = 0; there && i < (size_t)MANY * LDX; i++) x[i] = (float)((i * 2654435761u >> 8) % 2001) / 1000 - 1;
   p.x = x;
   if (r == TL_OK) {
     printf("%u lanes; products: %s, %s\n", o->lanes, p.kernels->name, p.quant->name);

@@ -120,24 +120,18 @@ static size_t widest_vector(const struct tl_model *model) {
   return most;
 }
 
-/* Floats from row to row: whole panels, and never a multiple of 4 KiB, the distance at which lines push each other out of
- * an L1 cache: products read a dozen rows side by side. */
-static size_t row_stride(size_t n) {
-  return n ? (n + CPU_PANEL - 1) / CPU_PANEL * CPU_PANEL | CPU_PANEL : 0;
-}
-
 /* All activations in one mapping; rows are padded so that kernels may read and
  * write whole vectors, and the padding stays zero. */
 static int make_activations(struct cpu_device *d, struct tl_error *err) {
   const struct tl_model *model = d->model;
   const struct tl_shard *shard = &d->shard;
   size_t tokens = d->load.max_batch_tokens, rows = shard->rank == 0 ? d->load.max_batch_size : 0;
-  d->ld_dim = row_stride(model->dim);
-  d->ld_qkv = row_stride((size_t)(shard->n_heads + 2 * shard->n_kv_heads) * model->head_dim);
-  d->ld_attn = row_stride((size_t)shard->n_heads * model->head_dim);
-  d->ld_ffn = row_stride(widest_ffn(d));
+  d->ld_dim = cpu_row_stride(model->dim);
+  d->ld_qkv = cpu_row_stride((size_t)(shard->n_heads + 2 * shard->n_kv_heads) * model->head_dim);
+  d->ld_attn = cpu_row_stride((size_t)shard->n_heads * model->head_dim);
+  d->ld_ffn = cpu_row_stride(widest_ffn(d));
   d->ld_vocab = round_up(model->vocab_size, 32);
-  d->ld_vector = row_stride(widest_vector(model));
+  d->ld_vector = cpu_row_stride(widest_vector(model));
   size_t part = d->group ? tokens * d->ld_dim : 0;
   size_t vectors = (size_t)d->load.max_batch_size * d->ld_vector; /* each rank makes all of them */
   size_t widest = d->ld_dim > d->ld_attn ? d->ld_dim : d->ld_attn;

@@ -25,7 +25,7 @@ void cpu_mixture_measure(struct cpu_device *d) {
     const struct tl_op *op = &model->plan[i];
     if (op->kind == TL_OP_ROUTE) x->n_chosen = op->n_chosen;
     if (op->kind != TL_OP_EXPERTS_UP) continue;
-    size_t inner = (model->tensors[op->weight[0]].shape[0] + 31) / 32 * 32;
+    size_t inner = cpu_row_stride(model->tensors[op->weight[0]].shape[0]);
     x->ld_inner = inner > x->ld_inner ? inner : x->ld_inner;
   }
   x->ld_scores = ((size_t)model->n_experts + 31) / 32 * 32;

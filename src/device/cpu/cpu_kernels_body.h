@@ -160,7 +160,7 @@ static void unpack_f8(const struct cpu_matrix *w, const char *panel, uint32_t k,
 }
 
 /* All outputs of a panel for so few rows that their sums stay in registers: no float is stored. The next panel is
- * fetched in four streams, as fetch_ahead does. */
+ * fetched meanwhile in four streams. */
 INLINE void f8_tile(const unsigned rows, const struct cpu_matrix *w, const char *panel, const float *x, size_t ldx, float *out) {
   const uint8_t *bytes = (const uint8_t *)panel + cpu_f8_scale_bytes(w);
   const char *next = panel + w->panel_bytes;

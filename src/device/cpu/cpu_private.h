@@ -23,6 +23,12 @@
 #define CPU_K_BLOCK 256   /* inputs unpacked at a time: 32 KiB of floats, an L1 cache */
 #define CPU_MAX_QUERIES 8 /* query rows that attention treats together */
 
+/* Floats from row to row of n: whole panels, and never a multiple of 4 KiB, the distance at which lines push each other out
+ * of an L1 cache: products read a dozen rows side by side. */
+static inline size_t cpu_row_stride(size_t n) {
+  return n ? (n + CPU_PANEL - 1) / CPU_PANEL * CPU_PANEL | CPU_PANEL : 0;
+}
+
 /* A weight matrix (outputs, inputs) in panels of 32 outputs; k is padded to a
  * multiple of 2, outputs to one of 32, with zeros.
  *   F32, F16: [panel][k][32]

@@ -60,14 +60,13 @@ struct cpu_quant_cell {
   float scale;
   int32_t sums[3]; /* minus the sum of the first 16 codes, of the others, of all: by these offsets are taken back */
   float mins[3];   /* these times the scale: mins are multiplied by them */
-  float unused;    /* a power of two */
+  float unused;    /* never written */
 };
 _Static_assert(sizeof(struct cpu_quant_cell) == 64, "a cache line");
 
-/* Cells from row to row of n activations, a multiple of 32: one is left free, so that the lines of rows that are used side by side
- * do not push each other out of an L1 cache. */
+/* Cells from row to row of n activations, a multiple of 32: odd, as cpu_row_stride is. */
 static inline size_t cpu_quant_row_cells(size_t n) {
-  return n / CPU_CELL + 1;
+  return n / CPU_CELL | 1;
 }
 
 struct cpu_quant_kernels {

@@ -342,7 +342,7 @@ static void quantize_group(const float *x, struct cpu_quant_cell *ret) {
   int32_t bits[CPU_CELL], sum[2] = {0, 0};
   memcpy(bits, shifted, sizeof bits);
   for (unsigned i = 0; i < CPU_CELL; i++) {
-    int32_t code = bits[i] - 0x4b400000;
+    int32_t code = (int32_t)((uint32_t)bits[i] - 0x4b400000u);
     bits[i] = code > 127 ? 127 : code < -127 ? -127 : code; /* a NaN is what it likes to be: its scale says so */
   }
   for (unsigned i = 0; i < CPU_CELL; i++) ret->codes[i] = (int8_t)bits[i];

@@ -140,14 +140,12 @@ static void test_rounded(void **state) {
 
 #define N_CROWD 12
 
-/* Quantized experts too: alone, and together on two lanes, to the bit. */
-static void test_batch(void **state) {
-  (void)state;
+static void batch_on(const struct cpu_kernels *kernels) {
   struct golden g;
   struct sequence *s[2][N_CROWD];
   open_golden("arch/gpt_oss_mxfp4", &g);
   for (unsigned together = 0; together < 2; together++) {
-    struct machine m = open_machine(g.model, cpu_choose_kernels(tl_cpu_best_isa()), 1 + together);
+    struct machine m = open_machine(g.model, kernels, 1 + together);
     uint64_t random = 5;
     for (unsigned i = 0; i < N_CROWD; i++) {
       int32_t prompt[50];
@@ -176,6 +174,13 @@ static void test_batch(void **state) {
     free(s[1][i]);
   }
   close_golden(&g);
+}
+
+/* Quantized experts too: alone, and together on two lanes, to the bit; by floats and by pairs of BF16 where there are such. */
+static void test_batch(void **state) {
+  (void)state;
+  batch_on(cpu_choose_kernels(tl_cpu_best_isa()));
+  if (tl_cpu_can(TL_ISA_AVX512_BF16)) batch_on(cpu_choose_kernels(TL_ISA_AVX512_BF16));
 }
 
 /* In two ranks, each with half of the experts: blocks are never cut, so only the sums differ. */

@@ -170,6 +170,7 @@ static void test_rows(void **state) {
   struct cpu_quant_cell expected[2] = {0}, got[2] = {0};
   cpu_quant_plain.quantize(x, order, 64, expected);
   for (enum tl_cpu_isa isa = TL_ISA_PLAIN; isa <= tl_cpu_best_isa(); isa++) {
+    memset(got, 0, sizeof got);
     cpu_choose_quant(isa)->quantize(x, order, 64, got);
     assert_memory_equal(got, expected, sizeof got);
   }
