@@ -5,6 +5,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "device/cpu/cpu_vec_lanes.h"
+
 #define INLINE static inline __attribute__((always_inline))
 
 /* --- products -------------------------------------------------------------------------- */
@@ -265,21 +267,6 @@ INLINE vf vf_exp(vf x) {
   p = vf_fma(p, r, vf_set1(5.0000001201e-1f));
   p = vf_add(vf_fma(p, vf_mul(r, r), r), vf_set1(1.0f));
   return vf_mul(p, vf_pow2(n));
-}
-
-static float sum_lanes(vf v) {
-  float lane[16];
-  vf_store(lane, v);
-  for (int half = 8; half > 0; half /= 2)
-    for (int i = 0; i < half; i++) lane[i] += lane[i + half];
-  return lane[0];
-}
-
-static float max_lanes(vf v) {
-  float lane[16];
-  vf_store(lane, v);
-  for (int i = 1; i < 16; i++) lane[0] = lane[i] > lane[0] ? lane[i] : lane[0];
-  return lane[0];
 }
 
 /* Rows are padded with zeros to a multiple of 16, which add nothing. */

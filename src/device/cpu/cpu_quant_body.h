@@ -8,6 +8,8 @@
  *   DOT_SIGNED     1: vi_dot takes bytes of 8 bits as code - 128 */
 #include <string.h>
 
+#include "device/cpu/cpu_vec_lanes.h"
+
 /* A format, known to the compiler where the functions are inlined. READY: bytes and
  * floats that unpack_chunk made. */
 enum { SCALE_READY = TL_SCALE_ZERO + 1 };
@@ -314,26 +316,11 @@ static void quant_gemm(const struct cpu_matrix *w, uint32_t panel, const struct 
 
 /* --- activations ----------------------------------------------------------------------------------- */
 
-/* The largest of 16, and their sum: by halves, so that the compiler takes vectors. A NaN among them is in the sum. */
-static float most_of(float *lane) {
-  for (unsigned half = 8; half > 0; half /= 2)
-    for (unsigned i = 0; i < half; i++) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
-  return lane[0];
-}
-
-static float sum_of(float *lane) {
-  for (unsigned half = 8; half > 0; half /= 2)
-    for (unsigned i = 0; i < half; i++) lane[i] += lane[i + half];
-  return lane[0];
-}
-
 /* 32 inputs: the largest becomes 127. Adding 1.5 * 2^23 rounds to nearest even. */
 static void quantize_group(const float *x, struct cpu_quant_cell *ret) {
   const vf zero = vf_zero(), a = vf_load(x), b = vf_load(x + 16);
-  float sizes[16], nans[16], shifted[CPU_CELL];
-  vf_store(sizes, vf_max(vf_max(a, vf_sub(zero, a)), vf_max(b, vf_sub(zero, b))));
-  vf_store(nans, vf_fma(b, zero, vf_mul(a, zero)));
-  float most = most_of(sizes), nan = sum_of(nans);
+  float shifted[CPU_CELL], most = max_lanes(vf_max(vf_max(a, vf_sub(zero, a)), vf_max(b, vf_sub(zero, b))));
+  float nan = sum_lanes(vf_fma(b, zero, vf_mul(a, zero)));
   /* the smallest factor's inverse is still a float, and no input becomes more than 127 */
   float inverse = most > 0x1p-100f ? 127 / most : 0;
   ret->scale = most / 127 + nan;
