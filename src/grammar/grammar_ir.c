@@ -20,15 +20,6 @@ bool gr_grow(void *array, uint32_t *capacity, uint32_t used, uint32_t n, size_t 
   return true;
 }
 
-bool gr_spend(uint64_t *fuel, uint64_t n) {
-  if (*fuel < n) {
-    *fuel = 0;
-    return false;
-  }
-  *fuel -= n;
-  return true;
-}
-
 struct gr_ir *gr_ir_new(uint64_t *fuel) {
   struct gr_ir *ir = calloc(1, sizeof *ir);
   if (ir) ir->fuel = fuel;

@@ -65,15 +65,17 @@ struct gr_body {
 struct tl_vocabulary {
   uint32_t n;                    /* tokens, with those that are never allowed */
   uint32_t n_words;              /* of a mask */
-  char *bytes;                   /* of all tokens, by id */
-  uint32_t *start;               /* (n + 1) */
-  uint32_t n_sorted;             /* those that may be allowed, */
-  uint32_t *sorted;              /* (n_sorted) in the order of their bytes, */
-  uint8_t *common;               /* (n_sorted) and how many bytes each has in common with the one before */
+  uint32_t n_sorted;             /* those that may be allowed, in the order of their bytes: */
+  uint32_t *sorted;              /* (n_sorted) which they are */
+  uint32_t *place;               /* (n) where a token is among them; GR_NONE: it is not */
+  char *bytes;                   /* of all of them in this order */
+  uint32_t *start;               /* (n_sorted + 1) */
+  uint8_t *common;               /* (n_sorted) how many bytes each has in common with the one before */
   uint32_t *shorter;             /* (n_sorted) the next that has less in common */
   uint32_t first[257];           /* sorted tokens by their first byte: where each begins */
   uint32_t *pairs;               /* (256, 257) tokens that begin with a first byte and a second below this one */
   uint8_t body_next[GR_BODIES][256];
+  uint8_t body_low[GR_BODIES][256], body_high[GR_BODIES][256]; /* bytes around each that lead to the same */
   struct gr_body bodies[GR_BODIES];
 };
 
@@ -196,15 +198,19 @@ void gr_walk_callers(struct gr_walk *walk, uint32_t frame, struct gr_set *ret);
 bool gr_walk_byte(struct gr_walk *walk, const struct gr_set *set, uint8_t byte, struct gr_set *ret);
 /* After n of them, tops and all. `set` is changed; `other` is scratch. How many were allowed; n: all. */
 size_t gr_walk_bytes(struct gr_walk *walk, struct gr_set *set, const char *bytes, size_t n, struct gr_set *other);
-/* The places of a text after each of its bytes, so that one that begins alike need not begin anew. */
+/* The places of a text after each of its bytes, so that one that begins alike need not begin anew. Nor need one that
+ * only has other bytes of the same kind: as long as each byte lies between low and high, nothing would come out differently. */
 struct gr_trail {
   struct gr_walk *walk;
   struct gr_set *sets;    /* (GR_TOKEN_BYTES + 1); the first is where texts begin */
+  uint32_t n;             /* how many behind the first are known */
   uint32_t frames[GR_TOKEN_BYTES + 1], edges[GR_TOKEN_BYTES + 1]; /* how many the walk had then */
+  uint8_t low[GR_TOKEN_BYTES + 1], high[GR_TOKEN_BYTES + 1];      /* last bytes that lead there from the one before */
 };
 
 /* sets[0] is there. */
 static inline void gr_trail_begin(struct gr_trail *trail) {
+  trail->n = 0;
   trail->frames[0] = trail->walk->n_frames;
   trail->edges[0] = trail->walk->n_edges;
 }

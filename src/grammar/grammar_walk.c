@@ -183,17 +183,51 @@ size_t gr_walk_bytes(struct gr_walk *walk, struct gr_set *set, const char *bytes
   return n;
 }
 
+/* Whether any top goes on with `byte`; narrows low and high to bytes for which all of them do the same. */
+static bool find_kind(const struct tl_grammar *g, const struct gr_set *set, uint8_t byte, uint8_t *low, uint8_t *high) {
+  bool some = false;
+  *low = 0;
+  *high = 255;
+  for (uint32_t i = 0; i < set->n; i++) {
+    uint32_t state = set->tops[i].state;
+    uint8_t from = 0, to = 255;
+    if (is_body(state)) {
+      from = g->vocabulary->body_low[state][byte];
+      to = g->vocabulary->body_high[state][byte];
+      some = some || g->vocabulary->body_next[state][byte] != GR_DEAD || (state == GR_BODY && byte == '"');
+    } else {
+      const struct gr_step *begin = g->steps + g->states[state].steps, *end = g->steps + g->states[state + 1].steps, *step = begin;
+      while (step < end && step->high < byte) step++;
+      bool here = step < end && step->low <= byte;
+      some = some || here;
+      if (here) from = step->low;
+      else if (step > begin) from = (uint8_t)(step[-1].high + 1);
+      if (here) to = step->high;
+      else if (step < end) to = (uint8_t)(step->low - 1);
+    }
+    if (from > *low) *low = from;
+    if (to < *high) *high = to;
+  }
+  return some;
+}
+
 uint32_t gr_trail_follow(struct gr_trail *trail, const char *bytes, uint32_t from, uint32_t length) {
   struct gr_walk *walk = trail->walk;
-  uint32_t n = from;
-  for (; n < length; n++) {
+  for (uint32_t n = from; n < length; n++) {
+    uint8_t byte = (uint8_t)bytes[n], low, high;
+    if (n < trail->n && trail->low[n + 1] <= byte && byte <= trail->high[n + 1]) continue;
+    if (!find_kind(walk->grammar, &trail->sets[n], byte, &low, &high)) return n;
     walk->n_frames = trail->frames[n];
     walk->n_edges = trail->edges[n];
-    if (!gr_walk_byte(walk, &trail->sets[n], (uint8_t)bytes[n], &trail->sets[n + 1])) break;
+    trail->n = n;
+    if (!gr_walk_byte(walk, &trail->sets[n], byte, &trail->sets[n + 1])) return n;
     trail->frames[n + 1] = walk->n_frames;
     trail->edges[n + 1] = walk->n_edges;
+    trail->low[n + 1] = low;
+    trail->high[n + 1] = high;
+    trail->n = n + 1;
   }
-  return n;
+  return length;
 }
 
 /* --- frames that nobody needs -------------------------------------------------------------------------------- */
