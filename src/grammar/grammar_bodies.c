@@ -5,9 +5,6 @@
 
 #include "grammar/grammar_private.h"
 
-/* Fewer are set one by one. */
-#define MANY 2048
-
 struct scratch {
   uint32_t *token;    /* (n_sorted) that stay, */
   uint8_t *chars;     /* (n_sorted) and the characters that each begins */
@@ -71,7 +68,7 @@ static int keep_tokens(const struct tl_vocabulary *v, struct gr_body *body, cons
     body->up_to[k] = sum += n;
   }
   for (uint32_t i = 0; i < s->n; i++) body->tokens[at[s->chars[i]]++] = s->token[i];
-  if (s->n < MANY) return TL_OK;
+  if (s->n < v->many) return TL_OK;
   body->levels = calloc((size_t)GR_LEVELS * v->n_words, sizeof *body->levels);
   if (!body->levels) return TL_ENOMEM;
   for (uint32_t i = 0; i < s->n; i++)

@@ -8,11 +8,6 @@
 
 #include "grammar/grammar_build.h"
 
-/* Fewer are a list. */
-#define MANY 2048
-/* States that more tokens may follow, as far as their first two bytes tell, have masks. */
-#define WIDE 8192
-
 struct first {
   uint64_t bytes[4]; /* a bit each */
 };
@@ -138,8 +133,10 @@ static void follow_tokens(struct masks *m, uint32_t i, uint32_t end, const struc
   struct tl_grammar *g = m->grammar;
   while (i < end && !m->failed) {
     uint32_t length = v->start[i + 1] - v->start[i], n = v->common[i];
-    if (!gr_spend(m->fuel, 1 + length - n)) fail(m, TL_ELIMIT);
+    uint64_t work = m->walk.work;
+    uint32_t looked_at = length - n;
     n = gr_trail_follow(&m->trail, v->bytes + v->start[i], n, length);
+    if (!gr_spend(m->fuel, 1 + looked_at + 4 * (m->walk.work - work))) fail(m, TL_ELIMIT);
     if (n == length) {
       g->tokens[m->n_tokens++] = v->sorted[i++];
     } else {
@@ -153,7 +150,7 @@ static void keep_tokens(struct masks *m, struct gr_mask *mask) {
   struct tl_grammar *g = m->grammar;
   uint32_t n_words = m->vocabulary->n_words;
   mask->words = GR_NONE;
-  if (mask->n_tokens < MANY) return;
+  if (mask->n_tokens < m->vocabulary->many) return;
   if (!gr_grow(&g->words, &m->words_capacity, m->n_words, n_words, sizeof *g->words)) fail(m, TL_ENOMEM);
   if (m->failed) return;
   mask->words = m->n_words;
@@ -205,12 +202,12 @@ static uint64_t count_pairs(struct masks *m, uint8_t byte, uint32_t to) {
 static bool is_wide(struct masks *m, uint32_t state) {
   const struct tl_grammar *g = m->grammar;
   uint64_t n = 0;
-  for (uint32_t i = g->states[state].steps; i < g->states[state + 1].steps && n <= WIDE; i++) {
+  for (uint32_t i = g->states[state].steps; i < g->states[state + 1].steps && n <= m->vocabulary->wide; i++) {
     const struct gr_step *step = &g->steps[i];
     if (!gr_spend(m->fuel, 1 + (step->high - step->low) / 8)) fail(m, TL_ELIMIT);
-    for (unsigned byte = step->low; byte <= step->high && n <= WIDE; byte++) n += count_pairs(m, (uint8_t)byte, step->to);
+    for (unsigned byte = step->low; byte <= step->high && n <= m->vocabulary->wide; byte++) n += count_pairs(m, (uint8_t)byte, step->to);
   }
-  return n > WIDE;
+  return n > m->vocabulary->wide;
 }
 
 static void build_mask(struct masks *m, uint32_t state) {

@@ -46,29 +46,38 @@ static void copy_set(struct gr_set *to, const struct gr_set *from) {
   memcpy(to->tops, from->tops, from->n * sizeof *from->tops);
 }
 
+/* m->tried, and what a token makes of it; false: nothing. */
+static bool try_token(struct tl_matcher *m, uint32_t place) {
+  const struct tl_vocabulary *v = m->grammar->vocabulary;
+  uint32_t n_frames = m->walk.n_frames, n_edges = m->walk.n_edges, length = v->start[place + 1] - v->start[place];
+  if (gr_walk_bytes(&m->walk, &m->tried, v->bytes + v->start[place], length, &m->other) == length) return true;
+  m->walk.n_frames = n_frames;
+  m->walk.n_edges = n_edges;
+  return false;
+}
+
 int tl_matcher_take(struct tl_matcher *m, int32_t token) {
   const struct tl_vocabulary *v = m->grammar->vocabulary;
   uint32_t place = token < 0 || (uint32_t)token >= v->n ? GR_NONE : v->place[token];
   if (place == GR_NONE) return TL_EINVAL;
-  uint32_t n_frames = m->walk.n_frames, n_edges = m->walk.n_edges, length = v->start[place + 1] - v->start[place];
   copy_set(&m->tried, &m->set);
-  bool taken = gr_walk_bytes(&m->walk, &m->tried, v->bytes + v->start[place], length, &m->other) == length;
-  /* rather fewer ways to go on than none: the later ones are left out until their frames fit */
-  while (taken) {
-    copy_set(&m->other, &m->tried);
-    if (gr_walk_compact(&m->walk, &m->other, &m->spare)) break;
-    m->tried.n /= 2;
-    taken = m->tried.n > 0;
+  bool taken = try_token(m, place);
+  /* it may be that so many ways at once were too many, and the only right one was dropped: each alone */
+  for (uint32_t i = 0; !taken && m->set.n > 1 && i < m->set.n; i++) {
+    m->tried = (struct gr_set){.n = 1, .tops = {m->set.tops[i]}};
+    taken = try_token(m, place);
   }
-  if (!taken) {
-    m->walk.n_frames = n_frames;
-    m->walk.n_edges = n_edges;
-    return TL_EINVAL;
+  if (!taken) return TL_EINVAL;
+  copy_set(&m->set, &m->tried);
+  for (bool alone = false; !gr_walk_compact(&m->walk, &m->set, alone, &m->spare) && !alone;) {
+    /* rather fewer ways to go on than none: the later ones are left out */
+    if (m->tried.n > 1) m->tried.n /= 2;
+    else alone = true;
+    copy_set(&m->set, &m->tried);
   }
   struct gr_walk used = m->walk;
   m->walk = m->spare;
   m->spare = used;
-  copy_set(&m->set, &m->other);
   return TL_OK;
 }
 
@@ -96,7 +105,7 @@ static void add_rests(struct tl_matcher *m, uint32_t frame, const struct rests *
   uint32_t n_frames = m->walk.n_frames, n_edges = m->walk.n_edges, failed_at = UINT32_MAX;
   gr_walk_callers(&m->walk, frame, &m->trail.sets[0]);
   gr_trail_begin(&m->trail);
-  for (uint32_t i = 0; i < rests->n; i++) {
+  for (uint32_t i = 0; i < rests->n && m->walk.work < GR_WORK; i++) {
     const struct gr_rest *rest = &rests->rests[i];
     if (i && rest->common > failed_at) continue; /* it begins like the one before as far as that failed */
     uint32_t n = gr_trail_follow(&m->trail, bytes + rest->at, 0, rest->length);
@@ -166,13 +175,14 @@ static void find_first(const struct tl_grammar *g, const struct gr_set *set, boo
 /* Tops without masks, all at once: each token is followed as it would be taken. */
 static void add_followed(struct tl_matcher *m, uint32_t *words) {
   const struct tl_vocabulary *v = m->grammar->vocabulary;
-  bool first[256];
+  bool first[256], some = false;
   find_first(m->grammar, &m->trail.sets[0], first);
   gr_trail_begin(&m->trail);
   for (unsigned byte = 0; byte < 256; byte++) {
-    for (uint32_t i = v->first[byte]; first[byte] && i < v->first[byte + 1];) {
+    for (uint32_t i = v->first[byte]; first[byte] && i < v->first[byte + 1] && !(some && m->walk.work >= GR_WORK);) {
       uint32_t token = v->sorted[i], at = v->start[i], length = v->start[i + 1] - at;
       uint32_t n = gr_trail_follow(&m->trail, v->bytes + at, v->common[i], length);
+      some = some || n == length;
       if (n == length) words[token / 32] |= 1u << token % 32;
       i = n == length ? i + 1 : gr_skip(v, i, n + 1);
     }
@@ -186,6 +196,7 @@ static bool is_followed(const struct tl_matcher *m, uint32_t state) {
 }
 
 void tl_matcher_mask(struct tl_matcher *m, uint32_t *words) {
+  m->walk.work = 0;
   memset(words, 0, m->grammar->vocabulary->n_words * sizeof *words);
   for (uint32_t i = 0; i < m->set.n; i++) {
     struct gr_top top = m->set.tops[i];

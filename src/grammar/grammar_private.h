@@ -77,6 +77,8 @@ struct tl_vocabulary {
   uint8_t body_next[GR_BODIES][256];
   uint8_t body_low[GR_BODIES][256], body_high[GR_BODIES][256]; /* bytes around each that lead to the same */
   struct gr_body bodies[GR_BODIES];
+  uint32_t wide; /* states that more tokens may follow, as far as their first two bytes tell, have masks; */
+  uint32_t many; /* masks of more tokens are bits, else lists. Tests lower both */
 };
 
 /* Fills body_next and bodies of a vocabulary that is complete otherwise. TL_ENOMEM; gr_bodies_done after errors too. */
@@ -157,6 +159,7 @@ enum {
   GR_DEPTH = 256,  /* calls within calls; a token that would need more is not allowed */
   GR_FRAMES = 1024,
   GR_EDGES = 2048,
+  GR_WORK = 200000, /* of one mask, some milliseconds: what is not found by then is not allowed, as long as something is */
 };
 
 struct gr_top {
@@ -187,6 +190,7 @@ struct gr_walk {
   struct gr_frame *frames; /* (GR_FRAMES) */
   struct gr_edge *edges;   /* (GR_EDGES) */
   uint32_t n_frames, n_edges;
+  uint64_t work;    /* tops, callers and calls that it has looked at so far: what time goes by */
   uint32_t deepest; /* that was asked for, frames and what they need; who wants to know begins with 0 */
 };
 
@@ -217,7 +221,8 @@ static inline void gr_trail_begin(struct gr_trail *trail) {
 /* A text of which the first `from` bytes are those of the one before. How many of its bytes are allowed. */
 uint32_t gr_trail_follow(struct gr_trail *trail, const char *bytes, uint32_t from, uint32_t length);
 
-/* Into `to`, whose arrays are others, without the frames that no top needs; false: too many. */
-bool gr_walk_compact(const struct gr_walk *from, struct gr_set *set, struct gr_walk *to);
+/* Into `to`, whose arrays are others, without the frames that no top needs, and with one caller of each frame only if
+ * `alone`. False: they would leave too little room; not so for one top alone. */
+bool gr_walk_compact(const struct gr_walk *from, struct gr_set *set, bool alone, struct gr_walk *to);
 
 #endif

@@ -69,6 +69,8 @@ int tl_vocabulary_new(const struct tl_vocabulary_token *tokens, uint32_t n, stru
   struct tl_vocabulary *v = calloc(1, sizeof *v);
   if (!v) goto no_memory;
   v->n = n;
+  v->wide = 8192;
+  v->many = 2048;
   v->n_words = (n + 31) / 32;
   v->bytes = malloc(n_bytes + 1);
   v->start = malloc(((size_t)n + 1) * sizeof *v->start);

@@ -19,12 +19,12 @@ static bool is_body(uint32_t state) {
 /* Goes back to the callers of whatever may end here. A frame has all its callers by then: they came at the place where
  * it began, which lies before this one, since rules that match nothing are passed over as if they were not called. Strings end with
  * the quote behind them (step_body). */
-static void close_ends(const struct gr_walk *walk, struct gr_set *set) {
+static void close_ends(struct gr_walk *walk, struct gr_set *set) {
   for (uint32_t i = 0; i < set->n; i++) {
     struct gr_top top = set->tops[i];
     if (is_body(top.state) || !walk->grammar->states[top.state].accepts) continue;
     if (top.frame == 0) set->accepts = true;
-    for (uint32_t e = walk->frames[top.frame].edge; e != GR_NONE; e = walk->edges[e].next)
+    for (uint32_t e = walk->frames[top.frame].edge; e != GR_NONE; e = walk->edges[e].next, walk->work++)
       add_top(set, (struct gr_top){walk->edges[e].back, walk->edges[e].frame, 0});
   }
 }
@@ -61,6 +61,7 @@ static void call(struct gr_walk *walk, uint32_t fresh, struct gr_top top, struct
   if (here < there) here = there;
   if (here > walk->deepest) walk->deepest = here;
   if (here > GR_DEPTH) return;
+  walk->work += 1 + (walk->n_frames - fresh) / 8;
   uint32_t frame = frame_of(walk, fresh, called.rule, set);
   if (frame == GR_NONE) return;
   if (!last) {
@@ -107,6 +108,7 @@ void gr_walk_begin(struct gr_walk *walk, struct gr_set *ret) {
   walk->frames[0] = (struct gr_frame){g->root, GR_NONE, 0};
   walk->n_frames = 1;
   walk->n_edges = walk->deepest = 0;
+  walk->work = 0;
   ret->n = 0;
   ret->accepts = false;
   add_top(ret, (struct gr_top){g->rules[g->root].entry, 0, 0});
@@ -158,6 +160,7 @@ static const struct gr_step *find_step(const struct tl_grammar *g, uint32_t stat
 bool gr_walk_byte(struct gr_walk *walk, const struct gr_set *set, uint8_t byte, struct gr_set *ret) {
   const struct tl_grammar *g = walk->grammar;
   bool open = false;
+  walk->work += set->n;
   ret->n = 0;
   ret->accepts = false;
   for (uint32_t i = 0; i < set->n; i++) {
@@ -233,7 +236,7 @@ uint32_t gr_trail_follow(struct gr_trail *trail, const char *bytes, uint32_t fro
 /* --- frames that nobody needs -------------------------------------------------------------------------------- */
 
 /* Copies what tops name, then what the copies name (Cheney 1970). */
-bool gr_walk_compact(const struct gr_walk *from, struct gr_set *set, struct gr_walk *to) {
+bool gr_walk_compact(const struct gr_walk *from, struct gr_set *set, bool alone, struct gr_walk *to) {
   uint32_t moved[GR_FRAMES];
   memset(moved, 0xff, from->n_frames * sizeof *moved);
   moved[0] = 0;
@@ -251,7 +254,7 @@ bool gr_walk_compact(const struct gr_walk *from, struct gr_set *set, struct gr_w
   for (uint32_t i = 1; i < to->n_frames; i++) {
     uint32_t edge = to->frames[i].edge;
     to->frames[i].edge = GR_NONE;
-    for (; edge != GR_NONE; edge = from->edges[edge].next) {
+    for (; edge != GR_NONE; edge = alone ? GR_NONE : from->edges[edge].next) {
       struct gr_edge copy = from->edges[edge];
       if (moved[copy.frame] == GR_NONE) {
         moved[copy.frame] = to->n_frames;

@@ -64,6 +64,14 @@ static struct tl_vocabulary *random_vocabulary(void) {
     tokens[i] = (struct tl_vocabulary_token){bytes[i], n};
   }
   assert_int_equal(tl_vocabulary_new(tokens, N_TOKENS, &ret, NULL), TL_OK);
+  /* as if it were large: all states have masks, some of them bits */
+  if (unit_below(&seed, 4)) ret->wide = 0;
+  if (unit_below(&seed, 2)) {
+    gr_bodies_done(ret);
+    memset(ret->bodies, 0, sizeof ret->bodies);
+    ret->many = 3;
+    assert_int_equal(gr_bodies_init(ret), TL_OK);
+  }
   return ret;
 }
 
