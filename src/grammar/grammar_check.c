@@ -41,7 +41,8 @@ static int find_needs(struct tl_grammar *g, uint64_t *fuel) {
     more = false;
     for (uint32_t i = g->n_states; i-- > GR_BODIES;) {
       uint16_t need = need_of(g, &g->states[i]);
-      if (!gr_spend(fuel, 1)) return TL_ELIMIT;
+      const struct gr_state *state = &g->states[i];
+      if (!gr_spend(fuel, 1 + state[1].steps - state->steps + state[1].calls - state->calls)) return TL_ELIMIT;
       if (need == g->states[i].need) continue;
       g->states[i].need = need;
       more = true;
