@@ -63,7 +63,7 @@ gr_node gr_json_integer(struct gr_ir *ir) {
   return gr_alt(ir, gr_text(ir, "0"), gr_seq(ir, sign(ir), natural(ir, 19)));
 }
 
-/* Up to e+288: with 19 digits in front of it that is below the largest double. */
+/* Up to e+289: with 19 digits in front of it that is below the largest double. */
 static gr_node exponent(struct gr_ir *ir) {
   static const struct gr_range e[] = {{'E', 'E'}, {'e', 'e'}}, signs[] = {{'+', '+'}, {'-', '-'}};
   gr_node three = gr_seq(ir, gr_digit(ir, '1', '2'), gr_seq(ir, gr_digit(ir, '0', '8'), gr_digit(ir, '0', '9')));
