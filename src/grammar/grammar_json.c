@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* JSON's parts. White space is bounded: a model that has lost its way could go on with blanks for ever. The numbers of
  * digits are bounded for the same reason, and so that every number that matches is one for double. */
-#include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,14 +77,14 @@ gr_node gr_json_number(struct gr_ir *ir) {
   return gr_seq(ir, whole, gr_seq(ir, gr_maybe(ir, fraction), gr_maybe(ir, exponent(ir))));
 }
 
-/* The shortest digits that give the same double. */
+/* The shortest digits that give the same double; of a whole one all, as of 100.0. */
 static gr_node real(struct gr_ir *ir, double value) {
   char text[40];
   for (int digits = 1; digits <= 17; digits++) {
     snprintf(text, sizeof text, "%.*g", digits, value);
     if (strtod(text, NULL) == value) break;
   }
-  if (!strpbrk(text, ".e")) strcat(text, ".0");
+  if (value == floor(value) && fabs(value) < 1e16) snprintf(text, sizeof text, "%.1f", value);
   return gr_text(ir, text);
 }
 
