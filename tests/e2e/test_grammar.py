@@ -102,7 +102,7 @@ def test_format(name):
 def test_durations_and_names():
     answer = one("json_schema", {"type": "string", "format": "duration"}, [compact(t) for t in ["P1D", "PT1H30M", "P2W", "P1Y2M3DT4H5M6S", "P", "PT", "P1", "1D", "P1YT"]])
     assert answer["accepts"] == [True] * 4 + [False] * 5
-    answer = one("json_schema", {"type": "string", "format": "hostname"}, [compact(t) for t in ["a", "a-b.c1", "a" * 63, "-a", "a-", "a..b", "a" * 64, ""]])
+    answer = one("json_schema", {"type": "string", "format": "hostname"}, [compact(t) for t in ["a", "a-b.c1", "xn--a-1.org", "-a", "a-", "a..b", "a.-b", ""]])
     assert answer["accepts"] == [True] * 3 + [False] * 5
 
 
