@@ -207,8 +207,14 @@ static bool gather(struct merge *m, json_t *schema, unsigned depth) {
   return good;
 }
 
+/* Nothing is in both of two lists. */
+static bool is_empty(json_t *schema, const char *keyword) {
+  json_t *list = json_object_get(schema, keyword);
+  return json_is_array(list) && !json_array_size(list);
+}
+
 json_t *sch_flatten(struct sch *s, json_t *schema) {
   struct merge m = {s, sch_keep(s, json_object()), false};
   if (!m.into || !gather(&m, schema, 0) || over(s)) return NULL;
-  return m.nothing ? sch_keep(s, json_false()) : m.into;
+  return m.nothing || is_empty(m.into, "type") || is_empty(m.into, "enum") ? sch_keep(s, json_false()) : m.into;
 }
