@@ -329,14 +329,15 @@ $(B)/bin/match_many: tests/fuzz/match_many.c $(call archives,grammar)
 
 # A target a file, by libFuzzer; what it finds interesting is kept in tests/fuzz/corpus and replayed by `make check`.
 FUZZ_SECONDS ?= 600
-FUZZERS := tokenizer gguf safetensors config template
+FUZZERS := tokenizer gguf safetensors config template grammar
 FUZZ_FLAGS := -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
 $(B)/fuzz/fuzz_tokenizer $(B)/fuzz/fuzz_template: $(wildcard src/text/*.c src/model/*.c)
 $(B)/fuzz/fuzz_gguf $(B)/fuzz/fuzz_safetensors $(B)/fuzz/fuzz_config: $(wildcard src/model/*.c)
+$(B)/fuzz/fuzz_grammar: $(wildcard src/grammar/*.c)
 $(FUZZERS:%=$(B)/fuzz/fuzz_%): $(B)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(wildcard src/base/*.c)
 	@mkdir -p $(@D)
 	$(Q)clang $(CPPFLAGS) $(PKG_CFLAGS) -std=c17 $(FUZZ_FLAGS) -o $@ $^ $(LDLIBS)
-$(B)/bin/replay_%: tests/fuzz/fuzz_%.c $(call archives,text) $(call archives,model)
+$(B)/bin/replay_%: tests/fuzz/fuzz_%.c $(call archives,text) $(call archives,model) $(call archives,grammar)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -DREPLAY -MMD -MP -o $@ $< \
 		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
@@ -359,7 +360,7 @@ check-fuzz: $(REPLAYS) ## the fuzzers' corpora, without fuzzing
 	@set -e; for f in $(FUZZERS); do $(SAN_ENV) $(B)/bin/replay_$$f tests/fuzz/corpus/$$f/*; done
 
 .PHONY: soak
-soak: all $(B)/bin/render_many $(VENV)/.done ## clients of all kinds for SOAK_SECONDS (60), LEAK_REQUESTS (50000) a third cut, 300 faults (8 minutes); with SAN= as well
+soak: all $(B)/bin/render_many $(B)/bin/match_many $(VENV)/.done ## clients of all kinds for SOAK_SECONDS (60), LEAK_REQUESTS (50000) a third cut, 300 faults (8 minutes); with SAN= as well
 	$(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
 		$(VENV)/bin/python -m pytest -q -s tests/e2e -m soak
 

@@ -137,10 +137,9 @@ static bool strings_are_closed(const struct tl_grammar *g, const bool *reached) 
   for (uint32_t i = GR_BODIES; i < g->n_states; i++) {
     for (uint32_t k = g->states[i].calls; k < g->states[i + 1].calls && reached[i]; k++) {
       const struct gr_state *back = &g->states[g->calls[k].back];
-      const struct gr_step *step = &g->steps[back->steps];
       if (!is_string(g, g->calls[k].rule)) continue;
       if (back->accepts || back->calls != back[1].calls || back[1].steps != back->steps + 1) return false;
-      if (step->low != '"' || step->high != '"') return false;
+      if (g->steps[back->steps].low != '"' || g->steps[back->steps].high != '"') return false;
     }
   }
   return true;

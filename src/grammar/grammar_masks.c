@@ -228,6 +228,27 @@ static void build_mask(struct masks *m, uint32_t state) {
   if (bytes > m->max_bytes) fail(m, TL_ELIMIT);
 }
 
+/* A quarter of what is left may go into masks. A state that is too much for that, and all behind it, have none and are followed: that
+ * is some milliseconds for each token there, but no grammar is refused for them. */
+static void build_masks(struct masks *m) {
+  struct tl_grammar *g = m->grammar;
+  uint64_t *all = m->fuel, part = *all / 4;
+  m->max_bytes /= 4;
+  *all -= part;
+  m->fuel = &part;
+  for (uint32_t i = GR_BODIES; i < g->n_states && !m->failed; i++) {
+    uint32_t n_tokens = m->n_tokens, n_words = m->n_words, n_rests = m->n_rests;
+    if (is_wide(m, i)) build_mask(m, i);
+    if (m->failed != TL_ELIMIT) continue;
+    g->masks[i] = (struct gr_mask){0};
+    m->n_tokens = n_tokens;
+    m->n_words = n_words;
+    m->n_rests = n_rests;
+  }
+  if (m->failed == TL_ELIMIT) m->failed = TL_OK;
+  *all += part;
+}
+
 int gr_masks_build(struct tl_grammar *grammar, uint64_t *fuel, size_t max_bytes) {
   struct masks m = {.grammar = grammar, .vocabulary = grammar->vocabulary, .fuel = fuel, .max_bytes = max_bytes};
   m.first = calloc(grammar->n_rules, sizeof *m.first);
@@ -239,8 +260,7 @@ int gr_masks_build(struct tl_grammar *grammar, uint64_t *fuel, size_t max_bytes)
   if (!m.first || !m.follow || !m.trail.sets || !m.walk.frames || !m.walk.edges || !grammar->masks) fail(&m, TL_ENOMEM);
   if (!m.failed) find_first(&m);
   if (!m.failed) find_follow(&m);
-  for (uint32_t i = GR_BODIES; i < grammar->n_states && !m.failed; i++)
-    if (is_wide(&m, i)) build_mask(&m, i);
+  if (!m.failed) build_masks(&m);
   uint32_t *fitting = m.n_tokens ? realloc(grammar->tokens, m.n_tokens * sizeof *fitting) : NULL;
   if (fitting) grammar->tokens = fitting;
   grammar->bytes += grammar->n_states * sizeof *grammar->masks + (size_t)m.n_tokens * 4 + (size_t)m.words_capacity * 4 +

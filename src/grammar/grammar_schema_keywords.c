@@ -87,7 +87,9 @@ size_t sch_count(json_t *schema) {
   size_t n = 0;
   const char *keyword;
   json_t *value;
-  json_object_foreach(schema, keyword, value) n += sch_restricts(keyword);
+  json_object_foreach(schema, keyword, value) {
+    n += sch_restricts(keyword);
+  }
   return n;
 }
 
@@ -124,7 +126,9 @@ unsigned sch_types(json_t *schema) {
   if (json_is_string(type)) return sch_type_of_name(json_string_value(type));
   unsigned types = type ? 0 : json_object_get(schema, "enum") || json_object_get(schema, "const") ? SCH_ANY : meant_types(schema);
   size_t i;
-  json_array_foreach(type, i, one) types |= sch_type_of_name(json_string_value(one));
+  json_array_foreach(type, i, one) {
+    types |= sch_type_of_name(json_string_value(one));
+  }
   return types || type ? types : SCH_ANY;
 }
 
@@ -134,13 +138,15 @@ static bool is_list_of(json_t *value, bool (*fits)(json_t *)) {
   size_t i;
   json_t *one;
   if (!json_is_array(value)) return false;
-  json_array_foreach(value, i, one)
+  json_array_foreach(value, i, one) {
     if (!fits(one)) return false;
+  }
   return true;
 }
 
+/* Names and patterns are texts in C: none has a NUL. */
 static bool is_text(json_t *value) {
-  return json_is_string(value);
+  return json_is_string(value) && strlen(json_string_value(value)) == json_string_length(value);
 }
 
 static bool is_type(json_t *value) {
@@ -158,10 +164,10 @@ static bool is_count(json_t *value) {
 
 static const char *wrong_shape(enum shape shape, json_t *value) {
   switch (shape) {
-    case TEXT: return is_text(value) ? NULL : "a string";
+    case TEXT: return is_text(value) ? NULL : "a string (without NUL)";
     case NUMBER: return json_is_number(value) ? NULL : "a number";
     case COUNT: return is_count(value) ? NULL : "a whole number of at least 0";
-    case TEXTS: return is_list_of(value, is_text) ? NULL : "a list of strings";
+    case TEXTS: return is_list_of(value, is_text) ? NULL : "a list of strings (without NUL)";
     case LIST: return json_array_size(value) ? NULL : "a list that is not empty";
     case OBJECT: return json_is_object(value) ? NULL : "an object";
     case SCHEMA: return is_schema(value) ? NULL : "a schema: an object, true or false";
