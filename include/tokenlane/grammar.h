@@ -70,7 +70,7 @@ int tl_matcher_new(struct tl_grammar *grammar, struct tl_matcher **ret, struct t
 void tl_matcher_free(struct tl_matcher *matcher); /* NULL is fine */
 /* The sequence goes on with this token. TL_EINVAL, and nothing has changed: the grammar does not allow it. */
 int tl_matcher_take(struct tl_matcher *matcher, int32_t token);
-/* Bit token % 32 of word token / 32: it may come next. words: (tl_vocabulary's n + 31) / 32, all written. */
+/* Bit token % 32 of word token / 32: it may come next, and tl_matcher_take takes it. words: (tl_vocabulary's n + 31) / 32, all written. */
 void tl_matcher_mask(struct tl_matcher *matcher, uint32_t *words);
 /* Whether the answer may end here; and whether it must, since nothing can follow. */
 bool tl_matcher_may_end(const struct tl_matcher *matcher);

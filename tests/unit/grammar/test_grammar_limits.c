@@ -35,12 +35,23 @@ static struct gr_ir *new_ir(void) {
   return gr_ir_new(&fuel);
 }
 
-/* ( "[" value "]" ) | "x", where the brackets are one more each; text: what stands before a value. */
+/* value = "!"? "[" value "]" | "x" */
 static struct tl_grammar *nested(const struct tl_vocabulary *v) {
   struct gr_ir *ir = new_ir();
   gr_rule value = gr_rule_new(ir);
   gr_node inside = gr_seq(ir, gr_call(ir, value), gr_bytes(ir, "]", 1));
-  gr_rule_define(ir, value, gr_alt(ir, gr_seq(ir, gr_bytes(ir, "[", 1), inside), gr_bytes(ir, "x", 1)));
+  gr_node open = gr_seq(ir, gr_repeat(ir, gr_bytes(ir, "!", 1), 0, 1), gr_bytes(ir, "[", 1));
+  gr_rule_define(ir, value, gr_alt(ir, gr_seq(ir, open, inside), gr_bytes(ir, "x", 1)));
+  return compiled(ir, gr_call(ir, value), v);
+}
+
+/* value = "[" item "]" | "x", item = "{" value "}": whoever opens one must open the other. */
+static struct tl_grammar *nested_in_turn(const struct tl_vocabulary *v) {
+  struct gr_ir *ir = new_ir();
+  gr_rule value = gr_rule_new(ir), item = gr_rule_new(ir);
+  gr_node in_item = gr_seq(ir, gr_call(ir, value), gr_bytes(ir, "}", 1)), in_value = gr_seq(ir, gr_call(ir, item), gr_bytes(ir, "]", 1));
+  gr_rule_define(ir, item, gr_seq(ir, gr_bytes(ir, "{", 1), in_item));
+  gr_rule_define(ir, value, gr_alt(ir, gr_seq(ir, gr_bytes(ir, "[", 1), in_value), gr_bytes(ir, "x", 1)));
   return compiled(ir, gr_call(ir, value), v);
 }
 
@@ -58,37 +69,88 @@ static uint32_t check_takes(struct tl_grammar *g, struct tl_matcher *m, const in
   return words[0];
 }
 
-static const char *const brackets[] = {"[", "[[[", "]", "]]]]", "x", "[x", "x]]", "[[x]", "]x"};
+static const char *const brackets[] = {"[", "[[[", "]", "]]]]", "x", "[x", "x]]", "[[x]", "]x", "!", "![[", "{", "}", "{[{", "x}]"};
+
+/* value = "[" ( "x" | leaf item ) "]" | "x", leaf = "!", item = "{" value "}": what comes behind a call needs more than that. */
+static struct tl_grammar *nested_behind(const struct tl_vocabulary *v) {
+  struct gr_ir *ir = new_ir();
+  gr_rule value = gr_rule_new(ir), leaf = gr_rule_new(ir), item = gr_rule_new(ir);
+  gr_rule_define(ir, leaf, gr_bytes(ir, "!", 1));
+  gr_rule_define(ir, item, gr_seq(ir, gr_bytes(ir, "{", 1), gr_seq(ir, gr_call(ir, value), gr_bytes(ir, "}", 1))));
+  gr_node inside = gr_alt(ir, gr_bytes(ir, "x", 1), gr_seq(ir, gr_call(ir, leaf), gr_call(ir, item)));
+  gr_node whole = gr_seq(ir, gr_bytes(ir, "[", 1), gr_seq(ir, inside, gr_bytes(ir, "]", 1)));
+  gr_rule_define(ir, value, gr_alt(ir, whole, gr_bytes(ir, "x", 1)));
+  return compiled(ir, gr_call(ir, value), v);
+}
+
+/* Goes on with these tokens in turn as long as the mask allows it. Masks from `checked` tokens on are checked. */
+static uint32_t open_all(struct tl_grammar *g, struct tl_matcher *m, const int32_t *opening, uint32_t n_opening, uint32_t checked) {
+  int32_t taken[3 * GR_DEPTH];
+  for (uint32_t n = 0;; n++) {
+    uint32_t words;
+    tl_matcher_mask(m, &words);
+    if (n >= checked) check_takes(g, m, taken, n, false);
+    if (!(words >> opening[n % n_opening] & 1)) return n;
+    assert_true(n < UNIT_COUNT(taken));
+    taken[n] = opening[n % n_opening];
+    assert_int_equal(tl_matcher_take(m, taken[n]), TL_OK);
+  }
+}
+
+/* As deep as it gets, then to the end by whatever closes something. */
+static void check_depth(struct tl_grammar *g, const int32_t *opening, uint32_t n_opening) {
+  static const int32_t closing[] = {4, 12, 2}; /* x } ] */
+  struct tl_matcher *m = begun(g);
+  uint32_t n = open_all(g, m, opening, n_opening, UINT32_MAX);
+  assert_true(n > GR_DEPTH - 6);
+  assert_int_equal(tl_matcher_take(m, opening[n % n_opening]), TL_EINVAL);
+  for (uint32_t i = 0; !tl_matcher_must_end(m); i++) {
+    uint32_t words;
+    size_t k = 0;
+    tl_matcher_mask(m, &words);
+    while (k < UNIT_COUNT(closing) && !(words >> closing[k] & 1)) k++;
+    assert_true(k < UNIT_COUNT(closing) && i <= n); /* no dead end */
+    assert_int_equal(tl_matcher_take(m, closing[k]), TL_OK);
+  }
+  tl_matcher_free(m);
+  m = begun(g);
+  assert_int_equal(open_all(g, m, opening, n_opening, n - 14), n);
+  tl_matcher_free(m);
+  tl_grammar_release(g);
+}
 
 static void test_depth_is_bounded_and_never_a_dead_end(void **state) {
   (void)state;
   struct tl_vocabulary *v = vocabulary_of(brackets, UNIT_COUNT(brackets));
   for (unsigned wide = 0; wide < 2; wide++) {
     v->wide = wide ? 0 : UINT32_MAX; /* with and without masks made in advance */
-    struct tl_grammar *g = nested(v);
-    struct tl_matcher *m = begun(g);
-    int32_t taken[GR_DEPTH];
-    uint32_t n = 0, words = 1;
-    while (words & 1) {
-      words = check_takes(g, m, taken, n, false);
-      if (!(words & 1)) break;
-      assert_true(n < GR_DEPTH);
-      taken[n++] = 0;
-      assert_int_equal(tl_matcher_take(m, 0), TL_OK);
-    }
-    assert_true(n > GR_DEPTH - 4);
-    assert_true(words >> 4 & 1); /* x */
-    assert_int_equal(tl_matcher_take(m, 0), TL_EINVAL);
-    assert_int_equal(tl_matcher_take(m, 4), TL_OK);
-    for (uint32_t i = 0; i < n; i++) {
-      assert_false(tl_matcher_may_end(m));
-      assert_int_equal(tl_matcher_take(m, 2), TL_OK);
-    }
-    assert_true(tl_matcher_must_end(m));
-    assert_int_equal(tl_matcher_take(m, 2), TL_EINVAL);
-    tl_matcher_free(m);
-    tl_grammar_release(g);
+    check_depth(nested(v), (const int32_t[]){9, 0}, 2);
+    check_depth(nested_in_turn(v), (const int32_t[]){0, 11}, 2);
+    check_depth(nested_behind(v), (const int32_t[]){0, 9, 11}, 3);
   }
+  tl_vocabulary_free(v);
+}
+
+/* root = a "1" | c "2", a = b, c = a, b = "x": b's caller gets its second caller after it has called b. */
+static void test_callers_that_come_late(void **state) {
+  (void)state;
+  static const char *const texts[] = {"x", "1", "2", "x1", "x2"};
+  struct tl_vocabulary *v = vocabulary_of(texts, UNIT_COUNT(texts));
+  struct gr_ir *ir = new_ir();
+  gr_rule a = gr_rule_new(ir), b = gr_rule_new(ir), c = gr_rule_new(ir);
+  gr_rule_define(ir, a, gr_call(ir, b));
+  gr_rule_define(ir, b, gr_bytes(ir, "x", 1));
+  gr_rule_define(ir, c, gr_call(ir, a));
+  gr_node one = gr_seq(ir, gr_call(ir, a), gr_bytes(ir, "1", 1)), two = gr_seq(ir, gr_call(ir, c), gr_bytes(ir, "2", 1));
+  struct tl_grammar *g = compiled(ir, gr_alt(ir, one, two), v);
+  struct tl_matcher *m = begun(g);
+  assert_int_equal(check_takes(g, m, NULL, 0, false), 1 << 0 | 1 << 3 | 1 << 4);
+  assert_int_equal(tl_matcher_take(m, 0), TL_OK);
+  uint32_t words;
+  tl_matcher_mask(m, &words);
+  assert_int_equal(words, 1 << 1 | 1 << 2);
+  tl_matcher_free(m);
+  tl_grammar_release(g);
   tl_vocabulary_free(v);
 }
 
@@ -357,6 +419,7 @@ static void test_a_grammar_is_shared(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_depth_is_bounded_and_never_a_dead_end),
+      cmocka_unit_test(test_callers_that_come_late),
       cmocka_unit_test(test_long_texts_need_no_more_frames),
       cmocka_unit_test(test_strings_count_characters),
       cmocka_unit_test(test_what_cannot_be_followed_is_refused),
