@@ -107,7 +107,7 @@ static void take(struct api_tool_parser *parser, char c) {
 }
 
 static void end(struct api_tool_parser *parser) {
-  bool behind = parser->state == TEXT && parser->held.length == parser->n_blank && parser->calls->n;
+  bool behind = parser->state == TEXT && parser->blank && parser->calls->n;
   if (parser->open || behind) tool_drop(parser);
   else give_up(parser);
 }

@@ -186,10 +186,9 @@ static void take(struct api_tool_parser *parser, char c) {
   }
 }
 
-/* White space behind a call, and the commas of a list that ends early, are markup. */
+/* White space and the beginning of a mark behind a call, and the commas of a list that ends early, are markup. */
 static void end(struct api_tool_parser *parser) {
-  bool behind = parser->state == NEXT || parser->state == ITEM ||
-                (parser->state == TEXT && parser->held.length == parser->n_blank);
+  bool behind = parser->state == NEXT || parser->state == ITEM || (parser->state == TEXT && parser->blank);
   if (parser->open || (behind && parser->calls->n)) tool_drop(parser);
   else tool_give_up(parser);
 }
