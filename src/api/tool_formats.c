@@ -3,6 +3,7 @@
  * the name says which it is. A template that writes no calls may still tell the model how to. */
 #include "api/tool_formats.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define PROBE "probe2f0e" /* a name that no template has by itself */
@@ -96,4 +97,14 @@ void api_tools_init(struct api_tools *tools, const char *name, const struct tl_c
     int32_t id = tl_tokenizer_find(tokenizer, tools->format->marks[i]);
     if (id >= 0 && tl_tokenizer_is_special(tokenizer, id)) tools->marks[tools->n_marks++] = id;
   }
+}
+
+void api_tool_call_id(const struct api_tool_format *format, uint64_t number, char ret[24]) {
+  static const char characters[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+  if (!format || !format->short_ids) {
+    snprintf(ret, 24, "call_%016llx", (unsigned long long)number);
+    return;
+  }
+  for (unsigned i = 0; i < 9; i++, number /= 62) ret[i] = characters[number % 62];
+  ret[9] = 0;
 }

@@ -15,6 +15,9 @@ struct api_tools {
 void api_tools_init(struct api_tools *tools, const char *name, const struct tl_chat_format *chat,
                     const struct tl_tokenizer *tokenizer);
 
+/* A call's id by its number, which is evenly spread over 64 bits; format NULL: any. */
+void api_tool_call_id(const struct api_tool_format *format, uint64_t number, char ret[24]);
+
 /* tool_text.c */
 extern const struct api_tool_format api_tool_hermes_format, api_tool_granite_format, api_tool_mistral_format, api_tool_llama3_json_format;
 /* tool_harmony.c */

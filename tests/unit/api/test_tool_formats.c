@@ -110,8 +110,21 @@ static void test_marks_of_a_tokenizer(void **state) {
   close(fd);
 }
 
+static void test_ids(void **state) {
+  (void)state;
+  char id[24];
+  api_tool_call_id(NULL, 0x1234, id);
+  assert_string_equal(id, "call_0000000000001234");
+  api_tool_call_id(&api_tool_hermes_format, UINT64_MAX, id);
+  assert_string_equal(id, "call_ffffffffffffffff");
+  api_tool_call_id(&api_tool_mistral_format, 0, id);
+  assert_string_equal(id, "000000000");
+  api_tool_call_id(&api_tool_mistral_format, 61 + 62 * 10, id);
+  assert_string_equal(id, "zA0000000");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_templates_of_files), cmocka_unit_test(test_what_stands_before_the_name),
-                                     cmocka_unit_test(test_marks_of_a_tokenizer)};
+                                     cmocka_unit_test(test_marks_of_a_tokenizer), cmocka_unit_test(test_ids)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
