@@ -55,6 +55,7 @@ struct tl_serving {
   const struct tl_model *model;
   const struct tl_tokenizer *tokenizer;
   const struct tl_chat_format *chat; /* NULL: the model has no chat template */
+  const char *tool_parser;           /* how it writes calls of tools: model.tool_parser */
 };
 
 /* Registers handlers and metrics. Boot, before tl_http_start. Until

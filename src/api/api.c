@@ -10,6 +10,7 @@
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/cpu.h"
 #include "tokenlane/base/hash.h"
+#include "tokenlane/log.h"
 
 static void on_wake(unsigned loop, void *context) {
   struct tl_api *api = context;
@@ -77,7 +78,8 @@ int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct
   api->key[1] = tl_random_seed();
   api->loops = aligned_alloc(TL_CACHE_LINE, options->n_loops * sizeof *api->loops);
   api->fingerprints = calloc(options->n_models, sizeof *api->fingerprints);
-  int r = api->loops && api->fingerprints ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  api->tools = calloc(options->n_models, sizeof *api->tools);
+  int r = api->loops && api->fingerprints && api->tools ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   for (unsigned i = 0; r == TL_OK && i < options->n_loops; i++) api->loops[i] = (struct api_loop){0};
   if (r == TL_OK && add_metrics(api) < 0) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   tl_http_error_body(options->http, api_http_error);
@@ -107,9 +109,17 @@ static void make_fingerprint(const char *name, const struct tl_model *model, cha
   snprintf(ret, API_FINGERPRINT_BYTES, "fp_%010llx", (unsigned long long)hash >> 24);
 }
 
+static void find_tools(const char *name, const struct tl_serving *serving, struct api_tools *tools) {
+  api_tools_init(tools, serving->tool_parser, serving->chat, serving->tokenizer);
+  if (serving->chat)
+    TL_LOG(TL_LOG_INFO, "api", "calls of tools", TL_S("model", name), TL_S("format", tools->format ? tools->format->name : "none"));
+}
+
 void tl_api_serve(struct tl_api *api, const struct tl_serving *serving) {
-  for (unsigned i = 0; i < api->o.n_models; i++)
+  for (unsigned i = 0; i < api->o.n_models; i++) {
     make_fingerprint(api->o.models[i].name, serving[i].model, api->fingerprints[i]);
+    find_tools(api->o.models[i].name, &serving[i], &api->tools[i]);
+  }
   /* publishes *serving; pairs with the acquire loads of the loops */
   atomic_store_explicit(&api->serving, serving, memory_order_release);
 }
@@ -144,6 +154,7 @@ void tl_api_free(struct tl_api *api) {
   tl_text_lanes_free(api->lanes);
   free(api->loops);
   free(api->fingerprints);
+  free(api->tools);
   free(api->ttft);
   free(api->inter_token);
   free(api);

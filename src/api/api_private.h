@@ -7,6 +7,7 @@
 #include <jansson.h>
 #include <stdatomic.h>
 
+#include "api/tool_formats.h"
 #include "tokenlane/api.h"
 #include "tokenlane/base/arena.h"
 #include "tokenlane/base/buffer.h"
@@ -319,6 +320,7 @@ struct tl_api {
   struct tl_text_lanes *lanes; /* NULL: loops read all requests themselves */
   uint64_t key[2];          /* random, of the process: ids and default seeds */
   char (*fingerprints)[API_FINGERPRINT_BYTES]; /* (models) */
+  struct api_tools *tools; /* (models) how each writes calls */
   int64_t created_s;
   struct api_loop *loops;
   tl_metric *ttft, *inter_token; /* (replicas of all models) */

@@ -3,6 +3,7 @@
  * the name says which it is. A template that writes no calls may still tell the model how to. */
 #include "api/tool_formats.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define PROBE "probe2f0e" /* a name that no template has by itself */
@@ -10,12 +11,6 @@
 
 static const struct api_tool_format *const formats[] = {&api_tool_hermes_format, &api_tool_llama3_json_format, &api_tool_mistral_format,
                                                         &api_tool_granite_format, &api_tool_harmony_format};
-
-const struct api_tool_format *api_tool_format_find(const char *name) {
-  for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
-    if (strcmp(formats[i]->name, name) == 0) return formats[i];
-  return NULL;
-}
 
 /* --- a conversation with a call ------------------------------------------------------------------- */
 
@@ -85,4 +80,31 @@ const struct api_tool_format *api_tool_format_of(const struct tl_chat_format *ch
   const struct api_tool_format *format = name ? of_call(text, name, end) : of_instructions(text, end);
   tl_rendered_done(&rendered);
   return format;
+}
+
+/* --- of a model ----------------------------------------------------------------------------------- */
+
+static const struct api_tool_format *format_named(const char *name) {
+  for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+    if (strcmp(formats[i]->name, name) == 0) return formats[i];
+  return NULL; /* none */
+}
+
+void api_tools_init(struct api_tools *tools, const char *name, const struct tl_chat_format *chat,
+                    const struct tl_tokenizer *tokenizer) {
+  *tools = (struct api_tools){.format = strcmp(name, "auto") == 0 ? api_tool_format_of(chat) : format_named(name)};
+  for (unsigned i = 0; tools->format && i < tools->format->n_marks; i++) {
+    int32_t id = tl_tokenizer_find(tokenizer, tools->format->marks[i]);
+    if (id >= 0 && tl_tokenizer_is_special(tokenizer, id)) tools->marks[tools->n_marks++] = id;
+  }
+}
+
+void api_tool_call_id(const struct api_tool_format *format, uint64_t number, char ret[24]) {
+  static const char characters[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+  if (!format || !format->short_ids) {
+    snprintf(ret, 24, "call_%016llx", (unsigned long long)number);
+    return;
+  }
+  for (unsigned i = 0; i < 9; i++, number /= 62) ret[i] = characters[number % 62];
+  ret[9] = 0;
 }

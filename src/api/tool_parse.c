@@ -68,6 +68,11 @@ int tool_find_mark(struct api_tool_parser *parser, unsigned n, char c) {
     parser->n_blank++;
     return -1;
   }
+  if (held->length == 0 && mark_of(parser->format, n, &c, 1) < 0) { /* most text */
+    tl_buffer_putc(parser->content, c);
+    parser->blank = false;
+    return -1;
+  }
   tl_buffer_putc(held, c);
   while (!held->failed && held->length > parser->n_blank) {
     size_t length = held->length - parser->n_blank;

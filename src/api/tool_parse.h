@@ -43,6 +43,7 @@ struct api_tool_format {
    * The first n_begin begin calls, n_end behind them end one. */
   const char *marks[API_TOOL_MARKS];
   unsigned n_marks, n_begin, n_end;
+  bool short_ids;  /* of calls: nine letters or digits, as the models' templates want them */
   unsigned traits; /* tool_text.c's own */
   void (*take)(struct api_tool_parser *parser, char c); /* the next character */
   void (*end)(struct api_tool_parser *parser);          /* there is no more */

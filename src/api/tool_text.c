@@ -200,7 +200,7 @@ const struct api_tool_format api_tool_hermes_format = {
 const struct api_tool_format api_tool_granite_format = {.name = "granite", .marks = {"<|tool_call|>", "<tool_call>", "</tool_call>"},
                                                         .n_marks = 3, .n_begin = 2, .n_end = 1, .traits = LIST, MACHINE};
 const struct api_tool_format api_tool_mistral_format = {.name = "mistral", .marks = {"[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"},
-                                                        .n_marks = 3, .n_begin = 1, .traits = LIST | NAMED, MACHINE};
+                                                        .n_marks = 3, .n_begin = 1, .short_ids = true, .traits = LIST | NAMED, MACHINE};
 const struct api_tool_format api_tool_llama3_json_format = {.name = "llama3_json", .marks = {"<|python_tag|>"}, .n_marks = 1,
                                                             .n_begin = 1, .traits = BARE | SEMICOLONS, MACHINE};
 const struct api_tool_format api_tool_list_format = {.traits = BARE_LIST, MACHINE};
