@@ -25,6 +25,7 @@
 #include "tokenlane/trace.h"
 
 struct tl_engine;
+struct tl_matcher;
 struct tl_sim_options;
 
 enum tl_finish {
@@ -64,6 +65,9 @@ struct tl_sequence {
   uint32_t n_stop_ids;
   struct tl_token_bias *bias;      /* (n_bias + n_stop_ids) room at the end for forbidden stop ids */
   uint32_t n_bias;
+  struct tl_matcher *matcher;      /* what the answer is held to, at n_out; NULL: nothing. The worker's until the final event */
+  const uint32_t *allowed;         /* (words of the vocabulary) bit set: may come; NULL: all */
+  uint32_t *mask;                  /* (words of the vocabulary) the worker's; needed with a matcher */
   unsigned loop;                   /* index of the loop that gets the events */
   unsigned replica;                /* set by submit's caller from route */
   enum tl_priority priority;
