@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/api_private.h"
+#include "tokenlane/base/hash.h"
 
 static void head(const struct api_call *call, const char *object, struct tl_buffer *out) {
   const char *name = call->params.model ? call->params.model : call->api->o.models[call->work.model].name;
@@ -55,6 +56,21 @@ static void logprobs(struct api_choice *choice, bool wanted, struct tl_buffer *o
   api_logprobs(choice, with_prompt ? 0 : n_prompt + choice->n_sent_logprobs, n_prompt + n_text, out);
 }
 
+bool api_only_calls(const struct api_call *call) {
+  return call->params.calls == API_CALLS_REQUIRED || call->params.calls == API_CALLS_NAMED;
+}
+
+/* A call's id, name and arguments; ids are unlike all others of the process. */
+static void tool_call(const struct api_choice *choice, unsigned i, bool with_arguments, struct tl_buffer *out) {
+  const struct api_tool_call *call = &choice->calls.items[i];
+  uint64_t id = tl_hash_u64(tl_hash_u64(choice->call->api->key[0] ^ choice->call->number) + ((uint64_t)choice->index << 32) + i);
+  tl_buffer_printf(out, "\"id\":\"call_%016llx\",\"type\":\"function\",\"function\":{\"name\":", (unsigned long long)id);
+  api_json_string(out, call->name.data, call->name.length);
+  tl_buffer_puts(out, ",\"arguments\":");
+  api_json_string(out, call->arguments.data, with_arguments ? call->arguments.length : 0);
+  tl_buffer_puts(out, "}}");
+}
+
 static void delta(struct api_choice *choice, enum api_chunk kind, struct tl_buffer *out) {
   if (choice->call->endpoint == API_COMPLETIONS) {
     tl_buffer_puts(out, ",\"text\":");
@@ -62,14 +78,18 @@ static void delta(struct api_choice *choice, enum api_chunk kind, struct tl_buff
     return;
   }
   if (kind == API_CHUNK_ROLE) {
-    tl_buffer_puts(out, ",\"delta\":{\"role\":\"assistant\",\"content\":\"\"}");
-  } else if (kind == API_CHUNK_TEXT) {
+    tl_buffer_printf(out, ",\"delta\":{\"role\":\"assistant\",\"content\":%s}", api_only_calls(choice->call) ? "null" : "\"\"");
+  } else if (kind == API_CHUNK_TEXT && (choice->text.length || choice->call->params.calls == API_CALLS_OFF)) {
     tl_buffer_puts(out, ",\"delta\":{\"content\":");
     api_json_string(out, choice->text.data, choice->text.length);
     tl_buffer_putc(out, '}');
   } else {
     tl_buffer_puts(out, ",\"delta\":{}");
   }
+}
+
+static void end_chunk(const struct api_call *call, struct tl_buffer *out) {
+  tl_buffer_puts(out, call->params.include_usage ? "],\"usage\":null}" : "]}");
 }
 
 void api_shape_chunk(struct api_choice *choice, enum api_chunk kind, struct tl_buffer *out) {
@@ -79,7 +99,23 @@ void api_shape_chunk(struct api_choice *choice, enum api_chunk kind, struct tl_b
   delta(choice, kind, out);
   logprobs(choice, kind == API_CHUNK_TEXT, out);
   finish_reason(choice, kind == API_CHUNK_FINISH, out);
-  tl_buffer_puts(out, call->params.include_usage ? "],\"usage\":null}" : "]}");
+  end_chunk(call, out);
+}
+
+void api_shape_call_chunk(struct api_choice *choice, unsigned i, struct tl_buffer *out) {
+  const struct api_tool_call *call = &choice->calls.items[i];
+  head(choice->call, chunk_object(choice->call), out);
+  tl_buffer_printf(out, "{\"index\":%u,\"delta\":{\"tool_calls\":[{\"index\":%u,", choice->index, i);
+  if (call->announced) {
+    tl_buffer_puts(out, "\"function\":{\"arguments\":");
+    api_json_string(out, call->arguments.data, call->arguments.length);
+    tl_buffer_puts(out, "}}");
+  } else {
+    tool_call(choice, i, false, out);
+  }
+  tl_buffer_puts(out, "]},\"logprobs\":null");
+  finish_reason(choice, false, out);
+  end_chunk(choice->call, out);
 }
 
 void api_shape_usage_chunk(struct api_call *call, struct tl_buffer *out) {
@@ -89,14 +125,30 @@ void api_shape_usage_chunk(struct api_call *call, struct tl_buffer *out) {
   tl_buffer_putc(out, '}');
 }
 
+static void message(const struct api_choice *choice, struct tl_buffer *out) {
+  tl_buffer_puts(out, ",\"message\":{\"role\":\"assistant\",\"content\":");
+  if (!choice->text.length && (choice->calls.n || api_only_calls(choice->call)))
+    tl_buffer_puts(out, "null");
+  else
+    api_json_string(out, choice->text.data, choice->text.length);
+  for (unsigned i = 0; i < choice->calls.n; i++) {
+    tl_buffer_puts(out, i ? ",{" : ",\"tool_calls\":[{");
+    tool_call(choice, i, true, out);
+  }
+  tl_buffer_puts(out, choice->calls.n ? "],\"refusal\":null}" : ",\"refusal\":null}");
+}
+
 void api_shape_answer(struct api_call *call, struct tl_buffer *out) {
   head(call, call->endpoint == API_CHAT ? "chat.completion" : "text_completion", out);
   for (unsigned i = 0; i < call->n_choices; i++) {
     struct api_choice *choice = &call->choices[i];
     tl_buffer_printf(out, "%s{\"index\":%u", i ? "," : "", choice->index);
-    tl_buffer_puts(out, call->endpoint == API_CHAT ? ",\"message\":{\"role\":\"assistant\",\"content\":" : ",\"text\":");
-    api_json_string(out, choice->text.data, choice->text.length);
-    if (call->endpoint == API_CHAT) tl_buffer_puts(out, ",\"refusal\":null}");
+    if (call->endpoint == API_CHAT) {
+      message(choice, out);
+    } else {
+      tl_buffer_puts(out, ",\"text\":");
+      api_json_string(out, choice->text.data, choice->text.length);
+    }
     logprobs(choice, true, out);
     finish_reason(choice, true, out);
   }

@@ -77,16 +77,15 @@ WRONG_CHAT = [
     ("messages", "maximum context length is 1024 tokens", [{**NEEDED[CHAT], "max_tokens": 1024}]),
 ]
 UNSUPPORTED = [
-    (CHAT, "tools", [{"type": "function", "function": {"name": "f"}}]), (CHAT, "tool_choice", "required"),
+    (CHAT, "tools", [{"type": "function", "function": {"name": "f"}}]),
     (CHAT, "functions", [{"name": "f"}]), (CHAT, "function_call", {"name": "f"}), (CHAT, "audio", {"voice": "alloy"}),
-    (CHAT, "modalities", ["text", "audio"]), (CHAT, "response_format", {"type": "json_object"}),
-    (CHAT, "response_format", {"type": "json_schema", "json_schema": {}}), (CHAT, "web_search_options", {}),
+    (CHAT, "modalities", ["text", "audio"]), (CHAT, "web_search_options", {}),
     (CHAT, "reasoning_effort", "high"), (TEXT, "best_of", 2), (TEXT, "suffix", "end"), (TEXT, "suffix", "auto"),
     (TEXT, "stop_token_ids", [5]), (CHAT, "bad_words", ["a"]), (CHAT, "use_beam_search", True),
     (CHAT, "skip_special_tokens", False), (CHAT, "include_stop_str_in_output", True),
 ]
 ELSEWHERE = [(CHAT, "prompt", "a"), (CHAT, "echo", True), (TEXT, "messages", []), (TEXT, "top_logprobs", 5),
-             (TEXT, "tools", []), (CHAT, "max_token", 5), (TEXT, "guided_json", {}), (CHAT, "é" * 200, 1)]
+             (TEXT, "tools", []), (CHAT, "max_token", 5), (TEXT, "guided_decoding_backend", "x"), (TEXT, "tool_choice", "auto"), (CHAT, "é" * 200, 1)]
 
 
 def body(endpoint, field, value):
@@ -181,12 +180,12 @@ TAKEN = [
     ("seed", [0, -1, 2**63 - 1, -2**63]), ("stop", ["a", [], list("abcd"), "x" * 1024, "\0", "é"]),
     ("logit_bias", [{}, {"5": 100}, {"0": -100, "1535": 0.5}, {str(i): 1 for i in range(1024)},
                     {str(i): -100 for i in range(1023)}]),
-    ("ignore_eos", [False]), ("stream", [False]), ("user", ["", "me"]), ("metadata", [{"a": "b"}]),
+    ("ignore_eos", [False]), ("response_format", [{"type": "text"}]), ("stream", [False]), ("user", ["", "me"]), ("metadata", [{"a": "b"}]),
 ]
 TAKEN_CHAT = [
     ("logprobs", [False, True]), ("top_logprobs", [0, {"logprobs": True, "top_logprobs": 20}]), ("tools", [[]]),
-    ("tool_choice", ["auto", "none"]), ("response_format", [{"type": "text"}]), ("modalities", [["text"]]),
-    ("store", [True]), ("service_tier", ["auto"]), ("parallel_tool_calls", [True]), ("reasoning_effort", ["none"]),
+    ("tool_choice", ["auto", "none"]), ("modalities", [["text"]]),
+    ("store", [True]), ("service_tier", ["auto"]), ("parallel_tool_calls", [True, False]), ("reasoning_effort", ["none"]),
     ("messages", [[{"role": r, "content": "a", "name": "n"}] for r in ("user", "system", "developer", "assistant", "tool", "x")]),
     ("messages", [[{"role": "user", "content": ""}], [{"role": "user", "content": []}], [{"role": "user", "content": "\0"}]]),
 ]
