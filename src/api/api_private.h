@@ -322,6 +322,8 @@ void api_logprobs(struct api_choice *choice, uint32_t from, uint32_t to, struct 
 
 /* Whether a grammar makes calls of the whole answer: it has no content. */
 bool api_only_calls(const struct api_call *call);
+/* How many of the calls that a model wrote the client sees: where it may make one, the first. */
+unsigned api_n_calls(const struct api_choice *choice);
 
 /* json_out.c */
 void api_json_string(struct tl_buffer *out, const char *text, size_t length);

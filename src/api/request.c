@@ -194,6 +194,12 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
 /* How calls are found in the choice's text. */
 static int make_calls(struct api_call *call, struct api_choice *choice) {
   const struct api_params *p = &call->params;
+  const struct api_tools *tools = &call->api->tools[call->work.model];
+  if (p->calls == API_CALLS_AUTO && tools->format) {
+    api_tool_parser_init(&choice->tools, tools->format, !p->stream);
+    choice->detok.kept = tools->marks;
+    choice->detok.n_kept = tools->n_marks;
+  }
   if (p->calls == API_CALLS_NAMED) return api_tool_calls_add(&choice->calls, p->tool_name, p->tool_name_length);
   if (p->calls == API_CALLS_REQUIRED) api_tool_parser_init(&choice->tools, &api_tool_list_format, false);
   return TL_OK;

@@ -60,11 +60,18 @@ bool api_only_calls(const struct api_call *call) {
   return call->params.calls == API_CALLS_REQUIRED || call->params.calls == API_CALLS_NAMED;
 }
 
+unsigned api_n_calls(const struct api_choice *choice) {
+  return choice->calls.n && !choice->call->params.parallel_tool_calls ? 1 : choice->calls.n;
+}
+
 /* A call's id, name and arguments; ids are unlike all others of the process. */
 static void tool_call(const struct api_choice *choice, unsigned i, bool with_arguments, struct tl_buffer *out) {
   const struct api_tool_call *call = &choice->calls.items[i];
-  uint64_t id = tl_hash_u64(tl_hash_u64(choice->call->api->key[0] ^ choice->call->number) + ((uint64_t)choice->index << 32) + i);
-  tl_buffer_printf(out, "\"id\":\"call_%016llx\",\"type\":\"function\",\"function\":{\"name\":", (unsigned long long)id);
+  const struct tl_api *api = choice->call->api;
+  char id[24];
+  api_tool_call_id(api->tools[choice->call->work.model].format,
+                   tl_hash_u64(tl_hash_u64(api->key[0] ^ choice->call->number) + ((uint64_t)choice->index << 32) + i), id);
+  tl_buffer_printf(out, "\"id\":\"%s\",\"type\":\"function\",\"function\":{\"name\":", id);
   api_json_string(out, call->name.data, call->name.length);
   tl_buffer_puts(out, ",\"arguments\":");
   api_json_string(out, call->arguments.data, with_arguments ? call->arguments.length : 0);
@@ -127,15 +134,16 @@ void api_shape_usage_chunk(struct api_call *call, struct tl_buffer *out) {
 
 static void message(const struct api_choice *choice, struct tl_buffer *out) {
   tl_buffer_puts(out, ",\"message\":{\"role\":\"assistant\",\"content\":");
-  if (!choice->text.length && (choice->calls.n || api_only_calls(choice->call)))
+  unsigned n = api_n_calls(choice);
+  if (!choice->text.length && (n || api_only_calls(choice->call)))
     tl_buffer_puts(out, "null");
   else
     api_json_string(out, choice->text.data, choice->text.length);
-  for (unsigned i = 0; i < choice->calls.n; i++) {
+  for (unsigned i = 0; i < n; i++) {
     tl_buffer_puts(out, i ? ",{" : ",\"tool_calls\":[{");
     tool_call(choice, i, true, out);
   }
-  tl_buffer_puts(out, choice->calls.n ? "],\"refusal\":null}" : ",\"refusal\":null}");
+  tl_buffer_puts(out, n ? "],\"refusal\":null}" : ",\"refusal\":null}");
 }
 
 void api_shape_answer(struct api_call *call, struct tl_buffer *out) {

@@ -162,7 +162,7 @@ static void send_call_chunk(struct api_choice *choice, unsigned i) {
 }
 
 static void send_calls(struct api_choice *choice) {
-  for (; choice->n_sent_calls < choice->calls.n; choice->n_sent_calls++) {
+  for (; choice->n_sent_calls < api_n_calls(choice); choice->n_sent_calls++) {
     struct api_tool_call *call = &choice->calls.items[choice->n_sent_calls];
     if (!call->announced) send_call_chunk(choice, choice->n_sent_calls);
     call->announced = true;
@@ -264,7 +264,7 @@ static bool may_queue_rest(const struct api_choice *choice) {
   if (!choice->final) return false;
   size_t n_logprobs = call->params.n_top_logprobs < 0 ? 0 : choice->n_seen - choice->n_sent_logprobs;
   size_t n_text = choice->text.length;
-  for (unsigned i = choice->n_sent_calls; i < choice->calls.n; i++) n_text += choice->calls.items[i].arguments.length + CALL_BYTES;
+  for (unsigned i = choice->n_sent_calls; i < api_n_calls(choice); i++) n_text += choice->calls.items[i].arguments.length + CALL_BYTES;
   size_t bytes = 2 * n_text + n_logprobs * (size_t)(1 + call->params.n_top_logprobs) * LOGPROB_BYTES;
   size_t most = call->arena.used_bytes > REST_BYTES ? call->arena.used_bytes : REST_BYTES;
   return bytes <= most / call->n_choices;
