@@ -14,6 +14,7 @@
 
 #define API_LANE_BYTES 8192 /* of a body: about 100 us of work, more is for a text lane */
 #define API_MAX_STOPS 4
+#define API_MAX_STOP_IDS 128
 #define API_MAX_DEPTH 64
 #define API_MAX_NODES 1000000 /* values in a body, see body.c */
 #define API_NO_TOP_K (-2)
@@ -57,6 +58,10 @@ struct api_params {
   int64_t n_top_logprobs; /* -1: no log-probabilities; else how many alternatives */
   struct { const char *text; size_t length; } stop[API_MAX_STOPS];
   unsigned n_stop;
+  bool include_stop_str_in_output; /* what stops it stays in the text, a stop id's too */
+  json_t *stop_token_ids;          /* as messages; token_fields.c reads it into the next two */
+  const int32_t *stop_ids;         /* (n_stop_ids) the client's, then the model's EOS; in the call's arena or the model */
+  uint32_t n_stop_ids, n_own_stop_ids;
   struct tl_token_bias *bias; /* in the call's arena */
   uint32_t n_bias;
   json_t *input, *query, *text_1, *text_2; /* as messages; each checked as far as its own kind goes */
@@ -68,6 +73,13 @@ struct api_params {
  * API_TEMPLATE: fields that it does not know are the caller's. */
 int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t *body, struct tl_arena *arena,
                     struct api_params *ret, struct tl_error *err);
+/* --- token_fields.c ---------------------------------------------------------------- */
+struct api_call;
+/* The fields that speak of tokens, once it is known which model's. As work.read. */
+int api_token_fields(struct api_call *call, struct tl_error *err);
+/* Whether the client chose this id to end an answer, and the model's EOS did not do so before. */
+bool api_is_own_stop(const struct api_params *params, int32_t id);
+
 /* --- ids.c ------------------------------------------------------------------------- */
 /* Whether a prompt or an input is a list of such: one that does not begin with a number. */
 bool api_has_several(const json_t *value);
@@ -122,6 +134,7 @@ struct api_stop {
   const struct api_params *params;
   struct tl_buffer pending; /* text that may still become part of a stop string */
   bool hit;
+  unsigned which;           /* hit: index of the string */
 };
 void api_stop_init(struct api_stop *stop, const struct api_params *params);
 void api_stop_done(struct api_stop *stop);
@@ -131,7 +144,6 @@ int api_stop_push(struct api_stop *stop, const char *text, size_t length, struct
 int api_stop_flush(struct api_stop *stop, struct tl_buffer *out);
 
 /* --- calls ------------------------------------------------------------------------------ */
-struct api_call;
 
 /* How an endpoint's prompts are read; both as work.read. */
 struct api_reader {
@@ -162,7 +174,8 @@ struct api_choice {
   struct api_choice *next_stranded; /* waits for a replica after a fault */
   int64_t stranded_ns;      /* since when */
   bool role_sent, echoed;   /* chat: the first chunk is out; completions: the prompt is in the text */
-  bool ended_by_id;         /* the last token seen is a stop id: it has no text */
+  bool ended_by_id;         /* the last token seen is a stop id that has no text */
+  int32_t stop_id;          /* the client's id that ended it; -1: none did */
   bool done;                /* text complete, finish known */
   bool sent;                /* streams: its last chunk is out */
   const char *finish;       /* "stop", "length", ...; NULL while open */

@@ -174,6 +174,12 @@ static int read_ranked_documents(struct context *c, const struct field *f, json_
   return json_is_array(value) ? TL_OK : wrong(err, f->name, "a list of strings or of objects with a text", value);
 }
 
+/* Their items are read when it is known which model's they are. */
+static int read_list(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  memcpy((char *)c->params + f->offset, &value, sizeof value);
+  return json_is_array(value) ? TL_OK : wrong(err, f->name, "a list", value);
+}
+
 /* text_1 and text_2 */
 static int read_text(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   memcpy((char *)c->params + f->offset, &value, sizeof value);
@@ -368,6 +374,7 @@ static int read_unsupported(const struct field *f, json_t *value, struct tl_erro
 #define NUMBER(name, endpoints, min, max) {#name, KIND_NUMBER, endpoints, min, max, AT(name), NULL, NULL}
 #define INTEGER(name, endpoints, min, max) {#name, KIND_INTEGER, endpoints, min, max, AT(name), NULL, NULL}
 #define BOOL(name, endpoints) {#name, KIND_BOOL, endpoints, 0, 0, AT(name), NULL, NULL}
+#define LIST(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, AT(name), read_list, NULL}
 #define READ(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, 0, read_##name, NULL}
 #define IGNORED(name, endpoints) {#name, KIND_IGNORED, endpoints, 0, 0, 0, NULL, NULL}
 #define UNSUPPORTED(name, endpoints, nothing) {#name, KIND_UNSUPPORTED, endpoints, 0, 0, 0, NULL, nothing}
@@ -402,6 +409,8 @@ static const struct field fields[] = {
     NUMBER(min_p, API_BOTH, 0, 1),
     READ(seed, API_BOTH),
     READ(stop, API_BOTH),
+    LIST(stop_token_ids, API_BOTH),
+    BOOL(include_stop_str_in_output, API_BOTH),
     NUMBER(presence_penalty, API_BOTH, -2, 2),
     NUMBER(frequency_penalty, API_BOTH, -2, 2),
     NUMBER(repetition_penalty, API_BOTH, 0.01, 100),
@@ -441,9 +450,7 @@ static const struct field fields[] = {
     /* vLLM's */
     UNSUPPORTED(use_beam_search, API_BOTH, "false "),
     UNSUPPORTED(length_penalty, API_BOTH, "1 1.0 "),
-    UNSUPPORTED(stop_token_ids, API_BOTH, "[] "),
     UNSUPPORTED(bad_words, API_BOTH, "[] "),
-    UNSUPPORTED(include_stop_str_in_output, API_BOTH, "false "),
     UNSUPPORTED(skip_special_tokens, API_BOTH, "true "),
     UNSUPPORTED(spaces_between_special_tokens, API_BOTH, "true "),
 };

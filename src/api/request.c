@@ -170,8 +170,9 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   seq->ignore_eos = call->params.ignore_eos;
   seq->score_prompt = call->params.echo && call->params.n_top_logprobs >= 0;
   seq->sampling = sampling_of(call, choice->index);
-  seq->stop_ids = call->work.serving->model->eos;
-  seq->n_stop_ids = call->work.serving->model->n_eos;
+  seq->stop_ids = call->params.stop_ids;
+  seq->n_stop_ids = call->params.n_stop_ids;
+  seq->n_own_stop_ids = call->params.n_own_stop_ids;
   seq->loop = call->loop;
   seq->owner = choice;
   seq->choice = choice->index;
@@ -197,6 +198,7 @@ static int make_choices(struct api_call *call, const uint32_t *max_new, const st
     struct api_choice *choice = &call->choices[call->n_choices++];
     choice->call = call;
     choice->index = i;
+    choice->stop_id = -1;
     choice->prompt = i / (unsigned)call->params.n;
     tl_buffer_init(&choice->text, 0);
     api_stop_init(&choice->stop, &call->params);
@@ -354,7 +356,7 @@ static int settle_body(struct api_call *call, struct tl_error *err) {
     if (!p->echo) prompt->text = NULL; /* its tokens are all that is needed */
     if (prompt->text) fine = (prompt->text = tl_arena_copy(&call->arena, prompt->text, prompt->length));
   }
-  p->prompt = p->messages = p->tools = p->documents = p->chat_template_kwargs = p->chat_template = NULL;
+  p->prompt = p->messages = p->tools = p->documents = p->chat_template_kwargs = p->chat_template = p->stop_token_ids = NULL;
   json_decref(TL_TAKE(&call->body));
   return fine ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
 }
@@ -370,6 +372,7 @@ static int read_call(struct api_work *work, struct tl_error *err) {
   if (r == TL_OK) r = call->reader->outline(call, err);
   /* the router's counters are the loop's: before a lane it has looked already */
   if (r == TL_OK && !work->on_lane) r = look_for_room(call, err);
+  if (r == TL_OK) r = api_token_fields(call, err);
   if (r == TL_OK) {
     call->read_times.tokenizing_ns = api_span_now(call);
     r = call->reader->prepare(call, err);

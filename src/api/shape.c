@@ -34,11 +34,26 @@ static void usage(const struct api_call *call, struct tl_buffer *out) {
                    prompt, completion, prompt + completion, cached_tokens(call));
 }
 
-static void finish_reason(const struct api_choice *choice, bool known, struct tl_buffer *out) {
-  if (known)
-    tl_buffer_printf(out, ",\"finish_reason\":\"%s\"}", choice->finish);
+/* vLLM's: the stop string or the client's own stop id that ended it; null: an EOS or something else did. */
+static void stop_reason(const struct api_choice *choice, struct tl_buffer *out) {
+  const struct api_params *p = &choice->call->params;
+  tl_buffer_puts(out, ",\"stop_reason\":");
+  if (choice->stop.hit)
+    api_json_string(out, p->stop[choice->stop.which].text, p->stop[choice->stop.which].length);
+  else if (choice->stop_id >= 0)
+    tl_buffer_printf(out, "%d", choice->stop_id);
   else
-    tl_buffer_puts(out, ",\"finish_reason\":null}");
+    tl_buffer_puts(out, "null");
+}
+
+static void finish_reason(const struct api_choice *choice, bool known, struct tl_buffer *out) {
+  if (known) {
+    tl_buffer_printf(out, ",\"finish_reason\":\"%s\"", choice->finish);
+    stop_reason(choice, out);
+  } else {
+    tl_buffer_puts(out, ",\"finish_reason\":null");
+  }
+  tl_buffer_putc(out, '}');
 }
 
 /* Which tokens, by index in the sequence, an answer's or chunk's logprobs cover. */

@@ -86,7 +86,10 @@ static int take_tokens(struct api_choice *choice, uint32_t n_out) {
   while (r == TL_OK && choice->n_seen < n_out && !choice->stop.hit) {
     int32_t token = seq->tokens[seq->n_prompt + choice->n_seen++];
     /* the token may be seen before the event that says that it was the last */
-    choice->ended_by_id = tl_sequence_is_stop(seq, token);
+    if (tl_sequence_is_stop(seq, token)) {
+      if (api_is_own_stop(&choice->call->params, token)) choice->stop_id = token;
+      choice->ended_by_id = !choice->call->params.include_stop_str_in_output;
+    }
     if (choice->ended_by_id) break;
     r = tl_detok_push(&choice->detok, token, &piece);
     /* stop strings count only in what comes after min_tokens, as in vLLM */

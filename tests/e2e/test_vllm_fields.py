@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""The request fields that vLLM has beside OpenAI's, sent as its users do: OpenAI's client with extra_body."""
+import pytest
+
+from daemon import NAME
+
+openai = pytest.importorskip("openai")
+EOS = 2  # <|im_end|> of the demo model
+
+
+def complete(client, prompt="Once upon a time", stream=False, **fields):
+    """One greedy completion: its text, and the choice or the last chunk's."""
+    own = {k: fields.pop(k) for k in ("max_tokens", "stop", "logprobs", "n", "echo") if k in fields}
+    answer = client.completions.create(model=NAME, prompt=prompt, temperature=0, stream=stream, extra_body=fields, **own)
+    if not stream:
+        return answer.choices[0].text, answer.choices[0]
+    choices = [c.choices[0] for c in answer]
+    return "".join(c.text for c in choices), choices[-1]
+
+
+def ask(client, text="Who is Clara?", stream=False, **fields):
+    """The same of a chat."""
+    own = {k: fields.pop(k) for k in ("max_tokens", "stop", "logprobs", "n") if k in fields}
+    answer = client.chat.completions.create(model=NAME, messages=[{"role": "user", "content": text}], temperature=0,
+                                            stream=stream, extra_body=fields, **own)
+    if not stream:
+        return answer.choices[0].message.content, answer.choices[0]
+    choices = [c.choices[0] for c in answer]
+    return "".join(c.delta.content or "" for c in choices), choices[-1]
+
+
+MAKE = pytest.mark.parametrize("make", [complete, ask])
+STREAM = pytest.mark.parametrize("stream", [False, True])
+
+
+def pieces(daemon, text):
+    """Its tokens and the text of each. The demo's tokenizer makes of a text what the model made it of, mostly."""
+    ids = daemon.tokens(text)
+    return [(i, daemon.post("/detokenize", tokens=[i]).json()["prompt"]) for i in ids]
+
+
+def distinct(daemon, text, after=3):
+    """A token of the text that has not come before: (what is before it, id, its text)."""
+    seen, before = set(), ""
+    for at, (token, piece) in enumerate(pieces(daemon, text)):
+        if at >= after and token not in seen:
+            return before, token, piece
+        seen.add(token)
+        before += piece
+    raise AssertionError(text)
+
+
+# --- stop_token_ids, stop_reason, include_stop_str_in_output -------------------------------------------
+
+
+@STREAM
+@MAKE
+def test_a_stop_id_ends_the_answer_and_has_no_text(daemon, client, make, stream):
+    whole, choice = make(client, max_tokens=40)
+    assert choice.stop_reason is None
+    before, token, piece = distinct(daemon, whole)
+    text, choice = make(client, max_tokens=40, stream=stream, stop_token_ids=[0, token])
+    assert (text, choice.finish_reason, choice.stop_reason) == (before, "stop", token)
+    text, choice = make(client, max_tokens=40, stream=stream, stop_token_ids=[token], include_stop_str_in_output=True)
+    assert (text, choice.finish_reason, choice.stop_reason) == (before + piece, "stop", token)
+
+
+@STREAM
+@MAKE
+def test_a_stop_string_is_named_and_can_be_kept(daemon, client, make, stream):
+    whole, _ = make(client, max_tokens=40)
+    stop = whole[10:14]
+    text, choice = make(client, max_tokens=40, stream=stream, stop=["\0", stop])
+    assert (text, choice.finish_reason, choice.stop_reason) == (whole[:whole.index(stop)], "stop", stop)
+    text, choice = make(client, max_tokens=40, stream=stream, stop=["\0", stop], include_stop_str_in_output=True)
+    assert (text, choice.finish_reason, choice.stop_reason) == (whole[:whole.index(stop)] + stop, "stop", stop)
+
+
+@STREAM
+def test_eos_gives_no_reason(client, stream):
+    _, choice = ask(client, stream=stream)
+    assert (choice.finish_reason, choice.stop_reason) == ("stop", None)
+    _, choice = ask(client, stream=stream, stop_token_ids=[EOS])  # it would have ended here anyhow
+    assert (choice.finish_reason, choice.stop_reason) == ("stop", None)
+
+
+def test_ignore_eos_leaves_stop_ids_alone(client):
+    usual, _ = ask(client)
+    longer, choice = ask(client, max_tokens=300, ignore_eos=True)
+    assert len(longer) > len(usual) and choice.finish_reason == "length"
+    text, choice = ask(client, max_tokens=300, ignore_eos=True, stop_token_ids=[EOS])
+    assert (text, choice.finish_reason, choice.stop_reason) == (usual, "stop", EOS)
+
+
+def test_stop_ids_do_not_come_before_min_tokens(daemon, client):
+    whole, _ = complete(client, max_tokens=40)
+    before, token, piece = distinct(daemon, whole)
+    text, choice = complete(client, max_tokens=40, logprobs=0, stop_token_ids=[token], min_tokens=20, ignore_eos=True)
+    assert text.startswith(before) and not text.startswith(before + piece)  # something else had to come in its place
+    assert len(choice.logprobs.tokens) >= 20 and piece not in choice.logprobs.tokens
+    assert choice.stop_reason == (None if choice.finish_reason == "length" else token)
+
+
+def test_log_probabilities_cover_what_is_in_the_text(daemon, client):
+    whole, _ = complete(client, max_tokens=40)
+    before, token, piece = distinct(daemon, whole)
+    for fields, text in (({}, before), ({"include_stop_str_in_output": True}, before + piece)):
+        got, choice = complete(client, max_tokens=40, logprobs=0, stop_token_ids=[token], **fields)
+        assert got == text == "".join(choice.logprobs.tokens)
+
+
+def test_stop_ids_are_each_choices_own(daemon, client):
+    """With several prompts and choices each says what ended it."""
+    whole, _ = complete(client, max_tokens=40)
+    before, token, _ = distinct(daemon, whole)
+    other, _ = complete(client, "Ben is", max_tokens=3)
+    assert token not in daemon.tokens(other)
+    answer = client.completions.create(model=NAME, prompt=["Once upon a time", "Ben is"], n=2, temperature=0, max_tokens=40,
+                                       extra_body={"stop_token_ids": [token, daemon.tokens(other)[-1]]})
+    assert [c.stop_reason for c in answer.choices] == [token] * 2 + daemon.tokens(other)[-1:] * 2
+    assert [c.text for c in answer.choices[:2]] == [before] * 2 and other.startswith(answer.choices[2].text)
