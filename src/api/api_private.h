@@ -58,6 +58,7 @@ struct api_params {
   int64_t n_top_logprobs; /* -1: no log-probabilities; else how many alternatives */
   struct { const char *text; size_t length; } stop[API_MAX_STOPS];
   unsigned n_stop;
+  bool skip_special_tokens;        /* they have no text; true unless set */
   bool include_stop_str_in_output; /* what stops it stays in the text, a stop id's too */
   json_t *stop_token_ids;          /* as messages; token_fields.c reads it into the next two */
   const int32_t *stop_ids;         /* (n_stop_ids) the client's, then the model's EOS; in the call's arena or the model */

@@ -411,6 +411,7 @@ static const struct field fields[] = {
     READ(stop, API_BOTH),
     LIST(stop_token_ids, API_BOTH),
     BOOL(include_stop_str_in_output, API_BOTH),
+    BOOL(skip_special_tokens, API_BOTH),
     NUMBER(presence_penalty, API_BOTH, -2, 2),
     NUMBER(frequency_penalty, API_BOTH, -2, 2),
     NUMBER(repetition_penalty, API_BOTH, 0.01, 100),
@@ -451,7 +452,6 @@ static const struct field fields[] = {
     UNSUPPORTED(use_beam_search, API_BOTH, "false "),
     UNSUPPORTED(length_penalty, API_BOTH, "1 1.0 "),
     UNSUPPORTED(bad_words, API_BOTH, "[] "),
-    UNSUPPORTED(skip_special_tokens, API_BOTH, "true "),
     UNSUPPORTED(spaces_between_special_tokens, API_BOTH, "true "),
 };
 #define N_FIELDS (sizeof fields / sizeof *fields)
@@ -504,7 +504,7 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
   *ret = (struct api_params){.n = 1, .max_tokens = -1, .max_completion_tokens = -1, .min_tokens = 0,
                              .temperature = -1, .top_p = -1, .min_p = -1, .top_k = API_NO_TOP_K,
                              .repetition_penalty = -1, .n_top_logprobs = -1, .priority = TL_PRIORITY_NORMAL,
-                             .add_generation_prompt = true, .return_documents = true};
+                             .add_generation_prompt = true, .skip_special_tokens = true, .return_documents = true};
   const struct tl_api_limits *limits = &api->o.limits;
   ret->timeout_ms = limits->default_timeout_ms ? limits->default_timeout_ms : limits->max_timeout_ms;
   struct context context = {api, endpoint, arena, ret};

@@ -202,7 +202,7 @@ static int make_choices(struct api_call *call, const uint32_t *max_new, const st
     choice->prompt = i / (unsigned)call->params.n;
     tl_buffer_init(&choice->text, 0);
     api_stop_init(&choice->stop, &call->params);
-    tl_detok_init(&choice->detok, call->work.serving->tokenizer, true);
+    tl_detok_init(&choice->detok, call->work.serving->tokenizer, call->params.skip_special_tokens);
     if (make_sequence(call, choice, max_new[choice->prompt]) < 0)
       return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
     choice->room = rooms[choice->prompt];

@@ -119,3 +119,34 @@ def test_stop_ids_are_each_choices_own(daemon, client):
                                        extra_body={"stop_token_ids": [token, daemon.tokens(other)[-1]]})
     assert [c.stop_reason for c in answer.choices] == [token] * 2 + daemon.tokens(other)[-1:] * 2
     assert [c.text for c in answer.choices[:2]] == [before] * 2 and other.startswith(answer.choices[2].text)
+
+
+# --- skip_special_tokens ----------------------------------------------------------------------------------
+
+
+@STREAM
+@MAKE
+def test_special_tokens_can_be_shown(client, make, stream):
+    forced = {"max_tokens": 3, "stream": stream, "logit_bias": {"1": 100}}
+    assert make(client, **forced)[0] == ""
+    assert make(client, **forced, skip_special_tokens=True)[0] == ""
+    assert make(client, **forced, skip_special_tokens=False)[0] == "<|im_start|>" * 3
+    text, choice = make(client, **forced, skip_special_tokens=False, stop=["start|><|im"])
+    assert (text, choice.finish_reason, choice.stop_reason) == ("<|im_", "stop", "start|><|im")
+    assert make(client, **forced, stop=["start|><|im"])[1].finish_reason == "length"
+
+
+@STREAM
+def test_an_eos_is_shown_when_it_is_to_be_kept(client, stream):
+    text, _ = ask(client)
+    assert ask(client, stream=stream, skip_special_tokens=False)[0] == text
+    assert ask(client, stream=stream, include_stop_str_in_output=True)[0] == text
+    shown, choice = ask(client, stream=stream, include_stop_str_in_output=True, skip_special_tokens=False)
+    assert (shown, choice.finish_reason, choice.stop_reason) == (text + "<|im_end|>", "stop", None)
+
+
+def test_text_offsets_count_what_is_in_the_text(client):
+    forced = {"max_tokens": 3, "logprobs": 0, "logit_bias": {"1": 100}}
+    for skip, step in ((True, 0), (False, len("<|im_start|>"))):
+        text, choice = complete(client, skip_special_tokens=skip, **forced)
+        assert choice.logprobs.text_offset == [0, step, 2 * step] and len(text) == 3 * step
