@@ -15,6 +15,7 @@
 #define API_LANE_BYTES 8192 /* of a body: about 100 us of work, more is for a text lane */
 #define API_MAX_STOPS 4
 #define API_MAX_STOP_IDS 128
+#define API_MAX_BAD_WORDS 128
 #define API_MAX_DEPTH 64
 #define API_MAX_NODES 1000000 /* values in a body, see body.c */
 #define API_NO_TOP_K (-2)
@@ -60,9 +61,10 @@ struct api_params {
   unsigned n_stop;
   bool skip_special_tokens;        /* they have no text; true unless set */
   bool include_stop_str_in_output; /* what stops it stays in the text, a stop id's too */
-  json_t *stop_token_ids;          /* as messages; token_fields.c reads it into the next two */
+  json_t *stop_token_ids, *bad_words; /* as messages; token_fields.c reads them into the next */
   const int32_t *stop_ids;         /* (n_stop_ids) the client's, then the model's EOS; in the call's arena or the model */
-  uint32_t n_stop_ids, n_own_stop_ids;
+  uint32_t n_stop_ids, n_own_stop_ids, n_bad_spellings;
+  struct tl_bad_word *bad_spellings; /* (n_bad_spellings) in tokens; in the call's arena */
   struct tl_token_bias *bias; /* in the call's arena */
   uint32_t n_bias;
   json_t *input, *query, *text_1, *text_2; /* as messages; each checked as far as its own kind goes */

@@ -410,6 +410,7 @@ static const struct field fields[] = {
     READ(seed, API_BOTH),
     READ(stop, API_BOTH),
     LIST(stop_token_ids, API_BOTH),
+    LIST(bad_words, API_BOTH),
     BOOL(include_stop_str_in_output, API_BOTH),
     BOOL(skip_special_tokens, API_BOTH),
     NUMBER(presence_penalty, API_BOTH, -2, 2),
@@ -451,7 +452,6 @@ static const struct field fields[] = {
     /* vLLM's */
     UNSUPPORTED(use_beam_search, API_BOTH, "false "),
     UNSUPPORTED(length_penalty, API_BOTH, "1 1.0 "),
-    UNSUPPORTED(bad_words, API_BOTH, "[] "),
     UNSUPPORTED(spaces_between_special_tokens, API_BOTH, "true "),
 };
 #define N_FIELDS (sizeof fields / sizeof *fields)

@@ -146,7 +146,7 @@ static int add_history(struct api_call *call, struct tl_sequence *seq, uint32_t 
 
 static int add_bias(struct api_call *call, struct tl_sequence *seq) {
   const struct api_params *p = &call->params;
-  seq->bias = tl_arena_array(&call->arena, p->n_bias + seq->n_stop_ids + 1, sizeof *seq->bias);
+  seq->bias = tl_arena_array(&call->arena, p->n_bias + seq->n_stop_ids + seq->n_bad_words + 1, sizeof *seq->bias);
   if (!seq->bias) return TL_ENOMEM;
   if (p->n_bias) memcpy(seq->bias, p->bias, p->n_bias * sizeof *seq->bias);
   seq->n_bias = p->n_bias;
@@ -173,6 +173,8 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   seq->stop_ids = call->params.stop_ids;
   seq->n_stop_ids = call->params.n_stop_ids;
   seq->n_own_stop_ids = call->params.n_own_stop_ids;
+  seq->bad_words = call->params.bad_spellings;
+  seq->n_bad_words = call->params.n_bad_spellings;
   seq->loop = call->loop;
   seq->owner = choice;
   seq->choice = choice->index;
@@ -356,7 +358,8 @@ static int settle_body(struct api_call *call, struct tl_error *err) {
     if (!p->echo) prompt->text = NULL; /* its tokens are all that is needed */
     if (prompt->text) fine = (prompt->text = tl_arena_copy(&call->arena, prompt->text, prompt->length));
   }
-  p->prompt = p->messages = p->tools = p->documents = p->chat_template_kwargs = p->chat_template = p->stop_token_ids = NULL;
+  p->prompt = p->messages = p->tools = p->documents = p->chat_template_kwargs = p->chat_template = NULL;
+  p->stop_token_ids = p->bad_words = NULL;
   json_decref(TL_TAKE(&call->body));
   return fine ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
 }

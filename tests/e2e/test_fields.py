@@ -36,6 +36,10 @@ WRONG = [  # endpoint or both, field, what the message says is expected, values
     ("stop_token_ids", "a token id from 0 to 1535", [[1536], [5, -1], [1.0], ["5"], [True], [[5]], [2**40]]),
     ("include_stop_str_in_output", BOOL, [1, "true", []]),
     ("skip_special_tokens", BOOL, [0, "false", []]),
+    ("bad_words", "a list", ["a", 5, {}, True]),
+    ("bad_words", "at most 128 strings", [["a"] * 129]),
+    ("bad_words[1]", "a string that is not empty", [{"bad_words": ["a", v]} for v in ("", 5, None, [], True)]),
+    ("bad_words[0]", "at most 1024 bytes", [{"bad_words": ["x" * 1025]}]),
     ("logit_bias", "an object", [[], "5", 5]),
     ("logit_bias", "token ids in decimal", [{"a": 1}, {"-1": 1}, {"": 1}, {"1.0": 1}, {"9" * 30: 1}]),
     ("logit_bias", "from 0 to 1535", [{"1536": 1}, {"999999999": -100}]),
@@ -87,7 +91,7 @@ UNSUPPORTED = [
     (CHAT, "modalities", ["text", "audio"]), (CHAT, "response_format", {"type": "json_object"}),
     (CHAT, "response_format", {"type": "json_schema", "json_schema": {}}), (CHAT, "web_search_options", {}),
     (CHAT, "reasoning_effort", "high"), (TEXT, "best_of", 2), (TEXT, "suffix", "end"), (TEXT, "suffix", "auto"),
-    (CHAT, "bad_words", ["a"]), (CHAT, "use_beam_search", True),
+    (CHAT, "use_beam_search", True),
 ]
 ELSEWHERE = [(CHAT, "prompt", "a"), (CHAT, "echo", True), (TEXT, "messages", []), (TEXT, "top_logprobs", 5),
              (TEXT, "tools", []), (CHAT, "max_token", 5), (TEXT, "guided_json", {}), (CHAT, "é" * 200, 1)]
@@ -186,6 +190,7 @@ TAKEN = [
     ("logit_bias", [{}, {"5": 100}, {"0": -100, "1535": 0.5}, {str(i): 1 for i in range(1024)},
                     {str(i): -100 for i in range(1023)}]),
     ("stop_token_ids", [[], [0, 1535], [5] * 128]), ("include_stop_str_in_output", [False, True]),
+    ("bad_words", [[], ["a"], ["\0", " ", "é", "<|im_end|>"], ["zebra"] * 128, ["x" * 1024]]),
     ("skip_special_tokens", [False, True]), ("spaces_between_special_tokens", [True]),
     ("ignore_eos", [False]), ("stream", [False]), ("user", ["", "me"]), ("metadata", [{"a": "b"}]),
 ]

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The request fields that vLLM has beside OpenAI's, sent as its users do: OpenAI's client with extra_body."""
+import re
+
 import pytest
 
 from daemon import NAME
@@ -150,3 +152,58 @@ def test_text_offsets_count_what_is_in_the_text(client):
     for skip, step in ((True, 0), (False, len("<|im_start|>"))):
         text, choice = complete(client, skip_special_tokens=skip, **forced)
         assert choice.logprobs.text_offset == [0, step, 2 * step] and len(text) == 3 * step
+
+
+# --- bad_words ------------------------------------------------------------------------------------------------
+
+
+def words_of(text):
+    """Those that stand between blanks or before a mark."""
+    return re.findall(r"(?<= )[A-Za-z]{3,}(?=[ .,!?])", text)
+
+
+@STREAM
+@MAKE
+def test_bad_words_do_not_come(client, make, stream):
+    """Each greedy answer loses a word of the one before, some of several tokens, until a dozen are forbidden."""
+    prompt, bad = "Tell me a story about Ben.", []
+    before, _ = make(client, prompt, max_tokens=60)
+    for _ in range(12):
+        bad.append(words_of(before)[0])
+        text, _ = make(client, prompt, max_tokens=60, stream=stream, bad_words=bad)
+        assert text != before and not any(w in words_of(text) for w in bad), (bad, text)
+        before = text
+
+
+def test_only_the_last_token_of_a_bad_word_is_forbidden(daemon, client):
+    whole, _ = complete(client, max_tokens=60)
+    word = re.search(r"(?<= )[a-z]+ [a-z]+(?= )", whole)[0]
+    ids = daemon.tokens(" " + word)
+    assert len(ids) >= 2, word
+    text, choice = complete(client, max_tokens=60, bad_words=[word], logprobs=0)
+    assert text != whole
+    at = whole.index(" " + word)
+    head = daemon.post("/detokenize", tokens=ids[:-1]).json()["prompt"]
+    assert text.startswith(whole[:at] + head) and not text.startswith(whole[:at] + " " + word)
+
+
+def test_bad_words_keep_apart_what_runs_beside_them(client):
+    """Choices with and without bad words in one batch, drawn at random: each is what it is alone."""
+    fields = {"model": NAME, "prompt": "Once upon a time", "max_tokens": 40, "temperature": 1, "seed": 5, "n": 4}
+    free = client.completions.create(**fields)
+    bad = sorted({w for c in free.choices for w in words_of(c.text)[:2]})
+    without = client.completions.create(**fields, extra_body={"bad_words": bad})
+    for choice in without.choices:
+        assert not set(words_of(choice.text)) & set(bad), (bad, choice.text)
+    assert [c.text for c in client.completions.create(**fields).choices] == [c.text for c in free.choices]
+    again = client.completions.create(**fields, extra_body={"bad_words": bad})
+    assert [c.text for c in again.choices] == [c.text for c in without.choices]
+
+
+def test_words_of_the_prompt_are_no_part_of_a_bad_word(daemon, client):
+    """Once + upon: the first token of the word is the prompt's, so the second may come, as in vLLM."""
+    ids = daemon.tokens("Once upon")
+    assert len(ids) >= 2
+    prompt = daemon.post("/detokenize", tokens=ids[:-1]).json()["prompt"]
+    usual, _ = complete(client, prompt, max_tokens=2)
+    assert complete(client, prompt, max_tokens=2, bad_words=["Once upon"])[0] == usual
