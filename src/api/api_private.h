@@ -59,6 +59,7 @@ struct api_params {
   int64_t n_top_logprobs; /* -1: no log-probabilities; else how many alternatives */
   struct { const char *text; size_t length; } stop[API_MAX_STOPS];
   unsigned n_stop;
+  bool return_token_ids, return_tokens_as_token_ids; /* beside the text; in log-probabilities, instead of it */
   bool skip_special_tokens;        /* they have no text; true unless set */
   bool include_stop_str_in_output; /* what stops it stays in the text, a stop id's too */
   json_t *stop_token_ids, *bad_words; /* as messages; token_fields.c reads them into the next */
@@ -172,11 +173,11 @@ struct api_choice {
   unsigned prompt;          /* which prompt */
   struct tl_room room;      /* what seq holds of its replica */
   uint32_t n_seen;          /* generated tokens already turned into text */
-  uint32_t n_sent_logprobs; /* tokens whose log-probabilities were sent (streams) */
+  uint32_t n_sent_logprobs; /* tokens whose ids and log-probabilities were sent (streams) */
   bool final;               /* the engine's last event has come */
   struct api_choice *next_stranded; /* waits for a replica after a fault */
   int64_t stranded_ns;      /* since when */
-  bool role_sent, echoed;   /* chat: the first chunk is out; completions: the prompt is in the text */
+  bool role_sent, echoed;   /* the first chunk is out; completions: the prompt is in the text */
   bool ended_by_id;         /* the last token seen is a stop id that has no text */
   int32_t stop_id;          /* the client's id that ended it; -1: none did */
   bool done;                /* text complete, finish known */

@@ -413,6 +413,8 @@ static const struct field fields[] = {
     LIST(bad_words, API_BOTH),
     BOOL(include_stop_str_in_output, API_BOTH),
     BOOL(skip_special_tokens, API_BOTH),
+    BOOL(return_token_ids, API_BOTH),
+    BOOL(return_tokens_as_token_ids, API_BOTH),
     NUMBER(presence_penalty, API_BOTH, -2, 2),
     NUMBER(frequency_penalty, API_BOTH, -2, 2),
     NUMBER(repetition_penalty, API_BOTH, 0.01, 100),

@@ -7,6 +7,7 @@
 
 #define REST_BYTES 65536   /* of a finished stream: so much may always be queued */
 #define LOGPROB_BYTES 128  /* of one alternative in an answer */
+#define ID_BYTES 8         /* of a token id */
 
 void api_call_cancel(struct api_call *call) {
   /* relaxed: the worker polls it once a step; it publishes nothing else */
@@ -128,18 +129,16 @@ static void send_chunk(struct api_choice *choice, enum api_chunk kind) {
   api_shape_chunk(choice, kind, &json);
   if (!json.failed) send_event(choice->call, &json);
   tl_buffer_done(&json);
+  choice->role_sent = true;
 }
 
 static void send_chunks(struct api_choice *choice) {
   struct api_call *call = choice->call;
   begin_stream(call);
-  if (call->endpoint == API_CHAT && !choice->role_sent) {
-    choice->role_sent = true;
-    send_chunk(choice, API_CHUNK_ROLE);
-  }
+  if (call->endpoint == API_CHAT && !choice->role_sent) send_chunk(choice, API_CHUNK_ROLE);
   uint32_t n_text = choice->n_seen - choice->ended_by_id;
-  bool logprobs = call->params.n_top_logprobs >= 0 && choice->n_sent_logprobs < n_text;
-  if (choice->text.length || logprobs) send_chunk(choice, API_CHUNK_TEXT);
+  bool tokens = (call->params.n_top_logprobs >= 0 || call->params.return_token_ids) && choice->n_sent_logprobs < n_text;
+  if (choice->text.length || tokens) send_chunk(choice, API_CHUNK_TEXT);
   choice->n_sent_logprobs = n_text;
   tl_buffer_clear(&choice->text);
   if (!choice->done) return;
@@ -219,8 +218,9 @@ static bool advance_text(struct api_choice *choice) {
 static bool may_queue_rest(const struct api_choice *choice) {
   const struct api_call *call = choice->call;
   if (!choice->final) return false;
-  size_t n_logprobs = call->params.n_top_logprobs < 0 ? 0 : choice->n_seen - choice->n_sent_logprobs;
-  size_t bytes = 2 * choice->text.length + n_logprobs * (size_t)(1 + call->params.n_top_logprobs) * LOGPROB_BYTES;
+  size_t token_bytes = call->params.n_top_logprobs < 0 ? 0 : (size_t)(1 + call->params.n_top_logprobs) * LOGPROB_BYTES;
+  if (call->params.return_token_ids) token_bytes += ID_BYTES;
+  size_t bytes = 2 * choice->text.length + (choice->n_seen - choice->n_sent_logprobs) * token_bytes;
   size_t most = call->arena.used_bytes > REST_BYTES ? call->arena.used_bytes : REST_BYTES;
   return bytes <= most / call->n_choices;
 }

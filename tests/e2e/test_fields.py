@@ -36,6 +36,8 @@ WRONG = [  # endpoint or both, field, what the message says is expected, values
     ("stop_token_ids", "a token id from 0 to 1535", [[1536], [5, -1], [1.0], ["5"], [True], [[5]], [2**40]]),
     ("include_stop_str_in_output", BOOL, [1, "true", []]),
     ("skip_special_tokens", BOOL, [0, "false", []]),
+    ("return_token_ids", BOOL, [1, "true", []]),
+    ("return_tokens_as_token_ids", BOOL, [1, "true", []]),
     ("bad_words", "a list", ["a", 5, {}, True]),
     ("bad_words", "at most 128 strings", [["a"] * 129]),
     ("bad_words[1]", "a string that is not empty", [{"bad_words": ["a", v]} for v in ("", 5, None, [], True)]),

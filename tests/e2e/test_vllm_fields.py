@@ -187,14 +187,16 @@ def test_only_the_last_token_of_a_bad_word_is_forbidden(daemon, client):
     assert text.startswith(whole[:at] + head) and not text.startswith(whole[:at] + " " + word)
 
 
-def test_bad_words_keep_apart_what_runs_beside_them(client):
+def test_bad_words_keep_apart_what_runs_beside_them(daemon, client):
     """Choices with and without bad words in one batch, drawn at random: each is what it is alone."""
     fields = {"model": NAME, "prompt": "Once upon a time", "max_tokens": 40, "temperature": 1, "seed": 5, "n": 4}
     free = client.completions.create(**fields)
     bad = sorted({w for c in free.choices for w in words_of(c.text)[:2]})
-    without = client.completions.create(**fields, extra_body={"bad_words": bad})
+    without = client.completions.create(**fields, extra_body={"bad_words": bad, "return_token_ids": True})
+    spellings = [daemon.tokens(blank + w) for w in bad for blank in ("", " ")]
     for choice in without.choices:
-        assert not set(words_of(choice.text)) & set(bad), (bad, choice.text)
+        ids = choice.token_ids
+        assert not [s for s in spellings for i in range(len(ids)) if ids[i:i + len(s)] == s], (bad, choice.text)
     assert [c.text for c in client.completions.create(**fields).choices] == [c.text for c in free.choices]
     again = client.completions.create(**fields, extra_body={"bad_words": bad})
     assert [c.text for c in again.choices] == [c.text for c in without.choices]
@@ -207,3 +209,88 @@ def test_words_of_the_prompt_are_no_part_of_a_bad_word(daemon, client):
     prompt = daemon.post("/detokenize", tokens=ids[:-1]).json()["prompt"]
     usual, _ = complete(client, prompt, max_tokens=2)
     assert complete(client, prompt, max_tokens=2, bad_words=["Once upon"])[0] == usual
+
+
+# --- return_token_ids, return_tokens_as_token_ids ---------------------------------------------------------------
+
+
+def streamed_ids(chunks, index=0):
+    """What the chunks of one choice say: the prompt's ids, and the generated ones."""
+    mine = [c.choices[0] for c in chunks if c.choices[0].index == index]
+    prompts = [x.prompt_token_ids for x in mine if hasattr(x, "prompt_token_ids")]
+    assert all(hasattr(x, "token_ids") for x in mine)
+    return prompts, sum((x.token_ids for x in mine), [])
+
+
+def test_ids_of_completions(daemon, client):
+    fields = {"model": NAME, "prompt": ["Once upon a time", [5, 6, 7]], "n": 2, "temperature": 1, "seed": 3, "max_tokens": 20}
+    extra = {"return_token_ids": True}
+    plain = client.completions.create(**fields, extra_body=extra)
+    expected = [daemon.tokens("Once upon a time")] * 2 + [[5, 6, 7]] * 2
+    assert [c.prompt_token_ids for c in plain.choices] == expected
+    for choice in plain.choices:
+        assert daemon.post("/detokenize", tokens=choice.token_ids).json()["prompt"].removesuffix("<|im_end|>") == choice.text
+    assert sum(len(c.token_ids) for c in plain.choices) == plain.usage.completion_tokens
+    chunks = list(client.completions.create(**fields, stream=True, extra_body=extra))
+    for choice in plain.choices:
+        assert streamed_ids(chunks, choice.index) == ([choice.prompt_token_ids], choice.token_ids)
+
+
+def test_ids_of_chats(daemon, client):
+    fields = {"model": NAME, "messages": [{"role": "user", "content": "Who is Clara?"}], "temperature": 0, "n": 2}
+    extra = {"return_token_ids": True}
+    plain = client.chat.completions.create(**fields, extra_body=extra)
+    prompt = daemon.post("/tokenize", messages=fields["messages"]).json()["tokens"]
+    assert plain.prompt_token_ids == prompt and plain.choices[0].token_ids == plain.choices[1].token_ids
+    assert plain.choices[0].token_ids[-1] == EOS and len(plain.choices[0].token_ids) * 2 == plain.usage.completion_tokens
+    chunks = list(client.chat.completions.create(**fields, stream=True, extra_body=extra))
+    assert [c.prompt_token_ids for c in chunks if hasattr(c, "prompt_token_ids")] == [prompt] * 2  # with the role
+    for index in (0, 1):
+        mine = [c.choices[0] for c in chunks if c.choices[0].index == index]
+        assert not hasattr(mine[0], "token_ids") and sum((x.token_ids for x in mine[1:]), []) == plain.choices[0].token_ids
+
+
+@STREAM
+def test_ids_come_without_text(client, stream):
+    """A token that has no text, or whose text is held back for a stop string, is told of at once."""
+    text, choice = complete(client, max_tokens=3, stream=stream, logit_bias={"1": 100}, return_token_ids=True)
+    assert text == "" and (stream or choice.token_ids == [1, 1, 1])
+    whole, _ = complete(client, max_tokens=20)
+    fields = {"model": NAME, "prompt": "Once upon a time", "temperature": 0, "max_tokens": 20, "stop": [whole[5:12]]}
+    plain = client.completions.create(**fields, extra_body={"return_token_ids": True}).choices[0]
+    assert plain.text == whole[:5] and plain.stop_reason == whole[5:12]
+    _, ids = streamed_ids(list(client.completions.create(**fields, stream=True, extra_body={"return_token_ids": True})))
+    assert ids == plain.token_ids
+
+
+def test_ids_are_returned_only_if_asked_for(client):
+    for answer in (client.completions.create(model=NAME, prompt="Ben", max_tokens=2),
+                   client.completions.create(model=NAME, prompt="Ben", max_tokens=2, extra_body={"return_token_ids": False})):
+        assert not {"token_ids", "prompt_token_ids"} & (answer.model_dump().keys() | answer.choices[0].model_dump().keys())
+
+
+@STREAM
+@MAKE
+def test_tokens_as_ids(client, make, stream):
+    top = {"logprobs": 2} if make is complete else {"logprobs": True, "top_logprobs": 2}
+    names, _ = tokens_named(client, make, stream, max_tokens=8, **top)
+    ids, tops = tokens_named(client, make, stream, max_tokens=8, return_tokens_as_token_ids=True, **top)
+    assert len(names) == len(ids) and all(re.fullmatch(r"token_id:\d+", i) for i in ids + tops)
+    _, choice = make(client, "Once" if make is complete else "Who is Clara?", max_tokens=8, return_token_ids=True)
+    assert ids == [f"token_id:{i}" for i in choice.token_ids][:len(ids)]
+
+
+def tokens_named(client, make, stream, **fields):
+    """The names of the tokens that came, and of the likely ones beside them."""
+    own = {k: fields.pop(k) for k in ("max_tokens", "logprobs", "top_logprobs") if k in fields}
+    if make is complete:
+        answer = client.completions.create(model=NAME, prompt="Once", temperature=0, stream=stream, extra_body=fields, **own)
+    else:
+        answer = client.chat.completions.create(model=NAME, messages=[{"role": "user", "content": "Who is Clara?"}],
+                                                temperature=0, stream=stream, extra_body=fields, **own)
+    logprobs = [c.choices[0].logprobs for c in (answer if stream else [answer]) if c.choices[0].logprobs]
+    if make is complete:
+        return sum((x.tokens for x in logprobs), []), [k for x in logprobs for t in x.top_logprobs for k in t]
+    content = sum((x.content for x in logprobs), [])
+    assert all(t.bytes is not None for t in content)
+    return [t.token for t in content], [k.token for t in content for k in t.top_logprobs]
