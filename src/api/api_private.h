@@ -45,7 +45,7 @@ struct api_params {
   json_t *prompt, *messages; /* borrowed from the body */
   json_t *tools, *documents, *chat_template_kwargs; /* as they are; NULL: not given */
   json_t *chat_template;     /* a template's name or source; NULL: not given */
-  bool add_generation_prompt, continue_final_message;
+  bool add_generation_prompt, continue_final_message, add_special_tokens;
   int64_t n, max_tokens, max_completion_tokens, min_tokens; /* -1: not given */
   double temperature, top_p, min_p;                         /* -1: not given */
   int64_t top_k;                                            /* -1 and 0: off; API_NO_TOP_K: not given */
@@ -161,7 +161,7 @@ struct api_reader {
 struct api_prompt {
   int32_t *ids;      /* in the call's arena */
   uint32_t n;        /* before they are there: the fewest that they can be */
-  const char *text;  /* as the client sent it; NULL when it sent ids, or once it is not needed */
+  const char *text;  /* as the client sent it; NULL when it sent ids, it was cut, or once it is not needed */
   size_t length;
   uint32_t n_before; /* ids that the tokenizer put before the text (BOS) */
 };
@@ -230,6 +230,8 @@ bool api_may_read(struct tl_api *api, struct tl_http_request *request);
  * On error nothing is left behind and the caller answers. */
 int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err);
 struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint);
+/* How many tokens the client wants made; -1: not given. */
+int64_t api_wanted_tokens(const struct api_call *call);
 /* The error of a prompt that alone has more tokens than a sequence can hold. */
 int api_too_long(const struct api_call *call, struct tl_error *err);
 /* Frees a call none of whose sequences is live. */

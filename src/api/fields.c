@@ -390,7 +390,8 @@ static const struct field fields[] = {
     BOOL(return_documents, API_RERANK),
     {"text_1", KIND_READ, API_SCORE, 0, 0, AT(text_1), read_text, NULL},
     {"text_2", KIND_READ, API_SCORE, 0, 0, AT(text_2), read_text, NULL},
-    READ(truncate_prompt_tokens, API_VECTORS),
+    READ(truncate_prompt_tokens, API_VECTORS | API_COMPLETIONS),
+    BOOL(add_special_tokens, API_BOTH | API_TEMPLATE),
     READ(prompt, API_COMPLETIONS),
     READ(messages, API_CHAT | API_TEMPLATE),
     READ(tools, API_CHAT | API_TEMPLATE),
@@ -453,6 +454,7 @@ static const struct field fields[] = {
     UNSUPPORTED(suffix, API_COMPLETIONS, "\"\" "),
     /* vLLM's */
     UNSUPPORTED(use_beam_search, API_BOTH, "false "),
+    UNSUPPORTED(prompt_logprobs, API_BOTH, ""),
     UNSUPPORTED(length_penalty, API_BOTH, "1 1.0 "),
     UNSUPPORTED(spaces_between_special_tokens, API_BOTH, "true "),
 };
@@ -506,7 +508,8 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
   *ret = (struct api_params){.n = 1, .max_tokens = -1, .max_completion_tokens = -1, .min_tokens = 0,
                              .temperature = -1, .top_p = -1, .min_p = -1, .top_k = API_NO_TOP_K,
                              .repetition_penalty = -1, .n_top_logprobs = -1, .priority = TL_PRIORITY_NORMAL,
-                             .add_generation_prompt = true, .skip_special_tokens = true, .return_documents = true};
+                             .add_generation_prompt = true, .skip_special_tokens = true, .return_documents = true,
+                             .add_special_tokens = endpoint == API_COMPLETIONS}; /* a chat's template has them */
   const struct tl_api_limits *limits = &api->o.limits;
   ret->timeout_ms = limits->default_timeout_ms ? limits->default_timeout_ms : limits->max_timeout_ms;
   struct context context = {api, endpoint, arena, ret};

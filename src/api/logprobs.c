@@ -104,7 +104,7 @@ static void text_offsets(struct api_choice *choice, uint32_t from, uint32_t to, 
     const char *bytes = token_bytes(choice, id, &length);
     /* neither what the post-processor put before a text nor, unless asked for, a generated special token is in the text */
     const struct api_prompt *prompt = &choice->call->prompts[choice->prompt];
-    bool silent = i < choice->seq->n_prompt ? prompt->text && i < prompt->n_before
+    bool silent = i < choice->seq->n_prompt ? i < prompt->n_before
                                             : choice->detok.skip_special && tl_tokenizer_is_special(choice->detok.tokenizer, id);
     if (!silent) choice->text_offset += count_characters(bytes, length);
   }

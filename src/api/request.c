@@ -51,12 +51,17 @@ int api_too_long(const struct api_call *call, struct tl_error *err) {
                       tl_engine_max_context(call->work.serving->engine), prompt_field(call));
 }
 
+int64_t api_wanted_tokens(const struct api_call *call) {
+  const struct api_params *p = &call->params;
+  int64_t wanted = p->max_completion_tokens >= 0 ? p->max_completion_tokens : p->max_tokens;
+  return wanted < 0 && call->endpoint == API_COMPLETIONS ? 16 : wanted; /* OpenAI's default */
+}
+
 /* How many tokens may be generated after a prompt of n_prompt tokens. */
 static int choose_max_new(const struct api_call *call, uint32_t n_prompt, uint32_t *ret, struct tl_error *err) {
   const struct api_params *p = &call->params;
   int64_t context = tl_engine_max_context(call->work.serving->engine);
-  int64_t wanted = p->max_completion_tokens >= 0 ? p->max_completion_tokens : p->max_tokens;
-  if (wanted < 0 && call->endpoint == API_COMPLETIONS) wanted = 16; /* OpenAI's default */
+  int64_t wanted = api_wanted_tokens(call);
   if (n_prompt + (wanted < 0 ? 1 : wanted) > context)
     return tl_error_set(err, TL_ECONTEXT, prompt_field(call),
                         "this model's maximum context length is %lld tokens; the request asks for %lld (%u in %s, "

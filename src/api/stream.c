@@ -75,7 +75,8 @@ static int echo_prompt(struct api_choice *choice) {
   if (!call->params.echo || choice->echoed) return TL_OK;
   choice->echoed = true;
   if (prompt->text) return tl_buffer_append(&choice->text, prompt->text, prompt->length);
-  return tl_tokenizer_decode(call->work.serving->tokenizer, prompt->ids, prompt->n, false, &choice->text);
+  return tl_tokenizer_decode(call->work.serving->tokenizer, prompt->ids + prompt->n_before, prompt->n - prompt->n_before, false,
+                             &choice->text);
 }
 
 /* Generated tokens [n_seen, n_out) into choice->text. */

@@ -36,6 +36,7 @@ WRONG = [  # endpoint or both, field, what the message says is expected, values
     ("stop_token_ids", "a token id from 0 to 1535", [[1536], [5, -1], [1.0], ["5"], [True], [[5]], [2**40]]),
     ("include_stop_str_in_output", BOOL, [1, "true", []]),
     ("skip_special_tokens", BOOL, [0, "false", []]),
+    ("add_special_tokens", BOOL, [1, "true", []]),
     ("return_token_ids", BOOL, [1, "true", []]),
     ("return_tokens_as_token_ids", BOOL, [1, "true", []]),
     ("bad_words", "a list", ["a", 5, {}, True]),
@@ -65,6 +66,8 @@ WRONG_TEXT = [
     ("prompt", "a token id from 0 to 1535", [[5, 1536], [-1], [5, "a"], [1.5], [5, True], [2**40]]),
     ("prompt[1]", "a token id from 0 to 1535", [{"prompt": [[5], [1536]]}]),
     ("echo", BOOL, [1, "yes"]),
+    ("truncate_prompt_tokens", "-1 (what the model takes) or an integer from 1", ["5", 1.5, True, 0, -2]),
+    ("truncate_prompt_tokens", "-1 or an integer from 1 to 1024", [1025, 1 << 24]),
     ("max_tokens", "together with echo", [0]),
     ("logprobs", "an integer from 0 to 20", [-1, 21, True, "5", 1.0]),
     ("n", "at most 262144 tokens", [{"prompt": ["a"] * 64, "n": 16, "max_tokens": 1000}]),
@@ -93,9 +96,9 @@ UNSUPPORTED = [
     (CHAT, "modalities", ["text", "audio"]), (CHAT, "response_format", {"type": "json_object"}),
     (CHAT, "response_format", {"type": "json_schema", "json_schema": {}}), (CHAT, "web_search_options", {}),
     (CHAT, "reasoning_effort", "high"), (TEXT, "best_of", 2), (TEXT, "suffix", "end"), (TEXT, "suffix", "auto"),
-    (CHAT, "use_beam_search", True),
+    (CHAT, "use_beam_search", True), (TEXT, "prompt_logprobs", 1),
 ]
-ELSEWHERE = [(CHAT, "prompt", "a"), (CHAT, "echo", True), (TEXT, "messages", []), (TEXT, "top_logprobs", 5),
+ELSEWHERE = [(CHAT, "prompt", "a"), (CHAT, "truncate_prompt_tokens", 5), (CHAT, "echo", True), (TEXT, "messages", []), (TEXT, "top_logprobs", 5),
              (TEXT, "tools", []), (CHAT, "max_token", 5), (TEXT, "guided_json", {}), (CHAT, "é" * 200, 1)]
 
 
@@ -203,7 +206,7 @@ TAKEN_CHAT = [
     ("messages", [[{"role": r, "content": "a", "name": "n"}] for r in ("user", "system", "developer", "assistant", "tool", "x")]),
     ("messages", [[{"role": "user", "content": ""}], [{"role": "user", "content": []}], [{"role": "user", "content": "\0"}]]),
 ]
-TAKEN_TEXT = [("logprobs", [0, 20]), ("echo", [True, False]), ("best_of", [1]), ("suffix", [""]), ("max_tokens", [{"max_tokens": 0, "echo": True}]),
+TAKEN_TEXT = [("truncate_prompt_tokens", [-1, 1, 1016]), ("logprobs", [0, 20]), ("echo", [True, False]), ("best_of", [1]), ("suffix", [""]), ("max_tokens", [{"max_tokens": 0, "echo": True}]),
               ("prompt", ["\0", [0, 1, 2, 1535], ["a"] * 64, [[5]] * 64, ["a", [5]], "<|im_start|>"])]
 
 

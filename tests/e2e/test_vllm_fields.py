@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from daemon import NAME
+from daemon import NAME, model_with
 
 openai = pytest.importorskip("openai")
 EOS = 2  # <|im_end|> of the demo model
@@ -294,3 +294,74 @@ def tokens_named(client, make, stream, **fields):
     content = sum((x.content for x in logprobs), [])
     assert all(t.bytes is not None for t in content)
     return [t.token for t in content], [k.token for t in content for k in t.top_logprobs]
+
+
+# --- truncate_prompt_tokens, add_special_tokens --------------------------------------------------------------------
+
+LONG = "Once upon a time there was a fisherman called Ben. He lived in Saltbay."
+
+
+def prompt_of(client, prompt, max_tokens=1, **fields):
+    """The prompt's tokens as the model sees them."""
+    return client.completions.create(model=NAME, prompt=prompt, max_tokens=max_tokens,
+                                     extra_body={"return_token_ids": True, **fields}).choices[0].prompt_token_ids
+
+
+def test_the_last_tokens_of_a_prompt_stay(daemon, client):
+    ids = daemon.tokens(LONG)
+    for n in (1, 5, len(ids) - 1, len(ids), len(ids) + 1, 1000):
+        for prompt in (LONG, ids):
+            assert prompt_of(client, prompt, truncate_prompt_tokens=n) == ids[-n:]
+    text = client.completions.create(model=NAME, prompt=daemon.post("/detokenize", tokens=ids[-5:]).json()["prompt"], temperature=0)
+    for echo in (False, True):
+        cut = client.completions.create(model=NAME, prompt=LONG, temperature=0, echo=echo, extra_body={"truncate_prompt_tokens": 5})
+        head = daemon.post("/detokenize", tokens=ids[-5:]).json()["prompt"] if echo else ""
+        assert cut.choices[0].text == head + text.choices[0].text and cut.usage.prompt_tokens == 5
+
+
+def test_as_much_of_a_prompt_as_fits(daemon, client):
+    long = LONG * 80
+    ids = daemon.tokens(long)
+    assert len(ids) > 1024
+    for prompt in (long, ids):
+        assert prompt_of(client, prompt, truncate_prompt_tokens=-1) == ids[-1023:]
+        assert prompt_of(client, prompt, truncate_prompt_tokens=-1, max_tokens=24) == ids[-1000:]
+        with pytest.raises(openai.BadRequestError, match="maximum context length is 1024 tokens"):
+            prompt_of(client, prompt)
+        with pytest.raises(openai.BadRequestError, match="maximum context length is 1024 tokens"):
+            prompt_of(client, prompt, truncate_prompt_tokens=1024)
+        with pytest.raises(openai.BadRequestError, match="maximum context length is 1024 tokens"):
+            prompt_of(client, prompt, truncate_prompt_tokens=-1, max_tokens=1024)
+    short = daemon.tokens(LONG)
+    assert prompt_of(client, LONG, truncate_prompt_tokens=-1) == short
+
+
+def with_bos(tokenizer):
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing", "pair": [], "special_tokens": {"<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}},
+        "single": [{"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]}
+    tokenizer["post_processor"]["pair"] = [*tokenizer["post_processor"]["single"], {"Sequence": {"id": "B", "type_id": 1}}]
+    return tokenizer
+
+
+def test_special_tokens_around_a_prompt(start, tmp_path):
+    d = start(model=model_with(tmp_path, "tokenizer.json", with_bos))
+    ids = d.post("/tokenize", prompt=LONG, add_special_tokens=False).json()["tokens"]
+    assert d.tokens(LONG) == [1, *ids]
+    messages = [{"role": "user", "content": "hi"}]
+    chat = d.post("/tokenize", messages=messages).json()["tokens"]
+    assert d.post("/tokenize", messages=messages, add_special_tokens=True).json()["tokens"] == [1, *chat]
+    with openai.OpenAI(base_url=d.url + "/v1", api_key="none", max_retries=0) as client:
+        assert prompt_of(client, LONG) == prompt_of(client, LONG, add_special_tokens=True) == [1, *ids]
+        assert prompt_of(client, LONG, add_special_tokens=False) == prompt_of(client, ids) == ids
+        assert prompt_of(client, LONG, truncate_prompt_tokens=4) == [1, *ids[-3:]]
+        assert prompt_of(client, LONG, truncate_prompt_tokens=4, add_special_tokens=False) == ids[-4:]
+        with pytest.raises(openai.BadRequestError, match="truncate_prompt_tokens: expected -1 or an integer from 2 to 1024"):
+            prompt_of(client, LONG, truncate_prompt_tokens=1)
+        for add in (None, False, True):
+            fields = {"extra_body": {"return_token_ids": True, **({} if add is None else {"add_special_tokens": add})}}
+            answer = client.chat.completions.create(model=NAME, messages=messages, max_tokens=1, **fields)
+            assert answer.prompt_token_ids == [*([1] if add else []), *chat]
+        tail = d.post("/detokenize", tokens=ids[-3:]).json()["prompt"]
+        echo = client.completions.create(model=NAME, prompt=LONG, max_tokens=1, echo=True, logprobs=0, extra_body={"truncate_prompt_tokens": 4})
+        assert echo.choices[0].text.startswith(tail) and echo.choices[0].logprobs.text_offset[:2] == [0, 0]
