@@ -52,6 +52,7 @@ static void finish_reason(const struct api_choice *choice, bool known, struct tl
     stop_reason(choice, out);
   } else {
     tl_buffer_puts(out, ",\"finish_reason\":null");
+    if (choice->call->endpoint == API_COMPLETIONS) tl_buffer_puts(out, ",\"stop_reason\":null"); /* as vLLM has it */
   }
 }
 

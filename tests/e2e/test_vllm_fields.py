@@ -17,6 +17,7 @@ def complete(client, prompt="Once upon a time", stream=False, **fields):
     if not stream:
         return answer.choices[0].text, answer.choices[0]
     choices = [c.choices[0] for c in answer]
+    assert all((c.finish_reason, c.stop_reason) == (None, None) for c in choices[:-1])
     return "".join(c.text for c in choices), choices[-1]
 
 
@@ -28,6 +29,7 @@ def ask(client, text="Who is Clara?", stream=False, **fields):
     if not stream:
         return answer.choices[0].message.content, answer.choices[0]
     choices = [c.choices[0] for c in answer]
+    assert not any(c.finish_reason or hasattr(c, "stop_reason") for c in choices[:-1])
     return "".join(c.delta.content or "" for c in choices), choices[-1]
 
 
