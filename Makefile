@@ -49,7 +49,7 @@ LDLIBS = $(PKG_LIBS) -lm
 # --- rooms ------------------------------------------------------------------
 # A room's objects make one archive. LINK_x lists the archives that room x may
 # need: itself and lower floors only (tests/lint checks the includes).
-ROOMS := base config log metrics trace model text schedule device engine http route api daemon
+ROOMS := base config log metrics trace model text grammar schedule device engine http route api daemon
 LINK_base := base
 LINK_config := config base
 LINK_log := log base
@@ -57,12 +57,13 @@ LINK_metrics := metrics base
 LINK_trace := trace base
 LINK_model := model base
 LINK_text := text model base
+LINK_grammar := grammar base
 LINK_schedule := schedule base
 LINK_device := device model base
-LINK_engine := engine schedule device text model metrics trace log config base
+LINK_engine := engine schedule device grammar text model metrics trace log config base
 LINK_http := http metrics trace log config llhttp base
-LINK_route := route engine schedule device text model metrics trace log config base
-LINK_api := api route http llhttp engine schedule device text model metrics trace log config base
+LINK_route := route engine schedule device grammar text model metrics trace log config base
+LINK_api := api route http llhttp engine schedule device grammar text model metrics trace log config base
 LINK_daemon := daemon $(LINK_api)
 
 # The CUDA backend is a plugin of its own.
@@ -259,7 +260,7 @@ include tests/gpu/gpu.mk
 
 # Build all, then test in as many lanes as there are processors: the end-to-end tests, which wait a lot, beside all others.
 # What belongs to a target is shown when it is through.
-E2E_NEEDS = $(FAKE_PLUGIN) $(if $(PLUGIN),$(B)/gpu/bench_gpu) $(B)/bin/tokenize_many $(B)/bin/render_many $(VENV)/.done
+E2E_NEEDS = $(FAKE_PLUGIN) $(if $(PLUGIN),$(B)/gpu/bench_gpu) $(B)/bin/tokenize_many $(B)/bin/render_many $(B)/bin/match_many $(VENV)/.done
 .PHONY: check check-unit check-e2e check-house
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
 	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins gpu-tests $(E2E_NEEDS) $(REPLAYS)
@@ -319,6 +320,12 @@ $(B)/bin/tokenize_many $(B)/bin/render_many: $(B)/bin/%: tests/fuzz/%.c $(call a
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
 		$(LDFLAGS) -Wl,--start-group $(call archives,text) -Wl,--end-group $(LDLIBS)
+
+$(B)/bin/match_many: tests/fuzz/match_many.c $(call archives,grammar)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
+		$(LDFLAGS) -Wl,--start-group $(call archives,grammar) -Wl,--end-group $(LDLIBS)
 
 # A target a file, by libFuzzer; what it finds interesting is kept in tests/fuzz/corpus and replayed by `make check`.
 FUZZ_SECONDS ?= 600
