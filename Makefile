@@ -260,7 +260,7 @@ include tests/gpu/gpu.mk
 
 # Build all, then test in as many lanes as there are processors: the end-to-end tests, which wait a lot, beside all others.
 # What belongs to a target is shown when it is through.
-E2E_NEEDS = $(FAKE_PLUGIN) $(if $(PLUGIN),$(B)/gpu/bench_gpu) $(B)/bin/tokenize_many $(B)/bin/render_many $(VENV)/.done
+E2E_NEEDS = $(FAKE_PLUGIN) $(if $(PLUGIN),$(B)/gpu/bench_gpu) $(B)/bin/tokenize_many $(B)/bin/render_many $(B)/bin/match_many $(VENV)/.done
 .PHONY: check check-unit check-e2e check-house
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
 	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins gpu-tests $(E2E_NEEDS) $(REPLAYS)
@@ -320,6 +320,12 @@ $(B)/bin/tokenize_many $(B)/bin/render_many: $(B)/bin/%: tests/fuzz/%.c $(call a
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
 		$(LDFLAGS) -Wl,--start-group $(call archives,text) -Wl,--end-group $(LDLIBS)
+
+$(B)/bin/match_many: tests/fuzz/match_many.c $(call archives,grammar)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
+		$(LDFLAGS) -Wl,--start-group $(call archives,grammar) -Wl,--end-group $(LDLIBS)
 
 # A target a file, by libFuzzer; what it finds interesting is kept in tests/fuzz/corpus and replayed by `make check`.
 FUZZ_SECONDS ?= 600

@@ -77,4 +77,9 @@ int gr_determinise(struct tl_grammar *grammar, const struct gr_ir *ir, const str
 /* Refuses left recursion and grammars without a text, removes what leads nowhere, fills `need`. */
 int gr_check(struct tl_grammar *grammar, uint64_t *fuel, struct tl_error *err);
 
+/* --- which tokens may follow: grammar_masks.c -------------------------------------------------------------- */
+
+/* Fills masks, tokens, words and rests, and adds to `bytes`. TL_ENOMEM, TL_ELIMIT. */
+int gr_masks_build(struct tl_grammar *grammar, uint64_t *fuel, size_t max_bytes);
+
 #endif

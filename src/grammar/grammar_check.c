@@ -66,6 +66,8 @@ static void remove_dead(struct tl_grammar *g) {
   }
   g->states[g->n_states].steps = n_steps;
   g->states[g->n_states].calls = n_calls;
+  for (uint32_t i = GR_BODIES; i < g->n_states; i++)
+    g->states[i].plain = !g->states[i].accepts && g->states[i].calls == g->states[i + 1].calls;
 }
 
 /* --- what is reached ----------------------------------------------------------------------------- */

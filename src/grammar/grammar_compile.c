@@ -13,6 +13,10 @@ static void destroy(struct tl_grammar *g) {
   free(g->steps);
   free(g->calls);
   free(g->rules);
+  free(g->masks);
+  free(g->tokens);
+  free(g->words);
+  free(g->rests);
   free(g);
 }
 
@@ -29,7 +33,9 @@ static int build(struct tl_grammar *g, struct gr_ir *ir, gr_node root, const str
   if (r < 0) return r;
   g->bytes = sizeof *g + (g->n_states + 1) * sizeof *g->states + g->states[g->n_states].steps * sizeof *g->steps +
              g->states[g->n_states].calls * sizeof *g->calls + g->n_rules * sizeof *g->rules;
-  return g->bytes > limits->max_bytes ? TL_ELIMIT : TL_OK;
+  if (g->bytes > limits->max_bytes) return TL_ELIMIT;
+  r = gr_masks_build(g, ir->fuel, limits->max_bytes - g->bytes);
+  return r == TL_OK && g->bytes > limits->max_bytes ? TL_ELIMIT : r;
 }
 
 int gr_compile(struct gr_ir *ir, gr_node root, const struct tl_vocabulary *vocabulary, const struct tl_grammar_limits *limits,

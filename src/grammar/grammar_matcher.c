@@ -9,7 +9,7 @@ struct tl_matcher {
   struct gr_walk walk;        /* the sequence's frames */
   struct gr_walk spare;       /* where they go next; without frames meanwhile */
   struct gr_set set;          /* where the sequence is */
-  struct gr_set tried, other; /* scratch */
+  struct gr_set callers, tried, other; /* scratch */
 };
 
 int tl_matcher_new(struct tl_grammar *grammar, struct tl_matcher **ret, struct tl_error *err) {
@@ -63,20 +63,98 @@ int tl_matcher_take(struct tl_matcher *m, int32_t token) {
   return TL_OK;
 }
 
-void tl_matcher_mask(struct tl_matcher *m, uint32_t *words) {
-  const struct tl_vocabulary *v = m->grammar->vocabulary;
+/* --- masks --------------------------------------------------------------------------------------- */
+
+static void set_tokens(uint32_t *words, const uint32_t *tokens, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++) words[tokens[i] / 32] |= 1u << tokens[i] % 32;
+}
+
+static void join_words(uint32_t *words, const uint32_t *more, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++) words[i] |= more[i];
+}
+
+/* Whether these bytes may follow, tried. If not: after how many they fail. */
+static bool fits(struct tl_matcher *m, const struct gr_set *from, uint32_t at, uint32_t length, size_t *ret_failed_at) {
   uint32_t n_frames = m->walk.n_frames, n_edges = m->walk.n_edges;
-  size_t failed_at = SIZE_MAX; /* what begins like the token before fails where it did */
-  memset(words, 0, v->n_words * sizeof *words);
-  for (uint32_t i = 0; i < v->n_sorted; i++) {
-    uint32_t token = v->sorted[i], length = v->start[token + 1] - v->start[token];
-    if (i && v->common[i] > failed_at) continue;
-    copy_set(&m->tried, &m->set);
-    size_t n = gr_walk_bytes(&m->walk, &m->tried, v->bytes + v->start[token], length, &m->other);
-    m->walk.n_frames = n_frames;
-    m->walk.n_edges = n_edges;
-    failed_at = n < length ? n : SIZE_MAX;
-    if (n == length) words[token / 32] |= 1u << token % 32;
+  copy_set(&m->tried, from);
+  size_t n = gr_walk_bytes(&m->walk, &m->tried, m->grammar->vocabulary->bytes + at, length, &m->other);
+  m->walk.n_frames = n_frames;
+  m->walk.n_edges = n_edges;
+  *ret_failed_at = n < length ? n : SIZE_MAX;
+  return n == length;
+}
+
+struct rests {
+  const struct gr_rest *rests;
+  uint32_t n;
+  const uint32_t *tokens;   /* of all of them */
+  const uint8_t *chars;     /* NULL, or of a string that must have */
+  uint32_t least, most;     /* so many yet */
+};
+
+/* Tokens that end the rule of a frame: what they have left must suit its callers. */
+static void add_rests(struct tl_matcher *m, uint32_t frame, const struct rests *rests, uint32_t *words) {
+  uint32_t n_frames = m->walk.n_frames, n_edges = m->walk.n_edges;
+  size_t failed_at = SIZE_MAX; /* what begins like the rest before fails where it did */
+  gr_walk_callers(&m->walk, frame, &m->callers);
+  for (uint32_t i = 0; i < rests->n; i++) {
+    const struct gr_rest *rest = &rests->rests[i];
+    if (i && rest->common > failed_at) continue;
+    if (!fits(m, &m->callers, rest->at, rest->length, &failed_at)) continue;
+    for (uint32_t k = rest->tokens; k < rest->tokens + rest->n_tokens; k++) {
+      if (rests->chars && (rests->chars[k] < rests->least || rests->chars[k] > rests->most)) continue;
+      words[rests->tokens[k] / 32] |= 1u << rests->tokens[k] % 32;
+    }
+  }
+  m->walk.n_frames = n_frames;
+  m->walk.n_edges = n_edges;
+}
+
+/* Within a string, which has `count` characters now. */
+static void add_body(struct tl_matcher *m, struct gr_top top, uint32_t *words) {
+  const struct tl_vocabulary *v = m->grammar->vocabulary;
+  const struct gr_body *body = &v->bodies[top.state];
+  const struct gr_ruled *rule = &m->grammar->rules[m->walk.frames[top.frame].rule];
+  uint32_t room = rule->max - top.count, most = room < GR_TOKEN_BYTES ? room : GR_TOKEN_BYTES, n = body->up_to[most], from = 0;
+  if (body->levels) {
+    uint32_t level = most < GR_LEVELS - 1 ? most : GR_LEVELS - 2;
+    if (n == body->n_tokens) level = GR_LEVELS - 1;
+    join_words(words, body->levels + (size_t)level * v->n_words, v->n_words);
+    from = level == GR_LEVELS - 1 ? n : body->up_to[level];
+  }
+  set_tokens(words, body->tokens + from, n - from);
+  uint32_t whole = rule->min > 1 ? rule->min : 1; /* where it began it was passed over, if that is allowed */
+  struct rests rests = {body->rests, body->n_rests, body->rest_tokens, body->rest_chars, whole > top.count ? whole - top.count : 0, most};
+  add_rests(m, top.frame, &rests, words);
+}
+
+/* Close to the limit of calls within calls each token is tried. */
+static void add_tried(struct tl_matcher *m, const struct gr_top *top, const struct gr_mask *mask, uint32_t *words) {
+  const struct tl_vocabulary *v = m->grammar->vocabulary;
+  size_t failed_at;
+  m->callers = (struct gr_set){.n = 1, .tops = {*top}};
+  for (uint32_t i = 0; i < (mask->words == GR_NONE ? mask->n_tokens : v->n_sorted); i++) {
+    uint32_t token = mask->words == GR_NONE ? m->grammar->tokens[mask->tokens + i] : v->sorted[i];
+    if (mask->words != GR_NONE && !(m->grammar->words[mask->words + token / 32] >> token % 32 & 1)) continue;
+    if (fits(m, &m->callers, v->start[token], v->start[token + 1] - v->start[token], &failed_at)) words[token / 32] |= 1u << token % 32;
+  }
+}
+
+static void add_state(struct tl_matcher *m, struct gr_top top, uint32_t *words) {
+  const struct tl_grammar *g = m->grammar;
+  const struct gr_mask *mask = &g->masks[top.state];
+  if (m->walk.frames[top.frame].depth + mask->depth > GR_DEPTH) add_tried(m, &top, mask, words);
+  else if (mask->words != GR_NONE) join_words(words, g->words + mask->words, g->vocabulary->n_words);
+  else set_tokens(words, g->tokens + mask->tokens, mask->n_tokens);
+  struct rests rests = {.rests = g->rests + mask->rests, .n = mask->n_rests, .tokens = g->tokens};
+  if (rests.n) add_rests(m, top.frame, &rests, words);
+}
+
+void tl_matcher_mask(struct tl_matcher *m, uint32_t *words) {
+  memset(words, 0, m->grammar->vocabulary->n_words * sizeof *words);
+  for (uint32_t i = 0; i < m->set.n; i++) {
+    if (m->set.tops[i].state < GR_BODIES) add_body(m, m->set.tops[i], words);
+    else add_state(m, m->set.tops[i], words);
   }
 }
 

@@ -25,9 +25,41 @@ enum { GR_BODY = 0, GR_BODIES = 20, GR_DEAD = 0xff };
 /* The state after each byte; GR_DEAD: not allowed. A string may end in GR_BODY only. */
 void gr_body_fill(uint8_t next[GR_BODIES][256]);
 
-/* --- vocabulary: grammar_vocabulary.c ------------------------------------------------------------- */
+/* --- tokens after a state ------------------------------------------------------------------------ */
+
+/* Bytes that tokens have left where a rule ends within them: it is for its callers to say whether they may follow. */
+struct gr_rest {
+  uint32_t at;               /* of the vocabulary's bytes */
+  uint32_t tokens, n_tokens; /* those that end so: where they begin in a list of tokens */
+  uint8_t length;
+  uint8_t common;            /* with the rest before */
+};
+
+/* What may follow a state within its rule and the rules that it calls behind a byte; what it calls at once has tops of
+ * its own. */
+struct gr_mask {
+  uint32_t tokens, n_tokens; /* whoever called: in the grammar's list */
+  uint32_t words;            /* the same as bits, if they are many; GR_NONE */
+  uint32_t rests, n_rests;
+  uint32_t depth;            /* frames that some of them pass through, with what these need; 0: none but the state's own */
+};
+
+/* --- vocabulary: grammar_vocabulary.c, grammar_bodies.c --------------------------------------------- */
 
 #define GR_TOKEN_BYTES 255 /* longer tokens are never allowed */
+#define GR_LEVELS 16
+
+/* What may follow a state of a string's body. */
+struct gr_body {
+  uint32_t *tokens, n_tokens;           /* (n_tokens) that stay in the body, by the number of characters that they begin */
+  uint32_t up_to[GR_TOKEN_BYTES + 1];   /* how many of these begin so many characters at most */
+  uint32_t *levels;                     /* (GR_LEVELS, n_words) those that begin up to 0, 1, ... and any number, as bits. NULL: they
+                                         * are few */
+  struct gr_rest *rests;                /* (n_rests) from a quote on, by bytes */
+  uint32_t n_rests;
+  uint32_t *rest_tokens;                /* and (same) their characters */
+  uint8_t *rest_chars;
+};
 
 struct tl_vocabulary {
   uint32_t n;                    /* tokens, with those that are never allowed */
@@ -37,8 +69,31 @@ struct tl_vocabulary {
   uint32_t n_sorted;             /* those that may be allowed, */
   uint32_t *sorted;              /* (n_sorted) in the order of their bytes, */
   uint8_t *common;               /* (n_sorted) and how many bytes each has in common with the one before */
+  uint32_t *shorter;             /* (n_sorted) the next that has less in common */
+  uint32_t first[257];           /* sorted tokens by their first byte: where each begins */
   uint8_t body_next[GR_BODIES][256];
+  struct gr_body bodies[GR_BODIES];
 };
+
+/* Fills body_next and bodies of a vocabulary that is complete otherwise. TL_ENOMEM; gr_bodies_done after errors too. */
+int gr_bodies_init(struct tl_vocabulary *vocabulary);
+void gr_bodies_done(struct tl_vocabulary *vocabulary);
+
+/* The first sorted token behind `i` that differs from it within its first `n` bytes. */
+static inline uint32_t gr_skip(const struct tl_vocabulary *v, uint32_t i, uint32_t n) {
+  for (i++; i < v->n_sorted && v->common[i] >= n;) i = v->shorter[i];
+  return i;
+}
+
+/* A token with bytes left, before its kind are put together: grammar_rests.c. */
+struct gr_left {
+  uint32_t at, token;
+  uint8_t length;
+  uint8_t chars;
+};
+/* Sorts them and makes a rest of those that are equal; tokens and chars (NULL: not wanted) have room for n. Returns how many rests. */
+uint32_t gr_rests_group(const struct tl_vocabulary *vocabulary, struct gr_left *left, uint32_t n, struct gr_rest *rests, uint32_t *tokens,
+                        uint8_t *chars);
 
 /* --- grammar: grammar_compile.c --------------------------------------------------------------------- */
 
@@ -53,8 +108,10 @@ struct gr_called {
 
 struct gr_state {
   uint32_t steps, calls; /* where its own begin; they end where those of the state behind it begin */
+  uint32_t rule;
   uint16_t need;         /* frames that the rest of its rule needs at least, its own not counted; GR_ENDLESS: it has no end */
   bool accepts;          /* its rule may end here */
+  bool plain;            /* it neither accepts nor calls */
 };
 #define GR_ENDLESS UINT16_MAX
 
@@ -78,6 +135,10 @@ struct tl_grammar {
   struct gr_called *calls; /* by state and rule */
   struct gr_ruled *rules;
   uint32_t n_rules, root;
+  struct gr_mask *masks;   /* (n_states) */
+  uint32_t *tokens;        /* of masks, and of rests */
+  uint32_t *words;         /* of masks */
+  struct gr_rest *rests;
   size_t bytes;
 };
 
@@ -122,10 +183,13 @@ struct gr_walk {
   struct gr_frame *frames; /* (GR_FRAMES) */
   struct gr_edge *edges;   /* (GR_EDGES) */
   uint32_t n_frames, n_edges;
+  uint32_t deepest; /* that was asked for, frames and what they need; who wants to know begins with 0 */
 };
 
 /* The beginning of the grammar. walk: with its arrays. */
 void gr_walk_begin(struct gr_walk *walk, struct gr_set *ret);
+/* Where a frame's callers go on when its rule ends here, with all that they may do at once. */
+void gr_walk_callers(struct gr_walk *walk, uint32_t frame, struct gr_set *ret);
 /* After `byte`. What it adds to the walk's frames may be cut off again. False: nothing is left. */
 bool gr_walk_byte(struct gr_walk *walk, const struct gr_set *set, uint8_t byte, struct gr_set *ret);
 /* After n of them, tops and all. `set` is changed; `other` is scratch. How many were allowed; n: all. */

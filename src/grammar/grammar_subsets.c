@@ -192,17 +192,17 @@ static void add_calls(struct subsets *s, uint32_t rule) {
 }
 
 /* A state behind the last tells where that one's steps end. */
-static void add_state(struct subsets *s, bool accepts) {
+static void add_state(struct subsets *s, uint32_t rule, bool accepts) {
   struct tl_grammar *g = s->grammar;
   if (!gr_grow(&g->states, &s->states_capacity, g->n_states, 1, sizeof *g->states)) fail(s, TL_ENOMEM);
-  if (!s->failed) g->states[g->n_states++] = (struct gr_state){.steps = s->n_steps, .calls = s->n_calls, .accepts = accepts};
+  if (!s->failed) g->states[g->n_states++] = (struct gr_state){s->n_steps, s->n_calls, rule, 0, accepts, false};
 }
 
 static void build_state(struct subsets *s, uint32_t number) {
   struct subset set = s->sets[number];
   uint32_t exit = s->nfa->rules[set.rule].exit;
   bool accepts = set.n && bsearch(&exit, s->members + set.at, set.n, sizeof exit, by_number);
-  add_state(s, accepts);
+  add_state(s, set.rule, accepts);
   gather(s, set);
   add_steps(s, set.rule);
   add_calls(s, set.rule);
@@ -230,10 +230,10 @@ int gr_determinise(struct tl_grammar *grammar, const struct gr_ir *ir, const str
   s.stamp = calloc(nfa->n, sizeof *s.stamp);
   s.pending = malloc(nfa->n * sizeof *s.pending);
   if (!s.stamp || !s.pending) fail(&s, TL_ENOMEM);
-  for (uint32_t i = 0; i < GR_BODIES && !s.failed; i++) add_state(&s, false);
+  for (uint32_t i = 0; i < GR_BODIES && !s.failed; i++) add_state(&s, 0, false);
   if (!s.failed) add_rules(&s);
   for (uint32_t i = 0; i < s.n && !s.failed; i++) build_state(&s, i);
-  if (!s.failed) add_state(&s, false);
+  if (!s.failed) add_state(&s, 0, false);
   if (!s.failed) grammar->n_states--;
   free(s.sets);
   free(s.members);

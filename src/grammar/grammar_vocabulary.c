@@ -26,6 +26,20 @@ static void sort(struct tl_vocabulary *v) {
   }
 }
 
+/* Of two neighbours with less in common than those between them the second is what these skip to. */
+static void link_shorter(struct tl_vocabulary *v) {
+  for (uint32_t i = v->n_sorted; i-- > 0;) {
+    uint32_t next = i + 1;
+    while (next < v->n_sorted && v->common[next] >= v->common[i]) next = v->shorter[next];
+    v->shorter[i] = next;
+  }
+  uint32_t at = 0;
+  for (unsigned byte = 0; byte <= 256; byte++) {
+    while (at < v->n_sorted && (uint8_t)v->bytes[v->start[v->sorted[at]]] < byte) at++;
+    v->first[byte] = at;
+  }
+}
+
 int tl_vocabulary_new(const struct tl_vocabulary_token *tokens, uint32_t n, struct tl_vocabulary **ret, struct tl_error *err) {
   size_t n_bytes = 0;
   for (uint32_t i = 0; i < n; i++)
@@ -39,7 +53,8 @@ int tl_vocabulary_new(const struct tl_vocabulary_token *tokens, uint32_t n, stru
   v->start = malloc(((size_t)n + 1) * sizeof *v->start);
   v->sorted = malloc(((size_t)n + 1) * sizeof *v->sorted);
   v->common = calloc((size_t)n + 1, 1);
-  if (!v->bytes || !v->start || !v->sorted || !v->common) goto no_memory;
+  v->shorter = malloc(((size_t)n + 1) * sizeof *v->shorter);
+  if (!v->bytes || !v->start || !v->sorted || !v->common || !v->shorter) goto no_memory;
   uint32_t at = 0;
   for (uint32_t i = 0; i < n; i++) {
     v->start[i] = at;
@@ -49,7 +64,8 @@ int tl_vocabulary_new(const struct tl_vocabulary_token *tokens, uint32_t n, stru
   }
   v->start[n] = at;
   sort(v);
-  gr_body_fill(v->body_next);
+  link_shorter(v);
+  if (gr_bodies_init(v) < 0) goto no_memory;
   *ret = v;
   return TL_OK;
 no_memory:
@@ -63,5 +79,7 @@ void tl_vocabulary_free(struct tl_vocabulary *vocabulary) {
   free(vocabulary->start);
   free(vocabulary->sorted);
   free(vocabulary->common);
+  free(vocabulary->shorter);
+  gr_bodies_done(vocabulary);
   free(vocabulary);
 }

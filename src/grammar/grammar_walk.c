@@ -14,23 +14,15 @@ static bool is_body(uint32_t state) {
   return state < GR_BODIES;
 }
 
-static const struct gr_ruled *rule_of(const struct gr_walk *walk, struct gr_top top) {
-  return &walk->grammar->rules[walk->frames[top.frame].rule];
-}
-
 /* --- ends of rules ------------------------------------------------------------------------------- */
 
-static bool may_end(const struct gr_walk *walk, struct gr_top top) {
-  if (is_body(top.state)) return top.state == GR_BODY && top.count >= rule_of(walk, top)->min;
-  return walk->grammar->states[top.state].accepts;
-}
-
 /* Goes back to the callers of whatever may end here. A frame has all its callers by then: they came at the place where
- * it began, which lies before this one, since rules that match nothing are passed over as if they were not called. */
+ * it began, which lies before this one, since rules that match nothing are passed over as if they were not called. Strings end with
+ * the quote behind them (step_body). */
 static void close_ends(const struct gr_walk *walk, struct gr_set *set) {
   for (uint32_t i = 0; i < set->n; i++) {
     struct gr_top top = set->tops[i];
-    if (!may_end(walk, top)) continue;
+    if (is_body(top.state) || !walk->grammar->states[top.state].accepts) continue;
     if (top.frame == 0) set->accepts = true;
     for (uint32_t e = walk->frames[top.frame].edge; e != GR_NONE; e = walk->edges[e].next)
       add_top(set, (struct gr_top){walk->edges[e].back, walk->edges[e].frame, 0});
@@ -65,7 +57,10 @@ static void call(struct gr_walk *walk, uint32_t fresh, struct gr_top top, struct
   const struct tl_grammar *g = walk->grammar;
   bool last = top.frame != 0 && top.frame < fresh && gr_only_accepts(&g->states[called.back]);
   uint32_t depth = walk->frames[top.frame].depth;
-  if (depth + g->states[called.back].need > GR_DEPTH || depth + !last + g->rules[called.rule].need > GR_DEPTH) return;
+  uint32_t here = depth + g->states[called.back].need, there = depth + !last + g->rules[called.rule].need;
+  if (here < there) here = there;
+  if (here > walk->deepest) walk->deepest = here;
+  if (here > GR_DEPTH) return;
   uint32_t frame = frame_of(walk, fresh, called.rule, set);
   if (frame == GR_NONE) return;
   if (!last) {
@@ -88,17 +83,11 @@ static void close_calls(struct gr_walk *walk, uint32_t fresh, struct gr_set *set
 
 /* Tops that no byte can follow have done their part. */
 static void drop_idle(const struct gr_walk *walk, struct gr_set *set) {
+  const struct gr_state *states = walk->grammar->states;
   uint32_t n = 0;
   for (uint32_t i = 0; i < set->n; i++) {
-    struct gr_top top = set->tops[i];
-    bool goes_on;
-    if (is_body(top.state)) {
-      goes_on = top.state != GR_BODY || top.count < rule_of(walk, top)->max;
-    } else {
-      const struct gr_state *state = &walk->grammar->states[top.state];
-      goes_on = state->steps != state[1].steps;
-    }
-    if (goes_on) set->tops[n++] = top;
+    uint32_t state = set->tops[i].state;
+    if (is_body(state) || states[state].steps != states[state + 1].steps) set->tops[n++] = set->tops[i];
   }
   set->n = n;
 }
@@ -117,36 +106,65 @@ void gr_walk_begin(struct gr_walk *walk, struct gr_set *ret) {
   const struct tl_grammar *g = walk->grammar;
   walk->frames[0] = (struct gr_frame){g->root, GR_NONE, 0};
   walk->n_frames = 1;
-  walk->n_edges = 0;
+  walk->n_edges = walk->deepest = 0;
   ret->n = 0;
   ret->accepts = false;
   add_top(ret, (struct gr_top){g->rules[g->root].entry, 0, 0});
   close_set(walk, ret);
 }
 
-static void step_body(const struct gr_walk *walk, struct gr_top top, uint8_t byte, struct gr_set *ret) {
-  uint8_t to = walk->grammar->vocabulary->body_next[top.state][byte];
+void gr_walk_callers(struct gr_walk *walk, uint32_t frame, struct gr_set *ret) {
+  ret->n = 0;
+  ret->accepts = false;
+  for (uint32_t e = walk->frames[frame].edge; e != GR_NONE; e = walk->edges[e].next)
+    add_top(ret, (struct gr_top){walk->edges[e].back, walk->edges[e].frame, 0});
+  close_set(walk, ret);
+}
+
+/* True: something may end or be called where it has come to. */
+static bool step_to(struct gr_walk *walk, uint32_t frame, uint32_t to, struct gr_set *ret) {
+  const struct gr_state *state = &walk->grammar->states[to];
+  uint32_t depth = walk->frames[frame].depth + state->need;
+  if (depth > walk->deepest) walk->deepest = depth;
+  if (depth > GR_DEPTH) return false;
+  add_top(ret, (struct gr_top){to, frame, 0});
+  return !state->plain;
+}
+
+/* A quote ends the string and is its callers' next byte: they can do nothing else (grammar_check.c). A string that ends
+ * where it began is none of these: it was passed over. */
+static bool step_body(struct gr_walk *walk, struct gr_top top, uint8_t byte, struct gr_set *ret) {
+  const struct tl_grammar *g = walk->grammar;
+  const struct gr_ruled *rule = &g->rules[walk->frames[top.frame].rule];
+  bool open = false;
+  if (top.state == GR_BODY && byte == '"') {
+    if (top.count == 0 || top.count < rule->min) return false;
+    for (uint32_t e = walk->frames[top.frame].edge; e != GR_NONE; e = walk->edges[e].next)
+      open |= step_to(walk, walk->edges[e].frame, g->steps[g->states[walk->edges[e].back].steps].to, ret);
+    return open;
+  }
+  uint8_t to = g->vocabulary->body_next[top.state][byte];
   uint32_t count = top.count + (top.state == GR_BODY);
-  if (to != GR_DEAD && count <= rule_of(walk, top)->max) add_top(ret, (struct gr_top){to, top.frame, count});
+  if (to != GR_DEAD && count <= rule->max) add_top(ret, (struct gr_top){to, top.frame, count});
+  return false;
 }
 
 bool gr_walk_byte(struct gr_walk *walk, const struct gr_set *set, uint8_t byte, struct gr_set *ret) {
   const struct tl_grammar *g = walk->grammar;
+  bool open = false;
   ret->n = 0;
   ret->accepts = false;
   for (uint32_t i = 0; i < set->n; i++) {
     struct gr_top top = set->tops[i];
     if (is_body(top.state)) {
-      step_body(walk, top, byte, ret);
+      open |= step_body(walk, top, byte, ret);
       continue;
     }
     uint32_t k = g->states[top.state].steps, end = g->states[top.state + 1].steps;
     while (k < end && g->steps[k].high < byte) k++;
-    if (k == end || g->steps[k].low > byte) continue;
-    uint32_t to = g->steps[k].to;
-    if (walk->frames[top.frame].depth + g->states[to].need <= GR_DEPTH) add_top(ret, (struct gr_top){to, top.frame, 0});
+    if (k < end && g->steps[k].low <= byte) open |= step_to(walk, top.frame, g->steps[k].to, ret);
   }
-  if (ret->n) close_set(walk, ret);
+  if (open) close_set(walk, ret);
   return ret->n || ret->accepts;
 }
 

@@ -70,6 +70,7 @@ static void place_step_data(const struct cuda_device *d, struct cuda_step_data *
   PLACE(p, s->tables, (size_t)l->max_seqs * l->table_stride + CUDA_SDPA_SPARE);
   PLACE(p, s->history, l->max_entries);
   PLACE(p, s->bias, l->max_entries);
+  PLACE(p, s->masks, cuda_pools(d) ? 0 : (size_t)l->max_seqs * TL_MASK_WORDS(d->dims.vocab));
 }
 
 /* For the largest tile of stored weights, and for as many rows in E4M3 as a step may have. */

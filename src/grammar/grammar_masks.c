@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: MIT */
+/* Which tokens may follow each state of a grammar, found when it is compiled: the vocabulary in the order of its bytes,
+ * where one look is enough for all tokens that begin with what does not fit. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "grammar/grammar_build.h"
+
+/* Fewer are a list. */
+#define MANY 2048
+
+struct first {
+  uint64_t bytes[4]; /* a bit each */
+};
+
+struct masks {
+  struct tl_grammar *grammar;
+  const struct tl_vocabulary *vocabulary;
+  uint64_t *fuel;
+  size_t max_bytes;
+  struct first *follow; /* (rules) bytes that callers of a rule may go on with */
+  struct gr_walk walk;
+  struct gr_set *sets;  /* (GR_TOKEN_BYTES + 1) after so many bytes of the token at hand */
+  uint32_t frames[GR_TOKEN_BYTES + 1], edges[GR_TOKEN_BYTES + 1]; /* how many the walk had then */
+  struct gr_left *left;
+  uint32_t n_left, left_capacity;
+  uint32_t n_tokens, tokens_capacity, n_words, words_capacity, n_rests, rests_capacity;
+  int failed;
+};
+
+static void fail(struct masks *m, int code) {
+  if (!m->failed) m->failed = code;
+}
+
+/* --- first bytes ----------------------------------------------------------------------------------- */
+
+static bool has(const struct first *of, uint8_t byte) {
+  return of->bytes[byte / 64] >> byte % 64 & 1;
+}
+
+/* True: something is new. */
+static bool join(struct first *to, const struct first *from) {
+  bool more = false;
+  for (unsigned i = 0; i < 4; i++) {
+    more |= (from->bytes[i] & ~to->bytes[i]) != 0;
+    to->bytes[i] |= from->bytes[i];
+  }
+  return more;
+}
+
+/* Bytes that a state may go on with, calls included. first: (rules) as far as known. */
+static struct first first_of(const struct tl_grammar *g, uint32_t state, const struct first *first) {
+  struct first of = {{0}};
+  for (uint32_t i = g->states[state].steps; i < g->states[state + 1].steps; i++)
+    for (unsigned byte = g->steps[i].low; byte <= g->steps[i].high; byte++) of.bytes[byte / 64] |= 1ull << byte % 64;
+  for (uint32_t i = g->states[state].calls; i < g->states[state + 1].calls; i++) join(&of, &first[g->calls[i].rule]);
+  return of;
+}
+
+static struct first first_of_rule(const struct tl_grammar *g, uint32_t rule, const struct first *first) {
+  struct first of = {{0}};
+  if (g->rules[rule].entry != GR_BODY) return first_of(g, g->rules[rule].entry, first);
+  for (unsigned byte = 0; byte < 256; byte++)
+    if (g->vocabulary->body_next[GR_BODY][byte] != GR_DEAD) of.bytes[byte / 64] |= 1ull << byte % 64;
+  return of;
+}
+
+/* Both until nothing is new: rules call one another. */
+static void find_follow(struct masks *m, struct first *first) {
+  const struct tl_grammar *g = m->grammar;
+  for (bool more = true; more && !m->failed;) {
+    more = false;
+    if (!gr_spend(m->fuel, g->n_rules)) fail(m, TL_ELIMIT);
+    for (uint32_t i = 0; i < g->n_rules; i++) {
+      struct first of = first_of_rule(g, i, first);
+      more |= join(&first[i], &of);
+    }
+  }
+  for (bool more = true; more && !m->failed;) {
+    more = false;
+    if (!gr_spend(m->fuel, g->n_states)) fail(m, TL_ELIMIT);
+    for (uint32_t state = GR_BODIES; state < g->n_states; state++) {
+      for (uint32_t i = g->states[state].calls; i < g->states[state + 1].calls; i++) {
+        struct first of = first_of(g, g->calls[i].back, first);
+        if (g->states[g->calls[i].back].accepts) join(&of, &m->follow[g->states[state].rule]);
+        more |= join(&m->follow[g->calls[i].rule], &of);
+      }
+    }
+  }
+}
+
+/* --- a state ------------------------------------------------------------------------------------------ */
+
+static void add_token(struct masks *m, uint32_t token) {
+  struct tl_grammar *g = m->grammar;
+  if (!gr_grow(&g->tokens, &m->tokens_capacity, m->n_tokens, 1, sizeof *g->tokens)) fail(m, TL_ENOMEM);
+  if (!m->failed) g->tokens[m->n_tokens++] = token;
+}
+
+static void add_left(struct masks *m, uint32_t token, uint32_t n) {
+  const struct tl_vocabulary *v = m->vocabulary;
+  if (!gr_spend(m->fuel, 4)) fail(m, TL_ELIMIT);
+  if (!gr_grow(&m->left, &m->left_capacity, m->n_left, 1, sizeof *m->left)) fail(m, TL_ENOMEM);
+  if (m->failed) return;
+  m->left[m->n_left++] =
+      (struct gr_left){.at = v->start[token] + n, .token = token, .length = (uint8_t)(v->start[token + 1] - v->start[token] - n)};
+}
+
+/* Sorted token i has failed after `n` bytes, and so will all up to the one that is returned; where its rule might have
+ * ended before, these leave the rest to the rule's callers. */
+static uint32_t leave(struct masks *m, uint32_t i, uint32_t n, const struct first *follow) {
+  const struct tl_vocabulary *v = m->vocabulary;
+  uint32_t next = gr_skip(v, i, n + 1);
+  for (uint32_t k = 1; k <= n; k++) {
+    if (!m->sets[k].accepts || !has(follow, (uint8_t)v->bytes[v->start[v->sorted[i]] + k])) continue;
+    for (uint32_t j = i; j < next && !m->failed; j++) add_left(m, v->sorted[j], k);
+  }
+  return next;
+}
+
+/* Sorted tokens from i to end, which begin with the same byte. */
+static void follow_tokens(struct masks *m, uint32_t i, uint32_t end, const struct first *follow) {
+  const struct tl_vocabulary *v = m->vocabulary;
+  while (i < end && !m->failed) {
+    uint32_t token = v->sorted[i], length = v->start[token + 1] - v->start[token], n = v->common[i];
+    const char *bytes = v->bytes + v->start[token];
+    if (!gr_spend(m->fuel, 1 + length - n)) fail(m, TL_ELIMIT);
+    for (; n < length; n++) {
+      m->walk.n_frames = m->frames[n];
+      m->walk.n_edges = m->edges[n];
+      if (!gr_walk_byte(&m->walk, &m->sets[n], (uint8_t)bytes[n], &m->sets[n + 1])) break;
+      m->frames[n + 1] = m->walk.n_frames;
+      m->edges[n + 1] = m->walk.n_edges;
+    }
+    if (n == length) {
+      add_token(m, token);
+      i++;
+    } else {
+      i = leave(m, i, n, follow);
+    }
+  }
+}
+
+/* Tokens that are many become bits. */
+static void keep_tokens(struct masks *m, struct gr_mask *mask) {
+  struct tl_grammar *g = m->grammar;
+  uint32_t n_words = m->vocabulary->n_words;
+  mask->words = GR_NONE;
+  if (mask->n_tokens < MANY) return;
+  if (!gr_grow(&g->words, &m->words_capacity, m->n_words, n_words, sizeof *g->words)) fail(m, TL_ENOMEM);
+  if (m->failed) return;
+  mask->words = m->n_words;
+  memset(g->words + m->n_words, 0, n_words * sizeof *g->words);
+  for (uint32_t i = 0; i < mask->n_tokens; i++) {
+    uint32_t token = g->tokens[mask->tokens + i];
+    g->words[m->n_words + token / 32] |= 1u << token % 32;
+  }
+  m->n_words += n_words;
+  m->n_tokens = mask->tokens; /* the list is not needed */
+}
+
+static void keep_rests(struct masks *m, struct gr_mask *mask) {
+  struct tl_grammar *g = m->grammar;
+  if (m->n_left == 0) return;
+  if (!gr_grow(&g->rests, &m->rests_capacity, m->n_rests, m->n_left, sizeof *g->rests) ||
+      !gr_grow(&g->tokens, &m->tokens_capacity, m->n_tokens, m->n_left, sizeof *g->tokens)) {
+    fail(m, TL_ENOMEM);
+    return;
+  }
+  struct gr_rest *rests = g->rests + m->n_rests;
+  mask->rests = m->n_rests;
+  mask->n_rests = gr_rests_group(m->vocabulary, m->left, m->n_left, rests, g->tokens + m->n_tokens, NULL);
+  for (uint32_t i = 0; i < mask->n_rests; i++) rests[i].tokens += m->n_tokens;
+  m->n_rests += mask->n_rests;
+  m->n_tokens += m->n_left;
+}
+
+static void build_mask(struct masks *m, uint32_t state) {
+  struct tl_grammar *g = m->grammar;
+  const struct tl_vocabulary *v = m->vocabulary;
+  const struct gr_state *s = &g->states[state];
+  struct gr_mask mask = {.tokens = m->n_tokens, .words = GR_NONE};
+  m->sets[0].n = 1;
+  m->sets[0].accepts = false;
+  m->sets[0].tops[0] = (struct gr_top){state, 0, 0};
+  m->walk.n_frames = m->frames[0] = 1;
+  m->walk.n_edges = m->edges[0] = m->walk.deepest = 0;
+  m->walk.frames[0] = (struct gr_frame){s->rule, GR_NONE, 0};
+  m->n_left = 0;
+  for (uint32_t i = s->steps; i < s[1].steps && !m->failed; i++)
+    follow_tokens(m, v->first[g->steps[i].low], v->first[g->steps[i].high + 1], &m->follow[s->rule]);
+  mask.n_tokens = m->n_tokens - mask.tokens;
+  mask.depth = m->walk.deepest;
+  if (!m->failed) keep_tokens(m, &mask);
+  if (!m->failed) keep_rests(m, &mask);
+  g->masks[state] = mask;
+  size_t bytes = (size_t)m->n_tokens * 4 + (size_t)m->n_words * 4 + m->n_rests * sizeof *g->rests;
+  if (bytes > m->max_bytes) fail(m, TL_ELIMIT);
+}
+
+int gr_masks_build(struct tl_grammar *grammar, uint64_t *fuel, size_t max_bytes) {
+  struct masks m = {.grammar = grammar, .vocabulary = grammar->vocabulary, .fuel = fuel, .max_bytes = max_bytes};
+  struct first *first = calloc(grammar->n_rules, sizeof *first);
+  m.follow = calloc(grammar->n_rules, sizeof *m.follow);
+  m.sets = malloc((GR_TOKEN_BYTES + 1) * sizeof *m.sets);
+  m.walk = (struct gr_walk){.grammar = grammar, .frames = malloc(GR_FRAMES * sizeof *m.walk.frames),
+                            .edges = malloc(GR_EDGES * sizeof *m.walk.edges)};
+  grammar->masks = calloc(grammar->n_states, sizeof *grammar->masks);
+  if (!first || !m.follow || !m.sets || !m.walk.frames || !m.walk.edges || !grammar->masks) fail(&m, TL_ENOMEM);
+  if (!m.failed) find_follow(&m, first);
+  for (uint32_t i = GR_BODIES; i < grammar->n_states && !m.failed; i++) build_mask(&m, i);
+  grammar->bytes += grammar->n_states * sizeof *grammar->masks + (size_t)m.tokens_capacity * 4 + (size_t)m.words_capacity * 4 +
+                    m.rests_capacity * sizeof *grammar->rests;
+  free(first);
+  free(m.follow);
+  free(m.sets);
+  free(m.walk.frames);
+  free(m.walk.edges);
+  free(m.left);
+  return m.failed;
+}
