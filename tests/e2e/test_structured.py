@@ -58,6 +58,12 @@ def stream(d, path=CHAT, **fields):
         return [e["choices"][0] for e in events(answer.iter_lines())]
 
 
+@pytest.fixture(scope="session")
+def ends(daemon):
+    """The demo model would go on listing calls: what closes a list is made likely. So little is needed of a model that was taught to."""
+    return {str(i): 12 for text in ("]", "}]", "]}") for i in daemon.tokens(text)[-1:]}
+
+
 def check(text, schema):
     jsonschema.validate(json.loads(text), schema)
 
@@ -150,8 +156,8 @@ def test_hot_and_random(daemon, kind):
     """Each seed another answer, every one right."""
     fields, texts = SAME[kind][0], set()
     for first in range(0, SEEDS, 10):
-        choices = ask(daemon, n=10, temperature=1.5, seed=first, **fields)
-        assert {c["finish_reason"] for c in choices} == {"stop"}, choices
+        choices = ask(daemon, TEXT, n=10, temperature=1.5, seed=first, prompt="The", **fields)
+        assert {c["finish_reason"] for c in choices} == {"stop"}, choices  # all of them are short
         texts |= {said(c) for c in choices}
     for text in texts:
         if kind in ("regex", "grammar"):
@@ -241,10 +247,10 @@ def test_a_named_tool(daemon, name):
     assert call["function"] == choice["message"]["tool_calls"][0]["function"]
 
 
-def test_a_call_is_required(daemon):
+def test_a_call_is_required(daemon, ends):
     ids, names, counts = [], set(), set()
     for seed in range(SEEDS):
-        fields = {"tools": TOOLS, "tool_choice": "required", "temperature": 1.3, "seed": seed, "max_tokens": 800}
+        fields = {"tools": TOOLS, "tool_choice": "required", "temperature": 1.3, "seed": seed, "max_tokens": 900, "logit_bias": ends}
         choice, = ask(daemon, **fields)
         assert choice["finish_reason"] == "tool_calls" and choice["message"]["content"] is None, choice
         calls = choice["message"]["tool_calls"]
@@ -265,12 +271,12 @@ def test_a_call_is_required(daemon):
 
 def test_one_call_and_no_more(daemon):
     for seed in range(SEEDS):
-        choice, = ask(daemon, tools=TOOLS, tool_choice="required", parallel_tool_calls=False, temperature=1.3, seed=seed, max_tokens=800)
+        choice, = ask(daemon, tools=TOOLS, tool_choice="required", parallel_tool_calls=False, temperature=1.3, seed=seed)
         assert len(check_calls(choice["message"]["tool_calls"])) == 1 and choice["finish_reason"] == "tool_calls"
 
 
-def test_calls_of_several_choices(daemon):
-    choices = ask(daemon, tools=TOOLS, tool_choice="required", temperature=1.3, seed=1, n=3, max_tokens=600, logprobs=True)
+def test_calls_of_several_choices(daemon, ends):
+    choices = ask(daemon, tools=TOOLS, tool_choice="required", temperature=1.3, seed=1, n=3, max_tokens=900, logprobs=True, logit_bias=ends)
     ids = [i for c in choices for i in check_calls(c["message"]["tool_calls"])]
     assert len(choices) == 3 and len(set(ids)) == len(ids)
     for choice in choices:
@@ -298,13 +304,13 @@ def test_tools_are_not_shown(daemon):
     assert refused(daemon.post(CHAT, model=NAME, messages=ASK, tools=TOOLS, tool_choice="auto"))["param"] == "tools"
 
 
-def test_the_clients_helpers_for_tools(client):
+def test_the_clients_helpers_for_tools(client, ends):
     class Find(pydantic.BaseModel):
         """Looks a person up."""
         person: Street
 
     tools = [openai.pydantic_function_tool(Find, name="find")]
-    fields = {"model": NAME, "messages": ASK, "tools": tools, "temperature": 0, "max_tokens": 400}
+    fields = {"model": NAME, "messages": ASK, "tools": tools, "temperature": 0, "max_tokens": 900, "logit_bias": ends}
     for choice in ("required", {"type": "function", "function": {"name": "find"}}):
         answer = client.chat.completions.parse(**fields, tool_choice=choice)
         assert isinstance(answer.choices[0].message.tool_calls[0].function.parsed_arguments, Find)
@@ -331,7 +337,7 @@ WRONG = [  # fields, param, what the message says
     ({"response_format": schema_format({}, strict=1)}, "response_format.json_schema.strict", "true or false, got 1"),
     ({"response_format": schema_format({}, description=1)}, "response_format.json_schema.description", "a string, got 1"),
     ({"response_format": schema_format({}, extra=1)}, "response_format.json_schema.extra", "not supported"),
-    ({"response_format": schema_format({"type": "thing"})}, "response_format.json_schema.schema", "$.type"),
+    ({"response_format": schema_format({"type": "thing"})}, "response_format.json_schema.schema", "$: type"),
     ({"structured_outputs": []}, "structured_outputs", "an object, got an empty list"),
     ({"structured_outputs": {}}, "structured_outputs", "one of json, regex, choice, grammar and json_object"),
     ({"structured_outputs": {"json_object": False, "json": None}}, "structured_outputs", "one of json"),
@@ -350,7 +356,7 @@ WRONG = [  # fields, param, what the message says
     ({"structured_outputs": {"choice": ["a", ""]}}, "structured_outputs.choice[1]", "a string that is not empty, got an empty string"),
     ({"structured_outputs": {"grammar": 'x ::= "a"'}}, "structured_outputs.grammar", "root"),
     ({"guided_json": [1]}, "guided_json", "a JSON schema"),
-    ({"guided_json": {"type": 5}}, "guided_json", "$.type"),
+    ({"guided_json": {"type": 5}}, "guided_json", "$: type"),
     ({"guided_regex": 5}, "guided_regex", "a string"),
     ({"guided_choice": {}}, "guided_choice", "a list"),
     ({"guided_grammar": []}, "guided_grammar", "a string"),
@@ -419,7 +425,7 @@ def test_clients_that_leave(start):
 def test_many_at_once(start):
     """64 requests, held to a form and not, each with the text that it has alone."""
     d = start({"http.threads": 2, "text.threads": 2})
-    kinds = [{}, *(SAME[k][0] for k in SAME), {"tools": TOOLS, "tool_choice": "required"}]
+    kinds = [{}, *(SAME[k][0] for k in SAME), {"tools": TOOLS, "tool_choice": "required"}]  # calls are cut, by max_tokens
     bodies = [{"temperature": 1, "seed": i % 3, "max_tokens": 60, **kinds[i % len(kinds)]} for i in range(64)]
     alone = {}
     for body in bodies:
@@ -445,12 +451,12 @@ def test_many_at_once(start):
 
 
 @pytest.mark.parametrize("options", [{"text.threads": 0}, {"isolation": "process", "cpu.threads": 1}], ids=["no lanes", "process"])
-def test_elsewhere(daemon, start, options):
+def test_elsewhere(daemon, start, ends, options):
     d = start(options)
     for kind in SAME:
         fields = {"temperature": 1.2, "seed": 7, **SAME[kind][0]}
         assert said(ask(d, **fields)[0]) == said(ask(daemon, **fields)[0])
-    choice, = ask(d, tools=TOOLS, tool_choice="required", max_tokens=800)
+    choice, = ask(d, tools=TOOLS, tool_choice="required", max_tokens=900, logit_bias=ends)
     check_calls(choice["message"]["tool_calls"])
 
 
