@@ -19,7 +19,7 @@ int api_constrain(struct api_call *call, struct tl_error *err) {
 
 int api_constrain_sequence(struct api_call *call, struct tl_sequence *seq, struct tl_error *err) {
   if (!call->grammar) return TL_OK;
-  seq->mask = tl_arena_array(&call->arena, (call->work.serving->model->vocab_size + 31) / 32, sizeof *seq->mask);
+  seq->mask = tl_arena_array(&call->arena, TL_MASK_WORDS(call->work.serving->model->vocab_size), sizeof *seq->mask);
   if (!seq->mask) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   return tl_matcher_new(call->grammar, &seq->matcher, err);
 }

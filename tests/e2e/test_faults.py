@@ -72,6 +72,7 @@ class Load:
         with self.http.stream("POST", "/v1/completions", json=body) as answer:
             if answer.status_code != 200:
                 self.failures.append((answer.status_code, answer.read().decode()))
+                time.sleep(0.05 * SLOW)  # as a client does that was told to come again: else the time of a refusal counts, not how many were refused
                 return
             for line in answer.iter_lines():
                 if not line or line == "data: [DONE]":
