@@ -49,7 +49,7 @@ LDLIBS = $(PKG_LIBS) -lm
 # --- rooms ------------------------------------------------------------------
 # A room's objects make one archive. LINK_x lists the archives that room x may
 # need: itself and lower floors only (tests/lint checks the includes).
-ROOMS := base config log metrics trace model text schedule device engine http route api daemon
+ROOMS := base config log metrics trace model text grammar schedule device engine http route api daemon
 LINK_base := base
 LINK_config := config base
 LINK_log := log base
@@ -57,12 +57,13 @@ LINK_metrics := metrics base
 LINK_trace := trace base
 LINK_model := model base
 LINK_text := text model base
+LINK_grammar := grammar base
 LINK_schedule := schedule base
 LINK_device := device model base
-LINK_engine := engine schedule device text model metrics trace log config base
+LINK_engine := engine schedule device grammar text model metrics trace log config base
 LINK_http := http metrics trace log config llhttp base
-LINK_route := route engine schedule device text model metrics trace log config base
-LINK_api := api route http llhttp engine schedule device text model metrics trace log config base
+LINK_route := route engine schedule device grammar text model metrics trace log config base
+LINK_api := api route http llhttp engine schedule device grammar text model metrics trace log config base
 LINK_daemon := daemon $(LINK_api)
 
 # The CUDA backend is a plugin of its own.

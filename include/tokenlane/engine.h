@@ -25,11 +25,12 @@
 #include "tokenlane/trace.h"
 
 struct tl_engine;
+struct tl_matcher; /* grammar.h */
 struct tl_sim_options;
 
 enum tl_finish {
   TL_FINISH_NONE,
-  TL_FINISH_STOP,      /* an EOS or stop id was generated (it is in the output's tokens) */
+  TL_FINISH_STOP,      /* an EOS or stop id was generated (it is in the output's tokens), or nothing can follow in the grammar */
   TL_FINISH_LENGTH,    /* max_new tokens, or the context is full; a pooling model's vector is there */
   TL_FINISH_CANCELLED,
   TL_FINISH_ERROR,     /* the model gave no distribution, or it can never fit */
@@ -72,6 +73,8 @@ struct tl_sequence {
   uint32_t n_bad_words;
   struct tl_token_bias *bias;      /* (n_bias + n_stop_ids + n_bad_words) room at the end for what a step forbids */
   uint32_t n_bias;
+  const uint32_t *allowed;         /* (TL_MASK_WORDS(vocab_size)) no other tokens come, NULL: any may; outlives the sequence */
+  struct tl_matcher *matcher;      /* what is generated keeps to its grammar, NULL: to none. The worker's until the final event */
   unsigned loop;                   /* index of the loop that gets the events */
   unsigned replica;                /* set by submit's caller from route */
   enum tl_priority priority;
@@ -87,6 +90,7 @@ struct tl_sequence {
   uint32_t *history_index;         /* (history_slots, power of two >= 2 * entries) hash table, zeroed, or NULL */
   uint32_t history_slots, n_history;
   struct tl_logprobs *logprobs;    /* (n_prompt + max_new) by token index, or NULL */
+  uint32_t *mask;                  /* (TL_MASK_WORDS(vocab_size)) or NULL without a matcher */
   const uint8_t *token_types;      /* (n_prompt) the loop fills it; pooling models only, NULL: all 0 */
   float *vector;                   /* (tl_model.n_out) of a pooling model, valid with TL_FINISH_LENGTH; else NULL */
   int64_t submitted_ns;            /* the caller of submit writes it */

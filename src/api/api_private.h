@@ -7,9 +7,11 @@
 #include <jansson.h>
 #include <stdatomic.h>
 
+#include "api/tool_formats.h"
 #include "tokenlane/api.h"
 #include "tokenlane/base/arena.h"
 #include "tokenlane/base/buffer.h"
+#include "tokenlane/grammar.h"
 #include "tokenlane/text_lane.h"
 
 #define API_LANE_BYTES 8192 /* of a body: about 100 us of work, more is for a text lane */
@@ -36,6 +38,14 @@ enum api_endpoint {
   API_VECTORS = 28, /* those of models that pool */
   API_ALL = 31,
   API_TEMPLATE = 32, /* what the chat template sees, which /tokenize takes too */
+};
+
+/* Whether calls of tools are looked for in an answer, or are what it must be. */
+enum api_calls {
+  API_CALLS_OFF,      /* no tools, or tool_choice none */
+  API_CALLS_AUTO,     /* the model may call, in the way that it was taught */
+  API_CALLS_REQUIRED, /* a list of calls, by the grammar */
+  API_CALLS_NAMED,    /* the arguments of one call, by the grammar */
 };
 
 /* --- fields.c: the checked fields of a request ------------------------------------ */
@@ -72,6 +82,11 @@ struct api_params {
   int64_t dimensions, top_n;      /* 0: not given */
   int64_t truncate_prompt_tokens; /* 0: not given; -1: what the model takes */
   bool base64, return_documents;
+  struct tl_grammar_source constraint; /* what the answer is held to; field NULL: nothing. json is owned, until it is compiled */
+  enum api_calls calls;
+  const char *tool_name; /* of API_CALLS_NAMED */
+  size_t tool_name_length;
+  bool parallel_tool_calls; /* false: at most one call */
 };
 /* Reads and checks every field of the table that the endpoint has; strings stay borrowed from body.
  * API_TEMPLATE: fields that it does not know are the caller's. */
@@ -83,6 +98,12 @@ struct api_call;
 int api_token_fields(struct api_call *call, struct tl_error *err);
 /* Whether the client chose this id to end an answer, and the model's EOS did not do so before. */
 bool api_is_own_stop(const struct api_params *params, int32_t id);
+
+/* --- structured.c: what an answer is held to ---------------------------------------- */
+/* One of the fields that say so, which is not null. */
+int api_structured_read(struct api_params *params, const char *field, json_t *value, struct tl_error *err);
+/* All fields are read: tools and tool_choice come together. */
+int api_structured_settle(struct api_params *params, struct tl_arena *arena, struct tl_error *err);
 
 /* --- ids.c ------------------------------------------------------------------------- */
 /* Whether a prompt or an input is a list of such: one that does not begin with a number. */
@@ -113,6 +134,7 @@ struct api_work {
   struct tl_http_request *request; /* NULL once the client left */
   struct tl_buffer bytes;          /* the body, on a lane */
   _Atomic int left;                /* the loop: the client left, nobody wants the result */
+  bool has_grammar;                /* maybe one is to be compiled: a lane does it, however small the body is */
   bool on_lane;                    /* read by a text lane */
   const char *text;                /* (length) the body */
   size_t length;
@@ -123,7 +145,9 @@ struct api_work {
   /* On the loop, owns the work from here on: answers, or gives up if request is NULL. */
   void (*finish)(struct api_work *work);
 };
-/* work is zeroed but for read and finish. False when nothing is served now: it is
+/* Whether the body may ask for a grammar to be compiled. */
+bool api_work_has_grammar(struct tl_http_request *request);
+/* work is zeroed but for read, finish and has_grammar. False when nothing is served now: it is
  * answered, and work is the caller's to free. */
 bool api_work_run(struct api_work *work, struct tl_api *api, struct tl_http_request *request);
 /* read has found which model is asked; once. */
@@ -186,6 +210,9 @@ struct api_choice {
   struct tl_detok detok;
   struct api_stop stop;
   struct tl_buffer text;    /* whole text (plain answers), or the unsent piece (streams) */
+  struct api_tool_parser tools; /* finds calls in the answer; format NULL: none are looked for */
+  struct api_tool_calls calls;
+  unsigned n_sent_calls;    /* streams: calls that are out whole; those behind them as far as they have come */
   uint32_t text_offset;     /* characters of text sent so far (completions' text_offset) */
   int64_t last_token_ns;
   int64_t text_began_ns, text_ended_ns, text_busy_ns; /* spans.c: making text of its tokens */
@@ -210,6 +237,7 @@ struct api_call {
   char id[40];
   uint64_t number;      /* unique in the process, not 0 */
   int64_t created_s;
+  struct tl_grammar *grammar; /* what each choice is held to; NULL: nothing */
   struct api_prompt *prompts;
   unsigned n_prompts;
   struct api_choice *choices;
@@ -224,8 +252,8 @@ struct api_call {
 
 /* request.c: "PREFIX-16 digits", unlike all others of the process; returns the number behind it, not 0. */
 uint64_t api_make_id(struct tl_api *api, unsigned loop, const char *prefix, char ret[40]);
-/* A large body is not even parsed while nobody has room for one token. False: it is answered. */
-bool api_may_read(struct tl_api *api, struct tl_http_request *request);
+/* A large body, or one that is to be read by a lane, is not even parsed while nobody has room for one token. False: it is answered. */
+bool api_may_read(struct tl_api *api, struct tl_http_request *request, bool has_grammar);
 /* Tokens are in call->prompts: makes choices and sequences, reserves, submits.
  * On error nothing is left behind and the caller answers. */
 int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err);
@@ -267,6 +295,21 @@ void api_spans_facts(const struct api_call *call, struct tl_http_request *reques
 void api_log_failed_request(const struct api_work *work, struct tl_http_request *request, const struct tl_trace_context *trace, const struct tl_error *err);
 void api_log_failure(const struct api_call *call, struct tl_http_request *request, const struct tl_error *err);
 
+/* grammar_cache.c: grammars that one thread compiled lately. NULL: no memory. */
+struct api_grammar_cache *api_grammar_cache_new(void);
+void api_grammar_cache_free(struct api_grammar_cache *cache);
+/* As tl_grammar_compile with the default limits. The caller releases. The cache's thread. */
+int api_grammar_cache_get(struct api_grammar_cache *cache, const struct tl_vocabulary *vocabulary,
+                          const struct tl_grammar_source *source, struct tl_grammar **ret, struct tl_error *err);
+
+/* constrain.c: compiles what the request's answer is held to, if anything. Loop or lane. */
+int api_constrain(struct api_call *call, struct tl_error *err);
+/* Gives a sequence its matcher and the worker's mask. */
+int api_constrain_sequence(struct api_call *call, struct tl_sequence *seq, struct tl_error *err);
+/* Frees grammar and matchers, of a call as far as it came. */
+void api_constrain_done(struct api_call *call);
+void api_constrain_metrics(struct tl_api *api);
+
 /* resubmit.c: the choice's device failed, its sequence is the loop's again. False: it
  * ends here (seq->finish says how). */
 bool api_resubmit(struct api_choice *choice);
@@ -287,12 +330,19 @@ void api_call_cancel(struct api_call *call);
 /* shape.c: JSON of chunks and answers. */
 enum api_chunk { API_CHUNK_ROLE, API_CHUNK_TEXT, API_CHUNK_FINISH };
 void api_shape_chunk(struct api_choice *choice, enum api_chunk kind, struct tl_buffer *out);
+/* The next of a call: its id and name when it is not announced yet, else arguments that have come since. */
+void api_shape_call_chunk(struct api_choice *choice, unsigned call, struct tl_buffer *out);
 void api_shape_usage_chunk(struct api_call *call, struct tl_buffer *out);
 void api_shape_answer(struct api_call *call, struct tl_buffer *out);
 
 /* logprobs.c: log-probabilities of the tokens [from, to), by index in the
  * sequence (prompt first), in the shape of the call's endpoint. */
 void api_logprobs(struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out);
+
+/* Whether a grammar makes calls of the whole answer: it has no content. */
+bool api_only_calls(const struct api_call *call);
+/* How many of the calls that a model wrote the client sees: where it may make one, the first. */
+unsigned api_n_calls(const struct api_choice *choice);
 
 /* json_out.c */
 void api_json_string(struct tl_buffer *out, const char *text, size_t length);
@@ -336,11 +386,15 @@ struct api_loop {
 struct tl_api {
   struct tl_api_options o;
   struct tl_text_lanes *lanes; /* NULL: loops read all requests themselves */
+  struct api_grammar_cache **caches; /* (n_caches) one for each lane, or for each loop without lanes */
+  unsigned n_caches;
   uint64_t key[2];          /* random, of the process: ids and default seeds */
   char (*fingerprints)[API_FINGERPRINT_BYTES]; /* (models) */
+  struct api_tools *tools; /* (models) how each writes calls */
   int64_t created_s;
   struct api_loop *loops;
   tl_metric *ttft, *inter_token; /* (replicas of all models) */
+  tl_metric structured[TL_GRAMMAR_ONE_CALL + 1]; /* by enum tl_grammar_kind */
   tl_metric generation_seconds, cancelled, resubmitted, pooling_seconds, pooled_inputs;
   /* set once by the main thread, read by loops */
   TL_ALIGNED _Atomic(const struct tl_serving *) serving;

@@ -128,10 +128,13 @@ static int pick(const struct tl_api *api, const struct tl_serving *serving, cons
   return tl_error_prefix(err, "chat_template");
 }
 
-/* What the template does not look at would be passed over in silence. */
+/* What the template does not look at would be passed over in silence. Calls that must come are made of
+ * the tools in any case. */
 static int check_taken(unsigned takes, const struct api_params *params, struct tl_error *err) {
-  const char *name = params->tools && !(takes & TL_CHAT_TOOLS) ? "tools" : "documents";
-  if ((!params->tools || (takes & TL_CHAT_TOOLS)) && (!params->documents || (takes & TL_CHAT_DOCUMENTS))) return TL_OK;
+  bool forced = params->calls == API_CALLS_REQUIRED || params->calls == API_CALLS_NAMED;
+  bool tools = !params->tools || forced || (takes & TL_CHAT_TOOLS);
+  const char *name = tools ? "documents" : "tools";
+  if (tools && (!params->documents || (takes & TL_CHAT_DOCUMENTS))) return TL_OK;
   return tl_error_set(err, TL_EINVAL, name, "%s: are not supported by the chat template of this model", name);
 }
 

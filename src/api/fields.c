@@ -338,13 +338,9 @@ static int read_user(struct context *c, const struct field *f, json_t *value, st
   return json_is_string(value) ? TL_OK : wrong(err, f->name, "a string", value);
 }
 
-/* Only the one value that asks for nothing is accepted. */
-static int read_response_format(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
-  (void)c;
-  if (!json_is_object(value)) return wrong(err, f->name, "an object", value);
-  const char *type = json_string_value(json_object_get(value, "type"));
-  if (type && strcmp(type, "text") == 0) return TL_OK;
-  return tl_error_set(err, TL_EINVAL, f->name, "response_format: only {\"type\": \"text\"} is supported by this server");
+/* All that an answer can be held to. */
+static int read_structured(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  return api_structured_read(c->params, f->name, value, err);
 }
 
 /* Only text can be had. */
@@ -376,6 +372,7 @@ static int read_unsupported(const struct field *f, json_t *value, struct tl_erro
 #define BOOL(name, endpoints) {#name, KIND_BOOL, endpoints, 0, 0, AT(name), NULL, NULL}
 #define LIST(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, AT(name), read_list, NULL}
 #define READ(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, 0, read_##name, NULL}
+#define STRUCTURED(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, 0, read_structured, NULL}
 #define IGNORED(name, endpoints) {#name, KIND_IGNORED, endpoints, 0, 0, 0, NULL, NULL}
 #define UNSUPPORTED(name, endpoints, nothing) {#name, KIND_UNSUPPORTED, endpoints, 0, 0, 0, NULL, nothing}
 
@@ -430,8 +427,17 @@ static const struct field fields[] = {
     {"timeout_ms", KIND_READ, API_ALL, 1, MAX_TIMEOUT_MS, AT(timeout_ms), read_timeout, NULL},
     READ(cache_salt, API_BOTH),
     READ(user, API_ALL),
-    READ(response_format, API_CHAT),
     READ(modalities, API_CHAT),
+    STRUCTURED(response_format, API_BOTH),
+    STRUCTURED(structured_outputs, API_BOTH),
+    STRUCTURED(guided_json, API_BOTH),
+    STRUCTURED(guided_regex, API_BOTH),
+    STRUCTURED(guided_choice, API_BOTH),
+    STRUCTURED(guided_grammar, API_BOTH),
+    STRUCTURED(json_schema, API_BOTH),
+    STRUCTURED(grammar, API_BOTH),
+    STRUCTURED(tool_choice, API_CHAT),
+    BOOL(parallel_tool_calls, API_CHAT),
     /* they change where or how an answer is made or kept, not what it says */
     IGNORED(metadata, API_BOTH),
     IGNORED(store, API_CHAT),
@@ -441,8 +447,6 @@ static const struct field fields[] = {
     IGNORED(prompt_cache_options, API_CHAT),
     IGNORED(prompt_cache_retention, API_CHAT),
     IGNORED(prediction, API_CHAT),
-    IGNORED(parallel_tool_calls, API_CHAT),
-    UNSUPPORTED(tool_choice, API_CHAT, "\"none\" \"auto\" "),
     UNSUPPORTED(functions, API_CHAT, "[] "),
     UNSUPPORTED(function_call, API_CHAT, "\"none\" \"auto\" "),
     UNSUPPORTED(audio, API_CHAT, ""),
@@ -509,7 +513,8 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
                              .temperature = -1, .top_p = -1, .min_p = -1, .top_k = API_NO_TOP_K,
                              .repetition_penalty = -1, .n_top_logprobs = -1, .priority = TL_PRIORITY_NORMAL,
                              .add_generation_prompt = true, .skip_special_tokens = true, .return_documents = true,
-                             .add_special_tokens = endpoint == API_COMPLETIONS}; /* a chat's template has them */
+                             .add_special_tokens = endpoint == API_COMPLETIONS, /* a chat's template has them */
+                             .calls = API_CALLS_AUTO, .parallel_tool_calls = true};
   const struct tl_api_limits *limits = &api->o.limits;
   ret->timeout_ms = limits->default_timeout_ms ? limits->default_timeout_ms : limits->max_timeout_ms;
   struct context context = {api, endpoint, arena, ret};
@@ -521,5 +526,6 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
   }
   if (endpoint == API_TEMPLATE) return TL_OK;
   int r = check_names(endpoint, body, err);
-  return r < 0 ? r : check_together(api, endpoint, ret, err);
+  if (r == TL_OK) r = check_together(api, endpoint, ret, err);
+  return r < 0 ? r : api_structured_settle(ret, arena, err);
 }

@@ -8,6 +8,7 @@
 #define REST_BYTES 65536   /* of a finished stream: so much may always be queued */
 #define LOGPROB_BYTES 128  /* of one alternative in an answer */
 #define ID_BYTES 8         /* of a token id */
+#define CALL_BYTES 256     /* of what is around a call's arguments */
 
 void api_call_cancel(struct api_call *call) {
   /* relaxed: the worker polls it once a step; it publishes nothing else */
@@ -79,11 +80,28 @@ static int echo_prompt(struct api_choice *choice) {
                              &choice->text);
 }
 
-/* Generated tokens [n_seen, n_out) into choice->text. */
+/* An answer's text, behind its stop strings, is content or has calls in it. */
+static int take_text(struct api_choice *choice, const struct tl_buffer *text, bool last) {
+  if (choice->call->params.calls == API_CALLS_NAMED)
+    return tl_buffer_append(&choice->calls.items[0].arguments, text->data, text->length);
+  if (!choice->tools.format) return TL_OK; /* it is in choice->text */
+  int r = api_tool_parser_push(&choice->tools, text->data, text->length, &choice->text, &choice->calls);
+  if (r == TL_OK && last) r = api_tool_parser_finish(&choice->tools, &choice->text, &choice->calls);
+  if (api_only_calls(choice->call)) tl_buffer_clear(&choice->text); /* the beginning of a list that was cut */
+  return r;
+}
+
+/* Where stop strings let an answer's text go: scratch, if take_text has to look at it. */
+static struct tl_buffer *target(struct api_choice *choice, struct tl_buffer *scratch) {
+  return choice->call->params.calls == API_CALLS_NAMED || choice->tools.format ? scratch : &choice->text;
+}
+
+/* Generated tokens [n_seen, n_out) into choice->text and choice->calls. */
 static int take_tokens(struct api_choice *choice, uint32_t n_out) {
   const struct tl_sequence *seq = choice->seq;
-  struct tl_buffer piece;
+  struct tl_buffer piece, scratch, *out = target(choice, &scratch);
   tl_buffer_init(&piece, 0);
+  tl_buffer_init(&scratch, 0);
   int r = echo_prompt(choice);
   while (r == TL_OK && choice->n_seen < n_out && !choice->stop.hit) {
     int32_t token = seq->tokens[seq->n_prompt + choice->n_seen++];
@@ -96,12 +114,14 @@ static int take_tokens(struct api_choice *choice, uint32_t n_out) {
     r = tl_detok_push(&choice->detok, token, &piece);
     /* stop strings count only in what comes after min_tokens, as in vLLM */
     if (r == TL_OK && choice->n_seen <= choice->call->params.min_tokens)
-      r = tl_buffer_append(&choice->text, piece.data, piece.length);
+      r = tl_buffer_append(out, piece.data, piece.length);
     else if (r == TL_OK)
-      r = api_stop_push(&choice->stop, piece.data, piece.length, &choice->text);
+      r = api_stop_push(&choice->stop, piece.data, piece.length, out);
     tl_buffer_clear(&piece);
   }
+  if (r == TL_OK) r = take_text(choice, &scratch, false);
   tl_buffer_done(&piece);
+  tl_buffer_done(&scratch);
   return r;
 }
 
@@ -109,18 +129,24 @@ static int take_tokens(struct api_choice *choice, uint32_t n_out) {
 static int close_text(struct api_choice *choice) {
   choice->done = true;
   choice->call->n_open--;
-  choice->finish = "stop";
+  bool cut = !choice->stop.hit && choice->seq->finish == TL_FINISH_LENGTH;
+  struct tl_buffer tail, scratch, *out = target(choice, &scratch);
+  tl_buffer_init(&tail, 0);
+  tl_buffer_init(&scratch, 0);
+  int r = TL_OK;
   if (choice->stop.hit) {
     atomic_store_explicit(&choice->seq->cancel, 1, memory_order_relaxed); /* as in api_call_cancel */
-    return TL_OK;
+  } else {
+    r = tl_detok_finish(&choice->detok, &tail);
+    if (r == TL_OK) r = api_stop_push(&choice->stop, tail.data, tail.length, out);
+    if (r == TL_OK && !choice->stop.hit) r = api_stop_flush(&choice->stop, out);
   }
-  if (choice->seq->finish == TL_FINISH_LENGTH) choice->finish = "length";
-  struct tl_buffer tail;
-  tl_buffer_init(&tail, 0);
-  int r = tl_detok_finish(&choice->detok, &tail);
-  if (r == TL_OK) r = api_stop_push(&choice->stop, tail.data, tail.length, &choice->text);
-  if (r == TL_OK && !choice->stop.hit) r = api_stop_flush(&choice->stop, &choice->text);
+  if (r == TL_OK) r = take_text(choice, &scratch, true);
   tl_buffer_done(&tail);
+  tl_buffer_done(&scratch);
+  /* a call that was asked for by its name ends an answer as any other does, says OpenAI */
+  bool called = choice->calls.n && choice->call->params.calls != API_CALLS_NAMED;
+  choice->finish = cut ? "length" : called ? "tool_calls" : "stop";
   return r;
 }
 
@@ -133,6 +159,25 @@ static void send_chunk(struct api_choice *choice, enum api_chunk kind) {
   choice->role_sent = true;
 }
 
+static void send_call_chunk(struct api_choice *choice, unsigned i) {
+  struct tl_buffer json;
+  tl_buffer_init(&json, 0);
+  api_shape_call_chunk(choice, i, &json);
+  if (!json.failed) send_event(choice->call, &json);
+  tl_buffer_done(&json);
+}
+
+static void send_calls(struct api_choice *choice) {
+  for (; choice->n_sent_calls < api_n_calls(choice); choice->n_sent_calls++) {
+    struct api_tool_call *call = &choice->calls.items[choice->n_sent_calls];
+    if (!call->announced) send_call_chunk(choice, choice->n_sent_calls);
+    call->announced = true;
+    if (call->arguments.length) send_call_chunk(choice, choice->n_sent_calls);
+    tl_buffer_clear(&call->arguments);
+    if (choice->n_sent_calls + 1 == choice->calls.n && !choice->done) return; /* more of it may come */
+  }
+}
+
 static void send_chunks(struct api_choice *choice) {
   struct api_call *call = choice->call;
   begin_stream(call);
@@ -142,6 +187,7 @@ static void send_chunks(struct api_choice *choice) {
   if (choice->text.length || tokens) send_chunk(choice, API_CHUNK_TEXT);
   choice->n_sent_logprobs = n_text;
   tl_buffer_clear(&choice->text);
+  send_calls(choice);
   if (!choice->done) return;
   send_chunk(choice, API_CHUNK_FINISH);
   choice->sent = true;
@@ -221,7 +267,9 @@ static bool may_queue_rest(const struct api_choice *choice) {
   if (!choice->final) return false;
   size_t token_bytes = call->params.n_top_logprobs < 0 ? 0 : (size_t)(1 + call->params.n_top_logprobs) * LOGPROB_BYTES;
   if (call->params.return_token_ids) token_bytes += ID_BYTES;
-  size_t bytes = 2 * choice->text.length + (choice->n_seen - choice->n_sent_logprobs) * token_bytes;
+  size_t n_text = choice->text.length;
+  for (unsigned i = choice->n_sent_calls; i < api_n_calls(choice); i++) n_text += choice->calls.items[i].arguments.length + CALL_BYTES;
+  size_t bytes = 2 * n_text + (choice->n_seen - choice->n_sent_logprobs) * token_bytes;
   size_t most = call->arena.used_bytes > REST_BYTES ? call->arena.used_bytes : REST_BYTES;
   return bytes <= most / call->n_choices;
 }

@@ -39,7 +39,8 @@ gr_node gr_chars(struct gr_ir *ir, const struct gr_range *ranges, size_t n);
 
 /* What stands between the quotes of a JSON string, any character or escape of RFC 8259, min to max characters
  * (code points; max GR_MANY). All strings without bounds are one rule, whose masks the vocabulary has from boot; those
- * with bounds are counted, not unrolled: large bounds cost nothing. */
+ * with bounds are counted, not unrolled: large bounds cost nothing. A quote follows, and nothing else can: compiling
+ * refuses it otherwise. */
 gr_node gr_json_string(struct gr_ir *ir, uint32_t min, uint32_t max);
 
 gr_rule gr_rule_new(struct gr_ir *ir);                       /* to be defined later */

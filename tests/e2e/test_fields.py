@@ -91,15 +91,14 @@ WRONG_CHAT = [
     ("messages", "maximum context length is 1024 tokens", [{**NEEDED[CHAT], "max_tokens": 1024}]),
 ]
 UNSUPPORTED = [
-    (CHAT, "tools", [{"type": "function", "function": {"name": "f"}}]), (CHAT, "tool_choice", "required"),
+    (CHAT, "tools", [{"type": "function", "function": {"name": "f"}}]),
     (CHAT, "functions", [{"name": "f"}]), (CHAT, "function_call", {"name": "f"}), (CHAT, "audio", {"voice": "alloy"}),
-    (CHAT, "modalities", ["text", "audio"]), (CHAT, "response_format", {"type": "json_object"}),
-    (CHAT, "response_format", {"type": "json_schema", "json_schema": {}}), (CHAT, "web_search_options", {}),
+    (CHAT, "modalities", ["text", "audio"]), (CHAT, "web_search_options", {}),
     (CHAT, "reasoning_effort", "high"), (TEXT, "best_of", 2), (TEXT, "suffix", "end"), (TEXT, "suffix", "auto"),
     (CHAT, "use_beam_search", True), (TEXT, "prompt_logprobs", 1),
 ]
 ELSEWHERE = [(CHAT, "prompt", "a"), (CHAT, "truncate_prompt_tokens", 5), (CHAT, "echo", True), (TEXT, "messages", []), (TEXT, "top_logprobs", 5),
-             (TEXT, "tools", []), (CHAT, "max_token", 5), (TEXT, "guided_json", {}), (CHAT, "é" * 200, 1)]
+             (TEXT, "tools", []), (CHAT, "max_token", 5), (TEXT, "guided_decoding_backend", "x"), (TEXT, "tool_choice", "auto"), (CHAT, "é" * 200, 1)]
 
 
 def body(endpoint, field, value):
@@ -197,12 +196,12 @@ TAKEN = [
     ("stop_token_ids", [[], [0, 1535], [5] * 128]), ("include_stop_str_in_output", [False, True]),
     ("bad_words", [[], ["a"], ["\0", " ", "é", "<|im_end|>"], ["zebra"] * 128, ["x" * 1024]]),
     ("skip_special_tokens", [False, True]), ("spaces_between_special_tokens", [True]),
-    ("ignore_eos", [False]), ("stream", [False]), ("user", ["", "me"]), ("metadata", [{"a": "b"}]),
+    ("ignore_eos", [False]), ("response_format", [{"type": "text"}]), ("stream", [False]), ("user", ["", "me"]), ("metadata", [{"a": "b"}]),
 ]
 TAKEN_CHAT = [
     ("logprobs", [False, True]), ("top_logprobs", [0, {"logprobs": True, "top_logprobs": 20}]), ("tools", [[]]),
-    ("tool_choice", ["auto", "none"]), ("response_format", [{"type": "text"}]), ("modalities", [["text"]]),
-    ("store", [True]), ("service_tier", ["auto"]), ("parallel_tool_calls", [True]), ("reasoning_effort", ["none"]),
+    ("tool_choice", ["auto", "none"]), ("modalities", [["text"]]),
+    ("store", [True]), ("service_tier", ["auto"]), ("parallel_tool_calls", [True, False]), ("reasoning_effort", ["none"]),
     ("messages", [[{"role": r, "content": "a", "name": "n"}] for r in ("user", "system", "developer", "assistant", "tool", "x")]),
     ("messages", [[{"role": "user", "content": ""}], [{"role": "user", "content": []}], [{"role": "user", "content": "\0"}]]),
 ]

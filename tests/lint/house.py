@@ -15,7 +15,7 @@ import sys
 
 # A room may use rooms on lower floors only.
 FLOORS = {
-    "base": 0, "config": 1, "log": 1, "metrics": 1, "trace": 1, "model": 2, "text": 3, "schedule": 4, "device": 4,
+    "base": 0, "config": 1, "log": 1, "metrics": 1, "trace": 1, "model": 2, "text": 3, "grammar": 3, "schedule": 4, "device": 4,
     "engine": 5, "http": 6, "route": 6, "api": 7, "daemon": 8,
 }
 # Public headers whose name is not their room's.
@@ -30,7 +30,7 @@ TEXT_ENDINGS = C_ENDINGS + (".py", ".sh")
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 100
 
-LOCK_FREE_ROOMS = ("http", "api", "route", "engine", "schedule", "text", "metrics", "log", "trace")
+LOCK_FREE_ROOMS = ("http", "api", "route", "engine", "schedule", "text", "grammar", "metrics", "log", "trace")
 LOCKS = re.compile(r"^(pthread_(mutex|rwlock|cond|spin)_\w+|sem_\w+|mtx_\w+|cnd_\w+"
                    r"|uv_(mutex|rwlock|cond|sem)_\w+|uv_queue_work)(@.*)?$")
 

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT */
+#include <string.h>
+
+#include "grammar/grammar_private.h"
+
+/* Tops beyond GR_TOPS are dropped. */
+static void add_top(struct gr_set *set, struct gr_top top) {
+  for (uint32_t i = 0; i < set->n; i++)
+    if (set->tops[i].state == top.state && set->tops[i].frame == top.frame && set->tops[i].count == top.count) return;
+  if (set->n < GR_TOPS) set->tops[set->n++] = top;
+}
+
+static bool is_body(uint32_t state) {
+  return state < GR_BODIES;
+}
+
+static const struct gr_ruled *rule_of(const struct gr_walk *walk, struct gr_top top) {
+  return &walk->grammar->rules[walk->frames[top.frame].rule];
+}
+
+/* --- ends of rules ------------------------------------------------------------------------------- */
+
+static bool may_end(const struct gr_walk *walk, struct gr_top top) {
+  if (is_body(top.state)) return top.state == GR_BODY && top.count >= rule_of(walk, top)->min;
+  return walk->grammar->states[top.state].accepts;
+}
+
+/* Goes back to the callers of whatever may end here. A frame has all its callers by then: they came at the place where
+ * it began, which lies before this one, since rules that match nothing are passed over as if they were not called. */
+static void close_ends(const struct gr_walk *walk, struct gr_set *set) {
+  for (uint32_t i = 0; i < set->n; i++) {
+    struct gr_top top = set->tops[i];
+    if (!may_end(walk, top)) continue;
+    if (top.frame == 0) set->accepts = true;
+    for (uint32_t e = walk->frames[top.frame].edge; e != GR_NONE; e = walk->edges[e].next)
+      add_top(set, (struct gr_top){walk->edges[e].back, walk->edges[e].frame, 0});
+  }
+}
+
+/* --- calls -------------------------------------------------------------------------------------------- */
+
+static void add_edge(struct gr_walk *walk, uint32_t frame, uint32_t back, uint32_t caller) {
+  for (uint32_t e = walk->frames[frame].edge; e != GR_NONE; e = walk->edges[e].next)
+    if (walk->edges[e].back == back && walk->edges[e].frame == caller) return;
+  if (walk->n_edges == GR_EDGES) return;
+  walk->edges[walk->n_edges] = (struct gr_edge){back, caller, walk->frames[frame].edge};
+  walk->frames[frame].edge = walk->n_edges++;
+  uint32_t depth = walk->frames[caller].depth + 1;
+  if (depth > walk->frames[frame].depth) walk->frames[frame].depth = depth;
+}
+
+/* The frame of a rule that begins here, made if it is not there yet; GR_NONE: no room. */
+static uint32_t frame_of(struct gr_walk *walk, uint32_t fresh, uint32_t rule, struct gr_set *set) {
+  for (uint32_t i = fresh; i < walk->n_frames; i++)
+    if (walk->frames[i].rule == rule) return i;
+  if (walk->n_frames == GR_FRAMES || walk->n_edges == GR_EDGES || set->n == GR_TOPS) return GR_NONE;
+  walk->frames[walk->n_frames] = (struct gr_frame){rule, GR_NONE, 0};
+  add_top(set, (struct gr_top){walk->grammar->rules[rule].entry, walk->n_frames, 0});
+  return walk->n_frames++;
+}
+
+/* A caller with nothing left to do is left out: its callers are called back in its place, so that right recursion is
+ * a loop. Only frames that began before have all their callers. */
+static void call(struct gr_walk *walk, uint32_t fresh, struct gr_top top, struct gr_called called, struct gr_set *set) {
+  const struct tl_grammar *g = walk->grammar;
+  bool last = top.frame != 0 && top.frame < fresh && gr_only_accepts(&g->states[called.back]);
+  uint32_t depth = walk->frames[top.frame].depth;
+  if (depth + g->states[called.back].need > GR_DEPTH || depth + !last + g->rules[called.rule].need > GR_DEPTH) return;
+  uint32_t frame = frame_of(walk, fresh, called.rule, set);
+  if (frame == GR_NONE) return;
+  if (!last) {
+    add_edge(walk, frame, called.back, top.frame);
+    return;
+  }
+  for (uint32_t e = walk->frames[top.frame].edge; e != GR_NONE; e = walk->edges[e].next)
+    add_edge(walk, frame, walk->edges[e].back, walk->edges[e].frame);
+}
+
+static void close_calls(struct gr_walk *walk, uint32_t fresh, struct gr_set *set) {
+  const struct tl_grammar *g = walk->grammar;
+  for (uint32_t i = 0; i < set->n; i++) {
+    struct gr_top top = set->tops[i];
+    if (is_body(top.state)) continue;
+    const struct gr_state *state = &g->states[top.state];
+    for (uint32_t k = state->calls; k < state[1].calls; k++) call(walk, fresh, top, g->calls[k], set);
+  }
+}
+
+/* Tops that no byte can follow have done their part. */
+static void drop_idle(const struct gr_walk *walk, struct gr_set *set) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < set->n; i++) {
+    struct gr_top top = set->tops[i];
+    bool goes_on;
+    if (is_body(top.state)) {
+      goes_on = top.state != GR_BODY || top.count < rule_of(walk, top)->max;
+    } else {
+      const struct gr_state *state = &walk->grammar->states[top.state];
+      goes_on = state->steps != state[1].steps;
+    }
+    if (goes_on) set->tops[n++] = top;
+  }
+  set->n = n;
+}
+
+/* All that the text may be in, with no byte more. Ends come before calls: a call begins here and so does not end here. */
+static void close_set(struct gr_walk *walk, struct gr_set *set) {
+  uint32_t fresh = walk->n_frames;
+  close_ends(walk, set);
+  close_calls(walk, fresh, set);
+  drop_idle(walk, set);
+}
+
+/* --- bytes ---------------------------------------------------------------------------------------------- */
+
+void gr_walk_begin(struct gr_walk *walk, struct gr_set *ret) {
+  const struct tl_grammar *g = walk->grammar;
+  walk->frames[0] = (struct gr_frame){g->root, GR_NONE, 0};
+  walk->n_frames = 1;
+  walk->n_edges = 0;
+  ret->n = 0;
+  ret->accepts = false;
+  add_top(ret, (struct gr_top){g->rules[g->root].entry, 0, 0});
+  close_set(walk, ret);
+}
+
+static void step_body(const struct gr_walk *walk, struct gr_top top, uint8_t byte, struct gr_set *ret) {
+  uint8_t to = walk->grammar->vocabulary->body_next[top.state][byte];
+  uint32_t count = top.count + (top.state == GR_BODY);
+  if (to != GR_DEAD && count <= rule_of(walk, top)->max) add_top(ret, (struct gr_top){to, top.frame, count});
+}
+
+bool gr_walk_byte(struct gr_walk *walk, const struct gr_set *set, uint8_t byte, struct gr_set *ret) {
+  const struct tl_grammar *g = walk->grammar;
+  ret->n = 0;
+  ret->accepts = false;
+  for (uint32_t i = 0; i < set->n; i++) {
+    struct gr_top top = set->tops[i];
+    if (is_body(top.state)) {
+      step_body(walk, top, byte, ret);
+      continue;
+    }
+    uint32_t k = g->states[top.state].steps, end = g->states[top.state + 1].steps;
+    while (k < end && g->steps[k].high < byte) k++;
+    if (k == end || g->steps[k].low > byte) continue;
+    uint32_t to = g->steps[k].to;
+    if (walk->frames[top.frame].depth + g->states[to].need <= GR_DEPTH) add_top(ret, (struct gr_top){to, top.frame, 0});
+  }
+  if (ret->n) close_set(walk, ret);
+  return ret->n || ret->accepts;
+}
+
+size_t gr_walk_bytes(struct gr_walk *walk, struct gr_set *set, const char *bytes, size_t n, struct gr_set *other) {
+  for (size_t i = 0; i < n; i++) {
+    if (!gr_walk_byte(walk, set, (uint8_t)bytes[i], other)) return i;
+    set->n = other->n;
+    set->accepts = other->accepts;
+    memcpy(set->tops, other->tops, other->n * sizeof *other->tops);
+  }
+  return n;
+}
+
+/* --- frames that nobody needs -------------------------------------------------------------------------------- */
+
+/* Copies what tops name, then what the copies name (Cheney 1970). */
+bool gr_walk_compact(const struct gr_walk *from, struct gr_set *set, struct gr_walk *to) {
+  uint32_t moved[GR_FRAMES];
+  memset(moved, 0xff, from->n_frames * sizeof *moved);
+  moved[0] = 0;
+  to->frames[0] = from->frames[0];
+  to->n_frames = 1;
+  to->n_edges = 0;
+  for (uint32_t i = 0; i < set->n; i++) {
+    uint32_t *frame = &set->tops[i].frame;
+    if (moved[*frame] == GR_NONE) {
+      moved[*frame] = to->n_frames;
+      to->frames[to->n_frames++] = from->frames[*frame];
+    }
+    *frame = moved[*frame];
+  }
+  for (uint32_t i = 1; i < to->n_frames; i++) {
+    uint32_t edge = to->frames[i].edge;
+    to->frames[i].edge = GR_NONE;
+    for (; edge != GR_NONE; edge = from->edges[edge].next) {
+      struct gr_edge copy = from->edges[edge];
+      if (moved[copy.frame] == GR_NONE) {
+        moved[copy.frame] = to->n_frames;
+        to->frames[to->n_frames++] = from->frames[copy.frame];
+      }
+      copy.frame = moved[copy.frame];
+      copy.next = to->frames[i].edge;
+      to->frames[i].edge = to->n_edges;
+      to->edges[to->n_edges++] = copy;
+    }
+  }
+  return to->n_frames <= GR_FRAMES * 3 / 4 && to->n_edges <= GR_EDGES * 3 / 4;
+}
