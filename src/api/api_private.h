@@ -92,18 +92,18 @@ struct api_params {
  * API_TEMPLATE: fields that it does not know are the caller's. */
 int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t *body, struct tl_arena *arena,
                     struct api_params *ret, struct tl_error *err);
-/* --- structured.c: what an answer is held to ---------------------------------------- */
-/* One of the fields that say so, which is not null. */
-int api_structured_read(struct api_params *params, const char *field, json_t *value, struct tl_error *err);
-/* All fields are read: tools and tool_choice come together. */
-int api_structured_settle(struct api_params *params, struct tl_arena *arena, struct tl_error *err);
-
 /* --- token_fields.c ---------------------------------------------------------------- */
 struct api_call;
 /* The fields that speak of tokens, once it is known which model's. As work.read. */
 int api_token_fields(struct api_call *call, struct tl_error *err);
 /* Whether the client chose this id to end an answer, and the model's EOS did not do so before. */
 bool api_is_own_stop(const struct api_params *params, int32_t id);
+
+/* --- structured.c: what an answer is held to ---------------------------------------- */
+/* One of the fields that say so, which is not null. */
+int api_structured_read(struct api_params *params, const char *field, json_t *value, struct tl_error *err);
+/* All fields are read: tools and tool_choice come together. */
+int api_structured_settle(struct api_params *params, struct tl_arena *arena, struct tl_error *err);
 
 /* --- ids.c ------------------------------------------------------------------------- */
 /* Whether a prompt or an input is a list of such: one that does not begin with a number. */

@@ -133,9 +133,7 @@ static void delta(struct api_choice *choice, enum api_chunk kind, struct tl_buff
   }
 }
 
-/* As end_choice, and the chunk with it. */
-static void end_chunk(const struct api_choice *choice, bool with_ids, uint32_t n, struct tl_buffer *out) {
-  end_choice(choice, with_ids, n, out);
+static void end_chunk(const struct api_choice *choice, struct tl_buffer *out) {
   tl_buffer_putc(out, ']');
   prompt_ids(choice, API_CHAT, out);
   tl_buffer_puts(out, choice->call->params.include_usage ? ",\"usage\":null}" : "}");
@@ -149,7 +147,8 @@ void api_shape_chunk(struct api_choice *choice, enum api_chunk kind, struct tl_b
   logprobs(choice, kind == API_CHUNK_TEXT, out);
   finish_reason(choice, kind == API_CHUNK_FINISH, out);
   /* the id that ended it comes with the end */
-  end_chunk(choice, kind != API_CHUNK_ROLE, choice->n_seen - (kind == API_CHUNK_TEXT && choice->ended_by_id), out);
+  end_choice(choice, kind != API_CHUNK_ROLE, choice->n_seen - (kind == API_CHUNK_TEXT && choice->ended_by_id), out);
+  end_chunk(choice, out);
 }
 
 void api_shape_call_chunk(struct api_choice *choice, unsigned i, struct tl_buffer *out) {
@@ -165,7 +164,8 @@ void api_shape_call_chunk(struct api_choice *choice, unsigned i, struct tl_buffe
   }
   tl_buffer_puts(out, "]},\"logprobs\":null");
   finish_reason(choice, false, out);
-  end_chunk(choice, false, choice->n_seen, out);
+  end_choice(choice, false, 0, out);
+  end_chunk(choice, out);
 }
 
 void api_shape_usage_chunk(struct api_call *call, struct tl_buffer *out) {

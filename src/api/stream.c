@@ -7,8 +7,8 @@
 
 #define REST_BYTES 65536   /* of a finished stream: so much may always be queued */
 #define LOGPROB_BYTES 128  /* of one alternative in an answer */
-#define CALL_BYTES 256     /* of what is around a call's arguments */
 #define ID_BYTES 8         /* of a token id */
+#define CALL_BYTES 256     /* of what is around a call's arguments */
 
 void api_call_cancel(struct api_call *call) {
   /* relaxed: the worker polls it once a step; it publishes nothing else */

@@ -54,7 +54,10 @@ static const struct api_tool_format *of_call(const char *text, const char *name,
   char next;
   if (behind_last(from, name, "[TOOL_CALLS]")) return &api_tool_mistral_format;
   if (behind_last(from, name, "to=functions.") == name) return &api_tool_harmony_format;
-  if ((behind = behind_last(from, name, "<|tool_call|>"))) return first_character(behind, name) == '[' ? &api_tool_granite_format : NULL;
+  if ((behind = behind_last(from, name, "<|tool_call|>"))) {
+    next = first_character(behind, name);
+    return next == '[' || next == '{' ? &api_tool_granite_format : NULL;
+  }
   if ((behind = behind_last(from, name, "<tool_call>"))) {
     next = first_character(behind, name);
     return next == '{' ? &api_tool_hermes_format : next == '[' ? &api_tool_granite_format : NULL;

@@ -3,7 +3,7 @@
  * tool calling and the models' own templates have them:
  *
  *   hermes       <tool_call>\n{"name": "f", "arguments": {...}}\n</tool_call>, as many as there are calls
- *   granite      <|tool_call|>[{"name": "f", "arguments": {...}}, ...], or <tool_call> with a list
+ *   granite      <|tool_call|>[{"name": "f", "arguments": {...}}, ...], or <tool_call> with a list; Phi-4-mini ends it with <|/tool_call|>
  *   mistral      [TOOL_CALLS][{"name": "f", "arguments": {...}}, ...], or [TOOL_CALLS]f[ARGS]{...} for each call
  *                (between them [CALL_ID]...)
  *   llama3_json  {"name": "f", "parameters": {...}}; ..., with or without <|python_tag|>, and no text before it */
@@ -197,8 +197,8 @@ static void end(struct api_tool_parser *parser) {
 
 const struct api_tool_format api_tool_hermes_format = {
     .name = "hermes", .marks = {"<tool_call>", "</tool_call>"}, .n_marks = 2, .n_begin = 1, .n_end = 1, MACHINE};
-const struct api_tool_format api_tool_granite_format = {.name = "granite", .marks = {"<|tool_call|>", "<tool_call>", "</tool_call>"},
-                                                        .n_marks = 3, .n_begin = 2, .n_end = 1, .traits = LIST, MACHINE};
+const struct api_tool_format api_tool_granite_format = {.name = "granite", .marks = {"<|tool_call|>", "<tool_call>", "</tool_call>", "<|/tool_call|>"},
+                                                        .n_marks = 4, .n_begin = 2, .n_end = 2, .traits = LIST, MACHINE};
 const struct api_tool_format api_tool_mistral_format = {.name = "mistral", .marks = {"[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"},
                                                         .n_marks = 3, .n_begin = 1, .short_ids = true, .traits = LIST | NAMED, MACHINE};
 const struct api_tool_format api_tool_llama3_json_format = {.name = "llama3_json", .marks = {"<|python_tag|>"}, .n_marks = 1,

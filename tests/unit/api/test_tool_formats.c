@@ -48,8 +48,10 @@ static void test_what_stands_before_the_name(void **state) {
   static const struct { const char *source, *format; } templates[] = {
       {EACH("<tool_call>\n{\"name\": \"{{ c.function.name }}\", \"arguments\": {{ c.function.arguments | tojson }}}</tool_call>"), "hermes"},
       {EACH("<tool_call>{{ c.function | tojson }}</tool_call>"), "hermes"},
+      {EACH("<tool_call>\n{ \"arguments\": {{ c.function.arguments | tojson }}, \"name\": \"{{ c.function.name }}\"}\n</tool_call> "), "hermes"},
       {EACH("<|tool_call|>[{{ c.function | tojson }}]"), "granite"},
       {EACH("<tool_call>[{{ c.function | tojson }}]"), "granite"},
+      {EACH("<|tool_call|>{{ c.function | tojson }}<|/tool_call|>"), "granite"},
       {EACH("[TOOL_CALLS][{{ c.function | tojson }}]"), "mistral"},
       {EACH("[TOOL_CALLS]{{ c.function.name }}[ARGS]{{ c.function.arguments | tojson }}"), "mistral"},
       {EACH("<|python_tag|>{\"name\": \"{{ c.function.name }}\", \"parameters\": {{ c.function.arguments | tojson }}}"), "llama3_json"},

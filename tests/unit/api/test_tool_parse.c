@@ -118,6 +118,7 @@ static const struct row rows[] = {
     ROW(GRANITE, "<tool_call>\n" CALL("f", "{}") "\n</tool_call>", "", "f({});"),
     ROW(GRANITE, "a<tool_call>\n" CALL("f", "{}") "\n</tool_call>b", "ab", "f({});"),
     ROW(GRANITE, "<|tool_call|>[" CALL("f", "{\"a\": 1}"), "", "f({\"a\": 1});"),
+    ROW(GRANITE, "<|tool_call|>" CALL("f", "{}") "<|/tool_call|><|tool_call|>[" CALL("g", "{}") "]<|/tool_call|>", "", "f({});g({});"),
     ROW(GRANITE, "Well <|tool|> <|tool_call|>x", "Well <|tool|> <|tool_call|>x", ""), /* vLLM drops the mark */
     /* --- what a grammar made of tool_choice "required" */
     ROW(LIST, "[" PARAMS("f", "{\"a\": 1}") ", " PARAMS("g", "{}") "]", "", "f({\"a\": 1});g({});"),
