@@ -15,8 +15,9 @@ struct scratch {
   uint32_t n, n_left;
 };
 
-/* A token from `state` on: it stays in the body, ends it with a quote, or does not fit. */
-static void follow(const struct tl_vocabulary *v, uint8_t state, uint32_t token, struct scratch *s) {
+/* A token from `state` on: it stays in the body, ends it with a quote, or does not fit. Returns after how many bytes it
+ * does not. */
+static uint32_t follow(const struct tl_vocabulary *v, uint8_t state, uint32_t token, struct scratch *s) {
   uint32_t at = v->start[token], end = v->start[token + 1];
   uint8_t chars = 0;
   for (; at < end; at++) {
@@ -24,13 +25,25 @@ static void follow(const struct tl_vocabulary *v, uint8_t state, uint32_t token,
     if (state == GR_BODY && byte == '"') break;
     if (state == GR_BODY) chars++;
     state = v->body_next[state][byte];
-    if (state == GR_DEAD) return;
+    if (state == GR_DEAD) return at + 1 - v->start[token];
   }
   if (at < end) {
     s->left[s->n_left++] = (struct gr_left){at, token, (uint8_t)(end - at), chars};
   } else {
     s->token[s->n] = token;
     s->chars[s->n++] = chars;
+  }
+  return 0;
+}
+
+static void follow_all(const struct tl_vocabulary *v, uint8_t state, struct scratch *s) {
+  s->n = s->n_left = 0;
+  for (unsigned byte = 0; byte < 256; byte++) {
+    if (v->body_next[state][byte] == GR_DEAD && !(state == GR_BODY && byte == '"')) continue;
+    for (uint32_t i = v->first[byte]; i < v->first[byte + 1];) {
+      uint32_t failed_at = follow(v, state, v->sorted[i], s);
+      i = failed_at ? gr_skip(v, i, failed_at) : i + 1;
+    }
   }
 }
 
@@ -73,8 +86,7 @@ int gr_bodies_init(struct tl_vocabulary *v) {
   int r = s.token && s.chars && s.left ? TL_OK : TL_ENOMEM;
   gr_body_fill(v->body_next);
   for (unsigned state = 0; state < GR_BODIES && r == TL_OK; state++) {
-    s.n = s.n_left = 0;
-    for (uint32_t i = 0; i < v->n_sorted; i++) follow(v, (uint8_t)state, v->sorted[i], &s);
+    follow_all(v, (uint8_t)state, &s);
     r = keep_tokens(v, &v->bodies[state], &s);
     if (r == TL_OK) r = keep_rests(v, &v->bodies[state], &s);
   }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Which tokens may follow each state of a grammar, found when it is compiled: the vocabulary in the order of its bytes,
- * where one look is enough for all tokens that begin with what does not fit. */
+/* Which tokens may follow a state that many may follow, found when the grammar is compiled: the vocabulary in the order
+ * of its bytes, where one look is enough for all tokens that begin with what does not fit. Most states are between
+ * names, quotes and brackets, where little fits: those are cheaper to follow when a matcher is there, which few ever are,
+ * than to be looked at in advance. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,6 +10,8 @@
 
 /* Fewer are a list. */
 #define MANY 2048
+/* States that more tokens may follow, as far as their first two bytes tell, have masks. */
+#define WIDE 4096
 
 struct first {
   uint64_t bytes[4]; /* a bit each */
@@ -18,10 +22,10 @@ struct masks {
   const struct tl_vocabulary *vocabulary;
   uint64_t *fuel;
   size_t max_bytes;
-  struct first *follow; /* (rules) bytes that callers of a rule may go on with */
+  struct first *first;  /* (rules) bytes that a rule may begin with, */
+  struct first *follow; /* (rules) and that its callers may go on with */
   struct gr_walk walk;
-  struct gr_set *sets;  /* (GR_TOKEN_BYTES + 1) after so many bytes of the token at hand */
-  uint32_t frames[GR_TOKEN_BYTES + 1], edges[GR_TOKEN_BYTES + 1]; /* how many the walk had then */
+  struct gr_trail trail; /* of the token at hand */
   struct gr_left *left;
   uint32_t n_left, left_capacity;
   uint32_t n_tokens, tokens_capacity, n_words, words_capacity, n_rests, rests_capacity;
@@ -48,11 +52,14 @@ static bool join(struct first *to, const struct first *from) {
   return more;
 }
 
+static void add_range(struct first *to, unsigned low, unsigned high) {
+  for (unsigned byte = low; byte <= high; byte++) to->bytes[byte / 64] |= 1ull << byte % 64;
+}
+
 /* Bytes that a state may go on with, calls included. first: (rules) as far as known. */
 static struct first first_of(const struct tl_grammar *g, uint32_t state, const struct first *first) {
   struct first of = {{0}};
-  for (uint32_t i = g->states[state].steps; i < g->states[state + 1].steps; i++)
-    for (unsigned byte = g->steps[i].low; byte <= g->steps[i].high; byte++) of.bytes[byte / 64] |= 1ull << byte % 64;
+  for (uint32_t i = g->states[state].steps; i < g->states[state + 1].steps; i++) add_range(&of, g->steps[i].low, g->steps[i].high);
   for (uint32_t i = g->states[state].calls; i < g->states[state + 1].calls; i++) join(&of, &first[g->calls[i].rule]);
   return of;
 }
@@ -65,28 +72,40 @@ static struct first first_of_rule(const struct tl_grammar *g, uint32_t rule, con
   return of;
 }
 
-/* Both until nothing is new: rules call one another. */
-static void find_follow(struct masks *m, struct first *first) {
+/* Rules call one another: until nothing is new. */
+static void find_first(struct masks *m) {
   const struct tl_grammar *g = m->grammar;
   for (bool more = true; more && !m->failed;) {
     more = false;
     if (!gr_spend(m->fuel, g->n_rules)) fail(m, TL_ELIMIT);
-    for (uint32_t i = 0; i < g->n_rules; i++) {
-      struct first of = first_of_rule(g, i, first);
-      more |= join(&first[i], &of);
+    for (uint32_t i = g->n_rules; i-- > 0;) {
+      struct first of = first_of_rule(g, i, m->first);
+      more |= join(&m->first[i], &of);
+    }
+  }
+}
+
+/* What may come behind a call, and where that may be nothing, behind the rule that calls: these pairs of rules are listed. */
+static void find_follow(struct masks *m) {
+  const struct tl_grammar *g = m->grammar;
+  uint32_t n_calls = g->states[g->n_states].calls, n = 0;
+  struct gr_called *last = malloc((n_calls + 1) * sizeof *last); /* back: the calling rule */
+  if (!last) fail(m, TL_ENOMEM);
+  if (!gr_spend(m->fuel, n_calls)) fail(m, TL_ELIMIT);
+  for (uint32_t state = GR_BODIES; state < g->n_states && !m->failed; state++) {
+    for (uint32_t i = g->states[state].calls; i < g->states[state + 1].calls; i++) {
+      struct gr_called called = g->calls[i];
+      struct first of = first_of(g, called.back, m->first);
+      join(&m->follow[called.rule], &of);
+      if (g->states[called.back].accepts) last[n++] = (struct gr_called){called.rule, g->states[state].rule};
     }
   }
   for (bool more = true; more && !m->failed;) {
     more = false;
-    if (!gr_spend(m->fuel, g->n_states)) fail(m, TL_ELIMIT);
-    for (uint32_t state = GR_BODIES; state < g->n_states; state++) {
-      for (uint32_t i = g->states[state].calls; i < g->states[state + 1].calls; i++) {
-        struct first of = first_of(g, g->calls[i].back, first);
-        if (g->states[g->calls[i].back].accepts) join(&of, &m->follow[g->states[state].rule]);
-        more |= join(&m->follow[g->calls[i].rule], &of);
-      }
-    }
+    if (!gr_spend(m->fuel, n)) fail(m, TL_ELIMIT);
+    for (uint32_t i = 0; i < n; i++) more |= join(&m->follow[last[i].rule], &m->follow[last[i].back]);
   }
+  free(last);
 }
 
 /* --- a state ------------------------------------------------------------------------------------------ */
@@ -112,7 +131,7 @@ static uint32_t leave(struct masks *m, uint32_t i, uint32_t n, const struct firs
   const struct tl_vocabulary *v = m->vocabulary;
   uint32_t next = gr_skip(v, i, n + 1);
   for (uint32_t k = 1; k <= n; k++) {
-    if (!m->sets[k].accepts || !has(follow, (uint8_t)v->bytes[v->start[v->sorted[i]] + k])) continue;
+    if (!m->trail.sets[k].accepts || !has(follow, (uint8_t)v->bytes[v->start[v->sorted[i]] + k])) continue;
     for (uint32_t j = i; j < next && !m->failed; j++) add_left(m, v->sorted[j], k);
   }
   return next;
@@ -125,13 +144,7 @@ static void follow_tokens(struct masks *m, uint32_t i, uint32_t end, const struc
     uint32_t token = v->sorted[i], length = v->start[token + 1] - v->start[token], n = v->common[i];
     const char *bytes = v->bytes + v->start[token];
     if (!gr_spend(m->fuel, 1 + length - n)) fail(m, TL_ELIMIT);
-    for (; n < length; n++) {
-      m->walk.n_frames = m->frames[n];
-      m->walk.n_edges = m->edges[n];
-      if (!gr_walk_byte(&m->walk, &m->sets[n], (uint8_t)bytes[n], &m->sets[n + 1])) break;
-      m->frames[n + 1] = m->walk.n_frames;
-      m->edges[n + 1] = m->walk.n_edges;
-    }
+    n = gr_trail_follow(&m->trail, bytes, n, length);
     if (n == length) {
       add_token(m, token);
       i++;
@@ -175,17 +188,47 @@ static void keep_rests(struct masks *m, struct gr_mask *mask) {
   m->n_tokens += m->n_left;
 }
 
+/* How many tokens begin with a byte and then with one that may follow the state that it leads to. */
+static uint64_t count_pairs(struct masks *m, uint8_t byte, uint32_t to) {
+  const struct tl_grammar *g = m->grammar;
+  const uint32_t *pairs = m->vocabulary->pairs + byte * 257u;
+  uint64_t n = 0;
+  if (g->states[to].plain) {
+    for (uint32_t k = g->states[to].steps; k < g->states[to + 1].steps; k++) n += pairs[g->steps[k].high + 1] - pairs[g->steps[k].low];
+    return n;
+  }
+  struct first of = first_of(g, to, m->first);
+  if (g->states[to].accepts) join(&of, &m->follow[g->states[to].rule]);
+  for (unsigned i = 0; i < 4; i++) {
+    for (uint64_t bytes = of.bytes[i]; bytes; bytes &= bytes - 1) {
+      unsigned second = i * 64 + (unsigned)__builtin_ctzll(bytes);
+      n += pairs[second + 1] - pairs[second];
+    }
+  }
+  return n;
+}
+
+static bool is_wide(struct masks *m, uint32_t state) {
+  const struct tl_grammar *g = m->grammar;
+  uint64_t n = 0;
+  for (uint32_t i = g->states[state].steps; i < g->states[state + 1].steps && n <= WIDE; i++) {
+    const struct gr_step *step = &g->steps[i];
+    if (!gr_spend(m->fuel, 1 + (step->high - step->low) / 8)) fail(m, TL_ELIMIT);
+    for (unsigned byte = step->low; byte <= step->high && n <= WIDE; byte++) n += count_pairs(m, (uint8_t)byte, step->to);
+  }
+  return n > WIDE;
+}
+
 static void build_mask(struct masks *m, uint32_t state) {
   struct tl_grammar *g = m->grammar;
   const struct tl_vocabulary *v = m->vocabulary;
   const struct gr_state *s = &g->states[state];
-  struct gr_mask mask = {.tokens = m->n_tokens, .words = GR_NONE};
-  m->sets[0].n = 1;
-  m->sets[0].accepts = false;
-  m->sets[0].tops[0] = (struct gr_top){state, 0, 0};
-  m->walk.n_frames = m->frames[0] = 1;
-  m->walk.n_edges = m->edges[0] = m->walk.deepest = 0;
+  struct gr_mask mask = {.made = true, .tokens = m->n_tokens, .words = GR_NONE};
+  m->trail.sets[0] = (struct gr_set){.n = 1, .tops = {{state, 0, 0}}};
   m->walk.frames[0] = (struct gr_frame){s->rule, GR_NONE, 0};
+  m->walk.n_frames = 1;
+  m->walk.n_edges = m->walk.deepest = 0;
+  gr_trail_begin(&m->trail);
   m->n_left = 0;
   for (uint32_t i = s->steps; i < s[1].steps && !m->failed; i++)
     follow_tokens(m, v->first[g->steps[i].low], v->first[g->steps[i].high + 1], &m->follow[s->rule]);
@@ -200,20 +243,22 @@ static void build_mask(struct masks *m, uint32_t state) {
 
 int gr_masks_build(struct tl_grammar *grammar, uint64_t *fuel, size_t max_bytes) {
   struct masks m = {.grammar = grammar, .vocabulary = grammar->vocabulary, .fuel = fuel, .max_bytes = max_bytes};
-  struct first *first = calloc(grammar->n_rules, sizeof *first);
+  m.first = calloc(grammar->n_rules, sizeof *m.first);
   m.follow = calloc(grammar->n_rules, sizeof *m.follow);
-  m.sets = malloc((GR_TOKEN_BYTES + 1) * sizeof *m.sets);
+  m.trail = (struct gr_trail){.walk = &m.walk, .sets = malloc((GR_TOKEN_BYTES + 1) * sizeof *m.trail.sets)};
   m.walk = (struct gr_walk){.grammar = grammar, .frames = malloc(GR_FRAMES * sizeof *m.walk.frames),
                             .edges = malloc(GR_EDGES * sizeof *m.walk.edges)};
   grammar->masks = calloc(grammar->n_states, sizeof *grammar->masks);
-  if (!first || !m.follow || !m.sets || !m.walk.frames || !m.walk.edges || !grammar->masks) fail(&m, TL_ENOMEM);
-  if (!m.failed) find_follow(&m, first);
-  for (uint32_t i = GR_BODIES; i < grammar->n_states && !m.failed; i++) build_mask(&m, i);
+  if (!m.first || !m.follow || !m.trail.sets || !m.walk.frames || !m.walk.edges || !grammar->masks) fail(&m, TL_ENOMEM);
+  if (!m.failed) find_first(&m);
+  if (!m.failed) find_follow(&m);
+  for (uint32_t i = GR_BODIES; i < grammar->n_states && !m.failed; i++)
+    if (is_wide(&m, i)) build_mask(&m, i);
   grammar->bytes += grammar->n_states * sizeof *grammar->masks + (size_t)m.tokens_capacity * 4 + (size_t)m.words_capacity * 4 +
                     m.rests_capacity * sizeof *grammar->rests;
-  free(first);
+  free(m.first);
   free(m.follow);
-  free(m.sets);
+  free(m.trail.sets);
   free(m.walk.frames);
   free(m.walk.edges);
   free(m.left);

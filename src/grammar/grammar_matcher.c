@@ -10,16 +10,23 @@ struct tl_matcher {
   struct gr_walk spare;       /* where they go next; without frames meanwhile */
   struct gr_set set;          /* where the sequence is */
   struct gr_set callers, tried, other; /* scratch */
+  struct gr_trail trail;      /* scratch; the pages of its sets that no token is long enough for are never touched */
 };
 
 int tl_matcher_new(struct tl_grammar *grammar, struct tl_matcher **ret, struct tl_error *err) {
   size_t frames = GR_FRAMES * sizeof(struct gr_frame), edges = GR_EDGES * sizeof(struct gr_edge);
   struct tl_matcher *m = malloc(sizeof *m + 2 * (frames + edges));
   if (!m) return tl_error_set(err, TL_ENOMEM, NULL, "no memory to follow a grammar");
+  struct gr_set *sets = malloc((GR_TOKEN_BYTES + 1) * sizeof *sets);
+  if (!sets) {
+    free(m);
+    return tl_error_set(err, TL_ENOMEM, NULL, "no memory to follow a grammar");
+  }
   char *at = (char *)(m + 1);
   m->walk = (struct gr_walk){.grammar = grammar, .frames = (void *)at, .edges = (void *)(at + frames)};
   at += frames + edges;
   m->spare = (struct gr_walk){.grammar = grammar, .frames = (void *)at, .edges = (void *)(at + frames)};
+  m->trail = (struct gr_trail){.walk = &m->walk, .sets = sets};
   m->grammar = tl_grammar_hold(grammar);
   gr_walk_begin(&m->walk, &m->set);
   *ret = m;
@@ -29,6 +36,7 @@ int tl_matcher_new(struct tl_grammar *grammar, struct tl_matcher **ret, struct t
 void tl_matcher_free(struct tl_matcher *matcher) {
   if (!matcher) return;
   tl_grammar_release(matcher->grammar);
+  free(matcher->trail.sets);
   free(matcher);
 }
 
@@ -150,12 +158,43 @@ static void add_state(struct tl_matcher *m, struct gr_top top, uint32_t *words) 
   if (rests.n) add_rests(m, top.frame, &rests, words);
 }
 
+/* Bytes that some top of a set may go on with. */
+static void find_first(const struct tl_grammar *g, const struct gr_set *set, bool first[256]) {
+  memset(first, 0, 256);
+  for (uint32_t i = 0; i < set->n; i++)
+    for (uint32_t k = g->states[set->tops[i].state].steps; k < g->states[set->tops[i].state + 1].steps; k++)
+      memset(first + g->steps[k].low, 1, g->steps[k].high - g->steps[k].low + 1u);
+}
+
+/* Tops without masks, all at once: each token is followed as it would be taken. */
+static void add_followed(struct tl_matcher *m, uint32_t *words) {
+  const struct tl_vocabulary *v = m->grammar->vocabulary;
+  bool first[256];
+  find_first(m->grammar, &m->trail.sets[0], first);
+  gr_trail_begin(&m->trail);
+  for (unsigned byte = 0; byte < 256; byte++) {
+    for (uint32_t i = v->first[byte]; first[byte] && i < v->first[byte + 1];) {
+      uint32_t token = v->sorted[i], at = v->start[token], length = v->start[token + 1] - at;
+      uint32_t n = gr_trail_follow(&m->trail, v->bytes + at, v->common[i], length);
+      if (n == length) words[token / 32] |= 1u << token % 32;
+      i = n == length ? i + 1 : gr_skip(v, i, n + 1);
+    }
+  }
+  m->walk.n_frames = m->trail.frames[0];
+  m->walk.n_edges = m->trail.edges[0];
+}
+
 void tl_matcher_mask(struct tl_matcher *m, uint32_t *words) {
+  struct gr_set *followed = &m->trail.sets[0];
+  followed->n = 0;
   memset(words, 0, m->grammar->vocabulary->n_words * sizeof *words);
   for (uint32_t i = 0; i < m->set.n; i++) {
-    if (m->set.tops[i].state < GR_BODIES) add_body(m, m->set.tops[i], words);
-    else add_state(m, m->set.tops[i], words);
+    struct gr_top top = m->set.tops[i];
+    if (top.state < GR_BODIES) add_body(m, top, words);
+    else if (m->grammar->masks[top.state].made) add_state(m, top, words);
+    else followed->tops[followed->n++] = top;
   }
+  if (followed->n) add_followed(m, words);
 }
 
 bool tl_matcher_may_end(const struct tl_matcher *matcher) {

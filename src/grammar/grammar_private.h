@@ -36,8 +36,9 @@ struct gr_rest {
 };
 
 /* What may follow a state within its rule and the rules that it calls behind a byte; what it calls at once has tops of
- * its own. */
+ * its own. Only states that much of the vocabulary may follow have one: others are followed when asked. */
 struct gr_mask {
+  bool made;
   uint32_t tokens, n_tokens; /* whoever called: in the grammar's list */
   uint32_t words;            /* the same as bits, if they are many; GR_NONE */
   uint32_t rests, n_rests;
@@ -71,6 +72,7 @@ struct tl_vocabulary {
   uint8_t *common;               /* (n_sorted) and how many bytes each has in common with the one before */
   uint32_t *shorter;             /* (n_sorted) the next that has less in common */
   uint32_t first[257];           /* sorted tokens by their first byte: where each begins */
+  uint32_t *pairs;               /* (256, 257) tokens that begin with a first byte and a second below this one */
   uint8_t body_next[GR_BODIES][256];
   struct gr_body bodies[GR_BODIES];
 };
@@ -194,6 +196,21 @@ void gr_walk_callers(struct gr_walk *walk, uint32_t frame, struct gr_set *ret);
 bool gr_walk_byte(struct gr_walk *walk, const struct gr_set *set, uint8_t byte, struct gr_set *ret);
 /* After n of them, tops and all. `set` is changed; `other` is scratch. How many were allowed; n: all. */
 size_t gr_walk_bytes(struct gr_walk *walk, struct gr_set *set, const char *bytes, size_t n, struct gr_set *other);
+/* The places of a text after each of its bytes, so that one that begins alike need not begin anew. */
+struct gr_trail {
+  struct gr_walk *walk;
+  struct gr_set *sets;    /* (GR_TOKEN_BYTES + 1); the first is where texts begin */
+  uint32_t frames[GR_TOKEN_BYTES + 1], edges[GR_TOKEN_BYTES + 1]; /* how many the walk had then */
+};
+
+/* sets[0] is there. */
+static inline void gr_trail_begin(struct gr_trail *trail) {
+  trail->frames[0] = trail->walk->n_frames;
+  trail->edges[0] = trail->walk->n_edges;
+}
+/* A text of which the first `from` bytes are those of the one before. How many of its bytes are allowed. */
+uint32_t gr_trail_follow(struct gr_trail *trail, const char *bytes, uint32_t from, uint32_t length);
+
 /* Into `to`, whose arrays are others, without the frames that no top needs; false: too many. */
 bool gr_walk_compact(const struct gr_walk *from, struct gr_set *set, struct gr_walk *to);
 

@@ -81,6 +81,12 @@ static int by_number(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
+static uint32_t hash(const uint32_t *members, uint32_t n) {
+  uint64_t h = n;
+  for (uint32_t i = 0; i < n; i++) h = tl_hash_u64(h ^ members[i]);
+  return (uint32_t)h;
+}
+
 static void resize_slots(struct subsets *s) {
   uint32_t n = s->n_slots ? s->n_slots * 2 : 256;
   uint32_t *slots = calloc(n, sizeof *slots);
@@ -89,7 +95,7 @@ static void resize_slots(struct subsets *s) {
     return;
   }
   for (uint32_t i = 0; i < s->n; i++) {
-    uint32_t at = (uint32_t)tl_hash_bytes(s->members + s->sets[i].at, s->sets[i].n * sizeof *s->members, 0, 0) & (n - 1);
+    uint32_t at = hash(s->members + s->sets[i].at, s->sets[i].n) & (n - 1);
     while (slots[at]) at = (at + 1) & (n - 1);
     slots[at] = i + 1;
   }
@@ -104,7 +110,7 @@ static uint32_t state_of_list(struct subsets *s, uint32_t rule) {
   if (s->n * 2 >= s->n_slots) resize_slots(s);
   spend(s, 4 + s->n_list);
   if (s->failed) return 0;
-  uint32_t at = (uint32_t)tl_hash_bytes(s->list, s->n_list * sizeof *s->list, 0, 0) & (s->n_slots - 1);
+  uint32_t at = hash(s->list, s->n_list) & (s->n_slots - 1);
   for (; s->slots[at]; at = (at + 1) & (s->n_slots - 1)) {
     const struct subset *set = &s->sets[s->slots[at] - 1];
     /* sets of several rules differ but for the empty one */
@@ -152,25 +158,36 @@ static void add_step(struct subsets *s, uint32_t begin, struct gr_step step) {
   if (!s->failed) g->steps[s->n_steps++] = step;
 }
 
-/* All bytes between two places where some way begins or has ended lead to the same set. */
+/* The set that the bytes from low to high lead to, between which no way begins or ends. */
+static void add_steps_of(struct subsets *s, uint32_t rule, uint32_t begin, unsigned low, unsigned high) {
+  bool some = false;
+  begin_set(s);
+  spend(s, 1 + s->n_ways / 8);
+  for (uint32_t i = 0; i < s->n_ways && !s->failed; i++) {
+    if (s->ways[i].low > low || s->ways[i].high < low) continue;
+    some = true;
+    add_member(s, rule, s->ways[i].to);
+  }
+  if (!some || s->failed) return;
+  uint32_t to = state_of_list(s, rule);
+  if (!s->failed) add_step(s, begin, (struct gr_step){(uint8_t)low, (uint8_t)high, to});
+}
+
 static void add_steps(struct subsets *s, uint32_t rule) {
-  bool border[257] = {0};
+  uint64_t border[5] = {0}; /* a bit for each byte at which ways begin or have ended */
   uint32_t begin = s->n_steps;
-  for (uint32_t i = 0; i < s->n_ways; i++) border[s->ways[i].low] = border[s->ways[i].high + 1] = true;
-  for (unsigned low = 0, high; low < 256 && !s->failed; low = high + 1) {
-    for (high = low; high < 255 && !border[high + 1]; high++) {}
-    if (!border[low]) continue;
-    begin_set(s);
-    spend(s, 1 + s->n_ways / 8);
-    bool some = false;
-    for (uint32_t i = 0; i < s->n_ways && !s->failed; i++) {
-      if (s->ways[i].low > low || s->ways[i].high < low) continue;
-      some = true;
-      add_member(s, rule, s->ways[i].to);
+  unsigned low = 256;
+  for (uint32_t i = 0; i < s->n_ways; i++) {
+    unsigned from = s->ways[i].low, behind = s->ways[i].high + 1u;
+    border[from / 64] |= 1ull << from % 64;
+    border[behind / 64] |= 1ull << behind % 64;
+  }
+  for (unsigned word = 0; word < 5; word++) {
+    for (uint64_t bits = border[word]; bits && !s->failed; bits &= bits - 1) {
+      unsigned at = word * 64 + (unsigned)__builtin_ctzll(bits);
+      if (low < at) add_steps_of(s, rule, begin, low, at - 1);
+      low = at;
     }
-    if (!some || s->failed) continue;
-    uint32_t to = state_of_list(s, rule);
-    if (!s->failed) add_step(s, begin, (struct gr_step){(uint8_t)low, (uint8_t)high, to});
   }
 }
 

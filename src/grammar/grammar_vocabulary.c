@@ -26,6 +26,15 @@ static void sort(struct tl_vocabulary *v) {
   }
 }
 
+static void count_pairs(struct tl_vocabulary *v) {
+  for (uint32_t i = 0; i < v->n_sorted; i++) {
+    uint32_t at = v->start[v->sorted[i]];
+    if (v->start[v->sorted[i] + 1] - at > 1) v->pairs[(uint8_t)v->bytes[at] * 257 + (uint8_t)v->bytes[at + 1] + 1]++;
+  }
+  for (unsigned first = 0; first < 256; first++)
+    for (unsigned second = 1; second <= 256; second++) v->pairs[first * 257 + second] += v->pairs[first * 257 + second - 1];
+}
+
 /* Of two neighbours with less in common than those between them the second is what these skip to. */
 static void link_shorter(struct tl_vocabulary *v) {
   for (uint32_t i = v->n_sorted; i-- > 0;) {
@@ -54,7 +63,8 @@ int tl_vocabulary_new(const struct tl_vocabulary_token *tokens, uint32_t n, stru
   v->sorted = malloc(((size_t)n + 1) * sizeof *v->sorted);
   v->common = calloc((size_t)n + 1, 1);
   v->shorter = malloc(((size_t)n + 1) * sizeof *v->shorter);
-  if (!v->bytes || !v->start || !v->sorted || !v->common || !v->shorter) goto no_memory;
+  v->pairs = calloc(256 * 257, sizeof *v->pairs);
+  if (!v->bytes || !v->start || !v->sorted || !v->common || !v->shorter || !v->pairs) goto no_memory;
   uint32_t at = 0;
   for (uint32_t i = 0; i < n; i++) {
     v->start[i] = at;
@@ -65,6 +75,7 @@ int tl_vocabulary_new(const struct tl_vocabulary_token *tokens, uint32_t n, stru
   v->start[n] = at;
   sort(v);
   link_shorter(v);
+  count_pairs(v);
   if (gr_bodies_init(v) < 0) goto no_memory;
   *ret = v;
   return TL_OK;
@@ -80,6 +91,7 @@ void tl_vocabulary_free(struct tl_vocabulary *vocabulary) {
   free(vocabulary->sorted);
   free(vocabulary->common);
   free(vocabulary->shorter);
+  free(vocabulary->pairs);
   gr_bodies_done(vocabulary);
   free(vocabulary);
 }

@@ -149,6 +149,12 @@ static bool step_body(struct gr_walk *walk, struct gr_top top, uint8_t byte, str
   return false;
 }
 
+static const struct gr_step *find_step(const struct tl_grammar *g, uint32_t state, uint8_t byte) {
+  const struct gr_step *step = g->steps + g->states[state].steps, *end = g->steps + g->states[state + 1].steps;
+  while (step < end && step->high < byte) step++;
+  return step < end && step->low <= byte ? step : NULL;
+}
+
 bool gr_walk_byte(struct gr_walk *walk, const struct gr_set *set, uint8_t byte, struct gr_set *ret) {
   const struct tl_grammar *g = walk->grammar;
   bool open = false;
@@ -160,9 +166,8 @@ bool gr_walk_byte(struct gr_walk *walk, const struct gr_set *set, uint8_t byte, 
       open |= step_body(walk, top, byte, ret);
       continue;
     }
-    uint32_t k = g->states[top.state].steps, end = g->states[top.state + 1].steps;
-    while (k < end && g->steps[k].high < byte) k++;
-    if (k < end && g->steps[k].low <= byte) open |= step_to(walk, top.frame, g->steps[k].to, ret);
+    const struct gr_step *step = find_step(g, top.state, byte);
+    if (step) open |= step_to(walk, top.frame, step->to, ret);
   }
   if (open) close_set(walk, ret);
   return ret->n || ret->accepts;
@@ -174,6 +179,19 @@ size_t gr_walk_bytes(struct gr_walk *walk, struct gr_set *set, const char *bytes
     set->n = other->n;
     set->accepts = other->accepts;
     memcpy(set->tops, other->tops, other->n * sizeof *other->tops);
+  }
+  return n;
+}
+
+uint32_t gr_trail_follow(struct gr_trail *trail, const char *bytes, uint32_t from, uint32_t length) {
+  struct gr_walk *walk = trail->walk;
+  uint32_t n = from;
+  for (; n < length; n++) {
+    walk->n_frames = trail->frames[n];
+    walk->n_edges = trail->edges[n];
+    if (!gr_walk_byte(walk, &trail->sets[n], (uint8_t)bytes[n], &trail->sets[n + 1])) break;
+    trail->frames[n + 1] = walk->n_frames;
+    trail->edges[n + 1] = walk->n_edges;
   }
   return n;
 }
