@@ -329,14 +329,15 @@ $(B)/bin/match_many: tests/fuzz/match_many.c $(call archives,grammar)
 
 # A target a file, by libFuzzer; what it finds interesting is kept in tests/fuzz/corpus and replayed by `make check`.
 FUZZ_SECONDS ?= 600
-FUZZERS := tokenizer gguf safetensors config template
+FUZZERS := tokenizer gguf safetensors config template grammar
 FUZZ_FLAGS := -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
 $(B)/fuzz/fuzz_tokenizer $(B)/fuzz/fuzz_template: $(wildcard src/text/*.c src/model/*.c)
 $(B)/fuzz/fuzz_gguf $(B)/fuzz/fuzz_safetensors $(B)/fuzz/fuzz_config: $(wildcard src/model/*.c)
+$(B)/fuzz/fuzz_grammar: $(wildcard src/grammar/*.c)
 $(FUZZERS:%=$(B)/fuzz/fuzz_%): $(B)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(wildcard src/base/*.c)
 	@mkdir -p $(@D)
 	$(Q)clang $(CPPFLAGS) $(PKG_CFLAGS) -std=c17 $(FUZZ_FLAGS) -o $@ $^ $(LDLIBS)
-$(B)/bin/replay_%: tests/fuzz/fuzz_%.c $(call archives,text) $(call archives,model)
+$(B)/bin/replay_%: tests/fuzz/fuzz_%.c $(call archives,text) $(call archives,model) $(call archives,grammar)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS) -DREPLAY -MMD -MP -o $@ $< \
 		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)

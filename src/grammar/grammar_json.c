@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* JSON's parts. White space is bounded: a model that has lost its way could go on with blanks for ever. The numbers of
  * digits are bounded for the same reason, and so that every number that matches is one for double. */
-#include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,7 +63,7 @@ gr_node gr_json_integer(struct gr_ir *ir) {
   return gr_alt(ir, gr_text(ir, "0"), gr_seq(ir, sign(ir), natural(ir, 19)));
 }
 
-/* Up to e+288: with 19 digits in front of it that is below the largest double. */
+/* Up to e+289: with 19 digits in front of it that is below the largest double. */
 static gr_node exponent(struct gr_ir *ir) {
   static const struct gr_range e[] = {{'E', 'E'}, {'e', 'e'}}, signs[] = {{'+', '+'}, {'-', '-'}};
   gr_node three = gr_seq(ir, gr_digit(ir, '1', '2'), gr_seq(ir, gr_digit(ir, '0', '8'), gr_digit(ir, '0', '9')));
@@ -77,14 +77,14 @@ gr_node gr_json_number(struct gr_ir *ir) {
   return gr_seq(ir, whole, gr_seq(ir, gr_maybe(ir, fraction), gr_maybe(ir, exponent(ir))));
 }
 
-/* The shortest digits that give the same double. */
+/* The shortest digits that give the same double; of a whole one all, as of 100.0. */
 static gr_node real(struct gr_ir *ir, double value) {
   char text[40];
   for (int digits = 1; digits <= 17; digits++) {
     snprintf(text, sizeof text, "%.*g", digits, value);
     if (strtod(text, NULL) == value) break;
   }
-  if (!strpbrk(text, ".e")) strcat(text, ".0");
+  if (value == floor(value) && fabs(value) < 1e16) snprintf(text, sizeof text, "%.1f", value);
   return gr_text(ir, text);
 }
 

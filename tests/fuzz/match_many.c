@@ -13,7 +13,7 @@
 #include "tokenlane/base/utf8.h"
 #include "tokenlane/grammar.h"
 
-#define LONGEST 4000 /* bytes of a walk, of which the first 300 go where they like */
+#define LONGEST 1500 /* bytes of a walk, of which the first 300 go where they like */
 
 static void die(const char *what) {
   fprintf(stderr, "match_many: %s\n", what);
