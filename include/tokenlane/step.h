@@ -12,7 +12,7 @@
 #define TL_BLOCK_TOKENS 16   /* token slots of a KV block */
 #define TL_MAX_TOP_LOGPROBS 20
 #define TL_MASK_WORDS(vocab_size) (((vocab_size) + 31) / 32) /* of a mask: bit token % 32 of word token / 32, the last word's others 0 */
-#define TL_MAX_BIAS (65536 + 16) /* entries of a row's bias: the most of limits.max_logit_bias, and a model's EOS ids */
+#define TL_MAX_BIAS (65536 + 512) /* entries of a row's bias: the most of limits.max_logit_bias, stop ids, bad words */
 
 struct tl_token_bias {
   int32_t token;

@@ -14,6 +14,8 @@
 
 #define API_LANE_BYTES 8192 /* of a body: about 100 us of work, more is for a text lane */
 #define API_MAX_STOPS 4
+#define API_MAX_STOP_IDS 128
+#define API_MAX_BAD_WORDS 128
 #define API_MAX_DEPTH 64
 #define API_MAX_NODES 1000000 /* values in a body, see body.c */
 #define API_NO_TOP_K (-2)
@@ -43,7 +45,7 @@ struct api_params {
   json_t *prompt, *messages; /* borrowed from the body */
   json_t *tools, *documents, *chat_template_kwargs; /* as they are; NULL: not given */
   json_t *chat_template;     /* a template's name or source; NULL: not given */
-  bool add_generation_prompt, continue_final_message;
+  bool add_generation_prompt, continue_final_message, add_special_tokens;
   int64_t n, max_tokens, max_completion_tokens, min_tokens; /* -1: not given */
   double temperature, top_p, min_p;                         /* -1: not given */
   int64_t top_k;                                            /* -1 and 0: off; API_NO_TOP_K: not given */
@@ -57,6 +59,13 @@ struct api_params {
   int64_t n_top_logprobs; /* -1: no log-probabilities; else how many alternatives */
   struct { const char *text; size_t length; } stop[API_MAX_STOPS];
   unsigned n_stop;
+  bool return_token_ids, return_tokens_as_token_ids; /* beside the text; in log-probabilities, instead of it */
+  bool skip_special_tokens;        /* they have no text; true unless set */
+  bool include_stop_str_in_output; /* what stops it stays in the text, a stop id's too */
+  json_t *stop_token_ids, *bad_words; /* as messages; token_fields.c reads them into the next */
+  const int32_t *stop_ids;         /* (n_stop_ids) the client's, then the model's EOS; in the call's arena or the model */
+  uint32_t n_stop_ids, n_own_stop_ids, n_bad_spellings;
+  struct tl_bad_word *bad_spellings; /* (n_bad_spellings) in tokens; in the call's arena */
   struct tl_token_bias *bias; /* in the call's arena */
   uint32_t n_bias;
   json_t *input, *query, *text_1, *text_2; /* as messages; each checked as far as its own kind goes */
@@ -68,6 +77,13 @@ struct api_params {
  * API_TEMPLATE: fields that it does not know are the caller's. */
 int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t *body, struct tl_arena *arena,
                     struct api_params *ret, struct tl_error *err);
+/* --- token_fields.c ---------------------------------------------------------------- */
+struct api_call;
+/* The fields that speak of tokens, once it is known which model's. As work.read. */
+int api_token_fields(struct api_call *call, struct tl_error *err);
+/* Whether the client chose this id to end an answer, and the model's EOS did not do so before. */
+bool api_is_own_stop(const struct api_params *params, int32_t id);
+
 /* --- ids.c ------------------------------------------------------------------------- */
 /* Whether a prompt or an input is a list of such: one that does not begin with a number. */
 bool api_has_several(const json_t *value);
@@ -122,6 +138,7 @@ struct api_stop {
   const struct api_params *params;
   struct tl_buffer pending; /* text that may still become part of a stop string */
   bool hit;
+  unsigned which;           /* hit: index of the string */
 };
 void api_stop_init(struct api_stop *stop, const struct api_params *params);
 void api_stop_done(struct api_stop *stop);
@@ -131,7 +148,6 @@ int api_stop_push(struct api_stop *stop, const char *text, size_t length, struct
 int api_stop_flush(struct api_stop *stop, struct tl_buffer *out);
 
 /* --- calls ------------------------------------------------------------------------------ */
-struct api_call;
 
 /* How an endpoint's prompts are read; both as work.read. */
 struct api_reader {
@@ -145,7 +161,7 @@ struct api_reader {
 struct api_prompt {
   int32_t *ids;      /* in the call's arena */
   uint32_t n;        /* before they are there: the fewest that they can be */
-  const char *text;  /* as the client sent it; NULL when it sent ids, or once it is not needed */
+  const char *text;  /* as the client sent it; NULL when it sent ids, it was cut, or once it is not needed */
   size_t length;
   uint32_t n_before; /* ids that the tokenizer put before the text (BOS) */
 };
@@ -157,12 +173,13 @@ struct api_choice {
   unsigned prompt;          /* which prompt */
   struct tl_room room;      /* what seq holds of its replica */
   uint32_t n_seen;          /* generated tokens already turned into text */
-  uint32_t n_sent_logprobs; /* tokens whose log-probabilities were sent (streams) */
+  uint32_t n_sent_logprobs; /* tokens whose ids and log-probabilities were sent (streams) */
   bool final;               /* the engine's last event has come */
   struct api_choice *next_stranded; /* waits for a replica after a fault */
   int64_t stranded_ns;      /* since when */
-  bool role_sent, echoed;   /* chat: the first chunk is out; completions: the prompt is in the text */
-  bool ended_by_id;         /* the last token seen is a stop id: it has no text */
+  bool role_sent, echoed;   /* the first chunk is out; completions: the prompt is in the text */
+  bool ended_by_id;         /* the last token seen is a stop id that has no text */
+  int32_t stop_id;          /* the client's id that ended it; -1: none did */
   bool done;                /* text complete, finish known */
   bool sent;                /* streams: its last chunk is out */
   const char *finish;       /* "stop", "length", ...; NULL while open */
@@ -213,6 +230,8 @@ bool api_may_read(struct tl_api *api, struct tl_http_request *request);
  * On error nothing is left behind and the caller answers. */
 int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err);
 struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint);
+/* How many tokens the client wants made; -1: not given. */
+int64_t api_wanted_tokens(const struct api_call *call);
 /* The error of a prompt that alone has more tokens than a sequence can hold. */
 int api_too_long(const struct api_call *call, struct tl_error *err);
 /* Frees a call none of whose sequences is live. */

@@ -166,7 +166,8 @@ int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, const 
   if (r == TL_OK) r = render(api, t, params, &rendered, err);
   tl_chat_format_free(own);
   if (r < 0) return r;
-  struct tl_encode_options options = {.parse_special = true,
+  struct tl_encode_options options = {.add_special = params->add_special_tokens,
+                                      .parse_special = true,
                                       .untrusted = rendered.untrusted,
                                       .n_untrusted = rendered.n_untrusted};
   r = tl_tokenizer_encode(serving->tokenizer, rendered.text.data ? rendered.text.data : "", rendered.text.length, &options,

@@ -174,6 +174,12 @@ static int read_ranked_documents(struct context *c, const struct field *f, json_
   return json_is_array(value) ? TL_OK : wrong(err, f->name, "a list of strings or of objects with a text", value);
 }
 
+/* Their items are read when it is known which model's they are. */
+static int read_list(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  memcpy((char *)c->params + f->offset, &value, sizeof value);
+  return json_is_array(value) ? TL_OK : wrong(err, f->name, "a list", value);
+}
+
 /* text_1 and text_2 */
 static int read_text(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   memcpy((char *)c->params + f->offset, &value, sizeof value);
@@ -368,6 +374,7 @@ static int read_unsupported(const struct field *f, json_t *value, struct tl_erro
 #define NUMBER(name, endpoints, min, max) {#name, KIND_NUMBER, endpoints, min, max, AT(name), NULL, NULL}
 #define INTEGER(name, endpoints, min, max) {#name, KIND_INTEGER, endpoints, min, max, AT(name), NULL, NULL}
 #define BOOL(name, endpoints) {#name, KIND_BOOL, endpoints, 0, 0, AT(name), NULL, NULL}
+#define LIST(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, AT(name), read_list, NULL}
 #define READ(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, 0, read_##name, NULL}
 #define IGNORED(name, endpoints) {#name, KIND_IGNORED, endpoints, 0, 0, 0, NULL, NULL}
 #define UNSUPPORTED(name, endpoints, nothing) {#name, KIND_UNSUPPORTED, endpoints, 0, 0, 0, NULL, nothing}
@@ -383,7 +390,8 @@ static const struct field fields[] = {
     BOOL(return_documents, API_RERANK),
     {"text_1", KIND_READ, API_SCORE, 0, 0, AT(text_1), read_text, NULL},
     {"text_2", KIND_READ, API_SCORE, 0, 0, AT(text_2), read_text, NULL},
-    READ(truncate_prompt_tokens, API_VECTORS),
+    READ(truncate_prompt_tokens, API_VECTORS | API_COMPLETIONS),
+    BOOL(add_special_tokens, API_BOTH | API_TEMPLATE),
     READ(prompt, API_COMPLETIONS),
     READ(messages, API_CHAT | API_TEMPLATE),
     READ(tools, API_CHAT | API_TEMPLATE),
@@ -402,6 +410,12 @@ static const struct field fields[] = {
     NUMBER(min_p, API_BOTH, 0, 1),
     READ(seed, API_BOTH),
     READ(stop, API_BOTH),
+    LIST(stop_token_ids, API_BOTH),
+    LIST(bad_words, API_BOTH),
+    BOOL(include_stop_str_in_output, API_BOTH),
+    BOOL(skip_special_tokens, API_BOTH),
+    BOOL(return_token_ids, API_BOTH),
+    BOOL(return_tokens_as_token_ids, API_BOTH),
     NUMBER(presence_penalty, API_BOTH, -2, 2),
     NUMBER(frequency_penalty, API_BOTH, -2, 2),
     NUMBER(repetition_penalty, API_BOTH, 0.01, 100),
@@ -440,11 +454,8 @@ static const struct field fields[] = {
     UNSUPPORTED(suffix, API_COMPLETIONS, "\"\" "),
     /* vLLM's */
     UNSUPPORTED(use_beam_search, API_BOTH, "false "),
+    UNSUPPORTED(prompt_logprobs, API_BOTH, ""),
     UNSUPPORTED(length_penalty, API_BOTH, "1 1.0 "),
-    UNSUPPORTED(stop_token_ids, API_BOTH, "[] "),
-    UNSUPPORTED(bad_words, API_BOTH, "[] "),
-    UNSUPPORTED(include_stop_str_in_output, API_BOTH, "false "),
-    UNSUPPORTED(skip_special_tokens, API_BOTH, "true "),
     UNSUPPORTED(spaces_between_special_tokens, API_BOTH, "true "),
 };
 #define N_FIELDS (sizeof fields / sizeof *fields)
@@ -497,7 +508,8 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
   *ret = (struct api_params){.n = 1, .max_tokens = -1, .max_completion_tokens = -1, .min_tokens = 0,
                              .temperature = -1, .top_p = -1, .min_p = -1, .top_k = API_NO_TOP_K,
                              .repetition_penalty = -1, .n_top_logprobs = -1, .priority = TL_PRIORITY_NORMAL,
-                             .add_generation_prompt = true, .return_documents = true};
+                             .add_generation_prompt = true, .skip_special_tokens = true, .return_documents = true,
+                             .add_special_tokens = endpoint == API_COMPLETIONS}; /* a chat's template has them */
   const struct tl_api_limits *limits = &api->o.limits;
   ret->timeout_ms = limits->default_timeout_ms ? limits->default_timeout_ms : limits->max_timeout_ms;
   struct context context = {api, endpoint, arena, ret};

@@ -51,12 +51,17 @@ int api_too_long(const struct api_call *call, struct tl_error *err) {
                       tl_engine_max_context(call->work.serving->engine), prompt_field(call));
 }
 
+int64_t api_wanted_tokens(const struct api_call *call) {
+  const struct api_params *p = &call->params;
+  int64_t wanted = p->max_completion_tokens >= 0 ? p->max_completion_tokens : p->max_tokens;
+  return wanted < 0 && call->endpoint == API_COMPLETIONS ? 16 : wanted; /* OpenAI's default */
+}
+
 /* How many tokens may be generated after a prompt of n_prompt tokens. */
 static int choose_max_new(const struct api_call *call, uint32_t n_prompt, uint32_t *ret, struct tl_error *err) {
   const struct api_params *p = &call->params;
   int64_t context = tl_engine_max_context(call->work.serving->engine);
-  int64_t wanted = p->max_completion_tokens >= 0 ? p->max_completion_tokens : p->max_tokens;
-  if (wanted < 0 && call->endpoint == API_COMPLETIONS) wanted = 16; /* OpenAI's default */
+  int64_t wanted = api_wanted_tokens(call);
   if (n_prompt + (wanted < 0 ? 1 : wanted) > context)
     return tl_error_set(err, TL_ECONTEXT, prompt_field(call),
                         "this model's maximum context length is %lld tokens; the request asks for %lld (%u in %s, "
@@ -146,7 +151,7 @@ static int add_history(struct api_call *call, struct tl_sequence *seq, uint32_t 
 
 static int add_bias(struct api_call *call, struct tl_sequence *seq) {
   const struct api_params *p = &call->params;
-  seq->bias = tl_arena_array(&call->arena, p->n_bias + seq->n_stop_ids + 1, sizeof *seq->bias);
+  seq->bias = tl_arena_array(&call->arena, p->n_bias + seq->n_stop_ids + seq->n_bad_words + 1, sizeof *seq->bias);
   if (!seq->bias) return TL_ENOMEM;
   if (p->n_bias) memcpy(seq->bias, p->bias, p->n_bias * sizeof *seq->bias);
   seq->n_bias = p->n_bias;
@@ -170,8 +175,11 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   seq->ignore_eos = call->params.ignore_eos;
   seq->score_prompt = call->params.echo && call->params.n_top_logprobs >= 0;
   seq->sampling = sampling_of(call, choice->index);
-  seq->stop_ids = call->work.serving->model->eos;
-  seq->n_stop_ids = call->work.serving->model->n_eos;
+  seq->stop_ids = call->params.stop_ids;
+  seq->n_stop_ids = call->params.n_stop_ids;
+  seq->n_own_stop_ids = call->params.n_own_stop_ids;
+  seq->bad_words = call->params.bad_spellings;
+  seq->n_bad_words = call->params.n_bad_spellings;
   seq->loop = call->loop;
   seq->owner = choice;
   seq->choice = choice->index;
@@ -197,10 +205,11 @@ static int make_choices(struct api_call *call, const uint32_t *max_new, const st
     struct api_choice *choice = &call->choices[call->n_choices++];
     choice->call = call;
     choice->index = i;
+    choice->stop_id = -1;
     choice->prompt = i / (unsigned)call->params.n;
     tl_buffer_init(&choice->text, 0);
     api_stop_init(&choice->stop, &call->params);
-    tl_detok_init(&choice->detok, call->work.serving->tokenizer, true);
+    tl_detok_init(&choice->detok, call->work.serving->tokenizer, call->params.skip_special_tokens);
     if (make_sequence(call, choice, max_new[choice->prompt]) < 0)
       return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
     choice->room = rooms[choice->prompt];
@@ -355,6 +364,7 @@ static int settle_body(struct api_call *call, struct tl_error *err) {
     if (prompt->text) fine = (prompt->text = tl_arena_copy(&call->arena, prompt->text, prompt->length));
   }
   p->prompt = p->messages = p->tools = p->documents = p->chat_template_kwargs = p->chat_template = NULL;
+  p->stop_token_ids = p->bad_words = NULL;
   json_decref(TL_TAKE(&call->body));
   return fine ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
 }
@@ -370,6 +380,7 @@ static int read_call(struct api_work *work, struct tl_error *err) {
   if (r == TL_OK) r = call->reader->outline(call, err);
   /* the router's counters are the loop's: before a lane it has looked already */
   if (r == TL_OK && !work->on_lane) r = look_for_room(call, err);
+  if (r == TL_OK) r = api_token_fields(call, err);
   if (r == TL_OK) {
     call->read_times.tokenizing_ns = api_span_now(call);
     r = call->reader->prepare(call, err);

@@ -34,11 +34,49 @@ static void usage(const struct api_call *call, struct tl_buffer *out) {
                    prompt, completion, prompt + completion, cached_tokens(call));
 }
 
-static void finish_reason(const struct api_choice *choice, bool known, struct tl_buffer *out) {
-  if (known)
-    tl_buffer_printf(out, ",\"finish_reason\":\"%s\"}", choice->finish);
+/* vLLM's: the stop string or the client's own stop id that ended it; null: an EOS or something else did. */
+static void stop_reason(const struct api_choice *choice, struct tl_buffer *out) {
+  const struct api_params *p = &choice->call->params;
+  tl_buffer_puts(out, ",\"stop_reason\":");
+  if (choice->stop.hit)
+    api_json_string(out, p->stop[choice->stop.which].text, p->stop[choice->stop.which].length);
+  else if (choice->stop_id >= 0)
+    tl_buffer_printf(out, "%d", choice->stop_id);
   else
-    tl_buffer_puts(out, ",\"finish_reason\":null}");
+    tl_buffer_puts(out, "null");
+}
+
+static void finish_reason(const struct api_choice *choice, bool known, struct tl_buffer *out) {
+  if (known) {
+    tl_buffer_printf(out, ",\"finish_reason\":\"%s\"", choice->finish);
+    stop_reason(choice, out);
+  } else {
+    tl_buffer_puts(out, ",\"finish_reason\":null");
+    if (choice->call->endpoint == API_COMPLETIONS) tl_buffer_puts(out, ",\"stop_reason\":null"); /* as vLLM has it */
+  }
+}
+
+/* Those of the sequence from .. to-1, the prompt's first. */
+static void ids(const struct api_choice *choice, const char *name, uint32_t from, uint32_t to, struct tl_buffer *out) {
+  tl_buffer_printf(out, ",\"%s\":[", name);
+  for (uint32_t i = from; i < to; i++) tl_buffer_printf(out, i > from ? ",%d" : "%d", choice->seq->tokens[i]);
+  tl_buffer_putc(out, ']');
+}
+
+/* vLLM's return_token_ids. The prompt's are the whole chat's but each completion's. */
+static void prompt_ids(const struct api_choice *choice, enum api_endpoint endpoint, struct tl_buffer *out) {
+  const struct api_call *call = choice->call;
+  if (call->params.return_token_ids && call->endpoint == endpoint && !choice->role_sent)
+    ids(choice, "prompt_token_ids", 0, choice->seq->n_prompt, out);
+}
+
+/* Ends the choice; n: of its generated tokens, so many are told of now or before. */
+static void end_choice(const struct api_choice *choice, bool with_ids, uint32_t n, struct tl_buffer *out) {
+  prompt_ids(choice, API_COMPLETIONS, out);
+  uint32_t n_prompt = choice->seq->n_prompt;
+  if (with_ids && choice->call->params.return_token_ids)
+    ids(choice, "token_ids", n_prompt + choice->n_sent_logprobs, n_prompt + n, out);
+  tl_buffer_putc(out, '}');
 }
 
 /* Which tokens, by index in the sequence, an answer's or chunk's logprobs cover. */
@@ -79,7 +117,11 @@ void api_shape_chunk(struct api_choice *choice, enum api_chunk kind, struct tl_b
   delta(choice, kind, out);
   logprobs(choice, kind == API_CHUNK_TEXT, out);
   finish_reason(choice, kind == API_CHUNK_FINISH, out);
-  tl_buffer_puts(out, call->params.include_usage ? "],\"usage\":null}" : "]}");
+  /* the id that ended it comes with the end */
+  end_choice(choice, kind != API_CHUNK_ROLE, choice->n_seen - (kind == API_CHUNK_TEXT && choice->ended_by_id), out);
+  tl_buffer_putc(out, ']');
+  prompt_ids(choice, API_CHAT, out);
+  tl_buffer_puts(out, call->params.include_usage ? ",\"usage\":null}" : "}");
 }
 
 void api_shape_usage_chunk(struct api_call *call, struct tl_buffer *out) {
@@ -99,8 +141,11 @@ void api_shape_answer(struct api_call *call, struct tl_buffer *out) {
     if (call->endpoint == API_CHAT) tl_buffer_puts(out, ",\"refusal\":null}");
     logprobs(choice, true, out);
     finish_reason(choice, true, out);
+    end_choice(choice, true, choice->n_seen, out);
   }
-  tl_buffer_puts(out, "],");
+  tl_buffer_putc(out, ']');
+  prompt_ids(call->choices, API_CHAT, out);
+  tl_buffer_putc(out, ',');
   usage(call, out);
   tl_buffer_putc(out, '}');
 }

@@ -7,6 +7,7 @@
 
 #define REST_BYTES 65536   /* of a finished stream: so much may always be queued */
 #define LOGPROB_BYTES 128  /* of one alternative in an answer */
+#define ID_BYTES 8         /* of a token id */
 
 void api_call_cancel(struct api_call *call) {
   /* relaxed: the worker polls it once a step; it publishes nothing else */
@@ -74,7 +75,8 @@ static int echo_prompt(struct api_choice *choice) {
   if (!call->params.echo || choice->echoed) return TL_OK;
   choice->echoed = true;
   if (prompt->text) return tl_buffer_append(&choice->text, prompt->text, prompt->length);
-  return tl_tokenizer_decode(call->work.serving->tokenizer, prompt->ids, prompt->n, false, &choice->text);
+  return tl_tokenizer_decode(call->work.serving->tokenizer, prompt->ids + prompt->n_before, prompt->n - prompt->n_before, false,
+                             &choice->text);
 }
 
 /* Generated tokens [n_seen, n_out) into choice->text. */
@@ -86,7 +88,10 @@ static int take_tokens(struct api_choice *choice, uint32_t n_out) {
   while (r == TL_OK && choice->n_seen < n_out && !choice->stop.hit) {
     int32_t token = seq->tokens[seq->n_prompt + choice->n_seen++];
     /* the token may be seen before the event that says that it was the last */
-    choice->ended_by_id = tl_sequence_is_stop(seq, token);
+    if (tl_sequence_is_stop(seq, token)) {
+      if (api_is_own_stop(&choice->call->params, token)) choice->stop_id = token;
+      choice->ended_by_id = !choice->call->params.include_stop_str_in_output;
+    }
     if (choice->ended_by_id) break;
     r = tl_detok_push(&choice->detok, token, &piece);
     /* stop strings count only in what comes after min_tokens, as in vLLM */
@@ -125,18 +130,16 @@ static void send_chunk(struct api_choice *choice, enum api_chunk kind) {
   api_shape_chunk(choice, kind, &json);
   if (!json.failed) send_event(choice->call, &json);
   tl_buffer_done(&json);
+  choice->role_sent = true;
 }
 
 static void send_chunks(struct api_choice *choice) {
   struct api_call *call = choice->call;
   begin_stream(call);
-  if (call->endpoint == API_CHAT && !choice->role_sent) {
-    choice->role_sent = true;
-    send_chunk(choice, API_CHUNK_ROLE);
-  }
+  if (call->endpoint == API_CHAT && !choice->role_sent) send_chunk(choice, API_CHUNK_ROLE);
   uint32_t n_text = choice->n_seen - choice->ended_by_id;
-  bool logprobs = call->params.n_top_logprobs >= 0 && choice->n_sent_logprobs < n_text;
-  if (choice->text.length || logprobs) send_chunk(choice, API_CHUNK_TEXT);
+  bool tokens = (call->params.n_top_logprobs >= 0 || call->params.return_token_ids) && choice->n_sent_logprobs < n_text;
+  if (choice->text.length || tokens) send_chunk(choice, API_CHUNK_TEXT);
   choice->n_sent_logprobs = n_text;
   tl_buffer_clear(&choice->text);
   if (!choice->done) return;
@@ -216,8 +219,9 @@ static bool advance_text(struct api_choice *choice) {
 static bool may_queue_rest(const struct api_choice *choice) {
   const struct api_call *call = choice->call;
   if (!choice->final) return false;
-  size_t n_logprobs = call->params.n_top_logprobs < 0 ? 0 : choice->n_seen - choice->n_sent_logprobs;
-  size_t bytes = 2 * choice->text.length + n_logprobs * (size_t)(1 + call->params.n_top_logprobs) * LOGPROB_BYTES;
+  size_t token_bytes = call->params.n_top_logprobs < 0 ? 0 : (size_t)(1 + call->params.n_top_logprobs) * LOGPROB_BYTES;
+  if (call->params.return_token_ids) token_bytes += ID_BYTES;
+  size_t bytes = 2 * choice->text.length + (choice->n_seen - choice->n_sent_logprobs) * token_bytes;
   size_t most = call->arena.used_bytes > REST_BYTES ? call->arena.used_bytes : REST_BYTES;
   return bytes <= most / call->n_choices;
 }

@@ -2,6 +2,7 @@
 /* The worker's side of a sequence: its token counts for penalties, and how its
  * next token is to be sampled. */
 #include <math.h>
+#include <string.h>
 
 #include "engine/engine_private.h"
 #include "tokenlane/base/clock.h"
@@ -38,6 +39,18 @@ void sequence_prepare(struct tl_sequence *seq) {
   seq->sched.max_cached = seq->score_prompt && n_scored + 1 < seq->n_prompt ? n_scored : UINT32_MAX;
 }
 
+/* Those whose last token would complete one of the words: how many, into ret (n_bad_words). Only generated tokens count. */
+static uint32_t forbid_words(const struct tl_sequence *seq, uint32_t token, struct tl_token_bias *ret) {
+  uint32_t n = 0, n_out = token - seq->n_prompt;
+  for (uint32_t i = 0; i < seq->n_bad_words; i++) {
+    const struct tl_bad_word *word = &seq->bad_words[i];
+    uint32_t before = word->n - 1;
+    if (before <= n_out && memcmp(seq->tokens + token - before, word->ids, before * sizeof *word->ids) == 0)
+      ret[n++] = (struct tl_token_bias){word->ids[before], -INFINITY};
+  }
+  return n;
+}
+
 void sequence_sampling(struct tl_sequence *seq, uint32_t token, struct tl_sampling *ret) {
   *ret = seq->sampling;
   ret->position = token;
@@ -49,7 +62,7 @@ void sequence_sampling(struct tl_sequence *seq, uint32_t token, struct tl_sampli
   ret->history = seq->history;
   ret->n_history = seq->n_history;
   ret->bias = seq->bias;
-  ret->n_bias = seq->n_bias;
+  ret->n_bias = seq->n_bias + forbid_words(seq, token, seq->bias + seq->n_bias);
   if (token - seq->n_prompt >= seq->min_new) return;
   /* before min_new, what would end the sequence is forbidden */
   for (uint32_t i = 0; i < seq->n_stop_ids; i++)
@@ -57,8 +70,8 @@ void sequence_sampling(struct tl_sequence *seq, uint32_t token, struct tl_sampli
 }
 
 bool tl_sequence_is_stop(const struct tl_sequence *seq, int32_t token) {
-  if (seq->ignore_eos) return false;
-  for (uint32_t i = 0; i < seq->n_stop_ids; i++)
+  uint32_t n = seq->ignore_eos ? seq->n_own_stop_ids : seq->n_stop_ids;
+  for (uint32_t i = 0; i < n; i++)
     if (seq->stop_ids[i] == token) return true;
   return false;
 }

@@ -114,7 +114,7 @@ static bool can_run_ahead(const struct tl_sched_item *item) {
   if (!seq->in_flight) return true;
   uint32_t n_out = atomic_load_explicit(&seq->n_out, memory_order_relaxed); /* own */
   bool forbids = item->start + item->n < seq->n_prompt + seq->min_new && seq->n_stop_ids;
-  if (seq->history || seq->logprobs || seq->n_bias || forbids) return false;
+  if (seq->history || seq->logprobs || seq->n_bias || seq->n_bad_words || forbids) return false;
   return item->start + item->n <= seq->n_prompt + n_out || item->n == 1;
 }
 

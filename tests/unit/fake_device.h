@@ -319,6 +319,14 @@ static inline void fake_want_stop(struct tl_sequence *seq, const int32_t *ids, u
   seq->bias = calloc(n + 1, sizeof *seq->bias);
 }
 
+/* The words are borrowed. After fake_want_stop, if both are wanted. */
+static inline void fake_want_bad_words(struct tl_sequence *seq, const struct tl_bad_word *words, uint32_t n) {
+  seq->bad_words = words;
+  seq->n_bad_words = n;
+  free(seq->bias);
+  seq->bias = calloc(n + seq->n_stop_ids + 1, sizeof *seq->bias);
+}
+
 static inline void fake_sequence_free(struct tl_sequence *seq) {
   uint32_t n = seq->n_prompt + seq->max_new;
   for (uint32_t i = 0; seq->logprobs && i < n; i++) {
@@ -339,6 +347,17 @@ static inline bool fake_is_stop(const struct tl_sequence *seq, int32_t token) {
   return false;
 }
 
+/* Whether the token at index `at` would complete a bad word of generated ones. */
+static inline bool fake_is_bad(const struct tl_sequence *seq, uint32_t at, int32_t token) {
+  for (uint32_t i = 0; i < seq->n_bad_words; i++) {
+    const struct tl_bad_word *word = &seq->bad_words[i];
+    uint32_t same = word->ids[word->n - 1] == token;
+    while (same && same < word->n && at - seq->n_prompt >= same && seq->tokens[at - same] == word->ids[word->n - 1 - same]) same++;
+    if (same == word->n) return true;
+  }
+  return false;
+}
+
 /* Checks all n_out tokens, and the log-probabilities of whatever was scored,
  * against the model. The loop's thread. */
 static inline void fake_check_sequence(const struct tl_sequence *seq) {
@@ -350,7 +369,8 @@ static inline void fake_check_sequence(const struct tl_sequence *seq) {
     bool generated = i >= seq->n_prompt;
     if (generated) {
       int32_t expected = fake_next(hash, seq->sampling.seed);
-      while (i - seq->n_prompt < seq->min_new && fake_is_stop(seq, expected)) expected = (expected + 1) % FAKE_VOCAB;
+      while ((i - seq->n_prompt < seq->min_new && fake_is_stop(seq, expected)) || fake_is_bad(seq, i, expected))
+        expected = (expected + 1) % FAKE_VOCAB;
       FAKE_CHECK(seq->tokens[i] == expected);
     }
     if (seq->logprobs && (generated || (i >= 1 && i <= n_scored))) {

@@ -9,7 +9,7 @@
 #include "device/cuda/ops/cuda_plan.h"
 
 #define MIB(bytes) ((unsigned long long)((bytes) >> 20))
-#define SPARE_ENTRIES (1u << 16) /* of history and bias lists, beyond what one row may have */
+#define SPARE_ENTRIES TL_MAX_BIAS /* of history and bias lists, beyond what one row may have */
 
 static void make_limits(struct cuda_device *d, const struct tl_device_load *load) {
   struct cuda_limits *l = &d->limits;
