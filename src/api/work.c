@@ -7,7 +7,7 @@
 #include "api/api_private.h"
 
 #define LANE_MAX_BYTES ((int64_t)64 << 20) /* of bodies that wait: some seconds of work */
-#define GRAMMAR_BYTES ((int64_t)256 << 10) /* a grammar is as much work as so many bytes of a body, about */
+#define GRAMMAR_BYTES ((int64_t)64 << 10) /* a grammar is as much work as so many bytes of a body, about */
 
 /* Names of fields that have a grammar compiled, and how a client could write letters of them otherwise. One that
  * has such a text elsewhere is read on a lane for nothing. */

@@ -379,6 +379,7 @@ WRONG_CHAT = [
      "tools[3].function.parameters", "$.properties.a"),
     ({"tool_choice": "required", "tools": [tool("bad", "{}")]}, "tools[0].function.parameters", "tools[0].function.parameters"),
     ({"parallel_tool_calls": 1}, "parallel_tool_calls", "true or false"),
+    ({"guided_regex": "(a{1,1000}){1,1000}"}, "guided_regex", "too large"),
 ]
 
 
@@ -388,6 +389,12 @@ def test_errors(daemon, path, fields, param, says):
     error = refused(daemon.post(path, model=NAME, max_tokens=5, **needed, **fields))
     assert error["param"] == param and says in error["message"] and error["type"] == "invalid_request_error", error
     assert param in error["message"]
+
+
+def test_a_name_written_otherwise(daemon):
+    """What decides early where a request is read is no way around."""
+    answer = daemon.http.post(TEXT, content=b'{"prompt": "Clara", "g\\u0075ided\\u005fregex": "a{5}"}')
+    assert answer.json()["choices"][0]["text"] == "aaaaa", answer.text
 
 
 def test_tools_that_may_be_called_are_as_before(daemon):
