@@ -72,7 +72,8 @@ struct api_params {
   bool return_token_ids, return_tokens_as_token_ids; /* beside the text; in log-probabilities, instead of it */
   bool skip_special_tokens;        /* they have no text; true unless set */
   bool include_stop_str_in_output; /* what stops it stays in the text, a stop id's too */
-  json_t *stop_token_ids, *bad_words; /* as messages; token_fields.c reads them into the next */
+  json_t *stop_token_ids, *bad_words, *allowed_token_ids; /* as messages; token_fields.c reads them into the next */
+  const uint32_t *allowed;     /* (TL_MASK_WORDS(vocab_size)) or NULL: all */
   const int32_t *stop_ids;         /* (n_stop_ids) the client's, then the model's EOS; in the call's arena or the model */
   uint32_t n_stop_ids, n_own_stop_ids, n_bad_spellings;
   struct tl_bad_word *bad_spellings; /* (n_bad_spellings) in tokens; in the call's arena */

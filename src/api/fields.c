@@ -409,6 +409,7 @@ static const struct field fields[] = {
     READ(stop, API_BOTH),
     LIST(stop_token_ids, API_BOTH),
     LIST(bad_words, API_BOTH),
+    LIST(allowed_token_ids, API_BOTH),
     BOOL(include_stop_str_in_output, API_BOTH),
     BOOL(skip_special_tokens, API_BOTH),
     BOOL(return_token_ids, API_BOTH),

@@ -183,6 +183,7 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   seq->n_own_stop_ids = call->params.n_own_stop_ids;
   seq->bad_words = call->params.bad_spellings;
   seq->n_bad_words = call->params.n_bad_spellings;
+  seq->allowed = call->params.allowed;
   seq->loop = call->loop;
   seq->owner = choice;
   seq->choice = choice->index;
@@ -384,7 +385,7 @@ static int settle_body(struct api_call *call, struct tl_error *err) {
     if (prompt->text) fine = (prompt->text = tl_arena_copy(&call->arena, prompt->text, prompt->length));
   }
   p->prompt = p->messages = p->tools = p->documents = p->chat_template_kwargs = p->chat_template = NULL;
-  p->stop_token_ids = p->bad_words = NULL;
+  p->stop_token_ids = p->bad_words = p->allowed_token_ids = NULL;
   json_decref(TL_TAKE(&call->body));
   return fine ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
 }

@@ -103,7 +103,33 @@ static int read_bad_words(struct api_call *call, struct tl_error *err) {
   return r;
 }
 
+/* --- allowed ids -------------------------------------------------------------------------------- */
+
+/* The model's EOS is allowed only if it is listed, as vLLM has it. */
+static int read_allowed_ids(struct api_call *call, struct tl_error *err) {
+  struct api_params *p = &call->params;
+  const struct tl_model *model = call->work.serving->model;
+  const char *name = "allowed_token_ids";
+  size_t n = json_array_size(p->allowed_token_ids);
+  if (!p->allowed_token_ids) return TL_OK;
+  if (n == 0 || n > model->vocab_size)
+    return tl_error_set(err, TL_EINVAL, name, "%s: expected 1 to %u token ids, got %zu", name, model->vocab_size, n);
+  int32_t *ids = tl_arena_array(&call->arena, n, sizeof *ids);
+  uint32_t *mask = tl_arena_array(&call->arena, TL_MASK_WORDS(model->vocab_size), sizeof *mask);
+  if (!ids || !mask) return tl_error_set(err, TL_ENOMEM, name, "out of memory");
+  int r = api_read_ids(p->allowed_token_ids, n, model, name, ids, err);
+  bool can_begin = p->min_tokens == 0;
+  for (size_t i = 0; r == TL_OK && i < n; i++) {
+    mask[ids[i] / 32] |= 1u << ids[i] % 32;
+    can_begin = can_begin || !is_among(p->stop_ids, p->n_stop_ids, ids[i]);
+  }
+  p->allowed = mask;
+  if (r < 0 || can_begin) return r;
+  return tl_error_set(err, TL_EINVAL, name, "%s: has only tokens that end the answer, which min_tokens forbids", name);
+}
+
 int api_token_fields(struct api_call *call, struct tl_error *err) {
   int r = read_stop_ids(call, err);
-  return r < 0 ? r : read_bad_words(call, err);
+  if (r == TL_OK) r = read_bad_words(call, err);
+  return r < 0 ? r : read_allowed_ids(call, err);
 }

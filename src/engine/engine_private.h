@@ -217,7 +217,7 @@ bool pooling_take(struct worker *w, struct tl_sequence *seq, uint32_t at);
 /* What the worker needs from the first, filled in by the loop. */
 void sequence_prepare(struct tl_sequence *seq);
 /* Whether the row of token `index` is wanted: it scores index + 1, or makes a new token. */
-void sequence_sampling(struct tl_sequence *seq, uint32_t token, struct tl_sampling *ret);
+void sequence_sampling(struct tl_sequence *seq, uint32_t token, uint32_t vocab_size, struct tl_sampling *ret);
 void sequence_count(struct tl_sequence *seq, int32_t token, bool generated);
 /* inbox.c: the oldest that was submitted, or NULL. The worker; main once it is joined. */
 struct tl_sequence *inbox_pop(struct worker *w);

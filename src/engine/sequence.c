@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* The worker's side of a sequence: its token counts for penalties, and how its
- * next token is to be sampled. */
+/* The worker's side of a sequence: its token counts for penalties, its way through a grammar, and
+ * how its next token is to be sampled. */
 #include <math.h>
 #include <string.h>
 
 #include "engine/engine_private.h"
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/hash.h"
+#include "tokenlane/grammar.h"
 
 void sequence_count(struct tl_sequence *seq, int32_t token, bool generated) {
   if (!seq->history) return;
@@ -39,6 +40,11 @@ void sequence_prepare(struct tl_sequence *seq) {
   seq->sched.max_cached = seq->score_prompt && n_scored + 1 < seq->n_prompt ? n_scored : UINT32_MAX;
 }
 
+/* The first of its stop ids, which end it. */
+static uint32_t n_that_stop(const struct tl_sequence *seq) {
+  return seq->ignore_eos ? seq->n_own_stop_ids : seq->n_stop_ids;
+}
+
 /* Those whose last token would complete one of the words: how many, into ret (n_bad_words). Only generated tokens count. */
 static uint32_t forbid_words(const struct tl_sequence *seq, uint32_t token, struct tl_token_bias *ret) {
   uint32_t n = 0, n_out = token - seq->n_prompt;
@@ -51,7 +57,17 @@ static uint32_t forbid_words(const struct tl_sequence *seq, uint32_t token, stru
   return n;
 }
 
-void sequence_sampling(struct tl_sequence *seq, uint32_t token, struct tl_sampling *ret) {
+/* What may come next. Where the grammar may end, stop ids may, whatever `allowed` says of them: else a text could be at its end and
+ * have no way out. */
+static const uint32_t *write_mask(struct tl_sequence *seq, uint32_t vocab_size, bool may_stop) {
+  tl_matcher_mask(seq->matcher, seq->mask);
+  for (uint32_t i = 0; seq->allowed && i < TL_MASK_WORDS(vocab_size); i++) seq->mask[i] &= seq->allowed[i];
+  uint32_t n = may_stop && tl_matcher_may_end(seq->matcher) ? n_that_stop(seq) : 0;
+  for (uint32_t i = 0; i < n; i++) seq->mask[seq->stop_ids[i] / 32] |= 1u << seq->stop_ids[i] % 32;
+  return seq->mask;
+}
+
+void sequence_sampling(struct tl_sequence *seq, uint32_t token, uint32_t vocab_size, struct tl_sampling *ret) {
   *ret = seq->sampling;
   ret->position = token;
   if (token < seq->n_prompt) {
@@ -63,14 +79,16 @@ void sequence_sampling(struct tl_sequence *seq, uint32_t token, struct tl_sampli
   ret->n_history = seq->n_history;
   ret->bias = seq->bias;
   ret->n_bias = seq->n_bias + forbid_words(seq, token, seq->bias + seq->n_bias);
-  if (token - seq->n_prompt >= seq->min_new) return;
+  bool may_stop = token - seq->n_prompt >= seq->min_new;
+  ret->mask = seq->matcher ? write_mask(seq, vocab_size, may_stop) : seq->allowed;
+  if (may_stop) return;
   /* before min_new, what would end the sequence is forbidden */
   for (uint32_t i = 0; i < seq->n_stop_ids; i++)
     seq->bias[ret->n_bias++] = (struct tl_token_bias){seq->stop_ids[i], -INFINITY};
 }
 
 bool tl_sequence_is_stop(const struct tl_sequence *seq, int32_t token) {
-  uint32_t n = seq->ignore_eos ? seq->n_own_stop_ids : seq->n_stop_ids;
+  uint32_t n = n_that_stop(seq);
   for (uint32_t i = 0; i < n; i++)
     if (seq->stop_ids[i] == token) return true;
   return false;

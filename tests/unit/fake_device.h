@@ -57,6 +57,7 @@ struct fake_device {
 /* --- the model ------------------------------------------------------------------------- */
 
 static inline bool fake_is_forbidden(const struct tl_sampling *s, int32_t token) {
+  if (s->mask && !(s->mask[token / 32] >> token % 32 & 1)) return true;
   for (uint32_t i = 0; i < s->n_bias; i++)
     if (s->bias[i].token == token && isinf(s->bias[i].bias)) return true;
   return false;
@@ -113,6 +114,7 @@ static inline uint64_t fake_sum(const struct tl_step *s) {
     sum = tl_hash_bytes(p, sizeof *p, sum, 7);
     sum = tl_hash_bytes(p->history, p->n_history * sizeof *p->history, sum, 8);
     sum = tl_hash_bytes(p->bias, p->n_bias * sizeof *p->bias, sum, 9);
+    if (p->mask) sum = tl_hash_bytes(p->mask, TL_MASK_WORDS(FAKE_VOCAB) * sizeof *p->mask, sum, 10);
   }
   return sum;
 }
@@ -162,15 +164,18 @@ static inline void fake_sample(const struct fake_device *d, const struct tl_step
   FAKE_CHECK(sampling->position == position + 1);
   if (sampling->history) fake_check_history(sampling, seen, position + 1);
   int32_t token = sampling->target;
-  if (token < 0)
-    for (token = fake_next(hash, sampling->seed); fake_is_forbidden(sampling, token);) token = (token + 1) % FAKE_VOCAB;
+  if (token < 0) {
+    uint32_t tries = 0;
+    for (token = fake_next(hash, sampling->seed); fake_is_forbidden(sampling, token) && tries < FAKE_VOCAB; tries++) token = (token + 1) % FAKE_VOCAB;
+    if (tries == FAKE_VOCAB) token = -1;
+  }
   memset(ret, 0xee, sizeof *ret);
   *ret = (struct tl_sampled){.token = token};
   if (fake.broken_seed && sampling->seed == fake.broken_seed) {
     ret->token = -1;
     return;
   }
-  if (sampling->n_top < 0) return;
+  if (sampling->n_top < 0 || token < 0) return;
   ret->logprob = fake_logprob(hash, token);
   ret->n_top = sampling->n_top;
   for (int32_t k = 0; k < ret->n_top; k++) {
@@ -371,7 +376,8 @@ static inline void fake_check_sequence(const struct tl_sequence *seq) {
       int32_t expected = fake_next(hash, seq->sampling.seed);
       while ((i - seq->n_prompt < seq->min_new && fake_is_stop(seq, expected)) || fake_is_bad(seq, i, expected))
         expected = (expected + 1) % FAKE_VOCAB;
-      FAKE_CHECK(seq->tokens[i] == expected);
+      bool masked = seq->matcher || seq->allowed; /* see grammar_sequence.h */
+      FAKE_CHECK(masked || seq->tokens[i] == expected);
     }
     if (seq->logprobs && (generated || (i >= 1 && i <= n_scored))) {
       const struct tl_logprobs *l = &seq->logprobs[i];
