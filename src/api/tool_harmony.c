@@ -92,7 +92,6 @@ static void take_arguments(struct api_tool_parser *parser, char c) {
   if (took == TOOL_DONE) parser->state = TEXT;
   if (took == TOOL_MARK) go_on(parser, (enum mark)parser->mark);
   if (took != TOOL_WRONG) return;
-  parser->open = false;
   give_up(parser);
   take_text(parser, c);
 }

@@ -94,14 +94,14 @@ static void show(struct api_tool_parser *parser) {
   tool_drop(parser);
 }
 
-/* Arguments that are no JSON, character by character: a mark ends them. */
+/* Arguments that are no JSON, character by character: a mark ends them. At their last bracket nothing is held: none goes on behind
+ * one. */
 static enum tool_took move_loose(struct api_tool_parser *parser, struct tl_buffer *arguments, char c) {
   const struct api_tool_format *format = parser->format;
   struct tl_buffer *content = parser->content;
   parser->blank = false;
   parser->content = arguments;
   parser->mark = tool_find_mark(parser, format->n_begin + format->n_end, c);
-  if (parser->object.ended) tool_give_up(parser);
   parser->content = content;
   if (parser->object.ended || parser->mark >= 0) tool_drop(parser);
   return parser->mark >= 0 ? TOOL_MARK : TOOL_MORE;

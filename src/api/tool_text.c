@@ -73,7 +73,7 @@ static bool take_bare(struct api_tool_parser *parser, char c) {
   if (!parser->blank || parser->held.length > parser->n_blank) return false;
   if (c == '{' && (traits & BARE)) {
     begin_object(parser, c, false);
-  } else if (c == '[' && (traits & BARE_LIST) && !parser->calls->n) {
+  } else if (c == '[' && (traits & BARE_LIST)) {
     hold(parser, c, ITEM);
   } else if (c == ';' && (traits & SEMICOLONS) && parser->calls->n) {
     tool_drop(parser);

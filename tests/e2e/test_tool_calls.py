@@ -9,15 +9,15 @@ import pytest
 
 from daemon import NAME, SLOW, Daemon
 from scripted import write_scripted
+from test_chat_templates import folder
 
-CHAT = "/v1/chat/completions"
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}
          for name in ("weather", "time")]
 ARGUMENTS = '{"city": "Zürich \\"}]", "days": [1, 2.5, {"a": null}]}'
 OBJECT, LLAMA = '{"name": "weather", "arguments": %s}', '{"name": "weather", "parameters": %s}'
 START = "{% for t in tools or [] %}{{ t.function.name }};{% endfor %}{% for m in messages %}{% for c in m.tool_calls or [] %}"
 END = "{% endfor %}{{ m.content or '' }}{% endfor %}"
-# format: (how the template writes a call, special tokens, answer "@1", its content, answer "@2" with two calls if that can be)
+# format: (how the template writes a call, special tokens, an answer with a call, its content)
 FORMATS = {
     "hermes": ('<tool_call>\n{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>', ["<tool_call>", "</tool_call>"],
                f"Let me see.\n<tool_call>\n{OBJECT % ARGUMENTS}\n</tool_call>", "Let me see.\n"),
@@ -185,4 +185,31 @@ def test_what_goes_wrong_is_text(tmp_path):
         assert [c[1:] for c in streamed(d, "@1")[1]] == [["weather", '{"city": oops}']] and streamed(d, "@1")[0] == " and so on"
         assert ask(d, "@2").choices[0].message.content == "<tool_call> never mind"
         assert streamed(d, "@2")[:3] == ("<tool_call> never mind", [], "stop")
+    d.stop()
+
+
+# --- the demo model: its marks are text, which it is made to write -----------------------------------------
+
+HELD = {
+    "hermes": (r'Well\. <tool_call>\n\{"name": "(weather|time)", "arguments": (\{"city": "[a-z ]{3,9}"\})\}\n</tool_call>', "Well. "),
+    "llama3_json": (r'\{"name": "(weather|time)", "parameters": (\{"city": "[a-z ]{3,9}"\})\}', None),
+    "mistral": (r'\[TOOL_CALLS\]\[\{"name": "(weather|time)", "arguments": (\{"city": "[a-z ]{3,9}"\})\}\]', None)}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_the_demo_model(tmp_path, name):
+    regex, content = HELD[name]
+    d = Daemon(tmp_path / "log", model=folder(tmp_path / "model", START + FORMATS[name][0] + END))
+    with openai.OpenAI(base_url=d.url + "/v1", api_key="none", max_retries=0, timeout=60 * SLOW) as d.client:
+        for seed in range(3):
+            fields = {"extra_body": {"structured_outputs": {"regex": regex}}, "seed": seed, "max_tokens": 200}
+            text = ask(d, "Hi", tool_choice="none", **fields).choices[0].message.content
+            assert re.fullmatch(regex, text)
+            choice = ask(d, "Hi", **fields).choices[0]
+            assert (choice.finish_reason, choice.message.content) == ("tool_calls", content)
+            [call] = choice.message.tool_calls
+            assert call.function.name in ("weather", "time") and set(json.loads(call.function.arguments)) == {"city"}
+            said, calls, finish, _ = streamed(d, "Hi", **fields)
+            assert (said or None, finish) == (content, "tool_calls")
+            assert [c[1:] for c in calls] == [[call.function.name, call.function.arguments]]
     d.stop()

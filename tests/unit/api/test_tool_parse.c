@@ -67,6 +67,8 @@ static const struct row rows[] = {
     ROW(HERMES, "a</tool_call>b", "a</tool_call>b", ""),
     ROW(HERMES, "</tool_call>b", "</tool_call>b", ""),
     ROW(HERMES, "<tool_call><tool_call>" CALL("f", "{}"), "<tool_call>", "f({});"),
+    ROW(HERMES, "<tool_call>{\"x\": 01, \"name\": \"f\", \"arguments\": {}}", "<tool_call>{\"x\": 01, \"name\": \"f\", \"arguments\": {}}", ""),
+    ROW(HERMES, "<tool_call>{\"x\": \"\\x\", \"name\": \"f\", \"arguments\": {}}", "<tool_call>{\"x\": \"\\x\", \"name\": \"f\", \"arguments\": {}}", ""),
     /* what goes wrong once a stream has shown it */
     ASTRAY(HERMES, "<tool_call>" CALL("f", "{\"a\": 'x'}") "</tool_call>", "<tool_call>" CALL("f", "{\"a\": 'x'}") "</tool_call>", "", "", "f({\"a\": 'x'});"),
     ASTRAY(HERMES, "<tool_call>" CALL("f", "{\"a\": \"x\n}\", 1: [}}") "</tool_call> b", "<tool_call>" CALL("f", "{\"a\": \"x\n}\", 1: [}}") "</tool_call> b", "", " b",
@@ -283,6 +285,26 @@ static void test_a_megabyte_of_nonsense(void **state) {
       }
 }
 
+/* What goes on too long for a name, or a header, is given out then, and not only at the end. */
+static void test_what_is_held_has_a_limit(void **state) {
+  (void)state;
+  static const struct { const struct api_tool_format *format; const char *head, *what; size_t most; } texts[] = {
+      {MISTRAL, "[TOOL_CALLS]", "f", 256}, {MISTRAL, "[TOOL_CALLS]f[CALL_ID]", "x", 64}, {MISTRAL, "[TOOL_CALLS]f", "[CALL_ID]", 64}, {HARMONY, "to=functions.", "f", 512}};
+  for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+    char *text = repeated(texts[i].head, texts[i].what, texts[i].most + 2);
+    struct api_tool_parser parser;
+    struct api_tool_calls calls = {0};
+    struct tl_buffer content;
+    tl_buffer_init(&content, 0);
+    api_tool_parser_init(&parser, texts[i].format, false);
+    assert_int_equal(api_tool_parser_push(&parser, text, strlen(text), &content, &calls), TL_OK);
+    assert_string_equal(tl_buffer_string(&content), text);
+    api_tool_parser_done(&parser);
+    tl_buffer_done(&content);
+    free(text);
+  }
+}
+
 /* Beyond 64 levels it is no JSON that anybody takes: content, or a stream's arguments as they are. */
 static void test_deep_nesting(void **state) {
   (void)state;
@@ -337,7 +359,7 @@ static void test_random_fragments(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_cut), cmocka_unit_test(test_nothing_waits_longer_than_it_must),
-                                     cmocka_unit_test(test_a_megabyte_of_nonsense), cmocka_unit_test(test_deep_nesting),
+                                     cmocka_unit_test(test_a_megabyte_of_nonsense), cmocka_unit_test(test_what_is_held_has_a_limit), cmocka_unit_test(test_deep_nesting),
                                      cmocka_unit_test(test_random_fragments)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
