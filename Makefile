@@ -362,7 +362,7 @@ check-fuzz: $(REPLAYS) ## the fuzzers' corpora, without fuzzing
 	@set -e; for f in $(FUZZERS); do $(SAN_ENV) $(B)/bin/replay_$$f tests/fuzz/corpus/$$f/*; done
 
 .PHONY: soak
-soak: all $(B)/bin/render_many $(VENV)/.done ## clients of all kinds for SOAK_SECONDS (60), LEAK_REQUESTS (50000) a third cut, 300 faults (8 minutes); with SAN= as well
+soak: all $(B)/bin/render_many $(B)/bin/match_many $(VENV)/.done ## clients of all kinds for SOAK_SECONDS (60), LEAK_REQUESTS (50000) a third cut, 300 faults (8 minutes); with SAN= as well
 	$(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
 		$(VENV)/bin/python -m pytest -q -s tests/e2e -m soak
 

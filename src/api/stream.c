@@ -220,8 +220,17 @@ static void finish_call(struct api_call *call) {
   api_respond_buffer(TL_TAKE(&call->request), 200, &json);
 }
 
+/* Its fields contradict each other, most likely: a model that makes no numbers ends with the same. */
+static bool nothing_left(const struct api_choice *choice, struct tl_error *err) {
+  const struct api_call *call = choice->call;
+  if (choice->seq->finish != TL_FINISH_ERROR || (!call->grammar && !call->params.allowed)) return false;
+  const char *field = call->grammar ? call->params.constraint.field : "allowed_token_ids";
+  return tl_error_set(err, TL_EINVAL, field, "%s: of the tokens that may come next logit_bias, bad_words and allowed_token_ids leave none", field) < 0;
+}
+
 static bool failed(const struct api_choice *choice, struct tl_error *err) {
   if (!choice->final) return false;
+  if (nothing_left(choice, err)) return true;
   if (choice->seq->finish == TL_FINISH_ERROR || choice->seq->finish == TL_FINISH_FAULT)
     return tl_error_set(err, TL_EDEVICE, NULL, "the device that served this request failed") < 0;
   if (choice->seq->finish == TL_FINISH_EXPIRED) {

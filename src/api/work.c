@@ -7,17 +7,30 @@
 #include "api/api_private.h"
 
 #define LANE_MAX_BYTES ((int64_t)64 << 20) /* of bodies that wait: some seconds of work */
-#define GRAMMAR_BYTES ((int64_t)256 << 10) /* a grammar is as much work as so many bytes of a body, about */
+#define GRAMMAR_BYTES ((int64_t)64 << 10) /* a grammar is as much work as so many bytes of a body, about */
 
-/* Names of fields that have a grammar compiled, and how a client could write letters of them otherwise. One that
- * has such a text elsewhere is read on a lane for nothing. */
+/* Whether a string that begins here may be the name of a field that has a grammar compiled. */
+static bool begins_field(const char *text, size_t length) {
+  static const struct {
+    const char *name;
+    size_t length;
+  } names[] = {{"response_format", 15}, {"structured_outputs", 18}, {"guided_", 7}, {"grammar", 7}, {"json_schema", 11}, {"tool_choice", 11}};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    if (length >= names[i].length && memcmp(text, names[i].name, names[i].length) == 0) return true;
+  return false;
+}
+
+/* A body that says so elsewhere is read on a lane for nothing; so is one with \u005f, \u0061 and the like, by which a
+ * client could write letters of these names, and which else are rare. */
 bool api_work_has_grammar(struct tl_http_request *request) {
-  static const char *const marks[] = {"response_format", "structured_outputs", "guided_", "grammar", "json_schema", "tool_choice",
-                                      "\\u005", "\\u006", "\\u007"};
   size_t length;
-  const char *text = tl_http_body(request, &length);
-  for (size_t i = 0; length && i < sizeof marks / sizeof *marks; i++)
-    if (memmem(text, length, marks[i], strlen(marks[i]))) return true;
+  const char *text = tl_http_body(request, &length), *end = text + length, *at = text;
+  while (at && at < end && (at = memchr(at, '"', (size_t)(end - at)))) {
+    at++;
+    if (begins_field(at, (size_t)(end - at))) return true;
+  }
+  for (at = text; at && (at = memmem(at, (size_t)(end - at), "\\u00", 4)); at += 4)
+    if (end - at > 4 && at[4] >= '5' && at[4] <= '7') return true;
   return false;
 }
 

@@ -5,9 +5,6 @@
 
 #include "grammar/grammar_private.h"
 
-/* Fewer are set one by one. */
-#define MANY 2048
-
 struct scratch {
   uint32_t *token;    /* (n_sorted) that stay, */
   uint8_t *chars;     /* (n_sorted) and the characters that each begins */
@@ -15,22 +12,22 @@ struct scratch {
   uint32_t n, n_left;
 };
 
-/* A token from `state` on: it stays in the body, ends it with a quote, or does not fit. Returns after how many bytes it
+/* Sorted token i from `state` on: it stays in the body, ends it with a quote, or does not fit. Returns after how many bytes it
  * does not. */
-static uint32_t follow(const struct tl_vocabulary *v, uint8_t state, uint32_t token, struct scratch *s) {
-  uint32_t at = v->start[token], end = v->start[token + 1];
+static uint32_t follow(const struct tl_vocabulary *v, uint8_t state, uint32_t i, struct scratch *s) {
+  uint32_t at = v->start[i], end = v->start[i + 1];
   uint8_t chars = 0;
   for (; at < end; at++) {
     uint8_t byte = (uint8_t)v->bytes[at];
     if (state == GR_BODY && byte == '"') break;
     if (state == GR_BODY) chars++;
     state = v->body_next[state][byte];
-    if (state == GR_DEAD) return at + 1 - v->start[token];
+    if (state == GR_DEAD) return at + 1 - v->start[i];
   }
   if (at < end) {
-    s->left[s->n_left++] = (struct gr_left){at, token, (uint8_t)(end - at), chars};
+    s->left[s->n_left++] = (struct gr_left){at, v->sorted[i], (uint8_t)(end - at), chars};
   } else {
-    s->token[s->n] = token;
+    s->token[s->n] = v->sorted[i];
     s->chars[s->n++] = chars;
   }
   return 0;
@@ -41,7 +38,7 @@ static void follow_all(const struct tl_vocabulary *v, uint8_t state, struct scra
   for (unsigned byte = 0; byte < 256; byte++) {
     if (v->body_next[state][byte] == GR_DEAD && !(state == GR_BODY && byte == '"')) continue;
     for (uint32_t i = v->first[byte]; i < v->first[byte + 1];) {
-      uint32_t failed_at = follow(v, state, v->sorted[i], s);
+      uint32_t failed_at = follow(v, state, i, s);
       i = failed_at ? gr_skip(v, i, failed_at) : i + 1;
     }
   }
@@ -71,7 +68,7 @@ static int keep_tokens(const struct tl_vocabulary *v, struct gr_body *body, cons
     body->up_to[k] = sum += n;
   }
   for (uint32_t i = 0; i < s->n; i++) body->tokens[at[s->chars[i]]++] = s->token[i];
-  if (s->n < MANY) return TL_OK;
+  if (s->n < v->many) return TL_OK;
   body->levels = calloc((size_t)GR_LEVELS * v->n_words, sizeof *body->levels);
   if (!body->levels) return TL_ENOMEM;
   for (uint32_t i = 0; i < s->n; i++)
@@ -80,11 +77,23 @@ static int keep_tokens(const struct tl_vocabulary *v, struct gr_body *body, cons
   return TL_OK;
 }
 
+static void find_kinds(struct tl_vocabulary *v) {
+  for (unsigned state = 0; state < GR_BODIES; state++) {
+    const uint8_t *next = v->body_next[state];
+    for (unsigned low = 0, high; low < 256; low = high + 1) {
+      for (high = low; high < 255 && next[high + 1] == next[low]; high++) {}
+      memset(v->body_low[state] + low, (int)low, high - low + 1);
+      memset(v->body_high[state] + low, (int)high, high - low + 1);
+    }
+  }
+}
+
 int gr_bodies_init(struct tl_vocabulary *v) {
   size_t n = (size_t)v->n_sorted + 1;
   struct scratch s = {.token = malloc(n * sizeof *s.token), .chars = malloc(n), .left = malloc(n * sizeof *s.left)};
   int r = s.token && s.chars && s.left ? TL_OK : TL_ENOMEM;
   gr_body_fill(v->body_next);
+  find_kinds(v);
   for (unsigned state = 0; state < GR_BODIES && r == TL_OK; state++) {
     follow_all(v, (uint8_t)state, &s);
     r = keep_tokens(v, &v->bodies[state], &s);

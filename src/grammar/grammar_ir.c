@@ -20,15 +20,6 @@ bool gr_grow(void *array, uint32_t *capacity, uint32_t used, uint32_t n, size_t 
   return true;
 }
 
-bool gr_spend(uint64_t *fuel, uint64_t n) {
-  if (*fuel < n) {
-    *fuel = 0;
-    return false;
-  }
-  *fuel -= n;
-  return true;
-}
-
 struct gr_ir *gr_ir_new(uint64_t *fuel) {
   struct gr_ir *ir = calloc(1, sizeof *ir);
   if (ir) ir->fuel = fuel;
@@ -54,7 +45,7 @@ static gr_node fail(struct gr_ir *ir, int code) {
 
 static gr_node add(struct gr_ir *ir, struct gr_expr expr) {
   if (ir->failed) return GR_NONE;
-  if (!gr_spend(ir->fuel, 1)) return fail(ir, TL_ELIMIT);
+  if (!gr_spend(ir->fuel, GR_COST_NODE)) return fail(ir, TL_ELIMIT);
   if (!gr_grow(&ir->exprs, &ir->exprs_capacity, ir->n_exprs, 1, sizeof *ir->exprs)) return fail(ir, TL_ENOMEM);
   ir->exprs[ir->n_exprs] = expr;
   return ir->n_exprs++;
@@ -152,7 +143,7 @@ gr_node gr_chars(struct gr_ir *ir, const struct gr_range *ranges, size_t n) {
 
 static gr_rule add_rule(struct gr_ir *ir, struct gr_ir_rule rule) {
   if (ir->failed) return GR_NONE;
-  if (!gr_spend(ir->fuel, 1)) return fail(ir, TL_ELIMIT);
+  if (!gr_spend(ir->fuel, GR_COST_NODE)) return fail(ir, TL_ELIMIT);
   if (!gr_grow(&ir->rules, &ir->rules_capacity, ir->n_rules, 1, sizeof *ir->rules)) return fail(ir, TL_ENOMEM);
   ir->rules[ir->n_rules] = rule;
   return ir->n_rules++;

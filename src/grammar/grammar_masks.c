@@ -8,11 +8,6 @@
 
 #include "grammar/grammar_build.h"
 
-/* Fewer are a list. */
-#define MANY 2048
-/* States that more tokens may follow, as far as their first two bytes tell, have masks. */
-#define WIDE 4096
-
 struct first {
   uint64_t bytes[4]; /* a bit each */
 };
@@ -110,19 +105,14 @@ static void find_follow(struct masks *m) {
 
 /* --- a state ------------------------------------------------------------------------------------------ */
 
-static void add_token(struct masks *m, uint32_t token) {
-  struct tl_grammar *g = m->grammar;
-  if (!gr_grow(&g->tokens, &m->tokens_capacity, m->n_tokens, 1, sizeof *g->tokens)) fail(m, TL_ENOMEM);
-  if (!m->failed) g->tokens[m->n_tokens++] = token;
-}
-
-static void add_left(struct masks *m, uint32_t token, uint32_t n) {
+/* Sorted token i, of which n bytes are gone. */
+static void add_left(struct masks *m, uint32_t i, uint32_t n) {
   const struct tl_vocabulary *v = m->vocabulary;
   if (!gr_spend(m->fuel, 4)) fail(m, TL_ELIMIT);
   if (!gr_grow(&m->left, &m->left_capacity, m->n_left, 1, sizeof *m->left)) fail(m, TL_ENOMEM);
   if (m->failed) return;
   m->left[m->n_left++] =
-      (struct gr_left){.at = v->start[token] + n, .token = token, .length = (uint8_t)(v->start[token + 1] - v->start[token] - n)};
+      (struct gr_left){.at = v->start[i] + n, .token = v->sorted[i], .length = (uint8_t)(v->start[i + 1] - v->start[i] - n)};
 }
 
 /* Sorted token i has failed after `n` bytes, and so will all up to the one that is returned; where its rule might have
@@ -131,23 +121,24 @@ static uint32_t leave(struct masks *m, uint32_t i, uint32_t n, const struct firs
   const struct tl_vocabulary *v = m->vocabulary;
   uint32_t next = gr_skip(v, i, n + 1);
   for (uint32_t k = 1; k <= n; k++) {
-    if (!m->trail.sets[k].accepts || !has(follow, (uint8_t)v->bytes[v->start[v->sorted[i]] + k])) continue;
-    for (uint32_t j = i; j < next && !m->failed; j++) add_left(m, v->sorted[j], k);
+    if (!m->trail.sets[k].accepts || !has(follow, (uint8_t)v->bytes[v->start[i] + k])) continue;
+    for (uint32_t j = i; j < next && !m->failed; j++) add_left(m, j, k);
   }
   return next;
 }
 
-/* Sorted tokens from i to end, which begin with the same byte. */
+/* Sorted tokens from i to end; there is room for them. */
 static void follow_tokens(struct masks *m, uint32_t i, uint32_t end, const struct first *follow) {
   const struct tl_vocabulary *v = m->vocabulary;
+  struct tl_grammar *g = m->grammar;
   while (i < end && !m->failed) {
-    uint32_t token = v->sorted[i], length = v->start[token + 1] - v->start[token], n = v->common[i];
-    const char *bytes = v->bytes + v->start[token];
-    if (!gr_spend(m->fuel, 1 + length - n)) fail(m, TL_ELIMIT);
-    n = gr_trail_follow(&m->trail, bytes, n, length);
+    uint32_t length = v->start[i + 1] - v->start[i], n = v->common[i];
+    uint64_t work = m->walk.work;
+    uint32_t looked_at = length - n;
+    n = gr_trail_follow(&m->trail, v->bytes + v->start[i], n, length);
+    if (!gr_spend(m->fuel, 1 + looked_at + 4 * (m->walk.work - work))) fail(m, TL_ELIMIT);
     if (n == length) {
-      add_token(m, token);
-      i++;
+      g->tokens[m->n_tokens++] = v->sorted[i++];
     } else {
       i = leave(m, i, n, follow);
     }
@@ -159,7 +150,7 @@ static void keep_tokens(struct masks *m, struct gr_mask *mask) {
   struct tl_grammar *g = m->grammar;
   uint32_t n_words = m->vocabulary->n_words;
   mask->words = GR_NONE;
-  if (mask->n_tokens < MANY) return;
+  if (mask->n_tokens < m->vocabulary->many) return;
   if (!gr_grow(&g->words, &m->words_capacity, m->n_words, n_words, sizeof *g->words)) fail(m, TL_ENOMEM);
   if (m->failed) return;
   mask->words = m->n_words;
@@ -211,12 +202,12 @@ static uint64_t count_pairs(struct masks *m, uint8_t byte, uint32_t to) {
 static bool is_wide(struct masks *m, uint32_t state) {
   const struct tl_grammar *g = m->grammar;
   uint64_t n = 0;
-  for (uint32_t i = g->states[state].steps; i < g->states[state + 1].steps && n <= WIDE; i++) {
+  for (uint32_t i = g->states[state].steps; i < g->states[state + 1].steps && n <= m->vocabulary->wide; i++) {
     const struct gr_step *step = &g->steps[i];
     if (!gr_spend(m->fuel, 1 + (step->high - step->low) / 8)) fail(m, TL_ELIMIT);
-    for (unsigned byte = step->low; byte <= step->high && n <= WIDE; byte++) n += count_pairs(m, (uint8_t)byte, step->to);
+    for (unsigned byte = step->low; byte <= step->high && n <= m->vocabulary->wide; byte++) n += count_pairs(m, (uint8_t)byte, step->to);
   }
-  return n > WIDE;
+  return n > m->vocabulary->wide;
 }
 
 static void build_mask(struct masks *m, uint32_t state) {
@@ -230,6 +221,7 @@ static void build_mask(struct masks *m, uint32_t state) {
   m->walk.n_edges = m->walk.deepest = 0;
   gr_trail_begin(&m->trail);
   m->n_left = 0;
+  if (!gr_grow(&g->tokens, &m->tokens_capacity, m->n_tokens, v->n_sorted, sizeof *g->tokens)) fail(m, TL_ENOMEM);
   for (uint32_t i = s->steps; i < s[1].steps && !m->failed; i++)
     follow_tokens(m, v->first[g->steps[i].low], v->first[g->steps[i].high + 1], &m->follow[s->rule]);
   mask.n_tokens = m->n_tokens - mask.tokens;
@@ -254,7 +246,9 @@ int gr_masks_build(struct tl_grammar *grammar, uint64_t *fuel, size_t max_bytes)
   if (!m.failed) find_follow(&m);
   for (uint32_t i = GR_BODIES; i < grammar->n_states && !m.failed; i++)
     if (is_wide(&m, i)) build_mask(&m, i);
-  grammar->bytes += grammar->n_states * sizeof *grammar->masks + (size_t)m.tokens_capacity * 4 + (size_t)m.words_capacity * 4 +
+  uint32_t *fitting = m.n_tokens ? realloc(grammar->tokens, m.n_tokens * sizeof *fitting) : NULL;
+  if (fitting) grammar->tokens = fitting;
+  grammar->bytes += grammar->n_states * sizeof *grammar->masks + (size_t)m.n_tokens * 4 + (size_t)m.words_capacity * 4 +
                     m.rests_capacity * sizeof *grammar->rests;
   free(m.first);
   free(m.follow);

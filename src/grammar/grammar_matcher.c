@@ -9,7 +9,7 @@ struct tl_matcher {
   struct gr_walk walk;        /* the sequence's frames */
   struct gr_walk spare;       /* where they go next; without frames meanwhile */
   struct gr_set set;          /* where the sequence is */
-  struct gr_set callers, tried, other; /* scratch */
+  struct gr_set tried, other; /* scratch */
   struct gr_trail trail;      /* scratch; the pages of its sets that no token is long enough for are never touched */
 };
 
@@ -46,28 +46,38 @@ static void copy_set(struct gr_set *to, const struct gr_set *from) {
   memcpy(to->tops, from->tops, from->n * sizeof *from->tops);
 }
 
+/* m->tried, and what a token makes of it; false: nothing. */
+static bool try_token(struct tl_matcher *m, uint32_t place) {
+  const struct tl_vocabulary *v = m->grammar->vocabulary;
+  uint32_t n_frames = m->walk.n_frames, n_edges = m->walk.n_edges, length = v->start[place + 1] - v->start[place];
+  if (gr_walk_bytes(&m->walk, &m->tried, v->bytes + v->start[place], length, &m->other) == length) return true;
+  m->walk.n_frames = n_frames;
+  m->walk.n_edges = n_edges;
+  return false;
+}
+
 int tl_matcher_take(struct tl_matcher *m, int32_t token) {
   const struct tl_vocabulary *v = m->grammar->vocabulary;
-  if (token < 0 || (uint32_t)token >= v->n || v->start[token] == v->start[token + 1]) return TL_EINVAL;
-  uint32_t n_frames = m->walk.n_frames, n_edges = m->walk.n_edges, length = v->start[token + 1] - v->start[token];
+  uint32_t place = token < 0 || (uint32_t)token >= v->n ? GR_NONE : v->place[token];
+  if (place == GR_NONE) return TL_EINVAL;
   copy_set(&m->tried, &m->set);
-  bool taken = gr_walk_bytes(&m->walk, &m->tried, v->bytes + v->start[token], length, &m->other) == length;
-  /* rather fewer ways to go on than none: the later ones are left out until their frames fit */
-  while (taken) {
-    copy_set(&m->other, &m->tried);
-    if (gr_walk_compact(&m->walk, &m->other, &m->spare)) break;
-    m->tried.n /= 2;
-    taken = m->tried.n > 0;
+  bool taken = try_token(m, place);
+  /* it may be that so many ways at once were too many, and the only right one was dropped: each alone */
+  for (uint32_t i = 0; !taken && m->set.n > 1 && i < m->set.n; i++) {
+    m->tried = (struct gr_set){.n = 1, .tops = {m->set.tops[i]}};
+    taken = try_token(m, place);
   }
-  if (!taken) {
-    m->walk.n_frames = n_frames;
-    m->walk.n_edges = n_edges;
-    return TL_EINVAL;
+  if (!taken) return TL_EINVAL;
+  copy_set(&m->set, &m->tried);
+  for (bool alone = false; !gr_walk_compact(&m->walk, &m->set, alone, &m->spare) && !alone;) {
+    /* rather fewer ways to go on than none: the later ones are left out */
+    if (m->tried.n > 1) m->tried.n /= 2;
+    else alone = true;
+    copy_set(&m->set, &m->tried);
   }
   struct gr_walk used = m->walk;
   m->walk = m->spare;
   m->spare = used;
-  copy_set(&m->set, &m->other);
   return TL_OK;
 }
 
@@ -81,17 +91,6 @@ static void join_words(uint32_t *words, const uint32_t *more, uint32_t n) {
   for (uint32_t i = 0; i < n; i++) words[i] |= more[i];
 }
 
-/* Whether these bytes may follow, tried. If not: after how many they fail. */
-static bool fits(struct tl_matcher *m, const struct gr_set *from, uint32_t at, uint32_t length, size_t *ret_failed_at) {
-  uint32_t n_frames = m->walk.n_frames, n_edges = m->walk.n_edges;
-  copy_set(&m->tried, from);
-  size_t n = gr_walk_bytes(&m->walk, &m->tried, m->grammar->vocabulary->bytes + at, length, &m->other);
-  m->walk.n_frames = n_frames;
-  m->walk.n_edges = n_edges;
-  *ret_failed_at = n < length ? n : SIZE_MAX;
-  return n == length;
-}
-
 struct rests {
   const struct gr_rest *rests;
   uint32_t n;
@@ -102,14 +101,16 @@ struct rests {
 
 /* Tokens that end the rule of a frame: what they have left must suit its callers. */
 static void add_rests(struct tl_matcher *m, uint32_t frame, const struct rests *rests, uint32_t *words) {
-  uint32_t n_frames = m->walk.n_frames, n_edges = m->walk.n_edges;
-  size_t failed_at = SIZE_MAX; /* what begins like the rest before fails where it did */
-  gr_walk_callers(&m->walk, frame, &m->callers);
-  for (uint32_t i = 0; i < rests->n; i++) {
+  const char *bytes = m->grammar->vocabulary->bytes;
+  uint32_t n_frames = m->walk.n_frames, n_edges = m->walk.n_edges, failed_at = UINT32_MAX;
+  gr_walk_callers(&m->walk, frame, &m->trail.sets[0]);
+  gr_trail_begin(&m->trail);
+  for (uint32_t i = 0; i < rests->n && m->walk.work < GR_WORK; i++) {
     const struct gr_rest *rest = &rests->rests[i];
-    if (i && rest->common > failed_at) continue;
-    if (!fits(m, &m->callers, rest->at, rest->length, &failed_at)) continue;
-    for (uint32_t k = rest->tokens; k < rest->tokens + rest->n_tokens; k++) {
+    if (i && rest->common > failed_at) continue; /* it begins like the one before as far as that failed */
+    uint32_t n = gr_trail_follow(&m->trail, bytes + rest->at, 0, rest->length);
+    failed_at = n < rest->length ? n : UINT32_MAX;
+    for (uint32_t k = rest->tokens; n == rest->length && k < rest->tokens + rest->n_tokens; k++) {
       if (rests->chars && (rests->chars[k] < rests->least || rests->chars[k] > rests->most)) continue;
       words[rests->tokens[k] / 32] |= 1u << rests->tokens[k] % 32;
     }
@@ -138,14 +139,19 @@ static void add_body(struct tl_matcher *m, struct gr_top top, uint32_t *words) {
 
 /* Close to the limit of calls within calls each token is tried. */
 static void add_tried(struct tl_matcher *m, const struct gr_top *top, const struct gr_mask *mask, uint32_t *words) {
-  const struct tl_vocabulary *v = m->grammar->vocabulary;
-  size_t failed_at;
-  m->callers = (struct gr_set){.n = 1, .tops = {*top}};
-  for (uint32_t i = 0; i < (mask->words == GR_NONE ? mask->n_tokens : v->n_sorted); i++) {
-    uint32_t token = mask->words == GR_NONE ? m->grammar->tokens[mask->tokens + i] : v->sorted[i];
-    if (mask->words != GR_NONE && !(m->grammar->words[mask->words + token / 32] >> token % 32 & 1)) continue;
-    if (fits(m, &m->callers, v->start[token], v->start[token + 1] - v->start[token], &failed_at)) words[token / 32] |= 1u << token % 32;
+  const struct tl_grammar *g = m->grammar;
+  const struct tl_vocabulary *v = g->vocabulary;
+  bool listed = mask->words == GR_NONE;
+  m->trail.sets[0] = (struct gr_set){.n = 1, .tops = {*top}};
+  gr_trail_begin(&m->trail);
+  for (uint32_t i = 0; i < (listed ? mask->n_tokens : v->n_sorted); i++) {
+    uint32_t token = listed ? g->tokens[mask->tokens + i] : v->sorted[i], place = listed ? v->place[token] : i;
+    uint32_t length = v->start[place + 1] - v->start[place];
+    if (!listed && !(g->words[mask->words + token / 32] >> token % 32 & 1)) continue;
+    if (gr_trail_follow(&m->trail, v->bytes + v->start[place], 0, length) == length) words[token / 32] |= 1u << token % 32;
   }
+  m->walk.n_frames = m->trail.frames[0];
+  m->walk.n_edges = m->trail.edges[0];
 }
 
 static void add_state(struct tl_matcher *m, struct gr_top top, uint32_t *words) {
@@ -169,13 +175,14 @@ static void find_first(const struct tl_grammar *g, const struct gr_set *set, boo
 /* Tops without masks, all at once: each token is followed as it would be taken. */
 static void add_followed(struct tl_matcher *m, uint32_t *words) {
   const struct tl_vocabulary *v = m->grammar->vocabulary;
-  bool first[256];
+  bool first[256], some = false;
   find_first(m->grammar, &m->trail.sets[0], first);
   gr_trail_begin(&m->trail);
   for (unsigned byte = 0; byte < 256; byte++) {
-    for (uint32_t i = v->first[byte]; first[byte] && i < v->first[byte + 1];) {
-      uint32_t token = v->sorted[i], at = v->start[token], length = v->start[token + 1] - at;
+    for (uint32_t i = v->first[byte]; first[byte] && i < v->first[byte + 1] && !(some && m->walk.work >= GR_WORK);) {
+      uint32_t token = v->sorted[i], at = v->start[i], length = v->start[i + 1] - at;
       uint32_t n = gr_trail_follow(&m->trail, v->bytes + at, v->common[i], length);
+      some = some || n == length;
       if (n == length) words[token / 32] |= 1u << token % 32;
       i = n == length ? i + 1 : gr_skip(v, i, n + 1);
     }
@@ -184,16 +191,22 @@ static void add_followed(struct tl_matcher *m, uint32_t *words) {
   m->walk.n_edges = m->trail.edges[0];
 }
 
+static bool is_followed(const struct tl_matcher *m, uint32_t state) {
+  return state >= GR_BODIES && !m->grammar->masks[state].made;
+}
+
 void tl_matcher_mask(struct tl_matcher *m, uint32_t *words) {
-  struct gr_set *followed = &m->trail.sets[0];
-  followed->n = 0;
+  m->walk.work = 0;
   memset(words, 0, m->grammar->vocabulary->n_words * sizeof *words);
   for (uint32_t i = 0; i < m->set.n; i++) {
     struct gr_top top = m->set.tops[i];
     if (top.state < GR_BODIES) add_body(m, top, words);
-    else if (m->grammar->masks[top.state].made) add_state(m, top, words);
-    else followed->tops[followed->n++] = top;
+    else if (!is_followed(m, top.state)) add_state(m, top, words);
   }
+  struct gr_set *followed = &m->trail.sets[0];
+  followed->n = 0;
+  for (uint32_t i = 0; i < m->set.n; i++)
+    if (is_followed(m, m->set.tops[i].state)) followed->tops[followed->n++] = m->set.tops[i];
   if (followed->n) add_followed(m, words);
 }
 

@@ -29,7 +29,7 @@ static void fail(struct build *b, int code) {
 
 static uint32_t add_state(struct build *b) {
   struct gr_nfa *nfa = b->nfa;
-  if (!gr_spend(b->ir->fuel, 1)) fail(b, TL_ELIMIT);
+  if (!gr_spend(b->ir->fuel, GR_COST_STATE)) fail(b, TL_ELIMIT);
   if (!gr_grow(&nfa->first, &nfa->capacity, nfa->n, 1, sizeof *nfa->first)) fail(b, TL_ENOMEM);
   if (b->failed) return 0;
   nfa->first[nfa->n] = GR_NONE;
@@ -38,7 +38,7 @@ static uint32_t add_state(struct build *b) {
 
 static void add_edge(struct build *b, uint32_t from, struct gr_nfa_edge edge) {
   struct gr_nfa *nfa = b->nfa;
-  if (!gr_spend(b->ir->fuel, 1)) fail(b, TL_ELIMIT);
+  if (!gr_spend(b->ir->fuel, GR_COST_EDGE)) fail(b, TL_ELIMIT);
   if (!gr_grow(&nfa->edges, &nfa->edges_capacity, nfa->n_edges, 1, sizeof *nfa->edges)) fail(b, TL_ENOMEM);
   if (b->failed) return;
   edge.next = nfa->first[from];
@@ -55,7 +55,7 @@ static void add_free(struct build *b, uint32_t from, uint32_t to) {
 }
 
 static void later(struct build *b, gr_node node, uint32_t from, uint32_t to) {
-  if (!gr_spend(b->ir->fuel, 1)) fail(b, TL_ELIMIT);
+  if (!gr_spend(b->ir->fuel, GR_COST_EDGE)) fail(b, TL_ELIMIT);
   if (!gr_grow(&b->work, &b->work_capacity, b->n_work, 1, sizeof *b->work)) fail(b, TL_ENOMEM);
   if (!b->failed) b->work[b->n_work++] = (struct work){node, from, to};
 }

@@ -65,16 +65,20 @@ struct gr_body {
 struct tl_vocabulary {
   uint32_t n;                    /* tokens, with those that are never allowed */
   uint32_t n_words;              /* of a mask */
-  char *bytes;                   /* of all tokens, by id */
-  uint32_t *start;               /* (n + 1) */
-  uint32_t n_sorted;             /* those that may be allowed, */
-  uint32_t *sorted;              /* (n_sorted) in the order of their bytes, */
-  uint8_t *common;               /* (n_sorted) and how many bytes each has in common with the one before */
+  uint32_t n_sorted;             /* those that may be allowed, in the order of their bytes: */
+  uint32_t *sorted;              /* (n_sorted) which they are */
+  uint32_t *place;               /* (n) where a token is among them; GR_NONE: it is not */
+  char *bytes;                   /* of all of them in this order */
+  uint32_t *start;               /* (n_sorted + 1) */
+  uint8_t *common;               /* (n_sorted) how many bytes each has in common with the one before */
   uint32_t *shorter;             /* (n_sorted) the next that has less in common */
   uint32_t first[257];           /* sorted tokens by their first byte: where each begins */
   uint32_t *pairs;               /* (256, 257) tokens that begin with a first byte and a second below this one */
   uint8_t body_next[GR_BODIES][256];
+  uint8_t body_low[GR_BODIES][256], body_high[GR_BODIES][256]; /* bytes around each that lead to the same */
   struct gr_body bodies[GR_BODIES];
+  uint32_t wide; /* states that more tokens may follow, as far as their first two bytes tell, have masks; */
+  uint32_t many; /* masks of more tokens are bits, else lists. Tests lower both */
 };
 
 /* Fills body_next and bodies of a vocabulary that is complete otherwise. TL_ENOMEM; gr_bodies_done after errors too. */
@@ -155,6 +159,7 @@ enum {
   GR_DEPTH = 256,  /* calls within calls; a token that would need more is not allowed */
   GR_FRAMES = 1024,
   GR_EDGES = 2048,
+  GR_WORK = 200000, /* of one mask, some milliseconds: what is not found by then is not allowed, as long as something is */
 };
 
 struct gr_top {
@@ -185,6 +190,7 @@ struct gr_walk {
   struct gr_frame *frames; /* (GR_FRAMES) */
   struct gr_edge *edges;   /* (GR_EDGES) */
   uint32_t n_frames, n_edges;
+  uint64_t work;    /* tops, callers and calls that it has looked at so far: what time goes by */
   uint32_t deepest; /* that was asked for, frames and what they need; who wants to know begins with 0 */
 };
 
@@ -196,22 +202,27 @@ void gr_walk_callers(struct gr_walk *walk, uint32_t frame, struct gr_set *ret);
 bool gr_walk_byte(struct gr_walk *walk, const struct gr_set *set, uint8_t byte, struct gr_set *ret);
 /* After n of them, tops and all. `set` is changed; `other` is scratch. How many were allowed; n: all. */
 size_t gr_walk_bytes(struct gr_walk *walk, struct gr_set *set, const char *bytes, size_t n, struct gr_set *other);
-/* The places of a text after each of its bytes, so that one that begins alike need not begin anew. */
+/* The places of a text after each of its bytes, so that one that begins alike need not begin anew. Nor need one that
+ * only has other bytes of the same kind: as long as each byte lies between low and high, nothing would come out differently. */
 struct gr_trail {
   struct gr_walk *walk;
   struct gr_set *sets;    /* (GR_TOKEN_BYTES + 1); the first is where texts begin */
+  uint32_t n;             /* how many behind the first are known */
   uint32_t frames[GR_TOKEN_BYTES + 1], edges[GR_TOKEN_BYTES + 1]; /* how many the walk had then */
+  uint8_t low[GR_TOKEN_BYTES + 1], high[GR_TOKEN_BYTES + 1];      /* last bytes that lead there from the one before */
 };
 
 /* sets[0] is there. */
 static inline void gr_trail_begin(struct gr_trail *trail) {
+  trail->n = 0;
   trail->frames[0] = trail->walk->n_frames;
   trail->edges[0] = trail->walk->n_edges;
 }
 /* A text of which the first `from` bytes are those of the one before. How many of its bytes are allowed. */
 uint32_t gr_trail_follow(struct gr_trail *trail, const char *bytes, uint32_t from, uint32_t length);
 
-/* Into `to`, whose arrays are others, without the frames that no top needs; false: too many. */
-bool gr_walk_compact(const struct gr_walk *from, struct gr_set *set, struct gr_walk *to);
+/* Into `to`, whose arrays are others, without the frames that no top needs, and with one caller of each frame only if
+ * `alone`. False: they would leave too little room; not so for one top alone. */
+bool gr_walk_compact(const struct gr_walk *from, struct gr_set *set, bool alone, struct gr_walk *to);
 
 #endif

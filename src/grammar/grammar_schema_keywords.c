@@ -139,8 +139,9 @@ static bool is_list_of(json_t *value, bool (*fits)(json_t *)) {
   return true;
 }
 
+/* Names and patterns are texts in C: none has a NUL. */
 static bool is_text(json_t *value) {
-  return json_is_string(value);
+  return json_is_string(value) && strlen(json_string_value(value)) == json_string_length(value);
 }
 
 static bool is_type(json_t *value) {
@@ -158,10 +159,10 @@ static bool is_count(json_t *value) {
 
 static const char *wrong_shape(enum shape shape, json_t *value) {
   switch (shape) {
-    case TEXT: return is_text(value) ? NULL : "a string";
+    case TEXT: return is_text(value) ? NULL : "a string (without NUL)";
     case NUMBER: return json_is_number(value) ? NULL : "a number";
     case COUNT: return is_count(value) ? NULL : "a whole number of at least 0";
-    case TEXTS: return is_list_of(value, is_text) ? NULL : "a list of strings";
+    case TEXTS: return is_list_of(value, is_text) ? NULL : "a list of strings (without NUL)";
     case LIST: return json_array_size(value) ? NULL : "a list that is not empty";
     case OBJECT: return json_is_object(value) ? NULL : "an object";
     case SCHEMA: return is_schema(value) ? NULL : "a schema: an object, true or false";

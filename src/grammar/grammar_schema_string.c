@@ -23,7 +23,8 @@
   ":){1,4}(?::" H "){1,3}|(?:" H ":){1,3}(?::" H "){1,4}|(?:" H ":){1,2}(?::" H "){1,5}|" H ":(?::" H "){1,6}" \
   "|:(?:(?::" H "){1,7}|:)"
 #define BYTE "(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)"
-#define LABEL "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+/* Labels of any length: to count up to 63 would take a mask of most of the vocabulary for each letter. */
+#define LABEL "[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
 #define HOSTNAME LABEL "(?:\\." LABEL ")*"
 #define ATOM "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 /* RFC 3986; U: what may stand in a host's name, P: in a path's part */

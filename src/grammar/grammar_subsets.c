@@ -117,6 +117,8 @@ static uint32_t state_of_list(struct subsets *s, uint32_t rule) {
     if (set->n == s->n_list && set->rule == rule && !memcmp(s->members + set->at, s->list, set->n * sizeof *s->list))
       return GR_BODIES + s->slots[at] - 1;
   }
+  spend(s, GR_COST_STATE + s->n_list);
+  if (s->failed) return 0;
   if (!gr_grow(&s->sets, &s->capacity, s->n, 1, sizeof *s->sets) ||
       !gr_grow(&s->members, &s->members_capacity, s->n_members, s->n_list, sizeof *s->members)) {
     fail(s, TL_ENOMEM);
@@ -154,6 +156,7 @@ static void add_step(struct subsets *s, uint32_t begin, struct gr_step step) {
     g->steps[s->n_steps - 1].high = step.high;
     return;
   }
+  spend(s, GR_COST_EDGE);
   if (!gr_grow(&g->steps, &s->steps_capacity, s->n_steps, 1, sizeof *g->steps)) fail(s, TL_ENOMEM);
   if (!s->failed) g->steps[s->n_steps++] = step;
 }
@@ -203,6 +206,7 @@ static void add_calls(struct subsets *s, uint32_t rule) {
     begin_set(s);
     for (; i < s->n_called && s->called[i].rule == called && !s->failed; i++) add_member(s, rule, s->called[i].back);
     uint32_t back = s->failed ? 0 : state_of_list(s, rule);
+    spend(s, GR_COST_EDGE);
     if (!gr_grow(&g->calls, &s->calls_capacity, s->n_calls, 1, sizeof *g->calls)) fail(s, TL_ENOMEM);
     if (!s->failed) g->calls[s->n_calls++] = (struct gr_called){called, back};
   }

@@ -19,12 +19,12 @@ static bool is_body(uint32_t state) {
 /* Goes back to the callers of whatever may end here. A frame has all its callers by then: they came at the place where
  * it began, which lies before this one, since rules that match nothing are passed over as if they were not called. Strings end with
  * the quote behind them (step_body). */
-static void close_ends(const struct gr_walk *walk, struct gr_set *set) {
+static void close_ends(struct gr_walk *walk, struct gr_set *set) {
   for (uint32_t i = 0; i < set->n; i++) {
     struct gr_top top = set->tops[i];
     if (is_body(top.state) || !walk->grammar->states[top.state].accepts) continue;
     if (top.frame == 0) set->accepts = true;
-    for (uint32_t e = walk->frames[top.frame].edge; e != GR_NONE; e = walk->edges[e].next)
+    for (uint32_t e = walk->frames[top.frame].edge; e != GR_NONE; e = walk->edges[e].next, walk->work++)
       add_top(set, (struct gr_top){walk->edges[e].back, walk->edges[e].frame, 0});
   }
 }
@@ -61,6 +61,7 @@ static void call(struct gr_walk *walk, uint32_t fresh, struct gr_top top, struct
   if (here < there) here = there;
   if (here > walk->deepest) walk->deepest = here;
   if (here > GR_DEPTH) return;
+  walk->work += 1 + (walk->n_frames - fresh) / 8;
   uint32_t frame = frame_of(walk, fresh, called.rule, set);
   if (frame == GR_NONE) return;
   if (!last) {
@@ -107,6 +108,7 @@ void gr_walk_begin(struct gr_walk *walk, struct gr_set *ret) {
   walk->frames[0] = (struct gr_frame){g->root, GR_NONE, 0};
   walk->n_frames = 1;
   walk->n_edges = walk->deepest = 0;
+  walk->work = 0;
   ret->n = 0;
   ret->accepts = false;
   add_top(ret, (struct gr_top){g->rules[g->root].entry, 0, 0});
@@ -158,6 +160,7 @@ static const struct gr_step *find_step(const struct tl_grammar *g, uint32_t stat
 bool gr_walk_byte(struct gr_walk *walk, const struct gr_set *set, uint8_t byte, struct gr_set *ret) {
   const struct tl_grammar *g = walk->grammar;
   bool open = false;
+  walk->work += set->n;
   ret->n = 0;
   ret->accepts = false;
   for (uint32_t i = 0; i < set->n; i++) {
@@ -183,23 +186,57 @@ size_t gr_walk_bytes(struct gr_walk *walk, struct gr_set *set, const char *bytes
   return n;
 }
 
+/* Whether any top goes on with `byte`; narrows low and high to bytes for which all of them do the same. */
+static bool find_kind(const struct tl_grammar *g, const struct gr_set *set, uint8_t byte, uint8_t *low, uint8_t *high) {
+  bool some = false;
+  *low = 0;
+  *high = 255;
+  for (uint32_t i = 0; i < set->n; i++) {
+    uint32_t state = set->tops[i].state;
+    uint8_t from = 0, to = 255;
+    if (is_body(state)) {
+      from = g->vocabulary->body_low[state][byte];
+      to = g->vocabulary->body_high[state][byte];
+      some = some || g->vocabulary->body_next[state][byte] != GR_DEAD || (state == GR_BODY && byte == '"');
+    } else {
+      const struct gr_step *begin = g->steps + g->states[state].steps, *end = g->steps + g->states[state + 1].steps, *step = begin;
+      while (step < end && step->high < byte) step++;
+      bool here = step < end && step->low <= byte;
+      some = some || here;
+      if (here) from = step->low;
+      else if (step > begin) from = (uint8_t)(step[-1].high + 1);
+      if (here) to = step->high;
+      else if (step < end) to = (uint8_t)(step->low - 1);
+    }
+    if (from > *low) *low = from;
+    if (to < *high) *high = to;
+  }
+  return some;
+}
+
 uint32_t gr_trail_follow(struct gr_trail *trail, const char *bytes, uint32_t from, uint32_t length) {
   struct gr_walk *walk = trail->walk;
-  uint32_t n = from;
-  for (; n < length; n++) {
+  for (uint32_t n = from; n < length; n++) {
+    uint8_t byte = (uint8_t)bytes[n], low, high;
+    if (n < trail->n && trail->low[n + 1] <= byte && byte <= trail->high[n + 1]) continue;
+    if (!find_kind(walk->grammar, &trail->sets[n], byte, &low, &high)) return n;
     walk->n_frames = trail->frames[n];
     walk->n_edges = trail->edges[n];
-    if (!gr_walk_byte(walk, &trail->sets[n], (uint8_t)bytes[n], &trail->sets[n + 1])) break;
+    trail->n = n;
+    if (!gr_walk_byte(walk, &trail->sets[n], byte, &trail->sets[n + 1])) return n;
     trail->frames[n + 1] = walk->n_frames;
     trail->edges[n + 1] = walk->n_edges;
+    trail->low[n + 1] = low;
+    trail->high[n + 1] = high;
+    trail->n = n + 1;
   }
-  return n;
+  return length;
 }
 
 /* --- frames that nobody needs -------------------------------------------------------------------------------- */
 
 /* Copies what tops name, then what the copies name (Cheney 1970). */
-bool gr_walk_compact(const struct gr_walk *from, struct gr_set *set, struct gr_walk *to) {
+bool gr_walk_compact(const struct gr_walk *from, struct gr_set *set, bool alone, struct gr_walk *to) {
   uint32_t moved[GR_FRAMES];
   memset(moved, 0xff, from->n_frames * sizeof *moved);
   moved[0] = 0;
@@ -217,7 +254,7 @@ bool gr_walk_compact(const struct gr_walk *from, struct gr_set *set, struct gr_w
   for (uint32_t i = 1; i < to->n_frames; i++) {
     uint32_t edge = to->frames[i].edge;
     to->frames[i].edge = GR_NONE;
-    for (; edge != GR_NONE; edge = from->edges[edge].next) {
+    for (; edge != GR_NONE; edge = alone ? GR_NONE : from->edges[edge].next) {
       struct gr_edge copy = from->edges[edge];
       if (moved[copy.frame] == GR_NONE) {
         moved[copy.frame] = to->n_frames;

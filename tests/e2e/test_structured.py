@@ -249,7 +249,7 @@ def test_a_named_tool(daemon, name):
 
 def test_a_call_is_required(daemon, ends):
     ids, names, counts = [], set(), set()
-    for seed in range(SEEDS):
+    for seed in range(SEEDS // 2):
         fields = {"tools": TOOLS, "tool_choice": "required", "temperature": 1.3, "seed": seed, "max_tokens": 900, "logit_bias": ends}
         choice, = ask(daemon, **fields)
         assert choice["finish_reason"] == "tool_calls" and choice["message"]["content"] is None, choice
@@ -257,7 +257,7 @@ def test_a_call_is_required(daemon, ends):
         ids += check_calls(calls)
         names |= {c["function"]["name"] for c in calls}
         counts.add(len(calls))
-        if seed > 5:
+        if seed > 3:
             continue
         chunks = stream(daemon, **fields)
         assert not any(c["delta"].get("content") for c in chunks) and chunks[-1]["finish_reason"] == "tool_calls"
@@ -379,6 +379,7 @@ WRONG_CHAT = [
      "tools[3].function.parameters", "$.properties.a"),
     ({"tool_choice": "required", "tools": [tool("bad", "{}")]}, "tools[0].function.parameters", "tools[0].function.parameters"),
     ({"parallel_tool_calls": 1}, "parallel_tool_calls", "true or false"),
+    ({"guided_regex": "(a{1,1000}){1,1000}"}, "guided_regex", "too large"),
 ]
 
 
@@ -388,6 +389,23 @@ def test_errors(daemon, path, fields, param, says):
     error = refused(daemon.post(path, model=NAME, max_tokens=5, **needed, **fields))
     assert error["param"] == param and says in error["message"] and error["type"] == "invalid_request_error", error
     assert param in error["message"]
+
+
+def test_fields_that_contradict_each_other(daemon):
+    for fields in ({"allowed_token_ids": daemon.tokens("a")}, {"logit_bias": {str(i): -100 for t in ("b", "ba", "bb") for i in daemon.tokens(t)}}):
+        error = refused(daemon.post(TEXT, model=NAME, prompt="Clara", guided_regex="bb", **fields))
+        assert error["param"] == "guided_regex" and "leave none" in error["message"]
+    with daemon.http.stream("POST", TEXT, json={"prompt": "Clara", "guided_regex": "ab", "allowed_token_ids": daemon.tokens("a"), "stream": True}) as answer:
+        lines = [line for line in answer.iter_lines() if line]
+    assert '"text":"a"' in lines[0] and "leave none" in lines[-1], lines
+    choice, = ask(daemon, TEXT, guided_regex="(a|b|c){5}d", allowed_token_ids=[i for t in "abd" for i in daemon.tokens(t)], temperature=1.5, seed=3)
+    assert re.fullmatch("[ab]{5}d", choice["text"])
+
+
+def test_a_name_written_otherwise(daemon):
+    """What decides early where a request is read is no way around."""
+    answer = daemon.http.post(TEXT, content=b'{"prompt": "Clara", "g\\u0075ided\\u005fregex": "a{5}"}')
+    assert answer.json()["choices"][0]["text"] == "aaaaa", answer.text
 
 
 def test_tools_that_may_be_called_are_as_before(daemon):

@@ -47,11 +47,16 @@ static void apply_penalties(const struct tl_sampling *s, float *logits) {
 
 /* Word by word: most words of a mask are all ones, or zero. */
 static void apply_mask(const uint32_t *mask, float *logits, uint32_t vocab) {
-  for (uint32_t first = 0; first < vocab; first += 32) {
-    uint32_t word = mask[first / 32], n = vocab - first < 32 ? vocab - first : 32;
-    if (word == UINT32_MAX) continue;
-    for (uint32_t i = 0; i < n; i++) logits[first + i] = word >> i & 1 ? logits[first + i] : -INFINITY;
+  uint32_t n_whole = vocab / 32, left = vocab % 32;
+  for (uint32_t w = 0; w < n_whole; w++, logits += 32) {
+    uint32_t word = mask[w];
+    if (word == 0)
+      for (uint32_t i = 0; i < 32; i++) logits[i] = -INFINITY;
+    else if (word != UINT32_MAX)
+      for (uint32_t i = 0; i < 32; i++) logits[i] = word >> i & 1 ? logits[i] : -INFINITY;
   }
+  for (uint32_t i = 0; i < left; i++)
+    if (!(mask[n_whole] >> i & 1)) logits[i] = -INFINITY;
 }
 
 /* The lowest id of the largest logit, which is max; among NaN, which a bias can make, any id. */

@@ -116,6 +116,20 @@ static void test_endless_merging(void **state) {
   assert_int_equal(read_alone(schema, 10000000, &err), TL_ELIMIT);
 }
 
+/* A large one that is compared with its like again and again. */
+static void test_large_merging(void **state) {
+  (void)state;
+  struct tl_error err = {0};
+  json_t *schema = json_pack("{s:[{s:s}],s:{}}", "allOf", "$ref", "#/$defs/a", "$defs"), *large = json_array();
+  for (int i = 0; i < 20000; i++) json_array_append_new(large, json_integer(i));
+  json_object_set_new(json_object_get(schema, "$defs"), "a", json_pack("{s:{s:{s:O}}}", "properties", "m", "enum", large));
+  json_object_set_new(json_object_get(schema, "$defs"), "b", json_pack("{s:{s:{s:o}}}", "properties", "m", "enum", json_deep_copy(large)));
+  for (int i = 0; i < 10000; i++) json_array_append_new(json_object_get(schema, "allOf"), json_pack("{s:s}", "$ref", i % 2 ? "#/$defs/a" : "#/$defs/b"));
+  json_decref(large);
+  assert_int_equal(read_alone(schema, 10000000, &err), TL_ELIMIT);
+  assert_string_equal(err.message, "$: allOf and what stands beside $ref or anyOf is too large");
+}
+
 /* Several schemas in one ir: each resolves its own references. */
 static void test_several(void **state) {
   (void)state;
@@ -138,6 +152,6 @@ static void test_several(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_writing), cmocka_unit_test(test_refused),         cmocka_unit_test(test_deep),
-                                     cmocka_unit_test(test_chains),  cmocka_unit_test(test_endless_merging), cmocka_unit_test(test_several)};
+                                     cmocka_unit_test(test_chains),  cmocka_unit_test(test_endless_merging), cmocka_unit_test(test_several), cmocka_unit_test(test_large_merging)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

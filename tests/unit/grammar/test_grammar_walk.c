@@ -64,7 +64,21 @@ static struct tl_vocabulary *random_vocabulary(void) {
     tokens[i] = (struct tl_vocabulary_token){bytes[i], n};
   }
   assert_int_equal(tl_vocabulary_new(tokens, N_TOKENS, &ret, NULL), TL_OK);
+  /* as if it were large: all states have masks, some of them bits */
+  if (unit_below(&seed, 4)) ret->wide = 0;
+  if (unit_below(&seed, 2)) {
+    gr_bodies_done(ret);
+    memset(ret->bodies, 0, sizeof ret->bodies);
+    ret->many = 3;
+    assert_int_equal(gr_bodies_init(ret), TL_OK);
+  }
   return ret;
+}
+
+static const char *bytes_of(const struct tl_vocabulary *v, uint32_t token, size_t *ret_n) {
+  uint32_t place = v->place[token];
+  *ret_n = place == GR_NONE ? 0 : v->start[place + 1] - v->start[place];
+  return place == GR_NONE ? "" : v->bytes + v->start[place];
 }
 
 /* --- walks ------------------------------------------------------------------------------------------------ */
@@ -96,13 +110,14 @@ static int32_t check_mask(struct tl_matcher *m, const struct tl_vocabulary *v, s
   tl_matcher_mask(m, words);
   for (uint32_t i = 0; i < N_TOKENS; i++) {
     bool is = words[i / 32] >> i % 32 & 1;
-    size_t n = v->start[i + 1] - v->start[i];
+    size_t n;
+    const char *bytes = bytes_of(v, i, &n);
     if (is) allowed[n_allowed++] = i;
     if (n == 0) assert_false(is);
     if (n == 0 || text->n + n >= sizeof text->bytes) continue;
-    memcpy(text->bytes + text->n, v->bytes + v->start[i], n);
+    memcpy(text->bytes + text->n, bytes, n);
     if (!naive_ask(naive, root, text->bytes, text->n + n)) continue;
-    if (is != naive->begins) fail_msg("token %u '%.*s' after '%.*s': %d", i, (int)n, v->bytes + v->start[i], (int)text->n, (char *)text->bytes, is);
+    if (is != naive->begins) fail_msg("token %u '%.*s' after '%.*s': %d", i, (int)n, bytes, (int)text->n, (char *)text->bytes, is);
     ++*ret_checked;
     if (!is) assert_int_equal(tl_matcher_take(m, (int32_t)i), TL_EINVAL);
   }
@@ -122,8 +137,9 @@ static uint32_t walk(struct tl_grammar *g, const struct tl_vocabulary *v, struct
     int32_t token = check_mask(m, v, naive, root, &text, &n_checked);
     if (token < 0) break;
     assert_int_equal(tl_matcher_take(m, token), TL_OK);
-    size_t n = v->start[token + 1] - v->start[token];
-    memcpy(text.bytes + text.n, v->bytes + v->start[token], n);
+    size_t n;
+    const char *bytes = bytes_of(v, (uint32_t)token, &n);
+    memcpy(text.bytes + text.n, bytes, n);
     text.n += n;
   }
   tl_matcher_free(m);
