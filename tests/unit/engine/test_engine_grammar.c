@@ -290,6 +290,7 @@ static void test_what_runs_ahead(void **state) {
 static void test_sets_go_with_their_sequences(void **state) {
   (void)state;
   reset_fake();
+  fake.step_ns = TL_MS(1) / 4;
   struct bench b;
   struct tl_engine_options o = options();
   start(&b, &o);
