@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """How close does the CUDA backend come to its GPU, and to transformers? B names the build folder.
 
-    make gpu-tests && B=build/plain python3 bench/bench_gpu.py [--models FOLDER]       (in a bundle: ./run-gpu-suite --bench)
+    make gpu-tests && B=build/plain python3 bench/bench_gpu.py [--models FOLDER] [MODEL ...]       (in a bundle: ./run-gpu-suite --bench)
 
 Makes random-weight models with the dimensions of Llama 3.2 1B and Llama 3.1 8B in BF16 and FP8, and one with experts (40 GB, kept in FOLDER), runs
 bench_gpu on them, the daemon for what only it can show, and transformers, on those in BF16, if this Python has it with CUDA. Each row:
-what, figure, ratio or what was wanted."""
+what, figure, ratio or what was wanted. With the names of some models only those, and no transformers."""
 import argparse
 import json
 import os
@@ -41,13 +41,13 @@ def note(line):
         missed.append(line.split("  ")[0].strip())
 
 
-def make_models(folder):
-    for name, dims in MODELS.items():
+def make_models(folder, names):
+    for name in names:
         if not (folder / name / "model.safetensors").exists():
             print(f"making {folder / name}", flush=True)
             subprocess.run([sys.executable, ROOT / "bench/make_synthetic.py", folder / name, "--vocab", "128256", "--context", "8192",
-                            *map(str, dims)], check=True)
-    return [folder / name for name in MODELS]
+                            *map(str, MODELS[name])], check=True)
+    return [folder / name for name in names]
 
 
 def device_table(models):
@@ -107,14 +107,21 @@ def daemon(model, log, devices="cuda:0"):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=pathlib.Path, default=BUILD / "bench-gpu", help="where the models are, or are made")
-    folder = parser.parse_args().models
+    parser.add_argument("names", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}")
+    asked = parser.parse_args()
+    if unknown := set(asked.names) - set(MODELS):
+        parser.error(f"no model {', '.join(unknown)}")
+    folder, names = asked.models, asked.names or list(MODELS)
     if (status := device_table([])) != 0:
         sys.exit(status)
-    models = make_models(folder)
+    models = make_models(folder, names)
     status = device_table(models)
-    daemon(folder / "8b", folder / "daemon.log")
-    peers = subprocess.run([sys.executable, ROOT / "bench/bench_gpu_peers.py", folder / "1b", folder / "8b"], text=True, stdout=subprocess.PIPE)
-    print(peers.stdout, end="")
+    if "8b" in names:
+        daemon(folder / "8b", folder / "daemon.log")
+    if not asked.names:
+        peers = subprocess.run([sys.executable, ROOT / "bench/bench_gpu_peers.py", folder / "1b", folder / "8b"], text=True,
+                               stdout=subprocess.PIPE)
+        print(peers.stdout, end="")
     print(f"{len(missed)} missed" + "".join(f"\n  {what}" for what in missed))
     sys.exit(status)
 

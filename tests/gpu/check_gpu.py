@@ -5,11 +5,15 @@ tests that fit with devices cuda, traps and hangs, AT_ONCE of them at a time: no
 only. Ends with a table and 'N passed, N failed'.
 
   --look   is there a GPU that the backend can use? One line and exit status 77: no
-  --fake   what needs no GPU: the end-to-end tests on the CPU and on the fake GPU"""
+  --fake   what needs no GPU: the end-to-end tests on the CPU and on the fake GPU
+  --limit SECONDS   nothing goes on for longer: what found no time is listed as not run
+  NAME ...          only parts whose names have one of these in them"""
+import argparse
 import contextlib
 import ctypes
 import glob
 import importlib
+import math
 import os
 import pathlib
 import re
@@ -29,7 +33,7 @@ OPS = BUILD / "gpu/ops"
 END_TO_END = {"test_openai.py": "openai", "test_batch.py": None, "test_text.py": "tokenizers", "test_large.py": None}
 FAULTS, VECTORS = "test_cuda_serving.py", "test_cuda_vectors.py"
 LIMIT_S = 600
-AT_ONCE = min(4, os.cpu_count())
+AT_ONCE = min(6, os.cpu_count())
 NO_GPU = 77
 
 
@@ -54,7 +58,7 @@ def end_all(number, _):
     os._exit(128 + number)
 
 
-def run(command, **environment):
+def run(command, limit_s=LIMIT_S, **environment):
     """(seconds, exit status, output). What the command has started ends with it: a hung daemon would keep the GPU from the parts behind."""
     began = time.monotonic()
     with tempfile.TemporaryFile() as output:  # a pipe would be held by what is left behind
@@ -64,9 +68,9 @@ def run(command, **environment):
         except OSError as error:
             return 0, 127, f"{error}\n"
         LIVE.add(process.pid)
-        status, late = 124, f"\nno end after {LIMIT_S} s\n"
+        status, late = 124, f"\nno end after {limit_s:.0f} s\n"
         with contextlib.suppress(subprocess.TimeoutExpired):
-            status, late = process.wait(LIMIT_S), ""
+            status, late = process.wait(limit_s), ""
         seconds = time.monotonic() - began
         end_group(process.pid)
         process.wait()
@@ -85,12 +89,24 @@ def count(output, status, passed, failed):
 class Table:
     """Parts are begun in the order in which they are added, and told as they end."""
 
-    def __init__(self):
+    def __init__(self, limit_s, names):
         self.parts, self.rows, self.skipped = ThreadPoolExecutor(AT_ONCE), [], []
+        self.end_at, self.names = time.monotonic() + limit_s, names
 
     def add(self, name, command, passed, failed, show=False, **environment):
+        if self.names and not any(part in name for part in self.names):
+            return
+
         def part():
-            seconds, status, output = run(command, **environment)
+            left_s = self.end_at - time.monotonic()
+            if left_s < 1:
+                self.skipped.append(f"{name}: no time")
+                return None
+            seconds, status, output = run(command, min(LIMIT_S, left_s), **environment)
+            if status == 124 and left_s < LIMIT_S:
+                self.skipped.append(f"{name}: had {seconds:.0f} s and did not end")
+                print(f"{name}: cut off\n{output}", flush=True)
+                return None
             good, bad = count(output, status, passed, failed)
             print(f"{name}: {good} passed, {bad} failed" + (bad or show) * f"\n{output}", flush=True)
             return name, seconds, good, bad
@@ -110,7 +126,7 @@ class Table:
                      r"(\d+) passed", r"(\d+) (?:failed|error)", TOKENLANE_BIN=str(BINARY), **environment)
 
     def end(self):
-        rows = [row.result() for row in self.rows]
+        rows = [row for row in (row.result() for row in self.rows) if row]
         print(f"\n{'':44} {'seconds':>8} {'passed':>7} {'failed':>7}")
         for name, seconds, passed, failed in rows:
             print(f"{name:44} {seconds:8.1f} {passed:7} {failed:7}")
@@ -134,14 +150,24 @@ def end_to_end(table):
     return files
 
 
-def has_cudnn():
-    """Where the plugin looks for it."""
-    for folder in ("", "/usr/local/cuda/lib64/", "/usr/local/cuda/lib/"):
+def opened_libraries():
+    """Those that the plugin opens by name."""
+    plugin = (BUILD / "lib/tokenlane-cuda.so").read_bytes()
+    return sorted({name.decode() for name in re.findall(rb"lib(?:cublasLt|nccl|cudnn_graph)\.so\.\d+", plugin)})
+
+
+def find_library(name):
+    """Whether the plugin will find it, in its own places, or where Python's packages have it: then by LD_LIBRARY_PATH, from now on."""
+    usual = ["", "/usr/local/cuda/lib64/", "/usr/local/cuda/lib/"]
+    packages = [f"{file.parent}/" for folder in sys.path for file in pathlib.Path(folder).glob(f"nvidia/*/lib/{name}")]
+    for folder in usual + packages:
         try:
-            ctypes.CDLL(f"{folder}libcudnn_graph.so.9")
-            return True
+            ctypes.CDLL(folder + name)
         except OSError:
-            pass
+            continue
+        if folder not in usual:
+            os.environ["LD_LIBRARY_PATH"] = ":".join(filter(None, [folder, os.environ.get("LD_LIBRARY_PATH")]))
+        return True
     return False
 
 
@@ -150,35 +176,41 @@ def sanitizer():
     return found or next(iter(glob.glob("/usr/local/cuda*/bin/compute-sanitizer")), None)
 
 
+def add_memchecks(table, tool, ops):
+    for name in ops:
+        if name != "test_op_model":  # the same kernels once more, and hours of them
+            table.program(f"memcheck {name}", [tool, "--tool", "memcheck", "--error-exitcode", "9", OPS, name])
+    for name in ops:
+        if name == "test_op_sample":
+            table.skipped.append("racecheck test_op_sample: it did not end in the minute that it was given on an H200")
+        elif name != "test_op_model":
+            table.program(f"racecheck {name}", [tool, "--tool", "racecheck", "--error-exitcode", "9", OPS, name])
+
+
 def on_gpu(table):
-    """What takes longest first."""
+    """What tells most of a second first: there may be a limit."""
     _, status, names = run([OPS])
-    ops = names.split() if status == 2 else []  # who is asked for no test names them all
-    table.pytest("end to end", end_to_end(table), TOKENLANE_DEVICES="cuda")
-    table.pytest("traps and hangs", [FAULTS], TOKENLANE_GPU_PLUGIN=str(BUILD / "gpu/fault"))
-    table.pytest("vectors", [VECTORS], TOKENLANE_GPU_PLUGIN=str(BUILD / "gpu/fault"))
-    table.program("golden models", [BUILD / "gpu/test_cuda_model"])
-    table.program("golden encoders", [BUILD / "gpu/test_cuda_encoders"])
+    ops, tool = names.split() if status == 2 else [], sanitizer()  # who is asked for no test names them all
+    missing = [name for name in opened_libraries() if not find_library(name)]
+    table.skipped += [f"what wants {name}: it is not here" for name in missing]
     for name in ops:
         table.program(name, [OPS, name])
     if not ops:
         table.program("kernels", [OPS])  # not here, or not for this machine: that is a failure
-    tool = sanitizer()
-    for kind in ("racecheck", "memcheck") if tool else ():
-        for name in ops:
-            if (kind, name) == ("racecheck", "test_op_sample"):
-                table.skipped.append("racecheck test_op_sample: it did not end in the minute that it was given on an H200")
-            elif name != "test_op_model":  # the same kernels once more, and hours of them
-                table.program(f"{kind} {name}", [tool, "--tool", kind, "--error-exitcode", "9", OPS, name])
-    if not tool:
-        table.skipped.append("compute-sanitizer: it is not here")
-    if has_cudnn():
+    for name in ("model", "stored", "encoders"):
+        table.program(f"golden models: {name}", [BUILD / f"gpu/test_cuda_{name}"])
+    table.pytest("vectors", [VECTORS], TOKENLANE_GPU_PLUGIN=str(BUILD / "gpu/fault"))
+    table.pytest("traps and hangs", [FAULTS], TOKENLANE_GPU_PLUGIN=str(BUILD / "gpu/fault"))
+    table.pytest("end to end", end_to_end(table), TOKENLANE_DEVICES="cuda")
+    if not any("cudnn" in name for name in missing):
         program = BUILD / "gpu/test_cuda_sdpa"
+        table.program("attention by cuDNN", [program], show=True)
         for name in ("test_whole", "test_several") if tool else ():  # what it writes elsewhere, no comparison of results shows
             table.program(f"memcheck attention by cuDNN, {name}", [tool, "--tool", "memcheck", "--error-exitcode", "9", program, name])
-        table.program("attention by cuDNN", [program], show=True)
+    if tool:
+        add_memchecks(table, tool, ops)
     else:
-        table.skipped.append("attention by cuDNN: no libcudnn_graph.so.9")
+        table.skipped.append("compute-sanitizer: it is not here")
 
 
 def on_fake(table):
@@ -187,17 +219,23 @@ def on_fake(table):
 
 
 def main():
+    asked = argparse.ArgumentParser(usage=__doc__)
+    asked.add_argument("--look", action="store_true")
+    asked.add_argument("--fake", action="store_true")
+    asked.add_argument("--limit", type=float, default=math.inf)
+    asked.add_argument("names", nargs="*")
+    asked = asked.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end_all)
-    table = Table()
-    if "--fake" in sys.argv:
+    table = Table(asked.limit, asked.names)
+    if asked.fake:
         on_fake(table)
         sys.exit(table.end())
     why = why_no_gpu()
     if why:
         print(f"check-gpu: no GPU: {why}")
         sys.exit(NO_GPU)
-    if "--look" not in sys.argv:
+    if not asked.look:
         on_gpu(table)
         sys.exit(table.end())
 

@@ -112,6 +112,8 @@ enum {
   CUDA_LT_SCALE_OUTER_VECTOR = 3, /* a mode: of A for each row, of B for each column */
   CUDA_LT_LAYOUT_COLS = 3,
   CUDA_LT_PREFERENCE_WORKSPACE = 1,
+  CUDA_LT_PREFERENCE_ALIGNMENT_C = 7, /* uint32_t, of what a product will be given; 256 if nothing is said */
+  CUDA_LT_PREFERENCE_ALIGNMENT_D = 8,
   CUDA_LT_INVALID = 7,
   CUDA_LT_NOT_SUPPORTED = 15,
 };

@@ -97,6 +97,14 @@ static int choose_fastest(struct chooser *c, struct cuda_product *p, unsigned bu
   return TL_OK;
 }
 
+/* Results that are parts of wider rows, of one piece of several or of a tile, begin where they begin: on 16 bytes. */
+static int promise_alignment(const struct chooser *c, const struct cuda_product *p) {
+  const struct cuda_lt *lt = &c->d->api->lt;
+  uint32_t bytes = p->ld == p->n ? CUDA_ALIGN : 16;
+  int r = lt->preference_set(c->preference, CUDA_LT_PREFERENCE_ALIGNMENT_C, &bytes, sizeof bytes);
+  return r ? r : lt->preference_set(c->preference, CUDA_LT_PREFERENCE_ALIGNMENT_D, &bytes, sizeof bytes);
+}
+
 /* *ret_n of `found` for a product of the bucket; E4M3: none, too, where cuBLASLt says that it cannot. */
 static int ask(struct chooser *c, struct cuda_product *p, unsigned bucket, enum cuda_scaling scaling, struct cuda_lt_found *found,
                int *ret_n, struct tl_error *err) {
@@ -108,6 +116,7 @@ static int ask(struct chooser *c, struct cuda_product *p, unsigned bucket, enum 
   int r = lt->layout_set(p->x_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
   if (r == 0) r = lt->layout_set(p->y_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
   if (r == 0 && scaled) r = cuda_set_scales(d, find_piece(d, p)->scales);
+  if (r == 0) r = promise_alignment(c, p);
   if (r) return cuda_lt_failed(d, r, "choosing an algorithm", err);
   r = lt->heuristic(d->products.lt, scaled ? d->products.scaled_desc : d->products.desc, p->w_layout, p->x_layout, p->y_layout,
                     p->y_layout, c->preference, CANDIDATES, found, ret_n);

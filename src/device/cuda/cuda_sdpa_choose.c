@@ -2,7 +2,8 @@
 /* Which of cuDNN's plans for attention are used: each is tried at load on what a step may hold, beside our own kernel, and
  * kept if its results are the same as far as the number format goes, nothing else was written, and it took less time.
  *
- * What is tried: prompts of odd lengths behind odd prefixes, in blocks in no order. What no token has is NaN: the rest of
+ * What is tried: prompts of odd lengths behind odd prefixes, in blocks in no order, the last ones at the cache's very end, to which
+ * more elements may lead than 32 bits count. What no token has is NaN: the rest of
  * each prompt's last block, and all of block 0, which is what the tables name behind a prompt's own blocks. */
 #include <math.h>
 #include <stdlib.h>
@@ -97,8 +98,8 @@ static int fill_block(struct chooser *c, uint32_t block, uint32_t n, struct tl_e
 }
 
 /* Of sequence i. */
-static uint32_t last_block(uint32_t i) {
-  return 1 + POOL + i;
+static uint32_t last_block(const struct cuda_device *d, uint32_t i) {
+  return d->n_kv_blocks - 1 - i;
 }
 
 static int fill_pool(struct chooser *c, struct tl_error *err) {
@@ -109,8 +110,13 @@ static int fill_pool(struct chooser *c, struct tl_error *err) {
 
 /* Nothing of it, NaN above all, may meet a sequence. */
 static int clear_caches(struct chooser *c, struct tl_error *err) {
-  size_t bytes = (size_t)last_block(MOST_SEQS) * block_elements(c->d) * 2;
-  for (unsigned v = 0; v < 2; v++) CUDA_TRY(c->d, c->d->api->rt.fill(cache_of(c, v), 0, bytes, c->d->stream), "trying attention", err);
+  struct cuda_device *d = c->d;
+  size_t block = block_elements(d) * 2;
+  for (unsigned v = 0; v < 2; v++) {
+    char *cache = cache_of(c, v);
+    CUDA_TRY(d, d->api->rt.fill(cache, 0, (1 + POOL) * block, d->stream), "trying attention", err);
+    CUDA_TRY(d, d->api->rt.fill(cache + last_block(d, MOST_SEQS - 1) * block, 0, MOST_SEQS * block, d->stream), "trying attention", err);
+  }
   return wait(c, err);
 }
 
@@ -132,7 +138,7 @@ static int stage_trial(struct chooser *c, uint32_t n_seqs, uint32_t max_rows, st
     lengths[i] = rows + 21 + 40 * i < d->limits.max_context ? rows + 21 + 40 * i : d->limits.max_context;
     uint32_t last = (lengths[i] - 1) / TL_BLOCK_TOKENS;
     for (uint32_t k = 0; r == TL_OK && k <= last; k++)
-      tables[(size_t)i * stride + k] = k == last ? last_block(i) : 1 + (uint32_t)(tl_hash_u64((uint64_t)i << 32 | k) % POOL);
+      tables[(size_t)i * stride + k] = k == last ? last_block(d, i) : 1 + (uint32_t)(tl_hash_u64((uint64_t)i << 32 | k) % POOL);
   }
   *ret = (struct trial){.n_seqs = n_seqs, .n_tokens = n_tokens};
   d->host = &d->slots[0].data;
@@ -140,7 +146,7 @@ static int stage_trial(struct chooser *c, uint32_t n_seqs, uint32_t max_rows, st
   free(none);
   free(tables);
   if (r == TL_OK) r = cuda_copy_step(d, n_seqs, &ret->pass, err);
-  for (uint32_t i = 0; i < n_seqs && r == TL_OK; i++) r = fill_block(c, last_block(i), (lengths[i] - 1) % TL_BLOCK_TOKENS + 1, err);
+  for (uint32_t i = 0; i < n_seqs && r == TL_OK; i++) r = fill_block(c, last_block(d, i), (lengths[i] - 1) % TL_BLOCK_TOKENS + 1, err);
   return r;
 }
 
@@ -247,7 +253,7 @@ static bool open_dnn(struct cuda_device *d) {
   struct cuda_sdpa *s = &d->sdpa;
   struct tl_error ignored;
   /* a row's first element is a 32-bit number */
-  if ((uint64_t)d->limits.max_tokens * d->dims.attn > INT32_MAX || d->n_kv_blocks < last_block(MOST_SEQS)) return false;
+  if ((uint64_t)d->limits.max_tokens * d->dims.attn > INT32_MAX || d->n_kv_blocks < 1 + POOL + MOST_SEQS) return false;
   if (d->api->open_dnn(&ignored) < 0 || d->api->dnn.version() < MIN_VERSION) return false;
   if (d->api->dnn.create(&s->handle) || d->api->dnn.set_stream(s->handle, d->stream)) return false;
   s->runs = calloc(d->limits.max_seqs, sizeof *s->runs);

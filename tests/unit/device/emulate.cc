@@ -59,6 +59,8 @@ struct {
   unsigned warp, order, turn;         /* the warp that runs: this pass over its lanes */
   bool moved;
   char *stacks;
+  bool early;                         /* the launch: its threads wait for the kernel before by themselves */
+  size_t shared_bytes;
   uint64_t random;
   void (*call)(const void *kernel, const void *args);
   const void *kernel, *args;
@@ -160,6 +162,7 @@ void run_thread() {
   __sanitizer_finish_switch_fiber(nullptr, &emu.before->bottom, &emu.before->size);
 #endif
   emu.call(emu.kernel, emu.args);
+  if (emu_early[emu_here.thread]) fail("a thread ends before it has waited for the kernel before");
   emu.at[emu_here.thread] = DONE;
   go_on(&self()->own, true);
   abort();
@@ -182,6 +185,7 @@ void prepare(thread *t) {
   t->copies.clear();
   t->n_arrived = 0;
   t->group = 0;
+  emu_early[index_of(t)] = emu.early;
   emu.exchanges[index_of(t)] = {};
 }
 
@@ -225,6 +229,15 @@ void run_block() {
 }  // namespace
 
 emu_place emu_here;
+bool emu_early[MAX_THREADS];
+
+void emu_start_early(bool early) {
+  emu.early = early;
+}
+
+void emu_touch_early(const void *p) {
+  if ((size_t)((uintptr_t)p - (uintptr_t)emu_here.shared) >= emu.shared_bytes) fail("memory is touched that the kernel before may write");
+}
 
 static std::map<const void *, size_t> &allowed_shared() {
   static std::map<const void *, size_t> bytes;
@@ -374,6 +387,7 @@ int emu_run(void (*call)(const void *kernel, const void *args), const void *kern
   emu.kernel = kernel;
   emu.args = args;
   emu.n = threads;
+  emu.shared_bytes = shared_bytes;
   emu_here.grid_x = x;
   emu_here.shared = (unsigned char *)aligned_alloc(16, shared_bytes ? (shared_bytes + 15) / 16 * 16 : 16);
   for (emu_here.y = 0; emu_here.y < y; emu_here.y++) {

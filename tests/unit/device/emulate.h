@@ -6,7 +6,8 @@
  * lanes of a warp that meet at different operations, a barrier that a thread does
  * not reach, an address that is not aligned. Shared memory is a heap block of just
  * the size, filled with NaN before each block; asynchronous copies arrive only when
- * they are waited for, and leave NaN until then. Not emulated:
+ * they are waited for, and leave NaN until then. A kernel that may start early (launch_rows) is one whatever its rows: a thread that ends
+ * before it has waited for the kernel before, or touches 16 bytes before that as if they were there, is an error too. Not emulated:
  * the reordering of memory accesses, races between blocks, time. */
 #ifndef EMULATE_H
 #define EMULATE_H
@@ -29,6 +30,10 @@ extern struct emu_place { /* where the fiber that runs is */
   unsigned thread, x, y, grid_x;
   unsigned char *shared;
 } emu_here;
+/* Threads of a kernel that was launched early, which have not waited for the one before yet. */
+extern bool emu_early[];
+void emu_start_early(bool early); /* how launches are from now on */
+void emu_touch_early(const void *p); /* an error but for shared memory */
 /* As on a GPU 48 KiB if nothing else was said; at most what the smallest of those has that we compile for. */
 size_t emu_allowed_shared(const void *kernel);
 int emu_allow_shared(const void *kernel, size_t bytes);
@@ -81,7 +86,10 @@ static int launch(void (*kernel)(Args), unsigned x, unsigned y, unsigned threads
 template <class Args>
 static int launch_rows(uint64_t, void (*kernel)(Args), unsigned x, unsigned y, unsigned threads, size_t shared_bytes, void *stream,
                        const Args &args) {
-  return launch(kernel, x, y, threads, shared_bytes, stream, args);
+  emu_start_early(true); /* whatever the rows: the kernel is the same */
+  int r = launch(kernel, x, y, threads, shared_bytes, stream, args);
+  emu_start_early(false);
+  return r;
 }
 
 template <class Args>
@@ -96,7 +104,9 @@ TL_DEVICE void *shared_memory() {
 /* --- one kernel after the other ------------------------------------------------------------- */
 
 TL_DEVICE void let_next_start() {}
-TL_DEVICE void wait_for_before() {}
+TL_DEVICE void wait_for_before() {
+  emu_early[emu_here.thread] = false;
+}
 
 /* --- together ------------------------------------------------------------------------------- */
 
@@ -145,18 +155,20 @@ TL_DEVICE void fence_device() {}
 
 /* --- memory ------------------------------------------------------------------------------------- */
 
-TL_DEVICE quad load16(const void *p) {
+TL_DEVICE quad load16_once(const void *p) {
   emu_check_aligned(p, 16);
   return *(const quad *)p;
 }
-TL_DEVICE quad load16_once(const void *p) {
-  return load16(p);
+TL_DEVICE quad load16(const void *p) {
+  if (emu_early[emu_here.thread]) emu_touch_early(p);
+  return load16_once(p);
 }
 TL_DEVICE uint32_t load_early(const uint32_t *p) {
   return *p;
 }
 TL_DEVICE void fetch_ahead(const void *) {}
 TL_DEVICE void store16(void *p, quad v) {
+  if (emu_early[emu_here.thread]) emu_touch_early(p);
   emu_check_aligned(p, 16);
   *(quad *)p = v;
 }

@@ -38,6 +38,7 @@ struct fake_cuda {
   bool no_dnn_kernel;       /* for any graph */
   int64_t dnn_workspace_bytes;
   int dnn_unlisted;         /* the number of a tensor that a plan does not say its kernel takes; 0: none */
+  uint32_t dnn_reach;       /* blocks of a cache that it can tell apart; 0: all */
   int64_t dnn_stray;        /* an element of its output that it gets wrong; -1: none */
   uint32_t dnn_ms, prefill_ms; /* what attention takes by it, and by our kernel */
   bool bad_scales;          /* it names products whose scales it applies, but cannot compute any */

@@ -325,7 +325,7 @@ static void run_paged_load(const struct execution *e, const struct desc *op) {
     int64_t page = (int64_t)read_value(e, table, (struct place){p.b, 0, token / per_page, 0}); /* any may be looked at */
     assert_true(page >= 0 && page < pages->dims[0]);
     if (token < limit_of(e, lengths, p.b, 0))
-      value = read_value(e, pages, (struct place){page, p.h, token % per_page, dim});
+      value = read_value(e, pages, (struct place){fake_cuda.dnn_reach ? page % fake_cuda.dnn_reach : page, p.h, token % per_page, dim});
     write_value(e, y, p, value);
   }
 }

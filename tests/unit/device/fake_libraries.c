@@ -123,16 +123,25 @@ static int lt_layout_set(void *layout, int attribute, const void *value, size_t 
   return 0;
 }
 
+struct preference {
+  uint64_t workspace;
+  uint32_t alignment[2]; /* of C and D */
+};
+
 static int lt_preference_new(void **ret) {
   FAKE_BEGIN("lt_preference_new");
-  *ret = fake_new_object(sizeof(uint64_t));
+  struct preference *p = *ret = fake_new_object(sizeof *p);
+  *p = (struct preference){.alignment = {256, 256}};
   return 0;
 }
 
 static int lt_preference_set(void *preference, int attribute, const void *value, size_t bytes) {
   FAKE_BEGIN("lt_preference_set");
-  assert_true(attribute == CUDA_LT_PREFERENCE_WORKSPACE && bytes == sizeof(uint64_t));
-  memcpy(preference, value, bytes);
+  struct preference *p = preference;
+  bool workspace = attribute == CUDA_LT_PREFERENCE_WORKSPACE;
+  assert_true(workspace || attribute == CUDA_LT_PREFERENCE_ALIGNMENT_C || attribute == CUDA_LT_PREFERENCE_ALIGNMENT_D);
+  assert_int_equal(bytes, workspace ? sizeof p->workspace : sizeof *p->alignment);
+  memcpy(workspace ? (void *)&p->workspace : &p->alignment[attribute == CUDA_LT_PREFERENCE_ALIGNMENT_D], value, bytes);
   return 0;
 }
 
@@ -156,10 +165,11 @@ static int lt_heuristic(void *lt, void *desc, void *a, void *b, void *c, void *d
   FAKE_BEGIN("lt_heuristic");
   assert_non_null(lt);
   assert_ptr_equal(c, d);
-  assert_true(n_asked >= fake_cuda.n_algorithms && *(uint64_t *)preference > 0);
+  const struct preference *p = preference;
+  assert_true(n_asked >= fake_cuda.n_algorithms && p->workspace > 0 && p->alignment[0] == p->alignment[1]);
   if (!check_product(desc, a, b, d)) return CUDA_LT_NOT_SUPPORTED;
   for (int i = 0; i < fake_cuda.n_algorithms; i++)
-    ret[i] = (struct cuda_lt_found){.algorithm = {{((struct layout *)b)->cols, MAGIC, (uint64_t)i}}};
+    ret[i] = (struct cuda_lt_found){.algorithm = {{((struct layout *)b)->cols, MAGIC, (uint64_t)i, p->alignment[1]}}};
   *ret_n = fake_cuda.n_algorithms;
   return 0;
 }
@@ -168,18 +178,18 @@ static int lt_matmul(void *lt, void *desc, const void *alpha, const void *a, voi
                      const void *beta, const void *c, void *c_layout, void *d, void *d_layout,
                      const struct cuda_lt_algorithm *algorithm, void *workspace, size_t workspace_bytes, void *stream) {
   FAKE_BEGIN("lt_matmul");
+  assert_int_equal(algorithm->data[1], MAGIC);
   assert_true(lt && *(const float *)beta == 0 && c == d && c_layout == d_layout);
   assert_true(check_product(desc, a_layout, b_layout, d_layout));
   struct product p = {a, b, d, *(struct layout *)a_layout, *(struct layout *)b_layout, *(struct layout *)d_layout,
                       *(const float *)alpha, *(struct desc *)desc};
   size_t bytes = element_bytes(p.wl.type);
-  assert_true(((uintptr_t)a | (uintptr_t)b | (uintptr_t)d) % 16 == 0);
+  assert_true(((uintptr_t)a | (uintptr_t)b) % 256 == 0 && (uintptr_t)d % algorithm->data[3] == 0); /* as was promised */
   assert_true(p.alpha == 1 || (bytes == 1 && !p.desc.w_mode));
   if (p.desc.w_mode) {
     fake_check_range(p.desc.w_scales, p.wl.cols * sizeof(float));
     fake_check_range(p.desc.x_scales, p.xl.cols * sizeof(float));
   }
-  assert_int_equal(algorithm->data[1], MAGIC);
   assert_true(p.xl.cols <= algorithm->data[0]);
   if (fake_cuda.picky && p.xl.cols != algorithm->data[0]) return CUDA_LT_NOT_SUPPORTED;
   if (fake_cuda.bad_algorithm == (int)algorithm->data[2]) return CUDA_LT_NOT_SUPPORTED;

@@ -61,6 +61,20 @@ TL_KERNEL(64, 1) probe(probe_args a) {
   if (a.kind > 1) a.out[thread_index()] = value;
 }
 
+/* Of one that may start early: waits in time; one thread does not; reads, or writes, before it waits. */
+TL_KERNEL(64, 1) probe_early(probe_args a) {
+  quad shared = load16(shared_memory());
+  if (a.kind == 2) load16(a.out);
+  if (a.kind == 3) store16(a.out, shared);
+  if (a.kind == 1 && thread_index() == 63) return;
+  wait_for_before();
+  store16(a.out, load16(a.out + 64));
+}
+
+extern "C" int probe_start_early(int kind, uint32_t *out) {
+  return launch_rows(1, probe_early, 1, 1, 64, 64 * 4, nullptr, probe_args{kind, out});
+}
+
 /* 64 threads, 256 bytes shared; out (68): the last 4 are read by kinds 6 and 7. */
 extern "C" int probe_run(int kind, uint32_t *out) {
   return launch(probe, 1, 1, 64, 64 * 4, nullptr, probe_args{kind, out});

@@ -129,6 +129,10 @@ static void test_trial(void **state) {
     struct golden *g = open_fake(names[i], false);
     struct machine m = load_well(g, 200);
     assert_int_equal(sdpa_of(&m)->n_plans, 1);
+    close_machine(&m);
+    fake_cuda.dnn_reach = 1000; /* of some thousands */
+    m = load_well(g, 200);
+    assert_int_equal(sdpa_of(&m)->n_plans, 0);
     close_all(&m, g);
   }
 }

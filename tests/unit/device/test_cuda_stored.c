@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /* Quantized weights on the GPU: what is stored means what the file says, in each format; whole models of them, through the
- * CUDA backend's host part with kernels on fibers, against the same values in floats on the CPU. */
+ * CUDA backend's host part with kernels on fibers, against the same values in floats on the CPU. With ON_GPU the models on the plugin and the
+ * GPU cuda:0. */
 #include <math.h>
 
 #include "device/cuda/cuda_private.h"
 #include "e4m3_model.h"
-#include "fake_cuda.h"
+#include "fake_or_gpu.h"
 #include "quant_unit.h"
 #include "step_runner.h"
 #include "stored_weights.h"
 #include "twin_runner.h"
 
+#ifndef ON_GPU
 /* --- rows --------------------------------------------------------------------------------------- */
 
 /* The kernels' formula for columns [column, column + n) of row 1 of t, against the model room's values. */
@@ -94,12 +96,13 @@ static void test_e4m3(void **state) {
   check_row(&t, TL_CUDA_WE4M3_BLOCKS, 128, 128);
 }
 
+#endif
 /* --- models ------------------------------------------------------------------------------------- */
 
 static size_t tile_bytes = CUDA_TILE_BYTES;
 
 static struct machine open_gpu(const struct tl_model *model) {
-  struct machine m = {.ops = &fake_cuda_ops, .n_ranks = 1, .vocab = model->vocab_size};
+  struct machine m = {.ops = find_ops(), .n_ranks = 1, .vocab = model->vocab_size};
   struct tl_error err = {0};
   struct tl_device_options options = {.n_lanes = 2};
   if (m.ops->open(&options, &m.device, &err) < 0) fail_msg("%s", err.message);
@@ -123,7 +126,7 @@ static void check_model(struct tl_model *model, struct tl_model *twin, double to
   struct sequence *s = new_random_prompt(model->vocab_size, 40, 3);
   run_alone(&m, s, 12, chunks, UNIT_COUNT(chunks));
   close_machine(&m);
-  assert_int_equal(fake_cuda_live(), 0);
+  IF_FAKE(assert_int_equal(fake_cuda_live(), 0);)
   double worst = twin_error(twin, s);
   printf("log-probabilities of stored weights within %.2g of floats\n", worst);
   assert_true(worst <= tolerance);
@@ -166,17 +169,17 @@ static void test_mixed(void **state) {
   (void)state;
   float *copies[100];
   uint32_t n_copies;
-  fake_cuda_reset();
+  IF_FAKE(fake_cuda_reset();)
   struct tl_model *model = load_model("gguf/mixed.gguf"), *twin = new_twin("gguf/mixed.gguf", copies, &n_copies);
   assert_int_equal(formats_of(model), 1 << TL_CUDA_W16 | 1 << TL_CUDA_WINT8 | 1 << TL_CUDA_WINT8_16 | 1 << TL_CUDA_WINT8_MIN | 1 << TL_CUDA_WINT4 | 1 << TL_CUDA_WINT2);
   check_scores(model, twin, 5e-2);
-  fake_cuda_reset();
+  IF_FAKE(fake_cuda_reset();)
   check_model(model, twin, 3e-2);
-  unsigned products = fake_cuda.n_products;
+  IF_FAKE(unsigned products = fake_cuda.n_products;)
   tile_bytes = 100 * 256 * 2;
   check_model(model, twin, 3e-2);
   tile_bytes = CUDA_TILE_BYTES;
-  assert_true(fake_cuda.n_products - products > products);
+  IF_FAKE(assert_true(fake_cuda.n_products - products > products);)
   tl_model_free(model);
   tl_model_free(twin);
   for (uint32_t i = 0; i < n_copies; i++) free(copies[i]);
@@ -192,7 +195,7 @@ static size_t weight_bytes(const struct tl_model *model) {
 /* Experts in MXFP4 stay what they are where the type has the range of their scales, else they take 16 bits a weight. */
 static void test_experts(void **state) {
   (void)state;
-  fake_cuda_reset();
+  IF_FAKE(fake_cuda_reset();)
   struct tl_model *model = load_model("arch/gpt_oss_mxfp4");
   size_t elements = 0, bytes = 0, all;
   for (uint32_t i = 0; i < model->n_tensors; i++) {
@@ -230,7 +233,7 @@ static void test_rounded_experts(void **state) {
   (void)state;
   static const char *const formats[] = {"q8_0", "q4_0"};
   for (unsigned i = 0; i < UNIT_COUNT(formats); i++) {
-    fake_cuda_reset();
+    IF_FAKE(fake_cuda_reset();)
     struct tl_error err = {0};
     struct tl_model *model = load_model("arch/gpt_oss_mxfp4"), *twin = load_model("arch/gpt_oss_mxfp4");
     float *copies[3][400];
@@ -253,7 +256,7 @@ static void test_rounded(void **state) {
   (void)state;
   static const char *const formats[] = {"q8_0", "q4_0"};
   for (unsigned i = 0; i < UNIT_COUNT(formats); i++) {
-    fake_cuda_reset();
+    IF_FAKE(fake_cuda_reset();)
     struct tl_error err = {0};
     struct tl_model *model = load_model("llama/f16_sharded"), *twin = load_model("llama/f16_sharded");
     size_t before = weight_bytes(twin);
@@ -272,6 +275,7 @@ static void test_rounded(void **state) {
   }
 }
 
+#ifndef ON_GPU
 /* --- E4M3 by E4M3 --------------------------------------------------------------------------------- */
 
 static void refuse_e4m3(void) {
@@ -407,6 +411,8 @@ static void test_e4m3_models(void **state) {
   }
 }
 
+#endif
+
 /* Blocks that are 128 inputs wide, or a multiple of that, stay; a scale takes four bytes of an output. Smaller ones take 16 bits a
  * weight. */
 static void test_e4m3_blocks(void **state) {
@@ -418,7 +424,7 @@ static void test_e4m3_blocks(void **state) {
   } models[] = {{128, TL_DTYPE_BF16, true}, {128, TL_DTYPE_F16, true}, {64, TL_DTYPE_BF16, false}};
   size_t bytes[UNIT_COUNT(models)];
   for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
-    fake_cuda_reset();
+    IF_FAKE(fake_cuda_reset();)
     struct e4m3_model *m = new_e4m3_blocks("gguf/mixed.gguf", false, models[i].block);
     m->model->dtype = models[i].dtype;
     assert_int_equal(formats_of(m->model), 1 << TL_CUDA_WINT8_16 | 1 << (models[i].stored ? TL_CUDA_WE4M3_BLOCKS : TL_CUDA_W16));
@@ -445,7 +451,7 @@ static void test_act_order(void **state) {
     float *copies[400];
     uint32_t n_copies;
     size_t exact = 0, rounding = 0, n_ordered = 0;
-    fake_cuda_reset();
+    IF_FAKE(fake_cuda_reset();)
     struct tl_model *model = load_model(models[i].name), *twin = new_twin(models[i].name, copies, &n_copies);
     struct machine m = open_gpu(model);
     const struct cuda_device *d = (struct cuda_device *)(void *)m.device;
@@ -471,10 +477,12 @@ static void test_act_order(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_blocks), cmocka_unit_test(test_integers), cmocka_unit_test(test_e4m3),
-                                     cmocka_unit_test(test_mixed), cmocka_unit_test(test_experts), cmocka_unit_test(test_rounded_experts),
-                                     cmocka_unit_test(test_rounded), cmocka_unit_test(test_e4m3_products),
-                                     cmocka_unit_test(test_e4m3_beside_others), cmocka_unit_test(test_e4m3_models), cmocka_unit_test(test_e4m3_blocks),
-                                     cmocka_unit_test(test_act_order)};
+  const struct CMUnitTest tests[] = {
+#ifndef ON_GPU
+      cmocka_unit_test(test_blocks), cmocka_unit_test(test_integers), cmocka_unit_test(test_e4m3), cmocka_unit_test(test_e4m3_products),
+      cmocka_unit_test(test_e4m3_beside_others), cmocka_unit_test(test_e4m3_models),
+#endif
+      cmocka_unit_test(test_mixed), cmocka_unit_test(test_experts), cmocka_unit_test(test_rounded_experts), cmocka_unit_test(test_rounded),
+      cmocka_unit_test(test_e4m3_blocks), cmocka_unit_test(test_act_order)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,12 +6,13 @@
 #include "op_unit.h"
 
 int probe_run(int kind, uint32_t *out);
+int probe_start_early(int kind, uint32_t *out);
 int probe_shared(size_t allowed, size_t bytes, uint32_t *out);
 int probe_multiply(const uint16_t *a, const uint16_t *b, float *c);
 int probe_unpack(int is_bf16, uint32_t *out);
 
 /* Whether the kernel ends in an error of the emulator, or of ASan; said to a pipe to keep the log clean. */
-static bool fails(int kind) {
+static bool fails(int (*probe)(int kind, uint32_t *out), int kind) {
   int ends[2];
   assert_int_equal(pipe(ends), 0);
   pid_t child = fork();
@@ -19,7 +20,7 @@ static bool fails(int kind) {
     dup2(ends[1], 2);
     signal(SIGABRT, SIG_DFL);
     uint32_t *out = op_poisoned(68 * 4);
-    probe_run(kind, out);
+    probe(kind, out);
     _exit(0);
   }
   close(ends[1]);
@@ -54,13 +55,20 @@ static void test_a_missing_barrier(void **state) {
 
 static void test_mistakes(void **state) {
   (void)state;
-  assert_false(fails(0));
+  assert_false(fails(probe_run, 0));
   for (int kind = 2; kind <= 5; kind++)
-    if (!fails(kind)) fail_msg("mistake %d went through", kind);
-  assert_true(fails(8));
+    if (!fails(probe_run, kind)) fail_msg("mistake %d went through", kind);
+  assert_true(fails(probe_run, 8));
 #ifdef __SANITIZE_ADDRESS__
-  assert_true(fails(9));
+  assert_true(fails(probe_run, 9));
 #endif
+}
+
+static void test_early_starts(void **state) {
+  (void)state;
+  assert_false(fails(probe_start_early, 0));
+  for (int kind = 1; kind <= 3; kind++)
+    if (!fails(probe_start_early, kind)) fail_msg("mistake %d went through", kind);
 }
 
 static void test_asynchronous_copies(void **state) {
@@ -119,7 +127,7 @@ int main(void) {
       cmocka_unit_test(test_a_right_kernel),      cmocka_unit_test(test_a_missing_barrier),
       cmocka_unit_test(test_mistakes),            cmocka_unit_test(test_asynchronous_copies),
       cmocka_unit_test(test_mma),                 cmocka_unit_test(test_shared_memory),
-      cmocka_unit_test(test_unpack),
+      cmocka_unit_test(test_unpack),              cmocka_unit_test(test_early_starts),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
