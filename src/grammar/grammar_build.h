@@ -38,8 +38,8 @@ struct gr_ir {
 
 /* Makes room for n more of `size` bytes in an array of `used`; false: no memory. */
 bool gr_grow(void *array, uint32_t *capacity, uint32_t used, uint32_t n, size_t size);
-/* What a piece costs, at about 4 ns and never more than 4 bytes a unit, so that fuel bounds time and memory of compiling. */
-enum { GR_COST_NODE = 16, GR_COST_EDGE = 16, GR_COST_STATE = 32 };
+/* What a piece costs, at about 4 ns and 4 bytes a unit, so that fuel bounds time and memory of compiling. */
+enum { GR_COST_NODE = 16, GR_COST_EDGE = 16, GR_COST_STATE = 32, GR_COST_FIRST = 16 };
 /* False, and the fuel is gone, when there is less. */
 static inline bool gr_spend(uint64_t *fuel, uint64_t n) {
   bool enough = *fuel >= n;

@@ -41,7 +41,8 @@ static int find_needs(struct tl_grammar *g, uint64_t *fuel) {
     more = false;
     for (uint32_t i = g->n_states; i-- > GR_BODIES;) {
       uint16_t need = need_of(g, &g->states[i]);
-      if (!gr_spend(fuel, 1)) return TL_ELIMIT;
+      const struct gr_state *state = &g->states[i];
+      if (!gr_spend(fuel, 1 + state[1].steps - state->steps + state[1].calls - state->calls)) return TL_ELIMIT;
       if (need == g->states[i].need) continue;
       g->states[i].need = need;
       more = true;
@@ -136,10 +137,9 @@ static bool strings_are_closed(const struct tl_grammar *g, const bool *reached) 
   for (uint32_t i = GR_BODIES; i < g->n_states; i++) {
     for (uint32_t k = g->states[i].calls; k < g->states[i + 1].calls && reached[i]; k++) {
       const struct gr_state *back = &g->states[g->calls[k].back];
-      const struct gr_step *step = &g->steps[back->steps];
       if (!is_string(g, g->calls[k].rule)) continue;
       if (back->accepts || back->calls != back[1].calls || back[1].steps != back->steps + 1) return false;
-      if (step->low != '"' || step->high != '"') return false;
+      if (g->steps[back->steps].low != '"' || g->steps[back->steps].high != '"') return false;
     }
   }
   return true;

@@ -72,7 +72,7 @@ static void find_first(struct masks *m) {
   const struct tl_grammar *g = m->grammar;
   for (bool more = true; more && !m->failed;) {
     more = false;
-    if (!gr_spend(m->fuel, g->n_rules)) fail(m, TL_ELIMIT);
+    if (!gr_spend(m->fuel, GR_COST_FIRST * (uint64_t)g->n_rules)) fail(m, TL_ELIMIT);
     for (uint32_t i = g->n_rules; i-- > 0;) {
       struct first of = first_of_rule(g, i, m->first);
       more |= join(&m->first[i], &of);
@@ -86,7 +86,7 @@ static void find_follow(struct masks *m) {
   uint32_t n_calls = g->states[g->n_states].calls, n = 0;
   struct gr_called *last = malloc((n_calls + 1) * sizeof *last); /* back: the calling rule */
   if (!last) fail(m, TL_ENOMEM);
-  if (!gr_spend(m->fuel, n_calls)) fail(m, TL_ELIMIT);
+  if (!gr_spend(m->fuel, GR_COST_FIRST * (uint64_t)n_calls)) fail(m, TL_ELIMIT);
   for (uint32_t state = GR_BODIES; state < g->n_states && !m->failed; state++) {
     for (uint32_t i = g->states[state].calls; i < g->states[state + 1].calls; i++) {
       struct gr_called called = g->calls[i];
@@ -97,7 +97,7 @@ static void find_follow(struct masks *m) {
   }
   for (bool more = true; more && !m->failed;) {
     more = false;
-    if (!gr_spend(m->fuel, n)) fail(m, TL_ELIMIT);
+    if (!gr_spend(m->fuel, 2 * (uint64_t)n)) fail(m, TL_ELIMIT);
     for (uint32_t i = 0; i < n; i++) more |= join(&m->follow[last[i].rule], &m->follow[last[i].back]);
   }
   free(last);
@@ -108,7 +108,7 @@ static void find_follow(struct masks *m) {
 /* Sorted token i, of which n bytes are gone. */
 static void add_left(struct masks *m, uint32_t i, uint32_t n) {
   const struct tl_vocabulary *v = m->vocabulary;
-  if (!gr_spend(m->fuel, 4)) fail(m, TL_ELIMIT);
+  if (!gr_spend(m->fuel, GR_COST_EDGE)) fail(m, TL_ELIMIT);
   if (!gr_grow(&m->left, &m->left_capacity, m->n_left, 1, sizeof *m->left)) fail(m, TL_ENOMEM);
   if (m->failed) return;
   m->left[m->n_left++] =
@@ -179,19 +179,11 @@ static void keep_rests(struct masks *m, struct gr_mask *mask) {
   m->n_tokens += m->n_left;
 }
 
-/* How many tokens begin with a byte and then with one that may follow the state that it leads to. */
-static uint64_t count_pairs(struct masks *m, uint8_t byte, uint32_t to) {
-  const struct tl_grammar *g = m->grammar;
+static uint64_t count_pairs(const struct masks *m, uint8_t byte, const struct first *seconds) {
   const uint32_t *pairs = m->vocabulary->pairs + byte * 257u;
   uint64_t n = 0;
-  if (g->states[to].plain) {
-    for (uint32_t k = g->states[to].steps; k < g->states[to + 1].steps; k++) n += pairs[g->steps[k].high + 1] - pairs[g->steps[k].low];
-    return n;
-  }
-  struct first of = first_of(g, to, m->first);
-  if (g->states[to].accepts) join(&of, &m->follow[g->states[to].rule]);
   for (unsigned i = 0; i < 4; i++) {
-    for (uint64_t bytes = of.bytes[i]; bytes; bytes &= bytes - 1) {
+    for (uint64_t bytes = seconds->bytes[i]; bytes; bytes &= bytes - 1) {
       unsigned second = i * 64 + (unsigned)__builtin_ctzll(bytes);
       n += pairs[second + 1] - pairs[second];
     }
@@ -199,13 +191,16 @@ static uint64_t count_pairs(struct masks *m, uint8_t byte, uint32_t to) {
   return n;
 }
 
+/* Whether many tokens begin with a byte that fits and then with one that may follow where that leads to. */
 static bool is_wide(struct masks *m, uint32_t state) {
   const struct tl_grammar *g = m->grammar;
   uint64_t n = 0;
-  for (uint32_t i = g->states[state].steps; i < g->states[state + 1].steps && n <= m->vocabulary->wide; i++) {
+  for (uint32_t i = g->states[state].steps; i < g->states[state + 1].steps && n <= m->vocabulary->wide && !m->failed; i++) {
     const struct gr_step *step = &g->steps[i];
-    if (!gr_spend(m->fuel, 1 + (step->high - step->low) / 8)) fail(m, TL_ELIMIT);
-    for (unsigned byte = step->low; byte <= step->high && n <= m->vocabulary->wide; byte++) n += count_pairs(m, (uint8_t)byte, step->to);
+    struct first seconds = first_of(g, step->to, m->first);
+    if (g->states[step->to].accepts) join(&seconds, &m->follow[g->states[step->to].rule]);
+    if (!gr_spend(m->fuel, GR_COST_FIRST + (step->high - step->low) * 16u)) fail(m, TL_ELIMIT);
+    for (unsigned byte = step->low; byte <= step->high && n <= m->vocabulary->wide; byte++) n += count_pairs(m, (uint8_t)byte, &seconds);
   }
   return n > m->vocabulary->wide;
 }
@@ -233,6 +228,27 @@ static void build_mask(struct masks *m, uint32_t state) {
   if (bytes > m->max_bytes) fail(m, TL_ELIMIT);
 }
 
+/* A quarter of what is left may go into masks. A state that is too much for that, and all behind it, have none and are followed: that
+ * is some milliseconds for each token there, but no grammar is refused for them. */
+static void build_masks(struct masks *m) {
+  struct tl_grammar *g = m->grammar;
+  uint64_t *all = m->fuel, part = *all / 4;
+  m->max_bytes /= 4;
+  *all -= part;
+  m->fuel = &part;
+  for (uint32_t i = GR_BODIES; i < g->n_states && !m->failed; i++) {
+    uint32_t n_tokens = m->n_tokens, n_words = m->n_words, n_rests = m->n_rests;
+    if (is_wide(m, i)) build_mask(m, i);
+    if (m->failed != TL_ELIMIT) continue;
+    g->masks[i] = (struct gr_mask){0};
+    m->n_tokens = n_tokens;
+    m->n_words = n_words;
+    m->n_rests = n_rests;
+  }
+  if (m->failed == TL_ELIMIT) m->failed = TL_OK;
+  *all += part;
+}
+
 int gr_masks_build(struct tl_grammar *grammar, uint64_t *fuel, size_t max_bytes) {
   struct masks m = {.grammar = grammar, .vocabulary = grammar->vocabulary, .fuel = fuel, .max_bytes = max_bytes};
   m.first = calloc(grammar->n_rules, sizeof *m.first);
@@ -244,8 +260,7 @@ int gr_masks_build(struct tl_grammar *grammar, uint64_t *fuel, size_t max_bytes)
   if (!m.first || !m.follow || !m.trail.sets || !m.walk.frames || !m.walk.edges || !grammar->masks) fail(&m, TL_ENOMEM);
   if (!m.failed) find_first(&m);
   if (!m.failed) find_follow(&m);
-  for (uint32_t i = GR_BODIES; i < grammar->n_states && !m.failed; i++)
-    if (is_wide(&m, i)) build_mask(&m, i);
+  if (!m.failed) build_masks(&m);
   uint32_t *fitting = m.n_tokens ? realloc(grammar->tokens, m.n_tokens * sizeof *fitting) : NULL;
   if (fitting) grammar->tokens = fitting;
   grammar->bytes += grammar->n_states * sizeof *grammar->masks + (size_t)m.n_tokens * 4 + (size_t)m.words_capacity * 4 +

@@ -160,8 +160,9 @@ static void add_state(struct tl_matcher *m, struct gr_top top, uint32_t *words) 
   if (m->walk.frames[top.frame].depth + mask->depth > GR_DEPTH) add_tried(m, &top, mask, words);
   else if (mask->words != GR_NONE) join_words(words, g->words + mask->words, g->vocabulary->n_words);
   else set_tokens(words, g->tokens + mask->tokens, mask->n_tokens);
+  if (mask->n_rests == 0) return;
   struct rests rests = {.rests = g->rests + mask->rests, .n = mask->n_rests, .tokens = g->tokens};
-  if (rests.n) add_rests(m, top.frame, &rests, words);
+  add_rests(m, top.frame, &rests, words);
 }
 
 /* Bytes that some top of a set may go on with. */

@@ -62,8 +62,9 @@ static void add_member(struct subsets *s, uint32_t rule, uint32_t state) {
     uint32_t at = s->pending[--n];
     bool useful = at == nfa->rules[rule].exit;
     spend(s, 1);
-    for (uint32_t i = nfa->first[at]; i != GR_NONE; i = nfa->edges[i].next) {
+    for (uint32_t i = nfa->first[at]; i != GR_NONE && !s->failed; i = nfa->edges[i].next) {
       const struct gr_nfa_edge *edge = &nfa->edges[i];
+      spend(s, 1);
       bool call = edge->rule != GR_NONE, free = !call && edge->low > edge->high;
       if (!free) useful = true;
       if ((!free && !(call && nfa->rules[edge->rule].nullable)) || s->stamp[edge->to] == s->now) continue;
@@ -225,6 +226,7 @@ static void build_state(struct subsets *s, uint32_t number) {
   bool accepts = set.n && bsearch(&exit, s->members + set.at, set.n, sizeof exit, by_number);
   add_state(s, set.rule, accepts);
   gather(s, set);
+  spend(s, 2 * (s->n_ways + s->n_called));
   add_steps(s, set.rule);
   add_calls(s, set.rule);
 }

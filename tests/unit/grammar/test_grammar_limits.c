@@ -303,15 +303,15 @@ static void test_ambiguity_is_bounded(void **state) {
   }
   struct tl_grammar *g = compiled(ir, root, v);
   struct tl_matcher *m = begun(g);
-  int32_t taken[200];
+  int32_t taken[100];
   uint32_t n = 0;
   for (unsigned i = 0; i < UNIT_COUNT(taken); i++) {
     uint32_t words = check_takes(g, m, taken, n, true);
     assert_true(words || tl_matcher_may_end(m));
-    taken[n] = i % 100 < 60 ? 2 : 0;
+    taken[n] = i < 60 ? 2 : 0;
     if (words >> taken[n] & 1) assert_int_equal(tl_matcher_take(m, taken[n++]), TL_OK);
   }
-  assert_true(n > 100);
+  assert_true(n > 50);
   assert_int_equal(tl_matcher_take(m, 5), TL_OK); /* the first of what was kept */
   tl_matcher_free(m);
   tl_grammar_release(g);
