@@ -122,6 +122,7 @@ static gr_node read_any_of(struct sch *s, json_t *schema, const char *keyword) {
     beside = sch_keep(s, json_copy(schema));
     if (!beside) return GR_NONE;
     json_object_del(beside, keyword);
+    json_object_del(beside, "$id"); /* the root's, which this is not */
   }
   struct gr_list some = {0};
   char step[40];

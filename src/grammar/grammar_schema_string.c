@@ -67,11 +67,15 @@ static const struct format *find_format(const char *name) {
   return NULL;
 }
 
+/* pydantic's URLs have at most 2083 characters, which no model writes; they are not counted. */
+#define LONG_URI 2000
+
 static gr_node by_pattern(struct sch *s, json_t *schema, const char *keyword, const char *pattern, size_t length, enum gr_regex_use use) {
   struct tl_error why = {0};
   gr_node content;
-  int r = gr_regex(s->ir, pattern, length, use, sch_limit(schema, "minLength", 0), sch_limit(schema, "maxLength", GR_MANY), s->field,
-                   &content, &why);
+  uint32_t max = sch_limit(schema, "maxLength", GR_MANY);
+  if (use == GR_REGEX_IS_STRING && max >= LONG_URI) max = GR_MANY;
+  int r = gr_regex(s->ir, pattern, length, use, sch_limit(schema, "minLength", 0), max, s->field, &content, &why);
   if (r < 0) return sch_fail(s, r, "%s: %s", keyword, why.message);
   return gr_json_quoted(s->ir, content);
 }

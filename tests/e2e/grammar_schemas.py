@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Schemas with values that fulfil them and values that do not, as clients send them: OpenAI's documentation's kind, pydantic's, recursive ones, each
 keyword. In a valid value members stand in the schema's order."""
+import datetime
 import enum
 from typing import Annotated, Literal, Optional, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl
 
 S, I, N, B = {"type": "string"}, {"type": "integer"}, {"type": "number"}, {"type": "boolean"}
 
@@ -72,6 +73,12 @@ class Linked(BaseModel):
 class Pair(BaseModel):
     point: tuple[int, int, str]
     either: Union[bool, None, float]
+
+
+class Links(BaseModel):
+    url: HttpUrl
+    when: datetime.datetime
+    more: Annotated[list[HttpUrl], Field(max_length=2)] = []
 
 
 class Counts(BaseModel):
@@ -189,6 +196,9 @@ CASES = [
     ("numbers of one whole", {"type": "number", "minimum": 3.125, "exclusiveMaximum": 3.2}, [3.125, 3.13, 3.19, 3.1999], [3.12, 3.2, 3, 4, 3.1]),
     ("numbers above", {"type": "number", "exclusiveMinimum": 0}, [0.001, 1, 12345.5], [0, -1, 0.0]),
     ("numbers below 0", {"type": "number", "maximum": -0.5}, [-0.5, -0.51, -100], [0, 1, -0.49]),
+    ("bounds of a double", {"type": "number", "minimum": -1.7976931348623157e308, "maximum": 1e19, "exclusiveMaximum": 3.4e38}, [0, -1.5e10, 12.5], ["x"]),
+    ("integers of 64 bits", {"type": "integer", "minimum": 0, "maximum": 18446744073709551615.0}, [0, 1, 2**63], [-1, 0.5]),
+    ("anyOf beside an $id", {"$id": "urn:x", "type": "object", "properties": {"a": I, "b": I}, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}, [{"a": 1}, {"b": 1}], [{}]),
     ("no-ops", {"type": "array", "items": I, "uniqueItems": False, "unevaluatedItems": True, "$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "urn:x"}, [[1, 1]], [["a"]]),
     ("date", {"type": "string", "format": "date"}, ["2024-02-29", "1999-12-31"], ["2023-02-29", "2024-13-01", "24-01-01", "x"]),
     ("ipv4", {"type": "string", "format": "ipv4"}, ["0.0.0.0", "255.1.20.199"], ["256.1.1.1", "1.2.3", "01.2.3.4"]),
@@ -210,6 +220,8 @@ CASES = [
     ("pydantic tree", Tree.model_json_schema(), [{"value": 1}, {"value": 1, "children": [{"value": 2, "children": [{"value": 3}]}, {"value": 4}]}], [{"children": []}, {"value": 1, "children": [{}]}]),
     ("pydantic linked", Linked.model_json_schema(), [{"value": 1}, {"value": "a", "next": {"value": 2, "next": None}}], [{"value": None}, {"value": 1, "next": 2}]),
     ("pydantic pair", Pair.model_json_schema(), [{"point": [1, 2, "a"], "either": None}, {"point": [0, -1, ""], "either": 2.5}], [{"point": [1, 2], "either": None}, {"point": [1, 2, "a"], "either": "x"}]),
+    ("pydantic links", Links.model_json_schema(), [{"url": "https://a.b/c?d=e#f", "when": "2024-02-29T12:00:00Z"}, {"url": "http://x", "when": "1999-12-31T23:59:59.5+01:00", "more": ["ftp://y"]}],
+     [{"url": "http://x"}, {"url": "", "when": "2024-02-29T12:00:00Z"}, {"url": 1, "when": "2024-02-29T12:00:00Z"}]),
     ("pydantic counts", Counts.model_json_schema(), [{"by_name": {"a": 1, "bc": 2}}], [{"by_name": {}}, {"by_name": {"a": "x"}}]),
 ]
 
