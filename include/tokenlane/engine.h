@@ -73,7 +73,7 @@ struct tl_sequence {
   uint32_t n_bad_words;
   struct tl_token_bias *bias;      /* (n_bias + n_stop_ids + n_bad_words) room at the end for what a step forbids */
   uint32_t n_bias;
-  const uint32_t *allowed;         /* (TL_MASK_WORDS(vocab_size)) no other tokens come, NULL: any may; outlives the sequence */
+  const uint32_t *allowed;         /* (TL_MASK_WORDS(vocab_size)) no other tokens come, NULL: any may */
   struct tl_matcher *matcher;      /* what is generated keeps to its grammar, NULL: to none. The worker's until the final event */
   unsigned loop;                   /* index of the loop that gets the events */
   unsigned replica;                /* set by submit's caller from route */
@@ -90,7 +90,6 @@ struct tl_sequence {
   uint32_t *history_index;         /* (history_slots, power of two >= 2 * entries) hash table, zeroed, or NULL */
   uint32_t history_slots, n_history;
   struct tl_logprobs *logprobs;    /* (n_prompt + max_new) by token index, or NULL */
-  uint32_t *mask;                  /* (TL_MASK_WORDS(vocab_size)) or NULL without a matcher */
   const uint8_t *token_types;      /* (n_prompt) the loop fills it; pooling models only, NULL: all 0 */
   float *vector;                   /* (tl_model.n_out) of a pooling model, valid with TL_FINISH_LENGTH; else NULL */
   int64_t submitted_ns;            /* the caller of submit writes it */

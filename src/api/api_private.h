@@ -305,7 +305,7 @@ int api_grammar_cache_get(struct api_grammar_cache *cache, const struct tl_vocab
 
 /* constrain.c: compiles what the request's answer is held to, if anything. Loop or lane. */
 int api_constrain(struct api_call *call, struct tl_error *err);
-/* Gives a sequence its matcher and the worker's mask. */
+/* Gives a sequence its matcher. */
 int api_constrain_sequence(struct api_call *call, struct tl_sequence *seq, struct tl_error *err);
 /* Frees grammar and matchers, of a call as far as it came. */
 void api_constrain_done(struct api_call *call);

@@ -18,10 +18,7 @@ int api_constrain(struct api_call *call, struct tl_error *err) {
 }
 
 int api_constrain_sequence(struct api_call *call, struct tl_sequence *seq, struct tl_error *err) {
-  if (!call->grammar) return TL_OK;
-  seq->mask = tl_arena_array(&call->arena, TL_MASK_WORDS(call->work.serving->model->vocab_size), sizeof *seq->mask);
-  if (!seq->mask) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  return tl_matcher_new(call->grammar, &seq->matcher, err);
+  return call->grammar ? tl_matcher_new(call->grammar, &seq->matcher, err) : TL_OK;
 }
 
 void api_constrain_done(struct api_call *call) {

@@ -65,7 +65,7 @@ const struct config_key config_keys[] = {
     {"admin.unix", KEY_STRING, AT(admin_unix), 0, 0, "", NULL,
      "path of a unix socket for operators (see Operating); empty: none"},
     {"text.threads", KEY_INTEGER, AT(text_threads), 0, 64, "1", NULL,
-     "threads that read and tokenize requests above 8 KiB; 0: the event loops do"},
+     "threads that read and tokenize requests above 8 KiB, and compile grammars; 0: the event loops do"},
     {"text.request_templates", KEY_BOOL, AT(text_request_templates), 0, 0, "false", NULL,
      "requests may bring a chat template of their own (chat_template): only for clients that are trusted"},
     {"limits.max_choices", KEY_INTEGER, AT(limits_max_choices), 1, 1024, "16", NULL, "largest n"},

@@ -59,15 +59,18 @@ static uint32_t forbid_words(const struct tl_sequence *seq, uint32_t token, stru
 
 /* What may come next. Where the grammar may end, stop ids may, whatever `allowed` says of them: else a text could be at its end and
  * have no way out. */
-static const uint32_t *write_mask(struct tl_sequence *seq, uint32_t vocab_size, bool may_stop) {
-  tl_matcher_mask(seq->matcher, seq->mask);
-  for (uint32_t i = 0; seq->allowed && i < TL_MASK_WORDS(vocab_size); i++) seq->mask[i] &= seq->allowed[i];
+static void write_mask(struct tl_sequence *seq, uint32_t n_words, bool may_stop, uint32_t *mask) {
+  if (!seq->matcher) {
+    memcpy(mask, seq->allowed, n_words * sizeof *mask);
+    return;
+  }
+  tl_matcher_mask(seq->matcher, mask);
+  for (uint32_t i = 0; seq->allowed && i < n_words; i++) mask[i] &= seq->allowed[i];
   uint32_t n = may_stop && tl_matcher_may_end(seq->matcher) ? n_that_stop(seq) : 0;
-  for (uint32_t i = 0; i < n; i++) seq->mask[seq->stop_ids[i] / 32] |= 1u << seq->stop_ids[i] % 32;
-  return seq->mask;
+  for (uint32_t i = 0; i < n; i++) mask[seq->stop_ids[i] / 32] |= 1u << seq->stop_ids[i] % 32;
 }
 
-void sequence_sampling(struct tl_sequence *seq, uint32_t token, uint32_t vocab_size, struct tl_sampling *ret) {
+void sequence_sampling(struct tl_sequence *seq, uint32_t token, uint32_t vocab_size, uint32_t *mask, struct tl_sampling *ret) {
   *ret = seq->sampling;
   ret->position = token;
   if (token < seq->n_prompt) {
@@ -80,7 +83,10 @@ void sequence_sampling(struct tl_sequence *seq, uint32_t token, uint32_t vocab_s
   ret->bias = seq->bias;
   ret->n_bias = seq->n_bias + forbid_words(seq, token, seq->bias + seq->n_bias);
   bool may_stop = token - seq->n_prompt >= seq->min_new;
-  ret->mask = seq->matcher ? write_mask(seq, vocab_size, may_stop) : seq->allowed;
+  if (seq->matcher || seq->allowed) {
+    write_mask(seq, TL_MASK_WORDS(vocab_size), may_stop, mask);
+    ret->mask = mask;
+  }
   if (may_stop) return;
   /* before min_new, what would end the sequence is forbidden */
   for (uint32_t i = 0; i < seq->n_stop_ids; i++)

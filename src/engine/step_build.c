@@ -14,7 +14,8 @@ static void want_row(const struct worker *w, struct flight *f, struct tl_sequenc
   f->row_seq[i] = seq;
   f->row_token[i] = token;
   if (token >= seq->n_prompt) seq->made_row = i;
-  sequence_sampling(seq, token, w->engine->o.model->vocab_size, &f->sampling[i]);
+  uint32_t vocab_size = w->engine->o.model->vocab_size;
+  sequence_sampling(seq, token, vocab_size, f->masks + (size_t)i * TL_MASK_WORDS(vocab_size), &f->sampling[i]);
 }
 
 /* Rows of a prompt that is scored are wanted one by one, the last known token's

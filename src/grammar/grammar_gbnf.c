@@ -93,8 +93,12 @@ static struct gbnf_rule *add_rule(struct gbnf *g, const char *name) {
     free(copy);
     return NULL;
   }
-  g->rules[g->n_rules] = (struct gbnf_rule){copy, gr_rule_new(g->ir), g->line, false};
-  return &g->rules[g->n_rules++];
+  struct gbnf_rule *rule = &g->rules[g->n_rules++];
+  rule->name = copy;
+  rule->rule = gr_rule_new(g->ir);
+  rule->line = g->line;
+  rule->defined = false;
+  return rule;
 }
 
 /* The rule of the name that stands here; NULL: none does, or no memory. Good until the next one. */
@@ -358,7 +362,7 @@ static gr_node read_rules(struct gbnf *g) {
   for (size_t i = 0; i < g->n_rules; i++)
     if (!g->rules[i].defined) return fail_at(g, TL_EINVAL, g->rules[i].line, "there is no rule ", g->rules[i].name);
   json_t *root = json_object_get(g->number_of, "root");
-  if (!root) return fail_at(g, TL_EINVAL, g->line, "there is no rule root", "");
+  if (!root || !g->rules) return fail_at(g, TL_EINVAL, g->line, "there is no rule root", "");
   return gr_call(g->ir, g->rules[json_integer_value(root)].rule);
 }
 

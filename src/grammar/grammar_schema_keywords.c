@@ -87,7 +87,9 @@ size_t sch_count(json_t *schema) {
   size_t n = 0;
   const char *keyword;
   json_t *value;
-  json_object_foreach(schema, keyword, value) n += sch_restricts(keyword);
+  json_object_foreach(schema, keyword, value) {
+    n += sch_restricts(keyword);
+  }
   return n;
 }
 
@@ -124,7 +126,9 @@ unsigned sch_types(json_t *schema) {
   if (json_is_string(type)) return sch_type_of_name(json_string_value(type));
   unsigned types = type ? 0 : json_object_get(schema, "enum") || json_object_get(schema, "const") ? SCH_ANY : meant_types(schema);
   size_t i;
-  json_array_foreach(type, i, one) types |= sch_type_of_name(json_string_value(one));
+  json_array_foreach(type, i, one) {
+    types |= sch_type_of_name(json_string_value(one));
+  }
   return types || type ? types : SCH_ANY;
 }
 
@@ -134,8 +138,9 @@ static bool is_list_of(json_t *value, bool (*fits)(json_t *)) {
   size_t i;
   json_t *one;
   if (!json_is_array(value)) return false;
-  json_array_foreach(value, i, one)
+  json_array_foreach(value, i, one) {
     if (!fits(one)) return false;
+  }
   return true;
 }
 

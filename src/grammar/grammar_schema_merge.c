@@ -31,8 +31,12 @@ static size_t count_values(json_t *value) {
   size_t n = 1, i;
   const char *key;
   json_t *one;
-  json_array_foreach(value, i, one) n += count_values(one);
-  json_object_foreach(value, key, one) n += count_values(one);
+  json_array_foreach(value, i, one) {
+    n += count_values(one);
+  }
+  json_object_foreach(value, key, one) {
+    n += count_values(one);
+  }
   return n;
 }
 
@@ -112,9 +116,12 @@ static json_t *all_names(struct sch *s, json_t *one, json_t *other) {
   json_t *all = json_copy(one), *seen = json_object(), *name;
   size_t i;
   s->work += json_array_size(one) + json_array_size(other);
-  json_array_foreach(one, i, name) json_object_set(seen, json_string_value(name), json_true());
-  json_array_foreach(other, i, name)
+  json_array_foreach(one, i, name) {
+    json_object_set(seen, json_string_value(name), json_true());
+  }
+  json_array_foreach(other, i, name) {
     if (!json_object_get(seen, json_string_value(name))) json_array_append(all, name);
+  }
   json_decref(seen);
   return all;
 }
@@ -176,8 +183,9 @@ static bool gather_parts(struct merge *m, json_t *schema, unsigned depth) {
     free(path);
     if (!target || !gather(m, target, depth + 1)) return false;
   }
-  json_array_foreach(json_object_get(schema, "allOf"), i, part)
+  json_array_foreach(json_object_get(schema, "allOf"), i, part) {
     if (!gather(m, part, depth + 1)) return false;
+  }
   return true;
 }
 

@@ -245,6 +245,9 @@ def test_a_named_tool(daemon, name):
     assert not any(c["delta"].get("content") for c in chunks) and chunks[-1]["finish_reason"] == "stop"
     call, = joined_calls(chunks)
     assert call["function"] == choice["message"]["tool_calls"][0]["function"]
+    scored = stream(daemon, tools=TOOLS, tool_choice=choice_of, logprobs=True)
+    assert "".join(t["token"] for c in scored for t in (c["logprobs"] or {"content": []})["content"]) == call["function"]["arguments"]
+    assert [c["function"] for c in joined_calls(scored)] == [call["function"]]
 
 
 def test_a_call_is_required(daemon, ends):

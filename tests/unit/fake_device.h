@@ -208,7 +208,8 @@ static inline int fake_submit(struct tl_device *device, const struct tl_step *st
 static inline int fake_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
   struct fake_device *d = (struct fake_device *)(void *)device;
   const struct tl_step *s = d->steps[0];
-  FAKE_CHECK(d->n_under_way > 0 && d->sums[0] == fake_sum(s));
+  uint64_t sum = d->sums[0];
+  FAKE_CHECK(d->n_under_way > 0 && sum == fake_sum(s));
   d->n_under_way--;
   d->n_collected++;
   d->steps[0] = d->steps[1];
@@ -218,6 +219,7 @@ static inline int fake_collect(struct tl_device *device, struct tl_sampled *ret_
     return TL_EDEVICE;
   }
   if (fake.step_ns) nanosleep(&(struct timespec){.tv_nsec = fake.step_ns}, NULL);
+  FAKE_CHECK(sum == fake_sum(s));
   uint32_t i = 0;
   for (uint32_t q = 0; q < s->n_seqs; q++) {
     fake_store(d, s, q);

@@ -46,14 +46,8 @@ static inline struct tl_grammar *grammar_of(const struct tl_vocabulary *vocabula
   return ret;
 }
 
-static inline void grammar_want(struct tl_sequence *seq, struct tl_grammar *grammar, uint32_t vocab_size) {
+static inline void grammar_want(struct tl_sequence *seq, struct tl_grammar *grammar) {
   assert_int_equal(tl_matcher_new(grammar, &seq->matcher, NULL), TL_OK);
-  seq->mask = malloc(TL_MASK_WORDS(vocab_size) * sizeof *seq->mask);
-}
-
-static inline void grammar_let_go(struct tl_sequence *seq) {
-  tl_matcher_free(seq->matcher);
-  free(seq->mask);
 }
 
 /* Whether a token may come after n_out ones. */

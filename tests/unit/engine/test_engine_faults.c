@@ -64,7 +64,7 @@ static void start_one(struct loop *l) {
   seq->ignore_eos = true;
   seq->loop = l->index;
   l->n_live++;
-  if (l->n_started++ % 3 == 0) grammar_want(seq, grammar, model.vocab_size);
+  if (l->n_started++ % 3 == 0) grammar_want(seq, grammar);
   submit(l, seq);
 }
 
@@ -101,7 +101,7 @@ static void on_event(struct tl_sequence *seq, bool final, void *context) {
     return;
   }
   check(seq);
-  grammar_let_go(seq);
+  tl_matcher_free(seq->matcher);
   free(seq->tokens);
   free(seq);
   l->n_live--;
