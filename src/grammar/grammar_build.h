@@ -78,9 +78,16 @@ void gr_nfa_done(struct gr_nfa *nfa);
 /* Fills states, ranges, calls and rules of a grammar. */
 int gr_determinise(struct tl_grammar *grammar, const struct gr_ir *ir, const struct gr_nfa *nfa);
 
+/* --- fewer states: grammar_merge.c --------------------------------------------------------------------------- */
+
+/* Leads all ways to one of those states that do the same; the others are reached no more. */
+int gr_merge(struct tl_grammar *grammar, uint64_t *fuel);
+/* Drops the states that are not reached. */
+int gr_keep_reached(struct tl_grammar *grammar, const bool *reached);
+
 /* --- what the whole must fulfil: grammar_check.c ------------------------------------------------------- */
 
-/* Refuses left recursion and grammars without a text, removes what leads nowhere, fills `need`. */
+/* Refuses left recursion and grammars without a text, removes and merges states, fills `need`. */
 int gr_check(struct tl_grammar *grammar, uint64_t *fuel, struct tl_error *err);
 
 /* --- which tokens may follow: grammar_masks.c -------------------------------------------------------------- */

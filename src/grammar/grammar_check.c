@@ -145,13 +145,14 @@ static bool strings_are_closed(const struct tl_grammar *g, const bool *reached) 
   return true;
 }
 
-static int check_reached(const struct tl_grammar *g, struct tl_error *err) {
+static int check_reached(struct tl_grammar *g, struct tl_error *err) {
   bool *reached = calloc(g->n_states, sizeof *reached), found = false;
   int r = reached ? find_reached(g, reached) : TL_ENOMEM;
   if (r == TL_OK) r = find_left_recursion(g, reached, &found);
   if (found) r = tl_error_set(err, TL_EINVAL, NULL, "a rule calls itself before its first character (left recursion)");
   if (r == TL_OK && !strings_are_closed(g, reached))
     r = tl_error_set(err, TL_EINVAL, NULL, "what stands in a JSON string is not followed by a quote");
+  if (r == TL_OK) r = gr_keep_reached(g, reached);
   free(reached);
   return r;
 }
@@ -161,5 +162,6 @@ int gr_check(struct tl_grammar *grammar, uint64_t *fuel, struct tl_error *err) {
   if (r < 0) return r;
   if (grammar->rules[grammar->root].need == GR_ENDLESS) return tl_error_set(err, TL_EINVAL, NULL, "no text can match it");
   remove_dead(grammar);
-  return check_reached(grammar, err);
+  r = gr_merge(grammar, fuel);
+  return r == TL_OK ? check_reached(grammar, err) : r;
 }

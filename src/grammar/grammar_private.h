@@ -209,7 +209,7 @@ struct gr_trail {
   struct gr_set *sets;    /* (GR_TOKEN_BYTES + 1); the first is where texts begin */
   uint32_t n;             /* how many behind the first are known */
   uint32_t frames[GR_TOKEN_BYTES + 1], edges[GR_TOKEN_BYTES + 1]; /* how many the walk had then */
-  uint8_t low[GR_TOKEN_BYTES + 1], high[GR_TOKEN_BYTES + 1];      /* last bytes that lead there from the one before */
+  uint8_t low[GR_TOKEN_BYTES], high[GR_TOKEN_BYTES];              /* bytes that lead from each to the next as it is known */
 };
 
 /* sets[0] is there. */

@@ -214,23 +214,29 @@ static bool find_kind(const struct tl_grammar *g, const struct gr_set *set, uint
   return some;
 }
 
-uint32_t gr_trail_follow(struct gr_trail *trail, const char *bytes, uint32_t from, uint32_t length) {
+/* One byte more behind the first n, which is not of the kind that is known there. */
+static bool extend(struct gr_trail *trail, uint32_t n, uint8_t byte) {
   struct gr_walk *walk = trail->walk;
-  for (uint32_t n = from; n < length; n++) {
-    uint8_t byte = (uint8_t)bytes[n], low, high;
-    if (n < trail->n && trail->low[n + 1] <= byte && byte <= trail->high[n + 1]) continue;
-    if (!find_kind(walk->grammar, &trail->sets[n], byte, &low, &high)) return n;
-    walk->n_frames = trail->frames[n];
-    walk->n_edges = trail->edges[n];
-    trail->n = n;
-    if (!gr_walk_byte(walk, &trail->sets[n], byte, &trail->sets[n + 1])) return n;
-    trail->frames[n + 1] = walk->n_frames;
-    trail->edges[n + 1] = walk->n_edges;
-    trail->low[n + 1] = low;
-    trail->high[n + 1] = high;
-    trail->n = n + 1;
+  uint8_t low, high;
+  if (!find_kind(walk->grammar, &trail->sets[n], byte, &low, &high)) return false;
+  walk->n_frames = trail->frames[n];
+  walk->n_edges = trail->edges[n];
+  trail->n = n;
+  if (!gr_walk_byte(walk, &trail->sets[n], byte, &trail->sets[n + 1])) return false;
+  trail->frames[n + 1] = walk->n_frames;
+  trail->edges[n + 1] = walk->n_edges;
+  trail->low[n] = low;
+  trail->high[n] = high;
+  trail->n = n + 1;
+  return true;
+}
+
+uint32_t gr_trail_follow(struct gr_trail *trail, const char *bytes, uint32_t from, uint32_t length) {
+  for (uint32_t n = from;; n++) {
+    uint32_t known = trail->n < length ? trail->n : length;
+    while (n < known && trail->low[n] <= (uint8_t)bytes[n] && (uint8_t)bytes[n] <= trail->high[n]) n++;
+    if (n == length || !extend(trail, n, (uint8_t)bytes[n])) return n;
   }
-  return length;
 }
 
 /* --- frames that nobody needs -------------------------------------------------------------------------------- */
