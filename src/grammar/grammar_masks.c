@@ -7,9 +7,17 @@
 #include <string.h>
 
 #include "grammar/grammar_build.h"
+#include "tokenlane/base/hash.h"
 
 struct first {
   uint64_t bytes[4]; /* a bit each */
+};
+
+/* What came of a first byte and the state that it leads to; it is the same wherever that byte leads there. */
+struct known {
+  uint64_t key; /* 0: free */
+  uint32_t tokens, n_tokens, left, n_left; /* of all that is known */
+  uint32_t depth;
 };
 
 struct masks {
@@ -23,6 +31,12 @@ struct masks {
   struct gr_trail trail; /* of the token at hand */
   struct gr_left *left;
   uint32_t n_left, left_capacity;
+  bool *shared;             /* (states) several lead there: worth to be known */
+  struct known *known;      /* (n_slots, a power of two) by key */
+  uint32_t n_slots, n_known;
+  uint32_t *known_tokens;
+  struct gr_left *known_left;
+  uint32_t n_known_tokens, known_tokens_capacity, n_known_left, known_left_capacity;
   uint32_t n_tokens, tokens_capacity, n_words, words_capacity, n_rests, rests_capacity;
   int failed;
 };
@@ -145,6 +159,94 @@ static void follow_tokens(struct masks *m, uint32_t i, uint32_t end, const struc
   }
 }
 
+/* --- what is known --------------------------------------------------------------------------------------- */
+
+static int find_shared(struct masks *m) {
+  const struct tl_grammar *g = m->grammar;
+  uint32_t *from = calloc(g->n_states, sizeof *from); /* the last state that led to each */
+  m->shared = calloc(g->n_states, sizeof *m->shared);
+  for (uint32_t i = GR_BODIES; i < g->n_states && from && m->shared; i++) {
+    for (uint32_t k = g->states[i].steps; k < g->states[i + 1].steps; k++) {
+      uint32_t to = g->steps[k].to;
+      m->shared[to] = m->shared[to] || (from[to] && from[to] != i);
+      from[to] = i;
+    }
+  }
+  bool enough = from && m->shared;
+  free(from);
+  return enough ? TL_OK : TL_ENOMEM;
+}
+
+static struct known *find_known(struct known *slots, uint32_t n_slots, uint64_t key) {
+  uint32_t at = (uint32_t)tl_hash_u64(key) & (n_slots - 1);
+  while (slots[at].key && slots[at].key != key) at = (at + 1) & (n_slots - 1);
+  return &slots[at];
+}
+
+static void grow_known(struct masks *m) {
+  uint32_t n = m->n_slots ? m->n_slots * 2 : 256;
+  struct known *slots = calloc(n, sizeof *slots);
+  if (!slots) {
+    fail(m, TL_ENOMEM);
+    return;
+  }
+  for (uint32_t i = 0; i < m->n_slots; i++)
+    if (m->known[i].key) *find_known(slots, n, m->known[i].key) = m->known[i];
+  free(m->known);
+  m->known = slots;
+  m->n_slots = n;
+}
+
+/* What has been found since there were n_tokens and n_left. */
+static void keep_known(struct masks *m, uint64_t key, uint32_t n_tokens, uint32_t n_left) {
+  struct known known = {key, m->n_known_tokens, m->n_tokens - n_tokens, m->n_known_left, m->n_left - n_left, m->walk.deepest};
+  if (m->n_known * 2 >= m->n_slots) grow_known(m);
+  if (!gr_spend(m->fuel, GR_COST_STATE + known.n_tokens + GR_COST_EDGE / 2 * (uint64_t)known.n_left)) fail(m, TL_ELIMIT);
+  if (!gr_grow(&m->known_tokens, &m->known_tokens_capacity, known.tokens, known.n_tokens, sizeof *m->known_tokens) ||
+      !gr_grow(&m->known_left, &m->known_left_capacity, known.left, known.n_left, sizeof *m->known_left))
+    fail(m, TL_ENOMEM);
+  if (m->failed) return;
+  if (known.n_tokens) memcpy(m->known_tokens + known.tokens, m->grammar->tokens + n_tokens, known.n_tokens * sizeof *m->known_tokens);
+  if (known.n_left) memcpy(m->known_left + known.left, m->left + n_left, known.n_left * sizeof *m->known_left);
+  m->n_known_tokens += known.n_tokens;
+  m->n_known_left += known.n_left;
+  *find_known(m->known, m->n_slots, key) = known;
+  m->n_known++;
+}
+
+static void use_known(struct masks *m, const struct known *known) {
+  if (!gr_spend(m->fuel, 1 + known->n_tokens / 8 + known->n_left)) fail(m, TL_ELIMIT);
+  if (!gr_grow(&m->left, &m->left_capacity, m->n_left, known->n_left, sizeof *m->left)) fail(m, TL_ENOMEM);
+  if (m->failed) return;
+  if (known->n_tokens) memcpy(m->grammar->tokens + m->n_tokens, m->known_tokens + known->tokens, known->n_tokens * sizeof *m->known_tokens);
+  if (known->n_left) memcpy(m->left + m->n_left, m->known_left + known->left, known->n_left * sizeof *m->left);
+  m->n_tokens += known->n_tokens;
+  m->n_left += known->n_left;
+  if (known->depth > m->walk.deepest) m->walk.deepest = known->depth;
+}
+
+/* Tokens that begin with the bytes of a step. */
+static void follow_step(struct masks *m, const struct gr_step *step, const struct first *follow) {
+  const struct tl_vocabulary *v = m->vocabulary;
+  if (!m->shared[step->to]) {
+    follow_tokens(m, v->first[step->low], v->first[step->high + 1], follow);
+    return;
+  }
+  for (unsigned byte = step->low; byte <= step->high && !m->failed; byte++) {
+    uint64_t key = (uint64_t)step->to << 8 | byte; /* no state below GR_BODIES is led to: it is not 0 */
+    const struct known *known = m->n_slots ? find_known(m->known, m->n_slots, key) : NULL;
+    uint32_t n_tokens = m->n_tokens, n_left = m->n_left;
+    if (known && known->key) {
+      use_known(m, known);
+      continue;
+    }
+    follow_tokens(m, v->first[byte], v->first[byte + 1], follow);
+    if (!m->failed) keep_known(m, key, n_tokens, n_left);
+  }
+}
+
+/* --- masks ------------------------------------------------------------------------------------------------ */
+
 /* Tokens that are many become bits. */
 static void keep_tokens(struct masks *m, struct gr_mask *mask) {
   struct tl_grammar *g = m->grammar;
@@ -178,6 +280,8 @@ static void keep_rests(struct masks *m, struct gr_mask *mask) {
   m->n_rests += mask->n_rests;
   m->n_tokens += m->n_left;
 }
+
+/* --- which states are wide ------------------------------------------------------------------------------- */
 
 static uint64_t count_pairs(const struct masks *m, uint8_t byte, const struct first *seconds) {
   const uint32_t *pairs = m->vocabulary->pairs + byte * 257u;
@@ -218,7 +322,7 @@ static void build_mask(struct masks *m, uint32_t state) {
   m->n_left = 0;
   if (!gr_grow(&g->tokens, &m->tokens_capacity, m->n_tokens, v->n_sorted, sizeof *g->tokens)) fail(m, TL_ENOMEM);
   for (uint32_t i = s->steps; i < s[1].steps && !m->failed; i++)
-    follow_tokens(m, v->first[g->steps[i].low], v->first[g->steps[i].high + 1], &m->follow[s->rule]);
+    follow_step(m, &g->steps[i], &m->follow[s->rule]);
   mask.n_tokens = m->n_tokens - mask.tokens;
   mask.depth = m->walk.deepest;
   if (!m->failed) keep_tokens(m, &mask);
@@ -260,6 +364,7 @@ int gr_masks_build(struct tl_grammar *grammar, uint64_t *fuel, size_t max_bytes)
   if (!m.first || !m.follow || !m.trail.sets || !m.walk.frames || !m.walk.edges || !grammar->masks) fail(&m, TL_ENOMEM);
   if (!m.failed) find_first(&m);
   if (!m.failed) find_follow(&m);
+  if (!m.failed) fail(&m, find_shared(&m));
   if (!m.failed) build_masks(&m);
   uint32_t *fitting = m.n_tokens ? realloc(grammar->tokens, m.n_tokens * sizeof *fitting) : NULL;
   if (fitting) grammar->tokens = fitting;
@@ -271,5 +376,9 @@ int gr_masks_build(struct tl_grammar *grammar, uint64_t *fuel, size_t max_bytes)
   free(m.walk.frames);
   free(m.walk.edges);
   free(m.left);
+  free(m.shared);
+  free(m.known);
+  free(m.known_tokens);
+  free(m.known_left);
   return m.failed;
 }
