@@ -17,19 +17,26 @@ struct setting {
   const char *name;
   float temperature, top_p, min_p;
   int32_t top_k, n_top;
+  uint32_t one_in; /* tokens that the mask allows; 0: there is no mask */
 };
 
 static const struct setting settings[] = {
-    {"greedy", 0, 1, 0, 0, -1},
-    {"temperature 1", 1, 1, 0, 0, -1},
-    {"top_p 0.9", 1, 0.9f, 0, 0, -1},
-    {"top_p 0.99, temperature 2", 2, 0.99f, 0, 0, -1},
-    {"top_k 40", 1, 1, 0, 40, -1},
-    {"top_k 40, top_p 0.9, min_p 0.05", 0.7f, 0.9f, 0.05f, 40, -1},
-    {"top_k 100000", 1, 1, 0, 100000, -1},
-    {"top_k 100000, top_p 0.9", 1, 0.9f, 0, 100000, -1},
-    {"min_p 0.05", 1, 1, 0.05f, 0, -1},
-    {"greedy, 20 log-probabilities", 0, 1, 0, 0, 20},
+    {"greedy", 0, 1, 0, 0, -1, 0},
+    {"temperature 1", 1, 1, 0, 0, -1, 0},
+    {"top_p 0.9", 1, 0.9f, 0, 0, -1, 0},
+    {"top_p 0.99, temperature 2", 2, 0.99f, 0, 0, -1, 0},
+    {"top_k 40", 1, 1, 0, 40, -1, 0},
+    {"top_k 40, top_p 0.9, min_p 0.05", 0.7f, 0.9f, 0.05f, 40, -1, 0},
+    {"top_k 100000", 1, 1, 0, 100000, -1, 0},
+    {"top_k 100000, top_p 0.9", 1, 0.9f, 0, 100000, -1, 0},
+    {"min_p 0.05", 1, 1, 0.05f, 0, -1, 0},
+    {"greedy, 20 log-probabilities", 0, 1, 0, 0, 20, 0},
+    {"greedy, all but 100 allowed", 0, 1, 0, 0, -1, 1},
+    {"greedy, every other allowed", 0, 1, 0, 0, -1, 2},
+    {"greedy, 30 allowed", 0, 1, 0, 0, -1, VOCAB / 30},
+    {"temperature 1, all but 100 allowed", 1, 1, 0, 0, -1, 1},
+    {"temperature 1, 30 allowed", 1, 1, 0, 0, -1, VOCAB / 30},
+    {"top_p 0.9, all but 100 allowed", 1, 0.9f, 0, 0, -1, 1},
 };
 
 /* Normals of deviation 2: flat, the hard case for top-p. */
@@ -40,6 +47,14 @@ static void fill(float *logits) {
   }
 }
 
+static void make_mask(uint32_t one_in, uint32_t *mask) {
+  memset(mask, one_in == 1 ? 0xff : 0, TL_MASK_WORDS(VOCAB) * sizeof *mask);
+  for (uint32_t i = 0; i < VOCAB; i++) {
+    if (one_in == 1 && i % (VOCAB / 100) == 7) mask[i / 32] &= ~(1u << i % 32);
+    if (one_in > 1 && i % one_in == 0) mask[i / 32] |= 1u << i % 32;
+  }
+}
+
 static int by_size(const void *a, const void *b) {
   double x = *(const double *)a, y = *(const double *)b;
   return (x > y) - (x < y);
@@ -47,9 +62,12 @@ static int by_size(const void *a, const void *b) {
 
 static double median_us(const struct cpu_kernels *kernels, const struct setting *setting, const float *logits, float *copy,
                         const struct cpu_sampler *scratch) {
+  static uint32_t mask[TL_MASK_WORDS(VOCAB)];
   double us[ROUNDS];
+  make_mask(setting->one_in, mask);
   struct tl_sampling s = {.temperature = setting->temperature, .top_p = setting->top_p, .min_p = setting->min_p,
-                          .top_k = setting->top_k, .repetition_penalty = 1, .target = -1, .n_top = setting->n_top};
+                          .top_k = setting->top_k, .repetition_penalty = 1, .target = -1, .n_top = setting->n_top,
+                          .mask = setting->one_in ? mask : NULL};
   for (unsigned i = 0; i < ROUNDS; i++) {
     struct tl_sampled sampled;
     memcpy(copy, logits, VOCAB * sizeof *copy);

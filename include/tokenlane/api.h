@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "tokenlane/engine.h"
+#include "tokenlane/grammar.h"
 #include "tokenlane/http.h"
 #include "tokenlane/metrics.h"
 #include "tokenlane/model.h"
@@ -55,6 +56,8 @@ struct tl_serving {
   const struct tl_model *model;
   const struct tl_tokenizer *tokenizer;
   const struct tl_chat_format *chat; /* NULL: the model has no chat template */
+  const char *tool_parser;           /* how it writes calls of tools: model.tool_parser */
+  const struct tl_vocabulary *vocabulary; /* of its output, for grammars; NULL: it generates nothing */
 };
 
 /* Registers handlers and metrics. Boot, before tl_http_start. Until

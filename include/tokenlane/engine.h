@@ -25,11 +25,12 @@
 #include "tokenlane/trace.h"
 
 struct tl_engine;
+struct tl_matcher; /* grammar.h */
 struct tl_sim_options;
 
 enum tl_finish {
   TL_FINISH_NONE,
-  TL_FINISH_STOP,      /* an EOS or stop id was generated (it is in the output's tokens) */
+  TL_FINISH_STOP,      /* an EOS or stop id was generated (it is in the output's tokens), or nothing can follow in the grammar */
   TL_FINISH_LENGTH,    /* max_new tokens, or the context is full; a pooling model's vector is there */
   TL_FINISH_CANCELLED,
   TL_FINISH_ERROR,     /* the model gave no distribution, or it can never fit */
@@ -53,17 +54,27 @@ struct tl_sequence_try {
   int64_t started_ns, first_ns, last_ns; /* its first step began, its first and last token came */
 };
 
+/* Tokens that are not to come one after another in what is generated. */
+struct tl_bad_word {
+  const int32_t *ids; /* (n) */
+  uint32_t n;         /* at least 1 */
+};
+
 struct tl_sequence {
   /* --- filled by the loop before submit, then constant ------------------------ */
   uint32_t n_prompt, max_new;      /* max_new may be 0: only score the prompt; always with a pooling model */
   uint32_t min_new;                /* EOS and stop ids are forbidden before */
-  bool ignore_eos;
+  bool ignore_eos;                 /* of the stop ids only the client's own end it */
   bool score_prompt;               /* log-probabilities of prompt tokens 1 .. n_prompt-1 */
   struct tl_sampling sampling;     /* position, target, history are filled by the worker */
   const int32_t *stop_ids;         /* (n_stop_ids) end the sequence; the model's EOS ids are among them */
-  uint32_t n_stop_ids;
-  struct tl_token_bias *bias;      /* (n_bias + n_stop_ids) room at the end for forbidden stop ids */
+  uint32_t n_stop_ids, n_own_stop_ids; /* the latter: the first of them, which the client chose */
+  const struct tl_bad_word *bad_words; /* (n_bad_words) */
+  uint32_t n_bad_words;
+  struct tl_token_bias *bias;      /* (n_bias + n_stop_ids + n_bad_words) room at the end for what a step forbids */
   uint32_t n_bias;
+  const uint32_t *allowed;         /* (TL_MASK_WORDS(vocab_size)) no other tokens come, NULL: any may */
+  struct tl_matcher *matcher;      /* what is generated keeps to its grammar, NULL: to none. The worker's until the final event */
   unsigned loop;                   /* index of the loop that gets the events */
   unsigned replica;                /* set by submit's caller from route */
   enum tl_priority priority;

@@ -38,6 +38,8 @@ enum tl_grammar_kind {
   TL_GRAMMAR_REGEX,       /* `text`: a regular expression that the whole answer matches */
   TL_GRAMMAR_CHOICE,      /* `json`: a list of strings, one of which is the answer */
   TL_GRAMMAR_GBNF,        /* `text`: a grammar as llama.cpp has it, from its rule "root" */
+  TL_GRAMMAR_CALLS,       /* `json`: tools as OpenAI has them, all with parameters; `[{"name": "a", "parameters": ...}, ...]`, one call of them or several */
+  TL_GRAMMAR_ONE_CALL,    /* the same list with exactly one call */
 };
 
 struct tl_grammar_source {

@@ -13,6 +13,8 @@
  *                       (an EOS id, a bias of -100 or less); a bias of 100 or
  *                       more chooses its token; with eos_every, when (x >> 32) %
  *                       eos_every is 0, the first EOS id if no bias forbids it
+ * with a mask:          both of these only if the mask has it; else, of its n tokens in order of ids, number x % n, or the
+ *                       next one in a ring that is not forbidden; if all are, an EOS id of the mask; if there is none, -1
  *
  * a pooling model's:    h'(p) = h(p), then tl_hash_u64(h(p) ^ type p) where token p's type is not 0
  *                       number k = (tl_hash_u64(h'(last) ^ k) >> 40) / 2^23 - 1; all divided by the

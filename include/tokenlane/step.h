@@ -11,7 +11,8 @@
 
 #define TL_BLOCK_TOKENS 16   /* token slots of a KV block */
 #define TL_MAX_TOP_LOGPROBS 20
-#define TL_MAX_BIAS (65536 + 16) /* entries of a row's bias: the most of limits.max_logit_bias, and a model's EOS ids */
+#define TL_MASK_WORDS(vocab_size) (((vocab_size) + 31) / 32) /* of a mask: bit token % 32 of word token / 32, the last word's others 0 */
+#define TL_MAX_BIAS (65536 + 512) /* entries of a row's bias: the most of limits.max_logit_bias, stop ids, bad words */
 
 struct tl_token_bias {
   int32_t token;
@@ -24,7 +25,7 @@ struct tl_token_count {
   uint32_t n_generated; /* times generated; 0: only in the prompt */
 };
 
-/* How one wanted row becomes a token. Order: penalties, bias, temperature,
+/* How one wanted row becomes a token. Order: penalties, bias, mask, temperature,
  * top-k, top-p, min-p, draw. */
 struct tl_sampling {
   float temperature;        /* 0: the most likely token, lowest id on a tie */
@@ -39,6 +40,7 @@ struct tl_sampling {
   uint32_t n_history;
   const struct tl_token_bias *bias;     /* (n_bias); borrowed until collect */
   uint32_t n_bias;
+  const uint32_t *mask; /* (TL_MASK_WORDS(vocab_size)) which tokens may be drawn; NULL: all; borrowed until collect */
 };
 
 struct tl_step {
@@ -60,10 +62,11 @@ struct tl_step {
   float *vectors;                 /* (n_seqs, tl_model.n_out) */
 };
 
-/* Log-probabilities are log-softmax of the raw logits, before penalties, bias
- * and temperature. */
+/* Log-probabilities are log-softmax of the raw logits, before penalties, bias,
+ * mask and temperature. */
 struct tl_sampled {
-  int32_t token;  /* drawn, or the target; -1: the row's logits are no distribution (NaN, infinity), nothing else is valid */
+  int32_t token;  /* drawn, or the target; -1: the row's logits are no distribution (NaN, infinity), or mask and bias leave no
+                   * token; nothing else is valid */
   float logprob;  /* of `token`; 0 when none was wanted */
   int32_t n_top;  /* filled entries below, most likely first */
   int32_t top_tokens[TL_MAX_TOP_LOGPROBS];

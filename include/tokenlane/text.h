@@ -92,6 +92,8 @@ void tl_tokenizer_join(const struct tl_tokenizer *tokenizer, const int32_t *firs
  * `tokenizers` calls longest_first. Any thread. */
 void tl_tokenizer_shorten(uint32_t *n_first, uint32_t *n_second, uint32_t most);
 bool tl_tokenizer_is_special(const struct tl_tokenizer *tokenizer, int32_t id);
+/* The token that is spelled so; -1: there is none. */
+int32_t tl_tokenizer_find(const struct tl_tokenizer *tokenizer, const char *spelling);
 /* Bytes that the token stands for in running text (as the decoder has it inside a text; any
  * bytes, maybe half a character). NULL for an id without a token. */
 const char *tl_tokenizer_bytes(const struct tl_tokenizer *tokenizer, int32_t id, size_t *ret_length);
@@ -103,6 +105,8 @@ int tl_tokenizer_decode(const struct tl_tokenizer *tokenizer, const int32_t *ids
 struct tl_detok {
   const struct tl_tokenizer *tokenizer;
   bool skip_special;
+  const int32_t *kept; /* (n_kept) special tokens that have a text all the same; borrowed; init: none */
+  uint32_t n_kept;
   bool started;           /* a token came */
   bool wrong;             /* within a run of byte tokens that is not UTF-8 */
   int32_t last;           /* the token before, where the decoder looks at it; -1: none */

@@ -17,6 +17,7 @@ struct tl_text_job {
   struct tl_mpsc_node node;
   void (*run)(struct tl_text_job *job); /* on a lane */
   unsigned loop;                        /* to which it comes back */
+  unsigned lane;                        /* that runs it; set before run */
 };
 
 /* Starts n_lanes >= 1 threads. wake(loop, context) is called by lanes after a job

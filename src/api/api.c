@@ -10,6 +10,7 @@
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/cpu.h"
 #include "tokenlane/base/hash.h"
+#include "tokenlane/log.h"
 
 static void on_wake(unsigned loop, void *context) {
   struct tl_api *api = context;
@@ -66,7 +67,23 @@ static int add_metrics(struct tl_api *api) {
                                  "Whole time of requests for embeddings and scores that were answered.", NULL);
   api->pooled_inputs = tl_metrics_counter(api->o.metrics, "tokenlane_pooled_inputs_total",
                                           "Texts and pairs in answered requests for embeddings and scores.", NULL);
+  api_constrain_metrics(api);
   return TL_OK;
+}
+
+/* For each thread that compiles grammars: the lanes, or the loops if there are none. */
+static int make_caches(struct tl_api *api) {
+  unsigned n = api->o.text_threads ? api->o.text_threads : api->o.n_loops;
+  api->caches = calloc(n, sizeof *api->caches);
+  for (; api->caches && api->n_caches < n; api->n_caches++)
+    if (!(api->caches[api->n_caches] = api_grammar_cache_new())) return TL_ENOMEM;
+  return api->caches ? TL_OK : TL_ENOMEM;
+}
+
+/* Their grammars know the models' vocabularies, which go before the api does. */
+static void free_caches(struct tl_api *api) {
+  while (api->n_caches) api_grammar_cache_free(api->caches[--api->n_caches]);
+  free(TL_TAKE(&api->caches));
 }
 
 int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct tl_error *err) {
@@ -77,8 +94,10 @@ int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct
   api->key[1] = tl_random_seed();
   api->loops = aligned_alloc(TL_CACHE_LINE, options->n_loops * sizeof *api->loops);
   api->fingerprints = calloc(options->n_models, sizeof *api->fingerprints);
-  int r = api->loops && api->fingerprints ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  api->tools = calloc(options->n_models, sizeof *api->tools);
+  int r = api->loops && api->fingerprints && api->tools ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   for (unsigned i = 0; r == TL_OK && i < options->n_loops; i++) api->loops[i] = (struct api_loop){0};
+  if (r == TL_OK && make_caches(api) < 0) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   if (r == TL_OK && add_metrics(api) < 0) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   tl_http_error_body(options->http, api_http_error);
   tl_http_on_wake(options->http, on_wake, api);
@@ -107,9 +126,17 @@ static void make_fingerprint(const char *name, const struct tl_model *model, cha
   snprintf(ret, API_FINGERPRINT_BYTES, "fp_%010llx", (unsigned long long)hash >> 24);
 }
 
+static void find_tools(const char *name, const struct tl_serving *serving, struct api_tools *tools) {
+  api_tools_init(tools, serving->tool_parser, serving->chat, serving->tokenizer);
+  if (serving->chat)
+    TL_LOG(TL_LOG_INFO, "api", "calls of tools", TL_S("model", name), TL_S("format", tools->format ? tools->format->name : "none"));
+}
+
 void tl_api_serve(struct tl_api *api, const struct tl_serving *serving) {
-  for (unsigned i = 0; i < api->o.n_models; i++)
+  for (unsigned i = 0; i < api->o.n_models; i++) {
     make_fingerprint(api->o.models[i].name, serving[i].model, api->fingerprints[i]);
+    find_tools(api->o.models[i].name, &serving[i], &api->tools[i]);
+  }
   /* publishes *serving; pairs with the acquire loads of the loops */
   atomic_store_explicit(&api->serving, serving, memory_order_release);
 }
@@ -136,14 +163,17 @@ void tl_api_reap(struct tl_api *api) {
   const struct tl_serving *serving = atomic_load_explicit(&api->serving, memory_order_acquire); /* as in on_wake */
   if (api->lanes) tl_text_lanes_reap(api->lanes, api_work_done);
   for (unsigned i = 0; serving && i < api->o.n_models; i++) tl_engine_reap(serving[i].engine, api_on_event, api);
+  free_caches(api);
 }
 
 void tl_api_free(struct tl_api *api) {
   if (!api) return;
   if (api->lanes) tl_text_lanes_stop(api->lanes);
   tl_text_lanes_free(api->lanes);
+  free_caches(api);
   free(api->loops);
   free(api->fingerprints);
+  free(api->tools);
   free(api->ttft);
   free(api->inter_token);
   free(api);

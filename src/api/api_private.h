@@ -7,13 +7,17 @@
 #include <jansson.h>
 #include <stdatomic.h>
 
+#include "api/tool_formats.h"
 #include "tokenlane/api.h"
 #include "tokenlane/base/arena.h"
 #include "tokenlane/base/buffer.h"
+#include "tokenlane/grammar.h"
 #include "tokenlane/text_lane.h"
 
 #define API_LANE_BYTES 8192 /* of a body: about 100 us of work, more is for a text lane */
 #define API_MAX_STOPS 4
+#define API_MAX_STOP_IDS 128
+#define API_MAX_BAD_WORDS 128
 #define API_MAX_DEPTH 64
 #define API_MAX_NODES 1000000 /* values in a body, see body.c */
 #define API_NO_TOP_K (-2)
@@ -36,6 +40,14 @@ enum api_endpoint {
   API_TEMPLATE = 32, /* what the chat template sees, which /tokenize takes too */
 };
 
+/* Whether calls of tools are looked for in an answer, or are what it must be. */
+enum api_calls {
+  API_CALLS_OFF,      /* no tools, or tool_choice none */
+  API_CALLS_AUTO,     /* the model may call, in the way that it was taught */
+  API_CALLS_REQUIRED, /* a list of calls, by the grammar */
+  API_CALLS_NAMED,    /* the arguments of one call, by the grammar */
+};
+
 /* --- fields.c: the checked fields of a request ------------------------------------ */
 struct api_params {
   const char *model; /* NULL: not given */
@@ -43,7 +55,7 @@ struct api_params {
   json_t *prompt, *messages; /* borrowed from the body */
   json_t *tools, *documents, *chat_template_kwargs; /* as they are; NULL: not given */
   json_t *chat_template;     /* a template's name or source; NULL: not given */
-  bool add_generation_prompt, continue_final_message;
+  bool add_generation_prompt, continue_final_message, add_special_tokens;
   int64_t n, max_tokens, max_completion_tokens, min_tokens; /* -1: not given */
   double temperature, top_p, min_p;                         /* -1: not given */
   int64_t top_k;                                            /* -1 and 0: off; API_NO_TOP_K: not given */
@@ -57,17 +69,43 @@ struct api_params {
   int64_t n_top_logprobs; /* -1: no log-probabilities; else how many alternatives */
   struct { const char *text; size_t length; } stop[API_MAX_STOPS];
   unsigned n_stop;
+  bool return_token_ids, return_tokens_as_token_ids; /* beside the text; in log-probabilities, instead of it */
+  bool skip_special_tokens;        /* they have no text; true unless set */
+  bool include_stop_str_in_output; /* what stops it stays in the text, a stop id's too */
+  json_t *stop_token_ids, *bad_words, *allowed_token_ids; /* as messages; token_fields.c reads them into the next */
+  const uint32_t *allowed;     /* (TL_MASK_WORDS(vocab_size)) or NULL: all */
+  const int32_t *stop_ids;         /* (n_stop_ids) the client's, then the model's EOS; in the call's arena or the model */
+  uint32_t n_stop_ids, n_own_stop_ids, n_bad_spellings;
+  struct tl_bad_word *bad_spellings; /* (n_bad_spellings) in tokens; in the call's arena */
   struct tl_token_bias *bias; /* in the call's arena */
   uint32_t n_bias;
   json_t *input, *query, *text_1, *text_2; /* as messages; each checked as far as its own kind goes */
   int64_t dimensions, top_n;      /* 0: not given */
   int64_t truncate_prompt_tokens; /* 0: not given; -1: what the model takes */
   bool base64, return_documents;
+  struct tl_grammar_source constraint; /* what the answer is held to; field NULL: nothing. json is owned, until it is compiled */
+  enum api_calls calls;
+  const char *tool_name; /* of API_CALLS_NAMED */
+  size_t tool_name_length;
+  bool parallel_tool_calls; /* false: at most one call */
 };
 /* Reads and checks every field of the table that the endpoint has; strings stay borrowed from body.
  * API_TEMPLATE: fields that it does not know are the caller's. */
 int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t *body, struct tl_arena *arena,
                     struct api_params *ret, struct tl_error *err);
+/* --- token_fields.c ---------------------------------------------------------------- */
+struct api_call;
+/* The fields that speak of tokens, once it is known which model's. As work.read. */
+int api_token_fields(struct api_call *call, struct tl_error *err);
+/* Whether the client chose this id to end an answer, and the model's EOS did not do so before. */
+bool api_is_own_stop(const struct api_params *params, int32_t id);
+
+/* --- structured.c: what an answer is held to ---------------------------------------- */
+/* One of the fields that say so, which is not null. */
+int api_structured_read(struct api_params *params, const char *field, json_t *value, struct tl_error *err);
+/* All fields are read: tools and tool_choice come together. */
+int api_structured_settle(struct api_params *params, struct tl_arena *arena, struct tl_error *err);
+
 /* --- ids.c ------------------------------------------------------------------------- */
 /* Whether a prompt or an input is a list of such: one that does not begin with a number. */
 bool api_has_several(const json_t *value);
@@ -97,6 +135,7 @@ struct api_work {
   struct tl_http_request *request; /* NULL once the client left */
   struct tl_buffer bytes;          /* the body, on a lane */
   _Atomic int left;                /* the loop: the client left, nobody wants the result */
+  bool has_grammar;                /* maybe one is to be compiled: a lane does it, however small the body is */
   bool on_lane;                    /* read by a text lane */
   const char *text;                /* (length) the body */
   size_t length;
@@ -107,7 +146,9 @@ struct api_work {
   /* On the loop, owns the work from here on: answers, or gives up if request is NULL. */
   void (*finish)(struct api_work *work);
 };
-/* work is zeroed but for read and finish. False when nothing is served now: it is
+/* Whether the body may ask for a grammar to be compiled. */
+bool api_work_has_grammar(struct tl_http_request *request);
+/* work is zeroed but for read, finish and has_grammar. False when nothing is served now: it is
  * answered, and work is the caller's to free. */
 bool api_work_run(struct api_work *work, struct tl_api *api, struct tl_http_request *request);
 /* read has found which model is asked; once. */
@@ -122,6 +163,7 @@ struct api_stop {
   const struct api_params *params;
   struct tl_buffer pending; /* text that may still become part of a stop string */
   bool hit;
+  unsigned which;           /* hit: index of the string */
 };
 void api_stop_init(struct api_stop *stop, const struct api_params *params);
 void api_stop_done(struct api_stop *stop);
@@ -131,7 +173,6 @@ int api_stop_push(struct api_stop *stop, const char *text, size_t length, struct
 int api_stop_flush(struct api_stop *stop, struct tl_buffer *out);
 
 /* --- calls ------------------------------------------------------------------------------ */
-struct api_call;
 
 /* How an endpoint's prompts are read; both as work.read. */
 struct api_reader {
@@ -145,7 +186,7 @@ struct api_reader {
 struct api_prompt {
   int32_t *ids;      /* in the call's arena */
   uint32_t n;        /* before they are there: the fewest that they can be */
-  const char *text;  /* as the client sent it; NULL when it sent ids, or once it is not needed */
+  const char *text;  /* as the client sent it; NULL when it sent ids, it was cut, or once it is not needed */
   size_t length;
   uint32_t n_before; /* ids that the tokenizer put before the text (BOS) */
 };
@@ -157,18 +198,22 @@ struct api_choice {
   unsigned prompt;          /* which prompt */
   struct tl_room room;      /* what seq holds of its replica */
   uint32_t n_seen;          /* generated tokens already turned into text */
-  uint32_t n_sent_logprobs; /* tokens whose log-probabilities were sent (streams) */
+  uint32_t n_sent_logprobs; /* tokens whose ids and log-probabilities were sent (streams) */
   bool final;               /* the engine's last event has come */
   struct api_choice *next_stranded; /* waits for a replica after a fault */
   int64_t stranded_ns;      /* since when */
-  bool role_sent, echoed;   /* chat: the first chunk is out; completions: the prompt is in the text */
-  bool ended_by_id;         /* the last token seen is a stop id: it has no text */
+  bool role_sent, echoed;   /* the first chunk is out; completions: the prompt is in the text */
+  bool ended_by_id;         /* the last token seen is a stop id that has no text */
+  int32_t stop_id;          /* the client's id that ended it; -1: none did */
   bool done;                /* text complete, finish known */
   bool sent;                /* streams: its last chunk is out */
   const char *finish;       /* "stop", "length", ...; NULL while open */
   struct tl_detok detok;
   struct api_stop stop;
   struct tl_buffer text;    /* whole text (plain answers), or the unsent piece (streams) */
+  struct api_tool_parser tools; /* finds calls in the answer; format NULL: none are looked for */
+  struct api_tool_calls calls;
+  unsigned n_sent_calls;    /* streams: calls that are out whole; those behind them as far as they have come */
   uint32_t text_offset;     /* characters of text sent so far (completions' text_offset) */
   int64_t last_token_ns;
   int64_t text_began_ns, text_ended_ns, text_busy_ns; /* spans.c: making text of its tokens */
@@ -193,6 +238,7 @@ struct api_call {
   char id[40];
   uint64_t number;      /* unique in the process, not 0 */
   int64_t created_s;
+  struct tl_grammar *grammar; /* what each choice is held to; NULL: nothing */
   struct api_prompt *prompts;
   unsigned n_prompts;
   struct api_choice *choices;
@@ -207,12 +253,14 @@ struct api_call {
 
 /* request.c: "PREFIX-16 digits", unlike all others of the process; returns the number behind it, not 0. */
 uint64_t api_make_id(struct tl_api *api, unsigned loop, const char *prefix, char ret[40]);
-/* A large body is not even parsed while nobody has room for one token. False: it is answered. */
-bool api_may_read(struct tl_api *api, struct tl_http_request *request);
+/* A large body, or one that is to be read by a lane, is not even parsed while nobody has room for one token. False: it is answered. */
+bool api_may_read(struct tl_api *api, struct tl_http_request *request, bool has_grammar);
 /* Tokens are in call->prompts: makes choices and sequences, reserves, submits.
  * On error nothing is left behind and the caller answers. */
 int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err);
 struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint);
+/* How many tokens the client wants made; -1: not given. */
+int64_t api_wanted_tokens(const struct api_call *call);
 /* The error of a prompt that alone has more tokens than a sequence can hold. */
 int api_too_long(const struct api_call *call, struct tl_error *err);
 /* Frees a call none of whose sequences is live. */
@@ -248,6 +296,21 @@ void api_spans_facts(const struct api_call *call, struct tl_http_request *reques
 void api_log_failed_request(const struct api_work *work, struct tl_http_request *request, const struct tl_trace_context *trace, const struct tl_error *err);
 void api_log_failure(const struct api_call *call, struct tl_http_request *request, const struct tl_error *err);
 
+/* grammar_cache.c: grammars that one thread compiled lately. NULL: no memory. */
+struct api_grammar_cache *api_grammar_cache_new(void);
+void api_grammar_cache_free(struct api_grammar_cache *cache);
+/* As tl_grammar_compile with the default limits. The caller releases. The cache's thread. */
+int api_grammar_cache_get(struct api_grammar_cache *cache, const struct tl_vocabulary *vocabulary,
+                          const struct tl_grammar_source *source, struct tl_grammar **ret, struct tl_error *err);
+
+/* constrain.c: compiles what the request's answer is held to, if anything. Loop or lane. */
+int api_constrain(struct api_call *call, struct tl_error *err);
+/* Gives a sequence its matcher. */
+int api_constrain_sequence(struct api_call *call, struct tl_sequence *seq, struct tl_error *err);
+/* Frees grammar and matchers, of a call as far as it came. */
+void api_constrain_done(struct api_call *call);
+void api_constrain_metrics(struct tl_api *api);
+
 /* resubmit.c: the choice's device failed, its sequence is the loop's again. False: it
  * ends here (seq->finish says how). */
 bool api_resubmit(struct api_choice *choice);
@@ -268,12 +331,19 @@ void api_call_cancel(struct api_call *call);
 /* shape.c: JSON of chunks and answers. */
 enum api_chunk { API_CHUNK_ROLE, API_CHUNK_TEXT, API_CHUNK_FINISH };
 void api_shape_chunk(struct api_choice *choice, enum api_chunk kind, struct tl_buffer *out);
+/* The next of a call: its id and name when it is not announced yet, else arguments that have come since. */
+void api_shape_call_chunk(struct api_choice *choice, unsigned call, struct tl_buffer *out);
 void api_shape_usage_chunk(struct api_call *call, struct tl_buffer *out);
 void api_shape_answer(struct api_call *call, struct tl_buffer *out);
 
 /* logprobs.c: log-probabilities of the tokens [from, to), by index in the
  * sequence (prompt first), in the shape of the call's endpoint. */
 void api_logprobs(struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out);
+
+/* Whether a grammar makes calls of the whole answer: it has no content. */
+bool api_only_calls(const struct api_call *call);
+/* How many of the calls that a model wrote the client sees: where it may make one, the first. */
+unsigned api_n_calls(const struct api_choice *choice);
 
 /* json_out.c */
 void api_json_string(struct tl_buffer *out, const char *text, size_t length);
@@ -317,11 +387,15 @@ struct api_loop {
 struct tl_api {
   struct tl_api_options o;
   struct tl_text_lanes *lanes; /* NULL: loops read all requests themselves */
+  struct api_grammar_cache **caches; /* (n_caches) one for each lane, or for each loop without lanes */
+  unsigned n_caches;
   uint64_t key[2];          /* random, of the process: ids and default seeds */
   char (*fingerprints)[API_FINGERPRINT_BYTES]; /* (models) */
+  struct api_tools *tools; /* (models) how each writes calls */
   int64_t created_s;
   struct api_loop *loops;
   tl_metric *ttft, *inter_token; /* (replicas of all models) */
+  tl_metric structured[TL_GRAMMAR_ONE_CALL + 1]; /* by enum tl_grammar_kind */
   tl_metric generation_seconds, cancelled, resubmitted, pooling_seconds, pooled_inputs;
   /* set once by the main thread, read by loops */
   TL_ALIGNED _Atomic(const struct tl_serving *) serving;

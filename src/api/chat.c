@@ -128,10 +128,13 @@ static int pick(const struct tl_api *api, const struct tl_serving *serving, cons
   return tl_error_prefix(err, "chat_template");
 }
 
-/* What the template does not look at would be passed over in silence. */
+/* What the template does not look at would be passed over in silence. Calls that must come are made of
+ * the tools in any case. */
 static int check_taken(unsigned takes, const struct api_params *params, struct tl_error *err) {
-  const char *name = params->tools && !(takes & TL_CHAT_TOOLS) ? "tools" : "documents";
-  if ((!params->tools || (takes & TL_CHAT_TOOLS)) && (!params->documents || (takes & TL_CHAT_DOCUMENTS))) return TL_OK;
+  bool forced = params->calls == API_CALLS_REQUIRED || params->calls == API_CALLS_NAMED;
+  bool tools = !params->tools || forced || (takes & TL_CHAT_TOOLS);
+  const char *name = tools ? "documents" : "tools";
+  if (tools && (!params->documents || (takes & TL_CHAT_DOCUMENTS))) return TL_OK;
   return tl_error_set(err, TL_EINVAL, name, "%s: are not supported by the chat template of this model", name);
 }
 
@@ -166,7 +169,8 @@ int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, const 
   if (r == TL_OK) r = render(api, t, params, &rendered, err);
   tl_chat_format_free(own);
   if (r < 0) return r;
-  struct tl_encode_options options = {.parse_special = true,
+  struct tl_encode_options options = {.add_special = params->add_special_tokens,
+                                      .parse_special = true,
                                       .untrusted = rendered.untrusted,
                                       .n_untrusted = rendered.n_untrusted};
   r = tl_tokenizer_encode(serving->tokenizer, rendered.text.data ? rendered.text.data : "", rendered.text.length, &options,

@@ -5,6 +5,25 @@
 
 #include "api/api_private.h"
 
+/* truncate_prompt_tokens: what the tokenizer put before a text stays, and then the last of it, as the tokenizers library cuts
+ * on the left; -1 leaves room for what is to be made. */
+static int cut(const struct api_call *call, struct api_prompt *prompt, int32_t *ids, size_t *n, struct tl_error *err) {
+  int64_t context = tl_engine_max_context(call->work.serving->engine), most = call->params.truncate_prompt_tokens;
+  uint32_t before = prompt->n_before;
+  if (most == 0) return TL_OK;
+  if (most < 0) most = context - api_wanted_tokens(call);
+  else if (most <= before || most > context)
+    return tl_error_set(err, TL_EINVAL, "truncate_prompt_tokens",
+                        "truncate_prompt_tokens: expected -1 or an integer from %u to %lld here, got %lld", before + 1,
+                        (long long)context, (long long)most);
+  if (most <= before) most = before + 1; /* whether that fits is seen as with any prompt */
+  if (*n <= (size_t)most) return TL_OK;
+  memmove(ids + before, ids + *n - ((size_t)most - before), ((size_t)most - before) * sizeof *ids);
+  *n = (size_t)most;
+  prompt->text = NULL;
+  return TL_OK;
+}
+
 static int copy_ids(struct api_call *call, struct api_prompt *prompt, const int32_t *ids, size_t n, struct tl_error *err) {
   prompt->ids = tl_arena_array(&call->arena, n + 1, sizeof *ids);
   if (!prompt->ids) return tl_error_set(err, TL_ENOMEM, "prompt", "out of memory");
@@ -14,13 +33,15 @@ static int copy_ids(struct api_call *call, struct api_prompt *prompt, const int3
 }
 
 static int from_text(struct api_call *call, struct api_prompt *prompt, json_t *value, struct tl_error *err) {
-  struct tl_tokens tokens = {.limit = tl_engine_max_context(call->work.serving->engine)};
-  struct tl_encode_options options = {.add_special = true, .parse_special = true};
+  bool cuts = call->params.truncate_prompt_tokens != 0, special = call->params.add_special_tokens;
+  struct tl_tokens tokens = {.limit = cuts ? 0 : tl_engine_max_context(call->work.serving->engine)};
+  struct tl_encode_options options = {.add_special = special, .parse_special = true};
   prompt->text = json_string_value(value);
   prompt->length = json_string_length(value);
-  prompt->n_before = tl_tokenizer_before(call->work.serving->tokenizer);
+  prompt->n_before = special ? tl_tokenizer_before(call->work.serving->tokenizer) : 0;
   int r = tl_tokenizer_encode(call->work.serving->tokenizer, prompt->text, prompt->length, &options, &tokens, err);
   if (r == TL_ELIMIT) r = api_too_long(call, err);
+  if (r == TL_OK) r = cut(call, prompt, tokens.ids, &tokens.n, err);
   if (r == TL_OK) r = copy_ids(call, prompt, tokens.ids, tokens.n, err);
   tl_tokens_done(&tokens);
   return r;
@@ -29,11 +50,13 @@ static int from_text(struct api_call *call, struct api_prompt *prompt, json_t *v
 static int from_ids(struct api_call *call, struct api_prompt *prompt, json_t *list, const char *name,
                     struct tl_error *err) {
   size_t n = json_array_size(list);
-  if (n > tl_engine_max_context(call->work.serving->engine)) return api_too_long(call, err);
+  if (n > tl_engine_max_context(call->work.serving->engine) && !call->params.truncate_prompt_tokens) return api_too_long(call, err);
   prompt->ids = tl_arena_array(&call->arena, n + 1, sizeof *prompt->ids);
   if (!prompt->ids) return tl_error_set(err, TL_ENOMEM, "prompt", "out of memory");
+  int r = api_read_ids(list, n, call->work.serving->model, name, prompt->ids, err);
+  if (r == TL_OK) r = cut(call, prompt, prompt->ids, &n, err);
   prompt->n = (uint32_t)n;
-  return api_read_ids(list, n, call->work.serving->model, name, prompt->ids, err);
+  return r;
 }
 
 static int one_prompt(struct api_call *call, struct api_prompt *prompt, json_t *value, const char *name,
@@ -45,8 +68,10 @@ static int one_prompt(struct api_call *call, struct api_prompt *prompt, json_t *
                       api_value_text(value, what));
 }
 
-static uint32_t fewest_tokens(json_t *value) {
+static uint32_t fewest_tokens(const struct api_call *call, json_t *value) {
   size_t n = json_array_size(value); /* 0 of a text, whose tokens are not known yet */
+  int64_t most = call->params.truncate_prompt_tokens;
+  if (most > 0 && n > (size_t)most) n = (size_t)most;
   return n < 1 ? 1 : n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
 }
 
@@ -62,7 +87,7 @@ static int outline(struct api_call *call, struct tl_error *err) {
   call->prompts = tl_arena_array(&call->arena, n, sizeof *call->prompts);
   if (!call->prompts) return tl_error_set(err, TL_ENOMEM, "prompt", "out of memory");
   call->n_prompts = (unsigned)n;
-  for (size_t i = 0; i < n; i++) call->prompts[i].n = fewest_tokens(several ? json_array_get(value, i) : value);
+  for (size_t i = 0; i < n; i++) call->prompts[i].n = fewest_tokens(call, several ? json_array_get(value, i) : value);
   return TL_OK;
 }
 

@@ -174,6 +174,12 @@ static int read_ranked_documents(struct context *c, const struct field *f, json_
   return json_is_array(value) ? TL_OK : wrong(err, f->name, "a list of strings or of objects with a text", value);
 }
 
+/* Their items are read when it is known which model's they are. */
+static int read_list(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  memcpy((char *)c->params + f->offset, &value, sizeof value);
+  return json_is_array(value) ? TL_OK : wrong(err, f->name, "a list", value);
+}
+
 /* text_1 and text_2 */
 static int read_text(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   memcpy((char *)c->params + f->offset, &value, sizeof value);
@@ -332,13 +338,9 @@ static int read_user(struct context *c, const struct field *f, json_t *value, st
   return json_is_string(value) ? TL_OK : wrong(err, f->name, "a string", value);
 }
 
-/* Only the one value that asks for nothing is accepted. */
-static int read_response_format(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
-  (void)c;
-  if (!json_is_object(value)) return wrong(err, f->name, "an object", value);
-  const char *type = json_string_value(json_object_get(value, "type"));
-  if (type && strcmp(type, "text") == 0) return TL_OK;
-  return tl_error_set(err, TL_EINVAL, f->name, "response_format: only {\"type\": \"text\"} is supported by this server");
+/* All that an answer can be held to. */
+static int read_structured(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  return api_structured_read(c->params, f->name, value, err);
 }
 
 /* Only text can be had. */
@@ -368,7 +370,9 @@ static int read_unsupported(const struct field *f, json_t *value, struct tl_erro
 #define NUMBER(name, endpoints, min, max) {#name, KIND_NUMBER, endpoints, min, max, AT(name), NULL, NULL}
 #define INTEGER(name, endpoints, min, max) {#name, KIND_INTEGER, endpoints, min, max, AT(name), NULL, NULL}
 #define BOOL(name, endpoints) {#name, KIND_BOOL, endpoints, 0, 0, AT(name), NULL, NULL}
+#define LIST(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, AT(name), read_list, NULL}
 #define READ(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, 0, read_##name, NULL}
+#define STRUCTURED(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, 0, read_structured, NULL}
 #define IGNORED(name, endpoints) {#name, KIND_IGNORED, endpoints, 0, 0, 0, NULL, NULL}
 #define UNSUPPORTED(name, endpoints, nothing) {#name, KIND_UNSUPPORTED, endpoints, 0, 0, 0, NULL, nothing}
 
@@ -383,7 +387,8 @@ static const struct field fields[] = {
     BOOL(return_documents, API_RERANK),
     {"text_1", KIND_READ, API_SCORE, 0, 0, AT(text_1), read_text, NULL},
     {"text_2", KIND_READ, API_SCORE, 0, 0, AT(text_2), read_text, NULL},
-    READ(truncate_prompt_tokens, API_VECTORS),
+    READ(truncate_prompt_tokens, API_VECTORS | API_COMPLETIONS),
+    BOOL(add_special_tokens, API_BOTH | API_TEMPLATE),
     READ(prompt, API_COMPLETIONS),
     READ(messages, API_CHAT | API_TEMPLATE),
     READ(tools, API_CHAT | API_TEMPLATE),
@@ -402,6 +407,13 @@ static const struct field fields[] = {
     NUMBER(min_p, API_BOTH, 0, 1),
     READ(seed, API_BOTH),
     READ(stop, API_BOTH),
+    LIST(stop_token_ids, API_BOTH),
+    LIST(bad_words, API_BOTH),
+    LIST(allowed_token_ids, API_BOTH),
+    BOOL(include_stop_str_in_output, API_BOTH),
+    BOOL(skip_special_tokens, API_BOTH),
+    BOOL(return_token_ids, API_BOTH),
+    BOOL(return_tokens_as_token_ids, API_BOTH),
     NUMBER(presence_penalty, API_BOTH, -2, 2),
     NUMBER(frequency_penalty, API_BOTH, -2, 2),
     NUMBER(repetition_penalty, API_BOTH, 0.01, 100),
@@ -416,8 +428,17 @@ static const struct field fields[] = {
     {"timeout_ms", KIND_READ, API_ALL, 1, MAX_TIMEOUT_MS, AT(timeout_ms), read_timeout, NULL},
     READ(cache_salt, API_BOTH),
     READ(user, API_ALL),
-    READ(response_format, API_CHAT),
     READ(modalities, API_CHAT),
+    STRUCTURED(response_format, API_BOTH),
+    STRUCTURED(structured_outputs, API_BOTH),
+    STRUCTURED(guided_json, API_BOTH),
+    STRUCTURED(guided_regex, API_BOTH),
+    STRUCTURED(guided_choice, API_BOTH),
+    STRUCTURED(guided_grammar, API_BOTH),
+    STRUCTURED(json_schema, API_BOTH),
+    STRUCTURED(grammar, API_BOTH),
+    STRUCTURED(tool_choice, API_CHAT),
+    BOOL(parallel_tool_calls, API_CHAT),
     /* they change where or how an answer is made or kept, not what it says */
     IGNORED(metadata, API_BOTH),
     IGNORED(store, API_CHAT),
@@ -427,8 +448,6 @@ static const struct field fields[] = {
     IGNORED(prompt_cache_options, API_CHAT),
     IGNORED(prompt_cache_retention, API_CHAT),
     IGNORED(prediction, API_CHAT),
-    IGNORED(parallel_tool_calls, API_CHAT),
-    UNSUPPORTED(tool_choice, API_CHAT, "\"none\" \"auto\" "),
     UNSUPPORTED(functions, API_CHAT, "[] "),
     UNSUPPORTED(function_call, API_CHAT, "\"none\" \"auto\" "),
     UNSUPPORTED(audio, API_CHAT, ""),
@@ -440,11 +459,8 @@ static const struct field fields[] = {
     UNSUPPORTED(suffix, API_COMPLETIONS, "\"\" "),
     /* vLLM's */
     UNSUPPORTED(use_beam_search, API_BOTH, "false "),
+    UNSUPPORTED(prompt_logprobs, API_BOTH, ""),
     UNSUPPORTED(length_penalty, API_BOTH, "1 1.0 "),
-    UNSUPPORTED(stop_token_ids, API_BOTH, "[] "),
-    UNSUPPORTED(bad_words, API_BOTH, "[] "),
-    UNSUPPORTED(include_stop_str_in_output, API_BOTH, "false "),
-    UNSUPPORTED(skip_special_tokens, API_BOTH, "true "),
     UNSUPPORTED(spaces_between_special_tokens, API_BOTH, "true "),
 };
 #define N_FIELDS (sizeof fields / sizeof *fields)
@@ -497,7 +513,9 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
   *ret = (struct api_params){.n = 1, .max_tokens = -1, .max_completion_tokens = -1, .min_tokens = 0,
                              .temperature = -1, .top_p = -1, .min_p = -1, .top_k = API_NO_TOP_K,
                              .repetition_penalty = -1, .n_top_logprobs = -1, .priority = TL_PRIORITY_NORMAL,
-                             .add_generation_prompt = true, .return_documents = true};
+                             .add_generation_prompt = true, .skip_special_tokens = true, .return_documents = true,
+                             .add_special_tokens = endpoint == API_COMPLETIONS, /* a chat's template has them */
+                             .calls = API_CALLS_AUTO, .parallel_tool_calls = true};
   const struct tl_api_limits *limits = &api->o.limits;
   ret->timeout_ms = limits->default_timeout_ms ? limits->default_timeout_ms : limits->max_timeout_ms;
   struct context context = {api, endpoint, arena, ret};
@@ -509,5 +527,6 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
   }
   if (endpoint == API_TEMPLATE) return TL_OK;
   int r = check_names(endpoint, body, err);
-  return r < 0 ? r : check_together(api, endpoint, ret, err);
+  if (r == TL_OK) r = check_together(api, endpoint, ret, err);
+  return r < 0 ? r : api_structured_settle(ret, arena, err);
 }

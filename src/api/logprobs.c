@@ -11,9 +11,15 @@ static const char *token_bytes(const struct api_choice *choice, int32_t id, size
   return bytes ? bytes : "";
 }
 
+static bool as_id(const struct api_choice *choice, int32_t id, struct tl_buffer *out) {
+  if (choice->call->params.return_tokens_as_token_ids) tl_buffer_printf(out, "\"token_id:%d\"", id);
+  return choice->call->params.return_tokens_as_token_ids;
+}
+
 /* A token that is no whole characters is written as "bytes:\xe2\x96", which is
  * how OpenAI's completions keep such tokens apart. */
 static void token_name(const struct api_choice *choice, int32_t id, struct tl_buffer *out) {
+  if (as_id(choice, id, out)) return;
   size_t length;
   const char *bytes = token_bytes(choice, id, &length);
   if (tl_utf8_valid(bytes, length)) {
@@ -31,7 +37,7 @@ static void chat_token(const struct api_choice *choice, int32_t id, double logpr
   size_t length;
   const char *bytes = token_bytes(choice, id, &length);
   tl_buffer_puts(out, "{\"token\":");
-  api_json_string(out, bytes, length);
+  if (!as_id(choice, id, out)) api_json_string(out, bytes, length);
   tl_buffer_puts(out, ",\"logprob\":");
   api_json_number(out, logprob);
   tl_buffer_puts(out, ",\"bytes\":[");
@@ -96,10 +102,10 @@ static void text_offsets(struct api_choice *choice, uint32_t from, uint32_t to, 
     size_t length;
     int32_t id = choice->seq->tokens[i];
     const char *bytes = token_bytes(choice, id, &length);
-    /* neither what the post-processor put before a text nor a generated special token is in the text */
+    /* neither what the post-processor put before a text nor, unless asked for, a generated special token is in the text */
     const struct api_prompt *prompt = &choice->call->prompts[choice->prompt];
-    bool silent = i < choice->seq->n_prompt ? prompt->text && i < prompt->n_before
-                                            : tl_tokenizer_is_special(choice->call->work.serving->tokenizer, id);
+    bool silent = i < choice->seq->n_prompt ? i < prompt->n_before
+                                            : choice->detok.skip_special && tl_tokenizer_is_special(choice->detok.tokenizer, id);
     if (!silent) choice->text_offset += count_characters(bytes, length);
   }
 }

@@ -33,7 +33,10 @@ void api_call_free(struct api_call *call) {
   for (unsigned i = 0; i < call->n_choices; i++) {
     api_stop_done(&call->choices[i].stop);
     tl_buffer_done(&call->choices[i].text);
+    api_tool_parser_done(&call->choices[i].tools);
+    api_tool_calls_done(&call->choices[i].calls);
   }
+  api_constrain_done(call);
   json_decref(call->body);
   tl_arena_done(&call->arena);
   free(call);
@@ -51,12 +54,17 @@ int api_too_long(const struct api_call *call, struct tl_error *err) {
                       tl_engine_max_context(call->work.serving->engine), prompt_field(call));
 }
 
+int64_t api_wanted_tokens(const struct api_call *call) {
+  const struct api_params *p = &call->params;
+  int64_t wanted = p->max_completion_tokens >= 0 ? p->max_completion_tokens : p->max_tokens;
+  return wanted < 0 && call->endpoint == API_COMPLETIONS ? 16 : wanted; /* OpenAI's default */
+}
+
 /* How many tokens may be generated after a prompt of n_prompt tokens. */
 static int choose_max_new(const struct api_call *call, uint32_t n_prompt, uint32_t *ret, struct tl_error *err) {
   const struct api_params *p = &call->params;
   int64_t context = tl_engine_max_context(call->work.serving->engine);
-  int64_t wanted = p->max_completion_tokens >= 0 ? p->max_completion_tokens : p->max_tokens;
-  if (wanted < 0 && call->endpoint == API_COMPLETIONS) wanted = 16; /* OpenAI's default */
+  int64_t wanted = api_wanted_tokens(call);
   if (n_prompt + (wanted < 0 ? 1 : wanted) > context)
     return tl_error_set(err, TL_ECONTEXT, prompt_field(call),
                         "this model's maximum context length is %lld tokens; the request asks for %lld (%u in %s, "
@@ -146,7 +154,7 @@ static int add_history(struct api_call *call, struct tl_sequence *seq, uint32_t 
 
 static int add_bias(struct api_call *call, struct tl_sequence *seq) {
   const struct api_params *p = &call->params;
-  seq->bias = tl_arena_array(&call->arena, p->n_bias + seq->n_stop_ids + 1, sizeof *seq->bias);
+  seq->bias = tl_arena_array(&call->arena, p->n_bias + seq->n_stop_ids + seq->n_bad_words + 1, sizeof *seq->bias);
   if (!seq->bias) return TL_ENOMEM;
   if (p->n_bias) memcpy(seq->bias, p->bias, p->n_bias * sizeof *seq->bias);
   seq->n_bias = p->n_bias;
@@ -159,7 +167,7 @@ static uint64_t cache_salt_of(const struct api_call *call) {
   return p->cache_salt ? tl_hash_bytes(p->cache_salt, p->cache_salt_length, call->api->key[0], call->api->key[1]) : 0;
 }
 
-static int make_sequence(struct api_call *call, struct api_choice *choice, uint32_t max_new) {
+static int make_sequence(struct api_call *call, struct api_choice *choice, uint32_t max_new, struct tl_error *err) {
   struct tl_sequence *seq = tl_arena_alloc(&call->arena, sizeof *seq);
   if (!seq) return TL_ENOMEM;
   const struct api_prompt *prompt = &call->prompts[choice->prompt];
@@ -170,8 +178,12 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   seq->ignore_eos = call->params.ignore_eos;
   seq->score_prompt = call->params.echo && call->params.n_top_logprobs >= 0;
   seq->sampling = sampling_of(call, choice->index);
-  seq->stop_ids = call->work.serving->model->eos;
-  seq->n_stop_ids = call->work.serving->model->n_eos;
+  seq->stop_ids = call->params.stop_ids;
+  seq->n_stop_ids = call->params.n_stop_ids;
+  seq->n_own_stop_ids = call->params.n_own_stop_ids;
+  seq->bad_words = call->params.bad_spellings;
+  seq->n_bad_words = call->params.n_bad_spellings;
+  seq->allowed = call->params.allowed;
   seq->loop = call->loop;
   seq->owner = choice;
   seq->choice = choice->index;
@@ -185,6 +197,20 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   if (!seq->tokens || add_bias(call, seq) < 0 || add_history(call, seq, n) < 0) return TL_ENOMEM;
   if (call->params.n_top_logprobs >= 0 && add_logprobs(call, seq, n) < 0) return TL_ENOMEM;
   memcpy(seq->tokens, prompt->ids, prompt->n * sizeof *seq->tokens);
+  return api_constrain_sequence(call, seq, err);
+}
+
+/* How calls are found in the choice's text. */
+static int make_calls(struct api_call *call, struct api_choice *choice) {
+  const struct api_params *p = &call->params;
+  const struct api_tools *tools = &call->api->tools[call->work.model];
+  if (p->calls == API_CALLS_AUTO && tools->format) {
+    api_tool_parser_init(&choice->tools, tools->format, !p->stream);
+    choice->detok.kept = tools->marks;
+    choice->detok.n_kept = tools->n_marks;
+  }
+  if (p->calls == API_CALLS_NAMED) return api_tool_calls_add(&choice->calls, p->tool_name, p->tool_name_length);
+  if (p->calls == API_CALLS_REQUIRED) api_tool_parser_init(&choice->tools, &api_tool_list_format, false);
   return TL_OK;
 }
 
@@ -197,12 +223,13 @@ static int make_choices(struct api_call *call, const uint32_t *max_new, const st
     struct api_choice *choice = &call->choices[call->n_choices++];
     choice->call = call;
     choice->index = i;
+    choice->stop_id = -1;
     choice->prompt = i / (unsigned)call->params.n;
     tl_buffer_init(&choice->text, 0);
     api_stop_init(&choice->stop, &call->params);
-    tl_detok_init(&choice->detok, call->work.serving->tokenizer, true);
-    if (make_sequence(call, choice, max_new[choice->prompt]) < 0)
-      return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+    tl_detok_init(&choice->detok, call->work.serving->tokenizer, call->params.skip_special_tokens);
+    if (make_calls(call, choice) < 0 || make_sequence(call, choice, max_new[choice->prompt], err) < 0)
+      return err->code ? err->code : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
     choice->room = rooms[choice->prompt];
     choice->seq->replica = choice->room.replica;
   }
@@ -337,6 +364,8 @@ int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl
     give_back(call, rooms, call->n_prompts);
     return r;
   }
+  if (call->grammar)
+    tl_metrics_add(tl_http_shard(call->api->o.http, call->loop), call->api->structured[call->params.constraint.kind], 1);
   submit_all(call);
   return TL_OK;
 }
@@ -346,6 +375,7 @@ int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl
 static int settle_body(struct api_call *call, struct tl_error *err) {
   struct api_params *p = &call->params;
   bool fine = !p->model || (p->model = tl_arena_copy(&call->arena, p->model, strlen(p->model)));
+  if (fine && p->tool_name) fine = (p->tool_name = tl_arena_copy(&call->arena, p->tool_name, p->tool_name_length));
   if (fine && p->cache_salt) fine = (p->cache_salt = tl_arena_copy(&call->arena, p->cache_salt, p->cache_salt_length));
   for (unsigned i = 0; fine && i < p->n_stop; i++)
     fine = (p->stop[i].text = tl_arena_copy(&call->arena, p->stop[i].text, p->stop[i].length));
@@ -355,6 +385,7 @@ static int settle_body(struct api_call *call, struct tl_error *err) {
     if (prompt->text) fine = (prompt->text = tl_arena_copy(&call->arena, prompt->text, prompt->length));
   }
   p->prompt = p->messages = p->tools = p->documents = p->chat_template_kwargs = p->chat_template = NULL;
+  p->stop_token_ids = p->bad_words = p->allowed_token_ids = NULL;
   json_decref(TL_TAKE(&call->body));
   return fine ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
 }
@@ -370,6 +401,9 @@ static int read_call(struct api_work *work, struct tl_error *err) {
   if (r == TL_OK) r = call->reader->outline(call, err);
   /* the router's counters are the loop's: before a lane it has looked already */
   if (r == TL_OK && !work->on_lane) r = look_for_room(call, err);
+  if (r == TL_OK) r = api_token_fields(call, err);
+  if (r == TL_OK) r = api_constrain(call, err);
+  if (r == TL_OK && api_work_left(work)) r = TL_ECLOSED;
   if (r == TL_OK) {
     call->read_times.tokenizing_ns = api_span_now(call);
     r = call->reader->prepare(call, err);
@@ -403,12 +437,12 @@ static int look_at_all(const struct tl_api *api, const struct tl_serving *servin
   return r;
 }
 
-bool api_may_read(struct tl_api *api, struct tl_http_request *request) {
+bool api_may_read(struct tl_api *api, struct tl_http_request *request, bool has_grammar) {
   size_t length;
   unsigned retry_after_s = 0;
   struct tl_error err = {0};
   tl_http_body(request, &length);
-  const struct tl_serving *serving = length < API_LANE_BYTES ? NULL : api_serving(api, &err);
+  const struct tl_serving *serving = length < API_LANE_BYTES && !has_grammar ? NULL : api_serving(api, &err);
   if (!serving) return true; /* api_work_run goes on, or says why not */
   if (look_at_all(api, serving, tl_http_shard(api->o.http, tl_http_loop(request)), &retry_after_s, &err) == TL_OK)
     return true;
@@ -417,7 +451,8 @@ bool api_may_read(struct tl_api *api, struct tl_http_request *request) {
 }
 
 void api_generate(struct tl_api *api, struct tl_http_request *request, const struct api_reader *reader) {
-  if (!api_may_read(api, request)) return;
+  bool has_grammar = api_work_has_grammar(request);
+  if (!api_may_read(api, request, has_grammar)) return;
   struct api_call *call = api_call_new(api, request, reader->endpoint);
   if (!call) {
     struct tl_error err = {0};
@@ -427,6 +462,7 @@ void api_generate(struct tl_api *api, struct tl_http_request *request, const str
   }
   api_spans_begin(call, request);
   call->reader = reader;
+  call->work.has_grammar = has_grammar;
   call->work.read = read_call;
   call->work.finish = begin_call;
   if (!api_work_run(&call->work, api, request)) api_call_free(call);

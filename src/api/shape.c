@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/api_private.h"
+#include "tokenlane/base/hash.h"
 
 static void head(const struct api_call *call, const char *object, struct tl_buffer *out) {
   const char *name = call->params.model ? call->params.model : call->api->o.models[call->work.model].name;
@@ -34,11 +35,49 @@ static void usage(const struct api_call *call, struct tl_buffer *out) {
                    prompt, completion, prompt + completion, cached_tokens(call));
 }
 
-static void finish_reason(const struct api_choice *choice, bool known, struct tl_buffer *out) {
-  if (known)
-    tl_buffer_printf(out, ",\"finish_reason\":\"%s\"}", choice->finish);
+/* vLLM's: the stop string or the client's own stop id that ended it; null: an EOS or something else did. */
+static void stop_reason(const struct api_choice *choice, struct tl_buffer *out) {
+  const struct api_params *p = &choice->call->params;
+  tl_buffer_puts(out, ",\"stop_reason\":");
+  if (choice->stop.hit)
+    api_json_string(out, p->stop[choice->stop.which].text, p->stop[choice->stop.which].length);
+  else if (choice->stop_id >= 0)
+    tl_buffer_printf(out, "%d", choice->stop_id);
   else
-    tl_buffer_puts(out, ",\"finish_reason\":null}");
+    tl_buffer_puts(out, "null");
+}
+
+static void finish_reason(const struct api_choice *choice, bool known, struct tl_buffer *out) {
+  if (known) {
+    tl_buffer_printf(out, ",\"finish_reason\":\"%s\"", choice->finish);
+    stop_reason(choice, out);
+  } else {
+    tl_buffer_puts(out, ",\"finish_reason\":null");
+    if (choice->call->endpoint == API_COMPLETIONS) tl_buffer_puts(out, ",\"stop_reason\":null"); /* as vLLM has it */
+  }
+}
+
+/* Those of the sequence from .. to-1, the prompt's first. */
+static void ids(const struct api_choice *choice, const char *name, uint32_t from, uint32_t to, struct tl_buffer *out) {
+  tl_buffer_printf(out, ",\"%s\":[", name);
+  for (uint32_t i = from; i < to; i++) tl_buffer_printf(out, i > from ? ",%d" : "%d", choice->seq->tokens[i]);
+  tl_buffer_putc(out, ']');
+}
+
+/* vLLM's return_token_ids. The prompt's are the whole chat's but each completion's. */
+static void prompt_ids(const struct api_choice *choice, enum api_endpoint endpoint, struct tl_buffer *out) {
+  const struct api_call *call = choice->call;
+  if (call->params.return_token_ids && call->endpoint == endpoint && !choice->role_sent)
+    ids(choice, "prompt_token_ids", 0, choice->seq->n_prompt, out);
+}
+
+/* Ends the choice; n: of its generated tokens, so many are told of now or before. */
+static void end_choice(const struct api_choice *choice, bool with_ids, uint32_t n, struct tl_buffer *out) {
+  prompt_ids(choice, API_COMPLETIONS, out);
+  uint32_t n_prompt = choice->seq->n_prompt;
+  if (with_ids && choice->call->params.return_token_ids)
+    ids(choice, "token_ids", n_prompt + choice->n_sent_logprobs, n_prompt + n, out);
+  tl_buffer_putc(out, '}');
 }
 
 /* Which tokens, by index in the sequence, an answer's or chunk's logprobs cover. */
@@ -55,6 +94,28 @@ static void logprobs(struct api_choice *choice, bool wanted, struct tl_buffer *o
   api_logprobs(choice, with_prompt ? 0 : n_prompt + choice->n_sent_logprobs, n_prompt + n_text, out);
 }
 
+bool api_only_calls(const struct api_call *call) {
+  return call->params.calls == API_CALLS_REQUIRED || call->params.calls == API_CALLS_NAMED;
+}
+
+unsigned api_n_calls(const struct api_choice *choice) {
+  return choice->calls.n && !choice->call->params.parallel_tool_calls ? 1 : choice->calls.n;
+}
+
+/* A call's id, name and arguments; ids are unlike all others of the process. */
+static void tool_call(const struct api_choice *choice, unsigned i, bool with_arguments, struct tl_buffer *out) {
+  const struct api_tool_call *call = &choice->calls.items[i];
+  const struct tl_api *api = choice->call->api;
+  char id[24];
+  api_tool_call_id(api->tools[choice->call->work.model].format,
+                   tl_hash_u64(tl_hash_u64(api->key[0] ^ choice->call->number) + ((uint64_t)choice->index << 32) + i), id);
+  tl_buffer_printf(out, "\"id\":\"%s\",\"type\":\"function\",\"function\":{\"name\":", id);
+  api_json_string(out, call->name.data, call->name.length);
+  tl_buffer_puts(out, ",\"arguments\":");
+  api_json_string(out, call->arguments.data, with_arguments ? call->arguments.length : 0);
+  tl_buffer_puts(out, "}}");
+}
+
 static void delta(struct api_choice *choice, enum api_chunk kind, struct tl_buffer *out) {
   if (choice->call->endpoint == API_COMPLETIONS) {
     tl_buffer_puts(out, ",\"text\":");
@@ -62,14 +123,20 @@ static void delta(struct api_choice *choice, enum api_chunk kind, struct tl_buff
     return;
   }
   if (kind == API_CHUNK_ROLE) {
-    tl_buffer_puts(out, ",\"delta\":{\"role\":\"assistant\",\"content\":\"\"}");
-  } else if (kind == API_CHUNK_TEXT) {
+    tl_buffer_printf(out, ",\"delta\":{\"role\":\"assistant\",\"content\":%s}", api_only_calls(choice->call) ? "null" : "\"\"");
+  } else if (kind == API_CHUNK_TEXT && (choice->text.length || choice->call->params.calls == API_CALLS_OFF)) {
     tl_buffer_puts(out, ",\"delta\":{\"content\":");
     api_json_string(out, choice->text.data, choice->text.length);
     tl_buffer_putc(out, '}');
   } else {
     tl_buffer_puts(out, ",\"delta\":{}");
   }
+}
+
+static void end_chunk(const struct api_choice *choice, struct tl_buffer *out) {
+  tl_buffer_putc(out, ']');
+  prompt_ids(choice, API_CHAT, out);
+  tl_buffer_puts(out, choice->call->params.include_usage ? ",\"usage\":null}" : "}");
 }
 
 void api_shape_chunk(struct api_choice *choice, enum api_chunk kind, struct tl_buffer *out) {
@@ -79,7 +146,26 @@ void api_shape_chunk(struct api_choice *choice, enum api_chunk kind, struct tl_b
   delta(choice, kind, out);
   logprobs(choice, kind == API_CHUNK_TEXT, out);
   finish_reason(choice, kind == API_CHUNK_FINISH, out);
-  tl_buffer_puts(out, call->params.include_usage ? "],\"usage\":null}" : "]}");
+  /* the id that ended it comes with the end */
+  end_choice(choice, kind != API_CHUNK_ROLE, choice->n_seen - (kind == API_CHUNK_TEXT && choice->ended_by_id), out);
+  end_chunk(choice, out);
+}
+
+void api_shape_call_chunk(struct api_choice *choice, unsigned i, struct tl_buffer *out) {
+  const struct api_tool_call *call = &choice->calls.items[i];
+  head(choice->call, chunk_object(choice->call), out);
+  tl_buffer_printf(out, "{\"index\":%u,\"delta\":{\"tool_calls\":[{\"index\":%u,", choice->index, i);
+  if (call->announced) {
+    tl_buffer_puts(out, "\"function\":{\"arguments\":");
+    api_json_string(out, call->arguments.data, call->arguments.length);
+    tl_buffer_puts(out, "}}");
+  } else {
+    tool_call(choice, i, false, out);
+  }
+  tl_buffer_puts(out, "]},\"logprobs\":null");
+  finish_reason(choice, false, out);
+  end_choice(choice, false, 0, out);
+  end_chunk(choice, out);
 }
 
 void api_shape_usage_chunk(struct api_call *call, struct tl_buffer *out) {
@@ -89,18 +175,38 @@ void api_shape_usage_chunk(struct api_call *call, struct tl_buffer *out) {
   tl_buffer_putc(out, '}');
 }
 
+static void message(const struct api_choice *choice, struct tl_buffer *out) {
+  tl_buffer_puts(out, ",\"message\":{\"role\":\"assistant\",\"content\":");
+  unsigned n = api_n_calls(choice);
+  if (!choice->text.length && (n || api_only_calls(choice->call)))
+    tl_buffer_puts(out, "null");
+  else
+    api_json_string(out, choice->text.data, choice->text.length);
+  for (unsigned i = 0; i < n; i++) {
+    tl_buffer_puts(out, i ? ",{" : ",\"tool_calls\":[{");
+    tool_call(choice, i, true, out);
+  }
+  tl_buffer_puts(out, n ? "],\"refusal\":null}" : ",\"refusal\":null}");
+}
+
 void api_shape_answer(struct api_call *call, struct tl_buffer *out) {
   head(call, call->endpoint == API_CHAT ? "chat.completion" : "text_completion", out);
   for (unsigned i = 0; i < call->n_choices; i++) {
     struct api_choice *choice = &call->choices[i];
     tl_buffer_printf(out, "%s{\"index\":%u", i ? "," : "", choice->index);
-    tl_buffer_puts(out, call->endpoint == API_CHAT ? ",\"message\":{\"role\":\"assistant\",\"content\":" : ",\"text\":");
-    api_json_string(out, choice->text.data, choice->text.length);
-    if (call->endpoint == API_CHAT) tl_buffer_puts(out, ",\"refusal\":null}");
+    if (call->endpoint == API_CHAT) {
+      message(choice, out);
+    } else {
+      tl_buffer_puts(out, ",\"text\":");
+      api_json_string(out, choice->text.data, choice->text.length);
+    }
     logprobs(choice, true, out);
     finish_reason(choice, true, out);
+    end_choice(choice, true, choice->n_seen, out);
   }
-  tl_buffer_puts(out, "],");
+  tl_buffer_putc(out, ']');
+  prompt_ids(call->choices, API_CHAT, out);
+  tl_buffer_putc(out, ',');
   usage(call, out);
   tl_buffer_putc(out, '}');
 }

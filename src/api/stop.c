@@ -16,8 +16,8 @@ void api_stop_done(struct api_stop *stop) {
 
 /* Where the stop string begins that is complete first (of several, the longest):
  * so the answer does not depend on where tokens cut the text. pending's length
- * when there is none. */
-static size_t find_match(const struct api_stop *stop) {
+ * when there is none, else `which` is set. */
+static size_t find_match(struct api_stop *stop) {
   size_t best = stop->pending.length, best_end = SIZE_MAX;
   for (unsigned i = 0; i < stop->params->n_stop; i++) {
     size_t n = stop->params->stop[i].length;
@@ -27,6 +27,7 @@ static size_t find_match(const struct api_stop *stop) {
     if (start + n > best_end || (start + n == best_end && start >= best)) continue;
     best = start;
     best_end = start + n;
+    stop->which = i;
   }
   return best;
 }
@@ -52,7 +53,8 @@ int api_stop_push(struct api_stop *stop, const char *text, size_t length, struct
   if (r < 0) return r;
   size_t match = find_match(stop);
   stop->hit = match < stop->pending.length;
-  size_t ready = stop->hit ? match : stop->pending.length - held_back(stop);
+  size_t kept = stop->params->include_stop_str_in_output ? stop->params->stop[stop->which].length : 0;
+  size_t ready = stop->hit ? match + kept : stop->pending.length - held_back(stop);
   r = tl_buffer_append(out, stop->pending.data, ready);
   tl_buffer_consume(&stop->pending, stop->hit ? stop->pending.length : ready);
   return r;

@@ -7,6 +7,8 @@
 
 #define REST_BYTES 65536   /* of a finished stream: so much may always be queued */
 #define LOGPROB_BYTES 128  /* of one alternative in an answer */
+#define ID_BYTES 8         /* of a token id */
+#define CALL_BYTES 256     /* of what is around a call's arguments */
 
 void api_call_cancel(struct api_call *call) {
   /* relaxed: the worker polls it once a step; it publishes nothing else */
@@ -74,29 +76,52 @@ static int echo_prompt(struct api_choice *choice) {
   if (!call->params.echo || choice->echoed) return TL_OK;
   choice->echoed = true;
   if (prompt->text) return tl_buffer_append(&choice->text, prompt->text, prompt->length);
-  return tl_tokenizer_decode(call->work.serving->tokenizer, prompt->ids, prompt->n, false, &choice->text);
+  return tl_tokenizer_decode(call->work.serving->tokenizer, prompt->ids + prompt->n_before, prompt->n - prompt->n_before, false,
+                             &choice->text);
 }
 
-/* Generated tokens [n_seen, n_out) into choice->text. */
+/* An answer's text, behind its stop strings, is content or has calls in it. */
+static int take_text(struct api_choice *choice, const struct tl_buffer *text, bool last) {
+  if (choice->call->params.calls == API_CALLS_NAMED)
+    return tl_buffer_append(&choice->calls.items[0].arguments, text->data, text->length);
+  if (!choice->tools.format) return TL_OK; /* it is in choice->text */
+  int r = api_tool_parser_push(&choice->tools, text->data, text->length, &choice->text, &choice->calls);
+  if (r == TL_OK && last) r = api_tool_parser_finish(&choice->tools, &choice->text, &choice->calls);
+  if (api_only_calls(choice->call)) tl_buffer_clear(&choice->text); /* the beginning of a list that was cut */
+  return r;
+}
+
+/* Where stop strings let an answer's text go: scratch, if take_text has to look at it. */
+static struct tl_buffer *target(struct api_choice *choice, struct tl_buffer *scratch) {
+  return choice->call->params.calls == API_CALLS_NAMED || choice->tools.format ? scratch : &choice->text;
+}
+
+/* Generated tokens [n_seen, n_out) into choice->text and choice->calls. */
 static int take_tokens(struct api_choice *choice, uint32_t n_out) {
   const struct tl_sequence *seq = choice->seq;
-  struct tl_buffer piece;
+  struct tl_buffer piece, scratch, *out = target(choice, &scratch);
   tl_buffer_init(&piece, 0);
+  tl_buffer_init(&scratch, 0);
   int r = echo_prompt(choice);
   while (r == TL_OK && choice->n_seen < n_out && !choice->stop.hit) {
     int32_t token = seq->tokens[seq->n_prompt + choice->n_seen++];
     /* the token may be seen before the event that says that it was the last */
-    choice->ended_by_id = tl_sequence_is_stop(seq, token);
+    if (tl_sequence_is_stop(seq, token)) {
+      if (api_is_own_stop(&choice->call->params, token)) choice->stop_id = token;
+      choice->ended_by_id = !choice->call->params.include_stop_str_in_output;
+    }
     if (choice->ended_by_id) break;
     r = tl_detok_push(&choice->detok, token, &piece);
     /* stop strings count only in what comes after min_tokens, as in vLLM */
     if (r == TL_OK && choice->n_seen <= choice->call->params.min_tokens)
-      r = tl_buffer_append(&choice->text, piece.data, piece.length);
+      r = tl_buffer_append(out, piece.data, piece.length);
     else if (r == TL_OK)
-      r = api_stop_push(&choice->stop, piece.data, piece.length, &choice->text);
+      r = api_stop_push(&choice->stop, piece.data, piece.length, out);
     tl_buffer_clear(&piece);
   }
+  if (r == TL_OK) r = take_text(choice, &scratch, false);
   tl_buffer_done(&piece);
+  tl_buffer_done(&scratch);
   return r;
 }
 
@@ -104,18 +129,24 @@ static int take_tokens(struct api_choice *choice, uint32_t n_out) {
 static int close_text(struct api_choice *choice) {
   choice->done = true;
   choice->call->n_open--;
-  choice->finish = "stop";
+  bool cut = !choice->stop.hit && choice->seq->finish == TL_FINISH_LENGTH;
+  struct tl_buffer tail, scratch, *out = target(choice, &scratch);
+  tl_buffer_init(&tail, 0);
+  tl_buffer_init(&scratch, 0);
+  int r = TL_OK;
   if (choice->stop.hit) {
     atomic_store_explicit(&choice->seq->cancel, 1, memory_order_relaxed); /* as in api_call_cancel */
-    return TL_OK;
+  } else {
+    r = tl_detok_finish(&choice->detok, &tail);
+    if (r == TL_OK) r = api_stop_push(&choice->stop, tail.data, tail.length, out);
+    if (r == TL_OK && !choice->stop.hit) r = api_stop_flush(&choice->stop, out);
   }
-  if (choice->seq->finish == TL_FINISH_LENGTH) choice->finish = "length";
-  struct tl_buffer tail;
-  tl_buffer_init(&tail, 0);
-  int r = tl_detok_finish(&choice->detok, &tail);
-  if (r == TL_OK) r = api_stop_push(&choice->stop, tail.data, tail.length, &choice->text);
-  if (r == TL_OK && !choice->stop.hit) r = api_stop_flush(&choice->stop, &choice->text);
+  if (r == TL_OK) r = take_text(choice, &scratch, true);
   tl_buffer_done(&tail);
+  tl_buffer_done(&scratch);
+  /* a call that was asked for by its name ends an answer as any other does, says OpenAI */
+  bool called = choice->calls.n && choice->call->params.calls != API_CALLS_NAMED;
+  choice->finish = cut ? "length" : called ? "tool_calls" : "stop";
   return r;
 }
 
@@ -125,20 +156,38 @@ static void send_chunk(struct api_choice *choice, enum api_chunk kind) {
   api_shape_chunk(choice, kind, &json);
   if (!json.failed) send_event(choice->call, &json);
   tl_buffer_done(&json);
+  choice->role_sent = true;
+}
+
+static void send_call_chunk(struct api_choice *choice, unsigned i) {
+  struct tl_buffer json;
+  tl_buffer_init(&json, 0);
+  api_shape_call_chunk(choice, i, &json);
+  if (!json.failed) send_event(choice->call, &json);
+  tl_buffer_done(&json);
+}
+
+static void send_calls(struct api_choice *choice) {
+  for (; choice->n_sent_calls < api_n_calls(choice); choice->n_sent_calls++) {
+    struct api_tool_call *call = &choice->calls.items[choice->n_sent_calls];
+    if (!call->announced) send_call_chunk(choice, choice->n_sent_calls);
+    call->announced = true;
+    if (call->arguments.length) send_call_chunk(choice, choice->n_sent_calls);
+    tl_buffer_clear(&call->arguments);
+    if (choice->n_sent_calls + 1 == choice->calls.n && !choice->done) return; /* more of it may come */
+  }
 }
 
 static void send_chunks(struct api_choice *choice) {
   struct api_call *call = choice->call;
   begin_stream(call);
-  if (call->endpoint == API_CHAT && !choice->role_sent) {
-    choice->role_sent = true;
-    send_chunk(choice, API_CHUNK_ROLE);
-  }
+  if (call->endpoint == API_CHAT && !choice->role_sent) send_chunk(choice, API_CHUNK_ROLE);
   uint32_t n_text = choice->n_seen - choice->ended_by_id;
-  bool logprobs = call->params.n_top_logprobs >= 0 && choice->n_sent_logprobs < n_text;
-  if (choice->text.length || logprobs) send_chunk(choice, API_CHUNK_TEXT);
+  bool tokens = (call->params.n_top_logprobs >= 0 || call->params.return_token_ids) && choice->n_sent_logprobs < n_text;
+  if (choice->text.length || tokens) send_chunk(choice, API_CHUNK_TEXT);
   choice->n_sent_logprobs = n_text;
   tl_buffer_clear(&choice->text);
+  send_calls(choice);
   if (!choice->done) return;
   send_chunk(choice, API_CHUNK_FINISH);
   choice->sent = true;
@@ -171,8 +220,17 @@ static void finish_call(struct api_call *call) {
   api_respond_buffer(TL_TAKE(&call->request), 200, &json);
 }
 
+/* Its fields contradict each other, most likely: a model that makes no numbers ends with the same. */
+static bool nothing_left(const struct api_choice *choice, struct tl_error *err) {
+  const struct api_call *call = choice->call;
+  if (choice->seq->finish != TL_FINISH_ERROR || (!call->grammar && !call->params.allowed)) return false;
+  const char *field = call->grammar ? call->params.constraint.field : "allowed_token_ids";
+  return tl_error_set(err, TL_EINVAL, field, "%s: of the tokens that may come next logit_bias, bad_words and allowed_token_ids leave none", field) < 0;
+}
+
 static bool failed(const struct api_choice *choice, struct tl_error *err) {
   if (!choice->final) return false;
+  if (nothing_left(choice, err)) return true;
   if (choice->seq->finish == TL_FINISH_ERROR || choice->seq->finish == TL_FINISH_FAULT)
     return tl_error_set(err, TL_EDEVICE, NULL, "the device that served this request failed") < 0;
   if (choice->seq->finish == TL_FINISH_EXPIRED) {
@@ -216,8 +274,11 @@ static bool advance_text(struct api_choice *choice) {
 static bool may_queue_rest(const struct api_choice *choice) {
   const struct api_call *call = choice->call;
   if (!choice->final) return false;
-  size_t n_logprobs = call->params.n_top_logprobs < 0 ? 0 : choice->n_seen - choice->n_sent_logprobs;
-  size_t bytes = 2 * choice->text.length + n_logprobs * (size_t)(1 + call->params.n_top_logprobs) * LOGPROB_BYTES;
+  size_t token_bytes = call->params.n_top_logprobs < 0 ? 0 : (size_t)(1 + call->params.n_top_logprobs) * LOGPROB_BYTES;
+  if (call->params.return_token_ids) token_bytes += ID_BYTES;
+  size_t n_text = choice->text.length;
+  for (unsigned i = choice->n_sent_calls; i < api_n_calls(choice); i++) n_text += choice->calls.items[i].arguments.length + CALL_BYTES;
+  size_t bytes = 2 * n_text + (choice->n_seen - choice->n_sent_logprobs) * token_bytes;
   size_t most = call->arena.used_bytes > REST_BYTES ? call->arena.used_bytes : REST_BYTES;
   return bytes <= most / call->n_choices;
 }

@@ -318,7 +318,7 @@ static void begin_call(struct api_work *work) {
 }
 
 static void run(struct tl_api *api, struct tl_http_request *request, const struct api_vector_kind *kind) {
-  if (!api_may_read(api, request)) return;
+  if (!api_may_read(api, request, false)) return;
   struct api_vectors *call = calloc(1, sizeof *call);
   if (!call) {
     struct tl_error err = {0};

@@ -22,6 +22,27 @@ static int load_files(struct served *s, struct tl_error *err) {
   return TL_OK;
 }
 
+/* What grammars know of the model's tokens. Special tokens are no text, nor is what would end the answer. */
+static int make_vocabulary(struct served *s, struct tl_error *err) {
+  if (s->model->pooling != TL_POOL_NONE) return TL_OK;
+  int64_t began_ns = tl_now_ns();
+  uint32_t n = s->model->vocab_size, known = (uint32_t)tl_tokenizer_size(s->tokenizer);
+  struct tl_vocabulary_token *tokens = calloc(n, sizeof *tokens);
+  if (!tokens) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  for (uint32_t i = 0; i < n && i < known; i++)
+    if (!tl_tokenizer_is_special(s->tokenizer, (int32_t)i) &&
+        !(tokens[i].bytes = tl_tokenizer_bytes(s->tokenizer, (int32_t)i, &tokens[i].length)))
+      tokens[i].length = 0;
+  for (uint32_t i = 0; i < s->model->n_eos; i++)
+    if (s->model->eos[i] >= 0 && (uint32_t)s->model->eos[i] < n) tokens[s->model->eos[i]].length = 0;
+  int r = tl_vocabulary_new(tokens, n, &s->vocabulary, err);
+  free(tokens);
+  if (r == TL_OK)
+    TL_LOG(TL_LOG_DEBUG, "model", "vocabulary", TL_S("model", s->name), TL_U("tokens", n),
+           TL_F("seconds", (double)(tl_now_ns() - began_ns) * 1e-9));
+  return r;
+}
+
 /* The loop after http's is this thread, for the test generation, and then the monitor. */
 static void on_wake(unsigned loop, void *context) {
   struct served *s = context;
@@ -114,6 +135,7 @@ static int test_replicas(struct served *s, struct tl_error *err) {
 
 int served_load(struct served *s, struct tl_error *err) {
   int r = load_files(s, err);
+  if (r == TL_OK) r = make_vocabulary(s, err);
   tl_metrics_scope(s->daemon->metrics, "model", s->name);
   if (r == TL_OK) r = make_engine(s, err);
   if (r == TL_OK) r = make_route(s, err);
@@ -162,6 +184,7 @@ void served_done(struct served *s) {
   tl_engine_free(s->engine);
   free(s->probes);
   simulate_free(s->simulation);
+  tl_vocabulary_free(s->vocabulary);
   tl_chat_format_free(s->chat);
   tl_tokenizer_free(s->tokenizer);
   tl_model_free(s->model);

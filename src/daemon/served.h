@@ -16,6 +16,7 @@ struct served {
   struct tl_model *model;
   struct tl_tokenizer *tokenizer;
   struct tl_chat_format *chat;
+  struct tl_vocabulary *vocabulary; /* NULL: the model generates nothing */
   struct simulation *simulation; /* what simulated devices look at */
   struct progress *progress;
   struct tl_engine *engine;

@@ -47,6 +47,7 @@ struct flight {
   uint32_t *query_start, *context_len, *tables; /* (max_batch_size + 1), ..., (max_batch_size, stride) */
   uint32_t *rows;                  /* (max_batch_size) */
   struct tl_sampling *sampling;
+  uint32_t *masks;                 /* (max_batch_size, TL_MASK_WORDS(vocab_size)) of the rows that have one: a sequence's memory may be gone before the step is */
   struct tl_sequence **row_seq;    /* whose row it is, NULL: nobody's any more; and which token it scores or makes */
   uint32_t *row_token;
 };
@@ -217,7 +218,8 @@ bool pooling_take(struct worker *w, struct tl_sequence *seq, uint32_t at);
 /* What the worker needs from the first, filled in by the loop. */
 void sequence_prepare(struct tl_sequence *seq);
 /* Whether the row of token `index` is wanted: it scores index + 1, or makes a new token. */
-void sequence_sampling(struct tl_sequence *seq, uint32_t token, struct tl_sampling *ret);
+/* mask: (TL_MASK_WORDS(vocab_size)) room for one. */
+void sequence_sampling(struct tl_sequence *seq, uint32_t token, uint32_t vocab_size, uint32_t *mask, struct tl_sampling *ret);
 void sequence_count(struct tl_sequence *seq, int32_t token, bool generated);
 /* inbox.c: the oldest that was submitted, or NULL. The worker; main once it is joined. */
 struct tl_sequence *inbox_pop(struct worker *w);

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* The worker's side of a sequence: its token counts for penalties, and how its
- * next token is to be sampled. */
+/* The worker's side of a sequence: its token counts for penalties, its way through a grammar, and
+ * how its next token is to be sampled. */
 #include <math.h>
+#include <string.h>
 
 #include "engine/engine_private.h"
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/hash.h"
+#include "tokenlane/grammar.h"
 
 void sequence_count(struct tl_sequence *seq, int32_t token, bool generated) {
   if (!seq->history) return;
@@ -38,7 +40,37 @@ void sequence_prepare(struct tl_sequence *seq) {
   seq->sched.max_cached = seq->score_prompt && n_scored + 1 < seq->n_prompt ? n_scored : UINT32_MAX;
 }
 
-void sequence_sampling(struct tl_sequence *seq, uint32_t token, struct tl_sampling *ret) {
+/* The first of its stop ids, which end it. */
+static uint32_t n_that_stop(const struct tl_sequence *seq) {
+  return seq->ignore_eos ? seq->n_own_stop_ids : seq->n_stop_ids;
+}
+
+/* Those whose last token would complete one of the words: how many, into ret (n_bad_words). Only generated tokens count. */
+static uint32_t forbid_words(const struct tl_sequence *seq, uint32_t token, struct tl_token_bias *ret) {
+  uint32_t n = 0, n_out = token - seq->n_prompt;
+  for (uint32_t i = 0; i < seq->n_bad_words; i++) {
+    const struct tl_bad_word *word = &seq->bad_words[i];
+    uint32_t before = word->n - 1;
+    if (before <= n_out && memcmp(seq->tokens + token - before, word->ids, before * sizeof *word->ids) == 0)
+      ret[n++] = (struct tl_token_bias){word->ids[before], -INFINITY};
+  }
+  return n;
+}
+
+/* What may come next. Where the grammar may end, stop ids may, whatever `allowed` says of them: else a text could be at its end and
+ * have no way out. */
+static void write_mask(struct tl_sequence *seq, uint32_t n_words, bool may_stop, uint32_t *mask) {
+  if (!seq->matcher) {
+    memcpy(mask, seq->allowed, n_words * sizeof *mask);
+    return;
+  }
+  tl_matcher_mask(seq->matcher, mask);
+  for (uint32_t i = 0; seq->allowed && i < n_words; i++) mask[i] &= seq->allowed[i];
+  uint32_t n = may_stop && tl_matcher_may_end(seq->matcher) ? n_that_stop(seq) : 0;
+  for (uint32_t i = 0; i < n; i++) mask[seq->stop_ids[i] / 32] |= 1u << seq->stop_ids[i] % 32;
+}
+
+void sequence_sampling(struct tl_sequence *seq, uint32_t token, uint32_t vocab_size, uint32_t *mask, struct tl_sampling *ret) {
   *ret = seq->sampling;
   ret->position = token;
   if (token < seq->n_prompt) {
@@ -49,16 +81,21 @@ void sequence_sampling(struct tl_sequence *seq, uint32_t token, struct tl_sampli
   ret->history = seq->history;
   ret->n_history = seq->n_history;
   ret->bias = seq->bias;
-  ret->n_bias = seq->n_bias;
-  if (token - seq->n_prompt >= seq->min_new) return;
+  ret->n_bias = seq->n_bias + forbid_words(seq, token, seq->bias + seq->n_bias);
+  bool may_stop = token - seq->n_prompt >= seq->min_new;
+  if (seq->matcher || seq->allowed) {
+    write_mask(seq, TL_MASK_WORDS(vocab_size), may_stop, mask);
+    ret->mask = mask;
+  }
+  if (may_stop) return;
   /* before min_new, what would end the sequence is forbidden */
   for (uint32_t i = 0; i < seq->n_stop_ids; i++)
     seq->bias[ret->n_bias++] = (struct tl_token_bias){seq->stop_ids[i], -INFINITY};
 }
 
 bool tl_sequence_is_stop(const struct tl_sequence *seq, int32_t token) {
-  if (seq->ignore_eos) return false;
-  for (uint32_t i = 0; i < seq->n_stop_ids; i++)
+  uint32_t n = n_that_stop(seq);
+  for (uint32_t i = 0; i < n; i++)
     if (seq->stop_ids[i] == token) return true;
   return false;
 }

@@ -8,13 +8,14 @@ uint32_t worker_table_stride(const struct tl_engine *engine) {
   return (engine->max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
 }
 
-static void want_row(struct flight *f, struct tl_sequence *seq, uint32_t row, uint32_t token) {
+static void want_row(const struct worker *w, struct flight *f, struct tl_sequence *seq, uint32_t row, uint32_t token) {
   uint32_t i = f->step.n_rows++;
   f->rows[i] = row;
   f->row_seq[i] = seq;
   f->row_token[i] = token;
   if (token >= seq->n_prompt) seq->made_row = i;
-  sequence_sampling(seq, token, &f->sampling[i]);
+  uint32_t vocab_size = w->engine->o.model->vocab_size;
+  sequence_sampling(seq, token, vocab_size, f->masks + (size_t)i * TL_MASK_WORDS(vocab_size), &f->sampling[i]);
 }
 
 /* Rows of a prompt that is scored are wanted one by one, the last known token's
@@ -44,7 +45,7 @@ static void add_item(const struct worker *w, struct flight *f, struct tl_sched_i
     f->slots[row] = item->seq->blocks[position / TL_BLOCK_TOKENS] * TL_BLOCK_TOKENS + position % TL_BLOCK_TOKENS;
     bool last = position + 1 == item->seq->n_tokens;
     bool score = seq->score_prompt && position + 1 < seq->n_prompt && position >= scored;
-    if (score || (last && seq->max_new > 0)) want_row(f, seq, row, position + 1);
+    if (score || (last && seq->max_new > 0)) want_row(w, f, seq, row, position + 1);
   }
   step->n_seqs++;
 }

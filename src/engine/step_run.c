@@ -4,6 +4,7 @@
 
 #include "engine/engine_private.h"
 #include "tokenlane/base/clock.h"
+#include "tokenlane/grammar.h"
 #include "tokenlane/log.h"
 
 /* --- before ------------------------------------------------------------------------------- */
@@ -107,15 +108,15 @@ void step_plan_next(struct worker *w) {
   w->n_items = tl_scheduler_plan(w->scheduler, w->items);
 }
 
-/* Whether the item can be computed before the host knows what the step under way brings: penalties are counted here, lists and
- * log-probabilities lie in the sequence's own memory, which is its client's as soon as it has ended. */
+/* Whether the item can be computed before the host knows what the step under way brings: penalties are counted and grammars followed
+ * here, lists and log-probabilities lie in the sequence's own memory, which is its client's as soon as it has ended. */
 static bool can_run_ahead(const struct tl_sched_item *item) {
   const struct tl_sequence *seq = item->seq->owner;
   if (!seq->in_flight) return true;
   uint32_t n_out = atomic_load_explicit(&seq->n_out, memory_order_relaxed); /* own */
   bool forbids = item->start + item->n < seq->n_prompt + seq->min_new && seq->n_stop_ids;
-  if (seq->history || seq->logprobs || seq->n_bias || forbids) return false;
-  return item->start + item->n <= seq->n_prompt + n_out || item->n == 1;
+  if (seq->history || seq->logprobs || seq->n_bias || seq->n_bad_words || forbids) return false;
+  return item->start + item->n <= seq->n_prompt + n_out || (item->n == 1 && !seq->matcher);
 }
 
 /* Who is cancelled gets no row, but ends only when the step under way has: the device still reads of it. */
@@ -187,9 +188,18 @@ static void take_score(struct tl_sequence *seq, uint32_t at) {
 
 /* A model that makes a NaN for one sequence says nothing about the others: only
  * that one ends. */
-static void end_broken(struct worker *w, struct tl_sequence *seq) {
-  TL_LOG(TL_LOG_WARN, "engine", "what the model makes is not numbers; the sequence ends", TL_U("replica", worker_id(w)));
+static void end_broken(struct worker *w, struct tl_sequence *seq, const char *why) {
+  TL_LOG(TL_LOG_WARN, "engine", "the sequence cannot go on and ends", TL_U("replica", worker_id(w)), TL_S("reason", why));
   end_later(w, seq, TL_FINISH_ERROR);
+}
+
+static void end_without_token(struct worker *w, struct tl_sequence *seq) {
+  if (seq->matcher && tl_matcher_must_end(seq->matcher))
+    end_later(w, seq, TL_FINISH_STOP); /* nothing but an end was allowed, and its id was not */
+  else if (seq->matcher || seq->allowed)
+    end_broken(w, seq, "of the tokens that are allowed none is possible, or what the model makes is not numbers");
+  else
+    end_broken(w, seq, "what the model makes is not numbers");
 }
 
 static void take_token(struct worker *w, struct tl_sequence *seq, uint32_t at, const struct tl_sampled *s) {
@@ -199,6 +209,11 @@ static void take_token(struct worker *w, struct tl_sequence *seq, uint32_t at, c
     return;
   }
   uint32_t n_out = at - seq->n_prompt + 1;
+  bool stops = tl_sequence_is_stop(seq, s->token);
+  if (seq->matcher && !stops && tl_matcher_take(seq->matcher, s->token) < 0) {
+    end_broken(w, seq, "a token came that its grammar does not allow");
+    return;
+  }
   seq->tokens[at] = s->token;
   if (seq->sched.n_pending) seq->sched.n_pending--; /* none for the last one of max_new */
   sequence_count(seq, s->token, true);
@@ -207,7 +222,7 @@ static void take_token(struct worker *w, struct tl_sequence *seq, uint32_t at, c
   /* publishes the token; pairs with the acquire load of the loop */
   atomic_store_explicit(&seq->n_out, n_out, memory_order_release);
   w->flight->figures.generated++;
-  if (tl_sequence_is_stop(seq, s->token))
+  if (stops || (seq->matcher && tl_matcher_must_end(seq->matcher)))
     end_later(w, seq, TL_FINISH_STOP);
   else if (n_out == seq->max_new)
     end_later(w, seq, TL_FINISH_LENGTH);
@@ -229,7 +244,7 @@ static void take_rows(struct worker *w, const struct flight *f) {
     struct tl_sequence *seq = f->row_seq[i];
     if (!seq || seq->sched.state == TL_SCHED_NONE) continue; /* an earlier row of its prompt was broken */
     if (w->sampled[i].token < 0)
-      end_broken(w, seq);
+      end_without_token(w, seq);
     else
       take_token(w, seq, f->row_token[i], &w->sampled[i]);
   }
@@ -238,7 +253,7 @@ static void take_rows(struct worker *w, const struct flight *f) {
 static void take_vectors(struct worker *w, const struct flight *f) {
   for (uint32_t i = 0; i < f->n_items; i++) {
     struct tl_sequence *seq = f->items[i].seq->owner;
-    if (!pooling_take(w, seq, i)) end_broken(w, seq);
+    if (!pooling_take(w, seq, i)) end_broken(w, seq, "what the model makes is not numbers");
   }
 }
 

@@ -6,6 +6,7 @@
 #define GRAMMAR_READERS_H
 
 #include <jansson.h>
+#include <stdbool.h>
 
 #include "grammar/grammar_ir.h"
 
@@ -20,5 +21,7 @@ int gr_read_regex(struct gr_ir *ir, const char *text, size_t length, const char 
 int gr_read_gbnf(struct gr_ir *ir, const char *text, size_t length, const char *field, gr_node *ret, struct tl_error *err);
 /* One of a list of strings. */
 int gr_read_choice(struct gr_ir *ir, json_t *list, const char *field, gr_node *ret, struct tl_error *err);
+/* A list of calls of tools, or one with a single call. Errors name "tools[3].function.parameters". */
+int gr_read_calls(struct gr_ir *ir, json_t *tools, bool several, gr_node *ret, struct tl_error *err);
 
 #endif

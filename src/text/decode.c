@@ -119,10 +119,16 @@ static int push_text(struct tl_detok *detok, const char *piece, size_t length, s
 }
 
 /* --- tokens ----------------------------------------------------------------------------- */
+static bool is_kept(const struct tl_detok *detok, int32_t id) {
+  for (uint32_t i = 0; i < detok->n_kept; i++)
+    if (detok->kept[i] == id) return true;
+  return false;
+}
+
 static const struct tok_token *shown(const struct tl_detok *detok, int32_t id) {
   const struct tl_tokenizer *t = detok->tokenizer;
   if (id < 0 || id >= t->size || !t->tokens[id].known) return NULL;
-  return detok->skip_special && t->tokens[id].special ? NULL : &t->tokens[id];
+  return detok->skip_special && t->tokens[id].special && !is_kept(detok, id) ? NULL : &t->tokens[id];
 }
 
 void tl_detok_init(struct tl_detok *detok, const struct tl_tokenizer *tokenizer, bool skip_special) {

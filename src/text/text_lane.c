@@ -40,6 +40,7 @@ static void run_job(struct lane *lane, struct tl_text_job *job) {
   struct tl_text_lanes *lanes = lane->lanes;
   unsigned loop = job->loop;
   TL_ASSERT_ROLE(TL_ROLE_LANE);
+  job->lane = lane->index;
   job->run(job);
   atomic_fetch_sub_explicit(&lane->waiting, 1, memory_order_relaxed); /* a hint for submit */
   tl_mpsc_push(&lanes->done[loop], &job->node);

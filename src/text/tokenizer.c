@@ -181,6 +181,10 @@ bool tl_tokenizer_is_special(const struct tl_tokenizer *tokenizer, int32_t id) {
   return id >= 0 && id < tokenizer->size && tokenizer->tokens[id].special;
 }
 
+int32_t tl_tokenizer_find(const struct tl_tokenizer *tokenizer, const char *spelling) {
+  return tok_map_find(&tokenizer->by_text, tokenizer->tokens, spelling, strlen(spelling));
+}
+
 const char *tl_tokenizer_bytes(const struct tl_tokenizer *tokenizer, int32_t id, size_t *ret_length) {
   if (id < 0 || id >= tokenizer->size || !tokenizer->tokens[id].known) return NULL;
   *ret_length = tokenizer->tokens[id].n_bytes;

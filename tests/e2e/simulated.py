@@ -15,8 +15,9 @@ def mix(value):
     return value ^ value >> 31
 
 
-def expected(prompt, n, tokens, eos=(), temperature=0.0, seed=0):
-    """The n ids after the ids of `prompt`; `tokens`: what the device answers with."""
+def expected(prompt, n, tokens, eos=(), temperature=0.0, seed=0, allowed=None):
+    """The n ids after the ids of `prompt`; `tokens`: what the device answers with; allowed: the ids of a mask instead."""
+    tokens = tokens if allowed is None else sorted(set(allowed))
     history, out = START, []
     for position in range(len(prompt) + n):
         if position >= len(prompt):

@@ -31,6 +31,18 @@ WRONG = [  # endpoint or both, field, what the message says is expected, values
     ("stop", "not empty", [""]),
     ("stop", "at most 1024 bytes", ["x" * 1025]),
     ("stop[1]", "a string that is not empty", [{"stop": ["a", ""]}, {"stop": ["a", 5]}, {"stop": ["a", None]}]),
+    ("stop_token_ids", "a list", [5, "5", {}, True]),
+    ("stop_token_ids", "at most 128 token ids", [[5] * 129]),
+    ("stop_token_ids", "a token id from 0 to 1535", [[1536], [5, -1], [1.0], ["5"], [True], [[5]], [2**40]]),
+    ("include_stop_str_in_output", BOOL, [1, "true", []]),
+    ("skip_special_tokens", BOOL, [0, "false", []]),
+    ("add_special_tokens", BOOL, [1, "true", []]),
+    ("return_token_ids", BOOL, [1, "true", []]),
+    ("return_tokens_as_token_ids", BOOL, [1, "true", []]),
+    ("bad_words", "a list", ["a", 5, {}, True]),
+    ("bad_words", "at most 128 strings", [["a"] * 129]),
+    ("bad_words[1]", "a string that is not empty", [{"bad_words": ["a", v]} for v in ("", 5, None, [], True)]),
+    ("bad_words[0]", "at most 1024 bytes", [{"bad_words": ["x" * 1025]}]),
     ("logit_bias", "an object", [[], "5", 5]),
     ("logit_bias", "token ids in decimal", [{"a": 1}, {"-1": 1}, {"": 1}, {"1.0": 1}, {"9" * 30: 1}]),
     ("logit_bias", "from 0 to 1535", [{"1536": 1}, {"999999999": -100}]),
@@ -54,6 +66,8 @@ WRONG_TEXT = [
     ("prompt", "a token id from 0 to 1535", [[5, 1536], [-1], [5, "a"], [1.5], [5, True], [2**40]]),
     ("prompt[1]", "a token id from 0 to 1535", [{"prompt": [[5], [1536]]}]),
     ("echo", BOOL, [1, "yes"]),
+    ("truncate_prompt_tokens", "-1 (what the model takes) or an integer from 1", ["5", 1.5, True, 0, -2]),
+    ("truncate_prompt_tokens", "-1 or an integer from 1 to 1024", [1025, 1 << 24]),
     ("max_tokens", "together with echo", [0]),
     ("logprobs", "an integer from 0 to 20", [-1, 21, True, "5", 1.0]),
     ("n", "at most 262144 tokens", [{"prompt": ["a"] * 64, "n": 16, "max_tokens": 1000}]),
@@ -77,16 +91,14 @@ WRONG_CHAT = [
     ("messages", "maximum context length is 1024 tokens", [{**NEEDED[CHAT], "max_tokens": 1024}]),
 ]
 UNSUPPORTED = [
-    (CHAT, "tools", [{"type": "function", "function": {"name": "f"}}]), (CHAT, "tool_choice", "required"),
+    (CHAT, "tools", [{"type": "function", "function": {"name": "f"}}]),
     (CHAT, "functions", [{"name": "f"}]), (CHAT, "function_call", {"name": "f"}), (CHAT, "audio", {"voice": "alloy"}),
-    (CHAT, "modalities", ["text", "audio"]), (CHAT, "response_format", {"type": "json_object"}),
-    (CHAT, "response_format", {"type": "json_schema", "json_schema": {}}), (CHAT, "web_search_options", {}),
+    (CHAT, "modalities", ["text", "audio"]), (CHAT, "web_search_options", {}),
     (CHAT, "reasoning_effort", "high"), (TEXT, "best_of", 2), (TEXT, "suffix", "end"), (TEXT, "suffix", "auto"),
-    (TEXT, "stop_token_ids", [5]), (CHAT, "bad_words", ["a"]), (CHAT, "use_beam_search", True),
-    (CHAT, "skip_special_tokens", False), (CHAT, "include_stop_str_in_output", True),
+    (CHAT, "use_beam_search", True), (TEXT, "prompt_logprobs", 1),
 ]
-ELSEWHERE = [(CHAT, "prompt", "a"), (CHAT, "echo", True), (TEXT, "messages", []), (TEXT, "top_logprobs", 5),
-             (TEXT, "tools", []), (CHAT, "max_token", 5), (TEXT, "guided_json", {}), (CHAT, "é" * 200, 1)]
+ELSEWHERE = [(CHAT, "prompt", "a"), (CHAT, "truncate_prompt_tokens", 5), (CHAT, "echo", True), (TEXT, "messages", []), (TEXT, "top_logprobs", 5),
+             (TEXT, "tools", []), (CHAT, "max_token", 5), (TEXT, "guided_decoding_backend", "x"), (TEXT, "tool_choice", "auto"), (CHAT, "é" * 200, 1)]
 
 
 def body(endpoint, field, value):
@@ -181,16 +193,19 @@ TAKEN = [
     ("seed", [0, -1, 2**63 - 1, -2**63]), ("stop", ["a", [], list("abcd"), "x" * 1024, "\0", "é"]),
     ("logit_bias", [{}, {"5": 100}, {"0": -100, "1535": 0.5}, {str(i): 1 for i in range(1024)},
                     {str(i): -100 for i in range(1023)}]),
-    ("ignore_eos", [False]), ("stream", [False]), ("user", ["", "me"]), ("metadata", [{"a": "b"}]),
+    ("stop_token_ids", [[], [0, 1535], [5] * 128]), ("include_stop_str_in_output", [False, True]),
+    ("bad_words", [[], ["a"], ["\0", " ", "é", "<|im_end|>"], ["zebra"] * 128, ["x" * 1024]]),
+    ("skip_special_tokens", [False, True]), ("spaces_between_special_tokens", [True]),
+    ("ignore_eos", [False]), ("response_format", [{"type": "text"}]), ("stream", [False]), ("user", ["", "me"]), ("metadata", [{"a": "b"}]),
 ]
 TAKEN_CHAT = [
     ("logprobs", [False, True]), ("top_logprobs", [0, {"logprobs": True, "top_logprobs": 20}]), ("tools", [[]]),
-    ("tool_choice", ["auto", "none"]), ("response_format", [{"type": "text"}]), ("modalities", [["text"]]),
-    ("store", [True]), ("service_tier", ["auto"]), ("parallel_tool_calls", [True]), ("reasoning_effort", ["none"]),
+    ("tool_choice", ["auto", "none"]), ("modalities", [["text"]]),
+    ("store", [True]), ("service_tier", ["auto"]), ("parallel_tool_calls", [True, False]), ("reasoning_effort", ["none"]),
     ("messages", [[{"role": r, "content": "a", "name": "n"}] for r in ("user", "system", "developer", "assistant", "tool", "x")]),
     ("messages", [[{"role": "user", "content": ""}], [{"role": "user", "content": []}], [{"role": "user", "content": "\0"}]]),
 ]
-TAKEN_TEXT = [("logprobs", [0, 20]), ("echo", [True, False]), ("best_of", [1]), ("suffix", [""]), ("max_tokens", [{"max_tokens": 0, "echo": True}]),
+TAKEN_TEXT = [("truncate_prompt_tokens", [-1, 1, 1016]), ("logprobs", [0, 20]), ("echo", [True, False]), ("best_of", [1]), ("suffix", [""]), ("max_tokens", [{"max_tokens": 0, "echo": True}]),
               ("prompt", ["\0", [0, 1, 2, 1535], ["a"] * 64, [[5]] * 64, ["a", [5]], "<|im_start|>"])]
 
 

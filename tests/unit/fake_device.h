@@ -57,6 +57,7 @@ struct fake_device {
 /* --- the model ------------------------------------------------------------------------- */
 
 static inline bool fake_is_forbidden(const struct tl_sampling *s, int32_t token) {
+  if (s->mask && !(s->mask[token / 32] >> token % 32 & 1)) return true;
   for (uint32_t i = 0; i < s->n_bias; i++)
     if (s->bias[i].token == token && isinf(s->bias[i].bias)) return true;
   return false;
@@ -113,6 +114,7 @@ static inline uint64_t fake_sum(const struct tl_step *s) {
     sum = tl_hash_bytes(p, sizeof *p, sum, 7);
     sum = tl_hash_bytes(p->history, p->n_history * sizeof *p->history, sum, 8);
     sum = tl_hash_bytes(p->bias, p->n_bias * sizeof *p->bias, sum, 9);
+    if (p->mask) sum = tl_hash_bytes(p->mask, TL_MASK_WORDS(FAKE_VOCAB) * sizeof *p->mask, sum, 10);
   }
   return sum;
 }
@@ -162,15 +164,18 @@ static inline void fake_sample(const struct fake_device *d, const struct tl_step
   FAKE_CHECK(sampling->position == position + 1);
   if (sampling->history) fake_check_history(sampling, seen, position + 1);
   int32_t token = sampling->target;
-  if (token < 0)
-    for (token = fake_next(hash, sampling->seed); fake_is_forbidden(sampling, token);) token = (token + 1) % FAKE_VOCAB;
+  if (token < 0) {
+    uint32_t tries = 0;
+    for (token = fake_next(hash, sampling->seed); fake_is_forbidden(sampling, token) && tries < FAKE_VOCAB; tries++) token = (token + 1) % FAKE_VOCAB;
+    if (tries == FAKE_VOCAB) token = -1;
+  }
   memset(ret, 0xee, sizeof *ret);
   *ret = (struct tl_sampled){.token = token};
   if (fake.broken_seed && sampling->seed == fake.broken_seed) {
     ret->token = -1;
     return;
   }
-  if (sampling->n_top < 0) return;
+  if (sampling->n_top < 0 || token < 0) return;
   ret->logprob = fake_logprob(hash, token);
   ret->n_top = sampling->n_top;
   for (int32_t k = 0; k < ret->n_top; k++) {
@@ -203,7 +208,8 @@ static inline int fake_submit(struct tl_device *device, const struct tl_step *st
 static inline int fake_collect(struct tl_device *device, struct tl_sampled *ret_sampled, struct tl_error *err) {
   struct fake_device *d = (struct fake_device *)(void *)device;
   const struct tl_step *s = d->steps[0];
-  FAKE_CHECK(d->n_under_way > 0 && d->sums[0] == fake_sum(s));
+  uint64_t sum = d->sums[0];
+  FAKE_CHECK(d->n_under_way > 0 && sum == fake_sum(s));
   d->n_under_way--;
   d->n_collected++;
   d->steps[0] = d->steps[1];
@@ -213,6 +219,7 @@ static inline int fake_collect(struct tl_device *device, struct tl_sampled *ret_
     return TL_EDEVICE;
   }
   if (fake.step_ns) nanosleep(&(struct timespec){.tv_nsec = fake.step_ns}, NULL);
+  FAKE_CHECK(sum == fake_sum(s));
   uint32_t i = 0;
   for (uint32_t q = 0; q < s->n_seqs; q++) {
     fake_store(d, s, q);
@@ -319,6 +326,14 @@ static inline void fake_want_stop(struct tl_sequence *seq, const int32_t *ids, u
   seq->bias = calloc(n + 1, sizeof *seq->bias);
 }
 
+/* The words are borrowed. After fake_want_stop, if both are wanted. */
+static inline void fake_want_bad_words(struct tl_sequence *seq, const struct tl_bad_word *words, uint32_t n) {
+  seq->bad_words = words;
+  seq->n_bad_words = n;
+  free(seq->bias);
+  seq->bias = calloc(n + seq->n_stop_ids + 1, sizeof *seq->bias);
+}
+
 static inline void fake_sequence_free(struct tl_sequence *seq) {
   uint32_t n = seq->n_prompt + seq->max_new;
   for (uint32_t i = 0; seq->logprobs && i < n; i++) {
@@ -339,6 +354,17 @@ static inline bool fake_is_stop(const struct tl_sequence *seq, int32_t token) {
   return false;
 }
 
+/* Whether the token at index `at` would complete a bad word of generated ones. */
+static inline bool fake_is_bad(const struct tl_sequence *seq, uint32_t at, int32_t token) {
+  for (uint32_t i = 0; i < seq->n_bad_words; i++) {
+    const struct tl_bad_word *word = &seq->bad_words[i];
+    uint32_t same = word->ids[word->n - 1] == token;
+    while (same && same < word->n && at - seq->n_prompt >= same && seq->tokens[at - same] == word->ids[word->n - 1 - same]) same++;
+    if (same == word->n) return true;
+  }
+  return false;
+}
+
 /* Checks all n_out tokens, and the log-probabilities of whatever was scored,
  * against the model. The loop's thread. */
 static inline void fake_check_sequence(const struct tl_sequence *seq) {
@@ -350,8 +376,10 @@ static inline void fake_check_sequence(const struct tl_sequence *seq) {
     bool generated = i >= seq->n_prompt;
     if (generated) {
       int32_t expected = fake_next(hash, seq->sampling.seed);
-      while (i - seq->n_prompt < seq->min_new && fake_is_stop(seq, expected)) expected = (expected + 1) % FAKE_VOCAB;
-      FAKE_CHECK(seq->tokens[i] == expected);
+      while ((i - seq->n_prompt < seq->min_new && fake_is_stop(seq, expected)) || fake_is_bad(seq, i, expected))
+        expected = (expected + 1) % FAKE_VOCAB;
+      bool masked = seq->matcher || seq->allowed; /* see grammar_sequence.h */
+      FAKE_CHECK(masked || seq->tokens[i] == expected);
     }
     if (seq->logprobs && (generated || (i >= 1 && i <= n_scored))) {
       const struct tl_logprobs *l = &seq->logprobs[i];

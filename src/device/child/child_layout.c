@@ -25,6 +25,7 @@ bool child_layout_make(const struct child_job *job, struct child_layout *ret) {
   /* a sequence's history has each token once */
   l->max_history = seqs * (job->vocab_size < job->max_context ? job->vocab_size : job->max_context);
   l->max_bias = seqs * TL_MAX_BIAS;
+  l->mask_words = pools ? 0 : TL_MASK_WORDS(job->vocab_size);
   l->n_slots = job->runs_ahead ? CHILD_SLOTS : 1;
   bool fine = place(&end, 1, sizeof(struct child_shared), &start) && place(&end, tokens, sizeof(int32_t), &l->tokens) &&
               place(&end, tokens, sizeof(uint32_t), &l->positions) && place(&end, tokens, sizeof(uint32_t), &l->slots) &&
@@ -33,6 +34,7 @@ bool child_layout_make(const struct child_job *job, struct child_layout *ret) {
               place(&end, seqs, sizeof(struct tl_sampling), &l->sampling) &&
               place(&end, l->max_history, sizeof(struct tl_token_count), &l->history) &&
               place(&end, l->max_bias, sizeof(struct tl_token_bias), &l->bias) &&
+              place(&end, seqs * l->mask_words, sizeof(uint32_t), &l->masks) &&
               place(&end, seqs, sizeof(struct tl_sampled), &l->sampled) &&
               place(&end, pools ? tokens : 0, sizeof(int32_t), &l->token_types) &&
               place(&end, pools ? seqs : 0, job->n_out * sizeof(float), &l->vectors);
@@ -68,6 +70,7 @@ static void *slot_at(struct child_shared *shared, const struct child_layout *l, 
 static void put_sampling(struct child_shared *shared, const struct child_layout *l, uint32_t slot, const struct tl_step *s) {
   struct tl_token_count *history = slot_at(shared, l, slot, l->history);
   struct tl_token_bias *bias = slot_at(shared, l, slot, l->bias);
+  uint32_t *mask = slot_at(shared, l, slot, l->masks);
   memcpy(slot_at(shared, l, slot, l->sampling), s->sampling, s->n_rows * sizeof *s->sampling);
   for (uint32_t i = 0; i < s->n_rows; i++) {
     const struct tl_sampling *one = &s->sampling[i];
@@ -75,6 +78,9 @@ static void put_sampling(struct child_shared *shared, const struct child_layout 
     if (one->n_bias) memcpy(bias, one->bias, one->n_bias * sizeof *bias);
     history += one->n_history;
     bias += one->n_bias;
+    if (!one->mask) continue;
+    memcpy(mask, one->mask, l->mask_words * sizeof *mask);
+    mask += l->mask_words;
   }
 }
 
@@ -126,6 +132,7 @@ bool child_take_step(struct child_shared *shared, const struct child_layout *l, 
   }
   const struct tl_token_count *history = slot_at(shared, l, slot, l->history);
   const struct tl_token_bias *bias = slot_at(shared, l, slot, l->bias);
+  const uint32_t *mask = slot_at(shared, l, slot, l->masks);
   *ret = (struct tl_step){.n_tokens = counts.n_tokens,
                           .n_seqs = counts.n_seqs,
                           .n_rows = counts.n_rows,
@@ -144,6 +151,9 @@ bool child_take_step(struct child_shared *shared, const struct child_layout *l, 
     sampling[i].bias = bias;
     history += sampling[i].n_history;
     bias += sampling[i].n_bias;
+    if (!sampling[i].mask) continue; /* else an address of the other process: that there is one */
+    sampling[i].mask = mask;
+    mask += l->mask_words;
   }
   return true;
 }

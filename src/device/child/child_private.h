@@ -63,7 +63,7 @@ struct child_job {
   struct child_rank_job ranks[TL_MAX_RANKS];
 };
 
-/* How much of each array is filled. History and bias of the rows lie one after the other. */
+/* How much of each array is filled. History and bias of the rows lie one after the other, and the masks of those that have one. */
 struct child_step {
   uint32_t n_tokens, n_seqs, n_rows;
   bool has_types;
@@ -94,12 +94,13 @@ struct child_shared {
 
 /* Where the arrays lie, in bytes from the start. */
 struct child_layout {
-  size_t tokens, positions, slots, query_start, context_len, tables, rows, sampling, history, bias, sampled, token_types, vectors, sim_tokens, sim_faults;
+  size_t tokens, positions, slots, query_start, context_len, tables, rows, sampling, history, bias, masks, sampled, token_types, vectors, sim_tokens, sim_faults;
   size_t bytes;
   size_t slot_bytes;             /* from a step's arrays, tokens to sampled, to the other's */
   uint32_t n_slots;
   uint32_t stride;               /* of the block tables */
   size_t max_history, max_bias;  /* entries of all rows together */
+  size_t mask_words;             /* of a row */
 };
 
 /* --- child_layout.c: both sides ------------------------------------------------------------ */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* From logits to a token: penalties, bias, temperature, top-k, top-p, min-p,
+/* From logits to a token: penalties, bias, mask, temperature, top-k, top-p, min-p,
  * draw, in this order. Each filter keeps a prefix of the tokens in falling order,
  * so all that is needed is the last token kept: it is selected, nothing is sorted.
  * The draw then goes through the weights of what is kept, by id. */
@@ -43,6 +43,20 @@ static void apply_penalties(const struct tl_sampling *s, float *logits) {
     if (s->history[i].n_generated)
       *logit -= s->presence_penalty + s->frequency_penalty * (float)s->history[i].n_generated;
   }
+}
+
+/* Word by word: most words of a mask are all ones, or zero. */
+static void apply_mask(const uint32_t *mask, float *logits, uint32_t vocab) {
+  uint32_t n_whole = vocab / 32, left = vocab % 32;
+  for (uint32_t w = 0; w < n_whole; w++, logits += 32) {
+    uint32_t word = mask[w];
+    if (word == 0)
+      for (uint32_t i = 0; i < 32; i++) logits[i] = -INFINITY;
+    else if (word != UINT32_MAX)
+      for (uint32_t i = 0; i < 32; i++) logits[i] = word >> i & 1 ? logits[i] : -INFINITY;
+  }
+  for (uint32_t i = 0; i < left; i++)
+    if (!(mask[n_whole] >> i & 1)) logits[i] = -INFINITY;
 }
 
 /* The lowest id of the largest logit, which is max; among NaN, which a bias can make, any id. */
@@ -198,7 +212,7 @@ int cpu_sample(const struct cpu_kernels *kernels, const struct tl_sampling *s, f
   if (s->n_top >= 0) {
     log_sum = (double)max + log(kernels->exp_sum(logits, vocab, max, NULL));
     top_logprobs(logits, vocab, s->n_top, log_sum, ret);
-    if (s->n_history || s->n_bias || s->temperature > 0) {
+    if (s->n_history || s->n_bias || s->mask || s->temperature > 0) {
       /* the logits are about to change: the drawn token's is needed as it was */
       raw = memcpy(scratch->raw, logits, vocab * sizeof *raw);
     }
@@ -206,7 +220,9 @@ int cpu_sample(const struct cpu_kernels *kernels, const struct tl_sampling *s, f
   if (s->target < 0) {
     apply_penalties(s, logits);
     for (uint32_t i = 0; i < s->n_bias; i++) logits[s->bias[i].token] += s->bias[i].bias;
-    if (s->n_history || s->n_bias) max = kernels->max(logits, vocab);
+    if (s->mask) apply_mask(s->mask, logits, vocab);
+    if (s->n_history || s->n_bias || s->mask) max = kernels->max(logits, vocab);
+    if (s->mask && !(max > -INFINITY)) return TL_EDEVICE; /* nothing is left; or a NaN, and no token of those is better than another */
     ret->token = s->temperature > 0 ? draw(kernels, s, logits, vocab, max, scratch) : most_likely(logits, vocab, max);
   }
   if (s->n_top >= 0) ret->logprob = (float)((double)raw[ret->token] - log_sum);

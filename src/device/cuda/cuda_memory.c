@@ -9,7 +9,7 @@
 #include "device/cuda/ops/cuda_plan.h"
 
 #define MIB(bytes) ((unsigned long long)((bytes) >> 20))
-#define SPARE_ENTRIES (1u << 16) /* of history and bias lists, beyond what one row may have */
+#define SPARE_ENTRIES TL_MAX_BIAS /* of history and bias lists, beyond what one row may have */
 
 static void make_limits(struct cuda_device *d, const struct tl_device_load *load) {
   struct cuda_limits *l = &d->limits;
@@ -70,6 +70,7 @@ static void place_step_data(const struct cuda_device *d, struct cuda_step_data *
   PLACE(p, s->tables, (size_t)l->max_seqs * l->table_stride + CUDA_SDPA_SPARE);
   PLACE(p, s->history, l->max_entries);
   PLACE(p, s->bias, l->max_entries);
+  PLACE(p, s->masks, cuda_pools(d) ? 0 : (size_t)l->max_seqs * TL_MASK_WORDS(d->dims.vocab));
 }
 
 /* For the largest tile of stored weights, and for as many rows in E4M3 as a step may have. */

@@ -156,6 +156,12 @@ struct cuda_step_data {
   uint32_t *tables;                 /* (max_seqs, table_stride) */
   struct tl_token_count *history;   /* (max_entries) */
   struct tl_token_bias *bias;       /* (max_entries) */
+  uint32_t *masks;                  /* (max_seqs, TL_MASK_WORDS(vocab)) of the rows that have one, one after the other */
+};
+
+/* How much of the lists of a step's data is filled, for the rows of one launch. */
+struct cuda_lists {
+  uint32_t n_history, n_bias, n_masks;
 };
 
 /* The host's side of a step under way; there may be two. All pinned. */
@@ -379,8 +385,7 @@ int cuda_give_vectors(struct cuda_device *d, uint32_t n, float *to, struct tl_er
 /* cuda_stage.c: the step into pinned memory; fills *ret. */
 void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t n_padded, struct cuda_pass *ret);
 /* As many sampling rows from `row` on as lists have room for; returns the row after them. */
-uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, uint32_t row, uint32_t *ret_history,
-                             uint32_t *ret_bias);
+uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, uint32_t row, struct cuda_lists *ret);
 /* cuda_sdpa_choose.c */
 /* Finds out, with all else loaded, where cuDNN is right and the faster one. It need not be there; errors are CUDA's. */
 int cuda_make_sdpa(struct cuda_device *d, struct tl_error *err);

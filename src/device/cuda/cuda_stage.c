@@ -44,7 +44,7 @@ void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t
   cuda_stage_sdpa(d, step, ret);
 }
 
-static void stage_row(const struct tl_sampling *from, uint32_t first_history, uint32_t first_bias, struct tl_cuda_sampling *to) {
+static void stage_row(const struct tl_sampling *from, const struct cuda_lists *before, struct tl_cuda_sampling *to) {
   *to = (struct tl_cuda_sampling){.temperature = from->temperature,
                                   .top_p = from->top_p,
                                   .min_p = from->min_p,
@@ -56,25 +56,27 @@ static void stage_row(const struct tl_sampling *from, uint32_t first_history, ui
                                   .n_top = from->n_top,
                                   .seed = from->seed,
                                   .position = from->position,
-                                  .first_history = first_history,
+                                  .first_history = before->n_history,
                                   .n_history = from->n_history,
-                                  .first_bias = first_bias,
-                                  .n_bias = from->n_bias};
+                                  .first_bias = before->n_bias,
+                                  .n_bias = from->n_bias,
+                                  .mask = from->mask ? before->n_masks + 1 : 0};
 }
 
-uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, uint32_t row, uint32_t *ret_history,
-                             uint32_t *ret_bias) {
-  uint32_t n_history = 0, n_bias = 0;
+uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, uint32_t row, struct cuda_lists *ret) {
+  struct cuda_lists n = {0};
+  size_t words = TL_MASK_WORDS(d->dims.vocab);
   for (; row < step->n_rows; row++) {
     const struct tl_sampling *s = &step->sampling[row];
-    if (s->n_history > d->limits.max_entries - n_history || s->n_bias > d->limits.max_entries - n_bias) break;
-    if (s->n_history) memcpy(d->host->history + n_history, s->history, s->n_history * sizeof *s->history);
-    if (s->n_bias) memcpy(d->host->bias + n_bias, s->bias, s->n_bias * sizeof *s->bias);
-    stage_row(s, n_history, n_bias, &d->host->sampling[row]);
-    n_history += s->n_history;
-    n_bias += s->n_bias;
+    if (s->n_history > d->limits.max_entries - n.n_history || s->n_bias > d->limits.max_entries - n.n_bias) break;
+    if (s->n_history) memcpy(d->host->history + n.n_history, s->history, s->n_history * sizeof *s->history);
+    if (s->n_bias) memcpy(d->host->bias + n.n_bias, s->bias, s->n_bias * sizeof *s->bias);
+    if (s->mask) memcpy(d->host->masks + n.n_masks * words, s->mask, words * sizeof *s->mask);
+    stage_row(s, &n, &d->host->sampling[row]);
+    n.n_history += s->n_history;
+    n.n_bias += s->n_bias;
+    n.n_masks += s->mask != NULL;
   }
-  *ret_history = n_history;
-  *ret_bias = n_bias;
+  *ret = n;
   return row;
 }

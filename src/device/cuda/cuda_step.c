@@ -193,37 +193,39 @@ int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl
 /* --- draws -------------------------------------------------------------------------------------- */
 
 /* The rows [row, end) whose lists lie in pinned memory. */
-static int draw(struct cuda_device *d, uint32_t row, uint32_t end, uint32_t n_history, uint32_t n_bias, struct tl_error *err) {
+static int draw(struct cuda_device *d, uint32_t row, uint32_t end, const struct cuda_lists *n, struct tl_error *err) {
   const struct cuda_runtime *rt = &d->api->rt;
   const struct cuda_step_data *h = d->host, *at = &d->device;
-  if (n_history)
-    CUDA_TRY(d, rt->copy(at->history, h->history, n_history * sizeof *h->history, d->stream), "copying penalties", err);
-  if (n_bias) CUDA_TRY(d, rt->copy(at->bias, h->bias, n_bias * sizeof *h->bias, d->stream), "copying biases", err);
+  size_t mask_bytes = TL_MASK_WORDS(d->dims.vocab) * sizeof *h->masks;
+  if (n->n_history)
+    CUDA_TRY(d, rt->copy(at->history, h->history, n->n_history * sizeof *h->history, d->stream), "copying penalties", err);
+  if (n->n_bias) CUDA_TRY(d, rt->copy(at->bias, h->bias, n->n_bias * sizeof *h->bias, d->stream), "copying biases", err);
+  if (n->n_masks) CUDA_TRY(d, rt->copy(at->masks, h->masks, n->n_masks * mask_bytes, d->stream), "copying masks", err);
   struct tl_cuda_sample_args args = {.n = end - row, .vocab = d->dims.vocab, .ld = d->dims.ld_logits,
                                      .logits = d->work.logits + (size_t)row * d->dims.ld_logits, .rows = at->sampling + row,
                                      .history = at->history, .bias = at->bias, .saved = d->work.saved,
-                                     .n_history = n_history, .out = d->work.sampled + row, .fed = d->work.fed + row};
+                                     .n_history = n->n_history, .masks = at->masks, .out = d->work.sampled + row,
+                                     .fed = d->work.fed + row};
   CUDA_TRY(d, d->api->op.sample(&args, d->stream), "the draws", err);
   return TL_OK;
 }
 
 /* The first rows' lists came with the step's data; the others', which huge ones may
  * leave over, as soon as the pinned memory is read. */
-static int draw_all(struct cuda_device *d, const struct tl_step *step, uint32_t end, uint32_t n_history, uint32_t n_bias,
-                    struct tl_error *err) {
+static int draw_all(struct cuda_device *d, const struct tl_step *step, uint32_t end, struct cuda_lists n, struct tl_error *err) {
   const struct cuda_runtime *rt = &d->api->rt;
-  int r = draw(d, 0, end, n_history, n_bias, err);
+  int r = draw(d, 0, end, &n, err);
   while (r == TL_OK && end < step->n_rows) {
     uint32_t row = end;
     CUDA_TRY(d, rt->event_record(d->done, d->stream), "marking the draws", err);
     if ((r = cuda_wait_for(d, d->done, err)) < 0) return r;
-    end = cuda_stage_sampling(d, step, row, &n_history, &n_bias);
+    end = cuda_stage_sampling(d, step, row, &n);
     if (end == row)
       return tl_error_set(err, TL_ELIMIT, "limits.max_logit_bias", "a row of the step has more than %u penalties or biases",
                           d->limits.max_entries);
     CUDA_TRY(d, rt->copy(d->device.sampling, d->host->sampling, step->n_rows * sizeof *d->host->sampling, d->stream),
              "copying the draws", err);
-    r = draw(d, row, end, n_history, n_bias, err);
+    r = draw(d, row, end, &n, err);
   }
   return r;
 }
@@ -260,9 +262,9 @@ static int run_step(struct cuda_device *d, const struct tl_step *step, struct cu
   const struct cuda_runtime *rt = &d->api->rt;
   const struct cuda_graph *graph = is_decode(step) ? cuda_find_graph(d, step->n_seqs) : NULL;
   struct cuda_pass pass;
-  uint32_t n_history = 0, n_bias = 0;
+  struct cuda_lists lists;
   cuda_stage_step(d, step, graph ? graph->n_seqs : step->n_tokens, &pass);
-  uint32_t end = cuda_stage_sampling(d, step, 0, &n_history, &n_bias);
+  uint32_t end = cuda_stage_sampling(d, step, 0, &lists);
   int r = cuda_copy_step(d, step->n_seqs, &pass, err);
   if (r < 0) return r;
   if (graph)
@@ -271,7 +273,7 @@ static int run_step(struct cuda_device *d, const struct tl_step *step, struct cu
     r = cuda_run_pass(d, &pass, err);
   /* Every rank has all logits, to the bit, and draws the same of them: so the step behind this one finds its tokens
    * on each device (`fed`), and no rank waits for what another drew. */
-  if (r == TL_OK && step->n_rows) r = draw_all(d, step, end, n_history, n_bias, err);
+  if (r == TL_OK && step->n_rows) r = draw_all(d, step, end, lists, err);
   if (r < 0) return r;
   if (step->n_rows && d->shard.rank == 0)
     CUDA_TRY(d, rt->copy(slot->sampled, d->work.sampled, step->n_rows * sizeof *slot->sampled, d->stream),

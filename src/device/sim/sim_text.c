@@ -40,6 +40,37 @@ static int32_t next_allowed(const struct tl_sim_options *o, const struct tl_mode
   return token;
 }
 
+static bool in_mask(const uint32_t *mask, uint64_t token) {
+  return mask[token / 32] >> token % 32 & 1;
+}
+
+static bool may_be_said(const struct tl_model *model, const struct tl_sampling *s, int32_t token) {
+  return !s->mask || ((uint32_t)token < model->vocab_size && in_mask(s->mask, (uint32_t)token));
+}
+
+/* Number `at` % n of the n tokens of the mask, or the next one in a ring that is not forbidden; else an EOS id; else none. */
+static int32_t masked(const struct tl_model *model, const struct tl_sampling *s, uint64_t at) {
+  uint32_t n = 0, words = TL_MASK_WORDS(model->vocab_size), last_bits = model->vocab_size % 32;
+  for (uint32_t i = 0; i < words; i++)
+    n += (uint32_t)__builtin_popcount(i + 1 < words || !last_bits ? s->mask[i] : s->mask[i] & ((1u << last_bits) - 1));
+  if (n == 0) return -1;
+  uint32_t token = 0;
+  for (uint64_t left = at % n;; token++) { /* whole words that lie before it are passed at once */
+    uint32_t in_word = token % 32 ? 0 : (uint32_t)__builtin_popcount(s->mask[token / 32]);
+    if (token % 32 == 0 && in_word <= left) {
+      left -= in_word;
+      token += 31;
+    } else if (in_mask(s->mask, token) && left-- == 0) {
+      break;
+    }
+  }
+  for (uint32_t tries = 0; tries < model->vocab_size; tries++, token = (token + 1) % model->vocab_size)
+    if (in_mask(s->mask, token) && !is_eos(model, (int32_t)token) && !is_banned(s, (int32_t)token)) return (int32_t)token;
+  for (uint32_t i = 0; i < model->n_eos; i++)
+    if (may_be_said(model, s, model->eos[i]) && !is_banned(s, model->eos[i])) return model->eos[i];
+  return -1;
+}
+
 /* *ret_at: the token's place among the candidates, where it came from there. */
 static int32_t choose(const struct tl_sim_options *o, const struct tl_model *model, uint64_t history,
                       const struct tl_sampling *s, uint64_t *ret_at) {
@@ -47,8 +78,10 @@ static int32_t choose(const struct tl_sim_options *o, const struct tl_model *mod
   uint64_t x = tl_hash_u64(history ^ key);
   *ret_at = x % n_candidates(o, model);
   for (uint32_t i = 0; i < s->n_bias; i++)
-    if (s->bias[i].bias >= 100) return s->bias[i].token;
-  if (o->eos_every && model->n_eos && (x >> 32) % o->eos_every == 0 && !is_banned(s, model->eos[0])) return model->eos[0];
+    if (s->bias[i].bias >= 100 && may_be_said(model, s, s->bias[i].token)) return s->bias[i].token;
+  bool may_end = model->n_eos && !is_banned(s, model->eos[0]) && may_be_said(model, s, model->eos[0]);
+  if (o->eos_every && may_end && (x >> 32) % o->eos_every == 0) return model->eos[0];
+  if (s->mask) return masked(model, s, x);
   return next_allowed(o, model, s, ret_at);
 }
 
@@ -81,7 +114,7 @@ void sim_sample(const struct sim_device *d, uint64_t history, const struct tl_sa
   uint64_t at;
   int32_t chosen = choose(o, model, history, sampling, &at), token = sampling->target >= 0 ? sampling->target : chosen;
   *ret = (struct tl_sampled){.token = token};
-  if (sampling->n_top < 0) return;
+  if (sampling->n_top < 0 || token < 0) return;
   ret->logprob = (token == chosen ? 1 : TL_MAX_TOP_LOGPROBS + 1) * -LN2;
   uint32_t most = n_candidates(o, model);
   for (uint32_t i = 0, k = 0; i < TL_MAX_TOP_LOGPROBS && k < most; k++) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Stop strings: wherever the text is cut into pieces, the answer is the text
- * before the first complete stop string, and nothing is sent that must be taken back. */
+ * before the first complete stop string (or to its end, if it is to be kept), and nothing is sent that must be taken back. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -21,26 +21,29 @@ static struct api_params params_of(const char *const *stops, unsigned n) {
   return params;
 }
 
-/* The oracle: what is before the stop string that is complete first. */
-static size_t answer_length(const char *text, const char *const *stops, unsigned n) {
+/* The oracle: what is before the stop string that is complete first, and which that is. */
+static size_t answer_length(const char *text, const char *const *stops, unsigned n, unsigned *ret_which) {
   for (size_t end = 1; end <= strlen(text); end++) {
     size_t best = SIZE_MAX;
     for (unsigned i = 0; i < n; i++) {
       size_t k = strlen(stops[i]);
-      if (k <= end && memcmp(text + end - k, stops[i], k) == 0 && end - k < best) best = end - k;
+      if (k <= end && memcmp(text + end - k, stops[i], k) == 0 && end - k < best) best = end - k, *ret_which = i;
     }
     if (best != SIZE_MAX) return best;
   }
   return strlen(text);
 }
 
-static void check(const char *text, const char *const *stops, unsigned n, uint64_t seed) {
+static void check_cut(const char *text, const char *const *stops, unsigned n, uint64_t seed, bool keep) {
   struct api_params params = params_of(stops, n);
+  params.include_stop_str_in_output = keep;
   struct api_stop stop;
   struct tl_buffer out;
   api_stop_init(&stop, &params);
   tl_buffer_init(&out, 0);
-  size_t length = strlen(text), right = answer_length(text, stops, n);
+  unsigned which = 0;
+  size_t length = strlen(text), before = answer_length(text, stops, n, &which);
+  size_t right = before + (keep && before < length ? strlen(stops[which]) : 0);
   for (size_t at = 0; at < length;) {
     size_t piece = 1 + tl_hash_u64(seed++) % 4;
     if (piece > length - at) piece = length - at;
@@ -49,11 +52,17 @@ static void check(const char *text, const char *const *stops, unsigned n, uint64
     assert_true(out.length <= right);
     assert_memory_equal(tl_buffer_string(&out), text, out.length);
   }
-  assert_int_equal(stop.hit, right < length);
+  assert_int_equal(stop.hit, before < length);
+  if (stop.hit) assert_string_equal(stops[stop.which], stops[which]);
   if (!stop.hit) assert_int_equal(api_stop_flush(&stop, &out), TL_OK);
   assert_int_equal(out.length, right);
   api_stop_done(&stop);
   tl_buffer_done(&out);
+}
+
+static void check(const char *text, const char *const *stops, unsigned n, uint64_t seed) {
+  check_cut(text, stops, n, seed, false);
+  check_cut(text, stops, n, seed, true);
 }
 
 static void test_every_cut(void **state) {

@@ -146,6 +146,7 @@ static void test_steps_through_the_memory(void **state) {
   int32_t tokens[TOKENS];
   uint32_t positions[TOKENS], slots[TOKENS], start[SEQS + 1] = {0}, context[SEQS], tables[SEQS * TABLE], rows[SEQS];
   struct tl_sampling sampling[SEQS], got[SEQS];
+  uint32_t masks[SEQS][TL_MASK_WORDS(1000)];
   for (uint32_t i = 0; i < TOKENS; i++) tokens[i] = (int32_t)unit_below(&seed, 1000), positions[i] = i, slots[i] = i * 7;
   for (uint32_t q = 0; q < SEQS; q++) {
     start[q + 1] = (q + 1) * TOKENS / SEQS;
@@ -155,7 +156,8 @@ static void test_steps_through_the_memory(void **state) {
     for (uint32_t i = 0; i < CONTEXT; i++) history[q][i] = (struct tl_token_count){(int32_t)i, q + i};
     for (uint32_t i = 0; i < 200; i++) bias[q][i] = (struct tl_token_bias){(int32_t)(q + i), (float)i};
     sampling[q] = (struct tl_sampling){.temperature = (float)q, .top_k = 5, .seed = q, .target = -1, .history = history[q],
-                                       .n_history = q == 1 ? 0 : CONTEXT, .bias = bias[q], .n_bias = q == 2 ? 0 : 200};
+                                       .n_history = q == 1 ? 0 : CONTEXT, .bias = bias[q], .n_bias = q == 2 ? 0 : 200, .mask = q == 1 ? NULL : masks[q]};
+    for (uint32_t i = 0; i < UNIT_COUNT(masks[q]); i++) masks[q][i] = (uint32_t)unit_random(&seed);
   }
   struct tl_step s = {.n_tokens = TOKENS, .n_seqs = SEQS, .n_rows = SEQS, .table_stride = TABLE, .tokens = tokens, .positions = positions,
                       .slots = slots, .query_start = start, .context_len = context, .block_tables = tables, .rows = rows,
@@ -180,6 +182,9 @@ static void test_steps_through_the_memory(void **state) {
     assert_true(got[q].temperature == (float)q && got[q].seed == q && got[q].n_history == sampling[q].n_history);
     assert_memory_equal(got[q].history, history[q], got[q].n_history * sizeof **history);
     assert_memory_equal(got[q].bias, bias[q], got[q].n_bias * sizeof **bias);
+    assert_int_equal(got[q].mask != NULL, q != 1);
+    if (got[q].mask) assert_memory_equal(got[q].mask, masks[q], sizeof masks[q]);
+    if (got[q].mask) assert_true((const char *)(got[q].mask + UNIT_COUNT(masks[q])) <= (const char *)other + l.bytes);
   }
   struct tl_step large = s;
   large.n_tokens = TOKENS + 1;

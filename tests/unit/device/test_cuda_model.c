@@ -396,6 +396,43 @@ static void test_lists(void **state) {
   check_lists(8);
 }
 
+/* Each row's own mask, of a prompt and as a graph; log-probabilities know nothing of it. */
+static void test_masks(void **state) {
+  (void)state;
+  enum { SEQS = 3, NEW = 2 };
+  struct golden *g = open_model("f16_sharded");
+  struct machine m = open_gpu(g->model, 4);
+  int32_t best = g->cases[0].tokens[0];
+  uint32_t masks[2][TL_MASK_WORDS(512)] = {{0}};
+  struct sequence *s[SEQS];
+  struct part parts[SEQS];
+  assert_in_range(m.vocab, 256, 511);
+  masks[0][9 / 32] |= 1u << 9;
+  masks[0][(m.vocab - 1) / 32] |= 1u << (m.vocab - 1) % 32;
+  memset(masks[1], 0xff, sizeof masks[1]);
+  masks[1][best / 32] &= ~(1u << best % 32);
+  for (unsigned i = 0; i < SEQS; i++) {
+    s[i] = new_sequence(g->cases[0].prompt, g->cases[0].n_prompt);
+    parts[i] = (struct part){s[i], s[i]->length};
+  }
+  s[0]->sampling.mask = masks[0];
+  s[2]->sampling.mask = masks[1];
+  for (unsigned k = 0; k < NEW; k++) {
+    run_parts(&m, parts, SEQS);
+    for (unsigned i = 0; i < SEQS; i++) parts[i].n = 1;
+  }
+  for (unsigned k = 0; k < NEW; k++) {
+    uint32_t at = g->cases[0].n_prompt + k;
+    assert_true(s[0]->tokens[at] == 9 || s[0]->tokens[at] == (int32_t)m.vocab - 1);
+    assert_int_equal(s[1]->tokens[at], g->cases[0].tokens[k]);
+    assert_int_not_equal(s[2]->tokens[at], best);
+  }
+  for (unsigned i = 0; i < SEQS; i++) assert_int_equal(s[i]->sampled[g->cases[0].n_prompt].top_tokens[0], best);
+  assert_int_equal(s[2]->tokens[g->cases[0].n_prompt], s[1]->sampled[g->cases[0].n_prompt].top_tokens[1]);
+  for (unsigned i = 0; i < SEQS; i++) free(s[i]);
+  close_all(&m, g);
+}
+
 /* E4M3 weights by rows in E4M3, as a prompt's and as a graph of 18 sequences. An element of a row is rounded to four
  * bits, which is 3 % of it; what that does to a log-probability of these small models is 0.2 to 0.3, of 16-bit
  * rows 0.01 to 0.05. */
@@ -479,7 +516,7 @@ int main(void) {
       cmocka_unit_test(test_against_transformers), cmocka_unit_test(test_rows_in_pairs), cmocka_unit_test(test_architectures),
       cmocka_unit_test(test_unknown_records),
       cmocka_unit_test(test_picky_products), cmocka_unit_test(test_among_others), cmocka_unit_test(test_experts_in_blocks),
-      cmocka_unit_test(test_scored_prompt), cmocka_unit_test(test_run_ahead), cmocka_unit_test(test_again), cmocka_unit_test(test_group_of_one), cmocka_unit_test(test_lists), cmocka_unit_test(test_released_files),
+      cmocka_unit_test(test_scored_prompt), cmocka_unit_test(test_run_ahead), cmocka_unit_test(test_again), cmocka_unit_test(test_group_of_one), cmocka_unit_test(test_lists), cmocka_unit_test(test_masks), cmocka_unit_test(test_released_files),
       cmocka_unit_test(test_e4m3),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -19,15 +19,21 @@ struct batch {
   struct tl_cuda_sampling rows[MAX_ROWS];
   struct tl_token_count history[MAX_EDITS];
   struct tl_token_bias bias[MAX_EDITS];
-  uint32_t n_history, n_bias;
+  uint32_t n_history, n_bias, n_masks;
+  uint32_t *masks; /* (MAX_ROWS, TL_MASK_WORDS(vocab)) */
   struct tl_sampled out[MAX_ROWS];
 };
+
+static const uint32_t *mask_of(const struct batch *b, uint32_t row) {
+  return b->rows[row].mask ? b->masks + (b->rows[row].mask - 1) * TL_MASK_WORDS(b->vocab) : NULL;
+}
 
 static struct batch *new_batch(uint32_t n, uint32_t vocab) {
   struct batch *b = calloc(1, sizeof *b);
   b->n = n;
   b->vocab = vocab;
   b->ld = (vocab + 3) / 4 * 4 + 4;
+  b->masks = op_alloc(MAX_ROWS * TL_MASK_WORDS(vocab) * sizeof(uint32_t));
   b->logits = op_poisoned((size_t)n * b->ld * sizeof(float)); /* what no row owns is NaN */
   for (uint32_t i = 0; i < n; i++) {
     b->rows[i] = greedy;
@@ -38,6 +44,7 @@ static struct batch *new_batch(uint32_t n, uint32_t vocab) {
 
 static void free_batch(struct batch *b) {
   op_free(b->logits);
+  op_free(b->masks);
   free(b);
 }
 
@@ -50,11 +57,12 @@ static void run(struct batch *b) {
                                   .history = op_copy(b->history, b->n_history * sizeof *b->history),
                                   .bias = op_copy(b->bias, b->n_bias * sizeof *b->bias),
                                   .saved = op_poisoned(n_edits * sizeof(float)), .n_history = b->n_history,
+                                  .masks = op_copy(b->masks, b->n_masks * TL_MASK_WORDS(b->vocab) * sizeof(uint32_t)),
                                   .out = op_poisoned(b->n * sizeof *b->out), .fed = op_poisoned(b->n * sizeof(int32_t))};
   assert_int_equal(op_run(tl_cuda_sample(&a, NULL)), 0);
   memcpy(b->out, a.out, b->n * sizeof *b->out);
   for (uint32_t i = 0; i < b->n; i++) assert_int_equal(a.fed[i], b->out[i].token);
-  void *mine[] = {a.logits, (void *)a.rows, (void *)a.history, (void *)a.bias, a.saved, a.out, a.fed};
+  void *mine[] = {a.logits, (void *)a.rows, (void *)a.history, (void *)a.bias, a.saved, (void *)a.masks, a.out, a.fed};
   for (unsigned i = 0; i < UNIT_COUNT(mine); i++) op_free(mine[i]);
 }
 
@@ -86,6 +94,8 @@ static void changed_logits(const struct batch *b, uint32_t row, float *ret) {
       *logit -= s->presence_penalty + s->frequency_penalty * (float)b->history[i].n_generated;
   }
   for (uint32_t i = s->first_bias; i < s->first_bias + s->n_bias; i++) ret[b->bias[i].token] += b->bias[i].bias;
+  for (uint32_t i = 0; s->mask && i < b->vocab; i++)
+    if (!(mask_of(b, row)[i / 32] >> i % 32 & 1)) ret[i] = -INFINITY;
 }
 
 /* The kernel's token must be kept, and the random number must fall on it; both within
@@ -138,7 +148,8 @@ static struct tl_sampled cpu_result(const struct batch *b, uint32_t row) {
                              .presence_penalty = s->presence_penalty, .frequency_penalty = s->frequency_penalty,
                              .repetition_penalty = s->repetition_penalty, .seed = s->seed, .position = s->position,
                              .target = s->target, .n_top = s->n_top, .history = b->history + s->first_history,
-                             .n_history = s->n_history, .bias = b->bias + s->first_bias, .n_bias = s->n_bias};
+                             .n_history = s->n_history, .bias = b->bias + s->first_bias, .n_bias = s->n_bias,
+                             .mask = mask_of(b, row)};
   struct cpu_sampler scratch = {op_alloc(b->vocab * sizeof *scratch.candidates), op_alloc(b->vocab * sizeof *scratch.raw),
                                 op_alloc(b->vocab * sizeof *scratch.weights)};
   float *copy = op_copy(b->logits + (size_t)row * b->ld, b->vocab * sizeof *copy);
@@ -254,11 +265,30 @@ static void random_edits(struct batch *b, uint32_t row) {
   if (s->n_bias == b->vocab) b->bias[s->first_bias].bias = 0; /* something must be possible */
 }
 
-static void check_random(uint32_t vocab, bool ties, bool edits) {
+/* Some rows have one, dense or of a few tokens; whatever else is asked for, it has one that no bias forbids. */
+static void random_mask(struct batch *b, uint32_t row) {
+  if (unit_below(&op_random, 4) == 0) return;
+  b->rows[row].mask = ++b->n_masks;
+  uint32_t *mask = (uint32_t *)(uintptr_t)mask_of(b, row), kind = unit_below(&op_random, 4);
+  for (uint32_t i = 0; i < TL_MASK_WORDS(b->vocab); i++)
+    mask[i] = kind == 0 ? UINT32_MAX : kind == 1 ? 0 : (uint32_t)unit_random(&op_random) & (kind == 2 ? UINT32_MAX : 0xf0f00000u);
+  float *logits = op_alloc(b->vocab * sizeof *logits);
+  uint32_t left = 0;
+  for (uint32_t tries = 1 + unit_below(&op_random, 3), i = 0; tries || left == 0; i = unit_below(&op_random, b->vocab)) {
+    mask[i / 32] |= 1u << i % 32;
+    changed_logits(b, row, logits);
+    left += logits[i] > -INFINITY;
+    if (tries) tries--;
+  }
+  op_free(logits);
+}
+
+static void check_random(uint32_t vocab, bool ties, bool edits, bool masks) {
   struct batch *b = new_batch(MAX_ROWS, vocab);
   for (uint32_t i = 0; i < b->n; i++) {
     random_options(b, i);
     if (edits) random_edits(b, i);
+    if (masks) random_mask(b, i);
     for (uint32_t k = 0; ties && k < vocab; k++)
       b->logits[i * b->ld + k] = (float)(int)(b->logits[i * b->ld + k] / 4);
   }
@@ -266,6 +296,8 @@ static void check_random(uint32_t vocab, bool ties, bool edits) {
   for (uint32_t i = 0; i < b->n; i++) {
     check_draw(b, i);
     check_logprobs(b, i);
+    uint32_t token = (uint32_t)b->out[i].token;
+    if (b->rows[i].mask) assert_true(mask_of(b, i)[token / 32] >> token % 32 & 1);
   }
   free_batch(b);
 }
@@ -273,11 +305,52 @@ static void check_random(uint32_t vocab, bool ties, bool edits) {
 static void test_random_rows(void **state) {
   (void)state;
   for (int i = 0; i < 24 / UNIT_SLOWDOWN; i++) {
-    check_random(1 + unit_below(&op_random, 40), i % 3 == 0, i % 2);
-    check_random(1 + unit_below(&op_random, 3000), i % 3 == 1, i % 2);
+    check_random(1 + unit_below(&op_random, 40), i % 3 == 0, i % 2, false);
+    check_random(1 + unit_below(&op_random, 3000), i % 3 == 1, i % 2, false);
   }
-  check_random(20003, false, true);
-  check_random(9000, true, false); /* thousands of equals: digits of the ids */
+  check_random(20003, false, true, false);
+  check_random(9000, true, false, false); /* thousands of equals: digits of the ids */
+}
+
+static void test_masked_rows(void **state) {
+  (void)state;
+  for (int i = 0; i < 32 / UNIT_SLOWDOWN; i++) {
+    check_random(1 + unit_below(&op_random, 70), i % 3 == 0, i % 2, true);
+    check_random(1 + unit_below(&op_random, 3000), i % 3 == 1, i % 2, true);
+  }
+  check_random(20003, false, true, true);
+}
+
+/* Greedy: the best of those allowed, and the log-probability that it had; a mask that leaves nothing, and one that leaves a NaN. */
+static void test_what_masks_leave(void **state) {
+  (void)state;
+  const uint32_t vocabs[] = {1, 2, 31, 32, 33, 66, 4097};
+  for (unsigned k = 0; k < UNIT_COUNT(vocabs); k++) {
+    uint32_t vocab = vocabs[k], only = unit_below(&op_random, vocab), words = TL_MASK_WORDS(vocab);
+    struct batch *b = new_batch(4, vocab);
+    b->n_masks = 3;
+    memset(b->masks, 0, 3 * words * sizeof *b->masks);
+    b->masks[only / 32] = 1u << only % 32;
+    if (vocab % 32) b->masks[2 * words - 1] = UINT32_MAX << vocab % 32; /* bits that no token has are none */
+    b->masks[2 * words + only / 32] = 1u << only % 32;
+    for (uint32_t i = 0; i < 3; i++) b->rows[i].mask = i + 1;
+    b->rows[2].n_bias = b->n_bias = 1;
+    b->bias[0] = (struct tl_token_bias){(int32_t)only, NAN};
+    for (uint32_t i = 0; i < 4; i++) {
+      b->rows[i].temperature = k % 2 ? 0.7f : 0;
+      b->rows[i].n_top = i % 2 ? 2 : -1;
+    }
+    b->rows[0].n_top = 3;
+    run(b);
+    assert_int_equal(b->out[0].token, only);
+    check_logprobs(b, 0);
+    for (uint32_t i = 1; i < 3; i++) {
+      assert_int_equal(b->out[i].token, -1);
+      assert_int_equal(cpu_result(b, i).token, -1);
+    }
+    assert_true(b->out[3].token >= 0);
+    free_batch(b);
+  }
 }
 
 /* Where no rounding can matter the CPU draws the very same. */
@@ -401,6 +474,7 @@ int main(void) {
       cmocka_unit_test(test_random_rows), cmocka_unit_test(test_equals_cpu),   cmocka_unit_test(test_target_token),
       cmocka_unit_test(test_not_finite),  cmocka_unit_test(test_an_edge),      cmocka_unit_test(test_refused_shapes),
       cmocka_unit_test(test_biases_beyond_numbers), cmocka_unit_test(test_logprob_of_a_changed_token),
+      cmocka_unit_test(test_masked_rows), cmocka_unit_test(test_what_masks_leave),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

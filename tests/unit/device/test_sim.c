@@ -2,6 +2,7 @@
 /* The simulated device: its time, its text, its faults. Times are compared with the
  * formula from below; from above only with the sum of what would be one after the other. */
 #include "sim_rig.h"
+#include "tokenlane/base/hash.h"
 
 /* --- text ------------------------------------------------------------------------------------ */
 
@@ -52,6 +53,46 @@ static void test_choice_of_tokens(void **state) {
   unsigned n_eos = 0;
   s.n_bias = 0;
   for (uint64_t h = 0; h < 8000; h++) n_eos += tl_sim_token(&options, &model, h, &s) == 7;
+  assert_in_range(n_eos, 800, 1200);
+}
+
+/* The formula of sim.h, by counting. */
+static void test_masked_tokens(void **state) {
+  (void)state;
+  uint64_t seed = 5;
+  struct tl_model odd = {.vocab_size = 77, .n_eos = 2, .eos = {7, 8}};
+  struct tl_sim_options options = {.eos_every = 0};
+  struct tl_token_bias bias[] = {{20, -100}, {76, 100}};
+  for (unsigned i = 0; i < 3000; i++) {
+    uint32_t mask[3], in_mask[77], n = 0, sparse = unit_below(&seed, 3) ? UINT32_MAX : 0x00100180u;
+    for (unsigned k = 0; k < 3; k++) mask[k] = (uint32_t)unit_random(&seed) & sparse;
+    for (uint32_t t = 0; t < 77; t++)
+      if (mask[t / 32] >> t % 32 & 1) in_mask[n++] = t;
+    struct tl_sampling s = {.target = -1, .mask = mask, .bias = bias, .n_bias = i % 3};
+    uint64_t h = unit_random(&seed), x = tl_hash_u64(h);
+    int32_t want = -1, eos = -1;
+    for (uint32_t k = 0; k < n && want < 0; k++) {
+      int32_t t = (int32_t)in_mask[(x % n + k) % n];
+      if (t != 7 && t != 8 && (t != 20 || i % 3 == 0)) want = t;
+    }
+    for (uint32_t k = n; k-- > 0;)
+      if (in_mask[k] == 7 || in_mask[k] == 8) eos = (int32_t)in_mask[k];
+    if (i % 3 == 2 && n && in_mask[n - 1] == 76) want = 76;
+    assert_int_equal(tl_sim_token(&options, &odd, h, &s), want >= 0 ? want : eos);
+  }
+  /* EOS now and then, if it is allowed */
+  uint32_t none[3] = {0}, with_eos[3] = {1 << 7, 1, 0}, without[3] = {0, 1, 0};
+  struct tl_sampling s = {.target = -1, .mask = none};
+  options.eos_every = 8;
+  unsigned n_eos = 0;
+  for (uint64_t h = 0; h < 8000; h++) {
+    s.mask = none;
+    assert_int_equal(tl_sim_token(&options, &odd, h, &s), -1);
+    s.mask = without;
+    assert_int_equal(tl_sim_token(&options, &odd, h, &s), 32);
+    s.mask = with_eos;
+    n_eos += tl_sim_token(&options, &odd, h, &s) == 7;
+  }
   assert_in_range(n_eos, 800, 1200);
 }
 
@@ -454,7 +495,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_tokens),
       cmocka_unit_test(test_formula),
-      cmocka_unit_test(test_choice_of_tokens),
+      cmocka_unit_test(test_choice_of_tokens), cmocka_unit_test(test_masked_tokens),
       cmocka_unit_test(test_wrong_blocks_change_the_text),
       cmocka_unit_test(test_shared_prefix),
       cmocka_unit_test(test_what_is_not_there),

@@ -69,6 +69,62 @@ static void test_stop_ids(void **state) {
   finish(&b);
 }
 
+/* ignore_eos leaves the client's own stop ids alone. */
+static void test_own_stop_ids(void **state) {
+  (void)state;
+  reset_fake();
+  struct bench b;
+  struct tl_engine_options o = options();
+  start(&b, &o);
+  static int32_t ids[FAKE_VOCAB];
+  for (int32_t i = 0; i < FAKE_VOCAB; i++) ids[i] = i; /* the first half is the client's, all others are EOS */
+  uint64_t random = 6;
+  for (unsigned i = 0; i < 20; i++) {
+    struct tl_sequence *seq = fake_sequence(&random, 1 + unit_below(&random, 20), 60);
+    fake_want_stop(seq, ids, FAKE_VOCAB, 0);
+    seq->n_own_stop_ids = FAKE_VOCAB / 2;
+    seq->ignore_eos = true;
+    submit(&b, seq);
+    wait_final(&b, i + 1);
+    uint32_t n = atomic_load_explicit(&seq->n_out, memory_order_acquire);
+    assert_ended(seq, TL_FINISH_STOP, n);
+    for (uint32_t k = 0; k < n; k++) assert_int_equal(seq->tokens[seq->n_prompt + k] < FAKE_VOCAB / 2, k + 1 == n);
+    fake_sequence_free(seq);
+  }
+  assert_at_rest(&b);
+  finish(&b);
+}
+
+/* Words of one, two and four tokens, taken from what comes without them; the prompt's tokens are no part of any. */
+static void test_bad_words(void **state) {
+  (void)state;
+  reset_fake();
+  struct bench b;
+  struct tl_engine_options o = options();
+  start(&b, &o);
+  uint64_t random = 11;
+  for (unsigned i = 0; i < 20; i++) {
+    uint64_t again = random;
+    struct tl_sequence *free_one = fake_sequence(&random, 5, 60), *seq = fake_sequence(&again, 5, 60);
+    submit(&b, free_one);
+    wait_final(&b, 2 * i + 1);
+    const int32_t *out = free_one->tokens + 5;
+    const int32_t over_border[] = {free_one->tokens[4], out[0]};
+    struct tl_bad_word words[] = {{over_border, 2}, {out + 30, 1}, {out + 10, 2}, {out + 20, 4}};
+    fake_want_bad_words(seq, words, UNIT_COUNT(words));
+    submit(&b, seq);
+    wait_final(&b, 2 * i + 2);
+    assert_ended(seq, TL_FINISH_LENGTH, 60); /* and fake_check_sequence has seen that each token is the right one */
+    assert_int_equal(seq->tokens[5] == out[0], out[0] != out[30]);
+    for (uint32_t k = 5; k < 65; k++) assert_int_not_equal(seq->tokens[k], out[30]);
+    for (uint32_t k = 6; k < 65; k++) assert_false(seq->tokens[k - 1] == out[10] && seq->tokens[k] == out[11]);
+    fake_sequence_free(free_one);
+    fake_sequence_free(seq);
+  }
+  assert_at_rest(&b);
+  finish(&b);
+}
+
 static void test_logprobs_and_scores(void **state) {
   (void)state;
   reset_fake();
@@ -315,8 +371,9 @@ static void test_never_started(void **state) {
 /* Which steps may run ahead: not those that need on the host what the step before draws. */
 static void test_what_runs_ahead(void **state) {
   (void)state;
-  enum { PLAIN, HISTORY, LOGPROBS, BIAS, MIN_NEW, KINDS };
+  enum { PLAIN, HISTORY, LOGPROBS, BIAS, MIN_NEW, BAD_WORDS, KINDS };
   static const int32_t stop[] = {FAKE_VOCAB}; /* which never comes */
+  static const struct tl_bad_word word = {stop, 1};
   for (unsigned kind = 0; kind < KINDS; kind++) {
     reset_fake();
     struct bench b;
@@ -328,6 +385,7 @@ static void test_what_runs_ahead(void **state) {
     if (kind == LOGPROBS) fake_want_logprobs(seq, 2);
     if (kind == BIAS || kind == MIN_NEW) fake_want_stop(seq, stop, 1, kind == MIN_NEW ? 30 : 0);
     if (kind == BIAS) seq->bias[seq->n_bias++] = (struct tl_token_bias){3, -1};
+    if (kind == BAD_WORDS) fake_want_bad_words(seq, &word, 1);
     submit(&b, seq);
     wait_final(&b, 1);
     assert_ended(seq, TL_FINISH_LENGTH, 50);
@@ -346,6 +404,8 @@ int main(void) {
       cmocka_unit_test(test_lengths),
       cmocka_unit_test(test_what_runs_ahead),
       cmocka_unit_test(test_stop_ids),
+      cmocka_unit_test(test_own_stop_ids),
+      cmocka_unit_test(test_bad_words),
       cmocka_unit_test(test_logprobs_and_scores),
       cmocka_unit_test(test_history),
       cmocka_unit_test(test_what_cannot_fit),

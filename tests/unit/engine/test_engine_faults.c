@@ -3,7 +3,8 @@
  * simulated devices at any moment, resets them while their workers are inside,
  * takes them back, again and again; what they had goes on elsewhere. A reset empties the
  * KV cache, so a step that used what was in it before, or a token of a step
- * that failed, shows as a wrong token. The same with groups of devices, whose ranks die and hang. */
+ * that failed, shows as a wrong token, also in a sequence that follows a grammar: its matcher must have taken what it has, no more.
+ * The same with groups of devices, whose ranks die and hang. */
 #include <pthread.h>
 #include <sched.h>
 
@@ -11,7 +12,7 @@
 #include "engine/engine_private.h"
 #include "tokenlane/base/clock.h"
 #include "tokenlane/sim.h"
-#include "unit.h"
+#include "grammar_sequence.h"
 
 enum { REPLICAS = 2, RANKS = 3, LOOPS = 2, LIVE = 12, PER_LOOP = 3000 / UNIT_SLOWDOWN, CYCLES = 1500 / UNIT_SLOWDOWN, MOST = 60 };
 
@@ -30,6 +31,7 @@ static const struct tl_sim_fault rank_faults[] = {{.device = 1, .step = 40, .kin
                                                   {.device = 1, .step = 200, .kind = TL_SIM_OOM, .n_steps = 1, .recover = 1}};
 static struct tl_sim_options sims[REPLICAS * RANKS];
 static struct tl_engine *engine;
+static struct tl_grammar *grammar; /* of every third sequence; it never has to end */
 
 struct loop {
   struct tl_waker waker;
@@ -62,11 +64,24 @@ static void start_one(struct loop *l) {
   seq->ignore_eos = true;
   seq->loop = l->index;
   l->n_live++;
-  l->n_started++;
+  if (l->n_started++ % 3 == 0) grammar_want(seq, grammar);
   submit(l, seq);
 }
 
+static int32_t say(const struct tl_sequence *seq, uint32_t n, const uint32_t *mask) {
+  struct tl_sampling s = seq->sampling;
+  uint64_t history = TL_SIM_START;
+  for (uint32_t p = 0; p < n; p++) history = tl_sim_history(history, p, seq->tokens[p]);
+  s.position = n;
+  s.mask = mask;
+  return tl_sim_token(&sims[0], &model, history, &s);
+}
+
 static void check(const struct tl_sequence *seq) {
+  if (seq->matcher) {
+    grammar_check(seq, grammar, model.vocab_size, say);
+    return;
+  }
   int32_t expected[2 * MOST];
   uint32_t n = seq->n_prompt + seq->max_new;
   memcpy(expected, seq->tokens, seq->n_prompt * sizeof *expected);
@@ -86,6 +101,7 @@ static void on_event(struct tl_sequence *seq, bool final, void *context) {
     return;
   }
   check(seq);
+  tl_matcher_free(seq->matcher);
   free(seq->tokens);
   free(seq);
   l->n_live--;
@@ -342,10 +358,15 @@ static void test_groups_run_ahead(void **state) {
 
 int main(int argc, char **argv) {
   if (argc > 1 && strcmp(argv[1], "device") == 0) return tl_device_host();
+  struct tl_vocabulary *vocabulary = grammar_vocabulary(model.vocab_size);
+  grammar = grammar_of(vocabulary, "([a-m]+[0-9]+)+");
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_chaos), cmocka_unit_test(test_chaos_of_processes),
                                      cmocka_unit_test(test_chaos_of_groups), cmocka_unit_test(test_chaos_of_hosted_groups),
                                      cmocka_unit_test(test_groups_run_ahead),
                                      cmocka_unit_test(test_refused_groups),
                                      cmocka_unit_test(test_slow_resets), cmocka_unit_test(test_reap)};
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  int failed = cmocka_run_group_tests(tests, NULL, NULL);
+  tl_grammar_release(grammar);
+  tl_vocabulary_free(vocabulary);
+  return failed;
 }

@@ -115,6 +115,31 @@ static void test_template_around_a_client(void **state) {
   }
 }
 
+/* Special tokens have no text where they are skipped, but for those that a caller names. */
+static void test_kept_tokens(void **state) {
+  (void)state;
+  struct tl_tokenizer *t = load_json("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1},\"merges\":[]},\"decoder\":{\"type\":\"Fuse\"},\"added_tokens\":["
+                                     "{\"id\":2,\"content\":\"[X]\",\"special\":true},{\"id\":3,\"content\":\"[Y]\",\"special\":true},"
+                                     "{\"id\":4,\"content\":\"[Z]\",\"special\":false}]}");
+  static const int32_t ids[] = {2, 0, 3, 1, 4, 2};
+  int32_t kept = tl_tokenizer_find(t, "[Y]");
+  assert_int_equal(kept, 3);
+  assert_int_equal(tl_tokenizer_find(t, "b"), 1);
+  assert_int_equal(tl_tokenizer_find(t, "[Y"), -1);
+  for (unsigned n = 0; n < 2; n++) {
+    struct tl_detok detok;
+    struct tl_buffer out;
+    tl_buffer_init(&out, 0);
+    tl_detok_init(&detok, t, true);
+    detok.kept = &kept;
+    detok.n_kept = n;
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) assert_int_equal(tl_detok_push(&detok, ids[i], &out), TL_OK);
+    assert_string_equal(tl_buffer_string(&out), n ? "a[Y]b[Z]" : "ab[Z]");
+    tl_buffer_done(&out);
+  }
+  tl_tokenizer_free(t);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_runs_of_bytes),
@@ -122,6 +147,7 @@ int main(void) {
       cmocka_unit_test(test_strips_each_token),
       cmocka_unit_test(test_control_tokens_of_the_vocabulary),
       cmocka_unit_test(test_template_around_a_client),
+      cmocka_unit_test(test_kept_tokens),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -195,6 +195,22 @@ TL_DEVICE void edit(const tl_cuda_sample_args &a, const tl_cuda_sampling &row, f
   sync_block();
 }
 
+/* What the mask forbids becomes impossible. Nothing is saved: no such token is chosen. */
+TL_DEVICE void forbid(const uint32_t *mask, float *logits, uint32_t vocab) {
+  const uint32_t never = 0xff800000; /* minus infinity */
+  uint32_t i = thread_index() * 4;
+  for (; i + 4 <= vocab; i += THREADS * 4) {
+    uint32_t bits = mask[i / 32] >> i % 32 & 15;
+    if (bits == 15) continue;
+    quad four = bits ? load16(logits + i) : quad{};
+    TL_UNROLL for (uint32_t k = 0; k < 4; k++) four.w[k] = bits >> k & 1 ? four.w[k] : never;
+    store16(logits + i, four);
+  }
+  for (uint32_t k = 0; k < 4 && i + k < vocab; k++)
+    if (!(mask[(i + k) / 32] >> (i + k) % 32 & 1)) logits[i + k] = as_float(never);
+  sync_block();
+}
+
 /* The logit of a token before `edit`. */
 TL_DEVICE float raw_logit(const tl_cuda_sample_args &a, const tl_cuda_sampling &row, const float *logits, int32_t token,
                           sample_shared *s) {
@@ -259,15 +275,15 @@ TL_DEVICE bool is_finite(uint64_t best) {
   return value - value == 0; /* a NaN has the key of one */
 }
 
-/* The chosen token, after the changes. */
+/* The chosen token, after the changes; -1: the mask leaves none, or what it leaves are no numbers. */
 TL_DEVICE int32_t choose(const tl_cuda_sample_args &a, const tl_cuda_sampling &row, float *logits, uint64_t best,
                          sample_shared *s) {
   if (row.target >= 0) return row.target;
-  if (row.n_history || row.n_bias) {
-    edit(a, row, logits);
-    best = best_rank(logits, a.vocab, s);
-  }
+  if (row.n_history || row.n_bias) edit(a, row, logits);
+  if (row.mask) forbid(a.masks + (uint64_t)(row.mask - 1) * TL_MASK_WORDS(a.vocab), logits, a.vocab);
+  if (row.n_history || row.n_bias || row.mask) best = best_rank(logits, a.vocab, s);
   float max = tl_cuda_key_value((uint32_t)(best >> 32));
+  if (row.mask && !(max > -INFINITY)) return -1;
   if (row.temperature <= 0 || !is_finite(best)) return max != max ? 0 : (int32_t)(uint32_t)best;
   return draw(row, view{logits, a.vocab, max, row.temperature, false}, s);
 }
@@ -289,7 +305,7 @@ TL_KERNEL(THREADS, 1) sample(tl_cuda_sample_args a) {
   if (n_top) find_top(raw, n_top, s);
   if (n_top) write_top(s, log_sum, out);
   int32_t token = choose(a, row, logits, best, s);
-  float logit = row.n_top >= 0 ? raw_logit(a, row, logits, token, s) : 0;
+  float logit = row.n_top >= 0 && token >= 0 ? raw_logit(a, row, logits, token, s) : 0;
   if (thread_index() != 0) return;
   out->token = a.fed[block_x()] = token;
   out->n_top = (int32_t)n_top;
