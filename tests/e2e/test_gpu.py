@@ -160,3 +160,16 @@ def test_a_part_whose_tests_all_skip_is_told(suite, capsys):
     assert table.end() == 0
     out = capsys.readouterr().out
     assert "not run: nothing: all its tests skip\n2 passed, 0 failed\n" in out
+
+
+def test_the_suite_within_a_limit_and_parts_by_name(suite, capsys):
+    table = suite.Table(2, ["long", "late"])
+    table.parts = suite.ThreadPoolExecutor(1)
+    for name, command in {"other": "echo 9 passed", "long": "echo 1 passed; sleep 1000", "late": "echo 9 passed"}.items():
+        table.add(name, ["sh", "-c", command], r"(\d+) passed", r"(\d+) failed")
+    assert table.end() == 0
+    out = capsys.readouterr().out
+    assert "not run: long: had 2 s and did not end\nnot run: late: no time\n0 passed, 0 failed\n" in out and "other" not in out
+    table = suite.Table(names=["nobody"])
+    table.add("other", ["sh", "-c", "echo 9 passed"], r"(\d+) passed", r"(\d+) failed")
+    assert table.end() == 1 and "no part is called nobody" in capsys.readouterr().out
