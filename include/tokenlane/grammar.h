@@ -24,7 +24,7 @@ struct tl_matcher;    /* one owner at a time, as its sequence */
 
 struct tl_vocabulary_token {
   const char *bytes; /* what it stands for within a text; any bytes, maybe half a character */
-  size_t length;     /* 0: never allowed by any grammar (special tokens, unused ids) */
+  size_t length;     /* 0: never allowed by any grammar (special tokens, unused ids); nor are more than 255 */
 };
 /* tokens: (n), n the rows of the model's output; copied. Boot. Caller frees, after all grammars of it. */
 int tl_vocabulary_new(const struct tl_vocabulary_token *tokens, uint32_t n, struct tl_vocabulary **ret, struct tl_error *err);
