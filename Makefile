@@ -264,7 +264,7 @@ E2E_NEEDS = $(FAKE_PLUGIN) $(if $(PLUGIN),$(B)/gpu/bench_gpu) $(B)/bin/tokenize_
 .PHONY: check check-unit check-e2e check-house
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
 	@$(MAKE) --no-print-directory -j$$(nproc) all unit-bins gpu-tests $(E2E_NEEDS) $(REPLAYS)
-	@$(MAKE) --no-print-directory -j$$(nproc) -Otarget check-e2e check-kernels check-house check-model check-fuzz check-unit
+	@$(MAKE) --no-print-directory -j$$(nproc) -Otarget run-e2e check-kernels check-house check-model check-fuzz check-unit
 
 .PHONY: unit-bins
 unit-bins: $(UNIT_BINS)
@@ -311,6 +311,11 @@ $(VENV)/.done: tests/e2e/requirements.txt tests/e2e/models.txt
 	@touch $@
 
 check-e2e: all $(E2E_NEEDS) ## end-to-end tests only (T=expression for pytest -k)
+	@$(MAKE) --no-print-directory run-e2e
+
+# Without prerequisites, so that `check` begins it first: it takes longest, and make hands all unit tests their turn before it comes back to one that had to wait.
+.PHONY: run-e2e
+run-e2e:
 	$(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
 		$(VENV)/bin/python -m pytest -q tests/e2e $(if $(T),-k "$(T)")
 
