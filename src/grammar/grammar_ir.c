@@ -11,11 +11,12 @@ bool gr_grow(void *array, uint32_t *capacity, uint32_t used, uint32_t n, size_t 
   if (n <= *capacity - used) return true;
   if (n > UINT32_MAX / 4 || used > UINT32_MAX / 4) return false;
   uint32_t more = (used + n) * 2 < 32 ? 32 : (used + n) * 2;
-  void *old, *grown;
-  memcpy(&old, array, sizeof old);
-  grown = realloc(old, more * size);
+  void *at, *grown;
+  memcpy(&at, array, sizeof at);
+  grown = realloc(at, more * size);
   if (!grown) return false;
-  memcpy(array, &grown, sizeof grown);
+  at = grown;
+  memcpy(array, &at, sizeof at);
   *capacity = more;
   return true;
 }

@@ -23,7 +23,7 @@ struct known {
 struct masks {
   struct tl_grammar *grammar;
   const struct tl_vocabulary *vocabulary;
-  uint64_t *fuel;
+  uint64_t *fuel, part; /* part: of the fuel, that masks may use */
   size_t max_bytes;
   struct first *first;  /* (rules) bytes that a rule may begin with, */
   struct first *follow; /* (rules) and that its callers may go on with */
@@ -336,10 +336,11 @@ static void build_mask(struct masks *m, uint32_t state) {
  * is some milliseconds for each token there, but no grammar is refused for them. */
 static void build_masks(struct masks *m) {
   struct tl_grammar *g = m->grammar;
-  uint64_t *all = m->fuel, part = *all / 4;
+  uint64_t *all = m->fuel;
   m->max_bytes /= 4;
-  *all -= part;
-  m->fuel = &part;
+  m->part = *all / 4;
+  *all -= m->part;
+  m->fuel = &m->part;
   for (uint32_t i = GR_BODIES; i < g->n_states && !m->failed; i++) {
     uint32_t n_tokens = m->n_tokens, n_words = m->n_words, n_rests = m->n_rests;
     if (is_wide(m, i)) build_mask(m, i);
@@ -350,7 +351,8 @@ static void build_masks(struct masks *m) {
     m->n_rests = n_rests;
   }
   if (m->failed == TL_ELIMIT) m->failed = TL_OK;
-  *all += part;
+  *all += m->part;
+  m->fuel = all;
 }
 
 int gr_masks_build(struct tl_grammar *grammar, uint64_t *fuel, size_t max_bytes) {
