@@ -116,6 +116,8 @@ int api_check_rows(const int32_t *ids, size_t n, const struct tl_model *model, c
 
 /* "a string", "the number 3.5", ...: what a value is, for messages; into text[64]. */
 const char *api_value_text(const json_t *value, char *text);
+/* "FIELD: expected EXPECTED, got ..."; returns TL_EINVAL. */
+int api_wrong(struct tl_error *err, const char *field, const char *expected, const json_t *value);
 
 /* --- body.c: bytes to JSON, hostile ones included ----------------------------------- */
 /* Scans once: depth, node budget, no NUL; then jansson. The object, owned by the caller. */

@@ -51,7 +51,7 @@ const char *api_value_text(const json_t *value, char *text) {
   }
 }
 
-static int wrong(struct tl_error *err, const char *field, const char *expected, const json_t *value) {
+int api_wrong(struct tl_error *err, const char *field, const char *expected, const json_t *value) {
   char what[64];
   return tl_error_set(err, TL_EINVAL, field, "%s: expected %s, got %s", field, expected, api_value_text(value, what));
 }
@@ -61,7 +61,7 @@ static int read_number(struct context *c, const struct field *f, json_t *value, 
   if (!json_is_number(value) || !(v >= f->min && v <= f->max)) {
     char expected[96];
     snprintf(expected, sizeof expected, "a number from %g to %g", f->min, f->max);
-    return wrong(err, f->name, expected, value);
+    return api_wrong(err, f->name, expected, value);
   }
   memcpy((char *)c->params + f->offset, &v, sizeof v);
   return TL_OK;
@@ -72,14 +72,14 @@ static int read_integer(struct context *c, const struct field *f, json_t *value,
   if (!json_is_integer(value) || (double)v < f->min || (double)v > f->max) {
     char expected[96];
     snprintf(expected, sizeof expected, "an integer from %.0f to %.0f", f->min, f->max);
-    return wrong(err, f->name, expected, value);
+    return api_wrong(err, f->name, expected, value);
   }
   memcpy((char *)c->params + f->offset, &v, sizeof v);
   return TL_OK;
 }
 
 static int read_bool(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
-  if (!json_is_boolean(value)) return wrong(err, f->name, "true or false", value);
+  if (!json_is_boolean(value)) return api_wrong(err, f->name, "true or false", value);
   bool v = json_is_true(value);
   memcpy((char *)c->params + f->offset, &v, sizeof v);
   return TL_OK;
@@ -93,14 +93,14 @@ static int read_model(struct context *c, const struct field *f, json_t *value, s
 
 static int read_prompt(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   if (!json_is_string(value) && !json_is_array(value))
-    return wrong(err, f->name, "a string, a list of strings, a list of token ids or a list of such lists", value);
+    return api_wrong(err, f->name, "a string, a list of strings, a list of token ids or a list of such lists", value);
   c->params->prompt = value;
   return TL_OK;
 }
 
 static int read_messages(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   if (!json_is_array(value) || json_array_size(value) == 0)
-    return wrong(err, f->name, "a list of at least one message", value);
+    return api_wrong(err, f->name, "a list of at least one message", value);
   c->params->messages = value;
   return TL_OK;
 }
@@ -110,7 +110,7 @@ static int read_tools(struct context *c, const struct field *f, json_t *value, s
   size_t i;
   json_t *tool;
   char name[48];
-  if (!json_is_array(value)) return wrong(err, f->name, "a list of tools", value);
+  if (!json_is_array(value)) return api_wrong(err, f->name, "a list of tools", value);
   json_array_foreach(value, i, tool) {
     const char *type = json_string_value(json_object_get(tool, "type"));
     json_t *function = json_object_get(tool, "function"), *called = json_object_get(function, "name");
@@ -118,7 +118,7 @@ static int read_tools(struct context *c, const struct field *f, json_t *value, s
     if (!type || strcmp(type, "function") != 0)
       return tl_error_set(err, TL_EINVAL, name, "%s: expected \"function\"; no other tools are supported", name);
     snprintf(name, sizeof name, "tools[%zu].function.name", i);
-    if (!json_is_string(called) || !json_string_length(called)) return wrong(err, name, "a string that is not empty", called);
+    if (!json_is_string(called) || !json_string_length(called)) return api_wrong(err, name, "a string that is not empty", called);
   }
   if (i) c->params->tools = value;
   return TL_OK;
@@ -127,31 +127,31 @@ static int read_tools(struct context *c, const struct field *f, json_t *value, s
 static int read_documents(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   size_t i;
   json_t *document;
-  if (!json_is_array(value)) return wrong(err, f->name, "a list of objects", value);
+  if (!json_is_array(value)) return api_wrong(err, f->name, "a list of objects", value);
   json_array_foreach(value, i, document) {
     char name[32];
     snprintf(name, sizeof name, "documents[%zu]", i);
-    if (!json_is_object(document)) return wrong(err, name, "an object", document);
+    if (!json_is_object(document)) return api_wrong(err, name, "an object", document);
   }
   if (i) c->params->documents = value;
   return TL_OK;
 }
 
 static int read_chat_template_kwargs(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
-  if (!json_is_object(value)) return wrong(err, f->name, "an object", value);
+  if (!json_is_object(value)) return api_wrong(err, f->name, "an object", value);
   c->params->chat_template_kwargs = value;
   return TL_OK;
 }
 
 static int read_chat_template(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
-  if (!json_is_string(value) || !json_string_length(value)) return wrong(err, f->name, "a string that is not empty", value);
+  if (!json_is_string(value) || !json_string_length(value)) return api_wrong(err, f->name, "a string that is not empty", value);
   c->params->chat_template = value;
   return TL_OK;
 }
 
 /* Before add_generation_prompt in the table, which is false with it unless it says otherwise. */
 static int read_continue_final_message(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
-  if (!json_is_boolean(value)) return wrong(err, f->name, "true or false", value);
+  if (!json_is_boolean(value)) return api_wrong(err, f->name, "true or false", value);
   c->params->continue_final_message = json_is_true(value);
   c->params->add_generation_prompt = !json_is_true(value);
   return TL_OK;
@@ -159,50 +159,50 @@ static int read_continue_final_message(struct context *c, const struct field *f,
 
 static int read_input(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   if (!json_is_string(value) && !json_is_array(value))
-    return wrong(err, f->name, "a string, a list of strings, a list of token ids or a list of such lists", value);
+    return api_wrong(err, f->name, "a string, a list of strings, a list of token ids or a list of such lists", value);
   c->params->input = value;
   return TL_OK;
 }
 
 static int read_query(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   c->params->query = value;
-  return json_is_string(value) ? TL_OK : wrong(err, f->name, "a string", value);
+  return json_is_string(value) ? TL_OK : api_wrong(err, f->name, "a string", value);
 }
 
 static int read_ranked_documents(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   c->params->documents = value;
-  return json_is_array(value) ? TL_OK : wrong(err, f->name, "a list of strings or of objects with a text", value);
+  return json_is_array(value) ? TL_OK : api_wrong(err, f->name, "a list of strings or of objects with a text", value);
 }
 
 /* Their items are read when it is known which model's they are. */
 static int read_list(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   memcpy((char *)c->params + f->offset, &value, sizeof value);
-  return json_is_array(value) ? TL_OK : wrong(err, f->name, "a list", value);
+  return json_is_array(value) ? TL_OK : api_wrong(err, f->name, "a list", value);
 }
 
 /* text_1 and text_2 */
 static int read_text(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   memcpy((char *)c->params + f->offset, &value, sizeof value);
-  return json_is_string(value) || json_is_array(value) ? TL_OK : wrong(err, f->name, "a string or a list of strings", value);
+  return json_is_string(value) || json_is_array(value) ? TL_OK : api_wrong(err, f->name, "a string or a list of strings", value);
 }
 
 static int read_encoding_format(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   const char *format = json_is_string(value) ? json_string_value(value) : "";
   c->params->base64 = strcmp(format, "base64") == 0;
-  return c->params->base64 || strcmp(format, "float") == 0 ? TL_OK : wrong(err, f->name, "float or base64", value);
+  return c->params->base64 || strcmp(format, "float") == 0 ? TL_OK : api_wrong(err, f->name, "float or base64", value);
 }
 
 static int read_truncate_prompt_tokens(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   int64_t v = json_integer_value(value);
   if (!json_is_integer(value) || v < -1 || v == 0 || v > MAX_TOKENS)
-    return wrong(err, f->name, "-1 (what the model takes) or an integer from 1", value);
+    return api_wrong(err, f->name, "-1 (what the model takes) or an integer from 1", value);
   c->params->truncate_prompt_tokens = v;
   return TL_OK;
 }
 
 static int read_stop_string(struct context *c, const char *name, json_t *value, struct tl_error *err) {
   size_t length = json_string_length(value);
-  if (!json_is_string(value) || length == 0) return wrong(err, name, "a string that is not empty", value);
+  if (!json_is_string(value) || length == 0) return api_wrong(err, name, "a string that is not empty", value);
   if (length > (size_t)c->api->o.limits.max_stop_bytes)
     return tl_error_set(err, TL_EINVAL, name, "%s: expected at most %lld bytes, got %zu", name,
                         (long long)c->api->o.limits.max_stop_bytes, length);
@@ -215,7 +215,7 @@ static int read_stop_string(struct context *c, const char *name, json_t *value, 
 static int read_stop(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   if (json_is_string(value)) return read_stop_string(c, f->name, value, err);
   if (!json_is_array(value) || json_array_size(value) > API_MAX_STOPS)
-    return wrong(err, f->name, "a string or a list of up to 4 strings", value);
+    return api_wrong(err, f->name, "a string or a list of up to 4 strings", value);
   for (size_t i = 0; i < json_array_size(value); i++) {
     char name[32];
     snprintf(name, sizeof name, "stop[%zu]", i);
@@ -237,7 +237,7 @@ static int64_t parse_token_key(const char *key) {
 }
 
 static int read_logit_bias(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
-  if (!json_is_object(value)) return wrong(err, f->name, "an object of token ids and numbers", value);
+  if (!json_is_object(value)) return api_wrong(err, f->name, "an object of token ids and numbers", value);
   size_t n = json_object_size(value);
   if (n > (size_t)c->api->o.limits.max_logit_bias)
     return tl_error_set(err, TL_EINVAL, f->name, "logit_bias: expected at most %lld entries, got %zu",
@@ -253,7 +253,7 @@ static int read_logit_bias(struct context *c, const struct field *f, json_t *val
       return tl_error_set(err, TL_EINVAL, f->name, "logit_bias: expected token ids in decimal as keys");
     double v = json_number_value(entry);
     if (!json_is_number(entry) || !(v >= -100 && v <= 100))
-      return wrong(err, f->name, "a number from -100 to 100 for each token", entry);
+      return api_wrong(err, f->name, "a number from -100 to 100 for each token", entry);
     /* OpenAI documents -100 as a ban */
     bias[i++] = (struct tl_token_bias){(int32_t)id, v <= -100 ? -INFINITY : (float)v};
   }
@@ -267,11 +267,11 @@ static int read_logprobs(struct context *c, const struct field *f, json_t *value
   if (c->endpoint == API_COMPLETIONS) {
     int64_t v = json_integer_value(value);
     if (!json_is_integer(value) || v < 0 || v > TL_MAX_TOP_LOGPROBS)
-      return wrong(err, f->name, "an integer from 0 to 20", value);
+      return api_wrong(err, f->name, "an integer from 0 to 20", value);
     c->params->n_top_logprobs = v;
     return TL_OK;
   }
-  if (!json_is_boolean(value)) return wrong(err, f->name, "true or false", value);
+  if (!json_is_boolean(value)) return api_wrong(err, f->name, "true or false", value);
   if (json_is_true(value) && c->params->n_top_logprobs < 0) c->params->n_top_logprobs = 0;
   return TL_OK;
 }
@@ -280,7 +280,7 @@ static int read_logprobs(struct context *c, const struct field *f, json_t *value
 static int read_top_logprobs(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   int64_t v = json_integer_value(value);
   if (!json_is_integer(value) || v < 0 || v > TL_MAX_TOP_LOGPROBS)
-    return wrong(err, f->name, "an integer from 0 to 20", value);
+    return api_wrong(err, f->name, "an integer from 0 to 20", value);
   if (v > 0 && c->params->n_top_logprobs < 0)
     return tl_error_set(err, TL_EINVAL, f->name, "top_logprobs: expected logprobs to be true with it");
   if (c->params->n_top_logprobs >= 0) c->params->n_top_logprobs = v;
@@ -288,7 +288,7 @@ static int read_top_logprobs(struct context *c, const struct field *f, json_t *v
 }
 
 static int read_seed(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
-  if (!json_is_integer(value)) return wrong(err, f->name, "an integer", value);
+  if (!json_is_integer(value)) return api_wrong(err, f->name, "an integer", value);
   c->params->seed = json_integer_value(value);
   c->params->has_seed = true;
   return TL_OK;
@@ -296,10 +296,10 @@ static int read_seed(struct context *c, const struct field *f, json_t *value, st
 
 /* After stream in the table. */
 static int read_stream_options(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
-  if (!json_is_object(value)) return wrong(err, f->name, "an object", value);
+  if (!json_is_object(value)) return api_wrong(err, f->name, "an object", value);
   json_t *usage = json_object_get(value, "include_usage");
   if (usage && !json_is_null(usage) && !json_is_boolean(usage))
-    return wrong(err, "stream_options.include_usage", "true or false", usage);
+    return api_wrong(err, "stream_options.include_usage", "true or false", usage);
   c->params->include_usage = json_is_true(usage);
   if (!c->params->stream)
     return tl_error_set(err, TL_EINVAL, f->name, "stream_options: expected stream to be true with it");
@@ -312,7 +312,7 @@ static int read_priority(struct context *c, const struct field *f, json_t *value
   for (int i = 0; json_is_string(value) && i < 4; i++)
     if (strcmp(json_string_value(value), names[i]) == 0) v = i;
   if (v < TL_PRIORITY_LOW || v > TL_PRIORITY_CRITICAL)
-    return wrong(err, f->name, "low, normal, high or critical, or an integer from 0 (low) to 3 (critical)", value);
+    return api_wrong(err, f->name, "low, normal, high or critical, or an integer from 0 (low) to 3 (critical)", value);
   c->params->priority = (enum tl_priority)v;
   return TL_OK;
 }
@@ -327,7 +327,7 @@ static int read_timeout(struct context *c, const struct field *f, json_t *value,
 static int read_cache_salt(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   size_t length = json_string_length(value);
   if (!json_is_string(value) || length == 0 || length > API_MAX_SALT_BYTES)
-    return wrong(err, f->name, "a string of 1 to 256 bytes", value);
+    return api_wrong(err, f->name, "a string of 1 to 256 bytes", value);
   c->params->cache_salt = json_string_value(value);
   c->params->cache_salt_length = length;
   return TL_OK;
@@ -335,7 +335,7 @@ static int read_cache_salt(struct context *c, const struct field *f, json_t *val
 
 static int read_user(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   (void)c;
-  return json_is_string(value) ? TL_OK : wrong(err, f->name, "a string", value);
+  return json_is_string(value) ? TL_OK : api_wrong(err, f->name, "a string", value);
 }
 
 /* All that an answer can be held to. */

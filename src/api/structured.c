@@ -11,11 +11,6 @@ struct reader {
   int (*read)(struct api_params *p, const char *field, json_t *value, struct tl_error *err);
 };
 
-static int wrong(struct tl_error *err, const char *field, const char *expected, const json_t *value) {
-  char what[64];
-  return tl_error_set(err, TL_EINVAL, field, "%s: expected %s, got %s", field, expected, api_value_text(value, what));
-}
-
 /* source.field is constant; takes source.json. */
 static int hold_to(struct api_params *p, struct tl_grammar_source source, struct tl_error *err) {
   if (!p->constraint.field) {
@@ -35,11 +30,11 @@ static int read_json(struct api_params *p, const char *field, json_t *value, str
   if (json_is_object(schema))
     return hold_to(p, (struct tl_grammar_source){.kind = TL_GRAMMAR_JSON_SCHEMA, .json = schema, .field = field}, err);
   json_decref(schema);
-  return wrong(err, field, "a JSON schema as an object, or one as a string of JSON", value);
+  return api_wrong(err, field, "a JSON schema as an object, or one as a string of JSON", value);
 }
 
 static int read_text(struct api_params *p, enum tl_grammar_kind kind, const char *field, json_t *value, struct tl_error *err) {
-  if (!json_is_string(value) || !json_string_length(value)) return wrong(err, field, "a string that is not empty", value);
+  if (!json_is_string(value) || !json_string_length(value)) return api_wrong(err, field, "a string that is not empty", value);
   return hold_to(p, (struct tl_grammar_source){.kind = kind, .text = json_string_value(value), .length = json_string_length(value), .field = field}, err);
 }
 
@@ -54,17 +49,17 @@ static int read_grammar(struct api_params *p, const char *field, json_t *value, 
 static int read_choice(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
   size_t i;
   json_t *choice;
-  if (json_array_size(value) == 0) return wrong(err, field, "a list of at least one string", value);
+  if (json_array_size(value) == 0) return api_wrong(err, field, "a list of at least one string", value);
   json_array_foreach(value, i, choice) {
     char name[64];
     snprintf(name, sizeof name, "%s[%zu]", field, i);
-    if (!json_is_string(choice) || !json_string_length(choice)) return wrong(err, name, "a string that is not empty", choice);
+    if (!json_is_string(choice) || !json_string_length(choice)) return api_wrong(err, name, "a string that is not empty", choice);
   }
   return hold_to(p, (struct tl_grammar_source){.kind = TL_GRAMMAR_CHOICE, .json = json_incref(value), .field = field}, err);
 }
 
 static int read_json_object(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
-  if (!json_is_boolean(value)) return wrong(err, field, "true or false", value);
+  if (!json_is_boolean(value)) return api_wrong(err, field, "true or false", value);
   if (json_is_false(value)) return TL_OK;
   return hold_to(p, (struct tl_grammar_source){.kind = TL_GRAMMAR_JSON_OBJECT, .field = field}, err);
 }
@@ -91,7 +86,7 @@ static int read_structured_outputs(struct api_params *p, const char *field, json
                                           {"structured_outputs.json_object", read_json_object}};
   static const char *const names[] = {"json", "regex", "choice", "grammar", "json_object", NULL};
   const char *before = p->constraint.field;
-  if (!json_is_object(value)) return wrong(err, field, "an object", value);
+  if (!json_is_object(value)) return api_wrong(err, field, "an object", value);
   int r = check_members(value, field, names, err);
   for (size_t i = 0; r == TL_OK && names[i]; i++) {
     json_t *member = json_object_get(value, names[i]);
@@ -107,29 +102,29 @@ static int read_json_schema_format(struct api_params *p, json_t *format, struct 
   static const char field[] = "response_format.json_schema";
   json_t *name = json_object_get(format, "name"), *schema = json_object_get(format, "schema");
   json_t *strict = json_object_get(format, "strict"), *description = json_object_get(format, "description");
-  if (!json_is_object(format)) return wrong(err, field, "an object", format);
+  if (!json_is_object(format)) return api_wrong(err, field, "an object", format);
   int r = check_members(format, field, names, err);
   if (r < 0) return r;
   if (!json_is_string(name) || !json_string_length(name))
-    return wrong(err, "response_format.json_schema.name", "a string that is not empty", name);
+    return api_wrong(err, "response_format.json_schema.name", "a string that is not empty", name);
   if (strict && !json_is_null(strict) && !json_is_boolean(strict)) /* a schema is kept to in either case */
-    return wrong(err, "response_format.json_schema.strict", "true or false", strict);
+    return api_wrong(err, "response_format.json_schema.strict", "true or false", strict);
   if (description && !json_is_null(description) && !json_is_string(description))
-    return wrong(err, "response_format.json_schema.description", "a string", description);
-  if (!json_is_object(schema)) return wrong(err, "response_format.json_schema.schema", "a JSON schema as an object", schema);
+    return api_wrong(err, "response_format.json_schema.description", "a string", description);
+  if (!json_is_object(schema)) return api_wrong(err, "response_format.json_schema.schema", "a JSON schema as an object", schema);
   return read_json(p, "response_format.json_schema.schema", schema, err);
 }
 
 static int read_response_format(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
   static const char *const names[] = {"type", "json_schema", NULL};
-  if (!json_is_object(value)) return wrong(err, field, "an object", value);
+  if (!json_is_object(value)) return api_wrong(err, field, "an object", value);
   json_t *of_type = json_object_get(value, "type"), *schema = json_object_get(value, "json_schema");
   const char *type = json_is_string(of_type) ? json_string_value(of_type) : "";
   int r = check_members(value, field, names, err);
   if (r < 0) return r;
   if (strcmp(type, "json_schema") == 0) return read_json_schema_format(p, schema, err);
   if (strcmp(type, "text") != 0 && strcmp(type, "json_object") != 0)
-    return wrong(err, "response_format.type", "text, json_object or json_schema", of_type);
+    return api_wrong(err, "response_format.type", "text, json_object or json_schema", of_type);
   if (schema && !json_is_null(schema))
     return tl_error_set(err, TL_EINVAL, "response_format.json_schema", "response_format.json_schema: expected type to be json_schema with it");
   return strcmp(type, "text") == 0 ? TL_OK : hold_to(p, (struct tl_grammar_source){.kind = TL_GRAMMAR_JSON_OBJECT, .field = field}, err);
@@ -148,8 +143,8 @@ static int read_tool_choice(struct api_params *p, const char *field, json_t *val
   const char *type = json_string_value(json_object_get(value, "type"));
   json_t *name = json_object_get(json_object_get(value, "function"), "name");
   if (!type || strcmp(type, "function") != 0)
-    return wrong(err, field, "none, auto, required or {\"type\": \"function\", \"function\": {\"name\": ...}}", value);
-  if (!json_is_string(name) || !json_string_length(name)) return wrong(err, "tool_choice.function.name", "a string that is not empty", name);
+    return api_wrong(err, field, "none, auto, required or {\"type\": \"function\", \"function\": {\"name\": ...}}", value);
+  if (!json_is_string(name) || !json_string_length(name)) return api_wrong(err, "tool_choice.function.name", "a string that is not empty", name);
   p->calls = API_CALLS_NAMED;
   p->tool_name = json_string_value(name);
   p->tool_name_length = json_string_length(name);
@@ -173,7 +168,7 @@ static int check_parameters(json_t *tool, size_t i, struct tl_error *err) {
   char field[64];
   json_t *parameters = json_object_get(json_object_get(tool, "function"), "parameters"), *type = json_object_get(parameters, "type");
   snprintf(field, sizeof field, "tools[%zu].function.parameters", i);
-  if (parameters && !json_is_null(parameters) && !json_is_object(parameters)) return wrong(err, field, "a JSON schema as an object", parameters);
+  if (parameters && !json_is_null(parameters) && !json_is_object(parameters)) return api_wrong(err, field, "a JSON schema as an object", parameters);
   if (!type || (json_is_string(type) && strcmp(json_string_value(type), "object") == 0)) return TL_OK;
   return tl_error_set(err, TL_EINVAL, field, "%s: expected the schema of an object, whose type is \"object\"", field);
 }

@@ -68,9 +68,7 @@ static int add_spelling(struct api_call *call, const char *text, size_t length, 
 static int add_word(struct api_call *call, const json_t *value, const char *name, struct tl_error *err) {
   const char *text = json_string_value(value);
   size_t length = json_string_length(value), most = (size_t)call->api->o.limits.max_stop_bytes;
-  char what[64];
-  if (length == 0)
-    return tl_error_set(err, TL_EINVAL, name, "%s: expected a string that is not empty, got %s", name, api_value_text(value, what));
+  if (length == 0) return api_wrong(err, name, "a string that is not empty", value);
   if (length > most) return tl_error_set(err, TL_EINVAL, name, "%s: expected at most %zu bytes, got %zu", name, most, length);
   for (; length && *text == ' '; length--) text++;
   uint32_t n = call->params.n_bad_spellings;

@@ -107,10 +107,9 @@ static int from_ids(struct api_vectors *call, struct api_input *input, json_t *l
 }
 
 static int one_input(struct api_vectors *call, struct api_input *input, json_t *value, const char *field, struct tl_error *err) {
-  char what[64];
   if (json_is_string(value)) return one_text(call, input, value, field, err);
   if (json_is_array(value)) return from_ids(call, input, value, field, err);
-  return tl_error_set(err, TL_EINVAL, field, "%s: expected a string or a list of token ids, got %s", field, api_value_text(value, what));
+  return api_wrong(err, field, "a string or a list of token ids", value);
 }
 
 int api_read_embeddings(struct api_vectors *call, struct tl_error *err) {
