@@ -27,10 +27,6 @@ enum state {
 
 static const char hex_digits[] = "xxxx"; /* as many as are to come */
 
-static bool is_white(char c) {
-  return c == ' ' || c == '\t' || c == '\n' || c == '\r';
-}
-
 static bool is_digit(char c) {
   return c >= '0' && c <= '9';
 }
@@ -71,7 +67,7 @@ static enum tool_took begin_literal(struct tool_json *json, const char *rest) {
 }
 
 static enum tool_took begin_value(struct tool_json *json, char c) {
-  if (is_white(c)) return TOOL_MORE;
+  if (tool_is_white(c)) return TOOL_MORE;
   if (c == '{' || c == '[') return open_bracket(json, c == '[');
   if (json->depth == 0) return TOOL_WRONG; /* an object or a list, nothing else */
   if (c == ']' && json->state == VALUE_OR_END) return close_bracket(json);
@@ -87,7 +83,7 @@ static enum tool_took begin_value(struct tool_json *json, char c) {
 }
 
 static enum tool_took begin_key(struct tool_json *json, char c) {
-  if (is_white(c)) return TOOL_MORE;
+  if (tool_is_white(c)) return TOOL_MORE;
   if (c == '}' && json->state == KEY_OR_END) return close_bracket(json);
   if (c != '"') return TOOL_WRONG;
   json->key = true;
@@ -95,7 +91,7 @@ static enum tool_took begin_key(struct tool_json *json, char c) {
 }
 
 static enum tool_took after_value(struct tool_json *json, char c) {
-  if (is_white(c)) return go(json, AFTER);
+  if (tool_is_white(c)) return go(json, AFTER);
   if (c == ',') return go(json, in_list(json) ? VALUE : KEY);
   return c == (in_list(json) ? ']' : '}') ? close_bracket(json) : TOOL_WRONG;
 }
@@ -141,7 +137,7 @@ static enum tool_took strict(struct tool_json *json, char c) {
     case VALUE_OR_END: return begin_value(json, c);
     case KEY:
     case KEY_OR_END: return begin_key(json, c);
-    case COLON: return is_white(c) ? TOOL_MORE : c == ':' ? go(json, VALUE) : TOOL_WRONG;
+    case COLON: return tool_is_white(c) ? TOOL_MORE : c == ':' ? go(json, VALUE) : TOOL_WRONG;
     case AFTER: return after_value(json, c);
     case STRING: return string(json, c);
     case ESCAPE: return escape(json, c);
@@ -239,7 +235,7 @@ static enum tool_took take_member(struct tool_object *object, char c, bool ends)
 }
 
 static enum tool_took take_bare(struct tool_object *object, char c) {
-  if (!object->begun && is_white(c)) return TOOL_MORE;
+  if (!object->begun && tool_is_white(c)) return TOOL_MORE;
   if (!object->begun && c != '{') return TOOL_WRONG;
   enum tool_took took = tool_json_take(&object->json, c);
   if (took == TOOL_WRONG && object->loose) {
@@ -277,7 +273,7 @@ static bool of_key(const struct tool_json *before, char c) {
 /* The same of a member's value, as far as it is a string, an object or a list. */
 static bool of_value(const struct tool_json *before, char c) {
   if (before->depth != 1) return before->depth > 1;
-  if (before->state == VALUE) return !is_white(c);
+  if (before->state == VALUE) return !tool_is_white(c);
   return !before->key && (before->state == STRING || before->state == ESCAPE || before->state == HEX);
 }
 
@@ -286,7 +282,7 @@ enum tool_took tool_object_take(struct tool_object *object, char c) {
   if (object->bare) return take_bare(object, c);
   if (json->loose) return take_loose(object, c);
   bool within = object->member == ARGUMENTS && object->begun && !object->ended;
-  if (before.depth == 1 && before.state == VALUE && !is_white(c) && !begin_member(object, c)) return TOOL_WRONG;
+  if (before.depth == 1 && before.state == VALUE && !tool_is_white(c) && !begin_member(object, c)) return TOOL_WRONG;
   enum tool_took took = tool_json_take(json, c);
   if (took == TOOL_WRONG && within && object->loose) {
     object->strayed = json->loose = true;

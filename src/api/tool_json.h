@@ -15,6 +15,11 @@ enum tool_took {
   TOOL_MARK,  /* tool_parse.h: a mark ended it */
 };
 
+/* RFC 8259's white space. */
+static inline bool tool_is_white(char c) {
+  return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
+
 #define TOOL_JSON_DEPTH 64 /* as of a request's body */
 
 /* An object or a list, as RFC 8259 has them. */

@@ -32,10 +32,6 @@ void api_tool_calls_done(struct api_tool_calls *calls) {
 
 /* --- text -------------------------------------------------------------------------------------- */
 
-static bool is_white(char c) {
-  return c == ' ' || c == '\t' || c == '\n' || c == '\r';
-}
-
 /* The first n bytes of what is held are content. */
 static void give(struct api_tool_parser *parser, size_t n) {
   tl_buffer_append(parser->content, parser->held.data, n);
@@ -63,7 +59,7 @@ static int mark_of(const struct api_tool_format *format, unsigned n, const char 
 
 int tool_find_mark(struct api_tool_parser *parser, unsigned n, char c) {
   struct tl_buffer *held = &parser->held;
-  if (parser->blank && held->length == parser->n_blank && is_white(c)) {
+  if (parser->blank && held->length == parser->n_blank && tool_is_white(c)) {
     tl_buffer_putc(held, c);
     parser->n_blank++;
     return -1;

@@ -33,10 +33,6 @@ enum state {
   ID,   /* behind [CALL_ID] */
 };
 
-static bool is_white(char c) {
-  return c == ' ' || c == '\t' || c == '\n' || c == '\r';
-}
-
 static void hold(struct api_tool_parser *parser, char c, enum state next) {
   tl_buffer_putc(&parser->held, c);
   parser->state = (uint8_t)next;
@@ -95,7 +91,7 @@ static void take_text(struct api_tool_parser *parser, char c) {
 
 static void take_body(struct api_tool_parser *parser, char c) {
   unsigned traits = parser->format->traits;
-  if (is_white(c)) {
+  if (tool_is_white(c)) {
     hold(parser, c, BODY);
   } else if (c == '{') {
     begin_object(parser, c, false);
@@ -113,7 +109,7 @@ static void take_body(struct api_tool_parser *parser, char c) {
 
 static void take_list(struct api_tool_parser *parser, char c) {
   bool behind = parser->state == NEXT;
-  if (is_white(c)) {
+  if (tool_is_white(c)) {
     hold(parser, c, (enum state)parser->state);
   } else if (!behind && c == '{') {
     begin_object(parser, c, true);
@@ -130,7 +126,7 @@ static void take_list(struct api_tool_parser *parser, char c) {
 /* The name has ended; false: it is none. */
 static bool end_name(struct api_tool_parser *parser) {
   struct tl_buffer *name = &parser->object.name;
-  while (name->length && is_white(name->data[name->length - 1])) name->length--;
+  while (name->length && tool_is_white(name->data[name->length - 1])) name->length--;
   return parser->object.named = name->length > 0;
 }
 

@@ -8,13 +8,14 @@
 #include "unit.h"
 
 #include "bf16_emulated.h"
+#include "sampling_unit.h"
 
 #define MAX_VOCAB 1100
 
 static uint64_t random_state = 987654321;
 
 static float number(float range) {
-  return ((float)unit_below(&random_state, 1 << 24) * 0x1p-23f - 1) * range;
+  return random_number(&random_state, range);
 }
 
 static const struct tl_sampling plain_sampling = {
@@ -154,17 +155,9 @@ static void random_logits(float *logits, uint32_t vocab) {
 static struct tl_sampling random_options(struct tl_token_count *history, struct tl_token_bias *bias, uint32_t vocab) {
   struct tl_sampling s = plain_sampling;
   s.temperature = 0.25f + 0.25f * (float)unit_below(&random_state, 7);
-  if (unit_below(&random_state, 2)) s.top_k = 1 + (int32_t)unit_below(&random_state, unit_below(&random_state, 2) ? 10 : vocab + 5);
-  if (unit_below(&random_state, 2)) s.top_p = (float)unit_below(&random_state, 1001) * 1e-3f;
-  if (unit_below(&random_state, 3) == 0) s.min_p = powf(10, -(float)unit_below(&random_state, 9));
-  s.seed = unit_random(&random_state);
-  s.position = unit_below(&random_state, 5000);
-  s.n_top = (int32_t)unit_below(&random_state, 22) - 1;
-  for (uint32_t token = 0; token < vocab && unit_below(&random_state, 2) == 0; token += 1 + unit_below(&random_state, 5))
-    history[s.n_history++] = (struct tl_token_count){(int32_t)token, unit_below(&random_state, 4)};
+  random_filters(&random_state, vocab, history, &s);
   for (uint32_t token = 0; token < vocab && unit_below(&random_state, 2) == 0; token += 1 + unit_below(&random_state, 5))
     bias[s.n_bias++] = (struct tl_token_bias){(int32_t)token, number(unit_below(&random_state, 5) ? 3 : 100)};
-  s.history = history;
   s.bias = bias;
   if (unit_below(&random_state, 2)) s.repetition_penalty = 1 + number(0.5f);
   if (unit_below(&random_state, 2)) s.presence_penalty = number(2);
