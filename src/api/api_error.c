@@ -33,6 +33,7 @@ static const char *error_type(int status) {
 static const char *error_code(int status, const struct tl_error *err) {
   if (err->code == TL_ECONTEXT) return "context_length_exceeded";
   switch (status) {
+    case 401: return "invalid_api_key";
     case 404: return strcmp(err->field, "model") == 0 ? "model_not_found" : NULL;
     case 429: return "server_overloaded";
     case 503: return "not_ready";

@@ -363,6 +363,10 @@ void api_respond_error(struct tl_http_request *request, const struct tl_error *e
 const char *api_http_error(int status, const char *message, struct tl_buffer *out);
 void api_respond_buffer(struct tl_http_request *request, int status, struct tl_buffer *body);
 
+/* api_keys.c: 0, or 401 for a request that shows no key though it has to. The context is the api. */
+int api_guard(struct tl_http_request *request, void *context, const char **ret_text);
+void api_keys_free(struct tl_api *api);
+
 /* chat.c, completions.c, models.c, tokenize.c: their handlers. */
 /* Tokens of a conversation; its messages may be changed. */
 int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, const struct api_params *params,
@@ -392,6 +396,7 @@ struct tl_api {
   struct api_grammar_cache **caches; /* (n_caches) one for each lane, or for each loop without lanes */
   unsigned n_caches;
   uint64_t key[2];          /* random, of the process: ids and default seeds */
+  uint64_t key_words[4];    /* likewise: what clients' keys are hashed with */
   char (*fingerprints)[API_FINGERPRINT_BYTES]; /* (models) */
   struct api_tools *tools; /* (models) how each writes calls */
   int64_t created_s;
@@ -401,6 +406,7 @@ struct tl_api {
   tl_metric generation_seconds, cancelled, resubmitted, pooling_seconds, pooled_inputs;
   /* set once by the main thread, read by loops */
   TL_ALIGNED _Atomic(const struct tl_serving *) serving;
+  _Atomic(const struct api_keys *) keys; /* NULL: nobody has to show one. Set by the main thread */
   _Atomic int draining;
   TL_ALIGNED _Atomic int64_t lane_bytes; /* of bodies that are with lanes */
   TL_ALIGNED _Atomic unsigned active;

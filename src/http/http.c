@@ -96,6 +96,12 @@ void tl_http_error_body(struct tl_http *http,
   http->error_body = write;
 }
 
+void tl_http_guard(struct tl_http *http,
+                   int (*guard)(struct tl_http_request *request, void *context, const char **ret_text), void *context) {
+  http->guard = guard;
+  http->guard_context = context;
+}
+
 void tl_http_on_wake(struct tl_http *http, void (*on_wake)(unsigned loop, void *context), void *context) {
   http->on_wake = on_wake;
   http->on_wake_context = context;
