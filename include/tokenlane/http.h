@@ -127,7 +127,8 @@ bool tl_http_writable(const struct tl_http_request *request);
  * may be called on it in or after the callback but tl_http_data and, in it, tl_http_trace_facts. */
 void tl_http_on_abort(struct tl_http_request *request, void (*on_abort)(struct tl_http_request *request));
 void tl_http_on_writable(struct tl_http_request *request, void (*on_writable)(struct tl_http_request *request));
-/* One server-sent event: "data: " text "\n\n", appended to out. text has no newline. */
-void tl_http_sse(struct tl_buffer *out, const char *text, size_t length);
+/* Around the data of one server-sent event, which has no newline, in out. name: a literal, or NULL for an event without one. */
+void tl_http_sse_begin(struct tl_buffer *out, const char *name);
+void tl_http_sse_end(struct tl_buffer *out);
 
 #endif

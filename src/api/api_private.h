@@ -176,9 +176,30 @@ int api_stop_flush(struct api_stop *stop, struct tl_buffer *out);
 
 /* --- calls ------------------------------------------------------------------------------ */
 
+/* How an endpoint's answers look (shape.c). The functions run on the call's loop and append to out: whole events of a
+ * stream, or the body of an answer. What has no memory stays in out->failed. */
+struct api_choice;
+struct api_shape {
+  const char *id_prefix;    /* of the answer's id */
+  const char *prompt_field; /* where a request has its prompt, for errors */
+  const char *operation;    /* what traces call it */
+  /* A choice in a stream: begin first, unless NULL; pieces and calls as they come; finish last. */
+  void (*begin)(struct api_choice *choice, struct tl_buffer *out);
+  /* choice->text, and the tokens behind n_sent_logprobs when their ids or log-probabilities are wanted. */
+  void (*piece)(struct api_choice *choice, struct tl_buffer *out);
+  /* Of calls.items[i]: its id and name when it is not announced yet, else the arguments that have come since. */
+  void (*call)(struct api_choice *choice, unsigned i, struct tl_buffer *out);
+  void (*finish)(struct api_choice *choice, struct tl_buffer *out);
+  void (*end)(struct api_call *call, struct tl_buffer *out); /* of the stream */
+  void (*error)(struct api_call *call, const struct tl_error *err, struct tl_buffer *out); /* ends it instead */
+  void (*answer)(struct api_call *call, struct tl_buffer *out); /* the body of an answer that is no stream */
+};
+extern const struct api_shape api_chat_shape, api_completions_shape;
+
 /* How an endpoint's prompts are read; both as work.read. */
 struct api_reader {
   enum api_endpoint endpoint;
+  const struct api_shape *shape; /* of its answers */
   /* How many prompts there are, and the least that is known of their lengths: cheap. */
   int (*outline)(struct api_call *call, struct tl_error *err);
   /* Their tokens. */
@@ -204,7 +225,7 @@ struct api_choice {
   bool final;               /* the engine's last event has come */
   struct api_choice *next_stranded; /* waits for a replica after a fault */
   int64_t stranded_ns;      /* since when */
-  bool role_sent, echoed;   /* the first chunk is out; completions: the prompt is in the text */
+  bool begun, echoed;       /* the first chunk is out; completions: the prompt is in the text */
   bool ended_by_id;         /* the last token seen is a stop id that has no text */
   int32_t stop_id;          /* the client's id that ended it; -1: none did */
   bool done;                /* text complete, finish known */
@@ -253,14 +274,14 @@ struct api_call {
   struct api_read_times read_times;
 };
 
-/* request.c: "PREFIX-16 digits", unlike all others of the process; returns the number behind it, not 0. */
+/* request.c: the prefix and 16 digits, unlike all others of the process; returns the number behind it, not 0. */
 uint64_t api_make_id(struct tl_api *api, unsigned loop, const char *prefix, char ret[40]);
 /* A large body, or one that is to be read by a lane, is not even parsed while nobody has room for one token. False: it is answered. */
 bool api_may_read(struct tl_api *api, struct tl_http_request *request, bool has_grammar);
 /* Tokens are in call->prompts: makes choices and sequences, reserves, submits.
  * On error nothing is left behind and the caller answers. */
 int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err);
-struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint);
+struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *request, const struct api_reader *reader);
 /* How many tokens the client wants made; -1: not given. */
 int64_t api_wanted_tokens(const struct api_call *call);
 /* The error of a prompt that alone has more tokens than a sequence can hold. */
@@ -329,14 +350,6 @@ void api_call_resume(struct api_call *call);
 /* Answers with an error (in the stream when it has begun) and cancels what runs. */
 void api_call_fail(struct api_call *call, const struct tl_error *err);
 void api_call_cancel(struct api_call *call);
-
-/* shape.c: JSON of chunks and answers. */
-enum api_chunk { API_CHUNK_ROLE, API_CHUNK_TEXT, API_CHUNK_FINISH };
-void api_shape_chunk(struct api_choice *choice, enum api_chunk kind, struct tl_buffer *out);
-/* The next of a call: its id and name when it is not announced yet, else arguments that have come since. */
-void api_shape_call_chunk(struct api_choice *choice, unsigned call, struct tl_buffer *out);
-void api_shape_usage_chunk(struct api_call *call, struct tl_buffer *out);
-void api_shape_answer(struct api_call *call, struct tl_buffer *out);
 
 /* logprobs.c: log-probabilities of the tokens [from, to), by index in the
  * sequence (prompt first), in the shape of the call's endpoint. */

@@ -203,7 +203,7 @@ static int prepare(struct api_call *call, struct tl_error *err) {
 }
 
 static void on_chat(struct tl_http_request *request, void *context) {
-  static const struct api_reader reader = {API_CHAT, outline, prepare};
+  static const struct api_reader reader = {API_CHAT, &api_chat_shape, outline, prepare};
   api_generate(context, request, &reader);
 }
 

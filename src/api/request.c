@@ -12,19 +12,20 @@
 
 uint64_t api_make_id(struct tl_api *api, unsigned loop, const char *prefix, char ret[40]) {
   uint64_t number = ((uint64_t)loop << 48) ^ ++api->loops[loop].n_ids;
-  snprintf(ret, 40, "%s-%016llx", prefix, (unsigned long long)tl_hash_u64(api->key[0] ^ number));
+  snprintf(ret, 40, "%s%016llx", prefix, (unsigned long long)tl_hash_u64(api->key[0] ^ number));
   return number;
 }
 
-struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint) {
+struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *request, const struct api_reader *reader) {
   struct api_call *call = calloc(1, sizeof *call);
   if (!call) return NULL;
   call->api = api;
   call->loop = tl_http_loop(request);
-  call->endpoint = endpoint;
+  call->reader = reader;
+  call->endpoint = reader->endpoint;
   call->created_s = tl_wall_ns() / TL_SEC(1);
   tl_arena_init(&call->arena, API_ARENA_LIMIT);
-  call->number = api_make_id(api, call->loop, endpoint == API_CHAT ? "chatcmpl" : "cmpl", call->id);
+  call->number = api_make_id(api, call->loop, reader->shape->id_prefix, call->id);
   return call;
 }
 
@@ -45,7 +46,7 @@ void api_call_free(struct api_call *call) {
 /* --- sizes ------------------------------------------------------------------------- */
 
 static const char *prompt_field(const struct api_call *call) {
-  return call->endpoint == API_CHAT ? "messages" : "prompt";
+  return call->reader->shape->prompt_field;
 }
 
 int api_too_long(const struct api_call *call, struct tl_error *err) {
@@ -453,7 +454,7 @@ bool api_may_read(struct tl_api *api, struct tl_http_request *request, bool has_
 void api_generate(struct tl_api *api, struct tl_http_request *request, const struct api_reader *reader) {
   bool has_grammar = api_work_has_grammar(request);
   if (!api_may_read(api, request, has_grammar)) return;
-  struct api_call *call = api_call_new(api, request, reader->endpoint);
+  struct api_call *call = api_call_new(api, request, reader);
   if (!call) {
     struct tl_error err = {0};
     tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
@@ -461,7 +462,6 @@ void api_generate(struct tl_api *api, struct tl_http_request *request, const str
     return;
   }
   api_spans_begin(call, request);
-  call->reader = reader;
   call->work.has_grammar = has_grammar;
   call->work.read = read_call;
   call->work.finish = begin_call;

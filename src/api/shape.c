@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* The JSON of chunks and answers, as OpenAI's API reference gives it. */
+/* Chunks and answers of chat and completions, as OpenAI's API reference gives them. */
 #include <string.h>
 
 #include "api/api_private.h"
 #include "tokenlane/base/hash.h"
+
+enum chunk { CHUNK_ROLE, CHUNK_TEXT, CHUNK_FINISH };
 
 static void head(const struct api_call *call, const char *object, struct tl_buffer *out) {
   const char *name = call->params.model ? call->params.model : call->api->o.models[call->work.model].name;
@@ -67,7 +69,7 @@ static void ids(const struct api_choice *choice, const char *name, uint32_t from
 /* vLLM's return_token_ids. The prompt's are the whole chat's but each completion's. */
 static void prompt_ids(const struct api_choice *choice, enum api_endpoint endpoint, struct tl_buffer *out) {
   const struct api_call *call = choice->call;
-  if (call->params.return_token_ids && call->endpoint == endpoint && !choice->role_sent)
+  if (call->params.return_token_ids && call->endpoint == endpoint && !choice->begun)
     ids(choice, "prompt_token_ids", 0, choice->seq->n_prompt, out);
 }
 
@@ -116,15 +118,15 @@ static void tool_call(const struct api_choice *choice, unsigned i, bool with_arg
   tl_buffer_puts(out, "}}");
 }
 
-static void delta(struct api_choice *choice, enum api_chunk kind, struct tl_buffer *out) {
+static void delta(struct api_choice *choice, enum chunk kind, struct tl_buffer *out) {
   if (choice->call->endpoint == API_COMPLETIONS) {
     tl_buffer_puts(out, ",\"text\":");
     api_json_string(out, choice->text.data, choice->text.length);
     return;
   }
-  if (kind == API_CHUNK_ROLE) {
+  if (kind == CHUNK_ROLE) {
     tl_buffer_printf(out, ",\"delta\":{\"role\":\"assistant\",\"content\":%s}", api_only_calls(choice->call) ? "null" : "\"\"");
-  } else if (kind == API_CHUNK_TEXT && (choice->text.length || choice->call->params.calls == API_CALLS_OFF)) {
+  } else if (kind == CHUNK_TEXT && (choice->text.length || choice->call->params.calls == API_CALLS_OFF)) {
     tl_buffer_puts(out, ",\"delta\":{\"content\":");
     api_json_string(out, choice->text.data, choice->text.length);
     tl_buffer_putc(out, '}');
@@ -137,22 +139,38 @@ static void end_chunk(const struct api_choice *choice, struct tl_buffer *out) {
   tl_buffer_putc(out, ']');
   prompt_ids(choice, API_CHAT, out);
   tl_buffer_puts(out, choice->call->params.include_usage ? ",\"usage\":null}" : "}");
+  tl_http_sse_end(out);
 }
 
-void api_shape_chunk(struct api_choice *choice, enum api_chunk kind, struct tl_buffer *out) {
+static void chunk(struct api_choice *choice, enum chunk kind, struct tl_buffer *out) {
   const struct api_call *call = choice->call;
+  tl_http_sse_begin(out, NULL);
   head(call, chunk_object(call), out);
   tl_buffer_printf(out, "{\"index\":%u", choice->index);
   delta(choice, kind, out);
-  logprobs(choice, kind == API_CHUNK_TEXT, out);
-  finish_reason(choice, kind == API_CHUNK_FINISH, out);
+  logprobs(choice, kind == CHUNK_TEXT, out);
+  finish_reason(choice, kind == CHUNK_FINISH, out);
   /* the id that ended it comes with the end */
-  end_choice(choice, kind != API_CHUNK_ROLE, choice->n_seen - (kind == API_CHUNK_TEXT && choice->ended_by_id), out);
+  end_choice(choice, kind != CHUNK_ROLE, choice->n_seen - (kind == CHUNK_TEXT && choice->ended_by_id), out);
   end_chunk(choice, out);
+  choice->begun = true;
 }
 
-void api_shape_call_chunk(struct api_choice *choice, unsigned i, struct tl_buffer *out) {
+static void begin(struct api_choice *choice, struct tl_buffer *out) {
+  chunk(choice, CHUNK_ROLE, out);
+}
+
+static void piece(struct api_choice *choice, struct tl_buffer *out) {
+  chunk(choice, CHUNK_TEXT, out);
+}
+
+static void finish(struct api_choice *choice, struct tl_buffer *out) {
+  chunk(choice, CHUNK_FINISH, out);
+}
+
+static void call_chunk(struct api_choice *choice, unsigned i, struct tl_buffer *out) {
   const struct api_tool_call *call = &choice->calls.items[i];
+  tl_http_sse_begin(out, NULL);
   head(choice->call, chunk_object(choice->call), out);
   tl_buffer_printf(out, "{\"index\":%u,\"delta\":{\"tool_calls\":[{\"index\":%u,", choice->index, i);
   if (call->announced) {
@@ -168,11 +186,25 @@ void api_shape_call_chunk(struct api_choice *choice, unsigned i, struct tl_buffe
   end_chunk(choice, out);
 }
 
-void api_shape_usage_chunk(struct api_call *call, struct tl_buffer *out) {
+static void usage_chunk(const struct api_call *call, struct tl_buffer *out) {
+  tl_http_sse_begin(out, NULL);
   head(call, chunk_object(call), out);
   tl_buffer_puts(out, "],");
   usage(call, out);
   tl_buffer_putc(out, '}');
+  tl_http_sse_end(out);
+}
+
+static void end(struct api_call *call, struct tl_buffer *out) {
+  if (call->params.include_usage) usage_chunk(call, out);
+  tl_buffer_puts(out, "data: [DONE]\n\n");
+}
+
+static void error(struct api_call *call, const struct tl_error *err, struct tl_buffer *out) {
+  (void)call;
+  tl_http_sse_begin(out, NULL);
+  api_error_json(out, err);
+  tl_http_sse_end(out);
 }
 
 static void message(const struct api_choice *choice, struct tl_buffer *out) {
@@ -189,7 +221,7 @@ static void message(const struct api_choice *choice, struct tl_buffer *out) {
   tl_buffer_puts(out, n ? "],\"refusal\":null}" : ",\"refusal\":null}");
 }
 
-void api_shape_answer(struct api_call *call, struct tl_buffer *out) {
+static void answer(struct api_call *call, struct tl_buffer *out) {
   head(call, call->endpoint == API_CHAT ? "chat.completion" : "text_completion", out);
   for (unsigned i = 0; i < call->n_choices; i++) {
     struct api_choice *choice = &call->choices[i];
@@ -210,3 +242,10 @@ void api_shape_answer(struct api_call *call, struct tl_buffer *out) {
   usage(call, out);
   tl_buffer_putc(out, '}');
 }
+
+#define SHAPE .piece = piece, .call = call_chunk, .finish = finish, .end = end, .error = error, .answer = answer
+
+const struct api_shape api_chat_shape = {
+    .id_prefix = "chatcmpl-", .prompt_field = "messages", .operation = "chat", .begin = begin, SHAPE};
+const struct api_shape api_completions_shape = {
+    .id_prefix = "cmpl-", .prompt_field = "prompt", .operation = "text_completion", SHAPE};
