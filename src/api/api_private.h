@@ -195,6 +195,12 @@ struct api_shape {
   void (*answer)(struct api_call *call, struct tl_buffer *out); /* the body of an answer that is no stream */
 };
 extern const struct api_shape api_chat_shape, api_completions_shape;
+/* What shapes share. The name that the client asked for, or the model's own. */
+const char *api_model_name(const struct api_call *call);
+/* Of the call's prompts' tokens those that were cached. */
+unsigned long long api_cached_tokens(const struct api_call *call);
+/* The id of calls.items[i], unlike all others of the process. */
+void api_tool_use_id(const struct api_choice *choice, unsigned i, char ret[24]);
 
 /* How an endpoint's prompts are read; both as work.read. */
 struct api_reader {
