@@ -53,10 +53,10 @@ int tl_http_new(const struct tl_http_options *options, struct tl_metrics *metric
 int tl_http_handle(struct tl_http *http, const char *method, const char *path, tl_http_handler handler,
                    void *context);
 /* The body of the errors that http itself finds (404, 405, 408, 413, 414, 431,
- * 400...): writes it for `status` and `message` into out and returns its content type. NULL:
- * plain text. Boot. */
-void tl_http_error_body(struct tl_http *http,
-                        const char *(*write)(int status, const char *message, struct tl_buffer *out));
+ * 400...): writes it for `status` and `message` into out and returns its content type. Of the request only the
+ * path may be asked, which is NULL when the header was not understood. NULL: plain text. Boot. */
+void tl_http_error_body(struct tl_http *http, const char *(*write)(const struct tl_http_request *request, int status,
+                                                                   const char *message, struct tl_buffer *out));
 /* Asked about each request but OPTIONS once its header is there, before anything of its body is
  * read: 0 lets it go on, else the status of the answer and its text. The connection then ends
  * with that answer. It may look at path and header and add headers to the answer; loops call it. Boot. */

@@ -15,7 +15,7 @@
 #include "tokenlane/text_lane.h"
 
 #define API_LANE_BYTES 8192 /* of a body: about 100 us of work, more is for a text lane */
-#define API_MAX_STOPS 4
+#define API_MAX_STOPS 32
 #define API_MAX_STOP_IDS 128
 #define API_MAX_BAD_WORDS 128
 #define API_MAX_DEPTH 64
@@ -30,14 +30,17 @@
 enum api_endpoint {
   API_COMPLETIONS = 1,
   API_CHAT = 2,
-  API_BOTH = 3, /* those that generate */
+  API_BOTH = 3,
   API_EMBEDDINGS = 4,
   API_RERANK = 8,
   API_SCORE = 16,
   API_PAIRS = 24,
   API_VECTORS = 28, /* those of models that pool */
-  API_ALL = 31,
   API_TEMPLATE = 32, /* what the chat template sees, which /tokenize takes too */
+  API_MESSAGES = 128,
+  API_COUNT = 256, /* tokens of messages */
+  API_GENERATE = 131, /* those that generate */
+  API_ALL = 415,
 };
 
 /* Whether calls of tools are looked for in an answer, or are what it must be. */
@@ -79,6 +82,7 @@ struct api_params {
   struct tl_bad_word *bad_spellings; /* (n_bad_spellings) in tokens; in the call's arena */
   struct tl_token_bias *bias; /* in the call's arena */
   uint32_t n_bias;
+  json_t *system;            /* as messages, with those of /v1/messages */
   json_t *input, *query, *text_1, *text_2; /* as messages; each checked as far as its own kind goes */
   int64_t dimensions, top_n;      /* 0: not given */
   int64_t truncate_prompt_tokens; /* 0: not given; -1: what the model takes */
@@ -88,6 +92,7 @@ struct api_params {
   const char *tool_name; /* of API_CALLS_NAMED */
   size_t tool_name_length;
   bool parallel_tool_calls; /* false: at most one call */
+  const char *tool_schema, *tool_chosen; /* what the client calls the schema of a tool, and the name in a tool_choice */
 };
 /* Reads and checks every field of the table that the endpoint has; strings stay borrowed from body.
  * API_TEMPLATE: fields that it does not know are the caller's. */
@@ -105,6 +110,12 @@ bool api_is_own_stop(const struct api_params *params, int32_t id);
 int api_structured_read(struct api_params *params, const char *field, json_t *value, struct tl_error *err);
 /* All fields are read: tools and tool_choice come together. */
 int api_structured_settle(struct api_params *params, struct tl_arena *arena, struct tl_error *err);
+
+/* A schema that the client gave in `field`, as an object or a string. */
+int api_structured_schema(struct api_params *params, const char *field, json_t *schema, struct tl_error *err);
+
+/* --- messages_read.c: one of the fields of /v1/messages that are not as a chat's; what they hold becomes as a chat's. */
+int api_messages_read(struct api_params *params, const char *field, json_t *value, struct tl_error *err);
 
 /* --- ids.c ------------------------------------------------------------------------- */
 /* Whether a prompt or an input is a list of such: one that does not begin with a number. */
@@ -194,13 +205,13 @@ struct api_shape {
   void (*error)(struct api_call *call, const struct tl_error *err, struct tl_buffer *out); /* ends it instead */
   void (*answer)(struct api_call *call, struct tl_buffer *out); /* the body of an answer that is no stream */
 };
-extern const struct api_shape api_chat_shape, api_completions_shape;
+extern const struct api_shape api_chat_shape, api_completions_shape, api_messages_shape;
 /* What shapes share. The name that the client asked for, or the model's own. */
 const char *api_model_name(const struct api_call *call);
 /* Of the call's prompts' tokens those that were cached. */
 unsigned long long api_cached_tokens(const struct api_call *call);
 /* The id of calls.items[i], unlike all others of the process. */
-void api_tool_use_id(const struct api_choice *choice, unsigned i, char ret[24]);
+void api_call_id(const struct api_choice *choice, unsigned i, char ret[24]);
 
 /* How an endpoint's prompts are read; both as work.read. */
 struct api_reader {
@@ -219,6 +230,9 @@ struct api_prompt {
   size_t length;
   uint32_t n_before; /* ids that the tokenizer put before the text (BOS) */
 };
+
+/* A block of a message's content. */
+enum api_block { API_BLOCK_NONE, API_BLOCK_THINKING, API_BLOCK_TEXT, API_BLOCK_TOOL_USE };
 
 struct api_choice {
   struct api_call *call;
@@ -244,6 +258,8 @@ struct api_choice {
   struct api_tool_parser tools; /* finds calls in the answer; format NULL: none are looked for */
   struct api_tool_calls calls;
   unsigned n_sent_calls;    /* streams: calls that are out whole; those behind them as far as they have come */
+  unsigned n_blocks;        /* messages_shape.c: of a stream, so many have begun */
+  enum api_block block;     /* and this is open */
   uint32_t text_offset;     /* characters of text sent so far (completions' text_offset) */
   int64_t last_token_ns;
   int64_t text_began_ns, text_ended_ns, text_busy_ns; /* spans.c: making text of its tokens */
@@ -380,7 +396,9 @@ void api_vectors_retry(struct tl_api *api, unsigned loop);
 int api_error_status(const struct tl_error *err);
 void api_error_json(struct tl_buffer *out, const struct tl_error *err);
 void api_respond_error(struct tl_http_request *request, const struct tl_error *err, unsigned retry_after_s);
-const char *api_http_error(int status, const char *message, struct tl_buffer *out);
+/* Anthropic's, for /v1/messages; the others choose by the request's path. */
+void api_messages_error_json(struct tl_buffer *out, const struct tl_error *err);
+const char *api_http_error(const struct tl_http_request *request, int status, const char *message, struct tl_buffer *out);
 void api_respond_buffer(struct tl_http_request *request, int status, struct tl_buffer *body);
 
 /* api_keys.c: 0, or 401 for a request that shows no key though it has to. The context is the api. */
@@ -391,9 +409,20 @@ void api_keys_free(struct tl_api *api);
 /* Tokens of a conversation; its messages may be changed. */
 int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, const struct api_params *params,
                     struct tl_tokens *out, struct tl_error *err);
+/* As a reader's: one prompt, and its tokens, which are those of params.messages. */
+int api_chat_outline(struct api_call *call, struct tl_error *err);
+int api_chat_prepare(struct api_call *call, struct tl_error *err);
 int api_register_chat(struct tl_api *api, struct tl_error *err);
 int api_register_completions(struct tl_api *api, struct tl_error *err);
 int api_register_models(struct tl_api *api, struct tl_error *err);
+/* tokenize.c: a request whose answer is there when it has been read: read, as a work's, writes it into out. */
+struct api_text_work {
+  struct api_work work; /* first */
+  struct tl_buffer out;
+};
+void api_text_run(struct tl_api *api, struct tl_http_request *request,
+                  int (*read)(struct api_work *work, struct tl_error *err));
+int api_register_messages(struct tl_api *api, struct tl_error *err);
 int api_register_tokenize(struct tl_api *api, struct tl_error *err);
 int api_register_vectors(struct tl_api *api, struct tl_error *err);
 /* An error that names the work's model and what it does, unless the endpoint is one for it. Any thread. */

@@ -179,7 +179,7 @@ int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, const 
   return r;
 }
 
-static int outline(struct api_call *call, struct tl_error *err) {
+int api_chat_outline(struct api_call *call, struct tl_error *err) {
   call->prompts = tl_arena_alloc(&call->arena, sizeof *call->prompts);
   if (!call->prompts) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   call->n_prompts = 1;
@@ -187,7 +187,7 @@ static int outline(struct api_call *call, struct tl_error *err) {
   return TL_OK;
 }
 
-static int prepare(struct api_call *call, struct tl_error *err) {
+int api_chat_prepare(struct api_call *call, struct tl_error *err) {
   struct tl_tokens tokens = {.limit = tl_engine_max_context(call->work.serving->engine)};
   int r = api_chat_tokens(call->api, call->work.serving, &call->params, &tokens, err);
   if (r == TL_ELIMIT) r = api_too_long(call, err);
@@ -203,7 +203,7 @@ static int prepare(struct api_call *call, struct tl_error *err) {
 }
 
 static void on_chat(struct tl_http_request *request, void *context) {
-  static const struct api_reader reader = {API_CHAT, &api_chat_shape, outline, prepare};
+  static const struct api_reader reader = {API_CHAT, &api_chat_shape, api_chat_outline, api_chat_prepare};
   api_generate(context, request, &reader);
 }
 

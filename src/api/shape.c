@@ -108,7 +108,7 @@ unsigned api_n_calls(const struct api_choice *choice) {
   return choice->calls.n && !choice->call->params.parallel_tool_calls ? 1 : choice->calls.n;
 }
 
-void api_tool_use_id(const struct api_choice *choice, unsigned i, char ret[24]) {
+void api_call_id(const struct api_choice *choice, unsigned i, char ret[24]) {
   const struct tl_api *api = choice->call->api;
   api_tool_call_id(api->tools[choice->call->work.model].format,
                    tl_hash_u64(tl_hash_u64(api->key[0] ^ choice->call->number) + ((uint64_t)choice->index << 32) + i), ret);
@@ -118,7 +118,7 @@ void api_tool_use_id(const struct api_choice *choice, unsigned i, char ret[24]) 
 static void tool_call(const struct api_choice *choice, unsigned i, bool with_arguments, struct tl_buffer *out) {
   const struct api_tool_call *call = &choice->calls.items[i];
   char id[24];
-  api_tool_use_id(choice, i, id);
+  api_call_id(choice, i, id);
   tl_buffer_printf(out, "\"id\":\"%s\",\"type\":\"function\",\"function\":{\"name\":", id);
   api_json_string(out, call->name.data, call->name.length);
   tl_buffer_puts(out, ",\"arguments\":");

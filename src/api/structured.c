@@ -24,7 +24,7 @@ static int hold_to(struct api_params *p, struct tl_grammar_source source, struct
 /* --- the kinds; field: as the client calls it ------------------------------------------------- */
 
 /* A schema, as an object or as JSON in a string. */
-static int read_json(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
+int api_structured_schema(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
   size_t budget = API_MAX_NODES;
   json_t *schema = json_is_string(value) ? api_body_read_inner(value, &budget) : json_incref(value);
   if (json_is_object(schema))
@@ -81,7 +81,7 @@ static int check_members(json_t *object, const char *field, const char *const *n
 }
 
 static int read_structured_outputs(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
-  static const struct reader members[] = {{"structured_outputs.json", read_json}, {"structured_outputs.regex", read_regex},
+  static const struct reader members[] = {{"structured_outputs.json", api_structured_schema}, {"structured_outputs.regex", read_regex},
                                           {"structured_outputs.choice", read_choice}, {"structured_outputs.grammar", read_grammar},
                                           {"structured_outputs.json_object", read_json_object}};
   static const char *const names[] = {"json", "regex", "choice", "grammar", "json_object", NULL};
@@ -112,7 +112,7 @@ static int read_json_schema_format(struct api_params *p, json_t *format, struct 
   if (description && !json_is_null(description) && !json_is_string(description))
     return api_wrong(err, "response_format.json_schema.description", "a string", description);
   if (!json_is_object(schema)) return api_wrong(err, "response_format.json_schema.schema", "a JSON schema as an object", schema);
-  return read_json(p, "response_format.json_schema.schema", schema, err);
+  return api_structured_schema(p, "response_format.json_schema.schema", schema, err);
 }
 
 static int read_response_format(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
@@ -164,10 +164,10 @@ static json_t *schema_of(json_t *function) {
 }
 
 /* Checks the schema of a tool's parameters as far as it must be one of an object. */
-static int check_parameters(json_t *tool, size_t i, struct tl_error *err) {
+static int check_parameters(const struct api_params *p, json_t *tool, size_t i, struct tl_error *err) {
   char field[64];
   json_t *parameters = json_object_get(json_object_get(tool, "function"), "parameters"), *type = json_object_get(parameters, "type");
-  snprintf(field, sizeof field, "tools[%zu].function.parameters", i);
+  snprintf(field, sizeof field, "tools[%zu].%s", i, p->tool_schema);
   if (parameters && !json_is_null(parameters) && !json_is_object(parameters)) return api_wrong(err, field, "a JSON schema as an object", parameters);
   if (!type || (json_is_string(type) && strcmp(json_string_value(type), "object") == 0)) return TL_OK;
   return tl_error_set(err, TL_EINVAL, field, "%s: expected the schema of an object, whose type is \"object\"", field);
@@ -180,16 +180,16 @@ static int hold_to_tool(struct api_params *p, struct tl_arena *arena, struct tl_
   json_array_foreach(p->tools, i, tool) {
     json_t *function = json_object_get(tool, "function"), *name = json_object_get(function, "name");
     if (json_string_length(name) != p->tool_name_length || memcmp(json_string_value(name), p->tool_name, p->tool_name_length) != 0) continue;
-    int r = check_parameters(tool, i, err);
+    int r = check_parameters(p, tool, i, err);
     if (r < 0) return r;
     char field[64];
-    snprintf(field, sizeof field, "tools[%zu].function.parameters", i);
+    snprintf(field, sizeof field, "tools[%zu].%s", i, p->tool_schema);
     struct tl_grammar_source source = {.kind = TL_GRAMMAR_JSON_SCHEMA, .json = schema_of(function), .field = tl_arena_copy(arena, field, strlen(field))};
     if (source.field && source.json) return hold_to(p, source, err);
     json_decref(source.json);
     return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   }
-  return tl_error_set(err, TL_EINVAL, "tool_choice.function.name", "tool_choice.function.name: expected the name of one of the tools");
+  return tl_error_set(err, TL_EINVAL, p->tool_chosen, "%s: expected the name of one of the tools", p->tool_chosen);
 }
 
 /* A list of calls of any tools. */
@@ -200,7 +200,7 @@ static int hold_to_tools(struct api_params *p, struct tl_error *err) {
   int r = TL_OK;
   json_array_foreach(p->tools, i, tool) {
     json_t *function = json_object_get(tool, "function");
-    if ((r = check_parameters(tool, i, err)) < 0) break;
+    if ((r = check_parameters(p, tool, i, err)) < 0) break;
     json_t *call = json_pack("{s:{s:O,s:o}}", "function", "name", json_object_get(function, "name"), "parameters", schema_of(function));
     if (json_array_append_new(source.json, call) < 0 && (r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory"))) break;
   }
@@ -223,8 +223,8 @@ int api_structured_settle(struct api_params *p, struct tl_arena *arena, struct t
 
 int api_structured_read(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
   static const struct reader readers[] = {{"response_format", read_response_format}, {"structured_outputs", read_structured_outputs},
-                                          {"guided_json", read_json}, {"guided_regex", read_regex}, {"guided_choice", read_choice},
-                                          {"guided_grammar", read_grammar}, {"json_schema", read_json}, {"grammar", read_grammar},
+                                          {"guided_json", api_structured_schema}, {"guided_regex", read_regex}, {"guided_choice", read_choice},
+                                          {"guided_grammar", read_grammar}, {"json_schema", api_structured_schema}, {"grammar", read_grammar},
                                           {"tool_choice", read_tool_choice}};
   const struct reader *reader = readers;
   while (strcmp(reader->name, field) != 0) reader++;

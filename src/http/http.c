@@ -91,8 +91,8 @@ int tl_http_handle(struct tl_http *http, const char *method, const char *path, t
   return TL_OK;
 }
 
-void tl_http_error_body(struct tl_http *http,
-                        const char *(*write)(int status, const char *message, struct tl_buffer *out)) {
+void tl_http_error_body(struct tl_http *http, const char *(*write)(const struct tl_http_request *request, int status,
+                                                                   const char *message, struct tl_buffer *out)) {
   http->error_body = write;
 }
 

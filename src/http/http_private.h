@@ -157,7 +157,7 @@ struct tl_http {
   struct http_route unknown; /* its figures are those of requests for no route */
   struct tl_metrics *metrics;
   tl_metric bytes_in, bytes_out;
-  const char *(*error_body)(int status, const char *message, struct tl_buffer *out);
+  const char *(*error_body)(const struct tl_http_request *request, int status, const char *message, struct tl_buffer *out);
   int (*guard)(struct tl_http_request *request, void *context, const char **ret_text);
   void *guard_context;
   void (*on_wake)(unsigned loop, void *context);

@@ -192,7 +192,7 @@ void http_respond_error(struct http_conn *conn, int status, const char *text) {
   tl_buffer_init(&body, 0);
   const char *content_type = "text/plain";
   if (http->error_body)
-    content_type = http->error_body(status, text, &body);
+    content_type = http->error_body(&conn->request, status, text, &body);
   else
     tl_buffer_puts(&body, text);
   tl_http_respond(&conn->request, status, content_type, body.data, body.length);
