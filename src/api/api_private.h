@@ -234,6 +234,7 @@ struct api_choice {
   struct tl_detok detok;
   struct api_stop stop;
   struct tl_buffer text;    /* whole text (plain answers), or the unsent piece (streams) */
+  struct tl_buffer reasoning; /* what the model thought before it, likewise */
   struct api_tool_parser tools; /* finds calls in the answer; format NULL: none are looked for */
   struct api_tool_calls calls;
   unsigned n_sent_calls;    /* streams: calls that are out whole; those behind them as far as they have come */
