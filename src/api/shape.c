@@ -5,10 +5,14 @@
 #include "api/api_private.h"
 #include "tokenlane/base/hash.h"
 
+const char *api_model_name(const struct api_call *call) {
+  return call->params.model ? call->params.model : call->api->o.models[call->work.model].name;
+}
+
 enum chunk { CHUNK_ROLE, CHUNK_TEXT, CHUNK_FINISH };
 
 static void head(const struct api_call *call, const char *object, struct tl_buffer *out) {
-  const char *name = call->params.model ? call->params.model : call->api->o.models[call->work.model].name;
+  const char *name = api_model_name(call);
   tl_buffer_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", call->id, object,
                    (long long)call->created_s);
   api_json_string(out, name, strlen(name));
@@ -19,8 +23,7 @@ static const char *chunk_object(const struct api_call *call) {
   return call->endpoint == API_CHAT ? "chat.completion.chunk" : "text_completion";
 }
 
-/* Of each prompt as its first choice met it, since the prompt counts once. */
-static unsigned long long cached_tokens(const struct api_call *call) {
+unsigned long long api_cached_tokens(const struct api_call *call) {
   unsigned long long cached = 0;
   for (unsigned i = 0; i < call->n_choices; i++)
     if (i == 0 || call->choices[i].prompt != call->choices[i - 1].prompt) cached += call->choices[i].seq->n_cached;
@@ -34,7 +37,7 @@ static void usage(const struct api_call *call, struct tl_buffer *out) {
   tl_buffer_printf(out,
                    "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
                    "\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
-                   prompt, completion, prompt + completion, cached_tokens(call));
+                   prompt, completion, prompt + completion, api_cached_tokens(call));
 }
 
 /* vLLM's: the stop string or the client's own stop id that ended it; null: an EOS or something else did. */
@@ -104,13 +107,17 @@ unsigned api_n_calls(const struct api_choice *choice) {
   return choice->calls.n && !choice->call->params.parallel_tool_calls ? 1 : choice->calls.n;
 }
 
-/* A call's id, name and arguments; ids are unlike all others of the process. */
+void api_call_id(const struct api_choice *choice, unsigned i, char ret[24]) {
+  const struct tl_api *api = choice->call->api;
+  api_tool_call_id(api->tools[choice->call->work.model].format,
+                   tl_hash_u64(tl_hash_u64(api->key[0] ^ choice->call->number) + ((uint64_t)choice->index << 32) + i), ret);
+}
+
+/* A call's id, name and arguments. */
 static void tool_call(const struct api_choice *choice, unsigned i, bool with_arguments, struct tl_buffer *out) {
   const struct api_tool_call *call = &choice->calls.items[i];
-  const struct tl_api *api = choice->call->api;
   char id[24];
-  api_tool_call_id(api->tools[choice->call->work.model].format,
-                   tl_hash_u64(tl_hash_u64(api->key[0] ^ choice->call->number) + ((uint64_t)choice->index << 32) + i), id);
+  api_call_id(choice, i, id);
   tl_buffer_printf(out, "\"id\":\"%s\",\"type\":\"function\",\"function\":{\"name\":", id);
   api_json_string(out, call->name.data, call->name.length);
   tl_buffer_puts(out, ",\"arguments\":");
@@ -246,6 +253,6 @@ static void answer(struct api_call *call, struct tl_buffer *out) {
 #define SHAPE .piece = piece, .call = call_chunk, .finish = finish, .end = end, .error = error, .answer = answer
 
 const struct api_shape api_chat_shape = {
-    .id_prefix = "chatcmpl-", .prompt_field = "messages", .operation = "chat", .begin = begin, SHAPE};
+    .id_prefix = "chatcmpl-", .prompt_field = "messages", .length_field = "max_tokens", .operation = "chat", .begin = begin, SHAPE};
 const struct api_shape api_completions_shape = {
-    .id_prefix = "cmpl-", .prompt_field = "prompt", .operation = "text_completion", SHAPE};
+    .id_prefix = "cmpl-", .prompt_field = "prompt", .length_field = "max_tokens", .operation = "text_completion", SHAPE};
