@@ -110,6 +110,7 @@ int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct
   if (r == TL_OK) r = api_register_completions(api, err);
   if (r == TL_OK) r = api_register_chat(api, err);
   if (r == TL_OK) r = api_register_messages(api, err);
+  if (r == TL_OK) r = api_register_responses(api, err);
   if (r == TL_OK) r = api_register_vectors(api, err);
   if (r < 0)
     tl_api_free(api);

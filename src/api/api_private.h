@@ -37,10 +37,11 @@ enum api_endpoint {
   API_PAIRS = 24,
   API_VECTORS = 28, /* those of models that pool */
   API_TEMPLATE = 32, /* what the chat template sees, which /tokenize takes too */
+  API_RESPONSES = 64,
   API_MESSAGES = 128,
   API_COUNT = 256, /* tokens of messages */
-  API_GENERATE = 131, /* those that generate */
-  API_ALL = 415,
+  API_GENERATE = 195, /* those that generate */
+  API_ALL = 479,
 };
 
 /* Whether calls of tools are looked for in an answer, or are what it must be. */
@@ -84,6 +85,7 @@ struct api_params {
   uint32_t n_bias;
   json_t *system;            /* as messages, with those of /v1/messages */
   json_t *input, *query, *text_1, *text_2; /* as messages; each checked as far as its own kind goes */
+  json_t *instructions;  /* as messages, with an input of /v1/responses */
   int64_t dimensions, top_n;      /* 0: not given */
   int64_t truncate_prompt_tokens; /* 0: not given; -1: what the model takes */
   bool base64, return_documents;
@@ -192,7 +194,7 @@ int api_stop_flush(struct api_stop *stop, struct tl_buffer *out);
 struct api_choice;
 struct api_shape {
   const char *id_prefix;    /* of the answer's id */
-  const char *prompt_field; /* where a request has its prompt, for errors */
+  const char *prompt_field, *length_field; /* where a request has its prompt, and how long an answer may be: for errors */
   const char *operation;    /* what traces call it */
   /* A choice in a stream: begin first, unless NULL; pieces and calls as they come; finish last. */
   void (*begin)(struct api_choice *choice, struct tl_buffer *out);
@@ -205,13 +207,7 @@ struct api_shape {
   void (*error)(struct api_call *call, const struct tl_error *err, struct tl_buffer *out); /* ends it instead */
   void (*answer)(struct api_call *call, struct tl_buffer *out); /* the body of an answer that is no stream */
 };
-extern const struct api_shape api_chat_shape, api_completions_shape, api_messages_shape;
-/* What shapes share. The name that the client asked for, or the model's own. */
-const char *api_model_name(const struct api_call *call);
-/* Of the call's prompts' tokens those that were cached. */
-unsigned long long api_cached_tokens(const struct api_call *call);
-/* The id of calls.items[i], unlike all others of the process. */
-void api_call_id(const struct api_choice *choice, unsigned i, char ret[24]);
+extern const struct api_shape api_chat_shape, api_completions_shape, api_responses_shape, api_messages_shape;
 
 /* How an endpoint's prompts are read; both as work.read. */
 struct api_reader {
@@ -273,6 +269,7 @@ struct api_read_times {
 struct api_call {
   struct api_work work; /* first: until the call begins */
   const struct api_reader *reader;
+  struct api_response *response; /* of /v1/responses alone, see responses.h; in the arena */
   unsigned retry_after_s; /* of an error of work.read */
   struct tl_api *api;
   struct tl_http_request *request; /* NULL before it begins, and once answered or aborted */
@@ -377,15 +374,25 @@ void api_call_cancel(struct api_call *call);
 /* logprobs.c: log-probabilities of the tokens [from, to), by index in the
  * sequence (prompt first), in the shape of the call's endpoint. */
 void api_logprobs(struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out);
+/* Those of chat, without what is around them. */
+void api_token_logprobs(const struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out);
 
 /* Whether a grammar makes calls of the whole answer: it has no content. */
 bool api_only_calls(const struct api_call *call);
 /* How many of the calls that a model wrote the client sees: where it may make one, the first. */
 unsigned api_n_calls(const struct api_choice *choice);
+/* The id of calls.items[i], unlike all others of the process. */
+void api_call_id(const struct api_choice *choice, unsigned i, char ret[24]);
+/* Of each prompt as its first choice met it, since the prompt counts once. */
+unsigned long long api_cached_tokens(const struct api_call *call);
+/* The model's name as the client gave it. */
+const char *api_model_name(const struct api_call *call);
 
 /* json_out.c */
 void api_json_string(struct tl_buffer *out, const char *text, size_t length);
 void api_json_number(struct tl_buffer *out, double value);
+/* flags: jansson's. */
+int api_json_value(struct tl_buffer *out, const json_t *value, size_t flags);
 
 /* vector_call.c: a final event of a sequence of a model that pools. */
 void api_vectors_event(struct tl_sequence *seq);
@@ -406,14 +413,15 @@ int api_guard(struct tl_http_request *request, void *context, const char **ret_t
 void api_keys_free(struct tl_api *api);
 
 /* chat.c, completions.c, models.c, tokenize.c: their handlers. */
-/* Tokens of a conversation; its messages may be changed. */
-int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, const struct api_params *params,
+/* Tokens of a conversation; its messages may be changed. field: what the client calls them. */
+int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, const struct api_params *params, const char *field,
                     struct tl_tokens *out, struct tl_error *err);
 /* As a reader's: one prompt, and its tokens, which are those of params.messages. */
 int api_chat_outline(struct api_call *call, struct tl_error *err);
 int api_chat_prepare(struct api_call *call, struct tl_error *err);
 int api_register_chat(struct tl_api *api, struct tl_error *err);
 int api_register_completions(struct tl_api *api, struct tl_error *err);
+int api_register_responses(struct tl_api *api, struct tl_error *err);
 int api_register_models(struct tl_api *api, struct tl_error *err);
 /* tokenize.c: a request whose answer is there when it has been read: read, as a work's, writes it into out. */
 struct api_text_work {

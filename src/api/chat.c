@@ -105,7 +105,7 @@ static int check_message(json_t *message, size_t i, unsigned takes, size_t *budg
 }
 
 /* The template of a request; *ret_own: a format that it brought along, the caller's to free. */
-static int pick(const struct tl_api *api, const struct tl_serving *serving, const struct api_params *params,
+static int pick(const struct tl_api *api, const struct tl_serving *serving, const struct api_params *params, const char *field,
                 const struct tl_chat_template **ret, struct tl_chat_format **ret_own, struct tl_error *err) {
   const char *text = json_string_value(params->chat_template);
   *ret = serving->chat ? tl_chat_format_pick(serving->chat, text, params->tools) : NULL;
@@ -113,8 +113,7 @@ static int pick(const struct tl_api *api, const struct tl_serving *serving, cons
   if (!text && serving->chat)
     return tl_error_set(err, TL_EINVAL, "chat_template", "chat_template: expected the name of a template; this model has no default");
   if (!text)
-    return tl_error_set(err, TL_EUNSUPPORTED, "messages",
-                        "messages: this model has no chat template; use /v1/completions");
+    return tl_error_set(err, TL_EUNSUPPORTED, field, "%s: this model has no chat template; use /v1/completions", field);
   if (!api->o.request_templates)
     return tl_error_set(err, TL_EINVAL, "chat_template",
                         "chat_template: the model has none of that name, and this server takes none from requests");
@@ -139,7 +138,7 @@ static int check_taken(unsigned takes, const struct api_params *params, struct t
 }
 
 static int render(const struct tl_api *api, const struct tl_chat_template *t, const struct api_params *params,
-                  struct tl_rendered *ret, struct tl_error *err) {
+                  const char *field, struct tl_rendered *ret, struct tl_error *err) {
   unsigned takes = tl_chat_template_takes(t);
   size_t i, budget = API_MAX_NODES;
   json_t *message;
@@ -155,18 +154,20 @@ static int render(const struct tl_api *api, const struct tl_chat_template *t, co
                          .continue_final_message = params->continue_final_message};
   r = tl_chat_render(t, &chat, &api->o.limits.tmpl, ret, err);
   if (r == TL_OK || err->field[0]) return r;
-  snprintf(err->field, sizeof err->field, "messages");
+  char prefix[64];
+  snprintf(err->field, sizeof err->field, "%s", field);
+  snprintf(prefix, sizeof prefix, "%s: the chat template refused %s", field, params->input ? "it" : "them");
   if (err->code == TL_ELIMIT) err->code = TL_EINVAL; /* the template's limits, not those of tokens */
-  return tl_error_prefix(err, "messages: the chat template refused them");
+  return tl_error_prefix(err, prefix);
 }
 
-int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, const struct api_params *params,
+int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, const struct api_params *params, const char *field,
                     struct tl_tokens *out, struct tl_error *err) {
   const struct tl_chat_template *t;
   struct tl_chat_format *own = NULL;
   struct tl_rendered rendered = {0};
-  int r = pick(api, serving, params, &t, &own, err);
-  if (r == TL_OK) r = render(api, t, params, &rendered, err);
+  int r = pick(api, serving, params, field, &t, &own, err);
+  if (r == TL_OK) r = render(api, t, params, field, &rendered, err);
   tl_chat_format_free(own);
   if (r < 0) return r;
   struct tl_encode_options options = {.add_special = params->add_special_tokens,
@@ -189,7 +190,7 @@ int api_chat_outline(struct api_call *call, struct tl_error *err) {
 
 int api_chat_prepare(struct api_call *call, struct tl_error *err) {
   struct tl_tokens tokens = {.limit = tl_engine_max_context(call->work.serving->engine)};
-  int r = api_chat_tokens(call->api, call->work.serving, &call->params, &tokens, err);
+  int r = api_chat_tokens(call->api, call->work.serving, &call->params, call->reader->shape->prompt_field, &tokens, err);
   if (r == TL_ELIMIT) r = api_too_long(call, err);
   struct api_prompt *prompt = call->prompts;
   if (r == TL_OK) {

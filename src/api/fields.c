@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "api/api_private.h"
+#include "api/responses.h"
 
 #define MAX_TOKENS 16777216 /* far above every context: checked exactly against it later */
 #define MAX_TIMEOUT_MS 86400000
@@ -162,6 +163,11 @@ static int read_of_message(struct context *c, const struct field *f, json_t *val
   return api_messages_read(c->params, f->name, value, err);
 }
 
+/* What /v1/responses has and no other endpoint. */
+static int read_responses(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  return api_responses_read(c->params, f->name, value, err);
+}
+
 static int read_input(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   if (!json_is_string(value) && !json_is_array(value))
     return api_wrong(err, f->name, "a string, a list of strings, a list of token ids or a list of such lists", value);
@@ -282,13 +288,14 @@ static int read_logprobs(struct context *c, const struct field *f, json_t *value
   return TL_OK;
 }
 
-/* After logprobs in the table. */
+/* After logprobs and include in the table. */
 static int read_top_logprobs(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   int64_t v = json_integer_value(value);
   if (!json_is_integer(value) || v < 0 || v > TL_MAX_TOP_LOGPROBS)
     return api_wrong(err, f->name, "an integer from 0 to 20", value);
   if (v > 0 && c->params->n_top_logprobs < 0)
-    return tl_error_set(err, TL_EINVAL, f->name, "top_logprobs: expected logprobs to be true with it");
+    return tl_error_set(err, TL_EINVAL, f->name, "top_logprobs: expected %s with it",
+                        c->endpoint == API_CHAT ? "logprobs to be true" : "include to have \"message.output_text.logprobs\"");
   if (c->params->n_top_logprobs >= 0) c->params->n_top_logprobs = v;
   return TL_OK;
 }
@@ -379,6 +386,7 @@ static int read_unsupported(const struct field *f, json_t *value, struct tl_erro
 #define LIST(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, AT(name), read_list, NULL}
 #define READ(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, 0, read_##name, NULL}
 #define OF_MESSAGE(name) {#name, KIND_READ, API_MESSAGES | API_COUNT, 0, 0, 0, read_of_message, NULL}
+#define RESPONSES(name) {#name, KIND_READ, API_RESPONSES, 0, 0, 0, read_responses, NULL}
 #define STRUCTURED(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, 0, read_structured, NULL}
 #define IGNORED(name, endpoints) {#name, KIND_IGNORED, endpoints, 0, 0, 0, NULL, NULL}
 #define UNSUPPORTED(name, endpoints, nothing) {#name, KIND_UNSUPPORTED, endpoints, 0, 0, 0, NULL, nothing}
@@ -396,12 +404,19 @@ static const struct field fields[] = {
     {"text_2", KIND_READ, API_SCORE, 0, 0, AT(text_2), read_text, NULL},
     READ(truncate_prompt_tokens, API_VECTORS | API_COMPLETIONS),
     BOOL(add_special_tokens, API_BOTH | API_TEMPLATE),
+    RESPONSES(input),
+    RESPONSES(instructions),
+    RESPONSES(tools),
+    RESPONSES(include),
+    RESPONSES(metadata),
+    RESPONSES(truncation),
+    RESPONSES(previous_response_id),
     READ(prompt, API_COMPLETIONS),
     READ(messages, API_CHAT | API_TEMPLATE),
     READ(tools, API_CHAT | API_TEMPLATE),
     READ(documents, API_CHAT | API_TEMPLATE),
-    READ(chat_template, API_CHAT | API_TEMPLATE),
-    READ(chat_template_kwargs, API_CHAT | API_TEMPLATE | API_MESSAGES | API_COUNT),
+    READ(chat_template, API_CHAT | API_TEMPLATE | API_RESPONSES),
+    READ(chat_template_kwargs, API_CHAT | API_TEMPLATE | API_RESPONSES | API_MESSAGES | API_COUNT),
     OF_MESSAGE(system),
     OF_MESSAGE(messages),
     OF_MESSAGE(tools),
@@ -412,6 +427,7 @@ static const struct field fields[] = {
     BOOL(add_generation_prompt, API_CHAT | API_TEMPLATE),
     INTEGER(max_tokens, API_BOTH | API_MESSAGES, 0, MAX_TOKENS),
     INTEGER(max_completion_tokens, API_BOTH, 1, MAX_TOKENS),
+    {"max_output_tokens", KIND_INTEGER, API_RESPONSES, 1, MAX_TOKENS, AT(max_completion_tokens), NULL, NULL},
     INTEGER(min_tokens, API_GENERATE, 0, MAX_TOKENS),
     INTEGER(n, API_BOTH, 1, 1 << 20),
     NUMBER(temperature, API_GENERATE, 0, 2),
@@ -433,7 +449,7 @@ static const struct field fields[] = {
     NUMBER(repetition_penalty, API_GENERATE, 0.01, 100),
     READ(logit_bias, API_GENERATE),
     READ(logprobs, API_BOTH),
-    READ(top_logprobs, API_CHAT),
+    READ(top_logprobs, API_CHAT | API_RESPONSES),
     BOOL(echo, API_COMPLETIONS),
     BOOL(ignore_eos, API_GENERATE),
     BOOL(stream, API_GENERATE),
@@ -451,16 +467,18 @@ static const struct field fields[] = {
     STRUCTURED(guided_grammar, API_GENERATE),
     STRUCTURED(json_schema, API_GENERATE),
     STRUCTURED(grammar, API_GENERATE),
-    STRUCTURED(tool_choice, API_CHAT),
-    BOOL(parallel_tool_calls, API_CHAT),
+    STRUCTURED(text, API_RESPONSES),
+    STRUCTURED(tool_choice, API_CHAT | API_RESPONSES),
+    BOOL(parallel_tool_calls, API_CHAT | API_RESPONSES),
     /* they change where or how an answer is made or kept, not what it says */
     IGNORED(metadata, API_BOTH),
-    IGNORED(store, API_CHAT),
-    IGNORED(service_tier, API_CHAT),
-    IGNORED(safety_identifier, API_CHAT),
-    IGNORED(prompt_cache_key, API_CHAT),
-    IGNORED(prompt_cache_options, API_CHAT),
-    IGNORED(prompt_cache_retention, API_CHAT),
+    IGNORED(store, API_CHAT | API_RESPONSES),
+    IGNORED(service_tier, API_CHAT | API_RESPONSES),
+    IGNORED(safety_identifier, API_CHAT | API_RESPONSES),
+    IGNORED(prompt_cache_key, API_CHAT | API_RESPONSES),
+    IGNORED(prompt_cache_options, API_CHAT | API_RESPONSES),
+    IGNORED(prompt_cache_retention, API_CHAT | API_RESPONSES),
+    IGNORED(max_tool_calls, API_RESPONSES), /* of tools that the server itself has */
     IGNORED(prediction, API_CHAT),
     IGNORED(metadata, API_MESSAGES),
     IGNORED(service_tier, API_MESSAGES),
@@ -474,10 +492,14 @@ static const struct field fields[] = {
     UNSUPPORTED(functions, API_CHAT, "[] "),
     UNSUPPORTED(function_call, API_CHAT, "\"none\" \"auto\" "),
     UNSUPPORTED(audio, API_CHAT, ""),
-    UNSUPPORTED(moderation, API_CHAT, ""),
+    UNSUPPORTED(moderation, API_CHAT | API_RESPONSES, ""),
     UNSUPPORTED(reasoning_effort, API_CHAT, "\"none\" "),
     UNSUPPORTED(verbosity, API_CHAT, "\"medium\" "),
     UNSUPPORTED(web_search_options, API_CHAT, ""),
+    UNSUPPORTED(background, API_RESPONSES, "false "),
+    UNSUPPORTED(conversation, API_RESPONSES, ""),
+    UNSUPPORTED(prompt, API_RESPONSES, ""),
+    UNSUPPORTED(context_management, API_RESPONSES, "[] "),
     UNSUPPORTED(best_of, API_COMPLETIONS, "1 "),
     UNSUPPORTED(suffix, API_COMPLETIONS, "\"\" "),
     /* vLLM's */
@@ -516,7 +538,7 @@ static int check_names(enum api_endpoint endpoint, json_t *body, struct tl_error
 static int check_together(const struct tl_api *api, enum api_endpoint endpoint, const struct api_params *p,
                           struct tl_error *err) {
   const struct { enum api_endpoint endpoint; const char *name; const json_t *value; } required[] = {
-      {API_COMPLETIONS, "prompt", p->prompt}, {API_CHAT | API_MESSAGES | API_COUNT, "messages", p->messages}, {API_EMBEDDINGS, "input", p->input},
+      {API_COMPLETIONS, "prompt", p->prompt}, {API_CHAT | API_MESSAGES | API_COUNT, "messages", p->messages}, {API_EMBEDDINGS | API_RESPONSES, "input", p->input},
       {API_RERANK, "query", p->query}, {API_RERANK, "documents", p->documents}, {API_SCORE, "text_1", p->text_1}, {API_SCORE, "text_2", p->text_2}};
   for (size_t i = 0; i < sizeof required / sizeof *required; i++)
     if ((required[i].endpoint & endpoint) && !required[i].value)
@@ -540,10 +562,10 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
                              .add_generation_prompt = true, .skip_special_tokens = true, .return_documents = true,
                              .add_special_tokens = endpoint == API_COMPLETIONS, /* a chat's template has them */
                              .calls = API_CALLS_AUTO, .parallel_tool_calls = true};
-  bool message = endpoint == API_MESSAGES || endpoint == API_COUNT;
-  ret->tool_schema = message ? "input_schema" : "function.parameters";
-  ret->tool_chosen = message ? "tool_choice.name" : "tool_choice.function.name";
   const struct tl_api_limits *limits = &api->o.limits;
+  bool message = endpoint & (API_MESSAGES | API_COUNT), flat = endpoint == API_RESPONSES;
+  ret->tool_schema = message ? "input_schema" : flat ? "parameters" : "function.parameters";
+  ret->tool_chosen = message || flat ? "tool_choice.name" : "tool_choice.function.name";
   ret->timeout_ms = limits->default_timeout_ms ? limits->default_timeout_ms : limits->max_timeout_ms;
   struct context context = {api, endpoint, arena, ret};
   for (size_t i = 0; i < N_FIELDS; i++) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Log-probabilities in the two shapes of OpenAI's API. */
+/* Log-probabilities in the shapes of OpenAI's API; those of /v1/responses are chat's. */
 #include <string.h>
 
 #include "api/api_private.h"
@@ -45,8 +45,7 @@ static void chat_token(const struct api_choice *choice, int32_t id, double logpr
   tl_buffer_putc(out, ']');
 }
 
-static void chat_logprobs(const struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out) {
-  tl_buffer_puts(out, "{\"content\":[");
+void api_token_logprobs(const struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out) {
   for (uint32_t i = from; i < to; i++) {
     const struct tl_logprobs *l = &choice->seq->logprobs[i];
     if (i > from) tl_buffer_putc(out, ',');
@@ -59,6 +58,11 @@ static void chat_logprobs(const struct api_choice *choice, uint32_t from, uint32
     }
     tl_buffer_puts(out, "]}");
   }
+}
+
+static void chat_logprobs(const struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out) {
+  tl_buffer_puts(out, "{\"content\":[");
+  api_token_logprobs(choice, from, to, out);
   tl_buffer_puts(out, "],\"refusal\":null}");
 }
 

@@ -15,7 +15,7 @@ static int count(struct api_work *work, json_t *body, struct tl_arena *arena, st
   if (r == TL_OK) api_work_choose(work, params.served);
   if (r == TL_OK) r = api_check_task(work, API_MESSAGES, err);
   if (r == TL_OK && api_work_left(work)) r = TL_ECLOSED;
-  if (r == TL_OK) r = api_chat_tokens(work->api, work->serving, &params, tokens, err);
+  if (r == TL_OK) r = api_chat_tokens(work->api, work->serving, &params, "messages", tokens, err);
   json_decref(params.constraint.json); /* tools that must be called: nothing is made here */
   return r;
 }

@@ -196,6 +196,7 @@ static void error(struct api_call *call, const struct tl_error *err, struct tl_b
 
 const struct api_shape api_messages_shape = {.id_prefix = "msg_",
                                              .prompt_field = "messages",
+                                             .length_field = "max_tokens",
                                              .operation = "chat",
                                              .begin = begin,
                                              .piece = piece,

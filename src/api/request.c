@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "api/api_private.h"
+#include "api/responses.h"
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/hash.h"
 
@@ -39,6 +40,7 @@ void api_call_free(struct api_call *call) {
     api_tool_calls_done(&call->choices[i].calls);
   }
   api_constrain_done(call);
+  api_response_done(call->response);
   json_decref(call->body);
   tl_arena_done(&call->arena);
   free(call);
@@ -48,6 +50,10 @@ void api_call_free(struct api_call *call) {
 
 static const char *prompt_field(const struct api_call *call) {
   return call->reader->shape->prompt_field;
+}
+
+static const char *length_field(const struct api_call *call) {
+  return call->reader->shape->length_field;
 }
 
 int api_too_long(const struct api_call *call, struct tl_error *err) {
@@ -70,17 +76,17 @@ static int choose_max_new(const struct api_call *call, uint32_t n_prompt, uint32
   if (n_prompt + (wanted < 0 ? 1 : wanted) > context)
     return tl_error_set(err, TL_ECONTEXT, prompt_field(call),
                         "this model's maximum context length is %lld tokens; the request asks for %lld (%u in %s, "
-                        "%lld by max_tokens)",
+                        "%lld by %s)",
                         (long long)context, (long long)(n_prompt + (wanted < 0 ? 1 : wanted)), n_prompt,
-                        prompt_field(call), (long long)(wanted < 0 ? 1 : wanted));
+                        prompt_field(call), (long long)(wanted < 0 ? 1 : wanted), length_field(call));
   if (wanted < 0) {
     int64_t share = call->api->o.limits.max_total_tokens / (call->n_prompts * p->n) - n_prompt;
     wanted = context - n_prompt < share ? context - n_prompt : share;
     if (wanted < 1) wanted = 1;
   }
   if (p->min_tokens > wanted)
-    return tl_error_set(err, TL_EINVAL, "min_tokens", "min_tokens: expected at most max_tokens (%lld), got %lld",
-                        (long long)wanted, (long long)p->min_tokens);
+    return tl_error_set(err, TL_EINVAL, "min_tokens", "min_tokens: expected at most %s (%lld), got %lld",
+                        length_field(call), (long long)wanted, (long long)p->min_tokens);
   *ret = (uint32_t)wanted;
   return TL_OK;
 }
@@ -90,14 +96,16 @@ static int check_total(const struct api_call *call, const uint32_t *max_new, str
   int64_t total = 0, most = call->api->o.limits.max_total_tokens;
   for (unsigned i = 0; i < call->n_prompts; i++) total += (int64_t)call->prompts[i].n + max_new[i];
   if (total > most / call->params.n)
-    return tl_error_set(err, TL_EINVAL, "n",
-                        "n: prompts x n x (prompt + max_tokens) may be at most %lld tokens in one request",
-                        (long long)most);
+    return call->endpoint & API_BOTH
+               ? tl_error_set(err, TL_EINVAL, "n",
+                              "n: prompts x n x (prompt + max_tokens) may be at most %lld tokens in one request", (long long)most)
+               : tl_error_set(err, TL_EINVAL, length_field(call), "%s: with %s it may be at most %lld tokens in one request",
+                              length_field(call), prompt_field(call), (long long)most);
   /* an answer of many megabytes would hold the loop while it is written */
   int64_t each = 1 + call->params.n_top_logprobs, most_logprobs = call->api->o.limits.max_logprobs, scored = 0;
   for (unsigned i = 0; i < call->n_prompts; i++) scored += max_new[i] + (call->params.echo ? call->prompts[i].n : 0);
   if (scored * call->params.n * each <= most_logprobs) return TL_OK;
-  return tl_error_set(err, TL_EINVAL, call->endpoint == API_CHAT ? "top_logprobs" : "logprobs",
+  return tl_error_set(err, TL_EINVAL, call->endpoint == API_COMPLETIONS ? "logprobs" : "top_logprobs",
                       "logprobs: tokens x n x (1 + alternatives) may be at most %lld in one request",
                       (long long)most_logprobs);
 }
@@ -270,7 +278,7 @@ static int check_capacity(const struct api_call *call, const uint32_t *max_new, 
     total += tokens * call->params.n;
     if (tokens > most.seq_tokens)
       return tl_error_set(err, TL_ECONTEXT, prompt_field(call),
-                          "%s: with max_tokens it may be at most %lld tokens here, got %lld", prompt_field(call),
+                          "%s: with %s it may be at most %lld tokens here, got %lld", prompt_field(call), length_field(call),
                           (long long)most.seq_tokens, (long long)tokens);
   }
   if (n_seqs > most.seqs)
@@ -387,7 +395,7 @@ static int settle_body(struct api_call *call, struct tl_error *err) {
     if (!p->echo) prompt->text = NULL; /* its tokens are all that is needed */
     if (prompt->text) fine = (prompt->text = tl_arena_copy(&call->arena, prompt->text, prompt->length));
   }
-  p->prompt = p->messages = p->tools = p->documents = p->chat_template_kwargs = p->chat_template = NULL;
+  p->prompt = p->messages = p->input = p->instructions = p->tools = p->documents = p->chat_template_kwargs = p->chat_template = NULL;
   p->stop_token_ids = p->bad_words = p->allowed_token_ids = NULL;
   json_decref(TL_TAKE(&call->body));
   return fine ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");

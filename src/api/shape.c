@@ -23,7 +23,6 @@ static const char *chunk_object(const struct api_call *call) {
   return call->endpoint == API_CHAT ? "chat.completion.chunk" : "text_completion";
 }
 
-/* Of each prompt as its first choice met it, since the prompt counts once. */
 unsigned long long api_cached_tokens(const struct api_call *call) {
   unsigned long long cached = 0;
   for (unsigned i = 0; i < call->n_choices; i++)
@@ -254,6 +253,6 @@ static void answer(struct api_call *call, struct tl_buffer *out) {
 #define SHAPE .piece = piece, .call = call_chunk, .finish = finish, .end = end, .error = error, .answer = answer
 
 const struct api_shape api_chat_shape = {
-    .id_prefix = "chatcmpl-", .prompt_field = "messages", .operation = "chat", .begin = begin, SHAPE};
+    .id_prefix = "chatcmpl-", .prompt_field = "messages", .length_field = "max_tokens", .operation = "chat", .begin = begin, SHAPE};
 const struct api_shape api_completions_shape = {
-    .id_prefix = "cmpl-", .prompt_field = "prompt", .operation = "text_completion", SHAPE};
+    .id_prefix = "cmpl-", .prompt_field = "prompt", .length_field = "max_tokens", .operation = "text_completion", SHAPE};

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What an answer is held to: response_format of OpenAI, structured_outputs and the guided_ fields of
+/* What an answer is held to: response_format and text.format of OpenAI, structured_outputs and the guided_ fields of
  * vLLM, grammar and json_schema of llama.cpp, and tool_choice where it asks for calls. A request can have one of them. */
 #include <stdio.h>
 #include <string.h>
@@ -97,22 +97,32 @@ static int read_structured_outputs(struct api_params *p, const char *field, json
   return r;
 }
 
-static int read_json_schema_format(struct api_params *p, json_t *format, struct tl_error *err) {
-  static const char *const names[] = {"name", "schema", "strict", "description", NULL};
-  static const char field[] = "response_format.json_schema";
+/* What a schema with a name is called, its members, and those that it may have, as check_members takes them. */
+struct schema_fields {
+  const char *object, *name, *strict, *description, *schema;
+  const char *const *members;
+};
+
+static int read_named_schema(struct api_params *p, json_t *format, const struct schema_fields *f, struct tl_error *err) {
   json_t *name = json_object_get(format, "name"), *schema = json_object_get(format, "schema");
   json_t *strict = json_object_get(format, "strict"), *description = json_object_get(format, "description");
-  if (!json_is_object(format)) return api_wrong(err, field, "an object", format);
-  int r = check_members(format, field, names, err);
+  if (!json_is_object(format)) return api_wrong(err, f->object, "an object", format);
+  int r = check_members(format, f->object, f->members, err);
   if (r < 0) return r;
-  if (!json_is_string(name) || !json_string_length(name))
-    return api_wrong(err, "response_format.json_schema.name", "a string that is not empty", name);
+  if (!json_is_string(name) || !json_string_length(name)) return api_wrong(err, f->name, "a string that is not empty", name);
   if (strict && !json_is_null(strict) && !json_is_boolean(strict)) /* a schema is kept to in either case */
-    return api_wrong(err, "response_format.json_schema.strict", "true or false", strict);
+    return api_wrong(err, f->strict, "true or false", strict);
   if (description && !json_is_null(description) && !json_is_string(description))
-    return api_wrong(err, "response_format.json_schema.description", "a string", description);
-  if (!json_is_object(schema)) return api_wrong(err, "response_format.json_schema.schema", "a JSON schema as an object", schema);
-  return api_structured_schema(p, "response_format.json_schema.schema", schema, err);
+    return api_wrong(err, f->description, "a string", description);
+  if (!json_is_object(schema)) return api_wrong(err, f->schema, "a JSON schema as an object", schema);
+  return api_structured_schema(p, f->schema, schema, err);
+}
+
+static int read_json_schema_format(struct api_params *p, json_t *format, struct tl_error *err) {
+  static const char *const members[] = {"name", "schema", "strict", "description", NULL};
+  static const struct schema_fields fields = {"response_format.json_schema", "response_format.json_schema.name", "response_format.json_schema.strict",
+                                              "response_format.json_schema.description", "response_format.json_schema.schema", members};
+  return read_named_schema(p, format, &fields, err);
 }
 
 static int read_response_format(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
@@ -130,6 +140,32 @@ static int read_response_format(struct api_params *p, const char *field, json_t 
   return strcmp(type, "text") == 0 ? TL_OK : hold_to(p, (struct tl_grammar_source){.kind = TL_GRAMMAR_JSON_OBJECT, .field = field}, err);
 }
 
+/* The text of /v1/responses, whose format has the schema's members beside its type. */
+static int read_text_format(struct api_params *p, json_t *format, struct tl_error *err) {
+  static const char *const members[] = {"type", "name", "schema", "strict", "description", NULL}, *const type_alone[] = {"type", NULL};
+  static const struct schema_fields fields = {"text.format", "text.format.name", "text.format.strict", "text.format.description", "text.format.schema", members};
+  json_t *of_type = json_object_get(format, "type");
+  if (!json_is_object(format)) return api_wrong(err, "text.format", "an object", format);
+  const char *type = json_is_string(of_type) ? json_string_value(of_type) : "";
+  if (strcmp(type, "json_schema") == 0) return read_named_schema(p, format, &fields, err);
+  if (strcmp(type, "text") != 0 && strcmp(type, "json_object") != 0)
+    return api_wrong(err, "text.format.type", "text, json_object or json_schema", of_type);
+  int r = check_members(format, "text.format", type_alone, err);
+  if (r < 0 || strcmp(type, "text") == 0) return r;
+  return hold_to(p, (struct tl_grammar_source){.kind = TL_GRAMMAR_JSON_OBJECT, .field = "text.format"}, err);
+}
+
+static int read_text_object(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
+  static const char *const names[] = {"format", "verbosity", NULL};
+  json_t *format = json_object_get(value, "format"), *verbosity = json_object_get(value, "verbosity");
+  if (!json_is_object(value)) return api_wrong(err, field, "an object", value);
+  int r = check_members(value, field, names, err);
+  if (r < 0) return r;
+  if (verbosity && !json_is_null(verbosity) && (!json_is_string(verbosity) || strcmp(json_string_value(verbosity), "medium") != 0))
+    return tl_error_set(err, TL_EINVAL, "text.verbosity", "text.verbosity: is not supported by this server");
+  return format && !json_is_null(format) ? read_text_format(p, format, err) : TL_OK;
+}
+
 /* --- tools ---------------------------------------------------------------------------------------- */
 
 static int read_tool_choice(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
@@ -140,11 +176,13 @@ static int read_tool_choice(struct api_params *p, const char *field, json_t *val
     p->calls = meanings[i];
     return TL_OK;
   }
+  bool flat = strcmp(p->tool_chosen, "tool_choice.name") == 0;
   const char *type = json_string_value(json_object_get(value, "type"));
-  json_t *name = json_object_get(json_object_get(value, "function"), "name");
+  json_t *name = json_object_get(flat ? value : json_object_get(value, "function"), "name");
   if (!type || strcmp(type, "function") != 0)
-    return api_wrong(err, field, "none, auto, required or {\"type\": \"function\", \"function\": {\"name\": ...}}", value);
-  if (!json_is_string(name) || !json_string_length(name)) return api_wrong(err, "tool_choice.function.name", "a string that is not empty", name);
+    return api_wrong(err, field, flat ? "none, auto, required or {\"type\": \"function\", \"name\": ...}"
+                                      : "none, auto, required or {\"type\": \"function\", \"function\": {\"name\": ...}}", value);
+  if (!json_is_string(name) || !json_string_length(name)) return api_wrong(err, p->tool_chosen, "a string that is not empty", name);
   p->calls = API_CALLS_NAMED;
   p->tool_name = json_string_value(name);
   p->tool_name_length = json_string_length(name);
@@ -222,7 +260,7 @@ int api_structured_settle(struct api_params *p, struct tl_arena *arena, struct t
 }
 
 int api_structured_read(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
-  static const struct reader readers[] = {{"response_format", read_response_format}, {"structured_outputs", read_structured_outputs},
+  static const struct reader readers[] = {{"response_format", read_response_format}, {"text", read_text_object}, {"structured_outputs", read_structured_outputs},
                                           {"guided_json", api_structured_schema}, {"guided_regex", read_regex}, {"guided_choice", read_choice},
                                           {"guided_grammar", read_grammar}, {"json_schema", api_structured_schema}, {"grammar", read_grammar},
                                           {"tool_choice", read_tool_choice}};

@@ -25,7 +25,7 @@ static int tokenize(struct tl_api *api, const struct tl_serving *serving, json_t
   if (r == TL_OK) r = api_fields_read(api, API_TEMPLATE, body, NULL, &params, err);
   if (r < 0) return r;
   char what[64];
-  if (params.messages) return api_chat_tokens(api, serving, &params, tokens, err);
+  if (params.messages) return api_chat_tokens(api, serving, &params, "messages", tokens, err);
   json_t *text = json_object_get(body, "prompt");
   if (!text) text = json_object_get(body, "content");
   if (!json_is_string(text))
