@@ -243,9 +243,8 @@ static int read_messages(struct api_params *p, json_t *value, struct tl_error *e
   if (r == TL_OK && p->system) r = add_texts(system, "system", p->system, err);
   json_array_foreach(value, i, message)
     if (r == TL_OK) r = read_message(list, system, i, message, err);
-  if (r == TL_OK && i == 0) r = api_wrong(err, "messages", "a list of at least one message", value);
+  if (r == TL_OK && !json_array_size(list)) r = api_wrong(err, "messages", "a list of at least one message of user or assistant", value);
   if (r == TL_OK) r = add_system(list, system, err);
-  if (r == TL_OK && !json_array_size(list)) r = api_wrong(err, "messages", "a message that is not of the system", NULL);
   if (r == TL_OK && (json_array_clear(value) < 0 || json_array_extend(value, list) < 0)) r = no_memory(err);
   json_decref(list);
   json_decref(system);
