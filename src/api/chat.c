@@ -89,6 +89,17 @@ static int check_calls(json_t *message, const char *prefix, size_t *budget, stru
   return TL_OK;
 }
 
+/* What an earlier answer thought, by the name that the template knows: vLLM's clients send it as reasoning, all others as reasoning_content. */
+static void name_reasoning(json_t *message, unsigned takes) {
+  json_t *reasoning = json_object_get(message, "reasoning_content"), *calls = json_object_get(message, "tool_calls");
+  if (!json_is_string(reasoning)) reasoning = json_object_get(message, "reasoning");
+  if (!json_is_string(reasoning)) return;
+  json_object_set(message, "reasoning_content", reasoning);
+  /* GPT-OSS's template refuses it beside the content of a message with calls */
+  bool beside = json_array_size(calls) && json_string_length(json_object_get(message, "content"));
+  if ((takes & TL_CHAT_THOUGHTS) && !beside && !json_object_get(message, "thinking")) json_object_set(message, "thinking", reasoning);
+}
+
 static int check_message(json_t *message, size_t i, unsigned takes, size_t *budget, struct tl_error *err) {
   char prefix[48], name[64], what[64];
   snprintf(prefix, sizeof prefix, "messages[%zu]", i);
@@ -99,9 +110,7 @@ static int check_message(json_t *message, size_t i, unsigned takes, size_t *budg
   if (!json_is_string(role) || json_string_length(role) == 0)
     return tl_error_set(err, TL_EINVAL, name, "%s: expected a string that is not empty, got %s", name,
                         api_value_text(role, what));
-  /* vLLM's name for what llama.cpp, DeepSeek and most templates call reasoning_content */
-  json_t *reasoning = json_object_get(message, "reasoning");
-  if (json_is_string(reasoning) && !json_object_get(message, "reasoning_content")) json_object_set(message, "reasoning_content", reasoning);
+  name_reasoning(message, takes);
   snprintf(name, sizeof name, "%s.content", prefix);
   int r = check_content(message, name, takes, err);
   return r < 0 ? r : check_calls(message, prefix, budget, err);

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "api/tool_json.h"
-#include "tokenlane/base/error.h"
 
 #define LONGEST_MARK 32
 
@@ -45,7 +44,7 @@ unsigned reasoning_mark(const struct api_reasoning_parser *parser, unsigned from
 void reasoning_give_up(struct api_reasoning_parser *parser, void (*take)(struct api_reasoning_parser *parser, char c)) {
   char text[LONGEST_MARK];
   size_t n = parser->held.length < sizeof text ? parser->held.length : sizeof text;
-  memcpy(text, parser->held.data, n);
+  if (n) memcpy(text, parser->held.data, n);
   tl_buffer_clear(&parser->held);
   for (size_t i = 0; i < n; i++) take(parser, text[i]);
 }

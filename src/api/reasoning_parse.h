@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "tokenlane/base/buffer.h"
+#include "tokenlane/base/error.h"
 
 /* --- formats ---------------------------------------------------------------------------------------- */
 
