@@ -94,6 +94,9 @@ static void test_variables(void **state) {
   json_decref(wrong);
 }
 
+#define CALLS(condition, arguments) \
+  "{% for m in messages " condition " %}{% for c in m.tool_calls or [] %}{{ c.function.name }}" arguments "{% endfor %}{% endfor %}" EACH
+
 static const struct {
   const char *source;
   unsigned takes;
@@ -108,6 +111,13 @@ static const struct {
     {"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", TL_CHAT_TEXT},
     {"{% if tools %}{{ tools }}{% endif %}" EACH, TL_CHAT_TEXT | TL_CHAT_TOOLS},
     {"{% set tools = [] %}{% for documents in [] %}{% endfor %}{{ m.tools }}" EACH, TL_CHAT_TEXT},
+    /* what a call has to look like */
+    {CALLS("", "{{ c.function.arguments | tojson }}"), TL_CHAT_TEXT},
+    {CALLS("", "{{ '' + c.function.arguments }}"), TL_CHAT_TEXT | TL_CHAT_CALL_TEXT},
+    {CALLS("", "{{ c.function.arguments }}"), TL_CHAT_TEXT | TL_CHAT_CALL_TEXT},
+    {CALLS("", "{{ c.function.arguments }}{{ c.function.arguments | items }}"), TL_CHAT_TEXT}, /* it wants neither */
+    {CALLS("if m.content is none", "{{ c.function.arguments | tojson }}"), TL_CHAT_TEXT | TL_CHAT_CALL_NULL},
+    {CALLS("if m.content is none", "{{ '' + c.function.arguments }}"), TL_CHAT_TEXT | TL_CHAT_CALL_TEXT | TL_CHAT_CALL_NULL},
     {"{% macro f(d) %}{{ d.documents or documents }}{% endmacro %}{{ 1 is eq tools }}" EACH, TL_CHAT_TEXT | TL_CHAT_TOOLS | TL_CHAT_DOCUMENTS},
 };
 
