@@ -147,6 +147,15 @@ static enum tool_took move_loose(struct api_tool_parser *parser, struct tl_buffe
   return parser->mark >= 0 ? TOOL_MARK : TOOL_MORE;
 }
 
+enum tool_took tool_take_stray(struct api_tool_parser *parser, char c, bool ended) {
+  struct api_tool_call *call = &parser->calls->items[parser->calls->n - 1];
+  parser->object.ended = call->ended = ended;
+  enum tool_took took = move_loose(parser, &call->arguments, c);
+  parser->failed |= call->arguments.failed;
+  if (ended || took == TOOL_MARK) parser->open = false;
+  return took;
+}
+
 static enum tool_took move_arguments(struct api_tool_parser *parser, char c, bool loose) {
   struct tool_object *object = &parser->object;
   struct api_tool_call *call = &parser->calls->items[parser->calls->n - 1];

@@ -106,8 +106,11 @@ int tool_expect(struct api_tool_parser *parser, const char *const *tags, unsigne
 void tool_give_up(struct api_tool_parser *parser);
 /* What is held was markup; text comes next. */
 void tool_drop(struct api_tool_parser *parser);
-/* No call after all, or no more of one that shows, as c says, which is text. */
+/* No call after all, or no more of one that shows, as c says, which is text; what came of a tag is text too. */
 void tool_refuse(struct api_tool_parser *parser, char c);
+/* A character of a call that shows and has gone wrong: it goes to the arguments as it is. ended: it is the last. TOOL_MARK: a mark ends
+ * them before it. */
+enum tool_took tool_take_stray(struct api_tool_parser *parser, char c, bool ended);
 /* JSON made of a call's arguments goes to the call, which shows from now on; whole: only if it has ended. */
 void tool_show_made(struct api_tool_parser *parser, bool ended);
 /* A character of the object; once it has a name and arguments (whole: once it has ended) the call shows and nothing

@@ -116,7 +116,9 @@ static enum tool_took in_word(struct tool_python *p, char c, struct tl_buffer *o
     p->word[p->n_word++] = c;
     return TOOL_MORE;
   }
-  return write_word(p, out) ? after_value(p, c, out) : TOOL_WRONG;
+  if (!write_word(p, out)) return TOOL_WRONG;
+  p->n_word = 0;
+  return after_value(p, c, out);
 }
 
 /* --- strings -------------------------------------------------------------------------------------------- */
@@ -217,7 +219,6 @@ static enum tool_took begin_item(struct tool_python *p, char c, struct tl_buffer
   if (c == '"' || c == '\'') return open_string(p, c, false, out);
   if (!begins_name(c) && !is_digit(c) && c != '-' && c != '.') return TOOL_WRONG;
   separate(p, out);
-  p->n_word = 0;
   p->state = WORD;
   return in_word(p, c, out);
 }
@@ -260,6 +261,21 @@ static enum tool_took in_keyword(struct tool_python *p, char c, struct tl_buffer
 static enum tool_took begin(struct tool_python *p, char c, struct tl_buffer *out) {
   if (p->state == BEGIN_CALL) return c == '(' ? open_bracket(p, CALL, out) : TOOL_WRONG;
   return c == '[' || c == '{' ? open_bracket(p, c == '[' ? LIST : DICT, out) : TOOL_WRONG;
+}
+
+enum tool_took tool_python_skip(struct tool_python *p, char c) {
+  if (p->state == ESCAPE) return go(p, STRING);
+  if (p->state >= OPENED) return go(p, c == '\\' ? ESCAPE : c == p->quote || c == '\n' ? AFTER : STRING);
+  p->state = AFTER;
+  if (c == '"' || c == '\'') {
+    p->quote = c;
+    p->state = STRING;
+  } else if (strchr("([{", c) && c) {
+    p->depth++;
+  } else if (strchr(")]}", c) && c) {
+    p->depth--;
+  }
+  return p->depth ? TOOL_MORE : TOOL_DONE;
 }
 
 enum tool_took tool_python_take(struct tool_python *p, char c, struct tl_buffer *out) {

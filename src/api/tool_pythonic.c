@@ -15,7 +15,8 @@ enum state {
   ITEM,  /* in a list: a call must come */
   NAME,
   ARGUMENTS,
-  NEXT, /* in a list, behind one */
+  STRAY, /* in arguments that are no literals, of a call that shows */
+  NEXT,  /* in a list, behind one */
 };
 
 static bool begins_name(char c) {
@@ -68,15 +69,25 @@ static void take_list(struct api_tool_parser *parser, char c) {
   }
 }
 
+static void take_stray(struct api_tool_parser *parser, char c) {
+  enum tool_took took = tool_python_skip(&parser->python, c);
+  parser->state = took == TOOL_MORE ? STRAY : parser->list ? NEXT : LINES;
+  if (tool_take_stray(parser, c, took == TOOL_DONE) == TOOL_MARK) parser->state = (unsigned)parser->mark < parser->format->n_begin ? BODY : TEXT;
+}
+
 static void take_arguments(struct api_tool_parser *parser, char c) {
   enum tool_took took = tool_python_take(&parser->python, c, &parser->object.arguments);
-  if (took == TOOL_WRONG) {
+  if (took != TOOL_WRONG) {
+    tool_hold(parser, c, ARGUMENTS);
+    if (parser->python.named) tool_show_made(parser, took == TOOL_DONE);
+    if (took == TOOL_DONE) parser->state = parser->list ? NEXT : LINES;
+  } else if (parser->open) {
+    tl_buffer_append(&parser->object.arguments, parser->python.word, parser->python.n_word); /* it was not written yet */
+    tool_show_made(parser, false);
+    take_stray(parser, c);
+  } else {
     tool_refuse(parser, c);
-    return;
   }
-  tool_hold(parser, c, ARGUMENTS);
-  if (parser->python.named) tool_show_made(parser, took == TOOL_DONE);
-  if (took == TOOL_DONE) parser->state = parser->list ? NEXT : LINES;
 }
 
 static void take_name(struct api_tool_parser *parser, char c) {
@@ -101,6 +112,7 @@ static void take(struct api_tool_parser *parser, char c) {
     case NEXT: take_list(parser, c); break;
     case NAME: take_name(parser, c); break;
     case ARGUMENTS: take_arguments(parser, c); break;
+    case STRAY: take_stray(parser, c); break;
   }
 }
 

@@ -24,7 +24,7 @@ struct tool_xml {
   unsigned unknown;      /* kinds of a value of which nothing is known */
 };
 
-enum state { TEXT, BODY, NAME, NEXT, KEY, KEY_END, BEFORE_VALUE, FIRST /* of a value */, VALUE };
+enum state { TEXT, BODY, NAME, NEXT, KEY, KEY_END, BEFORE_VALUE, FIRST /* of a value */, VALUE, STRAY /* in a call that shows and went wrong */ };
 enum { PARAMETER, NONE = -1, PART = -2 };
 
 static void begin_call(struct api_tool_parser *parser, enum state state) {
@@ -49,6 +49,19 @@ static void go_on(struct api_tool_parser *parser, int next) {
 static void take_text(struct api_tool_parser *parser, char c) {
   int mark = tool_find_begin(parser, c);
   if (mark >= 0) begin_call(parser, mark == 0 ? BODY : NAME);
+}
+
+/* Up to a mark everything belongs to the arguments. */
+static void take_stray(struct api_tool_parser *parser, char c) {
+  parser->state = STRAY;
+  if (tool_take_stray(parser, c, false) != TOOL_MARK) return;
+  if ((unsigned)parser->mark < parser->format->n_begin) begin_call(parser, parser->mark == 0 ? BODY : NAME);
+  else parser->state = TEXT;
+}
+
+static void refuse(struct api_tool_parser *parser, char c) {
+  if (parser->open) take_stray(parser, c);
+  else tool_refuse(parser, c);
 }
 
 static void take_name(struct api_tool_parser *parser, char c) {
@@ -116,7 +129,7 @@ static void take_key(struct api_tool_parser *parser, char c) {
   const struct tool_xml *xml = parser->format->xml;
   char last = xml->key_end[0][0];
   if ((unsigned char)c < ' ' || (c == '<' && last != '<') || word->length == LONGEST_NAME || (c == last && !word->length)) {
-    tool_refuse(parser, c);
+    refuse(parser, c);
     return;
   }
   tool_hold(parser, c, KEY);
@@ -134,7 +147,7 @@ static void take_key(struct api_tool_parser *parser, char c) {
 /* One tag must stand here. */
 static void take_tag(struct api_tool_parser *parser, char c, const char *const tags[1], enum state next) {
   int tag = tool_expect(parser, tags, 1, c);
-  if (tag == TOOL_NO_TAG) tool_refuse(parser, c);
+  if (tag == TOOL_NO_TAG) refuse(parser, c);
   else tool_hold(parser, c, tag == 0 ? next : parser->state);
 }
 
@@ -193,6 +206,7 @@ static void take(struct api_tool_parser *parser, char c) {
     case BEFORE_VALUE: take_tag(parser, c, xml->value, FIRST); break;
     case FIRST:
     case VALUE: take_value(parser, c); break;
+    case STRAY: take_stray(parser, c); break;
   }
 }
 

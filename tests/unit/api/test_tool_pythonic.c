@@ -47,17 +47,19 @@ static const struct row rows[] = {
     ROW(PYTHON, "[f(**a)]", "[f(**a)]", ""),
     ROW(PYTHON, "[\"f(a=1)\"]", "[\"f(a=1)\"]", ""),
     /* what is no literal, once a stream has shown the call */
-#define WRONG(value, rest) ASTRAY(PYTHON, "[f(a=" value rest, "[f(a=" value rest, "", rest, "f({\"a\": ;")
-    WRONG("", "(1))]"), WRONG("", "+1)]"), WRONG("x", ")]"), WRONG("0x10", ")]"), WRONG("007", ")]"), WRONG("1_0", ")]"), WRONG("1j", ")]"), WRONG("--1", ")]"),
-    WRONG(".", ")]"), WRONG("-", ")]"), WRONG("nul", ")]"), WRONG("", ")]"), WRONG("", ",)]"),
-    ASTRAY(PYTHON, "[f(a=1 + 1)]", "[f(a=1 + 1)]", "", "+ 1)]", "f({\"a\": 1;"),
-    ASTRAY(PYTHON, "[f(a={1: 2})]", "[f(a={1: 2})]", "", "1: 2})]", "f({\"a\": {;"),
-    ASTRAY(PYTHON, "[f(a=[1,,2])]", "[f(a=[1,,2])]", "", ",2])]", "f({\"a\": [1;"),
-    ASTRAY(PYTHON, "[f(a=[1}])]", "[f(a=[1}])]", "", "}])]", "f({\"a\": [;"),
-    ASTRAY(PYTHON, "[f(a='x\ny')]", "[f(a='x\ny')]", "", "\ny')]", "f({\"a\": \"x;"),
-    ASTRAY(PYTHON, "[f(a='\\xg')]", "[f(a='\\xg')]", "", "g')]", "f({\"a\": \";"),
-    ASTRAY(PYTHON, "[f(a='\\U00110000')]", "[f(a='\\U00110000')]", "", "0')]", "f({\"a\": \";"),
-    ASTRAY(PYTHON, "[f(a='x' 'y')]", "[f(a='x' 'y')]", "", "'y')]", "f({\"a\": \"x\";"),
+#define WRONG(value) ASTRAY(PYTHON, "[f(a=" value ")]", "[f(a=" value ")]", "", "", "f({\"a\": " value "));")
+    WRONG("(1)"), WRONG("+1"), WRONG("x"), WRONG("0x10"), WRONG("007"), WRONG("1_0"), WRONG("1j"), WRONG("--1"), WRONG("."), WRONG("-"), WRONG("nul"), WRONG(""), WRONG(","),
+    WRONG("1e"), WRONG("g(')', 'it\\'s')"), WRONG("[(1)]"),
+    ASTRAY(PYTHON, "[f(a=1 + 1)]", "[f(a=1 + 1)]", "", "", "f({\"a\": 1+ 1));"),
+    ASTRAY(PYTHON, "[f(a={1: 2})]", "[f(a={1: 2})]", "", "", "f({\"a\": {1: 2}));"),
+    ASTRAY(PYTHON, "[f(a=[1,,2])]", "[f(a=[1,,2])]", "", "", "f({\"a\": [1,2]));"),
+    ASTRAY(PYTHON, "[f(a=[1}])]", "[f(a=[1}])]", "", ")]", "f({\"a\": [1}]);"),
+    ASTRAY(PYTHON, "[f(a='x\ny')]", "[f(a='x\ny')]", "", "", "f({\"a\": \"x\ny')];"),
+    ASTRAY(PYTHON, "[f(a='\\xg')]", "[f(a='\\xg')]", "", "", "f({\"a\": \"g'));"),
+    ASTRAY(PYTHON, "[f(a='\\U00110000')]", "[f(a='\\U00110000')]", "", "", "f({\"a\": \"0'));"),
+    ASTRAY(PYTHON, "[f(a='x' 'y')]", "[f(a='x' 'y')]", "", "", "f({\"a\": \"x\"'y'));"),
+    ASTRAY(PYTHON, "<|python_start|>[f(a=(1<|python_end|> ok", "<|python_start|>[f(a=(1<|python_end|> ok", "", " ok", "f({\"a\": (1;"),
+    ASTRAY(PYTHON, "[f(a=x), g(b=1)]", "[f(a=x), g(b=1)]", "", "", "f({\"a\": x));g({\"b\": 1});"),
     ASTRAY(PYTHON, "[f(a=1, b='lo", "[f(a=1, b='lo", "", "", "f({\"a\": 1, \"b\": \"lo;"),
 };
 

@@ -69,7 +69,9 @@ static const struct row rows[] = {
     ASTRAY(QWEN, BEGIN("f") "<parameter=s>\nZuri\n</para", BEGIN("f") "<parameter=s>\nZuri\n</para", "", "", "f({\"s\": \"Zuri;"),
     ASTRAY(QWEN, BEGIN("f") "<parameter=i>\n12", BEGIN("f") "<parameter=i>\n12", "", "", "f({\"i\": ;"),
     ASTRAY(QWEN, BEGIN("f") PARAMETER("i", "1") "<parameter=s", BEGIN("f") PARAMETER("i", "1") "<parameter=s", "", "", "f({\"i\": 1;"),
-    ASTRAY(QWEN, BEGIN("f") PARAMETER("i", "1") "<parameter=\n>x", BEGIN("f") PARAMETER("i", "1") "<parameter=\n>x", "", "\n>x", "f({\"i\": 1;"),
+    ASTRAY(QWEN, BEGIN("f") PARAMETER("i", "1") "<parameter=\n>x", BEGIN("f") PARAMETER("i", "1") "<parameter=\n>x", "", "", "f({\"i\": 1\n>x;"),
+    ASTRAY(QWEN, BEGIN("f") PARAMETER("i", "1") "<parameter=<x</function> y", BEGIN("f") PARAMETER("i", "1") "<parameter=<x</function> y", "", " y", "f({\"i\": 1<x;"),
+    ASTRAY(QWEN, BEGIN("f") PARAMETER("i", "1") "<parameter=<" BEGIN("g") END, BEGIN("f") PARAMETER("i", "1") "<parameter=<", "g({});", "", "f({\"i\": 1<;g({});"),
     /* --- glm45 */
     ROW(GLM, "<tool_call>g\n</tool_call>", "", "g({});"),
     ROW(GLM, "<tool_call>g</tool_call>", "", "g({});"),
@@ -84,6 +86,7 @@ static const struct row rows[] = {
     ROW(GLM, "<tool_call>f\n<arg_key>s<arg_value>x", "<tool_call>f\n<arg_key>s<arg_value>x", ""),
     ROW(GLM, "<tool_call>f\n<arg_key>s</arg_key>x", "<tool_call>f\n<arg_key>s</arg_key>x", ""),
     ROW(GLM, "<tool_call>f", "<tool_call>f", ""),
+    ASTRAY(GLM, "<tool_call>f\n" ARG("s", "1") "<arg_key>i</arg_key>x</tool_call>", "<tool_call>f\n" ARG("s", "1") "<arg_key>i</arg_key>x</tool_call>", "", "", "f({\"s\": \"1\"x;"),
     ASTRAY(GLM, "<tool_call>f\n<arg_key>s</arg_key>\n<arg_value>lo", "<tool_call>f\n<arg_key>s</arg_key>\n<arg_value>lo", "", "", "f({\"s\": \"lo;"),
 };
 
