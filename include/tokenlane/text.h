@@ -184,6 +184,7 @@ enum tl_chat_takes {
   TL_CHAT_DOCUMENTS = 8,
   TL_CHAT_CALL_TEXT = 64,  /* the arguments of a call as a string of JSON: of an object it makes nothing, or no JSON */
   TL_CHAT_CALL_NULL = 128, /* null as content of a message that has calls and no text: of one without content it makes nothing */
+  TL_CHAT_CALL_EMPTY = 256, /* "" as that: of null it makes nothing either */
 };
 unsigned tl_chat_template_takes(const struct tl_chat_template *tmpl);
 

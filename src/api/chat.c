@@ -81,6 +81,14 @@ static int check_call(json_t *call, const char *prefix, unsigned takes, size_t *
   return TL_OK;
 }
 
+/* What stands for the content of a message with calls and no text is nothing, null or "" to clients, and not all the same to a template. */
+static void fill_content(json_t *message, unsigned takes) {
+  json_t *content = json_object_get(message, "content");
+  bool empty = !content || json_is_null(content) || (json_is_string(content) && !json_string_length(content));
+  if (empty && (takes & TL_CHAT_CALL_NULL)) json_object_set_new(message, "content", json_null());
+  if (empty && (takes & TL_CHAT_CALL_EMPTY)) json_object_set_new(message, "content", json_string(""));
+}
+
 static int check_calls(json_t *message, const char *prefix, unsigned takes, size_t *budget, struct tl_error *err) {
   json_t *calls = json_object_get(message, "tool_calls"), *call;
   char name[96], what[64];
@@ -93,9 +101,7 @@ static int check_calls(json_t *message, const char *prefix, unsigned takes, size
     int r = check_call(call, name, takes, budget, err);
     if (r < 0) return r;
   }
-  json_t *content = json_object_get(message, "content");
-  bool empty = !content || (json_is_string(content) && !json_string_length(content));
-  if (json_array_size(calls) && (takes & TL_CHAT_CALL_NULL) && empty) json_object_set_new(message, "content", json_null());
+  if (json_array_size(calls)) fill_content(message, takes);
   return TL_OK;
 }
 

@@ -34,7 +34,7 @@ static bool prints_text(const struct tl_chat_template *t, json_t *content) {
   "\"type\": \"function\", \"function\": {\"name\": \"" PROBE "\", \"arguments\": " arguments "}}]}], \"tools\": [{\"type\": \"function\", " \
   "\"function\": {\"name\": \"b\", \"description\": \"c\", \"parameters\": {\"type\": \"object\", \"properties\": {}}}}]}"
 
-/* Whether the template prints a call, and its arguments not as Python would. */
+/* Whether the template prints a call, and nothing of it as Python would. */
 static bool prints_call(const struct tl_chat_template *t, const char *conversation) {
   json_t *fields = json_loads(conversation, 0, NULL);
   struct tl_chat chat = {.messages = json_object_get(fields, "messages"), .tools = json_object_get(fields, "tools"), .now_s = 1};
@@ -42,7 +42,7 @@ static bool prints_call(const struct tl_chat_template *t, const char *conversati
   struct tl_error ignored = {0};
   bool prints = tl_chat_render(t, &chat, &probe_limits, &rendered, &ignored) == TL_OK;
   const char *text = prints ? tl_buffer_string(&rendered.text) : "";
-  prints = strstr(text, PROBE) && !strstr(text, "{'key" PROBE "'");
+  prints = strstr(text, PROBE) && !strstr(text, "{'key" PROBE "'") && !strstr(text, "None");
   tl_rendered_done(&rendered);
   json_decref(fields);
   return prints;
@@ -50,11 +50,16 @@ static bool prints_call(const struct tl_chat_template *t, const char *conversati
 
 /* In which form it has to be given calls: the first that it prints is how requests have them. */
 static unsigned takes_of_calls(const struct tl_chat_template *t) {
+#define NULL_CONTENT "\"content\": null, "
+#define NO_TEXT "\"content\": \"\", "
+#define OBJECT "{\"key" PROBE "\": \"d\"}"
   static const struct { const char *conversation; unsigned takes; } forms[] = {
-      {CONVERSATION("", "{\"key" PROBE "\": \"d\"}"), 0},
-      {CONVERSATION("\"content\": null, ", "{\"key" PROBE "\": \"d\"}"), TL_CHAT_CALL_NULL},
+      {CONVERSATION("", OBJECT), 0},
+      {CONVERSATION(NULL_CONTENT, OBJECT), TL_CHAT_CALL_NULL},
+      {CONVERSATION(NO_TEXT, OBJECT), TL_CHAT_CALL_EMPTY},
       {CONVERSATION("", "\"{}\""), TL_CHAT_CALL_TEXT},
-      {CONVERSATION("\"content\": null, ", "\"{}\""), TL_CHAT_CALL_TEXT | TL_CHAT_CALL_NULL}};
+      {CONVERSATION(NULL_CONTENT, "\"{}\""), TL_CHAT_CALL_TEXT | TL_CHAT_CALL_NULL},
+      {CONVERSATION(NO_TEXT, "\"{}\""), TL_CHAT_CALL_TEXT | TL_CHAT_CALL_EMPTY}};
   for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
     if (prints_call(t, forms[i].conversation)) return forms[i].takes;
   return 0;

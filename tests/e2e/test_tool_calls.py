@@ -277,15 +277,16 @@ def test_values_are_what_the_schema_says(serve, tmp_path):
 
 # --- calls in a conversation ---------------------------------------------------------------------------------
 
-FORM = "{% if m.content is not none or c.function.arguments is not string %}{{ raise_exception('no such form') }}{% endif %}{{ c.function.name + c.function.arguments }}"
+CHECK = "{% if m.content is not {content} or c.function.arguments is not {arguments} %}{{ raise_exception('no such form') }}{% endif %}{{ c.function.name }}"
 
 
 @pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}])
-@pytest.mark.parametrize("arguments", ['{"city": "x"}', {"city": "x"}, "", {}])
-def test_calls_have_the_form_that_the_template_wants(serve, tmp_path, content, arguments):
-    """Texts for arguments and null for the content: DeepSeek's own template takes nothing else."""
-    model = write_scripted(tmp_path / "model", START + FORM + END, {"@1": PLAIN})
-    d = serve(model)
+@pytest.mark.parametrize("arguments", ['{"city": "x"}', {"city": "x"}, ""])
+@pytest.mark.parametrize("form", [("none", "string"), ("string", "string"), ("string", "mapping")])
+def test_calls_have_the_form_that_the_template_wants(serve, tmp_path, content, arguments, form):
+    """DeepSeek's own templates take texts for arguments, and one of them null alone for the content."""
+    check = CHECK.replace("{content}", form[0]).replace("{arguments}", form[1])
+    d = serve(write_scripted(tmp_path / "model", START + check + END, {"@1": PLAIN}))
     call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", **content, "tool_calls": [call]}, {"role": "tool", "tool_call_id": "call_1", "content": "@1"}]
     answer = d.client.chat.completions.create(model=NAME, messages=messages, temperature=0, tools=TOOLS).choices[0]

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Calls whose arguments are text between tags. What vLLM's parsers qwen3_coder and glm45 make of the same is said where it differs. */
+/* Calls whose arguments are text between tags. Where vLLM's parsers, as one reads them, differ the row says so. */
 #include "tool_rows.h"
 
 #include "tokenlane/base/error.h"

@@ -95,7 +95,7 @@ static void test_variables(void **state) {
 }
 
 #define CALLS(condition, arguments) \
-  "{% for m in messages " condition " %}{% for c in m.tool_calls or [] %}{{ c.function.name }}" arguments "{% endfor %}{% endfor %}" EACH
+  "{% for m in messages " condition " %}{% for c in m.tool_calls or [] %}{{ c.function.name }}" arguments "{% endfor %}{% endfor %}{% for m in messages %}<{{ m.content or '' }}>{% endfor %}"
 
 static const struct {
   const char *source;
@@ -118,6 +118,9 @@ static const struct {
     {CALLS("", "{{ c.function.arguments }}{{ c.function.arguments | items }}"), TL_CHAT_TEXT}, /* it wants neither */
     {CALLS("if m.content is none", "{{ c.function.arguments | tojson }}"), TL_CHAT_TEXT | TL_CHAT_CALL_NULL},
     {CALLS("if m.content is none", "{{ '' + c.function.arguments }}"), TL_CHAT_TEXT | TL_CHAT_CALL_TEXT | TL_CHAT_CALL_NULL},
+    {CALLS("", "{{ '' + m.content + c.function.name }}"), TL_CHAT_TEXT | TL_CHAT_CALL_EMPTY},
+    {CALLS("if m.content is defined", "{{ m.content }}"), TL_CHAT_TEXT | TL_CHAT_CALL_EMPTY}, /* not "None" */
+    {CALLS("", "{{ m.content + c.function.arguments }}"), TL_CHAT_TEXT | TL_CHAT_CALL_TEXT | TL_CHAT_CALL_EMPTY},
     {"{% macro f(d) %}{{ d.documents or documents }}{% endmacro %}{{ 1 is eq tools }}" EACH, TL_CHAT_TEXT | TL_CHAT_TOOLS | TL_CHAT_DOCUMENTS},
 };
 
