@@ -339,7 +339,7 @@ FUZZ_FLAGS := -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=a
 $(B)/fuzz/fuzz_tokenizer $(B)/fuzz/fuzz_template: $(wildcard src/text/*.c src/model/*.c)
 $(B)/fuzz/fuzz_gguf $(B)/fuzz/fuzz_safetensors $(B)/fuzz/fuzz_config: $(wildcard src/model/*.c)
 $(B)/fuzz/fuzz_grammar: $(wildcard src/grammar/*.c)
-$(B)/fuzz/fuzz_tool_calls: $(patsubst %,src/api/tool_%.c,json parse text harmony)
+$(B)/fuzz/fuzz_tool_calls: $(filter-out %/tool_formats.c,$(wildcard src/api/tool_*.c))
 $(B)/fuzz/fuzz_reasoning: $(patsubst %,src/api/reasoning_%.c,parse harmony)
 $(B)/bin/replay_tool_calls $(B)/bin/replay_reasoning: $(B)/lib/api.a
 $(FUZZERS:%=$(B)/fuzz/fuzz_%): $(B)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(wildcard src/base/*.c)

@@ -92,6 +92,7 @@ struct api_params {
   bool base64, return_documents;
   struct tl_grammar_source constraint; /* what the answer is held to; field NULL: nothing. json is owned, until it is compiled */
   enum api_calls calls;
+  const struct api_tool_types *tool_types; /* of API_CALLS_AUTO, once the body is gone; in the call's arena */
   const char *tool_name; /* of API_CALLS_NAMED */
   size_t tool_name_length;
   bool parallel_tool_calls; /* false: at most one call */

@@ -56,8 +56,8 @@ static int check_content(json_t *message, const char *name, unsigned takes, stru
                       api_value_text(content, what));
 }
 
-/* Templates want a call's arguments as an object; OpenAI's clients send it as a string of JSON. */
-static int check_call(json_t *call, const char *prefix, size_t *budget, struct tl_error *err) {
+/* Most templates want a call's arguments as an object; OpenAI's clients send it as a string of JSON. */
+static int check_call(json_t *call, const char *prefix, unsigned takes, size_t *budget, struct tl_error *err) {
   char name[160], what[64];
   json_t *function = json_object_get(call, "function"), *called = json_object_get(function, "name");
   json_t *arguments = json_object_get(function, "arguments");
@@ -65,16 +65,31 @@ static int check_call(json_t *call, const char *prefix, size_t *budget, struct t
   if (!json_is_string(called) || !json_string_length(called))
     return tl_error_set(err, TL_EINVAL, name, "%s: expected a string that is not empty, got %s", name,
                         api_value_text(called, what));
-  if (!json_is_string(arguments)) return TL_OK;
+  if (!json_is_string(arguments)) {
+    char *text = arguments && (takes & TL_CHAT_CALL_TEXT) ? json_dumps(arguments, JSON_ENCODE_ANY) : NULL;
+    if (text) json_object_set_new(function, "arguments", json_string(text));
+    free(text);
+    return TL_OK;
+  }
   bool empty = json_string_length(arguments) == 0;
   json_t *value = empty ? json_object() : api_body_read_inner(arguments, budget);
   snprintf(name, sizeof name, "%s.function.arguments", prefix);
   if (!value) return tl_error_set(err, TL_EINVAL, name, "%s: expected an object, or one as a string of JSON", name);
-  json_object_set_new(function, "arguments", value);
+  if (!(takes & TL_CHAT_CALL_TEXT)) json_object_set(function, "arguments", value);
+  else if (empty) json_object_set_new(function, "arguments", json_string("{}"));
+  json_decref(value);
   return TL_OK;
 }
 
-static int check_calls(json_t *message, const char *prefix, size_t *budget, struct tl_error *err) {
+/* What stands for the content of a message with calls and no text is nothing, null or "" to clients, and not all the same to a template. */
+static void fill_content(json_t *message, unsigned takes) {
+  json_t *content = json_object_get(message, "content");
+  bool empty = !content || json_is_null(content) || (json_is_string(content) && !json_string_length(content));
+  if (empty && (takes & TL_CHAT_CALL_NULL)) json_object_set_new(message, "content", json_null());
+  if (empty && (takes & TL_CHAT_CALL_EMPTY)) json_object_set_new(message, "content", json_string(""));
+}
+
+static int check_calls(json_t *message, const char *prefix, unsigned takes, size_t *budget, struct tl_error *err) {
   json_t *calls = json_object_get(message, "tool_calls"), *call;
   char name[96], what[64];
   size_t i;
@@ -83,9 +98,10 @@ static int check_calls(json_t *message, const char *prefix, size_t *budget, stru
     return tl_error_set(err, TL_EINVAL, name, "%s: expected a list, got %s", name, api_value_text(calls, what));
   json_array_foreach(calls, i, call) {
     snprintf(name, sizeof name, "%s.tool_calls[%zu]", prefix, i);
-    int r = check_call(call, name, budget, err);
+    int r = check_call(call, name, takes, budget, err);
     if (r < 0) return r;
   }
+  if (json_array_size(calls)) fill_content(message, takes);
   return TL_OK;
 }
 
@@ -113,7 +129,7 @@ static int check_message(json_t *message, size_t i, unsigned takes, size_t *budg
   name_reasoning(message, takes);
   snprintf(name, sizeof name, "%s.content", prefix);
   int r = check_content(message, name, takes, err);
-  return r < 0 ? r : check_calls(message, prefix, budget, err);
+  return r < 0 ? r : check_calls(message, prefix, takes, budget, err);
 }
 
 /* The template of a request; *ret_own: a format that it brought along, the caller's to free. */

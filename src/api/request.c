@@ -215,12 +215,12 @@ static int make_calls(struct api_call *call, struct api_choice *choice) {
   const struct api_params *p = &call->params;
   const struct api_tools *tools = &call->api->tools[call->work.model];
   if (p->calls == API_CALLS_AUTO && tools->format) {
-    api_tool_parser_init(&choice->tools, tools->format, !p->stream);
+    api_tool_parser_init(&choice->tools, tools->format, p->tool_types, !p->stream);
     choice->detok.kept = tools->marks;
     choice->detok.n_kept = tools->n_marks;
   }
   if (p->calls == API_CALLS_NAMED) return api_tool_calls_add(&choice->calls, p->tool_name, p->tool_name_length);
-  if (p->calls == API_CALLS_REQUIRED) api_tool_parser_init(&choice->tools, &api_tool_list_format, false);
+  if (p->calls == API_CALLS_REQUIRED) api_tool_parser_init(&choice->tools, &api_tool_list_format, NULL, false);
   return TL_OK;
 }
 
@@ -389,6 +389,8 @@ static int settle_body(struct api_call *call, struct tl_error *err) {
   struct api_params *p = &call->params;
   bool fine = !p->model || (p->model = tl_arena_copy(&call->arena, p->model, strlen(p->model)));
   if (fine && p->tool_name) fine = (p->tool_name = tl_arena_copy(&call->arena, p->tool_name, p->tool_name_length));
+  const struct api_tool_format *format = call->api->tools[call->work.model].format;
+  if (fine && p->calls == API_CALLS_AUTO && format && format->typed) fine = api_tool_types_read(p->tools, &call->arena, &p->tool_types) == TL_OK;
   if (fine && p->cache_salt) fine = (p->cache_salt = tl_arena_copy(&call->arena, p->cache_salt, p->cache_salt_length));
   for (unsigned i = 0; fine && i < p->n_stop; i++)
     fine = (p->stop[i].text = tl_arena_copy(&call->arena, p->stop[i].text, p->stop[i].length));

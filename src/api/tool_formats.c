@@ -10,7 +10,9 @@
 #define NEAR 200          /* bytes before it that are looked at */
 
 static const struct api_tool_format *const formats[] = {&api_tool_hermes_format, &api_tool_llama3_json_format, &api_tool_mistral_format,
-                                                        &api_tool_granite_format, &api_tool_harmony_format};
+                                                        &api_tool_granite_format, &api_tool_harmony_format, &api_tool_phi4_mini_format,
+                                                        &api_tool_qwen3_coder_format, &api_tool_glm45_format, &api_tool_pythonic_format,
+                                                        &api_tool_deepseek_v3_format, &api_tool_glm4_format};
 
 /* --- a conversation with a call ------------------------------------------------------------------- */
 
@@ -22,8 +24,12 @@ static const char conversation[] =
     "{\"type\": \"object\", \"properties\": {\"b\": {\"type\": \"string\", \"description\": \"e\"}}, \"required\": [\"b\"]}}}]}";
 
 static int render(const struct tl_chat_template *tmpl, struct tl_rendered *ret) {
-  json_t *fields = json_loads(conversation, 0, NULL);
-  struct tl_chat chat = {.messages = json_object_get(fields, "messages"), .tools = json_object_get(fields, "tools"), .now_s = 1};
+  unsigned takes = tl_chat_template_takes(tmpl);
+  json_t *fields = json_loads(conversation, 0, NULL), *messages = json_object_get(fields, "messages"), *message = json_array_get(messages, 1);
+  json_t *call = json_object_get(json_array_get(json_object_get(message, "tool_calls"), 0), "function");
+  if (takes & TL_CHAT_CALL_TEXT) json_object_set_new(call, "arguments", json_string("{\"b\": \"c\"}"));
+  if (takes & TL_CHAT_CALL_NULL) json_object_set_new(message, "content", json_null());
+  struct tl_chat chat = {.messages = messages, .tools = json_object_get(fields, "tools"), .now_s = 1};
   struct tl_error ignored = {0};
   int r = tl_chat_render(tmpl, &chat, &tl_template_default_limits, ret, &ignored);
   json_decref(fields);
@@ -48,20 +54,41 @@ static char first_character(const char *text, const char *end) {
   return text < end ? *text : 0;
 }
 
+static bool begins_with(const char *text, const char *end, const char *what) {
+  return (size_t)(end - text) >= strlen(what) && memcmp(text, what, strlen(what)) == 0;
+}
+
+/* Behind <tool_call>: JSON, or tags. */
+static const struct api_tool_format *of_tool_call(const char *behind, const char *name, const char *end) {
+  char next = first_character(behind, name);
+  if (next == '{') return &api_tool_hermes_format;
+  if (next == '[') return &api_tool_granite_format;
+  const char *to = end - name > NEAR ? name + NEAR : end;
+  return !next && find(name, to, "<arg_key>") ? &api_tool_glm45_format : NULL;
+}
+
+/* A call as Python has it: in a list, or behind a mark. */
+static bool is_pythonic(const char *from, const char *name, const char *end) {
+  if (!begins_with(name, end, PROBE "(b=")) return false;
+  const char *behind = behind_last(from, name, "<function_calls>");
+  return (name > from && name[-1] == '[') || (behind && !first_character(behind, name));
+}
+
 /* The name is at `name`, whole text [text, end). */
 static const struct api_tool_format *of_call(const char *text, const char *name, const char *end) {
   const char *from = name - text > NEAR ? name - NEAR : text, *behind;
   char next;
   if (behind_last(from, name, "[TOOL_CALLS]")) return &api_tool_mistral_format;
   if (behind_last(from, name, "to=functions.") == name) return &api_tool_harmony_format;
+  if (behind_last(from, name, "<function=") == name) return &api_tool_qwen3_coder_format;
+  if (behind_last(from, name, api_tool_deepseek_v3_format.marks[1])) return &api_tool_deepseek_v3_format;
+  if (is_pythonic(from, name, end)) return &api_tool_pythonic_format;
   if ((behind = behind_last(from, name, "<|tool_call|>"))) {
     next = first_character(behind, name);
     return next == '[' || next == '{' ? &api_tool_granite_format : NULL;
   }
-  if ((behind = behind_last(from, name, "<tool_call>"))) {
-    next = first_character(behind, name);
-    return next == '{' ? &api_tool_hermes_format : next == '[' ? &api_tool_granite_format : NULL;
-  }
+  if ((behind = behind_last(from, name, "<tool_call>"))) return of_tool_call(behind, name, end);
+  if (find(text, name, "functools[{")) return &api_tool_phi4_mini_format;
   const char *object = behind_last(from, name, "{\"name\": \"");
   const char *to = end - name > NEAR ? name + NEAR : end;
   return object == name && find(name, to, "\"parameters\": {") ? &api_tool_llama3_json_format : NULL;
@@ -69,8 +96,16 @@ static const struct api_tool_format *of_call(const char *text, const char *name,
 
 /* A template that passes over calls: what its instructions say. */
 static const struct api_tool_format *of_instructions(const char *text, const char *end) {
-  if (find(text, end, "<|tool_call|>")) return &api_tool_granite_format;
-  const char *behind = behind_last(text, end, "<tool_call>");
+  static const struct { const char *words; const struct api_tool_format *format; } known[] = {
+      {"<|tool_call|>", &api_tool_granite_format},
+      {"functools[{", &api_tool_phi4_mini_format},
+      {"<｜tool▁calls▁begin｜>", &api_tool_deepseek_v3_format},
+      {"[func_name1(params_name1=", &api_tool_pythonic_format},
+      {"请使用 Json 格式表示调用的参数", &api_tool_glm4_format}}; /* GLM-4: "write the arguments as JSON" */
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    if (find(text, end, known[i].words)) return known[i].format;
+  const char *behind = behind_last(text, end, "<tool_call>"), *first = find(text, end, "<tool_call>\n<function=");
+  if (first) return &api_tool_qwen3_coder_format;
   return behind && first_character(behind, end) == '{' ? &api_tool_hermes_format : NULL;
 }
 

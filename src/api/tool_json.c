@@ -165,6 +165,18 @@ enum tool_took tool_json_take(struct tool_json *json, char c) {
   return json->loose ? loose(json, c) : strict(json, c);
 }
 
+/* As the only one of a list. */
+bool tool_json_is_value(const char *text, size_t length) {
+  struct tool_json json;
+  tool_json_init(&json);
+  (void)tool_json_take(&json, '[');
+  for (size_t i = 0; i < length; i++) {
+    bool between = json.depth == 1 && json.state != STRING && json.state != ESCAPE && json.state != HEX;
+    if ((between && text[i] == ',') || tool_json_take(&json, text[i]) != TOOL_MORE) return false;
+  }
+  return json.state != VALUE_OR_END && tool_json_take(&json, ']') == TOOL_DONE;
+}
+
 /* --- a call ---------------------------------------------------------------------------------- */
 
 enum member { OTHER, NAME, ARGUMENTS };

@@ -34,6 +34,8 @@ struct tool_json {
 void tool_json_init(struct tool_json *json);
 /* White space before it is taken, behind it not. After TOOL_WRONG nothing has changed. */
 enum tool_took tool_json_take(struct tool_json *json, char c);
+/* Whether a text is one value of any kind, and white space. */
+bool tool_json_is_value(const char *text, size_t length);
 
 /* {"name": ..., "arguments": {...}}, in any order and with further members, or "parameters"; or the arguments alone. */
 struct tool_object {

@@ -79,6 +79,50 @@ int tool_find_mark(struct api_tool_parser *parser, unsigned n, char c) {
   return -1;
 }
 
+int tool_find_begin(struct api_tool_parser *parser, char c) {
+  const struct api_tool_format *format = parser->format;
+  int mark = tool_find_mark(parser, format->n_begin + format->n_end, c);
+  if (mark < 0 || (unsigned)mark < format->n_begin) return mark;
+  if (parser->blank && parser->calls->n) tool_drop(parser); /* of the call just read */
+  else tool_give_up(parser);
+  return -1;
+}
+
+void tool_hold(struct api_tool_parser *parser, char c, unsigned next) {
+  if (!parser->open) tl_buffer_putc(&parser->held, c);
+  parser->state = (uint8_t)next;
+}
+
+void tool_refuse(struct api_tool_parser *parser, char c) {
+  char tag[TOOL_LONGEST_TAG + 1]; /* what came of one: a mark may begin with the same */
+  size_t n = parser->word.length < sizeof tag ? parser->word.length : 0;
+  if (parser->open || parser->held.length < n) n = 0;
+  if (n) memcpy(tag, parser->word.data, n);
+  tag[n++] = c;
+  if (parser->open) tool_drop(parser);
+  else give(parser, parser->held.length - (n - 1));
+  tl_buffer_clear(&parser->held);
+  tl_buffer_clear(&parser->word);
+  parser->open = false;
+  parser->state = 0;
+  for (size_t i = 0; i < n; i++) parser->format->take(parser, tag[i]);
+}
+
+int tool_expect(struct api_tool_parser *parser, const char *const *tags, unsigned n, char c) {
+  struct tl_buffer *word = &parser->word;
+  if (word->length == 0 && tool_is_white(c)) return -1;
+  tl_buffer_putc(word, c);
+  for (unsigned i = 0; !word->failed && i < n; i++) {
+    if (strncmp(tags[i], word->data, word->length) != 0) continue;
+    if (tags[i][word->length]) return -1;
+    tl_buffer_clear(word);
+    return (int)i;
+  }
+  parser->failed |= word->failed;
+  if (!word->failed) word->length--; /* what came of a tag before */
+  return TOOL_NO_TAG;
+}
+
 /* --- objects -------------------------------------------------------------------------------------- */
 
 /* The call is certain by now: what was held of it is markup. */
@@ -101,6 +145,15 @@ static enum tool_took move_loose(struct api_tool_parser *parser, struct tl_buffe
   parser->content = content;
   if (parser->object.ended || parser->mark >= 0) tool_drop(parser);
   return parser->mark >= 0 ? TOOL_MARK : TOOL_MORE;
+}
+
+enum tool_took tool_take_stray(struct api_tool_parser *parser, char c, bool ended) {
+  struct api_tool_call *call = &parser->calls->items[parser->calls->n - 1];
+  parser->object.ended = call->ended = ended;
+  enum tool_took took = move_loose(parser, &call->arguments, c);
+  parser->failed |= call->arguments.failed;
+  if (ended || took == TOOL_MARK) parser->open = false;
+  return took;
 }
 
 static enum tool_took move_arguments(struct api_tool_parser *parser, char c, bool loose) {
@@ -129,16 +182,29 @@ enum tool_took tool_take_object(struct api_tool_parser *parser, char c) {
   return moved == TOOL_MARK ? moved : took;
 }
 
+void tool_show_made(struct api_tool_parser *parser, bool ended) {
+  struct tool_object *object = &parser->object;
+  object->ended = ended;
+  parser->failed |= object->name.failed || object->arguments.failed || parser->value.text.failed;
+  if (!parser->open && (ended || !parser->whole)) show(parser);
+  if (parser->open) move_arguments(parser, 0, false);
+  if (ended) parser->open = false;
+}
+
 /* --- pushing ---------------------------------------------------------------------------------------- */
 
-void api_tool_parser_init(struct api_tool_parser *parser, const struct api_tool_format *format, bool whole) {
-  *parser = (struct api_tool_parser){.format = format, .whole = whole, .blank = true};
+void api_tool_parser_init(struct api_tool_parser *parser, const struct api_tool_format *format, const struct api_tool_types *types, bool whole) {
+  *parser = (struct api_tool_parser){.format = format, .types = types, .whole = whole, .blank = true};
   tl_buffer_init(&parser->held, 0);
+  tl_buffer_init(&parser->word, 0);
+  tool_value_init(&parser->value);
   tool_object_init(&parser->object);
 }
 
 void api_tool_parser_done(struct api_tool_parser *parser) {
   tl_buffer_done(&parser->held);
+  tl_buffer_done(&parser->word);
+  tool_value_done(&parser->value);
   tool_object_done(&parser->object);
 }
 

@@ -11,6 +11,8 @@
 #define TOOL_PARSE_H
 
 #include "api/tool_json.h"
+#include "api/tool_python.h"
+#include "api/tool_value.h"
 #include "tokenlane/base/buffer.h"
 #include "tokenlane/text.h"
 
@@ -18,7 +20,7 @@
 
 struct api_tool_call {
   struct tl_buffer name;      /* whole, once the call is there */
-  struct tl_buffer arguments; /* JSON text of an object as the model wrote it, as far as it has come; streams consume what they sent */
+  struct tl_buffer arguments; /* JSON text of an object as far as it has come, as the model wrote it if it wrote JSON; streams consume what they sent */
   bool ended;                 /* the arguments are whole */
   bool announced;             /* streams: the chunk with its id and name is out */
 };
@@ -43,8 +45,10 @@ struct api_tool_format {
    * The first n_begin begin calls, n_end behind them end one. */
   const char *marks[API_TOOL_MARKS];
   unsigned n_marks, n_begin, n_end;
+  bool typed;      /* it needs to know the request's tools */
   bool short_ids;  /* of calls: nine letters or digits, as the models' templates want them */
   unsigned traits; /* tool_text.c's own */
+  const struct tool_xml *xml; /* tool_xml.c's */
   void (*take)(struct api_tool_parser *parser, char c); /* the next character */
   void (*end)(struct api_tool_parser *parser);          /* there is no more */
 };
@@ -55,8 +59,9 @@ extern const struct api_tool_format api_tool_list_format;
 
 struct api_tool_parser {
   const struct api_tool_format *format;
+  const struct api_tool_types *types;
   bool whole;    /* a call shows only once it is whole: what goes wrong before that is content */
-  uint8_t state; /* of the format */
+  uint8_t state; /* of the format; 0: text */
   bool open;     /* the last of calls is the one that is being read: it shows */
   bool list;     /* the call stands in a list */
   bool blank;    /* since the beginning, or the last call, there was nothing but white space */
@@ -64,13 +69,16 @@ struct api_tool_parser {
   size_t n_part;  /* characters of the part of a mark that is being read */
   int mark;       /* TOOL_MARK: which */
   struct tl_buffer held; /* text as it came that may become a call */
-  struct tool_object object;
+  struct tool_object object; /* formats that are no JSON: its name, and JSON made of what came */
+  struct tl_buffer word;     /* of such: a key, a tag or what may end a value, which is being read */
+  struct tool_value value;   /* and a value */
+  struct tool_python python;
   struct tl_buffer *content;    /* where text goes, during a push */
   struct api_tool_calls *calls; /* and calls */
   bool failed;                  /* no memory for a call */
 };
-/* format is borrowed. whole: for answers that are sent at once. */
-void api_tool_parser_init(struct api_tool_parser *parser, const struct api_tool_format *format, bool whole);
+/* format is borrowed, and types, which may be NULL: nothing is known of the tools. whole: for answers that are sent at once. */
+void api_tool_parser_init(struct api_tool_parser *parser, const struct api_tool_format *format, const struct api_tool_types *types, bool whole);
 void api_tool_parser_done(struct api_tool_parser *parser);
 /* Adds text (UTF-8, whole characters); appends to content and calls what is certain. Time is linear in the text, memory
  * a few times what is held back. Arguments that turn out to be no JSON once their call shows go on as they are, to
@@ -85,10 +93,26 @@ int api_tool_parser_finish(struct api_tool_parser *parser, struct tl_buffer *con
 /* A character of text: whatever can be no mark goes to the content. The index of the mark that it completes, which
  * is what held has behind n_blank; -1: of none. n: the first so many marks are looked for. */
 int tool_find_mark(struct api_tool_parser *parser, unsigned n, char c);
+/* As that, of the marks that begin a call; those that end one are dropped behind a call and text elsewhere. */
+int tool_find_begin(struct api_tool_parser *parser, char c);
+/* A character of what may become a call; the state next comes after it. */
+void tool_hold(struct api_tool_parser *parser, char c, unsigned next);
+#define TOOL_LONGEST_TAG 40
+#define TOOL_NO_TAG (-2)
+/* A character where one of n tags must stand, behind white space: the index of the one that it completes, -1: goes on, TOOL_NO_TAG: none of
+ * them. word is for it, and has to be empty at first. */
+int tool_expect(struct api_tool_parser *parser, const char *const *tags, unsigned n, char c);
 /* What is held is content after all. */
 void tool_give_up(struct api_tool_parser *parser);
 /* What is held was markup; text comes next. */
 void tool_drop(struct api_tool_parser *parser);
+/* No call after all, or no more of one that shows, as c says, which is text; what came of a tag is text too. */
+void tool_refuse(struct api_tool_parser *parser, char c);
+/* A character of a call that shows and has gone wrong: it goes to the arguments as it is. ended: it is the last. TOOL_MARK: a mark ends
+ * them before it. */
+enum tool_took tool_take_stray(struct api_tool_parser *parser, char c, bool ended);
+/* JSON made of a call's arguments goes to the call, which shows from now on; whole: only if it has ended. */
+void tool_show_made(struct api_tool_parser *parser, bool ended);
 /* A character of the object; once it has a name and arguments (whole: once it has ended) the call shows and nothing
  * is held. TOOL_WRONG: c belongs to what comes behind, and open says whether the call shows. TOOL_MARK: a mark stands
  * in arguments that are no JSON, and they end before it; only of calls that show. */

@@ -6,6 +6,7 @@
  *   granite      <|tool_call|>[{"name": "f", "arguments": {...}}, ...], or <tool_call> with a list; Phi-4-mini ends it with <|/tool_call|>
  *   mistral      [TOOL_CALLS][{"name": "f", "arguments": {...}}, ...], or [TOOL_CALLS]f[ARGS]{...} for each call
  *                (between them [CALL_ID]...)
+ *   phi4_mini_json  functools[{"name": "f", "arguments": {...}}, ...], or as granite
  *   llama3_json  {"name": "f", "parameters": {...}}; ..., with or without <|python_tag|>, and no text before it */
 #include "api/tool_formats.h"
 
@@ -33,25 +34,9 @@ enum state {
   ID,   /* behind [CALL_ID] */
 };
 
-static void hold(struct api_tool_parser *parser, char c, enum state next) {
-  tl_buffer_putc(&parser->held, c);
-  parser->state = (uint8_t)next;
-}
-
-static void take_text(struct api_tool_parser *parser, char c);
-
-/* No call after all, as c says, which is text again. */
-static void refuse(struct api_tool_parser *parser, char c) {
-  parser->state = TEXT;
-  if (parser->open) tool_drop(parser);
-  else tool_give_up(parser);
-  parser->open = false;
-  take_text(parser, c);
-}
-
 static void take_object(struct api_tool_parser *parser, char c) {
   enum tool_took took = tool_take_object(parser, c);
-  if (took == TOOL_WRONG) refuse(parser, c);
+  if (took == TOOL_WRONG) tool_refuse(parser, c);
   else if (took == TOOL_DONE) parser->state = parser->list ? NEXT : TEXT;
   else if (took == TOOL_MARK) parser->state = (unsigned)parser->mark < parser->format->n_begin ? BODY : TEXT;
 }
@@ -70,7 +55,7 @@ static bool take_bare(struct api_tool_parser *parser, char c) {
   if (c == '{' && (traits & BARE)) {
     begin_object(parser, c, false);
   } else if (c == '[' && (traits & BARE_LIST)) {
-    hold(parser, c, ITEM);
+    tool_hold(parser, c, ITEM);
   } else if (c == ';' && (traits & SEMICOLONS) && parser->calls->n) {
     tool_drop(parser);
   } else {
@@ -80,46 +65,40 @@ static bool take_bare(struct api_tool_parser *parser, char c) {
 }
 
 static void take_text(struct api_tool_parser *parser, char c) {
-  const struct api_tool_format *format = parser->format;
-  if (take_bare(parser, c)) return;
-  int mark = tool_find_mark(parser, format->n_begin + format->n_end, c);
-  if (mark < 0) return;
-  if ((unsigned)mark < format->n_begin) parser->state = BODY;
-  else if (parser->blank && parser->calls->n) tool_drop(parser); /* of the call just read */
-  else tool_give_up(parser);
+  if (!take_bare(parser, c) && tool_find_begin(parser, c) >= 0) parser->state = BODY;
 }
 
 static void take_body(struct api_tool_parser *parser, char c) {
   unsigned traits = parser->format->traits;
   if (tool_is_white(c)) {
-    hold(parser, c, BODY);
+    tool_hold(parser, c, BODY);
   } else if (c == '{') {
     begin_object(parser, c, false);
   } else if (c == '[' && (traits & LIST)) {
-    hold(parser, c, ITEM);
+    tool_hold(parser, c, ITEM);
   } else if ((traits & NAMED) && (unsigned char)c > ' ' && c != '[') {
     tool_object_reset(&parser->object, true);
     tl_buffer_putc(&parser->object.name, c);
     parser->list = false;
-    hold(parser, c, NAME);
+    tool_hold(parser, c, NAME);
   } else {
-    refuse(parser, c);
+    tool_refuse(parser, c);
   }
 }
 
 static void take_list(struct api_tool_parser *parser, char c) {
   bool behind = parser->state == NEXT;
   if (tool_is_white(c)) {
-    hold(parser, c, (enum state)parser->state);
+    tool_hold(parser, c, parser->state);
   } else if (!behind && c == '{') {
     begin_object(parser, c, true);
   } else if (behind && c == ',') {
-    hold(parser, c, ITEM);
+    tool_hold(parser, c, ITEM);
   } else if (behind && c == ']') {
     parser->state = TEXT;
     tool_drop(parser);
   } else {
-    refuse(parser, c);
+    tool_refuse(parser, c);
   }
 }
 
@@ -134,15 +113,15 @@ static void take_name(struct api_tool_parser *parser, char c) {
   struct tl_buffer *name = &parser->object.name;
   if (c == '[') {
     parser->n_part = 1;
-    hold(parser, c, PART);
+    tool_hold(parser, c, PART);
   } else if (c == '{' && end_name(parser)) {
     parser->state = OBJECT;
     take_object(parser, c);
   } else if (c == '{' || (unsigned char)c < ' ' || name->length == LONGEST_NAME) {
-    refuse(parser, c);
+    tool_refuse(parser, c);
   } else {
     tl_buffer_putc(name, c);
-    hold(parser, c, NAME);
+    tool_hold(parser, c, NAME);
   }
 }
 
@@ -154,10 +133,10 @@ static bool ends_with(const struct tl_buffer *text, const char *end) {
 static void take_part(struct api_tool_parser *parser, char c) {
   enum state next = parser->state == ID && c != '[' ? ID : PART;
   if (++parser->n_part > LONGEST_PART) {
-    refuse(parser, c);
+    tool_refuse(parser, c);
     return;
   }
-  hold(parser, c, next);
+  tool_hold(parser, c, next);
   if (c != ']' || next == ID) return;
   if (ends_with(&parser->held, "[CALL_ID]")) {
     parser->state = ID;
@@ -195,6 +174,8 @@ const struct api_tool_format api_tool_hermes_format = {
     .name = "hermes", .marks = {"<tool_call>", "</tool_call>"}, .n_marks = 2, .n_begin = 1, .n_end = 1, MACHINE};
 const struct api_tool_format api_tool_granite_format = {.name = "granite", .marks = {"<|tool_call|>", "<tool_call>", "</tool_call>", "<|/tool_call|>"},
                                                         .n_marks = 4, .n_begin = 2, .n_end = 2, .traits = LIST, MACHINE};
+const struct api_tool_format api_tool_phi4_mini_format = {.name = "phi4_mini_json", .marks = {"functools", "<|tool_call|>", "<|/tool_call|>"},
+                                                          .n_marks = 3, .n_begin = 2, .n_end = 1, .traits = LIST, MACHINE};
 const struct api_tool_format api_tool_mistral_format = {.name = "mistral", .marks = {"[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"},
                                                         .n_marks = 3, .n_begin = 1, .short_ids = true, .traits = LIST | NAMED, MACHINE};
 const struct api_tool_format api_tool_llama3_json_format = {.name = "llama3_json", .marks = {"<|python_tag|>"}, .n_marks = 1,

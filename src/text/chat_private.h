@@ -14,7 +14,7 @@ struct tl_chat_template {
   size_t length;
 };
 
-/* Finds out what the template takes, by rendering two conversations of one message. */
+/* Finds out what the template takes, by rendering conversations of one message and of a call. */
 unsigned chat_probe(const struct tl_chat_template *tmpl);
 
 #endif

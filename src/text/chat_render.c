@@ -9,10 +9,11 @@
 /* A text that no template has by itself. */
 #define PROBE "probe2f0e"
 
+/* Several times what a template needs for a few messages. */
+static const struct tl_template_limits probe_limits = {.fuel = 20000, .max_output_bytes = 1 << 20, .max_depth = 500};
+
 /* Whether the template prints the text of a message with such a content, and not the part that it stands in. */
 static bool prints_text(const struct tl_chat_template *t, json_t *content) {
-  /* several times what a template needs for one message */
-  static const struct tl_template_limits limits = {.fuel = 20000, .max_output_bytes = 1 << 20, .max_depth = 500};
   json_t *messages = json_array(), *message = json_object();
   json_object_set_new(message, "role", json_string("user"));
   json_object_set_new(message, "content", content);
@@ -20,12 +21,48 @@ static bool prints_text(const struct tl_chat_template *t, json_t *content) {
   struct tl_chat chat = {.messages = messages, .add_generation_prompt = true, .now_s = 1};
   struct tl_rendered rendered;
   struct tl_error ignored = {0};
-  bool prints = tl_chat_render(t, &chat, &limits, &rendered, &ignored) == TL_OK;
+  bool prints = tl_chat_render(t, &chat, &probe_limits, &rendered, &ignored) == TL_OK;
   const char *text = prints ? tl_buffer_string(&rendered.text) : "";
   prints = strstr(text, PROBE) && !strstr(text, "\"text\"") && !strstr(text, "'text'");
   tl_rendered_done(&rendered);
   json_decref(messages);
   return prints;
+}
+
+#define CONVERSATION(content, arguments) \
+  "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", " content "\"tool_calls\": [{\"id\": \"abcdefghi\", " \
+  "\"type\": \"function\", \"function\": {\"name\": \"" PROBE "\", \"arguments\": " arguments "}}]}], \"tools\": [{\"type\": \"function\", " \
+  "\"function\": {\"name\": \"b\", \"description\": \"c\", \"parameters\": {\"type\": \"object\", \"properties\": {}}}}]}"
+
+/* Whether the template prints a call, and nothing of it as Python would. */
+static bool prints_call(const struct tl_chat_template *t, const char *conversation) {
+  json_t *fields = json_loads(conversation, 0, NULL);
+  struct tl_chat chat = {.messages = json_object_get(fields, "messages"), .tools = json_object_get(fields, "tools"), .now_s = 1};
+  struct tl_rendered rendered;
+  struct tl_error ignored = {0};
+  bool prints = tl_chat_render(t, &chat, &probe_limits, &rendered, &ignored) == TL_OK;
+  const char *text = prints ? tl_buffer_string(&rendered.text) : "";
+  prints = strstr(text, PROBE) && !strstr(text, "{'key" PROBE "'") && !strstr(text, "None");
+  tl_rendered_done(&rendered);
+  json_decref(fields);
+  return prints;
+}
+
+/* In which form it has to be given calls: the first that it prints is how requests have them. */
+static unsigned takes_of_calls(const struct tl_chat_template *t) {
+#define NULL_CONTENT "\"content\": null, "
+#define NO_TEXT "\"content\": \"\", "
+#define OBJECT "{\"key" PROBE "\": \"d\"}"
+  static const struct { const char *conversation; unsigned takes; } forms[] = {
+      {CONVERSATION("", OBJECT), 0},
+      {CONVERSATION(NULL_CONTENT, OBJECT), TL_CHAT_CALL_NULL},
+      {CONVERSATION(NO_TEXT, OBJECT), TL_CHAT_CALL_EMPTY},
+      {CONVERSATION("", "\"{}\""), TL_CHAT_CALL_TEXT},
+      {CONVERSATION(NULL_CONTENT, "\"{}\""), TL_CHAT_CALL_TEXT | TL_CHAT_CALL_NULL},
+      {CONVERSATION(NO_TEXT, "\"{}\""), TL_CHAT_CALL_TEXT | TL_CHAT_CALL_EMPTY}};
+  for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
+    if (prints_call(t, forms[i].conversation)) return forms[i].takes;
+  return 0;
 }
 
 unsigned chat_probe(const struct tl_chat_template *t) {
@@ -39,7 +76,7 @@ unsigned chat_probe(const struct tl_chat_template *t) {
          (tl_template_reads(t->tmpl, "documents") ? TL_CHAT_DOCUMENTS : 0) |
          (tl_template_reads(t->tmpl, "reasoning_effort") ? TL_CHAT_EFFORT : 0) |
          (tl_template_reads(t->tmpl, "enable_thinking") ? TL_CHAT_THINKING : 0) |
-         (tl_chat_template_says(t, "message.thinking") ? TL_CHAT_THOUGHTS : 0);
+         (tl_chat_template_says(t, "message.thinking") ? TL_CHAT_THOUGHTS : 0) | takes_of_calls(t);
 }
 
 /* --- continue_final_message -------------------------------------------------------------------- */

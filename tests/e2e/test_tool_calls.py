@@ -11,12 +11,16 @@ from daemon import NAME, SLOW, Daemon
 from scripted import write_scripted
 from test_chat_templates import folder
 
-TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}
-         for name in ("weather", "time")]
+PROPERTIES = {"city": {"type": "string"}, "days": {"type": "array"}}
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": PROPERTIES}}} for name in ("weather", "time")]
 ARGUMENTS = '{"city": "Zürich \\"}]", "days": [1, 2.5, {"a": null}]}'
 OBJECT, LLAMA = '{"name": "weather", "arguments": %s}', '{"name": "weather", "parameters": %s}'
 START = "{% for t in tools or [] %}{{ t.function.name }};{% endfor %}{% for m in messages %}{% for c in m.tool_calls or [] %}"
 END = "{% endfor %}{{ m.content or '' }}{% endfor %}"
+XML = '<tool_call>\n<function=weather>\n<parameter=city>\nZürich "}]\n</parameter>\n<parameter=days>\n[1, 2.5, {"a": null}]\n</parameter>\n</function>\n</tool_call>'
+GLM = '<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Zürich "}]</arg_value>\n<arg_key>days</arg_key>\n<arg_value>[1, 2.5, {"a": null}]</arg_value>\n</tool_call>'
+PYTHON = "weather(city='Zürich \"}]', days=[1, 2.5, {'a': None}])"
+CALLS, CALL, SEP, CALL_END, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"
 # format: (how the template writes a call, special tokens, an answer with a call, its content)
 FORMATS = {
     "hermes": ('<tool_call>\n{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>', ["<tool_call>", "</tool_call>"],
@@ -31,7 +35,20 @@ FORMATS = {
     "harmony": ("<|start|>assistant to=functions.{{ c.function.name }}<|channel|>commentary json<|message|>{{ c.function.arguments | tojson }}<|call|>",
                 ["<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|call|>"],
                 f"<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{ARGUMENTS}<|call|>", None),
+    "qwen3_coder": ("<tool_call>\n<function={{ c.function.name }}>\n{% for k, v in c.function.arguments | items %}<parameter={{ k }}>\n"
+                    "{{ v if v is string else v | tojson }}\n</parameter>\n{% endfor %}</function>\n</tool_call>", ["<tool_call>", "</tool_call>"], "Well.\n" + XML, "Well.\n"),
+    "glm45": ("<tool_call>{{ c.function.name }}\n{% for k, v in c.function.arguments | items %}<arg_key>{{ k }}</arg_key>\n"
+              "<arg_value>{{ v if v is string else v | tojson }}</arg_value>\n{% endfor %}</tool_call>", ["<tool_call>", "</tool_call>"], GLM, None),
+    "pythonic": ("[{{ c.function.name }}({% for k, v in c.function.arguments | items %}{{ k }}={{ v }}{% if not loop.last %}, {% endif %}{% endfor %})]",
+                 ["<|python_start|>", "<|python_end|>"], f"<|python_start|>[{PYTHON}]<|python_end|>", None),
+    # its template joins the arguments to a text, and shows calls only where there is no content
+    "deepseek_v3": ("{% if m.content is none %}{{ '" + CALLS + CALL + "' + c.type + '" + SEP + "' + c.function.name + '\\n```json\\n' + c.function.arguments + '\\n```"
+                    + CALL_END + CALLS_END + "' }}{% endif %}", [CALLS, CALL, SEP, CALL_END, CALLS_END],
+                    f"Hm. {CALLS}{CALL}function{SEP}weather\n```json\n{ARGUMENTS}\n```{CALL_END}{CALLS_END}", "Hm. "),
+    # its template passes over calls, and tells the model
+    "glm4": ("{% endfor %}{% endfor %}请使用 Json 格式表示调用的参数。{% for m in messages %}{% for c in [] %}", [], f"weather\n{ARGUMENTS}", None),
 }
+NOT_JSON = ("qwen3_coder", "glm45", "pythonic")
 PLAIN = "None needed: a < b, {c} [d]."
 
 
@@ -131,7 +148,7 @@ def test_cut_by_max_tokens(told):
     whole = ask(told, "@1").usage.completion_tokens
     choice = ask(told, "@1", max_tokens=whole - 6).choices[0]
     assert choice.finish_reason == "length" and not choice.message.tool_calls
-    assert '"city"' in choice.message.content  # what was no call in the end
+    assert 'city' in choice.message.content  # what was no call in the end
     content, calls, finish = streamed(told, "@1", max_tokens=whole - 6)
     assert (content or None, finish) == (told.content, "length")
     assert calls[0][1] == "weather" and calls[0][2] != ARGUMENTS and ARGUMENTS.startswith(calls[0][2])
@@ -140,7 +157,7 @@ def test_cut_by_max_tokens(told):
 def test_a_stop_string_within_arguments(told):
     content, calls, finish = streamed(told, "@1", stop=["days"])
     assert (content or None, finish) == (told.content, "tool_calls")
-    assert calls[0][1:] == ["weather", ARGUMENTS.split("days")[0]]
+    assert calls[0][1:] == ["weather", ARGUMENTS.split(', "days' if told.format in NOT_JSON else "days")[0]]
 
 
 def test_several_choices(told):
@@ -170,7 +187,13 @@ SEVERAL = {
     "hermes": (f"<tool_call>\n{OBJECT % ARGUMENTS}\n</tool_call>\n<tool_call>\n" + '{"arguments": {}, "name": "time"}\n</tool_call>\n'),
     "llama3_json": LLAMA % ARGUMENTS + '; {"name": "time", "parameters": {}}',
     "mistral": f"[TOOL_CALLS][{OBJECT % ARGUMENTS}, " + '{"name": "time", "arguments": {}}]',
-    "granite": f"<tool_call>[{OBJECT % ARGUMENTS}, " + '{"name": "time", "arguments": {}}]'}
+    "granite": f"<tool_call>[{OBJECT % ARGUMENTS}, " + '{"name": "time", "arguments": {}}]',
+    "phi4_mini_json": f"functools[{OBJECT % ARGUMENTS}, " + '{"name": "time", "arguments": {}}]',
+    "qwen3_coder": XML + "\n<tool_call>\n<function=time>\n</function>\n</tool_call>",
+    "glm45": GLM + "\n<tool_call>time\n</tool_call>",
+    "glm4": f"weather\n{ARGUMENTS}\ntime\n{{}}",
+    "pythonic": f"[{PYTHON}, time()]",
+    "deepseek_v3": f"{CALLS}{CALL}weather{SEP}{ARGUMENTS}{CALL_END}{CALL}time{SEP}{{}}{CALL_END}{CALLS_END}"}
 
 
 @pytest.mark.parametrize("name", SEVERAL)
@@ -209,6 +232,8 @@ def test_what_goes_wrong_is_text(serve, tmp_path):
 HELD = {
     "hermes": (r'Well\. <tool_call>\n\{"name": "(weather|time)", "arguments": (\{"city": "[a-z ]{3,9}"\})\}\n</tool_call>', "Well. "),
     "llama3_json": (r'\{"name": "(weather|time)", "parameters": (\{"city": "[a-z ]{3,9}"\})\}', None),
+    "qwen3_coder": (r'Well\. <tool_call>\n<function=(weather|time)>\n<parameter=city>\n([a-z ]{3,9})\n</parameter>\n</function>\n</tool_call>', "Well. "),
+    "pythonic": (r"\[(weather|time)\(city='([a-z ]{3,9})'\)\]", None),
     "mistral": (r'\[TOOL_CALLS\]\[\{"name": "(weather|time)", "arguments": (\{"city": "[a-z ]{3,9}"\})\}\]', None)}
 
 
@@ -227,3 +252,45 @@ def test_the_demo_model(serve, tmp_path, name):
         said, calls, finish = streamed(d, "Hi", **fields)
         assert (said or None, finish) == (content, "tool_calls")
         assert [c[1:] for c in calls] == [[call.function.name, call.function.arguments]]
+
+
+# --- what a tool's schema says of a value -----------------------------------------------------------------
+
+def test_values_are_what_the_schema_says(serve, tmp_path):
+    """The same texts as values of all kinds; a stream says the same as a whole answer, and JSON that clients can read."""
+    properties = {"a": {"type": "string"}, "b": {"type": "integer"}, "c": {"anyOf": [{"type": "string"}, {"type": "null"}]}, "d": {"type": "object"}}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": properties}}}]
+    values = {"a": "12", "b": "34", "c": "null", "d": "{'k': [True, None]}", "e": "56"}
+    parameters = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in values.items())
+    model = write_scripted(tmp_path / "model", START + END, {"@1": f"<tool_call>\n<function=weather>\n{parameters}</function>\n</tool_call>"})
+    d = serve(model, {"model.tool_parser": "qwen3_coder"})
+    expected = {"a": "12", "b": 34, "c": None, "d": {"k": [True, None]}, "e": "56"}
+    [call] = ask(d, "@1", tools=tools).choices[0].message.tool_calls
+    assert json.loads(call.function.arguments) == expected
+    content, calls, finish = streamed(d, "@1", tools=tools)
+    assert (content, finish) == ("", "tool_calls") and json.loads(calls[0][2]) == expected
+    # another tool's schema is not this one's
+    other = [{"type": "function", "function": {"name": "time", "parameters": {"type": "object", "properties": properties}}}]
+    [call] = ask(d, "@1", tools=other).choices[0].message.tool_calls
+    assert json.loads(call.function.arguments) == values
+
+
+# --- calls in a conversation ---------------------------------------------------------------------------------
+
+CHECK = "{% if m.content is not {content} or c.function.arguments is not {arguments} %}{{ raise_exception('no such form') }}{% endif %}{{ c.function.name }}"
+
+
+@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}])
+@pytest.mark.parametrize("arguments", ['{"city": "x"}', {"city": "x"}, ""])
+@pytest.mark.parametrize("form", [("none", "string"), ("string", "string"), ("string", "mapping")])
+def test_calls_have_the_form_that_the_template_wants(serve, tmp_path, content, arguments, form):
+    """DeepSeek's own templates take texts for arguments, and one of them null alone for the content."""
+    check = CHECK.replace("{content}", form[0]).replace("{arguments}", form[1])
+    d = serve(write_scripted(tmp_path / "model", START + check + END, {"@1": PLAIN}))
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", **content, "tool_calls": [call]}, {"role": "tool", "tool_call_id": "call_1", "content": "@1"}]
+    answer = d.client.chat.completions.create(model=NAME, messages=messages, temperature=0, tools=TOOLS).choices[0]
+    assert answer.message.content == PLAIN
+    call["function"]["arguments"] = "{no JSON"
+    with pytest.raises(openai.BadRequestError, match=r"messages\[1\].tool_calls\[0\].function.arguments"):
+        d.client.chat.completions.create(model=NAME, messages=messages, temperature=0, tools=TOOLS)

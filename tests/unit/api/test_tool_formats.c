@@ -27,7 +27,7 @@ static void test_templates_of_files(void **state) {
   (void)state;
   static const struct { const char *file, *format; } files[] = {
       {"hermes_calls", "hermes"},  {"headers_tools", "llama3_json"}, {"inst_tools", "mistral"}, {"typescript_channels", "harmony"},
-      {"chatml", "none"},          {"call_blocks", "none"},          {"xml_tools_generation", "none"}};
+      {"chatml", "none"}, {"gmask", "glm45"}, {"fullwidth_bars", "deepseek_v3"},          {"call_blocks", "none"},          {"xml_tools_generation", "none"}};
   for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
     char path[200], source[65536] = "{% set eos_token = '</s>' %}"; /* a model's folder names it */
     snprintf(path, sizeof path, "tests/e2e/templates/%s.jinja", files[i].file);
@@ -56,17 +56,35 @@ static void test_what_stands_before_the_name(void **state) {
       {EACH("[TOOL_CALLS]{{ c.function.name }}[ARGS]{{ c.function.arguments | tojson }}"), "mistral"},
       {EACH("<|python_tag|>{\"name\": \"{{ c.function.name }}\", \"parameters\": {{ c.function.arguments | tojson }}}"), "llama3_json"},
       {EACH("<|channel|>commentary to=functions.{{ c.function.name }}<|message|>{{ c.function.arguments | tojson }}<|call|>"), "harmony"},
+      {EACH("<tool_call>\n<function={{ c.function.name }}>\n{% for k, v in c.function.arguments | items %}<parameter={{ k }}>\n{{ v }}\n</parameter>\n{% endfor %}"
+            "</function>\n</tool_call>"), "qwen3_coder"},
+      {EACH("\n<tool_call>{{ c.function.name }}\n{% for k, v in c.function.arguments.items() %}<arg_key>{{ k }}</arg_key>\n<arg_value>{{ v }}</arg_value>\n{% endfor %}</tool_call>"), "glm45"},
+      {EACH("[{{ c.function.name + '(' }}{% for p in c.function.arguments %}{{ p + '=' }}{{ '%s' | format(c.function.arguments[p]) }}{% endfor %})]"), "pythonic"},
+      {EACH("<function_calls>\n{{ c.function.name }}({% for k, v in c.function.arguments.items() %}{{ k }}='{{ v }}'{% endfor %})\n</function_calls>"), "pythonic"},
+      {EACH("{{ '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>' + c['type'] + '<｜tool▁sep｜>' + "
+            "c.function.name + '\\n```json\\n' + c.function.arguments + '\\n```' }}"), "deepseek_v3"}, /* an object it cannot join to a text */
+      {"{% for m in messages %}{% if m.tool_calls and m.content is none %}{% for c in m.tool_calls %}<｜tool▁call▁begin｜>"
+       "{{ c.function.name + '<｜tool▁sep｜>' + c.function.arguments }}{% endfor %}{% endif %}{% endfor %}", "deepseek_v3"},
+      {"prefix function calls with functools marker: functools[{\"name\": [function name], \"arguments\": {}}, ...]"
+       EACH("{\"name\": \"{{ c.function.name }}\", \"arguments\": {{ c.function.arguments }}}"), "phi4_mini_json"},
       /* other ways: no parser is better than a wrong one */
-      {EACH("<tool_call>\n<function={{ c.function.name }}>\n</tool_call>"), "none"},
-      {EACH("<tool_call>{{ c.function.name }}\n<arg_key>"), "none"},
+      {EACH("<tool_call>\n{{ c.function.name }}\n</tool_call>"), "none"},
+      {EACH("<function>{{ c.function.name }}"), "none"},
       {EACH("<|tool_call|>{{ c.function.name }}"), "none"},
-      {EACH("[{{ c.function.name }}(b='c')]"), "none"},
+      {EACH("[{{ c.function.name }}]"), "none"},
+      {EACH("{{ c.function.name }}(b='c')"), "none"},
       {EACH("{\"name\": \"{{ c.function.name }}\"}"), "none"},
       /* a tool's definition is no call, and the mark of a call before it says nothing */
       {TOOLS EACH("{{ c.function.name }}"), "none"},
       {"<tool_call>{ " TOOLS EACH("{% if false %}{% endif %}"), "hermes"},
       {"write <|tool_call|> before a list" TOOLS EACH(""), "granite"},
       {"between <tool_call></tool_call>" TOOLS EACH(""), "none"},
+      {"reply so: <tool_call>\n<function=example_function_name>\n<parameter=example_parameter_1>" TOOLS EACH(""), "qwen3_coder"},
+      {"Respond in the format [func_name1(params_name1=params_value1, params_name2=params_value2...), func_name2(params)]" TOOLS EACH(""), "pythonic"},
+      {"{% for t in tools %}\n\n## {{ t.function.name }}\n\n{{ t.function | tojson(indent=4) }}\n在调用上述函数时，"
+       "请使用 Json 格式表示调用的参数。{% endfor %}" EACH(""), "glm4"},
+      {"return a json object within <tool_call></tool_call> XML tags:\n<tool_call>\n{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call>" TOOLS EACH(""),
+       "hermes"}, /* SmolLM3 */
       {"{{ raise_exception('no') }}", "none"},
       {"{{ messages[0].content }}", "none"},
       {"", "none"}};

@@ -13,6 +13,7 @@
 
 #include "api/tool_formats.h"
 #include "tokenlane/base/hash.h"
+#include "tool_rows.h"
 
 #define HERMES &api_tool_hermes_format
 #define LLAMA &api_tool_llama3_json_format
@@ -21,15 +22,6 @@
 #define HARMONY &api_tool_harmony_format
 #define LIST &api_tool_list_format
 
-struct row {
-  const struct api_tool_format *format;
-  const char *text;
-  const char *content, *calls;               /* name(arguments); for each, without the ) when they are not whole */
-  const char *streamed, *streamed_calls;     /* NULL: the same */
-};
-
-#define ROW(f, t, c, l) {.format = f, .text = t, .content = c, .calls = l}
-#define ASTRAY(f, t, c, l, s, sl) {f, t, c, l, s, sl} /* a stream has shown what a whole answer takes back */
 #define CALL(name, args) "{\"name\": \"" name "\", \"arguments\": " args "}"
 #define PARAMS(name, args) "{\"name\": \"" name "\", \"parameters\": " args "}"
 
@@ -143,72 +135,9 @@ static const struct row rows[] = {
      "commentary to=functions.f{\"a\": xassistantfinaly", "", "assistantfinaly", "f({\"a\": x;"),
 };
 
-/* --- one parse --------------------------------------------------------------------------------- */
-
-struct result {
-  struct tl_buffer content, calls;
-};
-
-static void write_calls(const struct api_tool_calls *calls, struct tl_buffer *out) {
-  for (unsigned i = 0; i < calls->n; i++) {
-    tl_buffer_append(out, calls->items[i].name.data, calls->items[i].name.length);
-    tl_buffer_putc(out, '(');
-    tl_buffer_append(out, calls->items[i].arguments.data, calls->items[i].arguments.length);
-    tl_buffer_puts(out, calls->items[i].ended ? ");" : ";");
-  }
-}
-
-/* cuts: ascending ends of the pieces, the last is the length. */
-static void parse(const struct row *row, bool whole, const size_t *cuts, size_t n_cuts, struct result *ret) {
-  struct api_tool_parser parser;
-  struct api_tool_calls calls = {0};
-  size_t at = 0, shown = 0;
-  tl_buffer_init(&ret->content, 0);
-  tl_buffer_init(&ret->calls, 0);
-  api_tool_parser_init(&parser, row->format, whole);
-  for (size_t i = 0; i < n_cuts; at = cuts[i++]) {
-    assert_int_equal(api_tool_parser_push(&parser, row->text + at, cuts[i] - at, &ret->content, &calls), TL_OK);
-    assert_true(calls.n >= shown);
-    shown = calls.n;
-    if (whole)
-      for (unsigned k = 0; k < calls.n; k++) assert_true(calls.items[k].ended);
-  }
-  assert_int_equal(api_tool_parser_finish(&parser, &ret->content, &calls), TL_OK);
-  write_calls(&calls, &ret->calls);
-  api_tool_calls_done(&calls);
-  api_tool_parser_done(&parser);
-}
-
-static void check(const struct row *row, bool whole, const size_t *cuts, size_t n_cuts) {
-  struct result result;
-  parse(row, whole, cuts, n_cuts, &result);
-  const char *content = !whole && row->streamed ? row->streamed : row->content;
-  const char *calls = !whole && row->streamed ? row->streamed_calls : row->calls;
-  if (strcmp(tl_buffer_string(&result.content), content) != 0 || strcmp(tl_buffer_string(&result.calls), calls) != 0)
-    print_error("%s: %s (%zu pieces, the first of %zu)\n", whole ? "whole" : "streamed", row->text, n_cuts, cuts[0]);
-  assert_string_equal(tl_buffer_string(&result.content), content);
-  assert_string_equal(tl_buffer_string(&result.calls), calls);
-  tl_buffer_done(&result.content);
-  tl_buffer_done(&result.calls);
-}
-
 static void test_every_cut(void **state) {
   (void)state;
-  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-    size_t length = strlen(rows[i].text), *cuts = malloc((length + 2) * sizeof *cuts);
-    assert_non_null(cuts);
-    for (int whole = 0; whole < 2; whole++) {
-      for (size_t at = 0; at <= length; at++) {
-        cuts[0] = at;
-        cuts[1] = length;
-        check(&rows[i], whole, cuts, 2);
-      }
-      for (size_t at = 0; at < length; at++) cuts[at] = at + 1;
-      cuts[length] = length;
-      check(&rows[i], whole, cuts, length + 1);
-    }
-    free(cuts);
-  }
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) check_every_cut(&rows[i]);
 }
 
 /* A piece at a time: what is out after each, "content|calls". */
@@ -235,7 +164,7 @@ static void test_nothing_waits_longer_than_it_must(void **state) {
       if (i) api_tool_parser_done(&parser);
       api_tool_calls_done(&calls);
       tl_buffer_clear(&content);
-      api_tool_parser_init(&parser, steps[i].format, false);
+      api_tool_parser_init(&parser, steps[i].format, NULL, false);
     }
     assert_int_equal(api_tool_parser_push(&parser, steps[i].piece, strlen(steps[i].piece), &content, &calls), TL_OK);
     tl_buffer_clear(&out);
@@ -251,16 +180,6 @@ static void test_nothing_waits_longer_than_it_must(void **state) {
 }
 
 /* --- hostile ----------------------------------------------------------------------------------------- */
-
-static char *repeated(const char *head, const char *what, size_t n) {
-  size_t k = strlen(what), h = strlen(head);
-  char *text = malloc(h + n * k + 1);
-  assert_non_null(text);
-  memcpy(text, head, h);
-  for (size_t i = 0; i < n; i++) memcpy(text + h + i * k, what, k);
-  text[h + n * k] = 0;
-  return text;
-}
 
 /* What is no call comes out as it went in; a megabyte in pieces of 7 takes no longer than a stream of text. */
 static void test_a_megabyte_of_nonsense(void **state) {
@@ -296,7 +215,7 @@ static void test_what_is_held_has_a_limit(void **state) {
     struct api_tool_calls calls = {0};
     struct tl_buffer content;
     tl_buffer_init(&content, 0);
-    api_tool_parser_init(&parser, texts[i].format, false);
+    api_tool_parser_init(&parser, texts[i].format, NULL, false);
     assert_int_equal(api_tool_parser_push(&parser, text, strlen(text), &content, &calls), TL_OK);
     assert_string_equal(tl_buffer_string(&content), text);
     api_tool_parser_done(&parser);

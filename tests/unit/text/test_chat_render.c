@@ -94,6 +94,9 @@ static void test_variables(void **state) {
   json_decref(wrong);
 }
 
+#define CALLS(condition, arguments) \
+  "{% for m in messages " condition " %}{% for c in m.tool_calls or [] %}{{ c.function.name }}" arguments "{% endfor %}{% endfor %}{% for m in messages %}<{{ m.content or '' }}>{% endfor %}"
+
 static const struct {
   const char *source;
   unsigned takes;
@@ -108,6 +111,16 @@ static const struct {
     {"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", TL_CHAT_TEXT},
     {"{% if tools %}{{ tools }}{% endif %}" EACH, TL_CHAT_TEXT | TL_CHAT_TOOLS},
     {"{% set tools = [] %}{% for documents in [] %}{% endfor %}{{ m.tools }}" EACH, TL_CHAT_TEXT},
+    /* what a call has to look like */
+    {CALLS("", "{{ c.function.arguments | tojson }}"), TL_CHAT_TEXT},
+    {CALLS("", "{{ '' + c.function.arguments }}"), TL_CHAT_TEXT | TL_CHAT_CALL_TEXT},
+    {CALLS("", "{{ c.function.arguments }}"), TL_CHAT_TEXT | TL_CHAT_CALL_TEXT},
+    {CALLS("", "{{ c.function.arguments }}{{ c.function.arguments | items }}"), TL_CHAT_TEXT}, /* it wants neither */
+    {CALLS("if m.content is none", "{{ c.function.arguments | tojson }}"), TL_CHAT_TEXT | TL_CHAT_CALL_NULL},
+    {CALLS("if m.content is none", "{{ '' + c.function.arguments }}"), TL_CHAT_TEXT | TL_CHAT_CALL_TEXT | TL_CHAT_CALL_NULL},
+    {CALLS("", "{{ '' + m.content + c.function.name }}"), TL_CHAT_TEXT | TL_CHAT_CALL_EMPTY},
+    {CALLS("if m.content is defined", "{{ m.content }}"), TL_CHAT_TEXT | TL_CHAT_CALL_EMPTY}, /* not "None" */
+    {CALLS("", "{{ m.content + c.function.arguments }}"), TL_CHAT_TEXT | TL_CHAT_CALL_TEXT | TL_CHAT_CALL_EMPTY},
     {"{% macro f(d) %}{{ d.documents or documents }}{% endmacro %}{{ 1 is eq tools }}" EACH, TL_CHAT_TEXT | TL_CHAT_TOOLS | TL_CHAT_DOCUMENTS},
     {"{% if reasoning_effort is defined %}{{ reasoning_effort }}{% endif %}" EACH, TL_CHAT_TEXT | TL_CHAT_EFFORT},
     {"{{ enable_thinking or m.reasoning_effort }}" EACH, TL_CHAT_TEXT | TL_CHAT_THINKING},
