@@ -138,6 +138,20 @@ static int check_taken(unsigned takes, const struct api_params *params, struct t
   return tl_error_set(err, TL_EINVAL, name, "%s: are not supported by the chat template of this model", name);
 }
 
+/* Contents that are null become empty (the body is ours); false: there were none. */
+static bool fill_contents(json_t *messages, unsigned takes) {
+  size_t i;
+  json_t *message;
+  bool filled = false;
+  json_array_foreach(messages, i, message) {
+    json_t *content = json_object_get(message, "content");
+    if (content && !json_is_null(content)) continue;
+    json_object_set_new(message, "content", takes & TL_CHAT_TEXT ? json_string("") : json_array());
+    filled = true;
+  }
+  return filled;
+}
+
 static int render(const struct tl_api *api, const struct tl_chat_template *t, const struct api_params *params,
                   struct tl_rendered *ret, struct tl_error *err) {
   unsigned takes = tl_chat_template_takes(t);
@@ -154,6 +168,8 @@ static int render(const struct tl_api *api, const struct tl_chat_template *t, co
                          .add_generation_prompt = params->add_generation_prompt,
                          .continue_final_message = params->continue_final_message};
   r = tl_chat_render(t, &chat, &api->o.limits.tmpl, ret, err);
+  /* a message of calls alone: templates that know nothing of calls fail on null, others tell it from "" */
+  if (r < 0 && r != TL_ELIMIT && fill_contents(params->messages, takes)) r = tl_chat_render(t, &chat, &api->o.limits.tmpl, ret, err);
   if (r == TL_OK || err->field[0]) return r;
   snprintf(err->field, sizeof err->field, "messages");
   if (err->code == TL_ELIMIT) err->code = TL_EINVAL; /* the template's limits, not those of tokens */

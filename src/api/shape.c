@@ -25,14 +25,18 @@ static unsigned long long cached_tokens(const struct api_call *call) {
   return cached;
 }
 
+static void put_usage(unsigned long long prompt, unsigned long long completion, unsigned long long cached, struct tl_buffer *out) {
+  tl_buffer_printf(out,
+                   "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
+                   "\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
+                   prompt, completion, prompt + completion, cached);
+}
+
 static void usage(const struct api_call *call, struct tl_buffer *out) {
   unsigned long long prompt = 0, completion = 0;
   for (unsigned i = 0; i < call->n_prompts; i++) prompt += call->prompts[i].n;
   for (unsigned i = 0; i < call->n_choices; i++) completion += call->choices[i].n_seen;
-  tl_buffer_printf(out,
-                   "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
-                   "\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
-                   prompt, completion, prompt + completion, cached_tokens(call));
+  put_usage(prompt, completion, cached_tokens(call), out);
 }
 
 /* vLLM's: the stop string or the client's own stop id that ended it; null: an EOS or something else did. */
@@ -74,6 +78,7 @@ static void prompt_ids(const struct api_choice *choice, enum api_endpoint endpoi
 /* Ends the choice; n: of its generated tokens, so many are told of now or before. */
 static void end_choice(const struct api_choice *choice, bool with_ids, uint32_t n, struct tl_buffer *out) {
   prompt_ids(choice, API_COMPLETIONS, out);
+  if (choice->call->endpoint == API_COMPLETIONS) api_prompt_logprobs(choice, out);
   uint32_t n_prompt = choice->seq->n_prompt;
   if (with_ids && choice->call->params.return_token_ids)
     ids(choice, "token_ids", n_prompt + choice->n_sent_logprobs, n_prompt + n, out);
@@ -133,10 +138,17 @@ static void delta(struct api_choice *choice, enum api_chunk kind, struct tl_buff
   }
 }
 
-static void end_chunk(const struct api_choice *choice, struct tl_buffer *out) {
+/* n: generated tokens that this chunk and those before it are of. */
+static void end_chunk(const struct api_choice *choice, uint32_t n, struct tl_buffer *out) {
   tl_buffer_putc(out, ']');
   prompt_ids(choice, API_CHAT, out);
-  tl_buffer_puts(out, choice->call->params.include_usage ? ",\"usage\":null}" : "}");
+  if (choice->call->params.continuous_usage) { /* vLLM's: of this choice so far */
+    tl_buffer_putc(out, ',');
+    put_usage(choice->seq->n_prompt, n, choice->seq->n_cached, out);
+  } else if (choice->call->params.include_usage) {
+    tl_buffer_puts(out, ",\"usage\":null");
+  }
+  tl_buffer_putc(out, '}');
 }
 
 void api_shape_chunk(struct api_choice *choice, enum api_chunk kind, struct tl_buffer *out) {
@@ -148,7 +160,7 @@ void api_shape_chunk(struct api_choice *choice, enum api_chunk kind, struct tl_b
   finish_reason(choice, kind == API_CHUNK_FINISH, out);
   /* the id that ended it comes with the end */
   end_choice(choice, kind != API_CHUNK_ROLE, choice->n_seen - (kind == API_CHUNK_TEXT && choice->ended_by_id), out);
-  end_chunk(choice, out);
+  end_chunk(choice, kind == API_CHUNK_ROLE ? 0 : choice->n_seen, out);
 }
 
 void api_shape_call_chunk(struct api_choice *choice, unsigned i, struct tl_buffer *out) {
@@ -165,7 +177,7 @@ void api_shape_call_chunk(struct api_choice *choice, unsigned i, struct tl_buffe
   tl_buffer_puts(out, "]},\"logprobs\":null");
   finish_reason(choice, false, out);
   end_choice(choice, false, 0, out);
-  end_chunk(choice, out);
+  end_chunk(choice, choice->n_seen, out);
 }
 
 void api_shape_usage_chunk(struct api_call *call, struct tl_buffer *out) {
@@ -206,6 +218,7 @@ void api_shape_answer(struct api_call *call, struct tl_buffer *out) {
   }
   tl_buffer_putc(out, ']');
   prompt_ids(call->choices, API_CHAT, out);
+  if (call->endpoint == API_CHAT) api_prompt_logprobs(call->choices, out);
   tl_buffer_putc(out, ',');
   usage(call, out);
   tl_buffer_putc(out, '}');
