@@ -169,7 +169,10 @@ static int render(const struct tl_api *api, const struct tl_chat_template *t, co
                          .continue_final_message = params->continue_final_message};
   r = tl_chat_render(t, &chat, &api->o.limits.tmpl, ret, err);
   /* a message of calls alone: templates that know nothing of calls fail on null, others tell it from "" */
-  if (r < 0 && r != TL_ELIMIT && fill_contents(params->messages, takes)) r = tl_chat_render(t, &chat, &api->o.limits.tmpl, ret, err);
+  if (r < 0 && r != TL_ELIMIT && !err->field[0] && fill_contents(params->messages, takes)) {
+    *err = (struct tl_error){0};
+    r = tl_chat_render(t, &chat, &api->o.limits.tmpl, ret, err);
+  }
   if (r == TL_OK || err->field[0]) return r;
   snprintf(err->field, sizeof err->field, "messages");
   if (err->code == TL_ELIMIT) err->code = TL_EINVAL; /* the template's limits, not those of tokens */

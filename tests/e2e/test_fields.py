@@ -185,6 +185,13 @@ def test_bodies_that_are_no_object(daemon, endpoint, text, says):
     assert says in error["message"] and error["param"] is None
 
 
+def test_a_byte_order_mark_is_passed_over(daemon):
+    text = b"\xef\xbb\xbf" + json.dumps({"prompt": "hi", "max_tokens": 1}).encode()
+    assert daemon.http.post(TEXT, content=text).status_code == 200
+    for wrong in (text[:3], text[:2], text[:3] + text, text.decode().encode("utf-16")):
+        refused(daemon.http.post(TEXT, content=wrong))
+
+
 def test_a_refused_request_costs_nothing(daemon):
     daemon.wait_rest()
     before = daemon.total("tokenlane_prompt_tokens_total")
