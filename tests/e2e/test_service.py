@@ -268,6 +268,12 @@ def test_broken_model(name, tmp_path):
     assert "msg=ready" not in err
 
 
+def test_too_few_files():
+    p = subprocess.run(["sh", "-c", 'ulimit -n 8; exec "$@"', "sh", BINARY, "serve", "--model.path", str(MODEL), "--http.port", "0"],
+                       stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+    assert (p.returncode, p.stderr.splitlines()[-1]) == (1, "tokenlane: cannot make an event loop: too many open files")
+
+
 @pytest.mark.parametrize("make, says", [(lambda f: f.write_bytes((MODEL / "model.safetensors").read_bytes()), "model.path: expected a folder with config.json"),
                                         (pointer("x.gguf"), "x.gguf: is a Git LFS pointer")], ids=["weights", "pointer"])
 def test_a_path_that_is_no_model(make, says, tmp_path):
