@@ -16,13 +16,14 @@
 #include "tokenlane/text_lane.h"
 
 #define API_LANE_BYTES 8192 /* of a body: about 100 us of work, more is for a text lane */
-#define API_MAX_STOPS 32
+#define API_MAX_STOPS 32 /* OpenAI has 4, vLLM any number */
 #define API_MAX_STOP_IDS 128
 #define API_MAX_BAD_WORDS 128
 #define API_MAX_DEPTH 64
 #define API_MAX_NODES 1000000 /* values in a body, see body.c */
 #define API_NO_TOP_K (-2)
 #define API_MAX_SALT_BYTES 256
+#define API_MAX_REQUEST_ID 64
 #define API_FINGERPRINT_BYTES 40
 #define API_ARENA_LIMIT ((size_t)1 << 30)
 #define API_MOST_FAULTS 2       /* steps of a sequence that failed: then it is not tried again, see resubmit.c */
@@ -66,12 +67,14 @@ struct api_params {
   int64_t top_k;                                            /* -1 and 0: off; API_NO_TOP_K: not given */
   double presence_penalty, frequency_penalty, repetition_penalty; /* repetition: -1 not given */
   int64_t seed;
-  bool has_seed, stream, include_usage, echo, ignore_eos;
+  bool has_seed, stream, include_usage, continuous_usage, echo, ignore_eos;
   enum tl_priority priority;
   int64_t timeout_ms;     /* 0: none */
   const char *cache_salt; /* NULL: not given */
   size_t cache_salt_length;
-  int64_t n_top_logprobs; /* -1: no log-probabilities; else how many alternatives */
+  int64_t n_top_logprobs;  /* -1: no log-probabilities; else how many alternatives */
+  int64_t prompt_logprobs; /* the same of the prompt's tokens, as vLLM has it */
+  const char *request_id;  /* NULL: not given; else the end of the answer's id */
   struct { const char *text; size_t length; } stop[API_MAX_STOPS];
   unsigned n_stop;
   bool return_token_ids, return_tokens_as_token_ids; /* beside the text; in log-probabilities, instead of it */
@@ -284,7 +287,7 @@ struct api_call {
   struct tl_arena arena;
   json_t *body;
   struct api_params params;
-  char id[40];
+  char id[24 + API_MAX_REQUEST_ID];
   uint64_t number;      /* unique in the process, not 0 */
   int64_t created_s;
   enum api_reasoning_start reasoning_start;
@@ -395,6 +398,8 @@ void api_call_cancel(struct api_call *call);
 void api_logprobs(struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out);
 /* Those of chat, without what is around them. */
 void api_token_logprobs(const struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out);
+/* Of all the prompt's, as a member of an answer, if they were asked for. */
+void api_prompt_logprobs(const struct api_choice *choice, struct tl_buffer *out);
 
 /* Whether a grammar makes calls of the whole answer: it has no content. */
 bool api_only_calls(const struct api_call *call);

@@ -81,10 +81,12 @@ static int check_call(json_t *call, const char *prefix, unsigned takes, size_t *
   return TL_OK;
 }
 
-/* What stands for the content of a message with calls and no text is nothing, null or "" to clients, and not all the same to a template. */
+/* What stands for the content of a message with calls, or thoughts, and no text is nothing, null or "" to clients, and not
+ * all the same to a template. */
 static void fill_content(json_t *message, unsigned takes) {
   json_t *content = json_object_get(message, "content");
-  bool empty = !content || json_is_null(content) || (json_is_string(content) && !json_string_length(content));
+  bool calls = json_array_size(json_object_get(message, "tool_calls")) > 0;
+  bool empty = !content || json_is_null(content) || (calls && json_is_string(content) && !json_string_length(content));
   if (empty && (takes & TL_CHAT_CALL_NULL)) json_object_set_new(message, "content", json_null());
   if (empty && (takes & TL_CHAT_CALL_EMPTY)) json_object_set_new(message, "content", json_string(""));
 }
@@ -101,7 +103,7 @@ static int check_calls(json_t *message, const char *prefix, unsigned takes, size
     int r = check_call(call, name, takes, budget, err);
     if (r < 0) return r;
   }
-  if (json_array_size(calls)) fill_content(message, takes);
+  fill_content(message, takes);
   return TL_OK;
 }
 

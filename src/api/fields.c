@@ -225,9 +225,8 @@ static int read_stop_string(struct context *c, const char *name, json_t *value, 
 
 static int read_stop(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   if (json_is_string(value)) return read_stop_string(c, f->name, value, err);
-  bool few = c->endpoint != API_MESSAGES; /* OpenAI's limit; Anthropic says none */
-  if (!json_is_array(value) || json_array_size(value) > (few ? 4 : API_MAX_STOPS))
-    return api_wrong(err, f->name, few ? "a string or a list of up to 4 strings" : "a list of up to 32 strings", value);
+  if (!json_is_array(value) || json_array_size(value) > API_MAX_STOPS)
+    return api_wrong(err, f->name, "a string or a list of up to 32 strings", value);
   for (size_t i = 0; i < json_array_size(value); i++) {
     char name[32];
     snprintf(name, sizeof name, "%s[%zu]", f->name, i);
@@ -314,8 +313,23 @@ static int read_stream_options(struct context *c, const struct field *f, json_t 
   if (usage && !json_is_null(usage) && !json_is_boolean(usage))
     return api_wrong(err, "stream_options.include_usage", "true or false", usage);
   c->params->include_usage = json_is_true(usage);
+  json_t *continuous = json_object_get(value, "continuous_usage_stats"); /* vLLM's: nothing without the other */
+  if (continuous && !json_is_null(continuous) && !json_is_boolean(continuous))
+    return api_wrong(err, "stream_options.continuous_usage_stats", "true or false", continuous);
+  c->params->continuous_usage = json_is_true(usage) && json_is_true(continuous);
   if (!c->params->stream)
     return tl_error_set(err, TL_EINVAL, f->name, "stream_options: expected stream to be true with it");
+  return TL_OK;
+}
+
+/* vLLM's: the answer's id is made of it, as it is. */
+static int read_request_id(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  size_t length = json_string_length(value), fine = 0;
+  const char *text = json_string_value(value);
+  while (text && (text[fine] > ' ' && text[fine] < 0x7f && text[fine] != '"' && text[fine] != '\\')) fine++;
+  if (length == 0 || length > API_MAX_REQUEST_ID || fine != length)
+    return api_wrong(err, f->name, "a string of 1 to 64 visible ASCII characters without quotes and backslashes", value);
+  c->params->request_id = text;
   return TL_OK;
 }
 
@@ -466,6 +480,7 @@ static const struct field fields[] = {
     READ(logit_bias, API_GENERATE),
     READ(logprobs, API_BOTH),
     READ(top_logprobs, API_CHAT | API_RESPONSES),
+    INTEGER(prompt_logprobs, API_BOTH, 0, TL_MAX_TOP_LOGPROBS),
     BOOL(echo, API_COMPLETIONS),
     BOOL(ignore_eos, API_GENERATE),
     BOOL(stream, API_GENERATE),
@@ -473,6 +488,7 @@ static const struct field fields[] = {
     READ(priority, API_ALL),
     {"timeout_ms", KIND_READ, API_ALL, 1, MAX_TIMEOUT_MS, AT(timeout_ms), read_timeout, NULL},
     READ(cache_salt, API_GENERATE),
+    READ(request_id, API_BOTH),
     READ(user, API_ALL),
     READ(modalities, API_CHAT),
     STRUCTURED(response_format, API_BOTH),
@@ -522,9 +538,32 @@ static const struct field fields[] = {
     UNSUPPORTED(suffix, API_COMPLETIONS, "\"\" "),
     /* vLLM's */
     UNSUPPORTED(use_beam_search, API_GENERATE, "false "),
-    UNSUPPORTED(prompt_logprobs, API_BOTH, ""),
     UNSUPPORTED(length_penalty, API_GENERATE, "1 1.0 "),
+    UNSUPPORTED(early_stopping, API_BOTH, "false "),
     UNSUPPORTED(spaces_between_special_tokens, API_GENERATE, "true "),
+    UNSUPPORTED(echo, API_CHAT, "false "),
+    UNSUPPORTED(logits_processors, API_BOTH, "[] "),
+    UNSUPPORTED(mm_processor_kwargs, API_BOTH, "{} "),
+    UNSUPPORTED(vllm_xargs, API_BOTH, "{} "),
+    UNSUPPORTED(kv_transfer_params, API_BOTH, "{} "),
+    UNSUPPORTED(prompt_embeds, API_COMPLETIONS, ""),
+    UNSUPPORTED(guided_whitespace_pattern, API_BOTH, ""),
+    IGNORED(guided_decoding_backend, API_BOTH),
+    /* llama.cpp's */
+    UNSUPPORTED(cache_prompt, API_BOTH, "true "), /* which is engine.prefix_cache */
+    UNSUPPORTED(n_predict, API_BOTH, ""),         /* max_tokens */
+    UNSUPPORTED(n_probs, API_BOTH, "0 "),
+    UNSUPPORTED(n_keep, API_BOTH, "0 "),
+    UNSUPPORTED(id_slot, API_BOTH, "-1 "),
+    UNSUPPORTED(samplers, API_BOTH, ""),
+    UNSUPPORTED(repeat_penalty, API_BOTH, "1 1.0 "), /* repetition_penalty has no window */
+    UNSUPPORTED(mirostat, API_BOTH, "0 "),
+    UNSUPPORTED(typical_p, API_BOTH, "1 1.0 "),
+    UNSUPPORTED(dynatemp_range, API_BOTH, "0 0.0 "),
+    UNSUPPORTED(dry_multiplier, API_BOTH, "0 0.0 "),
+    UNSUPPORTED(xtc_probability, API_BOTH, "0 0.0 "),
+    UNSUPPORTED(timings_per_token, API_BOTH, "false "),
+    UNSUPPORTED(return_progress, API_BOTH, "false "),
 };
 #define N_FIELDS (sizeof fields / sizeof *fields)
 
@@ -566,6 +605,8 @@ static int check_together(const struct tl_api *api, enum api_endpoint endpoint, 
     return tl_error_set(err, TL_EINVAL, "max_tokens", "max_tokens: expected an integer from 1, got 0");
   if (p->max_tokens == 0 && !p->echo)
     return tl_error_set(err, TL_EINVAL, "max_tokens", "max_tokens: 0 is allowed only together with echo");
+  if (p->prompt_logprobs >= 0 && p->stream)
+    return tl_error_set(err, TL_EINVAL, "prompt_logprobs", "prompt_logprobs: expected stream to be false with it");
   if (p->n > api->o.limits.max_choices)
     return tl_error_set(err, TL_EINVAL, "n", "n: expected an integer from 1 to %lld, got %lld",
                         (long long)api->o.limits.max_choices, (long long)p->n);
@@ -576,7 +617,7 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
                     struct api_params *ret, struct tl_error *err) {
   *ret = (struct api_params){.n = 1, .max_tokens = -1, .max_completion_tokens = -1, .min_tokens = 0,
                              .temperature = -1, .top_p = -1, .min_p = -1, .top_k = API_NO_TOP_K,
-                             .repetition_penalty = -1, .n_top_logprobs = -1, .priority = TL_PRIORITY_NORMAL,
+                             .repetition_penalty = -1, .n_top_logprobs = -1, .prompt_logprobs = -1, .priority = TL_PRIORITY_NORMAL,
                              .add_generation_prompt = true, .skip_special_tokens = true, .return_documents = true,
                              .add_special_tokens = endpoint == API_COMPLETIONS, /* a chat's template has them */
                              .calls = API_CALLS_AUTO, .parallel_tool_calls = true, .split_reasoning = true, .include_reasoning = true};

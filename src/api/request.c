@@ -91,6 +91,11 @@ static int choose_max_new(const struct api_call *call, uint32_t n_prompt, uint32
   return TL_OK;
 }
 
+/* Of the prompt's tokens or those that are made; -1: no log-probabilities. */
+static int64_t most_alternatives(const struct api_params *p) {
+  return p->prompt_logprobs > p->n_top_logprobs ? p->prompt_logprobs : p->n_top_logprobs;
+}
+
 /* The request's amplification, checked before anything is allocated for it. */
 static int check_total(const struct api_call *call, const uint32_t *max_new, struct tl_error *err) {
   int64_t total = 0, most = call->api->o.limits.max_total_tokens;
@@ -102,8 +107,9 @@ static int check_total(const struct api_call *call, const uint32_t *max_new, str
                : tl_error_set(err, TL_EINVAL, length_field(call), "%s: with %s it may be at most %lld tokens in one request",
                               length_field(call), prompt_field(call), (long long)most);
   /* an answer of many megabytes would hold the loop while it is written */
-  int64_t each = 1 + call->params.n_top_logprobs, most_logprobs = call->api->o.limits.max_logprobs, scored = 0;
-  for (unsigned i = 0; i < call->n_prompts; i++) scored += max_new[i] + (call->params.echo ? call->prompts[i].n : 0);
+  int64_t each = 1 + most_alternatives(&call->params), most_logprobs = call->api->o.limits.max_logprobs, scored = 0;
+  bool prompts = call->params.echo || call->params.prompt_logprobs >= 0;
+  for (unsigned i = 0; i < call->n_prompts; i++) scored += max_new[i] + (prompts ? call->prompts[i].n : 0);
   if (scored * call->params.n * each <= most_logprobs) return TL_OK;
   return tl_error_set(err, TL_EINVAL, call->endpoint == API_COMPLETIONS ? "logprobs" : "top_logprobs",
                       "logprobs: tokens x n x (1 + alternatives) may be at most %lld in one request",
@@ -123,7 +129,7 @@ static uint64_t seed_of(const struct api_call *call, unsigned choice) {
 static struct tl_sampling sampling_of(const struct api_call *call, unsigned choice) {
   const struct api_params *p = &call->params;
   const struct tl_generation_defaults *d = &call->work.serving->model->defaults;
-  struct tl_sampling s = {.target = -1, .n_top = (int32_t)p->n_top_logprobs};
+  struct tl_sampling s = {.target = -1, .n_top = (int32_t)most_alternatives(p)};
   s.temperature = (float)(p->temperature >= 0 ? p->temperature : d->temperature >= 0 ? d->temperature : 1);
   s.top_p = (float)(p->top_p >= 0 ? p->top_p : d->top_p >= 0 ? d->top_p : 1);
   s.min_p = (float)(p->min_p >= 0 ? p->min_p : d->min_p >= 0 ? d->min_p : 0);
@@ -186,7 +192,7 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   seq->max_new = max_new;
   seq->min_new = (uint32_t)call->params.min_tokens;
   seq->ignore_eos = call->params.ignore_eos;
-  seq->score_prompt = call->params.echo && call->params.n_top_logprobs >= 0;
+  seq->score_prompt = (call->params.echo && call->params.n_top_logprobs >= 0) || call->params.prompt_logprobs >= 0;
   seq->sampling = sampling_of(call, choice->index);
   seq->stop_ids = call->params.stop_ids;
   seq->n_stop_ids = call->params.n_stop_ids;
@@ -205,7 +211,7 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   uint32_t n = prompt->n + max_new;
   seq->tokens = tl_arena_array(&call->arena, n, sizeof *seq->tokens);
   if (!seq->tokens || add_bias(call, seq) < 0 || add_history(call, seq, n) < 0) return TL_ENOMEM;
-  if (call->params.n_top_logprobs >= 0 && add_logprobs(call, seq, n) < 0) return TL_ENOMEM;
+  if (seq->sampling.n_top >= 0 && add_logprobs(call, seq, n) < 0) return TL_ENOMEM;
   memcpy(seq->tokens, prompt->ids, prompt->n * sizeof *seq->tokens);
   return api_constrain_sequence(call, seq, err);
 }
@@ -387,6 +393,9 @@ int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl
  * is needed of it moves to the arena. */
 static int settle_body(struct api_call *call, struct tl_error *err) {
   struct api_params *p = &call->params;
+  char *own_id = strchr(call->id, '-') + 1;
+  if (p->request_id) snprintf(own_id, sizeof call->id - (size_t)(own_id - call->id), "%s", p->request_id);
+  p->request_id = NULL;
   bool fine = !p->model || (p->model = tl_arena_copy(&call->arena, p->model, strlen(p->model)));
   if (fine && p->tool_name) fine = (p->tool_name = tl_arena_copy(&call->arena, p->tool_name, p->tool_name_length));
   const struct api_tool_format *format = call->api->tools[call->work.model].format;

@@ -30,6 +30,16 @@ unsigned long long api_cached_tokens(const struct api_call *call) {
   return cached;
 }
 
+static void put_usage(const struct api_call *call, unsigned long long prompt, unsigned long long completion, unsigned long long reasoning,
+                      unsigned long long cached, struct tl_buffer *out) {
+  tl_buffer_printf(out,
+                   "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
+                   "\"prompt_tokens_details\":{\"cached_tokens\":%llu}",
+                   prompt, completion, prompt + completion, cached);
+  if (call->choices->thinks.format) tl_buffer_printf(out, ",\"completion_tokens_details\":{\"reasoning_tokens\":%llu}", reasoning);
+  tl_buffer_putc(out, '}');
+}
+
 static void usage(const struct api_call *call, struct tl_buffer *out) {
   unsigned long long prompt = 0, completion = 0, reasoning = 0;
   for (unsigned i = 0; i < call->n_prompts; i++) prompt += call->prompts[i].n;
@@ -37,12 +47,7 @@ static void usage(const struct api_call *call, struct tl_buffer *out) {
     completion += call->choices[i].n_seen;
     reasoning += call->choices[i].n_reasoning;
   }
-  tl_buffer_printf(out,
-                   "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
-                   "\"prompt_tokens_details\":{\"cached_tokens\":%llu}",
-                   prompt, completion, prompt + completion, api_cached_tokens(call));
-  if (call->choices->thinks.format) tl_buffer_printf(out, ",\"completion_tokens_details\":{\"reasoning_tokens\":%llu}", reasoning);
-  tl_buffer_putc(out, '}');
+  put_usage(call, prompt, completion, reasoning, api_cached_tokens(call), out);
 }
 
 /* vLLM's: the stop string or the client's own stop id that ended it; null: an EOS or something else did. */
@@ -84,6 +89,7 @@ static void prompt_ids(const struct api_choice *choice, enum api_endpoint endpoi
 /* Ends the choice; n: of its generated tokens, so many are told of now or before. */
 static void end_choice(const struct api_choice *choice, bool with_ids, uint32_t n, struct tl_buffer *out) {
   prompt_ids(choice, API_COMPLETIONS, out);
+  if (choice->call->endpoint == API_COMPLETIONS) api_prompt_logprobs(choice, out);
   uint32_t n_prompt = choice->seq->n_prompt;
   if (with_ids && choice->call->params.return_token_ids)
     ids(choice, "token_ids", n_prompt + choice->n_sent_logprobs, n_prompt + n, out);
@@ -160,10 +166,17 @@ static void delta(struct api_choice *choice, enum chunk kind, struct tl_buffer *
   }
 }
 
-static void end_chunk(const struct api_choice *choice, struct tl_buffer *out) {
+/* n: generated tokens that this chunk and those before it are of. */
+static void end_chunk(const struct api_choice *choice, uint32_t n, struct tl_buffer *out) {
   tl_buffer_putc(out, ']');
   prompt_ids(choice, API_CHAT, out);
-  tl_buffer_puts(out, choice->call->params.include_usage ? ",\"usage\":null}" : "}");
+  if (choice->call->params.continuous_usage) { /* vLLM's: of this choice so far */
+    tl_buffer_putc(out, ',');
+    put_usage(choice->call, choice->seq->n_prompt, n, choice->n_reasoning, choice->seq->n_cached, out);
+  } else if (choice->call->params.include_usage) {
+    tl_buffer_puts(out, ",\"usage\":null");
+  }
+  tl_buffer_putc(out, '}');
   tl_http_sse_end(out);
 }
 
@@ -177,7 +190,7 @@ static void chunk(struct api_choice *choice, enum chunk kind, struct tl_buffer *
   finish_reason(choice, kind == CHUNK_FINISH, out);
   /* the id that ended it comes with the end */
   end_choice(choice, kind != CHUNK_ROLE, choice->n_seen - (kind == CHUNK_TEXT && choice->ended_by_id), out);
-  end_chunk(choice, out);
+  end_chunk(choice, kind == CHUNK_ROLE ? 0 : choice->n_seen, out);
   choice->begun = true;
 }
 
@@ -208,7 +221,7 @@ static void call_chunk(struct api_choice *choice, unsigned i, struct tl_buffer *
   tl_buffer_puts(out, "]},\"logprobs\":null");
   finish_reason(choice, false, out);
   end_choice(choice, false, 0, out);
-  end_chunk(choice, out);
+  end_chunk(choice, choice->n_seen, out);
 }
 
 static void usage_chunk(const struct api_call *call, struct tl_buffer *out) {
@@ -267,6 +280,7 @@ static void answer(struct api_call *call, struct tl_buffer *out) {
   }
   tl_buffer_putc(out, ']');
   prompt_ids(call->choices, API_CHAT, out);
+  if (call->endpoint == API_CHAT) api_prompt_logprobs(call->choices, out);
   tl_buffer_putc(out, ',');
   usage(call, out);
   tl_buffer_putc(out, '}');

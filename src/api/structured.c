@@ -126,17 +126,21 @@ static int read_json_schema_format(struct api_params *p, json_t *format, struct 
 }
 
 static int read_response_format(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
-  static const char *const names[] = {"type", "json_schema", NULL};
+  static const char *const names[] = {"type", "json_schema", "schema", NULL};
   if (!json_is_object(value)) return api_wrong(err, field, "an object", value);
-  json_t *of_type = json_object_get(value, "type"), *schema = json_object_get(value, "json_schema");
+  json_t *of_type = json_object_get(value, "type"), *schema = json_object_get(value, "json_schema"), *bare = json_object_get(value, "schema");
   const char *type = json_is_string(of_type) ? json_string_value(of_type) : "";
   int r = check_members(value, field, names, err);
   if (r < 0) return r;
-  if (strcmp(type, "json_schema") == 0) return read_json_schema_format(p, schema, err);
-  if (strcmp(type, "text") != 0 && strcmp(type, "json_object") != 0)
+  bool schemas[] = {schema && !json_is_null(schema), bare && !json_is_null(bare)}; /* the second is llama.cpp's */
+  if (strcmp(type, "json_schema") != 0 && strcmp(type, "text") != 0 && strcmp(type, "json_object") != 0)
     return api_wrong(err, "response_format.type", "text, json_object or json_schema", of_type);
-  if (schema && !json_is_null(schema))
+  if (schemas[0] && strcmp(type, "json_schema") != 0)
     return tl_error_set(err, TL_EINVAL, "response_format.json_schema", "response_format.json_schema: expected type to be json_schema with it");
+  if (schemas[1] && strcmp(type, "json_object") != 0)
+    return tl_error_set(err, TL_EINVAL, "response_format.schema", "response_format.schema: expected type to be json_object with it");
+  if (strcmp(type, "json_schema") == 0) return read_json_schema_format(p, schema, err);
+  if (schemas[1]) return api_structured_schema(p, "response_format.schema", bare, err);
   return strcmp(type, "text") == 0 ? TL_OK : hold_to(p, (struct tl_grammar_source){.kind = TL_GRAMMAR_JSON_OBJECT, .field = field}, err);
 }
 

@@ -100,10 +100,18 @@ static unsigned distance(const char *a, const char *b) {
   return row[n];
 }
 
+/* The same, but that a key's last part (port) or its group (model) alone, as other servers' options are called, is near. */
+static unsigned remoteness(const char *key, const char *name) {
+  size_t length = strlen(key);
+  const char *last = strrchr(name, '.');
+  bool part = (last && strcmp(last + 1, key) == 0) || (strncmp(name, key, length) == 0 && name[length] == '.');
+  return part ? 1 : distance(key, name);
+}
+
 static int unknown_key(const char *key, struct tl_error *err) {
   unsigned best = 0;
   for (unsigned i = 1; i < config_n_keys; i++)
-    if (distance(key, config_keys[i].name) < distance(key, config_keys[best].name)) best = i;
+    if (remoteness(key, config_keys[i].name) < remoteness(key, config_keys[best].name)) best = i;
   return tl_error_set(err, TL_EINVAL, key, "%.60s: no such key; the nearest is %s", key, config_keys[best].name);
 }
 

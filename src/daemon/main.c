@@ -160,9 +160,15 @@ static int with_config(const char *command, const struct command_line *line) {
   return r < 0;
 }
 
-int main(int argc, char **argv) {
+/* A command that was asked for its options; render has a text of its own. */
+static bool wants_usage(const char *command, int argc, char **argv) {
+  if (argc != 1 || strcmp(command, "render") == 0) return false;
+  return strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0;
+}
+
+static int run(int argc, char **argv) {
   const char *command = argc > 1 ? argv[1] : "help";
-  tl_thread_enter("tokenlane", TL_ROLE_NONE); /* also the name of the process */
+  if (argc > 1 && wants_usage(command, argc - 2, argv + 2)) command = "help";
   if (strcmp(command, "serve") == 0 || strcmp(command, "check-config") == 0)
     return with_config(command, &(struct command_line){argc - 2, argv + 2});
   if (strcmp(command, "device") == 0) return tl_device_host(); /* the daemon's own, see isolation */
@@ -174,4 +180,12 @@ int main(int argc, char **argv) {
   bool asked = strcmp(command, "help") == 0 || strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0;
   fputs(usage, asked ? stdout : stderr);
   return asked ? 0 : 2;
+}
+
+int main(int argc, char **argv) {
+  tl_thread_enter("tokenlane", TL_ROLE_NONE); /* also the name of the process */
+  int status = run(argc, argv);
+  if (status || (fflush(stdout) == 0 && !ferror(stdout))) return status;
+  fputs("tokenlane: standard output cannot be written\n", stderr);
+  return 1;
 }

@@ -27,7 +27,7 @@ struct http_code {
   int status;
   const char *text;
 };
-#define HTTP_N_CODES 18
+#define HTTP_N_CODES 19
 extern const struct http_code http_codes[HTTP_N_CODES]; /* respond.c */
 
 struct http_route {

@@ -84,6 +84,10 @@ static void test_set(void **state) {
       {"route.policy", "", "route.policy: expected one of least_load|prefix|round_robin, got "},
       {"log.level", "debug", NULL},
       {"http.prt", "1", "http.prt: no such key; the nearest is http.port"},
+      {"port", "1", "port: no such key; the nearest is http.port"},
+      {"host", "1", "host: no such key; the nearest is http.host"},
+      {"model", "a", "model: no such key; the nearest is model.path"},
+      {"device", "a", "device: no such key; the nearest is devices"},
       {"port", "1", NULL}, /* its message is checked below */
       {"model", "1", NULL},
   };
