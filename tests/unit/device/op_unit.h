@@ -29,7 +29,9 @@ static inline void op_free(void *p) {
 }
 /* What a launcher returned, or how its kernels ended. */
 static inline int op_run(int launched) {
-  return launched ? launched : (int)cudaDeviceSynchronize();
+  int r = launched ? launched : (int)cudaDeviceSynchronize();
+  if (r && !launched) print_error("the kernel: %s\n", cudaGetErrorString((cudaError_t)r)); /* of a launch the number is enough */
+  return r;
 }
 #else
 static inline void *op_alloc(size_t bytes) {
