@@ -98,7 +98,8 @@ class Table:
     def now_s(self):
         return time.monotonic() - self.began
 
-    def add(self, name, command, passed, failed, show=False, most_s=LIMIT_S, **environment):
+    def add(self, name, command, passed, failed, show=False, most_s=LIMIT_S, again=(), **environment):
+        """again: before the command, if it has failed but come to an end: says why."""
         if self.names and not any(part in name for part in self.names):
             return
 
@@ -115,13 +116,15 @@ class Table:
                 return None
             good, bad = count(output, status, passed, failed)
             print(f"{name}: {good} passed, {bad} failed, from {at_s:.0f} to {self.now_s():.0f} s" + (bad or show) * f"\n{output}", flush=True)
+            if bad and again and status != 124:
+                print(f"{name} again, by {' '.join(map(str, again))}:\n{run([*again, *command], self.limit_s - self.now_s(), **environment)[2]}", flush=True)
             return name, seconds, good, bad
 
         self.rows.append(self.parts.submit(part))
 
-    def program(self, name, command, show=False, most_s=LIMIT_S):
+    def program(self, name, command, **more):
         self.add(name, command, r"PASSED  \] (\d+) test", r"FAILED  \] (\d+) test", TL_TEST_GOLDEN=str(ROOT / "tests/golden"),
-                 TL_TEST_PLUGIN_DIR=str(BUILD / "lib"), show=show, most_s=most_s)
+                 TL_TEST_PLUGIN_DIR=str(BUILD / "lib"), **more)
 
     def pytest(self, name, files, **environment):
         if sys.version_info < (3, 11) and (ROOT / "python").exists():
@@ -212,31 +215,32 @@ def print_faults():
         print(line)
 
 
-def sanitizer():
-    found = shutil.which("compute-sanitizer")
-    return found or next(iter(glob.glob("/usr/local/cuda*/bin/compute-sanitizer")), None)
+def sanitizer(tool):
+    """What stands before a command; []: it is not here."""
+    found = shutil.which("compute-sanitizer") or next(iter(glob.glob("/usr/local/cuda*/bin/compute-sanitizer")), None)
+    return [found, "--tool", tool, "--error-exitcode", "9"] if found else []
 
 
-def add_memchecks(table, tool, ops):
+def add_memchecks(table, ops):
     for name in ops:
         if name != "test_op_model":  # the same kernels once more, and hours of them
-            table.program(f"memcheck {name}", [tool, "--tool", "memcheck", "--error-exitcode", "9", OPS, name])
+            table.program(f"memcheck {name}", [*sanitizer("memcheck"), OPS, name])
     for name in ops:
         if name == "test_op_sample":
             table.skipped.append("racecheck test_op_sample: it did not end in the minute that it was given on an H200")
         elif name != "test_op_model":
-            table.program(f"racecheck {name}", [tool, "--tool", "racecheck", "--error-exitcode", "9", OPS, name])
+            table.program(f"racecheck {name}", [*sanitizer("racecheck"), OPS, name])
 
 
 def on_gpu(table):
     """What tells most of a second first: there may be a limit. Hangs come late: they take the GPU's time from others."""
     print_machine()
     _, status, names = run([OPS])
-    ops, tool = names.split() if status == 2 else [], sanitizer()  # who is asked for no test names them all
+    ops, memcheck = names.split() if status == 2 else [], sanitizer("memcheck")  # who is asked for no test names them all
     missing = [name for name in opened_libraries() if not find_library(name)]
     table.skipped += [f"what wants {name}: it is not here" for name in missing]
     for name in ops:
-        table.program(name, [OPS, name], most_s=HANG_S)
+        table.program(name, [OPS, name], most_s=HANG_S, again=memcheck)
     if not ops:
         table.program("kernels", [OPS])  # not here, or not for this machine: that is a failure
     for name in ("model", "stored", "encoders"):
@@ -246,11 +250,11 @@ def on_gpu(table):
     if not any("cudnn" in name for name in missing):
         program = BUILD / "gpu/test_cuda_sdpa"
         table.program("attention by cuDNN", [program], show=True)
-        for name in ("test_whole", "test_several") if tool else ():  # what it writes elsewhere, no comparison of results shows
-            table.program(f"memcheck attention by cuDNN, {name}", [tool, "--tool", "memcheck", "--error-exitcode", "9", program, name])
+        for name in ("test_whole", "test_several") if memcheck else ():  # what it writes elsewhere, no comparison of results shows
+            table.program(f"memcheck attention by cuDNN, {name}", [*memcheck, program, name])
     table.pytest("traps and hangs", [FAULTS], TOKENLANE_GPU_PLUGIN=str(BUILD / "gpu/fault"))
-    if tool:
-        add_memchecks(table, tool, ops)
+    if memcheck:
+        add_memchecks(table, ops)
     else:
         table.skipped.append("compute-sanitizer: it is not here")
 
