@@ -10,8 +10,10 @@ static void usage(const struct api_call *call, struct tl_buffer *out) {
   unsigned long long cached = api_cached_tokens(call);
   tl_buffer_printf(out,
                    "\"usage\":{\"input_tokens\":%llu,\"cache_creation_input_tokens\":0,\"cache_read_input_tokens\":%llu,"
-                   "\"output_tokens\":%u}",
+                   "\"output_tokens\":%u",
                    call->prompts->n - cached, cached, call->choices->n_seen);
+  if (call->choices->thinks.format) tl_buffer_printf(out, ",\"output_tokens_details\":{\"thinking_tokens\":%u}", call->choices->n_reasoning);
+  tl_buffer_putc(out, '}');
 }
 
 static void begin_message(const struct api_call *call, struct tl_buffer *out) {
