@@ -303,6 +303,11 @@ static void error(struct api_call *call, const struct tl_error *err, struct tl_b
   put_state(call, "response.failed", "failed", err, out);
 }
 
+size_t api_response_rest(const struct api_response *response, size_t n_new) {
+  /* the open item in four events, and all in the last */
+  return 4 * (response->text.length + response->logprobs.length + n_new) + response->items.length + response->echo_length;
+}
+
 const struct api_shape api_responses_shape = {
     .id_prefix = "resp_", .prompt_field = "input", .length_field = "max_output_tokens", .operation = "chat",
     .begin = begin, .piece = piece, .call = put_call_news, .finish = finish, .end = end, .error = error, .answer = answer};
