@@ -57,6 +57,7 @@ struct tl_serving {
   const struct tl_tokenizer *tokenizer;
   const struct tl_chat_format *chat; /* NULL: the model has no chat template */
   const char *tool_parser;           /* how it writes calls of tools: model.tool_parser */
+  const char *reasoning_parser;      /* and what it thinks: model.reasoning_parser */
   const struct tl_vocabulary *vocabulary; /* of its output, for grammars; NULL: it generates nothing */
 };
 

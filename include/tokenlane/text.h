@@ -182,8 +182,12 @@ enum tl_chat_takes {
   TL_CHAT_PARTS = 2, /* as a list of {"type": "text", "text": ...} */
   TL_CHAT_TOOLS = 4,
   TL_CHAT_DOCUMENTS = 8,
+  TL_CHAT_EFFORT = 16,   /* reasoning_effort, a kwarg */
+  TL_CHAT_THINKING = 32, /* enable_thinking, a kwarg */
 };
 unsigned tl_chat_template_takes(const struct tl_chat_template *tmpl);
+/* Whether a text stands somewhere in its source. */
+bool tl_chat_template_says(const struct tl_chat_template *tmpl, const char *text);
 
 /* A conversation, as transformers' apply_chat_template takes it. All is borrowed and not changed. */
 struct tl_chat {

@@ -95,7 +95,8 @@ int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct
   api->loops = aligned_alloc(TL_CACHE_LINE, options->n_loops * sizeof *api->loops);
   api->fingerprints = calloc(options->n_models, sizeof *api->fingerprints);
   api->tools = calloc(options->n_models, sizeof *api->tools);
-  int r = api->loops && api->fingerprints && api->tools ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  api->reasoning = calloc(options->n_models, sizeof *api->reasoning);
+  int r = api->loops && api->fingerprints && api->tools && api->reasoning ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   for (unsigned i = 0; r == TL_OK && i < options->n_loops; i++) api->loops[i] = (struct api_loop){0};
   if (r == TL_OK && make_caches(api) < 0) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   if (r == TL_OK && add_metrics(api) < 0) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
@@ -127,16 +128,18 @@ static void make_fingerprint(const char *name, const struct tl_model *model, cha
   snprintf(ret, API_FINGERPRINT_BYTES, "fp_%010llx", (unsigned long long)hash >> 24);
 }
 
-static void find_tools(const char *name, const struct tl_serving *serving, struct api_tools *tools) {
+static void find_formats(const char *name, const struct tl_serving *serving, struct api_tools *tools, struct api_reasoning *reasoning) {
   api_tools_init(tools, serving->tool_parser, serving->chat, serving->tokenizer);
-  if (serving->chat)
-    TL_LOG(TL_LOG_INFO, "api", "calls of tools", TL_S("model", name), TL_S("format", tools->format ? tools->format->name : "none"));
+  api_reasoning_init(reasoning, serving->reasoning_parser, serving->chat, serving->tokenizer, tools);
+  if (!serving->chat) return;
+  TL_LOG(TL_LOG_INFO, "api", "calls of tools", TL_S("model", name), TL_S("format", tools->format ? tools->format->name : "none"));
+  TL_LOG(TL_LOG_INFO, "api", "reasoning", TL_S("model", name), TL_S("format", reasoning->format ? reasoning->format->name : "none"));
 }
 
 void tl_api_serve(struct tl_api *api, const struct tl_serving *serving) {
   for (unsigned i = 0; i < api->o.n_models; i++) {
     make_fingerprint(api->o.models[i].name, serving[i].model, api->fingerprints[i]);
-    find_tools(api->o.models[i].name, &serving[i], &api->tools[i]);
+    find_formats(api->o.models[i].name, &serving[i], &api->tools[i], &api->reasoning[i]);
   }
   /* publishes *serving; pairs with the acquire loads of the loops */
   atomic_store_explicit(&api->serving, serving, memory_order_release);
@@ -175,6 +178,7 @@ void tl_api_free(struct tl_api *api) {
   free(api->loops);
   free(api->fingerprints);
   free(api->tools);
+  free(api->reasoning);
   free(api->ttft);
   free(api->inter_token);
   free(api);

@@ -7,6 +7,7 @@
 #include <jansson.h>
 #include <stdatomic.h>
 
+#include "api/reasoning_formats.h"
 #include "api/tool_formats.h"
 #include "tokenlane/api.h"
 #include "tokenlane/base/arena.h"
@@ -92,6 +93,8 @@ struct api_params {
   size_t tool_name_length;
   bool parallel_tool_calls; /* false: at most one call */
   const char *tool_schema, *tool_chosen; /* what the client calls the schema of a tool, and the name in a tool_choice */
+  bool split_reasoning, include_reasoning; /* thoughts are no content; and the client sees them */
+  const char *reasoning_effort; /* one of a few constants; NULL: not given */
 };
 /* Reads and checks every field of the table that the endpoint has; strings stay borrowed from body.
  * API_TEMPLATE: fields that it does not know are the caller's. */
@@ -239,6 +242,8 @@ struct api_choice {
   struct api_stop stop;
   struct tl_buffer text;    /* whole text (plain answers), or the unsent piece (streams) */
   struct tl_buffer reasoning; /* what the model thought before it, likewise */
+  struct api_reasoning_parser thinks; /* finds thoughts in the answer; format NULL: none are looked for */
+  uint32_t n_reasoning;     /* tokens of them, with their marks */
   struct api_tool_parser tools; /* finds calls in the answer; format NULL: none are looked for */
   struct api_tool_calls calls;
   unsigned n_sent_calls;    /* streams: calls that are out whole; those behind them as far as they have come */
@@ -267,6 +272,7 @@ struct api_call {
   char id[40];
   uint64_t number;      /* unique in the process, not 0 */
   int64_t created_s;
+  enum api_reasoning_start reasoning_start;
   struct tl_grammar *grammar; /* what each choice is held to; NULL: nothing */
   struct api_prompt *prompts;
   unsigned n_prompts;
@@ -339,6 +345,18 @@ int api_constrain_sequence(struct api_call *call, struct tl_sequence *seq, struc
 /* Frees grammar and matchers, of a call as far as it came. */
 void api_constrain_done(struct api_call *call);
 void api_constrain_metrics(struct tl_api *api);
+
+/* reasoning.c: variables of the template, with what reasoning_effort asks for; takes: of the template. *ret is the caller's, errors or not. */
+int api_reasoning_kwargs(const struct api_params *params, unsigned takes, json_t **ret, struct tl_error *err);
+/* What the prompt says of the answer's beginning; its messages are still there. TL_ENOMEM. */
+int api_reasoning_look(struct api_call *call, const struct tl_tokens *tokens);
+/* How thoughts are found in the choice's text; its tools are known. */
+void api_reasoning_begin(struct api_choice *choice);
+void api_reasoning_done(struct api_choice *choice);
+/* Text of the answer into choice->reasoning, and what is none into rest; last: there is no more. TL_ENOMEM. */
+int api_reasoning_take(struct api_choice *choice, const struct tl_buffer *text, bool last, struct tl_buffer *rest);
+/* What is thought before an answer is free. */
+void api_reasoning_free_thoughts(const struct api_call *call, struct tl_matcher *matcher);
 
 /* resubmit.c: the choice's device failed, its sequence is the loop's again. False: it
  * ends here (seq->finish says how). */
@@ -427,6 +445,7 @@ struct tl_api {
   uint64_t key[2];          /* random, of the process: ids and default seeds */
   char (*fingerprints)[API_FINGERPRINT_BYTES]; /* (models) */
   struct api_tools *tools; /* (models) how each writes calls */
+  struct api_reasoning *reasoning; /* (models) and what it thinks */
   int64_t created_s;
   struct api_loop *loops;
   tl_metric *ttft, *inter_token; /* (replicas of all models) */

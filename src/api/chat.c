@@ -99,6 +99,9 @@ static int check_message(json_t *message, size_t i, unsigned takes, size_t *budg
   if (!json_is_string(role) || json_string_length(role) == 0)
     return tl_error_set(err, TL_EINVAL, name, "%s: expected a string that is not empty, got %s", name,
                         api_value_text(role, what));
+  /* vLLM's name for what llama.cpp, DeepSeek and most templates call reasoning_content */
+  json_t *reasoning = json_object_get(message, "reasoning");
+  if (json_is_string(reasoning) && !json_object_get(message, "reasoning_content")) json_object_set(message, "reasoning_content", reasoning);
   snprintf(name, sizeof name, "%s.content", prefix);
   int r = check_content(message, name, takes, err);
   return r < 0 ? r : check_calls(message, prefix, budget, err);
@@ -142,17 +145,20 @@ static int render(const struct tl_api *api, const struct tl_chat_template *t, co
   unsigned takes = tl_chat_template_takes(t);
   size_t i, budget = API_MAX_NODES;
   json_t *message;
+  json_t *kwargs = NULL;
   int r = check_taken(takes, params, err);
   if (r < 0) return r;
   json_array_foreach(params->messages, i, message)
     if ((r = check_message(message, i, takes, &budget, err)) < 0) return r;
+  r = api_reasoning_kwargs(params, takes, &kwargs, err);
   struct tl_chat chat = {.messages = params->messages,
                          .tools = params->tools,
                          .documents = params->documents,
-                         .kwargs = params->chat_template_kwargs,
+                         .kwargs = kwargs,
                          .add_generation_prompt = params->add_generation_prompt,
                          .continue_final_message = params->continue_final_message};
-  r = tl_chat_render(t, &chat, &api->o.limits.tmpl, ret, err);
+  if (r == TL_OK) r = tl_chat_render(t, &chat, &api->o.limits.tmpl, ret, err);
+  json_decref(kwargs);
   if (r == TL_OK || err->field[0]) return r;
   char prefix[64];
   snprintf(err->field, sizeof err->field, "%s", field);
@@ -192,6 +198,7 @@ int api_chat_prepare(struct api_call *call, struct tl_error *err) {
   struct tl_tokens tokens = {.limit = tl_engine_max_context(call->work.serving->engine)};
   int r = api_chat_tokens(call->api, call->work.serving, &call->params, call->reader->shape->prompt_field, &tokens, err);
   if (r == TL_ELIMIT) r = api_too_long(call, err);
+  if (r == TL_OK) r = api_reasoning_look(call, &tokens);
   struct api_prompt *prompt = call->prompts;
   if (r == TL_OK) {
     prompt->ids = tl_arena_array(&call->arena, tokens.n + 1, sizeof *prompt->ids);

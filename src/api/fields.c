@@ -350,6 +350,35 @@ static int read_structured(struct context *c, const struct field *f, json_t *val
   return api_structured_read(c->params, f->name, value, err);
 }
 
+/* OpenAI's and vLLM's words. */
+static int read_reasoning_effort(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  static const char *const efforts[] = {"none", "minimal", "low", "medium", "high", "xhigh", "max"};
+  for (size_t i = 0; json_is_string(value) && i < sizeof efforts / sizeof *efforts; i++)
+    if (strcmp(json_string_value(value), efforts[i]) == 0) c->params->reasoning_effort = efforts[i];
+  return c->params->reasoning_effort ? TL_OK : api_wrong(err, f->name, "none, minimal, low, medium, high, xhigh or max", value);
+}
+
+/* That of /v1/responses. No summary is made, whatever is asked for: what the model thought is there as it is. */
+static int read_reasoning(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  static const struct field effort = {.name = "reasoning.effort"};
+  const char *name;
+  json_t *member;
+  if (!json_is_object(value)) return api_wrong(err, f->name, "an object", value);
+  json_object_foreach(value, name, member)
+    if (!json_is_null(member) && strcmp(name, "effort") != 0 && strcmp(name, "summary") != 0 && strcmp(name, "generate_summary") != 0)
+      return tl_error_set(err, TL_EINVAL, f->name, "reasoning: has no member \"%.40s\" that this server knows", name);
+  member = json_object_get(value, "effort");
+  return member && !json_is_null(member) ? read_reasoning_effort(c, &effort, member, err) : TL_OK;
+}
+
+/* llama.cpp's. */
+static int read_reasoning_format(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  const char *format = json_is_string(value) ? json_string_value(value) : "";
+  c->params->split_reasoning = strcmp(format, "none") != 0;
+  if (!c->params->split_reasoning || strcmp(format, "auto") == 0 || strcmp(format, "deepseek") == 0) return TL_OK;
+  return api_wrong(err, f->name, "none, auto or deepseek", value);
+}
+
 /* Only text can be had. */
 static int read_modalities(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   (void)c;
@@ -456,6 +485,10 @@ static const struct field fields[] = {
     STRUCTURED(text, API_RESPONSES),
     STRUCTURED(tool_choice, API_CHAT | API_RESPONSES),
     BOOL(parallel_tool_calls, API_CHAT | API_RESPONSES),
+    BOOL(include_reasoning, API_CHAT | API_RESPONSES),
+    READ(reasoning_effort, API_CHAT | API_TEMPLATE),
+    READ(reasoning, API_RESPONSES),
+    READ(reasoning_format, API_CHAT | API_RESPONSES),
     /* they change where or how an answer is made or kept, not what it says */
     IGNORED(metadata, API_BOTH),
     IGNORED(store, API_CHAT | API_RESPONSES),
@@ -470,7 +503,6 @@ static const struct field fields[] = {
     UNSUPPORTED(function_call, API_CHAT, "\"none\" \"auto\" "),
     UNSUPPORTED(audio, API_CHAT, ""),
     UNSUPPORTED(moderation, API_CHAT | API_RESPONSES, ""),
-    UNSUPPORTED(reasoning_effort, API_CHAT, "\"none\" "),
     UNSUPPORTED(verbosity, API_CHAT, "\"medium\" "),
     UNSUPPORTED(web_search_options, API_CHAT, ""),
     UNSUPPORTED(background, API_RESPONSES, "false "),
@@ -537,7 +569,7 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
                              .repetition_penalty = -1, .n_top_logprobs = -1, .priority = TL_PRIORITY_NORMAL,
                              .add_generation_prompt = true, .skip_special_tokens = true, .return_documents = true,
                              .add_special_tokens = endpoint == API_COMPLETIONS, /* a chat's template has them */
-                             .calls = API_CALLS_AUTO, .parallel_tool_calls = true};
+                             .calls = API_CALLS_AUTO, .parallel_tool_calls = true, .split_reasoning = true, .include_reasoning = true};
   const struct tl_api_limits *limits = &api->o.limits;
   bool flat = endpoint == API_RESPONSES;
   ret->tool_schema = flat ? "parameters" : "function.parameters";

@@ -35,7 +35,7 @@ void api_call_free(struct api_call *call) {
   for (unsigned i = 0; i < call->n_choices; i++) {
     api_stop_done(&call->choices[i].stop);
     tl_buffer_done(&call->choices[i].text);
-    tl_buffer_done(&call->choices[i].reasoning);
+    api_reasoning_done(&call->choices[i]);
     api_tool_parser_done(&call->choices[i].tools);
     api_tool_calls_done(&call->choices[i].calls);
   }
@@ -239,7 +239,9 @@ static int make_choices(struct api_call *call, const uint32_t *max_new, const st
     tl_buffer_init(&choice->reasoning, 0);
     api_stop_init(&choice->stop, &call->params);
     tl_detok_init(&choice->detok, call->work.serving->tokenizer, call->params.skip_special_tokens);
-    if (make_calls(call, choice) < 0 || make_sequence(call, choice, max_new[choice->prompt], err) < 0)
+    int r = make_calls(call, choice);
+    api_reasoning_begin(choice);
+    if (r < 0 || make_sequence(call, choice, max_new[choice->prompt], err) < 0)
       return err->code ? err->code : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
     choice->room = rooms[choice->prompt];
     choice->seq->replica = choice->room.replica;

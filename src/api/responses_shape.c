@@ -64,8 +64,8 @@ static void put_usage(const struct api_call *call, struct tl_buffer *out) {
   unsigned n_input = call->prompts->n, n_output = call->choices->n_seen;
   tl_buffer_printf(out,
                    ",\"usage\":{\"input_tokens\":%u,\"input_tokens_details\":{\"cached_tokens\":%llu,\"cache_write_tokens\":0},"
-                   "\"output_tokens\":%u,\"output_tokens_details\":{\"reasoning_tokens\":0},\"total_tokens\":%u}",
-                   n_input, api_cached_tokens(call), n_output, n_input + n_output);
+                   "\"output_tokens\":%u,\"output_tokens_details\":{\"reasoning_tokens\":%u},\"total_tokens\":%u}",
+                   n_input, api_cached_tokens(call), n_output, call->choices->n_reasoning, n_input + n_output);
 }
 
 static bool was_cut(const struct api_choice *choice) {

@@ -31,13 +31,18 @@ unsigned long long api_cached_tokens(const struct api_call *call) {
 }
 
 static void usage(const struct api_call *call, struct tl_buffer *out) {
-  unsigned long long prompt = 0, completion = 0;
+  unsigned long long prompt = 0, completion = 0, reasoning = 0;
   for (unsigned i = 0; i < call->n_prompts; i++) prompt += call->prompts[i].n;
-  for (unsigned i = 0; i < call->n_choices; i++) completion += call->choices[i].n_seen;
+  for (unsigned i = 0; i < call->n_choices; i++) {
+    completion += call->choices[i].n_seen;
+    reasoning += call->choices[i].n_reasoning;
+  }
   tl_buffer_printf(out,
                    "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
-                   "\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
+                   "\"prompt_tokens_details\":{\"cached_tokens\":%llu}",
                    prompt, completion, prompt + completion, api_cached_tokens(call));
+  if (call->choices->thinks.format) tl_buffer_printf(out, ",\"completion_tokens_details\":{\"reasoning_tokens\":%llu}", reasoning);
+  tl_buffer_putc(out, '}');
 }
 
 /* vLLM's: the stop string or the client's own stop id that ended it; null: an EOS or something else did. */
@@ -125,6 +130,16 @@ static void tool_call(const struct api_choice *choice, unsigned i, bool with_arg
   tl_buffer_puts(out, "}}");
 }
 
+/* By both names that clients look for: DeepSeek's, which llama.cpp's server has too, and what vLLM calls it since 0.12. */
+static void thoughts(const struct api_choice *choice, struct tl_buffer *out) {
+  static const char *const names[] = {"\"reasoning_content\":", ",\"reasoning\":"};
+  for (unsigned i = 0; i < 2; i++) {
+    tl_buffer_puts(out, names[i]);
+    if (choice->reasoning.length) api_json_string(out, choice->reasoning.data, choice->reasoning.length);
+    else tl_buffer_puts(out, "null");
+  }
+}
+
 static void delta(struct api_choice *choice, enum chunk kind, struct tl_buffer *out) {
   if (choice->call->endpoint == API_COMPLETIONS) {
     tl_buffer_puts(out, ",\"text\":");
@@ -133,9 +148,12 @@ static void delta(struct api_choice *choice, enum chunk kind, struct tl_buffer *
   }
   if (kind == CHUNK_ROLE) {
     tl_buffer_printf(out, ",\"delta\":{\"role\":\"assistant\",\"content\":%s}", api_only_calls(choice->call) ? "null" : "\"\"");
-  } else if (kind == CHUNK_TEXT && (choice->text.length || choice->call->params.calls == API_CALLS_OFF)) {
-    tl_buffer_puts(out, ",\"delta\":{\"content\":");
-    api_json_string(out, choice->text.data, choice->text.length);
+  } else if (kind == CHUNK_TEXT) {
+    bool thinks = choice->reasoning.length, says = choice->text.length || (!thinks && choice->call->params.calls == API_CALLS_OFF);
+    tl_buffer_puts(out, ",\"delta\":{");
+    if (thinks) thoughts(choice, out);
+    if (says) tl_buffer_puts(out, thinks ? ",\"content\":" : "\"content\":");
+    if (says) api_json_string(out, choice->text.data, choice->text.length);
     tl_buffer_putc(out, '}');
   } else {
     tl_buffer_puts(out, ",\"delta\":{}");
@@ -221,6 +239,10 @@ static void message(const struct api_choice *choice, struct tl_buffer *out) {
     tl_buffer_puts(out, "null");
   else
     api_json_string(out, choice->text.data, choice->text.length);
+  if (choice->thinks.format && choice->call->params.include_reasoning) {
+    tl_buffer_putc(out, ',');
+    thoughts(choice, out);
+  }
   for (unsigned i = 0; i < n; i++) {
     tl_buffer_puts(out, i ? ",{" : ",\"tool_calls\":[{");
     tool_call(choice, i, true, out);

@@ -75,8 +75,8 @@ static int echo_prompt(struct api_choice *choice) {
                              &choice->text);
 }
 
-/* An answer's text, behind its stop strings, is content or has calls in it. */
-static int take_text(struct api_choice *choice, const struct tl_buffer *text, bool last) {
+/* An answer's text, behind its stop strings and without its thoughts, is content or has calls in it. */
+static int take_content(struct api_choice *choice, const struct tl_buffer *text, bool last) {
   if (choice->call->params.calls == API_CALLS_NAMED)
     return tl_buffer_append(&choice->calls.items[0].arguments, text->data, text->length);
   if (!choice->tools.format) return TL_OK; /* it is in choice->text */
@@ -86,12 +86,35 @@ static int take_text(struct api_choice *choice, const struct tl_buffer *text, bo
   return r;
 }
 
-/* Where stop strings let an answer's text go: scratch, if take_text has to look at it. */
-static struct tl_buffer *target(struct api_choice *choice, struct tl_buffer *scratch) {
+/* Where an answer's text goes: scratch, if somebody has to look at it. */
+static struct tl_buffer *content_target(struct api_choice *choice, struct tl_buffer *scratch) {
   return choice->call->params.calls == API_CALLS_NAMED || choice->tools.format ? scratch : &choice->text;
 }
 
-/* Generated tokens [n_seen, n_out) into choice->text and choice->calls. */
+static struct tl_buffer *target(struct api_choice *choice, struct tl_buffer *scratch) {
+  return choice->thinks.format ? scratch : content_target(choice, scratch);
+}
+
+static int take_text(struct api_choice *choice, const struct tl_buffer *text, bool last) {
+  if (!choice->thinks.format) return take_content(choice, text, last);
+  struct tl_buffer rest;
+  tl_buffer_init(&rest, 0);
+  int r = api_reasoning_take(choice, text, last, content_target(choice, &rest));
+  if (r == TL_OK) r = take_content(choice, &rest, last);
+  tl_buffer_done(&rest);
+  return r;
+}
+
+/* One token's, since thoughts are counted in tokens. */
+static int take_thought(struct api_choice *choice, struct tl_buffer *text) {
+  bool within = choice->thinks.within;
+  int r = take_text(choice, text, false);
+  if (within || choice->thinks.within) choice->n_reasoning++;
+  tl_buffer_clear(text);
+  return r;
+}
+
+/* Generated tokens [n_seen, n_out) into choice->text, choice->reasoning and choice->calls. */
 static int take_tokens(struct api_choice *choice, uint32_t n_out) {
   const struct tl_sequence *seq = choice->seq;
   struct tl_buffer piece, scratch, *out = target(choice, &scratch);
@@ -113,6 +136,7 @@ static int take_tokens(struct api_choice *choice, uint32_t n_out) {
     else if (r == TL_OK)
       r = api_stop_push(&choice->stop, piece.data, piece.length, out);
     tl_buffer_clear(&piece);
+    if (r == TL_OK && choice->thinks.format) r = take_thought(choice, &scratch);
   }
   if (r == TL_OK) r = take_text(choice, &scratch, false);
   tl_buffer_done(&piece);
@@ -149,6 +173,8 @@ static void shape_calls(struct api_choice *choice, struct tl_buffer *out) {
   const struct api_shape *shape = choice->call->reader->shape;
   for (; choice->n_sent_calls < api_n_calls(choice); choice->n_sent_calls++) {
     struct api_tool_call *call = &choice->calls.items[choice->n_sent_calls];
+    /* one that was asked for by its name is there before the model has thought */
+    if (choice->thinks.format && !call->announced && !call->arguments.length && !choice->done) return;
     if (!call->announced) shape->call(choice, choice->n_sent_calls, out);
     call->announced = true;
     if (call->arguments.length) shape->call(choice, choice->n_sent_calls, out);
@@ -163,9 +189,10 @@ static void shape_news(struct api_choice *choice, struct tl_buffer *out) {
   if (shape->begin && !choice->begun) shape->begin(choice, out);
   uint32_t n_text = choice->n_seen - choice->ended_by_id;
   bool tokens = (call->params.n_top_logprobs >= 0 || call->params.return_token_ids) && choice->n_sent_logprobs < n_text;
-  if (choice->text.length || tokens) shape->piece(choice, out);
+  if (choice->text.length || choice->reasoning.length || tokens) shape->piece(choice, out);
   choice->n_sent_logprobs = n_text;
   tl_buffer_clear(&choice->text);
+  tl_buffer_clear(&choice->reasoning);
   shape_calls(choice, out);
   if (!choice->done) return;
   shape->finish(choice, out);
@@ -260,7 +287,7 @@ static bool may_queue_rest(const struct api_choice *choice) {
   if (!choice->final) return false;
   size_t token_bytes = call->params.n_top_logprobs < 0 ? 0 : (size_t)(1 + call->params.n_top_logprobs) * LOGPROB_BYTES;
   if (call->params.return_token_ids) token_bytes += ID_BYTES;
-  size_t n_text = choice->text.length;
+  size_t n_text = choice->text.length + 2 * choice->reasoning.length; /* which has two names */
   for (unsigned i = choice->n_sent_calls; i < api_n_calls(choice); i++) n_text += choice->calls.items[i].arguments.length + CALL_BYTES;
   size_t bytes = 2 * n_text + (choice->n_seen - choice->n_sent_logprobs) * token_bytes;
   if (call->response) bytes += api_response_rest(call->response, bytes);

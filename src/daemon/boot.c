@@ -231,7 +231,7 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
   signals_ready(); /* before the first request: it would be lost by an exit at once */
   for (unsigned i = 0; i < d->n_models; i++) {
     const struct served *s = &d->models[i];
-    d->servings[i] = (struct tl_serving){s->engine, s->route, s->model, s->tokenizer, s->chat, s->config->model_tool_parser, s->vocabulary};
+    d->servings[i] = (struct tl_serving){s->engine, s->route, s->model, s->tokenizer, s->chat, s->config->model_tool_parser, s->config->model_reasoning_parser, s->vocabulary};
   }
   r = start_admin(d, err);
   if (r < 0) return r;

@@ -36,7 +36,9 @@ unsigned chat_probe(const struct tl_chat_template *t) {
   bool text = prints_text(t, json_string(PROBE)), list = prints_text(t, parts);
   return (text || !list ? TL_CHAT_TEXT : 0) | (list ? TL_CHAT_PARTS : 0) |
          (tl_template_reads(t->tmpl, "tools") ? TL_CHAT_TOOLS : 0) |
-         (tl_template_reads(t->tmpl, "documents") ? TL_CHAT_DOCUMENTS : 0);
+         (tl_template_reads(t->tmpl, "documents") ? TL_CHAT_DOCUMENTS : 0) |
+         (tl_template_reads(t->tmpl, "reasoning_effort") ? TL_CHAT_EFFORT : 0) |
+         (tl_template_reads(t->tmpl, "enable_thinking") ? TL_CHAT_THINKING : 0);
 }
 
 /* --- continue_final_message -------------------------------------------------------------------- */

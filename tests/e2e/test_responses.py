@@ -293,6 +293,60 @@ def test_an_answer_without_calls_or_words(caller):
         assert told(answer) == [("message", "")] and answer.status == "completed"
 
 
+# --- what a model thinks --------------------------------------------------------------------------------------
+
+THOUGHTS, SAID = "Hm, a < b?", "So it is."
+SWITCH = ("{% for m in messages %}{{ m.reasoning_content or '' }}{{ m.content or '' }}{% endfor %}"
+          "{% if add_generation_prompt and enable_thinking is defined and not enable_thinking %}<think>\n</think>\n\n\n{% endif %}")
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory):
+    root = tmp_path_factory.mktemp("thinker")
+    answers = {"@1": f"<think>\n{THOUGHTS}\n</think>\n\n{SAID}", "@2": PLAIN}
+    d = Daemon(root / "log", model=write_scripted(root / "model", SWITCH, answers))
+    d.client = openai.OpenAI(base_url=d.url + "/v1", api_key="none", max_retries=0, timeout=60 * SLOW)
+    yield d.client
+    d.client.close()
+    d.stop()
+
+
+def test_thoughts_are_an_item(thinker):
+    for answer in (ask(thinker, "@1"), streamed(thinker, "@1").answer):
+        thoughts, message = answer.output
+        assert (thoughts.type, thoughts.summary, thoughts.status) == ("reasoning", [], "completed") and thoughts.id.startswith("rs_")
+        assert (thoughts.content[0].type, thoughts.content[0].text) == ("reasoning_text", THOUGHTS)
+        assert (message.type, answer.output_text, answer.status) == ("message", SAID, "completed")
+        assert 0 < answer.usage.output_tokens_details.reasoning_tokens < answer.usage.output_tokens
+        # as input they are the model's own again
+        back = [{"role": "user", "content": "@1"}, *[i.to_dict() for i in answer.output], {"role": "user", "content": "@2"}]
+        other = chat(thinker, [{"role": "user", "content": "@1"}, {"role": "assistant", "reasoning_content": THOUGHTS, "content": SAID},
+                               {"role": "user", "content": "@2"}])
+        after = ask(thinker, back)
+        assert (after.output_text, after.usage.input_tokens) == (PLAIN, other.usage.prompt_tokens)
+
+
+def test_thoughts_that_are_cut(thinker):
+    for answer in (ask(thinker, "@1", max_output_tokens=5), streamed(thinker, "@1", max_output_tokens=5).answer):
+        [thoughts] = answer.output
+        assert (thoughts.type, thoughts.status, answer.status) == ("reasoning", "incomplete", "incomplete")
+        assert THOUGHTS.startswith(thoughts.content[0].text) and thoughts.content[0].text
+        assert 0 < answer.usage.output_tokens_details.reasoning_tokens <= 5
+
+
+def test_how_hard_to_think_is_the_templates(thinker, client):
+    answer = ask(thinker, "@2", reasoning={"effort": "low", "summary": "auto"})
+    assert answer.reasoning.effort == "low"
+    none = ask(thinker, "@2", reasoning={"effort": "none"})
+    assert none.usage.input_tokens > answer.usage.input_tokens
+    for field, says, value in (("reasoning.effort", "none, minimal", {"effort": "some"}), ("reasoning", "no member \"budget\"", {"budget": 5}),
+                               ("reasoning", "an object", "low"), ("reasoning.effort", "not supported by the chat template", {"effort": "high"})):
+        with pytest.raises(openai.BadRequestError, match=says) as error:
+            ask(client, reasoning=value)
+        assert error.value.param == field
+    assert ask(client, reasoning={"effort": "none"}, max_output_tokens=1).reasoning.effort == "none"
+
+
 # --- errors ------------------------------------------------------------------------------------------------
 
 WRONG = [
