@@ -50,7 +50,7 @@ def whole(tmp_path_factory):
 
 def asking(messages, fields):
     """What the client knows no more (temperature and the like) goes beside its own fields."""
-    extra = {"temperature": 0, **{k: fields.pop(k) for k in ("temperature", "top_k", "top_p", "timeout_ms") if k in fields}}
+    extra = {"temperature": 0, **{k: fields.pop(k) for k in ("temperature", "top_k", "top_p", "timeout_ms", "ignore_eos") if k in fields}}
     return {"model": NAME, "max_tokens": 30, "messages": messages, "extra_body": extra, **fields}
 
 
@@ -111,6 +111,15 @@ def test_limits(daemon, asked):
         assert nothing.content == [] and nothing.stop_sequence == text[:3]
     assert create(asked, temperature=1, top_k=1, top_p=0.9).content[0].text.startswith(text[:20])
     assert create(asked, metadata={"user_id": "me"}, service_tier="auto", extra_headers={"anthropic-beta": "x"}).content[0].text == text[:len(text)]
+
+
+def test_more_than_fits(daemon, asked):
+    """Claude Code asks for 32,000 tokens, whatever the model has."""
+    assert blocks(create(asked, max_tokens=32000)) == blocks(create(asked, max_tokens=60))
+    for get in (create, streamed):
+        full = get(asked, max_tokens=32000, ignore_eos=True)
+        assert full.stop_reason == "model_context_window_exceeded"
+        assert full.usage.input_tokens + full.usage.cache_read_input_tokens + full.usage.output_tokens == 1024
 
 
 def test_stream_is_in_order(daemon):
