@@ -134,7 +134,7 @@ int api_read_ids(const json_t *list, size_t n, const struct tl_model *model, con
 /* What a tokenizer made: it can know tokens that the model has no row for, such as one that was added later. */
 int api_check_rows(const int32_t *ids, size_t n, const struct tl_model *model, const char *field, struct tl_error *err);
 
-/* "a string", "the number 3.5", ...: what a value is, for messages; into text[64]. */
+/* api_wrong.c: "a string", "the number 3.5", ...: what a value is, for messages; into text[64]. */
 const char *api_value_text(const json_t *value, char *text);
 /* "FIELD: expected EXPECTED, got ..."; returns TL_EINVAL. */
 int api_wrong(struct tl_error *err, const char *field, const char *expected, const json_t *value);

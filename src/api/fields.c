@@ -33,30 +33,6 @@ struct field {
   const char *nothing; /* UNSUPPORTED: values that ask for nothing, as JSON, a blank after each */
 };
 
-/* 16.0 is not an integer and must not look like one. */
-static void real_text(double value, char *text) {
-  int n = snprintf(text, 60, "%.6g", value);
-  if (!strpbrk(text, ".e")) memcpy(text + n, ".0", 3);
-}
-
-const char *api_value_text(const json_t *value, char *text) {
-  switch (value ? json_typeof(value) : JSON_NULL) {
-    case JSON_OBJECT: return "an object";
-    case JSON_ARRAY: return json_array_size(value) ? "a list" : "an empty list";
-    case JSON_STRING: return json_string_length(value) ? "a string" : "an empty string";
-    case JSON_TRUE: return "true";
-    case JSON_FALSE: return "false";
-    case JSON_INTEGER: snprintf(text, 64, "%lld", (long long)json_integer_value(value)); return text;
-    case JSON_REAL: real_text(json_real_value(value), text); return text;
-    default: return "null";
-  }
-}
-
-int api_wrong(struct tl_error *err, const char *field, const char *expected, const json_t *value) {
-  char what[64];
-  return tl_error_set(err, TL_EINVAL, field, "%s: expected %s, got %s", field, expected, api_value_text(value, what));
-}
-
 static int read_number(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   double v = json_number_value(value);
   if (!json_is_number(value) || !(v >= f->min && v <= f->max)) {
@@ -378,6 +354,19 @@ static int read_reasoning_effort(struct context *c, const struct field *f, json_
   return c->params->reasoning_effort ? TL_OK : api_wrong(err, f->name, "none, minimal, low, medium, high, xhigh or max", value);
 }
 
+/* That of /v1/responses. No summary is made, whatever is asked for: what the model thought is there as it is. */
+static int read_reasoning(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  static const struct field effort = {.name = "reasoning.effort"};
+  const char *name;
+  json_t *member;
+  if (!json_is_object(value)) return api_wrong(err, f->name, "an object", value);
+  json_object_foreach(value, name, member)
+    if (!json_is_null(member) && strcmp(name, "effort") != 0 && strcmp(name, "summary") != 0 && strcmp(name, "generate_summary") != 0)
+      return tl_error_set(err, TL_EINVAL, f->name, "reasoning: has no member \"%.40s\" that this server knows", name);
+  member = json_object_get(value, "effort");
+  return member && !json_is_null(member) ? read_reasoning_effort(c, &effort, member, err) : TL_OK;
+}
+
 /* llama.cpp's. */
 static int read_reasoning_format(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   const char *format = json_is_string(value) ? json_string_value(value) : "";
@@ -502,9 +491,10 @@ static const struct field fields[] = {
     STRUCTURED(text, API_RESPONSES),
     STRUCTURED(tool_choice, API_CHAT | API_RESPONSES),
     BOOL(parallel_tool_calls, API_CHAT | API_RESPONSES),
-    BOOL(include_reasoning, API_CHAT),
+    BOOL(include_reasoning, API_CHAT | API_RESPONSES),
     READ(reasoning_effort, API_CHAT | API_TEMPLATE),
-    READ(reasoning_format, API_CHAT),
+    READ(reasoning, API_RESPONSES),
+    READ(reasoning_format, API_CHAT | API_RESPONSES),
     /* they change where or how an answer is made or kept, not what it says */
     IGNORED(metadata, API_BOTH),
     IGNORED(store, API_CHAT | API_RESPONSES),

@@ -219,12 +219,16 @@ static bool is_billing(const json_t *part) {
 }
 
 static int add_system(json_t *list, json_t *parts, struct tl_error *err) {
-  for (size_t i = json_array_size(parts); i-- > 0;)
-    if (is_billing(json_array_get(parts, i))) json_array_remove(parts, i);
-  if (!json_array_size(parts)) return TL_OK;
-  json_t *content = content_of(json_incref(parts));
-  json_t *message = json_pack("{s:s,s:o}", "role", "system", "content", content);
-  return json_array_insert_new(list, 0, message) < 0 ? no_memory(err) : TL_OK;
+  size_t i;
+  json_t *part, *kept = json_array();
+  int failed = kept ? 0 : -1;
+  json_array_foreach(parts, i, part)
+    if (!is_billing(part)) failed |= json_array_append(kept, part);
+  bool any = json_array_size(kept);
+  json_t *content = content_of(kept);
+  if (any) failed |= json_array_insert_new(list, 0, json_pack("{s:s,s:O}", "role", "system", "content", content));
+  json_decref(content);
+  return failed ? no_memory(err) : TL_OK;
 }
 
 /* An answer goes on with the last message if that is an assistant's text. */
@@ -334,6 +338,10 @@ static int read_thinking(struct api_params *p, json_t *value, struct tl_error *e
     return api_wrong(err, "thinking.type", "enabled, adaptive or disabled", json_object_get(value, "type"));
   if (!is_absent(budget) && (!json_is_integer(budget) || json_integer_value(budget) < 1))
     return api_wrong(err, "thinking.budget_tokens", "an integer from 1", budget);
+  const char *display = json_string_value(json_object_get(value, "display"));
+  p->include_reasoning = !display || strcmp(display, "omitted") != 0;
+  if (!is_absent(json_object_get(value, "display")) && (!display || (p->include_reasoning && strcmp(display, "summarized") != 0)))
+    return api_wrong(err, "thinking.display", "summarized or omitted", json_object_get(value, "display"));
   return set_variable(p, value, "enable_thinking", json_boolean(on), err);
 }
 

@@ -10,8 +10,10 @@ static void usage(const struct api_call *call, struct tl_buffer *out) {
   unsigned long long cached = api_cached_tokens(call);
   tl_buffer_printf(out,
                    "\"usage\":{\"input_tokens\":%llu,\"cache_creation_input_tokens\":0,\"cache_read_input_tokens\":%llu,"
-                   "\"output_tokens\":%u}",
+                   "\"output_tokens\":%u",
                    call->prompts->n - cached, cached, call->choices->n_seen);
+  if (call->choices->thinks.format) tl_buffer_printf(out, ",\"output_tokens_details\":{\"thinking_tokens\":%u}", call->choices->n_reasoning);
+  tl_buffer_putc(out, '}');
 }
 
 static void begin_message(const struct api_call *call, struct tl_buffer *out) {
@@ -24,9 +26,9 @@ static void begin_message(const struct api_call *call, struct tl_buffer *out) {
 /* Unlike OpenAI, who has "stop" after a call of a named tool. */
 static void stop_reason(const struct api_choice *choice, struct tl_buffer *out) {
   const struct api_params *p = &choice->call->params;
-  bool cut = strcmp(choice->finish, "length") == 0, hit = choice->stop.hit;
+  bool cut = strcmp(choice->finish, "length") == 0, hit = choice->stop.hit, full = choice->n_seen < p->max_tokens;
   tl_buffer_printf(out, "\"stop_reason\":\"%s\",\"stop_sequence\":",
-                   cut ? "max_tokens" : api_n_calls(choice) ? "tool_use" : hit ? "stop_sequence" : "end_turn");
+                   cut ? full ? "model_context_window_exceeded" : "max_tokens" : api_n_calls(choice) ? "tool_use" : hit ? "stop_sequence" : "end_turn");
   if (hit)
     api_json_string(out, p->stop[choice->stop.which].text, p->stop[choice->stop.which].length);
   else

@@ -14,8 +14,9 @@ int api_reasoning_kwargs(const struct api_params *params, unsigned takes, json_t
   const char *effort = params->reasoning_effort;
   if (!effort) return TL_OK;
   bool none = strcmp(effort, "none") == 0;
+  const char *field = params->input ? "reasoning.effort" : "reasoning_effort";
   if (!none && !(takes & (TL_CHAT_EFFORT | TL_CHAT_THINKING)))
-    return tl_error_set(err, TL_EINVAL, "reasoning_effort", "reasoning_effort: is not supported by the chat template of this model");
+    return tl_error_set(err, TL_EINVAL, field, "%s: is not supported by the chat template of this model", field);
   if ((takes & TL_CHAT_EFFORT) && !json_object_get(*ret, "reasoning_effort"))
     json_object_set_new(*ret, "reasoning_effort", json_string(effort));
   if ((takes & TL_CHAT_THINKING) && !json_object_get(*ret, "enable_thinking"))

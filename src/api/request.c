@@ -68,11 +68,21 @@ int64_t api_wanted_tokens(const struct api_call *call) {
   return wanted < 0 && call->endpoint == API_COMPLETIONS ? 16 : wanted; /* OpenAI's default */
 }
 
+/* Anthropic's max_tokens is the most that is wanted, and its clients ask for more than fits: less is made then. */
+static int64_t what_fits(const struct api_call *call, uint32_t n_prompt, int64_t wanted) {
+  struct tl_capacity capacity;
+  int64_t most = tl_engine_max_context(call->work.serving->engine);
+  if (call->endpoint != API_MESSAGES) return wanted;
+  if (tl_route_capacity(call->work.serving->route, &capacity) && capacity.seq_tokens < most) most = capacity.seq_tokens;
+  if (call->api->o.limits.max_total_tokens < most) most = call->api->o.limits.max_total_tokens;
+  return n_prompt < most && wanted > most - n_prompt ? most - n_prompt : wanted;
+}
+
 /* How many tokens may be generated after a prompt of n_prompt tokens. */
 static int choose_max_new(const struct api_call *call, uint32_t n_prompt, uint32_t *ret, struct tl_error *err) {
   const struct api_params *p = &call->params;
   int64_t context = tl_engine_max_context(call->work.serving->engine);
-  int64_t wanted = api_wanted_tokens(call);
+  int64_t wanted = what_fits(call, n_prompt, api_wanted_tokens(call));
   if (n_prompt + (wanted < 0 ? 1 : wanted) > context)
     return tl_error_set(err, TL_ECONTEXT, prompt_field(call),
                         "this model's maximum context length is %lld tokens; the request asks for %lld (%u in %s, "

@@ -34,6 +34,8 @@ int api_responses_echo(const json_t *body, struct tl_buffer *out);
  * answer that was cut and is the last of it goes on, so params may be changed too. */
 int api_responses_messages(struct api_params *params, json_t **ret, struct tl_error *err);
 
+/* Bytes that a stream still has to say again when so many are new. */
+size_t api_response_rest(const struct api_response *response, size_t n_new);
 /* Frees what it has; NULL is fine. */
 void api_response_done(struct api_response *response);
 

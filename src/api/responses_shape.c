@@ -64,8 +64,8 @@ static void put_usage(const struct api_call *call, struct tl_buffer *out) {
   unsigned n_input = call->prompts->n, n_output = call->choices->n_seen;
   tl_buffer_printf(out,
                    ",\"usage\":{\"input_tokens\":%u,\"input_tokens_details\":{\"cached_tokens\":%llu,\"cache_write_tokens\":0},"
-                   "\"output_tokens\":%u,\"output_tokens_details\":{\"reasoning_tokens\":0},\"total_tokens\":%u}",
-                   n_input, api_cached_tokens(call), n_output, n_input + n_output);
+                   "\"output_tokens\":%u,\"output_tokens_details\":{\"reasoning_tokens\":%u},\"total_tokens\":%u}",
+                   n_input, api_cached_tokens(call), n_output, call->choices->n_reasoning, n_input + n_output);
 }
 
 static bool was_cut(const struct api_choice *choice) {
@@ -301,6 +301,11 @@ static void error(struct api_call *call, const struct tl_error *err, struct tl_b
   else tl_buffer_puts(out, "null");
   end_event(out);
   put_state(call, "response.failed", "failed", err, out);
+}
+
+size_t api_response_rest(const struct api_response *response, size_t n_new) {
+  /* the open item in four events, and all in the last */
+  return 4 * (response->text.length + response->logprobs.length + n_new) + response->items.length + response->echo_length;
 }
 
 const struct api_shape api_responses_shape = {

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/api_private.h"
+#include "api/responses.h"
 #include "tokenlane/base/clock.h"
 
 #define REST_BYTES 65536   /* of a finished stream: so much may always be queued */
@@ -289,6 +290,7 @@ static bool may_queue_rest(const struct api_choice *choice) {
   size_t n_text = choice->text.length + 2 * choice->reasoning.length; /* which has two names */
   for (unsigned i = choice->n_sent_calls; i < api_n_calls(choice); i++) n_text += choice->calls.items[i].arguments.length + CALL_BYTES;
   size_t bytes = 2 * n_text + (choice->n_seen - choice->n_sent_logprobs) * token_bytes;
+  if (call->response) bytes += api_response_rest(call->response, bytes);
   size_t most = call->arena.used_bytes > REST_BYTES ? call->arena.used_bytes : REST_BYTES;
   return bytes <= most / call->n_choices;
 }

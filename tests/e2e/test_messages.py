@@ -11,6 +11,8 @@ import pytest
 from daemon import LONG, NAME, SLOW, Daemon
 from scripted import write_scripted
 from test_chat_templates import WHOLE, folder
+from test_reasoning import CONTENT, THOUGHTS
+from test_reasoning import FORMATS as REASONING
 from test_tool_calls import ARGUMENTS, END, FORMATS, OBJECT, START
 
 anthropic = pytest.importorskip("anthropic")
@@ -48,7 +50,7 @@ def whole(tmp_path_factory):
 
 def asking(messages, fields):
     """What the client knows no more (temperature and the like) goes beside its own fields."""
-    extra = {"temperature": 0, **{k: fields.pop(k) for k in ("temperature", "top_k", "top_p", "timeout_ms") if k in fields}}
+    extra = {"temperature": 0, **{k: fields.pop(k) for k in ("temperature", "top_k", "top_p", "timeout_ms", "ignore_eos") if k in fields}}
     return {"model": NAME, "max_tokens": 30, "messages": messages, "extra_body": extra, **fields}
 
 
@@ -109,6 +111,15 @@ def test_limits(daemon, asked):
         assert nothing.content == [] and nothing.stop_sequence == text[:3]
     assert create(asked, temperature=1, top_k=1, top_p=0.9).content[0].text.startswith(text[:20])
     assert create(asked, metadata={"user_id": "me"}, service_tier="auto", extra_headers={"anthropic-beta": "x"}).content[0].text == text[:len(text)]
+
+
+def test_more_than_fits(daemon, asked):
+    """Claude Code asks for 32,000 tokens, whatever the model has."""
+    assert blocks(create(asked, max_tokens=32000)) == blocks(create(asked, max_tokens=60))
+    for get in (create, streamed):
+        full = get(asked, max_tokens=32000, ignore_eos=True)
+        assert full.stop_reason == "model_context_window_exceeded"
+        assert full.usage.input_tokens + full.usage.cache_read_input_tokens + full.usage.output_tokens == 1024
 
 
 def test_stream_is_in_order(daemon):
@@ -271,6 +282,27 @@ def test_text_behind_a_call(tell):
     assert seen[-2][1]["delta"]["stop_reason"] == "tool_use"
 
 
+def test_thinking(start, tmp_path):
+    template, special, answer = REASONING["think"]
+    d = start(model=write_scripted(tmp_path / "model", template, {"@1": answer, "@2": "None needed.", "@4": "So!"}, special))
+    with client_of(d) as c:
+        for get in (create, streamed):
+            message = get(c, [{"role": "user", "content": "@1"}], max_tokens=200, thinking={"type": "enabled", "budget_tokens": 1024})
+            assert blocks(message) == [{"type": "thinking", "thinking": THOUGHTS, "signature": ""}, {"type": "text", "text": CONTENT}]
+            assert message.stop_reason == "end_turn" and 0 < message.usage.output_tokens_details.thinking_tokens < message.usage.output_tokens
+            cut = get(c, [{"role": "user", "content": "@1"}], max_tokens=4)
+            assert [b.type for b in cut.content] == ["thinking"] and cut.stop_reason == "max_tokens" and THOUGHTS.startswith(cut.content[0].thinking)
+            hidden = get(c, [{"role": "user", "content": "@1"}], max_tokens=200, thinking={"type": "adaptive", "display": "omitted"})
+            assert blocks(hidden) == [{"type": "text", "text": CONTENT}]
+        messages = [{"role": "user", "content": "@1"}, message.to_param(), {"role": "user", "content": "@2"}]  # thoughts go back as they came
+        assert blocks(create(c, messages)) == [{"type": "text", "text": "None needed."}]
+        assert c.messages.count_tokens(model=NAME, messages=messages).input_tokens > message.usage.output_tokens
+    names = [(name, data.get("delta", {}).get("type")) for name, data in raw_events(d, messages=[{"role": "user", "content": "@1"}], max_tokens=200)]
+    order = [key for key, _ in itertools.groupby(names)]
+    assert order == [("message_start", None), ("ping", None), ("content_block_start", None), ("content_block_delta", "thinking_delta"), ("content_block_stop", None),
+                     ("content_block_start", None), ("content_block_delta", "text_delta"), ("content_block_stop", None), ("message_delta", None), ("message_stop", None)]
+
+
 def test_schema(asked):
     schema = {"type": "object", "properties": {"job": {"enum": ["doctor", "baker"]}}, "required": ["job"], "additionalProperties": False}
     config = {"format": {"type": "json_schema", "schema": schema}}
@@ -304,7 +336,7 @@ WRONG = [
     ({"tools": [WEATHER], "tool_choice": {"type": "required"}}, "tool_choice.type: expected auto, any, tool or none"), ({"tool_choice": "auto"}, "tool_choice.type: expected"),
     ({"tools": [WEATHER], "tool_choice": {"type": "tool"}}, "tool_choice.name: expected"), ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "time"}}, "tool_choice.name: expected the name of one"),
     ({"tool_choice": {"type": "any"}}, "tool_choice: expected tools"), ({"thinking": {"type": "deep"}}, "thinking.type: expected"), ({"thinking": {"type": "enabled", "budget_tokens": "x"}}, "thinking.budget_tokens"),
-    ({"output_config": {"effort": "little"}}, "output_config.effort: expected"), ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type: expected"), ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema: expected"),
+    ({"thinking": {"type": "enabled", "display": "all"}}, "thinking.display: expected"), ({"output_config": {"effort": "little"}}, "output_config.effort: expected"), ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type: expected"), ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema: expected"),
     ({"stop_sequences": [""]}, "stop_sequences[0]: expected"), ({"stop_sequences": ["x"] * 33}, "stop_sequences: expected"), ({"stop": "x"}, "stop: is not a field"), ({"n": 2}, "n: is not a field"),
     ({"temperature": 3}, "temperature: expected"), ({"mcp_servers": [{}]}, "mcp_servers: is not supported"), ({"nonsense": 1}, "nonsense: is not a field of this endpoint"),
 ]
