@@ -92,6 +92,7 @@ int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct
   *api = (struct tl_api){.o = *options, .created_s = tl_wall_ns() / TL_SEC(1)};
   api->key[0] = tl_random_seed();
   api->key[1] = tl_random_seed();
+  for (int i = 0; i < 4; i++) api->key_words[i] = tl_random_seed();
   api->loops = aligned_alloc(TL_CACHE_LINE, options->n_loops * sizeof *api->loops);
   api->fingerprints = calloc(options->n_models, sizeof *api->fingerprints);
   api->tools = calloc(options->n_models, sizeof *api->tools);
@@ -101,6 +102,7 @@ int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct
   if (r == TL_OK && make_caches(api) < 0) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   if (r == TL_OK && add_metrics(api) < 0) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   tl_http_error_body(options->http, api_http_error);
+  tl_http_guard(options->http, api_guard, api);
   tl_http_on_wake(options->http, on_wake, api);
   if (r == TL_OK && options->text_threads)
     r = tl_text_lanes_new(options->text_threads, options->n_loops, tl_api_wake, api, &api->lanes, err);
@@ -108,6 +110,7 @@ int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct
   if (r == TL_OK) r = api_register_tokenize(api, err);
   if (r == TL_OK) r = api_register_completions(api, err);
   if (r == TL_OK) r = api_register_chat(api, err);
+  if (r == TL_OK) r = api_register_messages(api, err);
   if (r == TL_OK) r = api_register_responses(api, err);
   if (r == TL_OK) r = api_register_vectors(api, err);
   if (r < 0)
@@ -175,6 +178,7 @@ void tl_api_free(struct tl_api *api) {
   if (api->lanes) tl_text_lanes_stop(api->lanes);
   tl_text_lanes_free(api->lanes);
   free_caches(api);
+  api_keys_free(api);
   free(api->loops);
   free(api->fingerprints);
   free(api->tools);

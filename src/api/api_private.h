@@ -16,7 +16,7 @@
 #include "tokenlane/text_lane.h"
 
 #define API_LANE_BYTES 8192 /* of a body: about 100 us of work, more is for a text lane */
-#define API_MAX_STOPS 4
+#define API_MAX_STOPS 32
 #define API_MAX_STOP_IDS 128
 #define API_MAX_BAD_WORDS 128
 #define API_MAX_DEPTH 64
@@ -39,8 +39,10 @@ enum api_endpoint {
   API_VECTORS = 28, /* those of models that pool */
   API_TEMPLATE = 32, /* what the chat template sees, which /tokenize takes too */
   API_RESPONSES = 64,
-  API_GENERATE = 67, /* those that generate */
-  API_ALL = 95,
+  API_MESSAGES = 128,
+  API_COUNT = 256, /* tokens of messages */
+  API_GENERATE = 195, /* those that generate */
+  API_ALL = 479,
 };
 
 /* Whether calls of tools are looked for in an answer, or are what it must be. */
@@ -82,6 +84,7 @@ struct api_params {
   struct tl_bad_word *bad_spellings; /* (n_bad_spellings) in tokens; in the call's arena */
   struct tl_token_bias *bias; /* in the call's arena */
   uint32_t n_bias;
+  json_t *system;            /* as messages, with those of /v1/messages */
   json_t *input, *query, *text_1, *text_2; /* as messages; each checked as far as its own kind goes */
   json_t *instructions;  /* as messages, with an input of /v1/responses */
   int64_t dimensions, top_n;      /* 0: not given */
@@ -112,6 +115,12 @@ bool api_is_own_stop(const struct api_params *params, int32_t id);
 int api_structured_read(struct api_params *params, const char *field, json_t *value, struct tl_error *err);
 /* All fields are read: tools and tool_choice come together. */
 int api_structured_settle(struct api_params *params, struct tl_arena *arena, struct tl_error *err);
+
+/* A schema that the client gave in `field`, as an object or a string. */
+int api_structured_schema(struct api_params *params, const char *field, json_t *schema, struct tl_error *err);
+
+/* --- messages_read.c: one of the fields of /v1/messages that are not as a chat's; what they hold becomes as a chat's. */
+int api_messages_read(struct api_params *params, const char *field, json_t *value, struct tl_error *err);
 
 /* --- ids.c ------------------------------------------------------------------------- */
 /* Whether a prompt or an input is a list of such: one that does not begin with a number. */
@@ -201,7 +210,7 @@ struct api_shape {
   void (*error)(struct api_call *call, const struct tl_error *err, struct tl_buffer *out); /* ends it instead */
   void (*answer)(struct api_call *call, struct tl_buffer *out); /* the body of an answer that is no stream */
 };
-extern const struct api_shape api_chat_shape, api_completions_shape, api_responses_shape;
+extern const struct api_shape api_chat_shape, api_completions_shape, api_responses_shape, api_messages_shape;
 
 /* How an endpoint's prompts are read; both as work.read. */
 struct api_reader {
@@ -220,6 +229,9 @@ struct api_prompt {
   size_t length;
   uint32_t n_before; /* ids that the tokenizer put before the text (BOS) */
 };
+
+/* A block of a message's content. */
+enum api_block { API_BLOCK_NONE, API_BLOCK_THINKING, API_BLOCK_TEXT, API_BLOCK_TOOL_USE };
 
 struct api_choice {
   struct api_call *call;
@@ -247,6 +259,8 @@ struct api_choice {
   struct api_tool_parser tools; /* finds calls in the answer; format NULL: none are looked for */
   struct api_tool_calls calls;
   unsigned n_sent_calls;    /* streams: calls that are out whole; those behind them as far as they have come */
+  unsigned n_blocks;        /* messages_shape.c: of a stream, so many have begun */
+  enum api_block block;     /* and this is open */
   uint32_t text_offset;     /* characters of text sent so far (completions' text_offset) */
   int64_t last_token_ns;
   int64_t text_began_ns, text_ended_ns, text_busy_ns; /* spans.c: making text of its tokens */
@@ -407,8 +421,14 @@ void api_vectors_retry(struct tl_api *api, unsigned loop);
 int api_error_status(const struct tl_error *err);
 void api_error_json(struct tl_buffer *out, const struct tl_error *err);
 void api_respond_error(struct tl_http_request *request, const struct tl_error *err, unsigned retry_after_s);
-const char *api_http_error(int status, const char *message, struct tl_buffer *out);
+/* Anthropic's, for /v1/messages; the others choose by the request's path. */
+void api_messages_error_json(struct tl_buffer *out, const struct tl_error *err);
+const char *api_http_error(const struct tl_http_request *request, int status, const char *message, struct tl_buffer *out);
 void api_respond_buffer(struct tl_http_request *request, int status, struct tl_buffer *body);
+
+/* api_keys.c: 0, or 401 for a request that shows no key though it has to. The context is the api. */
+int api_guard(struct tl_http_request *request, void *context, const char **ret_text);
+void api_keys_free(struct tl_api *api);
 
 /* chat.c, completions.c, models.c, tokenize.c: their handlers. */
 /* Tokens of a conversation; its messages may be changed. field: what the client calls them. */
@@ -421,6 +441,14 @@ int api_register_chat(struct tl_api *api, struct tl_error *err);
 int api_register_completions(struct tl_api *api, struct tl_error *err);
 int api_register_responses(struct tl_api *api, struct tl_error *err);
 int api_register_models(struct tl_api *api, struct tl_error *err);
+/* tokenize.c: a request whose answer is there when it has been read: read, as a work's, writes it into out. */
+struct api_text_work {
+  struct api_work work; /* first */
+  struct tl_buffer out;
+};
+void api_text_run(struct tl_api *api, struct tl_http_request *request,
+                  int (*read)(struct api_work *work, struct tl_error *err));
+int api_register_messages(struct tl_api *api, struct tl_error *err);
 int api_register_tokenize(struct tl_api *api, struct tl_error *err);
 int api_register_vectors(struct tl_api *api, struct tl_error *err);
 /* An error that names the work's model and what it does, unless the endpoint is one for it. Any thread. */
@@ -443,6 +471,7 @@ struct tl_api {
   struct api_grammar_cache **caches; /* (n_caches) one for each lane, or for each loop without lanes */
   unsigned n_caches;
   uint64_t key[2];          /* random, of the process: ids and default seeds */
+  uint64_t key_words[4];    /* likewise: what clients' keys are hashed with */
   char (*fingerprints)[API_FINGERPRINT_BYTES]; /* (models) */
   struct api_tools *tools; /* (models) how each writes calls */
   struct api_reasoning *reasoning; /* (models) and what it thinks */
@@ -453,6 +482,7 @@ struct tl_api {
   tl_metric generation_seconds, cancelled, resubmitted, pooling_seconds, pooled_inputs;
   /* set once by the main thread, read by loops */
   TL_ALIGNED _Atomic(const struct tl_serving *) serving;
+  _Atomic(const struct api_keys *) keys; /* NULL: nobody has to show one. Set by the main thread */
   _Atomic int draining;
   TL_ALIGNED _Atomic int64_t lane_bytes; /* of bodies that are with lanes */
   TL_ALIGNED _Atomic unsigned active;

@@ -158,6 +158,11 @@ static int read_continue_final_message(struct context *c, const struct field *f,
   return TL_OK;
 }
 
+/* What /v1/messages has in a form of its own. */
+static int read_of_message(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  return api_messages_read(c->params, f->name, value, err);
+}
+
 /* What /v1/responses has and no other endpoint. */
 static int read_responses(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   return api_responses_read(c->params, f->name, value, err);
@@ -220,11 +225,12 @@ static int read_stop_string(struct context *c, const char *name, json_t *value, 
 
 static int read_stop(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   if (json_is_string(value)) return read_stop_string(c, f->name, value, err);
-  if (!json_is_array(value) || json_array_size(value) > API_MAX_STOPS)
-    return api_wrong(err, f->name, "a string or a list of up to 4 strings", value);
+  bool few = c->endpoint != API_MESSAGES; /* OpenAI's limit; Anthropic says none */
+  if (!json_is_array(value) || json_array_size(value) > (few ? 4 : API_MAX_STOPS))
+    return api_wrong(err, f->name, few ? "a string or a list of up to 4 strings" : "a list of up to 32 strings", value);
   for (size_t i = 0; i < json_array_size(value); i++) {
     char name[32];
-    snprintf(name, sizeof name, "stop[%zu]", i);
+    snprintf(name, sizeof name, "%s[%zu]", f->name, i);
     int r = read_stop_string(c, name, json_array_get(value, i), err);
     if (r < 0) return r;
   }
@@ -408,6 +414,7 @@ static int read_unsupported(const struct field *f, json_t *value, struct tl_erro
 #define BOOL(name, endpoints) {#name, KIND_BOOL, endpoints, 0, 0, AT(name), NULL, NULL}
 #define LIST(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, AT(name), read_list, NULL}
 #define READ(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, 0, read_##name, NULL}
+#define OF_MESSAGE(name) {#name, KIND_READ, API_MESSAGES | API_COUNT, 0, 0, 0, read_of_message, NULL}
 #define RESPONSES(name) {#name, KIND_READ, API_RESPONSES, 0, 0, 0, read_responses, NULL}
 #define STRUCTURED(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, 0, read_structured, NULL}
 #define IGNORED(name, endpoints) {#name, KIND_IGNORED, endpoints, 0, 0, 0, NULL, NULL}
@@ -438,10 +445,16 @@ static const struct field fields[] = {
     READ(tools, API_CHAT | API_TEMPLATE),
     READ(documents, API_CHAT | API_TEMPLATE),
     READ(chat_template, API_CHAT | API_TEMPLATE | API_RESPONSES),
-    READ(chat_template_kwargs, API_CHAT | API_TEMPLATE | API_RESPONSES),
+    READ(chat_template_kwargs, API_CHAT | API_TEMPLATE | API_RESPONSES | API_MESSAGES | API_COUNT),
+    OF_MESSAGE(system),
+    OF_MESSAGE(messages),
+    OF_MESSAGE(tools),
+    OF_MESSAGE(tool_choice),
+    OF_MESSAGE(thinking),
+    OF_MESSAGE(output_config),
     READ(continue_final_message, API_CHAT | API_TEMPLATE),
     BOOL(add_generation_prompt, API_CHAT | API_TEMPLATE),
-    INTEGER(max_tokens, API_BOTH, 0, MAX_TOKENS),
+    INTEGER(max_tokens, API_BOTH | API_MESSAGES, 0, MAX_TOKENS),
     INTEGER(max_completion_tokens, API_BOTH, 1, MAX_TOKENS),
     {"max_output_tokens", KIND_INTEGER, API_RESPONSES, 1, MAX_TOKENS, AT(max_completion_tokens), NULL, NULL},
     INTEGER(min_tokens, API_GENERATE, 0, MAX_TOKENS),
@@ -451,7 +464,8 @@ static const struct field fields[] = {
     INTEGER(top_k, API_GENERATE, -1, MAX_TOKENS),
     NUMBER(min_p, API_GENERATE, 0, 1),
     READ(seed, API_GENERATE),
-    READ(stop, API_GENERATE),
+    READ(stop, API_GENERATE & ~API_MESSAGES),
+    {"stop_sequences", KIND_READ, API_MESSAGES, 0, 0, 0, read_stop, NULL},
     LIST(stop_token_ids, API_GENERATE),
     LIST(bad_words, API_GENERATE),
     LIST(allowed_token_ids, API_GENERATE),
@@ -499,6 +513,15 @@ static const struct field fields[] = {
     IGNORED(prompt_cache_retention, API_CHAT | API_RESPONSES),
     IGNORED(max_tool_calls, API_RESPONSES), /* of tools that the server itself has */
     IGNORED(prediction, API_CHAT),
+    IGNORED(metadata, API_MESSAGES),
+    IGNORED(service_tier, API_MESSAGES),
+    IGNORED(inference_geo, API_MESSAGES | API_COUNT),
+    IGNORED(speed, API_MESSAGES | API_COUNT),
+    IGNORED(diagnostics, API_MESSAGES),
+    IGNORED(cache_control, API_MESSAGES | API_COUNT),
+    IGNORED(context_management, API_MESSAGES | API_COUNT), /* what would be left out of a conversation stays in */
+    UNSUPPORTED(container, API_MESSAGES, ""),
+    UNSUPPORTED(mcp_servers, API_MESSAGES | API_COUNT, "[] "),
     UNSUPPORTED(functions, API_CHAT, "[] "),
     UNSUPPORTED(function_call, API_CHAT, "\"none\" \"auto\" "),
     UNSUPPORTED(audio, API_CHAT, ""),
@@ -547,12 +570,13 @@ static int check_names(enum api_endpoint endpoint, json_t *body, struct tl_error
 static int check_together(const struct tl_api *api, enum api_endpoint endpoint, const struct api_params *p,
                           struct tl_error *err) {
   const struct { enum api_endpoint endpoint; const char *name; const json_t *value; } required[] = {
-      {API_COMPLETIONS, "prompt", p->prompt}, {API_CHAT, "messages", p->messages}, {API_EMBEDDINGS | API_RESPONSES, "input", p->input},
+      {API_COMPLETIONS, "prompt", p->prompt}, {API_CHAT | API_MESSAGES | API_COUNT, "messages", p->messages}, {API_EMBEDDINGS | API_RESPONSES, "input", p->input},
       {API_RERANK, "query", p->query}, {API_RERANK, "documents", p->documents}, {API_SCORE, "text_1", p->text_1}, {API_SCORE, "text_2", p->text_2}};
   for (size_t i = 0; i < sizeof required / sizeof *required; i++)
     if ((required[i].endpoint & endpoint) && !required[i].value)
       return tl_error_set(err, TL_EINVAL, required[i].name, "%s: is required", required[i].name);
-  if (endpoint == API_CHAT && p->max_tokens == 0)
+  if (endpoint == API_MESSAGES && p->max_tokens < 0) return tl_error_set(err, TL_EINVAL, "max_tokens", "max_tokens: is required");
+  if ((endpoint & (API_CHAT | API_MESSAGES)) && p->max_tokens == 0)
     return tl_error_set(err, TL_EINVAL, "max_tokens", "max_tokens: expected an integer from 1, got 0");
   if (p->max_tokens == 0 && !p->echo)
     return tl_error_set(err, TL_EINVAL, "max_tokens", "max_tokens: 0 is allowed only together with echo");
@@ -571,9 +595,9 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
                              .add_special_tokens = endpoint == API_COMPLETIONS, /* a chat's template has them */
                              .calls = API_CALLS_AUTO, .parallel_tool_calls = true, .split_reasoning = true, .include_reasoning = true};
   const struct tl_api_limits *limits = &api->o.limits;
-  bool flat = endpoint == API_RESPONSES;
-  ret->tool_schema = flat ? "parameters" : "function.parameters";
-  ret->tool_chosen = flat ? "tool_choice.name" : "tool_choice.function.name";
+  bool message = endpoint & (API_MESSAGES | API_COUNT), flat = endpoint == API_RESPONSES;
+  ret->tool_schema = message ? "input_schema" : flat ? "parameters" : "function.parameters";
+  ret->tool_chosen = message || flat ? "tool_choice.name" : "tool_choice.function.name";
   ret->timeout_ms = limits->default_timeout_ms ? limits->default_timeout_ms : limits->max_timeout_ms;
   struct context context = {api, endpoint, arena, ret};
   for (size_t i = 0; i < N_FIELDS; i++) {

@@ -5,11 +5,11 @@
 #include "api/api_private.h"
 #include "tokenlane/base/hash.h"
 
+enum chunk { CHUNK_ROLE, CHUNK_TEXT, CHUNK_FINISH };
+
 const char *api_model_name(const struct api_call *call) {
   return call->params.model ? call->params.model : call->api->o.models[call->work.model].name;
 }
-
-enum chunk { CHUNK_ROLE, CHUNK_TEXT, CHUNK_FINISH };
 
 static void head(const struct api_call *call, const char *object, struct tl_buffer *out) {
   const char *name = api_model_name(call);

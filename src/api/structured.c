@@ -24,7 +24,7 @@ static int hold_to(struct api_params *p, struct tl_grammar_source source, struct
 /* --- the kinds; field: as the client calls it ------------------------------------------------- */
 
 /* A schema, as an object or as JSON in a string. */
-static int read_json(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
+int api_structured_schema(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
   size_t budget = API_MAX_NODES;
   json_t *schema = json_is_string(value) ? api_body_read_inner(value, &budget) : json_incref(value);
   if (json_is_object(schema))
@@ -81,7 +81,7 @@ static int check_members(json_t *object, const char *field, const char *const *n
 }
 
 static int read_structured_outputs(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
-  static const struct reader members[] = {{"structured_outputs.json", read_json}, {"structured_outputs.regex", read_regex},
+  static const struct reader members[] = {{"structured_outputs.json", api_structured_schema}, {"structured_outputs.regex", read_regex},
                                           {"structured_outputs.choice", read_choice}, {"structured_outputs.grammar", read_grammar},
                                           {"structured_outputs.json_object", read_json_object}};
   static const char *const names[] = {"json", "regex", "choice", "grammar", "json_object", NULL};
@@ -115,7 +115,7 @@ static int read_named_schema(struct api_params *p, json_t *format, const struct 
   if (description && !json_is_null(description) && !json_is_string(description))
     return api_wrong(err, f->description, "a string", description);
   if (!json_is_object(schema)) return api_wrong(err, f->schema, "a JSON schema as an object", schema);
-  return read_json(p, f->schema, schema, err);
+  return api_structured_schema(p, f->schema, schema, err);
 }
 
 static int read_json_schema_format(struct api_params *p, json_t *format, struct tl_error *err) {
@@ -261,8 +261,8 @@ int api_structured_settle(struct api_params *p, struct tl_arena *arena, struct t
 
 int api_structured_read(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
   static const struct reader readers[] = {{"response_format", read_response_format}, {"text", read_text_object}, {"structured_outputs", read_structured_outputs},
-                                          {"guided_json", read_json}, {"guided_regex", read_regex}, {"guided_choice", read_choice},
-                                          {"guided_grammar", read_grammar}, {"json_schema", read_json}, {"grammar", read_grammar},
+                                          {"guided_json", api_structured_schema}, {"guided_regex", read_regex}, {"guided_choice", read_choice},
+                                          {"guided_grammar", read_grammar}, {"json_schema", api_structured_schema}, {"grammar", read_grammar},
                                           {"tool_choice", read_tool_choice}};
   const struct reader *reader = readers;
   while (strcmp(reader->name, field) != 0) reader++;

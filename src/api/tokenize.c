@@ -36,12 +36,6 @@ static int tokenize(struct tl_api *api, const struct tl_serving *serving, json_t
                              err);
 }
 
-/* One request of either endpoint. */
-struct text_work {
-  struct api_work work; /* first */
-  struct tl_buffer out; /* the answer */
-};
-
 /* Reads body and model as both endpoints need them. */
 static int open_body(struct api_work *work, json_t **ret, struct tl_error *err) {
   int r = api_body_read(work->text, work->length, ret, err);
@@ -54,7 +48,7 @@ static int open_body(struct api_work *work, json_t **ret, struct tl_error *err) 
 }
 
 static int read_tokenize(struct api_work *work, struct tl_error *err) {
-  struct tl_buffer *out = &((struct text_work *)work)->out;
+  struct tl_buffer *out = &((struct api_text_work *)work)->out;
   struct tl_tokens tokens = {0};
   json_t *body = NULL;
   int r = open_body(work, &body, err);
@@ -93,7 +87,7 @@ static int detokenize(const struct tl_serving *serving, json_t *body, struct tl_
 }
 
 static int read_detokenize(struct api_work *work, struct tl_error *err) {
-  struct tl_buffer *out = &((struct text_work *)work)->out, text;
+  struct tl_buffer *out = &((struct api_text_work *)work)->out, text;
   tl_buffer_init(&text, 0);
   json_t *body = NULL;
   int r = open_body(work, &body, err);
@@ -111,7 +105,7 @@ static int read_detokenize(struct api_work *work, struct tl_error *err) {
 }
 
 static void answer(struct api_work *work) {
-  struct text_work *text = (struct text_work *)work;
+  struct api_text_work *text = (struct api_text_work *)work;
   if (work->request && work->err.code < 0)
     api_respond_error(work->request, &work->err, 0);
   else if (work->request)
@@ -120,9 +114,9 @@ static void answer(struct api_work *work) {
   free(text);
 }
 
-static void run(struct tl_api *api, struct tl_http_request *request,
-                int (*read)(struct api_work *work, struct tl_error *err)) {
-  struct text_work *text = calloc(1, sizeof *text);
+void api_text_run(struct tl_api *api, struct tl_http_request *request,
+                  int (*read)(struct api_work *work, struct tl_error *err)) {
+  struct api_text_work *text = calloc(1, sizeof *text);
   if (!text) {
     struct tl_error err = {0};
     tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
@@ -136,11 +130,11 @@ static void run(struct tl_api *api, struct tl_http_request *request,
 }
 
 static void on_tokenize(struct tl_http_request *request, void *context) {
-  run(context, request, read_tokenize);
+  api_text_run(context, request, read_tokenize);
 }
 
 static void on_detokenize(struct tl_http_request *request, void *context) {
-  run(context, request, read_detokenize);
+  api_text_run(context, request, read_detokenize);
 }
 
 int api_register_tokenize(struct tl_api *api, struct tl_error *err) {

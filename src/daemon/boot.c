@@ -33,6 +33,8 @@ static int make_http(struct daemon *d, struct tl_error *err) {
       .body_timeout_ns = TL_MS(c->http_body_timeout_ms),
       .idle_timeout_ns = TL_MS(c->http_idle_timeout_ms),
       .write_timeout_ns = TL_MS(c->http_write_timeout_ms),
+      .cors_origins = (const char *const *)c->http_cors_origins.items,
+      .n_cors_origins = c->http_cors_origins.n,
       .trace = d->trace,
   };
   return tl_http_new(&options, d->metrics, &d->http, err);
@@ -225,6 +227,7 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
   if (r == TL_OK) r = daemon_make_trace(d, err);
   if (r == TL_OK) r = make_http(d, err);
   if (r == TL_OK) r = make_api(d, err);
+  if (r == TL_OK) r = daemon_set_keys(d->api, config, err);
   if (r == TL_OK) r = start_http(d, err);
   if (r == TL_OK) r = make_models(d, err);
   if (r < 0) return r;

@@ -31,6 +31,12 @@ static bool is_option(const char *argument, const char *key) {
          (!argument[2 + length] || argument[2 + length] == '=');
 }
 
+static bool shows_keys(const struct command_line *line) {
+  for (int i = 0; i < line->argc; i++)
+    if (is_option(line->argv[i], "http.api_keys")) return true;
+  return false;
+}
+
 /* What is wrong with the whole, in the file's words unless an option set the key. */
 static int check_whole(struct tl_config *config, const char *file, int argc, char **argv, struct tl_error *err) {
   struct tl_log_options log = daemon_log_options(config);
@@ -42,6 +48,7 @@ static int check_whole(struct tl_config *config, const char *file, int argc, cha
   if (r == TL_OK) r = tl_trace_check(&trace, err);
   if (r == TL_OK) r = simulate_check(config, err);
   if (r == TL_OK) r = sharing_check(config, err);
+  if (r == TL_OK) r = daemon_check_keys(config, err);
   if (r == TL_OK || !file) return r;
   for (int i = 0; i < argc; i++)
     if (is_option(argv[i], err->field)) return r;
@@ -56,7 +63,10 @@ int daemon_read_arguments(struct tl_config *config, const struct command_line *l
   const char *file = NULL;
   for (int pass = 0; pass < 2; pass++) {
     for (int i = 0; i < argc; i++) {
-      if (strncmp(argv[i], "--", 2) != 0 || !argv[i][2])
+      bool fine = strncmp(argv[i], "--", 2) == 0 && argv[i][2];
+      if (!fine && shows_keys(line)) /* it may be one */
+        return tl_error_set(err, TL_EINVAL, "http.api_keys", "expected --KEY VALUE, and commas between the keys of --http.api_keys");
+      if (!fine)
         return tl_error_set(err, TL_EINVAL, NULL, "expected --KEY VALUE, got %.100s", argv[i]);
       const char *key = argv[i] + 2, *equals = strchr(key, '='), *value = equals ? equals + 1 : NULL;
       char name[96];
@@ -99,12 +109,14 @@ static int serve(const struct tl_config *config, const struct command_line *line
   if (r < 0) return r;
   tl_log_catch_crashes();
   if (err->code) TL_LOG(TL_LOG_WARN, "daemon", "no GPU is used", TL_S("reason", err->message));
+  if (shows_keys(line))
+    TL_LOG(TL_LOG_WARN, "daemon", "every user of this machine can read the API keys in the command line; use http.api_key_file");
   struct daemon d;
   r = daemon_boot(&d, config, err);
   if (r == TL_OK) {
     notify_status("READY=1");
     while (signals_wait(0, -1) == 0)
-      if (signals_take_reload()) daemon_reload(config, line);
+      if (signals_take_reload()) daemon_reload(&d, line);
     drain(&d);
   }
   daemon_done(&d);

@@ -144,8 +144,8 @@ int http_head_check(struct http_conn *conn, const char **ret_text) {
   if (n_host > 1 || (n_host == 0 && !request->is_http10)) return 400;
   *ret_text = "the Host header is malformed";
   if (!is_host(host)) return 400;
-  int status = check_framing(conn, request, ret_text);
-  if (status == 0) status = split_target(request, ret_text);
+  int status = split_target(request, ret_text); /* first: errors may look different by path */
+  if (status == 0) status = check_framing(conn, request, ret_text);
   if (status) return status;
   *ret_text = "the only expectation that is understood is 100-continue";
   return count(request, "Expect", &expect) && strcasecmp(expect, "100-continue") != 0 ? 417 : 0;
