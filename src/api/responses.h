@@ -27,7 +27,7 @@ struct api_response {
 
 /* responses_read.c: one of the fields that no other endpoint has, which is not null. Tools become those of chat, in the body. */
 int api_responses_read(struct api_params *params, const char *field, json_t *value, struct tl_error *err);
-/* The members of an answer that repeat the request's fields. The body is read, and not changed yet but for its tools. */
+/* The members of an answer that repeat the request's fields, but for very long ones. The body is read, and not changed yet but for its tools. */
 int api_responses_echo(const json_t *body, struct tl_buffer *out);
 
 /* responses_input.c: input and instructions as a new list of chat's messages, which is the caller's; the input may be changed. An

@@ -121,7 +121,11 @@ static int read_call(struct conversation *c, size_t i, json_t *item) {
   if (!json_is_string(name) || !json_string_length(name)) return wrong(c, i, "name", "a string that is not empty", name);
   if (!json_is_string(text)) return wrong(c, i, "arguments", "a string", text);
   json_t *arguments = json_string_length(text) ? api_body_read_inner(text, &c->budget) : json_object();
-  if (!arguments) return wrong(c, i, "arguments", "an object as a string of JSON", text);
+  if (!arguments) {
+    char field[64];
+    snprintf(field, sizeof field, "input[%zu].arguments", i);
+    return tl_error_set(c->err, TL_EINVAL, field, "%s: expected an object as a string of JSON", field);
+  }
   json_t *call = json_pack("{s:O,s:s,s:{s:O,s:o}}", "id", id, "type", "function", "function", "name", name, "arguments", arguments);
   json_t *message = call ? turn(c, false) : NULL;
   if (!message || (!has(message, "tool_calls") && json_object_set_new(message, "tool_calls", json_array()) < 0)) {

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define MEMBER_BYTES 131072 /* of what an answer repeats */
+
 struct reader {
   const char *name;
   int (*read)(struct api_params *p, const char *field, json_t *value, struct tl_error *err);
@@ -113,6 +115,14 @@ int api_responses_read(struct api_params *p, const char *field, json_t *value, s
 
 /* --- the answer's members ---------------------------------------------------------------------------- */
 
+/* The JSON of a member, or what stands for it when it is too long to be sent back with every answer, and thrice with a stream. */
+static int echo(struct tl_buffer *member, const char *otherwise, struct tl_buffer *out) {
+  if (member->failed) tl_buffer_puts(out, otherwise);
+  else tl_buffer_append(out, member->data, member->length);
+  tl_buffer_done(member);
+  return out->failed ? TL_ENOMEM : TL_OK;
+}
+
 /* As the client sent it, with what it may have left out. */
 static int echo_tool(const json_t *tool, struct tl_buffer *out) {
   static const char *const always[] = {"parameters", "strict"};
@@ -120,9 +130,24 @@ static int echo_tool(const json_t *tool, struct tl_buffer *out) {
   int r = json_object_set_new(flat, "type", json_string("function"));
   for (size_t i = 0; i < 2; i++)
     if (!json_object_get(flat, always[i])) r |= json_object_set_new(flat, always[i], json_null());
-  if (r == 0) r = api_json_value(out, flat, JSON_ENSURE_ASCII);
+  if (r == 0) api_json_value(out, flat, JSON_ENSURE_ASCII);
   json_decref(flat);
   return r ? TL_ENOMEM : TL_OK;
+}
+
+static int echo_tools(const json_t *tools, struct tl_buffer *out) {
+  size_t i;
+  json_t *tool;
+  struct tl_buffer member;
+  int r = TL_OK;
+  tl_buffer_init(&member, MEMBER_BYTES);
+  tl_buffer_putc(&member, '[');
+  json_array_foreach(tools, i, tool) {
+    if (i) tl_buffer_putc(&member, ',');
+    if (r == TL_OK && !member.failed) r = echo_tool(tool, &member);
+  }
+  tl_buffer_putc(&member, ']');
+  return echo(&member, "[]", out) < 0 ? TL_ENOMEM : r;
 }
 
 int api_responses_echo(const json_t *body, struct tl_buffer *out) {
@@ -132,21 +157,20 @@ int api_responses_echo(const json_t *body, struct tl_buffer *out) {
                  {"parallel_tool_calls", "true"}, {"prompt_cache_key", "null"}, {"reasoning", "{\"effort\":null,\"summary\":null}"},
                  {"safety_identifier", "null"}, {"text", "{\"format\":{\"type\":\"text\"}}"}, {"tool_choice", "\"auto\""},
                  {"top_logprobs", "0"},        {"user", "null"}};
-  size_t i;
-  json_t *tool;
   int r = TL_OK;
-  for (i = 0; r == TL_OK && i < sizeof members / sizeof *members; i++) {
+  for (size_t i = 0; r == TL_OK && i < sizeof members / sizeof *members; i++) {
+    struct tl_buffer member;
     json_t *value = json_object_get(body, members[i].name);
+    tl_buffer_init(&member, MEMBER_BYTES);
+    if (value && !json_is_null(value)) api_json_value(&member, value, JSON_ENSURE_ASCII);
+    else tl_buffer_puts(&member, members[i].otherwise);
     tl_buffer_printf(out, ",\"%s\":", members[i].name);
-    r = value && !json_is_null(value) ? api_json_value(out, value, JSON_ENSURE_ASCII) : tl_buffer_puts(out, members[i].otherwise);
+    r = echo(&member, members[i].otherwise, out);
   }
-  tl_buffer_puts(out, ",\"tools\":[");
-  json_array_foreach(json_object_get(body, "tools"), i, tool) {
-    if (i) tl_buffer_putc(out, ',');
-    if (r == TL_OK) r = echo_tool(tool, out);
-  }
+  tl_buffer_puts(out, ",\"tools\":");
+  if (r == TL_OK) r = echo_tools(json_object_get(body, "tools"), out);
   /* what this server does with every answer */
-  tl_buffer_puts(out, "],\"background\":false,\"previous_response_id\":null,\"service_tier\":\"default\",\"store\":false,"
+  tl_buffer_puts(out, ",\"background\":false,\"previous_response_id\":null,\"service_tier\":\"default\",\"store\":false,"
                       "\"truncation\":\"disabled\"");
   return r < 0 || out->failed ? TL_ENOMEM : TL_OK;
 }

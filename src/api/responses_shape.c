@@ -44,10 +44,12 @@ static void put_item(const struct api_call *call, enum response_item kind, unsig
   tl_buffer_puts(out, "]}");
 }
 
+/* A call that is whole is completed though the answer was cut behind it. */
 static void put_call(const struct api_choice *choice, unsigned i, unsigned index, const char *status, const struct tl_buffer *arguments,
                      struct tl_buffer *out) {
   const struct tl_buffer *name = &choice->calls.items[i].name;
   char id[24];
+  if (choice->calls.items[i].ended && strcmp(status, "incomplete") == 0) status = "completed";
   api_call_id(choice, i, id);
   tl_buffer_puts(out, "{\"id\":");
   put_id(choice->call, RESPONSE_CALL, index, out);
@@ -72,6 +74,12 @@ static bool was_cut(const struct api_choice *choice) {
   return choice->finish && strcmp(choice->finish, "length") == 0;
 }
 
+/* One of the codes that OpenAI's clients know. */
+static const char *error_code(const struct tl_error *err) {
+  int status = api_error_status(err);
+  return status == 429 ? "rate_limit_exceeded" : status < 500 ? "invalid_prompt" : "server_error";
+}
+
 /* Up to its items. err: why there are no more of them; NULL: nothing is wrong. */
 static void put_head(const struct api_call *call, const char *status, const struct tl_error *err, struct tl_buffer *out) {
   const char *name = api_model_name(call);
@@ -82,7 +90,7 @@ static void put_head(const struct api_call *call, const char *status, const stru
   else tl_buffer_puts(out, "null");
   tl_buffer_printf(out, ",\"status\":\"%s\",\"error\":", status);
   if (err) {
-    tl_buffer_puts(out, "{\"code\":\"server_error\",\"message\":");
+    tl_buffer_printf(out, "{\"code\":\"%s\",\"message\":", error_code(err));
     api_json_string(out, err->message, strlen(err->message));
     tl_buffer_putc(out, '}');
   } else {
@@ -294,7 +302,7 @@ static void end(struct api_call *call, struct tl_buffer *out) {
 /* As OpenAI does, both: what went wrong, and the answer as far as it came. */
 static void error(struct api_call *call, const struct tl_error *err, struct tl_buffer *out) {
   begin_event(call, "error", out);
-  tl_buffer_puts(out, ",\"code\":\"server_error\",\"message\":");
+  tl_buffer_printf(out, ",\"code\":\"%s\",\"message\":", error_code(err));
   api_json_string(out, err->message, strlen(err->message));
   tl_buffer_puts(out, ",\"param\":");
   if (*err->field) api_json_string(out, err->field, strlen(err->field));

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "api/responses.h"
@@ -230,8 +231,34 @@ static void test_echo(void **state) {
   end(&r);
 }
 
+/* What is too long to be sent back with every answer is not. */
+static void test_short_echo(void **state) {
+  (void)state;
+  struct tl_buffer out;
+  char *text = malloc(131072);
+  memset(text, 'a', 131072);
+  json_t *body = json_pack("{s:s#,s:[{s:s,s:{s:s#}}],s:s}", "instructions", text, 131000, "tools", "type", "function", "function", "name", text,
+                           131072, "user", "me");
+  for (unsigned i = 0; i < 2; i++) {
+    tl_buffer_init(&out, 0);
+    tl_buffer_puts(&out, "{\"id\":1");
+    assert_int_equal(api_responses_echo(body, &out), TL_OK);
+    tl_buffer_putc(&out, '}');
+    json_t *told = json_loads(tl_buffer_string(&out), 0, NULL);
+    assert_non_null(told);
+    assert_int_equal(json_string_length(json_object_get(told, "instructions")), i ? 0 : 131000);
+    assert_int_equal(json_array_size(json_object_get(told, "tools")), 0);
+    assert_string_equal(json_string_value(json_object_get(told, "user")), "me");
+    json_decref(told);
+    tl_buffer_done(&out);
+    json_object_set_new(body, "instructions", json_stringn(text, 131071)); /* with its quotes one byte too many */
+  }
+  json_decref(body);
+  free(text);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_messages), cmocka_unit_test(test_refusals), cmocka_unit_test(test_tools),
-                                     cmocka_unit_test(test_formats), cmocka_unit_test(test_echo)};
+                                     cmocka_unit_test(test_formats), cmocka_unit_test(test_echo), cmocka_unit_test(test_short_echo)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
