@@ -166,6 +166,16 @@ def test_thoughts_come_back(told):
         assert parts(ask(told, None, messages=messages).choices[0])[0] == THOUGHTS
 
 
+def test_thoughts_come_back_by_the_name_that_a_template_knows(serve):
+    """GPT-OSS's, which refuses them beside the content of a message with calls."""
+    d = serve("{% for message in messages %}{{ message.content or '' }}{{ message.thinking or '' }}{% endfor %}", {"@1": "One", "@2": "Two"})
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    for message, answer in (({"reasoning": "@1"}, "One"), ({"reasoning_content": "@1", "content": "@2"}, "One"), ({"reasoning": "@1", "tool_calls": [call]}, "One"),
+                            ({"reasoning": "@1", "content": "@2", "tool_calls": [call]}, "Two"), ({"reasoning": "@1", "thinking": "@2"}, "Two")):
+        messages = [{"role": "user", "content": "x"}, {"role": "assistant", **message}]
+        assert ask(d, None, messages=messages).choices[0].message.content == answer
+
+
 # --- where the answer begins ----------------------------------------------------------------------------------
 
 def test_the_prompt_has_the_first_mark(serve):
@@ -220,6 +230,8 @@ def test_effort(serve):
     d = serve(TURNS + "{{ reasoning_effort }}", {"low": "Little.", "high": "Much.", "none": "Nothing."})
     for effort, answer in (("low", "Little."), ("high", "Much."), ("none", "Nothing.")):
         assert ask(d, "x", reasoning_effort=effort).choices[0].message.content == answer
+    low, high = (d.post("/tokenize", messages=[{"role": "user", "content": "x"}], reasoning_effort=effort).json()["tokens"] for effort in ("low", "high"))
+    assert low[:-1] == high[:-1] and low != high
     # the template's own variable comes first
     assert ask(d, "x", reasoning_effort="low", chat_template_kwargs={"reasoning_effort": "high"}).choices[0].message.content == "Much."
     for effort in ("much", 1, ["low"]):
@@ -301,6 +313,9 @@ def test_calls_that_must_come(serve, opened):
     assert parts(choice) == ("Hm.", None, "tool_calls")
     assert [[c.function.name, c.function.arguments] for c in choice.message.tool_calls] == expected
     assert streamed(d, "@1", tools=TOOLS, tool_choice="required") == ("Hm.", "", expected, "tool_calls")
+    # whose thoughts would be content has none: they are no calls
+    message = ask(d, "@1", tools=TOOLS, tool_choice="required", reasoning_format="none").choices[0].message
+    assert message.content is None and [[c.function.name, c.function.arguments] for c in message.tool_calls] == expected
     if opened:
         return
     named = {"type": "function", "function": {"name": "weather"}}
