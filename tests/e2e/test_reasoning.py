@@ -6,7 +6,7 @@ import re
 import openai
 import pytest
 
-from daemon import NAME
+from daemon import NAME, ROOT
 from scripted import write_scripted
 from test_tool_calls import TOOLS, ended, started
 
@@ -192,6 +192,15 @@ def test_the_prompt_has_both_marks(serve):
     assert parts(ask(d, "@1").choices[0]) == ("a", "b", "stop")
     for fields in ({"chat_template_kwargs": {"enable_thinking": False}}, {"reasoning_effort": "none"}):
         assert parts(ask(d, "@1", **fields).choices[0]) == (None, "<think>c</think>d", "stop")
+
+
+@pytest.mark.parametrize("name, ends", [("thinking_switch", ("\n", "\n\n")), ("xml_tools_generation", ("assistant\n", "</think>\n"))])
+def test_in_the_manner_of_qwen3_and_smollm3(serve, name, ends):
+    template = (ROOT / f"tests/e2e/templates/{name}.jinja").read_text()
+    d = serve(template, {ends[0]: "<think>\nHm.\n</think>\n\nSo.", ends[1]: "<think>c</think>d"}, MARKS)
+    assert parts(ask(d, "x").choices[0]) == ("Hm.", "So.", "stop")
+    assert parts(ask(d, "x", reasoning_effort="none").choices[0]) == (None, "<think>c</think>d", "stop")
+    assert streamed(d, "x", chat_template_kwargs={"enable_thinking": False}) == ("", "<think>c</think>d", [], "stop")
 
 
 def test_an_answer_that_goes_on(serve):
