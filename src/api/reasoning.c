@@ -71,10 +71,11 @@ int api_reasoning_take(struct api_choice *choice, const struct tl_buffer *text, 
   return r;
 }
 
-/* Calls that must come are no final message of harmony's: there the grammar binds the whole answer, which then has no thoughts. */
+/* Calls that must come are no final message of harmony's, nor is what they are made of thoughts: there the grammar binds the whole answer,
+ * which then has none. */
 void api_reasoning_free_thoughts(const struct api_call *call, struct tl_matcher *matcher) {
   const struct tl_thinking *thinking = &call->api->reasoning[call->work.model].thinking;
   if (call->endpoint == API_COMPLETIONS || !thinking->ends[0] || call->reasoning_start == API_REASONING_OVER) return;
-  if (thinking->ends[1] && api_only_calls(call)) return;
+  if (api_only_calls(call) && (thinking->ends[1] || !call->params.split_reasoning)) return;
   tl_matcher_think(matcher, thinking, call->reasoning_start == API_REASONING_WITHIN);
 }

@@ -15,7 +15,7 @@ const struct api_reasoning_format *api_reasoning_format_of(const struct tl_chat_
   if (!tmpl) return NULL;
   if (tl_chat_template_says(tmpl, "<|channel|>") && tl_chat_template_says(tmpl, "analysis")) return &api_reasoning_harmony_format;
   if (tl_chat_template_says(tmpl, "[THINK]")) return &api_reasoning_mistral_format;
-  if (tl_chat_template_says(tmpl, "</think>")) return &api_reasoning_think_format;
+  if (tl_chat_template_says(tmpl, "<think>") || tl_chat_template_says(tmpl, "</think>")) return &api_reasoning_think_format;
   return tl_chat_template_says(tmpl, "Here is my thought process:") ? &api_reasoning_granite_format : NULL;
 }
 

@@ -136,7 +136,7 @@ static void tool_call(const struct api_choice *choice, unsigned i, bool with_arg
   tl_buffer_puts(out, "}}");
 }
 
-/* By both names that clients look for: DeepSeek's, which llama.cpp's server has too, and what vLLM calls it since 0.12. */
+/* By both names that clients look for: DeepSeek's, which llama.cpp's server has too, and what vLLM has called it in 0.11 and calls it alone by now. */
 static void thoughts(const struct api_choice *choice, struct tl_buffer *out) {
   static const char *const names[] = {"\"reasoning_content\":", ",\"reasoning\":"};
   for (unsigned i = 0; i < 2; i++) {

@@ -6,7 +6,7 @@ import re
 import openai
 import pytest
 
-from daemon import NAME
+from daemon import NAME, ROOT
 from scripted import write_scripted
 from test_tool_calls import TOOLS, ended, started
 
@@ -166,6 +166,16 @@ def test_thoughts_come_back(told):
         assert parts(ask(told, None, messages=messages).choices[0])[0] == THOUGHTS
 
 
+def test_thoughts_come_back_by_the_name_that_a_template_knows(serve):
+    """GPT-OSS's, which refuses them beside the content of a message with calls."""
+    d = serve("{% for message in messages %}{{ message.content or '' }}{{ message.thinking or '' }}{% endfor %}", {"@1": "One", "@2": "Two"})
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    for message, answer in (({"reasoning": "@1"}, "One"), ({"reasoning_content": "@1", "content": "@2"}, "One"), ({"reasoning": "@1", "tool_calls": [call]}, "One"),
+                            ({"reasoning": "@1", "content": "@2", "tool_calls": [call]}, "Two"), ({"reasoning": "@1", "thinking": "@2"}, "Two")):
+        messages = [{"role": "user", "content": "x"}, {"role": "assistant", **message}]
+        assert ask(d, None, messages=messages).choices[0].message.content == answer
+
+
 # --- where the answer begins ----------------------------------------------------------------------------------
 
 def test_the_prompt_has_the_first_mark(serve):
@@ -182,6 +192,15 @@ def test_the_prompt_has_both_marks(serve):
     assert parts(ask(d, "@1").choices[0]) == ("a", "b", "stop")
     for fields in ({"chat_template_kwargs": {"enable_thinking": False}}, {"reasoning_effort": "none"}):
         assert parts(ask(d, "@1", **fields).choices[0]) == (None, "<think>c</think>d", "stop")
+
+
+@pytest.mark.parametrize("name, ends", [("thinking_switch", ("\n", "\n\n")), ("xml_tools_generation", ("assistant\n", "</think>\n"))])
+def test_in_the_manner_of_qwen3_and_smollm3(serve, name, ends):
+    template = (ROOT / f"tests/e2e/templates/{name}.jinja").read_text()
+    d = serve(template, {ends[0]: "<think>\nHm.\n</think>\n\nSo.", ends[1]: "<think>c</think>d"}, MARKS)
+    assert parts(ask(d, "x").choices[0]) == ("Hm.", "So.", "stop")
+    assert parts(ask(d, "x", reasoning_effort="none").choices[0]) == (None, "<think>c</think>d", "stop")
+    assert streamed(d, "x", chat_template_kwargs={"enable_thinking": False}) == ("", "<think>c</think>d", [], "stop")
 
 
 def test_an_answer_that_goes_on(serve):
@@ -220,6 +239,8 @@ def test_effort(serve):
     d = serve(TURNS + "{{ reasoning_effort }}", {"low": "Little.", "high": "Much.", "none": "Nothing."})
     for effort, answer in (("low", "Little."), ("high", "Much."), ("none", "Nothing.")):
         assert ask(d, "x", reasoning_effort=effort).choices[0].message.content == answer
+    low, high = (d.post("/tokenize", messages=[{"role": "user", "content": "x"}], reasoning_effort=effort).json()["tokens"] for effort in ("low", "high"))
+    assert low[:-1] == high[:-1] and low != high
     # the template's own variable comes first
     assert ask(d, "x", reasoning_effort="low", chat_template_kwargs={"reasoning_effort": "high"}).choices[0].message.content == "Much."
     for effort in ("much", 1, ["low"]):
@@ -301,6 +322,9 @@ def test_calls_that_must_come(serve, opened):
     assert parts(choice) == ("Hm.", None, "tool_calls")
     assert [[c.function.name, c.function.arguments] for c in choice.message.tool_calls] == expected
     assert streamed(d, "@1", tools=TOOLS, tool_choice="required") == ("Hm.", "", expected, "tool_calls")
+    # whose thoughts would be content has none: they are no calls
+    message = ask(d, "@1", tools=TOOLS, tool_choice="required", reasoning_format="none").choices[0].message
+    assert message.content is None and [[c.function.name, c.function.arguments] for c in message.tool_calls] == expected
     if opened:
         return
     named = {"type": "function", "function": {"name": "weather"}}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Thoughts in text: each format from a table, with the text cut at every place. What vLLM (0.32's tables of tests) and llama.cpp's server make
- * of the same differs in white space, which vLLM keeps; other differences are at their row. */
+/* Thoughts in text: each format from a table, with the text cut at every place. vLLM's parsers, as their source reads,
+ * keep the white space around thoughts; other differences are at their row. */
 #include "api/reasoning_parse.h"
 #include "api/tool_formats.h"
 #include "unit.h"
