@@ -104,8 +104,8 @@ static const struct api_tool_format *of_instructions(const char *text, const cha
       {"请使用 Json 格式表示调用的参数", &api_tool_glm4_format}}; /* GLM-4: "write the arguments as JSON" */
   for (size_t i = 0; i < sizeof known / sizeof *known; i++)
     if (find(text, end, known[i].words)) return known[i].format;
-  const char *behind = behind_last(text, end, "<tool_call>"), *first = find(text, end, "<tool_call>\n<function=");
-  if (first) return &api_tool_qwen3_coder_format;
+  if (find(text, end, "<tool_call>\n<function=")) return &api_tool_qwen3_coder_format;
+  const char *behind = behind_last(text, end, "<tool_call>");
   return behind && first_character(behind, end) == '{' ? &api_tool_hermes_format : NULL;
 }
 

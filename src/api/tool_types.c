@@ -15,7 +15,8 @@ struct text {
 };
 
 struct parameter {
-  struct text tool, key;
+  size_t tool; /* where the first of its name stands among the names: names may be long, and have many parameters */
+  struct text key;
   unsigned kinds;
 };
 
@@ -37,8 +38,19 @@ static int compare_names(const void *a, const void *b) {
 
 static int compare_parameters(const void *a, const void *b) {
   const struct parameter *x = a, *y = b;
-  int order = compare_texts(x->tool, y->tool);
-  return order ? order : compare_texts(x->key, y->key);
+  if (x->tool != y->tool) return x->tool < y->tool ? -1 : 1;
+  return compare_texts(x->key, y->key);
+}
+
+/* The first name that does not come before the text. */
+static size_t find_name(const struct api_tool_types *types, struct text text) {
+  size_t from = 0, to = types->n_names;
+  while (from < to) {
+    size_t middle = from + (to - from) / 2;
+    if (compare_texts(types->names[middle], text) < 0) from = middle + 1;
+    else to = middle;
+  }
+  return from;
 }
 
 /* --- reading ------------------------------------------------------------------------------------ */
@@ -94,24 +106,37 @@ static json_t *properties_of(json_t *function) {
   return json_object_get(json_object_get(function, "parameters"), "properties");
 }
 
-static bool copy(struct tl_arena *arena, const char *data, size_t length, struct text *ret) {
-  *ret = (struct text){tl_arena_copy(arena, data, length), length};
+static bool copy(struct tl_arena *arena, struct text text, struct text *ret) {
+  *ret = (struct text){tl_arena_copy(arena, text.data, text.length), text.length};
   return ret->data;
 }
 
-static bool add(struct api_tool_types *types, json_t *function, struct tl_arena *arena) {
-  json_t *name = json_object_get(function, "name"), *schema;
+static struct text text_of(const json_t *string) {
+  return (struct text){json_string_value(string), json_string_length(string)};
+}
+
+static bool add_names(struct api_tool_types *types, json_t *tools, struct tl_arena *arena) {
+  size_t i;
+  json_t *tool;
+  json_array_foreach(tools, i, tool) {
+    json_t *name = json_object_get(function_of(tool), "name");
+    if (!json_is_string(name)) continue;
+    if (!copy(arena, text_of(name), &types->names[types->n_names])) return false;
+    types->n_names++;
+  }
+  qsort(types->names, types->n_names, sizeof *types->names, compare_names);
+  return true;
+}
+
+static bool add_parameters(struct api_tool_types *types, json_t *function, struct tl_arena *arena) {
+  json_t *name = json_object_get(function, "name"), *properties = properties_of(function);
   if (!json_is_string(name)) return true;
-  struct text *tool = &types->names[types->n_names];
-  if (!copy(arena, json_string_value(name), json_string_length(name), tool)) return false;
-  types->n_names++;
-  for (void *at = json_object_iter(properties_of(function)); at; at = json_object_iter_next(properties_of(function), at)) {
-    struct parameter *parameter = &types->parameters[types->n_parameters];
-    schema = json_object_iter_value(at);
-    if (!copy(arena, json_object_iter_key(at), json_object_iter_key_len(at), &parameter->key)) return false;
-    parameter->tool = *tool;
-    parameter->kinds = kinds_of(schema, DEPTH);
-    types->n_parameters++;
+  size_t tool = find_name(types, text_of(name));
+  for (void *at = json_object_iter(properties); at; at = json_object_iter_next(properties, at)) {
+    struct parameter *parameter = &types->parameters[types->n_parameters++];
+    parameter->tool = tool;
+    parameter->kinds = kinds_of(json_object_iter_value(at), DEPTH);
+    if (!copy(arena, (struct text){json_object_iter_key(at), json_object_iter_key_len(at)}, &parameter->key)) return false;
   }
   return true;
 }
@@ -124,10 +149,9 @@ int api_tool_types_read(json_t *tools, struct tl_arena *arena, const struct api_
   json_array_foreach(tools, i, tool) n_parameters += json_object_size(properties_of(function_of(tool)));
   types->names = tl_arena_array(arena, json_array_size(tools) + 1, sizeof *types->names);
   types->parameters = tl_arena_array(arena, n_parameters + 1, sizeof *types->parameters);
-  if (!types->names || !types->parameters) return TL_ENOMEM;
+  if (!types->names || !types->parameters || !add_names(types, tools, arena)) return TL_ENOMEM;
   json_array_foreach(tools, i, tool)
-    if (!add(types, function_of(tool), arena)) return TL_ENOMEM;
-  qsort(types->names, types->n_names, sizeof *types->names, compare_names);
+    if (!add_parameters(types, function_of(tool), arena)) return TL_ENOMEM;
   qsort(types->parameters, types->n_parameters, sizeof *types->parameters, compare_parameters);
   *ret = types;
   return TL_OK;
@@ -136,23 +160,21 @@ int api_tool_types_read(json_t *tools, struct tl_arena *arena, const struct api_
 /* --- looking up ----------------------------------------------------------------------------------- */
 
 unsigned api_tool_types_of(const struct api_tool_types *types, const char *tool, size_t tool_length, const char *key, size_t key_length) {
-  struct parameter wanted = {.tool = {tool, tool_length}, .key = {key, key_length}}, *found = NULL;
-  if (types) found = bsearch(&wanted, types->parameters, types->n_parameters, sizeof wanted, compare_parameters);
+  struct text name = {tool, tool_length};
+  if (!api_tool_types_has(types, tool, tool_length)) return 0;
+  struct parameter wanted = {.tool = find_name(types, name), .key = {key, key_length}}, *found;
+  found = bsearch(&wanted, types->parameters, types->n_parameters, sizeof wanted, compare_parameters);
   return found ? found->kinds : 0;
 }
 
 bool api_tool_types_has(const struct api_tool_types *types, const char *text, size_t length) {
   struct text wanted = {text, length};
-  return types && bsearch(&wanted, types->names, types->n_names, sizeof wanted, compare_names);
+  size_t at = types ? find_name(types, wanted) : 0;
+  return types && at < types->n_names && compare_texts(types->names[at], wanted) == 0;
 }
 
 bool api_tool_types_begins(const struct api_tool_types *types, const char *text, size_t length) {
   struct text wanted = {text, length};
-  size_t from = 0, to = types ? types->n_names : 0, n = to;
-  while (from < to) { /* the first name that does not come before the text */
-    size_t middle = from + (to - from) / 2;
-    if (compare_texts(types->names[middle], wanted) < 0) from = middle + 1;
-    else to = middle;
-  }
-  return from < n && types->names[from].length >= length && memcmp(types->names[from].data, text, length) == 0;
+  size_t at = types ? find_name(types, wanted) : 0;
+  return types && at < types->n_names && types->names[at].length >= length && memcmp(types->names[at].data, text, length) == 0;
 }

@@ -280,17 +280,18 @@ def test_values_are_what_the_schema_says(serve, tmp_path):
 CHECK = "{% if m.content is not {content} or c.function.arguments is not {arguments} %}{{ raise_exception('no such form') }}{% endif %}{{ c.function.name }}"
 
 
-@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}])
-@pytest.mark.parametrize("arguments", ['{"city": "x"}', {"city": "x"}, ""])
-@pytest.mark.parametrize("form", [("none", "string"), ("string", "string"), ("string", "mapping")])
-def test_calls_have_the_form_that_the_template_wants(serve, tmp_path, content, arguments, form):
+@pytest.mark.parametrize("content, arguments", [("none", "string"), ("string", "string"), ("string", "mapping")])
+def test_calls_have_the_form_that_the_template_wants(serve, tmp_path, content, arguments):
     """DeepSeek's own templates take texts for arguments, and one of them null alone for the content."""
-    check = CHECK.replace("{content}", form[0]).replace("{arguments}", form[1])
+    check = CHECK.replace("{content}", content).replace("{arguments}", arguments)
     d = serve(write_scripted(tmp_path / "model", START + check + END, {"@1": PLAIN}))
-    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
-    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", **content, "tool_calls": [call]}, {"role": "tool", "tool_call_id": "call_1", "content": "@1"}]
-    answer = d.client.chat.completions.create(model=NAME, messages=messages, temperature=0, tools=TOOLS).choices[0]
-    assert answer.message.content == PLAIN
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather"}}
+    for said in ({}, {"content": None}, {"content": ""}):
+        messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", **said, "tool_calls": [call]}, {"role": "tool", "tool_call_id": "call_1", "content": "@1"}]
+        for given in ('{"city": "x"}', {"city": "x"}, ""):
+            call["function"]["arguments"] = given
+            answer = d.client.chat.completions.create(model=NAME, messages=messages, temperature=0, tools=TOOLS).choices[0]
+            assert answer.message.content == PLAIN
     call["function"]["arguments"] = "{no JSON"
     with pytest.raises(openai.BadRequestError, match=r"messages\[1\].tool_calls\[0\].function.arguments"):
         d.client.chat.completions.create(model=NAME, messages=messages, temperature=0, tools=TOOLS)

