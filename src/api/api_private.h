@@ -107,6 +107,8 @@ struct api_params {
  * API_TEMPLATE: fields that it does not know are the caller's. */
 int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t *body, struct tl_arena *arena,
                     struct api_params *ret, struct tl_error *err);
+/* Refuses members that are neither the endpoint's fields nor among others (ended by NULL; NULL: none). */
+int api_check_names(enum api_endpoint endpoint, const char *const *others, json_t *body, struct tl_error *err);
 /* --- token_fields.c ---------------------------------------------------------------- */
 struct api_call;
 /* The fields that speak of tokens, once it is known which model's. As work.read. */

@@ -569,13 +569,15 @@ static int read_field(struct context *c, const struct field *f, json_t *value, s
   return read_unsupported(f, value, err);
 }
 
-static int check_names(enum api_endpoint endpoint, json_t *body, struct tl_error *err) {
+int api_check_names(enum api_endpoint endpoint, const char *const *others, json_t *body, struct tl_error *err) {
   const char *name;
   json_t *value;
   json_object_foreach(body, name, value) {
     size_t i = 0;
+    const char *const *other = others;
     while (i < N_FIELDS && !((fields[i].endpoints & endpoint) && strcmp(fields[i].name, name) == 0)) i++;
-    if (i == N_FIELDS && !json_is_null(value))
+    while (other && *other && strcmp(*other, name) != 0) other++;
+    if (i == N_FIELDS && !(other && *other) && !json_is_null(value))
       return tl_error_set(err, TL_EINVAL, name, "%.80s: is not a field of this endpoint", name);
   }
   return TL_OK;
@@ -624,7 +626,7 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
     if (r < 0) return r;
   }
   if (endpoint == API_TEMPLATE) return TL_OK;
-  int r = check_names(endpoint, body, err);
+  int r = api_check_names(endpoint, NULL, body, err);
   if (r == TL_OK) r = check_together(api, endpoint, ret, err);
   return r < 0 ? r : api_structured_settle(ret, arena, err);
 }

@@ -17,11 +17,27 @@ static int read_flag(json_t *body, const char *name, bool *ret, struct tl_error 
   return TL_OK;
 }
 
+/* vLLM's and llama.cpp's names for tokens as text. */
+static int refuse_pieces(json_t *body, struct tl_error *err) {
+  static const char *const names[] = {"return_token_strs", "with_pieces"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    bool wanted = false;
+    int r = read_flag(body, names[i], &wanted, err);
+    if (r < 0) return r;
+    if (wanted) return tl_error_set(err, TL_EINVAL, names[i], "%s: is not supported by this server", names[i]);
+  }
+  return TL_OK;
+}
+
 static int tokenize(struct tl_api *api, const struct tl_serving *serving, json_t *body, struct tl_tokens *tokens,
                     struct tl_error *err) {
+  static const char *const others[] = {"model", "prompt", "content", "add_special", "return_token_strs", "with_pieces", NULL};
   bool add_special = true;
   struct api_params params;
-  int r = read_flag(body, "add_special_tokens", &add_special, err);
+  int r = api_check_names(API_TEMPLATE, others, body, err);
+  if (r == TL_OK) r = refuse_pieces(body, err);
+  if (r == TL_OK) r = read_flag(body, "add_special", &add_special, err); /* llama.cpp's */
+  if (r == TL_OK) r = read_flag(body, "add_special_tokens", &add_special, err);
   if (r == TL_OK) r = api_fields_read(api, API_TEMPLATE, body, NULL, &params, err);
   if (r < 0) return r;
   char what[64];
@@ -66,8 +82,11 @@ static int read_tokenize(struct api_work *work, struct tl_error *err) {
 }
 
 static int detokenize(const struct tl_serving *serving, json_t *body, struct tl_buffer *text, struct tl_error *err) {
+  static const char *const names[] = {"model", "tokens", NULL};
   json_t *list = json_object_get(body, "tokens");
   char what[64];
+  int r = api_check_names(0, names, body, err);
+  if (r < 0) return r;
   if (!json_is_array(list))
     return tl_error_set(err, TL_EINVAL, "tokens", "tokens: expected a list of token ids, got %s",
                         api_value_text(list, what));
@@ -80,7 +99,7 @@ static int detokenize(const struct tl_serving *serving, json_t *body, struct tl_
     if (!json_is_integer(id) || v < 0 || v >= tl_tokenizer_size(serving->tokenizer))
       return tl_error_set(err, TL_EINVAL, "tokens", "tokens[%zu]: expected a token id from 0 to %d, got %s", i,
                           tl_tokenizer_size(serving->tokenizer) - 1, api_value_text(id, what));
-    int r = tl_detok_push(&detok, (int32_t)v, text);
+    r = tl_detok_push(&detok, (int32_t)v, text);
     if (r < 0) return tl_error_set(err, r, NULL, "out of memory");
   }
   return tl_detok_finish(&detok, text);

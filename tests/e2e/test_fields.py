@@ -175,6 +175,15 @@ def test_wrong_values_for_the_tokenizer(daemon, endpoint, fields, param):
     assert error["param"] == param and f"{param.split('[')[0]}" in error["message"] and "expected" in error["message"]
 
 
+def test_other_fields_of_the_tokenizer(daemon):
+    """What vLLM's and llama.cpp's servers know is done, or refused by name."""
+    for endpoint, field, value in (("/tokenize", "with_pieces", True), ("/tokenize", "return_token_strs", True), ("/tokenize", "add_specials", False),
+                                   ("/tokenize", "max_tokens", 5), ("/detokenize", "skip_special_tokens", True), ("/detokenize", "prompt", "a")):
+        assert refused(daemon.post(endpoint, **{**NEEDED[endpoint], field: value}))["param"] == field
+    plain = daemon.post("/tokenize", content="hi", with_pieces=False, return_token_strs=None).json()
+    assert plain == daemon.post("/tokenize", content="hi", add_special=False).json()  # this tokenizer has no BOS
+
+
 @pytest.mark.parametrize("endpoint", NEEDED)
 @pytest.mark.parametrize("text, says", [
     (b"", "empty"), (b"{", "JSON"), (b"[]", "object"), (b"null", "object"), (b'"a"', "object"), (b"{}x", "JSON"),
