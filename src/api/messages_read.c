@@ -91,6 +91,50 @@ static int add_message(json_t *list, const char *role, json_t *parts, struct tl_
 
 /* --- messages ---------------------------------------------------------------------------------------- */
 
+/* Messages of one role in a row are one turn, which is a message of the chat's once it is over. */
+struct turn {
+  json_t *list;          /* of the chat's messages before it; borrowed */
+  bool open, assistant;
+  json_t *parts, *calls; /* texts; an assistant's calls */
+  struct tl_buffer thinking;
+};
+
+static void new_turn(struct turn *turn, bool assistant) {
+  turn->assistant = assistant;
+  turn->open = false;
+  turn->parts = json_array();
+  turn->calls = json_array();
+  tl_buffer_init(&turn->thinking, 0);
+}
+
+static void drop_turn(struct turn *turn) {
+  json_decref(turn->parts);
+  json_decref(turn->calls);
+  tl_buffer_done(&turn->thinking);
+}
+
+static int add_said(struct turn *turn, struct tl_error *err) {
+  bool calls = json_array_size(turn->calls), silent = !json_array_size(turn->parts) && (calls || turn->thinking.length);
+  json_t *content = silent ? json_null() : content_of(json_incref(turn->parts));
+  json_t *message = json_pack("{s:s,s:o}", "role", "assistant", "content", content);
+  int failed = message ? 0 : -1;
+  if (calls) failed |= json_object_set(message, "tool_calls", turn->calls);
+  if (turn->thinking.length)
+    failed |= json_object_set_new(message, "reasoning_content", json_stringn(turn->thinking.data, turn->thinking.length));
+  failed |= json_array_append_new(turn->list, message);
+  return failed ? no_memory(err) : TL_OK;
+}
+
+/* The next message is of the assistant or not. */
+static int end_turn(struct turn *turn, bool assistant, struct tl_error *err) {
+  int r = TL_OK;
+  if (turn->open && turn->assistant) r = add_said(turn, err);
+  if (turn->open && !turn->assistant) r = add_message(turn->list, "user", json_incref(turn->parts), err);
+  drop_turn(turn);
+  new_turn(turn, assistant);
+  return r;
+}
+
 static int add_result(json_t *list, const char *field, json_t *block, struct tl_error *err) {
   char name[FIELD_BYTES];
   json_t *content = json_object_get(block, "content"), *failed = json_object_get(block, "is_error");
@@ -108,36 +152,16 @@ static int add_result(json_t *list, const char *field, json_t *block, struct tl_
 }
 
 /* Results are messages of their own, in the order in which text and they stand. */
-static int add_user(json_t *list, const char *field, json_t *content, struct tl_error *err) {
-  size_t i;
-  json_t *block, *parts = json_array();
-  int r = TL_OK;
-  json_array_foreach(content, i, block) {
-    char name[FIELD_BYTES];
-    snprintf(name, sizeof name, "%.64s[%zu]", field, i);
-    if (strcmp(type_of(block), "text") == 0) {
-      r = add_text_block(parts, name, block, err);
-    } else if (strcmp(type_of(block), "tool_result") == 0) {
-      if (json_array_size(parts)) {
-        r = add_message(list, "user", parts, err);
-        parts = json_array();
-      }
-      if (r == TL_OK) r = add_result(list, name, block, err);
-    } else {
-      r = refuse_block(name, block, "a text or tool_result block", err);
-    }
-    if (r < 0) break;
+static int take_users(struct turn *turn, const char *field, json_t *block, struct tl_error *err) {
+  const char *type = type_of(block);
+  if (strcmp(type, "text") == 0) {
+    turn->open = true;
+    return add_text_block(turn->parts, field, block, err);
   }
-  if (r == TL_OK && json_array_size(parts)) return add_message(list, "user", parts, err);
-  json_decref(parts);
-  return r;
+  if (strcmp(type, "tool_result") != 0) return refuse_block(field, block, "a text or tool_result block", err);
+  int r = end_turn(turn, false, err);
+  return r < 0 ? r : add_result(turn->list, field, block, err);
 }
-
-/* What an assistant's blocks are gathered into. */
-struct said {
-  json_t *parts, *calls;
-  struct tl_buffer thinking;
-};
 
 static int add_call(json_t *calls, const char *field, json_t *block, struct tl_error *err) {
   char name[FIELD_BYTES];
@@ -151,64 +175,40 @@ static int add_call(json_t *calls, const char *field, json_t *block, struct tl_e
   return json_array_append_new(calls, call) < 0 ? no_memory(err) : TL_OK;
 }
 
-static int take_block(struct said *said, const char *field, json_t *block, struct tl_error *err) {
+static int take_assistants(struct turn *turn, const char *field, json_t *block, struct tl_error *err) {
   const char *type = type_of(block);
-  if (strcmp(type, "text") == 0) return add_text_block(said->parts, field, block, err);
-  if (strcmp(type, "tool_use") == 0) return add_call(said->calls, field, block, err);
+  turn->open = true;
+  if (strcmp(type, "text") == 0) return add_text_block(turn->parts, field, block, err);
+  if (strcmp(type, "tool_use") == 0) return add_call(turn->calls, field, block, err);
   if (strcmp(type, "redacted_thinking") == 0) return TL_OK; /* nobody but who made it can read it */
   if (strcmp(type, "thinking") != 0) return refuse_block(field, block, "a text, thinking or tool_use block", err);
   int r = need_text(field, block, "thinking", true, err);
   json_t *thinking = json_object_get(block, "thinking");
-  return r < 0 ? r : tl_buffer_append(&said->thinking, json_string_value(thinking), json_string_length(thinking));
-}
-
-static int add_said(json_t *list, struct said *said, struct tl_error *err) {
-  bool calls = json_array_size(said->calls), silent = !json_array_size(said->parts) && (calls || said->thinking.length);
-  json_t *content = silent ? json_null() : content_of(json_incref(said->parts));
-  json_t *message = json_pack("{s:s,s:o}", "role", "assistant", "content", content);
-  int failed = message ? 0 : -1;
-  if (calls) failed |= json_object_set(message, "tool_calls", said->calls);
-  if (said->thinking.length)
-    failed |= json_object_set_new(message, "reasoning_content", json_stringn(said->thinking.data, said->thinking.length));
-  failed |= json_array_append_new(list, message);
-  return failed ? no_memory(err) : TL_OK;
-}
-
-static int add_assistant(json_t *list, const char *field, json_t *content, struct tl_error *err) {
-  size_t i;
-  json_t *block;
-  struct said said = {.parts = json_array(), .calls = json_array()};
-  tl_buffer_init(&said.thinking, 0);
-  int r = TL_OK;
-  json_array_foreach(content, i, block) {
-    char name[FIELD_BYTES];
-    snprintf(name, sizeof name, "%.64s[%zu]", field, i);
-    if ((r = take_block(&said, name, block, err)) < 0) break;
-  }
-  if (r == TL_OK) r = add_said(list, &said, err);
-  tl_buffer_done(&said.thinking);
-  json_decref(said.parts);
-  json_decref(said.calls);
-  return r;
+  return r < 0 ? r : tl_buffer_append(&turn->thinking, json_string_value(thinking), json_string_length(thinking));
 }
 
 /* Those of the role system stand in front with the system field: most templates take none elsewhere. */
-static int read_message(json_t *list, json_t *system, size_t i, json_t *message, struct tl_error *err) {
+static int read_message(struct turn *turn, json_t *system, size_t i, json_t *message, struct tl_error *err) {
   char name[FIELD_BYTES], field[FIELD_BYTES];
   snprintf(name, sizeof name, "messages[%zu]", i);
   if (!json_is_object(message)) return api_wrong(err, name, "an object", message);
-  json_t *content = json_object_get(message, "content"), *said = json_object_get(message, "role");
+  json_t *content = json_object_get(message, "content"), *said = json_object_get(message, "role"), *block;
   const char *role = json_is_string(said) ? json_string_value(said) : "";
+  bool assistant = strcmp(role, "assistant") == 0;
   member(name, "content", field);
   if (strcmp(role, "system") == 0) return add_texts(system, field, content, err);
-  bool user = strcmp(role, "user") == 0;
-  if (!user && strcmp(role, "assistant") != 0) return api_wrong(err, member(name, "role", field), "user, assistant or system", said);
-  if (json_is_string(content)) {
-    json_t *plain = json_pack("{s:s,s:O}", "role", role, "content", content);
-    return json_array_append_new(list, plain) < 0 ? no_memory(err) : TL_OK;
+  if (!assistant && strcmp(role, "user") != 0) return api_wrong(err, member(name, "role", field), "user, assistant or system", said);
+  int r = assistant == turn->assistant ? TL_OK : end_turn(turn, assistant, err);
+  if (r == TL_OK && json_is_string(content)) {
+    turn->open = true;
+    return add_part(turn->parts, content, err);
   }
-  if (!json_array_size(content)) return api_wrong(err, field, "a string or a list of at least one block", content);
-  return user ? add_user(list, field, content, err) : add_assistant(list, field, content, err);
+  if (r == TL_OK && !json_array_size(content)) return api_wrong(err, field, "a string or a list of at least one block", content);
+  json_array_foreach(content, i, block) {
+    snprintf(name, sizeof name, "%.64s[%zu]", field, i);
+    if (r == TL_OK) r = assistant ? take_assistants(turn, name, block, err) : take_users(turn, name, block, err);
+  }
+  return r;
 }
 
 /* Claude Code says here what it is, with a number that differs from request to request: no prefix would be found again. */
@@ -233,9 +233,9 @@ static int add_system(json_t *list, json_t *parts, struct tl_error *err) {
 
 /* An answer goes on with the last message if that is an assistant's text. */
 static void settle_last(struct api_params *p) {
-  json_t *last = json_array_get(p->messages, json_array_size(p->messages) - 1);
+  json_t *last = json_array_get(p->messages, json_array_size(p->messages) - 1), *content = json_object_get(last, "content");
   p->continue_final_message = strcmp(json_string_value(json_object_get(last, "role")), "assistant") == 0 &&
-                              is_text(json_object_get(last, "content")) && !json_object_get(last, "tool_calls");
+                              (is_text(content) || json_is_array(content)) && !json_object_get(last, "tool_calls");
   p->add_generation_prompt = !p->continue_final_message;
 }
 
@@ -243,10 +243,14 @@ static void settle_last(struct api_params *p) {
 static int read_messages(struct api_params *p, json_t *value, struct tl_error *err) {
   size_t i;
   json_t *message, *list = json_array(), *system = json_array();
+  struct turn turn = {.list = list};
+  new_turn(&turn, false);
   int r = list && system ? TL_OK : no_memory(err);
   if (r == TL_OK && p->system) r = add_texts(system, "system", p->system, err);
   json_array_foreach(value, i, message)
-    if (r == TL_OK) r = read_message(list, system, i, message, err);
+    if (r == TL_OK) r = read_message(&turn, system, i, message, err);
+  if (r == TL_OK) r = end_turn(&turn, false, err);
+  drop_turn(&turn);
   if (r == TL_OK && !json_array_size(list)) r = api_wrong(err, "messages", "a list of at least one message of user or assistant", value);
   if (r == TL_OK) r = add_system(list, system, err);
   if (r == TL_OK && (json_array_clear(value) < 0 || json_array_extend(value, list) < 0)) r = no_memory(err);

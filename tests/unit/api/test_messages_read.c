@@ -65,6 +65,11 @@ static void test_messages(void **state) {
        "{\"type\":\"tool_use\",\"id\":\"i\",\"name\":\"f\",\"input\":{\"x\":1}}]}]}",
        "[" USER ",{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"i\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":{\"x\":1}}}],"
        "\"reasoning_content\":\"a\"}]", false},
+      {"{\"messages\":[" USER ",{\"role\":\"user\",\"content\":[" T("b") ",{\"type\":\"tool_result\",\"tool_use_id\":\"i\"}]}," USER "," USER "]}",
+       "[{\"role\":\"user\",\"content\":[" P("hi") "," P("b") "]},{\"role\":\"tool\",\"content\":\"\",\"tool_call_id\":\"i\"},"
+       "{\"role\":\"user\",\"content\":[" P("hi") "," P("hi") "]}]", false},
+      {"{\"messages\":[{\"role\":\"assistant\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":[{\"type\":\"thinking\",\"thinking\":\"t\"}," T("b") "]}]}",
+       "[{\"role\":\"assistant\",\"content\":[" P("a") "," P("b") "],\"reasoning_content\":\"t\"}]", true},
       {"{\"messages\":[" USER ",{\"role\":\"assistant\",\"content\":[" T("go") "]}]}", "[" USER ",{\"role\":\"assistant\",\"content\":\"go\"}]", true},
       {"{\"messages\":[" USER ",{\"role\":\"assistant\",\"content\":[{\"type\":\"redacted_thinking\"}]}]}", "[" USER ",{\"role\":\"assistant\",\"content\":\"\"}]", false},
   };
