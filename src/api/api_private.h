@@ -110,6 +110,8 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
 /* Refuses members that are neither the endpoint's fields nor among others (ended by NULL; NULL: none). */
 int api_check_names(enum api_endpoint endpoint, const char *const *others, json_t *body, struct tl_error *err);
 /* --- token_fields.c ---------------------------------------------------------------- */
+/* logit_bias, of up to so many entries, which are in the arena: whether the model has the tokens is seen later. */
+int api_read_logit_bias(struct api_params *params, struct tl_arena *arena, json_t *value, size_t most, struct tl_error *err);
 struct api_call;
 /* The fields that speak of tokens, once it is known which model's. As work.read. */
 int api_token_fields(struct api_call *call, struct tl_error *err);
@@ -189,6 +191,8 @@ struct api_stop {
   bool hit;
   unsigned which;           /* hit: index of the string */
 };
+/* A list of stop strings, or one alone where the endpoint has that; borrowed. */
+int api_read_stops(struct api_params *params, const char *field, json_t *value, bool alone, size_t most_bytes, struct tl_error *err);
 void api_stop_init(struct api_stop *stop, const struct api_params *params);
 void api_stop_done(struct api_stop *stop);
 /* Adds text; appends to out what is certain to belong to the answer. */

@@ -4,7 +4,6 @@
  * change the answer is passed over in silence: fields that cannot be honoured
  * are UNSUPPORTED but for the values that ask for nothing, and a field that is
  * not in the table is refused, as OpenAI does; so a slip of the pen is noticed. */
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -187,66 +186,13 @@ static int read_truncate_prompt_tokens(struct context *c, const struct field *f,
   return TL_OK;
 }
 
-static int read_stop_string(struct context *c, const char *name, json_t *value, struct tl_error *err) {
-  size_t length = json_string_length(value);
-  if (!json_is_string(value) || length == 0) return api_wrong(err, name, "a string that is not empty", value);
-  if (length > (size_t)c->api->o.limits.max_stop_bytes)
-    return tl_error_set(err, TL_EINVAL, name, "%s: expected at most %lld bytes, got %zu", name,
-                        (long long)c->api->o.limits.max_stop_bytes, length);
-  unsigned i = c->params->n_stop++;
-  c->params->stop[i].text = json_string_value(value);
-  c->params->stop[i].length = length;
-  return TL_OK;
-}
-
 static int read_stop(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
-  if (json_is_string(value)) return read_stop_string(c, f->name, value, err);
-  if (!json_is_array(value) || json_array_size(value) > API_MAX_STOPS)
-    return api_wrong(err, f->name, "a string or a list of up to 32 strings", value);
-  for (size_t i = 0; i < json_array_size(value); i++) {
-    char name[32];
-    snprintf(name, sizeof name, "%s[%zu]", f->name, i);
-    int r = read_stop_string(c, name, json_array_get(value, i), err);
-    if (r < 0) return r;
-  }
-  return TL_OK;
-}
-
-/* A token id as the key of an object: decimal digits only. -1: is none. */
-static int64_t parse_token_key(const char *key) {
-  int64_t id = 0;
-  if (!*key || strlen(key) > 9) return -1;
-  for (; *key; key++) {
-    if (*key < '0' || *key > '9') return -1;
-    id = id * 10 + (*key - '0');
-  }
-  return id;
+  return api_read_stops(c->params, f->name, value, c->endpoint != API_MESSAGES, (size_t)c->api->o.limits.max_stop_bytes, err);
 }
 
 static int read_logit_bias(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
-  if (!json_is_object(value)) return api_wrong(err, f->name, "an object of token ids and numbers", value);
-  size_t n = json_object_size(value);
-  if (n > (size_t)c->api->o.limits.max_logit_bias)
-    return tl_error_set(err, TL_EINVAL, f->name, "logit_bias: expected at most %lld entries, got %zu",
-                        (long long)c->api->o.limits.max_logit_bias, n);
-  struct tl_token_bias *bias = tl_arena_array(c->arena, n + 1, sizeof *bias);
-  if (!bias) return tl_error_set(err, TL_ENOMEM, f->name, "logit_bias: out of memory");
-  const char *key;
-  json_t *entry;
-  uint32_t i = 0;
-  json_object_foreach(value, key, entry) {
-    int64_t id = parse_token_key(key);
-    if (id < 0)
-      return tl_error_set(err, TL_EINVAL, f->name, "logit_bias: expected token ids in decimal as keys");
-    double v = json_number_value(entry);
-    if (!json_is_number(entry) || !(v >= -100 && v <= 100))
-      return api_wrong(err, f->name, "a number from -100 to 100 for each token", entry);
-    /* OpenAI documents -100 as a ban */
-    bias[i++] = (struct tl_token_bias){(int32_t)id, v <= -100 ? -INFINITY : (float)v};
-  }
-  c->params->bias = bias;
-  c->params->n_bias = i;
-  return TL_OK;
+  (void)f;
+  return api_read_logit_bias(c->params, c->arena, value, (size_t)c->api->o.limits.max_logit_bias, err);
 }
 
 /* completions: a count; chat: a switch, with the count in top_logprobs. */

@@ -403,8 +403,8 @@ int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl
  * is needed of it moves to the arena. */
 static int settle_body(struct api_call *call, struct tl_error *err) {
   struct api_params *p = &call->params;
-  char *own_id = strchr(call->id, '-') + 1;
-  if (p->request_id) snprintf(own_id, sizeof call->id - (size_t)(own_id - call->id), "%s", p->request_id);
+  size_t prefix = strlen(call->reader->shape->id_prefix);
+  if (p->request_id) snprintf(call->id + prefix, sizeof call->id - prefix, "%s", p->request_id);
   p->request_id = NULL;
   bool fine = !p->model || (p->model = tl_arena_copy(&call->arena, p->model, strlen(p->model)));
   if (fine && p->tool_name) fine = (p->tool_name = tl_arena_copy(&call->arena, p->tool_name, p->tool_name_length));

@@ -1,9 +1,33 @@
 /* SPDX-License-Identifier: MIT */
 /* Stop strings, also across token borders: text that could still become the
  * beginning of one is held back until it is known. */
+#include <stdio.h>
 #include <string.h>
 
 #include "api/api_private.h"
+
+static int read_stop(struct api_params *params, const char *name, json_t *value, size_t most_bytes, struct tl_error *err) {
+  size_t length = json_string_length(value);
+  if (!json_is_string(value) || length == 0) return api_wrong(err, name, "a string that is not empty", value);
+  if (length > most_bytes) return tl_error_set(err, TL_EINVAL, name, "%s: expected at most %zu bytes, got %zu", name, most_bytes, length);
+  unsigned i = params->n_stop++;
+  params->stop[i].text = json_string_value(value);
+  params->stop[i].length = length;
+  return TL_OK;
+}
+
+int api_read_stops(struct api_params *params, const char *field, json_t *value, bool alone, size_t most_bytes, struct tl_error *err) {
+  if (alone && json_is_string(value)) return read_stop(params, field, value, most_bytes, err);
+  if (!json_is_array(value) || json_array_size(value) > API_MAX_STOPS)
+    return api_wrong(err, field, alone ? "a string or a list of up to 32 strings" : "a list of up to 32 strings", value);
+  for (size_t i = 0; i < json_array_size(value); i++) {
+    char name[32];
+    snprintf(name, sizeof name, "%s[%zu]", field, i);
+    int r = read_stop(params, name, json_array_get(value, i), most_bytes, err);
+    if (r < 0) return r;
+  }
+  return TL_OK;
+}
 
 void api_stop_init(struct api_stop *stop, const struct api_params *params) {
   *stop = (struct api_stop){.params = params};

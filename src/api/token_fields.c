@@ -1,11 +1,49 @@
 /* SPDX-License-Identifier: MIT */
 /* Fields whose values are tokens, or become tokens: they wait until the fields have said which model is asked. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "api/api_private.h"
 
 _Static_assert(65536 + API_MAX_STOP_IDS + TL_MAX_EOS + 2 * API_MAX_BAD_WORDS <= TL_MAX_BIAS, "what one step may forbid");
+
+/* A token id as the key of an object: decimal digits only. -1: is none. */
+static int64_t parse_token_key(const char *key) {
+  int64_t id = 0;
+  if (!*key || strlen(key) > 9) return -1;
+  for (; *key; key++) {
+    if (*key < '0' || *key > '9') return -1;
+    id = id * 10 + (*key - '0');
+  }
+  return id;
+}
+
+int api_read_logit_bias(struct api_params *params, struct tl_arena *arena, json_t *value, size_t most, struct tl_error *err) {
+  static const char field[] = "logit_bias";
+  if (!json_is_object(value)) return api_wrong(err, field, "an object of token ids and numbers", value);
+  size_t n = json_object_size(value);
+  if (n > most)
+    return tl_error_set(err, TL_EINVAL, field, "logit_bias: expected at most %zu entries, got %zu", most, n);
+  struct tl_token_bias *bias = tl_arena_array(arena, n + 1, sizeof *bias);
+  if (!bias) return tl_error_set(err, TL_ENOMEM, field, "logit_bias: out of memory");
+  const char *key;
+  json_t *entry;
+  uint32_t i = 0;
+  json_object_foreach(value, key, entry) {
+    int64_t id = parse_token_key(key);
+    if (id < 0)
+      return tl_error_set(err, TL_EINVAL, field, "logit_bias: expected token ids in decimal as keys");
+    double v = json_number_value(entry);
+    if (!json_is_number(entry) || !(v >= -100 && v <= 100))
+      return api_wrong(err, field, "a number from -100 to 100 for each token", entry);
+    /* OpenAI documents -100 as a ban */
+    bias[i++] = (struct tl_token_bias){(int32_t)id, v <= -100 ? -INFINITY : (float)v};
+  }
+  params->bias = bias;
+  params->n_bias = i;
+  return TL_OK;
+}
 
 /* The client's ids before the model's, as tl_sequence has them. */
 static int read_stop_ids(struct api_call *call, struct tl_error *err) {
