@@ -90,6 +90,9 @@ static void test_messages(void **state) {
       /* a reasoning that nobody here can read is passed over; so is where it stood */
       {"{'input':[{'role':'user','content':'a'},{'type':'reasoning','summary':[],'encrypted_content':'x'}," ASKED("1", "f") "]}",
        "[{'role':'user','content':'a'},{'role':'assistant','content':null,'tool_calls':[" CALL("1", "f") "]}]", false},
+      /* thoughts alone, as of an answer that was cut */
+      {"{'input':[{'type':'reasoning','summary':[],'content':[{'text':'a'}],'status':'incomplete'},{'role':'user','content':'b'}]}",
+       "[{'role':'assistant','content':'','reasoning_content':'a'},{'role':'user','content':'b'}]", false},
       {"{'input':[{'type':'function_call','call_id':'1','name':'f','arguments':''}]}",
        "[{'role':'assistant','content':null,'tool_calls':[{'id':'1','type':'function','function':{'name':'f','arguments':{}}}]}]", false},
       {"{'input':[{'role':'user','content':'a'},{'type':'message','role':'assistant','status':'incomplete','content':'b'}]}",
