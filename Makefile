@@ -334,13 +334,14 @@ $(B)/bin/match_many: tests/fuzz/match_many.c $(call archives,grammar)
 
 # A target a file, by libFuzzer; what it finds interesting is kept in tests/fuzz/corpus and replayed by `make check`.
 FUZZ_SECONDS ?= 600
-FUZZERS := tokenizer gguf safetensors config template grammar tool_calls
+FUZZERS := tokenizer gguf safetensors config template grammar tool_calls reasoning
 FUZZ_FLAGS := -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
 $(B)/fuzz/fuzz_tokenizer $(B)/fuzz/fuzz_template: $(wildcard src/text/*.c src/model/*.c)
 $(B)/fuzz/fuzz_gguf $(B)/fuzz/fuzz_safetensors $(B)/fuzz/fuzz_config: $(wildcard src/model/*.c)
 $(B)/fuzz/fuzz_grammar: $(wildcard src/grammar/*.c)
 $(B)/fuzz/fuzz_tool_calls: $(filter-out %/tool_formats.c,$(wildcard src/api/tool_*.c))
-$(B)/bin/replay_tool_calls: $(B)/lib/api.a
+$(B)/fuzz/fuzz_reasoning: $(patsubst %,src/api/reasoning_%.c,parse harmony)
+$(B)/bin/replay_tool_calls $(B)/bin/replay_reasoning: $(B)/lib/api.a
 $(FUZZERS:%=$(B)/fuzz/fuzz_%): $(B)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(wildcard src/base/*.c)
 	@mkdir -p $(@D)
 	$(Q)clang $(CPPFLAGS) $(PKG_CFLAGS) -std=c17 $(FUZZ_FLAGS) -o $@ $^ $(LDLIBS)

@@ -297,6 +297,7 @@ int main(int argc, char **argv) {
       return 77;
     }
   }
+  setvbuf(stdout, NULL, _IOLBF, 0); /* who is killed has said what it knew, into a pipe too */
   printf("copy %.1f GB/s, product %.1f TFLOP/s\n", o.limits.copy_bytes_per_s / 1e9, o.limits.product_flops / 1e12);
   for (int i = optind; i < argc; i++) measure_model(&o, argv[i]);
   return 0;

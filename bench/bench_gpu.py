@@ -13,6 +13,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ MODELS["experts"] = ["--hidden", 2048, "--layers", 8, "--ffn", 768, "--heads", 3
                      "--experts-used", 8, "--untied"]
 STREAMS, PROMPT, NEW = 64, 1000, 200
 READY_S, GAP_US = 6, 30
+LIMIT_S = 150  # of a model, or of a daemon's start: one that hangs or dies costs no other's figures
 missed = []
 
 
@@ -50,13 +52,22 @@ def make_models(folder, names):
     return [folder / name for name in names]
 
 
-def device_table(models):
+def device_table(*model):
     """bench_gpu's own rows; 77: there is no GPU."""
-    with subprocess.Popen([BUILD / "gpu/bench_gpu", "--plugin_dir", BUILD / "lib", *models], stdout=subprocess.PIPE, text=True) as p:
+    with subprocess.Popen([BUILD / "gpu/bench_gpu", "--plugin_dir", BUILD / "lib", *model], stdout=subprocess.PIPE, text=True) as p:
+        end = threading.Timer(LIMIT_S, p.kill)
+        end.start()
         for line in p.stdout:
             print(line, end="", flush=True)
             note(line.rstrip())
+        end.cancel()
     return p.returncode
+
+
+def measure(models):
+    """A process each; those that failed, and how."""
+    statuses = {model.name: device_table(model) for model in models}
+    return [f"{name}: exit status {status}" for name, status in statuses.items() if status]
 
 
 def median_bound(text, name):
@@ -72,7 +83,7 @@ def ask(url, seed):
     body = {"model": "bench", "prompt": [300 + (seed * 7919 + i * 104729) % 1000 for i in range(PROMPT)], "max_tokens": NEW,
             "ignore_eos": True, "temperature": 0}
     request = urllib.request.Request(url + "/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    urllib.request.urlopen(request, timeout=600).read()
+    urllib.request.urlopen(request, timeout=LIMIT_S).read()
 
 
 def daemon(model, log, devices="cuda:0"):
@@ -90,6 +101,8 @@ def daemon(model, log, devices="cuda:0"):
             while "msg=ready" not in (text := pathlib.Path(log).read_text()):
                 if process.poll() is not None:
                     raise RuntimeError(f"the daemon ended: {text[-500:]}")
+                if time.monotonic() - began > LIMIT_S:
+                    raise RuntimeError(f"the daemon is not ready after {LIMIT_S} s: {text[-500:]}")
                 time.sleep(0.005)
             ready = time.monotonic() - began
             row(f"{model.name}, start to ready", ready, "s", f"< {READY_S} s", ready < READY_S)
@@ -101,7 +114,10 @@ def daemon(model, log, devices="cuda:0"):
             row(f"{model.name}, between steps as the worker sees it, {STREAMS} streams", gap, "us", f"< {GAP_US} us", gap < GAP_US)
         finally:
             process.terminate()
-            process.wait(60)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def main():
@@ -112,18 +128,21 @@ def main():
     if unknown := set(asked.names) - set(MODELS):
         parser.error(f"no model {', '.join(unknown)}")
     folder, names = asked.models, asked.names or list(MODELS)
-    if (status := device_table([])) != 0:
+    if (status := device_table()) != 0:
         sys.exit(status)
-    models = make_models(folder, names)
-    status = device_table(models)
+    failed = measure(make_models(folder, names))
     if "8b" in names:
-        daemon(folder / "8b", folder / "daemon.log")
+        try:
+            daemon(folder / "8b", folder / "daemon.log")
+        except (RuntimeError, OSError) as error:
+            failed.append(f"8b by the daemon: {error}")
     if not asked.names:
         peers = subprocess.run([sys.executable, ROOT / "bench/bench_gpu_peers.py", folder / "1b", folder / "8b"], text=True,
                                stdout=subprocess.PIPE)
         print(peers.stdout, end="")
     print(f"{len(missed)} missed" + "".join(f"\n  {what}" for what in missed))
-    sys.exit(status)
+    print("".join(f"failed: {what}\n" for what in failed), end="")
+    sys.exit(int(bool(failed)))
 
 
 if __name__ == "__main__":

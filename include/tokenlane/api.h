@@ -57,6 +57,7 @@ struct tl_serving {
   const struct tl_tokenizer *tokenizer;
   const struct tl_chat_format *chat; /* NULL: the model has no chat template */
   const char *tool_parser;           /* how it writes calls of tools: model.tool_parser */
+  const char *reasoning_parser;      /* and what it thinks: model.reasoning_parser */
   const struct tl_vocabulary *vocabulary; /* of its output, for grammars; NULL: it generates nothing */
 };
 
@@ -65,6 +66,9 @@ struct tl_serving {
 int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct tl_error *err);
 /* From now on requests are served. serving (n_models), as the options' models, must stay as it is. Main thread. */
 void tl_api_serve(struct tl_api *api, const struct tl_serving *serving);
+/* From now on requests have to show one of the keys; n 0: none. What is open to all without: GET /health, /ready, /version,
+ * /metrics. Main thread, before tl_http_start and at any time later. */
+int tl_api_set_keys(struct tl_api *api, const char *const *keys, unsigned n, struct tl_error *err);
 /* From now on new work gets 503, running work goes on. Any thread. */
 void tl_api_drain(struct tl_api *api);
 /* Requests whose sequences are not all finished. Any thread. */

@@ -17,7 +17,7 @@ struct tl_strings {
 };
 
 struct tl_config {
-  char *model_path, *model_name, *model_quantize, *model_tool_parser; /* name "": last part of the path */
+  char *model_path, *model_name, *model_quantize, *model_tool_parser, *model_reasoning_parser; /* name "": last part of the path */
   struct tl_strings model_aliases;
   struct tl_strings devices;
   char *isolation;
@@ -29,6 +29,8 @@ struct tl_config {
   int64_t sim_base_us, sim_per_token_ns, sim_per_block_ns, sim_kv_blocks, sim_eos_every;
   struct tl_strings sim_override, sim_faults; /* sim.h reads them */
   char *http_host, *http_unix, *admin_unix;
+  struct tl_strings http_api_keys, http_cors_origins;
+  char *http_api_key_file;
   int64_t http_port, http_threads;
   int64_t http_max_body_bytes, http_max_header_bytes, http_max_headers, http_max_url_bytes;
   int64_t http_max_write_queue_bytes, http_max_connections;

@@ -65,11 +65,27 @@ struct tl_grammar *tl_grammar_hold(struct tl_grammar *grammar);
 void tl_grammar_release(struct tl_grammar *grammar); /* NULL is fine */
 size_t tl_grammar_bytes(const struct tl_grammar *grammar); /* memory that it holds */
 
-/* --- following a sequence: allocates nothing after tl_matcher_new -------------------------------------- */
+/* --- following a sequence: allocates nothing after tl_matcher_new --------------------------------------- */
 
 /* At the beginning of the grammar, which it holds. */
 int tl_matcher_new(struct tl_grammar *grammar, struct tl_matcher **ret, struct tl_error *err);
 void tl_matcher_free(struct tl_matcher *matcher); /* NULL is fine */
+
+/* Thoughts that a model may write before its answer, which are any tokens: the grammar binds what comes behind them. */
+#define TL_THINKING_BYTES 64 /* each text is shorter */
+struct tl_thinking_mark {
+  int32_t token; /* a special one, which would have no text */
+  const char *text;
+};
+struct tl_thinking {
+  const char *begin;   /* the text may begin with it, else the grammar binds it at once. NULL: it begins with thoughts */
+  const char *ends[2]; /* one comes behind the other, and then the grammar's text; the second may be NULL */
+  const struct tl_thinking_mark *marks; /* (n_marks) */
+  uint32_t n_marks;
+};
+/* Before the first token; `thinking` is borrowed as long as the matcher lives. within: the text begins in thoughts, whatever `begin` says.
+ * An answer may end while it thinks. */
+void tl_matcher_think(struct tl_matcher *matcher, const struct tl_thinking *thinking, bool within);
 /* The sequence goes on with this token. TL_EINVAL, and nothing has changed: the grammar does not allow it. */
 int tl_matcher_take(struct tl_matcher *matcher, int32_t token);
 /* Bit token % 32 of word token / 32: it may come next, and tl_matcher_take takes it. words: (tl_vocabulary's n + 31) / 32, all written. */

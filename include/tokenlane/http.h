@@ -35,6 +35,8 @@ struct tl_http_options {
   int64_t body_timeout_ns;    /* end of header to end of body; 408 */
   int64_t idle_timeout_ns;    /* keep-alive without a request */
   int64_t write_timeout_ns;   /* the client takes none of the queued bytes for this long: cut */
+  const char *const *cors_origins; /* (n_cors_origins) borrowed: pages of these origins may read answers; "*": all */
+  unsigned n_cors_origins;
   struct tl_trace *trace;     /* loop i uses its ring i; NULL: no request is traced */
 };
 
@@ -51,10 +53,15 @@ int tl_http_new(const struct tl_http_options *options, struct tl_metrics *metric
 int tl_http_handle(struct tl_http *http, const char *method, const char *path, tl_http_handler handler,
                    void *context);
 /* The body of the errors that http itself finds (404, 405, 408, 413, 414, 431,
- * 400...): writes it for `status` and `message` into out and returns its content type. NULL:
- * plain text. Boot. */
-void tl_http_error_body(struct tl_http *http,
-                        const char *(*write)(int status, const char *message, struct tl_buffer *out));
+ * 400...): writes it for `status` and `message` into out and returns its content type. Of the request only the
+ * path may be asked, which is NULL when the header was not understood. NULL: plain text. Boot. */
+void tl_http_error_body(struct tl_http *http, const char *(*write)(const struct tl_http_request *request, int status,
+                                                                   const char *message, struct tl_buffer *out));
+/* Asked about each request but OPTIONS once its header is there, before anything of its body is
+ * read: 0 lets it go on, else the status of the answer and its text. The connection then ends
+ * with that answer. It may look at path and header and add headers to the answer; loops call it. Boot. */
+void tl_http_guard(struct tl_http *http,
+                   int (*guard)(struct tl_http_request *request, void *context, const char **ret_text), void *context);
 /* Registers what a loop calls when it has been woken by tl_http_wake. Boot. */
 void tl_http_on_wake(struct tl_http *http, void (*on_wake)(unsigned loop, void *context), void *context);
 /* Wakes a loop (through tl_wake_by, so publish first). Any thread. */
@@ -102,7 +109,8 @@ void *tl_http_data(const struct tl_http_request *request);
 /* --- the answer: either tl_http_respond, or begin, write..., end ------------------ */
 /* Adds a header to the answer. Before respond or begin. Name and value are copied. */
 void tl_http_add_header(struct tl_http_request *request, const char *name, const char *value);
-/* A whole answer. The body is copied. The request is gone afterwards. */
+/* A whole answer. The body is copied. The request is gone afterwards. content_type NULL: there is
+ * no body, as with 204. */
 void tl_http_respond(struct tl_http_request *request, int status, const char *content_type, const void *body,
                      size_t length);
 /* A streamed answer: chunked for HTTP/1.1, until close for 1.0. HEAD: header only. */
@@ -119,7 +127,8 @@ bool tl_http_writable(const struct tl_http_request *request);
  * may be called on it in or after the callback but tl_http_data and, in it, tl_http_trace_facts. */
 void tl_http_on_abort(struct tl_http_request *request, void (*on_abort)(struct tl_http_request *request));
 void tl_http_on_writable(struct tl_http_request *request, void (*on_writable)(struct tl_http_request *request));
-/* One server-sent event: "data: " text "\n\n", appended to out. text has no newline. */
-void tl_http_sse(struct tl_buffer *out, const char *text, size_t length);
+/* Around the data of one server-sent event, which has no newline, in out. name: a literal, or NULL for an event without one. */
+void tl_http_sse_begin(struct tl_buffer *out, const char *name);
+void tl_http_sse_end(struct tl_buffer *out);
 
 #endif

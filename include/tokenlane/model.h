@@ -163,6 +163,10 @@ struct tl_gguf_list { /* a list's items that are still to be read; borrowed from
 };
 
 bool tl_gguf_is_path(const char *path); /* by its ending */
+
+/* An error when the file is what a clone without Git LFS has in its place; name is for the message. TL_OK also
+ * for one that cannot be read. absent.c */
+int tl_lfs_check(const char *path, const char *name, struct tl_error *err);
 /* Maps the file and checks its metadata. The caller closes. What the functions below return
  * lives until then. Any thread, once open. */
 int tl_gguf_open(const char *path, struct tl_gguf **ret, struct tl_error *err);

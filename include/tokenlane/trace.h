@@ -111,7 +111,7 @@ struct tl_trace_facts {
   const char *operation;                 /* "chat" or "text_completion" */
   const char *model;                     /* its id; outlives the trace */
   const char *finish[TL_TRACE_FINISHES]; /* of the first choices; NULL: it did not end by itself */
-  char response_id[48];
+  char response_id[88];
   int64_t replica;                       /* of the first choice; -1: none */
   int64_t n_choices, n_input, n_cached, n_output;
   bool streamed;

@@ -92,14 +92,17 @@ int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct
   *api = (struct tl_api){.o = *options, .created_s = tl_wall_ns() / TL_SEC(1)};
   api->key[0] = tl_random_seed();
   api->key[1] = tl_random_seed();
+  for (int i = 0; i < 4; i++) api->key_words[i] = tl_random_seed();
   api->loops = aligned_alloc(TL_CACHE_LINE, options->n_loops * sizeof *api->loops);
   api->fingerprints = calloc(options->n_models, sizeof *api->fingerprints);
   api->tools = calloc(options->n_models, sizeof *api->tools);
-  int r = api->loops && api->fingerprints && api->tools ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  api->reasoning = calloc(options->n_models, sizeof *api->reasoning);
+  int r = api->loops && api->fingerprints && api->tools && api->reasoning ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   for (unsigned i = 0; r == TL_OK && i < options->n_loops; i++) api->loops[i] = (struct api_loop){0};
   if (r == TL_OK && make_caches(api) < 0) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   if (r == TL_OK && add_metrics(api) < 0) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   tl_http_error_body(options->http, api_http_error);
+  tl_http_guard(options->http, api_guard, api);
   tl_http_on_wake(options->http, on_wake, api);
   if (r == TL_OK && options->text_threads)
     r = tl_text_lanes_new(options->text_threads, options->n_loops, tl_api_wake, api, &api->lanes, err);
@@ -107,6 +110,8 @@ int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct
   if (r == TL_OK) r = api_register_tokenize(api, err);
   if (r == TL_OK) r = api_register_completions(api, err);
   if (r == TL_OK) r = api_register_chat(api, err);
+  if (r == TL_OK) r = api_register_messages(api, err);
+  if (r == TL_OK) r = api_register_responses(api, err);
   if (r == TL_OK) r = api_register_vectors(api, err);
   if (r < 0)
     tl_api_free(api);
@@ -126,16 +131,18 @@ static void make_fingerprint(const char *name, const struct tl_model *model, cha
   snprintf(ret, API_FINGERPRINT_BYTES, "fp_%010llx", (unsigned long long)hash >> 24);
 }
 
-static void find_tools(const char *name, const struct tl_serving *serving, struct api_tools *tools) {
+static void find_formats(const char *name, const struct tl_serving *serving, struct api_tools *tools, struct api_reasoning *reasoning) {
   api_tools_init(tools, serving->tool_parser, serving->chat, serving->tokenizer);
-  if (serving->chat)
-    TL_LOG(TL_LOG_INFO, "api", "calls of tools", TL_S("model", name), TL_S("format", tools->format ? tools->format->name : "none"));
+  api_reasoning_init(reasoning, serving->reasoning_parser, serving->chat, serving->tokenizer, tools);
+  if (!serving->chat) return;
+  TL_LOG(TL_LOG_INFO, "api", "calls of tools", TL_S("model", name), TL_S("format", tools->format ? tools->format->name : "none"));
+  TL_LOG(TL_LOG_INFO, "api", "reasoning", TL_S("model", name), TL_S("format", reasoning->format ? reasoning->format->name : "none"));
 }
 
 void tl_api_serve(struct tl_api *api, const struct tl_serving *serving) {
   for (unsigned i = 0; i < api->o.n_models; i++) {
     make_fingerprint(api->o.models[i].name, serving[i].model, api->fingerprints[i]);
-    find_tools(api->o.models[i].name, &serving[i], &api->tools[i]);
+    find_formats(api->o.models[i].name, &serving[i], &api->tools[i], &api->reasoning[i]);
   }
   /* publishes *serving; pairs with the acquire loads of the loops */
   atomic_store_explicit(&api->serving, serving, memory_order_release);
@@ -171,9 +178,11 @@ void tl_api_free(struct tl_api *api) {
   if (api->lanes) tl_text_lanes_stop(api->lanes);
   tl_text_lanes_free(api->lanes);
   free_caches(api);
+  api_keys_free(api);
   free(api->loops);
   free(api->fingerprints);
   free(api->tools);
+  free(api->reasoning);
   free(api->ttft);
   free(api->inter_token);
   free(api);

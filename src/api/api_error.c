@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* OpenAI's error shape. Only messages made for clients come here: no path, no
+/* OpenAI's error shape, and Anthropic's for /v1/messages. Only messages made for clients come here: no path, no
  * pointer, no source line. */
 #include <stdio.h>
 #include <string.h>
@@ -33,6 +33,7 @@ static const char *error_type(int status) {
 static const char *error_code(int status, const struct tl_error *err) {
   if (err->code == TL_ECONTEXT) return "context_length_exceeded";
   switch (status) {
+    case 401: return "invalid_api_key";
     case 404: return strcmp(err->field, "model") == 0 ? "model_not_found" : NULL;
     case 429: return "server_overloaded";
     case 503: return "not_ready";
@@ -57,10 +58,46 @@ void api_error_json(struct tl_buffer *out, const struct tl_error *err) {
     tl_buffer_puts(out, ",\"code\":null}}");
 }
 
-const char *api_http_error(int status, const char *message, struct tl_buffer *out) {
+static const char *messages_error_type(int status) {
+  switch (status) {
+    case 401: return "authentication_error";
+    case 404: return "not_found_error";
+    case 413: return "request_too_large";
+    case 429: return "rate_limit_error";
+    case 501:
+    case 505: return "invalid_request_error";
+    case 503: return "overloaded_error";
+    case 504: return "timeout_error";
+    default: return status >= 500 ? "api_error" : "invalid_request_error";
+  }
+}
+
+void api_messages_error_json(struct tl_buffer *out, const struct tl_error *err) {
+  struct tl_buffer message;
+  tl_buffer_init(&message, 0);
+  /* by these words clients know that they have to make a conversation shorter */
+  tl_buffer_printf(&message, "%s%s", err->code == TL_ECONTEXT ? "prompt is too long: " : "", err->message);
+  tl_buffer_printf(out, "{\"type\":\"error\",\"error\":{\"type\":\"%s\",\"message\":", messages_error_type(api_error_status(err)));
+  api_json_string(out, message.data, message.length);
+  tl_buffer_puts(out, "}}");
+  tl_buffer_done(&message);
+}
+
+/* In the form of the request's endpoint. */
+static void error_json(const struct tl_http_request *request, const struct tl_error *err, struct tl_buffer *out) {
+  static const char messages[] = "/v1/messages";
+  const char *path = tl_http_path(request);
+  size_t n = sizeof messages - 1;
+  if (path && strncmp(path, messages, n) == 0 && (path[n] == 0 || path[n] == '/'))
+    api_messages_error_json(out, err);
+  else
+    api_error_json(out, err);
+}
+
+const char *api_http_error(const struct tl_http_request *request, int status, const char *message, struct tl_buffer *out) {
   struct tl_error err = {.http_status = status};
   snprintf(err.message, sizeof err.message, "%s", message);
-  api_error_json(out, &err);
+  error_json(request, &err, out);
   return "application/json";
 }
 
@@ -78,7 +115,7 @@ void api_respond_error(struct tl_http_request *request, const struct tl_error *e
   struct tl_buffer body;
   tl_buffer_init(&body, 0);
   int status = api_error_status(err);
-  api_error_json(&body, err);
+  error_json(request, err, &body);
   if (retry_after_s) {
     char seconds[16];
     snprintf(seconds, sizeof seconds, "%u", retry_after_s);

@@ -7,6 +7,7 @@
 #include <jansson.h>
 #include <stdatomic.h>
 
+#include "api/reasoning_formats.h"
 #include "api/tool_formats.h"
 #include "tokenlane/api.h"
 #include "tokenlane/base/arena.h"
@@ -15,13 +16,14 @@
 #include "tokenlane/text_lane.h"
 
 #define API_LANE_BYTES 8192 /* of a body: about 100 us of work, more is for a text lane */
-#define API_MAX_STOPS 4
+#define API_MAX_STOPS 32 /* OpenAI has 4, vLLM any number */
 #define API_MAX_STOP_IDS 128
 #define API_MAX_BAD_WORDS 128
 #define API_MAX_DEPTH 64
 #define API_MAX_NODES 1000000 /* values in a body, see body.c */
 #define API_NO_TOP_K (-2)
 #define API_MAX_SALT_BYTES 256
+#define API_MAX_REQUEST_ID 64
 #define API_FINGERPRINT_BYTES 40
 #define API_ARENA_LIMIT ((size_t)1 << 30)
 #define API_MOST_FAULTS 2       /* steps of a sequence that failed: then it is not tried again, see resubmit.c */
@@ -30,14 +32,18 @@
 enum api_endpoint {
   API_COMPLETIONS = 1,
   API_CHAT = 2,
-  API_BOTH = 3, /* those that generate */
+  API_BOTH = 3,
   API_EMBEDDINGS = 4,
   API_RERANK = 8,
   API_SCORE = 16,
   API_PAIRS = 24,
   API_VECTORS = 28, /* those of models that pool */
-  API_ALL = 31,
   API_TEMPLATE = 32, /* what the chat template sees, which /tokenize takes too */
+  API_RESPONSES = 64,
+  API_MESSAGES = 128,
+  API_COUNT = 256, /* tokens of messages */
+  API_GENERATE = 195, /* those that generate */
+  API_ALL = 479,
 };
 
 /* Whether calls of tools are looked for in an answer, or are what it must be. */
@@ -61,12 +67,14 @@ struct api_params {
   int64_t top_k;                                            /* -1 and 0: off; API_NO_TOP_K: not given */
   double presence_penalty, frequency_penalty, repetition_penalty; /* repetition: -1 not given */
   int64_t seed;
-  bool has_seed, stream, include_usage, echo, ignore_eos;
+  bool has_seed, stream, include_usage, continuous_usage, echo, ignore_eos;
   enum tl_priority priority;
   int64_t timeout_ms;     /* 0: none */
   const char *cache_salt; /* NULL: not given */
   size_t cache_salt_length;
-  int64_t n_top_logprobs; /* -1: no log-probabilities; else how many alternatives */
+  int64_t n_top_logprobs;  /* -1: no log-probabilities; else how many alternatives */
+  int64_t prompt_logprobs; /* the same of the prompt's tokens, as vLLM has it */
+  const char *request_id;  /* NULL: not given; else the end of the answer's id */
   struct { const char *text; size_t length; } stop[API_MAX_STOPS];
   unsigned n_stop;
   bool return_token_ids, return_tokens_as_token_ids; /* beside the text; in log-probabilities, instead of it */
@@ -79,7 +87,9 @@ struct api_params {
   struct tl_bad_word *bad_spellings; /* (n_bad_spellings) in tokens; in the call's arena */
   struct tl_token_bias *bias; /* in the call's arena */
   uint32_t n_bias;
+  json_t *system;            /* as messages, with those of /v1/messages */
   json_t *input, *query, *text_1, *text_2; /* as messages; each checked as far as its own kind goes */
+  json_t *instructions;  /* as messages, with an input of /v1/responses */
   int64_t dimensions, top_n;      /* 0: not given */
   int64_t truncate_prompt_tokens; /* 0: not given; -1: what the model takes */
   bool base64, return_documents;
@@ -89,11 +99,16 @@ struct api_params {
   const char *tool_name; /* of API_CALLS_NAMED */
   size_t tool_name_length;
   bool parallel_tool_calls; /* false: at most one call */
+  const char *tool_schema, *tool_chosen; /* what the client calls the schema of a tool, and the name in a tool_choice */
+  bool split_reasoning, include_reasoning; /* thoughts are no content; and the client sees them */
+  const char *reasoning_effort; /* one of a few constants; NULL: not given */
 };
 /* Reads and checks every field of the table that the endpoint has; strings stay borrowed from body.
  * API_TEMPLATE: fields that it does not know are the caller's. */
 int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t *body, struct tl_arena *arena,
                     struct api_params *ret, struct tl_error *err);
+/* Refuses members that are neither the endpoint's fields nor among others (ended by NULL; NULL: none). */
+int api_check_names(enum api_endpoint endpoint, const char *const *others, json_t *body, struct tl_error *err);
 /* --- token_fields.c ---------------------------------------------------------------- */
 struct api_call;
 /* The fields that speak of tokens, once it is known which model's. As work.read. */
@@ -107,6 +122,12 @@ int api_structured_read(struct api_params *params, const char *field, json_t *va
 /* All fields are read: tools and tool_choice come together. */
 int api_structured_settle(struct api_params *params, struct tl_arena *arena, struct tl_error *err);
 
+/* A schema that the client gave in `field`, as an object or a string. */
+int api_structured_schema(struct api_params *params, const char *field, json_t *schema, struct tl_error *err);
+
+/* --- messages_read.c: one of the fields of /v1/messages that are not as a chat's; what they hold becomes as a chat's. */
+int api_messages_read(struct api_params *params, const char *field, json_t *value, struct tl_error *err);
+
 /* --- ids.c ------------------------------------------------------------------------- */
 /* Whether a prompt or an input is a list of such: one that does not begin with a number. */
 bool api_has_several(const json_t *value);
@@ -115,7 +136,7 @@ int api_read_ids(const json_t *list, size_t n, const struct tl_model *model, con
 /* What a tokenizer made: it can know tokens that the model has no row for, such as one that was added later. */
 int api_check_rows(const int32_t *ids, size_t n, const struct tl_model *model, const char *field, struct tl_error *err);
 
-/* "a string", "the number 3.5", ...: what a value is, for messages; into text[64]. */
+/* api_wrong.c: "a string", "the number 3.5", ...: what a value is, for messages; into text[64]. */
 const char *api_value_text(const json_t *value, char *text);
 /* "FIELD: expected EXPECTED, got ..."; returns TL_EINVAL. */
 int api_wrong(struct tl_error *err, const char *field, const char *expected, const json_t *value);
@@ -177,9 +198,30 @@ int api_stop_flush(struct api_stop *stop, struct tl_buffer *out);
 
 /* --- calls ------------------------------------------------------------------------------ */
 
+/* How an endpoint's answers look (shape.c). The functions run on the call's loop and append to out: whole events of a
+ * stream, or the body of an answer. What has no memory stays in out->failed. */
+struct api_choice;
+struct api_shape {
+  const char *id_prefix;    /* of the answer's id */
+  const char *prompt_field, *length_field; /* where a request has its prompt, and how long an answer may be: for errors */
+  const char *operation;    /* what traces call it */
+  /* A choice in a stream: begin first, unless NULL; pieces and calls as they come; finish last. */
+  void (*begin)(struct api_choice *choice, struct tl_buffer *out);
+  /* choice->text, and the tokens behind n_sent_logprobs when their ids or log-probabilities are wanted. */
+  void (*piece)(struct api_choice *choice, struct tl_buffer *out);
+  /* Of calls.items[i]: its id and name when it is not announced yet, else the arguments that have come since. */
+  void (*call)(struct api_choice *choice, unsigned i, struct tl_buffer *out);
+  void (*finish)(struct api_choice *choice, struct tl_buffer *out);
+  void (*end)(struct api_call *call, struct tl_buffer *out); /* of the stream */
+  void (*error)(struct api_call *call, const struct tl_error *err, struct tl_buffer *out); /* ends it instead */
+  void (*answer)(struct api_call *call, struct tl_buffer *out); /* the body of an answer that is no stream */
+};
+extern const struct api_shape api_chat_shape, api_completions_shape, api_responses_shape, api_messages_shape;
+
 /* How an endpoint's prompts are read; both as work.read. */
 struct api_reader {
   enum api_endpoint endpoint;
+  const struct api_shape *shape; /* of its answers */
   /* How many prompts there are, and the least that is known of their lengths: cheap. */
   int (*outline)(struct api_call *call, struct tl_error *err);
   /* Their tokens. */
@@ -194,6 +236,9 @@ struct api_prompt {
   uint32_t n_before; /* ids that the tokenizer put before the text (BOS) */
 };
 
+/* A block of a message's content. */
+enum api_block { API_BLOCK_NONE, API_BLOCK_THINKING, API_BLOCK_TEXT, API_BLOCK_TOOL_USE };
+
 struct api_choice {
   struct api_call *call;
   struct tl_sequence *seq;  /* NULL once it is final and counted */
@@ -205,7 +250,7 @@ struct api_choice {
   bool final;               /* the engine's last event has come */
   struct api_choice *next_stranded; /* waits for a replica after a fault */
   int64_t stranded_ns;      /* since when */
-  bool role_sent, echoed;   /* the first chunk is out; completions: the prompt is in the text */
+  bool begun, echoed;       /* the first chunk is out; completions: the prompt is in the text */
   bool ended_by_id;         /* the last token seen is a stop id that has no text */
   int32_t stop_id;          /* the client's id that ended it; -1: none did */
   bool done;                /* text complete, finish known */
@@ -214,9 +259,14 @@ struct api_choice {
   struct tl_detok detok;
   struct api_stop stop;
   struct tl_buffer text;    /* whole text (plain answers), or the unsent piece (streams) */
+  struct tl_buffer reasoning; /* what the model thought before it, likewise */
+  struct api_reasoning_parser thinks; /* finds thoughts in the answer; format NULL: none are looked for */
+  uint32_t n_reasoning;     /* tokens of them, with their marks */
   struct api_tool_parser tools; /* finds calls in the answer; format NULL: none are looked for */
   struct api_tool_calls calls;
   unsigned n_sent_calls;    /* streams: calls that are out whole; those behind them as far as they have come */
+  unsigned n_blocks;        /* messages_shape.c: of a stream, so many have begun */
+  enum api_block block;     /* and this is open */
   uint32_t text_offset;     /* characters of text sent so far (completions' text_offset) */
   int64_t last_token_ns;
   int64_t text_began_ns, text_ended_ns, text_busy_ns; /* spans.c: making text of its tokens */
@@ -230,6 +280,7 @@ struct api_read_times {
 struct api_call {
   struct api_work work; /* first: until the call begins */
   const struct api_reader *reader;
+  struct api_response *response; /* of /v1/responses alone, see responses.h; in the arena */
   unsigned retry_after_s; /* of an error of work.read */
   struct tl_api *api;
   struct tl_http_request *request; /* NULL before it begins, and once answered or aborted */
@@ -238,9 +289,10 @@ struct api_call {
   struct tl_arena arena;
   json_t *body;
   struct api_params params;
-  char id[40];
+  char id[24 + API_MAX_REQUEST_ID];
   uint64_t number;      /* unique in the process, not 0 */
   int64_t created_s;
+  enum api_reasoning_start reasoning_start;
   struct tl_grammar *grammar; /* what each choice is held to; NULL: nothing */
   struct api_prompt *prompts;
   unsigned n_prompts;
@@ -254,14 +306,14 @@ struct api_call {
   struct api_read_times read_times;
 };
 
-/* request.c: "PREFIX-16 digits", unlike all others of the process; returns the number behind it, not 0. */
+/* request.c: the prefix and 16 digits, unlike all others of the process; returns the number behind it, not 0. */
 uint64_t api_make_id(struct tl_api *api, unsigned loop, const char *prefix, char ret[40]);
 /* A large body, or one that is to be read by a lane, is not even parsed while nobody has room for one token. False: it is answered. */
 bool api_may_read(struct tl_api *api, struct tl_http_request *request, bool has_grammar);
 /* Tokens are in call->prompts: makes choices and sequences, reserves, submits.
  * On error nothing is left behind and the caller answers. */
 int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl_error *err);
-struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint);
+struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *request, const struct api_reader *reader);
 /* How many tokens the client wants made; -1: not given. */
 int64_t api_wanted_tokens(const struct api_call *call);
 /* The error of a prompt that alone has more tokens than a sequence can hold. */
@@ -314,6 +366,18 @@ int api_constrain_sequence(struct api_call *call, struct tl_sequence *seq, struc
 void api_constrain_done(struct api_call *call);
 void api_constrain_metrics(struct tl_api *api);
 
+/* reasoning.c: variables of the template, with what reasoning_effort asks for; takes: of the template. *ret is the caller's, errors or not. */
+int api_reasoning_kwargs(const struct api_params *params, unsigned takes, json_t **ret, struct tl_error *err);
+/* What the prompt says of the answer's beginning; its messages are still there. TL_ENOMEM. */
+int api_reasoning_look(struct api_call *call, const struct tl_tokens *tokens);
+/* How thoughts are found in the choice's text; its tools are known. */
+void api_reasoning_begin(struct api_choice *choice);
+void api_reasoning_done(struct api_choice *choice);
+/* Text of the answer into choice->reasoning, and what is none into rest; last: there is no more. TL_ENOMEM. */
+int api_reasoning_take(struct api_choice *choice, const struct tl_buffer *text, bool last, struct tl_buffer *rest);
+/* What is thought before an answer is free. */
+void api_reasoning_free_thoughts(const struct api_call *call, struct tl_matcher *matcher);
+
 /* resubmit.c: the choice's device failed, its sequence is the loop's again. False: it
  * ends here (seq->finish says how). */
 bool api_resubmit(struct api_choice *choice);
@@ -331,26 +395,30 @@ void api_call_resume(struct api_call *call);
 void api_call_fail(struct api_call *call, const struct tl_error *err);
 void api_call_cancel(struct api_call *call);
 
-/* shape.c: JSON of chunks and answers. */
-enum api_chunk { API_CHUNK_ROLE, API_CHUNK_TEXT, API_CHUNK_FINISH };
-void api_shape_chunk(struct api_choice *choice, enum api_chunk kind, struct tl_buffer *out);
-/* The next of a call: its id and name when it is not announced yet, else arguments that have come since. */
-void api_shape_call_chunk(struct api_choice *choice, unsigned call, struct tl_buffer *out);
-void api_shape_usage_chunk(struct api_call *call, struct tl_buffer *out);
-void api_shape_answer(struct api_call *call, struct tl_buffer *out);
-
 /* logprobs.c: log-probabilities of the tokens [from, to), by index in the
  * sequence (prompt first), in the shape of the call's endpoint. */
 void api_logprobs(struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out);
+/* Those of chat, without what is around them. */
+void api_token_logprobs(const struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out);
+/* Of all the prompt's, as a member of an answer, if they were asked for. */
+void api_prompt_logprobs(const struct api_choice *choice, struct tl_buffer *out);
 
 /* Whether a grammar makes calls of the whole answer: it has no content. */
 bool api_only_calls(const struct api_call *call);
 /* How many of the calls that a model wrote the client sees: where it may make one, the first. */
 unsigned api_n_calls(const struct api_choice *choice);
+/* The id of calls.items[i], unlike all others of the process. */
+void api_call_id(const struct api_choice *choice, unsigned i, char ret[24]);
+/* Of each prompt as its first choice met it, since the prompt counts once. */
+unsigned long long api_cached_tokens(const struct api_call *call);
+/* The model's name as the client gave it. */
+const char *api_model_name(const struct api_call *call);
 
 /* json_out.c */
 void api_json_string(struct tl_buffer *out, const char *text, size_t length);
 void api_json_number(struct tl_buffer *out, double value);
+/* flags: jansson's. */
+int api_json_value(struct tl_buffer *out, const json_t *value, size_t flags);
 
 /* vector_call.c: a final event of a sequence of a model that pools. */
 void api_vectors_event(struct tl_sequence *seq);
@@ -361,16 +429,34 @@ void api_vectors_retry(struct tl_api *api, unsigned loop);
 int api_error_status(const struct tl_error *err);
 void api_error_json(struct tl_buffer *out, const struct tl_error *err);
 void api_respond_error(struct tl_http_request *request, const struct tl_error *err, unsigned retry_after_s);
-const char *api_http_error(int status, const char *message, struct tl_buffer *out);
+/* Anthropic's, for /v1/messages; the others choose by the request's path. */
+void api_messages_error_json(struct tl_buffer *out, const struct tl_error *err);
+const char *api_http_error(const struct tl_http_request *request, int status, const char *message, struct tl_buffer *out);
 void api_respond_buffer(struct tl_http_request *request, int status, struct tl_buffer *body);
 
+/* api_keys.c: 0, or 401 for a request that shows no key though it has to. The context is the api. */
+int api_guard(struct tl_http_request *request, void *context, const char **ret_text);
+void api_keys_free(struct tl_api *api);
+
 /* chat.c, completions.c, models.c, tokenize.c: their handlers. */
-/* Tokens of a conversation; its messages may be changed. */
-int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, const struct api_params *params,
+/* Tokens of a conversation; its messages may be changed. field: what the client calls them. */
+int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, const struct api_params *params, const char *field,
                     struct tl_tokens *out, struct tl_error *err);
+/* As a reader's: one prompt, and its tokens, which are those of params.messages. */
+int api_chat_outline(struct api_call *call, struct tl_error *err);
+int api_chat_prepare(struct api_call *call, struct tl_error *err);
 int api_register_chat(struct tl_api *api, struct tl_error *err);
 int api_register_completions(struct tl_api *api, struct tl_error *err);
+int api_register_responses(struct tl_api *api, struct tl_error *err);
 int api_register_models(struct tl_api *api, struct tl_error *err);
+/* tokenize.c: a request whose answer is there when it has been read: read, as a work's, writes it into out. */
+struct api_text_work {
+  struct api_work work; /* first */
+  struct tl_buffer out;
+};
+void api_text_run(struct tl_api *api, struct tl_http_request *request,
+                  int (*read)(struct api_work *work, struct tl_error *err));
+int api_register_messages(struct tl_api *api, struct tl_error *err);
 int api_register_tokenize(struct tl_api *api, struct tl_error *err);
 int api_register_vectors(struct tl_api *api, struct tl_error *err);
 /* An error that names the work's model and what it does, unless the endpoint is one for it. Any thread. */
@@ -393,8 +479,10 @@ struct tl_api {
   struct api_grammar_cache **caches; /* (n_caches) one for each lane, or for each loop without lanes */
   unsigned n_caches;
   uint64_t key[2];          /* random, of the process: ids and default seeds */
+  uint64_t key_words[4];    /* likewise: what clients' keys are hashed with */
   char (*fingerprints)[API_FINGERPRINT_BYTES]; /* (models) */
   struct api_tools *tools; /* (models) how each writes calls */
+  struct api_reasoning *reasoning; /* (models) and what it thinks */
   int64_t created_s;
   struct api_loop *loops;
   tl_metric *ttft, *inter_token; /* (replicas of all models) */
@@ -402,6 +490,7 @@ struct tl_api {
   tl_metric generation_seconds, cancelled, resubmitted, pooling_seconds, pooled_inputs;
   /* set once by the main thread, read by loops */
   TL_ALIGNED _Atomic(const struct tl_serving *) serving;
+  _Atomic(const struct api_keys *) keys; /* NULL: nobody has to show one. Set by the main thread */
   _Atomic int draining;
   TL_ALIGNED _Atomic int64_t lane_bytes; /* of bodies that are with lanes */
   TL_ALIGNED _Atomic unsigned active;

@@ -77,6 +77,10 @@ static int refused(const json_error_t *why, struct tl_error *err) {
 
 int api_body_read(const char *text, size_t length, json_t **ret, struct tl_error *err) {
   *ret = NULL;
+  if (length >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) { /* a byte order mark, which editors of Windows put there */
+    text += 3;
+    length -= 3;
+  }
   if (!length) return tl_error_set(err, TL_EINVAL, NULL, "the body is empty; expected a JSON object");
   int r = api_body_scan(text, length, API_MAX_NODES, err);
   if (r < 0) return r;

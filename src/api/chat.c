@@ -81,10 +81,12 @@ static int check_call(json_t *call, const char *prefix, unsigned takes, size_t *
   return TL_OK;
 }
 
-/* What stands for the content of a message with calls and no text is nothing, null or "" to clients, and not all the same to a template. */
+/* What stands for the content of a message with calls, or thoughts, and no text is nothing, null or "" to clients, and not
+ * all the same to a template. */
 static void fill_content(json_t *message, unsigned takes) {
   json_t *content = json_object_get(message, "content");
-  bool empty = !content || json_is_null(content) || (json_is_string(content) && !json_string_length(content));
+  bool calls = json_array_size(json_object_get(message, "tool_calls")) > 0;
+  bool empty = !content || json_is_null(content) || (calls && json_is_string(content) && !json_string_length(content));
   if (empty && (takes & TL_CHAT_CALL_NULL)) json_object_set_new(message, "content", json_null());
   if (empty && (takes & TL_CHAT_CALL_EMPTY)) json_object_set_new(message, "content", json_string(""));
 }
@@ -101,8 +103,19 @@ static int check_calls(json_t *message, const char *prefix, unsigned takes, size
     int r = check_call(call, name, takes, budget, err);
     if (r < 0) return r;
   }
-  if (json_array_size(calls)) fill_content(message, takes);
+  fill_content(message, takes);
   return TL_OK;
+}
+
+/* What an earlier answer thought, by the name that the template knows: vLLM's clients send it as reasoning, all others as reasoning_content. */
+static void name_reasoning(json_t *message, unsigned takes) {
+  json_t *reasoning = json_object_get(message, "reasoning_content"), *calls = json_object_get(message, "tool_calls");
+  if (!json_is_string(reasoning)) reasoning = json_object_get(message, "reasoning");
+  if (!json_is_string(reasoning)) return;
+  json_object_set(message, "reasoning_content", reasoning);
+  /* GPT-OSS's template refuses it beside the content of a message with calls */
+  bool beside = json_array_size(calls) && json_string_length(json_object_get(message, "content"));
+  if ((takes & TL_CHAT_THOUGHTS) && !beside && !json_object_get(message, "thinking")) json_object_set(message, "thinking", reasoning);
 }
 
 static int check_message(json_t *message, size_t i, unsigned takes, size_t *budget, struct tl_error *err) {
@@ -115,13 +128,14 @@ static int check_message(json_t *message, size_t i, unsigned takes, size_t *budg
   if (!json_is_string(role) || json_string_length(role) == 0)
     return tl_error_set(err, TL_EINVAL, name, "%s: expected a string that is not empty, got %s", name,
                         api_value_text(role, what));
+  name_reasoning(message, takes);
   snprintf(name, sizeof name, "%s.content", prefix);
   int r = check_content(message, name, takes, err);
   return r < 0 ? r : check_calls(message, prefix, takes, budget, err);
 }
 
 /* The template of a request; *ret_own: a format that it brought along, the caller's to free. */
-static int pick(const struct tl_api *api, const struct tl_serving *serving, const struct api_params *params,
+static int pick(const struct tl_api *api, const struct tl_serving *serving, const struct api_params *params, const char *field,
                 const struct tl_chat_template **ret, struct tl_chat_format **ret_own, struct tl_error *err) {
   const char *text = json_string_value(params->chat_template);
   *ret = serving->chat ? tl_chat_format_pick(serving->chat, text, params->tools) : NULL;
@@ -129,8 +143,7 @@ static int pick(const struct tl_api *api, const struct tl_serving *serving, cons
   if (!text && serving->chat)
     return tl_error_set(err, TL_EINVAL, "chat_template", "chat_template: expected the name of a template; this model has no default");
   if (!text)
-    return tl_error_set(err, TL_EUNSUPPORTED, "messages",
-                        "messages: this model has no chat template; use /v1/completions");
+    return tl_error_set(err, TL_EUNSUPPORTED, field, "%s: this model has no chat template; use /v1/completions", field);
   if (!api->o.request_templates)
     return tl_error_set(err, TL_EINVAL, "chat_template",
                         "chat_template: the model has none of that name, and this server takes none from requests");
@@ -155,34 +168,39 @@ static int check_taken(unsigned takes, const struct api_params *params, struct t
 }
 
 static int render(const struct tl_api *api, const struct tl_chat_template *t, const struct api_params *params,
-                  struct tl_rendered *ret, struct tl_error *err) {
+                  const char *field, struct tl_rendered *ret, struct tl_error *err) {
   unsigned takes = tl_chat_template_takes(t);
   size_t i, budget = API_MAX_NODES;
   json_t *message;
+  json_t *kwargs = NULL;
   int r = check_taken(takes, params, err);
   if (r < 0) return r;
   json_array_foreach(params->messages, i, message)
     if ((r = check_message(message, i, takes, &budget, err)) < 0) return r;
+  r = api_reasoning_kwargs(params, takes, &kwargs, err);
   struct tl_chat chat = {.messages = params->messages,
                          .tools = params->tools,
                          .documents = params->documents,
-                         .kwargs = params->chat_template_kwargs,
+                         .kwargs = kwargs,
                          .add_generation_prompt = params->add_generation_prompt,
                          .continue_final_message = params->continue_final_message};
-  r = tl_chat_render(t, &chat, &api->o.limits.tmpl, ret, err);
+  if (r == TL_OK) r = tl_chat_render(t, &chat, &api->o.limits.tmpl, ret, err);
+  json_decref(kwargs);
   if (r == TL_OK || err->field[0]) return r;
-  snprintf(err->field, sizeof err->field, "messages");
+  char prefix[64];
+  snprintf(err->field, sizeof err->field, "%s", field);
+  snprintf(prefix, sizeof prefix, "%s: the chat template refused %s", field, params->input ? "it" : "them");
   if (err->code == TL_ELIMIT) err->code = TL_EINVAL; /* the template's limits, not those of tokens */
-  return tl_error_prefix(err, "messages: the chat template refused them");
+  return tl_error_prefix(err, prefix);
 }
 
-int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, const struct api_params *params,
+int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, const struct api_params *params, const char *field,
                     struct tl_tokens *out, struct tl_error *err) {
   const struct tl_chat_template *t;
   struct tl_chat_format *own = NULL;
   struct tl_rendered rendered = {0};
-  int r = pick(api, serving, params, &t, &own, err);
-  if (r == TL_OK) r = render(api, t, params, &rendered, err);
+  int r = pick(api, serving, params, field, &t, &own, err);
+  if (r == TL_OK) r = render(api, t, params, field, &rendered, err);
   tl_chat_format_free(own);
   if (r < 0) return r;
   struct tl_encode_options options = {.add_special = params->add_special_tokens,
@@ -195,7 +213,7 @@ int api_chat_tokens(struct tl_api *api, const struct tl_serving *serving, const 
   return r;
 }
 
-static int outline(struct api_call *call, struct tl_error *err) {
+int api_chat_outline(struct api_call *call, struct tl_error *err) {
   call->prompts = tl_arena_alloc(&call->arena, sizeof *call->prompts);
   if (!call->prompts) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   call->n_prompts = 1;
@@ -203,10 +221,11 @@ static int outline(struct api_call *call, struct tl_error *err) {
   return TL_OK;
 }
 
-static int prepare(struct api_call *call, struct tl_error *err) {
+int api_chat_prepare(struct api_call *call, struct tl_error *err) {
   struct tl_tokens tokens = {.limit = tl_engine_max_context(call->work.serving->engine)};
-  int r = api_chat_tokens(call->api, call->work.serving, &call->params, &tokens, err);
+  int r = api_chat_tokens(call->api, call->work.serving, &call->params, call->reader->shape->prompt_field, &tokens, err);
   if (r == TL_ELIMIT) r = api_too_long(call, err);
+  if (r == TL_OK) r = api_reasoning_look(call, &tokens);
   struct api_prompt *prompt = call->prompts;
   if (r == TL_OK) {
     prompt->ids = tl_arena_array(&call->arena, tokens.n + 1, sizeof *prompt->ids);
@@ -219,7 +238,7 @@ static int prepare(struct api_call *call, struct tl_error *err) {
 }
 
 static void on_chat(struct tl_http_request *request, void *context) {
-  static const struct api_reader reader = {API_CHAT, outline, prepare};
+  static const struct api_reader reader = {API_CHAT, &api_chat_shape, api_chat_outline, api_chat_prepare};
   api_generate(context, request, &reader);
 }
 

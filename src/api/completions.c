@@ -104,7 +104,7 @@ static int prepare(struct api_call *call, struct tl_error *err) {
 }
 
 static void on_completions(struct tl_http_request *request, void *context) {
-  static const struct api_reader reader = {API_COMPLETIONS, outline, prepare};
+  static const struct api_reader reader = {API_COMPLETIONS, &api_completions_shape, outline, prepare};
   api_generate(context, request, &reader);
 }
 

@@ -18,7 +18,9 @@ int api_constrain(struct api_call *call, struct tl_error *err) {
 }
 
 int api_constrain_sequence(struct api_call *call, struct tl_sequence *seq, struct tl_error *err) {
-  return call->grammar ? tl_matcher_new(call->grammar, &seq->matcher, err) : TL_OK;
+  int r = call->grammar ? tl_matcher_new(call->grammar, &seq->matcher, err) : TL_OK;
+  if (seq->matcher) api_reasoning_free_thoughts(call, seq->matcher);
+  return r;
 }
 
 void api_constrain_done(struct api_call *call) {

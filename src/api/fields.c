@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "api/api_private.h"
+#include "api/responses.h"
 
 #define MAX_TOKENS 16777216 /* far above every context: checked exactly against it later */
 #define MAX_TIMEOUT_MS 86400000
@@ -31,30 +32,6 @@ struct field {
   int (*read)(struct context *context, const struct field *field, json_t *value, struct tl_error *err);
   const char *nothing; /* UNSUPPORTED: values that ask for nothing, as JSON, a blank after each */
 };
-
-/* 16.0 is not an integer and must not look like one. */
-static void real_text(double value, char *text) {
-  int n = snprintf(text, 60, "%.6g", value);
-  if (!strpbrk(text, ".e")) memcpy(text + n, ".0", 3);
-}
-
-const char *api_value_text(const json_t *value, char *text) {
-  switch (value ? json_typeof(value) : JSON_NULL) {
-    case JSON_OBJECT: return "an object";
-    case JSON_ARRAY: return json_array_size(value) ? "a list" : "an empty list";
-    case JSON_STRING: return json_string_length(value) ? "a string" : "an empty string";
-    case JSON_TRUE: return "true";
-    case JSON_FALSE: return "false";
-    case JSON_INTEGER: snprintf(text, 64, "%lld", (long long)json_integer_value(value)); return text;
-    case JSON_REAL: real_text(json_real_value(value), text); return text;
-    default: return "null";
-  }
-}
-
-int api_wrong(struct tl_error *err, const char *field, const char *expected, const json_t *value) {
-  char what[64];
-  return tl_error_set(err, TL_EINVAL, field, "%s: expected %s, got %s", field, expected, api_value_text(value, what));
-}
 
 static int read_number(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   double v = json_number_value(value);
@@ -157,6 +134,16 @@ static int read_continue_final_message(struct context *c, const struct field *f,
   return TL_OK;
 }
 
+/* What /v1/messages has in a form of its own. */
+static int read_of_message(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  return api_messages_read(c->params, f->name, value, err);
+}
+
+/* What /v1/responses has and no other endpoint. */
+static int read_responses(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  return api_responses_read(c->params, f->name, value, err);
+}
+
 static int read_input(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   if (!json_is_string(value) && !json_is_array(value))
     return api_wrong(err, f->name, "a string, a list of strings, a list of token ids or a list of such lists", value);
@@ -215,10 +202,10 @@ static int read_stop_string(struct context *c, const char *name, json_t *value, 
 static int read_stop(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   if (json_is_string(value)) return read_stop_string(c, f->name, value, err);
   if (!json_is_array(value) || json_array_size(value) > API_MAX_STOPS)
-    return api_wrong(err, f->name, "a string or a list of up to 4 strings", value);
+    return api_wrong(err, f->name, "a string or a list of up to 32 strings", value);
   for (size_t i = 0; i < json_array_size(value); i++) {
     char name[32];
-    snprintf(name, sizeof name, "stop[%zu]", i);
+    snprintf(name, sizeof name, "%s[%zu]", f->name, i);
     int r = read_stop_string(c, name, json_array_get(value, i), err);
     if (r < 0) return r;
   }
@@ -276,13 +263,14 @@ static int read_logprobs(struct context *c, const struct field *f, json_t *value
   return TL_OK;
 }
 
-/* After logprobs in the table. */
+/* After logprobs and include in the table. */
 static int read_top_logprobs(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   int64_t v = json_integer_value(value);
   if (!json_is_integer(value) || v < 0 || v > TL_MAX_TOP_LOGPROBS)
     return api_wrong(err, f->name, "an integer from 0 to 20", value);
   if (v > 0 && c->params->n_top_logprobs < 0)
-    return tl_error_set(err, TL_EINVAL, f->name, "top_logprobs: expected logprobs to be true with it");
+    return tl_error_set(err, TL_EINVAL, f->name, "top_logprobs: expected %s with it",
+                        c->endpoint == API_CHAT ? "logprobs to be true" : "include to have \"message.output_text.logprobs\"");
   if (c->params->n_top_logprobs >= 0) c->params->n_top_logprobs = v;
   return TL_OK;
 }
@@ -301,8 +289,23 @@ static int read_stream_options(struct context *c, const struct field *f, json_t 
   if (usage && !json_is_null(usage) && !json_is_boolean(usage))
     return api_wrong(err, "stream_options.include_usage", "true or false", usage);
   c->params->include_usage = json_is_true(usage);
+  json_t *continuous = json_object_get(value, "continuous_usage_stats"); /* vLLM's: nothing without the other */
+  if (continuous && !json_is_null(continuous) && !json_is_boolean(continuous))
+    return api_wrong(err, "stream_options.continuous_usage_stats", "true or false", continuous);
+  c->params->continuous_usage = json_is_true(usage) && json_is_true(continuous);
   if (!c->params->stream)
     return tl_error_set(err, TL_EINVAL, f->name, "stream_options: expected stream to be true with it");
+  return TL_OK;
+}
+
+/* vLLM's: the answer's id is made of it, as it is. */
+static int read_request_id(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  size_t length = json_string_length(value), fine = 0;
+  const char *text = json_string_value(value);
+  while (text && (text[fine] > ' ' && text[fine] < 0x7f && text[fine] != '"' && text[fine] != '\\')) fine++;
+  if (length == 0 || length > API_MAX_REQUEST_ID || fine != length)
+    return api_wrong(err, f->name, "a string of 1 to 64 visible ASCII characters without quotes and backslashes", value);
+  c->params->request_id = text;
   return TL_OK;
 }
 
@@ -343,6 +346,35 @@ static int read_structured(struct context *c, const struct field *f, json_t *val
   return api_structured_read(c->params, f->name, value, err);
 }
 
+/* OpenAI's and vLLM's words. */
+static int read_reasoning_effort(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  static const char *const efforts[] = {"none", "minimal", "low", "medium", "high", "xhigh", "max"};
+  for (size_t i = 0; json_is_string(value) && i < sizeof efforts / sizeof *efforts; i++)
+    if (strcmp(json_string_value(value), efforts[i]) == 0) c->params->reasoning_effort = efforts[i];
+  return c->params->reasoning_effort ? TL_OK : api_wrong(err, f->name, "none, minimal, low, medium, high, xhigh or max", value);
+}
+
+/* That of /v1/responses. No summary is made, whatever is asked for: what the model thought is there as it is. */
+static int read_reasoning(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  static const struct field effort = {.name = "reasoning.effort"};
+  const char *name;
+  json_t *member;
+  if (!json_is_object(value)) return api_wrong(err, f->name, "an object", value);
+  json_object_foreach(value, name, member)
+    if (!json_is_null(member) && strcmp(name, "effort") != 0 && strcmp(name, "summary") != 0 && strcmp(name, "generate_summary") != 0)
+      return tl_error_set(err, TL_EINVAL, f->name, "reasoning: has no member \"%.40s\" that this server knows", name);
+  member = json_object_get(value, "effort");
+  return member && !json_is_null(member) ? read_reasoning_effort(c, &effort, member, err) : TL_OK;
+}
+
+/* llama.cpp's. */
+static int read_reasoning_format(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  const char *format = json_is_string(value) ? json_string_value(value) : "";
+  c->params->split_reasoning = strcmp(format, "none") != 0;
+  if (!c->params->split_reasoning || strcmp(format, "auto") == 0 || strcmp(format, "deepseek") == 0) return TL_OK;
+  return api_wrong(err, f->name, "none, auto or deepseek", value);
+}
+
 /* Only text can be had. */
 static int read_modalities(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   (void)c;
@@ -372,6 +404,8 @@ static int read_unsupported(const struct field *f, json_t *value, struct tl_erro
 #define BOOL(name, endpoints) {#name, KIND_BOOL, endpoints, 0, 0, AT(name), NULL, NULL}
 #define LIST(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, AT(name), read_list, NULL}
 #define READ(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, 0, read_##name, NULL}
+#define OF_MESSAGE(name) {#name, KIND_READ, API_MESSAGES | API_COUNT, 0, 0, 0, read_of_message, NULL}
+#define RESPONSES(name) {#name, KIND_READ, API_RESPONSES, 0, 0, 0, read_responses, NULL}
 #define STRUCTURED(name, endpoints) {#name, KIND_READ, endpoints, 0, 0, 0, read_structured, NULL}
 #define IGNORED(name, endpoints) {#name, KIND_IGNORED, endpoints, 0, 0, 0, NULL, NULL}
 #define UNSUPPORTED(name, endpoints, nothing) {#name, KIND_UNSUPPORTED, endpoints, 0, 0, 0, NULL, nothing}
@@ -389,79 +423,137 @@ static const struct field fields[] = {
     {"text_2", KIND_READ, API_SCORE, 0, 0, AT(text_2), read_text, NULL},
     READ(truncate_prompt_tokens, API_VECTORS | API_COMPLETIONS),
     BOOL(add_special_tokens, API_BOTH | API_TEMPLATE),
+    RESPONSES(input),
+    RESPONSES(instructions),
+    RESPONSES(tools),
+    RESPONSES(include),
+    RESPONSES(metadata),
+    RESPONSES(truncation),
+    RESPONSES(previous_response_id),
     READ(prompt, API_COMPLETIONS),
     READ(messages, API_CHAT | API_TEMPLATE),
     READ(tools, API_CHAT | API_TEMPLATE),
     READ(documents, API_CHAT | API_TEMPLATE),
-    READ(chat_template, API_CHAT | API_TEMPLATE),
-    READ(chat_template_kwargs, API_CHAT | API_TEMPLATE),
+    READ(chat_template, API_CHAT | API_TEMPLATE | API_RESPONSES),
+    READ(chat_template_kwargs, API_CHAT | API_TEMPLATE | API_RESPONSES | API_MESSAGES | API_COUNT),
+    OF_MESSAGE(system),
+    OF_MESSAGE(messages),
+    OF_MESSAGE(tools),
+    OF_MESSAGE(tool_choice),
+    OF_MESSAGE(thinking),
+    OF_MESSAGE(output_config),
     READ(continue_final_message, API_CHAT | API_TEMPLATE),
     BOOL(add_generation_prompt, API_CHAT | API_TEMPLATE),
-    INTEGER(max_tokens, API_BOTH, 0, MAX_TOKENS),
+    INTEGER(max_tokens, API_BOTH | API_MESSAGES, 0, MAX_TOKENS),
     INTEGER(max_completion_tokens, API_BOTH, 1, MAX_TOKENS),
-    INTEGER(min_tokens, API_BOTH, 0, MAX_TOKENS),
+    {"max_output_tokens", KIND_INTEGER, API_RESPONSES, 1, MAX_TOKENS, AT(max_completion_tokens), NULL, NULL},
+    INTEGER(min_tokens, API_GENERATE, 0, MAX_TOKENS),
     INTEGER(n, API_BOTH, 1, 1 << 20),
-    NUMBER(temperature, API_BOTH, 0, 2),
-    NUMBER(top_p, API_BOTH, 0, 1),
-    INTEGER(top_k, API_BOTH, -1, MAX_TOKENS),
-    NUMBER(min_p, API_BOTH, 0, 1),
-    READ(seed, API_BOTH),
-    READ(stop, API_BOTH),
-    LIST(stop_token_ids, API_BOTH),
-    LIST(bad_words, API_BOTH),
-    LIST(allowed_token_ids, API_BOTH),
-    BOOL(include_stop_str_in_output, API_BOTH),
-    BOOL(skip_special_tokens, API_BOTH),
+    NUMBER(temperature, API_GENERATE, 0, 2),
+    NUMBER(top_p, API_GENERATE, 0, 1),
+    INTEGER(top_k, API_GENERATE, -1, MAX_TOKENS),
+    NUMBER(min_p, API_GENERATE, 0, 1),
+    READ(seed, API_GENERATE),
+    READ(stop, API_GENERATE & ~API_MESSAGES),
+    {"stop_sequences", KIND_READ, API_MESSAGES, 0, 0, 0, read_stop, NULL},
+    LIST(stop_token_ids, API_GENERATE),
+    LIST(bad_words, API_GENERATE),
+    LIST(allowed_token_ids, API_GENERATE),
+    BOOL(include_stop_str_in_output, API_GENERATE),
+    BOOL(skip_special_tokens, API_GENERATE),
     BOOL(return_token_ids, API_BOTH),
-    BOOL(return_tokens_as_token_ids, API_BOTH),
-    NUMBER(presence_penalty, API_BOTH, -2, 2),
-    NUMBER(frequency_penalty, API_BOTH, -2, 2),
-    NUMBER(repetition_penalty, API_BOTH, 0.01, 100),
-    READ(logit_bias, API_BOTH),
+    BOOL(return_tokens_as_token_ids, API_GENERATE),
+    NUMBER(presence_penalty, API_GENERATE, -2, 2),
+    NUMBER(frequency_penalty, API_GENERATE, -2, 2),
+    NUMBER(repetition_penalty, API_GENERATE, 0.01, 100),
+    READ(logit_bias, API_GENERATE),
     READ(logprobs, API_BOTH),
-    READ(top_logprobs, API_CHAT),
+    READ(top_logprobs, API_CHAT | API_RESPONSES),
+    INTEGER(prompt_logprobs, API_BOTH, 0, TL_MAX_TOP_LOGPROBS),
     BOOL(echo, API_COMPLETIONS),
-    BOOL(ignore_eos, API_BOTH),
-    BOOL(stream, API_BOTH),
-    READ(stream_options, API_BOTH),
+    BOOL(ignore_eos, API_GENERATE),
+    BOOL(stream, API_GENERATE),
+    READ(stream_options, API_GENERATE),
     READ(priority, API_ALL),
     {"timeout_ms", KIND_READ, API_ALL, 1, MAX_TIMEOUT_MS, AT(timeout_ms), read_timeout, NULL},
-    READ(cache_salt, API_BOTH),
+    READ(cache_salt, API_GENERATE),
+    READ(request_id, API_BOTH),
     READ(user, API_ALL),
     READ(modalities, API_CHAT),
     STRUCTURED(response_format, API_BOTH),
-    STRUCTURED(structured_outputs, API_BOTH),
-    STRUCTURED(guided_json, API_BOTH),
-    STRUCTURED(guided_regex, API_BOTH),
-    STRUCTURED(guided_choice, API_BOTH),
-    STRUCTURED(guided_grammar, API_BOTH),
-    STRUCTURED(json_schema, API_BOTH),
-    STRUCTURED(grammar, API_BOTH),
-    STRUCTURED(tool_choice, API_CHAT),
-    BOOL(parallel_tool_calls, API_CHAT),
+    STRUCTURED(structured_outputs, API_GENERATE),
+    STRUCTURED(guided_json, API_GENERATE),
+    STRUCTURED(guided_regex, API_GENERATE),
+    STRUCTURED(guided_choice, API_GENERATE),
+    STRUCTURED(guided_grammar, API_GENERATE),
+    STRUCTURED(json_schema, API_GENERATE),
+    STRUCTURED(grammar, API_GENERATE),
+    STRUCTURED(text, API_RESPONSES),
+    STRUCTURED(tool_choice, API_CHAT | API_RESPONSES),
+    BOOL(parallel_tool_calls, API_CHAT | API_RESPONSES),
+    BOOL(include_reasoning, API_CHAT | API_RESPONSES),
+    READ(reasoning_effort, API_CHAT | API_TEMPLATE),
+    READ(reasoning, API_RESPONSES),
+    READ(reasoning_format, API_CHAT | API_RESPONSES),
     /* they change where or how an answer is made or kept, not what it says */
     IGNORED(metadata, API_BOTH),
-    IGNORED(store, API_CHAT),
-    IGNORED(service_tier, API_CHAT),
-    IGNORED(safety_identifier, API_CHAT),
-    IGNORED(prompt_cache_key, API_CHAT),
-    IGNORED(prompt_cache_options, API_CHAT),
-    IGNORED(prompt_cache_retention, API_CHAT),
+    IGNORED(store, API_CHAT | API_RESPONSES),
+    IGNORED(service_tier, API_CHAT | API_RESPONSES),
+    IGNORED(safety_identifier, API_CHAT | API_RESPONSES),
+    IGNORED(prompt_cache_key, API_CHAT | API_RESPONSES),
+    IGNORED(prompt_cache_options, API_CHAT | API_RESPONSES),
+    IGNORED(prompt_cache_retention, API_CHAT | API_RESPONSES),
+    IGNORED(max_tool_calls, API_RESPONSES), /* of tools that the server itself has */
     IGNORED(prediction, API_CHAT),
+    IGNORED(metadata, API_MESSAGES),
+    IGNORED(service_tier, API_MESSAGES),
+    IGNORED(inference_geo, API_MESSAGES | API_COUNT),
+    IGNORED(speed, API_MESSAGES | API_COUNT),
+    IGNORED(diagnostics, API_MESSAGES),
+    IGNORED(cache_control, API_MESSAGES | API_COUNT),
+    IGNORED(context_management, API_MESSAGES | API_COUNT), /* what would be left out of a conversation stays in */
+    UNSUPPORTED(container, API_MESSAGES, ""),
+    UNSUPPORTED(mcp_servers, API_MESSAGES | API_COUNT, "[] "),
     UNSUPPORTED(functions, API_CHAT, "[] "),
     UNSUPPORTED(function_call, API_CHAT, "\"none\" \"auto\" "),
     UNSUPPORTED(audio, API_CHAT, ""),
-    UNSUPPORTED(moderation, API_CHAT, ""),
-    UNSUPPORTED(reasoning_effort, API_CHAT, "\"none\" "),
+    UNSUPPORTED(moderation, API_CHAT | API_RESPONSES, ""),
     UNSUPPORTED(verbosity, API_CHAT, "\"medium\" "),
     UNSUPPORTED(web_search_options, API_CHAT, ""),
+    UNSUPPORTED(background, API_RESPONSES, "false "),
+    UNSUPPORTED(conversation, API_RESPONSES, ""),
+    UNSUPPORTED(prompt, API_RESPONSES, ""),
+    UNSUPPORTED(context_management, API_RESPONSES, "[] "),
     UNSUPPORTED(best_of, API_COMPLETIONS, "1 "),
     UNSUPPORTED(suffix, API_COMPLETIONS, "\"\" "),
     /* vLLM's */
-    UNSUPPORTED(use_beam_search, API_BOTH, "false "),
-    UNSUPPORTED(prompt_logprobs, API_BOTH, ""),
-    UNSUPPORTED(length_penalty, API_BOTH, "1 1.0 "),
-    UNSUPPORTED(spaces_between_special_tokens, API_BOTH, "true "),
+    UNSUPPORTED(use_beam_search, API_GENERATE, "false "),
+    UNSUPPORTED(length_penalty, API_GENERATE, "1 1.0 "),
+    UNSUPPORTED(early_stopping, API_BOTH, "false "),
+    UNSUPPORTED(spaces_between_special_tokens, API_GENERATE, "true "),
+    UNSUPPORTED(echo, API_CHAT, "false "),
+    UNSUPPORTED(logits_processors, API_BOTH, "[] "),
+    UNSUPPORTED(mm_processor_kwargs, API_BOTH, "{} "),
+    UNSUPPORTED(vllm_xargs, API_BOTH, "{} "),
+    UNSUPPORTED(kv_transfer_params, API_BOTH, "{} "),
+    UNSUPPORTED(prompt_embeds, API_COMPLETIONS, ""),
+    UNSUPPORTED(guided_whitespace_pattern, API_BOTH, ""),
+    IGNORED(guided_decoding_backend, API_BOTH),
+    /* llama.cpp's */
+    UNSUPPORTED(cache_prompt, API_BOTH, "true "), /* which is engine.prefix_cache */
+    UNSUPPORTED(n_predict, API_BOTH, ""),         /* max_tokens */
+    UNSUPPORTED(n_probs, API_BOTH, "0 "),
+    UNSUPPORTED(n_keep, API_BOTH, "0 "),
+    UNSUPPORTED(id_slot, API_BOTH, "-1 "),
+    UNSUPPORTED(samplers, API_BOTH, ""),
+    UNSUPPORTED(repeat_penalty, API_BOTH, "1 1.0 "), /* repetition_penalty has no window */
+    UNSUPPORTED(mirostat, API_BOTH, "0 "),
+    UNSUPPORTED(typical_p, API_BOTH, "1 1.0 "),
+    UNSUPPORTED(dynatemp_range, API_BOTH, "0 0.0 "),
+    UNSUPPORTED(dry_multiplier, API_BOTH, "0 0.0 "),
+    UNSUPPORTED(xtc_probability, API_BOTH, "0 0.0 "),
+    UNSUPPORTED(timings_per_token, API_BOTH, "false "),
+    UNSUPPORTED(return_progress, API_BOTH, "false "),
 };
 #define N_FIELDS (sizeof fields / sizeof *fields)
 
@@ -477,13 +569,15 @@ static int read_field(struct context *c, const struct field *f, json_t *value, s
   return read_unsupported(f, value, err);
 }
 
-static int check_names(enum api_endpoint endpoint, json_t *body, struct tl_error *err) {
+int api_check_names(enum api_endpoint endpoint, const char *const *others, json_t *body, struct tl_error *err) {
   const char *name;
   json_t *value;
   json_object_foreach(body, name, value) {
     size_t i = 0;
+    const char *const *other = others;
     while (i < N_FIELDS && !((fields[i].endpoints & endpoint) && strcmp(fields[i].name, name) == 0)) i++;
-    if (i == N_FIELDS && !json_is_null(value))
+    while (other && *other && strcmp(*other, name) != 0) other++;
+    if (i == N_FIELDS && !(other && *other) && !json_is_null(value))
       return tl_error_set(err, TL_EINVAL, name, "%.80s: is not a field of this endpoint", name);
   }
   return TL_OK;
@@ -493,15 +587,18 @@ static int check_names(enum api_endpoint endpoint, json_t *body, struct tl_error
 static int check_together(const struct tl_api *api, enum api_endpoint endpoint, const struct api_params *p,
                           struct tl_error *err) {
   const struct { enum api_endpoint endpoint; const char *name; const json_t *value; } required[] = {
-      {API_COMPLETIONS, "prompt", p->prompt}, {API_CHAT, "messages", p->messages}, {API_EMBEDDINGS, "input", p->input},
+      {API_COMPLETIONS, "prompt", p->prompt}, {API_CHAT | API_MESSAGES | API_COUNT, "messages", p->messages}, {API_EMBEDDINGS | API_RESPONSES, "input", p->input},
       {API_RERANK, "query", p->query}, {API_RERANK, "documents", p->documents}, {API_SCORE, "text_1", p->text_1}, {API_SCORE, "text_2", p->text_2}};
   for (size_t i = 0; i < sizeof required / sizeof *required; i++)
-    if (required[i].endpoint == endpoint && !required[i].value)
+    if ((required[i].endpoint & endpoint) && !required[i].value)
       return tl_error_set(err, TL_EINVAL, required[i].name, "%s: is required", required[i].name);
-  if (endpoint == API_CHAT && p->max_tokens == 0)
+  if (endpoint == API_MESSAGES && p->max_tokens < 0) return tl_error_set(err, TL_EINVAL, "max_tokens", "max_tokens: is required");
+  if ((endpoint & (API_CHAT | API_MESSAGES)) && p->max_tokens == 0)
     return tl_error_set(err, TL_EINVAL, "max_tokens", "max_tokens: expected an integer from 1, got 0");
   if (p->max_tokens == 0 && !p->echo)
     return tl_error_set(err, TL_EINVAL, "max_tokens", "max_tokens: 0 is allowed only together with echo");
+  if (p->prompt_logprobs >= 0 && p->stream)
+    return tl_error_set(err, TL_EINVAL, "prompt_logprobs", "prompt_logprobs: expected stream to be false with it");
   if (p->n > api->o.limits.max_choices)
     return tl_error_set(err, TL_EINVAL, "n", "n: expected an integer from 1 to %lld, got %lld",
                         (long long)api->o.limits.max_choices, (long long)p->n);
@@ -512,11 +609,14 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
                     struct api_params *ret, struct tl_error *err) {
   *ret = (struct api_params){.n = 1, .max_tokens = -1, .max_completion_tokens = -1, .min_tokens = 0,
                              .temperature = -1, .top_p = -1, .min_p = -1, .top_k = API_NO_TOP_K,
-                             .repetition_penalty = -1, .n_top_logprobs = -1, .priority = TL_PRIORITY_NORMAL,
+                             .repetition_penalty = -1, .n_top_logprobs = -1, .prompt_logprobs = -1, .priority = TL_PRIORITY_NORMAL,
                              .add_generation_prompt = true, .skip_special_tokens = true, .return_documents = true,
                              .add_special_tokens = endpoint == API_COMPLETIONS, /* a chat's template has them */
-                             .calls = API_CALLS_AUTO, .parallel_tool_calls = true};
+                             .calls = API_CALLS_AUTO, .parallel_tool_calls = true, .split_reasoning = true, .include_reasoning = true};
   const struct tl_api_limits *limits = &api->o.limits;
+  bool message = endpoint & (API_MESSAGES | API_COUNT), flat = endpoint == API_RESPONSES;
+  ret->tool_schema = message ? "input_schema" : flat ? "parameters" : "function.parameters";
+  ret->tool_chosen = message || flat ? "tool_choice.name" : "tool_choice.function.name";
   ret->timeout_ms = limits->default_timeout_ms ? limits->default_timeout_ms : limits->max_timeout_ms;
   struct context context = {api, endpoint, arena, ret};
   for (size_t i = 0; i < N_FIELDS; i++) {
@@ -526,7 +626,7 @@ int api_fields_read(const struct tl_api *api, enum api_endpoint endpoint, json_t
     if (r < 0) return r;
   }
   if (endpoint == API_TEMPLATE) return TL_OK;
-  int r = check_names(endpoint, body, err);
+  int r = api_check_names(endpoint, NULL, body, err);
   if (r == TL_OK) r = check_together(api, endpoint, ret, err);
   return r < 0 ? r : api_structured_settle(ret, arena, err);
 }

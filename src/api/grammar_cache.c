@@ -45,14 +45,10 @@ void api_grammar_cache_free(struct api_grammar_cache *cache) {
   free(cache);
 }
 
-static int append(const char *text, size_t length, void *out) {
-  return tl_buffer_append(out, text, length);
-}
-
 /* The source's bytes; members of objects in their order, which a grammar keeps. */
 static int make_key(const struct tl_grammar_source *source, struct tl_buffer *out) {
   if (!source->json) return tl_buffer_append(out, source->text, source->length);
-  return json_dump_callback(source->json, append, out, JSON_ENCODE_ANY | JSON_COMPACT) < 0 ? TL_ENOMEM : TL_OK;
+  return api_json_value(out, source->json, 0);
 }
 
 /* The entry of this key, or where to put it: a free one, or the one that was not used for the longest time. */

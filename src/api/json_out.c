@@ -54,6 +54,14 @@ void api_json_string(struct tl_buffer *out, const char *text, size_t length) {
   tl_buffer_putc(out, '"');
 }
 
+static int append(const char *text, size_t length, void *out) {
+  return tl_buffer_append(out, text, length);
+}
+
+int api_json_value(struct tl_buffer *out, const json_t *value, size_t flags) {
+  return json_dump_callback(value, append, out, JSON_ENCODE_ANY | JSON_COMPACT | flags) < 0 ? TL_ENOMEM : TL_OK;
+}
+
 void api_json_number(struct tl_buffer *out, double value) {
   /* JSON has no infinities; a log-probability of -inf is written as OpenAI does */
   if (!isfinite(value))

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Log-probabilities in the two shapes of OpenAI's API. */
+/* Log-probabilities in the shapes of OpenAI's API; those of /v1/responses are chat's. */
 #include <string.h>
 
 #include "api/api_private.h"
@@ -45,20 +45,30 @@ static void chat_token(const struct api_choice *choice, int32_t id, double logpr
   tl_buffer_putc(out, ']');
 }
 
-static void chat_logprobs(const struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out) {
-  tl_buffer_puts(out, "{\"content\":[");
+/* Of the alternatives that the engine gave, those that were asked for: the prompt's may have been more. */
+static int32_t n_top(const struct api_choice *choice, uint32_t i, int64_t wanted) {
+  int32_t n = choice->seq->logprobs[i].n_top;
+  return n > wanted ? (int32_t)wanted : n;
+}
+
+void api_token_logprobs(const struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out) {
   for (uint32_t i = from; i < to; i++) {
     const struct tl_logprobs *l = &choice->seq->logprobs[i];
     if (i > from) tl_buffer_putc(out, ',');
     chat_token(choice, choice->seq->tokens[i], (double)l->logprob, out);
     tl_buffer_puts(out, ",\"top_logprobs\":[");
-    for (int32_t k = 0; k < l->n_top; k++) {
+    for (int32_t k = 0; k < n_top(choice, i, choice->call->params.n_top_logprobs); k++) {
       if (k) tl_buffer_putc(out, ',');
       chat_token(choice, l->top_tokens[k], (double)l->top_logprobs[k], out);
       tl_buffer_putc(out, '}');
     }
     tl_buffer_puts(out, "]}");
   }
+}
+
+static void chat_logprobs(const struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out) {
+  tl_buffer_puts(out, "{\"content\":[");
+  api_token_logprobs(choice, from, to, out);
   tl_buffer_puts(out, "],\"refusal\":null}");
 }
 
@@ -79,14 +89,14 @@ static void one_top(const struct api_choice *choice, uint32_t i, struct tl_buffe
     tl_buffer_puts(out, "null");
     return;
   }
-  int32_t came = choice->seq->tokens[i];
+  int32_t came = choice->seq->tokens[i], n = n_top(choice, i, choice->call->params.n_top_logprobs);
   bool among = false;
   tl_buffer_putc(out, '{');
-  for (int32_t k = 0; k < l->n_top; k++) {
+  for (int32_t k = 0; k < n; k++) {
     one_pair(choice, l->top_tokens[k], (double)l->top_logprobs[k], k == 0, out);
     among = among || l->top_tokens[k] == came;
   }
-  if (!among) one_pair(choice, came, (double)l->logprob, l->n_top == 0, out);
+  if (!among) one_pair(choice, came, (double)l->logprob, n == 0, out);
   tl_buffer_putc(out, '}');
 }
 
@@ -126,7 +136,7 @@ static void completion_logprobs(struct api_choice *choice, uint32_t from, uint32
       api_json_number(out, (double)seq->logprobs[i].logprob);
   }
   tl_buffer_puts(out, "],\"top_logprobs\":");
-  if (seq->sampling.n_top > 0) {
+  if (choice->call->params.n_top_logprobs > 0) {
     tl_buffer_putc(out, '[');
     for (uint32_t i = from; i < to; i++) {
       if (i > from) tl_buffer_putc(out, ',');
@@ -146,4 +156,45 @@ void api_logprobs(struct api_choice *choice, uint32_t from, uint32_t to, struct 
     chat_logprobs(choice, from, to, out);
   else
     completion_logprobs(choice, from, to, out);
+}
+
+/* --- vLLM's, of a prompt ---------------------------------------------------------------- */
+
+/* rank 0: beyond those that were asked for. */
+static void ranked(const struct api_choice *choice, int32_t id, double logprob, int32_t rank, struct tl_buffer *out) {
+  size_t length;
+  const char *bytes = token_bytes(choice, id, &length);
+  tl_buffer_printf(out, "\"%d\":{\"logprob\":", id);
+  api_json_number(out, logprob);
+  if (rank) tl_buffer_printf(out, ",\"rank\":%d", rank);
+  else tl_buffer_puts(out, ",\"rank\":null");
+  tl_buffer_puts(out, ",\"decoded_token\":");
+  api_json_string(out, bytes, length);
+  tl_buffer_putc(out, '}');
+}
+
+/* The token that came is first, then the likeliest without it. */
+static void one_ranked(const struct api_choice *choice, uint32_t i, struct tl_buffer *out) {
+  const struct tl_logprobs *l = &choice->seq->logprobs[i];
+  int32_t came = choice->seq->tokens[i], rank = 0, n = n_top(choice, i, choice->call->params.prompt_logprobs);
+  for (int32_t k = 0; k < n; k++)
+    if (l->top_tokens[k] == came) rank = k + 1;
+  tl_buffer_putc(out, '{');
+  ranked(choice, came, (double)l->logprob, rank, out);
+  for (int32_t k = 0; k < n; k++) {
+    if (l->top_tokens[k] == came) continue;
+    tl_buffer_putc(out, ',');
+    ranked(choice, l->top_tokens[k], (double)l->top_logprobs[k], k + 1, out);
+  }
+  tl_buffer_putc(out, '}');
+}
+
+void api_prompt_logprobs(const struct api_choice *choice, struct tl_buffer *out) {
+  if (choice->call->params.prompt_logprobs < 0) return;
+  tl_buffer_puts(out, ",\"prompt_logprobs\":[null");
+  for (uint32_t i = 1; i < choice->seq->n_prompt; i++) {
+    tl_buffer_putc(out, ',');
+    one_ranked(choice, i, out);
+  }
+  tl_buffer_putc(out, ']');
 }

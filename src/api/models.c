@@ -43,8 +43,8 @@ int api_check_task(const struct api_work *work, enum api_endpoint endpoint, stru
   const struct tl_model *model = work->serving->model;
   const char *name = work->api->o.models[work->model].name;
   if (model->pooling == TL_POOL_NONE) {
-    if (endpoint & API_BOTH) return TL_OK;
-    return tl_error_set(err, TL_EUNSUPPORTED, "model", "model: '%s' generates text and makes no embeddings or scores; it serves /v1/chat/completions and /v1/completions", name);
+    if (endpoint & API_GENERATE) return TL_OK;
+    return tl_error_set(err, TL_EUNSUPPORTED, "model", "model: '%s' generates text and makes no embeddings or scores; it serves /v1/chat/completions, /v1/responses and /v1/completions", name);
   }
   if (!model->is_classifier) {
     if (endpoint == API_EMBEDDINGS) return TL_OK;

@@ -7,24 +7,26 @@
 #include <string.h>
 
 #include "api/api_private.h"
+#include "api/responses.h"
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/hash.h"
 
 uint64_t api_make_id(struct tl_api *api, unsigned loop, const char *prefix, char ret[40]) {
   uint64_t number = ((uint64_t)loop << 48) ^ ++api->loops[loop].n_ids;
-  snprintf(ret, 40, "%s-%016llx", prefix, (unsigned long long)tl_hash_u64(api->key[0] ^ number));
+  snprintf(ret, 40, "%s%016llx", prefix, (unsigned long long)tl_hash_u64(api->key[0] ^ number));
   return number;
 }
 
-struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *request, enum api_endpoint endpoint) {
+struct api_call *api_call_new(struct tl_api *api, struct tl_http_request *request, const struct api_reader *reader) {
   struct api_call *call = calloc(1, sizeof *call);
   if (!call) return NULL;
   call->api = api;
   call->loop = tl_http_loop(request);
-  call->endpoint = endpoint;
+  call->reader = reader;
+  call->endpoint = reader->endpoint;
   call->created_s = tl_wall_ns() / TL_SEC(1);
   tl_arena_init(&call->arena, API_ARENA_LIMIT);
-  call->number = api_make_id(api, call->loop, endpoint == API_CHAT ? "chatcmpl" : "cmpl", call->id);
+  call->number = api_make_id(api, call->loop, reader->shape->id_prefix, call->id);
   return call;
 }
 
@@ -33,10 +35,12 @@ void api_call_free(struct api_call *call) {
   for (unsigned i = 0; i < call->n_choices; i++) {
     api_stop_done(&call->choices[i].stop);
     tl_buffer_done(&call->choices[i].text);
+    api_reasoning_done(&call->choices[i]);
     api_tool_parser_done(&call->choices[i].tools);
     api_tool_calls_done(&call->choices[i].calls);
   }
   api_constrain_done(call);
+  api_response_done(call->response);
   json_decref(call->body);
   tl_arena_done(&call->arena);
   free(call);
@@ -45,7 +49,11 @@ void api_call_free(struct api_call *call) {
 /* --- sizes ------------------------------------------------------------------------- */
 
 static const char *prompt_field(const struct api_call *call) {
-  return call->endpoint == API_CHAT ? "messages" : "prompt";
+  return call->reader->shape->prompt_field;
+}
+
+static const char *length_field(const struct api_call *call) {
+  return call->reader->shape->length_field;
 }
 
 int api_too_long(const struct api_call *call, struct tl_error *err) {
@@ -60,27 +68,42 @@ int64_t api_wanted_tokens(const struct api_call *call) {
   return wanted < 0 && call->endpoint == API_COMPLETIONS ? 16 : wanted; /* OpenAI's default */
 }
 
+/* Anthropic's max_tokens is the most that is wanted, and its clients ask for more than fits: less is made then. */
+static int64_t what_fits(const struct api_call *call, uint32_t n_prompt, int64_t wanted) {
+  struct tl_capacity capacity;
+  int64_t most = tl_engine_max_context(call->work.serving->engine);
+  if (call->endpoint != API_MESSAGES) return wanted;
+  if (tl_route_capacity(call->work.serving->route, &capacity) && capacity.seq_tokens < most) most = capacity.seq_tokens;
+  if (call->api->o.limits.max_total_tokens < most) most = call->api->o.limits.max_total_tokens;
+  return n_prompt < most && wanted > most - n_prompt ? most - n_prompt : wanted;
+}
+
 /* How many tokens may be generated after a prompt of n_prompt tokens. */
 static int choose_max_new(const struct api_call *call, uint32_t n_prompt, uint32_t *ret, struct tl_error *err) {
   const struct api_params *p = &call->params;
   int64_t context = tl_engine_max_context(call->work.serving->engine);
-  int64_t wanted = api_wanted_tokens(call);
+  int64_t wanted = what_fits(call, n_prompt, api_wanted_tokens(call));
   if (n_prompt + (wanted < 0 ? 1 : wanted) > context)
     return tl_error_set(err, TL_ECONTEXT, prompt_field(call),
                         "this model's maximum context length is %lld tokens; the request asks for %lld (%u in %s, "
-                        "%lld by max_tokens)",
+                        "%lld by %s)",
                         (long long)context, (long long)(n_prompt + (wanted < 0 ? 1 : wanted)), n_prompt,
-                        prompt_field(call), (long long)(wanted < 0 ? 1 : wanted));
+                        prompt_field(call), (long long)(wanted < 0 ? 1 : wanted), length_field(call));
   if (wanted < 0) {
     int64_t share = call->api->o.limits.max_total_tokens / (call->n_prompts * p->n) - n_prompt;
     wanted = context - n_prompt < share ? context - n_prompt : share;
     if (wanted < 1) wanted = 1;
   }
   if (p->min_tokens > wanted)
-    return tl_error_set(err, TL_EINVAL, "min_tokens", "min_tokens: expected at most max_tokens (%lld), got %lld",
-                        (long long)wanted, (long long)p->min_tokens);
+    return tl_error_set(err, TL_EINVAL, "min_tokens", "min_tokens: expected at most %s (%lld), got %lld",
+                        length_field(call), (long long)wanted, (long long)p->min_tokens);
   *ret = (uint32_t)wanted;
   return TL_OK;
+}
+
+/* Of the prompt's tokens or those that are made; -1: no log-probabilities. */
+static int64_t most_alternatives(const struct api_params *p) {
+  return p->prompt_logprobs > p->n_top_logprobs ? p->prompt_logprobs : p->n_top_logprobs;
 }
 
 /* The request's amplification, checked before anything is allocated for it. */
@@ -88,14 +111,17 @@ static int check_total(const struct api_call *call, const uint32_t *max_new, str
   int64_t total = 0, most = call->api->o.limits.max_total_tokens;
   for (unsigned i = 0; i < call->n_prompts; i++) total += (int64_t)call->prompts[i].n + max_new[i];
   if (total > most / call->params.n)
-    return tl_error_set(err, TL_EINVAL, "n",
-                        "n: prompts x n x (prompt + max_tokens) may be at most %lld tokens in one request",
-                        (long long)most);
+    return call->endpoint & API_BOTH
+               ? tl_error_set(err, TL_EINVAL, "n",
+                              "n: prompts x n x (prompt + max_tokens) may be at most %lld tokens in one request", (long long)most)
+               : tl_error_set(err, TL_EINVAL, length_field(call), "%s: with %s it may be at most %lld tokens in one request",
+                              length_field(call), prompt_field(call), (long long)most);
   /* an answer of many megabytes would hold the loop while it is written */
-  int64_t each = 1 + call->params.n_top_logprobs, most_logprobs = call->api->o.limits.max_logprobs, scored = 0;
-  for (unsigned i = 0; i < call->n_prompts; i++) scored += max_new[i] + (call->params.echo ? call->prompts[i].n : 0);
+  int64_t each = 1 + most_alternatives(&call->params), most_logprobs = call->api->o.limits.max_logprobs, scored = 0;
+  bool prompts = call->params.echo || call->params.prompt_logprobs >= 0;
+  for (unsigned i = 0; i < call->n_prompts; i++) scored += max_new[i] + (prompts ? call->prompts[i].n : 0);
   if (scored * call->params.n * each <= most_logprobs) return TL_OK;
-  return tl_error_set(err, TL_EINVAL, call->endpoint == API_CHAT ? "top_logprobs" : "logprobs",
+  return tl_error_set(err, TL_EINVAL, call->endpoint == API_COMPLETIONS ? "logprobs" : "top_logprobs",
                       "logprobs: tokens x n x (1 + alternatives) may be at most %lld in one request",
                       (long long)most_logprobs);
 }
@@ -113,7 +139,7 @@ static uint64_t seed_of(const struct api_call *call, unsigned choice) {
 static struct tl_sampling sampling_of(const struct api_call *call, unsigned choice) {
   const struct api_params *p = &call->params;
   const struct tl_generation_defaults *d = &call->work.serving->model->defaults;
-  struct tl_sampling s = {.target = -1, .n_top = (int32_t)p->n_top_logprobs};
+  struct tl_sampling s = {.target = -1, .n_top = (int32_t)most_alternatives(p)};
   s.temperature = (float)(p->temperature >= 0 ? p->temperature : d->temperature >= 0 ? d->temperature : 1);
   s.top_p = (float)(p->top_p >= 0 ? p->top_p : d->top_p >= 0 ? d->top_p : 1);
   s.min_p = (float)(p->min_p >= 0 ? p->min_p : d->min_p >= 0 ? d->min_p : 0);
@@ -176,7 +202,7 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   seq->max_new = max_new;
   seq->min_new = (uint32_t)call->params.min_tokens;
   seq->ignore_eos = call->params.ignore_eos;
-  seq->score_prompt = call->params.echo && call->params.n_top_logprobs >= 0;
+  seq->score_prompt = (call->params.echo && call->params.n_top_logprobs >= 0) || call->params.prompt_logprobs >= 0;
   seq->sampling = sampling_of(call, choice->index);
   seq->stop_ids = call->params.stop_ids;
   seq->n_stop_ids = call->params.n_stop_ids;
@@ -195,7 +221,7 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   uint32_t n = prompt->n + max_new;
   seq->tokens = tl_arena_array(&call->arena, n, sizeof *seq->tokens);
   if (!seq->tokens || add_bias(call, seq) < 0 || add_history(call, seq, n) < 0) return TL_ENOMEM;
-  if (call->params.n_top_logprobs >= 0 && add_logprobs(call, seq, n) < 0) return TL_ENOMEM;
+  if (seq->sampling.n_top >= 0 && add_logprobs(call, seq, n) < 0) return TL_ENOMEM;
   memcpy(seq->tokens, prompt->ids, prompt->n * sizeof *seq->tokens);
   return api_constrain_sequence(call, seq, err);
 }
@@ -226,9 +252,12 @@ static int make_choices(struct api_call *call, const uint32_t *max_new, const st
     choice->stop_id = -1;
     choice->prompt = i / (unsigned)call->params.n;
     tl_buffer_init(&choice->text, 0);
+    tl_buffer_init(&choice->reasoning, 0);
     api_stop_init(&choice->stop, &call->params);
     tl_detok_init(&choice->detok, call->work.serving->tokenizer, call->params.skip_special_tokens);
-    if (make_calls(call, choice) < 0 || make_sequence(call, choice, max_new[choice->prompt], err) < 0)
+    int r = make_calls(call, choice);
+    api_reasoning_begin(choice);
+    if (r < 0 || make_sequence(call, choice, max_new[choice->prompt], err) < 0)
       return err->code ? err->code : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
     choice->room = rooms[choice->prompt];
     choice->seq->replica = choice->room.replica;
@@ -267,7 +296,7 @@ static int check_capacity(const struct api_call *call, const uint32_t *max_new, 
     total += tokens * call->params.n;
     if (tokens > most.seq_tokens)
       return tl_error_set(err, TL_ECONTEXT, prompt_field(call),
-                          "%s: with max_tokens it may be at most %lld tokens here, got %lld", prompt_field(call),
+                          "%s: with %s it may be at most %lld tokens here, got %lld", prompt_field(call), length_field(call),
                           (long long)most.seq_tokens, (long long)tokens);
   }
   if (n_seqs > most.seqs)
@@ -374,6 +403,9 @@ int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl
  * is needed of it moves to the arena. */
 static int settle_body(struct api_call *call, struct tl_error *err) {
   struct api_params *p = &call->params;
+  char *own_id = strchr(call->id, '-') + 1;
+  if (p->request_id) snprintf(own_id, sizeof call->id - (size_t)(own_id - call->id), "%s", p->request_id);
+  p->request_id = NULL;
   bool fine = !p->model || (p->model = tl_arena_copy(&call->arena, p->model, strlen(p->model)));
   if (fine && p->tool_name) fine = (p->tool_name = tl_arena_copy(&call->arena, p->tool_name, p->tool_name_length));
   const struct api_tool_format *format = call->api->tools[call->work.model].format;
@@ -386,7 +418,7 @@ static int settle_body(struct api_call *call, struct tl_error *err) {
     if (!p->echo) prompt->text = NULL; /* its tokens are all that is needed */
     if (prompt->text) fine = (prompt->text = tl_arena_copy(&call->arena, prompt->text, prompt->length));
   }
-  p->prompt = p->messages = p->tools = p->documents = p->chat_template_kwargs = p->chat_template = NULL;
+  p->prompt = p->messages = p->input = p->instructions = p->tools = p->documents = p->chat_template_kwargs = p->chat_template = NULL;
   p->stop_token_ids = p->bad_words = p->allowed_token_ids = NULL;
   json_decref(TL_TAKE(&call->body));
   return fine ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
@@ -455,7 +487,7 @@ bool api_may_read(struct tl_api *api, struct tl_http_request *request, bool has_
 void api_generate(struct tl_api *api, struct tl_http_request *request, const struct api_reader *reader) {
   bool has_grammar = api_work_has_grammar(request);
   if (!api_may_read(api, request, has_grammar)) return;
-  struct api_call *call = api_call_new(api, request, reader->endpoint);
+  struct api_call *call = api_call_new(api, request, reader);
   if (!call) {
     struct tl_error err = {0};
     tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
@@ -463,7 +495,6 @@ void api_generate(struct tl_api *api, struct tl_http_request *request, const str
     return;
   }
   api_spans_begin(call, request);
-  call->reader = reader;
   call->work.has_grammar = has_grammar;
   call->work.read = read_call;
   call->work.finish = begin_call;

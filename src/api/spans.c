@@ -82,7 +82,7 @@ void api_spans_end(const struct api_call *call) {
 void api_spans_facts(const struct api_call *call, struct tl_http_request *request) {
   struct tl_trace_facts *facts = call->trace.recorded ? tl_http_trace_facts(request) : NULL;
   if (!facts) return;
-  facts->operation = call->endpoint == API_CHAT ? "chat" : "text_completion";
+  facts->operation = call->reader->shape->operation;
   facts->model = call->api->o.models[call->work.model].name;
   snprintf(facts->response_id, sizeof facts->response_id, "%s", call->id);
   facts->streamed = call->params.stream;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/api_private.h"
+#include "api/responses.h"
 #include "tokenlane/base/clock.h"
 
 #define REST_BYTES 65536   /* of a finished stream: so much may always be queued */
@@ -17,12 +18,10 @@ void api_call_cancel(struct api_call *call) {
   api_end_stranded(call);
 }
 
-static void send_event(struct api_call *call, struct tl_buffer *json) {
-  struct tl_buffer event;
-  tl_buffer_init(&event, 0);
-  tl_http_sse(&event, json->data, json->length);
-  if (!event.failed) tl_http_write(call->request, event.data, event.length);
-  tl_buffer_done(&event);
+/* What the shape made of a stream; out is empty then. */
+static void send_events(struct tl_http_request *request, struct tl_buffer *out) {
+  if (!out->failed && out->length) tl_http_write(request, out->data, out->length);
+  tl_buffer_done(out);
 }
 
 static void begin_stream(struct api_call *call) {
@@ -42,14 +41,10 @@ void api_call_fail(struct api_call *call, const struct tl_error *err) {
     api_respond_error(request, err, 0);
     return;
   }
-  struct tl_buffer json, event;
-  tl_buffer_init(&json, 0);
-  tl_buffer_init(&event, 0);
-  api_error_json(&json, err);
-  tl_http_sse(&event, json.data, json.length);
-  tl_http_write(request, event.data, event.length);
-  tl_buffer_done(&json);
-  tl_buffer_done(&event);
+  struct tl_buffer out;
+  tl_buffer_init(&out, 0);
+  call->reader->shape->error(call, err, &out);
+  send_events(request, &out);
   tl_http_end(request);
 }
 
@@ -80,8 +75,8 @@ static int echo_prompt(struct api_choice *choice) {
                              &choice->text);
 }
 
-/* An answer's text, behind its stop strings, is content or has calls in it. */
-static int take_text(struct api_choice *choice, const struct tl_buffer *text, bool last) {
+/* An answer's text, behind its stop strings and without its thoughts, is content or has calls in it. */
+static int take_content(struct api_choice *choice, const struct tl_buffer *text, bool last) {
   if (choice->call->params.calls == API_CALLS_NAMED)
     return tl_buffer_append(&choice->calls.items[0].arguments, text->data, text->length);
   if (!choice->tools.format) return TL_OK; /* it is in choice->text */
@@ -91,12 +86,35 @@ static int take_text(struct api_choice *choice, const struct tl_buffer *text, bo
   return r;
 }
 
-/* Where stop strings let an answer's text go: scratch, if take_text has to look at it. */
-static struct tl_buffer *target(struct api_choice *choice, struct tl_buffer *scratch) {
+/* Where an answer's text goes: scratch, if somebody has to look at it. */
+static struct tl_buffer *content_target(struct api_choice *choice, struct tl_buffer *scratch) {
   return choice->call->params.calls == API_CALLS_NAMED || choice->tools.format ? scratch : &choice->text;
 }
 
-/* Generated tokens [n_seen, n_out) into choice->text and choice->calls. */
+static struct tl_buffer *target(struct api_choice *choice, struct tl_buffer *scratch) {
+  return choice->thinks.format ? scratch : content_target(choice, scratch);
+}
+
+static int take_text(struct api_choice *choice, const struct tl_buffer *text, bool last) {
+  if (!choice->thinks.format) return take_content(choice, text, last);
+  struct tl_buffer rest;
+  tl_buffer_init(&rest, 0);
+  int r = api_reasoning_take(choice, text, last, content_target(choice, &rest));
+  if (r == TL_OK) r = take_content(choice, &rest, last);
+  tl_buffer_done(&rest);
+  return r;
+}
+
+/* One token's, since thoughts are counted in tokens. */
+static int take_thought(struct api_choice *choice, struct tl_buffer *text) {
+  bool within = choice->thinks.within;
+  int r = take_text(choice, text, false);
+  if (within || choice->thinks.within) choice->n_reasoning++;
+  tl_buffer_clear(text);
+  return r;
+}
+
+/* Generated tokens [n_seen, n_out) into choice->text, choice->reasoning and choice->calls. */
 static int take_tokens(struct api_choice *choice, uint32_t n_out) {
   const struct tl_sequence *seq = choice->seq;
   struct tl_buffer piece, scratch, *out = target(choice, &scratch);
@@ -118,6 +136,7 @@ static int take_tokens(struct api_choice *choice, uint32_t n_out) {
     else if (r == TL_OK)
       r = api_stop_push(&choice->stop, piece.data, piece.length, out);
     tl_buffer_clear(&piece);
+    if (r == TL_OK && choice->thinks.format) r = take_thought(choice, &scratch);
   }
   if (r == TL_OK) r = take_text(choice, &scratch, false);
   tl_buffer_done(&piece);
@@ -150,59 +169,51 @@ static int close_text(struct api_choice *choice) {
   return r;
 }
 
-static void send_chunk(struct api_choice *choice, enum api_chunk kind) {
-  struct tl_buffer json;
-  tl_buffer_init(&json, 0);
-  api_shape_chunk(choice, kind, &json);
-  if (!json.failed) send_event(choice->call, &json);
-  tl_buffer_done(&json);
-  choice->role_sent = true;
-}
-
-static void send_call_chunk(struct api_choice *choice, unsigned i) {
-  struct tl_buffer json;
-  tl_buffer_init(&json, 0);
-  api_shape_call_chunk(choice, i, &json);
-  if (!json.failed) send_event(choice->call, &json);
-  tl_buffer_done(&json);
-}
-
-static void send_calls(struct api_choice *choice) {
+static void shape_calls(struct api_choice *choice, struct tl_buffer *out) {
+  const struct api_shape *shape = choice->call->reader->shape;
   for (; choice->n_sent_calls < api_n_calls(choice); choice->n_sent_calls++) {
     struct api_tool_call *call = &choice->calls.items[choice->n_sent_calls];
-    if (!call->announced) send_call_chunk(choice, choice->n_sent_calls);
+    /* one that was asked for by its name is there before the model has thought */
+    if (choice->thinks.format && !call->announced && !call->arguments.length && !choice->done) return;
+    if (!call->announced) shape->call(choice, choice->n_sent_calls, out);
     call->announced = true;
-    if (call->arguments.length) send_call_chunk(choice, choice->n_sent_calls);
+    if (call->arguments.length) shape->call(choice, choice->n_sent_calls, out);
     tl_buffer_clear(&call->arguments);
     if (choice->n_sent_calls + 1 == choice->calls.n && !choice->done) return; /* more of it may come */
   }
 }
 
-static void send_chunks(struct api_choice *choice) {
+static void shape_news(struct api_choice *choice, struct tl_buffer *out) {
   struct api_call *call = choice->call;
-  begin_stream(call);
-  if (call->endpoint == API_CHAT && !choice->role_sent) send_chunk(choice, API_CHUNK_ROLE);
+  const struct api_shape *shape = call->reader->shape;
+  if (shape->begin && !choice->begun) shape->begin(choice, out);
   uint32_t n_text = choice->n_seen - choice->ended_by_id;
   bool tokens = (call->params.n_top_logprobs >= 0 || call->params.return_token_ids) && choice->n_sent_logprobs < n_text;
-  if (choice->text.length || tokens) send_chunk(choice, API_CHUNK_TEXT);
+  if (choice->text.length || choice->reasoning.length || tokens) shape->piece(choice, out);
   choice->n_sent_logprobs = n_text;
   tl_buffer_clear(&choice->text);
-  send_calls(choice);
+  tl_buffer_clear(&choice->reasoning);
+  shape_calls(choice, out);
   if (!choice->done) return;
-  send_chunk(choice, API_CHUNK_FINISH);
+  shape->finish(choice, out);
   choice->sent = true;
   call->n_unsent--;
 }
 
+static void send_news(struct api_choice *choice) {
+  struct api_call *call = choice->call;
+  struct tl_buffer out;
+  tl_buffer_init(&out, 0);
+  begin_stream(call);
+  shape_news(choice, &out);
+  send_events(call->request, &out);
+}
+
 static void finish_stream(struct api_call *call) {
-  if (call->params.include_usage) {
-    struct tl_buffer json;
-    tl_buffer_init(&json, 0);
-    api_shape_usage_chunk(call, &json);
-    if (!json.failed) send_event(call, &json);
-    tl_buffer_done(&json);
-  }
-  tl_http_write(call->request, "data: [DONE]\n\n", 14);
+  struct tl_buffer out;
+  tl_buffer_init(&out, 0);
+  call->reader->shape->end(call, &out);
+  send_events(call->request, &out);
   tl_http_end(TL_TAKE(&call->request));
 }
 
@@ -216,7 +227,7 @@ static void finish_call(struct api_call *call) {
   }
   struct tl_buffer json;
   tl_buffer_init(&json, 0);
-  api_shape_answer(call, &json);
+  call->reader->shape->answer(call, &json);
   api_respond_buffer(TL_TAKE(&call->request), 200, &json);
 }
 
@@ -276,9 +287,10 @@ static bool may_queue_rest(const struct api_choice *choice) {
   if (!choice->final) return false;
   size_t token_bytes = call->params.n_top_logprobs < 0 ? 0 : (size_t)(1 + call->params.n_top_logprobs) * LOGPROB_BYTES;
   if (call->params.return_token_ids) token_bytes += ID_BYTES;
-  size_t n_text = choice->text.length;
+  size_t n_text = choice->text.length + 2 * choice->reasoning.length; /* which has two names */
   for (unsigned i = choice->n_sent_calls; i < api_n_calls(choice); i++) n_text += choice->calls.items[i].arguments.length + CALL_BYTES;
   size_t bytes = 2 * n_text + (choice->n_seen - choice->n_sent_logprobs) * token_bytes;
+  if (call->response) bytes += api_response_rest(call->response, bytes);
   size_t most = call->arena.used_bytes > REST_BYTES ? call->arena.used_bytes : REST_BYTES;
   return bytes <= most / call->n_choices;
 }
@@ -292,7 +304,7 @@ void api_choice_advance(struct api_choice *choice) {
   }
   if (choice->n_seen == 0 && !choice->done) return; /* nothing to say yet */
   if (call->began && !tl_http_writable(call->request) && !may_queue_rest(choice)) return; /* on_writable goes on */
-  send_chunks(choice);
+  send_news(choice);
   if (call->n_unsent == 0) finish_call(call);
 }
 

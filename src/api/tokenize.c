@@ -17,15 +17,31 @@ static int read_flag(json_t *body, const char *name, bool *ret, struct tl_error 
   return TL_OK;
 }
 
+/* vLLM's and llama.cpp's names for tokens as text. */
+static int refuse_pieces(json_t *body, struct tl_error *err) {
+  static const char *const names[] = {"return_token_strs", "with_pieces"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    bool wanted = false;
+    int r = read_flag(body, names[i], &wanted, err);
+    if (r < 0) return r;
+    if (wanted) return tl_error_set(err, TL_EINVAL, names[i], "%s: is not supported by this server", names[i]);
+  }
+  return TL_OK;
+}
+
 static int tokenize(struct tl_api *api, const struct tl_serving *serving, json_t *body, struct tl_tokens *tokens,
                     struct tl_error *err) {
+  static const char *const others[] = {"model", "prompt", "content", "add_special", "return_token_strs", "with_pieces", NULL};
   bool add_special = true;
   struct api_params params;
-  int r = read_flag(body, "add_special_tokens", &add_special, err);
+  int r = api_check_names(API_TEMPLATE, others, body, err);
+  if (r == TL_OK) r = refuse_pieces(body, err);
+  if (r == TL_OK) r = read_flag(body, "add_special", &add_special, err); /* llama.cpp's */
+  if (r == TL_OK) r = read_flag(body, "add_special_tokens", &add_special, err);
   if (r == TL_OK) r = api_fields_read(api, API_TEMPLATE, body, NULL, &params, err);
   if (r < 0) return r;
   char what[64];
-  if (params.messages) return api_chat_tokens(api, serving, &params, tokens, err);
+  if (params.messages) return api_chat_tokens(api, serving, &params, "messages", tokens, err);
   json_t *text = json_object_get(body, "prompt");
   if (!text) text = json_object_get(body, "content");
   if (!json_is_string(text))
@@ -35,12 +51,6 @@ static int tokenize(struct tl_api *api, const struct tl_serving *serving, json_t
   return tl_tokenizer_encode(serving->tokenizer, json_string_value(text), json_string_length(text), &options, tokens,
                              err);
 }
-
-/* One request of either endpoint. */
-struct text_work {
-  struct api_work work; /* first */
-  struct tl_buffer out; /* the answer */
-};
 
 /* Reads body and model as both endpoints need them. */
 static int open_body(struct api_work *work, json_t **ret, struct tl_error *err) {
@@ -54,7 +64,7 @@ static int open_body(struct api_work *work, json_t **ret, struct tl_error *err) 
 }
 
 static int read_tokenize(struct api_work *work, struct tl_error *err) {
-  struct tl_buffer *out = &((struct text_work *)work)->out;
+  struct tl_buffer *out = &((struct api_text_work *)work)->out;
   struct tl_tokens tokens = {0};
   json_t *body = NULL;
   int r = open_body(work, &body, err);
@@ -72,8 +82,11 @@ static int read_tokenize(struct api_work *work, struct tl_error *err) {
 }
 
 static int detokenize(const struct tl_serving *serving, json_t *body, struct tl_buffer *text, struct tl_error *err) {
+  static const char *const names[] = {"model", "tokens", NULL};
   json_t *list = json_object_get(body, "tokens");
   char what[64];
+  int r = api_check_names(0, names, body, err);
+  if (r < 0) return r;
   if (!json_is_array(list))
     return tl_error_set(err, TL_EINVAL, "tokens", "tokens: expected a list of token ids, got %s",
                         api_value_text(list, what));
@@ -86,14 +99,14 @@ static int detokenize(const struct tl_serving *serving, json_t *body, struct tl_
     if (!json_is_integer(id) || v < 0 || v >= tl_tokenizer_size(serving->tokenizer))
       return tl_error_set(err, TL_EINVAL, "tokens", "tokens[%zu]: expected a token id from 0 to %d, got %s", i,
                           tl_tokenizer_size(serving->tokenizer) - 1, api_value_text(id, what));
-    int r = tl_detok_push(&detok, (int32_t)v, text);
+    r = tl_detok_push(&detok, (int32_t)v, text);
     if (r < 0) return tl_error_set(err, r, NULL, "out of memory");
   }
   return tl_detok_finish(&detok, text);
 }
 
 static int read_detokenize(struct api_work *work, struct tl_error *err) {
-  struct tl_buffer *out = &((struct text_work *)work)->out, text;
+  struct tl_buffer *out = &((struct api_text_work *)work)->out, text;
   tl_buffer_init(&text, 0);
   json_t *body = NULL;
   int r = open_body(work, &body, err);
@@ -111,7 +124,7 @@ static int read_detokenize(struct api_work *work, struct tl_error *err) {
 }
 
 static void answer(struct api_work *work) {
-  struct text_work *text = (struct text_work *)work;
+  struct api_text_work *text = (struct api_text_work *)work;
   if (work->request && work->err.code < 0)
     api_respond_error(work->request, &work->err, 0);
   else if (work->request)
@@ -120,9 +133,9 @@ static void answer(struct api_work *work) {
   free(text);
 }
 
-static void run(struct tl_api *api, struct tl_http_request *request,
-                int (*read)(struct api_work *work, struct tl_error *err)) {
-  struct text_work *text = calloc(1, sizeof *text);
+void api_text_run(struct tl_api *api, struct tl_http_request *request,
+                  int (*read)(struct api_work *work, struct tl_error *err)) {
+  struct api_text_work *text = calloc(1, sizeof *text);
   if (!text) {
     struct tl_error err = {0};
     tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
@@ -136,11 +149,11 @@ static void run(struct tl_api *api, struct tl_http_request *request,
 }
 
 static void on_tokenize(struct tl_http_request *request, void *context) {
-  run(context, request, read_tokenize);
+  api_text_run(context, request, read_tokenize);
 }
 
 static void on_detokenize(struct tl_http_request *request, void *context) {
-  run(context, request, read_detokenize);
+  api_text_run(context, request, read_detokenize);
 }
 
 int api_register_tokenize(struct tl_api *api, struct tl_error *err) {

@@ -341,17 +341,17 @@ static void run(struct tl_api *api, struct tl_http_request *request, const struc
 }
 
 static void on_embeddings(struct tl_http_request *request, void *context) {
-  static const struct api_vector_kind kind = {API_EMBEDDINGS, "embd", "embeddings", api_read_embeddings, api_take_embedding, api_close_embeddings};
+  static const struct api_vector_kind kind = {API_EMBEDDINGS, "embd-", "embeddings", api_read_embeddings, api_take_embedding, api_close_embeddings};
   run(context, request, &kind);
 }
 
 static void on_rerank(struct tl_http_request *request, void *context) {
-  static const struct api_vector_kind kind = {API_RERANK, "rerank", "rerank", api_read_rerank, api_take_score, api_close_rerank};
+  static const struct api_vector_kind kind = {API_RERANK, "rerank-", "rerank", api_read_rerank, api_take_score, api_close_rerank};
   run(context, request, &kind);
 }
 
 static void on_score(struct tl_http_request *request, void *context) {
-  static const struct api_vector_kind kind = {API_SCORE, "score", "score", api_read_score, api_take_score, api_close_scores};
+  static const struct api_vector_kind kind = {API_SCORE, "score-", "score", api_read_score, api_take_score, api_close_scores};
   run(context, request, &kind);
 }
 

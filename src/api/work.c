@@ -14,7 +14,7 @@ static bool begins_field(const char *text, size_t length) {
   static const struct {
     const char *name;
     size_t length;
-  } names[] = {{"response_format", 15}, {"structured_outputs", 18}, {"guided_", 7}, {"grammar", 7}, {"json_schema", 11}, {"tool_choice", 11}};
+  } names[] = {{"response_format", 15}, {"structured_outputs", 18}, {"guided_", 7}, {"grammar", 7}, {"json_schema", 11}, {"json_object", 11}, {"tool_choice", 11}};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++)
     if (length >= names[i].length && memcmp(text, names[i].name, names[i].length) == 0) return true;
   return false;

@@ -136,7 +136,7 @@ static int set_text(const struct reader *r, const struct config_key *k, const ch
   return tl_config_set(r->config, k->name, text, r->err) < 0 ? fail(r, k->name) : TL_OK;
 }
 
-/* model.path is meant from the file's folder. */
+/* Such are meant from the file's folder. */
 static int set_path(const struct reader *r, const struct config_key *k, const char *value) {
   const char *slash = strrchr(r->path, '/');
   if (value[0] == '/' || value[0] == 0 || !slash) return set_text(r, k, value);
@@ -173,14 +173,17 @@ static int set_models(const struct reader *r, const struct config_key *k, json_t
   return TL_OK;
 }
 
+static bool is_path(const struct config_key *k) {
+  return strcmp(k->name, "model.path") == 0 || strcmp(k->name, "http.api_key_file") == 0;
+}
+
 static int set_value(const struct reader *r, const struct config_key *k, json_t *value) {
   char number[32];
   switch (k->kind) {
     case KEY_STRING:
     case KEY_CHOICE:
       if (!json_is_string(value)) return wrong_type(r, k, "a string", value);
-      return strcmp(k->name, "model.path") == 0 ? set_path(r, k, json_string_value(value))
-                                                : set_text(r, k, json_string_value(value));
+      return is_path(k) ? set_path(r, k, json_string_value(value)) : set_text(r, k, json_string_value(value));
     case KEY_BOOL:
       if (!json_is_boolean(value)) return wrong_type(r, k, "true or false", value);
       return set_text(r, k, json_is_true(value) ? "true" : "false");

@@ -33,6 +33,8 @@ static int make_http(struct daemon *d, struct tl_error *err) {
       .body_timeout_ns = TL_MS(c->http_body_timeout_ms),
       .idle_timeout_ns = TL_MS(c->http_idle_timeout_ms),
       .write_timeout_ns = TL_MS(c->http_write_timeout_ms),
+      .cors_origins = (const char *const *)c->http_cors_origins.items,
+      .n_cors_origins = c->http_cors_origins.n,
       .trace = d->trace,
   };
   return tl_http_new(&options, d->metrics, &d->http, err);
@@ -225,13 +227,14 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
   if (r == TL_OK) r = daemon_make_trace(d, err);
   if (r == TL_OK) r = make_http(d, err);
   if (r == TL_OK) r = make_api(d, err);
+  if (r == TL_OK) r = daemon_set_keys(d->api, config, err);
   if (r == TL_OK) r = start_http(d, err);
   if (r == TL_OK) r = make_models(d, err);
   if (r < 0) return r;
   signals_ready(); /* before the first request: it would be lost by an exit at once */
   for (unsigned i = 0; i < d->n_models; i++) {
     const struct served *s = &d->models[i];
-    d->servings[i] = (struct tl_serving){s->engine, s->route, s->model, s->tokenizer, s->chat, s->config->model_tool_parser, s->vocabulary};
+    d->servings[i] = (struct tl_serving){s->engine, s->route, s->model, s->tokenizer, s->chat, s->config->model_tool_parser, s->config->model_reasoning_parser, s->vocabulary};
   }
   r = start_admin(d, err);
   if (r < 0) return r;

@@ -69,8 +69,14 @@ struct tl_log_options daemon_log_options(const struct tl_config *config);
 /* tracing.c: made before all that is traced; strings are the configuration's. */
 struct tl_trace_options daemon_trace_options(const struct tl_config *config);
 int daemon_make_trace(struct daemon *d, struct tl_error *err);
-/* Reads file and command line again; applies log.*, names what else has changed. */
-void daemon_reload(const struct tl_config *running, const struct command_line *line);
+/* Reads file and command line again; applies log.* and the API's keys, names what else has changed. */
+void daemon_reload(struct daemon *d, const struct command_line *line);
+
+/* api_key_file.c: whether http.api_keys can be such. */
+int daemon_check_keys(const struct tl_config *config, struct tl_error *err);
+/* From now on clients need a key of http.api_keys, http.api_key_file or TOKENLANE_API_KEY. On error
+ * all stays as it was. */
+int daemon_set_keys(struct tl_api *api, const struct tl_config *config, struct tl_error *err);
 
 /* signals.c: SIGTERM and SIGINT. Until signals_ready they end the process at
  * once: nothing is served yet. SIGHUP is remembered from signals_init on. */

@@ -31,6 +31,12 @@ static bool is_option(const char *argument, const char *key) {
          (!argument[2 + length] || argument[2 + length] == '=');
 }
 
+static bool shows_keys(const struct command_line *line) {
+  for (int i = 0; i < line->argc; i++)
+    if (is_option(line->argv[i], "http.api_keys")) return true;
+  return false;
+}
+
 /* What is wrong with the whole, in the file's words unless an option set the key. */
 static int check_whole(struct tl_config *config, const char *file, int argc, char **argv, struct tl_error *err) {
   struct tl_log_options log = daemon_log_options(config);
@@ -42,6 +48,7 @@ static int check_whole(struct tl_config *config, const char *file, int argc, cha
   if (r == TL_OK) r = tl_trace_check(&trace, err);
   if (r == TL_OK) r = simulate_check(config, err);
   if (r == TL_OK) r = sharing_check(config, err);
+  if (r == TL_OK) r = daemon_check_keys(config, err);
   if (r == TL_OK || !file) return r;
   for (int i = 0; i < argc; i++)
     if (is_option(argv[i], err->field)) return r;
@@ -56,7 +63,10 @@ int daemon_read_arguments(struct tl_config *config, const struct command_line *l
   const char *file = NULL;
   for (int pass = 0; pass < 2; pass++) {
     for (int i = 0; i < argc; i++) {
-      if (strncmp(argv[i], "--", 2) != 0 || !argv[i][2])
+      bool fine = strncmp(argv[i], "--", 2) == 0 && argv[i][2];
+      if (!fine && shows_keys(line)) /* it may be one */
+        return tl_error_set(err, TL_EINVAL, "http.api_keys", "expected --KEY VALUE, and commas between the keys of --http.api_keys");
+      if (!fine)
         return tl_error_set(err, TL_EINVAL, NULL, "expected --KEY VALUE, got %.100s", argv[i]);
       const char *key = argv[i] + 2, *equals = strchr(key, '='), *value = equals ? equals + 1 : NULL;
       char name[96];
@@ -99,12 +109,14 @@ static int serve(const struct tl_config *config, const struct command_line *line
   if (r < 0) return r;
   tl_log_catch_crashes();
   if (err->code) TL_LOG(TL_LOG_WARN, "daemon", "no GPU is used", TL_S("reason", err->message));
+  if (shows_keys(line))
+    TL_LOG(TL_LOG_WARN, "daemon", "every user of this machine can read the API keys in the command line; use http.api_key_file");
   struct daemon d;
   r = daemon_boot(&d, config, err);
   if (r == TL_OK) {
     notify_status("READY=1");
     while (signals_wait(0, -1) == 0)
-      if (signals_take_reload()) daemon_reload(config, line);
+      if (signals_take_reload()) daemon_reload(&d, line);
     drain(&d);
   }
   daemon_done(&d);
@@ -148,9 +160,15 @@ static int with_config(const char *command, const struct command_line *line) {
   return r < 0;
 }
 
-int main(int argc, char **argv) {
+/* A command that was asked for its options; render has a text of its own. */
+static bool wants_usage(const char *command, int argc, char **argv) {
+  if (argc != 1 || strcmp(command, "render") == 0) return false;
+  return strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0;
+}
+
+static int run(int argc, char **argv) {
   const char *command = argc > 1 ? argv[1] : "help";
-  tl_thread_enter("tokenlane", TL_ROLE_NONE); /* also the name of the process */
+  if (argc > 1 && wants_usage(command, argc - 2, argv + 2)) command = "help";
   if (strcmp(command, "serve") == 0 || strcmp(command, "check-config") == 0)
     return with_config(command, &(struct command_line){argc - 2, argv + 2});
   if (strcmp(command, "device") == 0) return tl_device_host(); /* the daemon's own, see isolation */
@@ -162,4 +180,12 @@ int main(int argc, char **argv) {
   bool asked = strcmp(command, "help") == 0 || strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0;
   fputs(usage, asked ? stdout : stderr);
   return asked ? 0 : 2;
+}
+
+int main(int argc, char **argv) {
+  tl_thread_enter("tokenlane", TL_ROLE_NONE); /* also the name of the process */
+  int status = run(argc, argv);
+  if (status || (fflush(stdout) == 0 && !ferror(stdout))) return status;
+  fputs("tokenlane: standard output cannot be written\n", stderr);
+  return 1;
 }

@@ -125,7 +125,7 @@ int render_command(int argc, char **argv) {
   struct tl_chat chat = {0};
   struct tl_chat_format *format = NULL;
   struct tl_rendered rendered = {0};
-  if (argc == 1 && strcmp(argv[0], "--help") == 0) return fputs(usage, stdout) < 0;
+  if (argc == 1 && (strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0)) return fputs(usage, stdout) < 0;
   int r = read_options(argc, argv, &options, &err);
   if (r == TL_OK) r = read_template(&options, &format, &err);
   if (r == TL_OK) r = read_chat(&options, &chat, &err);
@@ -133,7 +133,6 @@ int render_command(int argc, char **argv) {
   if (r == TL_OK && !t) r = tl_error_set(&err, TL_ENOTFOUND, NULL, "there is no chat template '%.100s'", options.name ? options.name : "default");
   if (r == TL_OK) r = tl_chat_render(t, &chat, NULL, &rendered, &err);
   if (r == TL_OK) fwrite(tl_buffer_string(&rendered.text), 1, rendered.text.length, stdout);
-  if (r == TL_OK && (fflush(stdout) != 0 || ferror(stdout))) r = tl_error_set(&err, TL_EIO, NULL, "standard output cannot be written");
   if (r < 0) fprintf(stderr, "tokenlane: %s\n", err.message);
   tl_rendered_done(&rendered);
   json_decref(chat.messages);

@@ -113,7 +113,6 @@ int tokenize_command(int argc, char **argv) {
   if (r == TL_OK) r = tl_tokenizer_load(options.model, &tokenizer, &err);
   if (r == TL_OK) r = read_all(&text, &err);
   if (r == TL_OK) r = options.decode ? decode(tokenizer, &options, &text, &err) : encode(tokenizer, &options, &text, &err);
-  if (r == TL_OK && (fflush(stdout) != 0 || ferror(stdout))) r = tl_error_set(&err, TL_EIO, NULL, "standard output cannot be written");
   if (r < 0) fprintf(stderr, "tokenlane: %s\n", err.message);
   tl_buffer_done(&text);
   tl_tokenizer_free(tokenizer);

@@ -10,6 +10,7 @@ struct tl_matcher {
   struct gr_walk spare;       /* where they go next; without frames meanwhile */
   struct gr_set set;          /* where the sequence is */
   struct gr_set tried, other; /* scratch */
+  struct gr_thinking thinking; /* before its text */
   struct gr_trail trail;      /* scratch; the pages of its sets that no token is long enough for are never touched */
 };
 
@@ -27,6 +28,7 @@ int tl_matcher_new(struct tl_grammar *grammar, struct tl_matcher **ret, struct t
   at += frames + edges;
   m->spare = (struct gr_walk){.grammar = grammar, .frames = (void *)at, .edges = (void *)(at + frames)};
   m->trail = (struct gr_trail){.walk = &m->walk, .sets = sets};
+  m->thinking = (struct gr_thinking){.phase = GR_BOUND};
   m->grammar = tl_grammar_hold(grammar);
   gr_walk_begin(&m->walk, &m->set);
   *ret = m;
@@ -46,26 +48,22 @@ static void copy_set(struct gr_set *to, const struct gr_set *from) {
   memcpy(to->tops, from->tops, from->n * sizeof *from->tops);
 }
 
-/* m->tried, and what a token makes of it; false: nothing. */
-static bool try_token(struct tl_matcher *m, uint32_t place) {
-  const struct tl_vocabulary *v = m->grammar->vocabulary;
-  uint32_t n_frames = m->walk.n_frames, n_edges = m->walk.n_edges, length = v->start[place + 1] - v->start[place];
-  if (gr_walk_bytes(&m->walk, &m->tried, v->bytes + v->start[place], length, &m->other) == length) return true;
+/* m->tried, and what a text makes of it; false: nothing. */
+static bool try_bytes(struct tl_matcher *m, const char *bytes, size_t length) {
+  uint32_t n_frames = m->walk.n_frames, n_edges = m->walk.n_edges;
+  if (gr_walk_bytes(&m->walk, &m->tried, bytes, length, &m->other) == length) return true;
   m->walk.n_frames = n_frames;
   m->walk.n_edges = n_edges;
   return false;
 }
 
-int tl_matcher_take(struct tl_matcher *m, int32_t token) {
-  const struct tl_vocabulary *v = m->grammar->vocabulary;
-  uint32_t place = token < 0 || (uint32_t)token >= v->n ? GR_NONE : v->place[token];
-  if (place == GR_NONE) return TL_EINVAL;
+static int take_bytes(struct tl_matcher *m, const char *bytes, size_t length) {
   copy_set(&m->tried, &m->set);
-  bool taken = try_token(m, place);
+  bool taken = try_bytes(m, bytes, length);
   /* it may be that so many ways at once were too many, and the only right one was dropped: each alone */
   for (uint32_t i = 0; !taken && m->set.n > 1 && i < m->set.n; i++) {
     m->tried = (struct gr_set){.n = 1, .tops = {m->set.tops[i]}};
-    taken = try_token(m, place);
+    taken = try_bytes(m, bytes, length);
   }
   if (!taken) return TL_EINVAL;
   copy_set(&m->set, &m->tried);
@@ -79,6 +77,51 @@ int tl_matcher_take(struct tl_matcher *m, int32_t token) {
   m->walk = m->spare;
   m->spare = used;
   return TL_OK;
+}
+
+static int take_bound(struct tl_matcher *m, int32_t token) {
+  const struct tl_vocabulary *v = m->grammar->vocabulary;
+  uint32_t place = v->place[token];
+  return place == GR_NONE ? TL_EINVAL : take_bytes(m, v->bytes + v->start[place], v->start[place + 1] - v->start[place]);
+}
+
+/* --- thoughts ------------------------------------------------------------------------------------ */
+
+void tl_matcher_think(struct tl_matcher *m, const struct tl_thinking *thinking, bool within) {
+  gr_thinking_begin(&m->thinking, thinking, within);
+}
+
+/* Thoughts have ended with this token, or have begun after all. */
+static int begin_anew(struct tl_matcher *m, const struct gr_thinking *then, const char *rest, size_t length) {
+  gr_walk_begin(&m->walk, &m->set);
+  /* no mask has a token with the grammar's text in it behind a mark, and none that is refused here goes on */
+  if (length && take_bytes(m, rest, length) < 0) return TL_EINVAL;
+  m->thinking = *then;
+  return TL_OK;
+}
+
+static int take_thought(struct tl_matcher *m, int32_t token) {
+  struct gr_thinking then = m->thinking;
+  const char *rest;
+  size_t length;
+  enum gr_thought thought = gr_thinking_take(&then, m->grammar->vocabulary, token, &rest, &length);
+  if (thought == GR_THOUGHT && then.phase != m->thinking.phase) return begin_anew(m, &then, rest, length);
+  if (thought == GR_THOUGHT) {
+    m->thinking = then;
+    return TL_OK;
+  }
+  /* as long as it is only the beginning of a mark, it may be the grammar's text as well */
+  bool bound = m->thinking.bound_too && take_bound(m, token) == TL_OK;
+  if (thought == GR_NO_THOUGHT && !bound) return TL_EINVAL;
+  m->thinking = then;
+  m->thinking.bound_too = bound;
+  if (thought == GR_NO_THOUGHT) m->thinking.phase = GR_BOUND;
+  return TL_OK;
+}
+
+int tl_matcher_take(struct tl_matcher *m, int32_t token) {
+  if (token < 0 || (uint32_t)token >= m->grammar->vocabulary->n) return TL_EINVAL;
+  return m->thinking.phase == GR_BOUND ? take_bound(m, token) : take_thought(m, token);
 }
 
 /* --- masks --------------------------------------------------------------------------------------- */
@@ -196,9 +239,9 @@ static bool is_followed(const struct tl_matcher *m, uint32_t state) {
   return state >= GR_BODIES && !m->grammar->masks[state].made;
 }
 
-void tl_matcher_mask(struct tl_matcher *m, uint32_t *words) {
+/* Of the grammar's text. */
+static void add_bound(struct tl_matcher *m, uint32_t *words) {
   m->walk.work = 0;
-  memset(words, 0, m->grammar->vocabulary->n_words * sizeof *words);
   for (uint32_t i = 0; i < m->set.n; i++) {
     struct gr_top top = m->set.tops[i];
     if (top.state < GR_BODIES) add_body(m, top, words);
@@ -211,10 +254,18 @@ void tl_matcher_mask(struct tl_matcher *m, uint32_t *words) {
   if (followed->n) add_followed(m, words);
 }
 
+void tl_matcher_mask(struct tl_matcher *m, uint32_t *words) {
+  enum gr_phase phase = m->thinking.phase;
+  memset(words, 0, m->grammar->vocabulary->n_words * sizeof *words);
+  if (phase == GR_BOUND || (phase == GR_MAY_THINK && m->thinking.bound_too)) add_bound(m, words);
+  if (phase != GR_BOUND) gr_thinking_mask(&m->thinking, m->grammar->vocabulary, words);
+}
+
 bool tl_matcher_may_end(const struct tl_matcher *matcher) {
-  return matcher->set.accepts;
+  if (matcher->thinking.phase == GR_THINKS) return true;
+  return (matcher->thinking.phase == GR_BOUND || matcher->thinking.bound_too) && matcher->set.accepts;
 }
 
 bool tl_matcher_must_end(const struct tl_matcher *matcher) {
-  return matcher->set.accepts && matcher->set.n == 0;
+  return matcher->thinking.phase == GR_BOUND && matcher->set.accepts && matcher->set.n == 0;
 }

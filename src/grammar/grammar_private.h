@@ -225,4 +225,34 @@ uint32_t gr_trail_follow(struct gr_trail *trail, const char *bytes, uint32_t fro
  * `alone`. False: they would leave too little room; not so for one top alone. */
 bool gr_walk_compact(const struct gr_walk *from, struct gr_set *set, bool alone, struct gr_walk *to);
 
+/* --- what comes before: grammar_thinking.c -------------------------------------------------------------- */
+
+#define GR_THINKING_ENDS 2
+
+enum gr_phase {
+  GR_BOUND,     /* what comes is the grammar's */
+  GR_MAY_THINK, /* or begins thoughts */
+  GR_THINKS,
+};
+
+struct gr_thinking {
+  const struct tl_thinking *of; /* borrowed; used unless GR_BOUND */
+  enum gr_phase phase;
+  bool bound_too;               /* GR_MAY_THINK: the grammar has taken the text so far as well */
+  uint32_t n_begun;             /* GR_MAY_THINK: so many bytes of the mark are there */
+  uint32_t end;                 /* GR_THINKS: which mark is to come */
+  size_t n_tail;
+  char tail[TL_THINKING_BYTES]; /* (n_tail) the end of the text, less than the mark */
+};
+
+enum gr_thought { GR_NO_THOUGHT, GR_PART_OF_MARK, GR_THOUGHT };
+
+void gr_thinking_begin(struct gr_thinking *thinking, const struct tl_thinking *of, bool within);
+/* What a token is, while it is not GR_BOUND. GR_NO_THOUGHT: nothing has changed. GR_THOUGHT: *ret_rest (ret_length) is what it has
+ * behind the thoughts' end. */
+enum gr_thought gr_thinking_take(struct gr_thinking *thinking, const struct tl_vocabulary *vocabulary, int32_t token, const char **ret_rest,
+                                 size_t *ret_length);
+/* GR_MAY_THINK: adds tokens of the mark; GR_THINKS: writes all words. */
+void gr_thinking_mask(const struct gr_thinking *thinking, const struct tl_vocabulary *vocabulary, uint32_t *words);
+
 #endif

@@ -108,6 +108,13 @@ static int check_framing(const struct http_conn *conn, const struct tl_http_requ
   return n_length && conn->parser.content_length > conn->loop->http->o.max_body_bytes ? 413 : 0;
 }
 
+/* Bodies are read as they come: nothing that is small here may become large. */
+static int check_content(const struct tl_http_request *request, const char **ret_text) {
+  const char *coding = absent;
+  *ret_text = "a body with a Content-Encoding is not understood: send it as it is";
+  return count(request, "Content-Encoding", &coding) && strcasecmp(coding, "identity") != 0 ? 415 : 0;
+}
+
 /* absolute-form: what is behind the host, NULL if that is none. */
 static char *skip_host(char *target) {
   char *host = target + strlen("http://"), *path = host + strcspn(host, "/?#");
@@ -144,8 +151,9 @@ int http_head_check(struct http_conn *conn, const char **ret_text) {
   if (n_host > 1 || (n_host == 0 && !request->is_http10)) return 400;
   *ret_text = "the Host header is malformed";
   if (!is_host(host)) return 400;
-  int status = check_framing(conn, request, ret_text);
-  if (status == 0) status = split_target(request, ret_text);
+  int status = split_target(request, ret_text); /* first: errors may look different by path */
+  if (status == 0) status = check_framing(conn, request, ret_text);
+  if (status == 0) status = check_content(request, ret_text);
   if (status) return status;
   *ret_text = "the only expectation that is understood is 100-continue";
   return count(request, "Expect", &expect) && strcasecmp(expect, "100-continue") != 0 ? 417 : 0;

@@ -91,9 +91,15 @@ int tl_http_handle(struct tl_http *http, const char *method, const char *path, t
   return TL_OK;
 }
 
-void tl_http_error_body(struct tl_http *http,
-                        const char *(*write)(int status, const char *message, struct tl_buffer *out)) {
+void tl_http_error_body(struct tl_http *http, const char *(*write)(const struct tl_http_request *request, int status,
+                                                                   const char *message, struct tl_buffer *out)) {
   http->error_body = write;
+}
+
+void tl_http_guard(struct tl_http *http,
+                   int (*guard)(struct tl_http_request *request, void *context, const char **ret_text), void *context) {
+  http->guard = guard;
+  http->guard_context = context;
 }
 
 void tl_http_on_wake(struct tl_http *http, void (*on_wake)(unsigned loop, void *context), void *context) {

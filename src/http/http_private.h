@@ -27,7 +27,7 @@ struct http_code {
   int status;
   const char *text;
 };
-#define HTTP_N_CODES 16
+#define HTTP_N_CODES 19
 extern const struct http_code http_codes[HTTP_N_CODES]; /* respond.c */
 
 struct http_route {
@@ -157,7 +157,9 @@ struct tl_http {
   struct http_route unknown; /* its figures are those of requests for no route */
   struct tl_metrics *metrics;
   tl_metric bytes_in, bytes_out;
-  const char *(*error_body)(int status, const char *message, struct tl_buffer *out);
+  const char *(*error_body)(const struct tl_http_request *request, int status, const char *message, struct tl_buffer *out);
+  int (*guard)(struct tl_http_request *request, void *context, const char **ret_text);
+  void *guard_context;
   void (*on_wake)(unsigned loop, void *context);
   void *on_wake_context;
   int port;
@@ -196,6 +198,11 @@ void http_parse_init(struct http_conn *conn);
 /* head.c: 0, or the status of what is wrong and its text; *length is cut to the bytes before that. */
 int http_scan_bytes(struct http_scan *scan, const char *bytes, size_t *length, size_t max_bytes, const char **ret_text);
 int http_head_check(struct http_conn *conn, const char **ret_text);
+/* cors.c */
+/* Adds what a page's browser looks for to the head of an answer. */
+void http_cors_head(const struct tl_http_request *request, struct tl_buffer *out);
+/* Answers what a browser asks before a page's request. False: it is none that is allowed. */
+bool http_cors_preflight(struct http_conn *conn);
 /* access.c */
 /* Once for each request that was answered or given up: metrics and the access log. */
 void http_count_answer(struct tl_http_request *request);

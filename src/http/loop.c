@@ -72,7 +72,8 @@ static uint64_t sweep_interval_ms(const struct tl_http_options *o) {
 
 int http_loop_init(struct http_loop *loop, struct tl_error *err) {
   loop->read_buffer = malloc(HTTP_READ_BYTES);
-  if (!loop->read_buffer || uv_loop_init(&loop->uv) < 0) return tl_error_set(err, TL_ENOMEM, NULL, "cannot make an event loop");
+  int made = loop->read_buffer ? uv_loop_init(&loop->uv) : UV_ENOMEM;
+  if (made < 0) return tl_error_set(err, TL_EIO, NULL, "cannot make an event loop: %s", uv_strerror(made));
   loop->inited = true;
   uint64_t interval = sweep_interval_ms(&loop->http->o);
   bool fine = uv_async_init(&loop->uv, &loop->async, on_async) == 0 && uv_prepare_init(&loop->uv, &loop->prepare) == 0 &&

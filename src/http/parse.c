@@ -66,6 +66,42 @@ static void trim_values(struct tl_http_request *request) {
   }
 }
 
+static bool method_is(const struct http_conn *conn, const char *method) {
+  if (strcmp(method, "GET") == 0) return conn->parser.method == HTTP_GET || conn->parser.method == HTTP_HEAD;
+  return conn->parser.method == HTTP_POST;
+}
+
+static bool path_is(const struct http_route *route, const char *path, size_t length) {
+  if (route->prefix ? length <= route->path_length : length != route->path_length) return false;
+  return memcmp(route->path, path, route->path_length) == 0;
+}
+
+/* The route of path and method, else one of the path, else NULL. */
+static const struct http_route *find_route(const struct http_conn *conn) {
+  const struct tl_http *http = conn->loop->http;
+  const char *path = conn->request.path;
+  size_t length = strlen(path);
+  const struct http_route *found = NULL;
+  for (unsigned i = 0; i < http->n_routes; i++) {
+    const struct http_route *route = &http->routes[i];
+    if (!path_is(route, path, length)) continue;
+    found = route;
+    if (method_is(conn, route->method)) break;
+  }
+  return found;
+}
+
+/* Before its body: nobody has to take in what is not answered. */
+static int ask_guard(struct http_conn *conn) {
+  struct tl_http *http = conn->loop->http;
+  const char *text;
+  if (!http->guard || conn->parser.method == HTTP_OPTIONS) return 0;
+  int status = http->guard(&conn->request, http->guard_context, &text);
+  if (status == 0) return 0;
+  conn->request.route = find_route(conn); /* it counts there */
+  return stop(conn, status, text);
+}
+
 static int on_headers_complete(llhttp_t *parser) {
   struct http_conn *conn = parser->data;
   struct tl_http_request *request = &conn->request;
@@ -79,6 +115,7 @@ static int on_headers_complete(llhttp_t *parser) {
   const char *text;
   int status = http_head_check(conn, &text);
   if (status) return stop(conn, status, text);
+  if (ask_guard(conn)) return -1;
   conn->deadline_ns = tl_now_ns() + conn->loop->http->o.body_timeout_ns;
   bool expects_body = (parser->flags & F_CHUNKED) || parser->content_length > 0;
   if (expects_body && !request->is_http10 && tl_http_header(request, "Expect")) {
@@ -139,18 +176,9 @@ void http_parse_init(struct http_conn *conn) {
 
 /* --- a whole request to its handler --------------------------------------------------------- */
 
-static bool method_is(const struct http_conn *conn, const char *method) {
-  if (strcmp(method, "GET") == 0) return conn->parser.method == HTTP_GET || conn->parser.method == HTTP_HEAD;
-  return conn->parser.method == HTTP_POST;
-}
-
-static bool path_is(const struct http_route *route, const char *path, size_t length) {
-  if (route->prefix ? length <= route->path_length : length != route->path_length) return false;
-  return memcmp(route->path, path, route->path_length) == 0;
-}
-
-static void method_not_allowed(struct http_conn *conn, size_t length) {
+static void method_not_allowed(struct http_conn *conn) {
   struct tl_http *http = conn->loop->http;
+  size_t length = strlen(conn->request.path);
   char allow[32] = "";
   for (unsigned i = 0; i < http->n_routes; i++)
     if (path_is(&http->routes[i], conn->request.path, length)) {
@@ -162,27 +190,18 @@ static void method_not_allowed(struct http_conn *conn, size_t length) {
 }
 
 static void dispatch(struct http_conn *conn) {
-  struct tl_http *http = conn->loop->http;
   struct tl_http_request *request = &conn->request;
-  size_t length = strlen(request->path);
-  const struct http_route *other = NULL;
   conn->state = CONN_ANSWERING;
   conn->deadline_ns = 0;
-  for (unsigned i = 0; i < http->n_routes; i++) {
-    const struct http_route *route = &http->routes[i];
-    if (!path_is(route, request->path, length)) continue;
-    other = route;
-    if (!method_is(conn, route->method)) continue;
-    request->route = route;
-    tl_buffer_string(&request->body); /* a NUL behind it */
-    route->handler(request, route->context);
-    return;
-  }
-  if (other) {
-    request->route = other;
-    method_not_allowed(conn, length);
-  } else {
+  if (conn->parser.method == HTTP_OPTIONS && http_cors_preflight(conn)) return;
+  request->route = find_route(conn);
+  if (!request->route) {
     http_respond_error(conn, 404, "there is nothing at this path");
+  } else if (!method_is(conn, request->route->method)) {
+    method_not_allowed(conn);
+  } else {
+    tl_buffer_string(&request->body); /* a NUL behind it */
+    request->route->handler(request, request->route->context);
   }
 }
 

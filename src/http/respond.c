@@ -10,12 +10,15 @@
 #include "tokenlane/base/clock.h"
 
 const struct http_code http_codes[HTTP_N_CODES] = {{200, "OK"},
+                                                   {204, "No Content"},
                                                    {400, "Bad Request"},
+                                                   {401, "Unauthorized"},
                                                    {404, "Not Found"},
                                                    {405, "Method Not Allowed"},
                                                    {408, "Request Timeout"},
                                                    {413, "Content Too Large"},
                                                    {414, "URI Too Long"},
+                                                   {415, "Unsupported Media Type"},
                                                    {417, "Expectation Failed"},
                                                    {429, "Too Many Requests"},
                                                    {431, "Request Header Fields Too Large"},
@@ -126,14 +129,15 @@ static void write_head(struct tl_http_request *request, int status, const char *
   struct http_conn *conn = request->conn;
   if (conn->loop->draining) request->keep_alive = false;
   request->status = status;
-  tl_buffer_printf(&conn->out, "HTTP/1.1 %d %s\r\nServer: tokenlane/%s\r\nDate: %s\r\nContent-Type: %s\r\nX-Request-Id: %s\r\n",
-                   status, http_codes[http_code_index(status)].text, TL_VERSION, date(conn->loop), content_type,
-                   tl_http_request_id(request));
+  tl_buffer_printf(&conn->out, "HTTP/1.1 %d %s\r\nServer: tokenlane/%s\r\nDate: %s\r\nX-Request-Id: %s\r\n",
+                   status, http_codes[http_code_index(status)].text, TL_VERSION, date(conn->loop), tl_http_request_id(request));
+  if (content_type) tl_buffer_printf(&conn->out, "Content-Type: %s\r\n", content_type);
   if (!request->keep_alive)
     tl_buffer_puts(&conn->out, "Connection: close\r\n");
   else if (request->is_http10)
     tl_buffer_puts(&conn->out, "Connection: keep-alive\r\n");
   http_trace_head(request, &conn->out);
+  http_cors_head(request, &conn->out);
   tl_buffer_append(&conn->out, request->extra.data, request->extra.length);
 }
 
@@ -143,7 +147,8 @@ void tl_http_respond(struct tl_http_request *request, int status, const char *co
                      size_t length) {
   struct http_conn *conn = request->conn;
   write_head(request, status, content_type);
-  tl_buffer_printf(&conn->out, "Content-Length: %zu\r\n\r\n", length);
+  if (content_type) tl_buffer_printf(&conn->out, "Content-Length: %zu\r\n", length); /* a 204 must not say it */
+  tl_buffer_puts(&conn->out, "\r\n");
   if (!request->is_head) {
     tl_buffer_append(&conn->out, body, length);
     request->body_bytes = length;
@@ -188,7 +193,7 @@ void http_respond_error(struct http_conn *conn, int status, const char *text) {
   tl_buffer_init(&body, 0);
   const char *content_type = "text/plain";
   if (http->error_body)
-    content_type = http->error_body(status, text, &body);
+    content_type = http->error_body(&conn->request, status, text, &body);
   else
     tl_buffer_puts(&body, text);
   tl_http_respond(&conn->request, status, content_type, body.data, body.length);

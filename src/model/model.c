@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "model/model_private.h"
 
@@ -156,7 +157,10 @@ static int load_folder(const char *folder, bool weights, struct model **ret, str
   struct hf_config config;
   struct hf_pooling pooling;
   const struct architecture *architecture;
-  int r = model_read_config(folder, &config, err);
+  char path[4096];
+  snprintf(path, sizeof path, "%s/config.json", folder);
+  int r = access(path, F_OK) == 0 ? TL_OK : model_absent(folder, "config.json", err);
+  if (r == TL_OK) r = model_read_config(folder, &config, err);
   if (r == TL_OK) r = model_read_pooling(folder, &config, &pooling, err);
   if (r == TL_OK) r = new_model(&config, ret, &architecture, err);
   if (r == TL_OK && arch_is_classifier(architecture)) pooling = (struct hf_pooling){.max_length = pooling.max_length};
@@ -194,7 +198,9 @@ static int load_gguf(const char *path, bool weights, struct model **ret, struct 
 
 static int load(const char *path, bool weights, struct tl_model **ret, struct tl_error *err) {
   struct model *m = NULL;
-  int r = tl_gguf_is_path(path) ? load_gguf(path, weights, &m, err) : load_folder(path, weights, &m, err);
+  int r = model_check_path(path, err);
+  if (r < 0) return r;
+  r = tl_gguf_is_path(path) ? load_gguf(path, weights, &m, err) : load_folder(path, weights, &m, err);
   if (r == TL_OK) {
     *ret = &m->model;
     r = tl_model_check_files(*ret, err);

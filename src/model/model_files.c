@@ -94,7 +94,8 @@ static int map_open(int fd, const char *name, struct model_file *ret, struct tl_
 int model_file_open(const char *path, const char *name, struct model_file *ret, struct tl_error *err) {
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) return tl_error_set(err, TL_EIO, "model.path", "%s: cannot be opened: %s", name, strerror(errno));
-  int r = map_open(fd, name, ret, err);
+  int r = tl_lfs_check(path, name, err);
+  if (r == TL_OK) r = map_open(fd, name, ret, err);
   close(fd);
   return r;
 }

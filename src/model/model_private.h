@@ -69,6 +69,11 @@ int model_count_weights(struct model *m, struct tl_error *err);
 /* quant_blocks.c: the block of ggml's layout at `at`. */
 void quant_read_bytes(enum tl_dtype dtype, const void *at, struct tl_quant_block *ret);
 
+/* absent.c. What is no folder and no .gguf file. */
+int model_check_path(const char *path, struct tl_error *err);
+/* file is not in the folder: an error if something else there tells why. */
+int model_absent(const char *folder, const char *file, struct tl_error *err);
+
 /* model_files.c. path is for opening, name for messages. */
 int model_file_open(const char *path, const char *name, struct model_file *ret, struct tl_error *err);
 void model_file_close(struct model_file *file);

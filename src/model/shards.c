@@ -77,10 +77,12 @@ int model_open_weights(struct model *m, const char *folder, struct tl_error *err
   snprintf(path, sizeof path, "%s/model.safetensors.index.json", folder);
   if (access(path, R_OK) != 0) {
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
-    return model_add_safetensors(m, path, "model.safetensors", "", err);
+    int r = access(path, F_OK) == 0 ? TL_OK : model_absent(folder, "model.safetensors", err);
+    return r < 0 ? r : model_add_safetensors(m, path, "model.safetensors", "", err);
   }
   json_error_t json_error;
   json_t *index = json_load_file(path, 0, &json_error);
+  if (!index && tl_lfs_check(path, "model.safetensors.index.json", err) < 0) return TL_ECORRUPT;
   json_t *map = json_object_get(index, "weight_map");
   int r = json_is_object(map) ? open_shards(m, folder, map, err)
                               : tl_error_set(err, TL_ECORRUPT, "model.path",

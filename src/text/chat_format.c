@@ -25,6 +25,7 @@ void tl_chat_format_free(struct tl_chat_format *format) {
   for (size_t i = 0; i < format->n; i++) {
     tl_template_free(format->templates[i].tmpl);
     free(format->templates[i].name);
+    free(format->templates[i].source);
   }
   json_decref(format->tokens);
   free(format);
@@ -47,6 +48,10 @@ unsigned tl_chat_template_takes(const struct tl_chat_template *tmpl) {
   return tmpl->takes;
 }
 
+bool tl_chat_template_says(const struct tl_chat_template *tmpl, const char *text) {
+  return memmem(tmpl->source, tmpl->length, text, strlen(text)) != NULL;
+}
+
 static int add(struct tl_chat_format *format, const char *name, const char *source, size_t length, struct tl_error *err) {
   struct tl_chat_template *t = &format->templates[format->n];
   if (format->n == MAX_TEMPLATES) return tl_error_set(err, TL_ELIMIT, NULL, "more than %d chat templates", MAX_TEMPLATES);
@@ -55,8 +60,13 @@ static int add(struct tl_chat_format *format, const char *name, const char *sour
   if (r < 0) return r;
   t->tokens = format->tokens;
   t->name = strdup(name);
-  if (!t->name) {
+  t->length = length;
+  t->source = malloc(length + 1);
+  if (t->source) memcpy(t->source, source, length);
+  if (!t->name || !t->source) {
     tl_template_free(t->tmpl);
+    free(t->name);
+    free(t->source);
     return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   }
   format->n++;

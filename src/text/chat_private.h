@@ -10,6 +10,8 @@ struct tl_chat_template {
   struct tl_template *tmpl;
   json_t *tokens; /* special tokens by name; shared by the format's templates, immutable */
   unsigned takes; /* enum tl_chat_takes */
+  char *source;   /* (length) as it came */
+  size_t length;
 };
 
 /* Finds out what the template takes, by rendering conversations of one message and of a call. */

@@ -34,21 +34,25 @@ static bool prints_text(const struct tl_chat_template *t, json_t *content) {
   "\"type\": \"function\", \"function\": {\"name\": \"" PROBE "\", \"arguments\": " arguments "}}]}], \"tools\": [{\"type\": \"function\", " \
   "\"function\": {\"name\": \"b\", \"description\": \"c\", \"parameters\": {\"type\": \"object\", \"properties\": {}}}}]}"
 
-/* Whether the template prints a call, and nothing of it as Python would. */
-static bool prints_call(const struct tl_chat_template *t, const char *conversation) {
+enum prints { FAILS, PRINTS_NO_CALL, PRINTS_CALL };
+
+/* What the template makes of a call; a value as Python would print it is as good as a failure. */
+static enum prints prints_call(const struct tl_chat_template *t, const char *conversation) {
   json_t *fields = json_loads(conversation, 0, NULL);
   struct tl_chat chat = {.messages = json_object_get(fields, "messages"), .tools = json_object_get(fields, "tools"), .now_s = 1};
   struct tl_rendered rendered;
   struct tl_error ignored = {0};
   bool prints = tl_chat_render(t, &chat, &probe_limits, &rendered, &ignored) == TL_OK;
   const char *text = prints ? tl_buffer_string(&rendered.text) : "";
-  prints = strstr(text, PROBE) && !strstr(text, "{'key" PROBE "'") && !strstr(text, "None");
+  prints = prints && !strstr(text, "{'key" PROBE "'") && !strstr(text, "None");
+  enum prints what = !prints ? FAILS : strstr(text, PROBE) ? PRINTS_CALL : PRINTS_NO_CALL;
   tl_rendered_done(&rendered);
   json_decref(fields);
-  return prints;
+  return what;
 }
 
-/* In which form it has to be given calls: the first that it prints is how requests have them. */
+/* In which form it has to be given calls: the first that it prints is how requests have them. One that knows nothing of
+ * calls, the first that it does not fail on. */
 static unsigned takes_of_calls(const struct tl_chat_template *t) {
 #define NULL_CONTENT "\"content\": null, "
 #define NO_TEXT "\"content\": \"\", "
@@ -60,8 +64,9 @@ static unsigned takes_of_calls(const struct tl_chat_template *t) {
       {CONVERSATION("", "\"{}\""), TL_CHAT_CALL_TEXT},
       {CONVERSATION(NULL_CONTENT, "\"{}\""), TL_CHAT_CALL_TEXT | TL_CHAT_CALL_NULL},
       {CONVERSATION(NO_TEXT, "\"{}\""), TL_CHAT_CALL_TEXT | TL_CHAT_CALL_EMPTY}};
-  for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
-    if (prints_call(t, forms[i].conversation)) return forms[i].takes;
+  for (enum prints least = PRINTS_CALL; least > FAILS; least--)
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
+      if (prints_call(t, forms[i].conversation) >= least) return forms[i].takes;
   return 0;
 }
 
@@ -73,7 +78,10 @@ unsigned chat_probe(const struct tl_chat_template *t) {
   bool text = prints_text(t, json_string(PROBE)), list = prints_text(t, parts);
   return (text || !list ? TL_CHAT_TEXT : 0) | (list ? TL_CHAT_PARTS : 0) |
          (tl_template_reads(t->tmpl, "tools") ? TL_CHAT_TOOLS : 0) |
-         (tl_template_reads(t->tmpl, "documents") ? TL_CHAT_DOCUMENTS : 0) | takes_of_calls(t);
+         (tl_template_reads(t->tmpl, "documents") ? TL_CHAT_DOCUMENTS : 0) |
+         (tl_template_reads(t->tmpl, "reasoning_effort") ? TL_CHAT_EFFORT : 0) |
+         (tl_template_reads(t->tmpl, "enable_thinking") ? TL_CHAT_THINKING : 0) |
+         (tl_chat_template_says(t, "message.thinking") ? TL_CHAT_THOUGHTS : 0) | takes_of_calls(t);
 }
 
 /* --- continue_final_message -------------------------------------------------------------------- */

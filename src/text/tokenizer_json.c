@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "text/tokenizer_private.h"
 #include "tokenlane/model.h"
@@ -55,6 +56,18 @@ static int parse(struct tl_tokenizer *t, json_t *root, struct tl_error *err) {
   return r < 0 ? r : tok_decoder_finish(t, err);
 }
 
+/* There is no tokenizer.json at path. */
+static int absent(const char *folder, const char *path, struct tl_error *err) {
+  static const char *const others[] = {"tokenizer.model", "vocab.json", "vocab.txt"};
+  char other[4096];
+  for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+    snprintf(other, sizeof other, "%s/%s", folder, others[i]);
+    if (access(other, F_OK) == 0)
+      return tl_error_set(err, TL_ENOTFOUND, NULL, "%s: is missing; %s is not read, transformers' save_pretrained makes the one of the other", path, others[i]);
+  }
+  return tl_error_set(err, TL_ENOTFOUND, NULL, "%s: cannot be opened", path);
+}
+
 int tl_tokenizer_load(const char *file, struct tl_tokenizer **ret, struct tl_error *err) {
   char path[4096], folder[4000];
   struct stat status;
@@ -68,8 +81,8 @@ int tl_tokenizer_load(const char *file, struct tl_tokenizer **ret, struct tl_err
   snprintf(path, sizeof path, is_folder ? "%s/tokenizer.json" : "%s", file);
   json_error_t json_error;
   json_t *root = json_load_file(path, JSON_ALLOW_NUL, &json_error);
-  if (!root && json_error_code(&json_error) == json_error_cannot_open_file)
-    return tl_error_set(err, TL_ENOTFOUND, NULL, "%s: cannot be opened", path);
+  if (!root && json_error_code(&json_error) == json_error_cannot_open_file) return absent(file, path, err);
+  if (!root && tl_lfs_check(path, path, err) < 0) return TL_ECORRUPT;
   if (!root) return tl_error_set(err, TL_ECORRUPT, NULL, "%s:%d: %s", path, json_error.line, json_error.text);
   struct tl_tokenizer *t = calloc(1, sizeof *t);
   int r = TL_ENOMEM;

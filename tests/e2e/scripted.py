@@ -16,7 +16,7 @@ def pieces_of(text, special, used):
     pieces = []
     for part in re.split("(" + "|".join(map(re.escape, special)) + ")" if special else "(?!)", text):
         while part:
-            if part in special:
+            if part in special and part not in used:
                 length = len(part)
             else:
                 length = next(n for n in (3, 4, 2, 5, 1, 6, 7, 8, 9) if part[:n] not in used and n <= len(part))
@@ -28,7 +28,8 @@ def pieces_of(text, special, used):
 
 
 def write_scripted(folder, template, answers, special=()):
-    """Answers {key: text}: a prompt that ends in the key is answered with the text. Each special token may occur once."""
+    """Answers {key: text}: a prompt that ends in the key is answered with the text. What is spelled as a special token is one the
+    first time, then ordinary text."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True)
     used = {EOS, UNKNOWN, *answers}

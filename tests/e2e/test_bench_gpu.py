@@ -47,6 +47,15 @@ def test_bytes_operations_and_ratios():
     assert len(rows) == 4
 
 
+def test_rows_are_told_as_they_come():
+    """So that a run that is cut off has not been for nothing."""
+    command = [PROGRAM, "--device", "cpu:0", "--context", "64", "--prefill", "128", "--copy", "1", "--product", "1", MODEL]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as p:
+        first = os.read(p.stdout.fileno(), 1 << 16)
+        p.kill()
+    assert first.startswith(b"copy ") and first.count(b"\n") < 6  # not all
+
+
 def test_what_is_missed():
     """Against limits that nothing reaches, and that everything does. Of 16 sequences no ratio is wanted."""
     for limits, word in (("1e18", "MISSED"), ("1", "met")):
@@ -62,12 +71,29 @@ def test_no_gpu_is_one_line():
     assert re.fullmatch(r"bench_gpu: no GPU to measure: [^\n]+\n", done.stdout)
 
 
-def test_the_daemons_part(tmp_path, monkeypatch, capsys):
-    """On the CPU, with the demo model: it starts, is asked, and its pause between steps is read."""
+@pytest.fixture
+def bench(monkeypatch):
     monkeypatch.setenv("B", str(BUILD))
     spec = importlib.util.spec_from_file_location("bench_gpu", ROOT / "bench/bench_gpu.py")
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_model_that_hangs_costs_no_others_figures(bench, tmp_path, monkeypatch, capfd):
+    program = tmp_path / "gpu/bench_gpu"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\ncase $3 in *dies) exit 3 ;; *hangs) exec sleep 1000 ;; esac\necho "${3##*/}  1 ms  MISSED"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(bench, "BUILD", tmp_path)
+    monkeypatch.setattr(bench, "LIMIT_S", 1)
+    failed = bench.measure([pathlib.Path(name) for name in ("dies", "hangs", "good")])
+    assert failed == ["dies: exit status 3", "hangs: exit status -9"]
+    assert bench.missed == ["good"] and capfd.readouterr().out == "good  1 ms  MISSED\n"
+
+
+def test_the_daemons_part(bench, tmp_path, monkeypatch, capsys):
+    """On the CPU, with the demo model: it starts, is asked, and its pause between steps is read."""
     monkeypatch.setattr(bench, "STREAMS", 4)
     monkeypatch.setattr(bench, "PROMPT", 20)
     monkeypatch.setattr(bench, "NEW", 30)

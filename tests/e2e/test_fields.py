@@ -27,7 +27,7 @@ WRONG = [  # endpoint or both, field, what the message says is expected, values
     ("n", INTEGER, ["2", 0, -1, 1.0, 17, 2**62]),
     ("top_k", INTEGER, ["5", -2, 0.5]),
     ("seed", INTEGER, ["5", 0.5, True, []]),
-    ("stop", "a string or a list of up to 4", [5, True, {}, ["a"] * 5, list("abcdefghij") * 1000]),
+    ("stop", "a string or a list of up to 32", [5, True, {}, ["a"] * 33, list("abcdefghij") * 1000]),
     ("stop", "not empty", [""]),
     ("stop", "at most 1024 bytes", ["x" * 1025]),
     ("stop[1]", "a string that is not empty", [{"stop": ["a", ""]}, {"stop": ["a", 5]}, {"stop": ["a", None]}]),
@@ -52,6 +52,10 @@ WRONG = [  # endpoint or both, field, what the message says is expected, values
     ("stream", BOOL, [1, "true", []]),
     ("stream_options", "an object", [{"stream": True, "stream_options": v} for v in (True, "usage", [])]),
     ("stream_options.include_usage", BOOL, [{"stream": True, "stream_options": {"include_usage": 1}}]),
+    ("stream_options.continuous_usage_stats", BOOL, [{"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": 1}}]),
+    ("prompt_logprobs", "an integer from 0 to 20", [-1, 21, True, "5", 1.0]),
+    ("prompt_logprobs", "stream to be false", [{"stream": True, "prompt_logprobs": 0}]),
+    ("request_id", "a string of 1 to 64", [5, "", "a b", 'a"b', "a\\b", "a\n", "é", "a\0b", "x" * 65]),
     ("stream_options", "stream to be true", [{"include_usage": True}]),
     ("user", "a string", [5, {}]),
     ("model", "a string", [5, ["demo"]]),
@@ -95,10 +99,14 @@ UNSUPPORTED = [
     (CHAT, "functions", [{"name": "f"}]), (CHAT, "function_call", {"name": "f"}), (CHAT, "audio", {"voice": "alloy"}),
     (CHAT, "modalities", ["text", "audio"]), (CHAT, "web_search_options", {}),
     (CHAT, "reasoning_effort", "high"), (TEXT, "best_of", 2), (TEXT, "suffix", "end"), (TEXT, "suffix", "auto"),
-    (CHAT, "use_beam_search", True), (TEXT, "prompt_logprobs", 1),
+    (CHAT, "use_beam_search", True), (CHAT, "echo", True), (TEXT, "prompt_embeds", "AAAA"), (CHAT, "logits_processors", ["x"]), (TEXT, "kv_transfer_params", {"a": 1}),
+    (CHAT, "vllm_xargs", {"a": 1}), (CHAT, "mm_processor_kwargs", {"a": 1}), (TEXT, "early_stopping", True), (TEXT, "guided_whitespace_pattern", " "),
+    *((e, name, value) for e in (CHAT, TEXT) for name, value in (  # llama.cpp's
+        ("cache_prompt", False), ("n_predict", 5), ("n_probs", 1), ("n_keep", -1), ("id_slot", 0), ("samplers", ["top_k"]), ("repeat_penalty", 1.1), ("mirostat", 2),
+        ("typical_p", 0.9), ("dynatemp_range", 0.5), ("dry_multiplier", 0.8), ("xtc_probability", 0.1), ("timings_per_token", True), ("return_progress", True))),
 ]
-ELSEWHERE = [(CHAT, "prompt", "a"), (CHAT, "truncate_prompt_tokens", 5), (CHAT, "echo", True), (TEXT, "messages", []), (TEXT, "top_logprobs", 5),
-             (TEXT, "tools", []), (CHAT, "max_token", 5), (TEXT, "guided_decoding_backend", "x"), (TEXT, "tool_choice", "auto"), (CHAT, "é" * 200, 1)]
+ELSEWHERE = [(CHAT, "prompt", "a"), (CHAT, "truncate_prompt_tokens", 5), (TEXT, "messages", []), (TEXT, "top_logprobs", 5),
+             (TEXT, "tools", []), (CHAT, "max_token", 5), (TEXT, "tool_choice", "auto"), (CHAT, "é" * 200, 1)]
 
 
 def body(endpoint, field, value):
@@ -167,6 +175,15 @@ def test_wrong_values_for_the_tokenizer(daemon, endpoint, fields, param):
     assert error["param"] == param and f"{param.split('[')[0]}" in error["message"] and "expected" in error["message"]
 
 
+def test_other_fields_of_the_tokenizer(daemon):
+    """What vLLM's and llama.cpp's servers know is done, or refused by name."""
+    for endpoint, field, value in (("/tokenize", "with_pieces", True), ("/tokenize", "return_token_strs", True), ("/tokenize", "add_specials", False),
+                                   ("/tokenize", "max_tokens", 5), ("/detokenize", "skip_special_tokens", True), ("/detokenize", "prompt", "a")):
+        assert refused(daemon.post(endpoint, **{**NEEDED[endpoint], field: value}))["param"] == field
+    plain = daemon.post("/tokenize", content="hi", with_pieces=False, return_token_strs=None).json()
+    assert plain == daemon.post("/tokenize", content="hi", add_special=False).json()  # this tokenizer has no BOS
+
+
 @pytest.mark.parametrize("endpoint", NEEDED)
 @pytest.mark.parametrize("text, says", [
     (b"", "empty"), (b"{", "JSON"), (b"[]", "object"), (b"null", "object"), (b'"a"', "object"), (b"{}x", "JSON"),
@@ -175,6 +192,13 @@ def test_wrong_values_for_the_tokenizer(daemon, endpoint, fields, param):
 def test_bodies_that_are_no_object(daemon, endpoint, text, says):
     error = refused(daemon.http.post(endpoint, content=text, headers={"content-type": "application/json"}))
     assert says in error["message"] and error["param"] is None
+
+
+def test_a_byte_order_mark_is_passed_over(daemon):
+    text = b"\xef\xbb\xbf" + json.dumps({"prompt": "hi", "max_tokens": 1}).encode()
+    assert daemon.http.post(TEXT, content=text).status_code == 200
+    for wrong in (text[:3], text[:2], text[:3] + text, text.decode().encode("utf-16")):
+        refused(daemon.http.post(TEXT, content=wrong))
 
 
 def test_a_refused_request_costs_nothing(daemon):
@@ -190,18 +214,20 @@ TAKEN = [
     ("temperature", [0, 2, 0.5, 1e-9]), ("top_p", [0, 1]), ("min_p", [0, 1]), ("top_k", [-1, 0, 1, 1 << 24]),
     ("presence_penalty", [-2, 2]), ("frequency_penalty", [-2, 2]), ("repetition_penalty", [0.01, 100]),
     ("max_tokens", [1, 900]), ("max_completion_tokens", [1]), ("min_tokens", [0, 8]), ("n", [1, 16]),
-    ("seed", [0, -1, 2**63 - 1, -2**63]), ("stop", ["a", [], list("abcd"), "x" * 1024, "\0", "é"]),
+    ("seed", [0, -1, 2**63 - 1, -2**63]), ("stop", ["a", [], list("abcd") * 8, "x" * 1024, "\0", "é"]),
     ("logit_bias", [{}, {"5": 100}, {"0": -100, "1535": 0.5}, {str(i): 1 for i in range(1024)},
                     {str(i): -100 for i in range(1023)}]),
     ("stop_token_ids", [[], [0, 1535], [5] * 128]), ("include_stop_str_in_output", [False, True]),
     ("bad_words", [[], ["a"], ["\0", " ", "é", "<|im_end|>"], ["zebra"] * 128, ["x" * 1024]]),
     ("skip_special_tokens", [False, True]), ("spaces_between_special_tokens", [True]),
-    ("ignore_eos", [False]), ("response_format", [{"type": "text"}]), ("stream", [False]), ("user", ["", "me"]), ("metadata", [{"a": "b"}]),
+    ("request_id", ["a", "x" * 64]), ("early_stopping", [False]), ("logits_processors", [[]]), ("mm_processor_kwargs", [{}]), ("guided_decoding_backend", ["auto"]),
+    ("cache_prompt", [True]), ("id_slot", [-1]), ("n_probs", [0]), ("repeat_penalty", [1, 1.0]), ("mirostat", [0]), ("typical_p", [1, 1.0]), ("xtc_probability", [0, 0.0]),
+    ("prompt_logprobs", [0, 20]), ("ignore_eos", [False]), ("response_format", [{"type": "text"}]), ("stream", [False]), ("user", ["", "me"]), ("metadata", [{"a": "b"}]),
 ]
 TAKEN_CHAT = [
     ("logprobs", [False, True]), ("top_logprobs", [0, {"logprobs": True, "top_logprobs": 20}]), ("tools", [[]]),
     ("tool_choice", ["auto", "none"]), ("modalities", [["text"]]),
-    ("store", [True]), ("service_tier", ["auto"]), ("parallel_tool_calls", [True, False]), ("reasoning_effort", ["none"]),
+    ("store", [True]), ("service_tier", ["auto"]), ("parallel_tool_calls", [True, False]), ("reasoning_effort", ["none"]), ("echo", [False]),
     ("messages", [[{"role": r, "content": "a", "name": "n"}] for r in ("user", "system", "developer", "assistant", "tool", "x")]),
     ("messages", [[{"role": "user", "content": ""}], [{"role": "user", "content": []}], [{"role": "user", "content": "\0"}]]),
 ]

@@ -162,6 +162,30 @@ def test_a_part_whose_tests_all_skip_is_told(suite, capsys):
     assert "not run: nothing: all its tests skip\n2 passed, 0 failed\n" in out
 
 
+def test_a_part_that_hangs_is_a_failure(suite, monkeypatch, capsys):
+    """Where seconds are enough, however little time there is; the log says what the driver knows."""
+    noted = "[ 7.1] eth0: up\n[ 9.2] NVRM: Xid (PCI:0000:3b:00): 13, Graphics SM Warp Exception\n"
+    monkeypatch.setattr(suite, "said", lambda *command: noted if command == ("dmesg",) else "")
+    table = suite.Table(60)
+    table.add("hung", ["sh", "-c", "echo 1 passed; sleep 1000"], r"(\d+) passed", r"(\d+) failed", most_s=1)
+    assert table.end() == 1
+    out = capsys.readouterr().out
+    assert re.search(r"hung: 1 passed, 1 failed, from 0 to 1 s\n1 passed\n\nno end after 1 s\n", out)
+    assert out.endswith(noted.splitlines()[1] + "\n1 passed, 1 failed\n") and "eth0" not in out
+
+
+def test_a_part_that_fails_is_asked_why(suite, capsys):
+    """Once more under what knows which kernel it was; not if it came to no end."""
+    table = suite.Table()
+    tool = ["sh", "-c", 'echo "an invalid read in: $*"']
+    for name, command in {"bad": ["sh", "-c", "exit 3"], "good": ["echo", "1 passed"], "hung": ["sleep", "1000"]}.items():
+        table.add(name, command, r"(\d+) passed", r"(\d+) failed", most_s=1, again=tool)
+    assert table.end() == 1
+    out = capsys.readouterr().out
+    assert re.search(r"bad: 0 passed, 1 failed, [^\n]+\n\nbad again, by [^\n]+:\nan invalid read in: -c exit 3\n", out)
+    assert out.count("again") == 1 and out.endswith("1 passed, 2 failed\n")
+
+
 def test_the_suite_within_a_limit_and_parts_by_name(suite, capsys):
     table = suite.Table(2, ["long", "late"])
     table.parts = suite.ThreadPoolExecutor(1)

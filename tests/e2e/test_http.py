@@ -331,6 +331,7 @@ NO_FRAMING = {
     "long value of an extension": (CHUNKED + "3;x=" + "y" * 1500 + "\r\nabc\r\n0\r\n\r\n", 400),
     "many extensions": (CHUNKED + ("1;" + "x" * 200 + "\r\na\r\n") * 8 + "0\r\n\r\n", 400),
     "control byte in an extension": (CHUNKED + "3;x\x01\r\nabc\r\n0\r\n\r\n", 400), "bare LF in an extension": (CHUNKED + "3;x\nabc\r\n0\r\n\r\n", 400),
+    **{f"content in {coding}": (POST + f"Content-Encoding: {coding}\r\nContent-Length: 2\r\n\r\n{{}}", 415) for coding in ("gzip", "br", "identity, gzip")},
     "folded trailer": (CHUNKED + "0\r\nA: b\r\n c\r\n\r\n", 400), "trailer without a name": (CHUNKED + "0\r\n: b\r\n\r\n", 400),
     "control byte in a trailer": (CHUNKED + "0\r\nA: \x02\r\n\r\n", 400),
 }

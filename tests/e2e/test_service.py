@@ -43,11 +43,21 @@ def long_stream(d, http=None, **fields):
 # --- commands -----------------------------------------------------------------------------
 def test_commands():
     assert run("version") == (0, "tokenlane 0.1.0\n", "")
-    for arguments in ([], ["help"], ["--help"]):
+    for arguments in ([], ["help"], ["--help"], *([c, o] for c in ("serve", "check-config", "keys", "tokenize", "render", "models") for o in ("--help", "-h"))):
         code, out, err = run(*arguments)
         assert code == 0 and out.startswith("usage: tokenlane") and not err
     code, out, err = run("sing")
     assert code == 2 and not out and err.startswith("usage: tokenlane")
+
+
+@pytest.mark.parametrize("arguments", [["version"], ["--help"], ["keys"], ["models", "--supported"], ["check-config", "--model.path", MODEL],
+                                       ["tokenize", MODEL], ["render", MODEL]], ids=lambda a: a[0])
+def test_output_that_is_lost_is_an_error(arguments, tmp_path):
+    with open("/dev/full", "w") as full:
+        (tmp_path / "in").write_text('[{"role": "user", "content": "hi"}]')
+        with open(tmp_path / "in") as stdin:
+            p = subprocess.run([BINARY, *map(str, arguments)], stdin=stdin, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
+    assert (p.returncode, p.stderr) == (1, "tokenlane: standard output cannot be written\n")
 
 
 def test_documented_keys_are_the_keys():
@@ -190,6 +200,16 @@ def overlap(folder):
     put_header(folder, header, data)
 
 
+def instead(file, *others):
+    """Others lie where the file should."""
+    return lambda folder: [(folder / other).touch() for other in others] and (folder / file).unlink()
+
+
+def pointer(file):
+    """What a clone without Git LFS has."""
+    return lambda folder: (folder / file).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d7a2146' * 8}\nsize 4526208\n")
+
+
 UP = "model.layers.0.mlp.up_proj.weight"
 BROKEN = {  # name: (damage, what the message says)
     "no folder": (shutil.rmtree, "config.json"),
@@ -226,6 +246,13 @@ BROKEN = {  # name: (damage, what the message says)
     "two tensors at one place": (overlap, "overlaps another tensor"),
     "shard missing": (put("model.safetensors.index.json", {"weight_map": {UP: "part-2.safetensors"}}), "part-2.safetensors"),
     "shard elsewhere": (put("model.safetensors.index.json", {"weight_map": {UP: "../secret"}}), "model.safetensors.index.json"),
+    **{f"pointer for {file}": (pointer(file), f"{file}: is a Git LFS pointer") for file in
+       ("config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json")},
+    "PyTorch's weights": (instead("model.safetensors", "pytorch_model-00001-of-00002.bin"), "bin is not read, only safetensors and GGUF are"),
+    "a GGUF file among others": (instead("model.safetensors", "pytorch_model.bin", "my-q4.gguf"), "to serve my-q4.gguf, name that file"),
+    "a GGUF file alone": (instead("config.json", "my-q4.gguf"), "to serve my-q4.gguf, name that file"),
+    "shards without their index": (instead("model.safetensors", "model-00001-of-00002.safetensors"), "the model.safetensors.index.json that model-00001"),
+    "only SentencePiece's tokenizer": (instead("tokenizer.json", "tokenizer.model"), "tokenizer.json: is missing; tokenizer.model is not read"),
     "template does not parse": (change_json("tokenizer_config.json", chat_template="{% if %}"), "template"),
 }
 
@@ -239,6 +266,21 @@ def test_broken_model(name, tmp_path):
     last = err.splitlines()[-1]
     assert code == 1 and last.startswith("tokenlane: ") and says in last, err
     assert "msg=ready" not in err
+
+
+def test_too_few_files():
+    p = subprocess.run(["sh", "-c", 'ulimit -n 8; exec "$@"', "sh", BINARY, "serve", "--model.path", str(MODEL), "--http.port", "0"],
+                       stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+    assert (p.returncode, p.stderr.splitlines()[-1]) == (1, "tokenlane: cannot make an event loop: too many open files")
+
+
+@pytest.mark.parametrize("make, says", [(lambda f: f.write_bytes((MODEL / "model.safetensors").read_bytes()), "model.path: expected a folder with config.json"),
+                                        (pointer("x.gguf"), "x.gguf: is a Git LFS pointer")], ids=["weights", "pointer"])
+def test_a_path_that_is_no_model(make, says, tmp_path):
+    file = tmp_path / ("x.gguf" if "LFS" in says else "model.safetensors")
+    make(tmp_path if "LFS" in says else file)
+    code, _, err = run("serve", "--model.path", file, "--http.port", 0, seconds=30)
+    assert code == 1 and says in err.splitlines()[-1], err
 
 
 def test_context_that_does_not_fit_the_cache():

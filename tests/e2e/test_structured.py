@@ -331,7 +331,7 @@ WRONG = [  # fields, param, what the message says
     ({"response_format": "json"}, "response_format", "an object, got a string"),
     ({"response_format": {}}, "response_format.type", "text, json_object or json_schema, got null"),
     ({"response_format": {"type": "structural_tag"}}, "response_format.type", "text, json_object or json_schema"),
-    ({"response_format": {"type": "text", "schema": {}}}, "response_format.schema", "not supported"),
+    ({"response_format": {"type": "text", "schema": {}}}, "response_format.schema", "expected type to be json_object"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "an object, got null"),
     ({"response_format": {"type": "json_object", "json_schema": {}}}, "response_format.json_schema", "type to be json_schema"),
     ({"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}, "response_format.json_schema.name", "not empty, got null"),
@@ -366,7 +366,6 @@ WRONG = [  # fields, param, what the message says
     ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice", "together with guided_regex"),
     ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "guided_regex", "together with response_format"),
     ({"response_format": {"type": "json_object"}, "structured_outputs": {"json_object": True}}, "structured_outputs.json_object", "together with response_format"),
-    ({"guided_decoding_backend": "x"}, "guided_decoding_backend", "not a field"),
 ]
 WRONG_CHAT = [
     ({"tool_choice": "required"}, "tool_choice", "tools to be given"),

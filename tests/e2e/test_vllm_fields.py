@@ -350,6 +350,7 @@ def test_special_tokens_around_a_prompt(start, tmp_path):
     d = start(model=model_with(tmp_path, "tokenizer.json", with_bos))
     ids = d.post("/tokenize", prompt=LONG, add_special_tokens=False).json()["tokens"]
     assert d.tokens(LONG) == [1, *ids]
+    assert d.post("/tokenize", content=LONG, add_special=False).json()["tokens"] == ids  # as llama.cpp calls it
     messages = [{"role": "user", "content": "hi"}]
     chat = d.post("/tokenize", messages=messages).json()["tokens"]
     assert d.post("/tokenize", messages=messages, add_special_tokens=True).json()["tokens"] == [1, *chat]

@@ -97,7 +97,7 @@ class Wire:
     def answer(self, to_head=False):
         answer = self.head()
         assert answer.status < 200 or (answer.field("date") and answer.field("x-request-id") and answer.field("server").startswith("tokenlane/"))
-        if to_head or answer.status < 200:
+        if to_head or answer.status < 200 or answer.status == 204:
             return answer
         if answer.field("transfer-encoding"):
             assert answer.field("transfer-encoding") == "chunked" and answer.field("content-length") is None

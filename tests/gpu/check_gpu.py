@@ -2,7 +2,7 @@
 """The GPU backend on a GPU: `make check-gpu`, or ./run-gpu-suite in a bundle (make_bundle.py). B names the build folder.
 Kernels against their formulas, the same under compute-sanitizer where that is, golden models through the plugin, the end-to-end
 tests that fit with devices cuda, traps and hangs, AT_ONCE of them at a time: none fills a GPU, and a trap spoils its own process
-only. Ends with a table and 'N passed, N failed'.
+only. Begins with what the machine is, ends with a table and 'N passed, N failed', and if any did, with what the driver says.
 
   --look   is there a GPU that the backend can use? One line and exit status 77: no
   --fake   what needs no GPU: the end-to-end tests on the CPU and on the fake GPU
@@ -33,6 +33,7 @@ OPS = BUILD / "gpu/ops"
 END_TO_END = {"test_openai.py": "openai", "test_batch.py": None, "test_text.py": "tokenizers", "test_large.py": None}
 FAULTS, VECTORS = "test_cuda_serving.py", "test_cuda_vectors.py"
 LIMIT_S = 600
+HANG_S = 180  # of kernels and golden models, which take seconds: what takes longer hangs, which is a failure, however little time there is
 AT_ONCE = min(6, os.cpu_count())
 NO_GPU = 77
 
@@ -58,7 +59,7 @@ def end_all(number, _):
     os._exit(128 + number)
 
 
-def run(command, left_s=math.inf, **environment):
+def run(command, limit_s=math.inf, **environment):
     """(seconds, exit status, output). What the command has started ends with it: a hung daemon would keep the GPU from the parts behind."""
     began = time.monotonic()
     with tempfile.TemporaryFile() as output:  # a pipe would be held by what is left behind
@@ -68,7 +69,7 @@ def run(command, left_s=math.inf, **environment):
         except OSError as error:
             return 0, 127, f"{error}\n"
         LIVE.add(process.pid)
-        limit_s = min(LIMIT_S, left_s)
+        limit_s = min(LIMIT_S, limit_s)
         status, late = 124, f"\nno end after {limit_s:.0f} s\n"
         with contextlib.suppress(subprocess.TimeoutExpired):
             status, late = process.wait(limit_s), ""
@@ -92,31 +93,38 @@ class Table:
 
     def __init__(self, limit_s=math.inf, names=()):
         self.parts, self.rows, self.skipped = ThreadPoolExecutor(AT_ONCE), [], []
-        self.end_at, self.names = time.monotonic() + limit_s, names
+        self.began, self.limit_s, self.names = time.monotonic(), limit_s, names
 
-    def add(self, name, command, passed, failed, show=False, **environment):
+    def now_s(self):
+        return time.monotonic() - self.began
+
+    def add(self, name, command, passed, failed, show=False, most_s=LIMIT_S, again=(), **environment):
+        """again: before the command, if it has failed but come to an end: says why."""
         if self.names and not any(part in name for part in self.names):
             return
 
         def part():
-            left_s = self.end_at - time.monotonic()
+            at_s = self.now_s()
+            left_s = self.limit_s - at_s
             if left_s < 1:
                 self.skipped.append(f"{name}: no time")
                 return None
-            seconds, status, output = run(command, left_s, **environment)
-            if status == 124 and left_s < LIMIT_S:
+            seconds, status, output = run(command, min(most_s, left_s), **environment)
+            if status == 124 and left_s < most_s:
                 self.skipped.append(f"{name}: had {seconds:.0f} s and did not end")
                 print(f"{name}: cut off\n{output}", flush=True)
                 return None
             good, bad = count(output, status, passed, failed)
-            print(f"{name}: {good} passed, {bad} failed" + (bad or show) * f"\n{output}", flush=True)
+            print(f"{name}: {good} passed, {bad} failed, from {at_s:.0f} to {self.now_s():.0f} s" + (bad or show) * f"\n{output}", flush=True)
+            if bad and again and status != 124:
+                print(f"{name} again, by {' '.join(map(str, again))}:\n{run([*again, *command], self.limit_s - self.now_s(), **environment)[2]}", flush=True)
             return name, seconds, good, bad
 
         self.rows.append(self.parts.submit(part))
 
-    def program(self, name, command, show=False):
+    def program(self, name, command, **more):
         self.add(name, command, r"PASSED  \] (\d+) test", r"FAILED  \] (\d+) test", TL_TEST_GOLDEN=str(ROOT / "tests/golden"),
-                 TL_TEST_PLUGIN_DIR=str(BUILD / "lib"), show=show)
+                 TL_TEST_PLUGIN_DIR=str(BUILD / "lib"), **more)
 
     def pytest(self, name, files, **environment):
         if sys.version_info < (3, 11) and (ROOT / "python").exists():
@@ -134,6 +142,8 @@ class Table:
         for line in self.skipped + [f"{name}: all its tests skip" for name, _, passed, failed in rows if not passed + failed]:
             print(f"not run: {line}")
         failed = sum(row[3] for row in rows)
+        if failed:
+            print_faults()
         print(f"{sum(row[2] for row in rows)} passed, {failed} failed")
         if not self.rows:
             print(f"no part is called {' or '.join(self.names)}")
@@ -159,59 +169,92 @@ def opened_libraries():
     return sorted({name.decode() for name in re.findall(rb"lib(?:cublasLt|nccl|cudnn_graph)\.so\.\d+", plugin)})
 
 
+def version_of(library):
+    """Of one of those, as it counts them."""
+    for name in ("cublasLtGetVersion", "cudnnGetVersion"):
+        if hasattr(library, name):
+            return getattr(library, name)()
+    number = ctypes.c_int()
+    library.ncclGetVersion(ctypes.byref(number))
+    return number.value
+
+
 def find_library(name):
     """Whether the plugin will find it, in its own places, or where Python's packages have it: then by LD_LIBRARY_PATH, from now on."""
     usual = ["", "/usr/local/cuda/lib64/", "/usr/local/cuda/lib/"]
     packages = [f"{file.parent}/" for folder in sys.path for file in pathlib.Path(folder).glob(f"nvidia/*/lib/{name}")]
     for folder in usual + packages:
         try:
-            ctypes.CDLL(folder + name)
+            library = ctypes.CDLL(folder + name)
         except OSError:
             continue
+        path = re.search(rf"/.*{re.escape(name)}.*", pathlib.Path("/proc/self/maps").read_text())
+        print(f"{path[0] if path else name}: version {version_of(library)}")
         if folder not in usual:
             os.environ["LD_LIBRARY_PATH"] = ":".join(filter(None, [folder, os.environ.get("LD_LIBRARY_PATH")]))
         return True
     return False
 
 
-def sanitizer():
-    found = shutil.which("compute-sanitizer")
-    return found or next(iter(glob.glob("/usr/local/cuda*/bin/compute-sanitizer")), None)
+def said(*command):
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=20)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{command[0]}: {error}"
+    return done.stdout.strip()
 
 
-def add_memchecks(table, tool, ops):
+def print_machine():
+    print(said("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total,memory.used,compute_mode", "--format=csv"))
+    print(f"{said(BINARY, '--version')}, Python {sys.version.split()[0]}, {os.cpu_count()} processors", flush=True)
+
+
+def print_faults():
+    """What the driver has noted last: Xids, among them those of traps that were asked for."""
+    for line in [line for line in said("dmesg").splitlines() if "NVRM" in line][-20:]:
+        print(line)
+
+
+def sanitizer(tool):
+    """What stands before a command; []: it is not here."""
+    found = shutil.which("compute-sanitizer") or next(iter(glob.glob("/usr/local/cuda*/bin/compute-sanitizer")), None)
+    return [found, "--tool", tool, "--error-exitcode", "9"] if found else []
+
+
+def add_memchecks(table, ops):
     for name in ops:
         if name != "test_op_model":  # the same kernels once more, and hours of them
-            table.program(f"memcheck {name}", [tool, "--tool", "memcheck", "--error-exitcode", "9", OPS, name])
+            table.program(f"memcheck {name}", [*sanitizer("memcheck"), OPS, name])
     for name in ops:
         if name == "test_op_sample":
             table.skipped.append("racecheck test_op_sample: it did not end in the minute that it was given on an H200")
         elif name != "test_op_model":
-            table.program(f"racecheck {name}", [tool, "--tool", "racecheck", "--error-exitcode", "9", OPS, name])
+            table.program(f"racecheck {name}", [*sanitizer("racecheck"), OPS, name])
 
 
 def on_gpu(table):
-    """What tells most of a second first: there may be a limit."""
+    """What tells most of a second first: there may be a limit. Hangs come late: they take the GPU's time from others."""
+    print_machine()
     _, status, names = run([OPS])
-    ops, tool = names.split() if status == 2 else [], sanitizer()  # who is asked for no test names them all
+    ops, memcheck = names.split() if status == 2 else [], sanitizer("memcheck")  # who is asked for no test names them all
     missing = [name for name in opened_libraries() if not find_library(name)]
     table.skipped += [f"what wants {name}: it is not here" for name in missing]
     for name in ops:
-        table.program(name, [OPS, name])
+        table.program(name, [OPS, name], most_s=HANG_S, again=memcheck)
     if not ops:
         table.program("kernels", [OPS])  # not here, or not for this machine: that is a failure
     for name in ("model", "stored", "encoders"):
-        table.program(f"golden models: {name}", [BUILD / f"gpu/test_cuda_{name}"])
+        table.program(f"golden models: {name}", [BUILD / f"gpu/test_cuda_{name}"], most_s=HANG_S)
     table.pytest("vectors", [VECTORS], TOKENLANE_GPU_PLUGIN=str(BUILD / "gpu/fault"))
-    table.pytest("traps and hangs", [FAULTS], TOKENLANE_GPU_PLUGIN=str(BUILD / "gpu/fault"))
     table.pytest("end to end", end_to_end(table), TOKENLANE_DEVICES="cuda")
     if not any("cudnn" in name for name in missing):
         program = BUILD / "gpu/test_cuda_sdpa"
         table.program("attention by cuDNN", [program], show=True)
-        for name in ("test_whole", "test_several") if tool else ():  # what it writes elsewhere, no comparison of results shows
-            table.program(f"memcheck attention by cuDNN, {name}", [tool, "--tool", "memcheck", "--error-exitcode", "9", program, name])
-    if tool:
-        add_memchecks(table, tool, ops)
+        for name in ("test_whole", "test_several") if memcheck else ():  # what it writes elsewhere, no comparison of results shows
+            table.program(f"memcheck attention by cuDNN, {name}", [*memcheck, program, name])
+    table.pytest("traps and hangs", [FAULTS], TOKENLANE_GPU_PLUGIN=str(BUILD / "gpu/fault"))
+    if memcheck:
+        add_memchecks(table, ops)
     else:
         table.skipped.append("compute-sanitizer: it is not here")
 

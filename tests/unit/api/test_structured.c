@@ -23,7 +23,9 @@ struct result {
 static struct result read(const char *text) {
   static const char *const names[] = {"response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice",
                                       "guided_grammar", "json_schema", "grammar", "tool_choice"};
-  struct result r = {.params = {.calls = API_CALLS_AUTO, .parallel_tool_calls = true}, .body = json_loads(text, JSON_ALLOW_NUL, NULL)};
+  struct result r = {.params = {.calls = API_CALLS_AUTO, .parallel_tool_calls = true, .tool_schema = "function.parameters",
+                                .tool_chosen = "tool_choice.function.name"},
+                     .body = json_loads(text, JSON_ALLOW_NUL, NULL)};
   tl_arena_init(&r.arena, 0);
   assert_non_null(r.body);
   r.params.tools = json_object_get(r.body, "tools");

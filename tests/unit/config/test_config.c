@@ -84,6 +84,10 @@ static void test_set(void **state) {
       {"route.policy", "", "route.policy: expected one of least_load|prefix|round_robin, got "},
       {"log.level", "debug", NULL},
       {"http.prt", "1", "http.prt: no such key; the nearest is http.port"},
+      {"port", "1", "port: no such key; the nearest is http.port"},
+      {"host", "1", "host: no such key; the nearest is http.host"},
+      {"model", "a", "model: no such key; the nearest is model.path"},
+      {"device", "a", "device: no such key; the nearest is devices"},
       {"port", "1", NULL}, /* its message is checked below */
       {"model", "1", NULL},
   };
@@ -371,7 +375,7 @@ static void test_models_inherit(void **state) {
   (void)state;
   struct tl_config c;
   load_models(&c, "{\"engine\": {\"max_context\": 9, \"prefix_cache\": false}, \"models\": [{\"path\": \"/m/one\"},\n"
-                  "{\"path\": \"two\", \"name\": \"T\", \"aliases\": [\"t\"], \"quantize\": \"q8_0\", \"tool_parser\": \"hermes\", \"devices\": [\"sim:3\"],"
+                  "{\"path\": \"two\", \"name\": \"T\", \"aliases\": [\"t\"], \"quantize\": \"q8_0\", \"tool_parser\": \"hermes\", \"reasoning_parser\": \"think\", \"devices\": [\"sim:3\"],"
                   " \"engine\": {\"max_context\": 8}, \"limits\": {\"max_queue\": 5}}]}");
   tl_config_set(&c, "engine.max_context", "7", NULL);
   tl_config_set(&c, "engine.max_batch_size", "6", NULL);
@@ -387,6 +391,8 @@ static void test_models_inherit(void **state) {
   assert_string_equal(two->model_quantize, "q8_0");
   assert_string_equal(one->model_tool_parser, "auto");
   assert_string_equal(two->model_tool_parser, "hermes");
+  assert_string_equal(one->model_reasoning_parser, "auto");
+  assert_string_equal(two->model_reasoning_parser, "think");
   assert_string_equal(one->devices.items[0], "cpu:0");
   assert_string_equal(two->devices.items[0], "sim:3");
   assert_int_equal(one->engine_max_context, 7);

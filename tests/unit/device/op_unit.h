@@ -21,7 +21,8 @@
 
 static inline void *op_alloc(size_t bytes) {
   void *p = NULL;
-  if (cudaMallocManaged(&p, bytes ? bytes : 1, cudaMemAttachGlobal) != cudaSuccess) fail_msg("no memory on the GPU");
+  cudaError_t r = cudaMallocManaged(&p, bytes ? bytes : 1, cudaMemAttachGlobal);
+  if (r) fail_msg("no memory on the GPU: %s", cudaGetErrorString(r)); /* an earlier test's error for good, maybe */
   return p;
 }
 static inline void op_free(void *p) {
@@ -29,7 +30,9 @@ static inline void op_free(void *p) {
 }
 /* What a launcher returned, or how its kernels ended. */
 static inline int op_run(int launched) {
-  return launched ? launched : (int)cudaDeviceSynchronize();
+  int r = launched ? launched : (int)cudaDeviceSynchronize();
+  if (r && !launched) print_error("the kernel: %s\n", cudaGetErrorString((cudaError_t)r)); /* of a launch the number is enough */
+  return r;
 }
 #else
 static inline void *op_alloc(size_t bytes) {
@@ -44,6 +47,14 @@ static inline int op_run(int launched) {
   return launched;
 }
 #endif
+
+/* For who wants kernels that use much shared memory. */
+static inline int op_prepare(void **state) {
+  (void)state;
+  int r = tl_cuda_prepare();
+  if (r) print_error("the kernels cannot be prepared: %d\n", r);
+  return r;
+}
 
 static uint64_t op_random = 0x1234567;
 

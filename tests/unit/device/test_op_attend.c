@@ -434,11 +434,6 @@ static void test_tiles(void **state) {
   }
 }
 
-static int prepare(void **state) {
-  (void)state;
-  return tl_cuda_prepare();
-}
-
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_decode),           cmocka_unit_test(test_prefill), cmocka_unit_test(test_both_in_a_step),
@@ -446,5 +441,5 @@ int main(void) {
       cmocka_unit_test(test_random_steps), cmocka_unit_test(test_windows), cmocka_unit_test(test_both_sides), cmocka_unit_test(test_softcaps), cmocka_unit_test(test_sinks),
       cmocka_unit_test(test_plan),             cmocka_unit_test(test_tiles),
   };
-  return cmocka_run_group_tests(tests, prepare, NULL);
+  return cmocka_run_group_tests(tests, op_prepare, NULL);
 }

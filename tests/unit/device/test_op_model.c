@@ -346,12 +346,7 @@ static void test_models(void **state) {
   check_model("f32_llama3", true, 3e-2);
 }
 
-static int prepare(void **state) {
-  (void)state;
-  return tl_cuda_prepare();
-}
-
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_models)};
-  return cmocka_run_group_tests(tests, prepare, NULL);
+  return cmocka_run_group_tests(tests, op_prepare, NULL);
 }

@@ -237,7 +237,7 @@ static inline struct answer client_parse(const char *bytes, size_t length, bool 
   if (a.chunked && has_length) fail_msg("Transfer-Encoding and Content-Length");
   size_t n = 0, rest = length - a.head_length;
   const char *body = end + 4;
-  if (a.status == 100 || is_head) {
+  if (a.status == 100 || a.status == 204 || is_head) {
     a.complete = true;
   } else if (a.chunked) {
     n = client_unchunk(body, rest, &a.body);

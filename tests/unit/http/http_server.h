@@ -21,6 +21,7 @@ struct flood {
 static struct tl_metrics *metrics;
 static struct tl_http *http;
 static char folder[64], socket_path[80];
+static int (*guard)(struct tl_http_request *request, void *context, const char **ret_text); /* NULL: none */
 static _Atomic int command;
 
 /* the loop's thread only */
@@ -179,6 +180,7 @@ static inline void start(const struct tl_http_options *options) {
   tl_http_handle(http, "GET", "/open", on_hold, held);
   tl_http_handle(http, "GET", "/big", on_big, NULL);
   tl_http_handle(http, "GET", "/flood", on_flood, NULL);
+  tl_http_guard(http, guard, NULL);
   tl_http_on_wake(http, on_wake, NULL);
   if (tl_http_start(http, &err) < 0) fail_msg("%s", err.message);
 }

@@ -271,9 +271,12 @@ static void test_sse(void **state) {
   (void)state;
   struct tl_buffer out;
   tl_buffer_init(&out, 0);
-  tl_http_sse(&out, "{}", 2);
-  tl_http_sse(&out, "", 0);
-  assert_string_equal(tl_buffer_string(&out), "data: {}\n\ndata: \n\n");
+  tl_http_sse_begin(&out, NULL);
+  tl_buffer_puts(&out, "{}");
+  tl_http_sse_end(&out);
+  tl_http_sse_begin(&out, "error");
+  tl_http_sse_end(&out);
+  assert_string_equal(tl_buffer_string(&out), "data: {}\n\nevent: error\ndata: \n\n");
   tl_buffer_done(&out);
 }
 

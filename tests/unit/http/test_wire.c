@@ -76,7 +76,8 @@ static void on_smuggled(struct tl_http_request *request, void *context) {
   tl_http_respond(request, 200, "text/plain", "smuggled", 8);
 }
 
-static const char *error_body(int status, const char *message, struct tl_buffer *out) {
+static const char *error_body(const struct tl_http_request *request, int status, const char *message, struct tl_buffer *out) {
+  (void)request;
   tl_buffer_printf(out, "<%d %s>", status, message);
   return "text/x-error";
 }

@@ -122,6 +122,10 @@ static const struct {
     {CALLS("if m.content is defined", "{{ m.content }}"), TL_CHAT_TEXT | TL_CHAT_CALL_EMPTY}, /* not "None" */
     {CALLS("", "{{ m.content + c.function.arguments }}"), TL_CHAT_TEXT | TL_CHAT_CALL_TEXT | TL_CHAT_CALL_EMPTY},
     {"{% macro f(d) %}{{ d.documents or documents }}{% endmacro %}{{ 1 is eq tools }}" EACH, TL_CHAT_TEXT | TL_CHAT_TOOLS | TL_CHAT_DOCUMENTS},
+    {"{% if reasoning_effort is defined %}{{ reasoning_effort }}{% endif %}" EACH, TL_CHAT_TEXT | TL_CHAT_EFFORT},
+    {"{{ enable_thinking or m.reasoning_effort }}" EACH, TL_CHAT_TEXT | TL_CHAT_THINKING},
+    {"{{ 'a' if 'thinking' in messages[0] and messages[0].thinking }}" EACH, TL_CHAT_TEXT},
+    {"{% for m in messages %}{{ m.content }}{% endfor %}{% for message in [] %}{{ message.thinking }}{% endfor %}", TL_CHAT_TEXT | TL_CHAT_THOUGHTS},
 };
 
 static void test_takes(void **state) {
@@ -132,6 +136,18 @@ static void test_takes(void **state) {
     if (takes != taken[i].takes) fail_msg("%s: %u, not %u", taken[i].source, takes, taken[i].takes);
     tl_chat_format_free(format);
   }
+}
+
+static void test_says(void **state) {
+  (void)state;
+  struct tl_chat_format *format = compile(NULL, "{# <a> #}{% if false %}<b>{% endif %}{{ '<c>' }}");
+  const struct tl_chat_template *t = tl_chat_format_pick(format, NULL, false);
+  assert_true(tl_chat_template_says(t, "<a>"));
+  assert_true(tl_chat_template_says(t, "<b>{%"));
+  assert_true(tl_chat_template_says(t, "'<c>' }}"));
+  assert_false(tl_chat_template_says(t, "<d>"));
+  assert_false(tl_chat_template_says(t, "'<c>' }}}"));
+  tl_chat_format_free(format);
 }
 
 static void test_a_format_on_top_of_another(void **state) {
@@ -148,7 +164,7 @@ static void test_a_format_on_top_of_another(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_continue), cmocka_unit_test(test_variables), cmocka_unit_test(test_takes),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_continue), cmocka_unit_test(test_variables), cmocka_unit_test(test_takes), cmocka_unit_test(test_says),
                                      cmocka_unit_test(test_a_format_on_top_of_another)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
