@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The meaning of a request: OpenAI's endpoints over http, text, route and
+/* The meaning of a request: OpenAI's and Anthropic's endpoints over http, text, route and
  * engine. Registers its handlers in http and its drain function on each loop. */
 #ifndef TOKENLANE_API_H
 #define TOKENLANE_API_H

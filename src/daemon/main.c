@@ -37,6 +37,13 @@ static bool shows_keys(const struct command_line *line) {
   return false;
 }
 
+/* By our name, or by that of vLLM and llama.cpp: what stands behind may be one. */
+static bool speaks_of_keys(const struct command_line *line) {
+  for (int i = 0; i < line->argc; i++)
+    if (strstr(line->argv[i], "api_key") || strstr(line->argv[i], "api-key")) return true;
+  return false;
+}
+
 /* What is wrong with the whole, in the file's words unless an option set the key. */
 static int check_whole(struct tl_config *config, const char *file, int argc, char **argv, struct tl_error *err) {
   struct tl_log_options log = daemon_log_options(config);
@@ -64,7 +71,7 @@ int daemon_read_arguments(struct tl_config *config, const struct command_line *l
   for (int pass = 0; pass < 2; pass++) {
     for (int i = 0; i < argc; i++) {
       bool fine = strncmp(argv[i], "--", 2) == 0 && argv[i][2];
-      if (!fine && shows_keys(line)) /* it may be one */
+      if (!fine && speaks_of_keys(line))
         return tl_error_set(err, TL_EINVAL, "http.api_keys", "expected --KEY VALUE, and commas between the keys of --http.api_keys");
       if (!fine)
         return tl_error_set(err, TL_EINVAL, NULL, "expected --KEY VALUE, got %.100s", argv[i]);

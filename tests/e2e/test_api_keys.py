@@ -141,6 +141,7 @@ def test_environment(start):
     (["--http.api_keys", f"{KEY},with blank"], "http.api_keys: expected keys of 1 to 512 visible ASCII characters, number 2 is none"),
     (["--http.api_keys", f"{KEY},"], None), (["--http.api_keys", f"{KEY},,{OTHER}"], "number 2 is none"),
     (["--http.api_keys", KEY, OTHER], "expected --KEY VALUE, and commas between the keys"),
+    (["--api-key", KEY, OTHER], "expected --KEY VALUE"), (["--api-key", KEY], "api-key: no such key"),
     (["--http.cors_origins", "https://a.example/"], "http.cors_origins: expected"), (["--http.cors_origins", "null"], "http.cors_origins: expected"),
     (["--http.cors_origins", "https://a.example,http://localhost:3000"], None)])
 def test_check_config(options, message):
