@@ -167,7 +167,7 @@ def test_an_answer_repeats_the_request(client):
         for name, value in fields.items():
             assert said[name] == value, name
     answer = ask(client, store=True, truncation="auto", service_tier="auto", background=False, max_tool_calls=3, include=["reasoning.encrypted_content"],
-                 prompt_cache_retention="24h", extra_body={"stream_options": None})
+                 prompt_cache_retention="24h", extra_body={"stream_options": None, "vllm_xargs": {}, "enable_response_messages": False})
     assert (answer.to_dict()["store"], answer.truncation, answer.service_tier, answer.background) == (False, "disabled", "default", False)
     assert (answer.tools, answer.tool_choice, answer.metadata, answer.previous_response_id) == ([], "auto", {}, None)
 
@@ -396,6 +396,7 @@ WRONG = [
     ("conversation", "is not supported", {"conversation": "conv_1"}),
     ("background", "is not supported", {"background": True}),
     ("prompt", "is not supported", {"prompt": {"id": "pmpt_1"}}),
+    ("enable_response_messages", "is not supported", {"extra_body": {"enable_response_messages": True}}),
     ("min_tokens", "at most max_output_tokens", {"extra_body": {"min_tokens": 50}}),
     ("response_format", "is not a field of this endpoint", {"extra_body": {"response_format": {"type": "text"}}}),
     ("messages", "is not a field of this endpoint", {"extra_body": {"messages": []}}),
