@@ -273,6 +273,13 @@ def test_values_are_what_the_schema_says(serve, tmp_path):
     other = [{"type": "function", "function": {"name": "time", "parameters": {"type": "object", "properties": properties}}}]
     [call] = ask(d, "@1", tools=other).choices[0].message.tool_calls
     assert json.loads(call.function.arguments) == values
+    # /v1/responses and /v1/messages have schemas in other places
+    response = d.client.responses.create(model=NAME, input="@1", temperature=0, tools=[{"type": "function", **tools[0]["function"]}])
+    [call] = [item for item in response.output if item.type == "function_call"]
+    assert json.loads(call.arguments) == expected
+    message = d.post("/v1/messages", model=NAME, max_tokens=300, temperature=0, messages=[{"role": "user", "content": "@1"}],
+                     tools=[{"name": "weather", "input_schema": tools[0]["function"]["parameters"]}]).json()
+    assert [block["input"] for block in message["content"] if block["type"] == "tool_use"] == [expected]
 
 
 # --- calls in a conversation ---------------------------------------------------------------------------------

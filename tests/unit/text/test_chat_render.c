@@ -102,7 +102,7 @@ static const struct {
   unsigned takes;
 } taken[] = {
     {EACH, TL_CHAT_TEXT},
-    {"{% for m in messages %}{{ '<' + m.content + '>' }}{% endfor %}", TL_CHAT_TEXT | TL_CHAT_CALL_EMPTY}, /* one that knows of no calls must not fail on them */
+    {"{% for m in messages %}{{ '<' + m.content + '>' }}{% endfor %}", TL_CHAT_TEXT | TL_CHAT_CALL_EMPTY}, /* of calls it knows nothing, and fails on null */
     {PARTS, TL_CHAT_PARTS},
     {"{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endif %}{% endfor %}",
      TL_CHAT_TEXT | TL_CHAT_PARTS},
