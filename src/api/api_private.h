@@ -370,7 +370,9 @@ int api_constrain_sequence(struct api_call *call, struct tl_sequence *seq, struc
 void api_constrain_done(struct api_call *call);
 void api_constrain_metrics(struct tl_api *api);
 
-/* reasoning.c: variables of the template, with what reasoning_effort asks for; takes: of the template. *ret is the caller's, errors or not. */
+/* reasoning.c: how hard to think, by one of OpenAI's words; field: what the client calls it. */
+int api_reasoning_effort(struct api_params *params, const char *field, json_t *value, struct tl_error *err);
+/* Variables of the template, with what reasoning_effort asks for; takes: of the template. *ret is the caller's, errors or not. */
 int api_reasoning_kwargs(const struct api_params *params, unsigned takes, json_t **ret, struct tl_error *err);
 /* What the prompt says of the answer's beginning; its messages are still there. TL_ENOMEM. */
 int api_reasoning_look(struct api_call *call, const struct tl_tokens *tokens);
@@ -460,6 +462,16 @@ struct api_text_work {
 };
 void api_text_run(struct tl_api *api, struct tl_http_request *request,
                   int (*read)(struct api_work *work, struct tl_error *err));
+/* Conversations whose tokens are counted. */
+struct api_counted {
+  enum api_endpoint endpoint; /* of the fields */
+  const char *field;          /* where the conversation is */
+  /* Makes messages of it, the caller's; NULL: they are there. */
+  int (*convert)(struct api_params *params, json_t **ret, struct tl_error *err);
+  const char *members; /* of the answer, before the count; JSON, a comma behind each */
+};
+/* As read of an api_text_work: answers with how many there are. */
+int api_read_count(struct api_work *work, const struct api_counted *counted, struct tl_error *err);
 int api_register_messages(struct tl_api *api, struct tl_error *err);
 int api_register_tokenize(struct tl_api *api, struct tl_error *err);
 int api_register_vectors(struct tl_api *api, struct tl_error *err);

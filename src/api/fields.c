@@ -294,23 +294,7 @@ static int read_structured(struct context *c, const struct field *f, json_t *val
 
 /* OpenAI's and vLLM's words. */
 static int read_reasoning_effort(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
-  static const char *const efforts[] = {"none", "minimal", "low", "medium", "high", "xhigh", "max"};
-  for (size_t i = 0; json_is_string(value) && i < sizeof efforts / sizeof *efforts; i++)
-    if (strcmp(json_string_value(value), efforts[i]) == 0) c->params->reasoning_effort = efforts[i];
-  return c->params->reasoning_effort ? TL_OK : api_wrong(err, f->name, "none, minimal, low, medium, high, xhigh or max", value);
-}
-
-/* That of /v1/responses. No summary is made, whatever is asked for: what the model thought is there as it is. */
-static int read_reasoning(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
-  static const struct field effort = {.name = "reasoning.effort"};
-  const char *name;
-  json_t *member;
-  if (!json_is_object(value)) return api_wrong(err, f->name, "an object", value);
-  json_object_foreach(value, name, member)
-    if (!json_is_null(member) && strcmp(name, "effort") != 0 && strcmp(name, "summary") != 0 && strcmp(name, "generate_summary") != 0)
-      return tl_error_set(err, TL_EINVAL, f->name, "reasoning: has no member \"%.40s\" that this server knows", name);
-  member = json_object_get(value, "effort");
-  return member && !json_is_null(member) ? read_reasoning_effort(c, &effort, member, err) : TL_OK;
+  return api_reasoning_effort(c->params, f->name, value, err);
 }
 
 /* llama.cpp's. */
@@ -408,7 +392,7 @@ static const struct field fields[] = {
     BOOL(include_stop_str_in_output, API_GENERATE),
     BOOL(skip_special_tokens, API_GENERATE),
     BOOL(return_token_ids, API_BOTH),
-    BOOL(return_tokens_as_token_ids, API_GENERATE),
+    BOOL(return_tokens_as_token_ids, API_GENERATE & ~API_MESSAGES),
     NUMBER(presence_penalty, API_GENERATE, -2, 2),
     NUMBER(frequency_penalty, API_GENERATE, -2, 2),
     NUMBER(repetition_penalty, API_GENERATE, 0.01, 100),
@@ -419,7 +403,7 @@ static const struct field fields[] = {
     BOOL(echo, API_COMPLETIONS),
     BOOL(ignore_eos, API_GENERATE),
     BOOL(stream, API_GENERATE),
-    READ(stream_options, API_GENERATE),
+    READ(stream_options, API_GENERATE & ~API_MESSAGES),
     READ(priority, API_ALL),
     {"timeout_ms", KIND_READ, API_ALL, 1, MAX_TIMEOUT_MS, AT(timeout_ms), read_timeout, NULL},
     READ(cache_salt, API_GENERATE),
@@ -439,7 +423,7 @@ static const struct field fields[] = {
     BOOL(parallel_tool_calls, API_CHAT | API_RESPONSES),
     BOOL(include_reasoning, API_CHAT | API_RESPONSES),
     READ(reasoning_effort, API_CHAT | API_TEMPLATE),
-    READ(reasoning, API_RESPONSES),
+    RESPONSES(reasoning),
     READ(reasoning_format, API_CHAT | API_RESPONSES),
     /* they change where or how an answer is made or kept, not what it says */
     IGNORED(metadata, API_BOTH),

@@ -9,29 +9,9 @@ static void on_messages(struct tl_http_request *request, void *context) {
   api_generate(context, request, &reader);
 }
 
-static int count(struct api_work *work, json_t *body, struct tl_arena *arena, struct tl_tokens *tokens, struct tl_error *err) {
-  struct api_params params;
-  int r = api_fields_read(work->api, API_COUNT, body, arena, &params, err);
-  if (r == TL_OK) api_work_choose(work, params.served);
-  if (r == TL_OK) r = api_check_task(work, API_MESSAGES, err);
-  if (r == TL_OK && api_work_left(work)) r = TL_ECLOSED;
-  if (r == TL_OK) r = api_chat_tokens(work->api, work->serving, &params, "messages", tokens, err);
-  json_decref(params.constraint.json); /* tools that must be called: nothing is made here */
-  return r;
-}
-
 static int read_count(struct api_work *work, struct tl_error *err) {
-  struct tl_tokens tokens = {0};
-  struct tl_arena arena;
-  json_t *body = NULL;
-  tl_arena_init(&arena, API_ARENA_LIMIT);
-  int r = api_body_read(work->text, work->length, &body, err);
-  if (r == TL_OK) r = count(work, body, &arena, &tokens, err);
-  if (r == TL_OK) tl_buffer_printf(&((struct api_text_work *)work)->out, "{\"input_tokens\":%zu}", tokens.n);
-  json_decref(body);
-  tl_tokens_done(&tokens);
-  tl_arena_done(&arena);
-  return r;
+  static const struct api_counted counted = {API_COUNT, "messages", NULL, ""};
+  return api_read_count(work, &counted, err);
 }
 
 static void on_count(struct tl_http_request *request, void *context) {

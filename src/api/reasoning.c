@@ -9,6 +9,13 @@
 
 /* --- the request ---------------------------------------------------------------------------------------- */
 
+int api_reasoning_effort(struct api_params *params, const char *field, json_t *value, struct tl_error *err) {
+  static const char *const efforts[] = {"none", "minimal", "low", "medium", "high", "xhigh", "max"};
+  for (size_t i = 0; json_is_string(value) && i < sizeof efforts / sizeof *efforts; i++)
+    if (strcmp(json_string_value(value), efforts[i]) == 0) params->reasoning_effort = efforts[i];
+  return params->reasoning_effort ? TL_OK : api_wrong(err, field, "none, minimal, low, medium, high, xhigh or max", value);
+}
+
 int api_reasoning_kwargs(const struct api_params *params, unsigned takes, json_t **ret, struct tl_error *err) {
   *ret = params->chat_template_kwargs ? json_copy(params->chat_template_kwargs) : json_object();
   const char *effort = params->reasoning_effort;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* /v1/responses, OpenAI's successor of chat completions: its conversation goes the way of chat's. */
+/* /v1/responses, OpenAI's successor of chat completions, and /v1/responses/input_tokens: conversations that go the way of chat's. */
 #include "api/responses.h"
 
 #include <string.h>
@@ -42,6 +42,15 @@ static void on_responses(struct tl_http_request *request, void *context) {
   api_generate(context, request, &reader);
 }
 
+static int read_count(struct api_work *work, struct tl_error *err) {
+  static const struct api_counted counted = {API_RESPONSES, "input", api_responses_messages, "\"object\":\"response.input_tokens\","};
+  return api_read_count(work, &counted, err);
+}
+
+static void on_count(struct tl_http_request *request, void *context) {
+  api_text_run(context, request, read_count);
+}
+
 static void on_stored(struct tl_http_request *request, void *context) {
   (void)context;
   struct tl_error err = {0};
@@ -51,6 +60,7 @@ static void on_stored(struct tl_http_request *request, void *context) {
 
 int api_register_responses(struct tl_api *api, struct tl_error *err) {
   int r = tl_http_handle(api->o.http, "POST", "/v1/responses", on_responses, api);
+  if (r == TL_OK) r = tl_http_handle(api->o.http, "POST", "/v1/responses/input_tokens", on_count, api);
   if (r == TL_OK) r = tl_http_handle(api->o.http, "GET", "/v1/responses/*", on_stored, api);
   return r == TL_OK ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
 }

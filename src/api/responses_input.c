@@ -10,6 +10,7 @@
 struct conversation {
   json_t *messages; /* so far; owned */
   json_t *turn;     /* the assistant's message that further items belong to; borrowed from messages */
+  bool spoken;      /* it has content or calls, and not only thoughts */
   size_t budget;    /* as in api_body_read_inner */
   struct tl_error *err;
 };
@@ -82,13 +83,9 @@ static int add(struct conversation *c, json_t *message) {
 /* The assistant's message that what comes next belongs to; a new one ends what went before. */
 static json_t *turn(struct conversation *c, bool begins) {
   if (c->turn && !begins) return c->turn;
-  if (add(c, json_pack("{s:s,s:n}", "role", "assistant", "content")) < 0) return NULL;
+  if (add(c, json_pack("{s:s,s:s}", "role", "assistant", "content", "")) < 0) return NULL;
+  c->spoken = false;
   return c->turn = json_array_get(c->messages, json_array_size(c->messages) - 1);
-}
-
-static bool has(const json_t *message, const char *member) {
-  json_t *value = json_object_get(message, member);
-  return value && !json_is_null(value);
 }
 
 /* Whether its role is one of the system's; messages without a type are messages. */
@@ -106,8 +103,8 @@ static int read_message(struct conversation *c, size_t i, json_t *item) {
   int r = check_text(c, i, "content", content);
   if (r < 0) return r;
   if (strcmp(roles[k], "assistant") == 0) {
-    bool begins = c->turn && (has(c->turn, "content") || has(c->turn, "tool_calls"));
-    json_t *message = turn(c, begins);
+    json_t *message = turn(c, c->spoken);
+    c->spoken = true;
     return message && json_object_set(message, "content", content) == 0 ? TL_OK : no_memory(c);
   }
   c->turn = NULL;
@@ -128,7 +125,11 @@ static int read_call(struct conversation *c, size_t i, json_t *item) {
   }
   json_t *call = json_pack("{s:O,s:s,s:{s:O,s:o}}", "id", id, "type", "function", "function", "name", name, "arguments", arguments);
   json_t *message = call ? turn(c, false) : NULL;
-  if (!message || (!has(message, "tool_calls") && json_object_set_new(message, "tool_calls", json_array()) < 0)) {
+  int r = message ? 0 : -1;
+  if (message && !c->spoken) r = json_object_set_new(message, "content", json_null()); /* as chat's clients send calls alone */
+  if (message && !json_object_get(message, "tool_calls")) r |= json_object_set_new(message, "tool_calls", json_array());
+  c->spoken = true;
+  if (r) {
     json_decref(call);
     return no_memory(c);
   }

@@ -97,6 +97,18 @@ static int read_truncation(struct api_params *p, const char *field, json_t *valu
   return is_text(value, "auto") || is_text(value, "disabled") ? TL_OK : api_wrong(err, field, "auto or disabled", value);
 }
 
+/* No summary is made, whatever is asked for: what the model thought is there as it is. */
+static int read_reasoning(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
+  static const char *const summaries[] = {"summary", "generate_summary"};
+  const char *name;
+  json_t *member, *effort = json_object_get(value, "effort");
+  if (!json_is_object(value)) return api_wrong(err, field, "an object", value);
+  json_object_foreach(value, name, member)
+    if (!json_is_null(member) && member != effort && strcmp(name, summaries[0]) != 0 && strcmp(name, summaries[1]) != 0)
+      return tl_error_set(err, TL_EINVAL, field, "%s: has no member \"%.40s\" that this server knows", field, name);
+  return effort && !json_is_null(effort) ? api_reasoning_effort(p, "reasoning.effort", effort, err) : TL_OK;
+}
+
 static int read_previous(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
   (void)p;
   (void)value;
@@ -107,7 +119,7 @@ int api_responses_read(struct api_params *p, const char *field, json_t *value, s
   static const struct reader readers[] = {{"input", read_input},           {"instructions", read_instructions},
                                           {"tools", read_tools},           {"include", read_include},
                                           {"metadata", read_metadata},     {"truncation", read_truncation},
-                                          {"previous_response_id", read_previous}};
+                                          {"reasoning", read_reasoning},   {"previous_response_id", read_previous}};
   const struct reader *reader = readers;
   while (strcmp(reader->name, field) != 0) reader++;
   return reader->read(p, reader->name, value, err);

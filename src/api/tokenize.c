@@ -81,6 +81,36 @@ static int read_tokenize(struct api_work *work, struct tl_error *err) {
   return r;
 }
 
+/* The conversation of a body; what params own is the caller's, so are the messages. */
+static int count(struct api_work *work, const struct api_counted *counted, struct api_params *params, json_t **messages, struct tl_tokens *tokens,
+                 struct tl_error *err) {
+  api_work_choose(work, params->served);
+  int r = api_check_task(work, API_CHAT, err);
+  if (r == TL_OK && api_work_left(work)) r = TL_ECLOSED;
+  if (r == TL_OK && counted->convert) r = counted->convert(params, messages, err);
+  if (r == TL_OK && counted->convert) params->messages = *messages;
+  return r == TL_OK ? api_chat_tokens(work->api, work->serving, params, counted->field, tokens, err) : r;
+}
+
+int api_read_count(struct api_work *work, const struct api_counted *counted, struct tl_error *err) {
+  struct tl_buffer *out = &((struct api_text_work *)work)->out;
+  struct tl_tokens tokens = {0};
+  struct tl_arena arena;
+  struct api_params params = {0};
+  json_t *body = NULL, *messages = NULL;
+  tl_arena_init(&arena, API_ARENA_LIMIT);
+  int r = api_body_read(work->text, work->length, &body, err);
+  if (r == TL_OK) r = api_fields_read(work->api, counted->endpoint, body, &arena, &params, err);
+  if (r == TL_OK) r = count(work, counted, &params, &messages, &tokens, err);
+  if (r == TL_OK) tl_buffer_printf(out, "{%s\"input_tokens\":%zu}", counted->members, tokens.n);
+  json_decref(params.constraint.json); /* what the answer would be held to: none is made */
+  json_decref(messages);
+  json_decref(body);
+  tl_tokens_done(&tokens);
+  tl_arena_done(&arena);
+  return r;
+}
+
 static int detokenize(const struct tl_serving *serving, json_t *body, struct tl_buffer *text, struct tl_error *err) {
   static const char *const names[] = {"model", "tokens", NULL};
   json_t *list = json_object_get(body, "tokens");

@@ -58,17 +58,18 @@ static int add(struct tl_chat_format *format, const char *name, const char *sour
   if (length > MAX_TEMPLATE_BYTES) return tl_error_set(err, TL_ELIMIT, NULL, "the template has more than 1 MiB");
   int r = tl_template_compile(source, length, &t->tmpl, err);
   if (r < 0) return r;
-  t->tokens = format->tokens;
-  t->name = strdup(name);
-  t->length = length;
-  t->source = malloc(length + 1);
-  if (t->source) memcpy(t->source, source, length);
-  if (!t->name || !t->source) {
+  char *own_name = strdup(name), *own_source = malloc(length + 1);
+  if (!own_name || !own_source) {
     tl_template_free(t->tmpl);
-    free(t->name);
-    free(t->source);
+    free(own_name);
+    free(own_source);
     return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   }
+  memcpy(own_source, source, length);
+  t->tokens = format->tokens;
+  t->name = own_name;
+  t->source = own_source;
+  t->length = length;
   format->n++;
   t->takes = chat_probe(t);
   return TL_OK;

@@ -342,7 +342,7 @@ WRONG = [
     ({"tools": [WEATHER], "tool_choice": {"type": "tool"}}, "tool_choice.name: expected"), ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "time"}}, "tool_choice.name: expected the name of one"),
     ({"tool_choice": {"type": "any"}}, "tool_choice: expected tools"), ({"thinking": {"type": "deep"}}, "thinking.type: expected"), ({"thinking": {"type": "enabled", "budget_tokens": "x"}}, "thinking.budget_tokens"),
     ({"thinking": {"type": "enabled", "display": "all"}}, "thinking.display: expected"), ({"output_config": {"effort": "little"}}, "output_config.effort: expected"), ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type: expected"), ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema: expected"),
-    ({"stop_sequences": [""]}, "stop_sequences[0]: expected"), ({"stop_sequences": ["x"] * 33}, "stop_sequences: expected"), ({"stop": "x"}, "stop: is not a field"), ({"n": 2}, "n: is not a field"),
+    ({"stop_sequences": [""]}, "stop_sequences[0]: expected"), ({"stop_sequences": ["x"] * 33}, "stop_sequences: expected"), ({"stop": "x"}, "stop: is not a field"), ({"n": 2}, "n: is not a field"), ({"stream": True, "stream_options": {"include_usage": True}}, "stream_options: is not a field"),
     ({"temperature": 3}, "temperature: expected"), ({"mcp_servers": [{}]}, "mcp_servers: is not supported"), ({"nonsense": 1}, "nonsense: is not a field of this endpoint"),
 ]
 

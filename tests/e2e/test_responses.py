@@ -198,6 +198,20 @@ def test_a_large_request_is_read_as_a_small_one(daemon, client):
     assert answer["output"][0]["content"][0]["text"] == ask(client, max_output_tokens=10).output_text
 
 
+def test_tokens_can_be_counted(client, caller):
+    fields = {"instructions": "Be short.", "input": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "A doctor."},
+                                                     {"role": "user", "content": [{"type": "input_text", "text": "Where?"}]}]}
+    counted = client.responses.input_tokens.count(model=NAME, **fields)
+    assert counted.object == "response.input_tokens"
+    assert counted.input_tokens == client.responses.create(model=NAME, max_output_tokens=1, **fields).usage.input_tokens > 10
+    tools = caller.responses.input_tokens.count(model=NAME, input="@2", tools=TOOLS, tool_choice="required")
+    assert tools.input_tokens > caller.responses.input_tokens.count(model=NAME, input="@2").input_tokens
+    for field, wrong in (("input", {}), ("input[0].role", {"input": [{"content": "a"}]}), ("tools[0].type", {"input": "a", "tools": [{"type": "shell"}]})):
+        with pytest.raises(openai.BadRequestError) as error:
+            client.responses.input_tokens.count(model=NAME, **wrong)
+        assert error.value.param == field
+
+
 def test_it_is_counted(daemon, client):
     before = daemon.total("tokenlane_http_requests_total", route="/v1/responses", code="200")
     ask(client, max_output_tokens=1)

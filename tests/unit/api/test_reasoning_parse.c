@@ -196,7 +196,7 @@ static void test_calls_behind_thoughts(void **state) {
   tl_buffer_init(&rest, 0);
   tl_buffer_init(&content, 0);
   api_reasoning_parser_init(&parser, HARMONY, MAYBE, true, false);
-  api_tool_parser_init(&tools, &api_tool_harmony_format, true);
+  api_tool_parser_init(&tools, &api_tool_harmony_format, NULL, true);
   for (size_t i = 0; i < sizeof text - 1; i++) {
     assert_int_equal(api_reasoning_parser_push(&parser, text + i, 1, &thoughts, &rest), TL_OK);
     assert_int_equal(api_tool_parser_push(&tools, rest.data, rest.length, &content, &calls), TL_OK);

@@ -1,13 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Requests of /v1/responses: what chat's template sees of them, and what answers repeat. Single quotes stand for double ones. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-#include <stdlib.h>
-#include <string.h>
+#include "unit.h"
 
 #include "api/responses.h"
 
@@ -30,7 +23,7 @@ struct result {
 };
 
 /* As api_fields_read goes through its table, and then the reader's prepare. */
-static struct result read(const char *text) {
+static struct result read_body(const char *text) {
   static const char *const own[] = {"input", "instructions", "tools", "include", "metadata", "truncation", "previous_response_id"};
   static const char *const structured[] = {"text", "tool_choice"};
   struct result r = {.params = {.calls = API_CALLS_AUTO, .parallel_tool_calls = true, .add_generation_prompt = true, .n_top_logprobs = -1,
@@ -90,6 +83,9 @@ static void test_messages(void **state) {
       /* a reasoning that nobody here can read is passed over; so is where it stood */
       {"{'input':[{'role':'user','content':'a'},{'type':'reasoning','summary':[],'encrypted_content':'x'}," ASKED("1", "f") "]}",
        "[{'role':'user','content':'a'},{'role':'assistant','content':null,'tool_calls':[" CALL("1", "f") "]}]", false},
+      /* thoughts alone, as of an answer that was cut */
+      {"{'input':[{'type':'reasoning','summary':[],'content':[{'text':'a'}],'status':'incomplete'},{'role':'user','content':'b'}]}",
+       "[{'role':'assistant','content':'','reasoning_content':'a'},{'role':'user','content':'b'}]", false},
       {"{'input':[{'type':'function_call','call_id':'1','name':'f','arguments':''}]}",
        "[{'role':'assistant','content':null,'tool_calls':[{'id':'1','type':'function','function':{'name':'f','arguments':{}}}]}]", false},
       {"{'input':[{'role':'user','content':'a'},{'type':'message','role':'assistant','status':'incomplete','content':'b'}]}",
@@ -98,7 +94,7 @@ static void test_messages(void **state) {
        "[{'role':'assistant','content':'b'},{'role':'user','content':'a'}]", false},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-    struct result r = read(cases[i].body);
+    struct result r = read_body(cases[i].body);
     json_t *expected = json(cases[i].messages);
     assert_string_equal(r.err.message, "");
     assert_int_equal(r.code, TL_OK);
@@ -166,7 +162,7 @@ static void test_refusals(void **state) {
       {"{'text':{'format':{'type':'json_schema','json_schema':{}}}}", "text.format.json_schema", "not supported"},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-    struct result r = read(cases[i].body);
+    struct result r = read_body(cases[i].body);
     if (r.code != TL_EINVAL || !strstr(r.err.message, cases[i].says)) print_message("%s: %s\n", cases[i].body, r.err.message);
     assert_int_equal(r.code, TL_EINVAL);
     assert_string_equal(r.err.field, cases[i].field);
@@ -177,7 +173,7 @@ static void test_refusals(void **state) {
 
 static void test_tools(void **state) {
   (void)state;
-  struct result r = read("{'tools':[{'type':'function','name':'a','strict':true,'parameters':{'type':'object','required':['b']}},"
+  struct result r = read_body("{'tools':[{'type':'function','name':'a','strict':true,'parameters':{'type':'object','required':['b']}},"
                          "{'name':'c','description':'d','type':'function'}],'tool_choice':{'type':'function','name':'a'}}");
   json_t *tools = json("[{'type':'function','function':{'name':'a','strict':true,'parameters':{'type':'object','required':['b']}}},"
                        "{'type':'function','function':{'name':'c','description':'d'}}]");
@@ -191,17 +187,17 @@ static void test_tools(void **state) {
 
 static void test_formats(void **state) {
   (void)state;
-  struct result r = read("{'text':{'format':{'type':'json_schema','name':'a','schema':{'b':1},'strict':true,'description':'c'},'verbosity':'medium'}}");
+  struct result r = read_body("{'text':{'format':{'type':'json_schema','name':'a','schema':{'b':1},'strict':true,'description':'c'},'verbosity':'medium'}}");
   json_t *schema = json("{'b':1}");
   assert_int_equal(r.params.constraint.kind, TL_GRAMMAR_JSON_SCHEMA);
   assert_string_equal(r.params.constraint.field, "text.format.schema");
   assert_true(json_equal(r.params.constraint.json, schema));
   json_decref(schema);
   end(&r);
-  r = read("{'text':{'format':{'type':'json_object'}}}");
+  r = read_body("{'text':{'format':{'type':'json_object'}}}");
   assert_int_equal(r.params.constraint.kind, TL_GRAMMAR_JSON_OBJECT);
   end(&r);
-  r = read("{'text':{'format':{'type':'text'}},'include':['message.output_text.logprobs'],'truncation':'auto','metadata':{'a':'b'}}");
+  r = read_body("{'text':{'format':{'type':'text'}},'include':['message.output_text.logprobs'],'truncation':'auto','metadata':{'a':'b'}}");
   assert_null(r.params.constraint.field);
   assert_int_equal(r.params.n_top_logprobs, 0);
   end(&r);
@@ -210,7 +206,7 @@ static void test_formats(void **state) {
 /* The members of an answer, behind others. */
 static void test_echo(void **state) {
   (void)state;
-  struct result r = read("{'instructions':'a\\u2028','tools':[{'name':'c','type':'function','parameters':{'x':1}}],'tool_choice':'none',"
+  struct result r = read_body("{'instructions':'a\\u2028','tools':[{'name':'c','type':'function','parameters':{'x':1}}],'tool_choice':'none',"
                          "'metadata':{'k':'v'},'text':null,'temperature':1}");
   struct tl_buffer out;
   tl_buffer_init(&out, 0);
@@ -257,8 +253,72 @@ static void test_short_echo(void **state) {
   free(text);
 }
 
+/* --- nonsense: items made of their words, of which most are of one kind's ------------------------------------ */
+
+static unsigned draw(unsigned n) {
+  static uint64_t seed = 1;
+  seed = seed * 6364136223846793005u + 1442695040888963407u;
+  return (unsigned)(seed >> 33) % n;
+}
+
+/* What a text can be, or should not. */
+static json_t *some_text(void) {
+  static const char *const texts[] = {"'a'", "''", "null", "5", "{}", "[]", "[[]]", "[null]", "[{'type':'input_text','text':'b'}]",
+                                      "[{'type':'output_text','text':''},{'type':'text','text':'c'}]", "[{'text':'d'}]", "[{'type':'input_file'}]"};
+  return json(texts[draw(2) ? draw(2) : draw(sizeof texts / sizeof *texts)]);
+}
+
+static json_t *some_item(void) {
+  static const char *const types[] = {"message", "function_call", "function_call_output", "reasoning", "item_reference", ""};
+  static const char *const roles[] = {"user", "assistant", "system", "developer", "tool"};
+  static const char *const arguments[] = {"{}", "", "[1]", "{", "5"};
+  static const char *const texts[] = {"content", "output", "summary"}, *const names[] = {"call_id", "name"};
+  json_t *item = json_pack("{s:s,s:s,s:s}", "type", types[draw(8) ? draw(4) : draw(6)], "role", roles[draw(8) ? draw(4) : 4], "arguments",
+                           arguments[draw(4) ? draw(3) : draw(5)]);
+  for (unsigned i = 0; i < 3; i++)
+    if (draw(8)) json_object_set_new(item, texts[i], i == 2 || draw(4) ? json("[{'type':'text','text':'e'}]") : some_text());
+  for (unsigned i = 0; i < 2; i++) json_object_set_new(item, names[i], draw(8) ? json_string("f") : some_text());
+  if (draw(4) == 0) json_object_set_new(item, "status", json_string(draw(2) ? "incomplete" : "completed"));
+  return draw(16) ? item : (json_decref(item), some_text());
+}
+
+/* A message that chat takes as it is. */
+static void check_message(const json_t *message) {
+  const json_t *content = json_object_get(message, "content"), *calls = json_object_get(message, "tool_calls");
+  const char *role = json_string_value(json_object_get(message, "role"));
+  assert_non_null(role);
+  assert_true(json_is_string(content) || json_is_array(content) || (json_is_null(content) && json_array_size(calls)));
+  assert_true(!calls || (json_array_size(calls) && strcmp(role, "assistant") == 0));
+  assert_true(strcmp(role, "tool") != 0 || json_is_string(json_object_get(message, "tool_call_id")));
+  for (size_t i = 0; i < json_array_size(content); i++) assert_string_equal(json_string_value(json_object_get(json_array_get(content, i), "type")), "text");
+}
+
+static void test_nonsense(void **state) {
+  (void)state;
+  unsigned n_taken = 0, n_refused = 0;
+  for (unsigned round = 0; round < 20000; round++) {
+    struct api_params params = {.input = json_array(), .add_generation_prompt = true};
+    struct tl_error err = {0};
+    json_t *messages = NULL;
+    for (unsigned n = 1 + draw(5); n; n--) json_array_append_new(params.input, some_item());
+    if (api_responses_messages(&params, &messages, &err) == TL_OK) {
+      n_taken++;
+      assert_in_range(json_array_size(messages), 1, json_array_size(params.input));
+      for (size_t i = 0; i < json_array_size(messages); i++) check_message(json_array_get(messages, i));
+    } else {
+      n_refused++;
+      assert_int_equal(err.code, TL_EINVAL);
+      assert_memory_equal(err.field, "input", 5);
+      assert_null(messages);
+    }
+    json_decref(messages);
+    json_decref(params.input);
+  }
+  assert_true(n_taken > 2000 && n_refused > 2000);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_messages), cmocka_unit_test(test_refusals), cmocka_unit_test(test_tools),
-                                     cmocka_unit_test(test_formats), cmocka_unit_test(test_echo), cmocka_unit_test(test_short_echo)};
+                                     cmocka_unit_test(test_formats), cmocka_unit_test(test_echo), cmocka_unit_test(test_short_echo), cmocka_unit_test(test_nonsense)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
