@@ -102,11 +102,11 @@ static const struct {
   unsigned takes;
 } taken[] = {
     {EACH, TL_CHAT_TEXT},
-    {"{% for m in messages %}{{ '<' + m.content + '>' }}{% endfor %}", TL_CHAT_TEXT},
+    {"{% for m in messages %}{{ '<' + m.content + '>' }}{% endfor %}", TL_CHAT_TEXT | TL_CHAT_CALL_EMPTY}, /* one that knows of no calls must not fail on them */
     {PARTS, TL_CHAT_PARTS},
     {"{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endif %}{% endfor %}",
      TL_CHAT_TEXT | TL_CHAT_PARTS},
-    {"{% for m in messages %}{{ m.content | tojson }}{% endfor %}", TL_CHAT_TEXT},
+    {"{% for m in messages %}{{ m.content | tojson }}{% endfor %}", TL_CHAT_TEXT | TL_CHAT_CALL_NULL},
     {"{{ raise_exception('never') }}", TL_CHAT_TEXT},
     {"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", TL_CHAT_TEXT},
     {"{% if tools %}{{ tools }}{% endif %}" EACH, TL_CHAT_TEXT | TL_CHAT_TOOLS},
