@@ -172,7 +172,7 @@ static void end_chunk(const struct api_choice *choice, uint32_t n, struct tl_buf
   prompt_ids(choice, API_CHAT, out);
   if (choice->call->params.continuous_usage) { /* vLLM's: of this choice so far */
     tl_buffer_putc(out, ',');
-    put_usage(choice->call, choice->seq->n_prompt, n, choice->n_reasoning, choice->seq->n_cached, out);
+    put_usage(choice->call, choice->seq->n_prompt, n, n ? choice->n_reasoning : 0, choice->seq->n_cached, out);
   } else if (choice->call->params.include_usage) {
     tl_buffer_puts(out, ",\"usage\":null");
   }

@@ -6,6 +6,9 @@
 
 #include "api/api_private.h"
 
+/* So many may be as long as one may be: what held_back() does for a token grows with the square of a length. */
+#define MOST_LONG 4
+
 static int read_stop(struct api_params *params, const char *name, json_t *value, size_t most_bytes, struct tl_error *err) {
   size_t length = json_string_length(value);
   if (!json_is_string(value) || length == 0) return api_wrong(err, name, "a string that is not empty", value);
@@ -20,13 +23,16 @@ int api_read_stops(struct api_params *params, const char *field, json_t *value, 
   if (alone && json_is_string(value)) return read_stop(params, field, value, most_bytes, err);
   if (!json_is_array(value) || json_array_size(value) > API_MAX_STOPS)
     return api_wrong(err, field, alone ? "a string or a list of up to 32 strings" : "a list of up to 32 strings", value);
+  size_t all = 0;
   for (size_t i = 0; i < json_array_size(value); i++) {
     char name[32];
     snprintf(name, sizeof name, "%s[%zu]", field, i);
     int r = read_stop(params, name, json_array_get(value, i), most_bytes, err);
     if (r < 0) return r;
+    all += params->stop[i].length;
   }
-  return TL_OK;
+  if (all <= MOST_LONG * most_bytes) return TL_OK;
+  return tl_error_set(err, TL_EINVAL, field, "%s: expected at most %zu bytes in all, got %zu", field, MOST_LONG * most_bytes, all);
 }
 
 void api_stop_init(struct api_stop *stop, const struct api_params *params) {

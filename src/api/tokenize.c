@@ -39,7 +39,7 @@ static int tokenize(struct tl_api *api, const struct tl_serving *serving, json_t
   if (r == TL_OK) r = read_flag(body, "add_special", &add_special, err); /* llama.cpp's */
   if (r == TL_OK) r = read_flag(body, "add_special_tokens", &add_special, err);
   if (r == TL_OK) r = api_fields_read(api, API_TEMPLATE, body, NULL, &params, err);
-  if (r < 0) return r;
+  if (r != TL_OK) return r;
   char what[64];
   if (params.messages) return api_chat_tokens(api, serving, &params, "messages", tokens, err);
   json_t *text = json_object_get(body, "prompt");

@@ -359,7 +359,8 @@ int api_register_vectors(struct tl_api *api, struct tl_error *err) {
   static const struct {
     const char *path;
     tl_http_handler handler;
-  } routes[] = {{"/v1/embeddings", on_embeddings}, {"/v1/rerank", on_rerank}, {"/rerank", on_rerank}, {"/v1/score", on_score}, {"/score", on_score}};
+  } routes[] = {{"/v1/embeddings", on_embeddings}, {"/v1/rerank", on_rerank}, {"/v2/rerank", on_rerank},
+                {"/rerank", on_rerank},            {"/v1/score", on_score},   {"/score", on_score}};
   int r = TL_OK;
   for (size_t i = 0; i < sizeof routes / sizeof *routes && r == TL_OK; i++)
     r = tl_http_handle(api->o.http, "POST", routes[i].path, routes[i].handler, api);

@@ -84,7 +84,7 @@ const struct config_key config_keys[] = {
     {"limits.max_logprobs", KEY_INTEGER, AT(limits_max_logprobs), 1, GIB, "500000", NULL,
      "log-probabilities of one request: tokens x n x (1 + alternatives)"},
     {"limits.max_logit_bias", KEY_INTEGER, AT(limits_max_logit_bias), 0, 65536, "1024", NULL, "entries of logit_bias"},
-    {"limits.max_stop_bytes", KEY_INTEGER, AT(limits_max_stop_bytes), 1, 65536, "1024", NULL, "bytes of a stop string"},
+    {"limits.max_stop_bytes", KEY_INTEGER, AT(limits_max_stop_bytes), 1, 65536, "1024", NULL, "bytes of a stop string; all of a request: four times that"},
     {"limits.template_fuel", KEY_INTEGER, AT(limits_template_fuel), 1000, GIB, "20000000", NULL,
      "steps that rendering a chat template may take"},
     {"limits.max_queue", KEY_INTEGER, AT(limits_max_queue), 1, 1 << 20, "1024", NULL,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* llhttp's callbacks: they fill the request and enforce limits while bytes
  * come. A callback that finds an error notes status and text, and stops llhttp. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -189,6 +190,25 @@ static void method_not_allowed(struct http_conn *conn) {
   http_respond_error(conn, 405, "this method is not allowed here");
 }
 
+/* The path that was meant: a client's base URL often has a /v1 too few or too many, or a slash at the end. NULL: nobody knows. */
+static const char *path_meant(const struct tl_http *http, const char *path) {
+  size_t length = strlen(path);
+  while (length && path[length - 1] == '/') length--;
+  for (unsigned i = 0; length && i < http->n_routes; i++) {
+    const struct http_route *route = &http->routes[i];
+    size_t common = route->path_length < length ? route->path_length : length;
+    if (!route->prefix && memcmp(route->path + route->path_length - common, path + length - common, common) == 0) return route->path;
+  }
+  return NULL;
+}
+
+static void not_found(struct http_conn *conn) {
+  const char *meant = path_meant(conn->loop->http, conn->request.path);
+  char text[128];
+  snprintf(text, sizeof text, meant ? "there is nothing at this path, but at %s" : "there is nothing at this path", meant);
+  http_respond_error(conn, 404, text);
+}
+
 static void dispatch(struct http_conn *conn) {
   struct tl_http_request *request = &conn->request;
   conn->state = CONN_ANSWERING;
@@ -196,7 +216,7 @@ static void dispatch(struct http_conn *conn) {
   if (conn->parser.method == HTTP_OPTIONS && http_cors_preflight(conn)) return;
   request->route = find_route(conn);
   if (!request->route) {
-    http_respond_error(conn, 404, "there is nothing at this path");
+    not_found(conn);
   } else if (!method_is(conn, request->route->method)) {
     method_not_allowed(conn);
   } else {

@@ -11,7 +11,7 @@ from wire import Wire
 
 KEY, OTHER = "sk-tokenlane-1", "sk-tokenlane-2"
 GUARDED = [("GET", "/v1/models"), ("GET", f"/v1/models/{NAME}"), ("POST", "/v1/chat/completions"), ("POST", "/v1/completions"),
-           ("POST", "/v1/embeddings"), ("POST", "/v1/rerank"), ("POST", "/rerank"), ("POST", "/v1/score"), ("POST", "/score"),
+           ("POST", "/v1/embeddings"), ("POST", "/v1/rerank"), ("POST", "/v2/rerank"), ("POST", "/rerank"), ("POST", "/v1/score"), ("POST", "/score"),
            ("POST", "/tokenize"), ("POST", "/detokenize"), ("GET", "/health/"), ("GET", "/v1/../health"), ("GET", "/nothing")]
 OPEN = ["/health", "/ready", "/version", "/metrics"]
 

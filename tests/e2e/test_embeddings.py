@@ -180,7 +180,7 @@ def test_rerank(scorer, scorer_model):
     tokenizer = scorer_model[1]
     documents = [text(i) for i in range(30)]
     expected = sorted(((score(tokenizer, "what is it", t), -i) for i, t in enumerate(documents)), reverse=True)
-    for path in ("/v1/rerank", "/rerank"):
+    for path in ("/v1/rerank", "/v2/rerank", "/rerank"):
         answer = scorer.post(path, model=NAME, query="what is it", documents=[documents[0], *({"text": t} for t in documents[1:])])
         assert answer.status_code == 200, answer.text
         results = answer.json()["results"]

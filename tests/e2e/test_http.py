@@ -163,6 +163,18 @@ def test_not_found(wire, path):
     wire.post(path, **SMALL).expect(404)
 
 
+@pytest.mark.parametrize("path, meant", [("/chat/completions", CHAT), ("/v1/v1/chat/completions", CHAT), ("/v1/completions/", TEXT), ("/v1/models/", "/v1/models"),
+                                         ("//health", "/health"), ("/models", "/v1/models"), ("/openai/v1/completions//", TEXT)])
+def test_paths_that_are_nearly_right(wire, path, meant):
+    """As they come of a base URL with a /v1 too few or too many."""
+    assert wire.get(path).expect(404).error()["message"] == f"there is nothing at this path, but at {meant}"
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/files", "/s", "/ompletions", "/xhealth", "/v1/COMPLETIONS"])
+def test_paths_that_are_wrong(wire, path):
+    assert wire.get(path).expect(404).error()["message"] == "there is nothing at this path"
+
+
 @pytest.mark.parametrize("path, allowed", [(TEXT, "POST"), (CHAT, "POST"), ("/tokenize", "POST"), ("/health", "GET, HEAD"), ("/metrics", "GET, HEAD"),
                                            ("/v1/models", "GET, HEAD")])
 def test_method_not_allowed(wire, path, allowed):

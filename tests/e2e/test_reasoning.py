@@ -115,6 +115,9 @@ def test_how_many_tokens_are_thoughts(told):
     for chunk in ask(told, "@1", stream=True, stream_options={"include_usage": True}):
         pass
     assert chunk.usage.completion_tokens_details.reasoning_tokens == n
+    told_of = [(c.usage.completion_tokens_details.reasoning_tokens, c.usage.completion_tokens)
+               for c in ask(told, "@1", stream=True, stream_options={"include_usage": True, "continuous_usage_stats": True})]
+    assert told_of == sorted(told_of) and told_of[0] == (0, 0) and all(thoughts <= tokens for thoughts, tokens in told_of) and told_of[-1][0] == n
 
 
 def test_who_does_not_want_to_see_them(told):
