@@ -79,7 +79,7 @@ values(BAD, "UTF-8", *(b'"' + bytes.fromhex(text) + b'"' for text in (
 values(BAD, "byte", b"\xff", b'{"\xff": 1}', b"[1\xc2\xa0]", b'"a"\xe2\x82')
 WHOLE = '{"prompt": "a", "max_tokens": 1}'
 named(BAD, "encoding", {
-    "UTF-8 BOM": "\ufeff" + WHOLE, "UTF-16 LE": WHOLE.encode("utf-16-le"), "UTF-16 with BOM": WHOLE.encode("utf-16"),
+    "two UTF-8 BOMs": "\ufeff\ufeff" + WHOLE, "UTF-16 LE": WHOLE.encode("utf-16-le"), "UTF-16 with BOM": WHOLE.encode("utf-16"),
     "UTF-32 BE": WHOLE.encode("utf-32-be"), "cut in a character": b'{"prompt": "\xe2\x82', "gzip": b"\x1f\x8b\x08\x00\x00\x00\x00\x00"})
 named(BAD, "NUL", {
     "alone": b"\0", "before": b"\0" + WHOLE.encode(), "behind": WHOLE.encode() + b"\0", "in a string": value(b'"a\0b"'),
@@ -93,7 +93,7 @@ values(BAD, "value", "", "nul", "tru", "truefalse", "TRUE", "None", "undefined",
        '{"a": 1 "b": 2}', '{"a", 1}', "{a: 1}", "{'a': 1}", "{1: 2}", "{null: 1}", "{[]: 1}", "{", '{"a": 1', "{]", "(1)", "<a/>",
        "/**/1", "// c\n1", "#c\n1", "[\x0b1]", "[\x0c1]", "[\u00a01]", "[\u20281]", "[\ufeff1]")
 named(GOOD, "body", {
-    "with blanks": " \t\r\n" + WHOLE.replace(" ", " \t\r\n") + " \t\r\n", "without blanks": WHOLE.replace(" ", ""),
+    "behind a UTF-8 BOM": "\ufeff" + WHOLE,     "with blanks": " \t\r\n" + WHOLE.replace(" ", " \t\r\n") + " \t\r\n", "without blanks": WHOLE.replace(" ", ""),
     "in a megabyte of blanks": WHOLE + " " * (1 << 20), "with escaped keys": '{"\\u0070rompt": "a", "max\\u005ftokens": 1}',
     "with null fields": '{"prompt": "a", "max_tokens": 1, "seed": null, "stop": null, "n": null}',
     "whose last duplicate is right": '{"prompt": 5, "max_tokens": 1, "prompt": "a"}'})
@@ -125,7 +125,7 @@ named(FIELD, "body with", {"nothing": "{}", "only a model": json.dumps({"model":
 MESSAGE = {"role": "user", "content": "a"}
 for field, wrong in {
     "prompt": [True, 1, {}, []], "prompt[0]": [[None], [True], [{}]], "prompt[1]": [["a", 1], [1, -1], [1, 1.0], [1, "a"], [1, 1 << 40]],
-    "max_tokens": ["1", 1.0, -1], "temperature": ["hot", [0.5], 2.1], "seed": [1.5, "1"], "stop": [1, ["a"] * 5, ""],
+    "max_tokens": ["1", 1.0, -1], "temperature": ["hot", [0.5], 2.1], "seed": [1.5, "1"], "stop": [1, ["a"] * 33, ""],
     "stop[1]": [["a", None]], "logit_bias": [[], {"a": 1}, {"1": "x"}], "echo": ["true", 0], "model": [1, {}], "surprise": [1],
 }.items():
     for i, bad in enumerate(wrong):
@@ -146,7 +146,7 @@ def is_json(body):
     def refuse(word):
         raise ValueError(word)  # NaN and Infinity, which Python takes
     try:
-        json.loads(body.decode(), parse_constant=refuse, parse_int=len, parse_float=len)
+        json.loads(body.decode("utf-8-sig"), parse_constant=refuse, parse_int=len, parse_float=len)
     except (ValueError, RecursionError):
         return False
     return True

@@ -283,7 +283,10 @@ def test_text_behind_a_call(tell):
         elif name == "content_block_stop":
             assert data["index"] == open_block
             open_block = None
-    assert open_block is None and content == [["text", "So: "], ["tool_use", '{"a": 1}'], ["text", " ok!"]]
+    # text that comes together with the end of the call stands where the text before it does, or behind it
+    assert open_block is None and content[0][1].startswith("So: ") and ["tool_use", '{"a": 1}'] == content[1]
+    assert [kind for kind, _ in content] == ["text", "tool_use", "text"][:len(content)]
+    assert "".join(text for kind, text in content if kind == "text") == "So:  ok!"
     assert seen[-2][1]["delta"]["stop_reason"] == "tool_use"
 
 
