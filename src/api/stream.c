@@ -169,6 +169,18 @@ static int close_text(struct api_choice *choice) {
   return r;
 }
 
+static void shape_arguments(struct api_choice *choice, unsigned i, struct tl_buffer *out) {
+  struct tl_buffer *arguments = &choice->calls.items[i].arguments;
+  if (arguments->length) choice->call->reader->shape->call(choice, i, out);
+  tl_buffer_clear(arguments);
+}
+
+/* Text that comes with the end of a call stands behind it, so what is left of the call goes before the text. */
+static void shape_open_call(struct api_choice *choice, struct tl_buffer *out) {
+  unsigned i = choice->n_sent_calls;
+  if (i < api_n_calls(choice) && choice->calls.items[i].announced) shape_arguments(choice, i, out);
+}
+
 static void shape_calls(struct api_choice *choice, struct tl_buffer *out) {
   const struct api_shape *shape = choice->call->reader->shape;
   for (; choice->n_sent_calls < api_n_calls(choice); choice->n_sent_calls++) {
@@ -177,8 +189,7 @@ static void shape_calls(struct api_choice *choice, struct tl_buffer *out) {
     if (choice->thinks.format && !call->announced && !call->arguments.length && !choice->done) return;
     if (!call->announced) shape->call(choice, choice->n_sent_calls, out);
     call->announced = true;
-    if (call->arguments.length) shape->call(choice, choice->n_sent_calls, out);
-    tl_buffer_clear(&call->arguments);
+    shape_arguments(choice, choice->n_sent_calls, out);
     if (choice->n_sent_calls + 1 == choice->calls.n && !choice->done) return; /* more of it may come */
   }
 }
@@ -189,6 +200,7 @@ static void shape_news(struct api_choice *choice, struct tl_buffer *out) {
   if (shape->begin && !choice->begun) shape->begin(choice, out);
   uint32_t n_text = choice->n_seen - choice->ended_by_id;
   bool tokens = (call->params.n_top_logprobs >= 0 || call->params.return_token_ids) && choice->n_sent_logprobs < n_text;
+  if (choice->text.length || choice->reasoning.length) shape_open_call(choice, out);
   if (choice->text.length || choice->reasoning.length || tokens) shape->piece(choice, out);
   choice->n_sent_logprobs = n_text;
   tl_buffer_clear(&choice->text);

@@ -268,7 +268,8 @@ def caller(tmp_path_factory):
     """A model that says something and calls a tool, with @1, and answers with @2."""
     call, special, answer, _ = FORMATS["hermes"]
     root = tmp_path_factory.mktemp("caller")
-    d = Daemon(root / "log", model=write_scripted(root / "model", START + call + END, {"@1": answer, "@2": PLAIN, "@3": " \n "}, special))
+    d = Daemon(root / "log", model=write_scripted(root / "model", START + call + END, {"@1": answer, "@2": PLAIN, "@3": " \n ",
+                                                    "@4": 'So: <tool_call>{"name": "time", "arguments": {"a": 1}}</tool_call> ok!'}, special))
     d.client = openai.OpenAI(base_url=d.url + "/v1", api_key="none", max_retries=0, timeout=60 * SLOW)
     yield d.client
     d.client.close()
@@ -296,6 +297,16 @@ def test_a_turn_of_a_conversation(caller):
                      tools=[{"type": "function", "function": {k: v for k, v in t.items() if k != "type"}} for t in tools])
         assert after.usage.input_tokens == other.usage.prompt_tokens
     assert played.items[1].call_id != plain.output[1].call_id
+
+
+def test_text_behind_a_call(caller):
+    """What a model says behind a call comes behind its arguments, which may end with the same news."""
+    fields = {"tools": [{**TOOLS[0], "parameters": {"type": "object", "properties": {}}}], "max_output_tokens": 400}
+    # a stop string that nearly comes holds the end of the call back until there is text behind it
+    for late in ({}, {"extra_body": {"stop": ["1}}</tool_call> ok?"]}}):
+        items = told(streamed(caller, "@4", **fields, **late).answer)
+        assert [i[1:] for i in items if i[0] == "function_call"] == [("time", '{"a": 1}')]
+        assert "".join(i[1] for i in items if i[0] == "message") == "So:  ok!"
 
 
 def test_an_answer_without_calls_or_words(caller):
