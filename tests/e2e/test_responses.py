@@ -184,6 +184,15 @@ def test_log_probabilities_are_chats(client):
     assert ask(client, include=fields["include"]).output[0].content[0].logprobs[0].top_logprobs == []
 
 
+def test_log_probabilities_of_a_stream_count_as_often_as_they_are_told(start):
+    d = start({"limits.max_logprobs": 100})
+    fields = {"model": NAME, "input": QUESTION, "include": ["message.output_text.logprobs"], "top_logprobs": 1}
+    assert d.post("/v1/responses", **fields, max_output_tokens=50).status_code == 200
+    assert d.post("/v1/responses", **fields, max_output_tokens=10, stream=True).status_code == 200
+    error = d.post("/v1/responses", **fields, max_output_tokens=11, stream=True).json()["error"]
+    assert error["param"] == "top_logprobs" and "may be at most 20" in error["message"]
+
+
 @exact
 def test_sampling_fields_are_chats(client):
     fields = {"seed": 7, "top_k": 20, "min_p": 0.01, "repetition_penalty": 1.1, "stop": ["."], "min_tokens": 2, "ignore_eos": True}
