@@ -18,10 +18,12 @@ void api_call_cancel(struct api_call *call) {
   api_end_stranded(call);
 }
 
-/* What the shape made of a stream; out is empty then. */
-static void send_events(struct tl_http_request *request, struct tl_buffer *out) {
-  if (!out->failed && out->length) tl_http_write(request, out->data, out->length);
+/* Sends what the shape made and empties out. False: there was no memory to make all of it, and nothing is sent. */
+static bool send_events(struct tl_http_request *request, struct tl_buffer *out) {
+  bool whole = !out->failed;
+  if (whole && out->length) tl_http_write(request, out->data, out->length);
   tl_buffer_done(out);
+  return whole;
 }
 
 static void begin_stream(struct api_call *call) {
@@ -212,13 +214,23 @@ static void shape_news(struct api_choice *choice, struct tl_buffer *out) {
   call->n_unsent--;
 }
 
-static void send_news(struct api_choice *choice) {
+/* A stream that lost some of its text must not end as if it were whole. */
+static void fail_for_memory(struct api_call *call) {
+  struct tl_error err = {0};
+  tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
+  api_call_fail(call, &err);
+}
+
+/* False when the call failed and is answered. */
+static bool send_news(struct api_choice *choice) {
   struct api_call *call = choice->call;
   struct tl_buffer out;
   tl_buffer_init(&out, 0);
   begin_stream(call);
   shape_news(choice, &out);
-  send_events(call->request, &out);
+  if (send_events(call->request, &out)) return true;
+  fail_for_memory(call);
+  return false;
 }
 
 static void finish_stream(struct api_call *call) {
@@ -286,8 +298,7 @@ static bool advance_text(struct api_choice *choice) {
   if (r == TL_OK && (choice->final || choice->stop.hit)) r = close_text(choice);
   api_span_text(choice, began_ns);
   if (r == TL_OK) return true;
-  tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
-  api_call_fail(call, &err);
+  fail_for_memory(call);
   return false;
 }
 
@@ -316,8 +327,7 @@ void api_choice_advance(struct api_choice *choice) {
   }
   if (choice->n_seen == 0 && !choice->done) return; /* nothing to say yet */
   if (call->began && !tl_http_writable(call->request) && !may_queue_rest(choice)) return; /* on_writable goes on */
-  send_news(choice);
-  if (call->n_unsent == 0) finish_call(call);
+  if (send_news(choice) && call->n_unsent == 0) finish_call(call);
 }
 
 void api_call_resume(struct api_call *call) {
