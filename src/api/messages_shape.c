@@ -117,7 +117,7 @@ static void end_block(struct api_choice *choice, struct tl_buffer *out) {
   choice->block = API_BLOCK_NONE;
 }
 
-/* What the block is follows, and a brace. */
+/* The caller writes the block itself, the brace behind it and the end of the event. */
 static void begin_block(struct api_choice *choice, enum api_block block, struct tl_buffer *out) {
   end_block(choice, out);
   tl_http_sse_begin(out, "content_block_start");

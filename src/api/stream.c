@@ -255,7 +255,7 @@ static void finish_call(struct api_call *call) {
   api_respond_buffer(TL_TAKE(&call->request), 200, &json);
 }
 
-/* Its fields contradict each other, most likely: a model that makes no numbers ends with the same. */
+/* Most likely the fields of the request contradict each other; a model whose output is not numbers ends in the same way. */
 static bool nothing_left(const struct api_choice *choice, struct tl_error *err) {
   const struct api_call *call = choice->call;
   if (choice->seq->finish != TL_FINISH_ERROR || (!call->grammar && !call->params.allowed)) return false;
