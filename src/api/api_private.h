@@ -245,7 +245,7 @@ enum api_block { API_BLOCK_NONE, API_BLOCK_THINKING, API_BLOCK_TEXT, API_BLOCK_T
 
 struct api_choice {
   struct api_call *call;
-  struct tl_sequence *seq;  /* NULL once it is final and counted */
+  struct tl_sequence *seq;  /* in the call's arena; NULL until it is made */
   unsigned index;           /* as the client sees it */
   unsigned prompt;          /* which prompt */
   struct tl_room room;      /* what seq holds of its replica */

@@ -117,7 +117,7 @@ static void end_block(struct api_choice *choice, struct tl_buffer *out) {
   choice->block = API_BLOCK_NONE;
 }
 
-/* What the block is follows, and a brace. */
+/* The caller writes the block itself, the brace behind it and the end of the event. */
 static void begin_block(struct api_choice *choice, enum api_block block, struct tl_buffer *out) {
   end_block(choice, out);
   tl_http_sse_begin(out, "content_block_start");
@@ -146,15 +146,7 @@ static void piece_of(struct api_choice *choice, enum api_block block, const stru
   delta(choice, thinking ? "thinking_delta" : "text_delta", thinking ? "thinking" : "text", text, out);
 }
 
-/* Text that comes with the end of a call stands behind it. */
-static void end_call(struct api_choice *choice, struct tl_buffer *out) {
-  struct api_tool_call *call = &choice->calls.items[choice->n_sent_calls];
-  if (call->arguments.length) delta(choice, "input_json_delta", "partial_json", &call->arguments, out);
-  tl_buffer_clear(&call->arguments);
-}
-
 static void piece(struct api_choice *choice, struct tl_buffer *out) {
-  if (choice->block == API_BLOCK_TOOL_USE && choice->n_sent_calls < api_n_calls(choice)) end_call(choice, out);
   piece_of(choice, API_BLOCK_THINKING, &choice->reasoning, out);
   piece_of(choice, API_BLOCK_TEXT, &choice->text, out);
 }

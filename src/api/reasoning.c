@@ -78,8 +78,8 @@ int api_reasoning_take(struct api_choice *choice, const struct tl_buffer *text, 
   return r;
 }
 
-/* Calls that must come are no final message of harmony's, nor is what they are made of thoughts: there the grammar binds the whole answer,
- * which then has none. */
+/* Where calls must come and the format is harmony, or thoughts are not split off, the grammar binds the whole answer, which then has no
+ * thoughts: a call is no final message of harmony's, and thoughts that are not split off would be read as a part of the calls. */
 void api_reasoning_free_thoughts(const struct api_call *call, struct tl_matcher *matcher) {
   const struct tl_thinking *thinking = &call->api->reasoning[call->work.model].thinking;
   if (call->endpoint == API_COMPLETIONS || !thinking->ends[0] || call->reasoning_start == API_REASONING_OVER) return;

@@ -68,7 +68,7 @@ static void take_header(struct api_reasoning_parser *parser, char c) {
   }
 }
 
-/* The answer begins within a header: <|start|>assistant is the prompt's. What can be none is content. */
+/* The answer begins within a header, since the prompt ends with <|start|>assistant. Text that cannot be a header is content. */
 static void take_beginning(struct api_reasoning_parser *parser, char c) {
   static const char *const starts[] = {"<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", " to=", "to="};
   struct tl_buffer *held = &parser->held;
@@ -106,7 +106,8 @@ static void take_text(struct api_reasoning_parser *parser, char c) {
   if (whole) take_mark(parser, (enum mark)mark);
 }
 
-/* Behind a message another begins. Within arguments the end was a part of a string if none does. */
+/* Behind the end of a message the next one begins. If none does and the message was a call, its end was a part of a string in the
+ * arguments, which go on. */
 static void take_between(struct api_reasoning_parser *parser, char c) {
   bool whole = false;
   tl_buffer_putc(&parser->held, c);
@@ -128,7 +129,7 @@ static void take(struct api_reasoning_parser *parser, char c) {
   }
 }
 
-/* A header that was cut is nothing yet. */
+/* A header that was cut off is dropped. */
 static void end(struct api_reasoning_parser *parser) {
   if (parser->state == BEGINNING || parser->state == TEXT) reasoning_give_up(parser, put);
 }

@@ -13,7 +13,7 @@ enum state {
   START,        /* a mark may come */
   START_WITHIN, /* the same, but thoughts come in any case */
   WITHIN,
-  BEHIND, /* white space is nobody's */
+  BEHIND, /* white space behind the mark is dropped */
   REST,
 };
 
@@ -74,7 +74,7 @@ static void take_within(struct api_reasoning_parser *parser, char c) {
   go(parser, parser->exact ? REST : BEHIND);
 }
 
-/* No thoughts, or one without a mark of its own. */
+/* What is held is no mark that begins thoughts: the answer is content, or, if the mark was the prompt's, thoughts all the same. */
 static void settle(struct api_reasoning_parser *parser) {
   bool within = parser->state == START_WITHIN;
   if (!within) tl_buffer_append(parser->rest, parser->blank.data, parser->blank.length);

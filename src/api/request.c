@@ -106,6 +106,11 @@ static int64_t most_alternatives(const struct api_params *p) {
   return p->prompt_logprobs > p->n_top_logprobs ? p->prompt_logprobs : p->n_top_logprobs;
 }
 
+/* How often an answer tells each log-probability: a stream of /v1/responses once when it comes, and in four events at the end. */
+static int64_t times_told(const struct api_call *call) {
+  return call->endpoint == API_RESPONSES && call->params.stream ? 5 : 1;
+}
+
 /* The request's amplification, checked before anything is allocated for it. */
 static int check_total(const struct api_call *call, const uint32_t *max_new, struct tl_error *err) {
   int64_t total = 0, most = call->api->o.limits.max_total_tokens;
@@ -117,7 +122,7 @@ static int check_total(const struct api_call *call, const uint32_t *max_new, str
                : tl_error_set(err, TL_EINVAL, length_field(call), "%s: with %s it may be at most %lld tokens in one request",
                               length_field(call), prompt_field(call), (long long)most);
   /* an answer of many megabytes would hold the loop while it is written */
-  int64_t each = 1 + most_alternatives(&call->params), most_logprobs = call->api->o.limits.max_logprobs, scored = 0;
+  int64_t each = 1 + most_alternatives(&call->params), most_logprobs = call->api->o.limits.max_logprobs / times_told(call), scored = 0;
   bool prompts = call->params.echo || call->params.prompt_logprobs >= 0;
   for (unsigned i = 0; i < call->n_prompts; i++) scored += max_new[i] + (prompts ? call->prompts[i].n : 0);
   if (scored * call->params.n * each <= most_logprobs) return TL_OK;

@@ -88,10 +88,15 @@ static json_t *turn(struct conversation *c, bool begins) {
   return c->turn = json_array_get(c->messages, json_array_size(c->messages) - 1);
 }
 
-/* Whether its role is one of the system's; messages without a type are messages. */
+/* What has no type is a message. */
+static bool is_message(const json_t *item) {
+  const char *type = type_of(item);
+  return !*type || strcmp(type, "message") == 0;
+}
+
 static bool is_of_system(const json_t *item) {
-  const char *role = json_string_value(json_object_get(item, "role")), *type = type_of(item);
-  return role && (!*type || strcmp(type, "message") == 0) && (strcmp(role, "system") == 0 || strcmp(role, "developer") == 0);
+  const char *role = json_string_value(json_object_get(item, "role"));
+  return role && is_message(item) && (strcmp(role, "system") == 0 || strcmp(role, "developer") == 0);
 }
 
 static int read_message(struct conversation *c, size_t i, json_t *item) {
@@ -220,7 +225,7 @@ static bool goes_on(const json_t *input) {
   size_t n = json_array_size(input);
   const json_t *item = n ? json_array_get(input, n - 1) : NULL;
   const char *status = json_string_value(json_object_get(item, "status")), *role = json_string_value(json_object_get(item, "role"));
-  if (!status || !role || strcmp(role, "assistant") != 0) return false;
+  if (!status || !role || !is_message(item) || strcmp(role, "assistant") != 0) return false;
   return strcmp(status, "incomplete") == 0 || strcmp(status, "in_progress") == 0;
 }
 

@@ -61,7 +61,8 @@ static int read_tools(struct api_params *p, const char *field, json_t *value, st
   return TL_OK;
 }
 
-/* What else an answer could have in it never is in one here, so asking for it asks for nothing. */
+/* Only log-probabilities change an answer. The other things that OpenAI can include never occur in answers of this server, so it does
+ * no harm to ask for them. */
 static int read_include(struct api_params *p, const char *field, json_t *value, struct tl_error *err) {
   static const char *const others[] = {"reasoning.encrypted_content", "file_search_call.results", "web_search_call.results",
                                        "web_search_call.action.sources", "message.input_image.image_url",

@@ -18,10 +18,12 @@ void api_call_cancel(struct api_call *call) {
   api_end_stranded(call);
 }
 
-/* What the shape made of a stream; out is empty then. */
-static void send_events(struct tl_http_request *request, struct tl_buffer *out) {
-  if (!out->failed && out->length) tl_http_write(request, out->data, out->length);
+/* Sends what the shape made and empties out. False: there was no memory to make all of it, and nothing is sent. */
+static bool send_events(struct tl_http_request *request, struct tl_buffer *out) {
+  bool whole = !out->failed;
+  if (whole && out->length) tl_http_write(request, out->data, out->length);
   tl_buffer_done(out);
+  return whole;
 }
 
 static void begin_stream(struct api_call *call) {
@@ -169,6 +171,18 @@ static int close_text(struct api_choice *choice) {
   return r;
 }
 
+static void shape_arguments(struct api_choice *choice, unsigned i, struct tl_buffer *out) {
+  struct tl_buffer *arguments = &choice->calls.items[i].arguments;
+  if (arguments->length) choice->call->reader->shape->call(choice, i, out);
+  tl_buffer_clear(arguments);
+}
+
+/* Text that comes with the end of a call stands behind it, so what is left of the call goes before the text. */
+static void shape_open_call(struct api_choice *choice, struct tl_buffer *out) {
+  unsigned i = choice->n_sent_calls;
+  if (i < api_n_calls(choice) && choice->calls.items[i].announced) shape_arguments(choice, i, out);
+}
+
 static void shape_calls(struct api_choice *choice, struct tl_buffer *out) {
   const struct api_shape *shape = choice->call->reader->shape;
   for (; choice->n_sent_calls < api_n_calls(choice); choice->n_sent_calls++) {
@@ -177,8 +191,7 @@ static void shape_calls(struct api_choice *choice, struct tl_buffer *out) {
     if (choice->thinks.format && !call->announced && !call->arguments.length && !choice->done) return;
     if (!call->announced) shape->call(choice, choice->n_sent_calls, out);
     call->announced = true;
-    if (call->arguments.length) shape->call(choice, choice->n_sent_calls, out);
-    tl_buffer_clear(&call->arguments);
+    shape_arguments(choice, choice->n_sent_calls, out);
     if (choice->n_sent_calls + 1 == choice->calls.n && !choice->done) return; /* more of it may come */
   }
 }
@@ -189,6 +202,7 @@ static void shape_news(struct api_choice *choice, struct tl_buffer *out) {
   if (shape->begin && !choice->begun) shape->begin(choice, out);
   uint32_t n_text = choice->n_seen - choice->ended_by_id;
   bool tokens = (call->params.n_top_logprobs >= 0 || call->params.return_token_ids) && choice->n_sent_logprobs < n_text;
+  if (choice->text.length || choice->reasoning.length) shape_open_call(choice, out);
   if (choice->text.length || choice->reasoning.length || tokens) shape->piece(choice, out);
   choice->n_sent_logprobs = n_text;
   tl_buffer_clear(&choice->text);
@@ -200,13 +214,23 @@ static void shape_news(struct api_choice *choice, struct tl_buffer *out) {
   call->n_unsent--;
 }
 
-static void send_news(struct api_choice *choice) {
+/* A stream that lost some of its text must not end as if it were whole. */
+static void fail_for_memory(struct api_call *call) {
+  struct tl_error err = {0};
+  tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
+  api_call_fail(call, &err);
+}
+
+/* False when the call failed and is answered. */
+static bool send_news(struct api_choice *choice) {
   struct api_call *call = choice->call;
   struct tl_buffer out;
   tl_buffer_init(&out, 0);
   begin_stream(call);
   shape_news(choice, &out);
-  send_events(call->request, &out);
+  if (send_events(call->request, &out)) return true;
+  fail_for_memory(call);
+  return false;
 }
 
 static void finish_stream(struct api_call *call) {
@@ -231,7 +255,7 @@ static void finish_call(struct api_call *call) {
   api_respond_buffer(TL_TAKE(&call->request), 200, &json);
 }
 
-/* Its fields contradict each other, most likely: a model that makes no numbers ends with the same. */
+/* Most likely the fields of the request contradict each other; a model whose output is not numbers ends in the same way. */
 static bool nothing_left(const struct api_choice *choice, struct tl_error *err) {
   const struct api_call *call = choice->call;
   if (choice->seq->finish != TL_FINISH_ERROR || (!call->grammar && !call->params.allowed)) return false;
@@ -274,8 +298,7 @@ static bool advance_text(struct api_choice *choice) {
   if (r == TL_OK && (choice->final || choice->stop.hit)) r = close_text(choice);
   api_span_text(choice, began_ns);
   if (r == TL_OK) return true;
-  tl_error_set(&err, TL_ENOMEM, NULL, "out of memory");
-  api_call_fail(call, &err);
+  fail_for_memory(call);
   return false;
 }
 
@@ -304,8 +327,7 @@ void api_choice_advance(struct api_choice *choice) {
   }
   if (choice->n_seen == 0 && !choice->done) return; /* nothing to say yet */
   if (call->began && !tl_http_writable(call->request) && !may_queue_rest(choice)) return; /* on_writable goes on */
-  send_news(choice);
-  if (call->n_unsent == 0) finish_call(call);
+  if (send_news(choice) && call->n_unsent == 0) finish_call(call);
 }
 
 void api_call_resume(struct api_call *call) {

@@ -108,14 +108,8 @@ static void take(struct api_tool_parser *parser, char c) {
   }
 }
 
-static void end(struct api_tool_parser *parser) {
-  bool behind = parser->state == TEXT && parser->blank && parser->calls->n;
-  if (parser->open || behind) tool_drop(parser);
-  else tool_give_up(parser);
-}
-
 const struct api_tool_format api_tool_deepseek_v3_format = {
     .name = "deepseek_v3",
     .marks = {[CALLS] = "<｜tool▁calls▁begin｜>", [CALL] = "<｜tool▁call▁begin｜>", [CALL_END] = "<｜tool▁call▁end｜>", [CALLS_END] = "<｜tool▁calls▁end｜>",
               [FENCE_END] = "```", [SEPARATOR] = "<｜tool▁sep｜>"},
-    .n_marks = N_MARKS, .n_begin = 2, .n_end = 3, .take = take, .end = end};
+    .n_marks = N_MARKS, .n_begin = 2, .n_end = 3, .take = take, .end = tool_end};

@@ -88,6 +88,12 @@ int tool_find_begin(struct api_tool_parser *parser, char c) {
   return -1;
 }
 
+void tool_end(struct api_tool_parser *parser) {
+  bool behind = parser->state == 0 && parser->blank && parser->calls->n;
+  if (parser->open || behind) tool_drop(parser);
+  else tool_give_up(parser);
+}
+
 void tool_hold(struct api_tool_parser *parser, char c, unsigned next) {
   if (!parser->open) tl_buffer_putc(&parser->held, c);
   parser->state = (uint8_t)next;

@@ -106,6 +106,8 @@ int tool_expect(struct api_tool_parser *parser, const char *const *tags, unsigne
 void tool_give_up(struct api_tool_parser *parser);
 /* What is held was markup; text comes next. */
 void tool_drop(struct api_tool_parser *parser);
+/* A format's end, where state 0 is text: what is held is content, but nothing if a call shows, or behind one with no text since. */
+void tool_end(struct api_tool_parser *parser);
 /* No call after all, or no more of one that shows, as c says, which is text; what came of a tag is text too. */
 void tool_refuse(struct api_tool_parser *parser, char c);
 /* A character of a call that shows and has gone wrong: it goes to the arguments as it is. ended: it is the last. TOOL_MARK: a mark ends

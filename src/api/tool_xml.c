@@ -210,12 +210,6 @@ static void take(struct api_tool_parser *parser, char c) {
   }
 }
 
-static void end(struct api_tool_parser *parser) {
-  bool behind = parser->state == TEXT && parser->blank && parser->calls->n;
-  if (parser->open || behind) tool_drop(parser);
-  else tool_give_up(parser);
-}
-
 static const struct tool_xml qwen = {.open = "<function=", .name_end = '>', .key_end = {">"}, .value_end = "</parameter>",
                                      .next = {"<parameter=", "</function>", "</tool_call>"}, .n_next = 3, .lines = true, .unknown = TOOL_STRING};
 static const struct tool_xml glm = {.name_end = '\n', .key_end = {"</arg_key>"}, .value = {"<arg_value>"}, .value_end = "</arg_value>",
@@ -223,7 +217,7 @@ static const struct tool_xml glm = {.name_end = '\n', .key_end = {"</arg_key>"},
 
 /* Qwen3-Coder forgets <tool_call> at times. */
 const struct api_tool_format api_tool_qwen3_coder_format = {.name = "qwen3_coder", .marks = {"<tool_call>", "<function=", "</function>", "</tool_call>"},
-                                                            .n_marks = 4, .n_begin = 2, .n_end = 2, .typed = true, .xml = &qwen, .take = take, .end = end};
+                                                            .n_marks = 4, .n_begin = 2, .n_end = 2, .typed = true, .xml = &qwen, .take = take, .end = tool_end};
 const struct api_tool_format api_tool_glm45_format = {.name = "glm45",
                                                       .marks = {"<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"},
-                                                      .n_marks = 6, .n_begin = 1, .n_end = 1, .typed = true, .xml = &glm, .take = take, .end = end};
+                                                      .n_marks = 6, .n_begin = 1, .n_end = 1, .typed = true, .xml = &glm, .take = take, .end = tool_end};

@@ -82,7 +82,7 @@ const struct config_key config_keys[] = {
     {"limits.max_total_tokens", KEY_INTEGER, AT(limits_max_total_tokens), 16, GIB, "262144", NULL,
      "prompts x n x (prompt + max_tokens) of one request"},
     {"limits.max_logprobs", KEY_INTEGER, AT(limits_max_logprobs), 1, GIB, "500000", NULL,
-     "log-probabilities of one request: tokens x n x (1 + alternatives)"},
+     "log-probabilities of one request: tokens x n x (1 + alternatives), five times in a stream of /v1/responses"},
     {"limits.max_logit_bias", KEY_INTEGER, AT(limits_max_logit_bias), 0, 65536, "1024", NULL, "entries of logit_bias"},
     {"limits.max_stop_bytes", KEY_INTEGER, AT(limits_max_stop_bytes), 1, 65536, "1024", NULL, "bytes of a stop string; all of a request: four times that"},
     {"limits.template_fuel", KEY_INTEGER, AT(limits_template_fuel), 1000, GIB, "20000000", NULL,

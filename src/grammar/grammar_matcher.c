@@ -94,7 +94,7 @@ void tl_matcher_think(struct tl_matcher *m, const struct tl_thinking *thinking, 
 /* Thoughts have ended with this token, or have begun after all. */
 static int begin_anew(struct tl_matcher *m, const struct gr_thinking *then, const char *rest, size_t length) {
   gr_walk_begin(&m->walk, &m->set);
-  /* no mask has a token with more behind the last mark than it; who takes one all the same has to keep to the grammar */
+  /* masks leave out tokens with text behind the last mark; if one comes all the same, that text has to be the grammar's */
   if (length && take_bytes(m, rest, length) < 0) return TL_EINVAL;
   m->thinking = *then;
   return TL_OK;

@@ -27,7 +27,7 @@ void gr_thinking_begin(struct gr_thinking *t, const struct tl_thinking *of, bool
   *t = (struct gr_thinking){.of = of, .phase = within || !of->begin ? GR_THINKS : GR_MAY_THINK, .bound_too = true};
 }
 
-/* Thoughts, or the rest of the token that began them. How much of the text lies behind the last mark. */
+/* Takes text of thoughts. Returns how many bytes at its end lie behind the last mark; 0 while that has not come. */
 static size_t think(struct gr_thinking *t, const char *text, size_t length) {
   char all[2 * GR_TOKEN_BYTES];
   memcpy(all, t->tail, t->n_tail);
@@ -64,8 +64,8 @@ enum gr_thought gr_thinking_take(struct gr_thinking *t, const struct tl_vocabula
 
 /* --- masks -------------------------------------------------------------------------------------- */
 
-/* Tokens as far as they agree with a text: those that end within it or with it are set, and those that go on behind it set or unset.
- * text is not empty. */
+/* Tokens that agree with `text`, which is not empty, as far as both go. within: those that are no longer than it are set. Those that go on
+ * behind it are set or, without set_longer, unset. */
 static void mask_along(const struct gr_thinking *t, const struct tl_vocabulary *v, const char *text, bool within, bool set_longer, uint32_t *words) {
   size_t length = strlen(text);
   for (uint32_t i = v->first[(uint8_t)*text]; i < v->first[(uint8_t)*text + 1]; i++) {
@@ -88,7 +88,8 @@ void gr_thinking_mask(const struct gr_thinking *t, const struct tl_vocabulary *v
   memset(words, 0xff, v->n_words * sizeof *words);
   if (v->n % 32) words[v->n_words - 1] = (1u << v->n % 32) - 1;
   if (t->end + 1 < GR_THINKING_ENDS && t->of->ends[t->end + 1]) return;
-  /* what goes on behind the last mark would have to be the grammar's: there is another token, which ends with it */
+  /* a token that ends the last mark and goes on behind it is left out: what it goes on with might not be the grammar's, and there are
+   * shorter tokens for the mark */
   const char *mark = t->of->ends[t->end];
   for (uint32_t n = 0; n <= t->n_tail; n++)
     if (memcmp(t->tail + t->n_tail - n, mark, n) == 0) mask_along(t, v, mark + n, false, false, words);

@@ -184,6 +184,15 @@ def test_log_probabilities_are_chats(client):
     assert ask(client, include=fields["include"]).output[0].content[0].logprobs[0].top_logprobs == []
 
 
+def test_log_probabilities_of_a_stream_count_as_often_as_they_are_told(start):
+    d = start({"limits.max_logprobs": 100})
+    fields = {"model": NAME, "input": QUESTION, "include": ["message.output_text.logprobs"], "top_logprobs": 1}
+    assert d.post("/v1/responses", **fields, max_output_tokens=50).status_code == 200
+    assert d.post("/v1/responses", **fields, max_output_tokens=10, stream=True).status_code == 200
+    error = d.post("/v1/responses", **fields, max_output_tokens=11, stream=True).json()["error"]
+    assert error["param"] == "top_logprobs" and "may be at most 20" in error["message"]
+
+
 @exact
 def test_sampling_fields_are_chats(client):
     fields = {"seed": 7, "top_k": 20, "min_p": 0.01, "repetition_penalty": 1.1, "stop": ["."], "min_tokens": 2, "ignore_eos": True}
@@ -268,7 +277,8 @@ def caller(tmp_path_factory):
     """A model that says something and calls a tool, with @1, and answers with @2."""
     call, special, answer, _ = FORMATS["hermes"]
     root = tmp_path_factory.mktemp("caller")
-    d = Daemon(root / "log", model=write_scripted(root / "model", START + call + END, {"@1": answer, "@2": PLAIN, "@3": " \n "}, special))
+    d = Daemon(root / "log", model=write_scripted(root / "model", START + call + END, {"@1": answer, "@2": PLAIN, "@3": " \n ",
+                                                    "@4": 'So: <tool_call>{"name": "time", "arguments": {"a": 1}}</tool_call> ok!'}, special))
     d.client = openai.OpenAI(base_url=d.url + "/v1", api_key="none", max_retries=0, timeout=60 * SLOW)
     yield d.client
     d.client.close()
@@ -296,6 +306,16 @@ def test_a_turn_of_a_conversation(caller):
                      tools=[{"type": "function", "function": {k: v for k, v in t.items() if k != "type"}} for t in tools])
         assert after.usage.input_tokens == other.usage.prompt_tokens
     assert played.items[1].call_id != plain.output[1].call_id
+
+
+def test_text_behind_a_call(caller):
+    """What a model says behind a call comes behind its arguments, which may end with the same news."""
+    fields = {"tools": [{**TOOLS[0], "parameters": {"type": "object", "properties": {}}}], "max_output_tokens": 400}
+    # a stop string that nearly comes holds the end of the call back until there is text behind it
+    for late in ({}, {"extra_body": {"stop": ["1}}</tool_call> ok?"]}}):
+        items = told(streamed(caller, "@4", **fields, **late).answer)
+        assert [i[1:] for i in items if i[0] == "function_call"] == [("time", '{"a": 1}')]
+        assert "".join(i[1] for i in items if i[0] == "message") == "So:  ok!"
 
 
 def test_an_answer_without_calls_or_words(caller):

@@ -90,6 +90,10 @@ static void test_messages(void **state) {
        "[{'role':'assistant','content':null,'tool_calls':[{'id':'1','type':'function','function':{'name':'f','arguments':{}}}]}]", false},
       {"{'input':[{'role':'user','content':'a'},{'type':'message','role':'assistant','status':'incomplete','content':'b'}]}",
        "[{'role':'user','content':'a'},{'role':'assistant','content':'b'}]", true},
+      /* only a message goes on, whatever role other items say that they have */
+      {"{'input':[{'role':'user','content':'a'},{'type':'function_call','role':'assistant','status':'incomplete','call_id':'1','name':'f',"
+       "'arguments':'{\\'b\\': [1]}'}]}",
+       "[{'role':'user','content':'a'},{'role':'assistant','content':null,'tool_calls':[" CALL("1", "f") "]}]", false},
       {"{'input':[{'role':'assistant','status':'incomplete','content':'b'},{'role':'user','content':'a'}]}",
        "[{'role':'assistant','content':'b'},{'role':'user','content':'a'}]", false},
   };
