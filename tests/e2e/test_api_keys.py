@@ -132,6 +132,21 @@ def test_file_and_reload(start, tmp_path):
     assert "need a restart" not in d.stderr() and KEY not in d.stderr() and OTHER not in d.stderr() and "with blank" not in d.stderr()
 
 
+def test_without_a_key_any_more(start, tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"http": {"api_keys": [KEY]}}))
+    d = start({"config": config})
+    assert not allowed(d, OTHER) and "requests need no API key" not in d.stderr()
+    config.write_text('{"http": {"api_keys": ["%s" "%s"]}}' % (KEY, OTHER))  # what is there is not said
+    d.signal(signal.SIGHUP)
+    d.wait_log("']' expected")
+    assert not allowed(d, OTHER) and KEY not in d.stderr() and OTHER not in d.stderr()
+    config.write_text("{}")
+    d.signal(signal.SIGHUP)
+    d.wait_log("requests need no API key")  # it may not have been meant
+    assert allowed(d, OTHER)
+
+
 def test_environment(start):
     d = start(env={"TOKENLANE_API_KEY": KEY})
     assert allowed(d, KEY) and not allowed(d, OTHER)
