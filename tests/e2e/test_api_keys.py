@@ -64,6 +64,17 @@ def test_what_is_open(guarded):
             assert guarded.http.request(method, path).status_code == 200
 
 
+def test_bodies_need_a_key(guarded):
+    for path, method in [*[(path, "GET") for path in OPEN], ("/v1/models", "OPTIONS")]:
+        status = 405 if method == "OPTIONS" else 200
+        for body in ("Content-Length: 8000000", "Transfer-Encoding: chunked"):
+            with Wire(guarded.port) as w:
+                w.get(path, body, method=method).expect_refusal(401)
+        for fields in (["Content-Length: 0"], []):
+            with Wire(guarded.port) as w:
+                w.get(path, *fields, method=method).expect(status)
+
+
 @pytest.mark.parametrize("fields,status", [
     ([f"Authorization: bearer {KEY}"], 200), ([f"Authorization: Bearer   {KEY}  "], 200), ([f"x-api-key: {OTHER}"], 200),
     (["Authorization: Bearer wrong", f"X-Api-Key: {KEY}"], 200),  # a proxy's own beside ours
