@@ -57,7 +57,7 @@ int tl_http_handle(struct tl_http *http, const char *method, const char *path, t
  * path may be asked, which is NULL when the header was not understood. NULL: plain text. Boot. */
 void tl_http_error_body(struct tl_http *http, const char *(*write)(const struct tl_http_request *request, int status,
                                                                    const char *message, struct tl_buffer *out));
-/* Asked about each request but OPTIONS once its header is there, before anything of its body is
+/* Asked about each request but OPTIONS without a body once its header is there, before anything of a body is
  * read: 0 lets it go on, else the status of the answer and its text. The connection then ends
  * with that answer. It may look at path and header and add headers to the answer; loops call it. Boot. */
 void tl_http_guard(struct tl_http *http,

@@ -186,8 +186,8 @@ enum tl_chat_takes {
   TL_CHAT_THINKING = 32, /* enable_thinking, a kwarg */
   TL_CHAT_THOUGHTS = 64, /* what an earlier answer thought as `thinking` of its message, as GPT-OSS's does */
   TL_CHAT_CALL_TEXT = 128, /* the arguments of a call as a string of JSON: of an object it makes nothing, or no JSON */
-  TL_CHAT_CALL_NULL = 256, /* null as content of a message that has calls and no text: of one without content it makes nothing */
-  TL_CHAT_CALL_EMPTY = 512, /* "" as that: of null it makes nothing either */
+  TL_CHAT_CALL_NULL = 256, /* null as content of a message that has calls and no text: without content it does worse */
+  TL_CHAT_CALL_EMPTY = 512, /* "" as that: on null it fails, or prints None */
 };
 unsigned tl_chat_template_takes(const struct tl_chat_template *tmpl);
 /* Whether a text stands somewhere in its source. */

@@ -255,6 +255,13 @@ static char *read_file(const char *path, size_t *ret_length, struct tl_error *er
   return text;
 }
 
+/* jansson shows what stands there, which may be an API key: the line has to do. */
+static int fail_syntax(const struct reader *r, json_error_t *why) {
+  char *shown = strstr(why->text, " near '");
+  if (shown) *shown = 0;
+  return tl_error_set(r->err, TL_EINVAL, "config", "%.150s:%d: %.200s", r->path, why->line, why->text);
+}
+
 int tl_config_load(struct tl_config *config, const char *path, struct tl_error *err) {
   struct reader reader = {.config = config, .path = path, .err = err};
   char *text = read_file(path, &reader.length, err);
@@ -264,7 +271,7 @@ int tl_config_load(struct tl_config *config, const char *path, struct tl_error *
   json_t *root = json_loadb(text, reader.length, JSON_REJECT_DUPLICATES, &json_error);
   int r;
   if (!root)
-    r = tl_error_set(err, TL_EINVAL, "config", "%.150s:%d: %.200s", path, json_error.line, json_error.text);
+    r = fail_syntax(&reader, &json_error);
   else if (!json_is_object(root))
     r = tl_error_set(err, TL_EINVAL, "config", "%.150s:1: expected a JSON object", path);
   else

@@ -104,7 +104,7 @@ int daemon_set_keys(struct tl_api *api, const struct tl_config *config, struct t
     r = text ? add_lines(&keys, text, err) : TL_EIO;
   }
   if (r == TL_OK) r = tl_api_set_keys(api, keys.items, keys.n, err);
-  if (r == TL_OK && keys.n) TL_LOG(TL_LOG_INFO, "daemon", "requests need an API key", TL_U("keys", keys.n));
+  if (r == TL_OK) TL_LOG(TL_LOG_INFO, "daemon", keys.n ? "requests need an API key" : "requests need no API key", TL_U("keys", keys.n));
   free(keys.items);
   free(text);
   return r;

@@ -93,10 +93,10 @@ static const struct http_route *find_route(const struct http_conn *conn) {
 }
 
 /* Before its body: nobody has to take in what is not answered. */
-static int ask_guard(struct http_conn *conn) {
+static int ask_guard(struct http_conn *conn, bool expects_body) {
   struct tl_http *http = conn->loop->http;
   const char *text;
-  if (!http->guard || conn->parser.method == HTTP_OPTIONS) return 0;
+  if (!http->guard || (conn->parser.method == HTTP_OPTIONS && !expects_body)) return 0;
   int status = http->guard(&conn->request, http->guard_context, &text);
   if (status == 0) return 0;
   conn->request.route = find_route(conn); /* it counts there */
@@ -116,9 +116,9 @@ static int on_headers_complete(llhttp_t *parser) {
   const char *text;
   int status = http_head_check(conn, &text);
   if (status) return stop(conn, status, text);
-  if (ask_guard(conn)) return -1;
-  conn->deadline_ns = tl_now_ns() + conn->loop->http->o.body_timeout_ns;
   bool expects_body = (parser->flags & F_CHUNKED) || parser->content_length > 0;
+  if (ask_guard(conn, expects_body)) return -1;
+  conn->deadline_ns = tl_now_ns() + conn->loop->http->o.body_timeout_ns;
   if (expects_body && !request->is_http10 && tl_http_header(request, "Expect")) {
     tl_buffer_puts(&conn->out, "HTTP/1.1 100 Continue\r\n\r\n");
     http_conn_mark_dirty(conn);

@@ -34,40 +34,53 @@ static bool prints_text(const struct tl_chat_template *t, json_t *content) {
   "\"type\": \"function\", \"function\": {\"name\": \"" PROBE "\", \"arguments\": " arguments "}}]}], \"tools\": [{\"type\": \"function\", " \
   "\"function\": {\"name\": \"b\", \"description\": \"c\", \"parameters\": {\"type\": \"object\", \"properties\": {}}}}]}"
 
-enum prints { FAILS, PRINTS_NO_CALL, PRINTS_CALL };
+/* How far what the template makes of a call is from what is wanted: NO_CALL more if the call is missing, and one more for
+ * each None, which is how Python prints null, but also a word that instructions have. FAILS: it makes nothing, or prints
+ * an object as Python does. */
+enum { NO_CALL = 1 << 24, FAILS = 1 << 25 };
 
-/* What the template makes of a call; a value as Python would print it is as good as a failure. */
-static enum prints prints_call(const struct tl_chat_template *t, const char *conversation) {
+static unsigned cost_of_call(const struct tl_chat_template *t, const char *conversation) {
   json_t *fields = json_loads(conversation, 0, NULL);
   struct tl_chat chat = {.messages = json_object_get(fields, "messages"), .tools = json_object_get(fields, "tools"), .now_s = 1};
   struct tl_rendered rendered;
   struct tl_error ignored = {0};
-  bool prints = tl_chat_render(t, &chat, &probe_limits, &rendered, &ignored) == TL_OK;
-  const char *text = prints ? tl_buffer_string(&rendered.text) : "";
-  prints = prints && !strstr(text, "{'key" PROBE "'") && !strstr(text, "None");
-  enum prints what = !prints ? FAILS : strstr(text, PROBE) ? PRINTS_CALL : PRINTS_NO_CALL;
+  unsigned cost = FAILS;
+  if (tl_chat_render(t, &chat, &probe_limits, &rendered, &ignored) == TL_OK) {
+    const char *text = tl_buffer_string(&rendered.text);
+    cost = strstr(text, "{'key" PROBE "'") ? FAILS : strstr(text, PROBE) ? 0 : NO_CALL;
+    for (const char *at = text; cost < FAILS && (at = strstr(at, "None")); at += 4) cost++;
+  }
   tl_rendered_done(&rendered);
   json_decref(fields);
-  return what;
+  return cost;
 }
 
-/* In which form it has to be given calls: the first that it prints is how requests have them. One that knows nothing of
- * calls, the first that it does not fail on. */
+/* In which form it has to be given calls: the first of the best. It may stay as clients send it only where no content and null
+ * are the same to the template. */
 static unsigned takes_of_calls(const struct tl_chat_template *t) {
-#define NULL_CONTENT "\"content\": null, "
-#define NO_TEXT "\"content\": \"\", "
 #define OBJECT "{\"key" PROBE "\": \"d\"}"
-  static const struct { const char *conversation; unsigned takes; } forms[] = {
-      {CONVERSATION("", OBJECT), 0},
-      {CONVERSATION(NULL_CONTENT, OBJECT), TL_CHAT_CALL_NULL},
-      {CONVERSATION(NO_TEXT, OBJECT), TL_CHAT_CALL_EMPTY},
-      {CONVERSATION("", "\"{}\""), TL_CHAT_CALL_TEXT},
-      {CONVERSATION(NULL_CONTENT, "\"{}\""), TL_CHAT_CALL_TEXT | TL_CHAT_CALL_NULL},
-      {CONVERSATION(NO_TEXT, "\"{}\""), TL_CHAT_CALL_TEXT | TL_CHAT_CALL_EMPTY}};
-  for (enum prints least = PRINTS_CALL; least > FAILS; least--)
-    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
-      if (prints_call(t, forms[i].conversation) >= least) return forms[i].takes;
-  return 0;
+#define CONVERSATIONS(arguments) \
+  CONVERSATION("", arguments), CONVERSATION("\"content\": null, ", arguments), CONVERSATION("\"content\": \"\", ", arguments)
+  enum { NONE, IS_NULL, EMPTY, TEXT_NONE, TEXT_NULL, TEXT_EMPTY, N };
+  static const char *const conversations[N] = {CONVERSATIONS(OBJECT), CONVERSATIONS("\"{}\"")};
+  static const struct { uint8_t one, other; unsigned takes; } forms[] = {
+      {NONE, IS_NULL, 0},
+      {IS_NULL, IS_NULL, TL_CHAT_CALL_NULL},
+      {EMPTY, EMPTY, TL_CHAT_CALL_EMPTY},
+      {NONE, NONE, 0},
+      {TEXT_NONE, TEXT_NULL, TL_CHAT_CALL_TEXT},
+      {TEXT_NULL, TEXT_NULL, TL_CHAT_CALL_TEXT | TL_CHAT_CALL_NULL},
+      {TEXT_EMPTY, TEXT_EMPTY, TL_CHAT_CALL_TEXT | TL_CHAT_CALL_EMPTY},
+      {TEXT_NONE, TEXT_NONE, TL_CHAT_CALL_TEXT}};
+  unsigned costs[N], least = FAILS, takes = 0;
+  for (size_t i = 0; i < N; i++) costs[i] = cost_of_call(t, conversations[i]);
+  for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+    unsigned one = costs[forms[i].one], other = costs[forms[i].other], cost = one > other ? one : other;
+    if (cost >= least) continue;
+    least = cost;
+    takes = forms[i].takes;
+  }
+  return takes;
 }
 
 unsigned chat_probe(const struct tl_chat_template *t) {

@@ -64,6 +64,17 @@ def test_what_is_open(guarded):
             assert guarded.http.request(method, path).status_code == 200
 
 
+def test_bodies_need_a_key(guarded):
+    for path, method in [*[(path, "GET") for path in OPEN], ("/v1/models", "OPTIONS")]:
+        status = 405 if method == "OPTIONS" else 200
+        for body in ("Content-Length: 8000000", "Transfer-Encoding: chunked"):
+            with Wire(guarded.port) as w:
+                w.get(path, body, method=method).expect_refusal(401)
+        for fields in (["Content-Length: 0"], []):
+            with Wire(guarded.port) as w:
+                w.get(path, *fields, method=method).expect(status)
+
+
 @pytest.mark.parametrize("fields,status", [
     ([f"Authorization: bearer {KEY}"], 200), ([f"Authorization: Bearer   {KEY}  "], 200), ([f"x-api-key: {OTHER}"], 200),
     (["Authorization: Bearer wrong", f"X-Api-Key: {KEY}"], 200),  # a proxy's own beside ours
@@ -130,6 +141,21 @@ def test_file_and_reload(start, tmp_path):
     d.wait_log("changed keys need a restart|read again")
     assert allowed(d, KEY) and not allowed(d, OTHER)
     assert "need a restart" not in d.stderr() and KEY not in d.stderr() and OTHER not in d.stderr() and "with blank" not in d.stderr()
+
+
+def test_without_a_key_any_more(start, tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"http": {"api_keys": [KEY]}}))
+    d = start({"config": config})
+    assert not allowed(d, OTHER) and "requests need no API key" not in d.stderr()
+    config.write_text('{"http": {"api_keys": ["%s" "%s"]}}' % (KEY, OTHER))  # what is there is not said
+    d.signal(signal.SIGHUP)
+    d.wait_log("']' expected")
+    assert not allowed(d, OTHER) and KEY not in d.stderr() and OTHER not in d.stderr()
+    config.write_text("{}")
+    d.signal(signal.SIGHUP)
+    d.wait_log("requests need no API key")  # it may not have been meant
+    assert allowed(d, OTHER)
 
 
 def test_environment(start):

@@ -206,3 +206,12 @@ def test_contents_come_as_the_template_takes_them(start, tmp_path):
     d = start(model=folder(tmp_path / "parts", "{% for m in messages %}<{% for p in m.content %}{{ p.text + ',' }}{% endfor %}>{% endfor %}"))
     assert text(d, messages=both) == "<a,b,><c,>"
     assert text(d, messages=both, continue_final_message=True) == "<a,b,><c"
+
+
+@pytest.mark.parametrize("contents", ["{{ m.content }}", "{% for p in m.content %}{{ p.text }}{% endfor %}", "{{ '' + m.content }}"])
+def test_null_as_content(start, tmp_path, contents):
+    """As OpenAI's clients have it beside calls; most templates have not thought of it."""
+    source = "None: {% for m in messages %}<" + contents + "{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}>{% endfor %}"
+    d = start(model=folder(tmp_path / "model", source))
+    for message in ({"content": None}, {"content": ""}, {}):
+        assert text(d, messages=[*HI, {"role": "assistant", "tool_calls": [CALL], **message}]) == "None: <hi><weather>"

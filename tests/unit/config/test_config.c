@@ -197,6 +197,10 @@ static void test_errors_name_file_and_line(void **state) {
       {"{\n\n\"http\": {\"port\": 99999999999999999999}}", NULL},
       {"{\"http\": {\"host\": \"a\\u0000b\"}}", NULL},
       {"{\"http\": {\"host\": \"\xff\"}}", NULL},
+      /* keys of the API are not repeated */
+      {"{\"http\":\n{\"api_keys\": [\"sk-a\" \"sk-b\"]}}", "2: ']' expected"},
+      {"{\"http\": {\"api_keys\": [\"sk-a", "1: premature end of input"},
+      {"{\"http\": {\"api_keys\": sk-a}}", "1: invalid token"},
   };
   for (size_t i = 0; i < UNIT_COUNT(cases); i++) {
     struct tl_config c;

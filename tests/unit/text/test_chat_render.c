@@ -94,23 +94,25 @@ static void test_variables(void **state) {
   json_decref(wrong);
 }
 
+#define EACH_TEXT "{% for m in messages %}<{{ m.content or '' }}>{% endfor %}"
 #define CALLS(condition, arguments) \
-  "{% for m in messages " condition " %}{% for c in m.tool_calls or [] %}{{ c.function.name }}" arguments "{% endfor %}{% endfor %}{% for m in messages %}<{{ m.content or '' }}>{% endfor %}"
+  "{% for m in messages " condition " %}{% for c in m.tool_calls or [] %}{{ c.function.name }}" arguments "{% endfor %}{% endfor %}" EACH_TEXT
 
 static const struct {
   const char *source;
   unsigned takes;
 } taken[] = {
-    {EACH, TL_CHAT_TEXT},
+    {EACH_TEXT, TL_CHAT_TEXT},
+    {EACH, TL_CHAT_TEXT | TL_CHAT_CALL_EMPTY}, /* of null it makes "None" */
     {"{% for m in messages %}{{ '<' + m.content + '>' }}{% endfor %}", TL_CHAT_TEXT | TL_CHAT_CALL_EMPTY}, /* of calls it knows nothing, and fails on null */
-    {PARTS, TL_CHAT_PARTS},
+    {PARTS, TL_CHAT_PARTS | TL_CHAT_CALL_EMPTY}, /* it fails on null */
     {"{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endif %}{% endfor %}",
-     TL_CHAT_TEXT | TL_CHAT_PARTS},
+     TL_CHAT_TEXT | TL_CHAT_PARTS | TL_CHAT_CALL_EMPTY},
     {"{% for m in messages %}{{ m.content | tojson }}{% endfor %}", TL_CHAT_TEXT | TL_CHAT_CALL_NULL},
     {"{{ raise_exception('never') }}", TL_CHAT_TEXT},
     {"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", TL_CHAT_TEXT},
-    {"{% if tools %}{{ tools }}{% endif %}" EACH, TL_CHAT_TEXT | TL_CHAT_TOOLS},
-    {"{% set tools = [] %}{% for documents in [] %}{% endfor %}{{ m.tools }}" EACH, TL_CHAT_TEXT},
+    {"{% if tools %}{{ tools }}{% endif %}" EACH_TEXT, TL_CHAT_TEXT | TL_CHAT_TOOLS},
+    {"{% set tools = [] %}{% for documents in [] %}{% endfor %}{{ m.tools }}" EACH_TEXT, TL_CHAT_TEXT},
     /* what a call has to look like */
     {CALLS("", "{{ c.function.arguments | tojson }}"), TL_CHAT_TEXT},
     {CALLS("", "{{ '' + c.function.arguments }}"), TL_CHAT_TEXT | TL_CHAT_CALL_TEXT},
@@ -121,11 +123,15 @@ static const struct {
     {CALLS("", "{{ '' + m.content + c.function.name }}"), TL_CHAT_TEXT | TL_CHAT_CALL_EMPTY},
     {CALLS("if m.content is defined", "{{ m.content }}"), TL_CHAT_TEXT | TL_CHAT_CALL_EMPTY}, /* not "None" */
     {CALLS("", "{{ m.content + c.function.arguments }}"), TL_CHAT_TEXT | TL_CHAT_CALL_TEXT | TL_CHAT_CALL_EMPTY},
-    {"{% macro f(d) %}{{ d.documents or documents }}{% endmacro %}{{ 1 is eq tools }}" EACH, TL_CHAT_TEXT | TL_CHAT_TOOLS | TL_CHAT_DOCUMENTS},
-    {"{% if reasoning_effort is defined %}{{ reasoning_effort }}{% endif %}" EACH, TL_CHAT_TEXT | TL_CHAT_EFFORT},
-    {"{{ enable_thinking or m.reasoning_effort }}" EACH, TL_CHAT_TEXT | TL_CHAT_THINKING},
-    {"{{ 'a' if 'thinking' in messages[0] and messages[0].thinking }}" EACH, TL_CHAT_TEXT},
-    {"{% for m in messages %}{{ m.content }}{% endfor %}{% for message in [] %}{{ message.thinking }}{% endfor %}", TL_CHAT_TEXT | TL_CHAT_THOUGHTS},
+    {"None of them: " CALLS("", "{{ '' + m.content + c.function.name }}"), TL_CHAT_TEXT | TL_CHAT_CALL_EMPTY}, /* a word of its own */
+    {"{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}{% endfor %}",
+     TL_CHAT_TEXT | TL_CHAT_CALL_EMPTY},
+    {CALLS("if m.content is not defined", "{{ c.function.arguments | tojson }}"), TL_CHAT_TEXT},
+    {"{% macro f(d) %}{{ d.documents or documents }}{% endmacro %}{{ 1 is eq tools }}" EACH_TEXT, TL_CHAT_TEXT | TL_CHAT_TOOLS | TL_CHAT_DOCUMENTS},
+    {"{% if reasoning_effort is defined %}{{ reasoning_effort }}{% endif %}" EACH_TEXT, TL_CHAT_TEXT | TL_CHAT_EFFORT},
+    {"{{ enable_thinking or m.reasoning_effort }}" EACH_TEXT, TL_CHAT_TEXT | TL_CHAT_THINKING},
+    {"{{ 'a' if 'thinking' in messages[0] and messages[0].thinking }}" EACH_TEXT, TL_CHAT_TEXT},
+    {EACH_TEXT "{% for message in [] %}{{ message.thinking }}{% endfor %}", TL_CHAT_TEXT | TL_CHAT_THOUGHTS},
 };
 
 static void test_takes(void **state) {
