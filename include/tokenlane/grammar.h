@@ -86,7 +86,9 @@ struct tl_thinking {
 /* Before the first token; `thinking` is borrowed as long as the matcher lives. within: the text begins in thoughts, whatever `begin` says.
  * An answer may end while it thinks. */
 void tl_matcher_think(struct tl_matcher *matcher, const struct tl_thinking *thinking, bool within);
-/* The sequence goes on with this token. TL_EINVAL, and nothing has changed: the grammar does not allow it. */
+/* The sequence goes on with this token. TL_EINVAL, and nothing has changed: the grammar does not allow it. One token that has the end of
+ * thoughts between other texts is the exception: masks do not look for it, and if the grammar refuses what it has behind the end, the
+ * sequence cannot go on. */
 int tl_matcher_take(struct tl_matcher *matcher, int32_t token);
 /* Bit token % 32 of word token / 32: it may come next, and tl_matcher_take takes it. words: (tl_vocabulary's n + 31) / 32, all written. */
 void tl_matcher_mask(struct tl_matcher *matcher, uint32_t *words);
