@@ -5,6 +5,8 @@
  *   f\n{"a": 1} */
 #include "api/tool_formats.h"
 
+#define LONGEST_NAME 256
+
 enum state { TEXT, OPEN /* behind the name */, ARGUMENTS };
 
 static void take_text(struct api_tool_parser *parser, char c) {
@@ -21,7 +23,8 @@ static void take_text(struct api_tool_parser *parser, char c) {
     parser->object.named = true;
   }
   tool_hold(parser, c, ends ? OPEN : TEXT);
-  if (!ends && !held->failed && !api_tool_types_begins(parser->types, held->data + parser->n_blank, n + 1)) tool_give_up(parser);
+  if (ends || held->failed) return;
+  if (n >= LONGEST_NAME || !api_tool_types_begins(parser->types, held->data + parser->n_blank, n + 1)) tool_give_up(parser);
 }
 
 static void take_arguments(struct api_tool_parser *parser, char c) {

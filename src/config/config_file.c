@@ -255,10 +255,10 @@ static char *read_file(const char *path, size_t *ret_length, struct tl_error *er
   return text;
 }
 
-/* jansson shows what stands there, which may be an API key: the line has to do. */
+/* jansson shows what stands there, which may be an API key: the line has to do, but for a name that comes twice. */
 static int fail_syntax(const struct reader *r, json_error_t *why) {
   char *shown = strstr(why->text, " near '");
-  if (shown) *shown = 0;
+  if (shown && json_error_code(why) != json_error_duplicate_key) *shown = 0;
   return tl_error_set(r->err, TL_EINVAL, "config", "%.150s:%d: %.200s", r->path, why->line, why->text);
 }
 

@@ -55,27 +55,29 @@ static unsigned cost_of_call(const struct tl_chat_template *t, const char *conve
   return cost;
 }
 
-/* In which form it has to be given calls: the first of the best. It may stay as clients send it only where no content and null
- * are the same to the template. */
+/* In which form it has to be given calls: the first of the best. It may stay as clients send it only where no content, null
+ * and "" are the same to the template. */
 static unsigned takes_of_calls(const struct tl_chat_template *t) {
 #define OBJECT "{\"key" PROBE "\": \"d\"}"
 #define CONVERSATIONS(arguments) \
   CONVERSATION("", arguments), CONVERSATION("\"content\": null, ", arguments), CONVERSATION("\"content\": \"\", ", arguments)
   enum { NONE, IS_NULL, EMPTY, TEXT_NONE, TEXT_NULL, TEXT_EMPTY, N };
   static const char *const conversations[N] = {CONVERSATIONS(OBJECT), CONVERSATIONS("\"{}\"")};
-  static const struct { uint8_t one, other; unsigned takes; } forms[] = {
-      {NONE, IS_NULL, 0},
+  static const struct { uint8_t first, last; unsigned takes; } forms[] = {
+      {NONE, EMPTY, 0},
       {IS_NULL, IS_NULL, TL_CHAT_CALL_NULL},
       {EMPTY, EMPTY, TL_CHAT_CALL_EMPTY},
       {NONE, NONE, 0},
-      {TEXT_NONE, TEXT_NULL, TL_CHAT_CALL_TEXT},
+      {TEXT_NONE, TEXT_EMPTY, TL_CHAT_CALL_TEXT},
       {TEXT_NULL, TEXT_NULL, TL_CHAT_CALL_TEXT | TL_CHAT_CALL_NULL},
       {TEXT_EMPTY, TEXT_EMPTY, TL_CHAT_CALL_TEXT | TL_CHAT_CALL_EMPTY},
       {TEXT_NONE, TEXT_NONE, TL_CHAT_CALL_TEXT}};
   unsigned costs[N], least = FAILS, takes = 0;
   for (size_t i = 0; i < N; i++) costs[i] = cost_of_call(t, conversations[i]);
   for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
-    unsigned one = costs[forms[i].one], other = costs[forms[i].other], cost = one > other ? one : other;
+    unsigned cost = 0;
+    for (size_t k = forms[i].first; k <= forms[i].last; k++)
+      if (costs[k] > cost) cost = costs[k];
     if (cost >= least) continue;
     least = cost;
     takes = forms[i].takes;

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What of a request reaches the chat template, and how: against transformers' own way (jinja_chat.py)."""
 import json
+import pathlib
 import shutil
 
 import openai
@@ -215,3 +216,10 @@ def test_null_as_content(start, tmp_path, contents):
     d = start(model=folder(tmp_path / "model", source))
     for message in ({"content": None}, {"content": ""}, {}):
         assert text(d, messages=[*HI, {"role": "assistant", "tool_calls": [CALL], **message}]) == "None: <hi><weather>"
+
+
+def test_null_as_content_of_glm(start, tmp_path):
+    """transformers prints None there."""
+    d = start(model=folder(tmp_path / "model", (pathlib.Path(__file__).parent / "templates/gmask.jinja").read_text()))
+    none, empty, absent = (text(d, messages=[*HI, {"role": "assistant", "tool_calls": [CALL], **message}]) for message in ({"content": None}, {"content": ""}, {}))
+    assert none == empty == absent and "None" not in none and "weather" in none

@@ -69,6 +69,27 @@ static void test_without_tools(void **state) {
   row_types = known;
 }
 
+/* A name that is longer than any format's is none, or each character of an answer that begins like it were compared with all before. */
+static void test_a_long_name(void **state) {
+  (void)state;
+  struct tl_arena arena;
+  const struct api_tool_types *known = row_types;
+  tl_arena_init(&arena, 0);
+  for (size_t n = 256; n <= 257; n++) {
+    char *name = repeated("", "n", n), *text = repeated(name, "\n{}", 1), *call = repeated(name, "({});", 1);
+    json_t *tools = json_pack("[{s: s}]", "name", name);
+    assert_int_equal(api_tool_types_read(tools, &arena, &row_types), TL_OK);
+    struct row row = {GLM, text, n > 256 ? text : "", n > 256 ? "" : call, NULL, NULL};
+    check_every_cut(&row);
+    json_decref(tools);
+    free(name);
+    free(text);
+    free(call);
+  }
+  tl_arena_done(&arena);
+  row_types = known;
+}
+
 static void test_a_megabyte_of_nonsense(void **state) {
   (void)state;
   static const struct { const struct api_tool_format *format; const char *head, *what; } texts[] = {
@@ -89,7 +110,7 @@ static void test_a_megabyte_of_nonsense(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_cut), cmocka_unit_test(test_without_tools), cmocka_unit_test(test_a_megabyte_of_nonsense)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_cut), cmocka_unit_test(test_without_tools), cmocka_unit_test(test_a_long_name), cmocka_unit_test(test_a_megabyte_of_nonsense)};
   struct tl_arena arena;
   json_t *list = json_loads("[{\"name\": \"get_all\"}, {\"name\": \"get\"}, {\"name\": \"f\"}]", 0, NULL);
   tl_arena_init(&arena, 0);

@@ -85,7 +85,7 @@ static void test_long_names(void **state) {
   for (int i = 0; i < 2; i++) {
     json_t *properties = json_object();
     for (int k = 0; k < N; k++) {
-      char key[16];
+      char key[32];
       snprintf(key, sizeof key, "%d_%d", k, i);
       json_object_set_new(properties, key, json_pack("{s:s}", "type", k % 2 ? "string" : "number"));
     }

@@ -31,11 +31,11 @@ static void finish_guarded(void) {
 static int answer_with(struct client *c, const char *name, char out[128]) {
   struct answer a;
   *out = 0;
-  while (client_parse(c->got.data, c->got.length, false, c->eof).complete == false) {
+  while (!(a = client_parse(c->got.data, c->got.length, false, c->eof)).complete) {
+    tl_buffer_done(&a.body);
     if (c->eof) fail_msg("the connection ended");
     client_read(c, 1000);
   }
-  a = client_parse(c->got.data, c->got.length, false, c->eof);
   client_field(c->got.data, a.head_length, name, out);
   tl_buffer_consume(&c->got, a.length);
   tl_buffer_done(&a.body);

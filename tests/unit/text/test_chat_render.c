@@ -126,6 +126,7 @@ static const struct {
     {"None of them: " CALLS("", "{{ '' + m.content + c.function.name }}"), TL_CHAT_TEXT | TL_CHAT_CALL_EMPTY}, /* a word of its own */
     {"{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}{% endfor %}",
      TL_CHAT_TEXT | TL_CHAT_CALL_EMPTY},
+    {CALLS("if m.content is not defined or m.content is none", "{{ c.function.arguments | tojson }}"), TL_CHAT_TEXT | TL_CHAT_CALL_NULL}, /* not "" */
     {CALLS("if m.content is not defined", "{{ c.function.arguments | tojson }}"), TL_CHAT_TEXT},
     {"{% macro f(d) %}{{ d.documents or documents }}{% endmacro %}{{ 1 is eq tools }}" EACH_TEXT, TL_CHAT_TEXT | TL_CHAT_TOOLS | TL_CHAT_DOCUMENTS},
     {"{% if reasoning_effort is defined %}{{ reasoning_effort }}{% endif %}" EACH_TEXT, TL_CHAT_TEXT | TL_CHAT_EFFORT},
