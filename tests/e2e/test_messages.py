@@ -378,7 +378,7 @@ def test_kinds_of_errors(daemon, asked):
 
 
 def test_errors_while_it_runs(start):
-    d = start({"devices": "sim:0", "sim.base_us": 20000, "limits.max_queue": 1, "http.api_keys": "right"})
+    d = start({"devices": "sim:0", "sim.base_us": 20000 * SLOW, "limits.max_queue": 1, "http.api_keys": "right"})
     with client_of(d, api_key="right") as c, client_of(d) as wrong:
         with pytest.raises(anthropic.AuthenticationError) as refused:
             create(wrong)
