@@ -96,7 +96,7 @@ def test_a_newcomer_joins_what_runs(start):
 
 
 def test_who_finds_no_place_waits(start):
-    d = start({"engine.max_batch_size": 1})
+    d = start({"devices": "sim:0", "sim.base_us": 5000, "engine.max_batch_size": 1})  # so slow that the first goes on
     with ThreadPoolExecutor(1) as pool, stream(d, max_tokens=LONG // 3) as first:
         lines = first.iter_lines()
         next(lines)
