@@ -100,4 +100,22 @@ static inline char *repeated(const char *head, const char *what, size_t n) {
   return text;
 }
 
+/* Where to cut a text into pieces of 7. (*ret_n) the caller's to free. */
+static inline size_t *cuts_of_seven(const char *text, size_t *ret_n) {
+  size_t length = strlen(text), n = 0, *cuts = malloc((length / 7 + 2) * sizeof *cuts);
+  assert_non_null(cuts);
+  for (size_t at = 7; at < length; at += 7) cuts[n++] = at;
+  cuts[n++] = length;
+  *ret_n = n;
+  return cuts;
+}
+
+/* A text without a call comes out as it went in, in pieces of 7 too. */
+static inline void check_no_call(const struct api_tool_format *format, const char *text, bool whole) {
+  struct row row = {format, text, text, "", NULL, NULL};
+  size_t n, *cuts = cuts_of_seven(text, &n);
+  check(&row, whole, cuts, n);
+  free(cuts);
+}
+
 #endif
