@@ -49,9 +49,7 @@ static void take(struct api_tool_parser *parser, char c) {
 }
 
 static void end(struct api_tool_parser *parser) {
-  bool behind = parser->state == TEXT && parser->blank && parser->held.length == parser->n_blank && parser->calls->n;
-  if (parser->open || behind) tool_drop(parser);
-  else tool_give_up(parser);
+  tool_end_behind(parser, parser->state == TEXT && parser->blank && parser->held.length == parser->n_blank);
 }
 
 const struct api_tool_format api_tool_glm4_format = {.name = "glm4", .typed = true, .take = take, .end = end};

@@ -88,15 +88,32 @@ int tool_find_begin(struct api_tool_parser *parser, char c) {
   return -1;
 }
 
-void tool_end(struct api_tool_parser *parser) {
-  bool behind = parser->state == 0 && parser->blank && parser->calls->n;
-  if (parser->open || behind) tool_drop(parser);
+void tool_end_behind(struct api_tool_parser *parser, bool behind) {
+  if (parser->open || (behind && parser->calls->n)) tool_drop(parser);
   else tool_give_up(parser);
+}
+
+void tool_end(struct api_tool_parser *parser) {
+  tool_end_behind(parser, parser->state == 0 && parser->blank);
 }
 
 void tool_hold(struct api_tool_parser *parser, char c, unsigned next) {
   if (!parser->open) tl_buffer_putc(&parser->held, c);
   parser->state = (uint8_t)next;
+}
+
+bool tool_take_between(struct api_tool_parser *parser, char c, bool behind, unsigned item, unsigned text) {
+  if (tool_is_white(c)) {
+    tool_hold(parser, c, parser->state);
+  } else if (behind && c == ',') {
+    tool_hold(parser, c, item);
+  } else if (behind && c == ']') {
+    parser->state = (uint8_t)text;
+    tool_drop(parser);
+  } else {
+    return false;
+  }
+  return true;
 }
 
 void tool_refuse(struct api_tool_parser *parser, char c) {

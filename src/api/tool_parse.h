@@ -108,6 +108,11 @@ void tool_give_up(struct api_tool_parser *parser);
 void tool_drop(struct api_tool_parser *parser);
 /* A format's end, where state 0 is text: what is held is content, but nothing if a call shows, or behind one with no text since. */
 void tool_end(struct api_tool_parser *parser);
+/* The end, as the format has it. behind: what is held stands behind a call, if there was one, and is markup then. */
+void tool_end_behind(struct api_tool_parser *parser, bool behind);
+/* A character between the items of a list of calls. behind: one of them has come, else one must. item, text: the states behind a
+ * comma, and behind the list. False: c begins an item, or does not belong there. */
+bool tool_take_between(struct api_tool_parser *parser, char c, bool behind, unsigned item, unsigned text);
 /* No call after all, or no more of one that shows, as c says, which is text; what came of a tag is text too. */
 void tool_refuse(struct api_tool_parser *parser, char c);
 /* A character of a call that shows and has gone wrong: it goes to the arguments as it is. ended: it is the last. TOOL_MARK: a mark ends

@@ -55,18 +55,9 @@ static void take_body(struct api_tool_parser *parser, char c) {
 
 static void take_list(struct api_tool_parser *parser, char c) {
   bool behind = parser->state == NEXT;
-  if (tool_is_white(c)) {
-    tool_hold(parser, c, parser->state);
-  } else if (!behind && begins_name(c)) {
-    begin_call(parser, c, true);
-  } else if (behind && c == ',') {
-    tool_hold(parser, c, ITEM);
-  } else if (behind && c == ']') {
-    parser->state = TEXT;
-    tool_drop(parser);
-  } else {
-    tool_refuse(parser, c);
-  }
+  if (tool_take_between(parser, c, behind, ITEM, TEXT)) return;
+  if (!behind && begins_name(c)) begin_call(parser, c, true);
+  else tool_refuse(parser, c);
 }
 
 static void take_stray(struct api_tool_parser *parser, char c) {
@@ -119,9 +110,7 @@ static void take(struct api_tool_parser *parser, char c) {
 /* As tool_text.c's: of a list that ends early. */
 static void end(struct api_tool_parser *parser) {
   bool text = parser->state == TEXT || parser->state == LINES;
-  bool behind = parser->state == NEXT || parser->state == ITEM || (text && parser->blank);
-  if (parser->open || (behind && parser->calls->n)) tool_drop(parser);
-  else tool_give_up(parser);
+  tool_end_behind(parser, parser->state == NEXT || parser->state == ITEM || (text && parser->blank));
 }
 
 const struct api_tool_format api_tool_pythonic_format = {.name = "pythonic", .marks = {"<|python_start|>", "<function_calls>", "<|python_end|>", "</function_calls>"},

@@ -88,18 +88,9 @@ static void take_body(struct api_tool_parser *parser, char c) {
 
 static void take_list(struct api_tool_parser *parser, char c) {
   bool behind = parser->state == NEXT;
-  if (tool_is_white(c)) {
-    tool_hold(parser, c, parser->state);
-  } else if (!behind && c == '{') {
-    begin_object(parser, c, true);
-  } else if (behind && c == ',') {
-    tool_hold(parser, c, ITEM);
-  } else if (behind && c == ']') {
-    parser->state = TEXT;
-    tool_drop(parser);
-  } else {
-    tool_refuse(parser, c);
-  }
+  if (tool_take_between(parser, c, behind, ITEM, TEXT)) return;
+  if (!behind && c == '{') begin_object(parser, c, true);
+  else tool_refuse(parser, c);
 }
 
 /* The name has ended; false: it is none. */
@@ -163,9 +154,7 @@ static void take(struct api_tool_parser *parser, char c) {
 
 /* White space and the beginning of a mark behind a call, and the commas of a list that ends early, are markup. */
 static void end(struct api_tool_parser *parser) {
-  bool behind = parser->state == NEXT || parser->state == ITEM || (parser->state == TEXT && parser->blank);
-  if (parser->open || (behind && parser->calls->n)) tool_drop(parser);
-  else tool_give_up(parser);
+  tool_end_behind(parser, parser->state == NEXT || parser->state == ITEM || (parser->state == TEXT && parser->blank));
 }
 
 #define MACHINE .take = take, .end = end
