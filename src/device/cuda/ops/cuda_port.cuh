@@ -150,7 +150,7 @@ TL_DEVICE quad load16(const void *p) {
 /* Of what no kernel writes meanwhile and nobody reads again: weights, cache. */
 TL_DEVICE quad load16_once(const void *p) {
   quad v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
                : "l"(p));
   return v;
@@ -173,7 +173,7 @@ TL_DEVICE void store16(void *p, quad v) {
 /* 16 bytes to shared memory, zeros if not `valid`; there once this thread's
  * wait_async says so, for others after a barrier. */
 TL_DEVICE void copy_async16(void *shared, const void *global, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(shared)),
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(shared)),
                "l"(global), "r"(valid ? 16 : 0)
                : "memory");
 }
