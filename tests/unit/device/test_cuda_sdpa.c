@@ -29,8 +29,7 @@ struct shape {
 
 static uint64_t seed = 7;
 static void *stream, *handle;
-static unsigned left_out; /* bits: what the graph under test is not told of */
-enum { NO_RAGGED = 1, NO_LOG = 2 };
+static bool without_log; /* the graph under test is not told of that operation */
 enum { OPS = 24, LOG_OP = 19 }; /* of the graph, in its order: the logarithm and the sum behind it */
 
 #define CALL(call)                                      \
@@ -189,10 +188,9 @@ static void release(const struct memory *m) {
   for (unsigned i = 0; i < UNIT_COUNT(all); i++) CALL(api->rt.free(all[i]));
 }
 
-/* A graph without one of its parts tells which part a real library fails with. */
+/* Leaves out of a graph what is left out. */
 static int set_some(void *desc, int attribute, int type, int64_t n, const void *values) {
-  if (left_out & NO_RAGGED && attribute == CUDA_DNN_TENSOR_RAGGED) return 0;
-  if (left_out & NO_LOG && attribute == CUDA_DNN_GRAPH_OPS) {
+  if (without_log && attribute == CUDA_DNN_GRAPH_OPS) {
     void *ops[OPS - 2];
     assert_int_equal(n, OPS);
     memcpy(ops, values, LOG_OP * sizeof *ops);
@@ -317,22 +315,10 @@ static void test_one_prompt(void **state) {
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }
 
-/* One sequence of whole tiles, whose Q and O need no offsets. */
-static void check_without(unsigned parts) {
-  const struct shape s = {TL_CUDA_BF16, 4, 1, 128, 256, 1, {256}, .rows = {256}};
-  left_out = parts;
-  check(&s);
-  left_out = 0;
-}
-
+/* Tiles that no row or key is missing in. */
 static void test_whole(void **state) {
   (void)state;
-  check_without(0);
-}
-
-static void test_no_ragged(void **state) {
-  (void)state;
-  check_without(NO_RAGGED);
+  check(&(struct shape){TL_CUDA_BF16, 4, 1, 128, 256, 1, {256}, .rows = {256}});
 }
 
 /* A kernel that wants memory for what lies between two operations, or does not say what it wants, is never run. */
@@ -341,10 +327,10 @@ static void test_parameters(void **state) {
   const struct shape s = {TL_CUDA_BF16, 4, 1, 128, 256, 1, {256}, .rows = {256}};
   struct step t = make_step(&s);
   struct cuda_sdpa_plan plan;
-  left_out = NO_LOG;
+  without_log = true;
   assert_int_equal(try_build(&t, &plan), CUDA_DNN_UNKNOWN);
   cuda_sdpa_free(&api->dnn, &plan);
-  left_out = 0;
+  without_log = false;
 #ifndef ON_GPU
   static const int vital[] = {CUDA_SDPA_Q, CUDA_SDPA_O, CUDA_SDPA_K, CUDA_SDPA_V};
   for (unsigned i = 0; i < UNIT_COUNT(vital); i++) {
@@ -475,7 +461,7 @@ static void test_speed(void **state) {
 /* argv[1]: one test's name, or a pattern; all of them without it. After an error a GPU's context is lost to the rest. */
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_parameters), cmocka_unit_test(test_one_prompt), cmocka_unit_test(test_whole), cmocka_unit_test(test_no_ragged),
+      cmocka_unit_test(test_parameters), cmocka_unit_test(test_one_prompt), cmocka_unit_test(test_whole),
       cmocka_unit_test(test_prefixes), cmocka_unit_test(test_several), cmocka_unit_test(test_head_sizes),
       cmocka_unit_test(test_old_tokens), cmocka_unit_test(test_large_cache),
 #ifdef ON_GPU
