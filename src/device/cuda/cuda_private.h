@@ -342,6 +342,8 @@ int cuda_set_scales(struct cuda_device *d, const char *scales);
 /* y (m, n) = x W^T this way, before scales are applied to it; scales: of the outputs, for E4M3. cuBLASLt's own status. */
 int cuda_matmul(struct cuda_device *d, const struct cuda_product *p, const struct cuda_way *way, const char *w, const char *scales,
                 uint64_t m, const char *x, void *y);
+/* What is left of a product that is CUDA_THEN_SCALED. */
+int cuda_scale_sums(struct cuda_device *d, const struct cuda_product *p, const char *scales, uint32_t m, void *y);
 /* cuda_choose.c: for every shape and bucket that may be asked for. Weights are loaded, work memory is anybody's up to scratch_bytes. */
 int cuda_choose_algorithms(struct cuda_device *d, void *preference, struct tl_error *err);
 /* y (m, n) = x W^T, and + bias if that is not NULL. */

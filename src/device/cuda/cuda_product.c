@@ -139,6 +139,13 @@ int cuda_matmul(struct cuda_device *d, const struct cuda_product *p, const struc
                     CUDA_LT_WORKSPACE, d->stream);
 }
 
+int cuda_scale_sums(struct cuda_device *d, const struct cuda_product *p, const char *scales, uint32_t m, void *y) {
+  struct tl_cuda_scale_args args = {.dtype = d->dtype, .float_out = p->float_out, .m = m, .n = p->n, .ld = p->ld,
+                                    .factor = 1 / fits_f16(p->k), .rows = d->work.row_scales, .outputs = (const float *)(const void *)scales,
+                                    .y = y};
+  return d->api->op.scale(&args, d->stream);
+}
+
 static unsigned bucket_of(const struct cuda_device *d, uint32_t m) {
   unsigned bucket = 0;
   while (d->products.buckets[bucket] < m) bucket++;
@@ -157,10 +164,7 @@ static int many_rows(struct cuda_device *d, unsigned product, uint32_t m, const 
   if (r == CUDA_LT_NOT_SUPPORTED) r = cuda_matmul(d, p, way, weight, scales, d->products.buckets[bucket], x, y);
   if (r) return cuda_lt_failed(d, r, "a product", err);
   if (way->scaling != CUDA_THEN_SCALED) return TL_OK;
-  struct tl_cuda_scale_args args = {.dtype = d->dtype, .float_out = p->float_out, .m = m, .n = p->n, .ld = p->ld,
-                                    .factor = 1 / fits_f16(p->k), .rows = d->work.row_scales, .outputs = (const float *)(const void *)scales,
-                                    .y = y};
-  CUDA_TRY(d, d->api->op.scale(&args, d->stream), "scaling a product", err);
+  CUDA_TRY(d, cuda_scale_sums(d, p, scales, m, y), "scaling a product", err);
   return TL_OK;
 }
 

@@ -201,7 +201,7 @@ static int lt_matmul(void *lt, void *desc, const void *alpha, const void *a, voi
   fake_cuda.n_products++;
   fake_cuda.n_e4m3 += bytes == 1;
   fake_cuda.n_by_algorithm[algorithm->data[2]]++;
-  fake_cuda.clock_ms += fake_cuda.algorithm_ms[algorithm->data[2]];
+  fake_cuda.clock_ms += fake_cuda.algorithm_ms[algorithm->data[2]] + (p.desc.w_mode ? fake_cuda.scales_ms : 0);
   fake_note(p.wl.type == CUDA_LT_R_8F_E4M3 ? '8' : 'm');
   fake_enqueue(stream, "lt_matmul", run_product, &p, sizeof p);
   return 0;
