@@ -33,7 +33,8 @@ static double gate_value(int gate, double x) {
   return gate == TL_CUDA_GELU ? x * (1 + tanh_of) / 2 : x / (1 + exp(-x));
 }
 
-static void check(const struct product *p) {
+/* On a device with so many multiprocessors: they share the tiles of products of some rows. */
+static void check_on(const struct product *p, uint32_t n_multiprocessors) {
   struct stored w = {.dtype = p->dtype, .format = p->format, .n = p->n, .k = p->k};
   fill_stored(&w);
   uint16_t *x = op_halves(p->dtype, (size_t)p->m * p->k, 1);
@@ -41,10 +42,16 @@ static void check(const struct product *p) {
   uint32_t n_out = p->gate ? p->n / 2 : p->n, ldo = n_out + 3;
   size_t size = p->float_out ? 4 : 2, bytes = (size_t)p->m * ldo * size;
   uint8_t *out = op_poisoned(bytes);
-  struct tl_cuda_gemv_args a = {.dtype = p->dtype, .format = p->format, .gate = p->gate, .m = p->m, .n = p->n, .k = p->k, .n_multiprocessors = 1,
-                                .x = x, .weight = w.weight, .scales = w.scales,
+  struct tl_cuda_gemv_args a = {.dtype = p->dtype, .format = p->format, .gate = p->gate, .m = p->m, .n = p->n, .k = p->k,
+                                .n_multiprocessors = n_multiprocessors, .x = x, .weight = w.weight, .scales = w.scales,
                                 .bias = p->bias ? bias : NULL, .float_out = p->float_out, .out = out, .ldo = ldo};
+  uint32_t n_counters = (p->n + TL_CUDA_BATCH_TILE - 1) / TL_CUDA_BATCH_TILE;
+  if (p->m > TL_CUDA_GEMV_MAX_ROWS) {
+    a.parts = op_poisoned((size_t)n_multiprocessors * TL_CUDA_BATCH_PARTS);
+    a.arrived = memset(op_poisoned(n_counters * sizeof *a.arrived), 0, n_counters * sizeof *a.arrived);
+  }
   assert_int_equal(op_run(tl_cuda_gemv(&a, NULL)), 0);
+  for (uint32_t i = 0; a.arrived && i < n_counters; i++) assert_int_equal(a.arrived[i], 0);
   for (uint32_t row = 0; row < p->m; row++)
     for (uint32_t output = 0; output < ldo; output++) {
       size_t place = (size_t)row * ldo + output;
@@ -72,6 +79,12 @@ static void check(const struct product *p) {
   op_free(x);
   op_free(bias);
   op_free(out);
+  if (a.parts) op_free(a.parts);
+  if (a.arrived) op_free(a.arrived);
+}
+
+static void check(const struct product *p) {
+  check_on(p, 1);
 }
 
 static void test_16_bits(void **state) {
@@ -209,6 +222,25 @@ static void test_gated(void **state) {
   }
 }
 
+/* Some rows: tiles of outputs that thread blocks have alone, or share, in two parts or in many; with ends of rows, outputs and k. */
+static void test_some_rows(void **state) {
+  (void)state;
+  static const int formats[][2] = {{TL_CUDA_BF16, TL_CUDA_WE4M3}, {TL_CUDA_BF16, TL_CUDA_WE4M3_BLOCKS}, {TL_CUDA_BF16, TL_CUDA_WINT4}, {TL_CUDA_F16, TL_CUDA_WINT4}};
+  static const struct {
+    uint32_t m, n, k, n_multiprocessors;
+    int gate;
+  } cases[] = {{17, 5, 128, 1, 0},           {64, 256, 384, 1, 0},  {33, 130, 1280, 3, 0},
+               {32, 300, 640, 5, 0},         {40, 128, 2048, 7, 0}, {63, 520, 256, 4, 0},
+               {24, 2 * 70, 512, 3, TL_CUDA_SILU}, {50, 2 * 131, 896, 2, TL_CUDA_GELU}, {64, 600, 128, 50, 0}};
+  for (unsigned f = 0; f < UNIT_COUNT(formats); f++)
+    for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
+      struct product p = {formats[f][0], formats[f][1], cases[i].m, cases[i].n, cases[i].k, (f + i) % 2, i % 3 == 0, cases[i].gate};
+      if (p.format == TL_CUDA_WE4M3 && i % 2) p.k += 16;
+      if (p.format == TL_CUDA_WINT4 && i % 2) p.k -= 32;
+      check_on(&p, cases[i].n_multiprocessors);
+    }
+}
+
 /* A product that makes its rows itself: of a residual and what is added to it, normed. */
 struct normed {
   int dtype, format, gate;
@@ -297,6 +329,7 @@ static void test_normed(void **state) {
 static void test_refused_shapes(void **state) {
   (void)state;
   static const float weight;
+  static uint32_t place;
   const struct tl_cuda_normed_args bad_norms[] = {
       {.product = {.m = 1, .n = 1, .k = 8200, .n_multiprocessors = 1, .ldo = 1}, .width = 8200, .weight = &weight},
       {.product = {.m = 1, .n = 1, .k = 8, .n_multiprocessors = 1, .ldo = 1}, .width = 0, .weight = &weight},
@@ -307,7 +340,10 @@ static void test_refused_shapes(void **state) {
   };
   for (unsigned i = 0; i < UNIT_COUNT(bad_norms); i++) assert_int_equal(tl_cuda_normed(&bad_norms[i], NULL), 1);
   const struct tl_cuda_gemv_args bad[] = {
-      {.m = 17, .n = 1, .k = 8, .n_multiprocessors = 1, .ldo = 1},
+      {.m = 17, .n = 1, .k = 8, .n_multiprocessors = 1, .ldo = 1, .parts = &place, .arrived = &place},
+      {.m = 65, .n = 1, .k = 16, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WE4M3, .parts = &place, .arrived = &place},
+      {.m = 17, .n = 1, .k = 16, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WE4M3, .arrived = &place},
+      {.m = 17, .n = 1, .k = 24, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WE4M3, .parts = &place, .arrived = &place},
       {.m = 1, .n = 2, .k = 8, .n_multiprocessors = 1, .ldo = 1},
       {.m = 1, .n = 1, .k = 8, .ldo = 1},
       {.m = 1, .n = 3, .k = 8, .n_multiprocessors = 1, .ldo = 3, .gate = TL_CUDA_SILU},
@@ -328,8 +364,8 @@ static void test_refused_shapes(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_16_bits), cmocka_unit_test(test_e4m3), cmocka_unit_test(test_e4m3_values), cmocka_unit_test(test_integers),
-      cmocka_unit_test(test_gated),   cmocka_unit_test(test_ends), cmocka_unit_test(test_nan_stays), cmocka_unit_test(test_normed),
+      cmocka_unit_test(test_gated),   cmocka_unit_test(test_ends), cmocka_unit_test(test_nan_stays), cmocka_unit_test(test_some_rows), cmocka_unit_test(test_normed),
       cmocka_unit_test(test_refused_shapes),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return cmocka_run_group_tests(tests, op_prepare, NULL);
 }

@@ -3,6 +3,7 @@
  * between the sum of squares and the scaling; each thread reads what it wrote. Of few rows a block has more threads, so that
  * one takes less time: of many, smaller blocks fill a multiprocessor better. */
 #include "device/cuda/ops/cuda_attend.cuh"
+#include "device/cuda/ops/cuda_gemv.cuh"
 
 #define MANY_ROWS 256 /* threads of a block */
 #define FEW_ROWS 512
@@ -114,10 +115,11 @@ static int allow_large() {
   return e ? e : allow_shared(add_norm<T, MANY_ROWS>, shared_bytes(MAX_DIM));
 }
 
-/* These and attention's are the only kernels that may want more than 48 KiB. */
+/* These, attention's and products of some rows are the only kernels that may want more than 48 KiB. */
 extern "C" int tl_cuda_prepare(void) {
   int e = allow_large<bf16>();
   if (!e) e = allow_large<f16>();
+  if (!e) e = cuda_prepare_batch();
   if (!e) e = cuda_prepare_decode();
   return e ? e : cuda_prepare_prefill();
 }

@@ -37,6 +37,9 @@ enum tl_cuda_dtype { TL_CUDA_BF16, TL_CUDA_F16 };
 #define TL_CUDA_CHUNK_TOKENS 64   /* a decode item covers a multiple of these, but for a sequence's last */
 #define TL_CUDA_WHOLE UINT32_MAX
 #define TL_CUDA_GEMV_MAX_ROWS 16
+#define TL_CUDA_BATCH_ROWS 64      /* of products by stored weights that are still ours */
+#define TL_CUDA_BATCH_TILE 128     /* outputs that such products count as one, or more */
+#define TL_CUDA_BATCH_PARTS (128 << 10) /* bytes in which a block of them leaves its parts */
 #define TL_CUDA_STREAM_ROWS 8     /* of a step whose kernels start before the one before them is over */
 #define TL_CUDA_NORMED_ROWS 2     /* that a product may norm itself, */
 #define TL_CUDA_NORMED_DIM 8192   /* if they are not longer than this */
@@ -57,6 +60,11 @@ enum tl_cuda_format {
   TL_CUDA_WMXFP4, /* E2M1, packed as WINT4; scales E8M0 (n, k / 32); T BF16 */
 };
 #define TL_CUDA_FORMATS (TL_CUDA_WINT2 + 1) /* of both types */
+
+/* Whether tl_cuda_gemv takes up to TL_CUDA_BATCH_ROWS rows by weights of this format: those that models are served in most. */
+static inline int tl_cuda_batches(int dtype, int format) {
+  return format == TL_CUDA_WINT4 || (dtype == TL_CUDA_BF16 && (format == TL_CUDA_WE4M3 || format == TL_CUDA_WE4M3_BLOCKS));
+}
 
 /* Lets the kernels that need it use more than 48 KiB of shared memory. */
 int tl_cuda_prepare(void);
@@ -232,11 +240,11 @@ struct tl_cuda_bias_args {
 int tl_cuda_bias(const struct tl_cuda_bias_args *args, void *stream);
 
 /* out = x W^T + bias for few rows, at the speed at which the weights can be read; gated: the first half of that,
- * through silu or gelu, times the second half. */
+ * through silu or gelu, times the second half. Of more than TL_CUDA_GEMV_MAX_ROWS rows thread blocks share tiles of outputs, by `parts`. */
 struct tl_cuda_gemv_args {
   int dtype, format;
   int gate;              /* enum tl_cuda_gate */
-  uint32_t m, n, k;      /* m <= TL_CUDA_GEMV_MAX_ROWS; gated: n even */
+  uint32_t m, n, k;      /* m <= TL_CUDA_GEMV_MAX_ROWS, TL_CUDA_BATCH_ROWS if tl_cuda_batches; gated: n even */
   uint32_t n_multiprocessors; /* of the device */
   const void *x;         /* T (m, k) */
   const void *weight, *scales;
@@ -244,6 +252,8 @@ struct tl_cuda_gemv_args {
   int float_out;         /* out is float (logits), not T */
   void *out;             /* (m, ldo); ldo >= n, or n / 2 if gated, any */
   uint32_t ldo;
+  void *parts;           /* n_multiprocessors * TL_CUDA_BATCH_PARTS bytes, of up to TL_CUDA_GEMV_MAX_ROWS rows NULL */
+  uint32_t *arrived;     /* (n / TL_CUDA_BATCH_TILE, rounded up) zeros while no step runs; likewise */
 };
 int tl_cuda_gemv(const struct tl_cuda_gemv_args *args, void *stream);
 
