@@ -86,6 +86,18 @@ static size_t tile_bytes(const struct cuda_device *d) {
   return most;
 }
 
+/* Of the product that has the most. */
+static size_t batch_tiles(const struct cuda_device *d) {
+  size_t most = 0;
+  for (uint32_t i = 0; i < d->n_plan; i++)
+    for (unsigned k = 0; k < d->plan[i].w.n_pieces; k++) {
+      const struct cuda_piece *piece = &d->plan[i].w.pieces[k];
+      size_t tiles = tl_cuda_batches(d->dtype, piece->format) ? (piece->n + TL_CUDA_BATCH_TILE - 1) / TL_CUDA_BATCH_TILE : 0;
+      if (tiles > most) most = tiles;
+    }
+  return most;
+}
+
 static bool rotates(const struct cuda_device *d) {
   for (uint32_t i = 0; i < d->n_plan; i++)
     if (d->plan[i].rope) return true;
@@ -163,6 +175,7 @@ static size_t place_work(struct cuda_device *d, char *base) {
   PLACE(&p, w->partial, (size_t)l->max_items * s->n_heads * s->head);
   PLACE(&p, w->partial_scale, (size_t)l->max_items * s->n_heads * 2);
   PLACE(&p, w->arrived, (size_t)l->max_seqs * s->n_heads);
+  PLACE(&p, w->tiles_arrived, batch_tiles(d));
   PLACE(&p, w->saved, 2 * (size_t)l->max_entries);
   if (rotates(d)) PLACE(&p, w->rope, (size_t)l->max_context * s->head);
   if (rotates(d) && d->model->inv_freq_local) PLACE(&p, w->rope_local, (size_t)l->max_context * s->head);
@@ -286,6 +299,8 @@ int cuda_make_memory(struct cuda_device *d, const struct tl_device_load *load, s
 int cuda_clear_counters(struct cuda_device *d, struct tl_error *err) {
   size_t bytes = (size_t)d->limits.max_seqs * d->dims.n_heads * sizeof *d->work.arrived;
   CUDA_TRY(d, d->api->rt.fill(d->work.arrived, 0, bytes, d->stream), "clearing attention's counters", err);
+  if ((bytes = batch_tiles(d) * sizeof *d->work.tiles_arrived))
+    CUDA_TRY(d, d->api->rt.fill(d->work.tiles_arrived, 0, bytes, d->stream), "clearing products' counters", err);
   return TL_OK;
 }
 

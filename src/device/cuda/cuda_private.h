@@ -186,6 +186,7 @@ struct cuda_work {
   float *part, *gathered; /* groups: (rows, ld_part), and (ranks, rows, ld_part) */
   float *partial, *partial_scale, *saved;
   uint32_t *arrived; /* (max_seqs, n_heads) zeros while no step runs */
+  uint32_t *tiles_arrived; /* likewise: of the product with the most tiles of TL_CUDA_BATCH_TILE outputs */
   char *tile;       /* T: tile_bytes, or what is needed of them; or rows in E4M3: (tokens, k) */
   float *row_scales;/* (tokens) theirs */
   char *ordered;    /* T (tokens, k), (entries, k): rows in the order of weights that have one, the most of those */
@@ -350,7 +351,7 @@ int cuda_choose_algorithms(struct cuda_device *d, void *preference, struct tl_er
 int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x,
                      void *y, struct tl_error *err);
 /* Whether a gated unit's product of so many rows is one kernel, which cuda_run_gated launches: y (m, n / 2). */
-bool cuda_gates_itself(const struct cuda_matrix *w, uint32_t m);
+bool cuda_gates_itself(const struct cuda_device *d, const struct cuda_matrix *w, uint32_t m);
 int cuda_run_gated(struct cuda_device *d, const struct cuda_matrix *w, int gate, uint32_t m, const char *x, char *y,
                    struct tl_error *err);
 /* Whether a product of so many rows can norm them itself, as cuda_run_normed has it do, of which norm says all but the product: y (m, n), or,

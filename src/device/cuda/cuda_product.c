@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Matrix products. Up to TL_CUDA_GEMV_MAX_ROWS rows go to our own kernel, which reads the
- * weights, as they are stored, as fast as memory gives them; more go to cuBLASLt, whose algorithm is chosen
+ * weights, as they are stored, as fast as memory gives them, and so do up to TL_CUDA_BATCH_ROWS by weights of the formats that it
+ * then takes; more go to cuBLASLt, whose algorithm is chosen
  * once for each shape and bucket of rows (cuda_choose.c).
  *
  * E4M3 weights stay what they are where the device multiplies E4M3 (compute capability 8.9 on): rows are rounded to
@@ -203,17 +204,25 @@ static int many_rows_of_piece(struct cuda_device *d, const struct cuda_matrix *w
   return r;
 }
 
+static bool is_ours(const struct cuda_device *d, const struct cuda_piece *piece, uint32_t m) {
+  return m <= TL_CUDA_GEMV_MAX_ROWS || (m <= TL_CUDA_BATCH_ROWS && tl_cuda_batches(d->dtype, piece->format));
+}
+
+/* Nothing of cuBLASLt's is in its workspace while our kernels run. */
 static struct tl_cuda_gemv_args few_rows(const struct cuda_device *d, const struct cuda_matrix *w, const struct cuda_piece *piece,
                                          const float *bias, int gate, uint32_t m, const char *x, void *y) {
   return (struct tl_cuda_gemv_args){.dtype = d->dtype, .format = piece->format, .gate = gate, .m = m, .n = piece->n, .k = w->k,
                                     .n_multiprocessors = d->info.multiprocessors, .x = x, .weight = piece->data, .scales = piece->scales,
                                     .bias = bias ? bias + piece->first : NULL, .float_out = w->float_out,
-                                    .out = at_output(w, y, piece->first), .ldo = gate ? w->ld / 2 : w->ld};
+                                    .out = at_output(w, y, piece->first), .ldo = gate ? w->ld / 2 : w->ld,
+                                    .parts = d->work.lt_workspace, .arrived = d->work.tiles_arrived};
 }
 
 static int few_rows_of_piece(struct cuda_device *d, const struct cuda_matrix *w, const struct cuda_piece *piece, const float *bias,
                              int gate, uint32_t m, const char *x, void *y, struct tl_error *err) {
   struct tl_cuda_gemv_args args = few_rows(d, w, piece, bias, gate, m, x, y);
+  uint32_t room = CUDA_LT_WORKSPACE / TL_CUDA_BATCH_PARTS;
+  if (m > TL_CUDA_GEMV_MAX_ROWS && args.n_multiprocessors > room) args.n_multiprocessors = room;
   CUDA_TRY(d, d->api->op.gemv(&args, d->stream), "a product of few rows", err);
   return TL_OK;
 }
@@ -228,8 +237,8 @@ static int put_in_order(struct cuda_device *d, const struct cuda_matrix *w, cons
   return TL_OK;
 }
 
-bool cuda_gates_itself(const struct cuda_matrix *w, uint32_t m) {
-  return m <= TL_CUDA_GEMV_MAX_ROWS && w->n_pieces == 1;
+bool cuda_gates_itself(const struct cuda_device *d, const struct cuda_matrix *w, uint32_t m) {
+  return w->n_pieces == 1 && is_ours(d, &w->pieces[0], m);
 }
 
 int cuda_run_gated(struct cuda_device *d, const struct cuda_matrix *w, int gate, uint32_t m, const char *x, char *y,
@@ -251,16 +260,18 @@ int cuda_run_normed(struct cuda_device *d, const struct cuda_matrix *w, const fl
 
 int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x,
                      void *y, struct tl_error *err) {
-  bool few = m <= TL_CUDA_GEMV_MAX_ROWS;
+  bool ours = true;
+  for (unsigned i = 0; i < w->n_pieces; i++) ours &= is_ours(d, &w->pieces[i], m);
   for (unsigned i = 0; i < w->n_pieces; i++) {
+    const struct cuda_piece *piece = &w->pieces[i];
     const char *rows = x;
-    int r = put_in_order(d, w, &w->pieces[i], m, &rows, err);
+    int r = put_in_order(d, w, piece, m, &rows, err);
     if (r < 0) return r;
-    r = few ? few_rows_of_piece(d, w, &w->pieces[i], bias, TL_CUDA_UNGATED, m, rows, y, err)
-            : many_rows_of_piece(d, w, &w->pieces[i], m, rows, y, err);
+    r = is_ours(d, piece, m) ? few_rows_of_piece(d, w, piece, ours ? bias : NULL, TL_CUDA_UNGATED, m, rows, y, err)
+                             : many_rows_of_piece(d, w, piece, m, rows, y, err);
     if (r < 0) return r;
   }
-  if (few || !bias) return TL_OK;
+  if (ours || !bias) return TL_OK;
   struct tl_cuda_bias_args args = {.dtype = d->dtype, .n = m, .dim = w->n, .y = y, .bias = bias};
   CUDA_TRY(d, d->api->op.bias(&args, d->stream), "adding a bias", err);
   return TL_OK;

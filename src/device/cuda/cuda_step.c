@@ -106,7 +106,7 @@ static int gate_of(const struct cuda_op *op) {
 
 static int gated(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
   int gate = gate_of(op);
-  if (gate != TL_CUDA_GELU_ERF && cuda_gates_itself(&op->w, pass->n_tokens))
+  if (gate != TL_CUDA_GELU_ERF && cuda_gates_itself(d, &op->w, pass->n_tokens))
     return cuda_run_gated(d, &op->w, gate, pass->n_tokens, d->work.h, d->work.m, err);
   int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, d->work.h, d->work.gate_up, err);
   if (r < 0) return r;

@@ -218,7 +218,7 @@ static void test_target(void **state) {
 
 static void test_greedy(void **state) {
   (void)state;
-  const uint32_t vocabs[] = {1, 2, 3, 5, 31, 4096, 4097, 20001};
+  const uint32_t vocabs[] = {1, 2, 3, 5, 31, 4096, 4097, 20001, 32768, 70003};
   for (unsigned k = 0; k < UNIT_COUNT(vocabs); k++) {
     struct batch *b = new_batch(3, vocabs[k]);
     uint32_t want[3];

@@ -55,12 +55,26 @@ TL_DEVICE void each_logit(const float *logits, uint32_t vocab, F f) {
   for (uint32_t k = 0; k < 4 && i + k < vocab; k++) f(logits[i + k], i + k);
 }
 
+/* The same, with loads of more on their way: for what is done to each in a few instructions. */
+template <class F>
+TL_DEVICE void each_logit_ahead(const float *logits, uint32_t vocab, F f) {
+  const uint32_t AHEAD = 8;
+  uint32_t i = thread_index() * 4, whole = vocab / (THREADS * 4 * AHEAD) * (THREADS * 4 * AHEAD);
+  for (; i < whole; i += THREADS * 4 * AHEAD) {
+    quad four[AHEAD];
+    TL_UNROLL for (uint32_t n = 0; n < AHEAD; n++) four[n] = load16(logits + i + n * THREADS * 4);
+    TL_UNROLL for (uint32_t n = 0; n < AHEAD; n++)
+      TL_UNROLL for (uint32_t k = 0; k < 4; k++) f(as_float(four[n].w[k]), i + n * THREADS * 4 + k);
+  }
+  each_logit(logits + whole, vocab - whole, [&](float logit, uint32_t token) { f(logit, whole + token); });
+}
+
 /* --- reductions ------------------------------------------------------------------------------ */
 
 /* The least rank of the row: its best token, or a NaN. */
 TL_DEVICE uint64_t best_rank(const float *logits, uint32_t vocab, sample_shared *s) {
   uint64_t best = NO_CUT;
-  each_logit(logits, vocab, [&](float logit, uint32_t token) {
+  each_logit_ahead(logits, vocab, [&](float logit, uint32_t token) {
     uint64_t rank = tl_cuda_rank(logit, token);
     best = rank < best ? rank : best;
   });
