@@ -8,9 +8,10 @@
  *
  *   scores: S (heads, tokens) = Q (heads, dims) K^T. Of each 32 dims, lane % 4 = c
  *     has the 8 from 8c on: pairs 0, 1 go into one mma, pairs 2, 3 into the next.
- *   values: O (heads, dims) += P (heads, tokens) V. Lane / 4 = g has of each 64 dims
- *     the 8 from 8g on, of tokens 2c, 2c+1, 2c+8, 2c+9; column g of the eight mmas
- *     is dim 8g + j for the j-th.
+ *   values: of up to 8 heads O^T (dims, heads) += V^T (dims, tokens) P^T, for which S is as it must be, and no row of
+ *     the tile is empty. Lane / 4 = g has of each 64 dims the 8 from 8g on, of tokens 2c, 2c+1, 2c+8, 2c+9; row g of the four
+ *     mmas is dim 8g + 2i for the i-th, row g + 8 the one behind it. Of up to 16 heads O (heads, dims) += P V; column g of the
+ *     eight mmas is dim 8g + j for the j-th.
  *
  * There is a kernel for DIM = 64, 128 and 256; a head in between takes the next larger one, where what it lacks is
  * zeros in shared memory. The warps' sums are merged there too. Of a sequence that was split the last thread
@@ -61,7 +62,7 @@ struct queries {
 template <int DIM, bool WIDE>
 struct running {
   float max[WIDE ? 2 : 1], sum[WIDE ? 2 : 1];
-  float out[DIM / 8][WIDE ? 4 : 2];
+  float out[WIDE ? DIM / 8 : DIM / 16][4]; /* of an mma */
 };
 
 /* c += a b for the rows that are there. */
@@ -127,13 +128,18 @@ TL_DEVICE uint32_t find_row(uint32_t row, bool keys) {
 }
 
 /* A block's keys or values of one head; what is not there becomes zeros: tokens from the item's end on may be anything, never
- * written, or another sequence's of old. */
+ * written, or another sequence's of old. Nearly all blocks are whole, and lie as one piece: then there is little to compute. */
 template <int DIM, bool KEYS>
 TL_DEVICE void copy_block(const tl_cuda_attention &a, const place &p, uint32_t kv_head, quad *ring) {
   const uint32_t WIDTH = DIM / 8;
   uint32_t n = p.at < p.count ? p.count - p.at : 0, dim = a.head_dim;
   const uint16_t *from = (const uint16_t *)(KEYS ? a.k_cache : a.v_cache) + ((uint64_t)p.block * a.n_kv_heads + kv_head) * TL_BLOCK_TOKENS * dim;
-  if (n)
+  if (n >= TL_BLOCK_TOKENS && dim == DIM)
+    TL_UNROLL for (uint32_t i = 0; i < DIM / 16; i++) {
+      uint32_t row = (i * 32 + lane_index()) / WIDTH, quad = lane_index() % WIDTH;
+      copy_async16(ring + (find_row<DIM>(row, KEYS) ^ quad), from + lane_index() * 8 + i * 256, true);
+    }
+  else if (n)
     TL_UNROLL for (uint32_t i = 0; i < DIM / 16; i++) {
       uint32_t row = (i * 32 + lane_index()) / WIDTH, quad = (i * 32 + lane_index()) % WIDTH;
       copy_async16(ring + (find_row<DIM>(row, KEYS) ^ quad), from + row * dim + quad * 8, row < n && quad * 8 < dim);
@@ -170,34 +176,42 @@ TL_DEVICE void score(const queries<DIM, WIDE> &q, const quad *keys, uint32_t ski
   if (softcap != 0) /* one branch, not one a score */
     TL_UNROLL for (int t = 0; t < 2; t++)
       TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) s[t][i] = cap_score(s[t][i], softcap);
-  TL_UNROLL for (int t = 0; t < 2; t++)
-    TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) {
-      uint32_t token = t * 8 + lane_index() % 4 * 2 + i % 2;
-      s[t][i] = token >= skip && token < n ? s[t][i] : -INFINITY;
-    }
+  if (skip || n < TL_BLOCK_TOKENS)
+    TL_UNROLL for (int t = 0; t < 2; t++)
+      TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) {
+        uint32_t token = t * 8 + lane_index() % 4 * 2 + i % 2;
+        s[t][i] = token >= skip && token < n ? s[t][i] : -INFINITY;
+      }
 }
 
-/* Scores to weights of the new largest score; what was summed before is scaled to it. */
+/* What was summed before is scaled to the new largest scores of heads; shrink: of the lane's rows of S. */
+template <int DIM, bool WIDE>
+TL_DEVICE void shrink_sums(running<DIM, WIDE> *r, const float (&shrink)[WIDE ? 2 : 1]) {
+  float of_column[2]; /* heads 2c and 2c + 1 are rows of other lanes */
+  TL_UNROLL for (int i = 0; i < 2 && !WIDE; i++) of_column[i] = shuffle(shrink[0], lane_index() % 4 * 8 + i * 4);
+  TL_UNROLL for (int j = 0; j < (WIDE ? DIM / 8 : DIM / 16); j++)
+    TL_UNROLL for (int i = 0; i < 4; i++) r->out[j][i] *= WIDE ? shrink[WIDE ? i / 2 : 0] : of_column[i % 2];
+}
+
+/* Scores to weights of the new largest score. */
 template <int DIM, bool WIDE>
 TL_DEVICE void soften(running<DIM, WIDE> *r, float (&s)[2][WIDE ? 4 : 2]) {
+  float shrink[WIDE ? 2 : 1];
   TL_UNROLL for (int half = 0; half < (WIDE ? 2 : 1); half++) {
     float max = r->max[half];
     TL_UNROLL for (int t = 0; t < 2; t++) max = fmaxf(max, fmaxf(s[t][2 * half], s[t][2 * half + 1]));
     max = fmaxf(max, shuffle_xor(max, 1u));
     max = fmaxf(max, shuffle_xor(max, 2u));
-    float shrink = exp2_fast(r->max[half] - max); /* 0 at first; a block has one token at least */
+    shrink[half] = exp2_fast(r->max[half] - max); /* 0 at first; a block has one token at least */
     r->max[half] = max;
-    r->sum[half] *= shrink;
-    TL_UNROLL for (int j = 0; j < DIM / 8; j++) {
-      r->out[j][2 * half] *= shrink;
-      r->out[j][2 * half + 1] *= shrink;
-    }
+    r->sum[half] *= shrink[half];
     TL_UNROLL for (int t = 0; t < 2; t++)
       TL_UNROLL for (int i = 2 * half; i < 2 * half + 2; i++) {
         s[t][i] = exp2_fast(s[t][i] - max);
         r->sum[half] += s[t][i];
       }
   }
+  shrink_sums<DIM, WIDE>(r, shrink);
 }
 
 template <class T, int DIM, bool WIDE>
@@ -210,14 +224,18 @@ TL_DEVICE void mix(running<DIM, WIDE> *r, const float (&s)[2][WIDE ? 4 : 2], con
     quad value[4];
     TL_UNROLL for (int t = 0; t < 4; t++)
       value[t] = load16(values + (find_row<DIM>(lane_index() % 4 * 2 + t % 2 + t / 2 * 8, false) ^ (d * 8 + lane_index() / 4)));
-    TL_UNROLL for (int i = 0; i < 4; i++)
+    TL_UNROLL for (int i = 0; i < 4; i++) {
+      uint32_t near[2], far[2]; /* of the tokens 2c and 2c + 1, 2c + 8 and 2c + 9: the even dim, and the odd one */
       TL_UNROLL for (int odd = 0; odd < 2; odd++) {
-        uint32_t selector = odd ? 0x7632 : 0x5410;
-        uint32_t b0 = pick_bytes(value[0].w[i], value[1].w[i], selector);
-        uint32_t b1 = pick_bytes(value[2].w[i], value[3].w[i], selector);
-        multiply<T, WIDE>(r->out[d * 8 + i * 2 + odd], weight[0][0], WIDE ? weight[0][WIDE] : 0, weight[1][0],
-                          WIDE ? weight[1][WIDE] : 0, b0, b1);
+        near[odd] = pick_bytes(value[0].w[i], value[1].w[i], odd ? 0x7632 : 0x5410);
+        far[odd] = pick_bytes(value[2].w[i], value[3].w[i], odd ? 0x7632 : 0x5410);
       }
+      if (WIDE)
+        TL_UNROLL for (int odd = 0; odd < 2; odd++)
+          T::mma(r->out[WIDE ? d * 8 + i * 2 + odd : 0], {weight[0][0], weight[0][WIDE], weight[1][0], weight[1][WIDE]}, {near[odd], far[odd]});
+      else
+        T::mma(r->out[d * 4 + i], {near[0], near[1], far[0], far[1]}, {weight[0][0], weight[1][0]});
+    }
   }
 }
 
@@ -234,12 +252,13 @@ TL_DEVICE void publish(const running<DIM, WIDE> &r, decode_shared<DIM, WIDE> *s)
       s->sum[warp_index()][g + half * 8] = sum;
     }
   }
-  TL_UNROLL for (int j = 0; j < DIM / 8; j++)
-    TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) s->out[warp_index()][j][i][lane_index()] = r.out[j][i];
+  TL_UNROLL for (int j = 0; j < (WIDE ? DIM / 8 : DIM / 16); j++)
+    TL_UNROLL for (int i = 0; i < 4; i++)
+      s->out[warp_index()][WIDE ? j : j * 2 + i / 2][WIDE ? i : i % 2][lane_index()] = r.out[j][i];
 }
 
-/* 8 elements of a head from `dim` on, which a thread makes. Columns 2c and 2c + 1 of mma j are dims
- * 8 (2c) + j and 8 (2c + 1) + j of 64, so they are one plane of one lane, of eight mmas. */
+/* 8 elements of a head from `dim` on, which a thread makes: one plane of one lane, behind one another. Of up to 8 heads a lane has
+ * them of heads 2c and 2c + 1; of 16, columns 2c and 2c + 1 of mma j are dims 8 (2c) + j and 8 (2c + 1) + j of 64. */
 struct share {
   uint32_t lane, plane, mma; /* mma: the first */
   uint32_t head, dim;
@@ -248,6 +267,7 @@ struct share {
 template <int DIM, bool WIDE>
 TL_DEVICE share share_of(uint32_t i) {
   uint32_t lane = i % 32, plane = i / 32 % tile<DIM, WIDE>::PLANES, part = i / 32 / tile<DIM, WIDE>::PLANES;
+  if (!WIDE) return {lane, plane, part * 8, lane % 4 * 2 + plane, part * 64 + lane / 4 * 8};
   return {lane, plane, part * 8, lane / 4 + plane / 2 * 8, part * 64 + (lane % 4 * 2 + plane % 2) * 8};
 }
 
