@@ -225,7 +225,7 @@ static void test_gated(void **state) {
 /* Some rows: tiles of outputs that thread blocks have alone, or share, in two parts or in many; with ends of rows, outputs and k. */
 static void test_some_rows(void **state) {
   (void)state;
-  static const int formats[][2] = {{TL_CUDA_BF16, TL_CUDA_WE4M3}, {TL_CUDA_BF16, TL_CUDA_WE4M3_BLOCKS}, {TL_CUDA_BF16, TL_CUDA_WINT4}, {TL_CUDA_F16, TL_CUDA_WINT4}};
+  static const int formats[][2] = {{TL_CUDA_BF16, TL_CUDA_WE4M3_BLOCKS}, {TL_CUDA_BF16, TL_CUDA_WINT4}, {TL_CUDA_F16, TL_CUDA_WINT4}};
   static const struct {
     uint32_t m, n, k, n_multiprocessors;
     int gate;
@@ -235,7 +235,6 @@ static void test_some_rows(void **state) {
   for (unsigned f = 0; f < UNIT_COUNT(formats); f++)
     for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
       struct product p = {formats[f][0], formats[f][1], cases[i].m, cases[i].n, cases[i].k, (f + i) % 2, i % 3 == 0, cases[i].gate};
-      if (p.format == TL_CUDA_WE4M3 && i % 2) p.k += 16;
       if (p.format == TL_CUDA_WINT4 && i % 2) p.k -= 32;
       check_on(&p, cases[i].n_multiprocessors);
     }
@@ -341,9 +340,10 @@ static void test_refused_shapes(void **state) {
   for (unsigned i = 0; i < UNIT_COUNT(bad_norms); i++) assert_int_equal(tl_cuda_normed(&bad_norms[i], NULL), 1);
   const struct tl_cuda_gemv_args bad[] = {
       {.m = 17, .n = 1, .k = 8, .n_multiprocessors = 1, .ldo = 1, .parts = &place, .arrived = &place},
-      {.m = 65, .n = 1, .k = 16, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WE4M3, .parts = &place, .arrived = &place},
-      {.m = 17, .n = 1, .k = 16, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WE4M3, .arrived = &place},
-      {.m = 17, .n = 1, .k = 24, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WE4M3, .parts = &place, .arrived = &place},
+      {.m = 17, .n = 1, .k = 16, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WE4M3, .parts = &place, .arrived = &place},
+      {.m = 65, .n = 1, .k = 32, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WINT4, .parts = &place, .arrived = &place},
+      {.m = 17, .n = 1, .k = 32, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WINT4, .arrived = &place},
+      {.m = 17, .n = 1, .k = 48, .n_multiprocessors = 1, .ldo = 1, .format = TL_CUDA_WINT4, .parts = &place, .arrived = &place},
       {.m = 1, .n = 2, .k = 8, .n_multiprocessors = 1, .ldo = 1},
       {.m = 1, .n = 1, .k = 8, .ldo = 1},
       {.m = 1, .n = 3, .k = 8, .n_multiprocessors = 1, .ldo = 3, .gate = TL_CUDA_SILU},

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Products of some rows, 17 to 64, by stored weights: each weight is read once and expanded once, in registers (cuda_gemv.cu says
+/* Products of some rows, 17 to 64, by stored weights that would have to be written out for cuBLASLt: each weight is read once and expanded once, in registers (cuda_gemv.cu says
  * in which order), and multiplies all rows there, which come through shared memory, stages of k ahead. A warp has 32 outputs, so that
  * what it loads of x feeds four products; eight warps side by side are a tile of 256 outputs, for all of which x is read from the
  * second-level cache once. Of few outputs, two warps share the k of the same 32.
@@ -17,18 +17,16 @@
 #define EIGHTS (ROWS / 8) /* of rows */
 #define HELD 2            /* tiles of 16 outputs that a warp has */
 
-/* Of each output a lane has so many pieces in a stage, as many as registers allow, and four lanes together so much of k. */
+/* Of each output a lane has one piece in a stage, and four lanes together so much of k. */
 template <class W>
-constexpr int PIECES = W::SCALED ? 1 : 2;
-template <class W>
-constexpr uint32_t SHARE = PIECES<W> * W::PIECE * 4;
+constexpr uint32_t SHARE = W::PIECE * 4;
 /* Stages of x in shared memory: one is read, the others are on their way. */
 template <class W>
 constexpr int RING = SHARE<W> <= 64 ? 4 : 3;
 
 template <class W>
 struct batch_stage {
-  gemv_pieces<W, PIECES<W>, 2> pieces[HELD];
+  gemv_pieces<W, 1, 2> pieces[HELD];
 };
 
 struct batch_sums {
@@ -37,14 +35,14 @@ struct batch_sums {
 
 struct tl_cuda_batch_args {
   tl_cuda_gemv_args product;
-  uint32_t k_warps; /* that share a tile's k */
+  uint32_t k_halves; /* 0: a tile's warps have all of its k; 1: two share that of the same outputs */
   uint32_t n_stages, n_units; /* stages of a tile, of all */
 };
 
 /* A block's way. Stages of tiles are counted through, tile after tile. */
 struct batch_run {
-  uint32_t k_warps, n_stages;
-  uint32_t column, k_warp;    /* which outputs of a tile and which part of k are this warp's */
+  uint32_t k_halves, n_stages;
+  uint32_t column, k_half;    /* which outputs of a tile and which part of k are this warp's */
   uint32_t first, unit, end;  /* this block's stages; unit: the one that is multiplied */
   uint32_t tile, stage, slot; /* its tile and number in it, and where in the ring its x is */
   uint32_t load_unit, load_tile, load_stage; /* the one whose weights are loaded next */
@@ -59,18 +57,24 @@ struct batch_run {
 template <class W>
 TL_DEVICE uint32_t shuffled(uint32_t row, uint32_t quad) {
   uint32_t odd = row % 2, line = quad / 8;
-  return quad ^ (W::PIECE == 16 ? odd : W::PIECE == 32 ? line % 2 + odd * 2 : line % 4 + odd * 4);
+  return quad ^ (W::PIECE == 16 ? odd : line % 2 + odd * 2);
+}
+
+/* Quads of a row in a stage. */
+template <class W>
+TL_DEVICE uint32_t width_of(const batch_run &r) {
+  return SHARE<W> / 8 << r.k_halves;
 }
 
 /* Rows of the stage's part of k; behind its end are zeros. */
 template <class W>
 TL_DEVICE void copy_x(const tl_cuda_gemv_args &a, const batch_run &r, quad *ring, uint32_t ahead) {
   if (r.unit + ahead < r.end) {
-    const uint32_t width = SHARE<W> / 8 * r.k_warps;
+    const uint32_t width = width_of<W>(r);
     uint32_t stage = r.stage + ahead, slot = (r.slot + ahead) % RING<W>;
     while (stage >= r.n_stages) stage -= r.n_stages;
     for (uint32_t i = thread_index(); i < a.m * width; i += THREADS) {
-      uint32_t row = i / (SHARE<W> / 8) / r.k_warps, quad = i % width, at = (stage * width + quad) * 8;
+      uint32_t row = i / (SHARE<W> / 8) >> r.k_halves, quad = i & (width - 1), at = (stage * width + quad) * 8;
       copy_async16(ring + (slot * ROWS + row) * width + shuffled<W>(row, quad), (const uint16_t *)a.x + (uint64_t)row * a.k + at, at < a.k);
     }
   }
@@ -82,14 +86,14 @@ TL_DEVICE void copy_x(const tl_cuda_gemv_args &a, const batch_run &r, quad *ring
 template <class W>
 TL_DEVICE void find_tile(const tl_cuda_gemv_args &a, batch_run *r) {
   TL_UNROLL for (int h = 0; h < HELD; h++)
-    r->rows[h] = find_rows<W, 2>(a, (r->load_tile * (WARPS / r->k_warps) + r->column) * HELD + h);
+    r->rows[h] = find_rows<W, 2>(a, (r->load_tile * (WARPS >> r->k_halves) + r->column) * HELD + h);
 }
 
 template <class W>
 TL_DEVICE void load_next(const tl_cuda_gemv_args &a, batch_run *r, batch_stage<W> *to) {
   if (r->load_unit == r->end) return;
   TL_UNROLL for (int h = 0; h < HELD; h++)
-    load_some<W, false>(a, r->rows[h], (r->load_stage * r->k_warps + r->k_warp) * SHARE<W>, &to->pieces[h]);
+    load_some<W, false>(a, r->rows[h], ((r->load_stage << r->k_halves) + r->k_half) * SHARE<W>, &to->pieces[h]);
   r->load_unit++;
   if (++r->load_stage < r->n_stages) return;
   r->load_stage = 0;
@@ -111,25 +115,23 @@ TL_DEVICE void multiply_rows(const quad *x, uint32_t width, uint32_t at, const u
 
 template <class T, class W>
 TL_DEVICE void multiply(const batch_run &r, const batch_stage<W> &stage, const quad *x, bool many, batch_sums *sums) {
-  const uint32_t width = SHARE<W> / 8 * r.k_warps, first = r.k_warp * (SHARE<W> / 8) + lane_index() % 4 * (W::PIECE / 8);
-  TL_UNROLL for (uint32_t u = 0; u < PIECES<W>; u++) {
-    batch_sums unscaled = {};
-    batch_sums *to = SCALES_SUMS<W> ? &unscaled : sums;
-    TL_UNROLL for (uint32_t i = 0; i < W::PIECE / 8; i++) {
-      uint32_t low[HELD][4], high[HELD][4], at = first + u * (W::PIECE / 2) + i;
-      TL_UNROLL for (int h = 0; h < HELD; h++) {
-        W::expand(stage.pieces[h].raw[u][0], stage.pieces[h].scale[u][0], i, low[h]);
-        W::expand(stage.pieces[h].raw[u][1], stage.pieces[h].scale[u][1], i, high[h]);
-      }
-      multiply_rows<T, W, 0, EIGHTS / 2>(x, width, at, low, high, to);
-      if (many) multiply_rows<T, W, EIGHTS / 2, EIGHTS>(x, width, at, low, high, to);
+  const uint32_t width = width_of<W>(r), first = r.k_half * (SHARE<W> / 8) + lane_index() % 4 * (W::PIECE / 8);
+  batch_sums unscaled = {};
+  batch_sums *to = SCALES_SUMS<W> ? &unscaled : sums;
+  TL_UNROLL for (uint32_t i = 0; i < W::PIECE / 8; i++) {
+    uint32_t low[HELD][4], high[HELD][4];
+    TL_UNROLL for (int h = 0; h < HELD; h++) {
+      W::expand(stage.pieces[h].raw[0][0], stage.pieces[h].scale[0][0], i, low[h]);
+      W::expand(stage.pieces[h].raw[0][1], stage.pieces[h].scale[0][1], i, high[h]);
     }
-    if (SCALES_SUMS<W>)
-      TL_UNROLL for (int h = 0; h < HELD; h++)
-        TL_UNROLL for (int t = 0; t < EIGHTS; t++)
-          TL_UNROLL for (int i = 0; i < 4; i++)
-            sums->part[h][t][i] += unscaled.part[h][t][i] * as_float((uint32_t)stage.pieces[h].scale[u][i / 2]);
+    multiply_rows<T, W, 0, EIGHTS / 2>(x, width, first + i, low, high, to);
+    if (many) multiply_rows<T, W, EIGHTS / 2, EIGHTS>(x, width, first + i, low, high, to);
   }
+  if (SCALES_SUMS<W>)
+    TL_UNROLL for (int h = 0; h < HELD; h++)
+      TL_UNROLL for (int t = 0; t < EIGHTS; t++)
+        TL_UNROLL for (int i = 0; i < 4; i++)
+          sums->part[h][t][i] += unscaled.part[h][t][i] * as_float((uint32_t)stage.pieces[h].scale[0][i / 2]);
 }
 
 /* --- results ------------------------------------------------------------------------------------------ */
@@ -143,19 +145,18 @@ TL_DEVICE void store(const tl_cuda_gemv_args &a, uint64_t at, float value, uint1
 
 /* Of one of a warp's tiles of 16 outputs: a lane has outputs g and g + 8, gated: a pair, of rows 2c and 2c + 1 of each eight. */
 template <class T>
-TL_DEVICE void finish(const tl_cuda_gemv_args &a, const batch_run &r, int h, const float (&part)[EIGHTS][4]) {
-  uint32_t tile = (r.tile * (WARPS / r.k_warps) + r.column) * HELD + h, row = lane_index() % 4 * 2, output[2];
+TL_DEVICE void finish(const tl_cuda_gemv_args &a, const batch_run &r, uint32_t h, const float (&part)[EIGHTS][4]) {
+  uint32_t tile = (r.tile * (WARPS >> r.k_halves) + r.column) * HELD + h, row = lane_index() % 4 * 2, output[2];
   bool there[2];
-  float scale[2], bias[2];
+  float bias[2];
   TL_UNROLL for (int half = 0; half < 2; half++) {
     there[half] = find_output<2>(a, tile, lane_index() / 4 + half * 8, &output[half]);
-    scale[half] = there[half] && a.format == TL_CUDA_WE4M3 ? ((const float *)a.scales)[output[half]] : 1;
     bias[half] = there[half] && a.bias ? a.bias[output[half]] : 0;
   }
   TL_UNROLL for (int t = 0; t < EIGHTS; t++)
     TL_UNROLL for (int j = 0; j < 2; j++) {
       uint64_t to = (uint64_t)(t * 8 + row + j) * a.ldo;
-      float near = part[t][j] * scale[0] + bias[0], far = part[t][2 + j] * scale[1] + bias[1];
+      float near = part[t][j] + bias[0], far = part[t][2 + j] + bias[1];
       if (t * 8 + row + j >= a.m) continue;
       if (a.gate) near = let_through(a.gate, near, far);
       if (there[0]) store(a, to + output[0], near, (uint16_t)T::pack(near, 0));
@@ -199,23 +200,35 @@ TL_DEVICE bool comes_last(uint32_t *arrived, uint32_t n, uint32_t *shared) {
   return *shared;
 }
 
+/* A warp's tile of 16 outputs, summed up over the blocks from `from` to `to`; the parts are read two at a time. */
+TL_DEVICE void sum_parts(const tl_cuda_gemv_args &a, const batch_run &r, uint32_t h, uint32_t from, uint32_t to, uint32_t n_units,
+                         float (&sum)[EIGHTS][4]) {
+  const uint32_t end = (to - from + 1) << r.k_halves, eights = (a.m + 7) / 8;
+  TL_UNROLL for (int t = 0; t < EIGHTS; t++)
+    TL_UNROLL for (int i = 0; i < 4; i++) sum[t][i] = 0;
+  for (uint32_t p = 0; p < end; p += 2) {
+    quad v[2][EIGHTS];
+    TL_UNROLL for (uint32_t k = 0; k < 2; k++) {
+      uint32_t block = from + ((p + k) >> r.k_halves), warp = r.column + ((p + k) & r.k_halves) * (WARPS / 2);
+      bool there = p + k < end;
+      if (!there) block = from;
+      const quad *part = part_of(a, block, r.tile == first_unit(block, n_units) / r.n_stages, warp, h);
+      TL_UNROLL for (uint32_t t = 0; t < EIGHTS; t++) v[k][t] = there && t < eights ? load16(part + t * 32) : quad{};
+    }
+    TL_UNROLL for (int k = 0; k < 2; k++)
+      TL_UNROLL for (int t = 0; t < EIGHTS; t++)
+        TL_UNROLL for (int i = 0; i < 4; i++) sum[t][i] += as_float(v[k][t].w[i]);
+  }
+}
+
 /* Warps that share k have a tile of 16 outputs each to sum up. */
 template <class T>
-TL_DEVICE void merge(const tl_cuda_gemv_args &a, batch_run *r, uint32_t from, uint32_t to, uint32_t n_units) {
-  TL_UNROLL for (uint32_t h = 0; h < HELD; h++) {
-    float(&sum)[EIGHTS][4] = r->sums.part[h];
-    if (r->k_warps == 2 && h != r->k_warp) continue;
-    TL_UNROLL for (int t = 0; t < EIGHTS; t++)
-      TL_UNROLL for (int i = 0; i < 4; i++) sum[t][i] = 0;
-    for (uint32_t block = from; block <= to; block++)
-      for (uint32_t w = 0; w < r->k_warps; w++) {
-        const quad *part = part_of(a, block, r->tile == first_unit(block, n_units) / r->n_stages, r->column + w * (WARPS / r->k_warps), h);
-        TL_UNROLL for (int t = 0; t < EIGHTS; t++) {
-          quad v = t * 8 < (int)a.m ? load16(part + t * 32) : quad{};
-          TL_UNROLL for (int i = 0; i < 4; i++) sum[t][i] += as_float(v.w[i]);
-        }
-      }
-    finish<T>(a, *r, (int)h, sum);
+TL_DEVICE void merge(const tl_cuda_gemv_args &a, const batch_run &r, uint32_t from, uint32_t to, uint32_t n_units) {
+  float sum[EIGHTS][4];
+  for (uint32_t h = 0; h < HELD; h++) {
+    if (r.k_halves && h != r.k_half) continue;
+    sum_parts(a, r, h, from, to, n_units, sum);
+    finish<T>(a, r, h, sum);
   }
 }
 
@@ -223,11 +236,11 @@ TL_DEVICE void merge(const tl_cuda_gemv_args &a, batch_run *r, uint32_t from, ui
 template <class T>
 TL_DEVICE void end_tile(const tl_cuda_gemv_args &a, batch_run *r, uint32_t n_units, uint32_t *shared) {
   uint32_t from = block_of((uint64_t)r->tile * r->n_stages, n_units), to = block_of((uint64_t)(r->tile + 1) * r->n_stages - 1, n_units);
-  if (from == to && r->k_warps == 1) {
+  if (from == to && !r->k_halves) {
     TL_UNROLL for (int h = 0; h < HELD; h++) finish<T>(a, *r, h, r->sums.part[h]);
   } else {
     publish(a, *r);
-    if (comes_last(&a.arrived[r->tile], to - from + 1, shared)) merge<T>(a, r, from, to, n_units);
+    if (comes_last(&a.arrived[r->tile], to - from + 1, shared)) merge<T>(a, *r, from, to, n_units);
   }
   r->sums = {};
 }
@@ -241,7 +254,7 @@ struct batch_shared {
 /* Multiplies a stage and has the one after the next loaded in its place. */
 template <class T, class W>
 TL_DEVICE void run_stage(const tl_cuda_gemv_args &a, batch_run *r, batch_stage<W> *stage, const quad *ring) {
-  multiply<T, W>(*r, *stage, ring + r->slot * ROWS * (SHARE<W> / 8 * r->k_warps), a.m > ROWS / 2, &r->sums);
+  multiply<T, W>(*r, *stage, ring + r->slot * ROWS * width_of<W>(*r), a.m > ROWS / 2, &r->sums);
   load_next<W>(a, r, stage);
 }
 
@@ -253,9 +266,9 @@ TL_KERNEL(THREADS, 1) batch(tl_cuda_batch_args args) {
   batch_run r = {};
   batch_stage<W> odd, even;
   let_next_start();
-  r.k_warps = args.k_warps;
-  r.column = warp_index() % (WARPS / r.k_warps);
-  r.k_warp = warp_index() / (WARPS / r.k_warps);
+  r.k_halves = args.k_halves;
+  r.column = warp_index() & ((WARPS >> r.k_halves) - 1);
+  r.k_half = r.k_halves & warp_index() / (WARPS / 2);
   r.n_stages = args.n_stages;
   r.first = r.unit = r.load_unit = first_unit(block_x(), args.n_units);
   r.end = first_unit(block_x() + 1, args.n_units);
@@ -283,36 +296,29 @@ TL_KERNEL(THREADS, 1) batch(tl_cuda_batch_args args) {
 }
 
 template <class W>
-static size_t shared_bytes(uint32_t k_warps) {
-  return sizeof(batch_shared) + RING<W> * ROWS * SHARE<W> * 2 * k_warps;
-}
-
-/* Tiles of 256 outputs where they are enough to go round, or more would not fit. */
-template <class W>
-static uint32_t k_warps_of(const tl_cuda_gemv_args &a) {
-  return a.n / 128 >= a.n_multiprocessors || shared_bytes<W>(2) > CUDA_MOST_SHARED ? 1 : 2;
+static size_t shared_bytes(uint32_t k_halves) {
+  return sizeof(batch_shared) + ((size_t)(RING<W> * ROWS * SHARE<W> * 2) << k_halves);
 }
 
 template <class T, class W>
 static int launch_batch(const tl_cuda_gemv_args *args, void *stream) {
   if (!fits<W>(args->k)) return CUDA_INVALID;
-  uint32_t k_warps = k_warps_of<W>(*args), outputs = WARPS / k_warps * HELD * 16;
+  uint32_t k_halves = args->n / TL_CUDA_BATCH_TILE < args->n_multiprocessors; /* larger tiles would not go round */
+  uint32_t outputs = (WARPS >> k_halves) * HELD * 16;
   uint64_t tiles = args->gate ? (args->n / 2 + outputs / 2 - 1) / (outputs / 2) : (args->n + outputs - 1) / outputs;
-  uint32_t n_stages = (args->k + SHARE<W> * k_warps - 1) / (SHARE<W> * k_warps);
+  uint32_t share = SHARE<W> << k_halves, n_stages = (args->k + share - 1) / share;
   if (tiles * n_stages > INT32_MAX) return CUDA_INVALID;
-  tl_cuda_batch_args all = {*args, k_warps, n_stages, (uint32_t)tiles * n_stages};
+  tl_cuda_batch_args all = {*args, k_halves, n_stages, (uint32_t)tiles * n_stages};
   unsigned blocks = all.n_units < args->n_multiprocessors ? all.n_units : args->n_multiprocessors;
-  return launch(batch<T, W>, blocks, 1, THREADS, shared_bytes<W>(k_warps), stream, all);
+  return launch(batch<T, W>, blocks, 1, THREADS, shared_bytes<W>(k_halves), stream, all);
 }
 
 /* call(format) with the type of a format that tl_cuda_batches, or CUDA_INVALID. */
 template <class T, class Call>
 static int with_batched(int format, const Call &call) {
   if (format == TL_CUDA_WINT4) return call(wint4<T>());
-  if constexpr (T::IS_BF16) {
-    if (format == TL_CUDA_WE4M3) return call(we4m3<T>());
+  if constexpr (T::IS_BF16)
     if (format == TL_CUDA_WE4M3_BLOCKS) return call(we4m3_blocks<T>());
-  }
   return CUDA_INVALID;
 }
 
@@ -330,10 +336,7 @@ template <class T>
 static int allow_batch() {
   for (int format = 0; format < TL_CUDA_FORMATS; format++) {
     if (!tl_cuda_batches(T::IS_BF16 ? TL_CUDA_BF16 : TL_CUDA_F16, format)) continue;
-    int e = with_batched<T>(format, [](auto w) {
-      size_t one = shared_bytes<decltype(w)>(1), two = shared_bytes<decltype(w)>(2);
-      return allow_shared(batch<T, decltype(w)>, two <= CUDA_MOST_SHARED ? two : one);
-    });
+    int e = with_batched<T>(format, [](auto w) { return allow_shared(batch<T, decltype(w)>, shared_bytes<decltype(w)>(1)); });
     if (e) return e;
   }
   return 0;

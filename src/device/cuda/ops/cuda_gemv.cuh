@@ -24,7 +24,7 @@ TL_DEVICE bool find_output(const tl_cuda_gemv_args &a, uint32_t tile, uint32_t s
 template <int HALVES>
 struct gemv_rows {
   const char *weight[HALVES];
-  uint64_t group[HALVES];
+  uint32_t group[HALVES]; /* a matrix has fewer than 2^32 */
 };
 
 template <class W>
@@ -39,7 +39,7 @@ TL_DEVICE gemv_rows<HALVES> find_rows(const tl_cuda_gemv_args &a, uint32_t tile)
     uint32_t output;
     if (!find_output<HALVES>(a, tile, half * 8 + lane_index() / 4, &output)) output = 0;
     r.weight[half] = (const char *)a.weight + output * ((uint64_t)a.k / W::PIECE * 16) + lane_index() % 4 * 16;
-    r.group[half] = (uint64_t)output * (a.k / W::GROUP) + lane_offset<W>() / W::GROUP;
+    r.group[half] = output * (a.k / W::GROUP) + lane_offset<W>() / W::GROUP;
   }
   return r;
 }
@@ -63,7 +63,7 @@ TL_DEVICE void load_some(const tl_cuda_gemv_args &a, const gemv_rows<HALVES> &ro
   p->base = base;
   TL_UNROLL for (int half = 0; half < HALVES; half++) {
     const char *from = rows.weight[half] + base / W::PIECE * 16;
-    uint64_t group = rows.group[half] + base / W::GROUP;
+    uint32_t group = rows.group[half] + base / W::GROUP;
     TL_UNROLL for (uint32_t u = 0; u < N; u++) {
       bool valid = WHOLE || base + lane_offset<W>() + u * W::PIECE * 4 < a.k;
       p->raw[u][half] = valid ? load16_once(from + u * 64) : quad{};

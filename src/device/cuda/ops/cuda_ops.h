@@ -61,9 +61,10 @@ enum tl_cuda_format {
 };
 #define TL_CUDA_FORMATS (TL_CUDA_WINT2 + 1) /* of both types */
 
-/* Whether tl_cuda_gemv takes up to TL_CUDA_BATCH_ROWS rows by weights of this format: those that models are served in most. */
+/* Whether tl_cuda_gemv takes up to TL_CUDA_BATCH_ROWS rows by weights of this format: those that most models are stored in, of which
+ * cuBLASLt knows nothing. */
 static inline int tl_cuda_batches(int dtype, int format) {
-  return format == TL_CUDA_WINT4 || (dtype == TL_CUDA_BF16 && (format == TL_CUDA_WE4M3 || format == TL_CUDA_WE4M3_BLOCKS));
+  return format == TL_CUDA_WINT4 || (dtype == TL_CUDA_BF16 && format == TL_CUDA_WE4M3_BLOCKS);
 }
 
 /* Lets the kernels that need it use more than 48 KiB of shared memory. */
