@@ -180,7 +180,7 @@ static bool runs_in_e4m3(const struct cuda_device *d, const struct cuda_piece *p
 static int many_rows_in_e4m3(struct cuda_device *d, const struct cuda_matrix *w, const struct cuda_piece *piece, uint32_t m,
                              const char *x, void *y, struct tl_error *err) {
   struct tl_cuda_quantize_args args = {.dtype = d->dtype, .n = m, .k = w->k, .x = x, .out = d->work.tile, .scales = d->work.row_scales};
-  CUDA_TRY(d, d->api->op.quantize(&args, d->stream), "rounding rows to E4M3", err);
+  if (x != d->work.tile) CUDA_TRY(d, d->api->op.quantize(&args, d->stream), "rounding rows to E4M3", err); /* else a norm has */
   return many_rows(d, piece->e4m3, m, piece->data, piece->scales, d->work.tile, at_output(w, y, piece->first), err);
 }
 
@@ -235,6 +235,11 @@ static int put_in_order(struct cuda_device *d, const struct cuda_matrix *w, cons
   CUDA_TRY(d, d->api->op.reorder(&args, d->stream), "putting inputs in order", err);
   *x = d->work.ordered;
   return TL_OK;
+}
+
+bool cuda_wants_e4m3(const struct cuda_device *d, const struct cuda_matrix *w, uint32_t m) {
+  const struct cuda_piece *piece = &w->pieces[0];
+  return w->n_pieces == 1 && !piece->n_orders && !is_ours(d, piece, m) && runs_in_e4m3(d, piece, m);
 }
 
 bool cuda_gates_itself(const struct cuda_device *d, const struct cuda_matrix *w, uint32_t m) {

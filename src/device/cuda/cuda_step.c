@@ -20,7 +20,10 @@ static float factor_before(const struct cuda_op *norm) {
   return norm->before->features & TL_F_FACTOR ? norm->before->factor : 1;
 }
 
-static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, float *x, struct tl_error *err) {
+/* *ret_h: what the product behind it reads: T, or E4M3 if it takes nothing else, and nobody else reads it. */
+static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, float *x, const char **ret_h, struct tl_error *err) {
+  const struct cuda_op *next = op + 1; /* the last record is another: logits, or what pools */
+  bool rounded = (next->kind == CUDA_OP_QKV || next->kind == CUDA_OP_GATED) && cuda_wants_e4m3(d, &next->w, pass->n_tokens);
   struct tl_cuda_add_norm_args args = {.dtype = d->dtype, .first = op->before->kind == TL_OP_EMBED,
                                        .centered = (op->from->features & TL_F_LAYER_NORM) != 0,
                                        .in_place = (op->from->features & TL_F_IN_PLACE) != 0, .n = pass->n_tokens,
@@ -28,8 +31,10 @@ static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cu
                                        .post_eps = op->post ? op->post->eps : 0,
                                        .factor = factor_before(op), .x = x,
                                        .delta = d->work.delta, .post = op->post_weight, .weight = op->weight,
-                                       .shift = op->shift, .h = d->work.h};
+                                       .shift = op->shift, .h = d->work.h, .rounded = rounded ? d->work.tile : NULL,
+                                       .scales = d->work.row_scales};
   CUDA_TRY(d, d->api->op.add_norm(&args, d->stream), "a norm", err);
+  *ret_h = rounded ? d->work.tile : d->work.h;
   return TL_OK;
 }
 
@@ -104,11 +109,11 @@ static int gate_of(const struct cuda_op *op) {
   return features & TL_F_GELU_TANH ? TL_CUDA_GELU : features & TL_F_GELU ? TL_CUDA_GELU_ERF : TL_CUDA_SILU;
 }
 
-static int gated(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
+static int gated(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *h, struct tl_error *err) {
   int gate = gate_of(op);
   if (gate != TL_CUDA_GELU_ERF && cuda_gates_itself(d, &op->w, pass->n_tokens))
-    return cuda_run_gated(d, &op->w, gate, pass->n_tokens, d->work.h, d->work.m, err);
-  int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, d->work.h, d->work.gate_up, err);
+    return cuda_run_gated(d, &op->w, gate, pass->n_tokens, h, d->work.m, err);
+  int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, h, d->work.gate_up, err);
   if (r < 0) return r;
   struct tl_cuda_glu_args args = {.dtype = d->dtype, .gate = gate, .n = pass->n_tokens, .dim = op->w.n / 2,
                                   .gate_up = d->work.gate_up, .bias = op->w.bias, .out = d->work.m};
@@ -156,6 +161,7 @@ static int normed(struct cuda_device *d, const struct cuda_op *op, const struct 
 
 int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl_error *err) {
   float *x = d->work.x, *x_other = d->work.x_turn;
+  const char *h = d->work.h;
   int r = TL_OK;
   for (uint32_t i = 0; i < d->n_plan && r == TL_OK; i++) {
     const struct cuda_op *op = &d->plan[i];
@@ -163,8 +169,8 @@ int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl
     switch (op->kind) {
       case CUDA_OP_EMBED: r = embed(d, op, pass, err); break;
       case CUDA_OP_NORM:
-        if (!joins_next(op, op + 1, pass)) { /* the last record is another: logits */
-          r = norm(d, op, pass, x, err);
+        if (!joins_next(op, op + 1, pass)) {
+          r = norm(d, op, pass, x, &h, err);
           break;
         }
         r = normed(d, op, pass, x, x_other, err);
@@ -173,10 +179,10 @@ int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl
         x = now;
         i++;
         break;
-      case CUDA_OP_QKV: r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, w->h, w->qkv, err); break;
+      case CUDA_OP_QKV: r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, h, w->qkv, err); break;
       case CUDA_OP_ATTEND: r = attend(d, op, pass, err); break;
       case CUDA_OP_OUT: r = sum(d, op, pass, w->a, err); break;
-      case CUDA_OP_GATED: r = gated(d, op, pass, err); break;
+      case CUDA_OP_GATED: r = gated(d, op, pass, op->row_gate ? w->h : h, err); break;
       case CUDA_OP_UP: r = cuda_up(d, op, pass, err); break;
       case CUDA_OP_DOWN: r = sum(d, op, pass, w->m, err); break;
       case CUDA_OP_LOGITS: r = logits(d, op, pass, err); break;

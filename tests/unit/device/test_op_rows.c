@@ -237,6 +237,36 @@ static void check_norm(const struct norm *s) {
   op_free(h);
 }
 
+/* A norm that rounds its rows makes what a norm and `quantize` would, to the bit. */
+static void test_rounded_norm(void **state) {
+  (void)state;
+  static const uint32_t dims[] = {16, 1040, 4096, 20000};
+  for (unsigned t = 0; t < 2 * UNIT_COUNT(dims); t++) {
+    uint32_t n = t % 3 ? 3 : 9, dim = dims[t / 2];
+    int dtype = op_dtypes[t % 2];
+    float *x = op_floats((size_t)n * dim, 1), *again = op_copy(x, (size_t)n * dim * sizeof *x), *weight = op_floats(dim, 2);
+    uint16_t *delta = op_halves(dtype, (size_t)n * dim, 1), *h = op_poisoned((size_t)n * dim * 2);
+    uint8_t *want = op_poisoned((size_t)n * dim), *got = op_poisoned((size_t)n * dim);
+    float *scales = op_poisoned(n * sizeof *scales), *got_scales = op_poisoned(n * sizeof *scales);
+    memset(delta + dim, 0, dim * sizeof *delta);
+    for (uint32_t i = 0; i < dim; i++) x[dim + i] = again[dim + i] = 0; /* a row of zeros */
+    struct tl_cuda_add_norm_args a = {.dtype = dtype, .n = n, .dim = dim, .width = dim, .eps = 1e-5f, .factor = 1, .x = x, .delta = delta,
+                                      .weight = weight, .h = h};
+    struct tl_cuda_quantize_args q = {.dtype = dtype, .n = n, .k = dim, .x = h, .out = want, .scales = scales};
+    assert_int_equal(op_run(tl_cuda_add_norm(&a, NULL)), 0);
+    assert_int_equal(op_run(tl_cuda_quantize(&q, NULL)), 0);
+    a.x = again;
+    a.rounded = got;
+    a.scales = got_scales;
+    assert_int_equal(op_run(tl_cuda_add_norm(&a, NULL)), 0);
+    assert_memory_equal(got, want, (size_t)n * dim);
+    assert_memory_equal(got_scales, scales, n * sizeof *scales);
+    assert_memory_equal(again, x, (size_t)n * dim * sizeof *x);
+    void *const all[] = {x, again, weight, delta, h, want, got, scales, got_scales};
+    for (unsigned i = 0; i < UNIT_COUNT(all); i++) op_free(all[i]);
+  }
+}
+
 static void test_norm(void **state) {
   (void)state;
   assert_int_equal(tl_cuda_prepare(), 0);
@@ -273,6 +303,7 @@ static void test_cap(void **state) {
 
 static void test_refused_shapes(void **state) {
   (void)state;
+  uint8_t a_byte;
   assert_int_equal(tl_cuda_embed(&(struct tl_cuda_embed_args){.n = 1, .dim = 12}, NULL), 1);
   assert_int_equal(tl_cuda_embed(&(struct tl_cuda_embed_args){.n = 1, .dim = 48, .format = TL_CUDA_WINT4}, NULL), 1);
   assert_int_equal(tl_cuda_embed(&(struct tl_cuda_embed_args){.n = 1, .dim = 64, .format = TL_CUDA_WMXFP4 + 1}, NULL), 1);
@@ -281,6 +312,7 @@ static void test_refused_shapes(void **state) {
   assert_int_equal(tl_cuda_glu(&(struct tl_cuda_glu_args){.n = 1, .dim = 15}, NULL), 1);
   assert_int_equal(tl_cuda_add_norm(&(struct tl_cuda_add_norm_args){.n = 1, .dim = 24584, .width = 8}, NULL), 1);
   assert_int_equal(tl_cuda_add_norm(&(struct tl_cuda_add_norm_args){.n = 1, .dim = 16, .width = 17}, NULL), 1);
+  assert_int_equal(tl_cuda_add_norm(&(struct tl_cuda_add_norm_args){.n = 1, .dim = 16, .width = 16, .rounded = &a_byte}, NULL), 1);
   assert_int_equal(tl_cuda_cap(&(struct tl_cuda_cap_args){.n = 1, .vocab = 17, .ld = 16}, NULL), 1);
   /* no rows: nothing to launch */
   assert_int_equal(tl_cuda_embed(&(struct tl_cuda_embed_args){.n = 0, .dim = 16}, NULL), 0);
@@ -290,7 +322,7 @@ static void test_refused_shapes(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_embed), cmocka_unit_test(test_embed_stored),  cmocka_unit_test(test_gather), cmocka_unit_test(test_reorder), cmocka_unit_test(test_reorder_entries), cmocka_unit_test(test_bias),
-      cmocka_unit_test(test_glu), cmocka_unit_test(test_norm), cmocka_unit_test(test_cap), cmocka_unit_test(test_refused_shapes),
+      cmocka_unit_test(test_glu), cmocka_unit_test(test_norm), cmocka_unit_test(test_rounded_norm), cmocka_unit_test(test_cap), cmocka_unit_test(test_refused_shapes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

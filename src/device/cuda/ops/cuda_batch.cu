@@ -310,7 +310,7 @@ static int launch_batch(const tl_cuda_gemv_args *args, void *stream) {
   if (tiles * n_stages > INT32_MAX) return CUDA_INVALID;
   tl_cuda_batch_args all = {*args, k_halves, n_stages, (uint32_t)tiles * n_stages};
   unsigned blocks = all.n_units < args->n_multiprocessors ? all.n_units : args->n_multiprocessors;
-  return launch(batch<T, W>, blocks, 1, THREADS, shared_bytes<W>(k_halves), stream, all);
+  return launch_rows(args->m, batch<T, W>, blocks, 1, THREADS, shared_bytes<W>(k_halves), stream, all);
 }
 
 /* call(format) with the type of a format that tl_cuda_batches, or CUDA_INVALID. */

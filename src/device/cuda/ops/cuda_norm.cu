@@ -3,6 +3,7 @@
  * between the sum of squares and the scaling; each thread reads what it wrote. Of few rows a block has more threads, so that
  * one takes less time: of many, smaller blocks fill a multiprocessor better. */
 #include "device/cuda/ops/cuda_attend.cuh"
+#include "device/cuda/ops/cuda_e4m3.cuh"
 #include "device/cuda/ops/cuda_gemv.cuh"
 
 #define MANY_ROWS 256 /* threads of a block */
@@ -71,6 +72,15 @@ TL_DEVICE void fetch_constants(const tl_cuda_add_norm_args &a) {
   }
 }
 
+/* A row of h, kept in `row` as each thread has written it there, to E4M3. */
+template <class T, int THREADS>
+TL_DEVICE void round_row(const tl_cuda_add_norm_args &a, uint64_t base, const float *row, uint32_t most, float *scratch) {
+  sync_block(); /* all have read what the scratch had */
+  float scale = e4m3_scale<T>(block_largest(most, (uint32_t *)scratch, THREADS / 32)), factor = 1 / scale;
+  for (uint32_t i = thread_index() * 8; i < a.dim; i += THREADS * 8) store_e4m3<T>((uint8_t *)a.rounded + base + i, load16(row + i), factor);
+  if (thread_index() == 0) a.scales[block_x()] = scale;
+}
+
 template <class T, int THREADS>
 TL_KERNEL(THREADS, 1) add_norm(tl_cuda_add_norm_args a) {
   let_next_start();
@@ -84,6 +94,7 @@ TL_KERNEL(THREADS, 1) add_norm(tl_cuda_add_norm_args a) {
     sum = deviations<THREADS>(a, row, mean);
   }
   if (a.weight) scale = 1 / sqrtf(block_sum(sum, sums, THREADS / 32) / (float)a.width + a.eps);
+  uint32_t most = 0;
   for (uint32_t i = thread_index() * 8; i < a.dim; i += THREADS * 8) {
     float v[8];
     TL_UNROLL for (int k = 0; k < 8; k++) {
@@ -92,8 +103,15 @@ TL_KERNEL(THREADS, 1) add_norm(tl_cuda_add_norm_args a) {
       if (a.shift) v[k] += a.shift[i + k];
       if (a.in_place) a.x[base + i + k] = v[k];
     }
-    store16((uint16_t *)a.h + base + i, pack8<T>(v));
+    quad h = pack8<T>(v);
+    if (a.rounded) {
+      most = largest(most, h);
+      store16(row + i, h);
+    } else {
+      store16((uint16_t *)a.h + base + i, h);
+    }
   }
+  if (a.rounded) round_row<T, THREADS>(a, base, row, most, sums);
 }
 
 template <class T>
@@ -104,7 +122,7 @@ static int launch_norm(const tl_cuda_add_norm_args *args, void *stream) {
 }
 
 extern "C" int tl_cuda_add_norm(const struct tl_cuda_add_norm_args *args, void *stream) {
-  if (args->dim % 8 || args->dim > MAX_DIM || args->width == 0 || args->width > args->dim) return CUDA_INVALID;
+  if (args->dim % 8 || args->dim > MAX_DIM || args->width == 0 || args->width > args->dim || (args->rounded && !args->scales)) return CUDA_INVALID;
   if (args->n == 0) return 0;
   return args->dtype == TL_CUDA_BF16 ? launch_norm<bf16>(args, stream) : launch_norm<f16>(args, stream);
 }

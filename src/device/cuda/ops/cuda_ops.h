@@ -40,7 +40,8 @@ enum tl_cuda_dtype { TL_CUDA_BF16, TL_CUDA_F16 };
 #define TL_CUDA_BATCH_ROWS 64      /* of products by stored weights that are still ours */
 #define TL_CUDA_BATCH_TILE 128     /* outputs that such products count as one, or more */
 #define TL_CUDA_BATCH_PARTS (128 << 10) /* bytes in which a block of them leaves its parts */
-#define TL_CUDA_STREAM_ROWS 8     /* of a step whose kernels start before the one before them is over */
+#define TL_CUDA_STREAM_ROWS 8     /* of products whose blocks take tile after tile */
+#define TL_CUDA_EARLY_ROWS 64     /* of a step whose kernels start before the one before them is over */
 #define TL_CUDA_NORMED_ROWS 2     /* that a product may norm itself, */
 #define TL_CUDA_NORMED_DIM 8192   /* if they are not longer than this */
 
@@ -99,6 +100,8 @@ struct tl_cuda_add_norm_args {
   const float *weight;     /* (dim), or NULL: h = x */
   const float *shift;      /* (dim) added to h, or NULL */
   void *h;                 /* T (n, dim) */
+  void *rounded;           /* E4M3 (n, dim) and float (n), as tl_cuda_quantize makes them of h, which is then not written; or NULL */
+  float *scales;
 };
 int tl_cuda_add_norm(const struct tl_cuda_add_norm_args *args, void *stream);
 

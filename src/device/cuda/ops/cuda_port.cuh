@@ -56,13 +56,13 @@ static int launch(void (*kernel)(Args), unsigned x, unsigned y, unsigned threads
 /* For kernels that say wait_for_before before they touch what another one writes: of few rows, their blocks may start,
  * and read what is constant, while the kernel before still runs, if that one has said let_next_start (CUDA
  * Programming Guide, programmatic dependent launch; from compute capability 9.0 on). Code that was compiled for less, which a driver
- * makes a newer GPU's of, has not the word to wait: it is what counts, not the GPU. With more rows starts of this kind cost
- * more than they win: 4 % of a step of 16 rows, 7 % of one of 64 on an H200. */
+ * makes a newer GPU's of, has not the word to wait: it is what counts, not the GPU. On an H200 a step of 16 rows won 1 % by such
+ * starts, one of 64 up to 2 %; kernels of many rows take too long for that to count. */
 template <class Args>
 static int launch_rows(uint64_t rows, void (*kernel)(Args), unsigned x, unsigned y, unsigned threads, size_t shared_bytes,
                        void *stream, const Args &args) {
   cudaFuncAttributes code;
-  if (rows > TL_CUDA_STREAM_ROWS || cudaFuncGetAttributes(&code, (const void *)kernel) || code.ptxVersion < 90)
+  if (rows > TL_CUDA_EARLY_ROWS || cudaFuncGetAttributes(&code, (const void *)kernel) || code.ptxVersion < 90)
     return launch(kernel, x, y, threads, shared_bytes, stream, args);
   cudaLaunchAttribute how[2] = {};
   how[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Between T and the stored formats, whole matrices at a time. */
-#include "device/cuda/ops/cuda_e4m3.h"
+#include "device/cuda/ops/cuda_e4m3.cuh"
 #include "device/cuda/ops/cuda_formats.cuh"
 
 #define THREADS 256
@@ -44,47 +44,6 @@ extern "C" int tl_cuda_dequantize(const struct tl_cuda_dequantize_args *args, vo
 
 #define HELD 8 /* quads of a row that a thread keeps: rows of up to 16384 elements are read once */
 
-/* The lowest byte first. */
-TL_DEVICE uint32_t to_e4m3(float a, float b, float c, float d) {
-#if __CUDA_ARCH__ >= 890
-  uint32_t r;
-  asm("{.reg .b16 l, h; cvt.rn.satfinite.e4m3x2.f32 l, %2, %1; cvt.rn.satfinite.e4m3x2.f32 h, %4, %3; mov.b32 %0, {l, h};}"
-      : "=r"(r)
-      : "f"(a), "f"(b), "f"(c), "f"(d));
-  return r;
-#else
-  return tl_cuda_to_e4m3(a) | (uint32_t)tl_cuda_to_e4m3(b) << 8 | (uint32_t)tl_cuda_to_e4m3(c) << 16 |
-         (uint32_t)tl_cuda_to_e4m3(d) << 24;
-#endif
-}
-
-/* Magnitudes of 16-bit types stand in the order of their bits; a NaN is above all of them. */
-TL_DEVICE uint32_t larger(uint32_t most, uint32_t bits) {
-  bits &= 0x7fff;
-  return bits > most ? bits : most;
-}
-
-TL_DEVICE uint32_t largest(uint32_t most, quad v) {
-  TL_UNROLL for (int i = 0; i < 4; i++) most = larger(larger(most, v.w[i]), v.w[i] >> 16);
-  return most;
-}
-
-TL_DEVICE uint32_t block_largest(uint32_t most, uint32_t *scratch) {
-  for (unsigned mask = 16; mask; mask /= 2) most = larger(most, shuffle_xor(most, mask));
-  if (lane_index() == 0) scratch[warp_index()] = most;
-  sync_block();
-  for (int i = 0; i < WARPS; i++) most = larger(most, scratch[i]);
-  return most;
-}
-
-template <class T>
-TL_DEVICE void store_e4m3(uint8_t *to, quad v, float factor) {
-  float x[8];
-  unpack8<T>(v, x);
-  TL_UNROLL for (int k = 0; k < 8; k++) x[k] *= factor;
-  *(uint64_t *)to = to_e4m3(x[0], x[1], x[2], x[3]) | (uint64_t)to_e4m3(x[4], x[5], x[6], x[7]) << 32;
-}
-
 template <class T>
 TL_KERNEL(THREADS, 1) quantize(tl_cuda_quantize_args a) {
   const uint16_t *x = (const uint16_t *)a.x + (uint64_t)block_x() * a.k;
@@ -95,11 +54,7 @@ TL_KERNEL(THREADS, 1) quantize(tl_cuda_quantize_args a) {
     if (first + p * THREADS * 8 < a.k) held[p] = load16(x + first + p * THREADS * 8);
   TL_UNROLL for (int p = 0; p < HELD; p++) most = largest(most, held[p]);
   for (uint32_t i = rest; i < a.k; i += THREADS * 8) most = largest(most, load16(x + i));
-  most = block_largest(most, (uint32_t *)shared_memory());
-  /* no smaller than 2^-126, whose inverse is still a number */
-  float scale = T::low(most) / TL_CUDA_E4M3_MAX, factor;
-  scale = most == 0 ? 1 : scale < 0x1p-126f ? 0x1p-126f : scale;
-  factor = 1 / scale;
+  float scale = e4m3_scale<T>(block_largest(most, (uint32_t *)shared_memory(), WARPS)), factor = 1 / scale;
   TL_UNROLL for (int p = 0; p < HELD; p++)
     if (first + p * THREADS * 8 < a.k) store_e4m3<T>(out + first + p * THREADS * 8, held[p], factor);
   for (uint32_t i = rest; i < a.k; i += THREADS * 8) store_e4m3<T>(out + i, load16(x + i), factor);
