@@ -23,6 +23,7 @@ BUILD = pathlib.Path(os.environ["B"]).resolve()
 MODELS = {"1b": ["--hidden", 2048, "--layers", 16, "--ffn", 8192, "--heads", 32, "--kv-heads", 8, "--head-dim", 64],
           "8b": ["--hidden", 4096, "--layers", 32, "--ffn", 14336, "--heads", 32, "--kv-heads", 8, "--head-dim", 128, "--untied"]}
 MODELS |= {name + "-fp8": [*dims, "--fp8"] for name, dims in MODELS.items()}
+MODELS["8b-fp8-blocks"] = [*MODELS["8b"], "--fp8-blocks"]
 # layers like Qwen3 30B-A3B's, a sixth of them
 MODELS["experts"] = ["--hidden", 2048, "--layers", 8, "--ffn", 768, "--heads", 32, "--kv-heads", 4, "--head-dim", 128, "--experts", 128,
                      "--experts-used", 8, "--untied"]

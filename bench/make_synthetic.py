@@ -12,6 +12,7 @@ The same seed gives the same bytes.
 import argparse
 import array
 import json
+import math
 import os
 import random
 import struct
@@ -20,6 +21,7 @@ import sys
 POOL = 1 << 22  # normals that all rows are cut from
 SIGMA = 0.02  # as models are initialised: logits get a deviation of about 0.6
 ROUTER = "block_sparse_moe.gate.weight"
+BLOCK = 128
 FP8_SCALE = 0.006  # of E4M3 numbers whose deviation is about 3.2
 
 
@@ -84,7 +86,8 @@ def write_weights(path, a):
         fp8 = is_fp8(a, name, columns)
         add(name, "F8_E4M3" if fp8 else "BF16", [rows, columns] if columns else [rows], (1 if fp8 else 2) * rows * max(columns, 1))
         if fp8:
-            add(name + "_scale", "F32", [1], 4)
+            shape = [-(-rows // BLOCK), -(-columns // BLOCK)] if a.fp8_blocks else [1]
+            add(name + ("_scale_inv" if a.fp8_blocks else "_scale"), "F32", shape, 4 * math.prod(shape))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb", buffering=1 << 20) as file:
@@ -94,7 +97,8 @@ def write_weights(path, a):
                 for _ in range(rows):
                     at = int(rng.random() * POOL)
                     file.write(small[at : at + columns])
-                file.write(struct.pack("<f", FP8_SCALE))
+                n_scales = -(-rows // BLOCK) * -(-columns // BLOCK) if a.fp8_blocks else 1
+                file.write(struct.pack("<f", FP8_SCALE) * n_scales)
                 continue
             if not columns:
                 file.write(b"\x80\x3f" * rows)  # 1.0
@@ -154,6 +158,8 @@ def config(a):
     if a.experts:
         kind = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": a.experts,
                 "num_experts_per_tok": a.experts_used, "sliding_window": None}
+    if a.fp8_blocks:
+        kind["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK]}
     return {
         **kind,
         "torch_dtype": "bfloat16",
@@ -200,8 +206,10 @@ def main():
     parser.add_argument("--experts", type=int, default=0, metavar="N", help="experts a layer, each of --ffn; default none")
     parser.add_argument("--experts-used", type=int, default=2, metavar="N", help="of them, by a token; default 2")
     parser.add_argument("--fp8", action="store_true", help="the layers' matrices in E4M3, a scale each")
+    parser.add_argument("--fp8-blocks", action="store_true", help=f"the same, with a scale for {BLOCK} x {BLOCK}")
     parser.add_argument("--untied", action="store_true", help="an output matrix of its own")
     a = parser.parse_args()
+    a.fp8 |= a.fp8_blocks
     if a.vocab < len(SPECIAL) + 256:
         parser.error(f"--vocab: expected at least {len(SPECIAL) + 256}, got {a.vocab}")
     os.makedirs(a.folder, exist_ok=True)

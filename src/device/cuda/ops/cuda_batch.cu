@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* Products of some rows, 17 to 64, by stored weights that would have to be written out for cuBLASLt: each weight is read once and expanded once, in registers (cuda_gemv.cu says
- * in which order), and multiplies all rows there, which come through shared memory, stages of k ahead. A warp has 32 outputs, so that
- * what it loads of x feeds four products; eight warps side by side are a tile of 256 outputs, for all of which x is read from the
- * second-level cache once. Of few outputs, two warps share the k of the same 32.
- * a piece of x that is loaded feeds four products; eight warps side by side are a tile of 256 outputs and read x once for all of these
- * (stream of x from the second-level cache: a fourth of the weights' bytes a bit). Of few outputs, two warps share the k of 32.
+/* Products of some rows, 17 to 64, by stored weights that would have to be written out for cuBLASLt: each weight is read once
+ * and expanded once, in registers (cuda_gemv.cu says in which order), and multiplies all rows there, which come through shared
+ * memory, stages of k ahead. A warp has 32 outputs, so that what it loads of x feeds four products; eight warps side by side are a
+ * tile of 256 outputs, for all of which x is read from the second-level cache once. Of few outputs, two warps share the k of the
+ * same 32.
  *
  * One thread block a multiprocessor, and to each an equal stretch of all tiles' stages, wherever it begins and ends: a tile that is cut
  * is summed up by the block that comes last, in the order of the parts, whoever that is (Osama et al., Stream-K, 2023). */
