@@ -66,6 +66,7 @@ int render_command(int argc, char **argv);
 struct command_line {
   int argc;
   char **argv;
+  bool check_models; /* nothing is going to load them */
 };
 /* The file that it names, then its keys, into a configuration that holds the defaults; checked. */
 int daemon_read_arguments(struct tl_config *config, const struct command_line *line, struct tl_error *err);
