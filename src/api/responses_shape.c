@@ -112,7 +112,7 @@ static void put_items(struct api_choice *choice, const char *last, struct tl_buf
   /* an answer without any item has a message too, which is empty; where only calls can come there is none */
   bool message = choice->text.length || (!n_calls && !choice->reasoning.length && !api_only_calls(call));
   tl_buffer_init(&logprobs, 0);
-  if (call->params.n_top_logprobs >= 0) api_token_logprobs(choice, n_prompt, n_prompt + choice->n_seen - choice->ended_by_id, &logprobs);
+  if (call->params.n_top_logprobs >= 0) api_token_logprobs(choice, n_prompt, n_prompt + api_n_told(choice), &logprobs);
   if (choice->reasoning.length)
     put_item(call, RESPONSE_REASONING, index++, message || n_calls ? "completed" : last, &choice->reasoning, NULL, out);
   if (message) {
@@ -258,10 +258,10 @@ static void put_delta(const struct api_call *call, const struct tl_buffer *delta
 }
 
 static void take_logprobs(const struct api_choice *choice, struct tl_buffer *out) {
-  uint32_t n_prompt = choice->seq->n_prompt, n_text = choice->n_seen - choice->ended_by_id;
-  if (choice->call->params.n_top_logprobs < 0 || choice->n_sent_logprobs == n_text) return;
+  uint32_t n_prompt = choice->seq->n_prompt, n_told = api_n_told(choice);
+  if (choice->call->params.n_top_logprobs < 0 || !api_shown_any(choice, choice->n_sent_logprobs, n_told)) return;
   if (out->length) tl_buffer_putc(out, ',');
-  api_token_logprobs(choice, n_prompt + choice->n_sent_logprobs, n_prompt + n_text, out);
+  api_token_logprobs(choice, n_prompt + choice->n_sent_logprobs, n_prompt + n_told, out);
 }
 
 static void piece(struct api_choice *choice, struct tl_buffer *out) {

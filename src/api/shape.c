@@ -106,8 +106,7 @@ static void logprobs(struct api_choice *choice, bool wanted, struct tl_buffer *o
   }
   uint32_t n_prompt = choice->seq->n_prompt;
   bool with_prompt = call->params.echo && choice->n_sent_logprobs == 0;
-  uint32_t n_text = choice->n_seen - choice->ended_by_id; /* the id that ended it is no part of the answer */
-  api_logprobs(choice, with_prompt ? 0 : n_prompt + choice->n_sent_logprobs, n_prompt + n_text, out);
+  api_logprobs(choice, with_prompt ? 0 : n_prompt + choice->n_sent_logprobs, n_prompt + api_n_told(choice), out);
 }
 
 bool api_only_calls(const struct api_call *call) {
@@ -189,7 +188,7 @@ static void chunk(struct api_choice *choice, enum chunk kind, struct tl_buffer *
   logprobs(choice, kind == CHUNK_TEXT, out);
   finish_reason(choice, kind == CHUNK_FINISH, out);
   /* the id that ended it comes with the end */
-  end_choice(choice, kind != CHUNK_ROLE, choice->n_seen - (kind == CHUNK_TEXT && choice->ended_by_id), out);
+  end_choice(choice, kind != CHUNK_ROLE, kind == CHUNK_TEXT ? api_n_told(choice) : choice->n_seen, out);
   end_chunk(choice, kind == CHUNK_ROLE ? 0 : choice->n_seen, out);
   choice->begun = true;
 }

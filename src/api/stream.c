@@ -132,6 +132,7 @@ static int take_tokens(struct api_choice *choice, uint32_t n_out) {
     }
     if (choice->ended_by_id) break;
     r = tl_detok_push(&choice->detok, token, &piece);
+    if (r == TL_OK) r = api_shown_token(choice, piece.length);
     /* stop strings count only in what comes after min_tokens, as in vLLM */
     if (r == TL_OK && choice->n_seen <= choice->call->params.min_tokens)
       r = tl_buffer_append(out, piece.data, piece.length);
@@ -200,11 +201,12 @@ static void shape_news(struct api_choice *choice, struct tl_buffer *out) {
   struct api_call *call = choice->call;
   const struct api_shape *shape = call->reader->shape;
   if (shape->begin && !choice->begun) shape->begin(choice, out);
-  uint32_t n_text = choice->n_seen - choice->ended_by_id;
-  bool tokens = (call->params.n_top_logprobs >= 0 || call->params.return_token_ids) && choice->n_sent_logprobs < n_text;
+  uint32_t n_told = api_n_told(choice);
+  bool tokens = (call->params.n_top_logprobs >= 0 && api_shown_any(choice, choice->n_sent_logprobs, n_told)) ||
+                (call->params.return_token_ids && choice->n_sent_logprobs < n_told);
   if (choice->text.length || choice->reasoning.length) shape_open_call(choice, out);
   if (choice->text.length || choice->reasoning.length || tokens) shape->piece(choice, out);
-  choice->n_sent_logprobs = n_text;
+  choice->n_sent_logprobs = n_told;
   tl_buffer_clear(&choice->text);
   tl_buffer_clear(&choice->reasoning);
   shape_calls(choice, out);
