@@ -434,6 +434,8 @@ void api_prompt_logprobs(const struct api_choice *choice, struct tl_buffer *out)
 bool api_only_calls(const struct api_call *call);
 /* How many of the calls that a model wrote the client sees: where it may make one, the first. */
 unsigned api_n_calls(const struct api_choice *choice);
+/* The text between call i and the one before it, i = api_n_calls: behind the last; of a stream, what was not sent of it. Borrowed. */
+struct tl_buffer api_text_before(const struct api_choice *choice, unsigned i);
 /* The id of calls.items[i], unlike all others of the process. */
 void api_call_id(const struct api_choice *choice, unsigned i, char ret[24]);
 /* Of each prompt as its first choice met it, since the prompt counts once. */

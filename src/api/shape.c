@@ -117,6 +117,14 @@ unsigned api_n_calls(const struct api_choice *choice) {
   return choice->calls.n && !choice->call->params.parallel_tool_calls ? 1 : choice->calls.n;
 }
 
+struct tl_buffer api_text_before(const struct api_choice *choice, unsigned i) {
+  const struct tl_buffer *text = &choice->text;
+  size_t from = i ? choice->calls.items[i - 1].at : 0, to = i < api_n_calls(choice) ? choice->calls.items[i].at : text->length;
+  if (to > text->length) to = text->length; /* an answer of calls alone has none */
+  if (from >= to) return (struct tl_buffer){.length = 0};
+  return (struct tl_buffer){.data = text->data + from, .length = to - from};
+}
+
 void api_call_id(const struct api_choice *choice, unsigned i, char ret[24]) {
   const struct tl_api *api = choice->call->api;
   api_tool_call_id(api->tools[choice->call->work.model].format,
