@@ -74,7 +74,7 @@ int tl_config_load(struct tl_config *config, const char *path, struct tl_error *
  * Lists are comma-separated. */
 int tl_config_set(struct tl_config *config, const char *key, const char *value, struct tl_error *err);
 /* Completes config->models, once file and command line are read: one that is made of
- * model.* if `models` was not given. Both are an error. */
+ * model.* if `models` was not given. Both are an error. http.cors_origins get the form that browsers send. */
 int tl_config_resolve(struct tl_config *config, struct tl_error *err);
 /* What a server needs beyond single keys: models, a listener. Keys of an entry are
  * called models[1].path, models[1].engine.max_context. */

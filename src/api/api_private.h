@@ -240,6 +240,14 @@ struct api_prompt {
   uint32_t n_before; /* ids that the tokenizer put before the text (BOS) */
 };
 
+/* shown.c */
+struct api_shown {
+  bool on;                 /* some may be hidden */
+  struct tl_buffer tokens; /* uint32_t of each generated token: what is decided of it, or where its text ends */
+  uint32_t n_decided, at;  /* so many are decided; their text ends there */
+  uint32_t n_bytes, n_taken, seen; /* of all their text; what the parser of thoughts has had; where what is seen ends */
+};
+
 /* A block of a message's content. */
 enum api_block { API_BLOCK_NONE, API_BLOCK_THINKING, API_BLOCK_TEXT, API_BLOCK_TOOL_USE };
 
@@ -266,6 +274,7 @@ struct api_choice {
   struct tl_buffer reasoning; /* what the model thought before it, likewise */
   struct api_reasoning_parser thinks; /* finds thoughts in the answer; format NULL: none are looked for */
   uint32_t n_reasoning;     /* tokens of them, with their marks */
+  struct api_shown shown;   /* whose log-probabilities are told */
   struct api_tool_parser tools; /* finds calls in the answer; format NULL: none are looked for */
   struct api_tool_calls calls;
   unsigned n_sent_calls;    /* streams: calls that are out whole; those behind them as far as they have come */
@@ -381,6 +390,18 @@ void api_reasoning_begin(struct api_choice *choice);
 void api_reasoning_done(struct api_choice *choice);
 /* Text of the answer into choice->reasoning, and what is none into rest; last: there is no more. TL_ENOMEM. */
 int api_reasoning_take(struct api_choice *choice, const struct tl_buffer *text, bool last, struct tl_buffer *rest);
+/* shown.c: thoughts are looked for, in a way that is known. */
+void api_shown_begin(struct api_choice *choice);
+/* The next token, which gave so many bytes of text. TL_ENOMEM. */
+int api_shown_token(struct api_choice *choice, size_t n_bytes);
+/* As parsing does, with a look at what comes of it. Where it is on. */
+int api_shown_take(struct api_choice *choice, const struct tl_buffer *text, struct tl_buffer *rest);
+int api_shown_finish(struct api_choice *choice, struct tl_buffer *rest);
+/* Whether the client sees one of the generated tokens [from, to). */
+bool api_shown_any(const struct api_choice *choice, uint32_t from, uint32_t to);
+/* Generated tokens of the answer that the client may be told of by now. */
+uint32_t api_n_told(const struct api_choice *choice);
+
 /* What is thought before an answer is free. */
 void api_reasoning_free_thoughts(const struct api_call *call, struct tl_matcher *matcher);
 
@@ -413,6 +434,8 @@ void api_prompt_logprobs(const struct api_choice *choice, struct tl_buffer *out)
 bool api_only_calls(const struct api_call *call);
 /* How many of the calls that a model wrote the client sees: where it may make one, the first. */
 unsigned api_n_calls(const struct api_choice *choice);
+/* The text between call i and the one before it, i = api_n_calls: behind the last; of a stream, what was not sent of it. Borrowed. */
+struct tl_buffer api_text_before(const struct api_choice *choice, unsigned i);
 /* The id of calls.items[i], unlike all others of the process. */
 void api_call_id(const struct api_choice *choice, unsigned i, char ret[24]);
 /* Of each prompt as its first choice met it, since the prompt counts once. */

@@ -52,9 +52,13 @@ static int32_t n_top(const struct api_choice *choice, uint32_t i, int64_t wanted
 }
 
 void api_token_logprobs(const struct api_choice *choice, uint32_t from, uint32_t to, struct tl_buffer *out) {
+  uint32_t n_prompt = choice->seq->n_prompt;
+  bool first = true;
   for (uint32_t i = from; i < to; i++) {
     const struct tl_logprobs *l = &choice->seq->logprobs[i];
-    if (i > from) tl_buffer_putc(out, ',');
+    if (i >= n_prompt && !api_shown_any(choice, i - n_prompt, i - n_prompt + 1)) continue;
+    if (!first) tl_buffer_putc(out, ',');
+    first = false;
     chat_token(choice, choice->seq->tokens[i], (double)l->logprob, out);
     tl_buffer_puts(out, ",\"top_logprobs\":[");
     for (int32_t k = 0; k < n_top(choice, i, choice->call->params.n_top_logprobs); k++) {

@@ -78,11 +78,11 @@ static void answer(struct api_call *call, struct tl_buffer *out) {
   unsigned n = 0;
   begin_message(call, out);
   if (choice->reasoning.length && n++ == 0) text_block("thinking", &choice->reasoning, out);
-  if (choice->text.length) {
-    if (n++) tl_buffer_putc(out, ',');
-    text_block("text", &choice->text, out);
-  }
-  for (unsigned i = 0; i < api_n_calls(choice); i++) {
+  for (unsigned i = 0; i <= api_n_calls(choice); i++) {
+    struct tl_buffer text = api_text_before(choice, i);
+    if (text.length && n++) tl_buffer_putc(out, ',');
+    if (text.length) text_block("text", &text, out);
+    if (i == api_n_calls(choice)) break;
     if (n++) tl_buffer_putc(out, ',');
     call_block(choice, i, out);
   }

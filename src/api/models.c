@@ -113,6 +113,14 @@ static void on_metrics(struct tl_http_request *request, void *context) {
   tl_buffer_done(&body);
 }
 
+/* As llama.cpp's server has it. Where only simulated devices serve, no weights were read. */
+static void write_meta(const struct tl_model *model, struct tl_buffer *out) {
+  tl_buffer_printf(out, ",\"meta\":{\"n_vocab\":%u,\"n_ctx_train\":%u,\"n_embd\":%u", model->vocab_size, model->max_context, model->dim);
+  if (model->n_parameters)
+    tl_buffer_printf(out, ",\"n_params\":%llu,\"size\":%llu", (unsigned long long)model->n_parameters, (unsigned long long)model->weight_bytes);
+  tl_buffer_putc(out, '}');
+}
+
 /* id: the model's or an alias. */
 static void write_model(const struct tl_api *api, const char *id, unsigned model, struct tl_buffer *out) {
   const struct tl_serving *serving = atomic_load_explicit(&api->serving, memory_order_acquire); /* as in api_serving */
@@ -125,6 +133,7 @@ static void write_model(const struct tl_api *api, const char *id, unsigned model
   if (serving) tl_buffer_printf(out, ",\"max_model_len\":%u,\"task\":\"%s\"", tl_engine_max_context(serving[model].engine), task_of(serving[model].model));
   if (serving && serving[model].model->n_out && !serving[model].model->is_classifier) tl_buffer_printf(out, ",\"dimensions\":%u", serving[model].model->n_out);
   if (serving && tl_engine_simulated(serving[model].engine)) tl_buffer_puts(out, ",\"simulated\":true");
+  if (serving) write_meta(serving[model].model, out);
   tl_buffer_putc(out, '}');
 }
 

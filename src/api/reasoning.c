@@ -64,16 +64,19 @@ void api_reasoning_begin(struct api_choice *choice) {
                             call->params.constraint.field);
   choice->detok.kept = reasoning->marks;
   choice->detok.n_kept = choice->detok.n_kept ? reasoning->n_all : reasoning->n_marks;
+  api_shown_begin(choice);
 }
 
 void api_reasoning_done(struct api_choice *choice) {
   api_reasoning_parser_done(&choice->thinks);
   tl_buffer_done(&choice->reasoning);
+  tl_buffer_done(&choice->shown.tokens);
 }
 
 int api_reasoning_take(struct api_choice *choice, const struct tl_buffer *text, bool last, struct tl_buffer *rest) {
-  int r = api_reasoning_parser_push(&choice->thinks, text->data, text->length, &choice->reasoning, rest);
-  if (r == TL_OK && last) r = api_reasoning_parser_finish(&choice->thinks, &choice->reasoning, rest);
+  bool on = choice->shown.on;
+  int r = on ? api_shown_take(choice, text, rest) : api_reasoning_parser_push(&choice->thinks, text->data, text->length, &choice->reasoning, rest);
+  if (r == TL_OK && last) r = on ? api_shown_finish(choice, rest) : api_reasoning_parser_finish(&choice->thinks, &choice->reasoning, rest);
   if (!choice->call->params.include_reasoning) tl_buffer_clear(&choice->reasoning);
   return r;
 }

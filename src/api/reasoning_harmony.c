@@ -30,7 +30,10 @@ static void put(struct api_reasoning_parser *parser, char c) {
     reasoning_think(parser, c);
     return;
   }
-  if (parser->target == CONTENT && parser->blank.length) tl_buffer_putc(parser->rest, '\n');
+  if (parser->target == CONTENT && parser->blank.length) {
+    tl_buffer_putc(parser->rest, '\n');
+    parser->n_made++;
+  }
   if (parser->target == CONTENT) tl_buffer_clear(&parser->blank);
   parser->said = parser->said || parser->target == CONTENT;
   tl_buffer_putc(parser->rest, c);

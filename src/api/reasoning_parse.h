@@ -53,6 +53,7 @@ struct api_reasoning_parser {
   bool exact;     /* white space before the content is content */
   bool within;    /* what comes next is a thought, as far as is known */
   bool thought, said; /* some of each is out */
+  size_t n_made;  /* reasoning_harmony.c: line breaks in the rest that the model did not write */
   struct tl_buffer held;  /* text as it came that may become a mark, or a header */
   struct tl_buffer blank; /* white space that is a thought's if more of it comes */
   struct tl_buffer *thoughts, *rest; /* where text goes, during a push */

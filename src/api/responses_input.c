@@ -99,6 +99,17 @@ static bool is_of_system(const json_t *item) {
   return role && is_message(item) && (strcmp(role, "system") == 0 || strcmp(role, "developer") == 0);
 }
 
+/* What was said behind calls, before they are answered, belongs to the message that has them: few templates know two in a row. */
+static int go_on(struct conversation *c, const json_t *content) {
+  struct tl_buffer text;
+  tl_buffer_init(&text, 0);
+  append_text(json_object_get(c->turn, "content"), &text);
+  append_text(content, &text);
+  int r = text.failed ? -1 : json_object_set_new(c->turn, "content", json_stringn(text.length ? text.data : "", text.length));
+  tl_buffer_done(&text);
+  return r == 0 ? TL_OK : no_memory(c);
+}
+
 static int read_message(struct conversation *c, size_t i, json_t *item) {
   static const char *const roles[] = {"user", "assistant", "system", "developer"};
   json_t *of_role = json_object_get(item, "role"), *content = json_object_get(item, "content");
@@ -108,6 +119,7 @@ static int read_message(struct conversation *c, size_t i, json_t *item) {
   int r = check_text(c, i, "content", content);
   if (r < 0) return r;
   if (strcmp(roles[k], "assistant") == 0) {
+    if (c->turn && json_object_get(c->turn, "tool_calls")) return go_on(c, content);
     json_t *message = turn(c, c->spoken);
     c->spoken = true;
     return message && json_object_set(message, "content", content) == 0 ? TL_OK : no_memory(c);

@@ -105,25 +105,31 @@ static void put_head(const struct api_call *call, const char *status, const stru
   tl_buffer_puts(out, ",\"output\":[");
 }
 
+/* The text before call i, as a message. Log-probabilities of all tokens are at the first. */
+static void put_message(const struct api_choice *choice, unsigned i, unsigned index, const char *last, struct tl_buffer *logprobs, struct tl_buffer *out) {
+  struct tl_buffer text = api_text_before(choice, i);
+  if (index) tl_buffer_putc(out, ',');
+  put_item(choice->call, RESPONSE_MESSAGE, index, i < api_n_calls(choice) ? "completed" : last, &text, logprobs, out);
+  if (logprobs->failed) out->failed = true;
+  tl_buffer_clear(logprobs);
+}
+
 static void put_items(struct api_choice *choice, const char *last, struct tl_buffer *out) {
   const struct api_call *call = choice->call;
   struct tl_buffer logprobs;
   unsigned index = 0, n_calls = api_n_calls(choice), n_prompt = choice->seq->n_prompt;
   /* an answer without any item has a message too, which is empty; where only calls can come there is none */
-  bool message = choice->text.length || (!n_calls && !choice->reasoning.length && !api_only_calls(call));
+  bool empty = !choice->text.length && !n_calls && !choice->reasoning.length && !api_only_calls(call);
   tl_buffer_init(&logprobs, 0);
-  if (call->params.n_top_logprobs >= 0) api_token_logprobs(choice, n_prompt, n_prompt + choice->n_seen - choice->ended_by_id, &logprobs);
+  if (call->params.n_top_logprobs >= 0) api_token_logprobs(choice, n_prompt, n_prompt + api_n_told(choice), &logprobs);
   if (choice->reasoning.length)
-    put_item(call, RESPONSE_REASONING, index++, message || n_calls ? "completed" : last, &choice->reasoning, NULL, out);
-  if (message) {
-    if (index) tl_buffer_putc(out, ',');
-    put_item(call, RESPONSE_MESSAGE, index++, n_calls ? "completed" : last, &choice->text, &logprobs, out);
-  }
-  for (unsigned i = 0; i < n_calls; i++) {
+    put_item(call, RESPONSE_REASONING, index++, choice->text.length || n_calls ? "completed" : last, &choice->reasoning, NULL, out);
+  for (unsigned i = 0; i <= n_calls; i++) {
+    if (api_text_before(choice, i).length || empty) put_message(choice, i, index++, last, &logprobs, out);
+    if (i == n_calls) break;
     if (index) tl_buffer_putc(out, ',');
     put_call(choice, i, index++, i + 1 < n_calls ? "completed" : last, &choice->calls.items[i].arguments, out);
   }
-  if (logprobs.failed) out->failed = true;
   tl_buffer_done(&logprobs);
 }
 
@@ -258,10 +264,10 @@ static void put_delta(const struct api_call *call, const struct tl_buffer *delta
 }
 
 static void take_logprobs(const struct api_choice *choice, struct tl_buffer *out) {
-  uint32_t n_prompt = choice->seq->n_prompt, n_text = choice->n_seen - choice->ended_by_id;
-  if (choice->call->params.n_top_logprobs < 0 || choice->n_sent_logprobs == n_text) return;
+  uint32_t n_prompt = choice->seq->n_prompt, n_told = api_n_told(choice);
+  if (choice->call->params.n_top_logprobs < 0 || !api_shown_any(choice, choice->n_sent_logprobs, n_told)) return;
   if (out->length) tl_buffer_putc(out, ',');
-  api_token_logprobs(choice, n_prompt + choice->n_sent_logprobs, n_prompt + n_text, out);
+  api_token_logprobs(choice, n_prompt + choice->n_sent_logprobs, n_prompt + n_told, out);
 }
 
 static void piece(struct api_choice *choice, struct tl_buffer *out) {

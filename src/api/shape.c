@@ -106,8 +106,7 @@ static void logprobs(struct api_choice *choice, bool wanted, struct tl_buffer *o
   }
   uint32_t n_prompt = choice->seq->n_prompt;
   bool with_prompt = call->params.echo && choice->n_sent_logprobs == 0;
-  uint32_t n_text = choice->n_seen - choice->ended_by_id; /* the id that ended it is no part of the answer */
-  api_logprobs(choice, with_prompt ? 0 : n_prompt + choice->n_sent_logprobs, n_prompt + n_text, out);
+  api_logprobs(choice, with_prompt ? 0 : n_prompt + choice->n_sent_logprobs, n_prompt + api_n_told(choice), out);
 }
 
 bool api_only_calls(const struct api_call *call) {
@@ -116,6 +115,14 @@ bool api_only_calls(const struct api_call *call) {
 
 unsigned api_n_calls(const struct api_choice *choice) {
   return choice->calls.n && !choice->call->params.parallel_tool_calls ? 1 : choice->calls.n;
+}
+
+struct tl_buffer api_text_before(const struct api_choice *choice, unsigned i) {
+  const struct tl_buffer *text = &choice->text;
+  size_t from = i ? choice->calls.items[i - 1].at : 0, to = i < api_n_calls(choice) ? choice->calls.items[i].at : text->length;
+  if (to > text->length) to = text->length; /* an answer of calls alone has none */
+  if (from >= to) return (struct tl_buffer){.length = 0};
+  return (struct tl_buffer){.data = text->data + from, .length = to - from};
 }
 
 void api_call_id(const struct api_choice *choice, unsigned i, char ret[24]) {
@@ -189,7 +196,7 @@ static void chunk(struct api_choice *choice, enum chunk kind, struct tl_buffer *
   logprobs(choice, kind == CHUNK_TEXT, out);
   finish_reason(choice, kind == CHUNK_FINISH, out);
   /* the id that ended it comes with the end */
-  end_choice(choice, kind != CHUNK_ROLE, choice->n_seen - (kind == CHUNK_TEXT && choice->ended_by_id), out);
+  end_choice(choice, kind != CHUNK_ROLE, kind == CHUNK_TEXT ? api_n_told(choice) : choice->n_seen, out);
   end_chunk(choice, kind == CHUNK_ROLE ? 0 : choice->n_seen, out);
   choice->begun = true;
 }

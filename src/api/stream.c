@@ -132,6 +132,7 @@ static int take_tokens(struct api_choice *choice, uint32_t n_out) {
     }
     if (choice->ended_by_id) break;
     r = tl_detok_push(&choice->detok, token, &piece);
+    if (r == TL_OK) r = api_shown_token(choice, piece.length);
     /* stop strings count only in what comes after min_tokens, as in vLLM */
     if (r == TL_OK && choice->n_seen <= choice->call->params.min_tokens)
       r = tl_buffer_append(out, piece.data, piece.length);
@@ -183,31 +184,49 @@ static void shape_open_call(struct api_choice *choice, struct tl_buffer *out) {
   if (i < api_n_calls(choice) && choice->calls.items[i].announced) shape_arguments(choice, i, out);
 }
 
-static void shape_calls(struct api_choice *choice, struct tl_buffer *out) {
-  const struct api_shape *shape = choice->call->reader->shape;
-  for (; choice->n_sent_calls < api_n_calls(choice); choice->n_sent_calls++) {
-    struct api_tool_call *call = &choice->calls.items[choice->n_sent_calls];
-    /* one that was asked for by its name is there before the model has thought */
-    if (choice->thinks.format && !call->announced && !call->arguments.length && !choice->done) return;
-    if (!call->announced) shape->call(choice, choice->n_sent_calls, out);
-    call->announced = true;
-    shape_arguments(choice, choice->n_sent_calls, out);
-    if (choice->n_sent_calls + 1 == choice->calls.n && !choice->done) return; /* more of it may come */
+/* False: more of it may come. */
+static bool shape_call(struct api_choice *choice, unsigned i, struct tl_buffer *out) {
+  struct api_tool_call *call = &choice->calls.items[i];
+  /* one that was asked for by its name is there before the model has thought */
+  if (choice->thinks.format && !call->announced && !call->arguments.length && !choice->done) return false;
+  if (!call->announced) choice->call->reader->shape->call(choice, i, out);
+  call->announced = true;
+  shape_arguments(choice, i, out);
+  return i + 1 < choice->calls.n || choice->done;
+}
+
+/* Thoughts, tokens and the text before call i. */
+static void shape_piece(struct api_choice *choice, unsigned i, struct tl_buffer *out) {
+  const struct api_params *params = &choice->call->params;
+  struct tl_buffer text = choice->text;
+  uint32_t n_told = api_n_told(choice);
+  bool tokens = (params->n_top_logprobs >= 0 && api_shown_any(choice, choice->n_sent_logprobs, n_told)) ||
+                (params->return_token_ids && choice->n_sent_logprobs < n_told);
+  choice->text = api_text_before(choice, i);
+  if (choice->text.length || choice->reasoning.length || tokens) choice->call->reader->shape->piece(choice, out);
+  choice->text = text;
+  choice->n_sent_logprobs = n_told;
+  tl_buffer_clear(&choice->reasoning);
+}
+
+/* Text and calls in the order in which the model wrote them. */
+static void shape_text(struct api_choice *choice, struct tl_buffer *out) {
+  unsigned first = choice->n_sent_calls, n = api_n_calls(choice);
+  if (choice->text.length || choice->reasoning.length) shape_open_call(choice, out);
+  shape_piece(choice, first, out);
+  for (unsigned i = first; i < n; i++) {
+    choice->n_sent_calls += shape_call(choice, i, out);
+    shape_piece(choice, i + 1, out);
   }
+  tl_buffer_clear(&choice->text);
+  for (unsigned i = first; i < choice->calls.n; i++) choice->calls.items[i].at = 0;
 }
 
 static void shape_news(struct api_choice *choice, struct tl_buffer *out) {
   struct api_call *call = choice->call;
   const struct api_shape *shape = call->reader->shape;
   if (shape->begin && !choice->begun) shape->begin(choice, out);
-  uint32_t n_text = choice->n_seen - choice->ended_by_id;
-  bool tokens = (call->params.n_top_logprobs >= 0 || call->params.return_token_ids) && choice->n_sent_logprobs < n_text;
-  if (choice->text.length || choice->reasoning.length) shape_open_call(choice, out);
-  if (choice->text.length || choice->reasoning.length || tokens) shape->piece(choice, out);
-  choice->n_sent_logprobs = n_text;
-  tl_buffer_clear(&choice->text);
-  tl_buffer_clear(&choice->reasoning);
-  shape_calls(choice, out);
+  shape_text(choice, out);
   if (!choice->done) return;
   shape->finish(choice, out);
   choice->sent = true;

@@ -152,6 +152,7 @@ int tool_expect(struct api_tool_parser *parser, const char *const *tags, unsigne
 static void show(struct api_tool_parser *parser) {
   struct tool_object *object = &parser->object;
   if (api_tool_calls_add(parser->calls, object->name.data, object->name.length) < 0) parser->failed = true;
+  else parser->calls->items[parser->calls->n - 1].at = parser->content->length;
   parser->open = !parser->failed;
   object->loose = true;
   tool_drop(parser);

@@ -21,6 +21,7 @@
 struct api_tool_call {
   struct tl_buffer name;      /* whole, once the call is there */
   struct tl_buffer arguments; /* JSON text of an object as far as it has come, as the model wrote it if it wrote JSON; streams consume what they sent */
+  size_t at;                  /* bytes of content before it: of a stream, of what was not sent when it came */
   bool ended;                 /* the arguments are whole */
   bool announced;             /* streams: the chunk with its id and name is out */
 };

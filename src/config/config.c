@@ -188,27 +188,11 @@ static int check_model(const struct tl_config *config, struct tl_error *err) {
   return TL_OK;
 }
 
-/* As a browser writes it: scheme, host, perhaps a port. "null", which any page can be, is none. */
-static bool is_origin(const char *text) {
-  const char *host = strstr(text, "://");
-  if (strcmp(text, "*") == 0) return true;
-  return host && host > text && host[3] && !strpbrk(host + 3, "/?# ");
-}
-
-static int check_origins(const struct tl_strings *origins, struct tl_error *err) {
-  for (unsigned i = 0; i < origins->n; i++)
-    if (!is_origin(origins->items[i]))
-      return tl_error_set(err, TL_EINVAL, "http.cors_origins", "http.cors_origins: expected *, or SCHEME://HOST[:PORT] without a path, got %.60s",
-                          origins->items[i]);
-  return TL_OK;
-}
-
 int tl_config_check(const struct tl_config *config, struct tl_error *err) {
   int r = config->n_models ? TL_OK : check_model(config, err);
   for (unsigned i = 0; r == TL_OK && i < config->n_models; i++)
     if ((r = check_model(&config->models[i], err)) < 0) tl_config_name_model(config, i, err);
   if (r < 0) return r;
-  if ((r = check_origins(&config->http_cors_origins, err)) < 0) return r;
   if (!*config->http_host && !*config->http_unix)
     return tl_error_set(err, TL_EINVAL, "http.host", "http.host: expected an address, or http.unix to be set");
   if (config->limits_max_timeout_ms && config->limits_default_timeout_ms > config->limits_max_timeout_ms)

@@ -163,8 +163,9 @@ int tl_config_resolve(struct tl_config *config, struct tl_error *err) {
                           config_keys[i].name);
   if (config->lists_models && !config->n_models)
     return tl_error_set(err, TL_EINVAL, "models", "models: expected at least one model");
+  int r = config_write_origins(&config->http_cors_origins, err);
+  if (r < 0) return r;
   if (!config->lists_models && !config_add_model(config)) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  int r = TL_OK;
   for (unsigned i = 0; r == TL_OK && i < config->n_models; i++) {
     r = inherit(&config->models[i], config, !config->lists_models, err);
     if (r == TL_OK) r = name_it(&config->models[i], err);

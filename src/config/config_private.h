@@ -35,6 +35,9 @@ bool config_is_group(const char *name, bool in_model);
 /* As tl_config_name_model, whatever the configuration. */
 int config_put_model(unsigned i, struct tl_error *err);
 
+/* origins.c: http.cors_origins in the form that browsers send. */
+int config_write_origins(struct tl_strings *origins, struct tl_error *err);
+
 /* Line (from 1) of the value of a dotted key in JSON text, 0 if it is not found. */
 unsigned config_find_line(const char *text, size_t length, const char *key);
 

@@ -224,6 +224,7 @@ int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_erro
   int r = d->metrics ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   if (r == TL_OK) r = list_models(d, err);
   if (r == TL_OK) add_log_metrics(d->metrics);
+  if (r == TL_OK) process_metrics_add(d->metrics, &d->start_s);
   if (r == TL_OK) r = daemon_make_trace(d, err);
   if (r == TL_OK) r = make_http(d, err);
   if (r == TL_OK) r = make_api(d, err);

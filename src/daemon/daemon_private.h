@@ -13,6 +13,7 @@
 struct daemon {
   const struct tl_config *config;
   struct tl_metrics *metrics;
+  double start_s; /* of the process, since 1970 */
   struct tl_trace *trace; /* NULL: neither a collector nor an operator is configured */
   int *inherited_fds; /* owned */
   struct tl_http *http;
@@ -52,6 +53,11 @@ struct progress *progress_new(unsigned n_devices);
 void progress_free(struct progress *progress);
 void progress_step(struct progress *progress, unsigned device, uint64_t done, uint64_t total);
 
+/* process_metrics.c: once, before a scrape; *start_s is set, and read until the metrics are freed. */
+void process_metrics_add(struct tl_metrics *metrics, double *start_s);
+/* Entries of a folder whose names begin without a dot; NaN: it cannot be read. */
+double process_count_entries(const char *folder);
+
 /* main.c: what stands behind the command. */
 /* tokenize_command.c, render_command.c: the arguments behind the command; the process's exit status. */
 int tokenize_command(int argc, char **argv);
@@ -60,6 +66,7 @@ int render_command(int argc, char **argv);
 struct command_line {
   int argc;
   char **argv;
+  bool check_models; /* nothing is going to load them */
 };
 /* The file that it names, then its keys, into a configuration that holds the defaults; checked. */
 int daemon_read_arguments(struct tl_config *config, const struct command_line *line, struct tl_error *err);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "daemon/daemon_private.h"
+#include "daemon/served.h"
 #include "daemon/sharing.h"
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/thread.h"
@@ -15,7 +16,7 @@ static const char usage[] =
     "usage: tokenlane COMMAND [--config FILE] [--KEY VALUE]...\n"
     "\n"
     "  serve         serve the configured model over HTTP\n"
-    "  check-config  read the configuration, say what is wrong with it\n"
+    "  check-config  read the configuration, say what is wrong with it and the models\n"
     "  keys          print all configuration keys\n"
     "  tokenize      MODEL [--ids | --pieces | --decode] [--no-special]: standard input to ids, or back\n"
     "  render        [MODEL] [--template FILE] [--input FILE]: messages through a chat template; render --help\n"
@@ -45,7 +46,7 @@ static bool speaks_of_keys(const struct command_line *line) {
 }
 
 /* What is wrong with the whole, in the file's words unless an option set the key. */
-static int check_whole(struct tl_config *config, const char *file, int argc, char **argv, struct tl_error *err) {
+static int check_whole(struct tl_config *config, const char *file, const struct command_line *line, struct tl_error *err) {
   struct tl_log_options log = daemon_log_options(config);
   int r = tl_config_resolve(config, err);
   struct tl_trace_options trace = daemon_trace_options(config);
@@ -56,9 +57,10 @@ static int check_whole(struct tl_config *config, const char *file, int argc, cha
   if (r == TL_OK) r = simulate_check(config, err);
   if (r == TL_OK) r = sharing_check(config, err);
   if (r == TL_OK) r = daemon_check_keys(config, err);
+  if (r == TL_OK && line->check_models) r = served_check(config, err);
   if (r == TL_OK || !file) return r;
-  for (int i = 0; i < argc; i++)
-    if (is_option(argv[i], err->field)) return r;
+  for (int i = 0; i < line->argc; i++)
+    if (is_option(line->argv[i], err->field)) return r;
   tl_config_locate(file, err);
   return r;
 }
@@ -87,7 +89,7 @@ int daemon_read_arguments(struct tl_config *config, const struct command_line *l
       if (r < 0) return r;
     }
   }
-  return check_whole(config, file, argc, argv, err);
+  return check_whole(config, file, line, err);
 }
 
 /* Running work may end, then all ends. Returns when nothing is left, time is up
@@ -177,7 +179,7 @@ static int run(int argc, char **argv) {
   const char *command = argc > 1 ? argv[1] : "help";
   if (argc > 1 && wants_usage(command, argc - 2, argv + 2)) command = "help";
   if (strcmp(command, "serve") == 0 || strcmp(command, "check-config") == 0)
-    return with_config(command, &(struct command_line){argc - 2, argv + 2});
+    return with_config(command, &(struct command_line){argc - 2, argv + 2, strcmp(command, "check-config") == 0});
   if (strcmp(command, "device") == 0) return tl_device_host(); /* the daemon's own, see isolation */
   if (strcmp(command, "keys") == 0) return print_keys();
   if (strcmp(command, "models") == 0) return print_supported(argc - 2, argv + 2);

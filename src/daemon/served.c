@@ -8,11 +8,34 @@
 #include "tokenlane/base/clock.h"
 #include "tokenlane/log.h"
 
+/* On error *ret may be a model as well. */
+static int read_model(const struct tl_config *config, struct tl_model **ret, struct tl_error *err) {
+  const char *path = config->model_path;
+  int r = simulate_only(config) ? tl_model_load_config(path, ret, err) : tl_model_load(path, ret, err);
+  if (r == TL_OK && strcmp(config->model_quantize, "none") != 0) r = tl_model_quantize(*ret, config->model_quantize, err);
+  return r;
+}
+
+static int check_model(const struct tl_config *config, struct tl_error *err) {
+  static const char key[] = "model.path";
+  struct tl_model *model = NULL;
+  int r = read_model(config, &model, err);
+  tl_model_free(model);
+  /* what is wrong with a file is told by the file's name */
+  if (r < 0 && strcmp(err->field, key) == 0 && strncmp(err->message, key, strlen(key)) != 0) tl_error_prefix(err, key);
+  return r;
+}
+
+int served_check(const struct tl_config *config, struct tl_error *err) {
+  int r = TL_OK;
+  for (unsigned i = 0; r == TL_OK && i < config->n_models; i++)
+    if ((r = check_model(&config->models[i], err)) < 0) tl_config_name_model(config, i, err);
+  return r;
+}
+
 static int load_files(struct served *s, struct tl_error *err) {
   const char *path = s->config->model_path;
-  int r = simulate_only(s->config) ? tl_model_load_config(path, &s->model, err) : tl_model_load(path, &s->model, err);
-  if (r == TL_OK && strcmp(s->config->model_quantize, "none") != 0)
-    r = tl_model_quantize(s->model, s->config->model_quantize, err);
+  int r = read_model(s->config, &s->model, err);
   if (r == TL_OK) r = tl_tokenizer_load(path, &s->tokenizer, err);
   if (r == TL_OK) r = tl_chat_format_load(path, &s->chat, err);
   if (r < 0) return r;

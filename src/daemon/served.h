@@ -26,6 +26,9 @@ struct served {
   struct monitor *monitor;
 };
 
+/* Whether the files of all models can be what the configuration says, as far as that shows without reading weights
+ * and tokenizers; nothing is kept. */
+int served_check(const struct tl_config *config, struct tl_error *err);
 /* From files to replicas that have made their test generation. On error what was made is left to
  * served_stop and served_done. Boot. */
 int served_load(struct served *s, struct tl_error *err);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Why a model's files cannot be what they should: what people have instead of them. */
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -45,9 +46,11 @@ static int most_telling(const char *folder, char ret[256]) {
 }
 
 int model_check_path(const char *path, struct tl_error *err) {
+  static const char expected[] = "model.path: expected a folder with config.json in it or a .gguf file, got";
   struct stat status;
-  if (tl_gguf_is_path(path) || stat(path, &status) != 0 || S_ISDIR(status.st_mode)) return TL_OK;
-  return tl_error_set(err, TL_EINVAL, "model.path", "model.path: expected a folder with config.json in it or a .gguf file, got %.200s", path);
+  if (stat(path, &status) != 0) return tl_error_set(err, TL_ENOTFOUND, "model.path", "%s %.200s: %s", expected, path, strerror(errno));
+  if (tl_gguf_is_path(path) || S_ISDIR(status.st_mode)) return TL_OK;
+  return tl_error_set(err, TL_EINVAL, "model.path", "%s %.200s", expected, path);
 }
 
 int model_absent(const char *folder, const char *file, struct tl_error *err) {

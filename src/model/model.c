@@ -201,11 +201,9 @@ static int load(const char *path, bool weights, struct tl_model **ret, struct tl
   int r = model_check_path(path, err);
   if (r < 0) return r;
   r = tl_gguf_is_path(path) ? load_gguf(path, weights, &m, err) : load_folder(path, weights, &m, err);
-  if (r == TL_OK) {
-    *ret = &m->model;
-    r = tl_model_check_files(*ret, err);
-  }
-  if (r < 0 && m) tl_model_free(&m->model);
+  if (r == TL_OK) r = tl_model_check_files(&m->model, err);
+  if (r == TL_OK) *ret = &m->model;
+  else if (m) tl_model_free(&m->model);
   return r;
 }
 

@@ -19,7 +19,7 @@ OPEN = ["/health", "/ready", "/version", "/metrics"]
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
     d = Daemon(tmp_path_factory.mktemp("guarded") / "log",
-               {"http.api_keys": f"{KEY},{OTHER}", "http.cors_origins": "https://chat.example", "log.access": "true", "log.level": "debug"})
+               {"http.api_keys": f"{KEY},{OTHER}", "http.cors_origins": "https://Chat.Example:443/", "log.access": "true", "log.level": "debug"})
     yield d
     d.wait_rest()
     d.stop()
@@ -168,7 +168,7 @@ def test_environment(start):
     (["--http.api_keys", f"{KEY},"], None), (["--http.api_keys", f"{KEY},,{OTHER}"], "number 2 is none"),
     (["--http.api_keys", KEY, OTHER], "expected --KEY VALUE, and commas between the keys"),
     (["--api-key", KEY, OTHER], "expected --KEY VALUE"), (["--api-key", KEY], "api-key: no such key"),
-    (["--http.cors_origins", "https://a.example/"], "http.cors_origins: expected"), (["--http.cors_origins", "null"], "http.cors_origins: expected"),
+    (["--http.cors_origins", "https://a.example/app"], "http.cors_origins: expected"), (["--http.cors_origins", "null"], "http.cors_origins: expected"),
     (["--http.cors_origins", "https://a.example,http://localhost:3000"], None)])
 def test_check_config(options, message):
     code, out, err = run("check-config", "--model.path", MODEL, *options)

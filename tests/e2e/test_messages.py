@@ -268,9 +268,8 @@ def test_calls_of_the_model(tell):
     assert answer.content[0].text == "None needed: a < b, {c} [d]." and answer.stop_reason == "end_turn"
 
 
-def test_text_behind_a_call(tell):
-    told = tell({"@3": 'So: <tool_call>{"name": "time", "arguments": {"a": 1}}</tool_call> ok!'})
-    seen = raw_events(told, messages=[{"role": "user", "content": "@3"}], tools=[TIME], max_tokens=200)
+def blocks_of(seen):
+    """[type, text or input] of each block of a stream."""
     content, open_block = [], None
     for name, data in seen:
         if name == "content_block_start":
@@ -283,11 +282,45 @@ def test_text_behind_a_call(tell):
         elif name == "content_block_stop":
             assert data["index"] == open_block
             open_block = None
-    # text that comes together with the end of the call stands where the text before it does, or behind it
-    assert open_block is None and content[0][1].startswith("So: ") and ["tool_use", '{"a": 1}'] == content[1]
-    assert [kind for kind, _ in content] == ["text", "tool_use", "text"][:len(content)]
-    assert "".join(text for kind, text in content if kind == "text") == "So:  ok!"
-    assert seen[-2][1]["delta"]["stop_reason"] == "tool_use"
+    assert open_block is None
+    return content
+
+
+def test_text_around_calls(tell):
+    """Blocks stand in the order in which the model wrote them, however much of it comes at once."""
+    one, two = 'So: <tool_call>{"name": "time", "arguments": {"a": 1}}</tool_call> ok!', \
+        '<tool_call>\n{"name":"time","arguments":{"b":2}}\n</tool_call>\nNow? <tool_call>{"name" :"time" ,"arguments" :{"c": 3}} </tool_call>Done.'
+    told = tell({"@3": one, "@4": two})
+    expected = {"@3": [["text", "So: "], ["tool_use", '{"a": 1}'], ["text", " ok!"]],
+                "@4": [["tool_use", '{"b":2}'], ["text", "\nNow? "], ["tool_use", '{"c": 3}'], ["text", "Done."]]}
+    # stop strings that nearly come hold back the end of a call, or the whole answer
+    for key, late in (("@3", []), ("@3", ["1}}</tool_call> ok?"]), ("@3", [one + "!"]), ("@4", []), ("@4", [two + "!"]), ("@4", ["Now? <tool_call> "])):
+        fields = {"messages": [{"role": "user", "content": key}], "tools": [TIME], "max_tokens": 300, "stop_sequences": late}
+        seen = raw_events(told, **fields)
+        assert blocks_of(seen) == expected[key] and seen[-2][1]["delta"]["stop_reason"] == "tool_use"
+        whole = create(told.client, **fields)
+        assert [[b.type, b.text if b.type == "text" else json.dumps(b.input)] for b in whole.content] == \
+            [[kind, text if kind == "text" else json.dumps(json.loads(text))] for kind, text in expected[key]]
+    # one call alone: the text is as if the other had not been there
+    fields["tool_choice"] = {"type": "auto", "disable_parallel_tool_use": True}
+    alone = [["tool_use", '{"b":2}'], ["text", "\nNow? Done."]]
+    assert blocks_of(raw_events(told, **fields)) == alone
+    assert [b.type for b in create(told.client, **fields).content] == ["tool_use", "text"] and create(told.client, **fields).content[1].text == alone[1][1]
+
+
+def test_text_around_calls_in_a_chat(tell):
+    """The same in deltas; each token is told of once, whatever its chunk."""
+    text = 'So: <tool_call>{"name": "time", "arguments": {"a": 1}}</tool_call> ok!'
+    told = tell({"@3": text})
+    body = {"model": NAME, "messages": [{"role": "user", "content": "@3"}], "max_tokens": 200, "temperature": 0, "logprobs": True, "return_token_ids": True,
+            "tools": [{"type": "function", "function": {"name": "time", "parameters": TIME["input_schema"]}}], "stop": [text + "!"]}
+    whole = told.post("/v1/chat/completions", **body).json()["choices"][0]
+    with told.http.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as answer:
+        chunks = [json.loads(line[6:])["choices"][0] for line in answer.iter_lines() if line.startswith("data: {")]
+    assert [next(iter(c["delta"])) for c in chunks if c["delta"] and c["delta"].get("content") != ""] == ["content", "tool_calls", "tool_calls", "content"]
+    assert [c["delta"]["content"] for c in chunks if c["delta"].get("content")] == ["So: ", " ok!"] and whole["message"]["content"] == "So:  ok!"
+    assert [i for c in chunks for i in c.get("token_ids", [])] == whole["token_ids"]
+    assert [t for c in chunks if c["logprobs"] for t in c["logprobs"]["content"]] == whole["logprobs"]["content"]
 
 
 def test_thinking(start, tmp_path):

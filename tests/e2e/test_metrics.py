@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: MIT
 """/metrics as Prometheus reads it, and what else the daemon says of itself."""
+import contextlib
+import os
+import pathlib
 import re
 import threading
+import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from daemon import LONG, NAME, ROOT, wait_for
+from daemon import LONG, NAME, ROOT, SLOW, wait_for
+from wire import Wire
 
 HTTP = {"route", "code"}
 SERIES = [  # name without the ending of its kind, kind, labels
@@ -21,6 +26,9 @@ SERIES = [  # name without the ending of its kind, kind, labels
     ("tokenlane_queue_seconds", "histogram", {"model", "replica"}), ("tokenlane_step_seconds", "histogram", {"model", "replica"}),
     ("tokenlane_steps", "counter", {"model", "replica"}), ("tokenlane_preemptions", "counter", {"model", "replica"}),
     ("tokenlane_route_seconds", "histogram", {"model"}), ("tokenlane_route_refused", "counter", {"model", "reason"}),
+    ("tokenlane_build_info", "gauge", {"version"}), ("process_cpu_seconds", "counter", set()),
+    ("process_resident_memory_bytes", "gauge", set()), ("process_virtual_memory_bytes", "gauge", set()),
+    ("process_open_fds", "gauge", set()), ("process_max_fds", "gauge", set()), ("process_start_time_seconds", "gauge", set()),
 ]
 
 
@@ -212,6 +220,35 @@ def test_it_says_how_it_is(daemon, path, body):
 def test_version_is_the_makefiles(daemon):
     version = re.search(r"^VERSION := (\S+)$", (ROOT / "Makefile").read_text(), re.M)[1]
     assert daemon.http.get("/version").json() == {"version": version}
+    assert daemon.total("tokenlane_build_info", version=version) == 1
+
+
+def test_the_process(daemon, growth):
+    """What prometheus_client says of its own process, of ours."""
+    fields = pathlib.Path(f"/proc/{daemon.process.pid}/stat").read_text().rpartition(")")[2].split()
+    booted = time.clock_gettime(time.CLOCK_REALTIME) - time.clock_gettime(time.CLOCK_BOOTTIME)
+    started = booted + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    assert abs(daemon.total("process_start_time_seconds") - started) < 5 * SLOW
+    assert daemon.total("process_cpu_seconds_total") >= (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") - 0.01
+    limits = pathlib.Path(f"/proc/{daemon.process.pid}/limits").read_text()
+    assert daemon.total("process_max_fds") == float(re.search(r"Max open files +(\S+)", limits)[1].replace("unlimited", "inf"))
+    pages = pathlib.Path(f"/proc/{daemon.process.pid}/statm").read_text().split()
+    page = os.sysconf("SC_PAGESIZE")
+    assert abs(daemon.total("process_virtual_memory_bytes") / (int(pages[0]) * page) - 1) < 0.1
+    assert abs(daemon.total("process_resident_memory_bytes") / (int(pages[1]) * page) - 1) < 0.2
+    daemon.complete("Once", max_tokens=50, ignore_eos=True)
+    assert growth("process_cpu_seconds_total") > 0
+
+
+def test_open_files_are_counted(daemon):
+    def count():
+        return daemon.total("process_open_fds"), len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
+    wait_for(lambda: len(set(count())) == 1)
+    before = count()[0]
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(Wire(daemon.port)).get("/health").expect(200)
+        wait_for(lambda: count() == (before + 5, before + 5))
 
 
 def test_fingerprint(daemon):

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
 """OpenAI's own Python client, unchanged, against the daemon."""
 import asyncio
+import json
 import math
 
 import openai
 import pytest
 
 from alike import TOLERANCE, exact
-from daemon import LONG, NAME, ON_GPU, SLOW, model_with, wait_for
+from daemon import LONG, MODEL, NAME, ON_GPU, SLOW, model_with, wait_for
 
 QUESTION = "Who is Clara?"
 
@@ -51,6 +52,21 @@ def test_models_are_listed(client):
 def test_model_is_retrieved(client, name):
     model = client.models.retrieve(name)
     assert (model.id, model.object, model.owned_by) == (name, "model", "tokenlane")
+
+
+def test_models_say_how_large_they_are(client):
+    """max_model_len as vLLM has it, meta as llama.cpp's server."""
+    config = json.loads((MODEL / "config.json").read_text())
+    with open(MODEL / "model.safetensors", "rb") as file:
+        head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    tensors = [t for name, t in head.items() if name != "__metadata__"]
+    about = client.models.retrieve(NAME).model_extra
+    assert about["max_model_len"] <= about["meta"]["n_ctx_train"]
+    assert about["meta"] == {
+        "n_vocab": config["vocab_size"], "n_ctx_train": config["max_position_embeddings"], "n_embd": config["hidden_size"],
+        "n_params": sum(math.prod(t["shape"]) for t in tensors),
+        "size": sum(t["data_offsets"][1] - t["data_offsets"][0] for t in tensors)}
+    assert all(m.model_extra["meta"] == about["meta"] for m in client.models.list())
 
 
 def test_answer_names_the_model_as_the_client_did(client):

@@ -127,6 +127,44 @@ def test_who_does_not_want_to_see_them(told):
     assert streamed(told, "@1", include_reasoning=False) == ("", CONTENT, [], "stop")
 
 
+def logprobs_of(d, text, stream, **fields):
+    """Tokens and numbers; and no chunk without news."""
+    fields = {**fields, "logprobs": True, "top_logprobs": 1, "stream": stream}
+    if not stream:
+        return [(t.token, t.logprob) for t in ask(d, text, **fields).choices[0].logprobs.content]
+    found, choices = [], [c.choices[0] for c in ask(d, text, **fields)]
+    for choice in choices[1:-1]:
+        assert choice.logprobs.content or choice.delta.content
+        found += [(t.token, t.logprob) for t in choice.logprobs.content]
+    return found
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs_of_what_is_seen(told, stream):
+    every = logprobs_of(told, "@1", stream)
+    seen = logprobs_of(told, "@1", stream, include_reasoning=False)
+    tokens = [t for t, _ in seen]
+    assert seen == every[-len(seen):] and len(seen) < len(every)
+    # the first may begin with the end of what is not seen, the last is the whole text's
+    assert "".join(tokens).endswith(CONTENT) and not "".join(tokens[1:]).endswith(CONTENT)
+    # a stop string that begins as a mark does holds text back
+    assert logprobs_of(told, "@1", stream, include_reasoning=False, stop=["\n</thx", "</think>x", " [/THINK]x", "<|end|>x", "e:x", "e>x"]) == seen
+    # nothing is seen, all is
+    assert logprobs_of(told, "@1", stream, include_reasoning=False, stop=["[x]"]) == []
+    assert logprobs_of(told, "@2", stream, include_reasoning=False) == logprobs_of(told, "@2", stream)
+    assert "".join(t for t, _ in logprobs_of(told, "@2", stream, include_reasoning=False)) == PLAIN
+
+
+def test_logprobs_of_what_is_seen_in_responses(told):
+    fields = {"model": NAME, "input": "@1", "temperature": 0, "include": ["message.output_text.logprobs"], "extra_body": {"include_reasoning": False}}
+    answer = told.client.responses.create(**fields)
+    seen = [t for t, _ in logprobs_of(told, "@1", False, include_reasoning=False)]
+    assert answer.output_text == CONTENT and [t.token for t in answer.output[-1].content[0].logprobs] == seen
+    events = list(told.client.responses.create(**fields, stream=True))
+    assert [t.token for e in events if e.type == "response.output_text.delta" for t in e.logprobs] == seen
+    assert [t.token for t in events[-1].response.output[-1].content[0].logprobs] == seen
+
+
 def test_who_wants_them_as_content(told):
     special = FORMATS[told.format][1]
     text = told.answer

@@ -309,13 +309,24 @@ def test_a_turn_of_a_conversation(caller):
 
 
 def test_text_behind_a_call(caller):
-    """What a model says behind a call comes behind its arguments, which may end with the same news."""
+    """What a model says behind a call comes behind it, though both may come at once."""
     fields = {"tools": [{**TOOLS[0], "parameters": {"type": "object", "properties": {}}}], "max_output_tokens": 400}
     # a stop string that nearly comes holds the end of the call back until there is text behind it
-    for late in ({}, {"extra_body": {"stop": ["1}}</tool_call> ok?"]}}):
-        items = told(streamed(caller, "@4", **fields, **late).answer)
-        assert [i[1:] for i in items if i[0] == "function_call"] == [("time", '{"a": 1}')]
-        assert "".join(i[1] for i in items if i[0] == "message") == "So:  ok!"
+    for late in ({}, {"extra_body": {"stop": ["1}}</tool_call> ok?"]}}, {"extra_body": {"stop": ["</tool_call> ok!!"]}}):
+        for answer in (ask(caller, "@4", **fields, **late), streamed(caller, "@4", **fields, **late).answer):
+            assert told(answer) == [("message", "So: "), ("function_call", "time", '{"a": 1}'), ("message", " ok!")]
+            assert {i.status for i in answer.output} == {"completed"}
+    # in the conversation it is one message, as chat's clients have it
+    back = [{"role": "user", "content": "@4"}, *[i.to_dict() for i in answer.output],
+            {"type": "function_call_output", "call_id": answer.output[1].call_id, "output": "@2"}]
+    call = {"id": "1", "type": "function", "function": {"name": "time", "arguments": '{"a": 1}'}}
+    other = chat(caller, [{"role": "user", "content": "@4"}, {"role": "assistant", "content": "So:  ok!", "tool_calls": [call]},
+                          {"role": "tool", "tool_call_id": "1", "content": "@2"}],
+                 tools=[{"type": "function", "function": {k: v for k, v in t.items() if k != "type"}} for t in fields["tools"]])
+    assert ask(caller, back, **fields).usage.input_tokens == other.usage.prompt_tokens
+    # log-probabilities of a whole answer are at its first message
+    whole = ask(caller, "@4", include=["message.output_text.logprobs"], **fields)
+    assert "".join(t.token for t in whole.output[0].content[0].logprobs).startswith("So: ") and whole.output[2].content[0].logprobs == []
 
 
 def test_an_answer_without_calls_or_words(caller):

@@ -266,6 +266,12 @@ def test_broken_model(name, tmp_path):
     last = err.splitlines()[-1]
     assert code == 1 and last.startswith("tokenlane: ") and says in last, err
     assert "msg=ready" not in err
+    # check-config says the same of all but what tokens are made of
+    code, out, err = run("check-config", "--model.path", tmp_path / "m")
+    if "okenizer" in name or name.startswith("template"):
+        assert (code, err) == (0, "")
+    else:
+        assert (code, out) == (1, "") and err.startswith("tokenlane: model.path: ") and says in err, err
 
 
 def test_too_few_files():
@@ -577,7 +583,7 @@ def test_install(tmp_path, start):
         (root / "lib/systemd/system/tokenlane.service").read_text()
     assert (root / "lib/systemd/system/tokenlane.socket").exists()
     assert json.loads(config.read_text())["model"]["path"] == "/opt/tl/share/tokenlane/demo"
-    assert run("check-config", "--config", config)[0] == 0
+    assert run("check-config", "--config", config, "--model.path", root / "share/tokenlane/demo")[0] == 0
     d = start({**NO_FLAGS, "config": config, "http.port": 0, "model.path": root / "share/tokenlane/demo"})
     assert d.http.get("/v1/models").json()["data"][0]["id"] == "tokenlane-demo"
     write(config, "{}")

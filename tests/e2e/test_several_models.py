@@ -250,6 +250,8 @@ def test_a_model_that_does_not_load_is_named(serve, tmp_path):
 # --- what a configuration may say ------------------------------------------------------------------------------
 
 REFUSED = [
+    ([entry("x"), entry("y", "/nowhere")], {}, "models[1].path: expected a folder with config.json in it or a .gguf file, got /nowhere: No such file"),
+    ([entry("x", "/"), entry("y")], {}, "models[0].path: config.json: unable to open //config.json"),
     ([{"name": "x"}], {}, r"models[0].path: is required"),
     ([entry("x"), entry("y", engine={"max_batch_size": 600})], {}, "models[1].engine.max_batch_tokens: expected at least"),
     ([entry("x", aliases=["y"]), entry("y")], {}, "models[1].name: expected ids that no other model has, got y"),
@@ -272,8 +274,21 @@ def test_wrong_configurations_are_refused_by_key_and_line(tmp_path, models, more
     assert code == 1 and message in stderr and "tokenlane.json:" in stderr, stderr
 
 
+def test_check_config_says_where_the_model_is_named(tmp_path):
+    file = tmp_path / "x.json"
+    file.write_text('{"model":\n {"path": "nothing"}}')
+    says = "model.path: expected a folder with config.json in it or a .gguf file, got "
+    code, out, err = run("check-config", "--config", file)
+    assert (code, out, err) == (1, "", f"tokenlane: {file}:2: {says}{tmp_path}/nothing: No such file or directory\n")
+    code, out, err = run("check-config", "--config", file, "--model.path=/nowhere.gguf")  # the option's fault
+    assert (code, out, err) == (1, "", f"tokenlane: {says}/nowhere.gguf: No such file or directory\n")
+    assert run("check-config", "--config", file, "--model.path", MODEL)[0] == 0
+
+
 def test_right_configurations_pass(tmp_path):
-    path = config(tmp_path, entry("x", "m"), entry("y", "m", devices=["cpu:0", "cpu:1"]), {"path": "m/z/"}, engine={"max_batch_size": 7})
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/z").symlink_to(MODEL)
+    path = config(tmp_path, entry("x", "m/z"), entry("y", "m/z", devices=["cpu:0", "cpu:1"]), {"path": "m/z/"}, engine={"max_batch_size": 7})
     assert run("check-config", "--config", path, "--engine.max_context=99")[:2] == (0, "the configuration is valid\n")
     code, _, stderr = run("check-config", "--config", path, "--model.name=x")
     assert code == 1 and "either models or model.*" in stderr

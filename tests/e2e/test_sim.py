@@ -37,6 +37,10 @@ def test_it_is_said_loudly(four):
     assert four.total("tokenlane_simulated_devices") == 4
 
 
+def test_weights_that_were_not_read_are_not_counted(four):
+    assert four.http.get(f"/v1/models/{NAME}").json()["meta"].keys() == {"n_vocab", "n_ctx_train", "n_embd"}
+
+
 def test_a_real_device_says_nothing_of_it(daemon):
     assert LOUD not in daemon.stderr()
     assert all("simulated" not in m for m in daemon.http.get("/v1/models").json()["data"])
