@@ -83,7 +83,7 @@ static int make_room(struct api_vectors *call, struct api_input *input, size_t n
 static int one_text(struct api_vectors *call, struct api_input *input, json_t *text, const char *field, struct tl_error *err) {
   const struct tl_tokenizer *t = call->work.serving->tokenizer;
   struct tl_tokens tokens = {0};
-  uint32_t around, most;
+  uint32_t around = 0, most = 0;
   int r = tl_tokenizer_n_around(t, false, &around, err);
   if (r == TL_OK) r = room_for(call, around, &most, err);
   if (r == TL_OK) r = encode(call, text, true, most - around, field, &tokens, err);

@@ -48,7 +48,8 @@ static unsigned candidates(const struct tl_route *route, const struct tl_route_a
     const struct route_replica *replica = &route->replicas[i];
     if (route_takes_work(replica, state) && ask->tokens <= replica->seq_tokens) found[n++] = i;
   }
-  unsigned first = n ? turn % n : 0;
+  if (n == 0) return 0;
+  unsigned first = turn % n;
   memcpy(ret, found + first, (n - first) * sizeof *ret);
   memcpy(ret + n - first, found, first * sizeof *ret);
   return n;

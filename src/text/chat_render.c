@@ -202,7 +202,9 @@ static json_t *trusted_variables(const struct tl_chat_template *t, const struct 
   json_t *v = json_copy(t->tokens);
   const char *key;
   json_t *value;
-  json_object_foreach(chat->kwargs, key, value) json_object_del(v, key);
+  json_object_foreach(chat->kwargs, key, value) {
+    json_object_del(v, key);
+  }
   json_object_set_new(v, "add_generation_prompt", json_boolean(chat->add_generation_prompt));
   if (!chat->tools) json_object_set_new(v, "tools", json_null());
   if (!chat->documents) json_object_set_new(v, "documents", json_null());

@@ -69,13 +69,13 @@ static int parse_prefix(json_t *json, enum tok_prefix *ret, struct tl_error *err
     enum tok_prefix prefix;
   } schemes[] = {{"never", TOK_PREFIX_NEVER}, {"first", TOK_PREFIX_FIRST}, {"always", TOK_PREFIX_ALWAYS}};
   const char *name = json_string_value(json_object_get(json, "prepend_scheme"));
+  bool known = !name;
   *ret = TOK_PREFIX_ALWAYS;
-  for (size_t i = 0; name && i < sizeof schemes / sizeof *schemes; i++) {
-    if (strcmp(name, schemes[i].name) != 0) continue;
-    *ret = schemes[i].prefix;
-    name = NULL;
+  for (size_t i = 0; !known && i < sizeof schemes / sizeof *schemes; i++) {
+    known = strcmp(name, schemes[i].name) == 0;
+    if (known) *ret = schemes[i].prefix;
   }
-  if (name) return tl_error_set(err, TL_ECORRUPT, NULL, "Metaspace.prepend_scheme: expected always, first or never");
+  if (!known) return tl_error_set(err, TL_ECORRUPT, NULL, "Metaspace.prepend_scheme: expected always, first or never");
   /* files of old have only this */
   if (!tok_flag(json, "add_prefix_space", true)) *ret = TOK_PREFIX_NEVER;
   return TL_OK;

@@ -127,7 +127,7 @@ static int stage_trial(struct chooser *c, uint32_t n_seqs, uint32_t max_rows, st
   struct cuda_device *d = c->d;
   uint32_t mean = max_rows / CUDA_SDPA_STEP, n_tokens = n_seqs * mean, stride = d->limits.table_stride;
   uint32_t *none = calloc(n_tokens, sizeof *none), *tables = calloc((size_t)n_seqs * stride, sizeof *tables);
-  uint32_t starts[MOST_SEQS + 1] = {0}, lengths[MOST_SEQS];
+  uint32_t starts[MOST_SEQS + 1] = {0}, lengths[MOST_SEQS] = {0};
   struct tl_step step = {.n_tokens = n_tokens, .n_seqs = n_seqs, .table_stride = stride, .tokens = (int32_t *)none,
                          .positions = none, .slots = none, .query_start = starts, .context_len = lengths,
                          .block_tables = tables, .rows = none};
