@@ -132,7 +132,8 @@ static bool is_sequence(struct tmpl_value v) {
 
 static struct tmpl_value percent(struct tmpl_render *r, struct tmpl_value format, struct tmpl_value v) {
   struct tmpl_value none = {0};
-  bool mapping = v.kind == TMPL_DICT || v.kind == TMPL_LIST || v.kind == TMPL_RANGE; /* what Python calls one here */
+  /* What Python calls one here: each has a __getitem__. */
+  bool mapping = v.kind == TMPL_DICT || v.kind == TMPL_LIST || v.kind == TMPL_RANGE || v.kind == TMPL_UNDEFINED;
   if (v.kind != TMPL_TUPLE) return tmpl_percent(r, format.str, &v, 1, mapping ? v : none);
   return tmpl_percent(r, format.str, v.list->items, v.list->n, none);
 }
@@ -152,7 +153,7 @@ struct tmpl_value tmpl_arith(struct tmpl_render *r, int op, struct tmpl_value a,
     return add_lists(r, a, b);
   if (op == '*' && is_sequence(a) && tmpl_is_integer(b)) return repeat(r, a, tmpl_integer(b));
   if (op == '*' && is_sequence(b) && tmpl_is_integer(a)) return repeat(r, b, tmpl_integer(a));
-  if (op == '%' && a.kind == TMPL_STR && b.kind != TMPL_UNDEFINED) return percent(r, a, b);
+  if (op == '%' && a.kind == TMPL_STR) return percent(r, a, b);
   return bad_operands(r, op, a, b);
 }
 

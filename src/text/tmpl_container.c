@@ -170,6 +170,7 @@ static bool next_char(struct tmpl_render *r, struct tmpl_iter *it, struct tmpl_v
   tmpl_char(s->bytes + it->offset, s->length - it->offset, &n);
   *ret = tmpl_substring(r, s, it->offset, it->offset + n);
   it->offset += n;
+  *ret = tmpl_unmarked(r, *ret); /* markup's characters are plain */
   return true;
 }
 

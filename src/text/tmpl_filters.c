@@ -83,23 +83,12 @@ FILTER(filter_title) {
   return tmpl_out_value(r, out);
 }
 
-/* str(markup) is plain text. */
-static struct tmpl_value unmarked(struct tmpl_render *r, struct tmpl_value v) {
-  if (r->code || !v.str->markup) return v;
-  struct tmpl_str *plain = tmpl_alloc(r, 1, sizeof *plain);
-  if (!plain) return missing;
-  *plain = *v.str;
-  plain->markup = false;
-  v.str = plain;
-  return v;
-}
-
 FILTER(filter_replace) {
   UNUSED_ALL;
   struct tmpl_value args[3] = {tmpl_to_str(r, arg[1]), tmpl_to_str(r, arg[2]), arg[3]};
   struct tmpl_value v = tmpl_to_str(r, arg[0]);
   if (r->code) return missing;
-  v = unmarked(r, v);
+  v = tmpl_unmarked(r, v);
   bool counted = args[2].kind != TMPL_MISSING && args[2].kind != TMPL_NONE;
   return as_method(r, "replace", v, args, counted ? 3 : 2);
 }
@@ -122,7 +111,7 @@ FILTER(filter_escape) {
 FILTER(filter_forceescape) {
   UNUSED_ALL;
   struct tmpl_value v = tmpl_to_str(r, arg[0]);
-  return r->code ? missing : tmpl_escape(r, unmarked(r, v));
+  return r->code ? missing : tmpl_escape(r, tmpl_unmarked(r, v));
 }
 
 static bool is_attribute_name(const struct tmpl_str *s) {
@@ -219,20 +208,49 @@ FILTER(filter_wordcount) {
   return tmpl_int(words);
 }
 
-FILTER(filter_urlencode) {
-  UNUSED_ALL;
-  struct tmpl_value v = tmpl_to_str(r, arg[0]);
-  if (r->code) return missing;
-  struct tmpl_out *out = tmpl_out_new(r);
+/* In a query a space is +, and / is quoted too. */
+static void put_quoted(struct tmpl_render *r, struct tmpl_out *out, struct tmpl_value v, bool in_query) {
+  v = tmpl_to_str(r, v);
   size_t cursor = 0;
-  for (size_t i = 0; i < v.str->length && tmpl_charge(r, 1); i++) {
+  for (size_t i = 0; !r->code && i < v.str->length && tmpl_charge(r, 1); i++) {
     unsigned char c = (unsigned char)v.str->bytes[i];
     char text[4];
-    bool plain = c < 0x80 && (tmpl_is_word(c) || strchr("-.~/", c)) && c;
+    bool plain = c < 0x80 && (tmpl_is_word(c) || strchr(in_query ? "-.~" : "-.~/", c)) && c;
+    if (in_query && c == ' ') c = '+', plain = true;
     int n = plain ? snprintf(text, sizeof text, "%c", c) : snprintf(text, sizeof text, "%%%02X", c);
     tmpl_put(r, out, text, (size_t)n, tmpl_untrusted_at(v.str, i, &cursor));
   }
-  return tmpl_out_value(r, out);
+}
+
+/* key=value&key=value of a mapping or of pairs; as in Python a text of two characters is one. */
+static void put_query(struct tmpl_render *r, struct tmpl_out *out, struct tmpl_value from) {
+  struct tmpl_iter it;
+  struct tmpl_value pair;
+  bool more = false;
+  if (from.kind == TMPL_DICT) from = tmpl_view_of(r, from.dict, TMPL_ITEMS);
+  if (r->code || !tmpl_iter_init(r, &it, from)) return;
+  while (tmpl_iter_next(r, &it, &pair)) {
+    struct tmpl_builder two = {0};
+    tmpl_collect(r, pair, &two);
+    if (!r->code && two.n != 2) tmpl_fail(r, TL_EINVAL, "urlencode needs pairs");
+    if (r->code) return;
+    if (more) tmpl_put_text(r, out, "&");
+    more = true;
+    put_quoted(r, out, two.items[0], true);
+    tmpl_put_text(r, out, "=");
+    put_quoted(r, out, two.items[1], true);
+  }
+}
+
+FILTER(filter_urlencode) {
+  UNUSED_ALL;
+  struct tmpl_out *out = tmpl_out_new(r);
+  if (arg[0].kind == TMPL_STR || !tmpl_is_iterable(arg[0])) {
+    put_quoted(r, out, arg[0], false);
+  } else {
+    put_query(r, out, arg[0]);
+  }
+  return r->code ? missing : tmpl_out_value(r, out);
 }
 
 FILTER(filter_format) {

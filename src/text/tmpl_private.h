@@ -258,6 +258,8 @@ void tmpl_put_str(struct tmpl_render *r, struct tmpl_out *out, const struct tmpl
 struct tmpl_value tmpl_out_value(struct tmpl_render *r, struct tmpl_out *out);
 struct tmpl_value tmpl_concat(struct tmpl_render *r, const struct tmpl_str *a, const struct tmpl_str *b);
 struct tmpl_value tmpl_as_markup(struct tmpl_render *r, struct tmpl_value str);
+/* str(markup): plain text. */
+struct tmpl_value tmpl_unmarked(struct tmpl_render *r, struct tmpl_value str);
 struct tmpl_value tmpl_change_case(struct tmpl_render *r, const struct tmpl_str *s, enum tmpl_case to);
 struct tmpl_value tmpl_capitalize(struct tmpl_render *r, const struct tmpl_str *s);
 /* Escapes HTML's five characters; markup is returned as it is. */

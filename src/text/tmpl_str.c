@@ -51,6 +51,13 @@ struct tmpl_value tmpl_as_markup(struct tmpl_render *r, struct tmpl_value str) {
   return str_value(r, s);
 }
 
+struct tmpl_value tmpl_unmarked(struct tmpl_render *r, struct tmpl_value str) {
+  if (str.kind != TMPL_STR || !str.str->markup) return str;
+  struct tmpl_str s = *str.str;
+  s.markup = false;
+  return str_value(r, s);
+}
+
 /* How many spans of s end at or before `at`. */
 static size_t spans_before(const struct tmpl_str *s, size_t at) {
   size_t low = 0, high = s->n_spans;

@@ -168,6 +168,7 @@ static const struct {
     {"{% set a = 'x' + u %}{% set b = a + 'y' %}{% set c = a + u %}{{ a }} {{ b }} {{ c }}",
      "x⟦User⟧ x⟦User⟧y x⟦UserUser⟧"},
     {"{{ u * 2 }}{{ u | indent(2, true) }}{{ u | e }}", "⟦UserUser⟧  ⟦UserUser⟧"},
+    {"{{ {u: 'a b', 'k': u} | urlencode }}{{ u | e | list }}", "⟦User⟧=a+b&k=⟦User⟧['⟦U⟧', '⟦s⟧', '⟦e⟧', '⟦r⟧']"},
     {"{{ u | default('x') }}{{ q | default('x') }}", "⟦User⟧x"},
     {"{{ u.zfill(6) }}{{ u.center(8, '*') }}", "00⟦User⟧**⟦User⟧**"},
     {"{{ u == 'User' }}{{ u | length }}", "True4"},
