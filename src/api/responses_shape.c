@@ -128,7 +128,8 @@ static void put_items(struct api_choice *choice, const char *last, struct tl_buf
     if (api_text_before(choice, i).length || empty) put_message(choice, i, index++, last, &logprobs, out);
     if (i == n_calls) break;
     if (index) tl_buffer_putc(out, ',');
-    put_call(choice, i, index++, i + 1 < n_calls ? "completed" : last, &choice->calls.items[i].arguments, out);
+    bool ended = i + 1 < n_calls || api_text_before(choice, i + 1).length;
+    put_call(choice, i, index++, ended ? "completed" : last, &choice->calls.items[i].arguments, out);
   }
   tl_buffer_done(&logprobs);
 }

@@ -187,8 +187,9 @@ static void shape_open_call(struct api_choice *choice, struct tl_buffer *out) {
 /* False: more of it may come. */
 static bool shape_call(struct api_choice *choice, unsigned i, struct tl_buffer *out) {
   struct api_tool_call *call = &choice->calls.items[i];
-  /* one that was asked for by its name is there before the model has thought */
-  if (choice->thinks.format && !call->announced && !call->arguments.length && !choice->done) return false;
+  /* one that was asked for by its name is there before the model has thought; it is the only one, and there is no text */
+  bool early = choice->call->params.calls == API_CALLS_NAMED && choice->thinks.format && !call->arguments.length;
+  if (early && !call->announced && !choice->done) return false;
   if (!call->announced) choice->call->reader->shape->call(choice, i, out);
   call->announced = true;
   shape_arguments(choice, i, out);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/served.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,12 +17,25 @@ static int read_model(const struct tl_config *config, struct tl_model **ret, str
   return r;
 }
 
+/* *ret are NULL before; what was read is the caller's, after an error too. */
+static int read_files(const struct tl_config *config, struct tl_model **ret_model, struct tl_tokenizer **ret_tokenizer,
+                      struct tl_chat_format **ret_chat, struct tl_error *err) {
+  int r = read_model(config, ret_model, err);
+  if (r == TL_OK) r = tl_tokenizer_load(config->model_path, ret_tokenizer, err);
+  return r == TL_OK ? tl_chat_format_load(config->model_path, ret_chat, err) : r;
+}
+
 static int check_model(const struct tl_config *config, struct tl_error *err) {
   static const char key[] = "model.path";
   struct tl_model *model = NULL;
-  int r = read_model(config, &model, err);
+  struct tl_tokenizer *tokenizer = NULL;
+  struct tl_chat_format *chat = NULL;
+  int r = read_files(config, &model, &tokenizer, &chat, err);
+  tl_chat_format_free(chat);
+  tl_tokenizer_free(tokenizer);
   tl_model_free(model);
   /* what is wrong with a file is told by the file's name */
+  if (r < 0 && !*err->field) snprintf(err->field, sizeof err->field, "%s", key);
   if (r < 0 && strcmp(err->field, key) == 0 && strncmp(err->message, key, strlen(key)) != 0) tl_error_prefix(err, key);
   return r;
 }
@@ -34,10 +48,7 @@ int served_check(const struct tl_config *config, struct tl_error *err) {
 }
 
 static int load_files(struct served *s, struct tl_error *err) {
-  const char *path = s->config->model_path;
-  int r = read_model(s->config, &s->model, err);
-  if (r == TL_OK) r = tl_tokenizer_load(path, &s->tokenizer, err);
-  if (r == TL_OK) r = tl_chat_format_load(path, &s->chat, err);
+  int r = read_files(s->config, &s->model, &s->tokenizer, &s->chat, err);
   if (r < 0) return r;
   TL_LOG(TL_LOG_INFO, "model", "read", TL_S("model", s->name), TL_S("architecture", s->model->architecture),
          TL_U("parameters", s->model->n_parameters), TL_S("dtype", s->model->n_tensors ? tl_dtype_name(s->model->weight_dtype) : "none"),

@@ -316,6 +316,13 @@ def test_text_behind_a_call(caller):
         for answer in (ask(caller, "@4", **fields, **late), streamed(caller, "@4", **fields, **late).answer):
             assert told(answer) == [("message", "So: "), ("function_call", "time", '{"a": 1}'), ("message", " ok!")]
             assert {i.status for i in answer.output} == {"completed"}
+    # cut behind the call: that has ended
+    n = answer.usage.output_tokens
+    for cut in (n - 2, n - 1):
+        limits = {**fields, "max_output_tokens": cut}
+        whole, played = ask(caller, "@4", **limits), streamed(caller, "@4", **limits).answer
+        assert [(i.type, i.status) for i in whole.output] == [(i.type, i.status) for i in played.output]
+        assert [i.status for i in whole.output] == ["completed", "completed", "incomplete"] and whole.status == "incomplete"
     # in the conversation it is one message, as chat's clients have it
     back = [{"role": "user", "content": "@4"}, *[i.to_dict() for i in answer.output],
             {"type": "function_call_output", "call_id": answer.output[1].call_id, "output": "@2"}]
