@@ -9,6 +9,7 @@
  * is summed up by the block that comes last, in the order of the parts, whoever that is (Osama et al., Stream-K, 2023). */
 #include "device/cuda/ops/cuda_gate.cuh"
 #include "device/cuda/ops/cuda_gemv.cuh"
+#include "device/cuda/ops/cuda_parts.cuh"
 
 #define WARPS 8
 #define THREADS (WARPS * 32)
@@ -185,18 +186,6 @@ TL_DEVICE void publish(const tl_cuda_gemv_args &a, const batch_run &r) {
       if (t * 8 < (int)a.m) store16(to + t * 32, {{as_bits(v[0]), as_bits(v[1]), as_bits(v[2]), as_bits(v[3])}});
     }
   }
-}
-
-/* Whether all other parts of the tile are written: then this block sees them. The last one to come leaves the counter as it was, zero. */
-TL_DEVICE bool comes_last(uint32_t *arrived, uint32_t n, uint32_t *shared) {
-  sync_block();
-  if (thread_index() == 0) { /* its fences hold for what other threads did before the first barrier, and do after the second */
-    fence_device();
-    *shared = atomic_turn(arrived, n) + 1 == n;
-    if (*shared) fence_device();
-  }
-  sync_block();
-  return *shared;
 }
 
 /* A warp's tile of 16 outputs, summed up over the blocks from `from` to `to`; the parts are read two at a time. */

@@ -17,6 +17,7 @@
  * zeros in shared memory. The warps' sums are merged there too. Of a sequence that was split the last thread
  * block to come merges what all wrote (`arrived`). */
 #include "device/cuda/ops/cuda_attend.cuh"
+#include "device/cuda/ops/cuda_parts.cuh"
 
 #define WARPS 4
 #define THREADS (WARPS * 32)
@@ -309,19 +310,6 @@ TL_DEVICE void finish(const tl_cuda_decode_args &a, const tl_cuda_item &item, ui
   }
 }
 
-/* Whether all other parts of the sequence, for these heads, are written: then this block sees them. The last one to come leaves
- * the counter as it was, zero. */
-TL_DEVICE bool comes_last(const tl_cuda_decode_args &a, uint32_t merge, uint32_t first_head, uint32_t n, uint32_t *shared) {
-  sync_block();
-  if (thread_index() == 0) { /* its fences hold for what other threads did before the first barrier, and do after the second */
-    fence_device();
-    *shared = atomic_turn(&a.arrived[(uint64_t)merge * a.a.n_heads + first_head], n) + 1 == n;
-    if (*shared) fence_device(); /* who reads nothing need not wait for it */
-  }
-  sync_block();
-  return *shared;
-}
-
 /* The parts of a sequence, in their order, whoever does it: four elements a thread. */
 template <class T>
 TL_DEVICE void merge_parts(const tl_cuda_decode_args &a, uint32_t row, const tl_cuda_merge &m, uint32_t first_head,
@@ -437,7 +425,7 @@ TL_KERNEL(THREADS, 2) decode(tl_cuda_decode_args a) {
     finish<T, DIM, WIDE>(a, item, t.index, t.first_head, t.n_heads, s);
     if (item.merge != TL_CUDA_WHOLE) {
       tl_cuda_merge m = a.merges[item.merge];
-      if (comes_last(a, item.merge, t.first_head, m.n_items, &s->is_last))
+      if (comes_last(&a.arrived[(uint64_t)item.merge * a.a.n_heads + t.first_head], m.n_items, &s->is_last))
         merge_parts<T>(a, item.row, m, t.first_head, t.n_heads);
     }
     sync_block();
