@@ -123,6 +123,7 @@ int cuda_open(const struct cuda_api *api, const struct tl_device_ops *ops, const
   d->options = *options;
   d->shard.size = 1;
   d->tile_bytes = CUDA_TILE_BYTES;
+  d->choose_ns = CUDA_CHOOSE_NS;
   int r = open_parts(d, err);
   if (r < 0) {
     cuda_close((struct tl_device *)(void *)d);

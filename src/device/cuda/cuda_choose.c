@@ -2,7 +2,7 @@
 /* Which of cuBLASLt's algorithms computes a product: of those that its heuristic names for a shape and a
  * bucket of rows, the one that is fastest here, on the model's own weights. Chosen at load and kept: a step never
  * chooses. What a small product reads may still be in the cache from the run before; that is so for all of them.
- * After CHOOSE_NS the heuristic's first is taken without being timed, so a large model starts in time.
+ * After CUDA_CHOOSE_NS the heuristic's first is taken without being timed, so a large model starts in time.
  *
  * Products of E4M3 come first: who of cuBLASLt (which can on compute capability 9.0 only) and our kernel applies their scales is what
  * is faster, and where cuBLASLt has no such product at all the weights are written out. On an H200 products of 64 rows of Llama 3.1 8B
@@ -12,7 +12,6 @@
 #include "device/cuda/cuda_private.h"
 #include "tokenlane/base/clock.h"
 
-#define CHOOSE_NS TL_SEC(2)
 #define CANDIDATES 8
 #define RUNS 3 /* that are timed, after one that is not */
 
@@ -106,7 +105,7 @@ static int choose_fastest(struct chooser *c, struct cuda_product *p, unsigned bu
     float ms = FLT_MAX;
     if (found[i].status) continue;
     if (!timed || (tl_now_ns() >= c->end_ns && !(p->e4m3 && n_tried == 0 && !best->runs))) {
-      if (!best->runs) *best = (struct best){way, FLT_MAX, true};
+      if (!best->runs && n_tried == 0) *best = (struct best){way, FLT_MAX, true};
       return TL_OK;
     }
     int r = time_one(c, p, c->d->products.buckets[bucket], find_piece(c->d, p), &way, &ms, err);
@@ -194,7 +193,7 @@ static int choose_all(struct chooser *c, bool e4m3, struct tl_error *err) {
 
 int cuda_choose_algorithms(struct cuda_device *d, void *preference, struct tl_error *err) {
   const struct cuda_runtime *rt = &d->api->rt;
-  struct chooser c = {.d = d, .preference = preference, .end_ns = tl_now_ns() + CHOOSE_NS};
+  struct chooser c = {.d = d, .preference = preference, .end_ns = tl_now_ns() + d->choose_ns};
   int r = rt->timer_new(&c.before);
   if (r == CUDA_OK) r = rt->timer_new(&c.after);
   r = r ? cuda_failed(d, r, "making an event", err) : TL_OK;

@@ -17,6 +17,7 @@
 #define CUDA_MAX_BUCKETS 48     /* of rows, for algorithms; of sequences, for graphs */
 #define CUDA_LT_WORKSPACE ((size_t)32 << 20)
 #define CUDA_TILE_BYTES ((size_t)64 << 20)
+#define CUDA_CHOOSE_NS 2000000000LL /* of a load, for timing products */
 
 /* Sizes as they lie on the device: rows are padded to 8 elements with zeros, which
  * change no sum; halves of heads likewise, for rotation (struct cuda_order). */
@@ -244,6 +245,7 @@ struct cuda_device {
   int dtype; /* T: enum tl_cuda_dtype */
   struct cuda_dims dims;
   struct cuda_limits limits;
+  int64_t choose_ns;              /* CUDA_CHOOSE_NS from open on */
   size_t tile_bytes;              /* of stored weights that are written out in T at a time; CUDA_TILE_BYTES from open on */
   uint32_t window;                /* of the layers that have one; 0: none has */
   struct cuda_order qk_order, v_order;

@@ -256,7 +256,7 @@ struct tl_cuda_gemv_args {
   int float_out;         /* out is float (logits), not T */
   void *out;             /* (m, ldo); ldo >= n, or n / 2 if gated, any */
   uint32_t ldo;
-  void *parts;           /* n_multiprocessors * TL_CUDA_BATCH_PARTS bytes, of up to TL_CUDA_GEMV_MAX_ROWS rows NULL */
+  void *parts;           /* n_multiprocessors * TL_CUDA_BATCH_PARTS bytes; not looked at for up to TL_CUDA_GEMV_MAX_ROWS rows */
   uint32_t *arrived;     /* (n / TL_CUDA_BATCH_TILE, rounded up) zeros while no step runs; likewise */
 };
 int tl_cuda_gemv(const struct tl_cuda_gemv_args *args, void *stream);
