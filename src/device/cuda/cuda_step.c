@@ -38,34 +38,38 @@ static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cu
   return TL_OK;
 }
 
-/* What lies between the QKV product and attention. */
-static int prepare_heads(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, char *k, char *v,
-                         struct tl_error *err) {
-  const struct cuda_dims *s = &d->dims;
-  float eps = op->qk_norm ? op->qk_norm->eps : 0;
-  bool whole = cuda_norms_whole_rows(op), local = op->rope && op->rope->features & TL_F_LOCAL;
-  struct tl_cuda_row_squares_args squares = {.dtype = d->dtype, .n = pass->n_tokens, .n_heads = s->n_heads,
-                                             .n_kv_heads = s->n_kv_heads, .head_dim = s->head, .width = d->model->head_dim,
-                                             .n_ranks = d->shard.size, .qkv = d->work.qkv, .bias = op->w.bias,
-                                             .out = d->work.row_squares};
-  struct tl_cuda_qkv_args qkv = {.dtype = d->dtype, .n = pass->n_tokens, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
-                                 .head_dim = s->head, .width = d->model->head_dim, .qkv = d->work.qkv, .bias = op->w.bias,
-                                 .q_norm = op->q_norm, .k_norm = op->k_norm, .row_squares = whole ? d->work.row_squares : NULL,
-                                 .eps = eps, .rope = !op->rope ? NULL : local ? d->work.rope_local : d->work.rope,
-                                 .positions = d->device.positions, .slots = d->device.slots, .q = d->work.q, .k_cache = k,
-                                 .v_cache = v};
-  if (whole) {
-    CUDA_TRY(d, d->api->op.row_squares(&squares, d->stream), "norms of whole rows", err);
-    int r = cuda_sum_floats(d, d->work.row_squares, 2 * (size_t)pass->n_tokens, err);
-    if (r < 0) return r;
-  }
-  CUDA_TRY(d, d->api->op.qkv(&qkv, d->stream), "rotation and cache", err);
-  return TL_OK;
-}
-
 /* Its values lie behind them. In models that pool all layers use the same blocks in turn: nothing outlives a step. */
 static char *keys_of(const struct cuda_device *d, const struct cuda_op *op) {
   return d->kv + 2 * (cuda_pools(d) ? 0 : (size_t)op->from->layer) * d->layer_bytes;
+}
+
+/* What lies between the QKV product and attention. */
+static struct tl_cuda_qkv_args heads_of(const struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass) {
+  const struct cuda_dims *s = &d->dims;
+  char *k = keys_of(d, op);
+  bool local = op->rope && op->rope->features & TL_F_LOCAL;
+  return (struct tl_cuda_qkv_args){.dtype = d->dtype, .n = pass->n_tokens, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
+                                   .head_dim = s->head, .width = d->model->head_dim, .qkv = d->work.qkv, .bias = op->w.bias,
+                                   .q_norm = op->q_norm, .k_norm = op->k_norm,
+                                   .row_squares = cuda_norms_whole_rows(op) ? d->work.row_squares : NULL,
+                                   .eps = op->qk_norm ? op->qk_norm->eps : 0,
+                                   .rope = !op->rope ? NULL : local ? d->work.rope_local : d->work.rope,
+                                   .positions = d->device.positions, .slots = d->device.slots, .q = d->work.q, .k_cache = k,
+                                   .v_cache = k + d->layer_bytes};
+}
+
+static int prepare_heads(struct cuda_device *d, const struct tl_cuda_qkv_args *heads, struct tl_error *err) {
+  struct tl_cuda_row_squares_args squares = {.dtype = d->dtype, .n = heads->n, .n_heads = heads->n_heads,
+                                             .n_kv_heads = heads->n_kv_heads, .head_dim = heads->head_dim, .width = heads->width,
+                                             .n_ranks = d->shard.size, .qkv = d->work.qkv, .bias = heads->bias,
+                                             .out = d->work.row_squares};
+  if (heads->row_squares) {
+    CUDA_TRY(d, d->api->op.row_squares(&squares, d->stream), "norms of whole rows", err);
+    int r = cuda_sum_floats(d, d->work.row_squares, 2 * (size_t)heads->n, err);
+    if (r < 0) return r;
+  }
+  CUDA_TRY(d, d->api->op.qkv(heads, d->stream), "rotation and cache", err);
+  return TL_OK;
 }
 
 struct tl_cuda_attention cuda_attention_of(const struct cuda_device *d, const struct cuda_op *op) {
@@ -83,14 +87,16 @@ struct tl_cuda_attention cuda_attention_of(const struct cuda_device *d, const st
 static int attend(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
   const struct cuda_work_list *list = &d->device.lists[(op->from->features & TL_F_WINDOW) != 0];
   struct tl_cuda_attention a = cuda_attention_of(d, op);
-  char *k = keys_of(d, op);
-  int r = prepare_heads(d, op, pass, k, k + d->layer_bytes, err);
+  struct tl_cuda_qkv_args heads = heads_of(d, op, pass);
+  bool itself = pass->n_seqs == pass->n_tokens && !heads.row_squares; /* decode rows alone: their attention makes the heads */
+  int r = itself ? TL_OK : prepare_heads(d, &heads, err);
   if (r < 0) return r;
   if (pass->n_seqs) {
     struct tl_cuda_decode_args args = {.a = a, .n_blocks = d->limits.n_blocks, .max_rows = pass->n_seqs,
                                        .lanes = list->lanes, .items = list->items, .merges = list->merges,
                                        .partial = d->work.partial, .partial_scale = d->work.partial_scale,
                                        .arrived = d->work.arrived};
+    if (itself) args.heads = heads;
     CUDA_TRY(d, d->api->op.decode(&args, d->stream), "decode attention", err);
   }
   return pass->n_tiles ? cuda_attend_prompts(d, op, &a, pass, err) : TL_OK;

@@ -26,7 +26,7 @@ struct step {
   uint32_t *tables;
   uint16_t *q, *k, *v, *out;
   float *sinks;
-  size_t q_elements;
+  size_t q_elements, cache_bytes;
 };
 
 static void fill_step(struct step *t, const struct shape *s) {
@@ -48,8 +48,9 @@ static void fill_step(struct step *t, const struct shape *s) {
     order[other] = swap;
   }
   size_t block = (size_t)s->n_kv_heads * TL_BLOCK_TOKENS * s->head_dim;
-  t->k = op_poisoned(n_blocks * block * 2);
-  t->v = op_poisoned(n_blocks * block * 2);
+  t->cache_bytes = n_blocks * block * 2;
+  t->k = op_poisoned(t->cache_bytes);
+  t->v = op_poisoned(t->cache_bytes);
   for (uint32_t i = 0; i < s->n_seqs; i++)
     for (uint32_t at = 0; at < s->context[i]; at++) {
       uint32_t *entry = &t->tables[(size_t)i * longest + at / TL_BLOCK_TOKENS];
@@ -106,7 +107,8 @@ static void check_head(const struct step *t, uint32_t seq, uint32_t row, uint32_
   op_free(weights);
 }
 
-static void run_decode(const struct step *t, const struct tl_cuda_attention *a) {
+/* heads: what is to be made in the kernel, or NULL. */
+static void run_decode(const struct step *t, const struct tl_cuda_attention *a, const struct tl_cuda_qkv_args *heads) {
   uint32_t n_lanes = t->s->n_blocks / tl_cuda_head_tiles(a->n_heads, a->n_kv_heads, a->head_dim);
   uint32_t max_items = tl_cuda_max_items(t->s->n_seqs, n_lanes);
   uint32_t *lanes = op_poisoned((n_lanes + 1) * sizeof *lanes);
@@ -119,6 +121,7 @@ static void run_decode(const struct step *t, const struct tl_cuda_attention *a) 
                                      .partial = op_poisoned(partials * a->head_dim * sizeof(float)),
                                      .partial_scale = op_poisoned(partials * 2 * sizeof(float)),
                                      .arrived = memset(op_alloc(counters * sizeof(uint32_t)), 0, counters * sizeof(uint32_t))};
+  if (heads) args.heads = *heads;
   uint16_t *before = NULL;
   for (int again = 0; again < 2; again++) { /* a graph's next replay finds the counters as the first did */
     assert_int_equal(op_run(tl_cuda_decode(&args, NULL)), 0);
@@ -145,7 +148,7 @@ static void check(const struct shape *s) {
                                 .sinks = s->sink != 0 ? t.sinks : NULL, .q = t.q, .out = t.out,
                                 .k_cache = t.k, .v_cache = t.v, .block_tables = t.tables,
                                 .table_stride = t.step.table_stride};
-  if (!s->both) run_decode(&t, &a);
+  if (!s->both) run_decode(&t, &a, NULL);
   struct tl_cuda_tile *tiles = op_poisoned(tl_cuda_max_tiles(t.step.n_tokens, s->n_seqs) * sizeof *tiles);
   struct tl_cuda_prefill_args prefill = {.a = a, .tiles = tiles,
                                          .n_tiles = s->both ? tl_cuda_plan_whole(&t.step, tiles) : tl_cuda_plan_prefill(&t.step, tiles)};
@@ -313,8 +316,122 @@ static void test_refused_shapes(void **state) {
     assert_int_equal(tl_cuda_decode(&(struct tl_cuda_decode_args){.a = bad[i], .n_blocks = 4, .max_rows = 1}, NULL), 1);
     assert_int_equal(tl_cuda_prefill(&(struct tl_cuda_prefill_args){.a = bad[i], .n_tiles = 1}, NULL), 1);
   }
+  const struct tl_cuda_decode_args whole_rows = {.a = {.n_heads = 2, .n_kv_heads = 1, .head_dim = 64}, .n_blocks = 1, .max_rows = 1,
+                                                 .heads = {.qkv = state, .row_squares = (const float *)state}};
+  assert_int_equal(tl_cuda_decode(&whole_rows, NULL), 1);
   const struct tl_cuda_attention two_tiles = {.n_heads = 17, .n_kv_heads = 1, .head_dim = 64};
   assert_int_equal(tl_cuda_decode(&(struct tl_cuda_decode_args){.a = two_tiles, .n_blocks = 1, .max_rows = 1}, NULL), 1);
+}
+
+/* --- heads that the kernel makes --------------------------------------------------------------- */
+
+struct making {
+  bool bias, norm, still; /* still: not rotated */
+  uint32_t padding;       /* of a head */
+};
+
+/* A row of QKV for each sequence, and one of padding, which has no slot. */
+static void fill_heads(const struct step *t, const struct making *m, struct tl_cuda_qkv_args *ret) {
+  const struct shape *s = t->s;
+  uint32_t n = s->n_seqs + 1, heads = s->n_heads + 2 * s->n_kv_heads, dim = s->head_dim, longest = 1;
+  uint32_t *positions = op_poisoned(n * sizeof *positions), *slots = op_poisoned(n * sizeof *slots);
+  positions[s->n_seqs] = 0;
+  for (uint32_t i = 0; i < s->n_seqs; i++) {
+    positions[i] = s->context[i] - 1;
+    slots[i] = t->tables[i * t->step.table_stride + positions[i] / TL_BLOCK_TOKENS] * TL_BLOCK_TOKENS + positions[i] % TL_BLOCK_TOKENS;
+    longest = s->context[i] > longest ? s->context[i] : longest;
+  }
+  *ret = (struct tl_cuda_qkv_args){.dtype = s->dtype, .n = n, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = dim,
+                                   .width = dim - m->padding, .qkv = op_halves(s->dtype, (size_t)n * heads * dim, 4),
+                                   .bias = m->bias ? op_floats(heads * dim, 1) : NULL, .q_norm = m->norm ? op_floats(dim, 2) : NULL,
+                                   .k_norm = m->norm ? op_floats(dim, 2) : NULL, .eps = 1e-5f,
+                                   .rope = m->still ? NULL : op_floats((size_t)longest * dim, 1), .positions = positions, .slots = slots,
+                                   .q = t->q, .k_cache = t->k, .v_cache = t->v};
+}
+
+static void free_heads(const struct tl_cuda_qkv_args *heads) {
+  const void *all[] = {heads->qkv, heads->bias, heads->q_norm, heads->k_norm, heads->rope, heads->positions, heads->slots};
+  for (unsigned i = 0; i < UNIT_COUNT(all); i++)
+    if (all[i]) op_free((void *)all[i]);
+}
+
+/* The same from one kernel as from two, to the bit: rows, and all of the cache. */
+static void check_made(const struct shape *s, const struct making *m) {
+  struct step t;
+  struct tl_cuda_qkv_args heads;
+  struct shape more = *s; /* q has a row for the padding */
+  more.context[more.n_seqs] = more.rows[more.n_seqs] = 1;
+  more.n_seqs++;
+  fill_step(&t, &more);
+  more.n_seqs = t.step.n_seqs = s->n_seqs;
+  fill_heads(&t, m, &heads);
+  struct tl_cuda_attention a = {.dtype = s->dtype, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head_dim,
+                                .scale = 1 / sqrtf((float)s->head_dim), .softcap = s->softcap, .window = s->window,
+                                .sinks = s->sink != 0 ? t.sinks : NULL, .q = t.q, .out = t.out, .k_cache = t.k, .v_cache = t.v,
+                                .block_tables = t.tables, .table_stride = t.step.table_stride};
+  uint16_t *clean_k = op_copy(t.k, t.cache_bytes), *clean_v = op_copy(t.v, t.cache_bytes);
+  assert_int_equal(op_run(tl_cuda_qkv(&heads, NULL)), 0);
+  run_decode(&t, &a, NULL);
+  uint16_t *want = op_copy(t.out, t.q_elements * 2), *want_k = op_copy(t.k, t.cache_bytes), *want_v = op_copy(t.v, t.cache_bytes);
+  memcpy(t.k, clean_k, t.cache_bytes);
+  memcpy(t.v, clean_v, t.cache_bytes);
+  for (uint32_t i = 0; i < s->n_seqs; i++) /* what lies there is nobody's */
+    for (uint32_t h = 0; h < s->n_kv_heads; h++) {
+      size_t at = (((size_t)heads.slots[i] / 16 * s->n_kv_heads + h) * 16 + heads.slots[i] % 16) * s->head_dim;
+      memset(t.k + at, 0xff, s->head_dim * 2);
+      memset(t.v + at, 0xff, s->head_dim * 2);
+    }
+  memset(t.out, 0xff, t.q_elements * 2);
+  memset(t.q, 0xff, t.q_elements * 2);
+  run_decode(&t, &a, &heads);
+  assert_memory_equal(t.out, want, t.q_elements * 2);
+  assert_memory_equal(t.k, want_k, t.cache_bytes);
+  assert_memory_equal(t.v, want_v, t.cache_bytes);
+  void *all[] = {clean_k, clean_v, want, want_k, want_v};
+  for (unsigned i = 0; i < UNIT_COUNT(all); i++) op_free(all[i]);
+  free_heads(&heads);
+  free_step(&t);
+}
+
+static void test_made_heads(void **state) {
+  (void)state;
+  const struct {
+    struct shape s;
+    struct making m;
+  } cases[] = {
+      {{TL_CUDA_F16, 4, 1, 64, 3, 4, {1, 16, 17, 133}, .rows = {1, 1, 1, 1}}, {.bias = false}},
+      {{TL_CUDA_BF16, 8, 2, 128, 16, 3, {700, 3, 64}, .rows = {1, 1, 1}}, {.norm = true}},
+      {{TL_CUDA_BF16, 16, 1, 128, 4, 2, {200, 15}, .rows = {1, 1}}, {.bias = true, .norm = true}},      /* the wide tile */
+      {{TL_CUDA_F16, 24, 2, 64, 6, 2, {75, 31}, .rows = {1, 1}}, {.bias = true}},                       /* 12 heads a group */
+      {{TL_CUDA_BF16, 40, 2, 64, 5, 2, {90, 1}, .rows = {1, 1}}, {.still = true}},                      /* 20: two tiles, one writes */
+      {{TL_CUDA_F16, 9, 1, 256, 8, 3, {40, 130, 9}, .rows = {1, 1, 1}}, {.norm = true}},                /* likewise, 8 and 1 */
+      {{TL_CUDA_F16, 7, 1, 80, 5, 3, {48, 65, 300}, .rows = {1, 1, 1}}, {.bias = true, .norm = true}},
+      {{TL_CUDA_BF16, 2, 2, 72, 4, 2, {33, 70}, .rows = {1, 1}}, {.norm = true, .padding = 4}},
+      {{TL_CUDA_F16, 6, 2, 8, 4, 2, {32, 1}, .rows = {1, 1}}, {.bias = true}},
+      {{TL_CUDA_BF16, 4, 2, 136, 6, 3, {40, 96, 7}, .rows = {1, 1, 1}}, {.bias = true}},
+      {{TL_CUDA_F16, 2, 1, 64, 12, 1, {700}, .rows = {1}}, {.norm = true}},                             /* 11 parts, of which one has the token */
+      {{TL_CUDA_F16, 2, 1, 64, 12, 1, {705}, .rows = {1}}, {.norm = true}},                             /* alone in its block */
+      {{TL_CUDA_BF16, 2, 1, 64, 1, 3, {700, 5, 90}, .rows = {1, 1, 1}}, {.bias = true}},                /* item after item in a ring */
+      {{TL_CUDA_F16, 16, 2, 128, 2, 4, {31, 64, 1, 47}, .rows = {1, 1, 1, 1}}, {.norm = true}},
+      {{TL_CUDA_F16, 4, 1, 64, 3, 3, {300, 16, 133}, .rows = {1, 1, 1}, .window = 21}, {.bias = true}},
+      {{TL_CUDA_F16, 4, 1, 64, 3, 2, {300, 16}, .rows = {1, 1}, .window = 1}, {.still = true}},          /* sees its own token alone */
+      {{TL_CUDA_BF16, 8, 2, 128, 16, 2, {300, 65}, .rows = {1, 1}, .sink = 2, .softcap = 20}, {.norm = true}},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++) check_made(&cases[i].s, &cases[i].m);
+  for (int i = 0; i < 30 / UNIT_SLOWDOWN; i++) {
+    const uint32_t dims[] = {64, 128, 64, 48, 192}, groups[] = {1, 2, 4, 5, 8, 9, 16, 17};
+    struct shape s = {.dtype = op_dtypes[i % 2], .n_kv_heads = 1 + unit_below(&op_random, 3),
+                      .head_dim = dims[unit_below(&op_random, 5)], .n_seqs = 1 + unit_below(&op_random, 4)};
+    struct making m = {unit_below(&op_random, 2), unit_below(&op_random, 2), unit_below(&op_random, 4) == 0, unit_below(&op_random, 2) * 2};
+    s.n_heads = s.n_kv_heads * groups[unit_below(&op_random, UNIT_COUNT(groups))];
+    s.n_blocks = tl_cuda_head_tiles(s.n_heads, s.n_kv_heads, s.head_dim) * (1 + unit_below(&op_random, 4));
+    s.window = unit_below(&op_random, 3) ? 0 : 1 + unit_below(&op_random, 100);
+    for (uint32_t k = 0; k < s.n_seqs; k++) {
+      s.context[k] = 1 + unit_below(&op_random, 220);
+      s.rows[k] = 1;
+    }
+    check_made(&s, &m);
+  }
 }
 
 /* --- the plan ---------------------------------------------------------------------------------- */
@@ -341,6 +458,7 @@ static void check_plan(uint32_t n_seqs, const uint32_t *context, const uint32_t 
     uint32_t unseen = window && context[item->seq] > window ? context[item->seq] - window : 0;
     assert_int_equal(item->skip, is_first ? unseen % TL_BLOCK_TOKENS : 0);
     assert_int_equal(item->old, is_last ? item->count - 1 : item->count);
+    assert_int_equal(item->position, context[item->seq] - 1);
     assert_true(is_last || item->count % TL_CUDA_CHUNK_TOKENS == 0);
     if (is_first) merge_of[item->seq] = item->merge;
     assert_int_equal(item->merge, merge_of[item->seq]);
@@ -438,7 +556,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_decode),           cmocka_unit_test(test_prefill), cmocka_unit_test(test_both_in_a_step),
       cmocka_unit_test(test_other_head_sizes), cmocka_unit_test(test_no_work), cmocka_unit_test(test_refused_shapes),
-      cmocka_unit_test(test_random_steps), cmocka_unit_test(test_windows), cmocka_unit_test(test_both_sides), cmocka_unit_test(test_softcaps), cmocka_unit_test(test_sinks),
+      cmocka_unit_test(test_random_steps), cmocka_unit_test(test_windows), cmocka_unit_test(test_both_sides), cmocka_unit_test(test_softcaps), cmocka_unit_test(test_sinks), cmocka_unit_test(test_made_heads),
       cmocka_unit_test(test_plan),             cmocka_unit_test(test_tiles),
   };
   return cmocka_run_group_tests(tests, op_prepare, NULL);

@@ -15,8 +15,14 @@
  *
  * There is a kernel for DIM = 64, 128 and 256; a head in between takes the next larger one, where what it lacks is
  * zeros in shared memory. The warps' sums are merged there too. Of a sequence that was split the last thread
- * block to come merges what all wrote (`arrived`). */
+ * block to come merges what all wrote (`arrived`).
+ *
+ * Where all rows of a pass are decode rows, what lies between the QKV product and attention is done here, too (`heads`): a block's warps
+ * share out the heads of Q that it needs, and, where an item ends with the row's own token, that token's key and value. They go through
+ * shared memory, the two into the cache as well; the warp that comes to the token puts them into its ring in place of what the
+ * cache had there. So all that is copied is what steps before wrote, and no copy waits for the kernel before. */
 #include "device/cuda/ops/cuda_attend.cuh"
+#include "device/cuda/ops/cuda_heads.cuh"
 #include "device/cuda/ops/cuda_parts.cuh"
 
 #define WARPS 4
@@ -33,13 +39,19 @@ struct tile {
   static const int PIECES = DIM / 16;                    /* quads a lane, of the keys of a block, or of its values */
   static const int PAIRS = RING_BYTES / (PIECES * 1024); /* blocks that the ring holds: keys, and values */
   static const int SHARES = DIM / 64 * PLANES * 32;      /* of 8 elements of a head, in what a tile results in */
+  static const int ROUNDS = (HEADS + 2 + WARPS - 1) / WARPS; /* of a head a warp, and a key and a value */
 };
 
 template <int DIM, bool WIDE>
 struct decode_shared {
   float max[WARPS][tile<DIM, WIDE>::HEADS], sum[WARPS][tile<DIM, WIDE>::HEADS];
-  float out[WARPS][DIM / 8][tile<DIM, WIDE>::PLANES][32]; /* as lanes have it */
+  union {
+    float out[WARPS][DIM / 8][tile<DIM, WIDE>::PLANES][32]; /* as lanes have it */
+    quad made[tile<DIM, WIDE>::HEADS][DIM / 8];             /* heads of Q, head_dim apart, until all warps have read them */
+  };
+  quad own[2][DIM / 8]; /* key and value of the row's own token */
   alignas(16) uint32_t is_last;
+  uint32_t has_own; /* whether the item ends with that token */
   quad ring[WARPS][tile<DIM, WIDE>::PAIRS][2][tile<DIM, WIDE>::PIECES * 32];
 };
 
@@ -103,7 +115,7 @@ TL_DEVICE void open_item(const tl_cuda_decode_args &a, place *p) {
   const tl_cuda_item &item = a.items[p->index];
   p->table = load_early(&item.seq) * a.a.table_stride + load_early(&item.first) / TL_BLOCK_TOKENS;
   p->count = load_early(&item.count);
-  p->old = load_early(&item.old);
+  p->old = a.heads.qkv ? p->count : load_early(&item.old);
   p->at = warp_index() * TL_BLOCK_TOKENS;
 }
 
@@ -146,6 +158,13 @@ TL_DEVICE void copy_block(const tl_cuda_attention &a, const place &p, uint32_t k
       copy_async16(ring + (find_row<DIM>(row, KEYS) ^ quad), from + row * dim + quad * 8, row < n && quad * 8 < dim);
     }
   commit_async(); /* also of nothing, so that groups can be counted */
+}
+
+/* The own token's key or value to row `row` of what a warp has copied. */
+template <int DIM, bool KEYS>
+TL_DEVICE void put_own(const quad *own, uint32_t row, uint32_t dim, quad *ring) {
+  for (uint32_t i = lane_index(); i < dim / 8; i += 32) ring[find_row<DIM>(row, KEYS) ^ i] = own[i];
+  sync_warp();
 }
 
 /* Until what the warp copied is there, but for the last N groups. */
@@ -274,7 +293,7 @@ TL_DEVICE share share_of(uint32_t i) {
 
 /* out / sum into the row, with what the head's sink adds to a sum of weights of the largest score `max`. */
 template <class T>
-TL_DEVICE void store_head(const tl_cuda_attention &a, uint32_t row, uint32_t head, uint32_t dim, float max, float sum,
+TL_DEVICE void store_share(const tl_cuda_attention &a, uint32_t row, uint32_t head, uint32_t dim, float max, float sum,
                           float (&out)[8]) {
   float factor = 1 / (sum + sink_weight(a, head, max));
   TL_UNROLL for (int i = 0; i < 8; i++) out[i] *= factor;
@@ -296,7 +315,7 @@ TL_DEVICE void finish(const tl_cuda_decode_args &a, const tl_cuda_item &item, ui
       TL_UNROLL for (int j = 0; j < 8; j++) out[j] += s->out[w][mine.mma + j][mine.plane][mine.lane] * factor;
     }
     if (item.merge == TL_CUDA_WHOLE) {
-      store_head<T>(a.a, item.row, first_head + mine.head, mine.dim, max, sum, out);
+      store_share<T>(a.a, item.row, first_head + mine.head, mine.dim, max, sum, out);
       continue;
     }
     uint64_t at = (uint64_t)index * a.a.n_heads + (first_head + mine.head);
@@ -345,25 +364,95 @@ TL_DEVICE void merge_parts(const tl_cuda_decode_args &a, uint32_t row, const tl_
   }
 }
 
-/* --- the kernel ----------------------------------------------------------------------------------- */
+/* --- heads of the row ------------------------------------------------------------------------------ */
 
-template <class T, int DIM, bool WIDE>
-TL_DEVICE void load_item_queries(const tl_cuda_decode_args &a, const task &t, uint32_t index, queries<DIM, WIDE> *q) {
-  uint64_t first = (uint64_t)a.items[index].row * a.a.n_heads + t.first_head;
-  queries<DIM, WIDE>::load(q, (const uint16_t *)a.a.q + first * a.a.head_dim, t.n_heads, a.a.head_dim);
+/* Of an item's row, before wait_for_before: the host has copied the item, and no step changes the angles. */
+template <int DIM>
+TL_DEVICE void load_item_angles(const tl_cuda_decode_args &a, uint32_t index, angles<HEAD_STEPS(DIM)> *turn) {
+  if (a.heads.rope)
+    load_angles(a.heads.rope + (uint64_t)load_early(&a.items[index].position) * a.a.head_dim, a.a.head_dim / 2, turn);
 }
+
+/* A head among those of a row of QKV, and where it goes. */
+struct made_head {
+  uint32_t index;
+  const float *norm;
+  bool is_value;
+  quad *to;
+  uint16_t *cache; /* or NULL */
+};
+
+/* Head i of a block's: its heads of Q, then the key and the value. */
+template <int DIM, bool WIDE>
+TL_DEVICE made_head find_made(const tl_cuda_decode_args &a, const task &t, uint32_t i, uint32_t slot, decode_shared<DIM, WIDE> *s) {
+  if (i < t.n_heads) return {t.first_head + i, a.heads.q_norm, false, s->made[0] + i * (a.a.head_dim / 8), nullptr};
+  bool is_value = i > t.n_heads;
+  uint16_t *cache = (uint16_t *)(is_value ? a.heads.v_cache : a.heads.k_cache);
+  bool writes = slot != TL_CUDA_NO_SLOT && t.first_head % (a.a.n_heads / a.a.n_kv_heads) == 0; /* of a group's tiles the first */
+  return {a.a.n_heads + is_value * a.a.n_kv_heads + t.kv_head, is_value ? nullptr : a.heads.k_norm, is_value, s->own[is_value],
+          writes ? cache + slot_place(slot, a.a.n_kv_heads, t.kv_head, a.a.head_dim) : nullptr};
+}
+
+/* An item's heads of Q, and its own token's key and value, into shared memory: as tl_cuda_qkv makes them, to the bit. */
+template <class T, int DIM, bool WIDE>
+TL_DEVICE void make_heads(const tl_cuda_decode_args &a, const task &t, uint32_t index, const angles<HEAD_STEPS(DIM)> &turn,
+                          decode_shared<DIM, WIDE> *s) {
+  const int STEPS = HEAD_STEPS(DIM), ROUNDS = tile<DIM, WIDE>::ROUNDS;
+  const tl_cuda_item &item = a.items[index];
+  const uint32_t dim = a.a.head_dim, half = dim / 2, row = item.row;
+  const bool has_own = item.old < item.count;
+  const uint32_t slot = has_own ? a.heads.slots[row] : TL_CUDA_NO_SLOT, n = t.n_heads + (has_own ? 2 : 0);
+  const uint16_t *from = (const uint16_t *)a.heads.qkv + (uint64_t)row * (a.a.n_heads + 2 * a.a.n_kv_heads) * dim;
+  packed_head<STEPS> packed[ROUNDS]; /* all on their way together */
+  TL_UNROLL for (uint32_t r = 0; r < ROUNDS; r++) {
+    uint32_t i = r * WARPS + warp_index();
+    if (i < n) fetch_head(from + (uint64_t)find_made<DIM, WIDE>(a, t, i, slot, s).index * dim, half, &packed[r]);
+  }
+  TL_UNROLL for (uint32_t r = 0; r < ROUNDS; r++) {
+    uint32_t i = r * WARPS + warp_index();
+    if (i >= n) continue;
+    made_head made = find_made<DIM, WIDE>(a, t, i, slot, s);
+    head<STEPS> h;
+    unpack_head<T>(packed[r], a.heads.bias ? a.heads.bias + (uint64_t)made.index * dim : nullptr, half, &h);
+    if (made.norm) norm_head(&h, made.norm, half, head_rms(h, a.heads.width, a.heads.eps));
+    if (a.heads.rope && !made.is_value) rotate(&h, turn);
+    store_head<T>(h, half, (uint16_t *)made.to);
+    if (made.cache) store_head<T>(h, half, made.cache);
+  }
+  if (thread_index() == 0) s->has_own = has_own;
+}
+
+/* The fragments of an item's Q, of a row that lies in memory, or that all warps make; turn: of load_item_angles. */
+template <class T, int DIM, bool WIDE>
+TL_DEVICE void load_item_queries(const tl_cuda_decode_args &a, const task &t, uint32_t index, const angles<HEAD_STEPS(DIM)> &turn,
+                                 decode_shared<DIM, WIDE> *s, queries<DIM, WIDE> *q) {
+  if (a.heads.qkv) {
+    make_heads<T, DIM, WIDE>(a, t, index, turn, s);
+    sync_block();
+    queries<DIM, WIDE>::load(q, (const uint16_t *)s->made, t.n_heads, a.a.head_dim);
+    sync_block(); /* a warp without tokens writes its sums there at once */
+  } else {
+    uint64_t first = (uint64_t)a.items[index].row * a.a.n_heads + t.first_head;
+    queries<DIM, WIDE>::load(q, (const uint16_t *)a.a.q + first * a.a.head_dim, t.n_heads, a.a.head_dim);
+  }
+}
+
+/* --- the kernel ----------------------------------------------------------------------------------- */
 
 /* A warp's blocks of an item. Of each, the values of the last block on its way are put behind its keys; then the next one's keys
  * go where this one's were, once all lanes have read them. */
 template <class T, int DIM, bool WIDE>
 TL_DEVICE void attend_item(const tl_cuda_decode_args &a, const task &t, const tl_cuda_item &item, const queries<DIM, WIDE> &q,
-                           cursor *c, uint32_t *pair, quad (*ring)[2][tile<DIM, WIDE>::PIECES * 32], running<DIM, WIDE> *r) {
+                           cursor *c, uint32_t *pair, decode_shared<DIM, WIDE> *s, running<DIM, WIDE> *r) {
   const int PAIRS = tile<DIM, WIDE>::PAIRS;
+  quad(*ring)[2][tile<DIM, WIDE>::PIECES * 32] = s->ring[warp_index()];
   const uint32_t count = item.count, skip = item.skip;
   for (uint32_t at = warp_index() * TL_BLOCK_TOKENS; at < count; at += STRIDE, *pair = (*pair + 1) % PAIRS) {
     float scores[2][WIDE ? 4 : 2];
+    const bool own = count - at <= TL_BLOCK_TOKENS && a.heads.qkv && s->has_own;
     copy_block<DIM, false>(a.a, c->now, t.kv_head, ring[c->pair][1]);
     wait_warp<2 * PAIRS - 1>();
+    if (own) put_own<DIM, true>(s->own[0], count - at - 1, a.a.head_dim, ring[*pair][0]);
     score<T, DIM, WIDE>(q, ring[*pair][0], at ? 0 : skip, count - at, a.a.scale * LOG2_E, a.a.softcap, scores);
     c->now = c->next;
     c->pair = (c->pair + 1) % PAIRS;
@@ -372,6 +461,7 @@ TL_DEVICE void attend_item(const tl_cuda_decode_args &a, const task &t, const tl
     seek_next(a, t, c);
     soften<DIM, WIDE>(r, scores);
     wait_warp<2 * PAIRS - 1>();
+    if (own) put_own<DIM, false>(s->own[1], count - at - 1, a.a.head_dim, ring[*pair][1]);
     mix<T, DIM, WIDE>(r, scores, ring[*pair][1]);
     sync_warp();
   }
@@ -410,16 +500,20 @@ TL_KERNEL(THREADS, 2) decode(tl_cuda_decode_args a) {
   }
   cursor c;
   uint32_t pair = 0;
-  if (t.index < t.end) begin<DIM, WIDE>(a, t, &c, s->ring[warp_index()]);
+  angles<HEAD_STEPS(DIM)> turn;
+  if (t.index < t.end) {
+    begin<DIM, WIDE>(a, t, &c, s->ring[warp_index()]);
+    load_item_angles<DIM>(a, t.index, &turn);
+  }
   wait_for_before();
   queries<DIM, WIDE> q;
-  if (t.index < t.end) load_item_queries<T, DIM, WIDE>(a, t, t.index, &q);
+  if (t.index < t.end) load_item_queries<T, DIM, WIDE>(a, t, t.index, turn, s, &q);
   for (; t.index < t.end; t.index++) {
     const tl_cuda_item &item = a.items[t.index]; /* read when it is needed, so that it takes no registers meanwhile */
     running<DIM, WIDE> r = {};
     TL_UNROLL for (int half = 0; half < (WIDE ? 2 : 1); half++) r.max[half] = -INFINITY;
-    attend_item<T, DIM, WIDE>(a, t, item, q, &c, &pair, s->ring[warp_index()], &r);
-    if (t.index + 1 < t.end) load_item_queries<T, DIM, WIDE>(a, t, t.index + 1, &q);
+    attend_item<T, DIM, WIDE>(a, t, item, q, &c, &pair, s, &r);
+    if (t.index + 1 < t.end && !a.heads.qkv) load_item_queries<T, DIM, WIDE>(a, t, t.index + 1, turn, s, &q);
     publish<DIM, WIDE>(r, s);
     sync_block();
     finish<T, DIM, WIDE>(a, item, t.index, t.first_head, t.n_heads, s);
@@ -429,6 +523,10 @@ TL_KERNEL(THREADS, 2) decode(tl_cuda_decode_args a) {
         merge_parts<T>(a, item.row, m, t.first_head, t.n_heads);
     }
     sync_block();
+    if (t.index + 1 < t.end && a.heads.qkv) { /* where the sums were there is room now */
+      load_item_angles<DIM>(a, t.index + 1, &turn);
+      load_item_queries<T, DIM, WIDE>(a, t, t.index + 1, turn, s, &q);
+    }
   }
 }
 
@@ -451,7 +549,7 @@ static int launch_decode_of(const tl_cuda_decode_args *args, void *stream) {
 }
 
 extern "C" int tl_cuda_decode(const struct tl_cuda_decode_args *args, void *stream) {
-  if (!cuda_attention_valid(&args->a)) return CUDA_INVALID;
+  if (!cuda_attention_valid(&args->a) || (args->heads.qkv && args->heads.row_squares)) return CUDA_INVALID;
   if (args->max_rows == 0) return 0;
   if (args->n_blocks < tl_cuda_head_tiles(args->a.n_heads, args->a.n_kv_heads, args->a.head_dim)) return CUDA_INVALID;
   return args->a.dtype == TL_CUDA_BF16 ? launch_decode_of<bf16>(args, stream) : launch_decode_of<f16>(args, stream);

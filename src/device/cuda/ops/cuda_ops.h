@@ -160,6 +160,7 @@ struct tl_cuda_item {
   uint32_t old;          /* of count, what steps before this one wrote: all, or all but the last */
   uint32_t merge;        /* the part's place in the list of merges; TL_CUDA_WHOLE: it is all that the row sees */
   uint32_t skip;         /* of its first block, tokens that the row does not see */
+  uint32_t position;     /* of the row's own token: the last that it sees */
 };
 
 /* The items of one sequence that was split. */
@@ -172,6 +173,8 @@ struct tl_cuda_merge {
  * the items. The lists lie on the device before the kernels of the step begin: they are read while the one before may still run. */
 struct tl_cuda_decode_args {
   struct tl_cuda_attention a;
+  struct tl_cuda_qkv_args heads;      /* qkv not NULL: a.q is not there, the kernel does by itself what tl_cuda_qkv would have done before, for the
+                                       * rows that items name, and comes to the same bits; no row_squares; n, dtype, positions, q are not read */
   uint32_t n_blocks;                  /* two for each multiprocessor is right; at least one a tile */
   uint32_t max_rows;                  /* as many as there may be */
   const uint32_t *lanes;              /* (lanes + 1): lane i has the items from [i] to [i + 1] */

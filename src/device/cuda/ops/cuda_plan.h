@@ -82,7 +82,8 @@ static inline uint32_t tl_cuda_plan_decode(const struct tl_step *step, uint32_t 
       }
       n = tl_cuda_chunks(length - at) <= left + slack ? length - at : left * TL_CUDA_CHUNK_TOKENS;
       left -= tl_cuda_chunks(n) < left ? tl_cuda_chunks(n) : left;
-      items[n_items++] = (struct tl_cuda_item){row, s, first + at, n, at + n == length ? n - 1 : n, TL_CUDA_WHOLE, at ? 0 : skip};
+      items[n_items++] = (struct tl_cuda_item){row, s, first + at, n, at + n == length ? n - 1 : n, TL_CUDA_WHOLE, at ? 0 : skip,
+                                              step->context_len[s] - 1};
     }
     if (n_items - first_item < 2) continue;
     for (uint32_t i = first_item; i < n_items; i++) items[i].merge = n_merges;
