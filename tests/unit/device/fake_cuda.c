@@ -3,7 +3,7 @@
 #include "fake_private.h"
 
 #define MAX_OBJECTS 1024
-#define MAX_NODE 256 /* bytes of arguments */
+#define MAX_NODE 512 /* bytes of arguments */
 #define TRAP CUDA_LAUNCH_FAILURE /* what `trap` makes of a GPU's kernel */
 
 struct fake_cuda fake_cuda;
