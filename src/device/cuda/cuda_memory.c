@@ -49,9 +49,8 @@ static void place_step_data(const struct cuda_device *d, struct cuda_step_data *
   const struct cuda_limits *l = &d->limits;
   size_t began = p->at;
   for (unsigned i = 0; i < (d->window ? 2 : 1); i++) {
-    PLACE(p, s->lists[i].lanes, l->n_lanes + 1);
+    PLACE(p, s->lists[i].lanes, l->n_lanes);
     PLACE(p, s->lists[i].items, l->max_items);
-    PLACE(p, s->lists[i].merges, l->max_seqs);
   }
   PLACE(p, s->tiles, l->max_tiles);
   PLACE(p, s->sampling, l->max_seqs);

@@ -141,9 +141,8 @@ struct cuda_products {
  * copies of their own. */
 struct cuda_step_data {
   struct cuda_work_list {
-    uint32_t *lanes;                /* (n_lanes + 1) */
+    struct tl_cuda_lane *lanes;     /* (n_lanes) */
     struct tl_cuda_item *items;     /* (max_items) */
-    struct tl_cuda_merge *merges;   /* (max_seqs) */
   } lists[2];                       /* of decode attention: without a window, and with the model's, if it has one */
   struct tl_cuda_tile *tiles;       /* (max_tiles) */
   struct tl_cuda_sampling *sampling;/* (max_rows) */

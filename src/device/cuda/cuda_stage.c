@@ -33,8 +33,7 @@ void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t
   }
   uint32_t n_items = 0;
   for (unsigned i = 0; i < (d->window ? 2 : 1); i++)
-    n_items = tl_cuda_plan_decode(step, i ? d->window : 0, d->limits.n_lanes, h->lists[i].lanes, h->lists[i].items,
-                                  h->lists[i].merges);
+    n_items = tl_cuda_plan_decode(step, i ? d->window : 0, d->limits.n_lanes, h->lists[i].lanes, h->lists[i].items);
   *ret = (struct cuda_pass){.n_tokens = step->n_tokens,
                             .n_rows = step->n_rows,
                             .n_seqs = n_items ? step->n_seqs : 0,

@@ -93,7 +93,7 @@ static int attend(struct cuda_device *d, const struct cuda_op *op, const struct 
   if (r < 0) return r;
   if (pass->n_seqs) {
     struct tl_cuda_decode_args args = {.a = a, .n_blocks = d->limits.n_blocks, .max_rows = pass->n_seqs,
-                                       .lanes = list->lanes, .items = list->items, .merges = list->merges,
+                                       .lanes = list->lanes, .items = list->items,
                                        .partial = d->work.partial, .partial_scale = d->work.partial_scale,
                                        .arrived = d->work.arrived};
     if (itself) args.heads = heads;

@@ -111,13 +111,12 @@ static void check_head(const struct step *t, uint32_t seq, uint32_t row, uint32_
 static void run_decode(const struct step *t, const struct tl_cuda_attention *a, const struct tl_cuda_qkv_args *heads) {
   uint32_t n_lanes = t->s->n_blocks / tl_cuda_head_tiles(a->n_heads, a->n_kv_heads, a->head_dim);
   uint32_t max_items = tl_cuda_max_items(t->s->n_seqs, n_lanes);
-  uint32_t *lanes = op_poisoned((n_lanes + 1) * sizeof *lanes);
+  struct tl_cuda_lane *lanes = op_poisoned(n_lanes * sizeof *lanes);
   struct tl_cuda_item *items = op_poisoned(max_items * sizeof *items);
-  struct tl_cuda_merge *merges = op_poisoned(t->s->n_seqs * sizeof *merges);
-  tl_cuda_plan_decode(&t->step, t->s->window, n_lanes, lanes, items, merges);
+  tl_cuda_plan_decode(&t->step, t->s->window, n_lanes, lanes, items);
   size_t partials = (size_t)max_items * a->n_heads, counters = (size_t)t->s->n_seqs * a->n_heads;
   struct tl_cuda_decode_args args = {.a = *a, .n_blocks = t->s->n_blocks, .max_rows = t->s->n_seqs, .lanes = lanes,
-                                     .items = items, .merges = merges,
+                                     .items = items,
                                      .partial = op_poisoned(partials * a->head_dim * sizeof(float)),
                                      .partial_scale = op_poisoned(partials * 2 * sizeof(float)),
                                      .arrived = memset(op_alloc(counters * sizeof(uint32_t)), 0, counters * sizeof(uint32_t))};
@@ -133,7 +132,6 @@ static void run_decode(const struct step *t, const struct tl_cuda_attention *a, 
   op_free(before);
   op_free(lanes);
   op_free(items);
-  op_free(merges);
   op_free(args.partial);
   op_free(args.partial_scale);
   op_free(args.arrived);
@@ -292,8 +290,8 @@ static void test_random_steps(void **state) {
 /* The grid outlives the work: blocks without any, sequences without a merge. */
 static void test_no_work(void **state) {
   (void)state;
-  const uint32_t nothing[4] = {0};
-  uint32_t *lanes = op_copy(nothing, sizeof nothing);
+  const struct tl_cuda_lane nothing[3] = {{.end = 0}};
+  struct tl_cuda_lane *lanes = op_copy(nothing, sizeof nothing);
   struct tl_cuda_decode_args args = {.a = {.n_heads = 2, .n_kv_heads = 1, .head_dim = 64}, .n_blocks = 3, .max_rows = 4,
                                      .lanes = lanes};
   assert_int_equal(op_run(tl_cuda_decode(&args, NULL)), 0);
@@ -436,14 +434,31 @@ static void test_made_heads(void **state) {
 
 /* --- the plan ---------------------------------------------------------------------------------- */
 
+/* Tables of all sequences of a plan, entry i of which is 7 i, each a block further than the one before. */
+static const uint32_t *a_table(void) {
+  static uint32_t table[(1 << 18) / TL_BLOCK_TOKENS + 64];
+  for (uint32_t i = 0; i < UNIT_COUNT(table); i++) table[i] = 7 * i;
+  return table;
+}
+
+/* A lane is told its first item and where that begins. */
+static void check_lane(const struct tl_cuda_lane *l, const struct tl_cuda_item *item) {
+  static const struct tl_cuda_item nothing;
+  assert_memory_equal(&l->item, item ? item : &nothing, sizeof l->item);
+  for (uint32_t i = 0; i < TL_CUDA_LANE_BLOCKS; i++) {
+    bool is_there = item && i * TL_BLOCK_TOKENS < item->count;
+    assert_int_equal(l->blocks[i], is_there ? 7 * (item->seq + item->first / TL_BLOCK_TOKENS + i) : 0);
+  }
+}
+
 static void check_plan(uint32_t n_seqs, const uint32_t *context, const uint32_t *rows, uint32_t n_lanes, uint32_t window) {
   uint32_t start[64 + 1] = {0}, items_of[64] = {0}, max_items = tl_cuda_max_items(n_seqs, n_lanes);
   for (uint32_t i = 0; i < n_seqs; i++) start[i + 1] = start[i] + rows[i];
-  struct tl_step step = {.n_tokens = start[n_seqs], .n_seqs = n_seqs, .query_start = start, .context_len = context};
-  uint32_t *lanes = op_poisoned((n_lanes + 1) * sizeof *lanes), merge_of[64];
+  struct tl_step step = {.n_tokens = start[n_seqs], .n_seqs = n_seqs, .query_start = start, .context_len = context,
+                         .block_tables = a_table(), .table_stride = 1};
+  struct tl_cuda_lane *lanes = op_poisoned(n_lanes * sizeof *lanes);
   struct tl_cuda_item *items = op_poisoned(max_items * sizeof *items);
-  struct tl_cuda_merge *merges = op_poisoned(n_seqs * sizeof *merges);
-  uint32_t n_items = tl_cuda_plan_decode(&step, window, n_lanes, lanes, items, merges);
+  uint32_t n_items = tl_cuda_plan_decode(&step, window, n_lanes, lanes, items);
   assert_true(n_items <= max_items);
   uint64_t chunks = 0, covered[64] = {0};
   for (uint32_t s = 0; s < n_seqs; s++)
@@ -457,36 +472,32 @@ static void check_plan(uint32_t n_seqs, const uint32_t *context, const uint32_t 
     bool is_first = items_of[item->seq]++ == 0, is_last = item->first + item->count == context[item->seq];
     uint32_t unseen = window && context[item->seq] > window ? context[item->seq] - window : 0;
     assert_int_equal(item->skip, is_first ? unseen % TL_BLOCK_TOKENS : 0);
-    assert_int_equal(item->old, is_last ? item->count - 1 : item->count);
     assert_int_equal(item->position, context[item->seq] - 1);
     assert_true(is_last || item->count % TL_CUDA_CHUNK_TOKENS == 0);
-    if (is_first) merge_of[item->seq] = item->merge;
-    assert_int_equal(item->merge, merge_of[item->seq]);
-    assert_int_equal(item->merge == TL_CUDA_WHOLE, is_first && is_last);
+    assert_int_equal(item->first_part, i + 1 - items_of[item->seq]);
+    if (is_last) assert_int_equal(item->n_parts, items_of[item->seq]);
+    if (i && !is_first) assert_int_equal(item->n_parts, items[i - 1].n_parts);
     chunks += tl_cuda_chunks(item->count);
     covered[item->seq] += item->count;
   }
-  for (uint32_t s = 0, first = 0, n_merges = 0; s < n_seqs; first += items_of[s++]) {
+  for (uint32_t s = 0; s < n_seqs; s++) {
     if (rows[s] == 1) assert_int_equal(covered[s], context[s]);
     if (rows[s] != 1) assert_int_equal(items_of[s], 0);
-    if (items_of[s] < 2) continue;
-    assert_int_equal(merge_of[s], n_merges);
-    assert_int_equal(merges[n_merges].first_item, first);
-    assert_int_equal(merges[n_merges++].n_items, items_of[s]);
   }
   /* no lane has more than an equal share, but for one chunk in 16, or one if that leaves it one item */
   uint64_t share = (chunks + n_lanes - 1) / n_lanes, most = share + (share / 16 ? share / 16 : 1);
-  assert_int_equal(lanes[0], 0);
-  assert_int_equal(lanes[n_lanes], n_items);
+  assert_int_equal(lanes[0].begin, 0);
+  assert_int_equal(lanes[n_lanes - 1].end, n_items);
   for (uint32_t lane = 0; lane < n_lanes; lane++) {
+    const struct tl_cuda_lane *l = &lanes[lane];
     uint64_t load = 0;
-    assert_true(lanes[lane] <= lanes[lane + 1]);
-    for (uint32_t i = lanes[lane]; i < lanes[lane + 1]; i++) load += tl_cuda_chunks(items[i].count);
-    assert_true(load <= most && (load <= share + share / 16 || lanes[lane + 1] - lanes[lane] == 1));
+    assert_true(l->begin <= l->end && (lane == 0 || l->begin == lanes[lane - 1].end));
+    for (uint32_t i = l->begin; i < l->end; i++) load += tl_cuda_chunks(items[i].count);
+    assert_true(load <= most && (load <= share + share / 16 || l->end - l->begin == 1));
+    check_lane(l, l->begin < l->end ? &items[l->begin] : NULL);
   }
   op_free(lanes);
   op_free(items);
-  op_free(merges);
 }
 
 static void test_plan(void **state) {
@@ -506,21 +517,20 @@ static void test_plan(void **state) {
   /* 16 of 1024 tokens: halves, one a lane, though 33 lanes could have less; of 24 some lanes have ends of two sequences;
    * 64 of about 1024 are not cut for the sake of a chunk */
   const struct {
-    uint32_t n, odd, n_items, n_merges;
-  } cases[] = {{16, 0, 32, 16}, {24, 0, 48, 24}, {64, 1, 64, 0}, {1, 0, 16, 1}};
+    uint32_t n, odd, n_items, n_parts;
+  } cases[] = {{16, 0, 32, 2}, {24, 0, 48, 2}, {64, 1, 64, 1}, {1, 0, 16, 16}};
   for (unsigned k = 0; k < UNIT_COUNT(cases); k++) {
-    uint32_t context[64], rows[64], start[65] = {0}, lanes[34], n_merges = 0;
+    uint32_t context[64], rows[64], start[65] = {0};
     for (uint32_t i = 0; i < cases[k].n; i++) {
       context[i] = 1024 + i % 2 * cases[k].odd;
       start[i + 1] = start[i] + (rows[i] = 1);
     }
-    struct tl_step step = {.n_tokens = cases[k].n, .n_seqs = cases[k].n, .query_start = start, .context_len = context};
+    struct tl_step step = {.n_tokens = cases[k].n, .n_seqs = cases[k].n, .query_start = start, .context_len = context,
+                           .block_tables = a_table(), .table_stride = 1};
+    struct tl_cuda_lane lanes[33];
     struct tl_cuda_item items[64 + 33];
-    struct tl_cuda_merge merges[64];
-    assert_int_equal(tl_cuda_plan_decode(&step, 0, 33, lanes, items, merges), cases[k].n_items);
-    for (uint32_t i = 0; i < cases[k].n_items; i++)
-      if (items[i].merge != TL_CUDA_WHOLE && items[i].merge + 1 > n_merges) n_merges = items[i].merge + 1;
-    assert_int_equal(n_merges, cases[k].n_merges);
+    assert_int_equal(tl_cuda_plan_decode(&step, 0, 33, lanes, items), cases[k].n_items);
+    for (uint32_t i = 0; i < cases[k].n_items; i++) assert_int_equal(items[i].n_parts, cases[k].n_parts);
     check_plan(cases[k].n, context, rows, 33, 0);
   }
 }

@@ -31,8 +31,8 @@ struct network {
   int32_t *tokens, *fed;
   uint32_t *positions, *slots, *tables, *rows;
   struct tl_cuda_item *items;
-  struct tl_cuda_merge *merges;
-  uint32_t *lanes, *arrived, n_lanes;
+  struct tl_cuda_lane *lanes;
+  uint32_t *arrived, n_lanes;
   struct tl_cuda_tile *tiles;
   struct tl_cuda_sampling *sampling;
   struct tl_sampled *sampled;
@@ -163,8 +163,7 @@ static void open_network(struct network *n, const struct tl_model *model, uint32
   ARRAY(ROWS, rows);
   ARRAY(N_CASES * TABLE, tables);
   ARRAY(max_items, items);
-  ARRAY(N_CASES, merges);
-  ARRAY(n->n_lanes + 1, lanes);
+  ARRAY(n->n_lanes, lanes);
   ARRAY((size_t)N_CASES * model->n_heads, arrived);
   memset(n->arrived, 0, (size_t)N_CASES * model->n_heads * sizeof *n->arrived);
   ARRAY(tl_cuda_max_tiles(ROWS, N_CASES), tiles);
@@ -217,7 +216,7 @@ static void attend(struct network *n, uint32_t i, const struct tl_step *step, ui
                                 .head_dim = n->head_dim, .scale = op->scale, .q = n->q_rows, .out = n->attention,
                                 .k_cache = k, .v_cache = v, .block_tables = n->tables, .table_stride = TABLE};
   struct tl_cuda_decode_args decode = {.a = a, .n_blocks = DECODE_BLOCKS, .max_rows = N_CASES, .lanes = n->lanes,
-                                       .items = n->items, .merges = n->merges, .partial = n->partial,
+                                       .items = n->items, .partial = n->partial,
                                        .partial_scale = n->partial_scale, .arrived = n->arrived};
   struct tl_cuda_prefill_args prefill = {.a = a, .n_tiles = n_tiles, .tiles = n->tiles};
   assert_int_equal(op_run(tl_cuda_qkv(&qkv, NULL)), 0);
@@ -257,7 +256,7 @@ static void run_op(struct network *n, uint32_t i, const struct tl_step *step, ui
 }
 
 static void run_step(struct network *n, const struct tl_step *step) {
-  tl_cuda_plan_decode(step, 0, n->n_lanes, n->lanes, n->items, n->merges);
+  tl_cuda_plan_decode(step, 0, n->n_lanes, n->lanes, n->items);
   uint32_t n_tiles = tl_cuda_plan_prefill(step, n->tiles);
   for (uint32_t i = 0; i < n->model->n_ops; i++) run_op(n, i, step, n_tiles);
   struct tl_cuda_sample_args sample = {.n = step->n_rows, .vocab = n->model->vocab_size, .ld = padded(n->model->vocab_size),

@@ -21,39 +21,11 @@
  * share out the heads of Q that it needs, and, where an item ends with the row's own token, that token's key and value. They go through
  * shared memory, the two into the cache as well; the warp that comes to the token puts them into its ring in place of what the
  * cache had there. So all that is copied is what steps before wrote, and no copy waits for the kernel before. */
-#include "device/cuda/ops/cuda_attend.cuh"
+#include "device/cuda/ops/cuda_decode.cuh"
 #include "device/cuda/ops/cuda_heads.cuh"
 #include "device/cuda/ops/cuda_parts.cuh"
 
-#define WARPS 4
-#define THREADS (WARPS * 32)
-#define STRIDE (WARPS * TL_BLOCK_TOKENS) /* from one block of a warp to its next */
-#define RING_BYTES 16384 /* a warp; with two thread blocks a multiprocessor three times what an H200 needs on its way to read at full rate */
 #define MERGED 16 /* parts that are read at a time */
-
-/* Rows of the tile are query heads: 16, of which only the first 8 are there if a group has no more. */
-template <int DIM, bool WIDE>
-struct tile {
-  static const int HEADS = WIDE ? 16 : 8;
-  static const int PLANES = WIDE ? 4 : 2;                /* numbers that a lane has of each 8 columns */
-  static const int PIECES = DIM / 16;                    /* quads a lane, of the keys of a block, or of its values */
-  static const int PAIRS = RING_BYTES / (PIECES * 1024); /* blocks that the ring holds: keys, and values */
-  static const int SHARES = DIM / 64 * PLANES * 32;      /* of 8 elements of a head, in what a tile results in */
-  static const int ROUNDS = (HEADS + 2 + WARPS - 1) / WARPS; /* of a head a warp, and a key and a value */
-};
-
-template <int DIM, bool WIDE>
-struct decode_shared {
-  float max[WARPS][tile<DIM, WIDE>::HEADS], sum[WARPS][tile<DIM, WIDE>::HEADS];
-  union {
-    float out[WARPS][DIM / 8][tile<DIM, WIDE>::PLANES][32]; /* as lanes have it */
-    quad made[tile<DIM, WIDE>::HEADS][DIM / 8];             /* heads of Q, head_dim apart, until all warps have read them */
-  };
-  quad own[2][DIM / 8]; /* key and value of the row's own token */
-  alignas(16) uint32_t is_last;
-  uint32_t has_own; /* whether the item ends with that token */
-  quad ring[WARPS][tile<DIM, WIDE>::PAIRS][2][tile<DIM, WIDE>::PIECES * 32];
-};
 
 /* Fragments of Q for all dims. */
 template <int DIM, bool WIDE>
@@ -85,93 +57,6 @@ TL_DEVICE void multiply(float *c, uint32_t low0, uint32_t high0, uint32_t low1, 
   float sum[4] = {c[0], c[1], WIDE ? c[2] : 0, WIDE ? c[3] : 0};
   T::mma(sum, a, b);
   TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) c[i] = sum[i];
-}
-
-/* --- from the cache to shared memory ------------------------------------------------------------- */
-
-/* The heads of a tile and the items of a thread block. */
-struct task {
-  uint32_t kv_head, first_head, n_heads;
-  uint32_t index, end;
-};
-
-/* A block of this warp. */
-struct place {
-  uint32_t index;      /* of the thread block's items */
-  uint32_t table;      /* where in the tables its first block stands */
-  uint32_t count, old; /* of the item */
-  uint32_t at;         /* in it, a multiple of TL_BLOCK_TOKENS; from count on: there is no more */
-  uint32_t block;      /* of the cache */
-};
-
-/* The block whose keys this warp copied last, and the one behind it, whose number is on its way meanwhile: on an H200 a warp that
- * waited for each number read at 2.1 TB/s. */
-struct cursor {
-  place now, next;
-  uint32_t pair; /* of `now`, where in the ring */
-};
-
-TL_DEVICE void open_item(const tl_cuda_decode_args &a, place *p) {
-  const tl_cuda_item &item = a.items[p->index];
-  p->table = load_early(&item.seq) * a.a.table_stride + load_early(&item.first) / TL_BLOCK_TOKENS;
-  p->count = load_early(&item.count);
-  p->old = a.heads.qkv ? p->count : load_early(&item.old);
-  p->at = warp_index() * TL_BLOCK_TOKENS;
-}
-
-/* To a block of this warp, at `at` or in an item behind this one. */
-TL_DEVICE void seek(const tl_cuda_decode_args &a, const task &t, place *p) {
-  while (p->at >= p->count && p->index + 1 < t.end) {
-    p->index++;
-    open_item(a, p);
-  }
-  if (p->at < p->count) p->block = load_early(&a.a.block_tables[p->table + p->at / TL_BLOCK_TOKENS]);
-}
-
-TL_DEVICE void seek_next(const tl_cuda_decode_args &a, const task &t, cursor *c) {
-  c->next.at += STRIDE;
-  seek(a, t, &c->next);
-}
-
-/* Where in the ring a row's quads begin, to be XORed with a quad's number: a row's own order of its quads, so that the eight lanes that
- * read at a time read from different banks. Of keys these have four quads of two rows, of values two quads of every other row of eight. */
-template <int DIM>
-TL_DEVICE uint32_t find_row(uint32_t row, bool keys) {
-  return row * (DIM / 8) + (keys ? row % 2 * 4 : row / 2 % 4 * 2);
-}
-
-/* A block's keys or values of one head; what is not there becomes zeros: tokens from the item's end on may be anything, never
- * written, or another sequence's of old. Nearly all blocks are whole, and lie as one piece: then there is little to compute. */
-template <int DIM, bool KEYS>
-TL_DEVICE void copy_block(const tl_cuda_attention &a, const place &p, uint32_t kv_head, quad *ring) {
-  const uint32_t WIDTH = DIM / 8;
-  uint32_t n = p.at < p.count ? p.count - p.at : 0, dim = a.head_dim;
-  const uint16_t *from = (const uint16_t *)(KEYS ? a.k_cache : a.v_cache) + ((uint64_t)p.block * a.n_kv_heads + kv_head) * TL_BLOCK_TOKENS * dim;
-  if (n >= TL_BLOCK_TOKENS && dim == DIM)
-    TL_UNROLL for (uint32_t i = 0; i < DIM / 16; i++) {
-      uint32_t row = (i * 32 + lane_index()) / WIDTH, quad = lane_index() % WIDTH;
-      copy_async16(ring + (find_row<DIM>(row, KEYS) ^ quad), from + lane_index() * 8 + i * 256, true);
-    }
-  else if (n)
-    TL_UNROLL for (uint32_t i = 0; i < DIM / 16; i++) {
-      uint32_t row = (i * 32 + lane_index()) / WIDTH, quad = (i * 32 + lane_index()) % WIDTH;
-      copy_async16(ring + (find_row<DIM>(row, KEYS) ^ quad), from + row * dim + quad * 8, row < n && quad * 8 < dim);
-    }
-  commit_async(); /* also of nothing, so that groups can be counted */
-}
-
-/* The own token's key or value to row `row` of what a warp has copied. */
-template <int DIM, bool KEYS>
-TL_DEVICE void put_own(const quad *own, uint32_t row, uint32_t dim, quad *ring) {
-  for (uint32_t i = lane_index(); i < dim / 8; i += 32) ring[find_row<DIM>(row, KEYS) ^ i] = own[i];
-  sync_warp();
-}
-
-/* Until what the warp copied is there, but for the last N groups. */
-template <int N>
-TL_DEVICE void wait_warp() {
-  wait_async<N>();
-  sync_warp();
 }
 
 /* --- from there to sums ------------------------------------------------------------------------------ */
@@ -302,7 +187,7 @@ TL_DEVICE void store_share(const tl_cuda_attention &a, uint32_t row, uint32_t he
 
 /* The item's result: into the row, or, of a split one, beside its largest score and sum. */
 template <class T, int DIM, bool WIDE>
-TL_DEVICE void finish(const tl_cuda_decode_args &a, const tl_cuda_item &item, uint32_t index, uint32_t first_head,
+TL_DEVICE void finish(const tl_cuda_decode_args &a, uint32_t row, bool is_whole, uint32_t index, uint32_t first_head,
                       uint32_t n_heads, const decode_shared<DIM, WIDE> *s) {
   for (uint32_t i = thread_index(); i < tile<DIM, WIDE>::SHARES; i += THREADS) {
     share mine = share_of<DIM, WIDE>(i);
@@ -314,8 +199,8 @@ TL_DEVICE void finish(const tl_cuda_decode_args &a, const tl_cuda_item &item, ui
       sum += s->sum[w][mine.head] * factor;
       TL_UNROLL for (int j = 0; j < 8; j++) out[j] += s->out[w][mine.mma + j][mine.plane][mine.lane] * factor;
     }
-    if (item.merge == TL_CUDA_WHOLE) {
-      store_share<T>(a.a, item.row, first_head + mine.head, mine.dim, max, sum, out);
+    if (is_whole) {
+      store_share<T>(a.a, row, first_head + mine.head, mine.dim, max, sum, out);
       continue;
     }
     uint64_t at = (uint64_t)index * a.a.n_heads + (first_head + mine.head);
@@ -331,18 +216,18 @@ TL_DEVICE void finish(const tl_cuda_decode_args &a, const tl_cuda_item &item, ui
 
 /* The parts of a sequence, in their order, whoever does it: four elements a thread. */
 template <class T>
-TL_DEVICE void merge_parts(const tl_cuda_decode_args &a, uint32_t row, const tl_cuda_merge &m, uint32_t first_head,
+TL_DEVICE void merge_parts(const tl_cuda_decode_args &a, uint32_t row, uint32_t first_part, uint32_t n_parts, uint32_t first_head,
                            uint32_t n_heads) {
   const uint32_t width = a.a.head_dim / 4;
   for (uint32_t i = thread_index(); i < n_heads * width; i += THREADS) {
     uint32_t head = first_head + i / width, dim = i % width * 4;
     float max = -INFINITY, sum = 0, out[4] = {};
-    for (uint32_t first = 0; first < m.n_items; first += MERGED) {
+    for (uint32_t first = 0; first < n_parts; first += MERGED) {
       float part_max[MERGED], part_sum[MERGED], before = max;
       quad part[MERGED];
       TL_UNROLL for (uint32_t k = 0; k < MERGED; k++) {
-        bool valid = first + k < m.n_items;
-        uint64_t at = (uint64_t)(m.first_item + (valid ? first + k : first)) * a.a.n_heads + head;
+        bool valid = first + k < n_parts;
+        uint64_t at = (uint64_t)(first_part + (valid ? first + k : first)) * a.a.n_heads + head;
         part_max[k] = valid ? a.partial_scale[at * 2] : -INFINITY;
         part_sum[k] = a.partial_scale[at * 2 + 1];
         part[k] = load16(a.partial + at * a.a.head_dim + dim);
@@ -368,9 +253,9 @@ TL_DEVICE void merge_parts(const tl_cuda_decode_args &a, uint32_t row, const tl_
 
 /* Of an item's row, before wait_for_before: the host has copied the item, and no step changes the angles. */
 template <int DIM>
-TL_DEVICE void load_item_angles(const tl_cuda_decode_args &a, uint32_t index, angles<HEAD_STEPS(DIM)> *turn) {
-  if (a.heads.rope)
-    load_angles(a.heads.rope + (uint64_t)load_early(&a.items[index].position) * a.a.head_dim, a.a.head_dim / 2, turn);
+TL_DEVICE void load_item_angles(const tl_cuda_decode_args &a, uint32_t words, angles<HEAD_STEPS(DIM)> *turn) {
+  uint32_t position = ITEM_FIELD(words, position);
+  if (a.heads.rope) load_angles(a.heads.rope + (uint64_t)position * a.a.head_dim, a.a.head_dim / 2, turn);
 }
 
 /* A head among those of a row of QKV, and where it goes. */
@@ -395,12 +280,11 @@ TL_DEVICE made_head find_made(const tl_cuda_decode_args &a, const task &t, uint3
 
 /* An item's heads of Q, and its own token's key and value, into shared memory: as tl_cuda_qkv makes them, to the bit. */
 template <class T, int DIM, bool WIDE>
-TL_DEVICE void make_heads(const tl_cuda_decode_args &a, const task &t, uint32_t index, const angles<HEAD_STEPS(DIM)> &turn,
+TL_DEVICE void make_heads(const tl_cuda_decode_args &a, const task &t, uint32_t words, const angles<HEAD_STEPS(DIM)> &turn,
                           decode_shared<DIM, WIDE> *s) {
   const int STEPS = HEAD_STEPS(DIM), ROUNDS = tile<DIM, WIDE>::ROUNDS;
-  const tl_cuda_item &item = a.items[index];
-  const uint32_t dim = a.a.head_dim, half = dim / 2, row = item.row;
-  const bool has_own = item.old < item.count;
+  const uint32_t dim = a.a.head_dim, half = dim / 2, row = ITEM_FIELD(words, row);
+  const bool has_own = ends_with_own(ITEM_FIELD(words, first), ITEM_FIELD(words, count), ITEM_FIELD(words, position));
   const uint32_t slot = has_own ? a.heads.slots[row] : TL_CUDA_NO_SLOT, n = t.n_heads + (has_own ? 2 : 0);
   const uint16_t *from = (const uint16_t *)a.heads.qkv + (uint64_t)row * (a.a.n_heads + 2 * a.a.n_kv_heads) * dim;
   packed_head<STEPS> packed[ROUNDS]; /* all on their way together */
@@ -424,15 +308,15 @@ TL_DEVICE void make_heads(const tl_cuda_decode_args &a, const task &t, uint32_t 
 
 /* The fragments of an item's Q, of a row that lies in memory, or that all warps make; turn: of load_item_angles. */
 template <class T, int DIM, bool WIDE>
-TL_DEVICE void load_item_queries(const tl_cuda_decode_args &a, const task &t, uint32_t index, const angles<HEAD_STEPS(DIM)> &turn,
+TL_DEVICE void load_item_queries(const tl_cuda_decode_args &a, const task &t, uint32_t words, const angles<HEAD_STEPS(DIM)> &turn,
                                  decode_shared<DIM, WIDE> *s, queries<DIM, WIDE> *q) {
   if (a.heads.qkv) {
-    make_heads<T, DIM, WIDE>(a, t, index, turn, s);
+    make_heads<T, DIM, WIDE>(a, t, words, turn, s);
     sync_block();
     queries<DIM, WIDE>::load(q, (const uint16_t *)s->made, t.n_heads, a.a.head_dim);
     sync_block(); /* a warp without tokens writes its sums there at once */
   } else {
-    uint64_t first = (uint64_t)a.items[index].row * a.a.n_heads + t.first_head;
+    uint64_t first = (uint64_t)ITEM_FIELD(words, row) * a.a.n_heads + t.first_head;
     queries<DIM, WIDE>::load(q, (const uint16_t *)a.a.q + first * a.a.head_dim, t.n_heads, a.a.head_dim);
   }
 }
@@ -442,11 +326,11 @@ TL_DEVICE void load_item_queries(const tl_cuda_decode_args &a, const task &t, ui
 /* A warp's blocks of an item. Of each, the values of the last block on its way are put behind its keys; then the next one's keys
  * go where this one's were, once all lanes have read them. */
 template <class T, int DIM, bool WIDE>
-TL_DEVICE void attend_item(const tl_cuda_decode_args &a, const task &t, const tl_cuda_item &item, const queries<DIM, WIDE> &q,
+TL_DEVICE void attend_item(const tl_cuda_decode_args &a, const task &t, uint32_t words, const queries<DIM, WIDE> &q,
                            cursor *c, uint32_t *pair, decode_shared<DIM, WIDE> *s, running<DIM, WIDE> *r) {
   const int PAIRS = tile<DIM, WIDE>::PAIRS;
   quad(*ring)[2][tile<DIM, WIDE>::PIECES * 32] = s->ring[warp_index()];
-  const uint32_t count = item.count, skip = item.skip;
+  const uint32_t count = ITEM_FIELD(words, count), skip = ITEM_FIELD(words, skip);
   for (uint32_t at = warp_index() * TL_BLOCK_TOKENS; at < count; at += STRIDE, *pair = (*pair + 1) % PAIRS) {
     float scores[2][WIDE ? 4 : 2];
     const bool own = count - at <= TL_BLOCK_TOKENS && a.heads.qkv && s->has_own;
@@ -458,7 +342,7 @@ TL_DEVICE void attend_item(const tl_cuda_decode_args &a, const task &t, const tl
     c->pair = (c->pair + 1) % PAIRS;
     sync_warp();
     copy_block<DIM, true>(a.a, c->now, t.kv_head, ring[c->pair][0]);
-    seek_next(a, t, c);
+    seek_next<false>(a, t, 0, c);
     soften<DIM, WIDE>(r, scores);
     wait_warp<2 * PAIRS - 1>();
     if (own) put_own<DIM, false>(s->own[1], count - at - 1, a.a.head_dim, ring[*pair][1]);
@@ -467,65 +351,46 @@ TL_DEVICE void attend_item(const tl_cuda_decode_args &a, const task &t, const tl
   }
 }
 
-/* The first blocks on their way, all but the last one's values. What steps before wrote may be read while
- * the kernels before this one still run. */
-template <int DIM, bool WIDE>
-TL_DEVICE void begin(const tl_cuda_decode_args &a, const task &t, cursor *c, quad (*ring)[2][tile<DIM, WIDE>::PIECES * 32]) {
-  *c = {};
-  c->next.index = t.index;
-  open_item(a, &c->next);
-  seek(a, t, &c->next);
-  for (;; c->pair++) {
-    c->now = c->next;
-    seek_next(a, t, c);
-    if (c->now.at < c->now.count && c->now.at + TL_BLOCK_TOKENS > c->now.old) wait_for_before();
-    copy_block<DIM, true>(a.a, c->now, t.kv_head, ring[c->pair][0]);
-    if (c->pair + 1 == tile<DIM, WIDE>::PAIRS) return;
-    copy_block<DIM, false>(a.a, c->now, t.kv_head, ring[c->pair][1]);
-  }
+/* What the warps found of an item, whose words are here again, merged, and with other parts if they are all there. */
+template <class T, int DIM, bool WIDE>
+TL_DEVICE void end_item(const tl_cuda_decode_args &a, const task &t, uint32_t words, decode_shared<DIM, WIDE> *s) {
+  const uint32_t row = ITEM_FIELD(words, row), first_part = ITEM_FIELD(words, first_part), n_parts = ITEM_FIELD(words, n_parts);
+  const uint64_t counter = (uint64_t)ITEM_FIELD(words, seq) * a.a.n_heads + t.first_head;
+  finish<T, DIM, WIDE>(a, row, n_parts == 1, t.index, t.first_head, t.n_heads, s);
+  if (n_parts > 1 && comes_last(&a.arrived[counter], n_parts, &s->is_last))
+    merge_parts<T>(a, row, first_part, n_parts, t.first_head, t.n_heads);
 }
 
 template <class T, int DIM, bool WIDE>
 TL_KERNEL(THREADS, 2) decode(tl_cuda_decode_args a) {
   decode_shared<DIM, WIDE> *s = (decode_shared<DIM, WIDE> *)shared_memory();
-  const uint32_t heads = tile<DIM, WIDE>::HEADS, group = a.a.n_heads / a.a.n_kv_heads;
   let_next_start();
-  uint32_t parts = (group + heads - 1) / heads; /* of a group that is larger than the tile */
-  uint32_t lane = block_x() / (a.a.n_kv_heads * parts), head_tile = block_x() % (a.a.n_kv_heads * parts);
-  task t = {head_tile / parts, head_tile / parts * group + head_tile % parts * heads, group - head_tile % parts * heads, 0, 0};
-  if (t.n_heads > heads) t.n_heads = heads;
-  if (lane < grid_x() / (a.a.n_kv_heads * parts)) {
-    t.index = load_early(&a.lanes[lane]);
-    t.end = load_early(&a.lanes[lane + 1]);
-  }
+  uint32_t words, pair = 0; /* words: of the item, one a lane */
+  task t = find_task<DIM, WIDE>(a, &words);
   cursor c;
-  uint32_t pair = 0;
   angles<HEAD_STEPS(DIM)> turn;
   if (t.index < t.end) {
-    begin<DIM, WIDE>(a, t, &c, s->ring[warp_index()]);
-    load_item_angles<DIM>(a, t.index, &turn);
+    begin<DIM, WIDE>(a, t, words, &c, s->ring[warp_index()]);
+    load_item_angles<DIM>(a, words, &turn);
   }
   wait_for_before();
   queries<DIM, WIDE> q;
-  if (t.index < t.end) load_item_queries<T, DIM, WIDE>(a, t, t.index, turn, s, &q);
+  if (t.index < t.end) load_item_queries<T, DIM, WIDE>(a, t, words, turn, s, &q);
   for (; t.index < t.end; t.index++) {
-    const tl_cuda_item &item = a.items[t.index]; /* read when it is needed, so that it takes no registers meanwhile */
+    const bool more = t.index + 1 < t.end;
     running<DIM, WIDE> r = {};
     TL_UNROLL for (int half = 0; half < (WIDE ? 2 : 1); half++) r.max[half] = -INFINITY;
-    attend_item<T, DIM, WIDE>(a, t, item, q, &c, &pair, s, &r);
-    if (t.index + 1 < t.end && !a.heads.qkv) load_item_queries<T, DIM, WIDE>(a, t, t.index + 1, turn, s, &q);
+    attend_item<T, DIM, WIDE>(a, t, words, q, &c, &pair, s, &r);
+    uint32_t next = more ? load_item(a, t.index + 1) : 0;
+    if (more && !a.heads.qkv) load_item_queries<T, DIM, WIDE>(a, t, next, turn, s, &q);
     publish<DIM, WIDE>(r, s);
     sync_block();
-    finish<T, DIM, WIDE>(a, item, t.index, t.first_head, t.n_heads, s);
-    if (item.merge != TL_CUDA_WHOLE) {
-      tl_cuda_merge m = a.merges[item.merge];
-      if (comes_last(&a.arrived[(uint64_t)item.merge * a.a.n_heads + t.first_head], m.n_items, &s->is_last))
-        merge_parts<T>(a, item.row, m, t.first_head, t.n_heads);
-    }
+    end_item<T, DIM, WIDE>(a, t, words, s);
     sync_block();
-    if (t.index + 1 < t.end && a.heads.qkv) { /* where the sums were there is room now */
-      load_item_angles<DIM>(a, t.index + 1, &turn);
-      load_item_queries<T, DIM, WIDE>(a, t, t.index + 1, turn, s, &q);
+    words = next;
+    if (more && a.heads.qkv) { /* where the sums were there is room now */
+      load_item_angles<DIM>(a, words, &turn);
+      load_item_queries<T, DIM, WIDE>(a, t, words, turn, s, &q);
     }
   }
 }

@@ -35,7 +35,7 @@ enum tl_cuda_dtype { TL_CUDA_BF16, TL_CUDA_F16 };
 #define TL_CUDA_MAX_HEAD_DIM 256
 #define TL_CUDA_TILE_ROWS 64      /* query rows of a prefill tile */
 #define TL_CUDA_CHUNK_TOKENS 64   /* a decode item covers a multiple of these, but for a sequence's last */
-#define TL_CUDA_WHOLE UINT32_MAX
+#define TL_CUDA_LANE_BLOCKS 20    /* of the cache, that a lane is told of beforehand */
 #define TL_CUDA_GEMV_MAX_ROWS 16
 #define TL_CUDA_BATCH_ROWS 64      /* of products by stored weights that are still ours */
 #define TL_CUDA_BATCH_TILE 128     /* outputs that such products count as one, or more */
@@ -157,15 +157,17 @@ struct tl_cuda_item {
   uint32_t row;          /* of q and out */
   uint32_t seq;          /* row of block_tables */
   uint32_t first, count; /* positions [first, first + count); first is a multiple of TL_BLOCK_TOKENS */
-  uint32_t old;          /* of count, what steps before this one wrote: all, or all but the last */
-  uint32_t merge;        /* the part's place in the list of merges; TL_CUDA_WHOLE: it is all that the row sees */
   uint32_t skip;         /* of its first block, tokens that the row does not see */
-  uint32_t position;     /* of the row's own token: the last that it sees */
+  uint32_t position;     /* of the row's own token, the last that it sees; all others are of steps before this one */
+  uint32_t first_part, n_parts; /* the items of the sequence; n_parts 1: this is all that the row sees */
 };
 
-/* The items of one sequence that was split. */
-struct tl_cuda_merge {
-  uint32_t first_item, n_items;
+/* What a lane begins with, in one piece, so that what it copies first waits for one load. */
+struct tl_cuda_lane {
+  struct tl_cuda_item item; /* the first one, if it has any */
+  uint32_t begin, end;      /* its items */
+  uint32_t unused[2];
+  uint32_t blocks[TL_CUDA_LANE_BLOCKS]; /* of the cache: the first of that item; 0 where it has none */
 };
 
 /* Rows with one query. The grid does not depend on the work, so that graphs can hold it. Query heads that one thread block
@@ -177,12 +179,11 @@ struct tl_cuda_decode_args {
                                        * rows that items name, and comes to the same bits; no row_squares; n, dtype, positions, q are not read */
   uint32_t n_blocks;                  /* two for each multiprocessor is right; at least one a tile */
   uint32_t max_rows;                  /* as many as there may be */
-  const uint32_t *lanes;              /* (lanes + 1): lane i has the items from [i] to [i + 1] */
-  const struct tl_cuda_item *items;   /* (lanes[the last]) */
-  const struct tl_cuda_merge *merges; /* those that items name */
+  const struct tl_cuda_lane *lanes;   /* (lanes) */
+  const struct tl_cuda_item *items;   /* (the last lane's end) */
   float *partial;                     /* (max_items, n_heads, head_dim) */
   float *partial_scale;               /* (max_items, n_heads, 2): largest score, sum */
-  uint32_t *arrived;                  /* (max_rows, n_heads) parts that are there; zeros before and after */
+  uint32_t *arrived;                  /* (sequences, n_heads) parts that are there; zeros before and after */
 };
 int tl_cuda_decode(const struct tl_cuda_decode_args *args, void *stream);
 

@@ -4,6 +4,8 @@
 #ifndef CUDA_PLAN_H
 #define CUDA_PLAN_H
 
+#include <string.h>
+
 #include "device/cuda/ops/cuda_ops.h"
 
 /* Tiles of query heads, each of which reads the keys and values of its KV head by itself. */
@@ -62,34 +64,43 @@ static inline uint32_t tl_cuda_share(const struct tl_step *step, uint32_t window
   return share;
 }
 
+/* The numbers of the blocks that a lane reads first. */
+static inline void tl_cuda_fill_lane(const struct tl_step *step, const struct tl_cuda_item *items, struct tl_cuda_lane *lane) {
+  memset(&lane->item, 0, sizeof lane->item);
+  memset(lane->blocks, 0, sizeof lane->blocks);
+  if (lane->begin == lane->end) return;
+  lane->item = items[lane->begin];
+  const uint32_t *from = step->block_tables + (size_t)lane->item.seq * step->table_stride + lane->item.first / TL_BLOCK_TOKENS;
+  for (uint32_t i = 0; i < TL_CUDA_LANE_BLOCKS && i * TL_BLOCK_TOKENS < lane->item.count; i++) lane->blocks[i] = from[i];
+}
+
 /* The sequences of the step that have one query row, for layers with this window, dealt to n_lanes lanes. lanes holds
- * n_lanes + 1, items tl_cuda_max_items, merges n_seqs. Returns the number of items. */
-static inline uint32_t tl_cuda_plan_decode(const struct tl_step *step, uint32_t window, uint32_t n_lanes, uint32_t *lanes,
-                                           struct tl_cuda_item *items, struct tl_cuda_merge *merges) {
+ * n_lanes, items tl_cuda_max_items. Returns the number of items. */
+static inline uint32_t tl_cuda_plan_decode(const struct tl_step *step, uint32_t window, uint32_t n_lanes, struct tl_cuda_lane *lanes,
+                                           struct tl_cuda_item *items) {
   int single = 0;
-  uint32_t share = tl_cuda_share(step, window, n_lanes, &single), left = share, lane = 0, n_items = 0, n_merges = 0;
+  uint32_t share = tl_cuda_share(step, window, n_lanes, &single), left = share, lane = 0, n_items = 0;
   uint32_t slack = single ? 0 : share / 16; /* so much more a lane may have if that spares a cut */
-  lanes[0] = 0;
+  lanes[0].begin = 0;
   for (uint32_t s = 0; s < step->n_seqs; s++) {
-    uint32_t row = step->query_start[s], first_item = n_items;
+    uint32_t row = step->query_start[s], first_item = n_items, context = step->context_len[s];
     if (step->query_start[s + 1] - row != 1) continue;
-    uint32_t length = tl_cuda_span(step->context_len[s], window), first = step->context_len[s] - length;
-    uint32_t skip = tl_cuda_first_seen(step->context_len[s], window) - first;
+    uint32_t length = tl_cuda_span(context, window), first = context - length, skip = tl_cuda_first_seen(context, window) - first;
     for (uint32_t at = 0, n; at < length; at += n) {
-      if (left == 0 || (single && n_items > lanes[lane])) {
-        lanes[++lane] = n_items;
+      if (left == 0 || (single && n_items > lanes[lane].begin)) {
+        lanes[lane++].end = n_items;
+        lanes[lane].begin = n_items;
         left = share;
       }
       n = tl_cuda_chunks(length - at) <= left + slack ? length - at : left * TL_CUDA_CHUNK_TOKENS;
       left -= tl_cuda_chunks(n) < left ? tl_cuda_chunks(n) : left;
-      items[n_items++] = (struct tl_cuda_item){row, s, first + at, n, at + n == length ? n - 1 : n, TL_CUDA_WHOLE, at ? 0 : skip,
-                                              step->context_len[s] - 1};
+      items[n_items++] = (struct tl_cuda_item){row, s, first + at, n, at ? 0 : skip, context - 1, first_item, 0};
     }
-    if (n_items - first_item < 2) continue;
-    for (uint32_t i = first_item; i < n_items; i++) items[i].merge = n_merges;
-    merges[n_merges++] = (struct tl_cuda_merge){first_item, n_items - first_item};
+    for (uint32_t i = first_item; i < n_items; i++) items[i].n_parts = n_items - first_item;
   }
-  while (lane < n_lanes) lanes[++lane] = n_items;
+  lanes[lane].end = n_items;
+  while (++lane < n_lanes) lanes[lane].begin = lanes[lane].end = n_items;
+  for (uint32_t i = 0; i < n_lanes; i++) tl_cuda_fill_lane(step, items, &lanes[i]);
   return n_items;
 }
 
