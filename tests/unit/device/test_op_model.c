@@ -300,7 +300,7 @@ static double compare(struct network *n, const struct golden *g, uint32_t n_case
   int32_t fed_row[N_CASES] = {0};
   double worst = 0;
   for (uint32_t round = 0;; round++) {
-    struct tl_step step = {.table_stride = TABLE, .query_start = start, .context_len = context};
+    struct tl_step step = {.table_stride = TABLE, .block_tables = n->tables, .query_start = start, .context_len = context};
     start[0] = 0;
     for (uint32_t k = 0; k < N_CASES; k++) {
       uint32_t seq = (k + round) % N_CASES, room = (ROWS - step.n_tokens) / (N_CASES - k);
