@@ -26,6 +26,7 @@
 #include "device/cuda/ops/cuda_parts.cuh"
 
 #define MERGED 16 /* parts that are read at a time */
+#define HEADS_AHEAD 3 /* of the row, of a warp */
 
 /* Fragments of Q for all dims. */
 template <int DIM, bool WIDE>
@@ -258,7 +259,17 @@ TL_DEVICE void load_item_angles(const tl_cuda_decode_args &a, uint32_t words, an
   if (a.heads.rope) load_angles(a.heads.rope + (uint64_t)position * a.a.head_dim, a.a.head_dim / 2, turn);
 }
 
-/* A head among those of a row of QKV, and where it goes. */
+/* Head i of a block's among those of a row of QKV: its heads of Q, then the key and the value. */
+TL_DEVICE uint32_t index_made(const tl_cuda_decode_args &a, const task &t, uint32_t i) {
+  return i < t.n_heads ? t.first_head + i : a.a.n_heads + (i - t.n_heads) * a.a.n_kv_heads + t.kv_head;
+}
+
+template <int STEPS>
+TL_DEVICE void fetch_made(const tl_cuda_decode_args &a, const task &t, uint32_t i, uint32_t n, const uint16_t *row, packed_head<STEPS> *h) {
+  if (i < n) fetch_head(row + (uint64_t)index_made(a, t, i) * a.a.head_dim, a.a.head_dim / 2, h);
+}
+
+/* Such a head, and where it goes. */
 struct made_head {
   uint32_t index;
   const float *norm;
@@ -267,14 +278,14 @@ struct made_head {
   uint16_t *cache; /* or NULL */
 };
 
-/* Head i of a block's: its heads of Q, then the key and the value. */
 template <int DIM, bool WIDE>
 TL_DEVICE made_head find_made(const tl_cuda_decode_args &a, const task &t, uint32_t i, uint32_t slot, decode_shared<DIM, WIDE> *s) {
-  if (i < t.n_heads) return {t.first_head + i, a.heads.q_norm, false, s->made[0] + i * (a.a.head_dim / 8), nullptr};
+  const uint32_t index = index_made(a, t, i);
+  if (i < t.n_heads) return {index, a.heads.q_norm, false, s->made[0] + i * (a.a.head_dim / 8), nullptr};
   bool is_value = i > t.n_heads;
   uint16_t *cache = (uint16_t *)(is_value ? a.heads.v_cache : a.heads.k_cache);
   bool writes = slot != TL_CUDA_NO_SLOT && t.first_head % (a.a.n_heads / a.a.n_kv_heads) == 0; /* of a group's tiles the first */
-  return {a.a.n_heads + is_value * a.a.n_kv_heads + t.kv_head, is_value ? nullptr : a.heads.k_norm, is_value, s->own[is_value],
+  return {index, is_value ? nullptr : a.heads.k_norm, is_value, s->own[is_value],
           writes ? cache + slot_place(slot, a.a.n_kv_heads, t.kv_head, a.a.head_dim) : nullptr};
 }
 
@@ -282,22 +293,19 @@ TL_DEVICE made_head find_made(const tl_cuda_decode_args &a, const task &t, uint3
 template <class T, int DIM, bool WIDE>
 TL_DEVICE void make_heads(const tl_cuda_decode_args &a, const task &t, uint32_t words, const angles<HEAD_STEPS(DIM)> &turn,
                           decode_shared<DIM, WIDE> *s) {
-  const int STEPS = HEAD_STEPS(DIM), ROUNDS = tile<DIM, WIDE>::ROUNDS;
+  const int STEPS = HEAD_STEPS(DIM);
   const uint32_t dim = a.a.head_dim, half = dim / 2, row = ITEM_FIELD(words, row);
   const bool has_own = ends_with_own(ITEM_FIELD(words, first), ITEM_FIELD(words, count), ITEM_FIELD(words, position));
   const uint32_t slot = has_own ? a.heads.slots[row] : TL_CUDA_NO_SLOT, n = t.n_heads + (has_own ? 2 : 0);
   const uint16_t *from = (const uint16_t *)a.heads.qkv + (uint64_t)row * (a.a.n_heads + 2 * a.a.n_kv_heads) * dim;
-  packed_head<STEPS> packed[ROUNDS]; /* all on their way together */
-  TL_UNROLL for (uint32_t r = 0; r < ROUNDS; r++) {
-    uint32_t i = r * WARPS + warp_index();
-    if (i < n) fetch_head(from + (uint64_t)find_made<DIM, WIDE>(a, t, i, slot, s).index * dim, half, &packed[r]);
-  }
-  TL_UNROLL for (uint32_t r = 0; r < ROUNDS; r++) {
-    uint32_t i = r * WARPS + warp_index();
-    if (i >= n) continue;
+  packed_head<STEPS> ahead[HEADS_AHEAD]; /* on their way together */
+  TL_UNROLL for (uint32_t k = 0; k < HEADS_AHEAD; k++) fetch_made(a, t, warp_index() + k * WARPS, n, from, &ahead[k]);
+  for (uint32_t i = warp_index(); i < n; i += WARPS) { /* not unrolled: its code is read once a layer, from far */
     made_head made = find_made<DIM, WIDE>(a, t, i, slot, s);
     head<STEPS> h;
-    unpack_head<T>(packed[r], a.heads.bias ? a.heads.bias + (uint64_t)made.index * dim : nullptr, half, &h);
+    unpack_head<T>(ahead[0], a.heads.bias ? a.heads.bias + (uint64_t)made.index * dim : nullptr, half, &h);
+    TL_UNROLL for (uint32_t k = 1; k < HEADS_AHEAD; k++) ahead[k - 1] = ahead[k];
+    fetch_made(a, t, i + HEADS_AHEAD * WARPS, n, from, &ahead[HEADS_AHEAD - 1]);
     if (made.norm) norm_head(&h, made.norm, half, head_rms(h, a.heads.width, a.heads.eps));
     if (a.heads.rope && !made.is_value) rotate(&h, turn);
     store_head<T>(h, half, (uint16_t *)made.to);
@@ -374,24 +382,20 @@ TL_KERNEL(THREADS, 2) decode(tl_cuda_decode_args a) {
     load_item_angles<DIM>(a, words, &turn);
   }
   wait_for_before();
-  queries<DIM, WIDE> q;
-  if (t.index < t.end) load_item_queries<T, DIM, WIDE>(a, t, words, turn, s, &q);
-  for (; t.index < t.end; t.index++) {
-    const bool more = t.index + 1 < t.end;
+  while (t.index < t.end) {
+    queries<DIM, WIDE> q;
+    load_item_queries<T, DIM, WIDE>(a, t, words, turn, s, &q);
+    uint32_t next = t.index + 1 < t.end ? load_item(a, t.index + 1) : 0;
     running<DIM, WIDE> r = {};
     TL_UNROLL for (int half = 0; half < (WIDE ? 2 : 1); half++) r.max[half] = -INFINITY;
     attend_item<T, DIM, WIDE>(a, t, words, q, &c, &pair, s, &r);
-    uint32_t next = more ? load_item(a, t.index + 1) : 0;
-    if (more && !a.heads.qkv) load_item_queries<T, DIM, WIDE>(a, t, next, turn, s, &q);
+    if (t.index + 1 < t.end) load_item_angles<DIM>(a, next, &turn);
     publish<DIM, WIDE>(r, s);
     sync_block();
     end_item<T, DIM, WIDE>(a, t, words, s);
     sync_block();
     words = next;
-    if (more && a.heads.qkv) { /* where the sums were there is room now */
-      load_item_angles<DIM>(a, words, &turn);
-      load_item_queries<T, DIM, WIDE>(a, t, words, turn, s, &q);
-    }
+    t.index++;
   }
 }
 

@@ -20,7 +20,6 @@ struct tile {
   static const int PIECES = DIM / 16;                    /* quads a lane, of the keys of a block, or of its values */
   static const int PAIRS = RING_BYTES / (PIECES * 1024); /* blocks that the ring holds: keys, and values */
   static const int SHARES = DIM / 64 * PLANES * 32;      /* of 8 elements of a head, in what a tile results in */
-  static const int ROUNDS = (HEADS + 2 + WARPS - 1) / WARPS; /* of a head a warp, and a key and a value */
 };
 
 template <int DIM, bool WIDE>
