@@ -188,6 +188,8 @@ struct cuda_work {
   float *partial, *partial_scale, *saved;
   uint32_t *arrived; /* (max_seqs, n_heads) zeros while no step runs */
   uint32_t *tiles_arrived; /* likewise: of the product with the most tiles of TL_CUDA_BATCH_TILE outputs */
+  uint64_t *best;          /* (multiprocessors) of parts of rows of logits */
+  uint32_t *rows_arrived;  /* (multiprocessors) zeros likewise: of those rows */
   char *tile;       /* T: tile_bytes, or what is needed of them; or rows in E4M3: (tokens, k) */
   float *row_scales;/* (tokens) theirs */
   char *ordered;    /* T (tokens, k), (entries, k): rows in the order of weights that have one, the most of those */

@@ -208,6 +208,8 @@ static int draw(struct cuda_device *d, uint32_t row, uint32_t end, const struct 
   if (n->n_bias) CUDA_TRY(d, rt->copy(at->bias, h->bias, n->n_bias * sizeof *h->bias, d->stream), "copying biases", err);
   if (n->n_masks) CUDA_TRY(d, rt->copy(at->masks, h->masks, n->n_masks * mask_bytes, d->stream), "copying masks", err);
   struct tl_cuda_sample_args args = {.n = end - row, .vocab = d->dims.vocab, .ld = d->dims.ld_logits,
+                                     .n_multiprocessors = d->info.multiprocessors, .best = d->work.best,
+                                     .arrived = d->work.rows_arrived,
                                      .logits = d->work.logits + (size_t)row * d->dims.ld_logits, .rows = at->sampling + row,
                                      .history = at->history, .bias = at->bias, .saved = d->work.saved,
                                      .n_history = n->n_history, .masks = at->masks, .out = d->work.sampled + row,
