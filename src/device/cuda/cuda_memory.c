@@ -186,7 +186,6 @@ static size_t place_work(struct cuda_device *d, char *base) {
   w->ordered = place(&p, tokens * ordered_width(d), 2);
   if (has_whole_rows(d)) PLACE(&p, w->row_squares, 2 * tokens);
   PLACE(&p, w->fed, l->max_seqs);
-  PLACE(&p, w->sampled, l->max_seqs);
   w->lt_workspace = place(&p, CUDA_LT_WORKSPACE, 1);
   place_step_data(d, &d->device, &p);
   return p.at;

@@ -168,7 +168,7 @@ struct cuda_lists {
 /* The host's side of a step under way; there may be two. All pinned. */
 struct cuda_slot {
   struct cuda_step_data data;
-  struct tl_sampled *sampled; /* (max_seqs) */
+  struct tl_sampled *sampled; /* (max_seqs) written by the draws themselves: no copy is behind them */
   float *vectors;             /* (max_seqs, n_out) of a model that pools */
   float *to;                  /* where collect puts them; the step's; NULL: it generates */
   void *done;                 /* event: the step is over, `sampled` is there */
@@ -204,7 +204,6 @@ struct cuda_work {
   float *vectors;   /* (rows, the last record's outputs) */
   char *vectors_t;  /* T, the same: what the next DENSE reads */
   int32_t *fed;     /* (rows) what was drawn, for the next step's embedding */
-  struct tl_sampled *sampled;
   char *lt_workspace;
   size_t scratch_bytes; /* from x on: what a step writes anew before it reads it, so load may use it too */
 };
@@ -393,8 +392,8 @@ int cuda_dense(struct cuda_device *d, const struct cuda_op *op, const struct cud
 int cuda_give_vectors(struct cuda_device *d, uint32_t n, float *to, struct tl_error *err);
 /* cuda_stage.c: the step into pinned memory; fills *ret. */
 void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t n_padded, struct cuda_pass *ret);
-/* As many sampling rows from `row` on as lists have room for; returns the row after them. */
-uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, uint32_t row, struct cuda_lists *ret);
+/* As many sampling rows from `row` on as lists have room for, with what they draw to go to `to`; returns the row after them. */
+uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, struct tl_sampled *to, uint32_t row, struct cuda_lists *ret);
 /* cuda_sdpa_choose.c */
 /* Finds out, with all else loaded, where cuDNN is right and the faster one. It need not be there; errors are CUDA's. */
 int cuda_make_sdpa(struct cuda_device *d, struct tl_error *err);

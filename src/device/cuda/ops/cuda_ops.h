@@ -318,6 +318,7 @@ struct tl_cuda_sampling {
   uint32_t first_history, n_history; /* a token is at most once in a row's history */
   uint32_t first_bias, n_bias;
   uint32_t mask;         /* its place in the list, from 1; 0: none */
+  struct tl_sampled *out; /* device or pinned host memory: of what is not asked for the kernel writes nothing */
 };
 
 /* logits *= factor, then softcap * tanh(logits / softcap) unless that is 0. */
@@ -345,7 +346,6 @@ struct tl_cuda_sample_args {
   float *saved;                         /* scratch: as many as history and bias entries together; rows share no entry */
   uint32_t n_history;                   /* entries of `history`; in `saved` those of `bias` follow them */
   const uint32_t *masks;                /* (as many as rows name, TL_MASK_WORDS(vocab)) */
-  struct tl_sampled *out;               /* (n) device or mapped host memory */
   int32_t *fed;                         /* (n) the tokens once more, for the next step's embed; -1 as in out */
 };
 int tl_cuda_sample(const struct tl_cuda_sample_args *args, void *stream);

@@ -327,14 +327,14 @@ TL_KERNEL(THREADS, 1) sample(tl_cuda_sample_args a) {
   sample_shared *s = (sample_shared *)shared_memory();
   const uint32_t index = block_y();
   float *logits = a.logits + (uint64_t)index * a.ld;
-  tl_sampled *out = a.out + index;
   uint64_t best;
   if (!best_of_parts(a, logits, s, &best)) return;
+  const tl_cuda_sampling &row = a.rows[index]; /* read where it is needed, so that it takes no registers meanwhile */
+  tl_sampled *out = row.out;
   if (!is_finite(best)) {
     if (thread_index() == 0) out->token = a.fed[index] = -1;
     return;
   }
-  const tl_cuda_sampling &row = a.rows[index]; /* read where it is needed, so that it takes no registers meanwhile */
   view raw = {logits, a.vocab, tl_cuda_key_value((uint32_t)(best >> 32)), 1, true};
   uint32_t n_top = row.n_top < 0 ? 0 : (uint32_t)row.n_top < a.vocab ? (uint32_t)row.n_top : a.vocab;
   double log_sum = 0;
