@@ -367,6 +367,8 @@ int cuda_run_normed(struct cuda_device *d, const struct cuda_matrix *w, const fl
 /* cuda_step.c */
 int cuda_submit(struct cuda_device *d, const struct tl_step *step, struct tl_error *err);
 int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl_error *err);
+/* The rows [row, end) of logits, whose lists are on the device. */
+int cuda_draw(struct cuda_device *d, uint32_t row, uint32_t end, struct tl_error *err);
 /* What was staged, to the device. */
 int cuda_copy_step(struct cuda_device *d, uint32_t n_seqs, const struct cuda_pass *pass, struct tl_error *err);
 /* What both kinds of attention of an ATTEND record are told. */

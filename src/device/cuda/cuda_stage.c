@@ -30,6 +30,7 @@ void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t
     h->tokens[i] = -1;
     h->positions[i] = 0;
     h->slots[i] = TL_CUDA_NO_SLOT;
+    h->sampling[i].out = NULL;
   }
   uint32_t n_items = 0;
   for (unsigned i = 0; i < (d->window ? 2 : 1); i++)

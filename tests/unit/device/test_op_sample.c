@@ -15,7 +15,7 @@ static const struct tl_cuda_sampling greedy = {
 /* A batch: rows with their lists. */
 struct batch {
   uint32_t n, vocab, ld;
-  uint32_t n_multiprocessors;
+  uint32_t n_multiprocessors, padding; /* padding: not 0: row */
   float *logits; /* (n, ld) */
   struct tl_cuda_sampling rows[MAX_ROWS];
   struct tl_token_count history[MAX_EDITS];
@@ -53,7 +53,7 @@ static void free_batch(struct batch *b) {
 /* On copies of just the size; b->logits stay as they are. */
 static void run(struct batch *b) {
   struct tl_sampled *out = op_poisoned(b->n * sizeof *out);
-  for (uint32_t i = 0; i < b->n; i++) b->rows[i].out = &out[i];
+  for (uint32_t i = 0; i < b->n; i++) b->rows[i].out = b->padding && i == b->padding ? NULL : &out[i];
   size_t n_edits = b->n_history + b->n_bias, n_blocks = b->n_multiprocessors;
   struct tl_cuda_sample_args a = {.n = b->n, .vocab = b->vocab, .ld = b->ld, .n_multiprocessors = b->n_multiprocessors,
                                   .best = op_poisoned(n_blocks * sizeof(uint64_t)),
@@ -420,6 +420,23 @@ static void test_equals_cpu(void **state) {
   assert_true(same + 1 >= all);
 }
 
+/* Nothing is drawn of a row that is none, and what it has says nothing. */
+static void test_padding(void **state) {
+  (void)state;
+  const uint32_t vocabs[] = {20, 20001};
+  for (unsigned k = 0; k < UNIT_COUNT(vocabs); k++) {
+    struct batch *b = new_batch(3, vocabs[k]);
+    b->padding = 1 + k;
+    memset(&b->rows[b->padding], 0xff, sizeof b->rows[b->padding]);
+    run(b);
+    const uint8_t *bytes = (const uint8_t *)&b->out[b->padding];
+    for (size_t i = 0; i < sizeof b->out[0]; i++) assert_int_equal(bytes[i], 0xff);
+    for (uint32_t i = 0; i < 3; i++)
+      if (i != b->padding) assert_int_equal(b->out[i].token, cpu_result(b, i).token);
+    free_batch(b);
+  }
+}
+
 /* All tokens weigh the same and the random number falls on an edge: the upper token has it. */
 static void test_an_edge(void **state) {
   (void)state;
@@ -528,7 +545,7 @@ int main(void) {
       cmocka_unit_test(test_not_finite),  cmocka_unit_test(test_an_edge),      cmocka_unit_test(test_refused_shapes),
       cmocka_unit_test(test_biases_beyond_numbers), cmocka_unit_test(test_logprob_of_a_changed_token),
       cmocka_unit_test(test_masked_rows), cmocka_unit_test(test_what_masks_leave),
-      cmocka_unit_test(test_parts),       cmocka_unit_test(test_parts_without_numbers),
+      cmocka_unit_test(test_padding), cmocka_unit_test(test_parts),       cmocka_unit_test(test_parts_without_numbers),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,6 +20,7 @@ struct top_token {
 };
 
 struct sample_shared {
+  tl_cuda_sampling row;
   uint64_t bins[TL_CUDA_BINS];
   uint64_t per_warp[WARPS];
   uint64_t found_sum;   /* of what lies before the bin that was found */
@@ -323,13 +324,22 @@ TL_DEVICE int32_t choose(const tl_cuda_sample_args &a, const tl_cuda_sampling &r
   return draw(row, view{logits, a.vocab, max, row.temperature, false}, s);
 }
 
+/* While the logits are still being made. There for all threads after the next barrier. */
+TL_DEVICE void take_row(const tl_cuda_sampling *from, tl_cuda_sampling *to) {
+  static_assert(sizeof *to % 4 == 0 && sizeof *to / 4 <= THREADS, "a word for each thread");
+  uint32_t i = thread_index();
+  if (i < sizeof *to / 4) ((uint32_t *)to)[i] = load_early((const uint32_t *)from + i);
+}
+
 TL_KERNEL(THREADS, 1) sample(tl_cuda_sample_args a) {
   sample_shared *s = (sample_shared *)shared_memory();
   const uint32_t index = block_y();
+  const tl_cuda_sampling &row = s->row;
+  take_row(&a.rows[index], &s->row);
+  wait_for_before();
   float *logits = a.logits + (uint64_t)index * a.ld;
   uint64_t best;
-  if (!best_of_parts(a, logits, s, &best)) return;
-  const tl_cuda_sampling &row = a.rows[index]; /* read where it is needed, so that it takes no registers meanwhile */
+  if (!best_of_parts(a, logits, s, &best) || !row.out) return;
   tl_sampled *out = row.out;
   if (!is_finite(best)) {
     if (thread_index() == 0) out->token = a.fed[index] = -1;
@@ -358,5 +368,5 @@ static uint32_t parts_of(const tl_cuda_sample_args *args) {
 
 extern "C" int tl_cuda_sample(const struct tl_cuda_sample_args *args, void *stream) {
   if (args->ld % 4 || args->ld < args->vocab || args->vocab == 0 || args->vocab >= 1u << 19) return CUDA_INVALID;
-  return args->n ? launch(sample, parts_of(args), args->n, THREADS, sizeof(sample_shared), stream, *args) : 0;
+  return args->n ? launch_rows(args->n, sample, parts_of(args), args->n, THREADS, sizeof(sample_shared), stream, *args) : 0;
 }
