@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The layers of a decode step, recorded once for each bucket of sequences: a launch
+/* The layers and draws of a decode step, recorded once for each bucket of sequences: a launch
  * then costs the host one call. What differs from step to step lies in device memory
  * at fixed places (struct cuda_step_data), rows beyond a step's are padding. */
 #include "device/cuda/cuda_private.h"
@@ -15,6 +15,7 @@ static int capture(struct cuda_device *d, uint32_t n_seqs, void **ret_graph, str
   struct tl_error ignored;
   CUDA_TRY(d, d->api->rt.capture_begin(d->stream), "beginning a graph", err);
   int r = cuda_run_pass(d, &pass, err);
+  if (r == TL_OK) r = cuda_draw(d, 0, n_seqs, err);
   /* also after an error: the stream is to be usable again */
   int ended = d->api->rt.capture_end(d->stream, ret_graph);
   if (ended && r == TL_OK) return cuda_failed(d, ended, "ending a graph", err);

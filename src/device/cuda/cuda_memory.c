@@ -175,6 +175,8 @@ static size_t place_work(struct cuda_device *d, char *base) {
   PLACE(&p, w->partial_scale, (size_t)l->max_items * s->n_heads * 2);
   PLACE(&p, w->arrived, (size_t)l->max_seqs * s->n_heads);
   PLACE(&p, w->tiles_arrived, batch_tiles(d));
+  PLACE(&p, w->best, d->info.multiprocessors);
+  PLACE(&p, w->rows_arrived, d->info.multiprocessors);
   PLACE(&p, w->saved, 2 * (size_t)l->max_entries);
   if (rotates(d)) PLACE(&p, w->rope, (size_t)l->max_context * s->head);
   if (rotates(d) && d->model->inv_freq_local) PLACE(&p, w->rope_local, (size_t)l->max_context * s->head);
@@ -183,7 +185,6 @@ static size_t place_work(struct cuda_device *d, char *base) {
   w->ordered = place(&p, tokens * ordered_width(d), 2);
   if (has_whole_rows(d)) PLACE(&p, w->row_squares, 2 * tokens);
   PLACE(&p, w->fed, l->max_seqs);
-  PLACE(&p, w->sampled, l->max_seqs);
   w->lt_workspace = place(&p, CUDA_LT_WORKSPACE, 1);
   place_step_data(d, &d->device, &p);
   return p.at;
@@ -300,6 +301,8 @@ int cuda_clear_counters(struct cuda_device *d, struct tl_error *err) {
   CUDA_TRY(d, d->api->rt.fill(d->work.arrived, 0, bytes, d->stream), "clearing attention's counters", err);
   if ((bytes = batch_tiles(d) * sizeof *d->work.tiles_arrived))
     CUDA_TRY(d, d->api->rt.fill(d->work.tiles_arrived, 0, bytes, d->stream), "clearing products' counters", err);
+  bytes = d->info.multiprocessors * sizeof *d->work.rows_arrived;
+  CUDA_TRY(d, d->api->rt.fill(d->work.rows_arrived, 0, bytes, d->stream), "clearing the draws' counters", err);
   return TL_OK;
 }
 

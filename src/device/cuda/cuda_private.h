@@ -167,7 +167,7 @@ struct cuda_lists {
 /* The host's side of a step under way; there may be two. All pinned. */
 struct cuda_slot {
   struct cuda_step_data data;
-  struct tl_sampled *sampled; /* (max_seqs) */
+  struct tl_sampled *sampled; /* (max_seqs) written by the draws themselves: no copy is behind them */
   float *vectors;             /* (max_seqs, n_out) of a model that pools */
   float *to;                  /* where collect puts them; the step's; NULL: it generates */
   void *done;                 /* event: the step is over, `sampled` is there */
@@ -187,6 +187,8 @@ struct cuda_work {
   float *partial, *partial_scale, *saved;
   uint32_t *arrived; /* (max_seqs, n_heads) zeros while no step runs */
   uint32_t *tiles_arrived; /* likewise: of the product with the most tiles of TL_CUDA_BATCH_TILE outputs */
+  uint64_t *best;          /* (multiprocessors) of parts of rows of logits */
+  uint32_t *rows_arrived;  /* (multiprocessors) zeros likewise: of those rows */
   char *tile;       /* T: tile_bytes, or what is needed of them; or rows in E4M3: (tokens, k) */
   float *row_scales;/* (tokens) theirs */
   char *ordered;    /* T (tokens, k), (entries, k): rows in the order of weights that have one, the most of those */
@@ -201,7 +203,6 @@ struct cuda_work {
   float *vectors;   /* (rows, the last record's outputs) */
   char *vectors_t;  /* T, the same: what the next DENSE reads */
   int32_t *fed;     /* (rows) what was drawn, for the next step's embedding */
-  struct tl_sampled *sampled;
   char *lt_workspace;
   size_t scratch_bytes; /* from x on: what a step writes anew before it reads it, so load may use it too */
 };
@@ -365,6 +366,8 @@ int cuda_run_normed(struct cuda_device *d, const struct cuda_matrix *w, const fl
 /* cuda_step.c */
 int cuda_submit(struct cuda_device *d, const struct tl_step *step, struct tl_error *err);
 int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl_error *err);
+/* The rows [row, end) of logits, whose lists are on the device. */
+int cuda_draw(struct cuda_device *d, uint32_t row, uint32_t end, struct tl_error *err);
 /* What was staged, to the device. */
 int cuda_copy_step(struct cuda_device *d, uint32_t n_seqs, const struct cuda_pass *pass, struct tl_error *err);
 /* What both kinds of attention of an ATTEND record are told. */
@@ -390,8 +393,8 @@ int cuda_dense(struct cuda_device *d, const struct cuda_op *op, const struct cud
 int cuda_give_vectors(struct cuda_device *d, uint32_t n, float *to, struct tl_error *err);
 /* cuda_stage.c: the step into pinned memory; fills *ret. */
 void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t n_padded, struct cuda_pass *ret);
-/* As many sampling rows from `row` on as lists have room for; returns the row after them. */
-uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, uint32_t row, struct cuda_lists *ret);
+/* As many sampling rows from `row` on as lists have room for, with what they draw to go to `to`; returns the row after them. */
+uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, struct tl_sampled *to, uint32_t row, struct cuda_lists *ret);
 /* cuda_sdpa_choose.c */
 /* Finds out, with all else loaded, where cuDNN is right and the faster one. It need not be there; errors are CUDA's. */
 int cuda_make_sdpa(struct cuda_device *d, struct tl_error *err);

@@ -30,6 +30,7 @@ void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t
     h->tokens[i] = -1;
     h->positions[i] = 0;
     h->slots[i] = TL_CUDA_NO_SLOT;
+    h->sampling[i].out = NULL;
   }
   uint32_t n_items = 0;
   for (unsigned i = 0; i < (d->window ? 2 : 1); i++)
@@ -43,7 +44,7 @@ void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t
   cuda_stage_sdpa(d, step, ret);
 }
 
-static void stage_row(const struct tl_sampling *from, const struct cuda_lists *before, struct tl_cuda_sampling *to) {
+static void stage_row(const struct tl_sampling *from, const struct cuda_lists *before, struct tl_sampled *out, struct tl_cuda_sampling *to) {
   *to = (struct tl_cuda_sampling){.temperature = from->temperature,
                                   .top_p = from->top_p,
                                   .min_p = from->min_p,
@@ -59,10 +60,11 @@ static void stage_row(const struct tl_sampling *from, const struct cuda_lists *b
                                   .n_history = from->n_history,
                                   .first_bias = before->n_bias,
                                   .n_bias = from->n_bias,
-                                  .mask = from->mask ? before->n_masks + 1 : 0};
+                                  .mask = from->mask ? before->n_masks + 1 : 0,
+                                  .out = out};
 }
 
-uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, uint32_t row, struct cuda_lists *ret) {
+uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, struct tl_sampled *to, uint32_t row, struct cuda_lists *ret) {
   struct cuda_lists n = {0};
   size_t words = TL_MASK_WORDS(d->dims.vocab);
   for (; row < step->n_rows; row++) {
@@ -71,7 +73,7 @@ uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, 
     if (s->n_history) memcpy(d->host->history + n.n_history, s->history, s->n_history * sizeof *s->history);
     if (s->n_bias) memcpy(d->host->bias + n.n_bias, s->bias, s->n_bias * sizeof *s->bias);
     if (s->mask) memcpy(d->host->masks + n.n_masks * words, s->mask, words * sizeof *s->mask);
-    stage_row(s, &n, &d->host->sampling[row]);
+    stage_row(s, &n, &to[row], &d->host->sampling[row]);
     n.n_history += s->n_history;
     n.n_bias += s->n_bias;
     n.n_masks += s->mask != NULL;

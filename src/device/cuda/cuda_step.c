@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A step on the device's stream: its data over, the layers (as a graph when every
- * sequence has one token), the draws, the tokens back. Nothing here waits for the
+/* A step on the device's stream: its data over, the layers and the draws (as a graph when every
+ * sequence has one token), which leave the tokens in pinned memory. Nothing here waits for the
  * device, but for draws whose lists do not fit at once. */
 #include "device/cuda/cuda_private.h"
 
@@ -204,8 +204,7 @@ int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl
 
 /* --- draws -------------------------------------------------------------------------------------- */
 
-/* The rows [row, end) whose lists lie in pinned memory. */
-static int draw(struct cuda_device *d, uint32_t row, uint32_t end, const struct cuda_lists *n, struct tl_error *err) {
+static int copy_lists(struct cuda_device *d, const struct cuda_lists *n, struct tl_error *err) {
   const struct cuda_runtime *rt = &d->api->rt;
   const struct cuda_step_data *h = d->host, *at = &d->device;
   size_t mask_bytes = TL_MASK_WORDS(d->dims.vocab) * sizeof *h->masks;
@@ -213,31 +212,38 @@ static int draw(struct cuda_device *d, uint32_t row, uint32_t end, const struct 
     CUDA_TRY(d, rt->copy(at->history, h->history, n->n_history * sizeof *h->history, d->stream), "copying penalties", err);
   if (n->n_bias) CUDA_TRY(d, rt->copy(at->bias, h->bias, n->n_bias * sizeof *h->bias, d->stream), "copying biases", err);
   if (n->n_masks) CUDA_TRY(d, rt->copy(at->masks, h->masks, n->n_masks * mask_bytes, d->stream), "copying masks", err);
+  return TL_OK;
+}
+
+int cuda_draw(struct cuda_device *d, uint32_t row, uint32_t end, struct tl_error *err) {
+  const struct cuda_step_data *at = &d->device;
   struct tl_cuda_sample_args args = {.n = end - row, .vocab = d->dims.vocab, .ld = d->dims.ld_logits,
+                                     .n_multiprocessors = d->info.multiprocessors, .best = d->work.best,
+                                     .arrived = d->work.rows_arrived,
                                      .logits = d->work.logits + (size_t)row * d->dims.ld_logits, .rows = at->sampling + row,
                                      .history = at->history, .bias = at->bias, .saved = d->work.saved,
-                                     .n_history = n->n_history, .masks = at->masks, .out = d->work.sampled + row,
-                                     .fed = d->work.fed + row};
+                                     .n_history = d->limits.max_entries, .masks = at->masks, .fed = d->work.fed + row};
   CUDA_TRY(d, d->api->op.sample(&args, d->stream), "the draws", err);
   return TL_OK;
 }
 
 /* The first rows' lists came with the step's data; the others', which huge ones may
  * leave over, as soon as the pinned memory is read. */
-static int draw_all(struct cuda_device *d, const struct tl_step *step, uint32_t end, struct cuda_lists n, struct tl_error *err) {
+static int draw_all(struct cuda_device *d, const struct tl_step *step, struct cuda_slot *slot, uint32_t end, struct tl_error *err) {
   const struct cuda_runtime *rt = &d->api->rt;
-  int r = draw(d, 0, end, &n, err);
+  struct cuda_lists n;
+  int r = cuda_draw(d, 0, end, err);
   while (r == TL_OK && end < step->n_rows) {
     uint32_t row = end;
     CUDA_TRY(d, rt->event_record(d->done, d->stream), "marking the draws", err);
     if ((r = cuda_wait_for(d, d->done, err)) < 0) return r;
-    end = cuda_stage_sampling(d, step, row, &n);
+    end = cuda_stage_sampling(d, step, slot->sampled, row, &n);
     if (end == row)
       return tl_error_set(err, TL_ELIMIT, "limits.max_logit_bias", "a row of the step has more than %u penalties or biases",
                           d->limits.max_entries);
     CUDA_TRY(d, rt->copy(d->device.sampling, d->host->sampling, step->n_rows * sizeof *d->host->sampling, d->stream),
              "copying the draws", err);
-    r = draw(d, row, end, &n, err);
+    if ((r = copy_lists(d, &n, err)) == TL_OK) r = cuda_draw(d, row, end, err);
   }
   return r;
 }
@@ -272,24 +278,23 @@ static int run_texts(struct cuda_device *d, const struct tl_step *step, struct c
 
 static int run_step(struct cuda_device *d, const struct tl_step *step, struct cuda_slot *slot, struct tl_error *err) {
   const struct cuda_runtime *rt = &d->api->rt;
-  const struct cuda_graph *graph = is_decode(step) ? cuda_find_graph(d, step->n_seqs) : NULL;
   struct cuda_pass pass;
   struct cuda_lists lists;
+  uint32_t end = cuda_stage_sampling(d, step, slot->sampled, 0, &lists);
+  const struct cuda_graph *graph = is_decode(step) && end == step->n_rows ? cuda_find_graph(d, step->n_seqs) : NULL;
   cuda_stage_step(d, step, graph ? graph->n_seqs : step->n_tokens, &pass);
-  uint32_t end = cuda_stage_sampling(d, step, 0, &lists);
   int r = cuda_copy_step(d, step->n_seqs, &pass, err);
+  if (r == TL_OK) r = copy_lists(d, &lists, err);
   if (r < 0) return r;
-  if (graph)
-    CUDA_TRY(d, rt->exec_launch(graph->exec, d->stream), "launching a graph", err);
-  else
-    r = cuda_run_pass(d, &pass, err);
   /* Every rank has all logits, to the bit, and draws the same of them: so the step behind this one finds its tokens
    * on each device (`fed`), and no rank waits for what another drew. */
-  if (r == TL_OK && step->n_rows) r = draw_all(d, step, end, lists, err);
-  if (r < 0) return r;
-  if (step->n_rows && d->shard.rank == 0)
-    CUDA_TRY(d, rt->copy(slot->sampled, d->work.sampled, step->n_rows * sizeof *slot->sampled, d->stream),
-             "copying the tokens", err);
+  if (graph) {
+    CUDA_TRY(d, rt->exec_launch(graph->exec, d->stream), "launching a graph", err);
+  } else {
+    r = cuda_run_pass(d, &pass, err);
+    if (r == TL_OK && step->n_rows) r = draw_all(d, step, slot, end, err);
+    if (r < 0) return r;
+  }
   CUDA_TRY(d, rt->event_record(slot->done, d->stream), "marking a step's end", err);
   return TL_OK;
 }

@@ -260,8 +260,8 @@ static void run_step(struct network *n, const struct tl_step *step) {
   uint32_t n_tiles = tl_cuda_plan_prefill(step, n->tiles);
   for (uint32_t i = 0; i < n->model->n_ops; i++) run_op(n, i, step, n_tiles);
   struct tl_cuda_sample_args sample = {.n = step->n_rows, .vocab = n->model->vocab_size, .ld = padded(n->model->vocab_size),
-                                       .logits = n->logits, .rows = n->sampling, .saved = n->saved, .out = n->sampled,
-                                       .fed = n->fed};
+                                       .logits = n->logits, .rows = n->sampling, .saved = n->saved, .fed = n->fed};
+  for (uint32_t i = 0; i < step->n_rows; i++) n->sampling[i].out = &n->sampled[i];
   assert_int_equal(op_run(tl_cuda_sample(&sample, NULL)), 0);
 }
 

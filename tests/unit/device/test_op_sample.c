@@ -7,7 +7,7 @@
 #include "device/cuda/ops/cuda_sampling.h"
 #include "tokenlane/base/hash.h"
 
-enum { MAX_ROWS = 4, MAX_EDITS = 40 };
+enum { MAX_ROWS = 4, MAX_EDITS = 40, MANY_BLOCKS = 132 }; /* the last: so many that every long row is shared */
 
 static const struct tl_cuda_sampling greedy = {
     .temperature = 0, .top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1};
@@ -15,6 +15,7 @@ static const struct tl_cuda_sampling greedy = {
 /* A batch: rows with their lists. */
 struct batch {
   uint32_t n, vocab, ld;
+  uint32_t n_multiprocessors, padding; /* padding: not 0: row */
   float *logits; /* (n, ld) */
   struct tl_cuda_sampling rows[MAX_ROWS];
   struct tl_token_count history[MAX_EDITS];
@@ -32,6 +33,7 @@ static struct batch *new_batch(uint32_t n, uint32_t vocab) {
   struct batch *b = calloc(1, sizeof *b);
   b->n = n;
   b->vocab = vocab;
+  b->n_multiprocessors = (const uint32_t[]){1, 2 * n, 3 * n, MANY_BLOCKS}[unit_below(&op_random, 4)];
   b->ld = (vocab + 3) / 4 * 4 + 4;
   b->masks = op_alloc(MAX_ROWS * TL_MASK_WORDS(vocab) * sizeof(uint32_t));
   b->logits = op_poisoned((size_t)n * b->ld * sizeof(float)); /* what no row owns is NaN */
@@ -50,19 +52,24 @@ static void free_batch(struct batch *b) {
 
 /* On copies of just the size; b->logits stay as they are. */
 static void run(struct batch *b) {
-  size_t n_edits = b->n_history + b->n_bias;
-  struct tl_cuda_sample_args a = {.n = b->n, .vocab = b->vocab, .ld = b->ld,
+  struct tl_sampled *out = op_poisoned(b->n * sizeof *out);
+  for (uint32_t i = 0; i < b->n; i++) b->rows[i].out = b->padding && i == b->padding ? NULL : &out[i];
+  size_t n_edits = b->n_history + b->n_bias, n_blocks = b->n_multiprocessors;
+  struct tl_cuda_sample_args a = {.n = b->n, .vocab = b->vocab, .ld = b->ld, .n_multiprocessors = b->n_multiprocessors,
+                                  .best = op_poisoned(n_blocks * sizeof(uint64_t)),
+                                  .arrived = memset(op_alloc(n_blocks * sizeof(uint32_t)), 0, n_blocks * sizeof(uint32_t)),
                                   .logits = op_copy(b->logits, (size_t)b->n * b->ld * sizeof(float)),
                                   .rows = op_copy(b->rows, b->n * sizeof *b->rows),
                                   .history = op_copy(b->history, b->n_history * sizeof *b->history),
                                   .bias = op_copy(b->bias, b->n_bias * sizeof *b->bias),
                                   .saved = op_poisoned(n_edits * sizeof(float)), .n_history = b->n_history,
                                   .masks = op_copy(b->masks, b->n_masks * TL_MASK_WORDS(b->vocab) * sizeof(uint32_t)),
-                                  .out = op_poisoned(b->n * sizeof *b->out), .fed = op_poisoned(b->n * sizeof(int32_t))};
+                                  .fed = op_poisoned(b->n * sizeof(int32_t))};
   assert_int_equal(op_run(tl_cuda_sample(&a, NULL)), 0);
-  memcpy(b->out, a.out, b->n * sizeof *b->out);
+  memcpy(b->out, out, b->n * sizeof *b->out);
   for (uint32_t i = 0; i < b->n; i++) assert_int_equal(a.fed[i], b->out[i].token);
-  void *mine[] = {a.logits, (void *)a.rows, (void *)a.history, (void *)a.bias, a.saved, (void *)a.masks, a.out, a.fed};
+  for (uint32_t i = 0; i < b->n_multiprocessors; i++) assert_int_equal(a.arrived[i], 0);
+  void *mine[] = {a.best, a.arrived, a.logits, (void *)a.rows, (void *)a.history, (void *)a.bias, a.saved, (void *)a.masks, out, a.fed};
   for (unsigned i = 0; i < UNIT_COUNT(mine); i++) op_free(mine[i]);
 }
 
@@ -235,6 +242,52 @@ static void test_greedy(void **state) {
   }
 }
 
+/* Rows that several blocks share: the best of them, wherever its part ends, and the first of equals in several. */
+static void test_parts(void **state) {
+  (void)state;
+  const uint32_t vocabs[] = {8193, 16385, 20001, 70003, 128256, 300001};
+  for (unsigned k = 0; k < UNIT_COUNT(vocabs); k++) {
+    uint32_t vocab = vocabs[k], n_parts = (vocab + TL_CUDA_SAMPLE_PART - 1) / TL_CUDA_SAMPLE_PART;
+    if (n_parts > 32) n_parts = 32;
+    uint32_t each = ((vocab + n_parts - 1) / n_parts + 3) / 4 * 4, part = 1 + unit_below(&op_random, n_parts - 1);
+    const uint32_t first[] = {0, each - 1, each, part * each, vocab - 1};
+    for (unsigned i = 0; i < UNIT_COUNT(first); i++) {
+      struct batch *b = new_batch(1, vocab);
+      b->n_multiprocessors = MANY_BLOCKS;
+      for (uint32_t token = first[i]; token < vocab; token += each / 2) b->logits[token] = 9;
+      run(b);
+      assert_int_equal(b->out[0].token, first[i]);
+      free_batch(b);
+    }
+  }
+}
+
+/* A NaN or infinity in one part only, nothing possible in one or in all, and all the same. */
+static void test_parts_without_numbers(void **state) {
+  (void)state;
+  const uint32_t each = 6668, vocab = 20001;
+  for (uint32_t part = 0; part < 3; part++) {
+    struct batch *b = new_batch(4, vocab);
+    b->n_multiprocessors = MANY_BLOCKS;
+    uint32_t end = (part + 1) * each < vocab ? (part + 1) * each : vocab, at = part * each + unit_below(&op_random, end - part * each);
+    b->logits[at] = NAN;
+    b->logits[b->ld + at] = INFINITY;
+    for (uint32_t i = 0; i < vocab; i++) b->logits[2 * b->ld + i] = i >= part * each && i < end ? -INFINITY : -7;
+    b->logits[3 * b->ld + (part ? 5 : end)] = 20;
+    b->logits[3 * b->ld + at] = -INFINITY;
+    run(b);
+    assert_int_equal(b->out[0].token, -1);
+    assert_int_equal(b->out[1].token, -1);
+    assert_int_equal(b->out[2].token, part ? 0 : each);
+    assert_int_equal(b->out[3].token, part ? 5 : end);
+    for (uint32_t i = 0; i < 4 * b->ld; i++) b->logits[i] = i < b->ld ? -INFINITY : -1e30f;
+    run(b);
+    assert_int_equal(b->out[0].token, -1);
+    for (uint32_t i = 1; i < 4; i++) assert_int_equal(b->out[i].token, 0);
+    free_batch(b);
+  }
+}
+
 static void random_options(struct batch *b, uint32_t row) {
   const float temperatures[] = {0.05f, 0.7f, 1, 3}, top_ps[] = {1, 0.95f, 0.5f, 0.01f, 0}, min_ps[] = {0, 0, 0.1f, 1};
   struct tl_cuda_sampling *s = &b->rows[row];
@@ -308,7 +361,7 @@ static void test_random_rows(void **state) {
     check_random(1 + unit_below(&op_random, 40), i % 3 == 0, i % 2, false);
     check_random(1 + unit_below(&op_random, 3000), i % 3 == 1, i % 2, false);
   }
-  check_random(20003, false, true, false);
+  for (int i = 0; i < 4; i++) check_random(20003, i == 1, i != 2, false);
   check_random(9000, true, false, false); /* thousands of equals: digits of the ids */
 }
 
@@ -318,7 +371,7 @@ static void test_masked_rows(void **state) {
     check_random(1 + unit_below(&op_random, 70), i % 3 == 0, i % 2, true);
     check_random(1 + unit_below(&op_random, 3000), i % 3 == 1, i % 2, true);
   }
-  check_random(20003, false, true, true);
+  for (int i = 0; i < 3; i++) check_random(20003, false, true, true);
 }
 
 /* Greedy: the best of those allowed, and the log-probability that it had; a mask that leaves nothing, and one that leaves a NaN. */
@@ -365,6 +418,23 @@ static void test_equals_cpu(void **state) {
     free_batch(b);
   }
   assert_true(same + 1 >= all);
+}
+
+/* Nothing is drawn of a row that is none, and what it has says nothing. */
+static void test_padding(void **state) {
+  (void)state;
+  const uint32_t vocabs[] = {20, 20001};
+  for (unsigned k = 0; k < UNIT_COUNT(vocabs); k++) {
+    struct batch *b = new_batch(3, vocabs[k]);
+    b->padding = 1 + k;
+    memset(&b->rows[b->padding], 0xff, sizeof b->rows[b->padding]);
+    run(b);
+    const uint8_t *bytes = (const uint8_t *)&b->out[b->padding];
+    for (size_t i = 0; i < sizeof b->out[0]; i++) assert_int_equal(bytes[i], 0xff);
+    for (uint32_t i = 0; i < 3; i++)
+      if (i != b->padding) assert_int_equal(b->out[i].token, cpu_result(b, i).token);
+    free_batch(b);
+  }
 }
 
 /* All tokens weigh the same and the random number falls on an edge: the upper token has it. */
@@ -475,6 +545,7 @@ int main(void) {
       cmocka_unit_test(test_not_finite),  cmocka_unit_test(test_an_edge),      cmocka_unit_test(test_refused_shapes),
       cmocka_unit_test(test_biases_beyond_numbers), cmocka_unit_test(test_logprob_of_a_changed_token),
       cmocka_unit_test(test_masked_rows), cmocka_unit_test(test_what_masks_leave),
+      cmocka_unit_test(test_padding), cmocka_unit_test(test_parts),       cmocka_unit_test(test_parts_without_numbers),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -40,6 +40,7 @@ enum tl_cuda_dtype { TL_CUDA_BF16, TL_CUDA_F16 };
 #define TL_CUDA_BATCH_ROWS 64      /* of products by stored weights that are still ours */
 #define TL_CUDA_BATCH_TILE 128     /* outputs that such products count as one, or more */
 #define TL_CUDA_BATCH_PARTS (128 << 10) /* bytes in which a block of them leaves its parts */
+#define TL_CUDA_SAMPLE_PART 8192   /* logits of a row, or more, that a block looks through where several share it */
 #define TL_CUDA_STREAM_ROWS 8     /* of products whose blocks take tile after tile */
 #define TL_CUDA_EARLY_ROWS 64     /* of a step whose kernels start before the one before them is over */
 #define TL_CUDA_NORMED_ROWS 2     /* that a product may norm itself, */
@@ -321,6 +322,7 @@ struct tl_cuda_sampling {
   uint32_t first_history, n_history; /* a token is at most once in a row's history */
   uint32_t first_bias, n_bias;
   uint32_t mask;         /* its place in the list, from 1; 0: none */
+  struct tl_sampled *out; /* device or pinned host memory; NULL: the row is padding, and nothing else here is looked at */
 };
 
 /* logits *= factor, then softcap * tanh(logits / softcap) unless that is 0. */
@@ -338,14 +340,16 @@ int tl_cuda_cap(const struct tl_cuda_cap_args *args, void *stream);
 struct tl_cuda_sample_args {
   uint32_t n, vocab;
   uint32_t ld;                          /* (4): floats from row to row, at least vocab */
+  uint32_t n_multiprocessors;           /* of the device */
   float *logits;                        /* (n, ld), changed */
-  const struct tl_cuda_sampling *rows;  /* (n) */
+  const struct tl_cuda_sampling *rows;  /* (n), there before the kernels of the step begin */
   const struct tl_token_count *history; /* all rows' */
   const struct tl_token_bias *bias;     /* all rows' */
+  uint64_t *best;                       /* (n_multiprocessors) scratch: of each part of rows that are shared */
+  uint32_t *arrived;                    /* (n_multiprocessors) parts of each such row that are there; zeros before and after */
   float *saved;                         /* scratch: as many as history and bias entries together; rows share no entry */
-  uint32_t n_history;                   /* entries of `history`; in `saved` those of `bias` follow them */
+  uint32_t n_history;                   /* entries that `history` may have; in `saved` those of `bias` follow them */
   const uint32_t *masks;                /* (as many as rows name, TL_MASK_WORDS(vocab)) */
-  struct tl_sampled *out;               /* (n) device or mapped host memory */
   int32_t *fed;                         /* (n) the tokens once more, for the next step's embed; -1 as in out */
 };
 int tl_cuda_sample(const struct tl_cuda_sample_args *args, void *stream);

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /* From logits to tokens: a block a row, which stays in the second-level cache while
- * it is read several times. Filters keep a prefix of the tokens in the order of
+ * it is read several times. Of few rows several blocks look for the best of each, which is all that most rows want; the one that
+ * comes last goes on alone. Filters keep a prefix of the tokens in the order of
  * their ranks; its end, the cut, is found digit by digit: a histogram of what
  * carries the digits found so far, then the bin in which the target is reached.
  * Nothing is sorted, and all sums are of integers: no order of threads shows. */
-#include "device/cuda/ops/cuda_port.cuh"
+#include "device/cuda/ops/cuda_parts.cuh"
 #include "device/cuda/ops/cuda_sampling.h"
 
 #define THREADS 1024
 #define WARPS (THREADS / 32)
+#define MOST_PARTS 32 /* of a row: a lane each */
 #define NO_CUT UINT64_MAX
+#define NEVER 0xff800000u /* the bits of minus infinity */
 
 struct top_token {
   uint64_t rank;
@@ -17,12 +20,14 @@ struct top_token {
 };
 
 struct sample_shared {
+  tl_cuda_sampling row;
   uint64_t bins[TL_CUDA_BINS];
   uint64_t per_warp[WARPS];
   uint64_t found_sum;   /* of what lies before the bin that was found */
   uint64_t found_amount; /* in the bin */
   uint32_t found_bin;
   uint32_t n_top;
+  uint32_t is_last;
   float raw;            /* of the chosen token */
   int32_t token;
   top_token top[TL_MAX_TOP_LOGPROBS];
@@ -55,38 +60,56 @@ TL_DEVICE void each_logit(const float *logits, uint32_t vocab, F f) {
   for (uint32_t k = 0; k < 4 && i + k < vocab; k++) f(logits[i + k], i + k);
 }
 
-/* The same, with loads of more on their way: for what is done to each in a few instructions. */
-template <class F>
-TL_DEVICE void each_logit_ahead(const float *logits, uint32_t vocab, F f) {
-  const uint32_t AHEAD = 8;
-  uint32_t i = thread_index() * 4, whole = vocab / (THREADS * 4 * AHEAD) * (THREADS * 4 * AHEAD);
-  for (; i < whole; i += THREADS * 4 * AHEAD) {
-    quad four[AHEAD];
-    TL_UNROLL for (uint32_t n = 0; n < AHEAD; n++) four[n] = load16(logits + i + n * THREADS * 4);
-    TL_UNROLL for (uint32_t n = 0; n < AHEAD; n++)
-      TL_UNROLL for (uint32_t k = 0; k < 4; k++) f(as_float(four[n].w[k]), i + n * THREADS * 4 + k);
-  }
-  each_logit(logits + whole, vocab - whole, [&](float logit, uint32_t token) { f(logit, whole + token); });
-}
-
 /* --- reductions ------------------------------------------------------------------------------ */
 
-/* The least rank of the row: its best token, or a NaN. */
-TL_DEVICE uint64_t best_rank(const float *logits, uint32_t vocab, sample_shared *s) {
-  uint64_t best = NO_CUT;
-  each_logit_ahead(logits, vocab, [&](float logit, uint32_t token) {
-    uint64_t rank = tl_cuda_rank(logit, token);
-    best = rank < best ? rank : best;
-  });
+TL_DEVICE uint64_t warp_least(uint64_t v) {
   for (unsigned mask = 16; mask; mask /= 2) {
-    uint64_t other = shuffle_xor(best, mask);
-    best = other < best ? other : best;
+    uint64_t other = shuffle_xor(v, mask);
+    v = other < v ? other : v;
   }
-  if (lane_index() == 0) s->per_warp[warp_index()] = best;
+  return v;
+}
+
+/* The least rank of the stretch from `first` (4) on: its best token, or a NaN, whichever. Loads of more are on their way: of
+ * each logit little is to be done. */
+TL_DEVICE uint64_t best_rank(const float *logits, uint32_t first, uint32_t end, sample_shared *s) {
+  const uint32_t AHEAD = 4, STEP = THREADS * 4;
+  uint32_t whole = end / 4 * 4, left = whole + thread_index();
+  float best = -INFINITY;
+  uint32_t token = first; /* is what a stretch of nothing else has */
+  bool number = true;
+  auto look = [&](float logit, uint32_t at) { /* a thread's tokens rise: of equals the first stays */
+    number = number && logit == logit;
+    token = logit > best ? at : token;
+    best = logit > best ? logit : best;
+  };
+  for (uint32_t i = first + thread_index() * 4; i < whole; i += STEP * AHEAD) {
+    quad four[AHEAD];
+    TL_UNROLL for (uint32_t n = 0; n < AHEAD; n++)
+      four[n] = i + n * STEP < whole ? load16(logits + i + n * STEP) : quad{{NEVER, NEVER, NEVER, NEVER}};
+    TL_UNROLL for (uint32_t n = 0; n < AHEAD; n++)
+      TL_UNROLL for (uint32_t k = 0; k < 4; k++) look(as_float(four[n].w[k]), i + n * STEP + k);
+  }
+  if (left < end) look(logits[left], left);
+  uint64_t rank = warp_least(tl_cuda_rank(number ? best : NAN, token));
+  if (lane_index() == 0) s->per_warp[warp_index()] = rank;
   sync_block();
-  for (unsigned i = 0; i < WARPS; i++) best = s->per_warp[i] < best ? s->per_warp[i] : best;
+  rank = warp_least(s->per_warp[lane_index()]);
   sync_block();
-  return best;
+  return rank;
+}
+
+/* That of the row, to the block that comes last to it; false: there is another one. */
+TL_DEVICE bool best_of_parts(const tl_cuda_sample_args &a, const float *logits, sample_shared *s, uint64_t *ret) {
+  uint32_t n = grid_x(), row = block_y(), each = ((a.vocab + n - 1) / n + 3) / 4 * 4;
+  uint32_t first = block_x() * each, end = first + each < a.vocab ? first + each : a.vocab;
+  *ret = best_rank(logits, first, end, s);
+  if (n == 1) return true;
+  uint64_t *parts = a.best + (uint64_t)row * n;
+  if (thread_index() == 0) parts[block_x()] = *ret;
+  if (!comes_last(&a.arrived[row], n, &s->is_last)) return false;
+  *ret = warp_least(lane_index() < n ? parts[lane_index()] : NO_CUT);
+  return true;
 }
 
 TL_DEVICE uint64_t inclusive_sum(uint64_t v) {
@@ -211,17 +234,16 @@ TL_DEVICE void edit(const tl_cuda_sample_args &a, const tl_cuda_sampling &row, f
 
 /* What the mask forbids becomes impossible. Nothing is saved: no such token is chosen. */
 TL_DEVICE void forbid(const uint32_t *mask, float *logits, uint32_t vocab) {
-  const uint32_t never = 0xff800000; /* minus infinity */
   uint32_t i = thread_index() * 4;
   for (; i + 4 <= vocab; i += THREADS * 4) {
     uint32_t bits = mask[i / 32] >> i % 32 & 15;
     if (bits == 15) continue;
     quad four = bits ? load16(logits + i) : quad{};
-    TL_UNROLL for (uint32_t k = 0; k < 4; k++) four.w[k] = bits >> k & 1 ? four.w[k] : never;
+    TL_UNROLL for (uint32_t k = 0; k < 4; k++) four.w[k] = bits >> k & 1 ? four.w[k] : NEVER;
     store16(logits + i, four);
   }
   for (uint32_t k = 0; k < 4 && i + k < vocab; k++)
-    if (!(mask[(i + k) / 32] >> (i + k) % 32 & 1)) logits[i + k] = as_float(never);
+    if (!(mask[(i + k) / 32] >> (i + k) % 32 & 1)) logits[i + k] = as_float(NEVER);
   sync_block();
 }
 
@@ -295,21 +317,32 @@ TL_DEVICE int32_t choose(const tl_cuda_sample_args &a, const tl_cuda_sampling &r
   if (row.target >= 0) return row.target;
   if (row.n_history || row.n_bias) edit(a, row, logits);
   if (row.mask) forbid(a.masks + (uint64_t)(row.mask - 1) * TL_MASK_WORDS(a.vocab), logits, a.vocab);
-  if (row.n_history || row.n_bias || row.mask) best = best_rank(logits, a.vocab, s);
+  if (row.n_history || row.n_bias || row.mask) best = best_rank(logits, 0, a.vocab, s);
   float max = tl_cuda_key_value((uint32_t)(best >> 32));
   if (row.mask && !(max > -INFINITY)) return -1;
   if (row.temperature <= 0 || !is_finite(best)) return max != max ? 0 : (int32_t)(uint32_t)best;
   return draw(row, view{logits, a.vocab, max, row.temperature, false}, s);
 }
 
+/* While the logits are still being made. There for all threads after the next barrier. */
+TL_DEVICE void take_row(const tl_cuda_sampling *from, tl_cuda_sampling *to) {
+  static_assert(sizeof *to % 4 == 0 && sizeof *to / 4 <= THREADS, "a word for each thread");
+  uint32_t i = thread_index();
+  if (i < sizeof *to / 4) ((uint32_t *)to)[i] = load_early((const uint32_t *)from + i);
+}
+
 TL_KERNEL(THREADS, 1) sample(tl_cuda_sample_args a) {
   sample_shared *s = (sample_shared *)shared_memory();
-  const tl_cuda_sampling row = a.rows[block_x()];
-  float *logits = a.logits + (uint64_t)block_x() * a.ld;
-  tl_sampled *out = a.out + block_x();
-  uint64_t best = best_rank(logits, a.vocab, s);
+  const uint32_t index = block_y();
+  const tl_cuda_sampling &row = s->row;
+  take_row(&a.rows[index], &s->row);
+  wait_for_before();
+  float *logits = a.logits + (uint64_t)index * a.ld;
+  uint64_t best;
+  if (!best_of_parts(a, logits, s, &best) || !row.out) return;
+  tl_sampled *out = row.out;
   if (!is_finite(best)) {
-    if (thread_index() == 0) out->token = a.fed[block_x()] = -1;
+    if (thread_index() == 0) out->token = a.fed[index] = -1;
     return;
   }
   view raw = {logits, a.vocab, tl_cuda_key_value((uint32_t)(best >> 32)), 1, true};
@@ -321,12 +354,19 @@ TL_KERNEL(THREADS, 1) sample(tl_cuda_sample_args a) {
   int32_t token = choose(a, row, logits, best, s);
   float logit = row.n_top >= 0 && token >= 0 ? raw_logit(a, row, logits, token, s) : 0;
   if (thread_index() != 0) return;
-  out->token = a.fed[block_x()] = token;
+  out->token = a.fed[index] = token;
   out->n_top = (int32_t)n_top;
   out->logprob = row.n_top >= 0 ? (float)((double)logit - log_sum) : 0;
 }
 
+/* Blocks that share a row: all at once on the device, with something to do for each. */
+static uint32_t parts_of(const tl_cuda_sample_args *args) {
+  uint32_t each = args->n_multiprocessors / args->n, most = (args->vocab + TL_CUDA_SAMPLE_PART - 1) / TL_CUDA_SAMPLE_PART;
+  most = most < MOST_PARTS ? most : MOST_PARTS;
+  return each < 1 ? 1 : each < most ? each : most;
+}
+
 extern "C" int tl_cuda_sample(const struct tl_cuda_sample_args *args, void *stream) {
   if (args->ld % 4 || args->ld < args->vocab || args->vocab == 0 || args->vocab >= 1u << 19) return CUDA_INVALID;
-  return args->n ? launch(sample, args->n, 1, THREADS, sizeof(sample_shared), stream, *args) : 0;
+  return args->n ? launch_rows(args->n, sample, parts_of(args), args->n, THREADS, sizeof(sample_shared), stream, *args) : 0;
 }
