@@ -52,13 +52,13 @@ static bool must_be_alike(const struct cuda_device *d, const struct cuda_product
   return false;
 }
 
-/* All of a product, as a step will run it; *ret_can: false: cuBLASLt cannot do it. */
+/* All of a product, as a step will run it, but for scales that are left to who reads the results; *ret_can: false: cuBLASLt cannot do it. */
 static int run_once(struct chooser *c, const struct cuda_product *p, uint32_t m, const struct cuda_piece *piece, const struct cuda_way *way,
                     bool *ret_can, struct tl_error *err) {
   struct cuda_device *d = c->d;
   char *x = (char *)d->work.x, *y = x + cuda_round((size_t)m * p->k * 2, CUDA_ALIGN);
   *ret_can = cuda_matmul(d, p, way, weights_of(d, p, piece), piece->scales, m, x, y) == 0;
-  if (*ret_can && way->scaling == CUDA_THEN_SCALED)
+  if (*ret_can && way->scaling == CUDA_THEN_SCALED && (d->group || p->float_out))
     CUDA_TRY(d, cuda_scale_sums(d, p, piece->scales, m, y), "scaling a product", err);
   return TL_OK;
 }

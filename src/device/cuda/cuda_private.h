@@ -352,7 +352,10 @@ int cuda_choose_algorithms(struct cuda_device *d, void *preference, struct tl_er
 /* y (m, n) = x W^T, and + bias if that is not NULL. */
 int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x,
                      void *y, struct tl_error *err);
-/* Whether a product of so many rows is by E4M3 alone: then its x may be what a norm has rounded, in work.tile and work.row_scales. */
+/* The same; *ret_left: what y is still to be multiplied by, before anything else is rounded to E4M3. */
+int cuda_run_unscaled(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x, void *y,
+                      struct tl_cuda_unscaled *ret_left, struct tl_error *err);
+/* Whether a product of so many rows is by E4M3 alone: then its x may be what was rounded as it was made, in work.tile and work.row_scales. */
 bool cuda_wants_e4m3(const struct cuda_device *d, const struct cuda_matrix *w, uint32_t m);
 /* Whether a gated unit's product of so many rows is one kernel, which cuda_run_gated launches: y (m, n / 2). */
 bool cuda_gates_itself(const struct cuda_device *d, const struct cuda_matrix *w, uint32_t m);

@@ -153,9 +153,9 @@ static unsigned bucket_of(const struct cuda_device *d, uint32_t m) {
   return bucket;
 }
 
-/* Outputs that lie behind one another in T; scales: of E4M3 weights. */
+/* Outputs that lie behind one another in T; scales: of E4M3 weights. left: who may be told what is left to do of them, or NULL. */
 static int many_rows(struct cuda_device *d, unsigned product, uint32_t m, const char *weight, const char *scales, const char *x,
-                     void *y, struct tl_error *err) {
+                     void *y, struct tl_cuda_unscaled *left, struct tl_error *err) {
   unsigned bucket = bucket_of(d, m);
   const struct cuda_product *p = &d->products.shapes[product];
   const struct cuda_way *way = &p->ways[bucket];
@@ -165,6 +165,10 @@ static int many_rows(struct cuda_device *d, unsigned product, uint32_t m, const 
   if (r == CUDA_LT_NOT_SUPPORTED) r = cuda_matmul(d, p, way, weight, scales, d->products.buckets[bucket], x, y);
   if (r) return cuda_lt_failed(d, r, "a product", err);
   if (way->scaling != CUDA_THEN_SCALED) return TL_OK;
+  if (left) {
+    *left = (struct tl_cuda_unscaled){d->work.row_scales, (const float *)(const void *)scales, 1 / fits_f16(p->k)};
+    return TL_OK;
+  }
   CUDA_TRY(d, cuda_scale_sums(d, p, scales, m, y), "scaling a product", err);
   return TL_OK;
 }
@@ -178,16 +182,16 @@ static bool runs_in_e4m3(const struct cuda_device *d, const struct cuda_piece *p
 }
 
 static int many_rows_in_e4m3(struct cuda_device *d, const struct cuda_matrix *w, const struct cuda_piece *piece, uint32_t m,
-                             const char *x, void *y, struct tl_error *err) {
+                             const char *x, void *y, struct tl_cuda_unscaled *left, struct tl_error *err) {
   struct tl_cuda_quantize_args args = {.dtype = d->dtype, .n = m, .k = w->k, .x = x, .out = d->work.tile, .scales = d->work.row_scales};
-  if (x != d->work.tile) CUDA_TRY(d, d->api->op.quantize(&args, d->stream), "rounding rows to E4M3", err); /* else a norm has */
-  return many_rows(d, piece->e4m3, m, piece->data, piece->scales, d->work.tile, at_output(w, y, piece->first), err);
+  if (x != d->work.tile) CUDA_TRY(d, d->api->op.quantize(&args, d->stream), "rounding rows to E4M3", err); /* else who made them has */
+  return many_rows(d, piece->e4m3, m, piece->data, piece->scales, d->work.tile, at_output(w, y, piece->first), left, err);
 }
 
 /* Stored weights are written out in T, a tile at a time, which the next one overwrites. */
 static int many_rows_of_piece(struct cuda_device *d, const struct cuda_matrix *w, const struct cuda_piece *piece, uint32_t m,
-                              const char *x, void *y, struct tl_error *err) {
-  if (runs_in_e4m3(d, piece, m)) return many_rows_in_e4m3(d, w, piece, m, x, y, err);
+                              const char *x, void *y, struct tl_cuda_unscaled *left, struct tl_error *err) {
+  if (runs_in_e4m3(d, piece, m)) return many_rows_in_e4m3(d, w, piece, m, x, y, left, err);
   size_t row = cuda_row_bytes(piece->format, w->k), scales = cuda_scales_bytes(piece->format, w->k);
   int r = TL_OK;
   for (uint32_t at = 0; at < piece->n && r == TL_OK; at += piece->tile) {
@@ -199,7 +203,7 @@ static int many_rows_of_piece(struct cuda_device *d, const struct cuda_matrix *w
       CUDA_TRY(d, d->api->op.dequantize(&args, d->stream), "writing weights out", err);
       weight = d->work.tile;
     }
-    r = many_rows(d, n == piece->tile ? piece->product : piece->last, m, weight, NULL, x, at_output(w, y, piece->first + at), err);
+    r = many_rows(d, n == piece->tile ? piece->product : piece->last, m, weight, NULL, x, at_output(w, y, piece->first + at), NULL, err);
   }
   return r;
 }
@@ -263,8 +267,8 @@ int cuda_run_normed(struct cuda_device *d, const struct cuda_matrix *w, const fl
   return TL_OK;
 }
 
-int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x,
-                     void *y, struct tl_error *err) {
+static int run_product(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x, void *y,
+                       struct tl_cuda_unscaled *left, struct tl_error *err) {
   bool ours = true;
   for (unsigned i = 0; i < w->n_pieces; i++) ours &= is_ours(d, &w->pieces[i], m);
   for (unsigned i = 0; i < w->n_pieces; i++) {
@@ -273,11 +277,22 @@ int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const f
     int r = put_in_order(d, w, piece, m, &rows, err);
     if (r < 0) return r;
     r = is_ours(d, piece, m) ? few_rows_of_piece(d, w, piece, ours ? bias : NULL, TL_CUDA_UNGATED, m, rows, y, err)
-                             : many_rows_of_piece(d, w, piece, m, rows, y, err);
+                             : many_rows_of_piece(d, w, piece, m, rows, y, left, err);
     if (r < 0) return r;
   }
   if (ours || !bias) return TL_OK;
   struct tl_cuda_bias_args args = {.dtype = d->dtype, .n = m, .dim = w->n, .y = y, .bias = bias};
   CUDA_TRY(d, d->api->op.bias(&args, d->stream), "adding a bias", err);
   return TL_OK;
+}
+
+int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x, void *y,
+                     struct tl_error *err) {
+  return run_product(d, w, bias, m, x, y, NULL, err);
+}
+
+int cuda_run_unscaled(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x, void *y,
+                      struct tl_cuda_unscaled *ret_left, struct tl_error *err) {
+  *ret_left = (struct tl_cuda_unscaled){0};
+  return run_product(d, w, bias, m, x, y, w->n_pieces == 1 && !bias ? ret_left : NULL, err);
 }

@@ -20,8 +20,14 @@ static float factor_before(const struct cuda_op *norm) {
   return norm->before->features & TL_F_FACTOR ? norm->before->factor : 1;
 }
 
-/* *ret_h: what the product behind it reads: T, or E4M3 if it takes nothing else, and nobody else reads it. */
-static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, float *x, const char **ret_h, struct tl_error *err) {
+/* What records of a pass leave to those behind them. */
+struct rest {
+  const char *h, *m;             /* rows that the next products read: T, or E4M3 if they take nothing else, and nobody else reads them */
+  struct tl_cuda_unscaled delta, qkv;
+};
+
+static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, float *x, struct rest *rest,
+                struct tl_error *err) {
   const struct cuda_op *next = op + 1; /* the last record is another: logits, or what pools */
   bool rounded = (next->kind == CUDA_OP_QKV || next->kind == CUDA_OP_GATED) && cuda_wants_e4m3(d, &next->w, pass->n_tokens);
   struct tl_cuda_add_norm_args args = {.dtype = d->dtype, .first = op->before->kind == TL_OP_EMBED,
@@ -30,11 +36,12 @@ static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cu
                                        .dim = d->dims.dim, .width = d->model->dim, .eps = op->from->eps,
                                        .post_eps = op->post ? op->post->eps : 0,
                                        .factor = factor_before(op), .x = x,
-                                       .delta = d->work.delta, .post = op->post_weight, .weight = op->weight,
+                                       .delta = d->work.delta, .unscaled = rest->delta, .post = op->post_weight, .weight = op->weight,
                                        .shift = op->shift, .h = d->work.h, .rounded = rounded ? d->work.tile : NULL,
                                        .scales = d->work.row_scales};
   CUDA_TRY(d, d->api->op.add_norm(&args, d->stream), "a norm", err);
-  *ret_h = rounded ? d->work.tile : d->work.h;
+  rest->h = rounded ? d->work.tile : d->work.h;
+  rest->delta = (struct tl_cuda_unscaled){0};
   return TL_OK;
 }
 
@@ -84,11 +91,21 @@ struct tl_cuda_attention cuda_attention_of(const struct cuda_device *d, const st
                                     .table_stride = d->limits.table_stride};
 }
 
-static int attend(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
+static int project(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct rest *rest, struct tl_error *err) {
+  rest->qkv = (struct tl_cuda_unscaled){0};
+  if (!cuda_norms_whole_rows(op + 1)) /* what attends: the norms of whole rows come before what scales */
+    return cuda_run_unscaled(d, &op->w, NULL, pass->n_tokens, rest->h, d->work.qkv, &rest->qkv, err);
+  return cuda_run_product(d, &op->w, NULL, pass->n_tokens, rest->h, d->work.qkv, err);
+}
+
+static int attend(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const struct tl_cuda_unscaled *qkv,
+                  struct tl_error *err) {
   const struct cuda_work_list *list = &d->device.lists[(op->from->features & TL_F_WINDOW) != 0];
   struct tl_cuda_attention a = cuda_attention_of(d, op);
   struct tl_cuda_qkv_args heads = heads_of(d, op, pass);
-  bool itself = pass->n_seqs == pass->n_tokens && !heads.row_squares; /* decode rows alone: their attention makes the heads */
+  /* few decode rows alone: their attention makes the heads */
+  bool itself = pass->n_seqs == pass->n_tokens && pass->n_tokens <= TL_CUDA_GEMV_MAX_ROWS && !heads.row_squares;
+  heads.unscaled = *qkv;
   int r = itself ? TL_OK : prepare_heads(d, &heads, err);
   if (r < 0) return r;
   if (pass->n_seqs) {
@@ -103,9 +120,12 @@ static int attend(struct cuda_device *d, const struct cuda_op *op, const struct 
 }
 
 /* delta = x W^T + b, of which each rank has a part of the sum, and one of them the bias. */
-static int sum(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *x,
+static int sum(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *x, struct tl_cuda_unscaled *ret_left,
                struct tl_error *err) {
-  int r = cuda_run_product(d, &op->w, d->shard.rank == 0 ? op->w.bias : NULL, pass->n_tokens, x, d->work.delta, err);
+  const float *bias = d->shard.rank == 0 ? op->w.bias : NULL;
+  *ret_left = (struct tl_cuda_unscaled){0};
+  if (!d->group && !op->route) return cuda_run_unscaled(d, &op->w, bias, pass->n_tokens, x, d->work.delta, ret_left, err);
+  int r = cuda_run_product(d, &op->w, bias, pass->n_tokens, x, d->work.delta, err);
   if (r == TL_OK && op->route) r = cuda_mix(d, op, pass, err);
   return r < 0 ? r : cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
 }
@@ -115,14 +135,21 @@ static int gate_of(const struct cuda_op *op) {
   return features & TL_F_GELU_TANH ? TL_CUDA_GELU : features & TL_F_GELU ? TL_CUDA_GELU_ERF : TL_CUDA_SILU;
 }
 
-static int gated(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *h, struct tl_error *err) {
+static int gated(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *h, const char **ret_m,
+                 struct tl_error *err) {
+  const struct cuda_op *next = op + 1; /* the last record is another */
+  struct tl_cuda_unscaled left;
   int gate = gate_of(op);
+  *ret_m = d->work.m;
   if (gate != TL_CUDA_GELU_ERF && cuda_gates_itself(d, &op->w, pass->n_tokens))
     return cuda_run_gated(d, &op->w, gate, pass->n_tokens, h, d->work.m, err);
-  int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, h, d->work.gate_up, err);
+  int r = cuda_run_unscaled(d, &op->w, NULL, pass->n_tokens, h, d->work.gate_up, &left, err);
   if (r < 0) return r;
   struct tl_cuda_glu_args args = {.dtype = d->dtype, .gate = gate, .n = pass->n_tokens, .dim = op->w.n / 2,
-                                  .gate_up = d->work.gate_up, .bias = op->w.bias, .out = d->work.m};
+                                  .gate_up = d->work.gate_up, .unscaled = left, .bias = op->w.bias, .out = d->work.m,
+                                  .scales = d->work.row_scales};
+  if (next->kind == CUDA_OP_DOWN && args.dim <= TL_CUDA_GLU_ROUNDED_DIM && cuda_wants_e4m3(d, &next->w, pass->n_tokens))
+    *ret_m = args.rounded = d->work.tile;
   CUDA_TRY(d, d->api->op.glu(&args, d->stream), "the gate", err);
   return TL_OK;
 }
@@ -167,7 +194,7 @@ static int normed(struct cuda_device *d, const struct cuda_op *op, const struct 
 
 int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl_error *err) {
   float *x = d->work.x, *x_other = d->work.x_turn;
-  const char *h = d->work.h;
+  struct rest rest = {.h = d->work.h, .m = d->work.m};
   int r = TL_OK;
   for (uint32_t i = 0; i < d->n_plan && r == TL_OK; i++) {
     const struct cuda_op *op = &d->plan[i];
@@ -176,7 +203,7 @@ int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl
       case CUDA_OP_EMBED: r = embed(d, op, pass, err); break;
       case CUDA_OP_NORM:
         if (!joins_next(op, op + 1, pass)) {
-          r = norm(d, op, pass, x, &h, err);
+          r = norm(d, op, pass, x, &rest, err);
           break;
         }
         r = normed(d, op, pass, x, x_other, err);
@@ -185,12 +212,15 @@ int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl
         x = now;
         i++;
         break;
-      case CUDA_OP_QKV: r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, h, w->qkv, err); break;
-      case CUDA_OP_ATTEND: r = attend(d, op, pass, err); break;
-      case CUDA_OP_OUT: r = sum(d, op, pass, w->a, err); break;
-      case CUDA_OP_GATED: r = gated(d, op, pass, op->row_gate ? w->h : h, err); break;
-      case CUDA_OP_UP: r = cuda_up(d, op, pass, err); break;
-      case CUDA_OP_DOWN: r = sum(d, op, pass, w->m, err); break;
+      case CUDA_OP_QKV: r = project(d, op, pass, &rest, err); break;
+      case CUDA_OP_ATTEND: r = attend(d, op, pass, &rest.qkv, err); break;
+      case CUDA_OP_OUT: r = sum(d, op, pass, w->a, &rest.delta, err); break;
+      case CUDA_OP_GATED: r = gated(d, op, pass, op->row_gate ? w->h : rest.h, &rest.m, err); break;
+      case CUDA_OP_UP:
+        rest.m = w->m;
+        r = cuda_up(d, op, pass, err);
+        break;
+      case CUDA_OP_DOWN: r = sum(d, op, pass, rest.m, &rest.delta, err); break;
       case CUDA_OP_LOGITS: r = logits(d, op, pass, err); break;
       case CUDA_OP_ROUTE: r = cuda_route(d, op, pass, err); break;
       case CUDA_OP_EXPERTS_UP: r = cuda_experts_up(d, op, pass, err); break;

@@ -14,14 +14,20 @@ static size_t shared_bytes(uint32_t dim) {
   return ((size_t)dim + FEW_ROWS / 32) * sizeof(float);
 }
 
+template <class T>
+TL_DEVICE void load_delta(const tl_cuda_add_norm_args &a, uint64_t base, uint32_t i, float of_row, float (&v)[8]) {
+  unpack8<T>(load16((const uint16_t *)a.delta + base + i), v);
+  scale_outputs(a.unscaled, of_row, i, v);
+}
+
 /* What each element of delta is multiplied by, but for `post`. */
 template <class T, int THREADS>
-TL_DEVICE float delta_scale(const tl_cuda_add_norm_args &a, uint64_t base, float *sums) {
+TL_DEVICE float delta_scale(const tl_cuda_add_norm_args &a, uint64_t base, float of_row, float *sums) {
   if (!a.post) return a.factor;
   float sum = 0;
   for (uint32_t i = thread_index() * 8; i < a.dim; i += THREADS * 8) {
     float v[8];
-    unpack8<T>(load16((const uint16_t *)a.delta + base + i), v);
+    load_delta<T>(a, base, i, of_row, v);
     TL_UNROLL for (int k = 0; k < 8; k++) sum += v[k] * v[k];
   }
   return a.factor / sqrtf(block_sum(sum, sums, THREADS / 32) * a.factor * a.factor / (float)a.width + a.post_eps);
@@ -29,11 +35,11 @@ TL_DEVICE float delta_scale(const tl_cuda_add_norm_args &a, uint64_t base, float
 
 /* x += delta, in memory, unless the norm is to go there, and in `row`; this thread's part of the sum of x, or of its squares. */
 template <class T, int THREADS>
-TL_DEVICE float add_delta(const tl_cuda_add_norm_args &a, uint64_t base, float scale, float *row) {
+TL_DEVICE float add_delta(const tl_cuda_add_norm_args &a, uint64_t base, float of_row, float scale, float *row) {
   float sum = 0;
   for (uint32_t i = thread_index() * 8; i < a.dim; i += THREADS * 8) {
     float v[8];
-    unpack8<T>(load16((const uint16_t *)a.delta + base + i), v);
+    load_delta<T>(a, base, i, of_row, v);
     quad halves[2] = {};
     if (!a.first) {
       halves[0] = load16(a.x + base + i);
@@ -69,6 +75,7 @@ TL_DEVICE void fetch_constants(const tl_cuda_add_norm_args &a) {
     if (a.weight) fetch_ahead(a.weight + i);
     if (a.shift) fetch_ahead(a.shift + i);
     if (a.post) fetch_ahead(a.post + i);
+    if (a.unscaled.rows) fetch_ahead(a.unscaled.outputs + i);
   }
 }
 
@@ -88,7 +95,8 @@ TL_KERNEL(THREADS, 1) add_norm(tl_cuda_add_norm_args a) {
   wait_for_before();
   float *row = (float *)shared_memory(), *sums = row + a.dim, mean = 0, scale = 1;
   uint64_t base = (uint64_t)block_x() * a.dim;
-  float sum = add_delta<T, THREADS>(a, base, delta_scale<T, THREADS>(a, base, sums), row);
+  float of_row = row_factor(a.unscaled, block_x());
+  float sum = add_delta<T, THREADS>(a, base, of_row, delta_scale<T, THREADS>(a, base, of_row, sums), row);
   if (a.centered) {
     mean = block_sum(sum, sums, THREADS / 32) / (float)a.width;
     sum = deviations<THREADS>(a, row, mean);

@@ -87,6 +87,13 @@ struct tl_cuda_embed_args {
 };
 int tl_cuda_embed(const struct tl_cuda_embed_args *args, void *stream);
 
+/* What a product of E4M3 leaves to the kernel that reads its results: each of them times its row's scale, its output's, and `factor`. */
+struct tl_cuda_unscaled {
+  const float *rows;     /* (rows); NULL: nothing is left to do */
+  const float *outputs;
+  float factor;
+};
+
 /* x += factor * delta, or the norm of that; then h = x / rms(x) * weight. */
 struct tl_cuda_add_norm_args {
   int dtype;
@@ -97,6 +104,7 @@ struct tl_cuda_add_norm_args {
   float eps, post_eps, factor;
   float *x;                /* (n, dim) the residual */
   const void *delta;       /* T (n, dim) what the sublayer before gave */
+  struct tl_cuda_unscaled unscaled; /* of delta; its rows may be `scales`, too */
   const float *post;       /* (dim), or NULL: delta is divided by its rms and multiplied by this before it is added */
   const float *weight;     /* (dim), or NULL: h = x */
   const float *shift;      /* (dim) added to h, or NULL */
@@ -126,6 +134,7 @@ struct tl_cuda_qkv_args {
   uint32_t n, n_heads, n_kv_heads, head_dim; /* head_dim (8), at most TL_CUDA_MAX_HEAD_DIM */
   uint32_t width;            /* elements of a head that count in its mean, the others are zero */
   const void *qkv;           /* T (n, (n_heads + 2 n_kv_heads) head_dim): q, k, v */
+  struct tl_cuda_unscaled unscaled; /* of qkv, before the bias; of tl_cuda_qkv only */
   const float *bias;         /* (n_heads + 2 n_kv_heads) head_dim, or NULL */
   const float *q_norm, *k_norm; /* (head_dim), or NULL; with row_squares (n_heads head_dim), (n_kv_heads head_dim) */
   const float *row_squares;  /* (n, 2) by tl_cuda_row_squares, of all ranks; NULL: each head is normed for itself */
@@ -206,6 +215,8 @@ int tl_cuda_prefill(const struct tl_cuda_prefill_args *args, void *stream);
 /* GELU: by tanh. GELU_ERF: by erf, of tl_cuda_glu only. */
 enum tl_cuda_gate { TL_CUDA_UNGATED, TL_CUDA_SILU, TL_CUDA_GELU, TL_CUDA_GELU_ERF };
 
+#define TL_CUDA_GLU_ROUNDED_DIM 16384 /* of rows that tl_cuda_glu may round: they are kept in shared memory */
+
 /* out = silu(gate + bias) * (up + bias), or with gelu in place of silu; alone: silu(gate + bias). */
 struct tl_cuda_glu_args {
   int dtype;
@@ -213,8 +224,11 @@ struct tl_cuda_glu_args {
   int alone;             /* there is no up: gate_up is (n, dim), bias (dim) */
   uint32_t n, dim;       /* dim (8): of the inner row */
   const void *gate_up;   /* T (n, 2 dim): gate, then up */
+  struct tl_cuda_unscaled unscaled; /* of gate_up, before the bias; its rows may be `scales`, too */
   const float *bias;     /* (2 dim) or NULL */
   void *out;             /* T (n, dim) */
+  void *rounded;         /* E4M3 (n, dim) and float (n), as tl_cuda_quantize makes them of `out`, which is then not written; or NULL */
+  float *scales;
 };
 int tl_cuda_glu(const struct tl_cuda_glu_args *args, void *stream);
 

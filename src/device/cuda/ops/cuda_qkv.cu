@@ -1,10 +1,24 @@
 /* SPDX-License-Identifier: MIT */
 /* Bias, norm, rotation and the way into the cache: a warp a head of a row. Norms over whole rows need all
  * heads first: a kernel before. Passes of decode rows alone, without such norms, do without this one (cuda_decode.cu). */
+#include "device/cuda/ops/cuda_e4m3.cuh"
 #include "device/cuda/ops/cuda_heads.cuh"
 
 #define WARPS 4
 #define MOST_STEPS HEAD_STEPS(TL_CUDA_MAX_HEAD_DIM)
+
+/* What the product has left to do, and the bias behind it. */
+TL_DEVICE void scale_head(const tl_cuda_unscaled &u, uint32_t row, uint32_t output, const float *bias, uint32_t half, head<MOST_STEPS> *h) {
+  float of_row = row_factor(u, row);
+  TL_UNROLL for (uint32_t s = 0; s < MOST_STEPS; s++) {
+    uint32_t i = head_place(s);
+    if (i >= half) continue;
+    TL_UNROLL for (uint32_t k = 0; k < 4; k++) {
+      uint32_t at = k / 2 * half + i + k % 2;
+      h->v[s][k] = h->v[s][k] * (of_row * u.outputs[output + at]) + (bias ? bias[at] : 0);
+    }
+  }
+}
 
 template <class T>
 TL_KERNEL(WARPS * 32, 1) qkv(tl_cuda_qkv_args a) {
@@ -20,7 +34,9 @@ TL_KERNEL(WARPS * 32, 1) qkv(tl_cuda_qkv_args a) {
   packed_head<MOST_STEPS> packed;
   head<MOST_STEPS> h;
   fetch_head((const uint16_t *)a.qkv + work * a.head_dim, half, &packed);
-  unpack_head<T>(packed, a.bias ? a.bias + (uint64_t)index * a.head_dim : nullptr, half, &h);
+  const float *bias = a.bias ? a.bias + (uint64_t)index * a.head_dim : nullptr;
+  unpack_head<T>(packed, a.unscaled.rows ? nullptr : bias, half, &h);
+  if (a.unscaled.rows) scale_head(a.unscaled, row, index * a.head_dim, bias, half, &h);
   const float *norm = is_q ? a.q_norm : is_v ? nullptr : a.k_norm;
   if (norm && a.row_squares) {
     float scale = 1 / sqrtf(a.row_squares[(uint64_t)row * 2 + !is_q] + a.eps);

@@ -46,6 +46,8 @@ extern "C" int tl_cuda_dequantize(const struct tl_cuda_dequantize_args *args, vo
 
 template <class T>
 TL_KERNEL(THREADS, 1) quantize(tl_cuda_quantize_args a) {
+  let_next_start();
+  wait_for_before();
   const uint16_t *x = (const uint16_t *)a.x + (uint64_t)block_x() * a.k;
   uint8_t *out = (uint8_t *)a.out + (uint64_t)block_x() * a.k;
   uint32_t first = thread_index() * 8, rest = first + HELD * THREADS * 8, most = 0;
@@ -63,8 +65,8 @@ TL_KERNEL(THREADS, 1) quantize(tl_cuda_quantize_args a) {
 
 extern "C" int tl_cuda_quantize(const struct tl_cuda_quantize_args *args, void *stream) {
   if (args->k % 16 || args->k == 0) return CUDA_INVALID;
-  return args->n ? launch(args->dtype == TL_CUDA_BF16 ? quantize<bf16> : quantize<f16>, args->n, 1, THREADS,
-                          WARPS * sizeof(uint32_t), stream, *args)
+  return args->n ? launch_rows(args->n, args->dtype == TL_CUDA_BF16 ? quantize<bf16> : quantize<f16>, args->n, 1, THREADS,
+                               WARPS * sizeof(uint32_t), stream, *args)
                  : 0;
 }
 
@@ -74,6 +76,8 @@ extern "C" int tl_cuda_quantize(const struct tl_cuda_quantize_args *args, void *
 template <class T>
 TL_KERNEL(THREADS, 1) scale(tl_cuda_scale_args a) {
   uint32_t row = block_x(), output = (block_y() * THREADS + thread_index()) * 8;
+  let_next_start();
+  wait_for_before();
   if (output >= a.n) return;
   float of_row = a.rows[row] * a.factor, v[8];
   if (a.float_out) {
@@ -90,6 +94,6 @@ TL_KERNEL(THREADS, 1) scale(tl_cuda_scale_args a) {
 extern "C" int tl_cuda_scale(const struct tl_cuda_scale_args *args, void *stream) {
   unsigned blocks = (args->n / 8 + THREADS - 1) / THREADS;
   if (args->n % 8 || (!args->float_out && args->ld % 8)) return CUDA_INVALID;
-  return args->m && args->n ? launch(args->dtype == TL_CUDA_BF16 ? scale<bf16> : scale<f16>, args->m, blocks, THREADS, 0, stream, *args)
+  return args->m && args->n ? launch_rows(args->m, args->dtype == TL_CUDA_BF16 ? scale<bf16> : scale<f16>, args->m, blocks, THREADS, 0, stream, *args)
                             : 0;
 }

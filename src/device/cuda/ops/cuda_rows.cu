@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* What treats rows or elements on their own: embedding, gather, other orders, bias, gates, caps. One
  * thread moves 16 bytes, neighbours in a row are neighbours in a warp. */
+#include "device/cuda/ops/cuda_e4m3.cuh"
 #include "device/cuda/ops/cuda_experts.h"
 #include "device/cuda/ops/cuda_formats.cuh"
 #include "device/cuda/ops/cuda_gate.cuh"
 
 #define THREADS 256
+#define ROUNDING 512 /* threads of a block that has a whole row */
 
 /* The 8 elements of this thread, counted through all rows; row and column of the first. */
 TL_DEVICE bool my_eight(uint32_t n, uint32_t dim, uint64_t *ret_row, uint32_t *ret_column) {
@@ -159,17 +161,17 @@ extern "C" int tl_cuda_bias(const struct tl_cuda_bias_args *args, void *stream) 
 
 /* --- gates ---------------------------------------------------------------------------------------- */
 
+/* Eight of a row. */
 template <class T>
-TL_KERNEL(THREADS, 1) glu(tl_cuda_glu_args a) {
-  uint64_t row;
-  uint32_t column;
-  let_next_start();
-  wait_for_before();
-  if (!my_eight(a.n, a.dim, &row, &column)) return;
+TL_DEVICE quad gate_eight(const tl_cuda_glu_args &a, uint64_t row, uint32_t column, float of_row) {
   const uint16_t *in = (const uint16_t *)a.gate_up + row * (a.alone ? 1 : 2) * a.dim + column;
   float gate[8], up[8];
   unpack8<T>(load16(in), gate);
-  if (!a.alone) unpack8<T>(load16(in + a.dim), up);
+  scale_outputs(a.unscaled, of_row, column, gate);
+  if (!a.alone) {
+    unpack8<T>(load16(in + a.dim), up);
+    scale_outputs(a.unscaled, of_row, a.dim + column, up);
+  }
   TL_UNROLL for (int i = 0; i < 8; i++) {
     if (a.bias) gate[i] += a.bias[column + i];
     if (a.alone)
@@ -178,11 +180,49 @@ TL_KERNEL(THREADS, 1) glu(tl_cuda_glu_args a) {
       up[i] += a.bias[a.dim + column + i];
     gate[i] = a.gate == TL_CUDA_GELU_ERF ? gelu_erf(gate[i]) * up[i] : let_through(a.gate, gate[i], up[i]);
   }
-  store16((uint16_t *)a.out + row * a.dim + column, pack8<T>(gate));
+  return pack8<T>(gate);
+}
+
+template <class T>
+TL_KERNEL(THREADS, 1) glu(tl_cuda_glu_args a) {
+  uint64_t row;
+  uint32_t column;
+  let_next_start();
+  wait_for_before();
+  if (!my_eight(a.n, a.dim, &row, &column)) return;
+  store16((uint16_t *)a.out + row * a.dim + column, gate_eight<T>(a, row, column, row_factor(a.unscaled, row)));
+}
+
+/* A block a row, kept in shared memory until its largest is known; each thread reads what it wrote. */
+template <class T>
+TL_KERNEL(ROUNDING, 1) glu_rounded(tl_cuda_glu_args a) {
+  let_next_start();
+  wait_for_before();
+  uint16_t *kept = (uint16_t *)shared_memory();
+  uint64_t row = block_x();
+  float of_row = row_factor(a.unscaled, row);
+  uint32_t most = 0;
+  for (uint32_t i = thread_index() * 8; i < a.dim; i += ROUNDING * 8) {
+    quad v = gate_eight<T>(a, row, i, of_row);
+    store16(kept + i, v);
+    most = largest(most, v);
+  }
+  float scale = e4m3_scale<T>(block_largest(most, (uint32_t *)(kept + a.dim), ROUNDING / 32)), factor = 1 / scale;
+  for (uint32_t i = thread_index() * 8; i < a.dim; i += ROUNDING * 8)
+    store_e4m3<T>((uint8_t *)a.rounded + row * a.dim + i, load16(kept + i), factor);
+  if (thread_index() == 0) a.scales[row] = scale;
+}
+
+template <class T>
+static int launch_rounded(const tl_cuda_glu_args *args, void *stream) {
+  size_t shared = args->dim * sizeof(uint16_t) + ROUNDING / 32 * sizeof(uint32_t);
+  if (args->dim % 8 || args->dim > TL_CUDA_GLU_ROUNDED_DIM || !args->scales) return CUDA_INVALID;
+  return args->n ? launch_rows(args->n, glu_rounded<T>, args->n, 1, ROUNDING, shared, stream, *args) : 0;
 }
 
 extern "C" int tl_cuda_glu(const struct tl_cuda_glu_args *args, void *stream) {
   unsigned blocks;
+  if (args->rounded) return args->dtype == TL_CUDA_BF16 ? launch_rounded<bf16>(args, stream) : launch_rounded<f16>(args, stream);
   if (launch_eights(args->n, args->dim, &blocks)) return CUDA_INVALID;
   return blocks ? launch_rows(args->n, args->dtype == TL_CUDA_BF16 ? glu<bf16> : glu<f16>, blocks, 1, THREADS, 0, stream, *args) : 0;
 }
