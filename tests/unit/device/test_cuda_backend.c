@@ -7,7 +7,7 @@
 
 /* --- tests ------------------------------------------------------------------------------------ */
 
-/* A graph holds the layers and the draws. A step with prompts is launched as it is. */
+/* A graph holds the layers and the choice of most rows; what is drawn by chance comes after it. A step with prompts is launched as it is. */
 static void test_order(void **state) {
   (void)state;
   start();
@@ -29,6 +29,17 @@ static void test_order(void **state) {
   assert_int_equal(run(device, 1, prompt, &err), TL_OK);
   assert_string_equal(fake_cuda.order, "enmkpmnmgmnmkpmnmgmnlvs");
   assert_int_equal(fake_cuda.n_replays, 1);
+  memset(fake_cuda.order, 0, sizeof fake_cuda.order);
+  struct tl_step step = make_step(3, decode);
+  work.sampling[0].temperature = work.sampling[1].temperature = 1;
+  work.sampling[0].target = 5;
+  for (unsigned i = 0; i < 2; i++) {
+    assert_int_equal(fake_cuda_ops.submit(device, &step, &err), TL_OK);
+    assert_int_equal(fake_cuda_ops.collect(device, work.sampled, &err), TL_OK);
+    work.sampling[1].temperature = 0;
+  }
+  assert_string_equal(fake_cuda.order, "s");
+  assert_int_equal(fake_cuda.n_replays, 3);
   close_device(device);
 }
 
