@@ -118,6 +118,11 @@ static size_t ordered_width(const struct cuda_device *d) {
   return most;
 }
 
+/* Of all rows of which each has two thread blocks or more. */
+static size_t bins_of(const struct cuda_device *d) {
+  return (size_t)d->info.multiprocessors / 2 * TL_CUDA_SAMPLE_BINS;
+}
+
 static bool has_whole_rows(const struct cuda_device *d) {
   for (uint32_t i = 0; i < d->n_plan; i++)
     if (cuda_norms_whole_rows(&d->plan[i])) return true;
@@ -179,6 +184,7 @@ static size_t place_work(struct cuda_device *d, char *base) {
   PLACE(&p, w->tiles_arrived, batch_tiles(d));
   PLACE(&p, w->best, l->n_drawers);
   PLACE(&p, w->sums, (size_t)l->n_drawers * TL_CUDA_SAMPLE_SUMS);
+  PLACE(&p, w->bins, bins_of(d));
   PLACE(&p, w->rows_arrived, l->n_drawers);
   PLACE(&p, w->left, l->max_seqs);
   PLACE(&p, w->saved, 2 * (size_t)l->max_entries);
@@ -307,6 +313,8 @@ int cuda_clear_counters(struct cuda_device *d, struct tl_error *err) {
     CUDA_TRY(d, d->api->rt.fill(d->work.tiles_arrived, 0, bytes, d->stream), "clearing products' counters", err);
   bytes = d->limits.n_drawers * sizeof *d->work.rows_arrived;
   CUDA_TRY(d, d->api->rt.fill(d->work.rows_arrived, 0, bytes, d->stream), "clearing the draws' counters", err);
+  if ((bytes = bins_of(d) * sizeof *d->work.bins))
+    CUDA_TRY(d, d->api->rt.fill(d->work.bins, 0, bytes, d->stream), "clearing the draws' sums", err);
   return TL_OK;
 }
 

@@ -209,23 +209,30 @@ static int copy_lists(struct cuda_device *d, const struct cuda_lists *n, struct 
   return TL_OK;
 }
 
-int cuda_draw(struct cuda_device *d, uint32_t row, uint32_t end, bool left, struct tl_error *err) {
+int cuda_draw(struct cuda_device *d, uint32_t row, uint32_t end, enum tl_cuda_sample_stage stage, struct tl_error *err) {
   const struct cuda_step_data *at = &d->device;
-  struct tl_cuda_sample_args args = {.draws = left, .n = end - row, .vocab = d->dims.vocab, .ld = d->dims.ld_logits,
-                                     .n_multiprocessors = d->info.multiprocessors, .best = d->work.best,
-                                     .sums = d->work.sums, .arrived = d->work.rows_arrived, .left = d->work.left,
-                                     .logits = d->work.logits + (size_t)row * d->dims.ld_logits, .rows = at->sampling + row,
-                                     .history = at->history, .bias = at->bias, .saved = d->work.saved,
-                                     .n_history = d->limits.max_entries, .masks = at->masks, .fed = d->work.fed + row};
+  const struct cuda_work *w = &d->work;
+  struct tl_cuda_sample_args args = {.stage = stage, .n = end - row, .vocab = d->dims.vocab, .ld = d->dims.ld_logits,
+                                     .n_multiprocessors = d->info.multiprocessors, .best = w->best, .sums = w->sums,
+                                     .bins = w->bins, .arrived = w->rows_arrived, .left = w->left,
+                                     .logits = w->logits + (size_t)row * d->dims.ld_logits, .rows = at->sampling + row,
+                                     .history = at->history, .bias = at->bias, .saved = w->saved,
+                                     .n_history = d->limits.max_entries, .masks = at->masks, .fed = w->fed + row};
   CUDA_TRY(d, d->api->op.sample(&args, d->stream), "the draws", err);
   return TL_OK;
 }
 
 /* Most rows want their most likely token, and have it by now. */
 static int draw_left(struct cuda_device *d, const struct tl_step *step, uint32_t row, uint32_t end, struct tl_error *err) {
-  for (uint32_t i = row; i < end; i++)
-    if (step->sampling[i].temperature > 0 && step->sampling[i].target < 0) return cuda_draw(d, row, end, true, err);
-  return TL_OK;
+  bool draws = false, filters = false;
+  for (uint32_t i = row; i < end; i++) {
+    const struct tl_sampling *s = &step->sampling[i];
+    if (s->temperature <= 0 || s->target >= 0) continue;
+    draws = true;
+    filters = filters || s->top_k > 0 || s->top_p < 1;
+  }
+  int r = filters ? cuda_draw(d, row, end, TL_CUDA_NARROW, err) : TL_OK;
+  return r == TL_OK && draws ? cuda_draw(d, row, end, TL_CUDA_DRAW, err) : r;
 }
 
 /* The first rows' lists came with the step's data; the others', which huge ones may
@@ -233,7 +240,7 @@ static int draw_left(struct cuda_device *d, const struct tl_step *step, uint32_t
 static int draw_all(struct cuda_device *d, const struct tl_step *step, struct cuda_slot *slot, uint32_t end, struct tl_error *err) {
   const struct cuda_runtime *rt = &d->api->rt;
   struct cuda_lists n;
-  int r = cuda_draw(d, 0, end, false, err);
+  int r = cuda_draw(d, 0, end, TL_CUDA_CHOOSE, err);
   if (r == TL_OK) r = draw_left(d, step, 0, end, err);
   while (r == TL_OK && end < step->n_rows) {
     uint32_t row = end;
@@ -245,7 +252,7 @@ static int draw_all(struct cuda_device *d, const struct tl_step *step, struct cu
                           d->limits.max_entries);
     CUDA_TRY(d, rt->copy(d->device.sampling, d->host->sampling, step->n_rows * sizeof *d->host->sampling, d->stream),
              "copying the draws", err);
-    if ((r = copy_lists(d, &n, err)) == TL_OK) r = cuda_draw(d, row, end, false, err);
+    if ((r = copy_lists(d, &n, err)) == TL_OK) r = cuda_draw(d, row, end, TL_CUDA_CHOOSE, err);
     if (r == TL_OK) r = draw_left(d, step, row, end, err);
   }
   return r;

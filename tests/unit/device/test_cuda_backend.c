@@ -33,13 +33,23 @@ static void test_order(void **state) {
   struct tl_step step = make_step(3, decode);
   work.sampling[0].temperature = work.sampling[1].temperature = 1;
   work.sampling[0].target = 5;
-  for (unsigned i = 0; i < 2; i++) {
+  work.sampling[0].top_k = work.sampling[2].top_k = 1;
+  static const struct {
+    float top_p;
+    int32_t top_k;
+    float temperature;
+    const char *order; /* of launches behind the graph */
+  } steps[] = {{1, 0, 1, "s"}, {0.9f, 0, 1, "ss"}, {1, 7, 1, "ss"}, {0.9f, 7, 0, ""}};
+  for (unsigned i = 0; i < UNIT_COUNT(steps); i++) {
+    work.sampling[1].top_p = steps[i].top_p;
+    work.sampling[1].top_k = steps[i].top_k;
+    work.sampling[1].temperature = steps[i].temperature;
+    memset(fake_cuda.order, 0, sizeof fake_cuda.order);
     assert_int_equal(fake_cuda_ops.submit(device, &step, &err), TL_OK);
     assert_int_equal(fake_cuda_ops.collect(device, work.sampled, &err), TL_OK);
-    work.sampling[1].temperature = 0;
+    assert_string_equal(fake_cuda.order, steps[i].order);
   }
-  assert_string_equal(fake_cuda.order, "s");
-  assert_int_equal(fake_cuda.n_replays, 3);
+  assert_int_equal(fake_cuda.n_replays, 5);
   close_device(device);
 }
 

@@ -50,16 +50,23 @@ static void free_batch(struct batch *b) {
   free(b);
 }
 
+/* Behind it nothing is left. */
+static int last_stage(const struct batch *b) {
+  for (uint32_t i = 0; i < b->n; i++)
+    if (b->rows[i].out && b->rows[i].target < 0 && b->rows[i].temperature > 0) return TL_CUDA_DRAW;
+  return TL_CUDA_CHOOSE;
+}
+
 /* On copies of just the size; b->logits stay as they are. */
 static void run(struct batch *b) {
   struct tl_sampled *out = op_poisoned(b->n * sizeof *out);
   for (uint32_t i = 0; i < b->n; i++) b->rows[i].out = b->padding && i == b->padding ? NULL : &out[i];
   size_t n_edits = b->n_history + b->n_bias, n_blocks = b->n_multiprocessors < b->n ? b->n : b->n_multiprocessors;
-  bool draws = false;
-  for (uint32_t i = 0; i < b->n; i++) draws |= b->rows[i].out && b->rows[i].target < 0 && b->rows[i].temperature > 0;
+  size_t n_bins = b->n_multiprocessors / 2 * TL_CUDA_SAMPLE_BINS;
   struct tl_cuda_sample_args a = {.n = b->n, .vocab = b->vocab, .ld = b->ld, .n_multiprocessors = b->n_multiprocessors,
                                   .best = op_poisoned(b->n_multiprocessors * sizeof(uint64_t)),
                                   .sums = op_poisoned(n_blocks * TL_CUDA_SAMPLE_SUMS * sizeof(uint64_t)),
+                                  .bins = memset(op_alloc(n_bins * sizeof(uint64_t)), 0, n_bins * sizeof(uint64_t)),
                                   .left = op_poisoned(b->n * sizeof(struct tl_cuda_left)),
                                   .arrived = memset(op_alloc(n_blocks * sizeof(uint32_t)), 0, n_blocks * sizeof(uint32_t)),
                                   .logits = op_copy(b->logits, (size_t)b->n * b->ld * sizeof(float)),
@@ -69,13 +76,13 @@ static void run(struct batch *b) {
                                   .saved = op_poisoned(n_edits * sizeof(float)), .n_history = b->n_history,
                                   .masks = op_copy(b->masks, b->n_masks * TL_MASK_WORDS(b->vocab) * sizeof(uint32_t)),
                                   .fed = op_poisoned(b->n * sizeof(int32_t))};
-  assert_int_equal(op_run(tl_cuda_sample(&a, NULL)), 0);
-  a.draws = 1;
-  if (draws) assert_int_equal(op_run(tl_cuda_sample(&a, NULL)), 0);
+  for (a.stage = TL_CUDA_CHOOSE; a.stage <= TL_CUDA_DRAW; a.stage++)
+    if (a.stage <= last_stage(b)) assert_int_equal(op_run(tl_cuda_sample(&a, NULL)), 0);
+  for (size_t i = 0; i < n_bins; i++) assert_int_equal(a.bins[i], 0);
   memcpy(b->out, out, b->n * sizeof *b->out);
   for (uint32_t i = 0; i < b->n; i++) assert_int_equal(a.fed[i], b->out[i].token);
   for (uint32_t i = 0; i < n_blocks; i++) assert_int_equal(a.arrived[i], 0);
-  void *mine[] = {a.best, a.sums, a.left, a.arrived, a.logits, (void *)a.rows, (void *)a.history, (void *)a.bias, a.saved, (void *)a.masks, out, a.fed};
+  void *mine[] = {a.best, a.sums, a.bins, a.left, a.arrived, a.logits, (void *)a.rows, (void *)a.history, (void *)a.bias, a.saved, (void *)a.masks, out, a.fed};
   for (unsigned i = 0; i < UNIT_COUNT(mine); i++) op_free(mine[i]);
 }
 

@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /* From logits to tokens, by blocks that share a row where there are few. The first kernel finds the best of each part; the block that
- * comes last to a row has the best of all, which is the token that most rows want. Else it goes on alone, with a row that stays in the
- * second-level cache while it is read several times: filters keep a prefix of the tokens in the order of
- * their ranks; its end, the cut, is found digit by digit: a histogram of what
- * carries the digits found so far, then the bin in which the target is reached. From what is kept the second kernel draws, by sums of
- * parts. Nothing is sorted, and all sums are of integers: no order of threads or blocks shows. */
+ * comes last to a row has the best of all, which is the token that most rows want. Else it goes on alone, with penalties, masks and
+ * log-probabilities: the row stays in the second-level cache while it is read several times. The second kernel is for rows with
+ * filters, which keep a prefix of the tokens in the order of their ranks; its end, the cut, is found from a histogram, by parts,
+ * and then among the tokens of the bin in which the target is reached; if these are many, digit by digit: a histogram of what
+ * carries the digits found so far, and so on. From what is kept the third kernel draws, by sums of parts.
+ * Nothing is sorted, and all sums are of integers: no order of threads or blocks shows. */
 #include "device/cuda/ops/cuda_parts.cuh"
 #include "device/cuda/ops/cuda_sampling.h"
 
 #define WARPS TL_CUDA_SAMPLE_SUMS
 #define THREADS (WARPS * 32)
 #define MOST_PARTS 32 /* of a row: a lane each; and a thread for each warp of all of them */
+#define MOST_FEW 512
 #define NO_CUT UINT64_MAX
 #define NEVER 0xff800000u /* the bits of minus infinity */
 
@@ -19,13 +21,22 @@ struct top_token {
   float logit;
 };
 
+struct few_token {
+  uint64_t rank, amount;
+};
+
 struct sample_shared {
   tl_cuda_sampling row;
-  uint64_t bins[TL_CUDA_BINS];
+  union {
+    uint64_t bins[TL_CUDA_BINS];
+    few_token few[MOST_FEW]; /* of one bin, once that is found */
+  };
   uint64_t per_warp[WARPS];
   uint64_t found_sum;   /* of what lies before the bin that was found */
   uint64_t found_amount; /* in the bin */
+  uint64_t found_rank;
   uint32_t found_bin;
+  uint32_t n_few;
   uint32_t n_top;
   uint32_t is_last;
   float raw;            /* of the chosen token */
@@ -99,11 +110,21 @@ TL_DEVICE uint64_t best_rank(const float *logits, uint32_t first, uint32_t end, 
   return rank;
 }
 
+struct stretch {
+  uint32_t first, end;
+};
+
+/* What this block has of a row. */
+TL_DEVICE stretch part_of(uint32_t vocab) {
+  uint32_t n = grid_x(), each = ((vocab + n - 1) / n + 3) / 4 * 4, first = block_x() * each;
+  return {first, first + each < vocab ? first + each : vocab};
+}
+
 /* That of the row, to the block that comes last to it; false: there is another one. */
 TL_DEVICE bool best_of_parts(const tl_cuda_sample_args &a, const float *logits, sample_shared *s, uint64_t *ret) {
-  uint32_t n = grid_x(), row = block_y(), each = ((a.vocab + n - 1) / n + 3) / 4 * 4;
-  uint32_t first = block_x() * each, end = first + each < a.vocab ? first + each : a.vocab;
-  *ret = best_rank(logits, first, end, s);
+  uint32_t n = grid_x(), row = block_y();
+  stretch own = part_of(a.vocab);
+  *ret = best_rank(logits, own.first, own.end, s);
   if (n == 1) return true;
   uint64_t *parts = a.best + (uint64_t)row * n;
   if (thread_index() == 0) parts[block_x()] = *ret;
@@ -173,50 +194,95 @@ TL_DEVICE void find_bin(uint64_t target, uint64_t before, uint64_t own, sample_s
   sync_block();
 }
 
-/* The rank of the last token of the shortest prefix that has so many tokens; by_weight: of which the weights, where `base` keeps
- * them, are that share of all that are kept. */
-TL_DEVICE uint64_t select_rank(const view &v, bool by_weight, uint64_t base, double amount_wanted, sample_shared *s) {
-  uint32_t first_bin = 0;
+/* What a prefix of a row's tokens is to have so much of: 1 for each token, or the weight, where `base` keeps it. */
+struct measure {
+  bool by_weight;
+  uint64_t base;
+  double wanted; /* of tokens so many; of weights this share of all */
+};
+
+TL_DEVICE uint64_t amount_of(const view &v, const measure &m, float logit, uint32_t token) {
+  return m.by_weight ? kept_weight(v, logit, token, m.base, 0) : 1;
+}
+
+/* The first level, of a stretch from `first` (4) on. */
+TL_DEVICE void count_distances(const view &v, const measure &m, uint32_t first, uint32_t end, sample_shared *s) {
+  for (uint32_t i = thread_index(); i < TL_CUDA_BINS; i += THREADS) s->bins[i] = 0;
+  sync_block();
+  each_logit(v.logits + first, end - first, [&](float logit, uint32_t i) {
+    uint64_t amount = amount_of(v, m, logit, first + i);
+    if (amount) atomic_add(&s->bins[tl_cuda_bin(distance_of(v, logit))], amount);
+  });
+  sync_block();
+}
+
+/* Its rest where the bin that was found has few tokens, as it mostly has; else false. */
+TL_DEVICE bool find_among_few(const view &v, const measure &m, uint64_t target, sample_shared *s) {
+  if (thread_index() == 0) s->n_few = 0;
+  sync_block();
+  each_logit(v.logits, v.vocab, [&](float logit, uint32_t token) {
+    if (tl_cuda_bin(distance_of(v, logit)) != s->found_bin) return;
+    uint32_t at = atomic_take(&s->n_few);
+    if (at < MOST_FEW) s->few[at] = {rank_of(v, logit, token), amount_of(v, m, logit, token)};
+  });
+  sync_block();
+  if (s->n_few > MOST_FEW) return false;
+  if (thread_index() < s->n_few) {
+    few_token mine = s->few[thread_index()];
+    uint64_t before = 0;
+    for (uint32_t i = 0; i < s->n_few; i++) before += s->few[i].rank < mine.rank ? s->few[i].amount : 0;
+    if (before < target && target <= before + mine.amount) s->found_rank = mine.rank;
+  }
+  sync_block();
+  return true;
+}
+
+/* Its rest, digit by digit. */
+TL_DEVICE uint64_t find_by_digits(const view &v, const measure &m, uint64_t target, sample_shared *s) {
+  uint32_t first_bin = s->found_bin;
   uint64_t prefix = 0; /* digits of the rank that were found */
-  uint64_t target = 0;
-  for (int level = 0; level < TL_CUDA_LEVELS; level++) {
+  for (int level = 1; level < TL_CUDA_LEVELS; level++) {
     uint32_t shift = tl_cuda_level_shift(level), bits = tl_cuda_level_bits(level);
     for (uint32_t i = thread_index(); i < TL_CUDA_BINS; i += THREADS) s->bins[i] = 0;
     sync_block();
     each_logit(v.logits, v.vocab, [&](float logit, uint32_t token) {
-      uint32_t bin = tl_cuda_bin(distance_of(v, logit));
       uint64_t rank = rank_of(v, logit, token);
-      if (level > 0) {
-        if (bin != first_bin || (level > 1 && rank >> (shift + bits) != prefix)) return;
-        bin = (uint32_t)(rank >> shift) & ((1u << bits) - 1);
-      }
-      uint64_t amount = by_weight ? kept_weight(v, logit, token, base, 0) : 1;
-      if (amount) atomic_add(&s->bins[bin], amount);
+      if (tl_cuda_bin(distance_of(v, logit)) != first_bin || (level > 1 && rank >> (shift + bits) != prefix)) return;
+      uint64_t amount = amount_of(v, m, logit, token);
+      if (amount) atomic_add(&s->bins[(uint32_t)(rank >> shift) & ((1u << bits) - 1)], amount);
     });
     sync_block();
     uint64_t own = sum_of_bins(s);
-    running sums = block_running(own, s);
-    if (level == 0) target = (uint64_t)(by_weight ? amount_wanted * (double)sums.total : amount_wanted);
-    if (target == 0) target = 1;
-    find_bin(target, sums.before, own, s);
+    find_bin(target, block_running(own, s).before, own, s);
     target -= s->found_sum;
-    if (level == 0) {
-      first_bin = s->found_bin;
-    } else {
-      prefix = prefix << bits | s->found_bin;
-    }
+    prefix = prefix << bits | s->found_bin;
     /* nothing of the bin is left out: its tokens need not be told apart */
-    if (level >= TL_CUDA_VALUE_LEVELS - 1 && s->found_amount == target)
-      return ((prefix + 1) << shift) - 1;
+    if (level >= TL_CUDA_VALUE_LEVELS - 1 && s->found_amount == target) return ((prefix + 1) << shift) - 1;
   }
   return prefix;
+}
+
+/* With the first level counted: the rank of the last token of the shortest prefix that has what is wanted. */
+TL_DEVICE uint64_t find_rank(const view &v, const measure &m, sample_shared *s) {
+  uint64_t own = sum_of_bins(s);
+  running sums = block_running(own, s);
+  uint64_t target = (uint64_t)(m.by_weight ? m.wanted * (double)sums.total : m.wanted);
+  if (target == 0) target = 1;
+  find_bin(target, sums.before, own, s);
+  target -= s->found_sum;
+  return find_among_few(v, m, target, s) ? s->found_rank : find_by_digits(v, m, target, s);
+}
+
+TL_DEVICE uint64_t select_rank(const view &v, const measure &m, sample_shared *s) {
+  count_distances(v, m, 0, v.vocab, s);
+  return find_rank(v, m, s);
 }
 
 /* --- log-probabilities ---------------------------------------------------------------------------- */
 
 /* The n best of the raw logits, in order, into s->top. */
 TL_DEVICE void find_top(const view &v, uint32_t n, sample_shared *s) {
-  uint64_t cut = select_rank(v, false, NO_CUT, n, s);
+  uint64_t cut = select_rank(v, {false, NO_CUT, (double)n}, s);
   if (thread_index() == 0) s->n_top = 0;
   sync_block();
   each_logit(v.logits, v.vocab, [&](float logit, uint32_t token) {
@@ -285,15 +351,7 @@ TL_DEVICE float raw_logit(const tl_cuda_sample_args &a, const tl_cuda_sampling &
   return s->raw;
 }
 
-/* --- what is chosen, or from what ------------------------------------------------------------------------ */
-
-/* What the filters leave is to be drawn from, by the second kernel. */
-TL_DEVICE uint64_t filter(const tl_cuda_sampling &row, const view &v, sample_shared *s) {
-  uint64_t cut = NO_CUT;
-  if (row.top_k > 0 && (uint32_t)row.top_k < v.vocab) cut = select_rank(v, false, NO_CUT, row.top_k, s);
-  if (row.top_p < 1) cut = select_rank(v, true, cut, row.top_p, s);
-  return cut;
-}
+/* --- the first kernel: what most rows want ---------------------------------------------------------------- */
 
 TL_DEVICE bool is_finite(uint64_t best) {
   float value = tl_cuda_key_value((uint32_t)(best >> 32));
@@ -310,9 +368,7 @@ TL_DEVICE int32_t choose(const tl_cuda_sample_args &a, const tl_cuda_sampling &r
   float max = tl_cuda_key_value((uint32_t)(best >> 32));
   if (row.mask && !(max > -INFINITY)) return -1;
   if (row.temperature <= 0 || !is_finite(best)) return max != max ? 0 : (int32_t)(uint32_t)best;
-  ret->max = max;
-  ret->cut = filter(row, view{logits, a.vocab, max, row.temperature, false}, s);
-  ret->draws = 1;
+  *ret = {NO_CUT, ret->log_sum, max, 1};
   return -1;
 }
 
@@ -356,7 +412,45 @@ TL_KERNEL(THREADS, 1) sample(tl_cuda_sample_args a) {
   if (thread_index() == 0) a.left[index] = left;
 }
 
-/* --- the draw ---------------------------------------------------------------------------------------- */
+/* --- the second kernel: the filters ------------------------------------------------------------------------ */
+
+/* The bins of all blocks that share the row, to the one that comes last to it; false: there is another one. */
+TL_DEVICE bool gather_bins(const tl_cuda_sample_args &a, sample_shared *s) {
+  uint64_t *all = a.bins + (uint64_t)block_y() * TL_CUDA_BINS;
+  if (grid_x() == 1) return true;
+  for (uint32_t i = thread_index(); i < TL_CUDA_BINS; i += THREADS)
+    if (s->bins[i]) atomic_add(&all[i], s->bins[i]);
+  if (!comes_last(&a.arrived[block_y()], grid_x(), &s->is_last)) return false;
+  for (uint32_t i = thread_index(); i < TL_CUDA_BINS; i += THREADS) {
+    s->bins[i] = all[i];
+    all[i] = 0;
+  }
+  sync_block();
+  return true;
+}
+
+/* The rows that the first kernel left, and that have a filter. */
+TL_KERNEL(THREADS, 1) narrow(tl_cuda_sample_args a) {
+  sample_shared *s = (sample_shared *)shared_memory();
+  const tl_cuda_sampling &row = s->row;
+  tl_cuda_left *left = &a.left[block_y()];
+  take_row(&a.rows[block_y()], &s->row);
+  wait_for_before();
+  sync_block();
+  if (!row.out || !left->draws) return;
+  bool of_tokens = row.top_k > 0 && (uint32_t)row.top_k < a.vocab;
+  if (!of_tokens && row.top_p >= 1) return;
+  view v = {a.logits + (uint64_t)block_y() * a.ld, a.vocab, left->max, row.temperature, false};
+  measure m = {!of_tokens, NO_CUT, of_tokens ? (double)row.top_k : (double)row.top_p};
+  stretch own = part_of(a.vocab);
+  count_distances(v, m, own.first, own.end, s);
+  if (!gather_bins(a, s)) return;
+  uint64_t cut = find_rank(v, m, s);
+  if (of_tokens && row.top_p < 1) cut = select_rank(v, {true, cut, row.top_p}, s);
+  if (thread_index() == 0) left->cut = cut;
+}
+
+/* --- the third kernel: the draw -------------------------------------------------------------------------------- */
 
 /* Of the tokens from `first` (4) on the weights, for each warp's stretch, to sums (WARPS). */
 TL_DEVICE void sum_stretches(const view &v, uint64_t cut, float min_p, uint32_t first, uint32_t stretch, uint64_t *sums) {
@@ -398,7 +492,7 @@ TL_DEVICE int32_t pick(const view &v, uint64_t cut, float min_p, uint32_t random
   return s->token;
 }
 
-/* The rows that the kernel before left. A token by its weight, in order of ids. */
+/* The rows that the first kernel left. A token by its weight, in order of ids. */
 TL_KERNEL(THREADS, 1) draw(tl_cuda_sample_args a) {
   sample_shared *s = (sample_shared *)shared_memory();
   const uint32_t index = block_y(), n_parts = grid_x(), stretch = (a.vocab + n_parts * WARPS * 4 - 1) / (n_parts * WARPS * 4) * 4;
@@ -427,5 +521,6 @@ static uint32_t parts_of(const tl_cuda_sample_args *args) {
 
 extern "C" int tl_cuda_sample(const struct tl_cuda_sample_args *args, void *stream) {
   if (args->ld % 4 || args->ld < args->vocab || args->vocab == 0 || args->vocab >= 1u << 19) return CUDA_INVALID;
-  return args->n ? launch_rows(args->n, args->draws ? draw : sample, parts_of(args), args->n, THREADS, sizeof(sample_shared), stream, *args) : 0;
+  void (*const kernels[])(tl_cuda_sample_args) = {sample, narrow, draw}; /* by stage */
+  return args->n ? launch_rows(args->n, kernels[args->stage], parts_of(args), args->n, THREADS, sizeof(sample_shared), stream, *args) : 0;
 }
