@@ -15,7 +15,7 @@ static int capture(struct cuda_device *d, uint32_t n_seqs, void **ret_graph, str
   struct tl_error ignored;
   CUDA_TRY(d, d->api->rt.capture_begin(d->stream), "beginning a graph", err);
   int r = cuda_run_pass(d, &pass, err);
-  if (r == TL_OK) r = cuda_draw(d, 0, n_seqs, err);
+  if (r == TL_OK) r = cuda_draw(d, 0, n_seqs, TL_CUDA_CHOOSE, err);
   /* also after an error: the stream is to be usable again */
   int ended = d->api->rt.capture_end(d->stream, ret_graph);
   if (ended && r == TL_OK) return cuda_failed(d, ended, "ending a graph", err);

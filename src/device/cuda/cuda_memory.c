@@ -26,6 +26,7 @@ static void make_limits(struct cuda_device *d, const struct tl_device_load *load
   l->max_items = tl_cuda_max_items(l->max_seqs, l->n_lanes);
   uint32_t history = load->max_context < d->dims.vocab ? load->max_context : d->dims.vocab;
   l->max_entries = history + SPARE_ENTRIES;
+  l->n_drawers = l->max_seqs > d->info.multiprocessors ? l->max_seqs : d->info.multiprocessors;
   if (cuda_pools(d)) l->max_items = l->max_entries = 0; /* nothing is decoded, nor drawn */
 }
 
@@ -116,6 +117,11 @@ static size_t ordered_width(const struct cuda_device *d) {
   return most;
 }
 
+/* Of all rows of which each has two thread blocks or more. */
+static size_t bins_of(const struct cuda_device *d) {
+  return (size_t)d->info.multiprocessors / 2 * TL_CUDA_SAMPLE_BINS;
+}
+
 static bool has_whole_rows(const struct cuda_device *d) {
   for (uint32_t i = 0; i < d->n_plan; i++)
     if (cuda_norms_whole_rows(&d->plan[i])) return true;
@@ -175,8 +181,11 @@ static size_t place_work(struct cuda_device *d, char *base) {
   PLACE(&p, w->partial_scale, (size_t)l->max_items * s->n_heads * 2);
   PLACE(&p, w->arrived, (size_t)l->max_seqs * s->n_heads);
   PLACE(&p, w->tiles_arrived, batch_tiles(d));
-  PLACE(&p, w->best, d->info.multiprocessors);
-  PLACE(&p, w->rows_arrived, d->info.multiprocessors);
+  PLACE(&p, w->best, l->n_drawers);
+  PLACE(&p, w->sums, (size_t)l->n_drawers * TL_CUDA_SAMPLE_SUMS);
+  PLACE(&p, w->bins, bins_of(d));
+  PLACE(&p, w->rows_arrived, l->n_drawers);
+  PLACE(&p, w->left, l->max_seqs);
   PLACE(&p, w->saved, 2 * (size_t)l->max_entries);
   if (rotates(d)) PLACE(&p, w->rope, (size_t)l->max_context * s->head);
   if (rotates(d) && d->model->inv_freq_local) PLACE(&p, w->rope_local, (size_t)l->max_context * s->head);
@@ -301,8 +310,10 @@ int cuda_clear_counters(struct cuda_device *d, struct tl_error *err) {
   CUDA_TRY(d, d->api->rt.fill(d->work.arrived, 0, bytes, d->stream), "clearing attention's counters", err);
   if ((bytes = batch_tiles(d) * sizeof *d->work.tiles_arrived))
     CUDA_TRY(d, d->api->rt.fill(d->work.tiles_arrived, 0, bytes, d->stream), "clearing products' counters", err);
-  bytes = d->info.multiprocessors * sizeof *d->work.rows_arrived;
+  bytes = d->limits.n_drawers * sizeof *d->work.rows_arrived;
   CUDA_TRY(d, d->api->rt.fill(d->work.rows_arrived, 0, bytes, d->stream), "clearing the draws' counters", err);
+  if ((bytes = bins_of(d) * sizeof *d->work.bins))
+    CUDA_TRY(d, d->api->rt.fill(d->work.bins, 0, bytes, d->stream), "clearing the draws' sums", err);
   return TL_OK;
 }
 

@@ -187,8 +187,10 @@ struct cuda_work {
   float *partial, *partial_scale, *saved;
   uint32_t *arrived; /* (max_seqs, n_heads) zeros while no step runs */
   uint32_t *tiles_arrived; /* likewise: of the product with the most tiles of TL_CUDA_BATCH_TILE outputs */
-  uint64_t *best;          /* (multiprocessors) of parts of rows of logits */
-  uint32_t *rows_arrived;  /* (multiprocessors) zeros likewise: of those rows */
+  uint64_t *best, *sums;   /* (drawers), (drawers, TL_CUDA_SAMPLE_SUMS) of parts of rows of logits */
+  uint64_t *bins;          /* (multiprocessors / 2, TL_CUDA_SAMPLE_BINS) zeros likewise */
+  uint32_t *rows_arrived;  /* (drawers) zeros likewise: of those rows */
+  struct tl_cuda_left *left; /* (max_seqs) */
   char *tile;       /* T: tile_bytes, or what is needed of them; or rows in E4M3: (tokens, k) */
   float *row_scales;/* (tokens) theirs */
   char *ordered;    /* T (tokens, k), (entries, k): rows in the order of weights that have one, the most of those */
@@ -210,6 +212,7 @@ struct cuda_work {
 struct cuda_limits {
   uint32_t max_tokens, max_seqs, max_context; /* max_tokens: rounded up to the last bucket */
   uint32_t table_stride, max_tiles, max_items, max_entries;
+  uint32_t n_drawers; /* thread blocks that draw */
   uint32_t n_blocks, n_lanes; /* thread blocks of decode attention, and what shares out its items */
 };
 
@@ -369,8 +372,8 @@ int cuda_run_normed(struct cuda_device *d, const struct cuda_matrix *w, const fl
 /* cuda_step.c */
 int cuda_submit(struct cuda_device *d, const struct tl_step *step, struct tl_error *err);
 int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl_error *err);
-/* The rows [row, end) of logits, whose lists are on the device. */
-int cuda_draw(struct cuda_device *d, uint32_t row, uint32_t end, struct tl_error *err);
+/* A stage of the draws from the rows [row, end) of logits, whose lists are on the device. */
+int cuda_draw(struct cuda_device *d, uint32_t row, uint32_t end, enum tl_cuda_sample_stage stage, struct tl_error *err);
 /* What was staged, to the device. */
 int cuda_copy_step(struct cuda_device *d, uint32_t n_seqs, const struct cuda_pass *pass, struct tl_error *err);
 /* What both kinds of attention of an ATTEND record are told. */

@@ -245,16 +245,30 @@ static int copy_lists(struct cuda_device *d, const struct cuda_lists *n, struct 
   return TL_OK;
 }
 
-int cuda_draw(struct cuda_device *d, uint32_t row, uint32_t end, struct tl_error *err) {
+int cuda_draw(struct cuda_device *d, uint32_t row, uint32_t end, enum tl_cuda_sample_stage stage, struct tl_error *err) {
   const struct cuda_step_data *at = &d->device;
-  struct tl_cuda_sample_args args = {.n = end - row, .vocab = d->dims.vocab, .ld = d->dims.ld_logits,
-                                     .n_multiprocessors = d->info.multiprocessors, .best = d->work.best,
-                                     .arrived = d->work.rows_arrived,
-                                     .logits = d->work.logits + (size_t)row * d->dims.ld_logits, .rows = at->sampling + row,
-                                     .history = at->history, .bias = at->bias, .saved = d->work.saved,
-                                     .n_history = d->limits.max_entries, .masks = at->masks, .fed = d->work.fed + row};
+  const struct cuda_work *w = &d->work;
+  struct tl_cuda_sample_args args = {.stage = stage, .n = end - row, .vocab = d->dims.vocab, .ld = d->dims.ld_logits,
+                                     .n_multiprocessors = d->info.multiprocessors, .best = w->best, .sums = w->sums,
+                                     .bins = w->bins, .arrived = w->rows_arrived, .left = w->left,
+                                     .logits = w->logits + (size_t)row * d->dims.ld_logits, .rows = at->sampling + row,
+                                     .history = at->history, .bias = at->bias, .saved = w->saved,
+                                     .n_history = d->limits.max_entries, .masks = at->masks, .fed = w->fed + row};
   CUDA_TRY(d, d->api->op.sample(&args, d->stream), "the draws", err);
   return TL_OK;
+}
+
+/* Most rows want their most likely token, and have it by now. */
+static int draw_left(struct cuda_device *d, const struct tl_step *step, uint32_t row, uint32_t end, struct tl_error *err) {
+  bool draws = false, filters = false;
+  for (uint32_t i = row; i < end; i++) {
+    const struct tl_sampling *s = &step->sampling[i];
+    if (s->temperature <= 0 || s->target >= 0) continue;
+    draws = true;
+    filters = filters || s->top_k > 0 || s->top_p < 1;
+  }
+  int r = filters ? cuda_draw(d, row, end, TL_CUDA_NARROW, err) : TL_OK;
+  return r == TL_OK && draws ? cuda_draw(d, row, end, TL_CUDA_DRAW, err) : r;
 }
 
 /* The first rows' lists came with the step's data; the others', which huge ones may
@@ -262,7 +276,8 @@ int cuda_draw(struct cuda_device *d, uint32_t row, uint32_t end, struct tl_error
 static int draw_all(struct cuda_device *d, const struct tl_step *step, struct cuda_slot *slot, uint32_t end, struct tl_error *err) {
   const struct cuda_runtime *rt = &d->api->rt;
   struct cuda_lists n;
-  int r = cuda_draw(d, 0, end, err);
+  int r = cuda_draw(d, 0, end, TL_CUDA_CHOOSE, err);
+  if (r == TL_OK) r = draw_left(d, step, 0, end, err);
   while (r == TL_OK && end < step->n_rows) {
     uint32_t row = end;
     CUDA_TRY(d, rt->event_record(d->done, d->stream), "marking the draws", err);
@@ -273,7 +288,8 @@ static int draw_all(struct cuda_device *d, const struct tl_step *step, struct cu
                           d->limits.max_entries);
     CUDA_TRY(d, rt->copy(d->device.sampling, d->host->sampling, step->n_rows * sizeof *d->host->sampling, d->stream),
              "copying the draws", err);
-    if ((r = copy_lists(d, &n, err)) == TL_OK) r = cuda_draw(d, row, end, err);
+    if ((r = copy_lists(d, &n, err)) == TL_OK) r = cuda_draw(d, row, end, TL_CUDA_CHOOSE, err);
+    if (r == TL_OK) r = draw_left(d, step, row, end, err);
   }
   return r;
 }
@@ -311,6 +327,7 @@ static int run_step(struct cuda_device *d, const struct tl_step *step, struct cu
   struct cuda_pass pass;
   struct cuda_lists lists;
   uint32_t end = cuda_stage_sampling(d, step, slot->sampled, 0, &lists);
+  /* the draws of a graph find all lists there */
   const struct cuda_graph *graph = is_decode(step) && end == step->n_rows ? cuda_find_graph(d, step->n_seqs) : NULL;
   cuda_stage_step(d, step, graph ? graph->n_seqs : step->n_tokens, &pass);
   int r = cuda_copy_step(d, step->n_seqs, &pass, err);
@@ -320,11 +337,12 @@ static int run_step(struct cuda_device *d, const struct tl_step *step, struct cu
    * on each device (`fed`), and no rank waits for what another drew. */
   if (graph) {
     CUDA_TRY(d, rt->exec_launch(graph->exec, d->stream), "launching a graph", err);
+    r = draw_left(d, step, 0, end, err);
   } else {
     r = cuda_run_pass(d, &pass, err);
     if (r == TL_OK && step->n_rows) r = draw_all(d, step, slot, end, err);
-    if (r < 0) return r;
   }
+  if (r < 0) return r;
   CUDA_TRY(d, rt->event_record(slot->done, d->stream), "marking a step's end", err);
   return TL_OK;
 }

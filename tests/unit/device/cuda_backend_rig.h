@@ -86,6 +86,8 @@ static const uint32_t decode[] = {1, 1, 1}, prompt[] = {40}, mixed[] = {1, 30, 1
 /* One behind the other. Their arrays are the same, which nobody reads once submit has returned. */
 static inline int run_ahead(struct tl_device *device, struct tl_error *err) {
   struct tl_step step = model->pooling ? make_texts(3, decode) : make_step(3, decode);
+  work.sampling[2].temperature = 1;
+  work.sampling[2].top_k = 5;
   int r = fake_cuda_ops.submit(device, &step, err);
   for (uint32_t i = 0; i < 3 && !model->pooling; i++) work.tokens[i] = -2 - (int32_t)i;
   if (r == TL_OK) r = fake_cuda_ops.submit(device, &step, err);

@@ -7,7 +7,7 @@
 
 /* --- tests ------------------------------------------------------------------------------------ */
 
-/* A graph holds the layers and the draws. A step with prompts is launched as it is. */
+/* A graph holds the layers and the choice of most rows; what is drawn by chance comes after it. A step with prompts is launched as it is. */
 static void test_order(void **state) {
   (void)state;
   start();
@@ -29,6 +29,27 @@ static void test_order(void **state) {
   assert_int_equal(run(device, 1, prompt, &err), TL_OK);
   assert_string_equal(fake_cuda.order, "enmkpmnmgmnmkpmnmgmnlvs");
   assert_int_equal(fake_cuda.n_replays, 1);
+  memset(fake_cuda.order, 0, sizeof fake_cuda.order);
+  struct tl_step step = make_step(3, decode);
+  work.sampling[0].temperature = work.sampling[1].temperature = 1;
+  work.sampling[0].target = 5;
+  work.sampling[0].top_k = work.sampling[2].top_k = 1;
+  static const struct {
+    float top_p;
+    int32_t top_k;
+    float temperature;
+    const char *order; /* of launches behind the graph */
+  } steps[] = {{1, 0, 1, "s"}, {0.9f, 0, 1, "ss"}, {1, 7, 1, "ss"}, {0.9f, 7, 0, ""}};
+  for (unsigned i = 0; i < UNIT_COUNT(steps); i++) {
+    work.sampling[1].top_p = steps[i].top_p;
+    work.sampling[1].top_k = steps[i].top_k;
+    work.sampling[1].temperature = steps[i].temperature;
+    memset(fake_cuda.order, 0, sizeof fake_cuda.order);
+    assert_int_equal(fake_cuda_ops.submit(device, &step, &err), TL_OK);
+    assert_int_equal(fake_cuda_ops.collect(device, work.sampled, &err), TL_OK);
+    assert_string_equal(fake_cuda.order, steps[i].order);
+  }
+  assert_int_equal(fake_cuda.n_replays, 5);
   close_device(device);
 }
 

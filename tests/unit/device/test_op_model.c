@@ -35,6 +35,7 @@ struct network {
   uint32_t *arrived, n_lanes;
   struct tl_cuda_tile *tiles;
   struct tl_cuda_sampling *sampling;
+  struct tl_cuda_left *left;
   struct tl_sampled *sampled;
   float *x, *partial, *partial_scale, *logits, *saved;
   uint16_t *delta, *h, *qkv_rows, *q_rows, *attention, *gate_up, *inner, *last;
@@ -168,6 +169,7 @@ static void open_network(struct network *n, const struct tl_model *model, uint32
   memset(n->arrived, 0, (size_t)N_CASES * model->n_heads * sizeof *n->arrived);
   ARRAY(tl_cuda_max_tiles(ROWS, N_CASES), tiles);
   ARRAY(N_CASES, sampling);
+  ARRAY(N_CASES, left);
   ARRAY(N_CASES, sampled);
   ARRAY((size_t)max_items * model->n_heads * n->head_dim, partial);
   ARRAY((size_t)max_items * model->n_heads * 2, partial_scale);
@@ -260,7 +262,7 @@ static void run_step(struct network *n, const struct tl_step *step) {
   uint32_t n_tiles = tl_cuda_plan_prefill(step, n->tiles);
   for (uint32_t i = 0; i < n->model->n_ops; i++) run_op(n, i, step, n_tiles);
   struct tl_cuda_sample_args sample = {.n = step->n_rows, .vocab = n->model->vocab_size, .ld = padded(n->model->vocab_size),
-                                       .logits = n->logits, .rows = n->sampling, .saved = n->saved, .fed = n->fed};
+                                       .logits = n->logits, .rows = n->sampling, .left = n->left, .saved = n->saved, .fed = n->fed};
   for (uint32_t i = 0; i < step->n_rows; i++) n->sampling[i].out = &n->sampled[i];
   assert_int_equal(op_run(tl_cuda_sample(&sample, NULL)), 0);
 }

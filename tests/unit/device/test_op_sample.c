@@ -50,13 +50,24 @@ static void free_batch(struct batch *b) {
   free(b);
 }
 
+/* Behind it nothing is left. */
+static int last_stage(const struct batch *b) {
+  for (uint32_t i = 0; i < b->n; i++)
+    if (b->rows[i].out && b->rows[i].target < 0 && b->rows[i].temperature > 0) return TL_CUDA_DRAW;
+  return TL_CUDA_CHOOSE;
+}
+
 /* On copies of just the size; b->logits stay as they are. */
 static void run(struct batch *b) {
   struct tl_sampled *out = op_poisoned(b->n * sizeof *out);
   for (uint32_t i = 0; i < b->n; i++) b->rows[i].out = b->padding && i == b->padding ? NULL : &out[i];
-  size_t n_edits = b->n_history + b->n_bias, n_blocks = b->n_multiprocessors;
+  size_t n_edits = b->n_history + b->n_bias, n_blocks = b->n_multiprocessors < b->n ? b->n : b->n_multiprocessors;
+  size_t n_bins = b->n_multiprocessors / 2 * TL_CUDA_SAMPLE_BINS;
   struct tl_cuda_sample_args a = {.n = b->n, .vocab = b->vocab, .ld = b->ld, .n_multiprocessors = b->n_multiprocessors,
-                                  .best = op_poisoned(n_blocks * sizeof(uint64_t)),
+                                  .best = op_poisoned(b->n_multiprocessors * sizeof(uint64_t)),
+                                  .sums = op_poisoned(n_blocks * TL_CUDA_SAMPLE_SUMS * sizeof(uint64_t)),
+                                  .bins = memset(op_alloc(n_bins * sizeof(uint64_t)), 0, n_bins * sizeof(uint64_t)),
+                                  .left = op_poisoned(b->n * sizeof(struct tl_cuda_left)),
                                   .arrived = memset(op_alloc(n_blocks * sizeof(uint32_t)), 0, n_blocks * sizeof(uint32_t)),
                                   .logits = op_copy(b->logits, (size_t)b->n * b->ld * sizeof(float)),
                                   .rows = op_copy(b->rows, b->n * sizeof *b->rows),
@@ -65,11 +76,13 @@ static void run(struct batch *b) {
                                   .saved = op_poisoned(n_edits * sizeof(float)), .n_history = b->n_history,
                                   .masks = op_copy(b->masks, b->n_masks * TL_MASK_WORDS(b->vocab) * sizeof(uint32_t)),
                                   .fed = op_poisoned(b->n * sizeof(int32_t))};
-  assert_int_equal(op_run(tl_cuda_sample(&a, NULL)), 0);
+  for (a.stage = TL_CUDA_CHOOSE; a.stage <= TL_CUDA_DRAW; a.stage++)
+    if (a.stage <= last_stage(b)) assert_int_equal(op_run(tl_cuda_sample(&a, NULL)), 0);
+  for (size_t i = 0; i < n_bins; i++) assert_int_equal(a.bins[i], 0);
   memcpy(b->out, out, b->n * sizeof *b->out);
   for (uint32_t i = 0; i < b->n; i++) assert_int_equal(a.fed[i], b->out[i].token);
-  for (uint32_t i = 0; i < b->n_multiprocessors; i++) assert_int_equal(a.arrived[i], 0);
-  void *mine[] = {a.best, a.arrived, a.logits, (void *)a.rows, (void *)a.history, (void *)a.bias, a.saved, (void *)a.masks, out, a.fed};
+  for (uint32_t i = 0; i < n_blocks; i++) assert_int_equal(a.arrived[i], 0);
+  void *mine[] = {a.best, a.sums, a.bins, a.left, a.arrived, a.logits, (void *)a.rows, (void *)a.history, (void *)a.bias, a.saved, (void *)a.masks, out, a.fed};
   for (unsigned i = 0; i < UNIT_COUNT(mine); i++) op_free(mine[i]);
 }
 
@@ -451,6 +464,23 @@ static void test_an_edge(void **state) {
   free_batch(b);
 }
 
+/* The same of rows whose parts have a block each: on every edge of two parts, and of their warps. */
+static void test_edges_of_parts(void **state) {
+  (void)state;
+  const uint32_t vocab = 32768, edges[] = {0, 1, 255, 256, 8191, 8192, 16384, 24575, 24576, 32767};
+  struct batch *b = new_batch(1, vocab);
+  struct tl_cuda_sampling *s = &b->rows[0];
+  b->n_multiprocessors = MANY_BLOCKS;
+  for (uint32_t k = 0; k < vocab; k++) b->logits[k] = -3;
+  s->temperature = 0.5f;
+  for (unsigned i = 0; i < UNIT_COUNT(edges); i++) {
+    while (tl_cuda_random24(s->seed, s->position) / 512 != edges[i]) s->position++;
+    run(b);
+    assert_int_equal(b->out[0].token, edges[i]);
+  }
+  free_batch(b);
+}
+
 /* Scoring: the target's log-probability, whatever else is asked for. */
 static void test_target_token(void **state) {
   (void)state;
@@ -545,7 +575,8 @@ int main(void) {
       cmocka_unit_test(test_not_finite),  cmocka_unit_test(test_an_edge),      cmocka_unit_test(test_refused_shapes),
       cmocka_unit_test(test_biases_beyond_numbers), cmocka_unit_test(test_logprob_of_a_changed_token),
       cmocka_unit_test(test_masked_rows), cmocka_unit_test(test_what_masks_leave),
-      cmocka_unit_test(test_padding), cmocka_unit_test(test_parts),       cmocka_unit_test(test_parts_without_numbers),
+      cmocka_unit_test(test_padding),     cmocka_unit_test(test_edges_of_parts),
+      cmocka_unit_test(test_parts),       cmocka_unit_test(test_parts_without_numbers),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -41,6 +41,8 @@ enum tl_cuda_dtype { TL_CUDA_BF16, TL_CUDA_F16 };
 #define TL_CUDA_BATCH_TILE 128     /* outputs that such products count as one, or more */
 #define TL_CUDA_BATCH_PARTS (128 << 10) /* bytes in which a block of them leaves its parts */
 #define TL_CUDA_SAMPLE_PART 8192   /* logits of a row, or more, that a block looks through where several share it */
+#define TL_CUDA_SAMPLE_SUMS 32     /* of each block that has a part */
+#define TL_CUDA_SAMPLE_BINS 2048
 #define TL_CUDA_STREAM_ROWS 8     /* of products whose blocks take tile after tile */
 #define TL_CUDA_EARLY_ROWS 64     /* of a step whose kernels start before the one before them is over */
 #define TL_CUDA_NORMED_ROWS 2     /* that a product may norm itself, */
@@ -348,10 +350,26 @@ struct tl_cuda_cap_args {
 };
 int tl_cuda_cap(const struct tl_cuda_cap_args *args, void *stream);
 
+/* What is known of a row that is left to be drawn. */
+struct tl_cuda_left {
+  uint64_t cut;          /* the rank of the last token that the filters keep */
+  double log_sum;        /* what makes a log-probability of a logit */
+  float max;             /* of the logits as they were changed */
+  uint32_t draws;        /* 0: the row has its token */
+};
+
+/* A step's calls, each with the same arguments. The first does all for rows without a temperature, or with a target. */
+enum tl_cuda_sample_stage {
+  TL_CUDA_CHOOSE,
+  TL_CUDA_NARROW, /* only needed if a row that is to be drawn has top_k or top_p */
+  TL_CUDA_DRAW,   /* only needed if one is to be drawn */
+};
+
 /* One token for each row, as cpu_sample does. Weights are summed as integers, in
  * units of 2^-44 of the best token's: a draw depends on no order of summing, and
  * differs from the CPU's where the random number falls within 2^-23 of an edge. */
 struct tl_cuda_sample_args {
+  int stage;                            /* enum tl_cuda_sample_stage */
   uint32_t n, vocab;
   uint32_t ld;                          /* (4): floats from row to row, at least vocab */
   uint32_t n_multiprocessors;           /* of the device */
@@ -359,8 +377,11 @@ struct tl_cuda_sample_args {
   const struct tl_cuda_sampling *rows;  /* (n), there before the kernels of the step begin */
   const struct tl_token_count *history; /* all rows' */
   const struct tl_token_bias *bias;     /* all rows' */
-  uint64_t *best;                       /* (n_multiprocessors) scratch: of each part of rows that are shared */
-  uint32_t *arrived;                    /* (n_multiprocessors) parts of each such row that are there; zeros before and after */
+  uint64_t *best;                       /* (n_multiprocessors) scratch: of parts of rows */
+  uint64_t *sums;                       /* (max(n, n_multiprocessors), TL_CUDA_SAMPLE_SUMS) scratch */
+  uint64_t *bins;                       /* (n_multiprocessors / 2, TL_CUDA_SAMPLE_BINS) of rows that are shared; zeros before and after */
+  uint32_t *arrived;                    /* (max(n, n_multiprocessors)) parts of each row that are there; zeros before and after */
+  struct tl_cuda_left *left;            /* (n) from one call to the next */
   float *saved;                         /* scratch: as many as history and bias entries together; rows share no entry */
   uint32_t n_history;                   /* entries that `history` may have; in `saved` those of `bias` follow them */
   const uint32_t *masks;                /* (as many as rows name, TL_MASK_WORDS(vocab)) */

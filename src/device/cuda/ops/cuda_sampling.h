@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "device/cuda/ops/cuda_both.h"
+#include "device/cuda/ops/cuda_ops.h"
 
 /* Philox4x32-10 (Salmon et al. 2011): the 24 bits of which tl_random_uniform makes its float. */
 TL_BOTH uint32_t tl_cuda_random24(uint64_t seed, uint64_t position) {
@@ -51,7 +52,7 @@ TL_BOTH uint64_t tl_cuda_rank(float value, uint32_t token) {
  * before: the distance from the best, which spreads tokens over bins that a rank's
  * own first bits, a float's exponent, would leave in a few. It falls nowhere as the
  * rank rises. */
-#define TL_CUDA_BINS 2048
+#define TL_CUDA_BINS TL_CUDA_SAMPLE_BINS
 #define TL_CUDA_LEVELS 7
 #define TL_CUDA_VALUE_LEVELS 4 /* after these only equal values are left */
 
