@@ -208,10 +208,7 @@ TL_DEVICE void finish(const tl_cuda_decode_args &a, uint32_t row, bool is_whole,
     float *to = a.partial + at * a.a.head_dim + mine.dim;
     TL_UNROLL for (int j = 0; j < 8; j += 4)
       store16(to + j, {{as_bits(out[j]), as_bits(out[j + 1]), as_bits(out[j + 2]), as_bits(out[j + 3])}});
-    if (mine.dim == 0) {
-      a.partial_scale[at * 2] = max;
-      a.partial_scale[at * 2 + 1] = sum;
-    }
+    if (mine.dim == 0) a.partial_scale[at] = as_bits(max) | (uint64_t)as_bits(sum) << 32;
   }
 }
 
@@ -229,8 +226,9 @@ TL_DEVICE void merge_parts(const tl_cuda_decode_args &a, uint32_t row, uint32_t 
       TL_UNROLL for (uint32_t k = 0; k < MERGED; k++) {
         bool valid = first + k < n_parts;
         uint64_t at = (uint64_t)(first_part + (valid ? first + k : first)) * a.a.n_heads + head;
-        part_max[k] = valid ? a.partial_scale[at * 2] : -INFINITY;
-        part_sum[k] = a.partial_scale[at * 2 + 1];
+        uint64_t scale = a.partial_scale[at];
+        part_max[k] = valid ? as_float((uint32_t)scale) : -INFINITY;
+        part_sum[k] = as_float((uint32_t)(scale >> 32));
         part[k] = load16(a.partial + at * a.a.head_dim + dim);
       }
       TL_UNROLL for (int k = 0; k < MERGED; k++) max = fmaxf(max, part_max[k]);
