@@ -178,7 +178,7 @@ static size_t place_work(struct cuda_device *d, char *base) {
   }
   w->scratch_bytes = p.at;
   PLACE(&p, w->partial, (size_t)l->max_items * s->n_heads * s->head);
-  PLACE(&p, w->partial_scale, (size_t)l->max_items * s->n_heads * 2);
+  PLACE(&p, w->partial_scale, (size_t)l->max_items * s->n_heads);
   PLACE(&p, w->arrived, (size_t)l->max_seqs * s->n_heads);
   PLACE(&p, w->tiles_arrived, batch_tiles(d));
   PLACE(&p, w->best, l->n_drawers);

@@ -184,7 +184,8 @@ struct cuda_work {
   char *last;       /* T (rows, dim) */
   float *logits;    /* (rows, ld_logits) */
   float *part, *gathered; /* groups: (rows, ld_part), and (ranks, rows, ld_part) */
-  float *partial, *partial_scale, *saved;
+  float *partial, *saved;
+  uint64_t *partial_scale;
   uint32_t *arrived; /* (max_seqs, n_heads) zeros while no step runs */
   uint32_t *tiles_arrived; /* likewise: of the product with the most tiles of TL_CUDA_BATCH_TILE outputs */
   uint64_t *best, *sums;   /* (drawers), (drawers, TL_CUDA_SAMPLE_SUMS) of parts of rows of logits */

@@ -118,7 +118,7 @@ static void run_decode(const struct step *t, const struct tl_cuda_attention *a, 
   struct tl_cuda_decode_args args = {.a = *a, .n_blocks = t->s->n_blocks, .max_rows = t->s->n_seqs, .lanes = lanes,
                                      .items = items,
                                      .partial = op_poisoned(partials * a->head_dim * sizeof(float)),
-                                     .partial_scale = op_poisoned(partials * 2 * sizeof(float)),
+                                     .partial_scale = op_poisoned(partials * sizeof(uint64_t)),
                                      .arrived = memset(op_alloc(counters * sizeof(uint32_t)), 0, counters * sizeof(uint32_t))};
   if (heads) args.heads = *heads;
   uint16_t *before = NULL;

@@ -37,7 +37,8 @@ struct network {
   struct tl_cuda_sampling *sampling;
   struct tl_cuda_left *left;
   struct tl_sampled *sampled;
-  float *x, *partial, *partial_scale, *logits, *saved;
+  float *x, *partial, *logits, *saved;
+  uint64_t *partial_scale;
   uint16_t *delta, *h, *qkv_rows, *q_rows, *attention, *gate_up, *inner, *last;
   void *all[64]; /* every array above, to be freed */
   unsigned n_all;
@@ -172,7 +173,7 @@ static void open_network(struct network *n, const struct tl_model *model, uint32
   ARRAY(N_CASES, left);
   ARRAY(N_CASES, sampled);
   ARRAY((size_t)max_items * model->n_heads * n->head_dim, partial);
-  ARRAY((size_t)max_items * model->n_heads * 2, partial_scale);
+  ARRAY((size_t)max_items * model->n_heads, partial_scale);
   ARRAY((size_t)N_CASES * padded(model->vocab_size), logits);
   ARRAY(1, saved);
   ARRAY((size_t)ROWS * n->dim, x);

@@ -208,10 +208,7 @@ TL_DEVICE void finish(const tl_cuda_decode_args &a, uint32_t row, bool is_whole,
     float *to = a.partial + at * a.a.head_dim + mine.dim;
     TL_UNROLL for (int j = 0; j < 8; j += 4)
       store16(to + j, {{as_bits(out[j]), as_bits(out[j + 1]), as_bits(out[j + 2]), as_bits(out[j + 3])}});
-    if (mine.dim == 0) {
-      a.partial_scale[at * 2] = max;
-      a.partial_scale[at * 2 + 1] = sum;
-    }
+    if (mine.dim == 0) a.partial_scale[at] = as_bits(max) | (uint64_t)as_bits(sum) << 32;
   }
 }
 
@@ -229,8 +226,9 @@ TL_DEVICE void merge_parts(const tl_cuda_decode_args &a, uint32_t row, uint32_t 
       TL_UNROLL for (uint32_t k = 0; k < MERGED; k++) {
         bool valid = first + k < n_parts;
         uint64_t at = (uint64_t)(first_part + (valid ? first + k : first)) * a.a.n_heads + head;
-        part_max[k] = valid ? a.partial_scale[at * 2] : -INFINITY;
-        part_sum[k] = a.partial_scale[at * 2 + 1];
+        uint64_t scale = a.partial_scale[at];
+        part_max[k] = valid ? as_float((uint32_t)scale) : -INFINITY;
+        part_sum[k] = as_float((uint32_t)(scale >> 32));
         part[k] = load16(a.partial + at * a.a.head_dim + dim);
       }
       TL_UNROLL for (int k = 0; k < MERGED; k++) max = fmaxf(max, part_max[k]);
@@ -284,9 +282,8 @@ TL_DEVICE made_head find_made(const tl_cuda_decode_args &a, const task &t, uint3
   if (i < t.n_heads) return {index, a.heads.q_norm, false, s->made[0] + i * (a.a.head_dim / 8), nullptr};
   bool is_value = i > t.n_heads;
   uint16_t *cache = (uint16_t *)(is_value ? a.heads.v_cache : a.heads.k_cache);
-  bool writes = slot != TL_CUDA_NO_SLOT && t.first_head % (a.a.n_heads / a.a.n_kv_heads) == 0; /* of a group's tiles the first */
   return {index, is_value ? nullptr : a.heads.k_norm, is_value, s->own[is_value],
-          writes ? cache + slot_place(slot, a.a.n_kv_heads, t.kv_head, a.a.head_dim) : nullptr};
+          t.is_first && slot != TL_CUDA_NO_SLOT ? cache + slot_place(slot, a.a.n_kv_heads, t.kv_head, a.a.head_dim) : nullptr};
 }
 
 /* An item's heads of Q, and its own token's key and value, into shared memory: as tl_cuda_qkv makes them, to the bit. */
@@ -404,8 +401,9 @@ static_assert(sizeof(decode_shared<TL_CUDA_MAX_HEAD_DIM, false>) <= CUDA_MOST_SH
 
 template <class T, int DIM, bool WIDE>
 static int launch_decode(const tl_cuda_decode_args *args, void *stream) {
-  return launch_rows(args->max_rows, decode<T, DIM, WIDE>, args->n_blocks, 1, THREADS, sizeof(decode_shared<DIM, WIDE>), stream,
-                     *args);
+  uint32_t tiles = tl_cuda_head_tiles(args->a.n_heads, args->a.n_kv_heads, args->a.head_dim);
+  return launch_rows(args->max_rows, decode<T, DIM, WIDE>, tiles, args->n_blocks / tiles, THREADS, sizeof(decode_shared<DIM, WIDE>),
+                     stream, *args);
 }
 
 template <class T>

@@ -40,6 +40,7 @@ struct decode_shared {
 /* The heads of a tile and the items of a thread block. */
 struct task {
   uint32_t kv_head, first_head, n_heads;
+  bool is_first; /* of the tiles of a group */
   uint32_t index, end;
 };
 
@@ -50,19 +51,16 @@ struct task {
 /* The heads and the items of this thread block; *ret_words: of its lane, the first item's in front. */
 template <int DIM, bool WIDE>
 TL_DEVICE task find_task(const tl_cuda_decode_args &a, uint32_t *ret_words) {
-  const uint32_t heads = tile<DIM, WIDE>::HEADS, group = a.a.n_heads / a.a.n_kv_heads;
-  uint32_t parts = (group + heads - 1) / heads; /* of a group that is larger than the tile */
-  uint32_t lane = block_x() / (a.a.n_kv_heads * parts), head_tile = block_x() % (a.a.n_kv_heads * parts);
-  task t = {head_tile / parts, head_tile / parts * group + head_tile % parts * heads, group - head_tile % parts * heads, 0, 0};
-  if (t.n_heads > heads) t.n_heads = heads;
-  *ret_words = 0;
-  if (lane < grid_x() / (a.a.n_kv_heads * parts)) {
-    static_assert(sizeof(tl_cuda_lane) == 32 * sizeof(uint32_t) && offsetof(tl_cuda_lane, item) == 0, "a word for each lane of a warp");
-    *ret_words = load_early((const uint32_t *)&a.lanes[lane] + lane_index());
-    t.index = LANE_FIELD(*ret_words, begin);
-    t.end = LANE_FIELD(*ret_words, end);
+  static_assert(sizeof(tl_cuda_lane) == 32 * sizeof(uint32_t) && offsetof(tl_cuda_lane, item) == 0, "a word for each lane of a warp");
+  *ret_words = load_early((const uint32_t *)&a.lanes[block_y()] + lane_index()); /* before all that is to be computed */
+  const uint32_t heads = tile<DIM, WIDE>::HEADS, group = a.a.n_heads / a.a.n_kv_heads, parts = (group + heads - 1) / heads;
+  uint32_t kv_head = block_x(), part = 0; /* of a group that is larger than the tile */
+  if (parts > 1) {
+    kv_head = block_x() / parts;
+    part = block_x() % parts;
   }
-  return t;
+  uint32_t n_heads = group - part * heads < heads ? group - part * heads : heads;
+  return {kv_head, kv_head * group + part * heads, n_heads, part == 0, LANE_FIELD(*ret_words, begin), LANE_FIELD(*ret_words, end)};
 }
 
 /* An item's words, one a lane, in time for its turn. */

@@ -194,7 +194,7 @@ struct tl_cuda_decode_args {
   const struct tl_cuda_lane *lanes;   /* (lanes) */
   const struct tl_cuda_item *items;   /* (the last lane's end) */
   float *partial;                     /* (max_items, n_heads, head_dim) */
-  float *partial_scale;               /* (max_items, n_heads, 2): largest score, sum */
+  uint64_t *partial_scale;            /* (max_items, n_heads): two floats, the largest score and, in the higher half, the sum */
   uint32_t *arrived;                  /* (sequences, n_heads) parts that are there; zeros before and after */
 };
 int tl_cuda_decode(const struct tl_cuda_decode_args *args, void *stream);
