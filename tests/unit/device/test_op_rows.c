@@ -127,16 +127,52 @@ static void test_bias(void **state) {
   }
 }
 
-static void check_glu(int dtype, uint32_t n, uint32_t dim, bool with_bias, int kind, bool alone) {
+/* What results of a product are still to be multiplied by. */
+static struct tl_cuda_unscaled make_unscaled(uint32_t n, uint32_t dim) {
+  return (struct tl_cuda_unscaled){op_floats(n, 1), op_floats(dim, 1), 3};
+}
+
+static double unscaled_value(const struct tl_cuda_unscaled *u, int dtype, const uint16_t *in, uint32_t row, uint32_t ld, uint32_t column) {
+  double value = op_unpack(dtype, in[(size_t)row * ld + column]);
+  return u->rows ? value * (double)u->rows[row] * (double)u->outputs[column] * (double)u->factor : value;
+}
+
+static void free_unscaled(struct tl_cuda_unscaled *u) {
+  op_free((void *)u->rows);
+  op_free((void *)u->outputs);
+}
+
+/* Rounded by the gate: what quantize makes of `out`, to the bit; the scales may stand where those of gate_up stood. */
+static void check_rounded_glu(struct tl_cuda_glu_args a) {
+  size_t n = (size_t)a.n * a.dim;
+  uint8_t *want = op_poisoned(n), *got = op_poisoned(n);
+  float *scales = op_poisoned(a.n * sizeof *scales);
+  struct tl_cuda_quantize_args q = {.dtype = a.dtype, .n = a.n, .k = a.dim, .x = a.out, .out = want, .scales = scales};
+  assert_int_equal(op_run(tl_cuda_quantize(&q, NULL)), 0);
+  a.out = NULL;
+  a.rounded = got;
+  a.scales = a.unscaled.rows ? (float *)a.unscaled.rows : op_poisoned(a.n * sizeof *scales);
+  assert_int_equal(op_run(tl_cuda_glu(&a, NULL)), 0);
+  assert_memory_equal(got, want, n);
+  assert_memory_equal(a.scales, scales, a.n * sizeof *scales);
+  if (!a.unscaled.rows) op_free(a.scales);
+  op_free(want);
+  op_free(got);
+  op_free(scales);
+}
+
+static void check_glu(int dtype, uint32_t n, uint32_t dim, bool with_bias, int kind, bool alone, bool unscaled) {
   uint32_t ld = alone ? dim : 2 * dim;
   uint16_t *in = op_halves(dtype, n * ld, 6), *out = op_poisoned(n * dim * 2);
   float *bias = op_floats(ld, 1);
-  struct tl_cuda_glu_args a = {.dtype = dtype, .gate = kind, .alone = alone, .n = n, .dim = dim, .gate_up = in, .bias = with_bias ? bias : NULL,
-                                  .out = out};
+  struct tl_cuda_unscaled left = {0};
+  if (unscaled) left = make_unscaled(n, ld);
+  struct tl_cuda_glu_args a = {.dtype = dtype, .gate = kind, .alone = alone, .n = n, .dim = dim, .gate_up = in, .unscaled = left,
+                               .bias = with_bias ? bias : NULL, .out = out};
   assert_int_equal(op_run(tl_cuda_glu(&a, NULL)), 0);
   for (uint32_t i = 0; i < n * dim; i++) {
     uint32_t row = i / dim, column = i % dim;
-    double gate = op_unpack(dtype, in[row * ld + column]), up = alone ? 1 : op_unpack(dtype, in[row * ld + dim + column]);
+    double gate = unscaled_value(&left, dtype, in, row, ld, column), up = alone ? 1 : unscaled_value(&left, dtype, in, row, ld, dim + column);
     if (with_bias) {
       gate += bias[column];
       if (!alone) up += bias[dim + column];
@@ -148,6 +184,8 @@ static void check_glu(int dtype, uint32_t n, uint32_t dim, bool with_bias, int k
     /* 1 + erf of what is far below zero is a small difference */
     op_assert_near(dtype, op_unpack(dtype, out[i]), want, kind == TL_CUDA_GELU_ERF ? 1e-2 : 1e-3, 1);
   }
+  if (dim % 16 == 0) check_rounded_glu(a); /* which quantize asks for */
+  if (unscaled) free_unscaled(&left);
   op_free(in);
   op_free(out);
   op_free(bias);
@@ -157,11 +195,13 @@ static void test_glu(void **state) {
   (void)state;
   for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
     for (int kind = TL_CUDA_SILU; kind <= TL_CUDA_GELU_ERF; kind++) {
-      check_glu(op_dtypes[t], 1, 8, false, kind, false);
-      check_glu(op_dtypes[t], 5, 688, true, kind, false);
-      check_glu(op_dtypes[t], 2, 2048, false, kind, false);
-      check_glu(op_dtypes[t], 3, 72, true, kind, true);
-      check_glu(op_dtypes[t], 2, 2048, false, kind, true);
+      check_glu(op_dtypes[t], 1, 8, false, kind, false, false);
+      check_glu(op_dtypes[t], 5, 688, true, kind, false, false);
+      check_glu(op_dtypes[t], 2, 2048, false, kind, false, false);
+      check_glu(op_dtypes[t], 3, 72, true, kind, true, false);
+      check_glu(op_dtypes[t], 2, 2048, false, kind, true, false);
+      check_glu(op_dtypes[t], 3, 4112, true, kind, false, true);
+      check_glu(op_dtypes[t], 2, 72, false, kind, true, true);
     }
   }
   /* far out: no NaN from infinities in between */
@@ -178,17 +218,17 @@ static void test_glu(void **state) {
 struct norm {
   int dtype;
   uint32_t n, dim, width;
-  bool first, centered, post, copy, in_place;
+  bool first, centered, post, copy, in_place, unscaled;
   float factor;
 };
 
 /* One row, in double; `row`: what is behind `width` is zero. */
 static void check_norm_row(const struct norm *s, const struct tl_cuda_add_norm_args *a, const float *before, uint32_t row) {
-  const uint16_t *delta = (const uint16_t *)a->delta + row * s->dim, *h = (const uint16_t *)a->h + row * s->dim;
+  const uint16_t *delta = a->delta, *h = (const uint16_t *)a->h + row * s->dim;
   double squares = 0, sum = 0, scale = 1, *x = op_alloc(s->dim * sizeof *x);
-  for (uint32_t k = 0; k < s->dim; k++) squares += pow(s->factor * (double)op_unpack(s->dtype, delta[k]), 2);
+  for (uint32_t k = 0; k < s->dim; k++) squares += pow(s->factor * unscaled_value(&a->unscaled, s->dtype, delta, row, s->dim, k), 2);
   for (uint32_t k = 0; k < s->dim; k++) {
-    x[k] = s->factor * (double)op_unpack(s->dtype, delta[k]);
+    x[k] = s->factor * unscaled_value(&a->unscaled, s->dtype, delta, row, s->dim, k);
     if (s->post) x[k] *= a->post[k] / sqrt(squares / s->width + a->post_eps);
     if (!s->first) x[k] += before[row * s->dim + k];
     if (!s->in_place) assert_true(fabs(x[k] - a->x[row * s->dim + k]) <= 1e-5 * (1 + fabs(x[k])));
@@ -222,12 +262,15 @@ static void check_norm(const struct norm *s) {
   uint16_t *delta = op_halves(s->dtype, n * dim, 1), *h = op_poisoned(n * dim * 2);
   for (uint32_t i = 0; i < n; i++) memset(delta + i * dim + s->width, 0, (dim - s->width) * 2);
   if (s->first) memset(x, 0xff, n * dim * sizeof *x);
+  struct tl_cuda_unscaled left = {0};
+  if (s->unscaled) left = make_unscaled(n, dim);
   struct tl_cuda_add_norm_args a = {.dtype = s->dtype, .first = s->first, .centered = s->centered, .in_place = s->in_place, .n = n, .dim = dim,
                                     .width = s->width, .eps = 1e-5f, .post_eps = 1e-4f, .factor = s->factor, .x = x,
-                                    .delta = delta, .post = s->post ? post : NULL, .weight = s->copy ? NULL : weight,
+                                    .delta = delta, .unscaled = left, .post = s->post ? post : NULL, .weight = s->copy ? NULL : weight,
                                     .shift = s->centered ? shift : NULL, .h = h};
   assert_int_equal(op_run(tl_cuda_add_norm(&a, NULL)), 0);
   for (uint32_t i = 0; i < n; i++) check_norm_row(s, &a, before, i);
+  if (s->unscaled) free_unscaled(&left);
   op_free(x);
   op_free(before);
   op_free(weight);
@@ -278,6 +321,9 @@ static void test_norm(void **state) {
       check_norm(&(struct norm){.dtype = op_dtypes[t], .n = 2, .dim = k % 2 ? 2056 : 40, .width = k % 2 ? 2049 : 36, .first = k & 1,
                                 .centered = (k & 6) == 2, .post = k & 8, .copy = (k & 6) == 4, .factor = k % 3 ? 0.22f : 60});
     for (unsigned k = 0; k < 4; k++)
+      check_norm(&(struct norm){.dtype = op_dtypes[t], .n = k & 1 ? 9 : 2, .dim = 2056, .width = 2049, .first = k & 1, .post = k & 2,
+                                .unscaled = true, .factor = 2});
+    for (unsigned k = 0; k < 4; k++)
       check_norm(&(struct norm){.dtype = op_dtypes[t], .n = k & 1 ? 9 : 2, .dim = 2056, .width = 2049, .first = k & 1, .centered = k & 2,
                                 .in_place = true, .factor = 1});
   }
@@ -304,12 +350,15 @@ static void test_cap(void **state) {
 static void test_refused_shapes(void **state) {
   (void)state;
   uint8_t a_byte;
+  float a_float;
   assert_int_equal(tl_cuda_embed(&(struct tl_cuda_embed_args){.n = 1, .dim = 12}, NULL), 1);
   assert_int_equal(tl_cuda_embed(&(struct tl_cuda_embed_args){.n = 1, .dim = 48, .format = TL_CUDA_WINT4}, NULL), 1);
   assert_int_equal(tl_cuda_embed(&(struct tl_cuda_embed_args){.n = 1, .dim = 64, .format = TL_CUDA_WMXFP4 + 1}, NULL), 1);
   assert_int_equal(tl_cuda_gather(&(struct tl_cuda_gather_args){.n = 1, .dim = 4}, NULL), 1);
   assert_int_equal(tl_cuda_bias(&(struct tl_cuda_bias_args){.n = UINT32_MAX, .dim = 65536}, NULL), 1);
   assert_int_equal(tl_cuda_glu(&(struct tl_cuda_glu_args){.n = 1, .dim = 15}, NULL), 1);
+  assert_int_equal(tl_cuda_glu(&(struct tl_cuda_glu_args){.n = 1, .dim = 16, .rounded = &a_byte}, NULL), 1);
+  assert_int_equal(tl_cuda_glu(&(struct tl_cuda_glu_args){.n = 1, .dim = TL_CUDA_GLU_ROUNDED_DIM + 8, .rounded = &a_byte, .scales = &a_float}, NULL), 1);
   assert_int_equal(tl_cuda_add_norm(&(struct tl_cuda_add_norm_args){.n = 1, .dim = 24584, .width = 8}, NULL), 1);
   assert_int_equal(tl_cuda_add_norm(&(struct tl_cuda_add_norm_args){.n = 1, .dim = 16, .width = 17}, NULL), 1);
   assert_int_equal(tl_cuda_add_norm(&(struct tl_cuda_add_norm_args){.n = 1, .dim = 16, .width = 16, .rounded = &a_byte}, NULL), 1);
