@@ -111,7 +111,11 @@ enum {
   CUDA_LT_DESC_B_SCALE_MODE = 32,
   CUDA_LT_SCALE_OUTER_VECTOR = 3, /* a mode: of A for each row, of B for each column */
   CUDA_LT_LAYOUT_COLS = 3,
+  CUDA_LT_LAYOUT_BATCH_COUNT = 5,  /* int32_t */
+  CUDA_LT_LAYOUT_BATCH_OFFSET = 6, /* int64_t, elements */
   CUDA_LT_PREFERENCE_WORKSPACE = 1,
+  CUDA_LT_PREFERENCE_ALIGNMENT_A = 5,
+  CUDA_LT_PREFERENCE_ALIGNMENT_B = 6,
   CUDA_LT_PREFERENCE_ALIGNMENT_C = 7, /* uint32_t, of what a product will be given; 256 if nothing is said */
   CUDA_LT_PREFERENCE_ALIGNMENT_D = 8,
   CUDA_LT_INVALID = 7,

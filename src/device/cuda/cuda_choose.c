@@ -13,6 +13,7 @@
 #include "tokenlane/base/clock.h"
 
 #define CANDIDATES 8
+#define WORTH_PARTING 0.9f
 #define RUNS 3 /* that are timed, after one that is not */
 
 struct chooser {
@@ -28,7 +29,8 @@ static const struct cuda_piece *find_piece(const struct cuda_device *d, const st
     const struct cuda_matrix *w = &d->plan[i].w;
     for (unsigned k = 0; k < w->n_pieces; k++) {
       const struct cuda_piece *piece = &w->pieces[k];
-      if (w->k == p->k && (p->e4m3 ? piece->format == TL_CUDA_WE4M3 && piece->n == p->n : piece->tile == p->n)) return piece;
+      if (p->parts > 1 && !w->summed) continue;
+      if (w->k == p->k * p->parts && (p->e4m3 ? piece->format == TL_CUDA_WE4M3 && piece->n == p->n : piece->tile == p->n)) return piece;
     }
   }
   return NULL;
@@ -52,13 +54,22 @@ static bool must_be_alike(const struct cuda_device *d, const struct cuda_product
   return false;
 }
 
+static size_t x_bytes(const struct cuda_product *p, size_t m) {
+  return cuda_round(m * p->k * p->parts * 2, CUDA_ALIGN);
+}
+
+static size_t y_bytes(const struct cuda_product *p, size_t m) {
+  size_t rows = p->parts > 1 ? (size_t)p->parts * CUDA_PARTED_ROWS : m;
+  return rows * p->ld * (p->float_out ? sizeof(float) : 2);
+}
+
 /* All of a product, as a step will run it, but for scales that are left to who reads the results; *ret_can: false: cuBLASLt cannot do it. */
 static int run_once(struct chooser *c, const struct cuda_product *p, uint32_t m, const struct cuda_piece *piece, const struct cuda_way *way,
                     bool *ret_can, struct tl_error *err) {
   struct cuda_device *d = c->d;
-  char *x = (char *)d->work.x, *y = x + cuda_round((size_t)m * p->k * 2, CUDA_ALIGN);
+  char *x = (char *)d->work.x, *y = x + x_bytes(p, m);
   *ret_can = cuda_matmul(d, p, way, weights_of(d, p, piece), piece->scales, m, x, y) == 0;
-  if (*ret_can && way->scaling == CUDA_THEN_SCALED && (d->group || p->float_out))
+  if (*ret_can && way->scaling == CUDA_THEN_SCALED && (d->group || (p->float_out && p->parts == 1)))
     CUDA_TRY(d, cuda_scale_sums(d, p, piece->scales, m, y), "scaling a product", err);
   return TL_OK;
 }
@@ -91,36 +102,38 @@ struct best {
 /* Whether ways of this product may be tried out on work memory, and one of them taken by the clock. */
 static bool is_timed(const struct cuda_device *d, const struct cuda_product *p, unsigned bucket) {
   size_t m = d->products.buckets[bucket];
-  size_t room = cuda_round(m * p->k * 2, CUDA_ALIGN) + m * p->ld * (p->float_out ? sizeof(float) : 2);
-  return find_piece(d, p) && room <= d->work.scratch_bytes && !is_too_many(d, p, bucket) && !must_be_alike(d, p);
+  return find_piece(d, p) && x_bytes(p, m) + y_bytes(p, m) <= d->work.scratch_bytes && !is_too_many(d, p, bucket) && !must_be_alike(d, p);
 }
 
 /* Whether `best` becomes one of the n that cuBLASLt found. Without a clock, and when it is late, the first is taken; of E4M3 one is tried,
- * however late it is, since there cuBLASLt names what it cannot do. */
+ * however late it is, since there cuBLASLt names what it cannot do. Of parts none is taken then: the whole is there. */
 static int choose_fastest(struct chooser *c, struct cuda_product *p, unsigned bucket, enum cuda_scaling scaling,
                           const struct cuda_lt_found *found, int n, struct best *best, struct tl_error *err) {
-  bool timed = is_timed(c->d, p, bucket) && (n > 1 || p->e4m3);
+  bool timed = is_timed(c->d, p, bucket) && (n > 1 || p->e4m3 || p->parts > 1);
   for (int i = 0, n_tried = 0; i < n; i++) {
     struct cuda_way way = {scaling, found[i].algorithm};
     float ms = FLT_MAX;
     if (found[i].status) continue;
-    if (!timed || (tl_now_ns() >= c->end_ns && !(p->e4m3 && n_tried == 0 && !best->runs))) {
-      if (!best->runs && n_tried == 0) *best = (struct best){way, FLT_MAX, true};
+    if (!timed || (tl_now_ns() >= c->end_ns && !(p->e4m3 && p->parts == 1 && n_tried == 0 && !best->runs))) {
+      if (!best->runs && n_tried == 0 && p->parts == 1) *best = (struct best){way, FLT_MAX, true};
       return TL_OK;
     }
     int r = time_one(c, p, c->d->products.buckets[bucket], find_piece(c->d, p), &way, &ms, err);
     if (r < 0) return r;
     n_tried++;
-    if (ms < best->ms || (!best->runs && !p->e4m3)) *best = (struct best){way, ms, true};
+    if (ms < best->ms || (!best->runs && !p->e4m3 && p->parts == 1)) *best = (struct best){way, ms, true};
   }
   return TL_OK;
 }
 
-/* Results that are parts of wider rows, of one piece of several or of a tile, begin where they begin: on 16 bytes. */
+/* Results that are parts of wider rows, of one piece of several or of a tile, begin where they begin: on 16 bytes. So do parts of k. */
 static int promise_alignment(const struct chooser *c, const struct cuda_product *p) {
   const struct cuda_lt *lt = &c->d->api->lt;
   uint32_t bytes = p->ld == p->n ? CUDA_ALIGN : 16;
-  int r = lt->preference_set(c->preference, CUDA_LT_PREFERENCE_ALIGNMENT_C, &bytes, sizeof bytes);
+  uint32_t inputs = p->parts > 1 ? 16 : CUDA_ALIGN;
+  int r = lt->preference_set(c->preference, CUDA_LT_PREFERENCE_ALIGNMENT_A, &inputs, sizeof inputs);
+  if (r == 0) r = lt->preference_set(c->preference, CUDA_LT_PREFERENCE_ALIGNMENT_B, &inputs, sizeof inputs);
+  if (r == 0) r = lt->preference_set(c->preference, CUDA_LT_PREFERENCE_ALIGNMENT_C, &bytes, sizeof bytes);
   return r ? r : lt->preference_set(c->preference, CUDA_LT_PREFERENCE_ALIGNMENT_D, &bytes, sizeof bytes);
 }
 
@@ -139,7 +152,7 @@ static int ask(struct chooser *c, struct cuda_product *p, unsigned bucket, enum 
   if (r) return cuda_lt_failed(d, r, "choosing an algorithm", err);
   r = lt->heuristic(d->products.lt, scaled ? d->products.scaled_desc : d->products.desc, p->w_layout, p->x_layout, p->y_layout,
                     p->y_layout, c->preference, CANDIDATES, found, ret_n);
-  if (r && !(p->e4m3 && (r == CUDA_LT_NOT_SUPPORTED || r == CUDA_LT_INVALID)))
+  if (r && !((p->e4m3 || p->parts > 1) && (r == CUDA_LT_NOT_SUPPORTED || r == CUDA_LT_INVALID)))
     return cuda_lt_failed(d, r, "choosing an algorithm", err);
   if (r) *ret_n = 0;
   if (*ret_n > CANDIDATES) *ret_n = CANDIDATES;
@@ -149,7 +162,7 @@ static int ask(struct chooser *c, struct cuda_product *p, unsigned bucket, enum 
 /* Of E4M3 both ways to apply the scales are tried: which is faster depends on the shape. */
 static int choose(struct chooser *c, struct cuda_product *p, unsigned bucket, struct tl_error *err) {
   struct cuda_device *d = c->d;
-  enum cuda_scaling scaling = p->e4m3 ? CUDA_LT_SCALES : CUDA_NO_SCALES, last = p->e4m3 ? CUDA_THEN_SCALED : CUDA_NO_SCALES;
+  enum cuda_scaling scaling = !p->e4m3 ? CUDA_NO_SCALES : p->parts > 1 ? CUDA_THEN_SCALED : CUDA_LT_SCALES, last = p->e4m3 ? CUDA_THEN_SCALED : CUDA_NO_SCALES;
   struct best best = {{CUDA_NO_WAY, {{0}}}, FLT_MAX, false};
   for (; scaling <= last; scaling++) {
     struct cuda_lt_found found[CANDIDATES] = {0};
@@ -158,7 +171,8 @@ static int choose(struct chooser *c, struct cuda_product *p, unsigned bucket, st
     if (r < 0) return r;
   }
   p->ways[bucket] = best.way;
-  if (best.runs || p->e4m3) return TL_OK;
+  p->ms[bucket] = best.ms;
+  if (best.runs || p->e4m3 || p->parts > 1) return TL_OK;
   return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "cuda:%u: cuBLASLt has no product of %u x %u by %u x %u", d->options.index,
                       d->products.buckets[bucket], p->k, p->k, p->n);
 }
@@ -173,6 +187,7 @@ static bool is_e4m3(const struct cuda_device *d, const struct cuda_piece *piece)
 
 /* Of shapes in T, once those of E4M3 are chosen. */
 static bool is_wanted(const struct cuda_device *d, unsigned shape) {
+  if (d->products.shapes[shape].parts > 1) return true;
   for (uint32_t i = 0; i < d->n_plan; i++) {
     const struct cuda_matrix *w = &d->plan[i].w;
     for (unsigned k = 0; k < w->n_pieces && d->plan[i].kind != CUDA_OP_EMBED; k++)
@@ -181,14 +196,43 @@ static bool is_wanted(const struct cuda_device *d, unsigned shape) {
   return false;
 }
 
+/* Whether rows of a bucket are few enough for products in parts. */
+static bool is_parted(const struct cuda_products *products, unsigned bucket) {
+  return products->buckets[bucket] <= CUDA_PARTED_ROWS && bucket < CUDA_PARTED_BUCKETS;
+}
+
 static int choose_all(struct chooser *c, bool e4m3, struct tl_error *err) {
   struct cuda_products *products = &c->d->products;
   int r = TL_OK;
   for (unsigned i = 0; i < products->n_shapes; i++) {
     if (products->shapes[i].e4m3 != e4m3 || (!e4m3 && !is_wanted(c->d, i))) continue;
-    for (unsigned b = 0; r == TL_OK && b < products->n_buckets; b++) r = choose(c, &products->shapes[i], b, err);
+    for (unsigned b = 0; r == TL_OK && b < products->n_buckets; b++)
+      if (products->shapes[i].parts == 1 || is_parted(products, b)) r = choose(c, &products->shapes[i], b, err);
   }
   return r;
+}
+
+/* Of a piece's shapes in parts the quickest, if it beats the whole by more than summing them up may take. */
+static unsigned find_quickest(const struct cuda_products *products, const struct cuda_piece *piece, unsigned bucket) {
+  const struct cuda_product *whole = &products->shapes[piece->e4m3 < CUDA_MAX_PRODUCTS ? piece->e4m3 : piece->product];
+  unsigned found = CUDA_MAX_PRODUCTS;
+  float ms = whole->ms[bucket] * WORTH_PARTING;
+  if (whole->ways[bucket].scaling == CUDA_NO_WAY || whole->ms[bucket] == FLT_MAX) return found;
+  for (unsigned i = 0; i < CUDA_WAYS_TO_PART; i++) {
+    unsigned shape = piece->parted[i];
+    if (shape == CUDA_MAX_PRODUCTS || products->shapes[shape].ways[bucket].scaling == CUDA_NO_WAY || products->shapes[shape].ms[bucket] >= ms) continue;
+    ms = products->shapes[shape].ms[bucket];
+    found = shape;
+  }
+  return found;
+}
+
+static void find_all_quickest(struct cuda_device *d) {
+  for (uint32_t i = 0; i < d->n_plan; i++) {
+    struct cuda_piece *piece = &d->plan[i].w.pieces[0];
+    for (unsigned b = 0; d->plan[i].w.summed && b < d->products.n_buckets && is_parted(&d->products, b); b++)
+      piece->quickest[b] = find_quickest(&d->products, piece, b);
+  }
 }
 
 int cuda_choose_algorithms(struct cuda_device *d, void *preference, struct tl_error *err) {
@@ -199,6 +243,7 @@ int cuda_choose_algorithms(struct cuda_device *d, void *preference, struct tl_er
   r = r ? cuda_failed(d, r, "making an event", err) : TL_OK;
   if (r == TL_OK) r = choose_all(&c, true, err);
   if (r == TL_OK) r = choose_all(&c, false, err);
+  if (r == TL_OK) find_all_quickest(d);
   if (c.before) rt->event_free(c.before);
   if (c.after) rt->event_free(c.after);
   return r;

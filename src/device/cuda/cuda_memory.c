@@ -149,6 +149,12 @@ static size_t rows_of_sequences(const struct cuda_device *d) {
   return d->products.buckets[i];
 }
 
+static bool parts_products(const struct cuda_device *d) {
+  for (unsigned i = 0; i < d->products.n_shapes; i++)
+    if (d->products.shapes[i].parts > 1) return true;
+  return false;
+}
+
 static size_t place_work(struct cuda_device *d, char *base) {
   const struct cuda_limits *l = &d->limits;
   const struct cuda_dims *s = &d->dims;
@@ -159,6 +165,7 @@ static size_t place_work(struct cuda_device *d, char *base) {
   PLACE(&p, w->x_turn, (size_t)TL_CUDA_NORMED_ROWS * s->dim);
   w->delta = place(&p, tokens * s->dim, 2);
   w->h = place(&p, tokens * s->dim, 2);
+  if (parts_products(d)) PLACE(&p, w->parts, (size_t)CUDA_MOST_PARTS * CUDA_PARTED_ROWS * s->dim);
   w->qkv = place(&p, tokens * s->qkv, 2);
   w->q = place(&p, tokens * s->attn, 2);
   w->a = place(&p, tokens * s->attn, 2);

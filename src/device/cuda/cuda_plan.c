@@ -181,13 +181,24 @@ static bool multiplies_e4m3(const struct cuda_device *d) {
   return d->info.major * 10 + d->info.minor >= 89;
 }
 
+/* Of few rows a product of few outputs keeps few multiprocessors busy: shapes in which parts of its k are products of their own. */
+static void add_parted(struct cuda_device *d, const struct cuda_matrix *w, struct cuda_piece *piece) {
+  bool may = w->summed && (piece->format == TL_CUDA_W16 || piece->e4m3 < CUDA_MAX_PRODUCTS);
+  for (unsigned i = 0; i < CUDA_PARTED_BUCKETS; i++) piece->quickest[i] = CUDA_MAX_PRODUCTS;
+  for (unsigned i = 0; i < CUDA_WAYS_TO_PART; i++) {
+    struct cuda_product shape = {.n = piece->n, .k = w->k >> (i + 1), .ld = w->ld, .parts = 2u << i, .float_out = true,
+                                 .e4m3 = piece->format != TL_CUDA_W16};
+    piece->parted[i] = may && shape.k * shape.parts == w->k && shape.k % 16 == 0 ? cuda_product_of(&d->products, &shape) : CUDA_MAX_PRODUCTS;
+  }
+}
+
 /* The shapes of the products that a piece becomes. */
 static bool add_products(struct cuda_device *d, const struct cuda_matrix *w, struct cuda_piece *piece) {
   size_t row = (size_t)w->k * 2, n_tiles = piece->format == TL_CUDA_W16 ? 1 : (piece->n * row + d->tile_bytes - 1) / d->tile_bytes;
   uint32_t even = (uint32_t)cuda_round((piece->n + n_tiles - 1) / n_tiles, 64);
   piece->tile = n_tiles == 1 || even > piece->n ? piece->n : even;
   uint32_t rest = piece->n % piece->tile;
-  struct cuda_product shape = {.n = piece->tile, .k = w->k, .ld = w->ld, .float_out = w->float_out};
+  struct cuda_product shape = {.n = piece->tile, .k = w->k, .ld = w->ld, .parts = 1, .float_out = w->float_out};
   piece->product = piece->last = cuda_product_of(&d->products, &shape);
   shape.n = rest;
   if (rest) piece->last = cuda_product_of(&d->products, &shape);
@@ -197,6 +208,7 @@ static bool add_products(struct cuda_device *d, const struct cuda_matrix *w, str
     shape.e4m3 = true;
     piece->e4m3 = cuda_product_of(&d->products, &shape); /* one too many: the other shapes do it */
   }
+  add_parted(d, w, piece); /* one too many: the whole does it */
   return piece->product < CUDA_MAX_PRODUCTS && piece->last < CUDA_MAX_PRODUCTS;
 }
 
@@ -294,6 +306,8 @@ static bool shape(struct cuda_device *d, struct cuda_op *op) {
     case CUDA_OP_ATTEND: return true;
   }
   if (w->ld == 0) w->ld = w->n;
+  bool delta = op->kind == CUDA_OP_OUT || op->kind == CUDA_OP_DOWN;
+  w->summed = delta && w->n_pieces == 1 && !d->group && !op->route && op->from->bias[0] < 0;
   for (unsigned i = 0; i < w->n_pieces; i++)
     if (!add_products(d, w, &w->pieces[i])) return false;
   return true;

@@ -13,7 +13,11 @@
 #include "tokenlane/slice.h"
 
 #define CUDA_ALIGN 256          /* of all that lies in an arena */
-#define CUDA_MAX_PRODUCTS 32    /* shapes (outputs, inputs, kind of result) of a plan */
+#define CUDA_MAX_PRODUCTS 64    /* shapes (outputs, inputs, kind of result) of a plan */
+#define CUDA_WAYS_TO_PART 3     /* a product's k: in 2, 4 or 8 parts; */
+#define CUDA_MOST_PARTS 8
+#define CUDA_PARTED_ROWS 64     /* of up to so many rows, */
+#define CUDA_PARTED_BUCKETS 3   /* which end the last of so many buckets */
 #define CUDA_MAX_BUCKETS 48     /* of rows, for algorithms; of sequences, for graphs */
 #define CUDA_LT_WORKSPACE ((size_t)32 << 20)
 #define CUDA_TILE_BYTES ((size_t)64 << 20)
@@ -53,6 +57,8 @@ struct cuda_piece {
   uint32_t tile;     /* outputs of a product by a library; the last tile has what is left */
   unsigned product, last; /* shapes of a tile and of the last one, in struct cuda_products */
   unsigned e4m3;     /* shape of all of it by rows in E4M3; CUDA_MAX_PRODUCTS: there is none */
+  unsigned parted[CUDA_WAYS_TO_PART];    /* shapes of all of it whose k is in parts, which who reads the results sums up; likewise */
+  unsigned quickest[CUDA_PARTED_BUCKETS]; /* which of these steps of so many rows take; likewise */
 };
 
 /* Weights (n, k): GGUF files may have Q, K and V of a layer in different formats. */
@@ -63,6 +69,7 @@ struct cuda_matrix {
   uint32_t n, k;
   uint32_t ld; /* of the result */
   bool float_out;
+  bool summed; /* a norm alone reads the result, as one piece gives it */
 };
 
 /* What the plan becomes: a record for each launch or few. */
@@ -122,10 +129,12 @@ struct cuda_way {
 /* A product's shape and how it is computed, for each bucket of rows. */
 struct cuda_product {
   uint32_t n, k, ld;        /* ld: of the result */
+  uint32_t parts;           /* 1; or so many products side by side, of k inputs each, whose rows lie within those of the whole */
   bool float_out;
   bool e4m3;                /* rows and weights are E4M3, not T */
   void *w_layout, *x_layout, *y_layout;
   struct cuda_way ways[CUDA_MAX_BUCKETS];
+  float ms[CUDA_MAX_BUCKETS]; /* FLT_MAX: it was not timed */
 };
 
 struct cuda_products {
@@ -187,6 +196,7 @@ struct cuda_work {
   float *partial, *saved;
   uint64_t *partial_scale;
   uint32_t *arrived; /* (max_seqs, n_heads) zeros while no step runs */
+  float *parts;            /* (CUDA_MOST_PARTS, CUDA_PARTED_ROWS, dim) of delta, or NULL */
   uint32_t *tiles_arrived; /* likewise: of the product with the most tiles of TL_CUDA_BATCH_TILE outputs */
   uint64_t *best, *sums;   /* (drawers), (drawers, TL_CUDA_SAMPLE_SUMS) of parts of rows of logits */
   uint64_t *bins;          /* (multiprocessors / 2, TL_CUDA_SAMPLE_BINS) zeros likewise */
@@ -338,7 +348,7 @@ void cuda_free_memory(struct cuda_device *d);
 int cuda_clear_counters(struct cuda_device *d, struct tl_error *err);
 /* cuda_product.c */
 void cuda_choose_buckets(struct cuda_products *products, uint32_t max_rows);
-/* The number of the shape (its n, k, ld, float_out, e4m3), which is noted if it is new; CUDA_MAX_PRODUCTS: there are too many. */
+/* The number of the shape (its n, k, ld, parts, float_out, e4m3), which is noted if it is new; CUDA_MAX_PRODUCTS: there are too many. */
 unsigned cuda_product_of(struct cuda_products *products, const struct cuda_product *shape);
 int cuda_make_products(struct cuda_device *d, struct tl_error *err);
 void cuda_free_products(struct cuda_device *d);
@@ -357,8 +367,8 @@ int cuda_choose_algorithms(struct cuda_device *d, void *preference, struct tl_er
 int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x,
                      void *y, struct tl_error *err);
 /* The same; *ret_left: what y is still to be multiplied by, before anything else is rounded to E4M3. */
-int cuda_run_unscaled(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x, void *y,
-                      struct tl_cuda_unscaled *ret_left, struct tl_error *err);
+int cuda_run_leaving(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x, void *y,
+                      struct tl_cuda_rest *ret_left, struct tl_error *err);
 /* Whether a product of so many rows is by E4M3 alone: then its x may be what was rounded as it was made, in work.tile and work.row_scales. */
 bool cuda_wants_e4m3(const struct cuda_device *d, const struct cuda_matrix *w, uint32_t m);
 /* Whether a gated unit's product of so many rows is one kernel, which cuda_run_gated launches: y (m, n / 2). */

@@ -29,7 +29,8 @@ unsigned cuda_product_of(struct cuda_products *products, const struct cuda_produ
   unsigned i = 0;
   for (; i < products->n_shapes; i++) {
     const struct cuda_product *p = &products->shapes[i];
-    if (p->n == shape->n && p->k == shape->k && p->ld == shape->ld && p->float_out == shape->float_out && p->e4m3 == shape->e4m3)
+    if (p->n == shape->n && p->k == shape->k && p->ld == shape->ld && p->parts == shape->parts && p->float_out == shape->float_out &&
+        p->e4m3 == shape->e4m3)
       return i;
   }
   if (i < CUDA_MAX_PRODUCTS) products->shapes[products->n_shapes++] = *shape;
@@ -48,14 +49,28 @@ int cuda_lt_failed(struct cuda_device *d, int r, const char *what, struct tl_err
     if (lt_r_) return cuda_lt_failed(d, lt_r_, (what), err); \
   } while (0)
 
+/* Parts of k lie behind one another within the rows of both factors; their results, each CUDA_PARTED_ROWS apart. */
+static int make_parts(struct cuda_device *d, struct cuda_product *p, struct tl_error *err) {
+  const struct cuda_lt *lt = &d->api->lt;
+  void *const layouts[] = {p->w_layout, p->x_layout, p->y_layout};
+  const int64_t offsets[] = {p->k, p->k, (int64_t)CUDA_PARTED_ROWS * p->ld};
+  int32_t count = (int32_t)p->parts;
+  for (unsigned i = 0; i < 3; i++) {
+    LT_TRY(lt->layout_set(layouts[i], CUDA_LT_LAYOUT_BATCH_COUNT, &count, sizeof count), "making a layout");
+    LT_TRY(lt->layout_set(layouts[i], CUDA_LT_LAYOUT_BATCH_OFFSET, &offsets[i], sizeof offsets[i]), "making a layout");
+  }
+  return TL_OK;
+}
+
 static int make_shape(struct cuda_device *d, struct cuda_product *p, struct tl_error *err) {
   const struct cuda_lt *lt = &d->api->lt;
   int type = d->dtype == TL_CUDA_F16 ? CUDA_LT_R_16F : CUDA_LT_R_16BF, out = p->float_out ? CUDA_LT_R_32F : type;
   int in = p->e4m3 ? CUDA_LT_R_8F_E4M3 : type;
-  LT_TRY(lt->layout_new(&p->w_layout, in, p->k, p->n, p->k), "making a layout");
-  LT_TRY(lt->layout_new(&p->x_layout, in, p->k, 1, p->k), "making a layout");
+  int64_t row = (int64_t)p->k * p->parts;
+  LT_TRY(lt->layout_new(&p->w_layout, in, p->k, p->n, row), "making a layout");
+  LT_TRY(lt->layout_new(&p->x_layout, in, p->k, 1, row), "making a layout");
   LT_TRY(lt->layout_new(&p->y_layout, out, p->n, 1, p->ld), "making a layout");
-  return TL_OK;
+  return p->parts > 1 ? make_parts(d, p, err) : TL_OK;
 }
 
 static int make_all(struct cuda_device *d, void *preference, struct tl_error *err) {
@@ -155,10 +170,16 @@ static unsigned bucket_of(const struct cuda_device *d, uint32_t m) {
 
 /* Outputs that lie behind one another in T; scales: of E4M3 weights. left: who may be told what is left to do of them, or NULL. */
 static int many_rows(struct cuda_device *d, unsigned product, uint32_t m, const char *weight, const char *scales, const char *x,
-                     void *y, struct tl_cuda_unscaled *left, struct tl_error *err) {
+                     void *y, struct tl_cuda_rest *left, struct tl_error *err) {
   unsigned bucket = bucket_of(d, m);
   const struct cuda_product *p = &d->products.shapes[product];
   const struct cuda_way *way = &p->ways[bucket];
+  if (p->parts > 1) {
+    y = d->work.parts;
+    left->parts = d->work.parts;
+    left->n_parts = p->parts;
+    left->part_rows = CUDA_PARTED_ROWS;
+  }
   int r = cuda_matmul(d, p, way, weight, scales, m, x, y);
   /* an algorithm may ask for more of the rows than m has: all that it was chosen for is sure to do,
    * and there is room for them */
@@ -166,11 +187,19 @@ static int many_rows(struct cuda_device *d, unsigned product, uint32_t m, const 
   if (r) return cuda_lt_failed(d, r, "a product", err);
   if (way->scaling != CUDA_THEN_SCALED) return TL_OK;
   if (left) {
-    *left = (struct tl_cuda_unscaled){d->work.row_scales, (const float *)(const void *)scales, 1 / fits_f16(p->k)};
+    left->rows = d->work.row_scales;
+    left->outputs = (const float *)(const void *)scales;
+    left->factor = 1 / fits_f16(p->k);
     return TL_OK;
   }
   CUDA_TRY(d, cuda_scale_sums(d, p, scales, m, y), "scaling a product", err);
   return TL_OK;
+}
+
+/* In place of the shape `whole`, for who may be told what is left to do. */
+static unsigned quickest(const struct cuda_device *d, const struct cuda_piece *piece, unsigned whole, uint32_t m, const struct tl_cuda_rest *left) {
+  unsigned parted = left && m <= CUDA_PARTED_ROWS ? piece->quickest[bucket_of(d, m)] : CUDA_MAX_PRODUCTS;
+  return parted < CUDA_MAX_PRODUCTS ? parted : whole;
 }
 
 static char *at_output(const struct cuda_matrix *w, void *y, uint32_t output) {
@@ -182,28 +211,26 @@ static bool runs_in_e4m3(const struct cuda_device *d, const struct cuda_piece *p
 }
 
 static int many_rows_in_e4m3(struct cuda_device *d, const struct cuda_matrix *w, const struct cuda_piece *piece, uint32_t m,
-                             const char *x, void *y, struct tl_cuda_unscaled *left, struct tl_error *err) {
+                             const char *x, void *y, struct tl_cuda_rest *left, struct tl_error *err) {
   struct tl_cuda_quantize_args args = {.dtype = d->dtype, .n = m, .k = w->k, .x = x, .out = d->work.tile, .scales = d->work.row_scales};
   if (x != d->work.tile) CUDA_TRY(d, d->api->op.quantize(&args, d->stream), "rounding rows to E4M3", err); /* else who made them has */
-  return many_rows(d, piece->e4m3, m, piece->data, piece->scales, d->work.tile, at_output(w, y, piece->first), left, err);
+  return many_rows(d, quickest(d, piece, piece->e4m3, m, left), m, piece->data, piece->scales, d->work.tile, at_output(w, y, piece->first), left, err);
 }
 
 /* Stored weights are written out in T, a tile at a time, which the next one overwrites. */
 static int many_rows_of_piece(struct cuda_device *d, const struct cuda_matrix *w, const struct cuda_piece *piece, uint32_t m,
-                              const char *x, void *y, struct tl_cuda_unscaled *left, struct tl_error *err) {
+                              const char *x, void *y, struct tl_cuda_rest *left, struct tl_error *err) {
   if (runs_in_e4m3(d, piece, m)) return many_rows_in_e4m3(d, w, piece, m, x, y, left, err);
+  if (piece->format == TL_CUDA_W16)
+    return many_rows(d, quickest(d, piece, piece->product, m, left), m, piece->data, NULL, x, at_output(w, y, piece->first), left, err);
   size_t row = cuda_row_bytes(piece->format, w->k), scales = cuda_scales_bytes(piece->format, w->k);
   int r = TL_OK;
   for (uint32_t at = 0; at < piece->n && r == TL_OK; at += piece->tile) {
     uint32_t n = piece->n - at < piece->tile ? piece->n - at : piece->tile;
-    const char *weight = piece->data + at * row;
-    if (piece->format != TL_CUDA_W16) {
-      struct tl_cuda_dequantize_args args = {.dtype = d->dtype, .format = piece->format, .n = n, .k = w->k, .weight = weight,
-                                             .scales = piece->scales + at * scales, .out = d->work.tile};
-      CUDA_TRY(d, d->api->op.dequantize(&args, d->stream), "writing weights out", err);
-      weight = d->work.tile;
-    }
-    r = many_rows(d, n == piece->tile ? piece->product : piece->last, m, weight, NULL, x, at_output(w, y, piece->first + at), NULL, err);
+    struct tl_cuda_dequantize_args args = {.dtype = d->dtype, .format = piece->format, .n = n, .k = w->k, .weight = piece->data + at * row,
+                                           .scales = piece->scales + at * scales, .out = d->work.tile};
+    CUDA_TRY(d, d->api->op.dequantize(&args, d->stream), "writing weights out", err);
+    r = many_rows(d, n == piece->tile ? piece->product : piece->last, m, d->work.tile, NULL, x, at_output(w, y, piece->first + at), NULL, err);
   }
   return r;
 }
@@ -268,7 +295,7 @@ int cuda_run_normed(struct cuda_device *d, const struct cuda_matrix *w, const fl
 }
 
 static int run_product(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x, void *y,
-                       struct tl_cuda_unscaled *left, struct tl_error *err) {
+                       struct tl_cuda_rest *left, struct tl_error *err) {
   bool ours = true;
   for (unsigned i = 0; i < w->n_pieces; i++) ours &= is_ours(d, &w->pieces[i], m);
   for (unsigned i = 0; i < w->n_pieces; i++) {
@@ -291,8 +318,8 @@ int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const f
   return run_product(d, w, bias, m, x, y, NULL, err);
 }
 
-int cuda_run_unscaled(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x, void *y,
-                      struct tl_cuda_unscaled *ret_left, struct tl_error *err) {
-  *ret_left = (struct tl_cuda_unscaled){0};
+int cuda_run_leaving(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x, void *y,
+                      struct tl_cuda_rest *ret_left, struct tl_error *err) {
+  *ret_left = (struct tl_cuda_rest){0};
   return run_product(d, w, bias, m, x, y, w->n_pieces == 1 && !bias ? ret_left : NULL, err);
 }

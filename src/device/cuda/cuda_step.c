@@ -23,7 +23,7 @@ static float factor_before(const struct cuda_op *norm) {
 /* What records of a pass leave to those behind them. */
 struct rest {
   const char *h, *m;             /* rows that the next products read: T, or E4M3 if they take nothing else, and nobody else reads them */
-  struct tl_cuda_unscaled delta, qkv;
+  struct tl_cuda_rest delta, qkv;
 };
 
 static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, float *x, struct rest *rest,
@@ -36,12 +36,12 @@ static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cu
                                        .dim = d->dims.dim, .width = d->model->dim, .eps = op->from->eps,
                                        .post_eps = op->post ? op->post->eps : 0,
                                        .factor = factor_before(op), .x = x,
-                                       .delta = d->work.delta, .unscaled = rest->delta, .post = op->post_weight, .weight = op->weight,
+                                       .delta = d->work.delta, .left = rest->delta, .post = op->post_weight, .weight = op->weight,
                                        .shift = op->shift, .h = d->work.h, .rounded = rounded ? d->work.tile : NULL,
                                        .scales = d->work.row_scales};
   CUDA_TRY(d, d->api->op.add_norm(&args, d->stream), "a norm", err);
   rest->h = rounded ? d->work.tile : d->work.h;
-  rest->delta = (struct tl_cuda_unscaled){0};
+  rest->delta = (struct tl_cuda_rest){0};
   return TL_OK;
 }
 
@@ -92,20 +92,20 @@ struct tl_cuda_attention cuda_attention_of(const struct cuda_device *d, const st
 }
 
 static int project(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct rest *rest, struct tl_error *err) {
-  rest->qkv = (struct tl_cuda_unscaled){0};
+  rest->qkv = (struct tl_cuda_rest){0};
   if (!cuda_norms_whole_rows(op + 1)) /* what attends: the norms of whole rows come before what scales */
-    return cuda_run_unscaled(d, &op->w, NULL, pass->n_tokens, rest->h, d->work.qkv, &rest->qkv, err);
+    return cuda_run_leaving(d, &op->w, NULL, pass->n_tokens, rest->h, d->work.qkv, &rest->qkv, err);
   return cuda_run_product(d, &op->w, NULL, pass->n_tokens, rest->h, d->work.qkv, err);
 }
 
-static int attend(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const struct tl_cuda_unscaled *qkv,
+static int attend(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const struct tl_cuda_rest *qkv,
                   struct tl_error *err) {
   const struct cuda_work_list *list = &d->device.lists[(op->from->features & TL_F_WINDOW) != 0];
   struct tl_cuda_attention a = cuda_attention_of(d, op);
   struct tl_cuda_qkv_args heads = heads_of(d, op, pass);
   /* few decode rows alone: their attention makes the heads */
   bool itself = pass->n_seqs == pass->n_tokens && pass->n_tokens <= TL_CUDA_GEMV_MAX_ROWS && !heads.row_squares;
-  heads.unscaled = *qkv;
+  heads.left = *qkv;
   int r = itself ? TL_OK : prepare_heads(d, &heads, err);
   if (r < 0) return r;
   if (pass->n_seqs) {
@@ -120,11 +120,11 @@ static int attend(struct cuda_device *d, const struct cuda_op *op, const struct 
 }
 
 /* delta = x W^T + b, of which each rank has a part of the sum, and one of them the bias. */
-static int sum(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *x, struct tl_cuda_unscaled *ret_left,
+static int sum(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *x, struct tl_cuda_rest *ret_left,
                struct tl_error *err) {
   const float *bias = d->shard.rank == 0 ? op->w.bias : NULL;
-  *ret_left = (struct tl_cuda_unscaled){0};
-  if (!d->group && !op->route) return cuda_run_unscaled(d, &op->w, bias, pass->n_tokens, x, d->work.delta, ret_left, err);
+  *ret_left = (struct tl_cuda_rest){0};
+  if (!d->group && !op->route) return cuda_run_leaving(d, &op->w, bias, pass->n_tokens, x, d->work.delta, ret_left, err);
   int r = cuda_run_product(d, &op->w, bias, pass->n_tokens, x, d->work.delta, err);
   if (r == TL_OK && op->route) r = cuda_mix(d, op, pass, err);
   return r < 0 ? r : cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
@@ -138,15 +138,15 @@ static int gate_of(const struct cuda_op *op) {
 static int gated(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *h, const char **ret_m,
                  struct tl_error *err) {
   const struct cuda_op *next = op + 1; /* the last record is another */
-  struct tl_cuda_unscaled left;
+  struct tl_cuda_rest left;
   int gate = gate_of(op);
   *ret_m = d->work.m;
   if (gate != TL_CUDA_GELU_ERF && cuda_gates_itself(d, &op->w, pass->n_tokens))
     return cuda_run_gated(d, &op->w, gate, pass->n_tokens, h, d->work.m, err);
-  int r = cuda_run_unscaled(d, &op->w, NULL, pass->n_tokens, h, d->work.gate_up, &left, err);
+  int r = cuda_run_leaving(d, &op->w, NULL, pass->n_tokens, h, d->work.gate_up, &left, err);
   if (r < 0) return r;
   struct tl_cuda_glu_args args = {.dtype = d->dtype, .gate = gate, .n = pass->n_tokens, .dim = op->w.n / 2,
-                                  .gate_up = d->work.gate_up, .unscaled = left, .bias = op->w.bias, .out = d->work.m,
+                                  .gate_up = d->work.gate_up, .left = left, .bias = op->w.bias, .out = d->work.m,
                                   .scales = d->work.row_scales};
   if (next->kind == CUDA_OP_DOWN && args.dim <= TL_CUDA_GLU_ROUNDED_DIM && cuda_wants_e4m3(d, &next->w, pass->n_tokens))
     *ret_m = args.rounded = d->work.tile;

@@ -35,6 +35,8 @@ struct fake_cuda {
   int bad_algorithm;        /* one of them that cannot compute any; -1: none */
   uint32_t algorithm_ms[FAKE_ALGORITHMS]; /* what a product takes by each, as its timers say */
   uint32_t scales_ms;       /* more, with scales that cuBLASLt applies */
+  uint32_t whole_ms;        /* more, of products whose k is not in parts */
+  unsigned n_parted;        /* products whose k was */
   size_t dnn_version;       /* 0: there is no cuDNN */
   bool no_dnn_kernel;       /* for any graph */
   int64_t dnn_workspace_bytes;

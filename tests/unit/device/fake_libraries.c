@@ -10,6 +10,8 @@ struct layout {
   int type;
   uint64_t rows, cols;
   int64_t ld;
+  int32_t count; /* of matrices, */
+  int64_t offset; /* so many elements apart */
 };
 
 struct desc {
@@ -45,10 +47,8 @@ static void put_element(const struct product *p, size_t n, size_t m, float value
 
 /* y (n, m) = w (k, n) transposed, x (k, m); columns one after the other. Sums in ascending k, those of
  * some columns of x side by side, so that the compiler can use vectors. */
-static int run_product(void *args) {
+static void run_one(const struct product *p) {
   enum { SIDE = 8 };
-  const struct product *p = args;
-  if (fake_cuda.idle) return 0;
   size_t depth = p->wl.rows, n_columns = p->xl.cols;
   float *w = malloc(depth * sizeof *w), *column = malloc(depth * sizeof *column);
   float *x = calloc((n_columns + SIDE - 1) / SIDE * SIDE * depth, sizeof *x); /* (m / SIDE, k, SIDE) */
@@ -68,6 +68,17 @@ static int run_product(void *args) {
   free(w);
   free(column);
   free(x);
+}
+
+static int run_product(void *args) {
+  const struct product *p = args;
+  for (int32_t i = 0; i < p->wl.count && !fake_cuda.idle; i++) {
+    struct product one = *p;
+    one.w = (const char *)p->w + (size_t)i * (size_t)p->wl.offset * element_bytes(p->wl.type);
+    one.x = (const char *)p->x + (size_t)i * (size_t)p->xl.offset * element_bytes(p->xl.type);
+    one.y = (char *)p->y + (size_t)i * (size_t)p->yl.offset * element_bytes(p->yl.type);
+    run_one(&one);
+  }
   return 0;
 }
 
@@ -110,7 +121,7 @@ static int lt_desc_set(void *desc, int attribute, const void *value, size_t byte
 static int lt_layout_new(void **ret, int type, uint64_t rows, uint64_t cols, int64_t ld) {
   FAKE_BEGIN("lt_layout_new");
   struct layout *l = fake_new_object(sizeof *l);
-  *l = (struct layout){type, rows, cols, ld};
+  *l = (struct layout){type, rows, cols, ld, 1, 0};
   *ret = l;
   return 0;
 }
@@ -118,20 +129,28 @@ static int lt_layout_new(void **ret, int type, uint64_t rows, uint64_t cols, int
 static int lt_layout_set(void *layout, int attribute, const void *value, size_t bytes) {
   FAKE_BEGIN("lt_layout_set");
   struct layout *l = layout;
-  assert_true(attribute == CUDA_LT_LAYOUT_COLS && bytes == sizeof l->cols);
-  memcpy(&l->cols, value, bytes);
+  static const struct {
+    int attribute;
+    size_t at, bytes;
+  } known[] = {{CUDA_LT_LAYOUT_COLS, offsetof(struct layout, cols), sizeof(uint64_t)},
+               {CUDA_LT_LAYOUT_BATCH_COUNT, offsetof(struct layout, count), sizeof(int32_t)},
+               {CUDA_LT_LAYOUT_BATCH_OFFSET, offsetof(struct layout, offset), sizeof(int64_t)}};
+  size_t i = 0;
+  while (i < UNIT_COUNT(known) && known[i].attribute != attribute) i++;
+  assert_true(i < UNIT_COUNT(known) && bytes == known[i].bytes);
+  memcpy((char *)l + known[i].at, value, bytes);
   return 0;
 }
 
 struct preference {
   uint64_t workspace;
-  uint32_t alignment[2]; /* of C and D */
+  uint32_t alignment[4]; /* of A, B, C and D */
 };
 
 static int lt_preference_new(void **ret) {
   FAKE_BEGIN("lt_preference_new");
   struct preference *p = *ret = fake_new_object(sizeof *p);
-  *p = (struct preference){.alignment = {256, 256}};
+  *p = (struct preference){.alignment = {256, 256, 256, 256}};
   return 0;
 }
 
@@ -139,9 +158,9 @@ static int lt_preference_set(void *preference, int attribute, const void *value,
   FAKE_BEGIN("lt_preference_set");
   struct preference *p = preference;
   bool workspace = attribute == CUDA_LT_PREFERENCE_WORKSPACE;
-  assert_true(workspace || attribute == CUDA_LT_PREFERENCE_ALIGNMENT_C || attribute == CUDA_LT_PREFERENCE_ALIGNMENT_D);
+  assert_true(workspace || (attribute >= CUDA_LT_PREFERENCE_ALIGNMENT_A && attribute <= CUDA_LT_PREFERENCE_ALIGNMENT_D));
   assert_int_equal(bytes, workspace ? sizeof p->workspace : sizeof *p->alignment);
-  memcpy(workspace ? (void *)&p->workspace : &p->alignment[attribute == CUDA_LT_PREFERENCE_ALIGNMENT_D], value, bytes);
+  memcpy(workspace ? (void *)&p->workspace : &p->alignment[attribute - CUDA_LT_PREFERENCE_ALIGNMENT_A], value, bytes);
   return 0;
 }
 
@@ -152,6 +171,7 @@ static bool check_product(const struct desc *desc, const struct layout *w, const
   assert_true(desc->transpose == CUDA_LT_TRANSPOSE && w->type == x->type);
   assert_true(w->rows == x->rows && w->cols == y->rows && x->cols == y->cols);
   assert_true(w->ld >= (int64_t)w->rows && x->ld >= (int64_t)x->rows && y->ld >= (int64_t)y->rows);
+  assert_true(w->count == x->count && w->count == y->count && (w->count == 1 || y->offset >= y->ld * (int64_t)y->cols));
   assert_true(w->ld % 8 == 0 && x->ld % 8 == 0); /* tensor cores want 16 bytes */
   assert_true(desc->w_mode == desc->x_mode && (e4m3 || !desc->w_mode));
   if (!e4m3) return true;
@@ -166,12 +186,19 @@ static int lt_heuristic(void *lt, void *desc, void *a, void *b, void *c, void *d
   assert_non_null(lt);
   assert_ptr_equal(c, d);
   const struct preference *p = preference;
-  assert_true(n_asked >= fake_cuda.n_algorithms && p->workspace > 0 && p->alignment[0] == p->alignment[1]);
+  const struct layout *w = a, *x = b, *y = d;
+  assert_true(n_asked >= fake_cuda.n_algorithms && p->workspace > 0 && p->alignment[0] == p->alignment[1] && p->alignment[2] == p->alignment[3]);
+  assert_int_equal(((uint64_t)w->offset | (uint64_t)x->offset) * element_bytes(w->type) % p->alignment[0], 0);
+  assert_int_equal((uint64_t)y->offset * element_bytes(y->type) % p->alignment[2], 0);
   if (!check_product(desc, a, b, d)) return CUDA_LT_NOT_SUPPORTED;
   for (int i = 0; i < fake_cuda.n_algorithms; i++)
-    ret[i] = (struct cuda_lt_found){.algorithm = {{((struct layout *)b)->cols, MAGIC, (uint64_t)i, p->alignment[1]}}};
+    ret[i] = (struct cuda_lt_found){.algorithm = {{((struct layout *)b)->cols, MAGIC, (uint64_t)i, p->alignment[3]}}};
   *ret_n = fake_cuda.n_algorithms;
   return 0;
+}
+
+static size_t elements_of(const struct layout *l) {
+  return (size_t)(l->count - 1) * (size_t)l->offset + (l->cols - 1) * (uint64_t)l->ld + l->rows;
 }
 
 static int lt_matmul(void *lt, void *desc, const void *alpha, const void *a, void *a_layout, const void *b, void *b_layout,
@@ -195,13 +222,15 @@ static int lt_matmul(void *lt, void *desc, const void *alpha, const void *a, voi
   if (fake_cuda.bad_algorithm == (int)algorithm->data[2]) return CUDA_LT_NOT_SUPPORTED;
   if (fake_cuda.bad_scales && p.desc.w_mode) return CUDA_LT_NOT_SUPPORTED;
   fake_check_range(workspace, workspace_bytes);
-  fake_check_range(a, ((p.wl.cols - 1) * (uint64_t)p.wl.ld + p.wl.rows) * bytes);
-  fake_check_range(b, ((p.xl.cols - 1) * (uint64_t)p.xl.ld + p.xl.rows) * bytes);
-  fake_check_range(d, ((p.yl.cols - 1) * (uint64_t)p.yl.ld + p.yl.rows) * element_bytes(p.yl.type));
+  fake_check_range(a, elements_of(&p.wl) * bytes);
+  fake_check_range(b, elements_of(&p.xl) * bytes);
+  fake_check_range(d, elements_of(&p.yl) * element_bytes(p.yl.type));
   fake_cuda.n_products++;
   fake_cuda.n_e4m3 += bytes == 1;
   fake_cuda.n_by_algorithm[algorithm->data[2]]++;
-  fake_cuda.clock_ms += fake_cuda.algorithm_ms[algorithm->data[2]] + (p.desc.w_mode ? fake_cuda.scales_ms : 0);
+  fake_cuda.clock_ms += fake_cuda.algorithm_ms[algorithm->data[2]] + (p.desc.w_mode ? fake_cuda.scales_ms : 0) +
+                        (p.wl.count == 1 ? fake_cuda.whole_ms : 0);
+  fake_cuda.n_parted += p.wl.count > 1;
   fake_note(p.wl.type == CUDA_LT_R_8F_E4M3 ? '8' : 'm');
   fake_enqueue(stream, "lt_matmul", run_product, &p, sizeof p);
   return 0;

@@ -8,14 +8,14 @@ struct shape {
   int dtype;
   uint32_t n_heads, n_kv_heads, head_dim;
   bool bias, norm, whole, still; /* whole: normed as one row; still: not rotated */
-  bool unscaled;                 /* scales are left to do of the product's results */
+  bool left;                 /* scales are left to do of the product's results */
   uint32_t padding;              /* of a head: zeros, whose angles are none */
 };
 
 static double value(const struct tl_cuda_qkv_args *a, uint32_t row, uint32_t head, uint32_t i) {
   uint32_t heads = a->n_heads + 2 * a->n_kv_heads;
   const uint16_t *in = (const uint16_t *)a->qkv + ((size_t)row * heads + head) * a->head_dim;
-  const struct tl_cuda_unscaled *u = &a->unscaled;
+  const struct tl_cuda_rest *u = &a->left;
   double left = u->rows ? (double)u->rows[row] * (double)u->outputs[head * a->head_dim + i] * (double)u->factor : 1;
   return (double)op_unpack(a->dtype, in[i]) * left + (a->bias ? (double)a->bias[head * a->head_dim + i] : 0);
 }
@@ -64,7 +64,7 @@ static void check(const struct shape *s) {
                                .slots = op_copy(slots, sizeof slots), .q = q, .k_cache = k, .v_cache = v};
   struct tl_cuda_row_squares_args r = {.dtype = s->dtype, .n = N, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
                                    .head_dim = dim, .width = a.width, .n_ranks = 1, .qkv = qkv, .bias = a.bias, .out = squares};
-  if (s->unscaled) a.unscaled = (struct tl_cuda_unscaled){op_floats(N, 1), op_floats(heads * dim, 1), 2};
+  if (s->left) a.left = (struct tl_cuda_rest){.rows = op_floats(N, 1), .outputs = op_floats(heads * dim, 1), .factor = 2};
   if (s->whole) assert_int_equal(op_run(tl_cuda_row_squares(&r, NULL)), 0);
   assert_int_equal(op_run(tl_cuda_qkv(&a, NULL)), 0);
   size_t written = 0;
@@ -85,9 +85,9 @@ static void check(const struct shape *s) {
   }
   assert_int_equal(changed[0], written);
   assert_int_equal(changed[1], written);
-  if (s->unscaled) {
-    op_free((void *)a.unscaled.rows);
-    op_free((void *)a.unscaled.outputs);
+  if (s->left) {
+    op_free((void *)a.left.rows);
+    op_free((void *)a.left.outputs);
   }
   op_free((void *)a.positions);
   op_free((void *)a.slots);
@@ -110,7 +110,7 @@ static void test_shapes(void **state) {
       {TL_CUDA_BF16, 1, 1, 136, false, .norm = true}, {TL_CUDA_F16, 4, 2, 64, true, .norm = true, .whole = true},
       {TL_CUDA_BF16, 5, 1, 128, false, .norm = true, .whole = true}, {TL_CUDA_F16, 2, 1, 64, true, .norm = true, .still = true},
       {TL_CUDA_F16, 4, 2, 16, true, .norm = true, .padding = 2}, {TL_CUDA_F16, 4, 2, 32, true, .norm = true, .whole = true, .padding = 4},
-      {TL_CUDA_BF16, 4, 2, 64, true, .norm = true, .unscaled = true}, {TL_CUDA_F16, 3, 1, 256, false, .norm = false, .unscaled = true},
+      {TL_CUDA_BF16, 4, 2, 64, true, .norm = true, .left = true}, {TL_CUDA_F16, 3, 1, 256, false, .norm = false, .left = true},
   };
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }

@@ -128,16 +128,16 @@ static void test_bias(void **state) {
 }
 
 /* What results of a product are still to be multiplied by. */
-static struct tl_cuda_unscaled make_unscaled(uint32_t n, uint32_t dim) {
-  return (struct tl_cuda_unscaled){op_floats(n, 1), op_floats(dim, 1), 3};
+static struct tl_cuda_rest make_left(uint32_t n, uint32_t dim) {
+  return (struct tl_cuda_rest){.rows = op_floats(n, 1), .outputs = op_floats(dim, 1), .factor = 3};
 }
 
-static double unscaled_value(const struct tl_cuda_unscaled *u, int dtype, const uint16_t *in, uint32_t row, uint32_t ld, uint32_t column) {
+static double left_value(const struct tl_cuda_rest *u, int dtype, const uint16_t *in, uint32_t row, uint32_t ld, uint32_t column) {
   double value = op_unpack(dtype, in[(size_t)row * ld + column]);
   return u->rows ? value * (double)u->rows[row] * (double)u->outputs[column] * (double)u->factor : value;
 }
 
-static void free_unscaled(struct tl_cuda_unscaled *u) {
+static void free_left(struct tl_cuda_rest *u) {
   op_free((void *)u->rows);
   op_free((void *)u->outputs);
 }
@@ -151,28 +151,28 @@ static void check_rounded_glu(struct tl_cuda_glu_args a) {
   assert_int_equal(op_run(tl_cuda_quantize(&q, NULL)), 0);
   a.out = NULL;
   a.rounded = got;
-  a.scales = a.unscaled.rows ? (float *)a.unscaled.rows : op_poisoned(a.n * sizeof *scales);
+  a.scales = a.left.rows ? (float *)a.left.rows : op_poisoned(a.n * sizeof *scales);
   assert_int_equal(op_run(tl_cuda_glu(&a, NULL)), 0);
   assert_memory_equal(got, want, n);
   assert_memory_equal(a.scales, scales, a.n * sizeof *scales);
-  if (!a.unscaled.rows) op_free(a.scales);
+  if (!a.left.rows) op_free(a.scales);
   op_free(want);
   op_free(got);
   op_free(scales);
 }
 
-static void check_glu(int dtype, uint32_t n, uint32_t dim, bool with_bias, int kind, bool alone, bool unscaled) {
+static void check_glu(int dtype, uint32_t n, uint32_t dim, bool with_bias, int kind, bool alone, bool scaled) {
   uint32_t ld = alone ? dim : 2 * dim;
   uint16_t *in = op_halves(dtype, n * ld, 6), *out = op_poisoned(n * dim * 2);
   float *bias = op_floats(ld, 1);
-  struct tl_cuda_unscaled left = {0};
-  if (unscaled) left = make_unscaled(n, ld);
-  struct tl_cuda_glu_args a = {.dtype = dtype, .gate = kind, .alone = alone, .n = n, .dim = dim, .gate_up = in, .unscaled = left,
+  struct tl_cuda_rest left = {0};
+  if (scaled) left = make_left(n, ld);
+  struct tl_cuda_glu_args a = {.dtype = dtype, .gate = kind, .alone = alone, .n = n, .dim = dim, .gate_up = in, .left = left,
                                .bias = with_bias ? bias : NULL, .out = out};
   assert_int_equal(op_run(tl_cuda_glu(&a, NULL)), 0);
   for (uint32_t i = 0; i < n * dim; i++) {
     uint32_t row = i / dim, column = i % dim;
-    double gate = unscaled_value(&left, dtype, in, row, ld, column), up = alone ? 1 : unscaled_value(&left, dtype, in, row, ld, dim + column);
+    double gate = left_value(&left, dtype, in, row, ld, column), up = alone ? 1 : left_value(&left, dtype, in, row, ld, dim + column);
     if (with_bias) {
       gate += bias[column];
       if (!alone) up += bias[dim + column];
@@ -185,7 +185,7 @@ static void check_glu(int dtype, uint32_t n, uint32_t dim, bool with_bias, int k
     op_assert_near(dtype, op_unpack(dtype, out[i]), want, kind == TL_CUDA_GELU_ERF ? 1e-2 : 1e-3, 1);
   }
   if (dim % 16 == 0) check_rounded_glu(a); /* which quantize asks for */
-  if (unscaled) free_unscaled(&left);
+  if (scaled) free_left(&left);
   op_free(in);
   op_free(out);
   op_free(bias);
@@ -218,7 +218,7 @@ static void test_glu(void **state) {
 struct norm {
   int dtype;
   uint32_t n, dim, width;
-  bool first, centered, post, copy, in_place, unscaled;
+  bool first, centered, post, copy, in_place, left;
   float factor;
 };
 
@@ -226,9 +226,9 @@ struct norm {
 static void check_norm_row(const struct norm *s, const struct tl_cuda_add_norm_args *a, const float *before, uint32_t row) {
   const uint16_t *delta = a->delta, *h = (const uint16_t *)a->h + row * s->dim;
   double squares = 0, sum = 0, scale = 1, *x = op_alloc(s->dim * sizeof *x);
-  for (uint32_t k = 0; k < s->dim; k++) squares += pow(s->factor * unscaled_value(&a->unscaled, s->dtype, delta, row, s->dim, k), 2);
+  for (uint32_t k = 0; k < s->dim; k++) squares += pow(s->factor * left_value(&a->left, s->dtype, delta, row, s->dim, k), 2);
   for (uint32_t k = 0; k < s->dim; k++) {
-    x[k] = s->factor * unscaled_value(&a->unscaled, s->dtype, delta, row, s->dim, k);
+    x[k] = s->factor * left_value(&a->left, s->dtype, delta, row, s->dim, k);
     if (s->post) x[k] *= a->post[k] / sqrt(squares / s->width + a->post_eps);
     if (!s->first) x[k] += before[row * s->dim + k];
     if (!s->in_place) assert_true(fabs(x[k] - a->x[row * s->dim + k]) <= 1e-5 * (1 + fabs(x[k])));
@@ -262,15 +262,15 @@ static void check_norm(const struct norm *s) {
   uint16_t *delta = op_halves(s->dtype, n * dim, 1), *h = op_poisoned(n * dim * 2);
   for (uint32_t i = 0; i < n; i++) memset(delta + i * dim + s->width, 0, (dim - s->width) * 2);
   if (s->first) memset(x, 0xff, n * dim * sizeof *x);
-  struct tl_cuda_unscaled left = {0};
-  if (s->unscaled) left = make_unscaled(n, dim);
+  struct tl_cuda_rest left = {0};
+  if (s->left) left = make_left(n, dim);
   struct tl_cuda_add_norm_args a = {.dtype = s->dtype, .first = s->first, .centered = s->centered, .in_place = s->in_place, .n = n, .dim = dim,
                                     .width = s->width, .eps = 1e-5f, .post_eps = 1e-4f, .factor = s->factor, .x = x,
-                                    .delta = delta, .unscaled = left, .post = s->post ? post : NULL, .weight = s->copy ? NULL : weight,
+                                    .delta = delta, .left = left, .post = s->post ? post : NULL, .weight = s->copy ? NULL : weight,
                                     .shift = s->centered ? shift : NULL, .h = h};
   assert_int_equal(op_run(tl_cuda_add_norm(&a, NULL)), 0);
   for (uint32_t i = 0; i < n; i++) check_norm_row(s, &a, before, i);
-  if (s->unscaled) free_unscaled(&left);
+  if (s->left) free_left(&left);
   op_free(x);
   op_free(before);
   op_free(weight);
@@ -322,7 +322,7 @@ static void test_norm(void **state) {
                                 .centered = (k & 6) == 2, .post = k & 8, .copy = (k & 6) == 4, .factor = k % 3 ? 0.22f : 60});
     for (unsigned k = 0; k < 4; k++)
       check_norm(&(struct norm){.dtype = op_dtypes[t], .n = k & 1 ? 9 : 2, .dim = 2056, .width = 2049, .first = k & 1, .post = k & 2,
-                                .unscaled = true, .factor = 2});
+                                .left = true, .factor = 2});
     for (unsigned k = 0; k < 4; k++)
       check_norm(&(struct norm){.dtype = op_dtypes[t], .n = k & 1 ? 9 : 2, .dim = 2056, .width = 2049, .first = k & 1, .centered = k & 2,
                                 .in_place = true, .factor = 1});

@@ -116,8 +116,8 @@ TL_DEVICE void multiply_rows(const quad *x, uint32_t width, uint32_t at, const u
 template <class T, class W>
 TL_DEVICE void multiply(const batch_run &r, const batch_stage<W> &stage, const quad *x, bool many, batch_sums *sums) {
   const uint32_t width = width_of<W>(r), first = r.k_half * (SHARE<W> / 8) + lane_index() % 4 * (W::PIECE / 8);
-  batch_sums unscaled = {};
-  batch_sums *to = SCALES_SUMS<W> ? &unscaled : sums;
+  batch_sums left = {};
+  batch_sums *to = SCALES_SUMS<W> ? &left : sums;
   TL_UNROLL for (uint32_t i = 0; i < W::PIECE / 8; i++) {
     uint32_t low[HELD][4], high[HELD][4];
     TL_UNROLL for (int h = 0; h < HELD; h++) {
@@ -131,7 +131,7 @@ TL_DEVICE void multiply(const batch_run &r, const batch_stage<W> &stage, const q
     TL_UNROLL for (int h = 0; h < HELD; h++)
       TL_UNROLL for (int t = 0; t < EIGHTS; t++)
         TL_UNROLL for (int i = 0; i < 4; i++)
-          sums->part[h][t][i] += unscaled.part[h][t][i] * as_float((uint32_t)stage.pieces[h].scale[0][i / 2]);
+          sums->part[h][t][i] += left.part[h][t][i] * as_float((uint32_t)stage.pieces[h].scale[0][i / 2]);
 }
 
 /* --- results ------------------------------------------------------------------------------------------ */

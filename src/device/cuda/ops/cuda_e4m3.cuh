@@ -55,12 +55,12 @@ TL_DEVICE void store_e4m3(uint8_t *to, quad v, float factor) {
   *(uint64_t *)to = to_e4m3(x[0], x[1], x[2], x[3]) | (uint64_t)to_e4m3(x[4], x[5], x[6], x[7]) << 32;
 }
 
-/* What is left to do of a product's results (tl_cuda_unscaled): a row's part of it, and eight of its outputs. */
-TL_DEVICE float row_factor(const tl_cuda_unscaled &u, uint64_t row) {
+/* What is left to do of a product's results (tl_cuda_rest): a row's part of it, and eight of its outputs. */
+TL_DEVICE float row_factor(const tl_cuda_rest &u, uint64_t row) {
   return u.rows ? u.rows[row] * u.factor : 1;
 }
 
-TL_DEVICE void scale_outputs(const tl_cuda_unscaled &u, float of_row, uint32_t output, float (&v)[8]) {
+TL_DEVICE void scale_outputs(const tl_cuda_rest &u, float of_row, uint32_t output, float (&v)[8]) {
   if (!u.rows) return;
   const quad scales[2] = {load16(u.outputs + output), load16(u.outputs + output + 4)};
   TL_UNROLL for (int i = 0; i < 8; i++) v[i] *= of_row * as_float(scales[i / 4].w[i % 4]);

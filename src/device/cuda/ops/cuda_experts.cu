@@ -36,8 +36,8 @@ TL_DEVICE void multiply_share(const tl_cuda_experts_args &a, uint64_t base, cons
         scale[u][half] = valid ? W::scale(a.scales, row * (a.k / W::GROUP) + at / W::GROUP) : 0;
       }
     TL_UNROLL for (uint32_t u = 0; u < UNROLL; u++) {
-      float unscaled[4] = {};
-      float(&to)[4] = SCALES_SUMS<W> ? unscaled : sum;
+      float left[4] = {};
+      float(&to)[4] = SCALES_SUMS<W> ? left : sum;
       TL_UNROLL for (int i = 0; i < (int)W::PIECE / 8; i++) {
         uint32_t at = from + u * WARPS * step + lane_index() % 4 * W::PIECE + i * 8, low[4], high[4];
         quad v = {};
@@ -48,7 +48,7 @@ TL_DEVICE void multiply_share(const tl_cuda_experts_args &a, uint64_t base, cons
         T::mma(to, {low[2], high[2], low[3], high[3]}, {v.w[2], v.w[3]});
       }
       if (SCALES_SUMS<W>)
-        TL_UNROLL for (int i = 0; i < 4; i++) sum[i] += unscaled[i] * as_float((uint32_t)scale[u][i / 2]);
+        TL_UNROLL for (int i = 0; i < 4; i++) sum[i] += left[i] * as_float((uint32_t)scale[u][i / 2]);
     }
   }
 }

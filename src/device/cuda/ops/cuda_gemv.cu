@@ -57,8 +57,8 @@ TL_DEVICE float add_turns(const gemv_sums<TILES> &sums, int tile, int i) {
 template <class T, class W, bool WHOLE, int TILES, int N, int HALVES>
 TL_DEVICE void multiply_some(const tl_cuda_gemv_args &a, const gemv_x<TILES> &x, const gemv_pieces<W, N, HALVES> &p, gemv_sums<TILES> *sums) {
   TL_UNROLL for (uint32_t u = 0; u < N; u++) {
-    gemv_sums<TILES> unscaled = {};
-    gemv_sums<TILES> *to = SCALES_SUMS<W> ? &unscaled : sums;
+    gemv_sums<TILES> left = {};
+    gemv_sums<TILES> *to = SCALES_SUMS<W> ? &left : sums;
     TL_UNROLL for (uint32_t i = 0; i < W::PIECE / 8; i++) {
       uint32_t low[4], high[4] = {};
       W::expand(p.raw[u][0], p.scale[u][0], i, low);
@@ -73,7 +73,7 @@ TL_DEVICE void multiply_some(const tl_cuda_gemv_args &a, const gemv_x<TILES> &x,
     if (SCALES_SUMS<W>)
       TL_UNROLL for (int t = 0; t < TILES; t++)
         TL_UNROLL for (int i = 0; i < 4; i++)
-          sums->part[0][t][i] += add_turns(unscaled, t, i) * as_float((uint32_t)p.scale[u][HALVES == 2 ? i / 2 : 0]);
+          sums->part[0][t][i] += add_turns(left, t, i) * as_float((uint32_t)p.scale[u][HALVES == 2 ? i / 2 : 0]);
   }
 }
 

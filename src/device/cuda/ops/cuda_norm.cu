@@ -14,10 +14,28 @@ static size_t shared_bytes(uint32_t dim) {
   return ((size_t)dim + FEW_ROWS / 32) * sizeof(float);
 }
 
+/* Eight elements of a row that lies in parts, some of which are read at a time; summed up in their order. */
+TL_DEVICE void sum_parts(const tl_cuda_rest &l, uint64_t at, uint64_t pitch, float (&v)[8]) {
+  const uint32_t AHEAD = 4;
+  TL_UNROLL for (int k = 0; k < 8; k++) v[k] = 0;
+  for (uint32_t first = 0; first < l.n_parts; first += AHEAD) {
+    quad part[AHEAD][2];
+    TL_UNROLL for (uint32_t p = 0; p < AHEAD; p++) {
+      const float *from = l.parts + (first + p) * pitch + at;
+      TL_UNROLL for (uint32_t half = 0; half < 2; half++) part[p][half] = first + p < l.n_parts ? load16(from + half * 4) : quad{};
+    }
+    TL_UNROLL for (uint32_t p = 0; p < AHEAD; p++)
+      TL_UNROLL for (int k = 0; k < 8; k++) v[k] += as_float(part[p][k / 4].w[k % 4]);
+  }
+}
+
 template <class T>
 TL_DEVICE void load_delta(const tl_cuda_add_norm_args &a, uint64_t base, uint32_t i, float of_row, float (&v)[8]) {
-  unpack8<T>(load16((const uint16_t *)a.delta + base + i), v);
-  scale_outputs(a.unscaled, of_row, i, v);
+  if (a.left.parts)
+    sum_parts(a.left, base + i, (uint64_t)a.left.part_rows * a.dim, v);
+  else
+    unpack8<T>(load16((const uint16_t *)a.delta + base + i), v);
+  scale_outputs(a.left, of_row, i, v);
 }
 
 /* What each element of delta is multiplied by, but for `post`. */
@@ -75,7 +93,7 @@ TL_DEVICE void fetch_constants(const tl_cuda_add_norm_args &a) {
     if (a.weight) fetch_ahead(a.weight + i);
     if (a.shift) fetch_ahead(a.shift + i);
     if (a.post) fetch_ahead(a.post + i);
-    if (a.unscaled.rows) fetch_ahead(a.unscaled.outputs + i);
+    if (a.left.rows) fetch_ahead(a.left.outputs + i);
   }
 }
 
@@ -95,7 +113,7 @@ TL_KERNEL(THREADS, 1) add_norm(tl_cuda_add_norm_args a) {
   wait_for_before();
   float *row = (float *)shared_memory(), *sums = row + a.dim, mean = 0, scale = 1;
   uint64_t base = (uint64_t)block_x() * a.dim;
-  float of_row = row_factor(a.unscaled, block_x());
+  float of_row = row_factor(a.left, block_x());
   float sum = add_delta<T, THREADS>(a, base, of_row, delta_scale<T, THREADS>(a, base, of_row, sums), row);
   if (a.centered) {
     mean = block_sum(sum, sums, THREADS / 32) / (float)a.width;

@@ -89,11 +89,14 @@ struct tl_cuda_embed_args {
 };
 int tl_cuda_embed(const struct tl_cuda_embed_args *args, void *stream);
 
-/* What a product of E4M3 leaves to the kernel that reads its results: each of them times its row's scale, its output's, and `factor`. */
-struct tl_cuda_unscaled {
-  const float *rows;     /* (rows); NULL: nothing is left to do */
+/* What a product leaves to do to the kernel that reads its results. Of E4M3: to multiply each by its row's scale, its output's, and `factor`.
+ * Where its k was cut: to sum the parts up, which only tl_cuda_add_norm does. */
+struct tl_cuda_rest {
+  const float *rows;     /* (rows); NULL: nothing is to be multiplied */
   const float *outputs;
   float factor;
+  const float *parts;    /* (n_parts, part_rows, outputs), in place of the results; NULL: these are whole */
+  uint32_t n_parts, part_rows;
 };
 
 /* x += factor * delta, or the norm of that; then h = x / rms(x) * weight. */
@@ -106,7 +109,7 @@ struct tl_cuda_add_norm_args {
   float eps, post_eps, factor;
   float *x;                /* (n, dim) the residual */
   const void *delta;       /* T (n, dim) what the sublayer before gave */
-  struct tl_cuda_unscaled unscaled; /* of delta; its rows may be `scales`, too */
+  struct tl_cuda_rest left; /* of delta; its rows may be `scales`, too */
   const float *post;       /* (dim), or NULL: delta is divided by its rms and multiplied by this before it is added */
   const float *weight;     /* (dim), or NULL: h = x */
   const float *shift;      /* (dim) added to h, or NULL */
@@ -136,7 +139,7 @@ struct tl_cuda_qkv_args {
   uint32_t n, n_heads, n_kv_heads, head_dim; /* head_dim (8), at most TL_CUDA_MAX_HEAD_DIM */
   uint32_t width;            /* elements of a head that count in its mean, the others are zero */
   const void *qkv;           /* T (n, (n_heads + 2 n_kv_heads) head_dim): q, k, v */
-  struct tl_cuda_unscaled unscaled; /* of qkv, before the bias; of tl_cuda_qkv only */
+  struct tl_cuda_rest left; /* of qkv, before the bias; of tl_cuda_qkv only */
   const float *bias;         /* (n_heads + 2 n_kv_heads) head_dim, or NULL */
   const float *q_norm, *k_norm; /* (head_dim), or NULL; with row_squares (n_heads head_dim), (n_kv_heads head_dim) */
   const float *row_squares;  /* (n, 2) by tl_cuda_row_squares, of all ranks; NULL: each head is normed for itself */
@@ -226,7 +229,7 @@ struct tl_cuda_glu_args {
   int alone;             /* there is no up: gate_up is (n, dim), bias (dim) */
   uint32_t n, dim;       /* dim (8): of the inner row */
   const void *gate_up;   /* T (n, 2 dim): gate, then up */
-  struct tl_cuda_unscaled unscaled; /* of gate_up, before the bias; its rows may be `scales`, too */
+  struct tl_cuda_rest left; /* of gate_up, before the bias; its rows may be `scales`, too */
   const float *bias;     /* (2 dim) or NULL */
   void *out;             /* T (n, dim) */
   void *rounded;         /* E4M3 (n, dim) and float (n), as tl_cuda_quantize makes them of `out`, which is then not written; or NULL */

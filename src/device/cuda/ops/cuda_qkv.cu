@@ -8,7 +8,7 @@
 #define MOST_STEPS HEAD_STEPS(TL_CUDA_MAX_HEAD_DIM)
 
 /* What the product has left to do, and the bias behind it. */
-TL_DEVICE void scale_head(const tl_cuda_unscaled &u, uint32_t row, uint32_t output, const float *bias, uint32_t half, head<MOST_STEPS> *h) {
+TL_DEVICE void scale_head(const tl_cuda_rest &u, uint32_t row, uint32_t output, const float *bias, uint32_t half, head<MOST_STEPS> *h) {
   float of_row = row_factor(u, row);
   TL_UNROLL for (uint32_t s = 0; s < MOST_STEPS; s++) {
     uint32_t i = head_place(s);
@@ -35,8 +35,8 @@ TL_KERNEL(WARPS * 32, 1) qkv(tl_cuda_qkv_args a) {
   head<MOST_STEPS> h;
   fetch_head((const uint16_t *)a.qkv + work * a.head_dim, half, &packed);
   const float *bias = a.bias ? a.bias + (uint64_t)index * a.head_dim : nullptr;
-  unpack_head<T>(packed, a.unscaled.rows ? nullptr : bias, half, &h);
-  if (a.unscaled.rows) scale_head(a.unscaled, row, index * a.head_dim, bias, half, &h);
+  unpack_head<T>(packed, a.left.rows ? nullptr : bias, half, &h);
+  if (a.left.rows) scale_head(a.left, row, index * a.head_dim, bias, half, &h);
   const float *norm = is_q ? a.q_norm : is_v ? nullptr : a.k_norm;
   if (norm && a.row_squares) {
     float scale = 1 / sqrtf(a.row_squares[(uint64_t)row * 2 + !is_q] + a.eps);

@@ -167,10 +167,10 @@ TL_DEVICE quad gate_eight(const tl_cuda_glu_args &a, uint64_t row, uint32_t colu
   const uint16_t *in = (const uint16_t *)a.gate_up + row * (a.alone ? 1 : 2) * a.dim + column;
   float gate[8], up[8];
   unpack8<T>(load16(in), gate);
-  scale_outputs(a.unscaled, of_row, column, gate);
+  scale_outputs(a.left, of_row, column, gate);
   if (!a.alone) {
     unpack8<T>(load16(in + a.dim), up);
-    scale_outputs(a.unscaled, of_row, a.dim + column, up);
+    scale_outputs(a.left, of_row, a.dim + column, up);
   }
   TL_UNROLL for (int i = 0; i < 8; i++) {
     if (a.bias) gate[i] += a.bias[column + i];
@@ -190,7 +190,7 @@ TL_KERNEL(THREADS, 1) glu(tl_cuda_glu_args a) {
   let_next_start();
   wait_for_before();
   if (!my_eight(a.n, a.dim, &row, &column)) return;
-  store16((uint16_t *)a.out + row * a.dim + column, gate_eight<T>(a, row, column, row_factor(a.unscaled, row)));
+  store16((uint16_t *)a.out + row * a.dim + column, gate_eight<T>(a, row, column, row_factor(a.left, row)));
 }
 
 /* A block a row, kept in shared memory until its largest is known; each thread reads what it wrote. */
@@ -200,7 +200,7 @@ TL_KERNEL(ROUNDING, 1) glu_rounded(tl_cuda_glu_args a) {
   wait_for_before();
   uint16_t *kept = (uint16_t *)shared_memory();
   uint64_t row = block_x();
-  float of_row = row_factor(a.unscaled, row);
+  float of_row = row_factor(a.left, row);
   uint32_t most = 0;
   for (uint32_t i = thread_index() * 8; i < a.dim; i += ROUNDING * 8) {
     quad v = gate_eight<T>(a, row, i, of_row);
