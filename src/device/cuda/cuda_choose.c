@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Which of cuBLASLt's algorithms computes a product: of those that its heuristic names for a shape and a
- * bucket of rows, the one that is fastest here, on the model's own weights. Chosen at load and kept: a step never
- * chooses. What a small product reads may still be in the cache from the run before; that is so for all of them.
+ * bucket of rows, the one that is fastest here, on the model's own weights, of one layer after the other: those of one alone would
+ * be in the second-level cache from the second run on, as they never are in a step. Chosen at load and kept: a step never
+ * chooses.
  * After CUDA_CHOOSE_NS the heuristic's first is taken without being timed, so a large model starts in time.
  *
  * Products of E4M3 come first: who of cuBLASLt (which can on compute capability 9.0 only) and our kernel applies their scales is what
@@ -21,19 +22,25 @@ struct chooser {
   void *preference;
   void *before, *after; /* events that know the time */
   int64_t end_ns;
+  unsigned turn; /* of pieces that have the same shape */
 };
 
-/* A piece that has this shape, or tiles of it; NULL: none has. */
-static const struct cuda_piece *find_piece(const struct cuda_device *d, const struct cuda_product *p) {
-  for (uint32_t i = 0; i < d->n_plan; i++) {
-    const struct cuda_matrix *w = &d->plan[i].w;
-    for (unsigned k = 0; k < w->n_pieces; k++) {
-      const struct cuda_piece *piece = &w->pieces[k];
-      if (p->parts > 1 && !w->summed) continue;
-      if (w->k == p->k * p->parts && (p->e4m3 ? piece->format == TL_CUDA_WE4M3 && piece->n == p->n : piece->tile == p->n)) return piece;
-    }
+/* Whether a piece has this shape, or tiles of it. */
+static bool has_shape(const struct cuda_product *p, const struct cuda_matrix *w, const struct cuda_piece *piece) {
+  bool fits = p->e4m3 ? piece->format == TL_CUDA_WE4M3 && piece->n == p->n : piece->tile == p->n;
+  return fits && w->k == p->k * p->parts && (p->parts == 1 || w->summed);
+}
+
+/* Of those that have it this one, counted round and round; NULL: there is none. */
+static const struct cuda_piece *find_piece(const struct cuda_device *d, const struct cuda_product *p, unsigned turn) {
+  for (unsigned n = 0;; turn %= n, n = 0) {
+    for (uint32_t i = 0; i < d->n_plan; i++)
+      for (unsigned k = 0; k < d->plan[i].w.n_pieces; k++) {
+        const struct cuda_piece *piece = &d->plan[i].w.pieces[k];
+        if (has_shape(p, &d->plan[i].w, piece) && n++ == turn) return piece;
+      }
+    if (n == 0) return NULL;
   }
-  return NULL;
 }
 
 /* Of weights that are stored otherwise, where they are written out; what lies there before is as good. */
@@ -75,14 +82,13 @@ static int run_once(struct chooser *c, const struct cuda_product *p, uint32_t m,
 }
 
 /* *ret_ms of RUNS; FLT_MAX: it cannot do this product. */
-static int time_one(struct chooser *c, const struct cuda_product *p, uint32_t m, const struct cuda_piece *piece, const struct cuda_way *way,
-                    float *ret_ms, struct tl_error *err) {
+static int time_one(struct chooser *c, const struct cuda_product *p, uint32_t m, const struct cuda_way *way, float *ret_ms, struct tl_error *err) {
   struct cuda_device *d = c->d;
   const struct cuda_runtime *rt = &d->api->rt;
   bool can;
   *ret_ms = FLT_MAX;
   for (int i = 0; i <= RUNS; i++) { /* the first is not timed */
-    int r = run_once(c, p, m, piece, way, &can, err);
+    int r = run_once(c, p, m, find_piece(d, p, c->turn++), way, &can, err);
     if (r < 0 || !can) return r;
     if (i == 0) CUDA_TRY(d, rt->event_record(c->before, d->stream), "timing products", err);
   }
@@ -102,7 +108,7 @@ struct best {
 /* Whether ways of this product may be tried out on work memory, and one of them taken by the clock. */
 static bool is_timed(const struct cuda_device *d, const struct cuda_product *p, unsigned bucket) {
   size_t m = d->products.buckets[bucket];
-  return find_piece(d, p) && x_bytes(p, m) + y_bytes(p, m) <= d->work.scratch_bytes && !is_too_many(d, p, bucket) && !must_be_alike(d, p);
+  return find_piece(d, p, 0) && x_bytes(p, m) + y_bytes(p, m) <= d->work.scratch_bytes && !is_too_many(d, p, bucket) && !must_be_alike(d, p);
 }
 
 /* Whether `best` becomes one of the n that cuBLASLt found. Without a clock, and when it is late, the first is taken; of E4M3 one is tried,
@@ -118,7 +124,7 @@ static int choose_fastest(struct chooser *c, struct cuda_product *p, unsigned bu
       if (!best->runs && n_tried == 0 && p->parts == 1) *best = (struct best){way, FLT_MAX, true};
       return TL_OK;
     }
-    int r = time_one(c, p, c->d->products.buckets[bucket], find_piece(c->d, p), &way, &ms, err);
+    int r = time_one(c, p, c->d->products.buckets[bucket], &way, &ms, err);
     if (r < 0) return r;
     n_tried++;
     if (ms < best->ms || (!best->runs && !p->e4m3 && p->parts == 1)) *best = (struct best){way, ms, true};
@@ -147,7 +153,7 @@ static int ask(struct chooser *c, struct cuda_product *p, unsigned bucket, enum 
   *ret_n = 0;
   int r = lt->layout_set(p->x_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
   if (r == 0) r = lt->layout_set(p->y_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
-  if (r == 0 && scaled) r = cuda_set_scales(d, find_piece(d, p)->scales);
+  if (r == 0 && scaled) r = cuda_set_scales(d, find_piece(d, p, 0)->scales);
   if (r == 0) r = promise_alignment(c, p);
   if (r) return cuda_lt_failed(d, r, "choosing an algorithm", err);
   r = lt->heuristic(d->products.lt, scaled ? d->products.scaled_desc : d->products.desc, p->w_layout, p->x_layout, p->y_layout,

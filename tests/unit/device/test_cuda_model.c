@@ -184,6 +184,18 @@ static void test_picky_products(void **state) {
   close_all(&m, g);
 }
 
+/* Products whose k is in parts, which norms sum up: wherever they may be, if a whole takes longer. */
+static void test_parted_products(void **state) {
+  (void)state;
+  struct golden *g = open_model("f16_sharded");
+  IF_FAKE(fake_cuda.whole_ms = 1;)
+  struct machine m = open_gpu(g->model, 4);
+  IF_FAKE(unsigned n_tried = fake_cuda.n_parted;) /* as it was loaded */
+  for (unsigned k = 0; k < 2; k++) run_case(&m, g, k, 2, whole, 1);
+  IF_FAKE(assert_true(fake_cuda.n_parted > n_tried);)
+  close_all(&m, g);
+}
+
 /* Prompts in chunks of any size and decodes together: steps with both kinds of attention. */
 static void check_among_others(const char *name) {
   enum { CROWD = 5, NEW = 4 };
@@ -436,12 +448,13 @@ static void test_masks(void **state) {
 /* E4M3 weights by rows in E4M3, as a prompt's and as a graph of 18 sequences. An element of a row is rounded to four
  * bits, which is 3 % of it; what that does to a log-probability of these small models is 0.2 to 0.3, of 16-bit
  * rows 0.01 to 0.05. */
-static void test_e4m3(void **state) {
-  (void)state;
+static void check_e4m3(uint32_t whole_ms) {
   enum { CROWD = 18, NEW = 3 };
-  IF_FAKE(fake_cuda_reset();)
+  (void)whole_ms; /* on a GPU the clock says which */
+  IF_FAKE(fake_cuda_reset(); fake_cuda.whole_ms = whole_ms;)
   struct e4m3_model *e = new_e4m3_model("llama/f16_sharded", false);
   struct machine m = open_gpu(e->model, 24);
+  IF_FAKE(unsigned n_tried = fake_cuda.n_parted;) /* as it was loaded */
   struct sequence *one = new_random_prompt(m.vocab, 40, 3), *crowd[CROWD];
   struct part parts[CROWD];
   run_alone(&m, one, 12, whole, 1);
@@ -458,11 +471,18 @@ static void test_e4m3(void **state) {
   printf("E4M3: log-probabilities within %.2g\n", worst);
   assert_true(worst <= 0.6);
   IF_FAKE(assert_true(fake_cuda.n_e4m3 > 0 && fake_cuda.n_replays == 11 + NEW - 1);)
+  IF_FAKE(assert_true((fake_cuda.n_parted > n_tried) == (whole_ms > 0));)
   close_machine(&m);
   IF_FAKE(assert_int_equal(fake_cuda_live(), 0);)
   for (unsigned i = 0; i < CROWD; i++) free(crowd[i]);
   free(one);
   free_e4m3_model(e);
+}
+
+static void test_e4m3(void **state) {
+  (void)state;
+  check_e4m3(0);
+  check_e4m3(1); /* products in parts */
 }
 
 /* The files may go once the device has loaded. */
@@ -515,7 +535,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_against_transformers), cmocka_unit_test(test_rows_in_pairs), cmocka_unit_test(test_architectures),
       cmocka_unit_test(test_unknown_records),
-      cmocka_unit_test(test_picky_products), cmocka_unit_test(test_among_others), cmocka_unit_test(test_experts_in_blocks),
+      cmocka_unit_test(test_picky_products), cmocka_unit_test(test_parted_products), cmocka_unit_test(test_among_others), cmocka_unit_test(test_experts_in_blocks),
       cmocka_unit_test(test_scored_prompt), cmocka_unit_test(test_run_ahead), cmocka_unit_test(test_again), cmocka_unit_test(test_group_of_one), cmocka_unit_test(test_lists), cmocka_unit_test(test_masks), cmocka_unit_test(test_released_files),
       cmocka_unit_test(test_e4m3),
   };

@@ -133,7 +133,8 @@ static struct tl_cuda_rest make_left(uint32_t n, uint32_t dim) {
 }
 
 static double left_value(const struct tl_cuda_rest *u, int dtype, const uint16_t *in, uint32_t row, uint32_t ld, uint32_t column) {
-  double value = op_unpack(dtype, in[(size_t)row * ld + column]);
+  double value = u->parts ? 0 : (double)op_unpack(dtype, in[(size_t)row * ld + column]);
+  for (uint32_t p = 0; u->parts && p < u->n_parts; p++) value += (double)u->parts[((size_t)p * u->part_rows + row) * ld + column];
   return u->rows ? value * (double)u->rows[row] * (double)u->outputs[column] * (double)u->factor : value;
 }
 
@@ -220,6 +221,7 @@ struct norm {
   uint32_t n, dim, width;
   bool first, centered, post, copy, in_place, left;
   float factor;
+  uint32_t n_parts;
 };
 
 /* One row, in double; `row`: what is behind `width` is zero. */
@@ -264,6 +266,13 @@ static void check_norm(const struct norm *s) {
   if (s->first) memset(x, 0xff, n * dim * sizeof *x);
   struct tl_cuda_rest left = {0};
   if (s->left) left = make_left(n, dim);
+  if (s->n_parts) { /* and no delta */
+    left.n_parts = s->n_parts;
+    left.part_rows = n + 2;
+    left.parts = op_floats((size_t)s->n_parts * (n + 2) * dim, 1);
+    pad((float *)left.parts, s->n_parts * (n + 2), dim, s->width);
+    memset(delta, 0xff, n * dim * 2);
+  }
   struct tl_cuda_add_norm_args a = {.dtype = s->dtype, .first = s->first, .centered = s->centered, .in_place = s->in_place, .n = n, .dim = dim,
                                     .width = s->width, .eps = 1e-5f, .post_eps = 1e-4f, .factor = s->factor, .x = x,
                                     .delta = delta, .left = left, .post = s->post ? post : NULL, .weight = s->copy ? NULL : weight,
@@ -271,6 +280,7 @@ static void check_norm(const struct norm *s) {
   assert_int_equal(op_run(tl_cuda_add_norm(&a, NULL)), 0);
   for (uint32_t i = 0; i < n; i++) check_norm_row(s, &a, before, i);
   if (s->left) free_left(&left);
+  if (s->n_parts) op_free((void *)left.parts);
   op_free(x);
   op_free(before);
   op_free(weight);
@@ -320,9 +330,10 @@ static void test_norm(void **state) {
     for (unsigned k = 0; k < 16; k++) /* every mixture of them */
       check_norm(&(struct norm){.dtype = op_dtypes[t], .n = 2, .dim = k % 2 ? 2056 : 40, .width = k % 2 ? 2049 : 36, .first = k & 1,
                                 .centered = (k & 6) == 2, .post = k & 8, .copy = (k & 6) == 4, .factor = k % 3 ? 0.22f : 60});
-    for (unsigned k = 0; k < 4; k++)
+    for (unsigned k = 0; k < 8; k++)
       check_norm(&(struct norm){.dtype = op_dtypes[t], .n = k & 1 ? 9 : 2, .dim = 2056, .width = 2049, .first = k & 1, .post = k & 2,
-                                .left = true, .factor = 2});
+                                .left = k < 6, .factor = 2, .n_parts = k < 4 ? 0 : k - 3});
+    check_norm(&(struct norm){.dtype = op_dtypes[t], .n = 3, .dim = 72, .width = 72, .left = true, .factor = 1, .n_parts = 8});
     for (unsigned k = 0; k < 4; k++)
       check_norm(&(struct norm){.dtype = op_dtypes[t], .n = k & 1 ? 9 : 2, .dim = 2056, .width = 2049, .first = k & 1, .centered = k & 2,
                                 .in_place = true, .factor = 1});

@@ -7,7 +7,8 @@
 #include "device/cuda/ops/cuda_gate.cuh"
 
 #define THREADS 256
-#define ROUNDING 512 /* threads of a block that has a whole row */
+#define FEW_ROWS 1024 /* threads of a block that has a whole row: of few rows more, so that one takes less time */
+#define MANY_ROWS 512
 
 /* The 8 elements of this thread, counted through all rows; row and column of the first. */
 TL_DEVICE bool my_eight(uint32_t n, uint32_t dim, uint64_t *ret_row, uint32_t *ret_column) {
@@ -194,9 +195,10 @@ TL_KERNEL(THREADS, 1) glu(tl_cuda_glu_args a) {
 }
 
 /* A block a row, kept in shared memory until its largest is known; each thread reads what it wrote. */
-template <class T>
+template <class T, int ROUNDING>
 TL_KERNEL(ROUNDING, 1) glu_rounded(tl_cuda_glu_args a) {
   let_next_start();
+  for (uint32_t i = thread_index() * 8; a.left.rows && i < (a.alone ? 1 : 2) * a.dim; i += ROUNDING * 8) fetch_ahead(a.left.outputs + i);
   wait_for_before();
   uint16_t *kept = (uint16_t *)shared_memory();
   uint64_t row = block_x();
@@ -213,11 +215,16 @@ TL_KERNEL(ROUNDING, 1) glu_rounded(tl_cuda_glu_args a) {
   if (thread_index() == 0) a.scales[row] = scale;
 }
 
-template <class T>
-static int launch_rounded(const tl_cuda_glu_args *args, void *stream) {
+template <class T, int ROUNDING>
+static int launch_rounded_by(const tl_cuda_glu_args *args, void *stream) {
   size_t shared = args->dim * sizeof(uint16_t) + ROUNDING / 32 * sizeof(uint32_t);
   if (args->dim % 8 || args->dim > TL_CUDA_GLU_ROUNDED_DIM || !args->scales) return CUDA_INVALID;
-  return args->n ? launch_rows(args->n, glu_rounded<T>, args->n, 1, ROUNDING, shared, stream, *args) : 0;
+  return args->n ? launch_rows(args->n, glu_rounded<T, ROUNDING>, args->n, 1, ROUNDING, shared, stream, *args) : 0;
+}
+
+template <class T>
+static int launch_rounded(const tl_cuda_glu_args *args, void *stream) {
+  return args->n <= TL_CUDA_EARLY_ROWS ? launch_rounded_by<T, FEW_ROWS>(args, stream) : launch_rounded_by<T, MANY_ROWS>(args, stream);
 }
 
 extern "C" int tl_cuda_glu(const struct tl_cuda_glu_args *args, void *stream) {
