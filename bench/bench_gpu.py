@@ -4,8 +4,9 @@
     make gpu-tests && B=build/plain python3 bench/bench_gpu.py [--models FOLDER] [MODEL ...]       (in a bundle: ./run-gpu-suite --bench)
 
 Makes random-weight models with the dimensions of Llama 3.2 1B and Llama 3.1 8B in BF16 and FP8, and one with experts (40 GB, kept in FOLDER), runs
-bench_gpu on them, the daemon for what only it can show, and transformers, on those in BF16, if this Python has it with CUDA. Each row:
-what, figure, ratio or what was wanted. With the names of some models only those, and no transformers."""
+bench_gpu on them, the daemon for what only it can show, and transformers, on those in BF16, if this Python has it with CUDA: that compiles before
+we measure, and measures after us. Each row: what, figure, ratio or what was wanted. With the names of some models only those, and no
+transformers."""
 import argparse
 import json
 import os
@@ -121,6 +122,21 @@ def daemon(model, log, devices="cuda:0"):
                 process.kill()
 
 
+def start_peers(models):
+    """Returns when they have compiled and wait, or cannot be measured, and says which."""
+    peers = subprocess.Popen([sys.executable, ROOT / "bench/bench_gpu_peers.py", *models], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             text=True)
+    print(peers.stdout.readline(), end="", flush=True)
+    return peers
+
+
+def measure_peers(peers):
+    with peers:
+        peers.stdin.close()  # what they wait for
+        for line in peers.stdout:
+            print(line, end="", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=pathlib.Path, default=BUILD / "bench-gpu", help="where the models are, or are made")
@@ -131,16 +147,16 @@ def main():
     folder, names = asked.models, asked.names or list(MODELS)
     if (status := device_table()) != 0:
         sys.exit(status)
-    failed = measure(make_models(folder, names))
+    models = make_models(folder, names)
+    peers = None if asked.names else start_peers([folder / "1b", folder / "8b"])
+    failed = measure(models)
     if "8b" in names:
         try:
             daemon(folder / "8b", folder / "daemon.log")
         except (RuntimeError, OSError) as error:
             failed.append(f"8b by the daemon: {error}")
-    if not asked.names:
-        peers = subprocess.run([sys.executable, ROOT / "bench/bench_gpu_peers.py", folder / "1b", folder / "8b"], text=True,
-                               stdout=subprocess.PIPE)
-        print(peers.stdout, end="")
+    if peers:
+        measure_peers(peers)
     print(f"{len(missed)} missed" + "".join(f"\n  {what}" for what in missed))
     print("".join(f"failed: {what}\n" for what in failed), end="")
     sys.exit(int(bool(failed)))
