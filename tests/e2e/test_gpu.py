@@ -16,6 +16,7 @@ from daemon import BINARY, MODEL, ROOT
 PLUGIN = pathlib.Path(BINARY).resolve().parents[1] / "lib/tokenlane-cuda.so"
 HAS_GPU = os.path.exists("/dev/nvidiactl")
 needs_plugin = pytest.mark.skipif(not PLUGIN.exists(), reason="built without nvcc")
+pytestmark = pytest.mark.plugin
 without_gpu = pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
 
 
