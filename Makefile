@@ -227,11 +227,16 @@ $(B)/fibers/emulate.o: tests/unit/device/emulate.cc
 $(B)/lib/emulated.a: $(EMULATED_OBJECTS)
 	@mkdir -p $(@D)
 	$(Q)rm -f $@; ar rcs $@ $^
-# Whole models on them, by way of the backend's host part.
-$(B)/tests/device/test_cuda_%: tests/unit/device/test_cuda_%.c tests/unit/device/fake_cuda.c tests/unit/device/fake_libraries.c tests/unit/device/fake_dnn.c $(B)/lib/cuda_host.a $(B)/lib/emulated.a $(call archives,device)
+# Whole models on them, by way of the backend's host part, with a CUDA that is a fake; -fPIC, since a plugin has it too.
+FAKE_CUDA := $(patsubst %,$(B)/fibers/%.o,fake_cuda fake_libraries fake_dnn)
+$(FAKE_CUDA): $(B)/fibers/%.o: tests/unit/device/%.c
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CC    $<")
+	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -fPIC -MMD -MP -c $< -o $@
+$(B)/tests/device/test_cuda_%: tests/unit/device/test_cuda_%.c $(FAKE_CUDA) $(B)/lib/cuda_host.a $(B)/lib/emulated.a $(call archives,device)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  TEST  $<")
-	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $(filter %.c,$^) \
+	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< $(FAKE_CUDA) \
 		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka -lstdc++
 $(B)/tests/device/test_op_%: tests/unit/device/test_op_%.c $(B)/lib/emulated.a $(call archives,device)
 	@mkdir -p $(@D)

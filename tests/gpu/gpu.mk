@@ -3,13 +3,13 @@
 
 # A tokenlane-cuda.so of the same, with faults on demand: the whole daemon on devices "cuda" where there is no GPU.
 FAKE_PLUGIN := $(if $(SAN),,$(B)/fake_gpu/tokenlane-cuda.so)
-FAKE_PLUGIN_SOURCES := tests/gpu/fake_plugin.c tests/gpu/gpu_fault.c tests/unit/device/fake_cuda.c tests/unit/device/fake_libraries.c tests/unit/device/fake_dnn.c
+FAKE_PLUGIN_SOURCES := tests/gpu/fake_plugin.c tests/gpu/gpu_fault.c
 $(B)/fake_gpu/tokenlane-cuda.so: $(FAKE_PLUGIN_SOURCES) tests/gpu/gpu_fault.h $(call pic,$(filter-out %/cuda_bind.c %/cuda_plugin.c,$(wildcard src/device/cuda/*.c))) \
-		$(B)/lib/emulated.a $(B)/lib/plugin_rooms.a
+		$(FAKE_CUDA) $(B)/lib/emulated.a $(B)/lib/plugin_rooms.a
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(CPPFLAGS) -Itests/unit -Itests/unit/device -Itests/gpu $(CFLAGS) -Wno-missing-prototypes -fPIC -MMD -MP -shared -Wl,--exclude-libs,ALL \
-		-Wl,-z,defs -o $@ $(filter %.c %.o %.a,$^) -lcmocka -lstdc++ -lm -ldl
+		-Wl,-z,defs -o $@ $(FAKE_PLUGIN_SOURCES) $(filter %.o %.a,$^) -lcmocka -lstdc++ -lm -ldl
 
 # The kernels' tests on a GPU: machine code instead of fibers, memory that both sides share. One program, since
 # the kernels are most of it; it runs the test that its first argument names.
