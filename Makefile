@@ -84,13 +84,17 @@ $(B)/obj/device/cpu/%.o: CFLAGS += -ffp-contract=off
 
 # --- the CUDA backend -------------------------------------------------------------
 # The kernels for GPUs: machine code for each of CUDA_ARCHS, and PTX of the last for
-# those to come. The compiler's report on each lies beside its object.
+# those to come. Of some the PTX is that of an earlier one to the letter, since no line of
+# the kernels tells them apart, and is made once. The compiler's report on each lies beside its object.
 CUDA ?= $(if $(SAN),0,1)
 NVCC ?= $(if $(filter-out 0,$(CUDA)),$(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc)))
 CUDA_ARCHS ?= 80 86 89 90 100 120
 CUDA_KERNEL_OBJECTS := $(patsubst src/device/cuda/ops/%.cu,$(B)/cuda/%.o,$(wildcard src/device/cuda/ops/*.cu))
-CUDA_CODE = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
-	-gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS)) -Xfatbin -compress-all
+PTX_OF_86 := 80
+PTX_OF_120 := 100
+ptx_of = compute_$(or $(PTX_OF_$(1)),$(1))
+CUDA_CODE = $(foreach a,$(CUDA_ARCHS),-gencode arch=$(call ptx_of,$(a)),code=sm_$(a)) \
+	-gencode arch=$(call ptx_of,$(lastword $(CUDA_ARCHS))),code=$(call ptx_of,$(lastword $(CUDA_ARCHS))) -Xfatbin -compress-all
 CUDA_HOME = $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
 PLUGIN := $(if $(NVCC),$(B)/lib/tokenlane-cuda.so)
 
