@@ -24,7 +24,7 @@ CONFIG ?= config/tokenlane.json
 # Debian's names. Bare machines get them by `make deps`.
 DEBS_BUILD := gcc libc6-dev pkg-config libuv1-dev libjansson-dev node-llhttp \
 	libpcre2-dev libutf8proc-dev libsystemd-dev libcurl4-openssl-dev ca-certificates curl
-DEBS_CHECK := libcmocka-dev g++ python3 python3-venv
+DEBS_CHECK := libcmocka-dev g++ python3 python3-venv ccache
 DEBS_LINT := clang-tidy clang-format cppcheck
 DEBS_BENCH := wrk nginx-light python3 python3-venv g++ libspdlog-dev
 DEBS_PROVE := strace binutils python3
@@ -32,6 +32,13 @@ DEBS_MODEL := spin python3
 DEBS_FUZZ := clang python3 python3-venv
 
 CC ?= gcc
+# Objects of the same source, headers, flags and compiler come from ccache, where it is and may write (CCACHE= does without). Paths in
+# them begin at the tree, so that all clones have the same. Of a kernel it must read the files themselves, since a preprocessed text
+# is one architecture's, and it takes -gencode for a debugging flag that makes the folder matter.
+ifeq ($(origin CCACHE),undefined)
+CCACHE := $(shell command -v ccache >/dev/null && d=$$(ccache -k cache_dir) && mkdir -p "$$d" 2>/dev/null && test -w "$$d" && command -v ccache)
+endif
+CCACHE_NVCC = CCACHE_DEPEND=1 CCACHE_NOHASHDIR=1 $(CCACHE)
 PKGS := libuv jansson libpcre2-8 libsystemd libutf8proc libcurl
 # Asked of pkg-config when first used, so that `make deps` works without it.
 PKG_CFLAGS = $(eval PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS)))$(PKG_CFLAGS)
@@ -42,7 +49,7 @@ WARN := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-protot
 # Without -fno-var-tracking GCC needs minutes for the kernels under ASan.
 OPT := $(if $(SAN),-O1 -fno-var-tracking -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all,-O2)
 CPPFLAGS += -Iinclude -Isrc -D_GNU_SOURCE -DTL_VERSION='"$(VERSION)"'
-CFLAGS += -std=c17 -g $(OPT) $(WARN) -fvisibility=hidden -fno-strict-aliasing -pthread
+CFLAGS += -std=c17 -g $(OPT) $(WARN) -fvisibility=hidden -fno-strict-aliasing -pthread -ffile-prefix-map=$(CURDIR)=.
 LDFLAGS += -pthread $(if $(SAN),-fsanitize=$(SAN))
 LDLIBS = $(PKG_LIBS) -lm
 
@@ -105,7 +112,7 @@ all: $(B)/bin/tokenlane $(B)/bin/load $(PLUGIN) ## build the daemon, the load ge
 $(B)/obj/%.o: src/%.c
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CC    $<")
-	$(Q)$(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(LLHTTP_CFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
+	$(Q)$(CCACHE) $(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(LLHTTP_CFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
 
 define room_archive
 $(B)/lib/$(1).a: $$(call objects,$$(call sources,$(1)))
@@ -131,7 +138,7 @@ $(B)/lib/llhttp.a: $(patsubst %,$(B)/obj/llhttp/%.o,api http llhttp)
 	$(Q)rm -f $@; ar rcs $@ $^
 $(B)/obj/llhttp/%.o: $(LLHTTP_DIR)/%.c
 	@mkdir -p $(@D)
-	$(Q)$(CC) -O2 -w -std=c17 $(LLHTTP_CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) -c $< -o $@
+	$(Q)$(CCACHE) $(CC) -O2 -w -std=c17 $(LLHTTP_CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) -c $< -o $@
 endif
 
 archives = $(patsubst %,$(B)/lib/%.a,$(LINK_$(1)))
@@ -151,7 +158,7 @@ $(B)/lib/plugin_rooms.a: $(call pic,$(wildcard src/base/*.c) $(wildcard src/mode
 $(B)/pic/%.o: src/%.c
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CC    $< for the plugin")
-	$(Q)$(CC) $(CPPFLAGS) -isystem $(CUDA_HOME)/include $(CFLAGS) -fPIC -MMD -MP -c $< -o $@
+	$(Q)$(CCACHE) $(CC) $(CPPFLAGS) -isystem $(CUDA_HOME)/include $(CFLAGS) -fPIC -MMD -MP -c $< -o $@
 $(B)/lib/tokenlane-cuda.so: $(PLUGIN_OBJECTS) $(CUDA_KERNEL_OBJECTS) $(B)/lib/plugin_rooms.a
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")
@@ -194,7 +201,7 @@ UNIT_LIB_device := $(B)/lib/unit_device.a
 $(B)/tests/obj/%.o: tests/unit/device/%.c
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CC    $<")
-	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(CFLAGS) -MMD -MP -c $< -o $@
+	$(Q)$(CCACHE) $(CC) $(CPPFLAGS) -Itests/unit $(CFLAGS) -MMD -MP -c $< -o $@
 $(UNIT_LIB_device): $(B)/tests/obj/bf16_emulated.o
 	$(Q)rm -f $@; ar rcs $@ $^
 
@@ -218,7 +225,7 @@ $(B)/tests/daemon/test_gpu_watch: | $(B)/lib/fake_nvml.so
 CUDA_KERNELS := $(wildcard src/device/cuda/ops/*.cu) tests/unit/device/probe_kernels.cu
 EMULATED_OBJECTS := $(patsubst %,$(B)/fibers/%.o,$(basename $(notdir $(CUDA_KERNELS))) emulate)
 vpath %.cu src/device/cuda/ops tests/unit/device
-EMULATED_CXX = $(CXX) -x c++ -std=c++17 -fPIC -g $(OPT) -Wall -Wextra -Werror -fno-strict-aliasing -ffp-contract=off \
+EMULATED_CXX = $(CCACHE) $(CXX) -x c++ -std=c++17 -fPIC -g $(OPT) -Wall -Wextra -Werror -fno-strict-aliasing -ffp-contract=off -ffile-prefix-map=$(CURDIR)=. \
 	-Iinclude -Isrc -Itests/unit -MMD -MP -c $< -o $@
 $(B)/fibers/%.o: %.cu
 	@mkdir -p $(@D)
@@ -236,7 +243,7 @@ FAKE_CUDA := $(patsubst %,$(B)/fibers/%.o,fake_cuda fake_libraries fake_dnn)
 $(FAKE_CUDA): $(B)/fibers/%.o: tests/unit/device/%.c
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CC    $<")
-	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -fPIC -MMD -MP -c $< -o $@
+	$(Q)$(CCACHE) $(CC) $(CPPFLAGS) -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -fPIC -MMD -MP -c $< -o $@
 $(B)/tests/device/test_cuda_%: tests/unit/device/test_cuda_%.c $(FAKE_CUDA) $(B)/lib/cuda_host.a $(B)/lib/emulated.a $(call archives,device)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  TEST  $<")
@@ -256,7 +263,7 @@ FORCE:
 $(B)/cuda/%.o: src/device/cuda/ops/%.cu $(B)/cuda/archs
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  NVCC  $<")
-	$(Q)$(NVCC) -std=c++17 -O3 -Iinclude -Isrc $(CUDA_CODE) -Xcompiler -fPIC,-fvisibility=hidden,-Wall \
+	$(Q)$(CCACHE_NVCC) $(NVCC) -std=c++17 -O3 -Iinclude -Isrc $(CUDA_CODE) -Xcompiler -fPIC,-fvisibility=hidden,-Wall \
 		-Xptxas -v,-warn-spills,-warn-lmem-usage -MD -MP -MF $(@:.o=.d) -c $< -o $@ >$(@:.o=.report) 2>&1 || \
 		{ cat $(@:.o=.report); rm -f $@; exit 1; }
 	@! grep -E "warning" $(@:.o=.report)

@@ -53,7 +53,7 @@ $(B)/gpu/test_cuda_sdpa: tests/unit/device/test_cuda_sdpa.c $(call pic,src/devic
 $(B)/gpu/fault_kernels.o: tests/gpu/fault_kernels.cu tests/gpu/gpu_fault.h $(B)/cuda/archs
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  NVCC  $<")
-	$(Q)$(NVCC) -std=c++17 -O3 -Iinclude $(CUDA_CODE) -Xcompiler -fPIC,-fvisibility=hidden,-Wall -c $< -o $@
+	$(Q)$(CCACHE_NVCC) $(NVCC) -std=c++17 -O3 -Iinclude $(CUDA_CODE) -Xcompiler -fPIC,-fvisibility=hidden,-Wall -c $< -o $@
 $(B)/gpu/fault/tokenlane-cuda.so: tests/gpu/fault_plugin.c tests/gpu/gpu_fault.c $(B)/gpu/fault_kernels.o $(PLUGIN)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")
