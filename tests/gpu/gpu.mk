@@ -19,7 +19,7 @@ GPU_RPATH := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib/deps'
 $(B)/gpu/test_op_%.o: tests/unit/device/test_op_%.c
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CC    $< for a GPU")
-	$(Q)$(CC) $(CPPFLAGS) -DOP_ON_GPU -Dmain=main_test_op_$* -isystem $(CUDA_HOME)/include -Itests/unit $(PKG_CFLAGS) $(CFLAGS) \
+	$(Q)$(CCACHE) $(CC) $(CPPFLAGS) -DOP_ON_GPU -Dmain=main_test_op_$* -isystem $(CUDA_HOME)/include -Itests/unit $(PKG_CFLAGS) $(CFLAGS) \
 		-Wno-missing-prototypes -MMD -MP -c $< -o $@
 $(B)/gpu/ops.c: tests/gpu/gpu.mk $(wildcard tests/unit/device/test_op_*.c)
 	@mkdir -p $(@D)
