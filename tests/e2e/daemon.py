@@ -45,6 +45,9 @@ class Daemon:
         if DEVICES:
             self.options["devices"] = DEVICES
         self.options.update({k: str(v) for k, v in dict(options).items()})
+        # Of a model so small most of several threads' time is their meetings: with two, and other programs on two processors, each step
+        # took ten times as long. test_batch has more; their results are the same in any case.
+        self.options.setdefault("cpu.threads", "1")
         if self.options.get("devices", "").startswith("cuda"):
             self.options = {**{k: str(v) for k, v in GPU_OPTIONS.items()}, **self.options}
         flags = [f"--{k}={v}" for k, v in self.options.items() if v != "None"]
