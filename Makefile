@@ -97,6 +97,7 @@ $(B)/obj/device/cpu/%.o: CFLAGS += -ffp-contract=off
 CUDA ?= $(if $(SAN),0,1)
 NVCC ?= $(if $(filter-out 0,$(CUDA)),$(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc)))
 CUDA_ARCHS ?= 80 86 89 90 100 120
+CUDA_STAMP := $(B)/cuda/archs_$(subst $() ,_,$(strip $(CUDA_ARCHS)))
 CUDA_KERNEL_OBJECTS := $(patsubst src/device/cuda/ops/%.cu,$(B)/cuda/%.o,$(wildcard src/device/cuda/ops/*.cu))
 PTX_OF_120 := 100
 ptx_of = compute_$(or $(PTX_OF_$(1)),$(1))
@@ -255,12 +256,11 @@ $(B)/tests/device/test_op_%: tests/unit/device/test_op_%.c $(B)/lib/emulated.a $
 	$(Q)$(CC) $(CPPFLAGS) -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
 		$(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka -lstdc++
 
-$(B)/cuda/archs: FORCE
+# For which they are is in its name, so that nothing waits for a recipe that looks whether it is still true.
+$(CUDA_STAMP):
 	@mkdir -p $(@D)
-	@echo '$(CUDA_ARCHS)' | cmp -s - $@ || echo '$(CUDA_ARCHS)' >$@
-.PHONY: FORCE
-FORCE:
-$(B)/cuda/%.o: src/device/cuda/ops/%.cu $(B)/cuda/archs
+	@rm -f $(@D)/archs*; touch $@
+$(B)/cuda/%.o: src/device/cuda/ops/%.cu $(CUDA_STAMP)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  NVCC  $<")
 	$(Q)$(CCACHE_NVCC) $(NVCC) -std=c++17 -O3 -Iinclude -Isrc $(CUDA_CODE) -Xcompiler -fPIC,-fvisibility=hidden,-Wall \
@@ -276,7 +276,7 @@ include tests/gpu/gpu.mk
 
 # First what the end-to-end tests need, then these, which take longest and wait a lot, in one lane; in all others what is left to
 # build, the GPU's kernels first of it, and the other tests. What belongs to a target is shown when it is through.
-E2E_NEEDS = $(VENV)/.done $(B)/bin/tokenlane $(B)/bin/load $(FAKE_PLUGIN) $(if $(PLUGIN),$(B)/gpu/bench_gpu) $(B)/bin/tokenize_many \
+E2E_NEEDS = $(VENV)/.done $(B)/bin/tokenlane $(B)/bin/load $(FAKE_PLUGIN) $(if $(PLUGIN),$(B)/gpu/bench_gpu $(CUDA_STAMP)) $(B)/bin/tokenize_many \
 	$(B)/bin/render_many $(B)/bin/match_many
 .PHONY: check check-unit check-e2e check-house e2e-needs
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)

@@ -50,7 +50,7 @@ $(B)/gpu/test_cuda_sdpa: tests/unit/device/test_cuda_sdpa.c $(call pic,src/devic
 		$(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lstdc++
 
 # The real plugin with faults on demand.
-$(B)/gpu/fault_kernels.o: tests/gpu/fault_kernels.cu tests/gpu/gpu_fault.h $(B)/cuda/archs
+$(B)/gpu/fault_kernels.o: tests/gpu/fault_kernels.cu tests/gpu/gpu_fault.h $(CUDA_STAMP)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  NVCC  $<")
 	$(Q)$(CCACHE_NVCC) $(NVCC) -std=c++17 -O3 -Iinclude $(CUDA_CODE) -Xcompiler -fPIC,-fvisibility=hidden,-Wall -c $< -o $@
