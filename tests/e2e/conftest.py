@@ -1,12 +1,25 @@
 # SPDX-License-Identifier: MIT
 """Real daemons on loopback ports. TOKENLANE_BIN, TOKENLANE_MODEL and TOKENLANE_SAN say which."""
 import itertools
+import pathlib
+import re
 
+import certifi
 import pytest
 
 from daemon import SLOW, Daemon
 
 running = []  # daemons whose log a failed test shows
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_certificate(tmp_path_factory):
+    """No test speaks TLS, but every client reads all certificates that there are, which takes most of what a short test does: here it is one."""
+    file = tmp_path_factory.mktemp("certificates") / "one.pem"
+    file.write_text(re.search("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", pathlib.Path(certifi.where()).read_text(), re.S)[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(file))
+        yield
 
 
 @pytest.fixture(scope="session")

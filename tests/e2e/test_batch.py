@@ -43,7 +43,7 @@ def alone(daemon):
 CONFIGURATIONS = {
     "one replica": {},
     "two replicas": {"devices": "cpu:0,cpu:1"},
-    "one thread": {"cpu.threads": 1},
+    "every processor": {"cpu.threads": 0},
     "three threads": {"cpu.threads": 3},
     "small steps": {"engine.max_batch_tokens": 17, "engine.max_batch_size": 17},
     "few places": {"engine.max_batch_size": 3},

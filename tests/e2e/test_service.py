@@ -564,6 +564,7 @@ def test_unit_waits_longer_than_the_drain():
     assert re.search(r"^Type=notify$", unit, re.M) and not re.search(r"KillMode|SuccessExitStatus", unit)
 
 
+@pytest.mark.plugin
 def test_install(tmp_path, start):
     build = pathlib.Path(BINARY).parents[1]
 

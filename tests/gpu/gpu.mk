@@ -3,13 +3,13 @@
 
 # A tokenlane-cuda.so of the same, with faults on demand: the whole daemon on devices "cuda" where there is no GPU.
 FAKE_PLUGIN := $(if $(SAN),,$(B)/fake_gpu/tokenlane-cuda.so)
-FAKE_PLUGIN_SOURCES := tests/gpu/fake_plugin.c tests/gpu/gpu_fault.c tests/unit/device/fake_cuda.c tests/unit/device/fake_libraries.c tests/unit/device/fake_dnn.c
+FAKE_PLUGIN_SOURCES := tests/gpu/fake_plugin.c tests/gpu/gpu_fault.c
 $(B)/fake_gpu/tokenlane-cuda.so: $(FAKE_PLUGIN_SOURCES) tests/gpu/gpu_fault.h $(call pic,$(filter-out %/cuda_bind.c %/cuda_plugin.c,$(wildcard src/device/cuda/*.c))) \
-		$(B)/lib/emulated.a $(B)/lib/plugin_rooms.a
+		$(FAKE_CUDA) $(B)/lib/emulated.a $(B)/lib/plugin_rooms.a
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(CPPFLAGS) -Itests/unit -Itests/unit/device -Itests/gpu $(CFLAGS) -Wno-missing-prototypes -fPIC -MMD -MP -shared -Wl,--exclude-libs,ALL \
-		-Wl,-z,defs -o $@ $(filter %.c %.o %.a,$^) -lcmocka -lstdc++ -lm -ldl
+		-Wl,-z,defs -o $@ $(FAKE_PLUGIN_SOURCES) $(filter %.o %.a,$^) -lcmocka -lstdc++ -lm -ldl
 
 # The kernels' tests on a GPU: machine code instead of fibers, memory that both sides share. One program, since
 # the kernels are most of it; it runs the test that its first argument names.
@@ -19,7 +19,7 @@ GPU_RPATH := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib/deps'
 $(B)/gpu/test_op_%.o: tests/unit/device/test_op_%.c
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CC    $< for a GPU")
-	$(Q)$(CC) $(CPPFLAGS) -DOP_ON_GPU -Dmain=main_test_op_$* -isystem $(CUDA_HOME)/include -Itests/unit $(PKG_CFLAGS) $(CFLAGS) \
+	$(Q)$(CCACHE) $(CC) $(CPPFLAGS) -DOP_ON_GPU -Dmain=main_test_op_$* -isystem $(CUDA_HOME)/include -Itests/unit $(PKG_CFLAGS) $(CFLAGS) \
 		-Wno-missing-prototypes -MMD -MP -c $< -o $@
 $(B)/gpu/ops.c: tests/gpu/gpu.mk $(wildcard tests/unit/device/test_op_*.c)
 	@mkdir -p $(@D)
@@ -50,10 +50,10 @@ $(B)/gpu/test_cuda_sdpa: tests/unit/device/test_cuda_sdpa.c $(call pic,src/devic
 		$(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lstdc++
 
 # The real plugin with faults on demand.
-$(B)/gpu/fault_kernels.o: tests/gpu/fault_kernels.cu tests/gpu/gpu_fault.h $(B)/cuda/archs
+$(B)/gpu/fault_kernels.o: tests/gpu/fault_kernels.cu tests/gpu/gpu_fault.h $(CUDA_STAMP)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  NVCC  $<")
-	$(Q)$(NVCC) -std=c++17 -O3 -Iinclude $(CUDA_CODE) -Xcompiler -fPIC,-fvisibility=hidden,-Wall -c $< -o $@
+	$(Q)$(CCACHE_NVCC) $(NVCC) -std=c++17 -O3 -Iinclude $(CUDA_CODE) -Xcompiler -fPIC,-fvisibility=hidden,-Wall -c $< -o $@
 $(B)/gpu/fault/tokenlane-cuda.so: tests/gpu/fault_plugin.c tests/gpu/gpu_fault.c $(B)/gpu/fault_kernels.o $(PLUGIN)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")

@@ -206,32 +206,33 @@ struct execution {
   float scale, outside, after;
 };
 
-static size_t dense_at(const struct desc *t, struct place p) {
-  return (size_t)(((p.b * t->dims[1] + p.h) * t->dims[2] + p.r) * t->dims[3] + p.c);
+/* By pointer, here and below: a copy of what a loop just counted up waits for it, and that was most of the time. */
+static size_t dense_at(const struct desc *t, const struct place *p) {
+  return (size_t)(((p->b * t->dims[1] + p->h) * t->dims[2] + p->r) * t->dims[3] + p->c);
 }
 
 /* Elements from the tensor's pointer on. */
-static int64_t memory_at(const struct execution *e, const struct desc *t, struct place p) {
-  int64_t first = t->ragged ? ((const int32_t *)e->pointers[t->ragged->id])[p.b] : p.b * t->strides[0];
-  return first + p.h * t->strides[1] + p.r * t->strides[2] + p.c * t->strides[3];
+static int64_t memory_at(const struct execution *e, const struct desc *t, const struct place *p) {
+  int64_t first = t->ragged ? ((const int32_t *)e->pointers[t->ragged->id])[p->b] : p->b * t->strides[0];
+  return first + p->h * t->strides[1] + p->r * t->strides[2] + p->c * t->strides[3];
 }
 
 /* A dimension of 1 stands for any. */
-static float read_value(const struct execution *e, const struct desc *t, struct place p) {
+static float read_value(const struct execution *e, const struct desc *t, const struct place *any) {
   const int64_t *d = t->dims, id = t->id;
-  p = (struct place){d[0] == 1 ? 0 : p.b, d[1] == 1 ? 0 : p.h, d[2] == 1 ? 0 : p.r, d[3] == 1 ? 0 : p.c};
-  if (t->dense) return t->dense[dense_at(t, p)];
+  const struct place p = {d[0] == 1 ? 0 : any->b, d[1] == 1 ? 0 : any->h, d[2] == 1 ? 0 : any->r, d[3] == 1 ? 0 : any->c};
+  if (t->dense) return t->dense[dense_at(t, &p)];
   if (id == CUDA_SDPA_SCALE) return e->scale;
   if (id == CUDA_SDPA_OUTSIDE) return e->outside;
   if (id == CUDA_SDPA_AFTER) return e->after;
   assert_true(id < CUDA_SDPA_IDS);
-  int64_t at = memory_at(e, t, p);
+  int64_t at = memory_at(e, t, &p);
   if (t->type == CUDA_DNN_INT32) return (float)((const int32_t *)e->pointers[id])[at];
   uint16_t bits = ((const uint16_t *)e->pointers[id])[at];
   return t->type == CUDA_DNN_BFLOAT16 ? tl_bf16_to_f32(bits) : tl_f16_to_f32(bits);
 }
 
-static void write_value(const struct execution *e, struct desc *t, struct place p, float value) {
+static void write_value(const struct execution *e, struct desc *t, const struct place *p, float value) {
   bool is_half = t->type == CUDA_DNN_HALF, is_16 = is_half || t->type == CUDA_DNN_BFLOAT16;
   uint16_t bits = !is_16 ? 0 : is_half ? tl_f32_to_f16(value) : tl_f32_to_bf16(value);
   if (is_16) value = is_half ? tl_f16_to_f32(bits) : tl_bf16_to_f32(bits);
@@ -274,8 +275,8 @@ static void run_pointwise(const struct execution *e, const struct desc *op) {
   EACH(y->dims, p) {
     float value;
     if (mode == CUDA_DNN_INDEX) value = (float)(*axis == 2 ? p.r : p.c);
-    else value = compute_point(mode, read_value(e, x, p), b ? read_value(e, b, p) : 0, t ? read_value(e, t, p) : 0);
-    write_value(e, y, p, value);
+    else value = compute_point(mode, read_value(e, x, &p), b ? read_value(e, b, &p) : 0, t ? read_value(e, t, &p) : 0);
+    write_value(e, y, &p, value);
   }
 }
 
@@ -287,13 +288,25 @@ static void run_reduction(const struct execution *e, const struct desc *op) {
   EACH(y->dims, p) {
     float value = is_max ? -INFINITY : 0;
     struct place q = p;
-    for (q.c = 0; q.c < x->dims[3]; q.c++) value = is_max ? fmaxf(value, read_value(e, x, q)) : value + read_value(e, x, q);
-    write_value(e, y, p, value);
+    for (q.c = 0; q.c < x->dims[3]; q.c++) value = is_max ? fmaxf(value, read_value(e, x, &q)) : value + read_value(e, x, &q);
+    write_value(e, y, &p, value);
   }
 }
 
 static int64_t limit_of(const struct execution *e, const struct desc *t, int64_t b, int64_t otherwise) {
-  return t ? (int64_t)read_value(e, t, (struct place){b, 0, 0, 0}) : otherwise;
+  return t ? (int64_t)read_value(e, t, &(struct place){b, 0, 0, 0}) : otherwise;
+}
+
+/* A matrix's first rows and columns. */
+static float *read_matrix(const struct execution *e, const struct desc *t, struct place p, int64_t n_rows, int64_t n_columns) {
+  float *out = malloc((size_t)(n_rows * n_columns + 1) * sizeof *out);
+  for (p.r = 0; p.r < n_rows; p.r++)
+    for (p.c = 0; p.c < n_columns; p.c++) out[p.r * n_columns + p.c] = read_value(e, t, &p);
+  return out;
+}
+
+static int64_t smaller(int64_t a, int64_t b) {
+  return a < b ? a : b;
 }
 
 static void run_matmul(const struct execution *e, const struct desc *op) {
@@ -302,13 +315,21 @@ static void run_matmul(const struct execution *e, const struct desc *op) {
   const struct desc *limits[] = {get_desc(op, CUDA_DNN_OP_MATMUL_M), get_desc(op, CUDA_DNN_OP_MATMUL_N), get_desc(op, CUDA_DNN_OP_MATMUL_K)};
   int64_t group = x->dims[1] / w->dims[1];
   struct place p;
-  EACH(y->dims, p) {
+  for (p.b = 0; p.b < y->dims[0]; p.b++) {
+    int64_t m = smaller(limit_of(e, limits[0], p.b, y->dims[2]), y->dims[2]), n = smaller(limit_of(e, limits[1], p.b, y->dims[3]), y->dims[3]);
     int64_t k = limit_of(e, limits[2], p.b, x->dims[3]);
-    bool is_row = p.r < limit_of(e, limits[0], p.b, y->dims[2]), is_inside = is_row && p.c < limit_of(e, limits[1], p.b, y->dims[3]);
-    float sum = 0;
-    for (int64_t i = 0; is_inside && i < k; i++)
-      sum += read_value(e, x, (struct place){p.b, p.h, p.r, i}) * read_value(e, w, (struct place){p.b, p.h / group, i, p.c});
-    if (is_row || y->dense) write_value(e, y, p, sum);
+    for (p.h = 0; p.h < y->dims[1]; p.h++) {
+      float *rows = read_matrix(e, x, (struct place){p.b, p.h, 0, 0}, m, k);
+      float *columns = read_matrix(e, w, (struct place){p.b, p.h / group, 0, 0}, k, n);
+      for (p.r = 0; p.r < (y->dense ? y->dims[2] : m); p.r++)
+        for (p.c = 0; p.c < y->dims[3]; p.c++) {
+          float sum = 0;
+          for (int64_t i = 0; p.r < m && p.c < n && i < k; i++) sum += rows[p.r * k + i] * columns[i * n + p.c];
+          write_value(e, y, &p, sum);
+        }
+      free(rows);
+      free(columns);
+    }
   }
 }
 
@@ -322,11 +343,11 @@ static void run_paged_load(const struct execution *e, const struct desc *op) {
   EACH(y->dims, p) {
     int64_t token = is_transposed ? p.c : p.r, dim = is_transposed ? p.r : p.c;
     float value = NAN;
-    int64_t page = (int64_t)read_value(e, table, (struct place){p.b, 0, token / per_page, 0}); /* any may be looked at */
+    int64_t page = (int64_t)read_value(e, table, &(struct place){p.b, 0, token / per_page, 0}); /* any may be looked at */
     assert_true(page >= 0 && page < pages->dims[0]);
     if (token < limit_of(e, lengths, p.b, 0))
-      value = read_value(e, pages, (struct place){fake_cuda.dnn_reach ? page % fake_cuda.dnn_reach : page, p.h, token % per_page, dim});
-    write_value(e, y, p, value);
+      value = read_value(e, pages, &(struct place){fake_cuda.dnn_reach ? page % fake_cuda.dnn_reach : page, p.h, token % per_page, dim});
+    write_value(e, y, &p, value);
   }
 }
 
