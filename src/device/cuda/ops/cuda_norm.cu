@@ -107,7 +107,7 @@ TL_DEVICE void round_row(const tl_cuda_add_norm_args &a, uint64_t base, const fl
 }
 
 template <class T, int THREADS>
-TL_KERNEL(THREADS, 1) add_norm(tl_cuda_add_norm_args a) {
+TL_KERNEL(THREADS, 1024 / THREADS) add_norm(tl_cuda_add_norm_args a) {
   let_next_start();
   fetch_constants<THREADS>(a);
   wait_for_before();
