@@ -191,9 +191,10 @@ int tl_engine_start(struct tl_engine *engine, struct tl_error *err);
  * they submit from now on waits for tl_engine_reap. Main thread. */
 void tl_engine_stop(struct tl_engine *engine);
 /* After tl_engine_stop, once no loop runs any more: calls on_event for what the
- * rings of all loops hold and for the sequences that came too late for a worker,
- * as cancelled ones. Before tl_engine_free. Main thread. */
-void tl_engine_reap(struct tl_engine *engine, void (*on_event)(struct tl_sequence *seq, bool final, void *context),
+ * rings of the first n_loops loops hold and for their sequences that came too late for a worker,
+ * as cancelled ones. Those of other loops are their owner's: nobody hears of them, they are not touched any more. Before
+ * tl_engine_free. Main thread. */
+void tl_engine_reap(struct tl_engine *engine, unsigned n_loops, void (*on_event)(struct tl_sequence *seq, bool final, void *context),
                     void *context);
 void tl_engine_free(struct tl_engine *engine);
 

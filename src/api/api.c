@@ -169,7 +169,8 @@ void tl_api_stop(struct tl_api *api) {
 void tl_api_reap(struct tl_api *api) {
   const struct tl_serving *serving = atomic_load_explicit(&api->serving, memory_order_acquire); /* as in on_wake */
   if (api->lanes) tl_text_lanes_reap(api->lanes, api_work_done);
-  for (unsigned i = 0; serving && i < api->o.n_models; i++) tl_engine_reap(serving[i].engine, api_on_event, api);
+  /* the monitor's loop is behind ours, and its test generations are no calls */
+  for (unsigned i = 0; serving && i < api->o.n_models; i++) tl_engine_reap(serving[i].engine, api->o.n_loops, api_on_event, api);
   free_caches(api);
 }
 

@@ -19,12 +19,13 @@ void events_wake_loops(struct worker *w) {
   }
 }
 
-void tl_engine_reap(struct tl_engine *engine, void (*on_event)(struct tl_sequence *seq, bool final, void *context),
+void tl_engine_reap(struct tl_engine *engine, unsigned n_loops, void (*on_event)(struct tl_sequence *seq, bool final, void *context),
                     void *context) {
   struct tl_sequence *seq;
-  for (unsigned i = 0; i < engine->o.n_loops; i++) tl_engine_drain(engine, i, on_event, context);
+  for (unsigned i = 0; i < n_loops; i++) tl_engine_drain(engine, i, on_event, context);
   for (unsigned i = 0; i < engine->o.n_replicas; i++)
     while ((seq = inbox_pop(&engine->workers[i]))) {
+      if (seq->loop >= n_loops) continue;
       seq->finish = TL_FINISH_CANCELLED;
       on_event(seq, true, context);
     }
