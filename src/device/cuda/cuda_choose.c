@@ -85,10 +85,12 @@ static int run_once(struct chooser *c, const struct cuda_product *p, uint32_t m,
 static int time_one(struct chooser *c, const struct cuda_product *p, uint32_t m, const struct cuda_way *way, float *ret_ms, struct tl_error *err) {
   struct cuda_device *d = c->d;
   const struct cuda_runtime *rt = &d->api->rt;
+  const struct cuda_piece *pieces[RUNS + 1]; /* found before: the device is not to wait for that */
   bool can;
   *ret_ms = FLT_MAX;
+  for (int i = 0; i <= RUNS; i++) pieces[i] = find_piece(d, p, c->turn++);
   for (int i = 0; i <= RUNS; i++) { /* the first is not timed */
-    int r = run_once(c, p, m, find_piece(d, p, c->turn++), way, &can, err);
+    int r = run_once(c, p, m, pieces[i], way, &can, err);
     if (r < 0 || !can) return r;
     if (i == 0) CUDA_TRY(d, rt->event_record(c->before, d->stream), "timing products", err);
   }
