@@ -23,7 +23,8 @@ def words():
 @pytest.fixture(scope="module")
 def four(tmp_path_factory):
     d = Daemon(tmp_path_factory.mktemp("sim") / "log",
-               {**FAST, "devices": "sim:0,sim:1,sim:2,sim:3", "http.threads": 2, "engine.max_batch_size": 8,
+               # a step takes long enough that whoever waits has asked by then, however busy the processors are
+               {**FAST, "sim.base_us": 1000, "devices": "sim:0,sim:1,sim:2,sim:3", "http.threads": 2, "engine.max_batch_size": 8,
                 "engine.max_batch_tokens": 64, "engine.max_context": 288, "sim.kv_blocks": 30})
     yield d
     d.wait_rest()
