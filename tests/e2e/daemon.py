@@ -66,9 +66,10 @@ class Daemon:
 
     def wait_log(self, pattern, seconds=20.0):
         def look():
+            ended = self.process.poll() is not None  # asked first: the log then has its last words
             text = self.stderr()
             found = re.search(pattern, text)
-            assert found or self.process.poll() is None, f"the daemon ended:\n{text}"
+            assert found or not ended, f"the daemon ended:\n{text}"
             return found
         return wait_for(look, seconds, f"/{pattern}/ in the daemon's log")
 
