@@ -185,8 +185,8 @@ def test_seed_makes_it_again(client):
 
 
 def test_without_a_seed_each_answer_is_another(client):
-    assert len({sample(client) for _ in range(4)}) == 4
-    # the demo's stories begin alike: 24 tokens were the same once in some hundred runs
+    # long ones: the demo's stories begin alike, of 300 with 24 tokens seven were the same
+    assert len({sample(client, max_tokens=100) for _ in range(4)}) == 4
     assert len({c.text for c in complete(client, ["Once"] * 2, n=2, temperature=1.5, max_tokens=100).choices}) == 4
 
 
