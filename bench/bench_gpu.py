@@ -72,13 +72,19 @@ def measure(models):
     return [f"{name}: exit status {status}" for name, status in statuses.items() if status]
 
 
-def median_bound(text, name):
-    """The upper bound of the bucket that holds the median, over all label sets."""
+def buckets(text, name):
+    """(upper bound, observations up to it), over all label sets."""
     counts = {}
     for bound, n in re.findall(rf'^{name}_bucket{{.*le="([^"]+)"}} (\S+)$', text, re.M):
         counts[float(bound)] = counts.get(float(bound), 0) + float(n)
-    half = max(counts.values(), default=0) / 2
-    return min((b for b, n in counts.items() if n >= half and half > 0), default=float("nan"))
+    return sorted(counts.items())
+
+
+def median_bound(text, name):
+    """The upper bound of the bucket that holds the median."""
+    counts = buckets(text, name)
+    half = max((n for _, n in counts), default=0) / 2
+    return min((b for b, n in counts if n >= half and half > 0), default=float("nan"))
 
 
 def ask(url, seed):
@@ -114,6 +120,7 @@ def daemon(model, log, devices="cuda:0"):
             metrics = urllib.request.urlopen(url + "/metrics", timeout=60).read().decode()
             gap = median_bound(metrics, "tokenlane_step_gap_seconds") * 1e6
             row(f"{model.name}, between steps as the worker sees it, {STREAMS} streams", gap, "us", f"< {GAP_US} us", gap < GAP_US)
+            print("  steps with a pause of up to s:", " ".join(f"{bound}: {n:g}" for bound, n in buckets(metrics, "tokenlane_step_gap_seconds")))
         finally:
             process.terminate()
             try:
