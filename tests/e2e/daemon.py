@@ -46,7 +46,7 @@ class Daemon:
             self.options["devices"] = DEVICES
         self.options.update({k: str(v) for k, v in dict(options).items()})
         # Of a model so small most of several threads' time is their meetings: with two, and other programs on two processors, each step
-        # took ten times as long. test_batch has more; their results are the same in any case.
+        # took ten times as long. test_batch, test_experts_served and some others say how many more, so that the pool of each kind of device has some.
         self.options.setdefault("cpu.threads", "1")
         if self.options.get("devices", "").startswith("cuda"):
             self.options = {**{k: str(v) for k, v in GPU_OPTIONS.items()}, **self.options}

@@ -42,7 +42,7 @@ def alone(daemon):
 # --- the same tokens, whoever else is there ----------------------------------------------------
 CONFIGURATIONS = {
     "one replica": {},
-    "two replicas": {"devices": "cpu:0,cpu:1"},
+    "two replicas": {"devices": "cpu:0,cpu:1", "cpu.threads": 2},
     "every processor": {"cpu.threads": 0},
     "three threads": {"cpu.threads": 3},
     "small steps": {"engine.max_batch_tokens": 17, "engine.max_batch_size": 17},
@@ -50,7 +50,7 @@ CONFIGURATIONS = {
     "little KV": {"engine.max_context": 256, "engine.kv_memory_bytes": 20 * BLOCK, "limits.max_waiting_tokens": 100000},
     "all of it": {"engine.max_context": 256, "engine.kv_memory_bytes": 17 * BLOCK, "limits.max_waiting_tokens": 100000,
                   "engine.max_batch_tokens": 17, "engine.max_batch_size": 9, "devices": "cpu:0,cpu:1", "http.threads": 2,
-                  "route.policy": "round_robin"},
+                  "route.policy": "round_robin", "cpu.threads": 0},
 }
 
 

@@ -19,8 +19,8 @@ def answers(d, prompts=PROMPTS):
         return list(pool.map(lambda p: d.complete(p, max_tokens=40)["choices"][0]["text"], prompts))
 
 
-@pytest.mark.parametrize("options", [{}, {"isolation": "process"},
-                                     {"devices": "cpu:0,cpu:1", "engine.tensor_parallel": 2, "cpu.threads": 1}])
+@pytest.mark.parametrize("options", [{"cpu.threads": 2}, {"isolation": "process", "cpu.threads": 2},
+                                     {"devices": "cpu:0,cpu:1", "engine.tensor_parallel": 2, "cpu.threads": 2}])
 def test_answers_as_the_model_that_each_expert_is(daemon, start, experts, options):
     d = start(options, model=experts)
     assert d.wait_log(r"msg=read .*architecture=(\S+)")[1] == "mixtral"

@@ -39,7 +39,7 @@ def test_same_texts_as_one_device(start, daemon, ranks):
 @pytest.mark.parametrize("format", ["q8_0", "q4_0"])
 def test_same_texts_with_rounded_weights(start, format):
     """Blocks are cut between ranks where they end, so all ranks together have the same integers as one device."""
-    one = start({"model.quantize": format})
+    one = start({"model.quantize": format, "cpu.threads": 2})
     two = start({"model.quantize": format, "devices": "cpu:0,cpu:1", "engine.tensor_parallel": 2, "cpu.threads": 1})
     for got, expected in zip(answers(two, 40), answers(one, 40)):
         assert got["text"] == expected["text"]

@@ -61,7 +61,7 @@ def test_as_one_gguf_file(tmp_path):
     """The same weights as GGUF, with nothing beside the file: its own tokenizer and pooling."""
     folder = pathlib.Path(PACKAGE.origin).parent / "model"
     vocab = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
-    d = Daemon(tmp_path / "log", {"devices": "cpu:0"}, model=write_bert_gguf(tmp_path / "minilm.gguf", folder, vocab))
+    d = Daemon(tmp_path / "log", {"devices": "cpu:0", "cpu.threads": 2}, model=write_bert_gguf(tmp_path / "minilm.gguf", folder, vocab))
     with openai.OpenAI(base_url=d.url + "/v1", api_key="none", max_retries=0, timeout=60 * SLOW) as c:
         answer = c.embeddings.create(model=NAME, input=TEXTS, encoding_format="float")
     about = d.http.get("/v1/models").json()["data"][0]
