@@ -19,6 +19,7 @@ SAN = os.environ.get("TOKENLANE_SAN", "")
 SLOW = 20 if "thread" in SAN else 6 if SAN else 1  # how much longer everything may take
 LONG = 200 if SAN else 900  # tokens of a generation that is to last
 NAME = "demo"
+BUILT = os.environ.get("TOKENLANE_BUILT", "").split()  # what make says is there: its tests fail where it is not, they are not skipped
 DEVICES = os.environ.get("TOKENLANE_DEVICES")  # what tests run on that do not say
 ON_GPU = (DEVICES or "").startswith("cuda")
 # Of daemons with devices cuda, unless a test says otherwise. By default the first takes nine tenths of the memory, and a test may have
