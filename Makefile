@@ -20,6 +20,8 @@ DESTDIR ?=
 CONFIG ?= config/tokenlane.json
 
 .DEFAULT_GOAL := all
+# What a recipe that failed has left is not taken for made by the next make.
+.DELETE_ON_ERROR:
 
 # Debian's names. Bare machines get them by `make deps`.
 DEBS_BUILD := gcc libc6-dev pkg-config libuv1-dev libjansson-dev node-llhttp \
@@ -267,7 +269,7 @@ $(B)/cuda/%.o: src/device/cuda/ops/%.cu $(CUDA_STAMP)
 	$(if $(V),,@echo "  NVCC  $<")
 	$(Q)$(CCACHE_NVCC) $(NVCC) -std=c++17 -O3 -Iinclude -Isrc $(CUDA_CODE) -Xcompiler -fPIC,-fvisibility=hidden,-Wall \
 		-Xptxas -v,-warn-spills,-warn-lmem-usage -MD -MP -MF $(@:.o=.d) -c $< -o $@ >$(@:.o=.report) 2>&1 || \
-		{ cat $(@:.o=.report); rm -f $@; exit 1; }
+		{ cat $(@:.o=.report); exit 1; }
 	@! grep -E "warning" $(@:.o=.report)
 
 .PHONY: check-kernels
