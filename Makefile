@@ -285,6 +285,7 @@ E2E_NEEDS = $(VENV)/.done $(B)/bin/tokenlane $(B)/bin/load $(FAKE_PLUGIN) $(if $
 .PHONY: check check-unit check-e2e check-house e2e-needs
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
 	@$(MAKE) --no-print-directory -j$$(nproc) e2e-needs
+	@$(if $(if $(UNIT_RUNS),,$(T)),$(E2E_RUN) --collect-only tests/e2e >/dev/null || { echo 'no test has "$(T)" in its name' >&2; exit 1; })
 	@$(MAKE) --no-print-directory -j$$(nproc) -Otarget run-e2e check-kernels run-e2e-plugin gpu-tests check-model check-unit check-fuzz check-house
 
 e2e-needs: $(E2E_NEEDS)
