@@ -43,7 +43,7 @@ struct tl_config {
   int64_t limits_default_timeout_ms, limits_max_timeout_ms;
   int64_t engine_tensor_parallel;
   int64_t engine_max_batch_size, engine_max_batch_tokens, engine_max_context, engine_kv_memory_bytes;
-  int64_t engine_max_prefill_tokens, engine_priority_age_ms;
+  int64_t engine_max_prefill_tokens, engine_priority_age_ms, engine_draft_tokens;
   bool engine_prefix_cache;
   char *route_policy;
   int64_t route_prefix_blocks, route_prefix_load_percent;

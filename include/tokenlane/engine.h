@@ -54,6 +54,12 @@ struct tl_sequence_try {
   int64_t started_ns, first_ns, last_ns; /* its first step began, its first and last token came */
 };
 
+/* The worker's, of a sequence whose next tokens are guessed (engine/step_draft.c). */
+struct tl_drafts {
+  uint32_t n, first;        /* guesses under way, and the index of their first token; n 0: none */
+  uint32_t next_try, wait;  /* guess again once so many tokens are generated; after the last wrong guesses so many later */
+};
+
 /* Tokens that are not to come one after another in what is generated. */
 struct tl_bad_word {
   const int32_t *ids; /* (n) */
@@ -106,6 +112,7 @@ struct tl_sequence {
   uint32_t n_faults;               /* steps that computed it and failed; the loop's after a final event */
   struct tl_sched_seq sched;
   uint32_t in_flight;              /* steps under way that compute rows of it */
+  struct tl_drafts drafts;
   uint32_t made_row;               /* which row of the last of them makes its next token */
   struct tl_sequence_try tried;
 };
@@ -142,6 +149,7 @@ struct tl_engine_options {
   bool prefix_cache;           /* schedule.h has these three */
   uint32_t max_prefill_tokens;
   int64_t priority_age_ns;
+  uint32_t draft_tokens;       /* most tokens that a step guesses of a sequence; 0: none */
   struct tl_trace *trace;      /* NULL: none */
   /* Wakes loop `loop`: called by workers after publishing, at most once per
    * loop and step; must be cheap and thread-safe. */

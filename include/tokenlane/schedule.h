@@ -107,10 +107,14 @@ uint32_t tl_scheduler_plan(struct tl_scheduler *scheduler, struct tl_sched_item 
 /* Adds waiting sequences to the plan made last, as far as it has room, and drops
  * items of what they preempt. Items may have been taken out meanwhile. */
 uint32_t tl_scheduler_extend(struct tl_scheduler *scheduler, struct tl_sched_item *items, uint32_t n);
+/* A decode of the plan gets n rows behind its own: covers them by blocks, all or none, without taking any from another, and leaves each that runs
+ * its next. n_tokens, which the caller then raises, + n is at most n_max. */
+bool tl_scheduler_lengthen(struct tl_scheduler *scheduler, struct tl_sched_item *item, uint32_t n);
 /* The planned step runs: n_computed of its sequences advances and their full
  * blocks may be shared. To be called once the device has the step: a later
  * step finds the KV there, since a device runs its steps in order. The caller may
- * have made items shorter. */
+ * have made items shorter. Afterwards it may take n_computed back to what is right, but for blocks that are shared: those hold no
+ * pending token. */
 void tl_scheduler_done(struct tl_scheduler *scheduler, const struct tl_sched_item *items, uint32_t n);
 /* Forgets all cached content: what the device holds is not to be trusted. Only
  * while nothing runs. */

@@ -111,6 +111,8 @@ const struct config_key config_keys[] = {
      "prompt tokens of a step that also generates: bounds what a long prompt adds to the time between tokens; 0: half of engine.max_batch_tokens"},
     {"engine.priority_age_ms", KEY_INTEGER, AT(engine_priority_age_ms), 0, 3600000, "10000", NULL,
      "head start that each level of priority gives: after this much waiting a request stands before new ones a level above; 0: no priorities"},
+    {"engine.draft_tokens", KEY_INTEGER, AT(engine_draft_tokens), 0, 15, "0", NULL,
+     "guess up to so many tokens ahead where a sequence repeats itself, and compute them in one step: answers are the same, quoted or edited text comes faster; 0: none"},
     {"route.policy", KEY_CHOICE, AT(route_policy), 0, 0, "least_load", "least_load|prefix|round_robin",
      "how a replica is chosen: by work, by the prompt's beginning unless that replica has too much to do, in turn"},
     {"route.prefix_blocks", KEY_INTEGER, AT(route_prefix_blocks), 1, 4096, "8", NULL,

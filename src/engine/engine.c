@@ -305,6 +305,8 @@ static void add_schedule_metrics(struct worker *w, struct tl_metrics *m, const c
                                              "Prompt tokens found there and not computed.", labels);
   w->metrics.evictions = tl_metrics_counter(m, "tokenlane_prefix_cache_evictions_total",
                                             "KV blocks whose cached content was given up for other content.", labels);
+  w->metrics.drafts = tl_metrics_counter(m, "tokenlane_draft_tokens_total", "Tokens guessed ahead (engine.draft_tokens).", labels);
+  w->metrics.drafts_taken = tl_metrics_counter(m, "tokenlane_draft_tokens_taken_total", "Guesses that were right.", labels);
 }
 
 static void add_metrics(struct worker *w, struct tl_metrics *m) {

@@ -20,7 +20,7 @@ enum { SIGNAL_PENDING = 1, SIGNAL_FINAL = 2 };
 
 struct worker_metrics {
   tl_metric prompt_tokens, generated_tokens, steps, step_seconds, preemptions, queue_seconds;
-  tl_metric gap_seconds, expired, query_tokens, hit_tokens, evictions;
+  tl_metric gap_seconds, expired, query_tokens, hit_tokens, evictions, drafts, drafts_taken;
 };
 
 /* What a step brought for a sequence; told once the next step is under way, so
@@ -224,6 +224,13 @@ void sequence_count(struct tl_sequence *seq, int32_t token, bool generated);
 /* inbox.c: the oldest that was submitted, or NULL. The worker; main once it is joined. */
 struct tl_sequence *inbox_pop(struct worker *w);
 
+/* step_draft.c */
+/* Adds guessed tokens to the plan's decodes, whose tokens are all known. */
+void draft_fill_up(struct worker *w);
+/* Whether a sequence of the plan has guesses under way, or is to have some in the next step, which so cannot be built before the last one is over. */
+bool draft_waits(const struct worker *w);
+/* The tokens of the step are taken: forgets what was guessed wrong. */
+void draft_settle(struct worker *w, struct tl_sequence *seq);
 /* step_trace.c: what a sequence's trace gets; without one they only look. */
 /* Its first step of this try has begun. */
 void trace_started(struct worker *w, struct tl_sequence *seq, int64_t now_ns);

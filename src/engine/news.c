@@ -5,6 +5,10 @@
 #define MANY_ROWS 16 /* where the rows, not the weights, take the time */
 
 void news_add(struct worker *w, struct tl_sequence *seq, bool final) {
+  if (w->n_news > 0 && w->news[w->n_news - 1].seq == seq) { /* several tokens of a step */
+    w->news[w->n_news - 1].final = final;
+    return;
+  }
   w->news[w->n_news++] = (struct news){seq, final};
 }
 

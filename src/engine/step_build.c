@@ -19,7 +19,7 @@ static void want_row(const struct worker *w, struct flight *f, struct tl_sequenc
 }
 
 /* Rows of a prompt that is scored are wanted one by one, the last known token's
- * row makes the next token. A step has max_batch_size rows in all: the chunk of
+ * row makes the next token, and those of guesses behind it each one more. A step has max_batch_size rows in all: the chunk of
  * a scored prompt is cut so that each later item can still have one. */
 static uint32_t cut_scored_chunk(const struct worker *w, const struct flight *f, const struct tl_sequence *seq,
                                  const struct tl_sched_item *item, uint32_t items_left) {
@@ -33,7 +33,8 @@ static void add_item(const struct worker *w, struct flight *f, struct tl_sched_i
   struct tl_step *step = &f->step;
   struct tl_sequence *seq = item->seq->owner;
   uint32_t stride = step->table_stride, scored = atomic_load_explicit(&seq->n_scored, memory_order_relaxed); /* own */
-  uint32_t known = seq->n_prompt + atomic_load_explicit(&seq->n_out, memory_order_relaxed), fed = seq->made_row; /* own */
+  uint32_t known = seq->n_prompt + atomic_load_explicit(&seq->n_out, memory_order_relaxed) + seq->drafts.n; /* own */
+  uint32_t fed = seq->made_row;
   item->n = cut_scored_chunk(w, f, seq, item, items_left);
   memcpy(f->tables + (size_t)step->n_seqs * stride, item->seq->blocks, item->seq->n_blocks * sizeof *f->tables);
   f->query_start[step->n_seqs] = step->n_tokens;
@@ -43,9 +44,9 @@ static void add_item(const struct worker *w, struct flight *f, struct tl_sched_i
     f->tokens[row] = position < known ? seq->tokens[position] : -2 - (int32_t)fed;
     f->positions[row] = position;
     f->slots[row] = item->seq->blocks[position / TL_BLOCK_TOKENS] * TL_BLOCK_TOKENS + position % TL_BLOCK_TOKENS;
-    bool last = position + 1 == item->seq->n_tokens;
+    bool makes = position + 1 + seq->drafts.n >= item->seq->n_tokens;
     bool score = seq->score_prompt && position + 1 < seq->n_prompt && position >= scored;
-    if (score || (last && seq->max_new > 0)) want_row(w, f, seq, row, position + 1);
+    if (score || (makes && seq->max_new > 0)) want_row(w, f, seq, row, position + 1);
   }
   step->n_seqs++;
 }

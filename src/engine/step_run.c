@@ -82,6 +82,7 @@ bool step_begin(struct worker *w) {
   struct flight *f = other_flight(w); /* news of the last one are still to be told */
   choose_items(w);
   if (w->n_items == 0) return false;
+  draft_fill_up(w);
   if (pooling_is(w->engine))
     pooling_build_step(w, f);
   else
@@ -133,6 +134,7 @@ bool step_run_ahead(struct worker *w) {
   if (!group_runs_ahead(w) || pooling_is(w->engine) || fault_is_marked(w)) return true;
   for (uint32_t i = 0; i < w->n_items; i++)
     if (!can_run_ahead(&w->items[i])) return true;
+  if (draft_waits(w)) return true;
   leave_out_ended(w);
   if (w->n_items == 0) return true;
   worker_build_step(w, f);
@@ -230,23 +232,34 @@ static void take_token(struct worker *w, struct tl_sequence *seq, uint32_t at, c
     news_add(w, seq, false);
 }
 
-/* The plan without what ended by its last token. Before anything is told: a
+/* The plan without what ended by its last token, and from where each is now: guesses may have been wrong. Before anything is told: a
  * sequence may be freed as soon as its loop knows. */
 static void leave_plan(struct worker *w) {
   uint32_t n = 0;
-  for (uint32_t i = 0; i < w->n_items; i++)
-    if (w->items[i].seq->state != TL_SCHED_NONE) w->items[n++] = w->items[i];
+  for (uint32_t i = 0; i < w->n_items; i++) {
+    struct tl_sched_item item = w->items[i];
+    item.start = item.seq->n_computed;
+    if (item.seq->state != TL_SCHED_NONE) w->items[n++] = item;
+  }
   w->n_items = n;
+}
+
+/* Whether the row makes a token of which a guess, on which the next row depends, stands in its place. */
+static bool is_guessed(const struct tl_sequence *seq, uint32_t token) {
+  return token >= seq->drafts.first && token < seq->drafts.first + seq->drafts.n;
 }
 
 static void take_rows(struct worker *w, const struct flight *f) {
   for (uint32_t i = 0; i < f->step.n_rows; i++) {
     struct tl_sequence *seq = f->row_seq[i];
     if (!seq || seq->sched.state == TL_SCHED_NONE) continue; /* an earlier row of its prompt was broken */
+    uint32_t at = f->row_token[i];
+    bool wrong = is_guessed(seq, at) && seq->tokens[at] != w->sampled[i].token;
     if (w->sampled[i].token < 0)
       end_without_token(w, seq);
     else
-      take_token(w, seq, f->row_token[i], &w->sampled[i]);
+      take_token(w, seq, at, &w->sampled[i]);
+    while (wrong && i + 1 < f->step.n_rows && f->row_seq[i + 1] == seq) i++; /* made of it */
   }
 }
 
@@ -264,6 +277,7 @@ static void apply(struct worker *w, const struct flight *f) {
     take_vectors(w, f);
   else
     take_rows(w, f);
+  for (uint32_t i = 0; i < f->n_items; i++) draft_settle(w, f->items[i].seq->owner);
   for (uint32_t i = 0; i < f->n_items; i++) { /* prompts that are only scored, or pooled, and are through */
     struct tl_sequence *seq = f->items[i].seq->owner;
     if (seq->max_new == 0 && seq->sched.state != TL_SCHED_NONE && f->items[i].start + f->items[i].n == seq->n_prompt) end_later(w, seq, TL_FINISH_LENGTH);

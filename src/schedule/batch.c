@@ -145,6 +145,15 @@ uint32_t tl_scheduler_extend(struct tl_scheduler *scheduler, struct tl_sched_ite
   return drop_preempted(items, p.n);
 }
 
+bool tl_scheduler_lengthen(struct tl_scheduler *scheduler, struct tl_sched_item *item, uint32_t n) {
+  struct tl_sched_seq *seq = item->seq;
+  uint32_t blocks = (seq->n_tokens + n + scheduler->o.block_tokens - 1) / scheduler->o.block_tokens;
+  if (blocks > seq->n_blocks && blocks - seq->n_blocks + scheduler->running.n > blocks_available(scheduler)) return false;
+  if (!blocks_cover(scheduler, seq, seq->n_tokens + n)) return false;
+  item->n += n;
+  return true;
+}
+
 void tl_scheduler_done(struct tl_scheduler *scheduler, const struct tl_sched_item *items, uint32_t n) {
   for (uint32_t i = 0; i < n; i++) {
     struct tl_sched_seq *seq = items[i].seq;

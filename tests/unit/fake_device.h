@@ -35,6 +35,7 @@ static struct {
   uint64_t fail_at;           /* its step of this number (from 1) fails; 0: none */
   bool fail_in_collect;
   bool runs_ahead;            /* then with fake_ahead_ops */
+  bool repeats;               /* the next token depends on two before it, and a little on its place: texts repeat themselves, nearly */
   uint64_t broken_seed;       /* rows sampled with it are no distribution; 0: none */
   _Atomic uint64_t n_steps, n_open, n_rows, n_tokens;
   _Atomic uint64_t n_fed;     /* rows whose token the step before drew, unknown to the host */
@@ -67,9 +68,10 @@ static inline uint64_t fake_hash(uint64_t hash, int32_t token) {
   return tl_hash_u64(hash ^ (uint64_t)(uint32_t)token);
 }
 
-/* The token after a prefix with this hash, and its log-probability. */
-static inline int32_t fake_next(uint64_t prefix_hash, uint64_t seed) {
-  return (int32_t)(tl_hash_u64(prefix_hash ^ seed) % FAKE_VOCAB);
+/* The token after a prefix of n tokens with this hash, of which `last` is the last and `before` the one before it; and its log-probability. */
+static inline int32_t fake_next(uint64_t prefix_hash, uint64_t seed, uint32_t n, int32_t before, int32_t last) {
+  if (!fake.repeats) return (int32_t)(tl_hash_u64(prefix_hash ^ seed) % FAKE_VOCAB);
+  return (int32_t)(tl_hash_u64(fake_hash(fake_hash(n / 24, before), last)) % 4);
 }
 
 static inline float fake_logprob(uint64_t prefix_hash, int32_t token) {
@@ -155,18 +157,21 @@ static inline void fake_sample(const struct fake_device *d, const struct tl_step
   const uint32_t *table = s->block_tables + (size_t)q * s->table_stride;
   uint32_t position = s->positions[s->rows[i]], seen[FAKE_VOCAB] = {0};
   uint64_t hash = 0;
+  int32_t before = 0, last = 0;
   for (uint32_t p = 0; p <= position; p++) {
     int32_t token = d->kv[table[p / TL_BLOCK_TOKENS] * TL_BLOCK_TOKENS + p % TL_BLOCK_TOKENS];
     FAKE_CHECK(token >= 0);
     hash = fake_hash(hash, token);
     seen[token]++;
+    before = last;
+    last = token;
   }
   FAKE_CHECK(sampling->position == position + 1);
   if (sampling->history) fake_check_history(sampling, seen, position + 1);
   int32_t token = sampling->target;
   if (token < 0) {
     uint32_t tries = 0;
-    for (token = fake_next(hash, sampling->seed); fake_is_forbidden(sampling, token) && tries < FAKE_VOCAB; tries++) token = (token + 1) % FAKE_VOCAB;
+    for (token = fake_next(hash, sampling->seed, position + 1, before, last); fake_is_forbidden(sampling, token) && tries < FAKE_VOCAB; tries++) token = (token + 1) % FAKE_VOCAB;
     if (tries == FAKE_VOCAB) token = -1;
   }
   memset(ret, 0xee, sizeof *ret);
@@ -375,7 +380,8 @@ static inline void fake_check_sequence(const struct tl_sequence *seq) {
   for (uint32_t i = 0; i < seq->n_prompt + n_out; i++) {
     bool generated = i >= seq->n_prompt;
     if (generated) {
-      int32_t expected = fake_next(hash, seq->sampling.seed);
+      int32_t before = i > 1 ? seq->tokens[i - 2] : 0, last = i > 0 ? seq->tokens[i - 1] : 0;
+      int32_t expected = fake_next(hash, seq->sampling.seed, i, before, last);
       while ((i - seq->n_prompt < seq->min_new && fake_is_stop(seq, expected)) || fake_is_bad(seq, i, expected))
         expected = (expected + 1) % FAKE_VOCAB;
       bool masked = seq->matcher || seq->allowed; /* see grammar_sequence.h */

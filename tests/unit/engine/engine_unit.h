@@ -22,6 +22,9 @@ struct bench {
   unsigned n_final, n_events;
 };
 
+static bool run_ahead; /* whether the fake device does */
+static bool draft;     /* whether tokens are guessed, of texts that repeat themselves */
+
 static inline struct tl_engine_options options(void) {
   return (struct tl_engine_options){.model = &model,
                                     .n_replicas = 1,
@@ -29,19 +32,21 @@ static inline struct tl_engine_options options(void) {
                                     .max_batch_size = 4,
                                     .max_batch_tokens = 16,
                                     .max_queue = 100,
+                                    .draft_tokens = draft ? 5 : 0,
                                     .wake = wake};
 }
-
-static bool run_ahead; /* whether the fake device does */
 
 /* The tests with a device that takes one step at a time, then with one that runs ahead. */
 #define run_both_ways(tests) \
   (cmocka_run_group_tests((tests), NULL, NULL) || (run_ahead = true, cmocka_run_group_tests((tests), NULL, NULL)))
+/* And both with guesses, too. */
+#define run_all_ways(tests) (run_both_ways(tests) || (run_ahead = false, draft = true, run_both_ways(tests)))
 
 static inline void reset_fake(void) {
   memset((void *)&fake, 0, sizeof fake);
   fake.n_blocks = 64;
   fake.runs_ahead = run_ahead;
+  fake.repeats = draft;
   tl_waker_init(&loop_waker);
 }
 

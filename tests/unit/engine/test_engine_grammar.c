@@ -13,7 +13,7 @@ static struct tl_vocabulary *vocabulary;
 static int32_t say(const struct tl_sequence *seq, uint32_t n, const uint32_t *mask) {
   uint64_t hash = 0;
   for (uint32_t i = 0; i < n; i++) hash = fake_hash(hash, seq->tokens[i]);
-  int32_t token = fake_next(hash, seq->sampling.seed);
+  int32_t token = fake_next(hash, seq->sampling.seed, n, n > 1 ? seq->tokens[n - 2] : 0, n ? seq->tokens[n - 1] : 0);
   for (uint32_t tries = 0; tries < FAKE_VOCAB; tries++, token = (token + 1) % FAKE_VOCAB)
     if (grammar_allows(mask, token) && (n - seq->n_prompt >= seq->min_new || token != GRAMMAR_EOS)) return token;
   return -1;

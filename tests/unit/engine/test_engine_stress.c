@@ -13,6 +13,7 @@ enum { LOOPS = 3, REPLICAS = 2, LIVE = 12, PER_LOOP = 7000 / UNIT_SLOWDOWN };
 
 static const struct tl_model model = {.max_context = 128, .vocab_size = FAKE_VOCAB};
 static struct tl_engine *engine;
+static bool run_ahead, draft;
 
 /* One a loop, written by its thread alone; the waker by the workers too. */
 struct loop {
@@ -80,7 +81,7 @@ static void check_end(const struct tl_sequence *seq) {
     case TL_FINISH_CANCELLED: FAKE_CHECK(n_out < seq->max_new || seq->max_new == 0); break;
     default: FAKE_CHECK(seq->finish == TL_FINISH_FAULT && fake.fail_at && seq->replica == fake.bad);
   }
-  for (uint32_t i = seq->n_prompt + n_out; i < seq->n_prompt + seq->max_new; i++) FAKE_CHECK(seq->tokens[i] == -7);
+  for (uint32_t i = seq->n_prompt + n_out; i < seq->n_prompt + seq->max_new; i++) FAKE_CHECK(seq->tokens[i] == -7 || draft);
   if (seq->score_prompt && seq->finish == TL_FINISH_LENGTH)
     FAKE_CHECK(atomic_load_explicit(&seq->n_scored, memory_order_acquire) == seq->n_prompt - 1);
 }
@@ -146,11 +147,10 @@ static void assert_at_rest(void) {
   }
 }
 
-static bool run_ahead;
-
 static void stress(uint64_t fail_at, bool prefix_cache) {
   memset((void *)&fake, 0, sizeof fake);
   fake.runs_ahead = run_ahead;
+  fake.repeats = draft;
   fake.n_blocks = 10; /* the largest sequence takes 8 */
   fake.fail_at = fail_at;
   fake.bad = 1;
@@ -162,6 +162,7 @@ static void stress(uint64_t fail_at, bool prefix_cache) {
                                 .max_queue = LOOPS * LIVE,
                                 .prefix_cache = prefix_cache,
                                 .priority_age_ns = TL_MS(1),
+                                .draft_tokens = draft ? 5 : 0,
                                 .wake = wake};
   struct tl_metrics *metrics = tl_metrics_new();
   struct tl_error err = {0};
@@ -189,17 +190,20 @@ static void stress(uint64_t fail_at, bool prefix_cache) {
   assert_true(ended[TL_FINISH_STOP] > 10 && ended[TL_FINISH_LENGTH] > 10 && ended[TL_FINISH_CANCELLED] > 10);
   assert_true(ended[TL_FINISH_EXPIRED] > 10);
   assert_int_equal(ended[TL_FINISH_FAULT] > 10, fail_at > 0);
-  double generated = 0, preemptions = 0, started = 0, hits = 0, queries = 0, evictions = 0;
+  double drafts = 0, drafts_taken = 0, generated = 0, preemptions = 0, started = 0, hits = 0, queries = 0, evictions = 0;
   for (unsigned i = 0; i < REPLICAS; i++) {
     generated += metric(metrics, "tokenlane_generated_tokens_total", i);
     preemptions += metric(metrics, "tokenlane_preemptions_total", i);
     hits += metric(metrics, "tokenlane_prefix_cache_hit_tokens_total", i);
     queries += metric(metrics, "tokenlane_prefix_cache_query_tokens_total", i);
     evictions += metric(metrics, "tokenlane_prefix_cache_evictions_total", i);
+    drafts += metric(metrics, "tokenlane_draft_tokens_total", i);
+    drafts_taken += metric(metrics, "tokenlane_draft_tokens_taken_total", i);
     started += metric(metrics, "tokenlane_queue_seconds_count", i);
   }
   assert_true(generated == (double)n_tokens);
   assert_true(preemptions > 5);
+  assert_true(draft ? drafts_taken > 1000 / UNIT_SLOWDOWN && drafts > drafts_taken + 100 : drafts == 0);
   /* without a cache only choices of one request share, which a slow build may never catch together */
   assert_true(hits >= (prefix_cache ? 100 / UNIT_SLOWDOWN : UNIT_SLOWDOWN == 1) && hits < queries && (evictions > 10) == prefix_cache);
   assert_true(started <= LOOPS * PER_LOOP);
@@ -232,7 +236,11 @@ int main(void) {
       cmocka_unit_test(test_without_cache),
       cmocka_unit_test(test_a_replica_fails_meanwhile),
   };
-  int failed = cmocka_run_group_tests(tests, NULL, NULL);
-  run_ahead = true;
-  return failed + cmocka_run_group_tests(tests, NULL, NULL);
+  int failed = 0;
+  for (unsigned way = 0; way < 4; way++) {
+    run_ahead = way % 2;
+    draft = way / 2;
+    failed += cmocka_run_group_tests(tests, NULL, NULL);
+  }
+  return failed;
 }

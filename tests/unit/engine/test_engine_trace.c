@@ -121,5 +121,5 @@ static void test_cancelled_and_failed(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_spans), cmocka_unit_test(test_cancelled_and_failed)};
-  return run_both_ways(tests);
+  return run_all_ways(tests);
 }

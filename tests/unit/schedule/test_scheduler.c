@@ -49,6 +49,40 @@ static void test_decodes_come_first(void **state) {
   tl_scheduler_free(s);
 }
 
+/* Rows of guesses behind a decode take blocks from nobody, and leave everyone the next one. */
+static void test_longer_decodes(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make(5, 4, 16, 40);
+  struct tl_sched_seq a, b;
+  add(s, &a, 3, 20);
+  add(s, &b, 6, 20);
+  assert_plan(s, &a, 0u, 3u, &b, 0u, 6u, NULL);
+  run(s);
+  assert_plan(s, &a, 3u, 1u, &b, 6u, 1u, NULL);
+  assert_int_equal(a.n_blocks + b.n_blocks, 3);
+  assert_false(tl_scheduler_lengthen(s, &items[0], 1)); /* the 5th token is another block's: two are free, one for each */
+  assert_true(tl_scheduler_lengthen(s, &items[1], 1));  /* still in its second */
+  assert_false(tl_scheduler_lengthen(s, &items[1], 2));
+  assert_int_equal(items[0].n, 1);
+  assert_int_equal(items[1].n, 2);
+  assert_int_equal(a.n_blocks + b.n_blocks, 3);
+  b.n_tokens++;
+  b.n_pending++;
+  run(s);
+  assert_int_equal(b.n_computed, 8);
+  assert_int_equal(b.n_tokens, 9);
+  b.n_tokens = 8; /* the guess was wrong: the 8th token is another one */
+  b.n_pending = 0;
+  b.n_computed = 7;
+  assert_plan(s, &a, 4u, 1u, &b, 7u, 1u, NULL);
+  tl_scheduler_remove(s, &a);
+  assert_true(tl_scheduler_lengthen(s, &items[1], 2)); /* now there is enough */
+  assert_int_equal(b.n_blocks, 3);
+  tl_scheduler_remove(s, &b);
+  assert_int_equal(tl_scheduler_free_blocks(s), 5);
+  tl_scheduler_free(s);
+}
+
 static void test_slots_are_given_in_order_of_arrival(void **state) {
   (void)state;
   struct tl_scheduler *s = make(100, 2, 64, 100);
@@ -244,7 +278,7 @@ static void test_walk(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_chunks_then_decodes),
-      cmocka_unit_test(test_decodes_come_first),
+      cmocka_unit_test(test_decodes_come_first), cmocka_unit_test(test_longer_decodes),
       cmocka_unit_test(test_slots_are_given_in_order_of_arrival),
       cmocka_unit_test(test_preemption),
       cmocka_unit_test(test_admission_keeps_blocks_back),

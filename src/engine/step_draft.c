@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+/* Tokens guessed ahead. Where a sequence's last tokens stood in it before, what came behind them then is put behind them again
+ * (prompt lookup, Saxena 2023), and one step computes all of it: as many rows, but the weights are read once.
+ *
+ *   tokens    ... a b c d e f  ...  a b c | d e f         d e f: drafts, `|`: the last token that is known
+ *   rows                                c   d e f         each makes a token, as if those before it were right
+ *   taken                                 d e x           up to the first that is not what was guessed
+ *
+ * A token depends on those before it and on its place alone (its random number, too), so those that are taken are just what
+ * would have come one by one. What was computed behind them is written over: for the scheduler drafts are tokens whose values are
+ * pending, whose blocks nobody shares.
+ *
+ * Rows cost something, so a sequence whose guesses are wrong waits, each time for twice as many tokens, before it guesses again. */
+#include "engine/engine_private.h"
+
+#define MOST_ROWS 16      /* of a step with drafts: more take longer than to read the weights */
+#define SHORTEST_MATCH 3  /* tokens: shorter ones are found everywhere, and mean little */
+#define LONGEST_MATCH 8
+#define LONGEST_WAIT 32
+#define WAIT_AHEAD 8      /* tokens after which a sequence without a match looks again, where looking is to run no step ahead */
+
+/* Its rows depend on what the rows before them bring in no other way than by the tokens themselves. */
+static bool is_eligible(const struct worker *w, const struct tl_sequence *seq) {
+  return w->engine->o.draft_tokens > 0 && seq->max_new > 0 && !seq->history && !seq->matcher && seq->n_bad_words == 0;
+}
+
+static bool is_decode(const struct tl_sched_item *item) {
+  return item->n == 1 && item->start + 1 == item->seq->n_tokens;
+}
+
+static uint32_t n_out_of(const struct tl_sequence *seq) {
+  return atomic_load_explicit(&seq->n_out, memory_order_relaxed); /* own */
+}
+
+/* Rows that a step of these items may have more; 0: with prompts in it, it has enough to do. */
+static uint32_t room_for(const struct worker *w) {
+  uint32_t most = w->engine->o.max_batch_size < MOST_ROWS ? w->engine->o.max_batch_size : MOST_ROWS;
+  for (uint32_t i = 0; i < w->n_items; i++)
+    if (!is_decode(&w->items[i])) return 0;
+  return w->n_items < most ? most - w->n_items : 0;
+}
+
+/* What may follow tokens[0 .. n), written behind them: returns how many, at most `most`. Of the longest match the latest is taken. */
+static uint32_t guess(int32_t *tokens, uint32_t n, uint32_t most) {
+  uint32_t best = SHORTEST_MATCH - 1, after = 0;
+  for (uint32_t end = n - 1; end-- > 0 && best < LONGEST_MATCH;) {
+    if (tokens[end] != tokens[n - 1]) continue;
+    uint32_t length = 1;
+    while (length < LONGEST_MATCH && length <= end && tokens[end - length] == tokens[n - 1 - length]) length++;
+    if (length <= best) continue;
+    best = length;
+    after = end + 1;
+  }
+  if (after == 0) return 0;
+  for (uint32_t i = 0; i < most; i++) tokens[n + i] = tokens[after + i]; /* of a short period those just written, too */
+  return most;
+}
+
+/* Returns the rows that it takes. */
+static uint32_t add_drafts(struct worker *w, struct tl_sched_item *item, uint32_t room) {
+  struct tl_sequence *seq = item->seq->owner;
+  struct tl_drafts *d = &seq->drafts;
+  uint32_t n_out = n_out_of(seq), most = w->engine->o.draft_tokens < room ? w->engine->o.draft_tokens : room;
+  uint32_t left = item->seq->n_max - item->seq->n_tokens; /* the step makes one more than it has drafts, and a next one is to follow */
+  if (!is_eligible(w, seq) || n_out < d->next_try || left < 3) return 0;
+  if (most > left - 2) most = left - 2;
+  uint32_t n = guess(seq->tokens, item->seq->n_tokens, most);
+  while (n > 0 && !tl_scheduler_lengthen(w->scheduler, item, n)) n--;
+  if (n == 0) {
+    d->next_try = n_out + (group_runs_ahead(w) ? WAIT_AHEAD : 1);
+    return 0;
+  }
+  d->n = n;
+  d->first = item->seq->n_tokens;
+  item->seq->n_tokens += n;
+  item->seq->n_pending += n;
+  return n;
+}
+
+void draft_fill_up(struct worker *w) {
+  if (w->engine->o.draft_tokens == 0) return;
+  uint32_t room = room_for(w);
+  for (uint32_t i = 0; i < w->n_items && room > 0; i++) room -= add_drafts(w, &w->items[i], room);
+}
+
+bool draft_waits(const struct worker *w) {
+  if (w->engine->o.draft_tokens == 0) return false;
+  bool room = room_for(w) > 0;
+  for (uint32_t i = 0; i < w->n_items; i++) {
+    const struct tl_sequence *seq = w->items[i].seq->owner;
+    if (seq->drafts.n || (room && is_eligible(w, seq) && n_out_of(seq) + 1 >= seq->drafts.next_try)) return true;
+  }
+  return false;
+}
+
+void draft_settle(struct worker *w, struct tl_sequence *seq) {
+  struct tl_drafts *d = &seq->drafts;
+  uint32_t n = d->n, n_out = n_out_of(seq), known = seq->n_prompt + n_out;
+  if (n == 0) return;
+  uint32_t taken = known > d->first ? known - d->first - 1 : 0; /* the last one was no guess */
+  d->n = 0;
+  d->wait = taken > 0 ? 0 : d->wait == 0 ? 1 : d->wait < LONGEST_WAIT ? 2 * d->wait : LONGEST_WAIT;
+  d->next_try = n_out + d->wait;
+  tl_metrics_add(w->shard, w->metrics.drafts, n);
+  tl_metrics_add(w->shard, w->metrics.drafts_taken, taken);
+  if (seq->sched.state == TL_SCHED_NONE) return;
+  seq->sched.n_tokens = known;
+  seq->sched.n_pending = 0;
+  if (seq->sched.n_computed >= known) seq->sched.n_computed = known - 1; /* 0: it was put back */
+}
