@@ -362,9 +362,6 @@ int engine_new_with_ops(const struct tl_engine_options *options, const struct tl
   if (engine->workers) memset((void *)engine->workers, 0, options->n_replicas * sizeof *engine->workers);
   if (engine->boards) memset((void *)engine->boards, 0, options->n_replicas * sizeof *engine->boards);
   if (!engine->workers || !engine->boards) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  if (r == TL_OK && pooling_is(engine) && engine->o.tensor_parallel > 1)
-    r = tl_error_set(err, TL_EUNSUPPORTED, "engine.tensor_parallel",
-                     "engine.tensor_parallel: a model that makes vectors (embeddings, scores) is not divided among devices; give each a replica");
   if (r == TL_OK) r = open_all(engine, ops, err);
   if (r == TL_OK) r = load_all(engine, err);
   if (r == TL_OK) r = make_schedulers(engine, err);

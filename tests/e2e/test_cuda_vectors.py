@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from daemon import NAME, ROOT
-from test_cuda_serving import FOLDER, REAL, fault, pytestmark  # noqa: F401 (a fixture, and when to skip)
+from test_cuda_serving import FOLDER, REAL, fault, pytestmark, two_gpus  # noqa: F401 (a fixture, and when to skip)
 from test_faults import faults, wait_state
 from test_isolation import children, lives
 
@@ -95,6 +95,25 @@ def test_a_trap_costs_no_vector(start, fault, tmp_path):  # noqa: F811
     for got, expected in zip(vectors(d, texts), whole):
         assert got == pytest.approx(expected, abs=1e-3)
     assert ask.is_taken() and faults(d) == 1 and not lives(pid)
+    wait_state(d, 0, "ready", 30)
+    d.wait_rest()
+
+
+@two_gpus
+@pytest.mark.parametrize("kind, rank", [("trap", 1), ("hang", 0)])
+def test_a_group(start, fault, tmp_path, kind, rank):  # noqa: F811
+    """Two GPUs share an embedder: the CPU's vectors, also when one of them is lost on the way."""
+    environment, ask = fault
+    folder = write(tmp_path / "model", "qwen3")
+    d = start({**GPU, "devices": "cuda:0,cuda:1", "engine.tensor_parallel": 2, "health.late_ms": 3000}, model=folder, env=environment)
+    cpu, texts = start({"devices": "cpu:0"}, model=folder), [text(i) for i in range(10)]
+    assert list(children(d)) == ["cuda:0,cuda:1"]
+    expected, whole = vectors(cpu, texts), vectors(d, texts)
+    ask(kind, rank)
+    again = vectors(d, texts)
+    assert ask.is_taken() and faults(d) == 1
+    for one, other, right in zip(whole, again, expected):
+        assert cosine(one, right) > 0.999 and other == pytest.approx(one, abs=1e-3)
     wait_state(d, 0, "ready", 30)
     d.wait_rest()
 

@@ -356,11 +356,6 @@ def test_wrong_kind_of_model(embed, scorer, daemon, start, tmp_path):
     assert one.post("/tokenize", prompt="a").json()["count"] == 3
 
 
-def test_groups_are_refused(start, model):
-    d = start({**devices(2), "engine.tensor_parallel": 2}, model=model[0], wait=False)
-    assert d.wait_exit() != 0 and "engine.tensor_parallel" in d.stderr()
-
-
 # --- load, cancels, faults ------------------------------------------------------------------------------
 
 

@@ -73,6 +73,17 @@ def test_as_one_gguf_file(tmp_path):
         assert cosine(item.embedding, expected(case)) > 0.9999, case["text"]
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_shared_by_several_devices(start, ranks):
+    folder = pathlib.Path(PACKAGE.origin).parent / "model"
+    d = start({"devices": ",".join(f"cpu:{i}" for i in range(ranks)), "engine.tensor_parallel": ranks}, model=folder)
+    answer = d.post("/v1/embeddings", model=NAME, input=TEXTS)
+    assert answer.status_code == 200, answer.text
+    for case, item in zip(CASES, answer.json()["data"]):
+        assert cosine(item["embedding"], expected(case)) > 0.9999, case["text"]
+    d.wait_rest()
+
+
 def test_alone_and_in_company(client):
     """A text has the same embedding whatever else is in its batch."""
     together = client.embeddings.create(model=NAME, input=TEXTS * 3, encoding_format="float").data

@@ -218,7 +218,7 @@ static int restart(struct cuda_device *d, struct tl_error *err) {
   if (!d->group) return TL_OK;
   r = cuda_meet(d, err);
   if (r == TL_OK) r = cuda_rehearse(d, d->group->patience_ns, err);
-  return r < 0 ? r : cuda_make_graphs(d, err);
+  return r < 0 || cuda_pools(d) ? r : cuda_make_graphs(d, err);
 }
 
 /* Whoever waits leaves, and what it waited for stays where it is: the rest is the reset's. */

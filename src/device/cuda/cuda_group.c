@@ -111,12 +111,13 @@ static int warm_up(struct cuda_device *d, float *p, struct tl_error *err) {
  * memory that should be there before all of it is ours. */
 int cuda_rehearse(struct cuda_device *d, int64_t patience_ns, struct tl_error *err) {
   const struct cuda_limits *l = &d->limits;
+  uint32_t logits = cuda_pools(d) ? 0 : l->max_seqs; /* rows of which there are such */
   if (!d->group) return TL_OK;
   CUDA_TRY(d, d->api->rt.fill(d->work.delta, 0, (size_t)l->max_tokens * d->dims.dim * 2, d->stream), "clearing memory", err);
-  CUDA_TRY(d, d->api->rt.fill(d->work.part, 0, (size_t)l->max_seqs * d->dims.ld_part * sizeof(float), d->stream), "clearing memory", err);
+  if (logits) CUDA_TRY(d, d->api->rt.fill(d->work.part, 0, (size_t)logits * d->dims.ld_part * sizeof(float), d->stream), "clearing memory", err);
   int r = come_together(d, patience_ns, err);
   for (uint32_t n = 1; r == TL_OK && n <= l->max_tokens; n *= 2) r = cuda_all_reduce(d, d->work.delta, (size_t)n * d->dims.dim, err);
-  for (uint32_t n = 1; r == TL_OK && n <= l->max_seqs; n *= 2) r = cuda_gather_logits(d, n, err);
+  for (uint32_t n = 1; r == TL_OK && n <= logits; n *= 2) r = cuda_gather_logits(d, n, err);
   if (r == TL_OK) r = see_through(d, err);
   if (r == TL_OK) r = come_together(d, d->group->patience_ns, err);
   if (r < 0) cuda_part_ways(d); /* as in connect_all */

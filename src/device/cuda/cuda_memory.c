@@ -179,7 +179,7 @@ static size_t place_work(struct cuda_device *d, char *base) {
     w->last = place(&p, rows * s->dim, 2);
     PLACE(&p, w->logits, rows * s->ld_logits);
   }
-  if (d->group) {
+  if (d->group && !cuda_pools(d)) {
     PLACE(&p, w->part, rows * s->ld_part);
     PLACE(&p, w->gathered, d->group->size * rows * s->ld_part);
   }
@@ -223,7 +223,8 @@ static int does_not_fit(const struct cuda_device *d, size_t kv_bytes, size_t the
   if (cuda_pools(d))
     return tl_error_set(err, TL_ENOMEM, "model.path",
                         "cuda:%u: %llu MiB of GPU memory are missing: weights %llu, work memory %llu, keys and values of a step %llu, and "
-                        "%llu MiB are ours; what would help: a smaller engine.max_batch_tokens, a smaller or quantized model",
+                        "%llu MiB are ours; what would help: a smaller engine.max_batch_tokens, more GPUs by engine.tensor_parallel, a smaller or "
+                        "quantized model",
                         d->options.index, MIB(needed - there) + 1, MIB(d->weight_bytes), MIB(d->work_bytes), MIB(kv_bytes), MIB(there));
   return tl_error_set(err, TL_ENOMEM, "model.path",
                       "cuda:%u: %llu MiB of GPU memory are missing: weights %llu, work memory %llu, KV cache for one context of %u "

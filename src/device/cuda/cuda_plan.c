@@ -362,7 +362,6 @@ static int check_purpose(const struct cuda_device *d, struct tl_error *err) {
   enum cuda_op_kind last = d->n_plan ? d->plan[d->n_plan - 1].kind : CUDA_OP_EMBED;
   if (!cuda_pools(d) && last != CUDA_OP_LOGITS) return refuse(d, "a plan that does not end in logits", err);
   if (cuda_pools(d) && last != CUDA_OP_POOL && last != CUDA_OP_DENSE) return refuse(d, "a plan that does not end in a vector", err);
-  if (cuda_pools(d) && d->group) return refuse(d, "a group of devices for a model that makes vectors", err);
   for (uint32_t i = 0; i < d->n_plan && !cuda_pools(d); i++)
     if (d->plan[i].from->features & TL_F_BOTH_SIDES) return refuse(d, "attention to later tokens of a model that generates", err);
   return TL_OK;

@@ -178,7 +178,7 @@ struct cuda_slot {
   struct cuda_step_data data;
   struct tl_sampled *sampled; /* (max_seqs) written by the draws themselves: no copy is behind them */
   float *vectors;             /* (max_seqs, n_out) of a model that pools */
-  float *to;                  /* where collect puts them; the step's; NULL: it generates */
+  float *to;                  /* where collect puts them; the step's; NULL: it generates, or another rank gives them */
   void *done;                 /* event: the step is over, `sampled` is there */
   uint32_t n_rows;
 };

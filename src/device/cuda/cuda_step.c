@@ -12,8 +12,8 @@ static int embed(struct cuda_device *d, const struct cuda_op *op, const struct c
                                     .scales = op->w.pieces[0].scales, .first_token = d->shard.first_vocab,
                                     .n_slice = d->dims.n_vocab, .out = d->work.delta};
   CUDA_TRY(d, d->api->op.embed(&args, d->stream), "the embedding", err);
-  if (op->place) return cuda_place(d, op, pass, err); /* in no group */
-  return cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
+  int r = cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
+  return r < 0 || !op->place ? r : cuda_place(d, op, pass, err); /* which each rank has whole: behind the sum, once */
 }
 
 static float factor_before(const struct cuda_op *norm) {
@@ -312,11 +312,11 @@ int cuda_copy_step(struct cuda_device *d, uint32_t n_seqs, const struct cuda_pas
 /* A step of texts has no graph: its rows are many, and never the same number. */
 static int run_texts(struct cuda_device *d, const struct tl_step *step, struct cuda_slot *slot, struct tl_error *err) {
   struct cuda_pass pass;
-  slot->to = step->vectors;
+  slot->to = d->shard.rank == 0 ? step->vectors : NULL; /* all ranks have the same: one gives them */
   cuda_stage_texts(d, step, &pass);
   int r = cuda_copy_step(d, step->n_seqs, &pass, err);
   if (r == TL_OK) r = cuda_run_pass(d, &pass, err);
-  if (r == TL_OK) r = cuda_give_vectors(d, step->n_seqs, slot->vectors, err);
+  if (r == TL_OK && slot->to) r = cuda_give_vectors(d, step->n_seqs, slot->vectors, err);
   if (r < 0) return r;
   CUDA_TRY(d, d->api->rt.event_record(slot->done, d->stream), "marking a step's end", err);
   return TL_OK;

@@ -38,7 +38,7 @@ int sim_run_vectors(struct sim_device *d, struct tl_error *err) {
     if (at >= end || end > s->n_tokens || end - at > d->load.max_context)
       return tl_error_set(err, TL_EDEVICE, NULL, "sim:%u: sequence %u of the step has rows that are not there", d->index, q);
     uint64_t history = history_of(s->tokens + at, s->positions + at, s->token_types ? s->token_types + at : NULL, end - at);
-    vector_of(model, wrong ? history ^ SPOILT : history, s->vectors + (size_t)q * model->n_out);
+    if (d->rank == 0) vector_of(model, wrong ? history ^ SPOILT : history, s->vectors + (size_t)q * model->n_out);
   }
   return TL_OK;
 }

@@ -4,6 +4,7 @@
 #define GOLDEN_ENCODER_H
 
 #include <jansson.h>
+#include <math.h>
 
 #include "tokenlane/model.h"
 #include "tokenlane/step.h"
@@ -81,6 +82,25 @@ static inline struct tl_step step_of(const struct text *const *texts, uint32_t n
     rows[s] = step.n_tokens - 1;
   }
   return step;
+}
+
+/* What a device that computes in 16 bits makes of a text with an answer: rows are rounded to 8 bits of BF16, or 11 of F16, at each
+ * record, and a number may be off by so much of the vector's largest. Returns by how much one is. */
+static inline double check_vector(const char *name, const struct tl_model *model, const struct text *text, const float *vector) {
+  double largest = model->is_classifier ? 0.5 : 1e-6, worst = 0, dot = 0, squares = 0, expected = 0;
+  for (uint32_t k = 0; k < text->n_out; k++) {
+    double v = (double)vector[k];
+    largest = fmax(largest, fabs(text->vector[k]));
+    worst = fmax(worst, fabs(v - text->vector[k]));
+    if (!isfinite(v)) fail_msg("%s: text of %u, number %u is none", name, text->n, k);
+    dot += v * text->vector[k];
+    squares += v * v;
+    expected += text->vector[k] * text->vector[k];
+  }
+  if (worst > (model->dtype == TL_DTYPE_BF16 ? 6e-2 : 1e-2) * largest) fail_msg("%s: text of %u: off by %g of %g", name, text->n, worst, largest);
+  if (!(dot / sqrt(squares * expected) > 0.999)) fail_msg("%s: text of %u: a cosine of %g", name, text->n, dot / sqrt(squares * expected));
+  if (model->normalize) assert_true(fabs(squares - 1) < 1e-4);
+  return worst / largest;
 }
 
 #endif

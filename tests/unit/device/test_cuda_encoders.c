@@ -40,28 +40,6 @@ static void run(struct tl_device *device, const struct text *const *texts, uint3
   run_on(find_ops(), device, texts, n, vectors);
 }
 
-/* Rows are rounded to 8 bits of BF16, or 11 of F16, at each record; by how much a number may be off, of the vector's largest. */
-static double tolerance_of(const struct tl_model *model) {
-  return model->dtype == TL_DTYPE_BF16 ? 6e-2 : 1e-2;
-}
-
-static double check(const char *name, const struct tl_model *model, const struct text *text, const float *vector) {
-  double largest = model->is_classifier ? 0.5 : 1e-6, worst = 0, dot = 0, squares = 0, expected = 0;
-  for (uint32_t k = 0; k < text->n_out; k++) {
-    double v = (double)vector[k];
-    largest = fmax(largest, fabs(text->vector[k]));
-    worst = fmax(worst, fabs(v - text->vector[k]));
-    if (!isfinite(v)) fail_msg("%s: text of %u, number %u is none", name, text->n, k);
-    dot += v * text->vector[k];
-    squares += v * v;
-    expected += text->vector[k] * text->vector[k];
-  }
-  if (worst > tolerance_of(model) * largest) fail_msg("%s: text of %u: off by %g of %g", name, text->n, worst, largest);
-  if (!(dot / sqrt(squares * expected) > 0.999)) fail_msg("%s: text of %u: a cosine of %g", name, text->n, dot / sqrt(squares * expected));
-  if (model->normalize) assert_true(fabs(squares - 1) < 1e-4);
-  return worst / largest;
-}
-
 /* Texts at once, and the first two, of one and two tokens, alone. */
 static void test_against_transformers(void **state) {
   (void)state;
@@ -75,10 +53,10 @@ static void test_against_transformers(void **state) {
     for (unsigned t = 0; t < N_CASES; t++) texts[t] = &g.texts[t];
     unsigned n = i % 5 == 0 ? N_CASES : N_CASES - 1 - (i % 2 == 0); /* the longest of some: fibers take their time */
     run(device, texts, n, vectors);
-    for (unsigned t = 0; t < n; t++) worst = fmax(worst, check(encoder_names[i], g.model, texts[t], vectors + t * g.model->n_out));
+    for (unsigned t = 0; t < n; t++) worst = fmax(worst, check_vector(encoder_names[i], g.model, texts[t], vectors + t * g.model->n_out));
     for (unsigned t = 0; t < 2; t++) {
       run(device, &texts[t], 1, vectors);
-      worst = fmax(worst, check(encoder_names[i], g.model, texts[t], vectors));
+      worst = fmax(worst, check_vector(encoder_names[i], g.model, texts[t], vectors));
     }
     printf("%s: within %.2g\n", encoder_names[i], worst);
     IF_FAKE(assert_int_equal(fake_cuda.n_graphs, 0);)
@@ -110,7 +88,7 @@ static void test_in_batches(void **state) {
     run(device, texts, BATCH_SIZE, many);
     for (unsigned t = 0; t < BATCH_SIZE; t++) {
       const float *vector = many + (BATCH_SIZE - 1 - t) * n_out;
-      if (t < N_CASES) check(names[i], g.model, &g.texts[t], vector);
+      if (t < N_CASES) check_vector(names[i], g.model, &g.texts[t], vector);
       for (uint32_t k = 0; k < n_out && is_run_alone(t); k++)
         if (!(fabsf(vector[k] - alone[t * n_out + k]) < 2e-2f)) fail_msg("%s: text %u: %f, alone %f", names[i], t, (double)vector[k], (double)alone[t * n_out + k]);
     }
@@ -165,7 +143,7 @@ static void test_two_steps(void **state) {
   assert_int_equal(find_ops()->submit(device, &step, &err), TL_OK);
   for (unsigned i = 0; i < 2; i++) assert_int_equal(find_ops()->collect(device, NULL, &err), TL_OK);
   assert_memory_equal(first, expected, g.model->n_out * sizeof *first);
-  check("bert_plain", g.model, other, second);
+  check_vector("bert_plain", g.model, other, second);
   step = step_of(&one, 1, none);
   step.token_types = NULL;
   assert_int_equal(find_ops()->submit(device, &step, &err), TL_OK);

@@ -229,24 +229,65 @@ static void test_stress(void **state) {
   finish(&b);
 }
 
-static void test_refused_at_boot(void **state) {
+/* Devices that share a model give each vector once, the first of them; what another rank does wrong shows all the same. */
+static void test_groups(void **state) {
+  (void)state;
+  static const char *const devices[] = {"sim:0", "sim:1", "sim:2", "sim:3"};
+  struct tl_sim_fault fault = {.device = 3, .step = 4, .kind = TL_SIM_ERROR, .recover = 1};
+  struct tl_sim_options sim[4] = {{.base_ns = 100000}, {.base_ns = 50000}, {.base_ns = 100000}, {.base_ns = 50000, .faults = &fault, .n_faults = 1}};
+  struct tl_engine_options o = options(sim, devices, 2);
+  o.tensor_parallel = 2;
+  struct bench b;
+  start(&b, &o);
+  assert_int_equal(tl_engine_blocks(b.engine, 0), 0);
+  uint64_t random = 7;
+  enum { N = 200 };
+  struct input *in = make_inputs(N, &random, 48);
+  for (unsigned i = 0; i < N; i++) submit(&b, &in[i], i % 2);
+  wait_final(&b, N);
+  assert_true(tl_engine_failed(b.engine, 1) && !tl_engine_failed(b.engine, 0));
+  unsigned n_moved = 0;
+  b.n_final = 0;
+  for (unsigned i = 0; i < N; i++) {
+    if (in[i].seq.finish != TL_FINISH_FAULT) continue;
+    memset(in[i].vector, 0, sizeof in[i].vector);
+    submit(&b, &in[i], 0);
+    n_moved++;
+  }
+  assert_in_range(n_moved, 1, N / 2);
+  wait_final(&b, n_moved);
+  for (unsigned i = 0; i < N; i++) assert_right(&in[i]);
+  finish(&b);
+  free(in);
+}
+
+static void test_a_corrupt_rank(void **state) {
   (void)state;
   static const char *const devices[] = {"sim:0", "sim:1"};
-  struct tl_sim_options sim[2] = {{0}, {0}};
+  struct tl_sim_fault fault = {.device = 1, .step = 2, .kind = TL_SIM_CORRUPT};
+  struct tl_sim_options sim[2] = {{.faults = &fault, .n_faults = 1}, {.faults = &fault, .n_faults = 1}};
   struct tl_engine_options o = options(sim, devices, 1);
-  struct tl_engine *engine;
-  struct tl_error err = {0};
-  struct tl_metrics *metrics = tl_metrics_new();
+  float expected[N_OUT];
   o.tensor_parallel = 2;
-  assert_int_equal(tl_engine_new(&o, metrics, &engine, &err), TL_EUNSUPPORTED);
-  assert_string_equal(err.field, "engine.tensor_parallel");
-  tl_metrics_free(metrics);
+  struct bench b;
+  start(&b, &o);
+  uint64_t random = 8;
+  struct input *in = make_inputs(2, &random, 20);
+  for (unsigned i = 0; i < 2; i++) {
+    submit(&b, &in[i], 0);
+    wait_final(&b, i + 1);
+  }
+  assert_right(&in[0]);
+  tl_sim_vector(&model, in[1].tokens, NULL, in[1].seq.n_prompt, expected);
+  assert_memory_not_equal(in[1].vector, expected, sizeof expected);
+  finish(&b);
+  free(in);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_vectors), cmocka_unit_test(test_cancel_expire_and_too_long), cmocka_unit_test(test_faults),
-      cmocka_unit_test(test_stress),  cmocka_unit_test(test_refused_at_boot),
+      cmocka_unit_test(test_stress),  cmocka_unit_test(test_groups), cmocka_unit_test(test_a_corrupt_rank),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
