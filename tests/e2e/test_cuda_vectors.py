@@ -100,16 +100,16 @@ def test_a_trap_costs_no_vector(start, fault, tmp_path):  # noqa: F811
 
 
 @two_gpus
-@pytest.mark.parametrize("kind, rank", [("trap", 1), ("hang", 0)])
-def test_a_group(start, fault, tmp_path, kind, rank):  # noqa: F811
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_group(start, fault, tmp_path, rank):  # noqa: F811
     """Two GPUs share an embedder: the CPU's vectors, also when one of them is lost on the way."""
     environment, ask = fault
     folder = write(tmp_path / "model", "qwen3")
-    d = start({**GPU, "devices": "cuda:0,cuda:1", "engine.tensor_parallel": 2, "health.late_ms": 3000}, model=folder, env=environment)
+    d = start({**GPU, "devices": "cuda:0,cuda:1", "engine.tensor_parallel": 2}, model=folder, env=environment)
     cpu, texts = start({"devices": "cpu:0"}, model=folder), [text(i) for i in range(10)]
     assert list(children(d)) == ["cuda:0,cuda:1"]
     expected, whole = vectors(cpu, texts), vectors(d, texts)
-    ask(kind, rank)
+    ask("trap", rank)
     again = vectors(d, texts)
     assert ask.is_taken() and faults(d) == 1
     for one, other, right in zip(whole, again, expected):
