@@ -74,6 +74,7 @@ struct tl_sched_item {
   struct tl_sched_seq *seq;
   uint32_t start; /* first token computed */
   uint32_t n;     /* how many; start + n == n_tokens: the last row's logits are wanted */
+  uint32_t n_more; /* of these, what tl_scheduler_lengthen added */
 };
 
 /* Totals since the start. */

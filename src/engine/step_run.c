@@ -56,10 +56,9 @@ static void take_off(struct worker *w, struct flight *f, int64_t now_ns) {
     struct tl_sequence *seq = item->seq->owner;
     seq->in_flight++;
     note_start(w, seq, item->start, now_ns);
-    if (item->start < seq->n_prompt)
-      f->figures.prefill += item->n;
-    else
-      f->figures.decode += item->n;
+    uint32_t prefill = item->start < seq->n_prompt ? item->n - item->n_more : 0;
+    f->figures.prefill += prefill;
+    f->figures.decode += item->n - prefill;
     bool makes = item->start + item->n == item->seq->n_tokens;
     if (!makes || item->seq->n_tokens + 1 >= item->seq->n_max) continue; /* or it ends with this step */
     item->seq->n_tokens++;

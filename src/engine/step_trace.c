@@ -35,8 +35,9 @@ void trace_step(struct worker *w, const struct tl_sched_item *items, uint32_t n,
   if (!wants) return;
   for (uint32_t i = 0; i < n; i++) {
     const struct tl_sequence *seq = items[i].seq->owner;
-    bool prompt = items[i].start < seq->n_prompt || items[i].n > 1; /* or tokens that are computed once more */
-    if (seq->trace && prompt) put(w, seq, TL_SPAN_PREFILL, began_ns, ended_ns, error, items[i].start, items[i].n);
+    uint32_t known = items[i].n - items[i].n_more; /* the others are guesses */
+    bool prompt = items[i].start < seq->n_prompt || known > 1; /* or tokens that are computed once more */
+    if (seq->trace && prompt) put(w, seq, TL_SPAN_PREFILL, began_ns, ended_ns, error, items[i].start, known);
   }
   if (!(wants & TL_TRACE_CAPTURE) || began_ns == ended_ns) return;
   struct tl_trace_span step = {.start_ns = began_ns,

@@ -20,7 +20,7 @@ static uint32_t drop_preempted(struct tl_sched_item *items, uint32_t n) {
 void batch_add(struct plan *p, struct tl_sched_seq *seq, uint32_t n) {
   /* no more than max_batch_size run, so that there is room without the others */
   if (p->n == p->s->o.max_batch_size) p->n = drop_preempted(p->items, p->n);
-  p->items[p->n++] = (struct tl_sched_item){seq, seq->n_computed, n};
+  p->items[p->n++] = (struct tl_sched_item){.seq = seq, .start = seq->n_computed, .n = n};
   p->budget -= n;
 }
 
@@ -151,6 +151,7 @@ bool tl_scheduler_lengthen(struct tl_scheduler *scheduler, struct tl_sched_item 
   if (blocks > seq->n_blocks && blocks - seq->n_blocks + scheduler->running.n > blocks_available(scheduler)) return false;
   if (!blocks_cover(scheduler, seq, seq->n_tokens + n)) return false;
   item->n += n;
+  item->n_more += n;
   return true;
 }
 

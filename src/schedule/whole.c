@@ -22,7 +22,7 @@ uint32_t whole_plan(struct tl_scheduler *s, struct tl_sched_item *items, uint32_
     struct tl_sched_seq *next = seq->next;
     if (seq->n_tokens <= budget) {
       enter(s, seq);
-      items[n++] = (struct tl_sched_item){seq, 0, seq->n_tokens};
+      items[n++] = (struct tl_sched_item){.seq = seq, .n = seq->n_tokens};
       budget -= seq->n_tokens;
     } else {
       passed++;
