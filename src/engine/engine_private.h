@@ -34,6 +34,7 @@ struct news {
 struct step_figures {
   int64_t began_ns, ended_ns;
   uint64_t prefill, decode, generated;
+  uint64_t wrong; /* rows of decode that were wrong guesses */
 };
 
 /* A step from when it is built until its news are told. Sized at start. */

@@ -22,7 +22,7 @@ static void count_step(struct worker *w, const struct step_figures *f) {
   atomic_store_explicit(&b->beat_ns, f->ended_ns, memory_order_relaxed);
   atomic_fetch_add_explicit(&b->n_steps, 1, memory_order_relaxed);
   atomic_fetch_add_explicit(&b->n_prefill_tokens, f->prefill, memory_order_relaxed);
-  atomic_fetch_add_explicit(&b->n_decode_tokens, f->decode, memory_order_relaxed);
+  atomic_fetch_add_explicit(&b->n_decode_tokens, f->decode - f->wrong, memory_order_relaxed);
   tl_metrics_add(w->shard, w->metrics.steps, 1);
   tl_metrics_add(w->shard, w->metrics.prompt_tokens, (int64_t)f->prefill);
   tl_metrics_add(w->shard, w->metrics.generated_tokens, (int64_t)f->generated);

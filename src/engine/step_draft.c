@@ -101,6 +101,7 @@ void draft_settle(struct worker *w, struct tl_sequence *seq) {
   d->n = 0;
   d->wait = taken > 0 ? 0 : d->wait == 0 ? 1 : d->wait < LONGEST_WAIT ? 2 * d->wait : LONGEST_WAIT;
   d->next_try = n_out + d->wait;
+  w->flight->figures.wrong += n - taken;
   tl_metrics_add(w->shard, w->metrics.drafts, n);
   tl_metrics_add(w->shard, w->metrics.drafts_taken, taken);
   if (seq->sched.state == TL_SCHED_NONE) return;

@@ -429,10 +429,35 @@ static void test_drafts(void **state) {
       assert_int_equal(guessed > 0, may);
       assert_true(may ? taken > 40 && taken < guessed : taken == 0);
       assert_true(steps == 2 + 199 - taken); /* two for the prompt, of 16 tokens at most */
+      const struct tl_board *board = tl_engine_board(b.engine, 0); /* by its figures the router guesses how long a backlog takes */
+      assert_int_equal(atomic_load_explicit(&board->n_prefill_tokens, memory_order_relaxed), 20);
+      assert_int_equal(atomic_load_explicit(&board->n_decode_tokens, memory_order_relaxed), 199);
       fake_sequence_free(seq);
       assert_at_rest(&b);
       finish(&b);
     }
+}
+
+/* The last token of a prompt may be in a step of its own, with guesses behind it, which are no prompt's rows. */
+static void test_drafts_behind_a_prompt(void **state) {
+  (void)state;
+  reset_fake();
+  fake.repeats = true;
+  struct bench b;
+  struct tl_engine_options o = options();
+  o.draft_tokens = 5;
+  start(&b, &o);
+  uint64_t random = 4;
+  struct tl_sequence *seq = fake_sequence(&random, 17, 10);
+  for (uint32_t i = 0; i < 17; i++) seq->tokens[i] = (int32_t)(i % 3);
+  submit(&b, seq);
+  wait_final(&b, 1);
+  assert_ended(seq, TL_FINISH_LENGTH, 10);
+  assert_true(metric(&b, "tokenlane_draft_tokens_total{replica=\"0\"}") >= 3);
+  assert_int_equal(metric(&b, "tokenlane_prompt_tokens_total{replica=\"0\"}"), 17);
+  fake_sequence_free(seq);
+  assert_at_rest(&b);
+  finish(&b);
 }
 
 int main(void) {
@@ -441,6 +466,7 @@ int main(void) {
       cmocka_unit_test(test_lengths),
       cmocka_unit_test(test_what_runs_ahead),
       cmocka_unit_test(test_drafts),
+      cmocka_unit_test(test_drafts_behind_a_prompt),
       cmocka_unit_test(test_stop_ids),
       cmocka_unit_test(test_own_stop_ids),
       cmocka_unit_test(test_bad_words),
