@@ -17,11 +17,13 @@
 #define SHORTEST_MATCH 3  /* tokens: shorter ones are found everywhere, and mean little */
 #define LONGEST_MATCH 8
 #define LONGEST_WAIT 32
-#define WAIT_AHEAD 8      /* tokens after which a sequence without a match looks again, where looking is to run no step ahead */
+#define WAIT_AHEAD 8      /* tokens after which a sequence without a match looks again, where looking is to run no step ahead. Else it looks each time */
 
-/* Its rows depend on what the rows before them bring in no other way than by the tokens themselves. */
+/* Its rows depend on what the rows before them bring in no other way than by the tokens themselves. And a step that makes a token more
+ * than it has guesses is followed by another. */
 static bool is_eligible(const struct worker *w, const struct tl_sequence *seq) {
-  return w->engine->o.draft_tokens > 0 && seq->max_new > 0 && !seq->history && !seq->matcher && seq->n_bad_words == 0;
+  return w->engine->o.draft_tokens > 0 && seq->max_new > 0 && !seq->history && !seq->matcher && seq->n_bad_words == 0 &&
+         seq->sched.n_max - seq->sched.n_tokens >= 3;
 }
 
 static bool is_decode(const struct tl_sched_item *item) {
@@ -61,13 +63,13 @@ static uint32_t add_drafts(struct worker *w, struct tl_sched_item *item, uint32_
   struct tl_sequence *seq = item->seq->owner;
   struct tl_drafts *d = &seq->drafts;
   uint32_t n_out = n_out_of(seq), most = w->engine->o.draft_tokens < room ? w->engine->o.draft_tokens : room;
-  uint32_t left = item->seq->n_max - item->seq->n_tokens; /* the step makes one more than it has drafts, and a next one is to follow */
-  if (!is_eligible(w, seq) || n_out < d->next_try || left < 3) return 0;
+  if (!is_eligible(w, seq) || n_out < d->next_try) return 0;
+  uint32_t left = item->seq->n_max - item->seq->n_tokens;
   if (most > left - 2) most = left - 2;
   uint32_t n = guess(seq->tokens, item->seq->n_tokens, most);
   while (n > 0 && !tl_scheduler_lengthen(w->scheduler, item, n)) n--;
   if (n == 0) {
-    d->next_try = n_out + (group_runs_ahead(w) ? WAIT_AHEAD : 1);
+    d->next_look = n_out + WAIT_AHEAD;
     return 0;
   }
   d->n = n;
@@ -83,12 +85,18 @@ void draft_fill_up(struct worker *w) {
   for (uint32_t i = 0; i < w->n_items && room > 0; i++) room -= add_drafts(w, &w->items[i], room);
 }
 
+/* With its next token. Where others look anyway it looks, too: so all that find nothing wait for the same step, however they came. */
+static bool is_due(const struct tl_sequence *seq) {
+  uint32_t n_out = n_out_of(seq) + 1;
+  return n_out >= seq->drafts.next_try && n_out >= seq->drafts.next_look;
+}
+
 bool draft_waits(const struct worker *w) {
   if (w->engine->o.draft_tokens == 0) return false;
   bool room = room_for(w) > 0;
   for (uint32_t i = 0; i < w->n_items; i++) {
     const struct tl_sequence *seq = w->items[i].seq->owner;
-    if (seq->drafts.n || (room && is_eligible(w, seq) && n_out_of(seq) + 1 >= seq->drafts.next_try)) return true;
+    if (seq->drafts.n || (room && is_eligible(w, seq) && is_due(seq))) return true;
   }
   return false;
 }

@@ -460,6 +460,43 @@ static void test_drafts_behind_a_prompt(void **state) {
   finish(&b);
 }
 
+/* Texts that repeat nothing are looked at together, however they came, and run ahead in between. */
+static void test_drafts_and_running_ahead(void **state) {
+  (void)state;
+  enum { N = 12, NEW = 160 };
+  struct tl_sequence *seqs[N];
+  struct bench b;
+  struct tl_engine_options o = options();
+  if (!run_ahead) return;
+  reset_fake();
+  fake.repeats = false;
+  fake.n_blocks = 200;
+  fake.step_ns = TL_MS(1) / 5; /* all are there before the first one ends */
+  o.draft_tokens = 5;
+  o.max_batch_size = 16;
+  o.max_batch_tokens = 32;
+  start(&b, &o);
+  uint64_t random = 6;
+  for (unsigned i = 0; i < N; i++) { /* one by one: none has its first token when another has */
+    submit(&b, seqs[i] = fake_sequence(&random, 20, NEW));
+    while (atomic_load_explicit(&seqs[i]->n_out, memory_order_acquire) < 3) usleep(10);
+  }
+  wait_final(&b, N);
+  for (unsigned i = 0; i < N; i++) {
+    assert_ended(seqs[i], TL_FINISH_LENGTH, NEW);
+    fake_sequence_free(seqs[i]);
+  }
+  /* 7 of 8 tokens, but for guesses by chance and where one has just come */
+  uint64_t n_fed = atomic_load_explicit(&fake.n_fed, memory_order_relaxed);
+  assert_true(n_fed > N * NEW * 3 / 4);
+  submit(&b, seqs[0] = fake_sequence(&random, 20, 2)); /* too short for guesses */
+  wait_final(&b, N + 1);
+  assert_int_equal(atomic_load_explicit(&fake.n_fed, memory_order_relaxed), n_fed + 1);
+  fake_sequence_free(seqs[0]);
+  assert_at_rest(&b);
+  finish(&b);
+}
+
 int main(void) {
   tl_log_set_level("error", NULL);
   const struct CMUnitTest tests[] = {
@@ -467,6 +504,7 @@ int main(void) {
       cmocka_unit_test(test_what_runs_ahead),
       cmocka_unit_test(test_drafts),
       cmocka_unit_test(test_drafts_behind_a_prompt),
+      cmocka_unit_test(test_drafts_and_running_ahead),
       cmocka_unit_test(test_stop_ids),
       cmocka_unit_test(test_own_stop_ids),
       cmocka_unit_test(test_bad_words),
