@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Random loads, driven as the engine drives: a step is done as soon as it is
  * under way, the next one is planned before its tokens are known, then some
- * sequences end and the plan is extended. After every call all that must always
+ * sequences end and the plan is extended. Some decodes have guesses behind them, of which some are wrong. After every call all that must always
  * hold is checked:
  *   - each block is free, idle or used; its references are the tables that name it
  *   - the tree is sound: parents, buckets, order of the idle list, tokens
@@ -24,7 +24,7 @@ struct fuzz {
   struct tl_sched_seq seqs[MAX_SEQS];
   int32_t tokens[MAX_SEQS][MAX_TOKENS];
   uint32_t fate[MAX_SEQS]; /* makes its continuation */
-  bool live[MAX_SEQS];
+  bool live[MAX_SEQS], settled[MAX_SEQS]; /* the latter: its last step had guesses behind it */
   uint32_t n_live;
   struct tl_sched_item *items, *flight; /* (max_batch_size) planned, and under way */
   uint32_t n_items, n_flight;
@@ -36,7 +36,7 @@ struct fuzz {
 };
 
 /* What all seeds together have met. */
-static uint64_t n_hits, n_evictions, n_preemptions, n_shared;
+static uint64_t n_hits, n_evictions, n_preemptions, n_shared, n_guesses, n_right;
 
 static uint32_t blocks_for(const struct fuzz *f, uint32_t n_tokens) {
   return (n_tokens + f->o.block_tokens - 1) / f->o.block_tokens;
@@ -66,8 +66,13 @@ static void check_tables(struct fuzz *f) {
       assert_true(seq->blocks[b] < f->o.n_blocks);
       f->refs[seq->blocks[b]]++;
     }
-    /* its full computed blocks are a chain of the tree */
-    uint32_t n_full = tree_shares(f->s, seq) ? seq->n_computed / f->o.block_tokens : 0;
+    /* its full computed blocks are a chain of the tree, but for guesses */
+    uint32_t known = seq->n_tokens - seq->n_pending < seq->n_computed ? seq->n_tokens - seq->n_pending : seq->n_computed;
+    uint32_t n_full = tree_shares(f->s, seq) ? known / f->o.block_tokens : 0;
+    if (f->settled[i]) { /* what was right of guesses gets there with the next step */
+      assert_true(seq->n_in_tree <= n_full);
+      n_full = seq->n_in_tree;
+    }
     for (uint32_t b = 0; b < n_full; b++) {
       const struct block *block = &f->s->pool.blocks[seq->blocks[b]];
       assert_true(block->in_tree && block->parent == (b ? seq->blocks[b - 1] : BLOCK_NONE));
@@ -179,6 +184,7 @@ static void add(struct fuzz *f) {
                                      .fork = unit_below(&f->random, 3)};
   make_prompt(f, i);
   f->live[i] = true;
+  f->settled[i] = false;
   f->n_live++;
   f->now_ns += unit_below(&f->random, 4);
   tl_scheduler_add(f->s, &f->seqs[i], f->now_ns);
@@ -264,12 +270,55 @@ static void write_rows(struct fuzz *f, const struct tl_sched_item *item) {
   }
 }
 
+static int32_t continuation(const struct fuzz *f, unsigned i, uint32_t at) {
+  return (int32_t)(tl_hash_u64(f->fate[i] * 77 + at) % 2);
+}
+
+/* As step_draft.c does it: the step makes one token more, and a next step is to follow. */
+static void guess(struct fuzz *f, struct tl_sched_item *item, uint32_t *room) {
+  struct tl_sched_seq *seq = item->seq;
+  uint32_t i = (uint32_t)(seq - f->seqs), left = seq->n_max - seq->n_tokens, n = 1 + unit_below(&f->random, 6);
+  if (item->n > 1 || item->start + 1 < seq->n_tokens || left < 3 || unit_below(&f->random, 2)) return;
+  if (n > left - 2) n = left - 2;
+  while (n > 0 && (n > *room || !tl_scheduler_lengthen(f->s, item, n))) n--;
+  for (uint32_t k = 0; k < n; k++)
+    f->tokens[i][seq->n_tokens + k] = continuation(f, i, seq->n_tokens + k) ^ (unit_below(&f->random, 3) == 0);
+  seq->n_tokens += n;
+  seq->n_pending += n;
+  *room -= n;
+  n_guesses += n;
+}
+
+static void guess_some(struct fuzz *f) {
+  uint32_t room = f->o.max_batch_tokens;
+  for (uint32_t i = 0; i < f->n_items; i++) room -= f->items[i].n;
+  for (uint32_t i = 0; i < f->n_items; i++) guess(f, &f->items[i], &room);
+  check_all(f);
+}
+
+/* Some of the guesses were right, and one token came that was none. */
+static void settle(struct fuzz *f, const struct tl_sched_item *item) {
+  struct tl_sched_seq *seq = item->seq;
+  uint32_t i = (uint32_t)(seq - f->seqs), end = item->start + item->n, at = end - item->n_more;
+  for (bool right = true; right && at <= end; at++) {
+    right = f->tokens[i][at] == continuation(f, i, at);
+    n_right += right;
+    f->tokens[i][at] = continuation(f, i, at);
+  }
+  for (uint32_t k = at; k <= end; k++) f->tokens[i][k] = UNKNOWN;
+  f->settled[i] = true;
+  seq->n_tokens = at;
+  seq->n_pending = 0;
+  if (seq->n_computed >= at) seq->n_computed = at - 1;
+}
+
 /* The device has the planned step; the next one is planned. */
 static void submit(struct fuzz *f) {
   for (uint32_t i = 0; i < f->n_items; i++) { /* the engine may cut the chunk of a scored prompt */
     if (unit_below(&f->random, 8) == 0) f->items[i].n = 1 + unit_below(&f->random, f->items[i].n);
-    write_rows(f, &f->items[i]);
   }
+  guess_some(f);
+  for (uint32_t i = 0; i < f->n_items; i++) write_rows(f, &f->items[i]);
   memcpy(f->flight, f->items, f->n_items * sizeof *f->items);
   f->n_flight = f->n_items;
   tl_scheduler_done(f->s, f->flight, f->n_flight);
@@ -277,6 +326,8 @@ static void submit(struct fuzz *f) {
     struct tl_sched_seq *seq = f->flight[i].seq;
     assert_int_equal(seq->n_computed, f->flight[i].start + f->flight[i].n);
     seq->n_tokens += seq->n_computed == seq->n_tokens && seq->n_tokens < seq->n_max;
+    seq->n_pending += f->flight[i].n_more > 0;
+    f->settled[seq - f->seqs] = false;
   }
   check_all(f);
   if (!f->draining && unit_below(&f->random, 3) == 0) add(f);
@@ -287,11 +338,7 @@ static void submit(struct fuzz *f) {
   f->n_steps++;
 }
 
-static int32_t continuation(const struct fuzz *f, unsigned i, uint32_t at) {
-  return (int32_t)(tl_hash_u64(f->fate[i] * 77 + at) % 2);
-}
-
-/* The tokens of the step under way come; some sequences end by them. */
+/* The tokens of the step under way come; some sequences end by them. The plan begins where they are. */
 static void collect(struct fuzz *f) {
   uint32_t n = f->n_flight;
   f->n_flight = 0;
@@ -300,9 +347,13 @@ static void collect(struct fuzz *f) {
     uint32_t end = f->flight[i].start + f->flight[i].n, index = (uint32_t)(seq - f->seqs);
     bool makes = end == seq->n_max || f->tokens[index][end] == UNKNOWN;
     if (!makes) continue; /* a chunk of a prompt */
-    if (end < seq->n_max) f->tokens[index][end] = continuation(f, index, end);
+    if (f->flight[i].n_more > 0)
+      settle(f, &f->flight[i]);
+    else if (end < seq->n_max)
+      f->tokens[index][end] = continuation(f, index, end);
     if (end == seq->n_max || unit_below(&f->random, 40) == 0) take_out(f, seq);
   }
+  for (uint32_t i = 0; i < f->n_items; i++) f->items[i].start = f->items[i].seq->n_computed;
   check_all(f);
 }
 
@@ -397,8 +448,10 @@ static void test_random_loads(void **state) {
     if (getenv("TL_TEST_VERBOSE")) fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
     run_one(seed, 600);
   }
-  print_message("hit tokens %llu, evictions %llu, preemptions %llu, shared blocks seen %llu\n", (unsigned long long)n_hits,
-                (unsigned long long)n_evictions, (unsigned long long)n_preemptions, (unsigned long long)n_shared);
+  print_message("hit tokens %llu, evictions %llu, preemptions %llu, shared blocks seen %llu, guesses %llu, right %llu\n",
+                (unsigned long long)n_hits, (unsigned long long)n_evictions, (unsigned long long)n_preemptions,
+                (unsigned long long)n_shared, (unsigned long long)n_guesses, (unsigned long long)n_right);
+  assert_true(n_right > 1000 && n_guesses > n_right + 1000);
   assert_true(n_hits > 1000 && n_evictions > 1000 && n_preemptions > 1000 && n_shared > 1000);
 }
 
