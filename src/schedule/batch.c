@@ -147,8 +147,9 @@ uint32_t tl_scheduler_extend(struct tl_scheduler *scheduler, struct tl_sched_ite
 
 bool tl_scheduler_lengthen(struct tl_scheduler *scheduler, struct tl_sched_item *item, uint32_t n) {
   struct tl_sched_seq *seq = item->seq;
-  uint32_t blocks = (seq->n_tokens + n + scheduler->o.block_tokens - 1) / scheduler->o.block_tokens;
-  if (blocks > seq->n_blocks && blocks - seq->n_blocks + scheduler->running.n > blocks_available(scheduler)) return false;
+  /* with its next one, for which the next plan, made before it is known what was right, takes a block even from another */
+  uint32_t blocks = (seq->n_tokens + n + 1 + scheduler->o.block_tokens - 1) / scheduler->o.block_tokens;
+  if (blocks > seq->n_blocks && blocks - seq->n_blocks + scheduler->running.n - 1 > blocks_available(scheduler)) return false;
   if (!blocks_cover(scheduler, seq, seq->n_tokens + n)) return false;
   item->n += n;
   item->n_more += n;

@@ -60,9 +60,9 @@ static void test_longer_decodes(void **state) {
   run(s);
   assert_plan(s, &a, 3u, 1u, &b, 6u, 1u, NULL);
   assert_int_equal(a.n_blocks + b.n_blocks, 3);
-  assert_false(tl_scheduler_lengthen(s, &items[0], 1)); /* the 5th token is another block's: two are free, one for each */
+  assert_false(tl_scheduler_lengthen(s, &items[0], 4)); /* the 9th token is a third block's: two are free, one is b's next */
   assert_true(tl_scheduler_lengthen(s, &items[1], 1));  /* still in its second */
-  assert_false(tl_scheduler_lengthen(s, &items[1], 2));
+  assert_false(tl_scheduler_lengthen(s, &items[1], 6));
   assert_int_equal(items[0].n, 1);
   assert_int_equal(items[1].n, 2);
   assert_int_equal(a.n_blocks + b.n_blocks, 3);
@@ -80,6 +80,31 @@ static void test_longer_decodes(void **state) {
   assert_int_equal(b.n_blocks, 3);
   tl_scheduler_remove(s, &b);
   assert_int_equal(tl_scheduler_free_blocks(s), 5);
+  tl_scheduler_free(s);
+}
+
+/* Not even guesses that need no block themselves, when the token behind them would be the first of one that another needs. */
+static void test_longer_decodes_leave_the_next(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make(5, 4, 16, 40);
+  struct tl_sched_seq a, b;
+  add(s, &a, 5, 20);
+  add(s, &b, 6, 20);
+  assert_plan(s, &a, 0u, 5u, &b, 0u, 6u, NULL);
+  run(s);
+  assert_plan(s, &a, 5u, 1u, &b, 6u, 1u, NULL);
+  assert_int_equal(tl_scheduler_free_blocks(s), 1);
+  assert_false(tl_scheduler_lengthen(s, &items[0], 2)); /* its 9th would take the last one */
+  assert_true(tl_scheduler_lengthen(s, &items[0], 1));
+  a.n_tokens++;
+  a.n_pending++;
+  run(s);
+  a.n_tokens = 7; /* the guess was wrong */
+  a.n_pending = 0;
+  a.n_computed = 6;
+  assert_plan(s, &a, 6u, 1u, &b, 7u, 1u, NULL);
+  run(s);
+  assert_plan(s, &a, 7u, 1u, &b, 8u, 1u, NULL);
   tl_scheduler_free(s);
 }
 
@@ -279,6 +304,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_chunks_then_decodes),
       cmocka_unit_test(test_decodes_come_first), cmocka_unit_test(test_longer_decodes),
+      cmocka_unit_test(test_longer_decodes_leave_the_next),
       cmocka_unit_test(test_slots_are_given_in_order_of_arrival),
       cmocka_unit_test(test_preemption),
       cmocka_unit_test(test_admission_keeps_blocks_back),
