@@ -158,12 +158,15 @@ static unsigned cause_chaos(unsigned most) {
   return n;
 }
 
-static void run_chaos(bool isolate, unsigned ranks, const struct tl_sim_fault *script, unsigned n_faults) {
+/* draft_tokens: not 0: texts of few tokens, which are guessed, now and then rightly. */
+static void run_chaos(bool isolate, unsigned ranks, const struct tl_sim_fault *script, unsigned n_faults, uint32_t draft_tokens) {
+  static const int32_t few[] = {1, 2, 3};
   static const char *const devices[] = {"sim:0", "sim:1", "sim:2", "sim:3", "sim:4", "sim:5"};
   for (unsigned i = 0; i < REPLICAS * ranks; i++)
-    sims[i] = (struct tl_sim_options){.base_ns = 20000, .per_token_ns = 100, .n_kv_blocks = 40, .faults = script, .n_faults = n_faults};
+    sims[i] = (struct tl_sim_options){.base_ns = 20000, .per_token_ns = 100, .n_kv_blocks = 40, .faults = script, .n_faults = n_faults,
+                                      .tokens = draft_tokens ? few : NULL, .n_tokens = draft_tokens ? UNIT_COUNT(few) : 0};
   struct tl_engine_options o = {.model = &model, .devices = devices, .n_replicas = REPLICAS, .n_loops = LOOPS, .sim = sims,
-                                .tensor_parallel = ranks,
+                                .tensor_parallel = ranks, .draft_tokens = draft_tokens,
                                 .max_batch_size = 8, .max_batch_tokens = 64, .max_queue = LOOPS * LIVE, .wake = wake, .isolation = isolate ? TL_ISOLATION_PROCESS : TL_ISOLATION_THREAD};
   struct tl_error err = {0};
   struct tl_metrics *metrics = tl_metrics_new();
@@ -200,24 +203,29 @@ static void run_chaos(bool isolate, unsigned ranks, const struct tl_sim_fault *s
 
 static void test_chaos(void **state) {
   (void)state;
-  run_chaos(false, 1, faults, UNIT_COUNT(faults));
+  run_chaos(false, 1, faults, UNIT_COUNT(faults), 0);
+}
+
+static void test_chaos_of_drafts(void **state) {
+  (void)state;
+  run_chaos(false, 1, faults, UNIT_COUNT(faults), 6);
 }
 
 /* Each reset is a new process (this program, see main). */
 static void test_chaos_of_processes(void **state) {
   (void)state;
-  run_chaos(true, 1, faults, UNIT_COUNT(faults));
+  run_chaos(true, 1, faults, UNIT_COUNT(faults), 0);
 }
 
 /* All ranks of a group in one process. */
 static void test_chaos_of_hosted_groups(void **state) {
   (void)state;
-  run_chaos(true, RANKS, rank_faults, UNIT_COUNT(rank_faults));
+  run_chaos(true, RANKS, rank_faults, UNIT_COUNT(rank_faults), 0);
 }
 
 static void test_chaos_of_groups(void **state) {
   (void)state;
-  run_chaos(false, RANKS, rank_faults, UNIT_COUNT(rank_faults));
+  run_chaos(false, RANKS, rank_faults, UNIT_COUNT(rank_faults), 0);
 }
 
 static void on_last(struct tl_sequence *seq, bool final, void *context) {
@@ -365,7 +373,7 @@ int main(int argc, char **argv) {
   if (argc > 1 && strcmp(argv[1], "device") == 0) return tl_device_host();
   struct tl_vocabulary *vocabulary = grammar_vocabulary(model.vocab_size);
   grammar = grammar_of(vocabulary, "([a-m]+[0-9]+)+");
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_chaos), cmocka_unit_test(test_chaos_of_processes),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_chaos), cmocka_unit_test(test_chaos_of_drafts), cmocka_unit_test(test_chaos_of_processes),
                                      cmocka_unit_test(test_chaos_of_groups), cmocka_unit_test(test_chaos_of_hosted_groups),
                                      cmocka_unit_test(test_groups_run_ahead),
                                      cmocka_unit_test(test_refused_groups),
