@@ -58,6 +58,7 @@ struct tl_sequence_try {
 struct tl_drafts {
   uint32_t n, first;        /* guesses under way, and the index of their first token; n 0: none */
   uint32_t next_try, wait;  /* guess again once so many tokens are generated; after the last wrong guesses so many later */
+  uint32_t most;            /* of the next ones; 0: there were none yet */
   uint32_t next_look;       /* and do not wait with a step for that before, since there was no match */
 };
 

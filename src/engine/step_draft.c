@@ -10,12 +10,14 @@
  * would have come one by one. What was computed behind them is written over: for the scheduler drafts are tokens whose values are
  * pending, whose blocks nobody shares.
  *
- * Rows cost something, so a sequence whose guesses are wrong waits, each time for twice as many tokens, before it guesses again. */
+ * Rows cost something. So a sequence guesses one token more than were right the last time, or twice as many if all were; and when none was, it
+ * waits, each time for twice as many tokens, before it guesses again. */
 #include "engine/engine_private.h"
 
 #define MOST_ROWS 16      /* of a step with drafts: more take longer than to read the weights */
 #define SHORTEST_MATCH 3  /* tokens: shorter ones are found everywhere, and mean little */
 #define LONGEST_MATCH 8
+#define FIRST_GUESS 4
 #define LONGEST_WAIT 32
 #define WAIT_AHEAD 8      /* tokens after which a sequence without a match looks again, where looking is to run no step ahead. Else it looks each time */
 
@@ -62,7 +64,9 @@ static uint32_t guess(int32_t *tokens, uint32_t n, uint32_t most) {
 static uint32_t add_drafts(struct worker *w, struct tl_sched_item *item, uint32_t room) {
   struct tl_sequence *seq = item->seq->owner;
   struct tl_drafts *d = &seq->drafts;
-  uint32_t n_out = n_out_of(seq), most = w->engine->o.draft_tokens < room ? w->engine->o.draft_tokens : room;
+  uint32_t n_out = n_out_of(seq), most = d->most ? d->most : FIRST_GUESS;
+  if (most > w->engine->o.draft_tokens) most = w->engine->o.draft_tokens;
+  if (most > room) most = room;
   if (!is_eligible(w, seq) || n_out < d->next_try) return 0;
   uint32_t left = item->seq->n_max - item->seq->n_tokens;
   if (most > left - 2) most = left - 2;
@@ -107,6 +111,7 @@ void draft_settle(struct worker *w, struct tl_sequence *seq) {
   if (n == 0) return;
   uint32_t taken = known > d->first ? known - d->first - 1 : 0; /* the last one was no guess */
   d->n = 0;
+  d->most = taken == n ? 2 * n : taken + 1;
   d->wait = taken > 0 ? 0 : d->wait == 0 ? 1 : d->wait < LONGEST_WAIT ? 2 * d->wait : LONGEST_WAIT;
   d->next_try = n_out + d->wait;
   w->flight->figures.wrong += n - taken;
