@@ -8,7 +8,7 @@
  *                                                     │ no
  *                     submitted again ◄── room? ◄─────┴──── stranded: again with every event of
  *                                           │ no                 the loop and look of the monitor
- *                                           └────────────────────► for API_PATIENCE, then 503
+ *                                           └────────────────────► for API_PATIENCE, then 503; at its deadline 504
  *
  * Only steps that computed the sequence count: one that waited in a queue has not
  * harmed anybody and may be moved as often as it takes. */
@@ -61,13 +61,24 @@ static void forget(struct tl_api *api) {
   atomic_fetch_sub_explicit(&api->n_stranded, 1, memory_order_relaxed);
 }
 
+/* Why it does not wait for room any longer: nobody wants it, its time is over (no worker has it, who would see that), or nobody
+ * came back. TL_FINISH_NONE: it waits. */
+static enum tl_finish verdict(const struct api_choice *choice, int64_t now_ns) {
+  int64_t deadline_ns = choice->seq->deadline_ns;
+  if (!is_wanted(choice)) return TL_FINISH_CANCELLED;
+  if (deadline_ns && now_ns >= deadline_ns) return TL_FINISH_EXPIRED;
+  return now_ns - choice->stranded_ns > API_PATIENCE ? TL_FINISH_FAULT : TL_FINISH_NONE;
+}
+
 /* Its call may be freed. */
-static void end(struct api_choice *choice, bool late) {
+static void end(struct api_choice *choice, enum tl_finish why) {
   struct api_call *call = choice->call;
   struct tl_error err = {0};
-  choice->seq->finish = TL_FINISH_CANCELLED;
+  choice->seq->finish = why == TL_FINISH_EXPIRED ? TL_FINISH_EXPIRED : TL_FINISH_CANCELLED;
   api_choice_ended(choice);
-  if (late && call->request) {
+  if (why == TL_FINISH_EXPIRED) {
+    api_choice_advance(choice);
+  } else if (why == TL_FINISH_FAULT) {
     tl_error_set(&err, TL_EBUSY, NULL, "no device is ready to serve; try again later");
     err.http_status = 503;
     api_call_fail(call, &err);
@@ -80,15 +91,15 @@ void api_retry_stranded(struct tl_api *api, unsigned loop) {
   int64_t now_ns = tl_now_ns();
   for (struct api_choice **at = &l->stranded; *at;) {
     struct api_choice *choice = *at;
-    bool late = now_ns - choice->stranded_ns > API_PATIENCE, over = late || !is_wanted(choice);
-    if (!over && submit_again(choice) < 0) {
+    enum tl_finish why = verdict(choice, now_ns);
+    if (why == TL_FINISH_NONE && submit_again(choice) < 0) {
       at = &choice->next_stranded;
       continue;
     }
     *at = choice->next_stranded;
     forget(api);
-    if (!over) continue;
-    end(choice, late);
+    if (why == TL_FINISH_NONE) continue;
+    end(choice, why);
     at = &l->stranded; /* what it pointed into may be gone, and others of the same call with it */
   }
 }

@@ -197,6 +197,18 @@ def test_cancelled_while_it_waits_for_a_device(start):
     assert d.http.get("/ready").status_code == 503 and d.http.get("/health").status_code == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_deadline_while_it_waits_for_a_device(start, stream):
+    """No worker has it then, so its loop must look; it would have waited for a minute."""
+    d = start({**FOUR, "devices": "sim:0", "sim.base_us": 20000, "sim.faults": "0@20:error:recover=never"})
+    began = time.monotonic()
+    answer = d.post("/v1/completions", model=NAME, prompt=[9], max_tokens=100, timeout_ms=1000 * SLOW, stream=stream)
+    assert 1 * SLOW <= time.monotonic() - began < 5 * SLOW
+    assert answer.status_code == (200 if stream else 504) and f"did not end within its {1000 * SLOW} ms" in answer.text
+    assert "[DONE]" not in answer.text
+    assert_rest(d)
+
+
 def test_shutdown_while_requests_wait_for_a_device(start):
     d = start({**FOUR, "devices": "sim:0", "sim.faults": "0@20:error:recover=never", "drain_timeout_ms": 100})
     with ThreadPoolExecutor(4) as pool:
