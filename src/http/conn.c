@@ -299,15 +299,15 @@ void http_conn_check_time(struct http_conn *conn, int64_t now_ns) {
 
 /* --- beginning ----------------------------------------------------------------------------------- */
 
-void http_conn_accept(struct http_loop *loop, uv_stream_t *listener) {
+bool http_conn_accept(struct http_loop *loop, uv_stream_t *listener) {
   struct http_conn *conn = calloc(1, sizeof *conn);
-  if (!conn) return; /* libuv keeps the connection and calls again */
+  if (!conn) return false;
   conn->loop = loop;
   bool tcp = listener->type == UV_TCP;
   int r = tcp ? uv_tcp_init(&loop->uv, &conn->tcp) : uv_pipe_init(&loop->uv, &conn->pipe, 0);
   if (r < 0) {
     free(conn);
-    return;
+    return false;
   }
   conn->handle.data = conn;
   conn->next = loop->conns;
@@ -320,9 +320,10 @@ void http_conn_accept(struct http_loop *loop, uv_stream_t *listener) {
   conn->deadline_ns = tl_now_ns() + loop->http->o.idle_timeout_ns;
   if (uv_accept(listener, &conn->stream) < 0 || loop->n_conns > loop->http->o.max_connections) {
     close_conn(conn);
-    return;
+    return true;
   }
   if (tcp) uv_tcp_nodelay(&conn->tcp, 1);
   resume_reading(conn);
   if (!conn->reading) close_conn(conn);
+  return true;
 }

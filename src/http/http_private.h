@@ -123,6 +123,16 @@ struct http_conn {
   struct tl_http_request request;
 };
 
+/* `held`: there was no memory for a connection. libuv keeps it, and takes no other until it is accepted: the sweep tries again. */
+struct http_listener {
+  union {
+    uv_stream_t stream;
+    uv_tcp_t tcp;
+    uv_pipe_t pipe;
+  };
+  bool held;
+};
+
 struct http_loop {
   struct tl_http *http;
   unsigned index;
@@ -133,11 +143,7 @@ struct http_loop {
   uv_prepare_t prepare;
   uv_check_t check;
   uv_timer_t sweep;
-  union {
-    uv_stream_t stream;
-    uv_tcp_t tcp;
-    uv_pipe_t pipe;
-  } *listeners;
+  struct http_listener *listeners;
   unsigned n_listeners;
   struct http_conn *conns, *dirty;
   unsigned n_conns;
@@ -173,13 +179,16 @@ struct tl_http {
 int http_listen_open(struct tl_http *http, struct tl_error *err);
 int http_listen_attach(struct http_loop *loop);
 void http_listen_close(struct http_loop *loop);
+/* Connections for which there was no memory. */
+void http_listen_retry(struct http_loop *loop);
 /* loop.c */
 void *http_loop_run(void *loop);
 int http_loop_init(struct http_loop *loop, struct tl_error *err);
 /* For a loop whose thread does not run: closes what it has. */
 void http_loop_done(struct http_loop *loop);
 /* conn.c */
-void http_conn_accept(struct http_loop *loop, uv_stream_t *listener);
+/* False: there was no memory, and it is still to be accepted. */
+bool http_conn_accept(struct http_loop *loop, uv_stream_t *listener);
 void http_conn_mark_dirty(struct http_conn *conn);
 /* Reads on, or stops while requests wait: for the answer before them, or for room. */
 void http_conn_pace_reading(struct http_conn *conn);

@@ -119,8 +119,17 @@ int http_listen_open(struct tl_http *http, struct tl_error *err) {
   return fd < 0 ? fd : share(http, slot, fd, err);
 }
 
-static void on_connection(uv_stream_t *listener, int status) {
-  if (status == 0) http_conn_accept(listener->data, listener);
+static void accept_on(struct http_listener *listener) {
+  listener->held = !http_conn_accept(listener->stream.data, &listener->stream);
+}
+
+static void on_connection(uv_stream_t *stream, int status) {
+  if (status == 0) accept_on((struct http_listener *)(void *)stream); /* its first member */
+}
+
+void http_listen_retry(struct http_loop *loop) {
+  for (unsigned i = 0; i < loop->n_listeners; i++)
+    if (loop->listeners[i].held) accept_on(&loop->listeners[i]);
 }
 
 int http_listen_attach(struct http_loop *loop) {

@@ -33,6 +33,7 @@ static void on_sweep(uv_timer_t *timer) {
     next = conn->next; /* checking may close this one, never another */
     http_conn_check_time(conn, now_ns);
   }
+  http_listen_retry(loop);
 }
 
 static void close_all(struct http_loop *loop) {
