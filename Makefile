@@ -226,6 +226,11 @@ $(B)/lib/fake_nvml.so: tests/unit/daemon/fake_nvml.c tests/unit/daemon/fake_nvml
 	$(Q)$(CC) -std=c17 -D_GNU_SOURCE -g -O2 $(WARN) -fPIC -shared -Wno-missing-prototypes -o $@ $<
 $(B)/tests/daemon/test_gpu_watch: | $(B)/lib/fake_nvml.so
 
+# Lets allocations of the daemon fail; sanitizers have an allocator of their own.
+$(B)/lib/fail_alloc.so: tests/e2e/fail_alloc.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=c17 -D_GNU_SOURCE -g -O2 $(WARN) -fPIC -shared -o $@ $<
+
 # The kernels once more as C++, each thread a fiber, for test_op_*.
 CUDA_KERNELS := $(wildcard src/device/cuda/ops/*.cu) tests/unit/device/probe_kernels.cu
 EMULATED_OBJECTS := $(patsubst %,$(B)/fibers/%.o,$(basename $(notdir $(CUDA_KERNELS))) emulate)
@@ -281,7 +286,7 @@ include tests/gpu/gpu.mk
 # First what the end-to-end tests need, then these, which take longest and wait a lot, in one lane; in all others what is left to
 # build, the GPU's kernels first of it, and the other tests. What belongs to a target is shown when it is through.
 E2E_NEEDS = $(VENV)/.done $(B)/bin/tokenlane $(B)/bin/load $(FAKE_PLUGIN) $(if $(PLUGIN),$(B)/gpu/bench_gpu $(CUDA_STAMP)) $(B)/bin/tokenize_many \
-	$(B)/bin/render_many $(B)/bin/match_many
+	$(B)/bin/render_many $(B)/bin/match_many $(if $(SAN),,$(B)/lib/fail_alloc.so)
 .PHONY: check check-unit check-e2e check-house e2e-needs
 check: deps-check ## all tests: unit, house rules, end to end (under 15 minutes on 2 cores)
 	@$(MAKE) --no-print-directory -j$$(nproc) e2e-needs

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "api/tool_json.h"
 
-#include <jansson.h>
 #include <string.h>
+
+#include "api/json_memory.h"
 
 enum state {
   VALUE,        /* one must come */
@@ -211,9 +212,11 @@ static enum member member_of(const struct tool_object *object) {
 
 /* The name's JSON becomes its text. False: it is none. */
 static bool read_name(struct tool_object *object) {
-  json_t *text = json_loadb(object->name.data, object->name.length, JSON_DECODE_ANY, NULL);
+  uint64_t shortages = api_json_shortages();
+  json_t *text = api_json_load(object->name.data, object->name.length, JSON_DECODE_ANY, NULL);
   bool fine = json_string_length(text) > 0;
   tl_buffer_clear(&object->name);
+  object->name.failed |= api_json_shortages() != shortages;
   if (fine) tl_buffer_append(&object->name, json_string_value(text), json_string_length(text));
   json_decref(text);
   return object->named = fine;

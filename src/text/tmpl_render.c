@@ -63,8 +63,13 @@ bool tmpl_charge_bytes(struct tmpl_render *r, size_t bytes) {
 void *tmpl_alloc(struct tmpl_render *r, size_t count, size_t size) {
   if (r->code) return NULL;
   void *memory = tl_arena_array(&r->arena, count, size);
-  if (!memory) tmpl_fail(r, TL_ELIMIT, "rendering needs more than %u MiB", RENDER_BYTES >> 20);
-  return memory;
+  if (memory) return memory;
+  size_t bytes;
+  if (!__builtin_mul_overflow(count, size, &bytes) && bytes < RENDER_BYTES - r->arena.used_bytes)
+    tmpl_fail(r, TL_ENOMEM, "out of memory");
+  else
+    tmpl_fail(r, TL_ELIMIT, "rendering needs more than %u MiB", RENDER_BYTES >> 20);
+  return NULL;
 }
 
 bool tmpl_enter(struct tmpl_render *r) {
