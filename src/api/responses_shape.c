@@ -217,8 +217,10 @@ static void close_item(const struct api_choice *choice, const char *status, stru
   put_whole(choice->call, out);
   if (response->open != RESPONSE_CALL) put_part_event(choice->call, "response.content_part.done", false, out);
   put_item_event(choice, "response.output_item.done", status, false, out);
+  size_t before = response->items.length;
   if (response->n_items) tl_buffer_putc(&response->items, ',');
   put_open(choice, status, false, &response->items);
+  if (response->items.failed) response->items.length = before; /* the error's event has them */
   if (response->items.failed || response->text.failed || response->logprobs.failed) out->failed = true;
   if (response->open == RESPONSE_MESSAGE) {
     tl_buffer_clear(&response->logprobs);

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Each allocation that a request needs fails once, one after the other: the client is told so, or what it gets is right."""
+import json
 import mmap
 import pathlib
 import struct
@@ -19,6 +20,7 @@ REQUESTS = {
     "regex": ("completions", {"prompt": "Say", "structured_outputs": {"regex": "[a-z]{3,9}( [a-z]{2,9}){1,3}"}, "max_tokens": 40}),
     "tools": ("chat/completions", {"messages": WHO, "tools": TOOLS, "tool_choice": "required", "max_tokens": 60}),
     "stream": ("completions", {"prompt": "The dog", "n": 2, "logprobs": 1, "stream": True, "max_tokens": 8}),
+    "responses": ("responses", {"input": "Who is Tom?", "stream": True, "max_output_tokens": 30}),
 }
 
 
@@ -46,8 +48,11 @@ def content(answer):
     if "event-stream" not in answer.headers["content-type"]:
         return [{**choice, "message": {**choice.get("message", {}), "tool_calls": [
             call["function"] for call in choice.get("message", {}).get("tool_calls") or []]}} for choice in answer.json()["choices"]]
-    if '"error"' in answer.text:
+    pieces = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]  # whole, whatever happened
+    if '"error"' in answer.text.replace('"error":null', ""):
         return None
+    if "sequence_number" in pieces[0]:
+        return "".join(piece["delta"] for piece in pieces if "delta" in piece), pieces[-1]["type"]
     texts = {}
     for event in events(answer.text.splitlines()):
         for choice in event["choices"]:
@@ -61,7 +66,7 @@ def test_each_allocation_of_a_request(short, what):
     path, body = REQUESTS[what]
 
     def ask(http):
-        return http.post(f"{d.url}/v1/{path}", json={"model": NAME, "temperature": 0, "ignore_eos": what == "prompt", **body})
+        return http.post(f"{d.url}/v1/{path}", json={"model": NAME, "temperature": 0, **({"ignore_eos": True} if what == "prompt" else {}), **body})
 
     with httpx.Client(timeout=10 * SLOW) as http:
         right = content(ask(http))
