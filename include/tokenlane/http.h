@@ -119,6 +119,8 @@ void tl_http_begin(struct tl_http_request *request, int status, const char *cont
 void tl_http_write(struct tl_http_request *request, const void *bytes, size_t length);
 /* Ends the stream. The request is gone afterwards. */
 void tl_http_end(struct tl_http_request *request);
+/* Ends the connection in place of the stream, so that the client sees that it is not whole. The request is gone afterwards. */
+void tl_http_break(struct tl_http_request *request);
 /* False while more than max_write_queue_bytes are queued: produce no more;
  * on_writable is called once when there is room again. */
 bool tl_http_writable(const struct tl_http_request *request);

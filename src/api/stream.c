@@ -26,6 +26,12 @@ static bool send_events(struct tl_http_request *request, struct tl_buffer *out) 
   return whole;
 }
 
+/* The last events. Without memory for them it must not look as if it were through. */
+static void end_stream(struct tl_http_request *request, struct tl_buffer *out) {
+  if (send_events(request, out)) tl_http_end(request);
+  else tl_http_break(request);
+}
+
 static void begin_stream(struct api_call *call) {
   if (call->began) return;
   call->began = true;
@@ -46,8 +52,7 @@ void api_call_fail(struct api_call *call, const struct tl_error *err) {
   struct tl_buffer out;
   tl_buffer_init(&out, 0);
   call->reader->shape->error(call, err, &out);
-  send_events(request, &out);
-  tl_http_end(request);
+  end_stream(request, &out);
 }
 
 static void observe_tokens(struct api_choice *choice, uint32_t n_new) {
@@ -257,8 +262,7 @@ static void finish_stream(struct api_call *call) {
   struct tl_buffer out;
   tl_buffer_init(&out, 0);
   call->reader->shape->end(call, &out);
-  send_events(call->request, &out);
-  tl_http_end(TL_TAKE(&call->request));
+  end_stream(TL_TAKE(&call->request), &out);
 }
 
 static void finish_call(struct api_call *call) {

@@ -183,6 +183,11 @@ void tl_http_end(struct tl_http_request *request) {
   http_conn_answered(conn);
 }
 
+void tl_http_break(struct tl_http_request *request) {
+  request->on_abort = NULL; /* it is the handler who leaves */
+  http_conn_cut(request->conn);
+}
+
 bool tl_http_writable(const struct tl_http_request *request) {
   return !request->conn->full;
 }

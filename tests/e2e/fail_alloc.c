@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* For LD_PRELOAD: the n-th allocation from now on of the threads that serve requests (loops and text lanes) fails. n lies in
- * a file, FAIL_ALLOC, that the test writes: 0: none fails. It goes down by one with each, below 0 where one has failed. */
+/* For LD_PRELOAD: the n-th allocation from now on of the threads that serve requests (loops and text lanes) fails, and those behind
+ * it, so many in a row. Both numbers lie in a file, FAIL_ALLOC, that the test writes. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -17,14 +17,19 @@ extern void *__libc_calloc(size_t n, size_t size);
 extern void *__libc_realloc(void *memory, size_t size);
 extern void *__libc_memalign(size_t alignment, size_t size);
 
-static _Atomic int64_t *left; /* in the file; NULL: nothing ever fails */
+struct orders {
+  _Atomic int64_t left;  /* until one fails; from 0 on they do */
+  _Atomic int64_t n_row; /* 0: none does */
+};
+
+static struct orders *orders; /* in the file; NULL: nothing ever fails */
 static _Thread_local enum { UNKNOWN, SPARED, SERVES } thread;
 
 __attribute__((constructor)) static void map(void) {
   const char *path = getenv("FAIL_ALLOC");
   int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
-  void *memory = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *left, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  left = memory == MAP_FAILED ? NULL : memory;
+  void *memory = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *orders, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  orders = memory == MAP_FAILED ? NULL : memory;
 }
 
 static bool serves(void) {
@@ -36,10 +41,11 @@ static bool serves(void) {
 }
 
 static bool fails(void) {
-  /* relaxed: a number alone, another process's */
-  if (!left || atomic_load_explicit(left, memory_order_relaxed) <= 0 || !serves()) return false;
-  if (atomic_fetch_sub_explicit(left, 1, memory_order_relaxed) != 1) return false;
-  atomic_store_explicit(left, -1, memory_order_relaxed);
+  /* relaxed: numbers alone, another process's */
+  int64_t n_row = orders ? atomic_load_explicit(&orders->n_row, memory_order_relaxed) : 0;
+  if (n_row == 0 || !serves()) return false;
+  int64_t left = atomic_fetch_sub_explicit(&orders->left, 1, memory_order_relaxed) - 1;
+  if (left > 0 || left <= -n_row) return false;
   errno = ENOMEM;
   return true;
 }
