@@ -143,6 +143,8 @@ struct http_loop {
   uv_prepare_t prepare;
   uv_check_t check;
   uv_timer_t sweep;
+  int64_t swept_ns;                /* the last one */
+  bool stood_still;                /* and it looked at nobody */
   struct http_listener *listeners;
   unsigned n_listeners;
   struct http_conn *conns, *dirty;

@@ -8,6 +8,8 @@
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/waker.h"
 
+#define STILL_NS TL_MS(500) /* twice the longest time between sweeps */
+
 static void flush_dirty(struct http_loop *loop) {
   /* flushing may call on_writable, which may make connections dirty again */
   while (loop->dirty) {
@@ -26,9 +28,20 @@ static void on_check(uv_check_t *check) {
   flush_dirty(check->data);
 }
 
+/* The whole process stood still (stopped, a debugger, a paused machine): what came meanwhile waits in the kernel. It is
+ * read before the next sweep, and nobody is late by that time. Never twice in a row, so that a loop with too much to do still cuts. */
+static bool stood_still(struct http_loop *loop, int64_t now_ns) {
+  int64_t away_ns = now_ns - loop->swept_ns;
+  bool before = loop->stood_still;
+  loop->swept_ns = now_ns;
+  loop->stood_still = !before && away_ns > STILL_NS;
+  return loop->stood_still;
+}
+
 static void on_sweep(uv_timer_t *timer) {
   struct http_loop *loop = timer->data;
   int64_t now_ns = tl_now_ns();
+  if (stood_still(loop, now_ns)) return;
   for (struct http_conn *conn = loop->conns, *next; conn; conn = next) {
     next = conn->next; /* checking may close this one, never another */
     http_conn_check_time(conn, now_ns);
@@ -76,6 +89,7 @@ int http_loop_init(struct http_loop *loop, struct tl_error *err) {
   int made = loop->read_buffer ? uv_loop_init(&loop->uv) : UV_ENOMEM;
   if (made < 0) return tl_error_set(err, TL_EIO, NULL, "cannot make an event loop: %s", uv_strerror(made));
   loop->inited = true;
+  loop->swept_ns = tl_now_ns();
   uint64_t interval = sweep_interval_ms(&loop->http->o);
   bool fine = uv_async_init(&loop->uv, &loop->async, on_async) == 0 && uv_prepare_init(&loop->uv, &loop->prepare) == 0 &&
               uv_check_init(&loop->uv, &loop->check) == 0 && uv_timer_init(&loop->uv, &loop->sweep) == 0 &&

@@ -4,9 +4,11 @@ import contextlib
 import json
 import pathlib
 import select
+import signal
 import socket
 import struct
 import threading
+import time
 
 import pytest
 
@@ -285,6 +287,20 @@ def test_dripping_does_not_help(hasty, begin):
             w.send("x")
         wait_for(drip, what="408")
         w.expect_refusal(408)
+
+
+def test_what_came_while_the_daemon_stood_still_is_in_time(hasty):
+    """Stopped, or in a debugger, or its machine was paused: the limits are for clients, and these bytes were there."""
+    with Wire(hasty.port) as w:
+        w.send(POST, f"Content-Length: {len(BODY)}\r\n\r\n", BODY[:3])
+        hasty.http.get("/health")  # it has read so much
+        hasty.signal(signal.SIGSTOP)
+        try:
+            w.send(BODY[3:])
+            time.sleep(1.5)
+        finally:
+            hasty.signal(signal.SIGCONT)
+        w.expect(200)
 
 
 def test_idle_connections_are_closed_without_a_word(hasty):
