@@ -167,6 +167,8 @@ int group_interrupt(struct worker *w, struct tl_error *err) {
     struct tl_device *device = device_of(w, rank);
     if (w->ops->interrupt)
       w->ops->interrupt(device);
+    else if (!w->ops->reset)
+      continue; /* its step ends by itself, now that no rank waits for another */
     else if (result == TL_OK)
       result = w->ops->reset(device, err);
     else

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Devices that fail under load: whose requests fail, what they say, how devices come back."""
 import json
+import os
 import pathlib
 import random
 import stat
 import statistics
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -217,6 +219,42 @@ def test_shutdown_while_requests_wait_for_a_device(start):
         d.signal()
         assert d.wait_exit() == 0
         assert all(a.exception() or a.result().status_code >= 500 for a in asked)
+
+
+@pytest.fixture
+def starve():
+    """starve(daemon): its worker hardly gets a processor any more; returns what ends that."""
+    hogs = []
+
+    def begin(d):
+        cpu = min(os.sched_getaffinity(0))
+        hogs.append(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+        os.sched_setaffinity(hogs[0].pid, {cpu})
+        for task in pathlib.Path(f"/proc/{d.process.pid}/task").iterdir():
+            if (task / "comm").read_text().startswith("tl-worker"):
+                os.sched_setaffinity(int(task.name), {cpu})
+                os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
+        return hogs[0].kill
+
+    yield begin
+    for hog in hogs:
+        hog.kill()
+        hog.wait()
+
+
+def test_a_late_processor_keeps_its_sequences(start, starve):
+    """Its steps end by themselves when the machine is less busy. Thrown away, they would be late again, until it is out for good."""
+    d = start({"devices": "cpu:0", "cpu.threads": 1, "health.late_ms": 50, "health.late_factor": 2, "health.max_faults": 1})
+    more = {"max_tokens": 400, "ignore_eos": True}
+    expected = d.complete("Once upon a time", **more)["choices"][0]["text"]
+    feed = starve(d)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(d.complete, "Once upon a time", **more)
+        d.wait_log("state=quarantined", 60)
+        feed()
+        assert asked.result()["choices"][0]["text"] == expected
+    wait_state(d, 0, "ready")
+    assert faults(d) == d.total("tokenlane_resubmitted_sequences_total") == 0
 
 
 def test_out_after_three_faults(start, words):

@@ -253,19 +253,12 @@ static int device_collect(struct tl_device *device, struct tl_sampled *ret_sampl
   return d->lost ? closed(err) : TL_OK;
 }
 
-/* A step on the CPU ends by itself, and one that failed leaves nothing behind that
- * would have to be mended. */
-static int device_reset(struct tl_device *device, struct tl_error *err) {
-  (void)device;
-  (void)err;
-  return TL_OK;
-}
-
+/* No reset: a step on the CPU ends by itself, if late, and nobody else can end it. What could be reset would have its steps thrown away
+ * and go out for good where the machine is only overloaded (ARCHITECTURE.md, Faults). */
 const struct tl_device_ops cpu_device_ops = {.name = "cpu",
                                              .open = device_open,
                                              .load = device_load,
                                              .submit = device_submit,
                                              .collect = device_collect,
                                              .close = device_close,
-                                             .reset = device_reset,
                                              .group = &cpu_group_ops};
