@@ -345,7 +345,7 @@ check-e2e: all $(E2E_NEEDS) ## end-to-end tests only (T=expression for pytest -k
 # The first has no prerequisites, so that `check` begins it first: make hands all others their turn before it comes back to a target
 # that had to wait. The second: those that need the CUDA backend.
 E2E_RUN = $(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
-	TOKENLANE_BUILT="$(if $(PLUGIN),plugin) $(if $(FAKE_PLUGIN),fake_gpu)" $(VENV)/bin/python -m pytest -q $(if $(T),-k "$(T)")
+	TOKENLANE_BUILT="$(if $(PLUGIN),plugin) $(if $(FAKE_PLUGIN),fake_gpu) $(if $(SAN),,fail_alloc)" $(VENV)/bin/python -m pytest -q $(if $(T),-k "$(T)")
 NONE_IS_FINE = $(if $(T),|| test $$? = 5) # tests with such a name
 .PHONY: run-e2e run-e2e-plugin
 run-e2e:
