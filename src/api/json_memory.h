@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Whether jansson had the memory that it asked for. It loses a byte of a string for which it has none, and does not say so (2.14);
- * who changes a value of its does not look either. So what fails is counted, and who reads compares. */
+/* Whether jansson had the memory that it asked for. It loses a byte of a string for which it has none, does not say so and may write behind the
+ * string (2.14), so a text is read here. Who changes a value does not look either: what fails is counted, and who reads compares. */
 #ifndef API_JSON_MEMORY_H
 #define API_JSON_MEMORY_H
 
