@@ -198,6 +198,8 @@ static int check(const struct maker *k) {
   if (c->hidden_act[0] && strcmp(c->hidden_act, wanted) != 0)
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: hidden_act: expected %s, got %s", wanted,
                         c->hidden_act);
+  if (c->use_bidirectional_attention)
+    return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: use_bidirectional_attention: is not supported");
   if (is(k, ARCH_LAYER_NORM) && (c->qk_layernorm || c->use_parallel_residual))
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: %s: is not supported",
                         c->qk_layernorm ? "qk_layernorm" : "use_parallel_residual");

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The decoders that are known. A new one is a new row, as long as it differs in what is
  * a trait already; what the rows mean is in model_private.h, what they become in arch_decoder.c. */
-#include <stdio.h>
 #include <string.h>
 
 #include "model/model_private.h"
@@ -30,6 +29,12 @@ static const struct architecture architectures[] = {
     {"Qwen2MoeForCausalLM", "qwen2_moe", PRE_NORMS, ARCH_NO_OUT_BIAS | ARCH_QKV_BIAS_KEY, WINDOW_OPTIONAL, 1},
     {"Qwen3MoeForCausalLM", "qwen3_moe", PRE_NORMS, ARCH_QK_NORM, WINDOW_OPTIONAL, 1},
     {"GptOssForCausalLM", "gpt_oss", PRE_NORMS, ARCH_SINKS, WINDOW_ALTERNATE, 1},
+    /* text models of those with pictures: hf_nested.c knows the rest */
+    {"Gemma3ForConditionalGeneration", "gemma3", GEMMA_NORMS, GEMMA | ARCH_QK_NORM | ARCH_LOCAL_ROPE, WINDOW_PATTERN, 1},
+    {"Mistral3ForConditionalGeneration", "mistral3", PRE_NORMS, ARCH_TIED, WINDOW_ALL, 1},
+    {"Qwen2VLForConditionalGeneration", "qwen2_vl", PRE_NORMS, ARCH_QKV_BIAS | ARCH_NO_OUT_BIAS | ARCH_TIED, WINDOW_OPTIONAL, 1},
+    {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl", PRE_NORMS, ARCH_QKV_BIAS | ARCH_NO_OUT_BIAS | ARCH_TIED, WINDOW_OPTIONAL, 1},
+    {"Qwen3VLForConditionalGeneration", "qwen3_vl", PRE_NORMS, ARCH_QK_NORM | ARCH_TIED, WINDOW_NONE, 1},
     /* encoders: arch_encoder.c knows the rest */
     {"BertModel", "bert", NULL, NULL, NULL, NULL, ARCH_LAYER_NORM, WINDOW_NONE, 1},
     {"BertForSequenceClassification", "bert", NULL, NULL, NULL, NULL, ARCH_LAYER_NORM, WINDOW_NONE, 1},
@@ -70,16 +75,12 @@ static bool is_of(const struct architecture *a, const char *class_name) {
 }
 
 const struct architecture *arch_find(const char *class_name, const char *model_type, struct tl_error *err) {
-  char known[1024] = "";
-  size_t at = 0;
   for (size_t i = 0; i < N_ARCHITECTURES; i++) {
     if (is_of(&architectures[i], class_name) ||
         (!class_name[0] && strcmp(model_type, architectures[i].name) == 0))
       return &architectures[i];
-    if (at < sizeof known)
-      at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", architectures[i].name);
   }
-  tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: architectures: '%s' is not known; known are: %s",
-               class_name, known);
+  tl_error_set(err, TL_EUNSUPPORTED, "model.path",
+               "config.json: architectures: '%s' is not known; `tokenlane models --supported` lists those that are", class_name);
   return NULL;
 }

@@ -18,8 +18,8 @@ enum {
 };
 
 /* A new architecture is a new row: general.architecture, the class that transformers has for it, and
- * what llama.cpp takes for granted, which its files do not say. Mistral's and Mixtral's files say llama, those of RoBERTa and
- * XLM-RoBERTa say bert: their first positions, which no text uses, are cut off. */
+ * what llama.cpp takes for granted, which its files do not say. Mistral's and Mixtral's files say llama, Gemma 3's with pictures
+ * gemma3, Qwen2-VL's qwen2vl, those of RoBERTa and XLM-RoBERTa bert: their first positions, which no text uses, are cut off. */
 static const struct known {
   const char *name, *class_name;
   uint32_t traits;
@@ -41,6 +41,8 @@ static const struct known {
     {"qwen2moe", "Qwen2MoeForCausalLM", EXPERTS, 0, 0, 0, 0},
     {"qwen3moe", "Qwen3MoeForCausalLM", EXPERTS | NORMALIZED, 0, 0, 0, 0},
     {"gpt-oss", "GptOssForCausalLM", EXPERTS | WINDOWS | UNROUNDED, 0, 0, 0, 0},
+    {"qwen2vl", "Qwen2_5_VLForConditionalGeneration", 0, 0, 0, 0, 0},
+    {"qwen3vl", "Qwen3VLForConditionalGeneration", 0, 0, 0, 0, 0},
     {"bert", "BertModel", ENCODER, 0, 0, 0, 0},
     {"nomic-bert", "NomicBertModel", ENCODER, 0, 0, 0, 0},
     {"modern-bert", "ModernBertModel", ENCODER | WINDOWS | GLOBAL_FIRST, 0, 0, 0, 0},
@@ -49,7 +51,9 @@ static const struct known {
 #define N_ARCHITECTURES (sizeof architectures / sizeof *architectures)
 
 bool gguf_knows_class(const char *class_name) {
-  static const char *const others[] = {"MistralForCausalLM", MIXTRAL, "RobertaModel", "XLMRobertaModel"};
+  static const char *const others[] = {"MistralForCausalLM", MIXTRAL, "RobertaModel", "XLMRobertaModel",
+                                       "Gemma3ForConditionalGeneration", "Mistral3ForConditionalGeneration",
+                                       "Qwen2VLForConditionalGeneration"};
   for (size_t i = 0; i < sizeof others / sizeof *others; i++)
     if (strcmp(others[i], class_name) == 0) return true;
   for (size_t i = 0; i < N_ARCHITECTURES; i++)
@@ -261,16 +265,15 @@ static void take_defaults(const struct tl_gguf *g, const struct known *a, struct
 
 static const struct known *find_architecture(const struct tl_gguf *g, struct tl_error *err) {
   const char *text = "";
-  size_t length = 0, at = 0;
-  char names[256] = "";
+  size_t length = 0;
   tl_gguf_text(g, "general.architecture", &text, &length);
   for (size_t i = 0; i < N_ARCHITECTURES; i++) {
     const char *name = architectures[i].name;
     if (strlen(name) == length && memcmp(name, text, length) == 0) return &architectures[i];
-    if (at < sizeof names) at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", i ? ", " : "", name);
   }
-  tl_error_set(err, TL_EUNSUPPORTED, "model.path", "%.120s: general.architecture: '%.*s' is not known; known are: %s",
-               g->file.name, (int)(length < 60 ? length : 60), text, names);
+  tl_error_set(err, TL_EUNSUPPORTED, "model.path",
+               "%.120s: general.architecture: '%.*s' is not known; `tokenlane models --supported` lists those that are", g->file.name,
+               (int)(length < 60 ? length : 60), text);
   return NULL;
 }
 

@@ -41,6 +41,7 @@ static const struct key keys[] = {
     {"use_qkv_bias", KIND_BOOL, AT(use_qkv_bias), 0, 0, 0, false},
     {"qk_layernorm", KIND_BOOL, AT(qk_layernorm), 0, 0, 0, false},
     {"use_parallel_residual", KIND_BOOL, AT(use_parallel_residual), 0, 0, 0, false},
+    {"use_bidirectional_attention", KIND_BOOL, AT(use_bidirectional_attention), 0, 0, 0, false},
     {"attn_logit_softcapping", KIND_NUMBER, AT(attn_logit_softcapping), 0, 1e-3, 1e6, false},
     {"final_logit_softcapping", KIND_NUMBER, AT(final_logit_softcapping), 0, 1e-3, 1e6, false},
     {"type_vocab_size", KIND_INTEGER, AT(type_vocab_size), 0, 0, 65536, false},
@@ -153,7 +154,7 @@ static int read_keys(const char *file, const struct key *table, size_t n, json_t
     int r = TL_OK;
     if (value && !json_is_null(value))
       r = read_key(file, &table[i], value, config, err);
-    else if (table[i].required)
+    else if (table[i].required && *(int64_t *)(void *)((char *)config + table[i].offset) == 0)
       r = tl_error_set(err, TL_ECORRUPT, "model.path", "%s: %s: is required", file, table[i].name);
     if (r < 0) return r;
   }
@@ -299,14 +300,28 @@ static int64_t count_labels(json_t *object) {
   return json_is_object(labels) ? (int64_t)json_object_size(labels) : 2;
 }
 
-/* An architecture that is not known is refused later, with the rest of config.json read. */
-static void take_defaults(struct hf_config *c, const char *model_type) {
+/* An architecture that is not known is refused later, with the rest of config.json read: it is NULL. *ret_text: the object
+ * that has the keys of the model that makes text. */
+static int take_defaults(struct hf_config *c, json_t *object, const struct architecture **ret, json_t **ret_text, struct tl_error *err) {
   struct tl_error unknown = {0};
-  arch_encoder_defaults(arch_find(c->architecture, model_type ? model_type : "", &unknown), c);
+  const char *type = json_string_value(json_object_get(object, "model_type"));
+  *ret = arch_find(c->architecture, type ? type : "", &unknown);
+  arch_encoder_defaults(*ret, c);
+  return hf_nested_text(*ret, object, c, ret_text, err);
+}
+
+/* Of a model of pictures, too: what is said of the whole; and that the two matrices of tokens are one is seen by the files. */
+static void finish_nested(struct hf_config *c, json_t *object, const struct architecture *a) {
+  if (!hf_is_nested(a)) return;
+  snprintf(c->model_type, sizeof c->model_type, "%s", a->name);
+  read_eos(c, json_object_get(object, "eos_token_id"));
+  c->tie_word_embeddings = false;
+  if (strcmp(c->rope_type, "mrope") == 0) strcpy(c->rope_type, ""); /* the three positions of a token of text are the same */
 }
 
 int model_read_config(const char *folder, struct hf_config *ret, struct tl_error *err) {
-  json_t *rope = NULL;
+  const struct architecture *a;
+  json_t *rope = NULL, *text;
   hf_config_defaults(ret);
   json_t *object = hf_load_object(folder, "config.json", true, err);
   if (!object) return TL_ECORRUPT;
@@ -314,13 +329,14 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   ret->n_labels = count_labels(object);
   const char *architecture = json_string_value(json_array_get(json_object_get(object, "architectures"), 0));
   snprintf(ret->architecture, sizeof ret->architecture, "%s", architecture ? architecture : "");
-  take_defaults(ret, json_string_value(json_object_get(object, "model_type")));
-  int r = read_keys("config.json", keys, sizeof keys / sizeof *keys, object, ret, err);
-  if (r == TL_OK) r = read_rope(ret, object, &rope, err);
-  if (r == TL_OK) r = hf_config_read_lists(ret, object, rope, err);
+  int r = take_defaults(ret, object, &a, &text, err);
+  if (r == TL_OK) r = read_keys("config.json", keys, sizeof keys / sizeof *keys, text, ret, err);
+  if (r == TL_OK) r = read_rope(ret, text, &rope, err);
+  if (r == TL_OK) r = hf_config_read_lists(ret, text, rope, err);
   if (r == TL_OK) r = read_quantization(json_object_get(object, "quantization_config"), ret, err);
   if (r == TL_OK) r = read_generation(folder, ret, err);
-  if (r == TL_OK) read_eos(ret, json_object_get(object, "eos_token_id"));
+  if (r == TL_OK) read_eos(ret, json_object_get(text, "eos_token_id"));
+  if (r == TL_OK) finish_nested(ret, object, a);
   json_decref(object);
   return r == TL_OK ? hf_config_check(ret, "config.json", err) : r;
 }

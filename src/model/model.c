@@ -117,6 +117,7 @@ static int new_model(struct hf_config *config, struct model **ret, const struct 
   tl_arena_init(&m->arena, 0);
   take_config(&m->model, config);
   m->model.architecture = a->name;
+  m->nested = hf_is_nested(a);
   *ret_architecture = a;
   *ret = m;
   return TL_OK;

@@ -59,6 +59,7 @@ struct model {
   const struct hf_config *config; /* while the plan is made */
   const struct architecture *row; /* likewise */
   bool gguf;                  /* tensors have GGUF's names */
+  bool nested;                /* the files hold a model of pictures, too: hf_nested.c */
   bool bare;                  /* names lack the "model." of decoders with an output matrix */
   uint32_t paired_head;       /* and Q and K have heads of so many rows in pairs; 0: they have not */
 };
@@ -100,7 +101,7 @@ struct hf_config {
   int64_t vocab_size, max_position_embeddings;
   double rms_norm_eps, rope_theta;
   bool attention_bias, mlp_bias, tie_word_embeddings;
-  bool use_qkv_bias, qk_layernorm, use_parallel_residual;
+  bool use_qkv_bias, qk_layernorm, use_parallel_residual, use_bidirectional_attention;
   /* 0: none */
   double attn_logit_softcapping, final_logit_softcapping, query_pre_attn_scalar;
   double embedding_multiplier, attention_multiplier, residual_multiplier, logits_scaling;
@@ -140,6 +141,12 @@ struct hf_config {
 json_t *hf_load_object(const char *folder, const char *file, bool required, struct tl_error *err);
 /* What a key that is absent means. */
 void hf_config_defaults(struct hf_config *ret);
+/* hf_nested.c: models of texts and pictures. */
+bool hf_is_nested(const struct architecture *a);
+/* Where the text model's keys are: *ret, borrowed, is the object itself with a that is no such model. Sets what keys that are absent mean. */
+int hf_nested_text(const struct architecture *a, json_t *object, struct hf_config *config, json_t **ret, struct tl_error *err);
+/* What the text model alone would call the tensor, in the buffer; NULL: it is not the text model's. */
+const char *hf_nested_tensor(const char *name, char *buffer, size_t size);
 /* hf_layers.c: layer_types, no_rope_layers, and long_factor of rope. */
 int hf_config_read_lists(struct hf_config *config, json_t *object, json_t *rope, struct tl_error *err);
 int model_read_config(const char *folder, struct hf_config *ret, struct tl_error *err);

@@ -86,9 +86,11 @@ static int add_entries(struct model *m, const char *file, const char *prefix, js
   int r = TL_OK;
   json_object_foreach(header, name, entry) {
     if (strcmp(name, "__metadata__") == 0) continue;
-    char full[400];
-    snprintf(full, sizeof full, "%s%.300s", prefix, name);
-    struct tl_tensor t = {.name = *prefix ? full : name};
+    char full[400], inner[400];
+    const char *plain = m->nested ? hf_nested_tensor(name, inner, sizeof inner) : name;
+    if (!plain) continue;
+    snprintf(full, sizeof full, "%s%.300s", prefix, plain);
+    struct tl_tensor t = {.name = *prefix ? full : plain};
     bool used = false;
     r = read_entry(file, name, entry, data, data_bytes, &t, &ranges[n], &used, err);
     if (r < 0) break;

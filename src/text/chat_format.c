@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The chat templates that a model ships, and the special tokens that they see. Files of their own
- * come before what tokenizer_config.json or GGUF's metadata has, as in transformers. */
+ * come before what tokenizer_config.json or GGUF's metadata has, as in transformers, and chat_template.json after it. */
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
@@ -234,6 +234,19 @@ static int add_special_tokens(const char *folder, json_t *config, struct tl_erro
   return TL_OK;
 }
 
+/* Where models of pictures had theirs until 2025, some of them nowhere else. */
+static int add_processor_file(struct tl_chat_format *format, const char *folder, struct tl_error *err) {
+  char path[4300];
+  json_error_t why;
+  snprintf(path, sizeof path, "%s/chat_template.json", folder);
+  json_t *object = json_load_file(path, JSON_ALLOW_NUL, &why);
+  if (!object && json_error_code(&why) == json_error_cannot_open_file) return TL_OK;
+  if (!object) return tl_error_set(err, TL_ECORRUPT, NULL, "%s:%d: %s", path, why.line, why.text);
+  int r = add_config(format, object, err);
+  json_decref(object);
+  return r < 0 ? tl_error_prefix(err, path) : TL_OK;
+}
+
 /* --- all of it ---------------------------------------------------------------------------------- */
 /* path: of the file that *ret is from. */
 static int read_config(const char *model, const char *folder, char *path, size_t size, json_t **ret, struct tl_error *err) {
@@ -262,6 +275,7 @@ int tl_chat_format_load(const char *model, struct tl_chat_format **ret, struct t
     format->tokens = special_tokens(config);
     r = add_files(format, folder, err);
     if (r == TL_OK && format->n == 0 && (r = add_config(format, config, err)) < 0) tl_error_prefix(err, path);
+    if (r == TL_OK && format->n == 0) r = add_processor_file(format, folder, err);
   }
   json_decref(config);
   if (r == TL_OK && format->n) *ret = format;

@@ -174,6 +174,22 @@ def test_named_templates(start, tmp_path):
     assert "no default" in refused(d)[1] and text(d, messages=HI, chat_template="rag") == "r"
 
 
+def test_the_file_of_models_of_pictures(tmp_path):
+    """chat_template.json, when nothing else has a template."""
+    (tmp_path / "m").write_text(json.dumps(HI))
+    model = folder(tmp_path / "model", chat_template="a{{ messages[0].content }}")
+    (model / "chat_template.json").write_text(json.dumps({"chat_template": "b{{ messages[0].content }}{{ eos_token }}"}))
+    assert run("render", model, "--input", tmp_path / "m") == (0, "ahi", "")
+    folder_config = json.loads((model / "tokenizer_config.json").read_text())
+    del folder_config["chat_template"]
+    (model / "tokenizer_config.json").write_text(json.dumps(folder_config))
+    assert run("render", model, "--input", tmp_path / "m") == (0, "bhi<|im_end|>", "")
+    (model / "chat_template.json").write_text('{"chat_template": "{{ 1"}')
+    assert "chat_template.json: chat_template: line 1" in run("render", model, "--input", tmp_path / "m")[2]
+    (model / "chat_template.json").write_text("{")
+    assert "chat_template.json:1: " in run("render", model, "--input", tmp_path / "m")[2]
+
+
 def test_special_tokens_come_from_the_models_files(tmp_path):
     model = folder(tmp_path / "model", "{{ bos_token is defined }}{{ unk_token }}{{ sep_token }}{{ image_token }}{{ additional_special_tokens }}{{ eos_token }}",
                    sep_token={"content": "<sep>", "lstrip": False}, extra_special_tokens={"image_token": "<img>"}, additional_special_tokens=["<a>", {"content": "<b>"}])

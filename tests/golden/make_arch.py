@@ -52,6 +52,15 @@ MODELS = {
                               layer_types=["sliding_attention", "sliding_attention", "full_attention"],
                               rope_parameters=dict(sliding_attention=theta(10000.0), full_attention=dict(
                                   rope_type="linear", factor=8.0, rope_theta=1000000.0)))),
+    # models of pictures, too, whose text model alone is asked; text sizes that are transformers' own are left out
+    "gemma3_vision": ("Gemma3", dict(hidden_size=40, num_hidden_layers=3, sliding_window=18, num_attention_heads=8, num_key_value_heads=4, head_dim=14,
+                                     query_pre_attn_scalar=256, tie_word_embeddings=False,
+                                     layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+                                     rope_parameters=dict(sliding_attention=theta(10000.0), full_attention=dict(
+                                         rope_type="linear", factor=8.0, rope_theta=1000000.0)))),
+    "mistral3": ("Mistral3", dict(sliding_window=None, rope_parameters=theta(1e6))),
+    "qwen2_5_vl": ("Qwen2_5_VL", dict(hidden_size=56, rope_parameters=theta(1e6, mrope_section=[2, 2, 3]), tie_word_embeddings=True)),
+    "qwen3_vl": ("Qwen3VL", dict(rope_parameters=theta(5e6, mrope_section=[3, 2, 2], mrope_interleaved=True))),
     "olmo2": ("Olmo2", dict(hidden_size=56)),
     "granite": ("Granite", dict(hidden_size=56, embedding_multiplier=3.0, attention_multiplier=0.11,
                                 residual_multiplier=0.6, logits_scaling=0.7)),
@@ -69,6 +78,14 @@ MODELS = {
                                      sliding_window=128, rope_parameters=GPT_OSS)),
 }
 CONFIG = {"Gemma3": "Gemma3TextConfig"}
+# by the name of the golden folder: the text model's configuration, and as little of another one for pictures as there can be
+SIGHT = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_heads=1, depth=1, patch_size=2)
+NESTED = {
+    "gemma3_vision": ("Gemma3TextConfig", SIGHT | dict(model_type="siglip_vision_model", image_size=4)),
+    "mistral3": ("MistralConfig", SIGHT | dict(model_type="pixtral", head_dim=8, image_size=4)),
+    "qwen2_5_vl": ("Qwen2_5_VLTextConfig", SIGHT | dict(out_hidden_size=56)),
+    "qwen3_vl": ("Qwen3VLTextConfig", SIGHT | dict(out_hidden_size=36, num_position_embeddings=4, deepstack_visual_indexes=[0])),
+}
 
 
 def draw_weights(model, generator, plus_one):
@@ -82,7 +99,7 @@ def draw_weights(model, generator, plus_one):
         elif "experts." in name and weight.dim() == 3:
             fan_in = weight.shape[1 if model.config.model_type == "gpt_oss" else 2]
             value = noise * 1.2 / fan_in ** 0.5
-        elif "norm" in name:
+        elif "norm" in name or weight.dim() < 2:
             value = (0 if plus_one else 1) + 0.2 * noise
         elif "lm_head" in name or "embed_tokens" in name:
             tied = model.config.tie_word_embeddings
@@ -119,34 +136,62 @@ def file_tensors(model):
         return load_file(f"{folder}/model.safetensors")
 
 
-def make_model(name):
+def make_config(name):
     family, changes = MODELS[name]
+    config_class = getattr(transformers, CONFIG.get(family, family + "Config"))
+    if name not in NESTED:
+        return config_class(**(SIZES | changes), attn_implementation="eager"), family + "ForCausalLM"
+    text_class, sight = NESTED[name]
+    text = getattr(transformers, text_class)(**(SIZES | changes))
+    outer = {k: changes[k] for k in ("tie_word_embeddings",) if k in changes}
+    config = getattr(transformers, family + "Config")(text_config=text.to_dict(), vision_config=sight, attn_implementation="eager",
+                                                      **({"tie_word_embeddings": False} | outer))
+    return config, family + "ForConditionalGeneration"
+
+
+DROP = ("id2label", "label2id", "problem_type", "return_dict", "output_", "chunk_size", "transformers_version", "base_model")
+
+
+def written_config(name, config, architecture):
+    """As published: what transformers takes for granted is left out of nested ones, and Qwen2.5-VL's are flat."""
+    written = json.loads(config.to_json_string(use_diff=False))
+    written = {k: v for k, v in written.items() if not k.startswith(DROP)}
+    written["architectures"] = [architecture]
+    if name in NESTED:
+        text = {k: v for k, v in written.pop("text_config").items() if not k.startswith(DROP) and v is not None}
+        for key in ("num_attention_heads", "num_key_value_heads", "query_pre_attn_scalar", "eos_token_id") if name == "gemma3_vision" else ():
+            text.pop(key)
+        if name != "qwen2_5_vl":
+            return written | {"text_config": text, "eos_token_id": SIZES["eos_token_id"]}
+        rope = text.pop("rope_parameters")
+        return text | written | {"rope_theta": rope["rope_theta"], "rope_scaling": dict(type="mrope", mrope_section=rope["mrope_section"])}
+    known = type(config)().to_dict()
+    written = {k: v for k, v in written.items() if k in SIZES or k == "architectures" or k in known and v is not None}
+    if "head_dim" not in known and MODELS[name][0] != "Qwen3Moe":  # whose published configurations have it
+        written.pop("head_dim", None)
+    return written
+
+
+def make_model(name):
+    family = MODELS[name][0]
     folder = f"{HERE}/arch/{name}"
     generator = torch.Generator().manual_seed(sum(name.encode()))
-    config_class = getattr(transformers, CONFIG.get(family, family + "Config"))
-    config = config_class(**(SIZES | changes), attn_implementation="eager")
-    model = getattr(transformers, family + "ForCausalLM")(config).float().eval()
+    config, architecture = make_config(name)
+    model = getattr(transformers, architecture)(config).float().eval()
     draw_weights(model, generator, family.startswith("Gemma"))
     if config.tie_word_embeddings:
         model.tie_weights()
     shipped = round_to_mxfp4(model, generator) if name.endswith("_mxfp4") else {}
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
-    written = json.loads(config.to_json_string(use_diff=False))
-    written = {k: v for k, v in written.items() if k in SIZES or k in config_class().to_dict() and v is not None}
-    drop = ("id2label", "label2id", "problem_type", "return_dict", "output_", "chunk_size", "transformers_version", "base_model")
-    written = {k: v for k, v in written.items() if not k.startswith(drop)}
-    if "head_dim" not in config_class().to_dict() and family != "Qwen3Moe":  # whose published configurations have it
-        written.pop("head_dim", None)
-    written["architectures"] = [family + "ForCausalLM"]
+    written = written_config(name, config, architecture)
     with open(f"{folder}/config.json", "w") as out:
         json.dump(written, out, indent=1, sort_keys=True)
         out.write("\n")
-    tensors = file_tensors(model) if "experts_per_tok" in str(written) else model.state_dict()
+    tensors = file_tensors(model) if "experts_per_tok" in str(written) or name in NESTED else model.state_dict()
     tensors = {k: v.contiguous() for k, v in tensors.items() if not (k == "lm_head.weight" and config.tie_word_embeddings)}
     save_file(tensors, f"{folder}/model.safetensors", metadata={"format": "pt"})
-    again = getattr(transformers, family + "ForCausalLM").from_pretrained(folder, dtype=torch.float32,
-                                                                        attn_implementation="eager")
+    again = getattr(transformers, architecture).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     ids = torch.arange(100).unsqueeze(0)
     assert torch.equal(again(ids).logits, model(ids).logits), folder
     if shipped:  # transformers needs a GPU to read these: it has read the floats above

@@ -22,7 +22,8 @@ from make_gguf import HERE, OUT, gguf_name, permute, read_folder, write
 MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_deep": A.SMOLLM3, "phi3": A.PHI3,
           "phi4_longrope": A.PHI3, "gemma2": A.GEMMA2, "gemma3": A.GEMMA3, "olmo2": A.OLMO2, "granite": A.GRANITE,
           "stablelm": A.STABLELM, "glm4": A.GLM4, "mixtral": A.LLAMA, "qwen2_moe": A.QWEN2MOE, "qwen3_moe": A.QWEN3MOE,
-          "gpt_oss_mxfp4": A.GPT_OSS}
+          "gpt_oss_mxfp4": A.GPT_OSS, "gemma3_vision": A.GEMMA3, "mistral3": A.LLAMA, "qwen2_5_vl": A.QWEN2VL, "qwen3_vl": A.QWEN3VL}
+TEXT_DEFAULTS = dict(num_attention_heads=8, num_key_value_heads=4, query_pre_attn_scalar=256)  # Gemma 3's
 PARTS = {"w1": "gate", "w3": "up", "w2": "down", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
 PAIRED = (A.LLAMA, A.SMOLLM3, A.GRANITE)
 GEMMA = (A.GEMMA2, A.GEMMA3)
@@ -52,6 +53,10 @@ def add_keys(out, arch, config, head_dim):
     if arch in (A.LLAMA, A.SMOLLM3, A.GRANITE, A.PHI3, A.STABLELM, A.GLM4):
         out.add_rope_dimension_count(int(head_dim * full.get("partial_rotary_factor", 1)))
     add_rope(out, arch, config, full)
+    if arch in (A.QWEN2VL, A.QWEN3VL):
+        out.add_rope_dimension_sections(rope["mrope_section"] + [0])
+    if arch == A.QWEN3VL:
+        out.add_num_deepstack_layers(1)
     if arch in GEMMA:
         out.add_sliding_window(config["sliding_window"])
     if arch == A.GEMMA3:  # the converter leaves 6, which llama.cpp takes for granted
@@ -143,15 +148,24 @@ def change(arch, config, head_dim, name, data):
     return np.ascontiguousarray(data, dtype=np.float32)
 
 
+def text_tensors(tensors):
+    """Without those for pictures, and with the names that the text model alone would have."""
+    named = {k.removeprefix("language_model.").replace("model.language_model.", "model."): v for k, v in tensors.items()}
+    return {k: v for k, v in named.items() if k.startswith(("lm_head.", "model.embed_tokens.", "model.layers.", "model.norm."))}
+
+
 def make(name, file=None, qtype=None):
     """qtype: of matrices whose rows are whole blocks of it."""
     arch, folder = MODELS[name], f"{HERE}/arch/{name}"
     config = json.load(open(f"{folder}/config.json"))
+    config = TEXT_DEFAULTS | config.get("text_config", config)
+    if "rope_scaling" in config:  # Qwen2.5-VL
+        config["rope_parameters"] = config["rope_scaling"] | dict(rope_type="default", rope_theta=config["rope_theta"])
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     out = gguf.GGUFWriter(f"{OUT}/arch_{file or name}.gguf", gguf.MODEL_ARCH_NAMES[arch])
     add_keys(out, arch, config, head_dim)
     names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
-    for tensor, data in stack_experts(out, config, read_folder(folder)).items():
+    for tensor, data in stack_experts(out, config, text_tensors(read_folder(folder))).items():
         if tensor.endswith(("shared_expert_gate.weight", "self_attn.sinks")):
             data = data.reshape(-1)
             tensor = tensor.replace("sinks", "sinks.weight")

@@ -50,7 +50,11 @@ static void test_llamas(void **state) {
                 {"arch/mixtral", "gguf/arch_mixtral.gguf", 0},
                 {"arch/qwen2_moe", "gguf/arch_qwen2_moe.gguf", 0},
                 {"arch/qwen3_moe", "gguf/arch_qwen3_moe.gguf", 0},
-                {"arch/gpt_oss_mxfp4", "gguf/arch_gpt_oss_mxfp4.gguf", 0}};
+                {"arch/gpt_oss_mxfp4", "gguf/arch_gpt_oss_mxfp4.gguf", 0},
+                {"arch/gemma3_vision", "gguf/arch_gemma3_vision.gguf", 1e-3f},
+                {"arch/mistral3", "gguf/arch_mistral3.gguf", 0},
+                {"arch/qwen2_5_vl", "gguf/arch_qwen2_5_vl.gguf", 0},
+                {"arch/qwen3_vl", "gguf/arch_qwen3_vl.gguf", 0}};
   for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
     struct tl_model *a = load_model(models[i].folder), *b = load_model(models[i].file);
     struct sequence *x = answer(a, N_PROMPT, 5 + i), *y = answer(b, N_PROMPT, 5 + i);

@@ -282,7 +282,7 @@ static void test_wrong_models(void **state) {
     const char *message;
   } cases[] = {
       {"llama", "llama.head_count_nobody_reads", 1, "tensor 'token_embd.weight' is missing"},
-      {"lama", "a", 1, "general.architecture: 'lama' is not known; known are: llama"},
+      {"lama", "a", 1, "general.architecture: 'lama' is not known; `tokenlane models --supported` lists"},
       {"llama", "llama.attention.key_length", 7, "llama.attention.key_length: expected"},
       {"llama", "llama.expert_count", 8, "metadata: expert_used_count: expected 1 to the number of experts"},
       {"llama", "llama.expert_count", 1025, "llama.expert_count: expected an integer from 0 to 1024"},
