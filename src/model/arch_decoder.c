@@ -101,6 +101,7 @@ static bool slides(const struct maker *k, uint32_t layer) {
   switch (k->a->window) {
     case WINDOW_ALTERNATE: return layer % 2 == 0;
     case WINDOW_PATTERN: return (layer + 1) % (uint64_t)c->sliding_window_pattern != 0;
+    case WINDOW_NOT_FOURTH: return layer % 4 != 3;
     case WINDOW_OPTIONAL: return layer >= c->max_window_layers;
     default: return true;
   }
@@ -129,7 +130,7 @@ static int attend(struct maker *k, uint32_t layer) {
   bool window = slides(k, layer);
   if (rotates(k, layer)) {
     struct tl_op *rope = plan_add(k->m, TL_OP_ROPE, layer);
-    bool local = window && is(k, ARCH_LOCAL_ROPE);
+    bool local = window && is(k, ARCH_LOCAL_ROPE | ARCH_LOCAL_PLAIN);
     rope->features |= (is(k, ARCH_INTERLEAVED) ? TL_F_INTERLEAVED : 0) | (local ? TL_F_LOCAL : 0) |
                       (k->m->model.n_rotated < k->m->model.head_dim ? TL_F_PARTIAL : 0);
     if (!local) multiply(rope, (double)k->rope_factor);

@@ -21,6 +21,8 @@ static const struct architecture architectures[] = {
     {"Gemma3ForCausalLM", "gemma3_text", GEMMA_NORMS, GEMMA | ARCH_QK_NORM | ARCH_LOCAL_ROPE, WINDOW_PATTERN, 1},
     {"Olmo2ForCausalLM", "olmo2", NULL, "post_attention_layernorm", NULL, "post_feedforward_layernorm",
      ARCH_QK_NORM_ROW, WINDOW_NONE, 1},
+    {"Olmo3ForCausalLM", "olmo3", NULL, "post_attention_layernorm", NULL, "post_feedforward_layernorm",
+     ARCH_QK_NORM_ROW | ARCH_LOCAL_PLAIN, WINDOW_NOT_FOURTH, 1},
     {"GraniteForCausalLM", "granite", PRE_NORMS, ARCH_MULTIPLIERS, WINDOW_NONE, 1},
     {"StableLmForCausalLM", "stablelm", PRE_NORMS, ARCH_LAYER_NORM | ARCH_PARTIAL | ARCH_NO_OUT_BIAS, WINDOW_NONE, 0.25},
     {"Glm4ForCausalLM", "glm4", "input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm",
@@ -29,7 +31,7 @@ static const struct architecture architectures[] = {
     {"Qwen2MoeForCausalLM", "qwen2_moe", PRE_NORMS, ARCH_NO_OUT_BIAS | ARCH_QKV_BIAS_KEY, WINDOW_OPTIONAL, 1},
     {"Qwen3MoeForCausalLM", "qwen3_moe", PRE_NORMS, ARCH_QK_NORM, WINDOW_OPTIONAL, 1},
     {"GptOssForCausalLM", "gpt_oss", PRE_NORMS, ARCH_SINKS, WINDOW_ALTERNATE, 1},
-    /* text models of those with pictures: hf_nested.c knows the rest */
+    /* text models of those with pictures: hf_classes.c knows the rest */
     {"Gemma3ForConditionalGeneration", "gemma3", GEMMA_NORMS, GEMMA | ARCH_QK_NORM | ARCH_LOCAL_ROPE, WINDOW_PATTERN, 1},
     {"Mistral3ForConditionalGeneration", "mistral3", PRE_NORMS, ARCH_TIED, WINDOW_ALL, 1},
     {"Qwen2VLForConditionalGeneration", "qwen2_vl", PRE_NORMS, ARCH_QKV_BIAS | ARCH_NO_OUT_BIAS | ARCH_TIED, WINDOW_OPTIONAL, 1},

@@ -14,12 +14,13 @@ enum {
   NORMALIZED = 1 << 4, /* shares of the chosen experts sum up to 1 */
   UNROUNDED = 1 << 5,  /* YaRN's borders are not whole dimensions */
   ENCODER = 1 << 6,    /* each row looks at all others */
+  WHOLE_FACTOR = 1 << 8, /* rope.scaling.attn_factor has YaRN's own in it */
   GLOBAL_FIRST = 1 << 7, /* sliding_window_pattern: the first of so many layers has no window, not the last */
 };
 
 /* A new architecture is a new row: general.architecture, the class that transformers has for it, and
  * what llama.cpp takes for granted, which its files do not say. Mistral's and Mixtral's files say llama, Gemma 3's with pictures
- * gemma3, Qwen2-VL's qwen2vl, those of RoBERTa and XLM-RoBERTa bert: their first positions, which no text uses, are cut off. */
+ * gemma3, OLMo 3's olmo2, Qwen2-VL's qwen2vl, those of RoBERTa and XLM-RoBERTa bert: their first positions, which no text uses, are cut off. */
 static const struct known {
   const char *name, *class_name;
   uint32_t traits;
@@ -34,7 +35,7 @@ static const struct known {
     {"phi3", "Phi3ForCausalLM", PARTIAL | WINDOWS, 0, 0, 0, 0},
     {"gemma2", "Gemma2ForCausalLM", WINDOWS, 4096, 50, 30, 46},
     {"gemma3", "Gemma3ForCausalLM", WINDOWS, 0, 0, 0, 62},
-    {"olmo2", "Olmo2ForCausalLM", 0, 0, 0, 0, 0},
+    {"olmo2", "Olmo2ForCausalLM", WINDOWS | WHOLE_FACTOR, 0, 0, 0, 0},
     {"granite", "GraniteForCausalLM", PAIRED, 0, 0, 0, 0},
     {"stablelm", "StableLmForCausalLM", PARTIAL, 0, 0, 0, 0},
     {"glm4", "Glm4ForCausalLM", PARTIAL, 0, 0, 0, 0},
@@ -48,10 +49,11 @@ static const struct known {
     {"modern-bert", "ModernBertModel", ENCODER | WINDOWS | GLOBAL_FIRST, 0, 0, 0, 0},
 };
 #define MIXTRAL "MixtralForCausalLM"
+#define OLMO3 "Olmo3ForCausalLM"
 #define N_ARCHITECTURES (sizeof architectures / sizeof *architectures)
 
 bool gguf_knows_class(const char *class_name) {
-  static const char *const others[] = {"MistralForCausalLM", MIXTRAL, "RobertaModel", "XLMRobertaModel",
+  static const char *const others[] = {"MistralForCausalLM", MIXTRAL, OLMO3, "RobertaModel", "XLMRobertaModel",
                                        "Gemma3ForConditionalGeneration", "Mistral3ForConditionalGeneration",
                                        "Qwen2VLForConditionalGeneration"};
   for (size_t i = 0; i < sizeof others / sizeof *others; i++)
@@ -203,13 +205,13 @@ static int read_rope_type(const struct tl_gguf *g, const char *architecture, str
 }
 
 /* Of cosine and sine; YaRN has one of its own besides. */
-static int read_rope_factor(const struct tl_gguf *g, const char *architecture, struct hf_config *c, struct tl_error *err) {
+static int read_rope_factor(const struct tl_gguf *g, const struct known *a, struct hf_config *c, struct tl_error *err) {
   char key[128];
   double factor;
-  key_name(architecture, "rope.scaling.attn_factor", key, sizeof key);
+  key_name(a->name, "rope.scaling.attn_factor", key, sizeof key);
   if (!tl_gguf_number(g, key, &factor)) return TL_OK;
   if (!(factor >= 1e-3 && factor <= 1e3)) return unsupported(g, key, err, "expected 0.001 to 1000");
-  if (strcmp(c->rope_type, "yarn") == 0)
+  if (strcmp(c->rope_type, "yarn") == 0 && !(a->traits & WHOLE_FACTOR))
     factor *= c->attention_factor > 0 ? c->attention_factor : 0.1 * log(c->rope_factor) + 1;
   c->attention_factor = factor;
   return TL_OK;
@@ -255,6 +257,10 @@ static void take_defaults(const struct tl_gguf *g, const struct known *a, struct
   int64_t head_dim = c->head_dim ? c->head_dim : c->hidden_size / c->num_attention_heads;
   bool odd = a->odd_layers && c->num_hidden_layers == a->odd_layers;
   if (c->n_experts && strcmp(a->name, "llama") == 0) strcpy(c->architecture, MIXTRAL);
+  if (c->sliding_window && strcmp(a->name, "olmo2") == 0) {
+    strcpy(c->architecture, OLMO3);
+    c->rope_local_base_freq = c->rope_theta;
+  }
   c->norm_topk_prob = a->traits & NORMALIZED;
   c->rope_untruncated = a->traits & UNROUNDED;
   int64_t divisor = odd ? c->hidden_size / c->num_attention_heads : head_dim;
@@ -312,7 +318,7 @@ int gguf_read_config(const struct tl_gguf *g, struct hf_config *c, bool *ret_pai
   r = read_pattern(g, a, c, err);
   if (a->traits & GLOBAL_FIRST) take_local(c);
   if (r == TL_OK) r = read_rope_type(g, a->name, c, err);
-  if (r == TL_OK) r = read_rope_factor(g, a->name, c, err);
+  if (r == TL_OK) r = read_rope_factor(g, a, c, err);
   if (r == TL_OK) r = check_rest(g, a, c, err);
   return r == TL_OK ? hf_config_check(c, g->file.name, err) : r;
 }

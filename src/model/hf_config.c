@@ -274,6 +274,7 @@ static int read_rope(struct hf_config *c, json_t *object, json_t **ret_rope, str
   if (r == TL_OK && json_is_object(scaling)) r = read_keys("config.json", rope_keys, n, scaling, c, err);
   /* ModernBERT's way to say that all layers turn alike */
   if (json_is_null(json_object_get(object, "local_rope_theta")) && !json_is_object(local)) c->rope_local_base_freq = c->rope_theta;
+  if (c->rope_local_base_freq == 0) c->rope_local_base_freq = c->rope_theta;
   *ret_rope = json_is_object(scaling) ? scaling : parameters;
   return r;
 }
@@ -307,7 +308,9 @@ static int take_defaults(struct hf_config *c, json_t *object, const struct archi
   const char *type = json_string_value(json_object_get(object, "model_type"));
   *ret = arch_find(c->architecture, type ? type : "", &unknown);
   arch_encoder_defaults(*ret, c);
-  return hf_nested_text(*ret, object, c, ret_text, err);
+  hf_class_defaults(*ret, c);
+  if (*ret && (*ret)->traits & ARCH_LOCAL_PLAIN) c->rope_local_base_freq = 0;
+  return hf_nested_text(*ret, object, ret_text, err);
 }
 
 /* Of a model of pictures, too: what is said of the whole; and that the two matrices of tokens are one is seen by the files. */

@@ -77,7 +77,7 @@ static int make_plan(struct model *m, const struct architecture *architecture, c
   if (r == TL_OK && arch_encoder_of(architecture)) r = arch_encoder_plan(m, architecture, c, pooling, factor, err);
   else if (r == TL_OK) r = arch_decoder_plan(m, architecture, c, pooling, factor, err);
   m->model.inv_freq = inv_freq;
-  if (architecture->traits & ARCH_LOCAL_ROPE) {
+  if (architecture->traits & (ARCH_LOCAL_ROPE | ARCH_LOCAL_PLAIN)) {
     model_rope_local(c, local);
     m->model.inv_freq_local = local;
   }

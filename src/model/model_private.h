@@ -59,7 +59,7 @@ struct model {
   const struct hf_config *config; /* while the plan is made */
   const struct architecture *row; /* likewise */
   bool gguf;                  /* tensors have GGUF's names */
-  bool nested;                /* the files hold a model of pictures, too: hf_nested.c */
+  bool nested;                /* the files hold a model of pictures, too: hf_classes.c */
   bool bare;                  /* names lack the "model." of decoders with an output matrix */
   uint32_t paired_head;       /* and Q and K have heads of so many rows in pairs; 0: they have not */
 };
@@ -141,10 +141,12 @@ struct hf_config {
 json_t *hf_load_object(const char *folder, const char *file, bool required, struct tl_error *err);
 /* What a key that is absent means. */
 void hf_config_defaults(struct hf_config *ret);
-/* hf_nested.c: models of texts and pictures. */
+/* hf_classes.c: what keys that are absent mean, where a class (which may be NULL) differs from others. */
+void hf_class_defaults(const struct architecture *a, struct hf_config *config);
+/* Whether it is a model of texts and pictures. */
 bool hf_is_nested(const struct architecture *a);
-/* Where the text model's keys are: *ret, borrowed, is the object itself with a that is no such model. Sets what keys that are absent mean. */
-int hf_nested_text(const struct architecture *a, json_t *object, struct hf_config *config, json_t **ret, struct tl_error *err);
+/* Where the text model's keys are: *ret, borrowed, is the object itself with a that is no such model. */
+int hf_nested_text(const struct architecture *a, json_t *object, json_t **ret, struct tl_error *err);
 /* What the text model alone would call the tensor, in the buffer; NULL: it is not the text model's. */
 const char *hf_nested_tensor(const char *name, char *buffer, size_t size);
 /* hf_layers.c: layer_types, no_rope_layers, and long_factor of rope. */
@@ -213,11 +215,12 @@ enum arch_trait {
   ARCH_NOPE = 1 << 15,        /* some layers do not rotate */
   ARCH_GELU = 1 << 16,        /* gelu_pytorch_tanh in place of silu */
   ARCH_PARTIAL = 1 << 17,     /* partial_rotary_factor */
+  ARCH_LOCAL_PLAIN = 1 << 18, /* layers with a window rotate without the scaling of the others */
   ARCH_SINKS = 1 << 24,       /* a score beside those of positions */
   ARCH_QKV_BIAS_KEY = 1 << 25, /* biases of q, k, v, unless qkv_bias is false */
 };
 /* Which layers look at a window when layer_types does not say. */
-enum arch_window { WINDOW_NONE, WINDOW_ALL, WINDOW_ALTERNATE, WINDOW_PATTERN, WINDOW_OPTIONAL };
+enum arch_window { WINDOW_NONE, WINDOW_ALL, WINDOW_ALTERNATE, WINDOW_PATTERN, WINDOW_OPTIONAL, WINDOW_NOT_FOURTH };
 
 struct architecture {
   const char *class_name, *name;

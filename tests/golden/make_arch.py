@@ -62,6 +62,9 @@ MODELS = {
     "qwen2_5_vl": ("Qwen2_5_VL", dict(hidden_size=56, rope_parameters=theta(1e6, mrope_section=[2, 2, 3]), tie_word_embeddings=True)),
     "qwen3_vl": ("Qwen3VL", dict(rope_parameters=theta(5e6, mrope_section=[3, 2, 2], mrope_interleaved=True))),
     "olmo2": ("Olmo2", dict(hidden_size=56)),
+    "olmo3": ("Olmo3", dict(num_hidden_layers=4, hidden_size=40, head_dim=10, sliding_window=17, rope_parameters=dict(
+        sliding_attention=theta(5000.0), full_attention=dict(rope_type="yarn", rope_theta=5000.0, factor=8.0, attention_factor=1.2,
+                                                             beta_fast=32.0, beta_slow=1.0, original_max_position_embeddings=64)))),
     "granite": ("Granite", dict(hidden_size=56, embedding_multiplier=3.0, attention_multiplier=0.11,
                                 residual_multiplier=0.6, logits_scaling=0.7)),
     "stablelm": ("StableLm", dict(hidden_size=64, head_dim=16, use_qkv_bias=True, rope_parameters=theta(

@@ -20,7 +20,7 @@ from gguf import MODEL_ARCH as A
 from make_gguf import HERE, OUT, gguf_name, permute, read_folder, write
 
 MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_deep": A.SMOLLM3, "phi3": A.PHI3,
-          "phi4_longrope": A.PHI3, "gemma2": A.GEMMA2, "gemma3": A.GEMMA3, "olmo2": A.OLMO2, "granite": A.GRANITE,
+          "phi4_longrope": A.PHI3, "gemma2": A.GEMMA2, "gemma3": A.GEMMA3, "olmo2": A.OLMO2, "olmo3": A.OLMO2, "granite": A.GRANITE,
           "stablelm": A.STABLELM, "glm4": A.GLM4, "mixtral": A.LLAMA, "qwen2_moe": A.QWEN2MOE, "qwen3_moe": A.QWEN3MOE,
           "gpt_oss_mxfp4": A.GPT_OSS, "gemma3_vision": A.GEMMA3, "mistral3": A.LLAMA, "qwen2_5_vl": A.QWEN2VL, "qwen3_vl": A.QWEN3VL}
 TEXT_DEFAULTS = dict(num_attention_heads=8, num_key_value_heads=4, query_pre_attn_scalar=256)  # Gemma 3's
@@ -59,6 +59,9 @@ def add_keys(out, arch, config, head_dim):
         out.add_num_deepstack_layers(1)
     if arch in GEMMA:
         out.add_sliding_window(config["sliding_window"])
+    if "olmo3" in config["model_type"]:
+        out.add_sliding_window(config["sliding_window"])
+        out.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
     if arch == A.GEMMA3:  # the converter leaves 6, which llama.cpp takes for granted
         out.add_sliding_window_pattern(3)
     if arch == A.GEMMA2:
@@ -127,6 +130,8 @@ def add_rope(out, arch, config, rope):
         out.add_rope_scaling_factor(rope["factor"])
     if kind == "yarn":
         out.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if "attention_factor" in rope and kind == "yarn":
+        out.add_rope_scaling_attn_factors(rope["attention_factor"])
     if kind == "longrope":  # without its type, as files were written until 2025
         old, new = rope["original_max_position_embeddings"], config["max_position_embeddings"]
         out.add_rope_scaling_orig_ctx_len(old)

@@ -14,7 +14,8 @@ static const char *const model_names[] = {"f32_odd", "bf16_tied", "f32_llama3", 
                                           "arch/mistral_yarn", "arch/smollm3", "arch/smollm3_deep", "arch/phi3", "arch/phi4_longrope",
                                           "arch/gemma2", "arch/gemma3", "arch/olmo2", "arch/granite", "arch/stablelm",
                                           "arch/glm4", "arch/mixtral", "arch/qwen2_moe", "arch/qwen3_moe", "arch/gpt_oss",
-                                          "arch/gemma3_vision", "arch/mistral3", "arch/qwen2_5_vl", "arch/qwen3_vl"};
+                                          "arch/gemma3_vision", "arch/mistral3", "arch/qwen2_5_vl", "arch/qwen3_vl",
+                                          "arch/olmo3"};
 
 /* --- comparisons ------------------------------------------------------------------------------------ */
 

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/* What goes without saying in config.json of a class; and models of texts and pictures, of which the text model is served
+ * here: where config.json and the files have it. */
+#include <stdio.h>
+#include <string.h>
+
+#include "model/model_private.h"
+
+static const struct class {
+  const char *name;
+  const char *text_type; /* model_type of text_config; NULL: it has none */
+  /* transformers' own, as older files leave them out; 0: as everywhere, or required */
+  int64_t n_heads, n_kv_heads, head_dim, vocab, context;
+  double eps, theta;
+  bool attention_bias;
+} classes[] = {
+    {"Gemma3ForConditionalGeneration", "gemma3_text", 8, 4, 256, 262208, 131072, 1e-6, 1e6, false},
+    {"Mistral3ForConditionalGeneration", "mistral", 0, 8, 0, 0, 0, 1e-6, 1e4, false},
+    {"Qwen2VLForConditionalGeneration", "qwen2_vl_text", 0, 8, 0, 152064, 32768, 1e-5, 1e6, false},
+    {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", 0, 8, 0, 152064, 32768, 1e-5, 1e6, false},
+    {"Qwen3VLForConditionalGeneration", "qwen3_vl_text", 0, 32, 128, 151936, 128000, 1e-6, 5e5, false},
+    {"Olmo3ForCausalLM", NULL, 0, 0, 0, 0, 0, 1e-5, 5e5, false},
+};
+
+static const struct class *find(const struct architecture *a) {
+  for (size_t i = 0; a && i < sizeof classes / sizeof *classes; i++)
+    if (strcmp(classes[i].name, a->class_name) == 0) return &classes[i];
+  return NULL;
+}
+
+bool hf_is_nested(const struct architecture *a) {
+  const struct class *class = find(a);
+  return class && class->text_type;
+}
+
+void hf_class_defaults(const struct architecture *a, struct hf_config *c) {
+  const struct class *class = find(a);
+  if (!class) return;
+  c->num_attention_heads = class->n_heads;
+  c->num_key_value_heads = class->n_kv_heads;
+  c->head_dim = class->head_dim;
+  c->vocab_size = class->vocab;
+  c->max_position_embeddings = class->context;
+  if (class->eps > 0) c->rms_norm_eps = class->eps;
+  if (class->theta > 0) c->rope_theta = class->theta;
+  c->attention_bias = class->attention_bias;
+}
+
+int hf_nested_text(const struct architecture *a, json_t *object, json_t **ret, struct tl_error *err) {
+  const struct class *class = find(a);
+  json_t *text = json_object_get(object, "text_config");
+  *ret = object;
+  if (!class || !class->text_type || !json_is_object(text)) return TL_OK; /* Qwen2.5-VL's have all in one */
+  *ret = text;
+  const char *type = json_string_value(json_object_get(text, "model_type"));
+  if (!type || strcmp(type, class->text_type) == 0) return TL_OK;
+  return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: text_config: model_type: expected %s, got %.60s", class->text_type,
+                      type);
+}
+
+const char *hf_nested_tensor(const char *name, char *buffer, size_t size) {
+  static const char *const prefixes[][2] = {{"language_model.", ""}, {"model.language_model.", "model."}, {"", ""}};
+  static const char *const known[] = {"model.layers.", "model.embed_tokens.", "model.norm.", "lm_head."};
+  for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+    size_t n = strlen(prefixes[i][0]);
+    if (strncmp(name, prefixes[i][0], n) != 0) continue;
+    snprintf(buffer, size, "%s%s", prefixes[i][1], name + n);
+    for (size_t k = 0; k < sizeof known / sizeof *known; k++)
+      if (strncmp(buffer, known[k], strlen(known[k])) == 0) return buffer;
+  }
+  return NULL;
+}
