@@ -108,6 +108,7 @@ static bool slides(const struct maker *k, uint32_t layer) {
 }
 
 static bool rotates(const struct maker *k, uint32_t layer) {
+  if (is(k, ARCH_NOPE_WIDE) && k->c->sliding_window > 0) return slides(k, layer);
   if (!is(k, ARCH_NOPE)) return true;
   if (k->c->has_no_rope_layers) return k->c->rotates[layer];
   return (layer + 1) % (uint64_t)k->c->no_rope_layer_interval != 0;
@@ -196,11 +197,13 @@ static int mlp(struct maker *k, uint32_t layer) {
 static int check(const struct maker *k) {
   const struct hf_config *c = k->c;
   const char *wanted = is(k, ARCH_GELU) ? "gelu_pytorch_tanh" : "silu";
-  if (c->hidden_act[0] && strcmp(c->hidden_act, wanted) != 0)
+  bool legacy = strcmp(k->a->name, "gemma") == 0 && strcmp(c->hidden_act, "gelu") == 0; /* what its first files say, and do not mean */
+  if (c->hidden_act[0] && strcmp(c->hidden_act, wanted) != 0 && !legacy)
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: hidden_act: expected %s, got %s", wanted,
                         c->hidden_act);
-  if (c->use_bidirectional_attention)
-    return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: use_bidirectional_attention: is not supported");
+  const char *no = c->use_bidirectional_attention ? "use_bidirectional_attention" : c->attention_out_bias ? "attention_out_bias"
+                   : c->clip_qkv > 0 ? "clip_qkv" : NULL;
+  if (no) return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: %s: is not supported", no);
   if (is(k, ARCH_LAYER_NORM) && (c->qk_layernorm || c->use_parallel_residual))
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: %s: is not supported",
                         c->qk_layernorm ? "qk_layernorm" : "use_parallel_residual");

@@ -259,12 +259,20 @@ static const struct {
     {"final_norm", "output_norm", false},
 };
 
+/* Whose files name the norm before the MLP as if it ended attention. */
+static bool has_late_name(const struct architecture *a) {
+  static const char *const late[] = {"gpt_oss", "seed_oss", "glm4_moe"};
+  for (size_t i = 0; i < sizeof late / sizeof *late; i++)
+    if (strcmp(late[i], a->name) == 0) return true;
+  return false;
+}
+
 /* Norms are named by their places in a layer, whatever transformers calls them. */
 static const char *norm_name(const struct architecture *a, const char *plan) {
   if (a->pre_attention && strcmp(plan, a->pre_attention) == 0) return "attn_norm";
   if (a->post_attention && strcmp(plan, a->post_attention) == 0) return "post_attention_norm";
   if (a->pre_mlp && strcmp(plan, a->pre_mlp) == 0)
-    return a->traits & ARCH_SINKS ? "post_attention_norm" : "ffn_norm"; /* GPT-OSS's files name it as if it ended attention */
+    return has_late_name(a) ? "post_attention_norm" : "ffn_norm";
   if (a->post_mlp && strcmp(plan, a->post_mlp) == 0) return "post_ffw_norm";
   return NULL;
 }

@@ -10,16 +10,20 @@ static const struct class {
   const char *name;
   const char *text_type; /* model_type of text_config; NULL: it has none */
   /* transformers' own, as older files leave them out; 0: as everywhere, or required */
-  int64_t n_heads, n_kv_heads, head_dim, vocab, context;
+  int64_t n_heads, n_kv_heads, head_dim, vocab, context, window;
   double eps, theta;
   bool attention_bias;
 } classes[] = {
-    {"Gemma3ForConditionalGeneration", "gemma3_text", 8, 4, 256, 262208, 131072, 1e-6, 1e6, false},
-    {"Mistral3ForConditionalGeneration", "mistral", 0, 8, 0, 0, 0, 1e-6, 1e4, false},
-    {"Qwen2VLForConditionalGeneration", "qwen2_vl_text", 0, 8, 0, 152064, 32768, 1e-5, 1e6, false},
-    {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", 0, 8, 0, 152064, 32768, 1e-5, 1e6, false},
-    {"Qwen3VLForConditionalGeneration", "qwen3_vl_text", 0, 32, 128, 151936, 128000, 1e-6, 5e5, false},
-    {"Olmo3ForCausalLM", NULL, 0, 0, 0, 0, 0, 1e-5, 5e5, false},
+    {"Gemma3ForConditionalGeneration", "gemma3_text", 8, 4, 256, 262208, 131072, 4096, 1e-6, 1e6, false},
+    {"Mistral3ForConditionalGeneration", "mistral", 0, 8, 0, 0, 0, 4096, 1e-6, 1e4, false},
+    {"Qwen2VLForConditionalGeneration", "qwen2_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false},
+    {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false},
+    {"Qwen3VLForConditionalGeneration", "qwen3_vl_text", 0, 32, 128, 151936, 128000, 0, 1e-6, 5e5, false},
+    {"Olmo3ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 5e5, false},
+    {"OlmoeForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
+    {"SeedOssForCausalLM", NULL, 0, 0, 128, 0, 0, 0, 0, 0, true},
+    {"Ernie4_5ForCausalLM", NULL, 0, 0, 128, 0, 0, 0, 1e-5, 5e5, false},
+    {"Exaone4ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 0, false},
 };
 
 static const struct class *find(const struct architecture *a) {
@@ -41,6 +45,7 @@ void hf_class_defaults(const struct architecture *a, struct hf_config *c) {
   c->head_dim = class->head_dim;
   c->vocab_size = class->vocab;
   c->max_position_embeddings = class->context;
+  c->sliding_window = class->window;
   if (class->eps > 0) c->rms_norm_eps = class->eps;
   if (class->theta > 0) c->rope_theta = class->theta;
   c->attention_bias = class->attention_bias;

@@ -41,6 +41,9 @@ static const struct key keys[] = {
     {"use_qkv_bias", KIND_BOOL, AT(use_qkv_bias), 0, 0, 0, false},
     {"qk_layernorm", KIND_BOOL, AT(qk_layernorm), 0, 0, 0, false},
     {"use_parallel_residual", KIND_BOOL, AT(use_parallel_residual), 0, 0, 0, false},
+    {"use_bias", KIND_BOOL, AT(use_bias), 0, 0, 0, false},
+    {"attention_out_bias", KIND_BOOL, AT(attention_out_bias), 0, 0, 0, false},
+    {"clip_qkv", KIND_NUMBER, AT(clip_qkv), 0, 0, 1e6, false},
     {"use_bidirectional_attention", KIND_BOOL, AT(use_bidirectional_attention), 0, 0, 0, false},
     {"attn_logit_softcapping", KIND_NUMBER, AT(attn_logit_softcapping), 0, 1e-3, 1e6, false},
     {"final_logit_softcapping", KIND_NUMBER, AT(final_logit_softcapping), 0, 1e-3, 1e6, false},
@@ -70,7 +73,6 @@ static const struct key keys[] = {
     {"sliding_window", KIND_INTEGER, AT(sliding_window), 0, 0, 1 << 24, false},
     {"use_sliding_window", KIND_BOOL, AT(use_sliding_window), 0, 0, 0, false},
     {"max_window_layers", KIND_INTEGER, AT(max_window_layers), 0, 0, MODEL_MAX_LAYERS, false},
-    {"sliding_window_pattern", KIND_INTEGER, AT(sliding_window_pattern), 0, 1, MODEL_MAX_LAYERS, false},
     {"no_rope_layer_interval", KIND_INTEGER, AT(no_rope_layer_interval), 0, 1, MODEL_MAX_LAYERS, false},
     {"rope_local_base_freq", KIND_NUMBER, AT(rope_local_base_freq), 0, 1, 1e12, false},
     {"partial_rotary_factor", KIND_NUMBER, AT(partial_rotary_factor), 0, 0.01, 1, false},
@@ -334,6 +336,7 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   snprintf(ret->architecture, sizeof ret->architecture, "%s", architecture ? architecture : "");
   int r = take_defaults(ret, object, &a, &text, err);
   if (r == TL_OK) r = read_keys("config.json", keys, sizeof keys / sizeof *keys, text, ret, err);
+  if (json_is_null(json_object_get(text, "sliding_window"))) ret->sliding_window = 0; /* whatever the class has when it is absent */
   if (r == TL_OK) r = read_rope(ret, text, &rope, err);
   if (r == TL_OK) r = hf_config_read_lists(ret, text, rope, err);
   if (r == TL_OK) r = read_quantization(json_object_get(object, "quantization_config"), ret, err);

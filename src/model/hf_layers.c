@@ -22,6 +22,15 @@ static int read_layer_types(struct hf_config *c, json_t *list, struct tl_error *
   return TL_OK;
 }
 
+/* Each n-th layer has no window. EXAONE's is a text, beside layer_types, which say the same. */
+static int read_pattern(struct hf_config *c, json_t *value, struct tl_error *err) {
+  json_int_t every = json_integer_value(value);
+  if (!value || json_is_null(value) || c->has_layer_types) return TL_OK;
+  if (every < 1 || every > MODEL_MAX_LAYERS) return bad_list("sliding_window_pattern", "an integer from 1 to 1000, or layer_types", err);
+  c->sliding_window_pattern = every;
+  return TL_OK;
+}
+
 static int read_no_rope_layers(struct hf_config *c, json_t *list, struct tl_error *err) {
   if (!list || json_is_null(list)) return TL_OK;
   if (json_array_size(list) != (size_t)c->num_hidden_layers)
@@ -68,6 +77,7 @@ static int read_factors(struct hf_config *c, json_t *rope, struct tl_error *err)
 int hf_config_read_lists(struct hf_config *c, json_t *object, json_t *rope, struct tl_error *err) {
   c->rope_untruncated = json_is_false(json_object_get(rope, "truncate"));
   int r = read_layer_types(c, json_object_get(object, "layer_types"), err);
+  if (r == TL_OK) r = read_pattern(c, json_object_get(object, "sliding_window_pattern"), err);
   if (r == TL_OK) r = read_no_rope_layers(c, json_object_get(object, "no_rope_layers"), err);
   if (r == TL_OK) r = read_dense_layers(c, json_object_get(object, "mlp_only_layers"), err);
   return r == TL_OK ? read_factors(c, rope, err) : r;

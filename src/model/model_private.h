@@ -101,7 +101,8 @@ struct hf_config {
   int64_t vocab_size, max_position_embeddings;
   double rms_norm_eps, rope_theta;
   bool attention_bias, mlp_bias, tie_word_embeddings;
-  bool use_qkv_bias, qk_layernorm, use_parallel_residual, use_bidirectional_attention;
+  bool use_qkv_bias, qk_layernorm, use_parallel_residual, use_bidirectional_attention, use_bias, attention_out_bias;
+  double clip_qkv;
   /* 0: none */
   double attn_logit_softcapping, final_logit_softcapping, query_pre_attn_scalar;
   double embedding_multiplier, attention_multiplier, residual_multiplier, logits_scaling;
@@ -216,6 +217,8 @@ enum arch_trait {
   ARCH_GELU = 1 << 16,        /* gelu_pytorch_tanh in place of silu */
   ARCH_PARTIAL = 1 << 17,     /* partial_rotary_factor */
   ARCH_LOCAL_PLAIN = 1 << 18, /* layers with a window rotate without the scaling of the others */
+  ARCH_USE_BIAS = 1 << 19,    /* use_bias: of all projections */
+  ARCH_NOPE_WIDE = 1 << 20,   /* layers without a window do not rotate, if sliding_window is said */
   ARCH_SINKS = 1 << 24,       /* a score beside those of positions */
   ARCH_QKV_BIAS_KEY = 1 << 25, /* biases of q, k, v, unless qkv_bias is false */
 };

@@ -71,6 +71,12 @@ MODELS = {
         10000.0, partial_rotary_factor=0.25))),
     "glm4": ("Glm4", dict(hidden_size=48, head_dim=12, attention_bias=True, rope_parameters=theta(
         10000.0, partial_rotary_factor=0.5))),
+    "gemma": ("Gemma", dict(tie_word_embeddings=False)),
+    "olmoe": ("Olmoe", dict(hidden_size=56, num_experts=6, num_experts_per_tok=3)),
+    "seed_oss": ("SeedOss", dict()),
+    "ernie4_5": ("Ernie4_5", dict(tie_word_embeddings=False, use_bias=True)),
+    "exaone4": ("Exaone4", dict(num_hidden_layers=4, hidden_size=40, head_dim=10, sliding_window=17, sliding_window_pattern=4)),
+    "exaone4_small": ("Exaone4", dict(hidden_size=40, head_dim=10, sliding_window=None, layer_types=["full_attention"] * 2, tie_word_embeddings=True)),
     "mixtral": ("Mixtral", dict(num_local_experts=5, num_experts_per_tok=2)),
     "qwen2_moe": ("Qwen2Moe", dict(num_hidden_layers=3, hidden_size=56, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=20,
                                    shared_expert_intermediate_size=27, mlp_only_layers=[1])),
@@ -161,7 +167,7 @@ def written_config(name, config, architecture):
     written = {k: v for k, v in written.items() if not k.startswith(DROP)}
     written["architectures"] = [architecture]
     if name in NESTED:
-        text = {k: v for k, v in written.pop("text_config").items() if not k.startswith(DROP) and v is not None}
+        text = {k: v for k, v in written.pop("text_config").items() if not k.startswith(DROP) and (v is not None or k == "sliding_window")}
         for key in ("num_attention_heads", "num_key_value_heads", "query_pre_attn_scalar", "eos_token_id") if name == "gemma3_vision" else ():
             text.pop(key)
         if name != "qwen2_5_vl":
@@ -172,6 +178,12 @@ def written_config(name, config, architecture):
     written = {k: v for k, v in written.items() if k in SIZES or k == "architectures" or k in known and v is not None}
     if "head_dim" not in known and MODELS[name][0] != "Qwen3Moe":  # whose published configurations have it
         written.pop("head_dim", None)
+    if name == "gemma":  # as Google's first files have it, and transformers does not take it
+        written["hidden_act"] = "gelu"
+    if name == "exaone4":
+        written["sliding_window_pattern"] = "LLLG"
+    if name == "exaone4_small":
+        written["sliding_window"] = None
     return written
 
 

@@ -20,13 +20,14 @@ from gguf import MODEL_ARCH as A
 from make_gguf import HERE, OUT, gguf_name, permute, read_folder, write
 
 MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_deep": A.SMOLLM3, "phi3": A.PHI3,
-          "phi4_longrope": A.PHI3, "gemma2": A.GEMMA2, "gemma3": A.GEMMA3, "olmo2": A.OLMO2, "olmo3": A.OLMO2, "granite": A.GRANITE,
-          "stablelm": A.STABLELM, "glm4": A.GLM4, "mixtral": A.LLAMA, "qwen2_moe": A.QWEN2MOE, "qwen3_moe": A.QWEN3MOE,
+          "phi4_longrope": A.PHI3, "gemma": A.GEMMA, "gemma2": A.GEMMA2, "gemma3": A.GEMMA3, "olmo2": A.OLMO2, "olmo3": A.OLMO2, "granite": A.GRANITE,
+          "stablelm": A.STABLELM, "glm4": A.GLM4, "olmoe": A.OLMOE, "seed_oss": A.SEED_OSS, "ernie4_5": A.ERNIE4_5, "exaone4": A.EXAONE4,
+          "exaone4_small": A.EXAONE4, "mixtral": A.LLAMA, "qwen2_moe": A.QWEN2MOE, "qwen3_moe": A.QWEN3MOE,
           "gpt_oss_mxfp4": A.GPT_OSS, "gemma3_vision": A.GEMMA3, "mistral3": A.LLAMA, "qwen2_5_vl": A.QWEN2VL, "qwen3_vl": A.QWEN3VL}
 TEXT_DEFAULTS = dict(num_attention_heads=8, num_key_value_heads=4, query_pre_attn_scalar=256)  # Gemma 3's
 PARTS = {"w1": "gate", "w3": "up", "w2": "down", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
-PAIRED = (A.LLAMA, A.SMOLLM3, A.GRANITE)
-GEMMA = (A.GEMMA2, A.GEMMA3)
+PAIRED = (A.LLAMA, A.OLMOE, A.SMOLLM3, A.GRANITE)
+GEMMA = (A.GEMMA, A.GEMMA2, A.GEMMA3)
 
 
 def add_keys(out, arch, config, head_dim):
@@ -57,9 +58,9 @@ def add_keys(out, arch, config, head_dim):
         out.add_rope_dimension_sections(rope["mrope_section"] + [0])
     if arch == A.QWEN3VL:
         out.add_num_deepstack_layers(1)
-    if arch in GEMMA:
+    if arch in GEMMA and "sliding_window" in config:
         out.add_sliding_window(config["sliding_window"])
-    if "olmo3" in config["model_type"]:
+    if config["model_type"] in ("olmo3", "exaone4") and config.get("sliding_window"):
         out.add_sliding_window(config["sliding_window"])
         out.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
     if arch == A.GEMMA3:  # the converter leaves 6, which llama.cpp takes for granted
@@ -81,7 +82,7 @@ def add_keys(out, arch, config, head_dim):
 def add_expert_keys(out, arch, config):
     out.add_expert_count(config.get("num_experts") or config["num_local_experts"])
     out.add_expert_used_count(config["num_experts_per_tok"])
-    if arch != A.LLAMA:
+    if arch not in (A.LLAMA, A.OLMOE):
         out.add_expert_feed_forward_length(config.get("moe_intermediate_size") or config["intermediate_size"])
     if arch == A.QWEN2MOE:
         out.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
@@ -146,9 +147,9 @@ def change(arch, config, head_dim, name, data):
     if arch in PAIRED and "k_proj" in name:
         data = permute(data, config["num_key_value_heads"])
     if arch in GEMMA:
-        scale = math.sqrt(head_dim / config["query_pre_attn_scalar"])
+        scale = math.sqrt(head_dim / config.get("query_pre_attn_scalar", head_dim))
         data = data + 1 if name.endswith("norm.weight") else data
-        if name.endswith("q_proj.weight" if arch == A.GEMMA2 else "q_norm.weight"):
+        if name.endswith("q_proj.weight" if arch != A.GEMMA3 else "q_norm.weight"):
             data = data * np.float32(scale)
     return np.ascontiguousarray(data, dtype=np.float32)
 
@@ -163,7 +164,7 @@ def make(name, file=None, qtype=None):
     """qtype: of matrices whose rows are whole blocks of it."""
     arch, folder = MODELS[name], f"{HERE}/arch/{name}"
     config = json.load(open(f"{folder}/config.json"))
-    config = TEXT_DEFAULTS | config.get("text_config", config)
+    config = TEXT_DEFAULTS | config["text_config"] if "text_config" in config else config
     if "rope_scaling" in config:  # Qwen2.5-VL
         config["rope_parameters"] = config["rope_scaling"] | dict(rope_type="default", rope_theta=config["rope_theta"])
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]

@@ -45,6 +45,12 @@ static void test_llamas(void **state) {
                 {"arch/gemma3", "gguf/arch_gemma3.gguf", 1e-3f},
                 {"arch/olmo2", "gguf/arch_olmo2.gguf", 0},
                 {"arch/olmo3", "gguf/arch_olmo3.gguf", 1e-5f},
+                {"arch/gemma", "gguf/arch_gemma.gguf", 0},
+                {"arch/olmoe", "gguf/arch_olmoe.gguf", 0},
+                {"arch/seed_oss", "gguf/arch_seed_oss.gguf", 0},
+                {"arch/ernie4_5", "gguf/arch_ernie4_5.gguf", 0},
+                {"arch/exaone4", "gguf/arch_exaone4.gguf", 0},
+                {"arch/exaone4_small", "gguf/arch_exaone4_small.gguf", 0},
                 {"arch/granite", "gguf/arch_granite.gguf", 1e-5f}, /* its multipliers as floats */
                 {"arch/stablelm", "gguf/arch_stablelm.gguf", 0},
                 {"arch/glm4", "gguf/arch_glm4.gguf", 0},

@@ -15,7 +15,12 @@ static const char *const model_names[] = {"f32_odd", "bf16_tied", "f32_llama3", 
                                           "arch/gemma2", "arch/gemma3", "arch/olmo2", "arch/granite", "arch/stablelm",
                                           "arch/glm4", "arch/mixtral", "arch/qwen2_moe", "arch/qwen3_moe", "arch/gpt_oss",
                                           "arch/gemma3_vision", "arch/mistral3", "arch/qwen2_5_vl", "arch/qwen3_vl",
-                                          "arch/olmo3"};
+                                          "arch/olmo3",
+                                          "arch/exaone4", "arch/exaone4_small",
+                                          "arch/ernie4_5",
+                                          "arch/seed_oss",
+                                          "arch/olmoe",
+                                          "arch/gemma"};
 
 /* --- comparisons ------------------------------------------------------------------------------------ */
 

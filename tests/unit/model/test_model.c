@@ -217,6 +217,14 @@ static void test_architectures(void **state) {
   tl_model_free(m);
   write_llama(CONFIG(",\"hidden_act\":\"gelu\""), false, true);
   assert_fails(TL_EUNSUPPORTED, "config.json: hidden_act: expected silu, got gelu");
+  write_llama(CONFIG(",\"clip_qkv\":8.0"), false, true);
+  assert_fails(TL_EUNSUPPORTED, "config.json: clip_qkv: is not supported");
+  write_llama(CONFIG(",\"attention_out_bias\":true"), false, true);
+  assert_fails(TL_EUNSUPPORTED, "config.json: attention_out_bias: is not supported");
+  write_llama(CONFIG(",\"sliding_window_pattern\":\"LLLG\""), false, true);
+  assert_fails(TL_ECORRUPT, "config.json: sliding_window_pattern: expected an integer from 1 to 1000, or layer_types");
+  write_llama("{\"architectures\":[\"SeedOssForCausalLM\"],\"head_dim\":2," SIZES "}", false, true); /* has biases unless it says no */
+  assert_fails(TL_ECORRUPT, "tensor 'model.layers.0.self_attn.q_proj.bias' is missing from the model's files");
   write_llama("{\"architectures\":[5],\"model_type\":\"gpt2\"," SIZES "}", false, true);
   assert_unknown("");
 }
