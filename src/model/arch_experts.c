@@ -9,6 +9,8 @@ static const struct arch_experts kinds[] = {
     {"MixtralForCausalLM", "block_sparse_moe", "gate", {"w1", "w3", "w2"}, EXPERTS_NORMALIZED},
     {"Qwen2MoeForCausalLM", "mlp", "gate", {"gate_proj", "up_proj", "down_proj"}, EXPERTS_SHARED | EXPERTS_OWN_SIZE},
     {"Qwen3MoeForCausalLM", "mlp", "gate", {"gate_proj", "up_proj", "down_proj"}, EXPERTS_OWN_SIZE},
+    {"Qwen3VLMoeForConditionalGeneration", "mlp", "gate", {"gate_up_proj", "gate_up_proj", "down_proj"},
+     EXPERTS_NORMALIZED | EXPERTS_OWN_SIZE | EXPERTS_HALVES},
     {"OlmoeForCausalLM", "mlp", "gate", {"gate_proj", "up_proj", "down_proj"}, 0},
     {"GptOssForCausalLM", "mlp", "router", {"gate_up_proj", "gate_up_proj", "down_proj"},
      EXPERTS_NORMALIZED | EXPERTS_FUSED},

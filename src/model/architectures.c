@@ -24,6 +24,7 @@ static const struct architecture architectures[] = {
      ARCH_QK_NORM_ROW, WINDOW_NONE, 1},
     {"Olmo3ForCausalLM", "olmo3", NULL, "post_attention_layernorm", NULL, "post_feedforward_layernorm",
      ARCH_QK_NORM_ROW | ARCH_LOCAL_PLAIN, WINDOW_NOT_FOURTH, 1},
+    {"Ministral3ForCausalLM", "ministral3", PRE_NORMS, 0, WINDOW_ALL, 1},
     {"GraniteForCausalLM", "granite", PRE_NORMS, ARCH_MULTIPLIERS, WINDOW_NONE, 1},
     {"StableLmForCausalLM", "stablelm", PRE_NORMS, ARCH_LAYER_NORM | ARCH_PARTIAL | ARCH_NO_OUT_BIAS, WINDOW_NONE, 0.25},
     {"Glm4ForCausalLM", "glm4", "input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm",
@@ -43,6 +44,7 @@ static const struct architecture architectures[] = {
     {"Qwen2VLForConditionalGeneration", "qwen2_vl", PRE_NORMS, ARCH_QKV_BIAS | ARCH_NO_OUT_BIAS | ARCH_TIED, WINDOW_OPTIONAL, 1},
     {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl", PRE_NORMS, ARCH_QKV_BIAS | ARCH_NO_OUT_BIAS | ARCH_TIED, WINDOW_OPTIONAL, 1},
     {"Qwen3VLForConditionalGeneration", "qwen3_vl", PRE_NORMS, ARCH_QK_NORM | ARCH_TIED, WINDOW_NONE, 1},
+    {"Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe", PRE_NORMS, ARCH_QK_NORM | ARCH_TIED, WINDOW_NONE, 1},
     /* encoders: arch_encoder.c knows the rest */
     {"BertModel", "bert", NULL, NULL, NULL, NULL, ARCH_LAYER_NORM, WINDOW_NONE, 1},
     {"BertForSequenceClassification", "bert", NULL, NULL, NULL, NULL, ARCH_LAYER_NORM, WINDOW_NONE, 1},

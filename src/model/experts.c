@@ -4,6 +4,8 @@
  *   a tensor for each expert          Mixtral, Qwen; any format that a plan's matrix may have
  *   (experts, rows, columns)          GGUF
  *   (experts, columns, 2 rows)        GPT-OSS in floats: inputs are the slow dimension, gate and up alternate
+ *   (experts, columns, 2 rows)        Qwen3-VL-MoE: likewise, but the gate's rows come first
+ *   (experts, 2 rows, columns)        the same as transformers 5 writes it
  *   (experts, 2 rows, columns / 32, 16) and (experts, 2 rows, columns / 32)
  *                                     GPT-OSS as shipped: blocks of MXFP4 and their exponents beside */
 #include <stdio.h>
@@ -89,30 +91,31 @@ static int32_t stacked(struct model *m, const struct expert_part *p, struct tl_e
 
 /* --- GPT-OSS -------------------------------------------------------------------------------------- */
 
-/* Gate and up are rows 2 i and 2 i + 1 of a matrix; down has one of its own. */
+/* Gate and up are rows 2 i and 2 i + 1 of a matrix, or its halves; down has one of its own. */
 static unsigned step_of(const struct expert_part *p) {
-  return p->part == EXPERT_DOWN ? 1 : 2;
+  return p->part == EXPERT_DOWN || p->kind->traits & EXPERTS_HALVES ? 1 : 2;
 }
 
-static unsigned offset_of(const struct expert_part *p) {
-  return p->part == EXPERT_UP ? 1 : 0;
+static uint64_t offset_of(const struct expert_part *p) {
+  return p->part != EXPERT_UP ? 0 : p->kind->traits & EXPERTS_HALVES ? p->rows : 1;
 }
 
 static int32_t transposed(struct model *m, const struct expert_part *p, int32_t index, struct tl_error *err) {
   const struct tl_tensor all = m->tensors[index];
-  uint64_t rows = p->rows * step_of(p);
+  uint64_t rows = p->rows * (p->part == EXPERT_DOWN ? 1 : 2);
   int32_t ret = -1;
+  bool straight = p->kind->traits & EXPERTS_HALVES && !has_shape(&all, 3, p->n, p->columns, rows, 0);
   char expected[100];
   snprintf(expected, sizeof expected, "%u x %llu x %llu", p->n, (unsigned long long)p->columns, (unsigned long long)rows);
-  if (!has_shape(&all, 3, p->n, p->columns, rows, 0)) return bad_shape(m, &all, err, expected);
+  if (!has_shape(&all, 3, p->n, straight ? rows : p->columns, straight ? p->columns : rows, 0)) return bad_shape(m, &all, err, expected);
   if (all.dtype > TL_DTYPE_BF16)
     return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "%.100s: tensor '%.150s': expected floats, found %s",
                         model_file_of(m, &all), all.name, tl_dtype_name(all.dtype));
   size_t element = tl_dtype_bytes(all.dtype), bytes = p->columns * rows * element;
   for (uint32_t e = 0; e < p->n; e++) {
-    struct tl_tensor view = {.dtype = all.dtype, .n_dims = 2, .shape = {p->rows, p->columns}, .bytes = bytes / step_of(p),
-                             .data = (const char *)all.data + e * bytes + offset_of(p) * element,
-                             .row_step = step_of(p), .column_step = rows};
+    struct tl_tensor view = {.dtype = all.dtype, .n_dims = 2, .shape = {p->rows, p->columns}, .bytes = bytes / (p->part == EXPERT_DOWN ? 1 : 2),
+                             .data = (const char *)all.data + e * bytes + offset_of(p) * element * (straight ? p->columns : 1),
+                             .row_step = straight ? 0 : step_of(p), .column_step = straight ? 0 : rows};
     int32_t added = add_view(m, p, view, all.name, e, err);
     if (added < 0) return added;
     if (e == 0) ret = added;
@@ -158,7 +161,7 @@ static int32_t shipped(struct model *m, const struct expert_part *p, const struc
 
 static int32_t fused(struct model *m, const struct expert_part *p, struct tl_error *err) {
   char name[200];
-  int32_t i = whole(m, p, "_blocks", name);
+  int32_t i = p->kind->traits & EXPERTS_FUSED ? whole(m, p, "_blocks", name) : TL_ENOTFOUND;
   if (i >= 0) return shipped(m, p, &m->tensors[i], err);
   i = whole(m, p, "", name);
   return i < 0 ? missing(name, err) : transposed(m, p, i, err);
@@ -168,12 +171,12 @@ static int32_t fused(struct model *m, const struct expert_part *p, struct tl_err
 
 int32_t experts_weights(struct model *m, const struct expert_part *p, struct tl_error *err) {
   if (m->gguf) return stacked(m, p, err);
-  return p->kind->traits & EXPERTS_FUSED ? fused(m, p, err) : separate(m, p, err);
+  return p->kind->traits & (EXPERTS_FUSED | EXPERTS_HALVES) ? fused(m, p, err) : separate(m, p, err);
 }
 
 int32_t experts_biases(struct model *m, const struct expert_part *p, struct tl_error *err) {
   char name[200], expected[100];
-  unsigned step = m->gguf ? 1 : step_of(p), offset = m->gguf ? 0 : offset_of(p);
+  uint64_t step = m->gguf ? 1 : step_of(p), offset = m->gguf ? 0 : offset_of(p);
   int32_t ret = -1, i = whole(m, p, m->gguf ? "bias" : "_bias", name);
   if (i < 0) return missing(name, err);
   const struct tl_tensor all = m->tensors[i];

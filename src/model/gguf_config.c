@@ -49,6 +49,7 @@ static const struct known {
     {"exaone4", "Exaone4ForCausalLM", WINDOWS, 0, 0, 0, 0},
     {"qwen2vl", "Qwen2_5_VLForConditionalGeneration", 0, 0, 0, 0, 0},
     {"qwen3vl", "Qwen3VLForConditionalGeneration", 0, 0, 0, 0, 0},
+    {"qwen3vlmoe", "Qwen3VLMoeForConditionalGeneration", EXPERTS | NORMALIZED, 0, 0, 0, 0},
     {"bert", "BertModel", ENCODER, 0, 0, 0, 0},
     {"nomic-bert", "NomicBertModel", ENCODER, 0, 0, 0, 0},
     {"modern-bert", "ModernBertModel", ENCODER | WINDOWS | GLOBAL_FIRST, 0, 0, 0, 0},

@@ -19,6 +19,8 @@ static const struct class {
     {"Qwen2VLForConditionalGeneration", "qwen2_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false},
     {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false},
     {"Qwen3VLForConditionalGeneration", "qwen3_vl_text", 0, 32, 128, 151936, 128000, 0, 1e-6, 5e5, false},
+    {"Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text", 0, 16, 0, 151936, 128000, 0, 1e-6, 5e5, false},
+    {"Ministral3ForCausalLM", NULL, 0, 8, 128, 0, 0, 0, 1e-5, 1e6, false},
     {"Olmo3ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 5e5, false},
     {"OlmoeForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
     {"SeedOssForCausalLM", NULL, 0, 0, 128, 0, 0, 0, 0, 0, true},
@@ -58,7 +60,8 @@ int hf_nested_text(const struct architecture *a, json_t *object, json_t **ret, s
   if (!class || !class->text_type || !json_is_object(text)) return TL_OK; /* Qwen2.5-VL's have all in one */
   *ret = text;
   const char *type = json_string_value(json_object_get(text, "model_type"));
-  if (!type || strcmp(type, class->text_type) == 0) return TL_OK;
+  bool newer = type && strcmp(class->text_type, "mistral") == 0 && strcmp(type, "ministral3") == 0;
+  if (!type || newer || strcmp(type, class->text_type) == 0) return TL_OK;
   return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: text_config: model_type: expected %s, got %.60s", class->text_type,
                       type);
 }

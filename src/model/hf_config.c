@@ -103,6 +103,7 @@ static const struct key rope_keys[] = {
     {"beta_slow", KIND_NUMBER, AT(beta_slow), 0, 1e-3, 1e6, false},
     {"attention_factor", KIND_NUMBER, AT(attention_factor), 0, 1e-3, 1e3, false},
     {"mscale", KIND_NUMBER, AT(mscale), 0, 0, 1e3, false},
+    {"llama_4_scaling_beta", KIND_NUMBER, AT(llama_4_scaling_beta), 0, 0, 1e3, false},
     {"mscale_all_dim", KIND_NUMBER, AT(mscale_all_dim), 0, 0, 1e3, false},
 };
 
@@ -338,6 +339,9 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   if (r == TL_OK) r = read_keys("config.json", keys, sizeof keys / sizeof *keys, text, ret, err);
   if (json_is_null(json_object_get(text, "sliding_window"))) ret->sliding_window = 0; /* whatever the class has when it is absent */
   if (r == TL_OK) r = read_rope(ret, text, &rope, err);
+  bool grows = ret->llama_4_scaling_beta > 0 && ret->original_max_position_embeddings > 0;
+  if (grows && ret->original_max_position_embeddings < ret->max_position_embeddings)
+    ret->max_position_embeddings = ret->original_max_position_embeddings;
   if (r == TL_OK) r = hf_config_read_lists(ret, text, rope, err);
   if (r == TL_OK) r = read_quantization(json_object_get(object, "quantization_config"), ret, err);
   if (r == TL_OK) r = read_generation(folder, ret, err);

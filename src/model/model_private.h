@@ -132,6 +132,7 @@ struct hf_config {
   double rope_local_base_freq, partial_rotary_factor, beta_fast, beta_slow;
   double attention_factor, mscale, mscale_all_dim;
   bool rope_untruncated;
+  double llama_4_scaling_beta; /* queries grow from original_max_position_embeddings on: no context goes there */
   uint32_t n_long_factors;
   float long_factors[MODEL_MAX_HEAD_DIM / 2];
   int32_t eos[TL_MAX_EOS];
@@ -274,6 +275,7 @@ enum experts_trait {
   EXPERTS_SHARED = 1 << 1,     /* one more that all rows have */
   EXPERTS_OWN_SIZE = 1 << 2,   /* moe_intermediate_size, not intermediate_size */
   EXPERTS_FUSED = 1 << 3,      /* GPT-OSS: gate and up alternate in one tensor of all experts, all have biases, clamped */
+  EXPERTS_HALVES = 1 << 4,     /* Qwen3-VL-MoE: likewise one tensor, the gate's part first */
 };
 enum { EXPERT_GATE, EXPERT_UP, EXPERT_DOWN };
 struct arch_experts {

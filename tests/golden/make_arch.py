@@ -61,6 +61,10 @@ MODELS = {
     "mistral3": ("Mistral3", dict(sliding_window=None, rope_parameters=theta(1e6))),
     "qwen2_5_vl": ("Qwen2_5_VL", dict(hidden_size=56, rope_parameters=theta(1e6, mrope_section=[2, 2, 3]), tie_word_embeddings=True)),
     "qwen3_vl": ("Qwen3VL", dict(rope_parameters=theta(5e6, mrope_section=[3, 2, 2], mrope_interleaved=True))),
+    "qwen3_vl_moe": ("Qwen3VLMoe", dict(num_experts=5, num_experts_per_tok=2, moe_intermediate_size=20, rope_parameters=theta(
+        5e6, mrope_section=[3, 2, 2], mrope_interleaved=True))),
+    "ministral3": ("Mistral3", dict(rope_parameters=dict(rope_type="yarn", rope_theta=1000000.0, factor=4.0, original_max_position_embeddings=400, beta_fast=32.0,
+        beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1))),
     "olmo2": ("Olmo2", dict(hidden_size=56)),
     "olmo3": ("Olmo3", dict(num_hidden_layers=4, hidden_size=40, head_dim=10, sliding_window=17, rope_parameters=dict(
         sliding_attention=theta(5000.0), full_attention=dict(rope_type="yarn", rope_theta=5000.0, factor=8.0, attention_factor=1.2,
@@ -93,6 +97,8 @@ NESTED = {
     "gemma3_vision": ("Gemma3TextConfig", SIGHT | dict(model_type="siglip_vision_model", image_size=4)),
     "mistral3": ("MistralConfig", SIGHT | dict(model_type="pixtral", head_dim=8, image_size=4)),
     "qwen2_5_vl": ("Qwen2_5_VLTextConfig", SIGHT | dict(out_hidden_size=56)),
+    "ministral3": ("Ministral3Config", SIGHT | dict(model_type="pixtral", head_dim=8, image_size=4)),
+    "qwen3_vl_moe": ("Qwen3VLMoeTextConfig", SIGHT | dict(out_hidden_size=36, num_position_embeddings=4, deepstack_visual_indexes=[0])),
     "qwen3_vl": ("Qwen3VLTextConfig", SIGHT | dict(out_hidden_size=36, num_position_embeddings=4, deepstack_visual_indexes=[0])),
 }
 
@@ -142,7 +148,10 @@ def file_tensors(model):
     """As checkpoints have them: experts one by one, where that is how they come."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return load_file(f"{folder}/model.safetensors")
+        tensors = load_file(f"{folder}/model.safetensors")
+    if model.config.model_type == "qwen3_vl_moe":  # published ones are turned, which transformers 5 does not do
+        return {k: v.transpose(1, 2) if "layers.0.mlp.experts" in k else v for k, v in tensors.items()}
+    return tensors
 
 
 def make_config(name):

@@ -23,7 +23,8 @@ MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_
           "phi4_longrope": A.PHI3, "gemma": A.GEMMA, "gemma2": A.GEMMA2, "gemma3": A.GEMMA3, "olmo2": A.OLMO2, "olmo3": A.OLMO2, "granite": A.GRANITE,
           "stablelm": A.STABLELM, "glm4": A.GLM4, "olmoe": A.OLMOE, "seed_oss": A.SEED_OSS, "ernie4_5": A.ERNIE4_5, "exaone4": A.EXAONE4,
           "exaone4_small": A.EXAONE4, "mixtral": A.LLAMA, "qwen2_moe": A.QWEN2MOE, "qwen3_moe": A.QWEN3MOE,
-          "gpt_oss_mxfp4": A.GPT_OSS, "gemma3_vision": A.GEMMA3, "mistral3": A.LLAMA, "qwen2_5_vl": A.QWEN2VL, "qwen3_vl": A.QWEN3VL}
+          "gpt_oss_mxfp4": A.GPT_OSS, "gemma3_vision": A.GEMMA3, "mistral3": A.LLAMA, "qwen2_5_vl": A.QWEN2VL, "qwen3_vl": A.QWEN3VL,
+          "qwen3_vl_moe": A.QWEN3VLMOE}
 TEXT_DEFAULTS = dict(num_attention_heads=8, num_key_value_heads=4, query_pre_attn_scalar=256)  # Gemma 3's
 PARTS = {"w1": "gate", "w3": "up", "w2": "down", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
 PAIRED = (A.LLAMA, A.OLMOE, A.SMOLLM3, A.GRANITE)
@@ -54,9 +55,9 @@ def add_keys(out, arch, config, head_dim):
     if arch in (A.LLAMA, A.SMOLLM3, A.GRANITE, A.PHI3, A.STABLELM, A.GLM4):
         out.add_rope_dimension_count(int(head_dim * full.get("partial_rotary_factor", 1)))
     add_rope(out, arch, config, full)
-    if arch in (A.QWEN2VL, A.QWEN3VL):
+    if arch in (A.QWEN2VL, A.QWEN3VL, A.QWEN3VLMOE):
         out.add_rope_dimension_sections(rope["mrope_section"] + [0])
-    if arch == A.QWEN3VL:
+    if arch in (A.QWEN3VL, A.QWEN3VLMOE):
         out.add_num_deepstack_layers(1)
     if arch in GEMMA and "sliding_window" in config:
         out.add_sliding_window(config["sliding_window"])
@@ -110,12 +111,16 @@ def stack_experts(out, config, tensors):
             continue
         part, _, end = tail[0].partition("_proj")  # GPT-OSS
         end = "bias" if end == "_bias" else "weight"
+        if "qwen3_vl" in config["model_type"] and layer != "0":  # the folder has it both ways
+            data = data.swapaxes(1, 2)
         data = tensors[name] if end == "bias" else np.ascontiguousarray(data.swapaxes(1, 2)) if "_blocks" not in name else data
         if "_scales" in name:
             continue
         if "_blocks" in name:
             data = mxfp4(data, tensors[name.replace("_blocks", "_scales")])
-        halves = {"gate": data[:, 0::2], "up": data[:, 1::2]} if part == "gate_up" else {"down": data}
+        rows = data.shape[1] // 2
+        gate, up = (data[:, :rows], data[:, rows:]) if "qwen3_vl" in config["model_type"] else (data[:, 0::2], data[:, 1::2])
+        halves = {"gate": gate, "up": up} if part == "gate_up" else {"down": data}
         for half, values in halves.items():
             raw = gguf.GGMLQuantizationType.MXFP4 if "_blocks" in name else None
             out.add_tensor(f"blk.{layer}.ffn_{half}_exps.{end}", np.ascontiguousarray(values), raw_dtype=raw)

@@ -44,6 +44,7 @@ static void test_llamas(void **state) {
                 {"arch/gemma2", "gguf/arch_gemma2.gguf", 1e-3f}, /* query_pre_attn_scalar is in the weights */
                 {"arch/gemma3", "gguf/arch_gemma3.gguf", 1e-3f},
                 {"arch/olmo2", "gguf/arch_olmo2.gguf", 0},
+                {"arch/qwen3_vl_moe", "gguf/arch_qwen3_vl_moe.gguf", 0},
                 {"arch/olmo3", "gguf/arch_olmo3.gguf", 1e-5f},
                 {"arch/gemma", "gguf/arch_gemma.gguf", 0},
                 {"arch/olmoe", "gguf/arch_olmoe.gguf", 0},
