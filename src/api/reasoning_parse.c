@@ -122,6 +122,7 @@ static void end(struct api_reasoning_parser *parser) {
 #define MARKS .n_marks = 2, .n_begin = 1, .n_end = 1, .take = take, .end = end
 
 const struct api_reasoning_format api_reasoning_think_format = {.name = "think", .marks = {"<think>", "</think>"}, .ends = {"</think>"}, MARKS};
+const struct api_reasoning_format api_reasoning_seed_format = {.name = "seed_oss", .marks = {"<seed:think>", "</seed:think>"}, .ends = {"</seed:think>"}, MARKS};
 const struct api_reasoning_format api_reasoning_mistral_format = {.name = "mistral", .marks = {"[THINK]", "[/THINK]"}, .ends = {"[/THINK]"}, MARKS};
 /* as vLLM has it; quantized models say Here's */
 const struct api_reasoning_format api_reasoning_granite_format = {

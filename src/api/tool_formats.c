@@ -11,7 +11,7 @@
 
 static const struct api_tool_format *const formats[] = {&api_tool_hermes_format, &api_tool_llama3_json_format, &api_tool_mistral_format,
                                                         &api_tool_granite_format, &api_tool_harmony_format, &api_tool_phi4_mini_format,
-                                                        &api_tool_qwen3_coder_format, &api_tool_glm45_format, &api_tool_pythonic_format,
+                                                        &api_tool_qwen3_coder_format, &api_tool_glm45_format, &api_tool_seed_oss_format, &api_tool_pythonic_format,
                                                         &api_tool_deepseek_v3_format, &api_tool_glm4_format};
 
 /* --- a conversation with a call ------------------------------------------------------------------- */
@@ -80,7 +80,8 @@ static const struct api_tool_format *of_call(const char *text, const char *name,
   char next;
   if (behind_last(from, name, "[TOOL_CALLS]")) return &api_tool_mistral_format;
   if (behind_last(from, name, "to=functions.") == name) return &api_tool_harmony_format;
-  if (behind_last(from, name, "<function=") == name) return &api_tool_qwen3_coder_format;
+  if (behind_last(from, name, "<function=") == name)
+    return behind_last(from, name, "<seed:tool_call>") ? &api_tool_seed_oss_format : &api_tool_qwen3_coder_format;
   if (behind_last(from, name, api_tool_deepseek_v3_format.marks[1])) return &api_tool_deepseek_v3_format;
   if (is_pythonic(from, name, end)) return &api_tool_pythonic_format;
   if ((behind = behind_last(from, name, "<|tool_call|>"))) {
@@ -104,6 +105,7 @@ static const struct api_tool_format *of_instructions(const char *text, const cha
       {"请使用 Json 格式表示调用的参数", &api_tool_glm4_format}}; /* GLM-4: "write the arguments as JSON" */
   for (size_t i = 0; i < sizeof known / sizeof *known; i++)
     if (find(text, end, known[i].words)) return known[i].format;
+  if (find(text, end, "<seed:tool_call>\n<function=")) return &api_tool_seed_oss_format;
   if (find(text, end, "<tool_call>\n<function=")) return &api_tool_qwen3_coder_format;
   const char *behind = behind_last(text, end, "<tool_call>");
   return behind && first_character(behind, end) == '{' ? &api_tool_hermes_format : NULL;

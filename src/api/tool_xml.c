@@ -2,6 +2,7 @@
 /* The formats whose arguments stand between tags, each as its text:
  *
  *   qwen3_coder  <tool_call>\n<function=f>\n<parameter=key>\nvalue\n</parameter>\n</function>\n</tool_call>
+ *   seed_oss     the same between <seed:tool_call> and </seed:tool_call>
  *   glm45        <tool_call>f\n<arg_key>key</arg_key>\n<arg_value>value</arg_value>\n</tool_call>
  *
  * A value ends at its tag only where another parameter or the call's end comes next, since code that a model writes may have such tags
@@ -212,12 +213,17 @@ static void take(struct api_tool_parser *parser, char c) {
 
 static const struct tool_xml qwen = {.open = "<function=", .name_end = '>', .key_end = {">"}, .value_end = "</parameter>",
                                      .next = {"<parameter=", "</function>", "</tool_call>"}, .n_next = 3, .lines = true, .unknown = TOOL_STRING};
+static const struct tool_xml seed = {.open = "<function=", .name_end = '>', .key_end = {">"}, .value_end = "</parameter>",
+                                     .next = {"<parameter=", "</function>", "</seed:tool_call>"}, .n_next = 3, .lines = true, .unknown = TOOL_STRING};
 static const struct tool_xml glm = {.name_end = '\n', .key_end = {"</arg_key>"}, .value = {"<arg_value>"}, .value_end = "</arg_value>",
                                     .next = {"<arg_key>", "</tool_call>"}, .n_next = 2, .unknown = TOOL_STRING | TOOL_OTHER};
 
 /* Qwen3-Coder forgets <tool_call> at times. */
 const struct api_tool_format api_tool_qwen3_coder_format = {.name = "qwen3_coder", .marks = {"<tool_call>", "<function=", "</function>", "</tool_call>"},
                                                             .n_marks = 4, .n_begin = 2, .n_end = 2, .typed = true, .xml = &qwen, .take = take, .end = tool_end};
+const struct api_tool_format api_tool_seed_oss_format = {.name = "seed_oss",
+                                                         .marks = {"<seed:tool_call>", "<function=", "</function>", "</seed:tool_call>"},
+                                                         .n_marks = 4, .n_begin = 2, .n_end = 2, .typed = true, .xml = &seed, .take = take, .end = tool_end};
 const struct api_tool_format api_tool_glm45_format = {.name = "glm45",
                                                       .marks = {"<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"},
                                                       .n_marks = 6, .n_begin = 1, .n_end = 1, .typed = true, .xml = &glm, .take = take, .end = tool_end};

@@ -22,6 +22,7 @@ HARMONY = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>"]
 FORMATS = {
     "think": (SWITCH, [], f"<think>\n{THOUGHTS}\n</think>\n\n{CONTENT}"),
     "think_special": (SWITCH, ["<think>", "</think>"], f"<think>\n{THOUGHTS}\n</think>\n\n{CONTENT}"),
+    "seed": ("{# <seed:think> #}" + TURNS, ["<seed:think>", "</seed:think>"], f"<seed:think>{THOUGHTS}</seed:think>{CONTENT}"),
     "mistral": ("{# [THINK] #}" + TURNS, ["[THINK]", "[/THINK]"], f"[THINK]{THOUGHTS}[/THINK]{CONTENT}"),
     "granite": ("{# Here is my thought process: #}" + TURNS, [], f"Here is my thought process: {THOUGHTS} Here is my response: {CONTENT}"),
     # the second header is ordinary text
@@ -107,7 +108,7 @@ def test_how_many_tokens_are_thoughts(told):
     """From the token that completes the mark before them to the one that completes the mark behind."""
     answer = ask(told, "@1", logprobs=True)
     tokens = [t.token for t in answer.choices[0].logprobs.content]
-    begin, end = {"think": ("<think>", "</think>"), "mistral": ("[THINK]", "[/THINK]"), "harmony": ("<|message|>", "<|end|>"),
+    begin, end = {"think": ("<think>", "</think>"), "seed": ("<seed:think>", "</seed:think>"), "mistral": ("[THINK]", "[/THINK]"), "harmony": ("<|message|>", "<|end|>"),
                   "granite": ("thought process:", "Here is my response:")}[told.format.split("_")[0]]
     first, last = (next(i for i in range(len(tokens)) if mark in "".join(tokens[:i + 1])) for mark in (begin, end))
     n = last - first + 1

@@ -37,6 +37,9 @@ FORMATS = {
                 f"<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{ARGUMENTS}<|call|>", None),
     "qwen3_coder": ("<tool_call>\n<function={{ c.function.name }}>\n{% for k, v in c.function.arguments | items %}<parameter={{ k }}>\n"
                     "{{ v if v is string else v | tojson }}\n</parameter>\n{% endfor %}</function>\n</tool_call>", ["<tool_call>", "</tool_call>"], "Well.\n" + XML, "Well.\n"),
+    "seed_oss": ("<seed:tool_call>\n<function={{ c.function.name }}>\n{% for k, v in c.function.arguments | items %}<parameter={{ k }}>\n"
+                 "{{ v if v is string else v | tojson }}\n</parameter>\n{% endfor %}</function>\n</seed:tool_call>", ["<seed:tool_call>", "</seed:tool_call>"],
+                 "Well.\n" + XML.replace("tool_call", "seed:tool_call"), "Well.\n"),
     "glm45": ("<tool_call>{{ c.function.name }}\n{% for k, v in c.function.arguments | items %}<arg_key>{{ k }}</arg_key>\n"
               "<arg_value>{{ v if v is string else v | tojson }}</arg_value>\n{% endfor %}</tool_call>", ["<tool_call>", "</tool_call>"], GLM, None),
     "pythonic": ("[{{ c.function.name }}({% for k, v in c.function.arguments | items %}{{ k }}={{ v }}{% if not loop.last %}, {% endif %}{% endfor %})]",
@@ -48,7 +51,7 @@ FORMATS = {
     # its template passes over calls, and tells the model
     "glm4": ("{% endfor %}{% endfor %}请使用 Json 格式表示调用的参数。{% for m in messages %}{% for c in [] %}", [], f"weather\n{ARGUMENTS}", None),
 }
-NOT_JSON = ("qwen3_coder", "glm45", "pythonic")
+NOT_JSON = ("qwen3_coder", "seed_oss", "glm45", "pythonic")
 PLAIN = "None needed: a < b, {c} [d]."
 
 
@@ -190,6 +193,7 @@ SEVERAL = {
     "granite": f"<tool_call>[{OBJECT % ARGUMENTS}, " + '{"name": "time", "arguments": {}}]',
     "phi4_mini_json": f"functools[{OBJECT % ARGUMENTS}, " + '{"name": "time", "arguments": {}}]',
     "qwen3_coder": XML + "\n<tool_call>\n<function=time>\n</function>\n</tool_call>",
+    "seed_oss": XML.replace("tool_call", "seed:tool_call") + "\n<seed:tool_call>\n<function=time>\n</function>\n</seed:tool_call>",
     "glm45": GLM + "\n<tool_call>time\n</tool_call>",
     "glm4": f"weather\n{ARGUMENTS}\ntime\n{{}}",
     "pythonic": f"[{PYTHON}, time()]",

@@ -79,6 +79,8 @@ static void test_what_stands_before_the_name(void **state) {
       {"<tool_call>{ " TOOLS EACH("{% if false %}{% endif %}"), "hermes"},
       {"write <|tool_call|> before a list" TOOLS EACH(""), "granite"},
       {"between <tool_call></tool_call>" TOOLS EACH(""), "none"},
+      {EACH("<seed:tool_call>\n<function={{ c.function.name }}>\n</function>\n</seed:tool_call>"), "seed_oss"},
+      {"reply so: <seed:tool_call>\n<function=example_function_name>\n<parameter=example_parameter_1>" TOOLS EACH(""), "seed_oss"},
       {"reply so: <tool_call>\n<function=example_function_name>\n<parameter=example_parameter_1>" TOOLS EACH(""), "qwen3_coder"},
       {"Respond in the format [func_name1(params_name1=params_value1, params_name2=params_value2...), func_name2(params)]" TOOLS EACH(""), "pythonic"},
       {"{% for t in tools %}\n\n## {{ t.function.name }}\n\n{{ t.function | tojson(indent=4) }}\n在调用上述函数时，"
