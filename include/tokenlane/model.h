@@ -31,10 +31,10 @@ enum tl_op_kind {
   TL_OP_NORM_ADD, /* x += h / rms(h, eps) * weight[0] */
   /* A mixture of n_experts: ROUTE chooses n_chosen of them for each row, and the two behind it compute with
    * those. Their weight[i] and bias[i] are the first of n_experts tensors one behind the other. */
-  TL_OP_ROUTE,        /* scores = h W^T + b; the best n_chosen, shares = softmax(scores) over all experts */
+  TL_OP_ROUTE,        /* scores = h W^T + b; the best n_chosen, shares = softmax(scores) over all experts; times factor */
   TL_OP_EXPERTS_UP,   /* of each chosen expert: m = silu(h W0^T + b0) * (h W1^T + b1) */
   TL_OP_EXPERTS_DOWN, /* x += sum over the chosen of share * (m W0^T + b0), the best first */
-  TL_OP_ROW_GATE,     /* m *= sigmoid(h . weight[0]): GATED_UP's m, of an expert that all rows have */
+  TL_OP_ROW_GATE,     /* m *= sigmoid(h . weight[0]), if it is not -1: GATED_UP's m, of an expert that all rows have */
   /* Of encoders and other pooling models. v is a sequence's vector: the embedding as it is made. */
   TL_OP_EMBED_PLACE,  /* x += weight[0][position] + weight[1][token type, 0 if it has no row]; -1: that one is not there */
   TL_OP_UP,           /* m = gelu(h W^T + b), by erf */
@@ -54,7 +54,7 @@ enum tl_op_feature {
   TL_F_LOCAL = 1 << 5,       /* ROPE: by inv_freq_local */
   TL_F_GELU_TANH = 1 << 6,   /* GATED_UP: gelu by tanh in place of silu */
   TL_F_TO_H = 1 << 7,        /* ATTN_OUT, MLP_DOWN: h = in place of x += */
-  TL_F_FACTOR = 1 << 8,      /* EMBED, LOGITS, and what is added to x: times factor; ROPE: cos and sin */
+  TL_F_FACTOR = 1 << 8,      /* EMBED, LOGITS, and what is added to x: times factor; ROPE: cos and sin; ROUTE: shares */
   TL_F_SOFTCAP = 1 << 9,     /* ATTEND's scores, LOGITS: v = softcap * tanh(v / softcap) */
   TL_F_WINDOW = 1 << 10,     /* ATTEND: only the last `window` positions, its own among them */
   TL_F_BOTH_SIDES = 1 << 11, /* ATTEND: later positions too, with WINDOW those less than `window` away on either side */
@@ -63,6 +63,7 @@ enum tl_op_feature {
   TL_F_TANH = 1 << 14,       /* DENSE: tanh of v */
   TL_F_SINKS = 1 << 20,      /* ATTEND: weight[0] (n_heads): one more score of each query head, of a position without a value */
   TL_F_NORMALIZED = 1 << 21, /* ROUTE: shares are divided by their sum */
+  TL_F_SIGMOID = 1 << 23,    /* ROUTE: shares = sigmoid(h W^T), those with the best shares + b are chosen */
   TL_F_CLAMPED = 1 << 22,    /* EXPERTS_UP: m = g sigmoid(1.702 g) (u + 1), g = min(gate, limit), |u| <= limit */
 };
 

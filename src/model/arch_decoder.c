@@ -115,7 +115,7 @@ static bool rotates(const struct maker *k, uint32_t layer) {
 }
 
 static int qk_norm(struct maker *k, uint32_t layer) {
-  if (!is(k, ARCH_QK_NORM | ARCH_QK_NORM_ROW)) return TL_OK;
+  if (!is(k, ARCH_QK_NORM | ARCH_QK_NORM_ROW) && !(is(k, ARCH_QK_NORM_KEY) && k->c->use_qk_norm)) return TL_OK;
   bool row = is(k, ARCH_QK_NORM_ROW);
   uint64_t head = (uint64_t)k->c->head_dim;
   struct tl_op *op = plan_add(k->m, TL_OP_QK_NORM, layer);

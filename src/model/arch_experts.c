@@ -11,6 +11,7 @@ static const struct arch_experts kinds[] = {
     {"Qwen3MoeForCausalLM", "mlp", "gate", {"gate_proj", "up_proj", "down_proj"}, EXPERTS_OWN_SIZE},
     {"Qwen3VLMoeForConditionalGeneration", "mlp", "gate", {"gate_up_proj", "gate_up_proj", "down_proj"},
      EXPERTS_NORMALIZED | EXPERTS_OWN_SIZE | EXPERTS_HALVES},
+    {"Glm4MoeForCausalLM", "mlp", "gate", {"gate_proj", "up_proj", "down_proj"}, EXPERTS_SHARED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID},
     {"OlmoeForCausalLM", "mlp", "gate", {"gate_proj", "up_proj", "down_proj"}, 0},
     {"GptOssForCausalLM", "mlp", "router", {"gate_up_proj", "gate_up_proj", "down_proj"},
      EXPERTS_NORMALIZED | EXPERTS_FUSED},
@@ -23,7 +24,8 @@ const struct arch_experts *arch_experts_of(const struct architecture *a) {
 }
 
 bool arch_experts_in(const struct arch_experts *e, const struct hf_config *c, uint32_t layer) {
-  return e && !c->dense[layer] && (layer + 1) % (uint64_t)c->decoder_sparse_step == 0;
+  bool dense = c->dense[layer] || (e && e->traits & EXPERTS_SIGMOID && layer < c->first_dense);
+  return e && !dense && (layer + 1) % (uint64_t)c->decoder_sparse_step == 0;
 }
 
 /* hf, gguf: the key in the one kind of file and in the other. */
@@ -37,6 +39,12 @@ int arch_experts_check(const struct model *m, const struct arch_experts *e, cons
     return bad(m, err, "num_experts_per_tok", "expert_used_count", "expected 1 to the number of experts");
   if (e->traits & EXPERTS_OWN_SIZE && !c->expert_size)
     return bad(m, err, "moe_intermediate_size", "expert_feed_forward_length", "is required");
+  if (e->traits & EXPERTS_SIGMOID) {
+    if (c->n_group != 1 || c->topk_group != 1)
+      return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: n_group, topk_group: expected 1");
+    if (c->n_shared_experts * c->expert_size > MODEL_MAX_DIM) return bad(m, err, "n_shared_experts", "expert_shared_count", "are too many");
+    return TL_OK;
+  }
   if (e->traits & EXPERTS_SHARED && !c->shared_expert_size)
     return bad(m, err, "shared_expert_intermediate_size", "expert_shared_feed_forward_length", "is required");
   return TL_OK;
@@ -64,14 +72,26 @@ static struct tl_op *add(const struct maker *k, enum tl_op_kind kind) {
   return op;
 }
 
+static int by_sigmoid(const struct maker *k, struct tl_op *op) {
+  op->features |= TL_F_SIGMOID | (k->c->routed_scaling_factor == 1 ? 0 : TL_F_FACTOR);
+  op->factor = (float)k->c->routed_scaling_factor;
+  op->bias[0] = plan_tensor(k->m, k->err, op->n_experts, 0, "model.layers.%u.%s.%s.e_score_correction_bias", k->layer, k->e->block,
+                            k->e->router);
+  return op->bias[0] < 0 ? op->bias[0] : TL_OK;
+}
+
 static int route(const struct maker *k) {
   struct tl_op *op = add(k, TL_OP_ROUTE);
   if (k->e->traits & EXPERTS_NORMALIZED || k->c->norm_topk_prob) op->features |= TL_F_NORMALIZED;
   int r = take(k, &op->weight[0], op->n_experts, k->dim, k->e->router);
+  if (r == TL_OK && k->e->traits & EXPERTS_SIGMOID) return by_sigmoid(k, op);
   if (r < 0 || !(k->e->traits & EXPERTS_FUSED)) return r;
   op->bias[0] = plan_tensor(k->m, k->err, op->n_experts, 0, "model.layers.%u.%s.%s.bias", k->layer, k->e->block, k->e->router);
   return op->bias[0] < 0 ? op->bias[0] : TL_OK;
 }
+
+static const char *const shared_gated[] = {"shared_expert.gate_proj", "shared_expert.up_proj", "shared_expert.down_proj"};
+static const char *const shared_plain[] = {"shared_experts.gate_proj", "shared_experts.up_proj", "shared_experts.down_proj"};
 
 /* Part `part` (gate, up, down) of all experts into input i of op. */
 static int expert_matrices(const struct maker *k, struct tl_op *op, int i, unsigned part) {
@@ -84,14 +104,18 @@ static int expert_matrices(const struct maker *k, struct tl_op *op, int i, unsig
   return op->bias[i] < 0 ? op->bias[i] : TL_OK;
 }
 
-/* Qwen2-MoE: an MLP for all rows, times a number that each row makes. */
+/* An MLP for all rows; Qwen2-MoE's is times a number that each row makes. */
 static int shared(const struct maker *k) {
-  uint64_t size = (uint64_t)k->c->shared_expert_size;
+  bool plain = k->e->traits & EXPERTS_SIGMOID;
+  uint64_t size = (uint64_t)(plain ? k->c->n_shared_experts * k->c->expert_size : k->c->shared_expert_size);
+  const char *const *names = plain ? shared_plain : shared_gated;
+  if (size == 0) return TL_OK;
   struct tl_op *up = plan_add(k->m, TL_OP_GATED_UP, k->layer), *gate = plan_add(k->m, TL_OP_ROW_GATE, k->layer);
   struct tl_op *down = plan_add(k->m, TL_OP_MLP_DOWN, k->layer);
-  int r = take(k, &up->weight[0], size, k->dim, "shared_expert.gate_proj");
-  if (r == TL_OK) r = take(k, &up->weight[1], size, k->dim, "shared_expert.up_proj");
-  if (r == TL_OK) r = take(k, &down->weight[0], k->dim, size, "shared_expert.down_proj");
+  int r = take(k, &up->weight[0], size, k->dim, names[EXPERT_GATE]);
+  if (r == TL_OK) r = take(k, &up->weight[1], size, k->dim, names[EXPERT_UP]);
+  if (r == TL_OK) r = take(k, &down->weight[0], k->dim, size, names[EXPERT_DOWN]);
+  if (plain) return r;
   if (r == TL_OK && k->m->gguf) return take(k, &gate->weight[0], k->dim, 0, "shared_expert_gate");
   if (r == TL_OK) r = take(k, &gate->weight[0], 1, k->dim, "shared_expert_gate");
   if (r == TL_OK) r = experts_vector(k->m, gate->weight[0], &gate->weight[0], k->err);

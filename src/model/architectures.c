@@ -29,6 +29,7 @@ static const struct architecture architectures[] = {
     {"StableLmForCausalLM", "stablelm", PRE_NORMS, ARCH_LAYER_NORM | ARCH_PARTIAL | ARCH_NO_OUT_BIAS, WINDOW_NONE, 0.25},
     {"Glm4ForCausalLM", "glm4", "input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm",
      "post_mlp_layernorm", ARCH_FUSED_UP | ARCH_INTERLEAVED | ARCH_PARTIAL | ARCH_NO_OUT_BIAS, WINDOW_NONE, 0.5},
+    {"Glm4MoeForCausalLM", "glm4_moe", PRE_NORMS, ARCH_PARTIAL | ARCH_NO_OUT_BIAS | ARCH_QK_NORM_KEY, WINDOW_NONE, 0.5},
     {"OlmoeForCausalLM", "olmoe", PRE_NORMS, ARCH_QK_NORM_ROW, WINDOW_NONE, 1},
     {"SeedOssForCausalLM", "seed_oss", PRE_NORMS, ARCH_NO_OUT_BIAS, WINDOW_NONE, 1},
     {"Ernie4_5ForCausalLM", "ernie4_5", PRE_NORMS, ARCH_INTERLEAVED | ARCH_TIED | ARCH_USE_BIAS, WINDOW_NONE, 1},

@@ -22,6 +22,7 @@ static const struct class {
     {"Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text", 0, 16, 0, 151936, 128000, 0, 1e-6, 5e5, false},
     {"Ministral3ForCausalLM", NULL, 0, 8, 128, 0, 0, 0, 1e-5, 1e6, false},
     {"Olmo3ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 5e5, false},
+    {"Glm4MoeForCausalLM", NULL, 0, 8, 0, 0, 0, 0, 1e-5, 0, false},
     {"OlmoeForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
     {"SeedOssForCausalLM", NULL, 0, 0, 128, 0, 0, 0, 0, 0, true},
     {"Ernie4_5ForCausalLM", NULL, 0, 0, 128, 0, 0, 0, 1e-5, 5e5, false},

@@ -82,6 +82,13 @@ static const struct key keys[] = {
     {"num_experts_per_tok", KIND_INTEGER, AT(n_chosen), 0, 0, MODEL_MAX_CHOSEN, false},
     {"moe_intermediate_size", KIND_INTEGER, AT(expert_size), 0, 1, MODEL_MAX_DIM, false},
     {"shared_expert_intermediate_size", KIND_INTEGER, AT(shared_expert_size), 0, 1, MODEL_MAX_DIM, false},
+    {"n_routed_experts", KIND_INTEGER, AT(n_experts), 0, 0, MODEL_MAX_EXPERTS, false},
+    {"n_shared_experts", KIND_INTEGER, AT(n_shared_experts), 0, 0, MODEL_MAX_EXPERTS, false},
+    {"first_k_dense_replace", KIND_INTEGER, AT(first_dense), 0, 0, MODEL_MAX_LAYERS, false},
+    {"n_group", KIND_INTEGER, AT(n_group), 0, 0, MODEL_MAX_EXPERTS, false},
+    {"topk_group", KIND_INTEGER, AT(topk_group), 0, 0, MODEL_MAX_EXPERTS, false},
+    {"routed_scaling_factor", KIND_NUMBER, AT(routed_scaling_factor), 0, 1e-3, 1e3, false},
+    {"use_qk_norm", KIND_BOOL, AT(use_qk_norm), 0, 0, 0, false},
     {"decoder_sparse_step", KIND_INTEGER, AT(decoder_sparse_step), 0, 1, MODEL_MAX_LAYERS, false},
     {"norm_topk_prob", KIND_BOOL, AT(norm_topk_prob), 0, 0, 0, false},
     {"qkv_bias", KIND_BOOL, AT(qkv_bias), 0, 0, 0, false},
@@ -260,7 +267,7 @@ void hf_config_defaults(struct hf_config *ret) {
                             .high_freq_factor = 4, .query_pre_attn_scalar = 256, .embedding_multiplier = 1,
                             .attention_multiplier = 1, .residual_multiplier = 1, .logits_scaling = 1,
                             .max_window_layers = 28, .sliding_window_pattern = 6, .no_rope_layer_interval = 4,
-                            .rope_local_base_freq = 10000, .beta_fast = 32, .beta_slow = 1, .decoder_sparse_step = 1,
+                            .rope_local_base_freq = 10000, .beta_fast = 32, .beta_slow = 1, .decoder_sparse_step = 1, .n_group = 1, .topk_group = 1, .routed_scaling_factor = 1,
                             .qkv_bias = true, .swiglu_limit = 7, .pad_token_id = 1, .local_attention = 128,
                             .global_attn_every_n_layers = 3, .rotary_emb_fraction = 1, .max_trained_positions = 2048};
 }

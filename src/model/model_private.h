@@ -101,7 +101,7 @@ struct hf_config {
   int64_t vocab_size, max_position_embeddings;
   double rms_norm_eps, rope_theta;
   bool attention_bias, mlp_bias, tie_word_embeddings;
-  bool use_qkv_bias, qk_layernorm, use_parallel_residual, use_bidirectional_attention, use_bias, attention_out_bias;
+  bool use_qkv_bias, qk_layernorm, use_parallel_residual, use_bidirectional_attention, use_bias, attention_out_bias, use_qk_norm;
   double clip_qkv;
   /* 0: none */
   double attn_logit_softcapping, final_logit_softcapping, query_pre_attn_scalar;
@@ -112,7 +112,8 @@ struct hf_config {
   bool slides[MODEL_MAX_LAYERS];  /* layer_types */
   bool rotates[MODEL_MAX_LAYERS]; /* no_rope_layers, whose items say 1 where there is rope */
   /* mixtures of experts, 0: none */
-  int64_t n_experts, n_chosen, expert_size, shared_expert_size, decoder_sparse_step;
+  int64_t n_experts, n_chosen, expert_size, shared_expert_size, decoder_sparse_step, first_dense, n_shared_experts, n_group, topk_group;
+  double routed_scaling_factor;
   bool norm_topk_prob, qkv_bias;
   double swiglu_alpha, swiglu_limit;
   bool dense[MODEL_MAX_LAYERS];   /* mlp_only_layers */
@@ -220,6 +221,7 @@ enum arch_trait {
   ARCH_LOCAL_PLAIN = 1 << 18, /* layers with a window rotate without the scaling of the others */
   ARCH_USE_BIAS = 1 << 19,    /* use_bias: of all projections */
   ARCH_NOPE_WIDE = 1 << 20,   /* layers without a window do not rotate, if sliding_window is said */
+  ARCH_QK_NORM_KEY = 1 << 21, /* norms of Q and K by head, if use_qk_norm says so */
   ARCH_SINKS = 1 << 24,       /* a score beside those of positions */
   ARCH_QKV_BIAS_KEY = 1 << 25, /* biases of q, k, v, unless qkv_bias is false */
 };
@@ -275,6 +277,7 @@ enum experts_trait {
   EXPERTS_SHARED = 1 << 1,     /* one more that all rows have */
   EXPERTS_OWN_SIZE = 1 << 2,   /* moe_intermediate_size, not intermediate_size */
   EXPERTS_FUSED = 1 << 3,      /* GPT-OSS: gate and up alternate in one tensor of all experts, all have biases, clamped */
+  EXPERTS_SIGMOID = 1 << 5,    /* GLM-4.5: shares are sigmoids, a bias is for the choice alone, and what is shared has no gate */
   EXPERTS_HALVES = 1 << 4,     /* Qwen3-VL-MoE: likewise one tensor, the gate's part first */
 };
 enum { EXPERT_GATE, EXPERT_UP, EXPERT_DOWN };

@@ -76,6 +76,10 @@ MODELS = {
     "glm4": ("Glm4", dict(hidden_size=48, head_dim=12, attention_bias=True, rope_parameters=theta(
         10000.0, partial_rotary_factor=0.5))),
     "gemma": ("Gemma", dict(tie_word_embeddings=False)),
+    "glm4_moe": ("Glm4Moe", dict(num_hidden_layers=3, hidden_size=48, head_dim=12, attention_bias=True, use_qk_norm=True,
+                                 n_routed_experts=7, num_experts_per_tok=3, moe_intermediate_size=20, n_shared_experts=2,
+                                 first_k_dense_replace=1, routed_scaling_factor=1.7, rope_parameters=theta(
+                                     10000.0, partial_rotary_factor=0.5))),
     "olmoe": ("Olmoe", dict(hidden_size=56, num_experts=6, num_experts_per_tok=3)),
     "seed_oss": ("SeedOss", dict()),
     "ernie4_5": ("Ernie4_5", dict(tie_word_embeddings=False, use_bias=True)),
@@ -203,6 +207,9 @@ def make_model(name):
     config, architecture = make_config(name)
     model = getattr(transformers, architecture)(config).float().eval()
     draw_weights(model, generator, family.startswith("Gemma"))
+    for name_of, buffer in model.named_buffers():
+        if name_of.endswith("e_score_correction_bias"):
+            buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
     if config.tie_word_embeddings:
         model.tie_weights()
     shipped = round_to_mxfp4(model, generator) if name.endswith("_mxfp4") else {}

@@ -14,6 +14,7 @@
 
 #include "device/cpu/cpu_run.h"
 
+#define CPU_MAX_CHOSEN 64   /* as many as the model room lets a record choose */
 #define NOT_HERE UINT32_MAX /* the place of a choice whose expert another rank has */
 
 /* --- memory ----------------------------------------------------------------------------------- */
@@ -80,6 +81,31 @@ static void choose(const float *scores, uint32_t n, uint32_t n_chosen, bool norm
   for (uint32_t i = 0; i < n_chosen; i++) shares[i] /= total;
 }
 
+/* With shares of their own each, which leave scores: the best with what is added for the choice alone. */
+static void choose_sigmoid(float *scores, const struct tl_op *op, const float *added, uint32_t *chosen, float *shares) {
+  float total = 0, best[CPU_MAX_CHOSEN];
+  for (uint32_t e = 0; e < op->n_experts; e++) {
+    scores[e] = 1 / (1 + expf(-scores[e]));
+    float score = scores[e] + (added ? added[e] : 0);
+    uint32_t n = e < op->n_chosen ? e : op->n_chosen, at = n;
+    while (at > 0 && score > best[at - 1]) at--;
+    if (at == op->n_chosen) continue;
+    for (uint32_t k = n < op->n_chosen ? n : n - 1; k > at; k--) chosen[k] = chosen[k - 1], best[k] = best[k - 1];
+    chosen[at] = e;
+    best[at] = score;
+  }
+  for (uint32_t i = 0; i < op->n_chosen; i++) total += shares[i] = scores[chosen[i]];
+  if (!(op->features & TL_F_NORMALIZED)) total = 1;
+  for (uint32_t i = 0; i < op->n_chosen; i++) shares[i] /= total;
+}
+
+/* A row's experts and their shares. */
+static void route_row(float *scores, const struct tl_op *op, const float *added, uint32_t *chosen, float *shares) {
+  if (op->features & TL_F_SIGMOID) choose_sigmoid(scores, op, added, chosen, shares);
+  else choose(scores, op->n_experts, op->n_chosen, op->features & TL_F_NORMALIZED, chosen, shares);
+  for (uint32_t i = 0; i < op->n_chosen && op->features & TL_F_FACTOR; i++) shares[i] *= op->factor;
+}
+
 /* Entries by expert, those of an expert in the order of rows. */
 static void group(struct cpu_device *d, uint32_t n_rows) {
   struct cpu_mixture *x = &d->mixture;
@@ -110,13 +136,14 @@ void cpu_route(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op,
   struct cpu_device *d = r->d;
   struct cpu_mixture *x = &d->mixture;
   struct target target = {.y = x->scores, .ldy = x->ld_scores};
+  struct cpu_matrix plain = *w;
   uint32_t from, to, n = r->step->n_tokens;
-  cpu_project(r, ticket, w, d->h, d->ld_dim, n, &target);
+  if (op->features & TL_F_SIGMOID) plain.bias = NULL; /* it is for the choice alone */
+  cpu_project(r, ticket, &plain, d->h, d->ld_dim, n, &target);
   barrier(r);
   share(r, n, &from, &to);
   for (uint32_t i = from; i < to; i++)
-    choose(x->scores + i * x->ld_scores, op->n_experts, op->n_chosen, op->features & TL_F_NORMALIZED,
-           x->chosen + (size_t)i * op->n_chosen, x->shares + (size_t)i * op->n_chosen);
+    route_row(x->scores + i * x->ld_scores, op, w->bias, x->chosen + (size_t)i * op->n_chosen, x->shares + (size_t)i * op->n_chosen);
   barrier(r);
   if (r->index == 0) group(d, n);
 }
@@ -232,7 +259,7 @@ void cpu_row_gate(struct run *r, const float *weight) {
   struct cpu_device *d = r->d;
   uint32_t from, to, dim = d->model->dim;
   share(r, r->step->n_tokens, &from, &to);
-  for (uint32_t i = from; i < to; i++) {
+  for (uint32_t i = from; weight && i < to; i++) {
     const float *h = d->h + i * d->ld_dim;
     float *m = d->m + i * d->ld_ffn, sum = 0;
     for (uint32_t k = 0; k < dim; k++) sum += h[k] * weight[k];

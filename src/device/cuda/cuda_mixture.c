@@ -25,7 +25,9 @@ int cuda_route(struct cuda_device *d, const struct cuda_op *op, const struct cud
   struct tl_cuda_route_args args = {.n = pass->n_tokens, .n_experts = op->from->n_experts, .n_chosen = op->from->n_chosen,
                                     .first_expert = d->shard.first_expert, .n_local = d->shard.n_experts,
                                     .tile_entries = tile_entries(op->from, pass),
-                                    .normalized = (op->from->features & TL_F_NORMALIZED) != 0, .ld = op->w.ld, .scores = w->scores,
+                                    .normalized = (op->from->features & TL_F_NORMALIZED) != 0,
+                                    .sigmoid = (op->from->features & TL_F_SIGMOID) != 0,
+                                    .factor = op->from->features & TL_F_FACTOR ? op->from->factor : 1, .ld = op->w.ld, .scores = w->scores,
                                     .bias = op->w.bias, .tokens = d->device.tokens, .chosen = w->chosen, .shares = w->shares,
                                     .places = w->places, .rows = w->entry_rows, .tiles = w->expert_tiles,
                                     .n_tiles = w->n_expert_tiles};
@@ -85,7 +87,8 @@ int cuda_mix(struct cuda_device *d, const struct cuda_op *op, const struct cuda_
   const float *gates = d->work.scores + route->from->n_experts;
   struct tl_cuda_mix_args args = {.dtype = d->dtype, .n = pass->n_tokens, .dim = d->dims.dim, .n_chosen = route->from->n_chosen,
                                   .places = d->work.places, .shares = d->work.shares, .y = d->work.entry_y,
-                                  .gates = route->row_gate ? gates : NULL, .ld = route->w.ld, .out = d->work.delta};
+                                  .whole = route->row_gate != NULL,
+                                  .gates = cuda_has_gate(route) ? gates : NULL, .ld = route->w.ld, .out = d->work.delta};
   CUDA_TRY(d, d->api->op.mix(&args, d->stream), "the experts' sum", err);
   return TL_OK;
 }

@@ -68,10 +68,10 @@ static const struct {
     [TL_OP_LOGITS] = {1, TL_F_FACTOR | TL_F_SOFTCAP},
     [TL_OP_QK_NORM] = {2, TL_F_PLUS_ONE | TL_F_WHOLE_ROW},
     [TL_OP_NORM_ADD] = {1, TL_F_PLUS_ONE},
-    [TL_OP_ROUTE] = {1, TL_F_NORMALIZED},
+    [TL_OP_ROUTE] = {1, TL_F_NORMALIZED | TL_F_SIGMOID | TL_F_FACTOR},
     [TL_OP_EXPERTS_UP] = {2, TL_F_CLAMPED},
     [TL_OP_EXPERTS_DOWN] = {1, 0},
-    [TL_OP_ROW_GATE] = {1, 0},
+    [TL_OP_ROW_GATE] = {0, 0},
     [TL_OP_POOL] = {0, 0},
     [TL_OP_DENSE] = {1, TL_F_TANH | TL_F_GELU},
     [TL_OP_VECTOR_NORM] = {1, 0},
@@ -257,7 +257,7 @@ static bool shape_experts(struct cuda_device *d, struct cuda_op *op) {
 /* The gate of a row is one more score. */
 static void shape_route(struct cuda_device *d, struct cuda_op *op) {
   add_outputs(d, op, 0, op->from->n_experts);
-  if (op->row_gate) op->w.n = ++op->w.pieces[0].n;
+  if (cuda_has_gate(op)) op->w.n = ++op->w.pieces[0].n;
   at_least(&d->dims.n_chosen, op->from->n_chosen);
   at_least(&d->dims.ld_scores, op->w.ld = (uint32_t)cuda_round(op->w.n, 8));
 }

@@ -96,7 +96,7 @@ struct cuda_op {
   const struct tl_op *before; /* NORM: whose delta is added: EMBED, ATTN_OUT or MLP_DOWN */
   const struct tl_op *post;   /* NORM: the NORM_ADD that came first, or NULL */
   const struct tl_op *qk_norm, *rope; /* ATTEND: or NULL */
-  const struct tl_op *row_gate; /* ROUTE and GATED: of the layer's MLP that all rows have beside their experts; or NULL */
+  const struct tl_op *row_gate; /* may be without weights; ROUTE and GATED: of the layer's MLP that all rows have beside their experts; or NULL */
   const struct cuda_op *route;  /* of a layer with experts, for itself and what follows in it; or NULL */
   const struct tl_op *place;    /* EMBED: of positions and token types, or NULL */
   const struct tl_op *vector_norm; /* DENSE: or NULL */
@@ -106,6 +106,10 @@ struct cuda_op {
   float *sinks;               /* ATTEND: (n_heads), or NULL */
   struct cuda_matrix w;       /* ATTEND: the bias of its QKV */
 };
+/* Whether the row gate is one more score of the router's. */
+static inline bool cuda_has_gate(const struct cuda_op *op) {
+  return op->row_gate && op->row_gate->weight[0] >= 0;
+}
 
 /* ATTEND: whether Q and K are normed over all heads of a row, not each head by itself. */
 static inline bool cuda_norms_whole_rows(const struct cuda_op *op) {

@@ -202,7 +202,7 @@ static bool add_route(struct cuda_device *d, struct parts *p, const struct cuda_
   const struct cuda_piece *piece = &op->w.pieces[0];
   size_t row = cuda_row_bytes(piece->format, op->w.k);
   if (!add_all_rows(d, p, op, 0, 0)) return false;
-  return !op->row_gate || add(p, (struct cuda_part){.kind = CUDA_PART_T, .tensor = &d->model->tensors[op->row_gate->weight[0]],
+  return !cuda_has_gate(op) || add(p, (struct cuda_part){.kind = CUDA_PART_T, .tensor = &d->model->tensors[op->row_gate->weight[0]],
                                                     .n_rows = 1, .n_columns = d->model->dim,
                                                     .to = piece->data + (piece->n - 1) * row, .pitch = row});
 }

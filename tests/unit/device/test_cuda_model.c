@@ -116,7 +116,7 @@ static void test_architectures(void **state) {
       "arch/gemma2", "arch/gemma3", "arch/glm4", "arch/granite", "arch/mistral", "arch/mistral_yarn", "arch/olmo2",
       "arch/phi3", "arch/phi4_longrope", "arch/qwen2", "arch/qwen2_window", "arch/qwen3", "arch/smollm3", "arch/stablelm",
       "arch/mixtral", "arch/qwen2_moe", "arch/qwen3_moe", "arch/gpt_oss",
-      "arch/gemma3_vision", "arch/mistral3", "arch/qwen2_5_vl", "arch/qwen3_vl", "arch/olmo3", "arch/qwen3_vl_moe", "arch/ministral3",
+      "arch/gemma3_vision", "arch/mistral3", "arch/qwen2_5_vl", "arch/qwen3_vl", "arch/glm4_moe", "arch/olmo3", "arch/qwen3_vl_moe", "arch/ministral3",
       "arch/exaone4", "arch/exaone4_small",
       "arch/ernie4_5",
       "arch/seed_oss",

@@ -27,7 +27,7 @@ static void open_routing(const struct routing *r, struct routed *t) {
   for (uint32_t i = 0; i < r->n; i++) t->tokens[i] = unit_below(&op_random, 6) ? -(int32_t)(2 * (i % 2)) : -1;
   t->a = (struct tl_cuda_route_args){
       .n = r->n, .n_experts = r->n_experts, .n_chosen = r->n_chosen, .first_expert = r->first_expert, .n_local = r->n_local,
-      .tile_entries = r->tile_entries, .normalized = r->normalized, .ld = ld, .scores = t->scores, .bias = r->bias ? t->bias : NULL,
+      .tile_entries = r->tile_entries, .normalized = r->normalized, .factor = 1, .ld = ld, .scores = t->scores, .bias = r->bias ? t->bias : NULL,
       .tokens = t->tokens, .chosen = op_poisoned(n * 4), .shares = op_poisoned(n * 4), .places = op_poisoned(n * 4),
       .rows = op_poisoned(n * 4), .n_tiles = op_poisoned(4),
       .tiles = op_poisoned(tl_cuda_max_expert_tiles(n, r->n_local, r->tile_entries) * sizeof *t->a.tiles)};
@@ -38,9 +38,33 @@ static void close_routing(struct routed *t) {
   for (unsigned i = 0; i < UNIT_COUNT(all); i++) op_free(all[i]);
 }
 
+static double sigmoid_of(const struct routed *t, uint32_t row, uint32_t expert) {
+  return 1 / (1 + exp(-(double)t->scores[(size_t)row * t->a.ld + expert]));
+}
+
 static double score(const struct routed *t, uint32_t row, uint32_t expert) {
   float bias = t->a.bias ? t->bias[expert] : 0;
+  if (t->a.sigmoid) return sigmoid_of(t, row, expert) + (double)bias;
   return (double)(t->scores[(size_t)row * t->a.ld + expert] + bias);
+}
+
+/* The rounding of sigmoids decides between those that are close. */
+static void check_sigmoids(const struct routed *t, uint32_t row) {
+  const struct tl_cuda_route_args *a = &t->a;
+  const uint32_t *chosen = a->chosen + (size_t)row * a->n_chosen;
+  bool taken[TL_CUDA_MAX_EXPERTS] = {0};
+  double total = 0;
+  for (uint32_t i = 0; i < a->n_chosen; i++) {
+    assert_true(chosen[i] < a->n_experts && !taken[chosen[i]]);
+    taken[chosen[i]] = true;
+    total += sigmoid_of(t, row, chosen[i]);
+    for (uint32_t e = 0; e < a->n_experts; e++)
+      if (!taken[e]) assert_true(score(t, row, e) <= score(t, row, chosen[i]) + 1e-6);
+  }
+  for (uint32_t i = 0; i < a->n_chosen; i++) {
+    double want = sigmoid_of(t, row, chosen[i]) / (a->normalized ? total : 1) * (double)a->factor;
+    assert_true(fabs((double)a->shares[row * a->n_chosen + i] - want) < 2e-6);
+  }
 }
 
 /* The choices of a row: none is better than one before it, and none that is left out. */
@@ -99,12 +123,14 @@ static void check_entries(const struct routed *t) {
   free(expert_of);
 }
 
-static void check_routing(const struct routing *r) {
+static void check_routing(const struct routing *r, bool sigmoid) {
   struct routed t;
   open_routing(r, &t);
+  t.a.sigmoid = sigmoid;
+  t.a.factor = sigmoid ? 1.75f : 1;
   assert_int_equal(op_run(tl_cuda_route(&t.a, NULL)), 0);
   for (uint32_t row = 0; row < r->n; row++)
-    if (t.tokens[row] != -1) check_row(&t, row);
+    if (t.tokens[row] != -1) (sigmoid ? check_sigmoids : check_row)(&t, row);
   check_entries(&t);
   close_routing(&t);
 }
@@ -117,7 +143,10 @@ static void test_routing(void **state) {
       {33, 1024, 64, 0, 1024, 8, 1, false, true}, {20, 12, 3, 4, 4, 8, 1, false, false}, {90, 9, 2, 6, 3, 64, 0, true, true},
       {3, 1, 1, 0, 1, 8, 0, false, false},      {4, 6, 1, 5, 1, 8, 1, false, false},
   };
-  for (unsigned i = 0; i < UNIT_COUNT(all); i++) check_routing(&all[i]);
+  for (unsigned i = 0; i < UNIT_COUNT(all); i++) check_routing(&all[i], false);
+  const struct routing sigmoids[] = {{9, 128, 8, 0, 128, 8, 1, true, false}, {80, 31, 3, 0, 31, 64, 0, false, false},
+                                     {4, 12, 12, 4, 4, 8, 1, true, false}};
+  for (unsigned i = 0; i < UNIT_COUNT(sigmoids); i++) check_routing(&sigmoids[i], true);
 }
 
 /* Scores that are no numbers, or infinite: the choices are experts all the same, each once, numbers first. */
@@ -308,7 +337,9 @@ static void test_mxfp4_values(void **state) {
 
 /* --- sums -------------------------------------------------------------------------------------------- */
 
-static void check_mix(int dtype, uint32_t n, uint32_t dim, uint32_t n_chosen, bool added) {
+enum added { NOTHING, GATED, WHOLE };
+
+static void check_mix(int dtype, uint32_t n, uint32_t dim, uint32_t n_chosen, enum added added) {
   uint32_t n_choices = n * n_chosen, ld = 3;
   uint16_t *y = op_halves(dtype, (size_t)n_choices * dim, 2), *out = op_poisoned((size_t)n * dim * 2), *before;
   float *shares = op_floats(n_choices, 1), *gates = op_floats((size_t)n * ld, 3);
@@ -318,12 +349,13 @@ static void check_mix(int dtype, uint32_t n, uint32_t dim, uint32_t n_chosen, bo
   for (size_t i = 0; added && i < (size_t)n * dim; i++) out[i] = op_pack(dtype, op_number(2));
   before = op_copy(out, (size_t)n * dim * 2);
   struct tl_cuda_mix_args a = {.dtype = dtype, .n = n, .dim = dim, .n_chosen = n_chosen, .places = places, .shares = shares, .y = y,
-                               .gates = added ? gates : NULL, .ld = ld, .out = out};
+                               .whole = added != NOTHING, .gates = added == GATED ? gates : NULL, .ld = ld, .out = out};
   assert_int_equal(op_run(tl_cuda_mix(&a, NULL)), 0);
   for (uint32_t row = 0; row < n; row++)
     for (uint32_t k = 0; k < dim; k++) {
       size_t at = (size_t)row * dim + k;
-      double want = added ? op_unpack(dtype, before[at]) / (1 + exp(-(double)gates[row * ld])) : 0, terms = fabs(want);
+      double factor = added == GATED ? 1 / (1 + exp(-(double)gates[row * ld])) : 1;
+      double want = added ? op_unpack(dtype, before[at]) * factor : 0, terms = fabs(want);
       for (uint32_t i = row * n_chosen; i < (row + 1) * n_chosen; i++) {
         if (places[i] == TL_CUDA_NO_ENTRY) continue;
         double part = (double)shares[i] * op_unpack(dtype, y[(size_t)places[i] * dim + k]);
@@ -341,9 +373,10 @@ static void check_mix(int dtype, uint32_t n, uint32_t dim, uint32_t n_chosen, bo
 static void test_mix(void **state) {
   (void)state;
   for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
-    check_mix(op_dtypes[t], 5, 40, 3, false);
-    check_mix(op_dtypes[t], 70, 64, 8, true);
-    check_mix(op_dtypes[t], 3, 8, 1, true);
+    check_mix(op_dtypes[t], 5, 40, 3, NOTHING);
+    check_mix(op_dtypes[t], 6, 48, 2, WHOLE);
+    check_mix(op_dtypes[t], 70, 64, 8, GATED);
+    check_mix(op_dtypes[t], 3, 8, 1, GATED);
   }
 }
 

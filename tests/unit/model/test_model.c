@@ -225,6 +225,9 @@ static void test_architectures(void **state) {
   assert_fails(TL_ECORRUPT, "config.json: sliding_window_pattern: expected an integer from 1 to 1000, or layer_types");
   write_llama("{\"architectures\":[\"SeedOssForCausalLM\"],\"head_dim\":2," SIZES "}", false, true); /* has biases unless it says no */
   assert_fails(TL_ECORRUPT, "tensor 'model.layers.0.self_attn.q_proj.bias' is missing from the model's files");
+  write_llama("{\"architectures\":[\"Glm4MoeForCausalLM\"],\"n_routed_experts\":8,\"num_experts_per_tok\":2,\"moe_intermediate_size\":4,"
+              "\"n_group\":2,\"partial_rotary_factor\":1.0," SIZES "}", false, true);
+  assert_fails(TL_EUNSUPPORTED, "config.json: n_group, topk_group: expected 1");
   write_llama("{\"architectures\":[5],\"model_type\":\"gpt2\"," SIZES "}", false, true);
   assert_unknown("");
 }

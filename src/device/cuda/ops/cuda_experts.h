@@ -39,7 +39,9 @@ struct tl_cuda_route_args {
   uint32_t n, n_experts, n_chosen; /* n_chosen <= n_experts <= TL_CUDA_MAX_EXPERTS */
   uint32_t first_expert, n_local;  /* this rank's */
   uint32_t tile_entries;
-  int normalized;          /* shares sum up to 1; else they are of a softmax over all experts */
+  int normalized;          /* shares sum up to 1; else they are of a softmax over all experts, or sigmoids as they are */
+  int sigmoid;             /* shares are sigmoids of scores, and bias is added to them for the choice alone */
+  float factor;            /* of shares */
   uint32_t ld;             /* floats from row to row, at least n_experts */
   const float *scores;     /* (n, ld) */
   const float *bias;       /* (n_experts) or NULL */
@@ -84,7 +86,8 @@ struct tl_cuda_mix_args {
   const uint32_t *places;  /* (n, n_chosen) */
   const float *shares;     /* (n, n_chosen) */
   const void *y;           /* T (entries, dim) */
-  const float *gates;      /* (n, ld), or NULL: out was nothing; else it was an MLP of all rows: times sigmoid(gates[row ld]), added */
+  int whole;               /* out was an MLP of all rows: added */
+  const float *gates;      /* (n, ld), or NULL; with whole: the MLP's times sigmoid(gates[row ld]) */
   uint32_t ld;
   void *out;               /* T (n, dim) */
 };

@@ -16,6 +16,16 @@ TL_DEVICE float score_of(const tl_cuda_route_args &a, uint32_t row, uint32_t exp
   return a.scores[(uint64_t)row * a.ld + expert] + (a.bias ? a.bias[expert] : 0);
 }
 
+TL_DEVICE float sigmoid(float v) {
+  return 1 / (1 + expf(-v));
+}
+
+/* By what experts are chosen. */
+TL_DEVICE float key_of(const tl_cuda_route_args &a, uint32_t row, uint32_t expert) {
+  if (!a.sigmoid) return score_of(a, row, expert);
+  return sigmoid(a.scores[(uint64_t)row * a.ld + expert]) + (a.bias ? a.bias[expert] : 0);
+}
+
 /* Larger is better; no two experts have the same. */
 TL_DEVICE uint64_t rank_of(float score, uint32_t expert) {
   uint32_t bits = as_bits(score + 0.0f), key = bits & 0x80000000u ? ~bits : bits | 0x80000000u; /* -0 becomes 0 */
@@ -38,26 +48,27 @@ TL_DEVICE void choose(const tl_cuda_route_args &a, uint32_t row) {
   for (uint32_t i = 0; i < a.n_chosen; i++) {
     uint64_t top = 0;
     for (uint32_t e = lane_index(); e < a.n_experts && !padding; e += 32) {
-      uint64_t rank = rank_of(score_of(a, row, e), e);
+      uint64_t rank = rank_of(key_of(a, row, e), e);
       if (rank < before && rank > top) top = rank;
     }
     before = warp_max(top);
     uint32_t expert = padding ? TL_CUDA_NO_ENTRY : ~(uint32_t)before;
-    float score = padding ? 0 : score_of(a, row, expert);
+    float score = padding ? 0 : a.sigmoid ? a.scores[(uint64_t)row * a.ld + expert] : score_of(a, row, expert);
     if (i == 0) best = score;
-    float share = expf(score - best);
+    float share = a.sigmoid ? sigmoid(score) : expf(score - best);
     total += share;
     if (lane_index() > 0) continue;
     a.chosen[at + i] = expert;
     a.shares[at + i] = share;
   }
-  if (!a.normalized && !padding) {
+  if (!a.normalized && a.sigmoid) total = 1;
+  if (!a.normalized && !a.sigmoid && !padding) {
     total = 0;
     for (uint32_t e = lane_index(); e < a.n_experts; e += 32) total += expf(score_of(a, row, e) - best);
     total = warp_sum(total);
   }
   sync_warp();
-  for (uint32_t i = lane_index(); i < a.n_chosen; i += 32) a.shares[at + i] /= total;
+  for (uint32_t i = lane_index(); i < a.n_chosen; i += 32) a.shares[at + i] = a.shares[at + i] / total * a.factor;
 }
 
 /* --- entries ------------------------------------------------------------------------------------ */
@@ -153,8 +164,8 @@ TL_KERNEL(MIX_THREADS, 1) mix(tl_cuda_mix_args a) {
   if (row >= a.n) return;
   uint16_t *out = (uint16_t *)a.out + row * a.dim + column;
   float sum[8] = {}, v[8];
-  if (a.gates) {
-    float factor = 1 / (1 + expf(-a.gates[row * a.ld]));
+  if (a.whole) {
+    float factor = a.gates ? sigmoid(a.gates[row * a.ld]) : 1;
     unpack8<T>(load16(out), v);
     TL_UNROLL for (int k = 0; k < 8; k++) sum[k] = v[k] * factor;
   }
