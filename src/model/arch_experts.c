@@ -75,8 +75,9 @@ static struct tl_op *add(const struct maker *k, enum tl_op_kind kind) {
 static int by_sigmoid(const struct maker *k, struct tl_op *op) {
   op->features |= TL_F_SIGMOID | (k->c->routed_scaling_factor == 1 ? 0 : TL_F_FACTOR);
   op->factor = (float)k->c->routed_scaling_factor;
-  op->bias[0] = plan_tensor(k->m, k->err, op->n_experts, 0, "model.layers.%u.%s.%s.e_score_correction_bias", k->layer, k->e->block,
-                            k->e->router);
+  op->bias[0] = k->m->gguf ? plan_tensor(k->m, k->err, op->n_experts, 0, "blk.%u.exp_probs_b.bias", k->layer)
+                           : plan_tensor(k->m, k->err, op->n_experts, 0, "model.layers.%u.%s.%s.e_score_correction_bias", k->layer,
+                                         k->e->block, k->e->router);
   return op->bias[0] < 0 ? op->bias[0] : TL_OK;
 }
 

@@ -47,6 +47,7 @@ static const struct known {
     {"seed_oss", "SeedOssForCausalLM", 0, 0, 0, 0, 0},
     {"ernie4_5", "Ernie4_5ForCausalLM", 0, 0, 0, 0, 0},
     {"exaone4", "Exaone4ForCausalLM", WINDOWS, 0, 0, 0, 0},
+    {"glm4moe", "Glm4MoeForCausalLM", PARTIAL | EXPERTS, 0, 0, 0, 0},
     {"qwen2vl", "Qwen2_5_VLForConditionalGeneration", 0, 0, 0, 0, 0},
     {"qwen3vl", "Qwen3VLForConditionalGeneration", 0, 0, 0, 0, 0},
     {"qwen3vlmoe", "Qwen3VLMoeForConditionalGeneration", EXPERTS | NORMALIZED, 0, 0, 0, 0},
@@ -108,6 +109,9 @@ static const struct row rows[] = {
     {"expert_count", WHOLE, AT(n_experts), 0, MODEL_MAX_EXPERTS, false},
     {"expert_used_count", WHOLE, AT(n_chosen), 0, MODEL_MAX_CHOSEN, false},
     {"expert_feed_forward_length", WHOLE, AT(expert_size), 1, MODEL_MAX_DIM, false},
+    {"expert_shared_count", WHOLE, AT(n_shared_experts), 0, MODEL_MAX_EXPERTS, false},
+    {"leading_dense_block_count", WHOLE, AT(first_dense), 0, MODEL_MAX_LAYERS, false},
+    {"expert_weights_scale", NUMBER, AT(routed_scaling_factor), 1e-3, 1e3, false},
     {"expert_shared_feed_forward_length", WHOLE, AT(shared_expert_size), 1, MODEL_MAX_DIM, false},
 };
 
@@ -275,6 +279,23 @@ static void take_defaults(const struct tl_gguf *g, const struct known *a, struct
   if (!has(g, key)) c->attention_multiplier = 1 / sqrt((double)head_dim);
 }
 
+/* How a router makes shares, where that is said; layers that guess further tokens, which are not served. */
+static int read_router(const struct tl_gguf *g, const struct known *a, struct hf_config *c, struct tl_error *err) {
+  char key[128];
+  int64_t whole;
+  bool sigmoid = strcmp(a->name, "glm4moe") == 0;
+  key_name(a->name, "expert_gating_func", key, sizeof key);
+  if (tl_gguf_integer(g, key, &whole) && (whole == 2) != sigmoid)
+    return unsupported(g, key, err, sigmoid ? "expected 2 (sigmoid)" : "2 (sigmoid) is not supported for this architecture");
+  key_name(a->name, "expert_weights_norm", key, sizeof key);
+  if (sigmoid && tl_gguf_integer(g, key, &whole)) c->norm_topk_prob = whole;
+  key_name(a->name, "nextn_predict_layers", key, sizeof key);
+  if (!tl_gguf_integer(g, key, &whole) || whole == 0) return TL_OK;
+  if (whole < 0 || whole >= c->num_hidden_layers) return unsupported(g, key, err, "expected less than block_count");
+  c->num_hidden_layers -= whole;
+  return TL_OK;
+}
+
 static const struct known *find_architecture(const struct tl_gguf *g, struct tl_error *err) {
   const char *text = "";
   size_t length = 0;
@@ -321,7 +342,8 @@ int gguf_read_config(const struct tl_gguf *g, struct hf_config *c, bool *ret_pai
   if (r < 0) return r;
   take_defaults(g, a, c);
   read_eos(g, c);
-  r = read_pattern(g, a, c, err);
+  r = read_router(g, a, c, err);
+  if (r == TL_OK) r = read_pattern(g, a, c, err);
   if (a->traits & GLOBAL_FIRST) take_local(c);
   if (r == TL_OK) r = read_rope_type(g, a->name, c, err);
   if (r == TL_OK) r = read_rope_factor(g, a, c, err);
@@ -387,7 +409,7 @@ int gguf_complete_config(struct model *m, struct hf_config *c, struct tl_error *
   c->tie_word_embeddings = model_find_tensor(m, "output.weight") < 0;
   c->attention_bias = model_find_tensor(m, "blk.0.attn_q.bias") >= 0;
   c->mlp_bias = model_find_tensor(m, "blk.0.ffn_up.bias") >= 0;
-  c->qk_layernorm = model_find_tensor(m, "blk.0.attn_q_norm.weight") >= 0;
+  c->qk_layernorm = c->use_qk_norm = model_find_tensor(m, "blk.0.attn_q_norm.weight") >= 0;
   for (int64_t i = 0; c->n_experts && i < c->num_hidden_layers; i++) {
     char router[64];
     snprintf(router, sizeof router, "blk.%lld.ffn_gate_inp.weight", (long long)i);

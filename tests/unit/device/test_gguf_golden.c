@@ -45,6 +45,7 @@ static void test_llamas(void **state) {
                 {"arch/gemma3", "gguf/arch_gemma3.gguf", 1e-3f},
                 {"arch/olmo2", "gguf/arch_olmo2.gguf", 0},
                 {"arch/qwen3_vl_moe", "gguf/arch_qwen3_vl_moe.gguf", 0},
+                {"arch/glm4_moe", "gguf/arch_glm4_moe.gguf", 1e-5f}, /* a factor as a float */
                 {"arch/olmo3", "gguf/arch_olmo3.gguf", 1e-5f},
                 {"arch/gemma", "gguf/arch_gemma.gguf", 0},
                 {"arch/olmoe", "gguf/arch_olmoe.gguf", 0},

@@ -13,7 +13,8 @@ static const char *const model_names[] = {"f32_odd", "bf16_tied", "f32_llama3", 
 static const char *const other_names[] = {"arch/qwen2", "arch/qwen2_window", "arch/qwen3", "arch/mistral", "arch/mistral_yarn",
                                           "arch/smollm3", "arch/phi3", "arch/phi4_longrope", "arch/gemma2", "arch/gemma3",
                                           "arch/olmo2", "arch/granite", "arch/stablelm", "arch/glm4", "arch/mixtral",
-                                          "arch/qwen2_moe", "arch/qwen3_moe", "arch/gpt_oss"};
+                                          "arch/qwen2_moe", "arch/qwen3_moe", "arch/gpt_oss", "arch/glm4_moe", "arch/olmoe",
+                                          "arch/qwen3_vl_moe", "arch/exaone4", "arch/ernie4_5", "arch/olmo3", "arch/gemma3_vision"};
 static const unsigned sizes[] = {2, 3, 4, 5, 8};
 
 static bool can_be_cut(const struct tl_model *model, unsigned size) {

@@ -184,6 +184,9 @@ static void test_refused(void **state) {
       {"bert", {.key = "bert.attention.sliding_window", .number = 8}, "bert.attention.sliding_window: windows are not"},
       {"modern-bert", {.key = "modern-bert.hidden_activation", .text = "silu"}, "modern-bert.hidden_activation: expected gelu"},
       {"modern-bert", {.key = "modern-bert.attention.sliding_window_pattern", .number = 0}, "expected 1 to 1000"},
+      {"glm4moe", {.key = "glm4moe.expert_gating_func", .number = 1}, "glm4moe.expert_gating_func: expected 2"},
+      {"qwen3moe", {.key = "qwen3moe.expert_gating_func", .number = 2}, "qwen3moe.expert_gating_func: 2 (sigmoid) is not supported"},
+      {"glm4moe", {.key = "glm4moe.nextn_predict_layers", .number = 2}, "glm4moe.nextn_predict_layers: expected less than block_count"},
       {"jina-bert-v2", {.key = "a", .number = 1}, "'jina-bert-v2' is not known; `tokenlane models --supported` lists"},
   };
   static struct hf_config c;
