@@ -160,7 +160,7 @@ TL_DEVICE void publish(const running<DIM, WIDE> &r, decode_shared<DIM, WIDE> *s)
   }
   TL_UNROLL for (int j = 0; j < (WIDE ? DIM / 8 : DIM / 16); j++)
     TL_UNROLL for (int i = 0; i < 4; i++)
-      s->out[warp_index()][WIDE ? j : j * 2 + i / 2][WIDE ? i : i % 2][lane_index()] = r.out[j][i];
+      s->room[warp_index()].out[WIDE ? j : j * 2 + i / 2][WIDE ? i : i % 2][lane_index()] = r.out[j][i];
 }
 
 /* 8 elements of a head from `dim` on, which a thread makes: one plane of one lane, behind one another. Of up to 8 heads a lane has
@@ -198,7 +198,7 @@ TL_DEVICE void finish(const tl_cuda_decode_args &a, uint32_t row, bool is_whole,
     TL_UNROLL for (int w = 0; w < WARPS; w++) {
       float factor = exp2_fast(s->max[w][mine.head] - max); /* 0 for a warp that had no token */
       sum += s->sum[w][mine.head] * factor;
-      TL_UNROLL for (int j = 0; j < 8; j++) out[j] += s->out[w][mine.mma + j][mine.plane][mine.lane] * factor;
+      TL_UNROLL for (int j = 0; j < 8; j++) out[j] += s->room[w].out[mine.mma + j][mine.plane][mine.lane] * factor;
     }
     if (is_whole) {
       store_share<T>(a.a, row, first_head + mine.head, mine.dim, max, sum, out);
@@ -277,12 +277,13 @@ struct made_head {
 };
 
 template <int DIM, bool WIDE>
-TL_DEVICE made_head find_made(const tl_cuda_decode_args &a, const task &t, uint32_t i, uint32_t slot, decode_shared<DIM, WIDE> *s) {
+TL_DEVICE made_head find_made(const tl_cuda_decode_args &a, const task &t, uint32_t i, uint32_t slot, uint32_t own_warp,
+                              decode_shared<DIM, WIDE> *s) {
   const uint32_t index = index_made(a, t, i);
-  if (i < t.n_heads) return {index, a.heads.q_norm, false, s->made[0] + i * (a.a.head_dim / 8), nullptr};
+  if (i < t.n_heads) return {index, a.heads.q_norm, false, s->room[0].made.heads[0] + i * (a.a.head_dim / 8), nullptr};
   bool is_value = i > t.n_heads;
   uint16_t *cache = (uint16_t *)(is_value ? a.heads.v_cache : a.heads.k_cache);
-  return {index, is_value ? nullptr : a.heads.k_norm, is_value, s->own[is_value],
+  return {index, is_value ? nullptr : a.heads.k_norm, is_value, s->room[own_warp].made.own[is_value],
           t.is_first && slot != TL_CUDA_NO_SLOT ? cache + slot_place(slot, a.a.n_kv_heads, t.kv_head, a.a.head_dim) : nullptr};
 }
 
@@ -291,14 +292,14 @@ template <class T, int DIM, bool WIDE>
 TL_DEVICE void make_heads(const tl_cuda_decode_args &a, const task &t, uint32_t words, const angles<HEAD_STEPS(DIM)> &turn,
                           decode_shared<DIM, WIDE> *s) {
   const int STEPS = HEAD_STEPS(DIM);
-  const uint32_t dim = a.a.head_dim, half = dim / 2, row = ITEM_FIELD(words, row);
-  const bool has_own = ends_with_own(ITEM_FIELD(words, first), ITEM_FIELD(words, count), ITEM_FIELD(words, position));
+  const uint32_t dim = a.a.head_dim, half = dim / 2, row = ITEM_FIELD(words, row), count = ITEM_FIELD(words, count);
+  const bool has_own = ends_with_own(ITEM_FIELD(words, first), count, ITEM_FIELD(words, position));
   const uint32_t slot = has_own ? a.heads.slots[row] : TL_CUDA_NO_SLOT, n = t.n_heads + (has_own ? 2 : 0);
   const uint16_t *from = (const uint16_t *)a.heads.qkv + (uint64_t)row * (a.a.n_heads + 2 * a.a.n_kv_heads) * dim;
   packed_head<STEPS> ahead[HEADS_AHEAD]; /* on their way together */
   TL_UNROLL for (uint32_t k = 0; k < HEADS_AHEAD; k++) fetch_made(a, t, warp_index() + k * WARPS, n, from, &ahead[k]);
   for (uint32_t i = warp_index(); i < n; i += WARPS) { /* not unrolled: its code is read once a layer, from far */
-    made_head made = find_made<DIM, WIDE>(a, t, i, slot, s);
+    made_head made = find_made<DIM, WIDE>(a, t, i, slot, last_warp(count), s);
     head<STEPS> h;
     unpack_head<T>(ahead[0], a.heads.bias ? a.heads.bias + (uint64_t)made.index * dim : nullptr, half, &h);
     TL_UNROLL for (uint32_t k = 1; k < HEADS_AHEAD; k++) ahead[k - 1] = ahead[k];
@@ -308,7 +309,7 @@ TL_DEVICE void make_heads(const tl_cuda_decode_args &a, const task &t, uint32_t 
     store_head<T>(h, half, (uint16_t *)made.to);
     if (made.cache) store_head<T>(h, half, made.cache);
   }
-  if (thread_index() == 0) s->has_own = has_own;
+  if (thread_index() == 0) s->room[last_warp(count)].made.has_own = has_own;
 }
 
 /* The fragments of an item's Q, of a row that lies in memory, or that all warps make; turn: of load_item_angles. */
@@ -318,8 +319,8 @@ TL_DEVICE void load_item_queries(const tl_cuda_decode_args &a, const task &t, ui
   if (a.heads.qkv) {
     make_heads<T, DIM, WIDE>(a, t, words, turn, s);
     sync_block();
-    queries<DIM, WIDE>::load(q, (const uint16_t *)s->made, t.n_heads, a.a.head_dim);
-    sync_block(); /* a warp without tokens writes its sums there at once */
+    queries<DIM, WIDE>::load(q, (const uint16_t *)s->room[0].made.heads, t.n_heads, a.a.head_dim);
+    sync_block(); /* a warp without tokens writes what it found there at once; where the own token lies, only the warp that reads it */
   } else {
     uint64_t first = (uint64_t)ITEM_FIELD(words, row) * a.a.n_heads + t.first_head;
     queries<DIM, WIDE>::load(q, (const uint16_t *)a.a.q + first * a.a.head_dim, t.n_heads, a.a.head_dim);
@@ -335,13 +336,14 @@ TL_DEVICE void attend_item(const tl_cuda_decode_args &a, const task &t, uint32_t
                            cursor *c, uint32_t *pair, decode_shared<DIM, WIDE> *s, running<DIM, WIDE> *r) {
   const int PAIRS = tile<DIM, WIDE>::PAIRS;
   quad(*ring)[2][tile<DIM, WIDE>::PIECES * 32] = s->ring[warp_index()];
+  const auto &made = s->room[warp_index()].made;
   const uint32_t count = ITEM_FIELD(words, count), skip = ITEM_FIELD(words, skip);
   for (uint32_t at = warp_index() * TL_BLOCK_TOKENS; at < count; at += STRIDE, *pair = (*pair + 1) % PAIRS) {
     float scores[2][WIDE ? 4 : 2];
-    const bool own = count - at <= TL_BLOCK_TOKENS && a.heads.qkv && s->has_own;
+    const bool own = count - at <= TL_BLOCK_TOKENS && a.heads.qkv && made.has_own;
     copy_block<DIM, false>(a.a, c->now, t.kv_head, ring[c->pair][1]);
     wait_warp<2 * PAIRS - 1>();
-    if (own) put_own<DIM, true>(s->own[0], count - at - 1, a.a.head_dim, ring[*pair][0]);
+    if (own) put_own<DIM, true>(made.own[0], count - at - 1, a.a.head_dim, ring[*pair][0]);
     score<T, DIM, WIDE>(q, ring[*pair][0], at ? 0 : skip, count - at, a.a.scale * LOG2_E, a.a.softcap, scores);
     c->now = c->next;
     c->pair = (c->pair + 1) % PAIRS;
@@ -350,7 +352,7 @@ TL_DEVICE void attend_item(const tl_cuda_decode_args &a, const task &t, uint32_t
     seek_next<false>(a, t, 0, c);
     soften<DIM, WIDE>(r, scores);
     wait_warp<2 * PAIRS - 1>();
-    if (own) put_own<DIM, false>(s->own[1], count - at - 1, a.a.head_dim, ring[*pair][1]);
+    if (own) put_own<DIM, false>(made.own[1], count - at - 1, a.a.head_dim, ring[*pair][1]);
     mix<T, DIM, WIDE>(r, scores, ring[*pair][1]);
     sync_warp();
   }
@@ -362,7 +364,7 @@ TL_DEVICE void end_item(const tl_cuda_decode_args &a, const task &t, uint32_t wo
   const uint32_t row = ITEM_FIELD(words, row), first_part = ITEM_FIELD(words, first_part), n_parts = ITEM_FIELD(words, n_parts);
   const uint64_t counter = (uint64_t)ITEM_FIELD(words, seq) * a.a.n_heads + t.first_head;
   finish<T, DIM, WIDE>(a, row, n_parts == 1, t.index, t.first_head, t.n_heads, s);
-  if (n_parts > 1 && comes_last(&a.arrived[counter], n_parts, &s->is_last))
+  if (n_parts > 1 && comes_last(&a.arrived[counter], n_parts, &s->room[0].is_last))
     merge_parts<T>(a, row, first_part, n_parts, t.first_head, t.n_heads);
 }
 
@@ -396,11 +398,10 @@ TL_KERNEL(THREADS, 2) decode(tl_cuda_decode_args a) {
   }
 }
 
-static_assert(sizeof(decode_shared<TL_CUDA_MAX_HEAD_DIM, false>) <= CUDA_MOST_SHARED && sizeof(decode_shared<128, true>) <= CUDA_MOST_SHARED,
-              "the largest ones");
-
 template <class T, int DIM, bool WIDE>
 static int launch_decode(const tl_cuda_decode_args *args, void *stream) {
+  static_assert(sizeof(decode_shared<DIM, WIDE>) <= CUDA_MOST_SHARED && 2 * cuda_shared_cost(sizeof(decode_shared<DIM, WIDE>)) <= CUDA_SHARED_SPLIT,
+                "on every device, and where kernels start early two blocks a multiprocessor");
   uint32_t tiles = tl_cuda_head_tiles(args->a.n_heads, args->a.n_kv_heads, args->a.head_dim);
   return launch_rows(args->max_rows, decode<T, DIM, WIDE>, tiles, args->n_blocks / tiles, THREADS, sizeof(decode_shared<DIM, WIDE>),
                      stream, *args);

@@ -22,17 +22,24 @@ struct tile {
   static const int SHARES = DIM / 64 * PLANES * 32;      /* of 8 elements of a head, in what a tile results in */
 };
 
+/* A warp's room, in turn for: what is made of an item's row, what the warp finds, and a word when all is read. */
+template <int DIM, bool WIDE>
+union warp_room {
+  struct {
+    quad heads[tile<DIM, WIDE>::HEADS][DIM / 8]; /* of Q, head_dim apart, until all warps have read them; in the first warp's room only */
+    quad own[2][DIM / 8]; /* key and value of the row's own token; in the room of the warp that comes to it, as the next */
+    uint32_t has_own;     /* whether the item ends with that token */
+  } made;
+  float out[DIM / 8][tile<DIM, WIDE>::PLANES][32]; /* as lanes have it */
+  uint32_t is_last;                                /* in the first warp's */
+};
+
 template <int DIM, bool WIDE>
 struct decode_shared {
   float max[WARPS][tile<DIM, WIDE>::HEADS], sum[WARPS][tile<DIM, WIDE>::HEADS];
-  union {
-    float out[WARPS][DIM / 8][tile<DIM, WIDE>::PLANES][32]; /* as lanes have it */
-    quad made[tile<DIM, WIDE>::HEADS][DIM / 8];             /* heads of Q, head_dim apart, until all warps have read them */
-  };
-  quad own[2][DIM / 8]; /* key and value of the row's own token */
-  alignas(16) uint32_t is_last;
-  uint32_t has_own; /* whether the item ends with that token */
+  warp_room<DIM, WIDE> room[WARPS];
   quad ring[WARPS][tile<DIM, WIDE>::PAIRS][2][tile<DIM, WIDE>::PIECES * 32];
+  static_assert(sizeof room == sizeof warp_room<DIM, WIDE>::out * WARPS, "nothing is longer than what a warp finds");
 };
 
 /* --- items ------------------------------------------------------------------------------------ */
@@ -89,6 +96,11 @@ struct cursor {
 /* Whether an item ends with its row's own token. */
 TL_DEVICE bool ends_with_own(uint32_t first, uint32_t count, uint32_t position) {
   return first + count > position;
+}
+
+/* The warp that comes to an item's last token. */
+TL_DEVICE uint32_t last_warp(uint32_t count) {
+  return (count - 1) / TL_BLOCK_TOKENS % WARPS;
 }
 
 TL_DEVICE void set_place(const tl_cuda_decode_args &a, uint32_t seq, uint32_t first, uint32_t count, uint32_t position, place *p) {

@@ -8,12 +8,24 @@
 #define CUDA_PORT_CUH
 
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "device/cuda/ops/cuda_ops.h"
 
 #define CUDA_INVALID 1 /* cudaErrorInvalidValue */
 #define CUDA_MOST_SHARED (99 << 10) /* bytes that a block may have on every device, asked for by allow_shared: of 8.6, 8.9 and 12.0 */
+
+/* Of a multiprocessor's memory for both, what is to be shared memory: it changes the split only when it is empty, so kernels of which
+ * one is to start while the other still runs must want the same. Two blocks of decode attention fit, and rows of x have the rest.
+ * With each kernel's own split a step of one row of Llama 3.2 1B took 1.03 ms on an H200, with this one 0.86. */
+#define CUDA_SHARED_PERCENT 75
+#define CUDA_SHARED_SPLIT (196 << 10) /* bytes that it gives of compute capability 9.0's 228 KiB: of the splits there are the next larger one */
+
+/* Bytes of it that a block takes. */
+constexpr size_t cuda_shared_cost(size_t bytes) {
+  return (bytes + 127) / 128 * 128 + 1024;
+}
 
 struct alignas(16) quad {
   uint32_t w[4];
@@ -47,11 +59,6 @@ static int launch(void (*kernel)(Args), unsigned x, unsigned y, unsigned threads
   kernel<<<dim3(x, y), threads, shared_bytes, (cudaStream_t)stream>>>(args);
   return (int)cudaGetLastError();
 }
-
-/* Of a multiprocessor's memory for both, what is to be shared memory: it changes the split only when it is empty, so kernels of which
- * one is to start while the other still runs must want the same. Two blocks of decode attention fit, and rows of x have the rest.
- * With each kernel's own split a step of one row of Llama 3.2 1B took 1.03 ms on an H200, with this one 0.86. */
-#define CUDA_SHARED_PERCENT 75
 
 /* For kernels that say wait_for_before before they touch what another one writes: of few rows, their blocks may start,
  * and read what is constant, while the kernel before still runs, if that one has said let_next_start (CUDA
