@@ -230,6 +230,7 @@ void run_block() {
 
 emu_place emu_here;
 bool emu_early[MAX_THREADS];
+unsigned emu_early_copies;
 
 void emu_start_early(bool early) {
   emu.early = early;
@@ -292,6 +293,7 @@ void emu_copy_async(void *shared, const void *global, bool valid) {
   emu_check_aligned(shared, 16);
   emu_check_aligned(global, 16);
   memset(shared, 0xff, 16);
+  emu_early_copies += valid && emu_early[emu_here.thread];
   self()->copies.push_back({shared, global, valid, self()->group});
 }
 

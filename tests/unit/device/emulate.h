@@ -34,6 +34,7 @@ extern struct emu_place { /* where the fiber that runs is */
 extern bool emu_early[];
 void emu_start_early(bool early); /* how launches are from now on */
 void emu_touch_early(const void *p); /* an error but for shared memory */
+extern "C" unsigned emu_early_copies; /* asynchronous ones of 16 bytes that were asked for before the kernel before was waited for */
 /* As on a GPU 48 KiB if nothing else was said; at most what the smallest of those has that we compile for. */
 size_t emu_allowed_shared(const void *kernel);
 int emu_allow_shared(const void *kernel, size_t bytes);

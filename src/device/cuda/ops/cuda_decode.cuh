@@ -81,7 +81,7 @@ TL_DEVICE uint32_t load_item(const tl_cuda_decode_args &a, uint32_t index) {
 struct place {
   uint32_t index;      /* of the thread block's items */
   uint32_t table;      /* where in the tables its first block stands */
-  uint32_t count, old; /* of the item; old: what may be copied before wait_for_before */
+  uint32_t count, old; /* of the item; old: what may be copied before wait_for_before, UINT32_MAX: all there is */
   uint32_t at;         /* in it, a multiple of TL_BLOCK_TOKENS; from count on: there is no more */
   uint32_t block;      /* of the cache */
 };
@@ -106,7 +106,7 @@ TL_DEVICE uint32_t last_warp(uint32_t count) {
 TL_DEVICE void set_place(const tl_cuda_decode_args &a, uint32_t seq, uint32_t first, uint32_t count, uint32_t position, place *p) {
   p->table = seq * a.a.table_stride + first / TL_BLOCK_TOKENS;
   p->count = count;
-  p->old = count - (!a.heads.qkv && ends_with_own(first, count, position));
+  p->old = a.heads.qkv ? UINT32_MAX : count - ends_with_own(first, count, position); /* what the cache has of the own token is not used */
   p->at = warp_index() * TL_BLOCK_TOKENS;
 }
 
@@ -170,7 +170,7 @@ TL_DEVICE void begin(const tl_cuda_decode_args &a, const task &t, uint32_t words
   for (;; c->pair++) {
     c->now = c->next;
     seek_next<true>(a, t, words, c);
-    if (c->now.at < c->now.count && c->now.at + TL_BLOCK_TOKENS > c->now.old) wait_for_before();
+    if (c->now.at < c->now.count && c->now.old - c->now.at < TL_BLOCK_TOKENS) wait_for_before();
     copy_block<DIM, true>(a.a, c->now, t.kv_head, ring[c->pair][0]);
     if (c->pair + 1 == tile<DIM, WIDE>::PAIRS) return;
     copy_block<DIM, false>(a.a, c->now, t.kv_head, ring[c->pair][1]);
