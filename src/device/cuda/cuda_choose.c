@@ -14,7 +14,7 @@
 #include "tokenlane/base/clock.h"
 
 #define CANDIDATES 8
-#define WORTH_PARTING 0.9f
+#define WORTH_PARTING 0.95f /* what is less is within what three runs tell */
 #define RUNS 3 /* that are timed, after one that is not */
 
 struct chooser {
@@ -31,15 +31,21 @@ static bool has_shape(const struct cuda_product *p, const struct cuda_matrix *w,
   return fits && w->k == p->k * p->parts && (p->parts == 1 || w->summed);
 }
 
-/* Of those that have it this one, counted round and round; NULL: there is none. */
-static const struct cuda_piece *find_piece(const struct cuda_device *d, const struct cuda_product *p, unsigned turn) {
+/* A product to be timed. */
+struct trial {
+  const struct cuda_op *op;
+  const struct cuda_piece *piece; /* of its matrix; NULL: none has the shape */
+};
+
+/* Of those that have it this one, counted round and round. */
+static struct trial find_piece(const struct cuda_device *d, const struct cuda_product *p, unsigned turn) {
   for (unsigned n = 0;; turn %= n, n = 0) {
     for (uint32_t i = 0; i < d->n_plan; i++)
       for (unsigned k = 0; k < d->plan[i].w.n_pieces; k++) {
         const struct cuda_piece *piece = &d->plan[i].w.pieces[k];
-        if (has_shape(p, &d->plan[i].w, piece) && n++ == turn) return piece;
+        if (has_shape(p, &d->plan[i].w, piece) && n++ == turn) return (struct trial){&d->plan[i], piece};
       }
-    if (n == 0) return NULL;
+    if (n == 0) return (struct trial){NULL, NULL};
   }
 }
 
@@ -70,14 +76,38 @@ static size_t y_bytes(const struct cuda_product *p, size_t m) {
   return rows * p->ld * (p->float_out ? sizeof(float) : 2);
 }
 
-/* All of a product, as a step will run it, but for scales that are left to who reads the results; *ret_can: false: cuBLASLt cannot do it. */
-static int run_once(struct chooser *c, const struct cuda_product *p, uint32_t m, const struct cuda_piece *piece, const struct cuda_way *way,
+/* Work memory that a product wants, and the norm that reads its results. */
+static size_t product_bytes(const struct cuda_product *p, size_t m) {
+  return x_bytes(p, m) + cuda_round(y_bytes(p, m), CUDA_ALIGN);
+}
+
+static size_t norm_bytes(const struct cuda_product *p, size_t m) {
+  return m * p->n * (sizeof(float) + 2);
+}
+
+/* The norm that alone reads such results, in which parts are summed up. */
+static int run_norm(struct chooser *c, const struct cuda_product *p, uint32_t m, const struct trial *t, const struct cuda_way *way, struct tl_error *err) {
+  struct cuda_device *d = c->d;
+  char *delta = (char *)d->work.x + x_bytes(p, m), *x = (char *)d->work.x + product_bytes(p, m);
+  struct tl_cuda_add_norm_args args = {.dtype = d->dtype, .n = m, .dim = p->n, .width = p->n, .factor = 1, .x = (float *)(void *)x, .delta = delta,
+                                       .left = cuda_rest_of(d, p, way, t->piece->scales, delta), .post = t->op[1].post_weight,
+                                       .weight = t->op[1].weight, .h = x + m * p->n * sizeof(float)};
+  CUDA_TRY(d, d->api->op.add_norm(&args, d->stream), "a norm", err);
+  return TL_OK;
+}
+
+/* All of a product, as a step will run it, and, of rows so few that it may be one in parts, the norm that sums these up, but no other kernel
+ * that reads the results, though it may have scales to apply; *ret_can: false: cuBLASLt cannot do it. */
+static int run_once(struct chooser *c, const struct cuda_product *p, uint32_t m, const struct trial *t, const struct cuda_way *way,
                     bool *ret_can, struct tl_error *err) {
   struct cuda_device *d = c->d;
   char *x = (char *)d->work.x, *y = x + x_bytes(p, m);
-  *ret_can = cuda_matmul(d, p, way, weights_of(d, p, piece), piece->scales, m, x, y) == 0;
-  if (*ret_can && way->scaling == CUDA_THEN_SCALED && (d->group || (p->float_out && p->parts == 1)))
-    CUDA_TRY(d, cuda_scale_sums(d, p, piece->scales, m, y), "scaling a product", err);
+  bool has_room = product_bytes(p, m) + norm_bytes(p, m) <= d->work.scratch_bytes;
+  *ret_can = cuda_matmul(d, p, way, weights_of(d, p, t->piece), t->piece->scales, m, x, y) == 0;
+  if (!*ret_can) return TL_OK;
+  if (t->op->w.summed && m <= CUDA_PARTED_ROWS && has_room) return run_norm(c, p, m, t, way, err);
+  if (way->scaling == CUDA_THEN_SCALED && !t->op->w.leaves)
+    CUDA_TRY(d, cuda_scale_sums(d, p, t->piece->scales, m, y), "scaling a product", err);
   return TL_OK;
 }
 
@@ -85,12 +115,12 @@ static int run_once(struct chooser *c, const struct cuda_product *p, uint32_t m,
 static int time_one(struct chooser *c, const struct cuda_product *p, uint32_t m, const struct cuda_way *way, float *ret_ms, struct tl_error *err) {
   struct cuda_device *d = c->d;
   const struct cuda_runtime *rt = &d->api->rt;
-  const struct cuda_piece *pieces[RUNS + 1]; /* found before: the device is not to wait for that */
+  struct trial trials[RUNS + 1]; /* found before: the device is not to wait for that */
   bool can;
   *ret_ms = FLT_MAX;
-  for (int i = 0; i <= RUNS; i++) pieces[i] = find_piece(d, p, c->turn++);
+  for (int i = 0; i <= RUNS; i++) trials[i] = find_piece(d, p, c->turn++);
   for (int i = 0; i <= RUNS; i++) { /* the first is not timed */
-    int r = run_once(c, p, m, pieces[i], way, &can, err);
+    int r = run_once(c, p, m, &trials[i], way, &can, err);
     if (r < 0 || !can) return r;
     if (i == 0) CUDA_TRY(d, rt->event_record(c->before, d->stream), "timing products", err);
   }
@@ -110,7 +140,8 @@ struct best {
 /* Whether ways of this product may be tried out on work memory, and one of them taken by the clock. */
 static bool is_timed(const struct cuda_device *d, const struct cuda_product *p, unsigned bucket) {
   size_t m = d->products.buckets[bucket];
-  return find_piece(d, p, 0) && x_bytes(p, m) + y_bytes(p, m) <= d->work.scratch_bytes && !is_too_many(d, p, bucket) && !must_be_alike(d, p);
+  size_t bytes = product_bytes(p, m) + (p->parts > 1 ? norm_bytes(p, m) : 0);
+  return find_piece(d, p, 0).piece && bytes <= d->work.scratch_bytes && !is_too_many(d, p, bucket) && !must_be_alike(d, p);
 }
 
 /* Whether `best` becomes one of the n that cuBLASLt found. Without a clock, and when it is late, the first is taken; of E4M3 one is tried,
@@ -150,12 +181,13 @@ static int ask(struct chooser *c, struct cuda_product *p, unsigned bucket, enum 
                int *ret_n, struct tl_error *err) {
   struct cuda_device *d = c->d;
   const struct cuda_lt *lt = &d->api->lt;
-  bool scaled = scaling == CUDA_LT_SCALES;
+  const struct cuda_piece *piece = find_piece(d, p, 0).piece; /* of E4M3 there is one */
+  bool scaled = scaling == CUDA_LT_SCALES && piece;
   uint64_t m = d->products.buckets[bucket];
   *ret_n = 0;
   int r = lt->layout_set(p->x_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
   if (r == 0) r = lt->layout_set(p->y_layout, CUDA_LT_LAYOUT_COLS, &m, sizeof m);
-  if (r == 0 && scaled) r = cuda_set_scales(d, find_piece(d, p, 0)->scales);
+  if (r == 0 && scaled) r = cuda_set_scales(d, piece->scales);
   if (r == 0) r = promise_alignment(c, p);
   if (r) return cuda_lt_failed(d, r, "choosing an algorithm", err);
   r = lt->heuristic(d->products.lt, scaled ? d->products.scaled_desc : d->products.desc, p->w_layout, p->x_layout, p->y_layout,
@@ -206,7 +238,7 @@ static bool is_wanted(const struct cuda_device *d, unsigned shape) {
 
 /* Whether rows of a bucket are few enough for products in parts. */
 static bool is_parted(const struct cuda_products *products, unsigned bucket) {
-  return products->buckets[bucket] <= CUDA_PARTED_ROWS && bucket < CUDA_PARTED_BUCKETS;
+  return bucket < CUDA_PARTED_BUCKETS && products->buckets[bucket] <= CUDA_PARTED_ROWS;
 }
 
 static int choose_all(struct chooser *c, bool e4m3, struct tl_error *err) {
@@ -220,7 +252,7 @@ static int choose_all(struct chooser *c, bool e4m3, struct tl_error *err) {
   return r;
 }
 
-/* Of a piece's shapes in parts the quickest, if it beats the whole by more than summing them up may take. */
+/* Of a piece's shapes in parts the quickest, if it beats the whole: both were timed with the norm behind them. */
 static unsigned find_quickest(const struct cuda_products *products, const struct cuda_piece *piece, unsigned bucket) {
   const struct cuda_product *whole = &products->shapes[piece->e4m3 < CUDA_MAX_PRODUCTS ? piece->e4m3 : piece->product];
   unsigned found = CUDA_MAX_PRODUCTS;

@@ -302,12 +302,15 @@ static bool shape(struct cuda_device *d, struct cuda_op *op) {
     case CUDA_OP_EXPERTS_UP:
     case CUDA_OP_EXPERTS_DOWN: return shape_experts(d, op);
     case CUDA_OP_POOL: at_least(&d->dims.vector, s->dim); return true;
-    case CUDA_OP_NORM:
-    case CUDA_OP_ATTEND: return true;
+    case CUDA_OP_NORM: return true;
+    case CUDA_OP_ATTEND:
+      if (cuda_norms_whole_rows(op)) op[-1].w.leaves = false; /* they come before what scales */
+      return true;
   }
   if (w->ld == 0) w->ld = w->n;
-  bool delta = op->kind == CUDA_OP_OUT || op->kind == CUDA_OP_DOWN;
-  w->summed = delta && w->n_pieces == 1 && !d->group && !op->route && op->from->bias[0] < 0;
+  bool delta = op->kind == CUDA_OP_OUT || op->kind == CUDA_OP_DOWN, read_at_once = !d->group && !op->route && op->from->bias[0] < 0;
+  w->leaves = w->n_pieces == 1 && (op->kind == CUDA_OP_QKV || op->kind == CUDA_OP_GATED || (delta && read_at_once));
+  w->summed = w->leaves && delta;
   for (unsigned i = 0; i < w->n_pieces; i++)
     if (!add_products(d, w, &w->pieces[i])) return false;
   return true;

@@ -69,7 +69,8 @@ struct cuda_matrix {
   uint32_t n, k;
   uint32_t ld; /* of the result */
   bool float_out;
-  bool summed; /* a norm alone reads the result, as one piece gives it */
+  bool leaves; /* who reads the result, as one piece gives it, does what is left to do of it (struct tl_cuda_rest) */
+  bool summed; /* so does a norm, which can sum up parts, too */
 };
 
 /* What the plan becomes: a record for each launch or few. */
@@ -363,14 +364,17 @@ int cuda_set_scales(struct cuda_device *d, const char *scales);
 /* y (m, n) = x W^T this way, before scales are applied to it; scales: of the outputs, for E4M3. cuBLASLt's own status. */
 int cuda_matmul(struct cuda_device *d, const struct cuda_product *p, const struct cuda_way *way, const char *w, const char *scales,
                 uint64_t m, const char *x, void *y);
-/* What is left of a product that is CUDA_THEN_SCALED. */
+/* What who reads y has to do, of a matrix that `leaves` it. */
+struct tl_cuda_rest cuda_rest_of(const struct cuda_device *d, const struct cuda_product *p, const struct cuda_way *way, const char *scales,
+                                 const void *y);
+/* The same for other matrices: of a product that is CUDA_THEN_SCALED. */
 int cuda_scale_sums(struct cuda_device *d, const struct cuda_product *p, const char *scales, uint32_t m, void *y);
 /* cuda_choose.c: for every shape and bucket that may be asked for. Weights are loaded, work memory is anybody's up to scratch_bytes. */
 int cuda_choose_algorithms(struct cuda_device *d, void *preference, struct tl_error *err);
 /* y (m, n) = x W^T, and + bias if that is not NULL. */
 int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x,
                      void *y, struct tl_error *err);
-/* The same; *ret_left: what y is still to be multiplied by, before anything else is rounded to E4M3. */
+/* The same; *ret_left: what is still to be done of y, before anything else is rounded to E4M3, if the matrix leaves that. */
 int cuda_run_leaving(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x, void *y,
                       struct tl_cuda_rest *ret_left, struct tl_error *err);
 /* Whether a product of so many rows is by E4M3 alone: then its x may be what was rounded as it was made, in work.tile and work.row_scales. */

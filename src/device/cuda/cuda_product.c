@@ -155,6 +155,22 @@ int cuda_matmul(struct cuda_device *d, const struct cuda_product *p, const struc
                     CUDA_LT_WORKSPACE, d->stream);
 }
 
+struct tl_cuda_rest cuda_rest_of(const struct cuda_device *d, const struct cuda_product *p, const struct cuda_way *way, const char *scales,
+                                 const void *y) {
+  struct tl_cuda_rest left = {0};
+  if (p->parts > 1) {
+    left.parts = y;
+    left.n_parts = p->parts;
+    left.part_rows = CUDA_PARTED_ROWS;
+  }
+  if (way->scaling == CUDA_THEN_SCALED) {
+    left.rows = d->work.row_scales;
+    left.outputs = (const float *)(const void *)scales;
+    left.factor = 1 / fits_f16(p->k);
+  }
+  return left;
+}
+
 int cuda_scale_sums(struct cuda_device *d, const struct cuda_product *p, const char *scales, uint32_t m, void *y) {
   struct tl_cuda_scale_args args = {.dtype = d->dtype, .float_out = p->float_out, .m = m, .n = p->n, .ld = p->ld,
                                     .factor = 1 / fits_f16(p->k), .rows = d->work.row_scales, .outputs = (const float *)(const void *)scales,
@@ -174,24 +190,14 @@ static int many_rows(struct cuda_device *d, unsigned product, uint32_t m, const 
   unsigned bucket = bucket_of(d, m);
   const struct cuda_product *p = &d->products.shapes[product];
   const struct cuda_way *way = &p->ways[bucket];
-  if (p->parts > 1) {
-    y = d->work.parts;
-    left->parts = d->work.parts;
-    left->n_parts = p->parts;
-    left->part_rows = CUDA_PARTED_ROWS;
-  }
+  if (p->parts > 1) y = d->work.parts;
   int r = cuda_matmul(d, p, way, weight, scales, m, x, y);
   /* an algorithm may ask for more of the rows than m has: all that it was chosen for is sure to do,
    * and there is room for them */
   if (r == CUDA_LT_NOT_SUPPORTED) r = cuda_matmul(d, p, way, weight, scales, d->products.buckets[bucket], x, y);
   if (r) return cuda_lt_failed(d, r, "a product", err);
-  if (way->scaling != CUDA_THEN_SCALED) return TL_OK;
-  if (left) {
-    left->rows = d->work.row_scales;
-    left->outputs = (const float *)(const void *)scales;
-    left->factor = 1 / fits_f16(p->k);
-    return TL_OK;
-  }
+  if (left) *left = cuda_rest_of(d, p, way, scales, y);
+  if (left || way->scaling != CUDA_THEN_SCALED) return TL_OK;
   CUDA_TRY(d, cuda_scale_sums(d, p, scales, m, y), "scaling a product", err);
   return TL_OK;
 }
@@ -321,5 +327,5 @@ int cuda_run_product(struct cuda_device *d, const struct cuda_matrix *w, const f
 int cuda_run_leaving(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, uint32_t m, const char *x, void *y,
                       struct tl_cuda_rest *ret_left, struct tl_error *err) {
   *ret_left = (struct tl_cuda_rest){0};
-  return run_product(d, w, bias, m, x, y, w->n_pieces == 1 && !bias ? ret_left : NULL, err);
+  return run_product(d, w, bias, m, x, y, w->leaves ? ret_left : NULL, err);
 }

@@ -92,10 +92,7 @@ struct tl_cuda_attention cuda_attention_of(const struct cuda_device *d, const st
 }
 
 static int project(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct rest *rest, struct tl_error *err) {
-  rest->qkv = (struct tl_cuda_rest){0};
-  if (!cuda_norms_whole_rows(op + 1)) /* what attends: the norms of whole rows come before what scales */
-    return cuda_run_leaving(d, &op->w, NULL, pass->n_tokens, rest->h, d->work.qkv, &rest->qkv, err);
-  return cuda_run_product(d, &op->w, NULL, pass->n_tokens, rest->h, d->work.qkv, err);
+  return cuda_run_leaving(d, &op->w, NULL, pass->n_tokens, rest->h, d->work.qkv, &rest->qkv, err);
 }
 
 static int attend(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const struct tl_cuda_rest *qkv,
@@ -123,9 +120,7 @@ static int attend(struct cuda_device *d, const struct cuda_op *op, const struct 
 static int sum(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *x, struct tl_cuda_rest *ret_left,
                struct tl_error *err) {
   const float *bias = d->shard.rank == 0 ? op->w.bias : NULL;
-  *ret_left = (struct tl_cuda_rest){0};
-  if (!d->group && !op->route) return cuda_run_leaving(d, &op->w, bias, pass->n_tokens, x, d->work.delta, ret_left, err);
-  int r = cuda_run_product(d, &op->w, bias, pass->n_tokens, x, d->work.delta, err);
+  int r = cuda_run_leaving(d, &op->w, bias, pass->n_tokens, x, d->work.delta, ret_left, err);
   if (r == TL_OK && op->route) r = cuda_mix(d, op, pass, err);
   return r < 0 ? r : cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
 }

@@ -460,6 +460,12 @@ static int before_kernel(void) {
   return ++fake_cuda.n_kernels == fake_cuda.trap_at ? TRAP : 0;
 }
 
+/* What the launch takes, as timers say. */
+static uint64_t ms_of(char letter, const void *args) {
+  if (letter == 'n') return (uint64_t)((const struct tl_cuda_add_norm_args *)args)->left.n_parts * fake_cuda.part_ms;
+  return letter == 'p' ? fake_cuda.prefill_ms : letter == 'u' ? fake_cuda.scale_ms : 0;
+}
+
 #define KERNEL(name, letter)                                                  \
   static int run_##name(void *args) {                                   \
     int r = before_kernel();                                                  \
@@ -468,7 +474,7 @@ static int before_kernel(void) {
   static int op_##name(const struct tl_cuda_##name##_args *args, void *stream) { \
     FAKE_BEGIN(#name);                                                             \
     fake_note(letter);                                                             \
-    if (letter == 'p') fake_cuda.clock_ms += fake_cuda.prefill_ms;                 \
+    fake_cuda.clock_ms += ms_of(letter, args);                                     \
     fake_enqueue(stream, #name, run_##name, args, sizeof *args);                   \
     return 0;                                                                 \
   }

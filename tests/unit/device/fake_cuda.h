@@ -36,6 +36,8 @@ struct fake_cuda {
   uint32_t algorithm_ms[FAKE_ALGORITHMS]; /* what a product takes by each, as its timers say */
   uint32_t scales_ms;       /* more, with scales that cuBLASLt applies */
   uint32_t whole_ms;        /* more, of products whose k is not in parts */
+  uint32_t part_ms;         /* what a norm takes for each part that it sums up */
+  uint32_t scale_ms;        /* what our kernel takes that applies scales by itself */
   unsigned n_parted;        /* products whose k was */
   size_t dnn_version;       /* 0: there is no cuDNN */
   bool no_dnn_kernel;       /* for any graph */

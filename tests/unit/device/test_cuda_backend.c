@@ -16,12 +16,12 @@ static void test_order(void **state) {
   static const char layers[] = "envdvnvvnvdvnvvnvs";
   assert_int_equal(fake_cuda.n_graphs, 4); /* 1, 2, 4, 8 */
   assert_string_equal(fake_cuda.order + strlen(fake_cuda.order) - strlen(layers), layers);
-  assert_int_equal(fake_cuda.n_kernels, 0); /* what is recorded does not run */
-  unsigned launches = fake_cuda.n_launches;
+  unsigned launches = fake_cuda.n_launches, kernels = fake_cuda.n_kernels;
+  assert_int_equal(kernels, fake_cuda.n_parted); /* norms behind products that were tried; what is recorded does not run */
   assert_int_equal(run(device, 3, decode, &err), TL_OK);
   assert_int_equal(fake_cuda.n_replays, 1);
   assert_int_equal(fake_cuda.n_launches, launches);
-  assert_int_equal(fake_cuda.n_kernels, strlen(layers));
+  assert_int_equal(fake_cuda.n_kernels - kernels, strlen(layers));
   memset(fake_cuda.order, 0, sizeof fake_cuda.order);
   assert_int_equal(run(device, 4, mixed, &err), TL_OK);
   assert_string_equal(fake_cuda.order, "enmkdpmnmgmnmkdpmnmgmnlvs");
@@ -159,10 +159,10 @@ static void check_order_of_experts(void **state) {
   struct tl_device *device = open_device();
   static const char layers[] = "envdvnvtxxvvinvdvnvvnvdvnvtxxvvinvs";
   assert_string_equal(fake_cuda.order + strlen(fake_cuda.order) - strlen(layers), layers);
-  unsigned launches = fake_cuda.n_launches;
+  unsigned launches = fake_cuda.n_launches, kernels = fake_cuda.n_kernels;
   assert_int_equal(run(device, 3, decode, &err), TL_OK);
   assert_int_equal(fake_cuda.n_launches, launches);
-  assert_int_equal(fake_cuda.n_kernels, strlen(layers));
+  assert_int_equal(fake_cuda.n_kernels - kernels, strlen(layers));
   memset(fake_cuda.order, 0, sizeof fake_cuda.order);
   assert_int_equal(run(device, 1, prompt, &err), TL_OK);
   assert_string_equal(fake_cuda.order, "enmkpmnmtxxmgminmkpmnmgmnmkpmnmtxxmgminlvs");
@@ -293,7 +293,7 @@ static void test_fastest_algorithm(void **state) {
     fake_cuda.bad_algorithm = cases[i].bad;
     memcpy(fake_cuda.algorithm_ms, cases[i].ms, sizeof cases[i].ms);
     struct tl_device *device = open_device();
-    assert_true(fake_cuda.n_kernels == 0 || fake_cuda.n_e4m3 > 0); /* only products were run, those of E4M3 with their scales */
+    assert_true(fake_cuda.n_kernels <= fake_cuda.n_products); /* only products were run, some with scales or a norm behind them */
     assert_true(fake_cuda.n_by_algorithm[cases[i].expected] >= 4);
     memset(fake_cuda.n_by_algorithm, 0, sizeof fake_cuda.n_by_algorithm);
     for (int k = 0; k < 3; k++) assert_int_equal(run(device, 1, prompt, &err), TL_OK);
@@ -366,6 +366,43 @@ static void test_e4m3(void **state) {
   free_e4m3_model(m);
 }
 
+/* Where nobody takes scales over, a kernel that applies them is part of what is timed: of the products whose results `reader` reads. */
+static void check_untaken_scales(char reader) {
+  for (uint32_t scale_ms = 0; scale_ms < 10; scale_ms += 9) { /* 9: gates have the same shape and leave theirs, so these count half */
+    struct tl_error err = {0};
+    const char by_ours[] = {'8', 'u', reader, 0}, by_lt[] = {'8', reader, 0};
+    start();
+    fake_cuda.scales_ms = 1;
+    fake_cuda.scale_ms = scale_ms;
+    struct tl_device *device = open_device();
+    memset(fake_cuda.order, 0, sizeof fake_cuda.order);
+    assert_int_equal(run(device, 1, prompt, &err), TL_OK);
+    if (!strstr(fake_cuda.order, scale_ms ? by_lt : by_ours)) fail_msg("%s", fake_cuda.order);
+    assert_null(strstr(fake_cuda.order, scale_ms ? by_ours : by_lt));
+    close_device(device);
+  }
+}
+
+static void test_untaken_scales(void **state) {
+  (void)state;
+  struct tl_model *before = model;
+  for (unsigned i = 0; i < 2; i++) {
+    struct e4m3_model *m = new_e4m3_model("llama/f16_sharded", false);
+    struct tl_op *plan = (struct tl_op *)m->model->plan;
+    int norm = -1;
+    for (uint32_t k = 0; k < m->model->n_ops; k++) { /* vectors of 64, as are its biases, and Q and K */
+      if (plan[k].kind == TL_OP_RMSNORM) norm = plan[k].weight[0];
+      if (i && plan[k].kind == TL_OP_ATTN_OUT) plan[k].bias[0] = norm;
+      if (!i && plan[k].kind == TL_OP_ROPE)
+        plan[k] = (struct tl_op){.kind = TL_OP_QK_NORM, .features = TL_F_WHOLE_ROW, .layer = plan[k].layer, .weight = {norm, norm}};
+    }
+    model = m->model;
+    check_untaken_scales(i ? 'b' : 'r');
+    free_e4m3_model(m);
+  }
+  model = before;
+}
+
 static void test_no_device(void **state) {
   (void)state;
   start();
@@ -408,7 +445,7 @@ static void test_trap(void **state) {
     start();
     struct tl_device *device = open_device();
     struct tl_error err = {0};
-    fake_cuda.trap_at = at;
+    fake_cuda.trap_at = fake_cuda.n_kernels + at;
     assert_int_equal(run_three(device, &err), TL_EDEVICE);
     check_after(device, true);
     assert_non_null(strstr(err.message, "(719)"));
@@ -424,7 +461,7 @@ int main(void) {
       cmocka_unit_test(test_memory),    cmocka_unit_test(test_fastest_algorithm),
       cmocka_unit_test(test_every_call_of_choosing_fails),
       cmocka_unit_test(test_progress), cmocka_unit_test(test_e4m3),
-      cmocka_unit_test(test_no_device),        cmocka_unit_test(test_other_plans),
+      cmocka_unit_test(test_untaken_scales), cmocka_unit_test(test_no_device),        cmocka_unit_test(test_other_plans),
       cmocka_unit_test(test_trap),
   };
   return cmocka_run_group_tests(tests, open_model, close_model);
