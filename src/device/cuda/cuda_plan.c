@@ -181,6 +181,25 @@ static bool multiplies_e4m3(const struct cuda_device *d) {
   return d->info.major * 10 + d->info.minor >= 89;
 }
 
+/* The shapes of the products that a piece becomes. */
+static bool add_products(struct cuda_device *d, const struct cuda_matrix *w, struct cuda_piece *piece) {
+  size_t row = (size_t)w->k * 2, n_tiles = piece->format == TL_CUDA_W16 ? 1 : (piece->n * row + d->tile_bytes - 1) / d->tile_bytes;
+  uint32_t even = (uint32_t)cuda_round((piece->n + n_tiles - 1) / n_tiles, 64);
+  piece->tile = n_tiles == 1 || even > piece->n ? piece->n : even;
+  uint32_t rest = piece->n % piece->tile;
+  struct cuda_product shape = {.n = piece->tile, .k = w->k, .ld = w->ld, .parts = 1, .float_out = w->float_out};
+  piece->product = piece->last = cuda_product_of(&d->products, &shape);
+  shape.n = rest;
+  if (rest) piece->last = cuda_product_of(&d->products, &shape);
+  return piece->product < CUDA_MAX_PRODUCTS && piece->last < CUDA_MAX_PRODUCTS;
+}
+
+static void add_e4m3(struct cuda_device *d, const struct cuda_matrix *w, struct cuda_piece *piece) {
+  struct cuda_product shape = {.n = piece->n, .k = w->k, .ld = w->ld, .parts = 1, .float_out = w->float_out, .e4m3 = true};
+  bool may = piece->tile && piece->format == TL_CUDA_WE4M3 && multiplies_e4m3(d) && piece->n % 16 == 0; /* so is k, in this format */
+  piece->e4m3 = may ? cuda_product_of(&d->products, &shape) : CUDA_MAX_PRODUCTS;
+}
+
 /* Of few rows a product of few outputs keeps few multiprocessors busy: shapes in which parts of its k are products of their own. */
 static void add_parted(struct cuda_device *d, const struct cuda_matrix *w, struct cuda_piece *piece) {
   bool may = w->summed && (piece->format == TL_CUDA_W16 || piece->e4m3 < CUDA_MAX_PRODUCTS);
@@ -192,24 +211,12 @@ static void add_parted(struct cuda_device *d, const struct cuda_matrix *w, struc
   }
 }
 
-/* The shapes of the products that a piece becomes. */
-static bool add_products(struct cuda_device *d, const struct cuda_matrix *w, struct cuda_piece *piece) {
-  size_t row = (size_t)w->k * 2, n_tiles = piece->format == TL_CUDA_W16 ? 1 : (piece->n * row + d->tile_bytes - 1) / d->tile_bytes;
-  uint32_t even = (uint32_t)cuda_round((piece->n + n_tiles - 1) / n_tiles, 64);
-  piece->tile = n_tiles == 1 || even > piece->n ? piece->n : even;
-  uint32_t rest = piece->n % piece->tile;
-  struct cuda_product shape = {.n = piece->tile, .k = w->k, .ld = w->ld, .parts = 1, .float_out = w->float_out};
-  piece->product = piece->last = cuda_product_of(&d->products, &shape);
-  shape.n = rest;
-  if (rest) piece->last = cuda_product_of(&d->products, &shape);
-  piece->e4m3 = CUDA_MAX_PRODUCTS;
-  if (piece->format == TL_CUDA_WE4M3 && multiplies_e4m3(d) && piece->n % 16 == 0) { /* so is k, in this format */
-    shape.n = piece->n;
-    shape.e4m3 = true;
-    piece->e4m3 = cuda_product_of(&d->products, &shape); /* one too many: the other shapes do it */
-  }
-  add_parted(d, w, piece); /* one too many: the whole does it */
-  return piece->product < CUDA_MAX_PRODUCTS && piece->last < CUDA_MAX_PRODUCTS;
+/* Other shapes for the same, once all those have their places that must be there: where no place is left, these do it. */
+static void add_quicker(struct cuda_device *d) {
+  static void (*const ways[])(struct cuda_device *d, const struct cuda_matrix *w, struct cuda_piece *piece) = {add_e4m3, add_parted};
+  for (unsigned way = 0; way < sizeof ways / sizeof *ways; way++)
+    for (uint32_t i = 0; i < d->n_plan; i++)
+      for (unsigned k = 0; k < d->plan[i].w.n_pieces; k++) ways[way](d, &d->plan[i].w, &d->plan[i].w.pieces[k]);
 }
 
 /* The padded length of the inner row of which input 0 has as many outputs, or inputs. */
@@ -395,6 +402,7 @@ int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
     if (!shape(d, to)) return refuse(d, "too many shapes of matrices", err);
     d->n_plan++;
   }
+  add_quicker(d);
   r = check_purpose(d, err);
   return r < 0 ? r : check_layers(d, err);
 }

@@ -438,6 +438,45 @@ static void test_other_plans(void **state) {
   model->n_ops = n;
 }
 
+/* Shapes that may be left out take no place from those that must be there: MLPs of many lengths, behind one another. */
+static void test_many_shapes(void **state) {
+  (void)state;
+  enum { MORE = (CUDA_MAX_PRODUCTS - 4) / 2 }; /* two shapes each; the model has 4, and no place is left */
+  struct tl_op plan[64 + 3 * MORE + 3], *to = plan;
+  struct tl_tensor tensors[64 + 3 * MORE];
+  const struct tl_model before = *model;
+  const uint32_t dim = model->dim, n = model->n_ops - 2; /* a norm and the logits are the last */
+  uint16_t *zeros = calloc((size_t)(10 + MORE) * 16 * dim, sizeof *zeros);
+  assert_true(model->n_ops <= 64 && model->n_tensors <= 64 && model->plan[n - 3].kind == TL_OP_RMSNORM && model->plan[n - 1].kind == TL_OP_MLP_DOWN);
+  memcpy(tensors, model->tensors, model->n_tensors * sizeof *tensors);
+  memcpy(to, model->plan, n * sizeof *to);
+  to += n;
+  for (uint32_t i = 1; i <= MORE; i++) {
+    int32_t at = (int32_t)model->n_tensors;
+    memcpy(to, &plan[n - 3], 3 * sizeof *to);
+    for (int32_t k = 0; k < 3; k++) { /* gate, up, down */
+      uint64_t inner = 16 * (10 + i), rows = k < 2 ? inner : dim;
+      tensors[at + k] = (struct tl_tensor){.name = "more", .dtype = TL_DTYPE_F16, .n_dims = 2, .shape = {rows, inner + dim - rows}, .data = zeros,
+                                           .bytes = inner * dim * sizeof *zeros};
+      to[1 + k / 2].weight[k % 2] = at + k;
+    }
+    model->n_tensors += 3;
+    to += 3;
+  }
+  memcpy(to, &before.plan[n], 2 * sizeof *to);
+  model->plan = plan;
+  model->n_ops = (uint32_t)(to + 2 - plan);
+  model->tensors = tensors;
+  start();
+  struct tl_device *device = open_device();
+  const struct cuda_products *products = &((struct cuda_device *)(void *)device)->products;
+  assert_int_equal(products->n_shapes, CUDA_MAX_PRODUCTS);
+  for (unsigned i = 0; i < products->n_shapes; i++) assert_int_equal(products->shapes[i].parts, 1);
+  close_device(device);
+  *model = before;
+  free(zeros);
+}
+
 /* A kernel that traps is noticed by collect, and for good. */
 static void test_trap(void **state) {
   (void)state;
@@ -462,7 +501,7 @@ int main(void) {
       cmocka_unit_test(test_every_call_of_choosing_fails),
       cmocka_unit_test(test_progress), cmocka_unit_test(test_e4m3),
       cmocka_unit_test(test_untaken_scales), cmocka_unit_test(test_no_device),        cmocka_unit_test(test_other_plans),
-      cmocka_unit_test(test_trap),
+      cmocka_unit_test(test_many_shapes), cmocka_unit_test(test_trap),
   };
   return cmocka_run_group_tests(tests, open_model, close_model);
 }
