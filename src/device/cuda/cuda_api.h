@@ -118,7 +118,6 @@ enum {
   CUDA_LT_PREFERENCE_ALIGNMENT_B = 6,
   CUDA_LT_PREFERENCE_ALIGNMENT_C = 7, /* uint32_t, of what a product will be given; 256 if nothing is said */
   CUDA_LT_PREFERENCE_ALIGNMENT_D = 8,
-  CUDA_LT_INVALID = 7,
   CUDA_LT_NOT_SUPPORTED = 15,
 };
 

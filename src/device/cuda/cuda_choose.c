@@ -3,7 +3,7 @@
  * bucket of rows, the one that is fastest here, on the model's own weights, of one layer after the other: those of one alone would
  * be in the second-level cache from the second run on, as they never are in a step. Chosen at load and kept: a step never
  * chooses.
- * After CUDA_CHOOSE_NS the heuristic's first is taken without being timed, so a large model starts in time.
+ * After CUDA_CHOOSE_NS the heuristic's first is taken without being timed, so a large model starts in time: of the buckets of most rows.
  *
  * Products of E4M3 come first: who of cuBLASLt (which can on compute capability 9.0 only) and our kernel applies their scales is what
  * is faster, and where cuBLASLt has no such product at all the weights are written out. On an H200 products of 64 rows of Llama 3.1 8B
@@ -176,7 +176,7 @@ static int promise_alignment(const struct chooser *c, const struct cuda_product 
   return r ? r : lt->preference_set(c->preference, CUDA_LT_PREFERENCE_ALIGNMENT_D, &bytes, sizeof bytes);
 }
 
-/* *ret_n of `found` for a product of the bucket; E4M3: none, too, where cuBLASLt says that it cannot. */
+/* *ret_n of `found` for a product of the bucket; none, whatever cuBLASLt's error, of a way that need not be there. */
 static int ask(struct chooser *c, struct cuda_product *p, unsigned bucket, enum cuda_scaling scaling, struct cuda_lt_found *found,
                int *ret_n, struct tl_error *err) {
   struct cuda_device *d = c->d;
@@ -192,22 +192,30 @@ static int ask(struct chooser *c, struct cuda_product *p, unsigned bucket, enum 
   if (r) return cuda_lt_failed(d, r, "choosing an algorithm", err);
   r = lt->heuristic(d->products.lt, scaled ? d->products.scaled_desc : d->products.desc, p->w_layout, p->x_layout, p->y_layout,
                     p->y_layout, c->preference, CANDIDATES, found, ret_n);
-  if (r && !((p->e4m3 || p->parts > 1) && (r == CUDA_LT_NOT_SUPPORTED || r == CUDA_LT_INVALID)))
-    return cuda_lt_failed(d, r, "choosing an algorithm", err);
+  if (r && !p->e4m3 && p->parts == 1) return cuda_lt_failed(d, r, "choosing an algorithm", err);
   if (r) *ret_n = 0;
   if (*ret_n > CANDIDATES) *ret_n = CANDIDATES;
   return TL_OK;
 }
 
-/* Of E4M3 both ways to apply the scales are tried: which is faster depends on the shape. */
+/* Of E4M3 both ways to apply the scales are tried: which is faster depends on the shape. That of the bucket before comes first, in case it is
+ * late. Products in parts leave it to the norm that sums them up. Returns how many. */
+static unsigned list_scalings(const struct cuda_product *p, unsigned bucket, enum cuda_scaling *ret) {
+  bool ours = bucket > 0 && p->ways[bucket - 1].scaling == CUDA_THEN_SCALED;
+  ret[0] = !p->e4m3 ? CUDA_NO_SCALES : p->parts > 1 || ours ? CUDA_THEN_SCALED : CUDA_LT_SCALES;
+  ret[1] = ours ? CUDA_LT_SCALES : CUDA_THEN_SCALED;
+  return p->e4m3 && p->parts == 1 ? 2 : 1;
+}
+
 static int choose(struct chooser *c, struct cuda_product *p, unsigned bucket, struct tl_error *err) {
   struct cuda_device *d = c->d;
-  enum cuda_scaling scaling = !p->e4m3 ? CUDA_NO_SCALES : p->parts > 1 ? CUDA_THEN_SCALED : CUDA_LT_SCALES, last = p->e4m3 ? CUDA_THEN_SCALED : CUDA_NO_SCALES;
+  enum cuda_scaling scalings[2];
   struct best best = {{CUDA_NO_WAY, {{0}}}, FLT_MAX, false};
-  for (; scaling <= last; scaling++) {
+  unsigned n_scalings = list_scalings(p, bucket, scalings);
+  for (unsigned i = 0; i < n_scalings; i++) {
     struct cuda_lt_found found[CANDIDATES] = {0};
-    int n = 0, r = ask(c, p, bucket, scaling, found, &n, err);
-    if (r == TL_OK) r = choose_fastest(c, p, bucket, scaling, found, n, &best, err);
+    int n = 0, r = ask(c, p, bucket, scalings[i], found, &n, err);
+    if (r == TL_OK) r = choose_fastest(c, p, bucket, scalings[i], found, n, &best, err);
     if (r < 0) return r;
   }
   p->ways[bucket] = best.way;
@@ -241,14 +249,15 @@ static bool is_parted(const struct cuda_products *products, unsigned bucket) {
   return bucket < CUDA_PARTED_BUCKETS && products->buckets[bucket] <= CUDA_PARTED_ROWS;
 }
 
+/* Of all shapes the smallest bucket first: it takes the least time, and decode steps, of which there are most, are among the small ones. */
 static int choose_all(struct chooser *c, bool e4m3, struct tl_error *err) {
   struct cuda_products *products = &c->d->products;
   int r = TL_OK;
-  for (unsigned i = 0; i < products->n_shapes; i++) {
-    if (products->shapes[i].e4m3 != e4m3 || (!e4m3 && !is_wanted(c->d, i))) continue;
-    for (unsigned b = 0; r == TL_OK && b < products->n_buckets; b++)
-      if (products->shapes[i].parts == 1 || is_parted(products, b)) r = choose(c, &products->shapes[i], b, err);
-  }
+  for (unsigned b = 0; b < products->n_buckets; b++)
+    for (unsigned i = 0; i < products->n_shapes && r == TL_OK; i++) {
+      struct cuda_product *p = &products->shapes[i];
+      if (p->e4m3 == e4m3 && (e4m3 || is_wanted(c->d, i)) && (p->parts == 1 || is_parted(products, b))) r = choose(c, p, b, err);
+    }
   return r;
 }
 

@@ -37,6 +37,8 @@ struct fake_cuda {
   uint32_t scales_ms;       /* more, with scales that cuBLASLt applies */
   uint32_t whole_ms;        /* more, of products whose k is not in parts */
   uint32_t part_ms;         /* what a norm takes for each part that it sums up */
+  unsigned nap_at;          /* this question how long something took, counted from 1, is answered after so many */
+  unsigned nap_ms;
   uint32_t scale_ms;        /* what our kernel takes that applies scales by itself */
   unsigned n_parted;        /* products whose k was */
   size_t dnn_version;       /* 0: there is no cuDNN */
@@ -53,6 +55,7 @@ struct fake_cuda {
   unsigned first_dnn_call;  /* its number: when cuDNN is opened */
   const char *failed;       /* the call that failed, NULL: none did */
   unsigned n_kernels, n_launches, n_graphs, n_replays, n_products, n_collectives, n_dnn, n_dnn_plans;
+  unsigned n_timings;       /* questions how long something took */
   unsigned n_e4m3;          /* of the products */
   unsigned n_by_algorithm[FAKE_ALGORITHMS]; /* products */
   uint64_t clock_ms;        /* of all that was enqueued */
