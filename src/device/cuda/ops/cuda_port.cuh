@@ -60,6 +60,23 @@ static int launch(void (*kernel)(Args), unsigned x, unsigned y, unsigned threads
   return (int)cudaGetLastError();
 }
 
+/* Has a launch want CUDA_SHARED_PERCENT; returns how many attributes that takes. A driver of an earlier CUDA 12 than 12.6, which also runs what a
+ * later one made, has no such attribute, and would refuse the launch for one that it does not know. */
+inline unsigned want_split(cudaLaunchAttribute *how) {
+#if CUDART_VERSION >= 12060
+  static const bool is_known = [] {
+    int driver = 0;
+    return cudaDriverGetVersion(&driver) == cudaSuccess && driver >= 12060;
+  }();
+  how->id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+  how->val.sharedMemCarveout = CUDA_SHARED_PERCENT;
+  return is_known;
+#else
+  (void)how;
+  return 0;
+#endif
+}
+
 /* For kernels that say wait_for_before before they touch what another one writes: of few rows, their blocks may start,
  * and read what is constant, while the kernel before still runs, if that one has said let_next_start (CUDA
  * Programming Guide, programmatic dependent launch; from compute capability 9.0 on). Code that was compiled for less, which a driver
@@ -74,15 +91,13 @@ static int launch_rows(uint64_t rows, void (*kernel)(Args), unsigned x, unsigned
   cudaLaunchAttribute how[2] = {};
   how[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   how[0].val.programmaticStreamSerializationAllowed = 1;
-  how[1].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
-  how[1].val.sharedMemCarveout = CUDA_SHARED_PERCENT;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(x, y);
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = (cudaStream_t)stream;
   config.attrs = how;
-  config.numAttrs = 2;
+  config.numAttrs = 1 + want_split(&how[1]);
   return (int)cudaLaunchKernelEx(&config, kernel, args);
 }
 
