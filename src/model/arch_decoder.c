@@ -230,7 +230,7 @@ int arch_decoder_plan(struct model *m, const struct architecture *a, const struc
   if (r == TL_OK) r = final_norm(&k);
   if (r < 0) return r;
   if (m->model.pooling != TL_POOL_NONE) return arch_vector_plan(m, pooling, err);
-  bool tied = c->tie_word_embeddings || (is(&k, ARCH_TIED) && !m->gguf && model_find_tensor(m, "lm_head.weight") < 0);
+  bool tied = c->tie_word_embeddings || (is(&k, ARCH_TIED) && !m->gguf && !packed_is_there(m, "lm_head."));
   int32_t output = tied ? embed : plan_tensor(m, err, k.vocab, k.dim, "lm_head.weight");
   if (output < 0) return output;
   op = plan_add(m, TL_OP_LOGITS, 0);

@@ -190,6 +190,8 @@ bool plan_has_tensor(const struct model *m, const char *name);
  * scales beside, or as F8. Its index, TL_ENOTFOUND without a message when there is none,
  * or an error. */
 int32_t packed_tensor(struct model *m, const char *name, uint64_t rows, uint64_t columns, struct tl_error *err);
+/* Whether the files have a matrix in any form, readable here or not. stem: its name up to "weight". */
+bool packed_is_there(const struct model *m, const char *stem);
 
 /* Rows [first, first + rows) of a tensor, as a tensor of their own. When all rows have been given
  * away, plan_spent says so: they are counted once. */

@@ -239,6 +239,12 @@ static int32_t take_f8(struct model *m, int32_t index, const char *stem, uint64_
   return index;
 }
 
+bool packed_is_there(const struct model *m, const char *stem) {
+  for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++)
+    if (part(m, stem, schemes[i].codes)) return true;
+  return false;
+}
+
 int32_t packed_tensor(struct model *m, const char *name, uint64_t rows, uint64_t columns, struct tl_error *err) {
   char stem[300];
   size_t length = strlen(name);

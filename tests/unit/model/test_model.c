@@ -280,6 +280,23 @@ static void test_nested(void **state) {
   tl_model_free(m);
 }
 
+/* Whatever form the other one has. */
+static void test_nested_packed_head(void **state) {
+  (void)state;
+  static const char *const names[] = {"lm_head.qweight", "lm_head.weight_packed"};
+  for (size_t i = 0; i < UNIT_COUNT(names); i++) {
+    struct weights w = {0};
+    write_nested(NESTED("", MISTRAL), false);
+    add(&w, "model.language_model.embed_tokens.weight", 10, 8);
+    add_layer(&w, 0, false);
+    add_layer(&w, 1, false);
+    add(&w, "model.language_model.norm.weight", 8, 0);
+    add(&w, names[i], 10, 8);
+    write_weights(&w, "model.safetensors");
+    assert_fails(TL_ECORRUPT, "tensor 'lm_head.weight' is missing from the model's files");
+  }
+}
+
 static void test_nested_refused(void **state) {
   (void)state;
   write_nested(NESTED("", "\"model_type\":\"mamba\","), true);
@@ -361,7 +378,7 @@ static void test_no_weights(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_nested),       cmocka_unit_test(test_nested_refused),
+      cmocka_unit_test(test_nested),       cmocka_unit_test(test_nested_packed_head), cmocka_unit_test(test_nested_refused),
       cmocka_unit_test(test_plan),         cmocka_unit_test(test_biases_and_tied_head), cmocka_unit_test(test_tensors_that_do_not_fit),
       cmocka_unit_test(test_architectures), cmocka_unit_test(test_shards),              cmocka_unit_test(test_no_weights),
   };
