@@ -13,26 +13,31 @@ static const struct class {
   int64_t n_heads, n_kv_heads, head_dim, vocab, context, window;
   double eps, theta;
   bool attention_bias;
+  bool shares; /* one expert for all rows, a first layer without any, shares that sum up to 1 */
 } classes[] = {
-    {"Gemma3ForConditionalGeneration", "gemma3_text", 8, 4, 256, 262208, 131072, 4096, 1e-6, 1e6, false},
-    {"Mistral3ForConditionalGeneration", "mistral", 0, 8, 0, 0, 0, 4096, 1e-6, 1e4, false},
-    {"Qwen2VLForConditionalGeneration", "qwen2_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false},
-    {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false},
-    {"Qwen3VLForConditionalGeneration", "qwen3_vl_text", 0, 32, 128, 151936, 128000, 0, 1e-6, 5e5, false},
-    {"Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text", 0, 16, 0, 151936, 128000, 0, 1e-6, 5e5, false},
-    {"Ministral3ForCausalLM", NULL, 0, 8, 128, 0, 0, 0, 1e-5, 1e6, false},
-    {"Olmo3ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 5e5, false},
-    {"Glm4MoeForCausalLM", NULL, 0, 8, 0, 0, 0, 0, 1e-5, 0, false},
-    {"OlmoeForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
-    {"SeedOssForCausalLM", NULL, 0, 0, 128, 0, 0, 0, 0, 0, true},
-    {"Ernie4_5ForCausalLM", NULL, 0, 0, 128, 0, 0, 0, 1e-5, 5e5, false},
-    {"Exaone4ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 0, false},
+    {"Gemma3ForConditionalGeneration", "gemma3_text", 8, 4, 256, 262208, 131072, 4096, 1e-6, 1e6, false, false},
+    {"Mistral3ForConditionalGeneration", "mistral", 0, 8, 0, 0, 0, 4096, 1e-6, 1e4, false, false},
+    {"Qwen2VLForConditionalGeneration", "qwen2_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false, false},
+    {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false, false},
+    {"Qwen3VLForConditionalGeneration", "qwen3_vl_text", 0, 32, 128, 151936, 128000, 0, 1e-6, 5e5, false, false},
+    {"Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text", 0, 16, 0, 151936, 128000, 0, 1e-6, 5e5, false, false},
+    {"Ministral3ForCausalLM", NULL, 0, 8, 128, 0, 0, 0, 1e-5, 1e6, false, false},
+    {"Olmo3ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 5e5, false, false},
+    {"Glm4MoeForCausalLM", NULL, 0, 8, 0, 0, 0, 0, 1e-5, 0, false, true},
+    {"OlmoeForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false, false},
+    {"SeedOssForCausalLM", NULL, 0, 0, 128, 0, 0, 0, 0, 0, true, false},
+    {"Ernie4_5ForCausalLM", NULL, 0, 0, 128, 0, 0, 0, 1e-5, 5e5, false, false},
+    {"Exaone4ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 0, false, false},
 };
 
-static const struct class *find(const struct architecture *a) {
-  for (size_t i = 0; a && i < sizeof classes / sizeof *classes; i++)
-    if (strcmp(classes[i].name, a->class_name) == 0) return &classes[i];
+static const struct class *find_name(const char *name) {
+  for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
+    if (strcmp(classes[i].name, name) == 0) return &classes[i];
   return NULL;
+}
+
+static const struct class *find(const struct architecture *a) {
+  return a ? find_name(a->class_name) : NULL;
 }
 
 bool hf_is_nested(const struct architecture *a) {
@@ -40,9 +45,7 @@ bool hf_is_nested(const struct architecture *a) {
   return class && class->text_type;
 }
 
-void hf_class_defaults(const struct architecture *a, struct hf_config *c) {
-  const struct class *class = find(a);
-  if (!class) return;
+static void take(const struct class *class, struct hf_config *c) {
   c->num_attention_heads = class->n_heads;
   c->num_key_value_heads = class->n_kv_heads;
   c->head_dim = class->head_dim;
@@ -52,9 +55,16 @@ void hf_class_defaults(const struct architecture *a, struct hf_config *c) {
   if (class->eps > 0) c->rms_norm_eps = class->eps;
   if (class->theta > 0) c->rope_theta = class->theta;
   c->attention_bias = class->attention_bias;
+  c->n_shared_experts = c->first_dense = class->shares;
+  c->norm_topk_prob = class->shares;
 }
 
-int hf_nested_text(const struct architecture *a, json_t *object, json_t **ret, struct tl_error *err) {
+void hf_class_defaults(const struct architecture *a, struct hf_config *c) {
+  const struct class *class = find(a);
+  if (class) take(class, c);
+}
+
+int hf_nested_text(const struct architecture *a, struct hf_config *c, json_t *object, json_t **ret, struct tl_error *err) {
   const struct class *class = find(a);
   json_t *text = json_object_get(object, "text_config");
   *ret = object;
@@ -62,6 +72,7 @@ int hf_nested_text(const struct architecture *a, json_t *object, json_t **ret, s
   *ret = text;
   const char *type = json_string_value(json_object_get(text, "model_type"));
   bool newer = type && strcmp(class->text_type, "mistral") == 0 && strcmp(type, "ministral3") == 0;
+  if (newer) take(find_name("Ministral3ForCausalLM"), c);
   if (!type || newer || strcmp(type, class->text_type) == 0) return TL_OK;
   return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: text_config: model_type: expected %s, got %.60s", class->text_type,
                       type);

@@ -320,7 +320,7 @@ static int take_defaults(struct hf_config *c, json_t *object, const struct archi
   arch_encoder_defaults(*ret, c);
   hf_class_defaults(*ret, c);
   if (*ret && (*ret)->traits & ARCH_LOCAL_PLAIN) c->rope_local_base_freq = 0;
-  return hf_nested_text(*ret, object, ret_text, err);
+  return hf_nested_text(*ret, c, object, ret_text, err);
 }
 
 /* Of a model of pictures, too: what is said of the whole; and that the two matrices of tokens are one is seen by the files. */
@@ -330,6 +330,13 @@ static void finish_nested(struct hf_config *c, json_t *object, const struct arch
   read_eos(c, json_object_get(object, "eos_token_id"));
   c->tie_word_embeddings = false;
   if (strcmp(c->rope_type, "mrope") == 0) strcpy(c->rope_type, ""); /* the three positions of a token of text are the same */
+}
+
+/* What is said to be nothing is not what the class has when it is absent; it follows from the rest, or there is none. */
+static void take_nulls(struct hf_config *c, json_t *object) {
+  if (json_is_null(json_object_get(object, "sliding_window"))) c->sliding_window = 0;
+  if (json_is_null(json_object_get(object, "num_key_value_heads"))) c->num_key_value_heads = 0;
+  if (json_is_null(json_object_get(object, "head_dim"))) c->head_dim = 0;
 }
 
 int model_read_config(const char *folder, struct hf_config *ret, struct tl_error *err) {
@@ -344,13 +351,15 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   snprintf(ret->architecture, sizeof ret->architecture, "%s", architecture ? architecture : "");
   int r = take_defaults(ret, object, &a, &text, err);
   if (r == TL_OK) r = read_keys("config.json", keys, sizeof keys / sizeof *keys, text, ret, err);
-  if (json_is_null(json_object_get(text, "sliding_window"))) ret->sliding_window = 0; /* whatever the class has when it is absent */
+  take_nulls(ret, text);
   if (r == TL_OK) r = read_rope(ret, text, &rope, err);
   bool grows = ret->llama_4_scaling_beta > 0 && ret->original_max_position_embeddings > 0;
   if (grows && ret->original_max_position_embeddings < ret->max_position_embeddings)
     ret->max_position_embeddings = ret->original_max_position_embeddings;
   if (r == TL_OK) r = hf_config_read_lists(ret, text, rope, err);
-  if (r == TL_OK) r = read_quantization(json_object_get(object, "quantization_config"), ret, err);
+  json_t *quantization = json_object_get(object, "quantization_config");
+  if (!quantization) quantization = json_object_get(text, "quantization_config");
+  if (r == TL_OK) r = read_quantization(quantization, ret, err);
   if (r == TL_OK) r = read_generation(folder, ret, err);
   if (r == TL_OK) read_eos(ret, json_object_get(text, "eos_token_id"));
   if (r == TL_OK) finish_nested(ret, object, a);

@@ -148,8 +148,9 @@ void hf_config_defaults(struct hf_config *ret);
 void hf_class_defaults(const struct architecture *a, struct hf_config *config);
 /* Whether it is a model of texts and pictures. */
 bool hf_is_nested(const struct architecture *a);
-/* Where the text model's keys are: *ret, borrowed, is the object itself with a that is no such model. */
-int hf_nested_text(const struct architecture *a, json_t *object, json_t **ret, struct tl_error *err);
+/* Where the text model's keys are: *ret, borrowed, is the object itself with a that is no such model. Its type may have other
+ * defaults than its class. */
+int hf_nested_text(const struct architecture *a, struct hf_config *config, json_t *object, json_t **ret, struct tl_error *err);
 /* What the text model alone would call the tensor, in the buffer; NULL: it is not the text model's. */
 const char *hf_nested_tensor(const char *name, char *buffer, size_t size);
 /* hf_layers.c: layer_types, no_rope_layers, and long_factor of rope. */

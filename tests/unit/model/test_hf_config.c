@@ -93,6 +93,45 @@ static void test_values(void **state) {
   assert_string_equal(c.rope_type, "linear");
 }
 
+#define OF(class, more) "{\"architectures\":[\"" class "\"],\"hidden_size\":64,\"intermediate_size\":96,\"num_hidden_layers\":2," \
+  "\"num_attention_heads\":16,\"vocab_size\":100,\"max_position_embeddings\":512" more "}"
+
+/* What is null follows from the rest; what is absent is the class's. */
+static void test_class_defaults(void **state) {
+  (void)state;
+  struct hf_config c;
+  struct tl_error err = {0};
+  assert_int_equal(read_texts(OF("SeedOssForCausalLM", ""), NULL, &c, &err), TL_OK);
+  assert_true(c.head_dim == 128 && c.num_key_value_heads == 16 && c.attention_bias);
+  assert_int_equal(read_texts(OF("SeedOssForCausalLM", ",\"head_dim\":null"), NULL, &c, &err), TL_OK);
+  assert_int_equal(c.head_dim, 4);
+  assert_int_equal(read_texts(OF("Glm4MoeForCausalLM", ""), NULL, &c, &err), TL_OK);
+  assert_true(c.num_key_value_heads == 8 && c.norm_topk_prob && c.n_shared_experts == 1 && c.first_dense == 1);
+  assert_int_equal(read_texts(OF("Glm4MoeForCausalLM", ",\"num_key_value_heads\":null,\"norm_topk_prob\":false,\"n_shared_experts\":0"), NULL, &c, &err), TL_OK);
+  assert_true(c.num_key_value_heads == 16 && !c.norm_topk_prob && c.n_shared_experts == 0);
+  assert_int_equal(read_texts(OF("OlmoeForCausalLM", ""), NULL, &c, &err), TL_OK);
+  assert_true(!c.norm_topk_prob && c.n_shared_experts == 0);
+}
+
+#define PICTURES(outer, text) "{\"architectures\":[\"Mistral3ForConditionalGeneration\"]" outer ",\"text_config\":" text "}"
+#define QUANTIZED ",\"quantization_config\":{\"quant_method\":\"awq\"}"
+
+/* A text model's type has defaults of its own; it may be the one that says how it is quantized. */
+static void test_text_config(void **state) {
+  (void)state;
+  struct hf_config c;
+  struct tl_error err = {0};
+  assert_int_equal(read_texts(PICTURES("", OF("", ",\"model_type\":\"mistral\"")), NULL, &c, &err), TL_OK);
+  assert_true(c.head_dim == 4 && c.sliding_window == 4096 && c.rms_norm_eps == 1e-6 && c.rope_theta == 1e4);
+  assert_int_equal(read_texts(PICTURES("", OF("", ",\"model_type\":\"ministral3\"")), NULL, &c, &err), TL_OK);
+  assert_true(c.head_dim == 128 && c.sliding_window == 0 && c.rms_norm_eps == 1e-5 && c.rope_theta == 1e6);
+  assert_string_equal(c.quant_method, "");
+  assert_int_equal(read_texts(PICTURES(QUANTIZED, OF("", "")), NULL, &c, &err), TL_OK);
+  assert_string_equal(c.quant_method, "awq");
+  assert_int_equal(read_texts(PICTURES("", OF("", QUANTIZED)), NULL, &c, &err), TL_OK);
+  assert_string_equal(c.quant_method, "awq");
+}
+
 static void test_end_ids(void **state) {
   (void)state;
   struct hf_config c;
@@ -180,7 +219,7 @@ static void test_errors(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_defaults), cmocka_unit_test(test_values), cmocka_unit_test(test_end_ids),
+      cmocka_unit_test(test_defaults), cmocka_unit_test(test_values), cmocka_unit_test(test_class_defaults), cmocka_unit_test(test_text_config), cmocka_unit_test(test_end_ids),
       cmocka_unit_test(test_generation_out_of_range), cmocka_unit_test(test_errors),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);

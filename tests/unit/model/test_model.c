@@ -268,7 +268,7 @@ static void test_nested(void **state) {
   assert_true(m->n_eos == 2 && m->eos[0] == 3 && m->eos[1] == 4 && m->dim == 8);
   tl_model_free(m);
   /* Ministral 3's queries are scaled behind the original context */
-  write_nested(NESTED("", "\"model_type\":\"ministral3\",\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":2,\"llama_4_scaling_beta\":0.1,"
+  write_nested(NESTED("", "\"model_type\":\"ministral3\",\"head_dim\":2,\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":2,\"llama_4_scaling_beta\":0.1,"
                           "\"original_max_position_embeddings\":32},"), true);
   assert_int_equal(tl_model_load(folder, &m, &err), TL_OK);
   assert_int_equal(m->max_context, 32);
