@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The matrices of a layer's experts, however files hold them, as tensors of two dimensions one behind the other:
  *
- *   a tensor for each expert          Mixtral, Qwen; any format that a plan's matrix may have
+ *   a tensor for each expert          Mixtral, Qwen, and Qwen3-VL-MoE in F8 or integers; any format that a plan's matrix may have
  *   (experts, rows, columns)          GGUF
  *   (experts, columns, 2 rows)        GPT-OSS in floats: inputs are the slow dimension, gate and up alternate
  *   (experts, columns, 2 rows)        Qwen3-VL-MoE: likewise, but the gate's rows come first
@@ -50,17 +50,29 @@ static int missing(const char *name, struct tl_error *err) {
 
 /* --- a tensor for each expert ------------------------------------------------------------------ */
 
+/* Those whose halves tools take apart before they round them have the names that others have. */
+static const char *name_of(const struct expert_part *p) {
+  static const char *const plain[] = {"gate_proj", "up_proj", "down_proj"};
+  return p->kind->traits & EXPERTS_HALVES ? plain[p->part] : p->kind->names[p->part];
+}
+
+static bool is_separate(const struct model *m, const struct expert_part *p) {
+  char stem[200];
+  snprintf(stem, sizeof stem, "model.layers.%u.%s.experts.0.%s.", p->layer, p->kind->block, name_of(p));
+  return !(p->kind->traits & (EXPERTS_FUSED | EXPERTS_HALVES)) || (p->kind->traits & EXPERTS_HALVES && packed_is_there(m, stem));
+}
+
 static int32_t separate(struct model *m, const struct expert_part *p, struct tl_error *err) {
   int32_t ret = -1;
   for (uint32_t e = 0; e < p->n; e++) {
     /* several tensors may become one here, which is added: the views that follow one another come after all */
     int32_t i = plan_tensor(m, err, p->rows, p->columns, "model.layers.%u.%s.experts.%u.%s.weight", p->layer, p->kind->block, e,
-                            p->kind->names[p->part]);
+                            name_of(p));
     if (i < 0) return i;
   }
   for (uint32_t e = 0; e < p->n; e++) {
     int32_t i = plan_tensor(m, err, p->rows, p->columns, "model.layers.%u.%s.experts.%u.%s.weight", p->layer, p->kind->block, e,
-                            p->kind->names[p->part]);
+                            name_of(p));
     struct tl_tensor view = m->tensors[i];
     int32_t added = add_view(m, p, view, view.name, e, err);
     if (added < 0) return added;
@@ -171,7 +183,7 @@ static int32_t fused(struct model *m, const struct expert_part *p, struct tl_err
 
 int32_t experts_weights(struct model *m, const struct expert_part *p, struct tl_error *err) {
   if (m->gguf) return stacked(m, p, err);
-  return p->kind->traits & (EXPERTS_FUSED | EXPERTS_HALVES) ? fused(m, p, err) : separate(m, p, err);
+  return is_separate(m, p) ? separate(m, p, err) : fused(m, p, err);
 }
 
 int32_t experts_biases(struct model *m, const struct expert_part *p, struct tl_error *err) {

@@ -173,6 +173,25 @@ static void test_packed_counts(void **state) {
   }
 }
 
+/* Qwen3-VL-MoE's halves are taken apart by what rounds them to F8 or integers. */
+static void test_separate_halves(void **state) {
+  (void)state;
+  static const char *const models[] = {"experts/qwen3_f8_block", "experts/qwen3_awq", "experts/qwen3_gptq", "experts/qwen3_ct4"};
+  for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
+    struct tl_model *m, *twin;
+    struct tl_error err = {0};
+    char path[1024];
+    copy(models[i], "config.json", "Qwen3MoeForCausalLM", "Qwen3VLMoeForConditionalGeneration");
+    copy(models[i], "model.safetensors", NULL, NULL);
+    if (tl_model_load(folder, &m, &err) < 0 || tl_model_load(unit_golden_path(models[i], path), &twin, &err) < 0) fail_msg("%s", err.message);
+    assert_string_equal(m->architecture, "qwen3_vl_moe");
+    assert_true(m->n_ops == twin->n_ops && m->n_parameters == twin->n_parameters && m->weight_bytes == twin->weight_bytes);
+    tl_model_free(m);
+    tl_model_free(twin);
+  }
+  expect("qwen3_vl_moe", false, "layers.0.mlp.experts.gate_up_proj\"", "layers.0.mlp.experts.gate_up_prof\"", "tensor 'model.layers.0.mlp.experts.gate_up_proj' is missing");
+}
+
 /* Whole experts, each on one rank; a rank has one at least. The expert that all rows have is cut by its own size. */
 static void test_ranks(void **state) {
   (void)state;
@@ -221,6 +240,6 @@ static void test_ranks(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_configurations), cmocka_unit_test(test_tensors), cmocka_unit_test(test_packed_experts), cmocka_unit_test(test_gguf),
-                                     cmocka_unit_test(test_counts), cmocka_unit_test(test_packed_counts), cmocka_unit_test(test_ranks)};
+                                     cmocka_unit_test(test_counts), cmocka_unit_test(test_separate_halves), cmocka_unit_test(test_packed_counts), cmocka_unit_test(test_ranks)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
