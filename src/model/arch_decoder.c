@@ -98,9 +98,11 @@ static bool slides(const struct maker *k, uint32_t layer) {
   if (k->a->window == WINDOW_NONE || c->sliding_window == 0) return false;
   if (k->a->window == WINDOW_OPTIONAL && !c->use_sliding_window) return false;
   if (c->has_layer_types) return c->slides[layer];
+  uint64_t every = (uint64_t)c->sliding_window_pattern; /* 0: not said */
   switch (k->a->window) {
     case WINDOW_ALTERNATE: return layer % 2 == 0;
-    case WINDOW_PATTERN: return (layer + 1) % (uint64_t)c->sliding_window_pattern != 0;
+    case WINDOW_PATTERN: return (layer + 1) % (every ? every : 6) != 0;
+    case WINDOW_PATTERN_4: return (layer + 1) % (every ? every : 4) != 0;
     case WINDOW_NOT_FOURTH: return layer % 4 != 3;
     case WINDOW_OPTIONAL: return layer >= c->max_window_layers;
     default: return true;

@@ -34,7 +34,7 @@ static const struct architecture architectures[] = {
     {"SeedOssForCausalLM", "seed_oss", PRE_NORMS, ARCH_NO_OUT_BIAS, WINDOW_NONE, 1},
     {"Ernie4_5ForCausalLM", "ernie4_5", PRE_NORMS, ARCH_INTERLEAVED | ARCH_TIED | ARCH_USE_BIAS, WINDOW_NONE, 1},
     {"Exaone4ForCausalLM", "exaone4", NULL, "post_attention_layernorm", NULL, "post_feedforward_layernorm",
-     ARCH_QK_NORM | ARCH_NOPE_WIDE, WINDOW_NOT_FOURTH, 1},
+     ARCH_QK_NORM | ARCH_NOPE_WIDE, WINDOW_PATTERN_4, 1},
     {"MixtralForCausalLM", "mixtral", PRE_NORMS, 0, WINDOW_ALL, 1},
     {"Qwen2MoeForCausalLM", "qwen2_moe", PRE_NORMS, ARCH_NO_OUT_BIAS | ARCH_QKV_BIAS_KEY, WINDOW_OPTIONAL, 1},
     {"Qwen3MoeForCausalLM", "qwen3_moe", PRE_NORMS, ARCH_QK_NORM, WINDOW_OPTIONAL, 1},

@@ -266,7 +266,7 @@ void hf_config_defaults(struct hf_config *ret) {
   *ret = (struct hf_config){.rms_norm_eps = 1e-6, .rope_theta = 10000, .rope_factor = 1, .low_freq_factor = 1,
                             .high_freq_factor = 4, .query_pre_attn_scalar = 256, .embedding_multiplier = 1,
                             .attention_multiplier = 1, .residual_multiplier = 1, .logits_scaling = 1,
-                            .max_window_layers = 28, .sliding_window_pattern = 6, .no_rope_layer_interval = 4,
+                            .max_window_layers = 28, .no_rope_layer_interval = 4,
                             .rope_local_base_freq = 10000, .beta_fast = 32, .beta_slow = 1, .decoder_sparse_step = 1, .n_group = 1, .topk_group = 1, .routed_scaling_factor = 1,
                             .qkv_bias = true, .swiglu_limit = 7, .pad_token_id = 1, .local_attention = 128,
                             .global_attn_every_n_layers = 3, .rotary_emb_fraction = 1, .max_trained_positions = 2048};

@@ -229,7 +229,7 @@ enum arch_trait {
   ARCH_QKV_BIAS_KEY = 1 << 25, /* biases of q, k, v, unless qkv_bias is false */
 };
 /* Which layers look at a window when layer_types does not say. */
-enum arch_window { WINDOW_NONE, WINDOW_ALL, WINDOW_ALTERNATE, WINDOW_PATTERN, WINDOW_OPTIONAL, WINDOW_NOT_FOURTH };
+enum arch_window { WINDOW_NONE, WINDOW_ALL, WINDOW_ALTERNATE, WINDOW_PATTERN, WINDOW_PATTERN_4, WINDOW_OPTIONAL, WINDOW_NOT_FOURTH };
 
 struct architecture {
   const char *class_name, *name;

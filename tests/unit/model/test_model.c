@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "tokenlane/base/buffer.h"
+#include "changed_file.h"
 #include "unit.h"
 
 static char folder[64];
@@ -232,6 +233,40 @@ static void test_architectures(void **state) {
   assert_unknown("");
 }
 
+static void change_config(const char *from, const char *to) {
+  char path[200];
+  snprintf(path, sizeof path, "%s/config.json", folder);
+  assert_true(copy_changed(fopen(path, "rb"), folder, "config.json", from, to));
+}
+
+/* EXAONE 4: each fourth layer has no window, or each n-th, and only those with one turn. */
+static void test_window_pattern(void **state) {
+  (void)state;
+  static const struct {
+    const char *from, *to;
+    uint32_t every;
+  } cases[] = {{"\"sliding_window_pattern\"", "\"other\"", 4}, {"\"LLLG\"", "2", 2}, {"\"LLLG\"", "3", 3}};
+  for (size_t i = 0; i < UNIT_COUNT(cases); i++) {
+    struct tl_model *m;
+    struct tl_error err = {0};
+    unsigned n_turning = 0, n_windows = 0;
+    assert_true(copy_changed(unit_open_golden("arch/exaone4/config.json"), folder, "config.json", "\"layer_types\"", "\"others\""));
+    assert_true(copy_changed(unit_open_golden("arch/exaone4/model.safetensors"), folder, "model.safetensors", NULL, NULL));
+    change_config(cases[i].from, cases[i].to);
+    if (tl_model_load(folder, &m, &err) < 0) fail_msg("%s", err.message);
+    for (uint32_t k = 0; k < m->n_ops; k++) {
+      const struct tl_op *op = &m->plan[k];
+      n_turning += op->kind == TL_OP_ROPE;
+      if (op->kind != TL_OP_ATTEND) continue;
+      bool slides = (op->layer + 1) % cases[i].every != 0;
+      assert_true(slides == ((op->features & TL_F_WINDOW) != 0));
+      n_windows += slides;
+    }
+    assert_true(n_windows > 0 && n_windows == n_turning);
+    tl_model_free(m);
+  }
+}
+
 /* --- models of pictures, too ---------------------------------------------------------------------------- */
 
 #define NESTED(more, text) \
@@ -378,7 +413,7 @@ static void test_no_weights(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_nested),       cmocka_unit_test(test_nested_packed_head), cmocka_unit_test(test_nested_refused),
+      cmocka_unit_test(test_window_pattern), cmocka_unit_test(test_nested),       cmocka_unit_test(test_nested_packed_head), cmocka_unit_test(test_nested_refused),
       cmocka_unit_test(test_plan),         cmocka_unit_test(test_biases_and_tied_head), cmocka_unit_test(test_tensors_that_do_not_fit),
       cmocka_unit_test(test_architectures), cmocka_unit_test(test_shards),              cmocka_unit_test(test_no_weights),
   };
