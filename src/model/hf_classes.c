@@ -25,9 +25,9 @@ static const struct class {
     {"Olmo3ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 5e5, false, false},
     {"Glm4MoeForCausalLM", NULL, 0, 8, 0, 0, 0, 0, 1e-5, 0, false, true},
     {"OlmoeForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false, false},
-    {"SeedOssForCausalLM", NULL, 0, 0, 128, 0, 0, 0, 0, 0, true, false},
-    {"Ernie4_5ForCausalLM", NULL, 0, 0, 128, 0, 0, 0, 1e-5, 5e5, false, false},
-    {"Exaone4ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 0, false, false},
+    {"SeedOssForCausalLM", NULL, 0, 8, 128, 0, 0, 0, 0, 0, true, false},
+    {"Ernie4_5ForCausalLM", NULL, 0, 2, 128, 0, 0, 0, 1e-5, 5e5, false, false},
+    {"Exaone4ForCausalLM", NULL, 0, 32, 0, 0, 0, 4096, 1e-5, 0, false, false},
 };
 
 static const struct class *find_name(const char *name) {

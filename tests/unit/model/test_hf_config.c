@@ -102,7 +102,7 @@ static void test_class_defaults(void **state) {
   struct hf_config c;
   struct tl_error err = {0};
   assert_int_equal(read_texts(OF("SeedOssForCausalLM", ""), NULL, &c, &err), TL_OK);
-  assert_true(c.head_dim == 128 && c.num_key_value_heads == 16 && c.attention_bias);
+  assert_true(c.head_dim == 128 && c.num_key_value_heads == 8 && c.attention_bias);
   assert_int_equal(read_texts(OF("SeedOssForCausalLM", ",\"head_dim\":null"), NULL, &c, &err), TL_OK);
   assert_int_equal(c.head_dim, 4);
   assert_int_equal(read_texts(OF("Glm4MoeForCausalLM", ""), NULL, &c, &err), TL_OK);
