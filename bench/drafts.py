@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """What guessing tokens ahead (engine.draft_tokens) brings and costs: two daemons, with and without, the same requests in turn.
 
-    B=build/plain python3 bench/drafts.py [--model FOLDER] [--drafts 4,8] [--rounds N] [--format bf16|q4_k|q8_0]
+    B=build/plain python3 bench/drafts.py [--model FOLDER] [--drafts 4,8] [--rounds N] [-- OPTIONS OF THE DAEMONS]
 
 A model of random weights says nothing, so texts are made that are alike what matters: `quotes` repeats what it has said (greedily it
 falls into a circle: nearly every guess is right), `doubts` draws among four tokens (matches are everywhere, three of four guesses are wrong),
@@ -12,12 +12,10 @@ import argparse
 import contextlib
 import json
 import statistics
-import subprocess
-import tempfile
 import time
 import urllib.request
 
-from run import READY_TIMEOUT_S, SYNTHETIC, free_port, get, make_model, program, stop, wait_for
+from run import SYNTHETIC, daemon, get, make_model
 
 TOKENS = 96
 WORKS = {
@@ -25,20 +23,6 @@ WORKS = {
     "doubts": {"temperature": 1, "prompt": [5, 6, 7, 8] * 16, "allowed_token_ids": [5, 6, 7, 8]},
     "news": {"temperature": 1, "prompt": list(range(100, 164))},
 }
-
-
-@contextlib.contextmanager
-def daemon(model, drafts, more):
-    with tempfile.NamedTemporaryFile() as log:
-        port = free_port()
-        command = [program("tokenlane"), "serve", "--model.path", model, "--model.name", "bench", "--http.port", str(port), "--devices", "cpu:0",
-                   "--engine.draft_tokens", str(drafts), "--engine.max_context", "1024", "--admin.unix", "", *more]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            wait_for(f"http://127.0.0.1:{port}/ready", process, log.name, READY_TIMEOUT_S)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            stop(process)
 
 
 def ask(url, work, seed):
@@ -64,7 +48,9 @@ def main():
     if a.model == SYNTHETIC:
         make_model(a.model)
     with contextlib.ExitStack() as stack:
-        urls = {n: stack.enter_context(daemon(a.model, n, a.more)) for n in [0, *map(int, a.drafts.split(","))]}
+        urls = {n: stack.enter_context(daemon(a.model, ["cpu:0"], "--model.name", "bench", "--engine.draft_tokens", str(n),
+                                              "--engine.max_context", "1024", "--admin.unix", "", *a.more))
+                for n in [0, *map(int, a.drafts.split(","))]}
         for name, work in WORKS.items():
             took = {n: [] for n in urls}
             before = {n: (counted(url, "tokenlane_draft_tokens_total"), counted(url, "tokenlane_draft_tokens_taken_total")) for n, url in urls.items()}

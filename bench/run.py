@@ -88,14 +88,14 @@ def wait_for(url, process, log, timeout_s):
 
 
 @contextlib.contextmanager
-def daemon(model, devices):
-    """A daemon of our own; yields its URL once it is ready."""
+def daemon(model, devices, *options):
+    """A daemon of our own, with further options of the command line; yields its URL once it is ready."""
     with tempfile.TemporaryDirectory(prefix="tokenlane-bench-") as folder:
         config, log, port = os.path.join(folder, "config.json"), os.path.join(folder, "log"), free_port()
         with open(config, "w", encoding="utf-8") as file:
             json.dump({"model": {"path": os.path.abspath(model)}, "devices": devices, "http": {"port": port}}, file)
         with open(log, "wb") as out:
-            process = subprocess.Popen([program("tokenlane"), "serve", "--config", config], stdout=out, stderr=out)
+            process = subprocess.Popen([program("tokenlane"), "serve", "--config", config, *options], stdout=out, stderr=out)
         try:
             url = f"http://127.0.0.1:{port}"
             wait_for(url + "/ready", process, log, READY_TIMEOUT_S)
