@@ -221,28 +221,33 @@ static int read_gguf(const char *path, json_t **ret, struct tl_error *err) {
   return TL_OK;
 }
 
+/* A file that need not be there: *ret is NULL then. */
+static int read_json(const char *path, json_t **ret, struct tl_error *err) {
+  json_error_t why;
+  *ret = json_load_file(path, JSON_ALLOW_NUL, &why);
+  if (*ret || json_error_code(&why) == json_error_cannot_open_file) return TL_OK;
+  return tl_error_set(err, TL_ECORRUPT, NULL, "%s:%d: %s", path, why.line, why.text);
+}
+
 /* special_tokens_map.json has those tokens that older configurations do not name. */
 static int add_special_tokens(const char *folder, json_t *config, struct tl_error *err) {
   char path[4300];
-  json_error_t why;
+  json_t *map;
   snprintf(path, sizeof path, "%s/special_tokens_map.json", folder);
-  json_t *map = json_load_file(path, JSON_ALLOW_NUL, &why);
-  if (!map && json_error_code(&why) != json_error_cannot_open_file)
-    return tl_error_set(err, TL_ECORRUPT, NULL, "%s:%d: %s", path, why.line, why.text);
+  int r = read_json(path, &map, err);
   json_object_update_missing(config, map);
   json_decref(map);
-  return TL_OK;
+  return r;
 }
 
 /* Where models of pictures had theirs until 2025, some of them nowhere else. */
 static int add_processor_file(struct tl_chat_format *format, const char *folder, struct tl_error *err) {
   char path[4300];
-  json_error_t why;
+  json_t *object;
   snprintf(path, sizeof path, "%s/chat_template.json", folder);
-  json_t *object = json_load_file(path, JSON_ALLOW_NUL, &why);
-  if (!object && json_error_code(&why) == json_error_cannot_open_file) return TL_OK;
-  if (!object) return tl_error_set(err, TL_ECORRUPT, NULL, "%s:%d: %s", path, why.line, why.text);
-  int r = add_config(format, object, err);
+  int r = read_json(path, &object, err);
+  if (!object) return r;
+  r = add_config(format, object, err);
   json_decref(object);
   return r < 0 ? tl_error_prefix(err, path) : TL_OK;
 }
@@ -255,10 +260,8 @@ static int read_config(const char *model, const char *folder, char *path, size_t
   int r = tl_gguf_is_path(model) ? read_gguf(model, ret, err) : TL_OK;
   if (r < 0 || *ret) return r;
   snprintf(path, size, "%s/tokenizer_config.json", folder);
-  json_error_t json_error;
-  *ret = json_load_file(path, JSON_ALLOW_NUL, &json_error);
-  if (!*ret && json_error_code(&json_error) != json_error_cannot_open_file)
-    return tl_error_set(err, TL_ECORRUPT, NULL, "%s:%d: %s", path, json_error.line, json_error.text);
+  r = read_json(path, ret, err);
+  if (r < 0) return r;
   if (!*ret) *ret = json_object();
   return add_special_tokens(folder, *ret, err);
 }
