@@ -101,11 +101,15 @@ static int32_t stacked(struct model *m, const struct expert_part *p, struct tl_e
   return ret;
 }
 
-/* --- GPT-OSS -------------------------------------------------------------------------------------- */
+/* --- gate and up in one tensor: GPT-OSS, Qwen3-VL-MoE --------------------------------------------- */
 
 /* Gate and up are rows 2 i and 2 i + 1 of a matrix, or its halves; down has one of its own. */
+static unsigned parts_of(const struct expert_part *p) {
+  return p->part == EXPERT_DOWN ? 1 : 2;
+}
+
 static unsigned step_of(const struct expert_part *p) {
-  return p->part == EXPERT_DOWN || p->kind->traits & EXPERTS_HALVES ? 1 : 2;
+  return p->kind->traits & EXPERTS_HALVES ? 1 : parts_of(p);
 }
 
 static uint64_t offset_of(const struct expert_part *p) {
@@ -114,7 +118,7 @@ static uint64_t offset_of(const struct expert_part *p) {
 
 static int32_t transposed(struct model *m, const struct expert_part *p, int32_t index, struct tl_error *err) {
   const struct tl_tensor all = m->tensors[index];
-  uint64_t rows = p->rows * (p->part == EXPERT_DOWN ? 1 : 2);
+  uint64_t rows = p->rows * parts_of(p);
   int32_t ret = -1;
   bool straight = p->kind->traits & EXPERTS_HALVES && !has_shape(&all, 3, p->n, p->columns, rows, 0);
   char expected[100];
@@ -125,7 +129,7 @@ static int32_t transposed(struct model *m, const struct expert_part *p, int32_t 
                         model_file_of(m, &all), all.name, tl_dtype_name(all.dtype));
   size_t element = tl_dtype_bytes(all.dtype), bytes = p->columns * rows * element;
   for (uint32_t e = 0; e < p->n; e++) {
-    struct tl_tensor view = {.dtype = all.dtype, .n_dims = 2, .shape = {p->rows, p->columns}, .bytes = bytes / (p->part == EXPERT_DOWN ? 1 : 2),
+    struct tl_tensor view = {.dtype = all.dtype, .n_dims = 2, .shape = {p->rows, p->columns}, .bytes = bytes / parts_of(p),
                              .data = (const char *)all.data + e * bytes + offset_of(p) * element * (straight ? p->columns : 1),
                              .row_step = straight ? 0 : step_of(p), .column_step = straight ? 0 : rows};
     int32_t added = add_view(m, p, view, all.name, e, err);

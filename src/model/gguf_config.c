@@ -14,8 +14,8 @@ enum {
   NORMALIZED = 1 << 4, /* shares of the chosen experts sum up to 1 */
   UNROUNDED = 1 << 5,  /* YaRN's borders are not whole dimensions */
   ENCODER = 1 << 6,    /* each row looks at all others */
-  WHOLE_FACTOR = 1 << 8, /* rope.scaling.attn_factor has YaRN's own in it */
   GLOBAL_FIRST = 1 << 7, /* sliding_window_pattern: the first of so many layers has no window, not the last */
+  WHOLE_FACTOR = 1 << 8, /* rope.scaling.attn_factor has YaRN's own in it */
 };
 
 /* A new architecture is a new row: general.architecture, the class that transformers has for it, and

@@ -107,6 +107,7 @@ struct cuda_op {
   float *sinks;               /* ATTEND: (n_heads), or NULL */
   struct cuda_matrix w;       /* ATTEND: the bias of its QKV */
 };
+
 /* Whether the row gate is one more score of the router's. */
 static inline bool cuda_has_gate(const struct cuda_op *op) {
   return op->row_gate && op->row_gate->weight[0] >= 0;
