@@ -427,7 +427,8 @@ def test_closing_a_stream_ends_all_its_choices(daemon, client):
 def test_cancelled_tasks_end_their_work(daemon, client):
     async def cancel(fields):
         async with async_client(daemon) as c:
-            tasks = [asyncio.create_task(read(await complete(c, p, n=4, **fields))) for p in PROMPTS[:4]]
+            begun = await asyncio.gather(*(complete(c, p, n=4, **fields) for p in PROMPTS[:4]))  # one by one the first is half done
+            tasks = [asyncio.create_task(read(stream)) for stream in begun]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
