@@ -61,6 +61,7 @@ struct tl_sched_seq {
   uint32_t slot;
   uint32_t n_admitted;   /* times it began */
   enum tl_sched_state state;
+  bool apart;            /* what it holds is not to be trusted: until it begins anew it shares nothing */
   bool follower;         /* it waits for one ahead of it that computes what it needs */
   int64_t rank_ns;       /* see Order */
   uint64_t arrival;      /* breaks ties */
@@ -117,6 +118,9 @@ bool tl_scheduler_lengthen(struct tl_scheduler *scheduler, struct tl_sched_item 
  * have made items shorter. Afterwards it may take n_computed back to what is right, but for blocks that are shared: those hold no
  * pending token. */
 void tl_scheduler_done(struct tl_scheduler *scheduler, const struct tl_sched_item *items, uint32_t n);
+/* What was computed of the sequence is not to be trusted: no later one finds its blocks, nor what was computed from them. Others that
+ * run on some of them go on, and share no more. Before its removal. */
+void tl_scheduler_distrust(struct tl_scheduler *scheduler, struct tl_sched_seq *seq);
 /* Forgets all cached content: what the device holds is not to be trusted. Only
  * while nothing runs. */
 void tl_scheduler_flush(struct tl_scheduler *scheduler);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The life of a step: planned, begun, ended. engine_private.h has the order. */
+#include <math.h>
 #include <string.h>
 
 #include "engine/engine_private.h"
@@ -187,18 +188,32 @@ static void take_score(struct tl_sequence *seq, uint32_t at) {
   atomic_store_explicit(&seq->n_scored, at, memory_order_release);
 }
 
-/* A model that makes a NaN for one sequence says nothing about the others: only
- * that one ends. */
-static void end_broken(struct worker *w, struct tl_sequence *seq, const char *why) {
+static void end_by_error(struct worker *w, struct tl_sequence *seq, const char *why) {
   TL_LOG(TL_LOG_WARN, "engine", "the sequence cannot go on and ends", TL_U("replica", worker_id(w)), TL_S("reason", why));
   end_later(w, seq, TL_FINISH_ERROR);
 }
 
-static void end_without_token(struct worker *w, struct tl_sequence *seq) {
+/* A model that makes a NaN for one sequence says nothing about the others: only
+ * that one ends. What made it may have passed since, but can lie in its KV: nobody is to find that later. */
+static void end_broken(struct worker *w, struct tl_sequence *seq, const char *why) {
+  tl_scheduler_distrust(w->scheduler, &seq->sched);
+  end_by_error(w, seq, why);
+}
+
+/* Whether mask and biases may have left no token at all. That is the client's doing, who must not empty the cache of what others share.
+ * Where they left a few all of which may be forbidden, it counts as such: who comes later to what was a NaN after all, finds it again. */
+static bool may_leave_none(const struct tl_sampling *s, uint32_t vocab_size) {
+  uint32_t n = s->mask ? 0 : vocab_size, n_forbidden = 0;
+  for (uint32_t i = 0; s->mask && i < TL_MASK_WORDS(vocab_size); i++) n += (uint32_t)__builtin_popcount(s->mask[i]);
+  for (uint32_t i = 0; i < s->n_bias; i++) n_forbidden += isinf(s->bias[i].bias);
+  return n <= n_forbidden;
+}
+
+static void end_without_token(struct worker *w, struct tl_sequence *seq, const struct tl_sampling *s) {
   if (seq->matcher && tl_matcher_must_end(seq->matcher))
     end_later(w, seq, TL_FINISH_STOP); /* nothing but an end was allowed, and its id was not */
-  else if (seq->matcher || seq->allowed)
-    end_broken(w, seq, "of the tokens that are allowed none is possible, or what the model makes is not numbers");
+  else if (may_leave_none(s, w->engine->o.model->vocab_size))
+    end_by_error(w, seq, "of the tokens that are allowed none is possible");
   else
     end_broken(w, seq, "what the model makes is not numbers");
 }
@@ -255,7 +270,7 @@ static void take_rows(struct worker *w, const struct flight *f) {
     uint32_t at = f->row_token[i];
     bool wrong = is_guessed(seq, at) && seq->tokens[at] != w->sampled[i].token;
     if (w->sampled[i].token < 0)
-      end_without_token(w, seq);
+      end_without_token(w, seq, &f->sampling[i]);
     else
       take_token(w, seq, at, &w->sampled[i]);
     while (wrong && i + 1 < f->step.n_rows && f->row_seq[i + 1] == seq) i++; /* made of it */

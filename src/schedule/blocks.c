@@ -58,11 +58,15 @@ static void idle_remove(struct block_pool *pool, uint32_t at) {
   pool->n_idle--;
 }
 
+void block_forget(struct tl_scheduler *s, uint32_t block) {
+  tree_remove(s, block);
+  if (s->pool.blocks[block].refs > 0) return;
+  idle_remove(&s->pool, block);
+  s->pool.free[s->pool.n_free++] = block;
+}
+
 void block_evict_idle(struct tl_scheduler *s) {
-  uint32_t at = s->pool.idle_first;
-  idle_remove(&s->pool, at);
-  tree_remove(s, at);
-  s->pool.free[s->pool.n_free++] = at;
+  block_forget(s, s->pool.idle_first);
   s->stats.evictions++;
 }
 

@@ -9,6 +9,7 @@ static void put_back(struct tl_scheduler *s, struct tl_sched_seq *seq) {
   queue_remove(&s->running, seq);
   seq->blocks = NULL;
   seq->n_computed = 0;
+  seq->apart = false;
   seq->next_key = 0;
   seq->state = TL_SCHED_WAITING;
   seq->put_back = s->plans;

@@ -39,7 +39,7 @@ void tree_done(struct tl_scheduler *s) {
 }
 
 bool tree_shares(const struct tl_scheduler *s, const struct tl_sched_seq *seq) {
-  return seq->tokens && (s->o.prefix_cache || seq->fork);
+  return seq->tokens && !seq->apart && (s->o.prefix_cache || seq->fork);
 }
 
 /* Without the prefix cache only forks of one request share. */
@@ -95,11 +95,10 @@ void tree_remove(struct tl_scheduler *s, uint32_t block) {
   s->tree.n--;
 }
 
-uint32_t tree_match(struct tl_scheduler *s, const struct tl_sched_seq *seq, uint64_t *ret_key) {
+/* As tree_match, of the first `most` tokens. */
+static uint32_t match(struct tl_scheduler *s, const struct tl_sched_seq *seq, uint32_t most, uint64_t *ret_key) {
   *ret_key = 0;
   if (!tree_shares(s, seq)) return 0;
-  /* the last token is always computed: its logits are wanted */
-  uint32_t most = seq->n_tokens - 1 < seq->max_cached ? seq->n_tokens - 1 : seq->max_cached;
   uint32_t parent = BLOCK_NONE, n = 0;
   while (n < most / s->o.block_tokens) {
     uint64_t hash = hash_at(s, seq, n, parent);
@@ -111,6 +110,40 @@ uint32_t tree_match(struct tl_scheduler *s, const struct tl_sched_seq *seq, uint
     s->match[n++] = parent = at;
   }
   return n;
+}
+
+uint32_t tree_match(struct tl_scheduler *s, const struct tl_sched_seq *seq, uint64_t *ret_key) {
+  /* the last token is always computed: its logits are wanted */
+  return match(s, seq, seq->n_tokens - 1 < seq->max_cached ? seq->n_tokens - 1 : seq->max_cached, ret_key);
+}
+
+/* A running sequence's blocks of the tree are a chain: behind one that has left it nothing of them may stay. */
+static void set_apart(struct tl_scheduler *s, struct tl_sched_seq *seq) {
+  uint32_t kept = 0;
+  while (kept < seq->n_in_tree && s->pool.blocks[seq->blocks[kept]].in_tree) kept++;
+  if (kept == seq->n_in_tree) return;
+  for (uint32_t i = kept; i < seq->n_in_tree; i++)
+    if (s->pool.blocks[seq->blocks[i]].in_tree) block_forget(s, seq->blocks[i]);
+  seq->n_in_tree = kept;
+  seq->apart = true;
+  seq->next_key = 0; /* who waits for that computes it */
+}
+
+/* Found by its tokens, as a later one would find them: it may have been put back while its step was under way. */
+void tl_scheduler_distrust(struct tl_scheduler *scheduler, struct tl_sched_seq *seq) {
+  struct tl_scheduler *s = scheduler;
+  struct block_pool *pool = &s->pool;
+  uint64_t key;
+  if (s->o.whole) return;
+  uint32_t n = match(s, seq, seq->n_tokens - seq->n_pending, &key);
+  for (uint32_t i = 0; i < n; i++) block_forget(s, s->match[i]);
+  for (struct tl_sched_seq *r = s->running.first; r; r = r->next) set_apart(s, r);
+  /* and what nobody uses, parents first (blocks.c) */
+  for (uint32_t at = pool->idle_last, before; at != BLOCK_NONE; at = before) {
+    before = pool->blocks[at].idle_prev;
+    uint32_t parent = pool->blocks[at].parent;
+    if (parent != BLOCK_NONE && !pool->blocks[parent].in_tree) block_forget(s, at);
+  }
 }
 
 void tree_publish(struct tl_scheduler *s, struct tl_sched_seq *seq) {

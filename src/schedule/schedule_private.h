@@ -67,6 +67,8 @@ uint32_t blocks_available(const struct tl_scheduler *s);
 void block_ref(struct tl_scheduler *s, uint32_t block);
 void block_unref(struct tl_scheduler *s, uint32_t block);
 void block_evict_idle(struct tl_scheduler *s);
+/* Takes it out of the tree; who uses it keeps it. */
+void block_forget(struct tl_scheduler *s, uint32_t block);
 /* Lengthens the sequence's table so that it covers n_tokens; all blocks or none. */
 bool blocks_cover(struct tl_scheduler *s, struct tl_sched_seq *seq, uint32_t n_tokens);
 void blocks_give_back(struct tl_scheduler *s, struct tl_sched_seq *seq);
@@ -75,7 +77,7 @@ void blocks_give_back(struct tl_scheduler *s, struct tl_sched_seq *seq);
 int tree_init(struct tl_scheduler *s);
 void tree_done(struct tl_scheduler *s);
 void tree_remove(struct tl_scheduler *s, uint32_t block);
-/* Whether it uses the tree at all. */
+/* Whether it uses the tree at all, now. */
 bool tree_shares(const struct tl_scheduler *s, const struct tl_sched_seq *seq);
 /* Finds the blocks that hold the sequence's first tokens: into s->match. Returns
  * how many; *ret_key: hash of the full block after them, 0 when it has none that

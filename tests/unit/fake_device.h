@@ -17,6 +17,7 @@
 #include "unit.h"
 
 #define FAKE_VOCAB 50
+#define FAKE_NAN (-9) /* in the cache, for a token */
 
 #define FAKE_CHECK(condition)                                                         \
   do {                                                                                \
@@ -36,6 +37,7 @@ static struct {
   bool fail_in_collect;
   bool runs_ahead;            /* then with fake_ahead_ops */
   bool repeats;               /* the next token depends on two before it, and a little on its place: texts repeat themselves, nearly */
+  uint64_t spoilt_at;         /* what its step of this number (from 1) computes is no number, nor what reads of it; 0: none */
   uint64_t broken_seed;       /* rows sampled with it are no distribution; 0: none */
   _Atomic uint64_t n_steps, n_open, n_rows, n_tokens;
   _Atomic uint64_t n_fed;     /* rows whose token the step before drew, unknown to the host */
@@ -137,7 +139,7 @@ static inline void fake_store(const struct fake_device *d, const struct tl_step 
       atomic_fetch_add_explicit(&fake.n_fed, 1, memory_order_relaxed);
     }
     FAKE_CHECK(token >= 0 && token < FAKE_VOCAB);
-    d->kv[s->slots[row]] = token;
+    d->kv[s->slots[row]] = d->n_collected == fake.spoilt_at ? FAKE_NAN : token;
   }
 }
 
@@ -160,6 +162,10 @@ static inline void fake_sample(const struct fake_device *d, const struct tl_step
   int32_t before = 0, last = 0;
   for (uint32_t p = 0; p <= position; p++) {
     int32_t token = d->kv[table[p / TL_BLOCK_TOKENS] * TL_BLOCK_TOKENS + p % TL_BLOCK_TOKENS];
+    if (token == FAKE_NAN) {
+      *ret = (struct tl_sampled){.token = -1};
+      return;
+    }
     FAKE_CHECK(token >= 0);
     hash = fake_hash(hash, token);
     seen[token]++;

@@ -58,7 +58,8 @@ static void start_one(struct loop *l) {
   seq->n_prompt = 1 + (uint32_t)unit_below(&l->random, MOST - 1);
   seq->max_new = 1 + (uint32_t)unit_below(&l->random, MOST - 1);
   seq->tokens = calloc(seq->n_prompt + seq->max_new, sizeof *seq->tokens);
-  for (uint32_t i = 0; i < seq->n_prompt; i++) seq->tokens[i] = (int32_t)unit_below(&l->random, model.vocab_size);
+  uint32_t n_alike = (uint32_t)unit_below(&l->random, 2 * MOST); /* with others, whose blocks it uses */
+  for (uint32_t i = 0; i < seq->n_prompt; i++) seq->tokens[i] = i < n_alike ? (int32_t)i : (int32_t)unit_below(&l->random, model.vocab_size);
   seq->sampling = (struct tl_sampling){.temperature = (float)unit_below(&l->random, 2), .top_p = 1, .repetition_penalty = 1,
                                        .seed = unit_random(&l->random), .target = -1, .n_top = -1};
   seq->ignore_eos = true;
@@ -166,7 +167,7 @@ static void run_chaos(bool isolate, unsigned ranks, const struct tl_sim_fault *s
     sims[i] = (struct tl_sim_options){.base_ns = 20000, .per_token_ns = 100, .n_kv_blocks = 40, .faults = script, .n_faults = n_faults,
                                       .tokens = draft_tokens ? few : NULL, .n_tokens = draft_tokens ? UNIT_COUNT(few) : 0};
   struct tl_engine_options o = {.model = &model, .devices = devices, .n_replicas = REPLICAS, .n_loops = LOOPS, .sim = sims,
-                                .tensor_parallel = ranks, .draft_tokens = draft_tokens,
+                                .tensor_parallel = ranks, .draft_tokens = draft_tokens, .prefix_cache = true,
                                 .max_batch_size = 8, .max_batch_tokens = 64, .max_queue = LOOPS * LIVE, .wake = wake, .isolation = isolate ? TL_ISOLATION_PROCESS : TL_ISOLATION_THREAD};
   struct tl_error err = {0};
   struct tl_metrics *metrics = tl_metrics_new();

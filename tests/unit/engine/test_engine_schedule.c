@@ -164,6 +164,66 @@ static void test_salts(void **state) {
   finish(&b);
 }
 
+/* A request of the same 40 tokens as all others here: how it ends, and how many of them the cache had. */
+static enum tl_finish ask_again(struct bench *b, uint32_t n_new, uint32_t *ret_cached) {
+  uint64_t random = 3;
+  struct tl_sequence *seq = fake_sequence(&random, 40, n_new);
+  fake_prefix(seq, 1, 40);
+  submit(b, seq);
+  wait_final(b, b->n_final + 1);
+  enum tl_finish how = seq->finish;
+  *ret_cached = seq->n_cached;
+  fake_sequence_free(seq);
+  return how;
+}
+
+/* A device computes nonsense in one step, at first of the prompt (40 tokens, 16 a step), later of what is generated: its sequence ends, and
+ * that is all. What later ones share is of the steps before at most. */
+static void test_what_was_broken_is_not_found(void **state) {
+  (void)state;
+  for (uint64_t at = 1; at < 8; at++) {
+    reset_fake();
+    fake.spoilt_at = at;
+    struct bench b;
+    struct tl_engine_options o = caching();
+    start(&b, &o);
+    uint32_t n_cached;
+    assert_int_equal(ask_again(&b, 30, &n_cached), TL_FINISH_ERROR);
+    assert_int_equal(ask_again(&b, 30, &n_cached), TL_FINISH_LENGTH);
+    assert_int_equal(n_cached, 0);
+    assert_int_equal(ask_again(&b, 30, &n_cached), TL_FINISH_LENGTH);
+    assert_int_equal(n_cached, 32);
+    assert_at_rest(&b);
+    finish(&b);
+  }
+}
+
+/* A client that leaves no token to choose from ends with an error, too, but what others share stays. */
+static void test_what_forbids_all_breaks_nothing(void **state) {
+  (void)state;
+  static const int32_t stop[] = {7};
+  static const uint32_t only_stop[TL_MASK_WORDS(FAKE_VOCAB)] = {1u << 7};
+  reset_fake();
+  struct bench b;
+  struct tl_engine_options o = caching();
+  start(&b, &o);
+  uint32_t n_cached;
+  uint64_t random = 3;
+  assert_int_equal(ask_again(&b, 5, &n_cached), TL_FINISH_LENGTH);
+  struct tl_sequence *seq = fake_sequence(&random, 40, 5);
+  fake_prefix(seq, 1, 40);
+  fake_want_stop(seq, stop, 1, 3);
+  seq->allowed = only_stop;
+  submit(&b, seq);
+  wait_final(&b, 2);
+  assert_ended(seq, TL_FINISH_ERROR, 0);
+  fake_sequence_free(seq);
+  assert_int_equal(ask_again(&b, 5, &n_cached), TL_FINISH_LENGTH);
+  assert_int_equal(n_cached, 32);
+  assert_at_rest(&b);
+  finish(&b);
+}
+
 /* One place, held for long: those behind it end in time and without a step. */
 static void test_deadlines_in_the_queue(void **state) {
   (void)state;
@@ -265,6 +325,8 @@ int main(void) {
       cmocka_unit_test(test_cache_changes_nothing),
       cmocka_unit_test(test_forks),
       cmocka_unit_test(test_salts),
+      cmocka_unit_test(test_what_was_broken_is_not_found),
+      cmocka_unit_test(test_what_forbids_all_breaks_nothing),
       cmocka_unit_test(test_deadlines_in_the_queue),
       cmocka_unit_test(test_deadline_of_a_running_one),
       cmocka_unit_test(test_priorities),

@@ -316,6 +316,81 @@ static void test_pending_tokens(void **state) {
   tl_scheduler_free(s);
 }
 
+/* What a sequence that is not to be trusted held is found no more, nor what stands behind it, idle or used; what stands beside it is. */
+static void test_distrust(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make_cache(20, true);
+  static const int32_t beside[] = {1, 2, 3, 4, 0, 0, 0, 0, 9}, behind[] = {1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 9}, other[] = {0, 0, 0, 0, 9};
+  struct tl_sched_seq a, b, c;
+  pass(s, other, 5, 0);
+  pass(s, behind, 13, 0);
+  add_tokens(s, &a, count, 10);
+  assert_plan(s, &a, 8u, 2u, NULL);
+  run(s);
+  add_tokens(s, &b, beside, 9);
+  add_tokens(s, &c, other, 5);
+  assert_plan(s, &a, 10u, 1u, &b, 4u, 5u, &c, 4u, 1u, NULL);
+  run(s);
+  assert_int_equal(tl_scheduler_cached_blocks(s), 5);
+  tl_scheduler_distrust(s, &a);
+  tl_scheduler_remove(s, &a);
+  assert_int_equal(tl_scheduler_cached_blocks(s), 1); /* b, which began with what a had, goes on but is not shared */
+  assert_plan(s, &b, 9u, 1u, &c, 5u, 1u, NULL);
+  run(s);
+  tl_scheduler_remove(s, &b);
+  tl_scheduler_remove(s, &c);
+  assert_int_equal(tl_scheduler_cached_blocks(s), 1);
+  assert_int_equal(s->pool.n_free, 19);
+  pass(s, other, 5, 4);
+  pass(s, behind, 13, 0);
+  pass(s, count, 10, 8);
+  tl_scheduler_free(s);
+}
+
+/* The same of one that was put back, whose blocks nobody has; whoever waits for what one that is set apart computes goes on alone. */
+static void test_distrust_of_who_waits(void **state) {
+  (void)state;
+  struct tl_scheduler_options o = scheduler_options(4, 8, 64, 64);
+  struct tl_sched_seq a, b, c;
+  static const int32_t zeros[16];
+  o.prefix_cache = true;
+  struct tl_scheduler *s = make_with(&o);
+  add_tokens(s, &a, zeros, 5);
+  assert_plan(s, &a, 0u, 5u, NULL);
+  run(s);
+  add_tokens(s, &b, count, 4);
+  assert_plan(s, &a, 5u, 1u, &b, 0u, 4u, NULL);
+  run(s);
+  while (b.state == TL_SCHED_RUNNING) {
+    n_items = tl_scheduler_plan(s, items);
+    if (b.state == TL_SCHED_RUNNING) run(s);
+  }
+  assert_int_equal(s->pool.n_idle, 1); /* 1 2 3 4 */
+  tl_scheduler_distrust(s, &b);
+  tl_scheduler_remove(s, &b);
+  assert_int_equal(s->pool.n_idle, 0);
+  tl_scheduler_free(s);
+
+  o.n_blocks = 20;
+  o.max_prefill_tokens = 5;
+  s = make_with(&o);
+  pass(s, count, 5, 0);
+  add_tokens(s, &a, count, 6);
+  assert_plan(s, &a, 4u, 2u, NULL);
+  run(s);
+  add_tokens(s, &b, count, 13);
+  assert_plan(s, &a, 6u, 1u, &b, 4u, 5u, NULL);
+  add_tokens(s, &c, count, 14); /* follows b */
+  tl_scheduler_done(s, items, n_items);
+  tl_scheduler_distrust(s, &a);
+  tl_scheduler_remove(s, &a);
+  assert_true(b.apart && b.next_key == 0);
+  n_items = tl_scheduler_plan(s, items);
+  assert_int_equal(n_items, 2);
+  assert_true(items[1].seq == &c && items[1].start == 0);
+  tl_scheduler_free(s);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_hits),           cmocka_unit_test(test_salts),          cmocka_unit_test(test_collisions),
@@ -323,6 +398,7 @@ int main(void) {
       cmocka_unit_test(test_many_followers),
       cmocka_unit_test(test_without_cache),  cmocka_unit_test(test_generated_blocks), cmocka_unit_test(test_evictions),
       cmocka_unit_test(test_after_preemption), cmocka_unit_test(test_pending_tokens),
+      cmocka_unit_test(test_distrust),       cmocka_unit_test(test_distrust_of_who_waits),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,7 +36,7 @@ struct fuzz {
 };
 
 /* What all seeds together have met. */
-static uint64_t n_hits, n_evictions, n_preemptions, n_shared, n_guesses, n_right;
+static uint64_t n_hits, n_evictions, n_preemptions, n_shared, n_guesses, n_right, n_distrusted;
 
 static uint32_t blocks_for(const struct fuzz *f, uint32_t n_tokens) {
   return (n_tokens + f->o.block_tokens - 1) / f->o.block_tokens;
@@ -69,6 +69,7 @@ static void check_tables(struct fuzz *f) {
     /* its full computed blocks are a chain of the tree, but for guesses */
     uint32_t known = seq->n_tokens - seq->n_pending < seq->n_computed ? seq->n_tokens - seq->n_pending : seq->n_computed;
     uint32_t n_full = tree_shares(f->s, seq) ? known / f->o.block_tokens : 0;
+    if (seq->apart) n_full = seq->n_in_tree;
     if (f->settled[i]) { /* what was right of guesses gets there with the next step */
       assert_true(seq->n_in_tree <= n_full);
       n_full = seq->n_in_tree;
@@ -98,6 +99,12 @@ static void check_tree_block(struct fuzz *f, uint32_t at) {
   }
 }
 
+static bool any_is_apart(const struct fuzz *f) {
+  for (unsigned i = 0; i < MAX_SEQS; i++)
+    if (f->live[i] && f->seqs[i].apart) return true;
+  return false;
+}
+
 static void check_blocks(struct fuzz *f) {
   const struct block_pool *pool = &f->s->pool;
   uint32_t n_used = 0, n_tree = 0, n_idle = 0, before = BLOCK_NONE;
@@ -118,7 +125,7 @@ static void check_blocks(struct fuzz *f) {
     if (pool->blocks[i].in_tree)
       check_tree_block(f, i);
     else
-      assert_true(f->refs[i] <= 1);
+      assert_true(f->refs[i] <= 1 || any_is_apart(f));
   }
   assert_int_equal(n_used + pool->n_free + n_idle, f->o.n_blocks);
   assert_int_equal(tl_scheduler_free_blocks(f->s), f->o.n_blocks - n_used);
@@ -199,6 +206,15 @@ static void take_out(struct fuzz *f, struct tl_sched_seq *seq) {
   for (uint32_t i = 0; i < f->n_items; i++)
     if (f->items[i].seq != seq) f->items[n++] = f->items[i];
   f->n_items = n;
+}
+
+/* What was computed of it turns out to be wrong: nothing of it is found any more. */
+static void distrust(struct fuzz *f, struct tl_sched_seq *seq) {
+  bool shares = tree_shares(f->s, seq);
+  tl_scheduler_distrust(f->s, seq);
+  for (uint32_t b = 0; shares && b < seq->n_blocks; b++) assert_false(f->s->pool.blocks[seq->blocks[b]].in_tree);
+  check_all(f);
+  n_distrusted++;
 }
 
 static bool in_flight(const struct fuzz *f, const struct tl_sched_seq *seq) {
@@ -351,7 +367,8 @@ static void collect(struct fuzz *f) {
       settle(f, &f->flight[i]);
     else if (end < seq->n_max)
       f->tokens[index][end] = continuation(f, index, end);
-    if (end == seq->n_max || unit_below(&f->random, 40) == 0) take_out(f, seq);
+    if (unit_below(&f->random, 100) == 0) distrust(f, seq);
+    if (end == seq->n_max || seq->apart || unit_below(&f->random, 40) == 0) take_out(f, seq);
   }
   for (uint32_t i = 0; i < f->n_items; i++) f->items[i].start = f->items[i].seq->n_computed;
   check_all(f);
@@ -452,6 +469,7 @@ static void test_random_loads(void **state) {
                 (unsigned long long)n_hits, (unsigned long long)n_evictions, (unsigned long long)n_preemptions,
                 (unsigned long long)n_shared, (unsigned long long)n_guesses, (unsigned long long)n_right);
   assert_true(n_right > 1000 && n_guesses > n_right + 1000);
+  assert_true(n_distrusted > 1000);
   assert_true(n_hits > 1000 && n_evictions > 1000 && n_preemptions > 1000 && n_shared > 1000);
 }
 
