@@ -59,6 +59,7 @@ struct tl_drafts {
   uint32_t n, first;        /* guesses under way, and the index of their first token; n 0: none */
   uint32_t next_try, wait;  /* guess again once so many tokens are generated; after the last wrong guesses so many later */
   uint32_t most;            /* of the next ones; 0: there were none yet */
+  uint32_t n_indexed;       /* leading tokens that are linked */
   uint32_t next_look;       /* and do not wait with a step for that before, since there was no match */
 };
 
@@ -98,6 +99,7 @@ struct tl_sequence {
   uint32_t *history_index;         /* (history_slots, power of two >= 2 * entries) hash table, zeroed, or NULL */
   uint32_t history_slots, n_history;
   struct tl_logprobs *logprobs;    /* (n_prompt + max_new) by token index, or NULL */
+  uint32_t *draft_index;           /* (tl_draft_index_words(n_prompt + max_new)) zeroed, or NULL: none of its tokens are guessed */
   const uint8_t *token_types;      /* (n_prompt) the loop fills it; pooling models only, NULL: all 0 */
   float *vector;                   /* (tl_model.n_out) of a pooling model, valid with TL_FINISH_LENGTH; else NULL */
   int64_t submitted_ns;            /* the caller of submit writes it */
@@ -213,6 +215,9 @@ unsigned tl_engine_first_replica(const struct tl_engine *engine); /* what replic
 unsigned tl_engine_simulated(const struct tl_engine *engine); /* devices that only simulate one */
 uint32_t tl_engine_blocks(const struct tl_engine *engine, unsigned replica);
 uint32_t tl_engine_max_context(const struct tl_engine *engine); /* tokens that a sequence may hold; of a pooling model, at most those of a step */
+uint32_t tl_engine_draft_tokens(const struct tl_engine *engine); /* as the option */
+/* Words of tl_sequence.draft_index; it serves nothing with penalties, a grammar or bad words. */
+size_t tl_draft_index_words(uint32_t n_tokens);
 unsigned tl_engine_ranks(const struct tl_engine *engine); /* devices of each replica */
 const char *tl_engine_device(const struct tl_engine *engine, unsigned replica, unsigned rank); /* "cpu:0" */
 const char *tl_engine_gpu(const struct tl_engine *engine, unsigned replica, unsigned rank); /* its PCI address; "": none */

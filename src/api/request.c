@@ -183,6 +183,13 @@ static int add_history(struct api_call *call, struct tl_sequence *seq, uint32_t 
   return seq->history && seq->history_index ? TL_OK : TL_ENOMEM;
 }
 
+/* By which its next tokens are guessed; not with what keeps them from being (engine.h). */
+static int add_draft_index(struct api_call *call, struct tl_sequence *seq, uint32_t n) {
+  if (tl_engine_draft_tokens(call->work.serving->engine) == 0 || seq->history || seq->n_bad_words || call->grammar || seq->max_new < 3) return TL_OK;
+  seq->draft_index = tl_arena_array(&call->arena, tl_draft_index_words(n), sizeof *seq->draft_index);
+  return seq->draft_index ? TL_OK : TL_ENOMEM;
+}
+
 static int add_bias(struct api_call *call, struct tl_sequence *seq) {
   const struct api_params *p = &call->params;
   seq->bias = tl_arena_array(&call->arena, p->n_bias + seq->n_stop_ids + seq->n_bad_words + 1, sizeof *seq->bias);
@@ -225,7 +232,7 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   seq->fork = call->n_prompts * call->params.n > 1 ? call->number : 0;
   uint32_t n = prompt->n + max_new;
   seq->tokens = tl_arena_array(&call->arena, n, sizeof *seq->tokens);
-  if (!seq->tokens || add_bias(call, seq) < 0 || add_history(call, seq, n) < 0) return TL_ENOMEM;
+  if (!seq->tokens || add_bias(call, seq) < 0 || add_history(call, seq, n) < 0 || add_draft_index(call, seq, n) < 0) return TL_ENOMEM;
   if (seq->sampling.n_top >= 0 && add_logprobs(call, seq, n) < 0) return TL_ENOMEM;
   memcpy(seq->tokens, prompt->ids, prompt->n * sizeof *seq->tokens);
   return api_constrain_sequence(call, seq, err);

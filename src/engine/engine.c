@@ -446,6 +446,10 @@ uint32_t tl_engine_max_context(const struct tl_engine *engine) {
   return engine->max_context;
 }
 
+uint32_t tl_engine_draft_tokens(const struct tl_engine *engine) {
+  return engine->o.draft_tokens;
+}
+
 unsigned tl_engine_ranks(const struct tl_engine *engine) {
   return engine->o.tensor_parallel;
 }

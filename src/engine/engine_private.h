@@ -225,7 +225,14 @@ void sequence_count(struct tl_sequence *seq, int32_t token, bool generated);
 /* inbox.c: the oldest that was submitted, or NULL. The worker; main once it is joined. */
 struct tl_sequence *inbox_pop(struct worker *w);
 
+/* draft_index.c */
+/* Its first n tokens are there: links those that are not yet, or some of them. */
+void draft_index_add(struct tl_sequence *seq, uint32_t n);
+/* What may follow its first n tokens, written behind them: returns how many, at most `most`. Of the longest match the latest is taken. */
+uint32_t draft_index_guess(struct tl_sequence *seq, uint32_t n, uint32_t most);
 /* step_draft.c */
+/* A step with it is under way: time to link what of its tokens is known. */
+void draft_learn(struct worker *w, struct tl_sequence *seq);
 /* Adds guessed tokens to the plan's decodes, whose tokens are all known. */
 void draft_fill_up(struct worker *w);
 /* Whether a sequence of the plan has guesses under way, or is to have some in the next step, which so cannot be built before the last one is over. */

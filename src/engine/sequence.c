@@ -28,7 +28,7 @@ void sequence_prepare(struct tl_sequence *seq) {
   if (seq->n_history == 0)
     for (uint32_t i = 0; i < seq->n_prompt; i++) sequence_count(seq, seq->tokens[i], false);
   seq->in_flight = seq->sched.n_pending = 0;
-  seq->drafts = (struct tl_drafts){0};
+  seq->drafts = (struct tl_drafts){.n_indexed = seq->drafts.n_indexed};
   if (seq->trace) seq->tried = (struct tl_sequence_try){.queued_ns = tl_now_ns(), .number = seq->tried.number + 1};
   seq->sched.n_tokens = seq->n_prompt + n_out;
   seq->sched.n_max = seq->n_prompt + seq->max_new;

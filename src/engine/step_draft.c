@@ -15,8 +15,6 @@
 #include "engine/engine_private.h"
 
 #define MOST_ROWS 16      /* of a step with drafts: more take longer than to read the weights */
-#define SHORTEST_MATCH 3  /* tokens: shorter ones are found everywhere, and mean little */
-#define LONGEST_MATCH 8
 #define FIRST_GUESS 4
 #define LONGEST_WAIT 32
 #define WAIT_AHEAD 8      /* tokens after which a sequence without a match looks again, where looking is to run no step ahead. Else it looks each time */
@@ -24,7 +22,7 @@
 /* Its rows depend on what the rows before them bring in no other way than by the tokens themselves. And a step that makes a token more
  * than it has guesses is followed by another. */
 static bool is_eligible(const struct worker *w, const struct tl_sequence *seq) {
-  return w->engine->o.draft_tokens > 0 && seq->max_new > 0 && !seq->history && !seq->matcher && seq->n_bad_words == 0 &&
+  return w->engine->o.draft_tokens > 0 && seq->draft_index && !seq->history && !seq->matcher && seq->n_bad_words == 0 &&
          seq->sched.n_max - seq->sched.n_tokens >= 3;
 }
 
@@ -44,22 +42,6 @@ static uint32_t room_for(const struct worker *w) {
   return w->n_items < most ? most - w->n_items : 0;
 }
 
-/* What may follow tokens[0 .. n), written behind them: returns how many, at most `most`. Of the longest match the latest is taken. */
-static uint32_t guess(int32_t *tokens, uint32_t n, uint32_t most) {
-  uint32_t best = SHORTEST_MATCH - 1, after = 0;
-  for (uint32_t end = n - 1; end-- > 0 && best < LONGEST_MATCH;) {
-    if (tokens[end] != tokens[n - 1]) continue;
-    uint32_t length = 1;
-    while (length < LONGEST_MATCH && length <= end && tokens[end - length] == tokens[n - 1 - length]) length++;
-    if (length <= best) continue;
-    best = length;
-    after = end + 1;
-  }
-  if (after == 0) return 0;
-  for (uint32_t i = 0; i < most; i++) tokens[n + i] = tokens[after + i]; /* of a short period those just written, too */
-  return most;
-}
-
 /* Returns the rows that it takes. */
 static uint32_t add_drafts(struct worker *w, struct tl_sched_item *item, uint32_t room) {
   struct tl_sequence *seq = item->seq->owner;
@@ -70,7 +52,8 @@ static uint32_t add_drafts(struct worker *w, struct tl_sched_item *item, uint32_
   if (!is_eligible(w, seq) || n_out < d->next_try) return 0;
   uint32_t left = item->seq->n_max - item->seq->n_tokens;
   if (most > left - 2) most = left - 2;
-  uint32_t n = guess(seq->tokens, item->seq->n_tokens, most);
+  draft_index_add(seq, item->seq->n_tokens);
+  uint32_t n = draft_index_guess(seq, item->seq->n_tokens, most);
   while (n > 0 && !tl_scheduler_lengthen(w->scheduler, item, n)) n--;
   if (n == 0) {
     d->next_look = n_out + WAIT_AHEAD;
@@ -87,6 +70,10 @@ void draft_fill_up(struct worker *w) {
   if (w->engine->o.draft_tokens == 0) return;
   uint32_t room = room_for(w);
   for (uint32_t i = 0; i < w->n_items && room > 0; i++) room -= add_drafts(w, &w->items[i], room);
+}
+
+void draft_learn(struct worker *w, struct tl_sequence *seq) {
+  if (is_eligible(w, seq)) draft_index_add(seq, seq->n_prompt + n_out_of(seq));
 }
 
 /* With its next token. Where others look anyway it looks, too: so all that find nothing wait for the same step, however they came. */

@@ -57,6 +57,7 @@ static void take_off(struct worker *w, struct flight *f, int64_t now_ns) {
     struct tl_sequence *seq = item->seq->owner;
     seq->in_flight++;
     note_start(w, seq, item->start, now_ns);
+    draft_learn(w, seq);
     uint32_t prefill = item->start < seq->n_prompt ? item->n - item->n_more : 0;
     f->figures.prefill += prefill;
     f->figures.decode += item->n - prefill;

@@ -301,6 +301,7 @@ static inline struct tl_sequence *fake_sequence(uint64_t *random, uint32_t n_pro
   seq->tokens = malloc((n_prompt + max_new) * sizeof *seq->tokens);
   for (uint32_t i = 0; i < n_prompt; i++) seq->tokens[i] = (int32_t)unit_below(random, FAKE_VOCAB);
   for (uint32_t i = n_prompt; i < n_prompt + max_new; i++) seq->tokens[i] = -7;
+  seq->draft_index = calloc(tl_draft_index_words(n_prompt + max_new), sizeof *seq->draft_index);
   seq->sampling = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .seed = unit_random(random), .target = -1, .n_top = -1};
   return seq;
 }
@@ -346,6 +347,7 @@ static inline void fake_want_bad_words(struct tl_sequence *seq, const struct tl_
 }
 
 static inline void fake_sequence_free(struct tl_sequence *seq) {
+  free(seq->draft_index);
   uint32_t n = seq->n_prompt + seq->max_new;
   for (uint32_t i = 0; seq->logprobs && i < n; i++) {
     free(seq->logprobs[i].top_tokens);

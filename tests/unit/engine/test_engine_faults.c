@@ -63,6 +63,7 @@ static void start_one(struct loop *l) {
   seq->sampling = (struct tl_sampling){.temperature = (float)unit_below(&l->random, 2), .top_p = 1, .repetition_penalty = 1,
                                        .seed = unit_random(&l->random), .target = -1, .n_top = -1};
   seq->ignore_eos = true;
+  seq->draft_index = calloc(tl_draft_index_words(seq->n_prompt + seq->max_new), sizeof *seq->draft_index);
   seq->loop = l->index;
   l->n_live++;
   if (l->n_started++ % 3 == 0) grammar_want(seq, grammar);
@@ -104,6 +105,7 @@ static void on_event(struct tl_sequence *seq, bool final, void *context) {
   check(seq);
   tl_matcher_free(seq->matcher);
   free(seq->tokens);
+  free(seq->draft_index);
   free(seq);
   l->n_live--;
   l->n_done++;
