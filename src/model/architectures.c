@@ -30,6 +30,7 @@ static const struct architecture architectures[] = {
     {"Glm4ForCausalLM", "glm4", "input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm",
      "post_mlp_layernorm", ARCH_FUSED_UP | ARCH_INTERLEAVED | ARCH_PARTIAL | ARCH_NO_OUT_BIAS, WINDOW_NONE, 0.5},
     {"Glm4MoeForCausalLM", "glm4_moe", PRE_NORMS, ARCH_PARTIAL | ARCH_NO_OUT_BIAS | ARCH_QK_NORM_KEY, WINDOW_NONE, 0.5},
+    {"MiniMaxM2ForCausalLM", "minimax_m2", PRE_NORMS, ARCH_QK_NORM_ROW | ARCH_PARTIAL, WINDOW_NONE, 1},
     {"OlmoeForCausalLM", "olmoe", PRE_NORMS, ARCH_QK_NORM_ROW, WINDOW_NONE, 1},
     {"SeedOssForCausalLM", "seed_oss", PRE_NORMS, ARCH_NO_OUT_BIAS, WINDOW_NONE, 1},
     {"Ernie4_5ForCausalLM", "ernie4_5", PRE_NORMS, ARCH_INTERLEAVED | ARCH_TIED | ARCH_USE_BIAS, WINDOW_NONE, 1},

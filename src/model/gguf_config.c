@@ -16,6 +16,7 @@ enum {
   ENCODER = 1 << 6,    /* each row looks at all others */
   GLOBAL_FIRST = 1 << 7, /* sliding_window_pattern: the first of so many layers has no window, not the last */
   WHOLE_FACTOR = 1 << 8, /* rope.scaling.attn_factor has YaRN's own in it */
+  SIGMOID = 1 << 9,    /* shares of experts are sigmoids */
 };
 
 /* A new architecture is a new row: general.architecture, the class that transformers has for it, and
@@ -47,7 +48,8 @@ static const struct known {
     {"seed_oss", "SeedOssForCausalLM", 0, 0, 0, 0, 0},
     {"ernie4_5", "Ernie4_5ForCausalLM", 0, 0, 0, 0, 0},
     {"exaone4", "Exaone4ForCausalLM", WINDOWS, 0, 0, 0, 0},
-    {"glm4moe", "Glm4MoeForCausalLM", PARTIAL | EXPERTS, 0, 0, 0, 0},
+    {"glm4moe", "Glm4MoeForCausalLM", PARTIAL | EXPERTS | SIGMOID, 0, 0, 0, 0},
+    {"minimax-m2", "MiniMaxM2ForCausalLM", PARTIAL | EXPERTS | SIGMOID, 0, 0, 0, 0},
     {"qwen2vl", "Qwen2_5_VLForConditionalGeneration", 0, 0, 0, 0, 0},
     {"qwen3vl", "Qwen3VLForConditionalGeneration", 0, 0, 0, 0, 0},
     {"qwen3vlmoe", "Qwen3VLMoeForConditionalGeneration", EXPERTS | NORMALIZED, 0, 0, 0, 0},
@@ -283,7 +285,7 @@ static void take_defaults(const struct tl_gguf *g, const struct known *a, struct
 static int read_router(const struct tl_gguf *g, const struct known *a, struct hf_config *c, struct tl_error *err) {
   char key[128];
   int64_t whole;
-  bool sigmoid = strcmp(a->name, "glm4moe") == 0;
+  bool sigmoid = a->traits & SIGMOID;
   key_name(a->name, "expert_gating_func", key, sizeof key);
   if (tl_gguf_integer(g, key, &whole) && (whole == 2) != sigmoid)
     return unsupported(g, key, err, sigmoid ? "expected 2 (sigmoid)" : "2 (sigmoid) is not supported for this architecture");

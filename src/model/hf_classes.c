@@ -14,20 +14,22 @@ static const struct class {
   double eps, theta;
   bool attention_bias;
   bool shares; /* one expert for all rows, a first layer without any, shares that sum up to 1 */
+  int64_t n_experts, n_chosen;
 } classes[] = {
-    {"Gemma3ForConditionalGeneration", "gemma3_text", 8, 4, 256, 262208, 131072, 4096, 1e-6, 1e6, false, false},
-    {"Mistral3ForConditionalGeneration", "mistral", 0, 8, 0, 0, 0, 4096, 1e-6, 1e4, false, false},
-    {"Qwen2VLForConditionalGeneration", "qwen2_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false, false},
-    {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false, false},
-    {"Qwen3VLForConditionalGeneration", "qwen3_vl_text", 0, 32, 128, 151936, 128000, 0, 1e-6, 5e5, false, false},
-    {"Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text", 0, 16, 0, 151936, 128000, 0, 1e-6, 5e5, false, false},
-    {"Ministral3ForCausalLM", NULL, 0, 8, 128, 0, 0, 0, 1e-5, 1e6, false, false},
-    {"Olmo3ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 5e5, false, false},
-    {"Glm4MoeForCausalLM", NULL, 0, 8, 0, 0, 0, 0, 1e-5, 0, false, true},
-    {"OlmoeForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false, false},
-    {"SeedOssForCausalLM", NULL, 0, 8, 128, 0, 0, 0, 0, 0, true, false},
-    {"Ernie4_5ForCausalLM", NULL, 0, 2, 128, 0, 0, 0, 1e-5, 5e5, false, false},
-    {"Exaone4ForCausalLM", NULL, 0, 32, 0, 0, 0, 4096, 1e-5, 0, false, false},
+    {"Gemma3ForConditionalGeneration", "gemma3_text", 8, 4, 256, 262208, 131072, 4096, 1e-6, 1e6, false, false, 0, 0},
+    {"Mistral3ForConditionalGeneration", "mistral", 0, 8, 0, 0, 0, 4096, 1e-6, 1e4, false, false, 0, 0},
+    {"Qwen2VLForConditionalGeneration", "qwen2_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false, false, 0, 0},
+    {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false, false, 0, 0},
+    {"Qwen3VLForConditionalGeneration", "qwen3_vl_text", 0, 32, 128, 151936, 128000, 0, 1e-6, 5e5, false, false, 0, 0},
+    {"Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text", 0, 16, 0, 151936, 128000, 0, 1e-6, 5e5, false, false, 0, 0},
+    {"Ministral3ForCausalLM", NULL, 0, 8, 128, 0, 0, 0, 1e-5, 1e6, false, false, 0, 0},
+    {"Olmo3ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 5e5, false, false, 0, 0},
+    {"Glm4MoeForCausalLM", NULL, 0, 8, 0, 0, 0, 0, 1e-5, 0, false, true, 0, 0},
+    {"MiniMaxM2ForCausalLM", NULL, 0, 8, 128, 200064, 196608, 0, 1e-6, 5e6, false, false, 256, 8},
+    {"OlmoeForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false, false, 0, 0},
+    {"SeedOssForCausalLM", NULL, 0, 8, 128, 0, 0, 0, 0, 0, true, false, 0, 0},
+    {"Ernie4_5ForCausalLM", NULL, 0, 2, 128, 0, 0, 0, 1e-5, 5e5, false, false, 0, 0},
+    {"Exaone4ForCausalLM", NULL, 0, 32, 0, 0, 0, 4096, 1e-5, 0, false, false, 0, 0},
 };
 
 static const struct class *find_name(const char *name) {
@@ -57,6 +59,8 @@ static void take(const struct class *class, struct hf_config *c) {
   c->attention_bias = class->attention_bias;
   c->n_shared_experts = c->first_dense = class->shares;
   c->norm_topk_prob = class->shares;
+  c->n_experts = class->n_experts;
+  c->n_chosen = class->n_chosen;
 }
 
 void hf_class_defaults(const struct architecture *a, struct hf_config *c) {

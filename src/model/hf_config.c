@@ -76,6 +76,7 @@ static const struct key keys[] = {
     {"no_rope_layer_interval", KIND_INTEGER, AT(no_rope_layer_interval), 0, 1, MODEL_MAX_LAYERS, false},
     {"rope_local_base_freq", KIND_NUMBER, AT(rope_local_base_freq), 0, 1, 1e12, false},
     {"partial_rotary_factor", KIND_NUMBER, AT(partial_rotary_factor), 0, 0.01, 1, false},
+    {"rotary_dim", KIND_INTEGER, AT(rotary_dim), 0, 2, MODEL_MAX_HEAD_DIM, false},
     {"original_max_position_embeddings", KIND_INTEGER, AT(original_max_position_embeddings), 0, 1, 1 << 24, false},
     {"num_local_experts", KIND_INTEGER, AT(n_experts), 0, 0, MODEL_MAX_EXPERTS, false},
     {"num_experts", KIND_INTEGER, AT(n_experts), 0, 0, MODEL_MAX_EXPERTS, false},
@@ -234,6 +235,9 @@ int hf_config_check(struct hf_config *c, const char *file, struct tl_error *err)
                           "%s: hidden_size: expected a multiple of num_attention_heads, or head_dim", file);
     c->head_dim = c->hidden_size / c->num_attention_heads;
   }
+  if (c->rotary_dim > c->head_dim) return tl_error_set(err, TL_ECORRUPT, "model.path", "%s: rotary_dim: expected up to head_dim", file);
+  if (c->rotary_dim && c->partial_rotary_factor == 0) /* is rounded down */
+    c->partial_rotary_factor = ((double)c->rotary_dim + 0.5) / (double)c->head_dim;
   if (c->head_dim % 2) return tl_error_set(err, TL_ECORRUPT, "model.path", "%s: head_dim: expected an even size", file);
   if (c->num_attention_heads % c->num_key_value_heads)
     return tl_error_set(err, TL_ECORRUPT, "model.path",

@@ -107,7 +107,7 @@ struct hf_config {
   double attn_logit_softcapping, final_logit_softcapping, query_pre_attn_scalar;
   double embedding_multiplier, attention_multiplier, residual_multiplier, logits_scaling;
   /* windows, and which layers have one */
-  int64_t sliding_window, max_window_layers, sliding_window_pattern, no_rope_layer_interval;
+  int64_t sliding_window, max_window_layers, sliding_window_pattern, no_rope_layer_interval, rotary_dim;
   bool use_sliding_window, has_layer_types, has_no_rope_layers;
   bool slides[MODEL_MAX_LAYERS];  /* layer_types */
   bool rotates[MODEL_MAX_LAYERS]; /* no_rope_layers, whose items say 1 where there is rope */
@@ -277,17 +277,20 @@ int arch_vector_plan(struct model *m, const struct hf_pooling *pooling, struct t
 /* arch_experts.c: layers with experts. */
 enum experts_trait {
   EXPERTS_NORMALIZED = 1 << 0, /* shares of the chosen sum up to 1; of the others norm_topk_prob says it */
-  EXPERTS_SHARED = 1 << 1,     /* one more that all rows have */
+  EXPERTS_ROW_GATE = 1 << 1,   /* what all rows have is times a number of each row; its size has a key of its own */
   EXPERTS_OWN_SIZE = 1 << 2,   /* moe_intermediate_size, not intermediate_size */
   EXPERTS_FUSED = 1 << 3,      /* GPT-OSS: gate and up alternate in one tensor of all experts, all have biases, clamped */
-  EXPERTS_SIGMOID = 1 << 5,    /* GLM-4.5: shares are sigmoids, a bias is for the choice alone, and what is shared has no gate */
   EXPERTS_HALVES = 1 << 4,     /* Qwen3-VL-MoE: likewise one tensor, the gate's part first */
+  EXPERTS_SIGMOID = 1 << 5,    /* shares are sigmoids */
+  EXPERTS_COUNTED = 1 << 6,    /* what all rows have is as large as n_shared_experts experts */
 };
 enum { EXPERT_GATE, EXPERT_UP, EXPERT_DOWN };
 struct arch_experts {
   const char *class_name;
   const char *block, *router; /* of a layer, of the block */
   const char *names[3];       /* of an expert */
+  const char *shared;         /* within the block: the MLP that all rows have; NULL: none */
+  const char *choice;         /* within the block: what is added to shares for the choice alone; NULL: nothing */
   uint32_t traits;
 };
 /* NULL: it has none. */

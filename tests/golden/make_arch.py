@@ -80,6 +80,8 @@ MODELS = {
                                  n_routed_experts=7, num_experts_per_tok=3, moe_intermediate_size=20, n_shared_experts=2,
                                  first_k_dense_replace=1, routed_scaling_factor=1.7, rope_parameters=theta(
                                      10000.0, partial_rotary_factor=0.5))),
+    "minimax_m2": ("MiniMaxM2", dict(num_local_experts=5, num_experts_per_tok=2, rope_parameters=theta(
+        5e6, partial_rotary_factor=8 / 14))),
     "olmoe": ("Olmoe", dict(hidden_size=56, num_experts=6, num_experts_per_tok=3)),
     "seed_oss": ("SeedOss", dict()),
     "ernie4_5": ("Ernie4_5", dict(tie_word_embeddings=False, use_bias=True)),
@@ -193,6 +195,8 @@ def written_config(name, config, architecture):
         written.pop("head_dim", None)
     if name == "gemma":  # as Google's first files have it, and transformers does not take it
         written["hidden_act"] = "gelu"
+    if name == "minimax_m2":
+        written |= {"rope_theta": written.pop("rope_parameters")["rope_theta"], "rotary_dim": 8}
     if name == "exaone4":
         written["sliding_window_pattern"] = "LLLG"
     if name == "exaone4_small":

@@ -24,7 +24,7 @@ MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_
           "stablelm": A.STABLELM, "glm4": A.GLM4, "olmoe": A.OLMOE, "seed_oss": A.SEED_OSS, "ernie4_5": A.ERNIE4_5, "exaone4": A.EXAONE4,
           "exaone4_small": A.EXAONE4, "mixtral": A.LLAMA, "qwen2_moe": A.QWEN2MOE, "qwen3_moe": A.QWEN3MOE,
           "gpt_oss_mxfp4": A.GPT_OSS, "gemma3_vision": A.GEMMA3, "mistral3": A.LLAMA, "qwen2_5_vl": A.QWEN2VL, "qwen3_vl": A.QWEN3VL,
-          "qwen3_vl_moe": A.QWEN3VLMOE, "glm4_moe": A.GLM4_MOE}
+          "qwen3_vl_moe": A.QWEN3VLMOE, "glm4_moe": A.GLM4_MOE, "minimax_m2": A.MINIMAXM2}
 TEXT_DEFAULTS = dict(num_attention_heads=8, num_key_value_heads=4, query_pre_attn_scalar=256)  # Gemma 3's
 PARTS = {"w1": "gate", "w3": "up", "w2": "down", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
 PAIRED = (A.LLAMA, A.OLMOE, A.SMOLLM3, A.GRANITE)
@@ -32,7 +32,7 @@ GEMMA = (A.GEMMA, A.GEMMA2, A.GEMMA3)
 
 
 def add_keys(out, arch, config, head_dim):
-    rope = config.get("rope_parameters", {})
+    rope = config.get("rope_parameters") or dict(rope_type="default", rope_theta=config.get("rope_theta"))
     full = rope.get("full_attention", rope)
     out.add_context_length(config["max_position_embeddings"])
     out.add_embedding_length(config["hidden_size"])
@@ -53,8 +53,8 @@ def add_keys(out, arch, config, head_dim):
     out.add_eos_token_id(2)
     if arch != A.GEMMA2:  # its converter leaves the default
         out.add_rope_freq_base(full["rope_theta"])
-    if arch in (A.LLAMA, A.SMOLLM3, A.GRANITE, A.PHI3, A.STABLELM, A.GLM4, A.GLM4_MOE):
-        out.add_rope_dimension_count(int(head_dim * full.get("partial_rotary_factor", 1)))
+    if arch in (A.LLAMA, A.SMOLLM3, A.GRANITE, A.PHI3, A.STABLELM, A.GLM4, A.GLM4_MOE, A.MINIMAXM2):
+        out.add_rope_dimension_count(config.get("rotary_dim") or int(head_dim * full.get("partial_rotary_factor", 1)))
     add_rope(out, arch, config, full)
     if arch in (A.QWEN2VL, A.QWEN3VL, A.QWEN3VLMOE):
         out.add_rope_dimension_sections(rope["mrope_section"] + [0])
@@ -90,6 +90,8 @@ def add_expert_keys(out, arch, config):
         out.add_expert_weights_scale(config["routed_scaling_factor"])
         out.add_expert_weights_norm(config["norm_topk_prob"])
         out.add_nextn_predict_layers(1)
+    if arch == A.MINIMAXM2:
+        out.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
     out.add_expert_used_count(config["num_experts_per_tok"])
     if arch not in (A.LLAMA, A.OLMOE):
         out.add_expert_feed_forward_length(config.get("moe_intermediate_size") or config["intermediate_size"])
@@ -189,6 +191,7 @@ def make(name, file=None, qtype=None):
             data = data.reshape(-1)
             tensor = tensor.replace("sinks", "sinks.weight")
         tensor = tensor.replace("gate.e_score_correction_bias", "e_score_correction.bias")
+        tensor = tensor.replace("moe.e_score_correction_bias", "moe.e_score_correction.bias")
         known = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
         if tensor == "lm_head.weight" and arch in GEMMA:
             known = "output.weight"  # Gemma's own is tied

@@ -120,7 +120,7 @@ static void test_architectures(void **state) {
       "arch/exaone4", "arch/exaone4_small",
       "arch/ernie4_5",
       "arch/seed_oss",
-      "arch/olmoe",
+      "arch/olmoe", "arch/minimax_m2",
       "arch/gemma"};
   static const uint32_t odd[] = {40, 7, 1, 23};
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) {

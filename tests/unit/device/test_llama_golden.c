@@ -19,7 +19,7 @@ static const char *const model_names[] = {"f32_odd", "bf16_tied", "f32_llama3", 
                                           "arch/exaone4", "arch/exaone4_small",
                                           "arch/ernie4_5",
                                           "arch/seed_oss",
-                                          "arch/olmoe",
+                                          "arch/olmoe", "arch/minimax_m2",
                                           "arch/gemma"};
 
 /* --- comparisons ------------------------------------------------------------------------------------ */

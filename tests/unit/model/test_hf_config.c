@@ -111,6 +111,13 @@ static void test_class_defaults(void **state) {
   assert_true(c.num_key_value_heads == 16 && !c.norm_topk_prob && c.n_shared_experts == 0);
   assert_int_equal(read_texts(OF("OlmoeForCausalLM", ""), NULL, &c, &err), TL_OK);
   assert_true(!c.norm_topk_prob && c.n_shared_experts == 0);
+  assert_int_equal(read_texts(OF("MiniMaxM2ForCausalLM", ""), NULL, &c, &err), TL_OK);
+  assert_true(c.num_key_value_heads == 8 && c.head_dim == 128 && c.rope_theta == 5e6 && c.n_experts == 256 && c.n_chosen == 8);
+  assert_int_equal(model_n_rotated(&c), 128);
+  assert_int_equal(read_texts(OF("MiniMaxM2ForCausalLM", ",\"rotary_dim\":62"), NULL, &c, &err), TL_OK);
+  assert_int_equal(model_n_rotated(&c), 62);
+  assert_int_equal(read_texts(OF("MiniMaxM2ForCausalLM", ",\"rotary_dim\":130"), NULL, &c, &err), TL_ECORRUPT);
+  assert_string_equal(err.message, "config.json: rotary_dim: expected up to head_dim");
 }
 
 #define PICTURES(outer, text) "{\"architectures\":[\"Mistral3ForConditionalGeneration\"]" outer ",\"text_config\":" text "}"
