@@ -61,6 +61,7 @@ enum tl_op_feature {
   TL_F_IN_PLACE = 1 << 12,   /* RMSNORM: x = h too */
   TL_F_GELU = 1 << 13,       /* GATED_UP: gelu by erf in place of silu; DENSE: gelu by erf of v */
   TL_F_TANH = 1 << 14,       /* DENSE: tanh of v */
+  TL_F_CHOICE = 1 << 15,     /* ROUTE: shares are of scores without b, those with the best shares + b are chosen */
   TL_F_SINKS = 1 << 20,      /* ATTEND: weight[0] (n_heads): one more score of each query head, of a position without a value */
   TL_F_NORMALIZED = 1 << 21, /* ROUTE: shares are divided by their sum */
   TL_F_SIGMOID = 1 << 23,    /* ROUTE: shares = sigmoid(h W^T), those with the best shares + b are chosen */

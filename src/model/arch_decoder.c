@@ -104,6 +104,7 @@ static bool slides(const struct maker *k, uint32_t layer) {
     case WINDOW_PATTERN: return (layer + 1) % (every ? every : 6) != 0;
     case WINDOW_PATTERN_4: return (layer + 1) % (every ? every : 4) != 0;
     case WINDOW_NOT_FOURTH: return layer % 4 != 3;
+    case WINDOW_LATE:
     case WINDOW_OPTIONAL: return layer >= c->max_window_layers;
     default: return true;
   }

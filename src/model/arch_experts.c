@@ -18,6 +18,14 @@ static const struct arch_experts kinds[] = {
      EXPERTS_NORMALIZED | EXPERTS_OWN_SIZE | EXPERTS_HALVES},
     {"Glm4MoeForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", "gate.e_score_correction_bias",
      EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID},
+    {"Dots1ForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", "gate.e_score_correction_bias",
+     EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID},
+    {"Ernie4_5_MoeForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", "moe_statics.e_score_correction_bias",
+     EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_NORMALIZED},
+    {"GraniteMoeForCausalLM", "block_sparse_moe", "router.layer", {"input_linear", "input_linear", "output_linear"}, NULL, NULL,
+     EXPERTS_NORMALIZED | EXPERTS_HALVES | EXPERTS_ROWS},
+    {"GraniteMoeSharedForCausalLM", "block_sparse_moe", "router.layer", {"input_linear", "input_linear", "output_linear"}, "shared_mlp",
+     NULL, EXPERTS_NORMALIZED | EXPERTS_HALVES | EXPERTS_ROWS},
     {"OlmoeForCausalLM", "mlp", "gate", PROJECTIONS, NULL, NULL, 0},
     {"GptOssForCausalLM", "mlp", "router", {"gate_up_proj", "gate_up_proj", "down_proj"}, NULL, NULL,
      EXPERTS_NORMALIZED | EXPERTS_FUSED},
@@ -31,6 +39,7 @@ const struct arch_experts *arch_experts_of(const struct architecture *a) {
 
 bool arch_experts_in(const struct arch_experts *e, const struct hf_config *c, uint32_t layer) {
   bool dense = c->dense[layer] || layer < c->first_dense;
+  if (c->last_sparse >= 0 && layer > c->last_sparse) dense = true;
   return e && !dense && (layer + 1) % (uint64_t)c->decoder_sparse_step == 0;
 }
 
@@ -80,18 +89,33 @@ static struct tl_op *add(const struct maker *k, enum tl_op_kind kind) {
   return op;
 }
 
-/* What is added for the choice alone. */
+/* What is added for the choice alone. ERNIE's is a matrix of one row. */
 static int choice_bias(const struct maker *k, struct tl_op *op) {
-  op->features |= TL_F_SIGMOID | (k->c->routed_scaling_factor == 1 ? 0 : TL_F_FACTOR);
-  op->factor = (float)k->c->routed_scaling_factor;
-  op->bias[0] = k->m->gguf ? plan_tensor(k->m, k->err, op->n_experts, 0, "blk.%u.exp_probs_b.bias", k->layer)
-                           : plan_tensor(k->m, k->err, op->n_experts, 0, "model.layers.%u.%s.%s", k->layer, k->e->block, k->e->choice);
-  return op->bias[0] < 0 ? op->bias[0] : TL_OK;
+  char name[128];
+  if (k->m->gguf) snprintf(name, sizeof name, "blk.%u.exp_probs_b.bias", k->layer);
+  else snprintf(name, sizeof name, "model.layers.%u.%s.%s", k->layer, k->e->block, k->e->choice);
+  int32_t found = model_find_tensor(k->m, name);
+  bool row = found >= 0 && k->m->tensors[found].n_dims == 2;
+  int32_t i = row ? plan_tensor(k->m, k->err, 1, op->n_experts, "%s", name) : plan_tensor(k->m, k->err, op->n_experts, 0, "%s", name);
+  op->features |= k->e->traits & EXPERTS_SIGMOID ? TL_F_SIGMOID : TL_F_CHOICE;
+  op->bias[0] = i;
+  return i < 0 ? i : row ? experts_vector(k->m, i, &op->bias[0], k->err) : TL_OK;
+}
+
+/* By which all that a block adds is multiplied. */
+static double block_factor(const struct maker *k) {
+  return k->m->row->traits & ARCH_MULTIPLIERS ? k->c->residual_multiplier : 1;
+}
+
+static void multiply(struct tl_op *op, double factor) {
+  op->features |= factor == 1 ? 0 : TL_F_FACTOR;
+  op->factor = (float)factor;
 }
 
 static int route(const struct maker *k) {
   struct tl_op *op = add(k, TL_OP_ROUTE);
   if (k->e->traits & EXPERTS_NORMALIZED || k->c->norm_topk_prob) op->features |= TL_F_NORMALIZED;
+  multiply(op, block_factor(k) * (k->e->choice ? k->c->routed_scaling_factor : 1));
   int r = take(k, &op->weight[0], op->n_experts, k->dim, k->e->router);
   if (r == TL_OK && k->e->choice) return choice_bias(k, op);
   if (r < 0 || !(k->e->traits & EXPERTS_FUSED)) return r;
@@ -110,6 +134,21 @@ static int expert_matrices(const struct maker *k, struct tl_op *op, int i, unsig
   return op->bias[i] < 0 ? op->bias[i] : TL_OK;
 }
 
+/* Granite's, beside the block: gate and up in one, but in GGUF files, which have them as they have others'. */
+static int shared_halves(const struct maker *k, uint64_t size, struct tl_op *up, struct tl_op *down) {
+  static const char *const gguf[] = {"gate", "up", "down"};
+  const uint64_t rows[] = {size, size, k->dim};
+  int32_t *const to[] = {&up->weight[0], &up->weight[1], &down->weight[0]};
+  for (int i = 0; k->m->gguf && i < 3; i++)
+    if ((*to[i] = plan_tensor(k->m, k->err, rows[i], i < 2 ? k->dim : size, "blk.%u.ffn_%s_shexp.weight", k->layer, gguf[i])) < 0)
+      return *to[i];
+  if (k->m->gguf) return TL_OK;
+  int32_t both = plan_tensor(k->m, k->err, 2 * size, k->dim, "model.layers.%u.%s.input_linear.weight", k->layer, k->e->shared);
+  int r = plan_parts(k->m, k->err, both, rows, 2, up->weight);
+  down->weight[0] = plan_tensor(k->m, k->err, k->dim, size, "model.layers.%u.%s.output_linear.weight", k->layer, k->e->shared);
+  return r < 0 ? r : down->weight[0] < 0 ? down->weight[0] : TL_OK;
+}
+
 /* The matrix NAME.weight of the MLP that all rows have. */
 static int take_shared(const struct maker *k, int32_t *ret, uint64_t rows, uint64_t columns, const char *name) {
   char full[80];
@@ -123,6 +162,8 @@ static int shared(const struct maker *k) {
   if (size == 0) return TL_OK;
   struct tl_op *up = plan_add(k->m, TL_OP_GATED_UP, k->layer), *gate = plan_add(k->m, TL_OP_ROW_GATE, k->layer);
   struct tl_op *down = plan_add(k->m, TL_OP_MLP_DOWN, k->layer);
+  multiply(down, block_factor(k));
+  if (k->e->traits & EXPERTS_ROWS) return shared_halves(k, size, up, down);
   int r = take_shared(k, &up->weight[0], size, k->dim, "gate_proj");
   if (r == TL_OK) r = take_shared(k, &up->weight[1], size, k->dim, "up_proj");
   if (r == TL_OK) r = take_shared(k, &down->weight[0], k->dim, size, "down_proj");

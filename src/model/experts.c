@@ -5,7 +5,7 @@
  *   (experts, rows, columns)          GGUF
  *   (experts, columns, 2 rows)        GPT-OSS in floats: inputs are the slow dimension, gate and up alternate
  *   (experts, columns, 2 rows)        Qwen3-VL-MoE: likewise, but the gate's rows come first
- *   (experts, 2 rows, columns)        the same as transformers 5 writes it
+ *   (experts, 2 rows, columns)        the same as transformers 5 writes it, and Granite
  *   (experts, 2 rows, columns / 32, 16) and (experts, 2 rows, columns / 32)
  *                                     GPT-OSS as shipped: blocks of MXFP4 and their exponents beside */
 #include <stdio.h>
@@ -39,7 +39,7 @@ static int32_t whole(const struct model *m, const struct expert_part *p, const c
   if (m->gguf)
     snprintf(name, 200, "blk.%u.ffn_%s_exps.%s", p->layer, gguf[p->part], ending);
   else
-    snprintf(name, 200, "model.layers.%u.%s.experts.%s%s", p->layer, p->kind->block, p->kind->names[p->part], ending);
+    snprintf(name, 200, p->kind->traits & EXPERTS_ROWS ? "model.layers.%u.%s.%s.weight%s" : "model.layers.%u.%s.experts.%s%s", p->layer, p->kind->block, p->kind->names[p->part], ending);
   int32_t i = model_find_tensor(m, name);
   return i < 0 ? TL_ENOTFOUND : i;
 }
@@ -120,7 +120,7 @@ static int32_t transposed(struct model *m, const struct expert_part *p, int32_t 
   const struct tl_tensor all = m->tensors[index];
   uint64_t rows = p->rows * parts_of(p);
   int32_t ret = -1;
-  bool straight = p->kind->traits & EXPERTS_HALVES && !has_shape(&all, 3, p->n, p->columns, rows, 0);
+  bool straight = p->kind->traits & EXPERTS_ROWS || (p->kind->traits & EXPERTS_HALVES && !has_shape(&all, 3, p->n, p->columns, rows, 0));
   char expected[100];
   snprintf(expected, sizeof expected, "%u x %llu x %llu", p->n, (unsigned long long)p->columns, (unsigned long long)rows);
   if (!has_shape(&all, 3, p->n, straight ? rows : p->columns, straight ? p->columns : rows, 0)) return bad_shape(m, &all, err, expected);

@@ -50,6 +50,9 @@ static const struct known {
     {"exaone4", "Exaone4ForCausalLM", WINDOWS, 0, 0, 0, 0},
     {"glm4moe", "Glm4MoeForCausalLM", PARTIAL | EXPERTS | SIGMOID, 0, 0, 0, 0},
     {"minimax-m2", "MiniMaxM2ForCausalLM", PARTIAL | EXPERTS | SIGMOID, 0, 0, 0, 0},
+    {"ernie4_5-moe", "Ernie4_5_MoeForCausalLM", EXPERTS, 0, 0, 0, 0},
+    {"dots1", "Dots1ForCausalLM", EXPERTS | SIGMOID, 0, 0, 0, 0},
+    {"granitemoe", "GraniteMoeSharedForCausalLM", PAIRED | EXPERTS, 0, 0, 0, 0},
     {"qwen2vl", "Qwen2_5_VLForConditionalGeneration", 0, 0, 0, 0, 0},
     {"qwen3vl", "Qwen3VLForConditionalGeneration", 0, 0, 0, 0, 0},
     {"qwen3vlmoe", "Qwen3VLMoeForConditionalGeneration", EXPERTS | NORMALIZED, 0, 0, 0, 0},
@@ -62,7 +65,7 @@ static const struct known {
 #define N_ARCHITECTURES (sizeof architectures / sizeof *architectures)
 
 bool gguf_knows_class(const char *class_name) {
-  static const char *const others[] = {"MistralForCausalLM", MIXTRAL, OLMO3, "RobertaModel", "XLMRobertaModel",
+  static const char *const others[] = {"MistralForCausalLM", MIXTRAL, OLMO3, "GraniteMoeForCausalLM", "RobertaModel", "XLMRobertaModel",
                                        "Gemma3ForConditionalGeneration", "Mistral3ForConditionalGeneration",
                                        "Qwen2VLForConditionalGeneration"};
   for (size_t i = 0; i < sizeof others / sizeof *others; i++)

@@ -223,6 +223,7 @@ static const struct {
     {"mlp.gate", "ffn_gate_inp", false},
     {"mlp.router", "ffn_gate_inp", false},
     {"block_sparse_moe.gate", "ffn_gate_inp", false},
+    {"block_sparse_moe.router.layer", "ffn_gate_inp", false},
     {"mlp.shared_expert_gate", "ffn_gate_inp_shexp", false},
     {"mlp.shared_experts.gate_proj", "ffn_gate_shexp", false},
     {"mlp.shared_experts.up_proj", "ffn_up_shexp", false},

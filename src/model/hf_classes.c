@@ -13,23 +13,39 @@ static const struct class {
   int64_t n_heads, n_kv_heads, head_dim, vocab, context, window;
   double eps, theta;
   bool attention_bias;
-  bool shares; /* one expert for all rows, a first layer without any, shares that sum up to 1 */
-  int64_t n_experts, n_chosen;
 } classes[] = {
-    {"Gemma3ForConditionalGeneration", "gemma3_text", 8, 4, 256, 262208, 131072, 4096, 1e-6, 1e6, false, false, 0, 0},
-    {"Mistral3ForConditionalGeneration", "mistral", 0, 8, 0, 0, 0, 4096, 1e-6, 1e4, false, false, 0, 0},
-    {"Qwen2VLForConditionalGeneration", "qwen2_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false, false, 0, 0},
-    {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false, false, 0, 0},
-    {"Qwen3VLForConditionalGeneration", "qwen3_vl_text", 0, 32, 128, 151936, 128000, 0, 1e-6, 5e5, false, false, 0, 0},
-    {"Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text", 0, 16, 0, 151936, 128000, 0, 1e-6, 5e5, false, false, 0, 0},
-    {"Ministral3ForCausalLM", NULL, 0, 8, 128, 0, 0, 0, 1e-5, 1e6, false, false, 0, 0},
-    {"Olmo3ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 5e5, false, false, 0, 0},
-    {"Glm4MoeForCausalLM", NULL, 0, 8, 0, 0, 0, 0, 1e-5, 0, false, true, 0, 0},
-    {"MiniMaxM2ForCausalLM", NULL, 0, 8, 128, 200064, 196608, 0, 1e-6, 5e6, false, false, 256, 8},
-    {"OlmoeForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false, false, 0, 0},
-    {"SeedOssForCausalLM", NULL, 0, 8, 128, 0, 0, 0, 0, 0, true, false, 0, 0},
-    {"Ernie4_5ForCausalLM", NULL, 0, 2, 128, 0, 0, 0, 1e-5, 5e5, false, false, 0, 0},
-    {"Exaone4ForCausalLM", NULL, 0, 32, 0, 0, 0, 4096, 1e-5, 0, false, false, 0, 0},
+    {"Gemma3ForConditionalGeneration", "gemma3_text", 8, 4, 256, 262208, 131072, 4096, 1e-6, 1e6, false},
+    {"Mistral3ForConditionalGeneration", "mistral", 0, 8, 0, 0, 0, 4096, 1e-6, 1e4, false},
+    {"Qwen2VLForConditionalGeneration", "qwen2_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false},
+    {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false},
+    {"Qwen3VLForConditionalGeneration", "qwen3_vl_text", 0, 32, 128, 151936, 128000, 0, 1e-6, 5e5, false},
+    {"Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text", 0, 16, 0, 151936, 128000, 0, 1e-6, 5e5, false},
+    {"Ministral3ForCausalLM", NULL, 0, 8, 128, 0, 0, 0, 1e-5, 1e6, false},
+    {"Olmo3ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 5e5, false},
+    {"Glm4MoeForCausalLM", NULL, 0, 8, 0, 0, 0, 0, 1e-5, 0, false},
+    {"MiniMaxM2ForCausalLM", NULL, 0, 8, 128, 200064, 196608, 0, 1e-6, 5e6, false},
+    {"OlmoeForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
+    {"SeedOssForCausalLM", NULL, 0, 8, 128, 0, 0, 0, 0, 0, true},
+    {"Ernie4_5ForCausalLM", NULL, 0, 2, 128, 0, 0, 0, 1e-5, 5e5, false},
+    {"Ernie4_5_MoeForCausalLM", NULL, 0, 4, 0, 0, 0, 0, 1e-5, 5e5, false},
+    {"Dots1ForCausalLM", NULL, 0, 32, 0, 0, 0, 4096, 1e-6, 0, false},
+    {"Exaone4ForCausalLM", NULL, 0, 32, 0, 0, 0, 4096, 1e-5, 0, false},
+};
+
+/* And of their experts. */
+static const struct mixture {
+  const char *name;
+  int64_t n_experts, n_chosen, size, n_shared, first_dense;
+  bool normalized; /* norm_topk_prob */
+} mixtures[] = {
+    {"MixtralForCausalLM", 8, 2, 0, 0, 0, false},
+    {"MiniMaxM2ForCausalLM", 256, 8, 0, 0, 0, false},
+    {"Glm4MoeForCausalLM", 128, 8, 1408, 1, 1, true},
+    {"Ernie4_5_MoeForCausalLM", 64, 6, 1536, 2, 1, false},
+    {"Dots1ForCausalLM", 0, 0, 1408, 0, 0, false},
+    {"GraniteMoeForCausalLM", 8, 2, 0, 0, 0, false},
+    {"GraniteMoeSharedForCausalLM", 8, 2, 0, 0, 0, false},
+    {"OlmoeForCausalLM", 64, 8, 0, 0, 0, false},
 };
 
 static const struct class *find_name(const char *name) {
@@ -57,15 +73,23 @@ static void take(const struct class *class, struct hf_config *c) {
   if (class->eps > 0) c->rms_norm_eps = class->eps;
   if (class->theta > 0) c->rope_theta = class->theta;
   c->attention_bias = class->attention_bias;
-  c->n_shared_experts = c->first_dense = class->shares;
-  c->norm_topk_prob = class->shares;
-  c->n_experts = class->n_experts;
-  c->n_chosen = class->n_chosen;
+}
+
+static void take_mixture(const struct mixture *x, struct hf_config *c) {
+  c->n_experts = x->n_experts;
+  c->n_chosen = x->n_chosen;
+  c->expert_size = x->size;
+  c->n_shared_experts = x->n_shared;
+  c->first_dense = x->first_dense;
+  c->norm_topk_prob = x->normalized;
 }
 
 void hf_class_defaults(const struct architecture *a, struct hf_config *c) {
   const struct class *class = find(a);
   if (class) take(class, c);
+  if (a && a->window == WINDOW_LATE) c->max_window_layers = 62; /* all of dots.llm1's */
+  for (size_t i = 0; a && i < sizeof mixtures / sizeof *mixtures; i++)
+    if (strcmp(mixtures[i].name, a->class_name) == 0) take_mixture(&mixtures[i], c);
 }
 
 int hf_nested_text(const struct architecture *a, struct hf_config *c, json_t *object, json_t **ret, struct tl_error *err) {

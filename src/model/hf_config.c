@@ -89,6 +89,13 @@ static const struct key keys[] = {
     {"n_group", KIND_INTEGER, AT(n_group), 0, 0, MODEL_MAX_EXPERTS, false},
     {"topk_group", KIND_INTEGER, AT(topk_group), 0, 0, MODEL_MAX_EXPERTS, false},
     {"routed_scaling_factor", KIND_NUMBER, AT(routed_scaling_factor), 0, 1e-3, 1e3, false},
+    {"moe_num_experts", KIND_INTEGER, AT(n_experts), 0, 0, MODEL_MAX_EXPERTS, false},
+    {"moe_k", KIND_INTEGER, AT(n_chosen), 0, 0, MODEL_MAX_CHOSEN, false},
+    {"moe_num_shared_experts", KIND_INTEGER, AT(n_shared_experts), 0, 0, MODEL_MAX_EXPERTS, false},
+    {"moe_layer_start_index", KIND_INTEGER, AT(first_dense), 0, 0, MODEL_MAX_LAYERS, false},
+    {"moe_layer_end_index", KIND_INTEGER, AT(last_sparse), 0, -1, MODEL_MAX_LAYERS, false},
+    {"moe_layer_interval", KIND_INTEGER, AT(decoder_sparse_step), 0, 1, MODEL_MAX_LAYERS, false},
+    {"shared_intermediate_size", KIND_INTEGER, AT(shared_expert_size), 0, 0, MODEL_MAX_DIM, false},
     {"use_qk_norm", KIND_BOOL, AT(use_qk_norm), 0, 0, 0, false},
     {"decoder_sparse_step", KIND_INTEGER, AT(decoder_sparse_step), 0, 1, MODEL_MAX_LAYERS, false},
     {"norm_topk_prob", KIND_BOOL, AT(norm_topk_prob), 0, 0, 0, false},
@@ -271,7 +278,7 @@ void hf_config_defaults(struct hf_config *ret) {
                             .high_freq_factor = 4, .query_pre_attn_scalar = 256, .embedding_multiplier = 1,
                             .attention_multiplier = 1, .residual_multiplier = 1, .logits_scaling = 1,
                             .max_window_layers = 28, .no_rope_layer_interval = 4,
-                            .rope_local_base_freq = 10000, .beta_fast = 32, .beta_slow = 1, .decoder_sparse_step = 1, .n_group = 1, .topk_group = 1, .routed_scaling_factor = 1,
+                            .rope_local_base_freq = 10000, .beta_fast = 32, .beta_slow = 1, .decoder_sparse_step = 1, .last_sparse = -1, .n_group = 1, .topk_group = 1, .routed_scaling_factor = 1,
                             .qkv_bias = true, .swiglu_limit = 7, .pad_token_id = 1, .local_attention = 128,
                             .global_attn_every_n_layers = 3, .rotary_emb_fraction = 1, .max_trained_positions = 2048};
 }

@@ -112,7 +112,7 @@ struct hf_config {
   bool slides[MODEL_MAX_LAYERS];  /* layer_types */
   bool rotates[MODEL_MAX_LAYERS]; /* no_rope_layers, whose items say 1 where there is rope */
   /* mixtures of experts, 0: none */
-  int64_t n_experts, n_chosen, expert_size, shared_expert_size, decoder_sparse_step, first_dense, n_shared_experts, n_group, topk_group;
+  int64_t n_experts, n_chosen, expert_size, shared_expert_size, decoder_sparse_step, first_dense, last_sparse, n_shared_experts, n_group, topk_group;
   double routed_scaling_factor;
   bool norm_topk_prob, qkv_bias;
   double swiglu_alpha, swiglu_limit;
@@ -229,7 +229,7 @@ enum arch_trait {
   ARCH_QKV_BIAS_KEY = 1 << 25, /* biases of q, k, v, unless qkv_bias is false */
 };
 /* Which layers look at a window when layer_types does not say. */
-enum arch_window { WINDOW_NONE, WINDOW_ALL, WINDOW_ALTERNATE, WINDOW_PATTERN, WINDOW_PATTERN_4, WINDOW_OPTIONAL, WINDOW_NOT_FOURTH };
+enum arch_window { WINDOW_NONE, WINDOW_ALL, WINDOW_ALTERNATE, WINDOW_PATTERN, WINDOW_PATTERN_4, WINDOW_OPTIONAL, WINDOW_NOT_FOURTH, WINDOW_LATE };
 
 struct architecture {
   const char *class_name, *name;
@@ -282,6 +282,7 @@ enum experts_trait {
   EXPERTS_FUSED = 1 << 3,      /* GPT-OSS: gate and up alternate in one tensor of all experts, all have biases, clamped */
   EXPERTS_HALVES = 1 << 4,     /* Qwen3-VL-MoE: likewise one tensor, the gate's part first */
   EXPERTS_SIGMOID = 1 << 5,    /* shares are sigmoids */
+  EXPERTS_ROWS = 1 << 7,       /* Granite: halves, not transposed, under the block's own name */
   EXPERTS_COUNTED = 1 << 6,    /* what all rows have is as large as n_shared_experts experts */
 };
 enum { EXPERT_GATE, EXPERT_UP, EXPERT_DOWN };

@@ -29,6 +29,7 @@ def theta(value, **more):
     return dict(rope_type="default", rope_theta=value, **more)
 
 
+GRANITE = dict(embedding_multiplier=3.0, attention_multiplier=0.11, residual_multiplier=0.6, logits_scaling=0.7)
 GPT_OSS = dict(rope_type="yarn", rope_theta=150000.0, factor=8.0, original_max_position_embeddings=64, beta_fast=32.0, beta_slow=1.0,
                truncate=False)
 LONG = [1.0 + 0.5 * i for i in range(6)]
@@ -69,8 +70,7 @@ MODELS = {
     "olmo3": ("Olmo3", dict(num_hidden_layers=4, hidden_size=40, head_dim=10, sliding_window=17, rope_parameters=dict(
         sliding_attention=theta(5000.0), full_attention=dict(rope_type="yarn", rope_theta=5000.0, factor=8.0, attention_factor=1.2,
                                                              beta_fast=32.0, beta_slow=1.0, original_max_position_embeddings=64)))),
-    "granite": ("Granite", dict(hidden_size=56, embedding_multiplier=3.0, attention_multiplier=0.11,
-                                residual_multiplier=0.6, logits_scaling=0.7)),
+    "granite": ("Granite", dict(hidden_size=56, **GRANITE)),
     "stablelm": ("StableLm", dict(hidden_size=64, head_dim=16, use_qkv_bias=True, rope_parameters=theta(
         10000.0, partial_rotary_factor=0.25))),
     "glm4": ("Glm4", dict(hidden_size=48, head_dim=12, attention_bias=True, rope_parameters=theta(
@@ -82,6 +82,15 @@ MODELS = {
                                      10000.0, partial_rotary_factor=0.5))),
     "minimax_m2": ("MiniMaxM2", dict(num_local_experts=5, num_experts_per_tok=2, rope_parameters=theta(
         5e6, partial_rotary_factor=8 / 14))),
+    "ernie4_5_moe": ("Ernie4_5_Moe", dict(num_hidden_layers=4, hidden_size=56, tie_word_embeddings=False, moe_num_experts=7, moe_k=3,
+                                          moe_intermediate_size=20, moe_num_shared_experts=2, moe_layer_end_index=2)),
+    "dots1": ("Dots1", dict(num_hidden_layers=3, hidden_size=56, sliding_window=None, n_routed_experts=7,
+                            num_experts_per_tok=3, moe_intermediate_size=20, n_shared_experts=2, first_k_dense_replace=1,
+                            norm_topk_prob=True, routed_scaling_factor=2.5)),
+    # as many outputs of gate and up as inputs
+    "granitemoe": ("GraniteMoe", dict(hidden_size=56, intermediate_size=28, num_local_experts=5, num_experts_per_tok=2, **GRANITE)),
+    "granitemoeshared": ("GraniteMoeShared", dict(hidden_size=56, intermediate_size=28, num_local_experts=5, num_experts_per_tok=2,
+                                                  shared_intermediate_size=36, **GRANITE)),
     "olmoe": ("Olmoe", dict(hidden_size=56, num_experts=6, num_experts_per_tok=3)),
     "seed_oss": ("SeedOss", dict()),
     "ernie4_5": ("Ernie4_5", dict(tie_word_embeddings=False, use_bias=True)),
@@ -114,7 +123,7 @@ def draw_weights(model, generator, plus_one):
     for name, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
         if name.endswith("bias"):
-            value = 0.3 * noise
+            value = (0.03 if "moe_statics" in name else 0.3) * noise
         elif name.endswith("_bias") or "sinks" in name:
             value = noise * (1 if "sinks" in name else 0.3)
         elif "experts." in name and weight.dim() == 3:
@@ -195,6 +204,9 @@ def written_config(name, config, architecture):
         written.pop("head_dim", None)
     if name == "gemma":  # as Google's first files have it, and transformers does not take it
         written["hidden_act"] = "gelu"
+    if name == "dots1":  # its layers without a window are those before max_window_layers
+        written.pop("layer_types")
+        written["sliding_window"] = None
     if name == "minimax_m2":
         written |= {"rope_theta": written.pop("rope_parameters")["rope_theta"], "rotary_dim": 8}
     if name == "exaone4":
@@ -223,7 +235,7 @@ def make_model(name):
     with open(f"{folder}/config.json", "w") as out:
         json.dump(written, out, indent=1, sort_keys=True)
         out.write("\n")
-    tensors = file_tensors(model) if "experts_per_tok" in str(written) or name in NESTED else model.state_dict()
+    tensors = file_tensors(model) if "experts_per_tok" in str(written) or "moe_k" in written or name in NESTED else model.state_dict()
     tensors = {k: v.contiguous() for k, v in tensors.items() if not (k == "lm_head.weight" and config.tie_word_embeddings)}
     save_file(tensors, f"{folder}/model.safetensors", metadata={"format": "pt"})
     again = getattr(transformers, architecture).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")

@@ -24,10 +24,11 @@ MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_
           "stablelm": A.STABLELM, "glm4": A.GLM4, "olmoe": A.OLMOE, "seed_oss": A.SEED_OSS, "ernie4_5": A.ERNIE4_5, "exaone4": A.EXAONE4,
           "exaone4_small": A.EXAONE4, "mixtral": A.LLAMA, "qwen2_moe": A.QWEN2MOE, "qwen3_moe": A.QWEN3MOE,
           "gpt_oss_mxfp4": A.GPT_OSS, "gemma3_vision": A.GEMMA3, "mistral3": A.LLAMA, "qwen2_5_vl": A.QWEN2VL, "qwen3_vl": A.QWEN3VL,
-          "qwen3_vl_moe": A.QWEN3VLMOE, "glm4_moe": A.GLM4_MOE, "minimax_m2": A.MINIMAXM2}
+          "qwen3_vl_moe": A.QWEN3VLMOE, "glm4_moe": A.GLM4_MOE, "minimax_m2": A.MINIMAXM2, "dots1": A.DOTS1,
+          "ernie4_5_moe": A.ERNIE4_5_MOE, "granitemoe": A.GRANITE_MOE, "granitemoeshared": A.GRANITE_MOE}
 TEXT_DEFAULTS = dict(num_attention_heads=8, num_key_value_heads=4, query_pre_attn_scalar=256)  # Gemma 3's
 PARTS = {"w1": "gate", "w3": "up", "w2": "down", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
-PAIRED = (A.LLAMA, A.OLMOE, A.SMOLLM3, A.GRANITE)
+PAIRED = (A.LLAMA, A.OLMOE, A.SMOLLM3, A.GRANITE, A.GRANITE_MOE)
 GEMMA = (A.GEMMA, A.GEMMA2, A.GEMMA3)
 
 
@@ -53,7 +54,7 @@ def add_keys(out, arch, config, head_dim):
     out.add_eos_token_id(2)
     if arch != A.GEMMA2:  # its converter leaves the default
         out.add_rope_freq_base(full["rope_theta"])
-    if arch in (A.LLAMA, A.SMOLLM3, A.GRANITE, A.PHI3, A.STABLELM, A.GLM4, A.GLM4_MOE, A.MINIMAXM2):
+    if arch in (A.LLAMA, A.SMOLLM3, A.GRANITE, A.PHI3, A.STABLELM, A.GLM4, A.GLM4_MOE, A.MINIMAXM2, A.GRANITE_MOE):
         out.add_rope_dimension_count(config.get("rotary_dim") or int(head_dim * full.get("partial_rotary_factor", 1)))
     add_rope(out, arch, config, full)
     if arch in (A.QWEN2VL, A.QWEN3VL, A.QWEN3VLMOE):
@@ -72,9 +73,9 @@ def add_keys(out, arch, config, head_dim):
         out.add_final_logit_softcapping(config["final_logit_softcapping"])
     if arch == A.PHI3:
         out.add_sliding_window(config.get("sliding_window") or 0)
-    if config.get("num_experts_per_tok"):
+    if config.get("num_experts_per_tok") or config.get("moe_k"):
         add_expert_keys(out, arch, config)
-    if arch == A.GRANITE:
+    if arch in (A.GRANITE, A.GRANITE_MOE):
         out.add_attention_scale(config["attention_multiplier"])
         out.add_embedding_scale(config["embedding_multiplier"])
         out.add_residual_scale(config["residual_multiplier"])
@@ -82,18 +83,27 @@ def add_keys(out, arch, config, head_dim):
 
 
 def add_expert_keys(out, arch, config):
-    out.add_expert_count(config.get("num_experts") or config.get("n_routed_experts") or config["num_local_experts"])
-    if arch == A.GLM4_MOE:
+    counts = [config.get(k) for k in ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")]
+    out.add_expert_count(next(filter(None, counts)))
+    if arch in (A.GLM4_MOE, A.DOTS1):
         out.add_expert_shared_count(config["n_shared_experts"])
         out.add_leading_dense_block_count(config["first_k_dense_replace"])
         out.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
         out.add_expert_weights_scale(config["routed_scaling_factor"])
         out.add_expert_weights_norm(config["norm_topk_prob"])
+    if arch == A.GLM4_MOE:
         out.add_nextn_predict_layers(1)
+    if arch == A.ERNIE4_5_MOE:
+        out.add_interleave_moe_layer_step(config["moe_layer_interval"])
+        out.add_leading_dense_block_count(config["moe_layer_start_index"])
+        out.add_expert_shared_count(config["moe_num_shared_experts"])
+        out.add_expert_shared_feed_forward_length(config["intermediate_size"] // config["num_key_value_heads"])  # as the converter has it
+    if config.get("shared_intermediate_size"):
+        out.add_expert_shared_feed_forward_length(config["shared_intermediate_size"])
     if arch == A.MINIMAXM2:
         out.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
-    out.add_expert_used_count(config["num_experts_per_tok"])
-    if arch not in (A.LLAMA, A.OLMOE):
+    out.add_expert_used_count(config.get("num_experts_per_tok") or config["moe_k"])
+    if arch not in (A.LLAMA, A.OLMOE, A.GRANITE_MOE):
         out.add_expert_feed_forward_length(config.get("moe_intermediate_size") or config["intermediate_size"])
     if arch == A.QWEN2MOE:
         out.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
@@ -112,6 +122,12 @@ def stack_experts(out, config, tensors):
     """All experts' matrices of a layer in one; the tensors that are left."""
     rest, found = {}, {}
     for name, data in tensors.items():
+        if "granitemoe" in config["model_type"] and name.endswith("_linear.weight"):
+            layer, kind = name.split(".")[2], "shexp" if "shared_mlp" in name else "exps"
+            parts = {"down": data} if "output" in name else dict(zip(("gate", "up"), np.split(data, 2, axis=-2)))
+            for part, values in parts.items():
+                out.add_tensor(f"blk.{layer}.ffn_{part}_{kind}.weight", np.ascontiguousarray(values))
+            continue
         if ".experts." not in name:
             rest[name] = data
             continue
@@ -191,6 +207,7 @@ def make(name, file=None, qtype=None):
             data = data.reshape(-1)
             tensor = tensor.replace("sinks", "sinks.weight")
         tensor = tensor.replace("gate.e_score_correction_bias", "e_score_correction.bias")
+        tensor = tensor.replace("moe_statics.e_score_correction_bias", "moe_statics.e_score_correction.bias")
         tensor = tensor.replace("moe.e_score_correction_bias", "moe.e_score_correction.bias")
         known = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
         if tensor == "lm_head.weight" and arch in GEMMA:

@@ -81,11 +81,23 @@ static void choose(const float *scores, uint32_t n, uint32_t n_chosen, bool norm
   for (uint32_t i = 0; i < n_chosen; i++) shares[i] /= total;
 }
 
-/* With shares of their own each, which leave scores: the best with what is added for the choice alone. */
-static void choose_sigmoid(float *scores, const struct tl_op *op, const float *added, uint32_t *chosen, float *shares) {
-  float total = 0, best[CPU_MAX_CHOSEN];
+/* Scores become the shares of all experts. */
+static void make_shares(float *scores, const struct tl_op *op) {
+  float most = scores[0], total = 0;
+  for (uint32_t e = 0; e < op->n_experts; e++) most = scores[e] > most ? scores[e] : most;
   for (uint32_t e = 0; e < op->n_experts; e++) {
-    scores[e] = 1 / (1 + expf(-scores[e]));
+    bool sigmoid = op->features & TL_F_SIGMOID;
+    scores[e] = sigmoid ? 1 / (1 + expf(-scores[e])) : expf(scores[e] - most);
+    total += scores[e];
+  }
+  for (uint32_t e = 0; !(op->features & TL_F_SIGMOID) && e < op->n_experts; e++) scores[e] /= total;
+}
+
+/* The best shares with what is added for the choice alone. */
+static void choose_shares(float *scores, const struct tl_op *op, const float *added, uint32_t *chosen, float *shares) {
+  float total = 0, best[CPU_MAX_CHOSEN];
+  make_shares(scores, op);
+  for (uint32_t e = 0; e < op->n_experts; e++) {
     float score = scores[e] + (added ? added[e] : 0);
     uint32_t n = e < op->n_chosen ? e : op->n_chosen, at = n;
     while (at > 0 && score > best[at - 1]) at--;
@@ -101,7 +113,7 @@ static void choose_sigmoid(float *scores, const struct tl_op *op, const float *a
 
 /* A row's experts and their shares. */
 static void route_row(float *scores, const struct tl_op *op, const float *added, uint32_t *chosen, float *shares) {
-  if (op->features & TL_F_SIGMOID) choose_sigmoid(scores, op, added, chosen, shares);
+  if (op->features & (TL_F_SIGMOID | TL_F_CHOICE)) choose_shares(scores, op, added, chosen, shares);
   else choose(scores, op->n_experts, op->n_chosen, op->features & TL_F_NORMALIZED, chosen, shares);
   for (uint32_t i = 0; i < op->n_chosen && op->features & TL_F_FACTOR; i++) shares[i] *= op->factor;
 }
@@ -138,7 +150,7 @@ void cpu_route(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op,
   struct target target = {.y = x->scores, .ldy = x->ld_scores};
   struct cpu_matrix plain = *w;
   uint32_t from, to, n = r->step->n_tokens;
-  if (op->features & TL_F_SIGMOID) plain.bias = NULL; /* it is for the choice alone */
+  if (op->features & (TL_F_SIGMOID | TL_F_CHOICE)) plain.bias = NULL; /* it is for the choice alone */
   cpu_project(r, ticket, &plain, d->h, d->ld_dim, n, &target);
   barrier(r);
   share(r, n, &from, &to);

@@ -18,6 +18,13 @@ static uint32_t tile_entries(const struct tl_op *op, const struct cuda_pass *pas
   return n_choices <= (uint64_t)op->n_experts * TL_CUDA_FEW_ENTRIES ? TL_CUDA_FEW_ENTRIES : TL_CUDA_MANY_ENTRIES;
 }
 
+/* Of shares. What stands behind the experts may have a factor, by which the norm behind it multiplies their sum, too. */
+static float factor_of(const struct cuda_op *op) {
+  float factor = op->from->features & TL_F_FACTOR ? op->from->factor : 1;
+  const struct tl_op *down = op->row_gate ? op->row_gate + 1 : NULL;
+  return down && down->features & TL_F_FACTOR ? factor / down->factor : factor;
+}
+
 int cuda_route(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
   const struct cuda_work *w = &d->work;
   int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, w->h, w->scores, err);
@@ -27,7 +34,7 @@ int cuda_route(struct cuda_device *d, const struct cuda_op *op, const struct cud
                                     .tile_entries = tile_entries(op->from, pass),
                                     .normalized = (op->from->features & TL_F_NORMALIZED) != 0,
                                     .sigmoid = (op->from->features & TL_F_SIGMOID) != 0,
-                                    .factor = op->from->features & TL_F_FACTOR ? op->from->factor : 1, .ld = op->w.ld, .scores = w->scores,
+                                    .choice = (op->from->features & TL_F_CHOICE) != 0, .factor = factor_of(op), .ld = op->w.ld, .scores = w->scores,
                                     .bias = op->w.bias, .tokens = d->device.tokens, .chosen = w->chosen, .shares = w->shares,
                                     .places = w->places, .rows = w->entry_rows, .tiles = w->expert_tiles,
                                     .n_tiles = w->n_expert_tiles};

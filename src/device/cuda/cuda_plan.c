@@ -68,7 +68,7 @@ static const struct {
     [TL_OP_LOGITS] = {1, TL_F_FACTOR | TL_F_SOFTCAP},
     [TL_OP_QK_NORM] = {2, TL_F_PLUS_ONE | TL_F_WHOLE_ROW},
     [TL_OP_NORM_ADD] = {1, TL_F_PLUS_ONE},
-    [TL_OP_ROUTE] = {1, TL_F_NORMALIZED | TL_F_SIGMOID | TL_F_FACTOR},
+    [TL_OP_ROUTE] = {1, TL_F_NORMALIZED | TL_F_SIGMOID | TL_F_CHOICE | TL_F_FACTOR},
     [TL_OP_EXPERTS_UP] = {2, TL_F_CLAMPED},
     [TL_OP_EXPERTS_DOWN] = {1, 0},
     [TL_OP_ROW_GATE] = {0, 0},
@@ -148,9 +148,9 @@ static bool may_follow(const struct cuda_op *before, const struct cuda_op *op) {
     case CUDA_OP_ATTEND: return kind == CUDA_OP_QKV;
     case CUDA_OP_OUT: return kind == CUDA_OP_ATTEND;
     case CUDA_OP_GATED: return kind == (op->row_gate ? CUDA_OP_EXPERTS_DOWN : CUDA_OP_NORM);
-    case CUDA_OP_DOWN: /* the row gate is applied to what it makes, so it must make nothing but the product */
+    case CUDA_OP_DOWN: /* the row gate is applied to what it makes, so it must make nothing but the product; a factor is the norm's */
       if (kind == CUDA_OP_UP) return true;
-      return kind == CUDA_OP_GATED && (!before->row_gate || (!op->from->features && op->from->bias[0] < 0));
+      return kind == CUDA_OP_GATED && (!before->row_gate || (!(op->from->features & ~TL_F_FACTOR) && op->from->bias[0] < 0));
     case CUDA_OP_LOGITS:
     case CUDA_OP_ROUTE: return kind == CUDA_OP_NORM;
     case CUDA_OP_EXPERTS_UP: return kind == CUDA_OP_ROUTE && is_of(op->from, before->from);

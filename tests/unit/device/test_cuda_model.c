@@ -121,6 +121,7 @@ static void test_architectures(void **state) {
       "arch/ernie4_5",
       "arch/seed_oss",
       "arch/olmoe", "arch/minimax_m2",
+      "arch/dots1", "arch/ernie4_5_moe", "arch/granitemoe", "arch/granitemoeshared",
       "arch/gemma"};
   static const uint32_t odd[] = {40, 7, 1, 23};
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) {

@@ -38,18 +38,23 @@ static void close_routing(struct routed *t) {
   for (unsigned i = 0; i < UNIT_COUNT(all); i++) op_free(all[i]);
 }
 
-static double sigmoid_of(const struct routed *t, uint32_t row, uint32_t expert) {
-  return 1 / (1 + exp(-(double)t->scores[(size_t)row * t->a.ld + expert]));
+/* Of experts that are chosen by it. */
+static double share_of(const struct routed *t, uint32_t row, uint32_t expert) {
+  const float *scores = t->scores + (size_t)row * t->a.ld;
+  double total = 0;
+  if (t->a.sigmoid) return 1 / (1 + exp(-(double)scores[expert]));
+  for (uint32_t e = 0; e < t->a.n_experts; e++) total += exp((double)scores[e]);
+  return exp((double)scores[expert]) / total;
 }
 
 static double score(const struct routed *t, uint32_t row, uint32_t expert) {
   float bias = t->a.bias ? t->bias[expert] : 0;
-  if (t->a.sigmoid) return sigmoid_of(t, row, expert) + (double)bias;
+  if (t->a.sigmoid || t->a.choice) return share_of(t, row, expert) + (double)bias;
   return (double)(t->scores[(size_t)row * t->a.ld + expert] + bias);
 }
 
-/* The rounding of sigmoids decides between those that are close. */
-static void check_sigmoids(const struct routed *t, uint32_t row) {
+/* The rounding of shares decides between those that are close. */
+static void check_shares(const struct routed *t, uint32_t row) {
   const struct tl_cuda_route_args *a = &t->a;
   const uint32_t *chosen = a->chosen + (size_t)row * a->n_chosen;
   bool taken[TL_CUDA_MAX_EXPERTS] = {0};
@@ -57,12 +62,12 @@ static void check_sigmoids(const struct routed *t, uint32_t row) {
   for (uint32_t i = 0; i < a->n_chosen; i++) {
     assert_true(chosen[i] < a->n_experts && !taken[chosen[i]]);
     taken[chosen[i]] = true;
-    total += sigmoid_of(t, row, chosen[i]);
+    total += share_of(t, row, chosen[i]);
     for (uint32_t e = 0; e < a->n_experts; e++)
       if (!taken[e]) assert_true(score(t, row, e) <= score(t, row, chosen[i]) + 1e-6);
   }
   for (uint32_t i = 0; i < a->n_chosen; i++) {
-    double want = sigmoid_of(t, row, chosen[i]) / (a->normalized ? total : 1) * (double)a->factor;
+    double want = share_of(t, row, chosen[i]) / (a->normalized ? total : 1) * (double)a->factor;
     assert_true(fabs((double)a->shares[row * a->n_chosen + i] - want) < 2e-6);
   }
 }
@@ -123,14 +128,15 @@ static void check_entries(const struct routed *t) {
   free(expert_of);
 }
 
-static void check_routing(const struct routing *r, bool sigmoid) {
+static void check_routing(const struct routing *r, bool sigmoid, bool choice) {
   struct routed t;
   open_routing(r, &t);
   t.a.sigmoid = sigmoid;
-  t.a.factor = sigmoid ? 1.75f : 1;
+  t.a.choice = choice;
+  t.a.factor = sigmoid || choice ? 1.75f : 1;
   assert_int_equal(op_run(tl_cuda_route(&t.a, NULL)), 0);
   for (uint32_t row = 0; row < r->n; row++)
-    if (t.tokens[row] != -1) (sigmoid ? check_sigmoids : check_row)(&t, row);
+    if (t.tokens[row] != -1) (sigmoid || choice ? check_shares : check_row)(&t, row);
   check_entries(&t);
   close_routing(&t);
 }
@@ -143,10 +149,10 @@ static void test_routing(void **state) {
       {33, 1024, 64, 0, 1024, 8, 1, false, true}, {20, 12, 3, 4, 4, 8, 1, false, false}, {90, 9, 2, 6, 3, 64, 0, true, true},
       {3, 1, 1, 0, 1, 8, 0, false, false},      {4, 6, 1, 5, 1, 8, 1, false, false},
   };
-  for (unsigned i = 0; i < UNIT_COUNT(all); i++) check_routing(&all[i], false);
-  const struct routing sigmoids[] = {{9, 128, 8, 0, 128, 8, 1, true, false}, {80, 31, 3, 0, 31, 64, 0, false, false},
+  for (unsigned i = 0; i < UNIT_COUNT(all); i++) check_routing(&all[i], false, false);
+  const struct routing shares[] = {{9, 128, 8, 0, 128, 8, 1, true, false}, {80, 31, 3, 0, 31, 64, 0, false, false},
                                      {4, 12, 12, 4, 4, 8, 1, true, false}};
-  for (unsigned i = 0; i < UNIT_COUNT(sigmoids); i++) check_routing(&sigmoids[i], true);
+  for (unsigned i = 0; i < 2 * UNIT_COUNT(shares); i++) check_routing(&shares[i / 2], i % 2, !(i % 2));
 }
 
 /* Scores that are no numbers, or infinite: the choices are experts all the same, each once, numbers first. */

@@ -111,6 +111,13 @@ static void test_class_defaults(void **state) {
   assert_true(c.num_key_value_heads == 16 && !c.norm_topk_prob && c.n_shared_experts == 0);
   assert_int_equal(read_texts(OF("OlmoeForCausalLM", ""), NULL, &c, &err), TL_OK);
   assert_true(!c.norm_topk_prob && c.n_shared_experts == 0);
+  assert_int_equal(read_texts(OF("Ernie4_5_MoeForCausalLM", ""), NULL, &c, &err), TL_OK);
+  assert_true(c.num_key_value_heads == 4 && c.head_dim == 4 && c.rope_theta == 5e5 && c.rms_norm_eps == 1e-5);
+  assert_true(c.n_experts == 64 && c.n_chosen == 6 && c.expert_size == 1536 && c.n_shared_experts == 2 && c.first_dense == 1);
+  assert_int_equal(read_texts(OF("GraniteMoeSharedForCausalLM", ""), NULL, &c, &err), TL_OK);
+  assert_true(c.n_experts == 8 && c.n_chosen == 2 && c.shared_expert_size == 0);
+  assert_int_equal(read_texts(OF("Dots1ForCausalLM", ",\"num_attention_heads\":32"), NULL, &c, &err), TL_OK);
+  assert_true(c.num_key_value_heads == 32 && c.sliding_window == 4096 && c.max_window_layers == 62 && !c.norm_topk_prob);
   assert_int_equal(read_texts(OF("MiniMaxM2ForCausalLM", ""), NULL, &c, &err), TL_OK);
   assert_true(c.num_key_value_heads == 8 && c.head_dim == 128 && c.rope_theta == 5e6 && c.n_experts == 256 && c.n_chosen == 8);
   assert_int_equal(model_n_rotated(&c), 128);

@@ -267,6 +267,27 @@ static void test_window_pattern(void **state) {
   }
 }
 
+/* dots.llm1: layers from max_window_layers on. */
+static void test_late_windows(void **state) {
+  (void)state;
+  static const struct {
+    const char *to;
+    unsigned n_windows;
+  } cases[] = {{"\"sliding_window\": null", 0}, {"\"other\": null", 0}, {"\"max_window_layers\":1,\"sliding_window\":9,\"other\":1", 2}};
+  for (size_t i = 0; i < UNIT_COUNT(cases); i++) {
+    struct tl_model *m;
+    struct tl_error err = {0};
+    unsigned n_windows = 0;
+    assert_true(copy_changed(unit_open_golden("arch/dots1/config.json"), folder, "config.json", "\"max_window_layers\"", "\"more\""));
+    assert_true(copy_changed(unit_open_golden("arch/dots1/model.safetensors"), folder, "model.safetensors", NULL, NULL));
+    change_config("\"sliding_window\": null", cases[i].to);
+    if (tl_model_load(folder, &m, &err) < 0) fail_msg("%s", err.message);
+    for (uint32_t k = 0; k < m->n_ops; k++) n_windows += (m->plan[k].features & TL_F_WINDOW) != 0;
+    assert_int_equal(n_windows, cases[i].n_windows);
+    tl_model_free(m);
+  }
+}
+
 /* --- models of pictures, too ---------------------------------------------------------------------------- */
 
 #define NESTED(more, text) \
@@ -413,7 +434,7 @@ static void test_no_weights(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_window_pattern), cmocka_unit_test(test_nested),       cmocka_unit_test(test_nested_packed_head), cmocka_unit_test(test_nested_refused),
+      cmocka_unit_test(test_window_pattern), cmocka_unit_test(test_late_windows), cmocka_unit_test(test_nested),       cmocka_unit_test(test_nested_packed_head), cmocka_unit_test(test_nested_refused),
       cmocka_unit_test(test_plan),         cmocka_unit_test(test_biases_and_tied_head), cmocka_unit_test(test_tensors_that_do_not_fit),
       cmocka_unit_test(test_architectures), cmocka_unit_test(test_shards),              cmocka_unit_test(test_no_weights),
   };

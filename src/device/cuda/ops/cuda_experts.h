@@ -41,6 +41,7 @@ struct tl_cuda_route_args {
   uint32_t tile_entries;
   int normalized;          /* shares sum up to 1; else they are of a softmax over all experts, or sigmoids as they are */
   int sigmoid;             /* shares are sigmoids of scores, and bias is added to them for the choice alone */
+  int choice;              /* shares are of a softmax over all experts, and bias is likewise for the choice alone */
   float factor;            /* of shares */
   uint32_t ld;             /* floats from row to row, at least n_experts */
   const float *scores;     /* (n, ld) */

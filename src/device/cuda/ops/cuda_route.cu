@@ -20,10 +20,31 @@ TL_DEVICE float sigmoid(float v) {
   return 1 / (1 + expf(-v));
 }
 
+struct softmax {
+  float most, total;
+};
+
+/* Of a row's scores, by a warp. */
+TL_DEVICE softmax softmax_of(const tl_cuda_route_args &a, uint32_t row) {
+  const float *scores = a.scores + (uint64_t)row * a.ld;
+  softmax s = {scores[0], 0};
+  for (uint32_t e = lane_index(); e < a.n_experts; e += 32) s.most = fmaxf(s.most, scores[e]);
+  for (unsigned mask = 16; mask; mask /= 2) s.most = fmaxf(s.most, shuffle_xor(s.most, mask));
+  for (uint32_t e = lane_index(); e < a.n_experts; e += 32) s.total += expf(scores[e] - s.most);
+  s.total = warp_sum(s.total);
+  return s;
+}
+
+/* Of an expert that is chosen by its share. */
+TL_DEVICE float share_of(const tl_cuda_route_args &a, uint32_t row, uint32_t expert, const softmax &s) {
+  float score = a.scores[(uint64_t)row * a.ld + expert];
+  return a.sigmoid ? sigmoid(score) : expf(score - s.most) / s.total;
+}
+
 /* By what experts are chosen. */
-TL_DEVICE float key_of(const tl_cuda_route_args &a, uint32_t row, uint32_t expert) {
-  if (!a.sigmoid) return score_of(a, row, expert);
-  return sigmoid(a.scores[(uint64_t)row * a.ld + expert]) + (a.bias ? a.bias[expert] : 0);
+TL_DEVICE float key_of(const tl_cuda_route_args &a, uint32_t row, uint32_t expert, const softmax &s) {
+  if (!a.sigmoid && !a.choice) return score_of(a, row, expert);
+  return share_of(a, row, expert, s) + (a.bias ? a.bias[expert] : 0);
 }
 
 /* Larger is better; no two experts have the same. */
@@ -32,7 +53,7 @@ TL_DEVICE uint64_t rank_of(float score, uint32_t expert) {
   return (uint64_t)(score == score ? key : 0) << 32 | ~expert;
 }
 
-TL_DEVICE uint64_t warp_max(uint64_t v) {
+TL_DEVICE uint64_t warp_best(uint64_t v) {
   for (unsigned mask = 16; mask; mask /= 2) {
     uint64_t other = shuffle_xor(v, mask);
     v = other > v ? other : v;
@@ -44,25 +65,26 @@ TL_DEVICE uint64_t warp_max(uint64_t v) {
 TL_DEVICE void choose(const tl_cuda_route_args &a, uint32_t row) {
   uint64_t at = (uint64_t)row * a.n_chosen, before = UINT64_MAX;
   float best = 0, total = 0;
-  bool padding = a.tokens[row] == -1;
+  bool padding = a.tokens[row] == -1, by_share = a.sigmoid || a.choice;
+  softmax soft = a.choice ? softmax_of(a, row) : softmax{0, 1};
   for (uint32_t i = 0; i < a.n_chosen; i++) {
     uint64_t top = 0;
     for (uint32_t e = lane_index(); e < a.n_experts && !padding; e += 32) {
-      uint64_t rank = rank_of(key_of(a, row, e), e);
+      uint64_t rank = rank_of(key_of(a, row, e, soft), e);
       if (rank < before && rank > top) top = rank;
     }
-    before = warp_max(top);
+    before = warp_best(top);
     uint32_t expert = padding ? TL_CUDA_NO_ENTRY : ~(uint32_t)before;
-    float score = padding ? 0 : a.sigmoid ? a.scores[(uint64_t)row * a.ld + expert] : score_of(a, row, expert);
+    float score = padding || by_share ? 0 : score_of(a, row, expert);
     if (i == 0) best = score;
-    float share = a.sigmoid ? sigmoid(score) : expf(score - best);
+    float share = by_share && !padding ? share_of(a, row, expert, soft) : expf(score - best);
     total += share;
     if (lane_index() > 0) continue;
     a.chosen[at + i] = expert;
     a.shares[at + i] = share;
   }
-  if (!a.normalized && a.sigmoid) total = 1;
-  if (!a.normalized && !a.sigmoid && !padding) {
+  if (!a.normalized && by_share) total = 1;
+  if (!a.normalized && !by_share && !padding) {
     total = 0;
     for (uint32_t e = lane_index(); e < a.n_experts; e += 32) total += expf(score_of(a, row, e) - best);
     total = warp_sum(total);
