@@ -213,6 +213,17 @@ static int check(const struct maker *k) {
   return k->experts ? arch_experts_check(k->m, k->experts, c, k->err) : TL_OK;
 }
 
+/* Whether the output matrix is the embeddings'. One that is said to be but is in the files with other values is taken, as transformers
+ * does. */
+static bool is_tied(const struct maker *k, int32_t embed) {
+  const struct model *m = k->m;
+  if (m->gguf || !packed_is_there(m, "lm_head.")) return k->c->tie_word_embeddings || (is(k, ARCH_TIED) && !m->gguf);
+  int32_t head = model_find_tensor(m, "lm_head.weight");
+  const struct tl_tensor *a = &m->tensors[embed], *b = head < 0 ? NULL : &m->tensors[head];
+  if (!k->c->tie_word_embeddings || !b || a->packed || a->dtype != b->dtype || a->bytes != b->bytes) return false;
+  return memcmp(a->data, b->data, a->bytes) == 0;
+}
+
 int arch_decoder_plan(struct model *m, const struct architecture *a, const struct hf_config *c, const struct hf_pooling *pooling,
                       float rope_factor, struct tl_error *err) {
   struct maker k = {m, a, c, arch_experts_of(a), (uint64_t)c->hidden_size, (uint64_t)(c->num_attention_heads * c->head_dim),
@@ -233,8 +244,7 @@ int arch_decoder_plan(struct model *m, const struct architecture *a, const struc
   if (r == TL_OK) r = final_norm(&k);
   if (r < 0) return r;
   if (m->model.pooling != TL_POOL_NONE) return arch_vector_plan(m, pooling, err);
-  bool tied = c->tie_word_embeddings || (is(&k, ARCH_TIED) && !m->gguf && !packed_is_there(m, "lm_head."));
-  int32_t output = tied ? embed : plan_tensor(m, err, k.vocab, k.dim, "lm_head.weight");
+  int32_t output = is_tied(&k, embed) ? embed : plan_tensor(m, err, k.vocab, k.dim, "lm_head.weight");
   if (output < 0) return output;
   op = plan_add(m, TL_OP_LOGITS, 0);
   op->weight[0] = output;

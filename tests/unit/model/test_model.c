@@ -267,6 +267,25 @@ static void test_window_pattern(void **state) {
   }
 }
 
+/* An output matrix that is said to be the embeddings', and is in the files, too. */
+static void test_tied_head(void **state) {
+  (void)state;
+  for (int differs = 0; differs < 2; differs++) {
+    struct tl_model *m;
+    struct tl_error err = {0};
+    char path[200];
+    write_llama(CONFIG(",\"tie_word_embeddings\":true"), false, true);
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    FILE *file = fopen(path, "r+b");
+    assert_int_equal(fseek(file, differs ? -1 : 0, SEEK_END), 0);
+    if (differs) assert_int_equal(fputc(1, file), 1); /* the matrix lies last */
+    fclose(file);
+    if (tl_model_load(folder, &m, &err) < 0) fail_msg("%s", err.message);
+    assert_string_equal(name_of(m, m->plan[m->n_ops - 1].weight[0]), differs ? "lm_head.weight" : "model.embed_tokens.weight");
+    tl_model_free(m);
+  }
+}
+
 /* dots.llm1: layers from max_window_layers on. */
 static void test_late_windows(void **state) {
   (void)state;
@@ -434,7 +453,7 @@ static void test_no_weights(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_window_pattern), cmocka_unit_test(test_late_windows), cmocka_unit_test(test_nested),       cmocka_unit_test(test_nested_packed_head), cmocka_unit_test(test_nested_refused),
+      cmocka_unit_test(test_window_pattern), cmocka_unit_test(test_late_windows), cmocka_unit_test(test_tied_head), cmocka_unit_test(test_nested),       cmocka_unit_test(test_nested_packed_head), cmocka_unit_test(test_nested_refused),
       cmocka_unit_test(test_plan),         cmocka_unit_test(test_biases_and_tied_head), cmocka_unit_test(test_tensors_that_do_not_fit),
       cmocka_unit_test(test_architectures), cmocka_unit_test(test_shards),              cmocka_unit_test(test_no_weights),
   };
