@@ -17,6 +17,7 @@ enum {
   GLOBAL_FIRST = 1 << 7, /* sliding_window_pattern: the first of so many layers has no window, not the last */
   WHOLE_FACTOR = 1 << 8, /* rope.scaling.attn_factor has YaRN's own in it */
   SIGMOID = 1 << 9,    /* shares of experts are sigmoids */
+  GROWS = 1 << 10,     /* queries grow with positions, and YaRN has an mscale */
 };
 
 /* A new architecture is a new row: general.architecture, the class that transformers has for it, and
@@ -50,6 +51,7 @@ static const struct known {
     {"exaone4", "Exaone4ForCausalLM", WINDOWS, 0, 0, 0, 0},
     {"glm4moe", "Glm4MoeForCausalLM", PARTIAL | EXPERTS | SIGMOID, 0, 0, 0, 0},
     {"minimax-m2", "MiniMaxM2ForCausalLM", PARTIAL | EXPERTS | SIGMOID, 0, 0, 0, 0},
+    {"mistral3", "Ministral3ForCausalLM", PAIRED | GROWS, 0, 0, 0, 0},
     {"ernie4_5-moe", "Ernie4_5_MoeForCausalLM", EXPERTS, 0, 0, 0, 0},
     {"dots1", "Dots1ForCausalLM", EXPERTS | SIGMOID, 0, 0, 0, 0},
     {"granitemoe", "GraniteMoeSharedForCausalLM", PAIRED | EXPERTS, 0, 0, 0, 0},
@@ -232,6 +234,20 @@ static int read_rope_factor(const struct tl_gguf *g, const struct known *a, stru
   return TL_OK;
 }
 
+/* Ministral 3's. Files of Mistral Small may say the same architecture, and have neither. */
+static int read_growth(const struct tl_gguf *g, const struct known *a, struct hf_config *c, struct tl_error *err) {
+  char key[128];
+  if (!(a->traits & GROWS)) return TL_OK;
+  key_name(a->name, "attention.temperature_scale", key, sizeof key);
+  if (has(g, key) && (!tl_gguf_number(g, key, &c->llama_4_scaling_beta) || !(c->llama_4_scaling_beta >= 0)))
+    return unsupported(g, key, err, "expected a number from 0");
+  key_name(a->name, "rope.scaling.yarn_log_multiplier", key, sizeof key);
+  if (!has(g, key)) return TL_OK;
+  c->mscale = 1;
+  if (tl_gguf_number(g, key, &c->mscale_all_dim) && c->mscale_all_dim >= 0 && c->mscale_all_dim <= 1e3) return TL_OK;
+  return unsupported(g, key, err, "expected 0 to 1000");
+}
+
 /* What this reader knows that it does not do. */
 static int check_rest(const struct tl_gguf *g, const struct known *a, struct hf_config *c, struct tl_error *err) {
   char key[128];
@@ -352,6 +368,7 @@ int gguf_read_config(const struct tl_gguf *g, struct hf_config *c, bool *ret_pai
   if (a->traits & GLOBAL_FIRST) take_local(c);
   if (r == TL_OK) r = read_rope_type(g, a->name, c, err);
   if (r == TL_OK) r = read_rope_factor(g, a, c, err);
+  if (r == TL_OK) r = read_growth(g, a, c, err);
   if (r == TL_OK) r = check_rest(g, a, c, err);
   return r == TL_OK ? hf_config_check(c, g->file.name, err) : r;
 }

@@ -235,6 +235,9 @@ static int read_generation(const char *folder, struct hf_config *config, struct 
 }
 
 int hf_config_check(struct hf_config *c, const char *file, struct tl_error *err) {
+  bool grows = c->llama_4_scaling_beta > 0 && c->original_max_position_embeddings > 0;
+  if (grows && c->original_max_position_embeddings < c->max_position_embeddings)
+    c->max_position_embeddings = c->original_max_position_embeddings;
   if (!c->num_key_value_heads) c->num_key_value_heads = c->num_attention_heads;
   if (!c->head_dim) {
     if (c->hidden_size % c->num_attention_heads)
@@ -364,9 +367,6 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   if (r == TL_OK) r = read_keys("config.json", keys, sizeof keys / sizeof *keys, text, ret, err);
   take_nulls(ret, text);
   if (r == TL_OK) r = read_rope(ret, text, &rope, err);
-  bool grows = ret->llama_4_scaling_beta > 0 && ret->original_max_position_embeddings > 0;
-  if (grows && ret->original_max_position_embeddings < ret->max_position_embeddings)
-    ret->max_position_embeddings = ret->original_max_position_embeddings;
   if (r == TL_OK) r = hf_config_read_lists(ret, text, rope, err);
   json_t *quantization = json_object_get(object, "quantization_config");
   if (!quantization) quantization = json_object_get(text, "quantization_config");

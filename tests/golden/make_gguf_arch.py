@@ -24,11 +24,11 @@ MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_
           "stablelm": A.STABLELM, "glm4": A.GLM4, "olmoe": A.OLMOE, "seed_oss": A.SEED_OSS, "ernie4_5": A.ERNIE4_5, "exaone4": A.EXAONE4,
           "exaone4_small": A.EXAONE4, "mixtral": A.LLAMA, "qwen2_moe": A.QWEN2MOE, "qwen3_moe": A.QWEN3MOE,
           "gpt_oss_mxfp4": A.GPT_OSS, "gemma3_vision": A.GEMMA3, "mistral3": A.LLAMA, "qwen2_5_vl": A.QWEN2VL, "qwen3_vl": A.QWEN3VL,
-          "qwen3_vl_moe": A.QWEN3VLMOE, "glm4_moe": A.GLM4_MOE, "minimax_m2": A.MINIMAXM2, "dots1": A.DOTS1,
+          "qwen3_vl_moe": A.QWEN3VLMOE, "glm4_moe": A.GLM4_MOE, "minimax_m2": A.MINIMAXM2, "ministral3": A.MISTRAL3, "dots1": A.DOTS1,
           "ernie4_5_moe": A.ERNIE4_5_MOE, "granitemoe": A.GRANITE_MOE, "granitemoeshared": A.GRANITE_MOE}
 TEXT_DEFAULTS = dict(num_attention_heads=8, num_key_value_heads=4, query_pre_attn_scalar=256)  # Gemma 3's
 PARTS = {"w1": "gate", "w3": "up", "w2": "down", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
-PAIRED = (A.LLAMA, A.OLMOE, A.SMOLLM3, A.GRANITE, A.GRANITE_MOE)
+PAIRED = (A.LLAMA, A.OLMOE, A.SMOLLM3, A.GRANITE, A.GRANITE_MOE, A.MISTRAL3)
 GEMMA = (A.GEMMA, A.GEMMA2, A.GEMMA3)
 
 
@@ -54,7 +54,7 @@ def add_keys(out, arch, config, head_dim):
     out.add_eos_token_id(2)
     if arch != A.GEMMA2:  # its converter leaves the default
         out.add_rope_freq_base(full["rope_theta"])
-    if arch in (A.LLAMA, A.SMOLLM3, A.GRANITE, A.PHI3, A.STABLELM, A.GLM4, A.GLM4_MOE, A.MINIMAXM2, A.GRANITE_MOE):
+    if arch in (A.LLAMA, A.SMOLLM3, A.GRANITE, A.PHI3, A.STABLELM, A.GLM4, A.GLM4_MOE, A.MINIMAXM2, A.GRANITE_MOE, A.MISTRAL3):
         out.add_rope_dimension_count(config.get("rotary_dim") or int(head_dim * full.get("partial_rotary_factor", 1)))
     add_rope(out, arch, config, full)
     if arch in (A.QWEN2VL, A.QWEN3VL, A.QWEN3VLMOE):
@@ -162,6 +162,9 @@ def add_rope(out, arch, config, rope):
         out.add_rope_scaling_factor(rope["factor"])
     if kind == "yarn":
         out.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if arch == A.MISTRAL3:
+        out.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+        out.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
     if "attention_factor" in rope and kind == "yarn":
         out.add_rope_scaling_attn_factors(rope["attention_factor"])
     if kind == "longrope":  # without its type, as files were written until 2025

@@ -68,7 +68,9 @@ static int read_config(const char *architecture, unsigned layers, const struct e
   int r = tl_gguf_open(path, &g, err);
   if (r < 0) fail_msg("%s", err->message);
   r = gguf_read_config(g, c, &paired, err);
-  bool expected = strcmp(architecture, "llama") == 0 || strcmp(architecture, "smollm3") == 0 || strcmp(architecture, "granite") == 0;
+  static const char *const in_pairs[] = {"llama", "smollm3", "granite", "granitemoe", "mistral3"};
+  bool expected = false;
+  for (unsigned i = 0; i < UNIT_COUNT(in_pairs); i++) expected |= strcmp(architecture, in_pairs[i]) == 0;
   if (r == TL_OK) assert_int_equal(paired, expected);
   tl_gguf_close(g);
   return r;
@@ -83,7 +85,7 @@ static void taken(const char *architecture, unsigned layers, const struct extra 
 static void test_defaults(void **state) {
   (void)state;
   static const char *const names[] = {"llama", "qwen2", "qwen3", "smollm3", "phi3", "gemma2",
-                                      "gemma3", "olmo2", "granite", "stablelm", "glm4"};
+                                      "gemma3", "olmo2", "granite", "stablelm", "glm4", "mistral3", "minimax-m2", "dots1", "ernie4_5-moe", "granitemoe"};
   static struct hf_config c;
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
     taken(names[i], 2, NULL, 0, &c);
@@ -186,6 +188,8 @@ static void test_refused(void **state) {
       {"modern-bert", {.key = "modern-bert.attention.sliding_window_pattern", .number = 0}, "expected 1 to 1000"},
       {"glm4moe", {.key = "glm4moe.expert_gating_func", .number = 1}, "glm4moe.expert_gating_func: expected 2"},
       {"qwen3moe", {.key = "qwen3moe.expert_gating_func", .number = 2}, "qwen3moe.expert_gating_func: 2 (sigmoid) is not supported"},
+      {"mistral3", {.key = "mistral3.attention.temperature_scale", .is_float = true, .number = -1}, "expected a number from 0"},
+      {"mistral3", {.key = "mistral3.rope.scaling.yarn_log_multiplier", .is_float = true, .number = NAN}, "expected 0 to 1000"},
       {"glm4moe", {.key = "glm4moe.nextn_predict_layers", .number = 2}, "glm4moe.nextn_predict_layers: expected less than block_count"},
       {"jina-bert-v2", {.key = "a", .number = 1}, "'jina-bert-v2' is not known; `tokenlane models --supported` lists"},
   };
