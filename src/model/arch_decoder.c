@@ -14,6 +14,7 @@ struct maker {
   const struct architecture *a;
   const struct hf_config *c;
   const struct arch_experts *experts; /* NULL: it has none */
+  const struct arch_blocks *blocks;
   uint64_t dim, q, kv, ffn, vocab;
   float rope_factor;
   struct tl_error *err;
@@ -21,6 +22,10 @@ struct maker {
 
 static bool is(const struct maker *k, uint32_t trait) {
   return k->a->traits & trait;
+}
+
+static bool has(const struct maker *k, uint32_t trait) {
+  return k->blocks->traits & trait;
 }
 
 /* GGUF's weights of norms have the 1 in them already. */
@@ -69,7 +74,7 @@ static int norm(struct maker *k, enum tl_op_kind kind, uint32_t layer, const cha
   op->features |= norm_features(k);
   op->weight[0] = plan_tensor(k->m, k->err, k->dim, 0, "model.layers.%u.%s.weight", layer, name);
   if (op->weight[0] < 0) return op->weight[0];
-  if (!is(k, ARCH_LAYER_NORM)) return TL_OK;
+  if (!is(k, ARCH_LAYER_NORM) || has(k, BLOCK_NORM_UNBIASED)) return TL_OK;
   op->bias[0] = plan_tensor(k->m, k->err, k->dim, 0, "model.layers.%u.%s.bias", layer, name);
   return op->bias[0] < 0 ? op->bias[0] : TL_OK;
 }
@@ -80,7 +85,7 @@ static int final_norm(struct maker *k) {
   op->features |= norm_features(k);
   op->weight[0] = plan_tensor(k->m, k->err, k->dim, 0, "model.norm.weight");
   if (op->weight[0] < 0) return op->weight[0];
-  if (!is(k, ARCH_LAYER_NORM)) return TL_OK;
+  if (!is(k, ARCH_LAYER_NORM) || has(k, BLOCK_NORM_UNBIASED)) return TL_OK;
   op->bias[0] = plan_tensor(k->m, k->err, k->dim, 0, "model.norm.bias");
   return op->bias[0] < 0 ? op->bias[0] : TL_OK;
 }
@@ -157,43 +162,74 @@ static int attend(struct maker *k, uint32_t layer) {
   return op->weight[0] < 0 ? op->weight[0] : TL_OK;
 }
 
-static int attention(struct maker *k, uint32_t layer) {
+/* From the normed row to what its heads make of it. */
+static int heads(struct maker *k, uint32_t layer) {
   const uint64_t rows[] = {k->q, k->kv, k->kv};
   bool bias = is(k, ARCH_QKV_BIAS) || k->c->attention_bias || (is(k, ARCH_LAYER_NORM) && k->c->use_qkv_bias) ||
               (is(k, ARCH_QKV_BIAS_KEY) && k->c->qkv_bias);
-  int r = norm(k, TL_OP_RMSNORM, layer, k->a->pre_attention);
   struct tl_op *op = plan_add(k->m, TL_OP_QKV, layer);
+  int r = TL_OK;
   if (is(k, ARCH_FUSED_QKV)) {
-    if (r == TL_OK) r = fused(k, op, rows, 3, "self_attn.qkv_proj");
+    r = fused(k, op, rows, 3, "self_attn.qkv_proj");
   } else {
-    if (r == TL_OK) r = project(k, op, 0, k->q, k->dim, bias, "self_attn.q_proj");
+    r = project(k, op, 0, k->q, k->dim, bias, "self_attn.q_proj");
     if (r == TL_OK) r = project(k, op, 1, k->kv, k->dim, bias, "self_attn.k_proj");
     if (r == TL_OK) r = project(k, op, 2, k->kv, k->dim, bias, "self_attn.v_proj");
   }
   if (r == TL_OK) r = qk_norm(k, layer);
-  if (r == TL_OK) r = attend(k, layer);
-  op = plan_add(k->m, TL_OP_ATTN_OUT, layer);
+  return r == TL_OK ? attend(k, layer) : r;
+}
+
+static int attention_out(struct maker *k, uint32_t layer) {
+  struct tl_op *op = plan_add(k->m, TL_OP_ATTN_OUT, layer);
   bool out_bias = k->c->attention_bias && !is(k, ARCH_NO_OUT_BIAS);
-  if (r == TL_OK) r = project(k, op, 0, k->dim, k->q, out_bias, "self_attn.o_proj");
+  int r = project(k, op, 0, k->dim, k->q, out_bias, "self_attn.o_proj");
   return r == TL_OK ? end_block(k, op, k->a->post_attention) : r;
 }
 
-static int mlp(struct maker *k, uint32_t layer) {
+static int attention(struct maker *k, uint32_t layer) {
+  int r = norm(k, TL_OP_RMSNORM, layer, k->a->pre_attention);
+  if (r == TL_OK) r = heads(k, layer);
+  return r == TL_OK ? attention_out(k, layer) : r;
+}
+
+static int mlp_up(struct maker *k, uint32_t layer) {
   const uint64_t rows[] = {k->ffn, k->ffn};
   bool bias = k->c->mlp_bias;
-  int r = norm(k, TL_OP_RMSNORM, layer, k->a->pre_mlp);
-  if (arch_experts_in(k->experts, k->c, layer)) return r == TL_OK ? arch_experts_plan(k->m, k->experts, k->c, layer, k->err) : r;
   struct tl_op *op = plan_add(k->m, TL_OP_GATED_UP, layer);
   if (is(k, ARCH_GELU)) op->features |= TL_F_GELU_TANH;
-  if (is(k, ARCH_FUSED_UP)) {
-    if (r == TL_OK) r = fused(k, op, rows, 2, "mlp.gate_up_proj");
-  } else {
-    if (r == TL_OK) r = project(k, op, 0, k->ffn, k->dim, bias, "mlp.gate_proj");
-    if (r == TL_OK) r = project(k, op, 1, k->ffn, k->dim, bias, "mlp.up_proj");
-  }
-  op = plan_add(k->m, TL_OP_MLP_DOWN, layer);
-  if (r == TL_OK) r = project(k, op, 0, k->dim, k->ffn, bias, "mlp.down_proj");
+  if (is(k, ARCH_FUSED_UP)) return fused(k, op, rows, 2, "mlp.gate_up_proj");
+  int r = project(k, op, 0, k->ffn, k->dim, bias, "mlp.gate_proj");
+  return r == TL_OK ? project(k, op, 1, k->ffn, k->dim, bias, "mlp.up_proj") : r;
+}
+
+static int mlp_down(struct maker *k, uint32_t layer) {
+  struct tl_op *op = plan_add(k->m, TL_OP_MLP_DOWN, layer);
+  int r = project(k, op, 0, k->dim, k->ffn, k->c->mlp_bias, "mlp.down_proj");
   return r == TL_OK ? end_block(k, op, k->a->post_mlp) : r;
+}
+
+static int mlp(struct maker *k, uint32_t layer) {
+  int r = norm(k, TL_OP_RMSNORM, layer, k->a->pre_mlp);
+  if (arch_experts_in(k->experts, k->c, layer)) return r == TL_OK ? arch_experts_plan(k->m, k->experts, k->c, layer, k->err) : r;
+  if (r == TL_OK) r = mlp_up(k, layer);
+  return r == TL_OK ? mlp_down(k, layer) : r;
+}
+
+/* What both have read is not needed when the first sum is added; the copy stands where backends add that. */
+static int parallel(struct maker *k, uint32_t layer) {
+  int r = norm(k, TL_OP_RMSNORM, layer, k->a->pre_attention);
+  if (r == TL_OK) r = heads(k, layer);
+  if (r == TL_OK) r = mlp_up(k, layer);
+  if (r == TL_OK) r = attention_out(k, layer);
+  if (r == TL_OK) r = norm(k, TL_OP_COPY, layer, NULL);
+  return r == TL_OK ? mlp_down(k, layer) : r;
+}
+
+static int layer_plan(struct maker *k, uint32_t layer) {
+  if (has(k, BLOCK_PARALLEL)) return parallel(k, layer);
+  int r = attention(k, layer);
+  return r == TL_OK ? mlp(k, layer) : r;
 }
 
 /* What models of a row may ask for that is not done here. */
@@ -207,6 +243,8 @@ static int check(const struct maker *k) {
   const char *no = c->use_bidirectional_attention ? "use_bidirectional_attention" : c->attention_out_bias ? "attention_out_bias"
                    : c->clip_qkv > 0 ? "clip_qkv" : NULL;
   if (no) return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: %s: is not supported", no);
+  if (has(k, BLOCK_PARALLEL) && c->use_qk_norm)
+    return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: use_qk_norm: is not supported for this architecture");
   if (is(k, ARCH_LAYER_NORM) && (c->qk_layernorm || c->use_parallel_residual))
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: %s: is not supported",
                         c->qk_layernorm ? "qk_layernorm" : "use_parallel_residual");
@@ -226,7 +264,7 @@ static bool is_tied(const struct maker *k, int32_t embed) {
 
 int arch_decoder_plan(struct model *m, const struct architecture *a, const struct hf_config *c, const struct hf_pooling *pooling,
                       float rope_factor, struct tl_error *err) {
-  struct maker k = {m, a, c, arch_experts_of(a), (uint64_t)c->hidden_size, (uint64_t)(c->num_attention_heads * c->head_dim),
+  struct maker k = {m, a, c, arch_experts_of(a), arch_blocks_of(a), (uint64_t)c->hidden_size, (uint64_t)(c->num_attention_heads * c->head_dim),
                     (uint64_t)(c->num_key_value_heads * c->head_dim), (uint64_t)c->intermediate_size,
                     (uint64_t)c->vocab_size, rope_factor, err};
   int r = check(&k);
@@ -237,10 +275,8 @@ int arch_decoder_plan(struct model *m, const struct architecture *a, const struc
   op->weight[0] = embed;
   if (is(&k, ARCH_EMBED_SCALE)) multiply(op, sqrt((double)c->hidden_size));
   if (is(&k, ARCH_MULTIPLIERS)) multiply(op, c->embedding_multiplier);
-  for (uint32_t layer = 0; layer < (uint32_t)c->num_hidden_layers && r == TL_OK; layer++) {
-    r = attention(&k, layer);
-    if (r == TL_OK) r = mlp(&k, layer);
-  }
+  for (uint32_t layer = 0; layer < (uint32_t)c->num_hidden_layers && r == TL_OK; layer++)
+    r = layer_plan(&k, layer);
   if (r == TL_OK) r = final_norm(&k);
   if (r < 0) return r;
   if (m->model.pooling != TL_POOL_NONE) return arch_vector_plan(m, pooling, err);
@@ -249,6 +285,7 @@ int arch_decoder_plan(struct model *m, const struct architecture *a, const struc
   op = plan_add(m, TL_OP_LOGITS, 0);
   op->weight[0] = output;
   if (is(&k, ARCH_MULTIPLIERS)) multiply(op, 1 / c->logits_scaling);
+  if (has(&k, BLOCK_LOGIT_SCALE)) multiply(op, c->logits_scaling);
   if (is(&k, ARCH_SOFTCAPS)) cap(op, c->final_logit_softcapping);
   return TL_OK;
 }

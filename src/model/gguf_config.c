@@ -51,6 +51,8 @@ static const struct known {
     {"exaone4", "Exaone4ForCausalLM", WINDOWS, 0, 0, 0, 0},
     {"glm4moe", "Glm4MoeForCausalLM", PARTIAL | EXPERTS | SIGMOID, 0, 0, 0, 0},
     {"minimax-m2", "MiniMaxM2ForCausalLM", PARTIAL | EXPERTS | SIGMOID, 0, 0, 0, 0},
+    {"command-r", "CohereForCausalLM", 0, 0, 0, 0, 0},
+    {"cohere2", "Cohere2ForCausalLM", WINDOWS, 0, 0, 0, 0},
     {"mistral3", "Ministral3ForCausalLM", PAIRED | GROWS, 0, 0, 0, 0},
     {"ernie4_5-moe", "Ernie4_5_MoeForCausalLM", EXPERTS, 0, 0, 0, 0},
     {"dots1", "Dots1ForCausalLM", EXPERTS | SIGMOID, 0, 0, 0, 0},

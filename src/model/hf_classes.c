@@ -29,6 +29,8 @@ static const struct class {
     {"Ernie4_5ForCausalLM", NULL, 0, 2, 128, 0, 0, 0, 1e-5, 5e5, false},
     {"Ernie4_5_MoeForCausalLM", NULL, 0, 4, 0, 0, 0, 0, 1e-5, 5e5, false},
     {"Dots1ForCausalLM", NULL, 0, 32, 0, 0, 0, 4096, 1e-6, 0, false},
+    {"CohereForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 5e5, false},
+    {"Cohere2ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 0, false},
     {"Exaone4ForCausalLM", NULL, 0, 32, 0, 0, 0, 4096, 1e-5, 0, false},
 };
 
@@ -87,6 +89,7 @@ static void take_mixture(const struct mixture *x, struct hf_config *c) {
 void hf_class_defaults(const struct architecture *a, struct hf_config *c) {
   const struct class *class = find(a);
   if (class) take(class, c);
+  if (a && arch_blocks_of(a)->traits & BLOCK_LOGIT_SCALE) c->logits_scaling = 0.0625;
   if (a && a->window == WINDOW_LATE) c->max_window_layers = 62; /* all of dots.llm1's */
   for (size_t i = 0; a && i < sizeof mixtures / sizeof *mixtures; i++)
     if (strcmp(mixtures[i].name, a->class_name) == 0) take_mixture(&mixtures[i], c);

@@ -70,6 +70,7 @@ static const struct key keys[] = {
     {"attention_multiplier", KIND_NUMBER, AT(attention_multiplier), 0, 1e-6, 1e6, false},
     {"residual_multiplier", KIND_NUMBER, AT(residual_multiplier), 0, 1e-6, 1e6, false},
     {"logits_scaling", KIND_NUMBER, AT(logits_scaling), 0, 1e-6, 1e6, false},
+    {"logit_scale", KIND_NUMBER, AT(logits_scaling), 0, 1e-6, 1e6, false},
     {"sliding_window", KIND_INTEGER, AT(sliding_window), 0, 0, 1 << 24, false},
     {"use_sliding_window", KIND_BOOL, AT(use_sliding_window), 0, 0, 0, false},
     {"max_window_layers", KIND_INTEGER, AT(max_window_layers), 0, 0, MODEL_MAX_LAYERS, false},

@@ -274,6 +274,19 @@ int arch_encoder_plan(struct model *m, const struct architecture *a, const struc
 /* From the rows of h to vectors, and through the folder's dense layers. */
 int arch_vector_plan(struct model *m, const struct hf_pooling *pooling, struct tl_error *err);
 
+/* arch_blocks.c: what a layer is made of. */
+enum block_trait {
+  BLOCK_PARALLEL = 1 << 0,      /* attention and MLP read the same norm, and both are added to what that read */
+  BLOCK_NORM_UNBIASED = 1 << 1, /* LayerNorm without biases */
+  BLOCK_LOGIT_SCALE = 1 << 2,   /* logits are times logit_scale */
+};
+struct arch_blocks {
+  const char *class_name;
+  uint32_t traits;
+};
+/* Of those that are as usual, too. */
+const struct arch_blocks *arch_blocks_of(const struct architecture *a);
+
 /* arch_experts.c: layers with experts. */
 enum experts_trait {
   EXPERTS_NORMALIZED = 1 << 0, /* shares of the chosen sum up to 1; of the others norm_topk_prob says it */

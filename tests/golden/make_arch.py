@@ -70,6 +70,8 @@ MODELS = {
     "olmo3": ("Olmo3", dict(num_hidden_layers=4, hidden_size=40, head_dim=10, sliding_window=17, rope_parameters=dict(
         sliding_attention=theta(5000.0), full_attention=dict(rope_type="yarn", rope_theta=5000.0, factor=8.0, attention_factor=1.2,
                                                              beta_fast=32.0, beta_slow=1.0, original_max_position_embeddings=64)))),
+    "cohere": ("Cohere", dict(hidden_size=56, logit_scale=0.4, tie_word_embeddings=False, attention_bias=True)),
+    "cohere2": ("Cohere2", dict(num_hidden_layers=4, hidden_size=56, logit_scale=0.4, sliding_window=19)),
     "granite": ("Granite", dict(hidden_size=56, **GRANITE)),
     "stablelm": ("StableLm", dict(hidden_size=64, head_dim=16, use_qkv_bias=True, rope_parameters=theta(
         10000.0, partial_rotary_factor=0.25))),

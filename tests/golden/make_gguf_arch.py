@@ -24,7 +24,7 @@ MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_
           "stablelm": A.STABLELM, "glm4": A.GLM4, "olmoe": A.OLMOE, "seed_oss": A.SEED_OSS, "ernie4_5": A.ERNIE4_5, "exaone4": A.EXAONE4,
           "exaone4_small": A.EXAONE4, "mixtral": A.LLAMA, "qwen2_moe": A.QWEN2MOE, "qwen3_moe": A.QWEN3MOE,
           "gpt_oss_mxfp4": A.GPT_OSS, "gemma3_vision": A.GEMMA3, "mistral3": A.LLAMA, "qwen2_5_vl": A.QWEN2VL, "qwen3_vl": A.QWEN3VL,
-          "qwen3_vl_moe": A.QWEN3VLMOE, "glm4_moe": A.GLM4_MOE, "minimax_m2": A.MINIMAXM2, "ministral3": A.MISTRAL3, "dots1": A.DOTS1,
+          "qwen3_vl_moe": A.QWEN3VLMOE, "glm4_moe": A.GLM4_MOE, "minimax_m2": A.MINIMAXM2, "ministral3": A.MISTRAL3, "dots1": A.DOTS1, "cohere2": A.COHERE2, "cohere": A.COMMAND_R,
           "ernie4_5_moe": A.ERNIE4_5_MOE, "granitemoe": A.GRANITE_MOE, "granitemoeshared": A.GRANITE_MOE}
 TEXT_DEFAULTS = dict(num_attention_heads=8, num_key_value_heads=4, query_pre_attn_scalar=256)  # Gemma 3's
 PARTS = {"w1": "gate", "w3": "up", "w2": "down", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
@@ -45,10 +45,17 @@ def add_keys(out, arch, config, head_dim):
     if config.get("head_dim"):
         out.add_key_length(head_dim)
         out.add_value_length(head_dim)
-    if arch == A.STABLELM:
+    if arch in (A.COMMAND_R, A.COHERE2):
+        out.add_logit_scale(config["logit_scale"])
+        out.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+    if arch == A.COHERE2:
+        out.add_sliding_window(config["sliding_window"])
+        out.add_rope_dimension_count(head_dim)
+    if "layer_norm_eps" in config:
         out.add_layer_norm_eps(config["layer_norm_eps"])
+    if arch == A.STABLELM:
         out.add_parallel_residual(config["use_parallel_residual"])
-    else:
+    if "rms_norm_eps" in config:
         out.add_layer_norm_rms_eps(config["rms_norm_eps"])
     out.add_vocab_size(config["vocab_size"])
     out.add_eos_token_id(2)
@@ -213,7 +220,7 @@ def make(name, file=None, qtype=None):
         tensor = tensor.replace("moe_statics.e_score_correction_bias", "moe_statics.e_score_correction.bias")
         tensor = tensor.replace("moe.e_score_correction_bias", "moe.e_score_correction.bias")
         known = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
-        if tensor == "lm_head.weight" and arch in GEMMA:
+        if tensor == "lm_head.weight" and not known:
             known = "output.weight"  # Gemma's own is tied
         # a layer without experts among such with them is not in the tables
         data = change(arch, config, head_dim, tensor, data)

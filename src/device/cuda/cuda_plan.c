@@ -132,32 +132,55 @@ static bool is_of(const struct tl_op *experts, const struct tl_op *before) {
   return experts->n_experts == before->n_experts && experts->n_chosen == before->n_chosen;
 }
 
+/* What waits behind a record for one that reads it: normed rows, what QKV made, what attention and the MLP's first half did, and a
+ * sum that is to be added to the residual. */
+enum waiting { WAITS_H = 1 << 0, WAITS_QKV = 1 << 1, WAITS_A = 1 << 2, WAITS_M = 1 << 3, WAITS_SUM = 1 << 4 };
+
+/* What has to wait before a record, what must not, what waits no more behind it, and what does instead; of kinds that are not here,
+ * which come one behind the other, nothing waits but their results. Attention and the MLP may stand side by side: then both read one norm's
+ * rows, and each sum is added by a norm of its own, the first by one without weights. */
+static const struct flow {
+  uint32_t needs, without, takes, leaves;
+} flows[] = {
+    [CUDA_OP_EMBED] = {0, 0, ~0u, WAITS_SUM},
+    [CUDA_OP_NORM] = {WAITS_SUM, WAITS_QKV, WAITS_SUM, WAITS_H},
+    [CUDA_OP_QKV] = {WAITS_H, ~WAITS_H, 0, WAITS_QKV},
+    [CUDA_OP_ATTEND] = {WAITS_QKV, 0, WAITS_QKV, WAITS_A},
+    [CUDA_OP_OUT] = {WAITS_A, WAITS_SUM | WAITS_QKV, WAITS_A | WAITS_H, WAITS_SUM},
+    [CUDA_OP_GATED] = {WAITS_H, WAITS_SUM | WAITS_QKV | WAITS_M, WAITS_H, WAITS_M},
+    [CUDA_OP_UP] = {WAITS_H, WAITS_SUM | WAITS_QKV | WAITS_M, WAITS_H, WAITS_M},
+    [CUDA_OP_DOWN] = {WAITS_M, WAITS_SUM | WAITS_QKV | WAITS_A, WAITS_M | WAITS_H, WAITS_SUM},
+    [CUDA_OP_LOGITS] = {WAITS_H, ~WAITS_H, 0, 0},
+    [CUDA_OP_POOL] = {WAITS_H, ~WAITS_H, ~0u, 0},
+    [CUDA_OP_ROUTE] = {WAITS_H, ~WAITS_H, 0, 0},
+    [CUDA_OP_EXPERTS_UP] = {WAITS_H, ~WAITS_H, 0, 0},
+    [CUDA_OP_EXPERTS_DOWN] = {WAITS_H, ~WAITS_H, 0, 0},
+    [CUDA_OP_DENSE] = {0, ~0u, 0, 0},
+};
+
+static uint32_t waits_behind(const struct cuda_op *before, const struct cuda_op *op) {
+  const struct flow *f = &flows[op->kind];
+  uint32_t waits = before ? before->waits : 0, leaves = f->leaves;
+  if (op->kind == CUDA_OP_EXPERTS_DOWN && !op->route->row_gate) leaves = WAITS_SUM, waits &= ~WAITS_H;
+  return (waits & ~f->takes) | leaves;
+}
+
 /* Which records may follow one another: what one leaves is what the next reads. */
 static bool may_follow(const struct cuda_op *before, const struct cuda_op *op) {
+  const struct flow *f = &flows[op->kind];
+  if ((before->waits & f->needs) != f->needs || before->waits & f->without) return false;
   enum cuda_op_kind kind = before->kind;
   switch (op->kind) {
     case CUDA_OP_EMBED: return false;
-    case CUDA_OP_NORM:
-      if (kind != CUDA_OP_EMBED && kind != CUDA_OP_OUT && kind != CUDA_OP_DOWN &&
-          (kind != CUDA_OP_EXPERTS_DOWN || before->route->row_gate))
-        return false;
-      return !!op->post == !!(before->from->features & TL_F_TO_H);
-    case CUDA_OP_QKV:
-    case CUDA_OP_UP:
-    case CUDA_OP_POOL: return kind == CUDA_OP_NORM;
-    case CUDA_OP_ATTEND: return kind == CUDA_OP_QKV;
-    case CUDA_OP_OUT: return kind == CUDA_OP_ATTEND;
-    case CUDA_OP_GATED: return kind == (op->row_gate ? CUDA_OP_EXPERTS_DOWN : CUDA_OP_NORM);
+    case CUDA_OP_NORM: return !!op->post == !!(before->from->features & TL_F_TO_H);
+    case CUDA_OP_GATED: return !op->row_gate || kind == CUDA_OP_EXPERTS_DOWN;
     case CUDA_OP_DOWN: /* the row gate is applied to what it makes, so it must make nothing but the product; a factor is the norm's */
-      if (kind == CUDA_OP_UP) return true;
-      return kind == CUDA_OP_GATED && (!before->row_gate || (!(op->from->features & ~TL_F_FACTOR) && op->from->bias[0] < 0));
-    case CUDA_OP_LOGITS:
-    case CUDA_OP_ROUTE: return kind == CUDA_OP_NORM;
+      return kind != CUDA_OP_GATED || (!before->row_gate || (!(op->from->features & ~TL_F_FACTOR) && op->from->bias[0] < 0));
     case CUDA_OP_EXPERTS_UP: return kind == CUDA_OP_ROUTE && is_of(op->from, before->from);
     case CUDA_OP_EXPERTS_DOWN: return kind == CUDA_OP_EXPERTS_UP && is_of(op->from, before->from);
     case CUDA_OP_DENSE: return kind == CUDA_OP_POOL || kind == CUDA_OP_DENSE;
+    default: return true;
   }
-  return false;
 }
 
 static bool same_order(const uint32_t *a, const uint32_t *b, uint32_t k) {
@@ -398,6 +421,7 @@ int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
     to->route = to->kind == CUDA_OP_ROUTE ? to : to->kind != CUDA_OP_NORM && before ? before->route : NULL;
     if (!next || (before ? !may_follow(before, to) : to->kind != CUDA_OP_EMBED)) return unknown_record(d, (uint32_t)(op - m->plan), err);
     to->before = before ? before->from : NULL;
+    to->waits = waits_behind(before, to);
     if (to->kind == CUDA_OP_LOGITS && op->bias[0] >= 0) return refuse(d, "a bias of the logits", err);
     if (!shape(d, to)) return refuse(d, "too many shapes of matrices", err);
     d->n_plan++;

@@ -97,6 +97,7 @@ struct cuda_op {
   const struct tl_op *before; /* NORM: whose delta is added: EMBED, ATTN_OUT or MLP_DOWN */
   const struct tl_op *post;   /* NORM: the NORM_ADD that came first, or NULL */
   const struct tl_op *qk_norm, *rope; /* ATTEND: or NULL */
+  uint32_t waits;              /* behind it: of enum waiting */
   const struct tl_op *row_gate; /* may be without weights; ROUTE and GATED: of the layer's MLP that all rows have beside their experts; or NULL */
   const struct cuda_op *route;  /* of a layer with experts, for itself and what follows in it; or NULL */
   const struct tl_op *place;    /* EMBED: of positions and token types, or NULL */

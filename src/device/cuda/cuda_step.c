@@ -26,10 +26,15 @@ struct rest {
   struct tl_cuda_rest delta, qkv;
 };
 
+/* Whether an MLP beside attention reads a norm's rows, too. */
+static bool is_read_twice(const struct cuda_op *norm) {
+  return norm[1].kind == CUDA_OP_QKV && (norm[3].kind == CUDA_OP_GATED || norm[3].kind == CUDA_OP_UP); /* norm[2] is attention */
+}
+
 static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, float *x, struct rest *rest,
                 struct tl_error *err) {
   const struct cuda_op *next = op + 1; /* the last record is another: logits, or what pools */
-  bool rounded = (next->kind == CUDA_OP_QKV || next->kind == CUDA_OP_GATED) && cuda_wants_e4m3(d, &next->w, pass->n_tokens);
+  bool rounded = !is_read_twice(op) && (next->kind == CUDA_OP_QKV || next->kind == CUDA_OP_GATED) && cuda_wants_e4m3(d, &next->w, pass->n_tokens);
   struct tl_cuda_add_norm_args args = {.dtype = d->dtype, .first = op->before->kind == TL_OP_EMBED,
                                        .centered = (op->from->features & TL_F_LAYER_NORM) != 0,
                                        .in_place = (op->from->features & TL_F_IN_PLACE) != 0, .n = pass->n_tokens,
@@ -173,7 +178,7 @@ static int logits(struct cuda_device *d, const struct cuda_op *op, const struct 
 static bool joins_next(const struct cuda_op *op, const struct cuda_op *next, const struct cuda_pass *pass) {
   bool plain = !op->post && op->weight && !op->shift && !(op->from->features & (TL_F_LAYER_NORM | TL_F_IN_PLACE));
   bool reads = next->kind == CUDA_OP_QKV || (next->kind == CUDA_OP_GATED && gate_of(next) != TL_CUDA_GELU_ERF);
-  return plain && reads && cuda_norms_itself(&next->w, pass->n_tokens);
+  return plain && reads && !is_read_twice(op) && cuda_norms_itself(&next->w, pass->n_tokens);
 }
 
 /* The norm `op` and the product behind it; the residual goes from x to x_out. */

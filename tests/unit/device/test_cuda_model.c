@@ -121,7 +121,7 @@ static void test_architectures(void **state) {
       "arch/ernie4_5",
       "arch/seed_oss",
       "arch/olmoe", "arch/minimax_m2",
-      "arch/dots1", "arch/ernie4_5_moe", "arch/granitemoe", "arch/granitemoeshared",
+      "arch/dots1", "arch/ernie4_5_moe", "arch/granitemoe", "arch/granitemoeshared", "arch/cohere", "arch/cohere2",
       "arch/gemma"};
   static const uint32_t odd[] = {40, 7, 1, 23};
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
@@ -152,7 +152,7 @@ static void check_refused(struct golden *g, const struct tl_model *model, const 
 /* What no kernel does is refused, not left out: an unknown feature of any record, a record that is missing. */
 static void test_unknown_records(void **state) {
   (void)state;
-  static const char *const names[] = {"arch/gemma3", "arch/olmo2", "arch/qwen2_moe", "arch/gpt_oss"};
+  static const char *const names[] = {"arch/gemma3", "arch/olmo2", "arch/qwen2_moe", "arch/gpt_oss", "arch/cohere"};
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
     struct golden *g = open_model(names[i]);
     struct tl_op plan[64];

@@ -48,6 +48,8 @@ static void test_llamas(void **state) {
                 {"arch/glm4_moe", "gguf/arch_glm4_moe.gguf", 1e-5f}, /* a factor as a float */
                 {"arch/minimax_m2", "gguf/arch_minimax_m2.gguf", 0},
                 {"arch/ministral3", "gguf/arch_ministral3.gguf", 0},
+                {"arch/cohere", "gguf/arch_cohere.gguf", 1e-5f},
+                {"arch/cohere2", "gguf/arch_cohere2.gguf", 1e-5f},
                 {"arch/dots1", "gguf/arch_dots1.gguf", 1e-5f},
                 {"arch/ernie4_5_moe", "gguf/arch_ernie4_5_moe.gguf", 0},
                 {"arch/granitemoe", "gguf/arch_granitemoe.gguf", 1e-5f},
