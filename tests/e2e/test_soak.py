@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Many clients of all kinds at once, the bad ones too; afterwards nothing is left behind.
 
-`make soak` runs 64 of them for SOAK_SECONDS (60); the normal suite a small lot for some seconds."""
+`make soak` runs 64 of them for SOAK_SECONDS (60), without guessed tokens and with; the normal suite a small lot for some seconds, with."""
 import asyncio
 import collections
 import json
@@ -19,7 +19,7 @@ SECONDS = float(os.environ.get("SOAK_SECONDS", 60))
 PROMPTS = ["Once upon a time", "Clara had a red ball .", "The dog", "Max and Clara went to the river . " * 8]
 OPTIONS = {"http.threads": 2, "devices": "cpu:0,cpu:1", "limits.max_queue": 40, "engine.max_context": 512,
            "engine.max_batch_size": 16, "engine.max_batch_tokens": 48,  # prefill comes in chunks
-           "engine.kv_memory_bytes": 48 * 20480,                        # 48 blocks: some are preempted
+           "engine.kv_memory_bytes": 34 * 20480,                        # 34 blocks: some are preempted
            "limits.max_waiting_tokens": 20000, "http.max_write_queue_bytes": 4096, "http.write_timeout_ms": 1500,
            "http.body_timeout_ms": 700, "http.header_timeout_ms": 700}
 
@@ -226,8 +226,8 @@ def resident_mib(d):
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
-def soak(start, clients, seconds):
-    d = start(OPTIONS)
+def soak(start, clients, seconds, drafts):
+    d = start({**OPTIONS, "engine.draft_tokens": drafts})
     expected = {p: d.complete(p, max_tokens=130, ignore_eos=True)["choices"][0]["text"] for p in PROMPTS}  # one by one
     warm_up = load(d, expected, clients, seconds / 3)
     d.wait_rest()
@@ -242,6 +242,9 @@ def soak(start, clients, seconds):
     assert done["whole_stream", "done"] > done["whole_stream", "refused"]
     assert (SAN or d.total("tokenlane_preemptions_total") > 0) and d.total("tokenlane_cancelled_requests_total") > 0
     assert d.total("tokenlane_http_requests_total", code="500") == 0
+    guessed, taken = d.total("tokenlane_draft_tokens_total"), d.total("tokenlane_draft_tokens_taken_total")
+    print(f"{taken:.0f} of {guessed:.0f} guesses right")
+    assert guessed > taken > 0 if drafts else guessed == 0
     assert SAN or grown < 16, f"{grown} MiB more than after the warm-up"
     assert d.total("tokenlane_http_connections") <= 2  # the test's own
     assert d.complete(PROMPTS[0], max_tokens=130, ignore_eos=True)["choices"][0]["text"] == expected[PROMPTS[0]]
@@ -251,9 +254,10 @@ def soak(start, clients, seconds):
 
 
 def test_small_soak(start):
-    soak(start, 24, 4)
+    soak(start, 24, 4, 6)
 
 
 @pytest.mark.soak
-def test_soak(start):
-    soak(start, 64, SECONDS)
+@pytest.mark.parametrize("drafts", [0, 6])
+def test_soak(start, drafts):
+    soak(start, 64, SECONDS, drafts)
