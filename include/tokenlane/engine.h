@@ -59,7 +59,7 @@ struct tl_drafts {
   uint32_t n, first;        /* guesses under way, and the index of their first token; n 0: none */
   uint32_t next_try, wait;  /* guess again once so many tokens are generated; after the last wrong guesses so many later */
   uint32_t most;            /* of the next ones; 0: there were none yet */
-  uint32_t n_indexed;       /* leading tokens that are linked */
+  uint32_t n_indexed;       /* leading tokens that are linked, what is predicted first */
   uint32_t next_look;       /* and do not wait with a step for that before, since there was no match */
 };
 
@@ -94,12 +94,13 @@ struct tl_sequence {
   uint32_t choice;                 /* its number in the request, for the trace */
   void *owner;                     /* the API's */
   /* --- memory that the loop allocated, the worker fills ------------------------- */
-  int32_t *tokens;                 /* (n_prompt + max_new) prompt, then generated */
+  int32_t *tokens;                 /* (n_prompt + max_new) prompt, then generated; before it n_predicted that may come, the last of them at tokens[-1] */
+  uint32_t n_predicted;            /* from which are guessed, too; with a draft_index */
   struct tl_token_count *history;  /* (n_prompt + max_new) or NULL when no penalty is set */
   uint32_t *history_index;         /* (history_slots, power of two >= 2 * entries) hash table, zeroed, or NULL */
   uint32_t history_slots, n_history;
   struct tl_logprobs *logprobs;    /* (n_prompt + max_new) by token index, or NULL */
-  uint32_t *draft_index;           /* (tl_draft_index_words(n_prompt + max_new)) zeroed, or NULL: none of its tokens are guessed */
+  uint32_t *draft_index;           /* (tl_draft_index_words(n_predicted + n_prompt + max_new)) zeroed, or NULL: none of its tokens are guessed */
   const uint8_t *token_types;      /* (n_prompt) the loop fills it; pooling models only, NULL: all 0 */
   float *vector;                   /* (tl_model.n_out) of a pooling model, valid with TL_FINISH_LENGTH; else NULL */
   int64_t submitted_ns;            /* the caller of submit writes it */
@@ -109,6 +110,7 @@ struct tl_sequence {
   struct tl_mpsc_node node;        /* inbox */
   _Atomic uint32_t n_out;          /* generated tokens that the loop may read */
   _Atomic uint32_t n_scored;       /* prompt tokens scored: 1 .. n_scored are readable */
+  _Atomic uint32_t n_right, n_wrong; /* of its guesses: figures alone */
   _Atomic uint32_t signal;         /* engine-private: pending and final bits */
   _Atomic uint32_t cancel;         /* any thread sets it to 1 */
   enum tl_finish finish;           /* valid once the final event has come */

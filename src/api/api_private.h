@@ -88,6 +88,8 @@ struct api_params {
   struct tl_bad_word *bad_spellings; /* (n_bad_spellings) in tokens; in the call's arena */
   struct tl_token_bias *bias; /* in the call's arena */
   uint32_t n_bias;
+  json_t *prediction;        /* as messages: its content; NULL: not given */
+  bool predicts;             /* it was, also once the body is gone */
   json_t *system;            /* as messages, with those of /v1/messages */
   json_t *input, *query, *text_1, *text_2; /* as messages; each checked as far as its own kind goes */
   json_t *instructions;  /* as messages, with an input of /v1/responses */
@@ -130,6 +132,13 @@ int api_structured_schema(struct api_params *params, const char *field, json_t *
 
 /* --- messages_read.c: one of the fields of /v1/messages that are not as a chat's; what they hold becomes as a chat's. */
 int api_messages_read(struct api_params *params, const char *field, json_t *value, struct tl_error *err);
+
+/* --- prediction.c: what the client expects to come ------------------------------------- */
+int api_prediction_read(struct api_params *params, json_t *value, struct tl_error *err);
+/* Its tokens, where such are guessed at all. As work.read. */
+int api_prediction_prepare(struct api_call *call, struct tl_error *err);
+/* How many guesses of all choices were right, and how many not: members of an object. */
+void api_prediction_usage(const struct api_call *call, struct tl_buffer *out);
 
 /* --- ids.c ------------------------------------------------------------------------- */
 /* Whether a prompt or an input is a list of such: one that does not begin with a number. */
@@ -308,6 +317,8 @@ struct api_call {
   int64_t created_s;
   enum api_reasoning_start reasoning_start;
   struct tl_grammar *grammar; /* what each choice is held to; NULL: nothing */
+  int32_t *predicted;         /* (n_predicted) what the client expects to come, in the arena */
+  uint32_t n_predicted;
   struct api_prompt *prompts;
   unsigned n_prompts;
   struct api_choice *choices;

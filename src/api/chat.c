@@ -226,6 +226,7 @@ int api_chat_prepare(struct api_call *call, struct tl_error *err) {
   int r = api_chat_tokens(call->api, call->work.serving, &call->params, call->reader->shape->prompt_field, &tokens, err);
   if (r == TL_ELIMIT) r = api_too_long(call, err);
   if (r == TL_OK) r = api_reasoning_look(call, &tokens);
+  if (r == TL_OK) r = api_prediction_prepare(call, err);
   struct api_prompt *prompt = call->prompts;
   if (r == TL_OK) {
     prompt->ids = tl_arena_array(&call->arena, tokens.n + 1, sizeof *prompt->ids);

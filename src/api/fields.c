@@ -228,6 +228,11 @@ static int read_seed(struct context *c, const struct field *f, json_t *value, st
   return TL_OK;
 }
 
+static int read_prediction(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
+  (void)f;
+  return api_prediction_read(c->params, value, err);
+}
+
 /* After stream in the table. */
 static int read_stream_options(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   if (!json_is_object(value)) return api_wrong(err, f->name, "an object", value);
@@ -410,6 +415,7 @@ static const struct field fields[] = {
     READ(request_id, API_BOTH),
     READ(user, API_ALL),
     READ(modalities, API_CHAT),
+    READ(prediction, API_CHAT),
     STRUCTURED(response_format, API_BOTH),
     STRUCTURED(structured_outputs, API_GENERATE),
     STRUCTURED(guided_json, API_GENERATE),
@@ -434,7 +440,6 @@ static const struct field fields[] = {
     IGNORED(prompt_cache_options, API_CHAT | API_RESPONSES),
     IGNORED(prompt_cache_retention, API_CHAT | API_RESPONSES),
     IGNORED(max_tool_calls, API_RESPONSES), /* of tools that the server itself has */
-    IGNORED(prediction, API_CHAT),
     IGNORED(metadata, API_MESSAGES),
     IGNORED(service_tier, API_MESSAGES),
     IGNORED(inference_geo, API_MESSAGES | API_COUNT),

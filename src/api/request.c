@@ -183,10 +183,20 @@ static int add_history(struct api_call *call, struct tl_sequence *seq, uint32_t 
   return seq->history && seq->history_index ? TL_OK : TL_ENOMEM;
 }
 
+/* The prediction's before them: how much of it can come at most. */
+static int add_tokens(struct api_call *call, struct tl_sequence *seq, uint32_t n) {
+  seq->n_predicted = call->n_predicted < seq->max_new ? call->n_predicted : seq->max_new;
+  int32_t *tokens = tl_arena_array(&call->arena, (size_t)seq->n_predicted + n, sizeof *tokens);
+  if (!tokens) return TL_ENOMEM;
+  if (seq->n_predicted) memcpy(tokens, call->predicted, seq->n_predicted * sizeof *tokens);
+  seq->tokens = tokens + seq->n_predicted;
+  return TL_OK;
+}
+
 /* By which its next tokens are guessed; not with what keeps them from being (engine.h). */
 static int add_draft_index(struct api_call *call, struct tl_sequence *seq, uint32_t n) {
   if (tl_engine_draft_tokens(call->work.serving->engine) == 0 || seq->history || seq->n_bad_words || call->grammar || seq->max_new < 3) return TL_OK;
-  seq->draft_index = tl_arena_array(&call->arena, tl_draft_index_words(n), sizeof *seq->draft_index);
+  seq->draft_index = tl_arena_array(&call->arena, tl_draft_index_words(seq->n_predicted + n), sizeof *seq->draft_index);
   return seq->draft_index ? TL_OK : TL_ENOMEM;
 }
 
@@ -231,8 +241,7 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   seq->cache_salt = cache_salt_of(call);
   seq->fork = call->n_prompts * call->params.n > 1 ? call->number : 0;
   uint32_t n = prompt->n + max_new;
-  seq->tokens = tl_arena_array(&call->arena, n, sizeof *seq->tokens);
-  if (!seq->tokens || add_bias(call, seq) < 0 || add_history(call, seq, n) < 0 || add_draft_index(call, seq, n) < 0) return TL_ENOMEM;
+  if (add_tokens(call, seq, n) < 0 || add_bias(call, seq) < 0 || add_history(call, seq, n) < 0 || add_draft_index(call, seq, n) < 0) return TL_ENOMEM;
   if (seq->sampling.n_top >= 0 && add_logprobs(call, seq, n) < 0) return TL_ENOMEM;
   memcpy(seq->tokens, prompt->ids, prompt->n * sizeof *seq->tokens);
   return api_constrain_sequence(call, seq, err);
@@ -430,7 +439,7 @@ static int settle_body(struct api_call *call, struct tl_error *err) {
     if (!p->echo) prompt->text = NULL; /* its tokens are all that is needed */
     if (prompt->text) fine = (prompt->text = tl_arena_copy(&call->arena, prompt->text, prompt->length));
   }
-  p->prompt = p->messages = p->input = p->instructions = p->tools = p->documents = p->chat_template_kwargs = p->chat_template = NULL;
+  p->prompt = p->messages = p->input = p->instructions = p->tools = p->documents = p->chat_template_kwargs = p->chat_template = p->prediction = NULL;
   p->stop_token_ids = p->bad_words = p->allowed_token_ids = NULL;
   json_decref(TL_TAKE(&call->body));
   return fine ? TL_OK : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");

@@ -36,7 +36,11 @@ static void put_usage(const struct api_call *call, unsigned long long prompt, un
                    "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
                    "\"prompt_tokens_details\":{\"cached_tokens\":%llu}",
                    prompt, completion, prompt + completion, cached);
-  if (call->choices->thinks.format) tl_buffer_printf(out, ",\"completion_tokens_details\":{\"reasoning_tokens\":%llu}", reasoning);
+  bool thinks = call->choices->thinks.format, predicts = call->params.predicts;
+  if (thinks || predicts) tl_buffer_puts(out, ",\"completion_tokens_details\":{");
+  if (thinks) tl_buffer_printf(out, "\"reasoning_tokens\":%llu%s", reasoning, predicts ? "," : "");
+  if (predicts) api_prediction_usage(call, out);
+  if (thinks || predicts) tl_buffer_putc(out, '}');
   tl_buffer_putc(out, '}');
 }
 

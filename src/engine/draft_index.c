@@ -27,21 +27,27 @@ size_t tl_draft_index_words(uint32_t n_tokens) {
   return (size_t)n_tokens + slots_for(n_tokens);
 }
 
+/* All of it that a guess may be taken from, by one index: what is predicted, the prompt, what was generated. */
+static int32_t *text_of(const struct tl_sequence *seq) {
+  return seq->tokens - seq->n_predicted;
+}
+
 /* 0 in either: none, since no three tokens end there. */
 static uint32_t *before_of(const struct tl_sequence *seq) {
   return seq->draft_index;
 }
 
 static uint32_t *last_of(const struct tl_sequence *seq, uint32_t end) {
-  uint32_t n = seq->n_prompt + seq->max_new;
-  const int32_t *t = seq->tokens + end;
+  uint32_t n = seq->n_predicted + seq->n_prompt + seq->max_new;
+  const int32_t *t = text_of(seq) + end;
   uint64_t three = (uint64_t)(uint32_t)t[0] ^ (uint64_t)(uint32_t)t[-1] << 21 ^ (uint64_t)(uint32_t)t[-2] << 42;
   three *= 0x9e3779b97f4a7c15u; /* Fibonacci hashing: the high bits are mixed */
   return seq->draft_index + n + (three >> 32 & (slots_for(n) - 1));
 }
 
-void draft_index_add(struct tl_sequence *seq, uint32_t n) {
+void draft_index_add(struct tl_sequence *seq, uint32_t n_tokens) {
   struct tl_drafts *d = &seq->drafts;
+  uint32_t n = seq->n_predicted + n_tokens;
   if (n > d->n_indexed + MOST_AT_ONCE) n = d->n_indexed + MOST_AT_ONCE;
   for (uint32_t end = d->n_indexed; end < n; end++) {
     if (end + 1 < SHORTEST_MATCH) continue;
@@ -53,24 +59,34 @@ void draft_index_add(struct tl_sequence *seq, uint32_t n) {
 }
 
 /* Tokens up to `end` that are those up to the last one, n - 1. */
-static uint32_t match_length(const int32_t *tokens, uint32_t n, uint32_t end) {
+static uint32_t match_length(const int32_t *text, uint32_t n, uint32_t end) {
   uint32_t length = 0;
-  while (length < LONGEST_MATCH && length <= end && tokens[end - length] == tokens[n - 1 - length]) length++;
+  while (length < LONGEST_MATCH && length <= end && text[end - length] == text[n - 1 - length]) length++;
   return length;
 }
 
-uint32_t draft_index_guess(struct tl_sequence *seq, uint32_t n, uint32_t most) {
-  int32_t *tokens = seq->tokens;
-  uint32_t best = SHORTEST_MATCH - 1, after = 0;
-  if (n < SHORTEST_MATCH) return 0;
-  uint32_t end = *last_of(seq, n - 1);
+/* Where what may follow the text's first n begins; 0: nowhere. */
+static uint32_t find(const struct tl_sequence *seq, uint32_t n) {
+  const int32_t *text = text_of(seq);
+  uint32_t n_out = n - seq->n_predicted - seq->n_prompt, best = SHORTEST_MATCH - 1, after = 0;
+  if (n_out < SHORTEST_MATCH && n_out < seq->n_predicted && memcmp(text, seq->tokens + seq->n_prompt, n_out * sizeof *text) == 0)
+    return n_out; /* too few for a match, but it begins as predicted */
+  uint32_t end = n < SHORTEST_MATCH ? 0 : *last_of(seq, n - 1);
   for (uint32_t looks = 0; end && looks < MOST_CANDIDATES && best < LONGEST_MATCH; looks++, end = before_of(seq)[end]) {
-    uint32_t length = end < n - 1 ? match_length(tokens, n, end) : 0;
+    bool follows = end < n - 1 && end + 1 != seq->n_predicted; /* behind what is predicted the prompt stands by chance */
+    uint32_t length = follows ? match_length(text, n, end) : 0;
     if (length <= best) continue;
     best = length;
     after = end + 1;
   }
+  return after;
+}
+
+uint32_t draft_index_guess(struct tl_sequence *seq, uint32_t n_tokens, uint32_t most) {
+  uint32_t n = seq->n_predicted + n_tokens, after = find(seq, n);
+  int32_t *text = text_of(seq);
   if (after == 0) return 0;
-  for (uint32_t i = 0; i < most; i++) tokens[n + i] = tokens[after + i]; /* of a short period those just written, too */
+  if (after < seq->n_predicted && most > seq->n_predicted - after) most = seq->n_predicted - after;
+  for (uint32_t i = 0; i < most; i++) text[n + i] = text[after + i]; /* of a short period those just written, too */
   return most;
 }

@@ -102,6 +102,9 @@ void draft_settle(struct worker *w, struct tl_sequence *seq) {
   d->wait = taken > 0 ? 0 : d->wait == 0 ? 1 : d->wait < LONGEST_WAIT ? 2 * d->wait : LONGEST_WAIT;
   d->next_try = n_out + d->wait;
   w->flight->figures.wrong += n - taken;
+  /* relaxed: as the metrics; only the worker writes */
+  atomic_fetch_add_explicit(&seq->n_right, taken, memory_order_relaxed);
+  atomic_fetch_add_explicit(&seq->n_wrong, n - taken, memory_order_relaxed); /* relaxed: see n_right */
   tl_metrics_add(w->shard, w->metrics.drafts, n);
   tl_metrics_add(w->shard, w->metrics.drafts_taken, taken);
   if (seq->sched.state == TL_SCHED_NONE) return;

@@ -115,5 +115,55 @@ def test_streams_tell_each_token_once(start, plain):
     assert taken(d) > 10
 
 
+def chat(x, text, **more):
+    answer = x.post("/v1/chat/completions", model="demo", messages=[{"role": "user", "content": "Once"}], max_tokens=100, ignore_eos=True,
+                    **{"prediction": {"type": "content", "content": text}} if text is not None else {}, **more)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+@exact
+def test_what_a_client_predicts_is_guessed(start, plain):
+    """A right prediction saves most of the steps, a half right one some, a wrong one none; the answer is the same."""
+    d = start({"engine.draft_tokens": 8})
+    for more in ({"temperature": 0}, {"temperature": 1, "seed": 3, "n": 2, "logprobs": True}):
+        want = chat(plain, None, **more)
+        text = want["choices"][0]["message"]["content"]
+        assert "completion_tokens_details" not in want["usage"]
+        steps = {}
+        for name, predicted in (("none", None), ("all", text), ("parts", [{"type": "text", "text": part} for part in (text[:50], text[50:])]),
+                                ("half", "Nothing of it. " * 5 + text[len(text) // 2:]), ("wrong", "x y z " * 20), ("empty", "")):
+            before = d.total("tokenlane_steps_total")
+            got = chat(d, predicted, **more)
+            steps[name] = d.total("tokenlane_steps_total") - before
+            assert got["choices"] == want["choices"], name
+            details = got["usage"].get("completion_tokens_details")
+            assert (details is None) == (predicted is None)
+            if name in ("all", "parts"):
+                assert details["accepted_prediction_tokens"] > (70 if more["temperature"] == 0 else 30)
+                assert set(details) == {"accepted_prediction_tokens", "rejected_prediction_tokens"}
+        if more["temperature"] == 0:
+            assert steps["all"] == steps["parts"] < steps["none"] / 2 and steps["all"] < steps["half"] < steps["none"], steps
+    off = chat(plain, text, temperature=0)["usage"]["completion_tokens_details"]
+    assert off == {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
+    with d.http.stream("POST", "/v1/chat/completions", json={"model": "demo", "messages": [{"role": "user", "content": "Once"}], "max_tokens": 9, "stream": True,
+                       "stream_options": {"include_usage": True}, "prediction": {"type": "content", "content": "There was"}}) as answer:
+        last = [e for e in events(answer.iter_lines()) if not e["choices"]]
+    assert "accepted_prediction_tokens" in last[0]["usage"]["completion_tokens_details"]
+
+
+@pytest.mark.parametrize("wrong, says", [
+    ("text", "prediction: expected an object, got"), ({"type": "text", "content": "a"}, 'prediction.type: expected "content", got'),
+    ({"content": "a"}, "prediction.type"), ({"type": "content"}, "prediction.content: expected a string or a list of text parts"),
+    ({"type": "content", "content": 5}, "prediction.content: expected"), ({"type": "content", "content": "a", "more": 1}, "prediction: expected type and content, got more"),
+    ({"type": "content", "content": ["a"]}, "prediction.content[0]: expected"),
+    ({"type": "content", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": "x"}]}, "prediction.content[1]: expected"),
+])
+def test_predictions_of_another_shape(plain, wrong, says):
+    answer = plain.post("/v1/chat/completions", model="demo", messages=[{"role": "user", "content": "a"}], prediction=wrong)
+    assert answer.status_code == 400 and answer.json()["error"]["message"].startswith(says), answer.text
+    assert answer.json()["error"]["param"] == says.split(":")[0]
+
+
 def test_off_unless_asked_for(plain, wanted):
     assert wanted and guessed(plain) == 0

@@ -20,6 +20,7 @@ REQUESTS = {
     "prompts": ("completions", {"prompt": ["y" * n for n in range(10, 300, 13)], "max_tokens": 1}),
     "regex": ("completions", {"prompt": "Say", "structured_outputs": {"regex": "[a-z]{3,9}( [a-z]{2,9}){1,3}"}, "max_tokens": 40}),
     "tools": ("chat/completions", {"messages": WHO, "tools": TOOLS, "tool_choice": "required", "max_tokens": 60}),
+    "prediction": ("chat/completions", {"messages": WHO, "prediction": {"type": "content", "content": [{"type": "text", "text": "Clara is" * 20}]}, "max_tokens": 9}),
     "stream": ("completions", {"prompt": "The dog", "n": 2, "logprobs": 1, "stream": True, "max_tokens": 8}),
     "responses": ("responses", {"input": "Who is Tom?", "stream": True, "max_output_tokens": 30}),
 }
@@ -37,7 +38,8 @@ def short(start, tmp_path):
             struct.pack_into("qq", orders, 0, n, in_a_row if n else 0)
             return before > 0 and left <= 0
 
-        yield start({"devices": "sim:0", "sim.base_us": 100, "sim.per_token_ns": 0, "engine.prefix_cache": "false"},
+        yield start({"devices": "sim:0", "sim.base_us": 100, "sim.per_token_ns": 0, "engine.prefix_cache": "false",
+                     "engine.draft_tokens": 4},
                     env={"LD_PRELOAD": str(LIBRARY), "FAIL_ALLOC": file.name}), fail
 
 

@@ -99,7 +99,33 @@ static void test_borders(void **state) {
   end();
 }
 
+/* What is predicted stands before the prompt; the answer may begin with it, leave it, and come back to it. */
+static void test_predicted(void **state) {
+  (void)state;
+  enum { PREDICTED = 20, PROMPT = 5 };
+  static const int32_t answer[] = {100, 101, 102, 7, 7, 7, 110, 111, 112, 113, 117, 118, 119};
+  int32_t *text = calloc(PREDICTED + PROMPT + 20 + WANTED, sizeof *text);
+  seq = (struct tl_sequence){.n_predicted = PREDICTED, .n_prompt = PROMPT, .max_new = 20, .tokens = text + PREDICTED};
+  seq.draft_index = calloc(tl_draft_index_words(PREDICTED + PROMPT + 20), sizeof *seq.draft_index);
+  for (int32_t i = 0; i < PREDICTED; i++) text[i] = 100 + i;
+  for (int32_t i = 0; i < PROMPT; i++) seq.tokens[i] = i;
+  assert_int_equal(guess(PROMPT), 0);
+  for (uint32_t n = 1; n <= UNIT_COUNT(answer); n++) {
+    memcpy(seq.tokens + PROMPT, answer, n * sizeof *answer);
+    uint32_t got = guess(PROMPT + n);
+    static const uint32_t wanted[] = {WANTED, WANTED, WANTED, 0, 0, 0, 0, 0, WANTED, WANTED, 0, 0, 0};
+    assert_int_equal(got, wanted[n - 1]);
+    for (uint32_t k = 0; k < got; k++) assert_int_equal(room[k], answer[n - 1] + 1 + (int32_t)k);
+  }
+  for (int32_t i = 0; i < 3; i++) seq.tokens[PROMPT + i] = 115 + i; /* its end is no more than that */
+  seq.drafts.n_indexed = PREDICTED + PROMPT;
+  assert_int_equal(guess(PROMPT + 3), 2);
+  assert_int_equal(room[1], 119);
+  free(text);
+  free(seq.draft_index);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_as_by_looking), cmocka_unit_test(test_a_long_prompt), cmocka_unit_test(test_borders)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_predicted), cmocka_unit_test(test_as_by_looking), cmocka_unit_test(test_a_long_prompt), cmocka_unit_test(test_borders)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
