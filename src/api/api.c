@@ -89,7 +89,6 @@ static void free_caches(struct tl_api *api) {
 int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct tl_error *err) {
   struct tl_api *api = aligned_alloc(TL_CACHE_LINE, sizeof *api);
   if (!api) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  api_json_watch();
   *api = (struct tl_api){.o = *options, .created_s = tl_wall_ns() / TL_SEC(1)};
   api->key[0] = tl_random_seed();
   api->key[1] = tl_random_seed();

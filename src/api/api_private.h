@@ -7,7 +7,7 @@
 #include <jansson.h>
 #include <stdatomic.h>
 
-#include "api/json_memory.h"
+#include "tokenlane/base/json.h"
 #include "api/reasoning_formats.h"
 #include "api/tool_formats.h"
 #include "tokenlane/api.h"

@@ -64,7 +64,7 @@ json_t *api_body_read_inner(const json_t *text, size_t *budget) {
   struct tl_error ignored = {0};
   if (scan(json_string_value(text), json_string_length(text), *budget, &nodes, &ignored) < 0) return NULL;
   *budget -= nodes;
-  return api_json_load(json_string_value(text), json_string_length(text), JSON_ALLOW_NUL | JSON_DECODE_ANY, NULL);
+  return tl_json_load(json_string_value(text), json_string_length(text), JSON_ALLOW_NUL | JSON_DECODE_ANY, NULL);
 }
 
 /* Where and why jansson refused. What JSON allows and it cannot hold is not called invalid. */
@@ -85,9 +85,8 @@ int api_body_read(const char *text, size_t length, json_t **ret, struct tl_error
   int r = api_body_scan(text, length, API_MAX_NODES, err);
   if (r < 0) return r;
   json_error_t json_error;
-  uint64_t shortages = api_json_shortages();
-  json_t *body = api_json_load(text, length, JSON_ALLOW_NUL | JSON_DECODE_ANY, &json_error);
-  if (!body && api_json_shortages() != shortages) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  json_t *body = tl_json_load(text, length, JSON_ALLOW_NUL | JSON_DECODE_ANY, &json_error);
+  if (tl_json_is_short(body, &json_error, err)) return TL_ENOMEM;
   if (!body) return refused(&json_error, err);
   if (!json_is_object(body)) {
     char what[64];

@@ -46,7 +46,7 @@ static void text_block(const char *type, const struct tl_buffer *text, struct tl
 static bool is_object(const struct tl_buffer *text) {
   struct tl_error ignored = {0};
   if (api_body_scan(text->data, text->length, API_MAX_NODES, &ignored) < 0) return false;
-  json_t *value = api_json_load(text->data, text->length, JSON_ALLOW_NUL, NULL);
+  json_t *value = tl_json_load(text->data, text->length, JSON_ALLOW_NUL, NULL);
   bool object = json_is_object(value);
   json_decref(value);
   return object;

@@ -64,7 +64,7 @@ int api_prediction_prepare(struct api_call *call, struct tl_error *err) {
   struct tl_buffer text;
   tl_buffer_init(&text, 0);
   int r = put_text(&text, call->params.prediction)
-              ? tl_tokenizer_encode(serving->tokenizer, tl_buffer_string(&text), text.length, &options, &tokens, err)
+              ? tl_tokenizer_encode(serving->tokenizer, tl_buffer_bytes(&text), text.length, &options, &tokens, err)
               : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   if (r == TL_OK && keep(call, &tokens) < 0) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   tl_tokens_done(&tokens);

@@ -115,7 +115,7 @@ const struct api_tool_format *api_tool_format_of(const struct tl_chat_format *ch
   const struct tl_chat_template *tmpl = chat ? tl_chat_format_pick(chat, NULL, true) : NULL;
   struct tl_rendered rendered;
   if (!tmpl || render(tmpl, &rendered) < 0) return NULL;
-  const char *text = tl_buffer_string(&rendered.text), *end = text + rendered.text.length;
+  const char *text = tl_buffer_bytes(&rendered.text), *end = text + rendered.text.length;
   const char *name = find(text, end, PROBE);
   const struct api_tool_format *format = name ? of_call(text, name, end) : of_instructions(text, end);
   tl_rendered_done(&rendered);

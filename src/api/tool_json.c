@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "api/json_memory.h"
+#include "tokenlane/base/json.h"
 
 enum state {
   VALUE,        /* one must come */
@@ -212,11 +212,11 @@ static enum member member_of(const struct tool_object *object) {
 
 /* The name's JSON becomes its text. False: it is none. */
 static bool read_name(struct tool_object *object) {
-  uint64_t shortages = api_json_shortages();
-  json_t *text = api_json_load(object->name.data, object->name.length, JSON_DECODE_ANY, NULL);
+  uint64_t shortages = tl_json_shortages();
+  json_t *text = tl_json_load(object->name.data, object->name.length, JSON_DECODE_ANY, NULL);
   bool fine = json_string_length(text) > 0;
   tl_buffer_clear(&object->name);
-  object->name.failed |= api_json_shortages() != shortages;
+  object->name.failed |= tl_json_shortages() != shortages;
   if (fine) tl_buffer_append(&object->name, json_string_value(text), json_string_length(text));
   json_decref(text);
   return object->named = fine;

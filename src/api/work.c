@@ -49,9 +49,9 @@ bool api_work_left(struct api_work *work) {
 }
 
 static void read_work(struct api_work *work) {
-  uint64_t shortages = api_json_shortages();
+  uint64_t shortages = tl_json_shortages();
   int r = api_work_left(work) ? TL_ECLOSED : work->read(work, &work->err);
-  bool whole = api_json_shortages() == shortages; /* else it may have read, or refused, something else than what the client sent */
+  bool whole = tl_json_shortages() == shortages; /* else it may have read, or refused, something else than what the client sent */
   if (r == TL_OK && whole)
     work->err.code = TL_OK;
   else if (!work->err.code || !whole)

@@ -2,12 +2,12 @@
 /* The JSON file: nested objects are dotted keys. jansson keeps no lines, so the
  * line of a key that is wrong is found by a second look at the text. */
 #include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "config/config_private.h"
+#include "tokenlane/base/json.h"
 
 #define MAX_FILE_BYTES (1 << 20)
 
@@ -114,26 +114,34 @@ static int wrong_type(const struct reader *r, const struct config_key *k, const 
   return fail(r, k->name);
 }
 
-/* A list of strings as one comma-separated text; NULL when it is not one. */
-static char *join(json_t *list) {
-  struct tl_buffer out;
-  tl_buffer_init(&out, 0);
+/* A list of strings as one comma-separated text; false when it is not one. Whether there was memory for it is the buffer's to say. */
+static bool join(json_t *list, struct tl_buffer *out) {
   size_t i;
   json_t *item;
-  bool fine = json_is_array(list);
+  if (!json_is_array(list)) return false;
   json_array_foreach(list, i, item) {
-    fine = fine && json_is_string(item) && json_string_length(item) && !strchr(json_string_value(item), ',');
-    if (!fine) break;
-    if (i) tl_buffer_putc(&out, ',');
-    tl_buffer_puts(&out, json_string_value(item));
+    if (!json_is_string(item) || !json_string_length(item) || strchr(json_string_value(item), ',')) return false;
+    if (i) tl_buffer_putc(out, ',');
+    tl_buffer_puts(out, json_string_value(item));
   }
-  char *text = fine ? strdup(tl_buffer_string(&out)) : NULL;
-  tl_buffer_done(&out);
-  return text;
+  return true;
 }
 
 static int set_text(const struct reader *r, const struct config_key *k, const char *text) {
   return tl_config_set(r->config, k->name, text, r->err) < 0 ? fail(r, k->name) : TL_OK;
+}
+
+static int set_list(const struct reader *r, const struct config_key *k, json_t *list) {
+  struct tl_buffer text;
+  tl_buffer_init(&text, 0);
+  bool fine = join(list, &text);
+  const char *joined = tl_buffer_string(&text);
+  int result;
+  if (!fine) result = wrong_type(r, k, "a list of strings, none empty or with a comma", list);
+  else if (text.failed) result = tl_error_set(r->err, TL_ENOMEM, NULL, "out of memory"); /* "": no keys of the API, say, and it is open to all */
+  else result = set_text(r, k, joined);
+  tl_buffer_done(&text);
+  return result;
 }
 
 /* Such are meant from the file's folder. */
@@ -198,11 +206,7 @@ static int set_value(const struct reader *r, const struct config_key *k, json_t 
     case KEY_MODELS: return set_models(r, k, value);
     case KEY_STRINGS: break;
   }
-  char *text = join(value);
-  if (!text) return wrong_type(r, k, "a list of strings, none empty or with a comma", value);
-  int result = set_text(r, k, text);
-  free(text);
-  return result;
+  return set_list(r, k, value);
 }
 
 static int walk(const struct reader *r, json_t *object, const char *prefix) {
@@ -257,6 +261,7 @@ static char *read_file(const char *path, size_t *ret_length, struct tl_error *er
 
 /* jansson shows what stands there, which may be an API key: the line has to do, but for a name that comes twice. */
 static int fail_syntax(const struct reader *r, json_error_t *why) {
+  if (tl_json_is_short(NULL, why, r->err)) return TL_ENOMEM;
   char *shown = strstr(why->text, " near '");
   if (shown && json_error_code(why) != json_error_duplicate_key) *shown = 0;
   return tl_error_set(r->err, TL_EINVAL, "config", "%.150s:%d: %.200s", r->path, why->line, why->text);
@@ -268,7 +273,7 @@ int tl_config_load(struct tl_config *config, const char *path, struct tl_error *
   if (!text) return TL_EIO;
   reader.text = text;
   json_error_t json_error;
-  json_t *root = json_loadb(text, reader.length, JSON_REJECT_DUPLICATES, &json_error);
+  json_t *root = tl_json_load(text, reader.length, JSON_REJECT_DUPLICATES, &json_error);
   int r;
   if (!root)
     r = fail_syntax(&reader, &json_error);

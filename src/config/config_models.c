@@ -81,7 +81,8 @@ static char *value_text(const struct config_key *k, const struct tl_config *conf
     if (i) tl_buffer_putc(&out, ',');
     tl_buffer_puts(&out, list->items[i]);
   }
-  char *text = strdup(tl_buffer_string(&out));
+  const char *whole = tl_buffer_string(&out);
+  char *text = out.failed ? NULL : strdup(whole); /* "" would be another list */
   tl_buffer_done(&out);
   return text;
 }

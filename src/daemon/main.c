@@ -7,6 +7,7 @@
 #include "daemon/served.h"
 #include "daemon/sharing.h"
 #include "tokenlane/base/clock.h"
+#include "tokenlane/base/json.h"
 #include "tokenlane/base/thread.h"
 #include "tokenlane/device.h"
 #include "tokenlane/log.h"
@@ -161,6 +162,7 @@ static int with_config(const char *command, const struct command_line *line) {
   struct tl_error err = {0};
   struct tl_config config;
   int r = tl_config_init(&config);
+  if (r < 0) tl_error_set(&err, r, NULL, "out of memory");
   if (r == TL_OK) r = daemon_read_arguments(&config, line, &err);
   if (r == TL_OK && strcmp(command, "serve") == 0) r = serve(&config, line, &err);
   else if (r == TL_OK) puts("the configuration is valid");
@@ -193,6 +195,7 @@ static int run(int argc, char **argv) {
 
 int main(int argc, char **argv) {
   tl_thread_enter("tokenlane", TL_ROLE_NONE); /* also the name of the process */
+  tl_json_watch();
   int status = run(argc, argv);
   if (status || (fflush(stdout) == 0 && !ferror(stdout))) return status;
   fputs("tokenlane: standard output cannot be written\n", stderr);

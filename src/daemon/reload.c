@@ -49,8 +49,9 @@ void daemon_reload(struct daemon *d, const struct command_line *line) {
   int r = tl_config_init(&config);
   if (r < 0) tl_error_set(&err, r, NULL, "out of memory");
   if (r == TL_OK) r = daemon_read_arguments(&config, line, &err);
-  if (r == TL_OK) reload_keys(d, &config);
-  if (r == TL_OK) {
+  bool read = r == TL_OK;
+  if (read) {
+    reload_keys(d, &config); /* whatever is wrong with the log: one of them may be to be locked out */
     struct tl_log_options options = daemon_log_options(&config);
     r = tl_log_configure(&options, &err);
   }
@@ -61,8 +62,8 @@ void daemon_reload(struct daemon *d, const struct command_line *line) {
     if (changes.length)
       TL_LOG(TL_LOG_WARN, "daemon", "changed keys need a restart", TL_S("keys", changes.names));
   } else {
-    TL_LOG(TL_LOG_ERROR, "daemon", "the configuration was not read again; all stays as it was",
-           TL_S("reason", err.message));
+    TL_LOG(TL_LOG_ERROR, "daemon", read ? "the log's configuration was not read again; it stays as it was"
+                                        : "the configuration was not read again; all stays as it was", TL_S("reason", err.message));
   }
   tl_config_done(&config);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "daemon/daemon_private.h"
+#include "tokenlane/base/json.h"
 #include "tokenlane/text.h"
 
 static const char usage[] =
@@ -55,7 +56,7 @@ static int read_options(int argc, char **argv, struct options *ret, struct tl_er
 static int read_json(const char *path, json_t **ret, struct tl_error *err) {
   json_error_t why;
   const char *name = path ? path : "standard input";
-  *ret = path ? json_load_file(path, JSON_ALLOW_NUL, &why) : json_loadf(stdin, JSON_ALLOW_NUL, &why);
+  *ret = tl_json_load_file(path, JSON_ALLOW_NUL, &why);
   if (*ret) return TL_OK;
   if (json_error_code(&why) == json_error_cannot_open_file) return tl_error_set(err, TL_EIO, NULL, "%s: cannot be opened", name);
   return tl_error_set(err, TL_EINVAL, NULL, "%s:%d: %s", name, why.line, why.text);
@@ -113,7 +114,7 @@ static int read_template(const struct options *o, struct tl_chat_format **ret, s
   while (file && n && (at = tl_buffer_reserve(&source, 65536))) source.length += n = fread(at, 1, 65536, file);
   if (!file || ferror(file)) r = tl_error_set(err, TL_EIO, NULL, "%s: cannot be read", o->tmpl);
   if (file) fclose(file);
-  if (r == TL_OK && (r = tl_chat_format_new(model, tl_buffer_string(&source), source.length, ret, err)) < 0) tl_error_prefix(err, o->tmpl);
+  if (r == TL_OK && (r = tl_chat_format_new(model, tl_buffer_bytes(&source), source.length, ret, err)) < 0) tl_error_prefix(err, o->tmpl);
   tl_buffer_done(&source);
   tl_chat_format_free(model);
   return r;
@@ -132,7 +133,7 @@ int render_command(int argc, char **argv) {
   const struct tl_chat_template *t = r == TL_OK ? tl_chat_format_pick(format, options.name, chat.tools) : NULL;
   if (r == TL_OK && !t) r = tl_error_set(&err, TL_ENOTFOUND, NULL, "there is no chat template '%.100s'", options.name ? options.name : "default");
   if (r == TL_OK) r = tl_chat_render(t, &chat, NULL, &rendered, &err);
-  if (r == TL_OK) fwrite(tl_buffer_string(&rendered.text), 1, rendered.text.length, stdout);
+  if (r == TL_OK) fwrite(tl_buffer_bytes(&rendered.text), 1, rendered.text.length, stdout);
   if (r < 0) fprintf(stderr, "tokenlane: %s\n", err.message);
   tl_rendered_done(&rendered);
   json_decref(chat.messages);

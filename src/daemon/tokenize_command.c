@@ -97,7 +97,7 @@ static int decode(const struct tl_tokenizer *tokenizer, const struct options *op
   int r = read_ids(tokenizer, tl_buffer_string(text), ids, &n, err);
   if (r == TL_OK && tl_tokenizer_decode(tokenizer, ids, n, options->no_special, &out) < 0)
     r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  if (r == TL_OK) fwrite(tl_buffer_string(&out), 1, out.length, stdout);
+  if (r == TL_OK) fwrite(tl_buffer_bytes(&out), 1, out.length, stdout);
   tl_buffer_done(&out);
   free(ids);
   return r;

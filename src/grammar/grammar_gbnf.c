@@ -172,7 +172,7 @@ static gr_node read_literal(struct gbnf *g) {
     tl_buffer_append(&text, bytes, tl_utf8_encode(code, bytes));
   }
   g->at++;
-  gr_node node = text.failed ? GR_NONE : gr_bytes(g->ir, tl_buffer_string(&text), text.length);
+  gr_node node = text.failed ? GR_NONE : gr_bytes(g->ir, tl_buffer_bytes(&text), text.length);
   if (text.failed) fail_at(g, TL_ENOMEM, g->line, "out of memory", "");
   tl_buffer_done(&text);
   return node;

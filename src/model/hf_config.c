@@ -208,8 +208,9 @@ json_t *hf_load_object(const char *folder, const char *file, bool required, stru
   char path[4096];
   snprintf(path, sizeof path, "%s/%s", folder, file);
   json_error_t json_error;
-  json_t *object = json_load_file(path, 0, &json_error);
+  json_t *object = tl_json_load_file(path, 0, &json_error);
   if (!object && json_error_code(&json_error) == json_error_cannot_open_file && !required) return json_object();
+  if (tl_json_is_short(object, &json_error, err)) return NULL;
   if (!object && tl_lfs_check(path, file, err) < 0) return NULL;
   if (!json_is_object(object)) {
     tl_error_set(err, TL_ECORRUPT, "model.path", "%s: %s", file, object ? "expected a JSON object" : json_error.text);

@@ -200,10 +200,12 @@ static int load_gguf(const char *path, bool weights, struct model **ret, struct 
 
 static int load(const char *path, bool weights, struct tl_model **ret, struct tl_error *err) {
   struct model *m = NULL;
+  uint64_t shortages = tl_json_shortages();
   int r = model_check_path(path, err);
   if (r < 0) return r;
   r = tl_gguf_is_path(path) ? load_gguf(path, weights, &m, err) : load_folder(path, weights, &m, err);
   if (r == TL_OK) r = tl_model_check_files(&m->model, err);
+  if (r == TL_OK && tl_json_shortages() != shortages) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   if (r == TL_OK) *ret = &m->model;
   else if (m) tl_model_free(&m->model);
   return r;

@@ -121,8 +121,9 @@ int model_read_pooling(const char *folder, const struct hf_config *c, struct hf_
   json_error_t json_error;
   *ret = (struct hf_pooling){0};
   snprintf(path, sizeof path, "%s/modules.json", folder);
-  json_t *modules = json_load_file(path, 0, &json_error), *module;
+  json_t *modules = tl_json_load_file(path, 0, &json_error), *module;
   if (!modules && json_error_code(&json_error) == json_error_cannot_open_file) return TL_OK;
+  if (tl_json_is_short(modules, &json_error, err)) return TL_ENOMEM;
   int r = json_is_array(modules) ? TL_OK : bad(err, TL_ECORRUPT, "modules.json", "expected a list of modules");
   size_t i;
   json_array_foreach(modules, i, module) if (r == TL_OK) r = read_module(folder, module, c, ret, err);

@@ -2,10 +2,10 @@
 #ifndef MODEL_PRIVATE_H
 #define MODEL_PRIVATE_H
 
-#include <jansson.h>
 #include <stdbool.h>
 
 #include "tokenlane/base/arena.h"
+#include "tokenlane/base/json.h"
 #include "tokenlane/model.h"
 
 #define MODEL_MAX_OPS 16384

@@ -112,7 +112,8 @@ int model_add_safetensors(struct model *m, const char *path, const char *name, c
   if (header_bytes > MAX_HEADER_BYTES || header_bytes > file.bytes - 8)
     return tl_error_set(err, TL_ECORRUPT, "model.path", "%s: the header's length lies outside the file", name);
   json_error_t json_error;
-  json_t *header = json_loadb((const char *)bytes + 8, header_bytes, JSON_REJECT_DUPLICATES, &json_error);
+  json_t *header = tl_json_load((const char *)bytes + 8, header_bytes, JSON_REJECT_DUPLICATES, &json_error);
+  if (tl_json_is_short(header, &json_error, err)) return TL_ENOMEM;
   if (!json_is_object(header)) {
     json_decref(header);
     return tl_error_set(err, TL_ECORRUPT, "model.path", "%.150s: the header is not a JSON object: %.150s", name,

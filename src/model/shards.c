@@ -81,7 +81,8 @@ int model_open_weights(struct model *m, const char *folder, struct tl_error *err
     return r < 0 ? r : model_add_safetensors(m, path, "model.safetensors", "", err);
   }
   json_error_t json_error;
-  json_t *index = json_load_file(path, 0, &json_error);
+  json_t *index = tl_json_load_file(path, 0, &json_error);
+  if (tl_json_is_short(index, &json_error, err)) return TL_ENOMEM;
   if (!index && tl_lfs_check(path, "model.safetensors.index.json", err) < 0) return TL_ECORRUPT;
   json_t *map = json_object_get(index, "weight_map");
   int r = json_is_object(map) ? open_shards(m, folder, map, err)

@@ -105,7 +105,7 @@ static int affixed_symbols(struct tok_encode *e, const char *piece, size_t lengt
     if (i) tl_buffer_puts(&text, t->bpe.prefix);
     tl_buffer_append(&text, piece + i, n);
     if (i + n == length) tl_buffer_puts(&text, t->bpe.suffix);
-    int32_t id = tok_map_find(&t->by_text, t->tokens, tl_buffer_string(&text), text.length);
+    int32_t id = tok_map_find(&t->by_text, t->tokens, tl_buffer_bytes(&text), text.length);
     if (id >= 0 && !t->tokens[id].guarded)
       put_symbol(t, ret, id);
     else if (!t->bpe.byte_fallback || !put_bytes(t, ret, text.data, text.length))

@@ -9,6 +9,7 @@
 
 #include "text/chat_private.h"
 #include "text/tokenizer_private.h"
+#include "tokenlane/base/json.h"
 #include "tokenlane/model.h"
 
 #define MAX_TEMPLATES 64
@@ -224,8 +225,9 @@ static int read_gguf(const char *path, json_t **ret, struct tl_error *err) {
 /* A file that need not be there: *ret is NULL then. */
 static int read_json(const char *path, json_t **ret, struct tl_error *err) {
   json_error_t why;
-  *ret = json_load_file(path, JSON_ALLOW_NUL, &why);
+  *ret = tl_json_load_file(path, JSON_ALLOW_NUL, &why);
   if (*ret || json_error_code(&why) == json_error_cannot_open_file) return TL_OK;
+  if (tl_json_is_short(*ret, &why, err)) return TL_ENOMEM;
   return tl_error_set(err, TL_ECORRUPT, NULL, "%s:%d: %s", path, why.line, why.text);
 }
 
@@ -269,6 +271,7 @@ static int read_config(const char *model, const char *folder, char *path, size_t
 int tl_chat_format_load(const char *model, struct tl_chat_format **ret, struct tl_error *err) {
   char folder[4000], path[4096];
   json_t *config = NULL;
+  uint64_t shortages = tl_json_shortages();
   *ret = NULL;
   tok_folder(model, folder, sizeof folder);
   int r = read_config(model, folder, path, sizeof path, &config, err);
@@ -281,6 +284,7 @@ int tl_chat_format_load(const char *model, struct tl_chat_format **ret, struct t
     if (r == TL_OK && format->n == 0) r = add_processor_file(format, folder, err);
   }
   json_decref(config);
+  if (r == TL_OK && tl_json_shortages() != shortages) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory"); /* of a template's variables, say */
   if (r == TL_OK && format->n) *ret = format;
   else tl_chat_format_free(format);
   return r;

@@ -111,7 +111,7 @@ static int push_text(struct tl_detok *detok, const char *piece, size_t length, s
     struct tl_buffer whole;
     tl_buffer_init(&whole, 0);
     push_bytes(detok, piece, length, &whole);
-    emit(detok, tl_buffer_string(&whole), whole.length, out);
+    emit(detok, tl_buffer_bytes(&whole), whole.length, out);
     out->failed |= whole.failed;
     tl_buffer_done(&whole);
   }
@@ -148,7 +148,7 @@ static int as_last(const struct tok_decoder *decoder, const struct tok_token *to
   none.content_length = 0;
   struct tok_norm_call call = {token->shown, token->n_shown, false, false, &text, false, NULL};
   int r = tok_norm_replace(&none, &call);
-  if (r == TL_OK) r = tok_decoder_apply(decoder, false, tl_buffer_string(&text), text.length, out, NULL);
+  if (r == TL_OK) r = tok_decoder_apply(decoder, false, tl_buffer_bytes(&text), text.length, out, NULL);
   tl_buffer_done(&text);
   return r;
 }
@@ -171,7 +171,7 @@ static int push_suffixed(struct tl_detok *detok, int32_t id, struct tl_buffer *o
     const struct tok_token *before = &t->tokens[detok->last];
     r = as_last(&t->decoder, before, &last);
     size_t n = common(before, &last);
-    if (r == TL_OK) r = push_text(detok, id < 0 ? tl_buffer_string(&last) + n : before->bytes + n,
+    if (r == TL_OK) r = push_text(detok, id < 0 ? tl_buffer_bytes(&last) + n : before->bytes + n,
                                   id < 0 ? last.length - n : before->n_bytes - n, out);
     tl_buffer_clear(&last);
   }
@@ -204,7 +204,7 @@ int tl_detok_push(struct tl_detok *detok, int32_t id, struct tl_buffer *out) {
   struct tl_buffer text;
   tl_buffer_init(&text, 0);
   int r = tok_decoder_apply(decoder, true, token->shown, token->n_shown, &text, NULL);
-  if (r == TL_OK) r = push_text(detok, tl_buffer_string(&text), text.length, out);
+  if (r == TL_OK) r = push_text(detok, tl_buffer_bytes(&text), text.length, out);
   tl_buffer_done(&text);
   return r;
 }
@@ -246,7 +246,7 @@ int tl_tokenizer_decode(const struct tl_tokenizer *tokenizer, const int32_t *ids
     i = read_run(&detok, ids, n, i, &run);
     detok.started = true;
     if (run.failed) out->failed = true;
-    else if (tl_utf8_valid(tl_buffer_string(&run), run.length)) emit(&detok, run.data, run.length, out);
+    else if (tl_utf8_valid(tl_buffer_bytes(&run), run.length)) emit(&detok, run.data, run.length, out);
     else emit_replacements(&detok, run.length, out);
     if (out->failed) r = TL_ENOMEM;
   }

@@ -51,7 +51,7 @@ static int clean_up(struct tl_buffer *text, struct tl_error *err) {
   } rules[] = {{" .", "."}, {" ?", "?"}, {" !", "!"}, {" ,", ","}, {" ' ", "'"}, {" n't", "n't"},
                {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
   for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
-    if (!memmem(tl_buffer_string(text), text->length, rules[i].from, strlen(rules[i].from))) continue;
+    if (!memmem(tl_buffer_bytes(text), text->length, rules[i].from, strlen(rules[i].from))) continue;
     struct tok_norm rule = {.literal = rules[i].from, .literal_length = strlen(rules[i].from),
                             .content = rules[i].to, .content_length = strlen(rules[i].to)};
     struct tl_buffer next;
@@ -74,7 +74,7 @@ int tok_dec_wordpiece(const struct tok_dec *dec, bool first, const char *text, s
   size_t skip = !first && inner ? dec->text_length : 0;
   tl_buffer_append(&word, text + skip, length - skip);
   int r = dec->cleanup ? clean_up(&word, err) : done(&word, err);
-  if (r == TL_OK) tl_buffer_append(out, tl_buffer_string(&word), word.length);
+  if (r == TL_OK) tl_buffer_append(out, tl_buffer_bytes(&word), word.length);
   tl_buffer_done(&word);
   return r < 0 ? r : done(out, err);
 }
@@ -87,7 +87,7 @@ int tok_dec_ctc(const struct tok_dec *dec, bool first, const char *text, size_t 
   int r = tok_dec_replace(dec, first, text, length, &kept, err);
   if (r == TL_OK && dec->cleanup) r = clean_up(&kept, err);
   struct tok_norm blank = {.literal = dec->text, .literal_length = dec->cleanup ? dec->text_length : 0, .content = " ", .content_length = 1};
-  struct tok_norm_call call = {tl_buffer_string(&kept), kept.length, first, false, out, false, err};
+  struct tok_norm_call call = {tl_buffer_bytes(&kept), kept.length, first, false, out, false, err};
   if (r == TL_OK) r = tok_norm_replace(&blank, &call);
   tl_buffer_done(&kept);
   return r;
@@ -125,7 +125,7 @@ int tok_decoder_apply(const struct tok_decoder *decoder, bool first, const char 
     struct tl_buffer *to = &work[i & 1];
     tl_buffer_clear(to);
     r = decoder->steps[i].apply(&decoder->steps[i], first, text, length, to, err);
-    text = tl_buffer_string(to);
+    text = tl_buffer_bytes(to);
     length = to->length;
   }
   if (r == TL_OK) r = put_bytes(decoder, text, length, out, err);
@@ -143,7 +143,7 @@ static int finish_token(struct tl_tokenizer *t, struct tok_token *token, struct 
   if (byte < 0) r = tok_decoder_apply(&t->decoder, false, token->shown, token->n_shown, work, err);
   if (r < 0) return r;
   size_t n = byte < 0 ? work->length : 1;
-  const char *bytes = byte < 0 ? tl_buffer_string(work) : &single;
+  const char *bytes = byte < 0 ? tl_buffer_bytes(work) : &single;
   if (n == token->n_raw && memcmp(bytes, token->raw, n) == 0) {
     token->bytes = token->raw;
   } else {

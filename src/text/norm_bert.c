@@ -71,7 +71,7 @@ static int strip_accents(struct tok_norm_call *call, const char *text, size_t le
   tl_buffer_init(&apart, 0);
   struct tok_norm_call form_call = {.text = text, .length = length, .out = &apart, .err = call->err};
   int r = tok_norm_form(&(struct tok_norm){.form = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE}, &form_call);
-  if (r == TL_OK) r = leave_out(call, unicode_is_nonspacing, tl_buffer_string(&apart), apart.length, out);
+  if (r == TL_OK) r = leave_out(call, unicode_is_nonspacing, tl_buffer_bytes(&apart), apart.length, out);
   tl_buffer_done(&apart);
   return r;
 }
@@ -98,7 +98,7 @@ int tok_norm_bert(const struct tok_norm *norm, struct tok_norm_call *call) {
     if (to->data == text) to = &work[(i + 1) & 1];
     tl_buffer_clear(to);
     r = steps[i].apply(call, text, length, to);
-    text = tl_buffer_string(to);
+    text = tl_buffer_bytes(to);
     length = to->length;
   }
   if (r == TL_OK && tl_buffer_append(call->out, text, length) < 0) r = tok_out_of_memory(call->err);

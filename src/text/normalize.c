@@ -156,7 +156,7 @@ int tok_normalize(const struct tl_tokenizer *t, const char *text, size_t length,
     struct tok_norm_call call = {text, length, first, last, to, false, err};
     r = t->norms[i].apply(&t->norms[i], &call);
     *ret_lost |= call.lost;
-    text = tl_buffer_string(to);
+    text = tl_buffer_bytes(to);
     length = to->length;
   }
   if (r == TL_OK && tl_buffer_append(out, text, length) < 0) r = tok_out_of_memory(err);

@@ -12,7 +12,7 @@ static int normalized_content(struct tl_tokenizer *t, struct tok_added *added, s
   tl_buffer_init(&out, 0);
   int r = tok_normalize(t, added->content, added->length, true, true, &out, &lost, err);
   if (r == TL_OK) {
-    added->content = tl_arena_copy(&t->mem, tl_buffer_string(&out), out.length);
+    added->content = tl_arena_copy(&t->mem, tl_buffer_bytes(&out), out.length);
     added->length = out.length;
     if (!added->content) r = tok_out_of_memory(err);
     t->tokens[added->id].shown = added->content; /* as the reference does since 0.23 */

@@ -36,7 +36,7 @@ int tok_bpe_merge(struct tl_tokenizer *t, const char *left, size_t n_left, const
   if (skip <= n_right) tl_buffer_append(&joined, right + skip, n_right - skip);
   int32_t left_id = tok_map_find(&t->by_text, t->tokens, left, n_left);
   int32_t right_id = tok_map_find(&t->by_text, t->tokens, right, n_right);
-  int32_t id = tok_map_find(&t->by_text, t->tokens, tl_buffer_string(&joined), joined.length);
+  int32_t id = tok_map_find(&t->by_text, t->tokens, tl_buffer_bytes(&joined), joined.length);
   bool failed = joined.failed;
   tl_buffer_done(&joined);
   if (failed) return tok_out_of_memory(err);

@@ -50,7 +50,7 @@ int tok_pattern_compile(const char *source, size_t length, pcre2_code **ret, str
   }
   int number;
   PCRE2_SIZE at;
-  *ret = pcre2_compile((PCRE2_SPTR)tl_buffer_string(&text), text.length, PCRE2_UTF | PCRE2_UCP, &number, &at, NULL);
+  *ret = pcre2_compile((PCRE2_SPTR)tl_buffer_bytes(&text), text.length, PCRE2_UTF | PCRE2_UCP, &number, &at, NULL);
   tl_buffer_done(&text);
   if (!*ret) {
     PCRE2_UCHAR why[120];

@@ -180,7 +180,7 @@ static int space_out(const struct tok_pre *pre, bool origin, const char **text, 
     tl_buffer_append(spaced, pre->space, pre->space_length);
   }
   tl_buffer_append(spaced, at, (size_t)(end - at));
-  *text = tl_buffer_string(spaced);
+  *text = tl_buffer_bytes(spaced);
   *length = spaced->length;
   return spaced->failed ? TL_ENOMEM : TL_OK;
 }
@@ -191,7 +191,7 @@ static int spell(const char **text, size_t *length, struct tl_buffer *spelled) {
     char bytes[4];
     tl_buffer_append(spelled, bytes, tok_byte_spelling((uint8_t)(*text)[i], bytes));
   }
-  *text = tl_buffer_string(spelled);
+  *text = tl_buffer_bytes(spelled);
   *length = spelled->length;
   return spelled->failed ? TL_ENOMEM : TL_OK;
 }

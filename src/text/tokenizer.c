@@ -72,7 +72,7 @@ static int move_spans(struct tok_encode *e, const char *text, size_t length, str
     if (i < *n) spans[i] = (struct tl_span){from, again.length};
     at = end;
   }
-  bool same = again.length == normal->length && memcmp(tl_buffer_string(&again), normal->data, normal->length) == 0;
+  bool same = again.length == normal->length && memcmp(tl_buffer_bytes(&again), normal->data, normal->length) == 0;
   if (r == TL_OK && !same && *n) {
     spans[0] = (struct tl_span){0, normal->length};
     *n = 1;
@@ -97,7 +97,7 @@ static int encode_part(struct tok_encode *e, const struct run *run, size_t start
     bool lost;
     r = tok_normalize(e->t, text, end - start, true, true, &normal, &lost, e->err);
     part.first &= !lost;
-    part.text = tl_buffer_string(&normal);
+    part.text = tl_buffer_bytes(&normal);
     part.length = normal.length;
     if (r == TL_OK && n_spans) r = move_spans(e, text, end - start, spans, &n_spans, &normal);
     part.n_untrusted = n_spans;
@@ -154,7 +154,7 @@ int tl_tokenizer_encode(const struct tl_tokenizer *tokenizer, const char *text, 
   struct tl_span all;
   if (!tl_utf8_valid(text, length)) {
     text_append_lossy(text, length, &repaired);
-    run.text = tl_buffer_string(&repaired);
+    run.text = tl_buffer_bytes(&repaired);
     run.length = repaired.length;
     all = (struct tl_span){0, repaired.length}; /* the marks no longer fit: nothing in it is trusted */
     if (run.n_untrusted) run = (struct run){run.text, run.length, run.parse_special, &all, 1, true};

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "text/tokenizer_private.h"
+#include "tokenlane/base/json.h"
 #include "tokenlane/model.h"
 
 static const struct model {
@@ -80,8 +81,9 @@ int tl_tokenizer_load(const char *file, struct tl_tokenizer **ret, struct tl_err
   bool is_folder = stat(file, &status) != 0 || S_ISDIR(status.st_mode);
   snprintf(path, sizeof path, is_folder ? "%s/tokenizer.json" : "%s", file);
   json_error_t json_error;
-  json_t *root = json_load_file(path, JSON_ALLOW_NUL, &json_error);
+  json_t *root = tl_json_load_file(path, JSON_ALLOW_NUL, &json_error);
   if (!root && json_error_code(&json_error) == json_error_cannot_open_file) return absent(file, path, err);
+  if (tl_json_is_short(root, &json_error, err)) return TL_ENOMEM;
   if (!root && tl_lfs_check(path, path, err) < 0) return TL_ECORRUPT;
   if (!root) return tl_error_set(err, TL_ECORRUPT, NULL, "%s:%d: %s", path, json_error.line, json_error.text);
   struct tl_tokenizer *t = calloc(1, sizeof *t);

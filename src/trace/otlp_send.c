@@ -4,7 +4,6 @@
  * with a wait that doubles or that the collector names. Meanwhile the queue fills and
  * drops; that is all that a slow or dead collector can do. */
 #include <curl/curl.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +11,7 @@
 
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/hash.h"
+#include "tokenlane/base/json.h"
 #include "trace/trace_private.h"
 
 #define CONNECT_MS 3000L
@@ -72,7 +72,7 @@ static int on_progress(void *context, curl_off_t a, curl_off_t b, curl_off_t c, 
 
 /* How many spans of a batch that was taken were not: {"partialSuccess":{"rejectedSpans":"3"}}. */
 static uint64_t read_rejected(const struct tl_buffer *answer, uint64_t most) {
-  json_t *body = answer->length ? json_loadb(answer->data, answer->length, 0, NULL) : NULL;
+  json_t *body = answer->length ? tl_json_load(answer->data, answer->length, 0, NULL) : NULL;
   const json_t *n = json_object_get(json_object_get(body, "partialSuccess"), "rejectedSpans");
   long long rejected = json_is_string(n) ? atoll(json_string_value(n)) : json_integer_value(n);
   json_decref(body);

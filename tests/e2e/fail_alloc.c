@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* For LD_PRELOAD: the n-th allocation from now on of the threads that serve requests (loops and text lanes) fails, and those behind
- * it, so many in a row. Both numbers lie in a file, FAIL_ALLOC, that the test writes. */
+/* For LD_PRELOAD: the n-th allocation from now on of the threads that serve requests (loops and text lanes), or of those whose name begins
+ * with FAIL_THREAD, fails, and those behind it, so many in a row. Both numbers lie in a file, FAIL_ALLOC, that the test writes. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -35,8 +35,10 @@ __attribute__((constructor)) static void map(void) {
 static bool serves(void) {
   char name[17] = "";
   if (thread != UNKNOWN) return thread == SERVES;
+  const char *wanted = getenv("FAIL_THREAD");
   prctl(PR_GET_NAME, name);
-  thread = strncmp(name, "tl-loop", 7) == 0 || strncmp(name, "tl-text", 7) == 0 ? SERVES : SPARED;
+  if (wanted) thread = strncmp(name, wanted, strlen(wanted)) == 0 ? SERVES : SPARED;
+  else thread = strncmp(name, "tl-loop", 7) == 0 || strncmp(name, "tl-text", 7) == 0 ? SERVES : SPARED;
   return thread == SERVES;
 }
 

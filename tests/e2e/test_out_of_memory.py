@@ -2,13 +2,17 @@
 """Each allocation that a request needs fails, one after the other: the client is told so, or what it gets is right."""
 import json
 import mmap
+import os
 import pathlib
+import re
+import signal
 import struct
+import subprocess
 
 import httpx
 import pytest
 
-from daemon import BINARY, BUILT, NAME, SAN, SLOW, events
+from daemon import BINARY, BUILT, MODEL, NAME, SAN, SLOW, events, wait_for
 
 LIBRARY = pathlib.Path(BINARY).parents[1] / "lib/fail_alloc.so"
 pytestmark = pytest.mark.skipif(bool(SAN) or "fail_alloc" not in BUILT and not LIBRARY.exists(), reason="sanitizers have an allocator of their own")
@@ -27,8 +31,8 @@ REQUESTS = {
 
 
 @pytest.fixture
-def short(start, tmp_path):
-    """(daemon, fail(n, in_a_row) -> whether one has failed since it was last asked: from now on the n-th allocation will, and those behind it)."""
+def failing(tmp_path):
+    """(environment, fail(n, in_a_row) -> whether one has failed since it was last asked: from now on the n-th allocation will, and those behind it)."""
     with open(tmp_path / "left", "w+b") as file:
         file.truncate(mmap.PAGESIZE)
         orders = mmap.mmap(file.fileno(), mmap.PAGESIZE)
@@ -38,9 +42,14 @@ def short(start, tmp_path):
             struct.pack_into("qq", orders, 0, n, in_a_row if n else 0)
             return before > 0 and left <= 0
 
-        yield start({"devices": "sim:0", "sim.base_us": 100, "sim.per_token_ns": 0, "engine.prefix_cache": "false",
-                     "engine.draft_tokens": 4},
-                    env={"LD_PRELOAD": str(LIBRARY), "FAIL_ALLOC": file.name}), fail
+        yield {"LD_PRELOAD": str(LIBRARY), "FAIL_ALLOC": file.name}, fail
+
+
+@pytest.fixture
+def short(start, failing):
+    environment, fail = failing
+    return start({"devices": "sim:0", "sim.base_us": 100, "sim.per_token_ns": 0, "engine.prefix_cache": "false",
+                  "engine.draft_tokens": 4}, env=environment), fail
 
 
 def content(answer):
@@ -101,3 +110,65 @@ def test_a_connection_for_which_there_is_no_memory(short):
         with httpx.Client(timeout=10 * SLOW) as http:
             assert http.get(f"{d.url}/health").status_code == 200
     assert fail(0)
+
+
+def test_each_allocation_of_a_reload(start, failing, tmp_path):
+    """SIGHUP reads all of it or changes nothing, and says which."""
+    environment, fail = failing
+    config, sink = tmp_path / "tokenlane.json", tmp_path / "log"
+    keys = [f"key-{i:030}" for i in range(20)]
+
+    def write(level, keys):
+        config.write_text(json.dumps({"log": {"level": level, "sink": str(sink)}, "http": {"api_keys": keys}, "devices": ["sim:0"]}, indent=1))
+
+    write("info", keys)
+    d = start({"config": config, "devices": None}, env={**environment, "FAIL_THREAD": "tokenlane"}, wait=False)
+    wait_for(lambda: sink.exists() and "msg=ready" in sink.read_text(), 30)
+    port = re.findall(r"port=(\d+)", sink.read_text())[0]
+
+    def status(key):
+        return httpx.get(f"http://127.0.0.1:{port}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code
+
+    assert status(keys[3]) == 200 and status("other") == 401
+    refused = 0
+    for n in range(1, 3000):
+        write("info", ["other"])
+        before = len(sink.read_text())
+        fail(n)
+        d.signal(signal.SIGHUP)
+        wait_for(lambda: "read again" in sink.read_text()[before:], 20)
+        said, failed = sink.read_text()[before:], fail(0)
+        assert d.process.poll() is None
+        refused += "level=error" in said
+        if "all stays as it was" in said or "keys were not" in said:
+            assert status(keys[3]) == 200, said
+        else:
+            assert status("other") == 200 and status(keys[3]) == 401, said
+            write("info", keys)
+            before = len(sink.read_text())
+            d.signal(signal.SIGHUP)
+            wait_for(lambda: "was read again" in sink.read_text()[before:], 20)
+        if not failed:
+            break
+    assert not failed and refused > 50
+
+
+@pytest.mark.parametrize("command", [["check-config", "--model.path", MODEL], ["render", MODEL], ["tokenize", MODEL]])
+def test_each_allocation_of_a_model_that_is_read(failing, command):
+    """A command that reads a model's files says what it should, or ends with an error."""
+    environment, fail = failing
+
+    def ask():
+        return subprocess.run([BINARY, *map(str, command)], input='{"messages": [{"role": "user", "content": "Hello"}]}', capture_output=True, text=True,
+                              env={**os.environ, **environment, "FAIL_THREAD": "tokenlane"}, timeout=60)
+    right = ask()
+    assert right.returncode == 0, right.stderr
+    n, failed, refused = 1, True, 0
+    while failed:
+        fail(n)
+        got = ask()
+        failed = fail(0)
+        assert (got.returncode, got.stdout) == (0, right.stdout) or (got.returncode > 0 and len(got.stderr) > 20), f"allocation {n}: {got}"
+        refused += got.returncode > 0
+        n += 1 + n // 12
+    assert refused > 15

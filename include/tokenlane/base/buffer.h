@@ -30,6 +30,10 @@ int tl_buffer_printf(struct tl_buffer *buffer, const char *format, ...)
 char *tl_buffer_reserve(struct tl_buffer *buffer, size_t length);
 /* Removes the first `length` bytes. */
 void tl_buffer_consume(struct tl_buffer *buffer, size_t length);
+/* What is in it, without a NUL: needs no memory, so beside `length` it is right whatever failed. */
+static inline const char *tl_buffer_bytes(const struct tl_buffer *buffer) {
+  return buffer->length ? buffer->data : "";
+}
 /* NUL-terminates (the NUL is not counted) and returns data, "" if failed. */
 const char *tl_buffer_string(struct tl_buffer *buffer);
 
