@@ -94,6 +94,16 @@ endif
 # Sums are taken in the written order on every path.
 $(B)/obj/device/cpu/%.o: CFLAGS += -ffp-contract=off
 
+# What all is compiled with is in the name of a file that all depends on, so that other flags, given or in here, compile it again, and
+# nothing waits for a recipe that looks. A folder's first has no date: what is there was made with it. (What pkg-config says of libraries
+# is not in it, as it is asked only when needed.)
+FLAGS_STAMP := $(B)/flags_$(firstword $(shell { printf '%s\n' '$(subst ','\'',$(CC) $(CXX) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS))'; \
+	grep ': CFLAGS +=' $(firstword $(MAKEFILE_LIST)); } | cksum))
+$(FLAGS_STAMP):
+	@mkdir -p $(@D)
+	@set -- $(@D)/flags_*; test -e "$$1" && touch $@ || touch -d @0 $@
+	@for f in $(@D)/flags_*; do test $$f = $@ || rm -f $$f; done
+
 # --- the CUDA backend -------------------------------------------------------------
 # The kernels for GPUs: machine code for each of CUDA_ARCHS, and PTX of the last for
 # those to come. That of 120 is that of 100 to the letter and made once (86 is not as 80: gather
@@ -114,7 +124,7 @@ PLUGIN := $(if $(NVCC),$(B)/lib/tokenlane-cuda.so)
 all: $(B)/bin/tokenlane $(B)/bin/load $(PLUGIN) ## build the daemon, the load generator and, where nvcc is, the CUDA backend
 	$(if $(PLUGIN)$(filter 0,$(CUDA)),,@echo "  SKIP  the CUDA backend: no nvcc")
 
-$(B)/obj/%.o: src/%.c
+$(B)/obj/%.o: src/%.c | $(FLAGS_STAMP)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CC    $<")
 	$(Q)$(CCACHE) $(CC) $(CPPFLAGS) $(PKG_CFLAGS) $(LLHTTP_CFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
@@ -438,7 +448,7 @@ $(B)/obj/bench_log_spdlog.o: bench/bench_log_spdlog.cc
 $(B)/bin/bench_log: bench/bench_log.c $(call archives,log) $(if $(SPDLOG),$(B)/obj/bench_log_spdlog.o)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")
-	$(Q)$(CC) $(CPPFLAGS) $(if $(SPDLOG),-DHAVE_SPDLOG) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $(filter-out %.h,$^) \
+	$(Q)$(CC) $(CPPFLAGS) $(if $(SPDLOG),-DHAVE_SPDLOG) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $(filter %.c %.o %.a,$^) \
 		$(LDFLAGS) $(if $(SPDLOG),$(shell pkg-config --libs spdlog) -lstdc++) -lm
 
 .PHONY: bench
@@ -511,4 +521,8 @@ clean: ## remove build/
 help: ## this list
 	@grep -hE '^[a-z_.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-22s %s\n", $$1, $$2}'
 
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+# Kernels for GPUs have a stamp of their own.
+MADE := $(patsubst %.d,%,$(shell find $(B) -name '*.d' 2>/dev/null))
+-include $(MADE:=.d)
+COMPILED := $(filter-out $(B)/cuda/%,$(MADE))
+$(COMPILED) $(COMPILED:=.o): $(FLAGS_STAMP)
