@@ -33,6 +33,8 @@ struct tl_device_load {
   uint32_t max_batch_size;    /* sequences of a step, and rows wanted */
   uint32_t max_batch_tokens;  /* tokens of a step */
   uint32_t max_context;       /* tokens of a sequence */
+  uint32_t draft_tokens;      /* most rows of a sequence behind its first in a step where they are guesses, all wanted, as that is; 0: none */
+  uint32_t draft_rows;        /* most rows of a step with such */
   uint64_t kv_memory_bytes;   /* 0: the backend decides */
   unsigned memory_percent;    /* of a GPU's memory, that may be used in all; 0: 90 */
   bool cudnn;                 /* a GPU may compute prompts' attention by it, where it is there, right and faster */
@@ -140,7 +142,7 @@ void tl_device_plugin_folder(const char *folder);
 
 /* What a plugin's entry, TL_DEVICE_ENTRY, returns. Raise the number with each change
  * of what stands above, in step.h or in model.h; most changes show in the sizes too. */
-#define TL_DEVICE_ABI 7
+#define TL_DEVICE_ABI 8
 #define TL_DEVICE_SIZES                                                                                                \
   (sizeof(struct tl_device_ops) + 1000 * sizeof(struct tl_device_load) + 1000000 * sizeof(struct tl_model) +           \
    1000000000ull * (sizeof(struct tl_step) + sizeof(struct tl_sampling) + sizeof(struct tl_sampled) + sizeof(struct tl_tensor)))

@@ -106,6 +106,8 @@ static void *load_device(void *argument) {
                                 .max_batch_size = o->max_batch_size,
                                 .max_batch_tokens = o->max_batch_tokens,
                                 .max_context = w->engine->max_context,
+                                .draft_tokens = o->draft_tokens,
+                                .draft_rows = draft_rows(o),
                                 .kv_memory_bytes = o->kv_memory_bytes / o->tensor_parallel,
                                 .memory_percent = o->memory_percent,
                                 .memory_shared = o->memory_shared,

@@ -233,6 +233,8 @@ uint32_t draft_index_guess(struct tl_sequence *seq, uint32_t n, uint32_t most);
 /* step_draft.c */
 /* A step with it is under way: time to link what of its tokens is known. */
 void draft_learn(struct worker *w, struct tl_sequence *seq);
+/* Most rows of a step with guessed tokens. */
+uint32_t draft_rows(const struct tl_engine_options *o);
 /* Adds guessed tokens to the plan's decodes, whose tokens are all known. */
 void draft_fill_up(struct worker *w);
 /* Whether a sequence of the plan has guesses under way, or is to have some in the next step, which so cannot be built before the last one is over. */

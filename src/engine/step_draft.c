@@ -34,9 +34,13 @@ static uint32_t n_out_of(const struct tl_sequence *seq) {
   return atomic_load_explicit(&seq->n_out, memory_order_relaxed); /* own */
 }
 
+uint32_t draft_rows(const struct tl_engine_options *o) {
+  return o->max_batch_size < MOST_ROWS ? o->max_batch_size : MOST_ROWS;
+}
+
 /* Rows that a step of these items may have more; 0: with prompts in it, it has enough to do. */
 static uint32_t room_for(const struct worker *w) {
-  uint32_t most = w->engine->o.max_batch_size < MOST_ROWS ? w->engine->o.max_batch_size : MOST_ROWS;
+  uint32_t most = draft_rows(&w->engine->o);
   for (uint32_t i = 0; i < w->n_items; i++)
     if (!is_decode(&w->items[i])) return 0;
   return w->n_items < most ? most - w->n_items : 0;

@@ -82,12 +82,29 @@ static inline float fake_logprob(uint64_t prefix_hash, int32_t token) {
 
 /* --- steps ---------------------------------------------------------------------------------- */
 
+/* Several rows of a sequence that are all wanted, the last one a new token's, are guesses behind a known one: no more than a device was
+ * told of. (A scored prompt's are targets.) */
+static inline void fake_check_drafts(const struct fake_device *d, const struct tl_step *s) {
+  uint32_t wanted = 0;
+  bool drafts = false;
+  for (uint32_t q = 0; q < s->n_seqs; q++) {
+    uint32_t n = s->query_start[q + 1] - s->query_start[q], of = 0;
+    bool draws = true;
+    for (; wanted < s->n_rows && s->rows[wanted] < s->query_start[q + 1]; wanted++, of++) draws = draws && s->sampling[wanted].target < 0;
+    if (n == 1 || of != n || !draws) continue;
+    FAKE_CHECK(n <= d->load.draft_tokens + 1);
+    drafts = true;
+  }
+  FAKE_CHECK(!drafts || s->n_tokens <= d->load.draft_rows);
+}
+
 static inline void fake_check_shape(const struct fake_device *d, const struct tl_step *s) {
   FAKE_CHECK(s->n_seqs >= 1 && s->n_seqs <= d->load.max_batch_size);
   FAKE_CHECK(s->n_tokens >= s->n_seqs && s->n_tokens <= d->load.max_batch_tokens);
   FAKE_CHECK(s->n_rows <= d->load.max_batch_size);
   FAKE_CHECK(s->query_start[0] == 0 && s->query_start[s->n_seqs] == s->n_tokens);
   for (uint32_t i = 1; i < s->n_rows; i++) FAKE_CHECK(s->rows[i] > s->rows[i - 1]);
+  fake_check_drafts(d, s);
   FAKE_CHECK(s->n_rows == 0 || s->rows[s->n_rows - 1] < s->n_tokens);
   memset(d->readers, 0, fake.n_blocks * sizeof *d->readers);
   for (uint32_t q = 0; q < s->n_seqs; q++) {

@@ -120,6 +120,8 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   d->job.max_batch_size = load->max_batch_size;
   d->job.max_batch_tokens = load->max_batch_tokens;
   d->job.max_context = load->max_context;
+  d->job.draft_tokens = load->draft_tokens;
+  d->job.draft_rows = load->draft_rows;
   for (uint32_t i = 0; i < d->job.n_ranks; i++) d->job.ranks[i].kv_memory_bytes = load->kv_memory_bytes;
   d->job.memory_percent = load->memory_percent;
   d->job.memory_shared = load->memory_shared;

@@ -48,7 +48,7 @@ struct child_rank_job {
 struct child_job {
   char model_path[CHILD_PATH]; /* "": simulated, there are no files */
   char quantized[16];          /* tl_model.quantized; "": NULL */
-  uint32_t max_batch_size, max_batch_tokens, max_context;
+  uint32_t max_batch_size, max_batch_tokens, max_context, draft_tokens, draft_rows;
   uint32_t memory_percent, memory_shared, cudnn;
   char plugin_folder[CHILD_PATH]; /* as tl_device_plugin_folder has it */
   /* of the daemon's model: the child's must be the same, and a simulated device needs no more */

@@ -55,6 +55,8 @@ static int load_rank(struct rank *rank) {
                                 .max_batch_size = j->max_batch_size,
                                 .max_batch_tokens = j->max_batch_tokens,
                                 .max_context = j->max_context,
+                                .draft_tokens = j->draft_tokens,
+                                .draft_rows = j->draft_rows,
                                 .kv_memory_bytes = mine->kv_memory_bytes,
                                 .memory_percent = j->memory_percent,
                                 .memory_shared = j->memory_shared,

@@ -23,7 +23,10 @@ static void make_limits(struct cuda_device *d, const struct tl_device_load *load
   if (l->n_blocks < tiles) l->n_blocks = tiles;
   l->n_lanes = l->n_blocks / tiles;
   l->max_tiles = tl_cuda_max_tiles(l->max_tokens, l->max_seqs);
-  l->max_items = tl_cuda_max_items(l->max_seqs, l->n_lanes);
+  l->packing.most_rows = 1 + load->draft_tokens;
+  l->packing.pack = tl_cuda_pack(d->dims.n_heads, d->dims.n_kv_heads, d->dims.head, l->packing.most_rows);
+  l->draft_rows = load->draft_tokens == 0 ? 0 : load->draft_rows < l->max_seqs ? load->draft_rows : l->max_seqs;
+  l->max_items = tl_cuda_max_items(l->max_seqs, l->max_seqs, l->packing, l->n_lanes);
   uint32_t history = load->max_context < d->dims.vocab ? load->max_context : d->dims.vocab;
   l->max_entries = history + SPARE_ENTRIES;
   l->n_drawers = l->max_seqs > d->info.multiprocessors ? l->max_seqs : d->info.multiprocessors;
@@ -184,9 +187,10 @@ static size_t place_work(struct cuda_device *d, char *base) {
     PLACE(&p, w->gathered, d->group->size * rows * s->ld_part);
   }
   w->scratch_bytes = p.at;
-  PLACE(&p, w->partial, (size_t)l->max_items * s->n_heads * s->head);
-  PLACE(&p, w->partial_scale, (size_t)l->max_items * s->n_heads);
-  PLACE(&p, w->arrived, (size_t)l->max_seqs * s->n_heads);
+  size_t parts = cuda_pools(d) ? 0 : tl_cuda_max_parts(l->packing, l->n_lanes);
+  PLACE(&p, w->partial, parts * s->n_heads * s->head);
+  PLACE(&p, w->partial_scale, parts * s->n_heads);
+  PLACE(&p, w->arrived, (size_t)l->n_lanes * s->n_heads);
   PLACE(&p, w->tiles_arrived, batch_tiles(d));
   PLACE(&p, w->best, l->n_drawers);
   PLACE(&p, w->sums, (size_t)l->n_drawers * TL_CUDA_SAMPLE_SUMS);
@@ -314,7 +318,7 @@ int cuda_make_memory(struct cuda_device *d, const struct tl_device_load *load, s
 }
 
 int cuda_clear_counters(struct cuda_device *d, struct tl_error *err) {
-  size_t bytes = (size_t)d->limits.max_seqs * d->dims.n_heads * sizeof *d->work.arrived;
+  size_t bytes = (size_t)d->limits.n_lanes * d->dims.n_heads * sizeof *d->work.arrived;
   CUDA_TRY(d, d->api->rt.fill(d->work.arrived, 0, bytes, d->stream), "clearing attention's counters", err);
   if ((bytes = batch_tiles(d) * sizeof *d->work.tiles_arrived))
     CUDA_TRY(d, d->api->rt.fill(d->work.tiles_arrived, 0, bytes, d->stream), "clearing products' counters", err);

@@ -18,7 +18,7 @@
 #define CUDA_MOST_PARTS 8
 #define CUDA_PARTED_ROWS 64     /* of up to so many rows, */
 #define CUDA_PARTED_BUCKETS 3   /* which end the last of so many buckets */
-#define CUDA_MAX_BUCKETS 48     /* of rows, for algorithms; of sequences, for graphs */
+#define CUDA_MAX_BUCKETS 48     /* of rows, for algorithms; for graphs, of each kind */
 #define CUDA_LT_WORKSPACE ((size_t)32 << 20)
 #define CUDA_TILE_BYTES ((size_t)64 << 20)
 #define CUDA_CHOOSE_NS 2000000000LL /* of a load, for timing products */
@@ -202,7 +202,7 @@ struct cuda_work {
   float *part, *gathered; /* groups: (rows, ld_part), and (ranks, rows, ld_part) */
   float *partial, *saved;
   uint64_t *partial_scale;
-  uint32_t *arrived; /* (max_seqs, n_heads) zeros while no step runs */
+  uint32_t *arrived; /* (n_lanes, n_heads) zeros while no step runs */
   float *parts;            /* (CUDA_MOST_PARTS, CUDA_PARTED_ROWS, dim) of delta, or NULL */
   uint32_t *tiles_arrived; /* likewise: of the product with the most tiles of TL_CUDA_BATCH_TILE outputs */
   uint64_t *best, *sums;   /* (drawers), (drawers, TL_CUDA_SAMPLE_SUMS) of parts of rows of logits */
@@ -232,10 +232,13 @@ struct cuda_limits {
   uint32_t table_stride, max_tiles, max_items, max_entries;
   uint32_t n_drawers; /* thread blocks that draw */
   uint32_t n_blocks, n_lanes; /* thread blocks of decode attention, and what shares out its items */
+  struct tl_cuda_packing packing;
+  uint32_t draft_rows; /* of a step of rows that decode of which a sequence has several: those for which there are graphs; 0: there is none */
 };
 
 struct cuda_graph {
-  uint32_t n_seqs;
+  uint32_t n_rows;
+  bool drafts; /* sequences have several rows */
   void *exec;
 };
 
@@ -281,7 +284,7 @@ struct cuda_device {
   void *pinned;
   struct cuda_slot slots[2];
   void *stream, *done;
-  struct cuda_graph graphs[CUDA_MAX_BUCKETS];
+  struct cuda_graph graphs[2 * CUDA_MAX_BUCKETS];
   unsigned n_graphs;
   struct cuda_sdpa sdpa;
   /* the steps under way */
@@ -297,7 +300,9 @@ struct cuda_device {
 
 /* How one pass is run: a graph is a pass with fixed figures. */
 struct cuda_pass {
-  uint32_t n_tokens, n_rows, n_seqs; /* n_seqs: of those with one query, 0: none; n_rows: of a model that pools, sequences */
+  uint32_t n_tokens, n_rows; /* n_rows: wanted; of a model that pools, sequences */
+  uint32_t n_decode;    /* rows that decode (tl_cuda_shape) */
+  bool drafts;          /* of which a sequence may have several */
   uint32_t n_tiles;
   uint32_t n_runs;      /* of struct cuda_sdpa; 0: all tiles are for our own kernel */
   uint32_t table_width; /* entries of a block table that are copied */
@@ -418,8 +423,10 @@ int cuda_pool(struct cuda_device *d, const struct cuda_pass *pass, struct tl_err
 int cuda_dense(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
 /* The n vectors to `to` (n, n_out), pinned; with length 1 if the model wants that. */
 int cuda_give_vectors(struct cuda_device *d, uint32_t n, float *to, struct tl_error *err);
-/* cuda_stage.c: the step into pinned memory; fills *ret. */
-void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t n_padded, struct cuda_pass *ret);
+/* cuda_stage.c: the step, of that shape, into pinned memory; fills *ret. */
+struct tl_cuda_shape;
+void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, const struct tl_cuda_shape *shape, uint32_t n_padded,
+                     struct cuda_pass *ret);
 /* As many sampling rows from `row` on as lists have room for, with what they draw to go to `to`; returns the row after them. */
 uint32_t cuda_stage_sampling(struct cuda_device *d, const struct tl_step *step, struct tl_sampled *to, uint32_t row, struct cuda_lists *ret);
 /* cuda_sdpa_choose.c */
@@ -454,7 +461,8 @@ int cuda_gather_logits(struct cuda_device *d, uint32_t n, struct tl_error *err);
 int cuda_make_graphs(struct cuda_device *d, struct tl_error *err);
 void cuda_free_graphs(struct cuda_device *d);
 /* The smallest graph for so many sequences, or NULL. */
-const struct cuda_graph *cuda_find_graph(const struct cuda_device *d, uint32_t n_seqs);
+/* The smallest for so many rows, or NULL. */
+const struct cuda_graph *cuda_find_graph(const struct cuda_device *d, uint32_t n_rows, bool drafts);
 
 static inline size_t cuda_round(size_t value, size_t to) {
   return (value + to - 1) / to * to;

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "device/cuda/cuda_private.h"
+#include "device/cuda/ops/cuda_plan.h"
 
 bool cuda_sdpa_suits(const struct cuda_op *op) {
   return op->kind == CUDA_OP_ATTEND && op->from->features == 0;
@@ -20,23 +21,29 @@ static uint32_t rows_of(const struct tl_step *step, uint32_t seq) {
   return step->query_start[seq + 1] - step->query_start[seq];
 }
 
+/* 0: they decode. */
+static uint32_t rows_of_prompt(const struct cuda_device *d, const struct tl_step *step, uint32_t seq) {
+  return tl_cuda_decode_rows(step, seq, d->limits.packing.most_rows) ? 0 : rows_of(step, seq);
+}
+
 /* For the sequences from `seq` on; none is a decode. */
-static bool fits(const struct cuda_sdpa_plan *plan, const struct tl_step *step, uint32_t seq) {
+static bool fits(const struct cuda_device *d, const struct cuda_sdpa_plan *plan, const struct tl_step *step, uint32_t seq) {
   int64_t sum = 0, n = plan->shape.n_seqs;
   if (n > (int64_t)step->n_seqs - seq) return false;
   for (int64_t i = 0; i < n; i++) {
-    uint32_t rows = rows_of(step, seq + (uint32_t)i);
-    if (rows < 2 || rows > plan->shape.max_rows) return false;
+    uint32_t rows = rows_of_prompt(d, step, seq + (uint32_t)i);
+    if (rows == 0 || rows > plan->shape.max_rows) return false;
     sum += rows;
   }
   return CUDA_SDPA_STEP * sum >= n * plan->shape.max_rows;
 }
 
 /* The one that takes most of them. */
-static const struct cuda_sdpa_plan *find_plan(const struct cuda_sdpa *s, const struct tl_step *step, uint32_t seq) {
+static const struct cuda_sdpa_plan *find_plan(const struct cuda_device *d, const struct tl_step *step, uint32_t seq) {
+  const struct cuda_sdpa *s = &d->sdpa;
   const struct cuda_sdpa_plan *best = NULL;
   for (unsigned i = 0; i < s->n_plans; i++)
-    if ((!best || s->plans[i].shape.n_seqs > best->shape.n_seqs) && fits(&s->plans[i], step, seq)) best = &s->plans[i];
+    if ((!best || s->plans[i].shape.n_seqs > best->shape.n_seqs) && fits(d, &s->plans[i], step, seq)) best = &s->plans[i];
   return best;
 }
 
@@ -51,11 +58,11 @@ void cuda_stage_sdpa(struct cuda_device *d, const struct tl_step *step, struct c
   d->host->offsets[step->n_seqs] = (int32_t)(step->n_tokens * d->dims.attn);
   uint32_t tile = 0, n;
   for (uint32_t seq = 0; seq < step->n_seqs; seq += n) {
-    const struct cuda_sdpa_plan *plan = s->off ? NULL : find_plan(s, step, seq);
+    const struct cuda_sdpa_plan *plan = s->off ? NULL : find_plan(d, step, seq);
     struct cuda_run run = {plan, seq, tile, 0}, *last = pass->n_runs ? &s->runs[pass->n_runs - 1] : NULL;
     n = plan ? (uint32_t)plan->shape.n_seqs : 1;
     for (uint32_t i = seq; i < seq + n; i++)
-      if (rows_of(step, i) > 1) run.n_tiles += (rows_of(step, i) + TL_CUDA_TILE_ROWS - 1) / TL_CUDA_TILE_ROWS;
+      run.n_tiles += (rows_of_prompt(d, step, i) + TL_CUDA_TILE_ROWS - 1) / TL_CUDA_TILE_ROWS;
     tile += run.n_tiles;
     if (!plan && last && !last->plan) last->n_tiles += run.n_tiles;
     else if (run.n_tiles) s->runs[pass->n_runs++] = run;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "device/cuda/cuda_private.h"
+#include "device/cuda/ops/cuda_plan.h"
 #include "tokenlane/base/clock.h"
 #include "tokenlane/base/hash.h"
 
@@ -142,7 +143,8 @@ static int stage_trial(struct chooser *c, uint32_t n_seqs, uint32_t max_rows, st
   }
   *ret = (struct trial){.n_seqs = n_seqs, .n_tokens = n_tokens};
   d->host = &d->slots[0].data;
-  if (r == TL_OK) cuda_stage_step(d, &step, n_tokens, &ret->pass);
+  const struct tl_cuda_shape prompts = {0, false, false};
+  if (r == TL_OK) cuda_stage_step(d, &step, &prompts, n_tokens, &ret->pass);
   free(none);
   free(tables);
   if (r == TL_OK) r = cuda_copy_step(d, n_seqs, &ret->pass, err);

@@ -20,7 +20,8 @@ static uint32_t stage_tables(struct cuda_device *d, const struct tl_step *step) 
   return width;
 }
 
-void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t n_padded, struct cuda_pass *ret) {
+void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, const struct tl_cuda_shape *shape, uint32_t n_padded,
+                     struct cuda_pass *ret) {
   struct cuda_step_data *h = d->host;
   memcpy(h->tokens, step->tokens, step->n_tokens * sizeof *h->tokens);
   memcpy(h->positions, step->positions, step->n_tokens * sizeof *h->positions);
@@ -32,13 +33,14 @@ void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, uint32_t
     h->slots[i] = TL_CUDA_NO_SLOT;
     h->sampling[i].out = NULL;
   }
-  uint32_t n_items = 0;
+  struct tl_cuda_packing packing = d->limits.packing;
   for (unsigned i = 0; i < (d->window ? 2 : 1); i++)
-    n_items = tl_cuda_plan_decode(step, i ? d->window : 0, d->limits.n_lanes, h->lists[i].lanes, h->lists[i].items);
+    tl_cuda_plan_decode(step, packing, i ? d->window : 0, d->limits.n_lanes, h->lists[i].lanes, h->lists[i].items);
   *ret = (struct cuda_pass){.n_tokens = step->n_tokens,
                             .n_rows = step->n_rows,
-                            .n_seqs = n_items ? step->n_seqs : 0,
-                            .n_tiles = tl_cuda_plan_prefill(step, h->tiles),
+                            .n_decode = shape->n_decode,
+                            .drafts = shape->drafts,
+                            .n_tiles = tl_cuda_plan_prefill(step, packing.most_rows, h->tiles),
                             .all_rows = step->n_rows == step->n_tokens,
                             .table_width = stage_tables(d, step)};
   cuda_stage_sdpa(d, step, ret);

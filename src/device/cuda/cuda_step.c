@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* A step on the device's stream: its data over, the layers and the draws (as a graph when every
- * sequence has one token), which leave the tokens in pinned memory. Nothing here waits for the
+/* A step on the device's stream: its data over, the layers and the draws (as a graph when all
+ * rows decode), which leave the tokens in pinned memory. Nothing here waits for the
  * device, but for draws whose lists do not fit at once. */
 #include "device/cuda/cuda_private.h"
+#include "device/cuda/ops/cuda_plan.h"
 
 /* --- layers ---------------------------------------------------------------------------------- */
 
@@ -105,13 +106,15 @@ static int attend(struct cuda_device *d, const struct cuda_op *op, const struct 
   const struct cuda_work_list *list = &d->device.lists[(op->from->features & TL_F_WINDOW) != 0];
   struct tl_cuda_attention a = cuda_attention_of(d, op);
   struct tl_cuda_qkv_args heads = heads_of(d, op, pass);
-  /* few decode rows alone: their attention makes the heads */
-  bool itself = pass->n_seqs == pass->n_tokens && pass->n_tokens <= TL_CUDA_GEMV_MAX_ROWS && !heads.row_squares;
+  /* Few decode rows alone, one a sequence: their attention makes the heads. Of drafts a row sees keys and values of those before it, which
+   * another thread block may have to make: there all are in the cache before. */
+  bool itself = pass->n_decode == pass->n_tokens && !pass->drafts && pass->n_tokens <= TL_CUDA_GEMV_MAX_ROWS && !heads.row_squares;
   heads.left = *qkv;
   int r = itself ? TL_OK : prepare_heads(d, &heads, err);
   if (r < 0) return r;
-  if (pass->n_seqs) {
-    struct tl_cuda_decode_args args = {.a = a, .n_blocks = d->limits.n_blocks, .max_rows = pass->n_seqs,
+  if (pass->n_decode) {
+    struct tl_cuda_decode_args args = {.a = a, .n_blocks = d->limits.n_blocks, .max_rows = pass->n_decode,
+                                       .pack = pass->drafts ? d->limits.packing.pack : 1,
                                        .lanes = list->lanes, .items = list->items,
                                        .partial = d->work.partial, .partial_scale = d->work.partial_scale,
                                        .arrived = d->work.arrived};
@@ -296,10 +299,6 @@ static int draw_all(struct cuda_device *d, const struct tl_step *step, struct cu
 
 /* --- the whole -------------------------------------------------------------------------------------- */
 
-static bool is_decode(const struct tl_step *step) {
-  return step->n_tokens == step->n_seqs && step->n_rows == step->n_tokens;
-}
-
 int cuda_copy_step(struct cuda_device *d, uint32_t n_seqs, const struct cuda_pass *pass, struct tl_error *err) {
   const struct cuda_runtime *rt = &d->api->rt;
   size_t width = pass->table_width * sizeof(uint32_t), stride = d->limits.table_stride * sizeof(uint32_t);
@@ -328,8 +327,9 @@ static int run_step(struct cuda_device *d, const struct tl_step *step, struct cu
   struct cuda_lists lists;
   uint32_t end = cuda_stage_sampling(d, step, slot->sampled, 0, &lists);
   /* the draws of a graph find all lists there */
-  const struct cuda_graph *graph = is_decode(step) && end == step->n_rows ? cuda_find_graph(d, step->n_seqs) : NULL;
-  cuda_stage_step(d, step, graph ? graph->n_seqs : step->n_tokens, &pass);
+  const struct tl_cuda_shape shape = tl_cuda_shape_of(step, d->limits.packing.most_rows);
+  const struct cuda_graph *graph = shape.is_decode && end == step->n_rows ? cuda_find_graph(d, step->n_tokens, shape.drafts) : NULL;
+  cuda_stage_step(d, step, &shape, graph ? graph->n_rows : step->n_tokens, &pass);
   int r = cuda_copy_step(d, step->n_seqs, &pass, err);
   if (r == TL_OK) r = copy_lists(d, &lists, err);
   if (r < 0) return r;

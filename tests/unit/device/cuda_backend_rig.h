@@ -103,10 +103,12 @@ static inline int run_three(struct tl_device *device, struct tl_error *err) {
   return r == TL_OK ? run(device, 4, mixed, err) : r;
 }
 
+static uint32_t draft_tokens; /* of a load */
+
 static inline int load_device(struct tl_device *device, uint64_t kv_bytes, unsigned percent, struct tl_device_loaded *ret,
                        struct tl_error *err) {
   struct tl_device_load load = {.model = model, .max_batch_size = BATCH, .max_batch_tokens = TOKENS, .max_context = CONTEXT,
-                                .kv_memory_bytes = kv_bytes, .memory_percent = percent};
+                                .draft_tokens = draft_tokens, .draft_rows = BATCH, .kv_memory_bytes = kv_bytes, .memory_percent = percent};
   return fake_cuda_ops.load(device, &load, ret, err);
 }
 

@@ -7,6 +7,8 @@
 #include "fake_cuda.h"
 #include "golden_llama.h"
 
+static uint32_t draft_tokens; /* of a load */
+
 struct opening {
   struct machine *m;
   const struct tl_model *model;
@@ -23,7 +25,7 @@ static inline void *open_rank(void *argument) {
   struct opening *o = argument;
   struct tl_device **device = &o->m->ranks[o->rank];
   struct tl_device_load load = {.model = o->model, .max_batch_size = 4, .max_batch_tokens = BATCH_TOKENS,
-                                .max_context = MAX_CONTEXT, .kv_memory_bytes = 8 << 20};
+                                .max_context = MAX_CONTEXT, .draft_tokens = draft_tokens, .draft_rows = 4, .kv_memory_bytes = 8 << 20};
   struct tl_device_loaded loaded = {0};
   o->result = o->has_joined ? TL_OK : o->m->ops->group->join(*device, o->m->group, o->rank, &o->error);
   if (o->result == TL_OK && o->loads) o->result = o->m->ops->load(*device, &load, &loaded, &o->error);

@@ -25,6 +25,8 @@ struct sequence {
   struct tl_sampling sampling;
   struct tl_sampled sampled[MAX_TOKENS + 1]; /* of tokens[i] */
   bool score_prompt;
+  uint32_t n_drafts; /* guesses behind `length`, for the next step; taken up to the first that is wrong */
+  bool takes;        /* the next row that makes a token is right */
 };
 
 struct machine {
@@ -116,14 +118,15 @@ static inline void want_row(struct tl_step *step, struct sequence *s, uint32_t t
 static inline void add_part(struct machine *m, struct tl_step *step, const struct part *part) {
   struct sequence *s = part->seq;
   uint32_t end = s->n_cached + part->n;
-  assert_true(end <= s->length);
+  assert_true(end <= s->length + s->n_drafts);
+  s->takes = true;
   while (s->n_blocks * TL_BLOCK_TOKENS < end) s->table[s->n_blocks++] = m->blocks[m->next_block++];
   for (uint32_t i = s->n_cached; i < end; i++) {
     assert_true(step->n_tokens < BATCH_TOKENS);
     work.tokens[step->n_tokens] = s->tokens[i];
     work.positions[step->n_tokens] = i;
     work.slots[step->n_tokens] = s->table[i / TL_BLOCK_TOKENS] * TL_BLOCK_TOKENS + i % TL_BLOCK_TOKENS;
-    if (i + 1 == s->length || s->score_prompt) want_row(step, s, i + 1);
+    if (i + 1 >= s->length || s->score_prompt) want_row(step, s, i + 1);
     step->n_tokens++;
   }
   memcpy(work.tables + (size_t)step->n_seqs * TABLE, s->table, sizeof s->table);
@@ -175,7 +178,15 @@ static inline void run_parts(struct machine *m, const struct part *parts, unsign
     int32_t token = work.sampled[i].token;
     assert_true(token >= 0 && (uint32_t)token < m->vocab);
     s->sampled[work.row_index[i]] = work.sampled[i];
-    if (work.row_index[i] == s->length) s->tokens[s->length++] = token;
+    if (!s->takes || work.row_index[i] != s->length) continue;
+    s->takes = s->n_drafts > 0 && s->tokens[s->length] == token;
+    if (s->n_drafts) s->n_drafts--;
+    s->tokens[s->length++] = token;
+  }
+  for (unsigned i = 0; i < n; i++) { /* what lies behind a wrong guess is written anew */
+    struct sequence *s = parts[i].seq;
+    s->n_drafts = 0;
+    if (s->n_cached > s->length - 1) s->n_cached = s->length - 1;
   }
 }
 

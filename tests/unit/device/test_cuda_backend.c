@@ -53,6 +53,45 @@ static void test_order(void **state) {
   close_device(device);
 }
 
+/* Rows of sequences that have guesses are a graph of their own kind, in which keys and values are there before attention; not where a row
+ * of several is not wanted, or there are more than guesses may be: these are prompts. Beside prompts they are no graph, but decode. */
+static void test_drafts(void **state) {
+  (void)state;
+  static const struct {
+    unsigned n;
+    uint32_t counts[4];
+    bool all; /* rows are wanted */
+    unsigned n_replays;
+    const char *order;
+  } steps[] = {{3, {3, 1, 4}, true, 1, ""}, {1, {2}, true, 1, ""}, {3, {1, 1, 1}, true, 1, ""}, {2, {3, 1}, false, 0, "envkdpvnvvnvkdpvnvvnlvs"}, {1, {5}, true, 0, "envkpvnvvnvkpvnvvnvs"},
+               {3, {3, 2, 40}, true, 0, "enmkdpmnmgmnmkdpmnmgmnlvs"}};
+  start();
+  draft_tokens = 3;
+  struct tl_error err = {0};
+  struct tl_device *device = open_device();
+  assert_int_equal(fake_cuda.n_graphs, 4 + 3); /* 1, 2, 4, 8; 2, 4, 8 */
+  static const char layers[] = "envkdvnvvnvkdvnvvnvs";
+  assert_string_equal(fake_cuda.order + strlen(fake_cuda.order) - strlen(layers), layers);
+  for (unsigned i = 0; i < UNIT_COUNT(steps); i++) {
+    struct tl_step step = make_step(steps[i].n, steps[i].counts);
+    if (steps[i].all) {
+      step.n_rows = 0;
+      for (uint32_t s = 0; s < steps[i].n; s++)
+        for (uint32_t row = 0; row < steps[i].counts[s] && steps[i].counts[s] < 40; row++) {
+          work.sampling[step.n_rows] = work.sampling[0];
+          work.rows[step.n_rows++] = work.query_start[s] + row;
+        }
+    }
+    unsigned before = fake_cuda.n_replays;
+    memset(fake_cuda.order, 0, sizeof fake_cuda.order);
+    if (fake_cuda_ops.submit(device, &step, &err) < 0 || fake_cuda_ops.collect(device, work.sampled, &err) < 0) fail_msg("%s", err.message);
+    assert_int_equal(fake_cuda.n_replays - before, steps[i].n_replays);
+    assert_string_equal(fake_cuda.order, steps[i].order);
+  }
+  close_device(device);
+  draft_tokens = 0;
+}
+
 static bool is_cleaning(const char *call) {
   static const char *const names[] = {"free", "stream_free", "event_free", "graph_free", "exec_free", "lt_destroy",
                                       "open_dnn" /* it need not be there */};
@@ -531,7 +570,7 @@ static void test_trap(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_order),     cmocka_unit_test(test_order_of_experts), cmocka_unit_test(test_order_of_whole_rows), cmocka_unit_test(test_every_call_fails),
+      cmocka_unit_test(test_order), cmocka_unit_test(test_drafts), cmocka_unit_test(test_order_of_experts), cmocka_unit_test(test_order_of_whole_rows), cmocka_unit_test(test_every_call_fails),
       cmocka_unit_test(test_experts_every_call_fails), cmocka_unit_test(test_vectors_every_call_fails),
       cmocka_unit_test(test_no_memory),
       cmocka_unit_test(test_memory),    cmocka_unit_test(test_fastest_algorithm),

@@ -36,11 +36,11 @@ static void test_counters(void **state) {
   struct tl_device *device = open_device();
   const struct cuda_device *d = (const struct cuda_device *)(const void *)device;
   for (unsigned again = 0; again < 2; again++) {
-    for (uint32_t i = 0; i < d->limits.max_seqs * d->dims.n_heads; i++) assert_int_equal(d->work.arrived[i], 0);
+    for (uint32_t i = 0; i < d->limits.n_lanes * d->dims.n_heads; i++) assert_int_equal(d->work.arrived[i], 0);
     for (uint32_t i = 0; i < d->limits.n_drawers; i++) assert_int_equal(d->work.rows_arrived[i], 0);
     for (uint32_t i = 0; i < d->info.multiprocessors / 2 * TL_CUDA_SAMPLE_BINS; i++) assert_int_equal(d->work.bins[i], 0);
     memset(d->work.bins, 5, d->info.multiprocessors / 2 * TL_CUDA_SAMPLE_BINS * sizeof *d->work.bins);
-    memset(d->work.arrived, 5, d->limits.max_seqs * d->dims.n_heads * sizeof *d->work.arrived);
+    memset(d->work.arrived, 5, d->limits.n_lanes * d->dims.n_heads * sizeof *d->work.arrived);
     memset(d->work.rows_arrived, 5, d->limits.n_drawers * sizeof *d->work.rows_arrived);
     assert_int_equal(fake_cuda_ops.reset(device, &err), TL_OK);
   }

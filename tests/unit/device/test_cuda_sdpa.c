@@ -176,7 +176,7 @@ static struct memory upload(const struct step *t) {
   struct memory m = {.q = on_device(t->q, t->q_elements * 2), .out = on_device(t->out, t->q_elements * 2),
                      .k = cache_on_device(t, t->k), .v = cache_on_device(t, t->v), .tables = tables_on_device(t), .starts = on_device(starts, sizeof starts),
                      .rows = on_device(s->rows, sizeof s->rows), .lengths = on_device(s->context, sizeof s->context),
-                     .n_tiles = tl_cuda_plan_prefill(&step, tiles)};
+                     .n_tiles = tl_cuda_plan_prefill(&step, 1, tiles)};
   CALL(api->rt.alloc(&m.workspace, CUDA_LT_WORKSPACE));
   m.tiles = on_device(tiles, m.n_tiles * sizeof *tiles);
   free(tiles);

@@ -17,13 +17,14 @@ struct shape {
   float softcap;
   float sink; /* not 0: each head has one about as large */
   bool both;  /* sides; sequences are in the step as a whole */
+  uint32_t most_rows; /* all rows are wanted, and of a sequence with up to so many they decode; 0: one */
 };
 
 struct step {
   const struct shape *s;
   struct tl_step step;
   uint32_t query_start[MAX_SEQS + 1];
-  uint32_t *tables;
+  uint32_t *tables, *rows;
   uint16_t *q, *k, *v, *out;
   float *sinks;
   size_t q_elements, cache_bytes;
@@ -68,12 +69,16 @@ static void fill_step(struct step *t, const struct shape *s) {
   t->out = op_poisoned(t->q_elements * 2);
   t->sinks = op_floats(s->n_heads, 1);
   for (uint32_t h = 0; h < s->n_heads; h++) t->sinks[h] += s->sink;
-  t->step = (struct tl_step){.n_tokens = t->query_start[s->n_seqs], .n_seqs = s->n_seqs, .table_stride = longest,
+  t->rows = op_alloc((t->query_start[s->n_seqs] + 1) * sizeof *t->rows);
+  for (uint32_t i = 0; i < t->query_start[s->n_seqs]; i++) t->rows[i] = i;
+  t->step = (struct tl_step){.n_tokens = t->query_start[s->n_seqs], .n_rows = s->most_rows ? t->query_start[s->n_seqs] : 0, .rows = t->rows,
+                             .n_seqs = s->n_seqs, .table_stride = longest,
                              .query_start = t->query_start, .context_len = s->context, .block_tables = t->tables};
 }
 
 static void free_step(struct step *t) {
   op_free(t->tables);
+  op_free(t->rows);
   op_free(t->q);
   op_free(t->k);
   op_free(t->v);
@@ -107,15 +112,23 @@ static void check_head(const struct step *t, uint32_t seq, uint32_t row, uint32_
   op_free(weights);
 }
 
+static struct tl_cuda_packing packing_of(const struct shape *s) {
+  uint32_t most = s->most_rows ? s->most_rows : 1;
+  return (struct tl_cuda_packing){most, tl_cuda_pack(s->n_heads, s->n_kv_heads, s->head_dim, most)};
+}
+
 /* heads: what is to be made in the kernel, or NULL. */
 static void run_decode(const struct step *t, const struct tl_cuda_attention *a, const struct tl_cuda_qkv_args *heads) {
   uint32_t n_lanes = t->s->n_blocks / tl_cuda_head_tiles(a->n_heads, a->n_kv_heads, a->head_dim);
-  uint32_t max_items = tl_cuda_max_items(t->s->n_seqs, n_lanes);
+  struct tl_cuda_packing packing = packing_of(t->s);
+  uint32_t max_items = tl_cuda_max_items(t->s->n_seqs, t->step.n_rows, packing, n_lanes);
   struct tl_cuda_lane *lanes = op_poisoned(n_lanes * sizeof *lanes);
   struct tl_cuda_item *items = op_poisoned(max_items * sizeof *items);
-  tl_cuda_plan_decode(&t->step, t->s->window, n_lanes, lanes, items);
-  size_t partials = (size_t)max_items * a->n_heads, counters = (size_t)t->s->n_seqs * a->n_heads;
-  struct tl_cuda_decode_args args = {.a = *a, .n_blocks = t->s->n_blocks, .max_rows = t->s->n_seqs, .lanes = lanes,
+  tl_cuda_plan_decode(&t->step, packing, t->s->window, n_lanes, lanes, items);
+  struct tl_cuda_shape shape = tl_cuda_shape_of(&t->step, packing.most_rows);
+  size_t partials = (size_t)tl_cuda_max_parts(packing, n_lanes) * a->n_heads, counters = (size_t)n_lanes * a->n_heads;
+  struct tl_cuda_decode_args args = {.a = *a, .n_blocks = t->s->n_blocks, .max_rows = shape.n_decode, .lanes = lanes,
+                                     .pack = shape.drafts ? packing.pack : 1,
                                      .items = items,
                                      .partial = op_poisoned(partials * a->head_dim * sizeof(float)),
                                      .partial_scale = op_poisoned(partials * sizeof(uint64_t)),
@@ -149,7 +162,8 @@ static void check(const struct shape *s) {
   if (!s->both) run_decode(&t, &a, NULL);
   struct tl_cuda_tile *tiles = op_poisoned(tl_cuda_max_tiles(t.step.n_tokens, s->n_seqs) * sizeof *tiles);
   struct tl_cuda_prefill_args prefill = {.a = a, .tiles = tiles,
-                                         .n_tiles = s->both ? tl_cuda_plan_whole(&t.step, tiles) : tl_cuda_plan_prefill(&t.step, tiles)};
+                                         .n_tiles = s->both ? tl_cuda_plan_whole(&t.step, tiles)
+                                                              : tl_cuda_plan_prefill(&t.step, packing_of(s).most_rows, tiles)};
   assert_int_equal(op_run(tl_cuda_prefill(&prefill, NULL)), 0);
   for (uint32_t seq = 0; seq < s->n_seqs; seq++)
     for (uint32_t i = 0; i < s->rows[seq]; i++) {
@@ -246,6 +260,88 @@ static void test_both_sides(void **state) {
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }
 
+/* Guesses behind a last token: as many rows in a tile as there is room for, those that see nothing of a block, of a warp's, of an item,
+ * sequences of more rows than a tile has, single rows and pieces of prompts beside them. */
+static void test_drafts(void **state) {
+  (void)state;
+  const struct shape shapes[] = {
+      {TL_CUDA_F16, 4, 1, 64, 3, 4, {4, 16, 18, 133}, .rows = {4, 2, 3, 4}, .most_rows = 4},
+      {TL_CUDA_BF16, 8, 2, 128, 16, 3, {700, 5, 64}, .rows = {4, 5, 1}, .most_rows = 5},
+      {TL_CUDA_F16, 8, 1, 128, 8, 2, {129, 66}, .rows = {9, 3}, .most_rows = 9},          /* five tiles, a token in each one's last block */
+      {TL_CUDA_F16, 2, 2, 64, 12, 2, {250, 80}, .rows = {16, 7}, .most_rows = 16},        /* 16 rows of one head */
+      {TL_CUDA_BF16, 10, 2, 64, 4, 2, {131, 15}, .rows = {3, 8}, .most_rows = 8},         /* the tile's last row is nobody's */
+      {TL_CUDA_F16, 16, 1, 128, 4, 2, {200, 15}, .rows = {4, 2}, .most_rows = 4},         /* no room: a tile a row */
+      {TL_CUDA_BF16, 20, 1, 64, 6, 2, {75, 31}, .rows = {2, 3}, .most_rows = 4},          /* two tiles a row */
+      {TL_CUDA_BF16, 4, 1, 256, 6, 2, {75, 131}, .rows = {2, 5}, .most_rows = 5},
+      {TL_CUDA_F16, 2, 1, 80, 5, 3, {48, 65, 300}, .rows = {5, 1, 3}, .most_rows = 5},
+      {TL_CUDA_F16, 2, 1, 64, 40, 1, {1201}, .rows = {6}, .most_rows = 6},                /* 19 parts, of whose last most rows see nothing */
+      {TL_CUDA_F16, 4, 1, 64, 1, 3, {700, 7, 90}, .rows = {7, 7, 7}, .most_rows = 7},     /* one lane */
+      {TL_CUDA_F16, 4, 2, 64, 8, 4, {190, 90, 140, 77}, .rows = {3, 90, 40, 1}, .most_rows = 8}, /* beside prompts */
+      {TL_CUDA_F16, 4, 1, 64, 3, 3, {300, 17, 133}, .rows = {4, 4, 3}, .window = 18, .most_rows = 4},
+      {TL_CUDA_BF16, 2, 1, 64, 4, 2, {300, 40}, .rows = {8, 8}, .window = 3, .most_rows = 8}, /* rows that share no token */
+      {TL_CUDA_BF16, 2, 1, 64, 4, 2, {307, 9}, .rows = {8, 8}, .window = 1, .most_rows = 8},
+      {TL_CUDA_F16, 2, 1, 128, 7, 2, {290, 19}, .rows = {8, 8}, .window = 64, .softcap = 20, .sink = 1, .most_rows = 8},
+      {TL_CUDA_F16, 4, 1, 64, 5, 2, {130, 66}, .rows = {4, 4}, .sink = 3, .most_rows = 4},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
+  for (int i = 0; i < 60 / UNIT_SLOWDOWN; i++) {
+    const uint32_t dims[] = {64, 128, 48, 192}, groups[] = {1, 2, 3, 4, 5, 7, 8, 9};
+    struct shape s = {.dtype = op_dtypes[i % 2], .n_kv_heads = 1 + unit_below(&op_random, 3), .most_rows = 2 + unit_below(&op_random, 15),
+                      .head_dim = dims[unit_below(&op_random, 4)], .n_seqs = 1 + unit_below(&op_random, 4)};
+    s.n_heads = s.n_kv_heads * groups[unit_below(&op_random, UNIT_COUNT(groups))];
+    s.n_blocks = tl_cuda_head_tiles(s.n_heads, s.n_kv_heads, s.head_dim) * (1 + unit_below(&op_random, 8));
+    s.window = unit_below(&op_random, 3) ? 0 : 1 + unit_below(&op_random, 60);
+    for (uint32_t k = 0; k < s.n_seqs; k++) {
+      s.context[k] = 1 + unit_below(&op_random, 220);
+      s.rows[k] = 1 + unit_below(&op_random, s.context[k] < s.most_rows + 2 ? s.context[k] : s.most_rows + 2);
+    }
+    check(&s);
+  }
+}
+
+/* Rows that share a tile come to the same, to the bit, as each alone, where what they see is in one piece, and begins with a block that
+ * all of them see. */
+static void check_alone(const struct shape *s) {
+  struct step t;
+  fill_step(&t, s);
+  struct tl_cuda_attention a = {.dtype = s->dtype, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head_dim,
+                                .scale = 1 / sqrtf((float)s->head_dim), .softcap = s->softcap, .window = s->window, .q = t.q, .out = t.out,
+                                .k_cache = t.k, .v_cache = t.v, .block_tables = t.tables, .table_stride = t.step.table_stride};
+  run_decode(&t, &a, NULL);
+  uint16_t *together = op_copy(t.out, t.q_elements * 2);
+  size_t row = (size_t)s->n_heads * s->head_dim;
+  for (uint32_t i = 0; i < s->rows[0]; i++) {
+    struct shape one = *s;
+    struct step alone = t;
+    one.context[0] = s->context[0] - s->rows[0] + i + 1;
+    one.rows[0] = 1;
+    alone.s = &one;
+    alone.step.n_tokens = alone.step.n_rows = alone.query_start[1] = 1;
+    alone.step.query_start = alone.query_start;
+    alone.step.context_len = one.context;
+    a.q = t.q + i * row;
+    a.out = alone.out = t.out + i * row;
+    alone.q_elements = row;
+    run_decode(&alone, &a, NULL);
+    assert_memory_equal(alone.out, together + i * row, row * 2);
+  }
+  op_free(together);
+  free_step(&t);
+}
+
+static void test_drafts_to_the_bit(void **state) {
+  (void)state;
+  const struct shape shapes[] = {
+      {TL_CUDA_F16, 4, 1, 64, 1, 1, {300}, .rows = {4}, .most_rows = 4},
+      {TL_CUDA_BF16, 4, 1, 128, 1, 1, {131}, .rows = {7}, .most_rows = 7},
+      {TL_CUDA_BF16, 8, 1, 128, 1, 1, {70}, .rows = {2}, .most_rows = 2},
+      {TL_CUDA_F16, 1, 1, 256, 1, 1, {90}, .rows = {5}, .most_rows = 5},
+      {TL_CUDA_F16, 10, 1, 64, 1, 1, {90}, .rows = {3}, .most_rows = 3},
+      {TL_CUDA_F16, 2, 1, 64, 1, 1, {205}, .rows = {4}, .most_rows = 4, .window = 100, .softcap = 20},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check_alone(&shapes[i]);
+}
+
 static void test_softcaps(void **state) {
   (void)state;
   const struct shape shapes[] = {
@@ -317,6 +413,11 @@ static void test_refused_shapes(void **state) {
   const struct tl_cuda_decode_args whole_rows = {.a = {.n_heads = 2, .n_kv_heads = 1, .head_dim = 64}, .n_blocks = 1, .max_rows = 1,
                                                  .heads = {.qkv = state, .row_squares = (const float *)state}};
   assert_int_equal(tl_cuda_decode(&whole_rows, NULL), 1);
+  const struct tl_cuda_decode_args packed[] = { /* heads that the kernel makes, and of more rows than a tile has room for */
+      {.a = {.n_heads = 2, .n_kv_heads = 1, .head_dim = 64}, .n_blocks = 1, .max_rows = 2, .pack = 2, .heads = {.qkv = state}},
+      {.a = {.n_heads = 4, .n_kv_heads = 1, .head_dim = 64}, .n_blocks = 1, .max_rows = 5, .pack = 5},
+      {.a = {.n_heads = 4, .n_kv_heads = 1, .head_dim = 136}, .n_blocks = 1, .max_rows = 3, .pack = 3}};
+  for (unsigned i = 0; i < UNIT_COUNT(packed); i++) assert_int_equal(tl_cuda_decode(&packed[i], NULL), 1);
   const struct tl_cuda_attention two_tiles = {.n_heads = 17, .n_kv_heads = 1, .head_dim = 64};
   assert_int_equal(tl_cuda_decode(&(struct tl_cuda_decode_args){.a = two_tiles, .n_blocks = 1, .max_rows = 1}, NULL), 1);
 }
@@ -436,24 +537,24 @@ static void test_made_heads(void **state) {
 extern unsigned emu_early_copies;
 
 /* 16 bytes of keys and values that are on their way before the kernel before is over. */
-static unsigned count_early(uint32_t context, bool made) {
-  const struct shape s = {TL_CUDA_F16, 2, 1, 64, 1, 1, {context}, .rows = {1}};
+static unsigned count_early(uint32_t context, uint32_t rows, bool made) {
+  const struct shape s = {TL_CUDA_F16, 2, 1, 64, 1, 1, {context}, .rows = {rows}, .most_rows = rows > 1 ? rows : 0};
   const struct making m = {.bias = true};
   struct step t;
   struct tl_cuda_qkv_args heads;
   fill_step(&t, &s);
-  fill_heads(&t, &m, &heads);
+  if (made) fill_heads(&t, &m, &heads);
   struct tl_cuda_attention a = {.dtype = s.dtype, .n_heads = 2, .n_kv_heads = 1, .head_dim = 64, .scale = 1, .q = t.q, .out = t.out,
                                 .k_cache = t.k, .v_cache = t.v, .block_tables = t.tables, .table_stride = t.step.table_stride};
   emu_early_copies = 0;
   run_decode(&t, &a, made ? &heads : NULL);
-  free_heads(&heads);
+  if (made) free_heads(&heads);
   free_step(&t);
   return emu_early_copies / (UNIT_SLOWDOWN > 1 ? 1 : 2); /* it runs twice */
 }
 
-/* What steps before wrote is all that is copied where the kernel makes the row's own heads, and all but the block of the own token
- * where the kernel before does. */
+/* What steps before wrote is all that is copied where the kernel makes the row's own heads, and all but the block of the own token, or those
+ * of several rows' own tokens, where the kernel before does. */
 static void test_early_copies(void **state) {
   (void)state;
   const unsigned TOKEN = 2 * 64 * 2 / 16; /* copies */
@@ -461,9 +562,14 @@ static void test_early_copies(void **state) {
     uint32_t context, made, before; /* tokens */
   } cases[] = {{1, 1, 0}, {5, 5, 0}, {16, 16, 0}, {17, 17, 16}, {70, 70, 64}, {128, 128, 112}};
   for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
-    assert_int_equal(count_early(cases[i].context, true), cases[i].made * TOKEN);
-    assert_int_equal(count_early(cases[i].context, false), cases[i].before * TOKEN);
+    assert_int_equal(count_early(cases[i].context, 1, true), cases[i].made * TOKEN);
+    assert_int_equal(count_early(cases[i].context, 1, false), cases[i].before * TOKEN);
   }
+  /* two tiles: the second's rows see tokens that the first one's rows have */
+  assert_int_equal(count_early(70, 3, false), 64 * TOKEN);
+  assert_int_equal(count_early(66, 3, false), 48 * TOKEN);
+  assert_int_equal(count_early(66, 10, false), 2 * 48 * TOKEN);
+  assert_int_equal(count_early(10, 10, false), 0);
 }
 #endif
 
@@ -471,7 +577,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_decode),           cmocka_unit_test(test_prefill), cmocka_unit_test(test_both_in_a_step),
       cmocka_unit_test(test_other_head_sizes), cmocka_unit_test(test_no_work), cmocka_unit_test(test_refused_shapes),
-      cmocka_unit_test(test_random_steps), cmocka_unit_test(test_windows), cmocka_unit_test(test_both_sides), cmocka_unit_test(test_softcaps), cmocka_unit_test(test_sinks), cmocka_unit_test(test_made_heads),
+      cmocka_unit_test(test_random_steps), cmocka_unit_test(test_windows), cmocka_unit_test(test_both_sides), cmocka_unit_test(test_softcaps), cmocka_unit_test(test_sinks), cmocka_unit_test(test_drafts), cmocka_unit_test(test_drafts_to_the_bit), cmocka_unit_test(test_made_heads),
 #ifndef OP_ON_GPU
       cmocka_unit_test(test_early_copies),
 #endif

@@ -9,6 +9,8 @@
 
 enum { ROWS = TL_CUDA_GEMV_MAX_ROWS, DECODE_BLOCKS = 12, MAX_PLAN = 64 };
 
+static const struct tl_cuda_packing one_row = {1, 1};
+
 /* A product's weight (n, k), padded. */
 struct matrix {
   uint16_t *w;
@@ -155,7 +157,7 @@ static void open_network(struct network *n, const struct tl_model *model, uint32
   n->n_blocks = N_CASES * TABLE;
   n->layer_elements = (size_t)n->n_blocks * model->n_kv_heads * TL_BLOCK_TOKENS * n->head_dim;
   n->n_lanes = DECODE_BLOCKS / tl_cuda_head_tiles(model->n_heads, model->n_kv_heads, n->head_dim);
-  uint32_t max_items = tl_cuda_max_items(N_CASES, n->n_lanes);
+  uint32_t max_items = tl_cuda_max_items(N_CASES, N_CASES, one_row, n->n_lanes), parts = tl_cuda_max_parts(one_row, n->n_lanes);
   ARRAY(n->layer_elements * model->n_layers, k_cache);
   ARRAY(n->layer_elements * model->n_layers, v_cache);
   ARRAY(ROWS, tokens);
@@ -166,14 +168,14 @@ static void open_network(struct network *n, const struct tl_model *model, uint32
   ARRAY(N_CASES * TABLE, tables);
   ARRAY(max_items, items);
   ARRAY(n->n_lanes, lanes);
-  ARRAY((size_t)N_CASES * model->n_heads, arrived);
-  memset(n->arrived, 0, (size_t)N_CASES * model->n_heads * sizeof *n->arrived);
+  ARRAY((size_t)n->n_lanes * model->n_heads, arrived);
+  memset(n->arrived, 0, (size_t)n->n_lanes * model->n_heads * sizeof *n->arrived);
   ARRAY(tl_cuda_max_tiles(ROWS, N_CASES), tiles);
   ARRAY(N_CASES, sampling);
   ARRAY(N_CASES, left);
   ARRAY(N_CASES, sampled);
-  ARRAY((size_t)max_items * model->n_heads * n->head_dim, partial);
-  ARRAY((size_t)max_items * model->n_heads, partial_scale);
+  ARRAY((size_t)parts * model->n_heads * n->head_dim, partial);
+  ARRAY((size_t)parts * model->n_heads, partial_scale);
   ARRAY((size_t)N_CASES * padded(model->vocab_size), logits);
   ARRAY(1, saved);
   ARRAY((size_t)ROWS * n->dim, x);
@@ -259,8 +261,8 @@ static void run_op(struct network *n, uint32_t i, const struct tl_step *step, ui
 }
 
 static void run_step(struct network *n, const struct tl_step *step) {
-  tl_cuda_plan_decode(step, 0, n->n_lanes, n->lanes, n->items);
-  uint32_t n_tiles = tl_cuda_plan_prefill(step, n->tiles);
+  tl_cuda_plan_decode(step, one_row, 0, n->n_lanes, n->lanes, n->items);
+  uint32_t n_tiles = tl_cuda_plan_prefill(step, 1, n->tiles);
   for (uint32_t i = 0; i < n->model->n_ops; i++) run_op(n, i, step, n_tiles);
   struct tl_cuda_sample_args sample = {.n = step->n_rows, .vocab = n->model->vocab_size, .ld = padded(n->model->vocab_size),
                                        .logits = n->logits, .rows = n->sampling, .left = n->left, .saved = n->saved, .fed = n->fed};

@@ -21,14 +21,16 @@ static void check_lane(const struct tl_cuda_lane *l, const struct tl_cuda_item *
   }
 }
 
+static const struct tl_cuda_packing one_row = {1, 1};
+
 static void check_plan(uint32_t n_seqs, const uint32_t *context, const uint32_t *rows, uint32_t n_lanes, uint32_t window) {
-  uint32_t start[64 + 1] = {0}, items_of[64] = {0}, max_items = tl_cuda_max_items(n_seqs, n_lanes);
+  uint32_t start[64 + 1] = {0}, items_of[64] = {0}, max_items = tl_cuda_max_items(n_seqs, n_seqs, one_row, n_lanes);
   for (uint32_t i = 0; i < n_seqs; i++) start[i + 1] = start[i] + rows[i];
   struct tl_step step = {.n_tokens = start[n_seqs], .n_seqs = n_seqs, .query_start = start, .context_len = context,
                          .block_tables = a_table(), .table_stride = 1};
   struct tl_cuda_lane *lanes = op_poisoned(n_lanes * sizeof *lanes);
   struct tl_cuda_item *items = op_poisoned(max_items * sizeof *items);
-  uint32_t n_items = tl_cuda_plan_decode(&step, window, n_lanes, lanes, items);
+  uint32_t n_items = tl_cuda_plan_decode(&step, one_row, window, n_lanes, lanes, items);
   assert_true(n_items <= max_items);
   uint64_t chunks = 0, covered[64] = {0};
   for (uint32_t s = 0; s < n_seqs; s++)
@@ -36,6 +38,8 @@ static void check_plan(uint32_t n_seqs, const uint32_t *context, const uint32_t 
   for (uint32_t i = 0; i < n_items; i++) {
     const struct tl_cuda_item *item = &items[i];
     assert_int_equal(item->row, start[item->seq]);
+    assert_int_equal(item->n_rows, 1);
+    assert_int_equal(item->fresh, item->position);
     assert_int_equal(item->first, covered[item->seq]);
     assert_int_equal(item->first % TL_BLOCK_TOKENS, 0);
     assert_true(item->count > item->skip && item->skip < TL_BLOCK_TOKENS);
@@ -99,10 +103,95 @@ static void test_plan(void **state) {
                            .block_tables = a_table(), .table_stride = 1};
     struct tl_cuda_lane lanes[33];
     struct tl_cuda_item items[64 + 33];
-    assert_int_equal(tl_cuda_plan_decode(&step, 0, 33, lanes, items), cases[k].n_items);
+    assert_int_equal(tl_cuda_plan_decode(&step, one_row, 0, 33, lanes, items), cases[k].n_items);
     for (uint32_t i = 0; i < cases[k].n_items; i++) assert_int_equal(items[i].n_parts, cases[k].n_parts);
     check_plan(cases[k].n, context, rows, 33, 0);
   }
+}
+
+/* The lanes of the parts, by which they find one another's results: neighbours, of which the first is no lane's first part but one. */
+static void check_parts(const struct tl_cuda_lane *lanes, uint32_t n_lanes, const struct tl_cuda_item *items) {
+  for (uint32_t lane = 0; lane < n_lanes; lane++)
+    for (uint32_t i = lanes[lane].begin; i < lanes[lane].end; i++) {
+      uint32_t part = i - items[i].first_part;
+      assert_true(part < items[i].n_parts);
+      if (part) assert_true(i == lanes[lane].begin && lanes[lane - 1].end == i);
+      if (part + 1 < items[i].n_parts) assert_int_equal(i + 1, lanes[lane].end);
+    }
+}
+
+/* Steps of decodes, guesses behind them, and pieces of prompts: each row is of one kind, and in one place. */
+static void check_drafts(const struct tl_step *step, struct tl_cuda_packing packing, uint32_t window, uint32_t n_lanes) {
+  uint32_t max_items = tl_cuda_max_items(step->n_seqs, step->n_rows, packing, n_lanes), n_decode = 0, *end = calloc(step->n_tokens, sizeof *end);
+  struct tl_cuda_lane *lanes = op_poisoned(n_lanes * sizeof *lanes);
+  struct tl_cuda_item *items = op_poisoned(max_items * sizeof *items);
+  struct tl_cuda_tile *tiles = op_poisoned(tl_cuda_max_tiles(step->n_tokens, step->n_seqs) * sizeof *tiles);
+  uint32_t n_items = tl_cuda_plan_decode(step, packing, window, n_lanes, lanes, items);
+  uint32_t n_tiles = tl_cuda_plan_prefill(step, packing.most_rows, tiles);
+  assert_true(n_items <= max_items);
+  check_parts(lanes, n_lanes, items);
+  for (uint32_t i = 0; i < n_items; i++) {
+    const struct tl_cuda_item *item = &items[i];
+    uint32_t begin = step->query_start[item->seq], n = step->query_start[item->seq + 1] - begin, context = step->context_len[item->seq];
+    assert_true(item->n_rows >= 1 && item->n_rows <= packing.pack && n <= packing.most_rows);
+    assert_int_equal((item->row - begin) % packing.pack, 0);
+    assert_int_equal(item->fresh, context - n);
+    assert_int_equal(item->position, item->fresh + item->row - begin);
+    uint32_t unseen = tl_cuda_first_seen(item->position + 1, window);
+    if (i == item->first_part) assert_int_equal(item->first + item->skip, unseen);
+    else assert_int_equal(item->first, end[item->row]);
+    end[item->row] = item->first + item->count;
+    if (i + 1 == item->first_part + item->n_parts) {
+      assert_int_equal(end[item->row], item->position + item->n_rows);
+      n_decode += item->n_rows;
+    }
+  }
+  struct tl_cuda_shape shape = tl_cuda_shape_of(step, packing.most_rows);
+  assert_int_equal(shape.n_decode, n_decode);
+  assert_int_equal(shape.is_decode, n_tiles == 0 && step->n_rows == step->n_tokens);
+  for (uint32_t i = 0; i < n_tiles; i++) n_decode += tiles[i].n_rows;
+  assert_int_equal(n_decode, step->n_tokens);
+  free(end);
+  op_free(lanes);
+  op_free(items);
+  op_free(tiles);
+}
+
+static void test_drafts(void **state) {
+  (void)state;
+  for (int i = 0; i < 2000; i++) {
+    uint32_t n = 1 + unit_below(&op_random, 20), context[20], start[21] = {0}, rows[20 * 40], n_rows = 0;
+    struct tl_cuda_packing packing = {1 + unit_below(&op_random, 16), 1 + unit_below(&op_random, 16)};
+    uint32_t range = 1u << unit_below(&op_random, 14);
+    bool all = true, drafts = false;
+    for (uint32_t k = 0; k < n; k++) {
+      context[k] = 40 + unit_below(&op_random, range);
+      uint32_t of = 1 + unit_below(&op_random, i % 3 ? packing.most_rows : 40), wanted = unit_below(&op_random, i % 3 ? 1 : 4);
+      start[k + 1] = start[k] + of;
+      for (uint32_t row = 0; row < of; row++) /* all, all but the first, the last, none */
+        if (wanted == 0 || (wanted == 1 && row > 0) || (wanted == 2 && row + 1 == of)) rows[n_rows++] = start[k] + row;
+      bool decodes = of == 1 || (of <= packing.most_rows && wanted == 0);
+      all &= decodes && (wanted == 0 || (of == 1 && wanted == 2));
+      drafts |= decodes && of > 1;
+    }
+    struct tl_step step = {.n_tokens = start[n], .n_seqs = n, .n_rows = n_rows, .rows = rows, .query_start = start, .context_len = context,
+                           .block_tables = a_table(), .table_stride = 1};
+    struct tl_cuda_shape shape = tl_cuda_shape_of(&step, packing.most_rows);
+    assert_int_equal(shape.is_decode, all);
+    assert_int_equal(shape.drafts, drafts);
+    check_drafts(&step, packing, unit_below(&op_random, 2) ? 0 : 1 + unit_below(&op_random, range), 1 + unit_below(&op_random, 40));
+  }
+}
+
+/* Heads of rows that a tile has room for. */
+static void test_packs(void **state) {
+  (void)state;
+  static const struct {
+    uint32_t n_heads, n_kv_heads, dim, most, pack;
+  } cases[] = {{32, 8, 128, 9, 4}, {32, 8, 128, 3, 3}, {28, 4, 128, 16, 2}, {32, 32, 64, 16, 16}, {64, 4, 128, 16, 1}, {24, 2, 128, 5, 1},
+               {40, 2, 64, 5, 1}, {8, 4, 256, 16, 4}, {8, 1, 256, 16, 1}, {9, 1, 192, 16, 1}, {32, 8, 128, 1, 1}};
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++)
+    assert_int_equal(tl_cuda_pack(cases[i].n_heads, cases[i].n_kv_heads, cases[i].dim, cases[i].most), cases[i].pack);
 }
 
 static void test_tiles(void **state) {
@@ -116,7 +205,7 @@ static void test_tiles(void **state) {
     struct tl_step step = {.n_tokens = start[n], .n_seqs = n, .query_start = start, .context_len = context};
     uint32_t max = tl_cuda_max_tiles(start[n], n);
     struct tl_cuda_tile *tiles = op_poisoned(max * sizeof *tiles);
-    uint32_t n_tiles = tl_cuda_plan_prefill(&step, tiles);
+    uint32_t n_tiles = tl_cuda_plan_prefill(&step, 1, tiles);
     assert_true(n_tiles <= max);
     for (uint32_t k = 0; k < n_tiles; k++) {
       const struct tl_cuda_tile *t = &tiles[k];
@@ -133,6 +222,6 @@ static void test_tiles(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_plan), cmocka_unit_test(test_tiles)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_plan), cmocka_unit_test(test_tiles), cmocka_unit_test(test_drafts), cmocka_unit_test(test_packs)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Paged attention for rows with one query. All query heads of a KV head are the rows
+/* Paged attention for rows that decode. All query heads of a KV head are the rows
  * of one tensor-core tile, so that the cache is read once. A warp takes every fourth
  * block of 16 tokens of an item and copies it to shared memory, RING_BYTES ahead, in whole rows: had each lane copied just what
  * it will read, an H200 would read at 2.2 TB/s. What a warp copies only that warp reads, so no block's barrier is in the way, and what
@@ -17,7 +17,11 @@
  * zeros in shared memory. The warps' sums are merged there too. Of a sequence that was split the last thread
  * block to come merges what all wrote (`arrived`).
  *
- * Where all rows of a pass are decode rows, what lies between the QKV product and attention is done here, too (`heads`): a block's warps
+ * PACKED: a sequence has several rows, guesses behind its last token. As many as there is room for in the tile are in it with all
+ * their query heads, row after row, so that the cache is read once for them; each sees up to its own token. So "heads" of a tile are then
+ * heads of rows, and of some of them a warp, or an item, may have no token at all.
+ *
+ * Where all rows of a pass are decode rows, one a sequence, what lies between the QKV product and attention is done here, too (`heads`): a block's warps
  * share out the heads of Q that it needs, and, where an item ends with the row's own token, that token's key and value. They go through
  * shared memory, the two into the cache as well; the warp that comes to the token puts them into its ring in place of what the
  * cache had there. So all that is copied is what steps before wrote, and no copy waits for the kernel before. */
@@ -33,15 +37,26 @@ template <int DIM, bool WIDE>
 struct queries {
   uint32_t pair[DIM / 32][WIDE ? 2 : 1][4];
 
-  TL_METHOD void load(queries *q, const uint16_t *rows, uint32_t n_heads, uint32_t dim) {
-    TL_UNROLL for (uint32_t k = 0; k < DIM / 32; k++)
-      TL_UNROLL for (uint32_t half = 0; half < (WIDE ? 2 : 1); half++) {
-        uint32_t head = lane_index() / 4 + half * 8, first = k * 32 + lane_index() % 4 * 8;
+  /* rows (any, n_heads, dim): the heads of all rows from first_head on, so many of each; with one row at from + that. */
+  template <bool PACKED>
+  TL_METHOD void load(queries *q, const uint16_t *rows, uint32_t n_all_heads, uint32_t n_rows, uint32_t n_heads, uint32_t dim) {
+    TL_UNROLL for (uint32_t half = 0; half < (WIDE ? 2 : 1); half++) {
+      uint32_t head = lane_index() / 4 + half * 8, row = PACKED ? head / n_heads : 0;
+      const uint16_t *from = rows + ((uint64_t)row * n_all_heads + head - row * n_heads) * dim;
+      bool is_there = PACKED ? row < n_rows : head < n_heads;
+      TL_UNROLL for (uint32_t k = 0; k < DIM / 32; k++) {
+        uint32_t first = k * 32 + lane_index() % 4 * 8;
         quad v = {};
-        if (head < n_heads && first < dim) v = load16(rows + (uint64_t)head * dim + first);
+        if (is_there && first < dim) v = load16(from + first);
         TL_UNROLL for (int i = 0; i < 4; i++) q->pair[k][half][i] = v.w[i];
       }
+    }
   }
+};
+
+/* A stretch of an item's tokens, [begin, end). */
+struct stretch {
+  uint32_t begin, end;
 };
 
 /* What one warp knows of its tokens: for rows g and g + 8. */
@@ -60,12 +75,53 @@ TL_DEVICE void multiply(float *c, uint32_t low0, uint32_t high0, uint32_t low1, 
   TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) c[i] = sum[i];
 }
 
+/* --- what rows see -------------------------------------------------------------------------------- */
+
+/* A position as a place in an item. */
+TL_DEVICE uint32_t place_in(uint32_t position, uint32_t first, uint32_t count) {
+  return position <= first ? 0 : position - first < count ? position - first : count;
+}
+
+/* What rows see of an item that see up to before `end`, and of which with a window the last one begins last. */
+TL_DEVICE stretch see(const tl_cuda_decode_args &a, uint32_t words, uint32_t end, uint32_t last_end) {
+  const uint32_t first = ITEM_FIELD(words, first), count = ITEM_FIELD(words, count);
+  return {place_in(tl_cuda_first_seen(last_end, a.a.window), first, count), place_in(end, first, count)};
+}
+
+/* What all rows of an item see of it. */
+template <bool PACKED>
+TL_DEVICE stretch see_all(const tl_cuda_decode_args &a, uint32_t words) {
+  if (!PACKED) return {ITEM_FIELD(words, skip), ITEM_FIELD(words, count)};
+  const uint32_t end = ITEM_FIELD(words, position) + 1;
+  return see(a, words, end, end + ITEM_FIELD(words, n_rows) - 1);
+}
+
+/* Scores of tokens, from the item's token `at` on, that a row does not see, to -INFINITY; all: what all rows see. What one row of several sees
+ * is found here, at the ends of what they see, not kept in registers that the loop has not. */
+template <bool WIDE, bool PACKED>
+TL_DEVICE void hide(const tl_cuda_decode_args &a, uint32_t n_heads, uint32_t words, const stretch &all, uint32_t at, float (&s)[2][WIDE ? 4 : 2]) {
+  if (at >= all.begin && at + TL_BLOCK_TOKENS <= all.end) return;
+  TL_UNROLL for (uint32_t half = 0; half < (WIDE ? 2 : 1); half++) {
+    stretch seen = all;
+    if (PACKED) {
+      uint32_t row = (lane_index() / 4 + half * 8) / n_heads, end = ITEM_FIELD(words, position) + 1 + row;
+      seen = see(a, words, end, end);
+    }
+    TL_UNROLL for (uint32_t k = 0; k < 4; k++) {
+      uint32_t token = at + k / 2 * 8 + lane_index() % 4 * 2 + k % 2;
+      float &score = s[k / 2][half * 2 + k % 2];
+      score = token >= seen.begin && token < seen.end ? score : -INFINITY;
+    }
+  }
+}
+
 /* --- from there to sums ------------------------------------------------------------------------------ */
 
-/* Scores of 16 tokens in powers of two; those before `skip` and from n on are -INFINITY. */
-template <class T, int DIM, bool WIDE>
-TL_DEVICE void score(const queries<DIM, WIDE> &q, const quad *keys, uint32_t skip, uint32_t n, float scale, float softcap,
-                     float (&s)[2][WIDE ? 4 : 2]) {
+/* Scores of 16 tokens in powers of two. */
+template <class T, int DIM, bool WIDE, bool PACKED>
+TL_DEVICE void score(const tl_cuda_decode_args &a, uint32_t n_heads, uint32_t words, const queries<DIM, WIDE> &q, const quad *keys,
+                     const stretch &all, uint32_t at, float (&s)[2][WIDE ? 4 : 2]) {
+  const float scale = a.a.scale * LOG2_E, softcap = a.a.softcap;
   TL_UNROLL for (int t = 0; t < 2; t++)
     TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) s[t][i] = 0;
   TL_UNROLL for (int k = 0; k < DIM / 32; k++) { /* the two sums in turn: they do not wait for each other */
@@ -82,12 +138,13 @@ TL_DEVICE void score(const queries<DIM, WIDE> &q, const quad *keys, uint32_t ski
   if (softcap != 0) /* one branch, not one a score */
     TL_UNROLL for (int t = 0; t < 2; t++)
       TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) s[t][i] = cap_score(s[t][i], softcap);
-  if (skip || n < TL_BLOCK_TOKENS)
-    TL_UNROLL for (int t = 0; t < 2; t++)
-      TL_UNROLL for (int i = 0; i < (WIDE ? 4 : 2); i++) {
-        uint32_t token = t * 8 + lane_index() % 4 * 2 + i % 2;
-        s[t][i] = token >= skip && token < n ? s[t][i] : -INFINITY;
-      }
+  hide<WIDE, PACKED>(a, n_heads, words, all, at, s);
+}
+
+/* From what a largest score is taken away: of nothing it is -INFINITY, which would leave no number. */
+template <bool PACKED>
+TL_DEVICE float base_of(float max) {
+  return PACKED && max == -INFINITY ? 0 : max;
 }
 
 /* What was summed before is scaled to the new largest scores of heads; shrink: of the lane's rows of S. */
@@ -100,7 +157,7 @@ TL_DEVICE void shrink_sums(running<DIM, WIDE> *r, const float (&shrink)[WIDE ? 2
 }
 
 /* Scores to weights of the new largest score. */
-template <int DIM, bool WIDE>
+template <int DIM, bool WIDE, bool PACKED>
 TL_DEVICE void soften(running<DIM, WIDE> *r, float (&s)[2][WIDE ? 4 : 2]) {
   float shrink[WIDE ? 2 : 1];
   TL_UNROLL for (int half = 0; half < (WIDE ? 2 : 1); half++) {
@@ -108,12 +165,13 @@ TL_DEVICE void soften(running<DIM, WIDE> *r, float (&s)[2][WIDE ? 4 : 2]) {
     TL_UNROLL for (int t = 0; t < 2; t++) max = fmaxf(max, fmaxf(s[t][2 * half], s[t][2 * half + 1]));
     max = fmaxf(max, shuffle_xor(max, 1u));
     max = fmaxf(max, shuffle_xor(max, 2u));
-    shrink[half] = exp2_fast(r->max[half] - max); /* 0 at first; a block has one token at least */
+    float base = base_of<PACKED>(max);
+    shrink[half] = exp2_fast(r->max[half] - base); /* 0 at first; a block has one token at least, of one row */
     r->max[half] = max;
     r->sum[half] *= shrink[half];
     TL_UNROLL for (int t = 0; t < 2; t++)
       TL_UNROLL for (int i = 2 * half; i < 2 * half + 2; i++) {
-        s[t][i] = exp2_fast(s[t][i] - max);
+        s[t][i] = exp2_fast(s[t][i] - base);
         r->sum[half] += s[t][i];
       }
   }
@@ -186,25 +244,44 @@ TL_DEVICE void store_share(const tl_cuda_attention &a, uint32_t row, uint32_t he
   store16((uint16_t *)a.out + ((uint64_t)row * a.n_heads + head) * a.head_dim + dim, pack8<T>(out));
 }
 
+/* An item's rows, and which part it is of all that they see. */
+struct piece {
+  uint32_t row, n_rows, n_parts, part;
+  uint32_t lane; /* the first part's: the others' are the next ones */
+};
+
+TL_DEVICE piece find_piece(const task &t, uint32_t words) {
+  uint32_t part = t.index - ITEM_FIELD(words, first_part);
+  return {ITEM_FIELD(words, row), ITEM_FIELD(words, n_rows), ITEM_FIELD(words, n_parts), part, block_y() - part};
+}
+
+/* Where a part of a row is, among all heads of all: of each lane's two places the first part has the second. */
+template <bool PACKED>
+TL_DEVICE uint64_t part_place(const tl_cuda_decode_args &a, const piece &p, uint32_t part, uint32_t row, uint32_t head) {
+  uint32_t place = 2 * (p.lane + part) + (part == 0);
+  return (uint64_t)(PACKED ? place * a.pack + row : place) * a.a.n_heads + head;
+}
+
 /* The item's result: into the row, or, of a split one, beside its largest score and sum. */
-template <class T, int DIM, bool WIDE>
-TL_DEVICE void finish(const tl_cuda_decode_args &a, uint32_t row, bool is_whole, uint32_t index, uint32_t first_head,
-                      uint32_t n_heads, const decode_shared<DIM, WIDE> *s) {
+template <class T, int DIM, bool WIDE, bool PACKED>
+TL_DEVICE void finish(const tl_cuda_decode_args &a, const task &t, const piece &p, const decode_shared<DIM, WIDE> *s) {
   for (uint32_t i = thread_index(); i < tile<DIM, WIDE>::SHARES; i += THREADS) {
     share mine = share_of<DIM, WIDE>(i);
-    if (mine.head >= n_heads || mine.dim >= a.a.head_dim) continue;
+    uint32_t row = PACKED ? mine.head / t.n_heads : 0, head = t.first_head + mine.head - row * t.n_heads;
+    if ((PACKED ? row >= p.n_rows : mine.head >= t.n_heads) || mine.dim >= a.a.head_dim) continue;
     float max = s->max[0][mine.head], sum = 0, out[8] = {};
     TL_UNROLL for (int w = 1; w < WARPS; w++) max = fmaxf(max, s->max[w][mine.head]);
+    float base = base_of<PACKED>(max);
     TL_UNROLL for (int w = 0; w < WARPS; w++) {
-      float factor = exp2_fast(s->max[w][mine.head] - max); /* 0 for a warp that had no token */
+      float factor = exp2_fast(s->max[w][mine.head] - base); /* 0 for a warp that had no token */
       sum += s->sum[w][mine.head] * factor;
       TL_UNROLL for (int j = 0; j < 8; j++) out[j] += s->room[w].out[mine.mma + j][mine.plane][mine.lane] * factor;
     }
-    if (is_whole) {
-      store_share<T>(a.a, row, first_head + mine.head, mine.dim, max, sum, out);
+    if (p.n_parts == 1) {
+      store_share<T>(a.a, p.row + row, head, mine.dim, max, sum, out);
       continue;
     }
-    uint64_t at = (uint64_t)index * a.a.n_heads + (first_head + mine.head);
+    uint64_t at = part_place<PACKED>(a, p, p.part, row, head);
     float *to = a.partial + at * a.a.head_dim + mine.dim;
     TL_UNROLL for (int j = 0; j < 8; j += 4)
       store16(to + j, {{as_bits(out[j]), as_bits(out[j + 1]), as_bits(out[j + 2]), as_bits(out[j + 3])}});
@@ -212,37 +289,36 @@ TL_DEVICE void finish(const tl_cuda_decode_args &a, uint32_t row, bool is_whole,
   }
 }
 
-/* The parts of a sequence, in their order, whoever does it: four elements a thread. */
-template <class T>
-TL_DEVICE void merge_parts(const tl_cuda_decode_args &a, uint32_t row, uint32_t first_part, uint32_t n_parts, uint32_t first_head,
-                           uint32_t n_heads) {
+/* The parts of what rows see, in their order, whoever does it: four elements a thread. */
+template <class T, bool PACKED>
+TL_DEVICE void merge_parts(const tl_cuda_decode_args &a, const task &t, const piece &p) {
   const uint32_t width = a.a.head_dim / 4;
-  for (uint32_t i = thread_index(); i < n_heads * width; i += THREADS) {
-    uint32_t head = first_head + i / width, dim = i % width * 4;
+  for (uint32_t i = thread_index(); i < (PACKED ? p.n_rows : 1) * t.n_heads * width; i += THREADS) {
+    uint32_t row = PACKED ? i / width / t.n_heads : 0, head = t.first_head + i / width - row * t.n_heads, dim = i % width * 4;
     float max = -INFINITY, sum = 0, out[4] = {};
-    for (uint32_t first = 0; first < n_parts; first += MERGED) {
+    for (uint32_t first = 0; first < p.n_parts; first += MERGED) {
       float part_max[MERGED], part_sum[MERGED], before = max;
       quad part[MERGED];
       TL_UNROLL for (uint32_t k = 0; k < MERGED; k++) {
-        bool valid = first + k < n_parts;
-        uint64_t at = (uint64_t)(first_part + (valid ? first + k : first)) * a.a.n_heads + head;
+        bool valid = first + k < p.n_parts;
+        uint64_t at = part_place<PACKED>(a, p, valid ? first + k : first, row, head);
         uint64_t scale = a.partial_scale[at];
         part_max[k] = valid ? as_float((uint32_t)scale) : -INFINITY;
         part_sum[k] = as_float((uint32_t)(scale >> 32));
         part[k] = load16(a.partial + at * a.a.head_dim + dim);
       }
       TL_UNROLL for (int k = 0; k < MERGED; k++) max = fmaxf(max, part_max[k]);
-      float shrink = exp2_fast(before - max);
+      float base = base_of<PACKED>(max), shrink = exp2_fast(before - base);
       sum *= shrink;
       TL_UNROLL for (int j = 0; j < 4; j++) out[j] *= shrink;
       TL_UNROLL for (int k = 0; k < MERGED; k++) {
-        float factor = exp2_fast(part_max[k] - max);
+        float factor = exp2_fast(part_max[k] - base);
         sum += part_sum[k] * factor;
         TL_UNROLL for (int j = 0; j < 4; j++) out[j] += as_float(part[k].w[j]) * factor;
       }
     }
     float factor = 1 / (sum + sink_weight(a.a, head, max));
-    uint32_t *to = (uint32_t *)((uint16_t *)a.a.out + ((uint64_t)row * a.a.n_heads + head) * a.a.head_dim + dim);
+    uint32_t *to = (uint32_t *)((uint16_t *)a.a.out + ((uint64_t)(p.row + row) * a.a.n_heads + head) * a.a.head_dim + dim);
     to[0] = T::pack(out[0] * factor, out[1] * factor);
     to[1] = T::pack(out[2] * factor, out[3] * factor);
   }
@@ -312,18 +388,19 @@ TL_DEVICE void make_heads(const tl_cuda_decode_args &a, const task &t, uint32_t 
   if (thread_index() == 0) s->room[last_warp(count)].made.has_own = has_own;
 }
 
-/* The fragments of an item's Q, of a row that lies in memory, or that all warps make; turn: of load_item_angles. */
-template <class T, int DIM, bool WIDE>
+/* The fragments of an item's Q, of rows that lie in memory, or that all warps make; turn: of load_item_angles. */
+template <class T, int DIM, bool WIDE, bool PACKED>
 TL_DEVICE void load_item_queries(const tl_cuda_decode_args &a, const task &t, uint32_t words, const angles<HEAD_STEPS(DIM)> &turn,
                                  decode_shared<DIM, WIDE> *s, queries<DIM, WIDE> *q) {
-  if (a.heads.qkv) {
+  if (!PACKED && a.heads.qkv) {
     make_heads<T, DIM, WIDE>(a, t, words, turn, s);
     sync_block();
-    queries<DIM, WIDE>::load(q, (const uint16_t *)s->room[0].made.heads, t.n_heads, a.a.head_dim);
+    queries<DIM, WIDE>::template load<false>(q, (const uint16_t *)s->room[0].made.heads, t.n_heads, 1, t.n_heads, a.a.head_dim);
     sync_block(); /* a warp without tokens writes what it found there at once; where the own token lies, only the warp that reads it */
   } else {
     uint64_t first = (uint64_t)ITEM_FIELD(words, row) * a.a.n_heads + t.first_head;
-    queries<DIM, WIDE>::load(q, (const uint16_t *)a.a.q + first * a.a.head_dim, t.n_heads, a.a.head_dim);
+    queries<DIM, WIDE>::template load<PACKED>(q, (const uint16_t *)a.a.q + first * a.a.head_dim, a.a.n_heads, ITEM_FIELD(words, n_rows),
+                                              t.n_heads, a.a.head_dim);
   }
 }
 
@@ -331,26 +408,27 @@ TL_DEVICE void load_item_queries(const tl_cuda_decode_args &a, const task &t, ui
 
 /* A warp's blocks of an item. Of each, the values of the last block on its way are put behind its keys; then the next one's keys
  * go where this one's were, once all lanes have read them. */
-template <class T, int DIM, bool WIDE>
+template <class T, int DIM, bool WIDE, bool PACKED>
 TL_DEVICE void attend_item(const tl_cuda_decode_args &a, const task &t, uint32_t words, const queries<DIM, WIDE> &q,
                            cursor *c, uint32_t *pair, decode_shared<DIM, WIDE> *s, running<DIM, WIDE> *r) {
   const int PAIRS = tile<DIM, WIDE>::PAIRS;
   quad(*ring)[2][tile<DIM, WIDE>::PIECES * 32] = s->ring[warp_index()];
   const auto &made = s->room[warp_index()].made;
-  const uint32_t count = ITEM_FIELD(words, count), skip = ITEM_FIELD(words, skip);
+  const uint32_t count = ITEM_FIELD(words, count);
+  const stretch all = see_all<PACKED>(a, words);
   for (uint32_t at = warp_index() * TL_BLOCK_TOKENS; at < count; at += STRIDE, *pair = (*pair + 1) % PAIRS) {
     float scores[2][WIDE ? 4 : 2];
-    const bool own = count - at <= TL_BLOCK_TOKENS && a.heads.qkv && made.has_own;
+    const bool own = !PACKED && count - at <= TL_BLOCK_TOKENS && a.heads.qkv && made.has_own;
     copy_block<DIM, false>(a.a, c->now, t.kv_head, ring[c->pair][1]);
     wait_warp<2 * PAIRS - 1>();
     if (own) put_own<DIM, true>(made.own[0], count - at - 1, a.a.head_dim, ring[*pair][0]);
-    score<T, DIM, WIDE>(q, ring[*pair][0], at ? 0 : skip, count - at, a.a.scale * LOG2_E, a.a.softcap, scores);
+    score<T, DIM, WIDE, PACKED>(a, t.n_heads, words, q, ring[*pair][0], all, at, scores);
     c->now = c->next;
     c->pair = (c->pair + 1) % PAIRS;
     sync_warp();
     copy_block<DIM, true>(a.a, c->now, t.kv_head, ring[c->pair][0]);
     seek_next<false>(a, t, 0, c);
-    soften<DIM, WIDE>(r, scores);
+    soften<DIM, WIDE, PACKED>(r, scores);
     wait_warp<2 * PAIRS - 1>();
     if (own) put_own<DIM, false>(made.own[1], count - at - 1, a.a.head_dim, ring[*pair][1]);
     mix<T, DIM, WIDE>(r, scores, ring[*pair][1]);
@@ -359,16 +437,15 @@ TL_DEVICE void attend_item(const tl_cuda_decode_args &a, const task &t, uint32_t
 }
 
 /* What the warps found of an item, whose words are here again, merged, and with other parts if they are all there. */
-template <class T, int DIM, bool WIDE>
+template <class T, int DIM, bool WIDE, bool PACKED>
 TL_DEVICE void end_item(const tl_cuda_decode_args &a, const task &t, uint32_t words, decode_shared<DIM, WIDE> *s) {
-  const uint32_t row = ITEM_FIELD(words, row), first_part = ITEM_FIELD(words, first_part), n_parts = ITEM_FIELD(words, n_parts);
-  const uint64_t counter = (uint64_t)ITEM_FIELD(words, seq) * a.a.n_heads + t.first_head;
-  finish<T, DIM, WIDE>(a, row, n_parts == 1, t.index, t.first_head, t.n_heads, s);
-  if (n_parts > 1 && comes_last(&a.arrived[counter], n_parts, &s->room[0].is_last))
-    merge_parts<T>(a, row, first_part, n_parts, t.first_head, t.n_heads);
+  const piece p = find_piece(t, words);
+  finish<T, DIM, WIDE, PACKED>(a, t, p, s);
+  if (p.n_parts > 1 && comes_last(&a.arrived[(uint64_t)p.lane * a.a.n_heads + t.first_head], p.n_parts, &s->room[0].is_last))
+    merge_parts<T, PACKED>(a, t, p);
 }
 
-template <class T, int DIM, bool WIDE>
+template <class T, int DIM, bool WIDE, bool PACKED>
 TL_KERNEL(THREADS, 2) decode(tl_cuda_decode_args a) {
   decode_shared<DIM, WIDE> *s = (decode_shared<DIM, WIDE> *)shared_memory();
   let_next_start();
@@ -378,32 +455,32 @@ TL_KERNEL(THREADS, 2) decode(tl_cuda_decode_args a) {
   angles<HEAD_STEPS(DIM)> turn;
   if (t.index < t.end) {
     begin<DIM, WIDE>(a, t, words, &c, s->ring[warp_index()]);
-    load_item_angles<DIM>(a, words, &turn);
+    if (!PACKED) load_item_angles<DIM>(a, words, &turn);
   }
   wait_for_before();
   while (t.index < t.end) {
     queries<DIM, WIDE> q;
-    load_item_queries<T, DIM, WIDE>(a, t, words, turn, s, &q);
+    load_item_queries<T, DIM, WIDE, PACKED>(a, t, words, turn, s, &q);
     uint32_t next = t.index + 1 < t.end ? load_item(a, t.index + 1) : 0;
     running<DIM, WIDE> r = {};
     TL_UNROLL for (int half = 0; half < (WIDE ? 2 : 1); half++) r.max[half] = -INFINITY;
-    attend_item<T, DIM, WIDE>(a, t, words, q, &c, &pair, s, &r);
-    if (t.index + 1 < t.end) load_item_angles<DIM>(a, next, &turn);
+    attend_item<T, DIM, WIDE, PACKED>(a, t, words, q, &c, &pair, s, &r);
+    if (!PACKED && t.index + 1 < t.end) load_item_angles<DIM>(a, next, &turn);
     publish<DIM, WIDE>(r, s);
     sync_block();
-    end_item<T, DIM, WIDE>(a, t, words, s);
+    end_item<T, DIM, WIDE, PACKED>(a, t, words, s);
     sync_block();
     words = next;
     t.index++;
   }
 }
 
-template <class T, int DIM, bool WIDE>
+template <class T, int DIM, bool WIDE, bool PACKED = false>
 static int launch_decode(const tl_cuda_decode_args *args, void *stream) {
   static_assert(sizeof(decode_shared<DIM, WIDE>) <= CUDA_MOST_SHARED && 2 * cuda_shared_cost(sizeof(decode_shared<DIM, WIDE>)) <= CUDA_SHARED_SPLIT,
                 "on every device, and where kernels start early two blocks a multiprocessor");
   uint32_t tiles = tl_cuda_head_tiles(args->a.n_heads, args->a.n_kv_heads, args->a.head_dim);
-  return launch_rows(args->max_rows, decode<T, DIM, WIDE>, tiles, args->n_blocks / tiles, THREADS, sizeof(decode_shared<DIM, WIDE>),
+  return launch_rows(args->max_rows, decode<T, DIM, WIDE, PACKED>, tiles, args->n_blocks / tiles, THREADS, sizeof(decode_shared<DIM, WIDE>),
                      stream, *args);
 }
 
@@ -411,25 +488,36 @@ template <class T>
 static int launch_decode_of(const tl_cuda_decode_args *args, void *stream) {
   uint32_t dim = args->a.head_dim;
   bool wide = args->a.n_heads / args->a.n_kv_heads > 8;
+  if (args->pack > 1) {
+    if (dim > 128) return launch_decode<T, TL_CUDA_MAX_HEAD_DIM, false, true>(args, stream);
+    return dim > 64 ? launch_decode<T, 128, true, true>(args, stream) : launch_decode<T, 64, true, true>(args, stream);
+  }
   if (dim > 128) return launch_decode<T, TL_CUDA_MAX_HEAD_DIM, false>(args, stream);
   if (dim > 64) return wide ? launch_decode<T, 128, true>(args, stream) : launch_decode<T, 128, false>(args, stream);
   return wide ? launch_decode<T, 64, true>(args, stream) : launch_decode<T, 64, false>(args, stream);
 }
 
 extern "C" int tl_cuda_decode(const struct tl_cuda_decode_args *args, void *stream) {
-  if (!cuda_attention_valid(&args->a) || (args->heads.qkv && args->heads.row_squares)) return CUDA_INVALID;
+  if (!cuda_attention_valid(&args->a) || (args->heads.qkv && (args->heads.row_squares || args->pack > 1))) return CUDA_INVALID;
+  if (args->pack > 1 && args->pack > tl_cuda_pack(args->a.n_heads, args->a.n_kv_heads, args->a.head_dim, args->pack)) return CUDA_INVALID;
   if (args->max_rows == 0) return 0;
   if (args->n_blocks < tl_cuda_head_tiles(args->a.n_heads, args->a.n_kv_heads, args->a.head_dim)) return CUDA_INVALID;
   return args->a.dtype == TL_CUDA_BF16 ? launch_decode_of<bf16>(args, stream) : launch_decode_of<f16>(args, stream);
 }
 
+template <class T, int DIM, bool WIDE, bool PACKED>
+static int allow_one() {
+  return allow_shared(decode<T, DIM, WIDE, PACKED>, sizeof(decode_shared<DIM, WIDE>));
+}
+
 template <class T>
 static int allow_decode() {
-  int e = allow_shared(decode<T, 64, false>, sizeof(decode_shared<64, false>));
-  if (!e) e = allow_shared(decode<T, 64, true>, sizeof(decode_shared<64, true>));
-  if (!e) e = allow_shared(decode<T, 128, false>, sizeof(decode_shared<128, false>));
-  if (!e) e = allow_shared(decode<T, 128, true>, sizeof(decode_shared<128, true>));
-  return e ? e : allow_shared(decode<T, TL_CUDA_MAX_HEAD_DIM, false>, sizeof(decode_shared<TL_CUDA_MAX_HEAD_DIM, false>));
+  int (*const all[])() = {allow_one<T, 64, false, false>,  allow_one<T, 64, true, false>,  allow_one<T, 64, true, true>,
+                          allow_one<T, 128, false, false>, allow_one<T, 128, true, false>, allow_one<T, 128, true, true>,
+                          allow_one<T, TL_CUDA_MAX_HEAD_DIM, false, false>, allow_one<T, TL_CUDA_MAX_HEAD_DIM, false, true>};
+  for (int (*const one)() : all)
+    if (int e = one()) return e;
+  return 0;
 }
 
 int cuda_prepare_decode() {

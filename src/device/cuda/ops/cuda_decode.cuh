@@ -81,7 +81,7 @@ TL_DEVICE uint32_t load_item(const tl_cuda_decode_args &a, uint32_t index) {
 struct place {
   uint32_t index;      /* of the thread block's items */
   uint32_t table;      /* where in the tables its first block stands */
-  uint32_t count, old; /* of the item; old: what may be copied before wait_for_before, UINT32_MAX: all there is */
+  uint32_t count, old; /* of the item; old: up to where it may be copied before wait_for_before, UINT32_MAX: all there is */
   uint32_t at;         /* in it, a multiple of TL_BLOCK_TOKENS; from count on: there is no more */
   uint32_t block;      /* of the cache */
 };
@@ -103,10 +103,11 @@ TL_DEVICE uint32_t last_warp(uint32_t count) {
   return (count - 1) / TL_BLOCK_TOKENS % WARPS;
 }
 
-TL_DEVICE void set_place(const tl_cuda_decode_args &a, uint32_t seq, uint32_t first, uint32_t count, uint32_t position, place *p) {
+TL_DEVICE void set_place(const tl_cuda_decode_args &a, uint32_t seq, uint32_t first, uint32_t count, uint32_t fresh, place *p) {
+  uint32_t old = fresh > first ? fresh - first : 0;
   p->table = seq * a.a.table_stride + first / TL_BLOCK_TOKENS;
   p->count = count;
-  p->old = a.heads.qkv ? UINT32_MAX : count - ends_with_own(first, count, position); /* what the cache has of the own token is not used */
+  p->old = a.heads.qkv ? UINT32_MAX : old < count ? old : count; /* what the cache has of the own token is not used */
   p->at = warp_index() * TL_BLOCK_TOKENS;
 }
 
@@ -115,7 +116,7 @@ template <bool BEGINS>
 TL_DEVICE void seek(const tl_cuda_decode_args &a, const task &t, uint32_t words, place *p) {
   while (p->at >= p->count && p->index + 1 < t.end) {
     const tl_cuda_item &item = a.items[++p->index];
-    set_place(a, load_early(&item.seq), load_early(&item.first), load_early(&item.count), load_early(&item.position), p);
+    set_place(a, load_early(&item.seq), load_early(&item.first), load_early(&item.count), load_early(&item.fresh), p);
   }
   if (p->at >= p->count) return;
   uint32_t i = p->at / TL_BLOCK_TOKENS;
@@ -165,12 +166,12 @@ TL_DEVICE void begin(const tl_cuda_decode_args &a, const task &t, uint32_t words
   static_assert(WARPS * (tile<DIM, WIDE>::PAIRS + 1) <= TL_CUDA_LANE_BLOCKS, "also the one behind the ring's");
   *c = {};
   c->next.index = t.index;
-  set_place(a, ITEM_FIELD(words, seq), ITEM_FIELD(words, first), ITEM_FIELD(words, count), ITEM_FIELD(words, position), &c->next);
+  set_place(a, ITEM_FIELD(words, seq), ITEM_FIELD(words, first), ITEM_FIELD(words, count), ITEM_FIELD(words, fresh), &c->next);
   seek<true>(a, t, words, &c->next);
   for (;; c->pair++) {
     c->now = c->next;
     seek_next<true>(a, t, words, c);
-    if (c->now.at < c->now.count && c->now.old - c->now.at < TL_BLOCK_TOKENS) wait_for_before();
+    if (c->now.at < c->now.count && c->now.at + TL_BLOCK_TOKENS > c->now.old) wait_for_before();
     copy_block<DIM, true>(a.a, c->now, t.kv_head, ring[c->pair][0]);
     if (c->pair + 1 == tile<DIM, WIDE>::PAIRS) return;
     copy_block<DIM, false>(a.a, c->now, t.kv_head, ring[c->pair][1]);

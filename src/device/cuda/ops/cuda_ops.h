@@ -157,7 +157,7 @@ struct tl_cuda_attention {
   int dtype;
   uint32_t n_heads, n_kv_heads, head_dim; /* as above; n_heads a multiple of n_kv_heads */
   float scale, softcap;                   /* softcap not 0: scores are softcap * tanh(score / softcap) */
-  uint32_t window;                        /* not 0: only the last so many keys, the row's own among them; decode's items say it themselves */
+  uint32_t window;                        /* not 0: only the last so many keys, the row's own among them; decode's items of one row say it themselves */
   int both_sides;                         /* prefill: later keys too, with a window those less than `window` away on either side */
   const float *sinks;                     /* (n_heads) one more score of each, of a position without a value; NULL: none */
   const void *q;                          /* T (rows of the step, n_heads head_dim) */
@@ -167,38 +167,45 @@ struct tl_cuda_attention {
   uint32_t table_stride;
 };
 
-/* One stretch of one sequence's context, all query heads (cuda_plan.h makes them). */
+/* One stretch of one sequence's context, all query heads, for a row or for neighbours (cuda_plan.h makes them). */
 struct tl_cuda_item {
-  uint32_t row;          /* of q and out */
+  uint32_t row, n_rows;  /* of q and out; the rows are a token apart */
   uint32_t seq;          /* row of block_tables */
   uint32_t first, count; /* positions [first, first + count); first is a multiple of TL_BLOCK_TOKENS */
-  uint32_t skip;         /* of its first block, tokens that the row does not see */
-  uint32_t position;     /* of the row's own token, the last that it sees; all others are of steps before this one */
-  uint32_t first_part, n_parts; /* the items of the sequence; n_parts 1: this is all that the row sees */
+  uint32_t skip;         /* of its first block, tokens that the (first) row does not see */
+  uint32_t position;     /* of the (first) row's own token, the last that it sees */
+  uint32_t fresh;        /* from this position on the sequence's keys and values are of this step, all others of steps before */
+  uint32_t first_part, n_parts; /* the items of these rows, which lie in neighbouring lanes; n_parts 1: this is all that they see */
+};
+
+/* How rows that decode may come: most of a sequence, and most that an item has (tl_cuda_pack). */
+struct tl_cuda_packing {
+  uint32_t most_rows, pack;
 };
 
 /* What a lane begins with, in one piece, so that what it copies first waits for one load. */
 struct tl_cuda_lane {
   struct tl_cuda_item item; /* the first one, if it has any */
   uint32_t begin, end;      /* its items */
-  uint32_t unused[2];
   uint32_t blocks[TL_CUDA_LANE_BLOCKS]; /* of the cache: the first of that item; 0 where it has none */
 };
 
-/* Rows with one query. The grid does not depend on the work, so that graphs can hold it. Query heads that one thread block
+/* Rows that decode: the one that a sequence has, or, with guesses behind its last token, a few, whose keys and values are all in the cache
+ * before any of them is computed. The grid does not depend on the work, so that graphs can hold it. Query heads that one thread block
  * computes together are a tile (tl_cuda_head_tiles); n_blocks / tiles lanes of thread blocks, one for each tile, share
  * the items. The lists lie on the device before the kernels of the step begin: they are read while the one before may still run. */
 struct tl_cuda_decode_args {
   struct tl_cuda_attention a;
   struct tl_cuda_qkv_args heads;      /* qkv not NULL: a.q is not there, the kernel does by itself what tl_cuda_qkv would have done before, for the
                                        * rows that items name, and comes to the same bits; no row_squares; n, dtype, positions, q are not read */
+  uint32_t pack;                      /* most rows of an item, of tl_cuda_pack; more than 1: no heads.qkv, and items have what windows leave of a.window */
   uint32_t n_blocks;                  /* two for each multiprocessor is right; at least one a tile */
   uint32_t max_rows;                  /* as many as there may be */
   const struct tl_cuda_lane *lanes;   /* (lanes) */
   const struct tl_cuda_item *items;   /* (the last lane's end) */
-  float *partial;                     /* (max_items, n_heads, head_dim) */
-  uint64_t *partial_scale;            /* (max_items, n_heads): two floats, the largest score and, in the higher half, the sum */
-  uint32_t *arrived;                  /* (sequences, n_heads) parts that are there; zeros before and after */
+  float *partial;                     /* (tl_cuda_max_parts, n_heads, head_dim) */
+  uint64_t *partial_scale;            /* (tl_cuda_max_parts, n_heads): two floats, the largest score and, in the higher half, the sum */
+  uint32_t *arrived;                  /* (lanes, n_heads) parts that are there; zeros before and after */
 };
 int tl_cuda_decode(const struct tl_cuda_decode_args *args, void *stream);
 

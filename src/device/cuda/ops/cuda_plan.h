@@ -1,12 +1,51 @@
 /* SPDX-License-Identifier: MIT */
-/* Attention's work, planned on the host once a step: decode rows into items of about
+/* Attention's work, planned on the host once a step: which rows decode, those into items of about
  * equal length, prefill rows into tiles. Pure; the kernels only read the lists. */
 #ifndef CUDA_PLAN_H
 #define CUDA_PLAN_H
 
+#include <stdbool.h>
 #include <string.h>
 
+#include "device/cuda/ops/cuda_both.h"
 #include "device/cuda/ops/cuda_ops.h"
+
+/* --- what a step is ------------------------------------------------------------------------------- */
+
+/* Rows that decode, of sequence s: all of its rows, or none. One row decodes; of several all must be wanted and no more than
+ * `most` be there, as guesses behind a last token are. Whatever else has several rows is a piece of a prompt. */
+static inline uint32_t tl_cuda_decode_rows(const struct tl_step *step, uint32_t s, uint32_t most) {
+  uint32_t row = step->query_start[s], n = step->query_start[s + 1] - row, low = 0, high = step->n_rows;
+  if (n == 1) return 1;
+  if (n == 0 || n > most) return 0;
+  while (low < high) { /* the first wanted row from this one on */
+    uint32_t middle = low + (high - low) / 2;
+    if (step->rows[middle] < row) low = middle + 1;
+    else high = middle;
+  }
+  bool all = step->n_rows - low >= n && step->rows[low] == row && step->rows[low + n - 1] == row + n - 1;
+  return all ? n : 0;
+}
+
+struct tl_cuda_shape {
+  uint32_t n_decode; /* rows that decode */
+  bool drafts;       /* of which some are of one sequence */
+  bool is_decode;    /* there are no others, and all are wanted */
+};
+
+/* Everything that depends on what kind of step it is does so by this. */
+static inline struct tl_cuda_shape tl_cuda_shape_of(const struct tl_step *step, uint32_t most_rows) {
+  struct tl_cuda_shape shape = {0, false, false};
+  for (uint32_t s = 0; s < step->n_seqs; s++) {
+    uint32_t n = tl_cuda_decode_rows(step, s, most_rows);
+    shape.n_decode += n;
+    shape.drafts |= n > 1;
+  }
+  shape.is_decode = shape.n_decode == step->n_tokens && step->n_rows == step->n_tokens;
+  return shape;
+}
+
+/* --- what it takes ----------------------------------------------------------------------------------- */
 
 /* Tiles of query heads, each of which reads the keys and values of its KV head by itself. */
 static inline uint32_t tl_cuda_head_tiles(uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim) {
@@ -14,9 +53,21 @@ static inline uint32_t tl_cuda_head_tiles(uint32_t n_heads, uint32_t n_kv_heads,
   return n_kv_heads * ((group + most - 1) / most);
 }
 
-/* Most items that n_seqs decode rows can become. */
-static inline uint32_t tl_cuda_max_items(uint32_t n_seqs, uint32_t n_lanes) {
-  return n_seqs + n_lanes;
+/* Most rows of a sequence whose query heads of a KV head one tile has room for, so that the cache is read once for them. */
+static inline uint32_t tl_cuda_pack(uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim, uint32_t most_rows) {
+  uint32_t group = n_heads / n_kv_heads, room = (head_dim > 128 ? 8 : 16) / group;
+  if (room > most_rows) room = most_rows;
+  return room ? room : 1;
+}
+
+/* Most items of a step of so many sequences and rows that are wanted. */
+static inline uint32_t tl_cuda_max_items(uint32_t n_seqs, uint32_t n_rows, struct tl_cuda_packing packing, uint32_t n_lanes) {
+  return n_seqs + (packing.most_rows > 1 ? n_rows : 0) + n_lanes;
+}
+
+/* Rows of what is left of items that are parts: a lane's last may be the first part of some rows, and its first one of their others. */
+static inline uint32_t tl_cuda_max_parts(struct tl_cuda_packing packing, uint32_t n_lanes) {
+  return 2 * n_lanes * packing.pack;
 }
 
 /* Most tiles of a step. */
@@ -25,39 +76,46 @@ static inline uint32_t tl_cuda_max_tiles(uint32_t n_tokens, uint32_t n_seqs) {
 }
 
 /* The first position that a row with so long a context sees; window 0: all. */
-static inline uint32_t tl_cuda_first_seen(uint32_t context_len, uint32_t window) {
+TL_BOTH uint32_t tl_cuda_first_seen(uint32_t context_len, uint32_t window) {
   return window && context_len > window ? context_len - window : 0;
-}
-
-/* Tokens from the block on in which that position lies. */
-static inline uint32_t tl_cuda_span(uint32_t context_len, uint32_t window) {
-  return context_len - tl_cuda_first_seen(context_len, window) / TL_BLOCK_TOKENS * TL_BLOCK_TOKENS;
 }
 
 static inline uint32_t tl_cuda_chunks(uint32_t n_tokens) {
   return (n_tokens + TL_CUDA_CHUNK_TOKENS - 1) / TL_CUDA_CHUNK_TOKENS;
 }
 
+/* The rows from row `at` of a sequence on that have an item together, which begins as all that they see. */
+static inline struct tl_cuda_item tl_cuda_pack_rows(const struct tl_step *step, uint32_t s, uint32_t at, uint32_t pack, uint32_t window) {
+  uint32_t begin = step->query_start[s], n = step->query_start[s + 1] - begin, fresh = step->context_len[s] - n;
+  uint32_t n_rows = n - at < pack ? n - at : pack, position = fresh + at;
+  uint32_t unseen = tl_cuda_first_seen(position + 1, window), first = unseen / TL_BLOCK_TOKENS * TL_BLOCK_TOKENS;
+  struct tl_cuda_item item = {begin + at, n_rows, s, first, position + n_rows - first, unseen - first, position, fresh, 0, 0};
+  return item;
+}
+
 /* A step's decode rows in numbers: chunks of all of them, and items if none has more than `share` chunks; share 0: items 0. */
-static inline void tl_cuda_count_chunks(const struct tl_step *step, uint32_t window, uint32_t share, uint64_t *ret_chunks,
-                                        uint64_t *ret_items) {
+static inline void tl_cuda_count_chunks(const struct tl_step *step, struct tl_cuda_packing packing, uint32_t window, uint32_t share,
+                                        uint64_t *ret_chunks, uint64_t *ret_items) {
   *ret_chunks = *ret_items = 0;
   for (uint32_t s = 0; s < step->n_seqs; s++) {
-    if (step->query_start[s + 1] - step->query_start[s] != 1) continue;
-    uint32_t n = tl_cuda_chunks(tl_cuda_span(step->context_len[s], window));
-    *ret_chunks += n;
-    if (share) *ret_items += (n + share - 1) / share;
+    uint32_t n_rows = tl_cuda_decode_rows(step, s, packing.most_rows);
+    for (uint32_t at = 0; at < n_rows; at += packing.pack) {
+      uint32_t n = tl_cuda_chunks(tl_cuda_pack_rows(step, s, at, packing.pack, window).count);
+      *ret_chunks += n;
+      if (share) *ret_items += (n + share - 1) / share;
+    }
   }
 }
 
 /* Chunks a lane, so that all have the same if contexts are cut wherever a lane is full. But if no lane need have more than one
  * item when a lane may have one chunk more, so be it (*ret_single): an item's end costs about as much. */
-static inline uint32_t tl_cuda_share(const struct tl_step *step, uint32_t window, uint32_t n_lanes, int *ret_single) {
+static inline uint32_t tl_cuda_share(const struct tl_step *step, struct tl_cuda_packing packing, uint32_t window, uint32_t n_lanes,
+                                     int *ret_single) {
   uint64_t chunks, items;
-  tl_cuda_count_chunks(step, window, 0, &chunks, &items);
+  tl_cuda_count_chunks(step, packing, window, 0, &chunks, &items);
   uint32_t share = (uint32_t)((chunks + n_lanes - 1) / n_lanes);
   for (uint32_t more = 0; more < 2 && share; more++) {
-    tl_cuda_count_chunks(step, window, share + more, &chunks, &items);
+    tl_cuda_count_chunks(step, packing, window, share + more, &chunks, &items);
     *ret_single = items <= n_lanes;
     if (*ret_single) return share + more;
   }
@@ -74,34 +132,49 @@ static inline void tl_cuda_fill_lane(const struct tl_step *step, const struct tl
   for (uint32_t i = 0; i < TL_CUDA_LANE_BLOCKS && i * TL_BLOCK_TOKENS < lane->item.count; i++) lane->blocks[i] = from[i];
 }
 
-/* The sequences of the step that have one query row, for layers with this window, dealt to n_lanes lanes. lanes holds
- * n_lanes, items tl_cuda_max_items. Returns the number of items. */
-static inline uint32_t tl_cuda_plan_decode(const struct tl_step *step, uint32_t window, uint32_t n_lanes, struct tl_cuda_lane *lanes,
-                                           struct tl_cuda_item *items) {
-  int single = 0;
-  uint32_t share = tl_cuda_share(step, window, n_lanes, &single), left = share, lane = 0, n_items = 0;
-  uint32_t slack = single ? 0 : share / 16; /* so much more a lane may have if that spares a cut */
+/* Where the next item goes. */
+struct tl_cuda_dealer {
+  struct tl_cuda_lane *lanes;
+  struct tl_cuda_item *items;
+  uint32_t lane, n_items;
+  uint32_t share, left, slack; /* chunks of a lane, of this one, and those that it may have more if that spares a cut */
+  int single;
+};
+
+/* Items of all that some rows see, one behind the other, in this lane and the next ones. */
+static inline void tl_cuda_deal(struct tl_cuda_dealer *d, struct tl_cuda_item all) {
+  uint32_t end = all.first + all.count, first_item = d->n_items;
+  for (struct tl_cuda_item item = all; item.first < end; item.first += item.count, item.skip = 0) {
+    if (d->left == 0 || (d->single && d->n_items > d->lanes[d->lane].begin)) {
+      d->lanes[d->lane++].end = d->n_items;
+      d->lanes[d->lane].begin = d->n_items;
+      d->left = d->share;
+    }
+    uint32_t rest = end - item.first;
+    item.count = tl_cuda_chunks(rest) <= d->left + d->slack ? rest : d->left * TL_CUDA_CHUNK_TOKENS;
+    d->left -= tl_cuda_chunks(item.count) < d->left ? tl_cuda_chunks(item.count) : d->left;
+    item.first_part = first_item;
+    d->items[d->n_items++] = item;
+  }
+  for (uint32_t i = first_item; i < d->n_items; i++) d->items[i].n_parts = d->n_items - first_item;
+}
+
+/* The rows of the step that decode, for layers with this window, dealt to n_lanes lanes. lanes holds n_lanes, items
+ * tl_cuda_max_items. Returns the number of items. */
+static inline uint32_t tl_cuda_plan_decode(const struct tl_step *step, struct tl_cuda_packing packing, uint32_t window, uint32_t n_lanes,
+                                           struct tl_cuda_lane *lanes, struct tl_cuda_item *items) {
+  struct tl_cuda_dealer d = {lanes, items, 0, 0, 0, 0, 0, 0};
+  d.share = d.left = tl_cuda_share(step, packing, window, n_lanes, &d.single);
+  d.slack = d.single ? 0 : d.share / 16;
   lanes[0].begin = 0;
   for (uint32_t s = 0; s < step->n_seqs; s++) {
-    uint32_t row = step->query_start[s], first_item = n_items, context = step->context_len[s];
-    if (step->query_start[s + 1] - row != 1) continue;
-    uint32_t length = tl_cuda_span(context, window), first = context - length, skip = tl_cuda_first_seen(context, window) - first;
-    for (uint32_t at = 0, n; at < length; at += n) {
-      if (left == 0 || (single && n_items > lanes[lane].begin)) {
-        lanes[lane++].end = n_items;
-        lanes[lane].begin = n_items;
-        left = share;
-      }
-      n = tl_cuda_chunks(length - at) <= left + slack ? length - at : left * TL_CUDA_CHUNK_TOKENS;
-      left -= tl_cuda_chunks(n) < left ? tl_cuda_chunks(n) : left;
-      items[n_items++] = (struct tl_cuda_item){row, s, first + at, n, at ? 0 : skip, context - 1, first_item, 0};
-    }
-    for (uint32_t i = first_item; i < n_items; i++) items[i].n_parts = n_items - first_item;
+    uint32_t n_rows = tl_cuda_decode_rows(step, s, packing.most_rows);
+    for (uint32_t at = 0; at < n_rows; at += packing.pack) tl_cuda_deal(&d, tl_cuda_pack_rows(step, s, at, packing.pack, window));
   }
-  lanes[lane].end = n_items;
-  while (++lane < n_lanes) lanes[lane].begin = lanes[lane].end = n_items;
+  lanes[d.lane].end = d.n_items;
+  while (++d.lane < n_lanes) lanes[d.lane].begin = lanes[d.lane].end = d.n_items;
   for (uint32_t i = 0; i < n_lanes; i++) tl_cuda_fill_lane(step, items, &lanes[i]);
-  return n_items;
+  return d.n_items;
 }
 
 /* The rows of one sequence, longest contexts first; returns the number of tiles. */
@@ -114,12 +187,12 @@ static inline uint32_t tl_cuda_cut_rows(uint32_t seq, uint32_t row, uint32_t row
   return n;
 }
 
-/* The sequences that have more than one row; returns the number of tiles. */
-static inline uint32_t tl_cuda_plan_prefill(const struct tl_step *step, struct tl_cuda_tile *tiles) {
+/* The rows that do not decode; returns the number of tiles. */
+static inline uint32_t tl_cuda_plan_prefill(const struct tl_step *step, uint32_t most_rows, struct tl_cuda_tile *tiles) {
   uint32_t n = 0;
   for (uint32_t s = 0; s < step->n_seqs; s++) {
     uint32_t row = step->query_start[s], rows = step->query_start[s + 1] - row;
-    if (rows > 1) n += tl_cuda_cut_rows(s, row, rows, step->context_len[s], tiles + n);
+    if (tl_cuda_decode_rows(step, s, most_rows) == 0) n += tl_cuda_cut_rows(s, row, rows, step->context_len[s], tiles + n);
   }
   return n;
 }
