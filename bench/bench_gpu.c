@@ -2,7 +2,7 @@
 /* How close does a device, the CUDA backend above all, come to its GPU?
  *
  * Models run through the device table, without engine and HTTP: decode at 1, 16 and 64 sequences of a context, prefill of one
- * long prompt. Each figure is a ratio against a limit that was measured before, in the same run (gpu_limits.c), and
+ * long prompt, and, with --drafts, decode of several rows a sequence against one. Each figure is a ratio against a limit that was measured before, in the same run (gpu_limits.c), and
  * stands beside the ratio that is wanted. bench_gpu.py makes the models and adds what needs a daemon or transformers. */
 #include <cuda_profiler_api.h>
 #include <getopt.h>
@@ -20,11 +20,15 @@
 #define STEPS 64
 #define WARM_STEPS 8
 #define PASSES 5
+#define DRAFT_SEQS 16
+#define DRAFT_ROWS 8 /* most of a sequence */
+#define DRAFT_STEPS 32
 #define SMALL_DIM 2048 /* a model up to that is held to the smaller ratio */
 
 struct options {
   const char *device, *plugin_dir;
   uint32_t context, prefill; /* tokens of a sequence that decodes, and of the prompt */
+  uint32_t drafts;           /* tokens of the longer context in which steps with guesses are measured; 0: they are not */
   struct gpu_limits limits;  /* given, for devices that have none to measure; 0: measured */
 };
 
@@ -95,26 +99,38 @@ static double seconds_since(int64_t began_ns) {
   return (double)(tl_now_ns() - began_ns) / 1e9;
 }
 
+static uint32_t blocks_of(uint32_t n_tokens) {
+  return (n_tokens + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+}
+
+static void want_row(struct frame *f, uint32_t row, uint32_t position) {
+  f->rows[f->step.n_rows] = row;
+  f->sampling[f->step.n_rows++] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1, .position = position};
+}
+
 /* n tokens of each of n_seqs sequences from `first` on, at the positions from `from` on; fed: the device takes what the
- * step before drew. */
-static void submit(struct bench *b, struct frame *f, uint32_t first, uint32_t n_seqs, uint32_t n, uint32_t from, bool fed) {
+ * step before drew; all: rows are wanted, not the last ones. */
+static void submit_rows(struct bench *b, struct frame *f, uint32_t first, uint32_t n_seqs, uint32_t n, uint32_t from, bool fed, bool all) {
   struct tl_error err = {0};
+  f->step = (struct tl_step){.n_tokens = n_seqs * n, .n_seqs = n_seqs, .table_stride = b->stride, .tokens = f->tokens,
+                             .positions = f->positions, .slots = f->slots, .query_start = f->query_start, .context_len = f->context_len,
+                             .block_tables = b->tables + (size_t)first * b->stride, .rows = f->rows, .sampling = f->sampling};
   for (uint32_t s = 0; s < n_seqs; s++) {
     for (uint32_t i = 0; i < n; i++) {
       uint32_t row = s * n + i, p = from + i;
       f->tokens[row] = fed ? -2 - (int32_t)row : (int32_t)(((first + s) * 7919u + p * 104729u + 3) % b->vocab);
       f->positions[row] = p;
       f->slots[row] = (first + s) * b->stride * TL_BLOCK_TOKENS + p;
+      if (all || i + 1 == n) want_row(f, row, p + 1);
     }
     f->query_start[s + 1] = (s + 1) * n;
     f->context_len[s] = from + n;
-    f->rows[s] = (s + 1) * n - 1;
-    f->sampling[s] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1, .position = from + n};
   }
-  f->step = (struct tl_step){.n_tokens = n_seqs * n, .n_seqs = n_seqs, .n_rows = n_seqs, .table_stride = b->stride, .tokens = f->tokens,
-                             .positions = f->positions, .slots = f->slots, .query_start = f->query_start, .context_len = f->context_len,
-                             .block_tables = b->tables + (size_t)first * b->stride, .rows = f->rows, .sampling = f->sampling};
   if (b->ops->submit(b->device, &f->step, &err) < 0) die(&err);
+}
+
+static void submit(struct bench *b, struct frame *f, uint32_t first, uint32_t n_seqs, uint32_t n, uint32_t from, bool fed) {
+  submit_rows(b, f, first, n_seqs, n, from, fed, false);
 }
 
 static void collect(struct bench *b, uint32_t n_rows) {
@@ -161,17 +177,37 @@ static void run_decode(struct bench *b, uint32_t n_seqs, uint32_t context, uint3
   }
 }
 
-/* The median step of sequences that have `context` tokens. Once more under a profiler: ncu --profile-from-start off. */
-static double measure_decode(struct bench *b, uint32_t n_seqs, uint32_t context) {
-  double times[WARM_STEPS + STEPS], profiled;
+static void fill_contexts(struct bench *b, uint32_t n_seqs, uint32_t context) {
   for (uint32_t s = 0; s < n_seqs; s++)
     for (uint32_t from = 0; from < context; from += b->max_tokens)
       run_prompt(b, s, context - from < b->max_tokens ? context - from : b->max_tokens, from);
+}
+
+/* The median step of sequences that have `context` tokens. Once more under a profiler: ncu --profile-from-start off. */
+static double measure_decode(struct bench *b, uint32_t n_seqs, uint32_t context) {
+  double times[WARM_STEPS + STEPS], profiled;
+  fill_contexts(b, n_seqs, context);
   run_decode(b, n_seqs, context, WARM_STEPS + STEPS, times);
   cudaProfilerStart();
   run_decode(b, n_seqs, context, 1, &profiled);
   cudaProfilerStop();
   return median(times + WARM_STEPS, STEPS);
+}
+
+/* The median step of n rows a sequence behind `context` tokens, *ret_one: of one row; in turn, each waited for, as an engine does that has to
+ * know what was guessed right. The rows are always the same ones. */
+static double measure_rows(struct bench *b, uint32_t n_seqs, uint32_t n, uint32_t context, double *ret_one) {
+  double one[WARM_STEPS + DRAFT_STEPS], several[WARM_STEPS + DRAFT_STEPS];
+  for (int i = 0; i < WARM_STEPS + DRAFT_STEPS; i++)
+    for (int k = 0; k < 2; k++) {
+      uint32_t rows = k ? n : 1;
+      int64_t began_ns = tl_now_ns();
+      submit_rows(b, &b->frames[0], 0, n_seqs, rows, context, false, true);
+      collect(b, n_seqs * rows);
+      (k ? several : one)[i] = seconds_since(began_ns);
+    }
+  *ret_one = median(one + WARM_STEPS, DRAFT_STEPS);
+  return median(several + WARM_STEPS, DRAFT_STEPS);
 }
 
 static double measure_prefill(struct bench *b, uint32_t n) {
@@ -195,6 +231,27 @@ static void print_row(const char *model, const char *what, double value, const c
   putchar('\n');
 }
 
+/* Guesses behind a last token: what a step of several rows a sequence takes, and in % of one of a row each. */
+static void measure_drafts(struct bench *b, const struct options *o, const char *name, uint32_t n_blocks) {
+  static const struct {
+    uint32_t n_seqs, rows;
+  } steps[] = {{1, 2}, {1, 4}, {1, DRAFT_ROWS}, {DRAFT_SEQS, 2}, {DRAFT_SEQS, 4}};
+  const uint32_t contexts[] = {o->context, o->drafts};
+  char what[64];
+  b->stride = blocks_of(o->drafts + DRAFT_ROWS);
+  if ((uint64_t)DRAFT_SEQS * b->stride > n_blocks) {
+    printf("%s, drafts: not run, the KV cache has %u blocks\n", name, n_blocks);
+    return;
+  }
+  fill_contexts(b, DRAFT_SEQS, o->drafts);
+  for (size_t c = 0; c < 2; c++)
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+      double one, s = measure_rows(b, steps[i].n_seqs, steps[i].rows, contexts[c], &one);
+      snprintf(what, sizeof what, "drafts, %u x %u rows, %u", steps[i].n_seqs, steps[i].rows, contexts[c]);
+      print_row(name, what, s * 1e3, "ms", s / one, 0);
+    }
+}
+
 /* Issue 4's ratios at one sequence. */
 static double wanted_alone(const struct tl_model *m, const struct work *w) {
   return m->dim <= SMALL_DIM ? 0.60 : w->eight_bits ? 0.70 : 0.80;
@@ -206,16 +263,17 @@ static void open_bench(struct bench *b, const struct options *o, const struct tl
   tl_device_plugin_folder(o->plugin_dir);
   uint32_t context = o->context + WARM_STEPS + STEPS;
   if (o->prefill > context) context = o->prefill;
-  b->stride = (context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+  b->stride = blocks_of(context);
+  if (o->drafts && o->drafts + DRAFT_ROWS > context) context = o->drafts + DRAFT_ROWS;
   b->max_tokens = o->prefill > MAX_SEQS ? o->prefill : MAX_SEQS;
   b->vocab = m->vocab_size;
   b->ops = tl_device_find(o->device, &index, &err);
   if (!b->ops) die(&err);
   struct tl_device_options options = {.spec = o->device, .index = index, .n_lanes = tl_cpu_count()};
   struct tl_device_load load = {.model = m, .model_path = path, .max_batch_size = MAX_SEQS, .max_batch_tokens = b->max_tokens,
-                                .max_context = context};
+                                .max_context = context, .draft_tokens = o->drafts ? DRAFT_ROWS - 1 : 0, .draft_rows = MAX_SEQS};
   if (b->ops->open(&options, &b->device, &err) < 0 || b->ops->load(b->device, &load, ret, &err) < 0) die(&err);
-  size_t n_table = (size_t)MAX_SEQS * b->stride;
+  size_t n_table = (size_t)MAX_SEQS * blocks_of(context);
   b->tables = calloc(n_table, sizeof *b->tables);
   bool whole = b->tables;
   for (struct frame *f = b->frames; f < b->frames + 2; f++) {
@@ -261,6 +319,7 @@ static void measure_model(const struct options *o, const char *path) {
   snprintf(what, sizeof what, "prefill, %u", o->prefill);
   /* models of E4M3 are held to the rate in BF16, too; that of E4M3 products is about twice it */
   print_row(name, what, s * 1e3, "ms", flops / s / o->limits.product_flops, w.expert_bytes > 0 ? 0 : 0.60);
+  if (o->drafts) measure_drafts(&b, o, name, loaded.n_blocks);
   b.ops->close(b.device);
   for (struct frame *f = b.frames; f < b.frames + 2; f++) {
     free(f->tokens);
@@ -272,24 +331,25 @@ static void measure_model(const struct options *o, const char *path) {
 }
 
 static int usage(void) {
-  fputs("bench_gpu [--device cuda:0] [--plugin_dir FOLDER] [--context N] [--prefill N] [--copy BYTES/S --product FLOPS] MODEL...\n", stderr);
+  fputs("bench_gpu [--device cuda:0] [--plugin_dir FOLDER] [--context N] [--prefill N] [--drafts N] [--copy BYTES/S --product FLOPS] MODEL...\n", stderr);
   return 2;
 }
 
 int main(int argc, char **argv) {
   static const struct option names[] = {{"device", 1, NULL, 'd'}, {"plugin_dir", 1, NULL, 'l'}, {"context", 1, NULL, 'c'},
-                                        {"prefill", 1, NULL, 'p'}, {"copy", 1, NULL, 'b'}, {"product", 1, NULL, 'f'}, {0}};
+                                        {"prefill", 1, NULL, 'p'}, {"drafts", 1, NULL, 'r'}, {"copy", 1, NULL, 'b'}, {"product", 1, NULL, 'f'}, {0}};
   struct options o = {.device = "cuda:0", .plugin_dir = "", .context = 1024, .prefill = 2048};
   for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
     if (c == 'd') o.device = optarg;
     else if (c == 'l') o.plugin_dir = optarg;
     else if (c == 'c') o.context = (uint32_t)strtoul(optarg, NULL, 10);
     else if (c == 'p') o.prefill = (uint32_t)strtoul(optarg, NULL, 10);
+    else if (c == 'r') o.drafts = (uint32_t)strtoul(optarg, NULL, 10);
     else if (c == 'b') o.limits.copy_bytes_per_s = strtod(optarg, NULL);
     else if (c == 'f') o.limits.product_flops = strtod(optarg, NULL);
     else return usage();
   }
-  if (o.context == 0 || o.prefill == 0) return usage();
+  if (o.context == 0 || o.prefill == 0 || (o.drafts && o.drafts < o.context)) return usage();
   if (o.limits.copy_bytes_per_s == 0 || o.limits.product_flops == 0) {
     const char *why = gpu_limits_measure((int)strtoul(strchr(o.device, ':') ? strchr(o.device, ':') + 1 : "0", NULL, 10), &o.limits);
     if (why) {

@@ -30,6 +30,7 @@ MODELS["experts"] = ["--hidden", 2048, "--layers", 8, "--ffn", 768, "--heads", 3
                      "--experts-used", 8, "--untied"]
 STREAMS, PROMPT, NEW = 64, 1000, 200
 READY_S, GAP_US = 6, 30
+DRAFTS = 8000  # tokens of the longer context of steps with guesses
 LIMIT_S = 150  # of a model, or of a daemon's start: one that hangs or dies costs no other's figures
 missed = []
 
@@ -56,7 +57,7 @@ def make_models(folder, names):
 
 def device_table(*model):
     """bench_gpu's own rows; 77: there is no GPU."""
-    with subprocess.Popen([BUILD / "gpu/bench_gpu", "--plugin_dir", BUILD / "lib", *model], stdout=subprocess.PIPE, text=True) as p:
+    with subprocess.Popen([BUILD / "gpu/bench_gpu", "--plugin_dir", BUILD / "lib", *model, "--drafts", str(DRAFTS)], stdout=subprocess.PIPE, text=True) as p:
         end = threading.Timer(LIMIT_S, p.kill)
         end.start()
         for line in p.stdout:

@@ -47,6 +47,14 @@ def test_bytes_operations_and_ratios():
     assert len(rows) == 4
 
 
+def test_drafts_against_one_row():
+    lines = [line for line in measure("--copy", "1", "--product", "1", "--drafts", "150") if ", drafts" in line]
+    rows = [re.match(r"model, drafts, (\d+) x (\d+) rows, (\d+) +(\S+) ms +(\S+) %$", line).groups() for line in lines]
+    steps = [("1", "2"), ("1", "4"), ("1", "8"), ("16", "2"), ("16", "4")]
+    assert [row[:3] for row in rows] == [(*step, context) for context in ("64", "150") for step in steps]
+    assert all(float(ms) > 0 and float(percent) > 0 for *_, ms, percent in rows)
+
+
 def test_rows_are_told_as_they_come():
     """So that a run that is cut off has not been for nothing."""
     command = [PROGRAM, "--device", "cpu:0", "--context", "64", "--prefill", "128", "--copy", "1", "--product", "1", MODEL]

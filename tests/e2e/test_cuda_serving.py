@@ -91,6 +91,32 @@ def test_texts_in_a_batch(start):
     assert_rest(d)
 
 
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=two_gpus)])
+def test_guesses(start, ranks):
+    """Rows of guessed tokens decode in one step, alone and beside others; the texts are those without."""
+    many = {"devices": ",".join(f"cuda:{i}" for i in range(ranks)), "engine.tensor_parallel": ranks}
+    one, two = start({**GPU, **many}), start({**GPU, **many, "engine.draft_tokens": 4})
+    allowed = [[400, 401, 402], [500, 501, 502, 503], list(range(300, 304))]  # of a few tokens texts repeat themselves
+
+    def ask(d, i):
+        return d.complete(PROMPTS[i], max_tokens=20 + i, logprobs=2, ignore_eos=True, allowed_token_ids=allowed[i], temperature=(0, 0, 0.7)[i],
+                          seed=3)["choices"][0]
+
+    expected, steps = [ask(one, i) for i in range(3)], two.total("tokenlane_steps_total")
+    before = one.total("tokenlane_steps_total")
+    for got, want in zip([ask(two, i) for i in range(3)], expected):
+        close_up_to_doubt(got, want, greedy=False)
+    taken = two.total("tokenlane_draft_tokens_taken_total")
+    assert 20 < taken < two.total("tokenlane_draft_tokens_total")
+    assert two.total("tokenlane_steps_total") - steps < before - taken / 2
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda i: ask(two, i), range(3)))
+    for got, want in zip(together, expected):
+        close_up_to_doubt(got, want, greedy=False)
+    assert two.total("tokenlane_draft_tokens_taken_total") > taken
+    assert_rest(two)
+
+
 def in_the_middle(d, ask, kind, gpu=0, n=24):
     """An answer of n tokens, with a fault after its prompt's step and eight more. Two of these may still be under way; the tokens of
     the others are prompt, too, when it goes on. A test generation is between the two."""

@@ -18,7 +18,7 @@ LIMIT_MIB = 40  # what may be sent to such a machine has limits; CUDA_ARCHS of j
 # of the machine's own libc, which all processes must share with its drivers
 LIBC = re.compile(r"(ld-linux-x86-64|libc|libm|libdl|librt|libpthread|libresolv|libutil|libanl|libnss_\w+)\.so")
 PROGRAMS = {"gpu/tokenlane": "bin/tokenlane", "lib/tokenlane-cuda.so": "lib/tokenlane-cuda.so", "gpu/ops": "gpu/ops",
-            "gpu/test_cuda_model": "gpu/test_cuda_model", "gpu/test_cuda_sdpa": "gpu/test_cuda_sdpa",
+            "gpu/test_cuda_model": "gpu/test_cuda_model", "gpu/test_cuda_drafts": "gpu/test_cuda_drafts", "gpu/test_cuda_sdpa": "gpu/test_cuda_sdpa",
             "gpu/test_cuda_encoders": "gpu/test_cuda_encoders", "gpu/test_cuda_stored": "gpu/test_cuda_stored",
             "gpu/fault/tokenlane-cuda.so": "gpu/fault/tokenlane-cuda.so",
             "fake_gpu/tokenlane-cuda.so": "fake_gpu/tokenlane-cuda.so", "gpu/bench_gpu": "gpu/bench_gpu"}

@@ -75,13 +75,25 @@ static inline struct tl_step make_texts(unsigned n, const uint32_t *counts) {
   return step;
 }
 
+/* All rows of sequences that have no more than so many. */
+static inline void want_all(struct tl_step *step, uint32_t most) {
+  step->n_rows = 0;
+  for (uint32_t s = 0; s < step->n_seqs; s++)
+    for (uint32_t row = work.query_start[s]; row < work.query_start[s + 1] && work.query_start[s + 1] - work.query_start[s] <= most; row++) {
+      work.sampling[step->n_rows] = work.sampling[0];
+      work.rows[step->n_rows++] = row;
+    }
+}
+
 static inline int run(struct tl_device *device, unsigned n, const uint32_t *counts, struct tl_error *err) {
   struct tl_step step = model->pooling ? make_texts(n, counts) : make_step(n, counts);
   int r = fake_cuda_ops.submit(device, &step, err);
   return r < 0 ? r : fake_cuda_ops.collect(device, work.sampled, err);
 }
 
-static const uint32_t decode[] = {1, 1, 1}, prompt[] = {40}, mixed[] = {1, 30, 1, 5};
+static const uint32_t decode[] = {1, 1, 1}, prompt[] = {40}, mixed[] = {1, 30, 1, 5}, drafts[] = {3, 1, 4};
+
+static uint32_t draft_tokens; /* of a load */
 
 /* One behind the other. Their arrays are the same, which nobody reads once submit has returned. */
 static inline int run_ahead(struct tl_device *device, struct tl_error *err) {
@@ -96,14 +108,20 @@ static inline int run_ahead(struct tl_device *device, struct tl_error *err) {
   return r == TL_OK ? fake_cuda_ops.collect(device, work.sampled, err) : r;
 }
 
+static inline int run_drafts(struct tl_device *device, struct tl_error *err) {
+  struct tl_step step = make_step(3, drafts);
+  want_all(&step, 1 + draft_tokens);
+  int r = fake_cuda_ops.submit(device, &step, err);
+  return r < 0 ? r : fake_cuda_ops.collect(device, work.sampled, err);
+}
+
 static inline int run_three(struct tl_device *device, struct tl_error *err) {
   int r = run(device, 1, prompt, err);
   if (r == TL_OK) r = run_ahead(device, err);
   if (r == TL_OK) r = run(device, 3, decode, err);
+  if (r == TL_OK && draft_tokens) r = run_drafts(device, err);
   return r == TL_OK ? run(device, 4, mixed, err) : r;
 }
-
-static uint32_t draft_tokens; /* of a load */
 
 static inline int load_device(struct tl_device *device, uint64_t kv_bytes, unsigned percent, struct tl_device_loaded *ret,
                        struct tl_error *err) {

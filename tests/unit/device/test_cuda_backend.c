@@ -74,14 +74,7 @@ static void test_drafts(void **state) {
   assert_string_equal(fake_cuda.order + strlen(fake_cuda.order) - strlen(layers), layers);
   for (unsigned i = 0; i < UNIT_COUNT(steps); i++) {
     struct tl_step step = make_step(steps[i].n, steps[i].counts);
-    if (steps[i].all) {
-      step.n_rows = 0;
-      for (uint32_t s = 0; s < steps[i].n; s++)
-        for (uint32_t row = 0; row < steps[i].counts[s] && steps[i].counts[s] < 40; row++) {
-          work.sampling[step.n_rows] = work.sampling[0];
-          work.rows[step.n_rows++] = work.query_start[s] + row;
-        }
-    }
+    if (steps[i].all) want_all(&step, 5);
     unsigned before = fake_cuda.n_replays;
     memset(fake_cuda.order, 0, sizeof fake_cuda.order);
     if (fake_cuda_ops.submit(device, &step, &err) < 0 || fake_cuda_ops.collect(device, work.sampled, &err) < 0) fail_msg("%s", err.message);
@@ -187,6 +180,12 @@ static void with_experts(void (*test)(void **state)) {
 static void test_experts_every_call_fails(void **state) {
   (void)state;
   with_experts(test_every_call_fails);
+}
+
+static void test_drafts_every_call_fails(void **state) {
+  draft_tokens = 3;
+  test_every_call_fails(state);
+  draft_tokens = 0;
 }
 
 /* A cross-encoder has all kinds of records that make vectors. */
@@ -570,7 +569,7 @@ static void test_trap(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_order), cmocka_unit_test(test_drafts), cmocka_unit_test(test_order_of_experts), cmocka_unit_test(test_order_of_whole_rows), cmocka_unit_test(test_every_call_fails),
+      cmocka_unit_test(test_order), cmocka_unit_test(test_drafts), cmocka_unit_test(test_drafts_every_call_fails), cmocka_unit_test(test_order_of_experts), cmocka_unit_test(test_order_of_whole_rows), cmocka_unit_test(test_every_call_fails),
       cmocka_unit_test(test_experts_every_call_fails), cmocka_unit_test(test_vectors_every_call_fails),
       cmocka_unit_test(test_no_memory),
       cmocka_unit_test(test_memory),    cmocka_unit_test(test_fastest_algorithm),

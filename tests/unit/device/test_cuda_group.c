@@ -92,6 +92,42 @@ static void test_quantized(void **state) {
   }
 }
 
+/* Guesses, right and wrong ones: each rank computes and records the same steps. */
+static void check_drafts(const char *name, unsigned size) {
+  struct golden *g = open_model(name);
+  draft_tokens = 3;
+  struct machine m = open_machine_of(g->model, size);
+  assert_int_equal(fake_cuda.n_graphs, size * (3 + 2)); /* 1, 2, 4; 2, 4 */
+  const struct golden_case *c = &g->cases[1];
+  struct sequence *s = new_sequence(c->prompt, c->n_prompt);
+  run_parts(&m, &(struct part){s, s->length}, 1);
+  unsigned n_steps = 0, before = fake_cuda.n_replays;
+  for (; s->length < c->n_prompt + 9; n_steps++) {
+    uint32_t known = s->length - c->n_prompt;
+    for (uint32_t i = 0; i < 3; i++) s->tokens[s->length + i] = i < n_steps % 4 ? c->tokens[known + i] : 1;
+    s->n_drafts = 3;
+    run_parts(&m, &(struct part){s, 4}, 1);
+  }
+  assert_int_equal(fake_cuda.n_replays - before, size * n_steps);
+  assert_true(n_steps < 6);
+  for (uint32_t i = 0; c->n_prompt + i < s->length; i++) {
+    const struct tl_sampled *got = &s->sampled[c->n_prompt + i];
+    if (got->token != c->tokens[i]) fail_msg("%s in %u: token %u differs", name, size, i);
+    assert_true(fabs((double)got->logprob - c->logprobs[i]) <= 3e-2);
+  }
+  draft_tokens = 0;
+  free(s);
+  close_group(&m);
+  close_model(g);
+}
+
+static void test_drafts(void **state) {
+  (void)state;
+  check_drafts("f16_sharded", 2);
+  check_drafts("arch/gemma2", 2);
+  check_drafts("arch/olmo2", 4);
+}
+
 /* Ranks that score experts by algorithms of their own would not always choose the same ones. */
 static void test_routers_are_alike(void **state) {
   (void)state;
@@ -255,7 +291,7 @@ static void test_act_order(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_same_tokens),  cmocka_unit_test(test_quantized), cmocka_unit_test(test_routers_are_alike), cmocka_unit_test(test_steps_behind),
+      cmocka_unit_test(test_same_tokens),  cmocka_unit_test(test_quantized), cmocka_unit_test(test_drafts), cmocka_unit_test(test_routers_are_alike), cmocka_unit_test(test_steps_behind),
       cmocka_unit_test(test_e4m3_blocks),  cmocka_unit_test(test_act_order),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
