@@ -35,6 +35,17 @@ enum tl_op_kind {
   TL_OP_EXPERTS_UP,   /* of each chosen expert: m = silu(h W0^T + b0) * (h W1^T + b1) */
   TL_OP_EXPERTS_DOWN, /* x += sum over the chosen of share * (m W0^T + b0), the best first */
   TL_OP_ROW_GATE,     /* m *= sigmoid(h . weight[0]), if it is not -1: GATED_UP's m, of an expert that all rows have */
+  /* Multi-head latent attention (DeepSeek-V2, 2024): what is kept of a token is c, one row of n_latent numbers of which all heads make
+   * their keys and values, and behind it one rotated key for all heads: head_dim numbers together. */
+  TL_OP_LATENT,        /* q, c = h W^T + b; weight[0..1]. LOW_RANK: t, c, and LATENT_QUERY makes q of t */
+  TL_OP_LATENT_NORM,   /* t and c's latent: / its rms * weight[0], -1: there is no t, and weight[1] */
+  TL_OP_LATENT_QUERY,  /* q = t W^T; weight[0] */
+  TL_OP_LATENT_ROPE,   /* rotates the last n_rotated of each head of q, and of c */
+  /* Each head of q becomes one that meets c: w = W of its first n_nope numbers, then its rotated ones. weight[0] is the first of
+   * n_heads tensors one behind the other, (n_latent, n_nope), or with TURNED (n_nope, n_latent). */
+  TL_OP_LATENT_ABSORB,
+  TL_OP_LATENT_ATTEND, /* stores c in the layer's KV slots; of each head w = softmax(w c^T * scale) times the latents, causal */
+  TL_OP_LATENT_VALUE,  /* of each head a = W w; weight[0]: the first of n_heads, (n_value, n_latent) */
   /* Of encoders and other pooling models. v is a sequence's vector: the embedding as it is made. */
   TL_OP_EMBED_PLACE,  /* x += weight[0][position] + weight[1][token type, 0 if it has no row]; -1: that one is not there */
   TL_OP_UP,           /* m = gelu(h W^T + b), by erf */
@@ -65,6 +76,9 @@ enum tl_op_feature {
   TL_F_SINKS = 1 << 20,      /* ATTEND: weight[0] (n_heads): one more score of each query head, of a position without a value */
   TL_F_NORMALIZED = 1 << 21, /* ROUTE: shares are divided by their sum */
   TL_F_SIGMOID = 1 << 23,    /* ROUTE: shares = sigmoid(h W^T), those with the best shares + b are chosen */
+  TL_F_LOW_RANK = 1 << 24,   /* LATENT: weight[0] makes what queries are made of */
+  TL_F_TURNED = 1 << 25,     /* LATENT_ABSORB: weight[0] is stored by inputs */
+  TL_F_GROUPED = 1 << 26,    /* ROUTE: chooses from the experts of some groups alone */
   TL_F_CLAMPED = 1 << 22,    /* EXPERTS_UP: m = g sigmoid(1.702 g) (u + 1), g = min(gate, limit), |u| <= limit */
 };
 
@@ -81,9 +95,13 @@ struct tl_op {
   float factor, softcap, limit;
   uint32_t window;
   uint32_t n_experts, n_chosen;  /* ROUTE and EXPERTS_*, 0 of others */
+  /* ROUTE with GROUPED: groups of one size, and how many are chosen from: those with the best score, with SIGMOID the best sum of two. */
+  uint32_t n_groups, n_groups_chosen;
+  uint32_t n_heads;              /* LATENT_ABSORB and LATENT_VALUE, 0 of others */
 };
 /* How many tensors weight[i], or bias[i], of a record stands for. */
 static inline uint32_t tl_op_n_tensors(const struct tl_op *op) {
+  if (op->kind == TL_OP_LATENT_ABSORB || op->kind == TL_OP_LATENT_VALUE) return op->n_heads;
   return op->kind == TL_OP_EXPERTS_UP || op->kind == TL_OP_EXPERTS_DOWN ? op->n_experts : 1;
 }
 
@@ -109,6 +127,9 @@ enum tl_pooling {
 struct tl_model {
   const char *architecture; /* "llama" */
   uint32_t dim, n_layers, n_heads, n_kv_heads, head_dim, ffn_dim, vocab_size;
+  /* Latent attention, 0: none. A token's row in the cache is head_dim numbers, of which the first n_latent are the value, too, and
+   * n_kv_heads is 1; queries' heads are n_nope + n_rotated long, what attention makes of a head n_value. */
+  uint32_t n_latent, n_nope, n_value;
   uint32_t n_experts;          /* of a layer that has some; 0: no layer has */
   uint32_t max_context;        /* max_position_embeddings */
   enum tl_dtype weight_dtype;  /* of most weights */
@@ -133,6 +154,11 @@ struct tl_model {
   bool is_classifier;          /* the vector holds logits of labels, not an embedding */
   bool normalize;              /* the vector is divided by its length, by the device */
 };
+
+/* Of each head: what attention makes and ATTN_OUT reads. */
+static inline uint32_t tl_model_value_dim(const struct tl_model *model) {
+  return model->n_latent ? model->n_value : model->head_dim;
+}
 
 /* Reads a Hugging Face folder (config.json, generation_config.json (optional), *.safetensors: one, or
  * several with model.safetensors.index.json) or a .gguf file, the first one of a split model.

@@ -6,8 +6,10 @@
  *                       sum, which the ranks then add up; the bias is rank 0's
  *   EXPERTS_*           whole experts: what a tensor of one of them is cut to is all of it, for the rank
  *                       that has the expert; each rank has a part of the sum over the chosen
+ *   LATENT_QUERY        by outputs, whole heads; so is weight[0] of LATENT, but with LOW_RANK
+ *   LATENT_ABSORB, LATENT_VALUE   whole heads, each of which has a tensor of its own, as experts have
  *   EMBED, LOGITS       by vocabulary
- *   RMSNORM, ROUTE      whole, on every rank, as are the sinks of ATTEND and ROW_GATE
+ *   RMSNORM, ROUTE      whole, on every rank, as are the sinks of ATTEND, ROW_GATE, and the rest of LATENT
  *
  * With fewer KV heads than ranks each KV head is on size / n_kv_heads ranks. What does not divide
  * evenly (inner row, vocabulary) is cut at multiples of 32, or of the number format's block where that is

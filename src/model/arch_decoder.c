@@ -165,6 +165,7 @@ static int attend(struct maker *k, uint32_t layer) {
 /* From the normed row to what its heads make of it. */
 static int heads(struct maker *k, uint32_t layer) {
   const uint64_t rows[] = {k->q, k->kv, k->kv};
+  if (is(k, ARCH_LATENT)) return arch_latent_plan(k->m, k->c, layer, k->rope_factor, k->err);
   bool bias = is(k, ARCH_QKV_BIAS) || k->c->attention_bias || (is(k, ARCH_LAYER_NORM) && k->c->use_qkv_bias) ||
               (is(k, ARCH_QKV_BIAS_KEY) && k->c->qkv_bias);
   struct tl_op *op = plan_add(k->m, TL_OP_QKV, layer);
@@ -183,7 +184,8 @@ static int heads(struct maker *k, uint32_t layer) {
 static int attention_out(struct maker *k, uint32_t layer) {
   struct tl_op *op = plan_add(k->m, TL_OP_ATTN_OUT, layer);
   bool out_bias = k->c->attention_bias && !is(k, ARCH_NO_OUT_BIAS);
-  int r = project(k, op, 0, k->dim, k->q, out_bias, "self_attn.o_proj");
+  uint64_t made = (uint64_t)k->c->num_attention_heads * tl_model_value_dim(&k->m->model);
+  int r = project(k, op, 0, k->dim, made, out_bias, "self_attn.o_proj");
   return r == TL_OK ? end_block(k, op, k->a->post_attention) : r;
 }
 

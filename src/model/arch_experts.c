@@ -17,7 +17,12 @@ static const struct arch_experts kinds[] = {
     {"Qwen3VLMoeForConditionalGeneration", "mlp", "gate", {"gate_up_proj", "gate_up_proj", "down_proj"}, NULL, NULL,
      EXPERTS_NORMALIZED | EXPERTS_OWN_SIZE | EXPERTS_HALVES},
     {"Glm4MoeForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", "gate.e_score_correction_bias",
-     EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID},
+     EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID | EXPERTS_GROUPS},
+    {"DeepseekV2ForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", NULL, EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_GROUPS},
+    {"DeepseekV3ForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", "gate.e_score_correction_bias",
+     EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID | EXPERTS_GROUPS},
+    {"Glm4MoeLiteForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", "gate.e_score_correction_bias",
+     EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID | EXPERTS_GROUPS},
     {"Dots1ForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", "gate.e_score_correction_bias",
      EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID},
     {"Ernie4_5_MoeForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", "moe_statics.e_score_correction_bias",
@@ -38,7 +43,7 @@ const struct arch_experts *arch_experts_of(const struct architecture *a) {
 }
 
 bool arch_experts_in(const struct arch_experts *e, const struct hf_config *c, uint32_t layer) {
-  bool dense = c->dense[layer] || layer < c->first_dense;
+  bool dense = c->dense[layer] || layer < c->first_dense || layer % c->moe_layer_freq;
   if (c->last_sparse >= 0 && layer > c->last_sparse) dense = true;
   return e && !dense && (layer + 1) % (uint64_t)c->decoder_sparse_step == 0;
 }
@@ -53,14 +58,51 @@ static int bad(const struct model *m, struct tl_error *err, const char *hf, cons
   return tl_error_set(err, TL_ECORRUPT, "model.path", "%s: %s: %s", m->gguf ? "metadata" : "config.json", m->gguf ? gguf : hf, what);
 }
 
+/* Choices that routers make here; the names are those of DeepSeek's configurations, which others leave out. */
+static int check_choice(const struct arch_experts *e, const struct hf_config *c, struct tl_error *err) {
+  bool sigmoid = e->traits & EXPERTS_SIGMOID;
+  const char *scores = sigmoid ? "sigmoid" : "softmax";
+  if (c->scoring_func[0] && strcmp(c->scoring_func, scores) != 0)
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: scoring_func: expected %s, got %s", scores, c->scoring_func);
+  bool known = sigmoid ? strcmp(c->topk_method, "noaux_tc") == 0
+                       : strcmp(c->topk_method, "greedy") == 0 || strcmp(c->topk_method, "group_limited_greedy") == 0;
+  if (c->topk_method[0] && !known)
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: topk_method: expected %s, got %s",
+                        sigmoid ? "noaux_tc" : "greedy or group_limited_greedy", c->topk_method);
+  /* DeepSeek's own program leaves the factor out then, transformers does not normalize */
+  if (!sigmoid && c->norm_topk_prob)
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: norm_topk_prob: true is not supported with softmax");
+  return TL_OK;
+}
+
+/* Whether only the experts of some groups are chosen from. */
+static bool has_groups(const struct arch_experts *e, const struct hf_config *c) {
+  bool greedy = !(e->traits & EXPERTS_SIGMOID) && strcmp(c->topk_method, "group_limited_greedy") != 0;
+  return e->traits & EXPERTS_GROUPS && !greedy && c->topk_group < c->n_group;
+}
+
+static int check_groups(const struct model *m, const struct arch_experts *e, const struct hf_config *c, struct tl_error *err) {
+  if (!has_groups(e, c)) return TL_OK;
+  int64_t each = c->n_experts / c->n_group;
+  if (c->n_experts % c->n_group || each < 2) return bad(m, err, "n_group", "expert_group_count", "expected groups of one size, of 2 or more experts");
+  if (c->topk_group < 1 || c->topk_group * each < c->n_chosen)
+    return bad(m, err, "topk_group", "expert_group_used_count", "expected groups with as many experts as are chosen");
+  return TL_OK;
+}
+
 int arch_experts_check(const struct model *m, const struct arch_experts *e, const struct hf_config *c, struct tl_error *err) {
   if (c->n_experts < 1) return bad(m, err, "num_experts (num_local_experts)", "expert_count", "is required");
   if (c->n_chosen < 1 || c->n_chosen > c->n_experts)
     return bad(m, err, "num_experts_per_tok", "expert_used_count", "expected 1 to the number of experts");
   if (e->traits & EXPERTS_OWN_SIZE && !c->expert_size)
     return bad(m, err, "moe_intermediate_size", "expert_feed_forward_length", "is required");
-  if (e->traits & EXPERTS_SIGMOID && (c->n_group != 1 || c->topk_group != 1))
+  if (e->traits & EXPERTS_GROUPS) {
+    int r = check_choice(e, c, err);
+    if (r == TL_OK) r = check_groups(m, e, c, err);
+    if (r < 0) return r;
+  } else if (e->traits & EXPERTS_SIGMOID && (c->n_group != 1 || c->topk_group != 1)) {
     return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: n_group, topk_group: expected 1");
+  }
   if (e->shared && shared_size(e, c) > MODEL_MAX_DIM) return bad(m, err, "n_shared_experts", "expert_shared_count", "are too many");
   if (e->traits & EXPERTS_ROW_GATE && !c->shared_expert_size)
     return bad(m, err, "shared_expert_intermediate_size", "expert_shared_feed_forward_length", "is required");
@@ -115,8 +157,13 @@ static void multiply(struct tl_op *op, double factor) {
 static int route(const struct maker *k) {
   struct tl_op *op = add(k, TL_OP_ROUTE);
   if (k->e->traits & EXPERTS_NORMALIZED || k->c->norm_topk_prob) op->features |= TL_F_NORMALIZED;
-  multiply(op, block_factor(k) * (k->e->choice ? k->c->routed_scaling_factor : 1));
+  multiply(op, block_factor(k) * (k->e->choice || k->e->traits & EXPERTS_GROUPS ? k->c->routed_scaling_factor : 1));
   int r = take(k, &op->weight[0], op->n_experts, k->dim, k->e->router);
+  if (has_groups(k->e, k->c)) {
+    op->features |= TL_F_GROUPED;
+    op->n_groups = (uint32_t)k->c->n_group;
+    op->n_groups_chosen = (uint32_t)k->c->topk_group;
+  }
   if (r == TL_OK && k->e->choice) return choice_bias(k, op);
   if (r < 0 || !(k->e->traits & EXPERTS_FUSED)) return r;
   op->bias[0] = plan_tensor(k->m, k->err, op->n_experts, 0, "model.layers.%u.%s.%s.bias", k->layer, k->e->block, k->e->router);

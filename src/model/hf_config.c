@@ -97,6 +97,15 @@ static const struct key keys[] = {
     {"moe_layer_end_index", KIND_INTEGER, AT(last_sparse), 0, -1, MODEL_MAX_LAYERS, false},
     {"moe_layer_interval", KIND_INTEGER, AT(decoder_sparse_step), 0, 1, MODEL_MAX_LAYERS, false},
     {"shared_intermediate_size", KIND_INTEGER, AT(shared_expert_size), 0, 0, MODEL_MAX_DIM, false},
+    {"q_lora_rank", KIND_INTEGER, AT(q_lora_rank), 0, 1, MODEL_MAX_DIM, false},
+    {"kv_lora_rank", KIND_INTEGER, AT(kv_lora_rank), 0, 1, MODEL_MAX_HEAD_DIM, false},
+    {"qk_nope_head_dim", KIND_INTEGER, AT(qk_nope_head_dim), 0, 1, MODEL_MAX_HEAD_DIM, false},
+    {"qk_rope_head_dim", KIND_INTEGER, AT(qk_rope_head_dim), 0, 2, MODEL_MAX_HEAD_DIM, false},
+    {"v_head_dim", KIND_INTEGER, AT(v_head_dim), 0, 1, MODEL_MAX_HEAD_DIM, false},
+    {"rope_interleave", KIND_BOOL, AT(rope_interleave), 0, 0, 0, false},
+    {"topk_method", TEXT(topk_method), false},
+    {"scoring_func", TEXT(scoring_func), false},
+    {"moe_layer_freq", KIND_INTEGER, AT(moe_layer_freq), 0, 1, MODEL_MAX_LAYERS, false},
     {"use_qk_norm", KIND_BOOL, AT(use_qk_norm), 0, 0, 0, false},
     {"decoder_sparse_step", KIND_INTEGER, AT(decoder_sparse_step), 0, 1, MODEL_MAX_LAYERS, false},
     {"norm_topk_prob", KIND_BOOL, AT(norm_topk_prob), 0, 0, 0, false},
@@ -284,6 +293,7 @@ void hf_config_defaults(struct hf_config *ret) {
                             .attention_multiplier = 1, .residual_multiplier = 1, .logits_scaling = 1,
                             .max_window_layers = 28, .no_rope_layer_interval = 4,
                             .rope_local_base_freq = 10000, .beta_fast = 32, .beta_slow = 1, .decoder_sparse_step = 1, .last_sparse = -1, .n_group = 1, .topk_group = 1, .routed_scaling_factor = 1,
+                            .moe_layer_freq = 1, .rope_interleave = true,
                             .qkv_bias = true, .swiglu_limit = 7, .pad_token_id = 1, .local_attention = 128,
                             .global_attn_every_n_layers = 3, .rotary_emb_fraction = 1, .max_trained_positions = 2048};
 }
@@ -334,6 +344,7 @@ static int take_defaults(struct hf_config *c, json_t *object, const struct archi
   const char *type = json_string_value(json_object_get(object, "model_type"));
   *ret = arch_find(c->architecture, type ? type : "", &unknown);
   arch_encoder_defaults(*ret, c);
+  arch_latent_defaults(*ret, c);
   hf_class_defaults(*ret, c);
   if (*ret && (*ret)->traits & ARCH_LOCAL_PLAIN) c->rope_local_base_freq = 0;
   return hf_nested_text(*ret, c, object, ret_text, err);
@@ -353,6 +364,7 @@ static void take_nulls(struct hf_config *c, json_t *object) {
   if (json_is_null(json_object_get(object, "sliding_window"))) c->sliding_window = 0;
   if (json_is_null(json_object_get(object, "num_key_value_heads"))) c->num_key_value_heads = 0;
   if (json_is_null(json_object_get(object, "head_dim"))) c->head_dim = 0;
+  if (json_is_null(json_object_get(object, "q_lora_rank"))) c->q_lora_rank = 0;
 }
 
 int model_read_config(const char *folder, struct hf_config *ret, struct tl_error *err) {
@@ -376,6 +388,7 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   if (r == TL_OK) r = read_generation(folder, ret, err);
   if (r == TL_OK) read_eos(ret, json_object_get(text, "eos_token_id"));
   if (r == TL_OK) finish_nested(ret, object, a);
+  if (r == TL_OK) r = arch_latent_complete(a, ret, "config.json", err);
   json_decref(object);
   return r == TL_OK ? hf_config_check(ret, "config.json", err) : r;
 }

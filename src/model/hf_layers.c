@@ -44,6 +44,19 @@ static int read_no_rope_layers(struct hf_config *c, json_t *list, struct tl_erro
   return TL_OK;
 }
 
+/* GLM-4.7-Flash's way to say it, in place of first_k_dense_replace. */
+static int read_mlp_types(struct hf_config *c, json_t *list, struct tl_error *err) {
+  if (!list || json_is_null(list)) return TL_OK;
+  if (json_array_size(list) != (size_t)c->num_hidden_layers) return bad_list("mlp_layer_types", "a list of num_hidden_layers items", err);
+  c->first_dense = 0;
+  for (size_t i = 0; i < json_array_size(list); i++) {
+    const char *type = json_string_value(json_array_get(list, i));
+    c->dense[i] = type && strcmp(type, "dense") == 0;
+    if (!c->dense[i] && (!type || strcmp(type, "sparse") != 0)) return bad_list("mlp_layer_types", "dense or sparse", err);
+  }
+  return TL_OK;
+}
+
 static int read_dense_layers(struct hf_config *c, json_t *list, struct tl_error *err) {
   if (!list || json_is_null(list)) return TL_OK;
   if (!json_is_array(list)) return bad_list("mlp_only_layers", "a list of layers", err);
@@ -80,5 +93,6 @@ int hf_config_read_lists(struct hf_config *c, json_t *object, json_t *rope, stru
   if (r == TL_OK) r = read_pattern(c, json_object_get(object, "sliding_window_pattern"), err);
   if (r == TL_OK) r = read_no_rope_layers(c, json_object_get(object, "no_rope_layers"), err);
   if (r == TL_OK) r = read_dense_layers(c, json_object_get(object, "mlp_only_layers"), err);
+  if (r == TL_OK) r = read_mlp_types(c, json_object_get(object, "mlp_layer_types"), err);
   return r == TL_OK ? read_factors(c, rope, err) : r;
 }

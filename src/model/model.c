@@ -89,7 +89,7 @@ static int make_plan(struct model *m, const struct architecture *architecture, c
   return r == TL_OK ? model_count_weights(m, err) : r;
 }
 
-static void take_config(struct tl_model *t, const struct hf_config *c) {
+static void take_config(struct tl_model *t, const struct architecture *a, const struct hf_config *c) {
   t->dim = (uint32_t)c->hidden_size;
   t->n_layers = (uint32_t)c->num_hidden_layers;
   t->n_heads = (uint32_t)c->num_attention_heads;
@@ -99,6 +99,7 @@ static void take_config(struct tl_model *t, const struct hf_config *c) {
   t->n_experts = (uint32_t)c->n_experts;
   t->vocab_size = (uint32_t)c->vocab_size;
   t->max_context = (uint32_t)c->max_position_embeddings;
+  arch_latent_take(a, c, t);
   t->n_eos = c->n_eos;
   memcpy(t->eos, c->eos, sizeof t->eos);
   t->defaults = c->defaults;
@@ -116,7 +117,7 @@ static int new_model(struct hf_config *config, struct model **ret, const struct 
   struct model *m = calloc(1, sizeof *m);
   if (!m) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   tl_arena_init(&m->arena, 0);
-  take_config(&m->model, config);
+  take_config(&m->model, a, config);
   m->model.architecture = a->name;
   m->nested = hf_is_nested(a);
   *ret_architecture = a;

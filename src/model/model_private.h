@@ -115,6 +115,11 @@ struct hf_config {
   int64_t n_experts, n_chosen, expert_size, shared_expert_size, decoder_sparse_step, first_dense, last_sparse, n_shared_experts, n_group, topk_group;
   double routed_scaling_factor;
   bool norm_topk_prob, qkv_bias;
+  int64_t moe_layer_freq;
+  char topk_method[32], scoring_func[32];
+  /* latent attention; q_lora_rank 0: queries are made in one step */
+  int64_t q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
+  bool rope_interleave;
   double swiglu_alpha, swiglu_limit;
   bool dense[MODEL_MAX_LAYERS];   /* mlp_only_layers */
   /* encoders */
@@ -226,6 +231,7 @@ enum arch_trait {
   ARCH_NOPE_WIDE = 1 << 20,   /* layers without a window do not rotate, if sliding_window is said */
   ARCH_QK_NORM_KEY = 1 << 21, /* norms of Q and K by head, if use_qk_norm says so */
   ARCH_SINKS = 1 << 24,       /* a score beside those of positions */
+  ARCH_LATENT = 1 << 30,      /* multi-head latent attention: arch_latent.c */
   ARCH_QKV_BIAS_KEY = 1 << 25, /* biases of q, k, v, unless qkv_bias is false */
 };
 /* Which layers look at a window when layer_types does not say. */
@@ -286,6 +292,13 @@ struct arch_blocks {
 };
 /* Of those that are as usual, too. */
 const struct arch_blocks *arch_blocks_of(const struct architecture *a);
+/* arch_latent.c: attention by latents. All do nothing with other rows, which may be NULL. */
+void arch_latent_defaults(const struct architecture *a, struct hf_config *config);
+/* What follows from the rest; file: for messages. */
+int arch_latent_complete(const struct architecture *a, struct hf_config *config, const char *file, struct tl_error *err);
+void arch_latent_take(const struct architecture *a, const struct hf_config *config, struct tl_model *model);
+/* A layer's records from the norm to ATTN_OUT. */
+int arch_latent_plan(struct model *m, const struct hf_config *config, uint32_t layer, float rope_factor, struct tl_error *err);
 
 /* arch_experts.c: layers with experts. */
 enum experts_trait {
@@ -293,6 +306,7 @@ enum experts_trait {
   EXPERTS_ROW_GATE = 1 << 1,   /* what all rows have is times a number of each row; its size has a key of its own */
   EXPERTS_OWN_SIZE = 1 << 2,   /* moe_intermediate_size, not intermediate_size */
   EXPERTS_FUSED = 1 << 3,      /* GPT-OSS: gate and up alternate in one tensor of all experts, all have biases, clamped */
+  EXPERTS_GROUPS = 1 << 10,    /* DeepSeek: of groups of experts some are chosen from; shares are times a factor; keys that say how */
   EXPERTS_HALVES = 1 << 4,     /* Qwen3-VL-MoE: likewise one tensor, the gate's part first */
   EXPERTS_SIGMOID = 1 << 5,    /* shares are sigmoids */
   EXPERTS_ROWS = 1 << 7,       /* Granite: halves, not transposed, under the block's own name */

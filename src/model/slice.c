@@ -49,7 +49,7 @@ static uint32_t ffn_block(const struct tl_model *model, uint32_t size, uint32_t 
 
 /* Heads are not moved to where a block ends: a format whose blocks are longer than a rank's heads cannot be cut. */
 static int check_heads(const struct tl_model *model, const struct tl_shard *s, struct tl_error *err) {
-  uint64_t from = (uint64_t)s->first_head * model->head_dim, to = from + (uint64_t)s->n_heads * model->head_dim;
+  uint64_t head = tl_model_value_dim(model), from = s->first_head * head, to = from + s->n_heads * head;
   for (uint32_t i = 0; i < model->n_ops; i++) {
     const struct tl_op *op = &model->plan[i];
     uint32_t block = op->kind == TL_OP_ATTN_OUT ? block_of(model, op) : 1;
@@ -104,9 +104,13 @@ static struct run inner(const struct tl_shard *s, uint64_t total) {
 /* The outputs of an input of a record that this rank computes. */
 static struct run outputs(const struct tl_model *model, const struct tl_shard *s, const struct tl_op *op, unsigned input,
                           const struct tl_tensor *t) {
-  uint64_t head = model->head_dim;
+  uint64_t head = model->head_dim, query = model->n_nope + model->n_rotated;
   if (s->size == 1) return all_rows(t); /* what the sizes of the model say too */
   switch (op->kind) {
+    case TL_OP_LATENT:
+      if (input > 0 || op->features & TL_F_LOW_RANK) return all_rows(t);
+      return (struct run){s->first_head * query, s->n_heads * query};
+    case TL_OP_LATENT_QUERY: return (struct run){s->first_head * query, s->n_heads * query};
     case TL_OP_QKV:
       if (input == 0) return (struct run){s->first_head * head, s->n_heads * head};
       return (struct run){s->first_kv_head * head, s->n_kv_heads * head};
@@ -121,7 +125,7 @@ static struct run outputs(const struct tl_model *model, const struct tl_shard *s
 /* And the inputs that it has of them. */
 static struct run inputs(const struct tl_model *model, const struct tl_shard *s, const struct tl_op *op,
                          const struct tl_tensor *t) {
-  uint64_t head = model->head_dim;
+  uint64_t head = tl_model_value_dim(model);
   if (s->size > 1 && op->kind == TL_OP_ATTN_OUT) return (struct run){s->first_head * head, s->n_heads * head};
   if (s->size > 1 && op->kind == TL_OP_MLP_DOWN) return inner(s, t->shape[1]);
   return (struct run){0, t->n_dims > 1 ? t->shape[1] : 1};

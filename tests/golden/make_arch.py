@@ -32,6 +32,9 @@ def theta(value, **more):
 GRANITE = dict(embedding_multiplier=3.0, attention_multiplier=0.11, residual_multiplier=0.6, logits_scaling=0.7)
 GPT_OSS = dict(rope_type="yarn", rope_theta=150000.0, factor=8.0, original_max_position_embeddings=64, beta_fast=32.0, beta_slow=1.0,
                truncate=False)
+LATENT = dict(num_key_value_heads=4, kv_lora_rank=20, qk_nope_head_dim=10, qk_rope_head_dim=8, head_dim=8, v_head_dim=6,
+              moe_intermediate_size=20)
+DEEPSEEK_YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=8.0, original_max_position_embeddings=64, beta_fast=32.0, beta_slow=1.0)
 LONG = [1.0 + 0.5 * i for i in range(6)]
 MODELS = {
     "qwen2": ("Qwen2", dict(hidden_size=56, tie_word_embeddings=True)),
@@ -103,10 +106,25 @@ MODELS = {
                                    shared_expert_intermediate_size=27, mlp_only_layers=[1])),
     "qwen3_moe": ("Qwen3Moe", dict(num_experts=7, num_experts_per_tok=3, moe_intermediate_size=20, decoder_sparse_step=2,
                                    norm_topk_prob=True)),
+    # one latent in place of keys and values of all heads
+    "deepseek_v2": ("DeepseekV2", LATENT | dict(q_lora_rank=22, num_hidden_layers=3, n_routed_experts=8, num_experts_per_tok=3, n_shared_experts=2,
+                                                first_k_dense_replace=1, topk_method="group_limited_greedy", n_group=4, topk_group=2,
+                                                routed_scaling_factor=4.0, rope_parameters=DEEPSEEK_YARN | dict(
+                                                    mscale=0.707, mscale_all_dim=0.707))),
+    "deepseek_v2_lite": ("DeepseekV2", LATENT | dict(q_lora_rank=None, n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=1,
+                                                     first_k_dense_replace=1, topk_method="greedy")),
+    "deepseek_v3": ("DeepseekV3", LATENT | dict(q_lora_rank=22, num_hidden_layers=3, n_routed_experts=12, num_experts_per_tok=4, n_group=4,
+                                                topk_group=2, first_k_dense_replace=1, routed_scaling_factor=2.5, attention_bias=True,
+                                                rope_parameters=DEEPSEEK_YARN | dict(mscale=0.8, mscale_all_dim=1.3))),
+    "moonlight": ("DeepseekV3", LATENT | dict(q_lora_rank=None, n_routed_experts=6, num_experts_per_tok=3, n_shared_experts=2, n_group=1,
+                                              topk_group=1, first_k_dense_replace=1, rope_interleave=False, rope_parameters=theta(50000.0))),
+    "glm4_moe_lite": ("Glm4MoeLite", LATENT | dict(q_lora_rank=22, num_hidden_layers=3, n_routed_experts=5, num_experts_per_tok=2,
+                                                   mlp_layer_types=["dense", "sparse", "dense"], rope_parameters=theta(1e6))),
     "gpt_oss": ("GptOss", dict(num_local_experts=5, num_experts_per_tok=2, sliding_window=19, swiglu_limit=1.5, rope_parameters=GPT_OSS)),
     "gpt_oss_mxfp4": ("GptOss", dict(hidden_size=64, head_dim=16, intermediate_size=96, num_local_experts=4, num_experts_per_tok=2,
                                      sliding_window=128, rope_parameters=GPT_OSS)),
 }
+LATENT_NAMES = ("deepseek_v2", "deepseek_v2_lite", "deepseek_v3", "moonlight", "glm4_moe_lite")
 CONFIG = {"Gemma3": "Gemma3TextConfig"}
 # by the name of the golden folder: the text model's configuration, and as little of another one for pictures as there can be
 SIGHT = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_heads=1, depth=1, patch_size=2)
@@ -201,8 +219,10 @@ def written_config(name, config, architecture):
         rope = text.pop("rope_parameters")
         return text | written | {"rope_theta": rope["rope_theta"], "rope_scaling": dict(type="mrope", mrope_section=rope["mrope_section"])}
     known = type(config)().to_dict()
-    written = {k: v for k, v in written.items() if k in SIZES or k == "architectures" or k in known and v is not None}
+    written = {k: v for k, v in written.items() if k in SIZES or k == "architectures" or k in known and (v is not None or k == "q_lora_rank")}
     if "head_dim" not in known and MODELS[name][0] != "Qwen3Moe":  # whose published configurations have it
+        written.pop("head_dim", None)
+    if name in LATENT_NAMES:  # published configurations have sizes of their own for heads
         written.pop("head_dim", None)
     if name == "gemma":  # as Google's first files have it, and transformers does not take it
         written["hidden_act"] = "gelu"

@@ -30,9 +30,13 @@ SIZES = dict(num_hidden_layers=2, hidden_size=64, num_attention_heads=4, num_key
 FAMILIES = {
     "qwen3": ("Qwen3Moe", dict(num_experts=7, num_experts_per_tok=3, moe_intermediate_size=32, intermediate_size=96, norm_topk_prob=True)),
     "mixtral": ("Mixtral", dict(num_local_experts=4, num_experts_per_tok=2, intermediate_size=96, head_dim=16, rope_theta=10000.0)),
+    # heads of 44 rows of kv_b_proj: no block of it is one head's
+    "deepseek": ("DeepseekV3", dict(n_routed_experts=8, num_experts_per_tok=3, n_group=4, topk_group=2, moe_intermediate_size=40,
+                                    intermediate_size=96, first_k_dense_replace=1, num_key_value_heads=4, q_lora_rank=36, kv_lora_rank=40,
+                                    qk_nope_head_dim=24, qk_rope_head_dim=16, head_dim=16, v_head_dim=20)),
 }
 # rounded inputs may choose another expert: then the last one's share is small
-ROUTER_GAIN = {"qwen3": 4, "mixtral": 8}
+ROUTER_GAIN = {"qwen3": 4, "mixtral": 8, "deepseek": 4}
 
 
 def rounded(weights, size, bits=4, symmetric=False, groups=None):
@@ -144,6 +148,8 @@ MODELS = {
     # blocks that do not divide the matrix, whose rows are no whole ones either
     "qwen3_f8_block": ("qwen3", dict(moe_intermediate_size=40), {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
                                                                 "weight_block_size": [32, 32]}, f8, dict(kind=32), 0.1),
+    "deepseek_f8_block": ("deepseek", {}, {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
+                                           "weight_block_size": [32, 32]}, f8, dict(kind=32), 0.1),
     "qwen3_f8_channel": ("qwen3", {}, ct("float-quantized", DYNAMIC8 | {"type": "float"}, num_bits=8, type="float", strategy="channel",
                                          symmetric=True), f8, dict(kind="channel"), 0.1),
     "mixtral_f8_tensor": ("mixtral", {}, {"quant_method": "fp8", "activation_scheme": "static"}, f8, dict(kind="tensor"), 0.1),
@@ -153,7 +159,7 @@ OTHERS = {"mixtral_awq": 2000}
 
 
 def is_packed(name):
-    return name.endswith("_proj.weight") or ".experts." in name
+    return name.endswith(("_proj.weight", "_proj_with_mqa.weight")) or ".experts." in name
 
 
 def write_config(folder, config, quantization):
@@ -161,7 +167,9 @@ def write_config(folder, config, quantization):
     drop = ("id2label", "label2id", "problem_type", "return_dict", "output_", "chunk_size", "transformers_version", "base_model", "dtype",
             "torch_dtype", "_name_or_path")
     kept = {k: v for k, v in kept.items() if v is not None and not k.startswith(drop)}
-    if "moe_intermediate_size" in kept:  # as Qwen's own files have it
+    if "kv_lora_rank" in kept:
+        kept.pop("head_dim")
+    elif "moe_intermediate_size" in kept:  # as Qwen's own files have it
         kept["num_experts"] = kept.pop("num_local_experts", kept.get("num_experts"))
     with open(f"{folder}/config.json", "w") as out:
         json.dump(kept | quantization, out, indent=1, sort_keys=True)

@@ -15,6 +15,7 @@ static void device_close(struct tl_device *device) {
   struct cpu_device *d = (struct cpu_device *)device;
   if (!d) return;
   cpu_pool_free(d->pool);
+  cpu_latent_free(d);
   for (unsigned i = 0; d->lanes && i < d->options.n_lanes; i++) {
     free(d->lanes[i].panel_out);
     free(d->lanes[i].unpack);
@@ -76,7 +77,7 @@ static int make_kv(struct cpu_device *d, struct tl_error *err) {
   d->kv_dtype = model->dtype;
   d->head_pad = (uint32_t)round_up(model->head_dim, 16);
   d->head_bytes = (size_t)d->head_pad * TL_BLOCK_TOKENS * tl_dtype_bytes(d->kv_dtype);
-  d->layer_bytes = 2 * d->shard.n_kv_heads * d->head_bytes;
+  d->layer_bytes = (model->n_latent ? 1 : 2) * d->shard.n_kv_heads * d->head_bytes; /* a latent is key and value */
   uint64_t block_bytes = (uint64_t)d->layer_bytes * model->n_layers;
   if (model->pooling != TL_POOL_NONE) {
     d->n_blocks = cpu_places_blocks(d);
@@ -127,8 +128,10 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
   const struct tl_shard *shard = &d->shard;
   size_t tokens = d->load.max_batch_tokens, rows = shard->rank == 0 ? d->load.max_batch_size : 0;
   d->ld_dim = cpu_row_stride(model->dim);
-  d->ld_qkv = cpu_row_stride((size_t)(shard->n_heads + 2 * shard->n_kv_heads) * model->head_dim);
-  d->ld_attn = cpu_row_stride((size_t)shard->n_heads * model->head_dim);
+  cpu_latent_measure(d);
+  size_t qkv = (size_t)(shard->n_heads + 2 * shard->n_kv_heads) * model->head_dim;
+  d->ld_qkv = cpu_row_stride(model->n_latent ? d->latent.key_at + model->head_dim : qkv);
+  d->ld_attn = cpu_row_stride((size_t)shard->n_heads * tl_model_value_dim(model));
   d->ld_ffn = cpu_row_stride(widest_ffn(d));
   d->ld_vocab = round_up(model->vocab_size, 32);
   d->ld_vector = cpu_row_stride(widest_vector(model));
@@ -136,6 +139,8 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
   size_t vectors = (size_t)d->load.max_batch_size * d->ld_vector; /* each rank makes all of them */
   size_t widest = d->ld_dim > d->ld_attn ? d->ld_dim : d->ld_attn;
   if (d->ld_vector > widest) widest = d->ld_vector;
+  if (model->n_latent && d->latent.ld_wide > widest) widest = d->latent.ld_wide;
+  if (model->n_latent && d->ld_qkv > widest) widest = d->ld_qkv;
   if (d->ld_vector) rows = 0; /* of logits */
   if (d->ld_ffn > widest) widest = d->ld_ffn;
   cpu_mixture_measure(d);
@@ -149,6 +154,7 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
                {&d->a, tokens * d->ld_attn},    {&d->m, tokens * d->ld_ffn},   {&d->logits, rows * d->ld_vocab},
                {(float **)&d->pairs, pairs / 2},  {&d->parts[0], part},          {&d->parts[1], part},
                {&d->vectors[0], vectors},      {&d->vectors[1], vectors},
+               {&d->latent.query, tokens * d->latent.ld_query}, {&d->latent.wide, tokens * d->latent.ld_wide},
                {&x->scores, entries ? tokens * x->ld_scores : 0}, {&x->io, entries * d->ld_dim}, {&x->m, entries * x->ld_inner}};
   size_t n = sizeof parts / sizeof *parts, total = 0;
   for (size_t i = 0; i < n; i++) total += parts[i].floats;
@@ -221,6 +227,7 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   if (r == TL_OK) r = make_activations(d, err);
   if (r == TL_OK && !cpu_mixture_make(d)) r = no_memory(err, "the experts' entries", 0);
   if (r == TL_OK) r = make_lanes(d, err);
+  if (r == TL_OK && !cpu_latent_make(d)) r = no_memory(err, "the compute threads", 0);
   if (r == TL_OK) r = make_rope(d, d->model->inv_freq, &d->rope, err);
   if (r == TL_OK && d->model->inv_freq_local) r = make_rope(d, d->model->inv_freq_local, &d->rope_local, err);
   if (r < 0) return r;

@@ -62,22 +62,58 @@ void cpu_mixture_free(struct cpu_device *d) {
 
 /* --- routing ---------------------------------------------------------------------------------- */
 
+#define MAX_EXPERTS 1024 /* likewise, has */
+
+/* Whether each group is chosen from: those with the best expert, or, with two, the best sum of the two best; NULL added: 0. As many as
+ * are wanted whatever the scores are. */
+static void choose_groups(const float *scores, const float *added, const struct tl_op *op, bool *ret) {
+  float values[MAX_EXPERTS];
+  uint32_t each = op->n_experts / op->n_groups;
+  for (uint32_t g = 0; g < op->n_groups; g++) {
+    float best = -INFINITY, second = -INFINITY;
+    for (uint32_t e = g * each; e < (g + 1) * each; e++) {
+      float score = scores[e] + (added ? added[e] : 0);
+      if (score > best) second = best, best = score;
+      else if (score > second) second = score;
+    }
+    values[g] = op->features & TL_F_SIGMOID ? best + second : best;
+    ret[g] = false;
+  }
+  for (uint32_t i = 0; i < op->n_groups_chosen; i++) {
+    uint32_t next = op->n_groups;
+    for (uint32_t g = 0; g < op->n_groups; g++)
+      if (!ret[g] && (next == op->n_groups || values[g] > values[next])) next = g;
+    ret[next] = true;
+  }
+}
+
+/* Whether expert e may be chosen; groups: of choose_groups. */
+static bool may_choose(const struct tl_op *op, const bool *groups, uint32_t e) {
+  return !(op->features & TL_F_GROUPED) || groups[e / (op->n_experts / op->n_groups)];
+}
+
 /* The best scores, the lower number on a tie. Whatever the scores are, also NaN, the choices are experts, each once: no
  * expert has more entries than there are rows. */
-static void choose(const float *scores, uint32_t n, uint32_t n_chosen, bool normalized, uint32_t *chosen, float *shares) {
+static void choose(const float *scores, const struct tl_op *op, const bool *groups, uint32_t *chosen, float *shares) {
   float total = 0;
+  uint32_t n = op->n_experts, n_chosen = op->n_chosen, n_found = 0;
+  bool normalized = op->features & TL_F_NORMALIZED;
   for (uint32_t e = 0; e < n; e++) {
-    uint32_t at = e < n_chosen ? e : n_chosen, last = e < n_chosen ? e : n_chosen - 1;
+    if (!may_choose(op, groups, e)) continue;
+    uint32_t at = n_found < n_chosen ? n_found++ : n_chosen, last = at < n_chosen ? at : n_chosen - 1;
     while (at > 0 && scores[e] > scores[chosen[at - 1]]) at--;
     if (at == n_chosen) continue;
     for (uint32_t k = last; k > at; k--) chosen[k] = chosen[k - 1];
     chosen[at] = e;
   }
-  for (uint32_t i = 0; i < n_chosen; i++) shares[i] = expf(scores[chosen[i]] - scores[chosen[0]]);
+  /* the best of all: with groups it need not be the best that is chosen */
+  float most = scores[chosen[0]];
+  for (uint32_t e = 0; op->features & TL_F_GROUPED && e < n; e++) most = scores[e] > most ? scores[e] : most;
+  for (uint32_t i = 0; i < n_chosen; i++) shares[i] = expf(scores[chosen[i]] - most);
   if (normalized)
     for (uint32_t i = 0; i < n_chosen; i++) total += shares[i];
   else
-    for (uint32_t e = 0; e < n; e++) total += expf(scores[e] - scores[chosen[0]]);
+    for (uint32_t e = 0; e < n; e++) total += expf(scores[e] - most);
   for (uint32_t i = 0; i < n_chosen; i++) shares[i] /= total;
 }
 
@@ -94,12 +130,13 @@ static void make_shares(float *scores, const struct tl_op *op) {
 }
 
 /* The best shares with what is added for the choice alone. */
-static void choose_shares(float *scores, const struct tl_op *op, const float *added, uint32_t *chosen, float *shares) {
+static void choose_shares(const float *scores, const struct tl_op *op, const bool *groups, const float *added, uint32_t *chosen, float *shares) {
   float total = 0, best[CPU_MAX_CHOSEN];
-  make_shares(scores, op);
+  uint32_t n_found = 0;
   for (uint32_t e = 0; e < op->n_experts; e++) {
+    if (!may_choose(op, groups, e)) continue;
     float score = scores[e] + (added ? added[e] : 0);
-    uint32_t n = e < op->n_chosen ? e : op->n_chosen, at = n;
+    uint32_t n = n_found < op->n_chosen ? n_found++ : op->n_chosen, at = n;
     while (at > 0 && score > best[at - 1]) at--;
     if (at == op->n_chosen) continue;
     for (uint32_t k = n < op->n_chosen ? n : n - 1; k > at; k--) chosen[k] = chosen[k - 1], best[k] = best[k - 1];
@@ -113,8 +150,11 @@ static void choose_shares(float *scores, const struct tl_op *op, const float *ad
 
 /* A row's experts and their shares. */
 static void route_row(float *scores, const struct tl_op *op, const float *added, uint32_t *chosen, float *shares) {
-  if (op->features & (TL_F_SIGMOID | TL_F_CHOICE)) choose_shares(scores, op, added, chosen, shares);
-  else choose(scores, op->n_experts, op->n_chosen, op->features & TL_F_NORMALIZED, chosen, shares);
+  bool groups[MAX_EXPERTS], by_shares = op->features & (TL_F_SIGMOID | TL_F_CHOICE);
+  if (by_shares) make_shares(scores, op);
+  if (op->features & TL_F_GROUPED) choose_groups(scores, by_shares ? added : NULL, op, groups);
+  if (by_shares) choose_shares(scores, op, groups, added, chosen, shares);
+  else choose(scores, op, groups, chosen, shares);
   for (uint32_t i = 0; i < op->n_chosen && op->features & TL_F_FACTOR; i++) shares[i] *= op->factor;
 }
 

@@ -414,7 +414,7 @@ static bool run_op(struct run *r, uint32_t i) {
   const struct cpu_matrix *w = &d->weights.matrices[i];
   struct cpu_ticket *ticket = &d->tickets[i];
   const float *weight = d->weights.norms[i], *part = d->weights.norm_parts[i];
-  struct target qkv = {.y = d->qkv, .ldy = d->ld_qkv};
+  struct target qkv = {.y = d->qkv, .ldy = d->ld_qkv}, query = {.y = d->latent.query, .ldy = d->latent.ld_query};
   uint32_t from, to;
   bool fine = true;
   share(r, r->step->n_tokens, &from, &to);
@@ -430,6 +430,17 @@ static bool run_op(struct run *r, uint32_t i) {
       barrier(r);
       attend(r, ticket, op, weight);
       break;
+    case TL_OP_LATENT: cpu_project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &qkv); break;
+    case TL_OP_LATENT_NORM: cpu_latent_norm(d, op, weight, part, from, to); break;
+    case TL_OP_LATENT_QUERY: cpu_project(r, ticket, w, d->qkv, d->ld_qkv, r->step->n_tokens, &query); break;
+    case TL_OP_LATENT_ROPE: cpu_latent_rope(d, op, from, to); break;
+    case TL_OP_LATENT_ABSORB: cpu_latent_absorb(r, ticket, d->weights.experts[i]); break;
+    case TL_OP_LATENT_ATTEND:
+      cpu_latent_store(r, op->layer);
+      barrier(r);
+      cpu_latent_attend(r, ticket, op);
+      break;
+    case TL_OP_LATENT_VALUE: cpu_latent_value(r, ticket, d->weights.experts[i]); break;
     case TL_OP_ATTN_OUT: fine = project_block(r, ticket, op, w, d->a, d->ld_attn); break;
     case TL_OP_GATED_UP: gated_up(r, ticket, op, w, &d->weights.ups[i]); break;
     case TL_OP_UP: up(r, ticket, w); break;

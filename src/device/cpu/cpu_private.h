@@ -60,6 +60,23 @@ struct cpu_attention {
   const float *sinks;         /* (queries) one more score of each, of a position without a value; NULL: none */
 };
 
+/* 16 queries, heads and tokens alike, over one sequence's latents. A block of a layer: a token's numbers one behind the other, `pad` long. */
+struct cpu_latent_attention {
+  enum tl_dtype dtype;
+  uint32_t n_key, n_value, pad; /* pad: n_key rounded up to 16 */
+  size_t block_bytes;
+  const char *base;
+  const uint32_t *table;
+  float scale;
+};
+#define CPU_LATENT_RUN 32      /* tokens that are floats at a time */
+#define CPU_LATENT_STRETCH 512 /* tokens from which on a sum of its own is made, at multiples of it: what lanes can share a context by */
+
+/* Floats of a stretch's result: (n_value rounded up to 16, 16), then the largest scores (16) and the sums of weights (16). */
+static inline size_t cpu_latent_floats(uint32_t n_value) {
+  return ((size_t)((n_value + 15) & ~15u) + 2) * 16;
+}
+
 /* F8: where a panel's bytes begin. */
 static inline size_t cpu_f8_scale_bytes(const struct cpu_matrix *w) {
   return ((size_t)w->n_in + w->run - 1) / w->run * CPU_PANEL * sizeof(float);
@@ -83,6 +100,11 @@ struct cpu_kernels {
    * n <= CPU_MAX_QUERIES, n_keys ascending; scores: n rows of `stride` floats. */
   void (*attend)(const struct cpu_attention *a, uint32_t n, const float *const *q, const uint32_t *n_keys,
                  float *const *out, float *scores, size_t stride);
+  /* out: cpu_latent_floats of queries q (n_key, 16) over those of the positions [begin, end) that each sees, below n_keys (16);
+   * end - begin <= CPU_LATENT_STRETCH. scratch: CPU_LATENT_RUN * (pad + 16) floats. */
+  void (*attend_latent)(const struct cpu_latent_attention *a, const float *q, const uint32_t *n_keys, uint32_t begin, uint32_t end,
+                        float *out, float *scratch);
+  void (*merge_latent)(float *out, const float *part, uint32_t padded); /* out and that of the stretch behind it */
   float (*max)(const float *x, size_t n);                 /* NaN if there is one */
   /* Sum of exp(x - max), 0 below exp(-87); with ret also each of them. */
   double (*exp_sum)(const float *x, size_t n, float max, float *ret);
@@ -115,7 +137,8 @@ struct cpu_weights {
   struct cpu_matrix *matrices; /* by plan record; GATED_UP has gate, QKV all three */
   struct cpu_matrix *ups;      /* by plan record: GATED_UP's second matrix */
   struct cpu_matrix *others;   /* what `next` of matrices points to */
-  struct cpu_matrix **experts; /* by plan record: of EXPERTS_UP gate and up of each of the shard's, of EXPERTS_DOWN its one */
+  struct cpu_matrix **experts; /* by plan record: of EXPERTS_UP gate and up of each of the shard's, of EXPERTS_DOWN its one;
+                                * of LATENT_ABSORB and LATENT_VALUE one of each of the shard's heads */
   uint32_t n_records;
   bool quantized;              /* at least one of them is */
   float **norms;               /* by plan record: weight[0] of what is not a product */
@@ -153,6 +176,7 @@ struct cpu_lane {
   float *unpack;               /* (CPU_K_BLOCK, 32) */
   float *scores;               /* (CPU_MAX_QUERIES, max_context rounded up) */
   struct cpu_sampler sampler;
+  float *latent; /* of latent attention: 16 queries, results of two stretches, the kernels' scratch */
 };
 
 /* One ticket counter a plan record, on a line of its own. */
@@ -182,6 +206,15 @@ struct cpu_mixture {
   float *m;            /* (n_entries, ld_inner) */
 };
 
+/* cpu_latent.c: latent attention. */
+struct cpu_latent {
+  size_t ld_query, ld_wide, key_at; /* key_at: the column of qkv where c begins */
+  float *query; /* (max_batch_tokens, ld_query); with LATENT_QUERY */
+  float *wide;  /* (max_batch_tokens, ld_wide): of each head head_dim numbers that meet c, then what the latents make of them */
+  float *parts; /* (n_parts) results of stretches that lanes share a context by */
+  uint32_t n_parts;
+};
+
 /* cpu_encode.c: where the keys of a pooling model's step are: blocks of one layer, which all layers use in turn. */
 struct cpu_places {
   struct tl_step step; /* the one that was submitted, with the arrays below */
@@ -205,6 +238,7 @@ struct cpu_device {
   struct tl_shard shard;       /* rank and size by open and join, the rest by load */
   struct cpu_weights weights;
   struct cpu_mixture mixture;
+  struct cpu_latent latent;
   /* KV cache: [layer][block][K of all heads, V of all heads] */
   enum tl_dtype kv_dtype;
   uint32_t head_pad, n_blocks;
@@ -259,6 +293,11 @@ void cpu_mixture_measure(struct cpu_device *d);
 bool cpu_mixture_make(struct cpu_device *d);
 void cpu_mixture_free(struct cpu_device *d);
 
+/* cpu_latent.c: sizes before the activations are made; scratch of all lanes, false: out of memory. */
+void cpu_latent_measure(struct cpu_device *d);
+bool cpu_latent_make(struct cpu_device *d);
+void cpu_latent_free(struct cpu_device *d);
+
 /* cpu_rows.c: records that work on rows alone; [from, to) of the step's rows. */
 /* bias: NULL: none. */
 void cpu_layer_norm(float *h, const float *x, const float *weight, const float *bias, uint32_t n, float eps);
@@ -269,6 +308,9 @@ void cpu_qk_norm(const struct cpu_device *d, const struct tl_op *op, const float
 void cpu_qk_squares(const struct cpu_device *d, uint32_t row, float ret[2]);
 void cpu_qk_scale(const struct cpu_device *d, const struct tl_op *op, const float *q_weight, const float *k_weight, uint32_t row,
                   const float squares[2]);
+/* x /= its rms, * weight. */
+void cpu_rms(float *x, const float *weight, uint32_t n, float eps);
+void cpu_rotate(float *x, const float *angles, uint32_t n, const struct tl_op *op);
 void cpu_rope(const struct cpu_device *d, const struct tl_op *op, uint32_t from, uint32_t to);
 
 #endif

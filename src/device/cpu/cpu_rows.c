@@ -27,6 +27,11 @@ void cpu_layer_norm(float *h, const float *x, const float *weight, const float *
   for (uint32_t i = 0; i < n; i++) h[i] = (x[i] - mean) * scale * weight[i] + (bias ? bias[i] : 0);
 }
 
+void cpu_rms(float *x, const float *weight, uint32_t n, float eps) {
+  float scale = 1 / sqrtf(sum_of(x, n, true, 0) / (float)n + eps);
+  for (uint32_t i = 0; i < n; i++) x[i] *= scale * weight[i];
+}
+
 void cpu_norm_add(const struct cpu_device *d, const struct tl_op *op, const float *weight, uint32_t from, uint32_t to) {
   for (uint32_t i = from; i < to; i++) {
     float *x = d->x + i * d->ld_dim, *h = d->h + i * d->ld_dim;
@@ -101,19 +106,20 @@ static void rotate_interleaved(float *x, const float *angles, uint32_t n) {
   }
 }
 
+void cpu_rotate(float *x, const float *angles, uint32_t n, const struct tl_op *op) {
+  if (op->features & TL_F_INTERLEAVED)
+    rotate_interleaved(x, angles, n);
+  else
+    rotate(x, angles, n);
+  for (uint32_t k = 0; op->features & TL_F_FACTOR && k < n; k++) x[k] *= op->factor;
+}
+
 void cpu_rope(const struct cpu_device *d, const struct tl_op *op, uint32_t from, uint32_t to) {
   const struct tl_model *model = d->model;
   uint32_t head_dim = model->head_dim, heads = d->shard.n_heads + d->shard.n_kv_heads, n = model->n_rotated;
   const float *table = op->features & TL_F_LOCAL ? d->rope_local : d->rope;
   for (uint32_t i = from; i < to; i++) {
     const float *angles = table + (size_t)d->step->positions[i] * n;
-    for (uint32_t head = 0; head < heads; head++) {
-      float *x = d->qkv + i * d->ld_qkv + (size_t)head * head_dim;
-      if (op->features & TL_F_INTERLEAVED)
-        rotate_interleaved(x, angles, n);
-      else
-        rotate(x, angles, n);
-      for (uint32_t k = 0; op->features & TL_F_FACTOR && k < n; k++) x[k] *= op->factor;
-    }
+    for (uint32_t head = 0; head < heads; head++) cpu_rotate(d->qkv + i * d->ld_qkv + (size_t)head * head_dim, angles, n, op);
   }
 }

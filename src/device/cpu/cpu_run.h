@@ -88,6 +88,14 @@ void cpu_experts_up(struct run *r, struct cpu_ticket *ticket, const struct tl_op
 bool cpu_experts_down(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *experts);
 void cpu_row_gate(struct run *r, const float *weight);
 
+/* cpu_latent.c: the records of latent attention; a barrier is due behind each, and behind the store. */
+void cpu_latent_norm(const struct cpu_device *d, const struct tl_op *op, const float *query, const float *key, uint32_t from, uint32_t to);
+void cpu_latent_rope(const struct cpu_device *d, const struct tl_op *op, uint32_t from, uint32_t to);
+void cpu_latent_absorb(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *heads);
+void cpu_latent_store(struct run *r, uint32_t layer);
+void cpu_latent_attend(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op);
+void cpu_latent_value(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *heads);
+
 /* cpu_encode.c: the records of pooling models; a barrier is due behind each. */
 void cpu_embed_place(struct run *r, const struct tl_op *op, const float *positions, const float *types);
 void cpu_pool(struct run *r);

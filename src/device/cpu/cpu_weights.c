@@ -25,6 +25,10 @@ void cpu_unmap(void *memory, size_t bytes) {
 
 /* --- sizes ------------------------------------------------------------------------------- */
 
+static bool of_heads(const struct tl_op *op) {
+  return op->kind == TL_OP_LATENT_ABSORB || op->kind == TL_OP_LATENT_VALUE;
+}
+
 static bool same_order(const struct tl_tensor *a, const struct tl_tensor *b) {
   const uint32_t *x = tl_tensor_order(a), *y = tl_tensor_order(b);
   return x == y || (x && y && memcmp(x, y, a->shape[1] * sizeof *x) == 0);
@@ -59,6 +63,16 @@ static void measure_floats(struct cpu_matrix *w, const struct tl_slice *s) {
   w->panel_bytes += cpu_f8_scale_bytes(w);
 }
 
+/* Of one head: products with floats, as rows have the heads' numbers side by side. A pair of BF16 must not lie across two heads. */
+static void measure_head(struct cpu_matrix *w, const struct tl_op *op, const struct tl_slice *s) {
+  bool turned = op->features & TL_F_TURNED;
+  w->n_out = (uint32_t)(turned ? s->n_columns : s->n_rows);
+  w->n_in = (uint32_t)(turned ? s->n_rows : s->n_columns);
+  w->n_panels = (w->n_out + CPU_PANEL - 1) / CPU_PANEL;
+  if ((turned && w->dtype > TL_DTYPE_BF16) || (w->n_in % 2 && w->dtype == TL_DTYPE_BF16)) w->dtype = TL_DTYPE_F32;
+  measure_floats(w, s);
+}
+
 /* A packed matrix of n inputs of a record, from input `first` on: one to three stacked slices. */
 static void measure(struct cpu_matrix *w, const struct tl_model *model, const struct tl_shard *shard, const struct tl_op *op,
                     unsigned first, unsigned n) {
@@ -72,7 +86,9 @@ static void measure(struct cpu_matrix *w, const struct tl_model *model, const st
   }
   if (op->kind == TL_OP_ROUTE) w->dtype = TL_DTYPE_F32; /* rounded rows would choose other experts */
   w->n_panels = (w->n_out + CPU_PANEL - 1) / CPU_PANEL;
-  if (w->dtype == head.tensor->dtype && cpu_quant_can(head.tensor) && cut_fits(&head))
+  if (of_heads(op))
+    measure_head(w, op, &head);
+  else if (w->dtype == head.tensor->dtype && cpu_quant_can(head.tensor) && cut_fits(&head))
     cpu_quant_measure(w, head.tensor);
   else
     measure_floats(w, &head);
@@ -134,6 +150,22 @@ static void pack_row(const struct cpu_matrix *w, char *panel, uint32_t column, c
   }
 }
 
+/* Row `row` of a tensor that is stored by inputs: input `row` of all outputs. */
+static void pack_input(const struct cpu_matrix *w, const struct tl_tensor *t, uint32_t row, float *values) {
+  bool halves = w->dtype != TL_DTYPE_F32;
+  const char *at = halves ? tl_tensor_row(t, row) : NULL;
+  if (!halves) tl_tensor_row_to_f32(t, row, values);
+  for (uint32_t out = 0; out < w->n_out; out++) {
+    char *panel = w->panels + out / CPU_PANEL * w->panel_bytes;
+    uint32_t column = out % CPU_PANEL;
+    size_t place = w->dtype == TL_DTYPE_BF16 ? ((size_t)(row / 2) * CPU_PANEL + column) * 2 + row % 2 : (size_t)row * CPU_PANEL + column;
+    if (halves)
+      memcpy((uint16_t *)(void *)panel + place, at + 2 * out, sizeof(uint16_t));
+    else
+      ((float *)(void *)panel)[place] = values[out];
+  }
+}
+
 struct packer {
   const struct tl_device_load *load;
   const struct tl_shard *shard;
@@ -157,7 +189,9 @@ static void pack(struct packer *p, struct cpu_matrix *w, const struct tl_op *op,
   for (unsigned i = first; i < first + n; i++) {
     struct tl_slice s = tl_slice_weight(model, p->shard, op, i);
     for (uint32_t row = 0; row < s.n_rows; row++) {
-      if (w->quant)
+      if (op->features & TL_F_TURNED && of_heads(op))
+        pack_input(w, s.tensor, row, p->row);
+      else if (w->quant)
         cpu_quant_pack_row(w, out + row, s.tensor, s.first_row + row, (uint32_t)s.first_column);
       else
         pack_row(w, w->panels + (out + row) / CPU_PANEL * w->panel_bytes, (out + row) % CPU_PANEL, &s, row, p->row);
@@ -179,6 +213,7 @@ static void norm_vectors(const struct tl_op *op, int32_t *ret_first, int32_t *re
     case TL_OP_ROW_GATE:
     case TL_OP_ATTEND: *ret_first = op->weight[0]; return;
     case TL_OP_QK_NORM:
+    case TL_OP_LATENT_NORM:
     case TL_OP_EMBED_PLACE: *ret_first = op->weight[0], *ret_second = op->weight[1]; return;
     case TL_OP_RMSNORM:
     case TL_OP_VECTOR_NORM:
@@ -211,6 +246,8 @@ static float *copy_vector(struct packer *p, int32_t tensor, bool plus_one) {
 static unsigned stacked(const struct tl_op *op) {
   switch (op->kind) {
     case TL_OP_QKV: return 3;
+    case TL_OP_LATENT: return 2;
+    case TL_OP_LATENT_QUERY:
     case TL_OP_ATTN_OUT:
     case TL_OP_GATED_UP:
     case TL_OP_UP:
@@ -222,9 +259,15 @@ static unsigned stacked(const struct tl_op *op) {
   }
 }
 
-/* How many matrices each expert has in a record; 0: there are no experts in it. */
+/* How many matrices each expert, or head, has in a record; 0: there are none in it. */
 static unsigned of_expert(const struct tl_op *op) {
-  return op->kind == TL_OP_EXPERTS_UP ? 2 : op->kind == TL_OP_EXPERTS_DOWN ? 1 : 0;
+  return op->kind == TL_OP_EXPERTS_UP ? 2 : op->kind == TL_OP_EXPERTS_DOWN || of_heads(op) ? 1 : 0;
+}
+
+/* The shard's experts, or heads, of such a record. */
+static uint32_t n_experts_of(const struct tl_op *op, const struct tl_shard *shard, uint32_t *ret_first) {
+  *ret_first = of_heads(op) ? shard->first_head : shard->first_expert;
+  return of_heads(op) ? shard->n_heads : shard->n_experts;
 }
 
 /* The record as that of one expert alone, which is cut like any other. */
@@ -262,8 +305,9 @@ static size_t measure_experts(const struct tl_model *model, const struct tl_shar
   const struct tl_op *op = &model->plan[record];
   unsigned n = of_expert(op);
   size_t total = 0;
-  for (uint32_t e = 0; e < shard->n_experts; e++) {
-    struct tl_op one = one_expert(op, shard->first_expert + e);
+  uint32_t first, n_experts = n_experts_of(op, shard, &first);
+  for (uint32_t e = 0; e < n_experts; e++) {
+    struct tl_op one = one_expert(op, first + e);
     struct cpu_matrix *head = &w->experts[record][n * e];
     for (unsigned i = 0; i < n; i++) {
       measure(head + i, model, shard, &one, i, 1);
@@ -308,8 +352,9 @@ static void pack_stack(struct packer *p, struct cpu_matrix *w, const struct tl_o
 }
 
 static void pack_experts(struct packer *p, struct cpu_matrix *w, const struct tl_op *op) {
-  for (uint32_t e = 0; e < p->shard->n_experts; e++) {
-    struct tl_op one = one_expert(op, p->shard->first_expert + e);
+  uint32_t first, n_experts = n_experts_of(op, p->shard, &first);
+  for (uint32_t e = 0; e < n_experts; e++) {
+    struct tl_op one = one_expert(op, first + e);
     for (unsigned i = 0; i < of_expert(op); i++) pack(p, w++, &one, i, 1);
   }
 }
@@ -363,8 +408,8 @@ int cpu_weights_load(const struct tl_device_load *load, const struct tl_shard *s
   bool fine = ret->experts != NULL;
   ret->n_records = model->n_ops;
   for (uint32_t i = 0; fine && i < model->n_ops; i++) {
-    unsigned n = of_expert(&model->plan[i]);
-    if (n) fine = (ret->experts[i] = calloc((size_t)n * shard->n_experts, sizeof **ret->experts)) != NULL;
+    uint32_t first, n = of_expert(&model->plan[i]) * n_experts_of(&model->plan[i], shard, &first);
+    if (n) fine = (ret->experts[i] = calloc(n, sizeof **ret->experts)) != NULL;
   }
   struct packer p = {.load = load, .shard = shard, .row = malloc(longest_row(model) * sizeof(float))};
   if (!ret->matrices || !ret->ups || !ret->others || !ret->norms || !ret->norm_parts || !p.row || !fine) {

@@ -409,6 +409,7 @@ static int unknown_record(const struct cuda_device *d, uint32_t at, struct tl_er
 
 int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
   const struct tl_model *m = d->model;
+  if (m->n_latent) return refuse(d, "multi-head latent attention is not done yet", err);
   if (m->n_experts > TL_CUDA_MAX_EXPERTS) return refuse(d, "more experts than its kernels know", err);
   int r = make_dims(d, err);
   if (r < 0) return r;

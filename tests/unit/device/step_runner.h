@@ -10,8 +10,10 @@
 #include "tokenlane/device.h"
 #include "unit.h"
 
+#ifndef MAX_TOKENS
 #define MAX_TOKENS 352 /* of a sequence */
 #define MAX_CONTEXT 400
+#endif
 #define BATCH_SIZE 64
 #define BATCH_TOKENS 320
 #define TABLE (MAX_CONTEXT / TL_BLOCK_TOKENS)

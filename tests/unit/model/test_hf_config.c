@@ -109,6 +109,11 @@ static void test_class_defaults(void **state) {
   assert_true(c.num_key_value_heads == 8 && c.norm_topk_prob && c.n_shared_experts == 1 && c.first_dense == 1);
   assert_int_equal(read_texts(OF("Glm4MoeForCausalLM", ",\"num_key_value_heads\":null,\"norm_topk_prob\":false,\"n_shared_experts\":0"), NULL, &c, &err), TL_OK);
   assert_true(c.num_key_value_heads == 16 && !c.norm_topk_prob && c.n_shared_experts == 0);
+  assert_int_equal(read_texts(OF("DeepseekV3ForCausalLM", ",\"head_dim\":192"), NULL, &c, &err), TL_OK);
+  assert_true(c.q_lora_rank == 1536 && c.kv_lora_rank == 512 && c.head_dim == 64 && c.n_group == 8 && c.topk_group == 4 && c.first_dense == 3);
+  assert_true(c.norm_topk_prob && c.routed_scaling_factor == 2.5 && c.rope_interleave && c.n_experts == 256);
+  assert_int_equal(read_texts(OF("DeepseekV2ForCausalLM", ",\"q_lora_rank\":null,\"qk_rope_head_dim\":32"), NULL, &c, &err), TL_OK);
+  assert_true(c.q_lora_rank == 0 && c.head_dim == 32 && !c.norm_topk_prob && c.n_shared_experts == 2);
   assert_int_equal(read_texts(OF("OlmoeForCausalLM", ""), NULL, &c, &err), TL_OK);
   assert_true(!c.norm_topk_prob && c.n_shared_experts == 0);
   assert_int_equal(read_texts(OF("CohereForCausalLM", ""), NULL, &c, &err), TL_OK);

@@ -61,6 +61,19 @@ static void test_configurations(void **state) {
   expect("qwen2_moe", true, "\"mlp_only_layers\": [\n  1\n ]", "\"mlp_only_layers\": 1", "mlp_only_layers: expected a list");
   expect("qwen2_moe", true, "\"mlp_only_layers\": [\n  1\n ]", "\"mlp_only_layers\": []", "tensor 'model.layers.1.mlp.gate.weight' is missing");
   expect("qwen3_moe", true, "\"decoder_sparse_step\": 2", "\"decoder_sparse_step\": 0", "decoder_sparse_step: expected an integer from 1");
+  expect("deepseek_v2", true, "group_limited_greedy", "noaux_tc", "config.json: topk_method: expected greedy or group_limited_greedy, got noaux_tc");
+  expect("deepseek_v2", true, "\"norm_topk_prob\": false", "\"norm_topk_prob\": true", "config.json: norm_topk_prob: true is not supported with softmax");
+  expect("deepseek_v2", true, "\"n_group\": 4", "\"n_group\": 3", "config.json: n_group: expected groups of one size");
+  expect("deepseek_v2", true, "\"topk_group\": 2", "\"topk_group\": 1", "config.json: topk_group: expected groups with as many experts as are chosen");
+  expect("deepseek_v3", true, "\"n_group\": 4", "\"n_group\": 12", "config.json: n_group: expected groups of one size, of 2 or more");
+  expect("deepseek_v3", true, "\"n_group\": 4", "\"n_group\": 4, \"scoring_func\": \"softmax\"", "config.json: scoring_func: expected sigmoid, got softmax");
+  expect("deepseek_v3", true, "\"n_group\": 4", "\"n_group\": 4, \"topk_method\": \"greedy\"", "config.json: topk_method: expected noaux_tc, got greedy");
+  expect("deepseek_v3", true, "\"kv_lora_rank\": 20", "\"kv_lora_rank\": 4090", "config.json: kv_lora_rank, qk_rope_head_dim: expected up to 4096 together");
+  expect("deepseek_v3", true, "\"qk_rope_head_dim\": 8", "\"qk_rope_head_dim\": 7", "config.json: head_dim: expected an even size");
+  expect("deepseek_v3", true, "\"q_lora_rank\": 22", "\"q_lora_rank\": null", "tensor 'model.layers.0.self_attn.q_proj.weight' is missing");
+  expect("deepseek_v3", true, "\"v_head_dim\": 6", "\"v_head_dim\": 7", "kv_b_proj.weight': expected shape 68 x 20, found 64 x 20");
+  expect("deepseek_v3", true, "\"n_group\": 4", "\"n_group\": 4, \"moe_layer_freq\": 2", "tensor 'model.layers.1.mlp.gate_proj.weight' is missing");
+  expect("glm4_moe_lite", true, "\"sparse\"", "\"spare\"", "config.json: mlp_layer_types: expected dense or sparse");
   expect("gpt_oss", true, "\"swiglu_alpha\": 1.702", "\"swiglu_alpha\": 1.5", "swiglu_alpha: expected a number from 1.702 to 1.702");
 }
 
@@ -129,7 +142,7 @@ static void test_gguf(void **state) {
 /* Every number of every expert is counted once, and so are the bytes. */
 static void test_counts(void **state) {
   (void)state;
-  static const char *const models[] = {"mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"}; /* of F32 */
+  static const char *const models[] = {"mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v2", "moonlight", "glm4_moe_lite"}; /* of F32 */
   for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
     struct tl_model *m;
     struct tl_error err = {0};
