@@ -34,6 +34,7 @@ GPT_OSS = dict(rope_type="yarn", rope_theta=150000.0, factor=8.0, original_max_p
                truncate=False)
 LATENT = dict(num_key_value_heads=4, kv_lora_rank=20, qk_nope_head_dim=10, qk_rope_head_dim=8, head_dim=8, v_head_dim=6,
               moe_intermediate_size=20)
+EVEN = LATENT | dict(q_lora_rank=24, kv_lora_rank=40, qk_nope_head_dim=24, v_head_dim=16)  # what CUDA wants of sizes
 DEEPSEEK_YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=8.0, original_max_position_embeddings=64, beta_fast=32.0, beta_slow=1.0)
 LONG = [1.0 + 0.5 * i for i in range(6)]
 MODELS = {
@@ -111,12 +112,12 @@ MODELS = {
                                                 first_k_dense_replace=1, topk_method="group_limited_greedy", n_group=4, topk_group=2,
                                                 routed_scaling_factor=4.0, rope_parameters=DEEPSEEK_YARN | dict(
                                                     mscale=0.707, mscale_all_dim=0.707))),
-    "deepseek_v2_lite": ("DeepseekV2", LATENT | dict(q_lora_rank=None, n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=1,
+    "deepseek_v2_lite": ("DeepseekV2", EVEN | dict(q_lora_rank=None, n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=1,
                                                      first_k_dense_replace=1, topk_method="greedy")),
-    "deepseek_v3": ("DeepseekV3", LATENT | dict(q_lora_rank=22, num_hidden_layers=3, n_routed_experts=12, num_experts_per_tok=4, n_group=4,
+    "deepseek_v3": ("DeepseekV3", EVEN | dict(num_hidden_layers=3, n_routed_experts=12, num_experts_per_tok=4, n_group=4,
                                                 topk_group=2, first_k_dense_replace=1, routed_scaling_factor=2.5, attention_bias=True,
                                                 rope_parameters=DEEPSEEK_YARN | dict(mscale=0.8, mscale_all_dim=1.3))),
-    "moonlight": ("DeepseekV3", LATENT | dict(q_lora_rank=None, n_routed_experts=6, num_experts_per_tok=3, n_shared_experts=2, n_group=1,
+    "moonlight": ("DeepseekV3", EVEN | dict(q_lora_rank=None, n_routed_experts=6, num_experts_per_tok=3, n_shared_experts=2, n_group=1,
                                               topk_group=1, first_k_dense_replace=1, rope_interleave=False, rope_parameters=theta(50000.0))),
     "glm4_moe_lite": ("Glm4MoeLite", LATENT | dict(q_lora_rank=22, num_hidden_layers=3, n_routed_experts=5, num_experts_per_tok=2,
                                                    mlp_layer_types=["dense", "sparse", "dense"], rope_parameters=theta(1e6))),

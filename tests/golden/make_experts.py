@@ -30,10 +30,10 @@ SIZES = dict(num_hidden_layers=2, hidden_size=64, num_attention_heads=4, num_key
 FAMILIES = {
     "qwen3": ("Qwen3Moe", dict(num_experts=7, num_experts_per_tok=3, moe_intermediate_size=32, intermediate_size=96, norm_topk_prob=True)),
     "mixtral": ("Mixtral", dict(num_local_experts=4, num_experts_per_tok=2, intermediate_size=96, head_dim=16, rope_theta=10000.0)),
-    # heads of 44 rows of kv_b_proj: no block of it is one head's
+    # heads of 48 rows of kv_b_proj: no block of it is one head's
     "deepseek": ("DeepseekV3", dict(n_routed_experts=8, num_experts_per_tok=3, n_group=4, topk_group=2, moe_intermediate_size=40,
-                                    intermediate_size=96, first_k_dense_replace=1, num_key_value_heads=4, q_lora_rank=36, kv_lora_rank=40,
-                                    qk_nope_head_dim=24, qk_rope_head_dim=16, head_dim=16, v_head_dim=20)),
+                                    intermediate_size=96, first_k_dense_replace=1, num_key_value_heads=4, q_lora_rank=40, kv_lora_rank=48,
+                                    qk_nope_head_dim=24, qk_rope_head_dim=16, head_dim=16, v_head_dim=24)),
 }
 # rounded inputs may choose another expert: then the last one's share is small
 ROUTER_GAIN = {"qwen3": 4, "mixtral": 8, "deepseek": 4}

@@ -106,9 +106,7 @@ static void choose(const float *scores, const struct tl_op *op, const bool *grou
     for (uint32_t k = last; k > at; k--) chosen[k] = chosen[k - 1];
     chosen[at] = e;
   }
-  /* the best of all: with groups it need not be the best that is chosen */
-  float most = scores[chosen[0]];
-  for (uint32_t e = 0; op->features & TL_F_GROUPED && e < n; e++) most = scores[e] > most ? scores[e] : most;
+  float most = scores[chosen[0]]; /* of all: its group is the best */
   for (uint32_t i = 0; i < n_chosen; i++) shares[i] = expf(scores[chosen[i]] - most);
   if (normalized)
     for (uint32_t i = 0; i < n_chosen; i++) total += shares[i];

@@ -16,6 +16,7 @@
 #include "device/cuda/cuda_dnn.h"
 #include "device/cuda/ops/cuda_experts.h"
 #include "device/cuda/ops/cuda_ops.h"
+#include "device/cuda/ops/cuda_latent.h"
 #include "device/cuda/ops/cuda_pool.h"
 #include "tokenlane/base/error.h"
 
@@ -182,6 +183,11 @@ struct cuda_kernels {
   int (*pool)(const struct tl_cuda_pool_args *args, void *stream);
   int (*vector)(const struct tl_cuda_vector_args *args, void *stream);
   int (*reorder)(const struct tl_cuda_reorder_args *args, void *stream);
+  int (*latent_rows)(const struct tl_cuda_latent_rows_args *args, void *stream);
+  int (*latent_turn)(const struct tl_cuda_latent_turn_args *args, void *stream);
+  int (*latent_heads)(const struct tl_cuda_latent_heads_args *args, void *stream);
+  int (*latent_decode)(const struct tl_cuda_latent_decode_args *args, void *stream);
+  int (*latent_prefill)(const struct tl_cuda_latent_prefill_args *args, void *stream);
 };
 
 struct cuda_api {

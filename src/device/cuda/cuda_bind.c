@@ -335,7 +335,7 @@ struct cuda_api cuda_bound_api = {
     .op = {tl_cuda_prepare, tl_cuda_embed, tl_cuda_add_norm, tl_cuda_row_squares, tl_cuda_qkv, tl_cuda_decode, tl_cuda_prefill,
            tl_cuda_glu, tl_cuda_gather, tl_cuda_bias, tl_cuda_dequantize, tl_cuda_quantize, tl_cuda_scale, tl_cuda_gemv, tl_cuda_normed,
            tl_cuda_cap, tl_cuda_sample, tl_cuda_route, tl_cuda_experts, tl_cuda_mix, tl_cuda_place, tl_cuda_pool, tl_cuda_vector,
-           tl_cuda_reorder},
+           tl_cuda_reorder, tl_cuda_latent_rows, tl_cuda_latent_turn, tl_cuda_latent_heads, tl_cuda_latent_decode, tl_cuda_latent_prefill},
     .nccl = {.init = nccl_init},
     .open_lt = open_lt,
     .open_nccl = open_nccl,

@@ -24,7 +24,8 @@ static void make_limits(struct cuda_device *d, const struct tl_device_load *load
   l->n_lanes = l->n_blocks / tiles;
   l->max_tiles = tl_cuda_max_tiles(l->max_tokens, l->max_seqs);
   l->packing.most_rows = 1 + load->draft_tokens;
-  l->packing.pack = tl_cuda_pack(d->dims.n_heads, d->dims.n_kv_heads, d->dims.head, l->packing.most_rows);
+  bool packs = d->model->n_latent == 0; /* all heads of a row are enough for tiles there */
+  l->packing.pack = packs ? tl_cuda_pack(d->dims.n_heads, d->dims.n_kv_heads, d->dims.head, l->packing.most_rows) : 1;
   l->draft_rows = load->draft_tokens == 0 ? 0 : load->draft_rows < l->max_seqs ? load->draft_rows : l->max_seqs;
   l->max_items = tl_cuda_max_items(l->max_seqs, l->max_seqs, l->packing, l->n_lanes);
   uint32_t history = load->max_context < d->dims.vocab ? load->max_context : d->dims.vocab;
@@ -172,6 +173,11 @@ static size_t place_work(struct cuda_device *d, char *base) {
   w->qkv = place(&p, tokens * s->qkv, 2);
   w->q = place(&p, tokens * s->attn, 2);
   w->a = place(&p, tokens * s->attn, 2);
+  if (d->model->n_latent) {
+    w->rank = place(&p, tokens * s->rank, 2);
+    w->queries = place(&p, tokens * s->queries, 2);
+    w->wide = place(&p, tokens * s->n_heads * s->head, 2);
+  }
   w->gate_up = place(&p, tokens * 2 * s->ffn, 2);
   w->m = place(&p, tokens * s->ffn, 2);
   if (s->n_chosen) place_mixture(d, &p);
@@ -198,8 +204,8 @@ static size_t place_work(struct cuda_device *d, char *base) {
   PLACE(&p, w->rows_arrived, l->n_drawers);
   PLACE(&p, w->left, l->max_seqs);
   PLACE(&p, w->saved, 2 * (size_t)l->max_entries);
-  if (rotates(d)) PLACE(&p, w->rope, (size_t)l->max_context * s->head);
-  if (rotates(d) && d->model->inv_freq_local) PLACE(&p, w->rope_local, (size_t)l->max_context * s->head);
+  if (rotates(d)) PLACE(&p, w->rope, (size_t)l->max_context * s->rope);
+  if (rotates(d) && d->model->inv_freq_local) PLACE(&p, w->rope_local, (size_t)l->max_context * s->rope);
   w->tile = place(&p, tile_bytes(d), 1);
   PLACE(&p, w->row_scales, tokens);
   w->ordered = place(&p, tokens * ordered_width(d), 2);
@@ -238,10 +244,15 @@ static int does_not_fit(const struct cuda_device *d, size_t kv_bytes, size_t the
                       MIB(kv_bytes), MIB(there));
 }
 
+/* Keys and values; a latent is both. */
+static size_t sides_of(const struct cuda_device *d) {
+  return d->model->n_latent ? 1 : 2;
+}
+
 static void have_blocks(struct cuda_device *d, uint64_t n, size_t block, uint32_t n_layers) {
   d->n_kv_blocks = (uint32_t)n;
   d->layer_bytes = n * block;
-  d->kv_bytes = 2 * d->layer_bytes * n_layers;
+  d->kv_bytes = sides_of(d) * d->layer_bytes * n_layers;
 }
 
 /* How many KV blocks there is memory for, before anything is allocated. */
@@ -254,7 +265,7 @@ static int measure(struct cuda_device *d, const struct tl_device_load *load, str
   unsigned percent = load->memory_percent ? load->memory_percent : 90;
   size_t used = total - free_bytes, ours = total / 100 * percent, there = ours > used ? ours - used : 0;
   if (load->memory_shared) there = ours < free_bytes ? ours : free_bytes; /* whatever the others have by now */
-  size_t block = (size_t)s->n_kv_heads * TL_BLOCK_TOKENS * s->head * 2, blocks_bytes = 2 * block * d->model->n_layers;
+  size_t block = (size_t)s->n_kv_heads * TL_BLOCK_TOKENS * s->head * 2, blocks_bytes = sides_of(d) * block * d->model->n_layers;
   if (cuda_pools(d)) {
     have_blocks(d, cuda_n_places(d), block, 1);
     return d->weight_bytes + d->work_bytes + d->kv_bytes <= there ? TL_OK : does_not_fit(d, d->kv_bytes, there, err);
@@ -275,8 +286,8 @@ static int measure(struct cuda_device *d, const struct tl_device_load *load, str
 
 /* cos and sin of position * inv_freq, as the CPU has them; what is not rotated turns by nothing. */
 static int make_rope(struct cuda_device *d, const float *inv_freq, float factor, float *to, struct tl_error *err) {
-  uint32_t half = d->dims.head / 2, pairs = d->model->n_rotated / 2;
-  size_t bytes = (size_t)d->limits.max_context * d->dims.head * sizeof(float);
+  uint32_t half = d->dims.rope / 2, pairs = d->model->n_rotated / 2;
+  size_t bytes = (size_t)d->limits.max_context * d->dims.rope * sizeof(float);
   float *rope;
   CUDA_TRY(d, d->api->rt.alloc_host((void **)&rope, bytes), "pinning memory for the rotary angles", err);
   for (uint32_t p = 0; p < d->limits.max_context; p++)

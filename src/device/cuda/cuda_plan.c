@@ -43,6 +43,8 @@ static int make_dims(struct cuda_device *d, struct tl_error *err) {
   s->ld_logits = (uint32_t)cuda_round(s->vocab, 4);
   s->qkv = (s->n_heads + 2 * s->n_kv_heads) * s->head;
   s->attn = s->n_heads * s->head;
+  s->rope = s->head;
+  if (m->n_latent) return cuda_latent_dims(d, err);
   if (s->head > TL_CUDA_MAX_HEAD_DIM) return refuse(d, "heads of more than 256 elements", err);
   if (m->head_dim % 2 || m->n_rotated % 2) return refuse(d, "heads of an odd size", err);
   if (m->n_heads % m->n_kv_heads) return refuse(d, "query heads that key heads do not divide", err);
@@ -68,10 +70,17 @@ static const struct {
     [TL_OP_LOGITS] = {1, TL_F_FACTOR | TL_F_SOFTCAP},
     [TL_OP_QK_NORM] = {2, TL_F_PLUS_ONE | TL_F_WHOLE_ROW},
     [TL_OP_NORM_ADD] = {1, TL_F_PLUS_ONE},
-    [TL_OP_ROUTE] = {1, TL_F_NORMALIZED | TL_F_SIGMOID | TL_F_CHOICE | TL_F_FACTOR},
+    [TL_OP_ROUTE] = {1, TL_F_NORMALIZED | TL_F_SIGMOID | TL_F_CHOICE | TL_F_FACTOR | TL_F_GROUPED},
     [TL_OP_EXPERTS_UP] = {2, TL_F_CLAMPED},
     [TL_OP_EXPERTS_DOWN] = {1, 0},
     [TL_OP_ROW_GATE] = {0, 0},
+    [TL_OP_LATENT] = {2, TL_F_LOW_RANK},
+    [TL_OP_LATENT_NORM] = {0, 0},
+    [TL_OP_LATENT_QUERY] = {1, 0},
+    [TL_OP_LATENT_ROPE] = {0, TL_F_INTERLEAVED | TL_F_FACTOR},
+    [TL_OP_LATENT_ABSORB] = {1, TL_F_TURNED},
+    [TL_OP_LATENT_ATTEND] = {0, 0},
+    [TL_OP_LATENT_VALUE] = {1, 0},
     [TL_OP_POOL] = {0, 0},
     [TL_OP_DENSE] = {1, TL_F_TANH | TL_F_GELU},
     [TL_OP_VECTOR_NORM] = {1, 0},
@@ -81,6 +90,8 @@ static bool is_known(const struct tl_op *op) {
   if ((size_t)op->kind >= sizeof known / sizeof *known || op->features & ~known[op->kind].features) return false;
   for (int i = 0; i < known[op->kind].n_weights; i++)
     if (op->weight[i] < 0) return false;
+  if (op->kind == TL_OP_LATENT_NORM && op->weight[1] < 0) return false;
+  if (op->features & TL_F_GROUPED && op->n_groups > 32) return false;
   return !(op->features & TL_F_SINKS) || op->weight[0] >= 0;
 }
 
@@ -108,16 +119,22 @@ static const struct tl_op *match(const struct tl_op *op, const struct tl_op *end
       [TL_OP_QKV] = CUDA_OP_QKV,       [TL_OP_ATTEND] = CUDA_OP_ATTEND,  [TL_OP_ATTN_OUT] = CUDA_OP_OUT,
       [TL_OP_GATED_UP] = CUDA_OP_GATED, [TL_OP_MLP_DOWN] = CUDA_OP_DOWN, [TL_OP_LOGITS] = CUDA_OP_LOGITS,
       [TL_OP_ROUTE] = CUDA_OP_ROUTE,   [TL_OP_EXPERTS_UP] = CUDA_OP_EXPERTS_UP, [TL_OP_EXPERTS_DOWN] = CUDA_OP_EXPERTS_DOWN,
+      [TL_OP_LATENT] = CUDA_OP_LATENT, [TL_OP_LATENT_NORM] = CUDA_OP_LATENT_ROWS, [TL_OP_LATENT_QUERY] = CUDA_OP_LATENT_QUERY,
+      [TL_OP_LATENT_ABSORB] = CUDA_OP_LATENT_ABSORB, [TL_OP_LATENT_ATTEND] = CUDA_OP_LATENT_ATTEND,
+      [TL_OP_LATENT_VALUE] = CUDA_OP_LATENT_VALUE,
       [TL_OP_UP] = CUDA_OP_UP,         [TL_OP_POOL] = CUDA_OP_POOL,      [TL_OP_DENSE] = CUDA_OP_DENSE};
   const struct tl_op *first = op, *copy;
   bool is_norm = take(&op, end, TL_OP_NORM_ADD, &to->post);
   bool is_attention = !is_norm && take(&op, end, TL_OP_QK_NORM, &to->qk_norm);
   is_attention |= !is_norm && take(&op, end, TL_OP_ROPE, &to->rope);
+  bool turns = !is_norm && !is_attention && take(&op, end, TL_OP_LATENT_ROPE, &to->rope);
   if (op == end || (size_t)op->kind >= sizeof kinds / sizeof *kinds) return NULL;
   to->from = op++;
   to->kind = kinds[to->from->kind];
   if ((is_norm && to->kind != CUDA_OP_NORM) || (is_attention && to->kind != CUDA_OP_ATTEND)) return NULL;
+  if (turns != (to->kind == CUDA_OP_LATENT_ABSORB)) return NULL;
   if (to->kind == CUDA_OP_EMBED && to->from->kind != TL_OP_EMBED) return NULL; /* a kind without an entry */
+  if (to->kind == CUDA_OP_LATENT_ROWS && !(to->rope = cuda_latent_rope(to->from, end))) return NULL;
   if (to->kind == CUDA_OP_ROUTE) to->row_gate = find_row_gate(to->from, end);
   if (to->kind == CUDA_OP_GATED) take(&op, end, TL_OP_ROW_GATE, &to->row_gate);
   if (to->kind == CUDA_OP_EMBED && !to->from->features) take(&op, end, TL_OP_EMBED_PLACE, &to->place);
@@ -146,6 +163,12 @@ static const struct flow {
     [CUDA_OP_NORM] = {WAITS_SUM, WAITS_QKV, WAITS_SUM, WAITS_H},
     [CUDA_OP_QKV] = {WAITS_H, ~WAITS_H, 0, WAITS_QKV},
     [CUDA_OP_ATTEND] = {WAITS_QKV, 0, WAITS_QKV, WAITS_A},
+    [CUDA_OP_LATENT] = {WAITS_H, ~WAITS_H, 0, WAITS_QKV},
+    [CUDA_OP_LATENT_ROWS] = {WAITS_QKV, 0, 0, 0},
+    [CUDA_OP_LATENT_QUERY] = {WAITS_QKV, 0, 0, 0},
+    [CUDA_OP_LATENT_ABSORB] = {WAITS_QKV, 0, 0, 0},
+    [CUDA_OP_LATENT_ATTEND] = {WAITS_QKV, 0, 0, 0},
+    [CUDA_OP_LATENT_VALUE] = {WAITS_QKV, 0, WAITS_QKV, WAITS_A},
     [CUDA_OP_OUT] = {WAITS_A, WAITS_SUM | WAITS_QKV, WAITS_A | WAITS_H, WAITS_SUM},
     [CUDA_OP_GATED] = {WAITS_H, WAITS_SUM | WAITS_QKV | WAITS_M, WAITS_H, WAITS_M},
     [CUDA_OP_UP] = {WAITS_H, WAITS_SUM | WAITS_QKV | WAITS_M, WAITS_H, WAITS_M},
@@ -173,6 +196,11 @@ static bool may_follow(const struct cuda_op *before, const struct cuda_op *op) {
   switch (op->kind) {
     case CUDA_OP_EMBED: return false;
     case CUDA_OP_NORM: return !!op->post == !!(before->from->features & TL_F_TO_H);
+    case CUDA_OP_LATENT_ROWS:
+    case CUDA_OP_LATENT_QUERY:
+    case CUDA_OP_LATENT_ABSORB:
+    case CUDA_OP_LATENT_ATTEND:
+    case CUDA_OP_LATENT_VALUE: return cuda_latent_may_follow(before, op);
     case CUDA_OP_GATED: return !op->row_gate || kind == CUDA_OP_EXPERTS_DOWN;
     case CUDA_OP_DOWN: /* the row gate is applied to what it makes, so it must make nothing but the product; a factor is the norm's */
       return kind != CUDA_OP_GATED || (!before->row_gate || (!(op->from->features & ~TL_F_FACTOR) && op->from->bias[0] < 0));
@@ -332,6 +360,18 @@ static bool shape(struct cuda_device *d, struct cuda_op *op) {
     case CUDA_OP_EXPERTS_UP:
     case CUDA_OP_EXPERTS_DOWN: return shape_experts(d, op);
     case CUDA_OP_POOL: at_least(&d->dims.vector, s->dim); return true;
+    case CUDA_OP_LATENT:
+      add_outputs(d, op, 0, s->qkv - s->head);
+      add_outputs(d, op, 1, s->head);
+      break;
+    case CUDA_OP_LATENT_QUERY:
+      w->k = s->rank;
+      add_outputs(d, op, 0, s->queries);
+      break;
+    case CUDA_OP_LATENT_ABSORB:
+    case CUDA_OP_LATENT_VALUE: cuda_latent_shape(d, op); return true;
+    case CUDA_OP_LATENT_ROWS:
+    case CUDA_OP_LATENT_ATTEND:
     case CUDA_OP_NORM: return true;
     case CUDA_OP_ATTEND:
       if (cuda_norms_whole_rows(op)) op[-1].w.leaves = false; /* they come before what scales */
@@ -384,7 +424,7 @@ static int check_layers(struct cuda_device *d, struct tl_error *err) {
       return refuse(d, "rotations of several factors", err);
     global = own;
   }
-  make_orders(d, rope && rope->features & TL_F_INTERLEAVED);
+  if (!d->model->n_latent) make_orders(d, rope && rope->features & TL_F_INTERLEAVED);
   return TL_OK;
 }
 
@@ -409,7 +449,6 @@ static int unknown_record(const struct cuda_device *d, uint32_t at, struct tl_er
 
 int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
   const struct tl_model *m = d->model;
-  if (m->n_latent) return refuse(d, "multi-head latent attention is not done yet", err);
   if (m->n_experts > TL_CUDA_MAX_EXPERTS) return refuse(d, "more experts than its kernels know", err);
   int r = make_dims(d, err);
   if (r < 0) return r;

@@ -33,7 +33,9 @@ struct cuda_dims {
   uint32_t n_heads, n_kv_heads; /* of this rank */
   uint32_t vocab;            /* all of it */
   uint32_t n_vocab;          /* of this rank */
-  uint32_t qkv, attn;        /* (n_heads + 2 n_kv_heads) head, n_heads head */
+  uint32_t qkv, attn;        /* (n_heads + 2 n_kv_heads) head, n_heads head; with latents t or q, and c; n_heads n_value */
+  uint32_t rope;             /* angles of a position, cosines and sines: head, or what of it is rotated */
+  uint32_t rank, queries;    /* with latents: numbers of t, of q */
   uint32_t ld_logits;        /* floats from row to row */
   uint32_t ld_part;          /* of a rank's part of them: the most that any rank has */
   uint32_t vector;           /* padded, the longest of a model that pools; 0: it generates */
@@ -88,6 +90,12 @@ enum cuda_op_kind {
   CUDA_OP_EXPERTS_UP,   /* m of each entry */
   CUDA_OP_EXPERTS_DOWN, /* y of each entry; delta = their sum, unless a row gate is to come */
   CUDA_OP_POOL,   /* vector = of each sequence's rows of h */
+  CUDA_OP_LATENT,        /* qkv = h W^T + b: t or q, c (cuda_latent.c, as all these) */
+  CUDA_OP_LATENT_ROWS,   /* t = norm of it; c normed, rotated, into the cache */
+  CUDA_OP_LATENT_QUERY,  /* q = t W^T */
+  CUDA_OP_LATENT_ABSORB, /* wide = of each head of q what meets c */
+  CUDA_OP_LATENT_ATTEND, /* wide = of each head what is mixed of latents */
+  CUDA_OP_LATENT_VALUE,  /* a = of each head W of that */
   CUDA_OP_DENSE,  /* vector = vector W^T + b, its function, its norm */
 };
 
@@ -96,7 +104,7 @@ struct cuda_op {
   const struct tl_op *from;
   const struct tl_op *before; /* NORM: whose delta is added: EMBED, ATTN_OUT or MLP_DOWN */
   const struct tl_op *post;   /* NORM: the NORM_ADD that came first, or NULL */
-  const struct tl_op *qk_norm, *rope; /* ATTEND: or NULL */
+  const struct tl_op *qk_norm, *rope; /* ATTEND: or NULL; rope: LATENT_ROWS, LATENT_ABSORB */
   uint32_t waits;              /* behind it: of enum waiting */
   const struct tl_op *row_gate; /* may be without weights; ROUTE and GATED: of the layer's MLP that all rows have beside their experts; or NULL */
   const struct cuda_op *route;  /* of a layer with experts, for itself and what follows in it; or NULL */
@@ -104,7 +112,7 @@ struct cuda_op {
   const struct tl_op *vector_norm; /* DENSE: or NULL */
   float *weight, *shift, *post_weight; /* NORM: (dim), DENSE: (its outputs), or NULL */
   char *places, *types;       /* EMBED: T (any, dim), or NULL */
-  float *q_norm, *k_norm;     /* ATTEND: (head), or of all heads; or NULL */
+  float *q_norm, *k_norm;     /* ATTEND: (head), or of all heads; or NULL. LATENT_ROWS: of t or NULL, of c */
   float *sinks;               /* ATTEND: (n_heads), or NULL */
   struct cuda_matrix w;       /* ATTEND: the bias of its QKV */
 };
@@ -196,6 +204,7 @@ struct cuda_work {
   float *x_turn;    /* (TL_CUDA_NORMED_ROWS, dim) of few rows: the two take turns */
   char *delta, *h;  /* T (tokens, dim) */
   char *qkv, *q, *a;/* T (tokens, qkv), (tokens, attn), (tokens, attn) */
+  char *rank, *queries, *wide; /* T of latents: (tokens, dims.rank), (tokens, dims.queries), (tokens, n_heads head) */
   char *gate_up, *m;/* T (tokens, 2 ffn), (tokens, ffn) */
   char *last;       /* T (rows, dim) */
   float *logits;    /* (rows, ld_logits) */
@@ -410,6 +419,16 @@ int cuda_experts_up(struct cuda_device *d, const struct cuda_op *op, const struc
 int cuda_experts_down(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
 /* The entries' sum into delta, or, with a row gate, on top of the rest of it. Of each rank its part. */
 int cuda_mix(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
+/* cuda_latent.c: multi-head latent attention. Sizes, beside cuda_dims' others; TL_EUNSUPPORTED names what no kernel does. */
+int cuda_latent_dims(struct cuda_device *d, struct tl_error *err);
+/* The record of the plan that rotates what LATENT_NORM leaves: behind it, but for one; NULL: none does. */
+const struct tl_op *cuda_latent_rope(const struct tl_op *norm, const struct tl_op *end);
+bool cuda_latent_may_follow(const struct cuda_op *before, const struct cuda_op *op);
+/* Of LATENT_ABSORB and LATENT_VALUE: the heads' matrices one behind the other. */
+void cuda_latent_shape(const struct cuda_device *d, struct cuda_op *op);
+int cuda_latent(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
+/* Where a layer's keys begin. */
+char *cuda_keys_of(const struct cuda_device *d, const struct cuda_op *op);
 /* cuda_encode.c: models that pool. A step's keys and values lie in blocks of one layer that all layers use in turn. */
 static inline bool cuda_pools(const struct cuda_device *d) {
   return d->model->pooling != TL_POOL_NONE;

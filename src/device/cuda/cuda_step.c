@@ -52,14 +52,14 @@ static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cu
 }
 
 /* Its values lie behind them. In models that pool all layers use the same blocks in turn: nothing outlives a step. */
-static char *keys_of(const struct cuda_device *d, const struct cuda_op *op) {
-  return d->kv + 2 * (cuda_pools(d) ? 0 : (size_t)op->from->layer) * d->layer_bytes;
+char *cuda_keys_of(const struct cuda_device *d, const struct cuda_op *op) {
+  return d->kv + (d->model->n_latent ? 1 : 2) * (cuda_pools(d) ? 0 : (size_t)op->from->layer) * d->layer_bytes;
 }
 
 /* What lies between the QKV product and attention. */
 static struct tl_cuda_qkv_args heads_of(const struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass) {
   const struct cuda_dims *s = &d->dims;
-  char *k = keys_of(d, op);
+  char *k = cuda_keys_of(d, op);
   bool local = op->rope && op->rope->features & TL_F_LOCAL;
   return (struct tl_cuda_qkv_args){.dtype = d->dtype, .n = pass->n_tokens, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
                                    .head_dim = s->head, .width = d->model->head_dim, .qkv = d->work.qkv, .bias = op->w.bias,
@@ -88,7 +88,7 @@ static int prepare_heads(struct cuda_device *d, const struct tl_cuda_qkv_args *h
 struct tl_cuda_attention cuda_attention_of(const struct cuda_device *d, const struct cuda_op *op) {
   const struct cuda_dims *s = &d->dims;
   const struct tl_op *from = op->from;
-  char *k = keys_of(d, op), *v = k + d->layer_bytes;
+  char *k = cuda_keys_of(d, op), *v = k + d->layer_bytes;
   return (struct tl_cuda_attention){.dtype = d->dtype, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head,
                                     .scale = from->scale, .softcap = from->features & TL_F_SOFTCAP ? from->softcap : 0,
                                     .window = from->features & TL_F_WINDOW ? from->window : 0,
@@ -229,6 +229,12 @@ int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl
       case CUDA_OP_EXPERTS_UP: r = cuda_experts_up(d, op, pass, err); break;
       case CUDA_OP_EXPERTS_DOWN: r = cuda_experts_down(d, op, pass, err); break;
       case CUDA_OP_POOL: r = cuda_pool(d, pass, err); break;
+      case CUDA_OP_LATENT:
+      case CUDA_OP_LATENT_ROWS:
+      case CUDA_OP_LATENT_QUERY:
+      case CUDA_OP_LATENT_ABSORB:
+      case CUDA_OP_LATENT_ATTEND:
+      case CUDA_OP_LATENT_VALUE: r = cuda_latent(d, op, pass, err); break;
       case CUDA_OP_DENSE: r = cuda_dense(d, op, pass, err); break;
     }
   }

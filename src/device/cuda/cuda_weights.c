@@ -48,6 +48,10 @@ static void place_norms(const struct cuda_device *d, struct placer *p, struct cu
     if (op->post) op->post_weight = place_floats(p, s->dim);
     return;
   }
+  if (op->kind == CUDA_OP_LATENT_ROWS) {
+    if (op->from->weight[0] >= 0) op->q_norm = place_floats(p, s->rank);
+    op->k_norm = place_floats(p, d->model->n_latent);
+  }
   if (op->kind == CUDA_OP_EMBED && op->place) {
     op->places = place_table(d, p, op->place->weight[0]);
     op->types = place_table(d, p, op->place->weight[1]);
@@ -240,6 +244,21 @@ static bool add_dense(struct cuda_device *d, struct parts *p, const struct cuda_
                                                     add_norm(d, p, norm, norm->bias[0], 0, n, NULL, op->shift)));
 }
 
+/* Of this rank's heads. */
+static bool add_heads(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
+  uint32_t n = d->dims.n_heads, rows = op->w.n / n;
+  for (uint32_t i = 0; i < n; i++) {
+    struct tl_op one = cuda_op_of_expert(op->from, d->shard.first_head + i);
+    if (!add_input(d, p, op, &one, 0, (uint64_t)i * rows, rows, NULL)) return false;
+  }
+  return true;
+}
+
+static bool add_latent_norms(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
+  return add_norm(d, p, op->from, op->from->weight[0], 0, d->dims.rank, NULL, op->q_norm) &&
+         add_norm(d, p, op->from, op->from->weight[1], 0, d->model->n_latent, NULL, op->k_norm);
+}
+
 static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
   const struct cuda_dims *s = &d->dims;
   switch (op->kind) {
@@ -259,6 +278,12 @@ static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op 
     case CUDA_OP_LOGITS: return sharing(d, op) != op || add_all_rows(d, p, op, 0, 0);
     case CUDA_OP_EMBED: return add_embeddings(d, p, op);
     case CUDA_OP_DENSE: return add_dense(d, p, op);
+    case CUDA_OP_LATENT: return add_all_rows(d, p, op, 0, 0) && add_all_rows(d, p, op, 1, s->qkv - s->head);
+    case CUDA_OP_LATENT_ROWS: return add_latent_norms(d, p, op);
+    case CUDA_OP_LATENT_ABSORB:
+    case CUDA_OP_LATENT_VALUE: return add_heads(d, p, op);
+    case CUDA_OP_LATENT_ATTEND: return true;
+    case CUDA_OP_LATENT_QUERY:
     case CUDA_OP_UP:
     case CUDA_OP_DOWN: return add_all_rows(d, p, op, 0, 0);
     case CUDA_OP_POOL: return true;

@@ -48,6 +48,8 @@ static void test_same_tokens(void **state) {
   compare("arch/ernie4_5_moe", 2, 3e-2);
   compare("arch/granitemoeshared", 2, 3e-2); /* one factor of both halves of a sum */
   compare("arch/minimax_m2", 2, 3e-2); /* norms of whole rows before a mixture */
+  compare("arch/deepseek_v3", 2, 3e-2); /* heads in parts, the latent on both */
+  compare("arch/deepseek_v2_lite", 4, 3e-2);
   compare("arch/qwen2_moe", 2, 3e-2); /* and an MLP in parts, whose gate is whole */
   compare("arch/qwen3_moe", 4, 3e-2);
   compare("arch/gpt_oss", 2, 3e-2); /* sinks of each rank's heads, biases of its experts */

@@ -122,6 +122,7 @@ static void test_architectures(void **state) {
       "arch/seed_oss",
       "arch/olmoe", "arch/minimax_m2",
       "arch/dots1", "arch/ernie4_5_moe", "arch/granitemoe", "arch/granitemoeshared", "arch/cohere", "arch/cohere2",
+      "arch/deepseek_v2_lite", "arch/deepseek_v3", "arch/moonlight",
       "arch/gemma"};
   static const uint32_t odd[] = {40, 7, 1, 23};
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
@@ -152,7 +153,7 @@ static void check_refused(struct golden *g, const struct tl_model *model, const 
 /* What no kernel does is refused, not left out: an unknown feature of any record, a record that is missing. */
 static void test_unknown_records(void **state) {
   (void)state;
-  static const char *const names[] = {"arch/gemma3", "arch/olmo2", "arch/qwen2_moe", "arch/gpt_oss", "arch/cohere"};
+  static const char *const names[] = {"arch/gemma3", "arch/olmo2", "arch/qwen2_moe", "arch/gpt_oss", "arch/cohere", "arch/deepseek_v3"};
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
     struct golden *g = open_model(names[i]);
     struct tl_op plan[64];
@@ -178,6 +179,19 @@ static void test_unknown_records(void **state) {
     close_golden(g);
     free(g);
   }
+}
+
+/* Latents whose sizes no kernel knows; the CPU backend does. */
+static void test_odd_latents(void **state) {
+  (void)state;
+  struct golden *g = open_model("arch/deepseek_v2");
+  check_refused(g, g->model, "q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim: expected multiples of 8");
+  struct tl_model model = *g->model;
+  model.n_latent = 520;
+  model.head_dim = 584;
+  check_refused(g, &model, "latents (kv_lora_rank) of more than 512 elements");
+  close_golden(g);
+  free(g);
 }
 
 /* A product that is only possible with all rows of its bucket. */
@@ -244,6 +258,7 @@ static void test_among_others(void **state) {
   check_among_others("bf16_tied");
   check_among_others("arch/qwen2_moe");
   check_among_others("arch/gpt_oss");
+  check_among_others("arch/deepseek_v2_lite");
 }
 
 /* Experts in blocks go up as the values that transformers computed with, in the wider of the 16-bit types if most weights are such. */
@@ -547,7 +562,7 @@ static void test_group_of_one(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_against_transformers), cmocka_unit_test(test_rows_in_pairs), cmocka_unit_test(test_architectures),
-      cmocka_unit_test(test_unknown_records),
+      cmocka_unit_test(test_unknown_records), cmocka_unit_test(test_odd_latents),
       cmocka_unit_test(test_picky_products), cmocka_unit_test(test_parted_products), cmocka_unit_test(test_among_others), cmocka_unit_test(test_experts_in_blocks),
       cmocka_unit_test(test_scored_prompt), cmocka_unit_test(test_run_ahead), cmocka_unit_test(test_again), cmocka_unit_test(test_group_of_one), cmocka_unit_test(test_lists), cmocka_unit_test(test_masks), cmocka_unit_test(test_released_files),
       cmocka_unit_test(test_e4m3),

@@ -53,12 +53,34 @@ static double score(const struct routed *t, uint32_t row, uint32_t expert) {
   return (double)(t->scores[(size_t)row * t->a.ld + expert] + bias);
 }
 
+/* With groups: the experts of the others are out of the question. */
+static void leave_groups(const struct routed *t, uint32_t row, bool *out) {
+  const struct tl_cuda_route_args *a = &t->a;
+  double values[32];
+  uint32_t each = a->n_groups ? a->n_experts / a->n_groups : 0;
+  for (uint32_t g = 0; g < a->n_groups; g++) {
+    double best = -INFINITY, second = -INFINITY;
+    for (uint32_t e = g * each; e < (g + 1) * each; e++) {
+      double own = score(t, row, e);
+      second = own > best ? best : fmax(second, own);
+      best = fmax(best, own);
+    }
+    values[g] = a->sigmoid ? best + second : best;
+  }
+  for (uint32_t g = 0; g < a->n_groups; g++) {
+    uint32_t better = 0;
+    for (uint32_t k = 0; k < a->n_groups; k++) better += values[k] > values[g] || (values[k] >= values[g] && k < g);
+    for (uint32_t e = g * each; e < (g + 1) * each; e++) out[e] = better >= a->n_groups_chosen;
+  }
+}
+
 /* The rounding of shares decides between those that are close. */
 static void check_shares(const struct routed *t, uint32_t row) {
   const struct tl_cuda_route_args *a = &t->a;
   const uint32_t *chosen = a->chosen + (size_t)row * a->n_chosen;
   bool taken[TL_CUDA_MAX_EXPERTS] = {0};
   double total = 0;
+  leave_groups(t, row, taken);
   for (uint32_t i = 0; i < a->n_chosen; i++) {
     assert_true(chosen[i] < a->n_experts && !taken[chosen[i]]);
     taken[chosen[i]] = true;
@@ -78,6 +100,7 @@ static void check_row(const struct routed *t, uint32_t row) {
   const uint32_t *chosen = a->chosen + (size_t)row * a->n_chosen;
   bool taken[TL_CUDA_MAX_EXPERTS] = {0};
   double total = 0;
+  leave_groups(t, row, taken);
   for (uint32_t i = 0; i < a->n_chosen; i++) {
     assert_true(chosen[i] < a->n_experts && !taken[chosen[i]]);
     taken[chosen[i]] = true;
@@ -128,9 +151,11 @@ static void check_entries(const struct routed *t) {
   free(expert_of);
 }
 
-static void check_routing(const struct routing *r, bool sigmoid, bool choice) {
+/* groups: how many, and how many are chosen from; NULL: none. */
+static void check_routing(const struct routing *r, bool sigmoid, bool choice, const uint32_t *groups) {
   struct routed t;
   open_routing(r, &t);
+  if (groups) t.a.n_groups = groups[0], t.a.n_groups_chosen = groups[1];
   t.a.sigmoid = sigmoid;
   t.a.choice = choice;
   t.a.factor = sigmoid || choice ? 1.75f : 1;
@@ -149,10 +174,14 @@ static void test_routing(void **state) {
       {33, 1024, 64, 0, 1024, 8, 1, false, true}, {20, 12, 3, 4, 4, 8, 1, false, false}, {90, 9, 2, 6, 3, 64, 0, true, true},
       {3, 1, 1, 0, 1, 8, 0, false, false},      {4, 6, 1, 5, 1, 8, 1, false, false},
   };
-  for (unsigned i = 0; i < UNIT_COUNT(all); i++) check_routing(&all[i], false, false);
+  for (unsigned i = 0; i < UNIT_COUNT(all); i++) check_routing(&all[i], false, false, NULL);
   const struct routing shares[] = {{9, 128, 8, 0, 128, 8, 1, true, false}, {80, 31, 3, 0, 31, 64, 0, false, false},
                                      {4, 12, 12, 4, 4, 8, 1, true, false}};
-  for (unsigned i = 0; i < 2 * UNIT_COUNT(shares); i++) check_routing(&shares[i / 2], i % 2, !(i % 2));
+  for (unsigned i = 0; i < 2 * UNIT_COUNT(shares); i++) check_routing(&shares[i / 2], i % 2, !(i % 2), NULL);
+  const struct routing grouped[] = {{9, 256, 8, 0, 256, 8, 1, true, false}, {70, 12, 4, 4, 4, 8, 0, false, false}, {3, 64, 2, 0, 64, 8, 1, true, true}};
+  const uint32_t groups[][2] = {{8, 4}, {4, 2}, {32, 1}};
+  for (unsigned i = 0; i < UNIT_COUNT(grouped); i++)
+    for (unsigned sigmoid = 0; sigmoid < 2; sigmoid++) check_routing(&grouped[i], sigmoid, false, groups[i]);
 }
 
 /* Scores that are no numbers, or infinite: the choices are experts all the same, each once, numbers first. */

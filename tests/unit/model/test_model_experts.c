@@ -68,10 +68,10 @@ static void test_configurations(void **state) {
   expect("deepseek_v3", true, "\"n_group\": 4", "\"n_group\": 12", "config.json: n_group: expected groups of one size, of 2 or more");
   expect("deepseek_v3", true, "\"n_group\": 4", "\"n_group\": 4, \"scoring_func\": \"softmax\"", "config.json: scoring_func: expected sigmoid, got softmax");
   expect("deepseek_v3", true, "\"n_group\": 4", "\"n_group\": 4, \"topk_method\": \"greedy\"", "config.json: topk_method: expected noaux_tc, got greedy");
-  expect("deepseek_v3", true, "\"kv_lora_rank\": 20", "\"kv_lora_rank\": 4090", "config.json: kv_lora_rank, qk_rope_head_dim: expected up to 4096 together");
+  expect("deepseek_v3", true, "\"kv_lora_rank\": 40", "\"kv_lora_rank\": 4090", "config.json: kv_lora_rank, qk_rope_head_dim: expected up to 4096 together");
   expect("deepseek_v3", true, "\"qk_rope_head_dim\": 8", "\"qk_rope_head_dim\": 7", "config.json: head_dim: expected an even size");
-  expect("deepseek_v3", true, "\"q_lora_rank\": 22", "\"q_lora_rank\": null", "tensor 'model.layers.0.self_attn.q_proj.weight' is missing");
-  expect("deepseek_v3", true, "\"v_head_dim\": 6", "\"v_head_dim\": 7", "kv_b_proj.weight': expected shape 68 x 20, found 64 x 20");
+  expect("deepseek_v3", true, "\"q_lora_rank\": 24", "\"q_lora_rank\": null", "tensor 'model.layers.0.self_attn.q_proj.weight' is missing");
+  expect("deepseek_v3", true, "\"v_head_dim\": 16", "\"v_head_dim\": 17", "kv_b_proj.weight': expected shape 164 x 40, found 160 x 40");
   expect("deepseek_v3", true, "\"n_group\": 4", "\"n_group\": 4, \"moe_layer_freq\": 2", "tensor 'model.layers.1.mlp.gate_proj.weight' is missing");
   expect("glm4_moe_lite", true, "\"sparse\"", "\"spare\"", "config.json: mlp_layer_types: expected dense or sparse");
   expect("gpt_oss", true, "\"swiglu_alpha\": 1.702", "\"swiglu_alpha\": 1.5", "swiglu_alpha: expected a number from 1.702 to 1.702");

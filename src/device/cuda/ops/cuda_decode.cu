@@ -255,10 +255,10 @@ TL_DEVICE piece find_piece(const task &t, uint32_t words) {
   return {ITEM_FIELD(words, row), ITEM_FIELD(words, n_rows), ITEM_FIELD(words, n_parts), part, block_y() - part};
 }
 
-/* Where a part of a row is, among all heads of all: of each lane's two places the first part has the second. */
+/* Where a part of a row is, among all heads of all. */
 template <bool PACKED>
-TL_DEVICE uint64_t part_place(const tl_cuda_decode_args &a, const piece &p, uint32_t part, uint32_t row, uint32_t head) {
-  uint32_t place = 2 * (p.lane + part) + (part == 0);
+TL_DEVICE uint64_t part_of_row(const tl_cuda_decode_args &a, const piece &p, uint32_t part, uint32_t row, uint32_t head) {
+  uint32_t place = part_place(p.lane, part);
   return (uint64_t)(PACKED ? place * a.pack + row : place) * a.a.n_heads + head;
 }
 
@@ -281,7 +281,7 @@ TL_DEVICE void finish(const tl_cuda_decode_args &a, const task &t, const piece &
       store_share<T>(a.a, p.row + row, head, mine.dim, max, sum, out);
       continue;
     }
-    uint64_t at = part_place<PACKED>(a, p, p.part, row, head);
+    uint64_t at = part_of_row<PACKED>(a, p, p.part, row, head);
     float *to = a.partial + at * a.a.head_dim + mine.dim;
     TL_UNROLL for (int j = 0; j < 8; j += 4)
       store16(to + j, {{as_bits(out[j]), as_bits(out[j + 1]), as_bits(out[j + 2]), as_bits(out[j + 3])}});
@@ -301,7 +301,7 @@ TL_DEVICE void merge_parts(const tl_cuda_decode_args &a, const task &t, const pi
       quad part[MERGED];
       TL_UNROLL for (uint32_t k = 0; k < MERGED; k++) {
         bool valid = first + k < p.n_parts;
-        uint64_t at = part_place<PACKED>(a, p, valid ? first + k : first, row, head);
+        uint64_t at = part_of_row<PACKED>(a, p, valid ? first + k : first, row, head);
         uint64_t scale = a.partial_scale[at];
         part_max[k] = valid ? as_float((uint32_t)scale) : -INFINITY;
         part_sum[k] = as_float((uint32_t)(scale >> 32));

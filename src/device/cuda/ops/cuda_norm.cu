@@ -164,6 +164,7 @@ extern "C" int tl_cuda_prepare(void) {
   int e = allow_large<bf16>();
   if (!e) e = allow_large<f16>();
   if (!e) e = cuda_prepare_batch();
+  if (!e) e = cuda_prepare_latent();
   if (!e) e = cuda_prepare_decode();
   return e ? e : cuda_prepare_prefill();
 }

@@ -18,4 +18,10 @@ TL_DEVICE bool comes_last(uint32_t *arrived, uint32_t n, uint32_t *shared) {
   return *shared;
 }
 
+/* Which of the 2 n_lanes places for parts one of what decode rows see has: such parts lie in neighbouring lanes, the first one of which is
+ * `lane`, and of a lane's two places the first part has the second. */
+TL_DEVICE uint32_t part_place(uint32_t lane, uint32_t part) {
+  return 2 * (lane + part) + (part == 0);
+}
+
 #endif

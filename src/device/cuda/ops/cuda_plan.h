@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "device/cuda/ops/cuda_both.h"
-#include "device/cuda/ops/cuda_ops.h"
+#include "device/cuda/ops/cuda_latent.h"
 
 /* --- what a step is ------------------------------------------------------------------------------- */
 
@@ -47,9 +47,10 @@ static inline struct tl_cuda_shape tl_cuda_shape_of(const struct tl_step *step, 
 
 /* --- what it takes ----------------------------------------------------------------------------------- */
 
-/* Tiles of query heads, each of which reads the keys and values of its KV head by itself. */
+/* Tiles of query heads, each of which reads the keys and values of its KV head by itself. Rows of more than TL_CUDA_MAX_HEAD_DIM are
+ * latents (cuda_latent.h). */
 static inline uint32_t tl_cuda_head_tiles(uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim) {
-  uint32_t group = n_heads / n_kv_heads, most = head_dim > 128 ? 8 : 16;
+  uint32_t group = n_heads / n_kv_heads, most = head_dim > TL_CUDA_MAX_HEAD_DIM ? TL_CUDA_LATENT_HEADS : head_dim > 128 ? 8 : 16;
   return n_kv_heads * ((group + most - 1) / most);
 }
 

@@ -61,15 +61,35 @@ TL_DEVICE uint64_t warp_best(uint64_t v) {
   return v;
 }
 
+/* A warp: the groups that a row's experts are chosen from, a bit each. A lane looks at one. */
+TL_DEVICE uint32_t choose_groups(const tl_cuda_route_args &a, uint32_t row, const softmax &soft) {
+  uint32_t each = a.n_experts / a.n_groups, group = lane_index(), chosen = 0;
+  float best = -INFINITY, second = -INFINITY;
+  for (uint32_t e = group * each; group < a.n_groups && e < (group + 1) * each; e++) {
+    float key = key_of(a, row, e, soft);
+    if (key > best) second = best, best = key;
+    else if (key > second) second = key;
+  }
+  uint64_t rank = group < a.n_groups ? rank_of(a.sigmoid ? best + second : best, group) : 0;
+  for (uint32_t i = 0; i < a.n_groups_chosen; i++) {
+    uint32_t next = ~(uint32_t)warp_best(rank);
+    chosen |= 1u << next;
+    if (group == next) rank = 0;
+  }
+  return chosen;
+}
+
 /* A warp's row. The i-th best is the best of those below the one before. */
 TL_DEVICE void choose(const tl_cuda_route_args &a, uint32_t row) {
   uint64_t at = (uint64_t)row * a.n_chosen, before = UINT64_MAX;
   float best = 0, total = 0;
   bool padding = a.tokens[row] == -1, by_share = a.sigmoid || a.choice;
   softmax soft = a.choice ? softmax_of(a, row) : softmax{0, 1};
+  uint32_t groups = a.n_groups ? choose_groups(a, row, soft) : 1, each = a.n_groups ? a.n_experts / a.n_groups : a.n_experts;
   for (uint32_t i = 0; i < a.n_chosen; i++) {
     uint64_t top = 0;
     for (uint32_t e = lane_index(); e < a.n_experts && !padding; e += 32) {
+      if (!(groups >> e / each & 1)) continue;
       uint64_t rank = rank_of(key_of(a, row, e, soft), e);
       if (rank < before && rank > top) top = rank;
     }
@@ -169,7 +189,8 @@ extern "C" int tl_cuda_route(const struct tl_cuda_route_args *args, void *stream
   size_t shared_bytes = 3 * (size_t)args->n_local * sizeof(uint32_t);
   if (args->n_chosen == 0 || args->n_chosen > args->n_experts || args->n_experts > TL_CUDA_MAX_EXPERTS ||
       args->ld < args->n_experts || args->n_local > args->n_experts || args->first_expert > args->n_experts - args->n_local ||
-      args->tile_entries == 0 || args->n > UINT32_MAX / args->n_chosen)
+      args->tile_entries == 0 || args->n_groups > 32 || (args->n_groups && args->n_experts % args->n_groups) ||
+      args->n_groups_chosen > args->n_groups || args->n > UINT32_MAX / args->n_chosen)
     return CUDA_INVALID;
   if (args->n <= FEW_ROWS) return launch(route_few, 1, 1, THREADS, shared_bytes, stream, *args);
   int e = launch(route_rows, (args->n + WARPS - 1) / WARPS, 1, THREADS, 0, stream, *args);
