@@ -114,10 +114,42 @@ static int32_t head_parts(const struct maker *k, int32_t all, uint64_t each, uin
   return ret;
 }
 
+/* The heads' matrices of one kind, as GGUF has them, (n_heads, rows, columns), as a tensor each; the index of the first. */
+static int32_t stacked(const struct maker *k, const char *what, uint64_t rows, uint64_t columns) {
+  struct model *m = k->m;
+  char name[64];
+  snprintf(name, sizeof name, "blk.%u.attn_%s.weight", k->layer, what);
+  int32_t i = model_find_tensor(m, name), ret = -1;
+  if (i < 0) return tl_error_set(k->err, TL_ECORRUPT, "model.path", "tensor '%s' is missing from the model's files", name);
+  const struct tl_tensor all = m->tensors[i];
+  uint64_t n = (uint64_t)k->c->num_attention_heads;
+  if (all.n_dims != 3 || all.shape[0] != n || all.shape[1] != rows || all.shape[2] != columns)
+    return tl_error_set(k->err, TL_ECORRUPT, "model.path", "%.100s: tensor '%s': expected shape %llu x %llu x %llu", model_file_of(m, &all),
+                        name, (unsigned long long)n, (unsigned long long)rows, (unsigned long long)columns);
+  for (uint64_t head = 0; head < n; head++) {
+    char own[100];
+    snprintf(own, sizeof own, "%s[%llu]", name, (unsigned long long)head);
+    struct tl_tensor view = {.name = own, .dtype = all.dtype, .n_dims = 2, .shape = {rows, columns}, .bytes = all.bytes / n,
+                             .data = (const char *)all.data + head * (all.bytes / n)};
+    int r = model_add_tensor(m, &view, k->err);
+    if (r < 0) return r;
+    if (head == 0) ret = (int32_t)m->n_tensors - 1;
+  }
+  return ret;
+}
+
 static int heads(const struct maker *k, struct tl_op *absorb, struct tl_op *make) {
   uint64_t nope = (uint64_t)k->c->qk_nope_head_dim, value = (uint64_t)k->c->v_head_dim, each = nope + value;
   absorb->n_heads = make->n_heads = (uint32_t)k->c->num_attention_heads;
   int32_t all;
+  char name[64];
+  snprintf(name, sizeof name, "blk.%u.attn_kv_b.weight", k->layer);
+  if (k->m->gguf && model_find_tensor(k->m, name) < 0) {
+    absorb->weight[0] = stacked(k, "k_b", (uint64_t)k->c->kv_lora_rank, nope);
+    if (absorb->weight[0] < 0) return absorb->weight[0];
+    make->weight[0] = stacked(k, "v_b", value, (uint64_t)k->c->kv_lora_rank);
+    return make->weight[0] < 0 ? make->weight[0] : TL_OK;
+  }
   int r = take(k, &all, each * absorb->n_heads, (uint64_t)k->c->kv_lora_rank, "kv_b_proj", "weight");
   if (r < 0) return r;
   absorb->features |= TL_F_TURNED;

@@ -17,6 +17,7 @@ enum {
   GLOBAL_FIRST = 1 << 7, /* sliding_window_pattern: the first of so many layers has no window, not the last */
   WHOLE_FACTOR = 1 << 8, /* rope.scaling.attn_factor has YaRN's own in it */
   SIGMOID = 1 << 9,    /* shares of experts are sigmoids */
+  LATENT = 1 << 11,    /* multi-head latent attention: gguf_latent.c */
   GROWS = 1 << 10,     /* queries grow with positions, and YaRN has an mscale */
 };
 
@@ -57,6 +58,7 @@ static const struct known {
     {"ernie4_5-moe", "Ernie4_5_MoeForCausalLM", EXPERTS, 0, 0, 0, 0},
     {"dots1", "Dots1ForCausalLM", EXPERTS | SIGMOID, 0, 0, 0, 0},
     {"granitemoe", "GraniteMoeSharedForCausalLM", PAIRED | EXPERTS, 0, 0, 0, 0},
+    {"deepseek2", "DeepseekV2ForCausalLM", EXPERTS | LATENT, 0, 0, 0, 0}, /* or V3's, GLM-4.7-Flash's: by how experts are chosen */
     {"qwen2vl", "Qwen2_5_VLForConditionalGeneration", 0, 0, 0, 0, 0},
     {"qwen3vl", "Qwen3VLForConditionalGeneration", 0, 0, 0, 0, 0},
     {"qwen3vlmoe", "Qwen3VLMoeForConditionalGeneration", EXPERTS | NORMALIZED, 0, 0, 0, 0},
@@ -71,7 +73,7 @@ static const struct known {
 bool gguf_knows_class(const char *class_name) {
   static const char *const others[] = {"MistralForCausalLM", MIXTRAL, OLMO3, "GraniteMoeForCausalLM", "RobertaModel", "XLMRobertaModel",
                                        "Gemma3ForConditionalGeneration", "Mistral3ForConditionalGeneration",
-                                       "Qwen2VLForConditionalGeneration"};
+                                       "Qwen2VLForConditionalGeneration", "DeepseekV3ForCausalLM", "Glm4MoeLiteForCausalLM"};
   for (size_t i = 0; i < sizeof others / sizeof *others; i++)
     if (strcmp(others[i], class_name) == 0) return true;
   for (size_t i = 0; i < N_ARCHITECTURES; i++)
@@ -99,6 +101,10 @@ static const struct row rows[] = {
     {"attention.key_length", WHOLE, AT(head_dim), 2, 4096, false},
     {"context_length", WHOLE, AT(max_position_embeddings), 1, 1 << 24, true},
     {"vocab_size", WHOLE, AT(vocab_size), 1, 10000000, false},
+    {"attention.q_lora_rank", WHOLE, AT(q_lora_rank), 1, MODEL_MAX_DIM, false},
+    {"attention.kv_lora_rank", WHOLE, AT(kv_lora_rank), 1, MODEL_MAX_HEAD_DIM, false},
+    {"expert_group_count", WHOLE, AT(n_group), 1, MODEL_MAX_EXPERTS, false},
+    {"expert_group_used_count", WHOLE, AT(topk_group), 1, MODEL_MAX_EXPERTS, false},
     {"attention.layer_norm_rms_epsilon", NUMBER, AT(rms_norm_eps), 0, 1, false},
     {"attention.layer_norm_epsilon", NUMBER, AT(rms_norm_eps), 0, 1, false},
     {"attention.sliding_window", WHOLE, AT(sliding_window), 0, 1 << 24, false},
@@ -258,6 +264,7 @@ static int check_rest(const struct tl_gguf *g, const struct known *a, struct hf_
   int64_t whole;
   int64_t head_dim = c->head_dim ? c->head_dim : c->hidden_size / c->num_attention_heads;
   c->partial_rotary_factor = 1;
+  if (a->traits & LATENT) return TL_OK; /* whose keys say other things */
   key_name(a->name, "rope.dimension_count", key, sizeof key);
   if (tl_gguf_integer(g, key, &whole)) {
     if (whole != head_dim && (!(a->traits & PARTIAL) || whole < 2 || whole > head_dim))
@@ -306,12 +313,12 @@ static void take_defaults(const struct tl_gguf *g, const struct known *a, struct
 static int read_router(const struct tl_gguf *g, const struct known *a, struct hf_config *c, struct tl_error *err) {
   char key[128];
   int64_t whole;
-  bool sigmoid = a->traits & SIGMOID;
+  bool sigmoid = a->traits & SIGMOID || strcmp(c->architecture, "DeepseekV3ForCausalLM") == 0;
   key_name(a->name, "expert_gating_func", key, sizeof key);
   if (tl_gguf_integer(g, key, &whole) && (whole == 2) != sigmoid)
     return unsupported(g, key, err, sigmoid ? "expected 2 (sigmoid)" : "2 (sigmoid) is not supported for this architecture");
   key_name(a->name, "expert_weights_norm", key, sizeof key);
-  if (sigmoid && tl_gguf_integer(g, key, &whole)) c->norm_topk_prob = whole;
+  if ((sigmoid || a->traits & LATENT) && tl_gguf_integer(g, key, &whole)) c->norm_topk_prob = whole;
   key_name(a->name, "nextn_predict_layers", key, sizeof key);
   if (!tl_gguf_integer(g, key, &whole) || whole == 0) return TL_OK;
   if (whole < 0 || whole >= c->num_hidden_layers) return unsupported(g, key, err, "expected less than block_count");
@@ -365,7 +372,8 @@ int gguf_read_config(const struct tl_gguf *g, struct hf_config *c, bool *ret_pai
   if (r < 0) return r;
   take_defaults(g, a, c);
   read_eos(g, c);
-  r = read_router(g, a, c, err);
+  if (a->traits & LATENT) r = gguf_read_latent(g, a->name, c, err);
+  if (r == TL_OK) r = read_router(g, a, c, err);
   if (r == TL_OK) r = read_pattern(g, a, c, err);
   if (a->traits & GLOBAL_FIRST) take_local(c);
   if (r == TL_OK) r = read_rope_type(g, a->name, c, err);

@@ -34,6 +34,9 @@ struct tl_gguf {
   uint64_t alignment;
 };
 
+/* gguf_latent.c: sizes of latent attention; the class, by how experts are chosen. architecture: what keys begin with. */
+int gguf_read_latent(const struct tl_gguf *g, const char *architecture, struct hf_config *config, struct tl_error *err);
+
 /* The metadata of a mapped file; file.name is for messages. gguf_done frees the keys only. */
 int gguf_parse(const struct model_file *file, struct tl_gguf *ret, struct tl_error *err);
 void gguf_done(struct tl_gguf *g);

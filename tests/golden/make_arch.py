@@ -34,7 +34,7 @@ GPT_OSS = dict(rope_type="yarn", rope_theta=150000.0, factor=8.0, original_max_p
                truncate=False)
 LATENT = dict(num_key_value_heads=4, kv_lora_rank=20, qk_nope_head_dim=10, qk_rope_head_dim=8, head_dim=8, v_head_dim=6,
               moe_intermediate_size=20)
-EVEN = LATENT | dict(q_lora_rank=24, kv_lora_rank=40, qk_nope_head_dim=24, v_head_dim=16)  # what CUDA wants of sizes
+EVEN = LATENT | dict(q_lora_rank=24, kv_lora_rank=64, qk_nope_head_dim=32, v_head_dim=16)  # what CUDA and Q8_0 want
 DEEPSEEK_YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=8.0, original_max_position_embeddings=64, beta_fast=32.0, beta_slow=1.0)
 LONG = [1.0 + 0.5 * i for i in range(6)]
 MODELS = {

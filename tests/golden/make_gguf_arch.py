@@ -25,18 +25,22 @@ MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_
           "exaone4_small": A.EXAONE4, "mixtral": A.LLAMA, "qwen2_moe": A.QWEN2MOE, "qwen3_moe": A.QWEN3MOE,
           "gpt_oss_mxfp4": A.GPT_OSS, "gemma3_vision": A.GEMMA3, "mistral3": A.LLAMA, "qwen2_5_vl": A.QWEN2VL, "qwen3_vl": A.QWEN3VL,
           "qwen3_vl_moe": A.QWEN3VLMOE, "glm4_moe": A.GLM4_MOE, "minimax_m2": A.MINIMAXM2, "ministral3": A.MISTRAL3, "dots1": A.DOTS1, "cohere2": A.COHERE2, "cohere": A.COMMAND_R,
-          "ernie4_5_moe": A.ERNIE4_5_MOE, "granitemoe": A.GRANITE_MOE, "granitemoeshared": A.GRANITE_MOE}
+          "ernie4_5_moe": A.ERNIE4_5_MOE, "granitemoe": A.GRANITE_MOE, "granitemoeshared": A.GRANITE_MOE,
+          "deepseek_v2": A.DEEPSEEK2, "deepseek_v2_lite": A.DEEPSEEK2, "glm4_moe_lite": A.DEEPSEEK2}
+ONE_MATRIX = ("deepseek_v2",)  # kv_b_proj, as files had it before 2025
 TEXT_DEFAULTS = dict(num_attention_heads=8, num_key_value_heads=4, query_pre_attn_scalar=256)  # Gemma 3's
 PARTS = {"w1": "gate", "w3": "up", "w2": "down", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
 PAIRED = (A.LLAMA, A.OLMOE, A.SMOLLM3, A.GRANITE, A.GRANITE_MOE, A.MISTRAL3)
 GEMMA = (A.GEMMA, A.GEMMA2, A.GEMMA3)
 
 
-def add_keys(out, arch, config, head_dim):
+def add_keys(out, name, arch, config, head_dim):
     rope = config.get("rope_parameters") or dict(rope_type="default", rope_theta=config.get("rope_theta"))
     full = rope.get("full_attention", rope)
     out.add_context_length(config["max_position_embeddings"])
     out.add_embedding_length(config["hidden_size"])
+    if arch == A.DEEPSEEK2:
+        return add_latent_keys(out, name, config, full)
     extra = 1 if arch == A.GLM4_MOE else 0  # a layer that guesses
     out.add_block_count(config["num_hidden_layers"] + extra)
     out.add_feed_forward_length(config["intermediate_size"])
@@ -87,6 +91,57 @@ def add_keys(out, arch, config, head_dim):
         out.add_embedding_scale(config["embedding_multiplier"])
         out.add_residual_scale(config["residual_multiplier"])
         out.add_logit_scale(config["logits_scaling"])
+
+
+def add_latent_keys(out, name, config, rope):
+    turned, heads = config["qk_rope_head_dim"], config["num_attention_heads"]
+    key, value, rank = config["qk_nope_head_dim"] + turned, config["v_head_dim"], config["kv_lora_rank"]
+    out.add_block_count(config["num_hidden_layers"])
+    out.add_feed_forward_length(config["intermediate_size"])
+    out.add_head_count(heads)
+    out.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    out.add_vocab_size(config["vocab_size"])
+    out.add_eos_token_id(2)
+    out.add_rope_freq_base(rope["rope_theta"])
+    out.add_rope_dimension_count(turned)
+    out.add_kv_lora_rank(rank)
+    if config["q_lora_rank"]:
+        out.add_q_lora_rank(config["q_lora_rank"])
+    if name in ONE_MATRIX:
+        out.add_head_count_kv(heads)
+        out.add_key_length(key)
+        out.add_value_length(value)
+    else:
+        out.add_head_count_kv(1)
+        out.add_key_length(rank + turned)
+        out.add_value_length(rank)
+        out.add_key_length_mla(key)
+        out.add_value_length_mla(value)
+    if "mscale_all_dim" in rope:
+        out.add_rope_scaling_yarn_log_mul(0.1 * rope["mscale_all_dim"])
+    add_rope(out, A.DEEPSEEK2, config, rope)
+    sigmoid = config["model_type"] != "deepseek_v2"
+    out.add_leading_dense_block_count(config.get("first_k_dense_replace", 1))
+    out.add_expert_count(config["n_routed_experts"])
+    out.add_expert_used_count(config["num_experts_per_tok"])
+    out.add_expert_shared_count(config["n_shared_experts"])
+    out.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    out.add_expert_weights_scale(config["routed_scaling_factor"])
+    out.add_expert_weights_norm(config["norm_topk_prob"])
+    if sigmoid:
+        out.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if config.get("n_group", 1) and config.get("n_group", 1) > 1:
+        out.add_expert_group_count(config["n_group"])
+        out.add_expert_group_used_count(config["topk_group"])
+
+
+def split_heads(config, name, tensor, data):
+    """kv_b_proj as two tensors of all heads, the first one turned."""
+    if "kv_b_proj" not in tensor or name in ONE_MATRIX:
+        return {tensor: data}
+    nope, layer = config["qk_nope_head_dim"], tensor.split(".")[2]
+    heads = data.reshape(config["num_attention_heads"], nope + config["v_head_dim"], config["kv_lora_rank"])
+    return {f"blk.{layer}.attn_k_b.weight": heads[:, :nope].swapaxes(1, 2), f"blk.{layer}.attn_v_b.weight": heads[:, nope:]}
 
 
 def add_expert_keys(out, arch, config):
@@ -210,21 +265,22 @@ def make(name, file=None, qtype=None):
         config["rope_parameters"] = config["rope_scaling"] | dict(rope_type="default", rope_theta=config["rope_theta"])
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     out = gguf.GGUFWriter(f"{OUT}/arch_{file or name}.gguf", gguf.MODEL_ARCH_NAMES[arch])
-    add_keys(out, arch, config, head_dim)
+    add_keys(out, name, arch, config, head_dim)
     names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
-    for tensor, data in stack_experts(out, config, text_tensors(read_folder(folder))).items():
+    tensors = stack_experts(out, config, text_tensors(read_folder(folder)))
+    for tensor, data in ((t, d) for k, v in tensors.items() for t, d in split_heads(config, name, k, v).items()):
         if tensor.endswith(("shared_expert_gate.weight", "self_attn.sinks")):
             data = data.reshape(-1)
             tensor = tensor.replace("sinks", "sinks.weight")
         tensor = tensor.replace("gate.e_score_correction_bias", "e_score_correction.bias")
         tensor = tensor.replace("moe_statics.e_score_correction_bias", "moe_statics.e_score_correction.bias")
         tensor = tensor.replace("moe.e_score_correction_bias", "moe.e_score_correction.bias")
-        known = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
+        known = tensor if tensor.startswith("blk.") else names.get_name(tensor, try_suffixes=(".weight", ".bias"))
         if tensor == "lm_head.weight" and not known:
             known = "output.weight"  # Gemma's own is tied
         # a layer without experts among such with them is not in the tables
         data = change(arch, config, head_dim, tensor, data)
-        if qtype and data.ndim == 2 and data.shape[1] % gguf.GGML_QUANT_SIZES[qtype][0] == 0:
+        if qtype and data.ndim in (2, 3) and "exps" not in tensor and data.shape[-1] % gguf.GGML_QUANT_SIZES[qtype][0] == 0:
             out.add_tensor(known or gguf_name(tensor), gguf.quantize(data, qtype), raw_dtype=qtype)
         else:
             out.add_tensor(known or gguf_name(tensor), data)
@@ -234,4 +290,5 @@ def make(name, file=None, qtype=None):
 if __name__ == "__main__":
     for name in sys.argv[1:] or MODELS:
         make(name)
+    make("deepseek_v2_lite", "deepseek_q8_0", gguf.GGMLQuantizationType.Q8_0)
     make("phi4_longrope", "phi4_q8_0", gguf.GGMLQuantizationType.Q8_0)

@@ -42,16 +42,17 @@ bool cuda_latent_may_follow(const struct cuda_op *before, const struct cuda_op *
     case CUDA_OP_LATENT_ROWS: return kind == CUDA_OP_LATENT && !(before->from->features & TL_F_LOW_RANK) == (op->from->weight[0] < 0);
     case CUDA_OP_LATENT_QUERY: return ranked;
     case CUDA_OP_LATENT_ABSORB:
-      return op->from->features & TL_F_TURNED && (kind == CUDA_OP_LATENT_QUERY || (kind == CUDA_OP_LATENT_ROWS && !ranked));
+      return kind == CUDA_OP_LATENT_QUERY || (kind == CUDA_OP_LATENT_ROWS && !ranked);
     case CUDA_OP_LATENT_ATTEND: return kind == CUDA_OP_LATENT_ABSORB;
     default: return kind == CUDA_OP_LATENT_ATTEND;
   }
 }
 
 void cuda_latent_shape(const struct cuda_device *d, struct cuda_op *op) {
-  bool absorbs = op->kind == CUDA_OP_LATENT_ABSORB;
-  op->w.k = d->model->n_latent; /* as they are stored */
-  op->w.n = d->dims.n_heads * (absorbs ? d->model->n_nope : d->model->n_value);
+  const struct tl_model *m = d->model;
+  bool absorbs = op->kind == CUDA_OP_LATENT_ABSORB, straight = absorbs && !(op->from->features & TL_F_TURNED);
+  op->w.k = straight ? m->n_nope : m->n_latent; /* as they are stored */
+  op->w.n = d->dims.n_heads * (straight ? m->n_latent : absorbs ? m->n_nope : m->n_value);
   op->w.n_pieces = 1;
   op->w.pieces[0] = (struct cuda_piece){.format = TL_CUDA_W16, .n = op->w.n};
 }
@@ -78,7 +79,7 @@ static int absorb(struct cuda_device *d, const struct cuda_op *op, const struct 
                                           .n_rotated = m->n_rotated, .ld = ld, .q = q, .rope = d->work.rope,
                                           .positions = d->device.positions, .out = d->work.wide};
   CUDA_TRY(d, d->api->op.latent_turn(&turn, d->stream), "rotating queries", err);
-  struct tl_cuda_latent_heads_args args = {.dtype = d->dtype, .turned = true, .n = pass->n_tokens, .n_heads = s->n_heads, .k = m->n_nope,
+  struct tl_cuda_latent_heads_args args = {.dtype = d->dtype, .turned = (op->from->features & TL_F_TURNED) != 0, .n = pass->n_tokens, .n_heads = s->n_heads, .k = m->n_nope,
                                            .n_out = m->n_latent, .ldx = ld, .x_step = m->n_nope + m->n_rotated,
                                            .ldy = s->n_heads * s->head, .y_step = s->head, .x = q, .w = op->w.pieces[0].data,
                                            .y = d->work.wide};

@@ -181,6 +181,20 @@ static void test_unknown_records(void **state) {
   }
 }
 
+/* Heads' matrices as GGUF has them, by outputs. */
+static void test_latents_by_outputs(void **state) {
+  (void)state;
+  struct golden *g = open_model("arch/deepseek_v2_lite");
+  char path[640];
+  struct tl_error err = {0};
+  snprintf(path, sizeof path, "%s/../../gguf/arch_deepseek_v2_lite.gguf", g->folder);
+  tl_model_free(g->model);
+  if (tl_model_load(path, &g->model, &err) < 0) fail_msg("%s", err.message);
+  struct machine m = open_gpu(g->model, 4);
+  run_case(&m, g, 1, 5, whole, 1);
+  close_all(&m, g);
+}
+
 /* Latents whose sizes no kernel knows; the CPU backend does. */
 static void test_odd_latents(void **state) {
   (void)state;
@@ -562,7 +576,7 @@ static void test_group_of_one(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_against_transformers), cmocka_unit_test(test_rows_in_pairs), cmocka_unit_test(test_architectures),
-      cmocka_unit_test(test_unknown_records), cmocka_unit_test(test_odd_latents),
+      cmocka_unit_test(test_unknown_records), cmocka_unit_test(test_odd_latents), cmocka_unit_test(test_latents_by_outputs),
       cmocka_unit_test(test_picky_products), cmocka_unit_test(test_parted_products), cmocka_unit_test(test_among_others), cmocka_unit_test(test_experts_in_blocks),
       cmocka_unit_test(test_scored_prompt), cmocka_unit_test(test_run_ahead), cmocka_unit_test(test_again), cmocka_unit_test(test_group_of_one), cmocka_unit_test(test_lists), cmocka_unit_test(test_masks), cmocka_unit_test(test_released_files),
       cmocka_unit_test(test_e4m3),

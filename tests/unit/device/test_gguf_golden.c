@@ -54,6 +54,9 @@ static void test_llamas(void **state) {
                 {"arch/ernie4_5_moe", "gguf/arch_ernie4_5_moe.gguf", 0},
                 {"arch/granitemoe", "gguf/arch_granitemoe.gguf", 1e-5f},
                 {"arch/granitemoeshared", "gguf/arch_granitemoeshared.gguf", 1e-5f},
+                {"arch/deepseek_v2", "gguf/arch_deepseek_v2.gguf", 1e-5f}, /* likewise; one matrix for all heads */
+                {"arch/deepseek_v2_lite", "gguf/arch_deepseek_v2_lite.gguf", 0}, /* two of each head */
+                {"arch/glm4_moe_lite", "gguf/arch_glm4_moe_lite.gguf", 1e-5f},
                 {"arch/olmo3", "gguf/arch_olmo3.gguf", 1e-5f},
                 {"arch/gemma", "gguf/arch_gemma.gguf", 0},
                 {"arch/olmoe", "gguf/arch_olmoe.gguf", 0},

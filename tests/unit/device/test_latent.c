@@ -9,6 +9,7 @@
 #include "unit.h"
 
 #include "bf16_emulated.h"
+#include "float_twin.h"
 #include "golden_llama.h"
 
 #define N_KEY 28
@@ -108,7 +109,7 @@ static void test_shared_context(void **state) {
   for (unsigned way = 0; way < 3; way++) {
     struct machine m = open_machine(g.model, cpu_choose_kernels(tl_cpu_best_isa()), way ? 3 : 1);
     struct cpu_device *d = (struct cpu_device *)m.device;
-    assert_int_equal(d->layer_bytes, TL_BLOCK_TOKENS * 48 * sizeof(float)); /* one row a token */
+    assert_int_equal(d->layer_bytes, TL_BLOCK_TOKENS * 80 * sizeof(float)); /* one row a token */
     if (way == 2) d->latent.n_parts = 2;
     struct sequence *s = new_sequence(prompt, UNIT_COUNT(prompt));
     run_alone(&m, s, 6, chunk, 1);
@@ -223,8 +224,44 @@ static void test_quantized(void **state) {
   close_golden(&g);
 }
 
+/* Heads' matrices in blocks, as llama.cpp has them: their values. Other products round their rows to 8 bits. */
+static void test_blocks(void **state) {
+  (void)state;
+  float *copies[200];
+  uint32_t n;
+  struct tl_model *models[2] = {load_model("gguf/arch_deepseek_q8_0.gguf"), new_twin("gguf/arch_deepseek_q8_0.gguf", copies, &n)};
+  assert_true(n <= UNIT_COUNT(copies));
+  unsigned n_blocks = 0;
+  for (uint32_t i = 0; i < models[0]->n_ops; i++) {
+    const struct tl_op *op = &models[0]->plan[i];
+    if (op->kind == TL_OP_LATENT_ABSORB || op->kind == TL_OP_LATENT_VALUE) n_blocks += models[0]->tensors[op->weight[0]].dtype == TL_DTYPE_Q8_0;
+  }
+  assert_int_equal(n_blocks, 2 * 2);
+  struct sequence *s[2];
+  int32_t prompt[40];
+  uint64_t random = 8;
+  for (unsigned i = 0; i < UNIT_COUNT(prompt); i++) prompt[i] = (int32_t)unit_below(&random, models[0]->vocab_size);
+  for (unsigned k = 0; k < 2; k++) {
+    models[k]->dtype = TL_DTYPE_F32;
+    struct machine m = open_machine(models[k], cpu_choose_kernels(tl_cpu_best_isa()), 1);
+    s[k] = new_sequence(prompt, UNIT_COUNT(prompt));
+    run_alone(&m, s[k], 4, whole, 1);
+    close_machine(&m);
+  }
+  for (uint32_t i = UNIT_COUNT(prompt); i < s[0]->length; i++) {
+    assert_int_equal(s[0]->tokens[i], s[1]->tokens[i]);
+    assert_true(fabs((double)s[0]->sampled[i].logprob - (double)s[1]->sampled[i].logprob) < 0.1);
+  }
+  for (unsigned k = 0; k < 2; k++) {
+    free(s[k]);
+    tl_model_free(models[k]);
+  }
+  while (n) free(copies[--n]);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_kernels), cmocka_unit_test(test_shared_context), cmocka_unit_test(test_halves),
-                                     cmocka_unit_test(test_rounded_cache), cmocka_unit_test(test_quantized)};
+                                     cmocka_unit_test(test_rounded_cache), cmocka_unit_test(test_quantized),
+                                     cmocka_unit_test(test_blocks)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

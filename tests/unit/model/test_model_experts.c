@@ -68,10 +68,10 @@ static void test_configurations(void **state) {
   expect("deepseek_v3", true, "\"n_group\": 4", "\"n_group\": 12", "config.json: n_group: expected groups of one size, of 2 or more");
   expect("deepseek_v3", true, "\"n_group\": 4", "\"n_group\": 4, \"scoring_func\": \"softmax\"", "config.json: scoring_func: expected sigmoid, got softmax");
   expect("deepseek_v3", true, "\"n_group\": 4", "\"n_group\": 4, \"topk_method\": \"greedy\"", "config.json: topk_method: expected noaux_tc, got greedy");
-  expect("deepseek_v3", true, "\"kv_lora_rank\": 40", "\"kv_lora_rank\": 4090", "config.json: kv_lora_rank, qk_rope_head_dim: expected up to 4096 together");
+  expect("deepseek_v3", true, "\"kv_lora_rank\": 64", "\"kv_lora_rank\": 4090", "config.json: kv_lora_rank, qk_rope_head_dim: expected up to 4096 together");
   expect("deepseek_v3", true, "\"qk_rope_head_dim\": 8", "\"qk_rope_head_dim\": 7", "config.json: head_dim: expected an even size");
   expect("deepseek_v3", true, "\"q_lora_rank\": 24", "\"q_lora_rank\": null", "tensor 'model.layers.0.self_attn.q_proj.weight' is missing");
-  expect("deepseek_v3", true, "\"v_head_dim\": 16", "\"v_head_dim\": 17", "kv_b_proj.weight': expected shape 164 x 40, found 160 x 40");
+  expect("deepseek_v3", true, "\"v_head_dim\": 16", "\"v_head_dim\": 17", "kv_b_proj.weight': expected shape 196 x 64, found 192 x 64");
   expect("deepseek_v3", true, "\"n_group\": 4", "\"n_group\": 4, \"moe_layer_freq\": 2", "tensor 'model.layers.1.mlp.gate_proj.weight' is missing");
   expect("glm4_moe_lite", true, "\"sparse\"", "\"spare\"", "config.json: mlp_layer_types: expected dense or sparse");
   expect("gpt_oss", true, "\"swiglu_alpha\": 1.702", "\"swiglu_alpha\": 1.5", "swiglu_alpha: expected a number from 1.702 to 1.702");
@@ -134,6 +134,12 @@ static void test_gguf(void **state) {
   RENAMED("qwen2_moe", "blk.0.ffn_up_shexp", "blk.0.ffn_up_shexq", "tensor 'blk.0.ffn_up_shexp.weight' is missing");
   RENAMED("gpt_oss_mxfp4", "blk.0.attn_sinks", "blk.0.attn_sinkt", "tensor 'blk.0.attn_sinks.weight' is missing");
   RENAMED("gpt_oss_mxfp4", "blk.0.ffn_down_exps.bias", "blk.0.ffn_down_exps.bia_", "tensor 'blk.0.ffn_down_exps.bias' is missing");
+  RENAMED("deepseek_v2_lite", "blk.1.attn_k_b.weight", "blk.1.attn_k_c.weight", "tensor 'blk.1.attn_k_b.weight' is missing");
+  RENAMED("deepseek_v2_lite", "blk.0.attn_v_b.weight", "blk.0.attn_v_c.weight", "tensor 'blk.0.attn_v_b.weight' is missing");
+  RENAMED("deepseek_v2_lite", "attention.kv_lora_rank", "attention.kv_lora_rang", "deepseek2.attention.kv_lora_rank: is required");
+  RENAMED("deepseek_v2_lite", "attention.value_length_mla", "attention.value_length_mlb", "tensor 'blk.0.attn_v_b.weight': expected shape 4 x 64 x 64");
+  const uint64_t heads[] = {32, 64, 4}, turned[] = {64, 32, 4};
+  expect_gguf("deepseek_v2_lite", heads, turned, sizeof heads, "x.gguf: tensor 'blk.0.attn_k_b.weight': expected shape 4 x 64 x 32");
   const uint64_t whole[] = {36, 52, 5}, swapped[] = {52, 36, 5}, fewer[] = {36, 52, 4};
   expect_gguf("mixtral", whole, swapped, sizeof whole, "x.gguf: tensor 'blk.0.ffn_gate_exps.weight': expected shape 5 x 52 x 36");
   expect_gguf("mixtral", whole, fewer, sizeof whole, "x.gguf: tensor 'blk.0.ffn_gate_exps.weight': expected shape 5 x 52 x 36");
