@@ -203,6 +203,21 @@ static int take_shared(const struct maker *k, int32_t *ret, uint64_t rows, uint6
   return take(k, ret, rows, columns, full);
 }
 
+/* What mlp_bias means for it. */
+static int shared_biases(const struct maker *k, struct tl_op *up, struct tl_op *down, uint64_t size) {
+  const struct {
+    int32_t *place;
+    uint64_t rows;
+    const char *name;
+  } wanted[] = {{&up->bias[0], size, "gate"}, {&up->bias[1], size, "up"}, {&down->bias[0], k->dim, "down"}};
+  for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+    *wanted[i].place = plan_tensor(k->m, k->err, wanted[i].rows, 0, "model.layers.%u.%s.%s.%s_proj.bias", k->layer, k->e->block, k->e->shared,
+                                   wanted[i].name);
+    if (*wanted[i].place < 0) return *wanted[i].place;
+  }
+  return TL_OK;
+}
+
 /* An MLP for all rows; Qwen2-MoE's is times a number that each row makes. */
 static int shared(const struct maker *k) {
   uint64_t size = shared_size(k->e, k->c);
@@ -214,7 +229,7 @@ static int shared(const struct maker *k) {
   int r = take_shared(k, &up->weight[0], size, k->dim, "gate_proj");
   if (r == TL_OK) r = take_shared(k, &up->weight[1], size, k->dim, "up_proj");
   if (r == TL_OK) r = take_shared(k, &down->weight[0], k->dim, size, "down_proj");
-  if (!(k->e->traits & EXPERTS_ROW_GATE)) return r;
+  if (!(k->e->traits & EXPERTS_ROW_GATE)) return r == TL_OK && k->c->mlp_bias ? shared_biases(k, up, down, size) : r;
   if (r == TL_OK && k->m->gguf) return take(k, &gate->weight[0], k->dim, 0, "shared_expert_gate");
   if (r == TL_OK) r = take(k, &gate->weight[0], 1, k->dim, "shared_expert_gate");
   if (r == TL_OK) r = experts_vector(k->m, gate->weight[0], &gate->weight[0], k->err);

@@ -51,6 +51,7 @@ int arch_latent_complete(const struct architecture *a, struct hf_config *c, cons
   if (c->kv_lora_rank + c->qk_rope_head_dim > MODEL_MAX_HEAD_DIM)
     return tl_error_set(err, TL_ECORRUPT, "model.path", "%.120s: kv_lora_rank, qk_rope_head_dim: expected up to %d together", file,
                         MODEL_MAX_HEAD_DIM);
+  if (c->qk_rope_head_dim % 2) return tl_error_set(err, TL_ECORRUPT, "model.path", "%.120s: qk_rope_head_dim: expected an even size", file);
   c->head_dim = c->qk_rope_head_dim; /* of which the angles are */
   c->num_key_value_heads = c->num_attention_heads;
   return TL_OK;

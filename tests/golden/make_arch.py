@@ -114,6 +114,8 @@ MODELS = {
                                                     mscale=0.707, mscale_all_dim=0.707))),
     "deepseek_v2_lite": ("DeepseekV2", EVEN | dict(q_lora_rank=None, n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=1,
                                                      first_k_dense_replace=1, topk_method="greedy")),
+    "deepseek_v2_bias": ("DeepseekV2", EVEN | dict(q_lora_rank=None, n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1,
+                                                     first_k_dense_replace=1, topk_method="greedy", mlp_bias=True)),
     "deepseek_v3": ("DeepseekV3", EVEN | dict(num_hidden_layers=3, n_routed_experts=12, num_experts_per_tok=4, n_group=4,
                                                 topk_group=2, first_k_dense_replace=1, routed_scaling_factor=2.5, attention_bias=True,
                                                 rope_parameters=DEEPSEEK_YARN | dict(mscale=0.8, mscale_all_dim=1.3))),
@@ -125,7 +127,7 @@ MODELS = {
     "gpt_oss_mxfp4": ("GptOss", dict(hidden_size=64, head_dim=16, intermediate_size=96, num_local_experts=4, num_experts_per_tok=2,
                                      sliding_window=128, rope_parameters=GPT_OSS)),
 }
-LATENT_NAMES = ("deepseek_v2", "deepseek_v2_lite", "deepseek_v3", "moonlight", "glm4_moe_lite")
+LATENT_NAMES = ("deepseek_v2", "deepseek_v2_lite", "deepseek_v2_bias", "deepseek_v3", "moonlight", "glm4_moe_lite")
 CONFIG = {"Gemma3": "Gemma3TextConfig"}
 # by the name of the golden folder: the text model's configuration, and as little of another one for pictures as there can be
 SIGHT = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_heads=1, depth=1, patch_size=2)

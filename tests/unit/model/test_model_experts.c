@@ -69,7 +69,7 @@ static void test_configurations(void **state) {
   expect("deepseek_v3", true, "\"n_group\": 4", "\"n_group\": 4, \"scoring_func\": \"softmax\"", "config.json: scoring_func: expected sigmoid, got softmax");
   expect("deepseek_v3", true, "\"n_group\": 4", "\"n_group\": 4, \"topk_method\": \"greedy\"", "config.json: topk_method: expected noaux_tc, got greedy");
   expect("deepseek_v3", true, "\"kv_lora_rank\": 64", "\"kv_lora_rank\": 4090", "config.json: kv_lora_rank, qk_rope_head_dim: expected up to 4096 together");
-  expect("deepseek_v3", true, "\"qk_rope_head_dim\": 8", "\"qk_rope_head_dim\": 7", "config.json: head_dim: expected an even size");
+  expect("deepseek_v3", true, "\"qk_rope_head_dim\": 8", "\"qk_rope_head_dim\": 7", "config.json: qk_rope_head_dim: expected an even size");
   expect("deepseek_v3", true, "\"q_lora_rank\": 24", "\"q_lora_rank\": null", "tensor 'model.layers.0.self_attn.q_proj.weight' is missing");
   expect("deepseek_v3", true, "\"v_head_dim\": 16", "\"v_head_dim\": 17", "kv_b_proj.weight': expected shape 196 x 64, found 192 x 64");
   expect("deepseek_v3", true, "\"n_group\": 4", "\"n_group\": 4, \"moe_layer_freq\": 2", "tensor 'model.layers.1.mlp.gate_proj.weight' is missing");
