@@ -389,6 +389,8 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   if (r == TL_OK) read_eos(ret, json_object_get(text, "eos_token_id"));
   if (r == TL_OK) finish_nested(ret, object, a);
   if (r == TL_OK) r = arch_latent_complete(a, ret, "config.json", err);
+  /* what a key says in a file of another kind of model is not the reason */
+  if (r < 0 && !a && ret->architecture[0] && !arch_find(ret->architecture, "", err)) r = TL_EUNSUPPORTED;
   json_decref(object);
   return r == TL_OK ? hf_config_check(ret, "config.json", err) : r;
 }

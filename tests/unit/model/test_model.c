@@ -213,6 +213,8 @@ static void test_architectures(void **state) {
   struct tl_error err = {0};
   write_llama("{\"architectures\":[\"MambaForCausalLM\"]," SIZES "}", false, true);
   assert_unknown("MambaForCausalLM");
+  write_llama("{\"architectures\":[\"MiMoV2FlashForCausalLM\"],\"moe_layer_freq\":[0,1]," SIZES "}", false, true);
+  assert_unknown("MiMoV2FlashForCausalLM");
   write_llama("{\"model_type\":\"llama\"," SIZES "}", false, true); /* no class is named: the type will do */
   assert_int_equal(tl_model_load(folder, &m, &err), TL_OK);
   tl_model_free(m);
