@@ -25,7 +25,7 @@ enum tl_op_kind {
   TL_OP_ATTN_OUT, /* x += a W^T + b; weight[0], bias[0] */
   TL_OP_GATED_UP, /* m = silu(h W0^T + b0) * (h W1^T + b1) */
   TL_OP_MLP_DOWN, /* x += m W^T + b; weight[0], bias[0] */
-  TL_OP_LOGITS,   /* on the rows wanted: logits = h W^T; weight[0] (vocab, dim) */
+  TL_OP_LOGITS,   /* on the rows wanted: logits = h W^T + b; weight[0] (vocab, dim), bias[0] */
   TL_OP_COPY,     /* h = x: in place of a norm where there is none */
   TL_OP_QK_NORM,  /* each head of q and k: / its rms * weight[0] and weight[1] (head_dim) */
   TL_OP_NORM_ADD, /* x += h / rms(h, eps) * weight[0] */
@@ -48,7 +48,7 @@ enum tl_op_kind {
   TL_OP_LATENT_VALUE,  /* of each head a = W w; weight[0]: the first of n_heads, (n_value, n_latent) */
   /* Of encoders and other pooling models. v is a sequence's vector: the embedding as it is made. */
   TL_OP_EMBED_PLACE,  /* x += weight[0][position] + weight[1][token type, 0 if it has no row]; -1: that one is not there */
-  TL_OP_UP,           /* m = gelu(h W^T + b), by erf */
+  TL_OP_UP,           /* m = gelu(h W^T + b), by erf; decoders have it, too */
   TL_OP_POOL,         /* v of tl_model.pooling = of the sequence's rows of h; (dim) */
   TL_OP_DENSE,        /* v = v W^T + b; weight[0], bias[0] */
   TL_OP_VECTOR_NORM,  /* v = (v - mean) / deviation * weight[0] + bias[0] */
@@ -63,7 +63,7 @@ enum tl_op_feature {
   TL_F_INTERLEAVED = 1 << 3, /* ROPE: pairs are (2 i, 2 i + 1) */
   TL_F_PARTIAL = 1 << 4,     /* ROPE: only the first tl_model.n_rotated dimensions of a head */
   TL_F_LOCAL = 1 << 5,       /* ROPE: by inv_freq_local */
-  TL_F_GELU_TANH = 1 << 6,   /* GATED_UP: gelu by tanh in place of silu */
+  TL_F_GELU_TANH = 1 << 6,   /* GATED_UP: gelu by tanh in place of silu; UP: of that by erf */
   TL_F_TO_H = 1 << 7,        /* ATTN_OUT, MLP_DOWN: h = in place of x += */
   TL_F_FACTOR = 1 << 8,      /* EMBED, LOGITS, and what is added to x: times factor; ROPE: cos and sin; ROUTE: shares */
   TL_F_SOFTCAP = 1 << 9,     /* ATTEND's scores, LOGITS: v = softcap * tanh(v / softcap) */
@@ -73,6 +73,7 @@ enum tl_op_feature {
   TL_F_GELU = 1 << 13,       /* GATED_UP: gelu by erf in place of silu; DENSE: gelu by erf of v */
   TL_F_TANH = 1 << 14,       /* DENSE: tanh of v */
   TL_F_CHOICE = 1 << 15,     /* ROUTE: shares are of scores without b, those with the best shares + b are chosen */
+  TL_F_RELU2 = 1 << 16,      /* UP: the square of what is above 0, in place of gelu */
   TL_F_SINKS = 1 << 20,      /* ATTEND: weight[0] (n_heads): one more score of each query head, of a position without a value */
   TL_F_NORMALIZED = 1 << 21, /* ROUTE: shares are divided by their sum */
   TL_F_SIGMOID = 1 << 23,    /* ROUTE: shares = sigmoid(h W^T), those with the best shares + b are chosen */

@@ -54,6 +54,15 @@ static int fused(struct maker *k, struct tl_op *op, const uint64_t *rows, int n,
   return plan_parts(k->m, k->err, all, rows, n, op->weight);
 }
 
+/* The queries', keys' and values' parts of one matrix, or of one vector. */
+static int fused_qkv(struct maker *k, struct tl_op *op, bool bias) {
+  const uint64_t rows[] = {k->q, k->kv, k->kv};
+  int r = fused(k, op, rows, 3, "self_attn.qkv_proj");
+  if (r < 0 || !bias) return r;
+  int32_t all = plan_tensor(k->m, k->err, k->q + 2 * k->kv, 0, "model.layers.%u.self_attn.qkv_proj.bias", op->layer);
+  return plan_parts(k->m, k->err, all, rows, 3, op->bias);
+}
+
 static void multiply(struct tl_op *op, double factor) {
   if (factor == 1) return;
   op->features |= TL_F_FACTOR;
@@ -83,10 +92,10 @@ static int final_norm(struct maker *k) {
   struct tl_op *op = plan_add(k->m, TL_OP_RMSNORM, 0);
   op->eps = (float)k->c->rms_norm_eps;
   op->features |= norm_features(k);
-  op->weight[0] = plan_tensor(k->m, k->err, k->dim, 0, "model.norm.weight");
+  op->weight[0] = plan_tensor(k->m, k->err, k->dim, 0, "%s.weight", k->blocks->final_norm);
   if (op->weight[0] < 0) return op->weight[0];
   if (!is(k, ARCH_LAYER_NORM) || has(k, BLOCK_NORM_UNBIASED)) return TL_OK;
-  op->bias[0] = plan_tensor(k->m, k->err, k->dim, 0, "model.norm.bias");
+  op->bias[0] = plan_tensor(k->m, k->err, k->dim, 0, "%s.bias", k->blocks->final_norm);
   return op->bias[0] < 0 ? op->bias[0] : TL_OK;
 }
 
@@ -162,16 +171,22 @@ static int attend(struct maker *k, uint32_t layer) {
   return op->weight[0] < 0 ? op->weight[0] : TL_OK;
 }
 
+/* Phi-2's GGUF files of before 2024. */
+static bool is_fused_here(const struct maker *k, uint32_t layer) {
+  char name[64];
+  snprintf(name, sizeof name, "blk.%u.attn_qkv.weight", layer);
+  return k->m->gguf && model_find_tensor(k->m, name) >= 0;
+}
+
 /* From the normed row to what its heads make of it. */
 static int heads(struct maker *k, uint32_t layer) {
-  const uint64_t rows[] = {k->q, k->kv, k->kv};
   if (is(k, ARCH_LATENT)) return arch_latent_plan(k->m, k->c, layer, k->rope_factor, k->err);
   bool bias = is(k, ARCH_QKV_BIAS) || k->c->attention_bias || (is(k, ARCH_LAYER_NORM) && k->c->use_qkv_bias) ||
               (is(k, ARCH_QKV_BIAS_KEY) && k->c->qkv_bias);
   struct tl_op *op = plan_add(k->m, TL_OP_QKV, layer);
   int r = TL_OK;
-  if (is(k, ARCH_FUSED_QKV)) {
-    r = fused(k, op, rows, 3, "self_attn.qkv_proj");
+  if (is(k, ARCH_FUSED_QKV) || is_fused_here(k, layer)) {
+    r = fused_qkv(k, op, bias);
   } else {
     r = project(k, op, 0, k->q, k->dim, bias, "self_attn.q_proj");
     if (r == TL_OK) r = project(k, op, 1, k->kv, k->dim, bias, "self_attn.k_proj");
@@ -185,7 +200,7 @@ static int attention_out(struct maker *k, uint32_t layer) {
   struct tl_op *op = plan_add(k->m, TL_OP_ATTN_OUT, layer);
   bool out_bias = k->c->attention_bias && !is(k, ARCH_NO_OUT_BIAS);
   uint64_t made = (uint64_t)k->c->num_attention_heads * tl_model_value_dim(&k->m->model);
-  int r = project(k, op, 0, k->dim, made, out_bias, "self_attn.o_proj");
+  int r = project(k, op, 0, k->dim, made, out_bias, k->blocks->out);
   return r == TL_OK ? end_block(k, op, k->a->post_attention) : r;
 }
 
@@ -198,7 +213,11 @@ static int attention(struct maker *k, uint32_t layer) {
 static int mlp_up(struct maker *k, uint32_t layer) {
   const uint64_t rows[] = {k->ffn, k->ffn};
   bool bias = k->c->mlp_bias;
-  struct tl_op *op = plan_add(k->m, TL_OP_GATED_UP, layer);
+  struct tl_op *op = plan_add(k->m, k->blocks->act ? TL_OP_UP : TL_OP_GATED_UP, layer);
+  if (k->blocks->act) {
+    op->features |= arch_blocks_function(k->blocks);
+    return project(k, op, 0, k->ffn, k->dim, bias, k->blocks->up);
+  }
   if (is(k, ARCH_GELU)) op->features |= TL_F_GELU_TANH;
   if (is(k, ARCH_FUSED_UP)) return fused(k, op, rows, 2, "mlp.gate_up_proj");
   int r = project(k, op, 0, k->ffn, k->dim, bias, "mlp.gate_proj");
@@ -207,7 +226,7 @@ static int mlp_up(struct maker *k, uint32_t layer) {
 
 static int mlp_down(struct maker *k, uint32_t layer) {
   struct tl_op *op = plan_add(k->m, TL_OP_MLP_DOWN, layer);
-  int r = project(k, op, 0, k->dim, k->ffn, k->c->mlp_bias, "mlp.down_proj");
+  int r = project(k, op, 0, k->dim, k->ffn, k->c->mlp_bias, k->blocks->act ? k->blocks->down : "mlp.down_proj");
   return r == TL_OK ? end_block(k, op, k->a->post_mlp) : r;
 }
 
@@ -237,7 +256,7 @@ static int layer_plan(struct maker *k, uint32_t layer) {
 /* What models of a row may ask for that is not done here. */
 static int check(const struct maker *k) {
   const struct hf_config *c = k->c;
-  const char *wanted = is(k, ARCH_GELU) ? "gelu_pytorch_tanh" : "silu";
+  const char *wanted = k->blocks->act ? k->blocks->act : is(k, ARCH_GELU) ? "gelu_pytorch_tanh" : "silu";
   bool legacy = strcmp(k->a->name, "gemma") == 0 && strcmp(c->hidden_act, "gelu") == 0; /* what its first files say, and do not mean */
   if (c->hidden_act[0] && strcmp(c->hidden_act, wanted) != 0 && !legacy)
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: hidden_act: expected %s, got %s", wanted,
@@ -286,6 +305,7 @@ int arch_decoder_plan(struct model *m, const struct architecture *a, const struc
   if (output < 0) return output;
   op = plan_add(m, TL_OP_LOGITS, 0);
   op->weight[0] = output;
+  if (has(&k, BLOCK_LOGIT_BIAS) && (op->bias[0] = plan_tensor(m, err, k.vocab, 0, "lm_head.bias")) < 0) return op->bias[0];
   if (is(&k, ARCH_MULTIPLIERS)) multiply(op, 1 / c->logits_scaling);
   if (has(&k, BLOCK_LOGIT_SCALE)) multiply(op, c->logits_scaling);
   if (is(&k, ARCH_SOFTCAPS)) cap(op, c->final_logit_softcapping);

@@ -54,6 +54,10 @@ static const struct known {
     {"minimax-m2", "MiniMaxM2ForCausalLM", PARTIAL | EXPERTS | SIGMOID, 0, 0, 0, 0},
     {"command-r", "CohereForCausalLM", 0, 0, 0, 0, 0},
     {"cohere2", "Cohere2ForCausalLM", WINDOWS, 0, 0, 0, 0},
+    {"arcee", "ArceeForCausalLM", PAIRED, 0, 0, 0, 0},
+    {"nemotron", "NemotronForCausalLM", PARTIAL, 0, 0, 0, 0},
+    {"starcoder2", "Starcoder2ForCausalLM", 0, 0, 0, 0, 0},
+    {"phi2", "PhiForCausalLM", PARTIAL, 0, 0, 0, 0},
     {"mistral3", "Ministral3ForCausalLM", PAIRED | GROWS, 0, 0, 0, 0},
     {"ernie4_5-moe", "Ernie4_5_MoeForCausalLM", EXPERTS, 0, 0, 0, 0},
     {"dots1", "Dots1ForCausalLM", EXPERTS | SIGMOID, 0, 0, 0, 0},
@@ -439,7 +443,7 @@ int gguf_complete_config(struct model *m, struct hf_config *c, struct tl_error *
     return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "tensor 'dense_2.weight': layers behind the pooling are not supported");
   count_types(m, c);
   c->tie_word_embeddings = model_find_tensor(m, "output.weight") < 0;
-  c->attention_bias = model_find_tensor(m, "blk.0.attn_q.bias") >= 0;
+  c->attention_bias = model_find_tensor(m, "blk.0.attn_q.bias") >= 0 || model_find_tensor(m, "blk.0.attn_qkv.bias") >= 0;
   c->mlp_bias = model_find_tensor(m, "blk.0.ffn_up.bias") >= 0;
   c->qk_layernorm = c->use_qk_norm = model_find_tensor(m, "blk.0.attn_q_norm.weight") >= 0;
   for (int64_t i = 0; c->n_experts && i < c->num_hidden_layers; i++) {

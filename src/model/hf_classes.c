@@ -31,6 +31,10 @@ static const struct class {
     {"Dots1ForCausalLM", NULL, 0, 32, 0, 0, 0, 4096, 1e-6, 0, false},
     {"CohereForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 5e5, false},
     {"Cohere2ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 0, false},
+    {"ArceeForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
+    {"NemotronForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
+    {"Starcoder2ForCausalLM", NULL, 0, 2, 0, 0, 0, 0, 1e-5, 0, false},
+    {"PhiForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
     {"Exaone4ForCausalLM", NULL, 0, 32, 0, 0, 0, 4096, 1e-5, 0, false},
 };
 
@@ -89,6 +93,7 @@ static void take_mixture(const struct mixture *x, struct hf_config *c) {
 void hf_class_defaults(const struct architecture *a, struct hf_config *c) {
   const struct class *class = find(a);
   if (class) take(class, c);
+  if (a && arch_blocks_of(a)->traits & BLOCK_BIASED) c->use_bias = true;
   if (a && arch_blocks_of(a)->traits & BLOCK_LOGIT_SCALE) c->logits_scaling = 0.0625;
   if (a && a->window == WINDOW_LATE) c->max_window_layers = 62; /* all of dots.llm1's */
   for (size_t i = 0; a && i < sizeof mixtures / sizeof *mixtures; i++)

@@ -53,6 +53,7 @@ static const struct key keys[] = {
     {"global_attn_every_n_layers", KIND_INTEGER, AT(global_attn_every_n_layers), 0, 1, MODEL_MAX_LAYERS, false},
     {"global_rope_theta", KIND_NUMBER, AT(rope_theta), 0, 1, 1e12, false},
     {"local_rope_theta", KIND_NUMBER, AT(rope_local_base_freq), 0, 1, 1e12, false},
+    {"norm_epsilon", KIND_NUMBER, AT(rms_norm_eps), 0, 0, 1, false},
     {"norm_eps", KIND_NUMBER, AT(rms_norm_eps), 0, 0, 1, false},
     {"is_decoder", KIND_BOOL, AT(is_decoder), 0, 0, 0, false},
     {"parallel_block", KIND_BOOL, AT(parallel_block), 0, 0, 0, false},

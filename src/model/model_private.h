@@ -285,11 +285,18 @@ enum block_trait {
   BLOCK_PARALLEL = 1 << 0,      /* attention and MLP read the same norm, and both are added to what that read */
   BLOCK_NORM_UNBIASED = 1 << 1, /* LayerNorm without biases */
   BLOCK_LOGIT_SCALE = 1 << 2,   /* logits are times logit_scale */
+  BLOCK_BIASED = 1 << 3,        /* all projections have biases, unless use_bias is false */
+  BLOCK_LOGIT_BIAS = 1 << 4,
 };
 struct arch_blocks {
   const char *class_name;
   uint32_t traits;
+  const char *act;       /* of an MLP without a gate, as config.json calls it; NULL: it has one */
+  const char *up, *down; /* such an MLP's matrices */
+  const char *out, *final_norm;
 };
+/* The feature of the MLP's first record. */
+uint32_t arch_blocks_function(const struct arch_blocks *b);
 /* Of those that are as usual, too. */
 const struct arch_blocks *arch_blocks_of(const struct architecture *a);
 /* arch_latent.c: attention by latents. All do nothing with other rows, which may be NULL. */

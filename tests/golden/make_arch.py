@@ -76,6 +76,11 @@ MODELS = {
                                                              beta_fast=32.0, beta_slow=1.0, original_max_position_embeddings=64)))),
     "cohere": ("Cohere", dict(hidden_size=56, logit_scale=0.4, tie_word_embeddings=False, attention_bias=True)),
     "cohere2": ("Cohere2", dict(num_hidden_layers=4, hidden_size=56, logit_scale=0.4, sliding_window=19)),
+    "arcee": ("Arcee", dict(rope_parameters=dict(rope_type="yarn", rope_theta=10000.0, factor=8.0, original_max_position_embeddings=64,
+                                                 beta_fast=32.0, beta_slow=1.0, mscale=1.0))),
+    "nemotron": ("Nemotron", dict(rope_parameters=theta(10000.0, partial_rotary_factor=0.6))),
+    "starcoder2": ("Starcoder2", dict(hidden_size=56, sliding_window=70, tie_word_embeddings=False)),
+    "phi": ("Phi", dict(hidden_size=56, rope_parameters=theta(10000.0, partial_rotary_factor=0.45))),
     "granite": ("Granite", dict(hidden_size=56, **GRANITE)),
     "stablelm": ("StableLm", dict(hidden_size=64, head_dim=16, use_qkv_bias=True, rope_parameters=theta(
         10000.0, partial_rotary_factor=0.25))),
@@ -247,7 +252,7 @@ def make_model(name):
     generator = torch.Generator().manual_seed(sum(name.encode()))
     config, architecture = make_config(name)
     model = getattr(transformers, architecture)(config).float().eval()
-    draw_weights(model, generator, family.startswith("Gemma"))
+    draw_weights(model, generator, family.startswith("Gemma") or family == "Nemotron")
     for name_of, buffer in model.named_buffers():
         if name_of.endswith("e_score_correction_bias"):
             buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))

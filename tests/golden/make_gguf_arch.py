@@ -24,13 +24,14 @@ MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_
           "stablelm": A.STABLELM, "glm4": A.GLM4, "olmoe": A.OLMOE, "seed_oss": A.SEED_OSS, "ernie4_5": A.ERNIE4_5, "exaone4": A.EXAONE4,
           "exaone4_small": A.EXAONE4, "mixtral": A.LLAMA, "qwen2_moe": A.QWEN2MOE, "qwen3_moe": A.QWEN3MOE,
           "gpt_oss_mxfp4": A.GPT_OSS, "gemma3_vision": A.GEMMA3, "mistral3": A.LLAMA, "qwen2_5_vl": A.QWEN2VL, "qwen3_vl": A.QWEN3VL,
-          "qwen3_vl_moe": A.QWEN3VLMOE, "glm4_moe": A.GLM4_MOE, "minimax_m2": A.MINIMAXM2, "ministral3": A.MISTRAL3, "dots1": A.DOTS1, "cohere2": A.COHERE2, "cohere": A.COMMAND_R,
+          "qwen3_vl_moe": A.QWEN3VLMOE, "glm4_moe": A.GLM4_MOE, "minimax_m2": A.MINIMAXM2, "ministral3": A.MISTRAL3, "dots1": A.DOTS1, "cohere2": A.COHERE2, "cohere": A.COMMAND_R, "arcee": A.ARCEE, "nemotron": A.NEMOTRON,
+          "starcoder2": A.STARCODER2, "phi": A.PHI2,
           "ernie4_5_moe": A.ERNIE4_5_MOE, "granitemoe": A.GRANITE_MOE, "granitemoeshared": A.GRANITE_MOE,
           "deepseek_v2": A.DEEPSEEK2, "deepseek_v2_lite": A.DEEPSEEK2, "glm4_moe_lite": A.DEEPSEEK2}
 ONE_MATRIX = ("deepseek_v2",)  # kv_b_proj, as files had it before 2025
 TEXT_DEFAULTS = dict(num_attention_heads=8, num_key_value_heads=4, query_pre_attn_scalar=256)  # Gemma 3's
 PARTS = {"w1": "gate", "w3": "up", "w2": "down", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
-PAIRED = (A.LLAMA, A.OLMOE, A.SMOLLM3, A.GRANITE, A.GRANITE_MOE, A.MISTRAL3)
+PAIRED = (A.LLAMA, A.OLMOE, A.SMOLLM3, A.GRANITE, A.GRANITE_MOE, A.MISTRAL3, A.ARCEE)
 GEMMA = (A.GEMMA, A.GEMMA2, A.GEMMA3)
 
 
@@ -55,8 +56,8 @@ def add_keys(out, name, arch, config, head_dim):
     if arch == A.COHERE2:
         out.add_sliding_window(config["sliding_window"])
         out.add_rope_dimension_count(head_dim)
-    if "layer_norm_eps" in config:
-        out.add_layer_norm_eps(config["layer_norm_eps"])
+    for key in {"layer_norm_eps", "norm_eps", "norm_epsilon"} & config.keys():
+        out.add_layer_norm_eps(config[key])
     if arch == A.STABLELM:
         out.add_parallel_residual(config["use_parallel_residual"])
     if "rms_norm_eps" in config:
@@ -65,7 +66,7 @@ def add_keys(out, name, arch, config, head_dim):
     out.add_eos_token_id(2)
     if arch != A.GEMMA2:  # its converter leaves the default
         out.add_rope_freq_base(full["rope_theta"])
-    if arch in (A.LLAMA, A.SMOLLM3, A.GRANITE, A.PHI3, A.STABLELM, A.GLM4, A.GLM4_MOE, A.MINIMAXM2, A.GRANITE_MOE, A.MISTRAL3):
+    if arch in (A.LLAMA, A.SMOLLM3, A.GRANITE, A.PHI3, A.STABLELM, A.GLM4, A.GLM4_MOE, A.MINIMAXM2, A.GRANITE_MOE, A.MISTRAL3, A.ARCEE, A.NEMOTRON, A.PHI2):
         out.add_rope_dimension_count(config.get("rotary_dim") or int(head_dim * full.get("partial_rotary_factor", 1)))
     add_rope(out, arch, config, full)
     if arch in (A.QWEN2VL, A.QWEN3VL, A.QWEN3VLMOE):
@@ -247,13 +248,15 @@ def change(arch, config, head_dim, name, data):
         data = data + 1 if name.endswith("norm.weight") else data
         if name.endswith("q_proj.weight" if arch != A.GEMMA3 else "q_norm.weight"):
             data = data * np.float32(scale)
+    if arch == A.NEMOTRON and name.endswith("norm.weight"):
+        data = data + 1
     return np.ascontiguousarray(data, dtype=np.float32)
 
 
 def text_tensors(tensors):
     """Without those for pictures, and with the names that the text model alone would have."""
     named = {k.removeprefix("language_model.").replace("model.language_model.", "model."): v for k, v in tensors.items()}
-    return {k: v for k, v in named.items() if k.startswith(("lm_head.", "model.embed_tokens.", "model.layers.", "model.norm."))}
+    return {k: v for k, v in named.items() if k.startswith(("lm_head.", "model.embed_tokens.", "model.layers.", "model.norm.", "model.final_layernorm."))}
 
 
 def make(name, file=None, qtype=None):
@@ -267,7 +270,12 @@ def make(name, file=None, qtype=None):
     out = gguf.GGUFWriter(f"{OUT}/arch_{file or name}.gguf", gguf.MODEL_ARCH_NAMES[arch])
     add_keys(out, name, arch, config, head_dim)
     names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
-    tensors = stack_experts(out, config, text_tensors(read_folder(folder)))
+    tensors = text_tensors(read_folder(folder))
+    if arch == A.PHI2:  # files of before 2024 have one matrix, newer ones three
+        for end in ("weight", "bias"):
+            parts = [tensors.pop(f"model.layers.0.self_attn.{part}_proj.{end}") for part in "qkv"]
+            out.add_tensor(f"blk.0.attn_qkv.{end}", np.concatenate(parts))
+    tensors = stack_experts(out, config, tensors)
     for tensor, data in ((t, d) for k, v in tensors.items() for t, d in split_heads(config, name, k, v).items()):
         if tensor.endswith(("shared_expert_gate.weight", "self_attn.sinks")):
             data = data.reshape(-1)

@@ -299,7 +299,8 @@ static void gelu_mul(float *m, const float *gate, const float *up, uint32_t n) {
     vf g = vf_load(gate + i), cubed = vf_mul(vf_mul(g, g), g);
     vf t = vf_tanh(vf_mul(vf_fma(cubed, vf_set1(0.044715f), g), vf_set1(0.79788456080286536f)));
     vf half = vf_mul(g, vf_set1(0.5f));
-    vf_store(m + i, vf_mul(vf_fma(half, t, half), vf_load(up + i)));
+    vf y = vf_fma(half, t, half);
+    vf_store(m + i, up ? vf_mul(y, vf_load(up + i)) : y);
   }
 }
 

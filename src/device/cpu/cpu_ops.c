@@ -216,8 +216,13 @@ static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct tl_o
   }
 }
 
+/* What is no number stays none. */
+static void square_above_0(float *m, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++) m[i] = m[i] < 0 ? 0 : m[i] * m[i];
+}
+
 /* An MLP without a gate. */
-static void up(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *w) {
+static void up(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w) {
   struct cpu_device *d = r->d;
   uint32_t m = r->step->n_tokens, from, to;
   float *out = r->lane->panel_out;
@@ -227,7 +232,9 @@ static void up(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix
       struct unit unit = unit_at(w, w->n_panels, m, i);
       cpu_product(r, w, unit.panel, d->h, d->ld_dim, unit.row, unit.n, out);
       cpu_add_bias(w, unit.panel, out, unit.n);
-      d->kernels->gelu_erf_mul(out, out, NULL, unit.n * CPU_PANEL);
+      if (op->features & TL_F_RELU2) square_above_0(out, unit.n * CPU_PANEL);
+      else if (op->features & TL_F_GELU_TANH) d->kernels->gelu_mul(out, out, NULL, unit.n * CPU_PANEL);
+      else d->kernels->gelu_erf_mul(out, out, NULL, unit.n * CPU_PANEL);
       put_inner(r, w, unit, out);
     }
   }
@@ -443,7 +450,7 @@ static bool run_op(struct run *r, uint32_t i) {
     case TL_OP_LATENT_VALUE: cpu_latent_value(r, ticket, d->weights.experts[i]); break;
     case TL_OP_ATTN_OUT: fine = project_block(r, ticket, op, w, d->a, d->ld_attn); break;
     case TL_OP_GATED_UP: gated_up(r, ticket, op, w, &d->weights.ups[i]); break;
-    case TL_OP_UP: up(r, ticket, w); break;
+    case TL_OP_UP: up(r, ticket, op, w); break;
     case TL_OP_MLP_DOWN: fine = project_block(r, ticket, op, w, d->m, d->ld_ffn); break;
     case TL_OP_NORM_ADD: cpu_norm_add(d, op, weight, from, to); break;
     case TL_OP_ROUTE: cpu_route(r, ticket, op, w); break;

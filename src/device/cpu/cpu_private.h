@@ -91,8 +91,8 @@ struct cpu_kernels {
                float *scratch);
   void (*rmsnorm)(float *h, const float *x, const float *weight, uint32_t n, float eps);
   void (*silu_mul)(float *m, const float *gate, const float *up, uint32_t n);
-  void (*gelu_mul)(float *m, const float *gate, const float *up, uint32_t n); /* gelu by tanh */
-  void (*gelu_erf_mul)(float *m, const float *gate, const float *up, uint32_t n); /* by erf; up NULL: times 1 */
+  void (*gelu_mul)(float *m, const float *gate, const float *up, uint32_t n); /* gelu by tanh; up NULL: times 1 */
+  void (*gelu_erf_mul)(float *m, const float *gate, const float *up, uint32_t n); /* by erf; likewise */
   /* m = g sigmoid(1.702 g) (u + 1), g = min(gate, limit), u = up within -limit and limit */
   void (*clamped_mul)(float *m, const float *gate, const float *up, uint32_t n, float limit);
   void (*softcap)(float *x, uint32_t n, float cap); /* x = cap * tanh(x / cap); n: a multiple of 16 */

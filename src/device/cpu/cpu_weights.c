@@ -390,7 +390,7 @@ static void pack_all(struct packer *p, struct cpu_weights *ret) {
     int32_t first, second;
     norm_vectors(op, &first, &second);
     ret->norms[i] = copy_vector(p, first, op->features & TL_F_PLUS_ONE);
-    ret->norm_parts[i] = copy_vector(p, second, op->features & TL_F_PLUS_ONE);
+    ret->norm_parts[i] = copy_vector(p, second, op->features & TL_F_PLUS_ONE && second != op->bias[0]);
     if (op->kind == TL_OP_EMBED) copy_embedding(p, op, ret);
   }
 }

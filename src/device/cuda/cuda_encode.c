@@ -56,7 +56,9 @@ int cuda_place(struct cuda_device *d, const struct cuda_op *op, const struct cud
 int cuda_up(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
   int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, d->work.h, d->work.gate_up, err);
   if (r < 0) return r;
-  struct tl_cuda_glu_args args = {.dtype = d->dtype, .gate = TL_CUDA_GELU_ERF, .alone = 1, .n = pass->n_tokens, .dim = op->w.n,
+  uint32_t features = op->from->features;
+  int gate = features & TL_F_RELU2 ? TL_CUDA_RELU2 : features & TL_F_GELU_TANH ? TL_CUDA_GELU : TL_CUDA_GELU_ERF;
+  struct tl_cuda_glu_args args = {.dtype = d->dtype, .gate = gate, .alone = 1, .n = pass->n_tokens, .dim = op->w.n,
                                   .gate_up = d->work.gate_up, .bias = op->w.bias, .out = d->work.m};
   CUDA_TRY(d, d->api->op.glu(&args, d->stream), "the MLP's function", err);
   return TL_OK;

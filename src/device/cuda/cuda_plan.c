@@ -65,7 +65,7 @@ static const struct {
     [TL_OP_ATTEND] = {0, TL_F_SOFTCAP | TL_F_WINDOW | TL_F_SINKS | TL_F_BOTH_SIDES},
     [TL_OP_ATTN_OUT] = {1, TL_F_TO_H | TL_F_FACTOR},
     [TL_OP_GATED_UP] = {2, TL_F_GELU_TANH | TL_F_GELU},
-    [TL_OP_UP] = {1, 0},
+    [TL_OP_UP] = {1, TL_F_GELU_TANH | TL_F_RELU2},
     [TL_OP_MLP_DOWN] = {1, TL_F_TO_H | TL_F_FACTOR},
     [TL_OP_LOGITS] = {1, TL_F_FACTOR | TL_F_SOFTCAP},
     [TL_OP_QK_NORM] = {2, TL_F_PLUS_ONE | TL_F_WHOLE_ROW},
@@ -462,7 +462,6 @@ int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
     if (!next || (before ? !may_follow(before, to) : to->kind != CUDA_OP_EMBED)) return unknown_record(d, (uint32_t)(op - m->plan), err);
     to->before = before ? before->from : NULL;
     to->waits = waits_behind(before, to);
-    if (to->kind == CUDA_OP_LOGITS && op->bias[0] >= 0) return refuse(d, "a bias of the logits", err);
     if (!shape(d, to)) return refuse(d, "too many shapes of matrices", err);
     d->n_plan++;
   }

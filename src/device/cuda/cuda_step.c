@@ -166,7 +166,10 @@ static int logits(struct cuda_device *d, const struct cuda_op *op, const struct 
     CUDA_TRY(d, d->api->op.gather(&args, d->stream), "gathering the rows wanted", err);
     x = d->work.last;
   }
-  int r = cuda_run_product(d, &op->w, NULL, pass->n_rows, x, d->group ? d->work.part : d->work.logits, err);
+  float *own = d->group ? d->work.part : d->work.logits; /* this rank's part of the vocabulary */
+  int r = cuda_run_product(d, &op->w, NULL, pass->n_rows, x, own, err);
+  struct tl_cuda_cap_args bias = {.n = pass->n_rows, .vocab = d->dims.n_vocab, .ld = op->w.ld, .factor = 1, .bias = op->w.bias, .logits = own};
+  if (r == TL_OK && op->w.bias) CUDA_TRY(d, d->api->op.cap(&bias, d->stream), "adding a bias", err);
   if (r == TL_OK && d->group) r = cuda_gather_logits(d, pass->n_rows, err);
   if (r < 0 || !(op->from->features & (TL_F_FACTOR | TL_F_SOFTCAP))) return r;
   struct tl_cuda_cap_args cap = {.n = pass->n_rows, .vocab = d->dims.vocab, .ld = d->dims.ld_logits,

@@ -50,6 +50,10 @@ static void test_llamas(void **state) {
                 {"arch/ministral3", "gguf/arch_ministral3.gguf", 0},
                 {"arch/cohere", "gguf/arch_cohere.gguf", 1e-5f},
                 {"arch/cohere2", "gguf/arch_cohere2.gguf", 1e-5f},
+                {"arch/arcee", "gguf/arch_arcee.gguf", 0},
+                {"arch/nemotron", "gguf/arch_nemotron.gguf", 1e-5f}, /* the 1 is in the weights */
+                {"arch/starcoder2", "gguf/arch_starcoder2.gguf", 0},
+                {"arch/phi", "gguf/arch_phi.gguf", 0},
                 {"arch/dots1", "gguf/arch_dots1.gguf", 1e-5f},
                 {"arch/ernie4_5_moe", "gguf/arch_ernie4_5_moe.gguf", 0},
                 {"arch/granitemoe", "gguf/arch_granitemoe.gguf", 1e-5f},

@@ -428,8 +428,13 @@ static void test_gelu_erf(void **state) {
 static void gelu_of(const struct cpu_kernels *kernels) {
   enum { N = 64 };
   for (unsigned range = 0; range < 8; range++) {
-    float *gate = numbers(N, powf(4, (float)range)), *up = numbers(N, 2), *m = numbers(N, 1);
+    float *gate = numbers(N, powf(4, (float)range)), *up = numbers(N, 2), *m = numbers(N, 1), *plain = numbers(N, 1), ones[N];
     gate[3] = range ? gate[3] : NAN;
+    for (unsigned i = 0; i < N; i++) ones[i] = 1;
+    kernels->gelu_mul(m, gate, ones, N);
+    kernels->gelu_mul(plain, gate, NULL, N);
+    assert_memory_equal(plain, m, N * sizeof *m);
+    free(plain);
     kernels->gelu_mul(m, gate, up, N);
     for (unsigned i = 0; i < N; i++) {
       double g = (double)gate[i];

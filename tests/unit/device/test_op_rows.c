@@ -180,6 +180,7 @@ static void check_glu(int dtype, uint32_t n, uint32_t dim, bool with_bias, int k
     }
     double tanh_of = tanh(sqrt(2 / acos(-1)) * (gate + 0.044715 * gate * gate * gate));
     double want = kind == TL_CUDA_GELU       ? gate * (1 + tanh_of) / 2 * up
+                  : kind == TL_CUDA_RELU2    ? fmax(gate, 0) * fmax(gate, 0) * up
                   : kind == TL_CUDA_GELU_ERF ? gate * (1 + erf(gate * sqrt(0.5))) / 2 * up
                                              : gate / (1 + exp(-gate)) * up;
     /* 1 + erf of what is far below zero is a small difference */
@@ -195,7 +196,7 @@ static void check_glu(int dtype, uint32_t n, uint32_t dim, bool with_bias, int k
 static void test_glu(void **state) {
   (void)state;
   for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
-    for (int kind = TL_CUDA_SILU; kind <= TL_CUDA_GELU_ERF; kind++) {
+    for (int kind = TL_CUDA_SILU; kind <= TL_CUDA_RELU2; kind++) {
       check_glu(op_dtypes[t], 1, 8, false, kind, false, false);
       check_glu(op_dtypes[t], 5, 688, true, kind, false, false);
       check_glu(op_dtypes[t], 2, 2048, false, kind, false, false);
@@ -345,14 +346,16 @@ static void test_cap(void **state) {
   enum { N = 3, VOCAB = 131, LD = 132 };
   const float caps[] = {0, 6, 30};
   for (unsigned k = 0; k < UNIT_COUNT(caps); k++) {
-    float *logits = op_floats(N * LD, 40), *before = op_copy(logits, N * LD * sizeof *logits);
+    float *logits = op_floats(N * LD, 40), *before = op_copy(logits, N * LD * sizeof *logits), *bias = op_floats(VOCAB, 3);
     struct tl_cuda_cap_args a = {.n = N, .vocab = VOCAB, .ld = LD, .factor = 0.3f, .softcap = caps[k], .logits = logits};
+    if (k != 1) a.bias = bias;
     assert_int_equal(op_run(tl_cuda_cap(&a, NULL)), 0);
     for (unsigned i = 0; i < N * LD; i++) {
-      double want = before[i] * 0.3;
+      double want = ((double)before[i] + (a.bias && i % LD < VOCAB ? (double)bias[i % LD] : 0)) * 0.3;
       if (caps[k] != 0) want = (double)caps[k] * tanh(want / (double)caps[k]);
       if (i % LD < VOCAB) assert_true(fabs(logits[i] - want) <= 1e-5 * (1 + fabs(want)));
     }
+    op_free(bias);
     op_free(logits);
     op_free(before);
   }

@@ -120,6 +120,10 @@ static void test_class_defaults(void **state) {
   assert_true(c.num_key_value_heads == 16 && c.rope_theta == 5e5 && c.rms_norm_eps == 1e-5 && c.logits_scaling == 0.0625);
   assert_int_equal(read_texts(OF("Cohere2ForCausalLM", ",\"logit_scale\":0.25"), NULL, &c, &err), TL_OK);
   assert_true(c.sliding_window == 4096 && c.rope_theta == 1e4 && c.logits_scaling == 0.25);
+  assert_int_equal(read_texts(OF("Starcoder2ForCausalLM", ",\"norm_epsilon\":0.5"), NULL, &c, &err), TL_OK);
+  assert_true(c.num_key_value_heads == 2 && c.use_bias && c.sliding_window == 0 && c.rms_norm_eps == 0.5);
+  assert_int_equal(read_texts(OF("NemotronForCausalLM", ""), NULL, &c, &err), TL_OK);
+  assert_true(c.num_key_value_heads == 16 && !c.use_bias && c.rms_norm_eps == 1e-5);
   assert_int_equal(read_texts(OF("Ernie4_5_MoeForCausalLM", ""), NULL, &c, &err), TL_OK);
   assert_true(c.num_key_value_heads == 4 && c.head_dim == 4 && c.rope_theta == 5e5 && c.rms_norm_eps == 1e-5);
   assert_true(c.n_experts == 64 && c.n_chosen == 6 && c.expert_size == 1536 && c.n_shared_experts == 2 && c.first_dense == 1);

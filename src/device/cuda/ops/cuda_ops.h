@@ -224,8 +224,8 @@ struct tl_cuda_prefill_args {
 };
 int tl_cuda_prefill(const struct tl_cuda_prefill_args *args, void *stream);
 
-/* GELU: by tanh. GELU_ERF: by erf, of tl_cuda_glu only. */
-enum tl_cuda_gate { TL_CUDA_UNGATED, TL_CUDA_SILU, TL_CUDA_GELU, TL_CUDA_GELU_ERF };
+/* GELU: by tanh. Of tl_cuda_glu only: GELU_ERF by erf, RELU2 the square of what is above 0. */
+enum tl_cuda_gate { TL_CUDA_UNGATED, TL_CUDA_SILU, TL_CUDA_GELU, TL_CUDA_GELU_ERF, TL_CUDA_RELU2 };
 
 #define TL_CUDA_GLU_ROUNDED_DIM 16384 /* of rows that tl_cuda_glu may round: they are kept in shared memory */
 
@@ -356,6 +356,7 @@ struct tl_cuda_cap_args {
   uint32_t n, vocab;
   uint32_t ld;           /* (4): floats from row to row, at least vocab */
   float factor, softcap;
+  const float *bias;     /* (vocab), added first; or NULL */
   float *logits;         /* (n, ld) */
 };
 int tl_cuda_cap(const struct tl_cuda_cap_args *args, void *stream);

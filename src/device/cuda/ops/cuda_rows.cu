@@ -162,6 +162,11 @@ extern "C" int tl_cuda_bias(const struct tl_cuda_bias_args *args, void *stream) 
 
 /* --- gates ---------------------------------------------------------------------------------------- */
 
+TL_DEVICE float gate_of(int gate, float x, float up) {
+  if (gate == TL_CUDA_RELU2) return (x < 0 ? 0 : x * x) * up;
+  return gate == TL_CUDA_GELU_ERF ? gelu_erf(x) * up : let_through(gate, x, up);
+}
+
 /* Eight of a row. */
 template <class T>
 TL_DEVICE quad gate_eight(const tl_cuda_glu_args &a, uint64_t row, uint32_t column, float of_row) {
@@ -179,7 +184,7 @@ TL_DEVICE quad gate_eight(const tl_cuda_glu_args &a, uint64_t row, uint32_t colu
       up[i] = 1;
     else if (a.bias)
       up[i] += a.bias[a.dim + column + i];
-    gate[i] = a.gate == TL_CUDA_GELU_ERF ? gelu_erf(gate[i]) * up[i] : let_through(a.gate, gate[i], up[i]);
+    gate[i] = gate_of(a.gate, gate[i], up[i]);
   }
   return pack8<T>(gate);
 }
@@ -244,7 +249,8 @@ TL_KERNEL(THREADS, 1) cap(tl_cuda_cap_args a) {
   if (index >= (uint64_t)a.n * (a.ld / 4)) return;
   quad v = load16(a.logits + index * 4);
   TL_UNROLL for (int i = 0; i < 4; i++) {
-    float logit = as_float(v.w[i]) * a.factor;
+    uint32_t column = (uint32_t)(index % (a.ld / 4)) * 4 + i;
+    float logit = (as_float(v.w[i]) + (a.bias && column < a.vocab ? a.bias[column] : 0)) * a.factor;
     v.w[i] = as_bits(a.softcap != 0 ? a.softcap * tanhf(logit / a.softcap) : logit);
   }
   store16(a.logits + index * 4, v);
