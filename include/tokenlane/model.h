@@ -74,6 +74,7 @@ enum tl_op_feature {
   TL_F_TANH = 1 << 14,       /* DENSE: tanh of v */
   TL_F_CHOICE = 1 << 15,     /* ROUTE: shares are of scores without b, those with the best shares + b are chosen */
   TL_F_RELU2 = 1 << 16,      /* UP: the square of what is above 0, in place of gelu */
+  TL_F_SHARE_IN = 1 << 17,   /* EXPERTS_UP: of share * h; EXPERTS_DOWN: shares are 1 */
   TL_F_SINKS = 1 << 20,      /* ATTEND: weight[0] (n_heads): one more score of each query head, of a position without a value */
   TL_F_NORMALIZED = 1 << 21, /* ROUTE: shares are divided by their sum */
   TL_F_SIGMOID = 1 << 23,    /* ROUTE: shares = sigmoid(h W^T), those with the best shares + b are chosen */

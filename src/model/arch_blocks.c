@@ -6,20 +6,24 @@
 #include "model/model_private.h"
 
 #define COHERE (BLOCK_PARALLEL | BLOCK_NORM_UNBIASED | BLOCK_LOGIT_SCALE)
-#define USUAL "self_attn.o_proj", "model.norm"
+#define NAMES "self_attn.o_proj", "model.norm"
+#define GATED NULL, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", NAMES
+#define LLAMA4 BLOCK_QK_UNIT, NULL, "feed_forward.gate_proj", "feed_forward.up_proj", "feed_forward.down_proj", NAMES
 
 static const struct arch_blocks kinds[] = {
-    {"CohereForCausalLM", COHERE, NULL, NULL, NULL, USUAL},
-    {"Cohere2ForCausalLM", COHERE, NULL, NULL, NULL, USUAL},
-    {"ArceeForCausalLM", 0, "relu2", "mlp.up_proj", "mlp.down_proj", USUAL},
-    {"NemotronForCausalLM", 0, "relu2", "mlp.up_proj", "mlp.down_proj", USUAL},
-    {"Starcoder2ForCausalLM", BLOCK_BIASED, "gelu_pytorch_tanh", "mlp.c_fc", "mlp.c_proj", USUAL},
-    {"PhiForCausalLM", BLOCK_PARALLEL | BLOCK_BIASED | BLOCK_LOGIT_BIAS, "gelu_new", "mlp.fc1", "mlp.fc2", "self_attn.dense",
+    {"CohereForCausalLM", COHERE, GATED},
+    {"Cohere2ForCausalLM", COHERE, GATED},
+    {"ArceeForCausalLM", 0, "relu2", NULL, "mlp.up_proj", "mlp.down_proj", NAMES},
+    {"NemotronForCausalLM", 0, "relu2", NULL, "mlp.up_proj", "mlp.down_proj", NAMES},
+    {"Starcoder2ForCausalLM", BLOCK_BIASED, "gelu_pytorch_tanh", NULL, "mlp.c_fc", "mlp.c_proj", NAMES},
+    {"PhiForCausalLM", BLOCK_PARALLEL | BLOCK_BIASED | BLOCK_LOGIT_BIAS, "gelu_new", NULL, "mlp.fc1", "mlp.fc2", "self_attn.dense",
      "model.final_layernorm"},
+    {"Llama4ForCausalLM", LLAMA4},
+    {"Llama4ForConditionalGeneration", LLAMA4},
 };
 
 const struct arch_blocks *arch_blocks_of(const struct architecture *a) {
-  static const struct arch_blocks usual = {"", 0, NULL, NULL, NULL, USUAL};
+  static const struct arch_blocks usual = {"", 0, GATED};
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
     if (strcmp(kinds[i].class_name, a->class_name) == 0) return &kinds[i];
   return &usual;

@@ -17,6 +17,7 @@ struct maker {
   const struct arch_blocks *blocks;
   uint64_t dim, q, kv, ffn, vocab;
   float rope_factor;
+  int32_t ones; /* of qk_unit; -1: not there yet */
   struct tl_error *err;
 };
 
@@ -143,6 +144,25 @@ static int qk_norm(struct maker *k, uint32_t layer) {
   return r;
 }
 
+/* To length: a norm whose weights are all 1. It may stand before the rotation, which keeps lengths. */
+static int qk_unit(struct maker *k, uint32_t layer) {
+  if (!has(k, BLOCK_QK_UNIT) || !k->c->use_qk_norm || !rotates(k, layer)) return TL_OK;
+  if (k->ones < 0) {
+    uint64_t n = (uint64_t)k->c->head_dim;
+    float *values = tl_arena_array(&k->m->arena, n, sizeof *values);
+    if (!values) return tl_error_set(k->err, TL_ENOMEM, NULL, "out of memory");
+    for (uint64_t i = 0; i < n; i++) values[i] = 1;
+    struct tl_tensor t = {.name = "(ones)", .dtype = TL_DTYPE_F32, .n_dims = 1, .shape = {n}, .data = values, .bytes = n * sizeof *values};
+    int r = model_add_tensor(k->m, &t, k->err);
+    if (r < 0) return r;
+    k->ones = (int32_t)k->m->n_tensors - 1;
+  }
+  struct tl_op *op = plan_add(k->m, TL_OP_QK_NORM, layer);
+  op->eps = (float)k->c->rms_norm_eps;
+  op->weight[0] = op->weight[1] = k->ones;
+  return TL_OK;
+}
+
 static int attend(struct maker *k, uint32_t layer) {
   const struct hf_config *c = k->c;
   bool window = slides(k, layer);
@@ -193,6 +213,7 @@ static int heads(struct maker *k, uint32_t layer) {
     if (r == TL_OK) r = project(k, op, 2, k->kv, k->dim, bias, "self_attn.v_proj");
   }
   if (r == TL_OK) r = qk_norm(k, layer);
+  if (r == TL_OK) r = qk_unit(k, layer);
   return r == TL_OK ? attend(k, layer) : r;
 }
 
@@ -220,13 +241,13 @@ static int mlp_up(struct maker *k, uint32_t layer) {
   }
   if (is(k, ARCH_GELU)) op->features |= TL_F_GELU_TANH;
   if (is(k, ARCH_FUSED_UP)) return fused(k, op, rows, 2, "mlp.gate_up_proj");
-  int r = project(k, op, 0, k->ffn, k->dim, bias, "mlp.gate_proj");
-  return r == TL_OK ? project(k, op, 1, k->ffn, k->dim, bias, "mlp.up_proj") : r;
+  int r = project(k, op, 0, k->ffn, k->dim, bias, k->blocks->gate);
+  return r == TL_OK ? project(k, op, 1, k->ffn, k->dim, bias, k->blocks->up) : r;
 }
 
 static int mlp_down(struct maker *k, uint32_t layer) {
   struct tl_op *op = plan_add(k->m, TL_OP_MLP_DOWN, layer);
-  int r = project(k, op, 0, k->dim, k->ffn, k->c->mlp_bias, k->blocks->act ? k->blocks->down : "mlp.down_proj");
+  int r = project(k, op, 0, k->dim, k->ffn, k->c->mlp_bias, k->blocks->down);
   return r == TL_OK ? end_block(k, op, k->a->post_mlp) : r;
 }
 
@@ -287,7 +308,7 @@ int arch_decoder_plan(struct model *m, const struct architecture *a, const struc
                       float rope_factor, struct tl_error *err) {
   struct maker k = {m, a, c, arch_experts_of(a), arch_blocks_of(a), (uint64_t)c->hidden_size, (uint64_t)(c->num_attention_heads * c->head_dim),
                     (uint64_t)(c->num_key_value_heads * c->head_dim), (uint64_t)c->intermediate_size,
-                    (uint64_t)c->vocab_size, rope_factor, err};
+                    (uint64_t)c->vocab_size, rope_factor, -1, err};
   int r = check(&k);
   if (r < 0) return r;
   int32_t embed = plan_tensor(m, err, k.vocab, k.dim, "model.embed_tokens.weight");

@@ -7,6 +7,8 @@
 #include "model/model_private.h"
 
 #define PROJECTIONS {"gate_proj", "up_proj", "down_proj"}
+#define LLAMA4 "feed_forward", "router", {"gate_up_proj", "gate_up_proj", "down_proj"}, "shared_expert", NULL, \
+  EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID | EXPERTS_HALVES | EXPERTS_SHARE_IN
 
 static const struct arch_experts kinds[] = {
     {"MixtralForCausalLM", "block_sparse_moe", "gate", {"w1", "w3", "w2"}, NULL, NULL, EXPERTS_NORMALIZED},
@@ -31,6 +33,8 @@ static const struct arch_experts kinds[] = {
      EXPERTS_NORMALIZED | EXPERTS_HALVES | EXPERTS_ROWS},
     {"GraniteMoeSharedForCausalLM", "block_sparse_moe", "router.layer", {"input_linear", "input_linear", "output_linear"}, "shared_mlp",
      NULL, EXPERTS_NORMALIZED | EXPERTS_HALVES | EXPERTS_ROWS},
+    {"Llama4ForCausalLM", LLAMA4},
+    {"Llama4ForConditionalGeneration", LLAMA4},
     {"OlmoeForCausalLM", "mlp", "gate", PROJECTIONS, NULL, NULL, 0},
     {"GptOssForCausalLM", "mlp", "router", {"gate_up_proj", "gate_up_proj", "down_proj"}, NULL, NULL,
      EXPERTS_NORMALIZED | EXPERTS_FUSED},
@@ -139,7 +143,7 @@ static int choice_bias(const struct maker *k, struct tl_op *op) {
   int32_t found = model_find_tensor(k->m, name);
   bool row = found >= 0 && k->m->tensors[found].n_dims == 2;
   int32_t i = row ? plan_tensor(k->m, k->err, 1, op->n_experts, "%s", name) : plan_tensor(k->m, k->err, op->n_experts, 0, "%s", name);
-  op->features |= k->e->traits & EXPERTS_SIGMOID ? TL_F_SIGMOID : TL_F_CHOICE;
+  if (!(k->e->traits & EXPERTS_SIGMOID)) op->features |= TL_F_CHOICE;
   op->bias[0] = i;
   return i < 0 ? i : row ? experts_vector(k->m, i, &op->bias[0], k->err) : TL_OK;
 }
@@ -158,6 +162,7 @@ static int route(const struct maker *k) {
   struct tl_op *op = add(k, TL_OP_ROUTE);
   if (k->e->traits & EXPERTS_NORMALIZED || k->c->norm_topk_prob) op->features |= TL_F_NORMALIZED;
   multiply(op, block_factor(k) * (k->e->choice || k->e->traits & EXPERTS_GROUPS ? k->c->routed_scaling_factor : 1));
+  if (k->e->traits & EXPERTS_SIGMOID) op->features |= TL_F_SIGMOID;
   int r = take(k, &op->weight[0], op->n_experts, k->dim, k->e->router);
   if (has_groups(k->e, k->c)) {
     op->features |= TL_F_GROUPED;
@@ -246,6 +251,7 @@ int arch_experts_plan(struct model *m, const struct arch_experts *e, const struc
     up->features |= TL_F_CLAMPED;
     up->limit = (float)c->swiglu_limit;
   }
+  if (e->traits & EXPERTS_SHARE_IN) up->features |= TL_F_SHARE_IN, down->features |= TL_F_SHARE_IN;
   if (r == TL_OK) r = expert_matrices(&k, up, 0, EXPERT_GATE);
   if (r == TL_OK) r = expert_matrices(&k, up, 1, EXPERT_UP);
   if (r == TL_OK) r = expert_matrices(&k, down, 0, EXPERT_DOWN);

@@ -12,6 +12,7 @@
 
 static const struct architecture architectures[] = {
     {"LlamaForCausalLM", "llama", PRE_NORMS, 0, WINDOW_NONE, 1},
+    {"Llama4ForCausalLM", "llama4_text", PRE_NORMS, ARCH_INTERLEAVED | ARCH_NOPE, WINDOW_NONE, 1},
     {"MistralForCausalLM", "mistral", PRE_NORMS, 0, WINDOW_ALL, 1},
     {"Qwen2ForCausalLM", "qwen2", PRE_NORMS, ARCH_QKV_BIAS | ARCH_NO_OUT_BIAS, WINDOW_OPTIONAL, 1},
     {"Qwen3ForCausalLM", "qwen3", PRE_NORMS, ARCH_QK_NORM, WINDOW_OPTIONAL, 1},
@@ -56,6 +57,7 @@ static const struct architecture architectures[] = {
     {"GptOssForCausalLM", "gpt_oss", PRE_NORMS, ARCH_SINKS, WINDOW_ALTERNATE, 1},
     /* text models of those with pictures: hf_classes.c knows the rest */
     {"Gemma3ForConditionalGeneration", "gemma3", GEMMA_NORMS, GEMMA | ARCH_QK_NORM | ARCH_LOCAL_ROPE, WINDOW_PATTERN, 1},
+    {"Llama4ForConditionalGeneration", "llama4", PRE_NORMS, ARCH_INTERLEAVED | ARCH_NOPE, WINDOW_NONE, 1},
     {"Mistral3ForConditionalGeneration", "mistral3", PRE_NORMS, ARCH_TIED, WINDOW_ALL, 1},
     {"Qwen2VLForConditionalGeneration", "qwen2_vl", PRE_NORMS, ARCH_QKV_BIAS | ARCH_NO_OUT_BIAS | ARCH_TIED, WINDOW_OPTIONAL, 1},
     {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl", PRE_NORMS, ARCH_QKV_BIAS | ARCH_NO_OUT_BIAS | ARCH_TIED, WINDOW_OPTIONAL, 1},

@@ -58,6 +58,7 @@ static const struct known {
     {"nemotron", "NemotronForCausalLM", PARTIAL, 0, 0, 0, 0},
     {"starcoder2", "Starcoder2ForCausalLM", 0, 0, 0, 0, 0},
     {"phi2", "PhiForCausalLM", PARTIAL, 0, 0, 0, 0},
+    {"llama4", "Llama4ForCausalLM", EXPERTS | SIGMOID, 0, 0, 0, 0},
     {"mistral3", "Ministral3ForCausalLM", PAIRED | GROWS, 0, 0, 0, 0},
     {"ernie4_5-moe", "Ernie4_5_MoeForCausalLM", EXPERTS, 0, 0, 0, 0},
     {"dots1", "Dots1ForCausalLM", EXPERTS | SIGMOID, 0, 0, 0, 0},
@@ -75,7 +76,7 @@ static const struct known {
 #define N_ARCHITECTURES (sizeof architectures / sizeof *architectures)
 
 bool gguf_knows_class(const char *class_name) {
-  static const char *const others[] = {"MistralForCausalLM", MIXTRAL, OLMO3, "GraniteMoeForCausalLM", "RobertaModel", "XLMRobertaModel",
+  static const char *const others[] = {"MistralForCausalLM", MIXTRAL, OLMO3, "GraniteMoeForCausalLM", "Llama4ForConditionalGeneration", "RobertaModel", "XLMRobertaModel",
                                        "Gemma3ForConditionalGeneration", "Mistral3ForConditionalGeneration",
                                        "Qwen2VLForConditionalGeneration", "DeepseekV3ForCausalLM", "Glm4MoeLiteForCausalLM"};
   for (size_t i = 0; i < sizeof others / sizeof *others; i++)
@@ -305,6 +306,11 @@ static void take_defaults(const struct tl_gguf *g, const struct known *a, struct
     strcpy(c->architecture, OLMO3);
     c->rope_local_base_freq = c->rope_theta;
   }
+  if (strcmp(a->name, "llama4") == 0) {
+    c->n_shared_experts = 1;
+    c->floor_scale = c->attention_chunk_size = 8192;
+    c->use_qk_norm = c->n_experts != 128; /* Maverick, as llama.cpp tells it */
+  }
   c->norm_topk_prob = a->traits & NORMALIZED;
   c->rope_untruncated = a->traits & UNROUNDED;
   int64_t divisor = odd ? c->hidden_size / c->num_attention_heads : head_dim;
@@ -445,7 +451,8 @@ int gguf_complete_config(struct model *m, struct hf_config *c, struct tl_error *
   c->tie_word_embeddings = model_find_tensor(m, "output.weight") < 0;
   c->attention_bias = model_find_tensor(m, "blk.0.attn_q.bias") >= 0 || model_find_tensor(m, "blk.0.attn_qkv.bias") >= 0;
   c->mlp_bias = model_find_tensor(m, "blk.0.ffn_up.bias") >= 0;
-  c->qk_layernorm = c->use_qk_norm = model_find_tensor(m, "blk.0.attn_q_norm.weight") >= 0;
+  c->qk_layernorm = model_find_tensor(m, "blk.0.attn_q_norm.weight") >= 0;
+  c->use_qk_norm = c->use_qk_norm || c->qk_layernorm;
   for (int64_t i = 0; c->n_experts && i < c->num_hidden_layers; i++) {
     char router[64];
     snprintf(router, sizeof router, "blk.%lld.ffn_gate_inp.weight", (long long)i);

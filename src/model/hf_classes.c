@@ -6,6 +6,8 @@
 
 #include "model/model_private.h"
 
+#define LLAMA4 40, 8, 128, 202048, 131072, 0, 1e-5, 5e5, false
+
 static const struct class {
   const char *name;
   const char *text_type; /* model_type of text_config; NULL: it has none */
@@ -20,6 +22,8 @@ static const struct class {
     {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false},
     {"Qwen3VLForConditionalGeneration", "qwen3_vl_text", 0, 32, 128, 151936, 128000, 0, 1e-6, 5e5, false},
     {"Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text", 0, 16, 0, 151936, 128000, 0, 1e-6, 5e5, false},
+    {"Llama4ForConditionalGeneration", "llama4_text", LLAMA4},
+    {"Llama4ForCausalLM", NULL, LLAMA4},
     {"Ministral3ForCausalLM", NULL, 0, 8, 128, 0, 0, 0, 1e-5, 1e6, false},
     {"Olmo3ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 5e5, false},
     {"Glm4MoeForCausalLM", NULL, 0, 8, 0, 0, 0, 0, 1e-5, 0, false},
@@ -45,6 +49,8 @@ static const struct mixture {
   bool normalized; /* norm_topk_prob */
 } mixtures[] = {
     {"MixtralForCausalLM", 8, 2, 0, 0, 0, false},
+    {"Llama4ForCausalLM", 16, 1, 0, 1, 0, false},
+    {"Llama4ForConditionalGeneration", 16, 1, 0, 1, 0, false},
     {"MiniMaxM2ForCausalLM", 256, 8, 0, 0, 0, false},
     {"Glm4MoeForCausalLM", 128, 8, 1408, 1, 1, true},
     {"Ernie4_5_MoeForCausalLM", 64, 6, 1536, 2, 1, false},
@@ -93,6 +99,11 @@ static void take_mixture(const struct mixture *x, struct hf_config *c) {
 void hf_class_defaults(const struct architecture *a, struct hf_config *c) {
   const struct class *class = find(a);
   if (class) take(class, c);
+  if (a && arch_blocks_of(a)->traits & BLOCK_QK_UNIT) {
+    c->use_qk_norm = true;
+    c->attention_chunk_size = c->floor_scale = 8192;
+    c->intermediate_size_mlp = 16384;
+  }
   if (a && arch_blocks_of(a)->traits & BLOCK_BIASED) c->use_bias = true;
   if (a && arch_blocks_of(a)->traits & BLOCK_LOGIT_SCALE) c->logits_scaling = 0.0625;
   if (a && a->window == WINDOW_LATE) c->max_window_layers = 62; /* all of dots.llm1's */

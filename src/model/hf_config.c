@@ -78,6 +78,10 @@ static const struct key keys[] = {
     {"no_rope_layer_interval", KIND_INTEGER, AT(no_rope_layer_interval), 0, 1, MODEL_MAX_LAYERS, false},
     {"rope_local_base_freq", KIND_NUMBER, AT(rope_local_base_freq), 0, 1, 1e12, false},
     {"partial_rotary_factor", KIND_NUMBER, AT(partial_rotary_factor), 0, 0.01, 1, false},
+    {"attention_chunk_size", KIND_INTEGER, AT(attention_chunk_size), 0, 0, 1 << 24, false},
+    {"floor_scale", KIND_INTEGER, AT(floor_scale), 0, 2, 1 << 24, false},
+    {"intermediate_size_mlp", KIND_INTEGER, AT(intermediate_size_mlp), 0, 1, MODEL_MAX_DIM, false},
+    {"interleave_moe_layer_step", KIND_INTEGER, AT(decoder_sparse_step), 0, 1, MODEL_MAX_LAYERS, false},
     {"rotary_dim", KIND_INTEGER, AT(rotary_dim), 0, 2, MODEL_MAX_HEAD_DIM, false},
     {"original_max_position_embeddings", KIND_INTEGER, AT(original_max_position_embeddings), 0, 1, 1 << 24, false},
     {"num_local_experts", KIND_INTEGER, AT(n_experts), 0, 0, MODEL_MAX_EXPERTS, false},
@@ -246,10 +250,23 @@ static int read_generation(const char *folder, struct hf_config *config, struct 
   return TL_OK;
 }
 
+/* No context goes to where attention is cut in chunks, nor to where queries grow. Its experts have the size that others' MLPs have. */
+static void take_llama4(struct hf_config *c) {
+  int64_t most = c->max_position_embeddings, grow = c->floor_scale - 1;
+  if (c->floor_scale && grow < most) most = grow;
+  if (c->attention_chunk_size && c->attention_chunk_size < most) most = c->attention_chunk_size;
+  c->max_position_embeddings = most;
+  if (c->intermediate_size_mlp) {
+    c->expert_size = c->intermediate_size;
+    c->intermediate_size = c->intermediate_size_mlp;
+  }
+}
+
 int hf_config_check(struct hf_config *c, const char *file, struct tl_error *err) {
   bool grows = c->llama_4_scaling_beta > 0 && c->original_max_position_embeddings > 0;
   if (grows && c->original_max_position_embeddings < c->max_position_embeddings)
     c->max_position_embeddings = c->original_max_position_embeddings;
+  take_llama4(c);
   if (!c->num_key_value_heads) c->num_key_value_heads = c->num_attention_heads;
   if (!c->head_dim) {
     if (c->hidden_size % c->num_attention_heads)
@@ -366,6 +383,7 @@ static void take_nulls(struct hf_config *c, json_t *object) {
   if (json_is_null(json_object_get(object, "num_key_value_heads"))) c->num_key_value_heads = 0;
   if (json_is_null(json_object_get(object, "head_dim"))) c->head_dim = 0;
   if (json_is_null(json_object_get(object, "q_lora_rank"))) c->q_lora_rank = 0;
+  if (json_is_null(json_object_get(object, "attention_chunk_size"))) c->attention_chunk_size = 0;
 }
 
 int model_read_config(const char *folder, struct hf_config *ret, struct tl_error *err) {

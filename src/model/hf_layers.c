@@ -16,7 +16,8 @@ static int read_layer_types(struct hf_config *c, json_t *list, struct tl_error *
   for (size_t i = 0; i < json_array_size(list); i++) {
     const char *type = json_string_value(json_array_get(list, i));
     c->slides[i] = type && strcmp(type, "sliding_attention") == 0;
-    if (!c->slides[i] && (!type || strcmp(type, "full_attention") != 0))
+    bool chunked = c->attention_chunk_size && type && strcmp(type, "chunked_attention") == 0; /* of which no context has more than one */
+    if (!c->slides[i] && !chunked && (!type || strcmp(type, "full_attention") != 0))
       return bad_list("layer_types", "full_attention or sliding_attention", err);
   }
   return TL_OK;
@@ -32,7 +33,7 @@ static int read_pattern(struct hf_config *c, json_t *value, struct tl_error *err
 }
 
 static int read_no_rope_layers(struct hf_config *c, json_t *list, struct tl_error *err) {
-  if (!list || json_is_null(list)) return TL_OK;
+  if (!list || json_is_null(list) || (c->floor_scale && json_is_array(list) && json_array_size(list) == 0)) return TL_OK;
   if (json_array_size(list) != (size_t)c->num_hidden_layers)
     return bad_list("no_rope_layers", "a list of num_hidden_layers items", err);
   c->has_no_rope_layers = true;
@@ -70,6 +71,26 @@ static int read_dense_layers(struct hf_config *c, json_t *list, struct tl_error 
   return TL_OK;
 }
 
+/* Llama 4's: the layers that have experts. */
+static int read_sparse_layers(struct hf_config *c, json_t *list, struct tl_error *err) {
+  if (!list || json_is_null(list) || !c->floor_scale) return TL_OK;
+  if (!json_is_array(list)) return bad_list("moe_layers", "a list of layers", err);
+  for (int64_t i = 0; i < c->num_hidden_layers; i++) c->dense[i] = true;
+  c->decoder_sparse_step = 1;
+  for (size_t i = 0; i < json_array_size(list); i++) {
+    json_int_t layer = json_integer_value(json_array_get(list, i));
+    if (!json_is_integer(json_array_get(list, i)) || layer < 0 || layer >= c->num_hidden_layers)
+      return bad_list("moe_layers", "numbers of layers", err);
+    c->dense[layer] = false;
+  }
+  return TL_OK;
+}
+
+/* Whether queries grow; files have had a number here, too. */
+static void read_tuning(struct hf_config *c, json_t *value) {
+  if (json_is_false(value) || (json_is_integer(value) && json_integer_value(value) == 0)) c->floor_scale = 0;
+}
+
 /* Of the two lists of longrope the one for contexts beyond the original: which context there will
  * be is known when the model is loaded, and cached keys cannot change with it. */
 static int read_factors(struct hf_config *c, json_t *rope, struct tl_error *err) {
@@ -92,6 +113,8 @@ int hf_config_read_lists(struct hf_config *c, json_t *object, json_t *rope, stru
   int r = read_layer_types(c, json_object_get(object, "layer_types"), err);
   if (r == TL_OK) r = read_pattern(c, json_object_get(object, "sliding_window_pattern"), err);
   if (r == TL_OK) r = read_no_rope_layers(c, json_object_get(object, "no_rope_layers"), err);
+  if (r == TL_OK) r = read_sparse_layers(c, json_object_get(object, "moe_layers"), err);
+  read_tuning(c, json_object_get(object, "attn_temperature_tuning"));
   if (r == TL_OK) r = read_dense_layers(c, json_object_get(object, "mlp_only_layers"), err);
   if (r == TL_OK) r = read_mlp_types(c, json_object_get(object, "mlp_layer_types"), err);
   return r == TL_OK ? read_factors(c, rope, err) : r;

@@ -108,6 +108,7 @@ struct hf_config {
   double embedding_multiplier, attention_multiplier, residual_multiplier, logits_scaling;
   /* windows, and which layers have one */
   int64_t sliding_window, max_window_layers, sliding_window_pattern, no_rope_layer_interval, rotary_dim;
+  int64_t attention_chunk_size, floor_scale, intermediate_size_mlp; /* Llama 4's; 0: none, or another class */
   bool use_sliding_window, has_layer_types, has_no_rope_layers;
   bool slides[MODEL_MAX_LAYERS];  /* layer_types */
   bool rotates[MODEL_MAX_LAYERS]; /* no_rope_layers, whose items say 1 where there is rope */
@@ -287,12 +288,13 @@ enum block_trait {
   BLOCK_LOGIT_SCALE = 1 << 2,   /* logits are times logit_scale */
   BLOCK_BIASED = 1 << 3,        /* all projections have biases, unless use_bias is false */
   BLOCK_LOGIT_BIAS = 1 << 4,
+  BLOCK_QK_UNIT = 1 << 5,       /* heads of Q and K that rotate are normed without weights, unless use_qk_norm is false */
 };
 struct arch_blocks {
   const char *class_name;
   uint32_t traits;
-  const char *act;       /* of an MLP without a gate, as config.json calls it; NULL: it has one */
-  const char *up, *down; /* such an MLP's matrices */
+  const char *act; /* of an MLP without a gate, as config.json calls it; NULL: it has one */
+  const char *gate, *up, *down;
   const char *out, *final_norm;
 };
 /* The feature of the MLP's first record. */
@@ -316,6 +318,7 @@ enum experts_trait {
   EXPERTS_GROUPS = 1 << 10,    /* DeepSeek: of groups of experts some are chosen from; shares are times a factor; keys that say how */
   EXPERTS_HALVES = 1 << 4,     /* Qwen3-VL-MoE: likewise one tensor, the gate's part first */
   EXPERTS_SIGMOID = 1 << 5,    /* shares are sigmoids */
+  EXPERTS_SHARE_IN = 1 << 8,   /* Llama 4: what an expert reads is times its share, not what it makes */
   EXPERTS_ROWS = 1 << 7,       /* Granite: halves, not transposed, under the block's own name */
   EXPERTS_COUNTED = 1 << 6,    /* what all rows have is as large as n_shared_experts experts */
 };

@@ -14,7 +14,7 @@ static float scale_llama3(const struct hf_config *c, float freq) {
   float wavelength = 2 * (float)M_PI / freq;
   float low = old / (float)c->low_freq_factor, high = old / (float)c->high_freq_factor;
   if (wavelength > low) return freq / (float)c->rope_factor;
-  if (wavelength < high) return freq;
+  if (wavelength < high || low <= high) return freq; /* Llama 4's are equal */
   float smooth = (old / wavelength - (float)c->low_freq_factor) / (float)(c->high_freq_factor - c->low_freq_factor);
   return (1 - smooth) * freq / (float)c->rope_factor + smooth * freq;
 }
@@ -78,10 +78,10 @@ static int check_rope(const struct hf_config *c, uint32_t n, struct tl_error *er
     return tl_error_set(err, TL_ECORRUPT, "model.path",
                         "config.json: partial_rotary_factor: expected an even number of dimensions");
   if (strcmp(c->rope_type, "llama3") == 0 &&
-      (!c->original_max_position_embeddings || c->high_freq_factor <= c->low_freq_factor))
+      (!c->original_max_position_embeddings || c->high_freq_factor < c->low_freq_factor))
     return tl_error_set(err, TL_ECORRUPT, "model.path",
                         "config.json: rope_scaling: llama3 needs original_max_position_embeddings and "
-                        "low_freq_factor < high_freq_factor");
+                        "low_freq_factor <= high_freq_factor");
   if (strcmp(c->rope_type, "longrope") == 0 && (c->original_max_position_embeddings < 2 || c->n_long_factors != n / 2))
     return tl_error_set(err, TL_ECORRUPT, "model.path",
                         "config.json: rope_scaling: longrope needs original_max_position_embeddings and %u factors", n / 2);

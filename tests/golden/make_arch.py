@@ -91,6 +91,10 @@ MODELS = {
                                  n_routed_experts=7, num_experts_per_tok=3, moe_intermediate_size=20, n_shared_experts=2,
                                  first_k_dense_replace=1, routed_scaling_factor=1.7, rope_parameters=theta(
                                      10000.0, partial_rotary_factor=0.5))),
+    "llama4": ("Llama4", dict(num_hidden_layers=4, intermediate_size=20, intermediate_size_mlp=52, num_local_experts=5, num_experts_per_tok=2,
+                              interleave_moe_layer_step=2, rope_parameters=dict(
+                                  rope_type="llama3", rope_theta=500000.0, factor=16.0, low_freq_factor=1.0, high_freq_factor=1.0,
+                                  original_max_position_embeddings=64))),
     "minimax_m2": ("MiniMaxM2", dict(num_local_experts=5, num_experts_per_tok=2, rope_parameters=theta(
         5e6, partial_rotary_factor=8 / 14))),
     "ernie4_5_moe": ("Ernie4_5_Moe", dict(num_hidden_layers=4, hidden_size=56, tie_word_embeddings=False, moe_num_experts=7, moe_k=3,
@@ -142,6 +146,7 @@ NESTED = {
     "qwen2_5_vl": ("Qwen2_5_VLTextConfig", SIGHT | dict(out_hidden_size=56)),
     "ministral3": ("Ministral3Config", SIGHT | dict(model_type="pixtral", head_dim=8, image_size=4)),
     "qwen3_vl_moe": ("Qwen3VLMoeTextConfig", SIGHT | dict(out_hidden_size=36, num_position_embeddings=4, deepstack_visual_indexes=[0])),
+    "llama4": ("Llama4TextConfig", SIGHT | dict(vision_output_dim=8, projector_input_dim=8, projector_output_dim=8, image_size=4)),
     "qwen3_vl": ("Qwen3VLTextConfig", SIGHT | dict(out_hidden_size=36, num_position_embeddings=4, deepstack_visual_indexes=[0])),
 }
 
@@ -210,6 +215,8 @@ def make_config(name):
     return config, family + "ForConditionalGeneration"
 
 
+# of models in which the first ones leave two experts so close that the rounding of a GPU's rows chooses between them
+SEEDS = {"llama4": 3}
 DROP = ("id2label", "label2id", "problem_type", "return_dict", "output_", "chunk_size", "transformers_version", "base_model")
 
 
@@ -249,7 +256,7 @@ def written_config(name, config, architecture):
 def make_model(name):
     family = MODELS[name][0]
     folder = f"{HERE}/arch/{name}"
-    generator = torch.Generator().manual_seed(sum(name.encode()))
+    generator = torch.Generator().manual_seed(sum(name.encode()) + SEEDS.get(name, 0))
     config, architecture = make_config(name)
     model = getattr(transformers, architecture)(config).float().eval()
     draw_weights(model, generator, family.startswith("Gemma") or family == "Nemotron")

@@ -17,7 +17,7 @@ import gguf
 import numpy as np
 from gguf import MODEL_ARCH as A
 
-from make_gguf import HERE, OUT, gguf_name, permute, read_folder, write
+from make_gguf import HERE, OUT, gguf_name, permute, read_folder, rope_divisors, write
 
 MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_deep": A.SMOLLM3, "phi3": A.PHI3,
           "phi4_longrope": A.PHI3, "gemma": A.GEMMA, "gemma2": A.GEMMA2, "gemma3": A.GEMMA3, "olmo2": A.OLMO2, "olmo3": A.OLMO2, "granite": A.GRANITE,
@@ -25,7 +25,7 @@ MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_
           "exaone4_small": A.EXAONE4, "mixtral": A.LLAMA, "qwen2_moe": A.QWEN2MOE, "qwen3_moe": A.QWEN3MOE,
           "gpt_oss_mxfp4": A.GPT_OSS, "gemma3_vision": A.GEMMA3, "mistral3": A.LLAMA, "qwen2_5_vl": A.QWEN2VL, "qwen3_vl": A.QWEN3VL,
           "qwen3_vl_moe": A.QWEN3VLMOE, "glm4_moe": A.GLM4_MOE, "minimax_m2": A.MINIMAXM2, "ministral3": A.MISTRAL3, "dots1": A.DOTS1, "cohere2": A.COHERE2, "cohere": A.COMMAND_R, "arcee": A.ARCEE, "nemotron": A.NEMOTRON,
-          "starcoder2": A.STARCODER2, "phi": A.PHI2,
+          "starcoder2": A.STARCODER2, "llama4": A.LLAMA4, "phi": A.PHI2,
           "ernie4_5_moe": A.ERNIE4_5_MOE, "granitemoe": A.GRANITE_MOE, "granitemoeshared": A.GRANITE_MOE,
           "deepseek_v2": A.DEEPSEEK2, "deepseek_v2_lite": A.DEEPSEEK2, "glm4_moe_lite": A.DEEPSEEK2}
 ONE_MATRIX = ("deepseek_v2",)  # kv_b_proj, as files had it before 2025
@@ -44,7 +44,7 @@ def add_keys(out, name, arch, config, head_dim):
         return add_latent_keys(out, name, config, full)
     extra = 1 if arch == A.GLM4_MOE else 0  # a layer that guesses
     out.add_block_count(config["num_hidden_layers"] + extra)
-    out.add_feed_forward_length(config["intermediate_size"])
+    out.add_feed_forward_length(config.get("intermediate_size_mlp") or config["intermediate_size"])
     out.add_head_count(config["num_attention_heads"])
     out.add_head_count_kv(config["num_key_value_heads"])
     if config.get("head_dim"):
@@ -170,6 +170,8 @@ def add_expert_keys(out, arch, config):
         out.add_expert_feed_forward_length(config.get("moe_intermediate_size") or config["intermediate_size"])
     if arch == A.QWEN2MOE:
         out.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
+    if arch == A.LLAMA4:
+        out.add_interleave_moe_layer_step(config["interleave_moe_layer_step"])
     if arch == A.GPT_OSS:
         out.add_sliding_window(config["sliding_window"])
 
@@ -179,6 +181,10 @@ def mxfp4(blocks, scales):
     codes = np.stack((blocks & 15, blocks >> 4), -1).reshape(*blocks.shape[:-1], 32)
     packed = codes[..., :16] | codes[..., 16:] << 4
     return np.concatenate((scales[..., None], packed), -1).reshape(*blocks.shape[:-2], -1)
+
+
+def arch_is_llama4(config):
+    return config["model_type"] == "llama4_text"
 
 
 def stack_experts(out, config, tensors):
@@ -208,7 +214,8 @@ def stack_experts(out, config, tensors):
         if "_blocks" in name:
             data = mxfp4(data, tensors[name.replace("_blocks", "_scales")])
         rows = data.shape[1] // 2
-        gate, up = (data[:, :rows], data[:, rows:]) if "qwen3_vl" in config["model_type"] else (data[:, 0::2], data[:, 1::2])
+        in_halves = "qwen3_vl" in config["model_type"] or arch_is_llama4(config)
+        gate, up = (data[:, :rows], data[:, rows:]) if in_halves else (data[:, 0::2], data[:, 1::2])
         halves = {"gate": gate, "up": up} if part == "gate_up" else {"down": data}
         for half, values in halves.items():
             raw = gguf.GGMLQuantizationType.MXFP4 if "_blocks" in name else None
@@ -223,6 +230,8 @@ def add_rope(out, arch, config, rope):
     if kind in ("linear", "yarn"):
         out.add_rope_scaling_type(gguf.RopeScalingType(kind))
         out.add_rope_scaling_factor(rope["factor"])
+    if kind == "llama3":
+        out.add_tensor("rope_freqs.weight", rope_divisors(rope, config["head_dim"]))
     if kind == "yarn":
         out.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     if arch == A.MISTRAL3:

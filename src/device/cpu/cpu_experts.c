@@ -242,6 +242,18 @@ static void up_unit(struct run *r, const struct tl_op *op, const struct cpu_matr
   }
 }
 
+/* The row of h that entry `at` is of, or, times its share, what becomes of it in its place among the entries. */
+static const float *entry_row(const struct cpu_device *d, const struct tl_op *op, uint32_t at) {
+  const struct cpu_mixture *x = &d->mixture;
+  const float *row = d->h + x->rows[at] * d->ld_dim;
+  if (!(op->features & TL_F_SHARE_IN)) return row;
+  size_t choice = (size_t)x->rows[at] * x->n_chosen;
+  while (x->places[choice] != at) choice++;
+  float *to = x->io + at * d->ld_dim;
+  for (size_t k = 0; k < d->ld_dim; k++) to[k] = row[k] * x->shares[choice];
+  return to;
+}
+
 void cpu_experts_up(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *experts) {
   struct cpu_device *d = r->d;
   struct cpu_mixture *x = &d->mixture;
@@ -249,7 +261,7 @@ void cpu_experts_up(struct run *r, struct cpu_ticket *ticket, const struct tl_op
   share(r, x->n_entries, &from, &to);
   for (uint32_t at = from; at < to; at++) {
     const struct cpu_matrix *gate = &experts[2 * x->expert_of[at]], *up = gate + 1;
-    const float *row = d->h + x->rows[at] * d->ld_dim;
+    const float *row = entry_row(d, op, at);
     put_entry(d, gate, row, d->ld_dim, at, x->io + at * d->ld_dim);
     if (form_of(d, up) != form_of(d, gate)) put_entry(d, up, row, d->ld_dim, at, x->io + at * d->ld_dim);
   }
@@ -269,7 +281,7 @@ static void down_unit(struct run *r, const struct cpu_matrix *experts, uint32_t 
 }
 
 /* What the experts made of row i into `to`, or, with `add`, on top of it. */
-static void mix_row(const struct cpu_device *d, uint32_t i, float *to, bool add) {
+static void mix_row(const struct cpu_device *d, const struct tl_op *op, uint32_t i, float *to, bool add) {
   const struct cpu_mixture *x = &d->mixture;
   uint32_t dim = d->model->dim;
   for (uint32_t k = 0; k < dim; k += CPU_PANEL) {
@@ -279,14 +291,14 @@ static void mix_row(const struct cpu_device *d, uint32_t i, float *to, bool add)
       size_t choice = (size_t)i * x->n_chosen + c;
       if (x->places[choice] == NOT_HERE) continue;
       const float *from = x->io + x->places[choice] * d->ld_dim + k;
-      float part = x->shares[choice];
+      float part = op->features & TL_F_SHARE_IN ? 1 : x->shares[choice];
       for (uint32_t at = 0; at < n; at++) sum[at] += part * from[at];
     }
     for (uint32_t at = 0; at < n; at++) to[k + at] = add ? to[k + at] + sum[at] : sum[at];
   }
 }
 
-bool cpu_experts_down(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *experts) {
+bool cpu_experts_down(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *experts) {
   struct cpu_device *d = r->d;
   struct cpu_mixture *x = &d->mixture;
   uint32_t from, to;
@@ -301,7 +313,7 @@ bool cpu_experts_down(struct run *r, struct cpu_ticket *ticket, const struct cpu
   barrier(r);
   float *sum = d->group ? part_of(r, d->shard.rank) : d->x;
   share(r, r->step->n_tokens, &from, &to);
-  for (uint32_t i = from; i < to; i++) mix_row(d, i, sum + i * d->ld_dim, !d->group);
+  for (uint32_t i = from; i < to; i++) mix_row(d, op, i, sum + i * d->ld_dim, !d->group);
   return !d->group || cpu_sum_parts(r, r->step->n_tokens, d->x, true);
 }
 

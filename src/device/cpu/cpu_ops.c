@@ -455,7 +455,7 @@ static bool run_op(struct run *r, uint32_t i) {
     case TL_OP_NORM_ADD: cpu_norm_add(d, op, weight, from, to); break;
     case TL_OP_ROUTE: cpu_route(r, ticket, op, w); break;
     case TL_OP_EXPERTS_UP: cpu_experts_up(r, ticket, op, d->weights.experts[i]); break;
-    case TL_OP_EXPERTS_DOWN: fine = cpu_experts_down(r, ticket, d->weights.experts[i]); break;
+    case TL_OP_EXPERTS_DOWN: fine = cpu_experts_down(r, ticket, op, d->weights.experts[i]); break;
     case TL_OP_ROW_GATE: cpu_row_gate(r, weight); break;
     case TL_OP_LOGITS: fine = logits(r, ticket, op, w); break;
     case TL_OP_EMBED_PLACE: cpu_embed_place(r, op, weight, part); break;

@@ -85,7 +85,7 @@ void cpu_project(struct run *r, struct cpu_ticket *ticket, const struct cpu_matr
 void cpu_route(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w);
 void cpu_experts_up(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *experts);
 /* False: the group was aborted. */
-bool cpu_experts_down(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *experts);
+bool cpu_experts_down(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *experts);
 void cpu_row_gate(struct run *r, const float *weight);
 
 /* cpu_latent.c: the records of latent attention; a barrier is due behind each, and behind the store. */

@@ -116,7 +116,8 @@ static size_t ordered_width(const struct cuda_device *d) {
       const struct cuda_op *op = &d->plan[i];
       bool experts = op->kind == CUDA_OP_EXPERTS_UP || op->kind == CUDA_OP_EXPERTS_DOWN;
       size_t width = (size_t)op->w.k * (experts ? op->from->n_chosen : 1);
-      if (op->w.pieces[k].n_orders && width > most) most = width;
+      bool shared = op->kind == CUDA_OP_EXPERTS_UP && op->from->features & TL_F_SHARE_IN;
+      if ((op->w.pieces[k].n_orders || shared) && width > most) most = width;
     }
   return most;
 }

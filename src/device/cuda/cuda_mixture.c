@@ -56,6 +56,18 @@ static int put_in_order(struct cuda_device *d, const struct cuda_op *op, const s
   return TL_OK;
 }
 
+/* Rows times their shares, by entry. */
+static int share_out(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_cuda_experts_args *experts,
+                     struct tl_error *err) {
+  const struct cuda_work *w = &d->work;
+  struct tl_cuda_reorder_args args = {.dtype = d->dtype, .n = pass->n_tokens * op->from->n_chosen, .k = op->w.k, .in = experts->x,
+                                      .out = w->ordered, .places = w->places, .n_chosen = op->from->n_chosen, .shares = w->shares};
+  CUDA_TRY(d, d->api->op.reorder(&args, d->stream), "experts' inputs times their shares", err);
+  experts->x = w->ordered;
+  experts->rows = NULL;
+  return TL_OK;
+}
+
 static int multiply(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_cuda_experts_args args,
                     struct tl_error *err) {
   args.dtype = d->dtype;
@@ -79,7 +91,8 @@ int cuda_experts_up(struct cuda_device *d, const struct cuda_op *op, const struc
   struct tl_cuda_experts_args args = {
       .gate = op->from->features & TL_F_CLAMPED ? TL_CUDA_EXPERT_CLAMPED : TL_CUDA_EXPERT_SILU, .limit = op->from->limit,
       .n = op->w.n / d->shard.n_experts / 2, .rows = d->work.entry_rows, .x = d->work.h, .out = d->work.entry_m};
-  return multiply(d, op, pass, args, err);
+  int r = op->from->features & TL_F_SHARE_IN ? share_out(d, op, pass, &args, err) : TL_OK;
+  return r < 0 ? r : multiply(d, op, pass, args, err);
 }
 
 int cuda_experts_down(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
@@ -93,8 +106,9 @@ int cuda_experts_down(struct cuda_device *d, const struct cuda_op *op, const str
 int cuda_mix(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
   const struct cuda_op *route = op->route;
   const float *gates = d->work.scores + route->from->n_experts;
+  bool shared = route[1].from->features & TL_F_SHARE_IN; /* of the experts' first record */
   struct tl_cuda_mix_args args = {.dtype = d->dtype, .n = pass->n_tokens, .dim = d->dims.dim, .n_chosen = route->from->n_chosen,
-                                  .places = d->work.places, .shares = d->work.shares, .y = d->work.entry_y,
+                                  .places = d->work.places, .shares = shared ? NULL : d->work.shares, .y = d->work.entry_y,
                                   .whole = route->row_gate != NULL,
                                   .gates = cuda_has_gate(route) ? gates : NULL, .ld = route->w.ld, .out = d->work.delta};
   CUDA_TRY(d, d->api->op.mix(&args, d->stream), "the experts' sum", err);

@@ -71,8 +71,8 @@ static const struct {
     [TL_OP_QK_NORM] = {2, TL_F_PLUS_ONE | TL_F_WHOLE_ROW},
     [TL_OP_NORM_ADD] = {1, TL_F_PLUS_ONE},
     [TL_OP_ROUTE] = {1, TL_F_NORMALIZED | TL_F_SIGMOID | TL_F_CHOICE | TL_F_FACTOR | TL_F_GROUPED},
-    [TL_OP_EXPERTS_UP] = {2, TL_F_CLAMPED},
-    [TL_OP_EXPERTS_DOWN] = {1, 0},
+    [TL_OP_EXPERTS_UP] = {2, TL_F_CLAMPED | TL_F_SHARE_IN},
+    [TL_OP_EXPERTS_DOWN] = {1, TL_F_SHARE_IN},
     [TL_OP_ROW_GATE] = {0, 0},
     [TL_OP_LATENT] = {2, TL_F_LOW_RANK},
     [TL_OP_LATENT_NORM] = {0, 0},
@@ -146,7 +146,8 @@ static const struct tl_op *match(const struct tl_op *op, const struct tl_op *end
 }
 
 static bool is_of(const struct tl_op *experts, const struct tl_op *before) {
-  return experts->n_experts == before->n_experts && experts->n_chosen == before->n_chosen;
+  bool alike = before->kind == TL_OP_ROUTE || (experts->features & TL_F_SHARE_IN) == (before->features & TL_F_SHARE_IN);
+  return alike && experts->n_experts == before->n_experts && experts->n_chosen == before->n_chosen;
 }
 
 /* What waits behind a record for one that reads it: normed rows, what QKV made, what attention and the MLP's first half did, and a
@@ -463,6 +464,8 @@ int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
     to->before = before ? before->from : NULL;
     to->waits = waits_behind(before, to);
     if (!shape(d, to)) return refuse(d, "too many shapes of matrices", err);
+    if (op->features & TL_F_SHARE_IN && to->kind == CUDA_OP_EXPERTS_UP && to->w.pieces[0].n_orders)
+      return refuse(d, "shares of experts' inputs that stand in another order", err);
     d->n_plan++;
   }
   add_quicker(d);

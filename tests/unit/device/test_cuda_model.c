@@ -123,7 +123,7 @@ static void test_architectures(void **state) {
       "arch/olmoe", "arch/minimax_m2",
       "arch/dots1", "arch/ernie4_5_moe", "arch/granitemoe", "arch/granitemoeshared", "arch/cohere", "arch/cohere2",
       "arch/deepseek_v2_lite", "arch/deepseek_v3", "arch/moonlight",
-      "arch/arcee", "arch/nemotron", "arch/starcoder2", "arch/phi",
+      "arch/arcee", "arch/nemotron", "arch/starcoder2", "arch/phi", "arch/llama4",
       "arch/gemma"};
   static const uint32_t odd[] = {40, 7, 1, 23};
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) {

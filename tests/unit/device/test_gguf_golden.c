@@ -54,6 +54,7 @@ static void test_llamas(void **state) {
                 {"arch/nemotron", "gguf/arch_nemotron.gguf", 1e-5f}, /* the 1 is in the weights */
                 {"arch/starcoder2", "gguf/arch_starcoder2.gguf", 0},
                 {"arch/phi", "gguf/arch_phi.gguf", 0},
+                {"arch/llama4", "gguf/arch_llama4.gguf", 1e-3f},
                 {"arch/dots1", "gguf/arch_dots1.gguf", 1e-5f},
                 {"arch/ernie4_5_moe", "gguf/arch_ernie4_5_moe.gguf", 0},
                 {"arch/granitemoe", "gguf/arch_granitemoe.gguf", 1e-5f},

@@ -110,6 +110,32 @@ static void test_reorder_entries(void **state) {
   op_free(device_places);
 }
 
+/* Of choices, times their shares. */
+static void test_share_out(void **state) {
+  (void)state;
+  enum { CHOSEN = 2, N = 3 * CHOSEN, K = 40 };
+  const uint32_t places[N] = {3, 0, TL_CUDA_NO_ENTRY, 2, 1, 4};
+  uint32_t *device_places = op_copy(places, sizeof places);
+  float *shares = op_floats(N, 1);
+  for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
+    int dtype = op_dtypes[t];
+    uint16_t *in = op_halves(dtype, 3 * K, 1), *out = op_poisoned(6 * K * 2);
+    struct tl_cuda_reorder_args a = {.dtype = dtype, .n = N, .k = K, .in = in, .out = out, .places = device_places, .n_chosen = CHOSEN,
+                                     .shares = shares};
+    assert_int_equal(op_run(tl_cuda_reorder(&a, NULL)), 0);
+    for (uint32_t i = 0; i < N; i++)
+      for (uint32_t k = 0; k < K && places[i] != TL_CUDA_NO_ENTRY; k++)
+        assert_int_equal(out[places[i] * K + k], op_pack(dtype, op_unpack(dtype, in[i / CHOSEN * K + k]) * shares[i]));
+    for (uint32_t k = 0; k < K; k++) assert_int_equal(out[5 * K + k], UINT16_MAX);
+    a.n_chosen = 0;
+    assert_int_equal(tl_cuda_reorder(&a, NULL), 1);
+    op_free(in);
+    op_free(out);
+  }
+  op_free(device_places);
+  op_free(shares);
+}
+
 static void test_bias(void **state) {
   (void)state;
   for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
@@ -384,7 +410,7 @@ static void test_refused_shapes(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_embed), cmocka_unit_test(test_embed_stored),  cmocka_unit_test(test_gather), cmocka_unit_test(test_reorder), cmocka_unit_test(test_reorder_entries), cmocka_unit_test(test_bias),
+      cmocka_unit_test(test_embed), cmocka_unit_test(test_embed_stored),  cmocka_unit_test(test_gather), cmocka_unit_test(test_reorder), cmocka_unit_test(test_reorder_entries), cmocka_unit_test(test_share_out), cmocka_unit_test(test_bias),
       cmocka_unit_test(test_glu), cmocka_unit_test(test_norm), cmocka_unit_test(test_rounded_norm), cmocka_unit_test(test_cap), cmocka_unit_test(test_refused_shapes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -124,6 +124,17 @@ static void test_class_defaults(void **state) {
   assert_true(c.num_key_value_heads == 2 && c.use_bias && c.sliding_window == 0 && c.rms_norm_eps == 0.5);
   assert_int_equal(read_texts(OF("NemotronForCausalLM", ""), NULL, &c, &err), TL_OK);
   assert_true(c.num_key_value_heads == 16 && !c.use_bias && c.rms_norm_eps == 1e-5);
+  assert_int_equal(read_texts(OF("Llama4ForCausalLM", ",\"no_rope_layers\":[],\"moe_layers\":[1]"), NULL, &c, &err), TL_OK);
+  assert_true(c.num_key_value_heads == 8 && c.head_dim == 128 && c.rope_theta == 5e5 && c.rms_norm_eps == 1e-5 && c.use_qk_norm);
+  assert_true(c.n_experts == 16 && c.n_chosen == 1 && c.expert_size == 96 && c.intermediate_size == 16384 && c.dense[0] && !c.dense[1]);
+  assert_int_equal(c.max_position_embeddings, 512);
+#define LONG ",\"max_position_embeddings\":1000000"
+  assert_int_equal(read_texts(OF("Llama4ForCausalLM", LONG ",\"attn_temperature_tuning\":4"), NULL, &c, &err), TL_OK);
+  assert_int_equal(c.max_position_embeddings, 8191);
+  assert_int_equal(read_texts(OF("Llama4ForCausalLM", LONG ",\"attn_temperature_tuning\":false"), NULL, &c, &err), TL_OK);
+  assert_int_equal(c.max_position_embeddings, 8192);
+  assert_int_equal(read_texts(OF("Llama4ForCausalLM", LONG ",\"attn_temperature_tuning\":0,\"attention_chunk_size\":null"), NULL, &c, &err), TL_OK);
+  assert_int_equal(c.max_position_embeddings, 1000000);
   assert_int_equal(read_texts(OF("Ernie4_5_MoeForCausalLM", ""), NULL, &c, &err), TL_OK);
   assert_true(c.num_key_value_heads == 4 && c.head_dim == 4 && c.rope_theta == 5e5 && c.rms_norm_eps == 1e-5);
   assert_true(c.n_experts == 64 && c.n_chosen == 6 && c.expert_size == 1536 && c.n_shared_experts == 2 && c.first_dense == 1);

@@ -87,7 +87,7 @@ struct tl_cuda_mix_args {
   int dtype;
   uint32_t n, dim, n_chosen; /* dim (8) */
   const uint32_t *places;  /* (n, n_chosen) */
-  const float *shares;     /* (n, n_chosen) */
+  const float *shares;     /* (n, n_chosen), or NULL: 1 */
   const void *y;           /* T (entries, dim) */
   int whole;               /* out was an MLP of all rows: added */
   const float *gates;      /* (n, ld), or NULL; with whole: the MLP's times sigmoid(gates[row ld]) */

@@ -254,14 +254,17 @@ struct tl_cuda_gather_args {
 int tl_cuda_gather(const struct tl_cuda_gather_args *args, void *stream);
 
 /* out[i][k] = in[i][order[k]]: rows for weights whose inputs stand in another order. With `places` i counts choices of experts
- * (cuda_experts.h), each of which makes its entry of `out` by the order of its expert. */
+ * (cuda_experts.h), each of which makes its entry of `out` by the order of its expert; or, with `shares`, of its row times its share,
+ * in the order as it is. */
 struct tl_cuda_reorder_args {
+  int dtype;             /* with shares */
   uint32_t n, k;         /* n: rows, or choices; k (8) */
   const uint32_t *order; /* (k) each below k; or (this rank's experts, k) */
   const void *in;        /* 16-bit (n, k) */
   void *out;             /* likewise; or (entries, k) */
   const uint32_t *places, *chosen; /* (n), or NULL */
   uint32_t first_expert, n_chosen; /* n_chosen: `in` is (n / n_chosen, k); 0: it is by entry, as `out` */
+  const float *shares;   /* (n), or NULL */
 };
 int tl_cuda_reorder(const struct tl_cuda_reorder_args *args, void *stream);
 

@@ -215,7 +215,7 @@ TL_KERNEL(MIX_THREADS, 1) mix(tl_cuda_mix_args a) {
   for (uint32_t i = 0; i < a.n_chosen; i++) {
     uint32_t place = a.places[row * a.n_chosen + i];
     if (place == TL_CUDA_NO_ENTRY) continue;
-    float share = a.shares[row * a.n_chosen + i];
+    float share = a.shares ? a.shares[row * a.n_chosen + i] : 1;
     unpack8<T>(load16((const uint16_t *)a.y + (uint64_t)place * a.dim + column), v);
     TL_UNROLL for (int k = 0; k < 8; k++) sum[k] += share * v[k];
   }

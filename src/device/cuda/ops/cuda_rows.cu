@@ -130,9 +130,25 @@ TL_KERNEL(THREADS, 1) reorder(tl_cuda_reorder_args a) {
   store16((uint16_t *)a.out + to * a.k + column, {{pair[0], pair[1], pair[2], pair[3]}});
 }
 
+template <class T>
+TL_KERNEL(THREADS, 1) share_out(tl_cuda_reorder_args a) {
+  uint64_t row;
+  uint32_t column;
+  float v[8];
+  let_next_start();
+  wait_for_before();
+  if (!my_eight(a.n, a.k, &row, &column) || a.places[row] == TL_CUDA_NO_ENTRY) return;
+  unpack8<T>(load16((const uint16_t *)a.in + row / a.n_chosen * a.k + column), v);
+  TL_UNROLL for (int i = 0; i < 8; i++) v[i] *= a.shares[row];
+  store16((uint16_t *)a.out + (uint64_t)a.places[row] * a.k + column, pack8<T>(v));
+}
+
 extern "C" int tl_cuda_reorder(const struct tl_cuda_reorder_args *args, void *stream) {
   unsigned blocks;
   if (launch_eights(args->n, args->k, &blocks)) return CUDA_INVALID;
+  if (args->shares && (!args->places || args->n_chosen == 0)) return CUDA_INVALID;
+  if (args->shares && blocks)
+    return launch_rows(args->n, args->dtype == TL_CUDA_BF16 ? share_out<bf16> : share_out<f16>, blocks, 1, THREADS, 0, stream, *args);
   return blocks ? launch_rows(args->n, reorder, blocks, 1, THREADS, 0, stream, *args) : 0;
 }
 
