@@ -126,6 +126,8 @@ enum tl_pooling {
   TL_POOL_WEIGHTED,  /* the mean with row i weighted by i + 1 */
 };
 
+struct tl_adapter; /* adapter.h */
+
 struct tl_model {
   const char *architecture; /* "llama" */
   uint32_t dim, n_layers, n_heads, n_kv_heads, head_dim, ffn_dim, vocab_size;
@@ -155,6 +157,8 @@ struct tl_model {
   uint32_t n_out;              /* numbers of its vector: the embedding's, or the labels'; 0 with TL_POOL_NONE */
   bool is_classifier;          /* the vector holds logits of labels, not an embedding */
   bool normalize;              /* the vector is divided by its length, by the device */
+  const struct tl_adapter *adapters; /* (n_adapters) what sequences may ask for beside the model itself */
+  uint32_t n_adapters;
 };
 
 /* Of each head: what attention makes and ATTN_OUT reads. */

@@ -56,6 +56,7 @@ struct tl_step {
   const uint32_t *block_tables;   /* (n_seqs, table_stride) blocks in order of position */
   const uint32_t *rows;           /* (n_rows) row index, ascending */
   const struct tl_sampling *sampling; /* (n_rows) */
+  const uint32_t *adapters;       /* (n_seqs) number of each sequence's adapter (tl_model.adapters) + 1, 0: none; NULL: no sequence has one */
   /* Steps of a pooling model (model.h): every sequence is in it whole, n_rows is n_seqs, `rows` their last rows; slots,
    * context_len, block_tables and sampling are NULL, and collect fills these in place of ret_sampled. */
   const int32_t *token_types;     /* (n_tokens) BERT's segment ids; NULL: all 0 */

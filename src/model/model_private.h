@@ -60,6 +60,7 @@ struct model {
   const struct architecture *row; /* likewise */
   bool gguf;                  /* tensors have GGUF's names */
   bool nested;                /* the files hold a model of pictures, too: hf_classes.c */
+  bool strict;                /* tensors of a number format that is not read are an error */
   bool bare;                  /* names lack the "model." of decoders with an output matrix */
   uint32_t paired_head;       /* and Q and K have heads of so many rows in pairs; 0: they have not */
 };

@@ -95,7 +95,9 @@ static int add_entries(struct model *m, const char *file, const char *prefix, js
     r = read_entry(file, name, entry, data, data_bytes, &t, &ranges[n], &used, err);
     if (r < 0) break;
     n++;
-    if (used && (r = model_add_tensor(m, &t, err)) < 0) break;
+    if (!used && m->strict) r = bad(err, file, name, "expected BF16, F16 or F32");
+    else if (used) r = model_add_tensor(m, &t, err);
+    if (r < 0) break;
   }
   if (r == TL_OK) r = check_overlap(file, ranges, n, err);
   free(ranges);

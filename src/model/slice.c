@@ -4,6 +4,7 @@
 #include <inttypes.h>
 
 #include "model/model_private.h"
+#include "tokenlane/adapter.h"
 
 #define UNIT 32 /* outputs of a panel of the CPU backend, inputs of most number formats' blocks */
 
@@ -136,6 +137,19 @@ struct tl_slice tl_slice_weight(const struct tl_model *model, const struct tl_sh
   const struct tl_tensor *t = &model->tensors[op->weight[input]];
   struct run rows = outputs(model, shard, op, input, t), columns = inputs(model, shard, op, t);
   return (struct tl_slice){t, rows.first, rows.n, columns.first, columns.n};
+}
+
+/* B has the rows of the weight, A its columns. */
+struct tl_slice tl_slice_adapter_a(const struct tl_model *model, const struct tl_shard *shard, const struct tl_adapter_part *part) {
+  const struct tl_tensor *t = &model->tensors[part->a];
+  struct run columns = inputs(model, shard, &model->plan[part->record], t);
+  return (struct tl_slice){t, 0, t->shape[0], columns.first, columns.n};
+}
+
+struct tl_slice tl_slice_adapter_b(const struct tl_model *model, const struct tl_shard *shard, const struct tl_adapter_part *part) {
+  const struct tl_tensor *t = &model->tensors[part->b];
+  struct run rows = outputs(model, shard, &model->plan[part->record], part->input, t);
+  return (struct tl_slice){t, rows.first, rows.n, 0, t->shape[1]};
 }
 
 struct tl_slice tl_slice_bias(const struct tl_model *model, const struct tl_shard *shard, const struct tl_op *op,

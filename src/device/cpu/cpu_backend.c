@@ -30,6 +30,7 @@ static void device_close(struct tl_device *device) {
   free(d->rope_local);
   cpu_weights_free(&d->weights);
   cpu_mixture_free(d);
+  cpu_adapters_free(d);
   cpu_places_free(d);
   cpu_unmap(d->kv, d->kv_bytes);
   cpu_unmap(d->activations, d->activation_bytes);
@@ -226,12 +227,13 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   if (r == TL_OK) r = make_kv(d, err);
   if (r == TL_OK) r = make_activations(d, err);
   if (r == TL_OK && !cpu_mixture_make(d)) r = no_memory(err, "the experts' entries", 0);
+  if (r == TL_OK) r = cpu_adapters_load(d, err);
   if (r == TL_OK) r = make_lanes(d, err);
   if (r == TL_OK && !cpu_latent_make(d)) r = no_memory(err, "the compute threads", 0);
   if (r == TL_OK) r = make_rope(d, d->model->inv_freq, &d->rope, err);
   if (r == TL_OK && d->model->inv_freq_local) r = make_rope(d, d->model->inv_freq_local, &d->rope_local, err);
   if (r < 0) return r;
-  *ret = (struct tl_device_loaded){.n_blocks = d->n_blocks, .kv_bytes = d->kv_bytes, .weight_bytes = d->weights.bytes};
+  *ret = (struct tl_device_loaded){.n_blocks = d->n_blocks, .kv_bytes = d->kv_bytes, .weight_bytes = d->weights.bytes + d->adapters.bytes};
   return TL_OK;
 }
 
@@ -248,6 +250,7 @@ static int device_submit(struct tl_device *device, const struct tl_step *step, s
   if (d->lost) return closed(err);
   /* relaxed stores: published to the lanes by the start of the pool */
   for (uint32_t i = 0; i <= d->model->n_ops; i++) atomic_store_explicit(&d->tickets[i].next, 0, memory_order_relaxed);
+  if (d->step->adapters) cpu_adapters_begin(d, d->step);
   return TL_OK;
 }
 

@@ -171,9 +171,11 @@ void cpu_project(struct run *r, struct cpu_ticket *ticket, const struct cpu_matr
 }
 
 /* What a block computed: into the residual, or into h where a norm follows. A rank has some of the inputs. */
-static bool project_block(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w,
-                          const float *x, size_t ldx) {
+static bool project_block(struct run *r, uint32_t record, const float *x, size_t ldx) {
   struct cpu_device *d = r->d;
+  struct cpu_ticket *ticket = &d->tickets[record];
+  const struct tl_op *op = &d->model->plan[record];
+  const struct cpu_matrix *w = &d->weights.matrices[record];
   bool to_h = op->features & TL_F_TO_H;
   uint32_t m = r->step->n_tokens;
   struct target target = {to_h ? d->h : d->x, d->ld_dim, !to_h, op->factor, op->features & TL_F_FACTOR};
@@ -182,8 +184,25 @@ static bool project_block(struct run *r, struct cpu_ticket *ticket, const struct
     target.y = part_of(r, d->shard.rank);
     target.add = false;
   }
+  bool adapts = cpu_adapts(r, record);
+  if (adapts) cpu_adapters_shrink(r, record, x, ldx);
   cpu_project(r, ticket, w, x, ldx, m, &target);
+  if (adapts) {
+    barrier(r);
+    cpu_adapters_expand(r, record, &target);
+  }
   return !d->group || cpu_sum_parts(r, m, whole, !to_h);
+}
+
+static void qkv(struct run *r, uint32_t record) {
+  struct cpu_device *d = r->d;
+  struct target target = {.y = d->qkv, .ldy = d->ld_qkv};
+  bool adapts = cpu_adapts(r, record);
+  if (adapts) cpu_adapters_shrink(r, record, d->h, d->ld_dim);
+  cpu_project(r, &d->tickets[record], &d->weights.matrices[record], d->h, d->ld_dim, r->step->n_tokens, &target);
+  if (!adapts) return;
+  barrier(r);
+  cpu_adapters_expand(r, record, &target);
 }
 
 /* Into the MLP's inner rows. */
@@ -193,13 +212,20 @@ static void put_inner(struct run *r, const struct cpu_matrix *w, struct unit u, 
     memcpy(d->m + (u.row + i) * d->ld_ffn + u.panel * CPU_PANEL, out + i * CPU_PANEL, columns_of(w, u.panel) * sizeof *out);
 }
 
-static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *gate,
-                     const struct cpu_matrix *up) {
+static void gated_up(struct run *r, uint32_t record) {
   struct cpu_device *d = r->d;
+  struct cpu_ticket *ticket = &d->tickets[record];
+  const struct tl_op *op = &d->model->plan[record];
+  const struct cpu_matrix *gate = &d->weights.matrices[record], *up = &d->weights.ups[record];
   void (*gate_mul)(float *, const float *, const float *, uint32_t) = op->features & TL_F_GELU_TANH ? d->kernels->gelu_mul
                                                                       : op->features & TL_F_GELU  ? d->kernels->gelu_erf_mul
                                                                                                   : d->kernels->silu_mul;
   uint32_t m = r->step->n_tokens, from, to;
+  bool adapts = cpu_adapts(r, record);
+  if (adapts) {
+    cpu_adapters_shrink(r, record, d->h, d->ld_dim);
+    barrier(r);
+  }
   convert(r, gate, d->h, d->ld_dim, m);
   if (form_of(d, up) != form_of(d, gate)) convert(r, up, d->h, d->ld_dim, m);
   float *g = r->lane->panel_out, *u = g + (size_t)(m < ROW_BLOCK ? m : ROW_BLOCK) * CPU_PANEL;
@@ -210,6 +236,10 @@ static void gated_up(struct run *r, struct cpu_ticket *ticket, const struct tl_o
       cpu_product(r, up, unit.panel, d->h, d->ld_dim, unit.row, unit.n, u);
       cpu_add_bias(gate, unit.panel, g, unit.n);
       cpu_add_bias(up, unit.panel, u, unit.n);
+      if (adapts) {
+        cpu_adapters_add(r, record, 0, unit.panel, unit.row, unit.n, g);
+        cpu_adapters_add(r, record, 1, unit.panel, unit.row, unit.n, u);
+      }
       gate_mul(g, g, u, unit.n * CPU_PANEL);
       put_inner(r, gate, unit, g);
     }
@@ -421,7 +451,7 @@ static bool run_op(struct run *r, uint32_t i) {
   const struct cpu_matrix *w = &d->weights.matrices[i];
   struct cpu_ticket *ticket = &d->tickets[i];
   const float *weight = d->weights.norms[i], *part = d->weights.norm_parts[i];
-  struct target qkv = {.y = d->qkv, .ldy = d->ld_qkv}, query = {.y = d->latent.query, .ldy = d->latent.ld_query};
+  struct target c = {.y = d->qkv, .ldy = d->ld_qkv}, query = {.y = d->latent.query, .ldy = d->latent.ld_query};
   uint32_t from, to;
   bool fine = true;
   share(r, r->step->n_tokens, &from, &to);
@@ -429,7 +459,7 @@ static bool run_op(struct run *r, uint32_t i) {
     case TL_OP_EMBED: fine = embed(r, op); break;
     case TL_OP_COPY:
     case TL_OP_RMSNORM: norm(r, op, weight, part); break;
-    case TL_OP_QKV: cpu_project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &qkv); break;
+    case TL_OP_QKV: qkv(r, i); break;
     case TL_OP_QK_NORM: return qk_norm(r, op, weight, part);
     case TL_OP_ROPE: cpu_rope(d, op, from, to); return true;
     case TL_OP_ATTEND:
@@ -437,7 +467,7 @@ static bool run_op(struct run *r, uint32_t i) {
       barrier(r);
       attend(r, ticket, op, weight);
       break;
-    case TL_OP_LATENT: cpu_project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &qkv); break;
+    case TL_OP_LATENT: cpu_project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &c); break;
     case TL_OP_LATENT_NORM: cpu_latent_norm(d, op, weight, part, from, to); break;
     case TL_OP_LATENT_QUERY: cpu_project(r, ticket, w, d->qkv, d->ld_qkv, r->step->n_tokens, &query); break;
     case TL_OP_LATENT_ROPE: cpu_latent_rope(d, op, from, to); break;
@@ -448,10 +478,10 @@ static bool run_op(struct run *r, uint32_t i) {
       cpu_latent_attend(r, ticket, op);
       break;
     case TL_OP_LATENT_VALUE: cpu_latent_value(r, ticket, d->weights.experts[i]); break;
-    case TL_OP_ATTN_OUT: fine = project_block(r, ticket, op, w, d->a, d->ld_attn); break;
-    case TL_OP_GATED_UP: gated_up(r, ticket, op, w, &d->weights.ups[i]); break;
+    case TL_OP_ATTN_OUT: fine = project_block(r, i, d->a, d->ld_attn); break;
+    case TL_OP_GATED_UP: gated_up(r, i); break;
     case TL_OP_UP: up(r, ticket, op, w); break;
-    case TL_OP_MLP_DOWN: fine = project_block(r, ticket, op, w, d->m, d->ld_ffn); break;
+    case TL_OP_MLP_DOWN: fine = project_block(r, i, d->m, d->ld_ffn); break;
     case TL_OP_NORM_ADD: cpu_norm_add(d, op, weight, from, to); break;
     case TL_OP_ROUTE: cpu_route(r, ticket, op, w); break;
     case TL_OP_EXPERTS_UP: cpu_experts_up(r, ticket, op, d->weights.experts[i]); break;

@@ -223,6 +223,33 @@ struct cpu_places {
   uint32_t *tables;    /* (max_batch_size, table_stride) */
 };
 
+/* cpu_adapters.c: what an adapter adds to a record: s = x A^T, for the ranks of all its inputs at once, then input i's
+ * outputs get scale[i] * (columns of s from at[i] on) B[i]^T. */
+struct cpu_adapter_part {
+  struct cpu_matrix a;               /* the inputs' A one behind the other */
+  struct cpu_matrix b[TL_OP_INPUTS]; /* n_out 0: none of that input */
+  uint32_t at[TL_OP_INPUTS];         /* even */
+  float scale[TL_OP_INPUTS];
+};
+
+/* Rows [row, row + n) of a step, of an adapter; those of one adapter stand one behind the other. */
+struct cpu_span {
+  uint32_t row, n, adapter;
+};
+
+struct cpu_adapters {
+  uint32_t n;                      /* 0: the model has none */
+  uint32_t **parts_of;             /* (n, n_ops) number in `parts` + 1; 0: it adds nothing there */
+  struct cpu_adapter_part **parts; /* (n) */
+  char *memory;                    /* one mapping holds all matrices */
+  size_t bytes;
+  size_t ld;                       /* of s */
+  float *s;                        /* (max_batch_tokens, ld) */
+  struct cpu_ticket *tickets;      /* (n_ops, 2) of shrinking and expanding */
+  struct cpu_span *spans;          /* (n_spans) of the running step, by adapter */
+  uint32_t n_spans;
+};
+
 struct cpu_quant_kernels; /* cpu_quant.h */
 struct cpu_quant_cell;
 
@@ -239,6 +266,7 @@ struct cpu_device {
   struct cpu_weights weights;
   struct cpu_mixture mixture;
   struct cpu_latent latent;
+  struct cpu_adapters adapters;
   /* KV cache: [layer][block][K of all heads, V of all heads] */
   enum tl_dtype kv_dtype;
   uint32_t head_pad, n_blocks;
@@ -284,6 +312,15 @@ uint32_t cpu_places_blocks(const struct cpu_device *d);
 bool cpu_places_make(struct cpu_device *d); /* false: out of memory */
 void cpu_places_free(struct cpu_device *d);
 const struct tl_step *cpu_places_step(struct cpu_device *d, const struct tl_step *step);
+
+/* cpu_weights.c: one output row of a slice of floats or F8 into column `column` of its panel; `values`: room for a row of the tensor. */
+void cpu_pack_row(const struct cpu_matrix *w, char *panel, uint32_t column, const struct tl_slice *s, size_t row, float *values);
+
+/* cpu_adapters.c: the model's adapters, if it has some, and what their steps need. */
+int cpu_adapters_load(struct cpu_device *d, struct tl_error *err);
+void cpu_adapters_free(struct cpu_device *d);
+/* The step, which has adapters, is about to run. */
+void cpu_adapters_begin(struct cpu_device *d, const struct tl_step *step);
 
 /* cpu_ops.c: what a lane does for one step. */
 void cpu_run_step(void *device, unsigned lane);

@@ -16,19 +16,22 @@ struct run {
   unsigned vector; /* which of the device's two arrays of vectors is read next */
 };
 
-/* The next stretch of `total` items; false when all are taken. Who computes an
+/* The next stretch of `total` items, at most `chunk`; false when all are taken. Who computes an
  * item does not change its result. */
-static inline bool take(struct run *r, struct cpu_ticket *ticket, uint32_t total, uint32_t *ret_from, uint32_t *ret_to) {
-  /* long stretches read memory best; many rows compute so long on an item that the
-   * lanes should end together */
-  uint32_t chunk = r->step->n_tokens >= MANY_ROWS ? 1 : total / (r->n_lanes * 8);
-  if (chunk == 0) chunk = 1;
+static inline bool take_some(struct cpu_ticket *ticket, uint32_t total, uint32_t chunk, uint32_t *ret_from, uint32_t *ret_to) {
   /* relaxed: only divides work; results are published by the barrier */
   uint32_t from = atomic_fetch_add_explicit(&ticket->next, chunk, memory_order_relaxed);
   if (from >= total) return false;
   *ret_from = from;
   *ret_to = total - from < chunk ? total : from + chunk;
   return true;
+}
+
+static inline bool take(struct run *r, struct cpu_ticket *ticket, uint32_t total, uint32_t *ret_from, uint32_t *ret_to) {
+  /* long stretches read memory best; many rows compute so long on an item that the
+   * lanes should end together */
+  uint32_t chunk = r->step->n_tokens >= MANY_ROWS ? 1 : total / (r->n_lanes * 8);
+  return take_some(ticket, total, chunk ? chunk : 1, ret_from, ret_to);
 }
 
 /* This lane's fixed share of the rows. */
@@ -80,6 +83,15 @@ bool cpu_sum_parts(struct run *r, uint32_t m, float *whole, bool add);
 /* target = x W^T + b, x of m rows; a barrier is due behind it. */
 void cpu_project(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *w, const float *x, size_t ldx, uint32_t m,
                  const struct target *target);
+
+/* cpu_adapters.c: whether a sequence of the step has an adapter that adds to the record. */
+bool cpu_adapts(const struct run *r, uint32_t record);
+/* Of the rows that have adapters: s from x; a barrier is due before it is used. */
+void cpu_adapters_shrink(struct run *r, uint32_t record, const float *x, size_t ldx);
+/* target += what the record's inputs get, whose outputs lie one behind the other there; a barrier is due before and behind it. */
+void cpu_adapters_expand(struct run *r, uint32_t record, const struct target *target);
+/* out (n, 32) += what rows [row, row + n) get in panel p of the input's outputs. */
+void cpu_adapters_add(struct run *r, uint32_t record, unsigned input, uint32_t p, uint32_t row, uint32_t n, float *out);
 
 /* cpu_experts.c: the records of a mixture of experts; a barrier is due behind each. */
 void cpu_route(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w);

@@ -127,9 +127,7 @@ static void pack_f8_row(const struct cpu_matrix *w, char *panel, uint32_t column
   for (uint32_t k = 0; k < w->n_in; k++) panel[(size_t)k * CPU_PANEL + column] = bytes[k];
 }
 
-/* One output row of a slice into column `column` of its panel; `values`: room for a row of the tensor. */
-static void pack_row(const struct cpu_matrix *w, char *panel, uint32_t column, const struct tl_slice *s, size_t row,
-                     float *values) {
+void cpu_pack_row(const struct cpu_matrix *w, char *panel, uint32_t column, const struct tl_slice *s, size_t row, float *values) {
   const struct tl_tensor *t = s->tensor;
   size_t index = s->first_row + row;
   if (w->dtype == TL_DTYPE_F32) {
@@ -194,7 +192,7 @@ static void pack(struct packer *p, struct cpu_matrix *w, const struct tl_op *op,
       else if (w->quant)
         cpu_quant_pack_row(w, out + row, s.tensor, s.first_row + row, (uint32_t)s.first_column);
       else
-        pack_row(w, w->panels + (out + row) / CPU_PANEL * w->panel_bytes, (out + row) % CPU_PANEL, &s, row, p->row);
+        cpu_pack_row(w, w->panels + (out + row) / CPU_PANEL * w->panel_bytes, (out + row) % CPU_PANEL, &s, row, p->row);
     }
     if (op->bias[i] >= 0) {
       struct tl_slice b = tl_slice_bias(model, p->shard, op, i);

@@ -29,6 +29,7 @@ struct sequence {
   bool score_prompt;
   uint32_t n_drafts; /* guesses behind `length`, for the next step; taken up to the first that is wrong */
   bool takes;        /* the next row that makes a token is right */
+  uint32_t adapter;              /* number + 1; 0: none */
 };
 
 struct machine {
@@ -99,7 +100,7 @@ struct part {
 static struct {
   int32_t tokens[BATCH_TOKENS];
   uint32_t positions[BATCH_TOKENS], slots[BATCH_TOKENS], query_start[BATCH_SIZE + 1], context_len[BATCH_SIZE];
-  uint32_t tables[BATCH_SIZE * TABLE], rows[BATCH_SIZE];
+  uint32_t tables[BATCH_SIZE * TABLE], rows[BATCH_SIZE], adapters[BATCH_SIZE];
   struct tl_sampling sampling[BATCH_SIZE];
   struct sequence *row_seq[BATCH_SIZE];
   uint32_t row_index[BATCH_SIZE]; /* which token of the sequence the row says something about */
@@ -132,6 +133,8 @@ static inline void add_part(struct machine *m, struct tl_step *step, const struc
     step->n_tokens++;
   }
   memcpy(work.tables + (size_t)step->n_seqs * TABLE, s->table, sizeof s->table);
+  work.adapters[step->n_seqs] = s->adapter;
+  if (s->adapter) step->adapters = work.adapters;
   work.context_len[step->n_seqs++] = end;
   work.query_start[step->n_seqs] = step->n_tokens;
   s->n_cached = end;

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: MIT */
+/* LoRA adapters as PEFT writes them: tensors with names to parts of the plan's records. */
+#include "tokenlane/adapter.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "model/adapter_private.h"
+
+/* What a layer calls its products. Several inputs: one matrix that holds their rows one behind the other. */
+static const struct module {
+  const char *name;
+  enum tl_op_kind kind;
+  uint32_t input, n_inputs;
+} modules[] = {{"self_attn.q_proj", TL_OP_QKV, 0, 1},    {"self_attn.k_proj", TL_OP_QKV, 1, 1},
+               {"self_attn.v_proj", TL_OP_QKV, 2, 1},    {"self_attn.qkv_proj", TL_OP_QKV, 0, 3},
+               {"self_attn.o_proj", TL_OP_ATTN_OUT, 0, 1}, {"mlp.gate_proj", TL_OP_GATED_UP, 0, 1},
+               {"mlp.up_proj", TL_OP_GATED_UP, 1, 1},    {"mlp.gate_up_proj", TL_OP_GATED_UP, 0, 2},
+               {"mlp.down_proj", TL_OP_MLP_DOWN, 0, 1}};
+
+/* One adapter while it is read. */
+struct reader {
+  struct model *m;
+  const struct tl_adapter_source *source;
+  char config_label[320], weights_label[320]; /* of its files, for messages */
+  char prefix[32];                            /* of its tensors' names in the model's table */
+  struct adapter_config config;
+  uint32_t first_tensor, n_tensors;           /* its own */
+  uint32_t number;                            /* among the model's adapters */
+  struct tl_adapter_part *parts;              /* (cap) in the model's arena */
+  uint32_t n_parts, cap;
+  struct tl_error *err;
+};
+
+static int bad_tensor(const struct reader *k, const char *name, int code, const char *what) {
+  return tl_error_set(k->err, code, "model.adapters", "model.adapters: %.120s: tensor '%.120s': %s", k->weights_label, name, what);
+}
+
+/* --- names -------------------------------------------------------------------------------------- */
+
+/* "model.layers.3.self_attn.q_proj" into a layer and a module; NULL: it is none that is done. */
+static const struct module *find_module(const struct reader *k, const char *name, uint32_t *ret_layer) {
+  char buffer[400];
+  const char *plain = k->m->nested ? hf_nested_tensor(name, buffer, sizeof buffer) : name;
+  char *end;
+  if (!plain) return NULL;
+  if (strncmp(plain, "model.", 6) == 0) plain += 6;
+  if (strncmp(plain, "layers.", 7) != 0 || plain[7] < '0' || plain[7] > '9') return NULL;
+  unsigned long layer = strtoul(plain + 7, &end, 10);
+  if (*end != '.' || layer >= k->m->model.n_layers) return NULL;
+  *ret_layer = (uint32_t)layer;
+  for (size_t i = 0; i < sizeof modules / sizeof *modules; i++)
+    if (strcmp(end + 1, modules[i].name) == 0) return &modules[i];
+  return NULL;
+}
+
+/* The layer's record of that kind; -1: none. Where a layer has experts, what looks like its MLP is an expert that all
+ * rows have. */
+static int64_t find_record(const struct model *m, enum tl_op_kind kind, uint32_t layer) {
+  int64_t found = -1;
+  for (uint32_t i = 0; i < m->model.n_ops; i++) {
+    const struct tl_op *op = &m->ops[i];
+    if (op->layer != layer) continue;
+    bool of_mlp = kind == TL_OP_GATED_UP || kind == TL_OP_MLP_DOWN;
+    if (of_mlp && op->kind == TL_OP_ROUTE) return -1;
+    if (op->kind == kind) found = i;
+  }
+  return found;
+}
+
+/* Cuts "base_model.model." and `ending` off. False: it does not end so. */
+static bool module_name(const char *name, const char *ending, char *ret, size_t size) {
+  static const char begin[] = "base_model.model.";
+  size_t length = strlen(name), n = strlen(ending), skip = strncmp(name, begin, sizeof begin - 1) == 0 ? sizeof begin - 1 : 0;
+  if (length < skip + n || strcmp(name + length - n, ending) != 0 || length - skip - n >= size) return false;
+  memcpy(ret, name + skip, length - skip - n);
+  ret[length - skip - n] = 0;
+  return true;
+}
+
+/* --- parts ----------------------------------------------------------------------------------------- */
+
+static int check_shape(const struct reader *k, const char *name, const struct tl_tensor *t, uint64_t rows, uint64_t columns) {
+  char what[160];
+  if (t->dtype > TL_DTYPE_BF16) return bad_tensor(k, name, TL_EUNSUPPORTED, "expected BF16, F16 or F32");
+  if (t->n_dims == 2 && t->shape[0] == rows && t->shape[1] == columns) return TL_OK;
+  snprintf(what, sizeof what, "expected shape %llu x %llu, found %llu x %llu of %u dimensions", (unsigned long long)rows,
+           (unsigned long long)columns, (unsigned long long)t->shape[0], (unsigned long long)t->shape[1], t->n_dims);
+  return bad_tensor(k, name, TL_ECORRUPT, what);
+}
+
+static struct tl_adapter_part *new_part(struct reader *k) {
+  if (k->n_parts == k->cap) {
+    uint32_t cap = k->cap ? 2 * k->cap : 64;
+    struct tl_adapter_part *parts = tl_arena_array(&k->m->arena, cap, sizeof *parts);
+    if (!parts) return NULL;
+    if (k->n_parts) memcpy(parts, k->parts, k->n_parts * sizeof *parts);
+    k->parts = parts;
+    k->cap = cap;
+  }
+  return &k->parts[k->n_parts++];
+}
+
+/* A and B of a module, which are tensors a and b. */
+static int add_module(struct reader *k, const struct module *module, int64_t record, const char *name, int32_t a, int32_t b) {
+  struct model *m = k->m;
+  const struct tl_op *op = &m->ops[record];
+  const char *a_name = m->tensors[a].name + strlen(k->prefix), *b_name = m->tensors[b].name + strlen(k->prefix);
+  uint64_t rank = m->tensors[a].n_dims ? m->tensors[a].shape[0] : 0, outputs = 0, first = 0;
+  if (rank < 1 || rank > TL_MAX_ADAPTER_RANK || !adapter_config_has_rank(&k->config, (uint32_t)rank))
+    return bad_tensor(k, a_name, TL_ECORRUPT, "its rank is not the one that adapter_config.json says, or above 256");
+  for (uint32_t i = 0; i < module->n_inputs; i++) outputs += m->tensors[op->weight[module->input + i]].shape[0];
+  int r = check_shape(k, a_name, &m->tensors[a], rank, m->tensors[op->weight[module->input]].shape[1]);
+  if (r == TL_OK) r = check_shape(k, b_name, &m->tensors[b], outputs, rank);
+  for (uint32_t i = 0; r == TL_OK && i < module->n_inputs; i++) {
+    uint64_t rows = m->tensors[op->weight[module->input + i]].shape[0];
+    int32_t part_b = module->n_inputs > 1 ? plan_rows(m, k->err, b, first, rows) : b;
+    if (part_b < 0) return part_b;
+    first += rows;
+    struct tl_adapter_part *part = new_part(k);
+    if (!part) return tl_error_set(k->err, TL_ENOMEM, NULL, "out of memory");
+    *part = (struct tl_adapter_part){.record = (uint32_t)record, .input = module->input + i, .a = a, .b = part_b,
+                                     .rank = (uint32_t)rank, .scale = adapter_config_scale(&k->config, name, (uint32_t)rank)};
+  }
+  return r;
+}
+
+/* The module whose A is tensor number `at`; what is no A must be some A's B. */
+static int add_tensor(struct reader *k, uint32_t at) {
+  static const char a_ending[] = ".lora_A.weight", b_ending[] = ".lora_B.weight";
+  struct model *m = k->m;
+  const char *name = m->tensors[at].name + strlen(k->prefix);
+  char module[300], other[800];
+  bool is_a = module_name(name, a_ending, module, sizeof module), is_b = !is_a && module_name(name, b_ending, module, sizeof module);
+  uint32_t layer = 0;
+  const struct module *found = is_a || is_b ? find_module(k, module, &layer) : NULL;
+  int64_t record = found ? find_record(m, found->kind, layer) : -1;
+  if (record < 0)
+    return bad_tensor(k, name, TL_EUNSUPPORTED, "expected lora_A or lora_B of q, k, v, o, gate, up or down of a dense layer of the model");
+  snprintf(other, sizeof other, "%s%.*s%s", k->prefix, (int)(strlen(name) - (sizeof a_ending - 1)), name, is_a ? b_ending : a_ending);
+  int32_t partner = model_find_tensor(m, other);
+  if (partner < 0) return bad_tensor(k, name, TL_ECORRUPT, is_a ? "its lora_B is missing" : "its lora_A is missing");
+  return is_a ? add_module(k, found, record, module, (int32_t)at, partner) : TL_OK;
+}
+
+static int compare_parts(const void *a, const void *b) {
+  const struct tl_adapter_part *x = a, *y = b;
+  if (x->record != y->record) return x->record < y->record ? -1 : 1;
+  return x->input < y->input ? -1 : x->input > y->input;
+}
+
+static int order_parts(struct reader *k) {
+  if (k->n_parts == 0) return tl_error_set(k->err, TL_ECORRUPT, "model.adapters", "model.adapters: %.200s: has no tensors", k->weights_label);
+  qsort(k->parts, k->n_parts, sizeof *k->parts, compare_parts);
+  for (uint32_t i = 1; i < k->n_parts; i++)
+    if (compare_parts(&k->parts[i - 1], &k->parts[i]) == 0) /* under two names */
+      return bad_tensor(k, k->m->tensors[k->parts[i].a].name + strlen(k->prefix), TL_ECORRUPT, "the file has the same product twice");
+  return TL_OK;
+}
+
+/* Each item of target_modules must have brought a tensor: a file that was cut, or another adapter's, lacks some. */
+static int check_targets(const struct reader *k) {
+  json_t *targets = json_object_get(k->config.object, "target_modules"), *item;
+  size_t i;
+  json_array_foreach(targets, i, item) {
+    const char *target = json_string_value(item);
+    bool found = false;
+    for (uint32_t t = k->first_tensor; !found && t < k->first_tensor + k->n_tensors; t++) {
+      char module[300];
+      const char *name = k->m->tensors[t].name + strlen(k->prefix);
+      if (!module_name(name, ".lora_A.weight", module, sizeof module)) continue;
+      size_t length = strlen(module), n = strlen(target);
+      found = length >= n && strcmp(module + length - n, target) == 0 && (length == n || module[length - n - 1] == '.');
+    }
+    if (!found)
+      return tl_error_set(k->err, TL_ECORRUPT, "model.adapters", "model.adapters: %.120s: target_modules: '%.60s': adapter_model.safetensors has no tensors of it",
+                          k->config_label, target);
+  }
+  return TL_OK;
+}
+
+/* --- files ------------------------------------------------------------------------------------------- */
+
+/* What other functions say of a file is about model.path. */
+static int rename_field(struct tl_error *err) {
+  snprintf(err->field, sizeof err->field, "model.adapters");
+  return tl_error_prefix(err, "model.adapters");
+}
+
+static int open_weights(struct reader *k) {
+  char path[4096];
+  struct model *m = k->m;
+  bool nested = m->nested;
+  snprintf(path, sizeof path, "%s/adapter_model.safetensors", k->source->folder);
+  if (access(path, F_OK) != 0)
+    return tl_error_set(k->err, TL_ENOTFOUND, "model.adapters", "model.adapters: %.200s: is missing; only safetensors are read", k->weights_label);
+  k->first_tensor = m->n_tensors;
+  m->strict = true;
+  m->nested = false; /* a tensor of the picture's model must be seen to be refused */
+  int r = model_add_safetensors(m, path, k->weights_label, k->prefix, k->err);
+  m->strict = false;
+  m->nested = nested;
+  k->n_tensors = m->n_tensors - k->first_tensor;
+  return r < 0 ? rename_field(k->err) : TL_OK;
+}
+
+static int read_adapter(struct reader *k, struct tl_adapter *ret) {
+  snprintf(k->config_label, sizeof k->config_label, "%.200s/adapter_config.json", k->source->name);
+  snprintf(k->weights_label, sizeof k->weights_label, "%.200s/adapter_model.safetensors", k->source->name);
+  snprintf(k->prefix, sizeof k->prefix, "adapter %u: ", k->number);
+  int r = adapter_config_read(k->source->folder, k->config_label, &k->config, k->err);
+  if (r < 0) return r;
+  r = open_weights(k);
+  for (uint32_t i = k->first_tensor; r == TL_OK && i < k->first_tensor + k->n_tensors; i++) r = add_tensor(k, i);
+  if (r == TL_OK) r = check_targets(k);
+  if (r == TL_OK) r = order_parts(k);
+  adapter_config_done(&k->config);
+  ret->name = tl_arena_copy(&k->m->arena, k->source->name, strlen(k->source->name));
+  ret->parts = k->parts;
+  ret->n_parts = k->n_parts;
+  return r == TL_OK && !ret->name ? tl_error_set(k->err, TL_ENOMEM, NULL, "out of memory") : r;
+}
+
+int tl_model_add_adapters(struct tl_model *model, const struct tl_adapter_source *sources, uint32_t n, struct tl_error *err) {
+  struct model *m = (struct model *)model;
+  if (n > TL_MAX_ADAPTERS)
+    return tl_error_set(err, TL_ELIMIT, "model.adapters", "model.adapters: expected at most %d, got %u", TL_MAX_ADAPTERS, n);
+  if (n && model->pooling != TL_POOL_NONE)
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.adapters", "model.adapters: only models that generate text can have some");
+  struct tl_adapter *adapters = tl_arena_array(&m->arena, n ? n : 1, sizeof *adapters);
+  if (!adapters) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  int r = TL_OK;
+  for (uint32_t i = 0; r == TL_OK && i < n; i++) {
+    struct reader reader = {.m = m, .source = &sources[i], .number = i, .err = err};
+    r = read_adapter(&reader, &adapters[i]);
+  }
+  model->tensors = m->tensors;
+  model->n_tensors = m->n_tensors;
+  if (r < 0) return r;
+  model->adapters = adapters;
+  model->n_adapters = n;
+  if ((r = tl_model_check_files(model, err)) < 0) return rename_field(err);
+  return TL_OK;
+}

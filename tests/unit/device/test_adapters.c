@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: MIT */
+/* LoRA adapters on the CPU backend against peft (tests/golden/make_adapters.py): alone, together in a step, in groups, beside
+ * sequences without one. */
+#include <math.h>
+
+#include "unit.h"
+
+#include "bf16_emulated.h"
+#include "golden_llama.h"
+#include "tokenlane/adapter.h"
+
+static const struct base {
+  const char *name, *place;
+} bases[] = {{"f32_odd", "f32_odd"}, {"bf16_tied", "bf16_tied"}, {"phi3", "arch/phi3"}, {"granite", "arch/granite"}, {"gemma2", "arch/gemma2"}, {"f16_sharded", "f16_sharded"}};
+
+#define N_ADAPTERS 2
+
+/* A golden model with its two adapters, and what peft says of each. */
+struct adapted {
+  const struct base *base;
+  struct golden plain;
+  struct golden_case cases[N_ADAPTERS][N_CASES];
+};
+
+static void read_cases(const struct base *b, const char *which, struct golden_case ret[N_CASES]) {
+  char file[128];
+  snprintf(file, sizeof file, "adapters/%s/%s/golden.json", b->name, which);
+  FILE *input = unit_open_golden(file);
+  json_t *object = json_loadf(input, 0, NULL), *cases = json_object_get(object, "cases");
+  fclose(input);
+  assert_int_equal(json_array_size(cases), N_CASES);
+  for (size_t i = 0; i < N_CASES; i++) read_case(json_array_get(cases, i), &ret[i]);
+  json_decref(object);
+}
+
+static void add_adapters(struct tl_model *model, const struct base *b) {
+  const char *root = getenv("TL_TEST_GOLDEN");
+  char folders[N_ADAPTERS][512];
+  struct tl_adapter_source sources[N_ADAPTERS] = {{"one", folders[0]}, {"two", folders[1]}};
+  struct tl_error err = {0};
+  for (unsigned i = 0; i < N_ADAPTERS; i++)
+    snprintf(folders[i], sizeof folders[i], "%s/adapters/%s/%s", root ? root : "tests/golden", b->name, sources[i].name);
+  if (tl_model_add_adapters(model, sources, N_ADAPTERS, &err) < 0) fail_msg("%s", err.message);
+  assert_int_equal(model->n_adapters, N_ADAPTERS);
+}
+
+static struct adapted *open_adapted(const struct base *b) {
+  struct adapted *a = calloc(1, sizeof *a);
+  a->base = b;
+  open_golden(b->place, &a->plain);
+  add_adapters(a->plain.model, b);
+  read_cases(b, "one", a->cases[0]);
+  read_cases(b, "two", a->cases[1]);
+  return a;
+}
+
+static void close_adapted(struct adapted *a) {
+  close_golden(&a->plain);
+  free(a);
+}
+
+/* Case `which` of adapter number - 1, or of the base with number 0. */
+static const struct golden_case *case_of(const struct adapted *a, uint32_t number, unsigned which) {
+  return number ? &a->cases[number - 1][which] : &a->plain.cases[which];
+}
+
+static struct sequence *sequence_of(const struct adapted *a, uint32_t number, unsigned which) {
+  const struct golden_case *c = case_of(a, number, which);
+  struct sequence *s = new_sequence(c->prompt, c->n_prompt);
+  s->adapter = number;
+  return s;
+}
+
+/* Adapters that change so much as these double what rounded keys and values do. */
+static double tolerance_of(const struct tl_model *model, const struct cpu_kernels *kernels) {
+  if (kernels->convert) return 1e-1;
+  return model->dtype == TL_DTYPE_F32 ? 1e-3 : 6e-2;
+}
+
+static void check_golden(const struct adapted *a, const struct sequence *s, unsigned which, double tolerance) {
+  const struct golden_case *c = case_of(a, s->adapter, which);
+  for (unsigned i = 0; i < N_NEW; i++) {
+    const struct tl_sampled *got = &s->sampled[c->n_prompt + i];
+    if (got->token != c->tokens[i] || !(fabs((double)got->logprob - c->logprobs[i]) <= tolerance))
+      fail_msg("%s, adapter %u, prompt of %u: token %u: %d (%f), expected %d (%f)", a->base->name, s->adapter, c->n_prompt, i, got->token,
+               (double)got->logprob, c->tokens[i], c->logprobs[i]);
+  }
+}
+
+/* --- tests ----------------------------------------------------------------------------------------- */
+
+static void test_against_peft(void **state) {
+  (void)state;
+  const struct cpu_kernels *kernels[MAX_KERNELS];
+  unsigned n = runnable_kernels(kernels);
+  for (unsigned b = 0; b < UNIT_COUNT(bases); b++) {
+    struct adapted *a = open_adapted(&bases[b]);
+    for (unsigned k = 0; k < n; k++) {
+      if (kernels[k]->convert && a->plain.model->dtype != TL_DTYPE_BF16) continue;
+      struct machine m = open_machine(a->plain.model, kernels[k], 2);
+      for (uint32_t number = 0; number <= N_ADAPTERS; number++)
+        for (unsigned which = 0; which < N_CASES; which++) {
+          struct sequence *s = sequence_of(a, number, which);
+          run_alone(&m, s, N_NEW, whole, 1);
+          check_golden(a, s, which, tolerance_of(a->plain.model, kernels[k]));
+          free(s);
+        }
+      close_machine(&m);
+    }
+    close_adapted(a);
+  }
+}
+
+/* One step after another with all that are not done: prompts in chunks, in an order in which neighbours have different adapters. */
+static void run_together(struct machine *m, struct sequence **s, unsigned n, uint64_t seed) {
+  for (;;) {
+    struct part parts[BATCH_SIZE];
+    unsigned n_parts = 0;
+    for (unsigned i = 0; i < n; i++) {
+      if (is_done(s[i], N_NEW)) continue;
+      uint32_t left = s[i]->length - s[i]->n_cached, most = 1 + unit_below(&seed, 40);
+      parts[n_parts++] = (struct part){s[i], left < most ? left : most};
+    }
+    if (n_parts == 0) return;
+    run_parts(m, parts, n_parts);
+  }
+}
+
+/* The same bits as alone, on any number of lanes. */
+static void test_together(void **state) {
+  (void)state;
+  for (unsigned b = 0; b < UNIT_COUNT(bases); b++) {
+    struct adapted *a = open_adapted(&bases[b]);
+    const struct cpu_kernels *kernels = cpu_choose_kernels(tl_cpu_best_isa());
+    struct sequence *alone[9], *among[9];
+    struct machine m = open_machine(a->plain.model, kernels, 1);
+    for (unsigned i = 0; i < 9; i++) {
+      alone[i] = sequence_of(a, i % 3, i / 3);
+      run_alone(&m, alone[i], N_NEW, whole, 1);
+    }
+    close_machine(&m);
+    for (unsigned lanes = 1; lanes <= 3; lanes += 2) {
+      m = open_machine(a->plain.model, kernels, lanes);
+      for (unsigned i = 0; i < 9; i++) among[i] = sequence_of(a, i % 3, i / 3);
+      run_together(&m, among, 9, 5 + lanes);
+      for (unsigned i = 0; i < 9; i++) {
+        assert_same_draws(alone[i], among[i], a->base->name);
+        free(among[i]);
+      }
+      close_machine(&m);
+    }
+    for (unsigned i = 0; i < 9; i++) free(alone[i]);
+    close_adapted(a);
+  }
+}
+
+/* A model that has adapters says of sequences without one what it says without any, to the bit. */
+static void test_base_untouched(void **state) {
+  (void)state;
+  for (unsigned b = 0; b < UNIT_COUNT(bases); b++) {
+    struct adapted *a = open_adapted(&bases[b]);
+    struct golden *bare = malloc(sizeof *bare);
+    open_golden(bases[b].place, bare);
+    const struct cpu_kernels *kernels = cpu_choose_kernels(tl_cpu_best_isa());
+    struct machine with = open_machine(a->plain.model, kernels, 2), without = open_machine(bare->model, kernels, 2);
+    for (unsigned which = 0; which < 2; which++) {
+      struct sequence *x = sequence_of(a, 0, which), *y = sequence_of(a, 0, which);
+      run_alone(&with, x, N_NEW, whole, 1);
+      run_alone(&without, y, N_NEW, whole, 1);
+      assert_same_draws(x, y, a->base->name);
+      free(x);
+      free(y);
+    }
+    close_machine(&with);
+    close_machine(&without);
+    close_golden(bare);
+    free(bare);
+    close_adapted(a);
+  }
+}
+
+/* Cut among ranks: B by outputs, or A by inputs. Only sums are rounded otherwise. */
+static void test_groups(void **state) {
+  (void)state;
+  static const unsigned sizes[] = {2, 4, 5};
+  unsigned n = 0;
+  for (unsigned b = 0; b < UNIT_COUNT(bases); b++) {
+    struct adapted *a = open_adapted(&bases[b]);
+    for (unsigned i = 0; i < UNIT_COUNT(sizes); i++) {
+      struct tl_shard shard;
+      struct tl_error err = {0};
+      if (tl_shard_make(a->plain.model, 0, sizes[i], &shard, &err) < 0) continue;
+      n++;
+      struct machine m = open_group(a->plain.model, cpu_choose_kernels(tl_cpu_best_isa()), 1, sizes[i]);
+      struct sequence *s[3];
+      for (uint32_t number = 0; number < 3; number++) s[number] = sequence_of(a, number, 1);
+      run_together(&m, s, 3, 9);
+      for (uint32_t number = 0; number < 3; number++) {
+        check_golden(a, s[number], 1, tolerance_of(a->plain.model, cpu_choose_kernels(tl_cpu_best_isa())));
+        free(s[number]);
+      }
+      close_machine(&m);
+    }
+    close_adapted(a);
+  }
+  assert_int_equal(n, 10); /* 5 heads in 5; 6 on 2 in 2; 4 in 2 and 4, four times */
+}
+
+/* A base of integers: what the adapter adds is computed of the rows as they are, so only the base's own rounding is in it. */
+static void test_quantized_base(void **state) {
+  (void)state;
+  struct adapted *a = open_adapted(&bases[5]);
+  struct tl_error err = {0};
+  const struct cpu_kernels *kernels = cpu_choose_kernels(tl_cpu_best_isa());
+  struct golden *plain = malloc(sizeof *plain);
+  open_golden(bases[5].place, plain);
+  if (tl_model_quantize(plain->model, "q8_0", &err) < 0) fail_msg("%s", err.message);
+  add_adapters(plain->model, &bases[5]);
+  struct machine m = open_machine(plain->model, kernels, 2);
+  assert_true(((struct cpu_device *)m.device)->weights.quantized);
+  for (uint32_t number = 0; number <= N_ADAPTERS; number++) {
+    struct sequence *s = sequence_of(a, number, 0);
+    const struct golden_case *c = case_of(a, number, 0);
+    run_alone(&m, s, 1, whole, 1);
+    double off = fabs((double)s->sampled[c->n_prompt].logprob - c->logprobs[0]);
+    if (s->sampled[c->n_prompt].token != c->tokens[0] || off > 0.1) fail_msg("adapter %u: off by %f", number, off);
+    free(s);
+  }
+  close_machine(&m);
+  close_golden(plain);
+  free(plain);
+  close_adapted(a);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_peft), cmocka_unit_test(test_together), cmocka_unit_test(test_base_untouched),
+                                     cmocka_unit_test(test_groups), cmocka_unit_test(test_quantized_base)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
