@@ -20,7 +20,7 @@ struct tl_adapter_part {
 };
 
 struct tl_adapter {
-  const char *name;
+  const char *name, *folder; /* as in its source */
   const struct tl_adapter_part *parts; /* (n_parts) by record, then by input */
   uint32_t n_parts;
 };

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "tokenlane/adapter.h"
 #include "tokenlane/engine.h"
 #include "tokenlane/grammar.h"
 #include "tokenlane/http.h"
@@ -35,6 +36,8 @@ struct tl_api_model {
   const char *name;            /* served id */
   const char *const *aliases;  /* (n_aliases) further ids that mean it */
   unsigned n_aliases, n_replicas;
+  const struct tl_adapter_source *adapters; /* (n_adapters) further ids, of the model with that adapter */
+  unsigned n_adapters;
 };
 
 struct tl_api_options {

@@ -18,7 +18,7 @@ struct tl_strings {
 
 struct tl_config {
   char *model_path, *model_name, *model_quantize, *model_tool_parser, *model_reasoning_parser; /* name "": last part of the path */
-  struct tl_strings model_aliases;
+  struct tl_strings model_aliases, model_adapters; /* adapters: name=folder */
   struct tl_strings devices;
   char *isolation;
   char *device_plugin_dir;
@@ -79,6 +79,8 @@ int tl_config_resolve(struct tl_config *config, struct tl_error *err);
 /* What a server needs beyond single keys: models, a listener. Keys of an entry are
  * called models[1].path, models[1].engine.max_context. */
 int tl_config_check(const struct tl_config *config, struct tl_error *err);
+/* Where the folder begins in an item of model_adapters, behind its '='. */
+const char *tl_config_adapter_folder(const char *item);
 /* Puts "models[i]." before the key that err names, in the field and in the message, unless
  * the configuration has one model by model.*. Returns err->code. */
 int tl_config_name_model(const struct tl_config *config, unsigned i, struct tl_error *err);

@@ -89,6 +89,7 @@ struct tl_sequence {
   enum tl_priority priority;
   int64_t deadline_ns;             /* by tl_now_ns; 0: none */
   uint64_t cache_salt;             /* KV is shared only between sequences of the same salt */
+  uint32_t adapter;                /* number of its adapter (tl_model.adapters) + 1; 0: the model itself */
   uint64_t fork;                   /* not 0: the same in all that share a prompt and one request */
   const struct tl_trace_context *trace; /* NULL: not recorded. Outlives the sequence */
   uint32_t choice;                 /* its number in the request, for the trace */

@@ -42,6 +42,7 @@ struct tl_route_ask {
   int64_t n_seqs;
   const int32_t *prompt;   /* (n_prompt) only looked at; NULL: no affinity */
   uint32_t n_prompt;
+  uint32_t adapter;        /* tl_sequence.adapter: cached prefixes are its own */
   bool moved;              /* was admitted before and lost its device: no token limit is applied again */
 };
 

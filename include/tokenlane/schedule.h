@@ -51,6 +51,7 @@ struct tl_sched_seq {
   uint32_t max_cached;   /* leading tokens that need not be computed here; UINT32_MAX: any but the last */
   uint8_t priority;      /* enum tl_priority */
   uint64_t salt;         /* sequences share blocks only with the same salt */
+  uint32_t adapter;      /* and with the same adapter, which changes keys and values; 0: none */
   uint64_t fork;         /* not 0: shares with the same value even without the prefix cache */
   void *owner;           /* the engine's sequence */
   /* the scheduler writes */

@@ -59,6 +59,7 @@ enum api_calls {
 struct api_params {
   const char *model; /* NULL: not given */
   unsigned served;   /* which of the served models it is */
+  unsigned adapter;  /* and which of its adapters + 1; 0: none */
   json_t *prompt, *messages; /* borrowed from the body */
   json_t *tools, *documents, *chat_template_kwargs; /* as they are; NULL: not given */
   json_t *chat_template;     /* a template's name or source; NULL: not given */
@@ -512,8 +513,9 @@ int api_register_tokenize(struct tl_api *api, struct tl_error *err);
 int api_register_vectors(struct tl_api *api, struct tl_error *err);
 /* An error that names the work's model and what it does, unless the endpoint is one for it. Any thread. */
 int api_check_task(const struct api_work *work, enum api_endpoint endpoint, struct tl_error *err);
-/* Which model has this id or alias. Errors: 400 for no string, else 404. */
-int api_find_model(const struct tl_api *api, const json_t *model, unsigned *ret, struct tl_error *err);
+/* Which model has this id or alias, or an adapter of this name: then *ret_adapter is its number + 1, else 0. Errors: 400 for no
+ * string, else 404. */
+int api_find_model(const struct tl_api *api, const json_t *model, unsigned *ret, unsigned *ret_adapter, struct tl_error *err);
 /* What serves each of the models, or NULL and a 503 error while loading or draining. */
 const struct tl_serving *api_serving(struct tl_api *api, struct tl_error *err);
 

@@ -64,7 +64,7 @@ static int read_bool(struct context *c, const struct field *f, json_t *value, st
 static int read_model(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {
   (void)f;
   c->params->model = json_string_value(value);
-  return api_find_model(c->api, value, &c->params->served, err);
+  return api_find_model(c->api, value, &c->params->served, &c->params->adapter, err);
 }
 
 static int read_prompt(struct context *c, const struct field *f, json_t *value, struct tl_error *err) {

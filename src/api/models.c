@@ -13,12 +13,21 @@ static bool is_served(const struct tl_api_model *m, const char *id, size_t lengt
   return false;
 }
 
-static int find(const struct tl_api *api, const char *id, size_t length, unsigned *ret, struct tl_error *err) {
-  for (unsigned i = 0; i < api->o.n_models; i++)
-    if (is_served(&api->o.models[i], id, length)) {
-      *ret = i;
-      return TL_OK;
-    }
+/* The number + 1, 0: none. */
+static unsigned adapter_of(const struct tl_api_model *m, const char *id, size_t length) {
+  for (unsigned i = 0; i < m->n_adapters; i++)
+    if (strlen(m->adapters[i].name) == length && memcmp(id, m->adapters[i].name, length) == 0) return i + 1;
+  return 0;
+}
+
+static int find(const struct tl_api *api, const char *id, size_t length, unsigned *ret, unsigned *ret_adapter, struct tl_error *err) {
+  for (unsigned i = 0; i < api->o.n_models; i++) {
+    const struct tl_api_model *m = &api->o.models[i];
+    *ret_adapter = adapter_of(m, id, length);
+    if (!*ret_adapter && !is_served(m, id, length)) continue;
+    *ret = i;
+    return TL_OK;
+  }
   char names[300];
   size_t n = 0;
   names[0] = 0;
@@ -27,11 +36,11 @@ static int find(const struct tl_api *api, const char *id, size_t length, unsigne
   return tl_error_set(err, TL_ENOTFOUND, "model", "model: no such model; this server serves %s", names);
 }
 
-int api_find_model(const struct tl_api *api, const json_t *model, unsigned *ret, struct tl_error *err) {
+int api_find_model(const struct tl_api *api, const json_t *model, unsigned *ret, unsigned *ret_adapter, struct tl_error *err) {
   char what[64];
   if (!json_is_string(model))
     return tl_error_set(err, TL_EINVAL, "model", "model: expected a string, got %s", api_value_text(model, what));
-  return find(api, json_string_value(model), json_string_length(model), ret, err);
+  return find(api, json_string_value(model), json_string_length(model), ret, ret_adapter, err);
 }
 
 static const char *task_of(const struct tl_model *model) {
@@ -121,15 +130,19 @@ static void write_meta(const struct tl_model *model, struct tl_buffer *out) {
   tl_buffer_putc(out, '}');
 }
 
-/* id: the model's or an alias. */
-static void write_model(const struct tl_api *api, const char *id, unsigned model, struct tl_buffer *out) {
+/* id: the model's or an alias; with an adapter (its number + 1) that one's: as vLLM has it, `root` is where it lies, `parent` the model. */
+static void write_model(const struct tl_api *api, const char *id, unsigned model, unsigned adapter, struct tl_buffer *out) {
   const struct tl_serving *serving = atomic_load_explicit(&api->serving, memory_order_acquire); /* as in api_serving */
-  const char *root = api->o.models[model].name;
+  const char *name = api->o.models[model].name, *root = adapter ? api->o.models[model].adapters[adapter - 1].folder : name;
   tl_buffer_puts(out, "{\"id\":");
   api_json_string(out, id, strlen(id));
   tl_buffer_printf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"tokenlane\",\"root\":",
                    (long long)api->created_s);
   api_json_string(out, root, strlen(root));
+  if (adapter) {
+    tl_buffer_puts(out, ",\"parent\":");
+    api_json_string(out, name, strlen(name));
+  }
   if (serving) tl_buffer_printf(out, ",\"max_model_len\":%u,\"task\":\"%s\"", tl_engine_max_context(serving[model].engine), task_of(serving[model].model));
   if (serving && serving[model].model->n_out && !serving[model].model->is_classifier) tl_buffer_printf(out, ",\"dimensions\":%u", serving[model].model->n_out);
   if (serving && tl_engine_simulated(serving[model].engine)) tl_buffer_puts(out, ",\"simulated\":true");
@@ -145,10 +158,14 @@ static void on_models(struct tl_http_request *request, void *context) {
   for (unsigned i = 0; i < api->o.n_models; i++) {
     const struct tl_api_model *m = &api->o.models[i];
     if (i) tl_buffer_putc(&body, ',');
-    write_model(api, m->name, i, &body);
+    write_model(api, m->name, i, 0, &body);
     for (unsigned k = 0; k < m->n_aliases; k++) {
       tl_buffer_putc(&body, ',');
-      write_model(api, m->aliases[k], i, &body);
+      write_model(api, m->aliases[k], i, 0, &body);
+    }
+    for (unsigned k = 0; k < m->n_adapters; k++) {
+      tl_buffer_putc(&body, ',');
+      write_model(api, m->adapters[k].name, i, k + 1, &body);
     }
   }
   tl_buffer_puts(&body, "]}");
@@ -178,15 +195,15 @@ static void on_model(struct tl_http_request *request, void *context) {
   struct tl_api *api = context;
   char id[512];
   size_t length = decode_path(tl_http_path(request) + strlen("/v1/models/"), id, sizeof id);
-  unsigned model;
+  unsigned model, adapter;
   struct tl_error err = {0};
-  if (find(api, id, length, &model, &err) < 0) {
+  if (find(api, id, length, &model, &adapter, &err) < 0) {
     api_respond_error(request, &err, 0);
     return;
   }
   struct tl_buffer body;
   tl_buffer_init(&body, 0);
-  write_model(api, id, model, &body);
+  write_model(api, id, model, adapter, &body);
   api_respond_buffer(request, 200, &body);
 }
 

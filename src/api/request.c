@@ -239,6 +239,7 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   seq->priority = call->params.priority;
   if (call->params.timeout_ms) seq->deadline_ns = tl_http_began_ns(call->request) + TL_MS(call->params.timeout_ms);
   seq->cache_salt = cache_salt_of(call);
+  seq->adapter = call->params.adapter;
   seq->fork = call->n_prompts * call->params.n > 1 ? call->number : 0;
   uint32_t n = prompt->n + max_new;
   if (add_tokens(call, seq, n) < 0 || add_bias(call, seq) < 0 || add_history(call, seq, n) < 0 || add_draft_index(call, seq, n) < 0) return TL_ENOMEM;
@@ -342,7 +343,7 @@ static int reserve_all(struct api_call *call, const uint32_t *max_new, struct tl
   for (unsigned i = 0; i < call->n_prompts; i++) {
     const struct api_prompt *prompt = &call->prompts[i];
     struct tl_route_ask ask = {.tokens = (int64_t)prompt->n + max_new[i], .n_seqs = call->params.n,
-                               .prompt = prompt->ids, .n_prompt = prompt->n};
+                               .prompt = prompt->ids, .n_prompt = prompt->n, .adapter = call->params.adapter};
     int64_t began_ns = api_span_now(call);
     int r = tl_route_reserve(call->work.serving->route, &ask, shard, &rooms[i], ret_retry_after_s, err);
     api_span_route(call, began_ns, r == TL_OK ? &rooms[i] : NULL);

@@ -27,7 +27,7 @@ static int submit_again(struct api_choice *choice) {
   /* What it has is prefilled, and the room it takes in the end is the same. relaxed: the
    * final event came after it */
   uint32_t n_known = seq->n_prompt + atomic_load_explicit(&seq->n_out, memory_order_relaxed);
-  struct tl_route_ask ask = {.tokens = api_cost(seq), .n_seqs = 1, .prompt = seq->tokens, .n_prompt = n_known, .moved = true};
+  struct tl_route_ask ask = {.tokens = api_cost(seq), .n_seqs = 1, .prompt = seq->tokens, .n_prompt = n_known, .adapter = seq->adapter, .moved = true};
   unsigned retry_after_s;
   int64_t began_ns = api_span_now(call);
   /* without a shard: what is tried again and again is not counted as refused */

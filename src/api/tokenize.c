@@ -57,8 +57,8 @@ static int open_body(struct api_work *work, json_t **ret, struct tl_error *err) 
   int r = api_body_read(work->text, work->length, ret, err);
   if (r < 0) return r;
   json_t *model = json_object_get(*ret, "model");
-  unsigned served = 0;
-  r = !model || json_is_null(model) ? TL_OK : api_find_model(work->api, model, &served, err);
+  unsigned served = 0, adapter;
+  r = !model || json_is_null(model) ? TL_OK : api_find_model(work->api, model, &served, &adapter, err);
   if (r == TL_OK) api_work_choose(work, served);
   return r;
 }

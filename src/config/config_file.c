@@ -114,15 +114,30 @@ static int wrong_type(const struct reader *r, const struct config_key *k, const 
   return fail(r, k->name);
 }
 
+/* Whether a path is meant from the file's folder, which ends at *ret_slash. */
+static bool is_relative(const struct reader *r, const char *value, const char **ret_slash) {
+  *ret_slash = strrchr(r->path, '/');
+  return value[0] != '/' && value[0] != 0 && *ret_slash;
+}
+
+/* An item of a list; with `names_folders` name=folder, the folder meant from the file's. */
+static void put_item(const struct reader *r, const char *item, bool names_folders, struct tl_buffer *out) {
+  const char *slash, *folder = names_folders ? tl_config_adapter_folder(item) : NULL;
+  if (folder && is_relative(r, folder, &slash))
+    tl_buffer_printf(out, "%.*s%.*s/%s", (int)(folder - item), item, (int)(slash - r->path), r->path, folder);
+  else
+    tl_buffer_puts(out, item);
+}
+
 /* A list of strings as one comma-separated text; false when it is not one. Whether there was memory for it is the buffer's to say. */
-static bool join(json_t *list, struct tl_buffer *out) {
+static bool join(const struct reader *r, json_t *list, bool names_folders, struct tl_buffer *out) {
   size_t i;
   json_t *item;
   if (!json_is_array(list)) return false;
   json_array_foreach(list, i, item) {
     if (!json_is_string(item) || !json_string_length(item) || strchr(json_string_value(item), ',')) return false;
     if (i) tl_buffer_putc(out, ',');
-    tl_buffer_puts(out, json_string_value(item));
+    put_item(r, json_string_value(item), names_folders, out);
   }
   return true;
 }
@@ -134,7 +149,7 @@ static int set_text(const struct reader *r, const struct config_key *k, const ch
 static int set_list(const struct reader *r, const struct config_key *k, json_t *list) {
   struct tl_buffer text;
   tl_buffer_init(&text, 0);
-  bool fine = join(list, &text);
+  bool fine = join(r, list, k->offset == offsetof(struct tl_config, model_adapters), &text);
   const char *joined = tl_buffer_string(&text);
   int result;
   if (!fine) result = wrong_type(r, k, "a list of strings, none empty or with a comma", list);
@@ -144,10 +159,9 @@ static int set_list(const struct reader *r, const struct config_key *k, json_t *
   return result;
 }
 
-/* Such are meant from the file's folder. */
 static int set_path(const struct reader *r, const struct config_key *k, const char *value) {
-  const char *slash = strrchr(r->path, '/');
-  if (value[0] == '/' || value[0] == 0 || !slash) return set_text(r, k, value);
+  const char *slash;
+  if (!is_relative(r, value, &slash)) return set_text(r, k, value);
   char joined[4096];
   int n = snprintf(joined, sizeof joined, "%.*s/%s", (int)(slash - r->path), r->path, value);
   if (n < 0 || (size_t)n >= sizeof joined) {

@@ -117,8 +117,20 @@ static int name_it(struct tl_config *model, struct tl_error *err) {
   return TL_OK;
 }
 
+const char *tl_config_adapter_folder(const char *item) {
+  const char *equals = strchr(item, '=');
+  return equals ? equals + 1 : item;
+}
+
+static bool is_adapter(const char *item, const char *id) {
+  size_t length = strlen(id);
+  return strncmp(item, id, length) == 0 && item[length] == '=';
+}
+
 static bool has_id(const struct tl_config *model, const char *id) {
   if (strcmp(model->model_name, id) == 0) return true;
+  for (unsigned i = 0; i < model->model_adapters.n; i++)
+    if (is_adapter(model->model_adapters.items[i], id)) return true;
   for (unsigned i = 0; i < model->model_aliases.n; i++)
     if (strcmp(model->model_aliases.items[i], id) == 0) return true;
   return false;
@@ -139,15 +151,39 @@ static int check_lengths(const struct tl_config *model, struct tl_error *err) {
   return TL_OK;
 }
 
+/* Each says name=folder, and its name nothing else here. */
+static int check_adapters(const struct tl_config *model, struct tl_error *err) {
+  static const char key[] = "model.adapters";
+  for (unsigned i = 0; i < model->model_adapters.n; i++) {
+    const char *item = model->model_adapters.items[i], *folder = tl_config_adapter_folder(item);
+    size_t length = folder == item ? 0 : (size_t)(folder - item) - 1;
+    if (length < 1 || length > MAX_ID || !*folder)
+      return tl_error_set(err, TL_EINVAL, key, "%s: expected name=folder, with a name of 1 to %d bytes, got %.100s", key, MAX_ID, item);
+    char id[MAX_ID + 1];
+    snprintf(id, sizeof id, "%.*s", (int)length, item);
+    bool taken = strcmp(model->model_name, id) == 0;
+    for (unsigned k = 0; k < model->model_aliases.n; k++) taken = taken || strcmp(model->model_aliases.items[k], id) == 0;
+    for (unsigned k = 0; k < i; k++) taken = taken || is_adapter(model->model_adapters.items[k], id);
+    if (taken) return tl_error_set(err, TL_EINVAL, key, "%s: expected names that are no other ids, got %.100s", key, id);
+  }
+  return TL_OK;
+}
+
 /* An id means one model. */
 static int check_ids(const struct tl_config *config, unsigned i, struct tl_error *err) {
   const struct tl_config *model = &config->models[i];
-  if (check_lengths(model, err) < 0) return tl_config_name_model(config, i, err);
+  if (check_lengths(model, err) < 0 || check_adapters(model, err) < 0) return tl_config_name_model(config, i, err);
   for (unsigned k = 0; k < i && *model->model_name; k++) {
     const char *id = has_id(&config->models[k], model->model_name) ? model->model_name : NULL;
     const char *key = id ? "name" : "aliases";
     for (unsigned a = 0; !id && a < model->model_aliases.n; a++)
       if (has_id(&config->models[k], model->model_aliases.items[a])) id = model->model_aliases.items[a];
+    char adapter[MAX_ID + 1];
+    for (unsigned a = 0; !id && a < model->model_adapters.n; a++) {
+      const char *item = model->model_adapters.items[a];
+      snprintf(adapter, sizeof adapter, "%.*s", (int)(tl_config_adapter_folder(item) - item) - 1, item);
+      if (has_id(&config->models[k], adapter)) id = adapter, key = "adapters";
+    }
     if (!id) continue;
     char field[64];
     snprintf(field, sizeof field, "models[%u].%s", i, key);

@@ -188,7 +188,13 @@ static int list_models(struct daemon *d, struct tl_error *err) {
     first += daemon_replicas(c);
     first_cpu += sharing_cpu_devices(c);
   }
-  return TL_OK;
+  int r = TL_OK;
+  for (unsigned i = 0; r == TL_OK && i < n; i++) {
+    r = adapters_list(d->models[i].config, &d->models[i].adapters, err);
+    d->api_models[i].adapters = d->models[i].adapters;
+    d->api_models[i].n_adapters = d->models[i].config->model_adapters.n;
+  }
+  return r;
 }
 
 /* One model after the other: each loads on all of its devices at once. */

@@ -48,6 +48,11 @@ struct simulation *simulate_new(const struct tl_config *config, const struct tl_
 const struct tl_sim_options *simulate_options(const struct simulation *simulation);
 void simulate_free(struct simulation *simulation);
 
+/* adapters.c: names and folders of the model's adapters, in the order of the configuration; *ret is the caller's to free, in one piece. */
+int adapters_list(const struct tl_config *config, struct tl_adapter_source **ret, struct tl_error *err);
+/* Says in the metrics which adapters are served, in the scope of their model. */
+void adapters_metrics(struct tl_metrics *metrics, const struct tl_adapter_source *adapters, unsigned n);
+
 /* progress.c: a bar on a terminal, lines elsewhere. Called by loader threads. */
 struct progress *progress_new(unsigned n_devices);
 void progress_free(struct progress *progress);

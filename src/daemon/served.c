@@ -10,17 +10,18 @@
 #include "tokenlane/log.h"
 
 /* On error *ret may be a model as well. */
-static int read_model(const struct tl_config *config, struct tl_model **ret, struct tl_error *err) {
+static int read_model(const struct tl_config *config, const struct tl_adapter_source *adapters, struct tl_model **ret, struct tl_error *err) {
   const char *path = config->model_path;
   int r = simulate_only(config) ? tl_model_load_config(path, ret, err) : tl_model_load(path, ret, err);
   if (r == TL_OK && strcmp(config->model_quantize, "none") != 0) r = tl_model_quantize(*ret, config->model_quantize, err);
+  if (r == TL_OK && config->model_adapters.n) r = tl_model_add_adapters(*ret, adapters, config->model_adapters.n, err);
   return r;
 }
 
 /* *ret are NULL before; what was read is the caller's, after an error too. */
-static int read_files(const struct tl_config *config, struct tl_model **ret_model, struct tl_tokenizer **ret_tokenizer,
-                      struct tl_chat_format **ret_chat, struct tl_error *err) {
-  int r = read_model(config, ret_model, err);
+static int read_files(const struct tl_config *config, const struct tl_adapter_source *adapters, struct tl_model **ret_model,
+                      struct tl_tokenizer **ret_tokenizer, struct tl_chat_format **ret_chat, struct tl_error *err) {
+  int r = read_model(config, adapters, ret_model, err);
   if (r == TL_OK) r = tl_tokenizer_load(config->model_path, ret_tokenizer, err);
   return r == TL_OK ? tl_chat_format_load(config->model_path, ret_chat, err) : r;
 }
@@ -30,10 +31,13 @@ static int check_model(const struct tl_config *config, struct tl_error *err) {
   struct tl_model *model = NULL;
   struct tl_tokenizer *tokenizer = NULL;
   struct tl_chat_format *chat = NULL;
-  int r = read_files(config, &model, &tokenizer, &chat, err);
+  struct tl_adapter_source *adapters;
+  int r = adapters_list(config, &adapters, err);
+  if (r == TL_OK) r = read_files(config, adapters, &model, &tokenizer, &chat, err);
   tl_chat_format_free(chat);
   tl_tokenizer_free(tokenizer);
   tl_model_free(model);
+  free(adapters);
   /* what is wrong with a file is told by the file's name */
   if (r < 0 && !*err->field) snprintf(err->field, sizeof err->field, "%s", key);
   if (r < 0 && strcmp(err->field, key) == 0 && strncmp(err->message, key, strlen(key)) != 0) tl_error_prefix(err, key);
@@ -48,11 +52,11 @@ int served_check(const struct tl_config *config, struct tl_error *err) {
 }
 
 static int load_files(struct served *s, struct tl_error *err) {
-  int r = read_files(s->config, &s->model, &s->tokenizer, &s->chat, err);
+  int r = read_files(s->config, s->adapters, &s->model, &s->tokenizer, &s->chat, err);
   if (r < 0) return r;
   TL_LOG(TL_LOG_INFO, "model", "read", TL_S("model", s->name), TL_S("architecture", s->model->architecture),
          TL_U("parameters", s->model->n_parameters), TL_S("dtype", s->model->n_tensors ? tl_dtype_name(s->model->weight_dtype) : "none"),
-         TL_U("context", s->model->max_context), TL_S("chat_template", s->chat ? "yes" : "no"));
+         TL_U("context", s->model->max_context), TL_U("adapters", s->config->model_adapters.n), TL_S("chat_template", s->chat ? "yes" : "no"));
   return TL_OK;
 }
 
@@ -174,6 +178,7 @@ int served_load(struct served *s, struct tl_error *err) {
   tl_metrics_scope(s->daemon->metrics, "model", s->name);
   if (r == TL_OK) r = make_engine(s, err);
   if (r == TL_OK) r = make_route(s, err);
+  if (r == TL_OK) adapters_metrics(s->daemon->metrics, s->adapters, s->config->model_adapters.n);
   tl_metrics_scope(s->daemon->metrics, NULL, NULL);
   if (r == TL_OK) r = tl_engine_start(s->engine, err);
   return r == TL_OK ? test_replicas(s, err) : r;
@@ -224,4 +229,5 @@ void served_done(struct served *s) {
   tl_tokenizer_free(s->tokenizer);
   tl_model_free(s->model);
   progress_free(s->progress);
+  free(s->adapters);
 }

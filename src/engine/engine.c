@@ -23,7 +23,7 @@ static void worker_done(struct worker *w) {
   for (unsigned i = 0; i < 2; i++) {
     struct flight *f = &w->flights[i];
     void *of_flight[] = {f->items,  f->tokens, f->positions, f->slots,   f->query_start, f->context_len,
-                         f->tables, f->rows,   f->sampling,  f->row_seq, f->row_token, f->masks};
+                         f->tables, f->rows,   f->sampling,  f->row_seq, f->row_token, f->masks, f->adapters};
     for (size_t k = 0; k < sizeof of_flight / sizeof *of_flight; k++) free(of_flight[k]);
   }
   void *arrays[] = {w->items, w->sampled, w->loop_woken, w->news, w->rank_loaded, w->token_types, w->vectors};
@@ -50,12 +50,13 @@ static bool make_flight(const struct worker *w, struct flight *f) {
   f->context_len = calloc(seqs, sizeof *f->context_len);
   f->tables = calloc(seqs * worker_table_stride(w->engine), sizeof *f->tables);
   f->rows = calloc(seqs, sizeof *f->rows);
+  f->adapters = calloc(seqs, sizeof *f->adapters);
   f->sampling = calloc(seqs, sizeof *f->sampling);
   f->masks = calloc(seqs * TL_MASK_WORDS(w->engine->o.model->vocab_size), sizeof *f->masks); /* pages that no mask touches are not there */
   f->row_seq = calloc(seqs, sizeof *f->row_seq);
   f->row_token = calloc(seqs, sizeof *f->row_token);
   return f->items && f->tokens && f->positions && f->slots && f->query_start && f->context_len && f->tables && f->rows &&
-         f->sampling && f->masks && f->row_seq && f->row_token;
+         f->adapters && f->sampling && f->masks && f->row_seq && f->row_token;
 }
 
 static int make_arrays(struct worker *w, struct tl_error *err) {

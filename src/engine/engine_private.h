@@ -46,7 +46,7 @@ struct flight {
   int32_t *tokens;                 /* (max_batch_tokens), as the next two */
   uint32_t *positions, *slots;
   uint32_t *query_start, *context_len, *tables; /* (max_batch_size + 1), ..., (max_batch_size, stride) */
-  uint32_t *rows;                  /* (max_batch_size) */
+  uint32_t *rows, *adapters;       /* (max_batch_size) */
   struct tl_sampling *sampling;
   uint32_t *masks;                 /* (max_batch_size, TL_MASK_WORDS(vocab_size)) of the rows that have one: a sequence's memory may be gone before the step is */
   struct tl_sequence **row_seq;    /* whose row it is, NULL: nobody's any more; and which token it scores or makes */

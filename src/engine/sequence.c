@@ -35,6 +35,7 @@ void sequence_prepare(struct tl_sequence *seq) {
   seq->sched.tokens = seq->tokens;
   seq->sched.priority = (uint8_t)seq->priority;
   seq->sched.salt = seq->cache_salt;
+  seq->sched.adapter = seq->adapter;
   seq->sched.fork = seq->fork;
   seq->sched.owner = seq;
   /* rows that are wanted must be computed, whoever computed them before */

@@ -39,6 +39,8 @@ static void add_item(const struct worker *w, struct flight *f, struct tl_sched_i
   memcpy(f->tables + (size_t)step->n_seqs * stride, item->seq->blocks, item->seq->n_blocks * sizeof *f->tables);
   f->query_start[step->n_seqs] = step->n_tokens;
   f->context_len[step->n_seqs] = item->start + item->n;
+  f->adapters[step->n_seqs] = seq->adapter;
+  if (seq->adapter) step->adapters = f->adapters;
   for (uint32_t i = 0; i < item->n; i++) {
     uint32_t position = item->start + i, row = step->n_tokens++;
     f->tokens[row] = position < known ? seq->tokens[position] : -2 - (int32_t)fed;

@@ -218,9 +218,10 @@ static int read_adapter(struct reader *k, struct tl_adapter *ret) {
   if (r == TL_OK) r = order_parts(k);
   adapter_config_done(&k->config);
   ret->name = tl_arena_copy(&k->m->arena, k->source->name, strlen(k->source->name));
+  ret->folder = tl_arena_copy(&k->m->arena, k->source->folder, strlen(k->source->folder));
   ret->parts = k->parts;
   ret->n_parts = k->n_parts;
-  return r == TL_OK && !ret->name ? tl_error_set(k->err, TL_ENOMEM, NULL, "out of memory") : r;
+  return r == TL_OK && (!ret->name || !ret->folder) ? tl_error_set(k->err, TL_ENOMEM, NULL, "out of memory") : r;
 }
 
 int tl_model_add_adapters(struct tl_model *model, const struct tl_adapter_source *sources, uint32_t n, struct tl_error *err) {
@@ -229,6 +230,7 @@ int tl_model_add_adapters(struct tl_model *model, const struct tl_adapter_source
     return tl_error_set(err, TL_ELIMIT, "model.adapters", "model.adapters: expected at most %d, got %u", TL_MAX_ADAPTERS, n);
   if (n && model->pooling != TL_POOL_NONE)
     return tl_error_set(err, TL_EUNSUPPORTED, "model.adapters", "model.adapters: only models that generate text can have some");
+  if (!model->n_ops) return TL_OK; /* read for devices that do not compute: names are all that there is */
   struct tl_adapter *adapters = tl_arena_array(&m->arena, n ? n : 1, sizeof *adapters);
   if (!adapters) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   int r = TL_OK;

@@ -13,7 +13,7 @@ static bool key_of(const struct tl_route *route, const struct tl_route_ask *ask,
   uint32_t blocks = ask->prompt ? ask->n_prompt / TL_BLOCK_TOKENS : 0;
   if (blocks > route->o.prefix_blocks) blocks = route->o.prefix_blocks;
   if (blocks == 0) return false;
-  *ret = tl_hash_bytes(ask->prompt, (size_t)blocks * TL_BLOCK_TOKENS * sizeof *ask->prompt, 0, 0);
+  *ret = tl_hash_bytes(ask->prompt, (size_t)blocks * TL_BLOCK_TOKENS * sizeof *ask->prompt, ask->adapter, 0);
   return true;
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The tree of prefixes: which block holds the KV of which tokens after which.
  *
- *   salt --- block 7: tokens 0..15 --- block 3: 16..31 --- block 9: 32..47
- *                                  \-- block 4: 16..31
+ *   salt, adapter --- block 7: tokens 0..15 --- block 3: 16..31 --- block 9: 32..47
+ *                                           \-- block 4: 16..31
  *
  * KV depends on all tokens before, so a block is found by its parent and its own
  * tokens: a hash chain leads to the candidates, and then parent and tokens
@@ -56,7 +56,7 @@ static uint64_t hash_block(struct tl_scheduler *s, uint64_t before, const int32_
 
 /* Hash of the sequence's block i, whose parent in the tree is given. */
 static uint64_t hash_at(struct tl_scheduler *s, const struct tl_sched_seq *seq, uint32_t i, uint32_t parent) {
-  uint64_t before = parent == BLOCK_NONE ? salt_of(s, seq) : s->pool.blocks[parent].hash;
+  uint64_t before = parent == BLOCK_NONE ? salt_of(s, seq) ^ tl_hash_u64(seq->adapter) : s->pool.blocks[parent].hash;
   return hash_block(s, before, seq->tokens + (size_t)i * s->o.block_tokens);
 }
 
@@ -66,7 +66,7 @@ static uint32_t find(const struct tl_scheduler *s, const struct tl_sched_seq *se
   for (; at != BLOCK_NONE; at = s->pool.blocks[at].bucket_next) {
     const struct block *b = &s->pool.blocks[at];
     if (b->hash != hash || b->parent != parent) continue;
-    if (parent == BLOCK_NONE && b->salt != salt_of(s, seq)) continue;
+    if (parent == BLOCK_NONE && (b->salt != salt_of(s, seq) || b->adapter != seq->adapter)) continue;
     if (memcmp(s->tree.tokens + at * n, seq->tokens + i * n, n * sizeof *seq->tokens) == 0) return at;
   }
   return BLOCK_NONE;
@@ -79,6 +79,7 @@ static void insert(struct tl_scheduler *s, const struct tl_sched_seq *seq, uint3
   b->in_tree = true;
   b->parent = parent;
   b->salt = salt_of(s, seq);
+  b->adapter = seq->adapter;
   b->hash = hash;
   b->bucket_next = *bucket;
   *bucket = at;

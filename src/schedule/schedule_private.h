@@ -26,7 +26,8 @@ struct block {
   bool in_tree;
   uint32_t parent;               /* in the tree: the block before it; BLOCK_NONE: it begins a sequence */
   uint64_t salt;                 /* in the tree, without a parent: of the sequences that may use it */
-  uint64_t hash;                 /* in the tree: of the salt and all tokens up to its end */
+  uint32_t adapter;              /* likewise */
+  uint64_t hash;                 /* in the tree: of the salt, the adapter and all tokens up to its end */
   uint32_t bucket_next;          /* others of the same bucket */
   uint32_t idle_prev, idle_next;
 };

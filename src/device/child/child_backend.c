@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "device/child/child_private.h"
+#include "tokenlane/adapter.h"
 #include "device/device_private.h"
 #include "tokenlane/base/clock.h"
 
@@ -30,6 +31,7 @@ static void device_close(struct tl_device *device) {
   child_end(d); /* one that does not die keeps its memory and a zombie */
   free(d->sim_tokens);
   free(d->sim_faults);
+  free(d->adapter_texts);
   free(d);
 }
 
@@ -107,6 +109,21 @@ static int device_open(const struct tl_device_options *options, struct tl_device
   return TL_OK;
 }
 
+/* Names and folders, for every life. */
+static int copy_adapters(struct child_device *d, const struct tl_model *m, struct tl_error *err) {
+  size_t bytes = 0;
+  for (uint32_t i = 0; i < m->n_adapters; i++) bytes += strlen(m->adapters[i].name) + strlen(m->adapters[i].folder) + 2;
+  char *at = d->adapter_texts = malloc(bytes + 1);
+  if (!at) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  for (uint32_t i = 0; i < m->n_adapters; i++) {
+    at = stpcpy(at, m->adapters[i].name) + 1;
+    at = stpcpy(at, m->adapters[i].folder) + 1;
+  }
+  d->job.n_adapters = m->n_adapters;
+  d->job.adapter_bytes = bytes;
+  return TL_OK;
+}
+
 static int device_load(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret,
                        struct tl_error *err) {
   struct child_device *d = of(device);
@@ -136,7 +153,8 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   d->job.n_eos = m->n_eos;
   d->job.weight_bytes = m->weight_bytes;
   memcpy(d->job.eos, m->eos, sizeof d->job.eos);
-  int r = child_begin(d, true, err);
+  int r = copy_adapters(d, m, err);
+  if (r == TL_OK) r = child_begin(d, true, err);
   if (r < 0) return r;
   for (uint32_t i = 0; i < d->job.n_ranks; i++) {
     /* The next one must not take more, or less because there is less now */

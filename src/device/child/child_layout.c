@@ -38,10 +38,12 @@ bool child_layout_make(const struct child_job *job, struct child_layout *ret) {
               place(&end, seqs, sizeof(struct tl_sampled), &l->sampled) &&
               place(&end, pools ? tokens : 0, sizeof(int32_t), &l->token_types) &&
               place(&end, pools ? seqs : 0, job->n_out * sizeof(float), &l->vectors);
+  fine = fine && place(&end, job->n_adapters ? seqs : 0, sizeof(uint32_t), &l->adapters);
   l->slot_bytes = end - l->tokens;
   fine = fine && place(&end, l->n_slots - 1, l->slot_bytes, &unused.tokens) &&
               place(&end, sim_tokens, sizeof(int32_t), &l->sim_tokens) &&
-              place(&end, sim_faults, sizeof(struct tl_sim_fault), &l->sim_faults);
+              place(&end, sim_faults, sizeof(struct tl_sim_fault), &l->sim_faults) &&
+              place(&end, job->adapter_bytes, 1, &l->adapter_texts);
   l->bytes = end;
   return fine && end <= PTRDIFF_MAX;
 }
@@ -87,7 +89,7 @@ static void put_sampling(struct child_shared *shared, const struct child_layout 
 bool child_put_step(struct child_shared *shared, const struct child_layout *l, const struct child_job *job, uint32_t slot,
                     const struct tl_step *s) {
   if (!fits(l, job, s)) return false;
-  shared->steps[slot] = (struct child_step){s->n_tokens, s->n_seqs, s->n_rows, s->token_types != NULL};
+  shared->steps[slot] = (struct child_step){s->n_tokens, s->n_seqs, s->n_rows, s->token_types != NULL, s->adapters && job->n_adapters};
   memcpy(slot_at(shared, l, slot, l->tokens), s->tokens, s->n_tokens * sizeof *s->tokens);
   memcpy(slot_at(shared, l, slot, l->positions), s->positions, s->n_tokens * sizeof *s->positions);
   memcpy(slot_at(shared, l, slot, l->query_start), s->query_start, (s->n_seqs + 1) * sizeof *s->query_start);
@@ -97,6 +99,7 @@ bool child_put_step(struct child_shared *shared, const struct child_layout *l, c
     memset(slot_at(shared, l, slot, l->vectors), 0xff, s->n_seqs * job->n_out * sizeof *s->vectors); /* as with `sampled` below */
     return true;
   }
+  if (shared->steps[slot].has_adapters) memcpy(slot_at(shared, l, slot, l->adapters), s->adapters, s->n_seqs * sizeof *s->adapters);
   memcpy(slot_at(shared, l, slot, l->slots), s->slots, s->n_tokens * sizeof *s->slots);
   memcpy(slot_at(shared, l, slot, l->context_len), s->context_len, s->n_seqs * sizeof *s->context_len);
   uint32_t *tables = slot_at(shared, l, slot, l->tables);
@@ -144,7 +147,8 @@ bool child_take_step(struct child_shared *shared, const struct child_layout *l, 
                           .context_len = slot_at(shared, l, slot, l->context_len),
                           .block_tables = slot_at(shared, l, slot, l->tables),
                           .rows = slot_at(shared, l, slot, l->rows),
-                          .sampling = sampling};
+                          .sampling = sampling,
+                          .adapters = counts.has_adapters ? slot_at(shared, l, slot, l->adapters) : NULL};
   memcpy(sampling, slot_at(shared, l, slot, l->sampling), ret->n_rows * sizeof *sampling);
   for (uint32_t i = 0; i < ret->n_rows; i++) {
     sampling[i].history = history;

@@ -102,6 +102,7 @@ static void write_job(struct child_device *d) {
   s->magic = CHILD_MAGIC;
   atomic_store_explicit(&s->asked, FIRST, memory_order_relaxed); /* published by the start of the process */
   s->job = d->job;
+  if (d->job.adapter_bytes) memcpy(child_at(s, d->layout.adapter_texts), d->adapter_texts, d->job.adapter_bytes);
   if (!d->job.has_sim) return;
   memcpy(child_at(s, d->layout.sim_tokens), d->sim_tokens, tokens * sizeof *d->sim_tokens);
   memcpy(child_at(s, d->layout.sim_faults), d->sim_faults, faults * sizeof *d->sim_faults);

@@ -50,6 +50,8 @@ struct child_job {
   char quantized[16];          /* tl_model.quantized; "": NULL */
   uint32_t max_batch_size, max_batch_tokens, max_context, draft_tokens, draft_rows;
   uint32_t memory_percent, memory_shared, cudnn;
+  uint32_t n_adapters;
+  uint64_t adapter_bytes;      /* of their names and folders in the memory, each with a NUL, in turn */
   char plugin_folder[CHILD_PATH]; /* as tl_device_plugin_folder has it */
   /* of the daemon's model: the child's must be the same, and a simulated device needs no more */
   uint32_t vocab_size, dim, n_layers, n_eos;
@@ -66,7 +68,7 @@ struct child_job {
 /* How much of each array is filled. History and bias of the rows lie one after the other, and the masks of those that have one. */
 struct child_step {
   uint32_t n_tokens, n_seqs, n_rows;
-  bool has_types;
+  bool has_types, has_adapters;
 };
 
 /* What a number asks for. */
@@ -94,7 +96,7 @@ struct child_shared {
 
 /* Where the arrays lie, in bytes from the start. */
 struct child_layout {
-  size_t tokens, positions, slots, query_start, context_len, tables, rows, sampling, history, bias, masks, sampled, token_types, vectors, sim_tokens, sim_faults;
+  size_t tokens, positions, slots, query_start, context_len, tables, rows, sampling, history, bias, masks, sampled, token_types, vectors, adapters, sim_tokens, sim_faults, adapter_texts;
   size_t bytes;
   size_t slot_bytes;             /* from a step's arrays, tokens to sampled, to the other's */
   uint32_t n_slots;
@@ -148,6 +150,7 @@ struct child_device {
   struct child_job job;
   int32_t *sim_tokens;             /* copies, all ranks' one after the other, as the faults */
   struct tl_sim_fault *sim_faults;
+  char *adapter_texts;             /* (job.adapter_bytes) */
   struct tl_device_load load;
   struct tl_device_loaded loaded[TL_MAX_RANKS]; /* by the first child; the later ones must say the same */
   /* one life of the child. Written by load, and by reset's thread while the worker is parked */

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "device/child/child_private.h"
+#include "tokenlane/adapter.h"
 
 #define HEALTH_MS 50
 
@@ -40,6 +41,21 @@ static void *watch(void *argument) {
   }
 }
 
+static int add_adapters(struct host *h, struct tl_error *err) {
+  uint32_t n = h->job.n_adapters;
+  struct tl_adapter_source *sources = calloc(n ? n : 1, sizeof *sources);
+  const char *text = child_at(h->shared, h->layout.adapter_texts);
+  if (!sources) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  for (uint32_t i = 0; i < n; i++) {
+    sources[i].name = text;
+    sources[i].folder = text + strlen(text) + 1;
+    text = sources[i].folder + strlen(sources[i].folder) + 1;
+  }
+  int r = n ? tl_model_add_adapters(h->model, sources, n, err) : TL_OK;
+  free(sources);
+  return r;
+}
+
 static int load_model(struct host *h, struct tl_error *err) {
   const struct child_job *j = &h->job;
   if (child_ranks_are_simulated(h->ranks)) {
@@ -50,6 +66,7 @@ static int load_model(struct host *h, struct tl_error *err) {
   }
   int r = tl_model_load(j->model_path, &h->model, err);
   if (r == TL_OK && *j->quantized) r = tl_model_quantize(h->model, j->quantized, err);
+  if (r == TL_OK) r = add_adapters(h, err);
   if (r < 0) return r;
   const struct tl_model *m = h->model;
   bool same = m->vocab_size == j->vocab_size && m->dim == j->dim && m->n_layers == j->n_layers && m->weight_bytes == j->weight_bytes &&

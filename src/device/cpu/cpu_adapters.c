@@ -184,6 +184,7 @@ static void add_spans(struct cpu_adapters *x, const struct tl_step *step, uint32
 void cpu_adapters_begin(struct cpu_device *d, const struct tl_step *step) {
   struct cpu_adapters *x = &d->adapters;
   x->n_spans = 0;
+  if (!x->n) return;
   for (uint32_t i = 0; i < x->n; i++) add_spans(x, step, i);
   /* relaxed stores: published to the lanes by the start of the pool */
   for (uint32_t i = 0; i < 2 * d->model->n_ops; i++) atomic_store_explicit(&x->tickets[i].next, 0, memory_order_relaxed);
