@@ -19,7 +19,7 @@ FLOORS = {
     "engine": 5, "http": 6, "route": 6, "api": 7, "daemon": 8,
 }
 # Public headers whose name is not their room's.
-HEADER_ROOM = {"step": "model", "tensor": "model", "slice": "model", "sim": "device", "text_lane": "text"}
+HEADER_ROOM = {"step": "model", "tensor": "model", "slice": "model", "adapter": "model", "sim": "device", "text_lane": "text"}
 
 TOP_LEVEL = {"src", "include", "config", "tests", "bench", "systemd", "Makefile", "README.md", "LICENSE",
              "ARCHITECTURE.md"}

@@ -154,7 +154,12 @@ static void test_file(void **state) {
   assert_string_equal(c.http_host, "");
   assert_int_equal(c.drain_timeout_ms, 5);
   assert_string_equal(c.log_level, "warn");
-  assert_int_equal(load(&c, "{\"model\": {\"path\": \"/m\"}}", &err), TL_OK);
+  assert_int_equal(load(&c, "{\"model\": {\"adapters\": [\"a=b/c\", \"d=/e\"]}}", &err), TL_OK);
+  assert_int_equal(c.model_adapters.n, 2);
+  snprintf(expected, sizeof expected, "a=%s/b/c", folder);
+  assert_string_equal(c.model_adapters.items[0], expected);
+  assert_string_equal(tl_config_adapter_folder(c.model_adapters.items[1]), "/e");
+  assert_int_equal(load(&c, "{\"model\": {\"path\": \"/m\", \"adapters\": []}}", &err), TL_OK);
   assert_string_equal(c.model_path, "/m");
   assert_int_equal(c.http_port, 1234); /* what a file does not name stays */
   assert_int_equal(load(&c, "{\"model\": {\"path\": \"\"}}", &err), TL_OK);
@@ -512,6 +517,12 @@ static void test_models_that_cannot_be(void **state) {
        "models[1].name: expected ids that no other model has, got a, which is models[0]'s"},
       {"{\"models\": [{\"path\": \"a\", \"aliases\": [\"z\"]}, {\"path\": \"b\"}, {\"path\": \"c\", \"aliases\": [\"z\"]}]}",
        "models[2].aliases", "models[2].aliases: expected ids that no other model has, got z, which is models[0]'s"},
+      {"{\"models\": [{\"path\": \"a\", \"adapters\": [\"z=x\"]}, {\"path\": \"b\", \"aliases\": [\"z\"]}]}",
+       "models[1].aliases", "models[1].aliases: expected ids that no other model has, got z, which is models[0]'s"},
+      {"{\"models\": [{\"path\": \"a\"}, {\"path\": \"b\", \"adapters\": [\"a=x\"]}]}",
+       "models[1].adapters", "models[1].adapters: expected ids that no other model has, got a, which is models[0]'s"},
+      {"{\"models\": [{\"path\": \"a\"}, {\"path\": \"b\", \"adapters\": [\"b=x\"]}]}",
+       "models[1].adapters", "models[1].adapters: expected names that are no other ids, got b"},
       {"{\"models\": [{\"path\": \"//\"}]}", "models[0].path",
        "models[0].path: expected a path that ends in a name, or a name to be given, got //"},
       {"{\"model\": {\"path\": \"/\"}}", "model.path", "model.path: expected a path that ends in a name, or a name to be given, got /"},

@@ -215,6 +215,14 @@ static void test_prefix(void **state) {
     prompts[i][i % 32]--;
   }
   assert_true(n_moved > N / 2); /* within them */
+  unsigned n_apart = 0; /* an adapter's cached prefixes are elsewhere */
+  for (unsigned i = 0; i < N; i++) {
+    struct tl_room room;
+    forget_load();
+    reserve_ask((struct tl_route_ask){.tokens = 74, .prompt = prompts[i], .n_prompt = 64, .adapter = 1}, &room, NULL);
+    n_apart += (int)room.replica != chosen[i];
+  }
+  assert_true(n_apart > N / 2);
   /* when a replica goes, only its own prompts move; when it is back, they come back */
   tl_route_set_state(route, 2, TL_REPLICA_QUARANTINED);
   for (unsigned i = 0; i < N; i++) {

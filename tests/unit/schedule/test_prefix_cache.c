@@ -68,6 +68,25 @@ static void test_salts(void **state) {
   tl_scheduler_free(s);
 }
 
+/* An adapter's keys and values are its own, whatever the salt. */
+static void test_adapters(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make_cache(20, true);
+  struct tl_sched_seq a, b, c;
+  pass(s, count, 10, 0);
+  add_tokens(s, &a, count, 10);
+  a.adapter = 1;
+  assert_plan(s, &a, 0u, 10u, NULL);
+  run(s);
+  add_tokens(s, &b, count, 10);
+  b.adapter = 2;
+  add_tokens(s, &c, count, 10);
+  c.adapter = 1;
+  assert_plan(s, &a, 10u, 1u, &b, 0u, 10u, &c, 8u, 2u, NULL);
+  assert_true(a.blocks[0] == c.blocks[0] && a.blocks[0] != b.blocks[0]);
+  tl_scheduler_free(s);
+}
+
 /* Gives a block of the tree another hash, as a collision would. */
 static void forge(struct tl_scheduler *s, uint32_t block, uint64_t hash) {
   tree_remove(s, block);
@@ -109,6 +128,10 @@ static void test_collisions(void **state) {
   probe = (struct tl_sched_seq){.n_tokens = 5, .tokens = p, .max_cached = UINT32_MAX, .salt = 3};
   assert_int_equal(tree_match(s, &probe, &key), 0);
   forge(s, s->pool.idle_first, key); /* the same tokens of somebody else */
+  assert_int_equal(tree_match(s, &probe, &key), 0);
+  probe = (struct tl_sched_seq){.n_tokens = 5, .tokens = p, .max_cached = UINT32_MAX, .adapter = 3};
+  assert_int_equal(tree_match(s, &probe, &key), 0);
+  forge(s, s->pool.idle_first, key); /* of another adapter */
   assert_int_equal(tree_match(s, &probe, &key), 0);
   tl_scheduler_free(s);
 }
@@ -393,7 +416,7 @@ static void test_distrust_of_who_waits(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_hits),           cmocka_unit_test(test_salts),          cmocka_unit_test(test_collisions),
+      cmocka_unit_test(test_hits),           cmocka_unit_test(test_salts), cmocka_unit_test(test_adapters),          cmocka_unit_test(test_collisions),
       cmocka_unit_test(test_scored_prompts), cmocka_unit_test(test_forks),          cmocka_unit_test(test_leader_leaves),
       cmocka_unit_test(test_many_followers),
       cmocka_unit_test(test_without_cache),  cmocka_unit_test(test_generated_blocks), cmocka_unit_test(test_evictions),

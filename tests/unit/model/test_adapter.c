@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT */
+/* Adapters as peft wrote them (tests/golden/make_adapters.py), and what can be wrong with one. */
+#include <math.h>
+
+#include "changed_file.h"
+#include "tokenlane/adapter.h"
+
+static char folder[64];
+
+static int make_folder(void **state) {
+  (void)state;
+  unit_make_folder(folder);
+  return 0;
+}
+
+static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors"};
+
+static int remove_folder(void **state) {
+  (void)state;
+  for (unsigned i = 0; i < 2; i++) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", folder, files[i]);
+    unlink(path);
+  }
+  return rmdir(folder);
+}
+
+static struct tl_model *open_base(const char *name) {
+  char path[1024];
+  struct tl_error err = {0};
+  struct tl_model *model;
+  if (tl_model_load(unit_golden_path(name, path), &model, &err) < 0) fail_msg("%s", err.message);
+  return model;
+}
+
+/* The adapter with `from` of file number `which` as `to`; then beside its base. */
+static int add_changed(const char *base, const char *adapter, unsigned which, const char *from, const char *to, struct tl_model **ret,
+                       struct tl_error *err) {
+  for (unsigned i = 0; i < 2; i++) {
+    char name[256];
+    snprintf(name, sizeof name, "adapters/%s/%s", adapter, files[i]);
+    assert_true(copy_changed(unit_open_golden(name), folder, files[i], i == which ? from : NULL, i == which ? to : NULL));
+  }
+  struct tl_adapter_source source = {"it", folder};
+  memset(err, 0, sizeof *err);
+  *ret = open_base(base);
+  return tl_model_add_adapters(*ret, &source, 1, err);
+}
+
+static const struct tl_adapter_part *find(const struct tl_model *m, enum tl_op_kind kind, uint32_t layer, uint32_t input) {
+  for (uint32_t i = 0; i < m->adapters[0].n_parts; i++) {
+    const struct tl_adapter_part *p = &m->adapters[0].parts[i];
+    if (m->plan[p->record].kind == kind && m->plan[p->record].layer == layer && p->input == input) return p;
+  }
+  return NULL;
+}
+
+/* rslora, patterns and the layers that there are. */
+static void test_numbers(void **state) {
+  (void)state;
+  struct tl_error err;
+  struct tl_model *m;
+  if (add_changed("llama/f32_odd", "f32_odd/two", 0, NULL, NULL, &m, &err) < 0) fail_msg("%s", err.message);
+  const struct tl_adapter_part *v = find(m, TL_OP_QKV, 1, 2), *gate = find(m, TL_OP_GATED_UP, 1, 0), *down = find(m, TL_OP_MLP_DOWN, 1, 0);
+  assert_int_equal(m->adapters[0].n_parts, 3);
+  assert_string_equal(m->adapters[0].name, "it");
+  assert_true(v && gate && down);
+  assert_int_equal(v->rank, 9);
+  assert_int_equal(down->rank, 5);
+  assert_true(fabsf(v->scale - 5 / 3.0f) < 1e-6f && fabsf(gate->scale - 6 / sqrtf(5)) < 1e-6f && fabsf(down->scale - 3 / sqrtf(5)) < 1e-6f);
+  for (uint32_t i = 1; i < 3; i++) assert_true(m->adapters[0].parts[i].record > m->adapters[0].parts[i - 1].record);
+  tl_model_free(m);
+}
+
+/* One A for all that a fused product makes, and each input's rows of B. */
+static void test_fused(void **state) {
+  (void)state;
+  struct tl_error err;
+  struct tl_model *m;
+  if (add_changed("arch/phi3", "phi3/one", 0, NULL, NULL, &m, &err) < 0) fail_msg("%s", err.message);
+  for (uint32_t i = 0; i < 3; i++) {
+    const struct tl_adapter_part *p = find(m, TL_OP_QKV, 0, i);
+    assert_non_null(p);
+    assert_int_equal(p->a, find(m, TL_OP_QKV, 0, 0)->a);
+    assert_int_equal(m->tensors[p->b].shape[0], m->tensors[m->plan[p->record].weight[i]].shape[0]);
+  }
+  float row[64], whole[64];
+  const struct tl_adapter_part *up = find(m, TL_OP_GATED_UP, 1, 1);
+  tl_tensor_row_to_f32(&m->tensors[up->b], 3, row);
+  const struct tl_tensor *gate = &m->tensors[find(m, TL_OP_GATED_UP, 1, 0)->b];
+  struct tl_tensor all = *gate;
+  all.shape[0] *= 2;
+  tl_tensor_row_to_f32(&all, gate->shape[0] + 3, whole);
+  assert_memory_equal(row, whole, up->rank * sizeof *row);
+  tl_model_free(m);
+}
+
+/* What else tensors may be called, of the same length so that the header's stays right. */
+static void test_names(void **state) {
+  (void)state;
+  static const struct {
+    const char *from, *to, *said; /* NULL: it is fine */
+  } cases[] = {{"base_model.model.model.layers.1.mlp.down_proj.lora_A", "base_model.model.model.layers.1.mlp.down_proj.lora_C", "expected lora_A or lora_B"},
+               {"layers.1.mlp.down_proj.lora_A", "layers.9.mlp.down_proj.lora_A", "expected lora_A or lora_B"},
+               {"layers.1.mlp.down_proj.lora_A", "layers.0.mlp.down_proj.lora_A", "its lora_B is missing"},
+               {"layers.1.mlp.down_proj.lora_B", "layers.1.mlp.dawn_proj.lora_B", "expected"},
+               {"\"F32\"", "\"I64\"", "expected BF16, F16 or F32"},
+               {"\"F32\"", "\"I32\"", "expected BF16, F16 or F32"}};
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
+    struct tl_error err;
+    struct tl_model *m;
+    assert_int_not_equal(add_changed("llama/f32_odd", "f32_odd/one", 1, cases[i].from, cases[i].to, &m, &err), TL_OK);
+    if (!strstr(err.message, cases[i].said)) fail_msg("%s: %s", cases[i].to, err.message);
+    assert_string_equal(err.field, "model.adapters");
+    assert_non_null(strstr(err.message, "it/adapter_model.safetensors"));
+    tl_model_free(m);
+  }
+}
+
+/* A text model within one of pictures: both ways in which transformers names it, and a product of the other model. */
+static void test_nested(void **state) {
+  (void)state;
+  static const char *const names[] = {"model.language_model.layers.1", "language_model.model.layers.1", "model.visual.blocks.1"};
+  struct tl_model *m = open_base("arch/qwen3_vl");
+  const struct tl_tensor *q = NULL;
+  for (uint32_t i = 0; i < m->n_ops; i++)
+    if (m->plan[i].kind == TL_OP_QKV && m->plan[i].layer == 1) q = &m->tensors[m->plan[i].weight[0]];
+  assert_non_null(q);
+  unsigned rows = (unsigned)q->shape[0], columns = (unsigned)q->shape[1];
+  tl_model_free(m);
+  static const char config[] = "{\"peft_type\": \"LORA\", \"r\": 1, \"lora_alpha\": 2}";
+  for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
+    char text[8192] = {0};
+    int n = snprintf(text + 8, 600, "{\"base_model.model.%s.self_attn.q_proj.lora_A.weight\":{\"dtype\":\"F32\",\"shape\":[1,%u],\"data_offsets\":[0,%u]},"
+                     "\"base_model.model.%s.self_attn.q_proj.lora_B.weight\":{\"dtype\":\"F32\",\"shape\":[%u,1],\"data_offsets\":[%u,%u]}}",
+                     names[i], columns, 4 * columns, names[i], rows, 4 * columns, 4 * (columns + rows));
+    text[0] = (char)(n % 256);
+    text[1] = (char)(n / 256);
+    unit_write_file(folder, files[1], text, 8 + (size_t)n + 4 * (columns + rows));
+    unit_write_file(folder, files[0], config, sizeof config - 1);
+    struct tl_error err = {0};
+    struct tl_adapter_source source = {"it", folder};
+    m = open_base("arch/qwen3_vl");
+    int r = tl_model_add_adapters(m, &source, 1, &err);
+    if (r != (i == 2 ? TL_EUNSUPPORTED : TL_OK)) fail_msg("%s: %d %s", names[i], r, err.message);
+    if (r == TL_OK) assert_true(find(m, TL_OP_QKV, 1, 0)->scale > 1.9f);
+    tl_model_free(m);
+  }
+}
+
+static void test_other_models(void **state) {
+  (void)state;
+  struct tl_error err;
+  struct tl_model *m;
+  assert_int_equal(add_changed("llama/bf16_tied", "f32_odd/one", 0, NULL, NULL, &m, &err), TL_ECORRUPT); /* shapes are another's */
+  tl_model_free(m);
+  assert_int_equal(add_changed("encoders/bert", "f32_odd/one", 0, NULL, NULL, &m, &err), TL_EUNSUPPORTED);
+  tl_model_free(m);
+  assert_int_equal(add_changed("arch/mixtral", "f32_odd/one", 0, NULL, NULL, &m, &err), TL_EUNSUPPORTED); /* experts in place of the MLP, or shapes */
+  tl_model_free(m);
+}
+
+/* Any byte of the configuration, and of the header, as another one: an error or an adapter, nothing else. */
+static void test_changed_bytes(void **state) {
+  (void)state;
+  uint64_t random = 3;
+  for (unsigned which = 0; which < 2; which++) {
+    char name[128];
+    size_t length;
+    snprintf(name, sizeof name, "adapters/f32_odd/two/%s", files[which]);
+    char *bytes = read_whole(unit_open_golden(name), &length);
+    size_t end = which ? 900 : length;
+    for (unsigned i = 0; i < 400; i++) {
+      struct tl_error err;
+      struct tl_model *m;
+      size_t at = unit_below(&random, (uint32_t)(end < length ? end : length));
+      if (add_changed("llama/f32_odd", "f32_odd/two", 2, NULL, NULL, &m, &err) < 0) fail_msg("%s", err.message);
+      tl_model_free(m);
+      char before = bytes[at];
+      bytes[at] = (char)unit_below(&random, 256);
+      unit_write_file(folder, files[which], bytes, length);
+      bytes[at] = before;
+      struct tl_adapter_source source = {"it", folder};
+      memset(&err, 0, sizeof err);
+      m = open_base("llama/f32_odd");
+      int r = tl_model_add_adapters(m, &source, 1, &err);
+      assert_int_equal(err.code, r);
+      if (r < 0) assert_non_null(strstr(err.message, "model.adapters: "));
+      tl_model_free(m);
+    }
+    free(bytes);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_numbers), cmocka_unit_test(test_fused),        cmocka_unit_test(test_names),
+                                     cmocka_unit_test(test_nested),  cmocka_unit_test(test_other_models), cmocka_unit_test(test_changed_bytes)};
+  return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
