@@ -517,8 +517,6 @@ static void test_models_that_cannot_be(void **state) {
        "models[1].name: expected ids that no other model has, got a, which is models[0]'s"},
       {"{\"models\": [{\"path\": \"a\", \"aliases\": [\"z\"]}, {\"path\": \"b\"}, {\"path\": \"c\", \"aliases\": [\"z\"]}]}",
        "models[2].aliases", "models[2].aliases: expected ids that no other model has, got z, which is models[0]'s"},
-      {"{\"models\": [{\"path\": \"a\", \"adapters\": [\"z=x\"]}, {\"path\": \"b\", \"aliases\": [\"z\"]}]}",
-       "models[1].aliases", "models[1].aliases: expected ids that no other model has, got z, which is models[0]'s"},
       {"{\"models\": [{\"path\": \"a\"}, {\"path\": \"b\", \"adapters\": [\"a=x\"]}]}",
        "models[1].adapters", "models[1].adapters: expected ids that no other model has, got a, which is models[0]'s"},
       {"{\"models\": [{\"path\": \"a\"}, {\"path\": \"b\", \"adapters\": [\"b=x\"]}]}",

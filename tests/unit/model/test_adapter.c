@@ -109,7 +109,7 @@ static void test_names(void **state) {
   for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
     struct tl_error err;
     struct tl_model *m;
-    assert_int_not_equal(add_changed("llama/f32_odd", "f32_odd/one", 1, cases[i].from, cases[i].to, &m, &err), TL_OK);
+    assert_int_not_equal(add_changed("llama/f32_odd", "f32_odd/two", 1, cases[i].from, cases[i].to, &m, &err), TL_OK);
     if (!strstr(err.message, cases[i].said)) fail_msg("%s: %s", cases[i].to, err.message);
     assert_string_equal(err.field, "model.adapters");
     assert_non_null(strstr(err.message, "it/adapter_model.safetensors"));
