@@ -154,6 +154,8 @@ static int load_all(struct cuda_device *d, const struct tl_device_load *load, st
 int cuda_load(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret, struct tl_error *err) {
   struct cuda_device *d = (struct cuda_device *)(void *)device;
   d->model = load->model;
+  if (load->model->n_adapters)
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.adapters", "model.adapters: devices cuda do not compute adapters");
   int r = load_all(d, load, err);
   if (r < 0 && d->group) cuda_group_abort((struct tl_device_group *)(void *)d->group); /* nobody need wait for this rank */
   if (r < 0) return r;

@@ -103,9 +103,10 @@ static void test_names(void **state) {
   } cases[] = {{"base_model.model.model.layers.1.mlp.down_proj.lora_A", "base_model.model.model.layers.1.mlp.down_proj.lora_C", "expected lora_A or lora_B"},
                {"layers.1.mlp.down_proj.lora_A", "layers.9.mlp.down_proj.lora_A", "expected lora_A or lora_B"},
                {"layers.1.mlp.down_proj.lora_A", "layers.0.mlp.down_proj.lora_A", "its lora_B is missing"},
-               {"layers.1.mlp.down_proj.lora_B", "layers.1.mlp.dawn_proj.lora_B", "expected"},
-               {"\"F32\"", "\"I64\"", "expected BF16, F16 or F32"},
-               {"\"F32\"", "\"I32\"", "expected BF16, F16 or F32"}};
+               {"layers.1.mlp.down_proj.lora_B", "layers.1.mlp.dawn_proj.lora_B", "its lora_B is missing"},
+               {"layers.1.mlp.down_proj.lora_A", "layers.1.mlp.dawn_proj.lora_A", "expected lora_A or lora_B"},
+               {"\"F16\"", "\"I64\"", "expected BF16, F16 or F32"},
+               {"\"F16\"", "\"I16\"", "expected BF16, F16 or F32"}};
   for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
     struct tl_error err;
     struct tl_model *m;
