@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "device/cuda/cuda_dnn.h"
+#include "device/cuda/ops/cuda_adapters.h"
 #include "device/cuda/ops/cuda_experts.h"
 #include "device/cuda/ops/cuda_ops.h"
 #include "device/cuda/ops/cuda_latent.h"
@@ -188,6 +189,8 @@ struct cuda_kernels {
   int (*latent_heads)(const struct tl_cuda_latent_heads_args *args, void *stream);
   int (*latent_decode)(const struct tl_cuda_latent_decode_args *args, void *stream);
   int (*latent_prefill)(const struct tl_cuda_latent_prefill_args *args, void *stream);
+  int (*shrink)(const struct tl_cuda_shrink_args *args, void *stream);
+  int (*expand)(const struct tl_cuda_expand_args *args, void *stream);
 };
 
 struct cuda_api {

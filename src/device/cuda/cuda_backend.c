@@ -88,6 +88,7 @@ void cuda_close(struct tl_device *device) {
       if (d->slots[i].done) d->api->rt.event_free(d->slots[i].done);
     if (d->stream) d->api->rt.stream_free(d->stream);
   }
+  cuda_free_adapters(d);
   free(d->plan);
   free(d);
 }
@@ -143,6 +144,7 @@ static void name_gpu(const struct cuda_device *d, char ret[TL_GPU_ID]) {
 static int load_all(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err) {
   CUDA_TRY(d, d->api->rt.use((int)d->options.index), "choosing the device", err);
   int r = cuda_make_plan(d, err);
+  if (r == TL_OK) r = cuda_make_adapters(d, err);
   if (r == TL_OK) r = cuda_make_memory(d, load, err);
   if (r == TL_OK) r = cuda_load_weights(d, load, err);
   if (r == TL_OK) r = cuda_make_products(d, err);
@@ -154,8 +156,6 @@ static int load_all(struct cuda_device *d, const struct tl_device_load *load, st
 int cuda_load(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret, struct tl_error *err) {
   struct cuda_device *d = (struct cuda_device *)(void *)device;
   d->model = load->model;
-  if (load->model->n_adapters)
-    return tl_error_set(err, TL_EUNSUPPORTED, "model.adapters", "model.adapters: devices cuda do not compute adapters");
   int r = load_all(d, load, err);
   if (r < 0 && d->group) cuda_group_abort((struct tl_device_group *)(void *)d->group); /* nobody need wait for this rank */
   if (r < 0) return r;

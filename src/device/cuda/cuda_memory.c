@@ -31,6 +31,7 @@ static void make_limits(struct cuda_device *d, const struct tl_device_load *load
   uint32_t history = load->max_context < d->dims.vocab ? load->max_context : d->dims.vocab;
   l->max_entries = history + SPARE_ENTRIES;
   l->n_drawers = l->max_seqs > d->info.multiprocessors ? l->max_seqs : d->info.multiprocessors;
+  l->max_adapter_tiles = d->model->n_adapters ? l->max_seqs + l->max_tokens / TL_CUDA_ADAPTER_ROWS : 0;
   if (cuda_pools(d)) l->max_items = l->max_entries = 0; /* nothing is decoded, nor drawn */
 }
 
@@ -69,6 +70,10 @@ static void place_step_data(const struct cuda_device *d, struct cuda_step_data *
   if (cuda_pools(d)) {
     PLACE(p, s->types, l->max_tokens);
     PLACE(p, s->starts, l->max_seqs + 1);
+  }
+  if (d->model->n_adapters) {
+    PLACE(p, s->adapter_tiles, l->max_adapter_tiles);
+    PLACE(p, s->adapter_rows, l->max_tokens);
   }
   s->bytes = p->at - began;
   PLACE(p, s->tables, (size_t)l->max_seqs * l->table_stride + CUDA_SDPA_SPARE);
@@ -211,6 +216,7 @@ static size_t place_work(struct cuda_device *d, char *base) {
   PLACE(&p, w->row_scales, tokens);
   w->ordered = place(&p, tokens * ordered_width(d), 2);
   if (has_whole_rows(d)) PLACE(&p, w->row_squares, 2 * tokens);
+  w->shrunk = place(&p, tokens * d->ld_shrunk, 2);
   PLACE(&p, w->fed, l->max_seqs);
   w->lt_workspace = place(&p, CUDA_LT_WORKSPACE, 1);
   place_step_data(d, &d->device, &p);

@@ -115,6 +115,7 @@ struct cuda_op {
   float *q_norm, *k_norm;     /* ATTEND: (head), or of all heads; or NULL. LATENT_ROWS: of t or NULL, of c */
   float *sinks;               /* ATTEND: (n_heads), or NULL */
   struct cuda_matrix w;       /* ATTEND: the bias of its QKV */
+  struct tl_cuda_adapter *adapters; /* QKV, OUT, GATED, DOWN: (tl_model.n_adapters) on the device; NULL: none adds anything there */
 };
 
 /* Whether the row gate is one more score of the router's. */
@@ -176,6 +177,8 @@ struct cuda_step_data {
   uint32_t *positions, *slots;
   int32_t *types;                   /* (max_tokens) of models that pool, as the next */
   uint32_t *starts;                 /* (max_seqs + 1) first row of each sequence */
+  struct tl_cuda_adapter_tile *adapter_tiles; /* (max_adapter_tiles) of models that have adapters, as the next */
+  uint32_t *adapter_rows;           /* (max_tokens) */
   size_t bytes;                     /* of all above */
   uint32_t *tables;                 /* (max_seqs, table_stride) */
   struct tl_token_count *history;   /* (max_entries) */
@@ -231,6 +234,7 @@ struct cuda_work {
   char *entry_m, *entry_y;   /* T (entries, inner), (entries, dim) */
   float *vectors;   /* (rows, the last record's outputs) */
   char *vectors_t;  /* T, the same: what the next DENSE reads */
+  char *shrunk;     /* T (tokens, ld_shrunk) what adapters make of rows, on the way */
   int32_t *fed;     /* (rows) what was drawn, for the next step's embedding */
   char *lt_workspace;
   size_t scratch_bytes; /* from x on: what a step writes anew before it reads it, so load may use it too */
@@ -238,7 +242,7 @@ struct cuda_work {
 
 struct cuda_limits {
   uint32_t max_tokens, max_seqs, max_context; /* max_tokens: rounded up to the last bucket */
-  uint32_t table_stride, max_tiles, max_items, max_entries;
+  uint32_t table_stride, max_tiles, max_items, max_entries, max_adapter_tiles;
   uint32_t n_drawers; /* thread blocks that draw */
   uint32_t n_blocks, n_lanes; /* thread blocks of decode attention, and what shares out its items */
   struct tl_cuda_packing packing;
@@ -284,6 +288,9 @@ struct cuda_device {
   struct cuda_order qk_order, v_order;
   struct cuda_op *plan;
   uint32_t n_plan;
+  /* of models that have adapters: what the ops' `adapters` point to, one record after the other, and the same to be copied there */
+  struct tl_cuda_adapter *adapters, *adapters_host;
+  uint32_t n_adapted, ld_shrunk; /* records; the most ranks of any of them */
   struct cuda_products products;
   char *weights, *memory, *kv; /* three arenas */
   size_t weight_bytes, work_bytes, kv_bytes, layer_bytes; /* layer: K of one, or V */
@@ -315,6 +322,7 @@ struct cuda_pass {
   uint32_t n_tiles;
   uint32_t n_runs;      /* of struct cuda_sdpa; 0: all tiles are for our own kernel */
   uint32_t table_width; /* entries of a block table that are copied */
+  uint32_t n_adapter_tiles; /* 0: no row has an adapter */
   bool all_rows; /* the rows wanted are all of the pass, in order */
 };
 
@@ -442,6 +450,22 @@ int cuda_pool(struct cuda_device *d, const struct cuda_pass *pass, struct tl_err
 int cuda_dense(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
 /* The n vectors to `to` (n, n_out), pinned; with length 1 if the model wants that. */
 int cuda_give_vectors(struct cuda_device *d, uint32_t n, float *to, struct tl_error *err);
+/* cuda_adapters.c. Makes adapters_host; TL_ENOMEM. Behind the plan, of a model that has adapters; the others do nothing without. */
+int cuda_make_adapters(struct cuda_device *d, struct tl_error *err);
+void cuda_free_adapters(struct cuda_device *d);
+/* As cuda_place_weights, from `base` on. */
+size_t cuda_place_adapters(struct cuda_device *d, char *base);
+/* Gives `add` all parts of A and B; false: that did not take one. */
+bool cuda_adapter_parts(struct cuda_device *d, bool (*add)(void *list, struct cuda_part part), void *list);
+int cuda_load_adapters(struct cuda_device *d, struct tl_error *err); /* the table, once all is placed */
+/* Whose rows are whose, into pinned memory; fills that part of *pass. */
+void cuda_stage_adapters(struct cuda_device *d, const struct tl_step *step, struct cuda_pass *pass);
+/* Whether op's products have something added to them in this pass: then they are computed plainly, of rows in T. */
+static inline bool cuda_adapts(const struct cuda_op *op, const struct cuda_pass *pass) {
+  return op->adapters && pass->n_adapter_tiles;
+}
+/* y (tokens, w.ld) += what adapters make of x (tokens, w.k). */
+int cuda_adapt(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *x, char *y, struct tl_error *err);
 /* cuda_stage.c: the step, of that shape, into pinned memory; fills *ret. */
 struct tl_cuda_shape;
 void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, const struct tl_cuda_shape *shape, uint32_t n_padded,

@@ -35,7 +35,8 @@ static bool is_read_twice(const struct cuda_op *norm) {
 static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, float *x, struct rest *rest,
                 struct tl_error *err) {
   const struct cuda_op *next = op + 1; /* the last record is another: logits, or what pools */
-  bool rounded = !is_read_twice(op) && (next->kind == CUDA_OP_QKV || next->kind == CUDA_OP_GATED) && cuda_wants_e4m3(d, &next->w, pass->n_tokens);
+  bool rounded = !is_read_twice(op) && (next->kind == CUDA_OP_QKV || next->kind == CUDA_OP_GATED) && !cuda_adapts(next, pass) &&
+                 cuda_wants_e4m3(d, &next->w, pass->n_tokens);
   struct tl_cuda_add_norm_args args = {.dtype = d->dtype, .first = op->before->kind == TL_OP_EMBED,
                                        .centered = (op->from->features & TL_F_LAYER_NORM) != 0,
                                        .in_place = (op->from->features & TL_F_IN_PLACE) != 0, .n = pass->n_tokens,
@@ -98,7 +99,10 @@ struct tl_cuda_attention cuda_attention_of(const struct cuda_device *d, const st
 }
 
 static int project(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct rest *rest, struct tl_error *err) {
-  return cuda_run_leaving(d, &op->w, NULL, pass->n_tokens, rest->h, d->work.qkv, &rest->qkv, err);
+  if (!cuda_adapts(op, pass)) return cuda_run_leaving(d, &op->w, NULL, pass->n_tokens, rest->h, d->work.qkv, &rest->qkv, err);
+  rest->qkv = (struct tl_cuda_rest){0};
+  int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, rest->h, d->work.qkv, err);
+  return r < 0 ? r : cuda_adapt(d, op, pass, rest->h, d->work.qkv, err);
 }
 
 static int attend(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const struct tl_cuda_rest *qkv,
@@ -128,7 +132,14 @@ static int attend(struct cuda_device *d, const struct cuda_op *op, const struct 
 static int sum(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *x, struct tl_cuda_rest *ret_left,
                struct tl_error *err) {
   const float *bias = d->shard.rank == 0 ? op->w.bias : NULL;
-  int r = cuda_run_leaving(d, &op->w, bias, pass->n_tokens, x, d->work.delta, ret_left, err);
+  int r;
+  if (cuda_adapts(op, pass)) {
+    *ret_left = (struct tl_cuda_rest){0};
+    r = cuda_run_product(d, &op->w, bias, pass->n_tokens, x, d->work.delta, err);
+    if (r == TL_OK) r = cuda_adapt(d, op, pass, x, d->work.delta, err);
+  } else {
+    r = cuda_run_leaving(d, &op->w, bias, pass->n_tokens, x, d->work.delta, ret_left, err);
+  }
   if (r == TL_OK && op->route) r = cuda_mix(d, op, pass, err);
   return r < 0 ? r : cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
 }
@@ -141,17 +152,23 @@ static int gate_of(const struct cuda_op *op) {
 static int gated(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *h, const char **ret_m,
                  struct tl_error *err) {
   const struct cuda_op *next = op + 1; /* the last record is another */
-  struct tl_cuda_rest left;
-  int gate = gate_of(op);
+  struct tl_cuda_rest left = {0};
+  bool adapts = cuda_adapts(op, pass);
+  int gate = gate_of(op), r;
   *ret_m = d->work.m;
-  if (gate != TL_CUDA_GELU_ERF && cuda_gates_itself(d, &op->w, pass->n_tokens))
+  if (gate != TL_CUDA_GELU_ERF && !adapts && cuda_gates_itself(d, &op->w, pass->n_tokens))
     return cuda_run_gated(d, &op->w, gate, pass->n_tokens, h, d->work.m, err);
-  int r = cuda_run_leaving(d, &op->w, NULL, pass->n_tokens, h, d->work.gate_up, &left, err);
+  if (adapts) {
+    r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, h, d->work.gate_up, err);
+    if (r == TL_OK) r = cuda_adapt(d, op, pass, h, d->work.gate_up, err);
+  } else {
+    r = cuda_run_leaving(d, &op->w, NULL, pass->n_tokens, h, d->work.gate_up, &left, err);
+  }
   if (r < 0) return r;
   struct tl_cuda_glu_args args = {.dtype = d->dtype, .gate = gate, .n = pass->n_tokens, .dim = op->w.n / 2,
                                   .gate_up = d->work.gate_up, .left = left, .bias = op->w.bias, .out = d->work.m,
                                   .scales = d->work.row_scales};
-  if (next->kind == CUDA_OP_DOWN && args.dim <= TL_CUDA_GLU_ROUNDED_DIM && cuda_wants_e4m3(d, &next->w, pass->n_tokens))
+  if (next->kind == CUDA_OP_DOWN && args.dim <= TL_CUDA_GLU_ROUNDED_DIM && !cuda_adapts(next, pass) && cuda_wants_e4m3(d, &next->w, pass->n_tokens))
     *ret_m = args.rounded = d->work.tile;
   CUDA_TRY(d, d->api->op.glu(&args, d->stream), "the gate", err);
   return TL_OK;
@@ -184,7 +201,7 @@ static int logits(struct cuda_device *d, const struct cuda_op *op, const struct 
 static bool joins_next(const struct cuda_op *op, const struct cuda_op *next, const struct cuda_pass *pass) {
   bool plain = !op->post && op->weight && !op->shift && !(op->from->features & (TL_F_LAYER_NORM | TL_F_IN_PLACE));
   bool reads = next->kind == CUDA_OP_QKV || (next->kind == CUDA_OP_GATED && gate_of(next) != TL_CUDA_GELU_ERF);
-  return plain && reads && !is_read_twice(op) && cuda_norms_itself(&next->w, pass->n_tokens);
+  return plain && reads && !is_read_twice(op) && !cuda_adapts(next, pass) && cuda_norms_itself(&next->w, pass->n_tokens);
 }
 
 /* The norm `op` and the product behind it; the residual goes from x to x_out. */
@@ -335,9 +352,10 @@ static int run_step(struct cuda_device *d, const struct tl_step *step, struct cu
   struct cuda_pass pass;
   struct cuda_lists lists;
   uint32_t end = cuda_stage_sampling(d, step, slot->sampled, 0, &lists);
-  /* the draws of a graph find all lists there */
+  /* the draws of a graph find all lists there; adapters' kernels are in none */
   const struct tl_cuda_shape shape = tl_cuda_shape_of(step, d->limits.packing.most_rows);
-  const struct cuda_graph *graph = shape.is_decode && end == step->n_rows ? cuda_find_graph(d, step->n_tokens, shape.drafts) : NULL;
+  bool fits = shape.is_decode && !step->adapters && end == step->n_rows;
+  const struct cuda_graph *graph = fits ? cuda_find_graph(d, step->n_tokens, shape.drafts) : NULL;
   cuda_stage_step(d, step, &shape, graph ? graph->n_rows : step->n_tokens, &pass);
   int r = cuda_copy_step(d, step->n_seqs, &pass, err);
   if (r == TL_OK) r = copy_lists(d, &lists, err);

@@ -146,7 +146,8 @@ static int send(struct uploader *w, const struct cuda_part *part, uint64_t piece
   uint64_t read = file_bytes(part, n) * d->shard.size;
   /* relaxed: only shown */
   uint64_t done = atomic_fetch_add_explicit(&w->u->done, read, memory_order_relaxed) + read;
-  if (w->reports && w->u->load->progress) w->u->load->progress(done, w->u->load->model->weight_bytes, w->u->load->context);
+  uint64_t total = w->u->load->model->weight_bytes; /* without adapters, which go up too */
+  if (w->reports && w->u->load->progress) w->u->load->progress(done < total ? done : total, total, w->u->load->context);
   return TL_OK;
 }
 

@@ -89,7 +89,7 @@ size_t cuda_place_weights(struct cuda_device *d, char *base) {
     if (op->w.n && has_bias(op->from)) op->w.bias = place_floats(&p, op->w.n);
     if (op->kind == CUDA_OP_ATTEND) op->w.bias = op[-1].w.bias; /* which the product leaves to it */
   }
-  return p.at;
+  return p.at + cuda_place_adapters(d, base ? base + p.at : NULL);
 }
 
 /* --- parts ---------------------------------------------------------------------------------- */
@@ -292,11 +292,16 @@ static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op 
   return false;
 }
 
+static bool add_one(void *list, struct cuda_part part) {
+  return add(list, part);
+}
+
 int cuda_load_weights(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err) {
   struct parts parts = {0};
   bool fine = true;
   for (uint32_t i = 0; fine && i < d->n_plan; i++) fine = add_op(d, &parts, &d->plan[i]);
+  fine = fine && cuda_adapter_parts(d, add_one, &parts);
   int r = fine ? cuda_upload(d, parts.list, parts.n, load, err) : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   free(parts.list);
-  return r;
+  return r < 0 ? r : cuda_load_adapters(d, err);
 }

@@ -507,6 +507,8 @@ KERNEL(latent_turn, 'T')
 KERNEL(latent_heads, 'H')
 KERNEL(latent_decode, 'D')
 KERNEL(latent_prefill, 'P')
+KERNEL(shrink, 'h')
+KERNEL(expand, 'j')
 
 static int op_prepare(void) {
   FAKE_BEGIN("prepare");
@@ -526,7 +528,8 @@ void fake_cuda_reset(void) {
   fake_cuda_api.op = (struct cuda_kernels){op_prepare, op_embed, op_add_norm, op_row_squares, op_qkv, op_decode, op_prefill, op_glu,
                                           op_gather, op_bias, op_dequantize, op_quantize, op_scale, op_gemv, op_normed, op_cap, op_sample,
                                           op_route, op_experts, op_mix, op_place, op_pool, op_vector,
-                                          op_reorder, op_latent_rows, op_latent_turn, op_latent_heads, op_latent_decode, op_latent_prefill};
+                                          op_reorder, op_latent_rows, op_latent_turn, op_latent_heads, op_latent_decode, op_latent_prefill,
+                                          op_shrink, op_expand};
   fake_add_libraries(&fake_cuda_api);
   fake_add_dnn(&fake_cuda_api);
 }

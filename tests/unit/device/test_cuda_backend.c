@@ -491,20 +491,6 @@ static void test_no_device(void **state) {
   check_refused(TL_EUNSUPPORTED, "devices", "compute capability 7.0, 8.0 is needed");
 }
 
-static void test_adapters(void **state) {
-  (void)state;
-  start();
-  struct tl_device *device;
-  struct tl_device_loaded loaded;
-  struct tl_error err = {0};
-  assert_int_equal(fake_cuda_ops.open(&options, &device, &err), TL_OK);
-  model->n_adapters = 1;
-  assert_int_equal(load_device(device, 0, 0, &loaded, &err), TL_EUNSUPPORTED);
-  model->n_adapters = 0;
-  assert_string_equal(err.field, "model.adapters");
-  close_device(device);
-}
-
 /* Plans with records that the backend does not know, or not at that place. */
 static void test_other_plans(void **state) {
   (void)state;
@@ -589,7 +575,7 @@ int main(void) {
       cmocka_unit_test(test_memory),    cmocka_unit_test(test_fastest_algorithm),
       cmocka_unit_test(test_every_call_of_choosing_fails),
       cmocka_unit_test(test_progress), cmocka_unit_test(test_e4m3),
-      cmocka_unit_test(test_untaken_scales), cmocka_unit_test(test_late_scales), cmocka_unit_test(test_no_device), cmocka_unit_test(test_adapters),        cmocka_unit_test(test_other_plans),
+      cmocka_unit_test(test_untaken_scales), cmocka_unit_test(test_late_scales), cmocka_unit_test(test_no_device),       cmocka_unit_test(test_other_plans),
       cmocka_unit_test(test_many_shapes), cmocka_unit_test(test_trap),
   };
   return cmocka_run_group_tests(tests, open_model, close_model);
