@@ -5,13 +5,15 @@ import glob
 import os
 import pathlib
 import re
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from adapter_files import write_adapter
 from alike import close_up_to_doubt
-from daemon import BINARY, BUILT, SAN
+from daemon import BINARY, BUILT, SAN, wait_for
 from test_faults import assert_rest, faults, state, wait_state
 from test_isolation import children, lives
 
@@ -70,6 +72,23 @@ def test_by_itself_a_gpu_has_a_process(start):
 def test_every_gpu_is_used(start, devices):
     d = start({**GPU, "devices": devices, "engine.kv_memory_bytes": 8 << 20})
     assert f"replicas={GPUS} " in d.wait_log("msg=ready .*")[0] and "no GPU is used" not in d.stderr()
+
+
+def test_adapters(start, tmp_path):
+    """Two and the base in the same steps, and again in the process after one that was killed."""
+    adapters = ",".join(f"{name}={write_adapter(tmp_path / name, seed)}" for seed, name in enumerate(("red", "blue")))
+    cpu, d = start({"model.adapters": adapters}), start({**GPU, "model.adapters": adapters})
+    jobs = [(model, prompt) for prompt in PROMPTS[:2] for model in ("red", "demo", "blue")]
+
+    def ask(of, job):
+        return of.complete(job[1], model=job[0], max_tokens=10, logprobs=2)["choices"][0]
+    for life in range(2):
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            for job, got in zip(jobs, pool.map(lambda job: ask(d, job), jobs)):
+                close_up_to_doubt(got, ask(cpu, job), greedy=True, tolerance=0.15)
+        os.kill(children(d)["cuda:0"], signal.SIGKILL)
+        wait_for(lambda: faults(d) == life + 1, 10, "the fault")
+        wait_state(d, 0, "ready", 30)
 
 
 def test_texts_are_the_cpus(start, daemon):

@@ -20,9 +20,10 @@ LIBC = re.compile(r"(ld-linux-x86-64|libc|libm|libdl|librt|libpthread|libresolv|
 PROGRAMS = {"gpu/tokenlane": "bin/tokenlane", "lib/tokenlane-cuda.so": "lib/tokenlane-cuda.so", "gpu/ops": "gpu/ops",
             "gpu/test_cuda_model": "gpu/test_cuda_model", "gpu/test_cuda_drafts": "gpu/test_cuda_drafts", "gpu/test_cuda_sdpa": "gpu/test_cuda_sdpa",
             "gpu/test_cuda_encoders": "gpu/test_cuda_encoders", "gpu/test_cuda_stored": "gpu/test_cuda_stored",
+            "gpu/test_cuda_adapters": "gpu/test_cuda_adapters",
             "gpu/fault/tokenlane-cuda.so": "gpu/fault/tokenlane-cuda.so",
             "fake_gpu/tokenlane-cuda.so": "fake_gpu/tokenlane-cuda.so", "gpu/bench_gpu": "gpu/bench_gpu"}
-FILES = ["tests/gpu/check_gpu.py", "tests/golden/llama", "tests/golden/arch", "tests/golden/encoders", "tests/golden/gguf/encoder_q8_0.gguf",
+FILES = ["tests/gpu/check_gpu.py", "tests/golden/llama", "tests/golden/arch", "tests/golden/encoders", "tests/golden/adapters", "tests/golden/gguf/encoder_q8_0.gguf",
          "tests/golden/gguf/mixed.gguf", "tests/golden/experts/qwen3_gptq", "tests/golden/experts/mixtral_gptq",
          *(f"tests/golden/gguf/llama_f16_sharded-0000{i}-of-00002.gguf" for i in (1, 2)), "config/demo/model", "bench/bench_gpu.py",
          "bench/bench_gpu_peers.py", "bench/make_synthetic.py"]

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* LoRA adapters through the CUDA backend's host part, with kernels on fibers, against peft: alone, among others, in groups; and steps without
- * them as if there were none. */
+ * them as if there were none. With ON_GPU what can be on the plugin and the GPU cuda:0. */
 #include <math.h>
 
-#include "cuda_group_rig.h"
+#include "e4m3_model.h"
+#include "fake_or_gpu.h"
 #include "golden_adapters.h"
+#include "twin_runner.h"
 
 static struct machine open_gpu(const struct tl_model *model) {
-  struct machine m = {.ops = &fake_cuda_ops, .n_ranks = 1, .vocab = model->vocab_size};
+  struct machine m = {.ops = find_ops(), .n_ranks = 1, .vocab = model->vocab_size};
   struct tl_error err = {0};
   struct tl_device_options options = {.n_lanes = 2};
   struct tl_device_load load = {.model = model, .max_batch_size = 4, .max_batch_tokens = BATCH_TOKENS, .max_context = MAX_CONTEXT,
@@ -24,7 +26,7 @@ static struct machine open_gpu(const struct tl_model *model) {
 
 static void close_gpu(struct machine *m) {
   close_machine(m);
-  assert_int_equal(fake_cuda_live(), 0);
+  IF_FAKE(assert_int_equal(fake_cuda_live(), 0);)
 }
 
 /* Activations, and adapters, are 16-bit; floats become F16. Adapters that change so much as these add to what rounding does. */
@@ -52,7 +54,7 @@ static double run_scored(struct machine *m, const struct adapted *a, uint32_t nu
 static void test_against_peft(void **state) {
   (void)state;
   for (unsigned b = 0; b < UNIT_COUNT(bases); b++) {
-    fake_cuda_reset();
+    IF_FAKE(fake_cuda_reset();)
     struct adapted *a = open_adapted(&bases[b]);
     struct machine m = open_gpu(a->plain.model);
     double worst = 0;
@@ -62,7 +64,7 @@ static void test_against_peft(void **state) {
     }
     printf("%s: log-probabilities within %.2g\n", bases[b].name, worst);
     if (!(worst <= tolerance_of(a->plain.model))) fail_msg("%s: off by %g", bases[b].name, worst);
-    assert_int_equal(fake_cuda.n_replays, 0); /* such steps have no graph */
+    IF_FAKE(assert_int_equal(fake_cuda.n_replays, 0);) /* such steps have no graph */
     close_gpu(&m);
     close_adapted(a);
   }
@@ -72,7 +74,7 @@ static void test_against_peft(void **state) {
 static void test_together(void **state) {
   (void)state;
   for (unsigned b = 0; b < UNIT_COUNT(bases); b += 2) {
-    fake_cuda_reset();
+    IF_FAKE(fake_cuda_reset();)
     struct adapted *a = open_adapted(&bases[b]);
     struct machine m = open_gpu(a->plain.model);
     struct sequence *s[3];
@@ -102,17 +104,17 @@ static void test_together(void **state) {
 /* To the bit, by the same graphs. */
 static void test_base_untouched(void **state) {
   (void)state;
-  fake_cuda_reset();
   struct adapted *a = open_adapted(&bases[0]);
-  struct golden *bare = open_model(bases[0].place);
+  struct golden *bare = malloc(sizeof *bare);
+  open_golden(bases[0].place, bare);
   struct sequence *s[2];
   for (unsigned with = 0; with < 2; with++) {
-    fake_cuda_reset();
+    IF_FAKE(fake_cuda_reset();)
     struct machine m = open_gpu(with ? a->plain.model : bare->model);
     s[with] = sequence_of(a, 0, 1);
     run_alone(&m, s[with], 6, whole, 1);
-    assert_int_equal(fake_cuda.n_graphs, 3);
-    assert_int_equal(fake_cuda.n_replays, 5);
+    IF_FAKE(assert_int_equal(fake_cuda.n_graphs, 3);)
+    IF_FAKE(assert_int_equal(fake_cuda.n_replays, 5);)
     close_gpu(&m);
   }
   assert_same_draws(s[0], s[1], "with adapters and without");
@@ -122,6 +124,54 @@ static void test_base_untouched(void **state) {
   free(bare);
   close_adapted(a);
 }
+
+/* What a base in E4M3, whose rows are rounded too, makes of a prompt; the adapter reads them as they are. */
+static void test_e4m3_base(void **state) {
+  (void)state;
+  IF_FAKE(fake_cuda_reset();)
+  struct e4m3_model *e = new_e4m3_model("llama/f16_sharded", false);
+  add_adapters(e->model, &bases[5]);
+  add_adapters(e->twin, &bases[5]);
+  struct machine m = open_gpu(e->model);
+  double worst = 0;
+  for (uint32_t number = 1; number <= N_ADAPTERS; number++) {
+    struct sequence *s = new_random_prompt(m.vocab, 40, number);
+    s->adapter = number;
+    run_alone(&m, s, 6, whole, 1);
+    worst = fmax(worst, twin_error(e->twin, s));
+    free(s);
+  }
+  printf("E4M3: log-probabilities within %.2g\n", worst);
+  assert_true(worst <= 0.6); /* as without adapters: test_cuda_model.c */
+  IF_FAKE(assert_true(fake_cuda.n_e4m3 > 0);)
+  close_gpu(&m);
+  free_e4m3_model(e);
+}
+
+/* Blocks of integers that stay as they are, few rows and many. */
+static void test_stored_base(void **state) {
+  (void)state;
+  IF_FAKE(fake_cuda_reset();)
+  struct adapted *a = open_adapted(&bases[5]);
+  struct golden *plain = malloc(sizeof *plain);
+  struct tl_error err = {0};
+  open_golden(bases[5].place, plain);
+  if (tl_model_quantize(plain->model, "q8_0", &err) < 0) fail_msg("%s", err.message);
+  add_adapters(plain->model, &bases[5]);
+  struct machine m = open_gpu(plain->model);
+  for (uint32_t number = 1; number <= N_ADAPTERS; number++)
+    for (unsigned which = 0; which < 2; which++) {
+      double off = run_scored(&m, a, number, which, 2);
+      if (!(off <= 0.15)) fail_msg("adapter %u, case %u: off by %g", number, which, off);
+    }
+  close_gpu(&m);
+  close_golden(plain);
+  free(plain);
+  close_adapted(a);
+}
+
+#ifndef ON_GPU
+#include "cuda_group_rig.h"
 
 /* Rows of B, columns of A, and sums over ranks. */
 static void test_groups(void **state) {
@@ -140,8 +190,70 @@ static void test_groups(void **state) {
   }
 }
 
+/* Three sequences' first tokens, of both adapters and of none. */
+static int run_first(struct tl_device *device, struct tl_error *err) {
+  static const int32_t tokens[] = {5, 6, 7};
+  static const uint32_t zeros[3], ones[] = {1, 1, 1}, slots[] = {0, 16, 32}, starts[] = {0, 1, 2, 3}, rows[] = {0, 1, 2}, adapters[] = {2, 0, 1};
+  uint32_t tables[3 * TABLE] = {0};
+  struct tl_sampling sampling[3];
+  for (uint32_t i = 0; i < 3; i++) {
+    tables[i * TABLE] = i;
+    sampling[i] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1};
+  }
+  struct tl_step step = {.n_tokens = 3, .n_seqs = 3, .n_rows = 3, .table_stride = TABLE, .tokens = tokens, .positions = zeros, .slots = slots,
+                         .query_start = starts, .context_len = ones, .block_tables = tables, .rows = rows, .sampling = sampling,
+                         .adapters = adapters};
+  struct tl_sampled sampled[3];
+  int r = fake_cuda_ops.submit(device, &step, err);
+  return r < 0 ? r : fake_cuda_ops.collect(device, sampled, err);
+}
+
+/* A device's life with call n failing, once or for good: an error that is told, or nothing of it is left. False: it has not so many calls. */
+static bool fail_at(const struct tl_model *model, unsigned n, bool sticky, unsigned *n_own) {
+  fake_cuda_reset();
+  fake_cuda.fail_at = n;
+  fake_cuda.fail_code = sticky ? 700 : 1;
+  fake_cuda.sticky = sticky;
+  struct tl_device *device = NULL;
+  struct tl_device_loaded loaded;
+  struct tl_error err = {0};
+  struct tl_device_options options = {.n_lanes = 1};
+  struct tl_device_load load = {.model = model, .max_batch_size = 4, .max_batch_tokens = 32, .max_context = MAX_CONTEXT, .kv_memory_bytes = 8 << 20};
+  int r = fake_cuda_ops.open(&options, &device, &err);
+  if (r == TL_OK) r = fake_cuda_ops.load(device, &load, &loaded, &err);
+  bool loads = r == TL_OK;
+  if (loads) r = run_first(device, &err);
+  if (fake_cuda.failed && (strcmp(fake_cuda.failed, "shrink") == 0 || strcmp(fake_cuda.failed, "expand") == 0)) {
+    assert_true(loads && r < 0);
+    ++*n_own;
+  }
+  if (r < 0 && !fake_cuda.failed) fail_msg("%s", err.message);
+  if (loads && r < 0 && !sticky) {
+    assert_int_equal(fake_cuda_ops.reset(device, &err), TL_OK);
+    assert_int_equal(run_first(device, &err), TL_OK);
+  }
+  bool reached = fake_cuda.failed != NULL;
+  if (device) fake_cuda_ops.close(device);
+  assert_int_equal(fake_cuda_live(), 0);
+  return reached;
+}
+
+static void test_every_call_fails(void **state) {
+  (void)state;
+  struct adapted *a = open_adapted(&bases[0]);
+  for (unsigned sticky = 0; sticky < 2; sticky++) {
+    unsigned n = 1, n_own = 0;
+    while (fail_at(a->plain.model, n, sticky, &n_own)) n++;
+    printf("%u calls, %u of them adapters'\n", n - 1, n_own);
+    assert_int_equal(n_own, 2 * 2 * 4); /* both kernels, four products of two layers */
+  }
+  close_adapted(a);
+}
+#endif
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_peft), cmocka_unit_test(test_together), cmocka_unit_test(test_base_untouched),
-                                     cmocka_unit_test(test_groups)};
+                                     cmocka_unit_test(test_e4m3_base), cmocka_unit_test(test_stored_base),
+                                     IF_FAKE(cmocka_unit_test(test_groups), cmocka_unit_test(test_every_call_fails))};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,6 +19,7 @@ static inline double twin_error(const struct tl_model *twin, const struct sequen
   struct machine m = open_machine(twin, cpu_choose_kernels(tl_cpu_best_isa()), 1);
   struct sequence *scored = new_sequence(s->tokens, s->length);
   scored->score_prompt = true;
+  scored->adapter = s->adapter;
   scored->sampling.n_top = 0;
   run_alone(&m, scored, 1, whole, 1);
   close_machine(&m);
