@@ -132,7 +132,8 @@ static void test_tokens(void **state) {
 /* All that a step has gets to the other side: two mappings of one memory stand for the two processes. */
 static void test_steps_through_the_memory(void **state) {
   (void)state;
-  struct child_job job = {.n_ranks = 1, .runs_ahead = true, .max_batch_size = SEQS, .max_batch_tokens = TOKENS, .max_context = CONTEXT, .vocab_size = 1000};
+  struct child_job job = {.n_ranks = 1, .runs_ahead = true, .max_batch_size = SEQS, .max_batch_tokens = TOKENS, .max_context = CONTEXT, .vocab_size = 1000,
+                          .n_adapters = 3};
   struct child_layout l;
   assert_true(child_layout_make(&job, &l));
   struct child_shared *shared;
@@ -161,9 +162,11 @@ static void test_steps_through_the_memory(void **state) {
   }
   struct tl_step s = {.n_tokens = TOKENS, .n_seqs = SEQS, .n_rows = SEQS, .table_stride = TABLE, .tokens = tokens, .positions = positions,
                       .slots = slots, .query_start = start, .context_len = context, .block_tables = tables, .rows = rows,
-                      .sampling = sampling}, t;
+                      .sampling = sampling, .adapters = rows}, t;
   assert_true(child_put_step(shared, &l, &job, 1, &s));
-  const struct child_step counts = shared->steps[1], too_large[] = {{TOKENS + 1, SEQS, SEQS, 0}, {TOKENS, SEQS + 1, SEQS, 0}, {TOKENS, SEQS, ~0u, 0}};
+  const struct child_step counts = shared->steps[1], too_large[] = {{.n_tokens = TOKENS + 1, .n_seqs = SEQS, .n_rows = SEQS},
+                                                                  {.n_tokens = TOKENS, .n_seqs = SEQS + 1, .n_rows = SEQS},
+                                                                  {.n_tokens = TOKENS, .n_seqs = SEQS, .n_rows = ~0u}};
   for (unsigned i = 0; i < UNIT_COUNT(too_large); i++) {
     shared->steps[1] = too_large[i];
     assert_false(child_take_step(other, &l, &job, 1, got, &t));
@@ -177,6 +180,8 @@ static void test_steps_through_the_memory(void **state) {
   assert_memory_equal(t.query_start, start, sizeof start);
   assert_memory_equal(t.context_len, context, sizeof context);
   assert_memory_equal(t.rows, rows, sizeof rows);
+  assert_true(t.adapters != t.rows);
+  assert_memory_equal(t.adapters, rows, sizeof rows);
   for (uint32_t q = 0; q < SEQS; q++) {
     assert_memory_equal(t.block_tables + q * TABLE, tables + q * TABLE, (context[q] + 15) / 16 * sizeof *tables);
     assert_true(got[q].temperature == (float)q && got[q].seed == q && got[q].n_history == sampling[q].n_history);
