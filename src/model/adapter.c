@@ -160,7 +160,29 @@ static int order_parts(struct reader *k) {
   return TL_OK;
 }
 
-/* Each item of target_modules must have brought a tensor: a file that was cut, or another adapter's, lacks some. */
+static bool ends_so(const char *module, const char *name) {
+  size_t length = strlen(module), n = strlen(name);
+  return length >= n && strcmp(module + length - n, name) == 0 && (length == n || module[length - n - 1] == '.');
+}
+
+/* Whether the base has what an item of target_modules means, and the adapter nothing for it by any name: lists name products of other
+ * models too, or those that are a fused one here, and PEFT lets them be. */
+static bool lacks(const struct reader *k, const char *target) {
+  uint32_t layer;
+  const struct module *exact = find_module(k, target, &layer);
+  if (exact) return find_record(k->m, exact->kind, layer) >= 0;
+  for (const struct module *module = modules; module < modules + sizeof modules / sizeof *modules; module++) {
+    if (!ends_so(module->name, target) && !ends_so(target, module->name)) continue;
+    bool has = false, covered = false;
+    for (layer = 0; !has && layer < k->m->model.n_layers; layer++) has = find_record(k->m, module->kind, layer) >= 0;
+    for (uint32_t i = 0; !covered && i < k->n_parts; i++)
+      covered = k->m->ops[k->parts[i].record].kind == module->kind && k->parts[i].input - module->input < module->n_inputs;
+    if (has && !covered) return true;
+  }
+  return false;
+}
+
+/* Each item of target_modules must have brought a tensor if it can: a file that was cut, or another adapter's, lacks some. */
 static int check_targets(const struct reader *k) {
   json_t *targets = json_object_get(k->config.object, "target_modules"), *item;
   size_t i;
@@ -170,11 +192,9 @@ static int check_targets(const struct reader *k) {
     for (uint32_t t = k->first_tensor; !found && t < k->first_tensor + k->n_tensors; t++) {
       char module[300];
       const char *name = k->m->tensors[t].name + strlen(k->prefix);
-      if (!module_name(name, ".lora_A.weight", module, sizeof module)) continue;
-      size_t length = strlen(module), n = strlen(target);
-      found = length >= n && strcmp(module + length - n, target) == 0 && (length == n || module[length - n - 1] == '.');
+      found = module_name(name, ".lora_A.weight", module, sizeof module) && ends_so(module, target);
     }
-    if (!found)
+    if (!found && lacks(k, target))
       return tl_error_set(k->err, TL_ECORRUPT, "model.adapters", "model.adapters: %.120s: target_modules: '%.60s': adapter_model.safetensors has no tensors of it",
                           k->config_label, target);
   }

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* adapter_config.json as PEFT writes it. What changes the answer and is not done here is refused by its name. */
+#include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include "model/adapter_private.h"
@@ -44,7 +46,8 @@ static int check_unsupported(json_t *object, const char *label, struct tl_error 
               {"alora_invocation_tokens", "adapters that begin at a token are not supported"},
               {"use_qalora", "is not supported"},
               {"use_bdlora", "is not supported"},
-              {"arrow_config", "is not supported"}};
+              {"arrow_config", "is not supported"},
+              {"kasa_config", "is not supported"}};
   const char *type = json_string_value(json_object_get(object, "peft_type")), *bias = json_string_value(json_object_get(object, "bias"));
   if (!type) return wrong(err, label, "peft_type", "LORA");
   if (strcmp(type, "LORA") != 0) return refuse(err, label, "peft_type", "only LORA is supported");
@@ -56,19 +59,32 @@ static int check_unsupported(json_t *object, const char *label, struct tl_error 
   static const char *const changed[] = {"pissa", "olora", "corda", "loftq", "lora_ga"};
   const char *init = json_string_value(json_object_get(object, "init_lora_weights"));
   for (size_t i = 0; init && i < sizeof changed / sizeof *changed; i++)
-    if (strncmp(init, changed[i], strlen(changed[i])) == 0)
+    if (strncasecmp(init, changed[i], strlen(changed[i])) == 0)
       return refuse(err, label, "init_lora_weights", "the adapter wants a changed base; PEFT converts it to one that does not");
   return TL_OK;
 }
 
-/* Names with numbers; PEFT reads names as regular expressions, of which only what a name needs is done. */
+/* PEFT reads names as regular expressions, of which only what a name needs is done: ^ in front, $ behind, dots,
+ * and signs behind a backslash, which stand for themselves. */
+static bool is_name(const char *pattern) {
+  for (const char *c = pattern; *c; c++) {
+    if (*c == '\\') {
+      if (!*++c || isalnum((unsigned char)*c)) return false; /* \d, \w */
+      continue;
+    }
+    if (strchr("*+?()[]{}|", *c) || (*c == '^' && c > pattern) || (*c == '$' && c[1])) return false;
+  }
+  return true;
+}
+
+/* Names with numbers. */
 static int check_pattern(json_t *object, const char *key, const char *label, bool whole, struct tl_error *err) {
   json_t *pattern = json_object_get(object, key), *value;
   const char *name;
   if (!asks(pattern)) return TL_OK;
   if (!json_is_object(pattern)) return wrong(err, label, key, "an object of modules' names with numbers");
   json_object_foreach(pattern, name, value) {
-    if (strpbrk(name, "*+?()[]{}|") || (*name && strchr(name + 1, '^')))
+    if (!is_name(name))
       return refuse(err, label, key, "only names of modules are supported, no regular expressions");
     double number = json_number_value(value);
     if (!json_is_number(value) || !(number > 0 && number <= 1e6) || (whole && !json_is_integer(value)))
@@ -88,13 +104,14 @@ static int check_names(json_t *object, const char *label, struct tl_error *err) 
 }
 
 static int read_numbers(json_t *object, const char *label, struct adapter_config *ret, struct tl_error *err) {
-  json_t *r = json_object_get(object, "r"), *alpha = json_object_get(object, "lora_alpha");
-  if (!json_is_integer(r) || json_integer_value(r) < 1 || json_integer_value(r) > TL_MAX_ADAPTER_RANK)
+  json_t *r = json_object_get(object, "r"), *alpha = json_object_get(object, "lora_alpha"), *rslora = json_object_get(object, "use_rslora");
+  if (r && (!json_is_integer(r) || json_integer_value(r) < 1 || json_integer_value(r) > TL_MAX_ADAPTER_RANK))
     return wrong(err, label, "r", "an integer from 1 to 256");
-  ret->r = json_integer_value(r);
-  ret->alpha = alpha ? json_number_value(alpha) : 8; /* PEFT's default */
+  ret->r = r ? json_integer_value(r) : 8; /* as that of lora_alpha, PEFT's default */
+  ret->alpha = alpha ? json_number_value(alpha) : 8;
   if ((alpha && !json_is_number(alpha)) || !(fabs(ret->alpha) <= 1e6)) return wrong(err, label, "lora_alpha", "a number up to a million");
-  ret->rslora = json_is_true(json_object_get(object, "use_rslora"));
+  if (rslora && !json_is_boolean(rslora) && !json_is_null(rslora)) return wrong(err, label, "use_rslora", "true or false");
+  ret->rslora = json_is_true(rslora);
   return TL_OK;
 }
 
@@ -126,17 +143,18 @@ void adapter_config_done(struct adapter_config *config) {
   *config = (struct adapter_config){0};
 }
 
-/* As PEFT: (.*\.)?NAME$ from the module's beginning. A dot may be written as one that stands for itself. */
+/* As PEFT: (.*\.)?NAME$ from the module's beginning. A dot is any character, but one behind a backslash itself. */
 static bool names(const char *pattern, const char *module) {
-  char name[300];
-  size_t n = 0;
-  bool anchored = *pattern == '^';
-  for (const char *c = pattern + anchored; *c && n + 1 < sizeof name; c++)
-    if (*c != '\\' && !(*c == '$' && !c[1])) name[n++] = *c;
-  name[n] = 0;
-  size_t length = strlen(module);
-  if (length == n) return strcmp(module, name) == 0;
-  return !anchored && length > n && module[length - n - 1] == '.' && strcmp(module + length - n, name) == 0;
+  const char *first = pattern + (*pattern == '^');
+  size_t n = 0, length = strlen(module), at = 0;
+  for (const char *c = first; *c && !(*c == '$' && !c[1]); c++, n++) c += *c == '\\';
+  if (length < n || (length > n && (first > pattern || module[length - n - 1] != '.'))) return false;
+  for (const char *c = first, *end = module + length - n; at < n; c++, at++) {
+    bool any = *c == '.';
+    c += *c == '\\';
+    if (!any && *c != end[at]) return false;
+  }
+  return true;
 }
 
 float adapter_config_scale(const struct adapter_config *config, const char *module, uint32_t rank) {

@@ -118,6 +118,45 @@ static void test_names(void **state) {
   }
 }
 
+/* Keys of the configuration as PEFT means them: what v's part of layer 1 is scaled by then, or why nothing is. */
+static void test_configuration(void **state) {
+  (void)state;
+  static const char v[] = "\"model.layers.1.self_attn.v_proj\": 5", targets[] = "\"v_proj\"\n ]", rslora[] = "\"use_rslora\": true", r[] = "\"r\": 5,";
+  static const struct {
+    const char *from, *to;
+    double alpha; /* 0: refused */
+    const char *said;
+  } cases[] = {{v, "\"^model.layers.1.self_attn.v_proj$\": 5", 5, NULL},
+               {v, "\"model\\\\.layers\\\\.1\\\\.self_attn\\\\.v_proj\": 5", 5, NULL},
+               {v, "\"layers...self_attn.v_proj\": 5", 5, NULL}, /* a dot is any character */
+               {v, "\"layers\\\\...self_attn.v_proj\": 5", 5, NULL},
+               {v, "\"layers.\\\\..self_attn.v_proj\": 5", 3, NULL}, /* this one a dot, where the number stands */
+               {v, "\"^layers.1.self_attn.v_proj\": 5", 3, NULL},
+               {v, "\"_attn.v_proj\": 5", 3, NULL},
+               {v, "\"\": 5", 3, NULL},
+               {v, "\"layers.\\\\d.self_attn.v_proj\": 5", 0, "alpha_pattern"},
+               {v, "\"v_proj$.\": 5", 0, "alpha_pattern"},
+               {v, "\"v_proj\\\\\": 5", 0, "alpha_pattern"},
+               {v, "\".*v_proj\": 5", 0, "alpha_pattern"},
+               {targets, "\"v_proj\", \"qkv_proj\", \"lm_head\", \"experts.w1\"]", 5, NULL}, /* of other models, or by another name */
+               {targets, "\"v_proj\", \"model.layers.7.self_attn.v_proj\"]", 5, NULL},
+               {targets, "\"v_proj\", \"model.layers.0.self_attn.v_proj\"]", 0, "'model.layers.0.self_attn.v_proj'"},
+               {targets, "\"v_proj\", \"self_attn.k_proj\"]", 0, "'self_attn.k_proj'"},
+               {rslora, "\"use_rslora\": \"yes\"", 0, "use_rslora"},
+               {rslora, "\"kasa_config\": {\"beta\": 1}", 0, "kasa_config"},
+               {"\"init_lora_weights\": true", "\"init_lora_weights\": \"OLoRA\"", 0, "changed base"},
+               {r, "", 0, "its rank"}}; /* it is 8 then */
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
+    struct tl_error err;
+    struct tl_model *m;
+    int result = add_changed("llama/f32_odd", "f32_odd/two", 0, cases[i].from, cases[i].to, &m, &err);
+    if ((result == TL_OK) != (cases[i].alpha > 0)) fail_msg("%s: %d %s", cases[i].to, result, err.message);
+    if (result < 0 && !strstr(err.message, cases[i].said)) fail_msg("%s: %s", cases[i].to, err.message);
+    if (result == TL_OK && !(fabs((double)find(m, TL_OP_QKV, 1, 2)->scale - cases[i].alpha / 3) < 1e-6)) fail_msg("%s", cases[i].to);
+    tl_model_free(m);
+  }
+}
+
 /* A text model within one of pictures: both ways in which transformers names it, and a product of the other model. */
 static void test_nested(void **state) {
   (void)state;
@@ -194,7 +233,7 @@ static void test_changed_bytes(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_numbers), cmocka_unit_test(test_fused),        cmocka_unit_test(test_names),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_numbers), cmocka_unit_test(test_fused),        cmocka_unit_test(test_names),         cmocka_unit_test(test_configuration),
                                      cmocka_unit_test(test_nested),  cmocka_unit_test(test_other_models), cmocka_unit_test(test_changed_bytes)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
