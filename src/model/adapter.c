@@ -43,9 +43,10 @@ static int bad_tensor(const struct reader *k, const char *name, int code, const 
 /* "model.layers.3.self_attn.q_proj" into a layer and a module; NULL: it is none that is done. */
 static const struct module *find_module(const struct reader *k, const char *name, uint32_t *ret_layer) {
   char buffer[400];
-  const char *plain = k->m->nested ? hf_nested_tensor(name, buffer, sizeof buffer) : name;
+  /* the adapter may be of a model within one of pictures where the base is the text model alone, of a GGUF file */
+  const char *plain = hf_nested_tensor(name, buffer, sizeof buffer);
   char *end;
-  if (!plain) return NULL;
+  if (!plain) plain = name;
   if (strncmp(plain, "model.", 6) == 0) plain += 6;
   if (strncmp(plain, "layers.", 7) != 0 || plain[7] < '0' || plain[7] > '9') return NULL;
   unsigned long layer = strtoul(plain + 7, &end, 10);

@@ -158,10 +158,9 @@ static void test_configuration(void **state) {
 }
 
 /* A text model within one of pictures: both ways in which transformers names it, and a product of the other model. */
-static void test_nested(void **state) {
-  (void)state;
+static void check_nested(const char *base) {
   static const char *const names[] = {"model.language_model.layers.1", "language_model.model.layers.1", "model.visual.blocks.1"};
-  struct tl_model *m = open_base("arch/qwen3_vl");
+  struct tl_model *m = open_base(base);
   const struct tl_tensor *q = NULL;
   for (uint32_t i = 0; i < m->n_ops; i++)
     if (m->plan[i].kind == TL_OP_QKV && m->plan[i].layer == 1) q = &m->tensors[m->plan[i].weight[0]];
@@ -180,12 +179,18 @@ static void test_nested(void **state) {
     unit_write_file(folder, files[0], config, sizeof config - 1);
     struct tl_error err = {0};
     struct tl_adapter_source source = {"it", folder};
-    m = open_base("arch/qwen3_vl");
+    m = open_base(base);
     int r = tl_model_add_adapters(m, &source, 1, &err);
-    if (r != (i == 2 ? TL_EUNSUPPORTED : TL_OK)) fail_msg("%s: %d %s", names[i], r, err.message);
+    if (r != (i == 2 ? TL_EUNSUPPORTED : TL_OK)) fail_msg("%s: %s: %d %s", base, names[i], r, err.message);
     if (r == TL_OK) assert_true(find(m, TL_OP_QKV, 1, 0)->scale > 1.9f);
     tl_model_free(m);
   }
+}
+
+static void test_nested(void **state) {
+  (void)state;
+  check_nested("arch/qwen3_vl");
+  check_nested("gguf/arch_qwen3_vl.gguf"); /* which has the text model alone */
 }
 
 static void test_other_models(void **state) {
