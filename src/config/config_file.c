@@ -123,7 +123,7 @@ static bool is_relative(const struct reader *r, const char *value, const char **
 /* An item of a list; with `names_folders` name=folder, the folder meant from the file's. */
 static void put_item(const struct reader *r, const char *item, bool names_folders, struct tl_buffer *out) {
   const char *slash, *folder = names_folders ? tl_config_adapter_folder(item) : NULL;
-  if (folder && is_relative(r, folder, &slash))
+  if (folder && folder > item && is_relative(r, folder, &slash))
     tl_buffer_printf(out, "%.*s%.*s/%s", (int)(folder - item), item, (int)(slash - r->path), r->path, folder);
   else
     tl_buffer_puts(out, item);
