@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "model/adapter_private.h"
+#include "tokenlane/base/json.h"
 
 static int wrong(struct tl_error *err, const char *label, const char *key, const char *expected) {
   return tl_error_set(err, TL_ECORRUPT, "model.adapters", "model.adapters: %.120s: %.60s: expected %s", label, key, expected);
@@ -123,7 +124,8 @@ int adapter_config_read(const char *folder, const char *label, struct adapter_co
   if (n < 0 || (size_t)n >= sizeof path || access(path, R_OK) != 0)
     return tl_error_set(err, TL_ENOTFOUND, "model.adapters", "model.adapters: %.100s: cannot be read; expected a folder of PEFT, got %.160s",
                         label, folder);
-  json_t *object = json_load_file(path, JSON_REJECT_DUPLICATES, &why);
+  json_t *object = tl_json_load_file(path, JSON_REJECT_DUPLICATES, &why);
+  if (tl_json_is_short(object, &why, err)) return TL_ENOMEM;
   if (!json_is_object(object)) {
     json_decref(object);
     return tl_error_set(err, TL_ECORRUPT, "model.adapters", "model.adapters: %.120s: expected a JSON object: %.150s", label, why.text);
