@@ -59,6 +59,7 @@ struct tl_drafts {
   uint32_t n, first;        /* guesses under way, and the index of their first token; n 0: none */
   uint32_t next_try, wait;  /* guess again once so many tokens are generated; after the last wrong guesses so many later */
   uint32_t most;            /* of the next ones; 0: there were none yet */
+  uint32_t tried, right;    /* of the last ones, in eighths */
   uint32_t n_indexed;       /* leading tokens that are linked, what is predicted first */
   uint32_t next_look;       /* and do not wait with a step for that before, since there was no match */
 };
