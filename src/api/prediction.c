@@ -6,6 +6,8 @@
 
 #include "api/api_private.h"
 
+#define MOST_TOKEN_BYTES 8 /* on average: of a prediction longer than a sequence the beginning is used, and no more than that is read */
+
 /* One of a list of parts; a string counts as one. */
 static int check_part(const json_t *part, size_t i, struct tl_error *err) {
   char name[48];
@@ -45,7 +47,6 @@ static bool put_text(struct tl_buffer *out, const json_t *content) {
   return !out->failed;
 }
 
-/* Of what is longer than a sequence nothing is used. */
 static int keep(struct api_call *call, const struct tl_tokens *tokens) {
   for (size_t i = 0; i < tokens->n; i++)
     if (tokens->ids[i] < 0 || (uint32_t)tokens->ids[i] >= call->work.serving->model->vocab_size) return TL_OK; /* a row that the model has not */
@@ -60,22 +61,25 @@ int api_prediction_prepare(struct api_call *call, struct tl_error *err) {
   const struct tl_serving *serving = call->work.serving;
   if (!call->params.prediction || tl_engine_draft_tokens(serving->engine) == 0) return TL_OK;
   struct tl_tokens tokens = {.limit = tl_engine_max_context(serving->engine)};
+  size_t most = tokens.limit * MOST_TOKEN_BYTES;
   struct tl_encode_options options = {0};
   struct tl_buffer text;
   tl_buffer_init(&text, 0);
   int r = put_text(&text, call->params.prediction)
-              ? tl_tokenizer_encode(serving->tokenizer, tl_buffer_bytes(&text), text.length, &options, &tokens, err)
+              ? tl_tokenizer_encode(serving->tokenizer, tl_buffer_bytes(&text), text.length < most ? text.length : most, &options, &tokens, err)
               : tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
+  if (r == TL_ELIMIT) r = TL_OK; /* those up to there are in it */
   if (r == TL_OK && keep(call, &tokens) < 0) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   tl_tokens_done(&tokens);
   tl_buffer_done(&text);
-  return r == TL_ELIMIT ? TL_OK : r;
+  return r;
 }
 
 void api_prediction_usage(const struct api_call *call, struct tl_buffer *out) {
   unsigned long long right = 0, wrong = 0;
   for (unsigned i = 0; i < call->n_choices; i++) { /* relaxed: figures alone, the worker may still run */
-    right += atomic_load_explicit(&call->choices[i].seq->n_right, memory_order_relaxed);
+    uint32_t its = atomic_load_explicit(&call->choices[i].seq->n_right, memory_order_relaxed);
+    right += its < call->choices[i].n_seen ? its : call->choices[i].n_seen; /* some may stand behind what stopped it */
     wrong += atomic_load_explicit(&call->choices[i].seq->n_wrong, memory_order_relaxed);
   }
   tl_buffer_printf(out, "\"accepted_prediction_tokens\":%llu,\"rejected_prediction_tokens\":%llu", right, wrong);

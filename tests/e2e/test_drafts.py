@@ -132,18 +132,22 @@ def test_what_a_client_predicts_is_guessed(start, plain):
         assert "completion_tokens_details" not in want["usage"]
         steps = {}
         for name, predicted in (("none", None), ("all", text), ("parts", [{"type": "text", "text": part} for part in (text[:50], text[50:])]),
-                                ("half", "Nothing of it. " * 5 + text[len(text) // 2:]), ("wrong", "x y z " * 20), ("empty", "")):
+                                ("half", "Nothing of it. " * 5 + text[len(text) // 2:]), ("wrong", "x y z " * 20), ("empty", ""),
+                                ("long", text + " and so on" * 3000)):  # more than a sequence has
             before = d.total("tokenlane_steps_total")
             got = chat(d, predicted, **more)
             steps[name] = d.total("tokenlane_steps_total") - before
             assert got["choices"] == want["choices"], name
             details = got["usage"].get("completion_tokens_details")
             assert (details is None) == (predicted is None)
-            if name in ("all", "parts"):
+            if name in ("all", "parts", "long"):
                 assert details["accepted_prediction_tokens"] > (70 if more["temperature"] == 0 else 30)
                 assert set(details) == {"accepted_prediction_tokens", "rejected_prediction_tokens"}
         if more["temperature"] == 0:
-            assert steps["all"] == steps["parts"] < steps["none"] / 2 and steps["all"] < steps["half"] < steps["none"], steps
+            assert steps["all"] == steps["parts"] == steps["long"] < steps["none"] / 2 and steps["all"] < steps["half"] < steps["none"], steps
+    want = chat(plain, None, temperature=0)["choices"][0]["message"]["content"]
+    cut = chat(d, want, temperature=0, stop=[want[20:24]])["usage"]  # guesses behind what stopped it are not the answer's
+    assert 0 < cut["completion_tokens_details"]["accepted_prediction_tokens"] <= cut["completion_tokens"]
     off = chat(plain, text, temperature=0)["usage"]["completion_tokens_details"]
     assert off == {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
     with d.http.stream("POST", "/v1/chat/completions", json={"model": "demo", "messages": [{"role": "user", "content": "Once"}], "max_tokens": 9, "stream": True,

@@ -99,6 +99,8 @@ MODELS = {
         5e6, partial_rotary_factor=8 / 14))),
     "ernie4_5_moe": ("Ernie4_5_Moe", dict(num_hidden_layers=4, hidden_size=56, tie_word_embeddings=False, moe_num_experts=7, moe_k=3,
                                           moe_intermediate_size=20, moe_num_shared_experts=2, moe_layer_end_index=2)),
+    "ernie4_5_moe_bias": ("Ernie4_5_Moe", dict(num_hidden_layers=2, hidden_size=56, tie_word_embeddings=False, moe_num_experts=5, moe_k=2, use_bias=True,
+                                               moe_intermediate_size=20, moe_num_shared_experts=1)),
     "dots1": ("Dots1", dict(num_hidden_layers=3, hidden_size=56, sliding_window=None, n_routed_experts=7,
                             num_experts_per_tok=3, moe_intermediate_size=20, n_shared_experts=2, first_k_dense_replace=1,
                             norm_topk_prob=True, routed_scaling_factor=2.5)),

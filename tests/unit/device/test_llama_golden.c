@@ -21,7 +21,7 @@ static const char *const model_names[] = {"f32_odd", "bf16_tied", "f32_llama3", 
                                           "arch/ernie4_5",
                                           "arch/seed_oss",
                                           "arch/olmoe", "arch/minimax_m2",
-                                          "arch/dots1", "arch/ernie4_5_moe", "arch/granitemoe", "arch/granitemoeshared", "arch/cohere", "arch/cohere2",
+                                          "arch/dots1", "arch/ernie4_5_moe", "arch/ernie4_5_moe_bias", "arch/granitemoe", "arch/granitemoeshared", "arch/cohere", "arch/cohere2",
                                           "arch/arcee", "arch/nemotron", "arch/starcoder2", "arch/phi", "arch/llama4",
                                           "arch/gemma"};
 
