@@ -65,7 +65,10 @@ static void test_errors(void **state) {
   assert_int_equal(model_rope(&c, inv_freq, &factor, &err), TL_ECORRUPT); /* no original_max_position_embeddings */
   c.original_max_position_embeddings = 8192;
   assert_int_equal(model_rope(&c, inv_freq, &factor, &err), TL_OK);
-  c.high_freq_factor = 1;
+  c.high_freq_factor = 1; /* as Llama 4 has them */
+  assert_int_equal(model_rope(&c, inv_freq, &factor, &err), TL_OK);
+  for (unsigned i = 0; i < 32; i++) assert_true(inv_freq[i] > 0 && inv_freq[i] <= 1);
+  c.high_freq_factor = 0.5;
   assert_int_equal(model_rope(&c, inv_freq, &factor, &err), TL_ECORRUPT);
 }
 
