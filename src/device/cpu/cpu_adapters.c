@@ -13,10 +13,6 @@
 
 /* --- loading ---------------------------------------------------------------------------------- */
 
-static size_t round_up(size_t value, size_t to) {
-  return (value + to - 1) / to * to;
-}
-
 /* Kernels that want BF16 rows in pairs get floats: rows are converted for nobody here. */
 static enum tl_dtype kept_dtype(const struct cpu_device *d, enum tl_dtype dtype) {
   return dtype == TL_DTYPE_BF16 && d->kernels->convert ? TL_DTYPE_F32 : dtype;
@@ -24,10 +20,8 @@ static enum tl_dtype kept_dtype(const struct cpu_device *d, enum tl_dtype dtype)
 
 static size_t measure(struct cpu_matrix *w, enum tl_dtype dtype, uint64_t n_out, uint64_t n_in) {
   *w = (struct cpu_matrix){.dtype = dtype, .n_out = (uint32_t)n_out, .n_in = (uint32_t)n_in};
-  w->n_panels = (uint32_t)((n_out + CPU_PANEL - 1) / CPU_PANEL);
-  w->k_padded = (uint32_t)((n_in + 1) / 2 * 2);
-  w->panel_bytes = (size_t)w->k_padded * CPU_PANEL * tl_dtype_bytes(dtype);
-  return round_up(w->n_panels * w->panel_bytes, TL_CACHE_LINE);
+  cpu_lay_out_floats(w);
+  return cpu_round_up(w->n_panels * w->panel_bytes, TL_CACHE_LINE);
 }
 
 /* Sizes of the n parts of a record. Inputs that have one A (of a fused product) share its place. */
@@ -44,7 +38,7 @@ static size_t measure_part(const struct cpu_device *d, const struct tl_adapter_p
     ret->at[part->input] = shared ? ret->at[parts[i - 1].input] : total;
     ret->scale[part->input] = part->scale;
     /* products read pairs of inputs: what stands behind an odd rank's last must be this row's own zero */
-    if (!shared) total += (uint32_t)round_up(part->rank, 2);
+    if (!shared) total += (uint32_t)cpu_round_up(part->rank, 2);
     if (kept_dtype(d, model->tensors[part->a].dtype) != dtype) dtype = TL_DTYPE_F32;
     bytes += measure(&ret->b[part->input], kept_dtype(d, b.tensor->dtype), b.n_rows, part->rank);
   }
@@ -61,13 +55,13 @@ static void pack_rows(struct cpu_matrix *w, uint32_t first, const struct tl_slic
 /* Returns where the next one goes. */
 static char *pack_part(const struct cpu_device *d, const struct tl_adapter_part *parts, uint32_t n, struct cpu_adapter_part *p, char *at, float *values) {
   p->a.panels = at;
-  at += round_up(p->a.n_panels * p->a.panel_bytes, TL_CACHE_LINE);
+  at += cpu_round_up(p->a.n_panels * p->a.panel_bytes, TL_CACHE_LINE);
   for (uint32_t i = 0; i < n; i++) {
     struct cpu_matrix *b = &p->b[parts[i].input];
     struct tl_slice a = tl_slice_adapter_a(d->model, &d->shard, &parts[i]), rows = tl_slice_adapter_b(d->model, &d->shard, &parts[i]);
     pack_rows(&p->a, p->at[parts[i].input], &a, values);
     b->panels = at;
-    at += round_up(b->n_panels * b->panel_bytes, TL_CACHE_LINE);
+    at += cpu_round_up(b->n_panels * b->panel_bytes, TL_CACHE_LINE);
     pack_rows(b, 0, &rows, values);
   }
   return at;

@@ -7,10 +7,6 @@
 
 #include "device/cpu/cpu_quant.h"
 
-static size_t round_up(size_t value, size_t to) {
-  return (value + to - 1) / to * to;
-}
-
 static void device_close(struct tl_device *device) {
   struct cpu_device *d = (struct cpu_device *)device;
   if (!d) return;
@@ -76,7 +72,7 @@ static uint64_t available_bytes(void) {
 static int make_kv(struct cpu_device *d, struct tl_error *err) {
   const struct tl_model *model = d->model;
   d->kv_dtype = model->dtype;
-  d->head_pad = (uint32_t)round_up(model->head_dim, 16);
+  d->head_pad = (uint32_t)cpu_round_up(model->head_dim, 16);
   d->head_bytes = (size_t)d->head_pad * TL_BLOCK_TOKENS * tl_dtype_bytes(d->kv_dtype);
   d->layer_bytes = (model->n_latent ? 1 : 2) * d->shard.n_kv_heads * d->head_bytes; /* a latent is key and value */
   uint64_t block_bytes = (uint64_t)d->layer_bytes * model->n_layers;
@@ -134,7 +130,7 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
   d->ld_qkv = cpu_row_stride(model->n_latent ? d->latent.key_at + model->head_dim : qkv);
   d->ld_attn = cpu_row_stride((size_t)shard->n_heads * tl_model_value_dim(model));
   d->ld_ffn = cpu_row_stride(widest_ffn(d));
-  d->ld_vocab = round_up(model->vocab_size, 32);
+  d->ld_vocab = cpu_round_up(model->vocab_size, 32);
   d->ld_vector = cpu_row_stride(widest_vector(model));
   size_t part = d->group ? tokens * d->ld_dim : 0;
   size_t vectors = (size_t)d->load.max_batch_size * d->ld_vector; /* each rank makes all of them */
@@ -175,13 +171,13 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
 }
 
 static void *lane_memory(size_t bytes) {
-  size_t rounded = round_up(bytes ? bytes : 1, TL_CACHE_LINE);
+  size_t rounded = cpu_round_up(bytes ? bytes : 1, TL_CACHE_LINE);
   void *memory = aligned_alloc(TL_CACHE_LINE, rounded);
   return memory ? memset(memory, 0, rounded) : NULL;
 }
 
 static int make_lanes(struct cpu_device *d, struct tl_error *err) {
-  size_t context = round_up(d->load.max_context, TL_BLOCK_TOKENS);
+  size_t context = cpu_round_up(d->load.max_context, TL_BLOCK_TOKENS);
   size_t panel_floats = 2 * (size_t)d->load.max_batch_tokens * CPU_PANEL;
   size_t vocab = d->shard.rank == 0 && !d->ld_vector ? d->model->vocab_size : 0; /* the others do not sample */
   if (panel_floats < (size_t)CPU_MAX_QUERIES * d->head_pad) panel_floats = (size_t)CPU_MAX_QUERIES * d->head_pad;

@@ -23,6 +23,10 @@
 #define CPU_K_BLOCK 256   /* inputs unpacked at a time: 32 KiB of floats, an L1 cache */
 #define CPU_MAX_QUERIES 8 /* query rows that attention treats together */
 
+static inline size_t cpu_round_up(size_t value, size_t to) {
+  return (value + to - 1) / to * to;
+}
+
 /* Floats from row to row of n: whole panels, and never a multiple of 4 KiB, the distance at which lines push each other out
  * of an L1 cache: products read a dozen rows side by side. */
 static inline size_t cpu_row_stride(size_t n) {
@@ -315,6 +319,8 @@ const struct tl_step *cpu_places_step(struct cpu_device *d, const struct tl_step
 
 /* cpu_weights.c: one output row of a slice of floats or F8 into column `column` of its panel; `values`: room for a row of the tensor. */
 void cpu_pack_row(const struct cpu_matrix *w, char *panel, uint32_t column, const struct tl_slice *s, size_t row, float *values);
+/* Panels of n_out rows of n_in floats, or F8, of the matrix's dtype: how many, and how large. */
+void cpu_lay_out_floats(struct cpu_matrix *w);
 
 /* cpu_adapters.c: the model's adapters, if it has some, and what their steps need. */
 int cpu_adapters_load(struct cpu_device *d, struct tl_error *err);

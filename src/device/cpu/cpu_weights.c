@@ -8,19 +8,15 @@
 
 #define HUGE_PAGE ((size_t)2 << 20)
 
-static size_t round_up(size_t value, size_t to) {
-  return (value + to - 1) / to * to;
-}
-
 void *cpu_map(size_t bytes) {
-  void *memory = mmap(NULL, round_up(bytes, HUGE_PAGE), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void *memory = mmap(NULL, cpu_round_up(bytes, HUGE_PAGE), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return NULL;
   madvise(memory, bytes, MADV_HUGEPAGE); /* fewer TLB misses where the kernel has them */
   return memory;
 }
 
 void cpu_unmap(void *memory, size_t bytes) {
-  if (memory) munmap(memory, round_up(bytes, HUGE_PAGE));
+  if (memory) munmap(memory, cpu_round_up(bytes, HUGE_PAGE));
 }
 
 /* --- sizes ------------------------------------------------------------------------------- */
@@ -53,11 +49,16 @@ static bool cut_fits(const struct tl_slice *s) {
   return !tl_tensor_order(t) && s->first_column % f->block == 0 && s->n_columns % f->block == 0 && (!t->packed || whole_groups);
 }
 
+void cpu_lay_out_floats(struct cpu_matrix *w) {
+  w->n_panels = (w->n_out + CPU_PANEL - 1) / CPU_PANEL;
+  w->k_padded = (w->n_in + 1) / 2 * 2;
+  w->panel_bytes = (size_t)w->k_padded * CPU_PANEL * tl_dtype_bytes(w->dtype);
+}
+
 static void measure_floats(struct cpu_matrix *w, const struct tl_slice *s) {
   w->quant = NULL;
   if (tl_quant_format(w->dtype) || !cut_fits(s)) w->dtype = TL_DTYPE_F32;
-  w->k_padded = (w->n_in + 1) / 2 * 2;
-  w->panel_bytes = (size_t)w->k_padded * CPU_PANEL * tl_dtype_bytes(w->dtype);
+  cpu_lay_out_floats(w);
   if (w->dtype != TL_DTYPE_F8_E4M3) return;
   w->run = (uint32_t)tl_tensor_group_columns(s->tensor);
   w->panel_bytes += cpu_f8_scale_bytes(w);
@@ -68,7 +69,6 @@ static void measure_head(struct cpu_matrix *w, const struct tl_op *op, const str
   bool turned = op->features & TL_F_TURNED;
   w->n_out = (uint32_t)(turned ? s->n_columns : s->n_rows);
   w->n_in = (uint32_t)(turned ? s->n_rows : s->n_columns);
-  w->n_panels = (w->n_out + CPU_PANEL - 1) / CPU_PANEL;
   if ((turned && w->dtype > TL_DTYPE_BF16) || (w->n_in % 2 && w->dtype == TL_DTYPE_BF16)) w->dtype = TL_DTYPE_F32;
   measure_floats(w, s);
 }
@@ -113,7 +113,7 @@ static enum tl_dtype embed_dtype(const struct tl_tensor *t) {
 }
 
 static size_t matrix_bytes(const struct cpu_matrix *w) {
-  return w->n_panels * w->panel_bytes + round_up(w->n_panels * CPU_PANEL * sizeof(float), 64);
+  return w->n_panels * w->panel_bytes + cpu_round_up(w->n_panels * CPU_PANEL * sizeof(float), 64);
 }
 
 /* --- packing ------------------------------------------------------------------------------- */
@@ -182,7 +182,7 @@ static void pack(struct packer *p, struct cpu_matrix *w, const struct tl_op *op,
   w->panels = p->at;
   p->at += w->n_panels * w->panel_bytes;
   float *bias = (float *)(void *)p->at;
-  p->at += round_up(w->n_panels * CPU_PANEL * sizeof(float), 64);
+  p->at += cpu_round_up(w->n_panels * CPU_PANEL * sizeof(float), 64);
   uint32_t out = 0;
   for (unsigned i = first; i < first + n; i++) {
     struct tl_slice s = tl_slice_weight(model, p->shard, op, i);
@@ -227,7 +227,7 @@ static uint64_t row_length(const struct tl_tensor *t) {
 static size_t vector_bytes(const struct tl_model *model, int32_t tensor) {
   if (tensor < 0) return 0;
   const struct tl_tensor *t = &model->tensors[tensor];
-  return round_up(t->shape[0] * row_length(t) * sizeof(float), 64);
+  return cpu_round_up(t->shape[0] * row_length(t) * sizeof(float), 64);
 }
 
 static float *copy_vector(struct packer *p, int32_t tensor, bool plus_one) {
@@ -338,7 +338,7 @@ static size_t measure_all(const struct tl_model *model, const struct tl_shard *s
     total += vector_bytes(model, first) + vector_bytes(model, second);
     if (op->kind == TL_OP_EMBED) {
       struct tl_slice s = tl_slice_weight(model, shard, op, 0);
-      total += round_up(embed_bytes(&s), 64);
+      total += cpu_round_up(embed_bytes(&s), 64);
     }
   }
   return total;
@@ -368,7 +368,7 @@ static void copy_embedding(struct packer *p, const struct tl_op *op, struct cpu_
     else
       tl_tensor_row_to_f32(s.tensor, s.first_row + row, (float *)(void *)(p->at + row * row_bytes));
   }
-  p->at += round_up(embed_bytes(&s), 64);
+  p->at += cpu_round_up(embed_bytes(&s), 64);
 }
 
 static uint64_t longest_row(const struct tl_model *model) {

@@ -44,12 +44,6 @@ void cuda_free_adapters(struct cuda_device *d) {
 
 /* --- places ------------------------------------------------------------------------------------- */
 
-static char *place(char *base, size_t *at, size_t bytes) {
-  char *to = base ? base + *at : NULL;
-  *at += cuda_round(bytes, CUDA_ALIGN);
-  return to;
-}
-
 /* Outputs of an input, as they are counted here, and from which of all on. */
 static uint32_t outputs_of(const struct cuda_device *d, const struct cuda_op *op, unsigned input, uint32_t *ret_first) {
   uint32_t heads = d->dims.n_kv_heads * d->dims.head;
@@ -63,7 +57,7 @@ static uint32_t outputs_of(const struct cuda_device *d, const struct cuda_op *op
   return input < n ? op->w.n / n : 0;
 }
 
-static void place_one(struct cuda_device *d, const struct tl_adapter *adapter, const struct cuda_op *op, char *base, size_t *at,
+static void place_one(struct cuda_device *d, const struct tl_adapter *adapter, const struct cuda_op *op, struct cuda_placer *p,
                       struct tl_cuda_adapter *ret) {
   uint32_t total = 0, first;
   *ret = (struct tl_cuda_adapter){0};
@@ -72,25 +66,24 @@ static void place_one(struct cuda_device *d, const struct tl_adapter *adapter, c
     if (!part) continue;
     ret->rank[input] = (uint32_t)cuda_round(part->rank, TL_CUDA_ADAPTER_RANKS);
     ret->scale[input] = part->scale;
-    ret->b[input] = place(base, at, (size_t)outputs_of(d, op, input, &first) * ret->rank[input] * 2);
+    ret->b[input] = cuda_take_place(p, (size_t)outputs_of(d, op, input, &first) * ret->rank[input], 2);
     total += ret->rank[input];
   }
-  ret->a = place(base, at, (size_t)total * op->w.k * 2);
+  ret->a = cuda_take_place(p, (size_t)total * op->w.k, 2);
   if (total > d->ld_shrunk) d->ld_shrunk = total;
 }
 
-size_t cuda_place_adapters(struct cuda_device *d, char *base) {
-  size_t at = 0, n = d->model->n_adapters;
+void cuda_place_adapters(struct cuda_device *d, struct cuda_placer *p) {
+  uint32_t n = d->model->n_adapters;
   struct tl_cuda_adapter *host = d->adapters_host;
-  if (!d->n_adapted) return 0;
-  d->adapters = (struct tl_cuda_adapter *)(void *)place(base, &at, d->n_adapted * n * sizeof *host);
+  if (!d->n_adapted) return;
+  CUDA_TAKE_PLACE(p, d->adapters, (size_t)d->n_adapted * n);
   for (uint32_t i = 0; i < d->n_plan; i++) {
     struct cuda_op *op = &d->plan[i];
     if (!is_adapted(d, op)) continue;
     op->adapters = d->adapters ? d->adapters + (host - d->adapters_host) : NULL;
-    for (uint32_t k = 0; k < n; k++) place_one(d, &d->model->adapters[k], op, base, &at, host++);
+    for (uint32_t k = 0; k < n; k++) place_one(d, &d->model->adapters[k], op, p, host++);
   }
-  return at;
 }
 
 /* --- parts -------------------------------------------------------------------------------------------- */

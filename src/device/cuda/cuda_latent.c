@@ -3,11 +3,6 @@
  * plan's record of rotations has no kernel of its own. Lengths are multiples of 8 as they come: nothing is padded. */
 #include "device/cuda/cuda_private.h"
 
-static int refuse(const struct cuda_device *d, const char *what, struct tl_error *err) {
-  return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "model.path: the CUDA backend cannot run this %.40s model: %.200s",
-                      d->model->architecture, what);
-}
-
 static bool is_whole(uint32_t n) {
   return n % 8 == 0;
 }
@@ -19,9 +14,9 @@ int cuda_latent_dims(struct cuda_device *d, struct tl_error *err) {
   for (uint32_t i = 0; i < m->n_ops; i++)
     if (m->plan[i].kind == TL_OP_LATENT_QUERY) s->rank = (uint32_t)m->tensors[m->plan[i].weight[0]].shape[1];
   if (m->n_latent > TL_CUDA_MAX_LATENT || m->head_dim > TL_CUDA_MAX_LATENT_ROW)
-    return refuse(d, "latents (kv_lora_rank) of more than 512 elements, or more than 576 with their key", err);
+    return cuda_refuse(d, "latents (kv_lora_rank) of more than 512 elements, or more than 576 with their key", err);
   if (!is_whole(s->rank) || !is_whole(m->n_latent) || !is_whole(m->n_nope) || !is_whole(m->n_rotated) || !is_whole(m->n_value))
-    return refuse(d, "q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim: expected multiples of 8", err);
+    return cuda_refuse(d, "q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim: expected multiples of 8", err);
   s->queries = s->n_heads * (m->n_nope + m->n_rotated);
   s->attn = s->n_heads * m->n_value;
   s->rope = m->n_rotated;

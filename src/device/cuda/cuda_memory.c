@@ -37,49 +37,36 @@ static void make_limits(struct cuda_device *d, const struct tl_device_load *load
 
 /* --- places ------------------------------------------------------------------------------------ */
 
-struct placer {
-  char *base; /* NULL: only measures */
-  size_t at;
-};
-
-static void *place(struct placer *p, size_t count, size_t bytes) {
-  void *to = p->base ? p->base + p->at : NULL;
-  p->at += cuda_round(count * bytes, CUDA_ALIGN);
-  return to;
-}
-
-#define PLACE(p, field, count) ((field) = place((p), (count), sizeof *(field)))
-
 /* The same places in both memories. */
-static void place_step_data(const struct cuda_device *d, struct cuda_step_data *s, struct placer *p) {
+static void place_step_data(const struct cuda_device *d, struct cuda_step_data *s, struct cuda_placer *p) {
   const struct cuda_limits *l = &d->limits;
   size_t began = p->at;
   for (unsigned i = 0; i < (d->window ? 2 : 1); i++) {
-    PLACE(p, s->lists[i].lanes, l->n_lanes);
-    PLACE(p, s->lists[i].items, l->max_items);
+    CUDA_TAKE_PLACE(p, s->lists[i].lanes, l->n_lanes);
+    CUDA_TAKE_PLACE(p, s->lists[i].items, l->max_items);
   }
-  PLACE(p, s->tiles, l->max_tiles);
-  PLACE(p, s->sampling, l->max_seqs);
-  PLACE(p, s->rows, l->max_seqs);
-  PLACE(p, s->offsets, l->max_seqs + 1);
-  PLACE(p, s->n_rows, l->max_seqs);
-  PLACE(p, s->lengths, l->max_seqs);
-  PLACE(p, s->tokens, l->max_tokens);
-  PLACE(p, s->positions, l->max_tokens);
-  PLACE(p, s->slots, l->max_tokens);
+  CUDA_TAKE_PLACE(p, s->tiles, l->max_tiles);
+  CUDA_TAKE_PLACE(p, s->sampling, l->max_seqs);
+  CUDA_TAKE_PLACE(p, s->rows, l->max_seqs);
+  CUDA_TAKE_PLACE(p, s->offsets, l->max_seqs + 1);
+  CUDA_TAKE_PLACE(p, s->n_rows, l->max_seqs);
+  CUDA_TAKE_PLACE(p, s->lengths, l->max_seqs);
+  CUDA_TAKE_PLACE(p, s->tokens, l->max_tokens);
+  CUDA_TAKE_PLACE(p, s->positions, l->max_tokens);
+  CUDA_TAKE_PLACE(p, s->slots, l->max_tokens);
   if (cuda_pools(d)) {
-    PLACE(p, s->types, l->max_tokens);
-    PLACE(p, s->starts, l->max_seqs + 1);
+    CUDA_TAKE_PLACE(p, s->types, l->max_tokens);
+    CUDA_TAKE_PLACE(p, s->starts, l->max_seqs + 1);
   }
   if (d->model->n_adapters) {
-    PLACE(p, s->adapter_tiles, l->max_adapter_tiles);
-    PLACE(p, s->adapter_rows, l->max_tokens);
+    CUDA_TAKE_PLACE(p, s->adapter_tiles, l->max_adapter_tiles);
+    CUDA_TAKE_PLACE(p, s->adapter_rows, l->max_tokens);
   }
   s->bytes = p->at - began;
-  PLACE(p, s->tables, (size_t)l->max_seqs * l->table_stride + CUDA_SDPA_SPARE);
-  PLACE(p, s->history, l->max_entries);
-  PLACE(p, s->bias, l->max_entries);
-  PLACE(p, s->masks, cuda_pools(d) ? 0 : (size_t)l->max_seqs * TL_MASK_WORDS(d->dims.vocab));
+  CUDA_TAKE_PLACE(p, s->tables, (size_t)l->max_seqs * l->table_stride + CUDA_SDPA_SPARE);
+  CUDA_TAKE_PLACE(p, s->history, l->max_entries);
+  CUDA_TAKE_PLACE(p, s->bias, l->max_entries);
+  CUDA_TAKE_PLACE(p, s->masks, cuda_pools(d) ? 0 : (size_t)l->max_seqs * TL_MASK_WORDS(d->dims.vocab));
 }
 
 /* For the largest tile of stored weights, and for as many rows in E4M3 as a step may have. */
@@ -138,18 +125,18 @@ static bool has_whole_rows(const struct cuda_device *d) {
   return false;
 }
 
-static void place_mixture(struct cuda_device *d, struct placer *p) {
+static void place_mixture(struct cuda_device *d, struct cuda_placer *p) {
   struct cuda_work *w = &d->work;
   size_t tokens = d->limits.max_tokens, entries = tokens * d->dims.n_chosen;
-  PLACE(p, w->scores, tokens * d->dims.ld_scores);
-  PLACE(p, w->shares, entries);
-  PLACE(p, w->chosen, entries);
-  PLACE(p, w->places, entries);
-  PLACE(p, w->entry_rows, entries);
-  PLACE(p, w->expert_tiles, tl_cuda_max_expert_tiles((uint32_t)entries, d->shard.n_experts, TL_CUDA_FEW_ENTRIES));
-  PLACE(p, w->n_expert_tiles, 1);
-  w->entry_m = place(p, entries * d->dims.inner, 2);
-  w->entry_y = place(p, entries * d->dims.dim, 2);
+  CUDA_TAKE_PLACE(p, w->scores, tokens * d->dims.ld_scores);
+  CUDA_TAKE_PLACE(p, w->shares, entries);
+  CUDA_TAKE_PLACE(p, w->chosen, entries);
+  CUDA_TAKE_PLACE(p, w->places, entries);
+  CUDA_TAKE_PLACE(p, w->entry_rows, entries);
+  CUDA_TAKE_PLACE(p, w->expert_tiles, tl_cuda_max_expert_tiles((uint32_t)entries, d->shard.n_experts, TL_CUDA_FEW_ENTRIES));
+  CUDA_TAKE_PLACE(p, w->n_expert_tiles, 1);
+  w->entry_m = cuda_take_place(p, entries * d->dims.inner, 2);
+  w->entry_y = cuda_take_place(p, entries * d->dims.dim, 2);
 }
 
 /* Rows of what is computed for sequences alone: a product of one a sequence may compute as many as its bucket has. */
@@ -169,66 +156,66 @@ static size_t place_work(struct cuda_device *d, char *base) {
   const struct cuda_limits *l = &d->limits;
   const struct cuda_dims *s = &d->dims;
   struct cuda_work *w = &d->work;
-  struct placer p = {base, 0};
+  struct cuda_placer p = {base, 0};
   size_t tokens = l->max_tokens, rows = rows_of_sequences(d);
-  PLACE(&p, w->x, tokens * s->dim);
-  PLACE(&p, w->x_turn, (size_t)TL_CUDA_NORMED_ROWS * s->dim);
-  w->delta = place(&p, tokens * s->dim, 2);
-  w->h = place(&p, tokens * s->dim, 2);
-  if (parts_products(d)) PLACE(&p, w->parts, (size_t)CUDA_MOST_PARTS * CUDA_PARTED_ROWS * s->dim);
-  w->qkv = place(&p, tokens * s->qkv, 2);
-  w->q = place(&p, tokens * s->attn, 2);
-  w->a = place(&p, tokens * s->attn, 2);
+  CUDA_TAKE_PLACE(&p, w->x, tokens * s->dim);
+  CUDA_TAKE_PLACE(&p, w->x_turn, (size_t)TL_CUDA_NORMED_ROWS * s->dim);
+  w->delta = cuda_take_place(&p, tokens * s->dim, 2);
+  w->h = cuda_take_place(&p, tokens * s->dim, 2);
+  if (parts_products(d)) CUDA_TAKE_PLACE(&p, w->parts, (size_t)CUDA_MOST_PARTS * CUDA_PARTED_ROWS * s->dim);
+  w->qkv = cuda_take_place(&p, tokens * s->qkv, 2);
+  w->q = cuda_take_place(&p, tokens * s->attn, 2);
+  w->a = cuda_take_place(&p, tokens * s->attn, 2);
   if (d->model->n_latent) {
-    w->rank = place(&p, tokens * s->rank, 2);
-    w->queries = place(&p, tokens * s->queries, 2);
-    w->wide = place(&p, tokens * s->n_heads * s->head, 2);
+    w->rank = cuda_take_place(&p, tokens * s->rank, 2);
+    w->queries = cuda_take_place(&p, tokens * s->queries, 2);
+    w->wide = cuda_take_place(&p, tokens * s->n_heads * s->head, 2);
   }
-  w->gate_up = place(&p, tokens * 2 * s->ffn, 2);
-  w->m = place(&p, tokens * s->ffn, 2);
+  w->gate_up = cuda_take_place(&p, tokens * 2 * s->ffn, 2);
+  w->m = cuda_take_place(&p, tokens * s->ffn, 2);
   if (s->n_chosen) place_mixture(d, &p);
   if (cuda_pools(d)) {
-    PLACE(&p, w->vectors, rows * s->vector);
-    w->vectors_t = place(&p, rows * s->vector, 2);
+    CUDA_TAKE_PLACE(&p, w->vectors, rows * s->vector);
+    w->vectors_t = cuda_take_place(&p, rows * s->vector, 2);
   } else {
-    w->last = place(&p, rows * s->dim, 2);
-    PLACE(&p, w->logits, rows * s->ld_logits);
+    w->last = cuda_take_place(&p, rows * s->dim, 2);
+    CUDA_TAKE_PLACE(&p, w->logits, rows * s->ld_logits);
   }
   if (d->group && !cuda_pools(d)) {
-    PLACE(&p, w->part, rows * s->ld_part);
-    PLACE(&p, w->gathered, d->group->size * rows * s->ld_part);
+    CUDA_TAKE_PLACE(&p, w->part, rows * s->ld_part);
+    CUDA_TAKE_PLACE(&p, w->gathered, d->group->size * rows * s->ld_part);
   }
   w->scratch_bytes = p.at;
   size_t parts = cuda_pools(d) ? 0 : tl_cuda_max_parts(l->packing, l->n_lanes);
-  PLACE(&p, w->partial, parts * s->n_heads * s->head);
-  PLACE(&p, w->partial_scale, parts * s->n_heads);
-  PLACE(&p, w->arrived, (size_t)l->n_lanes * s->n_heads);
-  PLACE(&p, w->tiles_arrived, batch_tiles(d));
-  PLACE(&p, w->best, l->n_drawers);
-  PLACE(&p, w->sums, (size_t)l->n_drawers * TL_CUDA_SAMPLE_SUMS);
-  PLACE(&p, w->bins, bins_of(d));
-  PLACE(&p, w->rows_arrived, l->n_drawers);
-  PLACE(&p, w->left, l->max_seqs);
-  PLACE(&p, w->saved, 2 * (size_t)l->max_entries);
-  if (rotates(d)) PLACE(&p, w->rope, (size_t)l->max_context * s->rope);
-  if (rotates(d) && d->model->inv_freq_local) PLACE(&p, w->rope_local, (size_t)l->max_context * s->rope);
-  w->tile = place(&p, tile_bytes(d), 1);
-  PLACE(&p, w->row_scales, tokens);
-  w->ordered = place(&p, tokens * ordered_width(d), 2);
-  if (has_whole_rows(d)) PLACE(&p, w->row_squares, 2 * tokens);
-  w->shrunk = place(&p, tokens * d->ld_shrunk, 2);
-  PLACE(&p, w->fed, l->max_seqs);
-  w->lt_workspace = place(&p, CUDA_LT_WORKSPACE, 1);
+  CUDA_TAKE_PLACE(&p, w->partial, parts * s->n_heads * s->head);
+  CUDA_TAKE_PLACE(&p, w->partial_scale, parts * s->n_heads);
+  CUDA_TAKE_PLACE(&p, w->arrived, (size_t)l->n_lanes * s->n_heads);
+  CUDA_TAKE_PLACE(&p, w->tiles_arrived, batch_tiles(d));
+  CUDA_TAKE_PLACE(&p, w->best, l->n_drawers);
+  CUDA_TAKE_PLACE(&p, w->sums, (size_t)l->n_drawers * TL_CUDA_SAMPLE_SUMS);
+  CUDA_TAKE_PLACE(&p, w->bins, bins_of(d));
+  CUDA_TAKE_PLACE(&p, w->rows_arrived, l->n_drawers);
+  CUDA_TAKE_PLACE(&p, w->left, l->max_seqs);
+  CUDA_TAKE_PLACE(&p, w->saved, 2 * (size_t)l->max_entries);
+  if (rotates(d)) CUDA_TAKE_PLACE(&p, w->rope, (size_t)l->max_context * s->rope);
+  if (rotates(d) && d->model->inv_freq_local) CUDA_TAKE_PLACE(&p, w->rope_local, (size_t)l->max_context * s->rope);
+  w->tile = cuda_take_place(&p, tile_bytes(d), 1);
+  CUDA_TAKE_PLACE(&p, w->row_scales, tokens);
+  w->ordered = cuda_take_place(&p, tokens * ordered_width(d), 2);
+  if (has_whole_rows(d)) CUDA_TAKE_PLACE(&p, w->row_squares, 2 * tokens);
+  w->shrunk = cuda_take_place(&p, tokens * d->ld_shrunk, 2);
+  CUDA_TAKE_PLACE(&p, w->fed, l->max_seqs);
+  w->lt_workspace = cuda_take_place(&p, CUDA_LT_WORKSPACE, 1);
   place_step_data(d, &d->device, &p);
   return p.at;
 }
 
 static size_t place_pinned(struct cuda_device *d, char *base) {
-  struct placer p = {base, 0};
+  struct cuda_placer p = {base, 0};
   for (unsigned i = 0; i < 2; i++) {
     place_step_data(d, &d->slots[i].data, &p);
-    PLACE(&p, d->slots[i].sampled, d->limits.max_seqs);
-    if (cuda_pools(d)) PLACE(&p, d->slots[i].vectors, (size_t)d->limits.max_seqs * d->model->n_out);
+    CUDA_TAKE_PLACE(&p, d->slots[i].sampled, d->limits.max_seqs);
+    if (cuda_pools(d)) CUDA_TAKE_PLACE(&p, d->slots[i].vectors, (size_t)d->limits.max_seqs * d->model->n_out);
   }
   return p.at;
 }

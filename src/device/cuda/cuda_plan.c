@@ -6,7 +6,7 @@
 
 #include "device/cuda/cuda_private.h"
 
-static int refuse(const struct cuda_device *d, const char *what, struct tl_error *err) {
+int cuda_refuse(const struct cuda_device *d, const char *what, struct tl_error *err) {
   return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "model.path: the CUDA backend cannot run this %.40s model: %.200s",
                       d->model->architecture, what);
 }
@@ -45,9 +45,9 @@ static int make_dims(struct cuda_device *d, struct tl_error *err) {
   s->attn = s->n_heads * s->head;
   s->rope = s->head;
   if (m->n_latent) return cuda_latent_dims(d, err);
-  if (s->head > TL_CUDA_MAX_HEAD_DIM) return refuse(d, "heads of more than 256 elements", err);
-  if (m->head_dim % 2 || m->n_rotated % 2) return refuse(d, "heads of an odd size", err);
-  if (m->n_heads % m->n_kv_heads) return refuse(d, "query heads that key heads do not divide", err);
+  if (s->head > TL_CUDA_MAX_HEAD_DIM) return cuda_refuse(d, "heads of more than 256 elements", err);
+  if (m->head_dim % 2 || m->n_rotated % 2) return cuda_refuse(d, "heads of an odd size", err);
+  if (m->n_heads % m->n_kv_heads) return cuda_refuse(d, "query heads that key heads do not divide", err);
   return TL_OK;
 }
 
@@ -411,18 +411,18 @@ static int check_layers(struct cuda_device *d, struct tl_error *err) {
     const struct tl_op *own = d->plan[i].rope, *attend = d->plan[i].from;
     if (d->plan[i].kind != CUDA_OP_ATTEND) continue;
     if (attend->features & TL_F_WINDOW) {
-      if (d->window && d->window != attend->window) return refuse(d, "windows of several sizes", err);
+      if (d->window && d->window != attend->window) return cuda_refuse(d, "windows of several sizes", err);
       d->window = attend->window;
     }
     if (!own) continue;
-    if (rope && (rope->features ^ own->features) & TL_F_INTERLEAVED) return refuse(d, "rotations of several kinds", err);
+    if (rope && (rope->features ^ own->features) & TL_F_INTERLEAVED) return cuda_refuse(d, "rotations of several kinds", err);
     rope = own;
     if (own->features & TL_F_LOCAL) {
-      if (own->features & TL_F_FACTOR) return refuse(d, "a factor of local rotations", err);
+      if (own->features & TL_F_FACTOR) return cuda_refuse(d, "a factor of local rotations", err);
       continue;
     }
     if (global && ((global->features ^ own->features) & TL_F_FACTOR || global->factor != own->factor))
-      return refuse(d, "rotations of several factors", err);
+      return cuda_refuse(d, "rotations of several factors", err);
     global = own;
   }
   if (!d->model->n_latent) make_orders(d, rope && rope->features & TL_F_INTERLEAVED);
@@ -434,10 +434,10 @@ static int check_layers(struct cuda_device *d, struct tl_error *err) {
 /* What a plan has to end in, and only that of a model that pools may have. */
 static int check_purpose(const struct cuda_device *d, struct tl_error *err) {
   enum cuda_op_kind last = d->n_plan ? d->plan[d->n_plan - 1].kind : CUDA_OP_EMBED;
-  if (!cuda_pools(d) && last != CUDA_OP_LOGITS) return refuse(d, "a plan that does not end in logits", err);
-  if (cuda_pools(d) && last != CUDA_OP_POOL && last != CUDA_OP_DENSE) return refuse(d, "a plan that does not end in a vector", err);
+  if (!cuda_pools(d) && last != CUDA_OP_LOGITS) return cuda_refuse(d, "a plan that does not end in logits", err);
+  if (cuda_pools(d) && last != CUDA_OP_POOL && last != CUDA_OP_DENSE) return cuda_refuse(d, "a plan that does not end in a vector", err);
   for (uint32_t i = 0; i < d->n_plan && !cuda_pools(d); i++)
-    if (d->plan[i].from->features & TL_F_BOTH_SIDES) return refuse(d, "attention to later tokens of a model that generates", err);
+    if (d->plan[i].from->features & TL_F_BOTH_SIDES) return cuda_refuse(d, "attention to later tokens of a model that generates", err);
   return TL_OK;
 }
 
@@ -450,7 +450,7 @@ static int unknown_record(const struct cuda_device *d, uint32_t at, struct tl_er
 
 int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
   const struct tl_model *m = d->model;
-  if (m->n_experts > TL_CUDA_MAX_EXPERTS) return refuse(d, "more experts than its kernels know", err);
+  if (m->n_experts > TL_CUDA_MAX_EXPERTS) return cuda_refuse(d, "more experts than its kernels know", err);
   int r = make_dims(d, err);
   if (r < 0) return r;
   d->plan = calloc(m->n_ops + 1, sizeof *d->plan);
@@ -463,9 +463,9 @@ int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
     if (!next || (before ? !may_follow(before, to) : to->kind != CUDA_OP_EMBED)) return unknown_record(d, (uint32_t)(op - m->plan), err);
     to->before = before ? before->from : NULL;
     to->waits = waits_behind(before, to);
-    if (!shape(d, to)) return refuse(d, "too many shapes of matrices", err);
+    if (!shape(d, to)) return cuda_refuse(d, "too many shapes of matrices", err);
     if (op->features & TL_F_SHARE_IN && to->kind == CUDA_OP_EXPERTS_UP && to->w.pieces[0].n_orders)
-      return refuse(d, "shares of experts' inputs that stand in another order", err);
+      return cuda_refuse(d, "shares of experts' inputs that stand in another order", err);
     d->n_plan++;
   }
   add_quicker(d);

@@ -338,8 +338,25 @@ int cuda_wait_for(struct cuda_device *d, void *done, struct tl_error *err);
     if (cuda_r_) return cuda_failed((d), cuda_r_, (what), (err)); \
   } while (0)
 
+static inline size_t cuda_round(size_t value, size_t to) {
+  return (value + to - 1) / to * to;
+}
+
+/* Lays out one piece of memory: what it gives lies one behind the other, aligned. */
+struct cuda_placer {
+  char *base; /* NULL: only measures */
+  size_t at;
+};
+static inline void *cuda_take_place(struct cuda_placer *p, size_t count, size_t bytes) {
+  void *to = p->base ? p->base + p->at : NULL;
+  p->at += cuda_round(count * bytes, CUDA_ALIGN);
+  return to;
+}
+#define CUDA_TAKE_PLACE(p, field, count) ((field) = cuda_take_place((p), (count), sizeof *(field)))
+
 /* cuda_plan.c: dims and the plan; TL_EUNSUPPORTED names what this backend cannot do. */
 int cuda_make_plan(struct cuda_device *d, struct tl_error *err);
+int cuda_refuse(const struct cuda_device *d, const char *what, struct tl_error *err);
 /* cuda_weights.c: measures and places all weights from `base` (NULL: only measures), returns the bytes. */
 size_t cuda_place_weights(struct cuda_device *d, char *base);
 int cuda_load_weights(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err);
@@ -453,8 +470,8 @@ int cuda_give_vectors(struct cuda_device *d, uint32_t n, float *to, struct tl_er
 /* cuda_adapters.c. Makes adapters_host; TL_ENOMEM. Behind the plan, of a model that has adapters; the others do nothing without. */
 int cuda_make_adapters(struct cuda_device *d, struct tl_error *err);
 void cuda_free_adapters(struct cuda_device *d);
-/* As cuda_place_weights, from `base` on. */
-size_t cuda_place_adapters(struct cuda_device *d, char *base);
+/* Behind the weights. */
+void cuda_place_adapters(struct cuda_device *d, struct cuda_placer *p);
 /* Gives `add` all parts of A and B; false: that did not take one. */
 bool cuda_adapter_parts(struct cuda_device *d, bool (*add)(void *list, struct cuda_part part), void *list);
 int cuda_load_adapters(struct cuda_device *d, struct tl_error *err); /* the table, once all is placed */
@@ -503,12 +520,7 @@ int cuda_gather_logits(struct cuda_device *d, uint32_t n, struct tl_error *err);
 /* cuda_graph.c */
 int cuda_make_graphs(struct cuda_device *d, struct tl_error *err);
 void cuda_free_graphs(struct cuda_device *d);
-/* The smallest graph for so many sequences, or NULL. */
 /* The smallest for so many rows, or NULL. */
 const struct cuda_graph *cuda_find_graph(const struct cuda_device *d, uint32_t n_rows, bool drafts);
-
-static inline size_t cuda_round(size_t value, size_t to) {
-  return (value + to - 1) / to * to;
-}
 
 #endif

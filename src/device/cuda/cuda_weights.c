@@ -8,17 +8,6 @@
 
 /* --- places ------------------------------------------------------------------------------- */
 
-struct placer {
-  char *base; /* NULL: only measures */
-  size_t at;
-};
-
-static char *place(struct placer *p, size_t bytes) {
-  char *to = p->base ? p->base + p->at : NULL;
-  p->at += cuda_round(bytes, CUDA_ALIGN);
-  return to;
-}
-
 static bool has_bias(const struct tl_op *op) {
   for (int i = 0; i < TL_OP_INPUTS; i++)
     if (op->bias[i] >= 0) return true;
@@ -31,16 +20,16 @@ static const struct cuda_op *sharing(const struct cuda_device *d, const struct c
   return d->plan[0].from->weight[0] == op->from->weight[0] ? &d->plan[0] : op;
 }
 
-static float *place_floats(struct placer *p, size_t n) {
-  return (float *)(void *)place(p, n * sizeof(float));
+static float *place_floats(struct cuda_placer *p, size_t n) {
+  return (float *)(void *)cuda_take_place(p, 1, n * sizeof(float));
 }
 
 /* T (rows of the tensor, dim); none: NULL. */
-static char *place_table(const struct cuda_device *d, struct placer *p, int32_t tensor) {
-  return tensor < 0 ? NULL : place(p, d->model->tensors[tensor].shape[0] * d->dims.dim * 2);
+static char *place_table(const struct cuda_device *d, struct cuda_placer *p, int32_t tensor) {
+  return tensor < 0 ? NULL : cuda_take_place(p, 1, d->model->tensors[tensor].shape[0] * d->dims.dim * 2);
 }
 
-static void place_norms(const struct cuda_device *d, struct placer *p, struct cuda_op *op) {
+static void place_norms(const struct cuda_device *d, struct cuda_placer *p, struct cuda_op *op) {
   const struct cuda_dims *s = &d->dims;
   if (op->kind == CUDA_OP_NORM) {
     if (op->from->weight[0] >= 0) op->weight = place_floats(p, s->dim);
@@ -67,17 +56,17 @@ static void place_norms(const struct cuda_device *d, struct placer *p, struct cu
   }
 }
 
-static void place_pieces(struct placer *p, struct cuda_matrix *w) {
+static void place_pieces(struct cuda_placer *p, struct cuda_matrix *w) {
   for (unsigned i = 0; i < w->n_pieces; i++) {
     struct cuda_piece *piece = &w->pieces[i];
-    piece->data = place(p, piece->n * cuda_row_bytes(piece->format, w->k));
-    piece->scales = place(p, piece->n * cuda_scales_bytes(piece->format, w->k));
-    if (piece->n_orders) piece->inputs = (uint32_t *)(void *)place(p, (size_t)piece->n_orders * w->k * sizeof *piece->inputs);
+    piece->data = cuda_take_place(p, 1, piece->n * cuda_row_bytes(piece->format, w->k));
+    piece->scales = cuda_take_place(p, 1, piece->n * cuda_scales_bytes(piece->format, w->k));
+    if (piece->n_orders) piece->inputs = (uint32_t *)(void *)cuda_take_place(p, 1, (size_t)piece->n_orders * w->k * sizeof *piece->inputs);
   }
 }
 
 size_t cuda_place_weights(struct cuda_device *d, char *base) {
-  struct placer p = {base, 0};
+  struct cuda_placer p = {base, 0};
   for (uint32_t i = 0; i < d->n_plan; i++) {
     struct cuda_op *op = &d->plan[i];
     const struct cuda_op *first = sharing(d, op);
@@ -89,7 +78,8 @@ size_t cuda_place_weights(struct cuda_device *d, char *base) {
     if (op->w.n && has_bias(op->from)) op->w.bias = place_floats(&p, op->w.n);
     if (op->kind == CUDA_OP_ATTEND) op->w.bias = op[-1].w.bias; /* which the product leaves to it */
   }
-  return p.at + cuda_place_adapters(d, base ? base + p.at : NULL);
+  cuda_place_adapters(d, &p);
+  return p.at;
 }
 
 /* --- parts ---------------------------------------------------------------------------------- */
