@@ -39,6 +39,9 @@ tl_metric tl_metrics_gauge_read(struct tl_metrics *metrics, const char *name, co
 tl_metric tl_metrics_counter_read(struct tl_metrics *metrics, const char *name, const char *help, const char *labels,
                                   double (*read)(void *context), void *context);
 
+/* name="value" into ret, the value escaped, and cut where that needs more than `size` (80 or more). Any thread. */
+void tl_metrics_label(char *ret, size_t size, const char *name, const char *value);
+
 /* Series that are registered from now on get this label too, before their own: what
  * belongs to one model. value is escaped here, and cut where it is longer than 400 bytes. name NULL: no
  * more. Boot thread only. */

@@ -16,8 +16,8 @@ int adapters_list(const struct tl_config *config, struct tl_adapter_source **ret
   for (unsigned i = 0; i < n; i++) {
     char *item = text;
     text = stpcpy(text, config->model_adapters.items[i]) + 1;
-    char *folder = item + (tl_config_adapter_folder(item) - item);
-    folder[-1] = 0; /* the '=', which the configuration's check has seen */
+    const char *folder = tl_config_adapter_folder(item);
+    item[folder - item - 1] = 0; /* the '=', which the configuration's check has seen */
     sources[i] = (struct tl_adapter_source){item, folder};
   }
   return TL_OK;
@@ -30,13 +30,8 @@ static double read_one(void *unused) {
 
 void adapters_metrics(struct tl_metrics *metrics, const struct tl_adapter_source *adapters, unsigned n) {
   for (unsigned i = 0; i < n; i++) {
-    char label[512];
-    size_t at = (size_t)snprintf(label, sizeof label, "adapter=\"");
-    for (const char *c = adapters[i].name; *c; c++) { /* up to 200 bytes */
-      if (*c == '"' || *c == '\\' || *c == '\n') label[at++] = '\\';
-      label[at++] = *c == '\n' ? 'n' : *c;
-    }
-    memcpy(label + at, "\"", 2);
+    char label[512]; /* of a name of up to 200 bytes */
+    tl_metrics_label(label, sizeof label, "adapter", adapters[i].name);
     tl_metrics_gauge_read(metrics, "tokenlane_adapter_info", "LoRA adapters that are served.", label, read_one, NULL);
   }
 }

@@ -73,16 +73,18 @@ void tl_metrics_free(struct tl_metrics *metrics) {
   free(metrics);
 }
 
-void tl_metrics_scope(struct tl_metrics *metrics, const char *name, const char *value) {
-  size_t n = 0;
-  metrics->scope[0] = 0;
-  if (!name) return;
-  n = (size_t)snprintf(metrics->scope, sizeof metrics->scope, "%.60s=\"", name);
-  for (; *value && n + 4 < sizeof metrics->scope; value++) {
-    if (*value == '"' || *value == '\\' || *value == '\n') metrics->scope[n++] = '\\';
-    metrics->scope[n++] = *value == '\n' ? 'n' : *value;
+void tl_metrics_label(char *ret, size_t size, const char *name, const char *value) {
+  size_t n = (size_t)snprintf(ret, size, "%.60s=\"", name);
+  for (; *value && n + 4 < size; value++) {
+    if (*value == '"' || *value == '\\' || *value == '\n') ret[n++] = '\\';
+    ret[n++] = *value == '\n' ? 'n' : *value;
   }
-  memcpy(metrics->scope + n, "\"", 2);
+  memcpy(ret + n, "\"", 2);
+}
+
+void tl_metrics_scope(struct tl_metrics *metrics, const char *name, const char *value) {
+  metrics->scope[0] = 0;
+  if (name) tl_metrics_label(metrics->scope, sizeof metrics->scope, name, value);
 }
 
 static char *join_labels(const char *scope, const char *labels) {
