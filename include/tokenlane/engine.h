@@ -220,8 +220,10 @@ unsigned tl_engine_simulated(const struct tl_engine *engine); /* devices that on
 uint32_t tl_engine_blocks(const struct tl_engine *engine, unsigned replica);
 uint32_t tl_engine_max_context(const struct tl_engine *engine); /* tokens that a sequence may hold; of a pooling model, at most those of a step */
 uint32_t tl_engine_draft_tokens(const struct tl_engine *engine); /* as the option */
-/* Words of tl_sequence.draft_index; it serves nothing with penalties, a grammar or bad words. */
-size_t tl_draft_index_words(uint32_t n_tokens);
+/* Whether tokens of the sequence may be guessed, if it has a draft_index: not with penalties, a grammar or bad words, nor for an answer too
+ * short. Its loop, once it is filled, or the worker. */
+bool tl_engine_guesses(const struct tl_engine *engine, const struct tl_sequence *seq);
+size_t tl_draft_index_words(uint32_t n_tokens); /* of tl_sequence.draft_index */
 unsigned tl_engine_ranks(const struct tl_engine *engine); /* devices of each replica */
 const char *tl_engine_device(const struct tl_engine *engine, unsigned replica, unsigned rank); /* "cpu:0" */
 const char *tl_engine_gpu(const struct tl_engine *engine, unsigned replica, unsigned rank); /* its PCI address; "": none */

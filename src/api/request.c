@@ -193,9 +193,9 @@ static int add_tokens(struct api_call *call, struct tl_sequence *seq, uint32_t n
   return TL_OK;
 }
 
-/* By which its next tokens are guessed; not with what keeps them from being (engine.h). */
+/* By which its next tokens are guessed, if they are. */
 static int add_draft_index(struct api_call *call, struct tl_sequence *seq, uint32_t n) {
-  if (tl_engine_draft_tokens(call->work.serving->engine) == 0 || seq->history || seq->n_bad_words || call->grammar || seq->max_new < 3) return TL_OK;
+  if (!tl_engine_guesses(call->work.serving->engine, seq)) return TL_OK;
   seq->draft_index = tl_arena_array(&call->arena, tl_draft_index_words(seq->n_predicted + n), sizeof *seq->draft_index);
   return seq->draft_index ? TL_OK : TL_ENOMEM;
 }
@@ -242,10 +242,11 @@ static int make_sequence(struct api_call *call, struct api_choice *choice, uint3
   seq->adapter = call->params.adapter;
   seq->fork = call->n_prompts * call->params.n > 1 ? call->number : 0;
   uint32_t n = prompt->n + max_new;
-  if (add_tokens(call, seq, n) < 0 || add_bias(call, seq) < 0 || add_history(call, seq, n) < 0 || add_draft_index(call, seq, n) < 0) return TL_ENOMEM;
+  if (add_tokens(call, seq, n) < 0 || add_bias(call, seq) < 0 || add_history(call, seq, n) < 0) return TL_ENOMEM;
   if (seq->sampling.n_top >= 0 && add_logprobs(call, seq, n) < 0) return TL_ENOMEM;
   memcpy(seq->tokens, prompt->ids, prompt->n * sizeof *seq->tokens);
-  return api_constrain_sequence(call, seq, err);
+  int r = api_constrain_sequence(call, seq, err);
+  return r < 0 ? r : add_draft_index(call, seq, n);
 }
 
 /* How calls are found in the choice's text. */

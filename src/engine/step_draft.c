@@ -22,11 +22,15 @@
 #define WORTH(right, tried) (10 * (right) >= 3 * (tried))
 #define WAIT_AHEAD 8      /* tokens after which a sequence without a match looks again, where looking is to run no step ahead. Else it looks each time */
 
-/* Its rows depend on what the rows before them bring in no other way than by the tokens themselves. And a step that makes a token more
- * than it has guesses is followed by another. */
+#define FEWEST_LEFT 3     /* tokens of an answer, for a guess: a step that makes a token more than it has guesses is followed by another */
+
+/* Its rows depend on what the rows before them bring in no other way than by the tokens themselves. */
+bool tl_engine_guesses(const struct tl_engine *engine, const struct tl_sequence *seq) {
+  return engine->o.draft_tokens > 0 && !seq->history && !seq->matcher && seq->n_bad_words == 0 && seq->max_new >= FEWEST_LEFT;
+}
+
 static bool is_eligible(const struct worker *w, const struct tl_sequence *seq) {
-  return w->engine->o.draft_tokens > 0 && seq->draft_index && !seq->history && !seq->matcher && seq->n_bad_words == 0 &&
-         seq->sched.n_max - seq->sched.n_tokens >= 3;
+  return seq->draft_index && tl_engine_guesses(w->engine, seq) && seq->sched.n_max - seq->sched.n_tokens >= FEWEST_LEFT;
 }
 
 static bool is_decode(const struct tl_sched_item *item) {
