@@ -2,6 +2,8 @@
 """Whether two answers say the same. On the CPU that is equality, to the last bit of each log-probability. On a GPU the
 algorithm of a product, and so the order of its sums, depends on how many rows a step has: there log-probabilities may differ by
 TOLERANCE, and a greedy text may go on differently from where two tokens are as likely as that."""
+import concurrent.futures
+
 import pytest
 
 from daemon import ON_GPU
@@ -9,6 +11,12 @@ from daemon import ON_GPU
 TOLERANCE = 0.06
 # For texts of which one is made among others and one alone, without log-probabilities that would show where they may part, or by draws.
 exact = pytest.mark.skipif(ON_GPU, reason="on a GPU sums depend on how many rows a step has, and draws and near ties on the sums")
+
+
+def texts_together(d, prompts, max_tokens):
+    """Greedy answers to all of them, asked for at the same time."""
+    with concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
+        return list(pool.map(lambda p: d.complete(p, max_tokens=max_tokens)["choices"][0]["text"], prompts))
 
 
 def margin(top):

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A mixture of experts through the whole daemon: one of which every expert is the demo's MLP answers as the demo does."""
-import concurrent.futures
-
 import pytest
 
+from alike import texts_together
 from model_files import write_experts
 
 PROMPTS = ["Once upon a time", "The dog said that", "Clara", "Tell me a story about Ben."]
@@ -15,8 +14,7 @@ def experts(tmp_path_factory):
 
 
 def answers(d, prompts=PROMPTS):
-    with concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
-        return list(pool.map(lambda p: d.complete(p, max_tokens=40)["choices"][0]["text"], prompts))
+    return texts_together(d, prompts, 40)
 
 
 @pytest.mark.parametrize("options", [{"cpu.threads": 2}, {"isolation": "process", "cpu.threads": 2},

@@ -2,11 +2,11 @@
 """Latent attention through the whole daemon: the demo with attention of that kind in place of its own, alone, together, in a process of
 its own, in two ranks, with few blocks, and from the prefix cache."""
 import array
-import concurrent.futures
 import random
 
 import pytest
 
+from alike import texts_together
 from daemon import Daemon
 from model_files import read_demo, write_folder
 
@@ -42,8 +42,7 @@ def latent(tmp_path_factory):
 
 
 def answers(d, prompts=PROMPTS):
-    with concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
-        return list(pool.map(lambda p: d.complete(p, max_tokens=32)["choices"][0]["text"], prompts))
+    return texts_together(d, prompts, 32)
 
 
 @pytest.fixture(scope="module")

@@ -4,29 +4,14 @@
 #include <math.h>
 
 #include "e4m3_model.h"
-#include "fake_or_gpu.h"
+#include "gpu_machine.h"
 #include "golden_adapters.h"
 #include "twin_runner.h"
 
 static struct machine open_gpu(const struct tl_model *model) {
-  struct machine m = {.ops = find_ops(), .n_ranks = 1, .vocab = model->vocab_size};
-  struct tl_error err = {0};
-  struct tl_device_options options = {.n_lanes = 2};
-  struct tl_device_load load = {.model = model, .max_batch_size = 4, .max_batch_tokens = BATCH_TOKENS, .max_context = MAX_CONTEXT,
-                                .kv_memory_bytes = 32 << 20};
-  struct tl_device_loaded loaded;
-  if (m.ops->open(&options, &m.device, &err) < 0) fail_msg("%s", err.message);
-  if (m.ops->load(m.device, &load, &loaded, &err) < 0) fail_msg("%s", err.message);
-  m.ranks[0] = m.device;
-  m.n_blocks = loaded.n_blocks < 4000 ? loaded.n_blocks : 4000;
-  m.blocks = malloc(m.n_blocks * sizeof *m.blocks);
-  shuffle(m.blocks, m.n_blocks, 77);
+  struct machine m = begin_gpu(model);
+  load_gpu(&m, model, (struct tl_device_load){.max_batch_size = 4}, 4000);
   return m;
-}
-
-static void close_gpu(struct machine *m) {
-  close_machine(m);
-  IF_FAKE(assert_int_equal(fake_cuda_live(), 0);)
 }
 
 /* Activations, and adapters, are 16-bit; floats become F16. Adapters that change so much as these add to what rounding does. */

@@ -3,7 +3,7 @@
  * attention, against transformers and against the same without guesses. With ON_GPU the same on the plugin and the GPU cuda:0. */
 #include <math.h>
 
-#include "fake_or_gpu.h"
+#include "gpu_machine.h"
 #include "golden_llama.h"
 
 enum { BATCH = 24, DRAFTS = 5, DRAFT_ROWS = 16, NEW = 12, SEQS = 3 };
@@ -16,24 +16,13 @@ static struct golden *open_model(const char *name) {
 }
 
 static struct machine open_gpu(const struct tl_model *model, uint32_t draft_tokens) {
-  struct machine m = {.ops = find_ops(), .n_ranks = 1, .vocab = model->vocab_size};
-  struct tl_error err = {0};
-  struct tl_device_options options = {.n_lanes = 2};
-  if (m.ops->open(&options, &m.device, &err) < 0) fail_msg("%s", err.message);
-  struct tl_device_load load = {.model = model, .max_batch_size = BATCH, .max_batch_tokens = BATCH_TOKENS, .max_context = MAX_CONTEXT,
-                                .draft_tokens = draft_tokens, .draft_rows = DRAFT_ROWS, .kv_memory_bytes = 32 << 20};
-  struct tl_device_loaded loaded;
-  if (m.ops->load(m.device, &load, &loaded, &err) < 0) fail_msg("%s", err.message);
-  m.ranks[0] = m.device;
-  m.n_blocks = loaded.n_blocks < 4000 ? loaded.n_blocks : 4000;
-  m.blocks = malloc(m.n_blocks * sizeof *m.blocks);
-  shuffle(m.blocks, m.n_blocks, 77);
+  struct machine m = begin_gpu(model);
+  load_gpu(&m, model, (struct tl_device_load){.max_batch_size = BATCH, .draft_tokens = draft_tokens, .draft_rows = DRAFT_ROWS}, 4000);
   return m;
 }
 
 static void close_all(struct machine *m, struct golden *g) {
-  close_machine(m);
-  IF_FAKE(assert_int_equal(fake_cuda_live(), 0);)
+  close_gpu(m);
   close_golden(g);
   free(g);
 }

@@ -6,7 +6,7 @@
 
 #include "device/cuda/cuda_private.h"
 #include "e4m3_model.h"
-#include "fake_or_gpu.h"
+#include "gpu_machine.h"
 #include "quant_unit.h"
 #include "step_runner.h"
 #include "stored_weights.h"
@@ -103,21 +103,11 @@ static size_t tile_bytes = CUDA_TILE_BYTES;
 static int64_t choose_ns = CUDA_CHOOSE_NS;
 
 static struct machine open_gpu(const struct tl_model *model) {
-  struct machine m = {.ops = find_ops(), .n_ranks = 1, .vocab = model->vocab_size};
-  struct tl_error err = {0};
-  struct tl_device_options options = {.n_lanes = 2};
-  if (m.ops->open(&options, &m.device, &err) < 0) fail_msg("%s", err.message);
+  struct machine m = begin_gpu(model);
   ((struct cuda_device *)(void *)m.device)->tile_bytes = tile_bytes;
   ((struct cuda_device *)(void *)m.device)->choose_ns = choose_ns;
-  struct tl_device_load load = {.model = model, .max_batch_size = 4, .max_batch_tokens = BATCH_TOKENS, .max_context = MAX_CONTEXT,
-                                .kv_memory_bytes = 32 << 20};
-  struct tl_device_loaded loaded;
-  if (m.ops->load(m.device, &load, &loaded, &err) < 0) fail_msg("%s", err.message);
-  m.ranks[0] = m.device;
-  m.n_blocks = 1000;
-  assert_true(loaded.n_blocks >= m.n_blocks);
-  m.blocks = malloc(m.n_blocks * sizeof *m.blocks);
-  shuffle(m.blocks, m.n_blocks, 77);
+  load_gpu(&m, model, (struct tl_device_load){.max_batch_size = 4}, 1000);
+  assert_int_equal(m.n_blocks, 1000);
   return m;
 }
 
@@ -127,8 +117,7 @@ static void check_model(struct tl_model *model, struct tl_model *twin, double to
   struct machine m = open_gpu(model);
   struct sequence *s = new_random_prompt(model->vocab_size, 40, 3);
   run_alone(&m, s, 12, chunks, UNIT_COUNT(chunks));
-  close_machine(&m);
-  IF_FAKE(assert_int_equal(fake_cuda_live(), 0);)
+  close_gpu(&m);
   double worst = twin_error(twin, s);
   printf("log-probabilities of stored weights within %.2g of floats\n", worst);
   assert_true(worst <= tolerance);
