@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* LoRA adapters: A and B of each lie with the weights, cut and padded as the weight that they belong to; a table has, for each record that
  * is adapted and each adapter, where. A step that has adapters runs such records' products plainly, and two kernels behind each;
- * all other steps, and all graphs, are as they are without. */
+ * all other steps, and their graphs, are as they are without. */
 #include "tokenlane/adapter.h"
 
 #include <stdlib.h>
@@ -153,7 +153,13 @@ int cuda_load_adapters(struct cuda_device *d, struct tl_error *err) {
 
 /* --- steps ------------------------------------------------------------------------------------------------ */
 
-void cuda_stage_adapters(struct cuda_device *d, const struct tl_step *step, struct cuda_pass *pass) {
+uint32_t cuda_graph_tiles(const struct cuda_device *d, uint32_t n_rows) {
+  uint32_t most = d->model->n_adapters < d->limits.max_seqs ? d->model->n_adapters : d->limits.max_seqs;
+  most += n_rows / TL_CUDA_ADAPTER_ROWS; /* of each adapter one tile may be less than full */
+  return n_rows < most ? n_rows : most;
+}
+
+void cuda_stage_adapters(struct cuda_device *d, const struct tl_step *step, uint32_t n_padded, struct cuda_pass *pass) {
   struct cuda_step_data *h = d->host;
   uint32_t n_rows = 0, n_tiles = 0;
   for (uint32_t i = 0; i < d->model->n_adapters; i++) {
@@ -165,6 +171,7 @@ void cuda_stage_adapters(struct cuda_device *d, const struct tl_step *step, stru
       h->adapter_tiles[n_tiles] = (struct tl_cuda_adapter_tile){i, first, left < TL_CUDA_ADAPTER_ROWS ? left : TL_CUDA_ADAPTER_ROWS};
     }
   }
+  for (uint32_t i = n_tiles; i < cuda_graph_tiles(d, n_padded); i++) h->adapter_tiles[i] = (struct tl_cuda_adapter_tile){0};
   pass->n_adapter_tiles = n_tiles;
 }
 

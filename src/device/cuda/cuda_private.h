@@ -249,9 +249,14 @@ struct cuda_limits {
   uint32_t draft_rows; /* of a step of rows that decode of which a sequence has several: those for which there are graphs; 0: there is none */
 };
 
+struct cuda_graph_kind {
+  bool drafts; /* sequences have several rows */
+  bool adapts; /* and may have adapters */
+};
+
 struct cuda_graph {
   uint32_t n_rows;
-  bool drafts; /* sequences have several rows */
+  struct cuda_graph_kind kind;
   void *exec;
 };
 
@@ -300,7 +305,7 @@ struct cuda_device {
   void *pinned;
   struct cuda_slot slots[2];
   void *stream, *done;
-  struct cuda_graph graphs[2 * CUDA_MAX_BUCKETS];
+  struct cuda_graph graphs[4 * CUDA_MAX_BUCKETS];
   unsigned n_graphs;
   struct cuda_sdpa sdpa;
   /* the steps under way */
@@ -476,7 +481,10 @@ void cuda_place_adapters(struct cuda_device *d, struct cuda_placer *p);
 bool cuda_adapter_parts(struct cuda_device *d, bool (*add)(void *list, struct cuda_part part), void *list);
 int cuda_load_adapters(struct cuda_device *d, struct tl_error *err); /* the table, once all is placed */
 /* Whose rows are whose, into pinned memory; fills that part of *pass. */
-void cuda_stage_adapters(struct cuda_device *d, const struct tl_step *step, struct cuda_pass *pass);
+/* Behind the step's tiles are empty ones, for a graph of n_padded rows. */
+void cuda_stage_adapters(struct cuda_device *d, const struct tl_step *step, uint32_t n_padded, struct cuda_pass *pass);
+/* The most tiles that so many rows can be: as many a graph runs. */
+uint32_t cuda_graph_tiles(const struct cuda_device *d, uint32_t n_rows);
 /* Whether op's products have something added to them in this pass: then they are computed plainly, of rows in T. */
 static inline bool cuda_adapts(const struct cuda_op *op, const struct cuda_pass *pass) {
   return op->adapters && pass->n_adapter_tiles;
@@ -521,6 +529,6 @@ int cuda_gather_logits(struct cuda_device *d, uint32_t n, struct tl_error *err);
 int cuda_make_graphs(struct cuda_device *d, struct tl_error *err);
 void cuda_free_graphs(struct cuda_device *d);
 /* The smallest for so many rows, or NULL. */
-const struct cuda_graph *cuda_find_graph(const struct cuda_device *d, uint32_t n_rows, bool drafts);
+const struct cuda_graph *cuda_find_graph(const struct cuda_device *d, uint32_t n_rows, struct cuda_graph_kind kind);
 
 #endif

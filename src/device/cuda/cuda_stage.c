@@ -44,7 +44,7 @@ void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, const st
                             .all_rows = step->n_rows == step->n_tokens,
                             .table_width = stage_tables(d, step)};
   cuda_stage_sdpa(d, step, ret);
-  if (step->adapters) cuda_stage_adapters(d, step, ret);
+  if (step->adapters) cuda_stage_adapters(d, step, n_padded, ret);
 }
 
 static void stage_row(const struct tl_sampling *from, const struct cuda_lists *before, struct tl_sampled *out, struct tl_cuda_sampling *to) {

@@ -352,10 +352,11 @@ static int run_step(struct cuda_device *d, const struct tl_step *step, struct cu
   struct cuda_pass pass;
   struct cuda_lists lists;
   uint32_t end = cuda_stage_sampling(d, step, slot->sampled, 0, &lists);
-  /* the draws of a graph find all lists there; adapters' kernels are in none */
+  /* the draws of a graph find all lists there */
   const struct tl_cuda_shape shape = tl_cuda_shape_of(step, d->limits.packing.most_rows);
-  bool fits = shape.is_decode && !step->adapters && end == step->n_rows;
-  const struct cuda_graph *graph = fits ? cuda_find_graph(d, step->n_tokens, shape.drafts) : NULL;
+  bool fits = shape.is_decode && end == step->n_rows;
+  struct cuda_graph_kind kind = {.drafts = shape.drafts, .adapts = step->adapters && d->n_adapted};
+  const struct cuda_graph *graph = fits ? cuda_find_graph(d, step->n_tokens, kind) : NULL;
   cuda_stage_step(d, step, &shape, graph ? graph->n_rows : step->n_tokens, &pass);
   int r = cuda_copy_step(d, step->n_seqs, &pass, err);
   if (r == TL_OK) r = copy_lists(d, &lists, err);

@@ -4,10 +4,10 @@
 
 #include "device/cuda/ops/cuda_adapters.h"
 
-enum { N_ADAPTERS = 3, N_ROWS = 40, N_TILES = 4, N_PLACES = 16 + 3 + 1 + 9 };
+enum { N_ADAPTERS = 3, N_ROWS = 40, N_TILES = 6, N_PLACES = 16 + 3 + 1 + 9 };
 
-/* Rows of adapters 2, 0, 1 and 0 again; some rows have none. */
-static const struct tl_cuda_adapter_tile tiles[N_TILES] = {{2, 0, 16}, {0, 16, 3}, {1, 19, 1}, {0, 20, 9}};
+/* Rows of adapters 2, 0, 1 and 0 again; some rows have none, and two tiles no row. */
+static const struct tl_cuda_adapter_tile tiles[N_TILES] = {{2, 0, 16}, {0, 16, 3}, {1, 19, 1}, {0, 20, 9}, {0, 0, 0}, {2, 0, 0}};
 
 /* Ranks of each input as they are in files, 0: none; they are padded. */
 struct shape {

@@ -57,7 +57,7 @@ TL_KERNEL(SHRINK_WARPS * 32, 2) shrink(tl_cuda_shrink_args a) {
   const tl_cuda_adapter_tile tile = a.tiles[block_x()];
   const tl_cuda_adapter &adapter = a.adapters[tile.adapter];
   uint32_t rank = block_y() * RANKS, row = lane_index() / 4, column = lane_index() % 4 * 2;
-  if (rank >= ranks_of(adapter)) return;
+  if (rank >= ranks_of(adapter) || !tile.n) return;
   float sum[2][4] = {};
   sum_stretches<T>(a, tile, (const uint16_t *)adapter.a + (uint64_t)rank * a.k, sum);
   TL_UNROLL for (int i = 0; i < 2; i++) TL_UNROLL for (int c = 0; c < 4; c++)
@@ -110,6 +110,7 @@ TL_KERNEL(EXPAND_WARPS * 32, 4) expand(tl_cuda_expand_args a) {
   const tl_cuda_adapter_tile tile = a.tiles[block_x()];
   const tl_cuda_adapter &adapter = a.adapters[tile.adapter];
   uint32_t begin = (block_y() * EXPAND_WARPS + warp_index()) * EXPAND_OUTPUTS, row = lane_index() / 4;
+  if (!tile.n) return;
   for (uint32_t o = begin; o < begin + EXPAND_OUTPUTS && o < a.n; o += 8) {
     int input = o >= a.first[2] ? 2 : o >= a.first[1];
     uint32_t first = input == 2 ? a.first[2] : input ? a.first[1] : a.first[0]; /* by a number it would be memory */

@@ -23,7 +23,7 @@ struct tl_cuda_adapter {
 };
 
 struct tl_cuda_adapter_tile {
-  uint32_t adapter, first, n; /* rows[first .. first + n) */
+  uint32_t adapter, first, n; /* rows[first .. first + n); n 0: nothing is done */
 };
 
 /* s = x A^T; s has a row for each place in `rows`. */
