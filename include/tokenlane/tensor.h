@@ -9,15 +9,16 @@
 #include <stdint.h>
 
 /* Floats come first. Q4_0 .. MXFP4 are GGUF's blocks. INT4 and INT8 are what AWQ,
- * GPTQ and compressed-tensors hold: integers with a scale and a zero for a group. */
+ * GPTQ and compressed-tensors hold: integers with a scale and a zero for a group.
+ * NVFP4 is compressed-tensors' and ModelOpt's: E2M1, a scale in E4M3 for 16, a factor for all. */
 enum tl_dtype {
   TL_DTYPE_F32, TL_DTYPE_F16, TL_DTYPE_BF16,
   TL_DTYPE_Q4_0, TL_DTYPE_Q4_1, TL_DTYPE_Q5_0, TL_DTYPE_Q5_1, TL_DTYPE_Q8_0,
   TL_DTYPE_Q2_K, TL_DTYPE_Q3_K, TL_DTYPE_Q4_K, TL_DTYPE_Q5_K, TL_DTYPE_Q6_K,
   TL_DTYPE_IQ4_NL, TL_DTYPE_IQ4_XS, TL_DTYPE_MXFP4,
-  TL_DTYPE_INT4, TL_DTYPE_INT8,
+  TL_DTYPE_INT4, TL_DTYPE_INT8, TL_DTYPE_NVFP4,
   TL_DTYPE_F8_E4M3,
-  TL_DTYPE_I32, TL_DTYPE_I8, TL_DTYPE_U8, /* parts of INT4, INT8 and MXFP4 tensors; no values of their own */
+  TL_DTYPE_I32, TL_DTYPE_I8, TL_DTYPE_U8, /* parts of INT4, INT8, MXFP4 and NVFP4 tensors; no values of their own */
   TL_N_DTYPES
 };
 /* Of one element; 0 for formats of blocks. */
@@ -58,6 +59,7 @@ enum tl_quant_scale {
   TL_SCALE_SUPER,     /* d * scales[group], signed */
   TL_SCALE_SUPER_MIN, /* d * scales[group]; min is m * mins[group] */
   TL_SCALE_ZERO,      /* scale; min is scale * (mins[0] - offset) */
+  TL_SCALE_E4M3,      /* scale * scales[group], which is E4M3; the table is doubled */
 };
 
 struct tl_quant_format {

@@ -13,6 +13,7 @@ static const struct {
     [TL_DTYPE_Q3_K] = {"Q3_K", 0},     [TL_DTYPE_Q4_K] = {"Q4_K", 0},   [TL_DTYPE_Q5_K] = {"Q5_K", 0},
     [TL_DTYPE_Q6_K] = {"Q6_K", 0},     [TL_DTYPE_IQ4_NL] = {"IQ4_NL", 0}, [TL_DTYPE_IQ4_XS] = {"IQ4_XS", 0},
     [TL_DTYPE_MXFP4] = {"MXFP4", 0},   [TL_DTYPE_INT4] = {"INT4", 0},   [TL_DTYPE_INT8] = {"INT8", 0},
+    [TL_DTYPE_NVFP4] = {"NVFP4", 0},
     [TL_DTYPE_F8_E4M3] = {"F8_E4M3", 1}, [TL_DTYPE_I32] = {"I32", 4}, [TL_DTYPE_I8] = {"I8", 1},
     [TL_DTYPE_U8] = {"U8", 1},
 };

@@ -139,14 +139,10 @@ static int32_t transposed(struct model *m, const struct expert_part *p, int32_t 
   return ret;
 }
 
-/* A byte holds two neighbours, the first in its low half. */
 static void read_pairs(const struct tl_packed *p, uint64_t row, uint64_t block, struct tl_quant_block *ret) {
   uint64_t at = row * p->row_step * (p->columns / 32) + block;
   ret->d = (uint8_t)p->scales[at];
-  for (unsigned i = 0; i < 16; i++) {
-    ret->codes[2 * i] = p->codes[16 * at + i] & 15;
-    ret->codes[2 * i + 1] = p->codes[16 * at + i] >> 4;
-  }
+  quant_read_pairs(p->codes + 16 * at, ret->codes);
 }
 
 static int32_t shipped(struct model *m, const struct expert_part *p, const struct tl_tensor *blocks, struct tl_error *err) {

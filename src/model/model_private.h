@@ -43,6 +43,7 @@ struct tl_packed {
   uint32_t *order;           /* (columns) input of each place; NULL: ascending */
   struct tl_tensor source;   /* floats to be quantized */
   uint64_t row_step;         /* GPT-OSS's experts: stored rows from a row to the next */
+  float factor;              /* NVFP4: of all scales */
 };
 
 /* A model while it is made and after: the public struct comes first. */
@@ -70,6 +71,8 @@ int model_count_weights(struct model *m, struct tl_error *err);
 
 /* quant_blocks.c: the block of ggml's layout at `at`. */
 void quant_read_bytes(enum tl_dtype dtype, const void *at, struct tl_quant_block *ret);
+/* Codes of 4 bits: a byte holds two neighbours, the first in its low half. */
+void quant_read_pairs(const uint8_t *from, uint8_t codes[32]);
 
 /* absent.c. What is no folder and no .gguf file. */
 int model_check_path(const char *path, struct tl_error *err);
@@ -198,6 +201,13 @@ bool plan_has_tensor(const struct model *m, const char *name);
  * scales beside, or as F8. Its index, TL_ENOTFOUND without a message when there is none,
  * or an error. */
 int32_t packed_tensor(struct model *m, const char *name, uint64_t rows, uint64_t columns, struct tl_error *err);
+/* The tensor whose name is stem and ending, NULL: there is none, as of ending NULL. A message about one. */
+const struct tl_tensor *packed_part(const struct model *m, const char *stem, const char *ending);
+int packed_bad(const struct model *m, const struct tl_tensor *t, struct tl_error *err, const char *what);
+/* Whether there is a NaN among numbers in E4M3. */
+bool packed_has_nan(const struct tl_tensor *t);
+/* packed_fp4.c: likewise of a matrix in E2M1 with scales beside; stem: the name up to "weight". */
+int32_t packed_fp4(struct model *m, const char *name, const char *stem, uint64_t rows, uint64_t columns, struct tl_error *err);
 /* Whether the files have a matrix in any form, readable here or not. stem: its name up to "weight". */
 bool packed_is_there(const struct model *m, const char *stem);
 

@@ -86,7 +86,7 @@ static void read_block(const struct tl_packed *p, uint64_t row, uint64_t block, 
 
 /* --- finding and checking --------------------------------------------------------------------- */
 
-static const struct tl_tensor *part(const struct model *m, const char *stem, const char *ending) {
+const struct tl_tensor *packed_part(const struct model *m, const char *stem, const char *ending) {
   char name[400];
   if (!ending) return NULL;
   snprintf(name, sizeof name, "%s%s", stem, ending);
@@ -94,7 +94,7 @@ static const struct tl_tensor *part(const struct model *m, const char *stem, con
   return i < 0 ? NULL : &m->tensors[i];
 }
 
-static int bad(const struct model *m, const struct tl_tensor *t, struct tl_error *err, const char *what) {
+int packed_bad(const struct model *m, const struct tl_tensor *t, struct tl_error *err, const char *what) {
   return tl_error_set(err, TL_ECORRUPT, "model.path", "%.100s: tensor '%.150s': %s", model_file_of(m, t), t->name, what);
 }
 
@@ -110,7 +110,7 @@ static bool is_packed(const struct packing *p, const struct tl_tensor *t, uint64
 /* The number of scales: a group, a row or the matrix has one. */
 static int take_scales(const struct model *m, const struct tl_tensor *t, struct tl_packed *p, struct tl_error *err) {
   bool transposed = p->scheme->scales_transposed;
-  if (t->dtype > TL_DTYPE_BF16) return bad(m, t, err, "expected floats");
+  if (t->dtype > TL_DTYPE_BF16) return packed_bad(m, t, err, "expected floats");
   p->scales = t->data;
   p->scale_dtype = t->dtype;
   p->group_rows = 1;
@@ -118,7 +118,7 @@ static int take_scales(const struct model *m, const struct tl_tensor *t, struct 
   if (t->n_dims == 0 || (t->n_dims == 1 && t->shape[0] == 1))
     p->group_rows = p->rows;
   else if (t->n_dims > 2 || t->shape[transposed && t->n_dims == 2 ? 1 : 0] != p->rows || !p->n_groups || p->columns % p->n_groups)
-    return bad(m, t, err, "its shape does not fit the matrix");
+    return packed_bad(m, t, err, "its shape does not fit the matrix");
   p->group_columns = p->columns / p->n_groups;
   if (p->n_groups > 1 && (p->group_columns < 32 || (p->group_columns & (p->group_columns - 1))))
     return tl_error_set(err, TL_EUNSUPPORTED, "model.path",
@@ -136,7 +136,7 @@ static int32_t int32_at(const struct tl_tensor *t, uint64_t i) {
 /* With the order of activations a group's inputs lie anywhere: sorted by group, each keeps its order. */
 static int take_order(struct model *m, const struct tl_tensor *t, struct tl_packed *p, struct tl_error *err) {
   if (t->dtype != TL_DTYPE_I32 || t->n_dims != 1 || t->shape[0] != p->columns)
-    return bad(m, t, err, "expected a group for each input");
+    return packed_bad(m, t, err, "expected a group for each input");
   bool ascending = true;
   uint64_t *next = calloc(p->n_groups, sizeof *next);
   uint32_t *order = tl_arena_array(&m->arena, p->columns, sizeof *order);
@@ -144,7 +144,7 @@ static int take_order(struct model *m, const struct tl_tensor *t, struct tl_pack
   for (uint64_t i = 0; i < p->columns && r == TL_OK; i++) {
     int32_t group = int32_at(t, i);
     if (group < 0 || (uint64_t)group >= p->n_groups || next[group] == p->group_columns) {
-      r = bad(m, t, err, "its groups do not fit the scales");
+      r = packed_bad(m, t, err, "its groups do not fit the scales");
       break;
     }
     uint64_t at = (uint64_t)group * p->group_columns + next[group]++;
@@ -165,18 +165,18 @@ static int32_t add_matrix(struct model *m, const char *name, enum tl_dtype dtype
 
 static int32_t take_scheme(struct model *m, const struct scheme *s, const char *name, const char *stem, uint64_t rows,
                            uint64_t columns, struct tl_error *err) {
-  const struct tl_tensor *codes = part(m, stem, s->codes), *scales = part(m, stem, s->scales);
-  const struct tl_tensor *zeros = part(m, stem, s->zeros), *order = part(m, stem, s->order);
+  const struct tl_tensor *codes = packed_part(m, stem, s->codes), *scales = packed_part(m, stem, s->scales);
+  const struct tl_tensor *zeros = packed_part(m, stem, s->zeros), *order = packed_part(m, stem, s->order);
   struct tl_packed *p = tl_arena_alloc(&m->arena, sizeof *p);
   if (!p) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   *p = (struct tl_packed){.read = read_block, .scheme = s, .codes = codes->data, .rows = rows, .columns = columns};
-  if (!scales) return bad(m, codes, err, "its scales are missing");
-  if (columns % 32) return bad(m, codes, err, "rows are not a multiple of 32 long");
+  if (!scales) return packed_bad(m, codes, err, "its scales are missing");
+  if (columns % 32) return packed_bad(m, codes, err, "rows are not a multiple of 32 long");
   int r = take_scales(m, scales, p, err);
   if (r < 0) return r;
   if (zeros) {
     if (zeros->dtype != s->stored || !is_packed(&s->zero, zeros, rows, p->n_groups) || p->group_rows != 1)
-      return bad(m, zeros, err, "its format or shape does not fit the matrix");
+      return packed_bad(m, zeros, err, "its format or shape does not fit the matrix");
     p->zeros = zeros->data;
     p->zero_shift = s->stores_less && strcmp(m->config->checkpoint_format, "gptq_v2") != 0;
   }
@@ -188,7 +188,7 @@ static int32_t take_scheme(struct model *m, const struct scheme *s, const char *
 
 /* A NaN, seven bits that are set, among weights makes every answer one, and the kernels have no place for it. Eight at a time:
  * all weights of a model are looked at before it starts. */
-static bool has_nan(const struct tl_tensor *t) {
+bool packed_has_nan(const struct tl_tensor *t) {
   const uint8_t *bytes = t->data;
   uint64_t carries = 0, eight;
   bool last = false;
@@ -206,7 +206,7 @@ static int take_f8_scales(const struct model *m, const struct tl_tensor *t, stru
   uint64_t block_rows = (uint64_t)m->config->block_rows, block_columns = (uint64_t)m->config->block_columns;
   uint64_t n = 1;
   for (uint32_t i = 0; i < t->n_dims; i++) n *= t->shape[i];
-  if (t->dtype > TL_DTYPE_BF16) return bad(m, t, err, "expected floats");
+  if (t->dtype > TL_DTYPE_BF16) return packed_bad(m, t, err, "expected floats");
   p->scales = t->data;
   p->scale_dtype = t->dtype;
   p->n_groups = 1;
@@ -214,7 +214,7 @@ static int take_f8_scales(const struct model *m, const struct tl_tensor *t, stru
   p->group_columns = p->columns;
   if (n == 1 || (n == p->rows && t->n_dims > 0 && t->shape[0] == p->rows)) return TL_OK;
   if (!block_rows || !has_shape(t, (p->rows + block_rows - 1) / block_rows, (p->columns + block_columns - 1) / block_columns))
-    return bad(m, t, err, "its shape does not fit the matrix");
+    return packed_bad(m, t, err, "its shape does not fit the matrix");
   p->n_groups = t->shape[1];
   p->group_rows = block_rows;
   p->group_columns = block_columns;
@@ -223,11 +223,11 @@ static int take_f8_scales(const struct model *m, const struct tl_tensor *t, stru
 
 static int32_t take_f8(struct model *m, int32_t index, const char *stem, uint64_t rows, uint64_t columns,
                        struct tl_error *err) {
-  const struct tl_tensor *t = &m->tensors[index], *scales = part(m, stem, "weight_scale_inv");
-  if (!scales) scales = part(m, stem, "weight_scale");
+  const struct tl_tensor *t = &m->tensors[index], *scales = packed_part(m, stem, "weight_scale_inv");
+  if (!scales) scales = packed_part(m, stem, "weight_scale");
   if (t->packed) return index;
   if (!has_shape(t, rows, columns)) return TL_ENOTFOUND; /* plan_tensor says what it is */
-  if (has_nan(t)) return bad(m, t, err, "a weight is not a number");
+  if (packed_has_nan(t)) return packed_bad(m, t, err, "a weight is not a number");
   if (!scales) return index; /* the bytes are the values */
   struct tl_packed *p = tl_arena_alloc(&m->arena, sizeof *p);
   if (!p) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
@@ -241,7 +241,7 @@ static int32_t take_f8(struct model *m, int32_t index, const char *stem, uint64_
 
 bool packed_is_there(const struct model *m, const char *stem) {
   for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++)
-    if (part(m, stem, schemes[i].codes)) return true;
+    if (packed_part(m, stem, schemes[i].codes)) return true;
   return false;
 }
 
@@ -252,6 +252,8 @@ int32_t packed_tensor(struct model *m, const char *name, uint64_t rows, uint64_t
   snprintf(stem, sizeof stem, "%.*s", (int)(length - 6), name);
   int32_t there = model_find_tensor(m, name);
   if (there >= 0 && m->tensors[there].dtype == TL_DTYPE_F8_E4M3) return take_f8(m, there, stem, rows, columns, err);
+  int32_t fp4 = packed_fp4(m, name, stem, rows, columns, err);
+  if (fp4 != TL_ENOTFOUND) return fp4;
   if (there >= 0 && m->tensors[there].dtype != TL_DTYPE_I8) return TL_ENOTFOUND;
   const struct tl_tensor *found = NULL;
   char full[400]; /* codes of the matrix' own name stand there already */
@@ -260,10 +262,10 @@ int32_t packed_tensor(struct model *m, const char *name, uint64_t rows, uint64_t
   if (known >= 0) return known;
   for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
     const struct scheme *s = &schemes[i];
-    const struct tl_tensor *codes = part(m, stem, s->codes);
+    const struct tl_tensor *codes = packed_part(m, stem, s->codes);
     if (strcmp(s->method, m->config->quant_method) != 0 || !codes || codes->dtype != s->stored) continue;
     if (is_packed(&s->code, codes, rows, columns)) return take_scheme(m, s, full, stem, rows, columns, err);
     found = codes;
   }
-  return found ? bad(m, found, err, "its shape fits no known way of packing the matrix") : TL_ENOTFOUND;
+  return found ? packed_bad(m, found, err, "its shape fits no known way of packing the matrix") : TL_ENOTFOUND;
 }

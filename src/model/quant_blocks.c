@@ -157,10 +157,18 @@ static const struct format {
     [TL_DTYPE_MXFP4] = {{4, 32, 128, TL_SCALE_E8M0, table_fp4, 32, 17}, read_mxfp4},
     [TL_DTYPE_INT4] = {{4, 32, 0, TL_SCALE_ZERO, NULL, 32, 0}, NULL},
     [TL_DTYPE_INT8] = {{8, 32, 128, TL_SCALE_ZERO, NULL, 32, 0}, NULL},
+    [TL_DTYPE_NVFP4] = {{4, 16, 128, TL_SCALE_E4M3, table_fp4, 32, 0}, NULL},
 };
 
 const struct tl_quant_format *tl_quant_format(enum tl_dtype dtype) {
   return formats[dtype].format.bits ? &formats[dtype].format : NULL;
+}
+
+void quant_read_pairs(const uint8_t *from, uint8_t codes[32]) {
+  for (unsigned i = 0; i < 16; i++) {
+    codes[2 * i] = from[i] & 15;
+    codes[2 * i + 1] = from[i] >> 4;
+  }
 }
 
 void quant_read_bytes(enum tl_dtype dtype, const void *at, struct tl_quant_block *ret) {
@@ -194,6 +202,7 @@ static void group_scale(const struct tl_quant_format *f, const struct tl_quant_b
       *ret_scale = b->scale;
       *ret_min = b->scale * (float)(b->mins[0] - f->offset);
       break;
+    case TL_SCALE_E4M3: *ret_scale = b->scale / 2 * tl_f8_e4m3_to_f32(b->scales[group]); break;
   }
 }
 

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""Makes packed.safetensors: matrices as GPTQ, AWQ, compressed-tensors and F8 checkpoints hold them.
+"""Makes packed.safetensors: matrices as GPTQ, AWQ, compressed-tensors, ModelOpt and F8 checkpoints hold them.
 
     python3 -m venv venv && venv/bin/pip install -r tests/golden/requirements.txt
     venv/bin/python tests/golden/make_packed.py
 
 Each NAME has the tensors of its scheme (NAME.qweight ...) and NAME.values, the floats that
 they stand for, computed here from the integers before they were packed. The layouts are those
-of AutoGPTQ's QuantLinear.pack, AutoAWQ's WQLinear_GEMM and compressed-tensors' pack_to_int32.
+of AutoGPTQ's QuantLinear.pack, AutoAWQ's WQLinear_GEMM and compressed-tensors' pack_to_int32;
+compressed-tensors' own reader makes the same values of those in E2M1, rounded to BF16.
 """
 
 import json
 import os
 
 import numpy as np
-from ml_dtypes import float8_e4m3fn
+from ml_dtypes import float4_e2m1fn, float8_e4m3fn
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -105,6 +106,28 @@ def f8(name, scales, ending, rows, block=128):
     tensors[f"{name}.values"] = weights.astype(np.float32) * spread.astype(np.float32)
 
 
+fp4_rng = np.random.default_rng(8)
+
+
+def fp4(name, codes_ending, factor_ending=None):
+    """E2M1 with scales for 16 (E4M3, and a factor) or, without the ending of one, for 32 (E8M0)."""
+    codes = fp4_rng.integers(0, 16, (ROWS, COLUMNS)).astype(np.uint8)
+    numbers = codes.view(float4_e2m1fn).astype(np.float32)
+    if factor_ending:
+        scales = (fp4_rng.random((ROWS, COLUMNS // 16)) * 448).astype(float8_e4m3fn)
+        scales.view(np.uint8)[0, :3] = [0x00, 0x01, 0x7e]
+        divides = factor_ending == "weight_global_scale"
+        factor = np.array([5376.0 if divides else 1 / 8192], dtype=np.float32)
+        tensors[f"{name}.{factor_ending}"] = factor if divides else factor.reshape(())
+        spread = scales.astype(np.float32) / factor if divides else scales.astype(np.float32) * factor
+    else:
+        scales = fp4_rng.integers(110, 125, (ROWS, COLUMNS // 32)).astype(np.uint8)
+        spread = np.exp2(scales.astype(np.float32) - 127)
+    tensors[f"{name}.{codes_ending}"] = codes[:, ::2] | codes[:, 1::2] << 4
+    tensors[f"{name}.weight_scale"] = scales
+    tensors[f"{name}.values"] = numbers * np.repeat(spread, COLUMNS // scales.shape[1], 1)
+
+
 def fused(folder, method, pack_matrix):
     """Phi-3 of one layer whose fused matrices are packed, and as packed_NAME.values what they stand for."""
     global ROWS, COLUMNS
@@ -139,7 +162,12 @@ if __name__ == "__main__":
     f8("f8_tensor", np.array([0.03], dtype=np.float32), "weight_scale", ROWS)
     f8("f8_channel", (rng.random((ROWS, 1)) * 0.1).astype(np.float32), "weight_scale", ROWS)
     f8("f8_block", (rng.random((2, 2)) * 0.1).astype(np.float32), "weight_scale_inv", 160)
+    fp4("nvfp4_ct", "weight_packed", "weight_global_scale")
+    fp4("nvfp4_modelopt", "weight", "weight_scale_2")
+    fp4("mxfp4_ct", "weight_packed")
+    fp4("mxfp4_quark", "weight")
     save_file(tensors, f"{HERE}/packed.safetensors")
     fused("phi3_gptq", "gptq", lambda stem: gptq(stem, 32, act_order=True))
     fused("phi3_awq", "awq", lambda stem: awq(stem, 32))
     fused("phi3_f8", "fp8", lambda stem: f8(stem, (rng.random((-(-ROWS // 32), COLUMNS // 32)) * 0.1).astype(np.float32), "weight_scale_inv", ROWS, 32))
+    fused("phi3_nvfp4", "modelopt", lambda stem: fp4(stem, "weight", "weight_scale_2"))

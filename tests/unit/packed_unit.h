@@ -27,6 +27,10 @@ static const struct packed_case {
     {"f8_tensor", "compressed-tensors", "", TL_DTYPE_F8_E4M3, 40},
     {"f8_channel", "compressed-tensors", "", TL_DTYPE_F8_E4M3, 40},
     {"f8_block", "fp8", "", TL_DTYPE_F8_E4M3, 160},
+    {"nvfp4_ct", "compressed-tensors", "", TL_DTYPE_NVFP4, 40},
+    {"nvfp4_modelopt", "modelopt", "", TL_DTYPE_NVFP4, 40},
+    {"mxfp4_ct", "compressed-tensors", "", TL_DTYPE_MXFP4, 40},
+    {"mxfp4_quark", "quark", "", TL_DTYPE_MXFP4, 40},
 };
 #define PACKED_COLUMNS 256
 

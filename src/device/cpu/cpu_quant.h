@@ -6,7 +6,7 @@
  *
  * A panel is a run of chunks of up to 256 inputs, which are cells of 32 inputs:
  *
- *   chunk: [super (SUPER, SUPER_MIN: d of 32 outputs, halves; then m)]
+ *   chunk: [super (SUPER, SUPER_MIN: d of 32 outputs, halves; then m; E4M3: the factor, floats)]
  *          [a record of scales a group: see record_bytes]    all padded to 64 bytes
  *          [codes of the cells]
  *   cell:  32 inputs of 32 outputs in planes of 4, 2 and 1 bits, or bytes. A vector
@@ -26,13 +26,13 @@
 #define CPU_CHUNK_CELLS (CPU_K_BLOCK / CPU_CELL)
 
 static inline size_t cpu_quant_super_bytes(enum tl_quant_scale scale) {
-  return scale == TL_SCALE_SUPER ? 2 * CPU_PANEL : scale == TL_SCALE_SUPER_MIN ? 4 * CPU_PANEL : 0;
+  return scale == TL_SCALE_SUPER ? 2 * CPU_PANEL : scale == TL_SCALE_SUPER_MIN || scale == TL_SCALE_E4M3 ? 4 * CPU_PANEL : 0;
 }
 
 /* HALF: d. HALF_MIN: d, m. E8M0: exponent. SUPER: scale. SUPER_MIN: scale, min (bytes).
- * ZERO: scale (float), zero (byte). Of 32 outputs each. */
+ * ZERO: scale (float), zero (byte). E4M3: scale. Of 32 outputs each. */
 static inline size_t cpu_quant_record_bytes(enum tl_quant_scale scale) {
-  static const uint8_t bytes[] = {2, 4, 1, 1, 2, 5};
+  static const uint8_t bytes[] = {2, 4, 1, 1, 2, 5, 1};
   return (size_t)bytes[scale] * CPU_PANEL;
 }
 

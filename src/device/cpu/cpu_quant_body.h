@@ -12,7 +12,7 @@
 
 /* A format, known to the compiler where the functions are inlined. READY: bytes and
  * floats that unpack_chunk made. */
-enum { SCALE_READY = TL_SCALE_ZERO + 1 };
+enum { SCALE_READY = TL_SCALE_E4M3 + 1 };
 struct shape {
   unsigned bits, group;
   int offset, scale;
@@ -68,6 +68,7 @@ QUANT_INLINE struct scale load_super(const struct shape f, const struct operands
   struct scale s = {vf_zero(), vf_zero()};
   if (f.scale == TL_SCALE_SUPER || f.scale == TL_SCALE_SUPER_MIN) s.scale = vf_load_f16(half + v * 16);
   if (f.scale == TL_SCALE_SUPER_MIN) s.min = vf_load_f16(half + CPU_PANEL + v * 16);
+  if (f.scale == TL_SCALE_E4M3) s.scale = vf_load((const float *)(const void *)o->super + v * 16);
   return s;
 }
 
@@ -95,6 +96,7 @@ QUANT_INLINE struct scale load_scale(const struct shape f, const struct operands
       s.scale = vf_mul(super.scale, vf_from_u8(byte + v * 16));
       s.min = vf_mul(super.min, vf_from_u8(byte + CPU_PANEL + v * 16));
       break;
+    case TL_SCALE_E4M3: s.scale = vf_mul(super.scale, vf_f8(byte + v * 16)); break;
     default: /* ZERO */
       s.scale = vf_load((const float *)(const void *)byte + v * 16);
       s.min = vf_mul(s.scale, vf_sub(vf_from_u8(byte + CPU_PANEL * 4 + v * 16), vf_set1((float)f.offset)));
@@ -213,7 +215,8 @@ QUANT_INLINE void unpack_shape(const struct shape f, const struct operands *o, s
   X(IQ4_XS, 4, 32, 128, TL_SCALE_SUPER, true, false, true)   \
   X(MXFP4, 4, 32, 128, TL_SCALE_E8M0, true, false, true)     \
   X(INT4, 4, 32, 0, TL_SCALE_ZERO, false, true, false)       \
-  X(INT8, 8, 32, 128, TL_SCALE_ZERO, false, true, true)
+  X(INT8, 8, 32, 128, TL_SCALE_ZERO, false, true, true)      \
+  X(NVFP4, 4, 16, 128, TL_SCALE_E4M3, true, false, true)
 
 #define FUSED_CASE(n) \
   case n:             \
@@ -257,6 +260,7 @@ FOR_SHAPES(DEFINE_SHAPE)
   }
 DEFINE_READY(ready_16, 16, false, false)
 DEFINE_READY(ready_16_min, 16, true, false)
+DEFINE_READY(ready_16_wide, 16, false, true)
 DEFINE_READY(ready_32, 32, false, false)
 DEFINE_READY(ready_32_min, 32, true, false)
 DEFINE_READY(ready_32_wide, 32, false, true)
@@ -266,7 +270,7 @@ typedef void (*tile_fn)(unsigned rows, const struct operands *o, float *out, boo
 
 #define SHAPE_ENTRY(name, bits, group, offset, scale, table, min, wide) \
   [TL_DTYPE_##name] = {fused_##name, unpack_##name, SHAPE_READY_##group(min, wide)},
-#define SHAPE_READY_16(min, wide) ((min) ? ready_16_min : ready_16)
+#define SHAPE_READY_16(min, wide) ((min) ? ready_16_min : (wide) ? ready_16_wide : ready_16)
 #define SHAPE_READY_32(min, wide) \
   ((min) ? (wide) ? ready_32_min_wide : ready_32_min : (wide) ? ready_32_wide : ready_32)
 static const struct {

@@ -78,6 +78,12 @@ static void put_scales(const struct tl_quant_format *f, char *super, char *recor
       memcpy(byte + out * sizeof(float), &b->scale, sizeof b->scale);
       byte[CPU_PANEL * sizeof(float) + out] = b->mins[0];
       break;
+    case TL_SCALE_E4M3: {
+      const float factor = b->scale * 128; /* vf_f8 makes 1/256 of a number, the table is doubled */
+      memcpy(super + out * sizeof factor, &factor, sizeof factor);
+      byte[out] = b->scales[group];
+      break;
+    }
   }
 }
 

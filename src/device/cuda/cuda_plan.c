@@ -32,7 +32,7 @@ static int make_dims(struct cuda_device *d, struct tl_error *err) {
   int r = make_shard(d, err);
   if (r < 0) return r;
   /* Floats become F16, which has three bits more than BF16; but MXFP4's scales reach further, and models that ship it do, too. */
-  bool wide = m->dtype == TL_DTYPE_BF16 || m->weight_dtype == TL_DTYPE_MXFP4;
+  bool wide = m->dtype == TL_DTYPE_BF16 || m->weight_dtype == TL_DTYPE_MXFP4 || m->weight_dtype == TL_DTYPE_NVFP4;
   d->dtype = wide ? TL_CUDA_BF16 : TL_CUDA_F16;
   s->dim = (uint32_t)cuda_round(m->dim, 8);
   s->head = (uint32_t)cuda_round(m->head_dim, 8);

@@ -30,6 +30,7 @@ static int format_of_dtype(const struct tl_tensor *t) {
     case TL_DTYPE_IQ4_NL:
     case TL_DTYPE_IQ4_XS: return TL_CUDA_WINT8;
     case TL_DTYPE_Q3_K:
+    case TL_DTYPE_NVFP4:
     case TL_DTYPE_Q6_K: return TL_CUDA_WINT8_16;
     case TL_DTYPE_Q5_1:
     case TL_DTYPE_Q5_K:
@@ -151,6 +152,7 @@ static void scale_of(const struct tl_quant_format *f, const struct tl_quant_bloc
       *ret_scale = b->scale;
       *ret_min = b->scale * (float)(b->mins[0] - f->offset);
       break;
+    case TL_SCALE_E4M3: *ret_scale = b->scale / 2 * tl_f8_e4m3_to_f32(b->scales[group]); break;
     case TL_SCALE_E8M0: break; /* goes as it is, or up as T */
   }
 }

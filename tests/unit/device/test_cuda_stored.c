@@ -80,6 +80,22 @@ static void test_integers(void **state) {
   check_row(&t, TL_CUDA_WINT8_MIN, 32, 64);
 }
 
+/* Any codes, scales from subnormal to the largest. */
+static void read_fp4_block(const struct tl_packed *p, uint64_t row, uint64_t block, struct tl_quant_block *ret) {
+  uint64_t random = row * 1000 + block;
+  for (unsigned i = 0; i < 32; i++) ret->codes[i] = (uint8_t)unit_below(&random, 16);
+  for (unsigned i = 0; i < 2; i++) ret->scales[i] = (uint8_t)unit_below(&random, 0x7f);
+  ret->scale = p->factor;
+}
+
+static void test_fp4(void **state) {
+  (void)state;
+  const struct tl_packed p = {.read = read_fp4_block, .factor = 1.0f / 3000};
+  struct tl_tensor t = {.name = "w", .dtype = TL_DTYPE_NVFP4, .n_dims = 2, .shape = {3, 512}, .packed = &p};
+  check_row(&t, TL_CUDA_WINT8_16, 0, 512);
+  check_row(&t, TL_CUDA_WINT8_16, 96, 160);
+}
+
 static void test_e4m3(void **state) {
   (void)state;
   uint8_t codes[3 * 256];
@@ -484,7 +500,7 @@ static void test_act_order(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
 #ifndef ON_GPU
-      cmocka_unit_test(test_blocks), cmocka_unit_test(test_integers), cmocka_unit_test(test_e4m3), cmocka_unit_test(test_e4m3_products), cmocka_unit_test(test_late_choice),
+      cmocka_unit_test(test_blocks), cmocka_unit_test(test_integers), cmocka_unit_test(test_fp4), cmocka_unit_test(test_e4m3), cmocka_unit_test(test_e4m3_products), cmocka_unit_test(test_late_choice),
       cmocka_unit_test(test_e4m3_beside_others), cmocka_unit_test(test_e4m3_models),
 #endif
       cmocka_unit_test(test_mixed), cmocka_unit_test(test_experts), cmocka_unit_test(test_rounded_experts), cmocka_unit_test(test_rounded),

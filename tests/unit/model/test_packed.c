@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Matrices in several tensors: the values that tests/golden/make_packed.py meant, and
  * parts that do not fit one another. */
+#include <math.h>
+
 #include "packed_unit.h"
 
 static void test_values(void **state) {
@@ -97,7 +99,7 @@ static void check_inputs(const struct tl_model *model, const struct tl_op *op, u
 /* Phi-3, whose Q, K, V and whose gate and up are one matrix each. */
 static void test_fused_models(void **state) {
   (void)state;
-  static const char *const names[] = {"phi3_gptq", "phi3_awq", "phi3_f8"};
+  static const char *const names[] = {"phi3_gptq", "phi3_awq", "phi3_f8", "phi3_nvfp4"};
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
     char name[64], path[1024];
     snprintf(name, sizeof name, "packed/%s", names[i]);
@@ -123,12 +125,20 @@ static struct tl_tensor *tensor(struct model *m, const char *name) {
   return &m->tensors[i];
 }
 
-static void expect(struct model *m, unsigned which, const char *message) {
+static void expect_from(struct model *m, unsigned which, const char *file, const char *message) {
   struct tl_error err = {0};
   int32_t r = find_packed(m, &packed_cases[which], &err);
   assert_true(r == TL_ECORRUPT || r == TL_EUNSUPPORTED);
-  if (!strstr(err.message, message) || !strstr(err.message, "packed.safetensors: tensor '"))
-    fail_msg("'%s': expected '%s'", err.message, message);
+  if (!strstr(err.message, message) || !strstr(err.message, file)) fail_msg("'%s': expected '%s'", err.message, message);
+}
+
+static void expect(struct model *m, unsigned which, const char *message) {
+  expect_from(m, which, "packed.safetensors: tensor '", message);
+}
+
+/* Of a tensor whose data a test has put elsewhere. */
+static void expect_elsewhere(struct model *m, unsigned which, const char *message) {
+  expect_from(m, which, "model: tensor '", message);
 }
 
 static void test_parts_that_do_not_fit(void **state) {
@@ -168,6 +178,31 @@ static void test_parts_that_do_not_fit(void **state) {
   tl_model_free(&m->model);
 }
 
+/* In E2M1: scales that are no numbers, of another shape or format, and factors. */
+static void test_fp4_parts_that_do_not_fit(void **state) {
+  (void)state;
+  enum { CT = 16, MODELOPT, MX };
+  struct model *m = open_packed();
+  struct tl_tensor *factor = tensor(m, "nvfp4_ct.weight_global_scale"), *scales = tensor(m, "nvfp4_ct.weight_scale");
+  static const float wrong[] = {0, -1, NAN, INFINITY, 1e-40f};
+  for (unsigned i = 0; i < UNIT_COUNT(wrong); i++) {
+    factor->data = &wrong[i];
+    expect_elsewhere(m, CT, "nvfp4_ct.weight_global_scale': expected a number above 0");
+  }
+  factor->dtype = TL_DTYPE_BF16;
+  expect_elsewhere(m, CT, "nvfp4_ct.weight_global_scale': expected one number of F32");
+  uint8_t bytes[40 * PACKED_COLUMNS / 16] = {[77] = 0xff};
+  scales->data = bytes;
+  expect_elsewhere(m, CT, "nvfp4_ct.weight_scale': a scale is not a number");
+  scales->shape[1] = 15;
+  expect_elsewhere(m, CT, "nvfp4_ct.weight_scale': expected scales in E4M3 for 16 inputs each, or in U8 for 32");
+  tensor(m, "mxfp4_ct.weight_scale")->data = bytes;
+  expect_elsewhere(m, MX, "mxfp4_ct.weight_scale': a scale is not a number");
+  tensor(m, "nvfp4_modelopt.weight")->shape[1] = 127;
+  expect(m, MODELOPT, "nvfp4_modelopt.weight': its shape does not fit the matrix");
+  tl_model_free(&m->model);
+}
+
 /* Another method, or none: not this kind of matrix. */
 static void test_other_methods(void **state) {
   (void)state;
@@ -185,6 +220,7 @@ static void test_other_methods(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_values), cmocka_unit_test(test_rows_of_a_fused_matrix), cmocka_unit_test(test_fused_models), cmocka_unit_test(test_parts_that_do_not_fit),
+                                     cmocka_unit_test(test_fp4_parts_that_do_not_fit),
                                      cmocka_unit_test(test_other_methods)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
