@@ -35,7 +35,8 @@ struct tl_device_load {
   uint32_t max_context;       /* tokens of a sequence */
   uint32_t draft_tokens;      /* most rows of a sequence behind its first in a step where they are guesses, all wanted, as that is; 0: none */
   uint32_t draft_rows;        /* most rows of a step with such */
-  uint64_t kv_memory_bytes;   /* 0: the backend decides */
+  uint64_t kv_memory_bytes;   /* 0: the backend decides; states are in it, too */
+  uint32_t max_states;        /* as many states of sequences as are of use; of a model without any: 0 */
   unsigned memory_percent;    /* of a GPU's memory, that may be used in all; 0: 90 */
   bool cudnn;                 /* a GPU may compute prompts' attention by it, where it is there, right and faster */
   bool memory_shared;         /* others have their own part of it: what is used already does not count as ours */
@@ -48,6 +49,7 @@ struct tl_device_load {
 
 struct tl_device_loaded {
   uint32_t n_blocks;          /* KV blocks that a step may name: 0 .. n_blocks - 1 */
+  uint32_t n_states;          /* states that a step may name: 1 .. max_states of them, as there is memory: half of what there is for both */
   uint64_t kv_bytes, weight_bytes;
   char gpu[TL_GPU_ID];        /* PCI address of the GPU, "00000000:3B:00.0", by which NVML knows it; "": none */
   char attention[40];         /* what else than its own kernels computes attention, for the log: "cuDNN 9.19.0"; "": nothing */
@@ -142,7 +144,7 @@ void tl_device_plugin_folder(const char *folder);
 
 /* What a plugin's entry, TL_DEVICE_ENTRY, returns. Raise the number with each change
  * of what stands above, in step.h or in model.h; most changes show in the sizes too. */
-#define TL_DEVICE_ABI 9
+#define TL_DEVICE_ABI 10
 #define TL_DEVICE_SIZES                                                                                                \
   (sizeof(struct tl_device_ops) + 1000 * sizeof(struct tl_device_load) + 1000000 * sizeof(struct tl_model) +           \
    1000000000ull * (sizeof(struct tl_step) + sizeof(struct tl_sampling) + sizeof(struct tl_sampled) + sizeof(struct tl_tensor)))

@@ -46,6 +46,22 @@ enum tl_op_kind {
   TL_OP_LATENT_ABSORB,
   TL_OP_LATENT_ATTEND, /* stores c in the layer's KV slots; of each head w = softmax(w c^T * scale) times the latents, causal */
   TL_OP_LATENT_VALUE,  /* of each head a = W w; weight[0]: the first of n_heads, (n_value, n_latent) */
+  /* Layers that keep a state of fixed size in place of keys and values: linear attention by the gated delta rule (Yang et al. 2024,
+   * "Gated Delta Networks"), and short convolutions. u is a row of tl_recurrence.n_channels numbers, z one of n_value_heads * value_dim,
+   * b and c one of n_value_heads each. `layer` of CONV and DELTA counts the layers with a state alone, as that of ATTEND counts those with
+   * keys and values. */
+  TL_OP_DELTA_IN,    /* u = h W^T: queries, keys, values of all heads one behind the other; weight[0..2] */
+  TL_OP_DELTA_GATES, /* z = h W0^T, b = h W1^T, c = h W2^T */
+  TL_OP_CONV,        /* u = silu(sum over j < conv of weight[i][channel][j] * u of conv - 1 - j rows before); weight[0..2] as those of DELTA_IN */
+  /* Of each value head, q / |q| / sqrt(key_dim) and k / |k| (1e-6 is added to the squares) of its key head: S *= exp(-exp(weight[0]) *
+   * softplus(c + weight[1])), S += k (sigmoid(b) (v - S^T k))^T, a = S^T q. weight[0..1]: (n_value_heads), floats. Value heads one behind
+   * the other share a key head; with TURNED those n_key_heads apart. */
+  TL_OP_DELTA,
+  TL_OP_GATED_NORM,  /* of each value head a = a / its rms * weight[0] * silu(z); weight[0]: (value_dim) */
+  TL_OP_GATE_IN,     /* z = h W^T; weight[0]: of attention whose heads are gated, n_heads * head_dim */
+  TL_OP_GATE,        /* a *= sigmoid(z) */
+  TL_OP_SHORT_IN,    /* u = (h W0^T) * (h W2^T), z = h W1^T: LFM2's B, C, x; weight[0..2], bias[0..2] */
+  TL_OP_SHORT_CONV,  /* a = z * (sum over j < conv of weight[0][channel][j] * u of conv - 1 - j rows before + bias[0]); LFM2 */
   /* Of encoders and other pooling models. v is a sequence's vector: the embedding as it is made. */
   TL_OP_EMBED_PLACE,  /* x += weight[0][position] + weight[1][token type, 0 if it has no row]; -1: that one is not there */
   TL_OP_UP,           /* m = gelu(h W^T + b), by erf; decoders have it, too */
@@ -79,7 +95,7 @@ enum tl_op_feature {
   TL_F_NORMALIZED = 1 << 21, /* ROUTE: shares are divided by their sum */
   TL_F_SIGMOID = 1 << 23,    /* ROUTE: shares = sigmoid(h W^T), those with the best shares + b are chosen */
   TL_F_LOW_RANK = 1 << 24,   /* LATENT: weight[0] makes what queries are made of */
-  TL_F_TURNED = 1 << 25,     /* LATENT_ABSORB: weight[0] is stored by inputs */
+  TL_F_TURNED = 1 << 25,     /* LATENT_ABSORB: weight[0] is stored by inputs; DELTA: value heads n_key_heads apart share a key head */
   TL_F_GROUPED = 1 << 26,    /* ROUTE: chooses from the experts of some groups alone */
   TL_F_CLAMPED = 1 << 22,    /* EXPERTS_UP: m = g sigmoid(1.702 g) (u + 1), g = min(gate, limit), |u| <= limit */
 };
@@ -88,7 +104,7 @@ enum tl_op_feature {
 
 struct tl_op {
   enum tl_op_kind kind;
-  uint32_t layer;                /* for ATTEND: which layer's KV */
+  uint32_t layer;                /* for ATTEND: which layer's KV; CONV, DELTA: which state */
   int32_t weight[TL_OP_INPUTS];  /* index into tl_model.tensors, -1: none */
   int32_t bias[TL_OP_INPUTS];    /* likewise */
   float scale;                   /* ATTEND: score factor */
@@ -101,6 +117,14 @@ struct tl_op {
   uint32_t n_groups, n_groups_chosen;
   uint32_t n_heads;              /* LATENT_ABSORB and LATENT_VALUE, 0 of others */
 };
+/* Of models with layers that keep a state; n_layers 0: none of it. A sequence's state is, of each such layer, S of each value head
+ * (key_dim, value_dim) in floats of 32 bits, and the last conv - 1 rows of u before CONV. A backend lays it out as it likes. */
+struct tl_recurrence {
+  uint32_t n_layers;               /* with a state */
+  uint32_t n_key_heads, n_value_heads, key_dim, value_dim; /* 0: no S, as of LFM2 */
+  uint32_t n_channels, conv;       /* a row of u; rows that CONV looks at, its own among them */
+};
+
 /* How many tensors weight[i], or bias[i], of a record stands for. */
 static inline uint32_t tl_op_n_tensors(const struct tl_op *op) {
   if (op->kind == TL_OP_LATENT_ABSORB || op->kind == TL_OP_LATENT_VALUE) return op->n_heads;
@@ -134,6 +158,8 @@ struct tl_model {
   /* Latent attention, 0: none. A token's row in the cache is head_dim numbers, of which the first n_latent are the value, too, and
    * n_kv_heads is 1; queries' heads are n_nope + n_rotated long, what attention makes of a head n_value. */
   uint32_t n_latent, n_nope, n_value;
+  struct tl_recurrence recurrence;
+  uint32_t n_kv_layers;        /* layers with keys and values: n_layers but for those with a state */
   uint32_t n_experts;          /* of a layer that has some; 0: no layer has */
   uint32_t max_context;        /* max_position_embeddings */
   enum tl_dtype weight_dtype;  /* of most weights */

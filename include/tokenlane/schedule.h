@@ -13,7 +13,12 @@
  * Sharing. Full blocks whose KV is computed stand in a tree of prefixes
  * (prefix_cache.c). A block of the tree is never written again, and a block
  * that is not full has one owner: nothing is ever copied. A fork computes the
- * partial last block of the prompt again, at most block_tokens rows. */
+ * partial last block of the prompt again, at most block_tokens rows.
+ *
+ * States. Where layers keep a state, a sequence goes on only from a position whose state is there. One that runs has a state of its own,
+ * and a block of the tree may have one: that behind its last token. Chunks end where a later sequence is likely to go on from (states.c),
+ * and what they leave is then the block's, while the sequence's next chunk goes on from it into another: no state is ever copied
+ * either. A sequence begins from the last block of its chain that has one. */
 #ifndef TOKENLANE_SCHEDULE_H
 #define TOKENLANE_SCHEDULE_H
 
@@ -33,6 +38,7 @@ struct tl_scheduler_options {
   uint32_t max_prefill_tokens; /* prompt tokens of a step that also decodes; 0: half of the budget */
   int64_t priority_age_ns;     /* waiting this long is worth a level of priority */
   bool whole;                  /* sequences are computed whole in one step, without KV: n_blocks, prefix_cache say nothing */
+  uint32_t n_states;           /* states of sequences that the device has; 0: sequences have none */
   bool prefix_cache;           /* computed blocks are kept for later sequences; else only forks share */
   uint64_t key[2];             /* of the tree's hashes; random, so that clients cannot make collisions */
 };
@@ -77,6 +83,7 @@ struct tl_sched_item {
   uint32_t start; /* first token computed */
   uint32_t n;     /* how many; start + n == n_tokens: the last row's logits are wanted */
   uint32_t n_more; /* of these, what tl_scheduler_lengthen added */
+  uint32_t state_from, state_to; /* as those of tl_step (step.h) */
 };
 
 /* Totals since the start. */

@@ -11,6 +11,7 @@
 
 #define TL_BLOCK_TOKENS 16   /* token slots of a KV block */
 #define TL_MAX_TOP_LOGPROBS 20
+#define TL_NO_STATE UINT32_MAX
 #define TL_MASK_WORDS(vocab_size) (((vocab_size) + 31) / 32) /* of a mask: bit token % 32 of word token / 32, the last word's others 0 */
 #define TL_MAX_BIAS (65536 + 512) /* entries of a row's bias: the most of limits.max_logit_bias, stop ids, bad words */
 
@@ -56,6 +57,10 @@ struct tl_step {
   const uint32_t *block_tables;   /* (n_seqs, table_stride) blocks in order of position */
   const uint32_t *rows;           /* (n_rows) row index, ascending */
   const struct tl_sampling *sampling; /* (n_rows) */
+  /* Of models with states (model.h), else NULL: the state that a sequence's first row goes on from, TL_NO_STATE: it is the sequence's first
+   * and begins with zeros; and where the state behind its last row is put, which may be the same. A state that one sequence of the step
+   * writes, no other one reads or writes; several may read one. What a step leaves in a state, the next one finds there. */
+  const uint32_t *state_from, *state_to; /* (n_seqs) */
   const uint32_t *adapters;       /* (n_seqs) number of each sequence's adapter (tl_model.adapters) + 1, 0: none; NULL: no sequence has one */
   /* Steps of a pooling model (model.h): every sequence is in it whole, n_rows is n_seqs, `rows` their last rows; slots,
    * context_len, block_tables and sampling are NULL, and collect fills these in place of ret_sampled. */

@@ -41,6 +41,8 @@ struct tl_tensor {
    * interleaved rotation turns: row i as row 2i, row i + half as row 2i + 1. */
   uint32_t head_rows;
   const struct tl_packed *packed;
+  /* run_rows not 0: rows lie in runs of so many, run_step rows from a run's first to the next one's. */
+  uint64_t run_rows, run_step;
   /* Of floats, not 0: elements from a row to the next, and from a column to the next. */
   uint64_t row_step, column_step;
 };
