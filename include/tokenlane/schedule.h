@@ -66,6 +66,8 @@ struct tl_sched_seq {
   uint32_t n_in_tree;    /* leading blocks that stand in the tree of prefixes */
   uint32_t *blocks;      /* block table: (ceil(max_context / block_tokens)) of the running slot; NULL while waiting */
   uint32_t slot;
+  uint32_t state_to;     /* its own state while it runs, where each of its steps leaves one; UINT32_MAX: none */
+  uint32_t state_from;   /* where the state behind n_computed tokens lies; UINT32_MAX: there is none, or no token */
   uint32_t n_admitted;   /* times it began */
   enum tl_sched_state state;
   bool apart;            /* what it holds is not to be trusted: until it begins anew it shares nothing */

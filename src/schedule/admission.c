@@ -20,6 +20,7 @@ static void enter(struct tl_scheduler *s, struct tl_sched_seq *seq, uint32_t n_m
   seq->blocks = s->tables + (size_t)seq->slot * s->table_stride;
   seq->n_blocks = seq->n_in_tree = n_match;
   seq->n_computed = n_match * s->o.block_tokens;
+  states_enter(s, seq);
   seq->state = TL_SCHED_RUNNING;
   queue_insert(&s->running, seq);
   if (n_match) memcpy(seq->blocks, s->match, n_match * sizeof *seq->blocks);
@@ -45,7 +46,8 @@ enum admission admission_try(struct plan *p, struct tl_sched_seq *seq) {
   uint32_t n_match = tree_match(s, seq, &key), start = n_match * s->o.block_tokens;
   if (follows(s, seq, key)) return FOLLOWS;
   for (uint32_t i = 0; i < n_match; i++) block_ref(s, s->match[i]); /* nobody takes them meanwhile */
-  if (s->n_free_slots == 0 && !preempt_lower(s, seq)) return refuse(s, n_match);
+  while (s->n_free_slots == 0 || !states_have_room(s))
+    if (!preempt_lower(s, seq)) return refuse(s, n_match);
   uint32_t chunk = seq->n_tokens - start < p->most ? seq->n_tokens - start : p->most;
   while (!has_room(s, n_match, start + chunk))
     if (!preempt_lower(s, seq)) return refuse(s, n_match);

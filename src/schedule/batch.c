@@ -20,7 +20,8 @@ static uint32_t drop_preempted(struct tl_sched_item *items, uint32_t n) {
 void batch_add(struct plan *p, struct tl_sched_seq *seq, uint32_t n) {
   /* no more than max_batch_size run, so that there is room without the others */
   if (p->n == p->s->o.max_batch_size) p->n = drop_preempted(p->items, p->n);
-  p->items[p->n++] = (struct tl_sched_item){.seq = seq, .start = seq->n_computed, .n = n};
+  p->items[p->n++] = (struct tl_sched_item){
+      .seq = seq, .start = seq->n_computed, .n = n, .state_from = seq->state_from, .state_to = seq->state_to};
   p->budget -= n;
 }
 
@@ -147,6 +148,7 @@ uint32_t tl_scheduler_extend(struct tl_scheduler *scheduler, struct tl_sched_ite
 
 bool tl_scheduler_lengthen(struct tl_scheduler *scheduler, struct tl_sched_item *item, uint32_t n) {
   struct tl_sched_seq *seq = item->seq;
+  if (scheduler->o.n_states > 0) return false; /* a state cannot be taken back */
   /* with its next one, for which the next plan, made before it is known what was right, takes a block even from another */
   uint32_t blocks = (seq->n_tokens + n + 1 + scheduler->o.block_tokens - 1) / scheduler->o.block_tokens;
   if (blocks > seq->n_blocks && blocks - seq->n_blocks + scheduler->running.n - 1 > blocks_available(scheduler)) return false;
@@ -161,6 +163,7 @@ void tl_scheduler_done(struct tl_scheduler *scheduler, const struct tl_sched_ite
     struct tl_sched_seq *seq = items[i].seq;
     seq->n_computed = items[i].start + items[i].n;
     if (scheduler->o.whole) continue;
+    states_advance(seq);
     tree_publish(scheduler, seq);
     seq->next_key = missing(seq) > 1 ? tree_next_key(scheduler, seq) : 0;
   }

@@ -5,6 +5,7 @@
  * stayed in the tree until then. */
 static void put_back(struct tl_scheduler *s, struct tl_sched_seq *seq) {
   blocks_give_back(s, seq);
+  states_give_back(s, seq);
   s->free_slots[s->n_free_slots++] = seq->slot;
   queue_remove(&s->running, seq);
   seq->blocks = NULL;

@@ -39,6 +39,7 @@ void tree_done(struct tl_scheduler *s) {
 }
 
 bool tree_shares(const struct tl_scheduler *s, const struct tl_sched_seq *seq) {
+  if (s->o.n_states > 0) return false; /* no state is kept that another could go on from */
   return seq->tokens && !seq->apart && (s->o.prefix_cache || seq->fork);
 }
 

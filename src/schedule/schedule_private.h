@@ -7,6 +7,7 @@
 #include "tokenlane/schedule.h"
 
 #define BLOCK_NONE UINT32_MAX
+#define STATE_NONE UINT32_MAX
 
 struct seq_list {
   struct tl_sched_seq *first, *last;
@@ -46,10 +47,15 @@ struct prefix_tree {
   uint32_t n;
 };
 
+struct state_pool {
+  uint32_t *free, n_free;         /* free ones, as a stack */
+};
+
 struct tl_scheduler {
   struct tl_scheduler_options o;
   struct block_pool pool;
   struct prefix_tree tree;
+  struct state_pool states;
   uint32_t table_stride;      /* entries of a block table */
   uint32_t *tables;           /* (max_batch_size, table_stride) */
   uint32_t *match;            /* (table_stride) blocks found for the sequence under consideration */
@@ -89,6 +95,16 @@ uint32_t tree_match(struct tl_scheduler *s, const struct tl_sched_seq *seq, uint
 void tree_publish(struct tl_scheduler *s, struct tl_sched_seq *seq);
 /* Hash of the full block that holds token n_computed, 0 when there is none to share. */
 uint64_t tree_next_key(struct tl_scheduler *s, const struct tl_sched_seq *seq);
+
+/* states.c; without states they do nothing */
+int states_init(struct tl_scheduler *s);
+void states_done(struct tl_scheduler *s);
+/* Whether a sequence that begins can have one. */
+bool states_have_room(const struct tl_scheduler *s);
+void states_enter(struct tl_scheduler *s, struct tl_sched_seq *seq);
+/* A step of it is under way. */
+void states_advance(struct tl_sched_seq *seq);
+void states_give_back(struct tl_scheduler *s, struct tl_sched_seq *seq);
 
 /* queue.c */
 bool queue_before(const struct tl_sched_seq *a, const struct tl_sched_seq *b);

@@ -18,7 +18,7 @@ int tl_scheduler_new(const struct tl_scheduler_options *options, struct tl_sched
   s->tables = calloc((size_t)options->max_batch_size * s->table_stride, sizeof *s->tables);
   s->match = calloc(s->table_stride, sizeof *s->match);
   s->free_slots = malloc(options->max_batch_size * sizeof *s->free_slots);
-  if (!s->tables || !s->match || !s->free_slots || blocks_init(s) < 0 || tree_init(s) < 0) {
+  if (!s->tables || !s->match || !s->free_slots || blocks_init(s) < 0 || tree_init(s) < 0 || states_init(s) < 0) {
     tl_scheduler_free(s);
     return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   }
@@ -35,6 +35,7 @@ void tl_scheduler_free(struct tl_scheduler *scheduler) {
   free(scheduler->free_slots);
   blocks_done(scheduler);
   tree_done(scheduler);
+  states_done(scheduler);
   free(scheduler);
 }
 
@@ -47,6 +48,7 @@ bool tl_scheduler_fits(const struct tl_scheduler *scheduler, uint32_t n_max) {
 void tl_scheduler_add(struct tl_scheduler *scheduler, struct tl_sched_seq *seq, int64_t now_ns) {
   seq->n_computed = seq->n_blocks = seq->n_in_tree = seq->n_admitted = 0;
   seq->blocks = NULL;
+  seq->state_from = seq->state_to = STATE_NONE;
   seq->apart = false;
   seq->next_key = seq->put_back = 0;
   seq->state = TL_SCHED_WAITING;
@@ -60,6 +62,7 @@ void tl_scheduler_remove(struct tl_scheduler *scheduler, struct tl_sched_seq *se
     queue_remove(&scheduler->running, seq);
   } else if (seq->state == TL_SCHED_RUNNING) {
     blocks_give_back(scheduler, seq);
+    states_give_back(scheduler, seq);
     scheduler->free_slots[scheduler->n_free_slots++] = seq->slot;
     queue_remove(&scheduler->running, seq);
   } else {

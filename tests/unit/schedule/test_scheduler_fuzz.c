@@ -10,6 +10,8 @@
  *     that another sequence can see
  *   - a simulated cache holds, for every token before a row, exactly the KV of
  *     the sequence's own tokens
+ *   - of models with states: a simulated device has in the state that a chunk goes on from exactly what is behind the tokens before it,
+ *     and nobody else of the step touches the one that it writes; each state is free or held by who has it
  *   - whoever is first in rank is in the plan, unless nobody of lower priority runs
  *   - in the end everything has been computed and no block is in use */
 #include "schedule/schedule_private.h"
@@ -30,6 +32,7 @@ struct fuzz {
   uint32_t n_items, n_flight;
   uint32_t *refs, *place;     /* (n_blocks) */
   uint64_t *kv;               /* (n_blocks * block_tokens) hash of all tokens up to the one whose KV lies there */
+  uint64_t *states;           /* (n_states) hash of all tokens that it is behind */
   uint64_t random, n_steps;
   int64_t now_ns;
   bool draining;
@@ -140,6 +143,20 @@ static void check_blocks(struct fuzz *f) {
   assert_int_equal(n_found, n_tree);
 }
 
+/* Who runs has one of its own. */
+static void check_states(const struct fuzz *f) {
+  for (unsigned i = 0; i < MAX_SEQS; i++) {
+    const struct tl_sched_seq *seq = &f->seqs[i];
+    if (!f->live[i]) continue;
+    bool runs = seq->state == TL_SCHED_RUNNING && f->o.n_states > 0;
+    assert_true(runs ? seq->state_to < f->o.n_states : seq->state_to == STATE_NONE);
+    assert_int_equal(seq->state_from == STATE_NONE, !runs || seq->n_computed == 0);
+    for (unsigned k = 0; runs && k < i; k++)
+      if (f->live[k]) assert_int_not_equal(seq->state_to, f->seqs[k].state_to);
+  }
+  if (f->o.n_states) assert_int_equal(f->s->states.n_free + f->s->running.n, f->o.n_states);
+}
+
 static void check_list(const struct seq_list *list, enum tl_sched_state state) {
   uint32_t n = 0;
   const struct tl_sched_seq *before = NULL;
@@ -155,6 +172,7 @@ static void check_list(const struct seq_list *list, enum tl_sched_state state) {
 static void check_all(struct fuzz *f) {
   check_tables(f);
   check_blocks(f);
+  check_states(f);
   check_list(&f->s->running, TL_SCHED_RUNNING);
   check_list(&f->s->waiting, TL_SCHED_WAITING);
   assert_int_equal(tl_scheduler_running(f->s) + tl_scheduler_waiting(f->s), f->n_live);
@@ -268,6 +286,22 @@ static void check_plan(struct fuzz *f) {
   }
 }
 
+/* Goes on from a state to another. Only of its own does it matter what the others of the step do meanwhile. */
+static void run_state(struct fuzz *f, const struct tl_sched_item *item) {
+  const int32_t *tokens = f->tokens[item->seq - f->seqs];
+  uint64_t hash = 0;
+  if (f->o.n_states == 0) return;
+  for (uint32_t p = 0; p < item->start; p++) hash = chain(hash, tokens[p]);
+  assert_int_equal(item->state_from == STATE_NONE, item->start == 0);
+  if (item->start) assert_int_equal(f->states[item->state_from], hash);
+  for (uint32_t p = item->start; p < item->start + item->n; p++) hash = chain(hash, tokens[p]);
+  f->states[item->state_to] = hash;
+  for (uint32_t i = 0; i < f->n_items; i++) {
+    const struct tl_sched_item *other = &f->items[i];
+    assert_true(other == item || (other->state_to != item->state_to && other->state_from != item->state_to));
+  }
+}
+
 /* Writes the rows of an item, after a look at all that lies before them. */
 static void write_rows(struct fuzz *f, const struct tl_sched_item *item) {
   const struct tl_sched_seq *seq = item->seq;
@@ -334,7 +368,10 @@ static void submit(struct fuzz *f) {
     if (unit_below(&f->random, 8) == 0) f->items[i].n = 1 + unit_below(&f->random, f->items[i].n);
   }
   guess_some(f);
-  for (uint32_t i = 0; i < f->n_items; i++) write_rows(f, &f->items[i]);
+  for (uint32_t i = 0; i < f->n_items; i++) {
+    write_rows(f, &f->items[i]);
+    run_state(f, &f->items[i]);
+  }
   memcpy(f->flight, f->items, f->n_items * sizeof *f->items);
   f->n_flight = f->n_items;
   tl_scheduler_done(f->s, f->flight, f->n_flight);
@@ -403,9 +440,11 @@ static struct fuzz *make(uint64_t seed) {
   o->max_prefill_tokens = 1 + unit_below(&f->random, o->max_batch_tokens);
   o->priority_age_ns = unit_below(&f->random, 100);
   o->prefix_cache = unit_below(&f->random, 4) > 0;
+  if (unit_below(&f->random, 2)) o->n_states = 1 + unit_below(&f->random, unit_below(&f->random, 2) ? 4 : 3 * o->max_batch_size);
   f->refs = calloc(o->n_blocks, sizeof *f->refs);
   f->place = calloc(o->n_blocks, sizeof *f->place);
   f->kv = calloc((size_t)o->n_blocks * o->block_tokens, sizeof *f->kv);
+  f->states = calloc(o->n_states + 1, sizeof *f->states);
   f->items = calloc(o->max_batch_size, sizeof *f->items);
   f->flight = calloc(o->max_batch_size, sizeof *f->flight);
   assert_int_equal(tl_scheduler_new(o, &f->s, NULL), TL_OK);
@@ -425,6 +464,7 @@ static void end(struct fuzz *f) {
   free(f->refs);
   free(f->place);
   free(f->kv);
+  free(f->states);
   free(f->items);
   free(f->flight);
   free(f);
