@@ -188,6 +188,7 @@ struct tl_board {
   _Atomic int64_t row_ns;               /* and of the time per row in steps of many rows; 0: none yet */
   _Atomic uint32_t step_rows;           /* of the step under way */
   _Atomic uint32_t free_blocks, cached_blocks, running, waiting;
+  _Atomic uint32_t states_used, states_kept; /* schedule.h has both */
   _Atomic uint64_t n_steps, n_prefill_tokens, n_decode_tokens; /* the last without wrong guesses */
   /* line 3: worker and monitor, seldom; the router reads it at each request. The low
    * bits of `failed` are an enum tl_failed; the others count, so that each failure has a word

@@ -137,6 +137,8 @@ void tl_scheduler_flush(struct tl_scheduler *scheduler);
 
 uint32_t tl_scheduler_free_blocks(const struct tl_scheduler *scheduler); /* free or cached and unused */
 uint32_t tl_scheduler_cached_blocks(const struct tl_scheduler *scheduler); /* in the tree, used or not */
+uint32_t tl_scheduler_used_states(const struct tl_scheduler *scheduler); /* of running sequences */
+uint32_t tl_scheduler_kept_states(const struct tl_scheduler *scheduler); /* of blocks of the tree, used or not */
 uint32_t tl_scheduler_running(const struct tl_scheduler *scheduler);
 uint32_t tl_scheduler_waiting(const struct tl_scheduler *scheduler);
 const struct tl_sched_stats *tl_scheduler_stats(const struct tl_scheduler *scheduler);

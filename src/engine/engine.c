@@ -23,7 +23,8 @@ static void worker_done(struct worker *w) {
   for (unsigned i = 0; i < 2; i++) {
     struct flight *f = &w->flights[i];
     void *of_flight[] = {f->items,  f->tokens, f->positions, f->slots,   f->query_start, f->context_len,
-                         f->tables, f->rows,   f->sampling,  f->row_seq, f->row_token, f->masks, f->adapters};
+                         f->tables, f->rows,   f->sampling,  f->row_seq, f->row_token, f->masks, f->adapters,
+                         f->state_from, f->state_to};
     for (size_t k = 0; k < sizeof of_flight / sizeof *of_flight; k++) free(of_flight[k]);
   }
   void *arrays[] = {w->items, w->sampled, w->loop_woken, w->news, w->rank_loaded, w->token_types, w->vectors};
@@ -51,12 +52,14 @@ static bool make_flight(const struct worker *w, struct flight *f) {
   f->tables = calloc(seqs * worker_table_stride(w->engine), sizeof *f->tables);
   f->rows = calloc(seqs, sizeof *f->rows);
   f->adapters = calloc(seqs, sizeof *f->adapters);
+  f->state_from = calloc(seqs, sizeof *f->state_from);
+  f->state_to = calloc(seqs, sizeof *f->state_to);
   f->sampling = calloc(seqs, sizeof *f->sampling);
   f->masks = calloc(seqs * TL_MASK_WORDS(w->engine->o.model->vocab_size), sizeof *f->masks); /* pages that no mask touches are not there */
   f->row_seq = calloc(seqs, sizeof *f->row_seq);
   f->row_token = calloc(seqs, sizeof *f->row_token);
   return f->items && f->tokens && f->positions && f->slots && f->query_start && f->context_len && f->tables && f->rows &&
-         f->adapters && f->sampling && f->masks && f->row_seq && f->row_token;
+         f->adapters && f->state_from && f->state_to && f->sampling && f->masks && f->row_seq && f->row_token;
 }
 
 static int make_arrays(struct worker *w, struct tl_error *err) {
@@ -110,6 +113,7 @@ static void *load_device(void *argument) {
                                 .draft_tokens = o->draft_tokens,
                                 .draft_rows = draft_rows(o),
                                 .kv_memory_bytes = o->kv_memory_bytes / o->tensor_parallel,
+                                .max_states = recurrent_states(w->engine),
                                 .memory_percent = o->memory_percent,
                                 .memory_shared = o->memory_shared,
                                 .cudnn = o->cudnn,
@@ -160,6 +164,7 @@ static void join_loaded(struct worker *w) {
   for (unsigned i = 1; i < w->engine->o.tensor_parallel; i++) {
     const struct tl_device_loaded *l = &w->rank_loaded[i];
     if (l->n_blocks < w->loaded.n_blocks) w->loaded.n_blocks = l->n_blocks;
+    if (l->n_states < w->loaded.n_states) w->loaded.n_states = l->n_states;
     w->loaded.kv_bytes += l->kv_bytes;
     w->loaded.weight_bytes += l->weight_bytes;
   }
@@ -257,9 +262,11 @@ static int make_schedulers(struct tl_engine *engine, struct tl_error *err) {
                                            .max_prefill_tokens = o->max_prefill_tokens,
                                            .priority_age_ns = o->priority_age_ns,
                                            .whole = pooling_is(engine),
+                                           .n_states = w->loaded.n_states,
                                            .prefix_cache = o->prefix_cache,
                                            .key = {tl_random_seed(), tl_random_seed()}};
-    int r = tl_scheduler_new(&options, &w->scheduler, err);
+    int r = recurrent_check(w, err);
+    if (r == TL_OK) r = tl_scheduler_new(&options, &w->scheduler, err);
     if (r < 0) return r;
     atomic_store_explicit(&engine->boards[i].free_blocks, w->loaded.n_blocks, memory_order_relaxed); /* boot */
   }
@@ -331,6 +338,7 @@ static void add_metrics(struct worker *w, struct tl_metrics *m) {
       .queue_seconds =
           tl_metrics_histogram(m, "tokenlane_queue_seconds", "From submission to the first step.", labels, seconds, n, 1e-9)};
   add_schedule_metrics(w, m, labels);
+  recurrent_add_metrics(w, m, labels);
 }
 
 static double read_one(void *unused) {
@@ -359,6 +367,7 @@ int engine_new_with_ops(const struct tl_engine_options *options, const struct tl
                             ? options->max_context
                             : options->model->max_context;
   if (pooling_is(engine) && engine->max_context > options->max_batch_tokens) engine->max_context = options->max_batch_tokens;
+  recurrent_adapt(engine);
   engine->workers = aligned_alloc(TL_CACHE_LINE, options->n_replicas * sizeof *engine->workers);
   engine->boards = aligned_alloc(TL_CACHE_LINE, options->n_replicas * sizeof *engine->boards);
   int r = TL_OK;

@@ -46,7 +46,7 @@ struct flight {
   int32_t *tokens;                 /* (max_batch_tokens), as the next two */
   uint32_t *positions, *slots;
   uint32_t *query_start, *context_len, *tables; /* (max_batch_size + 1), ..., (max_batch_size, stride) */
-  uint32_t *rows, *adapters;       /* (max_batch_size) */
+  uint32_t *rows, *adapters, *state_from, *state_to; /* (max_batch_size) */
   struct tl_sampling *sampling;
   uint32_t *masks;                 /* (max_batch_size, TL_MASK_WORDS(vocab_size)) of the rows that have one: a sequence's memory may be gone before the step is */
   struct tl_sequence **row_seq;    /* whose row it is, NULL: nobody's any more; and which token it scores or makes */
@@ -206,6 +206,14 @@ void fault_answer(struct worker *w, uint32_t word);
 /* step_build.c: the planned items as flat arrays. */
 void worker_build_step(struct worker *w, struct flight *f);
 uint32_t worker_table_stride(const struct tl_engine *engine);
+/* recurrent.c: of models whose layers keep a state */
+/* How many a device is to have; 0: the model has none. */
+uint32_t recurrent_states(const struct tl_engine *engine);
+/* Options that such a model does not go with are set to what it does with. */
+void recurrent_adapt(struct tl_engine *engine);
+/* What the devices have for it. */
+int recurrent_check(const struct worker *w, struct tl_error *err);
+void recurrent_add_metrics(struct worker *w, struct tl_metrics *m, const char *labels);
 /* step_pool.c */
 /* Whether the model pools: then sequences are computed whole, without KV. */
 bool pooling_is(const struct tl_engine *engine);

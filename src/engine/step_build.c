@@ -39,6 +39,8 @@ static void add_item(const struct worker *w, struct flight *f, struct tl_sched_i
   memcpy(f->tables + (size_t)step->n_seqs * stride, item->seq->blocks, item->seq->n_blocks * sizeof *f->tables);
   f->query_start[step->n_seqs] = step->n_tokens;
   f->context_len[step->n_seqs] = item->start + item->n;
+  f->state_from[step->n_seqs] = item->state_from;
+  f->state_to[step->n_seqs] = item->state_to;
   f->adapters[step->n_seqs] = seq->adapter;
   if (seq->adapter) step->adapters = f->adapters;
   for (uint32_t i = 0; i < item->n; i++) {
@@ -63,6 +65,10 @@ void worker_build_step(struct worker *w, struct flight *f) {
                              .block_tables = f->tables,
                              .rows = f->rows,
                              .sampling = f->sampling};
+  if (w->loaded.n_states) {
+    f->step.state_from = f->state_from;
+    f->step.state_to = f->state_to;
+  }
   for (uint32_t i = 0; i < w->n_items; i++) add_item(w, f, &w->items[i], w->n_items - 1 - i);
   f->query_start[f->step.n_seqs] = f->step.n_tokens;
 }

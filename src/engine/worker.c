@@ -16,6 +16,8 @@ static void publish_gauges(struct worker *w) {
   struct tl_board *b = worker_board(w);
   atomic_store_explicit(&b->free_blocks, tl_scheduler_free_blocks(w->scheduler), memory_order_relaxed);
   atomic_store_explicit(&b->cached_blocks, tl_scheduler_cached_blocks(w->scheduler), memory_order_relaxed);
+  atomic_store_explicit(&b->states_used, tl_scheduler_used_states(w->scheduler), memory_order_relaxed);
+  atomic_store_explicit(&b->states_kept, tl_scheduler_kept_states(w->scheduler), memory_order_relaxed);
   atomic_store_explicit(&b->running, tl_scheduler_running(w->scheduler), memory_order_relaxed);
   atomic_store_explicit(&b->waiting, tl_scheduler_waiting(w->scheduler), memory_order_relaxed);
 }

@@ -49,6 +49,7 @@ struct prefix_tree {
 
 struct state_pool {
   uint32_t *free, n_free;         /* free ones, as a stack */
+  uint32_t n_kept;                /* those of blocks of the tree */
 };
 
 struct tl_scheduler {

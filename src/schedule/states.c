@@ -36,3 +36,11 @@ void states_give_back(struct tl_scheduler *s, struct tl_sched_seq *seq) {
   if (seq->state_to != STATE_NONE) s->states.free[s->states.n_free++] = seq->state_to;
   seq->state_from = seq->state_to = STATE_NONE;
 }
+
+uint32_t tl_scheduler_used_states(const struct tl_scheduler *scheduler) {
+  return scheduler->o.n_states - scheduler->states.n_free;
+}
+
+uint32_t tl_scheduler_kept_states(const struct tl_scheduler *scheduler) {
+  return scheduler->states.n_kept;
+}

@@ -2,7 +2,8 @@
 /* A device for tests: its "model" says that the next token is a hash of all
  * tokens before it. It keeps only token ids in its KV cache and computes that
  * hash from the cache through the block table, so a wrong slot, block, position
- * or chunk changes the tokens that come out. What no backend may be handed
+ * or chunk changes the tokens that come out. Where it has states, each holds the hash of the tokens that it is behind, and must be what the
+ * cache says. What no backend may be handed
  * ends the test by abort(): the check runs on the worker's thread. */
 #ifndef FAKE_DEVICE_H
 #define FAKE_DEVICE_H
@@ -30,6 +31,7 @@
 /* Set before the engine is made. */
 static struct {
   uint32_t n_blocks;
+  uint32_t n_states;          /* at most so many, of a model with some; 0: as many as are wanted */
   int64_t step_ns;            /* a step takes so long */
   int open_error, load_error; /* TL_E code of device `bad` */
   unsigned bad;               /* index of the device that fails */
@@ -40,6 +42,7 @@ static struct {
   uint64_t spoilt_at;         /* what its step of this number (from 1) computes is no number, nor what reads of it; 0: none */
   uint64_t broken_seed;       /* rows sampled with it are no distribution; 0: none */
   _Atomic uint64_t n_steps, n_open, n_rows, n_tokens;
+  _Atomic uint64_t n_moved;   /* chunks that left another state than they went on from */
   _Atomic uint64_t n_fed;     /* rows whose token the step before drew, unknown to the host */
 } fake;
 
@@ -54,6 +57,8 @@ struct fake_device {
   int32_t *drawn;    /* (max_batch_size) by the step before */
   uint32_t n_drawn;
   int32_t *kv;       /* token of each slot, -1: never written */
+  uint64_t *states;  /* (n_states) */
+  uint32_t n_states;
   uint32_t *readers; /* (n_blocks) sequences of this step that see the block */
 };
 
@@ -98,6 +103,17 @@ static inline void fake_check_drafts(const struct fake_device *d, const struct t
   FAKE_CHECK(!drafts || s->n_tokens <= d->load.draft_rows);
 }
 
+/* Who writes a state has it alone. */
+static inline void fake_check_states(const struct fake_device *d, const struct tl_step *s) {
+  FAKE_CHECK((d->n_states > 0) == (s->state_to != NULL) && (d->n_states > 0) == (s->state_from != NULL));
+  for (uint32_t q = 0; d->n_states && q < s->n_seqs; q++) {
+    FAKE_CHECK(s->state_to[q] < d->n_states);
+    FAKE_CHECK(s->positions[s->query_start[q]] == 0 ? s->state_from[q] == TL_NO_STATE : s->state_from[q] < d->n_states);
+    for (uint32_t k = 0; k < s->n_seqs; k++) FAKE_CHECK(k == q || (s->state_to[k] != s->state_to[q] && s->state_from[k] != s->state_to[q]));
+    if (s->state_from[q] != s->state_to[q] && s->state_from[q] != TL_NO_STATE) atomic_fetch_add_explicit(&fake.n_moved, 1, memory_order_relaxed);
+  }
+}
+
 static inline void fake_check_shape(const struct fake_device *d, const struct tl_step *s) {
   FAKE_CHECK(s->n_seqs >= 1 && s->n_seqs <= d->load.max_batch_size);
   FAKE_CHECK(s->n_tokens >= s->n_seqs && s->n_tokens <= d->load.max_batch_tokens);
@@ -105,6 +121,7 @@ static inline void fake_check_shape(const struct fake_device *d, const struct tl
   FAKE_CHECK(s->query_start[0] == 0 && s->query_start[s->n_seqs] == s->n_tokens);
   for (uint32_t i = 1; i < s->n_rows; i++) FAKE_CHECK(s->rows[i] > s->rows[i - 1]);
   fake_check_drafts(d, s);
+  fake_check_states(d, s);
   FAKE_CHECK(s->n_rows == 0 || s->rows[s->n_rows - 1] < s->n_tokens);
   memset(d->readers, 0, fake.n_blocks * sizeof *d->readers);
   for (uint32_t q = 0; q < s->n_seqs; q++) {
@@ -130,6 +147,10 @@ static inline uint64_t fake_sum(const struct tl_step *s) {
   sum = tl_hash_bytes(s->context_len, s->n_seqs * sizeof *s->context_len, sum, 4);
   sum = tl_hash_bytes(s->block_tables, (size_t)s->n_seqs * s->table_stride * sizeof *s->block_tables, sum, 5);
   sum = tl_hash_bytes(s->rows, s->n_rows * sizeof *s->rows, sum, 6);
+  if (s->state_to) {
+    sum = tl_hash_bytes(s->state_from, s->n_seqs * sizeof *s->state_from, sum, 11);
+    sum = tl_hash_bytes(s->state_to, s->n_seqs * sizeof *s->state_to, sum, 12);
+  }
   for (uint32_t i = 0; i < s->n_rows; i++) {
     const struct tl_sampling *p = &s->sampling[i];
     sum = tl_hash_bytes(p, sizeof *p, sum, 7);
@@ -158,6 +179,21 @@ static inline void fake_store(const struct fake_device *d, const struct tl_step 
     FAKE_CHECK(token >= 0 && token < FAKE_VOCAB);
     d->kv[s->slots[row]] = d->n_collected == fake.spoilt_at ? FAKE_NAN : token;
   }
+}
+
+static inline uint64_t fake_prefix_hash(const struct fake_device *d, const uint32_t *table, uint32_t n) {
+  uint64_t hash = 0;
+  for (uint32_t p = 0; p < n; p++) hash = fake_hash(hash, d->kv[table[p / TL_BLOCK_TOKENS] * TL_BLOCK_TOKENS + p % TL_BLOCK_TOKENS]);
+  return hash;
+}
+
+/* Once the chunk is in the cache. */
+static inline void fake_run_state(const struct fake_device *d, const struct tl_step *s, uint32_t q) {
+  const uint32_t *table = s->block_tables + (size_t)q * s->table_stride;
+  uint32_t first = s->positions[s->query_start[q]];
+  if (d->n_states == 0) return;
+  if (first > 0) FAKE_CHECK(d->states[s->state_from[q]] == fake_prefix_hash(d, table, first));
+  d->states[s->state_to[q]] = fake_prefix_hash(d, table, s->context_len[q]);
 }
 
 static inline void fake_check_history(const struct tl_sampling *s, const uint32_t *seen, uint32_t n_tokens) {
@@ -251,6 +287,7 @@ static inline int fake_collect(struct tl_device *device, struct tl_sampled *ret_
   uint32_t i = 0;
   for (uint32_t q = 0; q < s->n_seqs; q++) {
     fake_store(d, s, q);
+    fake_run_state(d, s, q);
     for (; i < s->n_rows && s->rows[i] < s->query_start[q + 1]; i++) fake_sample(d, s, q, i, &ret_sampled[i]);
   }
   FAKE_CHECK(i == s->n_rows);
@@ -283,9 +320,11 @@ static inline int fake_load(struct tl_device *device, const struct tl_device_loa
   size_t slots = (size_t)fake.n_blocks * TL_BLOCK_TOKENS;
   d->kv = malloc(slots * sizeof *d->kv);
   for (size_t i = 0; i < slots; i++) d->kv[i] = -1;
+  d->n_states = fake.n_states && fake.n_states < load->max_states ? fake.n_states : load->max_states;
+  d->states = calloc((size_t)d->n_states + 1, sizeof *d->states);
   d->readers = malloc(fake.n_blocks * sizeof *d->readers);
   d->drawn = malloc(load->max_batch_size * sizeof *d->drawn);
-  *ret = (struct tl_device_loaded){.n_blocks = fake.n_blocks, .kv_bytes = slots * sizeof *d->kv, .weight_bytes = 1};
+  *ret = (struct tl_device_loaded){.n_blocks = fake.n_blocks, .n_states = d->n_states, .kv_bytes = slots * sizeof *d->kv, .weight_bytes = 1};
   if (load->progress) load->progress(1, 1, load->context);
   return TL_OK;
 }
@@ -293,6 +332,7 @@ static inline int fake_load(struct tl_device *device, const struct tl_device_loa
 static inline void fake_close(struct tl_device *device) {
   struct fake_device *d = (struct fake_device *)(void *)device;
   free(d->kv);
+  free(d->states);
   free(d->readers);
   free(d->drawn);
   free(d);

@@ -48,7 +48,7 @@ struct child_rank_job {
 struct child_job {
   char model_path[CHILD_PATH]; /* "": simulated, there are no files */
   char quantized[16];          /* tl_model.quantized; "": NULL */
-  uint32_t max_batch_size, max_batch_tokens, max_context, draft_tokens, draft_rows;
+  uint32_t max_batch_size, max_batch_tokens, max_context, draft_tokens, draft_rows, max_states;
   uint32_t memory_percent, memory_shared, cudnn;
   uint32_t n_adapters;
   uint64_t adapter_bytes;      /* of their names and folders in the memory, each with a NUL, in turn */
@@ -68,7 +68,7 @@ struct child_job {
 /* How much of each array is filled. History and bias of the rows lie one after the other, and the masks of those that have one. */
 struct child_step {
   uint32_t n_tokens, n_seqs, n_rows;
-  bool has_types, has_adapters;
+  bool has_types, has_adapters; /* states there are of models with them, in every step */
 };
 
 /* What a number asks for. */
@@ -96,7 +96,7 @@ struct child_shared {
 
 /* Where the arrays lie, in bytes from the start. */
 struct child_layout {
-  size_t tokens, positions, slots, query_start, context_len, tables, rows, sampling, history, bias, masks, sampled, token_types, vectors, adapters, sim_tokens, sim_faults, adapter_texts;
+  size_t tokens, positions, slots, query_start, context_len, tables, rows, sampling, history, bias, masks, sampled, token_types, vectors, adapters, state_from, state_to, sim_tokens, sim_faults, adapter_texts;
   size_t bytes;
   size_t slot_bytes;             /* from a step's arrays, tokens to sampled, to the other's */
   uint32_t n_slots;

@@ -12,6 +12,7 @@ static void device_close(struct tl_device *device) {
   struct sim_device *d = (struct sim_device *)(void *)device;
   if (!d) return;
   free(d->blocks);
+  free(d->states);
   free(d->faults);
   free(d->fed);
   free(d->drawn);
@@ -45,13 +46,15 @@ static int make_blocks(struct sim_device *d, struct tl_error *err) {
                         "engine.max_context or give more",
                         (unsigned long long)one, d->load.max_context, (unsigned long long)n);
   free(d->blocks); /* after a reset a device may be loaded again */
+  free(d->states);
   free(d->fed);
   free(d->drawn);
+  d->states = calloc((size_t)d->load.max_states + 1, sizeof *d->states);
   d->fed = calloc(d->load.max_batch_size, sizeof *d->fed);
   d->drawn = calloc(d->load.max_batch_size, sizeof *d->drawn);
   d->blocks = calloc(n, sizeof *d->blocks);
   d->n_blocks = (uint32_t)n;
-  return d->blocks && d->fed && d->drawn ? TL_OK : tl_error_set(err, TL_ENOMEM, "sim.kv_blocks", "sim.kv_blocks: no memory for %u", d->n_blocks);
+  return d->blocks && d->states && d->fed && d->drawn ? TL_OK : tl_error_set(err, TL_ENOMEM, "sim.kv_blocks", "sim.kv_blocks: no memory for %u", d->n_blocks);
 }
 
 static int device_load(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret,
@@ -60,7 +63,7 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   d->load = *load;
   int r = sim_faults_load(d, err);
   if (r == TL_OK && load->model->pooling == TL_POOL_NONE) r = make_blocks(d, err);
-  if (r == TL_OK) *ret = (struct tl_device_loaded){.n_blocks = d->n_blocks, .kv_bytes = d->n_blocks * sizeof *d->blocks};
+  if (r == TL_OK) *ret = (struct tl_device_loaded){.n_blocks = d->n_blocks, .n_states = load->max_states, .kv_bytes = d->n_blocks * sizeof *d->blocks};
   return r;
 }
 

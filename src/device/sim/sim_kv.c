@@ -3,7 +3,8 @@
  * block also that of the prefix before it. A row writes to its slot and reads what
  * was before it through its sequence's block table, and all of the sequence's blocks
  * must chain: a block that was freed, mixed up, or shared with another
- * prefix spoils what comes out. */
+ * prefix spoils what comes out. So does a state, where the model has some, that is behind another prefix than the one
+ * that a chunk goes on from. */
 #include "device/sim/sim_private.h"
 
 #define SPOILT UINT64_C(0x5bad5bad5bad5bad)
@@ -60,6 +61,24 @@ static int check_addresses(const struct sim_device *d, const struct tl_step *s, 
                              d->index, q);
 }
 
+static int check_states(const struct sim_device *d, const struct tl_step *s, uint32_t q, struct tl_error *err) {
+  uint32_t n = d->load.max_states;
+  if (n == 0) return TL_OK;
+  bool first = s->positions[s->query_start[q]] == 0;
+  if (s->state_to && s->state_to[q] < n && (first ? s->state_from[q] == TL_NO_STATE : s->state_from[q] < n)) return TL_OK;
+  return tl_error_set(err, TL_EDEVICE, NULL, "sim:%u: sequence %u of the step names states that are not there", d->index, q);
+}
+
+/* Whether the state that the sequence goes on from is behind what lies in its blocks. Leaves the one behind its last row. */
+static bool run_state(struct sim_device *d, const struct tl_step *s, uint32_t q) {
+  const uint32_t *table = s->block_tables + (size_t)q * s->table_stride;
+  uint32_t first = s->positions[s->query_start[q]], last = s->positions[s->query_start[q + 1] - 1];
+  if (!d->load.max_states) return true;
+  bool fine = first == 0 || (d->states[s->state_from[q]] ^ d->kv_key) == read_history(d, table, first - 1);
+  d->states[s->state_to[q]] = (fine ? read_history(d, table, last) : SPOILT) ^ d->kv_key;
+  return fine;
+}
+
 static void run_sequence(struct sim_device *d, const struct tl_step *s, uint32_t q, uint32_t *row, struct tl_sampled *ret) {
   const uint32_t *table = s->block_tables + (size_t)q * s->table_stride;
   uint32_t end = s->query_start[q + 1], context = s->context_len[q];
@@ -70,7 +89,7 @@ static void run_sequence(struct sim_device *d, const struct tl_step *s, uint32_t
     uint64_t history = tl_sim_history(before, position, sim_token_at(d, s, i));
     write_history(d, s->slots[i], before, wrong ? history ^ SPOILT : history);
   }
-  bool fine = s->positions[end - 1] + 1 == context && is_chained(d, table, context);
+  bool fine = run_state(d, s, q) && s->positions[end - 1] + 1 == context && is_chained(d, table, context);
   for (; *row < s->n_rows && s->rows[*row] < end; ++*row) {
     uint64_t history = read_history(d, table, s->positions[s->rows[*row]]);
     if (ret) sim_sample(d, fine ? history : history ^ SPOILT, &s->sampling[*row], &ret[*row]);
@@ -82,6 +101,7 @@ int sim_run(struct sim_device *d, struct tl_sampled *ret, struct tl_error *err) 
   if (d->step->vectors) return sim_run_vectors(d, err);
   for (uint32_t q = 0; q < d->step->n_seqs; q++) {
     int r = check_addresses(d, d->step, q, err);
+    if (r == TL_OK) r = check_states(d, d->step, q, err);
     if (r < 0) return r;
     run_sequence(d, d->step, q, &row, ret);
   }

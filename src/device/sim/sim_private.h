@@ -31,7 +31,8 @@ struct sim_device {
   struct tl_device_load load;
   struct sim_block *blocks; /* (n_blocks); pages that no step touched are not there */
   uint32_t n_blocks;
-  uint64_t kv_key;          /* what is in `blocks` is xored with it: a new key empties the cache */
+  uint64_t *states;         /* (load.max_states) the history of the prefix that each is behind */
+  uint64_t kv_key;          /* what is in `blocks` and `states` is xored with it: a new key empties the cache */
   /* faults: the worker's */
   struct tl_sim_fault *faults; /* (n_faults) of this device, by step */
   uint32_t n_faults, next_fault;

@@ -9,13 +9,13 @@
 #include "tokenlane/base/clock.h"
 #include "unit.h"
 
-enum { CONTEXT = 256, TABLE = CONTEXT / TL_BLOCK_TOKENS, SEQS = 4, TOKENS = 128, RANKS = 3, PATIENCE_S = 20 * UNIT_SLOWDOWN };
+enum { CONTEXT = 256, TABLE = CONTEXT / TL_BLOCK_TOKENS, SEQS = 4, TOKENS = 128, RANKS = 3, STATES = 3, PATIENCE_S = 20 * UNIT_SLOWDOWN };
 
 static const struct tl_model model = {.vocab_size = 1000, .max_context = CONTEXT, .n_eos = 2, .eos = {7, 8}};
 
 static struct {
   int32_t tokens[CONTEXT];
-  uint32_t positions[CONTEXT], slots[CONTEXT], table[TABLE], query_start[2], context_len[1], rows[1];
+  uint32_t positions[CONTEXT], slots[CONTEXT], table[TABLE], query_start[2], context_len[1], rows[1], state_from[1], state_to[1];
   struct tl_sampling sampling[1];
 } work;
 
@@ -38,7 +38,7 @@ static inline int open_ranks(struct rig *rig, unsigned n, struct tl_sim_options 
   struct tl_device_options o[RANKS] = {{.spec = "sim:1", .n_lanes = 1, .sim = &rig->options, .n_ranks = n},
                                        {.spec = "sim:2", .n_lanes = 1, .sim = &rig->options},
                                        {.spec = "sim:3", .n_lanes = 1, .sim = &rig->options}};
-  struct tl_device_load load = {.model = &model, .max_batch_size = SEQS, .max_batch_tokens = TOKENS, .max_context = CONTEXT};
+  struct tl_device_load load = {.model = &model, .max_batch_size = SEQS, .max_batch_tokens = TOKENS, .max_context = CONTEXT, .max_states = STATES};
   assert_int_equal(ops()->open(o, &rig->device, &rig->err), TL_OK);
   return ops()->load(rig->device, &load, rig->loaded, &rig->err);
 }
@@ -67,10 +67,13 @@ static inline struct tl_step make_step(const struct rig *rig) {
   work.query_start[1] = n;
   work.context_len[0] = rig->length;
   work.rows[0] = n - 1;
+  work.state_from[0] = rig->n_cached ? rig->n_cached % STATES : TL_NO_STATE; /* another one in each step */
+  work.state_to[0] = rig->length % STATES;
   work.sampling[0] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = 2, .position = rig->length};
   return (struct tl_step){.n_tokens = n, .n_seqs = 1, .n_rows = 1, .table_stride = TABLE, .tokens = work.tokens,
                           .positions = work.positions, .slots = work.slots, .query_start = work.query_start,
-                          .context_len = work.context_len, .block_tables = work.table, .rows = work.rows, .sampling = work.sampling};
+                          .context_len = work.context_len, .block_tables = work.table, .rows = work.rows, .sampling = work.sampling,
+                          .state_from = work.state_from, .state_to = work.state_to};
 }
 
 static inline int step(struct rig *rig) {

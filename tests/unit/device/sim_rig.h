@@ -19,6 +19,7 @@ static const struct tl_model model = {.vocab_size = 1000, .max_context = CONTEXT
 
 struct rig {
   struct tl_sim_options options;
+  uint32_t n_states; /* that the model has, in `work` */
   struct sim_device *d;
   struct tl_device_loaded loaded;
   struct tl_error err;
@@ -35,14 +36,14 @@ struct text {
 static struct {
   int32_t tokens[STEP_TOKENS];
   uint32_t positions[STEP_TOKENS], slots[STEP_TOKENS], query_start[SEQS + 1], context_len[SEQS], tables[SEQS * TABLE];
-  uint32_t rows[SEQS];
+  uint32_t rows[SEQS], state_from[SEQS], state_to[SEQS];
   struct tl_sampling sampling[SEQS];
 } work;
 
 static inline int open_rig(struct rig *rig, unsigned index) {
   struct tl_device_options options = {.index = index, .sim = &rig->options};
   struct tl_device_load load = {.model = &model, .max_batch_size = SEQS, .max_batch_tokens = STEP_TOKENS,
-                                .max_context = CONTEXT};
+                                .max_context = CONTEXT, .max_states = rig->n_states};
   assert_int_equal(sim_device_ops.open(&options, (struct tl_device **)(void *)&rig->d, &rig->err), TL_OK);
   return sim_device_ops.load((struct tl_device *)(void *)rig->d, &load, &rig->loaded, &rig->err);
 }

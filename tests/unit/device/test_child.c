@@ -23,6 +23,8 @@ static struct tl_sampled *result(void) {
 }
 static void no_blocks(void) { theirs->loaded[0].n_blocks = 0; }
 static void most_blocks(void) { theirs->loaded[0].n_blocks = UINT32_MAX; }
+static void no_states(void) { theirs->loaded[theirs->job.n_ranks - 1].n_states = 0; }
+static void many_states(void) { theirs->loaded[0].n_states = STATES + 1; }
 static void no_blocks_of_the_last(void) { theirs->loaded[theirs->job.n_ranks - 1].n_blocks = 0; }
 static void quoted_gpu(void) { memcpy(theirs->loaded[0].gpu, "\"} 1\n", 6); }
 static void endless_gpu(void) { memset(theirs->loaded[0].gpu, '"', sizeof theirs->loaded[0].gpu); }
@@ -71,6 +73,8 @@ static const struct trick {
     {"no blocks", AT_LOAD, no_blocks, "what it has loaded"},
     {"no blocks of the last", AT_LOAD, no_blocks_of_the_last, "what it has loaded"},
     {"most blocks", AT_LOAD, most_blocks, "what it has loaded"},
+    {"no states", AT_LOAD, no_states, "what it has loaded"},
+    {"many states", AT_LOAD, many_states, "what it has loaded"},
     {"quoted gpu", AT_LOAD, quoted_gpu, "what it has loaded"},
     {"endless gpu", AT_LOAD, endless_gpu, "what it has loaded"},
     {"wild code at load", AT_LOAD, wild_code, "????????"},
@@ -102,7 +106,7 @@ static void be_hostile(const char *name) {
   theirs = mmap(NULL, (size_t)about.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, CHILD_MEMORY_FD, 0);
   child_layout_make(&theirs->job, &their_layout);
   for (uint32_t i = 0; i < theirs->job.n_ranks; i++)
-    theirs->loaded[i] = (struct tl_device_loaded){.n_blocks = SEQS * TABLE, .gpu = "00000000:3B:00.0"};
+    theirs->loaded[i] = (struct tl_device_loaded){.n_blocks = SEQS * TABLE, .n_states = STATES, .gpu = "00000000:3B:00.0"};
   if (trick->when == AT_LOAD) trick->play();
   say(1);
   uint32_t asked = 1, last = theirs->job.runs_ahead ? 3 : 2; /* submit, collect; or both */
@@ -122,6 +126,7 @@ static void test_tokens(void **state) {
     struct rig rig;
     if (open_rig(&rig, (struct tl_sim_options){.tokens = all ? NULL : some, .n_tokens = all ? 0 : 5}) < 0) fail_msg("%s", rig.err.message);
     assert_int_equal(rig.loaded[0].n_blocks, SEQS * TABLE);
+    assert_int_equal(rig.loaded[0].n_states, STATES);
     while (rig.length < 200) assert_int_equal(step(&rig), TL_OK);
     assert_text(&rig);
     assert_int_equal(ops()->health(rig.device), TL_DEVICE_WELL);
@@ -133,7 +138,7 @@ static void test_tokens(void **state) {
 static void test_steps_through_the_memory(void **state) {
   (void)state;
   struct child_job job = {.n_ranks = 1, .runs_ahead = true, .max_batch_size = SEQS, .max_batch_tokens = TOKENS, .max_context = CONTEXT, .vocab_size = 1000,
-                          .n_adapters = 3};
+                          .n_adapters = 3, .max_states = 9};
   struct child_layout l;
   assert_true(child_layout_make(&job, &l));
   struct child_shared *shared;
@@ -146,6 +151,7 @@ static void test_steps_through_the_memory(void **state) {
   static struct tl_token_bias bias[SEQS][200];
   int32_t tokens[TOKENS];
   uint32_t positions[TOKENS], slots[TOKENS], start[SEQS + 1] = {0}, context[SEQS], tables[SEQS * TABLE], rows[SEQS];
+  uint32_t from[SEQS] = {3, TL_NO_STATE, 3, 8}, to[SEQS] = {0, 1, 2, 8};
   struct tl_sampling sampling[SEQS], got[SEQS];
   uint32_t masks[SEQS][TL_MASK_WORDS(1000)];
   for (uint32_t i = 0; i < TOKENS; i++) tokens[i] = (int32_t)unit_below(&seed, 1000), positions[i] = i, slots[i] = i * 7;
@@ -162,7 +168,7 @@ static void test_steps_through_the_memory(void **state) {
   }
   struct tl_step s = {.n_tokens = TOKENS, .n_seqs = SEQS, .n_rows = SEQS, .table_stride = TABLE, .tokens = tokens, .positions = positions,
                       .slots = slots, .query_start = start, .context_len = context, .block_tables = tables, .rows = rows,
-                      .sampling = sampling, .adapters = rows}, t;
+                      .sampling = sampling, .adapters = rows, .state_from = from, .state_to = to}, t;
   assert_true(child_put_step(shared, &l, &job, 1, &s));
   const struct child_step counts = shared->steps[1], too_large[] = {{.n_tokens = TOKENS + 1, .n_seqs = SEQS, .n_rows = SEQS},
                                                                   {.n_tokens = TOKENS, .n_seqs = SEQS + 1, .n_rows = SEQS},
@@ -181,6 +187,8 @@ static void test_steps_through_the_memory(void **state) {
   assert_memory_equal(t.context_len, context, sizeof context);
   assert_memory_equal(t.rows, rows, sizeof rows);
   assert_true(t.adapters != t.rows);
+  assert_memory_equal(t.state_from, from, sizeof from);
+  assert_memory_equal(t.state_to, to, sizeof to);
   assert_memory_equal(t.adapters, rows, sizeof rows);
   for (uint32_t q = 0; q < SEQS; q++) {
     assert_memory_equal(t.block_tables + q * TABLE, tables + q * TABLE, (context[q] + 15) / 16 * sizeof *tables);
@@ -199,6 +207,9 @@ static void test_steps_through_the_memory(void **state) {
   assert_false(child_put_step(shared, &l, &job, 1, &large));
   large = s;
   large.table_stride++;
+  assert_false(child_put_step(shared, &l, &job, 1, &large));
+  large = s;
+  large.state_from = large.state_to = NULL; /* of a model that has none */
   assert_false(child_put_step(shared, &l, &job, 1, &large));
   sampling[0].n_history = CONTEXT * 3; /* with the others more than all rows together may have */
   assert_false(child_put_step(shared, &l, &job, 1, &s));

@@ -27,7 +27,7 @@ static int collect_or_die(struct child_ranks *ranks, struct tl_sampled *ret_samp
 
 /* Steps that begin with the token that the one before them draws, in turn. */
 static struct {
-  uint32_t position[2], slot[2], context[2], table[TABLE], start[2], row;
+  uint32_t position[2], slot[2], context[2], state_from[2], state_to[2], table[TABLE], start[2], row;
   int32_t drawn;
   struct tl_sampling sampling[2];
   struct tl_step steps[2];
@@ -40,11 +40,14 @@ static const struct tl_step *step_behind(const struct rig *rig, uint32_t n) {
   behind.start[1] = 1;
   for (uint32_t b = 0; b < TABLE; b++) behind.table[b] = b;
   behind.context[k] = p + 1;
+  behind.state_from[k] = p % STATES;
+  behind.state_to[k] = (p + 1) % STATES;
   behind.sampling[k] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1, .position = p + 1};
   behind.steps[k] = (struct tl_step){.n_tokens = 1, .n_seqs = 1, .n_rows = 1, .table_stride = TABLE, .tokens = &behind.drawn,
                                      .positions = &behind.position[k], .slots = &behind.slot[k], .query_start = behind.start,
                                      .context_len = &behind.context[k], .block_tables = behind.table, .rows = &behind.row,
-                                     .sampling = &behind.sampling[k]};
+                                     .sampling = &behind.sampling[k], .state_from = &behind.state_from[k],
+                                     .state_to = &behind.state_to[k]};
   return &behind.steps[k];
 }
 

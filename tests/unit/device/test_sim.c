@@ -173,6 +173,51 @@ static void test_what_is_not_there(void **state) {
   close_rig(&rig);
 }
 
+/* A state that is behind another prefix changes the text as a wrong block does; one that is not there is an error. */
+static void test_states(void **state) {
+  (void)state;
+  static const struct {
+    uint32_t from[3], to[3];
+    bool fine;
+  } ways[] = {
+      {{TL_NO_STATE, 2, 2}, {2, 2, 2}, true}, {{TL_NO_STATE, 0, 1}, {0, 1, 0}, true}, {{TL_NO_STATE, 1, 1}, {1, 1, 0}, true},
+      {{TL_NO_STATE, 0, 0}, {0, 1, 1}, false}, /* a step behind */
+      {{TL_NO_STATE, 0, 0}, {1, 0, 0}, false}, /* nobody's */
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(ways); i++) {
+    struct rig rig = {.n_states = 3};
+    struct text t = new_text(0, 40), *texts[] = {&t};
+    assert_int_equal(open_rig(&rig, 1), TL_OK);
+    assert_int_equal(rig.loaded.n_states, 3);
+    for (unsigned k = 0; k < 3; k++) {
+      struct tl_sampled sampled[SEQS];
+      struct tl_step step = make_step(texts, 1, 20);
+      work.state_from[0] = ways[i].from[k];
+      work.state_to[0] = ways[i].to[k];
+      step.state_from = work.state_from;
+      step.state_to = work.state_to;
+      assert_int_equal(run_step(&rig, &step, sampled), TL_OK);
+      if (t.n_cached == t.length) t.tokens[t.length++] = sampled[0].token;
+    }
+    assert_int_equal(is_as_expected(&rig, &t, 40), ways[i].fine);
+    close_rig(&rig);
+  }
+  static const uint32_t absent[][2] = {{0, 0}, {TL_NO_STATE, 3}, {TL_NO_STATE, TL_NO_STATE}};
+  for (unsigned i = 0; i < UNIT_COUNT(absent); i++) {
+    struct rig rig = {.n_states = 3};
+    struct text t = new_text(0, 40), *texts[] = {&t};
+    assert_int_equal(open_rig(&rig, 1), TL_OK);
+    struct tl_step step = make_step(texts, 1, 20);
+    work.state_from[0] = absent[i][0];
+    work.state_to[0] = absent[i][1];
+    step.state_from = work.state_from;
+    step.state_to = work.state_to;
+    assert_int_equal(run_step(&rig, &step, NULL), TL_EDEVICE);
+    assert_string_equal(rig.err.message, "sim:1: sequence 0 of the step names states that are not there");
+    close_rig(&rig);
+  }
+}
+
 static void test_logprobs(void **state) {
   (void)state;
   struct rig rig = new_rig((struct tl_sim_options){0});
@@ -499,7 +544,7 @@ int main(void) {
       cmocka_unit_test(test_wrong_blocks_change_the_text),
       cmocka_unit_test(test_shared_prefix),
       cmocka_unit_test(test_what_is_not_there),
-      cmocka_unit_test(test_logprobs),
+      cmocka_unit_test(test_states), cmocka_unit_test(test_logprobs),
       cmocka_unit_test(test_load),
       cmocka_unit_test(test_step_time),
       cmocka_unit_test(test_devices_in_parallel),
