@@ -68,6 +68,9 @@ struct tl_sched_seq {
   uint32_t slot;
   uint32_t state_to;     /* its own state while it runs, where each of its steps leaves one; UINT32_MAX: none */
   uint32_t state_from;   /* where the state behind n_computed tokens lies; UINT32_MAX: there is none, or no token */
+  uint32_t state_kept;   /* behind the first n_kept blocks, the last of which is not in the tree yet; UINT32_MAX: none */
+  uint32_t n_kept, n_rolled, n_behind; /* blocks: see state_kept; before the last state kept by chance; before that kept on purpose */
+  uint32_t cut;          /* tokens: where a chunk has to end for those who come later; 0: nowhere */
   uint32_t n_admitted;   /* times it began */
   enum tl_sched_state state;
   bool apart;            /* what it holds is not to be trusted: until it begins anew it shares nothing */

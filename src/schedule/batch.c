@@ -53,7 +53,7 @@ static uint32_t room_of(const struct tl_scheduler *s, const struct tl_sched_seq 
  * blocks from those behind it, so that the first always goes on. */
 static void plan_chunk(struct plan *p, struct tl_sched_seq *seq) {
   struct tl_scheduler *s = p->s;
-  uint32_t want = missing(seq) < p->most ? missing(seq) : p->most;
+  uint32_t want = states_cut(s, seq, seq->n_computed, missing(seq) < p->most ? missing(seq) : p->most);
   while (room_of(s, seq) == 0 && preempt_last(s, seq))
     ;
   if (want > room_of(s, seq)) want = room_of(s, seq);
@@ -76,6 +76,7 @@ static void give_rest(struct plan *p) {
   uint32_t room = room_of(p->s, seq) - item->n, more = missing(seq) - item->n;
   if (more > p->budget) more = p->budget;
   if (more > room) more = room;
+  more = states_cut(p->s, seq, item->start, item->n + more) - item->n;
   if (more == 0 || !blocks_cover(p->s, seq, item->start + item->n + more)) return;
   item->n += more;
   p->budget -= more;
@@ -163,8 +164,9 @@ void tl_scheduler_done(struct tl_scheduler *scheduler, const struct tl_sched_ite
     struct tl_sched_seq *seq = items[i].seq;
     seq->n_computed = items[i].start + items[i].n;
     if (scheduler->o.whole) continue;
-    states_advance(seq);
+    states_advance(scheduler, seq);
     tree_publish(scheduler, seq);
+    states_keep(scheduler, seq);
     seq->next_key = missing(seq) > 1 ? tree_next_key(scheduler, seq) : 0;
   }
 }

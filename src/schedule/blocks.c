@@ -15,8 +15,10 @@ int blocks_init(struct tl_scheduler *s) {
   pool->free = malloc((size_t)n * sizeof *pool->free);
   pool->blocks = calloc(n, sizeof *pool->blocks);
   if (!pool->free || !pool->blocks) return TL_ENOMEM;
-  /* the lowest come out first */
-  for (uint32_t i = 0; i < n; i++) pool->free[i] = n - 1 - i;
+  for (uint32_t i = 0; i < n; i++) {
+    pool->free[i] = n - 1 - i; /* the lowest come out first */
+    pool->blocks[i].state = STATE_NONE;
+  }
   pool->n_free = pool->n_blocks = n;
   pool->idle_first = pool->idle_last = BLOCK_NONE;
   return TL_OK;

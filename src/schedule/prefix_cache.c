@@ -39,7 +39,6 @@ void tree_done(struct tl_scheduler *s) {
 }
 
 bool tree_shares(const struct tl_scheduler *s, const struct tl_sched_seq *seq) {
-  if (s->o.n_states > 0) return false; /* no state is kept that another could go on from */
   return seq->tokens && !seq->apart && (s->o.prefix_cache || seq->fork);
 }
 
@@ -89,6 +88,7 @@ static void insert(struct tl_scheduler *s, const struct tl_sched_seq *seq, uint3
 }
 
 void tree_remove(struct tl_scheduler *s, uint32_t block) {
+  states_forget(s, block);
   struct block *b = &s->pool.blocks[block];
   uint32_t *at = &s->tree.buckets[b->hash & s->tree.bucket_mask];
   while (*at != block) at = &s->pool.blocks[*at].bucket_next;
@@ -114,9 +114,22 @@ static uint32_t match(struct tl_scheduler *s, const struct tl_sched_seq *seq, ui
   return n;
 }
 
+/* Leading tokens that it need not compute: not the last one, whose logits are wanted. */
+static uint32_t most_cached(const struct tl_sched_seq *seq) {
+  return seq->n_tokens - 1 < seq->max_cached ? seq->n_tokens - 1 : seq->max_cached;
+}
+
 uint32_t tree_match(struct tl_scheduler *s, const struct tl_sched_seq *seq, uint64_t *ret_key) {
-  /* the last token is always computed: its logits are wanted */
-  return match(s, seq, seq->n_tokens - 1 < seq->max_cached ? seq->n_tokens - 1 : seq->max_cached, ret_key);
+  return match(s, seq, most_cached(seq), ret_key);
+}
+
+uint32_t tree_common(const struct tl_scheduler *s, const struct tl_sched_seq *ahead, const struct tl_sched_seq *seq) {
+  uint32_t known = ahead->n_tokens - ahead->n_pending, most = most_cached(seq), n = 0;
+  size_t one = s->o.block_tokens;
+  if (!tree_shares(s, ahead) || !tree_shares(s, seq) || salt_of(s, ahead) != salt_of(s, seq) || ahead->adapter != seq->adapter) return 0;
+  if (most > known) most = known;
+  while (n < most / one && memcmp(ahead->tokens + n * one, seq->tokens + n * one, one * sizeof *seq->tokens) == 0) n++;
+  return n;
 }
 
 /* A running sequence's blocks of the tree are a chain: behind one that has left it nothing of them may stay. */
@@ -128,6 +141,7 @@ static void set_apart(struct tl_scheduler *s, struct tl_sched_seq *seq) {
     if (s->pool.blocks[seq->blocks[i]].in_tree) block_forget(s, seq->blocks[i]);
   seq->n_in_tree = kept;
   seq->apart = true;
+  states_drop_kept(s, seq);
   seq->next_key = 0; /* who waits for that computes it */
 }
 

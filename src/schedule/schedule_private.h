@@ -7,7 +7,7 @@
 #include "tokenlane/schedule.h"
 
 #define BLOCK_NONE UINT32_MAX
-#define STATE_NONE UINT32_MAX
+#define STATE_NONE UINT32_MAX /* TL_NO_STATE of step.h */
 
 struct seq_list {
   struct tl_sched_seq *first, *last;
@@ -28,6 +28,7 @@ struct block {
   uint32_t parent;               /* in the tree: the block before it; BLOCK_NONE: it begins a sequence */
   uint64_t salt;                 /* in the tree, without a parent: of the sequences that may use it */
   uint32_t adapter;              /* likewise */
+  uint32_t state;                /* in the tree: the state behind its last token; STATE_NONE: there is none */
   uint64_t hash;                 /* in the tree: of the salt, the adapter and all tokens up to its end */
   uint32_t bucket_next;          /* others of the same bucket */
   uint32_t idle_prev, idle_next;
@@ -47,9 +48,19 @@ struct prefix_tree {
   uint32_t n;
 };
 
+/* A state of sequences. Free: refs 0 and no block; idle: refs 0, of a block. */
+struct state {
+  uint32_t refs;                 /* sequences that write it, go on from it, or keep it for a block that is not in the tree yet */
+  uint32_t block;                /* of the tree, whose it is; BLOCK_NONE: nobody but those sequences has it */
+  bool rolls;                    /* it is there by chance: its sequence has it forgotten when there is a later one */
+  uint64_t used;                 /* idle: when it was used last */
+};
+
 struct state_pool {
+  struct state *states;           /* (n_states) */
   uint32_t *free, n_free;         /* free ones, as a stack */
-  uint32_t n_kept;                /* those of blocks of the tree */
+  uint32_t n_idle, n_kept;        /* n_kept: of blocks of the tree, used or idle */
+  uint64_t clock;
 };
 
 struct tl_scheduler {
@@ -96,16 +107,8 @@ uint32_t tree_match(struct tl_scheduler *s, const struct tl_sched_seq *seq, uint
 void tree_publish(struct tl_scheduler *s, struct tl_sched_seq *seq);
 /* Hash of the full block that holds token n_computed, 0 when there is none to share. */
 uint64_t tree_next_key(struct tl_scheduler *s, const struct tl_sched_seq *seq);
-
-/* states.c; without states they do nothing */
-int states_init(struct tl_scheduler *s);
-void states_done(struct tl_scheduler *s);
-/* Whether a sequence that begins can have one. */
-bool states_have_room(const struct tl_scheduler *s);
-void states_enter(struct tl_scheduler *s, struct tl_sched_seq *seq);
-/* A step of it is under way. */
-void states_advance(struct tl_sched_seq *seq);
-void states_give_back(struct tl_scheduler *s, struct tl_sched_seq *seq);
+/* How many leading blocks of what `ahead` computes now, `seq` can use. */
+uint32_t tree_common(const struct tl_scheduler *s, const struct tl_sched_seq *ahead, const struct tl_sched_seq *seq);
 
 /* queue.c */
 bool queue_before(const struct tl_sched_seq *a, const struct tl_sched_seq *b);
@@ -129,6 +132,34 @@ struct plan {
   uint32_t most;    /* rows that the next prompt may have of them */
   struct tl_sched_seq *lead; /* the first prompt of the plan */
 };
+/* states.c; without states they do nothing */
+int states_init(struct tl_scheduler *s);
+void states_done(struct tl_scheduler *s);
+/* How many of the first n_match blocks in s->match a sequence can use: up to the last one with a state. */
+uint32_t states_reach(const struct tl_scheduler *s, uint32_t n_match);
+/* That state, which nobody takes meanwhile; STATE_NONE: there is none. */
+uint32_t states_hold(struct tl_scheduler *s, uint32_t n_reach);
+void states_let_go(struct tl_scheduler *s, uint32_t at);
+/* Whether a sequence that begins from that one can have one of its own. */
+bool states_have_room(const struct tl_scheduler *s, uint32_t from);
+/* Before it begins: what it found. */
+void states_expect(const struct tl_scheduler *s, struct tl_sched_seq *seq, uint32_t n_match, uint32_t n_reach);
+/* It begins from the state that it held. There is room. */
+void states_enter(struct tl_scheduler *s, struct tl_sched_seq *seq, uint32_t from);
+void states_give_back(struct tl_scheduler *s, struct tl_sched_seq *seq);
+void states_clear(struct tl_sched_seq *seq);
+/* So many rows, of n, it computes in one step from `start` on. */
+uint32_t states_cut(const struct tl_scheduler *s, const struct tl_sched_seq *seq, uint32_t start, uint32_t n);
+/* Whether a sequence that finds a state behind n_reach blocks better waits for what `ahead` computes: that ends a chunk there then. p: the
+ * plan being made, or NULL. */
+bool states_lead(const struct tl_scheduler *s, struct plan *p, struct tl_sched_seq *ahead, const struct tl_sched_seq *seq, uint32_t n_reach);
+/* A step of it is under way; and then, once its blocks are in the tree: what the step left may be kept. */
+void states_advance(struct tl_scheduler *s, struct tl_sched_seq *seq);
+void states_keep(struct tl_scheduler *s, struct tl_sched_seq *seq);
+void states_drop_kept(struct tl_scheduler *s, struct tl_sched_seq *seq);
+/* The block's state is nobody's, or of those who still go on from it. */
+void states_forget(struct tl_scheduler *s, uint32_t block);
+
 /* batch.c: `n` rows of the sequence; those before are computed. */
 void batch_add(struct plan *p, struct tl_sched_seq *seq, uint32_t n);
 enum admission { ADMITTED, NO_ROOM, FOLLOWS };

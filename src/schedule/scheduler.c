@@ -48,7 +48,7 @@ bool tl_scheduler_fits(const struct tl_scheduler *scheduler, uint32_t n_max) {
 void tl_scheduler_add(struct tl_scheduler *scheduler, struct tl_sched_seq *seq, int64_t now_ns) {
   seq->n_computed = seq->n_blocks = seq->n_in_tree = seq->n_admitted = 0;
   seq->blocks = NULL;
-  seq->state_from = seq->state_to = STATE_NONE;
+  states_clear(seq);
   seq->apart = false;
   seq->next_key = seq->put_back = 0;
   seq->state = TL_SCHED_WAITING;

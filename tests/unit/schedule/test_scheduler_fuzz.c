@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Random loads, driven as the engine drives: a step is done as soon as it is
- * under way, the next one is planned before its tokens are known, then some
+ * under way, the next one is planned, and for some loads under way, before its tokens are known, then some
  * sequences end and the plan is extended. Some decodes have guesses behind them, of which some are wrong. After every call all that must always
  * hold is checked:
  *   - each block is free, idle or used; its references are the tables that name it
@@ -28,18 +28,24 @@ struct fuzz {
   uint32_t fate[MAX_SEQS]; /* makes its continuation */
   bool live[MAX_SEQS], settled[MAX_SEQS]; /* the latter: its last step had guesses behind it */
   uint32_t n_live;
-  struct tl_sched_item *items, *flight; /* (max_batch_size) planned, and under way */
-  uint32_t n_items, n_flight;
+  struct tl_sched_item *items; /* (max_batch_size) planned */
+  uint32_t n_items;
+  struct flight {
+    struct tl_sched_item *items; /* (max_batch_size) under way */
+    uint32_t n;
+  } first, second;            /* the latter: of a device that runs ahead */
+  bool ahead;
   uint32_t *refs, *place;     /* (n_blocks) */
   uint64_t *kv;               /* (n_blocks * block_tokens) hash of all tokens up to the one whose KV lies there */
   uint64_t *states;           /* (n_states) hash of all tokens that it is behind */
+  uint32_t *holders;          /* (n_states) */
   uint64_t random, n_steps;
   int64_t now_ns;
   bool draining;
 };
 
 /* What all seeds together have met. */
-static uint64_t n_hits, n_evictions, n_preemptions, n_shared, n_guesses, n_right, n_distrusted;
+static uint64_t n_hits, n_evictions, n_preemptions, n_shared, n_guesses, n_right, n_distrusted, n_moved, n_state_hits, n_held, n_left;
 
 static uint32_t blocks_for(const struct fuzz *f, uint32_t n_tokens) {
   return (n_tokens + f->o.block_tokens - 1) / f->o.block_tokens;
@@ -73,7 +79,7 @@ static void check_tables(struct fuzz *f) {
     uint32_t known = seq->n_tokens - seq->n_pending < seq->n_computed ? seq->n_tokens - seq->n_pending : seq->n_computed;
     uint32_t n_full = tree_shares(f->s, seq) ? known / f->o.block_tokens : 0;
     if (seq->apart) n_full = seq->n_in_tree;
-    if (f->settled[i]) { /* what was right of guesses gets there with the next step */
+    if (f->settled[i] || f->ahead) { /* what was right of guesses, or has come since, gets there with the next step */
       assert_true(seq->n_in_tree <= n_full);
       n_full = seq->n_in_tree;
     }
@@ -143,18 +149,46 @@ static void check_blocks(struct fuzz *f) {
   assert_int_equal(n_found, n_tree);
 }
 
-/* Who runs has one of its own. */
-static void check_states(const struct fuzz *f) {
-  for (unsigned i = 0; i < MAX_SEQS; i++) {
-    const struct tl_sched_seq *seq = &f->seqs[i];
-    if (!f->live[i]) continue;
-    bool runs = seq->state == TL_SCHED_RUNNING && f->o.n_states > 0;
-    assert_true(runs ? seq->state_to < f->o.n_states : seq->state_to == STATE_NONE);
-    assert_int_equal(seq->state_from == STATE_NONE, !runs || seq->n_computed == 0);
-    for (unsigned k = 0; runs && k < i; k++)
-      if (f->live[k]) assert_int_not_equal(seq->state_to, f->seqs[k].state_to);
+static void count_holder(struct fuzz *f, uint32_t at) {
+  if (at == STATE_NONE) return;
+  assert_true(at < f->o.n_states);
+  f->holders[at]++;
+}
+
+/* Who runs has one of its own, goes on from that or another, and may keep one for a block. */
+static void check_seq_states(struct fuzz *f, const struct tl_sched_seq *seq) {
+  bool runs = seq->state == TL_SCHED_RUNNING && f->o.n_states > 0;
+  assert_int_equal(seq->state_to == STATE_NONE, !runs);
+  assert_int_equal(seq->state_from == STATE_NONE, !runs || seq->n_computed == 0);
+  assert_true(seq->state_kept == STATE_NONE || (runs && seq->n_kept > seq->n_in_tree && seq->n_kept <= seq->n_computed / f->o.block_tokens));
+  count_holder(f, seq->state_to);
+  if (seq->state_from != seq->state_to) count_holder(f, seq->state_from);
+  count_holder(f, seq->state_kept);
+  n_held += seq->state_kept != STATE_NONE;
+  if (runs) assert_int_equal(f->s->states.states[seq->state_to].block, BLOCK_NONE);
+}
+
+static void check_states(struct fuzz *f) {
+  const struct state_pool *pool = &f->s->states;
+  uint32_t n_free = 0, n_idle = 0, n_kept = 0, n = f->o.block_tokens;
+  memset(f->holders, 0, f->o.n_states * sizeof *f->holders);
+  for (unsigned i = 0; i < MAX_SEQS; i++)
+    if (f->live[i]) check_seq_states(f, &f->seqs[i]);
+  for (uint32_t i = 0; i < f->o.n_states; i++) {
+    const struct state *state = &pool->states[i];
+    assert_int_equal(state->refs, f->holders[i]);
+    n_free += state->refs == 0 && state->block == BLOCK_NONE;
+    n_idle += state->refs == 0 && state->block != BLOCK_NONE;
+    if (state->block == BLOCK_NONE) continue;
+    n_left += state->refs > 0;
+    n_kept++; /* and is behind just what lies in the block */
+    assert_true(f->s->pool.blocks[state->block].in_tree && f->s->pool.blocks[state->block].state == i);
+    assert_int_equal(f->states[i], f->kv[state->block * n + n - 1]);
   }
-  if (f->o.n_states) assert_int_equal(f->s->states.n_free + f->s->running.n, f->o.n_states);
+  for (uint32_t i = 0; i < f->o.n_blocks; i++) n_kept -= f->s->pool.blocks[i].state != STATE_NONE;
+  for (uint32_t i = 0; i < pool->n_free; i++) assert_true(pool->states[pool->free[i]].refs == 0 && pool->states[pool->free[i]].block == BLOCK_NONE);
+  assert_true(pool->n_free == n_free && pool->n_idle == n_idle && n_kept == 0);
+  assert_int_equal(tl_scheduler_used_states(f->s), f->o.n_states - n_free - n_idle);
 }
 
 static void check_list(const struct seq_list *list, enum tl_sched_state state) {
@@ -215,15 +249,21 @@ static void add(struct fuzz *f) {
   tl_scheduler_add(f->s, &f->seqs[i], f->now_ns);
 }
 
+static uint32_t strike(struct tl_sched_item *items, uint32_t n, const struct tl_sched_seq *seq) {
+  uint32_t kept = 0;
+  for (uint32_t i = 0; i < n; i++)
+    if (items[i].seq != seq) items[kept++] = items[i];
+  return kept;
+}
+
 static void take_out(struct fuzz *f, struct tl_sched_seq *seq) {
   tl_scheduler_remove(f->s, seq);
   assert_true(seq->state == TL_SCHED_NONE && seq->blocks == NULL && seq->n_blocks == 0);
   f->live[seq - f->seqs] = false;
   f->n_live--;
-  uint32_t n = 0;
-  for (uint32_t i = 0; i < f->n_items; i++)
-    if (f->items[i].seq != seq) f->items[n++] = f->items[i];
-  f->n_items = n;
+  f->n_items = strike(f->items, f->n_items, seq);
+  f->first.n = strike(f->first.items, f->first.n, seq);
+  f->second.n = strike(f->second.items, f->second.n, seq);
 }
 
 /* What was computed of it turns out to be wrong: nothing of it is found any more. */
@@ -236,9 +276,10 @@ static void distrust(struct fuzz *f, struct tl_sched_seq *seq) {
 }
 
 static bool in_flight(const struct fuzz *f, const struct tl_sched_seq *seq) {
-  for (uint32_t i = 0; i < f->n_flight; i++)
-    if (f->flight[i].seq == seq) return true;
-  return false;
+  bool found = false;
+  for (uint32_t i = 0; i < f->first.n; i++) found = found || f->first.items[i].seq == seq;
+  for (uint32_t i = 0; i < f->second.n; i++) found = found || f->second.items[i].seq == seq;
+  return found;
 }
 
 /* --- plans and steps -------------------------------------------------------------------------- */
@@ -286,15 +327,27 @@ static void check_plan(struct fuzz *f) {
   }
 }
 
+static int32_t continuation(const struct fuzz *f, unsigned i, uint32_t at) {
+  return (int32_t)(tl_hash_u64(f->fate[i] * 77 + at) % 2);
+}
+
+/* What the device computes: one that runs ahead knows what the host does not yet. */
+static int32_t token_at(const struct fuzz *f, unsigned i, uint32_t at) {
+  bool known = f->tokens[i][at] != UNKNOWN;
+  assert_true(known || f->ahead);
+  return known ? f->tokens[i][at] : continuation(f, i, at);
+}
+
 /* Goes on from a state to another. Only of its own does it matter what the others of the step do meanwhile. */
 static void run_state(struct fuzz *f, const struct tl_sched_item *item) {
-  const int32_t *tokens = f->tokens[item->seq - f->seqs];
+  unsigned own = (unsigned)(item->seq - f->seqs);
   uint64_t hash = 0;
   if (f->o.n_states == 0) return;
-  for (uint32_t p = 0; p < item->start; p++) hash = chain(hash, tokens[p]);
+  for (uint32_t p = 0; p < item->start; p++) hash = chain(hash, token_at(f, own, p));
   assert_int_equal(item->state_from == STATE_NONE, item->start == 0);
   if (item->start) assert_int_equal(f->states[item->state_from], hash);
-  for (uint32_t p = item->start; p < item->start + item->n; p++) hash = chain(hash, tokens[p]);
+  n_moved += item->start && item->state_from != item->state_to;
+  for (uint32_t p = item->start; p < item->start + item->n; p++) hash = chain(hash, token_at(f, own, p));
   f->states[item->state_to] = hash;
   for (uint32_t i = 0; i < f->n_items; i++) {
     const struct tl_sched_item *other = &f->items[i];
@@ -305,23 +358,17 @@ static void run_state(struct fuzz *f, const struct tl_sched_item *item) {
 /* Writes the rows of an item, after a look at all that lies before them. */
 static void write_rows(struct fuzz *f, const struct tl_sched_item *item) {
   const struct tl_sched_seq *seq = item->seq;
-  const int32_t *tokens = f->tokens[seq - f->seqs];
   uint64_t hash = 0;
   for (uint32_t p = 0; p < item->start + item->n; p++) {
     uint32_t block = seq->blocks[p / f->o.block_tokens];
     uint64_t *kv = &f->kv[block * f->o.block_tokens + p % f->o.block_tokens];
-    assert_int_not_equal(tokens[p], UNKNOWN);
-    hash = chain(hash, tokens[p]);
+    hash = chain(hash, token_at(f, (unsigned)(seq - f->seqs), p));
     if (p >= item->start) {
       assert_true(f->s->pool.blocks[block].refs == 1 && !f->s->pool.blocks[block].in_tree);
       *kv = hash;
     }
     assert_int_equal(*kv, hash);
   }
-}
-
-static int32_t continuation(const struct fuzz *f, unsigned i, uint32_t at) {
-  return (int32_t)(tl_hash_u64(f->fate[i] * 77 + at) % 2);
 }
 
 /* As step_draft.c does it: the step makes one token more, and a next step is to follow. */
@@ -340,6 +387,7 @@ static void guess(struct fuzz *f, struct tl_sched_item *item, uint32_t *room) {
 }
 
 static void guess_some(struct fuzz *f) {
+  if (f->ahead) return; /* it waits for the tokens then */
   uint32_t room = f->o.max_batch_tokens;
   for (uint32_t i = 0; i < f->n_items; i++) room -= f->items[i].n;
   for (uint32_t i = 0; i < f->n_items; i++) guess(f, &f->items[i], &room);
@@ -362,8 +410,8 @@ static void settle(struct fuzz *f, const struct tl_sched_item *item) {
   if (seq->n_computed >= at) seq->n_computed = at - 1;
 }
 
-/* The device has the planned step; the next one is planned. */
-static void submit(struct fuzz *f) {
+/* The device has the planned step. */
+static void submit(struct fuzz *f, struct flight *to) {
   for (uint32_t i = 0; i < f->n_items; i++) { /* the engine may cut the chunk of a scored prompt */
     if (unit_below(&f->random, 8) == 0) f->items[i].n = 1 + unit_below(&f->random, f->items[i].n);
   }
@@ -372,38 +420,45 @@ static void submit(struct fuzz *f) {
     write_rows(f, &f->items[i]);
     run_state(f, &f->items[i]);
   }
-  memcpy(f->flight, f->items, f->n_items * sizeof *f->items);
-  f->n_flight = f->n_items;
-  tl_scheduler_done(f->s, f->flight, f->n_flight);
-  for (uint32_t i = 0; i < f->n_flight; i++) {
-    struct tl_sched_seq *seq = f->flight[i].seq;
-    assert_int_equal(seq->n_computed, f->flight[i].start + f->flight[i].n);
-    seq->n_tokens += seq->n_computed == seq->n_tokens && seq->n_tokens < seq->n_max;
-    seq->n_pending += f->flight[i].n_more > 0;
-    f->settled[seq - f->seqs] = false;
+  memcpy(to->items, f->items, f->n_items * sizeof *f->items);
+  to->n = f->n_items;
+  f->n_items = 0;
+  tl_scheduler_done(f->s, to->items, to->n);
+  for (uint32_t i = 0; i < to->n; i++) {
+    const struct tl_sched_item *item = &to->items[i];
+    assert_int_equal(item->seq->n_computed, item->start + item->n);
+    bool makes = item->seq->n_computed == item->seq->n_tokens && item->seq->n_tokens < item->seq->n_max;
+    item->seq->n_tokens += makes;
+    item->seq->n_pending += f->ahead ? makes : item->n_more > 0;
+    f->settled[item->seq - f->seqs] = false;
   }
   check_all(f);
+  f->n_steps++;
+}
+
+static void plan_next(struct fuzz *f) {
   if (!f->draining && unit_below(&f->random, 3) == 0) add(f);
   f->n_items = tl_scheduler_plan(f->s, f->items);
   check_all(f);
   check_plan(f);
   check_first(f);
-  f->n_steps++;
 }
 
-/* The tokens of the step under way come; some sequences end by them. The plan begins where they are. */
+/* The tokens of the first step under way come; some sequences end by them. The plan begins where they are. */
 static void collect(struct fuzz *f) {
-  uint32_t n = f->n_flight;
-  f->n_flight = 0;
-  for (uint32_t i = 0; i < n; i++) {
-    struct tl_sched_seq *seq = f->flight[i].seq;
-    uint32_t end = f->flight[i].start + f->flight[i].n, index = (uint32_t)(seq - f->seqs);
-    bool makes = end == seq->n_max || f->tokens[index][end] == UNKNOWN;
-    if (!makes) continue; /* a chunk of a prompt */
-    if (f->flight[i].n_more > 0)
-      settle(f, &f->flight[i]);
+  const struct flight done = f->first;
+  f->first = f->second;
+  f->second = (struct flight){.items = done.items};
+  for (uint32_t i = 0; i < done.n; i++) {
+    const struct tl_sched_item *item = &done.items[i];
+    struct tl_sched_seq *seq = item->seq;
+    uint32_t end = item->start + item->n, index = (uint32_t)(seq - f->seqs);
+    if (end < seq->n_max && f->tokens[index][end] != UNKNOWN) continue; /* a chunk of a prompt */
+    if (item->n_more > 0)
+      settle(f, item);
     else if (end < seq->n_max)
       f->tokens[index][end] = continuation(f, index, end);
+    if (f->ahead && seq->n_pending) seq->n_pending--;
     if (unit_below(&f->random, 100) == 0) distrust(f, seq);
     if (end == seq->n_max || seq->apart || unit_below(&f->random, 40) == 0) take_out(f, seq);
   }
@@ -423,8 +478,23 @@ static void step(struct fuzz *f) {
     check_plan(f);
   }
   if (f->n_items == 0) return;
-  submit(f);
+  submit(f, &f->first);
+  plan_next(f);
   if (unit_below(&f->random, 8) == 0) cancel_one(f);
+  collect(f);
+}
+
+/* As a device that runs ahead has it: the next step before the tokens of the one under way. */
+static void step_ahead(struct fuzz *f) {
+  if (f->first.n == 0) {
+    f->n_items = f->n_items ? tl_scheduler_extend(f->s, f->items, f->n_items) : tl_scheduler_plan(f->s, f->items);
+    check_plan(f);
+    if (f->n_items == 0) return;
+    submit(f, &f->first);
+  }
+  plan_next(f);
+  if (unit_below(&f->random, 8) == 0) cancel_one(f);
+  if (f->n_items > 0 && unit_below(&f->random, 5)) submit(f, &f->second);
   collect(f);
 }
 
@@ -445,8 +515,11 @@ static struct fuzz *make(uint64_t seed) {
   f->place = calloc(o->n_blocks, sizeof *f->place);
   f->kv = calloc((size_t)o->n_blocks * o->block_tokens, sizeof *f->kv);
   f->states = calloc(o->n_states + 1, sizeof *f->states);
+  f->holders = calloc(o->n_states + 1, sizeof *f->holders);
   f->items = calloc(o->max_batch_size, sizeof *f->items);
-  f->flight = calloc(o->max_batch_size, sizeof *f->flight);
+  f->ahead = unit_below(&f->random, 3) == 0;
+  f->first.items = calloc(o->max_batch_size, sizeof *f->items);
+  f->second.items = calloc(o->max_batch_size, sizeof *f->items);
   assert_int_equal(tl_scheduler_new(o, &f->s, NULL), TL_OK);
   return f;
 }
@@ -455,18 +528,22 @@ static void end(struct fuzz *f) {
   const struct tl_sched_stats *stats = tl_scheduler_stats(f->s);
   assert_true(stats->hit_tokens <= stats->query_tokens);
   n_hits += stats->hit_tokens;
+  n_state_hits += f->o.n_states ? stats->hit_tokens : 0;
   n_evictions += stats->evictions;
   n_preemptions += stats->preemptions;
   tl_scheduler_flush(f->s);
   assert_int_equal(tl_scheduler_cached_blocks(f->s), 0);
   assert_int_equal(f->s->pool.n_free, f->o.n_blocks);
+  assert_int_equal(f->s->states.n_free, f->o.n_states);
   tl_scheduler_free(f->s);
   free(f->refs);
   free(f->place);
   free(f->kv);
   free(f->states);
+  free(f->holders);
   free(f->items);
-  free(f->flight);
+  free(f->first.items);
+  free(f->second.items);
   free(f);
 }
 
@@ -480,13 +557,13 @@ static void run_one(uint64_t seed, unsigned n_actions) {
     else if (action == 15 && unit_below(&f->random, 2))
       cancel_one(f);
     else
-      step(f);
+      (f->ahead ? step_ahead : step)(f);
     check_all(f);
   }
   f->draining = true;
   for (unsigned steps = 0; f->n_live > 0; steps++) {
     assert_true(steps < 60 * 300 * 2);
-    step(f);
+    (f->ahead ? step_ahead : step)(f);
   }
   assert_int_equal(tl_scheduler_free_blocks(f->s), f->o.n_blocks);
   assert_int_equal(tl_scheduler_plan(f->s, f->items), 0);
@@ -508,6 +585,9 @@ static void test_random_loads(void **state) {
   print_message("hit tokens %llu, evictions %llu, preemptions %llu, shared blocks seen %llu, guesses %llu, right %llu\n",
                 (unsigned long long)n_hits, (unsigned long long)n_evictions, (unsigned long long)n_preemptions,
                 (unsigned long long)n_shared, (unsigned long long)n_guesses, (unsigned long long)n_right);
+  print_message("with states: hit tokens %llu, chunks from one to another %llu, kept for later %llu, read of %llu\n", (unsigned long long)n_state_hits,
+                (unsigned long long)n_moved, (unsigned long long)n_held, (unsigned long long)n_left);
+  assert_true(n_state_hits > 1000 && n_moved > 1000 && n_held > 1000 && n_left > 1000);
   assert_true(n_right > 1000 && n_guesses > n_right + 1000);
   assert_true(n_distrusted > 1000);
   assert_true(n_hits > 1000 && n_evictions > 1000 && n_preemptions > 1000 && n_shared > 1000);
