@@ -211,7 +211,7 @@ uint32_t worker_table_stride(const struct tl_engine *engine);
 uint32_t recurrent_states(const struct tl_engine *engine);
 /* Options that such a model does not go with are set to what it does with. */
 void recurrent_adapt(struct tl_engine *engine);
-/* What the devices have for it. */
+/* Whether what the devices have for it will do. */
 int recurrent_check(const struct worker *w, struct tl_error *err);
 void recurrent_add_metrics(struct worker *w, struct tl_metrics *m, const char *labels);
 /* step_pool.c */

@@ -24,10 +24,15 @@ void recurrent_adapt(struct tl_engine *engine) {
 }
 
 int recurrent_check(const struct worker *w, struct tl_error *err) {
-  uint32_t wanted = recurrent_states(w->engine);
-  if (wanted == 0 ? w->loaded.n_states == 0 : w->loaded.n_states >= 1 && w->loaded.n_states <= wanted) return TL_OK;
-  return tl_error_set(err, TL_EUNSUPPORTED, "devices", "devices: '%.60s' has %u states of sequences, expected %u to %u",
-                      tl_engine_device(w->engine, w->index, 0), w->loaded.n_states, wanted > 0, wanted);
+  uint32_t wanted = recurrent_states(w->engine), n = w->loaded.n_states, size = w->engine->o.max_batch_size;
+  if (n > wanted || (n == 0 && wanted > 0))
+    return tl_error_set(err, TL_EUNSUPPORTED, "devices", "devices: '%.60s' has %u states of sequences, expected %u to %u",
+                        tl_engine_device(w->engine, w->index, 0), n, wanted > 0, wanted);
+  if (n > 0) TL_LOG(TL_LOG_INFO, "engine", "states of sequences", TL_U("replica", worker_id(w)), TL_U("states", n), TL_U("wanted", wanted));
+  if (n > 0 && n < size)
+    TL_LOG(TL_LOG_WARN, "engine", "fewer sequences run at once than engine.max_batch_size: there is no memory for more states",
+           TL_U("replica", worker_id(w)), TL_U("states", n), TL_U("max_batch_size", size));
+  return TL_OK;
 }
 
 /* relaxed loads: single figures */
