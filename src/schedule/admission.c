@@ -8,7 +8,7 @@
  * hash: better wait for it than compute it twice. Were the hashes equal by chance
  * it would wait for nothing, but it would not share. With states a block is not enough. */
 static bool follows(const struct tl_scheduler *s, struct plan *p, const struct tl_sched_seq *seq, uint64_t key, uint32_t n_reach) {
-  if (!key) return false;
+  if (!key && s->o.n_states == 0) return false;
   for (struct tl_sched_seq *r = s->running.first; r && queue_before(r, seq); r = r->next)
     if (s->o.n_states ? states_lead(s, p, r, seq, n_reach) : r->next_key == key) return true;
   return false;

@@ -76,7 +76,8 @@ static void give_rest(struct plan *p) {
   uint32_t room = room_of(p->s, seq) - item->n, more = missing(seq) - item->n;
   if (more > p->budget) more = p->budget;
   if (more > room) more = room;
-  more = states_cut(p->s, seq, item->start, item->n + more) - item->n;
+  uint32_t most = states_cut(p->s, seq, item->start, item->n + more);
+  more = most > item->n ? most - item->n : 0;
   if (more == 0 || !blocks_cover(p->s, seq, item->start + item->n + more)) return;
   item->n += more;
   p->budget -= more;

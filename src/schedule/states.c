@@ -82,7 +82,7 @@ static void evict_idle(struct tl_scheduler *s) {
   const struct state *states = s->states.states, *oldest = NULL;
   for (uint32_t i = 0; i < s->o.n_states; i++)
     if (states[i].refs == 0 && states[i].block != BLOCK_NONE && (!oldest || states[i].used < oldest->used)) oldest = &states[i];
-  states_forget(s, oldest->block);
+  if (oldest) states_forget(s, oldest->block);
 }
 
 /* STATE_NONE: all are in use. */

@@ -237,6 +237,24 @@ static void test_followers(void **state) {
   }
 }
 
+/* All blocks are there and no state is: who comes second waits for the first all the same. */
+static void test_followers_of_blocks(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make_keeping(4, true);
+  struct tl_sched_seq a, b, lone[4];
+  pass(s, count, 42, 0);
+  for (unsigned i = 0; i < 4; i++) add_tokens(s, &lone[i], count + 50 + i, 5);
+  n_items = tl_scheduler_plan(s, items);
+  assert_counts(s, 4, 0);
+  for (unsigned i = 0; i < 4; i++) tl_scheduler_remove(s, &lone[i]);
+  add_tokens(s, &a, count, 41);
+  add_tokens(s, &b, count, 41);
+  assert_plan(s, &a, 0u, 40u, NULL);
+  run(s);
+  assert_plan(s, &a, 40u, 1u, &b, 40u, 1u, NULL);
+  tl_scheduler_free(s);
+}
+
 /* A plan that is made is cut for who comes by `extend`. */
 static void test_follower_of_a_plan(void **state) {
   (void)state;
@@ -434,7 +452,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_one_each),    cmocka_unit_test(test_prompts),   cmocka_unit_test(test_not_worth_it),
       cmocka_unit_test(test_branches),    cmocka_unit_test(test_answers),   cmocka_unit_test(test_pending_tokens),
-      cmocka_unit_test(test_followers),   cmocka_unit_test(test_follower_of_a_plan), cmocka_unit_test(test_one_state),
+      cmocka_unit_test(test_followers),   cmocka_unit_test(test_followers_of_blocks), cmocka_unit_test(test_follower_of_a_plan), cmocka_unit_test(test_one_state),
       cmocka_unit_test(test_few_states),  cmocka_unit_test(test_held_by_a_plan), cmocka_unit_test(test_cut_chunk),
       cmocka_unit_test(test_distrust),    cmocka_unit_test(test_evictions), cmocka_unit_test(test_guesses),
   };
