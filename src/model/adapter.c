@@ -64,6 +64,8 @@ static int64_t find_record(const struct model *m, enum tl_op_kind kind, uint32_t
   for (uint32_t i = 0; i < m->model.n_ops; i++) {
     const struct tl_op *op = &m->ops[i];
     if (op->layer != layer) continue;
+    bool has_state = op->kind == TL_OP_DELTA_IN || op->kind == TL_OP_SHORT_IN; /* what makes x of it is no attention's */
+    if (has_state && kind == TL_OP_ATTN_OUT) return -1;
     bool of_mlp = kind == TL_OP_GATED_UP || kind == TL_OP_MLP_DOWN;
     if (of_mlp && op->kind == TL_OP_ROUTE) return -1;
     if (op->kind == kind) found = i;
@@ -112,6 +114,8 @@ static int add_module(struct reader *k, const struct module *module, int64_t rec
   uint64_t rank = m->tensors[a].n_dims ? m->tensors[a].shape[0] : 0, outputs = 0, first = 0;
   if (rank < 1 || rank > TL_MAX_ADAPTER_RANK || !adapter_config_has_rank(&k->config, (uint32_t)rank))
     return bad_tensor(k, a_name, TL_ECORRUPT, "its rank is not the one that adapter_config.json says, or above 256");
+  if (m->tensors[op->weight[module->input]].run_rows)
+    return bad_tensor(k, a_name, TL_EUNSUPPORTED, "adapters of queries whose heads are gated are not supported");
   for (uint32_t i = 0; i < module->n_inputs; i++) outputs += m->tensors[op->weight[module->input + i]].shape[0];
   int r = check_shape(k, a_name, &m->tensors[a], rank, m->tensors[op->weight[module->input]].shape[1]);
   if (r == TL_OK) r = check_shape(k, b_name, &m->tensors[b], outputs, rank);

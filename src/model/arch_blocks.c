@@ -9,6 +9,7 @@
 #define NAMES "self_attn.o_proj", "model.norm"
 #define GATED NULL, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", NAMES
 #define LLAMA4 BLOCK_QK_UNIT, NULL, "feed_forward.gate_proj", "feed_forward.up_proj", "feed_forward.down_proj", NAMES
+#define LFM2 0, NULL, "feed_forward.w1", "feed_forward.w3", "feed_forward.w2", "self_attn.out_proj", "model.embedding_norm"
 
 static const struct arch_blocks kinds[] = {
     {"CohereForCausalLM", COHERE, GATED},
@@ -18,6 +19,8 @@ static const struct arch_blocks kinds[] = {
     {"Starcoder2ForCausalLM", BLOCK_BIASED, "gelu_pytorch_tanh", NULL, "mlp.c_fc", "mlp.c_proj", NAMES},
     {"PhiForCausalLM", BLOCK_PARALLEL | BLOCK_BIASED | BLOCK_LOGIT_BIAS, "gelu_new", NULL, "mlp.fc1", "mlp.fc2", "self_attn.dense",
      "model.final_layernorm"},
+    {"Lfm2ForCausalLM", LFM2},
+    {"Lfm2MoeForCausalLM", LFM2},
     {"Llama4ForCausalLM", LLAMA4},
     {"Llama4ForConditionalGeneration", LLAMA4},
 };

@@ -18,6 +18,7 @@ struct maker {
   uint64_t dim, q, kv, ffn, vocab;
   float rope_factor;
   int32_t ones; /* of qk_unit; -1: not there yet */
+  uint32_t n_attending, n_keeping; /* layers so far with keys and values, and with a state */
   struct tl_error *err;
 };
 
@@ -136,11 +137,12 @@ static int qk_norm(struct maker *k, uint32_t layer) {
   if (!is(k, ARCH_QK_NORM | ARCH_QK_NORM_ROW) && !(is(k, ARCH_QK_NORM_KEY) && k->c->use_qk_norm)) return TL_OK;
   bool row = is(k, ARCH_QK_NORM_ROW);
   uint64_t head = (uint64_t)k->c->head_dim;
+  bool lfm2 = is(k, ARCH_SHORT);
   struct tl_op *op = plan_add(k->m, TL_OP_QK_NORM, layer);
   op->eps = (float)k->c->rms_norm_eps;
   op->features |= norm_features(k) | (row ? TL_F_WHOLE_ROW : 0);
-  int r = project(k, op, 0, row ? k->q : head, 0, false, "self_attn.q_norm");
-  if (r == TL_OK) r = project(k, op, 1, row ? k->kv : head, 0, false, "self_attn.k_norm");
+  int r = project(k, op, 0, row ? k->q : head, 0, false, lfm2 ? "self_attn.q_layernorm" : "self_attn.q_norm");
+  if (r == TL_OK) r = project(k, op, 1, row ? k->kv : head, 0, false, lfm2 ? "self_attn.k_layernorm" : "self_attn.k_norm");
   return r;
 }
 
@@ -173,7 +175,7 @@ static int attend(struct maker *k, uint32_t layer) {
                       (k->m->model.n_rotated < k->m->model.head_dim ? TL_F_PARTIAL : 0);
     if (!local) multiply(rope, (double)k->rope_factor);
   }
-  struct tl_op *op = plan_add(k->m, TL_OP_ATTEND, layer);
+  struct tl_op *op = plan_add(k->m, TL_OP_ATTEND, k->n_attending++);
   op->scale = 1 / sqrtf((float)c->head_dim);
   if (is(k, ARCH_QUERY_SCALAR)) op->scale = 1 / sqrtf((float)c->query_pre_attn_scalar);
   if (is(k, ARCH_MULTIPLIERS)) op->scale = (float)c->attention_multiplier;
@@ -198,8 +200,19 @@ static bool is_fused_here(const struct maker *k, uint32_t layer) {
   return k->m->gguf && model_find_tensor(k->m, name) >= 0;
 }
 
+static int gate(struct maker *k, uint32_t layer) {
+  if (is(k, ARCH_DELTA)) plan_add(k->m, TL_OP_GATE, layer);
+  return TL_OK;
+}
+
+/* Whether the layer has a state in place of keys and values. */
+static bool keeps(const struct maker *k, uint32_t layer) {
+  return k->c->state_type && k->c->keeps[layer];
+}
+
 /* From the normed row to what its heads make of it. */
 static int heads(struct maker *k, uint32_t layer) {
+  if (keeps(k, layer)) return arch_recurrent_plan(k->m, k->c, layer, k->n_keeping++, k->err);
   if (is(k, ARCH_LATENT)) return arch_latent_plan(k->m, k->c, layer, k->rope_factor, k->err);
   bool bias = is(k, ARCH_QKV_BIAS) || k->c->attention_bias || (is(k, ARCH_LAYER_NORM) && k->c->use_qkv_bias) ||
               (is(k, ARCH_QKV_BIAS_KEY) && k->c->qkv_bias);
@@ -208,20 +221,21 @@ static int heads(struct maker *k, uint32_t layer) {
   if (is(k, ARCH_FUSED_QKV) || is_fused_here(k, layer)) {
     r = fused_qkv(k, op, bias);
   } else {
-    r = project(k, op, 0, k->q, k->dim, bias, "self_attn.q_proj");
+    r = is(k, ARCH_DELTA) ? arch_recurrent_queries(k->m, k->c, op, k->err) : project(k, op, 0, k->q, k->dim, bias, "self_attn.q_proj");
     if (r == TL_OK) r = project(k, op, 1, k->kv, k->dim, bias, "self_attn.k_proj");
     if (r == TL_OK) r = project(k, op, 2, k->kv, k->dim, bias, "self_attn.v_proj");
   }
   if (r == TL_OK) r = qk_norm(k, layer);
   if (r == TL_OK) r = qk_unit(k, layer);
-  return r == TL_OK ? attend(k, layer) : r;
+  if (r == TL_OK) r = attend(k, layer);
+  return r == TL_OK ? gate(k, layer) : r;
 }
 
 static int attention_out(struct maker *k, uint32_t layer) {
   struct tl_op *op = plan_add(k->m, TL_OP_ATTN_OUT, layer);
-  bool out_bias = k->c->attention_bias && !is(k, ARCH_NO_OUT_BIAS);
-  uint64_t made = (uint64_t)k->c->num_attention_heads * tl_model_value_dim(&k->m->model);
-  int r = project(k, op, 0, k->dim, made, out_bias, k->blocks->out);
+  bool kept = keeps(k, layer), out_bias = k->c->attention_bias && !is(k, ARCH_NO_OUT_BIAS);
+  uint64_t made = kept ? arch_recurrent_made(k->m) : (uint64_t)k->c->num_attention_heads * tl_model_value_dim(&k->m->model);
+  int r = project(k, op, 0, k->dim, made, kept ? k->c->conv_bias : out_bias, kept ? arch_recurrent_out(k->m) : k->blocks->out);
   return r == TL_OK ? end_block(k, op, k->a->post_attention) : r;
 }
 
@@ -308,7 +322,7 @@ int arch_decoder_plan(struct model *m, const struct architecture *a, const struc
                       float rope_factor, struct tl_error *err) {
   struct maker k = {m, a, c, arch_experts_of(a), arch_blocks_of(a), (uint64_t)c->hidden_size, (uint64_t)(c->num_attention_heads * c->head_dim),
                     (uint64_t)(c->num_key_value_heads * c->head_dim), (uint64_t)c->intermediate_size,
-                    (uint64_t)c->vocab_size, rope_factor, -1, err};
+                    (uint64_t)c->vocab_size, rope_factor, -1, 0, 0, err};
   int r = check(&k);
   if (r < 0) return r;
   int32_t embed = plan_tensor(m, err, k.vocab, k.dim, "model.embed_tokens.weight");

@@ -9,6 +9,8 @@
 #define PROJECTIONS {"gate_proj", "up_proj", "down_proj"}
 #define LLAMA4 "feed_forward", "router", {"gate_up_proj", "gate_up_proj", "down_proj"}, "shared_expert", NULL, \
   EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID | EXPERTS_HALVES | EXPERTS_SHARE_IN
+#define QWEN3_5 "mlp", "gate", {"gate_up_proj", "gate_up_proj", "down_proj"}, "shared_expert", NULL, \
+  EXPERTS_ROW_GATE | EXPERTS_OWN_SIZE | EXPERTS_NORMALIZED | EXPERTS_HALVES | EXPERTS_STRAIGHT
 
 static const struct arch_experts kinds[] = {
     {"MixtralForCausalLM", "block_sparse_moe", "gate", {"w1", "w3", "w2"}, NULL, NULL, EXPERTS_NORMALIZED},
@@ -16,6 +18,9 @@ static const struct arch_experts kinds[] = {
      EXPERTS_NORMALIZED | EXPERTS_SIGMOID},
     {"Qwen2MoeForCausalLM", "mlp", "gate", PROJECTIONS, "shared_expert", NULL, EXPERTS_ROW_GATE | EXPERTS_OWN_SIZE},
     {"Qwen3MoeForCausalLM", "mlp", "gate", PROJECTIONS, NULL, NULL, EXPERTS_OWN_SIZE},
+    {"Qwen3NextForCausalLM", "mlp", "gate", PROJECTIONS, "shared_expert", NULL, EXPERTS_ROW_GATE | EXPERTS_OWN_SIZE},
+    {"Qwen3_5MoeForCausalLM", QWEN3_5},
+    {"Qwen3_5MoeForConditionalGeneration", QWEN3_5},
     {"Qwen3VLMoeForConditionalGeneration", "mlp", "gate", {"gate_up_proj", "gate_up_proj", "down_proj"}, NULL, NULL,
      EXPERTS_NORMALIZED | EXPERTS_OWN_SIZE | EXPERTS_HALVES},
     {"Glm4MoeForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", "gate.e_score_correction_bias",
@@ -35,6 +40,7 @@ static const struct arch_experts kinds[] = {
      NULL, EXPERTS_NORMALIZED | EXPERTS_HALVES | EXPERTS_ROWS},
     {"Llama4ForCausalLM", LLAMA4},
     {"Llama4ForConditionalGeneration", LLAMA4},
+    {"Lfm2MoeForCausalLM", "feed_forward", "gate", {"w1", "w3", "w2"}, NULL, "expert_bias", EXPERTS_SIGMOID | EXPERTS_OWN_SIZE},
     {"OlmoeForCausalLM", "mlp", "gate", PROJECTIONS, NULL, NULL, 0},
     {"GptOssForCausalLM", "mlp", "router", {"gate_up_proj", "gate_up_proj", "down_proj"}, NULL, NULL,
      EXPERTS_NORMALIZED | EXPERTS_FUSED},
@@ -169,7 +175,7 @@ static int route(const struct maker *k) {
     op->n_groups = (uint32_t)k->c->n_group;
     op->n_groups_chosen = (uint32_t)k->c->topk_group;
   }
-  if (r == TL_OK && k->e->choice) return choice_bias(k, op);
+  if (r == TL_OK && k->e->choice && k->c->use_expert_bias) return choice_bias(k, op);
   if (r < 0 || !(k->e->traits & EXPERTS_FUSED)) return r;
   op->bias[0] = plan_tensor(k->m, k->err, op->n_experts, 0, "model.layers.%u.%s.%s.bias", k->layer, k->e->block, k->e->router);
   return op->bias[0] < 0 ? op->bias[0] : TL_OK;

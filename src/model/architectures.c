@@ -9,6 +9,7 @@
 #define GEMMA_NORMS \
   "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"
 #define GEMMA (ARCH_PLUS_ONE | ARCH_EMBED_SCALE | ARCH_TIED | ARCH_SOFTCAPS | ARCH_QUERY_SCALAR | ARCH_GELU)
+#define QWEN_DELTA (ARCH_DELTA | ARCH_PLUS_ONE | ARCH_QK_NORM | ARCH_PARTIAL)
 
 static const struct architecture architectures[] = {
     {"LlamaForCausalLM", "llama", PRE_NORMS, 0, WINDOW_NONE, 1},
@@ -46,6 +47,11 @@ static const struct architecture architectures[] = {
     {"DeepseekV3ForCausalLM", "deepseek_v3", PRE_NORMS, ARCH_LATENT, WINDOW_NONE, 1},
     {"Glm4MoeLiteForCausalLM", "glm4_moe_lite", PRE_NORMS, ARCH_LATENT, WINDOW_NONE, 1},
     {"OlmoeForCausalLM", "olmoe", PRE_NORMS, ARCH_QK_NORM_ROW, WINDOW_NONE, 1},
+    {"Qwen3NextForCausalLM", "qwen3_next", PRE_NORMS, QWEN_DELTA, WINDOW_NONE, 0.25},
+    {"Qwen3_5ForCausalLM", "qwen3_5_text", PRE_NORMS, QWEN_DELTA, WINDOW_NONE, 0.25},
+    {"Qwen3_5MoeForCausalLM", "qwen3_5_moe_text", PRE_NORMS, QWEN_DELTA, WINDOW_NONE, 0.25},
+    {"Lfm2ForCausalLM", "lfm2", "operator_norm", NULL, "ffn_norm", NULL, ARCH_SHORT | ARCH_QK_NORM | ARCH_TIED, WINDOW_NONE, 1},
+    {"Lfm2MoeForCausalLM", "lfm2_moe", "operator_norm", NULL, "ffn_norm", NULL, ARCH_SHORT | ARCH_QK_NORM | ARCH_TIED, WINDOW_NONE, 1},
     {"SeedOssForCausalLM", "seed_oss", PRE_NORMS, ARCH_NO_OUT_BIAS, WINDOW_NONE, 1},
     {"Ernie4_5ForCausalLM", "ernie4_5", PRE_NORMS, ARCH_INTERLEAVED | ARCH_TIED | ARCH_USE_BIAS, WINDOW_NONE, 1},
     {"Ernie4_5_MoeForCausalLM", "ernie4_5_moe", PRE_NORMS, ARCH_INTERLEAVED | ARCH_TIED | ARCH_USE_BIAS, WINDOW_NONE, 1},
@@ -63,6 +69,8 @@ static const struct architecture architectures[] = {
     {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl", PRE_NORMS, ARCH_QKV_BIAS | ARCH_NO_OUT_BIAS | ARCH_TIED, WINDOW_OPTIONAL, 1},
     {"Qwen3VLForConditionalGeneration", "qwen3_vl", PRE_NORMS, ARCH_QK_NORM | ARCH_TIED, WINDOW_NONE, 1},
     {"Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe", PRE_NORMS, ARCH_QK_NORM | ARCH_TIED, WINDOW_NONE, 1},
+    {"Qwen3_5ForConditionalGeneration", "qwen3_5", PRE_NORMS, QWEN_DELTA | ARCH_TIED, WINDOW_NONE, 0.25},
+    {"Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe", PRE_NORMS, QWEN_DELTA | ARCH_TIED, WINDOW_NONE, 0.25},
     /* encoders: arch_encoder.c knows the rest */
     {"BertModel", "bert", NULL, NULL, NULL, NULL, ARCH_LAYER_NORM, WINDOW_NONE, 1},
     {"BertForSequenceClassification", "bert", NULL, NULL, NULL, NULL, ARCH_LAYER_NORM, WINDOW_NONE, 1},

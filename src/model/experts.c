@@ -120,7 +120,7 @@ static int32_t transposed(struct model *m, const struct expert_part *p, int32_t 
   const struct tl_tensor all = m->tensors[index];
   uint64_t rows = p->rows * parts_of(p);
   int32_t ret = -1;
-  bool straight = p->kind->traits & EXPERTS_ROWS || (p->kind->traits & EXPERTS_HALVES && !has_shape(&all, 3, p->n, p->columns, rows, 0));
+  bool straight = p->kind->traits & (EXPERTS_ROWS | EXPERTS_STRAIGHT) || (p->kind->traits & EXPERTS_HALVES && !has_shape(&all, 3, p->n, p->columns, rows, 0));
   char expected[100];
   snprintf(expected, sizeof expected, "%u x %llu x %llu", p->n, (unsigned long long)p->columns, (unsigned long long)rows);
   if (!has_shape(&all, 3, p->n, straight ? rows : p->columns, straight ? p->columns : rows, 0)) return bad_shape(m, &all, err, expected);

@@ -6,6 +6,9 @@
 
 #include "model/model_private.h"
 
+#define QWEN3_5 16, 4, 256, 248320, 32768, 0, 1e-6, 0, false
+#define QWEN3_5_MOE 16, 2, 256, 248320, 32768, 0, 1e-6, 0, false
+#define LFM2 32, 8, 0, 65536, 128000, 0, 1e-5, 1e6, false
 #define LLAMA4 40, 8, 128, 202048, 131072, 0, 1e-5, 5e5, false
 
 static const struct class {
@@ -24,6 +27,13 @@ static const struct class {
     {"Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text", 0, 16, 0, 151936, 128000, 0, 1e-6, 5e5, false},
     {"Llama4ForConditionalGeneration", "llama4_text", LLAMA4},
     {"Llama4ForCausalLM", NULL, LLAMA4},
+    {"Qwen3_5ForConditionalGeneration", "qwen3_5_text", QWEN3_5},
+    {"Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe_text", QWEN3_5_MOE},
+    {"Qwen3_5ForCausalLM", NULL, QWEN3_5},
+    {"Qwen3_5MoeForCausalLM", NULL, QWEN3_5_MOE},
+    {"Qwen3NextForCausalLM", NULL, 16, 2, 256, 151936, 32768, 0, 1e-6, 0, false},
+    {"Lfm2ForCausalLM", NULL, LFM2},
+    {"Lfm2MoeForCausalLM", NULL, LFM2},
     {"Ministral3ForCausalLM", NULL, 0, 8, 128, 0, 0, 0, 1e-5, 1e6, false},
     {"Olmo3ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 5e5, false},
     {"Glm4MoeForCausalLM", NULL, 0, 8, 0, 0, 0, 0, 1e-5, 0, false},
@@ -57,6 +67,10 @@ static const struct mixture {
     {"Dots1ForCausalLM", 0, 0, 1408, 0, 0, false},
     {"GraniteMoeForCausalLM", 8, 2, 0, 0, 0, false},
     {"GraniteMoeSharedForCausalLM", 8, 2, 0, 0, 0, false},
+    {"Qwen3NextForCausalLM", 512, 10, 512, 0, 0, true},
+    {"Qwen3_5MoeForCausalLM", 256, 8, 512, 0, 0, true},
+    {"Qwen3_5MoeForConditionalGeneration", 256, 8, 512, 0, 0, true},
+    {"Lfm2MoeForCausalLM", 32, 4, 1792, 0, 2, true},
     {"OlmoeForCausalLM", 64, 8, 0, 0, 0, false},
 };
 

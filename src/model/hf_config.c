@@ -102,6 +102,20 @@ static const struct key keys[] = {
     {"moe_layer_end_index", KIND_INTEGER, AT(last_sparse), 0, -1, MODEL_MAX_LAYERS, false},
     {"moe_layer_interval", KIND_INTEGER, AT(decoder_sparse_step), 0, 1, MODEL_MAX_LAYERS, false},
     {"shared_intermediate_size", KIND_INTEGER, AT(shared_expert_size), 0, 0, MODEL_MAX_DIM, false},
+    {"linear_num_key_heads", KIND_INTEGER, AT(delta_key_heads), 0, 1, 4096, false},
+    {"linear_num_value_heads", KIND_INTEGER, AT(delta_value_heads), 0, 1, 4096, false},
+    {"linear_key_head_dim", KIND_INTEGER, AT(delta_key_dim), 0, 1, 1024, false},
+    {"linear_value_head_dim", KIND_INTEGER, AT(delta_value_dim), 0, 1, 1024, false},
+    {"linear_conv_kernel_dim", KIND_INTEGER, AT(conv_rows), 0, 2, MODEL_MAX_CONV, false},
+    {"full_attention_interval", KIND_INTEGER, AT(full_attention_interval), 0, 1, MODEL_MAX_LAYERS, false},
+    {"conv_L_cache", KIND_INTEGER, AT(conv_rows), 0, 2, MODEL_MAX_CONV, false},
+    {"conv_bias", KIND_BOOL, AT(conv_bias), 0, 0, 0, false},
+    {"block_auto_adjust_ff_dim", KIND_BOOL, AT(adjust_ffn), 0, 0, 0, false},
+    {"block_multiple_of", KIND_INTEGER, AT(ffn_multiple), 0, 1, MODEL_MAX_DIM, false},
+    {"block_ffn_dim_multiplier", KIND_NUMBER, AT(ffn_multiplier), 0, 1e-3, 1e3, false},
+    {"block_ff_dim", KIND_INTEGER, AT(intermediate_size), 0, 1, MODEL_MAX_DIM, false},
+    {"num_dense_layers", KIND_INTEGER, AT(first_dense), 0, 0, MODEL_MAX_LAYERS, false},
+    {"use_expert_bias", KIND_BOOL, AT(use_expert_bias), 0, 0, 0, false},
     {"q_lora_rank", KIND_INTEGER, AT(q_lora_rank), 0, 1, MODEL_MAX_DIM, false},
     {"kv_lora_rank", KIND_INTEGER, AT(kv_lora_rank), 0, 1, MODEL_MAX_HEAD_DIM, false},
     {"qk_nope_head_dim", KIND_INTEGER, AT(qk_nope_head_dim), 0, 1, MODEL_MAX_HEAD_DIM, false},
@@ -312,7 +326,7 @@ void hf_config_defaults(struct hf_config *ret) {
                             .max_window_layers = 28, .no_rope_layer_interval = 4,
                             .rope_local_base_freq = 10000, .beta_fast = 32, .beta_slow = 1, .decoder_sparse_step = 1, .last_sparse = -1, .n_group = 1, .topk_group = 1, .routed_scaling_factor = 1,
                             .moe_layer_freq = 1, .rope_interleave = true,
-                            .qkv_bias = true, .swiglu_limit = 7, .pad_token_id = 1, .local_attention = 128,
+                            .qkv_bias = true, .use_expert_bias = true, .swiglu_limit = 7, .pad_token_id = 1, .local_attention = 128,
                             .global_attn_every_n_layers = 3, .rotary_emb_fraction = 1, .max_trained_positions = 2048};
 }
 
@@ -363,6 +377,7 @@ static int take_defaults(struct hf_config *c, json_t *object, const struct archi
   *ret = arch_find(c->architecture, type ? type : "", &unknown);
   arch_encoder_defaults(*ret, c);
   arch_latent_defaults(*ret, c);
+  arch_recurrent_defaults(*ret, c);
   hf_class_defaults(*ret, c);
   if (*ret && (*ret)->traits & ARCH_LOCAL_PLAIN) c->rope_local_base_freq = 0;
   return hf_nested_text(*ret, c, object, ret_text, err);
@@ -408,6 +423,7 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   if (r == TL_OK) read_eos(ret, json_object_get(text, "eos_token_id"));
   if (r == TL_OK) finish_nested(ret, object, a);
   if (r == TL_OK) r = arch_latent_complete(a, ret, "config.json", err);
+  if (r == TL_OK) r = arch_recurrent_complete(a, ret, "config.json", err);
   /* what a key says in a file of another kind of model is not the reason */
   if (r < 0 && !a && ret->architecture[0] && !arch_find(ret->architecture, "", err)) r = TL_EUNSUPPORTED;
   json_decref(object);

@@ -16,9 +16,11 @@ static int read_layer_types(struct hf_config *c, json_t *list, struct tl_error *
   for (size_t i = 0; i < json_array_size(list); i++) {
     const char *type = json_string_value(json_array_get(list, i));
     c->slides[i] = type && strcmp(type, "sliding_attention") == 0;
+    c->keeps[i] = c->state_type && type && strcmp(type, c->state_type) == 0;
     bool chunked = c->attention_chunk_size && type && strcmp(type, "chunked_attention") == 0; /* of which no context has more than one */
-    if (!c->slides[i] && !chunked && (!type || strcmp(type, "full_attention") != 0))
+    if (!c->slides[i] && !chunked && !c->keeps[i] && (!type || strcmp(type, "full_attention") != 0))
       return bad_list("layer_types", "full_attention or sliding_attention", err);
+    if (c->state_type && c->slides[i]) return bad_list("layer_types", "full_attention, or linear_attention (conv)", err);
   }
   return TL_OK;
 }
@@ -54,6 +56,20 @@ static int read_mlp_types(struct hf_config *c, json_t *list, struct tl_error *er
     const char *type = json_string_value(json_array_get(list, i));
     c->dense[i] = type && strcmp(type, "dense") == 0;
     if (!c->dense[i] && (!type || strcmp(type, "sparse") != 0)) return bad_list("mlp_layer_types", "dense or sparse", err);
+  }
+  return TL_OK;
+}
+
+/* LFM2's: the layers that are no convolutions. */
+static int read_full_layers(struct hf_config *c, json_t *list, struct tl_error *err) {
+  if (!list || json_is_null(list) || c->has_layer_types || !c->state_type) return TL_OK;
+  if (!json_is_array(list)) return bad_list("full_attn_idxs", "a list of layers", err);
+  for (int64_t i = 0; i < c->num_hidden_layers; i++) c->keeps[i] = true;
+  for (size_t i = 0; i < json_array_size(list); i++) {
+    json_int_t layer = json_integer_value(json_array_get(list, i));
+    if (!json_is_integer(json_array_get(list, i)) || layer < 0 || layer >= c->num_hidden_layers)
+      return bad_list("full_attn_idxs", "numbers of layers", err);
+    c->keeps[layer] = false;
   }
   return TL_OK;
 }
@@ -111,6 +127,7 @@ static int read_factors(struct hf_config *c, json_t *rope, struct tl_error *err)
 int hf_config_read_lists(struct hf_config *c, json_t *object, json_t *rope, struct tl_error *err) {
   c->rope_untruncated = json_is_false(json_object_get(rope, "truncate"));
   int r = read_layer_types(c, json_object_get(object, "layer_types"), err);
+  if (r == TL_OK) r = read_full_layers(c, json_object_get(object, "full_attn_idxs"), err);
   if (r == TL_OK) r = read_pattern(c, json_object_get(object, "sliding_window_pattern"), err);
   if (r == TL_OK) r = read_no_rope_layers(c, json_object_get(object, "no_rope_layers"), err);
   if (r == TL_OK) r = read_sparse_layers(c, json_object_get(object, "moe_layers"), err);

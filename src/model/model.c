@@ -100,6 +100,7 @@ static void take_config(struct tl_model *t, const struct architecture *a, const 
   t->vocab_size = (uint32_t)c->vocab_size;
   t->max_context = (uint32_t)c->max_position_embeddings;
   arch_latent_take(a, c, t);
+  arch_recurrent_take(a, c, t);
   t->n_eos = c->n_eos;
   memcpy(t->eos, c->eos, sizeof t->eos);
   t->defaults = c->defaults;
@@ -134,6 +135,8 @@ static int set_pooling(struct tl_model *t, const struct architecture *a, const s
   bool headless = length > 5 && strcmp(c->architecture + length - 5, "Model") == 0;
   t->is_classifier = encoder && arch_is_classifier(a);
   if (!encoder && !headless && p->kind == TL_POOL_NONE) return TL_OK;
+  if (t->recurrence.n_layers)
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "models whose layers keep a state are not supported as embedders");
   t->pooling = p->kind == TL_POOL_NONE ? TL_POOL_MEAN : p->kind;
   if (t->is_classifier) t->pooling = strcmp(c->classifier_pooling, "mean") == 0 ? TL_POOL_MEAN : TL_POOL_FIRST;
   t->normalize = p->normalize && !t->is_classifier;

@@ -14,6 +14,7 @@
 #define MODEL_MAX_HEAD_DIM 4096
 #define MODEL_MAX_EXPERTS 1024
 #define MODEL_MAX_CHOSEN 64
+#define MODEL_MAX_CONV 16
 
 struct hf_config;
 struct hf_pooling;
@@ -126,6 +127,15 @@ struct hf_config {
   int64_t q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
   bool rope_interleave;
   double swiglu_alpha, swiglu_limit;
+  /* layers that keep a state; 0: none, or they have no such heads */
+  int64_t delta_key_heads, delta_value_heads, delta_key_dim, delta_value_dim, conv_rows;
+  int64_t full_attention_interval;
+  const char *state_type;         /* what layer_types calls them; NULL: the class has none */
+  bool keeps[MODEL_MAX_LAYERS];   /* which they are */
+  bool conv_bias, use_expert_bias;
+  bool adjust_ffn;                /* LFM2's, of which the MLP's size follows */
+  int64_t ffn_multiple;
+  double ffn_multiplier;
   bool dense[MODEL_MAX_LAYERS];   /* mlp_only_layers */
   /* encoders */
   int64_t type_vocab_size, pad_token_id, local_attention, global_attn_every_n_layers, n_labels;
@@ -211,8 +221,14 @@ int32_t packed_fp4(struct model *m, const char *name, const char *stem, uint64_t
 /* Whether the files have a matrix in any form, readable here or not. stem: its name up to "weight". */
 bool packed_is_there(const struct model *m, const char *stem);
 
-/* Rows [first, first + rows) of a tensor, as a tensor of their own. When all rows have been given
+/* `rows` rows of a tensor whose rows are not in runs or paired, as a tensor of their own: `each` of them from `first` on, as many `step`
+ * rows behind that, and so on. When all rows have been given
  * away, plan_spent says so: they are counted once. */
+struct row_runs {
+  uint64_t first, each, step, rows;
+};
+int32_t plan_runs(struct model *m, struct tl_error *err, int32_t tensor, const struct row_runs *runs);
+/* Rows [first, first + rows). */
 int32_t plan_rows(struct model *m, struct tl_error *err, int32_t tensor, uint64_t first, uint64_t rows);
 void plan_spent(struct model *m, int32_t tensor);
 /* All rows of a tensor to n inputs, one behind the other, rows[i] to ret[i]. tensor: may be an error, which is returned. */
@@ -242,6 +258,8 @@ enum arch_trait {
   ARCH_USE_BIAS = 1 << 19,    /* use_bias: of all projections */
   ARCH_NOPE_WIDE = 1 << 20,   /* layers without a window do not rotate, if sliding_window is said */
   ARCH_QK_NORM_KEY = 1 << 21, /* norms of Q and K by head, if use_qk_norm says so */
+  ARCH_DELTA = 1 << 22,       /* layers by the gated delta rule, attention whose heads are gated: arch_recurrent.c */
+  ARCH_SHORT = 1 << 23,       /* layers of short convolutions, likewise */
   ARCH_SINKS = 1 << 24,       /* a score beside those of positions */
   ARCH_LATENT = 1 << 30,      /* multi-head latent attention: arch_latent.c */
   ARCH_QKV_BIAS_KEY = 1 << 25, /* biases of q, k, v, unless qkv_bias is false */
@@ -320,6 +338,19 @@ void arch_latent_take(const struct architecture *a, const struct hf_config *conf
 /* A layer's records from the norm to ATTN_OUT. */
 int arch_latent_plan(struct model *m, const struct hf_config *config, uint32_t layer, float rope_factor, struct tl_error *err);
 
+/* arch_recurrent.c: layers that keep a state. All do nothing with other rows, which may be NULL. */
+void arch_recurrent_defaults(const struct architecture *a, struct hf_config *config);
+/* What follows from the rest; file: for messages. */
+int arch_recurrent_complete(const struct architecture *a, struct hf_config *config, const char *file, struct tl_error *err);
+void arch_recurrent_take(const struct architecture *a, const struct hf_config *config, struct tl_model *model);
+/* Such a layer's records from the norm to what ATTN_OUT reads; number: among those with a state. */
+int arch_recurrent_plan(struct model *m, const struct hf_config *config, uint32_t layer, uint32_t number, struct tl_error *err);
+/* What ATTN_OUT reads there, and its projection's name. */
+uint64_t arch_recurrent_made(const struct model *m);
+const char *arch_recurrent_out(const struct model *m);
+/* The rows of q_proj, which alternate by heads, to QKV, and a record GATE_IN. */
+int arch_recurrent_queries(struct model *m, const struct hf_config *config, struct tl_op *qkv, struct tl_error *err);
+
 /* arch_experts.c: layers with experts. */
 enum experts_trait {
   EXPERTS_NORMALIZED = 1 << 0, /* shares of the chosen sum up to 1; of the others norm_topk_prob says it */
@@ -331,6 +362,7 @@ enum experts_trait {
   EXPERTS_SIGMOID = 1 << 5,    /* shares are sigmoids */
   EXPERTS_SHARE_IN = 1 << 8,   /* Llama 4: what an expert reads is times its share, not what it makes */
   EXPERTS_ROWS = 1 << 7,       /* Granite: halves, not transposed, under the block's own name */
+  EXPERTS_STRAIGHT = 1 << 9,   /* the halves' tensor is never transposed */
   EXPERTS_COUNTED = 1 << 6,    /* what all rows have is as large as n_shared_experts experts */
 };
 enum { EXPERT_GATE, EXPERT_UP, EXPERT_DOWN };

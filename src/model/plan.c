@@ -70,8 +70,9 @@ int32_t plan_tensor(struct model *m, struct tl_error *err, uint64_t rows, uint64
                       in_file, (unsigned long long)rows, found);
 }
 
-int32_t plan_rows(struct model *m, struct tl_error *err, int32_t tensor, uint64_t first, uint64_t rows) {
+int32_t plan_runs(struct model *m, struct tl_error *err, int32_t tensor, const struct row_runs *runs) {
   struct tl_tensor part = m->tensors[tensor];
+  uint64_t first = runs->first, rows = runs->rows;
   char name[300];
   snprintf(name, sizeof name, "%.250s[%llu]", part.name, (unsigned long long)first);
   if (part.packed) {
@@ -85,8 +86,16 @@ int32_t plan_rows(struct model *m, struct tl_error *err, int32_t tensor, uint64_
   part.bytes = part.bytes / part.shape[0] * rows; /* scales are shared out too */
   if (part.data) part.data = (const char *)part.data + first * tl_dtype_row_bytes(part.dtype, part.n_dims > 1 ? part.shape[1] : 1);
   part.shape[0] = rows;
+  if (runs->each < rows) {
+    part.run_rows = runs->each;
+    part.run_step = runs->step;
+  }
   int r = model_add_tensor(m, &part, err);
   return r < 0 ? r : (int32_t)m->n_tensors - 1;
+}
+
+int32_t plan_rows(struct model *m, struct tl_error *err, int32_t tensor, uint64_t first, uint64_t rows) {
+  return plan_runs(m, err, tensor, &(struct row_runs){.first = first, .each = rows, .rows = rows});
 }
 
 void plan_spent(struct model *m, int32_t tensor) {

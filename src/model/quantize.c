@@ -163,9 +163,10 @@ static int32_t quantized(struct model *m, int32_t index, const struct target *ta
   return r < 0 ? r : (int32_t)m->n_tensors - 1;
 }
 
-/* Not ROUTE: its matrix is small, and rounding it changes which experts are chosen. */
-static bool is_product(enum tl_op_kind kind) {
-  return kind == TL_OP_QKV || kind == TL_OP_LATENT || kind == TL_OP_LATENT_QUERY || kind == TL_OP_ATTN_OUT || kind == TL_OP_GATED_UP || kind == TL_OP_UP ||
+/* Not ROUTE: its matrix is small, and rounding it changes which experts are chosen. Nor what says how much of a state stays. */
+static bool is_product(enum tl_op_kind kind, int input) {
+  if (kind == TL_OP_DELTA_GATES) return input == 0;
+  return kind == TL_OP_DELTA_IN || kind == TL_OP_GATE_IN || kind == TL_OP_SHORT_IN || kind == TL_OP_QKV || kind == TL_OP_LATENT || kind == TL_OP_LATENT_QUERY || kind == TL_OP_ATTN_OUT || kind == TL_OP_GATED_UP || kind == TL_OP_UP ||
          kind == TL_OP_MLP_DOWN || kind == TL_OP_EXPERTS_UP || kind == TL_OP_EXPERTS_DOWN || kind == TL_OP_LOGITS;
 }
 
@@ -188,8 +189,8 @@ int tl_model_quantize(struct tl_model *model, const char *format, struct tl_erro
   model->quantized = wanted == TL_DTYPE_Q8_0 ? "q8_0" : wanted == TL_DTYPE_Q4_0 ? "q4_0" : "q4_k";
   for (uint32_t i = 0; i < model->n_ops; i++) {
     struct tl_op *op = &m->ops[i];
-    for (int k = 0; k < TL_OP_INPUTS && is_product(op->kind); k++) {
-      if (op->weight[k] < 0) continue;
+    for (int k = 0; k < TL_OP_INPUTS; k++) {
+      if (!is_product(op->kind, k) || op->weight[k] < 0) continue;
       /* rounding the output's rows changes tokens most, and it is one matrix of many */
       enum tl_dtype to = op->kind == TL_OP_LOGITS ? TL_DTYPE_Q8_0 : wanted;
       int32_t index = quantized_run(m, op->weight[k], tl_op_n_tensors(op), to, err);

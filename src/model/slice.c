@@ -48,19 +48,47 @@ static uint32_t ffn_block(const struct tl_model *model, uint32_t size, uint32_t 
   return groups > blocks && least / groups >= size ? groups : blocks;
 }
 
+struct run {
+  uint64_t first, n;
+};
+
+static struct run part_of(const struct tl_shard *s, uint64_t n) {
+  return (struct run){s->rank * n, n};
+}
+
+/* The inputs of ATTN_OUT that this rank has: heads, or what a layer that keeps a state makes. Where both are as many, parts are, too. */
+static struct run made(const struct tl_model *model, const struct tl_shard *s, const struct tl_tensor *t) {
+  const struct tl_recurrence *r = &model->recurrence;
+  uint64_t head = tl_model_value_dim(model), of_state = r->n_value_heads ? (uint64_t)r->n_value_heads * r->value_dim : r->n_channels;
+  if (r->n_layers && t->shape[1] == of_state) return part_of(s, of_state / s->size);
+  return (struct run){s->first_head * head, s->n_heads * head};
+}
+
 /* Heads are not moved to where a block ends: a format whose blocks are longer than a rank's heads cannot be cut. */
 static int check_heads(const struct tl_model *model, const struct tl_shard *s, struct tl_error *err) {
-  uint64_t head = tl_model_value_dim(model), from = s->first_head * head, to = from + s->n_heads * head;
   for (uint32_t i = 0; i < model->n_ops; i++) {
     const struct tl_op *op = &model->plan[i];
-    uint32_t block = op->kind == TL_OP_ATTN_OUT ? block_of(model, op) : 1;
-    if (from % block == 0 && to % block == 0) continue;
+    if (op->kind == TL_OP_DELTA && op->features & TL_F_TURNED && s->size > 1)
+      return tl_error_set(err, TL_EUNSUPPORTED, "engine.tensor_parallel",
+                          "engine.tensor_parallel: value heads in the order that this file has them in cannot be divided among devices; "
+                          "the model's safetensors can");
+    if (op->kind != TL_OP_ATTN_OUT) continue;
     const struct tl_tensor *t = &model->tensors[op->weight[0]];
+    struct run run = made(model, s, t);
+    uint32_t block = block_of(model, op);
+    if (run.first % block == 0 && (run.first + run.n) % block == 0) continue;
     return tl_error_set(err, TL_EINVAL, "engine.tensor_parallel",
                         "engine.tensor_parallel: tensor '%.120s' is in blocks of %u inputs (%s), so its %" PRIu64
                         " inputs cannot be divided among %u devices",
                         t->name, block, tl_dtype_name(t->dtype), t->shape[1], s->size);
   }
+  return TL_OK;
+}
+
+static int check_state(const struct tl_model *model, uint32_t size, struct tl_error *err) {
+  const struct tl_recurrence *r = &model->recurrence;
+  if (r->n_key_heads % size) return refuse(err, size, "key heads of linear attention", r->n_key_heads);
+  if (!r->n_key_heads && r->n_channels % size) return refuse(err, size, "channels of convolutions", r->n_channels);
   return TL_OK;
 }
 
@@ -71,7 +99,12 @@ int tl_shard_make(const struct tl_model *model, uint32_t rank, uint32_t size, st
   if (least / block < size) return refuse(err, size, "inner MLP outputs", least);
   if (model->n_experts && model->n_experts < size) return refuse(err, size, "experts", model->n_experts);
   if (model->vocab_size < size) return refuse(err, size, "vocabulary entries", model->vocab_size);
+  int r = check_state(model, size, err);
+  if (r < 0) return r;
   *ret = (struct tl_shard){.rank = rank, .size = size};
+  ret->n_key_heads = model->recurrence.n_key_heads / size;
+  ret->n_value_heads = model->recurrence.n_value_heads / size;
+  ret->n_channels = model->recurrence.n_channels / size;
   ret->n_heads = model->n_heads / size;
   ret->first_head = rank * ret->n_heads;
   ret->n_kv_heads = kv < size ? 1 : kv / size;
@@ -87,10 +120,6 @@ int tl_shard_make(const struct tl_model *model, uint32_t rank, uint32_t size, st
 }
 
 /* --- slices ------------------------------------------------------------------------------ */
-
-struct run {
-  uint64_t first, n;
-};
 
 static struct run all_rows(const struct tl_tensor *t) {
   return (struct run){0, t->shape[0]};
@@ -115,6 +144,15 @@ static struct run outputs(const struct tl_model *model, const struct tl_shard *s
     case TL_OP_QKV:
       if (input == 0) return (struct run){s->first_head * head, s->n_heads * head};
       return (struct run){s->first_kv_head * head, s->n_kv_heads * head};
+    case TL_OP_GATE_IN: return (struct run){s->first_head * head, s->n_heads * head};
+    case TL_OP_DELTA_IN:
+    case TL_OP_CONV:
+      return input < 2 ? part_of(s, (uint64_t)s->n_key_heads * model->recurrence.key_dim)
+                       : part_of(s, (uint64_t)s->n_value_heads * model->recurrence.value_dim);
+    case TL_OP_DELTA_GATES: return part_of(s, (uint64_t)s->n_value_heads * (input ? 1 : model->recurrence.value_dim));
+    case TL_OP_DELTA: return part_of(s, s->n_value_heads);
+    case TL_OP_SHORT_IN:
+    case TL_OP_SHORT_CONV: return part_of(s, s->n_channels);
     case TL_OP_UP:
     case TL_OP_GATED_UP: return inner(s, t->shape[0]);
     case TL_OP_EMBED:
@@ -126,8 +164,7 @@ static struct run outputs(const struct tl_model *model, const struct tl_shard *s
 /* And the inputs that it has of them. */
 static struct run inputs(const struct tl_model *model, const struct tl_shard *s, const struct tl_op *op,
                          const struct tl_tensor *t) {
-  uint64_t head = tl_model_value_dim(model);
-  if (s->size > 1 && op->kind == TL_OP_ATTN_OUT) return (struct run){s->first_head * head, s->n_heads * head};
+  if (s->size > 1 && op->kind == TL_OP_ATTN_OUT) return made(model, s, t);
   if (s->size > 1 && op->kind == TL_OP_MLP_DOWN) return inner(s, t->shape[1]);
   return (struct run){0, t->n_dims > 1 ? t->shape[1] : 1};
 }

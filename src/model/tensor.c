@@ -6,6 +6,7 @@
 
 /* Where row `row` is in the file. */
 static uint64_t place_of(const struct tl_tensor *t, uint64_t row) {
+  if (t->run_rows) return row / t->run_rows * t->run_step + row % t->run_rows;
   if (!t->head_rows) return row;
   uint64_t half = t->head_rows / 2, in_head = row % t->head_rows;
   return row - in_head + (in_head < half ? 2 * in_head : 2 * (in_head - half) + 1);
@@ -19,7 +20,7 @@ const void *tl_tensor_row(const struct tl_tensor *t, uint64_t row) {
 
 void tl_quant_read(const struct tl_tensor *t, uint64_t row, uint64_t block, struct tl_quant_block *ret) {
   if (t->packed) {
-    t->packed->read(t->packed, row, block, ret);
+    t->packed->read(t->packed, place_of(t, row), block, ret);
     return;
   }
   const char *at = tl_tensor_row(t, row);
@@ -38,7 +39,7 @@ static float scale_at(const struct tl_packed *p, uint64_t index) {
 
 float tl_tensor_f8_scale(const struct tl_tensor *t, uint64_t row, uint64_t column) {
   const struct tl_packed *p = t->packed;
-  return p ? scale_at(p, (p->first_row + row) / p->group_rows * p->n_groups + column / p->group_columns) : 1;
+  return p ? scale_at(p, (p->first_row + place_of(t, row)) / p->group_rows * p->n_groups + column / p->group_columns) : 1;
 }
 
 uint64_t tl_tensor_group_columns(const struct tl_tensor *t) {

@@ -37,6 +37,12 @@ LATENT = dict(num_key_value_heads=4, kv_lora_rank=20, qk_nope_head_dim=10, qk_ro
 EVEN = LATENT | dict(q_lora_rank=24, kv_lora_rank=64, qk_nope_head_dim=32, v_head_dim=16)  # what CUDA and Q8_0 want
 DEEPSEEK_YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=8.0, original_max_position_embeddings=64, beta_fast=32.0, beta_slow=1.0)
 LONG = [1.0 + 0.5 * i for i in range(6)]
+# layers that keep a state: odd sizes, and those that kernels like
+DELTA = dict(head_dim=16, linear_num_key_heads=2, linear_num_value_heads=6, linear_key_head_dim=10, linear_value_head_dim=12)
+DELTA_EVEN = dict(hidden_size=64, intermediate_size=96, head_dim=32, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=32,
+                  linear_value_head_dim=32)
+LFM2 = dict(hidden_size=56, intermediate_size=60, block_multiple_of=8, block_ffn_dim_multiplier=1.1, num_hidden_layers=4,
+            layer_types=["conv", "full_attention", "conv", "conv"])
 MODELS = {
     "qwen2": ("Qwen2", dict(hidden_size=56, tie_word_embeddings=True)),
     "qwen2_window": ("Qwen2", dict(hidden_size=56, use_sliding_window=True, sliding_window=21, max_window_layers=1)),
@@ -134,12 +140,27 @@ MODELS = {
                                               topk_group=1, first_k_dense_replace=1, rope_interleave=False, rope_parameters=theta(50000.0))),
     "glm4_moe_lite": ("Glm4MoeLite", LATENT | dict(q_lora_rank=22, num_hidden_layers=3, n_routed_experts=5, num_experts_per_tok=2,
                                                    mlp_layer_types=["dense", "sparse", "dense"], rope_parameters=theta(1e6))),
+    "qwen3_next": ("Qwen3Next", DELTA | dict(num_hidden_layers=4, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=20,
+                                             shared_expert_intermediate_size=27, mlp_only_layers=[1], rope_parameters=theta(
+                                                 1e7, partial_rotary_factor=0.25))),
+    "qwen3_5": ("Qwen3_5", DELTA | dict(num_hidden_layers=3, layer_types=["linear_attention", "full_attention", "linear_attention"],
+                                        linear_conv_kernel_dim=3, rope_parameters=theta(1e7, partial_rotary_factor=0.25, mrope_section=[1, 1, 0],
+                                                                                        mrope_interleaved=True))),
+    "qwen3_5_vision": ("Qwen3_5", DELTA_EVEN | dict(layer_types=["linear_attention", "full_attention"], tie_word_embeddings=True, rope_parameters=theta(
+        1e7, partial_rotary_factor=0.25, mrope_section=[2, 1, 1], mrope_interleaved=True))),
+    "qwen3_5_moe": ("Qwen3_5Moe", DELTA_EVEN | dict(layer_types=["full_attention", "linear_attention"], linear_num_value_heads=2, num_experts=5, num_experts_per_tok=2,
+                                                    moe_intermediate_size=32, shared_expert_intermediate_size=32, rope_parameters=theta(
+                                                        1e7, partial_rotary_factor=0.25, mrope_section=[2, 1, 1], mrope_interleaved=True))),
+    "lfm2": ("Lfm2", LFM2 | dict(tie_word_embeddings=False, conv_bias=True)),
+    "lfm2_tied": ("Lfm2", LFM2 | dict(conv_L_cache=4, block_auto_adjust_ff_dim=False)),
+    "lfm2_moe": ("Lfm2Moe", dict(hidden_size=56, num_hidden_layers=4, layer_types=["conv", "full_attention", "conv", "conv"], num_dense_layers=1,
+                                 num_experts=5, num_experts_per_tok=2, moe_intermediate_size=20, routed_scaling_factor=1.4)),
     "gpt_oss": ("GptOss", dict(num_local_experts=5, num_experts_per_tok=2, sliding_window=19, swiglu_limit=1.5, rope_parameters=GPT_OSS)),
     "gpt_oss_mxfp4": ("GptOss", dict(hidden_size=64, head_dim=16, intermediate_size=96, num_local_experts=4, num_experts_per_tok=2,
                                      sliding_window=128, rope_parameters=GPT_OSS)),
 }
 LATENT_NAMES = ("deepseek_v2", "deepseek_v2_lite", "deepseek_v2_bias", "deepseek_v3", "moonlight", "glm4_moe_lite")
-CONFIG = {"Gemma3": "Gemma3TextConfig"}
+CONFIG = {"Gemma3": "Gemma3TextConfig", "Qwen3_5": "Qwen3_5TextConfig", "Qwen3_5Moe": "Qwen3_5MoeTextConfig"}
 # by the name of the golden folder: the text model's configuration, and as little of another one for pictures as there can be
 SIGHT = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_heads=1, depth=1, patch_size=2)
 NESTED = {
@@ -148,6 +169,8 @@ NESTED = {
     "qwen2_5_vl": ("Qwen2_5_VLTextConfig", SIGHT | dict(out_hidden_size=56)),
     "ministral3": ("Ministral3Config", SIGHT | dict(model_type="pixtral", head_dim=8, image_size=4)),
     "qwen3_vl_moe": ("Qwen3VLMoeTextConfig", SIGHT | dict(out_hidden_size=36, num_position_embeddings=4, deepstack_visual_indexes=[0])),
+    "qwen3_5_vision": ("Qwen3_5TextConfig", SIGHT | dict(out_hidden_size=64, num_position_embeddings=4)),
+    "qwen3_5_moe": ("Qwen3_5MoeTextConfig", SIGHT | dict(out_hidden_size=64, num_position_embeddings=4)),
     "llama4": ("Llama4TextConfig", SIGHT | dict(vision_output_dim=8, projector_input_dim=8, projector_output_dim=8, image_size=4)),
     "qwen3_vl": ("Qwen3VLTextConfig", SIGHT | dict(out_hidden_size=36, num_position_embeddings=4, deepstack_visual_indexes=[0])),
 }
@@ -159,6 +182,12 @@ def draw_weights(model, generator, plus_one):
         noise = torch.randn(weight.shape, generator=generator)
         if name.endswith("bias"):
             value = (0.03 if "moe_statics" in name else 0.3) * noise
+        elif name.endswith("A_log"):  # what is kept lasts for some ten tokens
+            value = noise - 2
+        elif "linear_attn.norm" in name:
+            value = 1 + 0.2 * noise
+        elif "conv" in name and weight.dim() == 3:
+            value = 0.8 * noise
         elif name.endswith("_bias") or "sinks" in name:
             value = noise * (1 if "sinks" in name else 0.3)
         elif "experts." in name and weight.dim() == 3:
@@ -201,6 +230,11 @@ def file_tensors(model):
         tensors = load_file(f"{folder}/model.safetensors")
     if model.config.model_type == "qwen3_vl_moe":  # published ones are turned, which transformers 5 does not do
         return {k: v.transpose(1, 2) if "layers.0.mlp.experts" in k else v for k, v in tensors.items()}
+    if model.config.model_type == "qwen3_5_moe":  # published ones have gate and up of all experts in one, rounded ones do not
+        layer = "model.language_model.layers.0.mlp.experts"
+        own = {k: tensors.pop(k) for k in list(tensors) if k.startswith(layer + ".")}
+        parts = {part: torch.stack([own[f"{layer}.{e}.{part}.weight"] for e in range(len(own) // 3)]) for part in ("gate_proj", "up_proj", "down_proj")}
+        tensors |= {layer + ".gate_up_proj": torch.cat((parts["gate_proj"], parts["up_proj"]), 1), layer + ".down_proj": parts["down_proj"]}
     return tensors
 
 
@@ -248,6 +282,9 @@ def written_config(name, config, architecture):
         written["sliding_window"] = None
     if name == "minimax_m2":
         written |= {"rope_theta": written.pop("rope_parameters")["rope_theta"], "rotary_dim": 8}
+    if name == "qwen3_next":  # as its first files say it
+        written.pop("layer_types")
+        written["full_attention_interval"] = 4
     if name == "exaone4":
         written["sliding_window_pattern"] = "LLLG"
     if name == "exaone4_small":
@@ -261,9 +298,9 @@ def make_model(name):
     generator = torch.Generator().manual_seed(sum(name.encode()) + SEEDS.get(name, 0))
     config, architecture = make_config(name)
     model = getattr(transformers, architecture)(config).float().eval()
-    draw_weights(model, generator, family.startswith("Gemma") or family == "Nemotron")
+    draw_weights(model, generator, family.startswith(("Gemma", "Qwen3Next", "Qwen3_5")) or family == "Nemotron")
     for name_of, buffer in model.named_buffers():
-        if name_of.endswith("e_score_correction_bias"):
+        if name_of.endswith(("e_score_correction_bias", "expert_bias")):
             buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
     if config.tie_word_embeddings:
         model.tie_weights()
@@ -276,6 +313,8 @@ def make_model(name):
         out.write("\n")
     tensors = file_tensors(model) if "experts_per_tok" in str(written) or "moe_k" in written or name in NESTED else model.state_dict()
     tensors = {k: v.contiguous() for k, v in tensors.items() if not (k == "lm_head.weight" and config.tie_word_embeddings)}
+    if name.startswith("qwen3_5"):  # a layer that guesses, which is left out
+        tensors["mtp.fc.weight"] = torch.zeros(2, 2)
     save_file(tensors, f"{folder}/model.safetensors", metadata={"format": "pt"})
     again = getattr(transformers, architecture).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     ids = torch.arange(100).unsqueeze(0)

@@ -29,6 +29,7 @@ static void device_close(struct tl_device *device) {
   cpu_adapters_free(d);
   cpu_places_free(d);
   cpu_unmap(d->kv, d->kv_bytes);
+  cpu_unmap(d->states.memory, d->states.bytes);
   cpu_unmap(d->activations, d->activation_bytes);
   cpu_unmap(d->quants, d->quants_bytes);
   free(d);
@@ -69,13 +70,29 @@ static uint64_t available_bytes(void) {
   return (uint64_t)kib << 10;
 }
 
+/* As many states as are of use and half of the memory holds, but one, and no more than leave a context's KV. */
+static int make_states(struct cpu_device *d, uint64_t most, uint64_t context_bytes, struct tl_error *err) {
+  struct cpu_states *s = &d->states;
+  if (!s->floats) return TL_OK;
+  s->n = cpu_states_fit(d, most, context_bytes);
+  if (!s->n)
+    return tl_error_set(err, TL_ENOMEM, "engine.kv_memory_bytes",
+                        "engine.kv_memory_bytes: a context of %u tokens needs %llu MiB of KV cache and %llu MiB for its state, %llu MiB are "
+                        "there; lower engine.max_context or give more",
+                        d->load.max_context, (unsigned long long)(context_bytes >> 20),
+                        (unsigned long long)(s->floats * sizeof(float) >> 20), (unsigned long long)(most >> 20));
+  s->bytes = s->n * s->floats * sizeof(float);
+  s->memory = cpu_map(s->bytes);
+  return s->memory ? TL_OK : no_memory(err, "the states", s->bytes);
+}
+
 static int make_kv(struct cpu_device *d, struct tl_error *err) {
   const struct tl_model *model = d->model;
   d->kv_dtype = model->dtype;
   d->head_pad = (uint32_t)cpu_round_up(model->head_dim, 16);
   d->head_bytes = (size_t)d->head_pad * TL_BLOCK_TOKENS * tl_dtype_bytes(d->kv_dtype);
   d->layer_bytes = (model->n_latent ? 1 : 2) * d->shard.n_kv_heads * d->head_bytes; /* a latent is key and value */
-  uint64_t block_bytes = (uint64_t)d->layer_bytes * model->n_layers;
+  uint64_t block_bytes = (uint64_t)d->layer_bytes * model->n_kv_layers;
   if (model->pooling != TL_POOL_NONE) {
     d->n_blocks = cpu_places_blocks(d);
     d->kv_bytes = d->n_blocks * d->layer_bytes;
@@ -84,6 +101,9 @@ static int make_kv(struct cpu_device *d, struct tl_error *err) {
   }
   uint64_t one = (d->load.max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS, wanted = one * d->load.max_batch_size;
   uint64_t most = d->load.kv_memory_bytes ? d->load.kv_memory_bytes : available_bytes() / 4 / d->shard.size;
+  int r = make_states(d, most, one * block_bytes, err);
+  if (r < 0) return r;
+  most -= d->states.bytes;
   uint64_t blocks = most / block_bytes < wanted ? most / block_bytes : wanted;
   if (blocks < one)
     return tl_error_set(err, TL_ENOMEM, "engine.kv_memory_bytes",
@@ -128,7 +148,8 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
   cpu_latent_measure(d);
   size_t qkv = (size_t)(shard->n_heads + 2 * shard->n_kv_heads) * model->head_dim;
   d->ld_qkv = cpu_row_stride(model->n_latent ? d->latent.key_at + model->head_dim : qkv);
-  d->ld_attn = cpu_row_stride((size_t)shard->n_heads * tl_model_value_dim(model));
+  size_t heads = (size_t)shard->n_heads * tl_model_value_dim(model);
+  d->ld_attn = cpu_row_stride(heads > d->states.made ? heads : d->states.made);
   d->ld_ffn = cpu_row_stride(widest_ffn(d));
   d->ld_vocab = cpu_round_up(model->vocab_size, 32);
   d->ld_vector = cpu_row_stride(widest_vector(model));
@@ -140,6 +161,7 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
   if (model->n_latent && d->ld_qkv > widest) widest = d->ld_qkv;
   if (d->ld_vector) rows = 0; /* of logits */
   if (d->ld_ffn > widest) widest = d->ld_ffn;
+  struct cpu_states *s = &d->states;
   cpu_mixture_measure(d);
   struct cpu_mixture *x = &d->mixture;
   size_t entries = x->n_entries_max, widest_entry = d->ld_dim > x->ld_inner ? d->ld_dim : x->ld_inner;
@@ -152,6 +174,7 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
                {(float **)&d->pairs, pairs / 2},  {&d->parts[0], part},          {&d->parts[1], part},
                {&d->vectors[0], vectors},      {&d->vectors[1], vectors},
                {&d->latent.query, tokens * d->latent.ld_query}, {&d->latent.wide, tokens * d->latent.ld_wide},
+               {&s->u, tokens * s->ld_u}, {&s->z, tokens * s->ld_z}, {&s->wide, tokens * s->ld_wide},
                {&x->scores, entries ? tokens * x->ld_scores : 0}, {&x->io, entries * d->ld_dim}, {&x->m, entries * x->ld_inner}};
   size_t n = sizeof parts / sizeof *parts, total = 0;
   for (size_t i = 0; i < n; i++) total += parts[i].floats;
@@ -219,6 +242,7 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   d->model = load->model;
   d->load = *load;
   int r = tl_shard_make(load->model, d->shard.rank, d->shard.size, &d->shard, err);
+  cpu_states_measure(d);
   if (r == TL_OK) r = cpu_weights_load(load, &d->shard, &d->weights, err);
   if (r == TL_OK) r = make_kv(d, err);
   if (r == TL_OK) r = make_activations(d, err);
@@ -229,7 +253,7 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   if (r == TL_OK) r = make_rope(d, d->model->inv_freq, &d->rope, err);
   if (r == TL_OK && d->model->inv_freq_local) r = make_rope(d, d->model->inv_freq_local, &d->rope_local, err);
   if (r < 0) return r;
-  *ret = (struct tl_device_loaded){.n_blocks = d->n_blocks, .kv_bytes = d->kv_bytes, .weight_bytes = d->weights.bytes + d->adapters.bytes};
+  *ret = (struct tl_device_loaded){.n_blocks = d->n_blocks, .n_states = d->states.n, .kv_bytes = d->kv_bytes + d->states.bytes, .weight_bytes = d->weights.bytes + d->adapters.bytes};
   return TL_OK;
 }
 

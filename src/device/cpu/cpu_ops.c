@@ -452,6 +452,7 @@ static bool run_op(struct run *r, uint32_t i) {
   struct cpu_ticket *ticket = &d->tickets[i];
   const float *weight = d->weights.norms[i], *part = d->weights.norm_parts[i];
   struct target c = {.y = d->qkv, .ldy = d->ld_qkv}, query = {.y = d->latent.query, .ldy = d->latent.ld_query};
+  struct target u = {.y = d->states.u, .ldy = d->states.ld_u}, z = {.y = d->states.z, .ldy = d->states.ld_z};
   uint32_t from, to;
   bool fine = true;
   share(r, r->step->n_tokens, &from, &to);
@@ -477,6 +478,15 @@ static bool run_op(struct run *r, uint32_t i) {
       barrier(r);
       cpu_latent_attend(r, ticket, op);
       break;
+    case TL_OP_DELTA_IN: cpu_project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &u); break;
+    case TL_OP_GATE_IN:
+    case TL_OP_DELTA_GATES: cpu_project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &z); break;
+    case TL_OP_CONV:
+    case TL_OP_SHORT_CONV: cpu_convolve(r, ticket, op, weight, part); break;
+    case TL_OP_DELTA: cpu_delta(r, ticket, op, weight, part); break;
+    case TL_OP_GATED_NORM: cpu_gated_norm(d, op, weight, from, to); break;
+    case TL_OP_GATE: cpu_gate(d, from, to); break;
+    case TL_OP_SHORT_IN: cpu_short_in(r, ticket, w); break;
     case TL_OP_LATENT_VALUE: cpu_latent_value(r, ticket, d->weights.experts[i]); break;
     case TL_OP_ATTN_OUT: fine = project_block(r, i, d->a, d->ld_attn); break;
     case TL_OP_GATED_UP: gated_up(r, i); break;

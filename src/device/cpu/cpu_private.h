@@ -81,6 +81,33 @@ static inline size_t cpu_latent_floats(uint32_t n_value) {
   return ((size_t)((n_value + 15) & ~15u) + 2) * 16;
 }
 
+#define CPU_MAX_CONV 16
+#define CPU_CONV_RUN 256     /* channels that go through a sequence's rows together */
+#define CPU_DELTA_COLUMNS 32 /* values of a tile of S */
+
+/* n channels, a multiple of 16 up to CPU_CONV_RUN, of n_rows rows of a sequence. */
+struct cpu_conv {
+  const float *in;
+  float *out;                 /* may be `in` */
+  const float *weight, *bias; /* (conv, ld_weight), the earliest row's first; (n) or NULL */
+  const float *gate;          /* what comes out is times it; NULL: it is silu of that */
+  const float *from;          /* (conv - 1, ld_kept) the rows before; NULL: zeros */
+  float *to;                  /* likewise, behind the last; may be `from` */
+  size_t ld_in, ld_out, ld_weight, ld_gate, ld_kept;
+  uint32_t n_rows, n, conv;
+};
+
+/* n_rows tokens of a sequence, of a tile of a value head's S: (key_dim, CPU_DELTA_COLUMNS). */
+struct cpu_delta {
+  const float *q, *k, *v;     /* rows `ld` apart: (key_dim), (key_dim), (n_columns) */
+  const float *beta, *decay;  /* of each token, ld_gates apart */
+  float *out;                 /* (n_columns), rows ld_out apart */
+  const float *from;          /* NULL: zeros */
+  float *to;                  /* may be `from` */
+  size_t ld, ld_gates, ld_out;
+  uint32_t n_rows, key_dim, n_columns;
+};
+
 /* F8: where a panel's bytes begin. */
 static inline size_t cpu_f8_scale_bytes(const struct cpu_matrix *w) {
   return ((size_t)w->n_in + w->run - 1) / w->run * CPU_PANEL * sizeof(float);
@@ -114,6 +141,10 @@ struct cpu_kernels {
   double (*exp_sum)(const float *x, size_t n, float max, float *ret);
   /* Sum of p[i], or of 1 if p is NULL, where x[i] >= floor. */
   double (*sum_above)(const float *p, const float *x, size_t n, float floor);
+  void (*sigmoid_mul)(float *x, const float *gate, uint32_t n); /* x *= sigmoid(gate) */
+  void (*gated_norm)(float *x, const float *gate, const float *weight, uint32_t n, float eps); /* x = x / its rms * weight * silu(gate) */
+  void (*convolve)(const struct cpu_conv *c);
+  void (*delta)(const struct cpu_delta *d);
 };
 
 extern const struct cpu_kernels cpu_kernels_plain;
@@ -219,6 +250,17 @@ struct cpu_latent {
   uint32_t n_parts;
 };
 
+/* cpu_states.c: layers that keep a state. Sizes are in floats; floats 0: no layer has one. */
+struct cpu_states {
+  uint32_t n;
+  size_t tile_floats, kept_at, ld_kept, layer_floats, floats; /* kept_at: of a layer's rows before CONV */
+  size_t made;          /* columns of a that ATTN_OUT reads */
+  float *memory;        /* (n, floats) */
+  size_t bytes;
+  size_t ld_u, ld_z, ld_wide;
+  float *u, *z, *wide;  /* (max_batch_tokens, ld) */
+};
+
 /* cpu_encode.c: where the keys of a pooling model's step are: blocks of one layer, which all layers use in turn. */
 struct cpu_places {
   struct tl_step step; /* the one that was submitted, with the arrays below */
@@ -270,6 +312,7 @@ struct cpu_device {
   struct cpu_weights weights;
   struct cpu_mixture mixture;
   struct cpu_latent latent;
+  struct cpu_states states;
   struct cpu_adapters adapters;
   /* KV cache: [layer][block][K of all heads, V of all heads] */
   enum tl_dtype kv_dtype;
@@ -341,6 +384,13 @@ void cpu_latent_measure(struct cpu_device *d);
 bool cpu_latent_make(struct cpu_device *d);
 void cpu_latent_free(struct cpu_device *d);
 
+/* cpu_states.c: sizes, behind the shard; how many states fit into `bytes` with a context's KV, 0: none. */
+void cpu_states_measure(struct cpu_device *d);
+uint32_t cpu_states_fit(const struct cpu_device *d, uint64_t bytes, uint64_t context_bytes);
+/* Floats of the two vectors that a record of such a layer reads, multiples of 16; and their numbers, into zeros. */
+size_t cpu_states_vectors(const struct tl_model *model, const struct tl_shard *shard, const struct tl_op *op, size_t *ret_second);
+void cpu_states_take_vectors(const struct tl_model *model, const struct tl_shard *shard, const struct tl_op *op, float *first, float *second);
+
 /* cpu_rows.c: records that work on rows alone; [from, to) of the step's rows. */
 /* bias: NULL: none. */
 void cpu_layer_norm(float *h, const float *x, const float *weight, const float *bias, uint32_t n, float eps);
@@ -351,6 +401,7 @@ void cpu_qk_norm(const struct cpu_device *d, const struct tl_op *op, const float
 void cpu_qk_squares(const struct cpu_device *d, uint32_t row, float ret[2]);
 void cpu_qk_scale(const struct cpu_device *d, const struct tl_op *op, const float *q_weight, const float *k_weight, uint32_t row,
                   const float squares[2]);
+float cpu_squares(const float *x, uint32_t n); /* their sum */
 /* x /= its rms, * weight. */
 void cpu_rms(float *x, const float *weight, uint32_t n, float eps);
 void cpu_rotate(float *x, const float *angles, uint32_t n, const struct tl_op *op);

@@ -27,6 +27,10 @@ void cpu_layer_norm(float *h, const float *x, const float *weight, const float *
   for (uint32_t i = 0; i < n; i++) h[i] = (x[i] - mean) * scale * weight[i] + (bias ? bias[i] : 0);
 }
 
+float cpu_squares(const float *x, uint32_t n) {
+  return sum_of(x, n, true, 0);
+}
+
 void cpu_rms(float *x, const float *weight, uint32_t n, float eps) {
   float scale = 1 / sqrtf(sum_of(x, n, true, 0) / (float)n + eps);
   for (uint32_t i = 0; i < n; i++) x[i] *= scale * weight[i];

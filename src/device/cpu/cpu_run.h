@@ -108,6 +108,13 @@ void cpu_latent_store(struct run *r, uint32_t layer);
 void cpu_latent_attend(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op);
 void cpu_latent_value(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *heads);
 
+/* cpu_states.c: the records of layers that keep a state, and of gated attention; a barrier is due behind each. */
+void cpu_convolve(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const float *factors, const float *bias);
+void cpu_delta(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const float *rates, const float *shifts);
+void cpu_gated_norm(const struct cpu_device *d, const struct tl_op *op, const float *weight, uint32_t from, uint32_t to);
+void cpu_gate(const struct cpu_device *d, uint32_t from, uint32_t to);
+void cpu_short_in(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *w);
+
 /* cpu_encode.c: the records of pooling models; a barrier is due behind each. */
 void cpu_embed_place(struct run *r, const struct tl_op *op, const float *positions, const float *types);
 void cpu_pool(struct run *r);

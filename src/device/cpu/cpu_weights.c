@@ -94,12 +94,12 @@ static void measure(struct cpu_matrix *w, const struct tl_model *model, const st
     measure_floats(w, &head);
 }
 
-/* Stacked tensors of which some are quantized, in formats that differ: a matrix each. */
+/* Stacked tensors of which some are smaller than floats, in formats that differ: a matrix each. */
 static unsigned split(const struct tl_model *model, const int32_t *tensors, unsigned n) {
   bool quantized = false, differ = false;
   for (unsigned i = 0; i < n; i++) {
     const struct tl_tensor *t = &model->tensors[tensors[i]];
-    quantized = quantized || cpu_quant_can(t);
+    quantized = quantized || cpu_quant_can(t) || t->dtype == TL_DTYPE_F8_E4M3;
     differ = differ || !alike(t, &model->tensors[tensors[0]]);
     /* rows are quantized once for all, in one order */
     if (!same_order(t, &model->tensors[tensors[0]])) return 1;
@@ -209,6 +209,7 @@ static void norm_vectors(const struct tl_op *op, int32_t *ret_first, int32_t *re
   *ret_first = *ret_second = -1;
   switch (op->kind) {
     case TL_OP_ROW_GATE:
+    case TL_OP_GATED_NORM:
     case TL_OP_ATTEND: *ret_first = op->weight[0]; return;
     case TL_OP_QK_NORM:
     case TL_OP_LATENT_NORM:
@@ -243,9 +244,13 @@ static float *copy_vector(struct packer *p, int32_t tensor, bool plus_one) {
 /* How many tensors a record's (first) matrix stacks; 0: it has none. */
 static unsigned stacked(const struct tl_op *op) {
   switch (op->kind) {
+    case TL_OP_DELTA_IN:
+    case TL_OP_DELTA_GATES:
+    case TL_OP_SHORT_IN:
     case TL_OP_QKV: return 3;
     case TL_OP_LATENT: return 2;
     case TL_OP_LATENT_QUERY:
+    case TL_OP_GATE_IN:
     case TL_OP_ATTN_OUT:
     case TL_OP_GATED_UP:
     case TL_OP_UP:
@@ -336,6 +341,8 @@ static size_t measure_all(const struct tl_model *model, const struct tl_shard *s
     int32_t first, second;
     norm_vectors(op, &first, &second);
     total += vector_bytes(model, first) + vector_bytes(model, second);
+    size_t more, of_state = cpu_states_vectors(model, shard, op, &more);
+    total += (of_state + more) * sizeof(float);
     if (op->kind == TL_OP_EMBED) {
       struct tl_slice s = tl_slice_weight(model, shard, op, 0);
       total += cpu_round_up(embed_bytes(&s), 64);
@@ -378,6 +385,21 @@ static uint64_t longest_row(const struct tl_model *model) {
   return most;
 }
 
+static float *take_floats(struct packer *p, size_t n) {
+  float *at = (float *)(void *)p->at;
+  p->at += n * sizeof *at;
+  return n ? at : NULL;
+}
+
+/* What records of layers with a state read. */
+static void pack_state_vectors(struct packer *p, const struct tl_op *op, float **first, float **second) {
+  size_t more, n = cpu_states_vectors(p->load->model, p->shard, op, &more);
+  if (!n) return;
+  *first = take_floats(p, n);
+  *second = take_floats(p, more);
+  cpu_states_take_vectors(p->load->model, p->shard, op, *first, *second);
+}
+
 static void pack_all(struct packer *p, struct cpu_weights *ret) {
   const struct tl_model *model = p->load->model;
   for (uint32_t i = 0; i < model->n_ops; i++) {
@@ -389,6 +411,7 @@ static void pack_all(struct packer *p, struct cpu_weights *ret) {
     norm_vectors(op, &first, &second);
     ret->norms[i] = copy_vector(p, first, op->features & TL_F_PLUS_ONE);
     ret->norm_parts[i] = copy_vector(p, second, op->features & TL_F_PLUS_ONE && second != op->bias[0]);
+    pack_state_vectors(p, op, &ret->norms[i], &ret->norm_parts[i]);
     if (op->kind == TL_OP_EMBED) copy_embedding(p, op, ret);
   }
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Runs sequences on a device: makes steps of them, in blocks that are shuffled. The
- * KV cache begins as NaN, so that reading a slot that was never written shows. */
+ * KV cache begins as NaN, so that reading a slot that was never written shows; so do states. A sequence has two of those,
+ * and goes on in the same or from the one to the other by turns. */
 #ifndef STEP_RUNNER_H
 #define STEP_RUNNER_H
 
@@ -18,6 +19,7 @@
 #define BATCH_TOKENS 320
 #define TABLE (MAX_CONTEXT / TL_BLOCK_TOKENS)
 #define MAX_RANKS 8
+#define MAX_STATES 96
 
 struct sequence {
   uint32_t n_prompt, length;     /* length: tokens known so far */
@@ -30,6 +32,7 @@ struct sequence {
   uint32_t n_drafts; /* guesses behind `length`, for the next step; taken up to the first that is wrong */
   bool takes;        /* the next row that makes a token is right */
   uint32_t adapter;              /* number + 1; 0: none */
+  uint32_t states[2], n_steps;   /* of a model with states: states[0] has what n_cached tokens left */
 };
 
 struct machine {
@@ -40,6 +43,7 @@ struct machine {
   struct tl_device_group *group; /* NULL: alone */
   uint32_t vocab;
   uint32_t *blocks, n_blocks, next_block; /* shuffled */
+  uint32_t n_states, next_state; /* 0: the model has none */
 };
 
 static inline void shuffle(uint32_t *values, uint32_t n, uint64_t seed) {
@@ -63,7 +67,8 @@ static inline struct machine open_group(const struct tl_model *model, const stru
   struct tl_device_options options = {.index = index, .n_lanes = n_lanes};
   if (n_ranks > 1 && m.ops->group->make(n_ranks, &m.group, &err) < 0) fail_msg("%s", err.message);
   struct tl_device_load load = {.model = model, .max_batch_size = BATCH_SIZE, .max_batch_tokens = BATCH_TOKENS,
-                                .max_context = MAX_CONTEXT, .kv_memory_bytes = 32 << 20};
+                                .max_context = MAX_CONTEXT, .kv_memory_bytes = 32 << 20,
+                                .max_states = model->recurrence.n_layers ? MAX_STATES : 0};
   for (unsigned i = 0; i < n_ranks; i++) {
     struct tl_device_loaded loaded;
     if (m.ops->open(&options, &m.ranks[i], &err) < 0) fail_msg("%s", err.message);
@@ -73,6 +78,8 @@ static inline struct machine open_group(const struct tl_model *model, const stru
     if (m.ops->load(m.ranks[i], &load, &loaded, &err) < 0) fail_msg("%s", err.message);
     assert_true(loaded.n_blocks >= 17 * TABLE);
     memset(cpu->kv, 0xff, cpu->kv_bytes);
+    if (load.max_states) memset(cpu->states.memory, 0xff, cpu->states.bytes);
+    m.n_states = loaded.n_states;
     if (i == 0 || loaded.n_blocks < m.n_blocks) m.n_blocks = loaded.n_blocks;
   }
   m.device = m.ranks[0];
@@ -100,7 +107,7 @@ struct part {
 static struct {
   int32_t tokens[BATCH_TOKENS];
   uint32_t positions[BATCH_TOKENS], slots[BATCH_TOKENS], query_start[BATCH_SIZE + 1], context_len[BATCH_SIZE];
-  uint32_t tables[BATCH_SIZE * TABLE], rows[BATCH_SIZE], adapters[BATCH_SIZE];
+  uint32_t tables[BATCH_SIZE * TABLE], rows[BATCH_SIZE], adapters[BATCH_SIZE], state_from[BATCH_SIZE], state_to[BATCH_SIZE];
   struct tl_sampling sampling[BATCH_SIZE];
   struct sequence *row_seq[BATCH_SIZE];
   uint32_t row_index[BATCH_SIZE]; /* which token of the sequence the row says something about */
@@ -118,11 +125,25 @@ static inline void want_row(struct tl_step *step, struct sequence *s, uint32_t t
   step->n_rows++;
 }
 
+static inline void add_states(struct machine *m, struct tl_step *step, struct sequence *s) {
+  if (!m->n_states) return;
+  bool begins = s->n_cached == 0;
+  for (unsigned i = 0; begins && i < 2; i++) s->states[i] = m->next_state++ % m->n_states;
+  uint32_t to = s->n_steps++ % 3 ? s->states[1] : s->states[0];
+  work.state_from[step->n_seqs] = begins ? TL_NO_STATE : s->states[0];
+  work.state_to[step->n_seqs] = to;
+  if (to == s->states[1]) s->states[1] = s->states[0];
+  s->states[0] = to;
+  step->state_from = work.state_from;
+  step->state_to = work.state_to;
+}
+
 static inline void add_part(struct machine *m, struct tl_step *step, const struct part *part) {
   struct sequence *s = part->seq;
   uint32_t end = s->n_cached + part->n;
   assert_true(end <= s->length + s->n_drafts);
   s->takes = true;
+  add_states(m, step, s);
   while (s->n_blocks * TL_BLOCK_TOKENS < end) s->table[s->n_blocks++] = m->blocks[m->next_block++];
   for (uint32_t i = s->n_cached; i < end; i++) {
     assert_true(step->n_tokens < BATCH_TOKENS);

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: MIT */
+/* Layers that keep a state of fixed size in place of keys and values: gated delta nets (Qwen3-Next, Qwen3.5), and short convolutions
+ * (LFM2); their records. The other layers of Qwen's are attention whose heads are gated. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "model/model_private.h"
+
+static bool is_delta(const struct architecture *a) {
+  return a && a->traits & ARCH_DELTA;
+}
+
+static bool is_short(const struct architecture *a) {
+  return a && a->traits & ARCH_SHORT;
+}
+
+/* transformers' own, as files may leave them out. */
+void arch_recurrent_defaults(const struct architecture *a, struct hf_config *c) {
+  if (is_delta(a)) {
+    c->state_type = "linear_attention";
+    c->conv_rows = c->full_attention_interval = 4;
+    c->delta_key_heads = 16;
+    c->delta_value_heads = 32;
+    c->delta_key_dim = c->delta_value_dim = 128;
+    if (arch_experts_of(a)) c->intermediate_size = c->shared_expert_size = 512;
+  }
+  if (is_short(a)) {
+    c->state_type = "conv";
+    c->conv_rows = 3;
+    c->intermediate_size = 12288;
+    c->adjust_ffn = !arch_experts_of(a);
+    c->ffn_multiple = 256;
+    c->ffn_multiplier = 1;
+  }
+}
+
+static int bad(const char *file, const char *key, const char *what, struct tl_error *err) {
+  return tl_error_set(err, TL_ECORRUPT, "model.path", "%.120s: %s: %s", file, key, what);
+}
+
+static uint32_t count(const struct hf_config *c) {
+  uint32_t n = 0;
+  for (int64_t i = 0; c->state_type && i < c->num_hidden_layers; i++) n += c->keeps[i];
+  return n;
+}
+
+/* As LFM2's class makes it of what its configuration says. */
+static int adjust_ffn(struct hf_config *c, const char *file, struct tl_error *err) {
+  if (!c->adjust_ffn) return TL_OK;
+  double size = floor(c->ffn_multiplier * floor((double)(2 * c->intermediate_size) / 3));
+  double whole = ceil(size / (double)c->ffn_multiple) * (double)c->ffn_multiple;
+  if (!(whole >= 1 && whole <= MODEL_MAX_DIM)) return bad(file, "block_ffn_dim_multiplier", "the MLP becomes too large, or nothing", err);
+  c->intermediate_size = (int64_t)whole;
+  return TL_OK;
+}
+
+int arch_recurrent_complete(const struct architecture *a, struct hf_config *c, const char *file, struct tl_error *err) {
+  if (!c->state_type) return TL_OK;
+  for (int64_t i = 0; is_delta(a) && !c->has_layer_types && i < c->num_hidden_layers; i++)
+    c->keeps[i] = (i + 1) % c->full_attention_interval != 0;
+  if (count(c) == (uint32_t)c->num_hidden_layers) return bad(file, "layer_types", "expected at least one layer with full_attention", err);
+  if (is_short(a)) return adjust_ffn(c, file, err);
+  if (c->delta_value_heads % c->delta_key_heads)
+    return bad(file, "linear_num_value_heads", "expected a multiple of linear_num_key_heads", err);
+  if (c->attention_bias)
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "%.120s: attention_bias: is not supported for this architecture", file);
+  return TL_OK;
+}
+
+void arch_recurrent_take(const struct architecture *a, const struct hf_config *c, struct tl_model *t) {
+  uint32_t n = count(c);
+  t->n_kv_layers = t->n_layers - n;
+  if (!n) return;
+  struct tl_recurrence *r = &t->recurrence;
+  *r = (struct tl_recurrence){.n_layers = n, .conv = (uint32_t)c->conv_rows, .n_channels = (uint32_t)c->hidden_size};
+  if (!is_delta(a)) return;
+  r->n_key_heads = (uint32_t)c->delta_key_heads;
+  r->n_value_heads = (uint32_t)c->delta_value_heads;
+  r->key_dim = (uint32_t)c->delta_key_dim;
+  r->value_dim = (uint32_t)c->delta_value_dim;
+  r->n_channels = 2 * r->n_key_heads * r->key_dim + r->n_value_heads * r->value_dim;
+}
+
+/* --- the plan -------------------------------------------------------------------------------- */
+
+struct maker {
+  struct model *m;
+  uint64_t dim, key_heads, value_heads, key_dim, value_dim, conv;
+  uint32_t layer;
+  struct tl_error *err;
+};
+
+uint64_t arch_recurrent_made(const struct model *m) {
+  const struct tl_recurrence *r = &m->model.recurrence;
+  return r->n_value_heads ? (uint64_t)r->n_value_heads * r->value_dim : r->n_channels;
+}
+
+const char *arch_recurrent_out(const struct model *m) {
+  return m->model.recurrence.n_value_heads ? "linear_attn.out_proj" : "conv.out_proj";
+}
+
+/* rows x columns, or a vector of rows, that a plan calls NAME. */
+static int take(const struct maker *k, int32_t *ret, uint64_t rows, uint64_t columns, const char *name) {
+  *ret = plan_tensor(k->m, k->err, rows, columns, "model.layers.%u.%s", k->layer, name);
+  return *ret < 0 ? *ret : TL_OK;
+}
+
+static int take_runs(const struct maker *k, int32_t *ret, int32_t all, uint64_t first, uint64_t each, uint64_t step, uint64_t rows) {
+  *ret = plan_runs(k->m, k->err, all, &(struct row_runs){first, each, step, rows});
+  return *ret < 0 ? *ret : TL_OK;
+}
+
+/* Of each channel the factors of the rows that are looked at: (channels, 1, conv) in transformers' files. */
+static int take_factors(const struct maker *k, int32_t *ret, uint64_t channels, const char *name) {
+  struct model *m = k->m;
+  if (m->gguf) return take(k, ret, channels, k->conv, name);
+  char full[128];
+  snprintf(full, sizeof full, "model.layers.%u.%s", k->layer, name);
+  int32_t i = model_find_tensor(m, full);
+  if (i < 0) return tl_error_set(k->err, TL_ECORRUPT, "model.path", "tensor '%s' is missing from the model's files", full);
+  struct tl_tensor view = m->tensors[i];
+  if (view.dtype > TL_DTYPE_BF16 || view.n_dims != 3 || view.shape[0] != channels || view.shape[1] != 1 || view.shape[2] != k->conv)
+    return tl_error_set(k->err, TL_ECORRUPT, "model.path", "%.100s: tensor '%s': expected shape %llu x 1 x %llu, of floats",
+                        model_file_of(m, &view), full, (unsigned long long)channels, (unsigned long long)k->conv);
+  char own[160];
+  snprintf(own, sizeof own, "%s as a matrix", full);
+  view.name = own;
+  view.n_dims = 2;
+  view.shape[1] = k->conv;
+  int r = model_add_tensor(m, &view, k->err);
+  *ret = (int32_t)m->n_tensors - 1;
+  return r;
+}
+
+/* Qwen3-Next's two matrices, whose rows are those of a key head and its value heads, of each key head in turn. */
+static int by_key_heads(const struct maker *k, struct tl_op *in, struct tl_op *gates) {
+  uint64_t own = k->value_heads / k->key_heads, values = own * k->value_dim, step = 2 * k->key_dim + 2 * values;
+  uint64_t keys = k->key_heads * k->key_dim, all_values = k->key_heads * values;
+  int32_t all;
+  int r = take(k, &all, k->key_heads * step, k->dim, "linear_attn.in_proj_qkvz.weight");
+  if (r == TL_OK) r = take_runs(k, &in->weight[0], all, 0, k->key_dim, step, keys);
+  if (r == TL_OK) r = take_runs(k, &in->weight[1], all, k->key_dim, k->key_dim, step, keys);
+  if (r == TL_OK) r = take_runs(k, &in->weight[2], all, 2 * k->key_dim, values, step, all_values);
+  if (r == TL_OK) r = take_runs(k, &gates->weight[0], all, 2 * k->key_dim + values, values, step, all_values);
+  if (r < 0) return r;
+  plan_spent(k->m, all);
+  r = take(k, &all, 2 * k->value_heads, k->dim, "linear_attn.in_proj_ba.weight");
+  if (r == TL_OK) r = take_runs(k, &gates->weight[1], all, 0, own, 2 * own, k->value_heads);
+  if (r == TL_OK) r = take_runs(k, &gates->weight[2], all, own, own, 2 * own, k->value_heads);
+  if (r == TL_OK) plan_spent(k->m, all);
+  return r;
+}
+
+static int by_kinds(const struct maker *k, struct tl_op *in, struct tl_op *gates) {
+  const uint64_t rows[] = {k->key_heads * k->key_dim, k->key_heads * k->key_dim, k->value_heads * k->value_dim};
+  int32_t all;
+  int r = take(k, &all, rows[0] + rows[1] + rows[2], k->dim, "linear_attn.in_proj_qkv.weight");
+  if (r == TL_OK) r = plan_parts(k->m, k->err, all, rows, 3, in->weight);
+  if (r == TL_OK) r = take(k, &gates->weight[0], rows[2], k->dim, "linear_attn.in_proj_z.weight");
+  if (r == TL_OK) r = take(k, &gates->weight[1], k->value_heads, k->dim, "linear_attn.in_proj_b.weight");
+  return r == TL_OK ? take(k, &gates->weight[2], k->value_heads, k->dim, "linear_attn.in_proj_a.weight") : r;
+}
+
+static int delta(const struct maker *k, uint32_t number, float eps) {
+  struct model *m = k->m;
+  struct tl_op *in = plan_add(m, TL_OP_DELTA_IN, k->layer), *gates = plan_add(m, TL_OP_DELTA_GATES, k->layer);
+  struct tl_op *conv = plan_add(m, TL_OP_CONV, number), *rule = plan_add(m, TL_OP_DELTA, number);
+  struct tl_op *norm = plan_add(m, TL_OP_GATED_NORM, k->layer);
+  const uint64_t rows[] = {k->key_heads * k->key_dim, k->key_heads * k->key_dim, k->value_heads * k->value_dim};
+  norm->eps = eps;
+  int32_t factors;
+  int r = strcmp(m->row->name, "qwen3_next") == 0 ? by_key_heads(k, in, gates) : by_kinds(k, in, gates);
+  if (r == TL_OK) r = take_factors(k, &factors, m->model.recurrence.n_channels, "linear_attn.conv1d.weight");
+  if (r == TL_OK) r = plan_parts(m, k->err, factors, rows, 3, conv->weight);
+  if (r == TL_OK) r = take(k, &rule->weight[0], k->value_heads, 0, "linear_attn.A_log");
+  if (r == TL_OK) r = take(k, &rule->weight[1], k->value_heads, 0, "linear_attn.dt_bias");
+  return r == TL_OK ? take(k, &norm->weight[0], k->value_dim, 0, "linear_attn.norm.weight") : r;
+}
+
+static int short_convolution(const struct maker *k, uint32_t number, bool biased) {
+  const uint64_t rows[] = {k->dim, k->dim, k->dim};
+  struct tl_op *in = plan_add(k->m, TL_OP_SHORT_IN, k->layer), *conv = plan_add(k->m, TL_OP_SHORT_CONV, number);
+  int32_t all;
+  int r = take(k, &all, 3 * k->dim, k->dim, "conv.in_proj.weight");
+  if (r == TL_OK) r = plan_parts(k->m, k->err, all, rows, 3, in->weight);
+  if (r == TL_OK) r = take_factors(k, &conv->weight[0], k->dim, "conv.conv.weight");
+  if (r < 0 || !biased) return r;
+  r = take(k, &all, 3 * k->dim, 0, "conv.in_proj.bias");
+  if (r == TL_OK) r = plan_parts(k->m, k->err, all, rows, 3, in->bias);
+  return r == TL_OK ? take(k, &conv->bias[0], k->dim, 0, "conv.conv.bias") : r;
+}
+
+int arch_recurrent_plan(struct model *m, const struct hf_config *c, uint32_t layer, uint32_t number, struct tl_error *err) {
+  const struct tl_recurrence *r = &m->model.recurrence;
+  struct maker k = {m, m->model.dim, r->n_key_heads, r->n_value_heads, r->key_dim, r->value_dim, r->conv, layer, err};
+  return r->n_value_heads ? delta(&k, number, (float)c->rms_norm_eps) : short_convolution(&k, number, c->conv_bias);
+}
+
+int arch_recurrent_queries(struct model *m, const struct hf_config *c, struct tl_op *qkv, struct tl_error *err) {
+  uint64_t head = (uint64_t)c->head_dim, rows = (uint64_t)c->num_attention_heads * head;
+  struct maker k = {.m = m, .dim = m->model.dim, .layer = qkv->layer, .err = err};
+  struct tl_op *gate = plan_add(m, TL_OP_GATE_IN, qkv->layer);
+  int32_t all;
+  int r = take(&k, &all, 2 * rows, k.dim, "self_attn.q_proj.weight");
+  if (r == TL_OK) r = take_runs(&k, &qkv->weight[0], all, 0, head, 2 * head, rows);
+  if (r == TL_OK) r = take_runs(&k, &gate->weight[0], all, head, head, 2 * head, rows);
+  if (r == TL_OK) plan_spent(m, all);
+  return r;
+}
