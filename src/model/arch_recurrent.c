@@ -133,6 +133,17 @@ static int take_factors(const struct maker *k, int32_t *ret, uint64_t channels, 
   return r;
 }
 
+/* b's and c's rows are those of a key head's value heads, of each key head in turn. */
+static int gates_by_key_heads(const struct maker *k, struct tl_op *gates) {
+  uint64_t own = k->value_heads / k->key_heads;
+  int32_t all;
+  int r = take(k, &all, 2 * k->value_heads, k->dim, "linear_attn.in_proj_ba.weight");
+  if (r == TL_OK) r = take_runs(k, &gates->weight[1], all, 0, own, 2 * own, k->value_heads);
+  if (r == TL_OK) r = take_runs(k, &gates->weight[2], all, own, own, 2 * own, k->value_heads);
+  if (r == TL_OK) plan_spent(k->m, all);
+  return r;
+}
+
 /* Qwen3-Next's two matrices, whose rows are those of a key head and its value heads, of each key head in turn. */
 static int by_key_heads(const struct maker *k, struct tl_op *in, struct tl_op *gates) {
   uint64_t own = k->value_heads / k->key_heads, values = own * k->value_dim, step = 2 * k->key_dim + 2 * values;
@@ -145,21 +156,53 @@ static int by_key_heads(const struct maker *k, struct tl_op *in, struct tl_op *g
   if (r == TL_OK) r = take_runs(k, &gates->weight[0], all, 2 * k->key_dim + values, values, step, all_values);
   if (r < 0) return r;
   plan_spent(k->m, all);
-  r = take(k, &all, 2 * k->value_heads, k->dim, "linear_attn.in_proj_ba.weight");
-  if (r == TL_OK) r = take_runs(k, &gates->weight[1], all, 0, own, 2 * own, k->value_heads);
-  if (r == TL_OK) r = take_runs(k, &gates->weight[2], all, own, own, 2 * own, k->value_heads);
-  if (r == TL_OK) plan_spent(k->m, all);
-  return r;
+  return gates_by_key_heads(k, gates);
 }
 
-static int by_kinds(const struct maker *k, struct tl_op *in, struct tl_op *gates) {
+/* next: Qwen3-Next in GGUF files, which have taken the one matrix apart. */
+static int by_kinds(const struct maker *k, struct tl_op *in, struct tl_op *gates, bool next) {
   const uint64_t rows[] = {k->key_heads * k->key_dim, k->key_heads * k->key_dim, k->value_heads * k->value_dim};
   int32_t all;
   int r = take(k, &all, rows[0] + rows[1] + rows[2], k->dim, "linear_attn.in_proj_qkv.weight");
   if (r == TL_OK) r = plan_parts(k->m, k->err, all, rows, 3, in->weight);
   if (r == TL_OK) r = take(k, &gates->weight[0], rows[2], k->dim, "linear_attn.in_proj_z.weight");
+  if (next) return r == TL_OK ? gates_by_key_heads(k, gates) : r;
   if (r == TL_OK) r = take(k, &gates->weight[1], k->value_heads, k->dim, "linear_attn.in_proj_b.weight");
   return r == TL_OK ? take(k, &gates->weight[2], k->value_heads, k->dim, "linear_attn.in_proj_a.weight") : r;
+}
+
+/* The logarithms of what ssm_a has the negatives of. */
+static int take_decays(const struct maker *k, int32_t *ret) {
+  struct model *m = k->m;
+  char name[64], own[80];
+  snprintf(name, sizeof name, "blk.%u.ssm_a", k->layer);
+  int32_t i = plan_tensor(m, k->err, k->value_heads, 0, "%s", name);
+  if (i < 0) return i;
+  float *values = tl_arena_array(&m->arena, k->value_heads, sizeof *values);
+  if (!values) return tl_error_set(k->err, TL_ENOMEM, NULL, "out of memory");
+  for (uint64_t head = 0; head < k->value_heads; head++) {
+    tl_tensor_row_to_f32(&m->tensors[i], head, &values[head]);
+    if (!(values[head] <= 0))
+      return tl_error_set(k->err, TL_ECORRUPT, "model.path", "%.100s: tensor '%s': expected numbers up to 0", model_file_of(m, &m->tensors[i]), name);
+    values[head] = logf(-values[head]);
+  }
+  snprintf(own, sizeof own, "%s (logarithms)", name);
+  struct tl_tensor t = {.name = own, .dtype = TL_DTYPE_F32, .n_dims = 1, .shape = {k->value_heads}, .data = values,
+                        .bytes = k->value_heads * sizeof *values};
+  int r = model_add_tensor(m, &t, k->err);
+  *ret = (int32_t)m->n_tensors - 1;
+  return r;
+}
+
+/* What DELTA reads. GGUF has -exp of the logarithms, and value heads of Qwen3.5 in an order of its own. */
+static int rule_vectors(const struct maker *k, struct tl_op *rule, bool next) {
+  if (!k->m->gguf) {
+    int r = take(k, &rule->weight[0], k->value_heads, 0, "linear_attn.A_log");
+    return r == TL_OK ? take(k, &rule->weight[1], k->value_heads, 0, "linear_attn.dt_bias") : r;
+  }
+  if (!next && k->value_heads != k->key_heads) rule->features |= TL_F_TURNED;
+  rule->weight[1] = plan_tensor(k->m, k->err, k->value_heads, 0, "blk.%u.ssm_dt.bias", k->layer);
+  return rule->weight[1] < 0 ? rule->weight[1] : take_decays(k, &rule->weight[0]);
 }
 
 static int delta(const struct maker *k, uint32_t number, float eps) {
@@ -170,11 +213,11 @@ static int delta(const struct maker *k, uint32_t number, float eps) {
   const uint64_t rows[] = {k->key_heads * k->key_dim, k->key_heads * k->key_dim, k->value_heads * k->value_dim};
   norm->eps = eps;
   int32_t factors;
-  int r = strcmp(m->row->name, "qwen3_next") == 0 ? by_key_heads(k, in, gates) : by_kinds(k, in, gates);
+  bool next = strcmp(m->row->name, "qwen3_next") == 0;
+  int r = next && !m->gguf ? by_key_heads(k, in, gates) : by_kinds(k, in, gates, next);
   if (r == TL_OK) r = take_factors(k, &factors, m->model.recurrence.n_channels, "linear_attn.conv1d.weight");
   if (r == TL_OK) r = plan_parts(m, k->err, factors, rows, 3, conv->weight);
-  if (r == TL_OK) r = take(k, &rule->weight[0], k->value_heads, 0, "linear_attn.A_log");
-  if (r == TL_OK) r = take(k, &rule->weight[1], k->value_heads, 0, "linear_attn.dt_bias");
+  if (r == TL_OK) r = rule_vectors(k, rule, next);
   return r == TL_OK ? take(k, &norm->weight[0], k->value_dim, 0, "linear_attn.norm.weight") : r;
 }
 

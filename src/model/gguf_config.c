@@ -67,6 +67,11 @@ static const struct known {
     {"qwen2vl", "Qwen2_5_VLForConditionalGeneration", 0, 0, 0, 0, 0},
     {"qwen3vl", "Qwen3VLForConditionalGeneration", 0, 0, 0, 0, 0},
     {"qwen3vlmoe", "Qwen3VLMoeForConditionalGeneration", EXPERTS | NORMALIZED, 0, 0, 0, 0},
+    {"qwen3next", "Qwen3NextForCausalLM", PARTIAL | EXPERTS | NORMALIZED, 0, 0, 0, 0},
+    {"qwen35", "Qwen3_5ForCausalLM", PARTIAL, 0, 0, 0, 0},
+    {"qwen35moe", "Qwen3_5MoeForCausalLM", PARTIAL | EXPERTS | NORMALIZED, 0, 0, 0, 0},
+    {"lfm2", "Lfm2ForCausalLM", 0, 0, 0, 0, 0},
+    {"lfm2moe", "Lfm2MoeForCausalLM", EXPERTS | SIGMOID | NORMALIZED, 0, 0, 0, 0},
     {"bert", "BertModel", ENCODER, 0, 0, 0, 0},
     {"nomic-bert", "NomicBertModel", ENCODER, 0, 0, 0, 0},
     {"modern-bert", "ModernBertModel", ENCODER | WINDOWS | GLOBAL_FIRST, 0, 0, 0, 0},
@@ -78,7 +83,8 @@ static const struct known {
 bool gguf_knows_class(const char *class_name) {
   static const char *const others[] = {"MistralForCausalLM", MIXTRAL, OLMO3, "GraniteMoeForCausalLM", "Llama4ForConditionalGeneration", "RobertaModel", "XLMRobertaModel",
                                        "Gemma3ForConditionalGeneration", "Mistral3ForConditionalGeneration",
-                                       "Qwen2VLForConditionalGeneration", "DeepseekV3ForCausalLM", "Glm4MoeLiteForCausalLM"};
+                                       "Qwen2VLForConditionalGeneration", "Qwen3_5ForConditionalGeneration",
+                                       "Qwen3_5MoeForConditionalGeneration", "DeepseekV3ForCausalLM", "Glm4MoeLiteForCausalLM"};
   for (size_t i = 0; i < sizeof others / sizeof *others; i++)
     if (strcmp(others[i], class_name) == 0) return true;
   for (size_t i = 0; i < N_ARCHITECTURES; i++)
@@ -155,7 +161,7 @@ static int read_row(const struct tl_gguf *g, const char *architecture, const str
   int64_t whole = 0;
   double number = 0;
   if (!has(g, key)) {
-    if (!row->required) return TL_OK;
+    if (!row->required || *(int64_t *)(void *)place) return TL_OK;
     return tl_error_set(err, TL_ECORRUPT, "model.path", "%.120s: %s: is required", g->file.name, key);
   }
   bool right = row->kind == WHOLE ? tl_gguf_integer(g, key, &whole) : tl_gguf_number(g, key, &number);
@@ -168,6 +174,14 @@ static int read_row(const struct tl_gguf *g, const char *architecture, const str
   else
     *(double *)(void *)place = number;
   return TL_OK;
+}
+
+/* A list of what layers have, where some of them keep a state in place of it: gguf_recurrent.c. */
+static bool is_of_layers(const struct tl_gguf *g, const char *architecture, const char *row, const struct hf_config *c) {
+  char key[128];
+  struct tl_gguf_list list;
+  key_name(architecture, row, key, sizeof key);
+  return c->state_type && strcmp(row, "attention.head_count_kv") == 0 && tl_gguf_list(g, key, &list);
 }
 
 /* Without vocab_size: as many as there are tokens. */
@@ -369,12 +383,13 @@ int gguf_read_config(const struct tl_gguf *g, struct hf_config *c, bool *ret_pai
   if (!a) return TL_EUNSUPPORTED;
   snprintf(c->architecture, sizeof c->architecture, "%s", a->class_name);
   arch_encoder_defaults(arch_find(a->class_name, "", err), c);
+  arch_recurrent_defaults(arch_find(a->class_name, "", err), c);
   *ret_paired_rows = a->traits & PAIRED;
   c->sliding_window = a->window;
   c->attn_logit_softcapping = a->attention_cap;
   c->final_logit_softcapping = a->final_cap;
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-    int r = read_row(g, a->name, &rows[i], c, err);
+    int r = is_of_layers(g, a->name, rows[i].key, c) ? TL_OK : read_row(g, a->name, &rows[i], c, err);
     if (r < 0) return r;
   }
   count_tokens(g, c);
@@ -384,6 +399,7 @@ int gguf_read_config(const struct tl_gguf *g, struct hf_config *c, bool *ret_pai
   read_eos(g, c);
   if (a->traits & LATENT) r = gguf_read_latent(g, a->name, c, err);
   if (r == TL_OK) r = read_router(g, a, c, err);
+  if (r == TL_OK) r = gguf_read_recurrent(g, a->name, c, err);
   if (r == TL_OK) r = read_pattern(g, a, c, err);
   if (a->traits & GLOBAL_FIRST) take_local(c);
   if (r == TL_OK) r = read_rope_type(g, a->name, c, err);

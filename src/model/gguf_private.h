@@ -37,6 +37,9 @@ struct tl_gguf {
 /* gguf_latent.c: sizes of latent attention; the class, by how experts are chosen. architecture: what keys begin with. */
 int gguf_read_latent(const struct tl_gguf *g, const char *architecture, struct hf_config *config, struct tl_error *err);
 
+/* gguf_recurrent.c: sizes of layers that keep a state, and which they are; nothing for classes without any. */
+int gguf_read_recurrent(const struct tl_gguf *g, const char *architecture, struct hf_config *config, struct tl_error *err);
+
 /* The metadata of a mapped file; file.name is for messages. gguf_done frees the keys only. */
 int gguf_parse(const struct model_file *file, struct tl_gguf *ret, struct tl_error *err);
 void gguf_done(struct tl_gguf *g);

@@ -249,6 +249,25 @@ static const struct {
     {"mlp.shared_expert.gate_proj", "ffn_gate_shexp", false},
     {"mlp.shared_expert.up_proj", "ffn_up_shexp", false},
     {"mlp.shared_expert.down_proj", "ffn_down_shexp", false},
+    {"linear_attn.in_proj_qkv", "attn_qkv", false},
+    {"linear_attn.in_proj_z", "attn_gate", false},
+    {"linear_attn.in_proj_b", "ssm_beta", false},
+    {"linear_attn.in_proj_a", "ssm_alpha", false},
+    {"linear_attn.in_proj_ba", "ssm_ba", false},
+    {"linear_attn.conv1d", "ssm_conv1d", false},
+    {"linear_attn.norm", "ssm_norm", false},
+    {"linear_attn.out_proj", "ssm_out", false},
+    {"model.embedding_norm", "token_embd_norm", false},
+    {"self_attn.q_layernorm", "attn_q_norm", false},
+    {"self_attn.k_layernorm", "attn_k_norm", false},
+    {"self_attn.out_proj", "attn_output", false},
+    {"feed_forward.w1", "ffn_gate", false},
+    {"feed_forward.w3", "ffn_up", false},
+    {"feed_forward.w2", "ffn_down", false},
+    {"feed_forward.gate", "ffn_gate_inp", false},
+    {"conv.in_proj", "shortconv.in_proj", false},
+    {"conv.conv", "shortconv.conv", false},
+    {"conv.out_proj", "shortconv.out_proj", false},
     /* BERT and those that came of it */
     {"embeddings.word_embeddings", "token_embd", false},
     {"embeddings.position_embeddings", "position_embd", false},
@@ -283,7 +302,7 @@ static const struct {
 
 /* Whose files name the norm before the MLP as if it ended attention. */
 static bool has_late_name(const struct architecture *a) {
-  static const char *const late[] = {"gpt_oss", "seed_oss", "glm4_moe"};
+  static const char *const late[] = {"gpt_oss", "seed_oss", "glm4_moe", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"};
   for (size_t i = 0; i < sizeof late / sizeof *late; i++)
     if (strcmp(late[i], a->name) == 0) return true;
   return false;

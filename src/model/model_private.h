@@ -15,6 +15,7 @@
 #define MODEL_MAX_EXPERTS 1024
 #define MODEL_MAX_CHOSEN 64
 #define MODEL_MAX_CONV 16
+#define MODEL_MAX_STATE_DIM 1024
 
 struct hf_config;
 struct hf_pooling;

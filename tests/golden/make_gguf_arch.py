@@ -27,11 +27,14 @@ MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_
           "qwen3_vl_moe": A.QWEN3VLMOE, "glm4_moe": A.GLM4_MOE, "minimax_m2": A.MINIMAXM2, "ministral3": A.MISTRAL3, "dots1": A.DOTS1, "cohere2": A.COHERE2, "cohere": A.COMMAND_R, "arcee": A.ARCEE, "nemotron": A.NEMOTRON,
           "starcoder2": A.STARCODER2, "llama4": A.LLAMA4, "phi": A.PHI2,
           "ernie4_5_moe": A.ERNIE4_5_MOE, "granitemoe": A.GRANITE_MOE, "granitemoeshared": A.GRANITE_MOE,
+          "qwen3_next": A.QWEN3NEXT, "qwen3_5": A.QWEN35, "qwen3_5_vision": A.QWEN35, "qwen3_5_moe": A.QWEN35MOE, "lfm2_tied": A.LFM2, "lfm2_moe": A.LFM2MOE,
           "deepseek_v2": A.DEEPSEEK2, "deepseek_v2_lite": A.DEEPSEEK2, "glm4_moe_lite": A.DEEPSEEK2}
 ONE_MATRIX = ("deepseek_v2",)  # kv_b_proj, as files had it before 2025
 TEXT_DEFAULTS = dict(num_attention_heads=8, num_key_value_heads=4, query_pre_attn_scalar=256)  # Gemma 3's
 PARTS = {"w1": "gate", "w3": "up", "w2": "down", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
 PAIRED = (A.LLAMA, A.OLMOE, A.SMOLLM3, A.GRANITE, A.GRANITE_MOE, A.MISTRAL3, A.ARCEE)
+DELTA = (A.QWEN3NEXT, A.QWEN35, A.QWEN35MOE)
+SHORT = (A.LFM2, A.LFM2MOE)
 GEMMA = (A.GEMMA, A.GEMMA2, A.GEMMA3)
 
 
@@ -46,7 +49,13 @@ def add_keys(out, name, arch, config, head_dim):
     out.add_block_count(config["num_hidden_layers"] + extra)
     out.add_feed_forward_length(config.get("intermediate_size_mlp") or config["intermediate_size"])
     out.add_head_count(config["num_attention_heads"])
-    out.add_head_count_kv(config["num_key_value_heads"])
+    kinds = config.get("layer_types", [])
+    out.add_head_count_kv(config["num_key_value_heads"] if arch not in SHORT else [0 if kind == "conv" else config["num_key_value_heads"] for kind in kinds])
+    if arch in DELTA:
+        add_delta_keys(out, arch, config, kinds)
+    if arch in SHORT:
+        out.add_shortconv_l_cache(config["conv_L_cache"])
+        out.add_layer_norm_rms_eps(config["norm_eps"])
     if config.get("head_dim"):
         out.add_key_length(head_dim)
         out.add_value_length(head_dim)
@@ -56,7 +65,7 @@ def add_keys(out, name, arch, config, head_dim):
     if arch == A.COHERE2:
         out.add_sliding_window(config["sliding_window"])
         out.add_rope_dimension_count(head_dim)
-    for key in {"layer_norm_eps", "norm_eps", "norm_epsilon"} & config.keys():
+    for key in {"layer_norm_eps", "norm_eps", "norm_epsilon"} & config.keys() if arch not in SHORT else ():
         out.add_layer_norm_eps(config[key])
     if arch == A.STABLELM:
         out.add_parallel_residual(config["use_parallel_residual"])
@@ -66,10 +75,10 @@ def add_keys(out, name, arch, config, head_dim):
     out.add_eos_token_id(2)
     if arch != A.GEMMA2:  # its converter leaves the default
         out.add_rope_freq_base(full["rope_theta"])
-    if arch in (A.LLAMA, A.SMOLLM3, A.GRANITE, A.PHI3, A.STABLELM, A.GLM4, A.GLM4_MOE, A.MINIMAXM2, A.GRANITE_MOE, A.MISTRAL3, A.ARCEE, A.NEMOTRON, A.PHI2):
+    if arch in (A.LLAMA, A.SMOLLM3, A.GRANITE, A.PHI3, A.STABLELM, A.GLM4, A.GLM4_MOE, A.MINIMAXM2, A.GRANITE_MOE, A.MISTRAL3, A.ARCEE, A.NEMOTRON, A.PHI2, *DELTA):
         out.add_rope_dimension_count(config.get("rotary_dim") or int(head_dim * full.get("partial_rotary_factor", 1)))
     add_rope(out, arch, config, full)
-    if arch in (A.QWEN2VL, A.QWEN3VL, A.QWEN3VLMOE):
+    if arch in (A.QWEN2VL, A.QWEN3VL, A.QWEN3VLMOE, A.QWEN35, A.QWEN35MOE):
         out.add_rope_dimension_sections(rope["mrope_section"] + [0])
     if arch in (A.QWEN3VL, A.QWEN3VLMOE):
         out.add_num_deepstack_layers(1)
@@ -92,6 +101,56 @@ def add_keys(out, name, arch, config, head_dim):
         out.add_embedding_scale(config["embedding_multiplier"])
         out.add_residual_scale(config["residual_multiplier"])
         out.add_logit_scale(config["logits_scaling"])
+
+
+def add_delta_keys(out, arch, config, kinds):
+    out.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
+    out.add_ssm_state_size(config["linear_key_head_dim"])
+    out.add_ssm_group_count(config["linear_num_key_heads"])
+    out.add_ssm_time_step_rank(config["linear_num_value_heads"])
+    out.add_ssm_inner_size(config["linear_value_head_dim"] * config["linear_num_value_heads"])
+    every = config.get("full_attention_interval", kinds.index("full_attention") + 1 if kinds else 4)
+    if all((i + 1) % every == (0 if kind == "full_attention" else (i + 1) % every) for i, kind in enumerate(kinds)) and every > 1:
+        out.add_full_attention_interval(every)
+    else:
+        out.add_array(f"{gguf.MODEL_ARCH_NAMES[arch]}.attention.recurrent_layers", [kind == "linear_attention" for kind in kinds])
+
+
+def tiled(config, data, axis, width):
+    """Value heads from those of a key head side by side to those of equal number side by side."""
+    keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
+    shape = data.shape
+    parted = data.reshape(*shape[:axis], keys, values // keys, width, *shape[axis + 1:])
+    return parted.swapaxes(axis, axis + 1).reshape(shape)
+
+
+def delta_tensors(arch, config, name, data):
+    """What the converter makes of a tensor of such a layer, by GGUF's names."""
+    if "linear_attn" not in name:
+        return {name: data}
+    key, value = config["linear_key_head_dim"], config["linear_value_head_dim"]
+    keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
+    base, part = name.split("linear_attn.")
+    layer = base.split(".")[2]
+    if part == "conv1d.weight":
+        data = data.squeeze(1)
+    if part == "in_proj_qkvz.weight":
+        own = values // keys * value
+        q, k, v, z = np.split(data.reshape(keys, -1, data.shape[1]), [key, 2 * key, 2 * key + own], axis=1)
+        flat = [x.reshape(-1, data.shape[1]) for x in (q, k, v, z)]
+        return {f"blk.{layer}.attn_qkv.weight": np.concatenate(flat[:3]), f"blk.{layer}.attn_gate.weight": flat[3]}
+    if arch != A.QWEN3NEXT and keys != values:
+        if part in ("in_proj_qkv.weight", "conv1d.weight"):
+            data = np.concatenate((data[:2 * keys * key], tiled(config, data[2 * keys * key:], 0, value)))
+        if part == "in_proj_z.weight":
+            data = tiled(config, data, 0, value)
+        if part in ("in_proj_a.weight", "in_proj_b.weight", "A_log", "dt_bias"):
+            data = tiled(config, data, 0, 1)
+        if part == "out_proj.weight":
+            data = tiled(config, data, 1, value)
+    if part == "A_log":
+        return {f"blk.{layer}.ssm_a": -np.exp(data)}
+    return {f"blk.{layer}.ssm_dt.bias" if part == "dt_bias" else name: data}
 
 
 def add_latent_keys(out, name, config, rope):
@@ -163,12 +222,15 @@ def add_expert_keys(out, arch, config):
         out.add_expert_shared_feed_forward_length(config["intermediate_size"] // config["num_key_value_heads"])  # as the converter has it
     if config.get("shared_intermediate_size"):
         out.add_expert_shared_feed_forward_length(config["shared_intermediate_size"])
-    if arch == A.MINIMAXM2:
+    if arch == A.LFM2MOE:
+        out.add_leading_dense_block_count(config["num_dense_layers"])
+        out.add_expert_weights_scale(config["routed_scaling_factor"])
+    if arch in (A.MINIMAXM2, A.LFM2MOE):
         out.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
     out.add_expert_used_count(config.get("num_experts_per_tok") or config["moe_k"])
     if arch not in (A.LLAMA, A.OLMOE, A.GRANITE_MOE):
         out.add_expert_feed_forward_length(config.get("moe_intermediate_size") or config["intermediate_size"])
-    if arch == A.QWEN2MOE:
+    if arch in (A.QWEN2MOE, A.QWEN3NEXT, A.QWEN35MOE):
         out.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
     if arch == A.LLAMA4:
         out.add_interleave_moe_layer_step(config["interleave_moe_layer_step"])
@@ -206,7 +268,7 @@ def stack_experts(out, config, tensors):
             continue
         part, _, end = tail[0].partition("_proj")  # GPT-OSS
         end = "bias" if end == "_bias" else "weight"
-        if "qwen3_vl" in config["model_type"] and layer != "0":  # the folder has it both ways
+        if "qwen3_5" in config["model_type"] or "qwen3_vl" in config["model_type"] and layer != "0":  # the folder has it both ways
             data = data.swapaxes(1, 2)
         data = tensors[name] if end == "bias" else np.ascontiguousarray(data.swapaxes(1, 2)) if "_blocks" not in name else data
         if "_scales" in name:
@@ -214,7 +276,7 @@ def stack_experts(out, config, tensors):
         if "_blocks" in name:
             data = mxfp4(data, tensors[name.replace("_blocks", "_scales")])
         rows = data.shape[1] // 2
-        in_halves = "qwen3_vl" in config["model_type"] or arch_is_llama4(config)
+        in_halves = "qwen3_5" in config["model_type"] or "qwen3_vl" in config["model_type"] or arch_is_llama4(config)
         gate, up = (data[:, :rows], data[:, rows:]) if in_halves else (data[:, 0::2], data[:, 1::2])
         halves = {"gate": gate, "up": up} if part == "gate_up" else {"down": data}
         for half, values in halves.items():
@@ -257,7 +319,7 @@ def change(arch, config, head_dim, name, data):
         data = data + 1 if name.endswith("norm.weight") else data
         if name.endswith("q_proj.weight" if arch != A.GEMMA3 else "q_norm.weight"):
             data = data * np.float32(scale)
-    if arch == A.NEMOTRON and name.endswith("norm.weight"):
+    if arch in (A.NEMOTRON, *DELTA) and name.endswith("norm.weight") and not name.endswith("linear_attn.norm.weight"):
         data = data + 1
     return np.ascontiguousarray(data, dtype=np.float32)
 
@@ -265,7 +327,7 @@ def change(arch, config, head_dim, name, data):
 def text_tensors(tensors):
     """Without those for pictures, and with the names that the text model alone would have."""
     named = {k.removeprefix("language_model.").replace("model.language_model.", "model."): v for k, v in tensors.items()}
-    return {k: v for k, v in named.items() if k.startswith(("lm_head.", "model.embed_tokens.", "model.layers.", "model.norm.", "model.final_layernorm."))}
+    return {k: v for k, v in named.items() if k.startswith(("lm_head.", "model.embed_tokens.", "model.layers.", "model.norm.", "model.final_layernorm.", "model.embedding_norm."))}
 
 
 def make(name, file=None, qtype=None):
@@ -285,13 +347,16 @@ def make(name, file=None, qtype=None):
             parts = [tensors.pop(f"model.layers.0.self_attn.{part}_proj.{end}") for part in "qkv"]
             out.add_tensor(f"blk.0.attn_qkv.{end}", np.concatenate(parts))
     tensors = stack_experts(out, config, tensors)
-    for tensor, data in ((t, d) for k, v in tensors.items() for t, d in split_heads(config, name, k, v).items()):
+    parted = ((t, d) for k, v in tensors.items() for t, d in split_heads(config, name, k, v).items())
+    for tensor, data in (pair for t, d in parted for pair in (delta_tensors(arch, config, t, d) if arch in DELTA else {t: d}).items()):
         if tensor.endswith(("shared_expert_gate.weight", "self_attn.sinks")):
             data = data.reshape(-1)
             tensor = tensor.replace("sinks", "sinks.weight")
         tensor = tensor.replace("gate.e_score_correction_bias", "e_score_correction.bias")
         tensor = tensor.replace("moe_statics.e_score_correction_bias", "moe_statics.e_score_correction.bias")
         tensor = tensor.replace("moe.e_score_correction_bias", "moe.e_score_correction.bias")
+        tensor = tensor.replace("feed_forward.expert_bias", "feed_forward.expert_bias.bias")
+        data = data.squeeze(1) if tensor.endswith("conv.conv.weight") else data
         known = tensor if tensor.startswith("blk.") else names.get_name(tensor, try_suffixes=(".weight", ".bias"))
         if tensor == "lm_head.weight" and not known:
             known = "output.weight"  # Gemma's own is tied

@@ -73,6 +73,12 @@ static void test_llamas(void **state) {
                 {"arch/stablelm", "gguf/arch_stablelm.gguf", 0},
                 {"arch/glm4", "gguf/arch_glm4.gguf", 0},
                 {"arch/mixtral", "gguf/arch_mixtral.gguf", 0},
+                {"arch/qwen3_next", "gguf/arch_qwen3_next.gguf", 1e-4f}, /* decays come back by a logarithm, the 1 is in norms' weights */
+                {"arch/qwen3_5", "gguf/arch_qwen3_5.gguf", 1e-4f},       /* likewise, and value heads have another order */
+                {"arch/qwen3_5_vision", "gguf/arch_qwen3_5_vision.gguf", 1e-4f},
+                {"arch/qwen3_5_moe", "gguf/arch_qwen3_5_moe.gguf", 1e-4f},
+                {"arch/lfm2_tied", "gguf/arch_lfm2_tied.gguf", 0},
+                {"arch/lfm2_moe", "gguf/arch_lfm2_moe.gguf", 1e-5f},
                 {"arch/qwen2_moe", "gguf/arch_qwen2_moe.gguf", 0},
                 {"arch/qwen3_moe", "gguf/arch_qwen3_moe.gguf", 0},
                 {"arch/gpt_oss_mxfp4", "gguf/arch_gpt_oss_mxfp4.gguf", 0},
