@@ -34,9 +34,13 @@ FAMILIES = {
     "deepseek": ("DeepseekV3", dict(n_routed_experts=8, num_experts_per_tok=3, n_group=4, topk_group=2, moe_intermediate_size=40,
                                     intermediate_size=96, first_k_dense_replace=1, num_key_value_heads=4, q_lora_rank=40, kv_lora_rank=48,
                                     qk_nope_head_dim=24, qk_rope_head_dim=16, head_dim=16, v_head_dim=24)),
+    # rows of a key head's queries, keys, values and gates alternate in runs that no block has the length of
+    "next": ("Qwen3Next", dict(num_experts=5, num_experts_per_tok=2, moe_intermediate_size=32, shared_expert_intermediate_size=64, intermediate_size=96,
+                               layer_types=["linear_attention", "full_attention"], linear_num_key_heads=2, linear_num_value_heads=4,
+                               linear_key_head_dim=16, linear_value_head_dim=24)),
 }
 # rounded inputs may choose another expert: then the last one's share is small
-ROUTER_GAIN = {"qwen3": 4, "mixtral": 8, "deepseek": 4}
+ROUTER_GAIN = {"qwen3": 4, "mixtral": 8, "deepseek": 4, "next": 8}
 
 
 def rounded(weights, size, bits=4, symmetric=False, groups=None):
@@ -150,6 +154,10 @@ MODELS = {
                                                                 "weight_block_size": [32, 32]}, f8, dict(kind=32), 0.1),
     "deepseek_f8_block": ("deepseek", {}, {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
                                            "weight_block_size": [32, 32]}, f8, dict(kind=32), 0.1),
+    "next_f8_block": ("next", {}, {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
+                                   "weight_block_size": [32, 32]}, f8, dict(kind=32), 0.1),
+    "next_gptq": ("next", {}, GPTQ | {"desc_act": True}, gptq, dict(act_order=True), 0.25),
+    "next_awq": ("next", {}, AWQ, awq, dict(), 0.25),
     "qwen3_f8_channel": ("qwen3", {}, ct("float-quantized", DYNAMIC8 | {"type": "float"}, num_bits=8, type="float", strategy="channel",
                                          symmetric=True), f8, dict(kind="channel"), 0.1),
     "mixtral_f8_tensor": ("mixtral", {}, {"quant_method": "fp8", "activation_scheme": "static"}, f8, dict(kind="tensor"), 0.1),
@@ -159,7 +167,7 @@ OTHERS = {"mixtral_awq": 2000}
 
 
 def is_packed(name):
-    return name.endswith(("_proj.weight", "_proj_with_mqa.weight")) or ".experts." in name
+    return name.endswith(("_proj.weight", "_proj_with_mqa.weight", "_proj_qkvz.weight")) or ".experts." in name
 
 
 def write_config(folder, config, quantization):
@@ -186,7 +194,7 @@ def search(model, length, margin, generator):
         head, ids = draw(1, length - N_TAIL), draw(N_TRIED, N_TAIL)
         prompts, new = torch.cat((head.expand(N_TRIED, -1), ids), 1), torch.empty(N_TRIED, 0, dtype=torch.long)
         past = model(head, use_cache=True).past_key_values
-        past.batch_repeat_interleave(N_TRIED)
+        past.reorder_cache(torch.zeros(N_TRIED, dtype=torch.long))
         while len(prompts) and new.shape[1] < N_NEW:
             out = model(ids, past_key_values=past, use_cache=True)
             past = out.past_key_values
@@ -194,7 +202,7 @@ def search(model, length, margin, generator):
             keep = (best.values[:, 0] - best.values[:, 1] >= margin).nonzero()[:, 0]
             prompts, new = prompts[keep], torch.cat((new, best.indices[:, :1]), 1)[keep]
             ids = new[:, -1:]
-            past.batch_select_indices(keep)
+            past.reorder_cache(keep)
         for prompt, tokens in zip(prompts.tolist(), new.tolist()):
             if len(set(tokens)) >= MIN_DISTINCT:
                 return prompt, tokens, attempt
@@ -209,7 +217,7 @@ def make_model(name):
     config = getattr(transformers, kind + "Config")(**(SIZES | sizes | changes), attn_implementation="eager")
     config.architectures = [kind + "ForCausalLM"]
     model = getattr(transformers, kind + "ForCausalLM")(config).float().eval()
-    draw_weights(model, generator, False)
+    draw_weights(model, generator, kind == "Qwen3Next")
     plain, packed = {}, {}
     for tensor, weights in sorted(file_tensors(model).items()):
         if is_packed(tensor):

@@ -13,7 +13,7 @@
 
 static const char *const names[] = {"qwen3_gptq", "mixtral_gptq", "mixtral_gptq_v2", "qwen3_awq", "mixtral_awq", "qwen3_ct4",
                                     "mixtral_ct4", "qwen3_ct8", "mixtral_ct8", "qwen3_f8_block", "qwen3_f8_channel",
-                                    "deepseek_f8_block",
+                                    "deepseek_f8_block", "next_f8_block",
                                     "mixtral_f8_tensor"};
 
 static void open_named(unsigned i, struct golden *ret) {
