@@ -97,10 +97,18 @@ enum tl_op_feature {
   TL_F_LOW_RANK = 1 << 24,   /* LATENT: weight[0] makes what queries are made of */
   TL_F_TURNED = 1 << 25,     /* LATENT_ABSORB: weight[0] is stored by inputs; DELTA: value heads n_key_heads apart share a key head */
   TL_F_GROUPED = 1 << 26,    /* ROUTE: chooses from the experts of some groups alone */
+  TL_F_CHUNKED = 1 << 27,    /* ATTEND: only positions of its own chunk, of `window` positions each */
+  TL_F_GROWS = 1 << 28,      /* ATTEND: q is times tl_op_growth(position) */
   TL_F_CLAMPED = 1 << 22,    /* EXPERTS_UP: m = g sigmoid(1.702 g) (u + 1), g = min(gate, limit), |u| <= limit */
 };
 
 #define TL_OP_INPUTS 3
+
+/* q is times 1 + rate * log(1 + steps), and so many steps are behind it: (position + shift) / every, rounded down. */
+struct tl_growth {
+  float rate;
+  uint32_t every, shift;
+};
 
 struct tl_op {
   enum tl_op_kind kind;
@@ -112,11 +120,14 @@ struct tl_op {
   uint32_t features;             /* of enum tl_op_feature */
   float factor, softcap, limit;
   uint32_t window;
+  struct tl_growth growth;       /* GROWS */
   uint32_t n_experts, n_chosen;  /* ROUTE and EXPERTS_*, 0 of others */
   /* ROUTE with GROUPED: groups of one size, and how many are chosen from: those with the best score, with SIGMOID the best sum of two. */
   uint32_t n_groups, n_groups_chosen;
   uint32_t n_heads;              /* LATENT_ABSORB and LATENT_VALUE, 0 of others */
 };
+/* GROWS: what q is multiplied with; 1 as far as models were trained without it. rope.c */
+float tl_op_growth(const struct tl_op *op, uint32_t position);
 /* Of models with layers that keep a state; n_layers 0: none of it. A sequence's state is, of each such layer, S of each value head
  * (key_dim, value_dim) in floats of 32 bits, and the last conv - 1 rows of u before CONV. A backend lays it out as it likes. */
 struct tl_recurrence {

@@ -91,6 +91,12 @@ static int check_rope(const struct hf_config *c, uint32_t n, struct tl_error *er
   return TL_OK;
 }
 
+float tl_op_growth(const struct tl_op *op, uint32_t position) {
+  const struct tl_growth *g = &op->growth;
+  uint64_t steps = ((uint64_t)position + g->shift) / g->every;
+  return steps ? 1 + g->rate * log1pf((float)steps) : 1;
+}
+
 /* `dynamic` changes angles only beyond max_position_embeddings, where no context goes. */
 int model_rope(const struct hf_config *c, float *inv_freq, float *ret_factor, struct tl_error *err) {
   uint32_t n = model_n_rotated(c);

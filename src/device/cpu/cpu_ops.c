@@ -347,7 +347,7 @@ static void store_kv(struct run *r, uint32_t layer) {
 /* Which positions [*ret_first, return value) a query at `position` of a sequence of `length` sees. */
 static uint32_t seen(const struct tl_op *op, uint32_t position, uint32_t length, uint32_t *ret_first) {
   uint32_t window = op->features & TL_F_WINDOW ? op->window : length, ahead = op->features & TL_F_BOTH_SIDES ? window : 1;
-  *ret_first = position >= window ? position - window + 1 : 0;
+  *ret_first = op->features & TL_F_CHUNKED ? position / op->window * op->window : position >= window ? position - window + 1 : 0;
   return length - position < ahead ? length : position + ahead;
 }
 
@@ -464,6 +464,7 @@ static bool run_op(struct run *r, uint32_t i) {
     case TL_OP_QK_NORM: return qk_norm(r, op, weight, part);
     case TL_OP_ROPE: cpu_rope(d, op, from, to); return true;
     case TL_OP_ATTEND:
+      if (op->features & TL_F_GROWS) cpu_grow(d, op, from, to);
       store_kv(r, op->layer);
       barrier(r);
       attend(r, ticket, op, weight);

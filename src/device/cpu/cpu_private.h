@@ -406,5 +406,6 @@ float cpu_squares(const float *x, uint32_t n); /* their sum */
 void cpu_rms(float *x, const float *weight, uint32_t n, float eps);
 void cpu_rotate(float *x, const float *angles, uint32_t n, const struct tl_op *op);
 void cpu_rope(const struct cpu_device *d, const struct tl_op *op, uint32_t from, uint32_t to);
+void cpu_grow(const struct cpu_device *d, const struct tl_op *op, uint32_t from, uint32_t to);
 
 #endif

@@ -127,3 +127,10 @@ void cpu_rope(const struct cpu_device *d, const struct tl_op *op, uint32_t from,
     for (uint32_t head = 0; head < heads; head++) cpu_rotate(d->qkv + i * d->ld_qkv + (size_t)head * head_dim, angles, n, op);
   }
 }
+
+void cpu_grow(const struct cpu_device *d, const struct tl_op *op, uint32_t from, uint32_t to) {
+  for (uint32_t i = from; i < to; i++) {
+    float *q = d->qkv + i * d->ld_qkv, growth = tl_op_growth(op, d->step->positions[i]);
+    for (uint32_t k = 0; k < d->shard.n_heads * d->model->head_dim; k++) q[k] *= growth;
+  }
+}

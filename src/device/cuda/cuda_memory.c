@@ -23,6 +23,7 @@ static void make_limits(struct cuda_device *d, const struct tl_device_load *load
   if (l->n_blocks < tiles) l->n_blocks = tiles;
   l->n_lanes = l->n_blocks / tiles;
   l->max_tiles = tl_cuda_max_tiles(l->max_tokens, l->max_seqs);
+  l->max_chunk_tiles = tl_cuda_max_chunk_tiles(l->max_tokens, l->max_seqs, d->chunk);
   l->packing.most_rows = 1 + load->draft_tokens;
   bool packs = d->model->n_latent == 0; /* all heads of a row are enough for tiles there */
   l->packing.pack = packs ? tl_cuda_pack(d->dims.n_heads, d->dims.n_kv_heads, d->dims.head, l->packing.most_rows) : 1;
@@ -41,11 +42,12 @@ static void make_limits(struct cuda_device *d, const struct tl_device_load *load
 static void place_step_data(const struct cuda_device *d, struct cuda_step_data *s, struct cuda_placer *p) {
   const struct cuda_limits *l = &d->limits;
   size_t began = p->at;
-  for (unsigned i = 0; i < (d->window ? 2 : 1); i++) {
+  for (unsigned i = 0; i < cuda_n_lists(d); i++) {
     CUDA_TAKE_PLACE(p, s->lists[i].lanes, l->n_lanes);
     CUDA_TAKE_PLACE(p, s->lists[i].items, l->max_items);
   }
   CUDA_TAKE_PLACE(p, s->tiles, l->max_tiles);
+  CUDA_TAKE_PLACE(p, s->chunk_tiles, l->max_chunk_tiles);
   CUDA_TAKE_PLACE(p, s->sampling, l->max_seqs);
   CUDA_TAKE_PLACE(p, s->rows, l->max_seqs);
   CUDA_TAKE_PLACE(p, s->offsets, l->max_seqs + 1);
@@ -199,6 +201,7 @@ static size_t place_work(struct cuda_device *d, char *base) {
   CUDA_TAKE_PLACE(&p, w->saved, 2 * (size_t)l->max_entries);
   if (rotates(d)) CUDA_TAKE_PLACE(&p, w->rope, (size_t)l->max_context * s->rope);
   if (rotates(d) && d->model->inv_freq_local) CUDA_TAKE_PLACE(&p, w->rope_local, (size_t)l->max_context * s->rope);
+  if (d->grows) CUDA_TAKE_PLACE(&p, w->growth, l->max_context);
   w->tile = cuda_take_place(&p, tile_bytes(d), 1);
   CUDA_TAKE_PLACE(&p, w->row_scales, tokens);
   w->ordered = cuda_take_place(&p, tokens * ordered_width(d), 2);
@@ -278,23 +281,36 @@ static int measure(struct cuda_device *d, const struct tl_device_load *load, str
   return TL_OK;
 }
 
+/* n floats that were made in pinned memory, which is freed. */
+static int copy_table(struct cuda_device *d, float *made, size_t n, float *to, const char *what, struct tl_error *err) {
+  int r = d->api->rt.copy(to, made, n * sizeof *made, d->stream);
+  if (!r) r = d->api->rt.event_record(d->done, d->stream);
+  if (!r) r = d->api->rt.event_wait(d->done);
+  d->api->rt.free_host(made);
+  return r ? cuda_failed(d, r, what, err) : TL_OK;
+}
+
 /* cos and sin of position * inv_freq, as the CPU has them; what is not rotated turns by nothing. */
 static int make_rope(struct cuda_device *d, const float *inv_freq, float factor, float *to, struct tl_error *err) {
   uint32_t half = d->dims.rope / 2, pairs = d->model->n_rotated / 2;
-  size_t bytes = (size_t)d->limits.max_context * d->dims.rope * sizeof(float);
+  size_t n = (size_t)d->limits.max_context * d->dims.rope;
   float *rope;
-  CUDA_TRY(d, d->api->rt.alloc_host((void **)&rope, bytes), "pinning memory for the rotary angles", err);
+  CUDA_TRY(d, d->api->rt.alloc_host((void **)&rope, n * sizeof *rope), "pinning memory for the rotary angles", err);
   for (uint32_t p = 0; p < d->limits.max_context; p++)
     for (uint32_t i = 0; i < half; i++) {
       float angle = i < pairs ? (float)p * inv_freq[i] : 0;
       rope[(size_t)p * 2 * half + i] = cosf(angle) * (i < pairs ? factor : 1);
       rope[(size_t)p * 2 * half + half + i] = sinf(angle) * (i < pairs ? factor : 1);
     }
-  int r = d->api->rt.copy(to, rope, bytes, d->stream);
-  if (!r) r = d->api->rt.event_record(d->done, d->stream);
-  if (!r) r = d->api->rt.event_wait(d->done);
-  d->api->rt.free_host(rope);
-  return r ? cuda_failed(d, r, "copying the rotary angles", err) : TL_OK;
+  return copy_table(d, rope, n, to, "copying the rotary angles", err);
+}
+
+static int make_growth(struct cuda_device *d, struct tl_error *err) {
+  float *growth;
+  if (!d->grows) return TL_OK;
+  CUDA_TRY(d, d->api->rt.alloc_host((void **)&growth, d->limits.max_context * sizeof *growth), "pinning memory for the growth of queries", err);
+  for (uint32_t p = 0; p < d->limits.max_context; p++) growth[p] = tl_op_growth(d->grows, p);
+  return copy_table(d, growth, d->limits.max_context, d->work.growth, "copying the growth of queries", err);
 }
 
 static int make_ropes(struct cuda_device *d, struct tl_error *err) {
@@ -318,8 +334,9 @@ int cuda_make_memory(struct cuda_device *d, const struct tl_device_load *load, s
   cuda_place_weights(d, d->weights);
   place_work(d, d->memory);
   place_pinned(d, d->pinned);
-  int cleared = cuda_clear_counters(d, err);
-  return cleared < 0 ? cleared : make_ropes(d, err);
+  r = cuda_clear_counters(d, err);
+  if (r == TL_OK) r = make_growth(d, err);
+  return r < 0 ? r : make_ropes(d, err);
 }
 
 int cuda_clear_counters(struct cuda_device *d, struct tl_error *err) {

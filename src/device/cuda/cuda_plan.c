@@ -62,7 +62,7 @@ static const struct {
     [TL_OP_COPY] = {0, 0},
     [TL_OP_QKV] = {3, 0},
     [TL_OP_ROPE] = {0, TL_F_INTERLEAVED | TL_F_PARTIAL | TL_F_LOCAL | TL_F_FACTOR},
-    [TL_OP_ATTEND] = {0, TL_F_SOFTCAP | TL_F_WINDOW | TL_F_SINKS | TL_F_BOTH_SIDES},
+    [TL_OP_ATTEND] = {0, TL_F_SOFTCAP | TL_F_WINDOW | TL_F_SINKS | TL_F_BOTH_SIDES | TL_F_CHUNKED | TL_F_GROWS},
     [TL_OP_ATTN_OUT] = {1, TL_F_TO_H | TL_F_FACTOR},
     [TL_OP_GATED_UP] = {2, TL_F_GELU_TANH | TL_F_GELU},
     [TL_OP_UP] = {1, TL_F_GELU_TANH | TL_F_RELU2},
@@ -403,6 +403,22 @@ static void make_orders(struct cuda_device *d, bool interleaved) {
   }
 }
 
+/* What a layer sees of a context, and how its queries grow: the same where layers have that. */
+static int check_attention(struct cuda_device *d, const struct tl_op *attend, struct tl_error *err) {
+  uint32_t *size = attend->features & TL_F_CHUNKED ? &d->chunk : &d->window;
+  if (attend->features & (TL_F_WINDOW | TL_F_CHUNKED)) {
+    if (*size && *size != attend->window) return cuda_refuse(d, "windows of several sizes", err);
+    *size = attend->window;
+  }
+  if (d->chunk && d->window) return cuda_refuse(d, "windows beside chunks", err);
+  if (d->chunk % TL_BLOCK_TOKENS) return cuda_refuse(d, "chunks (attention_chunk_size) that are no multiple of 16", err);
+  if (d->chunk && cuda_pools(d)) return cuda_refuse(d, "chunks of a model that pools", err);
+  if (!(attend->features & TL_F_GROWS)) return TL_OK;
+  if (d->grows && memcmp(&d->grows->growth, &attend->growth, sizeof attend->growth) != 0) return cuda_refuse(d, "queries that grow in several ways", err);
+  d->grows = attend;
+  return TL_OK;
+}
+
 /* Tables of angles, windows and the order of heads are one for all layers: models in which they differ
  * are not known. */
 static int check_layers(struct cuda_device *d, struct tl_error *err) {
@@ -410,10 +426,8 @@ static int check_layers(struct cuda_device *d, struct tl_error *err) {
   for (uint32_t i = 0; i < d->n_plan; i++) {
     const struct tl_op *own = d->plan[i].rope, *attend = d->plan[i].from;
     if (d->plan[i].kind != CUDA_OP_ATTEND) continue;
-    if (attend->features & TL_F_WINDOW) {
-      if (d->window && d->window != attend->window) return cuda_refuse(d, "windows of several sizes", err);
-      d->window = attend->window;
-    }
+    int r = check_attention(d, attend, err);
+    if (r < 0) return r;
     if (!own) continue;
     if (rope && (rope->features ^ own->features) & TL_F_INTERLEAVED) return cuda_refuse(d, "rotations of several kinds", err);
     rope = own;

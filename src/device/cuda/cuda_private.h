@@ -168,8 +168,9 @@ struct cuda_step_data {
   struct cuda_work_list {
     struct tl_cuda_lane *lanes;     /* (n_lanes) */
     struct tl_cuda_item *items;     /* (max_items) */
-  } lists[2];                       /* of decode attention: without a window, and with the model's, if it has one */
+  } lists[2];                       /* of decode attention: without a window, and with the model's, or its chunks, if it has such */
   struct tl_cuda_tile *tiles;       /* (max_tiles) */
+  struct tl_cuda_tile *chunk_tiles; /* (max_chunk_tiles) of the same rows, if the model has chunks */
   struct tl_cuda_sampling *sampling;/* (max_rows) */
   uint32_t *rows;                   /* (max_rows) */
   int32_t *offsets, *n_rows, *lengths; /* (max_seqs + 1), (max_seqs), (max_seqs): of sequences, as cuda_sdpa.h wants them */
@@ -225,6 +226,7 @@ struct cuda_work {
   float *row_scales;/* (tokens) theirs */
   char *ordered;    /* T (tokens, k), (entries, k): rows in the order of weights that have one, the most of those */
   float *rope, *rope_local; /* (max_context, head); local: NULL if no layer wants it */
+  float *growth;    /* (max_context) of queries, or NULL */
   float *row_squares; /* (tokens, 2), or NULL: no layer wants it */
   /* experts; entries: tokens n_chosen (cuda_experts.h) */
   float *scores, *shares;    /* (tokens, ld_scores), (entries) */
@@ -242,7 +244,7 @@ struct cuda_work {
 
 struct cuda_limits {
   uint32_t max_tokens, max_seqs, max_context; /* max_tokens: rounded up to the last bucket */
-  uint32_t table_stride, max_tiles, max_items, max_entries, max_adapter_tiles;
+  uint32_t table_stride, max_tiles, max_chunk_tiles, max_items, max_entries, max_adapter_tiles;
   uint32_t n_drawers; /* thread blocks that draw */
   uint32_t n_blocks, n_lanes; /* thread blocks of decode attention, and what shares out its items */
   struct tl_cuda_packing packing;
@@ -289,7 +291,8 @@ struct cuda_device {
   struct cuda_limits limits;
   int64_t choose_ns;              /* CUDA_CHOOSE_NS from open on */
   size_t tile_bytes;              /* of stored weights that are written out in T at a time; CUDA_TILE_BYTES from open on */
-  uint32_t window;                /* of the layers that have one; 0: none has */
+  uint32_t window, chunk;         /* of the layers that have one; 0: none has. Not both */
+  const struct tl_op *grows;      /* a record whose queries grow; NULL: none's do */
   struct cuda_order qk_order, v_order;
   struct cuda_op *plan;
   uint32_t n_plan;
@@ -324,7 +327,7 @@ struct cuda_pass {
   uint32_t n_tokens, n_rows; /* n_rows: wanted; of a model that pools, sequences */
   uint32_t n_decode;    /* rows that decode (tl_cuda_shape) */
   bool drafts;          /* of which a sequence may have several */
-  uint32_t n_tiles;
+  uint32_t n_tiles, n_chunk_tiles;
   uint32_t n_runs;      /* of struct cuda_sdpa; 0: all tiles are for our own kernel */
   uint32_t table_width; /* entries of a block table that are copied */
   uint32_t n_adapter_tiles; /* 0: no row has an adapter */
@@ -459,6 +462,10 @@ void cuda_latent_shape(const struct cuda_device *d, struct cuda_op *op);
 int cuda_latent(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
 /* Where a layer's keys begin. */
 char *cuda_keys_of(const struct cuda_device *d, const struct cuda_op *op);
+/* Of decode attention: for layers that see all, and for those that do not, if there are such. */
+static inline unsigned cuda_n_lists(const struct cuda_device *d) {
+  return d->window || d->chunk ? 2 : 1;
+}
 /* cuda_encode.c: models that pool. A step's keys and values lie in blocks of one layer that all layers use in turn. */
 static inline bool cuda_pools(const struct cuda_device *d) {
   return d->model->pooling != TL_POOL_NONE;

@@ -14,7 +14,7 @@
 #include "device/cuda/ops/cuda_plan.h"
 
 bool cuda_sdpa_suits(const struct cuda_op *op) {
-  return op->kind == CUDA_OP_ATTEND && op->from->features == 0;
+  return op->kind == CUDA_OP_ATTEND && (op->from->features & ~TL_F_GROWS) == 0; /* queries have grown by then */
 }
 
 static uint32_t rows_of(const struct tl_step *step, uint32_t seq) {
@@ -83,6 +83,14 @@ static bool execute(struct cuda_device *d, const struct tl_cuda_attention *a, co
   return !d->sdpa.off;
 }
 
+/* What rows see of their own chunks: each is a sequence of its own (tl_cuda_plan_chunks). */
+static int run_chunks(struct cuda_device *d, const struct tl_cuda_attention *a, uint32_t n_tiles, struct tl_error *err) {
+  struct tl_cuda_prefill_args args = {.a = *a, .n_tiles = n_tiles, .tiles = d->device.chunk_tiles};
+  args.a.table_stride = 1;
+  CUDA_TRY(d, d->api->op.prefill(&args, d->stream), "prefill attention of chunks", err);
+  return TL_OK;
+}
+
 static int run_own(struct cuda_device *d, const struct tl_cuda_attention *a, uint32_t first_tile, uint32_t n_tiles,
                    struct tl_error *err) {
   struct tl_cuda_prefill_args args = {.a = *a, .n_tiles = n_tiles, .tiles = d->device.tiles + first_tile};
@@ -92,6 +100,7 @@ static int run_own(struct cuda_device *d, const struct tl_cuda_attention *a, uin
 
 int cuda_attend_prompts(struct cuda_device *d, const struct cuda_op *op, const struct tl_cuda_attention *a,
                         const struct cuda_pass *pass, struct tl_error *err) {
+  if (op->from->features & TL_F_CHUNKED) return run_chunks(d, a, pass->n_chunk_tiles, err);
   if (!pass->n_runs || !cuda_sdpa_suits(op)) return run_own(d, a, 0, pass->n_tiles, err);
   int r = TL_OK;
   for (uint32_t i = 0; i < pass->n_runs && r == TL_OK; i++) {

@@ -34,13 +34,16 @@ void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, const st
     h->sampling[i].out = NULL;
   }
   struct tl_cuda_packing packing = d->limits.packing;
-  for (unsigned i = 0; i < (d->window ? 2 : 1); i++)
+  for (unsigned i = 0; i < cuda_n_lists(d); i++) {
+    packing.chunk = i ? d->chunk : 0;
     tl_cuda_plan_decode(step, packing, i ? d->window : 0, d->limits.n_lanes, h->lists[i].lanes, h->lists[i].items);
+  }
   *ret = (struct cuda_pass){.n_tokens = step->n_tokens,
                             .n_rows = step->n_rows,
                             .n_decode = shape->n_decode,
                             .drafts = shape->drafts,
                             .n_tiles = tl_cuda_plan_prefill(step, packing.most_rows, h->tiles),
+                            .n_chunk_tiles = d->chunk ? tl_cuda_plan_chunks(step, packing.most_rows, d->chunk, d->limits.table_stride, h->chunk_tiles) : 0,
                             .all_rows = step->n_rows == step->n_tokens,
                             .table_width = stage_tables(d, step)};
   cuda_stage_sdpa(d, step, ret);

@@ -68,6 +68,7 @@ static struct tl_cuda_qkv_args heads_of(const struct cuda_device *d, const struc
                                    .row_squares = cuda_norms_whole_rows(op) ? d->work.row_squares : NULL,
                                    .eps = op->qk_norm ? op->qk_norm->eps : 0,
                                    .rope = !op->rope ? NULL : local ? d->work.rope_local : d->work.rope,
+                                   .growth = op->from->features & TL_F_GROWS ? d->work.growth : NULL,
                                    .positions = d->device.positions, .slots = d->device.slots, .q = d->work.q, .k_cache = k,
                                    .v_cache = k + d->layer_bytes};
 }
@@ -107,7 +108,7 @@ static int project(struct cuda_device *d, const struct cuda_op *op, const struct
 
 static int attend(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const struct tl_cuda_rest *qkv,
                   struct tl_error *err) {
-  const struct cuda_work_list *list = &d->device.lists[(op->from->features & TL_F_WINDOW) != 0];
+  const struct cuda_work_list *list = &d->device.lists[(op->from->features & (TL_F_WINDOW | TL_F_CHUNKED)) != 0];
   struct tl_cuda_attention a = cuda_attention_of(d, op);
   struct tl_cuda_qkv_args heads = heads_of(d, op, pass);
   /* Few decode rows alone, one a sequence: their attention makes the heads. Of drafts a row sees keys and values of those before it, which

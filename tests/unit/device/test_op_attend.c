@@ -13,7 +13,7 @@ struct shape {
   uint32_t n_blocks; /* thread blocks of decode */
   uint32_t n_seqs;
   uint32_t context[MAX_SEQS], rows[MAX_SEQS];
-  uint32_t window;
+  uint32_t window, chunk; /* not both */
   float softcap;
   float sink; /* not 0: each head has one about as large */
   bool both;  /* sides; sequences are in the step as a whole */
@@ -114,7 +114,7 @@ static void check_head(const struct step *t, uint32_t seq, uint32_t row, uint32_
 
 static struct tl_cuda_packing packing_of(const struct shape *s) {
   uint32_t most = s->most_rows ? s->most_rows : 1;
-  return (struct tl_cuda_packing){most, tl_cuda_pack(s->n_heads, s->n_kv_heads, s->head_dim, most)};
+  return (struct tl_cuda_packing){most, tl_cuda_pack(s->n_heads, s->n_kv_heads, s->head_dim, most), s->chunk};
 }
 
 /* heads: what is to be made in the kernel, or NULL. */
@@ -160,17 +160,20 @@ static void check(const struct shape *s) {
                                 .k_cache = t.k, .v_cache = t.v, .block_tables = t.tables,
                                 .table_stride = t.step.table_stride};
   if (!s->both) run_decode(&t, &a, NULL);
-  struct tl_cuda_tile *tiles = op_poisoned(tl_cuda_max_tiles(t.step.n_tokens, s->n_seqs) * sizeof *tiles);
+  uint32_t max_tiles = s->chunk ? tl_cuda_max_chunk_tiles(t.step.n_tokens, s->n_seqs, s->chunk) : tl_cuda_max_tiles(t.step.n_tokens, s->n_seqs);
+  struct tl_cuda_tile *tiles = op_poisoned(max_tiles * sizeof *tiles);
   struct tl_cuda_prefill_args prefill = {.a = a, .tiles = tiles,
-                                         .n_tiles = s->both ? tl_cuda_plan_whole(&t.step, tiles)
-                                                              : tl_cuda_plan_prefill(&t.step, packing_of(s).most_rows, tiles)};
+                                         .n_tiles = s->both    ? tl_cuda_plan_whole(&t.step, tiles)
+                                                    : s->chunk ? tl_cuda_plan_chunks(&t.step, packing_of(s).most_rows, s->chunk, a.table_stride, tiles)
+                                                               : tl_cuda_plan_prefill(&t.step, packing_of(s).most_rows, tiles)};
+  if (s->chunk) prefill.a.table_stride = 1;
   assert_int_equal(op_run(tl_cuda_prefill(&prefill, NULL)), 0);
   for (uint32_t seq = 0; seq < s->n_seqs; seq++)
     for (uint32_t i = 0; i < s->rows[seq]; i++) {
       uint32_t own = s->context[seq] - s->rows[seq] + i, window = s->window ? s->window : s->context[seq], ahead = s->both ? window : 1;
       uint32_t end = s->context[seq] - own < ahead ? s->context[seq] : own + ahead;
-      for (uint32_t head = 0; head < s->n_heads; head++)
-        check_head(&t, seq, t.query_start[seq] + i, head, own < window ? 0 : own - window + 1, end, a.scale);
+      uint32_t first = s->chunk ? own / s->chunk * s->chunk : own < window ? 0 : own - window + 1;
+      for (uint32_t head = 0; head < s->n_heads; head++) check_head(&t, seq, t.query_start[seq] + i, head, first, end, a.scale);
     }
   op_free(tiles);
   free_step(&t);
@@ -239,6 +242,8 @@ static void test_windows(void **state) {
       {TL_CUDA_BF16, 2, 1, 128, 2, 2, {290, 140}, .rows = {70, 140}, .window = 64},
       {TL_CUDA_F16, 2, 2, 64, 4, 3, {190, 90, 140}, .rows = {190, 1, 30}, .window = 1000},
       {TL_CUDA_F16, 2, 2, 64, 4, 2, {190, 90}, .rows = {100, 1}, .window = 1},
+      {TL_CUDA_F16, 2, 1, 64, 4, 5, {190, 96, 97, 200, 32}, .rows = {100, 1, 1, 200, 32}, .chunk = 32}, /* tiles' and blocks' edges among a chunk's */
+      {TL_CUDA_BF16, 4, 2, 128, 9, 4, {300, 224, 113, 290}, .rows = {130, 3, 1, 1}, .chunk = 112},
   };
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }
@@ -282,6 +287,7 @@ static void test_drafts(void **state) {
       {TL_CUDA_BF16, 2, 1, 64, 4, 2, {307, 9}, .rows = {8, 8}, .window = 1, .most_rows = 8},
       {TL_CUDA_F16, 2, 1, 128, 7, 2, {290, 19}, .rows = {8, 8}, .window = 64, .softcap = 20, .sink = 1, .most_rows = 8},
       {TL_CUDA_F16, 4, 1, 64, 5, 2, {130, 66}, .rows = {4, 4}, .sink = 3, .most_rows = 4},
+      {TL_CUDA_F16, 2, 1, 64, 4, 5, {34, 16, 17, 150, 40}, .rows = {7, 8, 8, 1, 30}, .chunk = 16, .most_rows = 8}, /* rows of two chunks */
   };
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
   for (int i = 0; i < 60 / UNIT_SLOWDOWN; i++) {
@@ -429,7 +435,7 @@ static void test_refused_shapes(void **state) {
 /* --- heads that the kernel makes --------------------------------------------------------------- */
 
 struct making {
-  bool bias, norm, still; /* still: not rotated */
+  bool bias, norm, still, grows; /* still: not rotated */
   uint32_t padding;       /* of a head */
 };
 
@@ -448,12 +454,12 @@ static void fill_heads(const struct step *t, const struct making *m, struct tl_c
                                    .width = dim - m->padding, .qkv = op_halves(s->dtype, (size_t)n * heads * dim, 4),
                                    .bias = m->bias ? op_floats(heads * dim, 1) : NULL, .q_norm = m->norm ? op_floats(dim, 2) : NULL,
                                    .k_norm = m->norm ? op_floats(dim, 2) : NULL, .eps = 1e-5f,
-                                   .rope = m->still ? NULL : op_floats((size_t)longest * dim, 1), .positions = positions, .slots = slots,
+                                   .rope = m->still ? NULL : op_floats((size_t)longest * dim, 1), .growth = m->grows ? op_floats(longest, 2) : NULL, .positions = positions, .slots = slots,
                                    .q = t->q, .k_cache = t->k, .v_cache = t->v};
 }
 
 static void free_heads(const struct tl_cuda_qkv_args *heads) {
-  const void *all[] = {heads->qkv, heads->bias, heads->q_norm, heads->k_norm, heads->rope, heads->positions, heads->slots};
+  const void *all[] = {heads->qkv, heads->bias, heads->q_norm, heads->k_norm, heads->rope, heads->growth, heads->positions, heads->slots};
   for (unsigned i = 0; i < UNIT_COUNT(all); i++)
     if (all[i]) op_free((void *)all[i]);
 }
@@ -504,9 +510,9 @@ static void test_made_heads(void **state) {
   } cases[] = {
       {{TL_CUDA_F16, 4, 1, 64, 3, 4, {1, 16, 17, 133}, .rows = {1, 1, 1, 1}}, {.bias = false}},
       {{TL_CUDA_BF16, 8, 2, 128, 16, 3, {700, 3, 64}, .rows = {1, 1, 1}}, {.norm = true}},
-      {{TL_CUDA_BF16, 16, 1, 128, 4, 2, {200, 15}, .rows = {1, 1}}, {.bias = true, .norm = true}},      /* the wide tile */
+      {{TL_CUDA_BF16, 16, 1, 128, 4, 2, {200, 15}, .rows = {1, 1}}, {.bias = true, .norm = true, .grows = true}},      /* the wide tile */
       {{TL_CUDA_F16, 24, 2, 64, 6, 2, {75, 31}, .rows = {1, 1}}, {.bias = true}},                       /* 12 heads a group */
-      {{TL_CUDA_BF16, 40, 2, 64, 5, 2, {90, 1}, .rows = {1, 1}}, {.still = true}},                      /* 20: two tiles, one writes */
+      {{TL_CUDA_BF16, 40, 2, 64, 5, 2, {90, 1}, .rows = {1, 1}}, {.still = true, .grows = true}},                      /* 20: two tiles, one writes */
       {{TL_CUDA_F16, 9, 1, 256, 8, 3, {40, 130, 9}, .rows = {1, 1, 1}}, {.norm = true}},                /* likewise, 8 and 1 */
       {{TL_CUDA_F16, 7, 1, 80, 5, 3, {48, 65, 300}, .rows = {1, 1, 1}}, {.bias = true, .norm = true}},
       {{TL_CUDA_BF16, 2, 2, 72, 4, 2, {33, 70}, .rows = {1, 1}}, {.norm = true, .padding = 4}},
@@ -525,7 +531,7 @@ static void test_made_heads(void **state) {
     const uint32_t dims[] = {64, 128, 64, 48, 192}, groups[] = {1, 2, 4, 5, 8, 9, 16, 17};
     struct shape s = {.dtype = op_dtypes[i % 2], .n_kv_heads = 1 + unit_below(&op_random, 3),
                       .head_dim = dims[unit_below(&op_random, 5)], .n_seqs = 1 + unit_below(&op_random, 4)};
-    struct making m = {unit_below(&op_random, 2), unit_below(&op_random, 2), unit_below(&op_random, 4) == 0, unit_below(&op_random, 2) * 2};
+    struct making m = {unit_below(&op_random, 2), unit_below(&op_random, 2), unit_below(&op_random, 4) == 0, i % 3 == 0, unit_below(&op_random, 2) * 2};
     s.n_heads = s.n_kv_heads * groups[unit_below(&op_random, UNIT_COUNT(groups))];
     s.n_blocks = tl_cuda_head_tiles(s.n_heads, s.n_kv_heads, s.head_dim) * (1 + unit_below(&op_random, 4));
     s.window = unit_below(&op_random, 3) ? 0 : 1 + unit_below(&op_random, 100);

@@ -189,7 +189,7 @@ static void attend(const struct shape *s) {
   for (uint32_t i = 0; i < start[s->n_seqs]; i++) all_rows[i] = i;
   struct tl_step step = {.n_tokens = start[s->n_seqs], .n_seqs = s->n_seqs, .table_stride = longest, .query_start = start,
                          .context_len = s->context, .block_tables = tables, .rows = all_rows, .n_rows = start[s->n_seqs]};
-  struct tl_cuda_packing packing = {s->most_rows, 1};
+  struct tl_cuda_packing packing = {s->most_rows, 1, 0};
   uint32_t max_items = tl_cuda_max_items(s->n_seqs, step.n_rows, packing, s->n_lanes);
   struct tl_cuda_lane *lanes = op_poisoned(s->n_lanes * sizeof *lanes);
   struct tl_cuda_item *items = op_poisoned(max_items * sizeof *items);

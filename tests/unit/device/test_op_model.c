@@ -9,7 +9,7 @@
 
 enum { ROWS = TL_CUDA_GEMV_MAX_ROWS, DECODE_BLOCKS = 12, MAX_PLAN = 64 };
 
-static const struct tl_cuda_packing one_row = {1, 1};
+static const struct tl_cuda_packing one_row = {1, 1, 0};
 
 /* A product's weight (n, k), padded. */
 struct matrix {

@@ -21,7 +21,7 @@ static void check_lane(const struct tl_cuda_lane *l, const struct tl_cuda_item *
   }
 }
 
-static const struct tl_cuda_packing one_row = {1, 1};
+static const struct tl_cuda_packing one_row = {1, 1, 0};
 
 static void check_plan(uint32_t n_seqs, const uint32_t *context, const uint32_t *rows, uint32_t n_lanes, uint32_t window) {
   uint32_t start[64 + 1] = {0}, items_of[64] = {0}, max_items = tl_cuda_max_items(n_seqs, n_seqs, one_row, n_lanes);
@@ -134,10 +134,11 @@ static void check_drafts(const struct tl_step *step, struct tl_cuda_packing pack
     const struct tl_cuda_item *item = &items[i];
     uint32_t begin = step->query_start[item->seq], n = step->query_start[item->seq + 1] - begin, context = step->context_len[item->seq];
     assert_true(item->n_rows >= 1 && item->n_rows <= packing.pack && n <= packing.most_rows);
-    assert_int_equal((item->row - begin) % packing.pack, 0);
+    if (!packing.chunk) assert_int_equal((item->row - begin) % packing.pack, 0);
+    if (packing.chunk) assert_int_equal(item->position / packing.chunk, (item->position + item->n_rows - 1) / packing.chunk);
     assert_int_equal(item->fresh, context - n);
     assert_int_equal(item->position, item->fresh + item->row - begin);
-    uint32_t unseen = tl_cuda_first_seen(item->position + 1, window);
+    uint32_t unseen = packing.chunk ? item->position / packing.chunk * packing.chunk : tl_cuda_first_seen(item->position + 1, window);
     if (i == item->first_part) assert_int_equal(item->first + item->skip, unseen);
     else assert_int_equal(item->first, end[item->row]);
     end[item->row] = item->first + item->count;
@@ -161,7 +162,7 @@ static void test_drafts(void **state) {
   (void)state;
   for (int i = 0; i < 2000; i++) {
     uint32_t n = 1 + unit_below(&op_random, 20), context[20], start[21] = {0}, rows[20 * 40], n_rows = 0;
-    struct tl_cuda_packing packing = {1 + unit_below(&op_random, 16), 1 + unit_below(&op_random, 16)};
+    struct tl_cuda_packing packing = {1 + unit_below(&op_random, 16), 1 + unit_below(&op_random, 16), i % 4 ? 0 : 16 << unit_below(&op_random, 6)};
     uint32_t range = 1u << unit_below(&op_random, 14);
     bool all = true, drafts = false;
     for (uint32_t k = 0; k < n; k++) {
@@ -221,7 +222,37 @@ static void test_tiles(void **state) {
   }
 }
 
+/* Tiles of rows that see their own chunk alone: each in one chunk, from whose beginning it counts. */
+static void test_chunk_tiles(void **state) {
+  (void)state;
+  for (int i = 0; i < 1000; i++) {
+    uint32_t n = unit_below(&op_random, 20), context[20], start[21] = {0}, *seen = calloc(20 * 1000, sizeof *seen);
+    uint32_t chunk = 16 * (1 + unit_below(&op_random, 12)), stride = 64;
+    for (uint32_t k = 0; k < n; k++) {
+      context[k] = 1 + unit_below(&op_random, 1000);
+      start[k + 1] = start[k] + 1 + unit_below(&op_random, context[k]);
+    }
+    struct tl_step step = {.n_tokens = start[n], .n_seqs = n, .query_start = start, .context_len = context};
+    uint32_t max = tl_cuda_max_chunk_tiles(start[n], n, chunk);
+    struct tl_cuda_tile *tiles = op_poisoned(max * sizeof *tiles);
+    uint32_t n_tiles = tl_cuda_plan_chunks(&step, 1, chunk, stride, tiles);
+    assert_true(n_tiles <= max);
+    for (uint32_t k = 0; k < n_tiles; k++) {
+      const struct tl_cuda_tile *t = &tiles[k];
+      uint32_t seq = t->seq / stride, first = t->seq % stride * TL_BLOCK_TOKENS, rows = start[seq + 1] - start[seq];
+      assert_true(rows > 1 && t->n_rows > 0 && t->n_rows <= TL_CUDA_TILE_ROWS && first % chunk == 0);
+      assert_true(t->position + t->n_rows <= chunk && t->row >= start[seq] && t->row + t->n_rows <= start[seq + 1]);
+      assert_int_equal(first + t->position, context[seq] - rows + t->row - start[seq]);
+      for (uint32_t row = t->row; row < t->row + t->n_rows; row++) assert_int_equal(seen[row]++, 0);
+    }
+    for (uint32_t k = 0; k < n; k++)
+      for (uint32_t row = start[k]; row < start[k + 1]; row++) assert_int_equal(seen[row], start[k + 1] - start[k] > 1);
+    free(seen);
+    op_free(tiles);
+  }
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_plan), cmocka_unit_test(test_tiles), cmocka_unit_test(test_drafts), cmocka_unit_test(test_packs)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_plan), cmocka_unit_test(test_tiles), cmocka_unit_test(test_chunk_tiles), cmocka_unit_test(test_drafts), cmocka_unit_test(test_packs)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

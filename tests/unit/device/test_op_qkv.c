@@ -8,6 +8,7 @@ struct shape {
   int dtype;
   uint32_t n_heads, n_kv_heads, head_dim;
   bool bias, norm, whole, still; /* whole: normed as one row; still: not rotated */
+  bool grows;
   bool left;                 /* scales are left to do of the product's results */
   uint32_t padding;              /* of a head: zeros, whose angles are none */
 };
@@ -32,6 +33,8 @@ static void expect(const struct tl_cuda_qkv_args *a, uint32_t row, uint32_t head
     for (uint32_t i = 0; i < dim; i++) sum += pow(value(a, row, h, i), 2);
   if (norm) norm += (size_t)(head - first) * dim;
   for (uint32_t i = 0; norm && i < dim; i++) ret[i] *= norm[i] / sqrt(sum / (n * a->width) + a->eps);
+  if (a->growth && head < a->n_heads) /* as well before a rotation as behind it */
+    for (uint32_t i = 0; i < dim; i++) ret[i] *= (double)a->growth[a->positions[row]];
   if (!a->rope) return;
   const float *angles = a->rope + (size_t)a->positions[row] * dim;
   for (uint32_t i = 0; head < a->n_heads + a->n_kv_heads && i < half; i++) {
@@ -53,14 +56,14 @@ static void check(const struct shape *s) {
   uint32_t heads = s->n_heads + 2 * s->n_kv_heads, dim = s->head_dim;
   size_t cache_bytes = (size_t)BLOCKS * s->n_kv_heads * TL_BLOCK_TOKENS * dim * 2;
   uint16_t *qkv = op_halves(s->dtype, (size_t)N * heads * dim, 2);
-  float *bias = op_floats(heads * dim, 1), *norms = op_floats(heads * dim, 1), *squares = op_poisoned(2 * N * sizeof *squares), *rope = op_floats(CONTEXT * dim, 1);
+  float *bias = op_floats(heads * dim, 1), *norms = op_floats(heads * dim, 1), *squares = op_poisoned(2 * N * sizeof *squares), *rope = op_floats(CONTEXT * dim, 1), *growth = op_floats(CONTEXT, 2);
   uint16_t *q = op_poisoned((size_t)N * s->n_heads * dim * 2), *k = op_poisoned(cache_bytes), *v = op_poisoned(cache_bytes);
   for (uint32_t i = 0; i < N * heads * dim; i++) /* the padding of each half */
     if (i % (dim / 2) >= (dim - s->padding) / 2) qkv[i] = 0, bias[i % (heads * dim)] = 0;
   struct tl_cuda_qkv_args a = {.dtype = s->dtype, .n = N, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
                                .head_dim = dim, .width = dim - s->padding, .qkv = qkv, .bias = s->bias ? bias : NULL,
                                .q_norm = s->norm ? norms : NULL, .k_norm = s->norm ? norms + (s->whole ? s->n_heads : 1) * dim : NULL,
-                               .row_squares = s->whole ? squares : NULL, .eps = 1e-6f, .rope = s->still ? NULL : rope, .positions = op_copy(positions, sizeof positions),
+                               .row_squares = s->whole ? squares : NULL, .eps = 1e-6f, .rope = s->still ? NULL : rope, .growth = s->grows ? growth : NULL, .positions = op_copy(positions, sizeof positions),
                                .slots = op_copy(slots, sizeof slots), .q = q, .k_cache = k, .v_cache = v};
   struct tl_cuda_row_squares_args r = {.dtype = s->dtype, .n = N, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
                                    .head_dim = dim, .width = a.width, .n_ranks = 1, .qkv = qkv, .bias = a.bias, .out = squares};
@@ -96,6 +99,7 @@ static void check(const struct shape *s) {
   op_free(norms);
   op_free(squares);
   op_free(rope);
+  op_free(growth);
   op_free(q);
   op_free(k);
   op_free(v);
@@ -108,9 +112,9 @@ static void test_shapes(void **state) {
       {TL_CUDA_BF16, 2, 2, 128, true, .norm = true},  {TL_CUDA_F16, 3, 1, 8, true, .norm = true},
       {TL_CUDA_BF16, 5, 5, 80, false, .norm = true},  {TL_CUDA_F16, 2, 1, 256, true, .norm = true},
       {TL_CUDA_BF16, 1, 1, 136, false, .norm = true}, {TL_CUDA_F16, 4, 2, 64, true, .norm = true, .whole = true},
-      {TL_CUDA_BF16, 5, 1, 128, false, .norm = true, .whole = true}, {TL_CUDA_F16, 2, 1, 64, true, .norm = true, .still = true},
+      {TL_CUDA_BF16, 5, 1, 128, false, .norm = true, .whole = true}, {TL_CUDA_F16, 2, 1, 64, true, .norm = true, .still = true}, {TL_CUDA_F16, 2, 1, 64, true, .norm = false, .still = true, .grows = true},
       {TL_CUDA_F16, 4, 2, 16, true, .norm = true, .padding = 2}, {TL_CUDA_F16, 4, 2, 32, true, .norm = true, .whole = true, .padding = 4},
-      {TL_CUDA_BF16, 4, 2, 64, true, .norm = true, .left = true}, {TL_CUDA_F16, 3, 1, 256, false, .norm = false, .left = true},
+      {TL_CUDA_BF16, 4, 2, 64, true, .norm = true, .left = true}, {TL_CUDA_F16, 3, 1, 256, false, .norm = false, .grows = true, .left = true},
   };
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }

@@ -382,6 +382,7 @@ TL_DEVICE void make_heads(const tl_cuda_decode_args &a, const task &t, uint32_t 
     fetch_made(a, t, i + HEADS_AHEAD * WARPS, n, from, &ahead[HEADS_AHEAD - 1]);
     if (made.norm) norm_head(&h, made.norm, half, head_rms(h, a.heads.width, a.heads.eps));
     if (a.heads.rope && !made.is_value) rotate(&h, turn);
+    if (a.heads.growth && i < t.n_heads) grow_head(&h, a.heads.growth[ITEM_FIELD(words, position)]);
     store_head<T>(h, half, (uint16_t *)made.to);
     if (made.cache) store_head<T>(h, half, made.cache);
   }

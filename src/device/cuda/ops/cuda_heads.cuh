@@ -91,6 +91,12 @@ TL_DEVICE void rotate(head<STEPS> *h, const angles<STEPS> &a) {
     }
 }
 
+template <int STEPS>
+TL_DEVICE void grow_head(head<STEPS> *h, float growth) {
+  TL_UNROLL for (uint32_t s = 0; s < STEPS; s++)
+    TL_UNROLL for (uint32_t k = 0; k < 4; k++) h->v[s][k] *= growth;
+}
+
 template <class T, int STEPS>
 TL_DEVICE void store_head(const head<STEPS> &h, uint32_t half, uint16_t *to) {
   TL_UNROLL for (uint32_t s = 0; s < STEPS; s++) {

@@ -145,6 +145,7 @@ struct tl_cuda_qkv_args {
   const float *row_squares;  /* (n, 2) by tl_cuda_row_squares, of all ranks; NULL: each head is normed for itself */
   float eps;
   const float *rope;         /* (max_context, head_dim): half cosines, half sines; NULL: nothing is rotated */
+  const float *growth;       /* (max_context): what a head of q is multiplied with; NULL: nothing */
   const uint32_t *positions; /* (n) */
   const uint32_t *slots;     /* (n) block * TL_BLOCK_TOKENS + offset, or TL_CUDA_NO_SLOT */
   void *q;                   /* T (n, n_heads head_dim) */
@@ -181,6 +182,7 @@ struct tl_cuda_item {
 /* How rows that decode may come: most of a sequence, and most that an item has (tl_cuda_pack). */
 struct tl_cuda_packing {
   uint32_t most_rows, pack;
+  uint32_t chunk; /* not 0: of positions, of which rows see their own chunk alone; whole blocks, and an item's rows are all of one */
 };
 
 /* What a lane begins with, in one piece, so that what it copies first waits for one load. */
@@ -213,7 +215,7 @@ int tl_cuda_decode(const struct tl_cuda_decode_args *args, void *stream);
 struct tl_cuda_tile {
   uint32_t row, n_rows; /* of q and out */
   uint32_t position;    /* of the first row */
-  uint32_t seq;         /* row of block_tables */
+  uint32_t seq;         /* row of block_tables; of tl_cuda_plan_chunks an entry */
   uint32_t context;     /* keys of the sequence that the cache holds, the last row's among them */
 };
 

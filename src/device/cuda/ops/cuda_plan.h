@@ -76,6 +76,11 @@ static inline uint32_t tl_cuda_max_tiles(uint32_t n_tokens, uint32_t n_seqs) {
   return n_tokens / TL_CUDA_TILE_ROWS + n_seqs;
 }
 
+/* Most tiles of rows that see their own chunk alone. */
+static inline uint32_t tl_cuda_max_chunk_tiles(uint32_t n_tokens, uint32_t n_seqs, uint32_t chunk) {
+  return chunk ? n_tokens / TL_CUDA_TILE_ROWS + n_tokens / chunk + 2 * n_seqs : 0;
+}
+
 /* The first position that a row with so long a context sees; window 0: all. */
 TL_BOTH uint32_t tl_cuda_first_seen(uint32_t context_len, uint32_t window) {
   return window && context_len > window ? context_len - window : 0;
@@ -86,10 +91,12 @@ static inline uint32_t tl_cuda_chunks(uint32_t n_tokens) {
 }
 
 /* The rows from row `at` of a sequence on that have an item together, which begins as all that they see. */
-static inline struct tl_cuda_item tl_cuda_pack_rows(const struct tl_step *step, uint32_t s, uint32_t at, uint32_t pack, uint32_t window) {
+static inline struct tl_cuda_item tl_cuda_pack_rows(const struct tl_step *step, uint32_t s, uint32_t at, struct tl_cuda_packing packing,
+                                                    uint32_t window) {
   uint32_t begin = step->query_start[s], n = step->query_start[s + 1] - begin, fresh = step->context_len[s] - n;
-  uint32_t n_rows = n - at < pack ? n - at : pack, position = fresh + at;
-  uint32_t unseen = tl_cuda_first_seen(position + 1, window), first = unseen / TL_BLOCK_TOKENS * TL_BLOCK_TOKENS;
+  uint32_t n_rows = n - at < packing.pack ? n - at : packing.pack, position = fresh + at, into = packing.chunk ? position % packing.chunk : 0;
+  if (packing.chunk && packing.chunk - into < n_rows) n_rows = packing.chunk - into;
+  uint32_t unseen = packing.chunk ? position - into : tl_cuda_first_seen(position + 1, window), first = unseen / TL_BLOCK_TOKENS * TL_BLOCK_TOKENS;
   struct tl_cuda_item item = {begin + at, n_rows, s, first, position + n_rows - first, unseen - first, position, fresh, 0, 0};
   return item;
 }
@@ -100,10 +107,12 @@ static inline void tl_cuda_count_chunks(const struct tl_step *step, struct tl_cu
   *ret_chunks = *ret_items = 0;
   for (uint32_t s = 0; s < step->n_seqs; s++) {
     uint32_t n_rows = tl_cuda_decode_rows(step, s, packing.most_rows);
-    for (uint32_t at = 0; at < n_rows; at += packing.pack) {
-      uint32_t n = tl_cuda_chunks(tl_cuda_pack_rows(step, s, at, packing.pack, window).count);
+    for (uint32_t at = 0; at < n_rows;) {
+      struct tl_cuda_item item = tl_cuda_pack_rows(step, s, at, packing, window);
+      uint32_t n = tl_cuda_chunks(item.count);
       *ret_chunks += n;
       if (share) *ret_items += (n + share - 1) / share;
+      at += item.n_rows;
     }
   }
 }
@@ -160,7 +169,7 @@ static inline void tl_cuda_deal(struct tl_cuda_dealer *d, struct tl_cuda_item al
   for (uint32_t i = first_item; i < d->n_items; i++) d->items[i].n_parts = d->n_items - first_item;
 }
 
-/* The rows of the step that decode, for layers with this window, dealt to n_lanes lanes. lanes holds n_lanes, items
+/* The rows of the step that decode, for layers with this window, or packing's chunks, dealt to n_lanes lanes. lanes holds n_lanes, items
  * tl_cuda_max_items. Returns the number of items. */
 static inline uint32_t tl_cuda_plan_decode(const struct tl_step *step, struct tl_cuda_packing packing, uint32_t window, uint32_t n_lanes,
                                            struct tl_cuda_lane *lanes, struct tl_cuda_item *items) {
@@ -170,7 +179,11 @@ static inline uint32_t tl_cuda_plan_decode(const struct tl_step *step, struct tl
   lanes[0].begin = 0;
   for (uint32_t s = 0; s < step->n_seqs; s++) {
     uint32_t n_rows = tl_cuda_decode_rows(step, s, packing.most_rows);
-    for (uint32_t at = 0; at < n_rows; at += packing.pack) tl_cuda_deal(&d, tl_cuda_pack_rows(step, s, at, packing.pack, window));
+    for (uint32_t at = 0; at < n_rows;) {
+      struct tl_cuda_item item = tl_cuda_pack_rows(step, s, at, packing, window);
+      tl_cuda_deal(&d, item);
+      at += item.n_rows;
+    }
   }
   lanes[d.lane].end = d.n_items;
   while (++d.lane < n_lanes) lanes[d.lane].begin = lanes[d.lane].end = d.n_items;
@@ -194,6 +207,22 @@ static inline uint32_t tl_cuda_plan_prefill(const struct tl_step *step, uint32_t
   for (uint32_t s = 0; s < step->n_seqs; s++) {
     uint32_t row = step->query_start[s], rows = step->query_start[s + 1] - row;
     if (tl_cuda_decode_rows(step, s, most_rows) == 0) n += tl_cuda_cut_rows(s, row, rows, step->context_len[s], tiles + n);
+  }
+  return n;
+}
+
+/* Likewise for layers in which they see their own chunk alone: each is then a sequence of its own, whose table begins where it does. So
+ * tl_cuda_attention has no window, and its table_stride is 1, not this one of its tables. */
+static inline uint32_t tl_cuda_plan_chunks(const struct tl_step *step, uint32_t most_rows, uint32_t chunk, uint32_t table_stride,
+                                           struct tl_cuda_tile *tiles) {
+  uint32_t n = 0;
+  for (uint32_t s = 0; s < step->n_seqs; s++) {
+    uint32_t row = step->query_start[s], rows = step->query_start[s + 1] - row, end = step->context_len[s], begin = end - rows;
+    while (tl_cuda_decode_rows(step, s, most_rows) == 0 && end > begin) {
+      uint32_t first = (end - 1) / chunk * chunk, from = first > begin ? first : begin;
+      n += tl_cuda_cut_rows(s * table_stride + first / TL_BLOCK_TOKENS, row + from - begin, end - from, end - first, tiles + n);
+      end = from;
+    }
   }
   return n;
 }

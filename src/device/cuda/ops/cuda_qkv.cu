@@ -50,6 +50,7 @@ TL_KERNEL(WARPS * 32, 1) qkv(tl_cuda_qkv_args a) {
     rotate(&h, turn);
   }
   if (is_q) {
+    if (a.growth) grow_head(&h, a.growth[a.positions[row]]);
     store_head<T>(h, half, (uint16_t *)a.q + ((uint64_t)row * a.n_heads + index) * a.head_dim);
     return;
   }
