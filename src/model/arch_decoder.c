@@ -146,6 +146,22 @@ static int qk_norm(struct maker *k, uint32_t layer) {
   return r;
 }
 
+/* Llama 4's: layers that rotate see positions of their own chunk alone. */
+static bool is_chunked(const struct maker *k, uint32_t layer) {
+  if (k->c->attention_chunk_size == 0) return false;
+  return k->c->has_layer_types ? k->c->chunked[layer] : has(k, BLOCK_QK_UNIT) && rotates(k, layer);
+}
+
+/* What queries are multiplied with by their positions: of Ministral 3 in all layers, of Llama 4 where they do not rotate. */
+static void grow(const struct maker *k, struct tl_op *op) {
+  const struct hf_config *c = k->c;
+  if (c->llama_4_scaling_beta > 0 && c->original_max_position_embeddings > 0)
+    op->growth = (struct tl_growth){(float)c->llama_4_scaling_beta, (uint32_t)c->original_max_position_embeddings, 0};
+  else if (has(k, BLOCK_QK_UNIT) && c->floor_scale && !rotates(k, op->layer))
+    op->growth = (struct tl_growth){(float)c->attn_scale, (uint32_t)c->floor_scale, 1};
+  if (op->growth.every) op->features |= TL_F_GROWS;
+}
+
 /* To length: a norm whose weights are all 1. It may stand before the rotation, which keeps lengths. */
 static int qk_unit(struct maker *k, uint32_t layer) {
   if (!has(k, BLOCK_QK_UNIT) || !k->c->use_qk_norm || !rotates(k, layer)) return TL_OK;
@@ -183,7 +199,11 @@ static int attend(struct maker *k, uint32_t layer) {
   if (window) {
     op->features |= TL_F_WINDOW;
     op->window = (uint32_t)c->sliding_window;
+  } else if (is_chunked(k, layer)) {
+    op->features |= TL_F_CHUNKED;
+    op->window = (uint32_t)c->attention_chunk_size;
   }
+  grow(k, op);
   if (!is(k, ARCH_SINKS)) return TL_OK;
   op->features |= TL_F_SINKS;
   const char *sinks = k->m->gguf ? "blk.%u.attn_sinks.weight" : "model.layers.%u.self_attn.sinks";

@@ -261,15 +261,19 @@ static int read_rope_factor(const struct tl_gguf *g, const struct known *a, stru
   return TL_OK;
 }
 
-/* Ministral 3's. Files of Mistral Small may say the same architecture, and have neither. */
+/* Ministral 3's, and of latents Mistral Large 3's. Files of Mistral Small may say Ministral's architecture, and have neither. */
 static int read_growth(const struct tl_gguf *g, const struct known *a, struct hf_config *c, struct tl_error *err) {
   char key[128];
-  if (!(a->traits & GROWS)) return TL_OK;
+  int64_t length;
+  if (!(a->traits & (GROWS | LATENT))) return TL_OK;
   key_name(a->name, "attention.temperature_scale", key, sizeof key);
   if (has(g, key) && (!tl_gguf_number(g, key, &c->llama_4_scaling_beta) || !(c->llama_4_scaling_beta >= 0)))
     return unsupported(g, key, err, "expected a number from 0");
+  key_name(a->name, "attention.temperature_length", key, sizeof key);
+  if (a->traits & LATENT && c->llama_4_scaling_beta > 0 && tl_gguf_integer(g, key, &length) && length > 0 && length < c->max_position_embeddings)
+    c->max_position_embeddings = length; /* beyond which queries of latents would grow */
   key_name(a->name, "rope.scaling.yarn_log_multiplier", key, sizeof key);
-  if (!has(g, key)) return TL_OK;
+  if (!(a->traits & GROWS) || !has(g, key)) return TL_OK;
   c->mscale = 1;
   if (tl_gguf_number(g, key, &c->mscale_all_dim) && c->mscale_all_dim >= 0 && c->mscale_all_dim <= 1e3) return TL_OK;
   return unsupported(g, key, err, "expected 0 to 1000");
@@ -322,7 +326,8 @@ static void take_defaults(const struct tl_gguf *g, const struct known *a, struct
   }
   if (strcmp(a->name, "llama4") == 0) {
     c->n_shared_experts = 1;
-    c->floor_scale = c->attention_chunk_size = 8192;
+    c->floor_scale = c->attention_chunk_size = 8192; /* as llama.cpp, which reads no keys for them either */
+    c->attn_scale = 0.1;
     c->use_qk_norm = c->n_experts != 128; /* Maverick, as llama.cpp tells it */
   }
   c->norm_topk_prob = a->traits & NORMALIZED;

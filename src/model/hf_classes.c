@@ -116,6 +116,7 @@ void hf_class_defaults(const struct architecture *a, struct hf_config *c) {
   if (a && arch_blocks_of(a)->traits & BLOCK_QK_UNIT) {
     c->use_qk_norm = true;
     c->attention_chunk_size = c->floor_scale = 8192;
+    c->attn_scale = 0.1;
     c->intermediate_size_mlp = 16384;
   }
   if (a && arch_blocks_of(a)->traits & BLOCK_BIASED) c->use_bias = true;

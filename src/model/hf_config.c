@@ -79,7 +79,8 @@ static const struct key keys[] = {
     {"rope_local_base_freq", KIND_NUMBER, AT(rope_local_base_freq), 0, 1, 1e12, false},
     {"partial_rotary_factor", KIND_NUMBER, AT(partial_rotary_factor), 0, 0.01, 1, false},
     {"attention_chunk_size", KIND_INTEGER, AT(attention_chunk_size), 0, 0, 1 << 24, false},
-    {"floor_scale", KIND_INTEGER, AT(floor_scale), 0, 2, 1 << 24, false},
+    {"floor_scale", KIND_INTEGER, AT(floor_scale), 0, 1, 1 << 24, false},
+    {"attn_scale", KIND_NUMBER, AT(attn_scale), 0, 0, 1e3, false},
     {"intermediate_size_mlp", KIND_INTEGER, AT(intermediate_size_mlp), 0, 1, MODEL_MAX_DIM, false},
     {"interleave_moe_layer_step", KIND_INTEGER, AT(decoder_sparse_step), 0, 1, MODEL_MAX_LAYERS, false},
     {"rotary_dim", KIND_INTEGER, AT(rotary_dim), 0, 2, MODEL_MAX_HEAD_DIM, false},
@@ -264,12 +265,8 @@ static int read_generation(const char *folder, struct hf_config *config, struct 
   return TL_OK;
 }
 
-/* No context goes to where attention is cut in chunks, nor to where queries grow. Its experts have the size that others' MLPs have. */
+/* Its experts have the size that others' MLPs have. */
 static void take_llama4(struct hf_config *c) {
-  int64_t most = c->max_position_embeddings, grow = c->floor_scale - 1;
-  if (c->floor_scale && grow < most) most = grow;
-  if (c->attention_chunk_size && c->attention_chunk_size < most) most = c->attention_chunk_size;
-  c->max_position_embeddings = most;
   if (c->intermediate_size_mlp) {
     c->expert_size = c->intermediate_size;
     c->intermediate_size = c->intermediate_size_mlp;
@@ -278,7 +275,8 @@ static void take_llama4(struct hf_config *c) {
 
 int hf_config_check(struct hf_config *c, const char *file, struct tl_error *err) {
   bool grows = c->llama_4_scaling_beta > 0 && c->original_max_position_embeddings > 0;
-  if (grows && c->original_max_position_embeddings < c->max_position_embeddings)
+  /* queries of latents would grow: no context goes there, so it is not done */
+  if (grows && c->kv_lora_rank && c->original_max_position_embeddings < c->max_position_embeddings)
     c->max_position_embeddings = c->original_max_position_embeddings;
   take_llama4(c);
   if (!c->num_key_value_heads) c->num_key_value_heads = c->num_attention_heads;

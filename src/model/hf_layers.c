@@ -17,8 +17,8 @@ static int read_layer_types(struct hf_config *c, json_t *list, struct tl_error *
     const char *type = json_string_value(json_array_get(list, i));
     c->slides[i] = type && strcmp(type, "sliding_attention") == 0;
     c->keeps[i] = c->state_type && type && strcmp(type, c->state_type) == 0;
-    bool chunked = c->attention_chunk_size && type && strcmp(type, "chunked_attention") == 0; /* of which no context has more than one */
-    if (!c->slides[i] && !chunked && !c->keeps[i] && (!type || strcmp(type, "full_attention") != 0))
+    c->chunked[i] = c->attention_chunk_size && type && strcmp(type, "chunked_attention") == 0;
+    if (!c->slides[i] && !c->chunked[i] && !c->keeps[i] && (!type || strcmp(type, "full_attention") != 0))
       return bad_list("layer_types", "full_attention or sliding_attention", err);
     if (c->state_type && c->slides[i]) return bad_list("layer_types", "full_attention, or linear_attention (conv)", err);
   }

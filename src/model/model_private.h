@@ -115,8 +115,10 @@ struct hf_config {
   /* windows, and which layers have one */
   int64_t sliding_window, max_window_layers, sliding_window_pattern, no_rope_layer_interval, rotary_dim;
   int64_t attention_chunk_size, floor_scale, intermediate_size_mlp; /* Llama 4's; 0: none, or another class */
+  double attn_scale; /* queries of layers that do not rotate grow by it, each floor_scale positions */
   bool use_sliding_window, has_layer_types, has_no_rope_layers;
   bool slides[MODEL_MAX_LAYERS];  /* layer_types */
+  bool chunked[MODEL_MAX_LAYERS]; /* likewise */
   bool rotates[MODEL_MAX_LAYERS]; /* no_rope_layers, whose items say 1 where there is rope */
   /* mixtures of experts, 0: none */
   int64_t n_experts, n_chosen, expert_size, shared_expert_size, decoder_sparse_step, first_dense, last_sparse, n_shared_experts, n_group, topk_group;
@@ -154,7 +156,7 @@ struct hf_config {
   double rope_local_base_freq, partial_rotary_factor, beta_fast, beta_slow;
   double attention_factor, mscale, mscale_all_dim;
   bool rope_untruncated;
-  double llama_4_scaling_beta; /* queries grow from original_max_position_embeddings on: no context goes there */
+  double llama_4_scaling_beta; /* queries grow by it, each original_max_position_embeddings positions */
   uint32_t n_long_factors;
   float long_factors[MODEL_MAX_HEAD_DIM / 2];
   int32_t eos[TL_MAX_EOS];

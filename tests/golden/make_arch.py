@@ -36,6 +36,12 @@ LATENT = dict(num_key_value_heads=4, kv_lora_rank=20, qk_nope_head_dim=10, qk_ro
               moe_intermediate_size=20)
 EVEN = LATENT | dict(q_lora_rank=24, kv_lora_rank=64, qk_nope_head_dim=32, v_head_dim=16)  # what CUDA and Q8_0 want
 DEEPSEEK_YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=8.0, original_max_position_embeddings=64, beta_fast=32.0, beta_slow=1.0)
+LLAMA4 = dict(num_hidden_layers=4, intermediate_size=20, intermediate_size_mlp=52, num_local_experts=5, num_experts_per_tok=2,
+              interleave_moe_layer_step=2, rope_parameters=dict(
+                  rope_type="llama3", rope_theta=500000.0, factor=16.0, low_freq_factor=1.0, high_freq_factor=1.0,
+                  original_max_position_embeddings=64))
+MINISTRAL = dict(rope_type="yarn", rope_theta=1000000.0, factor=4.0, original_max_position_embeddings=400, beta_fast=32.0, beta_slow=1.0,
+                 mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1)
 LONG = [1.0 + 0.5 * i for i in range(6)]
 # layers that keep a state: odd sizes, and those that kernels like
 DELTA = dict(head_dim=16, linear_num_key_heads=2, linear_num_value_heads=6, linear_key_head_dim=10, linear_value_head_dim=12)
@@ -74,8 +80,8 @@ MODELS = {
     "qwen3_vl": ("Qwen3VL", dict(rope_parameters=theta(5e6, mrope_section=[3, 2, 2], mrope_interleaved=True))),
     "qwen3_vl_moe": ("Qwen3VLMoe", dict(num_experts=5, num_experts_per_tok=2, moe_intermediate_size=20, rope_parameters=theta(
         5e6, mrope_section=[3, 2, 2], mrope_interleaved=True))),
-    "ministral3": ("Mistral3", dict(rope_parameters=dict(rope_type="yarn", rope_theta=1000000.0, factor=4.0, original_max_position_embeddings=400, beta_fast=32.0,
-        beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1))),
+    "ministral3": ("Mistral3", dict(rope_parameters=MINISTRAL)),
+    "ministral3_long": ("Mistral3", dict(rope_parameters=MINISTRAL | dict(factor=16.0, original_max_position_embeddings=30, llama_4_scaling_beta=0.6))),
     "olmo2": ("Olmo2", dict(hidden_size=56)),
     "olmo3": ("Olmo3", dict(num_hidden_layers=4, hidden_size=40, head_dim=10, sliding_window=17, rope_parameters=dict(
         sliding_attention=theta(5000.0), full_attention=dict(rope_type="yarn", rope_theta=5000.0, factor=8.0, attention_factor=1.2,
@@ -97,10 +103,8 @@ MODELS = {
                                  n_routed_experts=7, num_experts_per_tok=3, moe_intermediate_size=20, n_shared_experts=2,
                                  first_k_dense_replace=1, routed_scaling_factor=1.7, rope_parameters=theta(
                                      10000.0, partial_rotary_factor=0.5))),
-    "llama4": ("Llama4", dict(num_hidden_layers=4, intermediate_size=20, intermediate_size_mlp=52, num_local_experts=5, num_experts_per_tok=2,
-                              interleave_moe_layer_step=2, rope_parameters=dict(
-                                  rope_type="llama3", rope_theta=500000.0, factor=16.0, low_freq_factor=1.0, high_freq_factor=1.0,
-                                  original_max_position_embeddings=64))),
+    "llama4": ("Llama4", LLAMA4),
+    "llama4_long": ("Llama4", LLAMA4 | dict(attention_chunk_size=32, floor_scale=21, attn_scale=0.7)),
     "minimax_m2": ("MiniMaxM2", dict(num_local_experts=5, num_experts_per_tok=2, rope_parameters=theta(
         5e6, partial_rotary_factor=8 / 14))),
     "ernie4_5_moe": ("Ernie4_5_Moe", dict(num_hidden_layers=4, hidden_size=56, tie_word_embeddings=False, moe_num_experts=7, moe_k=3,
@@ -168,10 +172,12 @@ NESTED = {
     "mistral3": ("MistralConfig", SIGHT | dict(model_type="pixtral", head_dim=8, image_size=4)),
     "qwen2_5_vl": ("Qwen2_5_VLTextConfig", SIGHT | dict(out_hidden_size=56)),
     "ministral3": ("Ministral3Config", SIGHT | dict(model_type="pixtral", head_dim=8, image_size=4)),
+    "ministral3_long": ("Ministral3Config", SIGHT | dict(model_type="pixtral", head_dim=8, image_size=4)),
     "qwen3_vl_moe": ("Qwen3VLMoeTextConfig", SIGHT | dict(out_hidden_size=36, num_position_embeddings=4, deepstack_visual_indexes=[0])),
     "qwen3_5_vision": ("Qwen3_5TextConfig", SIGHT | dict(out_hidden_size=64, num_position_embeddings=4)),
     "qwen3_5_moe": ("Qwen3_5MoeTextConfig", SIGHT | dict(out_hidden_size=64, num_position_embeddings=4)),
     "llama4": ("Llama4TextConfig", SIGHT | dict(vision_output_dim=8, projector_input_dim=8, projector_output_dim=8, image_size=4)),
+    "llama4_long": ("Llama4TextConfig", SIGHT | dict(vision_output_dim=8, projector_input_dim=8, projector_output_dim=8, image_size=4)),
     "qwen3_vl": ("Qwen3VLTextConfig", SIGHT | dict(out_hidden_size=36, num_position_embeddings=4, deepstack_visual_indexes=[0])),
 }
 

@@ -113,7 +113,7 @@ static void check_model(const char *name) {
 static void test_models(void **state) {
   (void)state;
   static const char *const names[] = {"f32_odd", "bf16_tied", "f32_llama3", "f16_sharded", "arch/gemma2", "arch/gemma3", "arch/olmo2",
-                                      "arch/qwen2_window", "arch/qwen3_moe", "arch/gpt_oss"};
+                                      "arch/qwen2_window", "arch/qwen3_moe", "arch/gpt_oss", "arch/llama4_long", "arch/ministral3_long"};
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) check_model(names[i]);
 }
 

@@ -9,7 +9,7 @@
 #include "golden_llama.h"
 #include "twin_runner.h"
 
-static const char *const model_names[] = {"f32_odd", "bf16_tied", "f32_llama3", "f16_sharded"};
+static const char *const model_names[] = {"f32_odd", "bf16_tied", "f32_llama3", "f16_sharded", "arch/llama4_long", "arch/ministral3_long"};
 
 /* Activations are 16-bit; floats become F16. A factor of cosines and sines is in a score twice, and what rounding
  * did to q and k with it. */
@@ -73,7 +73,7 @@ static void test_against_transformers(void **state) {
     struct machine m = open_gpu(g->model, 4);
     double worst = run_case(&m, g, 0, 12, whole, 1);
     worst = fmax(worst, run_case(&m, g, 1, 5, whole, 1));
-    bool is_long = i % 2; /* of each format once: fibers take their time */
+    bool is_long = i % 2 || i == 4; /* of each format once: fibers take their time; chunks, queries that grow */
     if (is_long) worst = fmax(worst, run_case(&m, g, 2, 4, odd, UNIT_COUNT(odd)));
     printf("%s: log-probabilities within %.2g\n", g->folder, worst);
     IF_FAKE(assert_int_equal(fake_cuda.n_graphs, 3);)  /* for 1, 2 and 4 sequences */
@@ -105,14 +105,14 @@ static void test_architectures(void **state) {
       "arch/gemma2", "arch/gemma3", "arch/glm4", "arch/granite", "arch/mistral", "arch/mistral_yarn", "arch/olmo2",
       "arch/phi3", "arch/phi4_longrope", "arch/qwen2", "arch/qwen2_window", "arch/qwen3", "arch/smollm3", "arch/stablelm",
       "arch/mixtral", "arch/qwen2_moe", "arch/qwen3_moe", "arch/gpt_oss",
-      "arch/gemma3_vision", "arch/mistral3", "arch/qwen2_5_vl", "arch/qwen3_vl", "arch/glm4_moe", "arch/olmo3", "arch/qwen3_vl_moe", "arch/ministral3",
+      "arch/gemma3_vision", "arch/mistral3", "arch/qwen2_5_vl", "arch/qwen3_vl", "arch/glm4_moe", "arch/olmo3", "arch/qwen3_vl_moe", "arch/ministral3", "arch/ministral3_long",
       "arch/exaone4", "arch/exaone4_small",
       "arch/ernie4_5",
       "arch/seed_oss",
       "arch/olmoe", "arch/minimax_m2",
       "arch/dots1", "arch/ernie4_5_moe", "arch/granitemoe", "arch/granitemoeshared", "arch/cohere", "arch/cohere2",
       "arch/deepseek_v2_lite", "arch/deepseek_v3", "arch/moonlight",
-      "arch/arcee", "arch/nemotron", "arch/starcoder2", "arch/phi", "arch/llama4",
+      "arch/arcee", "arch/nemotron", "arch/starcoder2", "arch/phi", "arch/llama4", "arch/llama4_long",
       "arch/gemma"};
   static const uint32_t odd[] = {40, 7, 1, 23};
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
@@ -194,6 +194,31 @@ static void test_odd_latents(void **state) {
   model.n_latent = 520;
   model.head_dim = 584;
   check_refused(g, &model, "latents (kv_lora_rank) of more than 512 elements");
+  close_golden(g);
+  free(g);
+}
+
+/* Chunks are whole blocks of the cache, and all layers have the same, and grow alike. */
+static void test_odd_chunks(void **state) {
+  (void)state;
+  static const struct {
+    uint32_t layer, features, window;
+    const char *why;
+  } cases[] = {{0, TL_F_CHUNKED, 24, "no multiple of 16"}, {1, TL_F_CHUNKED, 64, "several sizes"}, {1, TL_F_WINDOW, 32, "windows beside chunks"},
+               {0, TL_F_CHUNKED | TL_F_GROWS, 32, "grow in several ways"}};
+  struct golden *g = open_model("arch/llama4_long");
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
+    struct tl_op plan[100], *op = plan;
+    struct tl_model model = *g->model;
+    assert_true(model.n_ops <= UNIT_COUNT(plan));
+    memcpy(plan, model.plan, model.n_ops * sizeof *plan);
+    model.plan = plan;
+    while (op->kind != TL_OP_ATTEND || op->layer != cases[i].layer) op++;
+    op->features = cases[i].features;
+    op->window = cases[i].window;
+    op->growth = (struct tl_growth){0.1f, 21, 1};
+    check_refused(g, &model, cases[i].why);
+  }
   close_golden(g);
   free(g);
 }
@@ -566,7 +591,7 @@ static void test_group_of_one(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_against_transformers), cmocka_unit_test(test_rows_in_pairs), cmocka_unit_test(test_architectures),
-      cmocka_unit_test(test_unknown_records), cmocka_unit_test(test_odd_latents), cmocka_unit_test(test_latents_by_outputs),
+      cmocka_unit_test(test_unknown_records), cmocka_unit_test(test_odd_latents), cmocka_unit_test(test_odd_chunks), cmocka_unit_test(test_latents_by_outputs),
       cmocka_unit_test(test_picky_products), cmocka_unit_test(test_parted_products), cmocka_unit_test(test_among_others), cmocka_unit_test(test_experts_in_blocks),
       cmocka_unit_test(test_scored_prompt), cmocka_unit_test(test_run_ahead), cmocka_unit_test(test_again), cmocka_unit_test(test_group_of_one), cmocka_unit_test(test_lists), cmocka_unit_test(test_masks), cmocka_unit_test(test_released_files),
       cmocka_unit_test(test_e4m3),

@@ -48,6 +48,7 @@ static void test_llamas(void **state) {
                 {"arch/glm4_moe", "gguf/arch_glm4_moe.gguf", 1e-5f}, /* a factor as a float */
                 {"arch/minimax_m2", "gguf/arch_minimax_m2.gguf", 0},
                 {"arch/ministral3", "gguf/arch_ministral3.gguf", 0},
+                {"arch/ministral3_long", "gguf/arch_ministral3_long.gguf", 0},
                 {"arch/cohere", "gguf/arch_cohere.gguf", 1e-5f},
                 {"arch/cohere2", "gguf/arch_cohere2.gguf", 1e-5f},
                 {"arch/arcee", "gguf/arch_arcee.gguf", 0},

@@ -230,6 +230,30 @@ static void test_experts(void **state) {
   assert_non_null(strstr(err.message, "qwen3.expert_count: experts are not supported for this architecture"));
 }
 
+/* Queries of latents would grow: contexts end where that begins, whichever key says it. */
+static void test_growth(void **state) {
+  (void)state;
+  static struct hf_config c;
+  const struct extra latent[] = {{.key = "deepseek2.attention.kv_lora_rank", .number = 16},
+                                 {.key = "deepseek2.rope.dimension_count", .number = 4},
+                                 {.key = "deepseek2.attention.key_length_mla", .number = 12},
+                                 {.key = "deepseek2.attention.value_length_mla", .number = 8},
+                                 {.key = "deepseek2.rope.scaling.original_context_length", .number = 48},
+                                 {.key = "deepseek2.attention.temperature_scale", .is_float = true, .number = 0.1},
+                                 {.key = "deepseek2.attention.temperature_length", .number = 40}};
+  taken("deepseek2", 2, latent, 5, &c);
+  int64_t whole = c.max_position_embeddings;
+  assert_true(whole > 48);
+  taken("deepseek2", 2, latent, 6, &c);
+  assert_int_equal(c.max_position_embeddings, 48);
+  taken("deepseek2", 2, latent, 7, &c);
+  assert_int_equal(c.max_position_embeddings, 40);
+  const struct extra mistral[] = {{.key = "mistral3.rope.scaling.original_context_length", .number = 48},
+                                  {.key = "mistral3.attention.temperature_scale", .is_float = true, .number = 0.5}};
+  taken("mistral3", 2, mistral, 2, &c);
+  assert_true(c.max_position_embeddings == whole && c.llama_4_scaling_beta == 0.5 && c.original_max_position_embeddings == 48);
+}
+
 /* Encoders: no causal mask, windows on both sides, what transformers takes for granted. */
 static void test_encoders(void **state) {
   (void)state;
@@ -298,7 +322,7 @@ static void test_pooling(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_experts), cmocka_unit_test(test_defaults), cmocka_unit_test(test_keys),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_experts), cmocka_unit_test(test_growth), cmocka_unit_test(test_defaults), cmocka_unit_test(test_keys),
                                      cmocka_unit_test(test_rope), cmocka_unit_test(test_refused), cmocka_unit_test(test_encoders),
                                      cmocka_unit_test(test_pooling)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);

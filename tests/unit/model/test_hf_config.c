@@ -130,11 +130,11 @@ static void test_class_defaults(void **state) {
   assert_int_equal(c.max_position_embeddings, 512);
 #define LONG ",\"max_position_embeddings\":1000000"
   assert_int_equal(read_texts(OF("Llama4ForCausalLM", LONG ",\"attn_temperature_tuning\":4"), NULL, &c, &err), TL_OK);
-  assert_int_equal(c.max_position_embeddings, 8191);
-  assert_int_equal(read_texts(OF("Llama4ForCausalLM", LONG ",\"attn_temperature_tuning\":false"), NULL, &c, &err), TL_OK);
-  assert_int_equal(c.max_position_embeddings, 8192);
+  assert_true(c.max_position_embeddings == 1000000 && c.attention_chunk_size == 8192 && c.floor_scale == 8192 && c.attn_scale == 0.1);
+  assert_int_equal(read_texts(OF("Llama4ForCausalLM", LONG ",\"attn_temperature_tuning\":false,\"attn_scale\":0.5"), NULL, &c, &err), TL_OK);
+  assert_true(c.attention_chunk_size == 8192 && c.floor_scale == 0 && c.attn_scale == 0.5);
   assert_int_equal(read_texts(OF("Llama4ForCausalLM", LONG ",\"attn_temperature_tuning\":0,\"attention_chunk_size\":null"), NULL, &c, &err), TL_OK);
-  assert_int_equal(c.max_position_embeddings, 1000000);
+  assert_true(c.attention_chunk_size == 0 && c.floor_scale == 0);
   assert_int_equal(read_texts(OF("Ernie4_5_MoeForCausalLM", ""), NULL, &c, &err), TL_OK);
   assert_true(c.num_key_value_heads == 4 && c.head_dim == 4 && c.rope_theta == 5e5 && c.rms_norm_eps == 1e-5);
   assert_true(c.n_experts == 64 && c.n_chosen == 6 && c.expert_size == 1536 && c.n_shared_experts == 2 && c.first_dense == 1);

@@ -346,11 +346,17 @@ static void test_nested(void **state) {
   assert_string_equal(name_of(m, m->plan[m->n_ops - 1].weight[0]), "lm_head.weight");
   assert_true(m->n_eos == 2 && m->eos[0] == 3 && m->eos[1] == 4 && m->dim == 8);
   tl_model_free(m);
-  /* Ministral 3's queries are scaled behind the original context */
+  /* Ministral 3's queries grow behind the original context */
   write_nested(NESTED("", "\"model_type\":\"ministral3\",\"head_dim\":2,\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":2,\"llama_4_scaling_beta\":0.1,"
                           "\"original_max_position_embeddings\":32},"), true);
   assert_int_equal(tl_model_load(folder, &m, &err), TL_OK);
-  assert_int_equal(m->max_context, 32);
+  assert_int_equal(m->max_context, 64);
+  const struct tl_op *attend = m->plan;
+  while (attend->kind != TL_OP_ATTEND) attend++;
+  assert_true(attend->features == TL_F_GROWS && attend->growth.every == 32 && attend->growth.shift == 0);
+  assert_true(tl_op_growth(attend, 0) == 1 && tl_op_growth(attend, 31) == 1);
+  assert_float_equal(tl_op_growth(attend, 32), 1 + 0.1f * logf(2), 1e-6);
+  assert_float_equal(tl_op_growth(attend, 95), 1 + 0.1f * logf(3), 1e-6);
   tl_model_free(m);
   /* one matrix for both ends when there is no other; no class is named: the type will do */
   write_nested("{\"model_type\":\"mistral3\",\"text_config\":{\"rope_scaling\":{\"type\":\"mrope\"}," SIZES "}}", false);
