@@ -135,6 +135,8 @@ enum tl_isolation {
   TL_ISOLATION_PROCESS, /* one for each replica */
 };
 
+#define TL_DRAFT_TOKENS_AUTO UINT32_MAX
+
 struct tl_engine_options {
   const struct tl_model *model;
   const char *model_path;      /* for processes: what it was read from */
@@ -157,7 +159,7 @@ struct tl_engine_options {
   bool prefix_cache;           /* schedule.h has these three */
   uint32_t max_prefill_tokens;
   int64_t priority_age_ns;
-  uint32_t draft_tokens;       /* most tokens that a step guesses of a sequence; 0: none */
+  uint32_t draft_tokens;       /* most tokens that a step guesses of a sequence; 0: none, TL_DRAFT_TOKENS_AUTO: what pays on these devices */
   struct tl_trace *trace;      /* NULL: none */
   /* Wakes loop `loop`: called by workers after publishing, at most once per
    * loop and step; must be cheap and thread-safe. */
@@ -220,7 +222,7 @@ unsigned tl_engine_first_replica(const struct tl_engine *engine); /* what replic
 unsigned tl_engine_simulated(const struct tl_engine *engine); /* devices that only simulate one */
 uint32_t tl_engine_blocks(const struct tl_engine *engine, unsigned replica);
 uint32_t tl_engine_max_context(const struct tl_engine *engine); /* tokens that a sequence may hold; of a pooling model, at most those of a step */
-uint32_t tl_engine_draft_tokens(const struct tl_engine *engine); /* as the option */
+uint32_t tl_engine_draft_tokens(const struct tl_engine *engine); /* as the option, or what that means here */
 /* Whether tokens of the sequence may be guessed, if it has a draft_index: not with penalties, a grammar or bad words, nor for an answer too
  * short. Its loop, once it is filled, or the worker. */
 bool tl_engine_guesses(const struct tl_engine *engine, const struct tl_sequence *seq);

@@ -131,7 +131,7 @@ static int make_engine(struct served *s, struct tl_error *err) {
       .prefix_cache = c->engine_prefix_cache,
       .max_prefill_tokens = (uint32_t)c->engine_max_prefill_tokens,
       .priority_age_ns = TL_MS(c->engine_priority_age_ms),
-      .draft_tokens = (uint32_t)c->engine_draft_tokens,
+      .draft_tokens = c->engine_draft_tokens < 0 ? TL_DRAFT_TOKENS_AUTO : (uint32_t)c->engine_draft_tokens,
       .trace = s->daemon->trace,
       .wake = on_wake,
       .wake_context = s,

@@ -362,6 +362,7 @@ int engine_new_with_ops(const struct tl_engine_options *options, const struct tl
   if (!engine) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   engine->o = *options;
   if (engine->o.tensor_parallel == 0) engine->o.tensor_parallel = 1;
+  engine->o.draft_tokens = draft_tokens_of(options);
   engine->registry = metrics;
   engine->max_context = options->max_context && options->max_context < options->model->max_context
                             ? options->max_context

@@ -241,6 +241,8 @@ uint32_t draft_index_guess(struct tl_sequence *seq, uint32_t n, uint32_t most);
 /* step_draft.c */
 /* A step with it is under way: time to link what of its tokens is known. */
 void draft_learn(struct worker *w, struct tl_sequence *seq);
+/* What the option means with these devices and this model. */
+uint32_t draft_tokens_of(const struct tl_engine_options *o);
 /* Most rows of a step with guessed tokens. */
 uint32_t draft_rows(const struct tl_engine_options *o);
 /* Adds guessed tokens to the plan's decodes, whose tokens are all known. */

@@ -52,7 +52,7 @@ def ask(d, body):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    d = Daemon(tmp_path_factory.mktemp("plain") / "log", {})
+    d = Daemon(tmp_path_factory.mktemp("plain") / "log", {"engine.draft_tokens": 0})
     yield d
     d.stop()
 
@@ -178,5 +178,15 @@ def test_tokens_in_no_order_are_soon_left_alone(start):
     assert 0 < taken(d) < guessed(d) < 400  # of 3200 tokens; 547 when one right guess ended the waiting
 
 
-def test_off_unless_asked_for(plain, wanted):
+@exact
+def test_by_itself_on_processors(start, plain, wanted):
+    """Up to four tokens, unless it is turned off; simulated devices, whose text repeats nothing, and GPUs have none."""
     assert wanted and guessed(plain) == 0
+    d = start({})
+    assert [ask(d, body) for body, _ in wanted[:8]] == [want for _, want in wanted[:8]]
+    body = {"prompt": "one two three four five " * 8, "max_tokens": 100, "temperature": 0, "ignore_eos": True}
+    assert d.complete(**body)["choices"] == plain.complete(**body)["choices"]
+    assert taken(d) > 20
+    simulated = start({"devices": "sim:0", "sim.base_us": 100})
+    simulated.complete(**body)
+    assert guessed(simulated) == 0

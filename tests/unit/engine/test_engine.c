@@ -438,6 +438,27 @@ static void test_drafts(void **state) {
     }
 }
 
+/* Left to the engine: some on processors alone. */
+static void test_drafts_by_device(void **state) {
+  (void)state;
+  static const struct {
+    const char *devices[2];
+    uint32_t asked, expected;
+  } cases[] = {{{"cpu:0", "cpu:1"}, TL_DRAFT_TOKENS_AUTO, 4}, {{"cpu:0", "cuda:0"}, TL_DRAFT_TOKENS_AUTO, 0}, {{"sim:0", "sim:1"}, TL_DRAFT_TOKENS_AUTO, 0},
+               {{"cuda:0", "cuda:1"}, 3, 3}, {{"cpu:0", "cpu:1"}, 0, 0}};
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
+    reset_fake();
+    struct bench b;
+    struct tl_engine_options o = options();
+    o.devices = cases[i].devices;
+    o.n_replicas = 2;
+    o.draft_tokens = cases[i].asked;
+    start(&b, &o);
+    assert_int_equal(tl_engine_draft_tokens(b.engine), cases[i].expected);
+    finish(&b);
+  }
+}
+
 /* The last token of a prompt may be in a step of its own, with guesses behind it, which are no prompt's rows. */
 static void test_drafts_behind_a_prompt(void **state) {
   (void)state;
@@ -502,7 +523,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_lengths),
       cmocka_unit_test(test_what_runs_ahead),
-      cmocka_unit_test(test_drafts),
+      cmocka_unit_test(test_drafts), cmocka_unit_test(test_drafts_by_device),
       cmocka_unit_test(test_drafts_behind_a_prompt),
       cmocka_unit_test(test_drafts_and_running_ahead),
       cmocka_unit_test(test_stop_ids),
