@@ -36,7 +36,7 @@ static tl_metric seconds(struct tl_api *api, const char *name, const char *help,
                               sizeof second_bounds / sizeof *second_bounds, 1e-9);
 }
 
-static void add_model_metrics(struct tl_api *api, const struct tl_api_model *model, unsigned first) {
+static void add_model_metrics(struct tl_api *api, const struct tl_api_model *model, unsigned first, tl_metric *adapters) {
   tl_metrics_scope(api->o.metrics, "model", model->name);
   for (unsigned i = first; i < first + model->n_replicas; i++) {
     char labels[32];
@@ -46,17 +46,26 @@ static void add_model_metrics(struct tl_api *api, const struct tl_api_model *mod
     api->inter_token[i] =
         seconds(api, "tokenlane_time_between_tokens_seconds", "Between two tokens of a sequence at the loop.", labels);
   }
+  for (unsigned i = 0; i < model->n_adapters; i++) {
+    char label[512]; /* of a name of up to 200 bytes */
+    tl_metrics_label(label, sizeof label, "adapter", model->adapters[i].name);
+    adapters[i] = tl_metrics_counter(api->o.metrics, "tokenlane_adapter_requests_total", "Generation requests that were admitted, by their LoRA adapter.", label);
+  }
   tl_metrics_scope(api->o.metrics, NULL, NULL);
 }
 
 static int add_metrics(struct tl_api *api) {
-  unsigned n = 0;
-  for (unsigned i = 0; i < api->o.n_models; i++) n += api->o.models[i].n_replicas;
+  unsigned n = 0, n_adapters = 0;
+  for (unsigned i = 0; i < api->o.n_models; i++) n += api->o.models[i].n_replicas, n_adapters += api->o.models[i].n_adapters;
   api->ttft = calloc(n ? n : 1, sizeof *api->ttft);
   api->inter_token = calloc(n ? n : 1, sizeof *api->inter_token);
-  if (!api->ttft || !api->inter_token) return TL_ENOMEM;
-  for (unsigned i = 0, first = 0; i < api->o.n_models; first += api->o.models[i++].n_replicas)
-    add_model_metrics(api, &api->o.models[i], first);
+  api->adapters = calloc(n_adapters ? n_adapters : 1, sizeof *api->adapters);
+  if (!api->ttft || !api->inter_token || !api->adapters) return TL_ENOMEM;
+  tl_metric *adapters = api->adapters;
+  for (unsigned i = 0, first = 0; i < api->o.n_models; first += api->o.models[i++].n_replicas) {
+    add_model_metrics(api, &api->o.models[i], first, adapters);
+    adapters += api->o.models[i].n_adapters;
+  }
   api->generation_seconds =
       seconds(api, "tokenlane_generation_seconds", "Whole time of generation requests that were answered.", NULL);
   api->cancelled = tl_metrics_counter(api->o.metrics, "tokenlane_cancelled_requests_total",
@@ -69,6 +78,13 @@ static int add_metrics(struct tl_api *api) {
                                           "Texts and pairs in answered requests for embeddings and scores.", NULL);
   api_constrain_metrics(api);
   return TL_OK;
+}
+
+void api_count_adapter(const struct tl_api *api, unsigned loop, unsigned model, unsigned adapter) {
+  const tl_metric *of_model = api->adapters;
+  if (adapter == 0) return;
+  for (unsigned i = 0; i < model; i++) of_model += api->o.models[i].n_adapters;
+  tl_metrics_add(tl_http_shard(api->o.http, loop), of_model[adapter - 1], 1);
 }
 
 /* For each thread that compiles grammars: the lanes, or the loops if there are none. */
@@ -186,5 +202,6 @@ void tl_api_free(struct tl_api *api) {
   free(api->reasoning);
   free(api->ttft);
   free(api->inter_token);
+  free(api->adapters);
   free(api);
 }

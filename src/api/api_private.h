@@ -511,6 +511,8 @@ int api_read_count(struct api_work *work, const struct api_counted *counted, str
 int api_register_messages(struct tl_api *api, struct tl_error *err);
 int api_register_tokenize(struct tl_api *api, struct tl_error *err);
 int api_register_vectors(struct tl_api *api, struct tl_error *err);
+/* A request for one of a model's adapters + 1; 0: for none. The loop's thread. */
+void api_count_adapter(const struct tl_api *api, unsigned loop, unsigned model, unsigned adapter);
 /* An error that names the work's model and what it does, unless the endpoint is one for it. Any thread. */
 int api_check_task(const struct api_work *work, enum api_endpoint endpoint, struct tl_error *err);
 /* Which model has this id or alias, or an adapter of this name: then *ret_adapter is its number + 1, else 0. Errors: 400 for no
@@ -539,6 +541,7 @@ struct tl_api {
   int64_t created_s;
   struct api_loop *loops;
   tl_metric *ttft, *inter_token; /* (replicas of all models) */
+  tl_metric *adapters;           /* (adapters of all models) requests, the first model's first */
   tl_metric structured[TL_GRAMMAR_ONE_CALL + 1]; /* by enum tl_grammar_kind */
   tl_metric generation_seconds, cancelled, resubmitted, pooling_seconds, pooled_inputs;
   /* set once by the main thread, read by loops */

@@ -418,6 +418,7 @@ int api_call_start(struct api_call *call, unsigned *ret_retry_after_s, struct tl
   }
   if (call->grammar)
     tl_metrics_add(tl_http_shard(call->api->o.http, call->loop), call->api->structured[call->params.constraint.kind], 1);
+  api_count_adapter(call->api, call->loop, call->work.model, call->params.adapter);
   submit_all(call);
   return TL_OK;
 }

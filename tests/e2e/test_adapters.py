@@ -63,6 +63,16 @@ def test_the_base_answers_as_without_adapters(served, daemon):
         assert ask(served, NAME, prompt) == ask(daemon, NAME, prompt)  # to the bit of each log-probability
 
 
+def test_requests_are_counted_by_adapter(served):
+    counts = lambda: {name: served.total("tokenlane_adapter_requests_total", model=NAME, adapter=name) for name in ("red", "blue")}
+    before = counts()
+    ask(served, "red", STORY, n=2, temperature=1)
+    ask(served, NAME, STORY)
+    assert served.post("/v1/completions", model="blue", prompt=STORY, max_tokens=10**6).status_code == 400
+    assert counts() == {"red": before["red"] + 1, "blue": before["blue"]}
+    assert "green" not in served.http.get("/metrics").text
+
+
 def test_adapters_answer_otherwise(served):
     answers = [ask(served, model, STORY)[0]["logprobs"]["token_logprobs"] for model in IDS]
     assert answers[0] != answers[1] != answers[2] != answers[0]
