@@ -167,6 +167,9 @@ TL_DEVICE quad load16(const void *p) {
 TL_DEVICE uint32_t load_early(const uint32_t *p) {
   return *p;
 }
+TL_DEVICE quad load16_early(const void *p) {
+  return load16_once(p);
+}
 TL_DEVICE void fetch_ahead(const void *) {}
 TL_DEVICE void store16(void *p, quad v) {
   if (emu_early[emu_here.thread]) emu_touch_early(p);

@@ -3,6 +3,7 @@
  * between the sum of squares and the scaling; each thread reads what it wrote. Of few rows a block has more threads, so that
  * one takes less time: of many, smaller blocks fill a multiprocessor better. */
 #include "device/cuda/ops/cuda_attend.cuh"
+#include "device/cuda/ops/cuda_delta.cuh"
 #include "device/cuda/ops/cuda_e4m3.cuh"
 #include "device/cuda/ops/cuda_gemv.cuh"
 
@@ -165,6 +166,7 @@ extern "C" int tl_cuda_prepare(void) {
   if (!e) e = allow_large<f16>();
   if (!e) e = cuda_prepare_batch();
   if (!e) e = cuda_prepare_latent();
+  if (!e) e = cuda_prepare_delta();
   if (!e) e = cuda_prepare_decode();
   return e ? e : cuda_prepare_prefill();
 }

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT */
+/* What the delta rule token by token and by chunks have in common. */
+#ifndef CUDA_DELTA_CUH
+#define CUDA_DELTA_CUH
+
+#include "device/cuda/ops/cuda_delta.h"
+#include "device/cuda/ops/cuda_port.cuh"
+
+/* cuda_delta_long.cu: what allows its kernels the shared memory that they want. */
+int cuda_prepare_delta();
+
+/* Of a row of the step and those behind it, ld apart: q and k of the key head of a value head, and its v. */
+struct delta_rows {
+  uint64_t ld;
+  const uint16_t *q, *k, *v;
+};
+
+TL_DEVICE delta_rows delta_rows_of(const tl_cuda_delta_args &a, uint32_t row, uint32_t head) {
+  delta_rows r;
+  uint32_t keys = a.n_key_heads * a.key_dim;
+  r.ld = 2 * (uint64_t)keys + (uint64_t)a.n_value_heads * a.value_dim;
+  r.q = (const uint16_t *)a.u + row * r.ld + tl_cuda_key_head(a.turned, a.n_key_heads, a.n_value_heads, head) * a.key_dim;
+  r.k = r.q + keys;
+  r.v = (const uint16_t *)a.u + row * r.ld + 2 * keys + head * a.value_dim;
+  return r;
+}
+
+TL_DEVICE float delta_beta(float b) {
+  return 1 / (1 + expf(-b));
+}
+
+/* rate: exp(a_log). */
+TL_DEVICE float delta_log_decay(float c, float rate, float dt) {
+  float x = c + dt;
+  return -rate * (x > 20 ? x : log1pf(expf(x)));
+}
+
+static inline bool delta_is_valid(const tl_cuda_delta_args &a) {
+  return a.key_dim % 8 == 0 && a.value_dim % 8 == 0 && a.key_dim <= TL_CUDA_MAX_KEY_DIM && a.n_key_heads && a.n_value_heads % a.n_key_heads == 0 &&
+         a.n_stretches <= UINT16_MAX;
+}
+
+#endif

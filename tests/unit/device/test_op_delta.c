@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: MIT */
+/* The kernels of layers that keep a state on fibers, against sums in double: convolutions, the delta rule, gates. Sequences of a step
+ * begin with nothing, with a state of their own, with one that others begin with too, and leave theirs there or elsewhere. */
+#include "op_unit.h"
+
+#include "device/cuda/ops/cuda_delta.h"
+
+enum { MAX_STRETCHES = 8, N_STATES = 9 };
+static const uint32_t NONE = TL_NO_STATE;
+
+/* Where each of a step's sequences begins and ends. */
+struct shape {
+  uint32_t n, rows[MAX_STRETCHES], from[MAX_STRETCHES], to[MAX_STRETCHES];
+};
+
+static const struct shape shapes[] = {
+    {1, {1}, {TL_NO_STATE}, {3}},
+    {4, {1, 1, 1, 1}, {2, TL_NO_STATE, 2, 5}, {7, 0, 4, 5}},                             /* decodes, one from a state as it is */
+    {6, {200, 1, 2, 33, 0, 17}, {TL_NO_STATE, 1, 1, 8, 6, 4}, {6, 3, 2, 8, 7, TL_NO_STATE}}, /* chunks, and one that leaves nothing */
+    {3, {3, 96, 1}, {5, 5, TL_NO_STATE}, {1, 2, TL_NO_STATE}},
+};
+
+struct lists {
+  struct tl_cuda_stretch *stretches;
+  struct tl_cuda_conv_tile *tiles;
+  uint32_t n_rows, n_tiles;
+};
+
+static struct lists lists_of(const struct shape *s) {
+  uint32_t start[MAX_STRETCHES + 1] = {0};
+  for (uint32_t i = 0; i < s->n; i++) start[i + 1] = start[i] + s->rows[i];
+  struct tl_step step = {.n_tokens = start[s->n], .n_seqs = s->n, .query_start = start, .state_from = s->from, .state_to = s->to};
+  struct lists l = {.n_rows = step.n_tokens};
+  l.stretches = op_poisoned(s->n * sizeof *l.stretches);
+  l.tiles = op_poisoned(tl_cuda_max_conv_tiles(l.n_rows, s->n) * sizeof *l.tiles);
+  l.n_tiles = tl_cuda_plan_stretches(&step, step.n_tokens, s->n, l.stretches, l.tiles);
+  return l;
+}
+
+static void free_lists(struct lists *l) {
+  op_free(l->stretches);
+  op_free(l->tiles);
+}
+
+/* States that no sequence of the step begins with are poison. */
+static bool is_read(const struct shape *s, uint32_t state) {
+  for (uint32_t i = 0; i < s->n; i++)
+    if (s->from[i] == state && s->rows[i]) return true;
+  return false;
+}
+
+/* Of the sequence that leaves one there; s->n: none does. */
+static uint32_t writer_of(const struct shape *s, uint32_t state) {
+  uint32_t i = 0;
+  while (i < s->n && (s->to[i] != state || s->rows[i] == 0)) i++;
+  return i;
+}
+
+/* --- convolutions ----------------------------------------------------------------------------- */
+
+struct conv_case {
+  int dtype;
+  bool gated, biased;
+  uint32_t n_channels, conv;
+};
+
+/* u of a row of a sequence: below 0 from the state before. */
+static double u_of(const struct conv_case *c, const uint16_t *in, uint32_t ld, const uint16_t *state, int64_t row, uint32_t channel) {
+  if (row < 0) {
+    int64_t kept = row + c->conv - 1;
+    return state && kept >= 0 ? op_unpack(c->dtype, state[(size_t)kept * c->n_channels + channel]) : 0;
+  }
+  const uint16_t *at = in + (size_t)row * ld + channel;
+  if (!c->gated) return op_unpack(c->dtype, *at);
+  return op_unpack(c->dtype, op_pack(c->dtype, op_unpack(c->dtype, at[0]) * op_unpack(c->dtype, at[2 * (size_t)c->n_channels])));
+}
+
+static void check_conv(const struct conv_case *c, const struct shape *s, const struct lists *l, const struct tl_cuda_conv_args *args,
+                       const uint16_t *before) {
+  size_t of_state = (size_t)(c->conv - 1) * c->n_channels;
+  for (uint32_t i = 0; i < s->n; i++) {
+    const uint16_t *in = (const uint16_t *)args->in + (size_t)l->stretches[i].row * args->ld;
+    const uint16_t *state = s->from[i] == NONE ? NULL : before + s->from[i] * of_state;
+    for (uint32_t row = 0; row < s->rows[i]; row++)
+      for (uint32_t ch = 0; ch < c->n_channels; ch++) {
+        double sum = 0;
+        for (uint32_t j = 0; j < c->conv; j++)
+          sum += op_unpack(c->dtype, ((const uint16_t *)args->weight)[ch * c->conv + j]) *
+                 u_of(c, in, args->ld, state, (int64_t)row - (c->conv - 1) + j, ch);
+        if (args->bias) sum += (double)args->bias[ch];
+        double z = c->gated ? op_unpack(c->dtype, in[(size_t)row * args->ld + c->n_channels + ch]) : 0;
+        double want = c->gated ? z * sum : sum / (1 + exp(-sum));
+        uint16_t got = ((const uint16_t *)args->out)[((size_t)l->stretches[i].row + row) * c->n_channels + ch];
+        op_assert_near(c->dtype, op_unpack(c->dtype, got), want, 0.05, 1);
+      }
+  }
+  for (uint32_t state = 0; state < N_STATES; state++) {
+    uint32_t i = writer_of(s, state);
+    const uint16_t *got = (const uint16_t *)args->states + state * of_state;
+    if (i == s->n) {
+      assert_memory_equal(got, before + state * of_state, of_state * 2);
+      continue;
+    }
+    const uint16_t *in = (const uint16_t *)args->in + (size_t)l->stretches[i].row * args->ld;
+    for (uint32_t kept = 0; kept + 1 < c->conv; kept++)
+      for (uint32_t ch = 0; ch < c->n_channels; ch++) {
+        double want = u_of(c, in, args->ld, s->from[i] == NONE ? NULL : before + s->from[i] * of_state,
+                           (int64_t)s->rows[i] - (c->conv - 1) + kept, ch);
+        assert_true((double)op_unpack(c->dtype, got[kept * c->n_channels + ch]) == want);
+      }
+  }
+}
+
+static void conv_of(const struct conv_case *c, const struct shape *s) {
+  struct lists l = lists_of(s);
+  uint32_t ld = (c->gated ? 3 : 1) * c->n_channels + 16;
+  size_t of_state = (size_t)(c->conv - 1) * c->n_channels;
+  uint16_t *before = op_poisoned(N_STATES * of_state * 2);
+  for (uint32_t i = 0; i < N_STATES; i++)
+    for (size_t k = 0; is_read(s, i) && k < of_state; k++) before[i * of_state + k] = op_pack(c->dtype, op_number(2));
+  struct tl_cuda_conv_args args = {.dtype = c->dtype, .gated = c->gated, .n_channels = c->n_channels, .conv = c->conv, .ld = ld,
+                                   .n_tiles = l.n_tiles, .max_rows = l.n_rows, .tiles = l.tiles, .stretches = l.stretches,
+                                   .in = op_halves(c->dtype, (size_t)l.n_rows * ld, 2),
+                                   .weight = op_halves(c->dtype, (size_t)c->n_channels * c->conv, 1),
+                                   .bias = c->biased ? op_floats(c->n_channels, 1) : NULL, .states = op_copy(before, N_STATES * of_state * 2),
+                                   .out = op_poisoned((size_t)l.n_rows * c->n_channels * 2)};
+  assert_int_equal(op_run(tl_cuda_conv(&args, NULL)), 0);
+  check_conv(c, s, &l, &args, before);
+  void *all[] = {before, (void *)(uintptr_t)args.in, (void *)(uintptr_t)args.weight, (void *)(uintptr_t)args.bias, args.states, args.out};
+  for (unsigned i = 0; i < UNIT_COUNT(all); i++)
+    if (all[i]) op_free(all[i]);
+  free_lists(&l);
+}
+
+static void test_conv(void **state) {
+  (void)state;
+  static const struct conv_case cases[] = {
+      {TL_CUDA_BF16, false, false, 72, 4}, {TL_CUDA_F16, false, false, 8, 2},   {TL_CUDA_BF16, true, true, 40, 3},
+      {TL_CUDA_F16, true, false, 1032, 3}, {TL_CUDA_F16, false, false, 16, 1},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++)
+    for (unsigned k = 0; k < UNIT_COUNT(shapes); k++) conv_of(&cases[i], &shapes[k]);
+  struct tl_cuda_conv_args bad = {.n_channels = 8, .conv = 5, .ld = 8, .n_tiles = 1};
+  assert_int_equal(tl_cuda_conv(&bad, NULL), 1);
+}
+
+/* --- the delta rule ----------------------------------------------------------------------------- */
+
+struct delta_case {
+  int dtype;
+  bool by_chunks, turned; /* by_chunks: of stretches that are long enough */
+  uint32_t n_key_heads, n_value_heads, key_dim, value_dim;
+  float a_log; /* the most of it */
+};
+
+/* One column of S of one head through a sequence's rows. */
+static void run_column(const struct delta_case *c, const struct tl_cuda_delta_args *args, uint32_t first, uint32_t n, uint32_t head,
+                       uint32_t column, double *s) {
+  size_t ld = 2 * (size_t)c->n_key_heads * c->key_dim + (size_t)c->n_value_heads * c->value_dim;
+  uint32_t key_head = c->turned ? head % c->n_key_heads : head / (c->n_value_heads / c->n_key_heads);
+  for (uint32_t row = first; row < first + n; row++) {
+    const uint16_t *u = (const uint16_t *)args->u + row * ld, *q = u + key_head * c->key_dim, *k = q + c->n_key_heads * c->key_dim;
+    double v = op_unpack(c->dtype, u[2 * (size_t)c->n_key_heads * c->key_dim + head * c->value_dim + column]), qq = 1e-6, kk = 1e-6;
+    for (uint32_t i = 0; i < c->key_dim; i++) {
+      qq += (double)op_unpack(c->dtype, q[i]) * op_unpack(c->dtype, q[i]);
+      kk += (double)op_unpack(c->dtype, k[i]) * op_unpack(c->dtype, k[i]);
+    }
+    double b = op_unpack(c->dtype, ((const uint16_t *)args->b)[row * args->ld_gates + head]), beta = 1 / (1 + exp(-b));
+    double x = op_unpack(c->dtype, ((const uint16_t *)args->c)[row * args->ld_gates + head]) + (double)args->dt[head];
+    double decay = exp(-exp((double)args->a_log[head]) * log1p(exp(x))), seen = 0, out = 0;
+    for (uint32_t i = 0; i < c->key_dim; i++) seen += (s[i] *= decay) * op_unpack(c->dtype, k[i]) / sqrt(kk);
+    for (uint32_t i = 0; i < c->key_dim; i++) {
+      s[i] += op_unpack(c->dtype, k[i]) / sqrt(kk) * beta * (v - seen);
+      out += s[i] * op_unpack(c->dtype, q[i]) / sqrt(qq) / sqrt(c->key_dim);
+    }
+    uint16_t got = ((const uint16_t *)args->out)[((size_t)row * c->n_value_heads + head) * c->value_dim + column];
+    if (c->by_chunks && n >= TL_CUDA_DELTA_CHUNK) /* S, and what is made on the way, are rounded as factors */
+      op_assert_near(c->dtype, op_unpack(c->dtype, got), out, 0.5, 4);
+    else
+      op_assert_near(c->dtype, op_unpack(c->dtype, got), out, 0.01, 1);
+  }
+}
+
+static void check_delta(const struct delta_case *c, const struct shape *s, const struct lists *l, const struct tl_cuda_delta_args *args,
+                        const float *before) {
+  size_t of_state = (size_t)c->n_value_heads * c->value_dim * c->key_dim;
+  double column[TL_CUDA_MAX_KEY_DIM];
+  for (uint32_t i = 0; i < s->n; i++)
+    for (uint32_t head = 0; head < c->n_value_heads; head++)
+      for (uint32_t j = 0; j < c->value_dim; j++) {
+        size_t at = ((size_t)head * c->value_dim + j) * c->key_dim;
+        for (uint32_t e = 0; e < c->key_dim; e++) column[e] = s->from[i] == NONE ? 0 : (double)before[s->from[i] * of_state + at + e];
+        if (s->rows[i]) run_column(c, args, l->stretches[i].row, s->rows[i], head, j, column);
+        for (uint32_t e = 0; s->to[i] != NONE && s->rows[i] && e < c->key_dim; e++) {
+          double got = (double)args->states[s->to[i] * of_state + at + e];
+          double most = c->by_chunks && s->rows[i] >= TL_CUDA_DELTA_CHUNK ? 2 * (double)op_epsilon(c->dtype) : 2e-4;
+          if (!(fabs(got - column[e]) <= most)) fail_msg("S of %u, head %u is %.9g, not %.9g", i, head, got, column[e]);
+        }
+      }
+  for (uint32_t state = 0; state < N_STATES; state++)
+    if (writer_of(s, state) == s->n) assert_memory_equal(args->states + state * of_state, before + state * of_state, of_state * sizeof *before);
+}
+
+static void run_long(struct tl_cuda_delta_args *args, uint32_t n, uint32_t n_rows) {
+  uint32_t most = tl_cuda_max_delta_chunks(n_rows, n), n_long;
+  struct tl_cuda_conv_tile *chunks = op_poisoned(most * sizeof *chunks), *longs = op_poisoned(n * sizeof *longs);
+  uint32_t n_chunks = tl_cuda_plan_long(args->stretches, n, chunks, longs, &n_long);
+  assert_true(n_chunks <= most);
+  struct tl_cuda_delta_long_args by_chunks = {
+      .delta = *args, .n_chunks = n_chunks, .n_long = n_long, .chunks = chunks, .longs = longs,
+      .matrices = op_poisoned((size_t)n_chunks * args->n_value_heads * TL_CUDA_DELTA_MATRICES * 2),
+      .factors = op_poisoned((size_t)n_chunks * args->n_value_heads * TL_CUDA_DELTA_FACTORS * sizeof(float))};
+  assert_int_equal(op_run(tl_cuda_delta_long(&by_chunks, NULL)), 0);
+  args->most_rows = TL_CUDA_DELTA_CHUNK - 1;
+  op_free(chunks);
+  op_free(longs);
+  op_free(by_chunks.matrices);
+  op_free(by_chunks.factors);
+}
+
+static void delta_of(const struct delta_case *c, const struct shape *s) {
+  struct lists l = lists_of(s);
+  size_t ld = 2 * (size_t)c->n_key_heads * c->key_dim + (size_t)c->n_value_heads * c->value_dim;
+  size_t of_state = (size_t)c->n_value_heads * c->value_dim * c->key_dim;
+  uint32_t ld_gates = 2 * c->n_value_heads + 3;
+  float *before = op_poisoned(N_STATES * of_state * sizeof *before);
+  for (uint32_t i = 0; i < N_STATES; i++)
+    for (size_t k = 0; is_read(s, i) && k < of_state; k++) before[i * of_state + k] = op_number(1);
+  uint16_t *gates = op_halves(c->dtype, (size_t)l.n_rows * ld_gates, 3);
+  float *rates = op_floats(c->n_value_heads, 1);
+  for (uint32_t i = 0; i < c->n_value_heads; i++) rates[i] += c->a_log - 1;
+  struct tl_cuda_delta_args args = {.dtype = c->dtype, .turned = c->turned, .n_key_heads = c->n_key_heads, .n_value_heads = c->n_value_heads,
+                                    .key_dim = c->key_dim, .value_dim = c->value_dim, .ld_gates = ld_gates, .n_stretches = s->n, .scale = 1 / sqrtf((float)c->key_dim),
+                                    .max_rows = l.n_rows, .stretches = l.stretches, .u = op_halves(c->dtype, l.n_rows * ld, 1), .b = gates,
+                                    .c = gates + c->n_value_heads, .a_log = rates, .dt = op_floats(c->n_value_heads, 1),
+                                    .states = op_copy(before, N_STATES * of_state * sizeof *before),
+                                    .out = op_poisoned((size_t)l.n_rows * c->n_value_heads * c->value_dim * 2)};
+  if (c->by_chunks) run_long(&args, s->n, l.n_rows);
+  assert_int_equal(op_run(tl_cuda_delta(&args, NULL)), 0);
+  check_delta(c, s, &l, &args, before);
+  void *all[] = {before, gates, rates, (void *)(uintptr_t)args.u, (void *)(uintptr_t)args.dt, args.states, args.out};
+  for (unsigned i = 0; i < UNIT_COUNT(all); i++) op_free(all[i]);
+  free_lists(&l);
+}
+
+static void test_delta(void **state) {
+  (void)state;
+  static const struct delta_case cases[] = {
+      {TL_CUDA_BF16, false, false, 2, 4, 24, 40, 0},   /* a last block of columns that is not whole */
+      {TL_CUDA_F16, false, true, 3, 6, 16, 8, -2},     /* slow decays */
+      {TL_CUDA_F16, false, false, 1, 1, 128, 32, 2.5}, /* fast ones */
+      {TL_CUDA_BF16, false, true, 1, 2, 136, 16, 0},
+      {TL_CUDA_BF16, true, false, 2, 4, 24, 40, 0},
+      {TL_CUDA_F16, true, true, 3, 6, 16, 8, -4},
+      {TL_CUDA_F16, true, false, 1, 1, 128, 32, 2.5},
+      {TL_CUDA_F16, true, false, 1, 2, 120, 72, -1},
+  };
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++)
+    for (unsigned k = 0; k < UNIT_COUNT(shapes); k++) delta_of(&cases[i], &shapes[k]);
+  struct tl_cuda_delta_args bad = {.n_key_heads = 2, .n_value_heads = 3, .key_dim = 8, .value_dim = 8, .n_stretches = 1};
+  assert_int_equal(tl_cuda_delta(&bad, NULL), 1);
+  bad.n_value_heads = 4;
+  bad.key_dim = 264;
+  assert_int_equal(tl_cuda_delta(&bad, NULL), 1);
+  bad.key_dim = 136;
+  assert_int_equal(tl_cuda_delta_long(&(struct tl_cuda_delta_long_args){.delta = bad, .n_chunks = 1, .n_long = 1}, NULL), 1);
+}
+
+/* --- gates ---------------------------------------------------------------------------------------- */
+
+static void gated_norm_of(int dtype, uint32_t n, uint32_t heads, uint32_t dim, uint32_t width) {
+  uint32_t ld = heads * dim + 24;
+  uint16_t *z = op_halves(dtype, (size_t)n * ld, 4), *x = op_halves(dtype, (size_t)n * heads * dim, 2), *before;
+  for (uint32_t i = 0; i < n * heads * dim; i++)
+    if (i % dim >= width) x[i] = 0;
+  before = op_copy(x, (size_t)n * heads * dim * 2);
+  float *weight = op_floats(dim, 2);
+  struct tl_cuda_gated_norm_args args = {.dtype = dtype, .n = n, .n_heads = heads, .head_dim = dim, .width = width, .ld_z = ld, .eps = 1e-6f, .z = z,
+                                         .weight = weight, .x = x};
+  assert_int_equal(op_run(tl_cuda_gated_norm(&args, NULL)), 0);
+  for (uint32_t i = 0; i < n * heads; i++) {
+    double sum = 0;
+    for (uint32_t k = 0; k < dim; k++) sum += pow((double)op_unpack(dtype, before[(size_t)i * dim + k]), 2);
+    for (uint32_t k = 0; k < dim; k++) {
+      double gate = op_unpack(dtype, z[(size_t)(i / heads) * ld + i % heads * dim + k]);
+      double want = op_unpack(dtype, before[(size_t)i * dim + k]) / sqrt(sum / width + 1e-6) * (double)weight[k] * gate / (1 + exp(-gate));
+      op_assert_near(dtype, op_unpack(dtype, x[(size_t)i * dim + k]), want, 0.05, 1);
+    }
+  }
+  void *all[] = {z, x, before, weight};
+  for (unsigned i = 0; i < UNIT_COUNT(all); i++) op_free(all[i]);
+}
+
+static void test_gated_norm(void **state) {
+  (void)state;
+  for (unsigned i = 0; i < UNIT_COUNT(op_dtypes); i++) {
+    gated_norm_of(op_dtypes[i], 3, 5, 40, 37);
+    gated_norm_of(op_dtypes[i], 2, 1, 256, 256);
+  }
+}
+
+static void test_gate(void **state) {
+  (void)state;
+  for (unsigned i = 0; i < UNIT_COUNT(op_dtypes); i++) {
+    int dtype = op_dtypes[i];
+    const uint32_t n = 7, dim = 328;
+    uint16_t *z = op_halves(dtype, n * dim, 6), *x = op_halves(dtype, n * dim, 2), *before = op_copy(x, n * dim * 2);
+    struct tl_cuda_gate_args args = {.dtype = dtype, .n = n, .dim = dim, .z = z, .x = x};
+    assert_int_equal(op_run(tl_cuda_gate(&args, NULL)), 0);
+    for (uint32_t k = 0; k < n * dim; k++)
+      op_assert_near(dtype, op_unpack(dtype, x[k]), op_unpack(dtype, before[k]) / (1 + exp(-(double)op_unpack(dtype, z[k]))), 0.05, 1);
+    op_free(z);
+    op_free(x);
+    op_free(before);
+  }
+}
+
+/* --- the plan ------------------------------------------------------------------------------------- */
+
+/* A graph of 8 rows, of a step of 3 sequences, one of which has several. */
+static void test_plan(void **state) {
+  (void)state;
+  const uint32_t start[] = {0, 1, 5, 6}, from[] = {4, TL_NO_STATE, 2}, to[] = {4, 1, 3};
+  struct tl_step step = {.n_tokens = 6, .n_seqs = 3, .query_start = start, .state_from = from, .state_to = to};
+  struct tl_cuda_stretch stretches[8];
+  struct tl_cuda_conv_tile tiles[8];
+  assert_int_equal(tl_cuda_plan_stretches(&step, 8, 8, stretches, tiles), 8);
+  static const struct tl_cuda_stretch want[] = {{0, 1, 4, 4}, {1, 4, TL_NO_STATE, 1}, {5, 1, 2, 3}, {6, 1, TL_NO_STATE, TL_NO_STATE},
+                                                {7, 1, TL_NO_STATE, TL_NO_STATE}, {0, 0, TL_NO_STATE, TL_NO_STATE},
+                                                {0, 0, TL_NO_STATE, TL_NO_STATE}, {0, 0, TL_NO_STATE, TL_NO_STATE}};
+  assert_memory_equal(stretches, want, sizeof want);
+  for (uint32_t i = 0; i < 8; i++) assert_true(tiles[i].stretch == i && tiles[i].at == 0);
+  struct tl_cuda_stretch mixed[] = {{0, 64, 0, 0}, {64, 63, 0, 0}, {127, 129, 0, 0}, {256, 1, 0, 0}};
+  static const struct tl_cuda_conv_tile want_chunks[] = {{0, 0}, {2, 0}, {2, 64}, {2, 128}}, want_longs[] = {{0, 0}, {2, 1}};
+  struct tl_cuda_conv_tile chunks[7], longs[4];
+  uint32_t n_long;
+  assert_int_equal(tl_cuda_max_delta_chunks(257, 4), 8);
+  assert_int_equal(tl_cuda_max_delta_chunks(257, 2), 6);
+  assert_int_equal(tl_cuda_plan_long(mixed, 4, chunks, longs, &n_long), 4);
+  assert_int_equal(n_long, 2);
+  assert_memory_equal(chunks, want_chunks, sizeof want_chunks);
+  assert_memory_equal(longs, want_longs, sizeof want_longs);
+  assert_int_equal(tl_cuda_key_head(0, 2, 6, 4), 1);
+  assert_int_equal(tl_cuda_key_head(1, 2, 6, 4), 0);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_conv), cmocka_unit_test(test_delta), cmocka_unit_test(test_gated_norm),
+                                     cmocka_unit_test(test_gate), cmocka_unit_test(test_plan)};
+  return cmocka_run_group_tests(tests, op_prepare, NULL);
+}
