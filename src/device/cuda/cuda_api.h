@@ -15,6 +15,7 @@
 
 #include "device/cuda/cuda_dnn.h"
 #include "device/cuda/ops/cuda_adapters.h"
+#include "device/cuda/ops/cuda_delta.h"
 #include "device/cuda/ops/cuda_experts.h"
 #include "device/cuda/ops/cuda_ops.h"
 #include "device/cuda/ops/cuda_latent.h"
@@ -191,6 +192,11 @@ struct cuda_kernels {
   int (*latent_prefill)(const struct tl_cuda_latent_prefill_args *args, void *stream);
   int (*shrink)(const struct tl_cuda_shrink_args *args, void *stream);
   int (*expand)(const struct tl_cuda_expand_args *args, void *stream);
+  int (*conv)(const struct tl_cuda_conv_args *args, void *stream);
+  int (*delta)(const struct tl_cuda_delta_args *args, void *stream);
+  int (*delta_long)(const struct tl_cuda_delta_long_args *args, void *stream);
+  int (*gated_norm)(const struct tl_cuda_gated_norm_args *args, void *stream);
+  int (*gate)(const struct tl_cuda_gate_args *args, void *stream);
 };
 
 struct cuda_api {

@@ -336,7 +336,7 @@ struct cuda_api cuda_bound_api = {
            tl_cuda_glu, tl_cuda_gather, tl_cuda_bias, tl_cuda_dequantize, tl_cuda_quantize, tl_cuda_scale, tl_cuda_gemv, tl_cuda_normed,
            tl_cuda_cap, tl_cuda_sample, tl_cuda_route, tl_cuda_experts, tl_cuda_mix, tl_cuda_place, tl_cuda_pool, tl_cuda_vector,
            tl_cuda_reorder, tl_cuda_latent_rows, tl_cuda_latent_turn, tl_cuda_latent_heads, tl_cuda_latent_decode, tl_cuda_latent_prefill,
-           tl_cuda_shrink, tl_cuda_expand},
+           tl_cuda_shrink, tl_cuda_expand, tl_cuda_conv, tl_cuda_delta, tl_cuda_delta_long, tl_cuda_gated_norm, tl_cuda_gate},
     .nccl = {.init = nccl_init},
     .open_lt = open_lt,
     .open_nccl = open_nccl,

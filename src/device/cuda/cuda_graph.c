@@ -11,8 +11,10 @@ static uint32_t next_bucket(uint32_t n) {
 }
 
 static int capture(struct cuda_device *d, uint32_t n_rows, struct cuda_graph_kind kind, void **ret_graph, struct tl_error *err) {
+  bool keeps = d->model->recurrence.n_layers > 0;
   const struct cuda_pass pass = {.n_tokens = n_rows, .n_rows = n_rows, .n_decode = n_rows, .drafts = kind.drafts,
-                                 .n_adapter_tiles = kind.adapts ? cuda_graph_tiles(d, n_rows) : 0, .all_rows = true};
+                                 .n_adapter_tiles = kind.adapts ? cuda_graph_tiles(d, n_rows) : 0, .all_rows = true,
+                                 .n_stretches = keeps ? n_rows : 0, .n_conv_tiles = keeps ? n_rows : 0};
   struct tl_error ignored;
   CUDA_TRY(d, d->api->rt.capture_begin(d->stream), "beginning a graph", err);
   int r = cuda_run_pass(d, &pass, err);

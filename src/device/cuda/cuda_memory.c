@@ -33,6 +33,8 @@ static void make_limits(struct cuda_device *d, const struct tl_device_load *load
   l->max_entries = history + SPARE_ENTRIES;
   l->n_drawers = l->max_seqs > d->info.multiprocessors ? l->max_seqs : d->info.multiprocessors;
   l->max_adapter_tiles = d->model->n_adapters ? l->max_seqs + l->max_tokens / TL_CUDA_ADAPTER_ROWS : 0;
+  bool by_chunks = d->dims.n_value_heads && d->dims.key <= TL_CUDA_DELTA_LONG_KEY;
+  l->max_chunks = by_chunks ? tl_cuda_max_delta_chunks(l->max_tokens, l->max_seqs) : 0;
   if (cuda_pools(d)) l->max_items = l->max_entries = 0; /* nothing is decoded, nor drawn */
 }
 
@@ -63,6 +65,12 @@ static void place_step_data(const struct cuda_device *d, struct cuda_step_data *
   if (d->model->n_adapters) {
     CUDA_TAKE_PLACE(p, s->adapter_tiles, l->max_adapter_tiles);
     CUDA_TAKE_PLACE(p, s->adapter_rows, l->max_tokens);
+  }
+  if (d->model->recurrence.n_layers) {
+    CUDA_TAKE_PLACE(p, s->stretches, l->max_seqs);
+    CUDA_TAKE_PLACE(p, s->conv_tiles, tl_cuda_max_conv_tiles(l->max_tokens, l->max_seqs));
+    CUDA_TAKE_PLACE(p, s->chunks, l->max_chunks);
+    CUDA_TAKE_PLACE(p, s->longs, l->max_seqs);
   }
   s->bytes = p->at - began;
   CUDA_TAKE_PLACE(p, s->tables, (size_t)l->max_seqs * l->table_stride + CUDA_SDPA_SPARE);
@@ -121,6 +129,12 @@ static size_t bins_of(const struct cuda_device *d) {
   return (size_t)d->info.multiprocessors / 2 * TL_CUDA_SAMPLE_BINS;
 }
 
+static bool has(const struct cuda_device *d, enum cuda_op_kind kind) {
+  for (uint32_t i = 0; i < d->n_plan; i++)
+    if (d->plan[i].kind == kind) return true;
+  return false;
+}
+
 static bool has_whole_rows(const struct cuda_device *d) {
   for (uint32_t i = 0; i < d->n_plan; i++)
     if (cuda_norms_whole_rows(&d->plan[i])) return true;
@@ -165,9 +179,13 @@ static size_t place_work(struct cuda_device *d, char *base) {
   w->delta = cuda_take_place(&p, tokens * s->dim, 2);
   w->h = cuda_take_place(&p, tokens * s->dim, 2);
   if (parts_products(d)) CUDA_TAKE_PLACE(&p, w->parts, (size_t)CUDA_MOST_PARTS * CUDA_PARTED_ROWS * s->dim);
-  w->qkv = cuda_take_place(&p, tokens * s->qkv, 2);
+  w->qkv = cuda_take_place(&p, tokens * cuda_widest_in(d), 2);
   w->q = cuda_take_place(&p, tokens * s->attn, 2);
-  w->a = cuda_take_place(&p, tokens * s->attn, 2);
+  w->a = cuda_take_place(&p, tokens * cuda_widest_made(d), 2);
+  if (s->n_value_heads) w->u = cuda_take_place(&p, tokens * s->n_channels, 2);
+  w->matrices = cuda_take_place(&p, (size_t)l->max_chunks * s->n_value_heads * TL_CUDA_DELTA_MATRICES, 2);
+  CUDA_TAKE_PLACE(&p, w->factors, (size_t)l->max_chunks * s->n_value_heads * TL_CUDA_DELTA_FACTORS);
+  if (has(d, CUDA_OP_GATE)) w->z = cuda_take_place(&p, tokens * s->attn, 2);
   if (d->model->n_latent) {
     w->rank = cuda_take_place(&p, tokens * s->rank, 2);
     w->queries = cuda_take_place(&p, tokens * s->queries, 2);
@@ -262,22 +280,26 @@ static int measure(struct cuda_device *d, const struct tl_device_load *load, str
   unsigned percent = load->memory_percent ? load->memory_percent : 90;
   size_t used = total - free_bytes, ours = total / 100 * percent, there = ours > used ? ours - used : 0;
   if (load->memory_shared) there = ours < free_bytes ? ours : free_bytes; /* whatever the others have by now */
-  size_t block = (size_t)s->n_kv_heads * TL_BLOCK_TOKENS * s->head * 2, blocks_bytes = sides_of(d) * block * d->model->n_layers;
+  size_t block = (size_t)s->n_kv_heads * TL_BLOCK_TOKENS * s->head * 2, blocks_bytes = sides_of(d) * block * d->model->n_kv_layers;
   if (cuda_pools(d)) {
     have_blocks(d, cuda_n_places(d), block, 1);
     return d->weight_bytes + d->work_bytes + d->kv_bytes <= there ? TL_OK : does_not_fit(d, d->kv_bytes, there, err);
   }
-  uint64_t one = d->limits.table_stride, left = 0;
-  if (d->weight_bytes + d->work_bytes <= there) left = (there - d->weight_bytes - d->work_bytes) / blocks_bytes;
-  if (load->kv_memory_bytes && load->kv_memory_bytes / blocks_bytes < left) left = load->kv_memory_bytes / blocks_bytes;
-  if (left < one && load->kv_memory_bytes && load->kv_memory_bytes / blocks_bytes < one)
+  uint64_t one = d->limits.table_stride, room = 0;
+  if (d->weight_bytes + d->work_bytes <= there) room = there - d->weight_bytes - d->work_bytes;
+  if (load->kv_memory_bytes && load->kv_memory_bytes < room) room = load->kv_memory_bytes;
+  d->n_states = cuda_count_states(d, load, room, one * blocks_bytes);
+  uint64_t states = d->n_states * cuda_state_bytes(d), left = room > states ? (room - states) / blocks_bytes : 0;
+  uint64_t least = one * blocks_bytes + cuda_state_bytes(d);
+  if (left < one && load->kv_memory_bytes && load->kv_memory_bytes < least)
     return tl_error_set(err, TL_ENOMEM, "engine.kv_memory_bytes",
                         "engine.kv_memory_bytes: a context of %u tokens needs %llu MiB of KV cache; give more or lower engine.max_context",
-                        load->max_context, MIB(one * blocks_bytes) + 1);
-  if (left < one) return does_not_fit(d, one * blocks_bytes, there, err);
+                        load->max_context, MIB(least) + 1);
+  if (left < one) return does_not_fit(d, least, there, err);
   /* slots are 32-bit numbers, and the last one says "none" */
   if (left > (UINT32_MAX - 1) / TL_BLOCK_TOKENS) left = (UINT32_MAX - 1) / TL_BLOCK_TOKENS;
-  have_blocks(d, left, block, d->model->n_layers);
+  have_blocks(d, left, block, d->model->n_kv_layers);
+  d->kv_bytes += states;
   return TL_OK;
 }
 
@@ -334,6 +356,7 @@ int cuda_make_memory(struct cuda_device *d, const struct tl_device_load *load, s
   cuda_place_weights(d, d->weights);
   place_work(d, d->memory);
   place_pinned(d, d->pinned);
+  d->states = d->kv + d->kv_bytes - d->n_states * cuda_state_bytes(d);
   r = cuda_clear_counters(d, err);
   if (r == TL_OK) r = make_growth(d, err);
   return r < 0 ? r : make_ropes(d, err);

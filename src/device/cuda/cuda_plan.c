@@ -44,6 +44,7 @@ static int make_dims(struct cuda_device *d, struct tl_error *err) {
   s->qkv = (s->n_heads + 2 * s->n_kv_heads) * s->head;
   s->attn = s->n_heads * s->head;
   s->rope = s->head;
+  if ((r = cuda_state_dims(d, err)) < 0) return r;
   if (m->n_latent) return cuda_latent_dims(d, err);
   if (s->head > TL_CUDA_MAX_HEAD_DIM) return cuda_refuse(d, "heads of more than 256 elements", err);
   if (m->head_dim % 2 || m->n_rotated % 2) return cuda_refuse(d, "heads of an odd size", err);
@@ -81,6 +82,15 @@ static const struct {
     [TL_OP_LATENT_ABSORB] = {1, TL_F_TURNED},
     [TL_OP_LATENT_ATTEND] = {0, 0},
     [TL_OP_LATENT_VALUE] = {1, 0},
+    [TL_OP_DELTA_IN] = {3, 0},
+    [TL_OP_DELTA_GATES] = {3, 0},
+    [TL_OP_CONV] = {3, 0},
+    [TL_OP_DELTA] = {2, TL_F_TURNED},
+    [TL_OP_GATED_NORM] = {1, 0},
+    [TL_OP_GATE_IN] = {1, 0},
+    [TL_OP_GATE] = {0, 0},
+    [TL_OP_SHORT_IN] = {3, 0},
+    [TL_OP_SHORT_CONV] = {1, 0},
     [TL_OP_POOL] = {0, 0},
     [TL_OP_DENSE] = {1, TL_F_TANH | TL_F_GELU},
     [TL_OP_VECTOR_NORM] = {1, 0},
@@ -122,6 +132,9 @@ static const struct tl_op *match(const struct tl_op *op, const struct tl_op *end
       [TL_OP_LATENT] = CUDA_OP_LATENT, [TL_OP_LATENT_NORM] = CUDA_OP_LATENT_ROWS, [TL_OP_LATENT_QUERY] = CUDA_OP_LATENT_QUERY,
       [TL_OP_LATENT_ABSORB] = CUDA_OP_LATENT_ABSORB, [TL_OP_LATENT_ATTEND] = CUDA_OP_LATENT_ATTEND,
       [TL_OP_LATENT_VALUE] = CUDA_OP_LATENT_VALUE,
+      [TL_OP_DELTA_IN] = CUDA_OP_DELTA_IN, [TL_OP_CONV] = CUDA_OP_CONV,  [TL_OP_DELTA] = CUDA_OP_DELTA,
+      [TL_OP_GATED_NORM] = CUDA_OP_GATED_NORM, [TL_OP_SHORT_IN] = CUDA_OP_SHORT_IN, [TL_OP_SHORT_CONV] = CUDA_OP_SHORT_CONV,
+      [TL_OP_GATE_IN] = CUDA_OP_GATE_IN, [TL_OP_GATE] = CUDA_OP_GATE,
       [TL_OP_UP] = CUDA_OP_UP,         [TL_OP_POOL] = CUDA_OP_POOL,      [TL_OP_DENSE] = CUDA_OP_DENSE};
   const struct tl_op *first = op, *copy;
   bool is_norm = take(&op, end, TL_OP_NORM_ADD, &to->post);
@@ -135,6 +148,7 @@ static const struct tl_op *match(const struct tl_op *op, const struct tl_op *end
   if (turns != (to->kind == CUDA_OP_LATENT_ABSORB)) return NULL;
   if (to->kind == CUDA_OP_EMBED && to->from->kind != TL_OP_EMBED) return NULL; /* a kind without an entry */
   if (to->kind == CUDA_OP_LATENT_ROWS && !(to->rope = cuda_latent_rope(to->from, end))) return NULL;
+  if (to->kind == CUDA_OP_DELTA_IN && !take(&op, end, TL_OP_DELTA_GATES, &to->gates)) return NULL;
   if (to->kind == CUDA_OP_ROUTE) to->row_gate = find_row_gate(to->from, end);
   if (to->kind == CUDA_OP_GATED) take(&op, end, TL_OP_ROW_GATE, &to->row_gate);
   if (to->kind == CUDA_OP_EMBED && !to->from->features) take(&op, end, TL_OP_EMBED_PLACE, &to->place);
@@ -150,9 +164,9 @@ static bool is_of(const struct tl_op *experts, const struct tl_op *before) {
   return alike && experts->n_experts == before->n_experts && experts->n_chosen == before->n_chosen;
 }
 
-/* What waits behind a record for one that reads it: normed rows, what QKV made, what attention and the MLP's first half did, and a
- * sum that is to be added to the residual. */
-enum waiting { WAITS_H = 1 << 0, WAITS_QKV = 1 << 1, WAITS_A = 1 << 2, WAITS_M = 1 << 3, WAITS_SUM = 1 << 4 };
+/* What waits behind a record for one that reads it: normed rows, what QKV made, what attention and the MLP's first half did, a
+ * sum that is to be added to the residual, and the gate of attention. KEPT: what waits as A is of a layer that keeps a state. */
+enum waiting { WAITS_H = 1 << 0, WAITS_QKV = 1 << 1, WAITS_A = 1 << 2, WAITS_M = 1 << 3, WAITS_SUM = 1 << 4, WAITS_GATE = 1 << 5, WAITS_KEPT = 1 << 6 };
 
 /* What has to wait before a record, what must not, what waits no more behind it, and what does instead; of kinds that are not here,
  * which come one behind the other, nothing waits but their results. Attention and the MLP may stand side by side: then both read one norm's
@@ -161,7 +175,7 @@ static const struct flow {
   uint32_t needs, without, takes, leaves;
 } flows[] = {
     [CUDA_OP_EMBED] = {0, 0, ~0u, WAITS_SUM},
-    [CUDA_OP_NORM] = {WAITS_SUM, WAITS_QKV, WAITS_SUM, WAITS_H},
+    [CUDA_OP_NORM] = {WAITS_SUM, WAITS_QKV | WAITS_GATE, WAITS_SUM, WAITS_H},
     [CUDA_OP_QKV] = {WAITS_H, ~WAITS_H, 0, WAITS_QKV},
     [CUDA_OP_ATTEND] = {WAITS_QKV, 0, WAITS_QKV, WAITS_A},
     [CUDA_OP_LATENT] = {WAITS_H, ~WAITS_H, 0, WAITS_QKV},
@@ -170,7 +184,15 @@ static const struct flow {
     [CUDA_OP_LATENT_ABSORB] = {WAITS_QKV, 0, 0, 0},
     [CUDA_OP_LATENT_ATTEND] = {WAITS_QKV, 0, 0, 0},
     [CUDA_OP_LATENT_VALUE] = {WAITS_QKV, 0, WAITS_QKV, WAITS_A},
-    [CUDA_OP_OUT] = {WAITS_A, WAITS_SUM | WAITS_QKV, WAITS_A | WAITS_H, WAITS_SUM},
+    [CUDA_OP_DELTA_IN] = {WAITS_H, ~WAITS_H, 0, WAITS_QKV},
+    [CUDA_OP_CONV] = {WAITS_QKV, 0, 0, 0},
+    [CUDA_OP_DELTA] = {WAITS_QKV, 0, 0, 0},
+    [CUDA_OP_GATED_NORM] = {WAITS_QKV, 0, WAITS_QKV, WAITS_A | WAITS_KEPT},
+    [CUDA_OP_SHORT_IN] = {WAITS_H, ~WAITS_H, 0, WAITS_QKV},
+    [CUDA_OP_SHORT_CONV] = {WAITS_QKV, 0, WAITS_QKV, WAITS_A | WAITS_KEPT},
+    [CUDA_OP_GATE_IN] = {WAITS_H | WAITS_QKV, 0, 0, WAITS_GATE},
+    [CUDA_OP_GATE] = {WAITS_A | WAITS_GATE, WAITS_KEPT, WAITS_GATE, 0},
+    [CUDA_OP_OUT] = {WAITS_A, WAITS_SUM | WAITS_QKV | WAITS_GATE, WAITS_A | WAITS_H | WAITS_KEPT, WAITS_SUM},
     [CUDA_OP_GATED] = {WAITS_H, WAITS_SUM | WAITS_QKV | WAITS_M, WAITS_H, WAITS_M},
     [CUDA_OP_UP] = {WAITS_H, WAITS_SUM | WAITS_QKV | WAITS_M, WAITS_H, WAITS_M},
     [CUDA_OP_DOWN] = {WAITS_M, WAITS_SUM | WAITS_QKV | WAITS_A, WAITS_M | WAITS_H, WAITS_SUM},
@@ -202,6 +224,11 @@ static bool may_follow(const struct cuda_op *before, const struct cuda_op *op) {
     case CUDA_OP_LATENT_ABSORB:
     case CUDA_OP_LATENT_ATTEND:
     case CUDA_OP_LATENT_VALUE: return cuda_latent_may_follow(before, op);
+    case CUDA_OP_CONV:
+    case CUDA_OP_DELTA:
+    case CUDA_OP_GATED_NORM:
+    case CUDA_OP_SHORT_CONV:
+    case CUDA_OP_GATE_IN: return cuda_state_may_follow(before, op);
     case CUDA_OP_GATED: return !op->row_gate || kind == CUDA_OP_EXPERTS_DOWN;
     case CUDA_OP_DOWN: /* the row gate is applied to what it makes, so it must make nothing but the product; a factor is the norm's */
       return kind != CUDA_OP_GATED || (!before->row_gate || (!(op->from->features & ~TL_F_FACTOR) && op->from->bias[0] < 0));
@@ -216,17 +243,21 @@ static bool same_order(const uint32_t *a, const uint32_t *b, uint32_t k) {
   return a == b || (a && b && memcmp(a, b, k * sizeof *a) == 0);
 }
 
-/* The next n outputs of the record's matrix; alike with those before: one piece. */
-static void add_outputs(const struct cuda_device *d, struct cuda_op *op, unsigned input, uint32_t n) {
+/* The next n outputs of the record's matrix, from that input of the model's record; alike with those before: one piece. */
+static void add_outputs_of(const struct cuda_device *d, struct cuda_op *op, const struct tl_op *from, unsigned input, uint32_t n) {
   struct cuda_matrix *w = &op->w;
   const uint32_t *order;
-  int format = cuda_format_of(d, op->from, input, w->k, &order);
+  int format = cuda_format_of(d, from, input, w->k, &order);
   struct cuda_piece *last = w->n_pieces ? &w->pieces[w->n_pieces - 1] : NULL;
   if (last && last->format == format && same_order(last->order, order, w->k))
     last->n += n;
   else
     w->pieces[w->n_pieces++] = (struct cuda_piece){.format = format, .first = w->n, .n = n, .order = order, .n_orders = order != NULL};
   w->n += n;
+}
+
+static void add_outputs(const struct cuda_device *d, struct cuda_op *op, unsigned input, uint32_t n) {
+  add_outputs_of(d, op, op->from, input, n);
 }
 
 static bool multiplies_e4m3(const struct cuda_device *d) {
@@ -329,13 +360,21 @@ static void shape_dense(struct cuda_device *d, struct cuda_op *op) {
   at_least(&d->dims.vector, op->w.n);
 }
 
+/* u, and behind it z, b and c, of which the last two are padded so that each begins on 16 bytes. */
+static void shape_delta_in(const struct cuda_device *d, struct cuda_op *op) {
+  const struct cuda_dims *s = &d->dims;
+  uint32_t heads = (uint32_t)cuda_round(s->n_value_heads, 8);
+  for (unsigned input = 0; input < 3; input++) add_outputs(d, op, input, input < 2 ? s->n_key_heads * s->key : s->made);
+  for (unsigned input = 0; input < 3; input++) add_outputs_of(d, op, op->gates, input, input ? heads : s->made);
+}
+
 /* The record's matrix; cuda_weights.c fills in where it lies. */
 static bool shape(struct cuda_device *d, struct cuda_op *op) {
   const struct cuda_dims *s = &d->dims;
   struct cuda_matrix *w = &op->w;
   bool up = op->kind == CUDA_OP_GATED || op->kind == CUDA_OP_UP;
   uint32_t inner = up || op->kind == CUDA_OP_DOWN ? inner_of(d, op->from, up) : 0;
-  w->k = op->kind == CUDA_OP_OUT ? s->attn : op->kind == CUDA_OP_DOWN ? inner : s->dim;
+  w->k = op->kind == CUDA_OP_OUT ? (op->of_state ? s->made : s->attn) : op->kind == CUDA_OP_DOWN ? inner : s->dim;
   w->float_out = op->kind == CUDA_OP_LOGITS || op->kind == CUDA_OP_ROUTE || op->kind == CUDA_OP_DENSE;
   at_least(&d->dims.ffn, inner);
   switch (op->kind) {
@@ -371,11 +410,24 @@ static bool shape(struct cuda_device *d, struct cuda_op *op) {
       break;
     case CUDA_OP_LATENT_ABSORB:
     case CUDA_OP_LATENT_VALUE: cuda_latent_shape(d, op); return true;
+    case CUDA_OP_DELTA_IN: shape_delta_in(d, op); break;
+    case CUDA_OP_SHORT_IN:
+      for (unsigned input = 0; input < 3; input++) add_outputs(d, op, input, s->n_channels);
+      break;
+    case CUDA_OP_GATE_IN:
+      add_outputs(d, op, 0, s->attn);
+      op[-1].w.leaves = false; /* this product comes before who would do what is left */
+      break;
+    case CUDA_OP_CONV:
+    case CUDA_OP_SHORT_CONV: cuda_conv_shape(d, op); return true;
+    case CUDA_OP_DELTA:
+    case CUDA_OP_GATED_NORM:
+    case CUDA_OP_GATE:
     case CUDA_OP_LATENT_ROWS:
     case CUDA_OP_LATENT_ATTEND:
     case CUDA_OP_NORM: return true;
     case CUDA_OP_ATTEND:
-      if (cuda_norms_whole_rows(op)) op[-1].w.leaves = false; /* they come before what scales */
+      if (cuda_norms_whole_rows(op)) cuda_qkv_of(op)->w.leaves = false; /* they come before what scales */
       return true;
   }
   if (w->ld == 0) w->ld = w->n;
@@ -450,6 +502,7 @@ static int check_purpose(const struct cuda_device *d, struct tl_error *err) {
   enum cuda_op_kind last = d->n_plan ? d->plan[d->n_plan - 1].kind : CUDA_OP_EMBED;
   if (!cuda_pools(d) && last != CUDA_OP_LOGITS) return cuda_refuse(d, "a plan that does not end in logits", err);
   if (cuda_pools(d) && last != CUDA_OP_POOL && last != CUDA_OP_DENSE) return cuda_refuse(d, "a plan that does not end in a vector", err);
+  if (cuda_pools(d) && d->model->recurrence.n_layers) return cuda_refuse(d, "layers that keep a state, of a model that pools", err);
   for (uint32_t i = 0; i < d->n_plan && !cuda_pools(d); i++)
     if (d->plan[i].from->features & TL_F_BOTH_SIDES) return cuda_refuse(d, "attention to later tokens of a model that generates", err);
   return TL_OK;
@@ -477,6 +530,7 @@ int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
     if (!next || (before ? !may_follow(before, to) : to->kind != CUDA_OP_EMBED)) return unknown_record(d, (uint32_t)(op - m->plan), err);
     to->before = before ? before->from : NULL;
     to->waits = waits_behind(before, to);
+    to->of_state = to->kind == CUDA_OP_OUT && before->waits & WAITS_KEPT;
     if (!shape(d, to)) return cuda_refuse(d, "too many shapes of matrices", err);
     if (op->features & TL_F_SHARE_IN && to->kind == CUDA_OP_EXPERTS_UP && to->w.pieces[0].n_orders)
       return cuda_refuse(d, "shares of experts' inputs that stand in another order", err);

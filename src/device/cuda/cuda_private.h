@@ -16,6 +16,7 @@
 #define CUDA_MAX_PRODUCTS 64    /* shapes (outputs, inputs, kind of result) of a plan */
 #define CUDA_WAYS_TO_PART 3     /* a product's k: in 2, 4 or 8 parts; */
 #define CUDA_MOST_PARTS 8
+#define CUDA_MAX_PIECES (2 * TL_OP_INPUTS) /* of a matrix: DELTA_IN has the inputs of two records */
 #define CUDA_PARTED_ROWS 64     /* of up to so many rows, */
 #define CUDA_PARTED_BUCKETS 3   /* which end the last of so many buckets */
 #define CUDA_MAX_BUCKETS 48     /* of rows, for algorithms; for graphs, of each kind */
@@ -36,6 +37,9 @@ struct cuda_dims {
   uint32_t qkv, attn;        /* (n_heads + 2 n_kv_heads) head, n_heads head; with latents t or q, and c; n_heads n_value */
   uint32_t rope;             /* angles of a position, cosines and sines: head, or what of it is rotated */
   uint32_t rank, queries;    /* with latents: numbers of t, of q */
+  uint32_t n_key_heads, n_value_heads, key, value; /* of layers that keep a state: heads of this rank, 0 of LFM2; their sizes, padded */
+  uint32_t n_channels;       /* padded: a row of u */
+  uint32_t made;             /* numbers that such a layer makes of a row, padded */
   uint32_t ld_logits;        /* floats from row to row */
   uint32_t ld_part;          /* of a rank's part of them: the most that any rank has */
   uint32_t vector;           /* padded, the longest of a model that pools; 0: it generates */
@@ -47,6 +51,12 @@ struct cuda_order {
   uint32_t size, padded;
   uint16_t at[TL_CUDA_MAX_HEAD_DIM];
 };
+/* Elements as they are, then padding. */
+static inline void cuda_plain_order(struct cuda_order *order, uint32_t size, uint32_t padded) {
+  order->size = size;
+  order->padded = padded;
+  for (uint32_t i = 0; i < padded; i++) order->at[i] = (uint16_t)(i < size ? i : CUDA_NOTHING);
+}
 
 /* Outputs of a matrix that are stored alike, row-major, with k contiguous. */
 struct cuda_piece {
@@ -65,7 +75,7 @@ struct cuda_piece {
 
 /* Weights (n, k): GGUF files may have Q, K and V of a layer in different formats. */
 struct cuda_matrix {
-  struct cuda_piece pieces[TL_OP_INPUTS];
+  struct cuda_piece pieces[CUDA_MAX_PIECES];
   unsigned n_pieces;
   float *bias; /* (n) or NULL */
   uint32_t n, k;
@@ -96,6 +106,14 @@ enum cuda_op_kind {
   CUDA_OP_LATENT_ABSORB, /* wide = of each head of q what meets c */
   CUDA_OP_LATENT_ATTEND, /* wide = of each head what is mixed of latents */
   CUDA_OP_LATENT_VALUE,  /* a = of each head W of that */
+  CUDA_OP_DELTA_IN,      /* qkv = h W^T: u, then z, b and c (cuda_states.c, as all these) */
+  CUDA_OP_CONV,          /* u = silu of its convolution */
+  CUDA_OP_DELTA,         /* a, by the delta rule */
+  CUDA_OP_GATED_NORM,    /* a = norm of each head, times silu(z) */
+  CUDA_OP_SHORT_IN,      /* qkv = h W^T + b: B, z, x */
+  CUDA_OP_SHORT_CONV,    /* a = z times the convolution of B x */
+  CUDA_OP_GATE_IN,       /* z = h W^T */
+  CUDA_OP_GATE,          /* a *= sigmoid(z) */
   CUDA_OP_DENSE,  /* vector = vector W^T + b, its function, its norm */
 };
 
@@ -106,11 +124,13 @@ struct cuda_op {
   const struct tl_op *post;   /* NORM: the NORM_ADD that came first, or NULL */
   const struct tl_op *qk_norm, *rope; /* ATTEND: or NULL; rope: LATENT_ROWS, LATENT_ABSORB */
   uint32_t waits;              /* behind it: of enum waiting */
+  const struct tl_op *gates;   /* DELTA_IN: the record of z, b and c */
+  bool of_state;               /* OUT: of what a layer that keeps a state made */
   const struct tl_op *row_gate; /* may be without weights; ROUTE and GATED: of the layer's MLP that all rows have beside their experts; or NULL */
   const struct cuda_op *route;  /* of a layer with experts, for itself and what follows in it; or NULL */
   const struct tl_op *place;    /* EMBED: of positions and token types, or NULL */
   const struct tl_op *vector_norm; /* DENSE: or NULL */
-  float *weight, *shift, *post_weight; /* NORM: (dim), DENSE: (its outputs), or NULL */
+  float *weight, *shift, *post_weight; /* NORM: (dim), DENSE: (its outputs), or NULL. DELTA: (n_value_heads) each; GATED_NORM: (value) */
   char *places, *types;       /* EMBED: T (any, dim), or NULL */
   float *q_norm, *k_norm;     /* ATTEND: (head), or of all heads; or NULL. LATENT_ROWS: of t or NULL, of c */
   float *sinks;               /* ATTEND: (n_heads), or NULL */
@@ -126,6 +146,11 @@ static inline bool cuda_has_gate(const struct cuda_op *op) {
 /* ATTEND: whether Q and K are normed over all heads of a row, not each head by itself. */
 static inline bool cuda_norms_whole_rows(const struct cuda_op *op) {
   return op->qk_norm && op->qk_norm->features & TL_F_WHOLE_ROW;
+}
+
+/* ATTEND: the record whose rows it reads. */
+static inline struct cuda_op *cuda_qkv_of(struct cuda_op *op) {
+  return op[-1].kind == CUDA_OP_GATE_IN ? op - 2 : op - 1;
 }
 
 /* Who applies the scales of outputs and rows. */
@@ -180,6 +205,9 @@ struct cuda_step_data {
   uint32_t *starts;                 /* (max_seqs + 1) first row of each sequence */
   struct tl_cuda_adapter_tile *adapter_tiles; /* (max_adapter_tiles) of models that have adapters, as the next */
   uint32_t *adapter_rows;           /* (max_tokens) */
+  struct tl_cuda_stretch *stretches; /* (max_seqs) of models with layers that keep a state, as the next */
+  struct tl_cuda_conv_tile *conv_tiles; /* (tl_cuda_max_conv_tiles) */
+  struct tl_cuda_conv_tile *chunks, *longs; /* (max_chunks), (max_seqs): of stretches that the delta rule treats by chunks */
   size_t bytes;                     /* of all above */
   uint32_t *tables;                 /* (max_seqs, table_stride) */
   struct tl_token_count *history;   /* (max_entries) */
@@ -207,8 +235,11 @@ struct cuda_work {
   float *x;         /* (tokens, dim) residual */
   float *x_turn;    /* (TL_CUDA_NORMED_ROWS, dim) of few rows: the two take turns */
   char *delta, *h;  /* T (tokens, dim) */
-  char *qkv, *q, *a;/* T (tokens, qkv), (tokens, attn), (tokens, attn) */
+  char *qkv, *q, *a;/* T (tokens, qkv), (tokens, attn), (tokens, attn); of layers that keep a state as they need */
   char *rank, *queries, *wide; /* T of latents: (tokens, dims.rank), (tokens, dims.queries), (tokens, n_heads head) */
+  char *u, *z;      /* T (tokens, n_channels) behind the convolution; (tokens, attn) the gates of attention; or NULL */
+  char *matrices;   /* T (max_chunks, n_value_heads, TL_CUDA_DELTA_MATRICES), as what is next */
+  float *factors;   /* (max_chunks, n_value_heads, TL_CUDA_DELTA_FACTORS) */
   char *gate_up, *m;/* T (tokens, 2 ffn), (tokens, ffn) */
   char *last;       /* T (rows, dim) */
   float *logits;    /* (rows, ld_logits) */
@@ -244,7 +275,7 @@ struct cuda_work {
 
 struct cuda_limits {
   uint32_t max_tokens, max_seqs, max_context; /* max_tokens: rounded up to the last bucket */
-  uint32_t table_stride, max_tiles, max_chunk_tiles, max_items, max_entries, max_adapter_tiles;
+  uint32_t table_stride, max_tiles, max_chunk_tiles, max_items, max_entries, max_adapter_tiles, max_chunks;
   uint32_t n_drawers; /* thread blocks that draw */
   uint32_t n_blocks, n_lanes; /* thread blocks of decode attention, and what shares out its items */
   struct tl_cuda_packing packing;
@@ -294,6 +325,7 @@ struct cuda_device {
   uint32_t window, chunk;         /* of the layers that have one; 0: none has. Not both */
   const struct tl_op *grows;      /* a record whose queries grow; NULL: none's do */
   struct cuda_order qk_order, v_order;
+  struct cuda_order key_order, value_order; /* of layers that keep a state */
   struct cuda_op *plan;
   uint32_t n_plan;
   /* of models that have adapters: what the ops' `adapters` point to, one record after the other, and the same to be copied there */
@@ -303,6 +335,8 @@ struct cuda_device {
   char *weights, *memory, *kv; /* three arenas */
   size_t weight_bytes, work_bytes, kv_bytes, layer_bytes; /* layer: K of one, or V */
   uint32_t n_kv_blocks;
+  char *states; /* behind the KV cache: S of each such layer and state, then what convolutions keep (cuda_states.c) */
+  uint32_t n_states;
   struct cuda_work work;
   struct cuda_step_data device;
   void *pinned;
@@ -331,6 +365,8 @@ struct cuda_pass {
   uint32_t n_runs;      /* of struct cuda_sdpa; 0: all tiles are for our own kernel */
   uint32_t table_width; /* entries of a block table that are copied */
   uint32_t n_adapter_tiles; /* 0: no row has an adapter */
+  uint32_t n_stretches, n_conv_tiles; /* 0: no layer keeps a state */
+  uint32_t n_chunks, n_long; /* of stretches that the delta rule treats by chunks */
   bool all_rows; /* the rows wanted are all of the pass, in order */
 };
 
@@ -460,6 +496,18 @@ bool cuda_latent_may_follow(const struct cuda_op *before, const struct cuda_op *
 /* Of LATENT_ABSORB and LATENT_VALUE: the heads' matrices one behind the other. */
 void cuda_latent_shape(const struct cuda_device *d, struct cuda_op *op);
 int cuda_latent(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
+/* cuda_states.c: layers that keep a state, and the gate of attention. Sizes; TL_EUNSUPPORTED names what no kernel does. */
+int cuda_state_dims(struct cuda_device *d, struct tl_error *err);
+bool cuda_state_may_follow(const struct cuda_op *before, const struct cuda_op *op);
+/* Of CONV and SHORT_CONV: the factors of each channel, in T. */
+void cuda_conv_shape(const struct cuda_device *d, struct cuda_op *op);
+size_t cuda_state_bytes(const struct cuda_device *d); /* of one state, of all layers; 0: there are none */
+/* How many states get part of the room that there is for them and for keys and values, of which a context needs so much. */
+uint32_t cuda_count_states(const struct cuda_device *d, const struct tl_device_load *load, size_t room, size_t context_bytes);
+/* Numbers of a row that the records' products, and the records, make at most. */
+size_t cuda_widest_in(const struct cuda_device *d);
+size_t cuda_widest_made(const struct cuda_device *d);
+int cuda_keep(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *h, struct tl_error *err);
 /* Where a layer's keys begin. */
 char *cuda_keys_of(const struct cuda_device *d, const struct cuda_op *op);
 /* Of decode attention: for layers that see all, and for those that do not, if there are such. */

@@ -46,6 +46,11 @@ void cuda_stage_step(struct cuda_device *d, const struct tl_step *step, const st
                             .n_chunk_tiles = d->chunk ? tl_cuda_plan_chunks(step, packing.most_rows, d->chunk, d->limits.table_stride, h->chunk_tiles) : 0,
                             .all_rows = step->n_rows == step->n_tokens,
                             .table_width = stage_tables(d, step)};
+  if (d->model->recurrence.n_layers) {
+    ret->n_stretches = shape->is_decode ? n_padded : step->n_seqs; /* of a graph as many as of rows, whatever the step has */
+    ret->n_conv_tiles = tl_cuda_plan_stretches(step, n_padded, ret->n_stretches, h->stretches, h->conv_tiles);
+    if (d->limits.max_chunks) ret->n_chunks = tl_cuda_plan_long(h->stretches, ret->n_stretches, h->chunks, h->longs, &ret->n_long);
+  }
   cuda_stage_sdpa(d, step, ret);
   if (step->adapters) cuda_stage_adapters(d, step, n_padded, ret);
 }

@@ -27,9 +27,10 @@ struct rest {
   struct tl_cuda_rest delta, qkv;
 };
 
-/* Whether an MLP beside attention reads a norm's rows, too. */
+/* Whether an MLP beside attention, or what makes its gate, reads a norm's rows, too. */
 static bool is_read_twice(const struct cuda_op *norm) {
-  return norm[1].kind == CUDA_OP_QKV && (norm[3].kind == CUDA_OP_GATED || norm[3].kind == CUDA_OP_UP); /* norm[2] is attention */
+  if (norm[1].kind != CUDA_OP_QKV) return false;
+  return norm[2].kind == CUDA_OP_GATE_IN || norm[3].kind == CUDA_OP_GATED || norm[3].kind == CUDA_OP_UP; /* else norm[2] is attention */
 }
 
 static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, float *x, struct rest *rest,
@@ -201,7 +202,7 @@ static int logits(struct cuda_device *d, const struct cuda_op *op, const struct 
  * more to start than a norm to compute once more in every block. */
 static bool joins_next(const struct cuda_op *op, const struct cuda_op *next, const struct cuda_pass *pass) {
   bool plain = !op->post && op->weight && !op->shift && !(op->from->features & (TL_F_LAYER_NORM | TL_F_IN_PLACE));
-  bool reads = next->kind == CUDA_OP_QKV || (next->kind == CUDA_OP_GATED && gate_of(next) != TL_CUDA_GELU_ERF);
+  bool reads = next->kind == CUDA_OP_QKV || next->kind == CUDA_OP_DELTA_IN || next->kind == CUDA_OP_SHORT_IN || (next->kind == CUDA_OP_GATED && gate_of(next) != TL_CUDA_GELU_ERF);
   return plain && reads && !is_read_twice(op) && !cuda_adapts(next, pass) && cuda_norms_itself(&next->w, pass->n_tokens);
 }
 
@@ -212,7 +213,7 @@ static int normed(struct cuda_device *d, const struct cuda_op *op, const struct 
   bool gated = next->kind == CUDA_OP_GATED;
   struct tl_cuda_normed_args made = {.first = op->before->kind == TL_OP_EMBED, .width = d->model->dim, .eps = op->from->eps,
                                      .factor = factor_before(op), .x = x, .x_out = x_out, .delta = d->work.delta, .weight = op->weight};
-  return cuda_run_normed(d, &next->w, gated ? next->w.bias : NULL, gated ? gate_of(next) : TL_CUDA_UNGATED, &made, pass->n_tokens,
+  return cuda_run_normed(d, &next->w, next->kind == CUDA_OP_QKV ? NULL : next->w.bias, gated ? gate_of(next) : TL_CUDA_UNGATED, &made, pass->n_tokens,
                          gated ? d->work.m : d->work.qkv, err);
 }
 
@@ -256,6 +257,14 @@ int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl
       case CUDA_OP_LATENT_ABSORB:
       case CUDA_OP_LATENT_ATTEND:
       case CUDA_OP_LATENT_VALUE: r = cuda_latent(d, op, pass, err); break;
+      case CUDA_OP_DELTA_IN:
+      case CUDA_OP_CONV:
+      case CUDA_OP_DELTA:
+      case CUDA_OP_GATED_NORM:
+      case CUDA_OP_SHORT_IN:
+      case CUDA_OP_SHORT_CONV:
+      case CUDA_OP_GATE_IN:
+      case CUDA_OP_GATE: r = cuda_keep(d, op, pass, w->h, err); break;
       case CUDA_OP_DENSE: r = cuda_dense(d, op, pass, err); break;
     }
   }

@@ -120,7 +120,7 @@ void cuda_store_codes(const struct cuda_part *part, uint64_t row, char *to) {
   const struct tl_tensor *t = part->tensor;
   const struct tl_quant_format *f = tl_quant_format(t->dtype);
   if (!f) {
-    memcpy(to, (const char *)t->data + row * t->shape[1] + part->column, part->n_columns);
+    memcpy(to, (const char *)tl_tensor_row(t, row) + part->column, part->n_columns);
     return;
   }
   for (uint64_t k = 0; k < part->n_columns; k += f->block) {

@@ -41,6 +41,11 @@ static void place_norms(const struct cuda_device *d, struct cuda_placer *p, stru
     if (op->from->weight[0] >= 0) op->q_norm = place_floats(p, s->rank);
     op->k_norm = place_floats(p, d->model->n_latent);
   }
+  if (op->kind == CUDA_OP_DELTA) {
+    op->weight = place_floats(p, s->n_value_heads);
+    op->shift = place_floats(p, s->n_value_heads);
+  }
+  if (op->kind == CUDA_OP_GATED_NORM) op->weight = place_floats(p, s->value);
   if (op->kind == CUDA_OP_EMBED && op->place) {
     op->places = place_table(d, p, op->place->weight[0]);
     op->types = place_table(d, p, op->place->weight[1]);
@@ -76,7 +81,7 @@ size_t cuda_place_weights(struct cuda_device *d, char *base) {
     else /* of one tensor, whole: one piece, stored alike */
       op->w.pieces[0].data = first->w.pieces[0].data, op->w.pieces[0].scales = first->w.pieces[0].scales;
     if (op->w.n && has_bias(op->from)) op->w.bias = place_floats(&p, op->w.n);
-    if (op->kind == CUDA_OP_ATTEND) op->w.bias = op[-1].w.bias; /* which the product leaves to it */
+    if (op->kind == CUDA_OP_ATTEND) op->w.bias = cuda_qkv_of(op)->w.bias; /* which the product leaves to it */
   }
   cuda_place_adapters(d, &p);
   return p.at;
@@ -157,12 +162,14 @@ static bool add_norm(struct cuda_device *d, struct parts *p, const struct tl_op 
 
 /* The output projection's inputs are heads as well. */
 static bool add_head_columns(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
-  uint32_t head = d->model->head_dim, padded = d->dims.head;
+  const struct tl_recurrence *r = &d->model->recurrence;
+  uint32_t head = op->of_state ? r->value_dim : d->model->head_dim, padded = op->of_state ? d->dims.value : d->dims.head;
+  uint32_t n_heads = op->of_state ? d->dims.n_value_heads : d->dims.n_heads;
   unsigned first = p->n;
   if (!add_all_rows(d, p, op, 0, 0)) return false;
   if (head == padded) return true;
   struct cuda_part whole = p->list[first];
-  for (uint32_t i = 0; i < d->dims.n_heads; i++) {
+  for (uint32_t i = 0; i < n_heads; i++) {
     struct cuda_part part = whole;
     part.column = whole.column + (uint64_t)i * head;
     part.n_columns = head;
@@ -249,6 +256,34 @@ static bool add_latent_norms(struct cuda_device *d, struct parts *p, const struc
          add_norm(d, p, op->from, op->from->weight[1], 0, d->model->n_latent, NULL, op->k_norm);
 }
 
+/* Queries, keys and values of heads, or their convolutions. */
+static bool add_channels(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
+  uint32_t keys = d->dims.n_key_heads * d->dims.key;
+  return add_rows(d, p, op, 0, 0, keys, &d->key_order) && add_rows(d, p, op, 1, keys, keys, &d->key_order) &&
+         add_rows(d, p, op, 2, 2 * keys, d->dims.made, &d->value_order);
+}
+
+static bool add_delta_in(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
+  uint32_t z = d->dims.n_channels, b = z + d->dims.made, n = d->dims.n_value_heads, c = b + (uint32_t)cuda_round(n, 8);
+  return add_channels(d, p, op) && add_input(d, p, op, op->gates, 0, z, d->dims.made, &d->value_order) &&
+         add_input(d, p, op, op->gates, 1, b, n, NULL) && add_input(d, p, op, op->gates, 2, c, n, NULL);
+}
+
+static bool add_delta(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
+  float *const to[] = {op->weight, op->shift};
+  for (unsigned i = 0; i < 2; i++) {
+    struct tl_slice s = tl_slice_weight(d->model, &d->shard, op->from, i);
+    if (!add_norm(d, p, op->from, op->from->weight[i], s.first_row, s.n_rows, NULL, to[i])) return false;
+  }
+  return true;
+}
+
+static bool add_short_in(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
+  for (int i = 0; i < 3; i++)
+    if (!add_all_rows(d, p, op, i, (uint64_t)i * d->dims.n_channels)) return false;
+  return true;
+}
+
 static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
   const struct cuda_dims *s = &d->dims;
   switch (op->kind) {
@@ -272,7 +307,15 @@ static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op 
     case CUDA_OP_LATENT_ROWS: return add_latent_norms(d, p, op);
     case CUDA_OP_LATENT_ABSORB:
     case CUDA_OP_LATENT_VALUE: return add_heads(d, p, op);
+    case CUDA_OP_DELTA_IN: return add_delta_in(d, p, op);
+    case CUDA_OP_CONV: return add_channels(d, p, op);
+    case CUDA_OP_DELTA: return add_delta(d, p, op);
+    case CUDA_OP_GATED_NORM: return add_norm(d, p, op->from, op->from->weight[0], 0, d->model->recurrence.value_dim, NULL, op->weight);
+    case CUDA_OP_SHORT_IN: return add_short_in(d, p, op);
+    case CUDA_OP_GATE_IN: return add_rows(d, p, op, 0, 0, s->attn, &d->v_order);
+    case CUDA_OP_GATE:
     case CUDA_OP_LATENT_ATTEND: return true;
+    case CUDA_OP_SHORT_CONV:
     case CUDA_OP_LATENT_QUERY:
     case CUDA_OP_UP:
     case CUDA_OP_DOWN: return add_all_rows(d, p, op, 0, 0);

@@ -37,7 +37,7 @@ static inline void start(void) {
 
 static struct {
   int32_t tokens[TOKENS];
-  uint32_t positions[TOKENS], slots[TOKENS], query_start[BATCH + 1], context_len[BATCH], tables[BATCH * 4], rows[BATCH];
+  uint32_t positions[TOKENS], slots[TOKENS], query_start[BATCH + 1], context_len[BATCH], tables[BATCH * 4], rows[BATCH], states[BATCH];
   struct tl_sampling sampling[BATCH];
   struct tl_sampled sampled[BATCH];
 } work;
@@ -51,6 +51,7 @@ static inline struct tl_step make_step(unsigned n, const uint32_t *counts) {
     for (uint32_t i = 0; i < 4; i++) work.tables[s * 4 + i] = s * 4 + i;
     work.query_start[s] = step.n_tokens;
     work.context_len[s] = 40;
+    work.states[s] = s;
     for (uint32_t i = 0; i < counts[s]; i++, step.n_tokens++) {
       work.positions[step.n_tokens] = 40 - counts[s] + i;
       work.slots[step.n_tokens] = s * 64 + work.positions[step.n_tokens];
@@ -59,6 +60,7 @@ static inline struct tl_step make_step(unsigned n, const uint32_t *counts) {
     work.sampling[s] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1};
   }
   work.query_start[n] = step.n_tokens;
+  if (model->recurrence.n_layers) step.state_from = step.state_to = work.states;
   return step;
 }
 
@@ -126,7 +128,8 @@ static inline int run_three(struct tl_device *device, struct tl_error *err) {
 static inline int load_device(struct tl_device *device, uint64_t kv_bytes, unsigned percent, struct tl_device_loaded *ret,
                        struct tl_error *err) {
   struct tl_device_load load = {.model = model, .max_batch_size = BATCH, .max_batch_tokens = TOKENS, .max_context = CONTEXT,
-                                .draft_tokens = draft_tokens, .draft_rows = BATCH, .kv_memory_bytes = kv_bytes, .memory_percent = percent};
+                                .draft_tokens = draft_tokens, .draft_rows = BATCH, .kv_memory_bytes = kv_bytes, .memory_percent = percent,
+                                .max_states = model->recurrence.n_layers ? BATCH : 0};
   return fake_cuda_ops.load(device, &load, ret, err);
 }
 

@@ -15,7 +15,7 @@ struct opening {
   unsigned rank;
   bool loads; /* else it only joins */
   bool has_joined;
-  uint32_t n_blocks;
+  uint32_t n_blocks, n_states;
   int result;
   struct tl_error error;
   pthread_t thread;
@@ -25,11 +25,13 @@ static inline void *open_rank(void *argument) {
   struct opening *o = argument;
   struct tl_device **device = &o->m->ranks[o->rank];
   struct tl_device_load load = {.model = o->model, .max_batch_size = 4, .max_batch_tokens = BATCH_TOKENS,
-                                .max_context = MAX_CONTEXT, .draft_tokens = draft_tokens, .draft_rows = 4, .kv_memory_bytes = 8 << 20};
+                                .max_context = MAX_CONTEXT, .draft_tokens = draft_tokens, .draft_rows = 4, .kv_memory_bytes = 8 << 20,
+                                .max_states = o->model->recurrence.n_layers ? MAX_STATES : 0};
   struct tl_device_loaded loaded = {0};
   o->result = o->has_joined ? TL_OK : o->m->ops->group->join(*device, o->m->group, o->rank, &o->error);
   if (o->result == TL_OK && o->loads) o->result = o->m->ops->load(*device, &load, &loaded, &o->error);
   o->n_blocks = loaded.n_blocks;
+  o->n_states = loaded.n_states;
   return NULL;
 }
 
@@ -63,7 +65,9 @@ static inline struct machine open_machine_of(const struct tl_model *model, unsig
   for (unsigned i = 0; i < size; i++) {
     if (o[i].result < 0) fail_msg("rank %u: %s", i, o[i].error.message);
     assert_int_equal(o[i].n_blocks, o[0].n_blocks);
+    assert_int_equal(o[i].n_states, o[0].n_states);
   }
+  m.n_states = o[0].n_states;
   m.n_blocks = o[0].n_blocks < 4000 ? o[0].n_blocks : 4000;
   m.blocks = malloc(m.n_blocks * sizeof *m.blocks);
   shuffle(m.blocks, m.n_blocks, 77);

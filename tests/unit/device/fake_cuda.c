@@ -509,6 +509,11 @@ KERNEL(latent_decode, 'D')
 KERNEL(latent_prefill, 'P')
 KERNEL(shrink, 'h')
 KERNEL(expand, 'j')
+KERNEL(conv, 'C')
+KERNEL(delta, 'S')
+KERNEL(delta_long, 'L')
+KERNEL(gated_norm, 'N')
+KERNEL(gate, 'G')
 
 static int op_prepare(void) {
   FAKE_BEGIN("prepare");
@@ -529,7 +534,7 @@ void fake_cuda_reset(void) {
                                           op_gather, op_bias, op_dequantize, op_quantize, op_scale, op_gemv, op_normed, op_cap, op_sample,
                                           op_route, op_experts, op_mix, op_place, op_pool, op_vector,
                                           op_reorder, op_latent_rows, op_latent_turn, op_latent_heads, op_latent_decode, op_latent_prefill,
-                                          op_shrink, op_expand};
+                                          op_shrink, op_expand, op_conv, op_delta, op_delta_long, op_gated_norm, op_gate};
   fake_add_libraries(&fake_cuda_api);
   fake_add_dnn(&fake_cuda_api);
 }

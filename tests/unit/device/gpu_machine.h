@@ -23,7 +23,9 @@ static inline void load_gpu(struct machine *m, const struct tl_model *model, str
   load.max_batch_tokens = BATCH_TOKENS;
   load.max_context = MAX_CONTEXT;
   load.kv_memory_bytes = 32 << 20;
+  load.max_states = model->recurrence.n_layers ? MAX_STATES : 0;
   if (m->ops->load(m->device, &load, &loaded, &err) < 0) fail_msg("%s", err.message);
+  m->n_states = loaded.n_states;
   m->n_blocks = loaded.n_blocks < most_blocks ? loaded.n_blocks : most_blocks;
   m->blocks = malloc(m->n_blocks * sizeof *m->blocks);
   shuffle(m->blocks, m->n_blocks, 77);

@@ -189,6 +189,12 @@ static void test_drafts_every_call_fails(void **state) {
 }
 
 /* A cross-encoder has all kinds of records that make vectors. */
+static void test_states_every_call_fails(void **state) {
+  (void)state;
+  with_model("arch/qwen3_5", test_every_call_fails);
+  with_model("arch/lfm2", test_every_call_fails);
+}
+
 static void test_vectors_every_call_fails(void **state) {
   (void)state;
   with_model("encoders/bert_labels", test_every_call_fails);
@@ -570,7 +576,7 @@ static void test_trap(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_order), cmocka_unit_test(test_drafts), cmocka_unit_test(test_drafts_every_call_fails), cmocka_unit_test(test_order_of_experts), cmocka_unit_test(test_order_of_whole_rows), cmocka_unit_test(test_every_call_fails),
-      cmocka_unit_test(test_experts_every_call_fails), cmocka_unit_test(test_vectors_every_call_fails),
+      cmocka_unit_test(test_experts_every_call_fails), cmocka_unit_test(test_states_every_call_fails), cmocka_unit_test(test_vectors_every_call_fails),
       cmocka_unit_test(test_no_memory),
       cmocka_unit_test(test_memory),    cmocka_unit_test(test_fastest_algorithm),
       cmocka_unit_test(test_every_call_of_choosing_fails),

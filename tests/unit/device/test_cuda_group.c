@@ -55,6 +55,9 @@ static void test_same_tokens(void **state) {
   compare("arch/deepseek_v2_lite", 4, 3e-2);
   compare("arch/qwen2_moe", 2, 3e-2); /* and an MLP in parts, whose gate is whole */
   compare("arch/qwen3_moe", 4, 3e-2);
+  compare("arch/qwen3_next", 2, 3e-2); /* key heads with their value heads */
+  compare("arch/qwen3_5", 2, 3e-2);
+  compare("arch/lfm2", 2, 3e-2); /* channels, of which each rank has no multiple of 8 */
   compare("arch/gpt_oss", 2, 3e-2); /* sinks of each rank's heads, biases of its experts */
 }
 

@@ -113,6 +113,7 @@ static void test_architectures(void **state) {
       "arch/dots1", "arch/ernie4_5_moe", "arch/granitemoe", "arch/granitemoeshared", "arch/cohere", "arch/cohere2",
       "arch/deepseek_v2_lite", "arch/deepseek_v3", "arch/moonlight",
       "arch/arcee", "arch/nemotron", "arch/starcoder2", "arch/phi", "arch/llama4", "arch/llama4_long",
+      "arch/qwen3_next", "arch/qwen3_5", "arch/qwen3_5_moe", "arch/qwen3_5_vision", "arch/lfm2", "arch/lfm2_moe", "arch/lfm2_tied",
       "arch/gemma"};
   static const uint32_t odd[] = {40, 7, 1, 23};
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
@@ -143,7 +144,8 @@ static void check_refused(struct golden *g, const struct tl_model *model, const 
 /* What no kernel does is refused, not left out: an unknown feature of any record, a record that is missing. */
 static void test_unknown_records(void **state) {
   (void)state;
-  static const char *const names[] = {"arch/gemma3", "arch/olmo2", "arch/qwen2_moe", "arch/gpt_oss", "arch/cohere", "arch/deepseek_v3"};
+  static const char *const names[] = {"arch/gemma3", "arch/olmo2", "arch/qwen2_moe", "arch/gpt_oss", "arch/cohere", "arch/deepseek_v3",
+                                      "arch/qwen3_next", "arch/lfm2"};
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
     struct golden *g = open_model(names[i]);
     struct tl_op plan[64];
@@ -288,6 +290,8 @@ static void test_among_others(void **state) {
   check_among_others("arch/qwen2_moe");
   check_among_others("arch/gpt_oss");
   check_among_others("arch/deepseek_v2_lite");
+  check_among_others("arch/qwen3_next");
+  check_among_others("arch/lfm2_moe");
 }
 
 /* Experts in blocks go up as the values that transformers computed with, in the wider of the 16-bit types if most weights are such. */
