@@ -38,13 +38,17 @@ struct work {
   double expert_bytes; /* of all experts of all layers */
   double chosen;       /* the share of a layer's experts that one row reads */
   double kv_bytes;     /* of one token, all layers, in 16 bits */
+  double state_bytes;  /* of a sequence: S of all layers, read and written */
   double flops, row_flops, pair_flops; /* of a token's products, of a row's logits, of a query against a key */
   bool eight_bits;
 };
 
 static struct work count_work(const struct tl_model *m) {
-  struct work w = {.kv_bytes = 4.0 * m->n_layers * m->n_kv_heads * m->head_dim,
-                   .pair_flops = 4.0 * m->n_layers * m->n_heads * m->head_dim};
+  const struct tl_recurrence *r = &m->recurrence;
+  struct work w = {.kv_bytes = 4.0 * m->n_kv_layers * m->n_kv_heads * m->head_dim,
+                   .state_bytes = 8.0 * r->n_layers * r->n_value_heads * r->key_dim * r->value_dim,
+                   .pair_flops = 4.0 * m->n_kv_layers * m->n_heads * m->head_dim,
+                   .flops = 6.0 * r->n_layers * r->n_value_heads * r->key_dim * r->value_dim};
   for (uint32_t i = 0; i < m->n_ops; i++) {
     const struct tl_op *op = &m->plan[i];
     for (int k = 0; k < TL_OP_INPUTS && op->kind != TL_OP_EMBED; k++) {
@@ -67,7 +71,7 @@ static struct work count_work(const struct tl_model *m) {
 
 /* What a step of n rows reads. Of experts what rows that choose evenly and each for itself would read: random weights come near that. */
 static double step_bytes(const struct work *w, uint32_t n, double context) {
-  return w->weight_bytes + w->expert_bytes * (1 - pow(1 - w->chosen, n)) + n * context * w->kv_bytes;
+  return w->weight_bytes + w->expert_bytes * (1 - pow(1 - w->chosen, n)) + n * (context * w->kv_bytes + w->state_bytes);
 }
 
 /* --- steps ---------------------------------------------------------------------------------------- */
@@ -76,16 +80,17 @@ static double step_bytes(const struct work *w, uint32_t n, double context) {
 struct frame {
   int32_t *tokens;
   uint32_t *positions, *slots;
-  uint32_t query_start[MAX_SEQS + 1], context_len[MAX_SEQS], rows[MAX_SEQS];
+  uint32_t query_start[MAX_SEQS + 1], context_len[MAX_SEQS], rows[MAX_SEQS], from[MAX_SEQS], to[MAX_SEQS];
   struct tl_sampling sampling[MAX_SEQS];
   struct tl_step step;
 };
 
-/* Sequence s has the blocks s * stride and on. */
+/* Sequence s has the blocks s * stride and on, and state s. */
 struct bench {
   const struct tl_device_ops *ops;
   struct tl_device *device;
   uint32_t stride, max_tokens, vocab;
+  bool keeps; /* layers have states */
   uint32_t *tables;
   struct frame frames[2];
 };
@@ -125,7 +130,10 @@ static void submit_rows(struct bench *b, struct frame *f, uint32_t first, uint32
     }
     f->query_start[s + 1] = (s + 1) * n;
     f->context_len[s] = from + n;
+    f->from[s] = from ? first + s : TL_NO_STATE;
+    f->to[s] = first + s;
   }
+  if (b->keeps) f->step.state_from = f->from, f->step.state_to = f->to;
   if (b->ops->submit(b->device, &f->step, &err) < 0) die(&err);
 }
 
@@ -267,11 +275,13 @@ static void open_bench(struct bench *b, const struct options *o, const struct tl
   if (o->drafts && o->drafts + DRAFT_ROWS > context) context = o->drafts + DRAFT_ROWS;
   b->max_tokens = o->prefill > MAX_SEQS ? o->prefill : MAX_SEQS;
   b->vocab = m->vocab_size;
+  b->keeps = m->recurrence.n_layers > 0;
   b->ops = tl_device_find(o->device, &index, &err);
   if (!b->ops) die(&err);
   struct tl_device_options options = {.spec = o->device, .index = index, .n_lanes = tl_cpu_count()};
   struct tl_device_load load = {.model = m, .model_path = path, .max_batch_size = MAX_SEQS, .max_batch_tokens = b->max_tokens,
-                                .max_context = context, .draft_tokens = o->drafts ? DRAFT_ROWS - 1 : 0, .draft_rows = MAX_SEQS};
+                                .max_context = context, .draft_tokens = o->drafts ? DRAFT_ROWS - 1 : 0, .draft_rows = MAX_SEQS,
+                                .max_states = m->recurrence.n_layers ? MAX_SEQS : 0};
   if (b->ops->open(&options, &b->device, &err) < 0 || b->ops->load(b->device, &load, ret, &err) < 0) die(&err);
   size_t n_table = (size_t)MAX_SEQS * blocks_of(context);
   b->tables = calloc(n_table, sizeof *b->tables);
@@ -306,20 +316,20 @@ static void measure_model(const struct options *o, const char *path) {
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
     uint32_t n = sizes[i];
     snprintf(what, sizeof what, "decode, %u x %u", n, o->context);
-    if ((uint64_t)n * b.stride > loaded.n_blocks) {
-      printf("%s, %s: not run, the KV cache has %u blocks\n", name, what, loaded.n_blocks);
+    if ((uint64_t)n * b.stride > loaded.n_blocks || (b.keeps && n > loaded.n_states)) {
+      printf("%s, %s: not run, the KV cache has %u blocks, and there are %u states\n", name, what, loaded.n_blocks, loaded.n_states);
       continue;
     }
     double s = measure_decode(&b, n, o->context), context = o->context + WARM_STEPS + STEPS / 2.0;
-    double wanted = w.expert_bytes > 0 ? 0 : n == 1 ? wanted_alone(m, &w) : n == MAX_SEQS ? 0.70 : 0;
+    double wanted = w.expert_bytes > 0 || b.keeps ? 0 : n == 1 ? wanted_alone(m, &w) : n == MAX_SEQS ? 0.70 : 0;
     print_row(name, what, s * 1e3, "ms", step_bytes(&w, n, context) / s / o->limits.copy_bytes_per_s, wanted);
   }
   double n = o->prefill, s = measure_prefill(&b, o->prefill);
   double flops = n * w.flops + w.row_flops + n * (n + 1) / 2 * w.pair_flops;
   snprintf(what, sizeof what, "prefill, %u", o->prefill);
   /* models of E4M3 are held to the rate in BF16, too; that of E4M3 products is about twice it */
-  print_row(name, what, s * 1e3, "ms", flops / s / o->limits.product_flops, w.expert_bytes > 0 ? 0 : 0.60);
-  if (o->drafts) measure_drafts(&b, o, name, loaded.n_blocks);
+  print_row(name, what, s * 1e3, "ms", flops / s / o->limits.product_flops, w.expert_bytes > 0 || b.keeps ? 0 : 0.60);
+  if (o->drafts && !b.keeps) measure_drafts(&b, o, name, loaded.n_blocks);
   b.ops->close(b.device);
   for (struct frame *f = b.frames; f < b.frames + 2; f++) {
     free(f->tokens);

@@ -3,7 +3,7 @@
 
     make gpu-tests && B=build/plain python3 bench/bench_gpu.py [--models FOLDER] [MODEL ...]       (in a bundle: ./run-gpu-suite --bench)
 
-Makes random-weight models with the dimensions of Llama 3.2 1B and Llama 3.1 8B in BF16 and FP8, and one with experts (40 GB, kept in FOLDER), runs
+Makes random-weight models with the dimensions of Llama 3.2 1B and Llama 3.1 8B in BF16 and FP8, one with experts and one whose layers keep a state (45 GB, kept in FOLDER), runs
 bench_gpu on them, the daemon for what only it can show, and transformers, on those in BF16, if this Python has it with CUDA: that compiles before
 we measure, and measures after us. Each row: what, figure, ratio or what was wanted. With the names of some models only those, and no
 transformers."""
@@ -28,6 +28,8 @@ MODELS["8b-fp8-blocks"] = [*MODELS["8b"], "--fp8-blocks"]
 # layers like Qwen3 30B-A3B's, a sixth of them
 MODELS["experts"] = ["--hidden", 2048, "--layers", 8, "--ffn", 768, "--heads", 32, "--kv-heads", 4, "--head-dim", 128, "--experts", 128,
                      "--experts-used", 8, "--untied"]
+# layers like Qwen3.5 4B's, half of them
+MODELS["states"] = ["--hidden", 2560, "--layers", 16, "--ffn", 9216, "--heads", 16, "--kv-heads", 4, "--head-dim", 256, "--states"]
 STREAMS, PROMPT, NEW = 64, 1000, 200
 READY_S, GAP_US = 6, 30
 DRAFTS = 8000  # tokens of the longer context of steps with guesses

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Writes a Llama, or with --experts a Mixtral, with random weights in Hugging Face format, for benchmarks.
+"""Writes a Llama, or with --experts a Mixtral, with --states a Qwen3.5, with random weights in Hugging Face format, for benchmarks.
 
     python3 bench/make_synthetic.py FOLDER [--seed N] [--layers N] ...
 
@@ -20,9 +20,39 @@ import sys
 
 POOL = 1 << 22  # normals that all rows are cut from
 SIGMA = 0.02  # as models are initialised: logits get a deviation of about 0.6
+CONV = 4  # rows that a convolution of --states looks at
+KEY_HEADS, VALUE_HEADS, STATE_DIM = 16, 32, 128
 ROUTER = "block_sparse_moe.gate.weight"
 BLOCK = 128
 FP8_SCALE = 0.006  # of E4M3 numbers whose deviation is about 3.2
+
+
+def keeps(a, layer):
+    """Whether the layer has a state in place of keys and values: three of four."""
+    return a.states and layer % 4 != 3
+
+
+def delta_shapes(layer, a):
+    keys, values = KEY_HEADS * STATE_DIM, VALUE_HEADS * STATE_DIM
+    yield layer + "in_proj_qkv.weight", 2 * keys + values, a.hidden
+    yield layer + "in_proj_z.weight", values, a.hidden
+    yield layer + "in_proj_b.weight", VALUE_HEADS, a.hidden
+    yield layer + "in_proj_a.weight", VALUE_HEADS, a.hidden
+    yield layer + "conv1d.weight", 2 * keys + values, CONV
+    yield layer + "A_log", VALUE_HEADS, 0
+    yield layer + "dt_bias", VALUE_HEADS, 0
+    yield layer + "norm.weight", STATE_DIM, 0
+    yield layer + "out_proj.weight", a.hidden, values
+
+
+def attention_shapes(layer, a, q, kv):
+    yield layer + "q_proj.weight", q * (2 if a.states else 1), a.hidden  # and a gate
+    yield layer + "k_proj.weight", kv, a.hidden
+    yield layer + "v_proj.weight", kv, a.hidden
+    if a.states:
+        yield layer + "q_norm.weight", a.head_dim, 0
+        yield layer + "k_norm.weight", a.head_dim, 0
+    yield layer + "o_proj.weight", a.hidden, q
 
 
 def shapes(a):
@@ -32,10 +62,10 @@ def shapes(a):
     for i in range(a.layers):
         layer = f"model.layers.{i}."
         yield layer + "input_layernorm.weight", a.hidden, 0
-        yield layer + "self_attn.q_proj.weight", q, a.hidden
-        yield layer + "self_attn.k_proj.weight", kv, a.hidden
-        yield layer + "self_attn.v_proj.weight", kv, a.hidden
-        yield layer + "self_attn.o_proj.weight", a.hidden, q
+        if keeps(a, i):
+            yield from delta_shapes(layer + "linear_attn.", a)
+        else:
+            yield from attention_shapes(layer + "self_attn.", a, q, kv)
         yield layer + "post_attention_layernorm.weight", a.hidden, 0
         if a.experts:
             yield layer + ROUTER, a.experts, a.hidden
@@ -84,7 +114,8 @@ def write_weights(path, a):
 
     for name, rows, columns in shapes(a):
         fp8 = is_fp8(a, name, columns)
-        add(name, "F8_E4M3" if fp8 else "BF16", [rows, columns] if columns else [rows], (1 if fp8 else 2) * rows * max(columns, 1))
+        middle = [1] if name.endswith("conv1d.weight") else []
+        add(name, "F8_E4M3" if fp8 else "BF16", [rows, *middle, columns] if columns else [rows], (1 if fp8 else 2) * rows * max(columns, 1))
         if fp8:
             shape = [-(-rows // BLOCK), -(-columns // BLOCK)] if a.fp8_blocks else [1]
             add(name + ("_scale_inv" if a.fp8_blocks else "_scale"), "F32", shape, 4 * math.prod(shape))
@@ -158,6 +189,10 @@ def config(a):
     if a.experts:
         kind = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": a.experts,
                 "num_experts_per_tok": a.experts_used, "sliding_window": None}
+    if a.states:
+        kind = {"architectures": ["Qwen3_5ForCausalLM"], "model_type": "qwen3_5_text", "linear_conv_kernel_dim": CONV,
+                "linear_num_key_heads": KEY_HEADS, "linear_num_value_heads": VALUE_HEADS, "linear_key_head_dim": STATE_DIM,
+                "linear_value_head_dim": STATE_DIM, "layer_types": [("linear" if keeps(a, i) else "full") + "_attention" for i in range(a.layers)]}
     if a.fp8_blocks:
         kind["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK]}
     return {
@@ -205,11 +240,14 @@ def main():
         parser.add_argument("--" + name, type=int, default=default, metavar="N", help=f"default {default}")
     parser.add_argument("--experts", type=int, default=0, metavar="N", help="experts a layer, each of --ffn; default none")
     parser.add_argument("--experts-used", type=int, default=2, metavar="N", help="of them, by a token; default 2")
+    parser.add_argument("--states", action="store_true", help="three of four layers keep a state in place of keys and values")
     parser.add_argument("--fp8", action="store_true", help="the layers' matrices in E4M3, a scale each")
     parser.add_argument("--fp8-blocks", action="store_true", help=f"the same, with a scale for {BLOCK} x {BLOCK}")
     parser.add_argument("--untied", action="store_true", help="an output matrix of its own")
     a = parser.parse_args()
     a.fp8 |= a.fp8_blocks
+    if a.states and (a.fp8 or a.experts):
+        parser.error("--states: is not made with --fp8 or --experts")
     if a.vocab < len(SPECIAL) + 256:
         parser.error(f"--vocab: expected at least {len(SPECIAL) + 256}, got {a.vocab}")
     os.makedirs(a.folder, exist_ok=True)
