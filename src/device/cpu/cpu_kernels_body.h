@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The kernels, written once over a vector of 16 floats (`vf`) that the including
  * file has defined for its instruction set together with TILE_M and TILE_V: rows
- * and vectors of outputs that fit its registers; F8_ROWS: rows with two vectors each. */
+ * and vectors of outputs that fit its registers; F8_ROWS: rows with two vectors each;
+ * ATTEND_TILE(n): vectors that fit for each of n queries, at most 4. */
 #include <math.h>
 #include <string.h>
 
@@ -411,14 +412,22 @@ INLINE vf load_kv(enum tl_dtype dtype, const char *base, size_t element) {
   return vf_load((const float *)(const void *)base + element);
 }
 
+INLINE size_t kv_width(enum tl_dtype dtype) {
+  return dtype == TL_DTYPE_F32 ? 4 : 2;
+}
+
 /* K of a block is stored (head_dim, 16 tokens): 16 scores are one accumulator
- * that sums over the head's dimensions in ascending order. */
+ * that sums over the head's dimensions in ascending order. Blocks lie anywhere, so no prefetcher knows the next one:
+ * those from `ahead` on are asked for meanwhile. */
 INLINE void score_blocks(enum tl_dtype dtype, const unsigned nq, const unsigned nb, const struct cpu_attention *a,
-                         const float *const *q, uint32_t block, float *scores, size_t stride) {
+                         const float *const *q, uint32_t block, uint32_t ahead, float *scores, size_t stride) {
   vf sum[4][4];
-  const char *k[4];
+  const char *k[4], *next[4];
 #pragma GCC unroll 4
-  for (unsigned b = 0; b < nb; b++) k[b] = a->k + a->table[block + b] * a->block_bytes;
+  for (unsigned b = 0; b < nb; b++) {
+    k[b] = a->k + a->table[block + b] * a->block_bytes;
+    next[b] = a->k + a->table[ahead + b] * a->block_bytes;
+  }
 #pragma GCC unroll 4
   for (unsigned i = 0; i < nq; i++)
 #pragma GCC unroll 4
@@ -426,7 +435,10 @@ INLINE void score_blocks(enum tl_dtype dtype, const unsigned nq, const unsigned 
   for (uint32_t d = 0; d < a->head_dim; d++) {
     vf key[4];
 #pragma GCC unroll 4
-    for (unsigned b = 0; b < nb; b++) key[b] = load_kv(dtype, k[b], (size_t)d * TL_BLOCK_TOKENS);
+    for (unsigned b = 0; b < nb; b++) {
+      key[b] = load_kv(dtype, k[b], (size_t)d * TL_BLOCK_TOKENS);
+      __builtin_prefetch(next[b] + (size_t)d * TL_BLOCK_TOKENS * kv_width(dtype));
+    }
 #pragma GCC unroll 4
     for (unsigned i = 0; i < nq; i++) {
       vf value = vf_set1(q[i][d]);
@@ -444,8 +456,10 @@ INLINE void score_blocks(enum tl_dtype dtype, const unsigned nq, const unsigned 
 
 INLINE void score_queries(enum tl_dtype dtype, const unsigned nq, const struct cpu_attention *a, const float *const *q,
                           uint32_t block, uint32_t n_blocks, float *scores, size_t stride) {
-  for (; block + 4 <= n_blocks; block += 4) score_blocks(dtype, nq, 4, a, q, block, scores, stride);
-  for (; block < n_blocks; block++) score_blocks(dtype, nq, 1, a, q, block, scores, stride);
+  const unsigned nb = ATTEND_TILE(nq);
+  for (; block + nb <= n_blocks; block += nb)
+    score_blocks(dtype, nq, nb, a, q, block, block + 2 * nb <= n_blocks ? block + nb : block, scores, stride);
+  for (; block < n_blocks; block++) score_blocks(dtype, nq, 1, a, q, block, block, scores, stride);
 }
 
 /* Scores of positions [from, n) to weights, in place; zeros from the multiple of 16 before them
@@ -474,11 +488,11 @@ static void softmax(float *s, uint32_t from, uint32_t n, const float *sink) {
   for (uint32_t i = begin; i < padded; i += 16) vf_store(s + i, vf_mul(vf_load(s + i), scale));
 }
 
-/* Tokens [from, to) of one block into 16 * nv dimensions from d0 of nq outputs. */
+/* Tokens [from, to) of one block into 16 * nv dimensions from d0 of nq outputs; those of block `ahead` are next. */
 INLINE void mix_block(enum tl_dtype dtype, const unsigned nq, const unsigned nv, const struct cpu_attention *a,
-                      const float *weights, size_t stride, uint32_t from, uint32_t to, uint32_t d0, float *const *out) {
+                      const float *weights, size_t stride, uint32_t from, uint32_t to, uint32_t ahead, uint32_t d0, float *const *out) {
   vf sum[4][4];
-  const char *v = a->v + a->table[from / TL_BLOCK_TOKENS] * a->block_bytes;
+  const char *v = a->v + a->table[from / TL_BLOCK_TOKENS] * a->block_bytes, *next = a->v + a->table[ahead] * a->block_bytes;
 #pragma GCC unroll 4
   for (unsigned i = 0; i < nq; i++)
 #pragma GCC unroll 4
@@ -486,8 +500,11 @@ INLINE void mix_block(enum tl_dtype dtype, const unsigned nq, const unsigned nv,
   for (uint32_t t = from; t < to; t++) {
     vf value[4];
 #pragma GCC unroll 4
-    for (unsigned k = 0; k < nv; k++)
-      value[k] = load_kv(dtype, v, (size_t)(t % TL_BLOCK_TOKENS) * a->head_pad + d0 + 16 * k);
+    for (unsigned k = 0; k < nv; k++) {
+      size_t element = (size_t)(t % TL_BLOCK_TOKENS) * a->head_pad + d0 + 16 * k;
+      value[k] = load_kv(dtype, v, element);
+      __builtin_prefetch(next + element * kv_width(dtype));
+    }
 #pragma GCC unroll 4
     for (unsigned i = 0; i < nq; i++) {
       vf weight = vf_set1(weights[i * stride + t]);
@@ -503,12 +520,13 @@ INLINE void mix_block(enum tl_dtype dtype, const unsigned nq, const unsigned nv,
 
 INLINE void mix_range(enum tl_dtype dtype, const unsigned nq, const struct cpu_attention *a, const float *weights,
                       size_t stride, uint32_t from, uint32_t to, float *const *out) {
+  const unsigned nv = ATTEND_TILE(nq);
   while (from < to) {
     uint32_t end = (from / TL_BLOCK_TOKENS + 1) * TL_BLOCK_TOKENS;
     if (end > to) end = to;
-    uint32_t d = 0;
-    for (; d + 64 <= a->head_pad; d += 64) mix_block(dtype, nq, 4, a, weights, stride, from, end, d, out);
-    for (; d < a->head_pad; d += 16) mix_block(dtype, nq, 1, a, weights, stride, from, end, d, out);
+    uint32_t d = 0, ahead = (end < to ? end : from) / TL_BLOCK_TOKENS;
+    for (; d + 16 * nv <= a->head_pad; d += 16 * nv) mix_block(dtype, nq, nv, a, weights, stride, from, end, ahead, d, out);
+    for (; d < a->head_pad; d += 16) mix_block(dtype, nq, 1, a, weights, stride, from, end, ahead, d, out);
     from = end;
   }
 }

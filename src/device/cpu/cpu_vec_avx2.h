@@ -11,6 +11,7 @@ typedef struct {
 #define TILE_M 6
 #define TILE_V 1
 #define F8_ROWS 3
+#define ATTEND_TILE(n) ((n) > 4 ? 1 : 4 / (n)) /* of two registers */
 
 #define VF static inline __attribute__((always_inline))
 #define BOTH(operation, x, y) ((vf){operation((x).a, (y).a), operation((x).b, (y).b)})

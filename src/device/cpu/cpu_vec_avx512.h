@@ -9,6 +9,7 @@ typedef __m512 vf;
 #define TILE_M 12
 #define TILE_V 2
 #define F8_ROWS 8
+#define ATTEND_TILE(n) 4
 
 #define VF static inline __attribute__((always_inline))
 VF vf vf_zero(void) { return _mm512_setzero_ps(); }

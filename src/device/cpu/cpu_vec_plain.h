@@ -17,6 +17,7 @@ typedef struct {
 #define TILE_M 4
 #define TILE_V 1
 #define F8_ROWS 2
+#define ATTEND_TILE(n) 1
 
 #define VF static inline __attribute__((always_inline))
 #define ALL(operation, x, y) ((vf){(x).a operation (y).a, (x).b operation (y).b, (x).c operation (y).c, (x).d operation (y).d})
