@@ -45,6 +45,7 @@ struct tl_config {
   int64_t engine_max_batch_size, engine_max_batch_tokens, engine_max_context, engine_kv_memory_bytes;
   int64_t engine_max_prefill_tokens, engine_priority_age_ms, engine_draft_tokens;
   bool engine_prefix_cache;
+  char *engine_kv_dtype;
   char *route_policy;
   int64_t route_prefix_blocks, route_prefix_load_percent;
   int64_t health_late_ms, health_late_factor, health_backoff_ms, health_max_backoff_ms, health_max_faults, health_fault_window_ms;

@@ -27,6 +27,12 @@ struct tl_device_options {
   const struct tl_sim_options *sim; /* "sim:N" only; NULL: its defaults */
 };
 
+/* What keys and values are kept in. */
+enum tl_kv_format {
+  TL_KV_AUTO, /* tl_model.dtype */
+  TL_KV_E4M3, /* a byte each, rounded to nearest even, 448 for what is beyond it; NaN stays NaN. Pooling models: as TL_KV_AUTO */
+};
+
 struct tl_device_load {
   const struct tl_model *model;
   const char *model_path;     /* what it was read from, for a backend in another process; NULL: no files */
@@ -37,6 +43,7 @@ struct tl_device_load {
   uint32_t draft_rows;        /* most rows of a step with such */
   uint64_t kv_memory_bytes;   /* 0: the backend decides; states are in it, too */
   uint32_t max_states;        /* as many states of sequences as are of use; of a model without any: 0 */
+  enum tl_kv_format kv_format;
   unsigned memory_percent;    /* of a GPU's memory, that may be used in all; 0: 90 */
   bool cudnn;                 /* a GPU may compute prompts' attention by it, where it is there, right and faster */
   bool memory_shared;         /* others have their own part of it: what is used already does not count as ours */
@@ -44,6 +51,10 @@ struct tl_device_load {
   void (*progress)(uint64_t done_bytes, uint64_t total_bytes, void *context);
   void *context;
 };
+
+static inline enum tl_dtype tl_device_kv_dtype(const struct tl_device_load *load) {
+  return load->kv_format == TL_KV_E4M3 && load->model->pooling == TL_POOL_NONE ? TL_DTYPE_F8_E4M3 : load->model->dtype;
+}
 
 #define TL_GPU_ID 32
 

@@ -156,6 +156,7 @@ struct tl_engine_options {
   bool cudnn;                  /* as tl_device_load has it */
   bool memory_shared;          /* another engine has its part of the same GPU */
   uint64_t kv_memory_bytes;
+  enum tl_kv_format kv_format; /* device.h */
   bool prefix_cache;           /* schedule.h has these three */
   uint32_t max_prefill_tokens;
   int64_t priority_age_ns;
@@ -222,6 +223,7 @@ unsigned tl_engine_first_replica(const struct tl_engine *engine); /* what replic
 unsigned tl_engine_simulated(const struct tl_engine *engine); /* devices that only simulate one */
 uint32_t tl_engine_blocks(const struct tl_engine *engine, unsigned replica);
 uint32_t tl_engine_max_context(const struct tl_engine *engine); /* tokens that a sequence may hold; of a pooling model, at most those of a step */
+enum tl_dtype tl_engine_kv_dtype(const struct tl_engine *engine); /* what keys and values are kept in */
 uint32_t tl_engine_draft_tokens(const struct tl_engine *engine); /* as the option, or what that means here */
 /* Whether tokens of the sequence may be guessed, if it has a draft_index: not with penalties, a grammar or bad words, nor for an answer too
  * short. Its loop, once it is filled, or the worker. */

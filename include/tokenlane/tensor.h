@@ -112,5 +112,6 @@ uint16_t tl_f32_to_bf16(float value); /* round to nearest even; NaN stays NaN */
 float tl_f16_to_f32(uint16_t value);
 uint16_t tl_f32_to_f16(float value);  /* round to nearest even */
 float tl_f8_e4m3_to_f32(uint8_t value); /* OCP: no infinity; 0x7f and 0xff are NaN */
+uint8_t tl_f32_to_f8_e4m3(float value); /* round to nearest even; beyond 448: 448; NaN: 0x7f */
 
 #endif

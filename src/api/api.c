@@ -137,9 +137,9 @@ int tl_api_new(const struct tl_api_options *options, struct tl_api **ret, struct
 }
 
 /* What may change the tokens of a seeded request: model, instructions, version. */
-static void make_fingerprint(const char *name, const struct tl_model *model, char *ret) {
+static void make_fingerprint(const char *name, const struct tl_model *model, enum tl_dtype kv_dtype, char *ret) {
   const uint64_t parts[] = {model->dim,       model->n_layers,     model->n_heads,      model->n_kv_heads,
-                            model->ffn_dim,   model->vocab_size,   (uint64_t)model->dtype, model->n_parameters,
+                            model->ffn_dim,   model->vocab_size,   (uint64_t)kv_dtype,     model->n_parameters,
                             model->weight_bytes, (uint64_t)tl_cpu_best_isa()};
   uint64_t hash = tl_hash_bytes(TL_VERSION, sizeof TL_VERSION - 1, 0, 0) ^
                   tl_hash_bytes(name, strlen(name), 0, 0);
@@ -157,7 +157,7 @@ static void find_formats(const char *name, const struct tl_serving *serving, str
 
 void tl_api_serve(struct tl_api *api, const struct tl_serving *serving) {
   for (unsigned i = 0; i < api->o.n_models; i++) {
-    make_fingerprint(api->o.models[i].name, serving[i].model, api->fingerprints[i]);
+    make_fingerprint(api->o.models[i].name, serving[i].model, tl_engine_kv_dtype(serving[i].engine), api->fingerprints[i]);
     find_formats(api->o.models[i].name, &serving[i], &api->tools[i], &api->reasoning[i]);
   }
   /* publishes *serving; pairs with the acquire loads of the loops */

@@ -215,12 +215,12 @@ static void say_ready(const struct daemon *d, int64_t began_ns) {
     if (d->n_models > 1)
       TL_LOG(TL_LOG_INFO, "daemon", "model", TL_S("model", s->name), TL_U("first_replica", s->first_replica),
              TL_U("replicas", s->n_replicas), TL_U("kv_blocks", tl_engine_blocks(s->engine, 0)),
-             TL_U("context", tl_engine_max_context(s->engine)));
+             TL_S("kv_dtype", tl_dtype_name(tl_engine_kv_dtype(s->engine))), TL_U("context", tl_engine_max_context(s->engine)));
   }
   const struct served *first = &d->models[0], *last = &d->models[d->n_models - 1];
   TL_LOG(TL_LOG_INFO, "daemon", "ready", TL_S("model", first->name), TL_U("models", d->n_models),
          TL_U("replicas", last->first_replica + last->n_replicas), TL_U("kv_blocks", tl_engine_blocks(first->engine, 0)),
-         TL_U("context", tl_engine_max_context(first->engine)), TL_F("seconds", (double)(tl_now_ns() - began_ns) * 1e-9));
+         TL_S("kv_dtype", tl_dtype_name(tl_engine_kv_dtype(first->engine))), TL_U("context", tl_engine_max_context(first->engine)), TL_F("seconds", (double)(tl_now_ns() - began_ns) * 1e-9));
 }
 
 int daemon_boot(struct daemon *d, const struct tl_config *config, struct tl_error *err) {

@@ -125,6 +125,7 @@ static int make_engine(struct served *s, struct tl_error *err) {
       .max_context = (uint32_t)c->engine_max_context,
       .max_queue = (uint32_t)c->limits_max_queue,
       .kv_memory_bytes = (uint64_t)c->engine_kv_memory_bytes,
+      .kv_format = strcmp(c->engine_kv_dtype, "auto") == 0 ? TL_KV_AUTO : TL_KV_E4M3,
       .memory_percent = (unsigned)c->device_memory_percent,
       .cudnn = c->device_cudnn,
       .memory_shared = sharing_gpu(s->daemon->config, s->config),

@@ -114,6 +114,7 @@ static void *load_device(void *argument) {
                                 .draft_rows = draft_rows(o),
                                 .kv_memory_bytes = o->kv_memory_bytes / o->tensor_parallel,
                                 .max_states = recurrent_states(w->engine),
+                                .kv_format = o->kv_format,
                                 .memory_percent = o->memory_percent,
                                 .memory_shared = o->memory_shared,
                                 .cudnn = o->cudnn,
@@ -457,6 +458,10 @@ uint32_t tl_engine_blocks(const struct tl_engine *engine, unsigned replica) {
 
 uint32_t tl_engine_max_context(const struct tl_engine *engine) {
   return engine->max_context;
+}
+
+enum tl_dtype tl_engine_kv_dtype(const struct tl_engine *engine) {
+  return tl_device_kv_dtype(&(struct tl_device_load){.model = engine->o.model, .kv_format = engine->o.kv_format});
 }
 
 uint32_t tl_engine_draft_tokens(const struct tl_engine *engine) {

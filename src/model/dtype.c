@@ -93,6 +93,16 @@ float tl_f8_e4m3_to_f32(uint8_t value) {
   return sign ? -small : small;
 }
 
+uint8_t tl_f32_to_f8_e4m3(float value) {
+  uint32_t bits = to_bits(value), sign = bits >> 24 & 0x80, magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return 0x7f;
+  if (magnitude >= 0x43e00000) return (uint8_t)(sign | 0x7e); /* 448 */
+  if (magnitude < 0x3c800000) /* below 2^-6: multiples of 2^-9, which the last bits of 2^14 are worth */
+    return (uint8_t)(sign | (to_bits(from_bits(magnitude) + 16384.0f) & 0xf));
+  magnitude += 0x7ffff + (magnitude >> 20 & 1);
+  return (uint8_t)(sign | ((magnitude - 0x3c000000) >> 20));
+}
+
 static void blocks_to_f32(enum tl_dtype dtype, const char *src, float *dst, size_t count) {
   const struct tl_quant_format *f = tl_quant_format(dtype);
   struct tl_quant_block block;

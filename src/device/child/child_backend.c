@@ -141,6 +141,7 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   d->job.draft_rows = load->draft_rows;
   d->job.max_states = load->max_states;
   for (uint32_t i = 0; i < d->job.n_ranks; i++) d->job.ranks[i].kv_memory_bytes = load->kv_memory_bytes;
+  d->job.kv_format = load->kv_format;
   d->job.memory_percent = load->memory_percent;
   d->job.memory_shared = load->memory_shared;
   d->job.cudnn = load->cudnn;

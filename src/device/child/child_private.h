@@ -49,6 +49,7 @@ struct child_job {
   char model_path[CHILD_PATH]; /* "": simulated, there are no files */
   char quantized[16];          /* tl_model.quantized; "": NULL */
   uint32_t max_batch_size, max_batch_tokens, max_context, draft_tokens, draft_rows, max_states;
+  uint32_t kv_format; /* enum tl_kv_format */
   uint32_t memory_percent, memory_shared, cudnn;
   uint32_t n_adapters;
   uint64_t adapter_bytes;      /* of their names and folders in the memory, each with a NUL, in turn */

@@ -59,6 +59,7 @@ static int load_rank(struct rank *rank) {
                                 .draft_rows = j->draft_rows,
                                 .max_states = j->max_states,
                                 .kv_memory_bytes = mine->kv_memory_bytes,
+                                .kv_format = j->kv_format,
                                 .memory_percent = j->memory_percent,
                                 .memory_shared = j->memory_shared,
                                 .cudnn = j->cudnn,

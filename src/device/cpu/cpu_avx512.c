@@ -3,8 +3,9 @@
 
 #include "device/cpu/cpu_vec_avx512.h"
 #include "device/cpu/cpu_kernels_body.h"
+#include "device/cpu/cpu_attend_body.h"
 #include "device/cpu/cpu_latent_body.h"
 #include "device/cpu/cpu_delta_body.h"
 
-const struct cpu_kernels cpu_kernels_avx512 = {"avx512", NULL, gemm, rmsnorm, silu_mul, gelu_mul, gelu_erf_mul, clamped_mul, softcap, attend, attend_latent, merge_latent, max_of, exp_sum,
+const struct cpu_kernels cpu_kernels_avx512 = {"avx512", NULL, gemm, rmsnorm, silu_mul, gelu_mul, gelu_erf_mul, clamped_mul, softcap, attend, attend_latent, merge_latent, to_e4m3, max_of, exp_sum,
                                                sum_above, sigmoid_mul, gated_norm, convolve, delta_rule};

@@ -88,7 +88,7 @@ static int make_states(struct cpu_device *d, uint64_t most, uint64_t context_byt
 
 static int make_kv(struct cpu_device *d, struct tl_error *err) {
   const struct tl_model *model = d->model;
-  d->kv_dtype = model->dtype;
+  d->kv_dtype = tl_device_kv_dtype(&d->load);
   d->head_pad = (uint32_t)cpu_round_up(model->head_dim, 16);
   d->head_bytes = (size_t)d->head_pad * TL_BLOCK_TOKENS * tl_dtype_bytes(d->kv_dtype);
   d->layer_bytes = (model->n_latent ? 1 : 2) * d->shard.n_kv_heads * d->head_bytes; /* a latent is key and value */

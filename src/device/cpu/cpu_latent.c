@@ -163,7 +163,10 @@ void cpu_latent_store(struct run *r, uint32_t layer) {
     uint32_t slot = r->step->slots[i] % TL_BLOCK_TOKENS;
     char *block = layer_base(d, layer) + r->step->slots[i] / TL_BLOCK_TOKENS * d->layer_bytes;
     const float *row = kept_of(d, i);
-    for (uint32_t e = 0; e < n; e++) store(dtype, block, (size_t)slot * d->head_pad + e, row[e]);
+    if (dtype == TL_DTYPE_F8_E4M3)
+      d->kernels->to_e4m3(row, (uint8_t *)block + (size_t)slot * d->head_pad, n);
+    else
+      for (uint32_t e = 0; e < n; e++) store(dtype, block, (size_t)slot * d->head_pad + e, row[e]);
   }
 }
 

@@ -16,7 +16,10 @@ INLINE void latent_unpack(enum tl_dtype dtype, const struct cpu_latent_attention
   for (uint32_t t = from; t < to; t++, run += a->pad) {
     const char *block = a->base + a->table[t / TL_BLOCK_TOKENS] * a->block_bytes;
     size_t row = (size_t)(t % TL_BLOCK_TOKENS) * a->pad;
-    for (uint32_t e = 0; e < a->pad; e += 16) vf_store(run + e, load_kv(dtype, block, row + e));
+    for (uint32_t e = 0; e < a->pad; e += 16) {
+      vf its = load_kv(dtype, block, row + e);
+      vf_store(run + e, kv_factor(dtype) == 1 ? its : vf_mul(its, vf_set1(kv_factor(dtype))));
+    }
   }
 }
 
@@ -93,6 +96,8 @@ static void attend_latent(const struct cpu_latent_attention *a, const float *q, 
     latent_queries(TL_DTYPE_BF16, a, q, n_keys, begin, end, out, scratch);
   else if (a->dtype == TL_DTYPE_F16)
     latent_queries(TL_DTYPE_F16, a, q, n_keys, begin, end, out, scratch);
+  else if (a->dtype == TL_DTYPE_F8_E4M3)
+    latent_queries(TL_DTYPE_F8_E4M3, a, q, n_keys, begin, end, out, scratch);
   else
     latent_queries(TL_DTYPE_F32, a, q, n_keys, begin, end, out, scratch);
 }

@@ -323,6 +323,17 @@ static char *head_base(const struct cpu_device *d, uint32_t layer, uint32_t head
   return d->kv + own * d->n_blocks * d->layer_bytes + head * d->head_bytes;
 }
 
+/* As bytes: a head's key at kb, transposed, its value at vb. */
+static void store_e4m3(const struct cpu_device *d, const float *k, const float *v, uint32_t slot, char *kb, char *vb) {
+  uint8_t some[64];
+  for (uint32_t e = 0; e < d->model->head_dim; e += sizeof some) {
+    uint32_t n = d->model->head_dim - e < sizeof some ? d->model->head_dim - e : sizeof some;
+    d->kernels->to_e4m3(k + e, some, n);
+    for (uint32_t i = 0; i < n; i++) kb[(size_t)(e + i) * TL_BLOCK_TOKENS + slot] = (char)some[i];
+  }
+  d->kernels->to_e4m3(v, (uint8_t *)vb + (size_t)slot * d->head_pad, d->model->head_dim);
+}
+
 static void store_kv(struct run *r, uint32_t layer) {
   struct cpu_device *d = r->d;
   uint32_t from, to, head_dim = d->model->head_dim, n_kv_heads = d->shard.n_kv_heads;
@@ -336,6 +347,10 @@ static void store_kv(struct run *r, uint32_t layer) {
     const float *v = k + (size_t)n_kv_heads * head_dim;
     for (uint32_t head = 0; head < n_kv_heads; head++, k += head_dim, v += head_dim) {
       char *kb = head_base(d, layer, head) + block, *vb = kb + n_kv_heads * d->head_bytes;
+      if (dtype == TL_DTYPE_F8_E4M3) {
+        store_e4m3(d, k, v, slot, kb, vb);
+        continue;
+      }
       for (uint32_t e = 0; e < head_dim; e++) {
         store(dtype, kb, (size_t)e * TL_BLOCK_TOKENS + slot, k[e]);
         store(dtype, vb, (size_t)slot * head_pad + e, v[e]);

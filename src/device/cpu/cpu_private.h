@@ -136,6 +136,7 @@ struct cpu_kernels {
   void (*attend_latent)(const struct cpu_latent_attention *a, const float *q, const uint32_t *n_keys, uint32_t begin, uint32_t end,
                         float *out, float *scratch);
   void (*merge_latent)(float *out, const float *part, uint32_t padded); /* out and that of the stretch behind it */
+  void (*to_e4m3)(const float *x, uint8_t *ret, uint32_t n); /* each as tl_f32_to_f8_e4m3 */
   float (*max)(const float *x, size_t n);                 /* NaN if there is one */
   /* Sum of exp(x - max), 0 below exp(-87); with ret also each of them. */
   double (*exp_sum)(const float *x, size_t n, float max, float *ret);

@@ -53,14 +53,23 @@ VF vf vf_load_bf16(const uint16_t *p) {
   return (vf){high_half(_mm256_cvtepu16_epi32(load_words(p))), high_half(_mm256_cvtepu16_epi32(load_words(p + 8)))};
 }
 /* 32 of E4M3, not NaN, each 2^8 times too small: a half has their bits, the sign's copies but one taken out. */
-VF vf vf_f8(const uint8_t *p) {
+VF __m256i f8_halves(const uint8_t *p) {
   __m256i bits = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
-  bits = _mm256_and_si256(_mm256_slli_epi16(bits, 7), _mm256_set1_epi16((short)0xbf80));
+  return _mm256_and_si256(_mm256_slli_epi16(bits, 7), _mm256_set1_epi16((short)0xbf80));
+}
+VF vf vf_f8(const uint8_t *p) {
+  __m256i bits = f8_halves(p);
   return (vf){_mm256_cvtph_ps(_mm256_castsi256_si128(bits)), _mm256_cvtph_ps(_mm256_extracti128_si256(bits, 1))};
 }
 VF void vf_load_f8(const uint8_t *p, vf *low, vf *high) {
   *low = vf_f8(p);
   *high = vf_f8(p + 16);
+}
+/* 16 of a cache: its NaN is 0x7f alone, and becomes one of a half's. */
+VF vf f8_16_nan(const uint8_t *p) {
+  __m256i bits = f8_halves(p);
+  bits = _mm256_or_si256(bits, _mm256_cmpeq_epi16(bits, _mm256_set1_epi16(0x3f80)));
+  return (vf){_mm256_cvtph_ps(_mm256_castsi256_si128(bits)), _mm256_cvtph_ps(_mm256_extracti128_si256(bits, 1))};
 }
 VF vf vf_load_f16(const uint16_t *p) { return (vf){_mm256_cvtph_ps(load_words(p)), _mm256_cvtph_ps(load_words(p + 8))}; }
 

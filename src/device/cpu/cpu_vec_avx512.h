@@ -50,6 +50,16 @@ VF void vf_load_f8(const uint8_t *p, vf *low, vf *high) {
   *low = _mm512_cvtph_ps(_mm512_castsi512_si256(bits));
   *high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(bits, 1));
 }
+VF __m256i f8_halves(const uint8_t *p) {
+  __m256i bits = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
+  return _mm256_and_si256(_mm256_slli_epi16(bits, 7), _mm256_set1_epi16((short)0xbf80));
+}
+VF vf f8_16(const uint8_t *p) { return _mm512_cvtph_ps(f8_halves(p)); }
+/* 16 of a cache: its NaN is 0x7f alone, and becomes one of a half's. */
+VF vf f8_16_nan(const uint8_t *p) {
+  __m256i bits = f8_halves(p);
+  return _mm512_cvtph_ps(_mm256_or_si256(bits, _mm256_cmpeq_epi16(bits, _mm256_set1_epi16(0x3f80))));
+}
 VF vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
 
 #endif

@@ -68,6 +68,7 @@ RARE void vf_load_f8(const uint8_t *p, vf *low, vf *high) {
   *low = vf_f8(p);
   *high = vf_f8(p + 16);
 }
+VF vf f8_16_nan(const uint8_t *p) { return f8_16(p); }
 RARE vf vf_load_f16(const uint16_t *p) { EACH(tl_f16_to_f32(p[i])); }
 
 #endif

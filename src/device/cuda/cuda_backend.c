@@ -142,6 +142,8 @@ static void name_gpu(const struct cuda_device *d, char ret[TL_GPU_ID]) {
 }
 
 static int load_all(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err) {
+  if (tl_device_kv_dtype(load) == TL_DTYPE_F8_E4M3)
+    return tl_error_set(err, TL_EUNSUPPORTED, "engine.kv_dtype", "engine.kv_dtype: cuda:%u keeps keys and values in 16 bits", d->options.index);
   CUDA_TRY(d, d->api->rt.use((int)d->options.index), "choosing the device", err);
   int r = cuda_make_plan(d, err);
   if (r == TL_OK) r = cuda_make_adapters(d, err);

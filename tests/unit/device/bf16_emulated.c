@@ -11,6 +11,7 @@
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")
 #include "device/cpu/cpu_vec_avx512.h"
 #include "device/cpu/cpu_kernels_body.h"
+#include "device/cpu/cpu_attend_body.h"
 #include "device/cpu/cpu_latent_body.h"
 #include "device/cpu/cpu_delta_body.h"
 
@@ -26,7 +27,7 @@ INLINE vf vf_dot(vf sum, __m512i w, __m512i x) {
 #pragma GCC pop_options
 
 static const struct cpu_kernels bf16_emulated = {"avx512_bf16 emulated", convert_pairs, gemm_dot, rmsnorm,
-                                                 silu_mul,               gelu_mul, gelu_erf_mul, clamped_mul, softcap, attend, attend_latent, merge_latent, max_of,   exp_sum,       sum_above, sigmoid_mul, gated_norm, convolve, delta_rule};
+                                                 silu_mul,               gelu_mul, gelu_erf_mul, clamped_mul, softcap, attend, attend_latent, merge_latent, to_e4m3, max_of,   exp_sum,       sum_above, sigmoid_mul, gated_norm, convolve, delta_rule};
 #endif
 
 static unsigned find_kernels(const struct cpu_kernels *ret[MAX_KERNELS]) {

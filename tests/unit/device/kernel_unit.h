@@ -28,6 +28,7 @@ static inline bool same_bits(float a, float b) {
 
 static inline float rounded(enum tl_dtype dtype, float value) {
   if (dtype == TL_DTYPE_BF16) return tl_bf16_to_f32(tl_f32_to_bf16(value));
+  if (dtype == TL_DTYPE_F8_E4M3) return tl_f8_e4m3_to_f32(tl_f32_to_f8_e4m3(value));
   return dtype == TL_DTYPE_F16 ? tl_f16_to_f32(tl_f32_to_f16(value)) : value;
 }
 
@@ -35,9 +36,14 @@ static inline void put(enum tl_dtype dtype, void *base, size_t element, float va
   uint16_t half = dtype == TL_DTYPE_BF16 ? tl_f32_to_bf16(value) : tl_f32_to_f16(value);
   if (dtype == TL_DTYPE_F32)
     memcpy((char *)base + 4 * element, &value, 4);
+  else if (dtype == TL_DTYPE_F8_E4M3)
+    ((uint8_t *)base)[element] = tl_f32_to_f8_e4m3(value);
   else
     memcpy((char *)base + 2 * element, &half, 2);
 }
+
+/* What a KV cache may be of. */
+static const enum tl_dtype kv_dtypes[] = {TL_DTYPE_F32, TL_DTYPE_F16, TL_DTYPE_BF16, TL_DTYPE_F8_E4M3};
 
 static inline void for_all_kernels(void (*test)(const struct cpu_kernels *kernels)) {
   const struct cpu_kernels *kernels[MAX_KERNELS];

@@ -55,6 +55,8 @@ static inline void shuffle(uint32_t *values, uint32_t n, uint64_t seed) {
   }
 }
 
+static enum tl_kv_format kv_format; /* of the machines that are opened */
+
 /* n_ranks 1: a device alone. */
 static inline struct machine open_group(const struct tl_model *model, const struct cpu_kernels *kernels, unsigned n_lanes,
                                         unsigned n_ranks) {
@@ -67,7 +69,7 @@ static inline struct machine open_group(const struct tl_model *model, const stru
   struct tl_device_options options = {.index = index, .n_lanes = n_lanes};
   if (n_ranks > 1 && m.ops->group->make(n_ranks, &m.group, &err) < 0) fail_msg("%s", err.message);
   struct tl_device_load load = {.model = model, .max_batch_size = BATCH_SIZE, .max_batch_tokens = BATCH_TOKENS,
-                                .max_context = MAX_CONTEXT, .kv_memory_bytes = 32 << 20,
+                                .max_context = MAX_CONTEXT, .kv_memory_bytes = 32 << 20, .kv_format = kv_format,
                                 .max_states = model->recurrence.n_layers ? MAX_STATES : 0};
   for (unsigned i = 0; i < n_ranks; i++) {
     struct tl_device_loaded loaded;
@@ -77,7 +79,7 @@ static inline struct machine open_group(const struct tl_model *model, const stru
     if (m.group) assert_int_equal(m.ops->group->join(m.ranks[i], m.group, i, &err), TL_OK);
     if (m.ops->load(m.ranks[i], &load, &loaded, &err) < 0) fail_msg("%s", err.message);
     assert_true(loaded.n_blocks >= 17 * TABLE);
-    memset(cpu->kv, 0xff, cpu->kv_bytes);
+    memset(cpu->kv, cpu->kv_dtype == TL_DTYPE_F8_E4M3 ? 0x7f : 0xff, cpu->kv_bytes);
     if (load.max_states) memset(cpu->states.memory, 0xff, cpu->states.bytes);
     m.n_states = loaded.n_states;
     if (i == 0 || loaded.n_blocks < m.n_blocks) m.n_blocks = loaded.n_blocks;

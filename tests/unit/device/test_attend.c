@@ -17,7 +17,7 @@ static void make_attention(struct attention_case *c, enum tl_dtype dtype, uint32
   uint32_t n_blocks = (n_tokens + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS, head_pad = (head_dim + 15) / 16 * 16;
   size_t head_bytes = (size_t)head_pad * TL_BLOCK_TOKENS * tl_dtype_bytes(dtype), total = (n_blocks + 2) * 2 * head_bytes;
   *c = (struct attention_case){.cache = malloc(total), .n_tokens = n_tokens};
-  memset(c->cache, 0xff, total);
+  memset(c->cache, dtype == TL_DTYPE_F8_E4M3 ? 0x7f : 0xff, total);
   c->a = (struct cpu_attention){.dtype = dtype, .head_dim = head_dim, .head_pad = head_pad, .block_bytes = 2 * head_bytes, .k = c->cache,
                                .v = c->cache + head_bytes, .table = c->table, .scale = 1 / sqrtf((float)head_dim)};
   for (uint32_t b = 0; b < n_blocks; b++) c->table[b] = (b * 5 + 3) % (n_blocks + 2);
@@ -101,16 +101,38 @@ static void check_attend(const struct cpu_kernels *kernels, const struct attenti
 
 static void attend_of(const struct cpu_kernels *kernels) {
   static const uint32_t heads[] = {2, 10, 16, 20, 24, 64, 80, 128}, contexts[] = {1, 2, 15, 16, 17, 33, 64, 65, 100, 211};
-  for (enum tl_dtype dtype = TL_DTYPE_F32; dtype <= TL_DTYPE_BF16; dtype++)
+  for (unsigned d = 0; d < UNIT_COUNT(kv_dtypes); d++)
     for (unsigned h = 0; h < UNIT_COUNT(heads); h++)
       for (unsigned c = 0; c < UNIT_COUNT(contexts); c++) {
         if (UNIT_SLOWDOWN > 1 && (h + c) % 3) continue;
         struct attention_case made;
         /* from flat weights to scores of hundreds, where one token has all of it */
-        make_attention(&made, dtype, heads[h], contexts[c], (h + c) % 4 == 3 ? 200 : 1);
+        make_attention(&made, kv_dtypes[d], heads[h], contexts[c], (h + c) % 4 == 3 ? 200 : 1);
         for (uint32_t n = 1; n <= CPU_MAX_QUERIES; n++) check_attend(kernels, &made, n);
         free_attention(&made);
       }
+}
+
+/* A NaN among a sequence's values shows in what is made of them, and nowhere else. */
+static void broken_of(const struct cpu_kernels *kernels) {
+  for (unsigned d = 0; d < UNIT_COUNT(kv_dtypes); d++) {
+    struct attention_case c;
+    make_attention(&c, kv_dtypes[d], 80, 40, 1);
+    put(kv_dtypes[d], c.cache + c.table[1] * c.a.block_bytes + c.a.block_bytes / 2, 3 * c.a.head_pad + 70, NAN); /* token 19 */
+    float *q = numbers(80, 1), *out[2] = {numbers(c.a.head_pad, 1), numbers(c.a.head_pad, 1)};
+    const float *both[2] = {q, q};
+    run_attend(kernels, &c, 2, both, (const uint32_t[]){19, 20}, out);
+    for (uint32_t e = 0; e < 80; e++) assert_true(isnan(out[1][e]) == (e == 70) && !isnan(out[0][e]));
+    free(q);
+    free(out[0]);
+    free(out[1]);
+    free_attention(&c);
+  }
+}
+
+static void test_broken(void **state) {
+  (void)state;
+  for_all_kernels(broken_of);
 }
 
 static void test_attend(void **state) {
@@ -119,6 +141,6 @@ static void test_attend(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_attend)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_attend), cmocka_unit_test(test_broken)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

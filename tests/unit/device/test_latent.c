@@ -11,6 +11,7 @@
 #include "bf16_emulated.h"
 #include "float_twin.h"
 #include "golden_llama.h"
+#include "kernel_unit.h"
 
 #define N_KEY 28
 #define N_VALUE 20
@@ -18,14 +19,6 @@
 
 static float noise(uint64_t *random) {
   return (float)unit_below(random, 2001) / 1000 - 1;
-}
-
-static void put(enum tl_dtype dtype, char *at, size_t element, float value) {
-  uint16_t half = dtype == TL_DTYPE_BF16 ? tl_f32_to_bf16(value) : tl_f32_to_f16(value);
-  if (dtype == TL_DTYPE_F32)
-    memcpy(at + element * sizeof value, &value, sizeof value);
-  else
-    memcpy(at + element * sizeof half, &half, sizeof half);
 }
 
 /* What query i of q (N_KEY, 16) has of the first n_keys rows. */
@@ -55,7 +48,7 @@ static void attend_on(const struct cpu_kernels *kernels, enum tl_dtype dtype, ui
   float *out = malloc(cpu_latent_floats(N_VALUE) * sizeof *out), *part = malloc(cpu_latent_floats(N_VALUE) * sizeof *part);
   float *scratch = malloc(CPU_LATENT_RUN * (PAD + 16) * sizeof *scratch);
   assert_true(n_blocks <= UNIT_COUNT(table));
-  memset(cache, 0xff, n_blocks * block_bytes); /* NaN where nothing is written */
+  memset(cache, dtype == TL_DTYPE_F8_E4M3 ? 0x7f : 0xff, n_blocks * block_bytes); /* NaN where nothing is written */
   shuffle(table, n_blocks, 5);
   for (uint32_t t = 0; t < longest; t++)
     for (unsigned e = 0; e < N_KEY; e++) {
@@ -93,7 +86,7 @@ static void test_kernels(void **state) {
   unsigned n = runnable_kernels(kernels);
   for (unsigned k = 0; k < n; k++)
     for (unsigned i = 0; i < UNIT_COUNT(lengths); i++)
-      for (enum tl_dtype dtype = TL_DTYPE_F32; dtype <= TL_DTYPE_BF16; dtype++) attend_on(kernels[k], dtype, lengths[i]);
+      for (unsigned d = 0; d < UNIT_COUNT(kv_dtypes); d++) attend_on(kernels[k], kv_dtypes[d], lengths[i]);
 }
 
 /* A context of three stretches, alone by one lane, and by several that share it in one round or many: to the bit. */

@@ -96,6 +96,28 @@ static void test_ties(void **state) {
   }
 }
 
+/* Of a byte: every value is its own nearest, ties go to the even one, what is beyond the largest becomes it. */
+static void test_bytes(void **state) {
+  (void)state;
+  for (uint32_t i = 0; i < 256; i++)
+    if ((i & 0x7f) != 0x7f) assert_int_equal(tl_f32_to_f8_e4m3(tl_f8_e4m3_to_f32((uint8_t)i)), i);
+  for (uint32_t i = 0; i < 0x7e; i++) {
+    float middle = (tl_f8_e4m3_to_f32((uint8_t)i) + tl_f8_e4m3_to_f32((uint8_t)(i + 1))) / 2; /* exact */
+    uint32_t even = i & 1 ? i + 1 : i;
+    assert_int_equal(tl_f32_to_f8_e4m3(middle), even);
+    assert_int_equal(tl_f32_to_f8_e4m3(nextafterf(middle, 0)), i);
+    assert_int_equal(tl_f32_to_f8_e4m3(nextafterf(middle, INFINITY)), i + 1);
+    assert_int_equal(tl_f32_to_f8_e4m3(-middle), even | 0x80);
+  }
+  const float large[] = {448, 449, 464, 465, 1e10f, INFINITY};
+  for (unsigned i = 0; i < UNIT_COUNT(large); i++) {
+    assert_int_equal(tl_f32_to_f8_e4m3(large[i]), 0x7e);
+    assert_int_equal(tl_f32_to_f8_e4m3(-large[i]), 0xfe);
+  }
+  assert_int_equal(tl_f32_to_f8_e4m3(NAN), 0x7f);
+  assert_int_equal(tl_f32_to_f8_e4m3(-NAN), 0x7f);
+}
+
 static void test_nan_and_infinity(void **state) {
   (void)state;
   for (uint32_t low = 1; low < 0x800000; low += low < 0x10000 ? 1 : 4099) {
@@ -147,7 +169,7 @@ int main(void) {
       cmocka_unit_test(test_narrowing_as_numpy_and_torch),
       cmocka_unit_test(test_all_values_by_definition),
       cmocka_unit_test(test_ties),
-      cmocka_unit_test(test_nan_and_infinity),
+      cmocka_unit_test(test_bytes), cmocka_unit_test(test_nan_and_infinity),
       cmocka_unit_test(test_arrays),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
