@@ -96,7 +96,7 @@ QUANT_INLINE struct scale load_scale(const struct shape f, const struct operands
       s.scale = vf_mul(super.scale, vf_from_u8(byte + v * 16));
       s.min = vf_mul(super.min, vf_from_u8(byte + CPU_PANEL + v * 16));
       break;
-    case TL_SCALE_E4M3: s.scale = vf_mul(super.scale, vf_f8(byte + v * 16)); break;
+    case TL_SCALE_E4M3: s.scale = vf_mul(super.scale, f8_16(byte + v * 16)); break;
     default: /* ZERO */
       s.scale = vf_load((const float *)(const void *)byte + v * 16);
       s.min = vf_mul(s.scale, vf_sub(vf_from_u8(byte + CPU_PANEL * 4 + v * 16), vf_set1((float)f.offset)));

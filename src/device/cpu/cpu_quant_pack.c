@@ -79,7 +79,7 @@ static void put_scales(const struct tl_quant_format *f, char *super, char *recor
       byte[CPU_PANEL * sizeof(float) + out] = b->mins[0];
       break;
     case TL_SCALE_E4M3: {
-      const float factor = b->scale * 128; /* vf_f8 makes 1/256 of a number, the table is doubled */
+      const float factor = b->scale * 128; /* f8_16 makes 1/256 of a number, the table is doubled */
       memcpy(super + out * sizeof factor, &factor, sizeof factor);
       byte[out] = b->scales[group];
       break;

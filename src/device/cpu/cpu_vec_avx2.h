@@ -57,13 +57,13 @@ VF __m256i f8_halves(const uint8_t *p) {
   __m256i bits = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
   return _mm256_and_si256(_mm256_slli_epi16(bits, 7), _mm256_set1_epi16((short)0xbf80));
 }
-VF vf vf_f8(const uint8_t *p) {
+VF vf f8_16(const uint8_t *p) {
   __m256i bits = f8_halves(p);
   return (vf){_mm256_cvtph_ps(_mm256_castsi256_si128(bits)), _mm256_cvtph_ps(_mm256_extracti128_si256(bits, 1))};
 }
 VF void vf_load_f8(const uint8_t *p, vf *low, vf *high) {
-  *low = vf_f8(p);
-  *high = vf_f8(p + 16);
+  *low = f8_16(p);
+  *high = f8_16(p + 16);
 }
 /* 16 of a cache: its NaN is 0x7f alone, and becomes one of a half's. */
 VF vf f8_16_nan(const uint8_t *p) {

@@ -40,10 +40,6 @@ VF vf vf_load_bf16(const uint16_t *p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 /* 32 of E4M3, not NaN, each 2^8 times too small: a half has their bits, the sign's copies but one taken out. */
-VF vf vf_f8(const uint8_t *p) {
-  __m256i bits = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
-  return _mm512_cvtph_ps(_mm256_and_si256(_mm256_slli_epi16(bits, 7), _mm256_set1_epi16((short)0xbf80)));
-}
 VF void vf_load_f8(const uint8_t *p, vf *low, vf *high) {
   __m512i bits = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)p));
   bits = _mm512_and_si512(_mm512_slli_epi16(bits, 7), _mm512_set1_epi16((short)0xbf80));

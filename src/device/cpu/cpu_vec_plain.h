@@ -62,11 +62,11 @@ static inline uint16_t word(const void *p, int i) {
 RARE vf vf_bf16_even(const void *p) { EACH(tl_bf16_to_f32(word(p, 2 * i))); }
 RARE vf vf_bf16_odd(const void *p) { EACH(tl_bf16_to_f32(word(p, 2 * i + 1))); }
 RARE vf vf_load_bf16(const uint16_t *p) { EACH(tl_bf16_to_f32(p[i])); }
-RARE vf vf_f8(const uint8_t *p) { EACH(tl_f8_e4m3_to_f32(p[i]) / 256); }
+RARE vf f8_16(const uint8_t *p) { EACH(tl_f8_e4m3_to_f32(p[i]) / 256); }
 /* 32, each 2^8 times too small. */
 RARE void vf_load_f8(const uint8_t *p, vf *low, vf *high) {
-  *low = vf_f8(p);
-  *high = vf_f8(p + 16);
+  *low = f8_16(p);
+  *high = f8_16(p + 16);
 }
 VF vf f8_16_nan(const uint8_t *p) { return f8_16(p); }
 RARE vf vf_load_f16(const uint16_t *p) { EACH(tl_f16_to_f32(p[i])); }
