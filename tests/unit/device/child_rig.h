@@ -67,8 +67,9 @@ static inline struct tl_step make_step(const struct rig *rig) {
   work.query_start[1] = n;
   work.context_len[0] = rig->length;
   work.rows[0] = n - 1;
-  work.state_from[0] = rig->n_cached ? rig->n_cached % STATES : TL_NO_STATE; /* another one in each step */
-  work.state_to[0] = rig->length % STATES;
+  uint32_t n_states = rig->loaded[0].n_states;
+  work.state_from[0] = rig->n_cached ? rig->n_cached % n_states : TL_NO_STATE; /* another one in each step */
+  work.state_to[0] = rig->length % n_states;
   work.sampling[0] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = 2, .position = rig->length};
   return (struct tl_step){.n_tokens = n, .n_seqs = 1, .n_rows = 1, .table_stride = TABLE, .tokens = work.tokens,
                           .positions = work.positions, .slots = work.slots, .query_start = work.query_start,

@@ -106,7 +106,7 @@ static void be_hostile(const char *name) {
   theirs = mmap(NULL, (size_t)about.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, CHILD_MEMORY_FD, 0);
   child_layout_make(&theirs->job, &their_layout);
   for (uint32_t i = 0; i < theirs->job.n_ranks; i++)
-    theirs->loaded[i] = (struct tl_device_loaded){.n_blocks = SEQS * TABLE, .n_states = STATES, .gpu = "00000000:3B:00.0"};
+    theirs->loaded[i] = (struct tl_device_loaded){.n_blocks = SEQS * TABLE, .n_states = STATES - 1, .gpu = "00000000:3B:00.0"};
   if (trick->when == AT_LOAD) trick->play();
   say(1);
   uint32_t asked = 1, last = theirs->job.runs_ahead ? 3 : 2; /* submit, collect; or both */
@@ -246,6 +246,7 @@ static void test_hostile(void **state) {
     if (tricks[i].when == AT_STEP) {
       for (int rank = 0; rank < RANKS; rank++) child_of(&rig)->loaded[rank].gpu[0] = 0; /* a simulated one has none */
       assert_int_equal(reset(&rig), TL_OK);
+      assert_int_equal(child_of(&rig)->loaded[0].n_states, STATES - 1); /* as many as before, though there would be more */
       for (int n = 0; n < 3; n++) assert_int_equal(step(&rig), TL_OK);
       assert_text(&rig);
     }
