@@ -150,6 +150,8 @@ MODELS = {
     "qwen3_5": ("Qwen3_5", DELTA | dict(num_hidden_layers=3, layer_types=["linear_attention", "full_attention", "linear_attention"],
                                         linear_conv_kernel_dim=3, rope_parameters=theta(1e7, partial_rotary_factor=0.25, mrope_section=[1, 1, 0],
                                                                                         mrope_interleaved=True))),
+    "qwen3_5_full": ("Qwen3_5", dict(num_hidden_layers=1, head_dim=16, layer_types=["full_attention"], rope_parameters=theta(
+        1e7, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True))),
     "qwen3_5_vision": ("Qwen3_5", DELTA_EVEN | dict(layer_types=["linear_attention", "full_attention"], tie_word_embeddings=True, rope_parameters=theta(
         1e7, partial_rotary_factor=0.25, mrope_section=[2, 1, 1], mrope_interleaved=True))),
     "qwen3_5_moe": ("Qwen3_5Moe", DELTA_EVEN | dict(layer_types=["full_attention", "linear_attention"], linear_num_value_heads=2, num_experts=5, num_experts_per_tok=2,

@@ -19,11 +19,19 @@ static uint32_t tiles_of(const struct tl_recurrence *c) {
   return (c->value_dim + CPU_DELTA_COLUMNS - 1) / CPU_DELTA_COLUMNS;
 }
 
+/* Columns of z that gated attention has; 0: there is none. It may stand alone. */
+static size_t gates_of_attention(const struct cpu_device *d) {
+  for (uint32_t i = 0; i < d->model->n_ops; i++)
+    if (d->model->plan[i].kind == TL_OP_GATE_IN) return (size_t)d->shard.n_heads * d->model->head_dim;
+  return 0;
+}
+
 void cpu_states_measure(struct cpu_device *d) {
   const struct tl_recurrence *c = &d->model->recurrence;
   struct cpu_states *s = &d->states;
+  size_t gates = gates_of_attention(d);
+  s->ld_z = cpu_row_stride(gates);
   if (!c->n_layers) return;
-  uint32_t gates = d->shard.n_heads * d->model->head_dim;
   s->tile_floats = (size_t)c->key_dim * CPU_DELTA_COLUMNS;
   s->kept_at = d->shard.n_value_heads * tiles_of(c) * s->tile_floats;
   s->ld_kept = cpu_round_up(d->shard.n_channels, 16);
@@ -33,7 +41,7 @@ void cpu_states_measure(struct cpu_device *d) {
   s->ld_u = cpu_row_stride(d->shard.n_channels);
   s->ld_wide = c->n_value_heads ? 0 : cpu_row_stride(3 * (size_t)d->shard.n_channels);
   size_t z = s->made + 2 * (size_t)d->shard.n_value_heads;
-  s->ld_z = cpu_row_stride(c->n_value_heads && z < gates ? gates : z);
+  s->ld_z = cpu_row_stride(z > gates ? z : gates);
 }
 
 uint32_t cpu_states_fit(const struct cpu_device *d, uint64_t bytes, uint64_t context_bytes) {
