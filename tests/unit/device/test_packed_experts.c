@@ -13,7 +13,7 @@
 
 static const char *const names[] = {"qwen3_gptq", "mixtral_gptq", "mixtral_gptq_v2", "qwen3_awq", "mixtral_awq", "qwen3_ct4",
                                     "mixtral_ct4", "qwen3_ct8", "mixtral_ct8", "qwen3_f8_block", "qwen3_f8_channel",
-                                    "deepseek_f8_block", "next_f8_block",
+                                    "deepseek_f8_block", "next_f8_block", "next_gptq",
                                     "mixtral_f8_tensor"};
 
 static void open_named(unsigned i, struct golden *ret) {
@@ -137,12 +137,26 @@ static void test_batch(void **state) {
   }
 }
 
+/* Whose value heads of a rank are no whole groups of 32 inputs: they are refused. */
+static bool is_refused(const struct golden *g, const char *name) {
+  struct tl_shard shard;
+  struct tl_error err = {0};
+  bool fits = tl_shard_make(g->model, 0, 2, &shard, &err) == TL_OK;
+  assert_int_equal(!fits, strcmp(name, "next_gptq") == 0 || strcmp(name, "next_awq") == 0);
+  if (!fits) assert_non_null(strstr(err.message, "linear_attn.out_proj"));
+  return !fits;
+}
+
 /* Two ranks with some of the experts each: the golden tokens too. */
 static void test_ranks(void **state) {
   (void)state;
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
     struct golden g;
     open_named(i, &g);
+    if (is_refused(&g, names[i])) {
+      close_golden(&g);
+      continue;
+    }
     struct machine m = open_group(g.model, cpu_choose_kernels(tl_cpu_best_isa()), 1, 2);
     for (unsigned k = 0; k < N_CASES; k++) {
       struct sequence *s = new_sequence(g.cases[k].prompt, g.cases[k].n_prompt);
