@@ -258,6 +258,32 @@ static void test_rounded_experts(void **state) {
   }
 }
 
+/* Layers that keep a state: rows in runs of E4M3, in blocks that no kernel reads; and codes of u and z in one product with b and c, which are
+ * not rounded. */
+static void test_states(void **state) {
+  (void)state;
+  static const char *const formats[] = {NULL, "q8_0", "q4_0"};
+  for (unsigned i = 0; i < UNIT_COUNT(formats); i++) {
+    IF_FAKE(fake_cuda_reset();)
+    struct tl_error err = {0};
+    struct tl_model *model = load_model("experts/next_f8_block"), *twin = load_model("experts/next_f8_block");
+    float *copies[3][400];
+    uint32_t n[3] = {0};
+    for (unsigned k = 0; formats[i] && k < 2; k++) {
+      struct tl_model *one = k ? twin : model;
+      to_floats(one, one, copies[k], &n[k]);
+      if (tl_model_quantize(one, formats[i], &err) < 0) fail_msg("%s", err.message);
+    }
+    to_floats(model, twin, copies[2], &n[2]);
+    if (formats[i]) assert_true(formats_of(model) & 1u << (i == 2 ? TL_CUDA_WINT4 : TL_CUDA_WINT8));
+    check_model(model, twin, 1e-1); /* in BF16 */
+    tl_model_free(model);
+    tl_model_free(twin);
+    for (unsigned k = 0; k < 3; k++)
+      for (uint32_t c = 0; c < n[k]; c++) free(copies[k][c]);
+  }
+}
+
 /* Rounded while they load. */
 static void test_rounded(void **state) {
   (void)state;
@@ -503,7 +529,7 @@ int main(void) {
       cmocka_unit_test(test_blocks), cmocka_unit_test(test_integers), cmocka_unit_test(test_fp4), cmocka_unit_test(test_e4m3), cmocka_unit_test(test_e4m3_products), cmocka_unit_test(test_late_choice),
       cmocka_unit_test(test_e4m3_beside_others), cmocka_unit_test(test_e4m3_models),
 #endif
-      cmocka_unit_test(test_mixed), cmocka_unit_test(test_experts), cmocka_unit_test(test_rounded_experts), cmocka_unit_test(test_rounded),
+      cmocka_unit_test(test_mixed), cmocka_unit_test(test_experts), cmocka_unit_test(test_rounded_experts), cmocka_unit_test(test_states), cmocka_unit_test(test_rounded),
       cmocka_unit_test(test_e4m3_blocks), cmocka_unit_test(test_act_order)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

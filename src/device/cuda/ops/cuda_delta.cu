@@ -230,9 +230,9 @@ TL_KERNEL(THREADS, 3) delta(tl_cuda_delta_args a) {
   delta_place p = place_of(a, stretch);
   float state[OWN][PIECES][4];
   if (p.n_rows) load_state(a, p, stretch.w[2], state); /* of a step before, so it need not wait */
+  float rate = expf(a.a_log[p.head]), dt = a.dt[p.head];
   wait_for_before();
   if (p.n_rows == 0) return;
-  float rate = expf(a.a_log[p.head]), dt = a.dt[p.head];
   delta_gates gates = fetch_tokens(a, p, 0, s);
   for (uint32_t first = 0; first < p.n_rows; first += TOKENS) {
     uint32_t n = p.n_rows - first < TOKENS ? p.n_rows - first : TOKENS;
