@@ -21,7 +21,6 @@ import sys
 POOL = 1 << 22  # normals that all rows are cut from
 SIGMA = 0.02  # as models are initialised: logits get a deviation of about 0.6
 CONV = 4  # rows that a convolution of --states looks at
-KEY_HEADS, VALUE_HEADS, STATE_DIM = 16, 32, 128
 ROUTER = "block_sparse_moe.gate.weight"
 BLOCK = 128
 FP8_SCALE = 0.006  # of E4M3 numbers whose deviation is about 3.2
@@ -33,15 +32,16 @@ def keeps(a, layer):
 
 
 def delta_shapes(layer, a):
-    keys, values = KEY_HEADS * STATE_DIM, VALUE_HEADS * STATE_DIM
+    keys, heads = a.state_heads * a.state_dim, 2 * a.state_heads
+    values = 2 * keys
     yield layer + "in_proj_qkv.weight", 2 * keys + values, a.hidden
     yield layer + "in_proj_z.weight", values, a.hidden
-    yield layer + "in_proj_b.weight", VALUE_HEADS, a.hidden
-    yield layer + "in_proj_a.weight", VALUE_HEADS, a.hidden
+    yield layer + "in_proj_b.weight", heads, a.hidden
+    yield layer + "in_proj_a.weight", heads, a.hidden
     yield layer + "conv1d.weight", 2 * keys + values, CONV
-    yield layer + "A_log", VALUE_HEADS, 0
-    yield layer + "dt_bias", VALUE_HEADS, 0
-    yield layer + "norm.weight", STATE_DIM, 0
+    yield layer + "A_log", heads, 0
+    yield layer + "dt_bias", heads, 0
+    yield layer + "norm.weight", a.state_dim, 0
     yield layer + "out_proj.weight", a.hidden, values
 
 
@@ -191,8 +191,8 @@ def config(a):
                 "num_experts_per_tok": a.experts_used, "sliding_window": None}
     if a.states:
         kind = {"architectures": ["Qwen3_5ForCausalLM"], "model_type": "qwen3_5_text", "linear_conv_kernel_dim": CONV,
-                "linear_num_key_heads": KEY_HEADS, "linear_num_value_heads": VALUE_HEADS, "linear_key_head_dim": STATE_DIM,
-                "linear_value_head_dim": STATE_DIM, "layer_types": [("linear" if keeps(a, i) else "full") + "_attention" for i in range(a.layers)]}
+                "linear_num_key_heads": a.state_heads, "linear_num_value_heads": 2 * a.state_heads, "linear_key_head_dim": a.state_dim,
+                "linear_value_head_dim": a.state_dim, "layer_types": [("linear" if keeps(a, i) else "full") + "_attention" for i in range(a.layers)]}
     if a.fp8_blocks:
         kind["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK]}
     return {
@@ -235,12 +235,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
     sizes = {"seed": 1, "hidden": 1024, "layers": 30, "ffn": 4096, "heads": 16, "kv-heads": 8, "head-dim": 64}
-    sizes |= {"vocab": 32768, "context": 4096}
+    sizes |= {"vocab": 32768, "context": 4096, "state-heads": 16, "state-dim": 128}
     for name, default in sizes.items():
         parser.add_argument("--" + name, type=int, default=default, metavar="N", help=f"default {default}")
     parser.add_argument("--experts", type=int, default=0, metavar="N", help="experts a layer, each of --ffn; default none")
     parser.add_argument("--experts-used", type=int, default=2, metavar="N", help="of them, by a token; default 2")
-    parser.add_argument("--states", action="store_true", help="three of four layers keep a state in place of keys and values")
+    parser.add_argument("--states", action="store_true", help="three of four layers keep a state in place of keys and values, of twice --state-heads value heads")
     parser.add_argument("--fp8", action="store_true", help="the layers' matrices in E4M3, a scale each")
     parser.add_argument("--fp8-blocks", action="store_true", help=f"the same, with a scale for {BLOCK} x {BLOCK}")
     parser.add_argument("--untied", action="store_true", help="an output matrix of its own")
