@@ -102,7 +102,7 @@ def is_fp8(a, name, columns):
 def write_weights(path, a):
     """A row is a stretch of the pool from a random place: normal, quickly made."""
     rng = random.Random(a.seed)
-    size = POOL + max(a.hidden, a.ffn, a.heads * a.head_dim)
+    size = POOL + max(a.hidden, a.ffn, a.heads * a.head_dim, a.states * 2 * a.state_heads * a.state_dim)
     pool = memoryview(bf16_normals(rng, size))
     small = memoryview(e4m3_numbers(rng, size)) if a.fp8 else None
     header, offset = {"__metadata__": {"format": "pt"}}, 0
