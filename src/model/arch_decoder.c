@@ -133,16 +133,19 @@ static bool rotates(const struct maker *k, uint32_t layer) {
   return (layer + 1) % (uint64_t)k->c->no_rope_layer_interval != 0;
 }
 
-static int qk_norm(struct maker *k, uint32_t layer) {
-  if (!is(k, ARCH_QK_NORM | ARCH_QK_NORM_ROW) && !(is(k, ARCH_QK_NORM_KEY) && k->c->use_qk_norm)) return TL_OK;
+static int qk_norm(struct maker *k, uint32_t layer, bool rotated) {
+  bool wanted = is(k, ARCH_QK_NORM | ARCH_QK_NORM_ROW) || (is(k, ARCH_QK_NORM_KEY) && k->c->use_qk_norm);
+  if (rotated ? !is(k, ARCH_QK_NORM_LAST) : !wanted) return TL_OK;
   bool row = is(k, ARCH_QK_NORM_ROW);
   uint64_t head = (uint64_t)k->c->head_dim;
   bool lfm2 = is(k, ARCH_SHORT);
   struct tl_op *op = plan_add(k->m, TL_OP_QK_NORM, layer);
   op->eps = (float)k->c->rms_norm_eps;
   op->features |= norm_features(k) | (row ? TL_F_WHOLE_ROW : 0);
-  int r = project(k, op, 0, row ? k->q : head, 0, false, lfm2 ? "self_attn.q_layernorm" : "self_attn.q_norm");
-  if (r == TL_OK) r = project(k, op, 1, row ? k->kv : head, 0, false, lfm2 ? "self_attn.k_layernorm" : "self_attn.k_norm");
+  const char *q = rotated ? "self_attn.query_layernorm" : lfm2 ? "self_attn.q_layernorm" : "self_attn.q_norm";
+  const char *key = rotated ? "self_attn.key_layernorm" : lfm2 ? "self_attn.k_layernorm" : "self_attn.k_norm";
+  int r = project(k, op, 0, row ? k->q : head, 0, false, q);
+  if (r == TL_OK) r = project(k, op, 1, row ? k->kv : head, 0, false, key);
   return r;
 }
 
@@ -191,6 +194,8 @@ static int attend(struct maker *k, uint32_t layer) {
                       (k->m->model.n_rotated < k->m->model.head_dim ? TL_F_PARTIAL : 0);
     if (!local) multiply(rope, (double)k->rope_factor);
   }
+  int r = qk_norm(k, layer, true);
+  if (r < 0) return r;
   struct tl_op *op = plan_add(k->m, TL_OP_ATTEND, k->n_attending++);
   op->scale = 1 / sqrtf((float)c->head_dim);
   if (is(k, ARCH_QUERY_SCALAR)) op->scale = 1 / sqrtf((float)c->query_pre_attn_scalar);
@@ -245,7 +250,7 @@ static int heads(struct maker *k, uint32_t layer) {
     if (r == TL_OK) r = project(k, op, 1, k->kv, k->dim, bias, "self_attn.k_proj");
     if (r == TL_OK) r = project(k, op, 2, k->kv, k->dim, bias, "self_attn.v_proj");
   }
-  if (r == TL_OK) r = qk_norm(k, layer);
+  if (r == TL_OK) r = qk_norm(k, layer, false);
   if (r == TL_OK) r = qk_unit(k, layer);
   if (r == TL_OK) r = attend(k, layer);
   return r == TL_OK ? gate(k, layer) : r;

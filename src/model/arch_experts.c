@@ -41,6 +41,7 @@ static const struct arch_experts kinds[] = {
     {"Llama4ForCausalLM", LLAMA4},
     {"Llama4ForConditionalGeneration", LLAMA4},
     {"Lfm2MoeForCausalLM", "feed_forward", "gate", {"w1", "w3", "w2"}, NULL, "expert_bias", EXPERTS_SIGMOID | EXPERTS_OWN_SIZE},
+    {"HunYuanMoEV1ForCausalLM", "mlp", "gate.wg", PROJECTIONS, "shared_mlp", NULL, EXPERTS_ALIKE | EXPERTS_NORMALIZED},
     {"OlmoeForCausalLM", "mlp", "gate", PROJECTIONS, NULL, NULL, 0},
     {"GptOssForCausalLM", "mlp", "router", {"gate_up_proj", "gate_up_proj", "down_proj"}, NULL, NULL,
      EXPERTS_NORMALIZED | EXPERTS_FUSED},
@@ -60,6 +61,7 @@ bool arch_experts_in(const struct arch_experts *e, const struct hf_config *c, ui
 
 /* Outputs of the gate of what all rows have; 0: there is no such MLP. */
 static uint64_t shared_size(const struct arch_experts *e, const struct hf_config *c) {
+  if (e->traits & EXPERTS_ALIKE) return (uint64_t)c->intermediate_size;
   return (uint64_t)(e->traits & EXPERTS_COUNTED ? c->n_shared_experts * c->expert_size : c->shared_expert_size);
 }
 

@@ -46,6 +46,8 @@ static const struct architecture architectures[] = {
     {"DeepseekV2ForCausalLM", "deepseek_v2", PRE_NORMS, ARCH_LATENT, WINDOW_NONE, 1},
     {"DeepseekV3ForCausalLM", "deepseek_v3", PRE_NORMS, ARCH_LATENT, WINDOW_NONE, 1},
     {"Glm4MoeLiteForCausalLM", "glm4_moe_lite", PRE_NORMS, ARCH_LATENT, WINDOW_NONE, 1},
+    {"HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense", PRE_NORMS, ARCH_QK_NORM_LAST, WINDOW_NONE, 1},
+    {"HunYuanMoEV1ForCausalLM", "hunyuan_v1_moe", PRE_NORMS, ARCH_QK_NORM_LAST, WINDOW_NONE, 1},
     {"OlmoeForCausalLM", "olmoe", PRE_NORMS, ARCH_QK_NORM_ROW, WINDOW_NONE, 1},
     {"Qwen3NextForCausalLM", "qwen3_next", PRE_NORMS, QWEN_DELTA, WINDOW_NONE, 0.25},
     {"Qwen3_5ForCausalLM", "qwen3_5_text", PRE_NORMS, QWEN_DELTA, WINDOW_NONE, 0.25},

@@ -47,6 +47,8 @@ static const struct known {
     {"gpt-oss", "GptOssForCausalLM", EXPERTS | WINDOWS | UNROUNDED, 0, 0, 0, 0},
     {"gemma", "GemmaForCausalLM", 0, 0, 0, 0, 0},
     {"olmoe", "OlmoeForCausalLM", PAIRED | EXPERTS, 0, 0, 0, 0},
+    {"hunyuan-dense", "HunYuanDenseV1ForCausalLM", 0, 0, 0, 0, 0},
+    {"hunyuan-moe", "HunYuanMoEV1ForCausalLM", EXPERTS, 0, 0, 0, 0},
     {"seed_oss", "SeedOssForCausalLM", 0, 0, 0, 0, 0},
     {"ernie4_5", "Ernie4_5ForCausalLM", 0, 0, 0, 0, 0},
     {"exaone4", "Exaone4ForCausalLM", WINDOWS, 0, 0, 0, 0},

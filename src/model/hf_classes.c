@@ -38,6 +38,8 @@ static const struct class {
     {"Olmo3ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 5e5, false},
     {"Glm4MoeForCausalLM", NULL, 0, 8, 0, 0, 0, 0, 1e-5, 0, false},
     {"MiniMaxM2ForCausalLM", NULL, 0, 8, 128, 200064, 196608, 0, 1e-6, 5e6, false},
+    {"HunYuanDenseV1ForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
+    {"HunYuanMoEV1ForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
     {"OlmoeForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
     {"SeedOssForCausalLM", NULL, 0, 8, 128, 0, 0, 0, 0, 0, true},
     {"Ernie4_5ForCausalLM", NULL, 0, 2, 128, 0, 0, 0, 1e-5, 5e5, false},

@@ -97,6 +97,7 @@ static const struct key keys[] = {
     {"topk_group", KIND_INTEGER, AT(topk_group), 0, 0, MODEL_MAX_EXPERTS, false},
     {"routed_scaling_factor", KIND_NUMBER, AT(routed_scaling_factor), 0, 1e-3, 1e3, false},
     {"moe_num_experts", KIND_INTEGER, AT(n_experts), 0, 0, MODEL_MAX_EXPERTS, false},
+    {"moe_topk", KIND_INTEGER, AT(n_chosen), 0, 0, MODEL_MAX_CHOSEN, false},
     {"moe_k", KIND_INTEGER, AT(n_chosen), 0, 0, MODEL_MAX_CHOSEN, false},
     {"moe_num_shared_experts", KIND_INTEGER, AT(n_shared_experts), 0, 0, MODEL_MAX_EXPERTS, false},
     {"moe_layer_start_index", KIND_INTEGER, AT(first_dense), 0, 0, MODEL_MAX_LAYERS, false},
@@ -144,6 +145,7 @@ static const struct key rope_keys[] = {
     {"high_freq_factor", KIND_NUMBER, AT(high_freq_factor), 0, 1e-3, 1e6, false},
     {"original_max_position_embeddings", KIND_INTEGER, AT(original_max_position_embeddings), 0, 1, 1 << 24, false},
     {"partial_rotary_factor", KIND_NUMBER, AT(partial_rotary_factor), 0, 0.01, 1, false},
+    {"alpha", KIND_NUMBER, AT(rope_alpha), 0, 1, 1e9, false},
     {"beta_fast", KIND_NUMBER, AT(beta_fast), 0, 1e-3, 1e6, false},
     {"beta_slow", KIND_NUMBER, AT(beta_slow), 0, 1e-3, 1e6, false},
     {"attention_factor", KIND_NUMBER, AT(attention_factor), 0, 1e-3, 1e3, false},
@@ -361,6 +363,18 @@ static void rename_keys(json_t *object) {
     json_object_set_new(object, "hidden_act", json_string("silu"));
 }
 
+/* HunYuan's files have a list for all layers where they are alike, which says the same as one number. */
+static void shorten_lists(json_t *object) {
+  static const char *const names[] = {"num_experts", "moe_topk", "moe_intermediate_size", "num_shared_expert"};
+  const char *type = json_string_value(json_object_get(object, "model_type"));
+  for (size_t i = 0; type && strcmp(type, "hunyuan_v1_moe") == 0 && i < sizeof names / sizeof *names; i++) {
+    json_t *list = json_object_get(object, names[i]), *first = json_array_get(list, 0);
+    bool alike = first != NULL;
+    for (size_t k = 1; k < json_array_size(list); k++) alike = alike && json_equal(json_array_get(list, k), first);
+    if (alike) json_object_set(object, names[i], first);
+  }
+}
+
 /* num_labels is not written, but their names are. */
 static int64_t count_labels(json_t *object) {
   json_t *labels = json_object_get(object, "id2label");
@@ -406,6 +420,7 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   json_t *object = hf_load_object(folder, "config.json", true, err);
   if (!object) return TL_ECORRUPT;
   rename_keys(object);
+  shorten_lists(object);
   ret->n_labels = count_labels(object);
   const char *architecture = json_string_value(json_array_get(json_object_get(object, "architectures"), 0));
   snprintf(ret->architecture, sizeof ret->architecture, "%s", architecture ? architecture : "");

@@ -154,7 +154,7 @@ struct hf_config {
   double rope_factor, low_freq_factor, high_freq_factor;
   int64_t original_max_position_embeddings;
   double rope_local_base_freq, partial_rotary_factor, beta_fast, beta_slow;
-  double attention_factor, mscale, mscale_all_dim;
+  double attention_factor, mscale, mscale_all_dim, rope_alpha; /* rope_alpha: with `dynamic`; 0: none */
   bool rope_untruncated;
   double llama_4_scaling_beta; /* queries grow by it, each original_max_position_embeddings positions */
   uint32_t n_long_factors;
@@ -263,6 +263,7 @@ enum arch_trait {
   ARCH_QK_NORM_KEY = 1 << 21, /* norms of Q and K by head, if use_qk_norm says so */
   ARCH_DELTA = 1 << 22,       /* layers by the gated delta rule, attention whose heads are gated: arch_recurrent.c */
   ARCH_SHORT = 1 << 23,       /* layers of short convolutions, likewise */
+  ARCH_QK_NORM_LAST = 1 << 26, /* norms of Q and K by head, behind the rotation */
   ARCH_SINKS = 1 << 24,       /* a score beside those of positions */
   ARCH_LATENT = 1 << 30,      /* multi-head latent attention: arch_latent.c */
   ARCH_QKV_BIAS_KEY = 1 << 25, /* biases of q, k, v, unless qkv_bias is false */
@@ -366,6 +367,7 @@ enum experts_trait {
   EXPERTS_SHARE_IN = 1 << 8,   /* Llama 4: what an expert reads is times its share, not what it makes */
   EXPERTS_ROWS = 1 << 7,       /* Granite: halves, not transposed, under the block's own name */
   EXPERTS_STRAIGHT = 1 << 9,   /* the halves' tensor is never transposed */
+  EXPERTS_ALIKE = 1 << 11,     /* what all rows have is as large as an expert: intermediate_size */
   EXPERTS_COUNTED = 1 << 6,    /* what all rows have is as large as n_shared_experts experts */
 };
 enum { EXPERT_GATE, EXPERT_UP, EXPERT_DOWN };

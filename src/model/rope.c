@@ -97,6 +97,12 @@ float tl_op_growth(const struct tl_op *op, uint32_t position) {
   return steps ? 1 + g->rate * log1pf((float)steps) : 1;
 }
 
+/* HunYuan's `dynamic` has an alpha, by which the base is larger in all contexts. */
+static double base_of(const struct hf_config *c, uint32_t n) {
+  bool stretched = strcmp(c->rope_type, "dynamic") == 0 && c->rope_alpha > 0 && n > 2;
+  return stretched ? c->rope_theta * pow(c->rope_alpha, (double)n / (n - 2)) : c->rope_theta;
+}
+
 /* `dynamic` changes angles only beyond max_position_embeddings, where no context goes. */
 int model_rope(const struct hf_config *c, float *inv_freq, float *ret_factor, struct tl_error *err) {
   uint32_t n = model_n_rotated(c);
@@ -104,7 +110,7 @@ int model_rope(const struct hf_config *c, float *inv_freq, float *ret_factor, st
   if (r < 0) return r;
   bool linear = strcmp(c->rope_type, "linear") == 0, llama3 = strcmp(c->rope_type, "llama3") == 0;
   for (uint32_t i = 0; i < n / 2; i++) {
-    float freq = 1 / powf((float)c->rope_theta, (float)(2 * i) / (float)n);
+    float freq = 1 / powf((float)base_of(c, n), (float)(2 * i) / (float)n);
     if (linear) freq /= (float)c->rope_factor;
     if (llama3) freq = scale_llama3(c, freq);
     inv_freq[i] = freq;

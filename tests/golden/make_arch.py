@@ -118,6 +118,9 @@ MODELS = {
     "granitemoe": ("GraniteMoe", dict(hidden_size=56, intermediate_size=28, num_local_experts=5, num_experts_per_tok=2, **GRANITE)),
     "granitemoeshared": ("GraniteMoeShared", dict(hidden_size=56, intermediate_size=28, num_local_experts=5, num_experts_per_tok=2,
                                                   shared_intermediate_size=36, **GRANITE)),
+    "hunyuan": ("HunYuanDenseV1", dict(rope_parameters=dict(rope_type="dynamic", rope_theta=10000.0, alpha=50.0, factor=1.0), tie_word_embeddings=True)),
+    "hunyuan_moe": ("HunYuanMoEV1", dict(hidden_size=56, num_experts=5, moe_topk=2, rope_parameters=dict(
+        rope_type="dynamic", rope_theta=10000.0, alpha=50.0, factor=1.0))),
     "olmoe": ("Olmoe", dict(hidden_size=56, num_experts=6, num_experts_per_tok=3)),
     "seed_oss": ("SeedOss", dict()),
     "ernie4_5": ("Ernie4_5", dict(tie_word_embeddings=False, use_bias=True)),
@@ -293,6 +296,10 @@ def written_config(name, config, architecture):
     if name == "qwen3_next":  # as its first files say it
         written.pop("layer_types")
         written["full_attention_interval"] = 4
+    if name == "hunyuan_moe":  # a list for all layers, and rope as before 2026
+        written |= {"moe_topk": [2, 2], "num_shared_expert": [1, 1], "moe_intermediate_size": [52, 52], "rope_theta": 10000.0,
+                    "rope_scaling": dict(type="dynamic", alpha=50.0, factor=1.0, beta_fast=32, beta_slow=1, mscale=1.0, mscale_all_dim=1.0)}
+        written.pop("rope_parameters")
     if name == "exaone4":
         written["sliding_window_pattern"] = "LLLG"
     if name == "exaone4_small":
@@ -319,7 +326,7 @@ def make_model(name):
     with open(f"{folder}/config.json", "w") as out:
         json.dump(written, out, indent=1, sort_keys=True)
         out.write("\n")
-    tensors = file_tensors(model) if "experts_per_tok" in str(written) or "moe_k" in written or name in NESTED else model.state_dict()
+    tensors = file_tensors(model) if "experts_per_tok" in str(written) or {"moe_k", "moe_topk"} & written.keys() or name in NESTED else model.state_dict()
     tensors = {k: v.contiguous() for k, v in tensors.items() if not (k == "lm_head.weight" and config.tie_word_embeddings)}
     if name.startswith("qwen3_5"):  # a layer that guesses, which is left out
         tensors["mtp.fc.weight"] = torch.zeros(2, 2)

@@ -24,7 +24,7 @@ MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_
           "stablelm": A.STABLELM, "glm4": A.GLM4, "olmoe": A.OLMOE, "seed_oss": A.SEED_OSS, "ernie4_5": A.ERNIE4_5, "exaone4": A.EXAONE4,
           "exaone4_small": A.EXAONE4, "mixtral": A.LLAMA, "qwen2_moe": A.QWEN2MOE, "qwen3_moe": A.QWEN3MOE,
           "gpt_oss_mxfp4": A.GPT_OSS, "gemma3_vision": A.GEMMA3, "mistral3": A.LLAMA, "qwen2_5_vl": A.QWEN2VL, "qwen3_vl": A.QWEN3VL,
-          "qwen3_vl_moe": A.QWEN3VLMOE, "glm4_moe": A.GLM4_MOE, "minimax_m2": A.MINIMAXM2, "ministral3": A.MISTRAL3, "ministral3_long": A.MISTRAL3, "dots1": A.DOTS1, "cohere2": A.COHERE2, "cohere": A.COMMAND_R, "arcee": A.ARCEE, "nemotron": A.NEMOTRON,
+          "qwen3_vl_moe": A.QWEN3VLMOE, "glm4_moe": A.GLM4_MOE, "minimax_m2": A.MINIMAXM2, "ministral3": A.MISTRAL3, "ministral3_long": A.MISTRAL3, "hunyuan": A.HUNYUAN_DENSE, "hunyuan_moe": A.HUNYUAN_MOE, "dots1": A.DOTS1, "cohere2": A.COHERE2, "cohere": A.COMMAND_R, "arcee": A.ARCEE, "nemotron": A.NEMOTRON,
           "starcoder2": A.STARCODER2, "llama4": A.LLAMA4, "phi": A.PHI2,
           "ernie4_5_moe": A.ERNIE4_5_MOE, "granitemoe": A.GRANITE_MOE, "granitemoeshared": A.GRANITE_MOE,
           "qwen3_next": A.QWEN3NEXT, "qwen3_5": A.QWEN35, "qwen3_5_vision": A.QWEN35, "qwen3_5_moe": A.QWEN35MOE, "lfm2_tied": A.LFM2, "lfm2_moe": A.LFM2MOE,
@@ -335,6 +335,13 @@ def make(name, file=None, qtype=None):
     arch, folder = MODELS[name], f"{HERE}/arch/{name}"
     config = json.load(open(f"{folder}/config.json"))
     config = TEXT_DEFAULTS | config["text_config"] if "text_config" in config else config
+    if name.startswith("hunyuan"):  # whose converter stretches the base
+        rope, dim = config.get("rope_scaling") or config["rope_parameters"], config["head_dim"]
+        config = config | dict(rope_theta=10000.0 * rope["alpha"] ** (dim / (dim - 2)), rope_parameters=None)
+        config.pop("rope_scaling", None)
+        if "moe_topk" in config:
+            config |= dict(num_experts_per_tok=config["moe_topk"][0], moe_intermediate_size=config["moe_intermediate_size"][0])
+            config["shared_intermediate_size"] = config["intermediate_size"]
     if "rope_scaling" in config:  # Qwen2.5-VL
         config["rope_parameters"] = config["rope_scaling"] | dict(rope_type="default", rope_theta=config["rope_theta"])
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]

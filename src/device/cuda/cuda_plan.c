@@ -140,6 +140,8 @@ static const struct tl_op *match(const struct tl_op *op, const struct tl_op *end
   bool is_norm = take(&op, end, TL_OP_NORM_ADD, &to->post);
   bool is_attention = !is_norm && take(&op, end, TL_OP_QK_NORM, &to->qk_norm);
   is_attention |= !is_norm && take(&op, end, TL_OP_ROPE, &to->rope);
+  to->norm_last = to->rope && !to->qk_norm && take(&op, end, TL_OP_QK_NORM, &to->qk_norm);
+  if (to->norm_last && cuda_norms_whole_rows(to)) return NULL;
   bool turns = !is_norm && !is_attention && take(&op, end, TL_OP_LATENT_ROPE, &to->rope);
   if (op == end || (size_t)op->kind >= sizeof kinds / sizeof *kinds) return NULL;
   to->from = op++;

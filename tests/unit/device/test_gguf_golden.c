@@ -49,6 +49,8 @@ static void test_llamas(void **state) {
                 {"arch/minimax_m2", "gguf/arch_minimax_m2.gguf", 0},
                 {"arch/ministral3", "gguf/arch_ministral3.gguf", 0},
                 {"arch/ministral3_long", "gguf/arch_ministral3_long.gguf", 0},
+                {"arch/hunyuan", "gguf/arch_hunyuan.gguf", 1e-4f}, /* the base as a float */
+                {"arch/hunyuan_moe", "gguf/arch_hunyuan_moe.gguf", 1e-4f},
                 {"arch/cohere", "gguf/arch_cohere.gguf", 1e-5f},
                 {"arch/cohere2", "gguf/arch_cohere2.gguf", 1e-5f},
                 {"arch/arcee", "gguf/arch_arcee.gguf", 0},

@@ -423,7 +423,8 @@ static void test_refused_shapes(void **state) {
   const struct tl_cuda_decode_args whole_rows = {.a = {.n_heads = 2, .n_kv_heads = 1, .head_dim = 64}, .n_blocks = 1, .max_rows = 1,
                                                  .heads = {.qkv = state, .row_squares = (const float *)state}};
   assert_int_equal(tl_cuda_decode(&whole_rows, NULL), 1);
-  const struct tl_cuda_decode_args packed[] = { /* heads that the kernel makes, and of more rows than a tile has room for */
+  const struct tl_cuda_decode_args packed[] = { /* heads that the kernel makes, and of more rows than a tile has room for; norms behind rotations */
+      {.a = {.n_heads = 2, .n_kv_heads = 1, .head_dim = 64}, .n_blocks = 1, .max_rows = 2, .pack = 1, .heads = {.qkv = state, .norm_last = 1}},
       {.a = {.n_heads = 2, .n_kv_heads = 1, .head_dim = 64}, .n_blocks = 1, .max_rows = 2, .pack = 2, .heads = {.qkv = state}},
       {.a = {.n_heads = 4, .n_kv_heads = 1, .head_dim = 64}, .n_blocks = 1, .max_rows = 5, .pack = 5},
       {.a = {.n_heads = 4, .n_kv_heads = 1, .head_dim = 136}, .n_blocks = 1, .max_rows = 3, .pack = 3}};

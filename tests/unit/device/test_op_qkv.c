@@ -8,7 +8,7 @@ struct shape {
   int dtype;
   uint32_t n_heads, n_kv_heads, head_dim;
   bool bias, norm, whole, still; /* whole: normed as one row; still: not rotated */
-  bool grows;
+  bool grows, last; /* last: normed behind the rotation */
   bool left;                 /* scales are left to do of the product's results */
   uint32_t padding;              /* of a head: zeros, whose angles are none */
 };
@@ -32,16 +32,18 @@ static void expect(const struct tl_cuda_qkv_args *a, uint32_t row, uint32_t head
   for (uint32_t h = first; norm && h < first + n; h++)
     for (uint32_t i = 0; i < dim; i++) sum += pow(value(a, row, h, i), 2);
   if (norm) norm += (size_t)(head - first) * dim;
-  for (uint32_t i = 0; norm && i < dim; i++) ret[i] *= norm[i] / sqrt(sum / (n * a->width) + a->eps);
-  if (a->growth && head < a->n_heads) /* as well before a rotation as behind it */
-    for (uint32_t i = 0; i < dim; i++) ret[i] *= (double)a->growth[a->positions[row]];
-  if (!a->rope) return;
-  const float *angles = a->rope + (size_t)a->positions[row] * dim;
-  for (uint32_t i = 0; head < a->n_heads + a->n_kv_heads && i < half; i++) {
+  for (uint32_t i = 0; norm && !a->norm_last && i < dim; i++) ret[i] *= norm[i] / sqrt(sum / (n * a->width) + a->eps);
+  const float *angles = a->rope ? a->rope + (size_t)a->positions[row] * dim : NULL;
+  for (uint32_t i = 0; angles && head < a->n_heads + a->n_kv_heads && i < half; i++) {
     double x = ret[i], y = ret[half + i];
     ret[i] = x * angles[i] - y * angles[half + i];
     ret[half + i] = y * angles[i] + x * angles[half + i];
   }
+  double squares = 0;
+  for (uint32_t i = 0; i < dim; i++) squares += ret[i] * ret[i];
+  for (uint32_t i = 0; norm && a->norm_last && i < dim; i++) ret[i] *= norm[i] / sqrt(squares / a->width + a->eps);
+  if (a->growth && head < a->n_heads)
+    for (uint32_t i = 0; i < dim; i++) ret[i] *= (double)a->growth[a->positions[row]];
 }
 
 static void compare(const struct tl_cuda_qkv_args *a, const uint16_t *got, uint32_t row, uint32_t head) {
@@ -61,7 +63,7 @@ static void check(const struct shape *s) {
   for (uint32_t i = 0; i < N * heads * dim; i++) /* the padding of each half */
     if (i % (dim / 2) >= (dim - s->padding) / 2) qkv[i] = 0, bias[i % (heads * dim)] = 0;
   struct tl_cuda_qkv_args a = {.dtype = s->dtype, .n = N, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
-                               .head_dim = dim, .width = dim - s->padding, .qkv = qkv, .bias = s->bias ? bias : NULL,
+                               .head_dim = dim, .width = dim - s->padding, .norm_last = s->last, .qkv = qkv, .bias = s->bias ? bias : NULL,
                                .q_norm = s->norm ? norms : NULL, .k_norm = s->norm ? norms + (s->whole ? s->n_heads : 1) * dim : NULL,
                                .row_squares = s->whole ? squares : NULL, .eps = 1e-6f, .rope = s->still ? NULL : rope, .growth = s->grows ? growth : NULL, .positions = op_copy(positions, sizeof positions),
                                .slots = op_copy(slots, sizeof slots), .q = q, .k_cache = k, .v_cache = v};
@@ -114,7 +116,7 @@ static void test_shapes(void **state) {
       {TL_CUDA_BF16, 1, 1, 136, false, .norm = true}, {TL_CUDA_F16, 4, 2, 64, true, .norm = true, .whole = true},
       {TL_CUDA_BF16, 5, 1, 128, false, .norm = true, .whole = true}, {TL_CUDA_F16, 2, 1, 64, true, .norm = true, .still = true}, {TL_CUDA_F16, 2, 1, 64, true, .norm = false, .still = true, .grows = true},
       {TL_CUDA_F16, 4, 2, 16, true, .norm = true, .padding = 2}, {TL_CUDA_F16, 4, 2, 32, true, .norm = true, .whole = true, .padding = 4},
-      {TL_CUDA_BF16, 4, 2, 64, true, .norm = true, .left = true}, {TL_CUDA_F16, 3, 1, 256, false, .norm = false, .grows = true, .left = true},
+      {TL_CUDA_BF16, 4, 2, 64, true, .norm = true, .left = true}, {TL_CUDA_F16, 4, 2, 16, true, .norm = true, .grows = true, .last = true, .padding = 2}, {TL_CUDA_F16, 3, 1, 256, false, .norm = false, .grows = true, .left = true},
   };
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }
@@ -124,6 +126,7 @@ static void test_refused_shapes(void **state) {
   assert_int_equal(tl_cuda_qkv(&(struct tl_cuda_qkv_args){.n = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 60}, NULL), 1);
   assert_int_equal(tl_cuda_qkv(&(struct tl_cuda_qkv_args){.n = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 264}, NULL), 1);
   assert_int_equal(tl_cuda_row_squares(&(struct tl_cuda_row_squares_args){.n = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .width = 65, .n_ranks = 1}, NULL), 1);
+  assert_int_equal(tl_cuda_qkv(&(struct tl_cuda_qkv_args){.n = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .norm_last = 1, .row_squares = (float[2]){1, 1}}, NULL), 1);
   assert_int_equal(tl_cuda_qkv(&(struct tl_cuda_qkv_args){.n = 0, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64}, NULL), 0);
 }
 

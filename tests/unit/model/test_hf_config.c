@@ -135,6 +135,11 @@ static void test_class_defaults(void **state) {
   assert_true(c.attention_chunk_size == 8192 && c.floor_scale == 0 && c.attn_scale == 0.5);
   assert_int_equal(read_texts(OF("Llama4ForCausalLM", LONG ",\"attn_temperature_tuning\":0,\"attention_chunk_size\":null"), NULL, &c, &err), TL_OK);
   assert_true(c.attention_chunk_size == 0 && c.floor_scale == 0);
+#define LISTS(topk) ",\"model_type\":\"hunyuan_v1_moe\",\"num_experts\":[64,64],\"moe_topk\":" topk ",\"rope_scaling\":{\"type\":\"dynamic\",\"alpha\":1000.0,\"factor\":1.0}"
+  assert_int_equal(read_texts(OF("HunYuanMoEV1ForCausalLM", LISTS("[8,8]")), NULL, &c, &err), TL_OK);
+  assert_true(c.n_experts == 64 && c.n_chosen == 8 && c.rope_alpha == 1000);
+  assert_int_equal(read_texts(OF("HunYuanMoEV1ForCausalLM", LISTS("[8,4]")), NULL, &c, &err), TL_ECORRUPT);
+  assert_string_equal(err.message, "config.json: moe_topk: expected an integer from 0 to 64");
   assert_int_equal(read_texts(OF("Ernie4_5_MoeForCausalLM", ""), NULL, &c, &err), TL_OK);
   assert_true(c.num_key_value_heads == 4 && c.head_dim == 4 && c.rope_theta == 5e5 && c.rms_norm_eps == 1e-5);
   assert_true(c.n_experts == 64 && c.n_chosen == 6 && c.expert_size == 1536 && c.n_shared_experts == 2 && c.first_dense == 1);

@@ -51,6 +51,12 @@ static void test_errors(void **state) {
   strcpy(c.rope_type, "su");
   assert_int_equal(model_rope(&c, inv_freq, &factor, &err), TL_EUNSUPPORTED);
   assert_string_equal(err.message, "config.json: rope_scaling: type 'su' is not known; known are default, linear, dynamic, llama3, yarn, longrope");
+  strcpy(c.rope_type, "dynamic");
+  assert_int_equal(model_rope(&c, inv_freq, &factor, &err), TL_OK);
+  assert_float_equal(inv_freq[1], powf(10000, -2.0f / 64), 1e-6);
+  c.rope_alpha = 1000; /* a larger base, at any length */
+  assert_int_equal(model_rope(&c, inv_freq, &factor, &err), TL_OK);
+  assert_float_equal(inv_freq[1], powf(10000 * powf(1000, 64.0f / 62), -2.0f / 64), 1e-6);
   strcpy(c.rope_type, "yarn");
   assert_int_equal(model_rope(&c, inv_freq, &factor, &err), TL_ECORRUPT); /* no original_max_position_embeddings */
   strcpy(c.rope_type, "longrope");

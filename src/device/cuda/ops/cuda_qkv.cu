@@ -41,7 +41,7 @@ TL_KERNEL(WARPS * 32, 1) qkv(tl_cuda_qkv_args a) {
   if (norm && a.row_squares) {
     float scale = 1 / sqrtf(a.row_squares[(uint64_t)row * 2 + !is_q] + a.eps);
     norm_head(&h, norm + (uint64_t)(is_q ? index : index - a.n_heads) * a.head_dim, half, scale);
-  } else if (norm) {
+  } else if (norm && !a.norm_last) {
     norm_head(&h, norm, half, head_rms(h, a.width, a.eps));
   }
   if (!is_v && a.rope) {
@@ -49,6 +49,7 @@ TL_KERNEL(WARPS * 32, 1) qkv(tl_cuda_qkv_args a) {
     load_angles(a.rope + (uint64_t)a.positions[row] * a.head_dim, half, &turn);
     rotate(&h, turn);
   }
+  if (norm && a.norm_last) norm_head(&h, norm, half, head_rms(h, a.width, a.eps));
   if (is_q) {
     if (a.growth) grow_head(&h, a.growth[a.positions[row]]);
     store_head<T>(h, half, (uint16_t *)a.q + ((uint64_t)row * a.n_heads + index) * a.head_dim);
@@ -62,6 +63,7 @@ extern "C" int tl_cuda_qkv(const struct tl_cuda_qkv_args *args, void *stream) {
   uint64_t work = (uint64_t)args->n * (args->n_heads + 2 * args->n_kv_heads), blocks = (work + WARPS - 1) / WARPS;
   if (args->head_dim % 8 || args->head_dim > TL_CUDA_MAX_HEAD_DIM || args->width > args->head_dim || blocks > INT32_MAX)
     return CUDA_INVALID;
+  if (args->norm_last && args->row_squares) return CUDA_INVALID;
   return blocks ? launch_rows(args->n, args->dtype == TL_CUDA_BF16 ? qkv<bf16> : qkv<f16>, (unsigned)blocks, 1, WARPS * 32, 0,
                          stream, *args)
                 : 0;
