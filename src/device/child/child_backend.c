@@ -139,8 +139,11 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   d->job.max_context = load->max_context;
   d->job.draft_tokens = load->draft_tokens;
   d->job.draft_rows = load->draft_rows;
-  d->job.max_states = load->max_states;
-  for (uint32_t i = 0; i < d->job.n_ranks; i++) d->job.ranks[i].kv_memory_bytes = load->kv_memory_bytes;
+  d->job.has_states = load->max_states > 0;
+  for (uint32_t i = 0; i < d->job.n_ranks; i++) {
+    d->job.ranks[i].kv_memory_bytes = load->kv_memory_bytes;
+    d->job.ranks[i].max_states = load->max_states;
+  }
   d->job.kv_format = load->kv_format;
   d->job.memory_percent = load->memory_percent;
   d->job.memory_shared = load->memory_shared;
@@ -161,7 +164,7 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   for (uint32_t i = 0; i < d->job.n_ranks; i++) {
     /* The next one must not take more, or less because there is less now */
     if (d->loaded[i].kv_bytes) d->job.ranks[i].kv_memory_bytes = d->loaded[i].kv_bytes;
-    if (d->loaded[i].n_states < d->job.max_states) d->job.max_states = d->loaded[i].n_states;
+    d->job.ranks[i].max_states = d->loaded[i].n_states;
     ret[i] = d->loaded[i];
   }
   return TL_OK;

@@ -39,8 +39,8 @@ bool child_layout_make(const struct child_job *job, struct child_layout *ret) {
               place(&end, pools ? tokens : 0, sizeof(int32_t), &l->token_types) &&
               place(&end, pools ? seqs : 0, job->n_out * sizeof(float), &l->vectors);
   fine = fine && place(&end, job->n_adapters ? seqs : 0, sizeof(uint32_t), &l->adapters) &&
-         place(&end, job->max_states ? seqs : 0, sizeof(uint32_t), &l->state_from) &&
-         place(&end, job->max_states ? seqs : 0, sizeof(uint32_t), &l->state_to);
+         place(&end, job->has_states ? seqs : 0, sizeof(uint32_t), &l->state_from) &&
+         place(&end, job->has_states ? seqs : 0, sizeof(uint32_t), &l->state_to);
   l->slot_bytes = end - l->tokens;
   fine = fine && place(&end, l->n_slots - 1, l->slot_bytes, &unused.tokens) &&
               place(&end, sim_tokens, sizeof(int32_t), &l->sim_tokens) &&
@@ -57,7 +57,7 @@ static bool counts_fit(const struct child_job *job, uint32_t n_tokens, uint32_t 
 static bool fits(const struct child_layout *l, const struct child_job *job, const struct tl_step *s) {
   size_t n_history = 0, n_bias = 0;
   if (!counts_fit(job, s->n_tokens, s->n_seqs, s->n_rows) || s->table_stride != l->stride ||
-      (job->max_states > 0) != (s->state_to != NULL))
+      job->has_states != (s->state_to != NULL))
     return false;
   if (s->vectors) return true;
   for (uint32_t i = 0; i < s->n_rows; i++) {
@@ -156,8 +156,8 @@ bool child_take_step(struct child_shared *shared, const struct child_layout *l, 
                           .block_tables = slot_at(shared, l, slot, l->tables),
                           .rows = slot_at(shared, l, slot, l->rows),
                           .sampling = sampling,
-                          .state_from = job->max_states ? slot_at(shared, l, slot, l->state_from) : NULL,
-                          .state_to = job->max_states ? slot_at(shared, l, slot, l->state_to) : NULL,
+                          .state_from = job->has_states ? slot_at(shared, l, slot, l->state_from) : NULL,
+                          .state_to = job->has_states ? slot_at(shared, l, slot, l->state_to) : NULL,
                           .adapters = counts.has_adapters ? slot_at(shared, l, slot, l->adapters) : NULL};
   memcpy(sampling, slot_at(shared, l, slot, l->sampling), ret->n_rows * sizeof *sampling);
   for (uint32_t i = 0; i < ret->n_rows; i++) {

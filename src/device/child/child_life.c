@@ -73,16 +73,17 @@ static int read_rank(struct child_device *d, uint32_t rank, struct tl_error *err
   l.gpu[sizeof l.gpu - 1] = 0;
   clean(l.attention, sizeof l.attention);
   uint32_t least = d->layout.stride;
-  bool has_states = l.n_states <= d->job.max_states && (l.n_states > 0) == (d->job.max_states > 0);
+  uint32_t max_states = d->job.ranks[rank].max_states;
+  bool has_states = l.n_states <= max_states && (l.n_states > 0) == (max_states > 0);
   if (l.n_blocks < least || l.n_blocks > UINT32_MAX / TL_BLOCK_TOKENS || !has_states || !is_address(l.gpu))
     return child_says_nonsense(d, "what it has loaded", err);
   const struct tl_device_loaded *first = &d->loaded[rank];
   if (first->n_blocks && (l.n_blocks != first->n_blocks || strcmp(l.gpu, first->gpu) != 0))
     return tl_error_set(err, TL_EDEVICE, NULL, "%s: after its restart it has %u KV blocks instead of %u", d->job.ranks[rank].spec,
                         l.n_blocks, first->n_blocks);
-  if (first->n_blocks && l.n_states != d->job.max_states)
+  if (first->n_blocks && l.n_states != max_states)
     return tl_error_set(err, TL_EDEVICE, NULL, "%s: after its restart it has %u states of sequences instead of %u", d->job.ranks[rank].spec,
-                        l.n_states, d->job.max_states);
+                        l.n_states, max_states);
   d->loaded[rank] = l;
   return TL_OK;
 }

@@ -40,6 +40,7 @@
 struct child_rank_job {
   char spec[CHILD_SPEC];
   uint32_t n_lanes, first_core, cores;
+  uint32_t max_states;
   uint64_t kv_memory_bytes;
   struct tl_sim_options sim; /* pointers mean nothing: tokens and faults lie in the memory, the ranks' one after the other */
 };
@@ -48,7 +49,7 @@ struct child_rank_job {
 struct child_job {
   char model_path[CHILD_PATH]; /* "": simulated, there are no files */
   char quantized[16];          /* tl_model.quantized; "": NULL */
-  uint32_t max_batch_size, max_batch_tokens, max_context, draft_tokens, draft_rows, max_states;
+  uint32_t max_batch_size, max_batch_tokens, max_context, draft_tokens, draft_rows;
   uint32_t kv_format; /* enum tl_kv_format */
   uint32_t memory_percent, memory_shared, cudnn;
   uint32_t n_adapters;
@@ -60,6 +61,7 @@ struct child_job {
   uint64_t weight_bytes;
   uint32_t pooling, n_out; /* enum tl_pooling */
   bool normalize;
+  bool has_states; /* whether the model has some: steps name them */
   bool has_sim;
   bool runs_ahead;
   uint32_t n_ranks; /* 1: a device alone */

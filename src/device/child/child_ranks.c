@@ -57,7 +57,7 @@ static int load_rank(struct rank *rank) {
                                 .max_context = j->max_context,
                                 .draft_tokens = j->draft_tokens,
                                 .draft_rows = j->draft_rows,
-                                .max_states = j->max_states,
+                                .max_states = mine->max_states,
                                 .kv_memory_bytes = mine->kv_memory_bytes,
                                 .kv_format = j->kv_format,
                                 .memory_percent = j->memory_percent,

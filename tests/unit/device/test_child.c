@@ -138,7 +138,7 @@ static void test_tokens(void **state) {
 static void test_steps_through_the_memory(void **state) {
   (void)state;
   struct child_job job = {.n_ranks = 1, .runs_ahead = true, .max_batch_size = SEQS, .max_batch_tokens = TOKENS, .max_context = CONTEXT, .vocab_size = 1000,
-                          .n_adapters = 3, .max_states = 9};
+                          .n_adapters = 3, .has_states = true};
   struct child_layout l;
   assert_true(child_layout_make(&job, &l));
   struct child_shared *shared;
