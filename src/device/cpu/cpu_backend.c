@@ -236,6 +236,13 @@ static int make_rope(const struct cpu_device *d, const float *inv_freq, float **
   return TL_OK;
 }
 
+/* For blocks and states: given as much, a process that follows makes the same of it. Several states have half at most (cpu_states_fit), and
+ * blocks, no more than sequences can use, may have left some of theirs. */
+static uint64_t memory_taken(const struct cpu_device *d) {
+  uint64_t states = d->states.bytes;
+  return d->states.n > 1 && states > d->kv_bytes ? 2 * states : d->kv_bytes + states;
+}
+
 static int device_load(struct tl_device *device, const struct tl_device_load *load, struct tl_device_loaded *ret,
                        struct tl_error *err) {
   struct cpu_device *d = (struct cpu_device *)device;
@@ -253,7 +260,7 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   if (r == TL_OK) r = make_rope(d, d->model->inv_freq, &d->rope, err);
   if (r == TL_OK && d->model->inv_freq_local) r = make_rope(d, d->model->inv_freq_local, &d->rope_local, err);
   if (r < 0) return r;
-  *ret = (struct tl_device_loaded){.n_blocks = d->n_blocks, .n_states = d->states.n, .kv_bytes = d->kv_bytes + d->states.bytes, .weight_bytes = d->weights.bytes + d->adapters.bytes};
+  *ret = (struct tl_device_loaded){.n_blocks = d->n_blocks, .n_states = d->states.n, .kv_bytes = memory_taken(d), .weight_bytes = d->weights.bytes + d->adapters.bytes};
   return TL_OK;
 }
 

@@ -285,6 +285,24 @@ static void test_memory(void **state) {
   close_golden(&g);
 }
 
+/* A process that follows another is given what that said it took, and wants as many states: it must make the same of it. */
+static void test_memory_again(void **state) {
+  (void)state;
+  struct golden g;
+  struct tl_error err = {0};
+  struct tl_device_loaded first, second;
+  size_t one;
+  open_golden("arch/qwen3_5", &g);
+  for (uint64_t bytes = 300000; bytes < 20000000; bytes += bytes / 9 + 1) {
+    if (load_with(g.model, bytes, bytes % 3 ? 1000 : 144, &first, &err, &one) < 0) continue;
+    assert_int_equal(load_with(g.model, first.kv_bytes, first.n_states, &second, &err, &one), TL_OK);
+    assert_int_equal(second.n_states, first.n_states);
+    assert_int_equal(second.n_blocks, first.n_blocks);
+    assert_true(first.kv_bytes <= bytes);
+  }
+  close_golden(&g);
+}
+
 /* --- number formats ---------------------------------------------------------------------------------------- */
 
 /* What says how much of a state stays is not rounded; the rest is, and what comes out is not far off. */
@@ -349,7 +367,7 @@ static void test_runs(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_convolve), cmocka_unit_test(test_delta),     cmocka_unit_test(test_gates), cmocka_unit_test(test_forks),
-      cmocka_unit_test(test_memory),   cmocka_unit_test(test_quantized), cmocka_unit_test(test_runs),
+      cmocka_unit_test(test_memory), cmocka_unit_test(test_memory_again),   cmocka_unit_test(test_quantized), cmocka_unit_test(test_runs),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
