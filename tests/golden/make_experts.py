@@ -157,7 +157,6 @@ MODELS = {
     "next_f8_block": ("next", {}, {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
                                    "weight_block_size": [32, 32]}, f8, dict(kind=32), 0.1),
     "next_gptq": ("next", {}, GPTQ | {"desc_act": True}, gptq, dict(act_order=True), 0.25),
-    "next_awq": ("next", {}, AWQ, awq, dict(), 0.25),
     "qwen3_f8_channel": ("qwen3", {}, ct("float-quantized", DYNAMIC8 | {"type": "float"}, num_bits=8, type="float", strategy="channel",
                                          symmetric=True), f8, dict(kind="channel"), 0.1),
     "mixtral_f8_tensor": ("mixtral", {}, {"quant_method": "fp8", "activation_scheme": "static"}, f8, dict(kind="tensor"), 0.1),
