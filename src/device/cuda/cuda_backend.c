@@ -161,8 +161,8 @@ int cuda_load(struct tl_device *device, const struct tl_device_load *load, struc
   int r = load_all(d, load, err);
   if (r < 0 && d->group) cuda_group_abort((struct tl_device_group *)(void *)d->group); /* nobody need wait for this rank */
   if (r < 0) return r;
-  *ret = (struct tl_device_loaded){.n_blocks = d->n_kv_blocks, .n_states = d->n_states,
-                                   .kv_bytes = d->kv_bytes - d->n_states * cuda_state_bytes(d), .weight_bytes = d->weight_bytes};
+  *ret = (struct tl_device_loaded){.n_blocks = d->n_kv_blocks, .n_states = d->n_states, .kv_bytes = d->kv_bytes,
+                                   .weight_bytes = d->weight_bytes};
   name_gpu(d, ret->gpu);
   cuda_name_sdpa(d, ret->attention, sizeof ret->attention);
   return TL_OK;

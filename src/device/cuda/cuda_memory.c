@@ -288,7 +288,7 @@ static int measure(struct cuda_device *d, const struct tl_device_load *load, str
   uint64_t one = d->limits.table_stride, room = 0;
   if (d->weight_bytes + d->work_bytes <= there) room = there - d->weight_bytes - d->work_bytes;
   if (load->kv_memory_bytes && load->kv_memory_bytes < room) room = load->kv_memory_bytes;
-  d->n_states = cuda_count_states(d, load, room, one * blocks_bytes);
+  d->n_states = cuda_count_states(d, load, room, blocks_bytes, one);
   uint64_t states = d->n_states * cuda_state_bytes(d), left = room > states ? (room - states) / blocks_bytes : 0;
   uint64_t least = one * blocks_bytes + cuda_state_bytes(d);
   if (left < one && load->kv_memory_bytes && load->kv_memory_bytes < least)

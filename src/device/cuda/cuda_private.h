@@ -503,8 +503,9 @@ bool cuda_state_may_follow(const struct cuda_op *before, const struct cuda_op *o
 /* Of CONV and SHORT_CONV: the factors of each channel, in T. */
 void cuda_conv_shape(const struct cuda_device *d, struct cuda_op *op);
 size_t cuda_state_bytes(const struct cuda_device *d); /* of one state, of all layers; 0: there are none */
-/* How many states get part of the room that there is for them and for keys and values, of which a context needs so much. */
-uint32_t cuda_count_states(const struct cuda_device *d, const struct tl_device_load *load, size_t room, size_t context_bytes);
+/* How many states get part of the room that there is for them and for blocks of keys and values of so many bytes, of which a context needs
+ * so many. */
+uint32_t cuda_count_states(const struct cuda_device *d, const struct tl_device_load *load, size_t room, size_t block_bytes, size_t n_least);
 /* Numbers of a row that the records' products, and the records, make at most. */
 size_t cuda_widest_in(const struct cuda_device *d);
 size_t cuda_widest_made(const struct cuda_device *d);

@@ -73,12 +73,15 @@ size_t cuda_state_bytes(const struct cuda_device *d) {
   return r->n_layers ? (s_bytes(d) + kept_bytes(d)) * r->n_layers : 0;
 }
 
-uint32_t cuda_count_states(const struct cuda_device *d, const struct tl_device_load *load, size_t room, size_t context_bytes) {
-  size_t each = cuda_state_bytes(d);
+uint32_t cuda_count_states(const struct cuda_device *d, const struct tl_device_load *load, size_t room, size_t block_bytes, size_t n_least) {
+  size_t each = cuda_state_bytes(d), context = block_bytes * n_least;
   if (!each) return 0;
-  size_t n = room / 2 / each, most = room > context_bytes ? (room - context_bytes) / each : 0;
+  size_t n = room / 2 / each, most = room > context ? (room - context) / each : 0;
   if (n > most) n = most;
   if (n > load->max_states) n = load->max_states;
+  /* no more than blocks take, as whole ones: then who is given what this makes of the room makes the same of it, as a process that follows
+   * another has to */
+  while (n > 1 && n * each > (room - n * each) / block_bytes * block_bytes) n--;
   return n ? (uint32_t)n : 1;
 }
 

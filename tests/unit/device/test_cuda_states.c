@@ -49,9 +49,14 @@ static void test_memory(void **state) {
   struct tl_error err = {0};
   assert_int_equal(g->model->n_kv_layers, 1);
   if (load_with(g->model, 3, 1 << 20, &l, &err) < 0) fail_msg("%s", err.message);
-  assert_true(l.n_states == 3 && l.n_blocks == ((1 << 20) - 3 * each) / block && l.kv_bytes == l.n_blocks * block);
-  if (load_with(g->model, 100000, 1 << 20, &l, &err) < 0) fail_msg("%s", err.message);
-  assert_true(l.n_states == (1 << 19) / each && l.n_blocks == ((1 << 20) - l.n_states * each) / block);
+  assert_true(l.n_states == 3 && l.n_blocks == ((1 << 20) - 3 * each) / block && l.kv_bytes == l.n_blocks * block + 3 * each);
+  for (uint64_t room = 1 << 20; room < (1 << 20) + 2 * each + 2 * block; room += 999) { /* at any edge */
+    if (load_with(g->model, 100000, room, &l, &err) < 0) fail_msg("%s", err.message);
+    assert_true(l.n_states * each <= l.n_blocks * block && l.n_states + 1 >= room / 2 / each && l.n_blocks == (room - l.n_states * each) / block);
+    struct tl_device_loaded again; /* as a process that follows another is told */
+    if (load_with(g->model, l.n_states, l.kv_bytes, &again, &err) < 0) fail_msg("%s", err.message);
+    assert_true(again.n_states == l.n_states && again.n_blocks == l.n_blocks && again.kv_bytes == l.kv_bytes);
+  }
   /* half is not theirs where a context needs more than the other */
   assert_true(context > 2 * each);
   if (load_with(g->model, 100000, context + 2 * each, &l, &err) < 0) fail_msg("%s", err.message);
