@@ -258,15 +258,16 @@ static void test_rounded_experts(void **state) {
   }
 }
 
-/* Layers that keep a state: rows in runs of E4M3, in blocks that no kernel reads; and codes of u and z in one product with b and c, which are
- * not rounded. */
+/* Layers that keep a state: rows in runs of E4M3, in blocks that no kernel reads, and of integers whose inputs have an order; and codes of u
+ * and z in one product with b and c, which are not rounded. */
 static void test_states(void **state) {
   (void)state;
-  static const char *const formats[] = {NULL, "q8_0", "q4_0"};
+  static const char *const formats[] = {NULL, "q8_0", "q4_0", NULL};
   for (unsigned i = 0; i < UNIT_COUNT(formats); i++) {
+    const char *name = i == 3 ? "experts/next_gptq" : "experts/next_f8_block";
     IF_FAKE(fake_cuda_reset();)
     struct tl_error err = {0};
-    struct tl_model *model = load_model("experts/next_f8_block"), *twin = load_model("experts/next_f8_block");
+    struct tl_model *model = load_model(name), *twin = load_model(name);
     float *copies[3][400];
     uint32_t n[3] = {0};
     for (unsigned k = 0; formats[i] && k < 2; k++) {
@@ -275,7 +276,7 @@ static void test_states(void **state) {
       if (tl_model_quantize(one, formats[i], &err) < 0) fail_msg("%s", err.message);
     }
     to_floats(model, twin, copies[2], &n[2]);
-    if (formats[i]) assert_true(formats_of(model) & 1u << (i == 2 ? TL_CUDA_WINT4 : TL_CUDA_WINT8));
+    if (i > 0) assert_true(formats_of(model) & 1u << (i == 1 ? TL_CUDA_WINT8 : TL_CUDA_WINT4));
     check_model(model, twin, 1e-1); /* in BF16 */
     tl_model_free(model);
     tl_model_free(twin);
