@@ -97,6 +97,7 @@ enum tl_op_feature {
   TL_F_LOW_RANK = 1 << 24,   /* LATENT: weight[0] makes what queries are made of */
   TL_F_TURNED = 1 << 25,     /* LATENT_ABSORB: weight[0] is stored by inputs; DELTA: value heads n_key_heads apart share a key head */
   TL_F_GROUPED = 1 << 26,    /* ROUTE: chooses from the experts of some groups alone */
+  TL_F_MIXED = 1 << 29,      /* ROUTE: a share is of a softmax over those that are not chosen before and less than limit * max(|s|, best) below */
   TL_F_CHUNKED = 1 << 27,    /* ATTEND: only positions of its own chunk, of `window` positions each */
   TL_F_GROWS = 1 << 28,      /* ATTEND: q is times tl_op_growth(position) */
   TL_F_CLAMPED = 1 << 22,    /* EXPERTS_UP: m = g sigmoid(1.702 g) (u + 1), g = min(gate, limit), |u| <= limit */

@@ -365,7 +365,7 @@ int arch_decoder_plan(struct model *m, const struct architecture *a, const struc
   if (output < 0) return output;
   op = plan_add(m, TL_OP_LOGITS, 0);
   op->weight[0] = output;
-  bool biased = has(&k, BLOCK_LOGIT_BIAS) || (k.experts && is(&k, ARCH_USE_BIAS) && c->use_bias); /* as transformers has it, of ERNIE with experts alone */
+  bool biased = has(&k, BLOCK_LOGIT_BIAS) || c->lm_head_bias || (k.experts && is(&k, ARCH_USE_BIAS) && c->use_bias); /* as transformers has it, of ERNIE with experts alone */
   if (biased && (op->bias[0] = plan_tensor(m, err, k.vocab, 0, "lm_head.bias")) < 0) return op->bias[0];
   if (is(&k, ARCH_MULTIPLIERS)) multiply(op, 1 / c->logits_scaling);
   if (has(&k, BLOCK_LOGIT_SCALE)) multiply(op, c->logits_scaling);

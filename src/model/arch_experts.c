@@ -41,6 +41,8 @@ static const struct arch_experts kinds[] = {
     {"Llama4ForCausalLM", LLAMA4},
     {"Llama4ForConditionalGeneration", LLAMA4},
     {"Lfm2MoeForCausalLM", "feed_forward", "gate", {"w1", "w3", "w2"}, NULL, "expert_bias", EXPERTS_SIGMOID | EXPERTS_OWN_SIZE},
+    {"PhimoeForCausalLM", "block_sparse_moe", "gate", {"w1", "w3", "w2"}, NULL, NULL, EXPERTS_MIXED},
+    {"PhiMoEForCausalLM", "block_sparse_moe", "gate", {"w1", "w3", "w2"}, NULL, NULL, EXPERTS_MIXED},
     {"HunYuanMoEV1ForCausalLM", "mlp", "gate.wg", PROJECTIONS, "shared_mlp", NULL, EXPERTS_ALIKE | EXPERTS_NORMALIZED},
     {"OlmoeForCausalLM", "mlp", "gate", PROJECTIONS, NULL, NULL, 0},
     {"GptOssForCausalLM", "mlp", "router", {"gate_up_proj", "gate_up_proj", "down_proj"}, NULL, NULL,
@@ -106,6 +108,8 @@ int arch_experts_check(const struct model *m, const struct arch_experts *e, cons
   if (c->n_experts < 1) return bad(m, err, "num_experts (num_local_experts)", "expert_count", "is required");
   if (c->n_chosen < 1 || c->n_chosen > c->n_experts)
     return bad(m, err, "num_experts_per_tok", "expert_used_count", "expected 1 to the number of experts");
+  if (e->traits & EXPERTS_MIXED && c->n_chosen != 2)
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: num_experts_per_tok: expected 2");
   if (e->traits & EXPERTS_OWN_SIZE && !c->expert_size)
     return bad(m, err, "moe_intermediate_size", "expert_feed_forward_length", "is required");
   if (e->traits & EXPERTS_GROUPS) {
@@ -171,6 +175,10 @@ static int route(const struct maker *k) {
   if (k->e->traits & EXPERTS_NORMALIZED || k->c->norm_topk_prob) op->features |= TL_F_NORMALIZED;
   multiply(op, block_factor(k) * (k->e->choice || k->e->traits & EXPERTS_GROUPS ? k->c->routed_scaling_factor : 1));
   if (k->e->traits & EXPERTS_SIGMOID) op->features |= TL_F_SIGMOID;
+  if (k->e->traits & EXPERTS_MIXED) {
+    op->features |= TL_F_MIXED;
+    op->limit = (float)(2 * k->c->router_jitter_noise);
+  }
   int r = take(k, &op->weight[0], op->n_experts, k->dim, k->e->router);
   if (has_groups(k->e, k->c)) {
     op->features |= TL_F_GROUPED;

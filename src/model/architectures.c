@@ -46,6 +46,8 @@ static const struct architecture architectures[] = {
     {"DeepseekV2ForCausalLM", "deepseek_v2", PRE_NORMS, ARCH_LATENT, WINDOW_NONE, 1},
     {"DeepseekV3ForCausalLM", "deepseek_v3", PRE_NORMS, ARCH_LATENT, WINDOW_NONE, 1},
     {"Glm4MoeLiteForCausalLM", "glm4_moe_lite", PRE_NORMS, ARCH_LATENT, WINDOW_NONE, 1},
+    {"PhimoeForCausalLM", "phimoe", PRE_NORMS, ARCH_LAYER_NORM, WINDOW_ALL, 1},
+    {"PhiMoEForCausalLM", "phimoe", PRE_NORMS, ARCH_LAYER_NORM, WINDOW_ALL, 1}, /* as Microsoft calls it */
     {"HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense", PRE_NORMS, ARCH_QK_NORM_LAST, WINDOW_NONE, 1},
     {"HunYuanMoEV1ForCausalLM", "hunyuan_v1_moe", PRE_NORMS, ARCH_QK_NORM_LAST, WINDOW_NONE, 1},
     {"OlmoeForCausalLM", "olmoe", PRE_NORMS, ARCH_QK_NORM_ROW, WINDOW_NONE, 1},

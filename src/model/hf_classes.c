@@ -38,6 +38,8 @@ static const struct class {
     {"Olmo3ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 5e5, false},
     {"Glm4MoeForCausalLM", NULL, 0, 8, 0, 0, 0, 0, 1e-5, 0, false},
     {"MiniMaxM2ForCausalLM", NULL, 0, 8, 128, 200064, 196608, 0, 1e-6, 5e6, false},
+    {"PhimoeForCausalLM", NULL, 0, 8, 0, 32064, 131072, 0, 1e-5, 1e6, false},
+    {"PhiMoEForCausalLM", NULL, 0, 8, 0, 32064, 131072, 0, 1e-5, 1e6, false},
     {"HunYuanDenseV1ForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
     {"HunYuanMoEV1ForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
     {"OlmoeForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
@@ -73,6 +75,8 @@ static const struct mixture {
     {"Qwen3_5MoeForCausalLM", 256, 8, 512, 0, 0, true},
     {"Qwen3_5MoeForConditionalGeneration", 256, 8, 512, 0, 0, true},
     {"Lfm2MoeForCausalLM", 32, 4, 1792, 0, 2, true},
+    {"PhimoeForCausalLM", 16, 2, 0, 0, 0, false},
+    {"PhiMoEForCausalLM", 16, 2, 0, 0, 0, false},
     {"OlmoeForCausalLM", 64, 8, 0, 0, 0, false},
 };
 

@@ -131,6 +131,8 @@ static const struct key keys[] = {
     {"decoder_sparse_step", KIND_INTEGER, AT(decoder_sparse_step), 0, 1, MODEL_MAX_LAYERS, false},
     {"norm_topk_prob", KIND_BOOL, AT(norm_topk_prob), 0, 0, 0, false},
     {"qkv_bias", KIND_BOOL, AT(qkv_bias), 0, 0, 0, false},
+    {"lm_head_bias", KIND_BOOL, AT(lm_head_bias), 0, 0, 0, false},
+    {"router_jitter_noise", KIND_NUMBER, AT(router_jitter_noise), 0, 0, 1, false},
     {"swiglu_alpha", KIND_NUMBER, AT(swiglu_alpha), 0, 1.702, 1.702, false}, /* the only one that there is */
     {"swiglu_limit", KIND_NUMBER, AT(swiglu_limit), 0, 1e-3, 1e6, false},
 };
@@ -150,6 +152,7 @@ static const struct key rope_keys[] = {
     {"beta_slow", KIND_NUMBER, AT(beta_slow), 0, 1e-3, 1e6, false},
     {"attention_factor", KIND_NUMBER, AT(attention_factor), 0, 1e-3, 1e3, false},
     {"mscale", KIND_NUMBER, AT(mscale), 0, 0, 1e3, false},
+    {"long_mscale", KIND_NUMBER, AT(long_mscale), 0, 1e-3, 1e3, false},
     {"llama_4_scaling_beta", KIND_NUMBER, AT(llama_4_scaling_beta), 0, 0, 1e3, false},
     {"mscale_all_dim", KIND_NUMBER, AT(mscale_all_dim), 0, 0, 1e3, false},
 };
@@ -325,7 +328,7 @@ void hf_config_defaults(struct hf_config *ret) {
                             .attention_multiplier = 1, .residual_multiplier = 1, .logits_scaling = 1,
                             .max_window_layers = 28, .no_rope_layer_interval = 4,
                             .rope_local_base_freq = 10000, .beta_fast = 32, .beta_slow = 1, .decoder_sparse_step = 1, .last_sparse = -1, .n_group = 1, .topk_group = 1, .routed_scaling_factor = 1,
-                            .moe_layer_freq = 1, .rope_interleave = true,
+                            .moe_layer_freq = 1, .rope_interleave = true, .router_jitter_noise = 0.01,
                             .qkv_bias = true, .use_expert_bias = true, .swiglu_limit = 7, .pad_token_id = 1, .local_attention = 128,
                             .global_attn_every_n_layers = 3, .rotary_emb_fraction = 1, .max_trained_positions = 2048};
 }

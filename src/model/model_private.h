@@ -123,7 +123,7 @@ struct hf_config {
   /* mixtures of experts, 0: none */
   int64_t n_experts, n_chosen, expert_size, shared_expert_size, decoder_sparse_step, first_dense, last_sparse, n_shared_experts, n_group, topk_group;
   double routed_scaling_factor;
-  bool norm_topk_prob, qkv_bias;
+  bool norm_topk_prob, qkv_bias, lm_head_bias;
   int64_t moe_layer_freq;
   char topk_method[32], scoring_func[32];
   /* latent attention; q_lora_rank 0: queries are made in one step */
@@ -154,7 +154,7 @@ struct hf_config {
   double rope_factor, low_freq_factor, high_freq_factor;
   int64_t original_max_position_embeddings;
   double rope_local_base_freq, partial_rotary_factor, beta_fast, beta_slow;
-  double attention_factor, mscale, mscale_all_dim, rope_alpha; /* rope_alpha: with `dynamic`; 0: none */
+  double attention_factor, mscale, mscale_all_dim, rope_alpha, long_mscale, router_jitter_noise; /* rope_alpha: with `dynamic`; 0: none */
   bool rope_untruncated;
   double llama_4_scaling_beta; /* queries grow by it, each original_max_position_embeddings positions */
   uint32_t n_long_factors;
@@ -368,6 +368,7 @@ enum experts_trait {
   EXPERTS_ROWS = 1 << 7,       /* Granite: halves, not transposed, under the block's own name */
   EXPERTS_STRAIGHT = 1 << 9,   /* the halves' tensor is never transposed */
   EXPERTS_ALIKE = 1 << 11,     /* what all rows have is as large as an expert: intermediate_size */
+  EXPERTS_MIXED = 1 << 12,     /* PhiMoE: two are chosen, each by a softmax over those that are about as good */
   EXPERTS_COUNTED = 1 << 6,    /* what all rows have is as large as n_shared_experts experts */
 };
 enum { EXPERT_GATE, EXPERT_UP, EXPERT_DOWN };

@@ -52,6 +52,7 @@ static void scale_longrope(const struct hf_config *c, float *inv_freq, uint32_t 
   for (uint32_t i = 0; i < n / 2; i++) inv_freq[i] /= c->long_factors[i];
   double old = (double)c->original_max_position_embeddings, factor = (double)c->max_position_embeddings / old;
   double scaled = factor > 1 ? sqrt(1 + log(factor) / log(old)) : 1;
+  if (c->long_mscale > 0 && factor > 1) scaled = c->long_mscale; /* PhiMoE's: as for its list, that for long contexts */
   *ret_factor = (float)(c->attention_factor > 0 ? c->attention_factor : scaled);
 }
 

@@ -118,6 +118,10 @@ MODELS = {
     "granitemoe": ("GraniteMoe", dict(hidden_size=56, intermediate_size=28, num_local_experts=5, num_experts_per_tok=2, **GRANITE)),
     "granitemoeshared": ("GraniteMoeShared", dict(hidden_size=56, intermediate_size=28, num_local_experts=5, num_experts_per_tok=2,
                                                   shared_intermediate_size=36, **GRANITE)),
+    # transformers 5 takes the short list in any context, which published ones have not alike: here they are
+    "phimoe": ("Phimoe", dict(hidden_size=56, num_local_experts=6, num_experts_per_tok=2, router_jitter_noise=0.2, attention_bias=True, lm_head_bias=True,
+                              sliding_window=70, rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, original_max_position_embeddings=4,
+                                                                      short_factor=LONG + [3.5], long_factor=LONG + [3.5], short_mscale=1.1, long_mscale=1.1))),
     "hunyuan": ("HunYuanDenseV1", dict(rope_parameters=dict(rope_type="dynamic", rope_theta=10000.0, alpha=50.0, factor=1.0), tie_word_embeddings=True)),
     "hunyuan_moe": ("HunYuanMoEV1", dict(hidden_size=56, num_experts=5, moe_topk=2, rope_parameters=dict(
         rope_type="dynamic", rope_theta=10000.0, alpha=50.0, factor=1.0))),

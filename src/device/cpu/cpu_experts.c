@@ -146,6 +146,20 @@ static void choose_shares(const float *scores, const struct tl_op *op, const boo
   for (uint32_t i = 0; i < op->n_chosen; i++) shares[i] /= total;
 }
 
+/* Of a row's choices: each by a softmax over what was left and is about as good as itself (SparseMixer-v2, Liu et al. 2024, as it is at inference). */
+static void mix_shares(const float *scores, const struct tl_op *op, const uint32_t *chosen, float *shares) {
+  for (uint32_t i = 0; i < op->n_chosen; i++) {
+    float most = scores[chosen[i]], total = 0;
+    for (uint32_t e = 0; e < op->n_experts; e++) {
+      bool before = false;
+      for (uint32_t k = 0; k < i; k++) before = before || chosen[k] == e;
+      float size = fabsf(scores[e]) > most ? fabsf(scores[e]) : most;
+      if (!before && !(most - scores[e] > op->limit * size)) total += expf(scores[e] - most);
+    }
+    shares[i] = 1 / total;
+  }
+}
+
 /* A row's experts and their shares. */
 static void route_row(float *scores, const struct tl_op *op, const float *added, uint32_t *chosen, float *shares) {
   bool groups[MAX_EXPERTS], by_shares = op->features & (TL_F_SIGMOID | TL_F_CHOICE);
@@ -153,6 +167,7 @@ static void route_row(float *scores, const struct tl_op *op, const float *added,
   if (op->features & TL_F_GROUPED) choose_groups(scores, by_shares ? added : NULL, op, groups);
   if (by_shares) choose_shares(scores, op, groups, added, chosen, shares);
   else choose(scores, op, groups, chosen, shares);
+  if (op->features & TL_F_MIXED) mix_shares(scores, op, chosen, shares);
   for (uint32_t i = 0; i < op->n_chosen && op->features & TL_F_FACTOR; i++) shares[i] *= op->factor;
 }
 

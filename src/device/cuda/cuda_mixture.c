@@ -34,7 +34,7 @@ int cuda_route(struct cuda_device *d, const struct cuda_op *op, const struct cud
                                     .tile_entries = tile_entries(op->from, pass),
                                     .normalized = (op->from->features & TL_F_NORMALIZED) != 0,
                                     .sigmoid = (op->from->features & TL_F_SIGMOID) != 0,
-                                    .n_groups = op->from->n_groups, .n_groups_chosen = op->from->n_groups_chosen,
+                                    .mixed = (op->from->features & TL_F_MIXED) != 0, .limit = op->from->limit, .n_groups = op->from->n_groups, .n_groups_chosen = op->from->n_groups_chosen,
                                     .choice = (op->from->features & TL_F_CHOICE) != 0, .factor = factor_of(op), .ld = op->w.ld, .scores = w->scores,
                                     .bias = op->w.bias, .tokens = d->device.tokens, .chosen = w->chosen, .shares = w->shares,
                                     .places = w->places, .rows = w->entry_rows, .tiles = w->expert_tiles,

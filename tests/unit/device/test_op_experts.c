@@ -184,6 +184,35 @@ static void test_routing(void **state) {
     for (unsigned sigmoid = 0; sigmoid < 2; sigmoid++) check_routing(&grouped[i], sigmoid, false, groups[i]);
 }
 
+/* Each of two shares is of a softmax over what is left and about as good. */
+static void test_mixed_shares(void **state) {
+  (void)state;
+  const struct routing all[] = {{9, 16, 2, 0, 16, 8, 0, false, false}, {70, 40, 2, 8, 16, 64, 0, false, true}, {5, 2, 2, 0, 2, 8, 0, false, false}};
+  for (unsigned i = 0; i < UNIT_COUNT(all); i++) {
+    struct routed t;
+    open_routing(&all[i], &t);
+    t.a.mixed = 1;
+    t.a.limit = 0.6f;
+    assert_int_equal(op_run(tl_cuda_route(&t.a, NULL)), 0);
+    for (uint32_t row = 0; row < t.a.n; row++) {
+      const float *scores = t.scores + (size_t)row * t.a.ld;
+      const uint32_t *chosen = t.a.chosen + 2 * row;
+      for (uint32_t k = 0; k < 2 && t.tokens[row] != -1; k++) {
+        float most = scores[chosen[k]];
+        double total = 0;
+        for (uint32_t e = 0; e < t.a.n_experts; e++) {
+          if (k == 1 && e == chosen[0]) continue;
+          assert_true(scores[e] < most || e == chosen[k] || (scores[e] <= most && e > chosen[k]));
+          if (!(most - scores[e] > t.a.limit * fmaxf(fabsf(scores[e]), most))) total += exp((double)(scores[e] - most));
+        }
+        assert_true(fabs((double)t.a.shares[2 * row + k] - 1 / total) < 2e-6);
+      }
+    }
+    check_entries(&t);
+    close_routing(&t);
+  }
+}
+
 /* Scores that are no numbers, or infinite: the choices are experts all the same, each once, numbers first. */
 static void test_odd_scores(void **state) {
   (void)state;
@@ -448,7 +477,7 @@ static void test_refused_shapes(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_routing),      cmocka_unit_test(test_odd_scores), cmocka_unit_test(test_few_entries),
+      cmocka_unit_test(test_routing), cmocka_unit_test(test_mixed_shares),      cmocka_unit_test(test_odd_scores), cmocka_unit_test(test_few_entries),
       cmocka_unit_test(test_many_entries), cmocka_unit_test(test_formats),    cmocka_unit_test(test_mxfp4_values),
       cmocka_unit_test(test_mix),        cmocka_unit_test(test_refused_shapes),
   };

@@ -42,6 +42,8 @@ struct tl_cuda_route_args {
   int normalized;          /* shares sum up to 1; else they are of a softmax over all experts, or sigmoids as they are */
   int sigmoid;             /* shares are sigmoids of scores, and bias is added to them for the choice alone */
   int choice;              /* shares are of a softmax over all experts, and bias is likewise for the choice alone */
+  int mixed;               /* each share is of a softmax over those that are not chosen before and not more than limit * max(|score|, its score) below */
+  float limit;
   uint32_t n_groups, n_groups_chosen; /* of experts, of one size, at most 32, those that are chosen from: with the best expert, or, of
                             * sigmoids, the best sum of two; 0: all are */
   float factor;            /* of shares */

@@ -79,6 +79,17 @@ TL_DEVICE uint32_t choose_groups(const tl_cuda_route_args &a, uint32_t row, cons
   return chosen;
 }
 
+/* A warp: of a softmax over the experts that are about as good as the one of `rank`, which is the best of them. */
+TL_DEVICE float mixed_share(const tl_cuda_route_args &a, uint32_t row, uint64_t rank) {
+  float most = score_of(a, row, ~(uint32_t)rank), total = 0;
+  for (uint32_t e = lane_index(); e < a.n_experts; e += 32) {
+    float score = score_of(a, row, e);
+    bool near = !(most - score > a.limit * fmaxf(fabsf(score), most));
+    if (near && rank_of(score, e) <= rank) total += expf(score - most);
+  }
+  return 1 / warp_sum(total);
+}
+
 /* A warp's row. The i-th best is the best of those below the one before. */
 TL_DEVICE void choose(const tl_cuda_route_args &a, uint32_t row) {
   uint64_t at = (uint64_t)row * a.n_chosen, before = UINT64_MAX;
@@ -98,13 +109,14 @@ TL_DEVICE void choose(const tl_cuda_route_args &a, uint32_t row) {
     float score = padding || by_share ? 0 : score_of(a, row, expert);
     if (i == 0) best = score;
     float share = by_share && !padding ? share_of(a, row, expert, soft) : expf(score - best);
+    if (a.mixed && !padding) share = mixed_share(a, row, before);
     total += share;
     if (lane_index() > 0) continue;
     a.chosen[at + i] = expert;
     a.shares[at + i] = share;
   }
-  if (!a.normalized && by_share) total = 1;
-  if (!a.normalized && !by_share && !padding) {
+  if (!a.normalized && (by_share || a.mixed)) total = 1;
+  if (!a.normalized && !by_share && !a.mixed && !padding) {
     total = 0;
     for (uint32_t e = lane_index(); e < a.n_experts; e += 32) total += expf(score_of(a, row, e) - best);
     total = warp_sum(total);
