@@ -73,8 +73,9 @@ enum tl_op_kind {
 /* What a record does other than its kind says. A backend has to refuse a record with one that it
  * does not know; without any, the fields behind `eps` mean nothing. */
 enum tl_op_feature {
-  TL_F_LAYER_NORM = 1 << 0,  /* RMSNORM: (x - mean) / deviation * weight[0] + bias[0], whose bias may be -1 */
+  TL_F_LAYER_NORM = 1 << 0,  /* RMSNORM: (x - mean) / deviation * weight[0] + bias[0], whose bias may be -1; QK_NORM: of each head */
   TL_F_PLUS_ONE = 1 << 1,    /* norms: weight + 1 in place of weight */
+  TL_F_EACH_HEAD = 1 << 18,  /* QK_NORM: each head has weights of its own, one behind the other */
   TL_F_WHOLE_ROW = 1 << 2,   /* QK_NORM: one rms over all heads of q, one over those of k */
   TL_F_INTERLEAVED = 1 << 3, /* ROPE: pairs are (2 i, 2 i + 1) */
   TL_F_PARTIAL = 1 << 4,     /* ROPE: only the first tl_model.n_rotated dimensions of a head */

@@ -133,8 +133,34 @@ static bool rotates(const struct maker *k, uint32_t layer) {
   return (layer + 1) % (uint64_t)k->c->no_rope_layer_interval != 0;
 }
 
+/* A matrix whose rows are heads' as one vector. */
+static int flatten(struct maker *k, int32_t matrix, int32_t *ret) {
+  if (matrix < 0) return matrix;
+  struct tl_tensor t = k->m->tensors[matrix];
+  char name[300];
+  snprintf(name, sizeof name, "%.250s[]", t.name);
+  t.name = name;
+  t.n_dims = 1;
+  t.shape[0] *= t.shape[1];
+  t.shape[1] = 0;
+  plan_spent(k->m, matrix);
+  int r = model_add_tensor(k->m, &t, k->err);
+  *ret = (int32_t)k->m->n_tensors - 1;
+  return r;
+}
+
+/* Command R+'s: LayerNorm of each head, by weights of its own. */
+static int norm_of_heads(struct maker *k, struct tl_op *op) {
+  op->features |= TL_F_EACH_HEAD;
+  uint64_t heads = (uint64_t)k->c->num_attention_heads, kv_heads = (uint64_t)k->c->num_key_value_heads, dim = (uint64_t)k->c->head_dim;
+  int r = flatten(k, plan_tensor(k->m, k->err, heads, dim, "model.layers.%u.self_attn.q_norm.weight", op->layer), &op->weight[0]);
+  if (r < 0) return r;
+  return flatten(k, plan_tensor(k->m, k->err, kv_heads, dim, "model.layers.%u.self_attn.k_norm.weight", op->layer), &op->weight[1]);
+}
+
 static int qk_norm(struct maker *k, uint32_t layer, bool rotated) {
-  bool wanted = is(k, ARCH_QK_NORM | ARCH_QK_NORM_ROW) || (is(k, ARCH_QK_NORM_KEY) && k->c->use_qk_norm);
+  bool by_key = is(k, ARCH_QK_NORM_KEY) || has(k, BLOCK_NORM_UNBIASED);
+  bool wanted = is(k, ARCH_QK_NORM | ARCH_QK_NORM_ROW) || (by_key && k->c->use_qk_norm);
   if (rotated ? !is(k, ARCH_QK_NORM_LAST) : !wanted) return TL_OK;
   bool row = is(k, ARCH_QK_NORM_ROW);
   uint64_t head = (uint64_t)k->c->head_dim;
@@ -142,6 +168,7 @@ static int qk_norm(struct maker *k, uint32_t layer, bool rotated) {
   struct tl_op *op = plan_add(k->m, TL_OP_QK_NORM, layer);
   op->eps = (float)k->c->rms_norm_eps;
   op->features |= norm_features(k) | (row ? TL_F_WHOLE_ROW : 0);
+  if (is(k, ARCH_LAYER_NORM)) return norm_of_heads(k, op);
   const char *q = rotated ? "self_attn.query_layernorm" : lfm2 ? "self_attn.q_layernorm" : "self_attn.q_norm";
   const char *key = rotated ? "self_attn.key_layernorm" : lfm2 ? "self_attn.k_layernorm" : "self_attn.k_norm";
   int r = project(k, op, 0, row ? k->q : head, 0, false, q);
@@ -324,7 +351,7 @@ static int check(const struct maker *k) {
   const char *no = c->use_bidirectional_attention ? "use_bidirectional_attention" : c->attention_out_bias ? "attention_out_bias"
                    : c->clip_qkv > 0 ? "clip_qkv" : NULL;
   if (no) return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: %s: is not supported", no);
-  if (has(k, BLOCK_PARALLEL) && c->use_qk_norm)
+  if (has(k, BLOCK_PARALLEL) && !has(k, BLOCK_NORM_UNBIASED) && c->use_qk_norm)
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: use_qk_norm: is not supported for this architecture");
   if (is(k, ARCH_LAYER_NORM) && (c->qk_layernorm || c->use_parallel_residual))
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: %s: is not supported",

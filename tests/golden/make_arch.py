@@ -87,6 +87,7 @@ MODELS = {
         sliding_attention=theta(5000.0), full_attention=dict(rope_type="yarn", rope_theta=5000.0, factor=8.0, attention_factor=1.2,
                                                              beta_fast=32.0, beta_slow=1.0, original_max_position_embeddings=64)))),
     "cohere": ("Cohere", dict(hidden_size=56, logit_scale=0.4, tie_word_embeddings=False, attention_bias=True)),
+    "cohere_norms": ("Cohere", dict(hidden_size=56, logit_scale=0.4, tie_word_embeddings=False, use_qk_norm=True)),
     "cohere2": ("Cohere2", dict(num_hidden_layers=4, hidden_size=56, logit_scale=0.4, sliding_window=19)),
     "arcee": ("Arcee", dict(rope_parameters=dict(rope_type="yarn", rope_theta=10000.0, factor=8.0, original_max_position_embeddings=64,
                                                  beta_fast=32.0, beta_slow=1.0, mscale=1.0))),

@@ -57,6 +57,11 @@ static void scale_part(float *x, const float *weight, uint32_t n, float squares,
   for (uint32_t i = 0; i < n; i++) x[i] = x[i] * scale * weight[i];
 }
 
+/* LayerNorm of each of n heads by weights of its own. */
+static void norm_heads(float *x, const float *weight, uint32_t n, uint32_t dim, float eps) {
+  for (uint32_t h = 0; h < n; h++) cpu_layer_norm(x + (size_t)h * dim, x + (size_t)h * dim, weight + (size_t)h * dim, NULL, dim, eps);
+}
+
 void cpu_qk_norm(const struct cpu_device *d, const struct tl_op *op, const float *q_weight, const float *k_weight,
                  uint32_t from, uint32_t to) {
   const struct tl_model *model = d->model;
@@ -65,6 +70,11 @@ void cpu_qk_norm(const struct cpu_device *d, const struct tl_op *op, const float
   uint32_t q_part = whole ? q_length : model->head_dim, k_part = whole ? k_length : model->head_dim;
   for (uint32_t i = from; i < to; i++) {
     float *q = d->qkv + i * d->ld_qkv, *k = q + q_length;
+    if (op->features & TL_F_EACH_HEAD) {
+      norm_heads(q, q_weight + (size_t)d->shard.first_head * model->head_dim, d->shard.n_heads, model->head_dim, op->eps);
+      norm_heads(k, k_weight + (size_t)d->shard.first_kv_head * model->head_dim, d->shard.n_kv_heads, model->head_dim, op->eps);
+      continue;
+    }
     for (uint32_t at = 0; at < q_length; at += q_part)
       scale_part(q + at, q_weight, q_part, squares_of(q + at, q_part), q_part, op->eps);
     for (uint32_t at = 0; at < k_length; at += k_part)

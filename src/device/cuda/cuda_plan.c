@@ -69,7 +69,7 @@ static const struct {
     [TL_OP_UP] = {1, TL_F_GELU_TANH | TL_F_RELU2},
     [TL_OP_MLP_DOWN] = {1, TL_F_TO_H | TL_F_FACTOR},
     [TL_OP_LOGITS] = {1, TL_F_FACTOR | TL_F_SOFTCAP},
-    [TL_OP_QK_NORM] = {2, TL_F_PLUS_ONE | TL_F_WHOLE_ROW},
+    [TL_OP_QK_NORM] = {2, TL_F_PLUS_ONE | TL_F_WHOLE_ROW | TL_F_LAYER_NORM | TL_F_EACH_HEAD},
     [TL_OP_NORM_ADD] = {1, TL_F_PLUS_ONE},
     [TL_OP_ROUTE] = {1, TL_F_NORMALIZED | TL_F_SIGMOID | TL_F_CHOICE | TL_F_FACTOR | TL_F_GROUPED | TL_F_MIXED},
     [TL_OP_EXPERTS_UP] = {2, TL_F_CLAMPED | TL_F_SHARE_IN},
@@ -102,6 +102,7 @@ static bool is_known(const struct tl_op *op) {
     if (op->weight[i] < 0) return false;
   if (op->kind == TL_OP_LATENT_NORM && op->weight[1] < 0) return false;
   if (op->features & TL_F_GROUPED && op->n_groups > 32) return false;
+  if (op->kind == TL_OP_QK_NORM && !(op->features & TL_F_EACH_HEAD) != !(op->features & TL_F_LAYER_NORM)) return false;
   return !(op->features & TL_F_SINKS) || op->weight[0] >= 0;
 }
 

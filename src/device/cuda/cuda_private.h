@@ -154,6 +154,11 @@ static inline struct cuda_op *cuda_qkv_of(struct cuda_op *op) {
   return op[-1].kind == CUDA_OP_GATE_IN ? op - 2 : op - 1;
 }
 
+/* Whether each head has weights of its own. */
+static inline bool cuda_norms_each_head(const struct cuda_op *op) {
+  return op->qk_norm && op->qk_norm->features & TL_F_EACH_HEAD;
+}
+
 /* Who applies the scales of outputs and rows. */
 enum cuda_scaling {
   CUDA_NO_SCALES,   /* both are T */

@@ -66,7 +66,7 @@ static struct tl_cuda_qkv_args heads_of(const struct cuda_device *d, const struc
   return (struct tl_cuda_qkv_args){.dtype = d->dtype, .n = pass->n_tokens, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
                                    .head_dim = s->head, .width = d->model->head_dim, .qkv = d->work.qkv, .bias = op->w.bias,
                                    .q_norm = op->q_norm, .k_norm = op->k_norm,
-                                   .norm_last = op->norm_last, .row_squares = cuda_norms_whole_rows(op) ? d->work.row_squares : NULL,
+                                   .norm_each = cuda_norms_each_head(op), .norm_last = op->norm_last, .row_squares = cuda_norms_whole_rows(op) ? d->work.row_squares : NULL,
                                    .eps = op->qk_norm ? op->qk_norm->eps : 0,
                                    .rope = !op->rope ? NULL : local ? d->work.rope_local : d->work.rope,
                                    .growth = op->from->features & TL_F_GROWS ? d->work.growth : NULL,
@@ -114,7 +114,7 @@ static int attend(struct cuda_device *d, const struct cuda_op *op, const struct 
   struct tl_cuda_qkv_args heads = heads_of(d, op, pass);
   /* Few decode rows alone, one a sequence: their attention makes the heads. Of drafts a row sees keys and values of those before it, which
    * another thread block may have to make: there all are in the cache before. */
-  bool itself = pass->n_decode == pass->n_tokens && !pass->drafts && pass->n_tokens <= TL_CUDA_GEMV_MAX_ROWS && !heads.row_squares && !heads.norm_last;
+  bool itself = pass->n_decode == pass->n_tokens && !pass->drafts && pass->n_tokens <= TL_CUDA_GEMV_MAX_ROWS && !heads.row_squares && !heads.norm_each && !heads.norm_last;
   heads.left = *qkv;
   int r = itself ? TL_OK : prepare_heads(d, &heads, err);
   if (r < 0) return r;

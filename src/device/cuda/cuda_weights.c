@@ -56,8 +56,9 @@ static void place_norms(const struct cuda_device *d, struct cuda_placer *p, stru
   }
   if (op->from->features & TL_F_SINKS) op->sinks = place_floats(p, s->n_heads);
   if (op->qk_norm) {
-    op->q_norm = place_floats(p, s->head * (cuda_norms_whole_rows(op) ? s->n_heads : 1));
-    op->k_norm = place_floats(p, s->head * (cuda_norms_whole_rows(op) ? s->n_kv_heads : 1));
+    bool all = cuda_norms_whole_rows(op) || cuda_norms_each_head(op);
+    op->q_norm = place_floats(p, s->head * (all ? s->n_heads : 1));
+    op->k_norm = place_floats(p, s->head * (all ? s->n_kv_heads : 1));
   }
 }
 
@@ -193,7 +194,7 @@ static bool add_head_norms(struct cuda_device *d, struct parts *p, const struct 
   const struct cuda_dims *s = &d->dims;
   const struct tl_op *from = op->qk_norm;
   if (!from) return true;
-  bool whole = cuda_norms_whole_rows(op);
+  bool whole = cuda_norms_whole_rows(op) || cuda_norms_each_head(op);
   uint64_t head = d->model->head_dim, q_first = whole ? d->shard.first_head * head : 0, k_first = whole ? d->shard.first_kv_head * head : 0;
   return add_norm(d, p, from, from->weight[0], q_first, s->head * (whole ? s->n_heads : 1), &d->qk_order, op->q_norm) &&
          add_norm(d, p, from, from->weight[1], k_first, s->head * (whole ? s->n_kv_heads : 1), &d->qk_order, op->k_norm);

@@ -108,7 +108,7 @@ static void test_architectures(void **state) {
       "arch/qwen3_vl_moe", "arch/ministral3", "arch/ministral3_long", "arch/exaone4", "arch/exaone4_small", "arch/ernie4_5", "arch/seed_oss",
       "arch/olmoe", "arch/minimax_m2", "arch/dots1", "arch/ernie4_5_moe", "arch/granitemoe", "arch/granitemoeshared", "arch/cohere",
       "arch/cohere2", "arch/deepseek_v2_lite", "arch/deepseek_v3", "arch/moonlight", "arch/arcee", "arch/nemotron", "arch/starcoder2", "arch/phi",
-      "arch/llama4", "arch/llama4_long", "arch/hunyuan", "arch/hunyuan_moe", "arch/phimoe", "arch/qwen3_next", "arch/qwen3_5", "arch/qwen3_5_moe",
+      "arch/llama4", "arch/llama4_long", "arch/hunyuan", "arch/hunyuan_moe", "arch/phimoe", "arch/cohere_norms", "arch/qwen3_next", "arch/qwen3_5", "arch/qwen3_5_moe",
       "arch/qwen3_5_vision", "arch/lfm2", "arch/lfm2_moe", "arch/lfm2_tied", "arch/gemma"};
   static const uint32_t odd[] = {40, 7, 1, 23};
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) {

@@ -8,7 +8,7 @@ struct shape {
   int dtype;
   uint32_t n_heads, n_kv_heads, head_dim;
   bool bias, norm, whole, still; /* whole: normed as one row; still: not rotated */
-  bool grows, last; /* last: normed behind the rotation */
+  bool grows, last, each; /* each: a LayerNorm of each head by weights of its own; last: normed behind the rotation */
   bool left;                 /* scales are left to do of the product's results */
   uint32_t padding;              /* of a head: zeros, whose angles are none */
 };
@@ -28,9 +28,12 @@ static void expect(const struct tl_cuda_qkv_args *a, uint32_t row, uint32_t head
   double sum = 0;
   bool is_k = head >= a->n_heads;
   uint32_t first = a->row_squares ? is_k ? a->n_heads : 0 : head, n = a->row_squares ? is_k ? a->n_kv_heads : a->n_heads : 1;
-  for (uint32_t i = 0; i < dim; i++) ret[i] = value(a, row, head, i);
+  double mean = 0;
+  for (uint32_t i = 0; i < dim; i++) ret[i] = value(a, row, head, i), mean += ret[i] / a->width;
+  for (uint32_t i = 0; norm && a->norm_each && i < dim; i++) ret[i] -= i % half < a->width / 2 ? mean : 0;
   for (uint32_t h = first; norm && h < first + n; h++)
-    for (uint32_t i = 0; i < dim; i++) sum += pow(value(a, row, h, i), 2);
+    for (uint32_t i = 0; i < dim; i++) sum += pow(a->norm_each ? ret[i] : value(a, row, h, i), 2);
+  if (norm && a->norm_each) norm += (size_t)(head - (is_k ? a->n_heads : 0)) * dim;
   if (norm) norm += (size_t)(head - first) * dim;
   for (uint32_t i = 0; norm && !a->norm_last && i < dim; i++) ret[i] *= norm[i] / sqrt(sum / (n * a->width) + a->eps);
   const float *angles = a->rope ? a->rope + (size_t)a->positions[row] * dim : NULL;
@@ -63,8 +66,8 @@ static void check(const struct shape *s) {
   for (uint32_t i = 0; i < N * heads * dim; i++) /* the padding of each half */
     if (i % (dim / 2) >= (dim - s->padding) / 2) qkv[i] = 0, bias[i % (heads * dim)] = 0;
   struct tl_cuda_qkv_args a = {.dtype = s->dtype, .n = N, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
-                               .head_dim = dim, .width = dim - s->padding, .norm_last = s->last, .qkv = qkv, .bias = s->bias ? bias : NULL,
-                               .q_norm = s->norm ? norms : NULL, .k_norm = s->norm ? norms + (s->whole ? s->n_heads : 1) * dim : NULL,
+                               .head_dim = dim, .width = dim - s->padding, .norm_last = s->last, .norm_each = s->each, .qkv = qkv, .bias = s->bias ? bias : NULL,
+                               .q_norm = s->norm ? norms : NULL, .k_norm = s->norm ? norms + (s->whole || s->each ? s->n_heads : 1) * dim : NULL,
                                .row_squares = s->whole ? squares : NULL, .eps = 1e-6f, .rope = s->still ? NULL : rope, .growth = s->grows ? growth : NULL, .positions = op_copy(positions, sizeof positions),
                                .slots = op_copy(slots, sizeof slots), .q = q, .k_cache = k, .v_cache = v};
   struct tl_cuda_row_squares_args r = {.dtype = s->dtype, .n = N, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
@@ -116,7 +119,7 @@ static void test_shapes(void **state) {
       {TL_CUDA_BF16, 1, 1, 136, false, .norm = true}, {TL_CUDA_F16, 4, 2, 64, true, .norm = true, .whole = true},
       {TL_CUDA_BF16, 5, 1, 128, false, .norm = true, .whole = true}, {TL_CUDA_F16, 2, 1, 64, true, .norm = true, .still = true}, {TL_CUDA_F16, 2, 1, 64, true, .norm = false, .still = true, .grows = true},
       {TL_CUDA_F16, 4, 2, 16, true, .norm = true, .padding = 2}, {TL_CUDA_F16, 4, 2, 32, true, .norm = true, .whole = true, .padding = 4},
-      {TL_CUDA_BF16, 4, 2, 64, true, .norm = true, .left = true}, {TL_CUDA_F16, 4, 2, 16, true, .norm = true, .grows = true, .last = true, .padding = 2}, {TL_CUDA_F16, 3, 1, 256, false, .norm = false, .grows = true, .left = true},
+      {TL_CUDA_BF16, 4, 2, 64, true, .norm = true, .left = true}, {TL_CUDA_F16, 4, 2, 16, true, .norm = true, .grows = true, .last = true, .padding = 2}, {TL_CUDA_BF16, 4, 2, 136, true, .norm = true, .each = true, .padding = 4}, {TL_CUDA_F16, 3, 1, 256, false, .norm = false, .grows = true, .left = true},
   };
   for (unsigned i = 0; i < UNIT_COUNT(shapes); i++) check(&shapes[i]);
 }

@@ -499,7 +499,7 @@ static int launch_decode_of(const tl_cuda_decode_args *args, void *stream) {
 }
 
 extern "C" int tl_cuda_decode(const struct tl_cuda_decode_args *args, void *stream) {
-  if (!cuda_attention_valid(&args->a) || (args->heads.qkv && (args->heads.row_squares || args->heads.norm_last || args->pack > 1))) return CUDA_INVALID;
+  if (!cuda_attention_valid(&args->a) || (args->heads.qkv && (args->heads.row_squares || args->heads.norm_each || args->heads.norm_last || args->pack > 1))) return CUDA_INVALID;
   if (args->pack > 1 && args->pack > tl_cuda_pack(args->a.n_heads, args->a.n_kv_heads, args->a.head_dim, args->pack)) return CUDA_INVALID;
   if (args->max_rows == 0) return 0;
   if (args->n_blocks < tl_cuda_head_tiles(args->a.n_heads, args->a.n_kv_heads, args->a.head_dim)) return CUDA_INVALID;

@@ -142,6 +142,7 @@ struct tl_cuda_qkv_args {
   struct tl_cuda_rest left; /* of qkv, before the bias; of tl_cuda_qkv only */
   const float *bias;         /* (n_heads + 2 n_kv_heads) head_dim, or NULL */
   const float *q_norm, *k_norm; /* (head_dim), or NULL; with row_squares (n_heads head_dim), (n_kv_heads head_dim) */
+  int norm_each;             /* LayerNorm of each head by weights of its own: q_norm (n_heads head_dim), k_norm; of tl_cuda_qkv only, no row_squares */
   int norm_last;             /* each head is normed behind its rotation; of tl_cuda_qkv only, no row_squares */
   const float *row_squares;  /* (n, 2) by tl_cuda_row_squares, of all ranks; NULL: each head is normed for itself */
   float eps;
@@ -200,7 +201,7 @@ struct tl_cuda_lane {
 struct tl_cuda_decode_args {
   struct tl_cuda_attention a;
   struct tl_cuda_qkv_args heads;      /* qkv not NULL: a.q is not there, the kernel does by itself what tl_cuda_qkv would have done before, for the
-                                       * rows that items name, and comes to the same bits; no row_squares, no norm_last; n, dtype, positions, q are not read */
+                                       * rows that items name, and comes to the same bits; no row_squares, norm_each, norm_last; n, dtype, positions, q are not read */
   uint32_t pack;                      /* most rows of an item, of tl_cuda_pack; more than 1: no heads.qkv, and items have what windows leave of a.window */
   uint32_t n_blocks;                  /* two for each multiprocessor is right; at least one a tile */
   uint32_t max_rows;                  /* as many as there may be */

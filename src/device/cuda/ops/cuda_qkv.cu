@@ -20,6 +20,17 @@ TL_DEVICE void scale_head(const tl_cuda_rest &u, uint32_t row, uint32_t output, 
   }
 }
 
+/* Each element less their mean; what is padding stays zero. */
+TL_DEVICE void center_head(head<MOST_STEPS> *h, uint32_t width) {
+  float sum = 0;
+  TL_UNROLL for (uint32_t s = 0; s < MOST_STEPS; s++)
+    TL_UNROLL for (uint32_t k = 0; k < 4; k++) sum += h->v[s][k];
+  float mean = warp_sum(sum) / (float)width;
+  TL_UNROLL for (uint32_t s = 0; s < MOST_STEPS; s++)
+    TL_UNROLL for (uint32_t k = 0; k < 4; k++)
+      if (head_place(s) + k % 2 < width / 2) h->v[s][k] -= mean;
+}
+
 template <class T>
 TL_KERNEL(WARPS * 32, 1) qkv(tl_cuda_qkv_args a) {
   uint32_t heads = a.n_heads + 2 * a.n_kv_heads, half = a.head_dim / 2;
@@ -38,6 +49,10 @@ TL_KERNEL(WARPS * 32, 1) qkv(tl_cuda_qkv_args a) {
   unpack_head<T>(packed, a.left.rows ? nullptr : bias, half, &h);
   if (a.left.rows) scale_head(a.left, row, index * a.head_dim, bias, half, &h);
   const float *norm = is_q ? a.q_norm : is_v ? nullptr : a.k_norm;
+  if (norm && a.norm_each) {
+    center_head(&h, a.width);
+    norm += (uint64_t)(is_q ? index : index - a.n_heads) * a.head_dim;
+  }
   if (norm && a.row_squares) {
     float scale = 1 / sqrtf(a.row_squares[(uint64_t)row * 2 + !is_q] + a.eps);
     norm_head(&h, norm + (uint64_t)(is_q ? index : index - a.n_heads) * a.head_dim, half, scale);
@@ -63,7 +78,7 @@ extern "C" int tl_cuda_qkv(const struct tl_cuda_qkv_args *args, void *stream) {
   uint64_t work = (uint64_t)args->n * (args->n_heads + 2 * args->n_kv_heads), blocks = (work + WARPS - 1) / WARPS;
   if (args->head_dim % 8 || args->head_dim > TL_CUDA_MAX_HEAD_DIM || args->width > args->head_dim || blocks > INT32_MAX)
     return CUDA_INVALID;
-  if (args->norm_last && args->row_squares) return CUDA_INVALID;
+  if (args->row_squares && (args->norm_last || args->norm_each)) return CUDA_INVALID;
   return blocks ? launch_rows(args->n, args->dtype == TL_CUDA_BF16 ? qkv<bf16> : qkv<f16>, (unsigned)blocks, 1, WARPS * 32, 0,
                          stream, *args)
                 : 0;
