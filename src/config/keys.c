@@ -108,7 +108,7 @@ const struct config_key config_keys[] = {
     {"engine.kv_memory_bytes", KEY_INTEGER, AT(engine_kv_memory_bytes), 0, GIB * 1024, "0", NULL,
      "memory of the KV cache per replica; 0: as much as the batch can use, at most a quarter of what is free; on a GPU all that device.memory_percent leaves"},
     {"engine.kv_dtype", KEY_CHOICE, AT(engine_kv_dtype), 0, 0, "auto", "auto|fp8_e4m3",
-     "what keys and values are kept in; auto: the model's own type; fp8_e4m3: a byte each, so twice the tokens in the same memory, and faster answers at long contexts that differ a little (bench/README.md); on processors only, a GPU refuses it"},
+     "what keys and values are kept in; auto: the model's own type; fp8_e4m3: a byte each, so twice the tokens in the same memory, and faster answers at long contexts that differ a little (bench/README.md); on a GPU not for models with latent attention, and not run on one yet"},
     {"engine.prefix_cache", KEY_BOOL, AT(engine_prefix_cache), 0, 0, "true", NULL,
      "keep computed KV blocks and share them between sequences that begin alike; false: only the n choices of a request share"},
     {"engine.max_prefill_tokens", KEY_INTEGER, AT(engine_max_prefill_tokens), 0, 65536, "0", NULL,

@@ -34,7 +34,7 @@ $(B)/gpu/ops: $(B)/gpu/ops.c $(GPU_OPS:%=$(B)/gpu/%.o) $(CUDA_KERNEL_OBJECTS) $(
 	$(Q)$(CC) -o $@ $(LDFLAGS) $(GPU_RPATH) $(filter %.c %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group -Wl,--as-needed $(LDLIBS) \
 		-lcmocka $(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lstdc++
 
-$(B)/gpu/test_cuda_model $(B)/gpu/test_cuda_drafts $(B)/gpu/test_cuda_stored $(B)/gpu/test_cuda_encoders $(B)/gpu/test_cuda_adapters: $(B)/gpu/%: tests/unit/device/%.c $(PLUGIN) $(call archives,device)
+$(B)/gpu/test_cuda_model $(B)/gpu/test_cuda_kv $(B)/gpu/test_cuda_drafts $(B)/gpu/test_cuda_stored $(B)/gpu/test_cuda_encoders $(B)/gpu/test_cuda_adapters: $(B)/gpu/%: tests/unit/device/%.c $(PLUGIN) $(call archives,device)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  TEST  $< for a GPU")
 	$(Q)$(CC) $(CPPFLAGS) -DON_GPU -Itests/unit $(PKG_CFLAGS) $(CFLAGS) -Wno-missing-prototypes -MMD -MP -o $@ $< \
@@ -66,7 +66,7 @@ $(B)/gpu/bench_gpu: bench/bench_gpu.c bench/gpu_limits.c bench/gpu_limits.h $(ca
 	$(Q)$(CC) $(CPPFLAGS) -isystem $(CUDA_HOME)/include $(PKG_CFLAGS) $(CFLAGS) -o $@ $(filter %.c,$^) $(LDFLAGS) $(GPU_RPATH) \
 		-Wl,--start-group $(filter %.a,$^) -Wl,--end-group -Wl,--as-needed $(LDLIBS) $(CUDA_HOME)/lib64/libcudart_static.a -ldl -lrt -lstdc++
 
-GPU_PROGRAMS := $(B)/gpu/ops $(B)/gpu/test_cuda_model $(B)/gpu/test_cuda_drafts $(B)/gpu/test_cuda_stored $(B)/gpu/test_cuda_encoders $(B)/gpu/test_cuda_adapters $(B)/gpu/test_cuda_sdpa $(B)/gpu/fault/tokenlane-cuda.so $(B)/gpu/bench_gpu
+GPU_PROGRAMS := $(B)/gpu/ops $(B)/gpu/test_cuda_model $(B)/gpu/test_cuda_kv $(B)/gpu/test_cuda_drafts $(B)/gpu/test_cuda_stored $(B)/gpu/test_cuda_encoders $(B)/gpu/test_cuda_adapters $(B)/gpu/test_cuda_sdpa $(B)/gpu/fault/tokenlane-cuda.so $(B)/gpu/bench_gpu
 CHECK_GPU = B=$(abspath $(B)) $(VENV)/bin/python tests/gpu/check_gpu.py
 
 .PHONY: check-gpu gpu-tests check-gpu-ops gpu-bundle check-gpu-bundle

@@ -142,15 +142,17 @@ static void name_gpu(const struct cuda_device *d, char ret[TL_GPU_ID]) {
 }
 
 static int load_all(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err) {
-  if (tl_device_kv_dtype(load) == TL_DTYPE_F8_E4M3)
-    return tl_error_set(err, TL_EUNSUPPORTED, "engine.kv_dtype", "engine.kv_dtype: cuda:%u keeps keys and values in 16 bits", d->options.index);
+  d->keeps_bytes = tl_device_kv_dtype(load) == TL_DTYPE_F8_E4M3;
+  if (d->keeps_bytes && d->model->n_latent)
+    return tl_error_set(err, TL_EUNSUPPORTED, "engine.kv_dtype", "engine.kv_dtype: a GPU keeps the latents of a %.40s model in 16 bits; expected auto",
+                        d->model->architecture);
   CUDA_TRY(d, d->api->rt.use((int)d->options.index), "choosing the device", err);
   int r = cuda_make_plan(d, err);
   if (r == TL_OK) r = cuda_make_adapters(d, err);
   if (r == TL_OK) r = cuda_make_memory(d, load, err);
   if (r == TL_OK) r = cuda_load_weights(d, load, err);
   if (r == TL_OK) r = cuda_make_products(d, err);
-  if (r == TL_OK && load->cudnn && !cuda_pools(d)) r = cuda_make_sdpa(d, err);
+  if (r == TL_OK && load->cudnn && !cuda_pools(d) && !d->keeps_bytes) r = cuda_make_sdpa(d, err);
   if (r == TL_OK) r = cuda_rehearse(d, INT64_MAX, err); /* weights take what they take; a rank that fails lets the others go */
   return r == TL_OK && !cuda_pools(d) ? cuda_make_graphs(d, err) : r;
 }

@@ -25,7 +25,7 @@ static void make_limits(struct cuda_device *d, const struct tl_device_load *load
   l->max_tiles = tl_cuda_max_tiles(l->max_tokens, l->max_seqs);
   l->max_chunk_tiles = tl_cuda_max_chunk_tiles(l->max_tokens, l->max_seqs, d->chunk);
   l->packing.most_rows = 1 + load->draft_tokens;
-  bool packs = d->model->n_latent == 0; /* all heads of a row are enough for tiles there */
+  bool packs = d->model->n_latent == 0 && !(d->keeps_bytes && d->dims.head > 128); /* there all heads of a row are enough for tiles; here is no kernel */
   l->packing.pack = packs ? tl_cuda_pack(d->dims.n_heads, d->dims.n_kv_heads, d->dims.head, l->packing.most_rows) : 1;
   l->draft_rows = load->draft_tokens == 0 ? 0 : load->draft_rows < l->max_seqs ? load->draft_rows : l->max_seqs;
   l->max_items = tl_cuda_max_items(l->max_seqs, l->max_seqs, l->packing, l->n_lanes);
@@ -280,7 +280,7 @@ static int measure(struct cuda_device *d, const struct tl_device_load *load, str
   unsigned percent = load->memory_percent ? load->memory_percent : 90;
   size_t used = total - free_bytes, ours = total / 100 * percent, there = ours > used ? ours - used : 0;
   if (load->memory_shared) there = ours < free_bytes ? ours : free_bytes; /* whatever the others have by now */
-  size_t block = (size_t)s->n_kv_heads * TL_BLOCK_TOKENS * s->head * 2, blocks_bytes = sides_of(d) * block * d->model->n_kv_layers;
+  size_t block = (size_t)s->n_kv_heads * TL_BLOCK_TOKENS * s->head * (d->keeps_bytes ? 1 : 2), blocks_bytes = sides_of(d) * block * d->model->n_kv_layers;
   if (cuda_pools(d)) {
     have_blocks(d, cuda_n_places(d), block, 1);
     return d->weight_bytes + d->work_bytes + d->kv_bytes <= there ? TL_OK : does_not_fit(d, d->kv_bytes, there, err);

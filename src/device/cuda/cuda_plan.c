@@ -34,8 +34,9 @@ static int make_dims(struct cuda_device *d, struct tl_error *err) {
   /* Floats become F16, which has three bits more than BF16; but MXFP4's scales reach further, and models that ship it do, too. */
   bool wide = m->dtype == TL_DTYPE_BF16 || m->weight_dtype == TL_DTYPE_MXFP4 || m->weight_dtype == TL_DTYPE_NVFP4;
   d->dtype = wide ? TL_CUDA_BF16 : TL_CUDA_F16;
+  d->attend_dtype = !d->keeps_bytes ? d->dtype : wide ? TL_CUDA_BF16_BYTES : TL_CUDA_F16_BYTES;
   s->dim = (uint32_t)cuda_round(m->dim, 8);
-  s->head = (uint32_t)cuda_round(m->head_dim, 8);
+  s->head = (uint32_t)cuda_round(m->head_dim, d->keeps_bytes ? 16 : 8);
   s->n_heads = d->shard.n_heads;
   s->n_kv_heads = d->shard.n_kv_heads;
   s->vocab = m->vocab_size;

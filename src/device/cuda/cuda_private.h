@@ -324,6 +324,8 @@ struct cuda_device {
   struct tl_shard shard;    /* rank and size by open and join, the rest by load */
   uint32_t vocab_cuts[TL_MAX_RANKS + 1]; /* rank r has the tokens from [r] to [r + 1] */
   int dtype; /* T: enum tl_cuda_dtype */
+  bool keeps_bytes; /* keys and values are E4M3 */
+  int attend_dtype; /* of kernels that touch the cache: dtype, or the one of it with bytes */
   struct cuda_dims dims;
   struct cuda_limits limits;
   int64_t choose_ns;              /* CUDA_CHOOSE_NS from open on */

@@ -63,7 +63,7 @@ static struct tl_cuda_qkv_args heads_of(const struct cuda_device *d, const struc
   const struct cuda_dims *s = &d->dims;
   char *k = cuda_keys_of(d, op);
   bool local = op->rope && op->rope->features & TL_F_LOCAL;
-  return (struct tl_cuda_qkv_args){.dtype = d->dtype, .n = pass->n_tokens, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
+  return (struct tl_cuda_qkv_args){.dtype = d->attend_dtype, .n = pass->n_tokens, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
                                    .head_dim = s->head, .width = d->model->head_dim, .qkv = d->work.qkv, .bias = op->w.bias,
                                    .q_norm = op->q_norm, .k_norm = op->k_norm,
                                    .norm_each = cuda_norms_each_head(op), .norm_last = op->norm_last, .row_squares = cuda_norms_whole_rows(op) ? d->work.row_squares : NULL,
@@ -92,7 +92,7 @@ struct tl_cuda_attention cuda_attention_of(const struct cuda_device *d, const st
   const struct cuda_dims *s = &d->dims;
   const struct tl_op *from = op->from;
   char *k = cuda_keys_of(d, op), *v = k + d->layer_bytes;
-  return (struct tl_cuda_attention){.dtype = d->dtype, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head,
+  return (struct tl_cuda_attention){.dtype = d->attend_dtype, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head,
                                     .scale = from->scale, .softcap = from->features & TL_F_SOFTCAP ? from->softcap : 0,
                                     .window = from->features & TL_F_WINDOW ? from->window : 0,
                                     .both_sides = (from->features & TL_F_BOTH_SIDES) != 0, .q = d->work.q,

@@ -32,7 +32,7 @@ static int load(const struct golden *g, uint32_t max_batch_tokens, struct machin
   struct tl_device_options options = {.n_lanes = 1}; /* calls in the same order each time */
   struct tl_device_loaded loaded;
   struct tl_device_load load = {.model = g->model, .max_batch_size = SEQS, .max_batch_tokens = max_batch_tokens, .max_context = MAX_CONTEXT,
-                                .cudnn = cudnn};
+                                .cudnn = cudnn, .kv_format = kv_format};
   *ret = (struct machine){.ops = &fake_cuda_ops, .n_ranks = 1, .vocab = g->model->vocab_size};
   int r = fake_cuda_ops.open(&options, &ret->device, err);
   if (r == TL_OK) r = fake_cuda_ops.load(ret->device, &load, &loaded, err);
@@ -160,7 +160,7 @@ static void test_own_kernel(void **state) {
   /* the first of the smallest trial's 128 rows, an element of the last one, the first one behind */
   enum { ROW = 64 };
   static const int64_t strays[] = {0, 127 * ROW + 7, 128 * ROW};
-  for (unsigned i = 0; i < 10; i++) {
+  for (unsigned i = 0; i < 11; i++) {
     struct golden *g = open_fake("f16_sharded", true);
     struct tl_error err = {0};
     if (i == 0) fake_cuda.dnn_version = 0;
@@ -171,8 +171,10 @@ static void test_own_kernel(void **state) {
     if (i == 5) fake_cuda.dnn_ms = 5; /* no faster */
     if (i > 5 && i < 9) fake_cuda.dnn_stray = strays[i - 6];
     cudnn = i != 9;
+    kv_format = i == 10 ? TL_KV_E4M3 : TL_KV_AUTO; /* which it does not read */
     struct machine m = load_well(g, 800);
     cudnn = true;
+    kv_format = TL_KV_AUTO;
     assert_null(sdpa_of(&m)->handle);
     assert_int_equal(run(&m, 6, mixed, &err), TL_OK);
     check_attention("dpdp");

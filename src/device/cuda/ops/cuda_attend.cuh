@@ -23,8 +23,12 @@ TL_DEVICE float sink_weight(const tl_cuda_attention &a, uint32_t head, float max
 
 /* Let their kernels use as much shared memory as they want. */
 int cuda_prepare_decode();
+int cuda_prepare_decode_bytes();
 int cuda_prepare_prefill();
 int cuda_prepare_latent();
+
+/* tl_cuda_decode, of valid arguments, for caches of bytes. */
+int cuda_decode_bytes(const struct tl_cuda_decode_args *args, void *stream);
 
 /* Keys that a row sees behind its own, of which there are `own` up to itself. */
 TL_DEVICE uint32_t cuda_keys_ahead(const tl_cuda_attention &a, const tl_cuda_tile &tile, uint32_t own) {

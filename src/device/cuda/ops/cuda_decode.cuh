@@ -6,6 +6,7 @@
 #include <stddef.h>
 
 #include "device/cuda/ops/cuda_attend.cuh"
+#include "device/cuda/ops/cuda_cache.cuh"
 
 #define WARPS 4
 #define THREADS (WARPS * 32)
@@ -17,7 +18,7 @@ template <int DIM, bool WIDE>
 struct tile {
   static const int HEADS = WIDE ? 16 : 8;
   static const int PLANES = WIDE ? 4 : 2;                /* numbers that a lane has of each 8 columns */
-  static const int PIECES = DIM / 16;                    /* quads a lane, of the keys of a block, or of its values */
+  static const int PIECES = DIM / 16;                    /* quads a lane, of the keys of a block, or of its values; of bytes half of that */
   static const int PAIRS = RING_BYTES / (PIECES * 1024); /* blocks that the ring holds: keys, and values */
   static const int SHARES = DIM / 64 * PLANES * 32;      /* of 8 elements of a head, in what a tile results in */
 };
@@ -134,34 +135,37 @@ TL_DEVICE void seek_next(const tl_cuda_decode_args &a, const task &t, uint32_t w
 
 /* Where in the ring a row's quads begin, to be XORed with a quad's number: a row's own order of its quads, so that the eight lanes that
  * read at a time read from different banks. Of keys these have four quads of two rows, of values two quads of every other row of eight. */
-template <int DIM>
+template <int DIM, bool BYTES>
 TL_DEVICE uint32_t find_row(uint32_t row, bool keys) {
+  /* of bytes four rows have two quads of keys or of every other row's values, and in DIM = 64 two rows the same banks' eight */
+  if (BYTES) return row * (DIM / 16) ^ (!keys ? row / 2 % 4 : DIM == 64 ? row / 2 % 2 : row % 4) * 2;
   return row * (DIM / 8) + (keys ? row % 2 * 4 : row / 2 % 4 * 2);
 }
 
 /* A block's keys or values of one head; what is not there becomes zeros: tokens from the item's end on may be anything, never
  * written, or another sequence's of old. Nearly all blocks are whole, and lie as one piece: then there is little to compute. */
-template <int DIM, bool KEYS>
+template <int DIM, bool KEYS, class T>
 TL_DEVICE void copy_block(const tl_cuda_attention &a, const place &p, uint32_t kv_head, quad *ring) {
-  const uint32_t WIDTH = DIM / 8;
+  const bool BYTES = cache_of<T>::BYTES;
+  const uint32_t IN_QUAD = cache_of<T>::IN_QUAD, WIDTH = DIM / IN_QUAD;
   uint32_t n = p.at < p.count ? p.count - p.at : 0, dim = a.head_dim;
-  const uint16_t *from = (const uint16_t *)(KEYS ? a.k_cache : a.v_cache) + ((uint64_t)p.block * a.n_kv_heads + kv_head) * TL_BLOCK_TOKENS * dim;
+  const uint16_t *from = (const uint16_t *)(KEYS ? a.k_cache : a.v_cache) + ((uint64_t)p.block * a.n_kv_heads + kv_head) * TL_BLOCK_TOKENS * dim / (IN_QUAD / 8);
   if (n >= TL_BLOCK_TOKENS && dim == DIM)
-    TL_UNROLL for (uint32_t i = 0; i < DIM / 16; i++) {
+    TL_UNROLL for (uint32_t i = 0; i < WIDTH / 2; i++) {
       uint32_t row = (i * 32 + lane_index()) / WIDTH, quad = lane_index() % WIDTH;
-      copy_async16(ring + (find_row<DIM>(row, KEYS) ^ quad), from + lane_index() * 8 + i * 256, true);
+      copy_async16(ring + (find_row<DIM, BYTES>(row, KEYS) ^ quad), from + lane_index() * 8 + i * 256, true);
     }
   else if (n)
-    TL_UNROLL for (uint32_t i = 0; i < DIM / 16; i++) {
+    TL_UNROLL for (uint32_t i = 0; i < WIDTH / 2; i++) {
       uint32_t row = (i * 32 + lane_index()) / WIDTH, quad = (i * 32 + lane_index()) % WIDTH;
-      copy_async16(ring + (find_row<DIM>(row, KEYS) ^ quad), from + row * dim + quad * 8, row < n && quad * 8 < dim);
+      copy_async16(ring + (find_row<DIM, BYTES>(row, KEYS) ^ quad), from + row * dim / (IN_QUAD / 8) + quad * 8, row < n && quad * IN_QUAD < dim);
     }
   commit_async(); /* also of nothing, so that groups can be counted */
 }
 
 /* The first blocks on their way, all but the last one's values. What steps before wrote may be read while
  * the kernels before this one still run. words: the lane's. */
-template <int DIM, bool WIDE>
+template <class T, int DIM, bool WIDE>
 TL_DEVICE void begin(const tl_cuda_decode_args &a, const task &t, uint32_t words, cursor *c, quad (*ring)[2][tile<DIM, WIDE>::PIECES * 32]) {
   static_assert(WARPS * (tile<DIM, WIDE>::PAIRS + 1) <= TL_CUDA_LANE_BLOCKS, "also the one behind the ring's");
   *c = {};
@@ -172,17 +176,17 @@ TL_DEVICE void begin(const tl_cuda_decode_args &a, const task &t, uint32_t words
     c->now = c->next;
     seek_next<true>(a, t, words, c);
     if (c->now.at < c->now.count && c->now.at + TL_BLOCK_TOKENS > c->now.old) wait_for_before();
-    copy_block<DIM, true>(a.a, c->now, t.kv_head, ring[c->pair][0]);
+    copy_block<DIM, true, T>(a.a, c->now, t.kv_head, ring[c->pair][0]);
     if (c->pair + 1 == tile<DIM, WIDE>::PAIRS) return;
-    copy_block<DIM, false>(a.a, c->now, t.kv_head, ring[c->pair][1]);
+    copy_block<DIM, false, T>(a.a, c->now, t.kv_head, ring[c->pair][1]);
   }
 }
 
 /* The own token's key or value to row `row` of what a warp has copied. */
-template <int DIM, bool KEYS>
+template <int DIM, bool KEYS, class T>
 TL_DEVICE void put_own(const quad *own, uint32_t row, uint32_t dim, quad *ring) {
   static_assert(DIM / 8 <= 32, "a lane a quad");
-  if (lane_index() < dim / 8) ring[find_row<DIM>(row, KEYS) ^ lane_index()] = own[lane_index()];
+  if (lane_index() < dim / cache_of<T>::IN_QUAD) ring[find_row<DIM, cache_of<T>::BYTES>(row, KEYS) ^ lane_index()] = own[lane_index()];
   sync_warp();
 }
 

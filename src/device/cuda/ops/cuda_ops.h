@@ -29,7 +29,10 @@
 extern "C" {
 #endif
 
-enum tl_cuda_dtype { TL_CUDA_BF16, TL_CUDA_F16 };
+enum tl_cuda_dtype {
+  TL_CUDA_BF16, TL_CUDA_F16,
+  TL_CUDA_BF16_BYTES, TL_CUDA_F16_BYTES, /* of tl_cuda_qkv and attention, but for latents: keys and values are E4M3 without scales; head_dim (16) */
+};
 
 #define TL_CUDA_NO_SLOT UINT32_MAX
 #define TL_CUDA_MAX_HEAD_DIM 256
@@ -202,7 +205,7 @@ struct tl_cuda_decode_args {
   struct tl_cuda_attention a;
   struct tl_cuda_qkv_args heads;      /* qkv not NULL: a.q is not there, the kernel does by itself what tl_cuda_qkv would have done before, for the
                                        * rows that items name, and comes to the same bits; no row_squares, norm_each, norm_last; n, dtype, positions, q are not read */
-  uint32_t pack;                      /* most rows of an item, of tl_cuda_pack; more than 1: no heads.qkv, and items have what windows leave of a.window */
+  uint32_t pack;                      /* most rows of an item, of tl_cuda_pack (caches of bytes, head_dim above 128: 1); more than 1: no heads.qkv, and items have what windows leave of a.window */
   uint32_t n_blocks;                  /* two for each multiprocessor is right; at least one a tile */
   uint32_t max_rows;                  /* as many as there may be */
   const struct tl_cuda_lane *lanes;   /* (lanes) */

@@ -4,19 +4,34 @@
  * while the scores of one are computed its values arrive, while those are summed up
  * the next one's keys do. Scores never leave the registers (Dao 2023).
  *
+ * A cache of bytes comes as it is to a place beside the tiles, from where each thread expands what it copied itself, and at once asks for
+ * the next tile's; of heads of more than 128 elements there is no room for that, and it waits for what it expands.
+ *
  * There is a kernel for DIM = 64, 96, 128 and 256; a head in between takes the next larger one: what it
  * lacks is zeros in shared memory, and is neither read nor written elsewhere. */
 #include "device/cuda/ops/cuda_attend.cuh"
+#include "device/cuda/ops/cuda_cache.cuh"
 
 #define WARPS (TL_CUDA_TILE_ROWS / 16)
 #define THREADS (WARPS * 32)
 #define TOKENS 64 /* of a key tile */
+#ifdef __CUDACC__
+#define TL_UNROLL_TWICE _Pragma("unroll 2")
+#else
+#define TL_UNROLL_TWICE
+#endif
 
 /* Queries of more than 128 elements and what is made of their values do not fit in registers together. */
 template <int DIM>
 struct prefill_shared {
   quad keys[TOKENS][DIM / 8], values[TOKENS][DIM / 8];
   quad queries[DIM > 128 ? TL_CUDA_TILE_ROWS : 0][DIM / 8];
+};
+
+/* What of a cache of bytes is on its way. */
+template <int DIM>
+struct prefill_staged {
+  quad keys[DIM > 128 ? 0 : TOKENS * DIM / 16], values[DIM > 128 ? 0 : TOKENS * DIM / 16];
 };
 
 /* A row of DIM elements is in pieces of 16 bytes that change places by the row, so that one column of eight
@@ -51,6 +66,48 @@ TL_DEVICE void load_tile(const tl_cuda_attention &a, const void *cache, const ti
     uint64_t block = (uint64_t)b.block[k / TL_BLOCK_TOKENS] * a.n_kv_heads + kv_head;
     const uint16_t *from = (const uint16_t *)cache + (block * TL_BLOCK_TOKENS + k % TL_BLOCK_TOKENS + down) * a.head_dim + index * 8;
     copy_async16(piece<DIM>(rows, k + down, index), from, k + down < n && index * 8 < a.head_dim);
+  }
+}
+
+/* The same of bytes: all that a thread copies is its own to expand. A quad of the cache is two pieces of a row. */
+template <int DIM>
+TL_DEVICE void stage_tile(const tl_cuda_attention &a, const void *cache, const tile_blocks &b, uint32_t kv_head, uint32_t n, quad *staged) {
+  TL_UNROLL for (uint32_t k = 0; k < TOKENS * (DIM / 16); k += THREADS) {
+    static_assert(TOKENS / TL_BLOCK_TOKENS == 4, "of which one is chosen here, in registers");
+    uint32_t i = k + thread_index(), row = i / (DIM / 16), index = i % (DIM / 16);
+    uint32_t upper = row & 32 ? b.block[3] : b.block[1], lower = row & 32 ? b.block[2] : b.block[0];
+    uint64_t block = (uint64_t)(row & 16 ? upper : lower) * a.n_kv_heads + kv_head;
+    const uint8_t *from = (const uint8_t *)cache + (block * TL_BLOCK_TOKENS + row % TL_BLOCK_TOKENS) * a.head_dim + index * 16;
+    copy_async16(staged + i, from, row < n && index * 16 < a.head_dim);
+  }
+}
+
+template <class T, int DIM>
+TL_DEVICE void expand_tile(const quad *staged, quad (*rows)[DIM / 8]) {
+  TL_UNROLL for (uint32_t k = 0; k < TOKENS * (DIM / 16); k += THREADS) {
+    uint32_t i = k + thread_index(), row = i / (DIM / 16), index = i % (DIM / 16) * 2;
+    quad bytes = load16(staged + i);
+    TL_UNROLL for (uint32_t half = 0; half < 2; half++) {
+      quad v;
+      expand_e4m3<T>(bytes.w[half * 2], &v.w[0]);
+      expand_e4m3<T>(bytes.w[half * 2 + 1], &v.w[2]);
+      store16(piece<DIM>(rows, row, index + half), v);
+    }
+  }
+}
+
+/* At once, from the cache, with few registers. */
+template <class T, int DIM>
+TL_DEVICE void fetch_tile(const tl_cuda_attention &a, const void *cache, const uint32_t *table, uint32_t kv_head, uint32_t n,
+                          quad (*rows)[DIM / 8]) {
+  uint32_t index = thread_index() % (DIM / 8);
+  TL_UNROLL_TWICE for (uint32_t row = thread_index() / (DIM / 8); row < TOKENS; row += THREADS / (DIM / 8)) {
+    quad v = {};
+    if (row < n && index * 8 < a.head_dim) {
+      uint64_t block = (uint64_t)table[row / TL_BLOCK_TOKENS] * a.n_kv_heads + kv_head;
+      v = expand8_e4m3<T>((const uint8_t *)cache + (block * TL_BLOCK_TOKENS + row % TL_BLOCK_TOKENS) * a.head_dim + index * 8);
+    }
+    store16(piece<DIM>(rows, row, index), v);
   }
 }
 
@@ -224,12 +281,75 @@ TL_KERNEL(THREADS, 2) prefill(tl_cuda_prefill_args args) {
   write_rows<T, DIM>(a, tile, head, st);
 }
 
+/* The same, of a cache of bytes. */
+template <class T, int DIM>
+TL_KERNEL(THREADS, 2) prefill_bytes(tl_cuda_prefill_args args) {
+  const bool STAGED = DIM <= 128;
+  const tl_cuda_attention &a = args.a;
+  prefill_shared<DIM> *shared = (prefill_shared<DIM> *)shared_memory();
+  prefill_staged<DIM> *staged = (prefill_staged<DIM> *)(shared + 1);
+  tl_cuda_tile tile = args.tiles[block_x() / a.n_heads];
+  uint32_t head = block_x() % a.n_heads, kv_head = head / (a.n_heads / a.n_kv_heads);
+  const uint32_t n_keys = tile.position + tile.n_rows, window = a.window ? a.window : UINT32_MAX;
+  uint32_t begin = tile.position >= window ? (tile.position - window + 1) / TOKENS * TOKENS : 0;
+  const uint32_t *table = a.block_tables + (uint64_t)tile.seq * a.table_stride;
+  tile_blocks blocks;
+  state<DIM> st = {};
+  if constexpr (STAGED) {
+    blocks = load_blocks(table, begin, n_keys);
+    stage_tile<DIM>(a, a.k_cache, blocks, kv_head, n_keys - begin, staged->keys);
+    commit_async();
+    stage_tile<DIM>(a, a.v_cache, blocks, kv_head, n_keys - begin, staged->values);
+    commit_async();
+    load_queries<DIM>(a, tile, head, &st);
+  } else {
+    share_queries<DIM>(a, tile, head, shared->queries);
+    commit_async();
+  }
+  st.max[0] = st.max[1] = -INFINITY;
+  for (uint32_t first = begin; first < n_keys; first += TOKENS) {
+    const uint32_t next = first + TOKENS;
+    float s[TOKENS / 8][4];
+    if constexpr (STAGED) {
+      blocks = load_blocks(table, next, n_keys); /* long before they are needed */
+      wait_async<1>(); /* the keys; the values may still be on their way */
+      expand_tile<T, DIM>(staged->keys, shared->keys);
+      if (next < n_keys) stage_tile<DIM>(a, a.k_cache, blocks, kv_head, n_keys - next, staged->keys);
+      commit_async(); /* also of nothing, so that the groups can be counted */
+    } else {
+      fetch_tile<T, DIM>(a, a.k_cache, table + first / TL_BLOCK_TOKENS, kv_head, n_keys - first, shared->keys);
+      wait_async<0>(); /* the queries */
+    }
+    sync_block();
+    score<T, DIM>(st, shared, a.scale * LOG2_E, a.softcap, s);
+    if (next > tile.position || n_keys - first > window) hide_unseen(s, (int64_t)tile.position - first, window, 1, n_keys - first);
+    soften<DIM>(&st, s);
+    if constexpr (STAGED) {
+      wait_async<1>(); /* the values */
+      expand_tile<T, DIM>(staged->values, shared->values);
+      if (next < n_keys) stage_tile<DIM>(a, a.v_cache, blocks, kv_head, n_keys - next, staged->values);
+      commit_async();
+    } else {
+      fetch_tile<T, DIM>(a, a.v_cache, table + first / TL_BLOCK_TOKENS, kv_head, n_keys - first, shared->values);
+    }
+    sync_block(); /* also: all have read the keys; the one above: all have read the values */
+    mix<T, DIM>(&st, s, shared->values);
+  }
+  write_rows<T, DIM>(a, tile, head, st);
+}
+
 static_assert(sizeof(prefill_shared<TL_CUDA_MAX_HEAD_DIM>) <= CUDA_MOST_SHARED, "the largest");
 static_assert(sizeof(prefill_shared<128>) <= 48 << 10, "without asking for more");
+template <int DIM>
+constexpr size_t BYTES_SHARED = sizeof(prefill_shared<DIM>) + (DIM > 128 ? 0 : sizeof(prefill_staged<DIM>));
+static_assert(BYTES_SHARED<128> <= 48 << 10, "likewise");
 
 template <class T, int DIM>
 static int launch_prefill(const tl_cuda_prefill_args *args, void *stream) {
-  return launch(prefill<T, DIM>, args->n_tiles * args->a.n_heads, 1, THREADS, sizeof(prefill_shared<DIM>), stream, *args);
+  if constexpr (cache_of<T>::BYTES)
+    return launch(prefill_bytes<T, DIM>, args->n_tiles * args->a.n_heads, 1, THREADS, BYTES_SHARED<DIM>, stream, *args);
+  else
+    return launch(prefill<T, DIM>, args->n_tiles * args->a.n_heads, 1, THREADS, sizeof(prefill_shared<DIM>), stream, *args);
 }
 
 template <class T>
@@ -242,12 +362,17 @@ static int launch_prefill_of(const tl_cuda_prefill_args *args, void *stream) {
 
 extern "C" int tl_cuda_prefill(const struct tl_cuda_prefill_args *args, void *stream) {
   if (!cuda_attention_valid(&args->a)) return CUDA_INVALID;
+  if (args->a.dtype > TL_CUDA_F16 && (args->a.head_dim % 16 || args->a.both_sides)) return CUDA_INVALID;
   if (args->n_tiles == 0) return 0;
+  if (args->a.dtype == TL_CUDA_BF16_BYTES) return launch_prefill_of<bf16_bytes>(args, stream);
+  if (args->a.dtype == TL_CUDA_F16_BYTES) return launch_prefill_of<f16_bytes>(args, stream);
   return args->a.dtype == TL_CUDA_BF16 ? launch_prefill_of<bf16>(args, stream) : launch_prefill_of<f16>(args, stream);
 }
 
 int cuda_prepare_prefill() {
   size_t bytes = sizeof(prefill_shared<TL_CUDA_MAX_HEAD_DIM>);
   int e = allow_shared(prefill<bf16, TL_CUDA_MAX_HEAD_DIM>, bytes);
-  return e ? e : allow_shared(prefill<f16, TL_CUDA_MAX_HEAD_DIM>, bytes);
+  if (!e) e = allow_shared(prefill<f16, TL_CUDA_MAX_HEAD_DIM>, bytes);
+  if (!e) e = allow_shared(prefill_bytes<bf16_bytes, TL_CUDA_MAX_HEAD_DIM>, bytes);
+  return e ? e : allow_shared(prefill_bytes<f16_bytes, TL_CUDA_MAX_HEAD_DIM>, bytes);
 }

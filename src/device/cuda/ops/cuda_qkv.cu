@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Bias, norm, rotation and the way into the cache: a warp a head of a row. Norms over whole rows need all
- * heads first: a kernel before. Passes of decode rows alone, without such norms, do without this one (cuda_decode.cu). */
-#include "device/cuda/ops/cuda_e4m3.cuh"
-#include "device/cuda/ops/cuda_heads.cuh"
+ * heads first: a kernel before. Passes of decode rows alone, without such norms, do without this one (cuda_decode_kernel.cuh). */
+#include "device/cuda/ops/cuda_cache.cuh"
 
 #define WARPS 4
 #define MOST_STEPS HEAD_STEPS(TL_CUDA_MAX_HEAD_DIM)
@@ -71,17 +70,16 @@ TL_KERNEL(WARPS * 32, 1) qkv(tl_cuda_qkv_args a) {
     return;
   }
   uint64_t at = slot_place(slot, a.n_kv_heads, (index - a.n_heads) % a.n_kv_heads, a.head_dim);
-  store_head<T>(h, half, (uint16_t *)(is_v ? a.v_cache : a.k_cache) + at);
+  keep_head<T>(h, half, (uint16_t *)(is_v ? a.v_cache : a.k_cache) + at / (cache_of<T>::IN_QUAD / 8));
 }
 
 extern "C" int tl_cuda_qkv(const struct tl_cuda_qkv_args *args, void *stream) {
   uint64_t work = (uint64_t)args->n * (args->n_heads + 2 * args->n_kv_heads), blocks = (work + WARPS - 1) / WARPS;
-  if (args->head_dim % 8 || args->head_dim > TL_CUDA_MAX_HEAD_DIM || args->width > args->head_dim || blocks > INT32_MAX)
+  if (args->head_dim % (args->dtype > TL_CUDA_F16 ? 16 : 8) || args->head_dim > TL_CUDA_MAX_HEAD_DIM || args->width > args->head_dim || blocks > INT32_MAX)
     return CUDA_INVALID;
   if (args->row_squares && (args->norm_last || args->norm_each)) return CUDA_INVALID;
-  return blocks ? launch_rows(args->n, args->dtype == TL_CUDA_BF16 ? qkv<bf16> : qkv<f16>, (unsigned)blocks, 1, WARPS * 32, 0,
-                         stream, *args)
-                : 0;
+  void (*const kernels[])(tl_cuda_qkv_args) = {qkv<bf16>, qkv<f16>, qkv<bf16_bytes>, qkv<f16_bytes>}; /* by enum tl_cuda_dtype */
+  return blocks ? launch_rows(args->n, kernels[args->dtype], (unsigned)blocks, 1, WARPS * 32, 0, stream, *args) : 0;
 }
 
 /* --- whole rows ------------------------------------------------------------------------------ */
