@@ -4,8 +4,11 @@ folder of one for real GPUs, on those. Both obey a file that asks for a trap or 
 import glob
 import os
 import pathlib
+import random
 import re
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -134,6 +137,42 @@ def test_guesses(start, ranks):
         close_up_to_doubt(got, want, greedy=False)
     assert two.total("tokenlane_draft_tokens_taken_total") > taken
     assert_rest(two)
+
+
+@pytest.fixture(scope="module")
+def recurrent(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("states") / "model"
+    sizes = {"hidden": 48, "layers": 4, "ffn": 64, "heads": 4, "kv-heads": 2, "head-dim": 16, "vocab": 300, "state-heads": 2, "state-dim": 20}
+    flags = [text for name, n in sizes.items() for text in (f"--{name}", str(n))]
+    subprocess.run([sys.executable, pathlib.Path(__file__).resolve().parents[2] / "bench/make_synthetic.py", folder, *flags, "--states", "--untied"],
+                   check=True)
+    return folder
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=two_gpus)])
+def test_layers_with_states(start, recurrent, ranks):
+    """Conversations at once, whose turns go on from states that the one before, or another, has left; and again in a process that knows none."""
+    many = {"devices": ",".join(f"cuda:{i}" for i in range(ranks)), "engine.tensor_parallel": ranks, "engine.prefix_cache": "true"}
+    cpu, d = start({"engine.max_context": 256}, model=recurrent), start({**GPU, **many}, model=recurrent)
+    begins = [[random.Random(i).randrange(3, 259) for _ in range(90)] for i in range(2)]
+
+    def turns(seed):
+        rng = random.Random(seed)
+        prompt = begins[seed % 2][:rng.randint(20, 90)]
+        for _ in range(3):
+            prompt = prompt + [rng.randrange(3, 259) for _ in range(rng.randint(1, 20))]
+            got, expected = (of.complete(prompt, max_tokens=5, logprobs=2, ignore_eos=True)["choices"][0] for of in (d, cpu))
+            close_up_to_doubt(got, expected, greedy=True)
+
+    for life in range(2):
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(turns, range(10 * life, 10 * life + 8)))
+        assert d.total("tokenlane_prefix_cache_states") > 0 and d.total("tokenlane_states_used") == 0
+        if ranks == 1:
+            os.kill(children(d)["cuda:0"], signal.SIGKILL)
+            wait_for(lambda: faults(d) == life + 1, 10, "the fault")
+            wait_state(d, 0, "ready", 30)
+    assert d.total("tokenlane_prefix_cache_hit_tokens_total") > 200
 
 
 def in_the_middle(d, ask, kind, gpu=0, n=24):
