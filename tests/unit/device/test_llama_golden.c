@@ -232,13 +232,33 @@ static void among_others(const struct golden *g, const struct cpu_kernels *kerne
   close_machine(&m);
 }
 
+#define MOST_KINDS 64
+
+/* Whether its plan has a kind of record, or a feature of one, that no model before had. */
+static bool brings_new(const struct tl_model *model, bool kinds[MOST_KINDS], uint32_t features[MOST_KINDS]) {
+  bool is_new = false;
+  for (uint32_t i = 0; i < model->n_ops; i++) {
+    const struct tl_op *op = &model->plan[i];
+    assert_true(op->kind < MOST_KINDS);
+    is_new = is_new || !kinds[op->kind] || op->features & ~features[op->kind];
+    kinds[op->kind] = true;
+    features[op->kind] |= op->features;
+  }
+  return is_new;
+}
+
+/* The plain kernels, which take most of the time, only on models that bring something new. */
 static void for_all(void (*test)(const struct golden *g, const struct cpu_kernels *kernels)) {
   const struct cpu_kernels *kernels[MAX_KERNELS];
+  bool kinds[MOST_KINDS] = {false};
+  uint32_t features[MOST_KINDS] = {0};
   unsigned n = runnable_kernels(kernels);
   for (unsigned i = 0; i < UNIT_COUNT(model_names); i++) {
     struct golden *g = malloc(sizeof *g);
     open_golden(model_names[i], g);
+    bool is_new = brings_new(g->model, kinds, features);
     for (unsigned k = 0; k < n; k++) {
+      if (kernels[k] == &cpu_kernels_plain && n > 1 && !is_new) continue;
       /* the BF16 products differ from plain AVX-512 for BF16 weights only */
       if (kernels[k]->convert && g->model->dtype != TL_DTYPE_BF16) continue;
       test(g, kernels[k]);
