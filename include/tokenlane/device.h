@@ -39,6 +39,7 @@ struct tl_device_load {
   uint32_t max_batch_size;    /* sequences of a step, and rows wanted */
   uint32_t max_batch_tokens;  /* tokens of a step */
   uint32_t max_context;       /* tokens of a sequence */
+  uint32_t least_context;     /* below max_context: where there is no memory for that, blocks for this many are enough; 0: max_context */
   uint32_t draft_tokens;      /* most rows of a sequence behind its first in a step where they are guesses, all wanted, as that is; 0: none */
   uint32_t draft_rows;        /* most rows of a step with such */
   uint64_t kv_memory_bytes;   /* 0: the backend decides; states are in it, too */
@@ -54,6 +55,11 @@ struct tl_device_load {
 
 static inline enum tl_dtype tl_device_kv_dtype(const struct tl_device_load *load) {
   return load->kv_format == TL_KV_E4M3 && load->model->pooling == TL_POOL_NONE ? TL_DTYPE_F8_E4M3 : load->model->dtype;
+}
+
+/* Tokens for which there must be blocks. */
+static inline uint32_t tl_device_least_context(const struct tl_device_load *load) {
+  return load->least_context && load->least_context < load->max_context ? load->least_context : load->max_context;
 }
 
 #define TL_GPU_ID 32

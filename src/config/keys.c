@@ -104,7 +104,7 @@ const struct config_key config_keys[] = {
     {"engine.max_batch_size", KEY_INTEGER, AT(engine_max_batch_size), 1, 4096, "64", NULL, "sequences of a step"},
     {"engine.max_batch_tokens", KEY_INTEGER, AT(engine_max_batch_tokens), 16, 65536, "512", NULL, "tokens of a step"},
     {"engine.max_context", KEY_INTEGER, AT(engine_max_context), 0, 1 << 24, "0", NULL,
-     "tokens of a sequence; 0: what the model was made for"},
+     "tokens of a sequence; 0: what the model was made for, but if there is not memory for that, what there is, 4096 at least"},
     {"engine.kv_memory_bytes", KEY_INTEGER, AT(engine_kv_memory_bytes), 0, GIB * 1024, "0", NULL,
      "memory of the KV cache per replica; 0: as much as the batch can use, at most a quarter of what is free; on a GPU all that device.memory_percent leaves"},
     {"engine.kv_dtype", KEY_CHOICE, AT(engine_kv_dtype), 0, 0, "auto", "auto|fp8_e4m3",

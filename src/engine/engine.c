@@ -83,6 +83,8 @@ static int make_arrays(struct worker *w, struct tl_error *err) {
 
 /* --- devices --------------------------------------------------------------------------------- */
 
+#define LEAST_CONTEXT 4096 /* of a model made for more, whose context nobody has set: less is better said than served */
+
 struct loading {
   struct worker *worker;
   unsigned rank, n_ranks; /* of the replica's, that the device is or hosts */
@@ -110,6 +112,7 @@ static void *load_device(void *argument) {
                                 .max_batch_size = o->max_batch_size,
                                 .max_batch_tokens = o->max_batch_tokens,
                                 .max_context = w->engine->max_context,
+                                .least_context = o->max_context || w->simulated ? 0 : LEAST_CONTEXT,
                                 .draft_tokens = o->draft_tokens,
                                 .draft_rows = draft_rows(o),
                                 .kv_memory_bytes = o->kv_memory_bytes / o->tensor_parallel,
@@ -250,11 +253,26 @@ static int open_all(struct tl_engine *engine, const struct tl_device_ops *ops, s
   return TL_OK;
 }
 
+/* A context that nobody has set is as long as all replicas have blocks for. */
+static void fit_context(struct tl_engine *engine) {
+  uint64_t most = engine->max_context;
+  for (unsigned i = 0; i < engine->o.n_replicas; i++) {
+    const struct worker *w = &engine->workers[i];
+    uint64_t tokens = (uint64_t)w->loaded.n_blocks * TL_BLOCK_TOKENS;
+    if (!w->simulated && tokens < most) most = tokens;
+  }
+  if (engine->o.max_context || pooling_is(engine) || most == engine->max_context) return;
+  TL_LOG(TL_LOG_WARN, "engine", "there is memory for a shorter context than the model was made for", TL_U("context", most),
+         TL_U("model", engine->max_context), TL_S("set", "engine.max_context, or more by engine.kv_memory_bytes"));
+  engine->max_context = (uint32_t)most;
+}
+
 static int make_schedulers(struct tl_engine *engine, struct tl_error *err) {
   const struct tl_engine_options *o = &engine->o;
+  for (unsigned i = 0; i < o->n_replicas; i++) join_loaded(&engine->workers[i]);
+  fit_context(engine);
   for (unsigned i = 0; i < o->n_replicas; i++) {
     struct worker *w = &engine->workers[i];
-    join_loaded(w);
     struct tl_scheduler_options options = {.n_blocks = w->loaded.n_blocks,
                                            .block_tokens = TL_BLOCK_TOKENS,
                                            .max_batch_size = o->max_batch_size,

@@ -56,7 +56,7 @@ static bool counts_fit(const struct child_job *job, uint32_t n_tokens, uint32_t 
 
 static bool fits(const struct child_layout *l, const struct child_job *job, const struct tl_step *s) {
   size_t n_history = 0, n_bias = 0;
-  if (!counts_fit(job, s->n_tokens, s->n_seqs, s->n_rows) || s->table_stride != l->stride ||
+  if (!counts_fit(job, s->n_tokens, s->n_seqs, s->n_rows) || s->table_stride > l->stride ||
       job->has_states != (s->state_to != NULL))
     return false;
   if (s->vectors) return true;
@@ -112,7 +112,7 @@ bool child_put_step(struct child_shared *shared, const struct child_layout *l, c
   memcpy(slot_at(shared, l, slot, l->context_len), s->context_len, s->n_seqs * sizeof *s->context_len);
   uint32_t *tables = slot_at(shared, l, slot, l->tables);
   for (uint32_t q = 0; q < s->n_seqs; q++) /* what stands behind a sequence's blocks nobody reads */
-    memcpy(tables + (size_t)q * l->stride, s->block_tables + (size_t)q * l->stride,
+    memcpy(tables + (size_t)q * l->stride, s->block_tables + (size_t)q * s->table_stride,
            (s->context_len[q] + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS * sizeof *tables);
   put_sampling(shared, l, slot, s);
   struct tl_sampled *sampled = slot_at(shared, l, slot, l->sampled); /* an answer without results must not pass for the last one's */

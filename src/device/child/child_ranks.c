@@ -55,6 +55,7 @@ static int load_rank(struct rank *rank) {
                                 .max_batch_size = j->max_batch_size,
                                 .max_batch_tokens = j->max_batch_tokens,
                                 .max_context = j->max_context,
+                                .least_context = j->least_context,
                                 .draft_tokens = j->draft_tokens,
                                 .draft_rows = j->draft_rows,
                                 .max_states = mine->max_states,

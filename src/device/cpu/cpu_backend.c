@@ -79,7 +79,7 @@ static int make_states(struct cpu_device *d, uint64_t most, uint64_t context_byt
     return tl_error_set(err, TL_ENOMEM, "engine.kv_memory_bytes",
                         "engine.kv_memory_bytes: a context of %u tokens needs %llu MiB of KV cache and %llu MiB for its state, %llu MiB are "
                         "there; lower engine.max_context or give more",
-                        d->load.max_context, (unsigned long long)(context_bytes >> 20),
+                        tl_device_least_context(&d->load), (unsigned long long)(context_bytes >> 20),
                         (unsigned long long)(s->floats * sizeof(float) >> 20), (unsigned long long)(most >> 20));
   s->bytes = s->n * s->floats * sizeof(float);
   s->memory = cpu_map(s->bytes);
@@ -99,17 +99,20 @@ static int make_kv(struct cpu_device *d, struct tl_error *err) {
     d->kv = cpu_map(d->kv_bytes);
     return d->kv && cpu_places_make(d) ? TL_OK : no_memory(err, "the keys of a step", d->kv_bytes);
   }
+  const uint32_t least_context = tl_device_least_context(&d->load);
   uint64_t one = (d->load.max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS, wanted = one * d->load.max_batch_size;
+  uint64_t least = (least_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
   uint64_t most = d->load.kv_memory_bytes ? d->load.kv_memory_bytes : available_bytes() / 4 / d->shard.size;
-  int r = make_states(d, most, one * block_bytes, err);
+  int r = make_states(d, most, least * block_bytes, err);
   if (r < 0) return r;
   most -= d->states.bytes;
   uint64_t blocks = most / block_bytes < wanted ? most / block_bytes : wanted;
-  if (blocks < one)
+  if (blocks < least)
     return tl_error_set(err, TL_ENOMEM, "engine.kv_memory_bytes",
                         "engine.kv_memory_bytes: a context of %u tokens needs %llu MiB of KV cache, %llu MiB are there; "
                         "lower engine.max_context or give more",
-                        d->load.max_context, (unsigned long long)(one * block_bytes >> 20), (unsigned long long)(most >> 20));
+                        least_context, (unsigned long long)(least * block_bytes >> 20), (unsigned long long)(most >> 20));
+  if (blocks < one) d->load.max_context = (uint32_t)blocks * TL_BLOCK_TOKENS; /* no longer one comes: what is made for each context is shorter, too */
   d->n_blocks = (uint32_t)(blocks < UINT32_MAX / TL_BLOCK_TOKENS ? blocks : UINT32_MAX / TL_BLOCK_TOKENS);
   d->kv_bytes = d->n_blocks * block_bytes;
   d->kv = cpu_map(d->kv_bytes);

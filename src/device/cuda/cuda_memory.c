@@ -17,6 +17,7 @@ static void make_limits(struct cuda_device *d, const struct tl_device_load *load
   l->max_tokens = d->products.buckets[d->products.n_buckets - 1];
   l->max_seqs = load->max_batch_size;
   l->max_context = load->max_context;
+  l->least_context = tl_device_least_context(load);
   l->table_stride = (load->max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
   l->n_blocks = 2 * d->info.multiprocessors;
   uint32_t tiles = tl_cuda_head_tiles(d->dims.n_heads, d->dims.n_kv_heads, d->dims.head);
@@ -255,7 +256,7 @@ static int does_not_fit(const struct cuda_device *d, size_t kv_bytes, size_t the
                       "cuda:%u: %llu MiB of GPU memory are missing: weights %llu, work memory %llu, KV cache for one context of %u "
                       "tokens %llu, and %llu MiB are ours; what would help: a smaller engine.max_context or "
                       "engine.max_batch_tokens, more GPUs by engine.tensor_parallel, a smaller or quantized model",
-                      d->options.index, MIB(needed - there) + 1, MIB(d->weight_bytes), MIB(d->work_bytes), d->limits.max_context,
+                      d->options.index, MIB(needed - there) + 1, MIB(d->weight_bytes), MIB(d->work_bytes), d->limits.least_context,
                       MIB(kv_bytes), MIB(there));
 }
 
@@ -285,7 +286,7 @@ static int measure(struct cuda_device *d, const struct tl_device_load *load, str
     have_blocks(d, cuda_n_places(d), block, 1);
     return d->weight_bytes + d->work_bytes + d->kv_bytes <= there ? TL_OK : does_not_fit(d, d->kv_bytes, there, err);
   }
-  uint64_t one = d->limits.table_stride, room = 0;
+  uint64_t one = (d->limits.least_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS, room = 0;
   if (d->weight_bytes + d->work_bytes <= there) room = there - d->weight_bytes - d->work_bytes;
   if (load->kv_memory_bytes && load->kv_memory_bytes < room) room = load->kv_memory_bytes;
   d->n_states = cuda_count_states(d, load, room, blocks_bytes, one);
@@ -294,7 +295,7 @@ static int measure(struct cuda_device *d, const struct tl_device_load *load, str
   if (left < one && load->kv_memory_bytes && load->kv_memory_bytes < least)
     return tl_error_set(err, TL_ENOMEM, "engine.kv_memory_bytes",
                         "engine.kv_memory_bytes: a context of %u tokens needs %llu MiB of KV cache; give more or lower engine.max_context",
-                        load->max_context, MIB(least) + 1);
+                        d->limits.least_context, MIB(least) + 1);
   if (left < one) return does_not_fit(d, least, there, err);
   /* slots are 32-bit numbers, and the last one says "none" */
   if (left > (UINT32_MAX - 1) / TL_BLOCK_TOKENS) left = (UINT32_MAX - 1) / TL_BLOCK_TOKENS;

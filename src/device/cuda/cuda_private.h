@@ -280,7 +280,7 @@ struct cuda_work {
 };
 
 struct cuda_limits {
-  uint32_t max_tokens, max_seqs, max_context; /* max_tokens: rounded up to the last bucket */
+  uint32_t max_tokens, max_seqs, max_context, least_context; /* max_tokens: rounded up to the last bucket */
   uint32_t table_stride, max_tiles, max_chunk_tiles, max_items, max_entries, max_adapter_tiles, max_chunks;
   uint32_t n_drawers; /* thread blocks that draw */
   uint32_t n_blocks, n_lanes; /* thread blocks of decode attention, and what shares out its items */

@@ -523,6 +523,12 @@ static void test_little_memory(void **state) {
   assert_int_equal(cpu_device_ops.load(device, &load, &loaded, &err), TL_ENOMEM);
   assert_string_equal(err.field, "engine.kv_memory_bytes");
   cpu_device_ops.close(device);
+  /* unless fewer tokens are enough: then there are blocks for as many as fit */
+  assert_int_equal(cpu_device_ops.open(&options, &device, &err), TL_OK);
+  load.least_context = 64;
+  assert_int_equal(cpu_device_ops.load(device, &load, &loaded, &err), TL_OK);
+  assert_true(loaded.n_blocks >= 4 && loaded.n_blocks < 512 / TL_BLOCK_TOKENS && loaded.kv_bytes <= load.kv_memory_bytes);
+  cpu_device_ops.close(device);
   close_golden(g);
   free(g);
 }
