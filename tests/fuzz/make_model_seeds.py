@@ -49,13 +49,13 @@ def make_gguf(name, qtype):
     write(out)
 
 
-def begin(name, architecture, add_eps=gguf.GGUFWriter.add_layer_norm_rms_eps):
+def begin(name, architecture, add_eps=gguf.GGUFWriter.add_layer_norm_rms_eps, n_layers=1, inner=DIM):
     """A file with the keys that all have."""
     out = gguf.GGUFWriter(f"{CORPUS}/gguf/{name}.gguf", architecture)
     out.add_context_length(16)
     out.add_embedding_length(DIM)
-    out.add_block_count(1)
-    out.add_feed_forward_length(DIM)
+    out.add_block_count(n_layers)
+    out.add_feed_forward_length(inner)
     out.add_head_count(HEADS)
     add_eps(out, 1e-5)
     out.add_vocab_size(VOCAB)
@@ -214,6 +214,113 @@ def write_folder(name, config, tensors):
         out.write(struct.pack("<H", len(config)) + config + save(tensors))
 
 
+INNER = 8  # of an MLP: files stay below -max_len
+DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_conv_kernel_dim": 4}
+
+
+MLP = {"gate": (INNER, DIM), "up": (INNER, DIM), "down": (DIM, INNER)}
+
+
+def ones(*shape, dtype=np.float16):
+    return np.ones(shape, dtype=dtype)
+
+
+def make_delta(name, architecture, own, config={}, matrix=lambda rows: {"weight": ones(rows, DIM)}):
+    """A layer by the gated delta rule, and one with attention whose heads are gated; own: rows of the first one's matrices."""
+    layers = ["model.layers.0", "model.layers.1"]
+    tensors = {"model.embed_tokens.weight": ones(VOCAB, DIM), "model.norm.weight": ones(DIM)}
+    for part, rows in own.items():
+        tensors |= {f"{layers[0]}.linear_attn.{part}.{k}": v for k, v in matrix(rows).items()}
+    for part, shape in {"conv1d.weight": (64, 1, 4), "A_log": (4,), "dt_bias": (4,), "norm.weight": (8,), "out_proj.weight": (DIM, 32)}.items():
+        tensors[f"{layers[0]}.linear_attn.{part}"] = ones(*shape)
+    for part, rows in {"q_proj": 2 * DIM, "k_proj": DIM, "v_proj": DIM, "o_proj": DIM}.items():
+        tensors |= {f"{layers[1]}.self_attn.{part}.{k}": v for k, v in matrix(rows).items()}
+    for part in ("q_norm", "k_norm"):
+        tensors[f"{layers[1]}.self_attn.{part}.weight"] = ones(DIM // HEADS)
+    for layer in layers:
+        tensors |= {f"{layer}.mlp.{part}_proj.weight": ones(*shape) for part, shape in MLP.items()}
+        tensors |= {f"{layer}.{norm}_layernorm.weight": ones(DIM) for norm in ("input", "post_attention")}
+    write_folder(name, CONFIG | DELTA | {"architectures": [architecture], "num_hidden_layers": 2, "num_key_value_heads": HEADS, "head_dim": DIM // HEADS,
+                                         "intermediate_size": INNER, "layer_types": ["linear_attention", "full_attention"]} | config, tensors)
+
+
+def make_lfm2():
+    """A short convolution with biases, and attention."""
+    layers = ["model.layers.0", "model.layers.1"]
+    tensors = {"model.embed_tokens.weight": ones(VOCAB, DIM), "model.embedding_norm.weight": ones(DIM)}
+    for part, shape in {"in_proj.weight": (3 * DIM, DIM), "in_proj.bias": (3 * DIM,), "conv.weight": (DIM, 1, 3), "conv.bias": (DIM,),
+                        "out_proj.weight": (DIM, DIM), "out_proj.bias": (DIM,)}.items():
+        tensors[f"{layers[0]}.conv.{part}"] = ones(*shape)
+    for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        tensors[f"{layers[1]}.self_attn.{part}.weight"] = ones(DIM, DIM)
+    for part in ("q_layernorm", "k_layernorm"):
+        tensors[f"{layers[1]}.self_attn.{part}.weight"] = ones(DIM // HEADS)
+    for layer in layers:
+        tensors |= {f"{layer}.feed_forward.w{i}.weight": ones(*MLP[part]) for i, part in ((1, "gate"), (2, "down"), (3, "up"))}
+        tensors |= {f"{layer}.{norm}_norm.weight": ones(DIM) for norm in ("operator", "ffn")}
+    write_folder("lfm2", CONFIG | {"architectures": ["Lfm2ForCausalLM"], "num_hidden_layers": 2, "num_key_value_heads": HEADS, "intermediate_size": INNER, "conv_L_cache": 3,
+                                   "conv_bias": True, "block_auto_adjust_ff_dim": False, "full_attn_idxs": [1]}, tensors)
+
+
+def make_states_gguf():
+    """Qwen3.5's value heads in another order, Qwen3-Next's decays, LFM2's list of heads."""
+    for name, architecture in (("qwen35", "qwen35"), ("qwen3next", "qwen3next"), ("lfm2", "lfm2")):
+        short, next = name == "lfm2", name == "qwen3next"
+        out = begin(name, architecture, n_layers=2, inner=INNER)
+        if next:
+            out.add_expert_count(EXPERTS)
+            out.add_expert_used_count(2)
+            out.add_expert_feed_forward_length(INNER)
+            out.add_expert_shared_feed_forward_length(INNER)
+        if short:
+            out.add_uint32("lfm2.shortconv.l_cache", 3)
+            out.add_head_count_kv([0, HEADS])
+            own = {"shortconv.in_proj.weight": (3 * DIM, DIM), "shortconv.conv.weight": (DIM, 3), "shortconv.out_proj.weight": (DIM, DIM)}
+        else:
+            out.add_head_count_kv(HEADS)
+            out.add_rope_dimension_count(8)
+            out.add_key_length(DIM // HEADS)
+            for key, value in {"conv_kernel": 4, "state_size": 8, "group_count": 2, "time_step_rank": 4, "inner_size": 32}.items():
+                out.add_uint32(f"{architecture}.ssm.{key}", value)
+            out.add_uint32(f"{architecture}.full_attention_interval", 2)
+            own = {"attn_qkv.weight": (64, DIM), "attn_gate.weight": (32, DIM), "ssm_conv1d.weight": (64, 4), "ssm_dt.bias": (4,), "ssm_a": (4,),
+                   "ssm_norm.weight": (8,), "ssm_out.weight": (DIM, 32)}
+            own |= {"ssm_ba.weight": (8, DIM)} if next else {"ssm_beta.weight": (4, DIM), "ssm_alpha.weight": (4, DIM)}
+        for part, shape in own.items():
+            out.add_tensor(f"blk.0.{part}", -ones(*shape, dtype=np.float16 if shape[-1] == DIM else np.float32))
+        for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            out.add_tensor(f"blk.1.{part}.weight", ones(DIM if short or part != "attn_q" else 2 * DIM, DIM))
+        for part in ("attn_q_norm", "attn_k_norm"):
+            out.add_tensor(f"blk.1.{part}.weight", ones(DIM // HEADS, dtype=np.float32))
+        for layer in ("blk.0", "blk.1"):
+            for part, shape in MLP.items():
+                out.add_tensor(f"{layer}.ffn_{part}{'_shexp' if next else ''}.weight", ones(*shape))
+                if next:
+                    out.add_tensor(f"{layer}.ffn_{part}_exps.weight", ones(EXPERTS, *shape))
+            if next:
+                out.add_tensor(f"{layer}.ffn_gate_inp.weight", ones(EXPERTS, DIM))
+                out.add_tensor(f"{layer}.ffn_gate_inp_shexp.weight", ones(DIM))
+            for norm in ("attn_norm", "ffn_norm" if short else "post_attention_norm"):
+                out.add_tensor(f"{layer}.{norm}.weight", ones(DIM, dtype=np.float32))
+        out.add_tensor("token_embd.weight", ones(VOCAB, DIM))
+        out.add_tensor("token_embd_norm.weight" if short else "output_norm.weight", ones(DIM, dtype=np.float32))
+        write(out)
+
+
+def make_states():
+    """Layers that keep a state: matrices of kinds of rows, and with runs of them, as floats, in GPTQ's integers and in blocks of F8."""
+    make_delta("qwen3_5", "Qwen3_5ForCausalLM", {"in_proj_qkv": 64, "in_proj_z": 32, "in_proj_b": 4, "in_proj_a": 4})
+    fused, dense = {"in_proj_qkvz": 96, "in_proj_ba": 8}, {"num_experts": EXPERTS, "num_experts_per_tok": 2, "mlp_only_layers": [0, 1]}
+    make_delta("qwen3_next", "Qwen3NextForCausalLM", fused, dense)
+    make_delta("qwen3_next_gptq", "Qwen3NextForCausalLM", fused, dense | {"quantization_config": {"quant_method": "gptq"}}, lambda rows: {
+        "qweight": np.zeros((DIM // 8, rows), np.int32), "qzeros": np.zeros((1, rows // 8), np.int32), "scales": ones(1, rows),
+        "g_idx": np.zeros(DIM, np.int32)})
+    make_delta("qwen3_next_f8", "Qwen3NextForCausalLM", fused, dense | {"quantization_config": {"quant_method": "fp8", "weight_block_size": [8, 8]}},
+               lambda rows: {"weight": np.zeros((rows, DIM), dtype=float8_e4m3fn), "weight_scale_inv": ones(rows // 8, DIM // 8, dtype=np.float32)})
+    make_lfm2()
+    make_states_gguf()
+
+
 if __name__ == "__main__":
     for kind in ("gguf", "safetensors"):
         os.makedirs(f"{CORPUS}/{kind}", exist_ok=True)
@@ -246,3 +353,4 @@ if __name__ == "__main__":
         "scales": np.ones((1, rows), dtype=np.float16), "g_idx": int32(DIM, np.int32)})
     make_fused("fused_f8", {"quant_method": "fp8", "weight_block_size": [16, 16]}, lambda rows: {
         "weight": np.zeros((rows, DIM), dtype=float8_e4m3fn), "weight_scale_inv": np.ones((rows // 16, DIM // 16), dtype=np.float32)})
+    make_states()
