@@ -72,4 +72,25 @@ static inline void close_golden(struct golden *g) {
   tl_model_free(g->model);
 }
 
+#define MOST_KINDS 64
+
+/* Records of the models that were tested so far. */
+struct seen_records {
+  bool kinds[MOST_KINDS];
+  uint32_t features[MOST_KINDS];
+};
+
+/* Whether its plan has a kind of record, or a feature of one, that no model before had. */
+static inline bool brings_new(const struct tl_model *model, struct seen_records *seen) {
+  bool is_new = false;
+  for (uint32_t i = 0; i < model->n_ops; i++) {
+    const struct tl_op *op = &model->plan[i];
+    assert_true(op->kind < MOST_KINDS);
+    is_new = is_new || !seen->kinds[op->kind] || op->features & ~seen->features[op->kind];
+    seen->kinds[op->kind] = true;
+    seen->features[op->kind] |= op->features;
+  }
+  return is_new;
+}
+
 #endif

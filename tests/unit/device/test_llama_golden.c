@@ -232,33 +232,18 @@ static void among_others(const struct golden *g, const struct cpu_kernels *kerne
   close_machine(&m);
 }
 
-#define MOST_KINDS 64
-
-/* Whether its plan has a kind of record, or a feature of one, that no model before had. */
-static bool brings_new(const struct tl_model *model, bool kinds[MOST_KINDS], uint32_t features[MOST_KINDS]) {
-  bool is_new = false;
-  for (uint32_t i = 0; i < model->n_ops; i++) {
-    const struct tl_op *op = &model->plan[i];
-    assert_true(op->kind < MOST_KINDS);
-    is_new = is_new || !kinds[op->kind] || op->features & ~features[op->kind];
-    kinds[op->kind] = true;
-    features[op->kind] |= op->features;
-  }
-  return is_new;
-}
-
-/* The plain kernels, which take most of the time, only on models that bring something new. */
-static void for_all(void (*test)(const struct golden *g, const struct cpu_kernels *kernels)) {
+/* The plain kernels, which take most of the time, run only models that bring something new; of what is not of an architecture but of its
+ * records, all do. */
+static void for_all(void (*test)(const struct golden *g, const struct cpu_kernels *kernels), bool of_records) {
   const struct cpu_kernels *kernels[MAX_KERNELS];
-  bool kinds[MOST_KINDS] = {false};
-  uint32_t features[MOST_KINDS] = {0};
+  struct seen_records seen = {0};
   unsigned n = runnable_kernels(kernels);
   for (unsigned i = 0; i < UNIT_COUNT(model_names); i++) {
     struct golden *g = malloc(sizeof *g);
     open_golden(model_names[i], g);
-    bool is_new = brings_new(g->model, kinds, features);
+    bool is_new = brings_new(g->model, &seen);
     for (unsigned k = 0; k < n; k++) {
-      if (kernels[k] == &cpu_kernels_plain && n > 1 && !is_new) continue;
+      if (!is_new && (of_records || (kernels[k] == &cpu_kernels_plain && n > 1))) continue;
       /* the BF16 products differ from plain AVX-512 for BF16 weights only */
       if (kernels[k]->convert && g->model->dtype != TL_DTYPE_BF16) continue;
       test(g, kernels[k]);
@@ -270,22 +255,22 @@ static void for_all(void (*test)(const struct golden *g, const struct cpu_kernel
 
 static void test_against_transformers(void **state) {
   (void)state;
-  for_all(against_transformers);
+  for_all(against_transformers, false);
 }
 
 static void test_chunks_and_lanes(void **state) {
   (void)state;
-  for_all(in_chunks_and_lanes);
+  for_all(in_chunks_and_lanes, true);
 }
 
 static void test_scored_prompt(void **state) {
   (void)state;
-  for_all(scored_prompt);
+  for_all(scored_prompt, true);
 }
 
 static void test_among_others(void **state) {
   (void)state;
-  for_all(among_others);
+  for_all(among_others, true);
 }
 
 /* TOKENLANE_CPU names what open chooses. */
@@ -433,7 +418,7 @@ static void mixed_formats(const struct golden *g, const struct cpu_kernels *kern
 
 static void test_mixed_formats(void **state) {
   (void)state;
-  for_all(mixed_formats);
+  for_all(mixed_formats, true);
 }
 
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
