@@ -86,6 +86,8 @@ struct tl_quant_block {
 
 /* Block `block` of row `row` of a quantized tensor. Pure; any thread. */
 void tl_quant_read(const struct tl_tensor *t, uint64_t row, uint64_t block, struct tl_quant_block *ret);
+/* A group's: its values are scale * (code - offset), or of the table, - min. Pure; any thread. */
+void tl_quant_scale(enum tl_dtype dtype, const struct tl_quant_block *block, unsigned group, float *ret_scale, float *ret_min);
 /* Its values; dst: the format's block of floats. */
 void tl_quant_block_to_f32(enum tl_dtype dtype, const struct tl_quant_block *block, float *dst);
 /* The order in which the row's inputs lie in its blocks (n), or NULL: ascending.

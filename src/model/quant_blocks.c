@@ -183,8 +183,8 @@ static float e8m0(unsigned exponent) {
   return value;
 }
 
-static void group_scale(const struct tl_quant_format *f, const struct tl_quant_block *b, unsigned group, float *ret_scale,
-                        float *ret_min) {
+void tl_quant_scale(enum tl_dtype dtype, const struct tl_quant_block *b, unsigned group, float *ret_scale, float *ret_min) {
+  const struct tl_quant_format *f = tl_quant_format(dtype);
   *ret_min = 0;
   switch (f->scale) {
     case TL_SCALE_HALF: *ret_scale = tl_f16_to_f32(b->d); break;
@@ -210,7 +210,7 @@ void tl_quant_block_to_f32(enum tl_dtype dtype, const struct tl_quant_block *b, 
   const struct tl_quant_format *f = tl_quant_format(dtype);
   float scale = 0, min = 0;
   for (unsigned group = 0, k = 0; k < f->block; group++) {
-    group_scale(f, b, group, &scale, &min);
+    tl_quant_scale(dtype, b, group, &scale, &min);
     for (unsigned end = k + f->group; k < end; k++) {
       unsigned code = b->codes[k];
       dst[k] = scale * (float)(f->table ? f->table[code] : (int)code - f->offset) - min;

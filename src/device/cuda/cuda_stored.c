@@ -134,29 +134,6 @@ void cuda_store_codes(const struct cuda_part *part, uint64_t row, char *to) {
   }
 }
 
-/* Scale, and what is subtracted once code * scale is: the file's min, and the offset of codes that are stored as they are. */
-static void scale_of(const struct tl_quant_format *f, const struct tl_quant_block *b, unsigned group, float *ret_scale, float *ret_min) {
-  *ret_scale = *ret_min = 0;
-  switch (f->scale) {
-    case TL_SCALE_HALF: *ret_scale = tl_f16_to_f32(b->d); break;
-    case TL_SCALE_HALF_MIN:
-      *ret_scale = tl_f16_to_f32(b->d);
-      *ret_min = -tl_f16_to_f32(b->m);
-      break;
-    case TL_SCALE_SUPER: *ret_scale = tl_f16_to_f32(b->d) * (float)(int8_t)b->scales[group]; break;
-    case TL_SCALE_SUPER_MIN:
-      *ret_scale = tl_f16_to_f32(b->d) * (float)b->scales[group];
-      *ret_min = tl_f16_to_f32(b->m) * (float)b->mins[group];
-      break;
-    case TL_SCALE_ZERO:
-      *ret_scale = b->scale;
-      *ret_min = b->scale * (float)(b->mins[0] - f->offset);
-      break;
-    case TL_SCALE_E4M3: *ret_scale = b->scale / 2 * tl_f8_e4m3_to_f32(b->scales[group]); break;
-    case TL_SCALE_E8M0: break; /* goes as it is, or up as T */
-  }
-}
-
 /* Of E4M3: for the row, or for each group. */
 static void store_floats(const struct cuda_part *part, uint64_t row, char *to) {
   uint64_t group = part->format == TL_CUDA_WE4M3 ? part->n_columns : E4M3_GROUP;
@@ -194,7 +171,7 @@ void cuda_store_scales(const struct cuda_part *part, uint64_t row, char *to) {
       continue;
     }
     float scale, min;
-    scale_of(f, &b, at / f->group, &scale, &min);
+    tl_quant_scale(t->dtype, &b, at / f->group, &scale, &min); /* what is subtracted is also the offset of codes that are stored as they are */
     int offset = part->format == TL_CUDA_WINT4 ? f->offset : t->dtype == TL_DTYPE_INT8 ? f->offset - 128 : 0;
     uint16_t halves[2] = {tl_f32_to_f16(scale), tl_f32_to_f16(min + scale * (float)offset)};
     memcpy(to, halves, mins ? 4 : 2);
