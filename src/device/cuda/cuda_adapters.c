@@ -144,11 +144,7 @@ int cuda_load_adapters(struct cuda_device *d, struct tl_error *err) {
   if (!d->n_adapted) return TL_OK;
   CUDA_TRY(d, d->api->rt.alloc_host(&pinned, bytes), "pinning memory for the adapters' table", err);
   memcpy(pinned, d->adapters_host, bytes);
-  int r = d->api->rt.copy(d->adapters, pinned, bytes, d->stream);
-  if (!r) r = d->api->rt.event_record(d->done, d->stream);
-  if (!r) r = d->api->rt.event_wait(d->done);
-  d->api->rt.free_host(pinned);
-  return r ? cuda_failed(d, r, "copying the adapters' table", err) : TL_OK;
+  return cuda_copy_table(d, pinned, bytes, d->adapters, "copying the adapters' table", err);
 }
 
 /* --- steps ------------------------------------------------------------------------------------------------ */

@@ -304,12 +304,11 @@ static int measure(struct cuda_device *d, const struct tl_device_load *load, str
   return TL_OK;
 }
 
-/* n floats that were made in pinned memory, which is freed. */
-static int copy_table(struct cuda_device *d, float *made, size_t n, float *to, const char *what, struct tl_error *err) {
-  int r = d->api->rt.copy(to, made, n * sizeof *made, d->stream);
+int cuda_copy_table(struct cuda_device *d, void *pinned, size_t bytes, void *to, const char *what, struct tl_error *err) {
+  int r = d->api->rt.copy(to, pinned, bytes, d->stream);
   if (!r) r = d->api->rt.event_record(d->done, d->stream);
   if (!r) r = d->api->rt.event_wait(d->done);
-  d->api->rt.free_host(made);
+  d->api->rt.free_host(pinned);
   return r ? cuda_failed(d, r, what, err) : TL_OK;
 }
 
@@ -325,7 +324,7 @@ static int make_rope(struct cuda_device *d, const float *inv_freq, float factor,
       rope[(size_t)p * 2 * half + i] = cosf(angle) * (i < pairs ? factor : 1);
       rope[(size_t)p * 2 * half + half + i] = sinf(angle) * (i < pairs ? factor : 1);
     }
-  return copy_table(d, rope, n, to, "copying the rotary angles", err);
+  return cuda_copy_table(d, rope, n * sizeof *rope, to, "copying the rotary angles", err);
 }
 
 static int make_growth(struct cuda_device *d, struct tl_error *err) {
@@ -333,7 +332,7 @@ static int make_growth(struct cuda_device *d, struct tl_error *err) {
   if (!d->grows) return TL_OK;
   CUDA_TRY(d, d->api->rt.alloc_host((void **)&growth, d->limits.max_context * sizeof *growth), "pinning memory for the growth of queries", err);
   for (uint32_t p = 0; p < d->limits.max_context; p++) growth[p] = tl_op_growth(d->grows, p);
-  return copy_table(d, growth, d->limits.max_context, d->work.growth, "copying the growth of queries", err);
+  return cuda_copy_table(d, growth, d->limits.max_context * sizeof *growth, d->work.growth, "copying the growth of queries", err);
 }
 
 static int make_ropes(struct cuda_device *d, struct tl_error *err) {

@@ -441,6 +441,8 @@ int cuda_upload(struct cuda_device *d, const struct cuda_part *parts, unsigned n
                 struct tl_error *err);
 /* cuda_memory.c: limits, arenas, cache. */
 int cuda_make_memory(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err);
+/* What was made in pinned memory, which is freed, to its place on the device; waits for it. */
+int cuda_copy_table(struct cuda_device *d, void *pinned, size_t bytes, void *to, const char *what, struct tl_error *err);
 void cuda_free_memory(struct cuda_device *d);
 /* On the stream: what steps count with back to zeros, as the first one wants it, and each that ends leaves it. */
 int cuda_clear_counters(struct cuda_device *d, struct tl_error *err);
