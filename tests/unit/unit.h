@@ -61,6 +61,15 @@ static inline void unit_make_folder(char path[64]) {
   if (!mkdtemp(path)) fail_msg("mkdtemp failed");
 }
 
+/* These files of it, where they are there. */
+static inline void unit_remove_files(const char *folder, const char *const *files, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    char path[1024];
+    snprintf(path, sizeof path, "%s/%s", folder, files[i]);
+    unlink(path);
+  }
+}
+
 static inline void unit_write_file(const char *folder, const char *name, const void *bytes, size_t length) {
   char path[1024];
   snprintf(path, sizeof path, "%s/%s", folder, name);

@@ -127,4 +127,18 @@ static inline void assert_ended(struct tl_sequence *seq, enum tl_finish how, uin
   assert_int_equal(atomic_load_explicit(&seq->n_out, memory_order_acquire), n_out);
 }
 
+/* Number i of some whose prompts, shorter than 10 + most, are alike and not, that are forked, scored, urgent or not; 40 tokens each. */
+static inline struct tl_sequence *mixed_sequence(uint64_t *random, unsigned i, uint32_t most) {
+  uint32_t n_prompt = 10 + unit_below(random, most);
+  struct tl_sequence *seq = fake_sequence(random, n_prompt, 40);
+  fake_prefix(seq, i / 4 % 3, n_prompt - unit_below(random, 10));
+  seq->sampling.seed = 4;
+  seq->fork = i % 4 ? i / 4 : 0;
+  seq->priority = (enum tl_priority)(i / 4 % 4);
+  seq->score_prompt = i % 5 == 0;
+  if (i % 5 == 0) fake_want_logprobs(seq, 2);
+  if (i % 7 == 0) fake_want_history(seq);
+  return seq;
+}
+
 #endif

@@ -181,15 +181,7 @@ static void run_mixed(uint32_t n_states, bool prefix_cache, int32_t (*ret_tokens
   uint64_t random = 99;
   struct tl_sequence *seqs[40];
   for (unsigned i = 0; i < 40; i++) {
-    uint32_t n_prompt = 10 + unit_below(&random, 150);
-    seqs[i] = fake_sequence(&random, n_prompt, 40);
-    fake_prefix(seqs[i], i / 4 % 3, n_prompt - unit_below(&random, 10));
-    seqs[i]->sampling.seed = 4;
-    seqs[i]->fork = i % 4 ? i / 4 : 0;
-    seqs[i]->priority = (enum tl_priority)(i / 4 % 4);
-    seqs[i]->score_prompt = i % 5 == 0;
-    if (i % 5 == 0) fake_want_logprobs(seqs[i], 2);
-    if (i % 7 == 0) fake_want_history(seqs[i]);
+    seqs[i] = mixed_sequence(&random, i, 150);
   }
   for (unsigned i = 0; i < 40; i++) {
     submit(&b, seqs[i]);

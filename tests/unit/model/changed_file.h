@@ -3,7 +3,17 @@
 #ifndef CHANGED_FILE_H
 #define CHANGED_FILE_H
 
+#include "tokenlane/model.h"
 #include "unit.h"
+
+/* A golden model, as it is; the caller frees. */
+static inline struct tl_model *open_golden_model(const char *name) {
+  char path[1024];
+  struct tl_model *model;
+  struct tl_error err = {0};
+  if (tl_model_load(unit_golden_path(name, path), &model, &err) < 0) fail_msg("%s: %s", path, err.message);
+  return model;
+}
 
 /* All bytes of a file, which is closed; the caller frees. */
 static inline char *read_whole(FILE *input, size_t *ret_length) {

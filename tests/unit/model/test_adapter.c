@@ -17,20 +17,8 @@ static const char *const files[] = {"adapter_config.json", "adapter_model.safete
 
 static int remove_folder(void **state) {
   (void)state;
-  for (unsigned i = 0; i < 2; i++) {
-    char path[128];
-    snprintf(path, sizeof path, "%s/%s", folder, files[i]);
-    unlink(path);
-  }
+  unit_remove_files(folder, files, UNIT_COUNT(files));
   return rmdir(folder);
-}
-
-static struct tl_model *open_base(const char *name) {
-  char path[1024];
-  struct tl_error err = {0};
-  struct tl_model *model;
-  if (tl_model_load(unit_golden_path(name, path), &model, &err) < 0) fail_msg("%s", err.message);
-  return model;
 }
 
 /* The adapter with `from` of file number `which` as `to`; then beside its base. */
@@ -43,7 +31,7 @@ static int add_changed(const char *base, const char *adapter, unsigned which, co
   }
   struct tl_adapter_source source = {"it", folder};
   memset(err, 0, sizeof *err);
-  *ret = open_base(base);
+  *ret = open_golden_model(base);
   return tl_model_add_adapters(*ret, &source, 1, err);
 }
 
@@ -160,7 +148,7 @@ static void test_configuration(void **state) {
 /* A text model within one of pictures: both ways in which transformers names it, and a product of the other model. */
 static void check_nested(const char *base) {
   static const char *const names[] = {"model.language_model.layers.1", "language_model.model.layers.1", "model.visual.blocks.1"};
-  struct tl_model *m = open_base(base);
+  struct tl_model *m = open_golden_model(base);
   const struct tl_tensor *q = NULL;
   for (uint32_t i = 0; i < m->n_ops; i++)
     if (m->plan[i].kind == TL_OP_QKV && m->plan[i].layer == 1) q = &m->tensors[m->plan[i].weight[0]];
@@ -179,7 +167,7 @@ static void check_nested(const char *base) {
     unit_write_file(folder, files[0], config, sizeof config - 1);
     struct tl_error err = {0};
     struct tl_adapter_source source = {"it", folder};
-    m = open_base(base);
+    m = open_golden_model(base);
     int r = tl_model_add_adapters(m, &source, 1, &err);
     if (r != (i == 2 ? TL_EUNSUPPORTED : TL_OK)) fail_msg("%s: %s: %d %s", base, names[i], r, err.message);
     if (r == TL_OK) assert_true(find(m, TL_OP_QKV, 1, 0)->scale > 1.9f);
@@ -227,7 +215,7 @@ static void test_changed_bytes(void **state) {
       bytes[at] = before;
       struct tl_adapter_source source = {"it", folder};
       memset(&err, 0, sizeof err);
-      m = open_base("llama/f32_odd");
+      m = open_golden_model("llama/f32_odd");
       int r = tl_model_add_adapters(m, &source, 1, &err);
       assert_int_equal(err.code, r);
       if (r < 0) assert_non_null(strstr(err.message, "model.adapters: "));

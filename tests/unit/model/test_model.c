@@ -19,11 +19,7 @@ static int make_folder(void **state) {
 }
 
 static void empty_folder(void) {
-  for (size_t i = 0; i < UNIT_COUNT(files); i++) {
-    char path[200];
-    snprintf(path, sizeof path, "%s/%s", folder, files[i]);
-    unlink(path);
-  }
+  unit_remove_files(folder, files, UNIT_COUNT(files));
 }
 
 static int remove_folder(void **state) {

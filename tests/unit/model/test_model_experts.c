@@ -16,11 +16,7 @@ static int make_folder(void **state) {
 static int remove_folder(void **state) {
   (void)state;
   static const char *const files[] = {"config.json", "model.safetensors", "x.gguf"};
-  for (unsigned i = 0; i < UNIT_COUNT(files); i++) {
-    char path[200];
-    snprintf(path, sizeof path, "%s/%s", folder, files[i]);
-    unlink(path);
-  }
+  unit_remove_files(folder, files, UNIT_COUNT(files));
   return rmdir(folder);
 }
 

@@ -16,20 +16,8 @@ static int make_folder(void **state) {
 static int remove_folder(void **state) {
   (void)state;
   static const char *const files[] = {"config.json", "model.safetensors", "x.gguf", "adapter_config.json", "adapter_model.safetensors"};
-  for (unsigned i = 0; i < UNIT_COUNT(files); i++) {
-    char path[200];
-    snprintf(path, sizeof path, "%s/%s", folder, files[i]);
-    unlink(path);
-  }
+  unit_remove_files(folder, files, UNIT_COUNT(files));
   return rmdir(folder);
-}
-
-static struct tl_model *open_model(const char *name) {
-  char path[1024];
-  struct tl_model *model;
-  struct tl_error err = {0};
-  if (tl_model_load(unit_golden_path(name, path), &model, &err) < 0) fail_msg("%s: %s", path, err.message);
-  return model;
 }
 
 /* --- configurations ---------------------------------------------------------------------------- */
@@ -205,7 +193,7 @@ static void test_gguf(void **state) {
 /* -exp of something is above 0 in no file. */
 static void test_growing(void **state) {
   (void)state;
-  struct tl_model *model = open_model("gguf/arch_qwen3_5.gguf");
+  struct tl_model *model = open_golden_model("gguf/arch_qwen3_5.gguf");
   const struct model *m = (const struct model *)model;
   const struct tl_tensor *t = &m->tensors[model_find_tensor(m, "blk.0.ssm_a")];
   float decays[6], other[6];
@@ -221,7 +209,7 @@ static void test_growing(void **state) {
 /* Layers with keys and values, and those with a state, are counted apart; a record's parts have the shapes that it says. */
 static void test_plan(void **state) {
   (void)state;
-  struct tl_model *m = open_model("arch/qwen3_next");
+  struct tl_model *m = open_golden_model("arch/qwen3_next");
   const struct tl_recurrence *c = &m->recurrence;
   assert_true(m->n_layers == 4 && m->n_kv_layers == 1 && c->n_layers == 3);
   assert_true(c->n_key_heads == 2 && c->n_value_heads == 6 && c->key_dim == 10 && c->value_dim == 12 && c->conv == 4 && c->n_channels == 112);
@@ -241,7 +229,7 @@ static void test_plan(void **state) {
     if (op->kind == TL_OP_RMSNORM || op->kind == TL_OP_QK_NORM) assert_true(op->features & TL_F_PLUS_ONE);
   }
   assert_true(n_conv == 3 && n_delta == 3 && n_attend == 1);
-  struct tl_model *whole = open_model("gguf/arch_qwen3_next.gguf"); /* whose rows were taken apart before */
+  struct tl_model *whole = open_golden_model("gguf/arch_qwen3_next.gguf"); /* whose rows were taken apart before */
   assert_int_equal(whole->n_parameters, m->n_parameters);
   tl_model_free(whole);
   tl_model_free(m);
@@ -252,7 +240,7 @@ static void test_slices(void **state) {
   (void)state;
   static const char *const names[] = {"arch/qwen3_5", "arch/qwen3_next", "arch/lfm2"};
   for (unsigned which = 0; which < UNIT_COUNT(names); which++) {
-    struct tl_model *m = open_model(names[which]);
+    struct tl_model *m = open_golden_model(names[which]);
     for (uint32_t i = 0; i < m->n_ops; i++) {
       const struct tl_op *op = &m->plan[i];
       bool cut = op->kind == TL_OP_DELTA_IN || op->kind == TL_OP_DELTA_GATES || op->kind == TL_OP_CONV || op->kind == TL_OP_DELTA ||
@@ -285,13 +273,13 @@ static void refused(const struct tl_model *m, uint32_t size, const char *message
 
 static void test_refusals(void **state) {
   (void)state;
-  struct tl_model *m = open_model("arch/qwen3_5");
+  struct tl_model *m = open_golden_model("arch/qwen3_5");
   refused(m, 4, "the model's 2 key heads of linear attention cannot be divided among 4 devices");
   tl_model_free(m);
-  m = open_model("gguf/arch_qwen3_5.gguf");
+  m = open_golden_model("gguf/arch_qwen3_5.gguf");
   refused(m, 2, "value heads in the order that this file has them in cannot be divided");
   tl_model_free(m);
-  m = open_model("gguf/arch_qwen3_next.gguf"); /* which has them as others do */
+  m = open_golden_model("gguf/arch_qwen3_next.gguf"); /* which has them as others do */
   struct tl_shard shard;
   assert_int_equal(tl_shard_make(m, 1, 2, &shard, NULL), TL_OK);
   tl_model_free(m);
@@ -335,7 +323,7 @@ static void test_adapters(void **state) {
                {"0.linear_attn.out_proj", 36, 72, "expected lora_A or lora_B of q, k, v, o"}};
   for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
     struct tl_error err;
-    struct tl_model *m = open_model("arch/qwen3_5");
+    struct tl_model *m = open_golden_model("arch/qwen3_5");
     int r = add_adapter(m, cases[i].module, cases[i].rows, cases[i].columns, &err);
     if (!cases[i].message && r < 0) fail_msg("%s: %s", cases[i].module, err.message);
     if (cases[i].message && (r != TL_EUNSUPPORTED || !strstr(err.message, cases[i].message))) fail_msg("%s: %s", cases[i].module, err.message);
