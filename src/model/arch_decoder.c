@@ -252,11 +252,6 @@ static bool is_fused_here(const struct maker *k, uint32_t layer) {
   return k->m->gguf && model_find_tensor(k->m, name) >= 0;
 }
 
-static int gate(struct maker *k, uint32_t layer) {
-  if (is(k, ARCH_DELTA)) plan_add(k->m, TL_OP_GATE, layer);
-  return TL_OK;
-}
-
 /* Whether the layer has a state in place of keys and values. */
 static bool keeps(const struct maker *k, uint32_t layer) {
   return k->c->state_type && k->c->keeps[layer];
@@ -280,7 +275,8 @@ static int heads(struct maker *k, uint32_t layer) {
   if (r == TL_OK) r = qk_norm(k, layer, false);
   if (r == TL_OK) r = qk_unit(k, layer);
   if (r == TL_OK) r = attend(k, layer);
-  return r == TL_OK ? gate(k, layer) : r;
+  if (r == TL_OK && is(k, ARCH_DELTA)) plan_add(k->m, TL_OP_GATE, layer);
+  return r;
 }
 
 static int attention_out(struct maker *k, uint32_t layer) {

@@ -2,10 +2,6 @@
 /* Layers that keep a state, behind cpu_kernels_body.h. A state is floats, and a token's part in it the same operations in the same order
  * whichever chunk the token came in. */
 
-INLINE vf vf_silu(vf g) {
-  return vf_div(g, vf_add(vf_exp(vf_sub(vf_zero(), g)), vf_set1(1.0f)));
-}
-
 /* vf_exp bounds a NaN, which has to come through: times zero it is added again. */
 INLINE vf vf_sigmoid_times(vf g, vf x) {
   vf y = vf_div(x, vf_add(vf_exp(vf_sub(vf_zero(), g)), vf_set1(1.0f)));

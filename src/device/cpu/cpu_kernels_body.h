@@ -280,12 +280,12 @@ static void rmsnorm(float *h, const float *x, const float *weight, uint32_t n, f
   for (uint32_t i = 0; i < n; i += 16) vf_store(h + i, vf_mul(vf_mul(vf_load(x + i), scale), vf_load(weight + i)));
 }
 
+INLINE vf vf_silu(vf g) {
+  return vf_div(g, vf_add(vf_exp(vf_sub(vf_zero(), g)), vf_set1(1.0f)));
+}
+
 static void silu_mul(float *m, const float *gate, const float *up, uint32_t n) {
-  for (uint32_t i = 0; i < n; i += 16) {
-    vf g = vf_load(gate + i);
-    vf e = vf_exp(vf_sub(vf_zero(), g));
-    vf_store(m + i, vf_mul(vf_div(g, vf_add(e, vf_set1(1.0f))), vf_load(up + i)));
-  }
+  for (uint32_t i = 0; i < n; i += 16) vf_store(m + i, vf_mul(vf_silu(vf_load(gate + i)), vf_load(up + i)));
 }
 
 /* tanh by exp, whose argument vf_exp bounds. */
