@@ -104,10 +104,6 @@ static double seconds_since(int64_t began_ns) {
   return (double)(tl_now_ns() - began_ns) / 1e9;
 }
 
-static uint32_t blocks_of(uint32_t n_tokens) {
-  return (n_tokens + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
-}
-
 static void want_row(struct frame *f, uint32_t row, uint32_t position) {
   f->rows[f->step.n_rows] = row;
   f->sampling[f->step.n_rows++] = (struct tl_sampling){.top_p = 1, .repetition_penalty = 1, .target = -1, .n_top = -1, .position = position};
@@ -246,7 +242,7 @@ static void measure_drafts(struct bench *b, const struct options *o, const char 
   } steps[] = {{1, 2}, {1, 4}, {1, DRAFT_ROWS}, {DRAFT_SEQS, 2}, {DRAFT_SEQS, 4}};
   const uint32_t contexts[] = {o->context, o->drafts};
   char what[64];
-  b->stride = blocks_of(o->drafts + DRAFT_ROWS);
+  b->stride = tl_blocks_of(o->drafts + DRAFT_ROWS);
   if ((uint64_t)DRAFT_SEQS * b->stride > n_blocks) {
     printf("%s, drafts: not run, the KV cache has %u blocks\n", name, n_blocks);
     return;
@@ -271,7 +267,7 @@ static void open_bench(struct bench *b, const struct options *o, const struct tl
   tl_device_plugin_folder(o->plugin_dir);
   uint32_t context = o->context + WARM_STEPS + STEPS;
   if (o->prefill > context) context = o->prefill;
-  b->stride = blocks_of(context);
+  b->stride = tl_blocks_of(context);
   if (o->drafts && o->drafts + DRAFT_ROWS > context) context = o->drafts + DRAFT_ROWS;
   b->max_tokens = o->prefill > MAX_SEQS ? o->prefill : MAX_SEQS;
   b->vocab = m->vocab_size;
@@ -283,7 +279,7 @@ static void open_bench(struct bench *b, const struct options *o, const struct tl
                                 .max_context = context, .draft_tokens = o->drafts ? DRAFT_ROWS - 1 : 0, .draft_rows = MAX_SEQS,
                                 .max_states = m->recurrence.n_layers ? MAX_SEQS : 0};
   if (b->ops->open(&options, &b->device, &err) < 0 || b->ops->load(b->device, &load, ret, &err) < 0) die(&err);
-  size_t n_table = (size_t)MAX_SEQS * blocks_of(context);
+  size_t n_table = (size_t)MAX_SEQS * tl_blocks_of(context);
   b->tables = calloc(n_table, sizeof *b->tables);
   bool whole = b->tables;
   for (struct frame *f = b->frames; f < b->frames + 2; f++) {

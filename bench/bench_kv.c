@@ -93,7 +93,7 @@ static int run_step(struct bench *b, unsigned side, uint32_t context, uint32_t n
 }
 
 static int measure(struct bench *b, const struct tl_model *model, uint32_t context, uint32_t n_seqs, struct tl_error *err) {
-  b->stride = (context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+  b->stride = tl_blocks_of(context);
   b->tables = calloc((size_t)n_seqs * b->stride, sizeof *b->tables);
   if (!b->tables) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   for (uint32_t i = 0; i < n_seqs * b->stride; i++) b->tables[i] = i;

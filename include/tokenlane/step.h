@@ -10,6 +10,10 @@
 #include <stdint.h>
 
 #define TL_BLOCK_TOKENS 16   /* token slots of a KV block */
+/* Blocks that hold so many tokens. */
+static inline uint32_t tl_blocks_of(uint64_t n_tokens) {
+  return (uint32_t)((n_tokens + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS);
+}
 #define TL_MAX_TOP_LOGPROBS 20
 #define TL_NO_STATE UINT32_MAX
 #define TL_MASK_WORDS(vocab_size) (((vocab_size) + 31) / 32) /* of a mask: bit token % 32 of word token / 32, the last word's others 0 */

@@ -5,7 +5,7 @@
 #include "engine/engine_private.h"
 
 uint32_t worker_table_stride(const struct tl_engine *engine) {
-  return (engine->max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+  return tl_blocks_of(engine->max_context);
 }
 
 static void want_row(const struct worker *w, struct flight *f, struct tl_sequence *seq, uint32_t row, uint32_t token) {

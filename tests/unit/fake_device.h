@@ -127,7 +127,7 @@ static inline void fake_check_shape(const struct fake_device *d, const struct tl
   for (uint32_t q = 0; q < s->n_seqs; q++) {
     FAKE_CHECK(s->query_start[q + 1] > s->query_start[q]);
     FAKE_CHECK(s->context_len[q] >= 1 && s->context_len[q] <= d->load.max_context);
-    uint32_t n_blocks = (s->context_len[q] + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+    uint32_t n_blocks = tl_blocks_of(s->context_len[q]);
     FAKE_CHECK(n_blocks <= s->table_stride);
     for (uint32_t b = 0; b < n_blocks; b++) {
       uint32_t block = s->block_tables[(size_t)q * s->table_stride + b];

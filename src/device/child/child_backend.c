@@ -137,7 +137,7 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   d->job.max_batch_size = load->max_batch_size;
   d->job.max_batch_tokens = load->max_batch_tokens;
   d->job.max_context = load->max_context;
-  d->job.least_context = load->least_context;
+  d->job.least_context = tl_device_least_context(load);
   d->job.draft_tokens = load->draft_tokens;
   d->job.draft_rows = load->draft_rows;
   d->job.has_states = load->max_states > 0;

@@ -17,7 +17,7 @@ bool child_layout_make(const struct child_job *job, struct child_layout *ret) {
   struct child_layout unused;
   struct child_layout *l = ret;
   bool pools = job->pooling != TL_POOL_NONE; /* then there is no KV */
-  l->stride = pools ? 0 : (uint32_t)(((uint64_t)job->max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS);
+  l->stride = pools ? 0 : tl_blocks_of(job->max_context);
   for (uint32_t i = 0; job->has_sim && i < job->n_ranks; i++) {
     sim_tokens += job->ranks[i].sim.n_tokens;
     sim_faults += job->ranks[i].sim.n_faults;
@@ -113,7 +113,7 @@ bool child_put_step(struct child_shared *shared, const struct child_layout *l, c
   uint32_t *tables = slot_at(shared, l, slot, l->tables);
   for (uint32_t q = 0; q < s->n_seqs; q++) /* what stands behind a sequence's blocks nobody reads */
     memcpy(tables + (size_t)q * l->stride, s->block_tables + (size_t)q * s->table_stride,
-           (s->context_len[q] + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS * sizeof *tables);
+           tl_blocks_of(s->context_len[q]) * sizeof *tables);
   put_sampling(shared, l, slot, s);
   struct tl_sampled *sampled = slot_at(shared, l, slot, l->sampled); /* an answer without results must not pass for the last one's */
   for (uint32_t i = 0; i < s->n_rows; i++) sampled[i].token = INT32_MIN;

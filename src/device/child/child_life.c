@@ -72,8 +72,7 @@ static int read_rank(struct child_device *d, uint32_t rank, struct tl_error *err
   child_was_copied();
   l.gpu[sizeof l.gpu - 1] = 0;
   clean(l.attention, sizeof l.attention);
-  const struct tl_device_load contexts = {.max_context = d->job.max_context, .least_context = d->job.least_context};
-  uint32_t least = d->layout.stride ? (tl_device_least_context(&contexts) + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS : 0; /* 0: it pools */
+  uint32_t least = d->layout.stride ? tl_blocks_of(d->job.least_context) : 0; /* 0: it pools */
   uint32_t max_states = d->job.ranks[rank].max_states;
   bool has_states = l.n_states <= max_states && (l.n_states > 0) == (max_states > 0);
   if (l.n_blocks < least || l.n_blocks > UINT32_MAX / TL_BLOCK_TOKENS || !has_states || !is_address(l.gpu))

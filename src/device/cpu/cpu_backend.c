@@ -100,8 +100,7 @@ static int make_kv(struct cpu_device *d, struct tl_error *err) {
     return d->kv && cpu_places_make(d) ? TL_OK : no_memory(err, "the keys of a step", d->kv_bytes);
   }
   const uint32_t least_context = tl_device_least_context(&d->load);
-  uint64_t one = (d->load.max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS, wanted = one * d->load.max_batch_size;
-  uint64_t least = (least_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+  uint64_t one = tl_blocks_of(d->load.max_context), wanted = one * d->load.max_batch_size, least = tl_blocks_of(least_context);
   uint64_t most = d->load.kv_memory_bytes ? d->load.kv_memory_bytes : available_bytes() / 4 / d->shard.size;
   int r = make_states(d, most, least * block_bytes, err);
   if (r < 0) return r;

@@ -15,7 +15,7 @@ uint32_t cpu_places_blocks(const struct cpu_device *d) {
 }
 
 static uint32_t stride_of(const struct cpu_device *d) {
-  return (d->load.max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+  return tl_blocks_of(d->load.max_context);
 }
 
 bool cpu_places_make(struct cpu_device *d) {

@@ -381,7 +381,7 @@ static void attend_unit(struct run *r, const struct tl_op *op, const float *sink
   a.first = first;
   if (sinks) a.sinks = sink;
   a.v = a.k + d->shard.n_kv_heads * d->head_bytes;
-  size_t stride = ((size_t)d->load.max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS * TL_BLOCK_TOKENS;
+  size_t stride = cpu_round_up(d->load.max_context, TL_BLOCK_TOKENS);
   float *out_rows = r->lane->panel_out; /* free between products: (CPU_MAX_QUERIES, head_pad) fits */
   for (uint32_t at = 0; at < n * group; at += CPU_MAX_QUERIES) {
     uint32_t count = n * group - at < CPU_MAX_QUERIES ? n * group - at : CPU_MAX_QUERIES;

@@ -17,7 +17,7 @@ static uint32_t widest_table(const struct tl_step *step) {
     uint32_t n = step->query_start[s + 1] - step->query_start[s];
     if (n > longest) longest = n;
   }
-  return (longest + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+  return tl_blocks_of(longest);
 }
 
 void cuda_stage_texts(struct cuda_device *d, const struct tl_step *step, struct cuda_pass *ret) {

@@ -18,7 +18,7 @@ static void make_limits(struct cuda_device *d, const struct tl_device_load *load
   l->max_seqs = load->max_batch_size;
   l->max_context = load->max_context;
   l->least_context = tl_device_least_context(load);
-  l->table_stride = (load->max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+  l->table_stride = tl_blocks_of(load->max_context);
   l->n_blocks = 2 * d->info.multiprocessors;
   uint32_t tiles = tl_cuda_head_tiles(d->dims.n_heads, d->dims.n_kv_heads, d->dims.head);
   if (l->n_blocks < tiles) l->n_blocks = tiles;
@@ -286,7 +286,7 @@ static int measure(struct cuda_device *d, const struct tl_device_load *load, str
     have_blocks(d, cuda_n_places(d), block, 1);
     return d->weight_bytes + d->work_bytes + d->kv_bytes <= there ? TL_OK : does_not_fit(d, d->kv_bytes, there, err);
   }
-  uint64_t one = (d->limits.least_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS, room = 0;
+  uint64_t one = tl_blocks_of(d->limits.least_context), room = 0;
   if (d->weight_bytes + d->work_bytes <= there) room = there - d->weight_bytes - d->work_bytes;
   if (load->kv_memory_bytes && load->kv_memory_bytes < room) room = load->kv_memory_bytes;
   d->n_states = cuda_count_states(d, load, room, blocks_bytes, one);

@@ -11,9 +11,9 @@ static uint32_t stage_tables(struct cuda_device *d, const struct tl_step *step) 
   uint32_t longest = 0;
   for (uint32_t s = 0; s < step->n_seqs; s++)
     if (step->context_len[s] > longest) longest = step->context_len[s];
-  uint32_t width = (longest + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+  uint32_t width = tl_blocks_of(longest);
   for (uint32_t s = 0; s < step->n_seqs; s++) {
-    uint32_t *to = d->host->tables + (size_t)s * width, n = (step->context_len[s] + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+    uint32_t *to = d->host->tables + (size_t)s * width, n = tl_blocks_of(step->context_len[s]);
     memcpy(to, step->block_tables + (size_t)s * step->table_stride, n * sizeof *to);
     memset(to + n, 0, (width - n) * sizeof *to);
   }

@@ -36,7 +36,7 @@ static int device_open(const struct tl_device_options *options, struct tl_device
 }
 
 static int make_blocks(struct sim_device *d, struct tl_error *err) {
-  uint64_t one = (d->load.max_context + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+  uint64_t one = tl_blocks_of(d->load.max_context);
   uint64_t n = one * d->load.max_batch_size;
   if (n > MOST_BLOCKS) n = one > MOST_BLOCKS ? one : MOST_BLOCKS;
   if (d->options.n_kv_blocks) n = d->options.n_kv_blocks;

@@ -9,14 +9,10 @@
 
 #define SPOILT UINT64_C(0x5bad5bad5bad5bad)
 
-static uint32_t blocks_of(uint32_t n_tokens) {
-  return (n_tokens + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
-}
-
 uint64_t sim_count_blocks(const struct tl_step *step) {
   uint64_t n = 0;
   if (step->vectors) return 0;
-  for (uint32_t q = 0; q < step->n_seqs; q++) n += blocks_of(step->context_len[q]);
+  for (uint32_t q = 0; q < step->n_seqs; q++) n += tl_blocks_of(step->context_len[q]);
   return n;
 }
 
@@ -33,7 +29,7 @@ static void write_history(struct sim_device *d, uint32_t slot, uint64_t before, 
 /* Each block follows the one before it. */
 static bool is_chained(const struct sim_device *d, const uint32_t *table, uint32_t context) {
   uint64_t before = TL_SIM_START;
-  for (uint32_t i = 0; i < blocks_of(context); i++) {
+  for (uint32_t i = 0; i < tl_blocks_of(context); i++) {
     const struct sim_block *block = &d->blocks[table[i]];
     if ((block->before ^ d->kv_key) != before) return false;
     before = block->history[TL_BLOCK_TOKENS - 1] ^ d->kv_key;
@@ -51,9 +47,9 @@ int32_t sim_token_at(const struct sim_device *d, const struct tl_step *step, uin
 static int check_addresses(const struct sim_device *d, const struct tl_step *s, uint32_t q, struct tl_error *err) {
   const uint32_t *table = s->block_tables + (size_t)q * s->table_stride;
   uint32_t context = s->context_len[q];
-  bool fine = context > 0 && context <= d->load.max_context && blocks_of(context) <= s->table_stride &&
+  bool fine = context > 0 && context <= d->load.max_context && tl_blocks_of(context) <= s->table_stride &&
               s->query_start[q] < s->query_start[q + 1] && s->query_start[q + 1] <= s->n_tokens;
-  for (uint32_t i = 0; fine && i < blocks_of(context); i++) fine = table[i] < d->n_blocks;
+  for (uint32_t i = 0; fine && i < tl_blocks_of(context); i++) fine = table[i] < d->n_blocks;
   for (uint32_t i = s->query_start[q]; fine && i < s->query_start[q + 1]; i++)
     fine = s->positions[i] < context && s->slots[i] / TL_BLOCK_TOKENS < d->n_blocks && sim_token_at(d, s, i) >= 0;
   return fine ? TL_OK

@@ -59,7 +59,7 @@ static inline void fill_step(struct step *t, const struct shape *s) {
   *t = (struct step){.s = s};
   for (uint32_t i = 0; i < s->n_seqs; i++) {
     t->query_start[i + 1] = t->query_start[i] + s->rows[i];
-    uint32_t blocks = (s->context[i] + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+    uint32_t blocks = tl_blocks_of(s->context[i]);
     n_blocks += blocks;
     longest = blocks > longest ? blocks : longest;
   }

@@ -14,7 +14,7 @@ struct attention_case {
 
 /* Tokens in shuffled blocks; whatever no token was stored in is NaN. */
 static void make_attention(struct attention_case *c, enum tl_dtype dtype, uint32_t head_dim, uint32_t n_tokens, float range) {
-  uint32_t n_blocks = (n_tokens + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS, head_pad = (head_dim + 15) / 16 * 16;
+  uint32_t n_blocks = tl_blocks_of(n_tokens), head_pad = (head_dim + 15) / 16 * 16;
   size_t head_bytes = (size_t)head_pad * TL_BLOCK_TOKENS * tl_dtype_bytes(dtype), total = (n_blocks + 2) * 2 * head_bytes;
   *c = (struct attention_case){.cache = malloc(total), .n_tokens = n_tokens};
   memset(c->cache, dtype == TL_DTYPE_F8_E4M3 ? 0x7f : 0xff, total);

@@ -109,7 +109,7 @@ static void fill_caches(struct step *t) {
 static struct step make_step(const struct shape *s) {
   struct step t = {.s = s, .n_blocks = 3, .stride = 3, .scale = 1 / sqrtf((float)s->head)};
   for (uint32_t i = 0; i < s->n_seqs; i++) {
-    uint32_t blocks = (s->context[i] + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS;
+    uint32_t blocks = tl_blocks_of(s->context[i]);
     t.query_start[i + 1] = t.query_start[i] + s->rows[i];
     t.n_blocks += blocks;
     if (blocks + 2 > t.stride) t.stride = blocks + 2;

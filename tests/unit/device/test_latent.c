@@ -41,7 +41,7 @@ static void plain_attention(const float *rows, const float *q, unsigned i, uint3
 
 static void attend_on(const struct cpu_kernels *kernels, enum tl_dtype dtype, uint32_t longest) {
   uint64_t random = 11;
-  uint32_t n_blocks = (longest + TL_BLOCK_TOKENS - 1) / TL_BLOCK_TOKENS, table[100], n_keys[16];
+  uint32_t n_blocks = tl_blocks_of(longest), table[100], n_keys[16];
   size_t block_bytes = (size_t)PAD * TL_BLOCK_TOKENS * tl_dtype_bytes(dtype);
   char *cache = malloc(n_blocks * block_bytes);
   float *rows = malloc((size_t)longest * N_KEY * sizeof *rows), q[N_KEY * 16];
