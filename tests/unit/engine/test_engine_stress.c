@@ -206,8 +206,9 @@ static void stress(uint64_t fail_at, bool prefix_cache) {
   assert_true(generated == (double)n_tokens);
   assert_true(preemptions > 5);
   assert_true(draft && !recurrent ? drafts_taken > 1000 / UNIT_SLOWDOWN && drafts > drafts_taken + 100 : drafts == 0);
-  /* without a cache only choices of one request share, which a slow build may never catch together; and prompts are short for states */
-  double least = recurrent ? prefix_cache : prefix_cache ? 100 / UNIT_SLOWDOWN : UNIT_SLOWDOWN == 1;
+  /* Without a cache only choices of one request share, which a slow build may never catch together. A state is seldom kept just where
+   * another of these short prompts begins to differ, and on a busy machine never: that it is used at all test_engine_states asserts. */
+  double least = recurrent ? 0 : prefix_cache ? 100 / UNIT_SLOWDOWN : UNIT_SLOWDOWN == 1;
   assert_true(hits >= least && hits < queries && (evictions > 10) == prefix_cache);
   assert_true(started <= LOOPS * PER_LOOP);
   tl_engine_stop(engine);
