@@ -350,16 +350,18 @@ $(VENV)/.done: tests/e2e/requirements.txt tests/e2e/models.txt
 	@touch $@
 
 check-e2e: all $(E2E_NEEDS) ## end-to-end tests only (T=expression for pytest -k)
-	$(E2E_RUN) tests/e2e
+	$(E2E_RUN) $(TWO_AT_ONCE) tests/e2e
 
 # The first has no prerequisites, so that `check` begins it first: make hands all others their turn before it comes back to a target
 # that had to wait. The second: those that need the CUDA backend.
 E2E_RUN = $(SAN_ENV) TOKENLANE_BIN=$(abspath $(B))/bin/tokenlane TOKENLANE_SAN=$(SAN) \
 	TOKENLANE_BUILT="$(if $(PLUGIN),plugin) $(if $(FAKE_PLUGIN),fake_gpu) $(if $(SAN),,fail_alloc)" $(VENV)/bin/python -m pytest -q $(if $(T),-k "$(T)")
+# Half of what a file of tests takes it waits. A file is one process's, which starts what its tests share.
+TWO_AT_ONCE = -n 2 --dist loadfile
 NONE_IS_FINE = $(if $(T),|| test $$? = 5) # tests with such a name
 .PHONY: run-e2e run-e2e-plugin
 run-e2e:
-	$(E2E_RUN) -m "not plugin and not soak and not slow" tests/e2e $(NONE_IS_FINE)
+	$(E2E_RUN) $(TWO_AT_ONCE) -m "not plugin and not soak and not slow" tests/e2e $(NONE_IS_FINE)
 run-e2e-plugin: $(PLUGIN)
 	$(E2E_RUN) -m plugin $$(grep -l mark.plugin tests/e2e/test_*.py) $(NONE_IS_FINE)
 

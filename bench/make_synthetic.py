@@ -18,7 +18,7 @@ import random
 import struct
 import sys
 
-POOL = 1 << 22  # normals that all rows are cut from
+POOL = 1 << 22  # normals, at most, that all rows are cut from
 SIGMA = 0.02  # as models are initialised: logits get a deviation of about 0.6
 CONV = 4  # rows that a convolution of --states looks at
 ROUTER = "block_sparse_moe.gate.weight"
@@ -99,10 +99,15 @@ def is_fp8(a, name, columns):
     return a.fp8 and columns and ".layers." in name and not name.endswith(ROUTER)
 
 
+def count_numbers(a):
+    return sum(rows * max(columns, 1) for _, rows, columns in shapes(a))
+
+
 def write_weights(path, a):
     """A row is a stretch of the pool from a random place: normal, quickly made."""
     rng = random.Random(a.seed)
-    size = POOL + max(a.hidden, a.ffn, a.heads * a.head_dim, a.states * 2 * a.state_heads * a.state_dim)
+    places = min(POOL, count_numbers(a))  # more of them take longer to make than the rest of a small model
+    size = places + max(a.hidden, a.ffn, a.heads * a.head_dim, a.states * 2 * a.state_heads * a.state_dim)
     pool = memoryview(bf16_normals(rng, size))
     small = memoryview(e4m3_numbers(rng, size)) if a.fp8 else None
     header, offset = {"__metadata__": {"format": "pt"}}, 0
@@ -126,7 +131,7 @@ def write_weights(path, a):
         for name, rows, columns in shapes(a):
             if is_fp8(a, name, columns):
                 for _ in range(rows):
-                    at = int(rng.random() * POOL)
+                    at = int(rng.random() * places)
                     file.write(small[at : at + columns])
                 n_scales = -(-rows // BLOCK) * -(-columns // BLOCK) if a.fp8_blocks else 1
                 file.write(struct.pack("<f", FP8_SCALE) * n_scales)
@@ -135,9 +140,9 @@ def write_weights(path, a):
                 file.write(b"\x80\x3f" * rows)  # 1.0
                 continue
             for _ in range(rows):
-                at = 2 * int(rng.random() * POOL)
+                at = 2 * int(rng.random() * places)
                 file.write(pool[at : at + 2 * columns])
-    return sum(rows * max(columns, 1) for _, rows, columns in shapes(a)), offset
+    return count_numbers(a), offset
 
 
 def byte_characters():

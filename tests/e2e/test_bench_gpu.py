@@ -134,11 +134,11 @@ def test_fp8_models(tmp_path):
 
 def test_models_with_states(tmp_path):
     """Three of four layers have one: they load, and a step reads and writes S once."""
-    done = measure_synthetic(tmp_path / "m", "--states", "--layers", "4")
+    done = measure_synthetic(tmp_path / "m", "--states", "--layers", "4", "--state-heads", "2", "--state-dim", "20")
     attention, mlp = 64 * (2 * 64 + 2 * 32 + 64) + 2 * 32, 3 * 64 * 128
-    delta = 64 * (2 * 2048 + 3 * 4096 + 2 * 32) + 8192 * 4 + 2 * 32 + 128
+    delta = 64 * (2 * 40 + 3 * 80 + 2 * 4) + 160 * 4 + 2 * 4 + 20
     weights = 2 * (3 * delta + attention + 4 * mlp + 9 * 64 + 300 * 64)
-    states = 3 * 2 * 32 * 128 * 128 * 4
+    states = 3 * 2 * 4 * 20 * 20 * 4
     assert f"m: a step reads {weights + states} bytes of weights and 128 of KV a token" in done.stdout, done.stdout + done.stderr
     assert done.returncode == 0 and done.stdout.count(" %") == 4 and "wanted" not in done.stdout
 

@@ -124,13 +124,13 @@ def test_guesses(start, ranks):
         return d.complete(PROMPTS[i], max_tokens=20 + i, logprobs=2, ignore_eos=True, allowed_token_ids=allowed[i], temperature=(0, 0, 0.7)[i],
                           seed=3)["choices"][0]
 
-    expected, steps = [ask(one, i) for i in range(3)], two.total("tokenlane_steps_total")
-    before = one.total("tokenlane_steps_total")
+    before, steps = one.total("tokenlane_steps_total"), two.total("tokenlane_steps_total")
+    expected = [ask(one, i) for i in range(3)]
     for got, want in zip([ask(two, i) for i in range(3)], expected):
         close_up_to_doubt(got, want, greedy=False)
     taken = two.total("tokenlane_draft_tokens_taken_total")
     assert 20 < taken < two.total("tokenlane_draft_tokens_total")
-    assert two.total("tokenlane_steps_total") - steps < before - taken / 2
+    assert two.total("tokenlane_steps_total") - steps < one.total("tokenlane_steps_total") - before - taken / 2
     with ThreadPoolExecutor(3) as pool:
         together = list(pool.map(lambda i: ask(two, i), range(3)))
     for got, want in zip(together, expected):
@@ -166,13 +166,13 @@ def test_layers_with_states(start, recurrent, ranks):
 
     for life in range(2):
         with ThreadPoolExecutor(6) as pool:
-            list(pool.map(turns, range(10 * life, 10 * life + 8)))
+            list(pool.map(turns, range(10 * life, 10 * life + 8 // ranks)))
         assert d.total("tokenlane_prefix_cache_states") > 0 and d.total("tokenlane_states_used") == 0
         if ranks == 1:
             os.kill(children(d)["cuda:0"], signal.SIGKILL)
             wait_for(lambda: faults(d) == life + 1, 10, "the fault")
             wait_state(d, 0, "ready", 30)
-    assert d.total("tokenlane_prefix_cache_hit_tokens_total") > 200
+    assert d.total("tokenlane_prefix_cache_hit_tokens_total") > 200 / ranks
 
 
 def in_the_middle(d, ask, kind, gpu=0, n=24):
