@@ -587,10 +587,11 @@ static void test_random_loads(void **state) {
                 (unsigned long long)n_shared, (unsigned long long)n_guesses, (unsigned long long)n_right);
   print_message("with states: hit tokens %llu, chunks from one to another %llu, kept for later %llu, read of %llu\n", (unsigned long long)n_state_hits,
                 (unsigned long long)n_moved, (unsigned long long)n_held, (unsigned long long)n_left);
-  assert_true(n_state_hits > 1000 && n_moved > 1000 && n_held > 1000 && n_left > 1000);
-  assert_true(n_right > 1000 && n_guesses > n_right + 1000);
-  assert_true(n_distrusted > 1000);
-  assert_true(n_hits > 1000 && n_evictions > 1000 && n_preemptions > 1000 && n_shared > 1000);
+  uint64_t least = 1000 / UNIT_SLOWDOWN; /* slow builds try fewer */
+  assert_true(n_state_hits > least && n_moved > least && n_held > least && n_left > least);
+  assert_true(n_right > least && n_guesses > n_right + least);
+  assert_true(n_distrusted > least);
+  assert_true(n_hits > least && n_evictions > least && n_preemptions > least && n_shared > least);
 }
 
 int main(void) {
