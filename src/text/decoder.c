@@ -3,6 +3,7 @@
  * is one before), so all is computed at load; what joins tokens is in decode.c. */
 #include <string.h>
 
+#include "text/text_find.h"
 #include "text/text_utf8.h"
 #include "text/tokenizer_private.h"
 
@@ -33,7 +34,7 @@ int tok_dec_strip(const struct tok_dec *dec, bool first, const char *text, size_
 int tok_dec_metaspace(const struct tok_dec *dec, bool first, const char *text, size_t length, struct tl_buffer *out,
                       struct tl_error *err) {
   size_t n = dec->text_length;
-  for (const char *found; (found = memmem(text, length, dec->text, n));) {
+  for (const char *found; (found = text_find(text, length, dec->text, n));) {
     tl_buffer_append(out, text, (size_t)(found - text));
     if (!first || dec->keep_first) tl_buffer_putc(out, ' ');
     length -= (size_t)(found - text) + n;

@@ -2,6 +2,7 @@
 /* Normalizers one after the other, and the simple ones. */
 #include <string.h>
 
+#include "text/text_find.h"
 #include "text/text_utf8.h"
 #include "text/tokenizer_private.h"
 #include "text/unicode_class.h"
@@ -46,9 +47,7 @@ static void put_content(const struct tok_norm *norm, struct tok_norm_call *call,
 static int replace_literal(const struct tok_norm *norm, struct tok_norm_call *call) {
   size_t at = 0;
   while (norm->literal_length && at < call->length) {
-    const char *from = call->text + at;
-    const char *found = norm->literal_length == 1 ? memchr(from, norm->literal[0], call->length - at)
-                                                  : memmem(from, call->length - at, norm->literal, norm->literal_length);
+    const char *found = text_find(call->text + at, call->length - at, norm->literal, norm->literal_length);
     if (!found) break;
     size_t start = (size_t)(found - call->text);
     put_content(norm, call, at, start, start + norm->literal_length);

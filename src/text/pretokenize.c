@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "text/text_find.h"
 #include "text/tokenizer_private.h"
 #include "text/unicode_script.h"
 #include "tokenlane/base/utf8.h"
@@ -29,8 +30,7 @@ int tok_find_literal(struct tok_encode *e, const struct tok_pre *pre, const char
                      struct tok_piece *ret) {
   (void)e;
   if (!pre->literal_length || from >= length) return 0;
-  const char *found = pre->literal_length == 1 ? memchr(text + from, pre->literal[0], length - from)
-                                               : memmem(text + from, length - from, pre->literal, pre->literal_length);
+  const char *found = text_find(text + from, length - from, pre->literal, pre->literal_length);
   if (!found) return 0;
   size_t start = (size_t)(found - text);
   *ret = (struct tok_piece){start, start + pre->literal_length, true};

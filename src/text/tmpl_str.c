@@ -16,6 +16,7 @@
 
 #include <string.h>
 
+#include "text/text_find.h"
 #include "tokenlane/base/utf8.h"
 
 #define CHARS_PER_STEP 4 /* decoding costs more than copying */
@@ -129,9 +130,7 @@ size_t tmpl_find(struct tmpl_render *r, const struct tmpl_str *s, const struct t
                  size_t from) {
   if (from > s->length || needle->length > s->length - from) return SIZE_MAX;
   if (needle->length == 0) return from;
-  /* one byte apart: TSan's memmem looks at all of the text in every call */
-  const char *found = needle->length == 1 ? memchr(s->bytes + from, needle->bytes[0], s->length - from)
-                                          : memmem(s->bytes + from, s->length - from, needle->bytes, needle->length);
+  const char *found = text_find(s->bytes + from, s->length - from, needle->bytes, needle->length);
   size_t at = found ? (size_t)(found - s->bytes) : SIZE_MAX;
   tmpl_charge_bytes(r, (found ? at : s->length) - from);
   return at;
