@@ -9,24 +9,50 @@
 
 #include "device/cuda/cuda_private.h"
 
-_Static_assert(TL_OP_INPUTS <= TL_CUDA_ADAPTER_INPUTS, "a product has as many inputs");
+_Static_assert(2 * TL_OP_INPUTS <= TL_CUDA_ADAPTER_INPUTS, "a product has as many inputs, that of a delta net those of two records");
+
+#define INPUTS TL_CUDA_ADAPTER_INPUTS
 
 static bool is_product(const struct cuda_op *op) {
-  return op->kind == CUDA_OP_QKV || op->kind == CUDA_OP_OUT || op->kind == CUDA_OP_GATED || op->kind == CUDA_OP_DOWN;
+  switch (op->kind) {
+    case CUDA_OP_QKV:
+    case CUDA_OP_GATE_IN:
+    case CUDA_OP_DELTA_IN:
+    case CUDA_OP_SHORT_IN:
+    case CUDA_OP_OUT:
+    case CUDA_OP_GATED:
+    case CUDA_OP_DOWN: return true;
+    default: return false;
+  }
 }
 
-/* What the adapter has of an input of op's record, or NULL. */
+/* What the adapter has of an input of op, or NULL. Behind those of DELTA_IN's record stand the gates'. */
 static const struct tl_adapter_part *find_part(const struct cuda_device *d, const struct tl_adapter *adapter, const struct cuda_op *op,
                                                unsigned input) {
-  uint32_t record = (uint32_t)(op->from - d->model->plan);
-  for (uint32_t i = 0; i < adapter->n_parts; i++)
-    if (adapter->parts[i].record == record && adapter->parts[i].input == input) return &adapter->parts[i];
+  bool gates = op->gates && input >= TL_OP_INPUTS;
+  uint32_t record = (uint32_t)((gates ? op->gates : op->from) - d->model->plan), from = 0, until = adapter->n_parts;
+  if (gates) input -= TL_OP_INPUTS;
+  while (from < until) {
+    uint32_t middle = (from + until) / 2;
+    const struct tl_adapter_part *part = &adapter->parts[middle];
+    if (part->record == record && part->input == input) return part;
+    if (part->record < record || (part->record == record && part->input < input)) from = middle + 1;
+    else until = middle;
+  }
   return NULL;
+}
+
+/* The first input whose A is this one's, too. */
+static unsigned first_sharing(const struct cuda_device *d, const struct tl_adapter *adapter, const struct cuda_op *op, unsigned input) {
+  const struct tl_adapter_part *own = find_part(d, adapter, op, input), *part;
+  for (unsigned i = 0; i < input; i++)
+    if ((part = find_part(d, adapter, op, i)) && part->a == own->a) return i;
+  return input;
 }
 
 static bool is_adapted(const struct cuda_device *d, const struct cuda_op *op) {
   for (uint32_t i = 0; is_product(op) && i < d->model->n_adapters; i++)
-    for (unsigned input = 0; input < TL_OP_INPUTS; input++)
+    for (unsigned input = 0; input < INPUTS; input++)
       if (find_part(d, &d->model->adapters[i], op, input)) return true;
   return false;
 }
@@ -44,33 +70,43 @@ void cuda_free_adapters(struct cuda_device *d) {
 
 /* --- places ------------------------------------------------------------------------------------- */
 
-/* Outputs of an input, as they are counted here, and from which of all on. */
-static uint32_t outputs_of(const struct cuda_device *d, const struct cuda_op *op, unsigned input, uint32_t *ret_first) {
-  uint32_t heads = d->dims.n_kv_heads * d->dims.head;
-  *ret_first = UINT32_MAX;
-  if (op->kind == CUDA_OP_QKV) {
-    *ret_first = input == 0 ? 0 : d->dims.attn + (input - 1) * heads;
-    return input == 0 ? d->dims.attn : heads;
+/* Outputs of each input, as they are counted here; 0: there is no such input. */
+static void count_outputs(const struct cuda_device *d, const struct cuda_op *op, uint32_t n[INPUTS]) {
+  const struct cuda_dims *s = &d->dims;
+  memset(n, 0, INPUTS * sizeof *n);
+  switch (op->kind) {
+    case CUDA_OP_QKV:
+      n[0] = s->attn;
+      n[1] = n[2] = s->n_kv_heads * s->head;
+      break;
+    case CUDA_OP_DELTA_IN:
+      n[0] = n[1] = s->n_key_heads * s->key;
+      n[2] = n[3] = s->made;
+      n[4] = n[5] = (uint32_t)cuda_round(s->n_value_heads, 8);
+      break;
+    case CUDA_OP_SHORT_IN: n[0] = n[1] = n[2] = s->n_channels; break;
+    case CUDA_OP_GATED: n[0] = n[1] = op->w.n / 2; break;
+    default: n[0] = op->w.n; break;
   }
-  uint32_t n = op->kind == CUDA_OP_GATED ? 2 : 1;
-  if (input < n) *ret_first = input * (op->w.n / n);
-  return input < n ? op->w.n / n : 0;
 }
 
 static void place_one(struct cuda_device *d, const struct tl_adapter *adapter, const struct cuda_op *op, struct cuda_placer *p,
                       struct tl_cuda_adapter *ret) {
-  uint32_t total = 0, first;
+  uint32_t n[INPUTS];
+  count_outputs(d, op, n);
   *ret = (struct tl_cuda_adapter){0};
-  for (unsigned input = 0; input < TL_OP_INPUTS; input++) {
+  for (unsigned input = 0; input < INPUTS; input++) {
     const struct tl_adapter_part *part = find_part(d, adapter, op, input);
     if (!part) continue;
+    unsigned first = first_sharing(d, adapter, op, input);
     ret->rank[input] = (uint32_t)cuda_round(part->rank, TL_CUDA_ADAPTER_RANKS);
     ret->scale[input] = part->scale;
-    ret->b[input] = cuda_take_place(p, (size_t)outputs_of(d, op, input, &first) * ret->rank[input], 2);
-    total += ret->rank[input];
+    ret->b[input] = cuda_take_place(p, (size_t)n[input] * ret->rank[input], 2);
+    ret->at[input] = first < input ? ret->at[first] : ret->ranks;
+    if (first == input) ret->ranks += ret->rank[input];
   }
-  ret->a = cuda_take_place(p, (size_t)total * op->w.k, 2);
-  if (total > d->ld_shrunk) d->ld_shrunk = total;
+  ret->a = cuda_take_place(p, (size_t)ret->ranks * op->w.k, 2);
+  if (ret->ranks > d->ld_shrunk) d->ld_shrunk = ret->ranks;
 }
 
 void cuda_place_adapters(struct cuda_device *d, struct cuda_placer *p) {
@@ -90,40 +126,52 @@ void cuda_place_adapters(struct cuda_device *d, struct cuda_placer *p) {
 
 typedef bool (*add_part)(void *list, struct cuda_part part);
 
-/* Rows of A to those from `rank` on of the stack; its columns are the weight's inputs, of OUT heads. */
+/* Rows of A to those from `to` on of the stack; its columns are the weight's inputs, of OUT heads. */
 static bool add_a(struct cuda_device *d, const struct cuda_op *op, const struct tl_slice *a, char *to, add_part add, void *list) {
   struct cuda_part part = {.kind = CUDA_PART_T, .tensor = a->tensor, .n_rows = a->n_rows, .column = a->first_column, .n_columns = a->n_columns,
                            .to = to, .pitch = (size_t)op->w.k * 2};
-  uint32_t head = d->model->head_dim;
-  if (op->kind != CUDA_OP_OUT || head == d->dims.head) return add(list, part);
-  for (uint32_t i = 0; i < d->dims.n_heads; i++) {
+  uint32_t head = op->of_state ? d->model->recurrence.value_dim : d->model->head_dim, padded = op->of_state ? d->dims.value : d->dims.head;
+  uint32_t n_heads = op->of_state ? d->dims.n_value_heads : d->dims.n_heads;
+  if (op->kind != CUDA_OP_OUT || head == padded) return add(list, part);
+  for (uint32_t i = 0; i < n_heads; i++) {
     part.column = a->first_column + (uint64_t)i * head;
     part.n_columns = head;
-    part.to = to + (size_t)i * d->dims.head * 2;
+    part.to = to + (size_t)i * padded * 2;
     if (!add(list, part)) return false;
   }
   return true;
 }
 
-/* Rows of B are the weight's outputs, of QKV heads. */
-static bool add_b(struct cuda_device *d, const struct cuda_op *op, const struct tl_adapter_part *part, const struct tl_cuda_adapter *at, add_part add,
-                  void *list) {
+/* In which an input's outputs stand, if they are of heads. */
+static const struct cuda_order *order_of(const struct cuda_device *d, const struct cuda_op *op, unsigned input) {
+  switch (op->kind) {
+    case CUDA_OP_QKV: return input < 2 ? &d->qk_order : &d->v_order;
+    case CUDA_OP_GATE_IN: return &d->v_order;
+    case CUDA_OP_DELTA_IN: return input < 2 ? &d->key_order : input < 4 ? &d->value_order : NULL; /* of b and c each head has one */
+    default: return NULL;
+  }
+}
+
+/* Rows of B are the weight's outputs. */
+static bool add_b(struct cuda_device *d, const struct cuda_op *op, const struct tl_adapter_part *part, unsigned input,
+                  const struct tl_cuda_adapter *at, add_part add, void *list) {
   struct tl_slice b = tl_slice_adapter_b(d->model, &d->shard, part);
-  uint32_t first, n = outputs_of(d, op, part->input, &first);
-  bool heads = op->kind == CUDA_OP_QKV;
-  return add(list, (struct cuda_part){.kind = CUDA_PART_T, .tensor = b.tensor, .row = b.first_row, .n_rows = heads ? n : b.n_rows,
-                                      .n_columns = part->rank, .order = !heads ? NULL : part->input < 2 ? &d->qk_order : &d->v_order,
-                                      .to = (char *)at->b[part->input], .pitch = (size_t)at->rank[part->input] * 2});
+  const struct cuda_order *order = order_of(d, op, input);
+  uint32_t n[INPUTS];
+  count_outputs(d, op, n);
+  return add(list, (struct cuda_part){.kind = CUDA_PART_T, .tensor = b.tensor, .row = b.first_row, .n_rows = order ? n[input] : b.n_rows,
+                                      .n_columns = part->rank, .order = order, .to = (char *)at->b[input], .pitch = (size_t)at->rank[input] * 2});
 }
 
 static bool add_parts(struct cuda_device *d, const struct tl_adapter *adapter, const struct cuda_op *op, const struct tl_cuda_adapter *at, add_part add,
                       void *list) {
-  size_t rank = 0;
-  for (unsigned input = 0; input < TL_OP_INPUTS; rank += at->rank[input++]) {
+  for (unsigned input = 0; input < INPUTS; input++) {
     const struct tl_adapter_part *part = find_part(d, adapter, op, input);
     if (!part) continue;
     struct tl_slice a = tl_slice_adapter_a(d->model, &d->shard, part);
-    if (!add_a(d, op, &a, (char *)at->a + rank * op->w.k * 2, add, list) || !add_b(d, op, part, at, add, list)) return false;
+    char *to = (char *)at->a + (size_t)at->at[input] * op->w.k * 2;
+    if (first_sharing(d, adapter, op, input) == input && !add_a(d, op, &a, to, add, list)) return false;
+    if (!add_b(d, op, part, input, at, add, list)) return false;
   }
   return true;
 }
@@ -177,7 +225,9 @@ int cuda_adapt(struct cuda_device *d, const struct cuda_op *op, const struct cud
   struct tl_cuda_expand_args expand = {.dtype = d->dtype, .n_tiles = pass->n_adapter_tiles, .n = op->w.n, .ldy = op->w.ld, .ld = d->ld_shrunk,
                                        .adapters = op->adapters, .tiles = d->device.adapter_tiles, .rows = d->device.adapter_rows,
                                        .s = d->work.shrunk, .y = y};
-  for (unsigned input = 0; input < TL_OP_INPUTS; input++) outputs_of(d, op, input, &expand.first[input]);
+  uint32_t n[INPUTS], first = 0;
+  count_outputs(d, op, n);
+  for (unsigned input = 0; input < INPUTS; first += n[input++]) expand.first[input] = n[input] ? first : UINT32_MAX;
   CUDA_TRY(d, d->api->op.shrink(&shrink, d->stream), "adapters' first products", err);
   CUDA_TRY(d, d->api->op.expand(&expand, d->stream), "adapters' second products", err);
   return TL_OK;

@@ -136,7 +136,7 @@ struct cuda_op {
   float *q_norm, *k_norm;     /* ATTEND: (head), or of all heads; or NULL. LATENT_ROWS: of t or NULL, of c */
   float *sinks;               /* ATTEND: (n_heads), or NULL */
   struct cuda_matrix w;       /* ATTEND: the bias of its QKV */
-  struct tl_cuda_adapter *adapters; /* QKV, OUT, GATED, DOWN: (tl_model.n_adapters) on the device; NULL: none adds anything there */
+  struct tl_cuda_adapter *adapters; /* products of layers: (tl_model.n_adapters) on the device; NULL: none adds anything there */
 };
 
 /* Whether the row gate is one more score of the router's. */

@@ -141,11 +141,17 @@ static int gate(struct cuda_device *d, const struct cuda_pass *pass, struct tl_e
   return TL_OK;
 }
 
+/* y = h W^T + b, and what adapters add to it. */
+static int project(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *h, char *y, struct tl_error *err) {
+  int r = cuda_run_product(d, &op->w, op->w.bias, pass->n_tokens, h, y, err);
+  return r < 0 || !cuda_adapts(op, pass) ? r : cuda_adapt(d, op, pass, h, y, err);
+}
+
 int cuda_keep(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *h, struct tl_error *err) {
   switch (op->kind) {
     case CUDA_OP_DELTA_IN:
-    case CUDA_OP_SHORT_IN: return cuda_run_product(d, &op->w, op->w.bias, pass->n_tokens, h, d->work.qkv, err);
-    case CUDA_OP_GATE_IN: return cuda_run_product(d, &op->w, NULL, pass->n_tokens, h, d->work.z, err);
+    case CUDA_OP_SHORT_IN: return project(d, op, pass, h, d->work.qkv, err);
+    case CUDA_OP_GATE_IN: return project(d, op, pass, h, d->work.z, err);
     case CUDA_OP_GATE: return gate(d, pass, err);
     case CUDA_OP_DELTA: return delta(d, op, pass, err);
     case CUDA_OP_GATED_NORM: return norm(d, op, pass, err);

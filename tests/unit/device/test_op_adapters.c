@@ -4,19 +4,20 @@
 
 #include "device/cuda/ops/cuda_adapters.h"
 
-enum { N_ADAPTERS = 3, N_ROWS = 40, N_TILES = 6, N_PLACES = 16 + 3 + 1 + 9 };
+enum { N_ADAPTERS = 3, N_INPUTS = TL_CUDA_ADAPTER_INPUTS, N_ROWS = 40, N_TILES = 6, N_PLACES = 16 + 3 + 1 + 9 };
 
 /* Rows of adapters 2, 0, 1 and 0 again; some rows have none, and two tiles no row. */
 static const struct tl_cuda_adapter_tile tiles[N_TILES] = {{2, 0, 16}, {0, 16, 3}, {1, 19, 1}, {0, 20, 9}, {0, 0, 0}, {2, 0, 0}};
 
-/* Ranks of each input as they are in files, 0: none; they are padded. */
+/* Ranks of each input as they are in files, 0: none; they are padded. Inputs from 3 on have the A of input 0, if that has one. */
 struct shape {
-  uint32_t k, n[3], rank[N_ADAPTERS][3];
+  uint32_t k, n[N_INPUTS], rank[N_ADAPTERS][N_INPUTS];
 };
 
 static const struct shape shapes[] = {{40, {24, 0, 0}, {{4, 0, 0}, {16, 0, 0}, {5, 0, 0}}},
                                       {264, {136, 8, 8}, {{8, 8, 8}, {0, 33, 0}, {64, 0, 17}}},
-                                      {1032, {520, 520, 0}, {{16, 16, 0}, {0, 0, 0}, {0, 7, 0}}}};
+                                      {1032, {520, 520, 0}, {{16, 16, 0}, {0, 0, 0}, {0, 7, 0}}},
+                                      {72, {24, 24, 72, 136, 8, 8}, {{5, 5, 0, 5, 5, 5}, {0, 0, 20, 3, 0, 17}, {16, 0, 9, 16, 0, 0}}}};
 
 static uint32_t padded(uint32_t rank) {
   return (rank + TL_CUDA_ADAPTER_RANKS - 1) / TL_CUDA_ADAPTER_RANKS * TL_CUDA_ADAPTER_RANKS;
@@ -33,27 +34,28 @@ static uint16_t *matrix(int dtype, uint32_t rows, uint32_t columns, uint32_t fil
 struct made {
   struct tl_cuda_adapter *adapters;
   uint32_t ld, n;
-  uint32_t first[3];
+  uint32_t first[N_INPUTS];
 };
 
 static struct made make(int dtype, const struct shape *s) {
   struct made m = {.adapters = op_alloc(N_ADAPTERS * sizeof *m.adapters)};
-  for (unsigned i = 0; i < 3; i++) {
+  for (unsigned i = 0; i < N_INPUTS; i++) {
     m.first[i] = s->n[i] ? m.n : UINT32_MAX;
     m.n += s->n[i];
   }
   for (unsigned a = 0; a < N_ADAPTERS; a++) {
     struct tl_cuda_adapter *to = &m.adapters[a];
-    uint32_t total = 0;
     *to = (struct tl_cuda_adapter){0};
-    for (unsigned i = 0; i < 3; i++) {
+    for (unsigned i = 0; i < N_INPUTS; i++) {
+      bool shares = i >= 3 && s->rank[a][0] && s->rank[a][i];
       to->rank[i] = padded(s->rank[a][i]);
       to->scale[i] = 0.5f + (float)(a + i);
       to->b[i] = matrix(dtype, s->n[i], to->rank[i], s->n[i], s->rank[a][i], 1);
-      total += to->rank[i];
+      to->at[i] = shares ? 0 : to->ranks;
+      if (!shares) to->ranks += to->rank[i];
     }
-    to->a = matrix(dtype, total, s->k, total, s->k, 1); /* what stands in padded ranks meets zeros of B */
-    if (total > m.ld) m.ld = total;
+    to->a = matrix(dtype, to->ranks, s->k, to->ranks, s->k, 1); /* what stands in padded ranks meets zeros of B */
+    if (to->ranks > m.ld) m.ld = to->ranks;
   }
   return m;
 }
@@ -61,7 +63,7 @@ static struct made make(int dtype, const struct shape *s) {
 static void unmake(struct made *m) {
   for (unsigned a = 0; a < N_ADAPTERS; a++) {
     op_free((void *)m->adapters[a].a);
-    for (unsigned i = 0; i < 3; i++) op_free((void *)m->adapters[a].b[i]);
+    for (unsigned i = 0; i < N_INPUTS; i++) op_free((void *)m->adapters[a].b[i]);
   }
   op_free(m->adapters);
 }
@@ -85,7 +87,7 @@ static void check(int dtype, const struct shape *s) {
     const struct tl_cuda_adapter *a = &m.adapters[tiles[t].adapter];
     for (uint32_t i = tiles[t].first; i < tiles[t].first + tiles[t].n; i++) {
       touched[rows[i]] = true;
-      for (uint32_t r = 0; r < a->rank[0] + a->rank[1] + a->rank[2]; r++) {
+      for (uint32_t r = 0; r < a->ranks; r++) {
         double want = 0;
         for (uint32_t k = 0; k < s->k; k++)
           want += (double)op_unpack(dtype, x[rows[i] * s->k + k]) * (double)op_unpack(dtype, ((const uint16_t *)a->a)[r * s->k + k]);
@@ -98,8 +100,10 @@ static void check(int dtype, const struct shape *s) {
     const struct tl_cuda_adapter *a = &m.adapters[tiles[t].adapter];
     for (uint32_t i = tiles[t].first; i < tiles[t].first + tiles[t].n; i++)
       for (uint32_t o = 0; o < m.n; o++) {
-        unsigned input = o >= m.first[2] ? 2 : o >= m.first[1];
-        uint32_t at = (input > 0 ? a->rank[0] : 0) + (input > 1 ? a->rank[1] : 0), rank = a->rank[input];
+        unsigned input = 0;
+        for (unsigned k = 1; k < N_INPUTS; k++)
+          if (o >= m.first[k]) input = k;
+        uint32_t at = a->at[input], rank = a->rank[input];
         double sum = 0;
         for (uint32_t r = 0; r < rank; r++)
           sum += (double)op_unpack(dtype, sums[i * m.ld + at + r]) *
@@ -132,9 +136,9 @@ static void test_wrong_shapes(void **state) {
   assert_int_equal(tl_cuda_shrink(&shrink, NULL), 1);
   shrink = (struct tl_cuda_shrink_args){.n_tiles = 1, .k = 16, .ld = 8};
   assert_int_equal(tl_cuda_shrink(&shrink, NULL), 1);
-  struct tl_cuda_expand_args expand = {.n_tiles = 1, .n = 12, .ldy = 12, .ld = 16, .first = {0, UINT32_MAX, UINT32_MAX}};
+  struct tl_cuda_expand_args expand = {.n_tiles = 1, .n = 12, .ldy = 12, .ld = 16, .first = {0, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX}};
   assert_int_equal(tl_cuda_expand(&expand, NULL), 1);
-  expand = (struct tl_cuda_expand_args){.n_tiles = 1, .n = 16, .ldy = 16, .ld = 16, .first = {0, 4, UINT32_MAX}};
+  expand = (struct tl_cuda_expand_args){.n_tiles = 1, .n = 16, .ldy = 16, .ld = 16, .first = {0, 4, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX}};
   assert_int_equal(tl_cuda_expand(&expand, NULL), 1);
   shrink = (struct tl_cuda_shrink_args){.n_tiles = 0, .k = 16, .ld = 16};
   assert_int_equal(tl_cuda_shrink(&shrink, NULL), 0);

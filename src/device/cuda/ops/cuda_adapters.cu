@@ -18,10 +18,6 @@ struct shrink_shared {
   float sums[SHRINK_WARPS][ROWS][RANKS];
 };
 
-TL_DEVICE uint32_t ranks_of(const tl_cuda_adapter &adapter) {
-  return adapter.rank[0] + adapter.rank[1] + adapter.rank[2];
-}
-
 /* A lane's row of the tile: where it begins, NULL: the tile has none there. */
 TL_DEVICE const uint16_t *row_of(const tl_cuda_shrink_args &a, const tl_cuda_adapter_tile &tile, uint32_t at) {
   return at < tile.n ? (const uint16_t *)a.x + (uint64_t)a.rows[tile.first + at] * a.k : NULL;
@@ -57,7 +53,7 @@ TL_KERNEL(SHRINK_WARPS * 32, 2) shrink(tl_cuda_shrink_args a) {
   const tl_cuda_adapter_tile tile = a.tiles[block_x()];
   const tl_cuda_adapter &adapter = a.adapters[tile.adapter];
   uint32_t rank = block_y() * RANKS, row = lane_index() / 4, column = lane_index() % 4 * 2;
-  if (rank >= ranks_of(adapter) || !tile.n) return;
+  if (rank >= adapter.ranks || !tile.n) return;
   float sum[2][4] = {};
   sum_stretches<T>(a, tile, (const uint16_t *)adapter.a + (uint64_t)rank * a.k, sum);
   TL_UNROLL for (int i = 0; i < 2; i++) TL_UNROLL for (int c = 0; c < 4; c++)
@@ -112,13 +108,14 @@ TL_KERNEL(EXPAND_WARPS * 32, 4) expand(tl_cuda_expand_args a) {
   uint32_t begin = (block_y() * EXPAND_WARPS + warp_index()) * EXPAND_OUTPUTS, row = lane_index() / 4;
   if (!tile.n) return;
   for (uint32_t o = begin; o < begin + EXPAND_OUTPUTS && o < a.n; o += 8) {
-    int input = o >= a.first[2] ? 2 : o >= a.first[1];
-    uint32_t first = input == 2 ? a.first[2] : input ? a.first[1] : a.first[0]; /* by a number it would be memory */
-    uint32_t rank = adapter.rank[input], at = (input > 0 ? adapter.rank[0] : 0) + (input > 1 ? adapter.rank[1] : 0);
+    uint32_t input = 0, first = a.first[0]; /* by a number it would be memory */
+    TL_UNROLL for (uint32_t i = 1; i < TL_CUDA_ADAPTER_INPUTS; i++)
+      if (o >= a.first[i]) input = i, first = a.first[i];
+    uint32_t rank = adapter.rank[input];
     if (!rank) continue;
     float sum[4] = {};
     const uint16_t *b = (const uint16_t *)adapter.b[input] + (uint64_t)(o - first) * rank;
-    sum_ranks<T>(a, tile, rank, (const uint16_t *)a.s + (uint64_t)tile.first * a.ld + at, b, sum);
+    sum_ranks<T>(a, tile, rank, (const uint16_t *)a.s + (uint64_t)tile.first * a.ld + adapter.at[input], b, sum);
     TL_UNROLL for (int half = 0; half < 2; half++) {
       if (row + 8 * half >= tile.n) continue;
       uint64_t of_y = (uint64_t)a.rows[tile.first + row + 8 * half] * a.ldy + o + lane_index() % 4 * 2;

@@ -11,15 +11,17 @@ extern "C" {
 #endif
 
 #define TL_CUDA_ADAPTER_ROWS 16
-#define TL_CUDA_ADAPTER_INPUTS 3 /* of a product, whose outputs lie one behind the other: Q, K, V */
+#define TL_CUDA_ADAPTER_INPUTS 6 /* of a product, whose outputs lie one behind the other: Q, K, V, and of a delta net z, b, c */
 #define TL_CUDA_ADAPTER_RANKS 16 /* ranks are padded to a multiple of it, by zeros */
 
 /* What an adapter adds to one product. */
 struct tl_cuda_adapter {
-  const void *a;                         /* T (ranks of all inputs one behind the other, k) */
+  const void *a;                         /* T (ranks, k): of each input one behind the other; those of a fused product have one */
   const void *b[TL_CUDA_ADAPTER_INPUTS]; /* T (outputs of the input, its rank) */
   float scale[TL_CUDA_ADAPTER_INPUTS];
   uint32_t rank[TL_CUDA_ADAPTER_INPUTS]; /* padded; 0: nothing */
+  uint32_t at[TL_CUDA_ADAPTER_INPUTS];   /* where the input's ranks begin in a */
+  uint32_t ranks;                        /* of a; 0: there is none */
 };
 
 struct tl_cuda_adapter_tile {
