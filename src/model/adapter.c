@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* LoRA adapters as PEFT writes them: tensors with names to parts of the plan's records. */
+/* LoRA adapters as PEFT writes them: tensors with names to parts of the plan's records (adapter_modules.c). */
 #include "tokenlane/adapter.h"
 
 #include <stdio.h>
@@ -8,17 +8,6 @@
 #include <unistd.h>
 
 #include "model/adapter_private.h"
-
-/* What a layer calls its products. Several inputs: one matrix that holds their rows one behind the other. */
-static const struct module {
-  const char *name;
-  enum tl_op_kind kind;
-  uint32_t input, n_inputs;
-} modules[] = {{"self_attn.q_proj", TL_OP_QKV, 0, 1},    {"self_attn.k_proj", TL_OP_QKV, 1, 1},
-               {"self_attn.v_proj", TL_OP_QKV, 2, 1},    {"self_attn.qkv_proj", TL_OP_QKV, 0, 3},
-               {"self_attn.o_proj", TL_OP_ATTN_OUT, 0, 1}, {"mlp.gate_proj", TL_OP_GATED_UP, 0, 1},
-               {"mlp.up_proj", TL_OP_GATED_UP, 1, 1},    {"mlp.gate_up_proj", TL_OP_GATED_UP, 0, 2},
-               {"mlp.down_proj", TL_OP_MLP_DOWN, 0, 1}};
 
 /* One adapter while it is read. */
 struct reader {
@@ -40,46 +29,19 @@ static int bad_tensor(const struct reader *k, const char *name, int code, const 
 
 /* --- names -------------------------------------------------------------------------------------- */
 
-/* "model.layers.3.self_attn.q_proj" into a layer and a module; NULL: it is none that is done. */
-static const struct module *find_module(const struct reader *k, const char *name, uint32_t *ret_layer) {
-  char buffer[400];
-  /* the adapter may be of a model within one of pictures where the base is the text model alone, of a GGUF file */
-  const char *plain = hf_nested_tensor(name, buffer, sizeof buffer);
-  char *end;
-  if (!plain) plain = name;
-  if (strncmp(plain, "model.", 6) == 0) plain += 6;
-  if (strncmp(plain, "layers.", 7) != 0 || plain[7] < '0' || plain[7] > '9') return NULL;
-  unsigned long layer = strtoul(plain + 7, &end, 10);
-  if (*end != '.' || layer >= k->m->model.n_layers) return NULL;
-  *ret_layer = (uint32_t)layer;
-  for (size_t i = 0; i < sizeof modules / sizeof *modules; i++)
-    if (strcmp(end + 1, modules[i].name) == 0) return &modules[i];
-  return NULL;
-}
-
-/* The layer's record of that kind; -1: none. Where a layer has experts, what looks like its MLP is an expert that all
- * rows have. */
-static int64_t find_record(const struct model *m, enum tl_op_kind kind, uint32_t layer) {
-  int64_t found = -1;
-  for (uint32_t i = 0; i < m->model.n_ops; i++) {
-    const struct tl_op *op = &m->ops[i];
-    if (op->layer != layer) continue;
-    bool has_state = op->kind == TL_OP_DELTA_IN || op->kind == TL_OP_SHORT_IN; /* what makes x of it is no attention's */
-    if (has_state && kind == TL_OP_ATTN_OUT) return -1;
-    bool of_mlp = kind == TL_OP_GATED_UP || kind == TL_OP_MLP_DOWN;
-    if (of_mlp && op->kind == TL_OP_ROUTE) return -1;
-    if (op->kind == kind) found = i;
-  }
-  return found;
-}
-
-/* Cuts "base_model.model." and `ending` off. False: it does not end so. */
-static bool module_name(const char *name, const char *ending, char *ret, size_t size) {
+/* Without "base_model.model.". */
+static const char *plain_name(const char *name) {
   static const char begin[] = "base_model.model.";
-  size_t length = strlen(name), n = strlen(ending), skip = strncmp(name, begin, sizeof begin - 1) == 0 ? sizeof begin - 1 : 0;
-  if (length < skip + n || strcmp(name + length - n, ending) != 0 || length - skip - n >= size) return false;
-  memcpy(ret, name + skip, length - skip - n);
-  ret[length - skip - n] = 0;
+  return strncmp(name, begin, sizeof begin - 1) == 0 ? name + sizeof begin - 1 : name;
+}
+
+/* Cuts `ending` off, too. False: it does not end so. */
+static bool module_name(const char *name, const char *ending, char *ret, size_t size) {
+  const char *plain = plain_name(name);
+  size_t length = strlen(plain), n = strlen(ending);
+  if (length < n || strcmp(plain + length - n, ending) != 0 || length - n >= size) return false;
+  memcpy(ret, plain, length - n);
+  ret[length - n] = 0;
   return true;
 }
 
@@ -107,27 +69,24 @@ static struct tl_adapter_part *new_part(struct reader *k) {
 }
 
 /* A and B of a module, which are tensors a and b. */
-static int add_module(struct reader *k, const struct module *module, int64_t record, const char *name, int32_t a, int32_t b) {
+static int add_module(struct reader *k, const struct adapter_target *target, const char *name, int32_t a, int32_t b) {
   struct model *m = k->m;
-  const struct tl_op *op = &m->ops[record];
   const char *a_name = m->tensors[a].name + strlen(k->prefix), *b_name = m->tensors[b].name + strlen(k->prefix);
-  uint64_t rank = m->tensors[a].n_dims ? m->tensors[a].shape[0] : 0, outputs = 0, first = 0;
+  uint64_t rank = m->tensors[a].n_dims ? m->tensors[a].shape[0] : 0;
   if (rank < 1 || rank > TL_MAX_ADAPTER_RANK || !adapter_config_has_rank(&k->config, (uint32_t)rank))
     return bad_tensor(k, a_name, TL_ECORRUPT, "its rank is not the one that adapter_config.json says, or above 256");
-  if (m->tensors[op->weight[module->input]].run_rows)
-    return bad_tensor(k, a_name, TL_EUNSUPPORTED, "adapters of queries whose heads are gated are not supported");
-  for (uint32_t i = 0; i < module->n_inputs; i++) outputs += m->tensors[op->weight[module->input + i]].shape[0];
-  int r = check_shape(k, a_name, &m->tensors[a], rank, m->tensors[op->weight[module->input]].shape[1]);
-  if (r == TL_OK) r = check_shape(k, b_name, &m->tensors[b], outputs, rank);
-  for (uint32_t i = 0; r == TL_OK && i < module->n_inputs; i++) {
-    uint64_t rows = m->tensors[op->weight[module->input + i]].shape[0];
-    int32_t part_b = module->n_inputs > 1 ? plan_rows(m, k->err, b, first, rows) : b;
+  if (target->turned)
+    return bad_tensor(k, a_name, TL_EUNSUPPORTED, "the base has value heads in the order of GGUF files; adapters of them are done with the model's safetensors");
+  int r = check_shape(k, a_name, &m->tensors[a], rank, target->columns);
+  if (r == TL_OK) r = check_shape(k, b_name, &m->tensors[b], target->rows, rank);
+  for (uint32_t i = 0; r == TL_OK && i < target->n_parts; i++) {
+    const struct adapter_target_part *input = &target->parts[i];
+    int32_t part_b = target->n_parts > 1 ? plan_runs(m, k->err, b, &input->rows) : b;
     if (part_b < 0) return part_b;
-    first += rows;
     struct tl_adapter_part *part = new_part(k);
     if (!part) return tl_error_set(k->err, TL_ENOMEM, NULL, "out of memory");
-    *part = (struct tl_adapter_part){.record = (uint32_t)record, .input = module->input + i, .a = a, .b = part_b,
-                                     .rank = (uint32_t)rank, .scale = adapter_config_scale(&k->config, name, (uint32_t)rank)};
+    *part = (struct tl_adapter_part){.record = input->record, .input = input->input, .a = a, .b = part_b, .rank = (uint32_t)rank,
+                                     .scale = adapter_config_scale(&k->config, name, (uint32_t)rank)};
   }
   return r;
 }
@@ -138,16 +97,14 @@ static int add_tensor(struct reader *k, uint32_t at) {
   struct model *m = k->m;
   const char *name = m->tensors[at].name + strlen(k->prefix);
   char module[300], other[800];
+  struct adapter_target target;
   bool is_a = module_name(name, a_ending, module, sizeof module), is_b = !is_a && module_name(name, b_ending, module, sizeof module);
-  uint32_t layer = 0;
-  const struct module *found = is_a || is_b ? find_module(k, module, &layer) : NULL;
-  int64_t record = found ? find_record(m, found->kind, layer) : -1;
-  if (record < 0)
-    return bad_tensor(k, name, TL_EUNSUPPORTED, "expected lora_A or lora_B of q, k, v, o, gate, up or down of a dense layer of the model");
+  if (!is_a && !is_b) return bad_tensor(k, name, TL_EUNSUPPORTED, "expected lora_A or lora_B of a product");
+  if (!adapter_find_target(m, module, &target)) return bad_tensor(k, name, TL_EUNSUPPORTED, adapter_refusal(m, plain_name(name)));
   snprintf(other, sizeof other, "%s%.*s%s", k->prefix, (int)(strlen(name) - (sizeof a_ending - 1)), name, is_a ? b_ending : a_ending);
   int32_t partner = model_find_tensor(m, other);
   if (partner < 0) return bad_tensor(k, name, TL_ECORRUPT, is_a ? "its lora_B is missing" : "its lora_A is missing");
-  return is_a ? add_module(k, found, record, module, (int32_t)at, partner) : TL_OK;
+  return is_a ? add_module(k, &target, module, (int32_t)at, partner) : TL_OK;
 }
 
 static int compare_parts(const void *a, const void *b) {
@@ -170,18 +127,26 @@ static bool ends_so(const char *module, const char *name) {
   return length >= n && strcmp(module + length - n, name) == 0 && (length == n || module[length - n - 1] == '.');
 }
 
+static bool has_part(const struct reader *k, const struct adapter_target_part *input) {
+  for (uint32_t i = 0; i < k->n_parts; i++)
+    if (k->parts[i].record == input->record && k->parts[i].input == input->input) return true;
+  return false;
+}
+
 /* Whether the base has what an item of target_modules means, and the adapter nothing for it by any name: lists name products of other
  * models too, or those that are a fused one here, and PEFT lets them be. */
-static bool lacks(const struct reader *k, const char *target) {
-  uint32_t layer;
-  const struct module *exact = find_module(k, target, &layer);
-  if (exact) return find_record(k->m, exact->kind, layer) >= 0;
-  for (const struct module *module = modules; module < modules + sizeof modules / sizeof *modules; module++) {
-    if (!ends_so(module->name, target) && !ends_so(target, module->name)) continue;
+static bool lacks(const struct reader *k, const char *item) {
+  struct adapter_target target;
+  const char *name;
+  if (adapter_find_target(k->m, item, &target)) return true;
+  for (uint32_t i = 0; (name = adapter_module_name(i)); i++) {
+    if (!ends_so(name, item) && !ends_so(item, name)) continue;
     bool has = false, covered = false;
-    for (layer = 0; !has && layer < k->m->model.n_layers; layer++) has = find_record(k->m, module->kind, layer) >= 0;
-    for (uint32_t i = 0; !covered && i < k->n_parts; i++)
-      covered = k->m->ops[k->parts[i].record].kind == module->kind && k->parts[i].input - module->input < module->n_inputs;
+    for (uint32_t layer = 0; !covered && layer < k->m->model.n_layers; layer++) {
+      if (!adapter_module_in(k->m, i, layer, &target)) continue;
+      has = true;
+      for (uint32_t p = 0; !covered && p < target.n_parts; p++) covered = has_part(k, &target.parts[p]);
+    }
     if (has && !covered) return true;
   }
   return false;

@@ -20,4 +20,26 @@ float adapter_config_scale(const struct adapter_config *config, const char *modu
 /* Whether rank is one that it says. */
 bool adapter_config_has_rank(const struct adapter_config *config, uint32_t rank);
 
+#define ADAPTER_MAX_PARTS 4
+
+/* adapter_modules.c: what a module's matrix (rows, columns) is in the plan; each input has rows of its own of it. */
+struct adapter_target {
+  uint64_t rows, columns;
+  uint64_t step;  /* rows from one head's to the next one's, where they alternate */
+  bool turned;    /* value heads stand in GGUF's order in the base, in Hugging Face's in the adapter */
+  uint32_t n_parts;
+  struct adapter_target_part {
+    uint32_t record, input;
+    struct row_runs rows;
+  } parts[ADAPTER_MAX_PARTS];
+};
+/* The i-th module that is known, "self_attn.q_proj"; several may have one name. NULL: there are not so many. */
+const char *adapter_module_name(uint32_t i);
+/* Whether that layer has it. */
+bool adapter_module_in(const struct model *m, uint32_t number, uint32_t layer, struct adapter_target *ret);
+/* "model.layers.3.self_attn.q_proj"; false: the model has none of that name, or it is not done. */
+bool adapter_find_target(const struct model *m, const char *name, struct adapter_target *ret);
+/* Why not: of the name of a tensor in it. A literal. */
+const char *adapter_refusal(const struct model *m, const char *name);
+
 #endif

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 
+import peft.utils.transformers_weight_conversion
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -22,7 +23,12 @@ import make_llama
 from make_llama import DTYPES, HERE, MARGIN, PROMPT_LENGTHS, make_case
 
 make_llama.MIN_DISTINCT = 8
+# As with transformers 4: the MLP that all rows have is a module as any other, and not taken for routed experts.
+peft.utils.transformers_weight_conversion._convert_peft_config_moe = lambda config, model: None
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+DELTA = ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"]
+NEXT = ["q_proj", "k_proj", "v_proj", "o_proj", "in_proj_qkvz", "in_proj_ba", "out_proj"] + [
+    f"{block}.{name}" for block in ("mlp", "shared_expert") for name in ("gate_proj", "up_proj", "down_proj")]
 # where the model is, what its own weights are kept in, the format of each adapter, products
 MODELS = {
     "f32_odd": ("llama/f32_odd", "F32", ("F32", "F16"), ALL, ["v_proj", "down_proj", "gate_proj"]),
@@ -31,13 +37,18 @@ MODELS = {
     "phi3": ("arch/phi3", "F32", ("F32", "BF16"), ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"], ["qkv_proj", "down_proj"]),
     "granite": ("arch/granite", "F32", ("F32", "F32"), ALL, ["k_proj", "o_proj"]),
     "gemma2": ("arch/gemma2", "F32", ("F32", "F32"), ALL, ["q_proj", "v_proj", "down_proj"]),
+    "qwen3_5": ("arch/qwen3_5", "F32", ("F32", "BF16"), ALL + DELTA, ["in_proj_qkv", "in_proj_b", "out_proj"]),
+    "qwen3_next": ("arch/qwen3_next", "F32", ("F32", "F16"), NEXT, ["in_proj_qkvz", "shared_expert.up_proj", "in_proj_ba"]),
+    "lfm2": ("arch/lfm2", "F32", ("F32", "F32"), ["q_proj", "k_proj", "v_proj", "in_proj", "out_proj", "w1", "w2", "w3"], ["in_proj", "w2", "w3"]),
 }
+TWO = {"qwen3_5": (2, "linear_attn"), "qwen3_next": (2, "linear_attn"), "lfm2": (3, "conv")}  # the one layer of `two`, and where its first product is
 
 
-def configs(one, two):
+def configs(name, one, two):
+    layer, block = TWO.get(name, (1, "self_attn"))
     yield "one", LoraConfig(r=4, lora_alpha=8, target_modules=one, task_type="CAUSAL_LM")
-    yield "two", LoraConfig(r=5, lora_alpha=3, use_rslora=True, target_modules=two, layers_to_transform=[1], rank_pattern={two[0]: 9},
-                            alpha_pattern={f"model.layers.1.self_attn.{two[0]}": 5, two[-1]: 6}, task_type="CAUSAL_LM")
+    yield "two", LoraConfig(r=5, lora_alpha=3, use_rslora=True, target_modules=two, layers_to_transform=[layer], rank_pattern={two[0]: 9},
+                            alpha_pattern={f"model.layers.{layer}.{block}.{two[0]}": 5, two[-1]: 6}, task_type="CAUSAL_LM")
 
 
 def draw(model, generator, dtype):
@@ -72,7 +83,7 @@ def base_of(folder):
 
 def make(name, place, own, dtypes, one, two):
     generator = torch.Generator().manual_seed(sum(name.encode()))
-    for (which, config), dtype in zip(configs(one, two), dtypes):
+    for (which, config), dtype in zip(configs(name, one, two), dtypes):
         folder = f"{HERE}/adapters/{name}/{which}"
         model = get_peft_model(base_of(f"{HERE}/{place}"), config).eval()
         draw(model, generator, dtype)

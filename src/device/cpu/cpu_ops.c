@@ -194,15 +194,14 @@ static bool project_block(struct run *r, uint32_t record, const float *x, size_t
   return !d->group || cpu_sum_parts(r, m, whole, !to_h);
 }
 
-static void qkv(struct run *r, uint32_t record) {
+void cpu_project_normed(struct run *r, uint32_t record, const struct target *target) {
   struct cpu_device *d = r->d;
-  struct target target = {.y = d->qkv, .ldy = d->ld_qkv};
   bool adapts = cpu_adapts(r, record);
   if (adapts) cpu_adapters_shrink(r, record, d->h, d->ld_dim);
-  cpu_project(r, &d->tickets[record], &d->weights.matrices[record], d->h, d->ld_dim, r->step->n_tokens, &target);
+  cpu_project(r, &d->tickets[record], &d->weights.matrices[record], d->h, d->ld_dim, r->step->n_tokens, target);
   if (!adapts) return;
   barrier(r);
-  cpu_adapters_expand(r, record, &target);
+  cpu_adapters_expand(r, record, target);
 }
 
 /* Into the MLP's inner rows. */
@@ -475,7 +474,7 @@ static bool run_op(struct run *r, uint32_t i) {
     case TL_OP_EMBED: fine = embed(r, op); break;
     case TL_OP_COPY:
     case TL_OP_RMSNORM: norm(r, op, weight, part); break;
-    case TL_OP_QKV: qkv(r, i); break;
+    case TL_OP_QKV: cpu_project_normed(r, i, &c); break;
     case TL_OP_QK_NORM: return qk_norm(r, op, weight, part);
     case TL_OP_ROPE: cpu_rope(d, op, from, to); return true;
     case TL_OP_ATTEND:
@@ -484,7 +483,7 @@ static bool run_op(struct run *r, uint32_t i) {
       barrier(r);
       attend(r, ticket, op, weight);
       break;
-    case TL_OP_LATENT: cpu_project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &c); break;
+    case TL_OP_LATENT: cpu_project_normed(r, i, &c); break;
     case TL_OP_LATENT_NORM: cpu_latent_norm(d, op, weight, part, from, to); break;
     case TL_OP_LATENT_QUERY: cpu_project(r, ticket, w, d->qkv, d->ld_qkv, r->step->n_tokens, &query); break;
     case TL_OP_LATENT_ROPE: cpu_latent_rope(d, op, from, to); break;
@@ -494,15 +493,15 @@ static bool run_op(struct run *r, uint32_t i) {
       barrier(r);
       cpu_latent_attend(r, ticket, op);
       break;
-    case TL_OP_DELTA_IN: cpu_project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &u); break;
+    case TL_OP_DELTA_IN: cpu_project_normed(r, i, &u); break;
     case TL_OP_GATE_IN:
-    case TL_OP_DELTA_GATES: cpu_project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &z); break;
+    case TL_OP_DELTA_GATES: cpu_project_normed(r, i, &z); break;
     case TL_OP_CONV:
     case TL_OP_SHORT_CONV: cpu_convolve(r, ticket, op, weight, part); break;
     case TL_OP_DELTA: cpu_delta(r, ticket, op, weight, part); break;
     case TL_OP_GATED_NORM: cpu_gated_norm(d, op, weight, from, to); break;
     case TL_OP_GATE: cpu_gate(d, from, to); break;
-    case TL_OP_SHORT_IN: cpu_short_in(r, ticket, w); break;
+    case TL_OP_SHORT_IN: cpu_short_in(r, i); break;
     case TL_OP_LATENT_VALUE: cpu_latent_value(r, ticket, d->weights.experts[i]); break;
     case TL_OP_ATTN_OUT: fine = project_block(r, i, d->a, d->ld_attn); break;
     case TL_OP_GATED_UP: gated_up(r, i); break;

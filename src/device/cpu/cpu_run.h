@@ -83,6 +83,8 @@ bool cpu_sum_parts(struct run *r, uint32_t m, float *whole, bool add);
 /* target = x W^T + b, x of m rows; a barrier is due behind it. */
 void cpu_project(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *w, const float *x, size_t ldx, uint32_t m,
                  const struct target *target);
+/* target = h W^T + b of the record's inputs, and what adapters add to it; a barrier is due behind it. */
+void cpu_project_normed(struct run *r, uint32_t record, const struct target *target);
 
 /* cpu_adapters.c: whether a sequence of the step has an adapter that adds to the record. */
 bool cpu_adapts(const struct run *r, uint32_t record);
@@ -113,7 +115,7 @@ void cpu_convolve(struct run *r, struct cpu_ticket *ticket, const struct tl_op *
 void cpu_delta(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const float *rates, const float *shifts);
 void cpu_gated_norm(const struct cpu_device *d, const struct tl_op *op, const float *weight, uint32_t from, uint32_t to);
 void cpu_gate(const struct cpu_device *d, uint32_t from, uint32_t to);
-void cpu_short_in(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *w);
+void cpu_short_in(struct run *r, uint32_t record);
 
 /* cpu_encode.c: the records of pooling models; a barrier is due behind each. */
 void cpu_embed_place(struct run *r, const struct tl_op *op, const float *positions, const float *types);

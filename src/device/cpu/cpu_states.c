@@ -209,11 +209,11 @@ void cpu_gate(const struct cpu_device *d, uint32_t from, uint32_t to) {
   for (uint32_t i = from; i < to; i++) d->kernels->sigmoid_mul(d->a + i * d->ld_attn, d->states.z + i * d->states.ld_z, n);
 }
 
-void cpu_short_in(struct run *r, struct cpu_ticket *ticket, const struct cpu_matrix *w) {
+void cpu_short_in(struct run *r, uint32_t record) {
   const struct cpu_device *d = r->d;
   uint32_t from, to, n = d->shard.n_channels;
   struct target target = {.y = d->states.wide, .ldy = d->states.ld_wide};
-  cpu_project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &target);
+  cpu_project_normed(r, record, &target);
   barrier(r);
   share(r, r->step->n_tokens, &from, &to);
   for (uint32_t i = from; i < to; i++) {

@@ -8,7 +8,8 @@
 
 static const struct adapted_base {
   const char *name, *place;
-} bases[] = {{"f32_odd", "f32_odd"}, {"bf16_tied", "bf16_tied"}, {"phi3", "arch/phi3"}, {"granite", "arch/granite"}, {"gemma2", "arch/gemma2"}, {"f16_sharded", "f16_sharded"}};
+} bases[] = {{"f32_odd", "f32_odd"}, {"bf16_tied", "bf16_tied"}, {"phi3", "arch/phi3"}, {"granite", "arch/granite"}, {"gemma2", "arch/gemma2"}, {"f16_sharded", "f16_sharded"},
+             {"qwen3_5", "arch/qwen3_5"}, {"lfm2", "arch/lfm2"}, {"qwen3_next", "arch/qwen3_next"}}; /* layers with a state, gated queries, shared experts */
 
 #define N_ADAPTERS 2
 

@@ -89,7 +89,7 @@ static void test_names(void **state) {
   static const struct {
     const char *from, *to, *said; /* NULL: it is fine */
   } cases[] = {{"base_model.model.model.layers.1.mlp.down_proj.lora_A", "base_model.model.model.layers.1.mlp.down_proj.lora_C", "expected lora_A or lora_B"},
-               {"layers.1.mlp.down_proj.lora_A", "layers.9.mlp.down_proj.lora_A", "expected lora_A or lora_B"},
+               {"layers.1.mlp.down_proj.lora_A", "layers.9.mlp.down_proj.lora_A", "the model has no such layer"},
                {"layers.1.mlp.down_proj.lora_A", "layers.0.mlp.down_proj.lora_A", "its lora_B is missing"},
                {"layers.1.mlp.down_proj.lora_B", "layers.1.mlp.dawn_proj.lora_B", "its lora_B is missing"},
                {"layers.1.mlp.down_proj.lora_A", "layers.1.mlp.dawn_proj.lora_A", "expected lora_A or lora_B"},

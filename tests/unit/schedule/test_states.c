@@ -5,6 +5,7 @@
 #define NONE STATE_NONE
 
 static int32_t count[100], other[100];
+static uint32_t adapter; /* of the sequences that are added */
 
 static struct tl_scheduler *make_keeping(uint32_t n_states, bool prefix_cache) {
   struct tl_scheduler_options o = scheduler_options(60, 8, 64, 64);
@@ -15,7 +16,7 @@ static struct tl_scheduler *make_keeping(uint32_t n_states, bool prefix_cache) {
 }
 
 static void add_tokens(struct tl_scheduler *s, struct tl_sched_seq *seq, const int32_t *tokens, uint32_t n) {
-  *seq = (struct tl_sched_seq){.n_tokens = n, .n_max = n + 30 < 64 ? n + 30 : 64, .tokens = tokens, .max_cached = UINT32_MAX};
+  *seq = (struct tl_sched_seq){.n_tokens = n, .n_max = n + 30 < 64 ? n + 30 : 64, .tokens = tokens, .max_cached = UINT32_MAX, .adapter = adapter};
   tl_scheduler_add(s, seq, ++now_ns);
 }
 
@@ -101,6 +102,19 @@ static void test_prompts(void **state) {
   assert_int_equal(pass(s, count, 18, 16), 1);
   const struct tl_sched_stats *stats = tl_scheduler_stats(s);
   assert_int_equal(stats->hit_tokens, 20 + 20 + 20 + 16);
+  tl_scheduler_free(s);
+}
+
+/* A state is a block's, and so its adapter's: the same prompt of another one begins without. */
+static void test_adapters(void **state) {
+  (void)state;
+  struct tl_scheduler *s = make_keeping(5, true);
+  for (unsigned i = 0; i < 6; i++) {
+    adapter = i % 3;
+    assert_int_equal(pass(s, count, 22, i < 3 ? 0 : 20), i < 3 ? 2 : 1);
+  }
+  adapter = 0;
+  assert_counts(s, 0, 3);
   tl_scheduler_free(s);
 }
 
@@ -450,7 +464,7 @@ static void test_guesses(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_one_each),    cmocka_unit_test(test_prompts),   cmocka_unit_test(test_not_worth_it),
+      cmocka_unit_test(test_one_each),    cmocka_unit_test(test_prompts), cmocka_unit_test(test_adapters),   cmocka_unit_test(test_not_worth_it),
       cmocka_unit_test(test_branches),    cmocka_unit_test(test_answers),   cmocka_unit_test(test_pending_tokens),
       cmocka_unit_test(test_followers),   cmocka_unit_test(test_followers_of_blocks), cmocka_unit_test(test_follower_of_a_plan), cmocka_unit_test(test_one_state),
       cmocka_unit_test(test_few_states),  cmocka_unit_test(test_held_by_a_plan), cmocka_unit_test(test_cut_chunk),

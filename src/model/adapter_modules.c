@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT */
+/* What a PEFT adapter calls a model's products, and which inputs of the plan's records the rows of each are. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/adapter_private.h"
+
+/* What a layer may have. */
+enum trait { GATED = 1 << 0, DELTA = 1 << 1, SHORT = 1 << 2, EXPERTS = 1 << 3, TURNED = 1 << 4 };
+
+/* How rows of several inputs lie in one matrix: those of one behind those of the other, or of each head in turn. */
+enum order { BEHIND, BY_HEADS, BY_KEY_HEADS };
+
+/* needs, without: of enum trait. What a layer with experts has in place of an MLP is one that all rows have. */
+static const struct module {
+  const char *name;
+  uint32_t needs, without;
+  enum order order;
+  uint32_t n;
+  struct {
+    enum tl_op_kind kind;
+    uint32_t input;
+  } parts[ADAPTER_MAX_PARTS];
+} modules[] = {
+    {"self_attn.q_proj", GATED, 0, BY_HEADS, 2, {{TL_OP_QKV, 0}, {TL_OP_GATE_IN, 0}}},
+    {"self_attn.q_proj", 0, GATED, BEHIND, 1, {{TL_OP_QKV, 0}}},
+    {"self_attn.k_proj", 0, 0, BEHIND, 1, {{TL_OP_QKV, 1}}},
+    {"self_attn.v_proj", 0, 0, BEHIND, 1, {{TL_OP_QKV, 2}}},
+    {"self_attn.qkv_proj", 0, GATED, BEHIND, 3, {{TL_OP_QKV, 0}, {TL_OP_QKV, 1}, {TL_OP_QKV, 2}}},
+    {"self_attn.o_proj", 0, DELTA | SHORT, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
+    {"self_attn.out_proj", 0, DELTA | SHORT, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
+    {"linear_attn.in_proj_qkv", DELTA, 0, BEHIND, 3, {{TL_OP_DELTA_IN, 0}, {TL_OP_DELTA_IN, 1}, {TL_OP_DELTA_IN, 2}}},
+    {"linear_attn.in_proj_z", DELTA, 0, BEHIND, 1, {{TL_OP_DELTA_GATES, 0}}},
+    {"linear_attn.in_proj_b", DELTA, 0, BEHIND, 1, {{TL_OP_DELTA_GATES, 1}}},
+    {"linear_attn.in_proj_a", DELTA, 0, BEHIND, 1, {{TL_OP_DELTA_GATES, 2}}},
+    {"linear_attn.in_proj_qkvz", DELTA, 0, BY_KEY_HEADS, 4,
+     {{TL_OP_DELTA_IN, 0}, {TL_OP_DELTA_IN, 1}, {TL_OP_DELTA_IN, 2}, {TL_OP_DELTA_GATES, 0}}},
+    {"linear_attn.in_proj_ba", DELTA, 0, BY_KEY_HEADS, 2, {{TL_OP_DELTA_GATES, 1}, {TL_OP_DELTA_GATES, 2}}},
+    {"linear_attn.out_proj", DELTA, 0, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
+    {"conv.in_proj", SHORT, 0, BEHIND, 3, {{TL_OP_SHORT_IN, 0}, {TL_OP_SHORT_IN, 1}, {TL_OP_SHORT_IN, 2}}},
+    {"conv.out_proj", SHORT, 0, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
+#define MLP(block, needs, without)                                                 \
+  {block ".gate_proj", needs, without, BEHIND, 1, {{TL_OP_GATED_UP, 0}}},          \
+      {block ".up_proj", needs, without, BEHIND, 1, {{TL_OP_GATED_UP, 1}}},        \
+      {block ".down_proj", needs, without, BEHIND, 1, {{TL_OP_MLP_DOWN, 0}}}
+    MLP("mlp", 0, EXPERTS),
+    MLP("feed_forward", 0, EXPERTS),
+    MLP("mlp.shared_expert", EXPERTS, 0),
+    MLP("mlp.shared_experts", EXPERTS, 0),
+    MLP("mlp.shared_mlp", EXPERTS, 0),
+    MLP("feed_forward.shared_expert", EXPERTS, 0),
+#undef MLP
+    {"mlp.gate_up_proj", 0, EXPERTS, BEHIND, 2, {{TL_OP_GATED_UP, 0}, {TL_OP_GATED_UP, 1}}},
+    {"shared_mlp.input_linear", EXPERTS, 0, BEHIND, 2, {{TL_OP_GATED_UP, 0}, {TL_OP_GATED_UP, 1}}},
+    {"shared_mlp.output_linear", EXPERTS, 0, BEHIND, 1, {{TL_OP_MLP_DOWN, 0}}},
+    {"feed_forward.w1", 0, EXPERTS, BEHIND, 1, {{TL_OP_GATED_UP, 0}}},
+    {"feed_forward.w3", 0, EXPERTS, BEHIND, 1, {{TL_OP_GATED_UP, 1}}},
+    {"feed_forward.w2", 0, EXPERTS, BEHIND, 1, {{TL_OP_MLP_DOWN, 0}}}};
+
+const char *adapter_module_name(uint32_t i) {
+  return i < sizeof modules / sizeof *modules ? modules[i].name : NULL;
+}
+
+/* --- in a layer ------------------------------------------------------------------------------- */
+
+static uint32_t traits_of(const struct model *m, uint32_t layer) {
+  uint32_t traits = 0;
+  for (uint32_t i = 0; i < m->model.n_ops; i++) {
+    if (m->ops[i].layer != layer) continue;
+    switch (m->ops[i].kind) {
+      case TL_OP_GATE_IN: traits |= GATED; break;
+      case TL_OP_SHORT_IN: traits |= SHORT; break;
+      case TL_OP_ROUTE: traits |= EXPERTS; break;
+      case TL_OP_DELTA_IN: /* three records before that of the rule, whose number is of layers with a state */
+        traits |= DELTA | (m->ops[i + 3].features & TL_F_TURNED ? TURNED : 0);
+        break;
+      default: break;
+    }
+  }
+  return traits;
+}
+
+/* The layer's last record of that kind; -1: none. */
+static int64_t find_record(const struct model *m, enum tl_op_kind kind, uint32_t layer) {
+  int64_t found = -1;
+  for (uint32_t i = 0; i < m->model.n_ops; i++)
+    if (m->ops[i].kind == kind && m->ops[i].layer == layer) found = i;
+  return found;
+}
+
+static uint64_t heads_of(const struct model *m, enum order order) {
+  return order == BEHIND ? 1 : order == BY_HEADS ? m->model.n_heads : m->model.recurrence.n_key_heads;
+}
+
+bool adapter_module_in(const struct model *m, uint32_t number, uint32_t layer, struct adapter_target *ret) {
+  const struct module *module = &modules[number];
+  uint32_t traits = traits_of(m, layer);
+  *ret = (struct adapter_target){.n_parts = module->n, .turned = traits & TURNED && module->needs & DELTA};
+  if ((traits & module->needs) != module->needs || traits & module->without) return false;
+  for (uint32_t i = 0; i < module->n; i++) {
+    int64_t record = find_record(m, module->parts[i].kind, layer);
+    if (record < 0) return false;
+    const struct tl_tensor *weight = &m->tensors[m->ops[record].weight[module->parts[i].input]];
+    uint64_t each = weight->shape[0] / heads_of(m, module->order);
+    ret->parts[i] = (struct adapter_target_part){(uint32_t)record, module->parts[i].input, {ret->step, each, 0, weight->shape[0]}};
+    ret->columns = weight->shape[1];
+    ret->rows += weight->shape[0];
+    ret->step += each;
+  }
+  for (uint32_t i = 0; i < module->n; i++) ret->parts[i].rows.step = ret->step;
+  return true;
+}
+
+/* --- names ------------------------------------------------------------------------------------ */
+
+/* "model.layers.3.self_attn.q_proj": what stands behind the number; NULL: it is of no layer. */
+static const char *within_layer(const char *name, uint32_t *ret_layer) {
+  char *end;
+  if (strncmp(name, "model.", 6) == 0) name += 6;
+  if (strncmp(name, "layers.", 7) != 0 || name[7] < '0' || name[7] > '9') return NULL;
+  unsigned long layer = strtoul(name + 7, &end, 10);
+  if (*end != '.' || layer > UINT32_MAX) return NULL;
+  *ret_layer = (uint32_t)layer;
+  return end + 1;
+}
+
+bool adapter_find_target(const struct model *m, const char *name, struct adapter_target *ret) {
+  char buffer[400];
+  /* the adapter may be of a model within one of pictures where the base is the text model alone, of a GGUF file */
+  const char *nested = hf_nested_tensor(name, buffer, sizeof buffer);
+  uint32_t layer;
+  const char *module = within_layer(nested ? nested : name, &layer);
+  if (!module || layer >= m->model.n_layers) return false;
+  for (uint32_t i = 0; i < sizeof modules / sizeof *modules; i++)
+    if (strcmp(module, modules[i].name) == 0 && adapter_module_in(m, i, layer, ret)) return true;
+  return false;
+}
+
+const char *adapter_refusal(const struct model *m, const char *name) {
+  static const struct {
+    const char *part, *why;
+  } known[] = {{".experts.", "adapters of routed experts are not supported"},
+               {"visual.", "adapters of what reads pictures are not supported"},
+               {"vision_", "adapters of what reads pictures are not supported"},
+               {"multi_modal_projector.", "adapters of what reads pictures are not supported"},
+               {"embed_tokens.", "adapters of the embedding are not supported"},
+               {"lm_head.", "adapters of the output matrix are not supported"},
+               {".conv1d.", "adapters of convolutions are not supported"},
+               {".conv.conv.", "adapters of convolutions are not supported"},
+               {".shared_expert_gate.", "adapters of the gate of a shared expert are not supported"},
+               {"mlp.gate.", "adapters of routers are not supported"},
+               {"feed_forward.gate.", "adapters of routers are not supported"},
+               {".router.", "adapters of routers are not supported"},
+               {"_a_proj", "adapters of latent attention's products are not supported, but for o_proj"},
+               {"kv_b_proj.", "adapters of latent attention's products are not supported, but for o_proj"},
+               {"q_b_proj.", "adapters of latent attention's products are not supported, but for o_proj"},
+               {"mtp.", "adapters of layers that guess further tokens are not supported"}};
+  char buffer[400];
+  const char *nested = hf_nested_tensor(name, buffer, sizeof buffer);
+  uint32_t layer;
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    if (strstr(name, known[i].part)) return known[i].why;
+  if (within_layer(nested ? nested : name, &layer) && layer >= m->model.n_layers) return "the model has no such layer";
+  for (size_t i = 0; i < sizeof modules / sizeof *modules; i++)
+    if (strstr(name, modules[i].name)) return "the model has no such product in this layer";
+  return "expected lora_A or lora_B of a product of attention, of a layer with a state, of an MLP or of a shared expert";
+}
