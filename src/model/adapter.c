@@ -68,6 +68,36 @@ static struct tl_adapter_part *new_part(struct reader *k) {
   return &k->parts[k->n_parts++];
 }
 
+static bool is_of_value_heads(const struct tl_op *op, uint32_t input) {
+  return op->kind == TL_OP_DELTA_GATES || (op->kind == TL_OP_DELTA_IN && input == 2);
+}
+
+/* A copy of B, or A, whose rows, or columns, are of value heads: in the order of GGUF's, where those of a key head stand as far apart as there
+ * are key heads. It stays in memory, but is small. */
+static int32_t turn(struct reader *k, int32_t tensor, bool columns) {
+  struct model *m = k->m;
+  const struct tl_recurrence *c = &m->model.recurrence;
+  struct tl_tensor old = m->tensors[tensor], new = old;
+  uint64_t own = c->n_value_heads / c->n_key_heads, unit = old.shape[columns] / c->n_value_heads;
+  size_t row_bytes = tl_dtype_row_bytes(old.dtype, old.shape[1]), head_bytes = tl_dtype_row_bytes(old.dtype, unit);
+  char name[320], *data = tl_arena_alloc(&m->arena, old.shape[0] * row_bytes), *to = data;
+  if (!data) return tl_error_set(k->err, TL_ENOMEM, NULL, "out of memory");
+  for (uint64_t row = 0; row < old.shape[0]; row++)
+    for (uint64_t i = 0; i < (columns ? c->n_value_heads : 1); i++) {
+      uint64_t at = columns ? i : row / unit, head = at % c->n_key_heads * own + at / c->n_key_heads;
+      const char *from = tl_tensor_row(&old, columns ? row : head * unit + row % unit);
+      memcpy(to, columns ? from + head * head_bytes : from, columns ? head_bytes : row_bytes);
+      to += columns ? head_bytes : row_bytes;
+    }
+  snprintf(name, sizeof name, "%.280s (turned)", old.name);
+  new.name = name;
+  new.run_rows = new.run_step = 0;
+  new.data = data;
+  new.bytes = old.shape[0] * row_bytes;
+  int r = model_add_tensor(m, &new, k->err);
+  return r < 0 ? r : (int32_t)m->n_tensors - 1;
+}
+
 /* A and B of a module, which are tensors a and b. */
 static int add_module(struct reader *k, const struct adapter_target *target, const char *name, int32_t a, int32_t b) {
   struct model *m = k->m;
@@ -75,13 +105,14 @@ static int add_module(struct reader *k, const struct adapter_target *target, con
   uint64_t rank = m->tensors[a].n_dims ? m->tensors[a].shape[0] : 0;
   if (rank < 1 || rank > TL_MAX_ADAPTER_RANK || !adapter_config_has_rank(&k->config, (uint32_t)rank))
     return bad_tensor(k, a_name, TL_ECORRUPT, "its rank is not the one that adapter_config.json says, or above 256");
-  if (target->turned)
-    return bad_tensor(k, a_name, TL_EUNSUPPORTED, "the base has value heads in the order of GGUF files; adapters of them are done with the model's safetensors");
   int r = check_shape(k, a_name, &m->tensors[a], rank, target->columns);
   if (r == TL_OK) r = check_shape(k, b_name, &m->tensors[b], target->rows, rank);
+  if (r == TL_OK && target->turned && m->ops[target->parts[0].record].kind == TL_OP_ATTN_OUT) a = turn(k, a, true);
+  if (a < 0) return a;
   for (uint32_t i = 0; r == TL_OK && i < target->n_parts; i++) {
     const struct adapter_target_part *input = &target->parts[i];
     int32_t part_b = target->n_parts > 1 ? plan_runs(m, k->err, b, &input->rows) : b;
+    if (part_b >= 0 && target->turned && is_of_value_heads(&m->ops[input->record], input->input)) part_b = turn(k, part_b, false);
     if (part_b < 0) return part_b;
     struct tl_adapter_part *part = new_part(k);
     if (!part) return tl_error_set(k->err, TL_ENOMEM, NULL, "out of memory");

@@ -26,7 +26,7 @@ bool adapter_config_has_rank(const struct adapter_config *config, uint32_t rank)
 struct adapter_target {
   uint64_t rows, columns;
   uint64_t step;  /* rows from one head's to the next one's, where they alternate */
-  bool turned;    /* value heads stand in GGUF's order in the base, in Hugging Face's in the adapter */
+  bool turned;    /* value heads stand in GGUF's order in the base (TURNED), in Hugging Face's in the adapter */
   uint32_t n_parts;
   struct adapter_target_part {
     uint32_t record, input;

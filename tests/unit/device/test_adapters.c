@@ -143,6 +143,36 @@ static void test_groups(void **state) {
   assert_int_equal(n, 14); /* 5 heads in 5; 6 on 2 in 2; 4 in 2 and 4, five times; 2 key heads in 2, twice */
 }
 
+/* The same adapters of a GGUF file, which may have value heads in an order of its own, and Qwen3-Next's one matrix in parts. */
+static void test_gguf_base(void **state) {
+  (void)state;
+  static const struct {
+    unsigned base;
+    const char *file;
+  } files[] = {{6, "arch_qwen3_5.gguf"}, {8, "arch_qwen3_next.gguf"}};
+  for (unsigned i = 0; i < UNIT_COUNT(files); i++) {
+    const char *root = getenv("TL_TEST_GOLDEN");
+    char path[512];
+    struct tl_error err = {0};
+    struct tl_model *model;
+    snprintf(path, sizeof path, "%s/gguf/%s", root ? root : "tests/golden", files[i].file);
+    if (tl_model_load(path, &model, &err) < 0) fail_msg("%s", err.message);
+    add_adapters(model, &bases[files[i].base]);
+    struct adapted *a = open_adapted(&bases[files[i].base]);
+    const struct cpu_kernels *kernels = cpu_choose_kernels(tl_cpu_best_isa());
+    struct machine m = open_machine(model, kernels, 2);
+    for (uint32_t number = 1; number <= N_ADAPTERS; number++) {
+      struct sequence *s = sequence_of(a, number, 1);
+      run_alone(&m, s, N_NEW, whole, 1);
+      check_golden(a, s, 1, tolerance_of(model, kernels));
+      free(s);
+    }
+    close_machine(&m);
+    tl_model_free(model);
+    close_adapted(a);
+  }
+}
+
 /* A base of integers: what the adapter adds is computed of the rows as they are, so only the base's own rounding is in it. */
 static void test_quantized_base(void **state) {
   (void)state;
@@ -171,6 +201,6 @@ static void test_quantized_base(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_peft), cmocka_unit_test(test_together), cmocka_unit_test(test_base_untouched),
-                                     cmocka_unit_test(test_groups), cmocka_unit_test(test_quantized_base)};
+                                     cmocka_unit_test(test_groups), cmocka_unit_test(test_gguf_base), cmocka_unit_test(test_quantized_base)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
