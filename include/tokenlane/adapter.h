@@ -12,7 +12,7 @@
 
 /* An input of a record: y = x W^T becomes y + scale * (x A^T) B^T. */
 struct tl_adapter_part {
-  uint32_t record;  /* of the plan: QKV, GATE_IN, DELTA_IN, DELTA_GATES, SHORT_IN, ATTN_OUT, GATED_UP or MLP_DOWN */
+  uint32_t record;  /* of the plan: QKV, GATE_IN, DELTA_IN, DELTA_GATES, SHORT_IN, ATTN_OUT, GATED_UP, UP or MLP_DOWN */
   uint32_t input;   /* of weight[] */
   int32_t a, b;     /* of tl_model.tensors, floats: (rank, inputs), (outputs, rank). Parts of one record may have one A */
   uint32_t rank;

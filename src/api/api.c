@@ -49,7 +49,7 @@ static void add_model_metrics(struct tl_api *api, const struct tl_api_model *mod
   for (unsigned i = 0; i < model->n_adapters; i++) {
     char label[512]; /* of a name of up to 200 bytes */
     tl_metrics_label(label, sizeof label, "adapter", model->adapters[i].name);
-    adapters[i] = tl_metrics_counter(api->o.metrics, "tokenlane_adapter_requests_total", "Generation requests that were admitted, by their LoRA adapter.", label);
+    adapters[i] = tl_metrics_counter(api->o.metrics, "tokenlane_adapter_requests_total", "Requests that were admitted, by their LoRA adapter.", label);
   }
   tl_metrics_scope(api->o.metrics, NULL, NULL);
 }

@@ -98,6 +98,7 @@ static int make_sequence(struct api_vectors *call, struct api_input *input, stru
                               .loop = call->loop,
                               .priority = call->params.priority,
                               .deadline_ns = call->deadline_ns,
+                              .adapter = call->params.adapter,
                               .owner = input,
                               .choice = (uint32_t)(input - call->inputs)};
   if (call->trace.recorded) seq->trace = &call->trace;
@@ -296,6 +297,7 @@ static int start(struct api_vectors *call, struct tl_error *err) {
   tl_http_set_data(call->request, call);
   tl_http_on_abort(call->request, on_abort);
   atomic_fetch_add_explicit(&call->api->active, 1, memory_order_relaxed); /* see free_if_over */
+  api_count_adapter(call->api, call->loop, call->work.model, call->params.adapter);
   if (r == TL_EBUSY)
     wait_for_room(call);
   else if (r < 0)

@@ -30,6 +30,8 @@ static void add_item(struct worker *w, struct flight *f, const struct tl_sched_i
     w->token_types[first + i] = seq->token_types ? seq->token_types[i] : 0;
   }
   if (seq->token_types) step->token_types = w->token_types;
+  f->adapters[step->n_seqs] = seq->adapter;
+  if (seq->adapter) step->adapters = f->adapters;
   step->n_tokens += item->n;
   f->rows[step->n_seqs++] = step->n_tokens - 1;
 }

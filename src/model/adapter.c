@@ -249,8 +249,6 @@ int tl_model_add_adapters(struct tl_model *model, const struct tl_adapter_source
   struct model *m = (struct model *)model;
   if (n > TL_MAX_ADAPTERS)
     return tl_error_set(err, TL_ELIMIT, "model.adapters", "model.adapters: expected at most %d, got %u", TL_MAX_ADAPTERS, n);
-  if (n && model->pooling != TL_POOL_NONE)
-    return tl_error_set(err, TL_EUNSUPPORTED, "model.adapters", "model.adapters: only models that generate text can have some");
   if (!model->n_ops) return TL_OK; /* read for devices that do not compute: names are all that there is */
   struct tl_adapter *adapters = tl_arena_array(&m->arena, n ? n : 1, sizeof *adapters);
   if (!adapters) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");

@@ -30,6 +30,14 @@ static const struct module {
     {"self_attn.qkv_proj", 0, GATED, BEHIND, 3, {{TL_OP_QKV, 0}, {TL_OP_QKV, 1}, {TL_OP_QKV, 2}}},
     {"self_attn.o_proj", 0, DELTA | SHORT, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
     {"self_attn.out_proj", 0, DELTA | SHORT, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
+    {"self_attn.dense", 0, DELTA | SHORT, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
+    {"attention.self.query", 0, 0, BEHIND, 1, {{TL_OP_QKV, 0}}},
+    {"attention.self.key", 0, 0, BEHIND, 1, {{TL_OP_QKV, 1}}},
+    {"attention.self.value", 0, 0, BEHIND, 1, {{TL_OP_QKV, 2}}},
+    {"attention.output.dense", 0, 0, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
+    {"attn.Wqkv", 0, 0, BEHIND, 3, {{TL_OP_QKV, 0}, {TL_OP_QKV, 1}, {TL_OP_QKV, 2}}},
+    {"attn.Wo", 0, 0, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
+    {"attn.out_proj", 0, 0, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
     {"linear_attn.in_proj_qkv", DELTA, 0, BEHIND, 3, {{TL_OP_DELTA_IN, 0}, {TL_OP_DELTA_IN, 1}, {TL_OP_DELTA_IN, 2}}},
     {"linear_attn.in_proj_z", DELTA, 0, BEHIND, 1, {{TL_OP_DELTA_GATES, 0}}},
     {"linear_attn.in_proj_b", DELTA, 0, BEHIND, 1, {{TL_OP_DELTA_GATES, 1}}},
@@ -54,6 +62,17 @@ static const struct module {
     {"mlp.gate_up_proj", 0, EXPERTS, BEHIND, 2, {{TL_OP_GATED_UP, 0}, {TL_OP_GATED_UP, 1}}},
     {"shared_mlp.input_linear", EXPERTS, 0, BEHIND, 2, {{TL_OP_GATED_UP, 0}, {TL_OP_GATED_UP, 1}}},
     {"shared_mlp.output_linear", EXPERTS, 0, BEHIND, 1, {{TL_OP_MLP_DOWN, 0}}},
+    {"mlp.up_proj", 0, EXPERTS, BEHIND, 1, {{TL_OP_UP, 0}}},
+    {"mlp.c_fc", 0, EXPERTS, BEHIND, 1, {{TL_OP_UP, 0}}},
+    {"mlp.c_proj", 0, EXPERTS, BEHIND, 1, {{TL_OP_MLP_DOWN, 0}}},
+    {"mlp.fc1", 0, EXPERTS, BEHIND, 1, {{TL_OP_UP, 0}}},
+    {"mlp.fc2", 0, EXPERTS, BEHIND, 1, {{TL_OP_MLP_DOWN, 0}}},
+    {"mlp.fc12", 0, EXPERTS, BEHIND, 1, {{TL_OP_GATED_UP, 0}}},
+    {"mlp.fc11", 0, EXPERTS, BEHIND, 1, {{TL_OP_GATED_UP, 1}}},
+    {"mlp.Wi", 0, EXPERTS, BEHIND, 2, {{TL_OP_GATED_UP, 0}, {TL_OP_GATED_UP, 1}}},
+    {"mlp.Wo", 0, EXPERTS, BEHIND, 1, {{TL_OP_MLP_DOWN, 0}}},
+    {"intermediate.dense", 0, EXPERTS, BEHIND, 1, {{TL_OP_UP, 0}}},
+    {"output.dense", 0, EXPERTS, BEHIND, 1, {{TL_OP_MLP_DOWN, 0}}},
     {"feed_forward.w1", 0, EXPERTS, BEHIND, 1, {{TL_OP_GATED_UP, 0}}},
     {"feed_forward.w3", 0, EXPERTS, BEHIND, 1, {{TL_OP_GATED_UP, 1}}},
     {"feed_forward.w2", 0, EXPERTS, BEHIND, 1, {{TL_OP_MLP_DOWN, 0}}}};
@@ -114,12 +133,21 @@ bool adapter_module_in(const struct model *m, uint32_t number, uint32_t layer, s
 
 /* --- names ------------------------------------------------------------------------------------ */
 
-/* "model.layers.3.self_attn.q_proj": what stands behind the number; NULL: it is of no layer. */
+/* Behind the first of the texts that it begins with, or itself. */
+static const char *behind(const char *name, const char *const *texts, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    if (strncmp(name, texts[i], strlen(texts[i])) == 0) return name + strlen(texts[i]);
+  return name;
+}
+
+/* "model.layers.3.self_attn.q_proj", "encoder.layer.3.output.dense": what stands behind the number; NULL: it is of no layer. */
 static const char *within_layer(const char *name, uint32_t *ret_layer) {
+  static const char *const models[] = {"model.", "bert.", "roberta."}, *const lists[] = {"layers.", "encoder.layer.", "encoder.layers."};
   char *end;
-  if (strncmp(name, "model.", 6) == 0) name += 6;
-  if (strncmp(name, "layers.", 7) != 0 || name[7] < '0' || name[7] > '9') return NULL;
-  unsigned long layer = strtoul(name + 7, &end, 10);
+  name = behind(name, models, sizeof models / sizeof *models);
+  const char *number = behind(name, lists, sizeof lists / sizeof *lists);
+  if (number == name || *number < '0' || *number > '9') return NULL;
+  unsigned long layer = strtoul(number, &end, 10);
   if (*end != '.' || layer > UINT32_MAX) return NULL;
   *ret_layer = (uint32_t)layer;
   return end + 1;
@@ -148,6 +176,9 @@ const char *adapter_refusal(const struct model *m, const char *name) {
                {"lm_head.", "adapters of the output matrix are not supported"},
                {".conv1d.", "adapters of convolutions are not supported"},
                {".conv.conv.", "adapters of convolutions are not supported"},
+               {"pooler.", "adapters of what stands behind pooling are not supported"},
+               {"classifier.", "adapters of what stands behind pooling are not supported"},
+               {"head.", "adapters of what stands behind pooling are not supported"},
                {".shared_expert_gate.", "adapters of the gate of a shared expert are not supported"},
                {"mlp.gate.", "adapters of routers are not supported"},
                {"feed_forward.gate.", "adapters of routers are not supported"},

@@ -40,6 +40,7 @@ MODELS = {
     "qwen3_5": ("arch/qwen3_5", "F32", ("F32", "BF16"), ALL + DELTA, ["in_proj_qkv", "in_proj_b", "out_proj"]),
     "qwen3_next": ("arch/qwen3_next", "F32", ("F32", "F16"), NEXT, ["in_proj_qkvz", "shared_expert.up_proj", "in_proj_ba"]),
     "lfm2": ("arch/lfm2", "F32", ("F32", "F32"), ["q_proj", "k_proj", "v_proj", "in_proj", "out_proj", "w1", "w2", "w3"], ["in_proj", "w2", "w3"]),
+    "starcoder2": ("arch/starcoder2", "F32", ("F32", "BF16"), ["q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"], ["q_proj", "c_fc"]),
 }
 TWO = {"qwen3_5": (2, "linear_attn"), "qwen3_next": (2, "linear_attn"), "lfm2": (3, "conv")}  # the one layer of `two`, and where its first product is
 

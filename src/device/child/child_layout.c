@@ -98,12 +98,12 @@ bool child_put_step(struct child_shared *shared, const struct child_layout *l, c
   memcpy(slot_at(shared, l, slot, l->positions), s->positions, s->n_tokens * sizeof *s->positions);
   memcpy(slot_at(shared, l, slot, l->query_start), s->query_start, (s->n_seqs + 1) * sizeof *s->query_start);
   memcpy(slot_at(shared, l, slot, l->rows), s->rows, s->n_rows * sizeof *s->rows);
+  if (shared->steps[slot].has_adapters) memcpy(slot_at(shared, l, slot, l->adapters), s->adapters, s->n_seqs * sizeof *s->adapters);
   if (s->vectors) {
     if (s->token_types) memcpy(slot_at(shared, l, slot, l->token_types), s->token_types, s->n_tokens * sizeof *s->token_types);
     memset(slot_at(shared, l, slot, l->vectors), 0xff, s->n_seqs * job->n_out * sizeof *s->vectors); /* as with `sampled` below */
     return true;
   }
-  if (shared->steps[slot].has_adapters) memcpy(slot_at(shared, l, slot, l->adapters), s->adapters, s->n_seqs * sizeof *s->adapters);
   if (s->state_to) {
     memcpy(slot_at(shared, l, slot, l->state_from), s->state_from, s->n_seqs * sizeof *s->state_from);
     memcpy(slot_at(shared, l, slot, l->state_to), s->state_to, s->n_seqs * sizeof *s->state_to);
@@ -130,7 +130,8 @@ static void take_pooling_step(struct child_shared *shared, const struct child_la
                           .query_start = slot_at(shared, l, slot, l->query_start),
                           .rows = slot_at(shared, l, slot, l->rows),
                           .token_types = counts->has_types ? slot_at(shared, l, slot, l->token_types) : NULL,
-                          .vectors = slot_at(shared, l, slot, l->vectors)};
+                          .vectors = slot_at(shared, l, slot, l->vectors),
+                          .adapters = counts->has_adapters ? slot_at(shared, l, slot, l->adapters) : NULL};
 }
 
 bool child_take_step(struct child_shared *shared, const struct child_layout *l, const struct child_job *job, uint32_t slot,

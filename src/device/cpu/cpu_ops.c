@@ -251,16 +251,25 @@ static void square_above_0(float *m, uint32_t n) {
 }
 
 /* An MLP without a gate. */
-static void up(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w) {
+static void up(struct run *r, uint32_t record) {
   struct cpu_device *d = r->d;
+  struct cpu_ticket *ticket = &d->tickets[record];
+  const struct tl_op *op = &d->model->plan[record];
+  const struct cpu_matrix *w = &d->weights.matrices[record];
   uint32_t m = r->step->n_tokens, from, to;
   float *out = r->lane->panel_out;
+  bool adapts = cpu_adapts(r, record);
+  if (adapts) {
+    cpu_adapters_shrink(r, record, d->h, d->ld_dim);
+    barrier(r);
+  }
   convert(r, w, d->h, d->ld_dim, m);
   while (take(r, ticket, w->n_panels * row_blocks(m), &from, &to)) {
     for (uint32_t i = from; i < to; i++) {
       struct unit unit = unit_at(w, w->n_panels, m, i);
       cpu_product(r, w, unit.panel, d->h, d->ld_dim, unit.row, unit.n, out);
       cpu_add_bias(w, unit.panel, out, unit.n);
+      if (adapts) cpu_adapters_add(r, record, 0, unit.panel, unit.row, unit.n, out);
       if (op->features & TL_F_RELU2) square_above_0(out, unit.n * CPU_PANEL);
       else if (op->features & TL_F_GELU_TANH) d->kernels->gelu_mul(out, out, NULL, unit.n * CPU_PANEL);
       else d->kernels->gelu_erf_mul(out, out, NULL, unit.n * CPU_PANEL);
@@ -505,7 +514,7 @@ static bool run_op(struct run *r, uint32_t i) {
     case TL_OP_LATENT_VALUE: cpu_latent_value(r, ticket, d->weights.experts[i]); break;
     case TL_OP_ATTN_OUT: fine = project_block(r, i, d->a, d->ld_attn); break;
     case TL_OP_GATED_UP: gated_up(r, i); break;
-    case TL_OP_UP: up(r, ticket, op, w); break;
+    case TL_OP_UP: up(r, i); break;
     case TL_OP_MLP_DOWN: fine = project_block(r, i, d->m, d->ld_ffn); break;
     case TL_OP_NORM_ADD: cpu_norm_add(d, op, weight, from, to); break;
     case TL_OP_ROUTE: cpu_route(r, ticket, op, w); break;

@@ -21,6 +21,7 @@ static bool is_product(const struct cuda_op *op) {
     case CUDA_OP_SHORT_IN:
     case CUDA_OP_OUT:
     case CUDA_OP_GATED:
+    case CUDA_OP_UP:
     case CUDA_OP_DOWN: return true;
     default: return false;
   }

@@ -39,6 +39,7 @@ void cuda_stage_texts(struct cuda_device *d, const struct tl_step *step, struct 
                             .n_rows = step->n_seqs,
                             .n_tiles = tl_cuda_plan_whole(step, h->tiles),
                             .table_width = width};
+  if (step->adapters) cuda_stage_adapters(d, step, step->n_tokens, ret);
 }
 
 /* --- rows -------------------------------------------------------------------------------------- */
@@ -55,6 +56,7 @@ int cuda_place(struct cuda_device *d, const struct cuda_op *op, const struct cud
 
 int cuda_up(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
   int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, d->work.h, d->work.gate_up, err);
+  if (r == TL_OK && cuda_adapts(op, pass)) r = cuda_adapt(d, op, pass, d->work.h, d->work.gate_up, err);
   if (r < 0) return r;
   uint32_t features = op->from->features;
   int gate = features & TL_F_RELU2 ? TL_CUDA_RELU2 : features & TL_F_GELU_TANH ? TL_CUDA_GELU : TL_CUDA_GELU_ERF;

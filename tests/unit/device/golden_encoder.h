@@ -6,6 +6,7 @@
 #include <jansson.h>
 #include <math.h>
 
+#include "tokenlane/adapter.h"
 #include "tokenlane/model.h"
 #include "tokenlane/step.h"
 #include "unit.h"
@@ -13,7 +14,7 @@
 enum { N_CASES = 5, BATCH_SIZE = 18, MAX_OUT = 64, MAX_LENGTH = 160, BATCH_TOKENS = BATCH_SIZE * MAX_LENGTH };
 
 struct text {
-  uint32_t n, n_out;
+  uint32_t n, n_out, adapter;
   int32_t tokens[MAX_LENGTH], types[MAX_LENGTH];
   double vector[MAX_OUT];
 };
@@ -65,10 +66,31 @@ static inline void open_golden(const char *name, struct golden *ret) {
   draw_texts(ret);
 }
 
+/* Models with an adapter, and what peft makes of the texts with it (tests/golden/make_encoder_adapters.py): those behind the first N_CASES. */
+static const char *const adapted_encoders[] = {"bert", "xlm_roberta", "modernbert", "qwen3"};
+
+static inline void open_adapted(const char *name, struct golden *ret) {
+  char file[128], path[1024];
+  struct tl_error err = {0};
+  open_golden(name, ret);
+  snprintf(file, sizeof file, "adapters/encoder_%s", name);
+  struct tl_adapter_source source = {"it", unit_golden_path(file, path)};
+  if (tl_model_add_adapters(ret->model, &source, 1, &err) < 0) fail_msg("%s: %s", name, err.message);
+  snprintf(file, sizeof file, "adapters/encoder_%s/golden.json", name);
+  FILE *input = unit_open_golden(file);
+  json_t *object = json_loadf(input, 0, NULL), *cases = json_object_get(object, "cases");
+  fclose(input);
+  for (size_t i = 0; i < N_CASES; i++) {
+    read_text(json_array_get(cases, i), &ret->texts[N_CASES + i]);
+    ret->texts[N_CASES + i].adapter = 1;
+  }
+  json_decref(object);
+}
+
 /* A step of n of them, whose arrays are there until the next call. vectors: (n, n_out). */
 static inline struct tl_step step_of(const struct text *const *texts, uint32_t n, float *vectors) {
   static int32_t tokens[BATCH_TOKENS], types[BATCH_TOKENS];
-  static uint32_t positions[BATCH_TOKENS], start[BATCH_SIZE + 1], rows[BATCH_SIZE];
+  static uint32_t positions[BATCH_TOKENS], start[BATCH_SIZE + 1], rows[BATCH_SIZE], adapters[BATCH_SIZE];
   struct tl_step step = {.n_seqs = n, .n_rows = n, .tokens = tokens, .positions = positions, .query_start = start, .rows = rows,
                          .token_types = types, .vectors = vectors};
   for (uint32_t s = 0; s < n; s++) {
@@ -80,6 +102,8 @@ static inline struct tl_step step_of(const struct text *const *texts, uint32_t n
     }
     start[s + 1] = step.n_tokens;
     rows[s] = step.n_tokens - 1;
+    adapters[s] = texts[s]->adapter;
+    if (adapters[s]) step.adapters = adapters;
   }
   return step;
 }

@@ -65,6 +65,26 @@ static void test_against_transformers(void **state) {
   }
 }
 
+/* Texts with an adapter beside the same without, in one step. */
+static void test_adapters(void **state) {
+  (void)state;
+  for (unsigned i = 0; i < UNIT_COUNT(adapted_encoders); i++) {
+    enum { N = 6 };
+    struct golden g;
+    float vectors[N * MAX_OUT];
+    const struct text *texts[N];
+    double worst = 0;
+    open_adapted(adapted_encoders[i], &g);
+    struct tl_device *device = open_device(g.model);
+    for (unsigned t = 0; t < N; t++) texts[t] = &g.texts[t % 2 ? N_CASES + t / 2 : t / 2];
+    run(device, texts, N, vectors);
+    for (unsigned t = 0; t < N; t++) worst = fmax(worst, check_vector(adapted_encoders[i], g.model, texts[t], vectors + t * g.model->n_out));
+    printf("%s with an adapter: within %.2g\n", adapted_encoders[i], worst);
+    close_device(device);
+    tl_model_free(g.model);
+  }
+}
+
 static bool is_run_alone(unsigned text) {
   return text % 3 == 0 && text != 3; /* that one is long */
 }
@@ -242,7 +262,7 @@ static void test_unknown_records(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_transformers), cmocka_unit_test(test_in_batches), cmocka_unit_test(test_rounded),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_transformers), cmocka_unit_test(test_adapters), cmocka_unit_test(test_in_batches), cmocka_unit_test(test_rounded),
                                      cmocka_unit_test(test_two_steps), IF_FAKE(cmocka_unit_test(test_order), cmocka_unit_test(test_memory),)
                                      cmocka_unit_test(test_unknown_records)};
   return cmocka_run_group_tests(tests, NULL, NULL);

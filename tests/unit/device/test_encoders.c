@@ -116,6 +116,33 @@ static double check_group(const struct golden *g, const char *name, unsigned n_r
   return worst;
 }
 
+/* Texts with an adapter and without: what peft says of them, the same bits in one batch, and near them in groups. */
+static void test_adapters(void **state) {
+  (void)state;
+  static float alone[2 * N_CASES * MAX_OUT], together[2 * N_CASES * MAX_OUT];
+  for (unsigned e = 0; e < UNIT_COUNT(adapted_encoders); e++) {
+    struct golden g;
+    open_adapted(adapted_encoders[e], &g);
+    uint32_t n_out = g.model->n_out;
+    const struct text *texts[2 * N_CASES];
+    struct machine m = open_machine(g.model, cpu_choose_kernels(tl_cpu_best_isa()), 2);
+    for (unsigned i = 0; i < 2 * N_CASES; i++) {
+      const struct text *text = texts[i] = &g.texts[i % 2 ? N_CASES + i / 2 : i / 2];
+      run(&m, &text, 1, alone + (size_t)i * n_out);
+      for (uint32_t k = 0; k < n_out; k++)
+        if (!(fabs((double)alone[i * n_out + k] - text->vector[k]) <= 5e-5 * fmax(1, fabs(text->vector[k]))))
+          fail_msg("%s, adapter %u, text of %u: number %u: %f, expected %f", adapted_encoders[e], text->adapter, text->n, k,
+                   (double)alone[i * n_out + k], text->vector[k]);
+    }
+    run(&m, texts, 2 * N_CASES, together);
+    assert_memory_equal(alone, together, 2 * N_CASES * n_out * sizeof *alone);
+    close_machine(&m);
+    unsigned n_ranks = g.model->n_heads % 2 ? g.model->n_heads : 2;
+    printf("%s with an adapter in %u: within %.2g of one device\n", adapted_encoders[e], n_ranks, check_group(&g, adapted_encoders[e], n_ranks, 2e-5));
+    tl_model_free(g.model);
+  }
+}
+
 /* Whatever ranks may divide: heads, inner rows, the vocabulary. Of floats only the order of sums is another. */
 static void test_groups(void **state) {
   (void)state;
@@ -257,7 +284,7 @@ static void test_what_they_are(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_vectors), cmocka_unit_test(test_groups),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_vectors), cmocka_unit_test(test_adapters), cmocka_unit_test(test_groups),
                                      cmocka_unit_test(test_group_of_rounded), cmocka_unit_test(test_heads_that_do_not_divide),
                                      cmocka_unit_test(test_types_without_rows), cmocka_unit_test(test_what_they_are),
                                      cmocka_unit_test(test_gguf), cmocka_unit_test(test_rounded)};
