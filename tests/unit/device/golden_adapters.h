@@ -9,7 +9,8 @@
 static const struct adapted_base {
   const char *name, *place;
 } bases[] = {{"f32_odd", "f32_odd"}, {"bf16_tied", "bf16_tied"}, {"phi3", "arch/phi3"}, {"granite", "arch/granite"}, {"gemma2", "arch/gemma2"}, {"f16_sharded", "f16_sharded"},
-             {"qwen3_5", "arch/qwen3_5"}, {"lfm2", "arch/lfm2"}, {"qwen3_next", "arch/qwen3_next"}}; /* layers with a state, gated queries, shared experts */
+             {"qwen3_5", "arch/qwen3_5"}, {"lfm2", "arch/lfm2"}, {"qwen3_next", "arch/qwen3_next"}, /* layers with a state, gated queries, shared experts */
+             {"starcoder2", "arch/starcoder2"}}; /* an MLP without a gate */
 
 #define N_ADAPTERS 2
 
