@@ -90,6 +90,18 @@ static int read_all(FILE *file, struct tl_buffer *out) {
   return out->failed ? ENOMEM : ferror(file) ? errno : 0;
 }
 
+/* In the file's own bytes: what takes its place is as long. */
+static void bound_infinities(char *text, size_t length) {
+  static const char infinity[] = "Infinity", bound[] = "1e300   ";
+  const size_t n = sizeof infinity - 1;
+  bool quoted = false;
+  for (size_t i = 0; i + n <= length; i++) {
+    if (quoted && text[i] == '\\') i++;
+    else if (text[i] == '"') quoted = !quoted;
+    else if (!quoted && memcmp(text + i, infinity, n) == 0) memcpy(text + i, bound, n);
+  }
+}
+
 json_t *tl_json_load_file(const char *path, size_t flags, json_error_t *ret_why) {
   const char *name = path ? path : "standard input";
   FILE *file = path ? fopen(path, "rbe") : stdin;
@@ -98,6 +110,8 @@ json_t *tl_json_load_file(const char *path, size_t flags, json_error_t *ret_why)
   if (!file) return fail(ret_why, errno == ENOMEM ? json_error_out_of_memory : json_error_cannot_open_file, "unable to open ", name, strerror(errno));
   tl_buffer_init(&text, 0);
   int error = read_all(file, &text);
+  if (error == 0 && flags & TL_JSON_INFINITY) bound_infinities(text.data, text.length);
+  flags &= ~(size_t)TL_JSON_INFINITY;
   if (error == 0) value = tl_json_load(tl_buffer_bytes(&text), text.length, flags, ret_why);
   else fail(ret_why, error == ENOMEM ? json_error_out_of_memory : json_error_unknown, "unable to read ", name, strerror(error));
   if (path) fclose(file);

@@ -16,6 +16,8 @@ void tl_json_watch(void);
 uint64_t tl_json_shortages(void);
 /* As json_loadb, but NULL with json_error_out_of_memory for want of memory. */
 json_t *tl_json_load(const char *text, size_t length, size_t flags, json_error_t *ret_why);
+/* Of tl_json_load_file, beside jansson's flags: Infinity, which Python writes, is read as 1e300. */
+#define TL_JSON_INFINITY (1u << 31)
 /* The same of a file, by json_load_file's codes; NULL: of standard input. */
 json_t *tl_json_load_file(const char *path, size_t flags, json_error_t *ret_why);
 /* Whether there is no value for want of memory: *err says so then. */

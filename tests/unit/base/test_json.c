@@ -18,6 +18,13 @@ static void test_files(void **state) {
   json_t *value = tl_json_load_file(path, 0, &why);
   assert_int_equal(json_array_size(json_object_get(value, "a")), 2);
   json_decref(value);
+  write_file(path, "[Infinity, -Infinity, \"Infinity \\\" Infinity\", 3]"); /* as Python writes it, and texts as they are */
+  assert_null(tl_json_load_file(path, 0, &why));
+  value = tl_json_load_file(path, TL_JSON_INFINITY, &why);
+  assert_true(json_real_value(json_array_get(value, 0)) == 1e300 && json_real_value(json_array_get(value, 1)) == -1e300);
+  assert_string_equal(json_string_value(json_array_get(value, 2)), "Infinity \" Infinity");
+  assert_int_equal(json_integer_value(json_array_get(value, 3)), 3);
+  json_decref(value);
   write_file(path, "{\"a\":\n x}");
   assert_null(tl_json_load_file(path, 0, &why));
   assert_int_equal(why.line, 2);
