@@ -32,7 +32,7 @@ enum tl_op_kind {
   /* A mixture of n_experts: ROUTE chooses n_chosen of them for each row, and the two behind it compute with
    * those. Their weight[i] and bias[i] are the first of n_experts tensors one behind the other. */
   TL_OP_ROUTE,        /* scores = h W^T + b; the best n_chosen, shares = softmax(scores) over all experts; times factor */
-  TL_OP_EXPERTS_UP,   /* of each chosen expert: m = silu(h W0^T + b0) * (h W1^T + b1) */
+  TL_OP_EXPERTS_UP,   /* of each chosen expert: m = silu(h W0^T + b0) * (h W1^T + b1); with RELU2 that of h W0^T, and there is no weight[1] */
   TL_OP_EXPERTS_DOWN, /* x += sum over the chosen of share * (m W0^T + b0), the best first */
   TL_OP_ROW_GATE,     /* m *= sigmoid(h . weight[0]), if it is not -1: GATED_UP's m, of an expert that all rows have */
   /* Multi-head latent attention (DeepSeek-V2, 2024): what is kept of a token is c, one row of n_latent numbers of which all heads make
@@ -50,14 +50,17 @@ enum tl_op_kind {
    * "Gated Delta Networks"), and short convolutions. u is a row of tl_recurrence.n_channels numbers, z one of n_value_heads * value_dim,
    * b and c one of n_value_heads each. `layer` of CONV and DELTA counts the layers with a state alone, as that of ATTEND counts those with
    * keys and values. */
-  TL_OP_DELTA_IN,    /* u = h W^T: queries, keys, values of all heads one behind the other; weight[0..2] */
-  TL_OP_DELTA_GATES, /* z = h W0^T, b = h W1^T, c = h W2^T */
-  TL_OP_CONV,        /* u = silu(sum over j < conv of weight[i][channel][j] * u of conv - 1 - j rows before); weight[0..2] as those of DELTA_IN */
+  TL_OP_DELTA_IN,    /* u = h W^T: queries, keys, values of all heads one behind the other; weight[0..2]. Mamba 2's C, B, x */
+  TL_OP_DELTA_GATES, /* z = h W0^T, b = h W1^T, c = h W2^T, -1: there is no c */
+  TL_OP_CONV,        /* u = silu(sum over j < conv of weight[i][channel][j] * u of conv - 1 - j rows before + bias[i]); weight[0..2] as those of DELTA_IN */
   /* Of each value head, q / |q| / sqrt(key_dim) and k / |k| (1e-6 is added to the squares) of its key head: S *= exp(-exp(weight[0]) *
    * softplus(c + weight[1])), S += k (sigmoid(b) (v - S^T k))^T, a = S^T q. weight[0..1]: (n_value_heads), floats. Value heads one behind
    * the other share a key head; with TURNED those n_key_heads apart. */
   TL_OP_DELTA,
-  TL_OP_GATED_NORM,  /* of each value head a = a / its rms * weight[0] * silu(z); weight[0]: (value_dim) */
+  /* State-space duality (Dao and Gu 2024, "Mamba-2"). Of each value head, q and k as they are, t = softplus(b + weight[1]): S *=
+   * exp(-exp(weight[0]) * t), S += k (t v)^T, a = S^T q + weight[2] * v. weight[0..2]: (n_value_heads), floats. `layer` as of DELTA. */
+  TL_OP_SCAN,
+  TL_OP_GATED_NORM,  /* of each value head a = a / its rms * weight[0] * silu(z); weight[0]: (value_dim), with GATE_FIRST of all value heads */
   TL_OP_GATE_IN,     /* z = h W^T; weight[0]: of attention whose heads are gated, n_heads * head_dim */
   TL_OP_GATE,        /* a *= sigmoid(z) */
   TL_OP_SHORT_IN,    /* u = (h W0^T) * (h W2^T), z = h W1^T: LFM2's B, C, x; weight[0..2], bias[0..2] */
@@ -90,8 +93,9 @@ enum tl_op_feature {
   TL_F_GELU = 1 << 13,       /* GATED_UP: gelu by erf in place of silu; DENSE: gelu by erf of v */
   TL_F_TANH = 1 << 14,       /* DENSE: tanh of v */
   TL_F_CHOICE = 1 << 15,     /* ROUTE: shares are of scores without b, those with the best shares + b are chosen */
-  TL_F_RELU2 = 1 << 16,      /* UP: the square of what is above 0, in place of gelu */
+  TL_F_RELU2 = 1 << 16,      /* UP, EXPERTS_UP: the square of what is above 0, in place of gelu, or of a gate */
   TL_F_SHARE_IN = 1 << 17,   /* EXPERTS_UP: of share * h; EXPERTS_DOWN: shares are 1 */
+  TL_F_GATE_FIRST = 1 << 19, /* GATED_NORM: of the value heads of each key head together, a *= silu(z), then a / its rms * weight[0] */
   TL_F_SINKS = 1 << 20,      /* ATTEND: weight[0] (n_heads): one more score of each query head, of a position without a value */
   TL_F_NORMALIZED = 1 << 21, /* ROUTE: shares are divided by their sum */
   TL_F_SIGMOID = 1 << 23,    /* ROUTE: shares = sigmoid(h W^T), those with the best shares + b are chosen */
@@ -114,7 +118,7 @@ struct tl_growth {
 
 struct tl_op {
   enum tl_op_kind kind;
-  uint32_t layer;                /* for ATTEND: which layer's KV; CONV, DELTA: which state */
+  uint32_t layer;                /* for ATTEND: which layer's KV; CONV, DELTA, SCAN: which state */
   int32_t weight[TL_OP_INPUTS];  /* index into tl_model.tensors, -1: none */
   int32_t bias[TL_OP_INPUTS];    /* likewise */
   float scale;                   /* ATTEND: score factor */

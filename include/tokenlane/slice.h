@@ -6,7 +6,7 @@
  *                       sum, which the ranks then add up; the bias is rank 0's
  *   EXPERTS_*           whole experts: what a tensor of one of them is cut to is all of it, for the rank
  *                       that has the expert; each rank has a part of the sum over the chosen
- *   DELTA_IN, DELTA_GATES, CONV, DELTA   by outputs, whole key heads and their value heads, which ATTN_OUT of such a layer has as inputs
+ *   DELTA_IN, DELTA_GATES, CONV, DELTA, SCAN   by outputs, whole key heads and their value heads, which ATTN_OUT of such a layer has as inputs
  *   GATE_IN             by outputs, the query heads
  *   SHORT_IN, SHORT_CONV   by outputs, channels in equal parts; ATTN_OUT of such a layer has them as inputs
  *   LATENT_QUERY        by outputs, whole heads; so is weight[0] of LATENT, but with LOW_RANK

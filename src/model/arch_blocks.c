@@ -16,6 +16,7 @@ static const struct arch_blocks kinds[] = {
     {"Cohere2ForCausalLM", COHERE, GATED},
     {"ArceeForCausalLM", 0, "relu2", NULL, "mlp.up_proj", "mlp.down_proj", NAMES},
     {"NemotronForCausalLM", 0, "relu2", NULL, "mlp.up_proj", "mlp.down_proj", NAMES},
+    {"NemotronHForCausalLM", BLOCK_ONE_MIXER, "relu2", NULL, "mlp.up_proj", "mlp.down_proj", NAMES},
     {"Starcoder2ForCausalLM", BLOCK_BIASED, "gelu_pytorch_tanh", NULL, "mlp.c_fc", "mlp.c_proj", NAMES},
     {"PhiForCausalLM", BLOCK_PARALLEL | BLOCK_BIASED | BLOCK_LOGIT_BIAS, "gelu_new", NULL, "mlp.fc1", "mlp.fc2", "self_attn.dense",
      "model.final_layernorm"},

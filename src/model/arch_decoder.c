@@ -127,6 +127,7 @@ static bool slides(const struct maker *k, uint32_t layer) {
 }
 
 static bool rotates(const struct maker *k, uint32_t layer) {
+  if (is(k, ARCH_SCAN)) return strcmp(k->c->position_embedding_type, "rope") == 0;
   if (is(k, ARCH_NOPE_WIDE) && k->c->sliding_window > 0) return slides(k, layer);
   if (!is(k, ARCH_NOPE)) return true;
   if (k->c->has_no_rope_layers) return k->c->rotates[layer];
@@ -283,7 +284,7 @@ static int attention_out(struct maker *k, uint32_t layer) {
   struct tl_op *op = plan_add(k->m, TL_OP_ATTN_OUT, layer);
   bool kept = keeps(k, layer), out_bias = k->c->attention_bias && !is(k, ARCH_NO_OUT_BIAS);
   uint64_t made = kept ? arch_recurrent_made(k->m) : (uint64_t)k->c->num_attention_heads * tl_model_value_dim(&k->m->model);
-  int r = project(k, op, 0, k->dim, made, kept ? k->c->conv_bias : out_bias, kept ? arch_recurrent_out(k->m) : k->blocks->out);
+  int r = project(k, op, 0, k->dim, made, kept ? is(k, ARCH_SHORT) && k->c->conv_bias : out_bias, kept ? arch_recurrent_out(k->m) : k->blocks->out);
   return r == TL_OK ? end_block(k, op, k->a->post_attention) : r;
 }
 
@@ -313,11 +314,16 @@ static int mlp_down(struct maker *k, uint32_t layer) {
   return r == TL_OK ? end_block(k, op, k->a->post_mlp) : r;
 }
 
+/* Behind the norm. */
+static int inner(struct maker *k, uint32_t layer) {
+  if (arch_experts_in(k->experts, k->c, layer)) return arch_experts_plan(k->m, k->experts, k->c, layer, k->err);
+  int r = mlp_up(k, layer);
+  return r == TL_OK ? mlp_down(k, layer) : r;
+}
+
 static int mlp(struct maker *k, uint32_t layer) {
   int r = norm(k, TL_OP_RMSNORM, layer, k->a->pre_mlp);
-  if (arch_experts_in(k->experts, k->c, layer)) return r == TL_OK ? arch_experts_plan(k->m, k->experts, k->c, layer, k->err) : r;
-  if (r == TL_OK) r = mlp_up(k, layer);
-  return r == TL_OK ? mlp_down(k, layer) : r;
+  return r == TL_OK ? inner(k, layer) : r;
 }
 
 /* What both have read is not needed when the first sum is added; the copy stands where backends add that. */
@@ -332,7 +338,8 @@ static int parallel(struct maker *k, uint32_t layer) {
 
 static int layer_plan(struct maker *k, uint32_t layer) {
   if (has(k, BLOCK_PARALLEL)) return parallel(k, layer);
-  int r = attention(k, layer);
+  int r = k->c->mlp_alone[layer] ? norm(k, TL_OP_RMSNORM, layer, k->a->pre_attention) : attention(k, layer);
+  if (has(k, BLOCK_ONE_MIXER)) return r == TL_OK && k->c->mlp_alone[layer] ? inner(k, layer) : r;
   return r == TL_OK ? mlp(k, layer) : r;
 }
 

@@ -38,9 +38,13 @@ static const struct arch_experts kinds[] = {
      EXPERTS_NORMALIZED | EXPERTS_HALVES | EXPERTS_ROWS},
     {"GraniteMoeSharedForCausalLM", "block_sparse_moe", "router.layer", {"input_linear", "input_linear", "output_linear"}, "shared_mlp",
      NULL, EXPERTS_NORMALIZED | EXPERTS_HALVES | EXPERTS_ROWS},
+    {"GraniteMoeHybridForCausalLM", "block_sparse_moe", "router.layer", {"input_linear", "input_linear", "output_linear"}, "shared_mlp",
+     NULL, EXPERTS_NORMALIZED | EXPERTS_HALVES | EXPERTS_ROWS | EXPERTS_OPTIONAL},
     {"Llama4ForCausalLM", LLAMA4},
     {"Llama4ForConditionalGeneration", LLAMA4},
     {"Lfm2MoeForCausalLM", "feed_forward", "gate", {"w1", "w3", "w2"}, NULL, "expert_bias", EXPERTS_SIGMOID | EXPERTS_OWN_SIZE},
+    {"NemotronHForCausalLM", "mlp", "gate", {NULL, "up_proj", "down_proj"}, "shared_experts", "gate.e_score_correction_bias",
+     EXPERTS_OWN_SIZE | EXPERTS_SIGMOID | EXPERTS_GROUPS | EXPERTS_UNGATED | EXPERTS_OPTIONAL},
     {"PhimoeForCausalLM", "block_sparse_moe", "gate", {"w1", "w3", "w2"}, NULL, NULL, EXPERTS_MIXED},
     {"PhiMoEForCausalLM", "block_sparse_moe", "gate", {"w1", "w3", "w2"}, NULL, NULL, EXPERTS_MIXED},
     {"HunYuanMoEV1ForCausalLM", "mlp", "gate.wg", PROJECTIONS, "shared_mlp", NULL, EXPERTS_ALIKE | EXPERTS_NORMALIZED},
@@ -105,6 +109,8 @@ static int check_groups(const struct model *m, const struct arch_experts *e, con
 }
 
 int arch_experts_check(const struct model *m, const struct arch_experts *e, const struct hf_config *c, struct tl_error *err) {
+  if (e->traits & EXPERTS_OPTIONAL && c->n_experts == 0)
+    return shared_size(e, c) ? TL_OK : bad(m, err, "shared_intermediate_size", "feed_forward_length", "is required");
   if (c->n_experts < 1) return bad(m, err, "num_experts (num_local_experts)", "expert_count", "is required");
   if (c->n_chosen < 1 || c->n_chosen > c->n_experts)
     return bad(m, err, "num_experts_per_tok", "expert_used_count", "expected 1 to the number of experts");
@@ -205,10 +211,11 @@ static int expert_matrices(const struct maker *k, struct tl_op *op, int i, unsig
 /* Granite's, beside the block: gate and up in one, but in GGUF files, which have them as they have others'. */
 static int shared_halves(const struct maker *k, uint64_t size, struct tl_op *up, struct tl_op *down) {
   static const char *const gguf[] = {"gate", "up", "down"};
+  const char *kind = k->c->n_experts ? "_shexp" : "";
   const uint64_t rows[] = {size, size, k->dim};
   int32_t *const to[] = {&up->weight[0], &up->weight[1], &down->weight[0]};
   for (int i = 0; k->m->gguf && i < 3; i++)
-    if ((*to[i] = plan_tensor(k->m, k->err, rows[i], i < 2 ? k->dim : size, "blk.%u.ffn_%s_shexp.weight", k->layer, gguf[i])) < 0)
+    if ((*to[i] = plan_tensor(k->m, k->err, rows[i], i < 2 ? k->dim : size, "blk.%u.ffn_%s%s.weight", k->layer, gguf[i], kind)) < 0)
       return *to[i];
   if (k->m->gguf) return TL_OK;
   int32_t both = plan_tensor(k->m, k->err, 2 * size, k->dim, "model.layers.%u.%s.input_linear.weight", k->layer, k->e->shared);
@@ -239,11 +246,20 @@ static int shared_biases(const struct maker *k, struct tl_op *up, struct tl_op *
   return TL_OK;
 }
 
+static int shared_ungated(const struct maker *k, uint64_t size) {
+  struct tl_op *up = plan_add(k->m, TL_OP_UP, k->layer), *down = plan_add(k->m, TL_OP_MLP_DOWN, k->layer);
+  up->features |= TL_F_RELU2;
+  int r = take_shared(k, &up->weight[0], size, k->dim, "up_proj");
+  return r == TL_OK ? take_shared(k, &down->weight[0], k->dim, size, "down_proj") : r;
+}
+
 /* An MLP for all rows; Qwen2-MoE's is times a number that each row makes. */
 static int shared(const struct maker *k) {
-  uint64_t size = shared_size(k->e, k->c);
+  bool is_all = k->c->n_experts == 0; /* which GGUF files have as others' MLP */
+  uint64_t size = is_all && k->m->gguf ? (uint64_t)k->c->intermediate_size : shared_size(k->e, k->c);
   if (size == 0) return TL_OK;
-  struct tl_op *up = plan_add(k->m, TL_OP_GATED_UP, k->layer), *gate = plan_add(k->m, TL_OP_ROW_GATE, k->layer);
+  if (k->e->traits & EXPERTS_UNGATED) return shared_ungated(k, size);
+  struct tl_op *up = plan_add(k->m, TL_OP_GATED_UP, k->layer), *gate = is_all ? NULL : plan_add(k->m, TL_OP_ROW_GATE, k->layer);
   struct tl_op *down = plan_add(k->m, TL_OP_MLP_DOWN, k->layer);
   multiply(down, block_factor(k));
   if (k->e->traits & EXPERTS_ROWS) return shared_halves(k, size, up, down);
@@ -261,6 +277,7 @@ int arch_experts_plan(struct model *m, const struct arch_experts *e, const struc
                       struct tl_error *err) {
   int64_t inner = e->traits & EXPERTS_OWN_SIZE ? c->expert_size : c->intermediate_size;
   struct maker k = {m, e, c, (uint64_t)c->hidden_size, (uint64_t)inner, layer, err};
+  if (c->n_experts == 0) return shared(&k);
   int r = route(&k);
   struct tl_op *up = add(&k, TL_OP_EXPERTS_UP), *down = add(&k, TL_OP_EXPERTS_DOWN);
   if (e->traits & EXPERTS_FUSED) {
@@ -268,8 +285,10 @@ int arch_experts_plan(struct model *m, const struct arch_experts *e, const struc
     up->limit = (float)c->swiglu_limit;
   }
   if (e->traits & EXPERTS_SHARE_IN) up->features |= TL_F_SHARE_IN, down->features |= TL_F_SHARE_IN;
-  if (r == TL_OK) r = expert_matrices(&k, up, 0, EXPERT_GATE);
-  if (r == TL_OK) r = expert_matrices(&k, up, 1, EXPERT_UP);
+  bool ungated = e->traits & EXPERTS_UNGATED;
+  if (ungated) up->features |= TL_F_RELU2;
+  if (r == TL_OK && !ungated) r = expert_matrices(&k, up, 0, EXPERT_GATE);
+  if (r == TL_OK) r = expert_matrices(&k, up, ungated ? 0 : 1, EXPERT_UP);
   if (r == TL_OK) r = expert_matrices(&k, down, 0, EXPERT_DOWN);
   return r == TL_OK && e->shared ? shared(&k) : r;
 }

@@ -74,6 +74,9 @@ static const struct known {
     {"qwen35moe", "Qwen3_5MoeForCausalLM", PARTIAL | EXPERTS | NORMALIZED, 0, 0, 0, 0},
     {"lfm2", "Lfm2ForCausalLM", 0, 0, 0, 0, 0},
     {"lfm2moe", "Lfm2MoeForCausalLM", EXPERTS | SIGMOID | NORMALIZED, 0, 0, 0, 0},
+    {"granitehybrid", "GraniteMoeHybridForCausalLM", PAIRED | EXPERTS, 0, 0, 0, 0},
+    {"nemotron_h", "NemotronHForCausalLM", PARTIAL, 0, 0, 0, 0}, /* turned is nothing there */
+    {"nemotron_h_moe", "NemotronHForCausalLM", PARTIAL | EXPERTS | SIGMOID | NORMALIZED, 0, 0, 0, 0},
     {"bert", "BertModel", ENCODER, 0, 0, 0, 0},
     {"nomic-bert", "NomicBertModel", ENCODER, 0, 0, 0, 0},
     {"modern-bert", "ModernBertModel", ENCODER | WINDOWS | GLOBAL_FIRST, 0, 0, 0, 0},
@@ -183,7 +186,8 @@ static bool is_of_layers(const struct tl_gguf *g, const char *architecture, cons
   char key[128];
   struct tl_gguf_list list;
   key_name(architecture, row, key, sizeof key);
-  return c->state_type && strcmp(row, "attention.head_count_kv") == 0 && tl_gguf_list(g, key, &list);
+  bool may = strcmp(row, "attention.head_count_kv") == 0 || (c->one_mixer && strcmp(row, "feed_forward_length") == 0);
+  return c->state_type && may && tl_gguf_list(g, key, &list);
 }
 
 /* Without vocab_size: as many as there are tokens. */
@@ -476,6 +480,7 @@ int gguf_complete_config(struct model *m, struct hf_config *c, struct tl_error *
   c->mlp_bias = model_find_tensor(m, "blk.0.ffn_up.bias") >= 0;
   c->qk_layernorm = model_find_tensor(m, "blk.0.attn_q_norm.weight") >= 0;
   c->use_qk_norm = c->use_qk_norm || c->qk_layernorm;
+  gguf_complete_recurrent(m, c);
   for (int64_t i = 0; c->n_experts && i < c->num_hidden_layers; i++) {
     char router[64];
     snprintf(router, sizeof router, "blk.%lld.ffn_gate_inp.weight", (long long)i);

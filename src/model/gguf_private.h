@@ -39,6 +39,8 @@ int gguf_read_latent(const struct tl_gguf *g, const char *architecture, struct h
 
 /* gguf_recurrent.c: sizes of layers that keep a state, and which they are; nothing for classes without any. */
 int gguf_read_recurrent(const struct tl_gguf *g, const char *architecture, struct hf_config *config, struct tl_error *err);
+/* What only tensors say of them. */
+void gguf_complete_recurrent(const struct model *m, struct hf_config *config);
 
 /* The metadata of a mapped file; file.name is for messages. gguf_done frees the keys only. */
 int gguf_parse(const struct model_file *file, struct tl_gguf *ret, struct tl_error *err);

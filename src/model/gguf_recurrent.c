@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What llama.cpp's files say of layers that keep a state: sizes under the names of state-space models, and which layers they are by an
- * interval, by a list, or as those without heads of keys and values. */
+ * interval, by a list, or as those without heads of keys and values. Of Nemotron-H's those have an inner row that are an MLP. */
 #include <stdio.h>
 #include <string.h>
 
@@ -61,6 +61,43 @@ static int read_delta(const struct reader *r, struct hf_config *c) {
   return read_size(r, "full_attention_interval", 1, MODEL_MAX_LAYERS, &c->full_attention_interval);
 }
 
+/* Nemotron-H's inner rows, 0 in layers that have none: those are no state's. */
+static int read_inner(const struct reader *r, struct hf_config *c) {
+  char name[128];
+  struct tl_gguf_list list;
+  snprintf(name, sizeof name, "%s.feed_forward_length", r->architecture);
+  if (!c->one_mixer || !tl_gguf_list(r->g, name, &list)) return TL_OK;
+  if (list.n_left < (uint64_t)c->num_hidden_layers) return bad(r, "feed_forward_length", "expected as many items as there are layers");
+  for (int64_t i = 0; i < c->num_hidden_layers; i++) {
+    double value;
+    if (!tl_gguf_next_number(&list, &value) || !(value >= 0 && value <= MODEL_MAX_DIM))
+      return bad(r, "feed_forward_length", "expected numbers from 0 to 1000000");
+    if (value == 0) continue;
+    if (!c->keeps[i]) return bad(r, "feed_forward_length", "expected 0 in layers with heads of keys and values");
+    c->keeps[i] = false;
+    c->mlp_alone[i] = true;
+    c->dense[i] = c->n_experts == 0;
+    c->intermediate_size = (int64_t)value;
+  }
+  return TL_OK;
+}
+
+/* Bamba's layers rotate, Granite's do not: llama.cpp tells it by a key of another meaning. */
+static void read_rotation(const struct reader *r, struct hf_config *c) {
+  char name[128];
+  int64_t rotates = 0;
+  snprintf(name, sizeof name, "%s.rope.scaling.finetuned", r->architecture);
+  if (!c->one_mixer && tl_gguf_integer(r->g, name, &rotates) && rotates) strcpy(c->position_embedding_type, "rope");
+}
+
+void gguf_complete_recurrent(const struct model *m, struct hf_config *c) {
+  char name[64];
+  for (int64_t i = 0; c->state_expand && i < c->num_hidden_layers; i++) {
+    snprintf(name, sizeof name, "blk.%lld.ssm_conv1d.bias", (long long)i);
+    if (c->keeps[i]) c->conv_bias = model_find_tensor(m, name) >= 0;
+  }
+}
+
 int gguf_read_recurrent(const struct tl_gguf *g, const char *architecture, struct hf_config *c, struct tl_error *err) {
   const struct reader r = {g, architecture, err};
   if (!c->state_type) return TL_OK;
@@ -69,5 +106,7 @@ int gguf_read_recurrent(const struct tl_gguf *g, const char *architecture, struc
   int status = a->traits & ARCH_SHORT ? read_size(&r, "shortconv.l_cache", 2, MODEL_MAX_CONV, &c->conv_rows) : read_delta(&r, c);
   if (status == TL_OK) status = read_list(&r, "attention.head_count_kv", true, c);
   if (status == TL_OK) status = read_list(&r, "attention.recurrent_layers", false, c);
+  if (status == TL_OK) status = read_inner(&r, c);
+  if (a->traits & ARCH_SCAN) read_rotation(&r, c);
   return status == TL_OK ? arch_recurrent_complete(a, c, g->file.name, err) : status;
 }

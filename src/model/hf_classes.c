@@ -53,6 +53,7 @@ static const struct class {
     {"NemotronForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
     {"Starcoder2ForCausalLM", NULL, 0, 2, 0, 0, 0, 0, 1e-5, 0, false},
     {"PhiForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
+    {"NemotronHForCausalLM", NULL, 32, 8, 128, 131072, 4096, 0, 1e-5, 0, false},
     {"Exaone4ForCausalLM", NULL, 0, 32, 0, 0, 0, 4096, 1e-5, 0, false},
 };
 
@@ -71,6 +72,8 @@ static const struct mixture {
     {"Dots1ForCausalLM", 0, 0, 1408, 0, 0, false},
     {"GraniteMoeForCausalLM", 8, 2, 0, 0, 0, false},
     {"GraniteMoeSharedForCausalLM", 8, 2, 0, 0, 0, false},
+    {"GraniteMoeHybridForCausalLM", 8, 2, 0, 0, 0, false},
+    {"NemotronHForCausalLM", 8, 2, 7688, 0, 0, true},
     {"Qwen3NextForCausalLM", 512, 10, 512, 0, 0, true},
     {"Qwen3_5MoeForCausalLM", 256, 8, 512, 0, 0, true},
     {"Qwen3_5MoeForConditionalGeneration", 256, 8, 512, 0, 0, true},
@@ -157,4 +160,27 @@ const char *hf_nested_tensor(const char *name, char *buffer, size_t size) {
       if (strncmp(buffer, known[k], strlen(known[k])) == 0) return buffer;
   }
   return NULL;
+}
+
+const char *hf_mixer_tensor(const char *name, char *buffer, size_t size) {
+  static const char *const attention[] = {"q_proj.", "k_proj.", "v_proj.", "o_proj."};
+  static const char *const state[] = {"A_log", "D", "dt_bias", "conv1d.", "in_proj.", "norm.", "out_proj."};
+  const char *rest = strncmp(name, "backbone.", 9) == 0 ? name + 9 : strncmp(name, "model.", 6) == 0 ? name + 6 : NULL;
+  unsigned layer;
+  int n = 0;
+  if (!rest) return name;
+  if (strcmp(rest, "embeddings.weight") == 0) return "model.embed_tokens.weight";
+  if (strcmp(rest, "norm_f.weight") == 0) return "model.norm.weight";
+  if (sscanf(rest, "layers.%u.%n", &layer, &n) != 1 || n == 0) return name;
+  rest += n;
+  if (strcmp(rest, "norm.weight") == 0) return snprintf(buffer, size, "model.layers.%u.input_layernorm.weight", layer), buffer;
+  if (strncmp(rest, "mixer.", 6) != 0) return name;
+  rest += 6;
+  const char *mixer = "mlp";
+  for (size_t i = 0; i < sizeof attention / sizeof *attention; i++)
+    if (strncmp(rest, attention[i], strlen(attention[i])) == 0) mixer = "self_attn";
+  for (size_t i = 0; i < sizeof state / sizeof *state; i++)
+    if (strncmp(rest, state[i], strlen(state[i])) == 0) mixer = "mamba";
+  snprintf(buffer, size, "model.layers.%u.%s.%.200s", layer, mixer, rest);
+  return buffer;
 }

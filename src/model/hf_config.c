@@ -109,6 +109,25 @@ static const struct key keys[] = {
     {"linear_key_head_dim", KIND_INTEGER, AT(delta_key_dim), 0, 1, MODEL_MAX_STATE_DIM, false},
     {"linear_value_head_dim", KIND_INTEGER, AT(delta_value_dim), 0, 1, MODEL_MAX_STATE_DIM, false},
     {"linear_conv_kernel_dim", KIND_INTEGER, AT(conv_rows), 0, 2, MODEL_MAX_CONV, false},
+    {"mamba_n_groups", KIND_INTEGER, AT(delta_key_heads), 0, 1, 4096, false},
+    {"mamba_n_heads", KIND_INTEGER, AT(delta_value_heads), 0, 1, 4096, false},
+    {"mamba_d_state", KIND_INTEGER, AT(delta_key_dim), 0, 1, MODEL_MAX_STATE_DIM, false},
+    {"mamba_d_head", KIND_INTEGER, AT(delta_value_dim), 0, 1, MODEL_MAX_STATE_DIM, false},
+    {"mamba_d_conv", KIND_INTEGER, AT(conv_rows), 0, 2, MODEL_MAX_CONV, false},
+    {"mamba_expand", KIND_INTEGER, AT(state_expand), 0, 1, 64, false},
+    {"n_groups", KIND_INTEGER, AT(delta_key_heads), 0, 1, 4096, false},
+    {"mamba_num_heads", KIND_INTEGER, AT(delta_value_heads), 0, 1, 4096, false},
+    {"ssm_state_size", KIND_INTEGER, AT(delta_key_dim), 0, 1, MODEL_MAX_STATE_DIM, false},
+    {"mamba_head_dim", KIND_INTEGER, AT(delta_value_dim), 0, 1, MODEL_MAX_STATE_DIM, false},
+    {"conv_kernel", KIND_INTEGER, AT(conv_rows), 0, 2, MODEL_MAX_CONV, false},
+    {"use_conv_bias", KIND_BOOL, AT(conv_bias), 0, 0, 0, false},
+    {"mamba_hidden_act", TEXT(state_act), false},
+    {"mlp_hidden_act", TEXT(hidden_act), false},
+    {"attention_head_dim", KIND_INTEGER, AT(head_dim), 0, 2, MODEL_MAX_HEAD_DIM, false},
+    {"moe_shared_expert_intermediate_size", KIND_INTEGER, AT(shared_expert_size), 0, 1, MODEL_MAX_DIM, false},
+    {"moe_latent_size", KIND_INTEGER, AT(expert_latent), 0, 1, MODEL_MAX_DIM, false},
+    {"mamba_conv_bias", KIND_BOOL, AT(conv_bias), 0, 0, 0, false},
+    {"mamba_proj_bias", KIND_BOOL, AT(state_bias), 0, 0, 0, false},
     {"full_attention_interval", KIND_INTEGER, AT(full_attention_interval), 0, 1, MODEL_MAX_LAYERS, false},
     {"conv_L_cache", KIND_INTEGER, AT(conv_rows), 0, 2, MODEL_MAX_CONV, false},
     {"conv_bias", KIND_BOOL, AT(conv_bias), 0, 0, 0, false},
@@ -242,7 +261,7 @@ json_t *hf_load_object(const char *folder, const char *file, bool required, stru
   char path[4096];
   snprintf(path, sizeof path, "%s/%s", folder, file);
   json_error_t json_error;
-  json_t *object = tl_json_load_file(path, 0, &json_error);
+  json_t *object = tl_json_load_file(path, TL_JSON_INFINITY, &json_error);
   if (!object && json_error_code(&json_error) == json_error_cannot_open_file && !required) return json_object();
   if (tl_json_is_short(object, &json_error, err)) return NULL;
   if (!object && tl_lfs_check(path, file, err) < 0) return NULL;
@@ -378,6 +397,27 @@ static void shorten_lists(json_t *object) {
   }
 }
 
+/* Nemotron-H's pattern, a letter for each layer, as the list that transformers 5 has, and how many that are; its name for an epsilon. */
+static void spell_pattern(json_t *object) {
+  const char *type = json_string_value(json_object_get(object, "model_type")), *pattern = json_string_value(json_object_get(object, "hybrid_override_pattern"));
+  if (!type || strcmp(type, "nemotron_h") != 0) return;
+  json_t *list = json_object_get(object, "layers_block_type"), *epsilon = json_object_get(object, "layer_norm_epsilon");
+  if (epsilon) json_object_set(object, "rms_norm_eps", epsilon);
+  if (pattern && !json_is_array(list)) {
+    list = json_array();
+    for (const char *p = pattern; *p && list; p++)
+      json_array_append_new(list, json_string(*p == 'M' ? "mamba" : *p == '*' ? "attention" : *p == '-' ? "mlp" : *p == 'E' ? "moe" : "unknown"));
+    json_object_set_new(object, "layers_block_type", list);
+  }
+  if (json_is_array(list)) json_object_set_new(object, "num_hidden_layers", json_integer((json_int_t)json_array_size(list)));
+}
+
+/* Mamba 2's way to say that it follows from the rest. */
+static void drop_auto(json_t *object) {
+  const char *size = json_string_value(json_object_get(object, "mamba_d_head"));
+  if (size && strcmp(size, "auto") == 0) json_object_del(object, "mamba_d_head");
+}
+
 /* num_labels is not written, but their names are. */
 static int64_t count_labels(json_t *object) {
   json_t *labels = json_object_get(object, "id2label");
@@ -424,6 +464,8 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   if (!object) return TL_ECORRUPT;
   rename_keys(object);
   shorten_lists(object);
+  drop_auto(object);
+  spell_pattern(object);
   ret->n_labels = count_labels(object);
   const char *architecture = json_string_value(json_array_get(json_object_get(object, "architectures"), 0));
   snprintf(ret->architecture, sizeof ret->architecture, "%s", architecture ? architecture : "");

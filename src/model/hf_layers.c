@@ -8,17 +8,25 @@ static int bad_list(const char *name, const char *what, struct tl_error *err) {
   return tl_error_set(err, TL_ECORRUPT, "model.path", "config.json: %s: expected %s", name, what);
 }
 
+/* As files of before transformers 5 have it. */
+static const char *newer_type(const char *type) {
+  if (type && strcmp(type, "mamba") == 0) return "linear_attention";
+  return type && strcmp(type, "attention") == 0 ? "full_attention" : type;
+}
+
 static int read_layer_types(struct hf_config *c, json_t *list, struct tl_error *err) {
   if (!list || json_is_null(list)) return TL_OK;
   if (json_array_size(list) != (size_t)c->num_hidden_layers)
     return bad_list("layer_types", "a list of num_hidden_layers items", err);
   c->has_layer_types = true;
   for (size_t i = 0; i < json_array_size(list); i++) {
-    const char *type = json_string_value(json_array_get(list, i));
+    const char *type = newer_type(json_string_value(json_array_get(list, i)));
     c->slides[i] = type && strcmp(type, "sliding_attention") == 0;
     c->keeps[i] = c->state_type && type && strcmp(type, c->state_type) == 0;
     c->chunked[i] = c->attention_chunk_size && type && strcmp(type, "chunked_attention") == 0;
-    if (!c->slides[i] && !c->chunked[i] && !c->keeps[i] && (!type || strcmp(type, "full_attention") != 0))
+    c->dense[i] = c->one_mixer && type && strcmp(type, "mlp") == 0;
+    c->mlp_alone[i] = c->dense[i] || (c->one_mixer && type && strcmp(type, "moe") == 0);
+    if (!c->slides[i] && !c->chunked[i] && !c->keeps[i] && !c->mlp_alone[i] && (!type || strcmp(type, "full_attention") != 0))
       return bad_list("layer_types", "full_attention or sliding_attention", err);
     if (c->state_type && c->slides[i]) return bad_list("layer_types", "full_attention, or linear_attention (conv)", err);
   }
@@ -124,9 +132,21 @@ static int read_factors(struct hf_config *c, json_t *rope, struct tl_error *err)
   return TL_OK;
 }
 
+/* Mamba 2's, of how long a step is. transformers and mamba_ssm bound steps of prompts alone, others none: bounds that bound nothing are
+ * all that files have. */
+static int check_limits(json_t *list, struct tl_error *err) {
+  if (!list || json_is_null(list)) return TL_OK;
+  json_t *least = json_array_get(list, 0), *most = json_array_get(list, 1), *infinite = json_object_get(most, "__float__");
+  bool unbounded = json_is_string(infinite) && strcmp(json_string_value(infinite), "Infinity") == 0;
+  if (json_is_number(least) && json_number_value(least) <= 0 && (unbounded || json_number_value(most) >= 1e30)) return TL_OK;
+  return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: time_step_limit: expected 0 and Infinity");
+}
+
 int hf_config_read_lists(struct hf_config *c, json_t *object, json_t *rope, struct tl_error *err) {
   c->rope_untruncated = json_is_false(json_object_get(rope, "truncate"));
-  int r = read_layer_types(c, json_object_get(object, "layer_types"), err);
+  json_t *types = json_object_get(object, "layer_types"), *limits = json_object_get(object, "time_step_limit");
+  int r = read_layer_types(c, types ? types : json_object_get(object, "layers_block_type"), err);
+  if (r == TL_OK && c->state_expand) r = check_limits(limits, err);
   if (r == TL_OK) r = read_full_layers(c, json_object_get(object, "full_attn_idxs"), err);
   if (r == TL_OK) r = read_pattern(c, json_object_get(object, "sliding_window_pattern"), err);
   if (r == TL_OK) r = read_no_rope_layers(c, json_object_get(object, "no_rope_layers"), err);

@@ -121,6 +121,7 @@ static int new_model(struct hf_config *config, struct model **ret, const struct 
   take_config(&m->model, a, config);
   m->model.architecture = a->name;
   m->nested = hf_is_nested(a);
+  m->mixers = arch_blocks_of(a)->traits & BLOCK_ONE_MIXER;
   *ret_architecture = a;
   *ret = m;
   return TL_OK;

@@ -63,6 +63,7 @@ struct model {
   const struct architecture *row; /* likewise */
   bool gguf;                  /* tensors have GGUF's names */
   bool nested;                /* the files hold a model of pictures, too: hf_classes.c */
+  bool mixers;                /* tensors have Nemotron-H's names: hf_classes.c */
   bool strict;                /* tensors of a number format that is not read are an error */
   bool bare;                  /* names lack the "model." of decoders with an output matrix */
   uint32_t paired_head;       /* and Q and K have heads of so many rows in pairs; 0: they have not */
@@ -135,8 +136,12 @@ struct hf_config {
   int64_t full_attention_interval;
   const char *state_type;         /* what layer_types calls them; NULL: the class has none */
   bool keeps[MODEL_MAX_LAYERS];   /* which they are */
-  bool conv_bias, use_expert_bias;
+  bool conv_bias, state_bias, use_expert_bias; /* state_bias: Mamba 2's mamba_proj_bias */
+  int64_t state_expand;           /* Mamba 2: all heads together are so many times hidden_size, unless a head's length is said */
   bool adjust_ffn;                /* LFM2's, of which the MLP's size follows */
+  bool one_mixer, mlp_alone[MODEL_MAX_LAYERS]; /* BLOCK_ONE_MIXER, and the layers that are an MLP or experts */
+  char state_act[32];
+  int64_t expert_latent;          /* Nemotron 3 Super's; 0: experts read h */
   int64_t ffn_multiple;
   double ffn_multiplier;
   bool dense[MODEL_MAX_LAYERS];   /* mlp_only_layers */
@@ -174,6 +179,8 @@ bool hf_is_nested(const struct architecture *a);
 /* Where the text model's keys are: *ret, borrowed, is the object itself with a that is no such model. Its type may have other
  * defaults than its class. */
 int hf_nested_text(const struct architecture *a, struct hf_config *config, json_t *object, json_t **ret, struct tl_error *err);
+/* What a plan calls a tensor of Nemotron-H, in the buffer or `name` itself. */
+const char *hf_mixer_tensor(const char *name, char *buffer, size_t size);
 /* What the text model alone would call the tensor, in the buffer; NULL: it is not the text model's. */
 const char *hf_nested_tensor(const char *name, char *buffer, size_t size);
 /* hf_layers.c: layer_types, no_rope_layers, and long_factor of rope. */
@@ -263,6 +270,7 @@ enum arch_trait {
   ARCH_QK_NORM_KEY = 1 << 21, /* norms of Q and K by head, if use_qk_norm says so */
   ARCH_DELTA = 1 << 22,       /* layers by the gated delta rule, attention whose heads are gated: arch_recurrent.c */
   ARCH_SHORT = 1 << 23,       /* layers of short convolutions, likewise */
+  ARCH_SCAN = 1 << 27,        /* Mamba 2's, beside attention that rotates if position_embedding_type says so */
   ARCH_QK_NORM_LAST = 1 << 26, /* norms of Q and K by head, behind the rotation */
   ARCH_SINKS = 1 << 24,       /* a score beside those of positions */
   ARCH_LATENT = 1 << 30,      /* multi-head latent attention: arch_latent.c */
@@ -321,6 +329,7 @@ enum block_trait {
   BLOCK_LOGIT_SCALE = 1 << 2,   /* logits are times logit_scale */
   BLOCK_BIASED = 1 << 3,        /* all projections have biases, unless use_bias is false */
   BLOCK_LOGIT_BIAS = 1 << 4,
+  BLOCK_ONE_MIXER = 1 << 6,     /* a layer is one norm and one of a state, attention, an MLP, experts */
   BLOCK_QK_UNIT = 1 << 5,       /* heads of Q and K that rotate are normed without weights, unless use_qk_norm is false */
 };
 struct arch_blocks {
@@ -369,6 +378,8 @@ enum experts_trait {
   EXPERTS_STRAIGHT = 1 << 9,   /* the halves' tensor is never transposed */
   EXPERTS_ALIKE = 1 << 11,     /* what all rows have is as large as an expert: intermediate_size */
   EXPERTS_MIXED = 1 << 12,     /* PhiMoE: two are chosen, each by a softmax over those that are about as good */
+  EXPERTS_UNGATED = 1 << 14,   /* the square of what is above 0 in place of a gate; so has what all rows have */
+  EXPERTS_OPTIONAL = 1 << 13,  /* without experts there is but what all rows have */
   EXPERTS_COUNTED = 1 << 6,    /* what all rows have is as large as n_shared_experts experts */
 };
 enum { EXPERT_GATE, EXPERT_UP, EXPERT_DOWN };

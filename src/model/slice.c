@@ -150,6 +150,7 @@ static struct run outputs(const struct tl_model *model, const struct tl_shard *s
       return input < 2 ? part_of(s, (uint64_t)s->n_key_heads * model->recurrence.key_dim)
                        : part_of(s, (uint64_t)s->n_value_heads * model->recurrence.value_dim);
     case TL_OP_DELTA_GATES: return part_of(s, (uint64_t)s->n_value_heads * (input ? 1 : model->recurrence.value_dim));
+    case TL_OP_SCAN:
     case TL_OP_DELTA: return part_of(s, s->n_value_heads);
     case TL_OP_SHORT_IN:
     case TL_OP_SHORT_CONV: return part_of(s, s->n_channels);

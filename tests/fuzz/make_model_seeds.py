@@ -262,6 +262,63 @@ def make_lfm2():
                                    "conv_bias": True, "block_auto_adjust_ff_dim": False, "full_attn_idxs": [1]}, tensors)
 
 
+def mamba2(heads, groups, state, bias=True):
+    """Tensors of one of its mixers, by their names there; all heads are DIM long together."""
+    channels = DIM + 2 * groups * state
+    shapes = {"in_proj.weight": (DIM + channels + heads, DIM), "conv1d.weight": (channels, 1, 4), "A_log": (heads,), "D": (heads,), "dt_bias": (heads,),
+              "norm.weight": (DIM,), "out_proj.weight": (DIM, DIM)}
+    return shapes | ({"conv1d.bias": (channels,)} if bias else {})
+
+
+def make_scans():
+    """Mamba 2's layers beside attention without rotation: Granite's, whose layers have an MLP each, and Nemotron-H's, which are one mixer."""
+    tensors = {"model.embed_tokens.weight": ones(VOCAB, DIM), "model.norm.weight": ones(DIM)}
+    for part, shape in mamba2(4, 1, 8).items():
+        tensors[f"model.layers.0.mamba.{part}"] = ones(*shape)
+    for part in ("q", "k", "v", "o"):
+        tensors[f"model.layers.1.self_attn.{part}_proj.weight"] = ones(DIM, DIM)
+    for layer in ("model.layers.0", "model.layers.1"):
+        tensors |= {f"{layer}.shared_mlp.input_linear.weight": ones(2 * INNER, DIM), f"{layer}.shared_mlp.output_linear.weight": ones(DIM, INNER)}
+        tensors |= {f"{layer}.{norm}_layernorm.weight": ones(DIM) for norm in ("input", "post_attention")}
+    sizes = {"mamba_n_heads": 4, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_d_head": 8, "mamba_expand": 1, "time_step_limit": [0.0, float("inf")]}
+    write_folder("granite_hybrid", CONFIG | sizes | {"architectures": ["GraniteMoeHybridForCausalLM"], "num_hidden_layers": 2, "num_local_experts": 0,
+                                                     "shared_intermediate_size": INNER, "layer_types": ["mamba", "attention"]}, tensors)
+    tensors = {"backbone.embeddings.weight": ones(VOCAB, DIM), "backbone.norm_f.weight": ones(DIM)}
+    layers = [mamba2(4, 2, 8), {f"{part}_proj.weight": (DIM, DIM) for part in "qkvo"}, {"up_proj.weight": (INNER, DIM), "down_proj.weight": (DIM, INNER)},
+              {"gate.weight": (EXPERTS, DIM), "gate.e_score_correction_bias": (EXPERTS,)}]
+    for expert in ("shared_experts", *(f"experts.{i}" for i in range(EXPERTS))):
+        layers[3] |= {f"{expert}.up_proj.weight": (INNER, DIM), f"{expert}.down_proj.weight": (DIM, INNER)}
+    for i, mixer in enumerate(layers):
+        tensors[f"backbone.layers.{i}.norm.weight"] = ones(DIM)
+        tensors |= {f"backbone.layers.{i}.mixer.{part}": ones(*shape) for part, shape in mixer.items()}
+    config = {key: value for key, value in CONFIG.items() if key != "num_hidden_layers"}
+    write_folder("nemotron_h", config | {"architectures": ["NemotronHForCausalLM"], "model_type": "nemotron_h", "hybrid_override_pattern": "M*-E",
+                                         "intermediate_size": INNER, "num_key_value_heads": HEADS, "head_dim": DIM // HEADS, "mamba_num_heads": 4,
+                                         "mamba_head_dim": 8, "n_groups": 2, "ssm_state_size": 8, "n_routed_experts": EXPERTS, "num_experts_per_tok": 2,
+                                         "moe_intermediate_size": INNER, "moe_shared_expert_intermediate_size": INNER}, tensors)
+
+
+def make_scan_gguf():
+    """Nemotron-H's lists of heads and of inner rows, vectors that are matrices of one column."""
+    out = begin("nemotron_h", "nemotron_h", n_layers=3, inner=[0, 0, INNER])
+    out.add_head_count_kv([0, HEADS, 0])
+    out.add_key_length(DIM // HEADS)
+    for key, value in {"conv_kernel": 4, "state_size": 8, "group_count": 2, "time_step_rank": 4, "inner_size": DIM}.items():
+        out.add_uint32(f"nemotron_h.ssm.{key}", value)
+    for part, shape in {"ssm_in.weight": (100, DIM), "ssm_conv1d.weight": (64, 4), "ssm_conv1d.bias": (64,), "ssm_dt.bias": (4,), "ssm_a": (4, 1),
+                        "ssm_d": (4, 1), "ssm_norm.weight": (2, 16), "ssm_out.weight": (DIM, DIM)}.items():
+        out.add_tensor(f"blk.0.{part}", -ones(*shape, dtype=np.float16 if shape[-1] == DIM else np.float32))
+    for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        out.add_tensor(f"blk.1.{part}.weight", ones(DIM, DIM))
+    for part in ("up", "down"):
+        out.add_tensor(f"blk.2.ffn_{part}.weight", ones(*MLP[part]))
+    for layer in range(3):
+        out.add_tensor(f"blk.{layer}.attn_norm.weight", ones(DIM, dtype=np.float32))
+    out.add_tensor("token_embd.weight", ones(VOCAB, DIM))
+    out.add_tensor("output_norm.weight", ones(DIM, dtype=np.float32))
+    write(out)
+
+
 def make_states_gguf():
     """Qwen3.5's value heads in another order, Qwen3-Next's decays, LFM2's list of heads."""
     for name, architecture in (("qwen35", "qwen35"), ("qwen3next", "qwen3next"), ("lfm2", "lfm2")):
@@ -319,6 +376,8 @@ def make_states():
                lambda rows: {"weight": np.zeros((rows, DIM), dtype=float8_e4m3fn), "weight_scale_inv": ones(rows // 8, DIM // 8, dtype=np.float32)})
     make_lfm2()
     make_states_gguf()
+    make_scans()
+    make_scan_gguf()
 
 
 if __name__ == "__main__":

@@ -49,6 +49,9 @@ DELTA_EVEN = dict(hidden_size=64, intermediate_size=96, head_dim=32, linear_num_
                   linear_value_head_dim=32)
 LFM2 = dict(hidden_size=56, intermediate_size=60, block_multiple_of=8, block_ffn_dim_multiplier=1.1, num_hidden_layers=4,
             layer_types=["conv", "full_attention", "conv", "conv"])
+# Mamba 2's: 47 and 300 tokens are no whole chunks
+MAMBA = dict(mamba_n_heads=8, mamba_d_state=10, mamba_n_groups=2, mamba_chunk_size=16)
+NEMOTRON_H = dict(mamba_num_heads=6, mamba_head_dim=12, n_groups=2, ssm_state_size=10, chunk_size=16, time_step_min=1e-30)
 MODELS = {
     "qwen2": ("Qwen2", dict(hidden_size=56, tie_word_embeddings=True)),
     "qwen2_window": ("Qwen2", dict(hidden_size=56, use_sliding_window=True, sliding_window=21, max_window_layers=1)),
@@ -119,6 +122,19 @@ MODELS = {
     "granitemoe": ("GraniteMoe", dict(hidden_size=56, intermediate_size=28, num_local_experts=5, num_experts_per_tok=2, **GRANITE)),
     "granitemoeshared": ("GraniteMoeShared", dict(hidden_size=56, intermediate_size=28, num_local_experts=5, num_experts_per_tok=2,
                                                   shared_intermediate_size=36, **GRANITE)),
+    "granitemoehybrid": ("GraniteMoeHybrid", MAMBA | GRANITE | dict(
+        hidden_size=56, intermediate_size=20, num_hidden_layers=3, num_local_experts=5, num_experts_per_tok=2, shared_intermediate_size=36,
+        layer_types=["linear_attention", "full_attention", "linear_attention"])),
+    "granitemoehybrid_dense": ("GraniteMoeHybrid", MAMBA | GRANITE | dict(
+        hidden_size=64, head_dim=16, num_local_experts=0, shared_intermediate_size=96, mamba_n_heads=4, mamba_d_state=32, mamba_n_groups=1, mamba_conv_bias=False,
+        position_embedding_type="rope", layer_types=["linear_attention", "full_attention"])),
+    # transformers bounds steps of prompts from below by time_step_min, and those of single tokens not: here that is nothing
+    "nemotron_h": ("NemotronH", NEMOTRON_H | dict(
+        n_routed_experts=5, num_experts_per_tok=2, moe_intermediate_size=20, moe_shared_expert_intermediate_size=28, routed_scaling_factor=1.7,
+        layers_block_type=["linear_attention", "moe", "full_attention", "linear_attention", "moe"])),
+    "nemotron_h_dense": ("NemotronH", NEMOTRON_H | dict(
+        hidden_size=64, intermediate_size=96, head_dim=32, mamba_num_heads=4, mamba_head_dim=32, ssm_state_size=32,
+        layers_block_type=["linear_attention", "mlp", "full_attention", "mlp"])),
     # transformers 5 takes the short list in any context, which published ones have not alike: here they are
     "phimoe": ("Phimoe", dict(hidden_size=56, num_local_experts=6, num_experts_per_tok=2, router_jitter_noise=0.2, attention_bias=True, lm_head_bias=True,
                               sliding_window=70, rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, original_max_position_embeddings=4,
@@ -301,6 +317,16 @@ def written_config(name, config, architecture):
     if name == "qwen3_next":  # as its first files say it
         written.pop("layer_types")
         written["full_attention_interval"] = 4
+    if name == "granitemoehybrid":  # as published before transformers 5
+        written["layer_types"] = [{"linear_attention": "mamba"}.get(t, "attention") for t in written["layer_types"]]
+        written |= {"position_embedding_type": "nope", "time_step_limit": [0.0, float("inf")], "mamba_d_head": "auto"}
+    if name.startswith("nemotron_h"):  # likewise
+        for key in ("layer_types", "layers_block_type"):
+            written.pop(key, None)
+        kinds = {"linear_attention": "M", "mlp": "-", "full_attention": "*", "moe": "E"}
+        written["hybrid_override_pattern"] = "".join(kinds[t] for t in MODELS[name][1]["layers_block_type"])
+        written["num_hidden_layers"] = len(written["hybrid_override_pattern"])
+        written |= {"time_step_limit": [0.0, float("inf")], "chunk_size": config.chunk_size}
     if name == "hunyuan_moe":  # a list for all layers, and rope as before 2026
         written |= {"moe_topk": [2, 2], "num_shared_expert": [1, 1], "moe_intermediate_size": [52, 52], "rope_theta": 10000.0,
                     "rope_scaling": dict(type="dynamic", alpha=50.0, factor=1.0, beta_fast=32, beta_slow=1, mscale=1.0, mscale_all_dim=1.0)}

@@ -28,11 +28,13 @@ MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_
           "starcoder2": A.STARCODER2, "llama4": A.LLAMA4, "phi": A.PHI2,
           "ernie4_5_moe": A.ERNIE4_5_MOE, "granitemoe": A.GRANITE_MOE, "granitemoeshared": A.GRANITE_MOE,
           "qwen3_next": A.QWEN3NEXT, "qwen3_5": A.QWEN35, "qwen3_5_vision": A.QWEN35, "qwen3_5_moe": A.QWEN35MOE, "lfm2_tied": A.LFM2, "lfm2_moe": A.LFM2MOE,
+          "granitemoehybrid": A.GRANITE_HYBRID, "granitemoehybrid_dense": A.GRANITE_HYBRID, "nemotron_h": A.NEMOTRON_H_MOE, "nemotron_h_dense": A.NEMOTRON_H,
           "deepseek_v2": A.DEEPSEEK2, "deepseek_v2_lite": A.DEEPSEEK2, "glm4_moe_lite": A.DEEPSEEK2}
 ONE_MATRIX = ("deepseek_v2",)  # kv_b_proj, as files had it before 2025
 TEXT_DEFAULTS = dict(num_attention_heads=8, num_key_value_heads=4, query_pre_attn_scalar=256)  # Gemma 3's
 PARTS = {"w1": "gate", "w3": "up", "w2": "down", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
-PAIRED = (A.LLAMA, A.OLMOE, A.SMOLLM3, A.GRANITE, A.GRANITE_MOE, A.MISTRAL3, A.ARCEE)
+PAIRED = (A.LLAMA, A.OLMOE, A.SMOLLM3, A.GRANITE, A.GRANITE_MOE, A.MISTRAL3, A.ARCEE, A.GRANITE_HYBRID)
+SCAN = (A.GRANITE_HYBRID, A.NEMOTRON_H, A.NEMOTRON_H_MOE)
 DELTA = (A.QWEN3NEXT, A.QWEN35, A.QWEN35MOE)
 SHORT = (A.LFM2, A.LFM2MOE)
 GEMMA = (A.GEMMA, A.GEMMA2, A.GEMMA3)
@@ -47,10 +49,14 @@ def add_keys(out, name, arch, config, head_dim):
         return add_latent_keys(out, name, config, full)
     extra = 1 if arch == A.GLM4_MOE else 0  # a layer that guesses
     out.add_block_count(config["num_hidden_layers"] + extra)
-    out.add_feed_forward_length(config.get("intermediate_size_mlp") or config["intermediate_size"])
-    out.add_head_count(config["num_attention_heads"])
     kinds = config.get("layer_types", [])
-    out.add_head_count_kv(config["num_key_value_heads"] if arch not in SHORT else [0 if kind == "conv" else config["num_key_value_heads"] for kind in kinds])
+    if arch in SCAN:
+        add_scan_keys(out, arch, config, kinds)
+    else:
+        out.add_feed_forward_length(config.get("intermediate_size_mlp") or config["intermediate_size"])
+    out.add_head_count(config["num_attention_heads"])
+    if arch not in SCAN:
+        out.add_head_count_kv(config["num_key_value_heads"] if arch not in SHORT else [0 if kind == "conv" else config["num_key_value_heads"] for kind in kinds])
     if arch in DELTA:
         add_delta_keys(out, arch, config, kinds)
     if arch in SHORT:
@@ -73,11 +79,12 @@ def add_keys(out, name, arch, config, head_dim):
         out.add_layer_norm_rms_eps(config["rms_norm_eps"])
     out.add_vocab_size(config["vocab_size"])
     out.add_eos_token_id(2)
-    if arch != A.GEMMA2:  # its converter leaves the default
+    if arch != A.GEMMA2 and full.get("rope_theta"):  # its converter leaves the default
         out.add_rope_freq_base(full["rope_theta"])
     if arch in (A.LLAMA, A.SMOLLM3, A.GRANITE, A.PHI3, A.STABLELM, A.GLM4, A.GLM4_MOE, A.MINIMAXM2, A.GRANITE_MOE, A.MISTRAL3, A.ARCEE, A.NEMOTRON, A.PHI2, *DELTA):
         out.add_rope_dimension_count(config.get("rotary_dim") or int(head_dim * full.get("partial_rotary_factor", 1)))
-    add_rope(out, arch, config, full)
+    if full.get("rope_theta"):
+        add_rope(out, arch, config, full)
     if arch in (A.QWEN2VL, A.QWEN3VL, A.QWEN3VLMOE, A.QWEN35, A.QWEN35MOE):
         out.add_rope_dimension_sections(rope["mrope_section"] + [0])
     if arch in (A.QWEN3VL, A.QWEN3VLMOE):
@@ -94,13 +101,61 @@ def add_keys(out, name, arch, config, head_dim):
         out.add_final_logit_softcapping(config["final_logit_softcapping"])
     if arch == A.PHI3:
         out.add_sliding_window(config.get("sliding_window") or 0)
-    if config.get("num_experts_per_tok") or config.get("moe_k"):
+    if arch == A.NEMOTRON_H_MOE:
+        add_nemotron_expert_keys(out, config)
+    elif arch == A.NEMOTRON_H or config.get("num_local_experts") == 0:
+        pass
+    elif config.get("num_experts_per_tok") or config.get("moe_k"):
         add_expert_keys(out, arch, config)
-    if arch in (A.GRANITE, A.GRANITE_MOE):
+    if arch in (A.GRANITE, A.GRANITE_MOE, A.GRANITE_HYBRID):
         out.add_attention_scale(config["attention_multiplier"])
         out.add_embedding_scale(config["embedding_multiplier"])
         out.add_residual_scale(config["residual_multiplier"])
         out.add_logit_scale(config["logits_scaling"])
+
+
+def add_scan_keys(out, arch, config, kinds):
+    heads = config.get("mamba_n_heads") or config["mamba_num_heads"]
+    nemotron = arch != A.GRANITE_HYBRID
+    pattern = config["hybrid_override_pattern"] if nemotron else ["*" if kind in ("attention", "full_attention") else "M" for kind in kinds]
+    out.add_ssm_conv_kernel(config["conv_kernel"] if nemotron else config["mamba_d_conv"])
+    out.add_ssm_state_size(config["ssm_state_size"] if nemotron else config["mamba_d_state"])
+    out.add_ssm_group_count(config["n_groups"] if nemotron else config["mamba_n_groups"])
+    out.add_ssm_inner_size(heads * config["mamba_head_dim"] if nemotron else config["mamba_expand"] * config["hidden_size"])
+    out.add_ssm_time_step_rank(heads)
+    out.add_head_count_kv([config["num_key_value_heads"] if kind == "*" else 0 for kind in pattern])
+    if nemotron:
+        inner = config["moe_intermediate_size"] if "E" in pattern else config["intermediate_size"]
+        out.add_feed_forward_length([inner if kind in "-E" else 0 for kind in pattern])
+        out.add_layer_norm_rms_eps(config["layer_norm_epsilon"])
+        return
+    out.add_feed_forward_length(config["intermediate_size"] if config["num_local_experts"] else config["shared_intermediate_size"])
+    out.add_rope_scaling_finetuned(config.get("position_embedding_type") == "rope")
+
+
+def add_nemotron_expert_keys(out, config):
+    out.add_expert_count(config["n_routed_experts"])
+    out.add_expert_used_count(config["num_experts_per_tok"])
+    out.add_expert_shared_count(config["n_shared_experts"])
+    out.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    out.add_expert_shared_feed_forward_length(config["moe_shared_expert_intermediate_size"])
+    out.add_expert_weights_norm(config["norm_topk_prob"])
+    out.add_expert_weights_scale(config["routed_scaling_factor"])
+    out.add_expert_group_count(config["n_group"])
+
+
+def scan_tensors(arch, config, name, data):
+    """What the converter makes of a tensor of Mamba 2's, by GGUF's names."""
+    tail = name.split(".mamba." if arch == A.GRANITE_HYBRID else ".mixer.")[-1]
+    if tail == name or "layers." not in name:
+        return {name: data}
+    layer = f"blk.{name.split('.')[2]}"
+    if tail in ("A_log", "D"):
+        return {f"{layer}.ssm_{tail[0].lower()}": (-np.exp(data) if tail == "A_log" else data).reshape(-1, 1)}
+    groups = config["mamba_n_groups"] if arch == A.GRANITE_HYBRID else config["n_groups"]
+    made = {"dt_bias": ("ssm_dt.bias", lambda: data), "conv1d.weight": ("ssm_conv1d.weight", data.squeeze),
+            "norm.weight": ("ssm_norm.weight", lambda: data.reshape(groups, -1))}
+    return {f"{layer}.{made[tail][0]}": made[tail][1]()} if tail in made else {name: data}
 
 
 def add_delta_keys(out, arch, config, kinds):
@@ -254,10 +309,10 @@ def stack_experts(out, config, tensors):
     rest, found = {}, {}
     for name, data in tensors.items():
         if "granitemoe" in config["model_type"] and name.endswith("_linear.weight"):
-            layer, kind = name.split(".")[2], "shexp" if "shared_mlp" in name else "exps"
+            layer, kind = name.split(".")[2], "_shexp" if "shared_mlp" in name and config["num_local_experts"] else "" if "shared_mlp" in name else "_exps"
             parts = {"down": data} if "output" in name else dict(zip(("gate", "up"), np.split(data, 2, axis=-2)))
             for part, values in parts.items():
-                out.add_tensor(f"blk.{layer}.ffn_{part}_{kind}.weight", np.ascontiguousarray(values))
+                out.add_tensor(f"blk.{layer}.ffn_{part}{kind}.weight", np.ascontiguousarray(values))
             continue
         if ".experts." not in name:
             rest[name] = data
@@ -327,7 +382,7 @@ def change(arch, config, head_dim, name, data):
 def text_tensors(tensors):
     """Without those for pictures, and with the names that the text model alone would have."""
     named = {k.removeprefix("language_model.").replace("model.language_model.", "model."): v for k, v in tensors.items()}
-    return {k: v for k, v in named.items() if k.startswith(("lm_head.", "model.embed_tokens.", "model.layers.", "model.norm.", "model.final_layernorm.", "model.embedding_norm."))}
+    return {k: v for k, v in named.items() if k.startswith(("backbone.", "lm_head.", "model.embed_tokens.", "model.layers.", "model.norm.", "model.final_layernorm.", "model.embedding_norm."))}
 
 
 def make(name, file=None, qtype=None):
@@ -355,10 +410,12 @@ def make(name, file=None, qtype=None):
             out.add_tensor(f"blk.0.attn_qkv.{end}", np.concatenate(parts))
     tensors = stack_experts(out, config, tensors)
     parted = ((t, d) for k, v in tensors.items() for t, d in split_heads(config, name, k, v).items())
-    for tensor, data in (pair for t, d in parted for pair in (delta_tensors(arch, config, t, d) if arch in DELTA else {t: d}).items()):
+    for tensor, data in (pair for t, d in parted for pair in (
+            delta_tensors(arch, config, t, d) if arch in DELTA else scan_tensors(arch, config, t, d) if arch in SCAN else {t: d}).items()):
         if tensor.endswith(("shared_expert_gate.weight", "self_attn.sinks")):
             data = data.reshape(-1)
             tensor = tensor.replace("sinks", "sinks.weight")
+        tensor = tensor.replace("mixer.gate.e_score_correction_bias", "mixer.gate.e_score_correction.bias")
         tensor = tensor.replace("gate.e_score_correction_bias", "e_score_correction.bias")
         tensor = tensor.replace("moe_statics.e_score_correction_bias", "moe_statics.e_score_correction.bias")
         tensor = tensor.replace("moe.e_score_correction_bias", "moe.e_score_correction.bias")

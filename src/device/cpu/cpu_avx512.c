@@ -8,4 +8,4 @@
 #include "device/cpu/cpu_delta_body.h"
 
 const struct cpu_kernels cpu_kernels_avx512 = {"avx512", NULL, gemm, rmsnorm, silu_mul, gelu_mul, gelu_erf_mul, clamped_mul, softcap, attend, attend_latent, merge_latent, to_e4m3, max_of, exp_sum,
-                                               sum_above, sigmoid_mul, gated_norm, convolve, delta_rule};
+                                               sum_above, sigmoid_mul, gated_norm, convolve, delta_rule, scan_rule, gate_norm};

@@ -40,6 +40,24 @@ static void gated_norm(float *x, const float *gate, const float *weight, uint32_
   store_some(x + i, vf_mul(y, vf_silu(load_some(gate + i, n - i))), n - i);
 }
 
+static void gate_norm(float *x, const float *gate, const float *weight, uint32_t n, float eps) {
+  vf sum = vf_zero();
+  uint32_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    vf y = vf_mul(vf_load(x + i), vf_silu(vf_load(gate + i)));
+    vf_store(x + i, y);
+    sum = vf_fma(y, y, sum);
+  }
+  if (i < n) {
+    vf y = vf_mul(load_some(x + i, n - i), vf_silu(load_some(gate + i, n - i)));
+    store_some(x + i, y, n - i);
+    sum = vf_fma(y, y, sum);
+  }
+  vf scale = vf_set1(1 / sqrtf(sum_lanes(sum) / (float)n + eps));
+  for (i = 0; i + 16 <= n; i += 16) vf_store(x + i, vf_mul(vf_mul(vf_load(x + i), scale), vf_load(weight + i)));
+  if (i < n) store_some(x + i, vf_mul(vf_mul(load_some(x + i, n - i), scale), load_some(weight + i, n - i)), n - i);
+}
+
 /* The rows before are kept in a ring: where a row was written over by what came of it, later ones still look at it. */
 static void convolve(const struct cpu_conv *c) {
   float ring[(CPU_MAX_CONV - 1) * CPU_CONV_RUN];
@@ -114,6 +132,23 @@ static void delta_rule(const struct cpu_delta *d) {
     from = d->to;
     float made[CPU_DELTA_COLUMNS];
     for (unsigned i = 0; i < 2; i++) vf_store(made + 16 * i, out[i]);
+    memcpy(d->out + row * d->ld_out, made, d->n_columns * sizeof *made);
+  }
+}
+
+/* Mamba 2's: as above, but what a token adds does not depend on what S has. */
+static void scan_rule(const struct cpu_delta *d) {
+  vf change[2], out[2], unused[2], skip = vf_set1(d->skip);
+  float values[CPU_DELTA_COLUMNS] = {0}, made[CPU_DELTA_COLUMNS];
+  const float *from = d->from;
+  if (!from) from = memset(d->to, 0, (size_t)d->key_dim * CPU_DELTA_COLUMNS * sizeof *d->to);
+  for (uint32_t row = 0; row < d->n_rows; row++) {
+    vf part = vf_set1(d->beta[row * d->ld_gates]);
+    memcpy(values, d->v + row * d->ld, d->n_columns * sizeof *values);
+    for (unsigned i = 0; i < 2; i++) change[i] = vf_mul(part, vf_load(values + 16 * i));
+    delta_token(false, d, from, row, change, out, unused);
+    from = d->to;
+    for (unsigned i = 0; i < 2; i++) vf_store(made + 16 * i, vf_fma(skip, vf_load(values + 16 * i), out[i]));
     memcpy(d->out + row * d->ld_out, made, d->n_columns * sizeof *made);
   }
 }

@@ -239,6 +239,22 @@ static uint32_t unit_of(const struct cpu_mixture *x, uint32_t unit, uint32_t n_p
   return x->first[*ret_expert + 1] - *ret_at;
 }
 
+/* Matrices of each expert of EXPERTS_UP, the gate's first. */
+static uint32_t ups_of(const struct tl_op *op) {
+  return op->features & TL_F_RELU2 ? 1 : 2;
+}
+
+static void ungated_unit(struct run *r, const struct cpu_matrix *experts, uint32_t unit) {
+  struct cpu_device *d = r->d;
+  struct cpu_mixture *x = &d->mixture;
+  uint32_t e, p, at, m = unit_of(x, unit, experts->n_panels, &e, &p, &at);
+  float *out = r->lane->panel_out;
+  product(r, &experts[e], p, x->io, d->ld_dim, at, m, out);
+  cpu_square_above_0(out, m * CPU_PANEL);
+  for (uint32_t i = 0; i < m; i++)
+    memcpy(x->m + (at + i) * x->ld_inner + p * CPU_PANEL, out + i * CPU_PANEL, columns_of(&experts[e], p) * sizeof *out);
+}
+
 static void up_unit(struct run *r, const struct tl_op *op, const struct cpu_matrix *experts, uint32_t unit) {
   struct cpu_device *d = r->d;
   struct cpu_mixture *x = &d->mixture;
@@ -272,17 +288,19 @@ static const float *entry_row(const struct cpu_device *d, const struct tl_op *op
 void cpu_experts_up(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *experts) {
   struct cpu_device *d = r->d;
   struct cpu_mixture *x = &d->mixture;
-  uint32_t from, to;
+  uint32_t from, to, n = ups_of(op);
   share(r, x->n_entries, &from, &to);
   for (uint32_t at = from; at < to; at++) {
-    const struct cpu_matrix *gate = &experts[2 * x->expert_of[at]], *up = gate + 1;
+    const struct cpu_matrix *gate = &experts[n * x->expert_of[at]], *up = gate + n - 1;
     const float *row = entry_row(d, op, at);
     put_entry(d, gate, row, d->ld_dim, at, x->io + at * d->ld_dim);
     if (form_of(d, up) != form_of(d, gate)) put_entry(d, up, row, d->ld_dim, at, x->io + at * d->ld_dim);
   }
   barrier(r);
   while (take(r, ticket, x->n_active * experts->n_panels, &from, &to))
-    for (uint32_t unit = from; unit < to; unit++) up_unit(r, op, experts, unit);
+    for (uint32_t unit = from; unit < to; unit++)
+      if (n == 1) ungated_unit(r, experts, unit);
+      else up_unit(r, op, experts, unit);
 }
 
 static void down_unit(struct run *r, const struct cpu_matrix *experts, uint32_t unit) {

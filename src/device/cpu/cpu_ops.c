@@ -246,7 +246,7 @@ static void gated_up(struct run *r, uint32_t record) {
 }
 
 /* What is no number stays none. */
-static void square_above_0(float *m, uint32_t n) {
+void cpu_square_above_0(float *m, uint32_t n) {
   for (uint32_t i = 0; i < n; i++) m[i] = m[i] < 0 ? 0 : m[i] * m[i];
 }
 
@@ -270,7 +270,7 @@ static void up(struct run *r, uint32_t record) {
       cpu_product(r, w, unit.panel, d->h, d->ld_dim, unit.row, unit.n, out);
       cpu_add_bias(w, unit.panel, out, unit.n);
       if (adapts) cpu_adapters_add(r, record, 0, unit.panel, unit.row, unit.n, out);
-      if (op->features & TL_F_RELU2) square_above_0(out, unit.n * CPU_PANEL);
+      if (op->features & TL_F_RELU2) cpu_square_above_0(out, unit.n * CPU_PANEL);
       else if (op->features & TL_F_GELU_TANH) d->kernels->gelu_mul(out, out, NULL, unit.n * CPU_PANEL);
       else d->kernels->gelu_erf_mul(out, out, NULL, unit.n * CPU_PANEL);
       put_inner(r, w, unit, out);
@@ -507,6 +507,7 @@ static bool run_op(struct run *r, uint32_t i) {
     case TL_OP_DELTA_GATES: cpu_project_normed(r, i, &z); break;
     case TL_OP_CONV:
     case TL_OP_SHORT_CONV: cpu_convolve(r, ticket, op, weight, part); break;
+    case TL_OP_SCAN:
     case TL_OP_DELTA: cpu_delta(r, ticket, op, weight, part); break;
     case TL_OP_GATED_NORM: cpu_gated_norm(d, op, weight, from, to); break;
     case TL_OP_GATE: cpu_gate(d, from, to); break;

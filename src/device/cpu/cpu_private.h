@@ -106,6 +106,7 @@ struct cpu_delta {
   float *to;                  /* may be `from` */
   size_t ld, ld_gates, ld_out;
   uint32_t n_rows, key_dim, n_columns;
+  float skip;                 /* of `scan`: what comes out has so many times v beside */
 };
 
 /* F8: where a panel's bytes begin. */
@@ -146,6 +147,9 @@ struct cpu_kernels {
   void (*gated_norm)(float *x, const float *gate, const float *weight, uint32_t n, float eps); /* x = x / its rms * weight * silu(gate) */
   void (*convolve)(const struct cpu_conv *c);
   void (*delta)(const struct cpu_delta *d);
+  void (*scan)(const struct cpu_delta *d); /* S += k (beta v)^T, whatever S has of the key already */
+  /* x *= silu(gate), then x / its rms * weight */
+  void (*gate_norm)(float *x, const float *gate, const float *weight, uint32_t n, float eps);
 };
 
 extern const struct cpu_kernels cpu_kernels_plain;

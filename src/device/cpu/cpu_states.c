@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* Layers that keep a state: gated delta nets and short convolutions.
+/* Layers that keep a state: gated delta nets, Mamba 2's, and short convolutions.
  *
  *   DELTA_IN   h -> u       DELTA_GATES   h -> z: z, b, c one behind the other      CONV   u -> u
  *   DELTA      u, b, c -> a                GATED_NORM   a, z -> a
+ *   SCAN       u, b -> a, and c is the decay
  *   SHORT_IN   h -> wide: B, C, x, and of those u, z                        SHORT_CONV   u, z -> a
  *
  * A state lies as its layers one behind the other, and of each, S by heads in tiles of 32 value columns, (key_dim, 32), then the rows before
@@ -62,10 +63,11 @@ static size_t factors_floats(const struct tl_model *model, const struct tl_shard
 size_t cpu_states_vectors(const struct tl_model *model, const struct tl_shard *shard, const struct tl_op *op, size_t *ret_second) {
   *ret_second = 0;
   switch (op->kind) {
+    case TL_OP_CONV:
     case TL_OP_SHORT_CONV:
       if (op->bias[0] >= 0) *ret_second = cpu_round_up(shard->n_channels, 16);
       return factors_floats(model, shard);
-    case TL_OP_CONV: return factors_floats(model, shard);
+    case TL_OP_SCAN: *ret_second = cpu_round_up(shard->n_value_heads, 16); return 2 * *ret_second;
     case TL_OP_DELTA: *ret_second = cpu_round_up(shard->n_value_heads, 16); return *ret_second;
     default: return 0;
   }
@@ -84,16 +86,19 @@ static void take_factors(const struct tl_model *model, const struct tl_shard *sh
   }
 }
 
-static void take_elements(struct tl_slice s, float *to) {
+/* As many as there are. */
+static uint64_t take_elements(struct tl_slice s, float *to) {
   for (uint64_t i = 0; i < s.n_rows; i++) tl_tensor_row_to_f32(s.tensor, s.first_row + i, to + i);
+  return s.n_rows;
 }
 
 void cpu_states_take_vectors(const struct tl_model *model, const struct tl_shard *shard, const struct tl_op *op, float *first, float *second) {
-  if (op->kind != TL_OP_DELTA) {
+  if (op->kind == TL_OP_CONV || op->kind == TL_OP_SHORT_CONV) {
     take_factors(model, shard, op, first);
-    if (second) take_elements(tl_slice_bias(model, shard, op, 0), second);
+    for (unsigned i = 0; i < TL_OP_INPUTS && op->bias[i] >= 0; i++) second += take_elements(tl_slice_bias(model, shard, op, i), second);
     return;
   }
+  if (op->kind == TL_OP_SCAN) take_elements(tl_slice_weight(model, shard, op, 2), first + cpu_round_up(shard->n_value_heads, 16));
   take_elements(tl_slice_weight(model, shard, op, 0), first);
   take_elements(tl_slice_weight(model, shard, op, 1), second);
   for (uint32_t i = 0; i < shard->n_value_heads; i++) first[i] = -expf(first[i]);
@@ -150,6 +155,16 @@ static float softplus(float x) {
   return x > 20 ? x : log1pf(expf(x));
 }
 
+/* Of Mamba 2: steps and decays. */
+static void prepare_steps(const struct cpu_device *d, uint32_t row, const float *rates, const float *shifts) {
+  uint32_t n = d->shard.n_value_heads;
+  float *step = gates_of(d, row), *decay = step + n;
+  for (uint32_t head = 0; head < n; head++) {
+    step[head] = softplus(step[head] + shifts[head]);
+    decay[head] = expf(rates[head] * step[head]);
+  }
+}
+
 /* What all of a head's tiles need of a row: queries and keys of length 1, shares and decays. */
 static void prepare_row(const struct cpu_device *d, uint32_t row, const float *rates, const float *shifts) {
   const struct tl_recurrence *c = &d->model->recurrence;
@@ -165,7 +180,8 @@ static void prepare_row(const struct cpu_device *d, uint32_t row, const float *r
   }
 }
 
-static void delta_unit(const struct run *r, const struct tl_op *op, uint32_t seq, uint32_t head, uint32_t tile) {
+/* skips: of SCAN, of each value head. */
+static void delta_unit(const struct run *r, const struct tl_op *op, const float *skips, uint32_t seq, uint32_t head, uint32_t tile) {
   const struct cpu_device *d = r->d;
   const struct cpu_states *s = &d->states;
   const struct tl_recurrence *c = &d->model->recurrence;
@@ -181,25 +197,35 @@ static void delta_unit(const struct run *r, const struct tl_op *op, uint32_t seq
                         .from = old ? old + place : NULL, .to = layer_of(d, r->step->state_to[seq], op->layer) + place,
                         .n_rows = r->step->query_start[seq + 1] - row, .key_dim = c->key_dim,
                         .n_columns = c->value_dim - at < CPU_DELTA_COLUMNS ? c->value_dim - at : CPU_DELTA_COLUMNS};
-  d->kernels->delta(&x);
+  if (skips) x.skip = skips[head];
+  if (skips) d->kernels->scan(&x);
+  else d->kernels->delta(&x);
 }
 
 void cpu_delta(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const float *rates, const float *shifts) {
   const struct cpu_device *d = r->d;
   uint32_t tiles = tiles_of(&d->model->recurrence), each = d->shard.n_value_heads * tiles, from, to;
+  bool is_scan = op->kind == TL_OP_SCAN;
+  const float *skips = is_scan ? rates + cpu_round_up(d->shard.n_value_heads, 16) : NULL;
   share(r, r->step->n_tokens, &from, &to);
-  for (uint32_t i = from; i < to; i++) prepare_row(d, i, rates, shifts);
+  for (uint32_t i = from; i < to; i++)
+    if (is_scan) prepare_steps(d, i, rates, shifts);
+    else prepare_row(d, i, rates, shifts);
   barrier(r);
   while (take(r, ticket, r->step->n_seqs * each, &from, &to))
-    for (uint32_t unit = from; unit < to; unit++) delta_unit(r, op, unit / each, unit % each / tiles, unit % tiles);
+    for (uint32_t unit = from; unit < to; unit++) delta_unit(r, op, skips, unit / each, unit % each / tiles, unit % tiles);
 }
 
 void cpu_gated_norm(const struct cpu_device *d, const struct tl_op *op, const float *weight, uint32_t from, uint32_t to) {
-  uint32_t n = d->model->recurrence.value_dim;
+  bool gate_first = op->features & TL_F_GATE_FIRST;
+  uint32_t n = gate_first ? d->model->recurrence.value_dim * (d->shard.n_value_heads / d->shard.n_key_heads) : d->model->recurrence.value_dim;
+  if (gate_first) weight += d->shard.rank * d->states.made;
   for (uint32_t i = from; i < to; i++) {
     float *a = d->a + i * d->ld_attn;
     const float *z = d->states.z + i * d->states.ld_z;
-    for (uint32_t head = 0; head < d->shard.n_value_heads; head++) d->kernels->gated_norm(a + head * n, z + head * n, weight, n, op->eps);
+    for (size_t at = 0; at < d->states.made; at += n)
+      if (gate_first) d->kernels->gate_norm(a + at, z + at, weight + at, n, op->eps);
+      else d->kernels->gated_norm(a + at, z + at, weight, n, op->eps);
     if (d->states.made % 2) a[d->states.made] = 0; /* products read pairs, and attention's heads may be longer */
   }
 }

@@ -244,8 +244,8 @@ static float *copy_vector(struct packer *p, int32_t tensor, bool plus_one) {
 /* How many tensors a record's (first) matrix stacks; 0: it has none. */
 static unsigned stacked(const struct tl_op *op) {
   switch (op->kind) {
+    case TL_OP_DELTA_GATES: return op->weight[2] < 0 ? 2 : 3;
     case TL_OP_DELTA_IN:
-    case TL_OP_DELTA_GATES:
     case TL_OP_SHORT_IN:
     case TL_OP_QKV: return 3;
     case TL_OP_LATENT: return 2;
@@ -264,7 +264,7 @@ static unsigned stacked(const struct tl_op *op) {
 
 /* How many matrices each expert, or head, has in a record; 0: there are none in it. */
 static unsigned of_expert(const struct tl_op *op) {
-  return op->kind == TL_OP_EXPERTS_UP ? 2 : op->kind == TL_OP_EXPERTS_DOWN || of_heads(op) ? 1 : 0;
+  return op->kind == TL_OP_EXPERTS_UP ? (op->weight[1] < 0 ? 1 : 2) : op->kind == TL_OP_EXPERTS_DOWN || of_heads(op) ? 1 : 0;
 }
 
 /* The shard's experts, or heads, of such a record. */

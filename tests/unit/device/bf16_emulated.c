@@ -27,7 +27,7 @@ INLINE vf vf_dot(vf sum, __m512i w, __m512i x) {
 #pragma GCC pop_options
 
 static const struct cpu_kernels bf16_emulated = {"avx512_bf16 emulated", convert_pairs, gemm_dot, rmsnorm,
-                                                 silu_mul,               gelu_mul, gelu_erf_mul, clamped_mul, softcap, attend, attend_latent, merge_latent, to_e4m3, max_of,   exp_sum,       sum_above, sigmoid_mul, gated_norm, convolve, delta_rule};
+                                                 silu_mul,               gelu_mul, gelu_erf_mul, clamped_mul, softcap, attend, attend_latent, merge_latent, to_e4m3, max_of,   exp_sum,       sum_above, sigmoid_mul, gated_norm, convolve, delta_rule, scan_rule, gate_norm};
 #endif
 
 static unsigned find_kernels(const struct cpu_kernels *ret[MAX_KERNELS]) {

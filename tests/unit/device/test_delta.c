@@ -86,8 +86,13 @@ static void test_convolve(void **state) {
 
 struct delta_case {
   uint32_t rows, key_dim, columns;
-  bool begins;
+  bool begins, scans; /* scans: by Mamba 2's rule */
 };
+
+static void run_rule(const struct cpu_kernels *kernels, const struct delta_case *c, const struct cpu_delta *d) {
+  if (c->scans) kernels->scan(d);
+  else kernels->delta(d);
+}
 
 /* Token by token in double, from and to S (key_dim, CPU_DELTA_COLUMNS). */
 static void plain_delta(const struct delta_case *c, const struct cpu_delta *d, double *s, double *out) {
@@ -98,10 +103,10 @@ static void plain_delta(const struct delta_case *c, const struct cpu_delta *d, d
       double mixed = 0, made = 0;
       for (uint32_t i = 0; i < c->key_dim; i++) mixed += (s[i * CPU_DELTA_COLUMNS + column] *= keep) * (double)k[i];
       for (uint32_t i = 0; i < c->key_dim; i++) {
-        s[i * CPU_DELTA_COLUMNS + column] += (double)k[i] * part * ((double)v[column] - mixed);
+        s[i * CPU_DELTA_COLUMNS + column] += (double)k[i] * part * ((double)v[column] - (c->scans ? 0 : mixed));
         made += s[i * CPU_DELTA_COLUMNS + column] * (double)q[i];
       }
-      out[row * c->columns + column] = made;
+      out[row * c->columns + column] = made + (c->scans ? (double)d->skip * (double)v[column] : 0);
     }
   }
 }
@@ -114,8 +119,8 @@ static void delta_case(const struct cpu_kernels *kernels, const struct delta_cas
   for (uint32_t i = 0; i < 2 * c->rows; i++) gates[i] += 0.5f;
   for (size_t i = 0; i < n_s && !c->begins; i++) s[i] = (double)from[i];
   struct cpu_delta d = {u, u + c->key_dim, u + 2 * (size_t)c->key_dim, gates, gates + 1, out, c->begins ? NULL : from, to,
-                        ld, 2, c->columns, c->rows, c->key_dim, c->columns};
-  kernels->delta(&d);
+                        ld, 2, c->columns, c->rows, c->key_dim, c->columns, 0.75f};
+  run_rule(kernels, c, &d);
   plain_delta(c, &d, s, expected);
   for (size_t i = 0; i < n_out; i++) check_near(out[i], expected[i], 10, kernels->name, i);
   for (uint32_t i = 0; i < c->key_dim; i++)
@@ -131,7 +136,7 @@ static void delta_case(const struct cpu_kernels *kernels, const struct delta_cas
     some.from = row ? chunked : d.from;
     some.to = chunked;
     some.n_rows = ends[part] - row;
-    kernels->delta(&some);
+    run_rule(kernels, c, &some);
     row = ends[part];
   }
   for (size_t i = 0; i < n_out; i++) assert_true(same_bits(again[i], out[i]));
@@ -148,7 +153,7 @@ static void delta_all(const struct cpu_kernels *kernels) {
   for (unsigned i = 0; i < UNIT_COUNT(rows); i++)
     for (unsigned k = 0; k < UNIT_COUNT(keys); k++)
       for (unsigned c = 0; c < UNIT_COUNT(columns); c++)
-        for (unsigned begins = 0; begins < 2; begins++) delta_case(kernels, &(struct delta_case){rows[i], keys[k], columns[c], begins});
+        for (unsigned bits = 0; bits < 4; bits++) delta_case(kernels, &(struct delta_case){rows[i], keys[k], columns[c], bits & 1, bits & 2});
 }
 
 static void test_delta(void **state) {
@@ -168,6 +173,14 @@ static void gates_on(const struct cpu_kernels *kernels) {
     memcpy(b, x, n * sizeof *x);
     kernels->sigmoid_mul(a, gate, n);
     kernels->gated_norm(b, gate, weight, n, 1e-3f);
+    float *first = numbers(n, 1);
+    double gated = 0;
+    memcpy(first, x, n * sizeof *x);
+    kernels->gate_norm(first, gate, weight, n, 1e-3f);
+    for (uint32_t i = 0; i < n; i++) gated += (double)x[i] * silu((double)gate[i]) * (double)x[i] * silu((double)gate[i]);
+    for (uint32_t i = 0; i < n; i++)
+      check_near(first[i], (double)x[i] * silu((double)gate[i]) / sqrt(gated / n + (double)1e-3f) * (double)weight[i], 1, kernels->name, i);
+    free(first);
     for (uint32_t i = 0; i < n; i++) {
       check_near(a[i], (double)x[i] / (1 + exp(-(double)gate[i])), 0.1, kernels->name, i);
       check_near(b[i], (double)x[i] / sqrt(squares / n + (double)1e-3f) * (double)weight[i] * silu((double)gate[i]), 1, kernels->name, i);
@@ -189,7 +202,7 @@ static void test_gates(void **state) {
 
 /* --- states that are kept ----------------------------------------------------------------------------- */
 
-static const char *const models[] = {"arch/qwen3_5", "arch/qwen3_next", "arch/lfm2"};
+static const char *const models[] = {"arch/qwen3_5", "arch/qwen3_next", "arch/lfm2", "arch/granitemoehybrid", "arch/nemotron_h"};
 
 #define N_KEPT 32 /* tokens before, whole blocks */
 #define N_FORKS 3

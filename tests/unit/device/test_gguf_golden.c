@@ -82,6 +82,10 @@ static void test_llamas(void **state) {
                 {"arch/qwen3_5_moe", "gguf/arch_qwen3_5_moe.gguf", 1e-4f},
                 {"arch/lfm2_tied", "gguf/arch_lfm2_tied.gguf", 0},
                 {"arch/lfm2_moe", "gguf/arch_lfm2_moe.gguf", 1e-5f},
+                {"arch/granitemoehybrid", "gguf/arch_granitemoehybrid.gguf", 1e-4f}, /* likewise */
+                {"arch/granitemoehybrid_dense", "gguf/arch_granitemoehybrid_dense.gguf", 1e-4f},
+                {"arch/nemotron_h", "gguf/arch_nemotron_h.gguf", 1e-4f},
+                {"arch/nemotron_h_dense", "gguf/arch_nemotron_h_dense.gguf", 1e-4f},
                 {"arch/qwen2_moe", "gguf/arch_qwen2_moe.gguf", 0},
                 {"arch/qwen3_moe", "gguf/arch_qwen3_moe.gguf", 0},
                 {"arch/gpt_oss_mxfp4", "gguf/arch_gpt_oss_mxfp4.gguf", 0},

@@ -71,10 +71,36 @@ static void test_defaults(void **state) {
   assert_true(c.intermediate_size == 900 && c.n_experts == 32 && c.n_chosen == 4 && c.expert_size == 1792 && c.first_dense == 2 && c.norm_topk_prob);
 }
 
+/* Mamba 2's, by the names that each has for the same. */
+static void test_scan_defaults(void **state) {
+  (void)state;
+  static struct hf_config c;
+  struct tl_error err;
+#define GRANITE_HEADS "\"num_attention_heads\": 4, \"vocab_size\": 9, \"max_position_embeddings\": 64, "
+#define TYPES "\"layer_types\": [\"mamba\", \"attention\", \"linear_attention\", \"full_attention\", \"mamba\"]"
+  static const char granite[] = OF("GraniteMoeHybridForCausalLM", ", " GRANITE_HEADS "\"mamba_d_head\": \"auto\", \"time_step_limit\": [0.0, Infinity], " TYPES);
+  if (read_text(granite, &c, &err) < 0) fail_msg("%s", err.message);
+  for (unsigned k = 0; k < 5; k++) assert_int_equal(c.keeps[k], k % 2 == 0);
+  assert_true(c.delta_value_heads == 128 && c.delta_value_dim == 1 && c.delta_key_heads == 1 && c.delta_key_dim == 256 && c.conv_rows == 4);
+  assert_true(c.conv_bias && c.n_experts == 8 && c.n_chosen == 2 && c.shared_expert_size == 1024);
+  static const char nemotron[] = "{\"architectures\": [\"NemotronHForCausalLM\"], \"model_type\": \"nemotron_h\", \"hidden_size\": 64, "
+                                 "\"mamba_num_heads\": 8, \"layer_norm_epsilon\": 1e-3, \"hybrid_override_pattern\": \"M-*ME\", "
+                                 "\"time_step_limit\": [0.0, {\"__float__\": \"Infinity\"}]}";
+  if (read_text(nemotron, &c, &err) < 0) fail_msg("%s", err.message);
+  assert_true(c.num_hidden_layers == 5 && c.intermediate_size == 21504 && c.rms_norm_eps == 1e-3 && c.head_dim == 128 && c.num_key_value_heads == 8);
+  assert_true(c.delta_value_heads == 8 && c.delta_value_dim == 64 && c.delta_key_dim == 128 && c.n_experts == 8 && c.norm_topk_prob);
+  for (unsigned k = 0; k < 5; k++) {
+    assert_int_equal(c.keeps[k], k == 0 || k == 3);
+    assert_int_equal(c.mlp_alone[k], k == 1 || k == 4);
+    assert_int_equal(c.dense[k], k == 1);
+  }
+}
+
 static void expect(const char *text, int code, const char *message) {
   static struct hf_config c;
   struct tl_error err;
   assert_int_equal(read_text(text, &c, &err), code);
+  if (code == TL_OK) return;
   assert_string_equal(err.field, "model.path");
   if (!strstr(err.message, message)) fail_msg("'%s': expected '%s'", err.message, message);
 }
@@ -106,6 +132,24 @@ static void test_hostile(void **state) {
   expect(LFM2("\"full_attn_idxs\": 3"), TL_ECORRUPT, "full_attn_idxs: expected a list of layers");
   expect(LFM2("\"full_attn_idxs\": []"), TL_ECORRUPT, "layer_types: expected at least one layer with full_attention");
   expect(LFM2("\"block_ff_dim\": 1000000, \"block_ffn_dim_multiplier\": 1000"), TL_ECORRUPT, "block_ffn_dim_multiplier: the MLP becomes too large");
+#define GRANITE(more) OF("GraniteMoeHybridForCausalLM", ", " GRANITE_HEADS more ", " TYPES)
+#define NEMOTRON(more) OF("NemotronHForCausalLM", ", \"model_type\": \"nemotron_h\", \"mamba_num_heads\": 8, " more)
+  expect(GRANITE("\"mamba_n_heads\": 100"), TL_ECORRUPT, "mamba_n_heads: expected a divisor of mamba_expand times hidden_size");
+  expect(GRANITE("\"mamba_n_heads\": 100, \"mamba_d_head\": 8, \"mamba_n_groups\": 3"), TL_ECORRUPT, "mamba_n_heads: expected a multiple of mamba_n_groups");
+  expect(GRANITE("\"mamba_d_state\": 1025"), TL_ECORRUPT, "mamba_d_state: expected an integer from 1 to 1024");
+  expect(GRANITE("\"mamba_d_head\": \"large\""), TL_ECORRUPT, "mamba_d_head: expected an integer");
+  expect(GRANITE("\"mamba_proj_bias\": true"), TL_EUNSUPPORTED, "mamba_proj_bias: is not supported");
+  expect(GRANITE("\"time_step_limit\": [0.001, Infinity]"), TL_EUNSUPPORTED, "time_step_limit: expected 0 and Infinity");
+  expect(GRANITE("\"time_step_limit\": [0, 10]"), TL_EUNSUPPORTED, "time_step_limit: expected 0 and Infinity");
+  expect(OF("GraniteMoeHybridForCausalLM", ", " GRANITE_HEADS "\"mamba_n_heads\": 4"), TL_ECORRUPT, "layer_types: expected at least one layer with full_attention");
+  expect(GRANITE("\"layers_block_type\": 1"), TL_OK, NULL);
+  expect(NEMOTRON("\"hybrid_override_pattern\": \"M*X\""), TL_ECORRUPT, "layer_types: expected full_attention");
+  expect(NEMOTRON("\"hybrid_override_pattern\": \"ME-\""), TL_ECORRUPT, "layer_types: expected at least one layer with full_attention");
+  expect(NEMOTRON("\"hybrid_override_pattern\": \"\""), TL_ECORRUPT, "num_hidden_layers: expected an integer from 1");
+  expect(NEMOTRON("\"hybrid_override_pattern\": \"M*\", \"use_bias\": true"), TL_EUNSUPPORTED, "use_bias: is not supported");
+  expect(NEMOTRON("\"hybrid_override_pattern\": \"M*\", \"mamba_hidden_act\": \"gelu\""), TL_EUNSUPPORTED, "mamba_hidden_act: is not supported");
+  expect(NEMOTRON("\"hybrid_override_pattern\": \"M*E\", \"moe_latent_size\": 8"), TL_EUNSUPPORTED, "moe_latent_size: is not supported");
+  expect(NEMOTRON("\"hybrid_override_pattern\": \"M*E\", \"mlp_bias\": true"), TL_EUNSUPPORTED, "mlp_bias: is not supported beside experts");
   expect(LFM2("\"block_ff_dim\": 1"), TL_ECORRUPT, "block_ffn_dim_multiplier: the MLP becomes too large, or nothing");
 }
 
@@ -235,15 +279,43 @@ static void test_plan(void **state) {
   tl_model_free(m);
 }
 
+/* C, B and x from a file's x, B and C; a layer of Nemotron-H's is one mixer, whose tensors have the names that others have. */
+static void test_scan_plan(void **state) {
+  (void)state;
+  struct tl_model *m = open_golden_model("arch/nemotron_h");
+  const struct tl_recurrence *c = &m->recurrence;
+  assert_true(m->n_layers == 5 && m->n_kv_layers == 1 && c->n_layers == 2);
+  assert_true(c->n_key_heads == 2 && c->n_value_heads == 6 && c->key_dim == 10 && c->value_dim == 12 && c->conv == 4 && c->n_channels == 112);
+  uint32_t n_scan = 0, n_norms = 0, n_ups = 0;
+  for (uint32_t i = 0; i < m->n_ops; i++) {
+    const struct tl_op *op = &m->plan[i];
+    static const uint64_t in[] = {20, 20, 72};
+    for (unsigned k = 0; k < 3; k++)
+      if (op->kind == TL_OP_DELTA_IN || op->kind == TL_OP_CONV) assert_int_equal(m->tensors[op->weight[k]].shape[0], in[k]);
+    for (unsigned k = 0; k < 3 && op->kind == TL_OP_CONV; k++) assert_int_equal(m->tensors[op->bias[k]].shape[0], in[k]);
+    if (op->kind == TL_OP_DELTA_GATES) assert_true(m->tensors[op->weight[0]].shape[0] == 72 && m->tensors[op->weight[1]].shape[0] == 6 && op->weight[2] < 0);
+    if (op->kind == TL_OP_SCAN) assert_int_equal(op->layer, n_scan++);
+    if (op->kind == TL_OP_GATED_NORM) assert_true(op->features == TL_F_GATE_FIRST && m->tensors[op->weight[0]].shape[0] == 72);
+    if (op->kind == TL_OP_EXPERTS_UP) assert_true(op->features == TL_F_RELU2 && op->weight[1] < 0 && ++n_ups);
+    if (op->kind == TL_OP_RMSNORM) n_norms++;
+    assert_true(op->kind != TL_OP_ROPE);
+  }
+  assert_true(n_scan == 2 && n_norms == 6 && n_ups == 2);
+  struct tl_model *whole = open_golden_model("gguf/arch_nemotron_h.gguf");
+  assert_int_equal(whole->n_parameters, m->n_parameters);
+  tl_model_free(whole);
+  tl_model_free(m);
+}
+
 /* Every element is some rank's, and one's alone but for what all have. */
 static void test_slices(void **state) {
   (void)state;
-  static const char *const names[] = {"arch/qwen3_5", "arch/qwen3_next", "arch/lfm2"};
+  static const char *const names[] = {"arch/qwen3_5", "arch/qwen3_next", "arch/lfm2", "arch/granitemoehybrid"};
   for (unsigned which = 0; which < UNIT_COUNT(names); which++) {
     struct tl_model *m = open_golden_model(names[which]);
     for (uint32_t i = 0; i < m->n_ops; i++) {
       const struct tl_op *op = &m->plan[i];
-      bool cut = op->kind == TL_OP_DELTA_IN || op->kind == TL_OP_DELTA_GATES || op->kind == TL_OP_CONV || op->kind == TL_OP_DELTA ||
+      bool cut = op->kind == TL_OP_DELTA_IN || op->kind == TL_OP_DELTA_GATES || op->kind == TL_OP_CONV || op->kind == TL_OP_DELTA || op->kind == TL_OP_SCAN ||
                  op->kind == TL_OP_GATE_IN || op->kind == TL_OP_SHORT_IN || op->kind == TL_OP_SHORT_CONV;
       bool in = op->kind == TL_OP_ATTN_OUT;
       for (unsigned k = 0; (cut || in) && k < TL_OP_INPUTS; k++) {
@@ -275,6 +347,9 @@ static void test_refusals(void **state) {
   (void)state;
   struct tl_model *m = open_golden_model("arch/qwen3_5");
   refused(m, 4, "the model's 2 key heads of linear attention cannot be divided among 4 devices");
+  tl_model_free(m);
+  m = open_golden_model("arch/granitemoehybrid_dense");
+  refused(m, 2, "the model's 1 key heads of linear attention cannot be divided among 2 devices");
   tl_model_free(m);
   m = open_golden_model("gguf/arch_qwen3_5.gguf");
   refused(m, 2, "value heads in the order that this file has them in cannot be divided");
@@ -392,7 +467,7 @@ static void test_adapter_rows(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_defaults), cmocka_unit_test(test_hostile), cmocka_unit_test(test_pooling), cmocka_unit_test(test_tensors),
+      cmocka_unit_test(test_defaults), cmocka_unit_test(test_scan_defaults), cmocka_unit_test(test_scan_plan), cmocka_unit_test(test_hostile), cmocka_unit_test(test_pooling), cmocka_unit_test(test_tensors),
       cmocka_unit_test(test_gguf),     cmocka_unit_test(test_growing), cmocka_unit_test(test_plan),    cmocka_unit_test(test_slices),
       cmocka_unit_test(test_refusals), cmocka_unit_test(test_adapters), cmocka_unit_test(test_adapter_rows),
   };
