@@ -57,7 +57,7 @@ def leave(d, parts, n_lines):
 def served(request, tmp_path_factory):
     """Model, adapters, requests, and what is said to each alone."""
     root, short = tmp_path_factory.mktemp("load"), request.param == "lfm2"
-    model, adapters = write_hybrid(root / "model", short), []
+    model, adapters = write_hybrid(root / "model", request.param), []
     for name, gain in (("good", 1), ("broken", 1e20)):
         tensors = {k: (shape, [v * gain for v in values]) for k, (shape, values) in random_tensors(3, targets=("k_proj", "v_proj"), strength=2).items()
                    if ".layers.3." in k}

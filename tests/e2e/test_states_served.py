@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Layers that keep a state through the whole daemon: the demo with three of four layers as gated delta nets, alone, together, in a process of
-its own, in two ranks, with few blocks and states, and from the prefix cache. And with short convolutions in their place."""
+its own, in two ranks, with few blocks and states, and from the prefix cache. And with short convolutions, and Mamba 2's layers, in their place."""
 import array
 import random
 
@@ -18,7 +18,8 @@ def floats(*values):
     return array.array("f", values).tobytes()
 
 
-def write_hybrid(folder, short):
+def write_hybrid(folder, architecture):
+    short, scans = architecture == "lfm2", architecture == "granitemoehybrid"
     config, tensors = read_demo()
     draw = random.Random(11)
     dim, heads, kv, n = (config[k] for k in ("hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers"))
@@ -37,6 +38,12 @@ def write_hybrid(folder, short):
     for layer, kind in enumerate(kinds):
         if kind == "conv":
             own = {"conv.in_proj.weight": matrix(3 * dim, dim), "conv.conv.weight": taps(dim, 3), "conv.out_proj.weight": matrix(dim, dim, 0.5)}
+        elif kind == "linear_attention" and scans:
+            channels = 2 * KEYS * KEY + VALUES * VALUE
+            own = {"in_proj.weight": matrix(VALUES * VALUE + channels + VALUES, dim), "conv1d.weight": taps(channels, 4), "conv1d.bias": vector(channels, 0, 0.3),
+                   "A_log": vector(VALUES, -2, 1), "dt_bias": vector(VALUES, 0, 0.3), "D": vector(VALUES, 1, 0.3), "norm.weight": vector(VALUES * VALUE, 1, 0.2),
+                   "out_proj.weight": matrix(dim, VALUES * VALUE, 0.5)}
+            own = {f"mamba.{name}": value for name, value in own.items()}
         elif kind == "linear_attention":
             own = {"in_proj_qkv.weight": matrix(2 * KEYS * KEY + VALUES * VALUE, dim), "in_proj_z.weight": matrix(VALUES * VALUE, dim),
                    "in_proj_b.weight": matrix(VALUES, dim), "in_proj_a.weight": matrix(VALUES, dim), "A_log": vector(VALUES, -2, 1),
@@ -45,9 +52,9 @@ def write_hybrid(folder, short):
             own = {f"linear_attn.{name}": value for name, value in own.items()}
         else:
             q, k, out = ("q_layernorm", "k_layernorm", "out_proj") if short else ("q_norm", "k_norm", "o_proj")
-            own = {"q_proj.weight": matrix((1 if short else 2) * heads * head, dim), "k_proj.weight": matrix(kv * head, dim), "v_proj.weight": matrix(kv * head, dim),
+            own = {"q_proj.weight": matrix((1 if short or scans else 2) * heads * head, dim), "k_proj.weight": matrix(kv * head, dim), "v_proj.weight": matrix(kv * head, dim),
                    f"{out}.weight": matrix(dim, heads * head, 0.5), f"{q}.weight": vector(head, short, 0.1), f"{k}.weight": vector(head, short, 0.1)}
-            own = {f"self_attn.{name}": value for name, value in own.items()}
+            own = {f"self_attn.{name}": value for name, value in own.items() if not (scans and "norm" in name)}
         entries += [(f"model.layers.{layer}.{name}", *parts) for name, parts in own.items()]
     names = {"input_layernorm": "operator_norm", "post_attention_layernorm": "ffn_norm", "model.norm": "model.embedding_norm", "mlp.gate_proj": "feed_forward.w1",
              "mlp.up_proj": "feed_forward.w3", "mlp.down_proj": "feed_forward.w2"} if short else {}
@@ -56,11 +63,20 @@ def write_hybrid(folder, short):
             continue
         for old, new in names.items():
             name = name.replace(old, new)
-        entries.append((name, *vector(dim, short, 0.1)) if "norm" in name else (name, "BF16", shape, bits))
+        if scans and "mlp.up_proj" in name:
+            continue
+        if scans and "mlp.gate_proj" in name:  # and up's rows behind the gate's
+            name, shape, bits = name.replace("mlp.gate_proj", "shared_mlp.input_linear"), [2 * shape[0], shape[1]], bits + tensors[name.replace("gate", "up")][1]
+        name = name.replace("mlp.down_proj", "shared_mlp.output_linear") if scans else name
+        entries.append((name, *vector(dim, short or scans, 0.1)) if "norm" in name else (name, "BF16", shape, bits))
     for key in ("rope_scaling", "rope_parameters"):
         config.pop(key, None)
     config |= {"layer_types": kinds, "head_dim": head, "rope_theta": 10000.0, "attention_bias": False}
-    if short:
+    if scans:
+        config |= {"architectures": ["GraniteMoeHybridForCausalLM"], "model_type": architecture, "mamba_n_heads": VALUES, "mamba_d_head": VALUE,
+                   "mamba_n_groups": KEYS, "mamba_d_state": KEY, "num_local_experts": 0, "shared_intermediate_size": config["intermediate_size"],
+                   "attention_multiplier": head ** -0.5, "position_embedding_type": "nope", "time_step_limit": [0.0, float("inf")]}
+    elif short:
         config |= {"architectures": ["Lfm2ForCausalLM"], "model_type": "lfm2", "conv_L_cache": 3, "block_auto_adjust_ff_dim": False}
     else:
         config |= {"architectures": ["Qwen3_5ForCausalLM"], "model_type": "qwen3_5_text", "linear_num_key_heads": KEYS, "linear_num_value_heads": VALUES,
@@ -68,9 +84,9 @@ def write_hybrid(folder, short):
     return write_folder(folder, config, entries)
 
 
-@pytest.fixture(scope="module", params=["qwen3_5_text", "lfm2"])
+@pytest.fixture(scope="module", params=["qwen3_5_text", "lfm2", "granitemoehybrid"])
 def hybrid(request, tmp_path_factory):
-    return request.param, write_hybrid(tmp_path_factory.mktemp("hybrid") / "model", request.param == "lfm2")
+    return request.param, write_hybrid(tmp_path_factory.mktemp("hybrid") / "model", request.param)
 
 
 def answers(d, prompts=PROMPTS):

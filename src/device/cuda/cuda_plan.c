@@ -84,10 +84,11 @@ static const struct {
     [TL_OP_LATENT_ATTEND] = {0, 0},
     [TL_OP_LATENT_VALUE] = {1, 0},
     [TL_OP_DELTA_IN] = {3, 0},
-    [TL_OP_DELTA_GATES] = {3, 0},
+    [TL_OP_DELTA_GATES] = {2, 0},
     [TL_OP_CONV] = {3, 0},
     [TL_OP_DELTA] = {2, TL_F_TURNED},
-    [TL_OP_GATED_NORM] = {1, 0},
+    [TL_OP_SCAN] = {3, 0},
+    [TL_OP_GATED_NORM] = {1, TL_F_GATE_FIRST},
     [TL_OP_GATE_IN] = {1, 0},
     [TL_OP_GATE] = {0, 0},
     [TL_OP_SHORT_IN] = {3, 0},
@@ -135,6 +136,7 @@ static const struct tl_op *match(const struct tl_op *op, const struct tl_op *end
       [TL_OP_LATENT_ABSORB] = CUDA_OP_LATENT_ABSORB, [TL_OP_LATENT_ATTEND] = CUDA_OP_LATENT_ATTEND,
       [TL_OP_LATENT_VALUE] = CUDA_OP_LATENT_VALUE,
       [TL_OP_DELTA_IN] = CUDA_OP_DELTA_IN, [TL_OP_CONV] = CUDA_OP_CONV,  [TL_OP_DELTA] = CUDA_OP_DELTA,
+      [TL_OP_SCAN] = CUDA_OP_DELTA,
       [TL_OP_GATED_NORM] = CUDA_OP_GATED_NORM, [TL_OP_SHORT_IN] = CUDA_OP_SHORT_IN, [TL_OP_SHORT_CONV] = CUDA_OP_SHORT_CONV,
       [TL_OP_GATE_IN] = CUDA_OP_GATE_IN, [TL_OP_GATE] = CUDA_OP_GATE,
       [TL_OP_UP] = CUDA_OP_UP,         [TL_OP_POOL] = CUDA_OP_POOL,      [TL_OP_DENSE] = CUDA_OP_DENSE};
@@ -364,12 +366,12 @@ static void shape_dense(struct cuda_device *d, struct cuda_op *op) {
   at_least(&d->dims.vector, op->w.n);
 }
 
-/* u, and behind it z, b and c, of which the last two are padded so that each begins on 16 bytes. */
+/* u, and behind it z, b and, where there is one, c, of which the last two are padded so that each begins on 16 bytes. */
 static void shape_delta_in(const struct cuda_device *d, struct cuda_op *op) {
   const struct cuda_dims *s = &d->dims;
   uint32_t heads = (uint32_t)cuda_round(s->n_value_heads, 8);
   for (unsigned input = 0; input < 3; input++) add_outputs(d, op, input, input < 2 ? s->n_key_heads * s->key : s->made);
-  for (unsigned input = 0; input < 3; input++) add_outputs_of(d, op, op->gates, input, input ? heads : s->made);
+  for (unsigned input = 0; input < 3 && op->gates->weight[input] >= 0; input++) add_outputs_of(d, op, op->gates, input, input ? heads : s->made);
 }
 
 /* The record's matrix; cuda_weights.c fills in where it lies. */
@@ -513,10 +515,12 @@ static int check_purpose(const struct cuda_device *d, struct tl_error *err) {
 }
 
 static int unknown_record(const struct cuda_device *d, uint32_t at, struct tl_error *err) {
+  const struct tl_op *op = &d->model->plan[at];
+  if (op->kind == TL_OP_EXPERTS_UP && op->features & TL_F_RELU2) return cuda_refuse(d, "experts without a gate", err);
   return tl_error_set(err, TL_EUNSUPPORTED, "model.path",
                       "model.path: the CUDA backend cannot run this %.40s model: record %u of its plan, of kind %d, is not one that "
                       "it knows there",
-                      d->model->architecture, at, (int)d->model->plan[at].kind);
+                      d->model->architecture, at, (int)op->kind);
 }
 
 int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {

@@ -108,7 +108,7 @@ enum cuda_op_kind {
   CUDA_OP_LATENT_VALUE,  /* a = of each head W of that */
   CUDA_OP_DELTA_IN,      /* qkv = h W^T: u, then z, b and c (cuda_states.c, as all these) */
   CUDA_OP_CONV,          /* u = silu of its convolution */
-  CUDA_OP_DELTA,         /* a, by the delta rule */
+  CUDA_OP_DELTA,         /* a, by the delta rule, or Mamba 2's */
   CUDA_OP_GATED_NORM,    /* a = norm of each head, times silu(z) */
   CUDA_OP_SHORT_IN,      /* qkv = h W^T + b: B, z, x */
   CUDA_OP_SHORT_CONV,    /* a = z times the convolution of B x */
@@ -131,7 +131,7 @@ struct cuda_op {
   const struct cuda_op *route;  /* of a layer with experts, for itself and what follows in it; or NULL */
   const struct tl_op *place;    /* EMBED: of positions and token types, or NULL */
   const struct tl_op *vector_norm; /* DENSE: or NULL */
-  float *weight, *shift, *post_weight; /* NORM: (dim), DENSE: (its outputs), or NULL. DELTA: (n_value_heads) each; GATED_NORM: (value) */
+  float *weight, *shift, *post_weight, *skip; /* NORM: (dim), DENSE: (its outputs), or NULL. DELTA: (n_value_heads) each, skip: of Mamba 2; GATED_NORM: (value), or (made) */
   char *places, *types;       /* EMBED: T (any, dim), or NULL */
   float *q_norm, *k_norm;     /* ATTEND: (head), or of all heads; or NULL. LATENT_ROWS: of t or NULL, of c */
   float *sinks;               /* ATTEND: (n_heads), or NULL */
@@ -509,6 +509,7 @@ int cuda_latent(struct cuda_device *d, const struct cuda_op *op, const struct cu
 /* cuda_states.c: layers that keep a state, and the gate of attention. Sizes; TL_EUNSUPPORTED names what no kernel does. */
 int cuda_state_dims(struct cuda_device *d, struct tl_error *err);
 bool cuda_state_may_follow(const struct cuda_op *before, const struct cuda_op *op);
+bool cuda_scans(const struct cuda_op *delta); /* by Mamba 2's rule */
 /* Of CONV and SHORT_CONV: the factors of each channel, in T. */
 void cuda_conv_shape(const struct cuda_device *d, struct cuda_op *op);
 size_t cuda_state_bytes(const struct cuda_device *d); /* of one state, of all layers; 0: there are none */
@@ -546,8 +547,7 @@ void cuda_place_adapters(struct cuda_device *d, struct cuda_placer *p);
 /* Gives `add` all parts of A and B; false: that did not take one. */
 bool cuda_adapter_parts(struct cuda_device *d, bool (*add)(void *list, struct cuda_part part), void *list);
 int cuda_load_adapters(struct cuda_device *d, struct tl_error *err); /* the table, once all is placed */
-/* Whose rows are whose, into pinned memory; fills that part of *pass. */
-/* Behind the step's tiles are empty ones, for a graph of n_padded rows. */
+/* Whose rows are whose, into pinned memory; fills that part of *pass. Behind the step's tiles are empty ones, for a graph of n_padded rows. */
 void cuda_stage_adapters(struct cuda_device *d, const struct tl_step *step, uint32_t n_padded, struct cuda_pass *pass);
 /* The most tiles that so many rows can be: as many a graph runs. */
 uint32_t cuda_graph_tiles(const struct cuda_device *d, uint32_t n_rows);

@@ -27,11 +27,15 @@ int cuda_state_dims(struct cuda_device *d, struct tl_error *err) {
   return TL_OK;
 }
 
+bool cuda_scans(const struct cuda_op *delta) {
+  return delta->from->kind == TL_OP_SCAN;
+}
+
 bool cuda_state_may_follow(const struct cuda_op *before, const struct cuda_op *op) {
   switch (op->kind) {
     case CUDA_OP_CONV: return before->kind == CUDA_OP_DELTA_IN;
-    case CUDA_OP_DELTA: return before->kind == CUDA_OP_CONV;
-    case CUDA_OP_GATED_NORM: return before->kind == CUDA_OP_DELTA;
+    case CUDA_OP_DELTA: return before->kind == CUDA_OP_CONV && cuda_scans(op) == (before[-1].gates->weight[2] < 0);
+    case CUDA_OP_GATED_NORM: return before->kind == CUDA_OP_DELTA && cuda_scans(before) == !!(op->from->features & TL_F_GATE_FIRST);
     case CUDA_OP_SHORT_CONV: return before->kind == CUDA_OP_SHORT_IN;
     default: return before->kind == CUDA_OP_QKV; /* GATE_IN */
   }
@@ -119,7 +123,7 @@ static int delta(struct cuda_device *d, const struct cuda_op *op, const struct c
                                     .most_rows = pass->n_long ? TL_CUDA_DELTA_CHUNK - 1 : 0, .stretches = d->device.stretches,
                                     .u = d->work.u, .b = gates_of(d, s->made),
                                     .c = gates_of(d, s->made + (uint32_t)cuda_round(s->n_value_heads, 8)), .a_log = op->weight,
-                                    .dt = op->shift, .states = s_of(d, op), .out = d->work.a};
+                                    .dt = op->shift, .skip = op->skip, .states = s_of(d, op), .out = d->work.a};
   struct tl_cuda_delta_long_args by_chunks = {.delta = args, .n_chunks = pass->n_chunks, .n_long = pass->n_long, .chunks = d->device.chunks,
                                               .longs = d->device.longs, .matrices = d->work.matrices, .factors = d->work.factors};
   if (pass->n_long) CUDA_TRY(d, d->api->op.delta_long(&by_chunks, d->stream), "the delta rule by chunks", err);
@@ -128,9 +132,11 @@ static int delta(struct cuda_device *d, const struct cuda_op *op, const struct c
 }
 
 static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
-  struct tl_cuda_gated_norm_args args = {.dtype = d->dtype, .n = pass->n_tokens, .n_heads = d->dims.n_value_heads, .head_dim = d->dims.value,
-                                         .width = d->model->recurrence.value_dim, .ld_z = op[-3].w.ld, .eps = op->from->eps,
-                                         .z = gates_of(d, 0), .weight = op->weight, .x = d->work.a};
+  bool gate_first = op->from->features & TL_F_GATE_FIRST;
+  uint32_t each = gate_first ? d->dims.n_value_heads / d->dims.n_key_heads : 1; /* value heads that have one rms */
+  struct tl_cuda_gated_norm_args args = {.dtype = d->dtype, .gate_first = gate_first, .n = pass->n_tokens, .n_heads = d->dims.n_value_heads / each,
+                                         .head_dim = each * d->dims.value, .width = each * d->model->recurrence.value_dim,
+                                         .ld_z = op[-3].w.ld, .eps = op->from->eps, .z = gates_of(d, 0), .weight = op->weight, .x = d->work.a};
   CUDA_TRY(d, d->api->op.gated_norm(&args, d->stream), "a norm with a gate", err);
   return TL_OK;
 }

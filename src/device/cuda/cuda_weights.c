@@ -44,8 +44,9 @@ static void place_norms(const struct cuda_device *d, struct cuda_placer *p, stru
   if (op->kind == CUDA_OP_DELTA) {
     op->weight = place_floats(p, s->n_value_heads);
     op->shift = place_floats(p, s->n_value_heads);
+    if (cuda_scans(op)) op->skip = place_floats(p, s->n_value_heads);
   }
-  if (op->kind == CUDA_OP_GATED_NORM) op->weight = place_floats(p, s->value);
+  if (op->kind == CUDA_OP_GATED_NORM) op->weight = place_floats(p, op->from->features & TL_F_GATE_FIRST ? s->made : s->value);
   if (op->kind == CUDA_OP_EMBED && op->place) {
     op->places = place_table(d, p, op->place->weight[0]);
     op->types = place_table(d, p, op->place->weight[1]);
@@ -267,16 +268,23 @@ static bool add_channels(struct cuda_device *d, struct parts *p, const struct cu
 static bool add_delta_in(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
   uint32_t z = d->dims.n_channels, b = z + d->dims.made, n = d->dims.n_value_heads, c = b + (uint32_t)cuda_round(n, 8);
   return add_channels(d, p, op) && add_input(d, p, op, op->gates, 0, z, d->dims.made, &d->value_order) &&
-         add_input(d, p, op, op->gates, 1, b, n, NULL) && add_input(d, p, op, op->gates, 2, c, n, NULL);
+         add_input(d, p, op, op->gates, 1, b, n, NULL) && (op->gates->weight[2] < 0 || add_input(d, p, op, op->gates, 2, c, n, NULL));
 }
 
 static bool add_delta(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
-  float *const to[] = {op->weight, op->shift};
-  for (unsigned i = 0; i < 2; i++) {
+  float *const to[] = {op->weight, op->shift, op->skip};
+  for (unsigned i = 0; i < 3 && to[i]; i++) {
     struct tl_slice s = tl_slice_weight(d->model, &d->shard, op->from, i);
     if (!add_norm(d, p, op->from, op->from->weight[i], s.first_row, s.n_rows, NULL, to[i])) return false;
   }
   return true;
+}
+
+static bool add_gated_norm(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
+  const struct tl_recurrence *r = &d->model->recurrence;
+  uint64_t first = (uint64_t)d->shard.rank * d->dims.n_value_heads * r->value_dim;
+  if (op->from->features & TL_F_GATE_FIRST) return add_norm(d, p, op->from, op->from->weight[0], first, d->dims.made, &d->value_order, op->weight);
+  return add_norm(d, p, op->from, op->from->weight[0], 0, r->value_dim, NULL, op->weight);
 }
 
 static bool add_short_in(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
@@ -311,7 +319,7 @@ static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op 
     case CUDA_OP_DELTA_IN: return add_delta_in(d, p, op);
     case CUDA_OP_CONV: return add_channels(d, p, op);
     case CUDA_OP_DELTA: return add_delta(d, p, op);
-    case CUDA_OP_GATED_NORM: return add_norm(d, p, op->from, op->from->weight[0], 0, d->model->recurrence.value_dim, NULL, op->weight);
+    case CUDA_OP_GATED_NORM: return add_gated_norm(d, p, op);
     case CUDA_OP_SHORT_IN: return add_short_in(d, p, op);
     case CUDA_OP_GATE_IN: return add_rows(d, p, op, 0, 0, s->attn, &d->v_order);
     case CUDA_OP_GATE:

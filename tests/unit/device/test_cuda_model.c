@@ -141,7 +141,7 @@ static void check_refused(struct golden *g, const struct tl_model *model, const 
 static void test_unknown_records(void **state) {
   (void)state;
   static const char *const names[] = {"arch/gemma3", "arch/olmo2", "arch/qwen2_moe", "arch/gpt_oss", "arch/cohere", "arch/deepseek_v3",
-                                      "arch/qwen3_next", "arch/lfm2"};
+                                      "arch/qwen3_next", "arch/lfm2", "arch/granitemoehybrid"};
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
     struct golden *g = open_model(names[i]);
     struct tl_op plan[64];

@@ -97,6 +97,9 @@ static void test_unknown_sizes(void **state) {
   model.pooling = TL_POOL_MEAN;
   check_refused(&model, "layers that keep a state, of a model that pools");
   close_all(NULL, g);
+  g = open_model("arch/nemotron_h");
+  check_refused(g->model, "experts without a gate");
+  close_all(NULL, g);
 }
 
 /* --- steps ---------------------------------------------------------------------------------------- */
@@ -145,6 +148,7 @@ static void test_fork(void **state) {
   (void)state;
   check_fork("arch/qwen3_5");
   check_fork("arch/lfm2_tied");
+  check_fork("arch/granitemoehybrid");
 }
 
 /* A long prompt goes by chunks, also beside short ones, which do not. */

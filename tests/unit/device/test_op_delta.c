@@ -136,7 +136,7 @@ static void test_conv(void **state) {
   (void)state;
   static const struct conv_case cases[] = {
       {TL_CUDA_BF16, false, false, 72, 4}, {TL_CUDA_F16, false, false, 8, 2},   {TL_CUDA_BF16, true, true, 40, 3},
-      {TL_CUDA_F16, true, false, 1032, 3}, {TL_CUDA_F16, false, false, 16, 1},
+      {TL_CUDA_F16, true, false, 1032, 3}, {TL_CUDA_F16, false, false, 16, 1},  {TL_CUDA_BF16, false, true, 24, 4},
   };
   for (unsigned i = 0; i < UNIT_COUNT(cases); i++)
     for (unsigned k = 0; k < UNIT_COUNT(shapes); k++) conv_of(&cases[i], &shapes[k]);
@@ -151,7 +151,20 @@ struct delta_case {
   bool by_chunks, turned; /* by_chunks: of stretches that are long enough */
   uint32_t n_key_heads, n_value_heads, key_dim, value_dim;
   float a_log; /* the most of it */
+  bool scans;  /* by Mamba 2's rule */
 };
+
+/* The next token of one column of S, by Mamba 2's rule. */
+static double scan_token(const struct delta_case *c, const struct tl_cuda_delta_args *args, uint32_t row, uint32_t head, const uint16_t *q,
+                         const uint16_t *k, double v, double *s) {
+  double x = op_unpack(c->dtype, ((const uint16_t *)args->b)[row * args->ld_gates + head]) + (double)args->dt[head];
+  double step = log1p(exp(x)), decay = exp(-exp((double)args->a_log[head]) * step), out = (double)args->skip[head] * v;
+  for (uint32_t i = 0; i < c->key_dim; i++) {
+    s[i] = s[i] * decay + op_unpack(c->dtype, k[i]) * step * v;
+    out += s[i] * op_unpack(c->dtype, q[i]);
+  }
+  return out;
+}
 
 /* One column of S of one head through a sequence's rows. */
 static void run_column(const struct delta_case *c, const struct tl_cuda_delta_args *args, uint32_t first, uint32_t n, uint32_t head,
@@ -164,6 +177,11 @@ static void run_column(const struct delta_case *c, const struct tl_cuda_delta_ar
     for (uint32_t i = 0; i < c->key_dim; i++) {
       qq += (double)op_unpack(c->dtype, q[i]) * op_unpack(c->dtype, q[i]);
       kk += (double)op_unpack(c->dtype, k[i]) * op_unpack(c->dtype, k[i]);
+    }
+    if (c->scans) {
+      double want = scan_token(c, args, row, head, q, k, v, s);
+      op_assert_near(c->dtype, op_unpack(c->dtype, ((const uint16_t *)args->out)[((size_t)row * c->n_value_heads + head) * c->value_dim + column]), want, 0.05, 1);
+      continue;
     }
     double b = op_unpack(c->dtype, ((const uint16_t *)args->b)[row * args->ld_gates + head]), beta = 1 / (1 + exp(-b));
     double x = op_unpack(c->dtype, ((const uint16_t *)args->c)[row * args->ld_gates + head]) + (double)args->dt[head];
@@ -194,6 +212,7 @@ static void check_delta(const struct delta_case *c, const struct shape *s, const
         for (uint32_t e = 0; s->to[i] != NONE && s->rows[i] && e < c->key_dim; e++) {
           double got = (double)args->states[s->to[i] * of_state + at + e];
           double most = c->by_chunks && s->rows[i] >= TL_CUDA_DELTA_CHUNK ? 2 * (double)op_epsilon(c->dtype) : 2e-4;
+          if (c->scans) most *= 1 + fabs(column[e]);
           if (!(fabs(got - column[e]) <= most)) fail_msg("S of %u, head %u is %.9g, not %.9g", i, head, got, column[e]);
         }
       }
@@ -233,27 +252,32 @@ static void delta_of(const struct delta_case *c, const struct shape *s) {
                                     .key_dim = c->key_dim, .value_dim = c->value_dim, .ld_gates = ld_gates, .n_stretches = s->n, .scale = 1 / sqrtf((float)c->key_dim),
                                     .max_rows = l.n_rows, .stretches = l.stretches, .u = op_halves(c->dtype, l.n_rows * ld, 1), .b = gates,
                                     .c = gates + c->n_value_heads, .a_log = rates, .dt = op_floats(c->n_value_heads, 1),
+                                    .skip = c->scans ? op_floats(c->n_value_heads, 1) : NULL,
                                     .states = op_copy(before, N_STATES * of_state * sizeof *before),
                                     .out = op_poisoned((size_t)l.n_rows * c->n_value_heads * c->value_dim * 2)};
   if (c->by_chunks) run_long(&args, s->n, l.n_rows);
   assert_int_equal(op_run(tl_cuda_delta(&args, NULL)), 0);
   check_delta(c, s, &l, &args, before);
-  void *all[] = {before, gates, rates, (void *)(uintptr_t)args.u, (void *)(uintptr_t)args.dt, args.states, args.out};
-  for (unsigned i = 0; i < UNIT_COUNT(all); i++) op_free(all[i]);
+  void *all[] = {before, gates, rates, (void *)(uintptr_t)args.u, (void *)(uintptr_t)args.dt, (void *)(uintptr_t)args.skip, args.states, args.out};
+  for (unsigned i = 0; i < UNIT_COUNT(all); i++)
+    if (all[i]) op_free(all[i]);
   free_lists(&l);
 }
 
 static void test_delta(void **state) {
   (void)state;
   static const struct delta_case cases[] = {
-      {TL_CUDA_BF16, false, false, 2, 4, 24, 40, 0},   /* a last block of columns that is not whole */
-      {TL_CUDA_F16, false, true, 3, 6, 16, 8, -2},     /* slow decays */
-      {TL_CUDA_F16, false, false, 1, 1, 128, 32, 2.5}, /* fast ones */
-      {TL_CUDA_BF16, false, true, 1, 2, 136, 16, 0},
-      {TL_CUDA_BF16, true, false, 2, 4, 24, 40, 0},
-      {TL_CUDA_F16, true, true, 3, 6, 16, 8, -4},
-      {TL_CUDA_F16, true, false, 1, 1, 128, 32, 2.5},
-      {TL_CUDA_F16, true, false, 1, 2, 120, 72, -1},
+      {TL_CUDA_BF16, false, false, 2, 4, 24, 40, 0, false},   /* a last block of columns that is not whole */
+      {TL_CUDA_F16, false, true, 3, 6, 16, 8, -2, false},     /* slow decays */
+      {TL_CUDA_F16, false, false, 1, 1, 128, 32, 2.5, false}, /* fast ones */
+      {TL_CUDA_BF16, false, true, 1, 2, 136, 16, 0, false},
+      {TL_CUDA_BF16, true, false, 2, 4, 24, 40, 0, false},
+      {TL_CUDA_F16, true, true, 3, 6, 16, 8, -4, false},
+      {TL_CUDA_F16, true, false, 1, 1, 128, 32, 2.5, false},
+      {TL_CUDA_F16, true, false, 1, 2, 120, 72, -1, false},
+      {TL_CUDA_F16, false, false, 1, 2, 128, 64, -1, true},
+      {TL_CUDA_BF16, false, false, 2, 4, 24, 40, 0, true},
+      {TL_CUDA_F16, false, false, 1, 3, 136, 16, 1, true},
   };
   for (unsigned i = 0; i < UNIT_COUNT(cases); i++)
     for (unsigned k = 0; k < UNIT_COUNT(shapes); k++) delta_of(&cases[i], &shapes[k]);
@@ -291,8 +315,37 @@ static void gated_norm_of(int dtype, uint32_t n, uint32_t heads, uint32_t dim, u
   for (unsigned i = 0; i < UNIT_COUNT(all); i++) op_free(all[i]);
 }
 
+/* The gate first, weights of each head. */
+static void gate_norm_of(int dtype, uint32_t n, uint32_t heads, uint32_t dim, uint32_t width) {
+  uint32_t ld = heads * dim + 24;
+  uint16_t *z = op_halves(dtype, (size_t)n * ld, 4), *x = op_halves(dtype, (size_t)n * heads * dim, 2), *before;
+  for (uint32_t i = 0; i < n * heads * dim; i++)
+    if (i % dim >= width) x[i] = 0;
+  before = op_copy(x, (size_t)n * heads * dim * 2);
+  float *weight = op_floats(heads * dim, 2);
+  struct tl_cuda_gated_norm_args args = {.dtype = dtype, .gate_first = 1, .n = n, .n_heads = heads, .head_dim = dim, .width = width, .ld_z = ld,
+                                         .eps = 1e-6f, .z = z, .weight = weight, .x = x};
+  assert_int_equal(op_run(tl_cuda_gated_norm(&args, NULL)), 0);
+  for (uint32_t i = 0; i < n * heads; i++) {
+    double sum = 0, gated[2056];
+    for (uint32_t k = 0; k < dim; k++) {
+      double gate = op_unpack(dtype, z[(size_t)(i / heads) * ld + i % heads * dim + k]);
+      gated[k] = op_unpack(dtype, before[(size_t)i * dim + k]) * gate / (1 + exp(-gate));
+      sum += gated[k] * gated[k];
+    }
+    for (uint32_t k = 0; k < dim; k++)
+      op_assert_near(dtype, op_unpack(dtype, x[(size_t)i * dim + k]), gated[k] / sqrt(sum / width + 1e-6) * (double)weight[i % heads * dim + k], 0.05, 1);
+  }
+  void *all[] = {z, x, before, weight};
+  for (unsigned i = 0; i < UNIT_COUNT(all); i++) op_free(all[i]);
+}
+
 static void test_gated_norm(void **state) {
   (void)state;
+  for (unsigned i = 0; i < UNIT_COUNT(op_dtypes); i++) {
+    gate_norm_of(op_dtypes[i], 3, 2, 40, 37);
+    gate_norm_of(op_dtypes[i], 2, 1, 2056, 2056); /* more than a block has threads for */
+  }
   for (unsigned i = 0; i < UNIT_COUNT(op_dtypes); i++) {
     gated_norm_of(op_dtypes[i], 3, 5, 40, 37);
     gated_norm_of(op_dtypes[i], 2, 1, 256, 256);

@@ -62,7 +62,7 @@ template <class T, bool GATED>
 TL_DEVICE quad finish(const tl_cuda_conv_args &a, const uint16_t *row, const float (&bias)[8], float (&v)[8]) {
   float z[8];
   if (GATED) unpack8<T>(load16(row + a.n_channels), z);
-  TL_UNROLL for (int i = 0; i < 8; i++) v[i] = GATED ? z[i] * (v[i] + bias[i]) : silu(v[i]);
+  TL_UNROLL for (int i = 0; i < 8; i++) v[i] = GATED ? z[i] * (v[i] + bias[i]) : silu(v[i] + bias[i]);
   return pack8<T>(v);
 }
 
@@ -76,7 +76,7 @@ TL_KERNEL(CONV_THREADS, 1) conv(tl_cuda_conv_args a) {
   wait_for_before();
   if (channel >= a.n_channels || at >= stretch.w[1]) return;
   load_weights<T>((const uint16_t *)a.weight + (uint64_t)channel * a.conv, a.conv, w);
-  TL_UNROLL for (int i = 0; i < 8; i++) bias[i] = GATED && a.bias ? a.bias[channel + i] : 0;
+  TL_UNROLL for (int i = 0; i < 8; i++) bias[i] = a.bias ? a.bias[channel + i] : 0;
   uint64_t of_state = (uint64_t)(a.conv - 1) * a.n_channels;
   uint16_t *states = (uint16_t *)a.states + channel;
   conv_place p = {(const uint16_t *)a.in + (uint64_t)stretch.w[0] * a.ld + channel,
@@ -130,7 +130,44 @@ TL_KERNEL(NORM_WARPS * 32, 1) gated_norm(tl_cuda_gated_norm_args a) {
   store16(x, pack8<T>(v));
 }
 
+/* A block a head, which is long. */
+template <class T>
+TL_KERNEL(THREADS, 1) gate_norm(tl_cuda_gated_norm_args a) {
+  float *sums = (float *)shared_memory();
+  let_next_start();
+  uint32_t row = block_x() / a.n_heads, head = block_x() % a.n_heads;
+  uint16_t *x = (uint16_t *)a.x + (uint64_t)block_x() * a.head_dim;
+  const uint16_t *gate = (const uint16_t *)a.z + (uint64_t)row * a.ld_z + (uint64_t)head * a.head_dim;
+  const float *weight = a.weight + (uint64_t)head * a.head_dim;
+  float v[8], z[8], sum = 0;
+  wait_for_before();
+  for (uint32_t i = thread_index() * 8; i < a.head_dim; i += THREADS * 8) {
+    unpack8<T>(load16(x + i), v);
+    unpack8<T>(load16(gate + i), z);
+    TL_UNROLL for (int k = 0; k < 8; k++) {
+      v[k] *= silu(z[k]);
+      sum = fmaf(v[k], v[k], sum);
+    }
+  }
+  float scale = 1 / sqrtf(block_sum(sum, sums, THREADS / 32) / (float)a.width + a.eps);
+  for (uint32_t i = thread_index() * 8; i < a.head_dim; i += THREADS * 8) {
+    unpack8<T>(load16(x + i), v);
+    unpack8<T>(load16(gate + i), z);
+    TL_UNROLL for (int k = 0; k < 8; k++) v[k] *= silu(z[k]) * scale * weight[i + k];
+    store16(x + i, pack8<T>(v));
+  }
+}
+
+static int launch_gate_norm(const tl_cuda_gated_norm_args *args, void *stream) {
+  uint64_t blocks = (uint64_t)args->n * args->n_heads;
+  if (args->head_dim % 8 || args->width == 0 || args->width > args->head_dim || args->ld_z % 8 || blocks > INT32_MAX) return CUDA_INVALID;
+  return blocks ? launch_rows(args->n, args->dtype == TL_CUDA_BF16 ? gate_norm<bf16> : gate_norm<f16>, (unsigned)blocks, 1, THREADS,
+                              THREADS / 32 * sizeof(float), stream, *args)
+                : 0;
+}
+
 extern "C" int tl_cuda_gated_norm(const struct tl_cuda_gated_norm_args *args, void *stream) {
+  if (args->gate_first) return launch_gate_norm(args, stream);
   uint64_t blocks = ((uint64_t)args->n * args->n_heads + NORM_WARPS - 1) / NORM_WARPS;
   if (args->head_dim % 8 || args->head_dim > 256 || args->width == 0 || args->width > args->head_dim || args->ld_z % 8 || blocks > INT32_MAX) return CUDA_INVALID;
   return blocks ? launch_rows(args->n, args->dtype == TL_CUDA_BF16 ? gated_norm<bf16> : gated_norm<f16>, (unsigned)blocks, 1, NORM_WARPS * 32, 0,

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* The gated delta rule, token by token. Columns of S are independent of one another, given keys, queries, decays and the rest of a token:
+/* The gated delta rule, token by token, and Mamba 2's (SCAN). Columns of S are independent of one another, given keys, queries, decays and the rest of a token:
  * a block has some of one head's, of one sequence, in registers from the first row to the last, so a state is read once and written once. Eight
  * lanes share a column, four of whose elements lie together in memory. In
  *
  *   S' = decay S + k d^T,  d = beta (v - decay S^T k),  S'^T q = decay S^T q + (k . q) d
  *
- * both sums over S are of what it was before, so a token costs one round of exchanges between lanes. What tokens bring comes to shared
+ * both sums over S are of what it was before, so a token costs one round of exchanges between lanes. Mamba 2's d is beta v. What tokens bring comes to shared
  * memory some at a time, the next ones while these are computed. */
 #include "device/cuda/ops/cuda_delta.cuh"
 
@@ -95,7 +95,7 @@ struct delta_gates {
 };
 
 /* Tokens from `first` on of the stretch, on their way; nothing beyond its end. */
-template <int PIECES>
+template <int PIECES, bool SCAN>
 TL_DEVICE delta_gates fetch_tokens(const tl_cuda_delta_args &a, const delta_place &p, uint32_t first, delta_shared<PIECES> *s) {
   const uint32_t TOKENS = delta_shape<PIECES>::TOKENS, KEYS = delta_shape<PIECES>::KEY / 8, EACH = 2 * KEYS + COLUMNS / 8;
   for (uint32_t i = thread_index(); i < TOKENS * EACH; i += THREADS) {
@@ -116,7 +116,7 @@ TL_DEVICE delta_gates fetch_tokens(const tl_cuda_delta_args &a, const delta_plac
   uint32_t token = first + thread_index();
   if (thread_index() >= TOKENS || token >= p.n_rows) return {0, 0};
   uint64_t at = (uint64_t)(p.row + token) * a.ld_gates + p.head;
-  return {((const uint16_t *)a.b)[at], ((const uint16_t *)a.c)[at]};
+  return {((const uint16_t *)a.b)[at], SCAN ? (uint16_t)0 : ((const uint16_t *)a.c)[at]};
 }
 
 /* Four of a row of shared memory. */
@@ -129,8 +129,8 @@ TL_DEVICE void unpack4(const quad *row, uint32_t i, float (&to)[4]) {
   }
 }
 
-/* A warp: q and k of one token in floats, each of length 1 and q scaled, and their product. */
-template <class T, int PIECES>
+/* A warp: q and k of one token in floats, each of length 1 and q scaled, and their product. SCAN: as they are. */
+template <class T, int PIECES, bool SCAN>
 TL_DEVICE void norm_token(const tl_cuda_delta_args &a, uint32_t token, delta_shared<PIECES> *s) {
   const uint32_t ROUNDS = (PIECES + 3) / 4;
   float q[ROUNDS][4] = {}, k[ROUNDS][4] = {}, qq = 0, kk = 0, kq = 0;
@@ -145,7 +145,7 @@ TL_DEVICE void norm_token(const tl_cuda_delta_args &a, uint32_t token, delta_sha
       kq = fmaf(k[round][e], q[round][e], kq);
     }
   }
-  float of_q = a.scale / sqrtf(warp_sum(qq) + EPS), of_k = 1 / sqrtf(warp_sum(kk) + EPS);
+  float of_q = SCAN ? 1 : a.scale / sqrtf(warp_sum(qq) + EPS), of_k = SCAN ? 1 : 1 / sqrtf(warp_sum(kk) + EPS);
   kq = warp_sum(kq) * of_q * of_k;
   TL_UNROLL for (uint32_t round = 0; round < ROUNDS; round++) {
     uint32_t i = round * 128 + lane_index() * 4;
@@ -164,13 +164,14 @@ TL_DEVICE void norm_token(const tl_cuda_delta_args &a, uint32_t token, delta_sha
 }
 
 /* n tokens that have come. */
-template <class T, int PIECES>
+template <class T, int PIECES, bool SCAN>
 TL_DEVICE void make_tokens(const tl_cuda_delta_args &a, uint32_t n, const delta_gates &gates, float rate, float dt, delta_shared<PIECES> *s) {
   if (thread_index() < n) {
-    s->beta[thread_index()] = delta_beta(T::low(gates.b));
-    s->decay[thread_index()] = expf(delta_log_decay(T::low(gates.c), rate, dt));
+    float step = SCAN ? delta_softplus(T::low(gates.b) + dt) : 0;
+    s->beta[thread_index()] = SCAN ? step : delta_beta(T::low(gates.b));
+    s->decay[thread_index()] = expf(SCAN ? -rate * step : delta_log_decay(T::low(gates.c), rate, dt));
   }
-  for (uint32_t token = warp_index(); token < n; token += WARPS) norm_token<T>(a, token, s);
+  for (uint32_t token = warp_index(); token < n; token += WARPS) norm_token<T, PIECES, SCAN>(a, token, s);
 }
 
 /* --- the rule ------------------------------------------------------------------------------------- */
@@ -186,22 +187,24 @@ TL_DEVICE float column_sum(float v) {
   return v;
 }
 
-template <int PIECES>
-TL_DEVICE void take_token(uint32_t token, delta_shared<PIECES> *s, float (&state)[OWN][PIECES][4]) {
+/* skip: of SCAN. */
+template <int PIECES, bool SCAN>
+TL_DEVICE void take_token(uint32_t token, float skip, delta_shared<PIECES> *s, float (&state)[OWN][PIECES][4]) {
   float k[PIECES][4], of_k[OWN] = {}, of_q[OWN] = {};
   TL_UNROLL for (uint32_t i = 0; i < PIECES; i++) {
     float q[4];
     load4(&s->k[token][lane_element(i)], k[i]);
     load4(&s->q[token][lane_element(i)], q);
     TL_UNROLL for (uint32_t c = 0; c < OWN; c++) TL_UNROLL for (int e = 0; e < 4; e++) {
-      of_k[c] = fmaf(state[c][i][e], k[i][e], of_k[c]);
+      if (!SCAN) of_k[c] = fmaf(state[c][i][e], k[i][e], of_k[c]);
       of_q[c] = fmaf(state[c][i][e], q[e], of_q[c]);
     }
   }
   float beta = s->beta[token], decay = s->decay[token], kq = s->kq[token];
   TL_UNROLL for (uint32_t c = 0; c < OWN; c++) {
     float value = s->v[token][lane_column(c)];
-    float d = beta * (value - decay * column_sum(of_k[c])), out = decay * column_sum(of_q[c]) + kq * d;
+    float d = beta * (SCAN ? value : value - decay * column_sum(of_k[c])), out = decay * column_sum(of_q[c]) + kq * d;
+    if (SCAN) out = fmaf(skip, value, out);
     TL_UNROLL for (uint32_t i = 0; i < PIECES; i++)
       TL_UNROLL for (int e = 0; e < 4; e++) state[c][i][e] = fmaf(k[i][e], d, decay * state[c][i][e]);
     if (lane_index() % LANES == 0) s->v[token][lane_column(c)] = out; /* the others have read it: they came to the sums */
@@ -221,7 +224,7 @@ TL_DEVICE void give_rows(const tl_cuda_delta_args &a, const delta_place &p, uint
   }
 }
 
-template <class T, int PIECES>
+template <class T, int PIECES, bool SCAN>
 TL_KERNEL(THREADS, 3) delta(tl_cuda_delta_args a) {
   const uint32_t TOKENS = delta_shape<PIECES>::TOKENS;
   delta_shared<PIECES> *s = (delta_shared<PIECES> *)shared_memory();
@@ -230,18 +233,18 @@ TL_KERNEL(THREADS, 3) delta(tl_cuda_delta_args a) {
   delta_place p = place_of(a, stretch);
   float state[OWN][PIECES][4];
   if (p.n_rows) load_state(a, p, stretch.w[2], state); /* of a step before, so it need not wait */
-  float rate = expf(a.a_log[p.head]), dt = a.dt[p.head];
+  float rate = expf(a.a_log[p.head]), dt = a.dt[p.head], skip = SCAN ? a.skip[p.head] : 0;
   wait_for_before();
   if (p.n_rows == 0) return;
-  delta_gates gates = fetch_tokens(a, p, 0, s);
+  delta_gates gates = fetch_tokens<PIECES, SCAN>(a, p, 0, s);
   for (uint32_t first = 0; first < p.n_rows; first += TOKENS) {
     uint32_t n = p.n_rows - first < TOKENS ? p.n_rows - first : TOKENS;
     wait_async<0>();
     sync_block();
-    make_tokens<T>(a, n, gates, rate, dt, s);
+    make_tokens<T, PIECES, SCAN>(a, n, gates, rate, dt, s);
     sync_block();
-    if (first + TOKENS < p.n_rows) gates = fetch_tokens(a, p, first + TOKENS, s);
-    for (uint32_t token = 0; token < n; token++) take_token(token, s, state);
+    if (first + TOKENS < p.n_rows) gates = fetch_tokens<PIECES, SCAN>(a, p, first + TOKENS, s);
+    for (uint32_t token = 0; token < n; token++) take_token<PIECES, SCAN>(token, skip, s, state);
     sync_block();
     give_rows<T>(a, p, first, n, s);
   }
@@ -251,7 +254,7 @@ TL_KERNEL(THREADS, 3) delta(tl_cuda_delta_args a) {
 template <class T, int PIECES>
 static int launch_delta(const tl_cuda_delta_args *args, void *stream) {
   unsigned blocks = args->n_value_heads * ((args->value_dim + COLUMNS - 1) / COLUMNS);
-  return launch_rows(args->max_rows, delta<T, PIECES>, blocks, args->n_stretches, THREADS, sizeof(delta_shared<PIECES>), stream, *args);
+  return launch_rows(args->max_rows, args->skip ? delta<T, PIECES, true> : delta<T, PIECES, false>, blocks, args->n_stretches, THREADS, sizeof(delta_shared<PIECES>), stream, *args);
 }
 
 template <class T>

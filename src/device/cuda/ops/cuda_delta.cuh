@@ -29,10 +29,13 @@ TL_DEVICE float delta_beta(float b) {
   return 1 / (1 + expf(-b));
 }
 
+TL_DEVICE float delta_softplus(float x) {
+  return x > 20 ? x : log1pf(expf(x));
+}
+
 /* rate: exp(a_log). */
 TL_DEVICE float delta_log_decay(float c, float rate, float dt) {
-  float x = c + dt;
-  return -rate * (x > 20 ? x : log1pf(expf(x)));
+  return -rate * delta_softplus(c + dt);
 }
 
 static inline bool delta_is_valid(const tl_cuda_delta_args &a) {

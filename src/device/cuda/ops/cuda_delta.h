@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The seam's part for layers that keep a state (cuda_ops.h): the gated delta rule, convolutions, and the gates around them and around
- * attention.
+/* The seam's part for layers that keep a state (cuda_ops.h): the gated delta rule, Mamba 2's, convolutions, and the gates around them and
+ * around attention.
  *
  * A layer's states: of each, for every value head S in floats as (value_dim, key_dim), so that what sums up over keys lies together; and
  * T (conv - 1, n_channels), the last rows of u. All that a kernel does for a sequence is in its stretch, so a graph can hold a step of any
@@ -35,7 +35,7 @@ struct tl_cuda_conv_tile {
   uint32_t stretch, at; /* at: its first row, a multiple of TL_CUDA_CONV_ROWS */
 };
 
-/* out = silu(sum over j < conv of weight[j] * u of conv - 1 - j rows before). Gated: in has three times n_channels, B, z and x; u is
+/* out = silu(sum over j < conv of weight[j] * u of conv - 1 - j rows before + bias). Gated: in has three times n_channels, B, z and x; u is
  * B * x, and out = z * (that sum + bias). */
 struct tl_cuda_conv_args {
   int dtype, gated;
@@ -52,7 +52,8 @@ struct tl_cuda_conv_args {
 int tl_cuda_conv(const struct tl_cuda_conv_args *args, void *stream);
 
 /* Of each value head, for row after row of a stretch: q and k to length 1, q *= scale; S *= exp(-exp(a_log) * softplus(c + dt)),
- * S += k (sigmoid(b) (v - S^T k))^T, out = S^T q. */
+ * S += k (sigmoid(b) (v - S^T k))^T, out = S^T q. With `skip` it is Mamba 2's: q and k as they are, t = softplus(b + dt), S *=
+ * exp(-exp(a_log) * t), S += k (t v)^T, out = S^T q + skip * v. */
 struct tl_cuda_delta_args {
   int dtype, turned;         /* turned: value heads n_key_heads apart share a key head; else neighbours do */
   uint32_t n_key_heads, n_value_heads, key_dim, value_dim; /* dims (8); key_dim at most TL_CUDA_MAX_KEY_DIM */
@@ -64,6 +65,7 @@ struct tl_cuda_delta_args {
   const void *u;             /* T (n, 2 n_key_heads key_dim + n_value_heads value_dim): q, k, v */
   const void *b, *c;         /* T (n, n_value_heads) */
   const float *a_log, *dt;   /* (n_value_heads) */
+  const float *skip;         /* likewise, or NULL */
   float *states;             /* (any, n_value_heads, value_dim, key_dim) */
   void *out;                 /* T (n, n_value_heads value_dim) */
 };
@@ -80,15 +82,16 @@ struct tl_cuda_delta_long_args {
 };
 int tl_cuda_delta_long(const struct tl_cuda_delta_long_args *args, void *stream);
 
-/* Of each head x = x / rms(x) * weight * silu(z), in place. */
+/* Of each head x = x / rms(x) * weight * silu(z), in place. gate_first: x *= silu(z), then x / rms(x) * weight, and each head has weights of
+ * its own. */
 struct tl_cuda_gated_norm_args {
-  int dtype;
-  uint32_t n, n_heads, head_dim; /* head_dim (8), at most 256 */
+  int dtype, gate_first;
+  uint32_t n, n_heads, head_dim; /* head_dim (8), at most 256, but with gate_first */
   uint32_t width;            /* elements of a head that count in its mean, the others are zero */
   uint32_t ld_z;             /* (8) */
   float eps;
   const void *z;             /* T (n, n_heads head_dim) */
-  const float *weight;       /* (head_dim) */
+  const float *weight;       /* (head_dim); (n_heads head_dim) */
   void *x;                   /* T (n, n_heads head_dim) */
 };
 int tl_cuda_gated_norm(const struct tl_cuda_gated_norm_args *args, void *stream);
