@@ -76,8 +76,9 @@ struct target {
 void cpu_convert_row(const struct cpu_device *d, const struct cpu_matrix *w, const float *x, size_t ldx, uint32_t at);
 /* out (n, 32) = the converted rows [row, row + n) of x times panel p. */
 void cpu_product(struct run *r, const struct cpu_matrix *w, uint32_t p, const float *x, size_t ldx, uint32_t row, uint32_t n, float *out);
-/* The panel's bias to each of n rows of what came out. */
+/* m = max(0, m) squared, n numbers. */
 void cpu_square_above_0(float *m, uint32_t n);
+/* The panel's bias to each of n rows of what came out. */
 void cpu_add_bias(const struct cpu_matrix *w, uint32_t p, float *out, uint32_t n);
 /* `whole` (m, dim) = or += the parts of all ranks, added up by rank. False: the group was aborted. */
 bool cpu_sum_parts(struct run *r, uint32_t m, float *whole, bool add);
