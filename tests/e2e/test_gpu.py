@@ -129,13 +129,29 @@ def test_the_suite_says_in_one_line_that_there_is_no_gpu():
     assert re.fullmatch(r"check-gpu: no GPU: devices: no NVIDIA driver: [^\n]+\n", done.stdout)
 
 
-@pytest.fixture
-def suite(monkeypatch):
+def script(name, monkeypatch):
     monkeypatch.setenv("B", str(pathlib.Path(BINARY).resolve().parents[1]))
-    spec = importlib.util.spec_from_file_location("check_gpu", ROOT / "tests/gpu/check_gpu.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"tests/gpu/{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def suite(monkeypatch):
+    return script("check_gpu", monkeypatch)
+
+
+def test_all_tests_that_are_built_for_a_gpu_are_bundled_and_run(suite, monkeypatch):
+    built = re.search(r"^GPU_PROGRAMS := (.*)$", (ROOT / "tests/gpu/gpu.mk").read_text(), re.M)[1]
+    programs = set(re.findall(r"\$\(B\)/(gpu/test_\w+)", built))
+    assert len(programs) >= 7 and programs <= set(script("make_bundle", monkeypatch).PROGRAMS)
+    run = set()
+    monkeypatch.setattr(suite, "print_machine", lambda: None)
+    monkeypatch.setattr(suite, "opened_libraries", list)
+    monkeypatch.setattr(suite.Table, "add", lambda self, name, command, *_, **__: run.update(command))
+    suite.on_gpu(suite.Table())
+    assert {suite.BUILD / program for program in programs} <= run
 
 
 @pytest.mark.parametrize("ends", [False, True])

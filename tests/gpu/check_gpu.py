@@ -243,7 +243,7 @@ def on_gpu(table):
         table.program(name, [OPS, name], most_s=HANG_S, again=memcheck)
     if not ops:
         table.program("kernels", [OPS])  # not here, or not for this machine: that is a failure
-    for name in ("model", "drafts", "stored", "encoders", "adapters"):
+    for name in ("model", "drafts", "stored", "encoders", "adapters", "kv"):
         table.program(f"golden models: {name}", [BUILD / f"gpu/test_cuda_{name}"], most_s=HANG_S)
     table.pytest("vectors", [VECTORS], TOKENLANE_GPU_PLUGIN=str(BUILD / "gpu/fault"))
     table.pytest("end to end", end_to_end(table), TOKENLANE_DEVICES="cuda")

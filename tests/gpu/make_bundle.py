@@ -20,7 +20,7 @@ LIBC = re.compile(r"(ld-linux-x86-64|libc|libm|libdl|librt|libpthread|libresolv|
 PROGRAMS = {"gpu/tokenlane": "bin/tokenlane", "lib/tokenlane-cuda.so": "lib/tokenlane-cuda.so", "gpu/ops": "gpu/ops",
             "gpu/test_cuda_model": "gpu/test_cuda_model", "gpu/test_cuda_drafts": "gpu/test_cuda_drafts", "gpu/test_cuda_sdpa": "gpu/test_cuda_sdpa",
             "gpu/test_cuda_encoders": "gpu/test_cuda_encoders", "gpu/test_cuda_stored": "gpu/test_cuda_stored",
-            "gpu/test_cuda_adapters": "gpu/test_cuda_adapters",
+            "gpu/test_cuda_adapters": "gpu/test_cuda_adapters", "gpu/test_cuda_kv": "gpu/test_cuda_kv",
             "gpu/fault/tokenlane-cuda.so": "gpu/fault/tokenlane-cuda.so",
             "fake_gpu/tokenlane-cuda.so": "fake_gpu/tokenlane-cuda.so", "gpu/bench_gpu": "gpu/bench_gpu"}
 FILES = ["tests/gpu/check_gpu.py", "tests/golden/llama", "tests/golden/arch", "tests/golden/encoders", "tests/golden/adapters", "tests/golden/gguf/encoder_q8_0.gguf",
