@@ -29,8 +29,7 @@ static const char *const encoder_names[] = {"bert", "bert_plain", "bert_bf16", "
 
 static inline void read_text(json_t *object, struct text *ret) {
   json_t *tokens = json_object_get(object, "tokens"), *types = json_object_get(object, "types"), *vector = json_object_get(object, "vector");
-  ret->n = (uint32_t)json_array_size(tokens);
-  ret->n_out = (uint32_t)json_array_size(vector);
+  *ret = (struct text){.n = (uint32_t)json_array_size(tokens), .n_out = (uint32_t)json_array_size(vector)};
   assert_true(ret->n > 0 && ret->n <= MAX_LENGTH && ret->n_out > 0 && ret->n_out <= MAX_OUT);
   for (uint32_t i = 0; i < ret->n; i++) {
     ret->tokens[i] = (int32_t)json_integer_value(json_array_get(tokens, i));
