@@ -34,7 +34,7 @@ enum tl_op_kind {
   TL_OP_ROUTE,        /* scores = h W^T + b; the best n_chosen, shares = softmax(scores) over all experts; times factor */
   TL_OP_EXPERTS_UP,   /* of each chosen expert: m = silu(h W0^T + b0) * (h W1^T + b1); with RELU2 that of h W0^T, and there is no weight[1] */
   TL_OP_EXPERTS_DOWN, /* x += sum over the chosen of share * (m W0^T + b0), the best first */
-  TL_OP_ROW_GATE,     /* m *= sigmoid(h . weight[0]), if it is not -1: GATED_UP's m, of an expert that all rows have */
+  TL_OP_ROW_GATE,     /* m *= sigmoid(h . weight[0]), if it is not -1: GATED_UP's or UP's m, of an expert that all rows have */
   /* Multi-head latent attention (DeepSeek-V2, 2024): what is kept of a token is c, one row of n_latent numbers of which all heads make
    * their keys and values, and behind it one rotated key for all heads: head_dim numbers together. */
   TL_OP_LATENT,        /* q, c = h W^T + b; weight[0..1]. LOW_RANK: t, c, and LATENT_QUERY makes q of t */

@@ -247,7 +247,9 @@ static int shared_biases(const struct maker *k, struct tl_op *up, struct tl_op *
 }
 
 static int shared_ungated(const struct maker *k, uint64_t size) {
-  struct tl_op *up = plan_add(k->m, TL_OP_UP, k->layer), *down = plan_add(k->m, TL_OP_MLP_DOWN, k->layer);
+  struct tl_op *up = plan_add(k->m, TL_OP_UP, k->layer);
+  if (k->c->n_experts) plan_add(k->m, TL_OP_ROW_GATE, k->layer);
+  struct tl_op *down = plan_add(k->m, TL_OP_MLP_DOWN, k->layer);
   up->features |= TL_F_RELU2;
   int r = take_shared(k, &up->weight[0], size, k->dim, "up_proj");
   return r == TL_OK ? take_shared(k, &down->weight[0], k->dim, size, "down_proj") : r;

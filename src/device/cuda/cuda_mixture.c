@@ -12,6 +12,10 @@ struct tl_op cuda_op_of_expert(const struct tl_op *op, uint32_t expert) {
   return one;
 }
 
+unsigned cuda_matrices_of_expert(const struct cuda_op *op) {
+  return op->kind == CUDA_OP_EXPERTS_UP && !(op->from->features & TL_F_RELU2) ? 2 : 1;
+}
+
 /* As long as an expert has no more of the rows on average than a tile of few, weights are what the time goes to. */
 static uint32_t tile_entries(const struct tl_op *op, const struct cuda_pass *pass) {
   uint64_t n_choices = (uint64_t)pass->n_tokens * op->n_chosen;
@@ -88,10 +92,11 @@ static int multiply(struct cuda_device *d, const struct cuda_op *op, const struc
 }
 
 int cuda_experts_up(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
+  uint32_t features = op->from->features, n_matrices = cuda_matrices_of_expert(op);
   struct tl_cuda_experts_args args = {
-      .gate = op->from->features & TL_F_CLAMPED ? TL_CUDA_EXPERT_CLAMPED : TL_CUDA_EXPERT_SILU, .limit = op->from->limit,
-      .n = op->w.n / d->shard.n_experts / 2, .rows = d->work.entry_rows, .x = d->work.h, .out = d->work.entry_m};
-  int r = op->from->features & TL_F_SHARE_IN ? share_out(d, op, pass, &args, err) : TL_OK;
+      .gate = n_matrices == 1 ? TL_CUDA_EXPERT_PLAIN : features & TL_F_CLAMPED ? TL_CUDA_EXPERT_CLAMPED : TL_CUDA_EXPERT_SILU,
+      .relu2 = (features & TL_F_RELU2) != 0, .limit = op->from->limit, .n = op->w.n / d->shard.n_experts / n_matrices, .rows = d->work.entry_rows, .x = d->work.h, .out = d->work.entry_m};
+  int r = features & TL_F_SHARE_IN ? share_out(d, op, pass, &args, err) : TL_OK;
   return r < 0 ? r : multiply(d, op, pass, args, err);
 }
 

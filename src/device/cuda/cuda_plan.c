@@ -73,7 +73,7 @@ static const struct {
     [TL_OP_QK_NORM] = {2, TL_F_PLUS_ONE | TL_F_WHOLE_ROW | TL_F_LAYER_NORM | TL_F_EACH_HEAD},
     [TL_OP_NORM_ADD] = {1, TL_F_PLUS_ONE},
     [TL_OP_ROUTE] = {1, TL_F_NORMALIZED | TL_F_SIGMOID | TL_F_CHOICE | TL_F_FACTOR | TL_F_GROUPED | TL_F_MIXED},
-    [TL_OP_EXPERTS_UP] = {2, TL_F_CLAMPED | TL_F_SHARE_IN},
+    [TL_OP_EXPERTS_UP] = {1, TL_F_CLAMPED | TL_F_SHARE_IN | TL_F_RELU2}, /* and a second, unless it squares */
     [TL_OP_EXPERTS_DOWN] = {1, TL_F_SHARE_IN},
     [TL_OP_ROW_GATE] = {0, 0},
     [TL_OP_LATENT] = {2, TL_F_LOW_RANK},
@@ -103,6 +103,7 @@ static bool is_known(const struct tl_op *op) {
   for (int i = 0; i < known[op->kind].n_weights; i++)
     if (op->weight[i] < 0) return false;
   if (op->kind == TL_OP_LATENT_NORM && op->weight[1] < 0) return false;
+  if (op->kind == TL_OP_EXPERTS_UP && (op->weight[1] < 0) != ((op->features & TL_F_RELU2) != 0)) return false;
   if (op->features & TL_F_GROUPED && op->n_groups > 32) return false;
   if (op->kind == TL_OP_QK_NORM && !(op->features & TL_F_EACH_HEAD) != !(op->features & TL_F_LAYER_NORM)) return false;
   return !(op->features & TL_F_SINKS) || op->weight[0] >= 0;
@@ -119,8 +120,11 @@ static bool take(const struct tl_op **op, const struct tl_op *end, enum tl_op_ki
 static const struct tl_op *find_row_gate(const struct tl_op *route, const struct tl_op *end) {
   static const enum tl_op_kind kinds[] = {TL_OP_ROUTE, TL_OP_EXPERTS_UP, TL_OP_EXPERTS_DOWN, TL_OP_GATED_UP, TL_OP_ROW_GATE};
   size_t n = sizeof kinds / sizeof *kinds;
-  for (size_t i = 0; i < n; i++)
-    if (route + i >= end || route[i].kind != kinds[i]) return NULL;
+  for (size_t i = 0; i < n; i++) {
+    if (route + i >= end) return NULL;
+    enum tl_op_kind kind = route[i].kind == TL_OP_UP ? TL_OP_GATED_UP : route[i].kind; /* without a gate, as its experts */
+    if (kind != kinds[i]) return NULL;
+  }
   return route + n - 1;
 }
 
@@ -156,7 +160,7 @@ static const struct tl_op *match(const struct tl_op *op, const struct tl_op *end
   if (to->kind == CUDA_OP_LATENT_ROWS && !(to->rope = cuda_latent_rope(to->from, end))) return NULL;
   if (to->kind == CUDA_OP_DELTA_IN && !take(&op, end, TL_OP_DELTA_GATES, &to->gates)) return NULL;
   if (to->kind == CUDA_OP_ROUTE) to->row_gate = find_row_gate(to->from, end);
-  if (to->kind == CUDA_OP_GATED) take(&op, end, TL_OP_ROW_GATE, &to->row_gate);
+  if (to->kind == CUDA_OP_GATED || to->kind == CUDA_OP_UP) take(&op, end, TL_OP_ROW_GATE, &to->row_gate);
   if (to->kind == CUDA_OP_EMBED && !to->from->features) take(&op, end, TL_OP_EMBED_PLACE, &to->place);
   if (to->kind == CUDA_OP_DENSE) take(&op, end, TL_OP_VECTOR_NORM, &to->vector_norm);
   if (to->kind == CUDA_OP_NORM && to->from->features & TL_F_IN_PLACE) take(&op, end, TL_OP_COPY, &copy); /* its h is what x is */
@@ -235,9 +239,10 @@ static bool may_follow(const struct cuda_op *before, const struct cuda_op *op) {
     case CUDA_OP_GATED_NORM:
     case CUDA_OP_SHORT_CONV:
     case CUDA_OP_GATE_IN: return cuda_state_may_follow(before, op);
-    case CUDA_OP_GATED: return !op->row_gate || kind == CUDA_OP_EXPERTS_DOWN;
+    case CUDA_OP_GATED:
+    case CUDA_OP_UP: return !op->row_gate || kind == CUDA_OP_EXPERTS_DOWN;
     case CUDA_OP_DOWN: /* the row gate is applied to what it makes, so it must make nothing but the product; a factor is the norm's */
-      return kind != CUDA_OP_GATED || (!before->row_gate || (!(op->from->features & ~TL_F_FACTOR) && op->from->bias[0] < 0));
+      return !before->row_gate || (!(op->from->features & ~TL_F_FACTOR) && op->from->bias[0] < 0);
     case CUDA_OP_EXPERTS_UP: return kind == CUDA_OP_ROUTE && is_of(op->from, before->from);
     case CUDA_OP_EXPERTS_DOWN: return kind == CUDA_OP_EXPERTS_UP && is_of(op->from, before->from);
     case CUDA_OP_DENSE: return kind == CUDA_OP_POOL || kind == CUDA_OP_DENSE;
@@ -320,7 +325,7 @@ static void at_least(uint32_t *most, uint32_t value) {
 
 /* In which all of the record's are stored: as the files have them, if they have all alike, gate and up in one order. */
 static int expert_format(const struct cuda_device *d, const struct cuda_op *op, uint32_t *ret_orders) {
-  unsigned n_inputs = op->kind == CUDA_OP_EXPERTS_UP ? 2 : 1;
+  unsigned n_inputs = cuda_matrices_of_expert(op);
   const uint32_t *order, *gates = NULL;
   int format = cuda_format_of(d, op->from, 0, op->w.k, &order);
   bool ordered = false, alike = true;
@@ -339,7 +344,7 @@ static int expert_format(const struct cuda_device *d, const struct cuda_op *op, 
 static bool shape_experts(struct cuda_device *d, struct cuda_op *op) {
   bool up = op->kind == CUDA_OP_EXPERTS_UP;
   uint32_t inner = inner_of(d, op->from, up);
-  uint64_t n = (uint64_t)d->shard.n_experts * (up ? 2 * inner : d->dims.dim);
+  uint64_t n = (uint64_t)d->shard.n_experts * (up ? cuda_matrices_of_expert(op) * inner : d->dims.dim);
   at_least(&d->dims.inner, inner);
   op->w.k = up ? d->dims.dim : inner;
   if (n > UINT32_MAX) return false;
@@ -516,7 +521,6 @@ static int check_purpose(const struct cuda_device *d, struct tl_error *err) {
 
 static int unknown_record(const struct cuda_device *d, uint32_t at, struct tl_error *err) {
   const struct tl_op *op = &d->model->plan[at];
-  if (op->kind == TL_OP_EXPERTS_UP && op->features & TL_F_RELU2) return cuda_refuse(d, "experts without a gate", err);
   return tl_error_set(err, TL_EUNSUPPORTED, "model.path",
                       "model.path: the CUDA backend cannot run this %.40s model: record %u of its plan, of kind %d, is not one that "
                       "it knows there",

@@ -127,7 +127,7 @@ struct cuda_op {
   uint32_t waits;              /* behind it: of enum waiting */
   const struct tl_op *gates;   /* DELTA_IN: the record of z, b and c */
   bool of_state;               /* OUT: of what a layer that keeps a state made */
-  const struct tl_op *row_gate; /* may be without weights; ROUTE and GATED: of the layer's MLP that all rows have beside their experts; or NULL */
+  const struct tl_op *row_gate; /* may be without weights; ROUTE, GATED and UP: of the layer's MLP that all rows have beside their experts; or NULL */
   const struct cuda_op *route;  /* of a layer with experts, for itself and what follows in it; or NULL */
   const struct tl_op *place;    /* EMBED: of positions and token types, or NULL */
   const struct tl_op *vector_norm; /* DENSE: or NULL */
@@ -412,10 +412,10 @@ int cuda_refuse(const struct cuda_device *d, const char *what, struct tl_error *
 /* cuda_weights.c: measures and places all weights from `base` (NULL: only measures), returns the bytes. */
 size_t cuda_place_weights(struct cuda_device *d, char *base);
 int cuda_load_weights(struct cuda_device *d, const struct tl_device_load *load, struct tl_error *err);
-/* EXPERTS_UP or EXPERTS_DOWN, with the tensors of one expert. */
+/* EXPERTS_UP or EXPERTS_DOWN, with the tensors of one expert, and how many matrices of it the record has. */
 struct tl_op cuda_op_of_expert(const struct tl_op *op, uint32_t expert);
-/* cuda_stored.c: which weights stay as their file has them, and how. */
-/* The format of an input of a record whose matrix has k inputs here: TL_CUDA_W16 if no other can hold just what the file says.
+unsigned cuda_matrices_of_expert(const struct cuda_op *op);
+/* cuda_stored.c: which weights stay as their file has them. The format of an input of a record whose matrix has k inputs here: TL_CUDA_W16 if no other can hold just what the file says.
  * *ret_order: in which its inputs are stored then (k), the model's; NULL: as they are. */
 int cuda_format_of(const struct cuda_device *d, const struct tl_op *op, unsigned input, uint32_t k, const uint32_t **ret_order);
 size_t cuda_row_bytes(int format, uint32_t k);    /* of an output's weights */

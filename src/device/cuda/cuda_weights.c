@@ -210,10 +210,9 @@ static bool add_route(struct cuda_device *d, struct parts *p, const struct cuda_
                                                     .to = piece->data + (piece->n - 1) * row, .pitch = row});
 }
 
-/* Of each expert that is this rank's, its gate and its up, or its down. */
+/* Of each expert that is this rank's, its gate, if it has one, and its up, or its down. */
 static bool add_experts(struct cuda_device *d, struct parts *p, const struct cuda_op *op) {
-  bool up = op->kind == CUDA_OP_EXPERTS_UP;
-  uint32_t n = d->shard.n_experts, n_inputs = up ? 2 : 1, rows = op->w.n / n / n_inputs; /* rows: padded */
+  uint32_t n = d->shard.n_experts, n_inputs = cuda_matrices_of_expert(op), rows = op->w.n / n / n_inputs; /* rows: padded */
   for (uint32_t i = 0; i < n * n_inputs; i++) {
     unsigned input = i % n_inputs;
     struct tl_op one = cuda_op_of_expert(op->from, d->shard.first_expert + i / n_inputs);

@@ -49,6 +49,7 @@ static void test_same_tokens(void **state) {
   compare("arch/phi", 2, 3e-2); /* a bias of each rank's part of the logits */
   compare("arch/llama4", 2, 3e-2); /* each rank's experts' inputs times their shares */
   compare("arch/ernie4_5_moe", 2, 3e-2);
+  compare("arch/nemotron_h", 2, 3e-2); /* experts without a gate */
   compare("arch/granitemoeshared", 2, 3e-2); /* one factor of both halves of a sum */
   compare("arch/minimax_m2", 2, 3e-2); /* norms of whole rows before a mixture */
   compare("arch/deepseek_v3", 2, 3e-2); /* heads in parts, the latent on both */

@@ -141,7 +141,7 @@ static void check_refused(struct golden *g, const struct tl_model *model, const 
 static void test_unknown_records(void **state) {
   (void)state;
   static const char *const names[] = {"arch/gemma3", "arch/olmo2", "arch/qwen2_moe", "arch/gpt_oss", "arch/cohere", "arch/deepseek_v3",
-                                      "arch/qwen3_next", "arch/lfm2", "arch/granitemoehybrid"};
+                                      "arch/qwen3_next", "arch/lfm2", "arch/granitemoehybrid", "arch/nemotron_h"};
   for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
     struct golden *g = open_model(names[i]);
     struct tl_op plan[64];
@@ -282,12 +282,9 @@ static void check_among_others(const char *name) {
 
 static void test_among_others(void **state) {
   (void)state;
-  check_among_others("bf16_tied");
-  check_among_others("arch/qwen2_moe");
-  check_among_others("arch/gpt_oss");
-  check_among_others("arch/deepseek_v2_lite");
-  check_among_others("arch/qwen3_next");
-  check_among_others("arch/lfm2_moe");
+  static const char *const names[] = {"bf16_tied",       "arch/qwen2_moe", "arch/gpt_oss",   "arch/deepseek_v2_lite",
+                                      "arch/qwen3_next", "arch/lfm2_moe",  "arch/nemotron_h"};
+  for (unsigned i = 0; i < UNIT_COUNT(names); i++) check_among_others(names[i]);
 }
 
 /* Experts in blocks go up as the values that transformers computed with, in the wider of the 16-bit types if most weights are such. */

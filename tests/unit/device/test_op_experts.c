@@ -244,6 +244,9 @@ struct products {
   uint32_t n_blocks;
 };
 
+/* Beside the kinds of gates: no gate, and the square of what is above 0. */
+enum { SQUARED = -1 };
+
 static double act(const struct tl_cuda_experts_args *a, double gate, double up) {
   double limit = (double)a->limit;
   if (a->gate == TL_CUDA_EXPERT_SILU) return gate / (1 + exp(-gate)) * up;
@@ -281,6 +284,10 @@ static void check_entry(const struct tl_cuda_experts_args *a, const struct store
       want = act(a, s.value, up.value);
       error = (1e-6 + 1.2 * s.terms) * (1 + fabs(up.value)) + (1e-6 + up.terms) * (1 + fabs(s.value));
     }
+    if (a->relu2) { /* whose slope is twice the value */
+      want = fmax(s.value, 0) * fmax(s.value, 0);
+      error = 2 * (1e-6 + s.terms) * (1e-6 + s.terms + fabs(s.value));
+    }
     double got = op_unpack(a->dtype, out[i]);
     if (!(fabs(got - want) <= error + 1e-5 + (double)op_epsilon(a->dtype) * fabs(want)))
       fail_msg("entry %u, output %u: %.9g, not %.9g", entry, i, got, want);
@@ -291,7 +298,7 @@ static void check_entry(const struct tl_cuda_experts_args *a, const struct store
 static void check_products(const struct products *p) {
   enum { EXPERTS = 3, ROWS = 50 };
   static const uint32_t experts[] = {2, 0, 2, 1};
-  uint32_t per = p->gate ? 2 * p->n : p->n, n_entries = 0, max_tiles = p->n_tiles + 2;
+  uint32_t per = p->gate > 0 ? 2 * p->n : p->n, n_entries = 0, max_tiles = p->n_tiles + 2;
   struct tl_cuda_expert_tile *tiles = op_poisoned(max_tiles * sizeof *tiles);
   for (uint32_t i = 0; i < p->n_tiles; i++) {
     tiles[i] = (struct tl_cuda_expert_tile){experts[i], n_entries, p->counts[i]};
@@ -304,8 +311,9 @@ static void check_products(const struct products *p) {
   fill_stored(&w);
   float *bias = op_floats((size_t)EXPERTS * per, 1);
   uint16_t *out = op_poisoned((size_t)(n_entries + 1) * p->n * 2);
-  struct tl_cuda_experts_args a = {.dtype = p->dtype, .format = p->format, .gate = p->gate, .limit = 1.5f, .tile_entries = p->tile_entries,
-                                   .max_tiles = max_tiles, .n_blocks = p->n_blocks, .n = p->n, .k = p->k, .tiles = tiles,
+  struct tl_cuda_experts_args a = {.dtype = p->dtype, .format = p->format, .gate = p->gate > 0 ? p->gate : TL_CUDA_EXPERT_PLAIN,
+                                   .relu2 = p->gate == SQUARED, .limit = 1.5f, .tile_entries = p->tile_entries, .max_tiles = max_tiles,
+                                   .n_blocks = p->n_blocks, .n = p->n, .k = p->k, .tiles = tiles,
                                    .n_tiles = n_tiles, .rows = p->gathered ? rows : NULL, .x = x, .weight = w.weight,
                                    .scales = w.scales, .bias = p->bias ? bias : NULL, .out = out};
   assert_int_equal(op_run(tl_cuda_experts(&a, NULL)), 0);
@@ -327,6 +335,7 @@ static void test_few_entries(void **state) {
         {d, W16, PLAIN, 40, 1096, 8, 4, {1, 8, 3, 5}, false, false, 20}, {d, W16, PLAIN, 8, 8, 8, 1, {7}, true, true, 1},
         {d, W16, SILU, 24, 264, 8, 3, {8, 1, 2}, true, false, 1},        {d, W16, SILU, 16, 2056, 8, 2, {4, 6}, true, true, 3},
         {d, W16, CLAMPED, 24, 64, 8, 4, {2, 8, 8, 1}, true, true, 2},    {d, W16, CLAMPED, 8, 48, 8, 0, {0}, true, true, 2},
+        {d, W16, SQUARED, 40, 328, 8, 3, {8, 1, 5}, true, false, 2},     {d, W16, SQUARED, 8, 40, 8, 2, {3, 8}, true, true, 1},
     };
     for (unsigned i = 0; i < UNIT_COUNT(all); i++) check_products(&all[i]);
   }
@@ -340,6 +349,7 @@ static void test_many_entries(void **state) {
         {d, W16, PLAIN, 136, 104, 64, 3, {64, 33, 1}, false, false, 1}, {d, W16, PLAIN, 8, 8, 64, 2, {7, 64}, true, true, 1},
         {d, W16, SILU, 72, 264, 64, 4, {64, 17, 64, 2}, true, false, 1}, {d, W16, SILU, 64, 32, 64, 2, {40, 64}, true, true, 3},
         {d, W16, CLAMPED, 40, 128, 64, 2, {50, 64}, true, true, 1},      {d, W16, CLAMPED, 8, 40, 64, 0, {0}, true, true, 2},
+        {d, W16, SQUARED, 136, 104, 64, 3, {64, 33, 1}, true, false, 1}, {d, W16, SQUARED, 24, 40, 64, 2, {7, 64}, true, true, 2},
     };
     for (unsigned i = 0; i < UNIT_COUNT(all); i++) check_products(&all[i]);
   }
@@ -354,6 +364,7 @@ static void check_formats(uint32_t tile_entries, uint32_t count) {
       const struct products all[] = {
           {d, format, PLAIN, 136, stored_k(format, 160), tile_entries, 3, {count, 1, tile_entries}, false, true, 2},
           {d, format, SILU, 24, stored_k(format, 1184), tile_entries, 2, {2, count}, true, false, 1},
+          {d, format, SQUARED, 72, stored_k(format, 160), tile_entries, 2, {count, 3}, true, false, 1},
           {d, format, CLAMPED, 72, stored_k(format, 32), tile_entries, 2, {1, count}, true, true, 1},
       };
       for (unsigned i = 0; i < UNIT_COUNT(all); i++) check_products(&all[i]);

@@ -286,7 +286,7 @@ static void test_scan_plan(void **state) {
   const struct tl_recurrence *c = &m->recurrence;
   assert_true(m->n_layers == 5 && m->n_kv_layers == 1 && c->n_layers == 2);
   assert_true(c->n_key_heads == 2 && c->n_value_heads == 6 && c->key_dim == 10 && c->value_dim == 12 && c->conv == 4 && c->n_channels == 112);
-  uint32_t n_scan = 0, n_norms = 0, n_ups = 0;
+  uint32_t n_scan = 0, n_norms = 0, n_ups = 0, n_row_gates = 0;
   for (uint32_t i = 0; i < m->n_ops; i++) {
     const struct tl_op *op = &m->plan[i];
     static const uint64_t in[] = {20, 20, 72};
@@ -297,10 +297,11 @@ static void test_scan_plan(void **state) {
     if (op->kind == TL_OP_SCAN) assert_int_equal(op->layer, n_scan++);
     if (op->kind == TL_OP_GATED_NORM) assert_true(op->features == TL_F_GATE_FIRST && m->tensors[op->weight[0]].shape[0] == 72);
     if (op->kind == TL_OP_EXPERTS_UP) assert_true(op->features == TL_F_RELU2 && op->weight[1] < 0 && ++n_ups);
+    if (op->kind == TL_OP_ROW_GATE) assert_true(op[-1].kind == TL_OP_UP && op->weight[0] < 0 && ++n_row_gates); /* the MLP beside them */
     if (op->kind == TL_OP_RMSNORM) n_norms++;
     assert_true(op->kind != TL_OP_ROPE);
   }
-  assert_true(n_scan == 2 && n_norms == 6 && n_ups == 2);
+  assert_true(n_scan == 2 && n_norms == 6 && n_ups == 2 && n_row_gates == 2);
   struct tl_model *whole = open_golden_model("gguf/arch_nemotron_h.gguf");
   assert_int_equal(whole->n_parameters, m->n_parameters);
   tl_model_free(whole);

@@ -66,7 +66,7 @@ TL_DEVICE void finish(const tl_cuda_experts_args &a, const tl_cuda_expert_tile &
     if (a.gate) up += s->sum[w][entry][i + ROWS / 2];
   }
   result = finished(a, result, row);
-  if (a.gate) result = gated(a, result, finished(a, up, row + a.n));
+  result = a.gate ? gated(a, result, finished(a, up, row + a.n)) : alone(a, result);
   ((uint16_t *)a.out)[(uint64_t)(tile.first + entry) * a.n + output] = (uint16_t)T::pack(result, 0);
 }
 

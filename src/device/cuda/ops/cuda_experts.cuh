@@ -30,6 +30,11 @@ TL_DEVICE float gated(const tl_cuda_experts_args &a, float gate, float up) {
   return gate / (1 + expf(-1.702f * gate)) * (up + 1);
 }
 
+/* Of a product alone, without a gate. */
+TL_DEVICE float alone(const tl_cuda_experts_args &a, float x) {
+  return !a.relu2 ? x : x < 0 ? 0 : x * x;
+}
+
 /* What becomes of the sum of weights' row `row`, counted over all experts. */
 TL_DEVICE float finished(const tl_cuda_experts_args &a, float sum, uint64_t row) {
   if (a.format == TL_CUDA_WE4M3) sum *= ((const float *)a.scales)[row];

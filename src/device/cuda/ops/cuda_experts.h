@@ -62,7 +62,7 @@ int tl_cuda_route(const struct tl_cuda_route_args *args, void *stream);
 
 /* What becomes of an expert's products. */
 enum tl_cuda_expert_gate {
-  TL_CUDA_EXPERT_PLAIN,   /* out = x W^T + b */
+  TL_CUDA_EXPERT_PLAIN,   /* out = x W^T + b, or with `relu2` the square of what is above 0 of it */
   TL_CUDA_EXPERT_SILU,    /* of gate and up: silu(gate) * up */
   TL_CUDA_EXPERT_CLAMPED, /* g sigmoid(1.702 g) (u + 1), g = min(gate, limit), |u| <= limit */
 };
@@ -70,6 +70,7 @@ enum tl_cuda_expert_gate {
 struct tl_cuda_experts_args {
   int dtype, format, gate; /* format: enum tl_cuda_format, as its k; gate: enum tl_cuda_expert_gate */
   float limit;
+  int relu2;               /* of PLAIN */
   uint32_t tile_entries;   /* as in route */
   uint32_t max_tiles;
   uint32_t n_blocks;       /* two for each multiprocessor is right */

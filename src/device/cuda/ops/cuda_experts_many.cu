@@ -158,10 +158,10 @@ TL_DEVICE void finish(const tl_cuda_experts_args &a, const tl_cuda_expert_tile &
         TL_UNROLL for (uint32_t i = 0; i < 2; i++) {
           v[0][i] = finished(a, sum[m][j][half * 2 + i], base + i);
           if (both) v[1][i] = finished(a, sum[m][j + 1][half * 2 + i], other + i);
-          if (a.gate) v[0][i] = gated(a, v[0][i], v[1][i]);
+          v[0][i] = a.gate ? gated(a, v[0][i], v[1][i]) : alone(a, v[0][i]);
         }
         put_two<T>(a, tile.first + entry, output, v[0][0], v[0][1]);
-        if (!a.gate) put_two<T>(a, tile.first + entry, output + 8, v[1][0], v[1][1]);
+        if (!a.gate) put_two<T>(a, tile.first + entry, output + 8, alone(a, v[1][0]), alone(a, v[1][1]));
       }
   }
 }
