@@ -12,7 +12,7 @@
 static const struct api_tool_format *const formats[] = {&api_tool_hermes_format, &api_tool_llama3_json_format, &api_tool_mistral_format,
                                                         &api_tool_granite_format, &api_tool_harmony_format, &api_tool_phi4_mini_format,
                                                         &api_tool_qwen3_coder_format, &api_tool_glm45_format, &api_tool_seed_oss_format, &api_tool_pythonic_format,
-                                                        &api_tool_deepseek_v3_format, &api_tool_glm4_format};
+                                                        &api_tool_deepseek_v3_format, &api_tool_glm4_format, &api_tool_nemotron_format};
 
 /* --- a conversation with a call ------------------------------------------------------------------- */
 
@@ -88,6 +88,7 @@ static const struct api_tool_format *of_call(const char *text, const char *name,
     next = first_character(behind, name);
     return next == '[' || next == '{' ? &api_tool_granite_format : NULL;
   }
+  if (behind_last(from, name, api_tool_nemotron_format.marks[0])) return &api_tool_nemotron_format;
   if ((behind = behind_last(from, name, "<tool_call>"))) return of_tool_call(behind, name, end);
   if (find(text, name, "functools[{")) return &api_tool_phi4_mini_format;
   const char *object = behind_last(from, name, "{\"name\": \"");
@@ -99,6 +100,7 @@ static const struct api_tool_format *of_call(const char *text, const char *name,
 static const struct api_tool_format *of_instructions(const char *text, const char *end) {
   static const struct { const char *words; const struct api_tool_format *format; } known[] = {
       {"<|tool_call|>", &api_tool_granite_format},
+      {"<TOOLCALL>", &api_tool_nemotron_format},
       {"functools[{", &api_tool_phi4_mini_format},
       {"<｜tool▁calls▁begin｜>", &api_tool_deepseek_v3_format},
       {"[func_name1(params_name1=", &api_tool_pythonic_format},

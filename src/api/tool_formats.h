@@ -20,7 +20,7 @@ void api_tool_call_id(const struct api_tool_format *format, uint64_t number, cha
 
 /* tool_text.c */
 extern const struct api_tool_format api_tool_hermes_format, api_tool_granite_format, api_tool_mistral_format, api_tool_llama3_json_format,
-    api_tool_phi4_mini_format;
+    api_tool_phi4_mini_format, api_tool_nemotron_format;
 /* tool_xml.c */
 extern const struct api_tool_format api_tool_qwen3_coder_format, api_tool_seed_oss_format, api_tool_glm45_format;
 /* tool_pythonic.c, tool_deepseek.c, tool_glm.c */

@@ -4,6 +4,7 @@
  *
  *   hermes       <tool_call>\n{"name": "f", "arguments": {...}}\n</tool_call>, as many as there are calls
  *   granite      <|tool_call|>[{"name": "f", "arguments": {...}}, ...], or <tool_call> with a list; Phi-4-mini ends it with <|/tool_call|>
+ *   nemotron     <TOOLCALL>[{"name": "f", "arguments": {...}}, ...]</TOOLCALL>
  *   mistral      [TOOL_CALLS][{"name": "f", "arguments": {...}}, ...], or [TOOL_CALLS]f[ARGS]{...} for each call
  *                (between them [CALL_ID]...)
  *   phi4_mini_json  functools[{"name": "f", "arguments": {...}}, ...], or as granite
@@ -163,6 +164,8 @@ const struct api_tool_format api_tool_hermes_format = {
     .name = "hermes", .marks = {"<tool_call>", "</tool_call>"}, .n_marks = 2, .n_begin = 1, .n_end = 1, MACHINE};
 const struct api_tool_format api_tool_granite_format = {.name = "granite", .marks = {"<|tool_call|>", "<tool_call>", "</tool_call>", "<|/tool_call|>"},
                                                         .n_marks = 4, .n_begin = 2, .n_end = 2, .traits = LIST, MACHINE};
+const struct api_tool_format api_tool_nemotron_format = {
+    .name = "nemotron", .marks = {"<TOOLCALL>", "</TOOLCALL>"}, .n_marks = 2, .n_begin = 1, .n_end = 1, .traits = LIST, MACHINE};
 const struct api_tool_format api_tool_phi4_mini_format = {.name = "phi4_mini_json", .marks = {"functools", "<|tool_call|>", "<|/tool_call|>"},
                                                           .n_marks = 3, .n_begin = 2, .n_end = 1, .traits = LIST, MACHINE};
 const struct api_tool_format api_tool_mistral_format = {.name = "mistral", .marks = {"[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"},

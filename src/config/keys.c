@@ -16,7 +16,7 @@ const struct config_key config_keys[] = {
      "LoRA adapters of the model, each as name=folder: a folder of PEFT (adapter_config.json, adapter_model.safetensors), relative to this file; the name is an id for the model with that adapter, of up to 200 bytes"},
     {"model.quantize", KEY_CHOICE, AT(model_quantize), 0, 0, "none", "none|q8_0|q4_0|q4_k",
      "round the weights of products that are floats to blocks of integers while they load: less memory, faster answers"},
-    {"model.tool_parser", KEY_CHOICE, AT(model_tool_parser), 0, 0, "auto", "auto|none|hermes|llama3_json|mistral|granite|phi4_mini_json|harmony|qwen3_coder|seed_oss|glm45|glm4|pythonic|deepseek_v3",
+    {"model.tool_parser", KEY_CHOICE, AT(model_tool_parser), 0, 0, "auto", "auto|none|hermes|llama3_json|mistral|granite|nemotron|phi4_mini_json|harmony|qwen3_coder|seed_oss|glm45|glm4|pythonic|deepseek_v3",
      "how the model writes calls of tools, which are taken out of its text; auto: as its chat template does"},
     {"model.reasoning_parser", KEY_CHOICE, AT(model_reasoning_parser), 0, 0, "auto", "auto|none|think|seed_oss|mistral|granite|harmony",
      "how the model writes what it thinks before it answers, which is taken out of its text; auto: as its chat template has it"},

@@ -32,6 +32,7 @@ FORMATS = {
     "mistral_named": ("[TOOL_CALLS]{{ c.function.name }}[ARGS]{{ c.function.arguments | tojson }}", ["[TOOL_CALLS]", "[ARGS]"],
                       f"So: [TOOL_CALLS]weather[ARGS]{ARGUMENTS}", "So: "),
     "granite": ("<|tool_call|>[{{ c.function | tojson }}]", ["<|tool_call|>"], f"<|tool_call|>[{OBJECT % ARGUMENTS}]", None),
+    "nemotron": ("<TOOLCALL>[{{ c.function | tojson }}]</TOOLCALL>", [], f"Well.\n<TOOLCALL>[{OBJECT % ARGUMENTS}]</TOOLCALL>", "Well.\n"),
     "harmony": ("<|start|>assistant to=functions.{{ c.function.name }}<|channel|>commentary json<|message|>{{ c.function.arguments | tojson }}<|call|>",
                 ["<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|call|>"],
                 f"<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{ARGUMENTS}<|call|>", None),

@@ -52,6 +52,7 @@ static void test_what_stands_before_the_name(void **state) {
       {EACH("<|tool_call|>[{{ c.function | tojson }}]"), "granite"},
       {EACH("<tool_call>[{{ c.function | tojson }}]"), "granite"},
       {EACH("<|tool_call|>{{ c.function | tojson }}<|/tool_call|>"), "granite"},
+      {EACH("<TOOLCALL>[{{ c.function | tojson }}]</TOOLCALL>"), "nemotron"},
       {EACH("[TOOL_CALLS][{{ c.function | tojson }}]"), "mistral"},
       {EACH("[TOOL_CALLS]{{ c.function.name }}[ARGS]{{ c.function.arguments | tojson }}"), "mistral"},
       {EACH("<|python_tag|>{\"name\": \"{{ c.function.name }}\", \"parameters\": {{ c.function.arguments | tojson }}}"), "llama3_json"},
@@ -77,6 +78,7 @@ static void test_what_stands_before_the_name(void **state) {
       /* a tool's definition is no call, and the mark of a call before it says nothing */
       {TOOLS EACH("{{ c.function.name }}"), "none"},
       {"<tool_call>{ " TOOLS EACH("{% if false %}{% endif %}"), "hermes"},
+      {"{% if tools %}<AVAILABLE_TOOLS>" TOOLS "</AVAILABLE_TOOLS> use <TOOLCALL>[ ... ]</TOOLCALL>{% endif %}" EACH(""), "nemotron"},
       {"write <|tool_call|> before a list" TOOLS EACH(""), "granite"},
       {"between <tool_call></tool_call>" TOOLS EACH(""), "none"},
       {EACH("<seed:tool_call>\n<function={{ c.function.name }}>\n</function>\n</seed:tool_call>"), "seed_oss"},

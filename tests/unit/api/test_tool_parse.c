@@ -19,6 +19,7 @@
 #define LLAMA &api_tool_llama3_json_format
 #define MISTRAL &api_tool_mistral_format
 #define GRANITE &api_tool_granite_format
+#define NEMOTRON &api_tool_nemotron_format
 #define HARMONY &api_tool_harmony_format
 #define LIST &api_tool_list_format
 
@@ -114,6 +115,11 @@ static const struct row rows[] = {
     ROW(GRANITE, "<|tool_call|>[" CALL("f", "{\"a\": 1}"), "", "f({\"a\": 1});"),
     ROW(GRANITE, "<|tool_call|>" CALL("f", "{}") "<|/tool_call|><|tool_call|>[" CALL("g", "{}") "]<|/tool_call|>", "", "f({});g({});"),
     ROW(GRANITE, "Well <|tool|> <|tool_call|>x", "Well <|tool|> <|tool_call|>x", ""), /* vLLM drops the mark */
+    /* --- nemotron */
+    ROW(NEMOTRON, "<TOOLCALL>[" CALL("f", "{\"a\": 1}") ", " CALL("g", "{}") "]</TOOLCALL>", "", "f({\"a\": 1});g({});"),
+    ROW(NEMOTRON, "Well.\n<TOOLCALL>[\n" CALL("f", "{}") "\n]\n</TOOLCALL>\n", "Well.\n", "f({});"),
+    ROW(NEMOTRON, "<TOOLCALL>[" CALL("f", "{}"), "", "f({});"),
+    ROW(NEMOTRON, "<TOOLCALL>no</TOOLCALL> <TOOLBOX>", "<TOOLCALL>no</TOOLCALL> <TOOLBOX>", ""),
     /* --- what a grammar made of tool_choice "required" */
     ROW(LIST, "[" PARAMS("f", "{\"a\": 1}") ", " PARAMS("g", "{}") "]", "", "f({\"a\": 1});g({});"),
     ROW(LIST, "[\n  " PARAMS("f", "{}") "\n]\n", "", "f({});"),
