@@ -153,11 +153,6 @@ static int order_parts(struct reader *k) {
   return TL_OK;
 }
 
-static bool ends_so(const char *module, const char *name) {
-  size_t length = strlen(module), n = strlen(name);
-  return length >= n && strcmp(module + length - n, name) == 0 && (length == n || module[length - n - 1] == '.');
-}
-
 static bool has_part(const struct reader *k, const struct adapter_target_part *input) {
   for (uint32_t i = 0; i < k->n_parts; i++)
     if (k->parts[i].record == input->record && k->parts[i].input == input->input) return true;
@@ -168,10 +163,9 @@ static bool has_part(const struct reader *k, const struct adapter_target_part *i
  * models too, or those that are a fused one here, and PEFT lets them be. */
 static bool lacks(const struct reader *k, const char *item) {
   struct adapter_target target;
-  const char *name;
   if (adapter_find_target(k->m, item, &target)) return true;
-  for (uint32_t i = 0; (name = adapter_module_name(i)); i++) {
-    if (!ends_so(name, item) && !ends_so(item, name)) continue;
+  for (uint32_t i = 0; adapter_module_name(i); i++) {
+    if (!adapter_is_named(k->m, i, item)) continue;
     bool has = false, covered = false;
     for (uint32_t layer = 0; !covered && layer < k->m->model.n_layers; layer++) {
       if (!adapter_module_in(k->m, i, layer, &target)) continue;
@@ -193,7 +187,7 @@ static int check_targets(const struct reader *k) {
     for (uint32_t t = k->first_tensor; !found && t < k->first_tensor + k->n_tensors; t++) {
       char module[300];
       const char *name = k->m->tensors[t].name + strlen(k->prefix);
-      found = module_name(name, ".lora_A.weight", module, sizeof module) && ends_so(module, target);
+      found = module_name(name, ".lora_A.weight", module, sizeof module) && adapter_ends_so(module, target);
     }
     if (!found && lacks(k, target))
       return tl_error_set(k->err, TL_ECORRUPT, "model.adapters", "model.adapters: %.120s: target_modules: '%.60s': adapter_model.safetensors has no tensors of it",
@@ -213,16 +207,18 @@ static int rename_field(struct tl_error *err) {
 static int open_weights(struct reader *k) {
   char path[4096];
   struct model *m = k->m;
-  bool nested = m->nested;
+  bool nested = m->nested, mixers = m->mixers;
   snprintf(path, sizeof path, "%s/adapter_model.safetensors", k->source->folder);
   if (access(path, F_OK) != 0)
     return tl_error_set(k->err, TL_ENOTFOUND, "model.adapters", "model.adapters: %.200s: is missing; only safetensors are read", k->weights_label);
   k->first_tensor = m->n_tensors;
   m->strict = true;
   m->nested = false; /* a tensor of the picture's model must be seen to be refused */
+  m->mixers = false; /* and patterns are of the names that the file has */
   int r = model_add_safetensors(m, path, k->weights_label, k->prefix, k->err);
   m->strict = false;
   m->nested = nested;
+  m->mixers = mixers;
   k->n_tensors = m->n_tensors - k->first_tensor;
   return r < 0 ? rename_field(k->err) : TL_OK;
 }

@@ -6,8 +6,9 @@
 
 #include "model/adapter_private.h"
 
-/* What a layer may have. */
-enum trait { GATED = 1 << 0, DELTA = 1 << 1, SHORT = 1 << 2, EXPERTS = 1 << 3, TURNED = 1 << 4 };
+/* What a layer may have. EXPERTS: what stands beside them, too, where the layer has none but its MLP is named so. */
+enum trait { GATED = 1 << 0, DELTA = 1 << 1, SHORT = 1 << 2, SCAN = 1 << 3, EXPERTS = 1 << 4, TURNED = 1 << 5 };
+#define STATE (DELTA | SHORT | SCAN)
 
 /* How rows of several inputs lie in one matrix: those of one behind those of the other, or of each head in turn. */
 enum order { BEHIND, BY_HEADS, BY_KEY_HEADS };
@@ -28,16 +29,16 @@ static const struct module {
     {"self_attn.k_proj", 0, 0, BEHIND, 1, {{TL_OP_QKV, 1}}},
     {"self_attn.v_proj", 0, 0, BEHIND, 1, {{TL_OP_QKV, 2}}},
     {"self_attn.qkv_proj", 0, GATED, BEHIND, 3, {{TL_OP_QKV, 0}, {TL_OP_QKV, 1}, {TL_OP_QKV, 2}}},
-    {"self_attn.o_proj", 0, DELTA | SHORT, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
-    {"self_attn.out_proj", 0, DELTA | SHORT, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
-    {"self_attn.dense", 0, DELTA | SHORT, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
+    {"self_attn.o_proj", 0, STATE, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
+    {"self_attn.out_proj", 0, STATE, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
+    {"self_attn.dense", 0, STATE, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
     {"attention.self.query", 0, 0, BEHIND, 1, {{TL_OP_QKV, 0}}},
     {"attention.self.key", 0, 0, BEHIND, 1, {{TL_OP_QKV, 1}}},
     {"attention.self.value", 0, 0, BEHIND, 1, {{TL_OP_QKV, 2}}},
-    {"attention.output.dense", 0, 0, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
+    {"attention.output.dense", 0, STATE, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
     {"attn.Wqkv", 0, 0, BEHIND, 3, {{TL_OP_QKV, 0}, {TL_OP_QKV, 1}, {TL_OP_QKV, 2}}},
-    {"attn.Wo", 0, 0, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
-    {"attn.out_proj", 0, 0, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
+    {"attn.Wo", 0, STATE, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
+    {"attn.out_proj", 0, STATE, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
     {"linear_attn.in_proj_qkv", DELTA, 0, BEHIND, 3, {{TL_OP_DELTA_IN, 0}, {TL_OP_DELTA_IN, 1}, {TL_OP_DELTA_IN, 2}}},
     {"linear_attn.in_proj_z", DELTA, 0, BEHIND, 1, {{TL_OP_DELTA_GATES, 0}}},
     {"linear_attn.in_proj_b", DELTA, 0, BEHIND, 1, {{TL_OP_DELTA_GATES, 1}}},
@@ -46,6 +47,8 @@ static const struct module {
      {{TL_OP_DELTA_IN, 0}, {TL_OP_DELTA_IN, 1}, {TL_OP_DELTA_IN, 2}, {TL_OP_DELTA_GATES, 0}}},
     {"linear_attn.in_proj_ba", DELTA, 0, BY_KEY_HEADS, 2, {{TL_OP_DELTA_GATES, 1}, {TL_OP_DELTA_GATES, 2}}},
     {"linear_attn.out_proj", DELTA, 0, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
+    {"mamba.in_proj", SCAN, 0, BEHIND, 5, {{TL_OP_DELTA_GATES, 0}, {TL_OP_DELTA_IN, 2}, {TL_OP_DELTA_IN, 1}, {TL_OP_DELTA_IN, 0}, {TL_OP_DELTA_GATES, 1}}},
+    {"mamba.out_proj", SCAN, 0, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
     {"conv.in_proj", SHORT, 0, BEHIND, 3, {{TL_OP_SHORT_IN, 0}, {TL_OP_SHORT_IN, 1}, {TL_OP_SHORT_IN, 2}}},
     {"conv.out_proj", SHORT, 0, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
 #define MLP(block, needs, without)                                                 \
@@ -59,6 +62,7 @@ static const struct module {
     MLP("mlp.shared_mlp", EXPERTS, 0),
     MLP("feed_forward.shared_expert", EXPERTS, 0),
 #undef MLP
+    {"mlp.shared_experts.up_proj", EXPERTS, 0, BEHIND, 1, {{TL_OP_UP, 0}}},
     {"mlp.gate_up_proj", 0, EXPERTS, BEHIND, 2, {{TL_OP_GATED_UP, 0}, {TL_OP_GATED_UP, 1}}},
     {"shared_mlp.input_linear", EXPERTS, 0, BEHIND, 2, {{TL_OP_GATED_UP, 0}, {TL_OP_GATED_UP, 1}}},
     {"shared_mlp.output_linear", EXPERTS, 0, BEHIND, 1, {{TL_OP_MLP_DOWN, 0}}},
@@ -84,7 +88,7 @@ const char *adapter_module_name(uint32_t i) {
 /* --- in a layer ------------------------------------------------------------------------------- */
 
 static uint32_t traits_of(const struct model *m, uint32_t layer) {
-  uint32_t traits = 0;
+  uint32_t traits = m->shared_mlp ? EXPERTS : 0;
   for (uint32_t i = 0; i < m->model.n_ops; i++) {
     if (m->ops[i].layer != layer) continue;
     switch (m->ops[i].kind) {
@@ -92,7 +96,7 @@ static uint32_t traits_of(const struct model *m, uint32_t layer) {
       case TL_OP_SHORT_IN: traits |= SHORT; break;
       case TL_OP_ROUTE: traits |= EXPERTS; break;
       case TL_OP_DELTA_IN: /* three records before that of the rule, whose number is of layers with a state */
-        traits |= DELTA | (m->ops[i + 3].features & TL_F_TURNED ? TURNED : 0);
+        traits |= m->ops[i + 3].kind == TL_OP_SCAN ? SCAN : DELTA | (m->ops[i + 3].features & TL_F_TURNED ? TURNED : 0);
         break;
       default: break;
     }
@@ -119,7 +123,7 @@ bool adapter_module_in(const struct model *m, uint32_t number, uint32_t layer, s
   if ((traits & module->needs) != module->needs || traits & module->without) return false;
   for (uint32_t i = 0; i < module->n; i++) {
     int64_t record = find_record(m, module->parts[i].kind, layer);
-    if (record < 0) return false;
+    if (record < 0 || m->ops[record].weight[module->parts[i].input] < 0) return false;
     const struct tl_tensor *weight = &m->tensors[m->ops[record].weight[module->parts[i].input]];
     uint64_t each = weight->shape[0] / heads_of(m, module->order);
     ret->parts[i] = (struct adapter_target_part){(uint32_t)record, module->parts[i].input, {ret->step, each, 0, weight->shape[0]}};
@@ -132,6 +136,11 @@ bool adapter_module_in(const struct model *m, uint32_t number, uint32_t layer, s
 }
 
 /* --- names ------------------------------------------------------------------------------------ */
+
+bool adapter_ends_so(const char *module, const char *name) {
+  size_t length = strlen(module), n = strlen(name);
+  return length >= n && strcmp(module + length - n, name) == 0 && (length == n || module[length - n - 1] == '.');
+}
 
 /* Behind the first of the texts that it begins with, or itself. */
 static const char *behind(const char *name, const char *const *texts, size_t n) {
@@ -153,12 +162,35 @@ static const char *within_layer(const char *name, uint32_t *ret_layer) {
   return end + 1;
 }
 
+#define NAME_IN_PLAN 400
+
+/* The name of a module, or of a tensor in it, as plans have it. */
+static const char *name_in_plan(const struct model *m, const char *name, char buffer[NAME_IN_PLAN]) {
+  if (!m->mixers) {
+    /* the adapter may be of a model within one of pictures where the base is the text model alone, of a GGUF file */
+    const char *nested = hf_nested_tensor(name, buffer, NAME_IN_PLAN);
+    return nested ? nested : name;
+  }
+  char dotted[NAME_IN_PLAN]; /* mixers are told by what their products' tensors begin with */
+  size_t length = strlen(name);
+  if (length + 2 > sizeof dotted) return name;
+  snprintf(dotted, sizeof dotted, "%s.", name);
+  if (hf_mixer_tensor(dotted, buffer, NAME_IN_PLAN) != buffer) return name;
+  buffer[strlen(buffer) - 1] = 0;
+  return buffer;
+}
+
+bool adapter_is_named(const struct model *m, uint32_t i, const char *item) {
+  const char *name = modules[i].name;
+  char mixer[80];
+  snprintf(mixer, sizeof mixer, "mixer%s", strchr(name, '.'));
+  return adapter_ends_so(name, item) || adapter_ends_so(item, name) || (m->mixers && (adapter_ends_so(mixer, item) || adapter_ends_so(item, mixer)));
+}
+
 bool adapter_find_target(const struct model *m, const char *name, struct adapter_target *ret) {
-  char buffer[400];
-  /* the adapter may be of a model within one of pictures where the base is the text model alone, of a GGUF file */
-  const char *nested = hf_nested_tensor(name, buffer, sizeof buffer);
+  char buffer[NAME_IN_PLAN];
   uint32_t layer;
-  const char *module = within_layer(nested ? nested : name, &layer);
+  const char *module = within_layer(name_in_plan(m, name, buffer), &layer);
   if (!module || layer >= m->model.n_layers) return false;
   for (uint32_t i = 0; i < sizeof modules / sizeof *modules; i++)
     if (strcmp(module, modules[i].name) == 0 && adapter_module_in(m, i, layer, ret)) return true;
@@ -169,6 +201,8 @@ const char *adapter_refusal(const struct model *m, const char *name) {
   static const struct {
     const char *part, *why;
   } known[] = {{".experts.", "adapters of routed experts are not supported"},
+               {"block_sparse_moe.input_linear.", "adapters of routed experts are not supported"},
+               {"block_sparse_moe.output_linear.", "adapters of routed experts are not supported"},
                {"visual.", "adapters of what reads pictures are not supported"},
                {"vision_", "adapters of what reads pictures are not supported"},
                {"multi_modal_projector.", "adapters of what reads pictures are not supported"},
@@ -176,24 +210,28 @@ const char *adapter_refusal(const struct model *m, const char *name) {
                {"lm_head.", "adapters of the output matrix are not supported"},
                {".conv1d.", "adapters of convolutions are not supported"},
                {".conv.conv.", "adapters of convolutions are not supported"},
+               {".A_log.", "adapters of what is no product are not supported"},
+               {".D.", "adapters of what is no product are not supported"},
+               {".dt_bias.", "adapters of what is no product are not supported"},
                {"pooler.", "adapters of what stands behind pooling are not supported"},
                {"classifier.", "adapters of what stands behind pooling are not supported"},
                {"head.", "adapters of what stands behind pooling are not supported"},
                {".shared_expert_gate.", "adapters of the gate of a shared expert are not supported"},
                {"mlp.gate.", "adapters of routers are not supported"},
+               {"mixer.gate.", "adapters of routers are not supported"},
                {"feed_forward.gate.", "adapters of routers are not supported"},
                {".router.", "adapters of routers are not supported"},
                {"_a_proj", "adapters of latent attention's products are not supported, but for o_proj"},
                {"kv_b_proj.", "adapters of latent attention's products are not supported, but for o_proj"},
                {"q_b_proj.", "adapters of latent attention's products are not supported, but for o_proj"},
                {"mtp.", "adapters of layers that guess further tokens are not supported"}};
-  char buffer[400];
-  const char *nested = hf_nested_tensor(name, buffer, sizeof buffer);
+  char buffer[NAME_IN_PLAN];
   uint32_t layer;
   for (size_t i = 0; i < sizeof known / sizeof *known; i++)
     if (strstr(name, known[i].part)) return known[i].why;
-  if (within_layer(nested ? nested : name, &layer) && layer >= m->model.n_layers) return "the model has no such layer";
+  const char *planned = name_in_plan(m, name, buffer);
+  if (within_layer(planned, &layer) && layer >= m->model.n_layers) return "the model has no such layer";
   for (size_t i = 0; i < sizeof modules / sizeof *modules; i++)
-    if (strstr(name, modules[i].name)) return "the model has no such product in this layer";
+    if (strstr(planned, modules[i].name)) return "the model has no such product in this layer";
   return "expected lora_A or lora_B of a product of attention, of a layer with a state, of an MLP or of a shared expert";
 }

@@ -20,7 +20,7 @@ float adapter_config_scale(const struct adapter_config *config, const char *modu
 /* Whether rank is one that it says. */
 bool adapter_config_has_rank(const struct adapter_config *config, uint32_t rank);
 
-#define ADAPTER_MAX_PARTS 4
+#define ADAPTER_MAX_PARTS 5
 
 /* adapter_modules.c: what a module's matrix (rows, columns) is in the plan; each input has rows of its own of it. */
 struct adapter_target {
@@ -35,6 +35,10 @@ struct adapter_target {
 };
 /* The i-th module that is known, "self_attn.q_proj"; several may have one name. NULL: there are not so many. */
 const char *adapter_module_name(uint32_t i);
+/* Whether a module's name ends with all parts of `name`. */
+bool adapter_ends_so(const char *module, const char *name);
+/* Whether an item of target_modules means the i-th module, or is one of those. */
+bool adapter_is_named(const struct model *m, uint32_t i, const char *item);
 /* Whether that layer has it. */
 bool adapter_module_in(const struct model *m, uint32_t number, uint32_t layer, struct adapter_target *ret);
 /* "model.layers.3.self_attn.q_proj"; false: the model has none of that name, or it is not done. */

@@ -166,14 +166,15 @@ const char *hf_mixer_tensor(const char *name, char *buffer, size_t size) {
   static const char *const attention[] = {"q_proj.", "k_proj.", "v_proj.", "o_proj."};
   static const char *const state[] = {"A_log", "D", "dt_bias", "conv1d.", "in_proj.", "norm.", "out_proj."};
   const char *rest = strncmp(name, "backbone.", 9) == 0 ? name + 9 : strncmp(name, "model.", 6) == 0 ? name + 6 : NULL;
-  unsigned layer;
-  int n = 0;
   if (!rest) return name;
   if (strcmp(rest, "embeddings.weight") == 0) return "model.embed_tokens.weight";
   if (strcmp(rest, "norm_f.weight") == 0) return "model.norm.weight";
-  if (sscanf(rest, "layers.%u.%n", &layer, &n) != 1 || n == 0) return name;
-  rest += n;
-  if (strcmp(rest, "norm.weight") == 0) return snprintf(buffer, size, "model.layers.%u.input_layernorm.weight", layer), buffer;
+  if (strncmp(rest, "layers.", 7) != 0) return name;
+  const char *number = rest + 7; /* as it stands there: who reads it says whether it is one */
+  int digits = (int)strspn(number, "0123456789");
+  rest = number + digits + 1;
+  if (digits == 0 || digits > 20 || rest[-1] != '.') return name;
+  if (strcmp(rest, "norm.weight") == 0) return snprintf(buffer, size, "model.layers.%.*s.input_layernorm.weight", digits, number), buffer;
   if (strncmp(rest, "mixer.", 6) != 0) return name;
   rest += 6;
   const char *mixer = "mlp";
@@ -181,6 +182,6 @@ const char *hf_mixer_tensor(const char *name, char *buffer, size_t size) {
     if (strncmp(rest, attention[i], strlen(attention[i])) == 0) mixer = "self_attn";
   for (size_t i = 0; i < sizeof state / sizeof *state; i++)
     if (strncmp(rest, state[i], strlen(state[i])) == 0) mixer = "mamba";
-  snprintf(buffer, size, "model.layers.%u.%s.%.200s", layer, mixer, rest);
+  snprintf(buffer, size, "model.layers.%.*s.%s.%.200s", digits, number, mixer, rest);
   return buffer;
 }

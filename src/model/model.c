@@ -122,6 +122,7 @@ static int new_model(struct hf_config *config, struct model **ret, const struct 
   m->model.architecture = a->name;
   m->nested = hf_is_nested(a);
   m->mixers = arch_blocks_of(a)->traits & BLOCK_ONE_MIXER;
+  m->shared_mlp = arch_experts_of(a) && arch_experts_of(a)->traits & EXPERTS_ROWS;
   *ret_architecture = a;
   *ret = m;
   return TL_OK;

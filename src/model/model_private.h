@@ -64,6 +64,7 @@ struct model {
   bool gguf;                  /* tensors have GGUF's names */
   bool nested;                /* the files hold a model of pictures, too: hf_classes.c */
   bool mixers;                /* tensors have Nemotron-H's names: hf_classes.c */
+  bool shared_mlp;            /* layers without experts have what stands beside them, by its name: Granite's */
   bool strict;                /* tensors of a number format that is not read are an error */
   bool bare;                  /* names lack the "model." of decoders with an output matrix */
   uint32_t paired_head;       /* and Q and K have heads of so many rows in pairs; 0: they have not */

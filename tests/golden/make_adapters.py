@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 
+import peft.tuners.tuners_utils
 import peft.utils.transformers_weight_conversion
 import torch
 import transformers
@@ -29,6 +30,9 @@ ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
 DELTA = ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"]
 NEXT = ["q_proj", "k_proj", "v_proj", "o_proj", "in_proj_qkvz", "in_proj_ba", "out_proj"] + [
     f"{block}.{name}" for block in ("mlp", "shared_expert") for name in ("gate_proj", "up_proj", "down_proj")]
+# PEFT wants no adapter of this out_proj, as CUDA kernels for training pass it by; others write some, and the rest of the class computes them.
+peft.tuners.tuners_utils._check_lora_target_modules_mamba = lambda config, model, name: None
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 # where the model is, what its own weights are kept in, the format of each adapter, products
 MODELS = {
     "f32_odd": ("llama/f32_odd", "F32", ("F32", "F16"), ALL, ["v_proj", "down_proj", "gate_proj"]),
@@ -41,8 +45,15 @@ MODELS = {
     "qwen3_next": ("arch/qwen3_next", "F32", ("F32", "F16"), NEXT, ["in_proj_qkvz", "shared_expert.up_proj", "in_proj_ba"]),
     "lfm2": ("arch/lfm2", "F32", ("F32", "F32"), ["q_proj", "k_proj", "v_proj", "in_proj", "out_proj", "w1", "w2", "w3"], ["in_proj", "w2", "w3"]),
     "starcoder2": ("arch/starcoder2", "F32", ("F32", "BF16"), ["q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"], ["q_proj", "c_fc"]),
+    "granitemoehybrid": ("arch/granitemoehybrid", "F32", ("F32", "BF16"),
+                         ATTENTION + ["in_proj", "out_proj", "shared_mlp.input_linear", "shared_mlp.output_linear"], ["in_proj", "shared_mlp.output_linear"]),
+    "granitemoehybrid_dense": ("arch/granitemoehybrid_dense", "F32", ("F32", "F16"),
+                               ATTENTION + ["in_proj", "out_proj", "input_linear", "output_linear"], ["q_proj", "input_linear"]),
+    "nemotron_h": ("arch/nemotron_h", "F32", ("F32", "F16"), ATTENTION + ["in_proj", "out_proj", "up_proj", "down_proj"], ["in_proj", "out_proj"]),
+    "nemotron_h_dense": ("arch/nemotron_h_dense", "F32", ("F32", "BF16"), ATTENTION + ["in_proj", "out_proj", "up_proj", "down_proj"], ["up_proj", "down_proj"]),
 }
-TWO = {"qwen3_5": (2, "linear_attn"), "qwen3_next": (2, "linear_attn"), "lfm2": (3, "conv")}  # the one layer of `two`, and where its first product is
+TWO = {"qwen3_5": (2, "linear_attn"), "qwen3_next": (2, "linear_attn"), "lfm2": (3, "conv"), "granitemoehybrid": (2, "mamba"),
+       "nemotron_h": (3, "mixer"), "nemotron_h_dense": (1, "mixer")}  # the one layer of `two`, and where its first product is
 
 
 def configs(name, one, two):

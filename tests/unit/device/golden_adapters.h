@@ -10,8 +10,11 @@ static const struct adapted_base {
   const char *name, *place;
 } bases[] = {{"f32_odd", "f32_odd"}, {"bf16_tied", "bf16_tied"}, {"phi3", "arch/phi3"}, {"granite", "arch/granite"}, {"gemma2", "arch/gemma2"}, {"f16_sharded", "f16_sharded"},
              {"qwen3_5", "arch/qwen3_5"}, {"lfm2", "arch/lfm2"}, {"qwen3_next", "arch/qwen3_next"}, /* layers with a state, gated queries, shared experts */
-             {"starcoder2", "arch/starcoder2"}}; /* an MLP without a gate */
+             {"starcoder2", "arch/starcoder2"}, /* an MLP without a gate */
+             {"granitemoehybrid", "arch/granitemoehybrid"}, {"granitemoehybrid_dense", "arch/granitemoehybrid_dense"}, /* Mamba 2's layers */
+             {"nemotron_h_dense", "arch/nemotron_h_dense"}, {"nemotron_h", "arch/nemotron_h"}};
 
+#define N_ON_GPU (UNIT_COUNT(bases) - 1) /* the last one's experts have no gate: the CPU backend's alone */
 #define N_ADAPTERS 2
 
 /* A golden model with its two adapters, and what peft says of each. */
