@@ -15,8 +15,9 @@ from model_files import write_folder
 from test_states_served import write_hybrid
 
 STORY = "Once upon a time there was a boy called Ben who lived in a little house near the sea. "
-LISTS = {False: ["q_proj", "k_proj", "v_proj", "o_proj", "in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj", "gate_proj", "up_proj", "down_proj"],
-         True: ["q_proj", "k_proj", "v_proj", "out_proj", "in_proj", "w1", "w2", "w3"]}
+LISTS = {"qwen3_5_text": ["q_proj", "k_proj", "v_proj", "o_proj", "in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj", "gate_proj", "up_proj", "down_proj"],
+         "lfm2": ["q_proj", "k_proj", "v_proj", "out_proj", "in_proj", "w1", "w2", "w3"],
+         "granitemoehybrid": ["q_proj", "k_proj", "v_proj", "o_proj", "in_proj", "out_proj", "input_linear", "output_linear"]}
 IDS = (NAME, "all", "states")
 RANK, SCALE = 2, 1.5
 
@@ -65,11 +66,11 @@ def merged(model, tensors, folder):
     return write_folder(folder, config, entries)
 
 
-@pytest.fixture(scope="module", params=["qwen3_5_text", "lfm2"])
+@pytest.fixture(scope="module", params=LISTS)
 def made(request, tmp_path_factory):
     """The model, {adapter: merged model}, what adapters are said to be."""
-    root, short = tmp_path_factory.mktemp("states"), request.param == "lfm2"
-    model, whole, names = write_hybrid(root / "model", short), {}, LISTS[short]
+    root, whole, names = tmp_path_factory.mktemp("states"), {}, LISTS[request.param]
+    model = write_hybrid(root / "model", request.param)
     lists = {"all": names, "states": [n for n in names if n.startswith("in_proj") or n == "out_proj"]}
     for i, (name, targets) in enumerate(lists.items()):
         tensors = draw_tensors(model, targets, i)
