@@ -14,7 +14,6 @@ static const struct adapted_base {
              {"granitemoehybrid", "arch/granitemoehybrid"}, {"granitemoehybrid_dense", "arch/granitemoehybrid_dense"}, /* Mamba 2's layers */
              {"nemotron_h_dense", "arch/nemotron_h_dense"}, {"nemotron_h", "arch/nemotron_h"}};
 
-#define N_ON_GPU (UNIT_COUNT(bases) - 1) /* the last one's experts have no gate: the CPU backend's alone */
 #define N_ADAPTERS 2
 
 /* A golden model with its two adapters, and what peft says of each. */

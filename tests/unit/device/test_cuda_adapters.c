@@ -38,7 +38,7 @@ static double run_scored(struct machine *m, const struct adapted *a, uint32_t nu
 
 static void test_against_peft(void **state) {
   (void)state;
-  for (unsigned b = 0; b < N_ON_GPU; b++) {
+  for (unsigned b = 0; b < UNIT_COUNT(bases); b++) {
     IF_FAKE(fake_cuda_reset();)
     struct adapted *a = open_adapted(&bases[b]);
     struct machine m = open_gpu(a->plain.model);
@@ -58,7 +58,7 @@ static void test_against_peft(void **state) {
 /* Prompts in chunks and decodes of all in the same steps. */
 static void test_together(void **state) {
   (void)state;
-  for (unsigned b = 0; b < N_ON_GPU; b += 2) {
+  for (unsigned b = 0; b < UNIT_COUNT(bases); b += 2) {
     IF_FAKE(fake_cuda_reset();)
     struct adapted *a = open_adapted(&bases[b]);
     struct machine m = open_gpu(a->plain.model);
