@@ -239,9 +239,10 @@ static uint32_t unit_of(const struct cpu_mixture *x, uint32_t unit, uint32_t n_p
   return x->first[*ret_expert + 1] - *ret_at;
 }
 
-/* Matrices of each expert of EXPERTS_UP, the gate's first. */
-static uint32_t ups_of(const struct tl_op *op) {
-  return op->features & TL_F_RELU2 ? 1 : 2;
+/* Panel p of w's outputs, out (m, 32), to entries `at` .. at + m - 1 of floats (entries, ld). */
+static void put_outputs(const struct cpu_matrix *w, uint32_t p, const float *out, float *floats, size_t ld, uint32_t at, uint32_t m) {
+  for (uint32_t i = 0; i < m; i++)
+    memcpy(floats + (at + i) * ld + p * CPU_PANEL, out + i * CPU_PANEL, columns_of(w, p) * sizeof *out);
 }
 
 static void ungated_unit(struct run *r, const struct cpu_matrix *experts, uint32_t unit) {
@@ -251,8 +252,7 @@ static void ungated_unit(struct run *r, const struct cpu_matrix *experts, uint32
   float *out = r->lane->panel_out;
   product(r, &experts[e], p, x->io, d->ld_dim, at, m, out);
   cpu_square_above_0(out, m * CPU_PANEL);
-  for (uint32_t i = 0; i < m; i++)
-    memcpy(x->m + (at + i) * x->ld_inner + p * CPU_PANEL, out + i * CPU_PANEL, columns_of(&experts[e], p) * sizeof *out);
+  put_outputs(&experts[e], p, out, x->m, x->ld_inner, at, m);
 }
 
 static void up_unit(struct run *r, const struct tl_op *op, const struct cpu_matrix *experts, uint32_t unit) {
@@ -269,8 +269,8 @@ static void up_unit(struct run *r, const struct tl_op *op, const struct cpu_matr
       d->kernels->clamped_mul(gi, gi, ui, CPU_PANEL, op->limit);
     else
       d->kernels->silu_mul(gi, gi, ui, CPU_PANEL);
-    memcpy(x->m + (at + i) * x->ld_inner + p * CPU_PANEL, gi, columns_of(gate, p) * sizeof *gi);
   }
+  put_outputs(gate, p, g, x->m, x->ld_inner, at, m);
 }
 
 /* The row of h that entry `at` is of, or, times its share, what becomes of it in its place among the entries. */
@@ -288,7 +288,7 @@ static const float *entry_row(const struct cpu_device *d, const struct tl_op *op
 void cpu_experts_up(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *experts) {
   struct cpu_device *d = r->d;
   struct cpu_mixture *x = &d->mixture;
-  uint32_t from, to, n = ups_of(op);
+  uint32_t from, to, n = cpu_expert_ups(op);
   share(r, x->n_entries, &from, &to);
   for (uint32_t at = from; at < to; at++) {
     const struct cpu_matrix *gate = &experts[n * x->expert_of[at]], *up = gate + n - 1;
@@ -309,8 +309,7 @@ static void down_unit(struct run *r, const struct cpu_matrix *experts, uint32_t 
   uint32_t e, p, at, m = unit_of(x, unit, experts->n_panels, &e, &p, &at);
   float *out = r->lane->panel_out;
   product(r, &experts[e], p, x->m, x->ld_inner, at, m, out);
-  for (uint32_t i = 0; i < m; i++)
-    memcpy(x->io + (at + i) * d->ld_dim + p * CPU_PANEL, out + i * CPU_PANEL, columns_of(&experts[e], p) * sizeof *out);
+  put_outputs(&experts[e], p, out, x->io, d->ld_dim, at, m);
 }
 
 /* What the experts made of row i into `to`, or, with `add`, on top of it. */

@@ -23,6 +23,11 @@
 #define CPU_K_BLOCK 256   /* inputs unpacked at a time: 32 KiB of floats, an L1 cache */
 #define CPU_MAX_QUERIES 8 /* query rows that attention treats together */
 
+/* Matrices of each expert of EXPERTS_UP, the gate's first where there is one. */
+static inline uint32_t cpu_expert_ups(const struct tl_op *op) {
+  return op->weight[1] < 0 ? 1 : 2;
+}
+
 static inline size_t cpu_round_up(size_t value, size_t to) {
   return (value + to - 1) / to * to;
 }

@@ -264,7 +264,7 @@ static unsigned stacked(const struct tl_op *op) {
 
 /* How many matrices each expert, or head, has in a record; 0: there are none in it. */
 static unsigned of_expert(const struct tl_op *op) {
-  return op->kind == TL_OP_EXPERTS_UP ? (op->weight[1] < 0 ? 1 : 2) : op->kind == TL_OP_EXPERTS_DOWN || of_heads(op) ? 1 : 0;
+  return op->kind == TL_OP_EXPERTS_UP ? cpu_expert_ups(op) : op->kind == TL_OP_EXPERTS_DOWN || of_heads(op) ? 1 : 0;
 }
 
 /* The shard's experts, or heads, of such a record. */
