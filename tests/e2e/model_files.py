@@ -14,16 +14,23 @@ NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_he
          "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
 
 
-def read_model(folder, dtype):
-    """config.json, and {name: (shape, bytes)} of the tensors of this format."""
+def read_tensors(folder):
+    """config.json, and {name: (shape, format, bytes)}."""
     data = (folder / "model.safetensors").read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:8 + length])
+    header.pop("__metadata__", None)
     tensors = {}
-    for name, entry in json.loads(data[8:8 + length]).items():
-        if entry.get("dtype") == dtype:
-            begin, end = entry["data_offsets"]
-            tensors[name] = (entry["shape"], data[8 + length + begin:8 + length + end])
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        tensors[name] = entry["shape"], entry["dtype"], data[8 + length + begin:8 + length + end]
     return json.loads((folder / "config.json").read_text()), tensors
+
+
+def read_model(folder, dtype):
+    """config.json, and {name: (shape, bytes)} of the tensors of this format."""
+    config, tensors = read_tensors(folder)
+    return config, {name: (shape, data) for name, (shape, of, data) in tensors.items() if of == dtype}
 
 
 def read_demo():

@@ -11,7 +11,7 @@ import pytest
 from adapter_files import write_adapter
 from daemon import NAME, Daemon
 from model_files import floats as widened
-from model_files import write_folder
+from model_files import read_tensors, write_folder
 from test_states_served import write_hybrid
 
 STORY = "Once upon a time there was a boy called Ben who lived in a little house near the sea. "
@@ -24,18 +24,8 @@ RANK, SCALE = 2, 1.5
 
 def products(model, names):
     """{module: (shape, format, bytes)}"""
-    _, tensors = read_any(model)
+    _, tensors = read_tensors(model)
     return {name.removesuffix(".weight"): value for name, value in tensors.items() if name.endswith(".weight") and name.split(".")[-2] in names}
-
-
-def read_any(folder):
-    """config.json, and {name: (shape, format, bytes)}."""
-    raw = (folder / "model.safetensors").read_bytes()
-    n = int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8:8 + n])
-    header.pop("__metadata__", None)
-    return json.loads((folder / "config.json").read_text()), {
-        name: (t["shape"], t["dtype"], raw[8 + n + t["data_offsets"][0]:8 + n + t["data_offsets"][1]]) for name, t in header.items()}
 
 
 def draw_tensors(model, names, seed):
@@ -48,7 +38,7 @@ def draw_tensors(model, names, seed):
 
 def merged(model, tensors, folder):
     """The model with W + SCALE B A in place of W, in floats."""
-    config, all_tensors = read_any(model)
+    config, all_tensors = read_tensors(model)
     entries = []
     for name, (shape, dtype, data) in all_tensors.items():
         adapted = f"base_model.model.{name.removesuffix('.weight')}"

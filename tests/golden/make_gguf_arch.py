@@ -133,11 +133,16 @@ def add_scan_keys(out, arch, config, kinds):
     out.add_rope_scaling_finetuned(config.get("position_embedding_type") == "rope")
 
 
-def add_nemotron_expert_keys(out, config):
+def add_routed_keys(out, config):
+    """Of experts as DeepSeek's and Nemotron's configurations have them."""
     out.add_expert_count(config["n_routed_experts"])
     out.add_expert_used_count(config["num_experts_per_tok"])
     out.add_expert_shared_count(config["n_shared_experts"])
     out.add_expert_feed_forward_length(config["moe_intermediate_size"])
+
+
+def add_nemotron_expert_keys(out, config):
+    add_routed_keys(out, config)
     out.add_expert_shared_feed_forward_length(config["moe_shared_expert_intermediate_size"])
     out.add_expert_weights_norm(config["norm_topk_prob"])
     out.add_expert_weights_scale(config["routed_scaling_factor"])
@@ -237,10 +242,7 @@ def add_latent_keys(out, name, config, rope):
     add_rope(out, A.DEEPSEEK2, config, rope)
     sigmoid = config["model_type"] != "deepseek_v2"
     out.add_leading_dense_block_count(config.get("first_k_dense_replace", 1))
-    out.add_expert_count(config["n_routed_experts"])
-    out.add_expert_used_count(config["num_experts_per_tok"])
-    out.add_expert_shared_count(config["n_shared_experts"])
-    out.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    add_routed_keys(out, config)
     out.add_expert_weights_scale(config["routed_scaling_factor"])
     out.add_expert_weights_norm(config["norm_topk_prob"])
     if sigmoid:

@@ -35,12 +35,13 @@ static inline void read_adapter_cases(const struct adapted_base *b, const char *
 }
 
 static inline void add_adapters(struct tl_model *model, const struct adapted_base *b) {
-  const char *root = getenv("TL_TEST_GOLDEN");
-  char folders[N_ADAPTERS][512];
+  char folder[128], folders[N_ADAPTERS][1024];
   struct tl_adapter_source sources[N_ADAPTERS] = {{"one", folders[0]}, {"two", folders[1]}};
   struct tl_error err = {0};
-  for (unsigned i = 0; i < N_ADAPTERS; i++)
-    snprintf(folders[i], sizeof folders[i], "%s/adapters/%s/%s", root ? root : "tests/golden", b->name, sources[i].name);
+  for (unsigned i = 0; i < N_ADAPTERS; i++) {
+    snprintf(folder, sizeof folder, "adapters/%s/%s", b->name, sources[i].name);
+    unit_golden_path(folder, folders[i]);
+  }
   if (tl_model_add_adapters(model, sources, N_ADAPTERS, &err) < 0) fail_msg("%s", err.message);
   assert_int_equal(model->n_adapters, N_ADAPTERS);
 }

@@ -152,12 +152,11 @@ static void test_gguf_base(void **state) {
   } files[] = {{6, "arch_qwen3_5.gguf"}, {8, "arch_qwen3_next.gguf"}, {10, "arch_granitemoehybrid.gguf"}, {11, "arch_granitemoehybrid_dense.gguf"},
                {12, "arch_nemotron_h_dense.gguf"}, {13, "arch_nemotron_h.gguf"}};
   for (unsigned i = 0; i < UNIT_COUNT(files); i++) {
-    const char *root = getenv("TL_TEST_GOLDEN");
-    char path[512];
+    char file[64], path[1024];
     struct tl_error err = {0};
     struct tl_model *model;
-    snprintf(path, sizeof path, "%s/gguf/%s", root ? root : "tests/golden", files[i].file);
-    if (tl_model_load(path, &model, &err) < 0) fail_msg("%s", err.message);
+    snprintf(file, sizeof file, "gguf/%s", files[i].file);
+    if (tl_model_load(unit_golden_path(file, path), &model, &err) < 0) fail_msg("%s", err.message);
     add_adapters(model, &bases[files[i].base]);
     struct adapted *a = open_adapted(&bases[files[i].base]);
     const struct cpu_kernels *kernels = cpu_choose_kernels(tl_cpu_best_isa());

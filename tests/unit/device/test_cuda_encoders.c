@@ -40,24 +40,27 @@ static void run(struct tl_device *device, const struct text *const *texts, uint3
   run_on(find_ops(), device, texts, n, vectors);
 }
 
+/* Texts in one step: how far the worst number is off what transformers, or peft, says. */
+static double worst_of(struct tl_device *device, const char *name, const struct tl_model *model, const struct text *const *texts, uint32_t n) {
+  float vectors[BATCH_SIZE * MAX_OUT];
+  double worst = 0;
+  run(device, texts, n, vectors);
+  for (unsigned t = 0; t < n; t++) worst = fmax(worst, check_vector(name, model, texts[t], vectors + t * model->n_out));
+  return worst;
+}
+
 /* Texts at once, and the first two, of one and two tokens, alone. */
 static void test_against_transformers(void **state) {
   (void)state;
   for (unsigned i = 0; i < UNIT_COUNT(encoder_names); i++) {
     struct golden g;
-    float vectors[N_CASES * MAX_OUT];
     const struct text *texts[N_CASES];
-    double worst = 0;
     open_golden(encoder_names[i], &g);
     struct tl_device *device = open_device(g.model);
     for (unsigned t = 0; t < N_CASES; t++) texts[t] = &g.texts[t];
     unsigned n = i % 5 == 0 ? N_CASES : N_CASES - 1 - (i % 2 == 0); /* the longest of some: fibers take their time */
-    run(device, texts, n, vectors);
-    for (unsigned t = 0; t < n; t++) worst = fmax(worst, check_vector(encoder_names[i], g.model, texts[t], vectors + t * g.model->n_out));
-    for (unsigned t = 0; t < 2; t++) {
-      run(device, &texts[t], 1, vectors);
-      worst = fmax(worst, check_vector(encoder_names[i], g.model, texts[t], vectors));
-    }
+    double worst = worst_of(device, encoder_names[i], g.model, texts, n);
+    for (unsigned t = 0; t < 2; t++) worst = fmax(worst, worst_of(device, encoder_names[i], g.model, &texts[t], 1));
     printf("%s: within %.2g\n", encoder_names[i], worst);
     IF_FAKE(assert_int_equal(fake_cuda.n_graphs, 0);)
     close_device(device);
@@ -71,15 +74,11 @@ static void test_adapters(void **state) {
   for (unsigned i = 0; i < UNIT_COUNT(adapted_encoders); i++) {
     enum { N = 6 };
     struct golden g;
-    float vectors[N * MAX_OUT];
     const struct text *texts[N];
-    double worst = 0;
     open_adapted(adapted_encoders[i], &g);
     struct tl_device *device = open_device(g.model);
     for (unsigned t = 0; t < N; t++) texts[t] = &g.texts[t % 2 ? N_CASES + t / 2 : t / 2];
-    run(device, texts, N, vectors);
-    for (unsigned t = 0; t < N; t++) worst = fmax(worst, check_vector(adapted_encoders[i], g.model, texts[t], vectors + t * g.model->n_out));
-    printf("%s with an adapter: within %.2g\n", adapted_encoders[i], worst);
+    printf("%s with an adapter: within %.2g\n", adapted_encoders[i], worst_of(device, adapted_encoders[i], g.model, texts, N));
     close_device(device);
     tl_model_free(g.model);
   }

@@ -79,12 +79,10 @@ static void test_quantized(void **state) {
     unsigned size;
   } cases[] = {{"llama/f16_sharded", "q8_0", 2}, {"packed/phi3_awq", NULL, 4}, {"packed/phi3_f8", NULL, 4}};
   for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
-    const char *root = getenv("TL_TEST_GOLDEN");
-    char path[512];
+    char path[1024];
     struct tl_model *model;
     struct tl_error err = {0};
-    snprintf(path, sizeof path, "%s/%s", root ? root : "tests/golden", cases[i].folder);
-    if (tl_model_load(path, &model, &err) < 0) fail_msg("%s", err.message);
+    if (tl_model_load(unit_golden_path(cases[i].folder, path), &model, &err) < 0) fail_msg("%s", err.message);
     if (cases[i].format && tl_model_quantize(model, cases[i].format, &err) < 0) fail_msg("%s", err.message);
     fake_cuda_reset();
     struct machine one = open_machine_of(model, 1);

@@ -292,63 +292,40 @@ static void test_delta(void **state) {
 
 /* --- gates ---------------------------------------------------------------------------------------- */
 
-static void gated_norm_of(int dtype, uint32_t n, uint32_t heads, uint32_t dim, uint32_t width) {
+/* gate_first: before the norm, and weights are of each head. */
+static void gated_norm_of(int dtype, bool gate_first, uint32_t n, uint32_t heads, uint32_t dim, uint32_t width) {
   uint32_t ld = heads * dim + 24;
   uint16_t *z = op_halves(dtype, (size_t)n * ld, 4), *x = op_halves(dtype, (size_t)n * heads * dim, 2), *before;
   for (uint32_t i = 0; i < n * heads * dim; i++)
     if (i % dim >= width) x[i] = 0;
   before = op_copy(x, (size_t)n * heads * dim * 2);
-  float *weight = op_floats(dim, 2);
-  struct tl_cuda_gated_norm_args args = {.dtype = dtype, .n = n, .n_heads = heads, .head_dim = dim, .width = width, .ld_z = ld, .eps = 1e-6f, .z = z,
-                                         .weight = weight, .x = x};
+  float *weights = op_floats(gate_first ? heads * dim : dim, 2);
+  struct tl_cuda_gated_norm_args args = {.dtype = dtype, .gate_first = gate_first, .n = n, .n_heads = heads, .head_dim = dim, .width = width, .ld_z = ld,
+                                         .eps = 1e-6f, .z = z, .weight = weights, .x = x};
   assert_int_equal(op_run(tl_cuda_gated_norm(&args, NULL)), 0);
   for (uint32_t i = 0; i < n * heads; i++) {
-    double sum = 0;
-    for (uint32_t k = 0; k < dim; k++) sum += pow((double)op_unpack(dtype, before[(size_t)i * dim + k]), 2);
+    const float *weight = gate_first ? weights + i % heads * dim : weights;
+    double sum = 0, had[2056], gates[2056];
     for (uint32_t k = 0; k < dim; k++) {
       double gate = op_unpack(dtype, z[(size_t)(i / heads) * ld + i % heads * dim + k]);
-      double want = op_unpack(dtype, before[(size_t)i * dim + k]) / sqrt(sum / width + 1e-6) * (double)weight[k] * gate / (1 + exp(-gate));
-      op_assert_near(dtype, op_unpack(dtype, x[(size_t)i * dim + k]), want, 0.05, 1);
-    }
-  }
-  void *all[] = {z, x, before, weight};
-  for (unsigned i = 0; i < UNIT_COUNT(all); i++) op_free(all[i]);
-}
-
-/* The gate first, weights of each head. */
-static void gate_norm_of(int dtype, uint32_t n, uint32_t heads, uint32_t dim, uint32_t width) {
-  uint32_t ld = heads * dim + 24;
-  uint16_t *z = op_halves(dtype, (size_t)n * ld, 4), *x = op_halves(dtype, (size_t)n * heads * dim, 2), *before;
-  for (uint32_t i = 0; i < n * heads * dim; i++)
-    if (i % dim >= width) x[i] = 0;
-  before = op_copy(x, (size_t)n * heads * dim * 2);
-  float *weight = op_floats(heads * dim, 2);
-  struct tl_cuda_gated_norm_args args = {.dtype = dtype, .gate_first = 1, .n = n, .n_heads = heads, .head_dim = dim, .width = width, .ld_z = ld,
-                                         .eps = 1e-6f, .z = z, .weight = weight, .x = x};
-  assert_int_equal(op_run(tl_cuda_gated_norm(&args, NULL)), 0);
-  for (uint32_t i = 0; i < n * heads; i++) {
-    double sum = 0, gated[2056];
-    for (uint32_t k = 0; k < dim; k++) {
-      double gate = op_unpack(dtype, z[(size_t)(i / heads) * ld + i % heads * dim + k]);
-      gated[k] = op_unpack(dtype, before[(size_t)i * dim + k]) * gate / (1 + exp(-gate));
-      sum += gated[k] * gated[k];
+      had[k] = op_unpack(dtype, before[(size_t)i * dim + k]);
+      gates[k] = gate / (1 + exp(-gate));
+      sum += pow(gate_first ? had[k] * gates[k] : had[k], 2);
     }
     for (uint32_t k = 0; k < dim; k++)
-      op_assert_near(dtype, op_unpack(dtype, x[(size_t)i * dim + k]), gated[k] / sqrt(sum / width + 1e-6) * (double)weight[i % heads * dim + k], 0.05, 1);
+      op_assert_near(dtype, op_unpack(dtype, x[(size_t)i * dim + k]), had[k] * gates[k] / sqrt(sum / width + 1e-6) * (double)weight[k], 0.05, 1);
   }
-  void *all[] = {z, x, before, weight};
+  void *all[] = {z, x, before, weights};
   for (unsigned i = 0; i < UNIT_COUNT(all); i++) op_free(all[i]);
 }
 
 static void test_gated_norm(void **state) {
   (void)state;
   for (unsigned i = 0; i < UNIT_COUNT(op_dtypes); i++) {
-    gate_norm_of(op_dtypes[i], 3, 2, 40, 37);
-    gate_norm_of(op_dtypes[i], 2, 1, 2056, 2056); /* more than a block has threads for */
-  }
-  for (unsigned i = 0; i < UNIT_COUNT(op_dtypes); i++) {
-    gated_norm_of(op_dtypes[i], 3, 5, 40, 37);
-    gated_norm_of(op_dtypes[i], 2, 1, 256, 256);
+    gated_norm_of(op_dtypes[i], true, 3, 2, 40, 37);
+    gated_norm_of(op_dtypes[i], true, 2, 1, 2056, 2056); /* more than a block has threads for */
+    gated_norm_of(op_dtypes[i], false, 3, 5, 40, 37);
+    gated_norm_of(op_dtypes[i], false, 2, 1, 256, 256);
   }
 }
 
