@@ -252,7 +252,8 @@ static inline struct answer client_parse(const char *bytes, size_t length, bool 
   return a;
 }
 
-/* The next answer, taken out of what has come. answer->body is the caller's. */
+/* The next answer, taken out of what has come. answer->body is the caller's. What is not whole is looked at again when it is
+ * twice as long or nothing more comes at the moment: each look is at all of it. */
 static inline bool client_try_answer(struct client *c, bool is_head, struct answer *a) {
   int64_t until_ns = tl_now_ns() + CLIENT_PATIENCE_NS;
   for (;;) {
@@ -262,7 +263,9 @@ static inline bool client_try_answer(struct client *c, bool is_head, struct answ
       return true;
     }
     if (c->eof) return false;
+    size_t wanted = 2 * c->got.length;
     client_read(c, 1000);
+    while (c->got.length < wanted && client_read(c, 5)) {}
     if (tl_now_ns() > until_ns) fail_msg("no answer");
   }
 }
