@@ -244,7 +244,7 @@ struct cuda_work {
   char *qkv, *q, *a;/* T (tokens, qkv), (tokens, attn), (tokens, attn); of layers that keep a state as they need */
   char *rank, *queries, *wide; /* T of latents: (tokens, dims.rank), (tokens, dims.queries), (tokens, n_heads head) */
   char *u, *z;      /* T (tokens, n_channels) behind the convolution; (tokens, attn) the gates of attention; or NULL */
-  char *matrices;   /* T (max_chunks, n_value_heads, TL_CUDA_DELTA_MATRICES), as what is next */
+  char *matrices;   /* of max_chunks, as tl_cuda_delta_long wants them, as what is next */
   float *factors;   /* (max_chunks, n_value_heads, TL_CUDA_DELTA_FACTORS) */
   char *gate_up, *m;/* T (tokens, 2 ffn), (tokens, ffn) */
   char *last;       /* T (rows, dim) */

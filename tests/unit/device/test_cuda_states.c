@@ -158,9 +158,8 @@ static void test_fork(void **state) {
 }
 
 /* A long prompt goes by chunks, also beside short ones, which do not. */
-static void test_chunks(void **state) {
-  (void)state;
-  struct golden *g = open_model("arch/qwen3_next");
+static void check_chunks(const char *name) {
+  struct golden *g = open_model(name);
   struct machine m = open_gpu(g->model);
   struct sequence *s[2];
   struct part parts[2];
@@ -185,6 +184,13 @@ static void test_chunks(void **state) {
   check(&g->cases[2], s[1]);
   for (unsigned i = 0; i < 2; i++) free(s[i]);
   close_all(&m, g);
+}
+
+static void test_chunks(void **state) {
+  (void)state;
+  check_chunks("arch/qwen3_next");
+  check_chunks("arch/granitemoehybrid");
+  check_chunks("arch/nemotron_h"); /* several groups */
 }
 
 /* Each step is on the stream before the one before it is collected, whose token it begins with. */

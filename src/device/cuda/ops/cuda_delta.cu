@@ -169,7 +169,7 @@ TL_DEVICE void make_tokens(const tl_cuda_delta_args &a, uint32_t n, const delta_
   if (thread_index() < n) {
     float step = SCAN ? delta_softplus(T::low(gates.b) + dt) : 0;
     s->beta[thread_index()] = SCAN ? step : delta_beta(T::low(gates.b));
-    s->decay[thread_index()] = expf(SCAN ? -rate * step : delta_log_decay(T::low(gates.c), rate, dt));
+    s->decay[thread_index()] = expf(SCAN ? log_decay_of(rate, step) : delta_log_decay(T::low(gates.c), rate, dt));
   }
   for (uint32_t token = warp_index(); token < n; token += WARPS) norm_token<T, PIECES, SCAN>(a, token, s);
 }
@@ -233,7 +233,7 @@ TL_KERNEL(THREADS, 3) delta(tl_cuda_delta_args a) {
   delta_place p = place_of(a, stretch);
   float state[OWN][PIECES][4];
   if (p.n_rows) load_state(a, p, stretch.w[2], state); /* of a step before, so it need not wait */
-  float rate = expf(a.a_log[p.head]), dt = a.dt[p.head], skip = SCAN ? a.skip[p.head] : 0;
+  float rate = delta_rate(a.a_log[p.head]), dt = a.dt[p.head], skip = SCAN ? a.skip[p.head] : 0;
   wait_for_before();
   if (p.n_rows == 0) return;
   delta_gates gates = fetch_tokens<PIECES, SCAN>(a, p, 0, s);

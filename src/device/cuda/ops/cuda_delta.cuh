@@ -3,11 +3,16 @@
 #ifndef CUDA_DELTA_CUH
 #define CUDA_DELTA_CUH
 
+#include <float.h>
+
 #include "device/cuda/ops/cuda_delta.h"
 #include "device/cuda/ops/cuda_port.cuh"
 
-/* cuda_delta_long.cu: what allows its kernels the shared memory that they want. */
+/* cuda_delta_long.cu, cuda_scan_long.cu: what allows their kernels the shared memory that they want. */
 int cuda_prepare_delta();
+int cuda_prepare_scan();
+/* cuda_scan_long.cu: tl_cuda_delta_long by Mamba 2's rule, of arguments that are valid. */
+int cuda_scan_long(const tl_cuda_delta_long_args *args, void *stream);
 
 /* Of a row of the step and those behind it, ld apart: q and k of the key head of a value head, and its v. */
 struct delta_rows {
@@ -33,9 +38,19 @@ TL_DEVICE float delta_softplus(float x) {
   return x > 20 ? x : log1pf(expf(x));
 }
 
-/* rate: exp(a_log). */
+/* Finite: a step of 0 times it is 0. */
+TL_DEVICE float delta_rate(float a_log) {
+  return fminf(expf(a_log), FLT_MAX);
+}
+
+/* Not below what makes a decay of 0 as a float, so that what remains of sums is not lost among larger numbers, and none is infinite. */
+TL_DEVICE float log_decay_of(float rate, float step) {
+  float log_decay = -rate * step;
+  return log_decay < -104 ? -104 : log_decay; /* NaN stays */
+}
+
 TL_DEVICE float delta_log_decay(float c, float rate, float dt) {
-  return -rate * delta_softplus(c + dt);
+  return log_decay_of(rate, delta_softplus(c + dt));
 }
 
 static inline bool delta_is_valid(const tl_cuda_delta_args &a) {

@@ -23,6 +23,7 @@ extern "C" {
 #define TL_CUDA_DELTA_LONG_KEY 128 /* key_dim up to which it does */
 #define TL_CUDA_DELTA_FACTORS (4 * TL_CUDA_DELTA_CHUNK) /* floats of a chunk and head */
 #define TL_CUDA_DELTA_MATRICES (2 * TL_CUDA_DELTA_CHUNK * TL_CUDA_DELTA_CHUNK) /* T likewise */
+#define TL_CUDA_SCAN_MATRICES (TL_CUDA_DELTA_CHUNK * TL_CUDA_DELTA_CHUNK) /* T of a chunk and key head, by Mamba 2's rule */
 
 /* The rows of one sequence in a step. There before the kernels of the step begin. */
 struct tl_cuda_stretch {
@@ -77,7 +78,7 @@ struct tl_cuda_delta_long_args {
   uint32_t n_chunks, n_long;
   const struct tl_cuda_conv_tile *chunks; /* (n_chunks) of these stretches, one behind the other; at: multiples of TL_CUDA_DELTA_CHUNK */
   const struct tl_cuda_conv_tile *longs;  /* (n_long) stretches; at: which chunk is the first one's */
-  void *matrices;                  /* T (n_chunks, n_value_heads, TL_CUDA_DELTA_MATRICES) scratch */
+  void *matrices;                  /* T (n_chunks, n_value_heads, TL_CUDA_DELTA_MATRICES), or (n_chunks, n_key_heads, TL_CUDA_SCAN_MATRICES), scratch */
   float *factors;                  /* (n_chunks, n_value_heads, TL_CUDA_DELTA_FACTORS) scratch */
 };
 int tl_cuda_delta_long(const struct tl_cuda_delta_long_args *args, void *stream);

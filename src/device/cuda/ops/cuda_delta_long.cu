@@ -9,63 +9,14 @@
  * T and P want nothing of S: one kernel makes them of all chunks side by side. The second goes through a stretch's chunks, a block some
  * columns of S of one head, which stay in registers in floats; as a factor S is rounded to T. Rows of K and Q are factors as they came:
  * what makes their length 1 is multiplied with what comes out. Rows that a last chunk lacks are zeros, decays of 1 and betas of 0. */
-#include "device/cuda/ops/cuda_delta.cuh"
+#include "device/cuda/ops/cuda_chunks.cuh"
 
-#define WARPS 4
-#define THREADS (WARPS * 32)
-#define ROWS TL_CUDA_DELTA_CHUNK
-#define COLUMNS TL_CUDA_DELTA_COLUMNS
+#define THREADS CHUNK_THREADS
+#define ROWS CHUNK_ROWS
+#define COLUMNS CHUNK_COLUMNS
 #define A_PITCH 72 /* floats: rows of eight lanes in banks of their own */
 #define T_PITCH 80 /* two neighbouring rows of 16 columns likewise */
 #define EPS 1e-6f
-
-static_assert(ROWS == 64 && COLUMNS == 32, "as warps share them");
-
-/* Rows of pieces of 16 bytes, which change places by the row, so that one column of eight rows lies in different banks. */
-template <uint32_t PIECES>
-TL_DEVICE quad *piece(quad (*rows)[PIECES], uint32_t row, uint32_t index) {
-  return &rows[row][index ^ (PIECES == 4 ? row / 2 & 3 : row & 7)];
-}
-
-/* Factors of 16 rows from `row` on and inputs 16 k .. 16 k + 15, as they lie; TURNED: rows are inputs. */
-template <bool TURNED, uint32_t PIECES>
-TL_DEVICE void load_rows(uint32_t (&r)[4], quad (*rows)[PIECES], uint32_t row, uint32_t k) {
-  uint32_t matrix = lane_index() / 8, in = lane_index() % 8;
-  if (TURNED)
-    load_matrices_transposed(r, piece(rows, k * 16 + matrix / 2 * 8 + in, row / 8 + matrix % 2));
-  else
-    load_matrices(r, piece(rows, row + matrix % 2 * 8 + in, k * 2 + matrix / 2));
-}
-
-/* Of 16 outputs likewise: two groups of eight. */
-template <bool TURNED, uint32_t PIECES>
-TL_DEVICE void load_outputs(uint32_t (&r)[4], quad (*rows)[PIECES], uint32_t output, uint32_t k) {
-  uint32_t matrix = lane_index() / 8, in = lane_index() % 8;
-  if (TURNED)
-    load_matrices_transposed(r, piece(rows, k * 16 + matrix % 2 * 8 + in, output / 8 + matrix / 2));
-  else
-    load_matrices(r, piece(rows, output + matrix / 2 * 8 + in, k * 2 + matrix % 2));
-}
-
-template <class T>
-TL_DEVICE void multiply(float (&first)[4], float (&second)[4], const uint32_t (&rows)[4], const uint32_t (&outputs)[4]) {
-  T::mma(first, rows, {outputs[0], outputs[1]});
-  T::mma(second, rows, {outputs[2], outputs[3]});
-}
-
-/* Up to 64 rows of `from`, whose width is `n` elements, zeros from n_rows and n on. */
-template <uint32_t PIECES>
-TL_DEVICE void copy_rows(quad (*to)[PIECES], const uint16_t *from, uint64_t ld, uint32_t n_rows, uint32_t n) {
-  for (uint32_t i = thread_index(); i < ROWS * PIECES; i += THREADS) {
-    uint32_t row = i / PIECES, index = i % PIECES;
-    bool valid = row < n_rows && index * 8 < n;
-    copy_async16(piece(to, row, index), from + (valid ? row * ld + index * 8 : 0), valid);
-  }
-}
-
-TL_DEVICE uint32_t rows_left(uint32_t n_rows, uint32_t at) {
-  return n_rows - at < ROWS ? n_rows - at : ROWS;
-}
 
 /* --- T and P ------------------------------------------------------------------------------------ */
 
@@ -167,7 +118,7 @@ TL_KERNEL(THREADS, 4) delta_chunks(tl_cuda_delta_long_args l) {
   if (row < ROWS) {
     uint64_t at = (uint64_t)(stretch.row + chunk.at + row) * a.ld_gates + head;
     s->beta[row] = row < n ? delta_beta(T::low(((const uint16_t *)a.b)[at])) : 0;
-    s->g[row] = row < n ? delta_log_decay(T::low(((const uint16_t *)a.c)[at]), expf(a.a_log[head]), a.dt[head]) : 0;
+    s->g[row] = row < n ? delta_log_decay(T::low(((const uint16_t *)a.c)[at]), delta_rate(a.a_log[head]), a.dt[head]) : 0;
   }
   wait_async<0>();
   sync_block();
@@ -206,77 +157,13 @@ struct long_shared {
   float factors[2][TL_CUDA_DELTA_FACTORS];
 };
 
-/* S of the block: of each warp a quarter of the keys, of all columns. The first index: 16 columns, the second: 8 keys. */
-template <int PIECES>
-struct long_state {
-  float v[COLUMNS / 16][PIECES][4];
-};
-
-/* Where element e of a lane's part lies. */
-template <int PIECES>
-TL_DEVICE void state_place(uint32_t i, uint32_t j, uint32_t e, uint32_t *ret_column, uint32_t *ret_key) {
-  *ret_column = i * 16 + e / 2 * 8 + lane_index() / 4;
-  *ret_key = (warp_index() * PIECES + j) * 8 + lane_index() % 4 * 2 + e % 2;
-}
-
-/* What a block goes through. */
-struct long_place {
-  uint32_t head, column, n_rows, n_columns; /* n_columns: of the block that there are */
-  delta_rows u;
-  const uint16_t *matrices; /* of the next chunk, T and P */
-  const float *factors;
-  uint64_t step; /* from a chunk to the next one, in heads */
-};
-
-template <int PIECES>
-TL_DEVICE float *global_state(const tl_cuda_delta_args &a, const long_place &p, uint32_t state) {
-  return a.states + (((uint64_t)state * a.n_value_heads + p.head) * a.value_dim + p.column) * a.key_dim;
-}
-
-template <int PIECES>
-TL_DEVICE void begin_state(const tl_cuda_delta_args &a, const long_place &p, uint32_t from, long_state<PIECES> *state) {
-  const float *at = from == TL_NO_STATE ? nullptr : global_state<PIECES>(a, p, from);
-  TL_UNROLL for (uint32_t i = 0; i < COLUMNS / 16; i++) TL_UNROLL for (uint32_t j = 0; j < PIECES; j++) TL_UNROLL for (uint32_t e = 0; e < 4; e++) {
-    uint32_t column, key;
-    state_place<PIECES>(i, j, e, &column, &key);
-    state->v[i][j][e] = at && column < p.n_columns && key < a.key_dim ? at[(uint64_t)column * a.key_dim + key] : 0;
-  }
-}
-
-template <int PIECES>
-TL_DEVICE void end_state(const tl_cuda_delta_args &a, const long_place &p, uint32_t to, const long_state<PIECES> &state) {
-  if (to == TL_NO_STATE) return;
-  float *at = global_state<PIECES>(a, p, to);
-  TL_UNROLL for (uint32_t i = 0; i < COLUMNS / 16; i++) TL_UNROLL for (uint32_t j = 0; j < PIECES; j++) TL_UNROLL for (uint32_t e = 0; e < 4; e++) {
-    uint32_t column, key;
-    state_place<PIECES>(i, j, e, &column, &key);
-    if (column < p.n_columns && key < a.key_dim) at[(uint64_t)column * a.key_dim + key] = state.v[i][j][e];
-  }
-}
-
-/* Two neighbours of a row in shared memory. */
-template <uint32_t PIECES>
-TL_DEVICE uint32_t *pair_at(quad (*rows)[PIECES], uint32_t row, uint32_t column) {
-  return &piece(rows, row, column / 8)->w[column % 8 / 2];
-}
-
-template <class T, int PIECES>
-TL_DEVICE void share_state(const long_state<PIECES> &state, long_shared<PIECES> *s) {
-  TL_UNROLL for (uint32_t i = 0; i < COLUMNS / 16; i++) TL_UNROLL for (uint32_t j = 0; j < PIECES; j++) TL_UNROLL for (uint32_t e = 0; e < 4; e += 2) {
-    uint32_t column, key;
-    state_place<PIECES>(i, j, e, &column, &key);
-    *pair_at(s->s, column, key) = T::pack(state.v[i][j][e], state.v[i][j][e + 1]);
-  }
-}
-
 /* --- what a chunk brings ------------------------------------------------------------------------- */
 
 template <int PIECES>
 TL_DEVICE void fetch_keys(const tl_cuda_delta_args &a, const long_place &p, uint32_t at, long_shared<PIECES> *s) {
   uint32_t turn = at / ROWS % 2;
   copy_rows(s->k[turn], p.u.k + at * p.u.ld, p.u.ld, rows_left(p.n_rows, at), a.key_dim);
-  const float *from = p.factors + at / ROWS * p.step * TL_CUDA_DELTA_FACTORS;
-  if (thread_index() < TL_CUDA_DELTA_FACTORS / 4) copy_async16(&s->factors[turn][thread_index() * 4], from + thread_index() * 4, true);
+  fetch_factors(a, p, at, s->factors[turn]);
 }
 
 template <int PIECES>
@@ -287,8 +174,8 @@ TL_DEVICE void fetch_queries(const tl_cuda_delta_args &a, const long_place &p, u
 }
 
 /* T (0) or P (1). */
-TL_DEVICE void fetch_matrix(const long_place &p, uint32_t at, uint32_t which, quad (*to)[ROWS / 8]) {
-  copy_rows(to, p.matrices + (at / ROWS * p.step * 2 + which) * ROWS * ROWS, ROWS, ROWS, ROWS);
+TL_DEVICE void fetch_matrix(const tl_cuda_delta_long_args &l, const long_place &p, uint32_t chunk, uint32_t which, quad (*to)[ROWS / 8]) {
+  copy_matrix(to, (const uint16_t *)l.matrices + (((uint64_t)chunk * l.delta.n_value_heads + p.head) * 2 + which) * ROWS * ROWS);
 }
 
 /* --- a chunk -------------------------------------------------------------------------------------- */
@@ -319,12 +206,9 @@ TL_DEVICE void read_state(uint32_t turn, long_shared<PIECES> *s, float (&qs)[COL
 template <class T>
 TL_DEVICE void add_triangle(quad (*triangle)[ROWS / 8], quad (*of)[COLUMNS / 8], float (&sum)[COLUMNS / 8][4]) {
   for (uint32_t i = 0; i <= warp_index(); i++) {
-    uint32_t rows[4], columns[4];
+    uint32_t rows[4];
     load_rows<false>(rows, triangle, warp_index() * 16, i);
-    TL_UNROLL for (uint32_t j = 0; j < COLUMNS / 8; j += 2) {
-      load_outputs<true>(columns, of, j * 8, i);
-      multiply<T>(sum[j], sum[j + 1], rows, columns);
-    }
+    add_product<T>(rows, of, i, sum);
   }
 }
 
@@ -341,33 +225,17 @@ TL_DEVICE void make_w(uint32_t turn, long_shared<PIECES> *s) {
 }
 
 template <class T, int PIECES>
-TL_DEVICE void give_out(const tl_cuda_delta_args &a, const long_place &p, uint32_t at, uint32_t first_row, float (&sum)[COLUMNS / 8][4],
-                        long_shared<PIECES> *s) {
-  uint32_t n = rows_left(p.n_rows, at);
+TL_DEVICE void give_out(const tl_cuda_delta_args &a, const long_place &p, uint32_t at, float (&sum)[COLUMNS / 8][4], long_shared<PIECES> *s) {
   TL_UNROLL for (uint32_t j = 0; j < COLUMNS / 8; j++) TL_UNROLL for (uint32_t e = 0; e < 4; e++)
     sum[j][e] *= s->factors[at / ROWS % 2][ROWS + warp_index() * 16 + e / 2 * 8 + lane_index() / 4];
   add_triangle<T>(s->p, s->w, sum);
-  TL_UNROLL for (uint32_t j = 0; j < COLUMNS / 8; j++) TL_UNROLL for (uint32_t half = 0; half < 2; half++) {
-    uint32_t row = warp_index() * 16 + half * 8 + lane_index() / 4, column = j * 8 + lane_index() % 4 * 2;
-    if (row >= n || column >= p.n_columns) continue;
-    uint64_t to = ((uint64_t)(first_row + at + row) * a.n_value_heads + p.head) * a.value_dim + p.column + column;
-    *(uint32_t *)((uint16_t *)a.out + to) = T::pack(sum[j][2 * half], sum[j][2 * half + 1]);
-  }
+  store_rows<T>(a, p, at, sum);
 }
 
 template <class T, int PIECES>
 TL_DEVICE void change_state(uint32_t turn, long_shared<PIECES> *s, long_state<PIECES> *state) {
-  float decay = s->factors[turn][3 * ROWS];
-  TL_UNROLL for (uint32_t i = 0; i < COLUMNS / 16; i++)
-    TL_UNROLL for (uint32_t j = 0; j < PIECES; j++) TL_UNROLL for (uint32_t e = 0; e < 4; e++) state->v[i][j][e] *= decay;
-  TL_UNROLL for (uint32_t k = 0; k < ROWS / 16; k++) {
-    uint32_t columns[COLUMNS / 16][4], keys[4];
-    TL_UNROLL for (uint32_t i = 0; i < COLUMNS / 16; i++) load_rows<true>(columns[i], s->kept, i * 16, k);
-    TL_UNROLL for (uint32_t j = 0; j < PIECES; j += 2) {
-      load_outputs<true>(keys, s->k[turn], (warp_index() * PIECES + j) * 8, k);
-      TL_UNROLL for (uint32_t i = 0; i < COLUMNS / 16; i++) multiply<T>(state->v[i][j], state->v[i][j + 1], columns[i], keys);
-    }
-  }
+  decay_state(s->factors[turn][3 * ROWS], state);
+  TL_UNROLL for (uint32_t k = 0; k < ROWS / 16; k++) add_to_state<T>(s->k[turn], s->kept, k, state);
 }
 
 /* A sequence's columns of a head. */
@@ -377,30 +245,21 @@ TL_KERNEL(THREADS, 1) delta_long(tl_cuda_delta_long_args l) {
   long_shared<PIECES> *s = (long_shared<PIECES> *)shared_memory();
   const tl_cuda_conv_tile first = l.longs[block_y()]; /* stretch, and its first chunk */
   const tl_cuda_stretch stretch = a.stretches[first.stretch];
-  uint32_t tiles = (a.value_dim + COLUMNS - 1) / COLUMNS;
-  long_place p;
-  p.head = block_x() / tiles;
-  p.column = block_x() % tiles * COLUMNS;
-  p.n_rows = stretch.n_rows;
-  p.n_columns = a.value_dim - p.column < COLUMNS ? a.value_dim - p.column : COLUMNS;
-  p.u = delta_rows_of(a, stretch.row, p.head);
-  p.step = a.n_value_heads;
-  p.matrices = (const uint16_t *)l.matrices + (first.at * p.step + p.head) * 2 * ROWS * ROWS;
-  p.factors = l.factors + (first.at * p.step + p.head) * TL_CUDA_DELTA_FACTORS;
+  const long_place p = long_place_of(l, stretch, first.at);
   fetch_keys(a, p, 0, s);
   fetch_queries(a, p, 0, s);
-  fetch_matrix(p, 0, 0, s->t);
+  fetch_matrix(l, p, first.at, 0, s->t);
   commit_async();
   long_state<PIECES> state;
   begin_state(a, p, stretch.from, &state);
-  share_state<T>(state, s);
+  share_state<T>(state, s->s);
   for (uint32_t at = 0; at < p.n_rows; at += ROWS) {
     uint32_t turn = at / ROWS % 2;
     bool more = at + ROWS < p.n_rows;
     float qs[COLUMNS / 8][4] = {};
     wait_async<0>();
     sync_block();
-    fetch_matrix(p, at, 1, s->p); /* which the chunk before was the last to read, as its keys before those */
+    fetch_matrix(l, p, first.at + at / ROWS, 1, s->p); /* which the chunk before was the last to read, as its keys before those */
     if (more) fetch_keys(a, p, at + ROWS, s);
     commit_async();
     read_state<T>(turn, s, qs);
@@ -410,11 +269,11 @@ TL_KERNEL(THREADS, 1) delta_long(tl_cuda_delta_long_args l) {
     make_w<T>(turn, s);
     wait_async<1>(); /* P */
     sync_block();
-    if (more) fetch_matrix(p, at + ROWS, 0, s->t);
+    if (more) fetch_matrix(l, p, first.at + at / ROWS + 1, 0, s->t);
     commit_async();
-    give_out<T>(a, p, at, stretch.row, qs, s);
+    give_out<T>(a, p, at, qs, s);
     change_state<T>(turn, s, &state);
-    share_state<T>(state, s);
+    share_state<T>(state, s->s);
   }
   end_state(a, p, stretch.to, state);
 }
@@ -436,6 +295,7 @@ extern "C" int tl_cuda_delta_long(const struct tl_cuda_delta_long_args *args, vo
   const tl_cuda_delta_args *a = &args->delta;
   if (!delta_is_valid(*a) || a->key_dim > TL_CUDA_DELTA_LONG_KEY || a->n_value_heads > UINT16_MAX || args->n_long > UINT16_MAX) return CUDA_INVALID;
   if (args->n_chunks == 0 || args->n_long == 0 || a->n_value_heads == 0 || a->key_dim == 0 || a->value_dim == 0) return 0;
+  if (a->skip) return cuda_scan_long(args, stream);
   if (a->key_dim <= 64) return a->dtype == TL_CUDA_BF16 ? launch_long<bf16, 2>(args, stream) : launch_long<f16, 2>(args, stream);
   return a->dtype == TL_CUDA_BF16 ? launch_long<bf16, 4>(args, stream) : launch_long<f16, 4>(args, stream);
 }

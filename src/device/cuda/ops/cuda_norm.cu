@@ -167,6 +167,7 @@ extern "C" int tl_cuda_prepare(void) {
   if (!e) e = cuda_prepare_batch();
   if (!e) e = cuda_prepare_latent();
   if (!e) e = cuda_prepare_delta();
+  if (!e) e = cuda_prepare_scan();
   if (!e) e = cuda_prepare_decode();
   return e ? e : cuda_prepare_prefill();
 }
