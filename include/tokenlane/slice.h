@@ -6,7 +6,7 @@
  *                       sum, which the ranks then add up; the bias is rank 0's
  *   EXPERTS_*           whole experts: what a tensor of one of them is cut to is all of it, for the rank
  *                       that has the expert; each rank has a part of the sum over the chosen
- *   DELTA_IN, DELTA_GATES, CONV, DELTA, SCAN   by outputs, whole key heads and their value heads, which ATTN_OUT of such a layer has as inputs
+ *   DELTA_IN, DELTA_GATES, CONV, DELTA, SCAN   by outputs, value heads, which ATTN_OUT of such a layer has as inputs, and their key heads
  *   GATE_IN             by outputs, the query heads
  *   SHORT_IN, SHORT_CONV   by outputs, channels in equal parts; ATTN_OUT of such a layer has them as inputs
  *   LATENT_QUERY        by outputs, whole heads; so is weight[0] of LATENT, but with LOW_RANK
@@ -14,7 +14,8 @@
  *   EMBED, LOGITS       by vocabulary
  *   RMSNORM, GATED_NORM, ROUTE   whole, on every rank, as are the sinks of ATTEND, ROW_GATE, and the rest of LATENT
  *
- * With fewer KV heads than ranks each KV head is on size / n_kv_heads ranks. What does not divide
+ * With fewer KV heads than ranks each KV head is on size / n_kv_heads ranks; so are key heads of linear attention, and what is normed of all
+ * value heads of such a one (GATE_FIRST) needs a sum over key_ranks ranks. What does not divide
  * evenly (inner row, vocabulary) is cut at multiples of 32, or of the number format's block where that is
  * larger, so that kernels get whole panels; ranks may then differ in size. A slice is rows and columns of
  * a tensor and says nothing of the number format. */
@@ -35,7 +36,8 @@ struct tl_shard {
   uint32_t first_ffn, n_ffn;          /* of the MLP's inner row */
   uint32_t ffn_unit;                  /* inner rows are cut at multiples of it, also those of other lengths */
   uint32_t first_expert, n_experts;
-  uint32_t n_key_heads, n_value_heads, n_channels; /* of layers that keep a state: equal parts, that of `rank` begins at rank times these */
+  uint32_t n_value_heads, n_channels; /* of layers that keep a state: equal parts, that of `rank` begins at rank times these */
+  uint32_t first_key_head, n_key_heads, key_ranks; /* key_ranks: neighbours who have the same ones, the first at a multiple of it */
   uint32_t first_vocab, n_vocab;
 };
 

@@ -87,9 +87,21 @@ static int check_heads(const struct tl_model *model, const struct tl_shard *s, s
 
 static int check_state(const struct tl_model *model, uint32_t size, struct tl_error *err) {
   const struct tl_recurrence *r = &model->recurrence;
-  if (r->n_key_heads % size) return refuse(err, size, "key heads of linear attention", r->n_key_heads);
+  if (r->n_value_heads % size) return refuse(err, size, "value heads of linear attention", r->n_value_heads);
+  if (r->n_key_heads % size && size % r->n_key_heads) return refuse(err, size, "key heads of linear attention", r->n_key_heads);
   if (!r->n_key_heads && r->n_channels % size) return refuse(err, size, "channels of convolutions", r->n_channels);
   return TL_OK;
+}
+
+/* Value heads in equal parts, and the key heads of these. */
+static void share_states(const struct tl_recurrence *r, struct tl_shard *s) {
+  s->n_channels = r->n_channels / s->size;
+  if (!r->n_key_heads) return;
+  s->n_value_heads = r->n_value_heads / s->size;
+  s->key_ranks = r->n_key_heads < s->size ? s->size / r->n_key_heads : 1;
+  s->n_key_heads = r->n_key_heads < s->size ? 1 : r->n_key_heads / s->size;
+  s->first_key_head = s->rank / s->key_ranks * s->n_key_heads;
+  s->n_channels = 2 * s->n_key_heads * r->key_dim + s->n_value_heads * r->value_dim;
 }
 
 int tl_shard_make(const struct tl_model *model, uint32_t rank, uint32_t size, struct tl_shard *ret, struct tl_error *err) {
@@ -102,9 +114,7 @@ int tl_shard_make(const struct tl_model *model, uint32_t rank, uint32_t size, st
   int r = check_state(model, size, err);
   if (r < 0) return r;
   *ret = (struct tl_shard){.rank = rank, .size = size};
-  ret->n_key_heads = model->recurrence.n_key_heads / size;
-  ret->n_value_heads = model->recurrence.n_value_heads / size;
-  ret->n_channels = model->recurrence.n_channels / size;
+  share_states(&model->recurrence, ret);
   ret->n_heads = model->n_heads / size;
   ret->first_head = rank * ret->n_heads;
   ret->n_kv_heads = kv < size ? 1 : kv / size;
@@ -147,8 +157,8 @@ static struct run outputs(const struct tl_model *model, const struct tl_shard *s
     case TL_OP_GATE_IN: return (struct run){s->first_head * head, s->n_heads * head};
     case TL_OP_DELTA_IN:
     case TL_OP_CONV:
-      return input < 2 ? part_of(s, (uint64_t)s->n_key_heads * model->recurrence.key_dim)
-                       : part_of(s, (uint64_t)s->n_value_heads * model->recurrence.value_dim);
+      if (input == 2) return part_of(s, (uint64_t)s->n_value_heads * model->recurrence.value_dim);
+      return (struct run){s->first_key_head * (uint64_t)model->recurrence.key_dim, s->n_key_heads * (uint64_t)model->recurrence.key_dim};
     case TL_OP_DELTA_GATES: return part_of(s, (uint64_t)s->n_value_heads * (input ? 1 : model->recurrence.value_dim));
     case TL_OP_SCAN:
     case TL_OP_DELTA: return part_of(s, s->n_value_heads);

@@ -58,6 +58,26 @@ static bool qk_norm(struct run *r, const struct tl_op *op, const float *q_weight
   return true;
 }
 
+/* Likewise over the value heads of a key head that several ranks have. */
+static bool gated_norm(struct run *r, const struct tl_op *op, const float *weight) {
+  struct cpu_device *d = r->d;
+  uint32_t from, to, n = d->shard.key_ranks, first = d->shard.rank / n * n;
+  share(r, r->step->n_tokens, &from, &to);
+  if (n == 1 || !(op->features & TL_F_GATE_FIRST)) {
+    cpu_gated_norm(d, op, weight, from, to);
+    return true;
+  }
+  for (uint32_t i = from; i < to; i++) part_of(r, d->shard.rank)[i * d->ld_dim] = cpu_gate_squares(d, i);
+  if (!meet(r)) return false;
+  for (uint32_t i = from; i < to; i++) {
+    float squares = 0;
+    for (unsigned rank = first; rank < first + n; rank++) squares += part_of(r, rank)[i * d->ld_dim];
+    cpu_gated_scale(d, op, weight, i, squares);
+  }
+  r->n_sums++;
+  return true;
+}
+
 /* --- products ------------------------------------------------------------------------------ */
 
 /* This lane's share of the m rows of x (ldx) into the form that w's kernels read; a barrier is due. */
@@ -509,7 +529,7 @@ static bool run_op(struct run *r, uint32_t i) {
     case TL_OP_SHORT_CONV: cpu_convolve(r, ticket, op, weight, part); break;
     case TL_OP_SCAN:
     case TL_OP_DELTA: cpu_delta(r, ticket, op, weight, part); break;
-    case TL_OP_GATED_NORM: cpu_gated_norm(d, op, weight, from, to); break;
+    case TL_OP_GATED_NORM: fine = gated_norm(r, op, weight); break;
     case TL_OP_GATE: cpu_gate(d, from, to); break;
     case TL_OP_SHORT_IN: cpu_short_in(r, i); break;
     case TL_OP_LATENT_VALUE: cpu_latent_value(r, ticket, d->weights.experts[i]); break;

@@ -116,6 +116,9 @@ void cpu_latent_value(struct run *r, struct cpu_ticket *ticket, const struct cpu
 void cpu_convolve(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const float *factors, const float *bias);
 void cpu_delta(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const float *rates, const float *shifts);
 void cpu_gated_norm(const struct cpu_device *d, const struct tl_op *op, const float *weight, uint32_t from, uint32_t to);
+/* Where several ranks have value heads of one key head, of GATE_FIRST: a row times its gates, whose squares come back, and by those of all. */
+float cpu_gate_squares(const struct cpu_device *d, uint32_t row);
+void cpu_gated_scale(const struct cpu_device *d, const struct tl_op *op, const float *weight, uint32_t row, float squares);
 void cpu_gate(const struct cpu_device *d, uint32_t from, uint32_t to);
 void cpu_short_in(struct run *r, uint32_t record);
 

@@ -230,6 +230,22 @@ void cpu_gated_norm(const struct cpu_device *d, const struct tl_op *op, const fl
   }
 }
 
+float cpu_gate_squares(const struct cpu_device *d, uint32_t row) {
+  float *a = d->a + row * d->ld_attn;
+  uint32_t n = (uint32_t)d->states.made;
+  const float *z = d->states.z + row * d->states.ld_z;
+  for (uint32_t i = 0; i < n; i++) a[i] *= z[i] / (1 + expf(-z[i]));
+  return cpu_squares(a, n);
+}
+
+void cpu_gated_scale(const struct cpu_device *d, const struct tl_op *op, const float *weight, uint32_t row, float squares) {
+  float *a = d->a + row * d->ld_attn;
+  size_t n = d->states.made;
+  float scale = 1 / sqrtf(squares / (float)(n * d->shard.key_ranks) + op->eps);
+  for (size_t i = 0; i < n; i++) a[i] *= scale * weight[d->shard.rank * n + i];
+  if (n % 2) a[n] = 0; /* as in cpu_gated_norm */
+}
+
 void cpu_gate(const struct cpu_device *d, uint32_t from, uint32_t to) {
   uint32_t n = d->shard.n_heads * d->model->head_dim;
   for (uint32_t i = from; i < to; i++) d->kernels->sigmoid_mul(d->a + i * d->ld_attn, d->states.z + i * d->states.ld_z, n);

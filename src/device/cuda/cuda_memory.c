@@ -143,10 +143,14 @@ static bool has(const struct cuda_device *d, enum cuda_op_kind kind) {
   return false;
 }
 
-static bool has_whole_rows(const struct cuda_device *d) {
-  for (uint32_t i = 0; i < d->n_plan; i++)
-    if (cuda_norms_whole_rows(&d->plan[i])) return true;
-  return false;
+/* Sums of squares that a row has for norms over what several ranks have. */
+static size_t squares_of_row(const struct cuda_device *d) {
+  size_t most = 0;
+  for (uint32_t i = 0; i < d->n_plan; i++) {
+    size_t n = cuda_norms_whole_rows(&d->plan[i]) ? 2 : cuda_norms_spread_heads(d, &d->plan[i]) ? d->model->recurrence.n_key_heads : 0;
+    if (n > most) most = n;
+  }
+  return most;
 }
 
 static void place_mixture(struct cuda_device *d, struct cuda_placer *p) {
@@ -231,7 +235,7 @@ static size_t place_work(struct cuda_device *d, char *base) {
   w->tile = cuda_take_place(&p, tile_bytes(d), 1);
   CUDA_TAKE_PLACE(&p, w->row_scales, tokens);
   w->ordered = cuda_take_place(&p, tokens * ordered_width(d), 2);
-  if (has_whole_rows(d)) CUDA_TAKE_PLACE(&p, w->row_squares, 2 * tokens);
+  CUDA_TAKE_PLACE(&p, w->row_squares, squares_of_row(d) * tokens);
   w->shrunk = cuda_take_place(&p, tokens * d->ld_shrunk, 2);
   CUDA_TAKE_PLACE(&p, w->fed, l->max_seqs);
   w->lt_workspace = cuda_take_place(&p, CUDA_LT_WORKSPACE, 1);

@@ -264,7 +264,7 @@ struct cuda_work {
   char *ordered;    /* T (tokens, k), (entries, k): rows in the order of weights that have one, the most of those */
   float *rope, *rope_local; /* (max_context, head); local: NULL if no layer wants it */
   float *growth;    /* (max_context) of queries, or NULL */
-  float *row_squares; /* (tokens, 2), or NULL: no layer wants it */
+  float *row_squares; /* (tokens, 2), or those of each key head whose value heads several ranks have; NULL: no layer wants it */
   /* experts; entries: tokens n_chosen (cuda_experts.h) */
   float *scores, *shares;    /* (tokens, ld_scores), (entries) */
   uint32_t *chosen, *places, *entry_rows; /* (entries) */
@@ -510,6 +510,7 @@ int cuda_latent(struct cuda_device *d, const struct cuda_op *op, const struct cu
 int cuda_state_dims(struct cuda_device *d, struct tl_error *err);
 bool cuda_state_may_follow(const struct cuda_op *before, const struct cuda_op *op);
 bool cuda_scans(const struct cuda_op *delta); /* by Mamba 2's rule */
+bool cuda_norms_spread_heads(const struct cuda_device *d, const struct cuda_op *op); /* of a key head that several ranks have */
 /* Of CONV and SHORT_CONV: the factors of each channel, in T. */
 void cuda_conv_shape(const struct cuda_device *d, struct cuda_op *op);
 size_t cuda_state_bytes(const struct cuda_device *d); /* of one state, of all layers; 0: there are none */
@@ -520,8 +521,7 @@ uint32_t cuda_count_states(const struct cuda_device *d, const struct tl_device_l
 size_t cuda_widest_in(const struct cuda_device *d);
 size_t cuda_widest_made(const struct cuda_device *d);
 int cuda_keep(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, const char *h, struct tl_error *err);
-/* Where a layer's keys begin. */
-char *cuda_keys_of(const struct cuda_device *d, const struct cuda_op *op);
+char *cuda_keys_of(const struct cuda_device *d, const struct cuda_op *op); /* where a layer's begin */
 /* Of decode attention: for layers that see all, and for those that do not, if there are such. */
 static inline unsigned cuda_n_lists(const struct cuda_device *d) {
   return d->window || d->chunk ? 2 : 1;

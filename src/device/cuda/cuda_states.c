@@ -14,10 +14,10 @@ int cuda_state_dims(struct cuda_device *d, struct tl_error *err) {
   if (r->conv > TL_CUDA_MAX_CONV) return cuda_refuse(d, "convolutions over more than 4 rows", err);
   if (r->key_dim > TL_CUDA_MAX_KEY_DIM || r->value_dim > TL_CUDA_MAX_HEAD_DIM)
     return cuda_refuse(d, "heads of linear attention of more than 256 elements", err);
-  s->n_channels = s->made = (uint32_t)cuda_round(r->n_channels / d->shard.size, 8);
+  s->n_channels = s->made = (uint32_t)cuda_round(d->shard.n_channels, 8);
   if (!r->n_value_heads) return TL_OK;
-  s->n_key_heads = r->n_key_heads / d->shard.size;
-  s->n_value_heads = r->n_value_heads / d->shard.size;
+  s->n_key_heads = d->shard.n_key_heads;
+  s->n_value_heads = d->shard.n_value_heads;
   s->key = (uint32_t)cuda_round(r->key_dim, 8);
   s->value = (uint32_t)cuda_round(r->value_dim, 8);
   s->made = s->n_value_heads * s->value;
@@ -29,6 +29,10 @@ int cuda_state_dims(struct cuda_device *d, struct tl_error *err) {
 
 bool cuda_scans(const struct cuda_op *delta) {
   return delta->from->kind == TL_OP_SCAN;
+}
+
+bool cuda_norms_spread_heads(const struct cuda_device *d, const struct cuda_op *op) {
+  return op->kind == CUDA_OP_GATED_NORM && op->from->features & TL_F_GATE_FIRST && d->shard.key_ranks > 1;
 }
 
 bool cuda_state_may_follow(const struct cuda_op *before, const struct cuda_op *op) {
@@ -137,6 +141,17 @@ static int norm(struct cuda_device *d, const struct cuda_op *op, const struct cu
   struct tl_cuda_gated_norm_args args = {.dtype = d->dtype, .gate_first = gate_first, .n = pass->n_tokens, .n_heads = d->dims.n_value_heads / each,
                                          .head_dim = each * d->dims.value, .width = each * d->model->recurrence.value_dim,
                                          .ld_z = op[-3].w.ld, .eps = op->from->eps, .z = gates_of(d, 0), .weight = op->weight, .x = d->work.a};
+  if (cuda_norms_spread_heads(d, op)) {
+    args.width *= d->shard.key_ranks;
+    args.n_groups = d->model->recurrence.n_key_heads;
+    args.group = d->shard.first_key_head;
+    args.squares = d->work.row_squares;
+    args.measures = true;
+    CUDA_TRY(d, d->api->op.gated_norm(&args, d->stream), "squares behind a gate", err);
+    int r = cuda_sum_floats(d, args.squares, (size_t)args.n * args.n_groups, err);
+    if (r < 0) return r;
+    args.measures = false;
+  }
   CUDA_TRY(d, d->api->op.gated_norm(&args, d->stream), "a norm with a gate", err);
   return TL_OK;
 }

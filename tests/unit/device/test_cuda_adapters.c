@@ -202,7 +202,7 @@ static void test_stored_base(void **state) {
 /* Rows of B, columns of A, and sums over ranks. */
 static void test_groups(void **state) {
   (void)state;
-  static const unsigned which[] = {1, 3, 5, 6, 7, 8, 10, 12}, sizes[] = {2, 4, 2, 2, 4, 2, 2, 2};
+  static const unsigned which[] = {1, 3, 5, 6, 7, 8, 10, 11, 12}, sizes[] = {2, 4, 2, 2, 4, 2, 2, 4, 2};
   for (unsigned i = 0; i < UNIT_COUNT(which); i++) {
     fake_cuda_reset();
     struct adapted *a = open_adapted(&bases[which[i]]);

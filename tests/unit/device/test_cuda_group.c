@@ -59,6 +59,8 @@ static void test_same_tokens(void **state) {
   compare("arch/qwen3_next", 2, 3e-2); /* key heads with their value heads */
   compare("arch/qwen3_5", 2, 3e-2);
   compare("arch/lfm2", 2, 3e-2); /* channels, of which each rank has no multiple of 8 */
+  compare("arch/granitemoehybrid", 4, 3e-2); /* two key heads, with whose value heads a norm goes over two ranks each */
+  compare("arch/granitemoehybrid_dense", 4, 3e-2); /* one, over all */
   compare("arch/gpt_oss", 2, 3e-2); /* sinks of each rank's heads, biases of its experts */
 }
 

@@ -17,7 +17,7 @@ static const char *const other_names[] = {"arch/qwen2", "arch/qwen2_window", "ar
                                           "arch/qwen3_vl_moe", "arch/exaone4", "arch/ernie4_5", "arch/olmo3", "arch/gemma3_vision",
                                           "arch/minimax_m2", "arch/dots1", "arch/ernie4_5_moe", "arch/granitemoe", "arch/granitemoeshared", "arch/cohere", "arch/cohere2",
                                           "arch/nemotron", "arch/starcoder2", "arch/phi", "arch/llama4", "arch/llama4_long", "arch/hunyuan_moe", "arch/phimoe", "arch/cohere_norms", "arch/deepseek_v2", "arch/deepseek_v2_lite", "arch/deepseek_v2_bias", "arch/deepseek_v3", "arch/moonlight", "arch/glm4_moe_lite",
-                                          "arch/qwen3_5", "arch/qwen3_5_full", "arch/qwen3_5_vision", "arch/qwen3_next", "arch/qwen3_5_moe", "arch/lfm2", "arch/lfm2_tied", "arch/lfm2_moe", "arch/granitemoehybrid", "arch/nemotron_h"};
+                                          "arch/qwen3_5", "arch/qwen3_5_full", "arch/qwen3_5_vision", "arch/qwen3_next", "arch/qwen3_5_moe", "arch/lfm2", "arch/lfm2_tied", "arch/lfm2_moe", "arch/granitemoehybrid", "arch/granitemoehybrid_dense", "arch/nemotron_h", "arch/nemotron_h_dense"};
 static const unsigned sizes[] = {2, 3, 4, 5, 8};
 
 static bool can_be_cut(const struct tl_model *model, unsigned size) {
@@ -97,6 +97,24 @@ static void test_other_architectures(void **state) {
   unsigned n = 0;
   for (unsigned i = 0; i < UNIT_COUNT(other_names); i++) n += compare_all(other_names[i], 0) > 0;
   assert_int_equal(n, UNIT_COUNT(other_names));
+}
+
+/* As llama.cpp's files have them: key heads that several ranks have, a norm over these. */
+static void test_shared_keys(void **state) {
+  (void)state;
+  static const char *const names[] = {"granitemoehybrid", "granitemoehybrid_dense"};
+  for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
+    char folder[64], file[64], path[1024];
+    struct golden g;
+    struct tl_error err = {0};
+    snprintf(folder, sizeof folder, "arch/%s", names[i]);
+    snprintf(file, sizeof file, "gguf/arch_%s.gguf", names[i]);
+    open_golden(folder, &g);
+    tl_model_free(g.model);
+    if (tl_model_load(unit_golden_path(file, path), &g.model, &err) < 0) fail_msg("%s", err.message);
+    for (unsigned size = 2; size <= 4; size += 2) compare(&g, &g.cases[1], cpu_choose_kernels(tl_cpu_best_isa()), size, file);
+    close_golden(&g);
+  }
 }
 
 /* Blocks stay whole, so activations are rounded in the same groups: but for the sums the products are the same. */
@@ -261,7 +279,7 @@ static void test_refusal(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_same_tokens), cmocka_unit_test(test_other_architectures),
-                                     cmocka_unit_test(test_quantized), cmocka_unit_test(test_batch_and_lanes),
+                                     cmocka_unit_test(test_shared_keys), cmocka_unit_test(test_quantized), cmocka_unit_test(test_batch_and_lanes),
                                      cmocka_unit_test(test_memory), cmocka_unit_test(test_abort),
                                      cmocka_unit_test(test_refusal)};
   return cmocka_run_group_tests(tests, NULL, NULL);

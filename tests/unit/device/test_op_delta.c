@@ -358,11 +358,50 @@ static void gated_norm_of(int dtype, bool gate_first, uint32_t n, uint32_t heads
   for (unsigned i = 0; i < UNIT_COUNT(all); i++) op_free(all[i]);
 }
 
+/* One head in two parts, as ranks have them, of the second of three groups: what one has all of says what is right. */
+static void parted_norm_of(int dtype, uint32_t n, uint32_t dim) {
+  const uint32_t half = dim / 2, ld = dim + 8;
+  uint16_t *z = op_halves(dtype, (size_t)n * ld, 4), *x = op_halves(dtype, (size_t)n * dim, 2), *parts[2];
+  float *weight = op_floats(dim, 2), *squares[2];
+  struct tl_cuda_gated_norm_args args = {.dtype = dtype, .gate_first = true, .n = n, .n_heads = 1, .head_dim = dim, .width = dim, .ld_z = ld,
+                                         .eps = 1e-6f, .z = z, .weight = weight, .x = x};
+  struct tl_cuda_gated_norm_args of[2] = {args, args};
+  for (unsigned i = 0; i < 2; i++) {
+    parts[i] = op_poisoned((size_t)n * half * 2);
+    squares[i] = op_poisoned(n * 3 * sizeof(float));
+    for (uint32_t row = 0; row < n; row++) memcpy(parts[i] + row * half, x + row * dim + i * half, half * 2);
+    of[i].x = parts[i];
+    of[i].squares = squares[i];
+    of[i].z = z + i * half;
+    of[i].weight = weight + i * half;
+    of[i].head_dim = half;
+    of[i].n_groups = 3;
+    of[i].group = 1;
+    of[i].measures = true;
+    assert_int_equal(op_run(tl_cuda_gated_norm(&of[i], NULL)), 0);
+    of[i].measures = false;
+  }
+  for (uint32_t i = 0; i < n * 3; i++) {
+    if (i % 3 != 1) assert_true(squares[0][i] == 0 && squares[1][i] == 0);
+    squares[0][i] = squares[1][i] = squares[0][i] + squares[1][i];
+  }
+  for (unsigned i = 0; i < 2; i++) assert_int_equal(op_run(tl_cuda_gated_norm(&of[i], NULL)), 0);
+  assert_int_equal(op_run(tl_cuda_gated_norm(&args, NULL)), 0);
+  for (uint32_t i = 0; i < n * dim; i++)
+    op_assert_near(dtype, op_unpack(dtype, parts[i % dim / half][i / dim * half + i % half]), op_unpack(dtype, x[i]), 0.01, 1);
+  of[0].n_heads = 2;
+  assert_int_equal(tl_cuda_gated_norm(&of[0], NULL), 1);
+  void *all[] = {z, x, weight, parts[0], parts[1], squares[0], squares[1]};
+  for (unsigned i = 0; i < UNIT_COUNT(all); i++) op_free(all[i]);
+}
+
 static void test_gated_norm(void **state) {
   (void)state;
   for (unsigned i = 0; i < UNIT_COUNT(op_dtypes); i++) {
     gated_norm_of(op_dtypes[i], true, 3, 2, 40, 37);
     gated_norm_of(op_dtypes[i], true, 2, 1, 2056, 2056); /* more than a block has threads for */
+    parted_norm_of(op_dtypes[i], 3, 48);
+    parted_norm_of(op_dtypes[i], 2, 4112);
     gated_norm_of(op_dtypes[i], false, 3, 5, 40, 37);
     gated_norm_of(op_dtypes[i], false, 2, 1, 256, 256);
   }

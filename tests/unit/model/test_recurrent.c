@@ -336,6 +336,35 @@ static void test_slices(void **state) {
   }
 }
 
+/* Fewer key heads than ranks: each is on neighbours, with their value heads, which are shared out as ever. */
+static void test_shared_keys(void **state) {
+  (void)state;
+  static const struct {
+    const char *name;
+    uint32_t key_ranks, first_key_head[4];
+  } cases[] = {{"arch/granitemoehybrid_dense", 4, {0, 0, 0, 0}}, {"arch/granitemoehybrid", 2, {0, 0, 1, 1}}, {"gguf/arch_granitemoehybrid.gguf", 2, {0, 0, 1, 1}}};
+  for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
+    struct tl_model *m = open_golden_model(cases[i].name);
+    const struct tl_recurrence *c = &m->recurrence;
+    for (uint32_t rank = 0; rank < 4; rank++) {
+      struct tl_shard shard;
+      assert_int_equal(tl_shard_make(m, rank, 4, &shard, NULL), TL_OK);
+      assert_true(shard.key_ranks == cases[i].key_ranks && shard.n_key_heads == 1 && shard.first_key_head == cases[i].first_key_head[rank]);
+      assert_int_equal(shard.n_channels, 2 * c->key_dim + c->n_value_heads / 4 * c->value_dim);
+      for (uint32_t k = 0; k < m->n_ops; k++) {
+        const struct tl_op *op = &m->plan[k];
+        for (unsigned input = 0; input < 3 && (op->kind == TL_OP_DELTA_IN || op->kind == TL_OP_CONV); input++) {
+          struct tl_slice s = tl_slice_weight(m, &shard, op, input);
+          uint32_t values = c->n_value_heads / 4 * c->value_dim;
+          assert_int_equal(s.n_rows, input < 2 ? c->key_dim : values);
+          assert_int_equal(s.first_row, input < 2 ? shard.first_key_head * c->key_dim : rank * values);
+        }
+      }
+    }
+    tl_model_free(m);
+  }
+}
+
 static void refused(const struct tl_model *m, uint32_t size, const char *message) {
   struct tl_shard shard;
   struct tl_error err = {0};
@@ -347,10 +376,9 @@ static void refused(const struct tl_model *m, uint32_t size, const char *message
 static void test_refusals(void **state) {
   (void)state;
   struct tl_model *m = open_golden_model("arch/qwen3_5");
-  refused(m, 4, "the model's 2 key heads of linear attention cannot be divided among 4 devices");
-  tl_model_free(m);
-  m = open_golden_model("arch/granitemoehybrid_dense");
-  refused(m, 2, "the model's 1 key heads of linear attention cannot be divided among 2 devices");
+  refused(m, 4, "the model's 6 value heads of linear attention cannot be divided among 4 devices");
+  m->recurrence.n_key_heads = 3;
+  refused(m, 2, "the model's 3 key heads of linear attention cannot be divided among 2 devices");
   tl_model_free(m);
   m = open_golden_model("gguf/arch_qwen3_5.gguf");
   refused(m, 2, "value heads in the order that this file has them in cannot be divided");
@@ -470,7 +498,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_defaults), cmocka_unit_test(test_scan_defaults), cmocka_unit_test(test_scan_plan), cmocka_unit_test(test_hostile), cmocka_unit_test(test_pooling), cmocka_unit_test(test_tensors),
       cmocka_unit_test(test_gguf),     cmocka_unit_test(test_growing), cmocka_unit_test(test_plan),    cmocka_unit_test(test_slices),
-      cmocka_unit_test(test_refusals), cmocka_unit_test(test_adapters), cmocka_unit_test(test_adapter_rows),
+      cmocka_unit_test(test_shared_keys), cmocka_unit_test(test_refusals), cmocka_unit_test(test_adapters), cmocka_unit_test(test_adapter_rows),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

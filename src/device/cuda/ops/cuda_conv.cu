@@ -130,37 +130,46 @@ TL_KERNEL(NORM_WARPS * 32, 1) gated_norm(tl_cuda_gated_norm_args a) {
   store16(x, pack8<T>(v));
 }
 
+/* Eight of x times their gates. */
+template <class T>
+TL_DEVICE void load_gated(const uint16_t *x, const uint16_t *gate, float (&v)[8]) {
+  float z[8];
+  unpack8<T>(load16(x), v);
+  unpack8<T>(load16(gate), z);
+  TL_UNROLL for (int k = 0; k < 8; k++) v[k] *= silu(z[k]);
+}
+
 /* A block a head, which is long. */
 template <class T>
 TL_KERNEL(THREADS, 1) gate_norm(tl_cuda_gated_norm_args a) {
-  float *sums = (float *)shared_memory();
   let_next_start();
   uint32_t row = block_x() / a.n_heads, head = block_x() % a.n_heads;
   uint16_t *x = (uint16_t *)a.x + (uint64_t)block_x() * a.head_dim;
   const uint16_t *gate = (const uint16_t *)a.z + (uint64_t)row * a.ld_z + (uint64_t)head * a.head_dim;
   const float *weight = a.weight + (uint64_t)head * a.head_dim;
-  float v[8], z[8], sum = 0;
+  float *squares = a.squares + (uint64_t)row * a.n_groups, v[8], sum = 0;
   wait_for_before();
-  for (uint32_t i = thread_index() * 8; i < a.head_dim; i += THREADS * 8) {
-    unpack8<T>(load16(x + i), v);
-    unpack8<T>(load16(gate + i), z);
-    TL_UNROLL for (int k = 0; k < 8; k++) {
-      v[k] *= silu(z[k]);
-      sum = fmaf(v[k], v[k], sum);
-    }
+  for (uint32_t i = thread_index() * 8; i < a.head_dim && (a.measures || !a.squares); i += THREADS * 8) {
+    load_gated<T>(x + i, gate + i, v);
+    TL_UNROLL for (int k = 0; k < 8; k++) sum = fmaf(v[k], v[k], sum);
   }
-  float scale = 1 / sqrtf(block_sum(sum, sums, THREADS / 32) / (float)a.width + a.eps);
+  sum = a.squares && !a.measures ? squares[a.group] : block_sum(sum, (float *)shared_memory(), THREADS / 32);
+  if (a.measures) {
+    for (uint32_t i = thread_index(); i < a.n_groups; i += THREADS) squares[i] = i == a.group ? sum : 0;
+    return;
+  }
+  float scale = 1 / sqrtf(sum / (float)a.width + a.eps);
   for (uint32_t i = thread_index() * 8; i < a.head_dim; i += THREADS * 8) {
-    unpack8<T>(load16(x + i), v);
-    unpack8<T>(load16(gate + i), z);
-    TL_UNROLL for (int k = 0; k < 8; k++) v[k] *= silu(z[k]) * scale * weight[i + k];
+    load_gated<T>(x + i, gate + i, v);
+    TL_UNROLL for (int k = 0; k < 8; k++) v[k] *= scale * weight[i + k];
     store16(x + i, pack8<T>(v));
   }
 }
 
 static int launch_gate_norm(const tl_cuda_gated_norm_args *args, void *stream) {
   uint64_t blocks = (uint64_t)args->n * args->n_heads;
-  if (args->head_dim % 8 || args->width == 0 || args->width > args->head_dim || args->ld_z % 8 || blocks > INT32_MAX) return CUDA_INVALID;
+  if (args->head_dim % 8 || args->width == 0 || args->ld_z % 8 || blocks > INT32_MAX) return CUDA_INVALID;
+  if (args->squares ? args->n_heads != 1 || args->group >= args->n_groups : args->measures || args->width > args->head_dim) return CUDA_INVALID;
   return blocks ? launch_rows(args->n, args->dtype == TL_CUDA_BF16 ? gate_norm<bf16> : gate_norm<f16>, (unsigned)blocks, 1, THREADS,
                               THREADS / 32 * sizeof(float), stream, *args)
                 : 0;

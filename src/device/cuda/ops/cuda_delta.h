@@ -84,13 +84,15 @@ struct tl_cuda_delta_long_args {
 int tl_cuda_delta_long(const struct tl_cuda_delta_long_args *args, void *stream);
 
 /* Of each head x = x / rms(x) * weight * silu(z), in place. gate_first: x *= silu(z), then x / rms(x) * weight, and each head has weights of
- * its own. */
+ * its own. Where ranks have parts of one head (squares), two calls: the first only measures, and behind their sum the second norms. */
 struct tl_cuda_gated_norm_args {
-  int dtype, gate_first;
+  int dtype, gate_first, measures;
   uint32_t n, n_heads, head_dim; /* head_dim (8), at most 256, but with gate_first */
-  uint32_t width;            /* elements of a head that count in its mean, the others are zero */
+  uint32_t width;            /* elements of a head that count in its mean, of all ranks; the others are zero */
   uint32_t ld_z;             /* (8) */
+  uint32_t n_groups, group;  /* with squares, of all ranks' heads, of which this one has part of one: n_heads is 1 */
   float eps;
+  float *squares;            /* (n, n_groups), of the others' groups zeros; or NULL. gate_first alone */
   const void *z;             /* T (n, n_heads head_dim) */
   const float *weight;       /* (head_dim); (n_heads head_dim) */
   void *x;                   /* T (n, n_heads head_dim) */
