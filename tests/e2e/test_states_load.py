@@ -53,7 +53,7 @@ def leave(d, parts, n_lines):
             pass
 
 
-@pytest.fixture(scope="module", params=["qwen3_5_text", "lfm2"])
+@pytest.fixture(scope="module", params=["qwen3_5_text", "lfm2", "granitemoehybrid"])
 def served(request, tmp_path_factory):
     """Model, adapters, requests, and what is said to each alone."""
     root, short = tmp_path_factory.mktemp("load"), request.param == "lfm2"
