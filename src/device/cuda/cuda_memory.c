@@ -11,11 +11,16 @@
 #define MIB(bytes) ((unsigned long long)((bytes) >> 20))
 #define SPARE_ENTRIES TL_MAX_BIAS /* of history and bias lists, beyond what one row may have */
 
+/* Whether states are Mamba 2's. */
+static bool scans(const struct cuda_device *d) {
+  for (uint32_t i = 0; i < d->n_plan; i++)
+    if (d->plan[i].kind == CUDA_OP_DELTA) return cuda_scans(&d->plan[i]);
+  return false;
+}
+
 /* What a chunk of rows has of matrices, in T: by Mamba 2's rule heads of a group share them. */
 static size_t matrices_of_chunk(const struct cuda_device *d) {
-  bool scans = false;
-  for (uint32_t i = 0; i < d->n_plan && !scans; i++) scans = d->plan[i].kind == CUDA_OP_DELTA && cuda_scans(&d->plan[i]);
-  return scans ? (size_t)d->dims.n_key_heads * TL_CUDA_SCAN_MATRICES : (size_t)d->dims.n_value_heads * TL_CUDA_DELTA_MATRICES;
+  return scans(d) ? (size_t)d->dims.n_key_heads * TL_CUDA_SCAN_MATRICES : (size_t)d->dims.n_value_heads * TL_CUDA_DELTA_MATRICES;
 }
 
 static void make_limits(struct cuda_device *d, const struct tl_device_load *load) {
@@ -41,7 +46,7 @@ static void make_limits(struct cuda_device *d, const struct tl_device_load *load
   l->max_entries = history + SPARE_ENTRIES;
   l->n_drawers = l->max_seqs > d->info.multiprocessors ? l->max_seqs : d->info.multiprocessors;
   l->max_adapter_tiles = d->model->n_adapters ? l->max_seqs + l->max_tokens / TL_CUDA_ADAPTER_ROWS : 0;
-  bool by_chunks = d->dims.n_value_heads && d->dims.key <= TL_CUDA_DELTA_LONG_KEY;
+  bool by_chunks = d->dims.n_value_heads && d->dims.key <= tl_cuda_long_key(scans(d));
   l->max_chunks = by_chunks ? tl_cuda_max_delta_chunks(l->max_tokens, l->max_seqs) : 0;
   if (cuda_pools(d)) l->max_items = l->max_entries = 0; /* nothing is decoded, nor drawn */
 }

@@ -313,6 +313,8 @@ static void test_delta(void **state) {
       {TL_CUDA_BF16, true, false, 1, 17, 16, 8, 0, true, 0},   /* more heads than a block makes factors of */
       {TL_CUDA_BF16, true, false, 2, 4, 24, 40, -3, true, 0},
       {TL_CUDA_F16, true, true, 3, 6, 72, 16, 2, true, 0},
+      {TL_CUDA_F16, true, false, 2, 4, 256, 24, 1, true, 0},
+      {TL_CUDA_BF16, true, false, 1, 2, 136, 40, -1, true, 0},
       {TL_CUDA_F16, true, false, 1, 2, 16, 8, 5, true, 12},    /* what is forgotten at once beside what stays */
       {TL_CUDA_F16, true, false, 1, 2, 16, 8, 5, false, 12},
       {TL_CUDA_BF16, true, false, 1, 2, 16, 8, 100, true, 120}, /* exp(a_log) is no float, and steps may be 0 */

@@ -11,6 +11,12 @@
 #define CHUNK_ROWS TL_CUDA_DELTA_CHUNK
 #define CHUNK_COLUMNS TL_CUDA_DELTA_COLUMNS
 
+#ifdef __CUDACC__
+#define CHUNK_ROLLED _Pragma("unroll 1") /* else nvcc unrolls it, and spills */
+#else
+#define CHUNK_ROLLED
+#endif
+
 static_assert(CHUNK_ROWS == 64 && CHUNK_COLUMNS == 32, "as warps share them");
 
 /* --- rows ---------------------------------------------------------------------------------------- */
@@ -67,13 +73,16 @@ TL_DEVICE void add_product(const uint32_t (&factors)[4], quad (*of)[CHUNK_COLUMN
 template <uint32_t PIECES>
 TL_DEVICE void copy_rows(quad (*to)[PIECES], const uint16_t *from, uint64_t ld, uint32_t n_rows, uint32_t n) {
   const uint32_t AT_ONCE = CHUNK_THREADS / PIECES; /* rows: so a thread has one place in all of its */
+  const uint32_t MOST = CHUNK_ROWS / AT_ONCE < 8 ? CHUNK_ROWS / AT_ONCE : 8; /* whose addresses registers hold */
   uint32_t index = thread_index() % PIECES, first = thread_index() / PIECES;
   bool there = index * 8 < n;
   from += there ? first * ld + index * 8 : 0;
-  TL_UNROLL for (uint32_t i = 0; i < CHUNK_ROWS / AT_ONCE; i++) {
-    uint32_t row = first + i * AT_ONCE;
-    bool valid = there && row < n_rows;
-    copy_async16(piece(to, row, index), from + (valid ? i * AT_ONCE * ld : 0), valid);
+  CHUNK_ROLLED for (uint32_t part = 0; part < CHUNK_ROWS / AT_ONCE; part += MOST) {
+    TL_UNROLL for (uint32_t k = 0; k < MOST; k++) {
+      uint32_t row = first + (part + k) * AT_ONCE;
+      bool valid = there && row < n_rows;
+      copy_async16(piece(to, row, index), from + (valid ? (part + k) * AT_ONCE * ld : 0), valid);
+    }
   }
 }
 

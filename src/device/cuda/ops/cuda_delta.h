@@ -20,7 +20,6 @@ extern "C" {
 #define TL_CUDA_MAX_KEY_DIM 256
 #define TL_CUDA_DELTA_COLUMNS 32  /* of S, a thread block */
 #define TL_CUDA_DELTA_CHUNK 64    /* rows that tl_cuda_delta_long treats together */
-#define TL_CUDA_DELTA_LONG_KEY 128 /* key_dim up to which it does */
 #define TL_CUDA_DELTA_FACTORS (4 * TL_CUDA_DELTA_CHUNK) /* floats of a chunk and head */
 #define TL_CUDA_DELTA_MATRICES (2 * TL_CUDA_DELTA_CHUNK * TL_CUDA_DELTA_CHUNK) /* T likewise */
 #define TL_CUDA_SCAN_MATRICES (TL_CUDA_DELTA_CHUNK * TL_CUDA_DELTA_CHUNK) /* T of a chunk and key head, by Mamba 2's rule */
@@ -74,7 +73,7 @@ int tl_cuda_delta(const struct tl_cuda_delta_args *args, void *stream);
 
 /* The same for some stretches, of many rows, by tensor cores. Results differ by what rounding S, and what is made on the way, to T does. */
 struct tl_cuda_delta_long_args {
-  struct tl_cuda_delta_args delta; /* n_stretches, most_rows, max_rows are not looked at; key_dim at most TL_CUDA_DELTA_LONG_KEY */
+  struct tl_cuda_delta_args delta; /* n_stretches, most_rows, max_rows are not looked at; key_dim at most tl_cuda_long_key */
   uint32_t n_chunks, n_long;
   const struct tl_cuda_conv_tile *chunks; /* (n_chunks) of these stretches, one behind the other; at: multiples of TL_CUDA_DELTA_CHUNK */
   const struct tl_cuda_conv_tile *longs;  /* (n_long) stretches; at: which chunk is the first one's */
@@ -107,6 +106,11 @@ struct tl_cuda_gate_args {
   void *x;                   /* likewise */
 };
 int tl_cuda_gate(const struct tl_cuda_gate_args *args, void *stream);
+
+/* The key_dim up to which there are kernels for many rows; scans: by Mamba 2's rule. */
+TL_BOTH uint32_t tl_cuda_long_key(int scans) {
+  return scans ? TL_CUDA_MAX_KEY_DIM : 128;
+}
 
 /* The key head of a value head. */
 TL_BOTH uint32_t tl_cuda_key_head(int turned, uint32_t n_key_heads, uint32_t n_value_heads, uint32_t value_head) {

@@ -293,7 +293,7 @@ static_assert(sizeof(long_shared<4>) <= CUDA_MOST_SHARED, "on every device");
 
 extern "C" int tl_cuda_delta_long(const struct tl_cuda_delta_long_args *args, void *stream) {
   const tl_cuda_delta_args *a = &args->delta;
-  if (!delta_is_valid(*a) || a->key_dim > TL_CUDA_DELTA_LONG_KEY || a->n_value_heads > UINT16_MAX || args->n_long > UINT16_MAX) return CUDA_INVALID;
+  if (!delta_is_valid(*a) || a->key_dim > tl_cuda_long_key(a->skip != nullptr) || a->n_value_heads > UINT16_MAX || args->n_long > UINT16_MAX) return CUDA_INVALID;
   if (args->n_chunks == 0 || args->n_long == 0 || a->n_value_heads == 0 || a->key_dim == 0 || a->value_dim == 0) return 0;
   if (a->skip) return cuda_scan_long(args, stream);
   if (a->key_dim <= 64) return a->dtype == TL_CUDA_BF16 ? launch_long<bf16, 2>(args, stream) : launch_long<f16, 2>(args, stream);

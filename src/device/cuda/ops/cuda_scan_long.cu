@@ -96,13 +96,20 @@ TL_KERNEL(THREADS, 4) scan_chunks(tl_cuda_delta_long_args l) {
 
 /* --- S ------------------------------------------------------------------------------------------ */
 
+/* Chunks that shared memory has at a time: of long keys there is room for one on some devices, so the next one comes when that is over. */
+template <int PIECES>
+struct scan_turns {
+  static const uint32_t N = PIECES > 4 ? 1 : 2;
+};
+
 template <int PIECES>
 struct scan_shared {
-  quad k[2][ROWS][PIECES * 4], q[ROWS][PIECES * 4];
-  quad scores[2][ROWS][ROWS / 8]; /* Q K^T */
-  quad v[2][ROWS][COLUMNS / 8], kept[ROWS][COLUMNS / 8]; /* kept: V~ */
-  quad s[COLUMNS][PIECES * 4];                           /* S in T, by columns */
-  float factors[2][TL_CUDA_DELTA_FACTORS];
+  static const uint32_t TURNS = scan_turns<PIECES>::N;
+  quad k[TURNS][ROWS][PIECES * 4], q[ROWS][PIECES * 4];
+  quad scores[TURNS][ROWS][ROWS / 8]; /* Q K^T */
+  quad v[TURNS][ROWS][COLUMNS / 8], kept[ROWS][COLUMNS / 8]; /* kept: V~ */
+  quad s[COLUMNS][PIECES * 4];                               /* S in T, by columns */
+  float factors[TURNS][TL_CUDA_DELTA_FACTORS];
 };
 
 template <int PIECES>
@@ -114,7 +121,7 @@ TL_DEVICE void fetch_queries(const tl_cuda_delta_args &a, const long_place &p, u
 template <int PIECES>
 TL_DEVICE void fetch_chunk(const tl_cuda_delta_long_args &l, const long_place &p, uint32_t first_chunk, uint32_t at, scan_shared<PIECES> *s) {
   const tl_cuda_delta_args &a = l.delta;
-  uint32_t turn = at / ROWS % 2, n = rows_left(p.n_rows, at), group = tl_cuda_key_head(a.turned, a.n_key_heads, a.n_value_heads, p.head);
+  uint32_t turn = at / ROWS % scan_turns<PIECES>::N, n = rows_left(p.n_rows, at), group = tl_cuda_key_head(a.turned, a.n_key_heads, a.n_value_heads, p.head);
   copy_rows(s->k[turn], p.u.k + at * p.u.ld, p.u.ld, n, a.key_dim);
   copy_rows(s->v[turn], p.u.v + p.column + at * p.u.ld, p.u.ld, n, p.n_columns);
   copy_matrix(s->scores[turn], (const uint16_t *)l.matrices + ((uint64_t)(first_chunk + at / ROWS) * a.n_key_heads + group) * TL_CUDA_SCAN_MATRICES);
@@ -162,7 +169,7 @@ TL_DEVICE void decay_scores(const float *factors, uint32_t (&scores)[4]) {
 /* sum, Q S of the warp's rows, becomes their outputs. */
 template <class T, int PIECES>
 TL_DEVICE void give_out(const tl_cuda_delta_args &a, const long_place &p, uint32_t at, float skip, float (&sum)[COLUMNS / 8][4], scan_shared<PIECES> *s) {
-  uint32_t turn = at / ROWS % 2, own = warp_index() * 16, scores[4];
+  uint32_t turn = at / ROWS % scan_turns<PIECES>::N, own = warp_index() * 16, scores[4];
   const float *factors = s->factors[turn];
   TL_UNROLL for (uint32_t block = 0; block + 1 < WARPS; block++) {
     if (block >= warp_index()) break;
@@ -206,13 +213,14 @@ TL_KERNEL(THREADS, 2) scan_long(tl_cuda_delta_long_args l) {
   long_state<PIECES> state;
   begin_state(a, p, stretch.from, &state);
   for (uint32_t at = 0; at < p.n_rows; at += ROWS) {
-    uint32_t turn = at / ROWS % 2;
+    const uint32_t TURNS = scan_turns<PIECES>::N;
+    uint32_t turn = at / ROWS % TURNS;
     bool more = at + ROWS < p.n_rows;
     float sum[COLUMNS / 8][4] = {};
     share_state<T>(state, s->s);
     wait_async<0>();
     sync_block();
-    if (more) fetch_chunk(l, p, first.at, at + ROWS, s); /* where the chunk before was, which all are through with */
+    if (more && TURNS > 1) fetch_chunk(l, p, first.at, at + ROWS, s); /* where the chunk before was, which all are through with */
     commit_async();
     keep_values<T>(turn, s);
     read_state<T>(s, sum);
@@ -221,6 +229,11 @@ TL_KERNEL(THREADS, 2) scan_long(tl_cuda_delta_long_args l) {
     commit_async();
     give_out<T>(a, p, at, skip, sum, s);
     change_state<T>(turn, s, &state);
+    if (more && TURNS == 1) {
+      sync_block();
+      fetch_chunk(l, p, first.at, at + ROWS, s);
+      commit_async();
+    }
   }
   end_state(a, p, stretch.to, state);
 }
@@ -236,18 +249,24 @@ static int launch_scan(const tl_cuda_delta_long_args *args, void *stream) {
 }
 
 static_assert(sizeof(scores_shared<4>) <= 48 << 10, "without asking for more");
-static_assert(sizeof(scan_shared<4>) <= CUDA_MOST_SHARED, "on every device");
+static_assert(sizeof(scan_shared<4>) <= CUDA_MOST_SHARED && sizeof(scan_shared<8>) <= CUDA_MOST_SHARED, "on every device");
+
+template <class T>
+static int scan_by_size(const tl_cuda_delta_long_args *args, void *stream) {
+  if (args->delta.key_dim <= 64) return launch_scan<T, 2>(args, stream);
+  return args->delta.key_dim <= 128 ? launch_scan<T, 4>(args, stream) : launch_scan<T, 8>(args, stream);
+}
 
 int cuda_scan_long(const tl_cuda_delta_long_args *args, void *stream) {
-  const tl_cuda_delta_args *a = &args->delta;
-  if (a->key_dim <= 64) return a->dtype == TL_CUDA_BF16 ? launch_scan<bf16, 2>(args, stream) : launch_scan<f16, 2>(args, stream);
-  return a->dtype == TL_CUDA_BF16 ? launch_scan<bf16, 4>(args, stream) : launch_scan<f16, 4>(args, stream);
+  return args->delta.dtype == TL_CUDA_BF16 ? scan_by_size<bf16>(args, stream) : scan_by_size<f16>(args, stream);
 }
 
 template <class T>
 static int allow_long() {
   int e = allow_shared(scan_long<T, 2>, sizeof(scan_shared<2>));
-  return e ? e : allow_shared(scan_long<T, 4>, sizeof(scan_shared<4>));
+  if (!e) e = allow_shared(scan_long<T, 4>, sizeof(scan_shared<4>));
+  if (!e) e = allow_shared(scan_chunks<T, 8>, sizeof(scores_shared<8>));
+  return e ? e : allow_shared(scan_long<T, 8>, sizeof(scan_shared<8>));
 }
 
 int cuda_prepare_scan() {
