@@ -181,21 +181,26 @@ static void run_crowd(const struct tl_model *model, unsigned n_lanes, bool toget
   close_machine(&m);
 }
 
-/* Alone on one lane, and in chunks among others on two: the same bits. */
-static void test_batch_and_lanes(void **state) {
-  (void)state;
+static void check_crowd(const char *name) {
   struct golden g;
-  open_golden("f16_sharded", &g);
+  open_golden(name, &g);
   struct sequence *alone[N_CROWD], *together[N_CROWD];
   run_crowd(g.model, 1, false, alone);
   run_crowd(g.model, 2, true, together);
   for (unsigned i = 0; i < N_CROWD; i++) {
     assert_int_equal(alone[i]->length, alone[i]->n_prompt + 8);
-    assert_same_draws(alone[i], together[i], "f16_sharded");
+    assert_same_draws(alone[i], together[i], name);
     free(alone[i]);
     free(together[i]);
   }
   close_golden(&g);
+}
+
+/* Alone on one lane, and in chunks among others on two: the same bits. */
+static void test_batch_and_lanes(void **state) {
+  (void)state;
+  check_crowd("f16_sharded");
+  check_crowd("arch/granitemoehybrid_dense"); /* a norm over ranks */
 }
 
 /* Ranks have their part of the weights and no more. */
