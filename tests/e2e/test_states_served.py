@@ -20,6 +20,7 @@ def floats(*values):
 
 def write_hybrid(folder, architecture):
     short, scans = architecture == "lfm2", architecture == "granitemoehybrid"
+    groups = 1  # of Mamba 2's, as Granite 4 H has it
     config, tensors = read_demo()
     draw = random.Random(11)
     dim, heads, kv, n = (config[k] for k in ("hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers"))
@@ -39,7 +40,7 @@ def write_hybrid(folder, architecture):
         if kind == "conv":
             own = {"conv.in_proj.weight": matrix(3 * dim, dim), "conv.conv.weight": taps(dim, 3), "conv.out_proj.weight": matrix(dim, dim, 0.5)}
         elif kind == "linear_attention" and scans:
-            channels = 2 * KEYS * KEY + VALUES * VALUE
+            channels = 2 * groups * KEY + VALUES * VALUE
             own = {"in_proj.weight": matrix(VALUES * VALUE + channels + VALUES, dim), "conv1d.weight": taps(channels, 4), "conv1d.bias": vector(channels, 0, 0.3),
                    "A_log": vector(VALUES, -2, 1), "dt_bias": vector(VALUES, 0, 0.3), "D": vector(VALUES, 1, 0.3), "norm.weight": vector(VALUES * VALUE, 1, 0.2),
                    "out_proj.weight": matrix(dim, VALUES * VALUE, 0.5)}
@@ -74,7 +75,7 @@ def write_hybrid(folder, architecture):
     config |= {"layer_types": kinds, "head_dim": head, "rope_theta": 10000.0, "attention_bias": False}
     if scans:
         config |= {"architectures": ["GraniteMoeHybridForCausalLM"], "model_type": architecture, "mamba_n_heads": VALUES, "mamba_d_head": VALUE,
-                   "mamba_n_groups": KEYS, "mamba_d_state": KEY, "num_local_experts": 0, "shared_intermediate_size": config["intermediate_size"],
+                   "mamba_n_groups": groups, "mamba_d_state": KEY, "num_local_experts": 0, "shared_intermediate_size": config["intermediate_size"],
                    "attention_multiplier": head ** -0.5, "position_embedding_type": "nope", "time_step_limit": [0.0, float("inf")]}
     elif short:
         config |= {"architectures": ["Lfm2ForCausalLM"], "model_type": "lfm2", "conv_L_cache": 3, "block_auto_adjust_ff_dim": False}
