@@ -229,9 +229,10 @@ static int attend(struct maker *k, uint32_t layer) {
   if (is(k, ARCH_QUERY_SCALAR)) op->scale = 1 / sqrtf((float)c->query_pre_attn_scalar);
   if (is(k, ARCH_MULTIPLIERS)) op->scale = (float)c->attention_multiplier;
   if (is(k, ARCH_SOFTCAPS)) cap(op, c->attn_logit_softcapping);
-  if (window) {
+  if (c->use_bidirectional_attention) op->features |= TL_F_BOTH_SIDES;
+  if (window) { /* one to both sides has half of the length on either */
     op->features |= TL_F_WINDOW;
-    op->window = (uint32_t)c->sliding_window;
+    op->window = (uint32_t)(c->use_bidirectional_attention ? c->sliding_window / 2 + 1 : c->sliding_window);
   } else if (is_chunked(k, layer)) {
     op->features |= TL_F_CHUNKED;
     op->window = (uint32_t)c->attention_chunk_size;
@@ -351,7 +352,8 @@ static int check(const struct maker *k) {
   if (c->hidden_act[0] && strcmp(c->hidden_act, wanted) != 0 && !legacy)
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: hidden_act: expected %s, got %s", wanted,
                         c->hidden_act);
-  const char *no = c->use_bidirectional_attention ? "use_bidirectional_attention" : c->attention_out_bias ? "attention_out_bias"
+  bool embedder = k->m->model.pooling != TL_POOL_NONE && is(k, ARCH_LOCAL_ROPE); /* EmbeddingGemma */
+  const char *no = c->use_bidirectional_attention && !embedder ? "use_bidirectional_attention" : c->attention_out_bias ? "attention_out_bias"
                    : c->clip_qkv > 0 ? "clip_qkv" : NULL;
   if (no) return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: %s: is not supported", no);
   if (has(k, BLOCK_PARALLEL) && !has(k, BLOCK_NORM_UNBIASED) && c->use_qk_norm)

@@ -22,6 +22,7 @@ static const struct architecture architectures[] = {
     {"GemmaForCausalLM", "gemma", PRE_NORMS, ARCH_PLUS_ONE | ARCH_EMBED_SCALE | ARCH_TIED | ARCH_GELU, WINDOW_NONE, 1},
     {"Gemma2ForCausalLM", "gemma2", GEMMA_NORMS, GEMMA, WINDOW_ALTERNATE, 1},
     {"Gemma3ForCausalLM", "gemma3_text", GEMMA_NORMS, GEMMA | ARCH_QK_NORM | ARCH_LOCAL_ROPE, WINDOW_PATTERN, 1},
+    {"Gemma3TextModel", "gemma3_text", GEMMA_NORMS, GEMMA | ARCH_QK_NORM | ARCH_LOCAL_ROPE, WINDOW_PATTERN, 1}, /* EmbeddingGemma */
     {"Olmo2ForCausalLM", "olmo2", NULL, "post_attention_layernorm", NULL, "post_feedforward_layernorm",
      ARCH_QK_NORM_ROW, WINDOW_NONE, 1},
     {"Olmo3ForCausalLM", "olmo3", NULL, "post_attention_layernorm", NULL, "post_feedforward_layernorm",

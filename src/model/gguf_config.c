@@ -38,6 +38,7 @@ static const struct known {
     {"phi3", "Phi3ForCausalLM", PARTIAL | WINDOWS, 0, 0, 0, 0},
     {"gemma2", "Gemma2ForCausalLM", WINDOWS, 4096, 50, 30, 46},
     {"gemma3", "Gemma3ForCausalLM", WINDOWS, 0, 0, 0, 62},
+    {"gemma-embedding", "Gemma3TextModel", WINDOWS | ENCODER, 0, 0, 0, 0},
     {"olmo2", "Olmo2ForCausalLM", WINDOWS | WHOLE_FACTOR, 0, 0, 0, 0},
     {"granite", "GraniteForCausalLM", PAIRED, 0, 0, 0, 0},
     {"stablelm", "StableLmForCausalLM", PARTIAL, 0, 0, 0, 0},
@@ -336,6 +337,7 @@ static void take_defaults(const struct tl_gguf *g, const struct known *a, struct
     c->attn_scale = 0.1;
     c->use_qk_norm = c->n_experts != 128; /* Maverick, as llama.cpp tells it */
   }
+  c->use_bidirectional_attention = a->traits & ENCODER; /* of encoders nothing else is known */
   c->norm_topk_prob = a->traits & NORMALIZED;
   c->rope_untruncated = a->traits & UNROUNDED;
   int64_t divisor = odd ? c->hidden_size / c->num_attention_heads : head_dim;
@@ -420,6 +422,22 @@ int gguf_read_config(const struct tl_gguf *g, struct hf_config *c, bool *ret_pai
   return r == TL_OK ? hf_config_check(c, g->file.name, err) : r;
 }
 
+/* EmbeddingGemma's two layers behind the pooling; files may lack them. */
+static int read_dense(const struct tl_gguf *g, const struct known *a, struct hf_pooling *p, struct tl_error *err) {
+  char key[128], name[64];
+  int64_t size;
+  for (unsigned i = 0; i < 2 && strcmp(a->name, "gemma-embedding") == 0; i++) {
+    snprintf(name, sizeof name, "dense_%u_feat_out", i + 2);
+    key_name(a->name, name, key, sizeof key);
+    if (!tl_gguf_integer(g, key, &size)) return TL_OK;
+    if (size < 1 || size > MODEL_MAX_DIM) return unsupported(g, key, err, "expected 1 to 1000000");
+    struct hf_dense *d = &p->dense[p->n_dense++];
+    d->n_out = size;
+    snprintf(d->folder, sizeof d->folder, "dense_%u", i + 2);
+  }
+  return TL_OK;
+}
+
 /* Which row of a text is its vector, or whose mean; llama.cpp's numbers. A file that says so is an embedder's; that its vectors
  * have length 1 goes without saying, as llama.cpp's server has it. */
 int gguf_read_pooling(const struct tl_gguf *g, struct hf_pooling *ret, struct tl_error *err) {
@@ -432,7 +450,7 @@ int gguf_read_pooling(const struct tl_gguf *g, struct hf_pooling *ret, struct tl
   key_name(a->name, "pooling_type", key, sizeof key);
   bool said = tl_gguf_integer(g, key, &type), fits = type >= 0 && type < 4 && (type > 0 || !said || !(a->traits & ENCODER));
   if (fits) ret->kind = kinds[type];
-  if (fits) return TL_OK;
+  if (fits) return read_dense(g, a, ret, err);
   return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "%.120s: %s: expected 1 (mean), 2 (first token) or 3 (last token), got %lld%s",
                       g->file.name, key, (long long)type, type == 4 ? " (scores of pairs)" : "");
 }
@@ -471,8 +489,8 @@ static void count_types(struct model *m, struct hf_config *c) {
 }
 
 /* What only the tensors show. */
-int gguf_complete_config(struct model *m, struct hf_config *c, struct tl_error *err) {
-  if (m->model.pooling != TL_POOL_NONE && model_find_tensor(m, "dense_2.weight") >= 0)
+int gguf_complete_config(struct model *m, const struct hf_pooling *p, struct hf_config *c, struct tl_error *err) {
+  if (m->model.pooling != TL_POOL_NONE && p->n_dense == 0 && model_find_tensor(m, "dense_2.weight") >= 0)
     return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "tensor 'dense_2.weight': layers behind the pooling are not supported");
   count_types(m, c);
   c->tie_word_embeddings = model_find_tensor(m, "output.weight") < 0;

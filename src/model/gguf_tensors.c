@@ -277,6 +277,8 @@ static const struct {
     {"conv.in_proj", "shortconv.in_proj", false},
     {"conv.conv", "shortconv.conv", false},
     {"conv.out_proj", "shortconv.out_proj", false},
+    {"dense_2.linear", "dense_2", false},
+    {"dense_3.linear", "dense_3", false},
     /* BERT and those that came of it */
     {"embeddings.word_embeddings", "token_embd", false},
     {"embeddings.position_embeddings", "position_embd", false},

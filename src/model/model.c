@@ -197,7 +197,7 @@ static int load_gguf(const char *path, bool weights, struct model **ret, struct 
     m->gguf = true;
     m->paired_head = paired_rows ? (uint32_t)config.head_dim : 0;
     r = gguf_add_files(m, path, err);
-    if (r == TL_OK) r = gguf_complete_config(m, &config, err);
+    if (r == TL_OK) r = gguf_complete_config(m, &pooling, &config, err);
     if (r == TL_OK) r = make_plan(m, architecture, &config, &pooling, err);
   }
   tl_gguf_close(g);

@@ -192,7 +192,7 @@ int hf_config_check(struct hf_config *config, const char *file, struct tl_error 
 
 /* gguf_config.c. *ret_paired_rows: rows of Q and K are in pairs, see tl_tensor.head_rows. */
 int gguf_read_config(const struct tl_gguf *g, struct hf_config *ret, bool *ret_paired_rows, struct tl_error *err);
-int gguf_complete_config(struct model *m, struct hf_config *config, struct tl_error *err);
+int gguf_complete_config(struct model *m, const struct hf_pooling *pooling, struct hf_config *config, struct tl_error *err);
 /* kind TL_POOL_NONE: it does not say, or it is not an embedder's. */
 int gguf_read_pooling(const struct tl_gguf *g, struct hf_pooling *ret, struct tl_error *err);
 /* gguf_tensors.c: the tensors of the file and of those that it is split into. */

@@ -29,6 +29,8 @@ MODERN = dict(num_hidden_layers=4, hidden_size=40, intermediate_size=28, num_att
               sep_token_id=2)
 QWEN3 = dict(num_hidden_layers=2, hidden_size=36, intermediate_size=52, num_attention_heads=4, num_key_value_heads=2, head_dim=14,
              vocab_size=97, max_position_embeddings=160, bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=True)
+GEMMA = dict(num_hidden_layers=6, hidden_size=24, intermediate_size=28, num_attention_heads=3, num_key_value_heads=1, head_dim=10, vocab_size=97,
+             max_position_embeddings=160, sliding_window=14, query_pre_attn_scalar=10, use_bidirectional_attention=True, bos_token_id=1, eos_token_id=2, pad_token_id=0)
 NOMIC = dict(model_type="nomic_bert", n_embd=36, n_head=3, n_inner=52, n_layer=2, n_positions=160, layer_norm_epsilon=1e-12,
              rotary_emb_base=1000, rotary_emb_fraction=1.0, activation_function="swiglu", type_vocab_size=2, vocab_size=97,
              prenorm=False, qkv_proj_bias=False, mlp_fc1_bias=False, mlp_fc2_bias=False)
@@ -49,6 +51,7 @@ MODELS = {
     "modernbert": ("ModernBertModel", MODERN, "cls_token", dict(normalize=True)),
     "modernbert_labels": ("ModernBertForSequenceClassification", MODERN | LABELS | dict(classifier_pooling="mean"), None, {}),
     "nomic_bert": ("NomicBertModel", NOMIC, "mean_tokens", dict(normalize=True)),
+    "gemma": ("Gemma3TextModel", GEMMA, "mean_tokens", dict(normalize=True, dense=((44, False), (28, False)), dense_bias=False)),
     "qwen3": ("Qwen3ForCausalLM", QWEN3, "lasttoken", dict(normalize=True, bare=True)),
 }
 
@@ -159,14 +162,15 @@ def write_modules(folder, pooling, more, written, generator):
     with open(f"{folder}/1_Pooling/config.json", "w") as out:
         flags = {f"pooling_mode_{k}": k == pooling for k in POOLINGS}
         json.dump(dict(word_embedding_dimension=dim, **flags), out, indent=1)
-    dense = []
+    dense, biased = [], more.get("dense_bias", True)
     for at, (n_out, is_tanh) in enumerate(more.get("dense", ()), 2):
         os.makedirs(f"{folder}/{at}_Dense")
         activation = "activation.Tanh" if is_tanh else "linear.Identity"
         with open(f"{folder}/{at}_Dense/config.json", "w") as out:
-            json.dump(dict(in_features=dim, out_features=n_out, bias=True, activation_function=f"torch.nn.modules.{activation}"), out, indent=1)
+            json.dump(dict(in_features=dim, out_features=n_out, bias=biased, activation_function=f"torch.nn.modules.{activation}"), out, indent=1)
         weight, bias = torch.randn(n_out, dim, generator=generator) / dim ** 0.5, 0.1 * torch.randn(n_out, generator=generator)
-        save_file({"linear.weight": weight, "linear.bias": bias}, f"{folder}/{at}_Dense/model.safetensors")
+        bias = bias if biased else torch.zeros(n_out)
+        save_file({"linear.weight": weight} | ({"linear.bias": bias} if biased else {}), f"{folder}/{at}_Dense/model.safetensors")
         dense.append((weight, bias, is_tanh))
         dim = n_out
     return dense
@@ -177,7 +181,7 @@ def answer(model, family, pooling, more, dense, ids, types):
         rows = model(ids, types)
     else:
         inputs = dict(input_ids=ids[None], attention_mask=torch.ones(1, len(ids), dtype=torch.long))
-        if "Modern" not in family and "Qwen" not in family:
+        if not any(k in family for k in ("Modern", "Qwen", "Gemma")):
             inputs["token_type_ids"] = types[None]
         if family.endswith("ForSequenceClassification"):
             return model(**inputs).logits[0]

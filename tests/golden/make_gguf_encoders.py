@@ -16,7 +16,9 @@ from gguf import MODEL_ARCH as A, GGMLQuantizationType as T, PoolingType
 from make_gguf import HERE, OUT, read_folder, write
 
 MODELS = {"bert": (A.BERT, PoolingType.MEAN), "roberta": (A.BERT, PoolingType.CLS), "nomic_bert": (A.NOMIC_BERT, PoolingType.MEAN),
-          "modernbert": (A.MODERN_BERT, PoolingType.CLS), "qwen3": (A.QWEN3, PoolingType.LAST)}
+          "modernbert": (A.MODERN_BERT, PoolingType.CLS), "qwen3": (A.QWEN3, PoolingType.LAST),
+          "gemma": (A.GEMMA_EMBEDDING, PoolingType.MEAN)}
+DECODERS, DENSE = (A.QWEN3, A.GEMMA_EMBEDDING), (2, 3)
 # NomicBERT's names in its own folder
 SIZES = {"max_position_embeddings": "n_positions", "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "intermediate_size": "n_inner",
          "num_attention_heads": "n_head"}
@@ -33,12 +35,18 @@ def add_keys(out, arch, pooling, config):
     out.add_pooling_type(pooling)
     out.add_vocab_size(config["vocab_size"])
     rope = config.get("rope_parameters", {})
-    if arch == A.QWEN3:
+    if arch in DECODERS:
         out.add_head_count_kv(config["num_key_value_heads"])
         out.add_key_length(config["head_dim"])
         out.add_value_length(config["head_dim"])
         out.add_layer_norm_rms_eps(config["rms_norm_eps"])
-        out.add_rope_freq_base(rope["rope_theta"])
+        out.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
+    if arch == A.GEMMA_EMBEDDING:  # all but each sixth layer have it, which files do not say
+        out.add_sliding_window(config["sliding_window"])
+        for part in DENSE:
+            size = json.load(open(f"{HERE}/encoders/gemma/{part}_Dense/config.json"))
+            out.add_dense_features_dims(f"dense_{part}", size["in_features"], size["out_features"])
+    if arch in DECODERS:
         return
     out.add_causal_attention(False)
     if arch != A.MODERN_BERT:
@@ -68,8 +76,12 @@ def make(name):
             data = data[config["pad_token_id"] + 1:]
         if name == "roberta" and "token_type" in tensor:
             data = data.reshape(-1)  # as llama.cpp's quantizer writes a matrix of one row
-        known = names.get_name(tensor if arch != A.QWEN3 else f"model.{tensor}", try_suffixes=(".weight", ".bias"))
+        if arch == A.GEMMA_EMBEDDING and tensor.endswith("norm.weight"):
+            data = data + 1
+        known = names.get_name(f"model.{tensor}" if arch in DECODERS else tensor, try_suffixes=(".weight", ".bias"))
         out.add_tensor(known, np.ascontiguousarray(data))
+    for part in DENSE if arch == A.GEMMA_EMBEDDING else ():
+        out.add_tensor(f"dense_{part}.weight", read_folder(f"{folder}/{part}_Dense")["linear.weight"])
     write(out)
 
 

@@ -25,7 +25,7 @@ struct golden {
 };
 
 static const char *const encoder_names[] = {"bert", "bert_plain", "bert_bf16", "bert_labels", "bert_max", "bert_root", "bert_weighted", "roberta", "roberta_score",
-                                    "xlm_roberta", "modernbert", "modernbert_labels", "nomic_bert", "qwen3"};
+                                    "xlm_roberta", "modernbert", "modernbert_labels", "nomic_bert", "qwen3", "gemma"};
 
 static inline void read_text(json_t *object, struct text *ret) {
   json_t *tokens = json_object_get(object, "tokens"), *types = json_object_get(object, "types"), *vector = json_object_get(object, "vector");

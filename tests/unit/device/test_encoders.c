@@ -221,7 +221,8 @@ static void test_gguf(void **state) {
     const char *name, *architecture;
     enum tl_pooling pooling;
   } models[] = {{"bert", "bert", TL_POOL_MEAN}, {"roberta", "bert", TL_POOL_FIRST}, {"nomic_bert", "nomic_bert", TL_POOL_MEAN},
-                {"modernbert", "modernbert", TL_POOL_FIRST}, {"qwen3", "qwen3", TL_POOL_LAST}};
+                {"modernbert", "modernbert", TL_POOL_FIRST}, {"qwen3", "qwen3", TL_POOL_LAST},
+                {"gemma", "gemma3_text", TL_POOL_MEAN}};
   static float expected[BATCH_SIZE * MAX_OUT], got[BATCH_SIZE * MAX_OUT];
   for (unsigned i = 0; i < UNIT_COUNT(models); i++) {
     struct golden g;

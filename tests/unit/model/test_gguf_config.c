@@ -183,6 +183,7 @@ static void test_refused(void **state) {
       {"granite", {.key = "granite.logit_scale", .is_float = true, .number = 0}, "granite.logit_scale: expected a number"},
       {"bert", {.key = "bert.attention.causal", .number = 1}, "bert.attention.causal: true is not supported"},
       {"llama", {.key = "llama.attention.causal", .number = 0}, "llama.attention.causal: false is not supported"},
+      {"gemma-embedding", {.key = "gemma-embedding.attention.causal", .number = 1}, "gemma-embedding.attention.causal: true is not supported"},
       {"bert", {.key = "bert.attention.sliding_window", .number = 8}, "bert.attention.sliding_window: windows are not"},
       {"modern-bert", {.key = "modern-bert.hidden_activation", .text = "silu"}, "modern-bert.hidden_activation: expected gelu"},
       {"modern-bert", {.key = "modern-bert.attention.sliding_window_pattern", .number = 0}, "expected 1 to 1000"},
@@ -310,6 +311,7 @@ static void test_pooling(void **state) {
       {"bert", "bert.pooling_type", 0, TL_POOL_NONE, "bert.pooling_type: expected 1 (mean), 2 (first token) or 3 (last token), got 0"},
       {"bert", "bert.pooling_type", 4, TL_POOL_NONE, "got 4 (scores of pairs)"},
       {"qwen3", "qwen3.pooling_type", 5, TL_POOL_NONE, "qwen3.pooling_type: expected 1 (mean), 2 (first token) or 3 (last token), got 5"},
+      {"gemma-embedding", "gemma-embedding.dense_2_feat_out", 0, TL_POOL_NONE, "gemma-embedding.dense_2_feat_out: expected 1 to 1000000"},
       {"bert", "bert.pooling_type", UINT32_MAX, TL_POOL_NONE, "got 4294967295"},
   };
   for (unsigned i = 0; i < UNIT_COUNT(cases); i++) {
