@@ -12,6 +12,9 @@
 #define QWEN3_5 "mlp", "gate", {"gate_up_proj", "gate_up_proj", "down_proj"}, "shared_expert", NULL, \
   EXPERTS_ROW_GATE | EXPERTS_OWN_SIZE | EXPERTS_NORMALIZED | EXPERTS_HALVES | EXPERTS_STRAIGHT
 
+#define DEEPSEEK_V3 "mlp", "gate", PROJECTIONS, "shared_experts", "gate.e_score_correction_bias", \
+  EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID | EXPERTS_GROUPS
+
 static const struct arch_experts kinds[] = {
     {"MixtralForCausalLM", "block_sparse_moe", "gate", {"w1", "w3", "w2"}, NULL, NULL, EXPERTS_NORMALIZED},
     {"MiniMaxM2ForCausalLM", "block_sparse_moe", "gate", {"w1", "w3", "w2"}, NULL, "e_score_correction_bias",
@@ -23,13 +26,17 @@ static const struct arch_experts kinds[] = {
     {"Qwen3_5MoeForConditionalGeneration", QWEN3_5},
     {"Qwen3VLMoeForConditionalGeneration", "mlp", "gate", {"gate_up_proj", "gate_up_proj", "down_proj"}, NULL, NULL,
      EXPERTS_NORMALIZED | EXPERTS_OWN_SIZE | EXPERTS_HALVES},
-    {"Glm4MoeForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", "gate.e_score_correction_bias",
-     EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID | EXPERTS_GROUPS},
+    {"Glm4MoeForCausalLM", DEEPSEEK_V3},
     {"DeepseekV2ForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", NULL, EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_GROUPS},
-    {"DeepseekV3ForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", "gate.e_score_correction_bias",
+    {"DeepseekV3ForCausalLM", DEEPSEEK_V3},
+    {"KimiK25ForConditionalGeneration", DEEPSEEK_V3},
+    {"Kimi_K25ForConditionalGeneration", DEEPSEEK_V3},
+    {"SolarOpenForCausalLM", DEEPSEEK_V3},
+    {"ExaoneMoeForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", "e_score_correction_bias",
      EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID | EXPERTS_GROUPS},
-    {"Glm4MoeLiteForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", "gate.e_score_correction_bias",
-     EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID | EXPERTS_GROUPS},
+    {"HYV3ForCausalLM", "mlp", "router.gate", PROJECTIONS, "shared_mlp", "expert_bias",
+     EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID | EXPERTS_NORMALIZED},
+    {"Glm4MoeLiteForCausalLM", DEEPSEEK_V3},
     {"Dots1ForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", "gate.e_score_correction_bias",
      EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID},
     {"Ernie4_5_MoeForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", "moe_statics.e_score_correction_bias",

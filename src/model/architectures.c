@@ -41,6 +41,9 @@ static const struct architecture architectures[] = {
     {"Glm4ForCausalLM", "glm4", "input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm",
      "post_mlp_layernorm", ARCH_FUSED_UP | ARCH_INTERLEAVED | ARCH_PARTIAL | ARCH_NO_OUT_BIAS, WINDOW_NONE, 0.5},
     {"Glm4MoeForCausalLM", "glm4_moe", PRE_NORMS, ARCH_PARTIAL | ARCH_NO_OUT_BIAS | ARCH_QK_NORM_KEY, WINDOW_NONE, 0.5},
+    {"SolarOpenForCausalLM", "solar_open", PRE_NORMS, ARCH_NO_OUT_BIAS, WINDOW_NONE, 1},
+    {"ExaoneMoeForCausalLM", "exaone_moe", PRE_NORMS, ARCH_QK_NORM | ARCH_NOPE_WIDE, WINDOW_PATTERN_4, 1},
+    {"HYV3ForCausalLM", "hy_v3", PRE_NORMS, ARCH_QK_NORM, WINDOW_NONE, 1},
     {"MiniMaxM2ForCausalLM", "minimax_m2", PRE_NORMS, ARCH_QK_NORM_ROW | ARCH_PARTIAL, WINDOW_NONE, 1},
     {"Dots1ForCausalLM", "dots1", PRE_NORMS, ARCH_QK_NORM, WINDOW_LATE, 1},
     {"GraniteMoeForCausalLM", "granitemoe", PRE_NORMS, ARCH_MULTIPLIERS, WINDOW_NONE, 1},
@@ -71,6 +74,8 @@ static const struct architecture architectures[] = {
     /* text models of those with pictures: hf_classes.c knows the rest */
     {"Gemma3ForConditionalGeneration", "gemma3", GEMMA_NORMS, GEMMA | ARCH_QK_NORM | ARCH_LOCAL_ROPE, WINDOW_PATTERN, 1},
     {"Llama4ForConditionalGeneration", "llama4", PRE_NORMS, ARCH_INTERLEAVED | ARCH_NOPE, WINDOW_NONE, 1},
+    {"KimiK25ForConditionalGeneration", "kimi_k25", PRE_NORMS, ARCH_LATENT, WINDOW_NONE, 1},
+    {"Kimi_K25ForConditionalGeneration", "kimi_k25", PRE_NORMS, ARCH_LATENT, WINDOW_NONE, 1}, /* as transformers calls it */
     {"Mistral3ForConditionalGeneration", "mistral3", PRE_NORMS, ARCH_TIED, WINDOW_ALL, 1},
     {"Qwen2VLForConditionalGeneration", "qwen2_vl", PRE_NORMS, ARCH_QKV_BIAS | ARCH_NO_OUT_BIAS | ARCH_TIED, WINDOW_OPTIONAL, 1},
     {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl", PRE_NORMS, ARCH_QKV_BIAS | ARCH_NO_OUT_BIAS | ARCH_TIED, WINDOW_OPTIONAL, 1},

@@ -53,6 +53,7 @@ static const struct known {
     {"seed_oss", "SeedOssForCausalLM", 0, 0, 0, 0, 0},
     {"ernie4_5", "Ernie4_5ForCausalLM", 0, 0, 0, 0, 0},
     {"exaone4", "Exaone4ForCausalLM", WINDOWS, 0, 0, 0, 0},
+    {"exaone-moe", "ExaoneMoeForCausalLM", WINDOWS | EXPERTS | SIGMOID, 0, 0, 0, 0},
     {"glm4moe", "Glm4MoeForCausalLM", PARTIAL | EXPERTS | SIGMOID, 0, 0, 0, 0},
     {"minimax-m2", "MiniMaxM2ForCausalLM", PARTIAL | EXPERTS | SIGMOID, 0, 0, 0, 0},
     {"command-r", "CohereForCausalLM", 0, 0, 0, 0, 0},

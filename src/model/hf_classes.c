@@ -22,6 +22,8 @@ static const struct class {
     {"Gemma3ForConditionalGeneration", "gemma3_text", 8, 4, 256, 262208, 131072, 4096, 1e-6, 1e6, false},
     {"Gemma3TextModel", NULL, 8, 4, 256, 262208, 131072, 4096, 1e-6, 1e6, false},
     {"Mistral3ForConditionalGeneration", "mistral", 0, 8, 0, 0, 0, 4096, 1e-6, 1e4, false},
+    {"KimiK25ForConditionalGeneration", "kimi_k2", 0, 0, 0, 129280, 4096, 0, 1e-6, 1e4, false},
+    {"Kimi_K25ForConditionalGeneration", "kimi_k2", 0, 0, 0, 129280, 4096, 0, 1e-6, 1e4, false},
     {"Qwen2VLForConditionalGeneration", "qwen2_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false},
     {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false},
     {"Qwen3VLForConditionalGeneration", "qwen3_vl_text", 0, 32, 128, 151936, 128000, 0, 1e-6, 5e5, false},
@@ -38,6 +40,9 @@ static const struct class {
     {"Ministral3ForCausalLM", NULL, 0, 8, 128, 0, 0, 0, 1e-5, 1e6, false},
     {"Olmo3ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 5e5, false},
     {"Glm4MoeForCausalLM", NULL, 0, 8, 0, 0, 0, 0, 1e-5, 0, false},
+    {"SolarOpenForCausalLM", NULL, 64, 8, 128, 196608, 131072, 0, 1e-5, 1e6, false},
+    {"ExaoneMoeForCausalLM", NULL, 32, 32, 0, 102400, 2048, 4096, 1e-5, 0, false},
+    {"HYV3ForCausalLM", NULL, 64, 8, 128, 120832, 131072, 0, 1e-5, 11158840, false},
     {"MiniMaxM2ForCausalLM", NULL, 0, 8, 128, 200064, 196608, 0, 1e-6, 5e6, false},
     {"PhimoeForCausalLM", NULL, 0, 8, 0, 32064, 131072, 0, 1e-5, 1e6, false},
     {"PhiMoEForCausalLM", NULL, 0, 8, 0, 32064, 131072, 0, 1e-5, 1e6, false},
@@ -63,25 +68,29 @@ static const struct mixture {
   const char *name;
   int64_t n_experts, n_chosen, size, n_shared, first_dense;
   bool normalized; /* norm_topk_prob */
+  double factor;   /* routed_scaling_factor */
 } mixtures[] = {
-    {"MixtralForCausalLM", 8, 2, 0, 0, 0, false},
-    {"Llama4ForCausalLM", 16, 1, 0, 1, 0, false},
-    {"Llama4ForConditionalGeneration", 16, 1, 0, 1, 0, false},
-    {"MiniMaxM2ForCausalLM", 256, 8, 0, 0, 0, false},
-    {"Glm4MoeForCausalLM", 128, 8, 1408, 1, 1, true},
-    {"Ernie4_5_MoeForCausalLM", 64, 6, 1536, 2, 1, false},
-    {"Dots1ForCausalLM", 0, 0, 1408, 0, 0, false},
-    {"GraniteMoeForCausalLM", 8, 2, 0, 0, 0, false},
-    {"GraniteMoeSharedForCausalLM", 8, 2, 0, 0, 0, false},
-    {"GraniteMoeHybridForCausalLM", 8, 2, 0, 0, 0, false},
-    {"NemotronHForCausalLM", 8, 2, 7688, 0, 0, true},
-    {"Qwen3NextForCausalLM", 512, 10, 512, 0, 0, true},
-    {"Qwen3_5MoeForCausalLM", 256, 8, 512, 0, 0, true},
-    {"Qwen3_5MoeForConditionalGeneration", 256, 8, 512, 0, 0, true},
-    {"Lfm2MoeForCausalLM", 32, 4, 1792, 0, 2, true},
-    {"PhimoeForCausalLM", 16, 2, 0, 0, 0, false},
-    {"PhiMoEForCausalLM", 16, 2, 0, 0, 0, false},
-    {"OlmoeForCausalLM", 64, 8, 0, 0, 0, false},
+    {"MixtralForCausalLM", 8, 2, 0, 0, 0, false, 1},
+    {"Llama4ForCausalLM", 16, 1, 0, 1, 0, false, 1},
+    {"Llama4ForConditionalGeneration", 16, 1, 0, 1, 0, false, 1},
+    {"MiniMaxM2ForCausalLM", 256, 8, 0, 0, 0, false, 1},
+    {"Glm4MoeForCausalLM", 128, 8, 1408, 1, 1, true, 1},
+    {"SolarOpenForCausalLM", 128, 8, 1280, 1, 0, true, 1},
+    {"ExaoneMoeForCausalLM", 64, 8, 1024, 1, 1, true, 2.5},
+    {"HYV3ForCausalLM", 192, 8, 1536, 1, 1, true, 2.826},
+    {"Ernie4_5_MoeForCausalLM", 64, 6, 1536, 2, 1, false, 1},
+    {"Dots1ForCausalLM", 0, 0, 1408, 0, 0, false, 1},
+    {"GraniteMoeForCausalLM", 8, 2, 0, 0, 0, false, 1},
+    {"GraniteMoeSharedForCausalLM", 8, 2, 0, 0, 0, false, 1},
+    {"GraniteMoeHybridForCausalLM", 8, 2, 0, 0, 0, false, 1},
+    {"NemotronHForCausalLM", 8, 2, 7688, 0, 0, true, 1},
+    {"Qwen3NextForCausalLM", 512, 10, 512, 0, 0, true, 1},
+    {"Qwen3_5MoeForCausalLM", 256, 8, 512, 0, 0, true, 1},
+    {"Qwen3_5MoeForConditionalGeneration", 256, 8, 512, 0, 0, true, 1},
+    {"Lfm2MoeForCausalLM", 32, 4, 1792, 0, 2, true, 1},
+    {"PhimoeForCausalLM", 16, 2, 0, 0, 0, false, 1},
+    {"PhiMoEForCausalLM", 16, 2, 0, 0, 0, false, 1},
+    {"OlmoeForCausalLM", 64, 8, 0, 0, 0, false, 1},
 };
 
 static const struct class *find_name(const char *name) {
@@ -118,6 +127,7 @@ static void take_mixture(const struct mixture *x, struct hf_config *c) {
   c->n_shared_experts = x->n_shared;
   c->first_dense = x->first_dense;
   c->norm_topk_prob = x->normalized;
+  c->routed_scaling_factor = x->factor;
 }
 
 void hf_class_defaults(const struct architecture *a, struct hf_config *c) {
@@ -129,6 +139,7 @@ void hf_class_defaults(const struct architecture *a, struct hf_config *c) {
     c->attn_scale = 0.1;
     c->intermediate_size_mlp = 16384;
   }
+  if (a && strcmp(a->name, "solar_open") == 0) c->intermediate_size = 1280; /* no layer has an MLP of such a size, and files may not say one */
   if (a && arch_blocks_of(a)->traits & BLOCK_BIASED) c->use_bias = true;
   if (a && arch_blocks_of(a)->traits & BLOCK_LOGIT_SCALE) c->logits_scaling = 0.0625;
   if (a && a->window == WINDOW_LATE) c->max_window_layers = 62; /* all of dots.llm1's */
@@ -144,8 +155,9 @@ int hf_nested_text(const struct architecture *a, struct hf_config *c, json_t *ob
   *ret = text;
   const char *type = json_string_value(json_object_get(text, "model_type"));
   bool newer = type && strcmp(class->text_type, "mistral") == 0 && strcmp(type, "ministral3") == 0;
+  bool kimi = type && strcmp(class->text_type, "kimi_k2") == 0 && strcmp(type, "deepseek_v3") == 0; /* as transformers writes it */
   if (newer) take(find_name("Ministral3ForCausalLM"), c);
-  if (!type || newer || strcmp(type, class->text_type) == 0) return TL_OK;
+  if (!type || newer || kimi || strcmp(type, class->text_type) == 0) return TL_OK;
   return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: text_config: model_type: expected %s, got %.60s", class->text_type,
                       type);
 }

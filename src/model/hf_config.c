@@ -92,6 +92,8 @@ static const struct key keys[] = {
     {"shared_expert_intermediate_size", KIND_INTEGER, AT(shared_expert_size), 0, 1, MODEL_MAX_DIM, false},
     {"n_routed_experts", KIND_INTEGER, AT(n_experts), 0, 0, MODEL_MAX_EXPERTS, false},
     {"n_shared_experts", KIND_INTEGER, AT(n_shared_experts), 0, 0, MODEL_MAX_EXPERTS, false},
+    {"num_shared_experts", KIND_INTEGER, AT(n_shared_experts), 0, 0, MODEL_MAX_EXPERTS, false},
+    {"router_scaling_factor", KIND_NUMBER, AT(routed_scaling_factor), 0, 1e-3, 1e3, false},
     {"first_k_dense_replace", KIND_INTEGER, AT(first_dense), 0, 0, MODEL_MAX_LAYERS, false},
     {"n_group", KIND_INTEGER, AT(n_group), 0, 0, MODEL_MAX_EXPERTS, false},
     {"topk_group", KIND_INTEGER, AT(topk_group), 0, 0, MODEL_MAX_EXPERTS, false},

@@ -107,6 +107,10 @@ MODELS = {
                                  n_routed_experts=7, num_experts_per_tok=3, moe_intermediate_size=20, n_shared_experts=2,
                                  first_k_dense_replace=1, routed_scaling_factor=1.7, rope_parameters=theta(
                                      10000.0, partial_rotary_factor=0.5))),
+    "solar_open": ("SolarOpen", dict(n_routed_experts=5, num_experts_per_tok=2, moe_intermediate_size=12, routed_scaling_factor=1.7)),
+    "exaone_moe": ("ExaoneMoe", dict(num_hidden_layers=4, hidden_size=24, head_dim=6, intermediate_size=28, sliding_window=17, num_experts=4,
+                                     num_experts_per_tok=2, moe_intermediate_size=12)),
+    "hy_v3": ("HYV3", dict(num_experts=6, num_experts_per_tok=3, moe_intermediate_size=12, num_shared_experts=2)),
     "llama4": ("Llama4", LLAMA4),
     "llama4_long": ("Llama4", LLAMA4 | dict(attention_chunk_size=32, floor_scale=21, attn_scale=0.7)),
     "minimax_m2": ("MiniMaxM2", dict(num_local_experts=5, num_experts_per_tok=2, rope_parameters=theta(
@@ -166,6 +170,8 @@ MODELS = {
                                                 rope_parameters=DEEPSEEK_YARN | dict(mscale=0.8, mscale_all_dim=1.3))),
     "moonlight": ("DeepseekV3", EVEN | dict(q_lora_rank=None, n_routed_experts=6, num_experts_per_tok=3, n_shared_experts=2, n_group=1,
                                               topk_group=1, first_k_dense_replace=1, rope_interleave=False, rope_parameters=theta(50000.0))),
+    "kimi_k25": ("Kimi_K25", LATENT | dict(q_lora_rank=24, kv_lora_rank=24, qk_nope_head_dim=16, v_head_dim=16, n_routed_experts=5, num_experts_per_tok=2,
+                                           moe_intermediate_size=16, n_group=1, topk_group=1, first_k_dense_replace=1, rope_parameters=theta(50000.0))),
     "glm4_moe_lite": ("Glm4MoeLite", LATENT | dict(q_lora_rank=22, num_hidden_layers=3, n_routed_experts=5, num_experts_per_tok=2,
                                                    mlp_layer_types=["dense", "sparse", "dense"], rope_parameters=theta(1e6))),
     "qwen3_next": ("Qwen3Next", DELTA | dict(num_hidden_layers=4, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=20,
@@ -195,6 +201,7 @@ CONFIG = {"Gemma3": "Gemma3TextConfig", "Qwen3_5": "Qwen3_5TextConfig", "Qwen3_5
 SIGHT = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_heads=1, depth=1, patch_size=2)
 NESTED = {
     "gemma3_vision": ("Gemma3TextConfig", SIGHT | dict(model_type="siglip_vision_model", image_size=4)),
+    "kimi_k25": ("DeepseekV3Config", SIGHT | dict(num_position_embeddings=4)),
     "mistral3": ("MistralConfig", SIGHT | dict(model_type="pixtral", head_dim=8, image_size=4)),
     "qwen2_5_vl": ("Qwen2_5_VLTextConfig", SIGHT | dict(out_hidden_size=56)),
     "ministral3": ("Ministral3Config", SIGHT | dict(model_type="pixtral", head_dim=8, image_size=4)),
@@ -260,6 +267,8 @@ def file_tensors(model):
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         tensors = load_file(f"{folder}/model.safetensors")
+    if model.config.model_type == "kimi_k25":  # as published, which transformers 5.23 does not write; the part for pictures would be larger than all
+        return {k.replace("model.blocks.", "model.layers."): v for k, v in tensors.items() if k.startswith("language_model.")}
     if model.config.model_type == "qwen3_vl_moe":  # published ones are turned, which transformers 5 does not do
         return {k: v.transpose(1, 2) if "layers.0.mlp.experts" in k else v for k, v in tensors.items()}
     if model.config.model_type == "qwen3_5_moe":  # published ones have gate and up of all experts in one, rounded ones do not
@@ -293,6 +302,8 @@ def written_config(name, config, architecture):
     written = json.loads(config.to_json_string(use_diff=False))
     written = {k: v for k, v in written.items() if not k.startswith(DROP)}
     written["architectures"] = [architecture]
+    if name == "kimi_k25":  # as published
+        written["architectures"], written["text_config"]["model_type"] = ["KimiK25ForConditionalGeneration"], "kimi_k2"
     if name in NESTED:
         text = {k: v for k, v in written.pop("text_config").items() if not k.startswith(DROP) and (v is not None or k == "sliding_window")}
         for key in ("num_attention_heads", "num_key_value_heads", "query_pre_attn_scalar", "eos_token_id") if name == "gemma3_vision" else ():

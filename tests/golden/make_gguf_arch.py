@@ -29,7 +29,7 @@ MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_
           "ernie4_5_moe": A.ERNIE4_5_MOE, "granitemoe": A.GRANITE_MOE, "granitemoeshared": A.GRANITE_MOE,
           "qwen3_next": A.QWEN3NEXT, "qwen3_5": A.QWEN35, "qwen3_5_vision": A.QWEN35, "qwen3_5_moe": A.QWEN35MOE, "lfm2_tied": A.LFM2, "lfm2_moe": A.LFM2MOE,
           "granitemoehybrid": A.GRANITE_HYBRID, "granitemoehybrid_dense": A.GRANITE_HYBRID, "nemotron_h": A.NEMOTRON_H_MOE, "nemotron_h_dense": A.NEMOTRON_H,
-          "deepseek_v2": A.DEEPSEEK2, "deepseek_v2_lite": A.DEEPSEEK2, "glm4_moe_lite": A.DEEPSEEK2}
+          "exaone_moe": A.EXAONE_MOE, "deepseek_v2": A.DEEPSEEK2, "deepseek_v2_lite": A.DEEPSEEK2, "glm4_moe_lite": A.DEEPSEEK2}
 ONE_MATRIX = ("deepseek_v2",)  # kv_b_proj, as files had it before 2025
 TEXT_DEFAULTS = dict(num_attention_heads=8, num_key_value_heads=4, query_pre_attn_scalar=256)  # Gemma 3's
 PARTS = {"w1": "gate", "w3": "up", "w2": "down", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
@@ -91,7 +91,7 @@ def add_keys(out, name, arch, config, head_dim):
         out.add_num_deepstack_layers(1)
     if arch in GEMMA and "sliding_window" in config:
         out.add_sliding_window(config["sliding_window"])
-    if config["model_type"] in ("olmo3", "exaone4") and config.get("sliding_window"):
+    if config["model_type"] in ("olmo3", "exaone4", "exaone_moe") and config.get("sliding_window"):
         out.add_sliding_window(config["sliding_window"])
         out.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
     if arch == A.GEMMA3:  # the converter leaves 6, which llama.cpp takes for granted
@@ -264,9 +264,9 @@ def split_heads(config, name, tensor, data):
 def add_expert_keys(out, arch, config):
     counts = [config.get(k) for k in ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")]
     out.add_expert_count(next(filter(None, counts)))
-    if arch in (A.GLM4_MOE, A.DOTS1):
-        out.add_expert_shared_count(config["n_shared_experts"])
-        out.add_leading_dense_block_count(config["first_k_dense_replace"])
+    if arch in (A.GLM4_MOE, A.DOTS1, A.EXAONE_MOE):
+        out.add_expert_shared_count(config.get("n_shared_experts") or config["num_shared_experts"])
+        out.add_leading_dense_block_count(config.get("first_k_dense_replace", 1))
         out.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
         out.add_expert_weights_scale(config["routed_scaling_factor"])
         out.add_expert_weights_norm(config["norm_topk_prob"])
@@ -419,6 +419,7 @@ def make(name, file=None, qtype=None):
             tensor = tensor.replace("sinks", "sinks.weight")
         tensor = tensor.replace("mixer.gate.e_score_correction_bias", "mixer.gate.e_score_correction.bias")
         tensor = tensor.replace("gate.e_score_correction_bias", "e_score_correction.bias")
+        tensor = tensor.replace("mlp.e_score_correction_bias", "mlp.e_score_correction.bias")
         tensor = tensor.replace("moe_statics.e_score_correction_bias", "moe_statics.e_score_correction.bias")
         tensor = tensor.replace("moe.e_score_correction_bias", "moe.e_score_correction.bias")
         tensor = tensor.replace("feed_forward.expert_bias", "feed_forward.expert_bias.bias")
