@@ -11,7 +11,13 @@
 #define LLAMA4 BLOCK_QK_UNIT, NULL, "feed_forward.gate_proj", "feed_forward.up_proj", "feed_forward.down_proj", NAMES
 #define LFM2 0, NULL, "feed_forward.w1", "feed_forward.w3", "feed_forward.w2", "self_attn.out_proj", "model.embedding_norm"
 
+#define FC NULL, "mlp.fc1", "mlp.fc2", NAMES
+
 static const struct arch_blocks kinds[] = {
+    {"GPT2LMHeadModel", BLOCK_BIASED | BLOCK_PLACES | BLOCK_TURNED | BLOCK_ANY_ACT, "gelu_new", FC},
+    {"GPTNeoXForCausalLM", BLOCK_BIASED | BLOCK_PARALLEL_KEY | BLOCK_GROUPED_QKV | BLOCK_ANY_ACT, "gelu", FC},
+    {"OPTForCausalLM", BLOCK_BIASED | BLOCK_PLACES | BLOCK_ANY_ACT, "relu", FC},
+    {"FalconForCausalLM", BLOCK_PARALLEL_KEY | BLOCK_GROUPED_QKV | BLOCK_ANY_ACT, "gelu", FC},
     {"CohereForCausalLM", COHERE, GATED},
     {"Cohere2ForCausalLM", COHERE, GATED},
     {"ArceeForCausalLM", 0, "relu2", NULL, "mlp.up_proj", "mlp.down_proj", NAMES},
@@ -33,6 +39,27 @@ const struct arch_blocks *arch_blocks_of(const struct architecture *a) {
   return &usual;
 }
 
-uint32_t arch_blocks_function(const struct arch_blocks *b) {
-  return strcmp(b->act, "relu2") == 0 ? TL_F_RELU2 : TL_F_GELU_TANH; /* gelu_new is that by tanh, too */
+bool arch_blocks_function(const struct arch_blocks *b, const char *act, uint32_t *ret) {
+  static const struct {
+    const char *act;
+    uint32_t feature;
+  } known[] = {{"relu2", TL_F_RELU2}, {"gelu_pytorch_tanh", TL_F_GELU_TANH}, {"gelu_new", TL_F_GELU_TANH}, {"gelu_fast", TL_F_GELU_TANH},
+               {"gelu", 0}, {"relu", TL_F_RELU}};
+  if (!act[0] || !(b->traits & BLOCK_ANY_ACT)) act = act[0] && strcmp(act, b->act) != 0 ? "" : b->act;
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    if (strcmp(known[i].act, act) == 0) return (void)(*ret = known[i].feature), true;
+  return false;
+}
+
+int arch_blocks_qkv(struct model *m, const struct hf_config *c, int32_t all, int32_t *ret, struct tl_error *err) {
+  uint64_t head = (uint64_t)c->head_dim, kv_heads = (uint64_t)c->num_key_value_heads, each = (uint64_t)c->num_attention_heads / kv_heads;
+  uint64_t step = (each + 2) * head;
+  const struct row_runs runs[] = {{0, each * head, step, kv_heads * each * head},
+                                  {each * head, head, step, kv_heads * head},
+                                  {(each + 1) * head, head, step, kv_heads * head}};
+  if (all < 0) return all;
+  for (int i = 0; i < 3; i++)
+    if ((ret[i] = plan_runs(m, err, all, &runs[i])) < 0) return ret[i];
+  plan_spent(m, all);
+  return TL_OK;
 }

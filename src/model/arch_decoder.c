@@ -35,10 +35,17 @@ static uint32_t norm_features(const struct maker *k) {
   return (is(k, ARCH_PLUS_ONE) && !k->m->gguf ? TL_F_PLUS_ONE : 0) | (is(k, ARCH_LAYER_NORM) ? TL_F_LAYER_NORM : 0);
 }
 
+static int32_t matrix(struct maker *k, uint32_t layer, uint64_t rows, uint64_t columns, const char *name) {
+  char full[128];
+  snprintf(full, sizeof full, "model.layers.%u.%s.weight", layer, name);
+  if (columns && has(k, BLOCK_TURNED) && !k->m->gguf) return plan_turned(k->m, k->err, rows, columns, full);
+  return plan_tensor(k->m, k->err, rows, columns, "%s", full);
+}
+
 /* A projection's weight and, when the model has them, its bias into input i of op. */
 static int project(struct maker *k, struct tl_op *op, int i, uint64_t rows, uint64_t columns, bool with_bias,
                    const char *name) {
-  int32_t weight = plan_tensor(k->m, k->err, rows, columns, "model.layers.%u.%s.weight", op->layer, name);
+  int32_t weight = matrix(k, op->layer, rows, columns, name);
   if (weight < 0) return weight;
   op->weight[i] = weight;
   if (!with_bias) return TL_OK;
@@ -52,17 +59,19 @@ static int project(struct maker *k, struct tl_op *op, int i, uint64_t rows, uint
 static int fused(struct maker *k, struct tl_op *op, const uint64_t *rows, int n, const char *name) {
   uint64_t total = 0;
   for (int i = 0; i < n; i++) total += rows[i];
-  int32_t all = plan_tensor(k->m, k->err, total, k->dim, "model.layers.%u.%s.weight", op->layer, name);
-  return plan_parts(k->m, k->err, all, rows, n, op->weight);
+  return plan_parts(k->m, k->err, matrix(k, op->layer, total, k->dim, name), rows, n, op->weight);
 }
 
 /* The queries', keys' and values' parts of one matrix, or of one vector. */
 static int fused_qkv(struct maker *k, struct tl_op *op, bool bias) {
   const uint64_t rows[] = {k->q, k->kv, k->kv};
-  int r = fused(k, op, rows, 3, "self_attn.qkv_proj");
+  bool grouped = has(k, BLOCK_GROUPED_QKV) && !k->m->gguf && k->c->num_key_value_heads > 1;
+  uint64_t total = k->q + 2 * k->kv;
+  int r = grouped ? arch_blocks_qkv(k->m, k->c, matrix(k, op->layer, total, k->dim, "self_attn.qkv_proj"), op->weight, k->err)
+                  : fused(k, op, rows, 3, "self_attn.qkv_proj");
   if (r < 0 || !bias) return r;
-  int32_t all = plan_tensor(k->m, k->err, k->q + 2 * k->kv, 0, "model.layers.%u.self_attn.qkv_proj.bias", op->layer);
-  return plan_parts(k->m, k->err, all, rows, 3, op->bias);
+  int32_t all = plan_tensor(k->m, k->err, total, 0, "model.layers.%u.self_attn.qkv_proj.bias", op->layer);
+  return grouped ? arch_blocks_qkv(k->m, k->c, all, op->bias, k->err) : plan_parts(k->m, k->err, all, rows, 3, op->bias);
 }
 
 static void multiply(struct tl_op *op, double factor) {
@@ -127,6 +136,7 @@ static bool slides(const struct maker *k, uint32_t layer) {
 }
 
 static bool rotates(const struct maker *k, uint32_t layer) {
+  if (has(k, BLOCK_PLACES)) return false;
   if (is(k, ARCH_SCAN)) return strcmp(k->c->position_embedding_type, "rope") == 0;
   if (is(k, ARCH_NOPE_WIDE) && k->c->sliding_window > 0) return slides(k, layer);
   if (!is(k, ARCH_NOPE)) return true;
@@ -300,7 +310,9 @@ static int mlp_up(struct maker *k, uint32_t layer) {
   bool bias = k->c->mlp_bias;
   struct tl_op *op = plan_add(k->m, k->blocks->act ? TL_OP_UP : TL_OP_GATED_UP, layer);
   if (k->blocks->act) {
-    op->features |= arch_blocks_function(k->blocks);
+    uint32_t function = 0; /* check has found it */
+    arch_blocks_function(k->blocks, k->c->hidden_act, &function);
+    op->features |= function;
     return project(k, op, 0, k->ffn, k->dim, bias, k->blocks->up);
   }
   if (is(k, ARCH_GELU)) op->features |= TL_F_GELU_TANH;
@@ -327,10 +339,24 @@ static int mlp(struct maker *k, uint32_t layer) {
   return r == TL_OK ? inner(k, layer) : r;
 }
 
+/* Whether attention and MLP stand side by side. */
+static bool is_parallel(const struct maker *k) {
+  return has(k, BLOCK_PARALLEL) || (has(k, BLOCK_PARALLEL_KEY) && k->c->use_parallel_residual);
+}
+
+/* Of a layer whose MLP stands beside attention: the smaller Falcons have none. */
+static bool has_second_norm(const struct maker *k, uint32_t layer) {
+  char name[128];
+  if (!k->a->pre_mlp) return false;
+  snprintf(name, sizeof name, "model.layers.%u.%s.weight", layer, k->a->pre_mlp);
+  return plan_has_tensor(k->m, name);
+}
+
 /* What both have read is not needed when the first sum is added; the copy stands where backends add that. */
 static int parallel(struct maker *k, uint32_t layer) {
   int r = norm(k, TL_OP_RMSNORM, layer, k->a->pre_attention);
   if (r == TL_OK) r = heads(k, layer);
+  if (r == TL_OK && has_second_norm(k, layer)) r = norm(k, TL_OP_RMSNORM, layer, k->a->pre_mlp);
   if (r == TL_OK) r = mlp_up(k, layer);
   if (r == TL_OK) r = attention_out(k, layer);
   if (r == TL_OK) r = norm(k, TL_OP_COPY, layer, NULL);
@@ -338,7 +364,7 @@ static int parallel(struct maker *k, uint32_t layer) {
 }
 
 static int layer_plan(struct maker *k, uint32_t layer) {
-  if (has(k, BLOCK_PARALLEL)) return parallel(k, layer);
+  if (is_parallel(k)) return parallel(k, layer);
   int r = k->c->mlp_alone[layer] ? norm(k, TL_OP_RMSNORM, layer, k->a->pre_attention) : attention(k, layer);
   if (has(k, BLOCK_ONE_MIXER)) return r == TL_OK && k->c->mlp_alone[layer] ? inner(k, layer) : r;
   return r == TL_OK ? mlp(k, layer) : r;
@@ -349,16 +375,18 @@ static int check(const struct maker *k) {
   const struct hf_config *c = k->c;
   const char *wanted = k->blocks->act ? k->blocks->act : is(k, ARCH_GELU) ? "gelu_pytorch_tanh" : "silu";
   bool legacy = strcmp(k->a->name, "gemma") == 0 && strcmp(c->hidden_act, "gelu") == 0; /* what its first files say, and do not mean */
-  if (c->hidden_act[0] && strcmp(c->hidden_act, wanted) != 0 && !legacy)
+  uint32_t function;
+  bool known = k->blocks->act ? arch_blocks_function(k->blocks, c->hidden_act, &function) : !c->hidden_act[0] || strcmp(c->hidden_act, wanted) == 0;
+  if (!known && !legacy)
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: hidden_act: expected %s, got %s", wanted,
                         c->hidden_act);
   bool embedder = k->m->model.pooling != TL_POOL_NONE && is(k, ARCH_LOCAL_ROPE); /* EmbeddingGemma */
   const char *no = c->use_bidirectional_attention && !embedder ? "use_bidirectional_attention" : c->attention_out_bias ? "attention_out_bias"
-                   : c->clip_qkv > 0 ? "clip_qkv" : NULL;
+                   : c->clip_qkv > 0 ? "clip_qkv" : hf_old_refused(c);
   if (no) return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: %s: is not supported", no);
   if (has(k, BLOCK_PARALLEL) && !has(k, BLOCK_NORM_UNBIASED) && c->use_qk_norm)
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: use_qk_norm: is not supported for this architecture");
-  if (is(k, ARCH_LAYER_NORM) && (c->qk_layernorm || c->use_parallel_residual))
+  if (is(k, ARCH_LAYER_NORM) && (c->qk_layernorm || (c->use_parallel_residual && !has(k, BLOCK_PARALLEL_KEY))))
     return tl_error_set(k->err, TL_EUNSUPPORTED, "model.path", "config.json: %s: is not supported",
                         c->qk_layernorm ? "qk_layernorm" : "use_parallel_residual");
   return k->experts ? arch_experts_check(k->m, k->experts, c, k->err) : TL_OK;
@@ -375,6 +403,17 @@ static bool is_tied(const struct maker *k, int32_t embed) {
   return memcmp(a->data, b->data, a->bytes) == 0;
 }
 
+/* Learned positions, a row each. */
+static int places(struct maker *k) {
+  struct tl_op *op = plan_add(k->m, TL_OP_EMBED_PLACE, 0);
+  uint64_t rows = (uint64_t)k->c->max_position_embeddings, first = (uint64_t)k->c->place_offset;
+  int32_t all = plan_tensor(k->m, k->err, rows + first, k->dim, "model.embed_positions.weight");
+  op->weight[0] = all < 0 || first == 0 ? all : plan_rows(k->m, k->err, all, first, rows);
+  if (op->weight[0] < 0) return op->weight[0];
+  if (first) plan_spent(k->m, all);
+  return TL_OK;
+}
+
 int arch_decoder_plan(struct model *m, const struct architecture *a, const struct hf_config *c, const struct hf_pooling *pooling,
                       float rope_factor, struct tl_error *err) {
   struct maker k = {m, a, c, arch_experts_of(a), arch_blocks_of(a), (uint64_t)c->hidden_size, (uint64_t)(c->num_attention_heads * c->head_dim),
@@ -388,6 +427,7 @@ int arch_decoder_plan(struct model *m, const struct architecture *a, const struc
   op->weight[0] = embed;
   if (is(&k, ARCH_EMBED_SCALE)) multiply(op, sqrt((double)c->hidden_size));
   if (is(&k, ARCH_MULTIPLIERS)) multiply(op, c->embedding_multiplier);
+  if (has(&k, BLOCK_PLACES)) r = places(&k);
   for (uint32_t layer = 0; layer < (uint32_t)c->num_hidden_layers && r == TL_OK; layer++)
     r = layer_plan(&k, layer);
   if (r == TL_OK) r = final_norm(&k);

@@ -36,6 +36,10 @@ static const struct architecture architectures[] = {
     {"NemotronHForCausalLM", "nemotron_h", "input_layernorm", NULL, NULL, NULL, ARCH_SCAN, WINDOW_NONE, 1},
     {"Starcoder2ForCausalLM", "starcoder2", PRE_NORMS, ARCH_LAYER_NORM | ARCH_TIED | ARCH_USE_BIAS, WINDOW_ALL, 1},
     {"PhiForCausalLM", "phi", "input_layernorm", NULL, NULL, NULL, ARCH_LAYER_NORM | ARCH_PARTIAL | ARCH_USE_BIAS, WINDOW_NONE, 0.5},
+    {"GPT2LMHeadModel", "gpt2", PRE_NORMS, ARCH_LAYER_NORM | ARCH_FUSED_QKV | ARCH_TIED | ARCH_USE_BIAS, WINDOW_NONE, 1},
+    {"GPTNeoXForCausalLM", "gpt_neox", PRE_NORMS, ARCH_LAYER_NORM | ARCH_FUSED_QKV | ARCH_PARTIAL, WINDOW_NONE, 0.25},
+    {"OPTForCausalLM", "opt", PRE_NORMS, ARCH_LAYER_NORM | ARCH_TIED | ARCH_USE_BIAS, WINDOW_NONE, 1},
+    {"FalconForCausalLM", "falcon", PRE_NORMS, ARCH_LAYER_NORM | ARCH_FUSED_QKV | ARCH_TIED | ARCH_USE_BIAS, WINDOW_NONE, 1},
     {"GraniteForCausalLM", "granite", PRE_NORMS, ARCH_MULTIPLIERS, WINDOW_NONE, 1},
     {"StableLmForCausalLM", "stablelm", PRE_NORMS, ARCH_LAYER_NORM | ARCH_PARTIAL | ARCH_NO_OUT_BIAS, WINDOW_NONE, 0.25},
     {"Glm4ForCausalLM", "glm4", "input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm",
@@ -109,7 +113,7 @@ bool tl_model_supported(uint32_t i, const char **ret_class, const char **ret_nam
  * published with: LlamaModel is LlamaForCausalLM without its output matrix. RobertaForCausalLM is RobertaModel's layers as a
  * decoder, which those are not. */
 static bool is_of(const struct architecture *a, const char *class_name) {
-  static const char *const endings[] = {"ForCausalLM", "ForMaskedLM", "Model"};
+  static const char *const endings[] = {"ForCausalLM", "ForMaskedLM", "Model", "LMHeadModel"};
   if (strcmp(class_name, a->class_name) == 0) return true;
   size_t stems[2] = {0, 0};
   bool causal[2] = {false, false};
@@ -117,7 +121,7 @@ static bool is_of(const struct architecture *a, const char *class_name) {
   for (unsigned i = 0; i < 2; i++)
     for (size_t k = 0; k < sizeof endings / sizeof *endings; k++) {
       size_t n = strlen(names[i]), end = strlen(endings[k]);
-      if (n > end && strcmp(names[i] + n - end, endings[k]) == 0) stems[i] = n - end, causal[i] = k == 0;
+      if (n > end && strcmp(names[i] + n - end, endings[k]) == 0) stems[i] = n - end, causal[i] = k == 0 || k == 3;
     }
   return stems[0] && stems[0] == stems[1] && causal[0] <= causal[1] && strncmp(class_name, a->class_name, stems[0]) == 0;
 }

@@ -53,6 +53,8 @@ static const struct known {
     {"seed_oss", "SeedOssForCausalLM", 0, 0, 0, 0, 0},
     {"ernie4_5", "Ernie4_5ForCausalLM", 0, 0, 0, 0, 0},
     {"exaone4", "Exaone4ForCausalLM", WINDOWS, 0, 0, 0, 0},
+    {"gpt2", "GPT2LMHeadModel", 0, 0, 0, 0, 0},
+    {"gptneox", "GPTNeoXForCausalLM", PARTIAL, 0, 0, 0, 0},
     {"exaone-moe", "ExaoneMoeForCausalLM", WINDOWS | EXPERTS | SIGMOID, 0, 0, 0, 0},
     {"glm4moe", "Glm4MoeForCausalLM", PARTIAL | EXPERTS | SIGMOID, 0, 0, 0, 0},
     {"minimax-m2", "MiniMaxM2ForCausalLM", PARTIAL | EXPERTS | SIGMOID, 0, 0, 0, 0},
@@ -311,7 +313,9 @@ static int check_rest(const struct tl_gguf *g, const struct known *a, struct hf_
   if (c->sliding_window && !(a->traits & WINDOWS))
     return unsupported(g, key, err, "windows are not supported for this architecture");
   key_name(a->name, "use_parallel_residual", key, sizeof key);
-  if (tl_gguf_integer(g, key, &whole) && whole) return unsupported(g, key, err, "is not supported");
+  bool neox = strcmp(a->name, "gptneox") == 0;
+  if (tl_gguf_integer(g, key, &whole) && whole && !neox) return unsupported(g, key, err, "is not supported");
+  c->use_parallel_residual = neox && whole;
   bool encoder = a->traits & ENCODER;
   key_name(a->name, "attention.causal", key, sizeof key);
   if (tl_gguf_integer(g, key, &whole) && !whole != encoder)

@@ -207,6 +207,7 @@ static const struct {
   bool rotated;
 } names[] = {
     {"model.embed_tokens", "token_embd", false},
+    {"model.embed_positions", "position_embd", false},
     {"model.norm", "output_norm", false},
     {"lm_head", "output", false},
     {"self_attn.q_proj", "attn_q", true},
@@ -299,7 +300,7 @@ static const struct {
     {"norm1", "attn_output_norm", false},
     {"mlp.fc11", "ffn_up", false},
     {"mlp.fc12", "ffn_gate", false},
-    {"mlp.fc2", "ffn_down", false},
+    {"mlp.fc2", "ffn_down", false}, /* Phi's and those of classes before Llama, too */
     {"norm2", "layer_output_norm", false},
     {"embeddings.tok_embeddings", "token_embd", false},
     {"embeddings.norm", "token_embd_norm", false},

@@ -59,6 +59,10 @@ static const struct class {
     {"NemotronForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
     {"Starcoder2ForCausalLM", NULL, 0, 2, 0, 0, 0, 0, 1e-5, 0, false},
     {"PhiForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
+    {"GPT2LMHeadModel", NULL, 12, 0, 0, 50257, 1024, 0, 1e-5, 0, false},
+    {"GPTNeoXForCausalLM", NULL, 64, 0, 0, 50432, 2048, 0, 1e-5, 1e4, false},
+    {"OPTForCausalLM", NULL, 12, 0, 0, 50272, 2048, 0, 1e-5, 0, false},
+    {"FalconForCausalLM", NULL, 71, 0, 0, 65024, 2048, 0, 1e-5, 1e4, false},
     {"NemotronHForCausalLM", NULL, 32, 8, 128, 131072, 4096, 0, 1e-5, 0, false},
     {"Exaone4ForCausalLM", NULL, 0, 32, 0, 0, 0, 4096, 1e-5, 0, false},
 };
@@ -140,7 +144,9 @@ void hf_class_defaults(const struct architecture *a, struct hf_config *c) {
     c->intermediate_size_mlp = 16384;
   }
   if (a && strcmp(a->name, "solar_open") == 0) c->intermediate_size = 1280; /* no layer has an MLP of such a size, and files may not say one */
-  if (a && arch_blocks_of(a)->traits & BLOCK_BIASED) c->use_bias = true;
+  if (a && strcmp(a->name, "opt") == 0) c->place_offset = 2;
+  if (a && arch_blocks_of(a)->traits & BLOCK_PARALLEL_KEY) c->use_parallel_residual = true;
+  if (a && arch_blocks_of(a)->traits & BLOCK_BIASED) c->use_bias = c->attention_bias = c->mlp_bias = true;
   if (a && arch_blocks_of(a)->traits & BLOCK_LOGIT_SCALE) c->logits_scaling = 0.0625;
   if (a && a->window == WINDOW_LATE) c->max_window_layers = 62; /* all of dots.llm1's */
   for (size_t i = 0; a && i < sizeof mixtures / sizeof *mixtures; i++)

@@ -42,6 +42,14 @@ static const struct key keys[] = {
     {"qk_layernorm", KIND_BOOL, AT(qk_layernorm), 0, 0, 0, false},
     {"use_parallel_residual", KIND_BOOL, AT(use_parallel_residual), 0, 0, 0, false},
     {"use_bias", KIND_BOOL, AT(use_bias), 0, 0, 0, false},
+    {"alibi", KIND_BOOL, AT(alibi), 0, 0, 0, false},
+    {"parallel_attn", KIND_BOOL, AT(parallel_attn), 0, 0, 0, false},
+    {"do_layer_norm_before", KIND_BOOL, AT(do_layer_norm_before), 0, 0, 0, false},
+    {"layer_norm_elementwise_affine", KIND_BOOL, AT(layer_norm_elementwise_affine), 0, 0, 0, false},
+    {"scale_attn_weights", KIND_BOOL, AT(scale_attn_weights), 0, 0, 0, false},
+    {"scale_attn_by_inverse_layer_idx", KIND_BOOL, AT(scale_attn_by_inverse_layer_idx), 0, 0, 0, false},
+    {"add_cross_attention", KIND_BOOL, AT(add_cross_attention), 0, 0, 0, false},
+    {"word_embed_proj_dim", KIND_INTEGER, AT(word_embed_proj_dim), 0, 1, MODEL_MAX_DIM, false},
     {"attention_out_bias", KIND_BOOL, AT(attention_out_bias), 0, 0, 0, false},
     {"clip_qkv", KIND_NUMBER, AT(clip_qkv), 0, 0, 1e6, false},
     {"use_bidirectional_attention", KIND_BOOL, AT(use_bidirectional_attention), 0, 0, 0, false},
@@ -350,6 +358,7 @@ void hf_config_defaults(struct hf_config *ret) {
                             .max_window_layers = 28, .no_rope_layer_interval = 4,
                             .rope_local_base_freq = 10000, .beta_fast = 32, .beta_slow = 1, .decoder_sparse_step = 1, .last_sparse = -1, .n_group = 1, .topk_group = 1, .routed_scaling_factor = 1,
                             .moe_layer_freq = 1, .rope_interleave = true, .router_jitter_noise = 0.01,
+                            .parallel_attn = true, .do_layer_norm_before = true, .layer_norm_elementwise_affine = true, .scale_attn_weights = true,
                             .qkv_bias = true, .use_expert_bias = true, .swiglu_limit = 7, .pad_token_id = 1, .local_attention = 128,
                             .global_attn_every_n_layers = 3, .rotary_emb_fraction = 1, .max_trained_positions = 2048};
 }
@@ -369,22 +378,6 @@ static int read_rope(struct hf_config *c, json_t *object, json_t **ret_rope, str
   if (c->rope_local_base_freq == 0) c->rope_local_base_freq = c->rope_theta;
   *ret_rope = json_is_object(scaling) ? scaling : parameters;
   return r;
-}
-
-/* NomicBERT's files have GPT-2's names, unless transformers wrote them. */
-static void rename_keys(json_t *object) {
-  static const char *const names[][2] = {
-      {"n_embd", "hidden_size"},       {"n_head", "num_attention_heads"},         {"n_inner", "intermediate_size"},
-      {"n_layer", "num_hidden_layers"}, {"n_positions", "max_position_embeddings"}, {"layer_norm_epsilon", "layer_norm_eps"},
-      {"rotary_emb_base", "rope_theta"}, {"activation_function", "hidden_act"}};
-  const char *type = json_string_value(json_object_get(object, "model_type"));
-  for (size_t i = 0; type && strcmp(type, "nomic_bert") == 0 && i < sizeof names / sizeof *names; i++) {
-    json_t *value = json_object_get(object, names[i][0]);
-    if (value && !json_object_get(object, names[i][1])) json_object_set(object, names[i][1], value);
-  }
-  json_t *act = json_object_get(object, "hidden_act");
-  if (type && strcmp(type, "nomic_bert") == 0 && json_is_string(act) && strcmp(json_string_value(act), "swiglu") == 0)
-    json_object_set_new(object, "hidden_act", json_string("silu"));
 }
 
 /* HunYuan's files have a list for all layers where they are alike, which says the same as one number. */
@@ -464,7 +457,7 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   hf_config_defaults(ret);
   json_t *object = hf_load_object(folder, "config.json", true, err);
   if (!object) return TL_ECORRUPT;
-  rename_keys(object);
+  hf_rename_keys(object);
   shorten_lists(object);
   drop_auto(object);
   spell_pattern(object);

@@ -122,6 +122,7 @@ static int new_model(struct hf_config *config, struct model **ret, const struct 
   m->model.architecture = a->name;
   m->nested = hf_is_nested(a);
   m->mixers = arch_blocks_of(a)->traits & BLOCK_ONE_MIXER;
+  m->names = hf_names_of(a);
   m->shared_mlp = arch_experts_of(a) && arch_experts_of(a)->traits & EXPERTS_ROWS;
   *ret_architecture = a;
   *ret = m;
@@ -134,7 +135,7 @@ static int set_pooling(struct tl_model *t, const struct architecture *a, const s
                        struct tl_error *err) {
   const struct arch_encoder *encoder = arch_encoder_of(a);
   size_t length = strlen(c->architecture);
-  bool headless = length > 5 && strcmp(c->architecture + length - 5, "Model") == 0;
+  bool headless = length > 5 && strcmp(c->architecture + length - 5, "Model") == 0 && !strstr(c->architecture, "LMHeadModel");
   t->is_classifier = encoder && arch_is_classifier(a);
   if (!encoder && !headless && p->kind == TL_POOL_NONE) return TL_OK;
   if (t->recurrence.n_layers)

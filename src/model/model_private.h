@@ -64,6 +64,7 @@ struct model {
   bool gguf;                  /* tensors have GGUF's names */
   bool nested;                /* the files hold a model of pictures, too: hf_classes.c */
   bool mixers;                /* tensors have Nemotron-H's names: hf_classes.c */
+  const struct hf_names *names; /* NULL: as transformers calls most */
   bool shared_mlp;            /* layers without experts have what stands beside them, by its name: Granite's */
   bool strict;                /* tensors of a number format that is not read are an error */
   bool bare;                  /* names lack the "model." of decoders with an output matrix */
@@ -111,6 +112,9 @@ struct hf_config {
   bool attention_bias, mlp_bias, tie_word_embeddings;
   bool use_qkv_bias, qk_layernorm, use_parallel_residual, use_bidirectional_attention, use_bias, attention_out_bias, use_qk_norm;
   double clip_qkv;
+  bool alibi, parallel_attn, do_layer_norm_before, layer_norm_elementwise_affine, scale_attn_weights, scale_attn_by_inverse_layer_idx, add_cross_attention;
+  int64_t word_embed_proj_dim;    /* OPT's; 0: hidden_size */
+  int64_t place_offset;           /* OPT's first positions, which no text uses */
   /* 0: none */
   double attn_logit_softcapping, final_logit_softcapping, query_pre_attn_scalar;
   double embedding_multiplier, attention_multiplier, residual_multiplier, logits_scaling;
@@ -208,12 +212,24 @@ int model_rope(const struct hf_config *config, float *inv_freq, float *ret_facto
 /* Without scaling, for Gemma 3's local layers. */
 void model_rope_local(const struct hf_config *config, float *inv_freq);
 
+/* hf_names.c: what files of classes before Llama call their tensors, as a plan does; those that it does not know, as they are. */
+struct hf_names;
+const struct hf_names *hf_names_of(const struct architecture *a);
+const char *hf_plan_name(const struct hf_names *n, const char *name, char *buffer, size_t size);
+/* And keys of their config.json, likewise. */
+void hf_rename_keys(json_t *object);
+/* What such a class may ask for that is not done here; NULL: nothing. */
+const char *hf_old_refused(const struct hf_config *config);
+
 /* plan.c */
 struct tl_op *plan_add(struct model *m, enum tl_op_kind kind, uint32_t layer);
 /* The tensor `format` names, which must have shape (rows, columns), or (rows) with
  * columns 0; returns its index, or a negative error. */
 int32_t plan_tensor(struct model *m, struct tl_error *err, uint64_t rows, uint64_t columns, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
+
+/* plan_tensor of a matrix that is stored by inputs, of floats. */
+int32_t plan_turned(struct model *m, struct tl_error *err, uint64_t rows, uint64_t columns, const char *name);
 
 /* Whether the files have what a plan calls `name`, with ".weight" or ".bias". */
 bool plan_has_tensor(const struct model *m, const char *name);
@@ -331,6 +347,11 @@ enum block_trait {
   BLOCK_BIASED = 1 << 3,        /* all projections have biases, unless use_bias is false */
   BLOCK_LOGIT_BIAS = 1 << 4,
   BLOCK_ONE_MIXER = 1 << 6,     /* a layer is one norm and one of a state, attention, an MLP, experts */
+  BLOCK_PARALLEL_KEY = 1 << 7,  /* PARALLEL, each behind a norm of its own, unless use_parallel_residual is false */
+  BLOCK_PLACES = 1 << 8,        /* positions are learned: nothing rotates */
+  BLOCK_TURNED = 1 << 9,        /* GPT-2: files hold a layer's matrices by inputs */
+  BLOCK_GROUPED_QKV = 1 << 10,  /* rows of Q, K and V alternate by key heads in one matrix, unless there is but one such head */
+  BLOCK_ANY_ACT = 1 << 11,      /* `act` is what goes without saying */
   BLOCK_QK_UNIT = 1 << 5,       /* heads of Q and K that rotate are normed without weights, unless use_qk_norm is false */
 };
 struct arch_blocks {
@@ -340,8 +361,10 @@ struct arch_blocks {
   const char *gate, *up, *down;
   const char *out, *final_norm;
 };
-/* The feature of the MLP's first record. */
-uint32_t arch_blocks_function(const struct arch_blocks *b);
+/* The feature of the MLP's first record, where the model has no gate; act: hidden_act, "" if nothing is said. False: such a function is not known. */
+bool arch_blocks_function(const struct arch_blocks *b, const char *act, uint32_t *ret);
+/* Rows of q, k and v of the matrix, or vector, that BLOCK_GROUPED_QKV describes, to ret[0..2]. */
+int arch_blocks_qkv(struct model *m, const struct hf_config *config, int32_t all, int32_t *ret, struct tl_error *err);
 /* Of those that are as usual, too. */
 const struct arch_blocks *arch_blocks_of(const struct architecture *a);
 /* arch_latent.c: attention by latents. All do nothing with other rows, which may be NULL. */

@@ -70,6 +70,25 @@ int32_t plan_tensor(struct model *m, struct tl_error *err, uint64_t rows, uint64
                       in_file, (unsigned long long)rows, found);
 }
 
+int32_t plan_turned(struct model *m, struct tl_error *err, uint64_t rows, uint64_t columns, const char *name) {
+  int32_t i = plan_tensor(m, err, columns, rows, "%s", name);
+  if (i < 0) return i;
+  struct tl_tensor t = m->tensors[i];
+  if (t.dtype > TL_DTYPE_BF16)
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "%.100s: tensor '%.150s': expected floats, found %s", model_file_of(m, &t), t.name,
+                        tl_dtype_name(t.dtype));
+  char turned[300];
+  snprintf(turned, sizeof turned, "%.250s^T", t.name);
+  t.name = turned;
+  t.shape[0] = rows;
+  t.shape[1] = columns;
+  t.row_step = 1;
+  t.column_step = rows;
+  plan_spent(m, i);
+  int r = model_add_tensor(m, &t, err);
+  return r < 0 ? r : (int32_t)m->n_tensors - 1;
+}
+
 int32_t plan_runs(struct model *m, struct tl_error *err, int32_t tensor, const struct row_runs *runs) {
   struct tl_tensor part = m->tensors[tensor];
   uint64_t first = runs->first, rows = runs->rows;
@@ -84,7 +103,8 @@ int32_t plan_runs(struct model *m, struct tl_error *err, int32_t tensor, const s
   }
   part.name = name;
   part.bytes = part.bytes / part.shape[0] * rows; /* scales are shared out too */
-  if (part.data) part.data = (const char *)part.data + first * tl_dtype_row_bytes(part.dtype, part.n_dims > 1 ? part.shape[1] : 1);
+  size_t step = part.row_step ? part.row_step * tl_dtype_bytes(part.dtype) : tl_dtype_row_bytes(part.dtype, part.n_dims > 1 ? part.shape[1] : 1);
+  if (part.data) part.data = (const char *)part.data + first * step;
   part.shape[0] = rows;
   if (runs->each < rows) {
     part.run_rows = runs->each;

@@ -87,7 +87,8 @@ static int add_entries(struct model *m, const char *file, const char *prefix, js
   json_object_foreach(header, name, entry) {
     if (strcmp(name, "__metadata__") == 0) continue;
     char full[400], inner[400];
-    const char *plain = m->nested ? hf_nested_tensor(name, inner, sizeof inner) : m->mixers ? hf_mixer_tensor(name, inner, sizeof inner) : name;
+    const char *plain = m->nested ? hf_nested_tensor(name, inner, sizeof inner) : m->mixers ? hf_mixer_tensor(name, inner, sizeof inner)
+                        : m->names ? hf_plan_name(m->names, name, inner, sizeof inner) : name;
     if (!plain) continue;
     snprintf(full, sizeof full, "%s%.300s", prefix, plain);
     struct tl_tensor t = {.name = *prefix ? full : plain};

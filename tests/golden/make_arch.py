@@ -97,6 +97,13 @@ MODELS = {
     "nemotron": ("Nemotron", dict(rope_parameters=theta(10000.0, partial_rotary_factor=0.6))),
     "starcoder2": ("Starcoder2", dict(hidden_size=56, sliding_window=70, tie_word_embeddings=False)),
     "phi": ("Phi", dict(hidden_size=56, rope_parameters=theta(10000.0, partial_rotary_factor=0.45))),
+    "gpt2": ("GPT2", dict(hidden_size=24, max_position_embeddings=400, tie_word_embeddings=True)),
+    "gpt_neox": ("GPTNeoX", dict(hidden_size=32, rope_parameters=theta(10000.0, partial_rotary_factor=0.25))),
+    "gpt_neox_sequential": ("GPTNeoX", dict(hidden_size=24, num_attention_heads=3, use_parallel_residual=False, num_hidden_layers=1,
+                                            hidden_act="gelu_new", rope_parameters=theta(10000.0, partial_rotary_factor=1.0))),
+    "opt": ("OPT", dict(hidden_size=24, ffn_dim=64, word_embed_proj_dim=24, max_position_embeddings=400, tie_word_embeddings=False)),
+    "falcon": ("Falcon", dict(hidden_size=32, tie_word_embeddings=True)),
+    "falcon_new": ("Falcon", dict(hidden_size=32, num_kv_heads=2, new_decoder_architecture=True, tie_word_embeddings=True)),
     "granite": ("Granite", dict(hidden_size=56, **GRANITE)),
     "stablelm": ("StableLm", dict(hidden_size=64, head_dim=16, use_qkv_bias=True, rope_parameters=theta(
         10000.0, partial_rotary_factor=0.25))),
@@ -196,6 +203,8 @@ MODELS = {
                                      sliding_window=128, rope_parameters=GPT_OSS)),
 }
 LATENT_NAMES = ("deepseek_v2", "deepseek_v2_lite", "deepseek_v2_bias", "deepseek_v3", "moonlight", "glm4_moe_lite")
+NOT_OLD = ("head_dim", "num_key_value_heads", "intermediate_size")  # which classes from before Llama have not
+OLD = {"GPT2": NOT_OLD, "OPT": NOT_OLD, "Falcon": NOT_OLD, "GPTNeoX": NOT_OLD[:2]}
 CONFIG = {"Gemma3": "Gemma3TextConfig", "Qwen3_5": "Qwen3_5TextConfig", "Qwen3_5Moe": "Qwen3_5MoeTextConfig"}
 # by the name of the golden folder: the text model's configuration, and as little of another one for pictures as there can be
 SIGHT = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_heads=1, depth=1, patch_size=2)
@@ -234,12 +243,14 @@ def draw_weights(model, generator, plus_one):
             value = noise * 1.2 / fan_in ** 0.5
         elif "norm" in name or weight.dim() < 2:
             value = (0 if plus_one else 1) + 0.2 * noise
-        elif "lm_head" in name or "embed_tokens" in name:
+        elif any(k in name for k in ("lm_head", "embed_tokens", "wte", "embed_in", "embed_out", "word_embeddings")):
             tied = model.config.tie_word_embeddings
-            value = noise if "embed" in name and not tied else noise * 2.5 / weight.shape[1] ** 0.5
+            value = noise if "embed" in name and "embed_out" not in name and not tied else noise * 2.5 / weight.shape[1] ** 0.5
+        elif "wpe" in name or "embed_positions" in name:
+            value = 0.6 * noise
         else:
-            gain = 1.6 if name.split(".")[-2] in ("q_proj", "k_proj", "qkv_proj") else 1.2
-            value = noise * gain / weight.shape[1] ** 0.5
+            gain = 1.6 if name.split(".")[-2] in ("q_proj", "k_proj", "qkv_proj", "query_key_value", "c_attn") else 1.2
+            value = noise * gain / weight.shape[0 if model.config.model_type == "gpt2" else 1] ** 0.5
         weight.data = value.float()
 
 
@@ -283,7 +294,8 @@ def make_config(name):
     family, changes = MODELS[name]
     config_class = getattr(transformers, CONFIG.get(family, family + "Config"))
     if name not in NESTED:
-        return config_class(**(SIZES | changes), attn_implementation="eager"), family + "ForCausalLM"
+        sizes = {k: v for k, v in SIZES.items() if k not in OLD.get(family, ())}
+        return config_class(**(sizes | changes), attn_implementation="eager"), family + ("LMHeadModel" if family == "GPT2" else "ForCausalLM")
     text_class, sight = NESTED[name]
     text = getattr(transformers, text_class)(**(SIZES | changes))
     outer = {k: changes[k] for k in ("tie_word_embeddings",) if k in changes}
@@ -344,6 +356,9 @@ def written_config(name, config, architecture):
         written.pop("rope_parameters")
     if name == "exaone4":
         written["sliding_window_pattern"] = "LLLG"
+    if name == "gpt_neox":  # as published
+        rope = written.pop("rope_parameters")
+        written |= {"rotary_pct": rope["partial_rotary_factor"], "rotary_emb_base": 10000}
     if name == "exaone4_small":
         written["sliding_window"] = None
     return written
@@ -369,6 +384,8 @@ def make_model(name):
         json.dump(written, out, indent=1, sort_keys=True)
         out.write("\n")
     tensors = file_tensors(model) if "experts_per_tok" in str(written) or {"moe_k", "moe_topk"} & written.keys() or name in NESTED else model.state_dict()
+    if family == "GPTNeoX":  # as published
+        tensors["embed_out.weight"] = tensors.pop("lm_head.weight")
     tensors = {k: v.contiguous() for k, v in tensors.items() if not (k == "lm_head.weight" and config.tie_word_embeddings)}
     if name.startswith("qwen3_5"):  # a layer that guesses, which is left out
         tensors["mtp.fc.weight"] = torch.zeros(2, 2)

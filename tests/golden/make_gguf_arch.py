@@ -29,7 +29,9 @@ MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_
           "ernie4_5_moe": A.ERNIE4_5_MOE, "granitemoe": A.GRANITE_MOE, "granitemoeshared": A.GRANITE_MOE,
           "qwen3_next": A.QWEN3NEXT, "qwen3_5": A.QWEN35, "qwen3_5_vision": A.QWEN35, "qwen3_5_moe": A.QWEN35MOE, "lfm2_tied": A.LFM2, "lfm2_moe": A.LFM2MOE,
           "granitemoehybrid": A.GRANITE_HYBRID, "granitemoehybrid_dense": A.GRANITE_HYBRID, "nemotron_h": A.NEMOTRON_H_MOE, "nemotron_h_dense": A.NEMOTRON_H,
-          "exaone_moe": A.EXAONE_MOE, "deepseek_v2": A.DEEPSEEK2, "deepseek_v2_lite": A.DEEPSEEK2, "glm4_moe_lite": A.DEEPSEEK2}
+          "gpt2": A.GPT2, "gpt_neox": A.GPTNEOX, "exaone_moe": A.EXAONE_MOE, "deepseek_v2": A.DEEPSEEK2, "deepseek_v2_lite": A.DEEPSEEK2, "glm4_moe_lite": A.DEEPSEEK2}
+OLD_KEYS = {"n_embd": "hidden_size", "n_head": "num_attention_heads", "n_layer": "num_hidden_layers", "n_positions": "max_position_embeddings",
+            "layer_norm_epsilon": "layer_norm_eps"}
 ONE_MATRIX = ("deepseek_v2",)  # kv_b_proj, as files had it before 2025
 TEXT_DEFAULTS = dict(num_attention_heads=8, num_key_value_heads=4, query_pre_attn_scalar=256)  # Gemma 3's
 PARTS = {"w1": "gate", "w3": "up", "w2": "down", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
@@ -73,7 +75,7 @@ def add_keys(out, name, arch, config, head_dim):
         out.add_rope_dimension_count(head_dim)
     for key in {"layer_norm_eps", "norm_eps", "norm_epsilon"} & config.keys() if arch not in SHORT else ():
         out.add_layer_norm_eps(config[key])
-    if arch == A.STABLELM:
+    if arch in (A.STABLELM, A.GPTNEOX):
         out.add_parallel_residual(config["use_parallel_residual"])
     if "rms_norm_eps" in config:
         out.add_layer_norm_rms_eps(config["rms_norm_eps"])
@@ -81,7 +83,7 @@ def add_keys(out, name, arch, config, head_dim):
     out.add_eos_token_id(2)
     if arch != A.GEMMA2 and full.get("rope_theta"):  # its converter leaves the default
         out.add_rope_freq_base(full["rope_theta"])
-    if arch in (A.LLAMA, A.SMOLLM3, A.GRANITE, A.PHI3, A.STABLELM, A.GLM4, A.GLM4_MOE, A.MINIMAXM2, A.GRANITE_MOE, A.MISTRAL3, A.ARCEE, A.NEMOTRON, A.PHI2, *DELTA):
+    if arch in (A.LLAMA, A.SMOLLM3, A.GRANITE, A.PHI3, A.STABLELM, A.GLM4, A.GLM4_MOE, A.MINIMAXM2, A.GRANITE_MOE, A.MISTRAL3, A.ARCEE, A.NEMOTRON, A.PHI2, A.GPTNEOX, *DELTA):
         out.add_rope_dimension_count(config.get("rotary_dim") or int(head_dim * full.get("partial_rotary_factor", 1)))
     if full.get("rope_theta"):
         add_rope(out, arch, config, full)
@@ -367,6 +369,10 @@ def add_rope(out, arch, config, rope):
 
 
 def change(arch, config, head_dim, name, data):
+    if arch == A.GPT2 and ".c_" in name and name.endswith("weight"):
+        data = data.T
+    if arch == A.GPTNEOX and "query_key_value" in name:  # of all heads one kind behind the other
+        data = data.reshape(config["num_attention_heads"], 3, head_dim, -1).swapaxes(0, 1).reshape(data.shape)
     if arch in PAIRED and "q_proj" in name:
         data = permute(data, config["num_attention_heads"])
     if arch in PAIRED and "k_proj" in name:
@@ -384,13 +390,19 @@ def change(arch, config, head_dim, name, data):
 def text_tensors(tensors):
     """Without those for pictures, and with the names that the text model alone would have."""
     named = {k.removeprefix("language_model.").replace("model.language_model.", "model."): v for k, v in tensors.items()}
-    return {k: v for k, v in named.items() if k.startswith(("backbone.", "lm_head.", "model.embed_tokens.", "model.layers.", "model.norm.", "model.final_layernorm.", "model.embedding_norm."))}
+    return {k: v for k, v in named.items() if k.startswith(("transformer.", "gpt_neox.", "embed_out.", "backbone.", "lm_head.", "model.embed_tokens.", "model.layers.", "model.norm.", "model.final_layernorm.", "model.embedding_norm."))}
 
 
 def make(name, file=None, qtype=None):
     """qtype: of matrices whose rows are whole blocks of it."""
     arch, folder = MODELS[name], f"{HERE}/arch/{name}"
     config = json.load(open(f"{folder}/config.json"))
+    config = {new: config[old] for old, new in OLD_KEYS.items() if old in config} | config
+    if name == "gpt2":
+        config |= dict(intermediate_size=4 * config["n_embd"])
+    if name == "gpt_neox":
+        config |= dict(rope_parameters=dict(rope_type="default", rope_theta=config["rotary_emb_base"], partial_rotary_factor=config["rotary_pct"]))
+    config.setdefault("num_key_value_heads", config.get("num_attention_heads"))
     config = TEXT_DEFAULTS | config["text_config"] if "text_config" in config else config
     if name.startswith("hunyuan"):  # whose converter stretches the base
         rope, dim = config.get("rope_scaling") or config["rope_parameters"], config["head_dim"]

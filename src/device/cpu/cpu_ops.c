@@ -266,6 +266,10 @@ static void gated_up(struct run *r, uint32_t record) {
 }
 
 /* What is no number stays none. */
+static void cut_at_0(float *m, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++) m[i] = m[i] > 0 ? m[i] : 0;
+}
+
 void cpu_square_above_0(float *m, uint32_t n) {
   for (uint32_t i = 0; i < n; i++) m[i] = m[i] < 0 ? 0 : m[i] * m[i];
 }
@@ -290,7 +294,8 @@ static void up(struct run *r, uint32_t record) {
       cpu_product(r, w, unit.panel, d->h, d->ld_dim, unit.row, unit.n, out);
       cpu_add_bias(w, unit.panel, out, unit.n);
       if (adapts) cpu_adapters_add(r, record, 0, unit.panel, unit.row, unit.n, out);
-      if (op->features & TL_F_RELU2) cpu_square_above_0(out, unit.n * CPU_PANEL);
+      if (op->features & TL_F_RELU) cut_at_0(out, unit.n * CPU_PANEL);
+      else if (op->features & TL_F_RELU2) cpu_square_above_0(out, unit.n * CPU_PANEL);
       else if (op->features & TL_F_GELU_TANH) d->kernels->gelu_mul(out, out, NULL, unit.n * CPU_PANEL);
       else d->kernels->gelu_erf_mul(out, out, NULL, unit.n * CPU_PANEL);
       put_inner(r, w, unit, out);

@@ -67,7 +67,7 @@ static const struct {
     [TL_OP_ATTEND] = {0, TL_F_SOFTCAP | TL_F_WINDOW | TL_F_SINKS | TL_F_BOTH_SIDES | TL_F_CHUNKED | TL_F_GROWS},
     [TL_OP_ATTN_OUT] = {1, TL_F_TO_H | TL_F_FACTOR},
     [TL_OP_GATED_UP] = {2, TL_F_GELU_TANH | TL_F_GELU},
-    [TL_OP_UP] = {1, TL_F_GELU_TANH | TL_F_RELU2},
+    [TL_OP_UP] = {1, TL_F_GELU_TANH | TL_F_RELU2 | TL_F_RELU},
     [TL_OP_MLP_DOWN] = {1, TL_F_TO_H | TL_F_FACTOR},
     [TL_OP_LOGITS] = {1, TL_F_FACTOR | TL_F_SOFTCAP},
     [TL_OP_QK_NORM] = {2, TL_F_PLUS_ONE | TL_F_WHOLE_ROW | TL_F_LAYER_NORM | TL_F_EACH_HEAD},
@@ -224,11 +224,14 @@ static uint32_t waits_behind(const struct cuda_op *before, const struct cuda_op 
 /* Which records may follow one another: what one leaves is what the next reads. */
 static bool may_follow(const struct cuda_op *before, const struct cuda_op *op) {
   const struct flow *f = &flows[op->kind];
-  if ((before->waits & f->needs) != f->needs || before->waits & f->without) return false;
+  uint32_t needs = op->again ? WAITS_A : f->needs;
+  if ((before->waits & needs) != needs || before->waits & f->without) return false;
   enum cuda_op_kind kind = before->kind;
   switch (op->kind) {
     case CUDA_OP_EMBED: return false;
-    case CUDA_OP_NORM: return !!op->post == !!(before->from->features & TL_F_TO_H);
+    case CUDA_OP_NORM:
+      if (op->again) return op->from->kind == TL_OP_RMSNORM && !op->post;
+      return !!op->post == !!(before->from->features & TL_F_TO_H);
     case CUDA_OP_LATENT_ROWS:
     case CUDA_OP_LATENT_QUERY:
     case CUDA_OP_LATENT_ABSORB:
@@ -538,6 +541,7 @@ int cuda_make_plan(struct cuda_device *d, struct tl_error *err) {
   for (const struct tl_op *op = m->plan; op < end; op = next) {
     struct cuda_op *to = &d->plan[d->n_plan], *before = d->n_plan ? to - 1 : NULL;
     next = match(op, end, to);
+    to->again = to->kind == CUDA_OP_NORM && before && !(before->waits & WAITS_SUM);
     to->route = to->kind == CUDA_OP_ROUTE ? to : to->kind != CUDA_OP_NORM && before ? before->route : NULL;
     if (!next || (before ? !may_follow(before, to) : to->kind != CUDA_OP_EMBED)) return unknown_record(d, (uint32_t)(op - m->plan), err);
     to->before = before ? before->from : NULL;

@@ -122,7 +122,7 @@ struct cuda_op {
   const struct tl_op *from;
   const struct tl_op *before; /* NORM: whose delta is added: EMBED, ATTN_OUT or MLP_DOWN */
   const struct tl_op *post;   /* NORM: the NORM_ADD that came first, or NULL */
-  bool norm_last;              /* ATTEND: qk_norm stands behind rope */
+  bool norm_last, again;       /* ATTEND: qk_norm stands behind rope. NORM: the norm before has added all already, attention stands between */
   const struct tl_op *qk_norm, *rope; /* ATTEND: or NULL; rope: LATENT_ROWS, LATENT_ABSORB */
   uint32_t waits;              /* behind it: of enum waiting */
   const struct tl_op *gates;   /* DELTA_IN: the record of z, b and c */

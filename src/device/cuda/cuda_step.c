@@ -17,7 +17,9 @@ static int embed(struct cuda_device *d, const struct cuda_op *op, const struct c
   return r < 0 || !op->place ? r : cuda_place(d, op, pass, err); /* which each rank has whole: behind the sum, once */
 }
 
+/* What was added is added no more: those rows are still there, and are numbers if x is. */
 static float factor_before(const struct cuda_op *norm) {
+  if (norm->again) return 0;
   return norm->before->features & TL_F_FACTOR ? norm->before->factor : 1;
 }
 

@@ -231,8 +231,8 @@ struct tl_cuda_prefill_args {
 };
 int tl_cuda_prefill(const struct tl_cuda_prefill_args *args, void *stream);
 
-/* GELU: by tanh. Of tl_cuda_glu only: GELU_ERF by erf, RELU2 the square of what is above 0. */
-enum tl_cuda_gate { TL_CUDA_UNGATED, TL_CUDA_SILU, TL_CUDA_GELU, TL_CUDA_GELU_ERF, TL_CUDA_RELU2 };
+/* GELU: by tanh. Of tl_cuda_glu only: GELU_ERF by erf, RELU what is above 0, RELU2 its square. */
+enum tl_cuda_gate { TL_CUDA_UNGATED, TL_CUDA_SILU, TL_CUDA_GELU, TL_CUDA_GELU_ERF, TL_CUDA_RELU2, TL_CUDA_RELU };
 
 #define TL_CUDA_GLU_ROUNDED_DIM 16384 /* of rows that tl_cuda_glu may round: they are kept in shared memory */
 

@@ -179,7 +179,7 @@ extern "C" int tl_cuda_bias(const struct tl_cuda_bias_args *args, void *stream) 
 /* --- gates ---------------------------------------------------------------------------------------- */
 
 TL_DEVICE float gate_of(int gate, float x, float up) {
-  if (gate == TL_CUDA_RELU2) return (x < 0 ? 0 : x * x) * up;
+  if (gate >= TL_CUDA_RELU2) return (x < 0 ? 0 : gate == TL_CUDA_RELU ? x : x * x) * up;
   return gate == TL_CUDA_GELU_ERF ? gelu_erf(x) * up : let_through(gate, x, up);
 }
 
