@@ -38,7 +38,7 @@ enum tl_op_kind {
   /* Multi-head latent attention (DeepSeek-V2, 2024): what is kept of a token is c, one row of n_latent numbers of which all heads make
    * their keys and values, and behind it one rotated key for all heads: head_dim numbers together. */
   TL_OP_LATENT,        /* q, c = h W^T + b; weight[0..1]. LOW_RANK: t, c, and LATENT_QUERY makes q of t */
-  TL_OP_LATENT_NORM,   /* t and c's latent: / its rms * weight[0], -1: there is no t, and weight[1] */
+  TL_OP_LATENT_NORM,   /* t and c's latent: / its rms * weight[0], -1: there is no t, and weight[1]; with GROWS t as q of ATTEND */
   TL_OP_LATENT_QUERY,  /* q = t W^T; weight[0] */
   TL_OP_LATENT_ROPE,   /* rotates the last n_rotated of each head of q, and of c */
   /* Each head of q becomes one that meets c: w = W of its first n_nope numbers, then its rotated ones. weight[0] is the first of
@@ -105,7 +105,7 @@ enum tl_op_feature {
   TL_F_GROUPED = 1 << 26,    /* ROUTE: chooses from the experts of some groups alone */
   TL_F_MIXED = 1 << 29,      /* ROUTE: a share is of a softmax over those that are not chosen before and less than limit * max(|s|, best) below */
   TL_F_CHUNKED = 1 << 27,    /* ATTEND: only positions of its own chunk, of `window` positions each */
-  TL_F_GROWS = 1 << 28,      /* ATTEND: q is times tl_op_growth(position) */
+  TL_F_GROWS = 1 << 28,      /* ATTEND, LATENT_NORM: q, or t, is times tl_op_growth(position) */
   TL_F_CLAMPED = 1 << 22,    /* EXPERTS_UP: m = g sigmoid(1.702 g) (u + 1), g = min(gate, limit), |u| <= limit */
 };
 

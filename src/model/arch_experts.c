@@ -47,6 +47,8 @@ static const struct arch_experts kinds[] = {
      NULL, EXPERTS_NORMALIZED | EXPERTS_HALVES | EXPERTS_ROWS},
     {"GraniteMoeHybridForCausalLM", "block_sparse_moe", "router.layer", {"input_linear", "input_linear", "output_linear"}, "shared_mlp",
      NULL, EXPERTS_NORMALIZED | EXPERTS_HALVES | EXPERTS_ROWS | EXPERTS_OPTIONAL},
+    {"Mistral4ForCausalLM", "mlp", "gate", {"gate_up_proj", "gate_up_proj", "down_proj"}, "shared_experts", NULL,
+     EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_HALVES | EXPERTS_STRAIGHT | EXPERTS_SCALED},
     {"Llama4ForCausalLM", LLAMA4},
     {"Llama4ForConditionalGeneration", LLAMA4},
     {"Lfm2MoeForCausalLM", "feed_forward", "gate", {"w1", "w3", "w2"}, NULL, "expert_bias", EXPERTS_SIGMOID | EXPERTS_OWN_SIZE},
@@ -129,7 +131,7 @@ int arch_experts_check(const struct model *m, const struct arch_experts *e, cons
     int r = check_choice(e, c, err);
     if (r == TL_OK) r = check_groups(m, e, c, err);
     if (r < 0) return r;
-  } else if (e->traits & EXPERTS_SIGMOID && (c->n_group != 1 || c->topk_group != 1)) {
+  } else if (e->traits & (EXPERTS_SIGMOID | EXPERTS_SCALED) && (c->n_group != 1 || c->topk_group != 1)) {
     return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: n_group, topk_group: expected 1");
   }
   if (e->shared && shared_size(e, c) > MODEL_MAX_DIM) return bad(m, err, "n_shared_experts", "expert_shared_count", "are too many");
@@ -186,7 +188,7 @@ static void multiply(struct tl_op *op, double factor) {
 static int route(const struct maker *k) {
   struct tl_op *op = add(k, TL_OP_ROUTE);
   if (k->e->traits & EXPERTS_NORMALIZED || k->c->norm_topk_prob) op->features |= TL_F_NORMALIZED;
-  multiply(op, block_factor(k) * (k->e->choice || k->e->traits & EXPERTS_GROUPS ? k->c->routed_scaling_factor : 1));
+  multiply(op, block_factor(k) * (k->e->choice || k->e->traits & (EXPERTS_GROUPS | EXPERTS_SCALED) ? k->c->routed_scaling_factor : 1));
   if (k->e->traits & EXPERTS_SIGMOID) op->features |= TL_F_SIGMOID;
   if (k->e->traits & EXPERTS_MIXED) {
     op->features |= TL_F_MIXED;

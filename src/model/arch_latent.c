@@ -15,21 +15,22 @@ static bool is_latent(const struct architecture *a) {
 /* transformers' own, as files may leave them out. */
 static const struct defaults {
   const char *name;
-  int64_t q_rank, n_nope, n_value, n_experts, n_chosen, expert_size, n_shared, first_dense, n_group, topk_group;
+  int64_t n_latent, q_rank, n_nope, n_value, n_experts, n_chosen, expert_size, n_shared, first_dense, n_group, topk_group;
   double factor, eps;
   bool normalized;
 } defaults[] = {
-    {"deepseek_v2", 1536, 128, 128, 64, 0, 1407, 2, 0, 1, 1, 1, 1e-6, false},
-    {"deepseek_v3", 1536, 128, 128, 256, 8, 2048, 1, 3, 8, 4, 2.5, 1e-6, true},
-    {"kimi_k25", 1536, 128, 128, 256, 8, 2048, 1, 3, 8, 4, 2.5, 1e-6, true},
-    {"glm4_moe_lite", 768, 192, 256, 64, 4, 1536, 1, 1, 1, 1, 1.8, 1e-5, true},
+    {"deepseek_v2", 512, 1536, 128, 128, 64, 0, 1407, 2, 0, 1, 1, 1, 1e-6, false},
+    {"deepseek_v3", 512, 1536, 128, 128, 256, 8, 2048, 1, 3, 8, 4, 2.5, 1e-6, true},
+    {"kimi_k25", 512, 1536, 128, 128, 256, 8, 2048, 1, 3, 8, 4, 2.5, 1e-6, true},
+    {"mistral4", 256, 1024, 64, 128, 128, 4, 2048, 1, 0, 1, 1, 1, 1e-6, true},
+    {"glm4_moe_lite", 512, 768, 192, 256, 64, 4, 1536, 1, 1, 1, 1, 1.8, 1e-5, true},
 };
 
 void arch_latent_defaults(const struct architecture *a, struct hf_config *c) {
   for (size_t i = 0; is_latent(a) && i < sizeof defaults / sizeof *defaults; i++) {
     const struct defaults *d = &defaults[i];
     if (strcmp(d->name, a->name) != 0) continue;
-    c->kv_lora_rank = 512;
+    c->kv_lora_rank = d->n_latent;
     c->qk_rope_head_dim = 64;
     c->q_lora_rank = d->q_rank;
     c->qk_nope_head_dim = d->n_nope;
@@ -96,6 +97,10 @@ static int down(const struct maker *k, uint64_t queries, uint64_t kept) {
   struct tl_op *op = plan_add(k->m, TL_OP_LATENT, k->layer), *norm = plan_add(k->m, TL_OP_LATENT_NORM, k->layer);
   if (rank) op->features |= TL_F_LOW_RANK;
   norm->eps = LATENT_EPS;
+  if (rank && k->c->llama_4_scaling_beta > 0 && k->c->original_max_position_embeddings > 0) {
+    norm->features |= TL_F_GROWS; /* what queries are made of, in place of them: what lies between is linear */
+    norm->growth = (struct tl_growth){(float)k->c->llama_4_scaling_beta, (uint32_t)k->c->original_max_position_embeddings, 0};
+  }
   int r = project(k, op, 0, rank ? rank : queries, rank ? "q_a_proj" : "q_proj", rank && k->c->attention_bias);
   if (r == TL_OK) r = project(k, op, 1, kept, "kv_a_proj_with_mqa", k->c->attention_bias);
   if (r == TL_OK && rank) r = take(k, &norm->weight[0], rank, 0, "q_a_layernorm", "weight");

@@ -55,6 +55,7 @@ static const struct architecture architectures[] = {
     {"GraniteMoeHybridForCausalLM", "granitemoehybrid", PRE_NORMS, ARCH_MULTIPLIERS | ARCH_SCAN, WINDOW_NONE, 1},
     {"DeepseekV2ForCausalLM", "deepseek_v2", PRE_NORMS, ARCH_LATENT, WINDOW_NONE, 1},
     {"DeepseekV3ForCausalLM", "deepseek_v3", PRE_NORMS, ARCH_LATENT, WINDOW_NONE, 1},
+    {"Mistral4ForCausalLM", "mistral4", PRE_NORMS, ARCH_LATENT | ARCH_TIED, WINDOW_NONE, 1}, /* with pictures or without */
     {"Glm4MoeLiteForCausalLM", "glm4_moe_lite", PRE_NORMS, ARCH_LATENT, WINDOW_NONE, 1},
     {"PhimoeForCausalLM", "phimoe", PRE_NORMS, ARCH_LAYER_NORM, WINDOW_ALL, 1},
     {"PhiMoEForCausalLM", "phimoe", PRE_NORMS, ARCH_LAYER_NORM, WINDOW_ALL, 1}, /* as Microsoft calls it */

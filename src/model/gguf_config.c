@@ -55,6 +55,7 @@ static const struct known {
     {"exaone4", "Exaone4ForCausalLM", WINDOWS, 0, 0, 0, 0},
     {"gpt2", "GPT2LMHeadModel", 0, 0, 0, 0, 0},
     {"gptneox", "GPTNeoXForCausalLM", PARTIAL, 0, 0, 0, 0},
+    {"mistral4", "Mistral4ForCausalLM", EXPERTS | LATENT, 0, 0, 0, 0},
     {"exaone-moe", "ExaoneMoeForCausalLM", WINDOWS | EXPERTS | SIGMOID, 0, 0, 0, 0},
     {"glm4moe", "Glm4MoeForCausalLM", PARTIAL | EXPERTS | SIGMOID, 0, 0, 0, 0},
     {"minimax-m2", "MiniMaxM2ForCausalLM", PARTIAL | EXPERTS | SIGMOID, 0, 0, 0, 0},
@@ -280,7 +281,8 @@ static int read_growth(const struct tl_gguf *g, const struct known *a, struct hf
   if (has(g, key) && (!tl_gguf_number(g, key, &c->llama_4_scaling_beta) || !(c->llama_4_scaling_beta >= 0)))
     return unsupported(g, key, err, "expected a number from 0");
   key_name(a->name, "attention.temperature_length", key, sizeof key);
-  if (a->traits & LATENT && c->llama_4_scaling_beta > 0 && tl_gguf_integer(g, key, &length) && length > 0 && length < c->max_position_embeddings)
+  bool said = tl_gguf_integer(g, key, &length) && length > 0, other = said && (!c->q_lora_rank || length != c->original_max_position_embeddings);
+  if (a->traits & LATENT && c->llama_4_scaling_beta > 0 && other && length < c->max_position_embeddings)
     c->max_position_embeddings = length; /* beyond which queries of latents would grow */
   key_name(a->name, "rope.scaling.yarn_log_multiplier", key, sizeof key);
   if (!(a->traits & GROWS) || !has(g, key)) return TL_OK;

@@ -41,6 +41,7 @@ int gguf_read_latent(const struct tl_gguf *g, const char *architecture, struct h
   snprintf(name, sizeof name, "%s.rope.scaling.yarn_log_multiplier", architecture);
   if (tl_gguf_number(g, name, &multiplier) && multiplier > 0 && multiplier < 100) c->mscale = c->mscale_all_dim = 10 * multiplier;
   bool sigmoid = read_key(&r, "expert_gating_func", &gating) && gating == 2;
+  if (strcmp(architecture, "mistral4") == 0) return arch_latent_complete(arch_find(c->architecture, "", err), c, g->file.name, err);
   strcpy(c->architecture, sigmoid ? "DeepseekV3ForCausalLM" : "DeepseekV2ForCausalLM");
   if (!sigmoid) strcpy(c->topk_method, c->n_group > 1 ? "group_limited_greedy" : "greedy");
   return arch_latent_complete(arch_find(c->architecture, "", err), c, g->file.name, err);

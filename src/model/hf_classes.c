@@ -22,6 +22,7 @@ static const struct class {
     {"Gemma3ForConditionalGeneration", "gemma3_text", 8, 4, 256, 262208, 131072, 4096, 1e-6, 1e6, false},
     {"Gemma3TextModel", NULL, 8, 4, 256, 262208, 131072, 4096, 1e-6, 1e6, false},
     {"Mistral3ForConditionalGeneration", "mistral", 0, 8, 0, 0, 0, 4096, 1e-6, 1e4, false},
+    {"Mistral4ForCausalLM", "mistral4", 32, 32, 0, 131072, 1048576, 0, 1e-6, 1e4, false},
     {"KimiK25ForConditionalGeneration", "kimi_k2", 0, 0, 0, 129280, 4096, 0, 1e-6, 1e4, false},
     {"Kimi_K25ForConditionalGeneration", "kimi_k2", 0, 0, 0, 129280, 4096, 0, 1e-6, 1e4, false},
     {"Qwen2VLForConditionalGeneration", "qwen2_vl_text", 0, 8, 0, 152064, 32768, 4096, 1e-5, 1e6, false},

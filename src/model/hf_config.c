@@ -309,8 +309,8 @@ static void take_llama4(struct hf_config *c) {
 
 int hf_config_check(struct hf_config *c, const char *file, struct tl_error *err) {
   bool grows = c->llama_4_scaling_beta > 0 && c->original_max_position_embeddings > 0;
-  /* queries of latents would grow: no context goes there, so it is not done */
-  if (grows && c->kv_lora_rank && c->original_max_position_embeddings < c->max_position_embeddings)
+  /* queries that are made of rows in one step would grow: no context goes there, so it is not done */
+  if (grows && c->kv_lora_rank && !c->q_lora_rank && c->original_max_position_embeddings < c->max_position_embeddings)
     c->max_position_embeddings = c->original_max_position_embeddings;
   take_llama4(c);
   if (!c->num_key_value_heads) c->num_key_value_heads = c->num_attention_heads;
@@ -451,6 +451,13 @@ static void take_nulls(struct hf_config *c, json_t *object) {
   if (json_is_null(json_object_get(object, "attention_chunk_size"))) c->attention_chunk_size = 0;
 }
 
+/* Mistral Small 4 is a model of pictures by its class, of which its text model is another one. */
+static void take_mistral4(struct hf_config *c, json_t *object) {
+  const char *type = json_string_value(json_object_get(json_object_get(object, "text_config"), "model_type"));
+  bool outer = strcmp(c->architecture, "Mistral3ForConditionalGeneration") == 0;
+  if (outer && type && strcmp(type, "mistral4") == 0) strcpy(c->architecture, "Mistral4ForCausalLM");
+}
+
 int model_read_config(const char *folder, struct hf_config *ret, struct tl_error *err) {
   const struct architecture *a;
   json_t *rope = NULL, *text;
@@ -464,6 +471,7 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   ret->n_labels = count_labels(object);
   const char *architecture = json_string_value(json_array_get(json_object_get(object, "architectures"), 0));
   snprintf(ret->architecture, sizeof ret->architecture, "%s", architecture ? architecture : "");
+  take_mistral4(ret, object);
   int r = take_defaults(ret, object, &a, &text, err);
   if (r == TL_OK) r = read_keys("config.json", keys, sizeof keys / sizeof *keys, text, ret, err);
   take_nulls(ret, text);

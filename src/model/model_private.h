@@ -403,6 +403,7 @@ enum experts_trait {
   EXPERTS_ALIKE = 1 << 11,     /* what all rows have is as large as an expert: intermediate_size */
   EXPERTS_MIXED = 1 << 12,     /* PhiMoE: two are chosen, each by a softmax over those that are about as good */
   EXPERTS_UNGATED = 1 << 14,   /* the square of what is above 0 in place of a gate; so has what all rows have */
+  EXPERTS_SCALED = 1 << 15,    /* shares are times routed_scaling_factor */
   EXPERTS_OPTIONAL = 1 << 13,  /* without experts there is but what all rows have */
   EXPERTS_COUNTED = 1 << 6,    /* what all rows have is as large as n_shared_experts experts */
 };

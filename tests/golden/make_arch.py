@@ -177,6 +177,9 @@ MODELS = {
                                                 rope_parameters=DEEPSEEK_YARN | dict(mscale=0.8, mscale_all_dim=1.3))),
     "moonlight": ("DeepseekV3", EVEN | dict(q_lora_rank=None, n_routed_experts=6, num_experts_per_tok=3, n_shared_experts=2, n_group=1,
                                               topk_group=1, first_k_dense_replace=1, rope_interleave=False, rope_parameters=theta(50000.0))),
+    "mistral4": ("Mistral3", LATENT | dict(hidden_size=32, q_lora_rank=24, kv_lora_rank=16, qk_nope_head_dim=16, v_head_dim=8, head_dim=24, n_routed_experts=5, num_experts_per_tok=2,
+                                           n_shared_experts=1, moe_intermediate_size=16, routed_scaling_factor=1.3, rope_parameters=MINISTRAL | dict(
+                                               factor=16.0, original_max_position_embeddings=30, llama_4_scaling_beta=0.6, partial_rotary_factor=1 / 3))),
     "kimi_k25": ("Kimi_K25", LATENT | dict(q_lora_rank=24, kv_lora_rank=24, qk_nope_head_dim=16, v_head_dim=16, n_routed_experts=5, num_experts_per_tok=2,
                                            moe_intermediate_size=16, n_group=1, topk_group=1, first_k_dense_replace=1, rope_parameters=theta(50000.0))),
     "glm4_moe_lite": ("Glm4MoeLite", LATENT | dict(q_lora_rank=22, num_hidden_layers=3, n_routed_experts=5, num_experts_per_tok=2,
@@ -210,6 +213,7 @@ CONFIG = {"Gemma3": "Gemma3TextConfig", "Qwen3_5": "Qwen3_5TextConfig", "Qwen3_5
 SIGHT = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_heads=1, depth=1, patch_size=2)
 NESTED = {
     "gemma3_vision": ("Gemma3TextConfig", SIGHT | dict(model_type="siglip_vision_model", image_size=4)),
+    "mistral4": ("Mistral4Config", SIGHT | dict(model_type="pixtral", head_dim=8, image_size=4)),
     "kimi_k25": ("DeepseekV3Config", SIGHT | dict(num_position_embeddings=4)),
     "mistral3": ("MistralConfig", SIGHT | dict(model_type="pixtral", head_dim=8, image_size=4)),
     "qwen2_5_vl": ("Qwen2_5_VLTextConfig", SIGHT | dict(out_hidden_size=56)),

@@ -29,7 +29,7 @@ MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_
           "ernie4_5_moe": A.ERNIE4_5_MOE, "granitemoe": A.GRANITE_MOE, "granitemoeshared": A.GRANITE_MOE,
           "qwen3_next": A.QWEN3NEXT, "qwen3_5": A.QWEN35, "qwen3_5_vision": A.QWEN35, "qwen3_5_moe": A.QWEN35MOE, "lfm2_tied": A.LFM2, "lfm2_moe": A.LFM2MOE,
           "granitemoehybrid": A.GRANITE_HYBRID, "granitemoehybrid_dense": A.GRANITE_HYBRID, "nemotron_h": A.NEMOTRON_H_MOE, "nemotron_h_dense": A.NEMOTRON_H,
-          "gpt2": A.GPT2, "gpt_neox": A.GPTNEOX, "exaone_moe": A.EXAONE_MOE, "deepseek_v2": A.DEEPSEEK2, "deepseek_v2_lite": A.DEEPSEEK2, "glm4_moe_lite": A.DEEPSEEK2}
+          "gpt2": A.GPT2, "gpt_neox": A.GPTNEOX, "mistral4": A.MISTRAL4, "exaone_moe": A.EXAONE_MOE, "deepseek_v2": A.DEEPSEEK2, "deepseek_v2_lite": A.DEEPSEEK2, "glm4_moe_lite": A.DEEPSEEK2}
 OLD_KEYS = {"n_embd": "hidden_size", "n_head": "num_attention_heads", "n_layer": "num_hidden_layers", "n_positions": "max_position_embeddings",
             "layer_norm_epsilon": "layer_norm_eps"}
 ONE_MATRIX = ("deepseek_v2",)  # kv_b_proj, as files had it before 2025
@@ -47,7 +47,7 @@ def add_keys(out, name, arch, config, head_dim):
     full = rope.get("full_attention", rope)
     out.add_context_length(config["max_position_embeddings"])
     out.add_embedding_length(config["hidden_size"])
-    if arch == A.DEEPSEEK2:
+    if arch in (A.DEEPSEEK2, A.MISTRAL4):
         return add_latent_keys(out, name, config, full)
     extra = 1 if arch == A.GLM4_MOE else 0  # a layer that guesses
     out.add_block_count(config["num_hidden_layers"] + extra)
@@ -242,7 +242,9 @@ def add_latent_keys(out, name, config, rope):
     if "mscale_all_dim" in rope:
         out.add_rope_scaling_yarn_log_mul(0.1 * rope["mscale_all_dim"])
     add_rope(out, A.DEEPSEEK2, config, rope)
-    sigmoid = config["model_type"] != "deepseek_v2"
+    sigmoid = config["model_type"] not in ("deepseek_v2", "mistral4")
+    if "llama_4_scaling_beta" in rope:
+        out.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
     out.add_leading_dense_block_count(config.get("first_k_dense_replace", 1))
     add_routed_keys(out, config)
     out.add_expert_weights_scale(config["routed_scaling_factor"])
@@ -327,7 +329,7 @@ def stack_experts(out, config, tensors):
             continue
         part, _, end = tail[0].partition("_proj")  # GPT-OSS
         end = "bias" if end == "_bias" else "weight"
-        if "qwen3_5" in config["model_type"] or "qwen3_vl" in config["model_type"] and layer != "0":  # the folder has it both ways
+        if "qwen3_5" in config["model_type"] or config["model_type"] == "mistral4" or "qwen3_vl" in config["model_type"] and layer != "0":  # the folder has it both ways
             data = data.swapaxes(1, 2)
         data = tensors[name] if end == "bias" else np.ascontiguousarray(data.swapaxes(1, 2)) if "_blocks" not in name else data
         if "_scales" in name:
@@ -335,7 +337,7 @@ def stack_experts(out, config, tensors):
         if "_blocks" in name:
             data = mxfp4(data, tensors[name.replace("_blocks", "_scales")])
         rows = data.shape[1] // 2
-        in_halves = "qwen3_5" in config["model_type"] or "qwen3_vl" in config["model_type"] or arch_is_llama4(config)
+        in_halves = "qwen3_5" in config["model_type"] or config["model_type"] == "mistral4" or "qwen3_vl" in config["model_type"] or arch_is_llama4(config)
         gate, up = (data[:, :rows], data[:, rows:]) if in_halves else (data[:, 0::2], data[:, 1::2])
         halves = {"gate": gate, "up": up} if part == "gate_up" else {"down": data}
         for half, values in halves.items():

@@ -67,6 +67,8 @@ static float *kept_of(const struct cpu_device *d, uint32_t row) {
 void cpu_latent_norm(const struct cpu_device *d, const struct tl_op *op, const float *query, const float *key, uint32_t from, uint32_t to) {
   for (uint32_t i = from; i < to; i++) {
     if (query) cpu_rms(d->qkv + i * d->ld_qkv, query, (uint32_t)d->latent.key_at, op->eps);
+    float growth = op->features & TL_F_GROWS ? tl_op_growth(op, d->step->positions[i]) : 1;
+    for (uint32_t k = 0; query && growth != 1 && k < d->latent.key_at; k++) d->qkv[i * d->ld_qkv + k] *= growth;
     cpu_rms(kept_of(d, i), key, d->model->n_latent, op->eps);
   }
 }

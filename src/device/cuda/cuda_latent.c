@@ -58,6 +58,7 @@ static int rows(struct cuda_device *d, const struct cuda_op *op, const struct cu
                                           .n = pass->n_tokens, .n_rank = s->rank, .n_latent = d->model->n_latent,
                                           .n_rotated = d->model->n_rotated, .ld = s->qkv, .at = s->qkv - s->head, .eps = op->from->eps,
                                           .in = d->work.qkv, .rank_norm = op->q_norm, .latent_norm = op->k_norm, .rope = d->work.rope,
+                                          .growth = op->from->features & TL_F_GROWS ? d->work.growth : NULL,
                                           .positions = d->device.positions, .slots = d->device.slots, .rank = d->work.rank,
                                           .cache = cuda_keys_of(d, op)};
   CUDA_TRY(d, d->api->op.latent_rows(&args, d->stream), "latents and cache", err);

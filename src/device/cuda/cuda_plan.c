@@ -77,7 +77,7 @@ static const struct {
     [TL_OP_EXPERTS_DOWN] = {1, TL_F_SHARE_IN},
     [TL_OP_ROW_GATE] = {0, 0},
     [TL_OP_LATENT] = {2, TL_F_LOW_RANK},
-    [TL_OP_LATENT_NORM] = {0, 0},
+    [TL_OP_LATENT_NORM] = {0, TL_F_GROWS},
     [TL_OP_LATENT_QUERY] = {1, 0},
     [TL_OP_LATENT_ROPE] = {0, TL_F_INTERLEAVED | TL_F_FACTOR},
     [TL_OP_LATENT_ABSORB] = {1, TL_F_TURNED},
@@ -469,7 +469,15 @@ static void make_orders(struct cuda_device *d, bool interleaved) {
   }
 }
 
-/* What a layer sees of a context, and how its queries grow: the same where layers have that. */
+/* How queries grow: the same where layers have that. */
+static int check_growth(struct cuda_device *d, const struct tl_op *op, struct tl_error *err) {
+  if (!(op->features & TL_F_GROWS)) return TL_OK;
+  if (d->grows && memcmp(&d->grows->growth, &op->growth, sizeof op->growth) != 0) return cuda_refuse(d, "queries that grow in several ways", err);
+  d->grows = op;
+  return TL_OK;
+}
+
+/* What a layer sees of a context, likewise. */
 static int check_attention(struct cuda_device *d, const struct tl_op *attend, struct tl_error *err) {
   uint32_t *size = attend->features & TL_F_CHUNKED ? &d->chunk : &d->window;
   if (attend->features & (TL_F_WINDOW | TL_F_CHUNKED)) {
@@ -479,10 +487,7 @@ static int check_attention(struct cuda_device *d, const struct tl_op *attend, st
   if (d->chunk && d->window) return cuda_refuse(d, "windows beside chunks", err);
   if (d->chunk % TL_BLOCK_TOKENS) return cuda_refuse(d, "chunks (attention_chunk_size) that are no multiple of 16", err);
   if (d->chunk && cuda_pools(d)) return cuda_refuse(d, "chunks of a model that pools", err);
-  if (!(attend->features & TL_F_GROWS)) return TL_OK;
-  if (d->grows && memcmp(&d->grows->growth, &attend->growth, sizeof attend->growth) != 0) return cuda_refuse(d, "queries that grow in several ways", err);
-  d->grows = attend;
-  return TL_OK;
+  return check_growth(d, attend, err);
 }
 
 /* Tables of angles, windows and the order of heads are one for all layers: models in which they differ
@@ -491,10 +496,10 @@ static int check_layers(struct cuda_device *d, struct tl_error *err) {
   const struct tl_op *rope = NULL, *global = NULL;
   for (uint32_t i = 0; i < d->n_plan; i++) {
     const struct tl_op *own = d->plan[i].rope, *attend = d->plan[i].from;
-    if (d->plan[i].kind != CUDA_OP_ATTEND) continue;
-    int r = check_attention(d, attend, err);
+    bool attends = d->plan[i].kind == CUDA_OP_ATTEND;
+    int r = attends ? check_attention(d, attend, err) : d->plan[i].kind == CUDA_OP_LATENT_ROWS ? check_growth(d, attend, err) : TL_OK;
     if (r < 0) return r;
-    if (!own) continue;
+    if (!own || !attends) continue;
     if (rope && (rope->features ^ own->features) & TL_F_INTERLEAVED) return cuda_refuse(d, "rotations of several kinds", err);
     rope = own;
     if (own->features & TL_F_LOCAL) {

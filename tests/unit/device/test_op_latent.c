@@ -33,16 +33,18 @@ static void rows_of(int dtype, bool interleaved, uint32_t n_rank, uint32_t n_lat
     positions[i] = unit_below(&op_random, 16);
     slots[i] = i % 3 == 2 ? TL_CUDA_NO_SLOT : 2 * i + 1;
   }
+  float *growth = op_floats(16, 1), rate = 1;
   struct tl_cuda_latent_rows_args args = {.dtype = dtype, .interleaved = interleaved, .n = n, .n_rank = n_rank, .n_latent = n_latent,
                                           .n_rotated = n_rotated, .ld = ld, .at = at, .eps = 1e-6f, .in = in, .rank_norm = rank_norm,
-                                          .latent_norm = latent_norm, .rope = rope, .positions = positions, .slots = slots, .rank = rank,
+                                          .latent_norm = latent_norm, .rope = rope, .growth = n_rank == 24 ? growth : NULL, .positions = positions, .slots = slots, .rank = rank,
                                           .cache = cache};
   assert_int_equal(op_run(tl_cuda_latent_rows(&args, NULL)), 0);
   for (uint32_t row = 0; row < n; row++) {
     const uint16_t *x = in + (size_t)row * ld, *kept = x + at, *to = cache + (size_t)(2 * row + 1) * width;
     double rms = rms_of(dtype, x, n_rank ? n_rank : 1, 1e-6), kept_rms = rms_of(dtype, kept, n_latent, 1e-6);
+    if (args.growth) rate = growth[positions[row]];
     for (uint32_t i = 0; i < n_rank; i++)
-      op_assert_near(dtype, op_unpack(dtype, rank[(size_t)row * n_rank + i]), op_unpack(dtype, x[i]) / rms * (double)rank_norm[i], 0.1, 1);
+      op_assert_near(dtype, op_unpack(dtype, rank[(size_t)row * n_rank + i]), op_unpack(dtype, x[i]) / rms * (double)(rank_norm[i] * rate), 0.1, 1);
     for (uint32_t i = 0; i < width; i++) {
       if (slots[row] == TL_CUDA_NO_SLOT) {
         assert_int_equal(to[i], 0xffff);
@@ -53,7 +55,7 @@ static void rows_of(int dtype, bool interleaved, uint32_t n_rank, uint32_t n_lat
       op_assert_near(dtype, op_unpack(dtype, to[i]), want, 0.1, 1);
     }
   }
-  void *all[] = {in, rank, cache, rank_norm, latent_norm, rope, positions, slots};
+  void *all[] = {in, rank, cache, rank_norm, latent_norm, rope, positions, slots, growth};
   for (unsigned i = 0; i < UNIT_COUNT(all); i++) op_free(all[i]);
 }
 

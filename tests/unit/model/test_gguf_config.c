@@ -231,7 +231,7 @@ static void test_experts(void **state) {
   assert_non_null(strstr(err.message, "qwen3.expert_count: experts are not supported for this architecture"));
 }
 
-/* Queries of latents would grow: contexts end where that begins, whichever key says it. */
+/* Queries of latents grow by their rank; without one contexts end where that begins, whichever key says it. */
 static void test_growth(void **state) {
   (void)state;
   static struct hf_config c;
@@ -248,6 +248,11 @@ static void test_growth(void **state) {
   taken("deepseek2", 2, latent, 6, &c);
   assert_int_equal(c.max_position_embeddings, 48);
   taken("deepseek2", 2, latent, 7, &c);
+  assert_int_equal(c.max_position_embeddings, 40);
+  const struct extra ranked[] = {latent[0], latent[1], latent[2], latent[3], latent[4], latent[5], {.key = "deepseek2.attention.q_lora_rank", .number = 8}, latent[6]};
+  taken("deepseek2", 2, ranked, 7, &c);
+  assert_true(c.max_position_embeddings == whole && c.llama_4_scaling_beta > 0 && c.original_max_position_embeddings == 48);
+  taken("deepseek2", 2, ranked, 8, &c); /* from somewhere else on */
   assert_int_equal(c.max_position_embeddings, 40);
   const struct extra mistral[] = {{.key = "mistral3.rope.scaling.original_context_length", .number = 48},
                                   {.key = "mistral3.attention.temperature_scale", .is_float = true, .number = 0.5}};

@@ -12,15 +12,15 @@
 
 /* --- rows ------------------------------------------------------------------------------------- */
 
-/* A block: to = from / rms(from) * weight, of n elements. */
+/* A block: to = from / rms(from) * weight * factor, of n elements. */
 template <class T>
-TL_DEVICE void norm_part(const uint16_t *from, uint32_t n, const float *weight, float eps, uint16_t *to, float *scratch) {
+TL_DEVICE void norm_part(const uint16_t *from, uint32_t n, const float *weight, float eps, float factor, uint16_t *to, float *scratch) {
   float sum = 0, v[8];
   for (uint32_t i = thread_index() * 8; i < n; i += THREADS * 8) {
     unpack8<T>(load16(from + i), v);
     TL_UNROLL for (int k = 0; k < 8; k++) sum = fmaf(v[k], v[k], sum);
   }
-  float scale = 1 / sqrtf(block_sum(sum, scratch, WARPS) / (float)n + eps);
+  float scale = factor / sqrtf(block_sum(sum, scratch, WARPS) / (float)n + eps);
   for (uint32_t i = thread_index() * 8; to && i < n; i += THREADS * 8) {
     unpack8<T>(load16(from + i), v);
     TL_UNROLL for (int k = 0; k < 8; k++) v[k] *= scale * weight[i + k];
@@ -49,8 +49,9 @@ TL_KERNEL(THREADS, 1) latent_rows(tl_cuda_latent_rows_args a) {
   const uint16_t *in = (const uint16_t *)a.in + (uint64_t)row * a.ld, *kept = in + a.at;
   bool stores = slot != TL_CUDA_NO_SLOT;
   uint16_t *to = (uint16_t *)a.cache + (stores ? (uint64_t)slot * (a.n_latent + a.n_rotated) : 0);
-  if (a.n_rank) norm_part<T>(in, a.n_rank, a.rank_norm, a.eps, (uint16_t *)a.rank + (uint64_t)row * a.n_rank, scratch);
-  norm_part<T>(kept, a.n_latent, a.latent_norm, a.eps, stores ? to : nullptr, scratch);
+  float growth = a.growth ? a.growth[a.positions[row]] : 1;
+  if (a.n_rank) norm_part<T>(in, a.n_rank, a.rank_norm, a.eps, growth, (uint16_t *)a.rank + (uint64_t)row * a.n_rank, scratch);
+  norm_part<T>(kept, a.n_latent, a.latent_norm, a.eps, 1, stores ? to : nullptr, scratch);
   const float *angles = a.rope + (uint64_t)a.positions[row] * a.n_rotated;
   for (uint32_t i = thread_index(); stores && i < a.n_rotated / 2; i += THREADS)
     rotate_pair<T>(kept + a.n_latent, to + a.n_latent, angles, a.n_rotated, i, a.interleaved);

@@ -23,6 +23,7 @@ struct tl_cuda_latent_rows_args {
   const void *in;           /* T (n, ld): with n_rank what queries are made of, first */
   const float *rank_norm, *latent_norm; /* (n_rank), (n_latent) */
   const float *rope;        /* (max_context, n_rotated): half cosines, half sines */
+  const float *growth;      /* (max_context): what queries are made of is times it; NULL: 1 */
   const uint32_t *positions, *slots; /* (n) */
   void *rank;               /* T (n, n_rank) normed */
   void *cache;
