@@ -71,6 +71,8 @@ enum tl_op_kind {
   TL_OP_POOL,         /* v of tl_model.pooling = of the sequence's rows of h; (dim) */
   TL_OP_DENSE,        /* v = v W^T + b; weight[0], bias[0] */
   TL_OP_VECTOR_NORM,  /* v = (v - mean) / deviation * weight[0] + bias[0] */
+  TL_OP_EXPERTS_IN,   /* v = h W^T: what the layer's experts read in place of h, and make in place of x */
+  TL_OP_EXPERTS_OUT,  /* x += v W^T */
 };
 
 /* What a record does other than its kind says. A backend has to refuse a record with one that it
@@ -100,7 +102,7 @@ enum tl_op_feature {
   TL_F_SINKS = 1 << 20,      /* ATTEND: weight[0] (n_heads): one more score of each query head, of a position without a value */
   TL_F_NORMALIZED = 1 << 21, /* ROUTE: shares are divided by their sum */
   TL_F_SIGMOID = 1 << 23,    /* ROUTE: shares = sigmoid(h W^T), those with the best shares + b are chosen */
-  TL_F_LOW_RANK = 1 << 24,   /* LATENT: weight[0] makes what queries are made of */
+  TL_F_LOW_RANK = 1 << 24,   /* LATENT: weight[0] makes what queries are made of; EXPERTS_UP: of v in place of h; EXPERTS_DOWN: v = in place of x += */
   TL_F_TURNED = 1 << 25,     /* LATENT_ABSORB: weight[0] is stored by inputs; DELTA: value heads n_key_heads apart share a key head */
   TL_F_GROUPED = 1 << 26,    /* ROUTE: chooses from the experts of some groups alone */
   TL_F_MIXED = 1 << 29,      /* ROUTE: a share is of a softmax over those that are not chosen before and less than limit * max(|s|, best) below */

@@ -209,8 +209,9 @@ static int route(const struct maker *k) {
 /* Part `part` (gate, up, down) of all experts into input i of op. */
 static int expert_matrices(const struct maker *k, struct tl_op *op, int i, unsigned part) {
   bool down = part == EXPERT_DOWN;
+  uint64_t outer = k->c->expert_latent ? (uint64_t)k->c->expert_latent : k->dim;
   struct expert_part p = {.kind = k->e, .part = part, .layer = k->layer, .n = op->n_experts,
-                          .rows = down ? k->dim : k->inner, .columns = down ? k->inner : k->dim};
+                          .rows = down ? outer : k->inner, .columns = down ? k->inner : outer};
   op->weight[i] = experts_weights(k->m, &p, k->err);
   if (op->weight[i] < 0 || !(k->e->traits & EXPERTS_FUSED)) return op->weight[i] < 0 ? op->weight[i] : TL_OK;
   op->bias[i] = experts_biases(k->m, &p, k->err);
@@ -255,9 +256,21 @@ static int shared_biases(const struct maker *k, struct tl_op *up, struct tl_op *
   return TL_OK;
 }
 
+/* What experts that work in a latent of the row have made, back to the row. */
+static int latent_out(const struct maker *k) {
+  struct tl_op *op = plan_add(k->m, TL_OP_EXPERTS_OUT, k->layer);
+  return take(k, &op->weight[0], k->dim, (uint64_t)k->c->expert_latent, "fc2_latent_proj");
+}
+
 static int shared_ungated(const struct maker *k, uint64_t size) {
   struct tl_op *up = plan_add(k->m, TL_OP_UP, k->layer);
-  if (k->c->n_experts) plan_add(k->m, TL_OP_ROW_GATE, k->layer);
+  if (k->c->expert_latent) { /* two sums, each added by itself, as where attention and MLP stand side by side */
+    int r = latent_out(k);
+    if (r < 0) return r;
+    plan_add(k->m, TL_OP_COPY, k->layer);
+  } else if (k->c->n_experts) {
+    plan_add(k->m, TL_OP_ROW_GATE, k->layer);
+  }
   struct tl_op *down = plan_add(k->m, TL_OP_MLP_DOWN, k->layer);
   up->features |= TL_F_RELU2;
   int r = take_shared(k, &up->weight[0], size, k->dim, "up_proj");
@@ -290,16 +303,22 @@ int arch_experts_plan(struct model *m, const struct arch_experts *e, const struc
   struct maker k = {m, e, c, (uint64_t)c->hidden_size, (uint64_t)inner, layer, err};
   if (c->n_experts == 0) return shared(&k);
   int r = route(&k);
+  if (c->expert_latent && r == TL_OK) {
+    struct tl_op *in = add(&k, TL_OP_EXPERTS_IN);
+    r = take(&k, &in->weight[0], (uint64_t)c->expert_latent, k.dim, "fc1_latent_proj");
+  }
   struct tl_op *up = add(&k, TL_OP_EXPERTS_UP), *down = add(&k, TL_OP_EXPERTS_DOWN);
   if (e->traits & EXPERTS_FUSED) {
     up->features |= TL_F_CLAMPED;
     up->limit = (float)c->swiglu_limit;
   }
   if (e->traits & EXPERTS_SHARE_IN) up->features |= TL_F_SHARE_IN, down->features |= TL_F_SHARE_IN;
+  if (c->expert_latent) up->features |= TL_F_LOW_RANK, down->features |= TL_F_LOW_RANK;
   bool ungated = e->traits & EXPERTS_UNGATED;
   if (ungated) up->features |= TL_F_RELU2;
   if (r == TL_OK && !ungated) r = expert_matrices(&k, up, 0, EXPERT_GATE);
   if (r == TL_OK) r = expert_matrices(&k, up, ungated ? 0 : 1, EXPERT_UP);
   if (r == TL_OK) r = expert_matrices(&k, down, 0, EXPERT_DOWN);
+  if (r == TL_OK && c->expert_latent && !shared_size(e, c)) return latent_out(&k);
   return r == TL_OK && e->shared ? shared(&k) : r;
 }

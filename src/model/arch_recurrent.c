@@ -89,10 +89,11 @@ static int complete_scan(struct hf_config *c, const char *file, struct tl_error 
   const char *no = c->state_bias                                            ? "mamba_proj_bias"
                    : c->one_mixer && c->use_bias                            ? "use_bias"
                    : c->state_act[0] && strcmp(c->state_act, "silu") != 0 ? "mamba_hidden_act"
-                   : c->expert_latent                                       ? "moe_latent_size"
+                   : c->expert_latent > c->hidden_size                      ? "moe_latent_size"
                                                                             : NULL;
   if (no) return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "%.120s: %s: is not supported as it is", file, no);
   if (c->one_mixer && count(c, c->mlp_alone) == count(c, c->dense)) c->n_experts = 0;
+  if (!c->n_experts) c->expert_latent = 0; /* a key that means nothing there */
   if (c->one_mixer && c->n_experts && c->mlp_bias)
     return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "%.120s: mlp_bias: is not supported beside experts", file);
   return TL_OK;

@@ -144,6 +144,7 @@ static const struct row rows[] = {
     {"rope.scaling.yarn_beta_slow", NUMBER, AT(beta_slow), 1e-3, 1e6, false},
     {"expert_count", WHOLE, AT(n_experts), 0, MODEL_MAX_EXPERTS, false},
     {"expert_used_count", WHOLE, AT(n_chosen), 0, MODEL_MAX_CHOSEN, false},
+    {"moe_latent_size", WHOLE, AT(expert_latent), 1, MODEL_MAX_DIM, false},
     {"expert_feed_forward_length", WHOLE, AT(expert_size), 1, MODEL_MAX_DIM, false},
     {"expert_shared_count", WHOLE, AT(n_shared_experts), 0, MODEL_MAX_EXPERTS, false},
     {"leading_dense_block_count", WHOLE, AT(first_dense), 0, MODEL_MAX_LAYERS, false},

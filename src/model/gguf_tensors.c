@@ -234,6 +234,8 @@ static const struct {
     {"mlp.c_fc", "ffn_up", false},
     {"mlp.c_proj", "ffn_down", false},
     {"mlp.fc1", "ffn_up", false},
+    {"mlp.fc1_latent_proj", "ffn_latent_down", false},
+    {"mlp.fc2_latent_proj", "ffn_latent_up", false},
     {"mlp.gate", "ffn_gate_inp", false},
     {"mlp.gate.wg", "ffn_gate_inp", false},
     {"mlp.shared_mlp.gate_proj", "ffn_gate_shexp", false},

@@ -114,6 +114,7 @@ static int new_model(struct hf_config *config, struct model **ret, const struct 
   if (!(a->traits & ARCH_PARTIAL)) config->partial_rotary_factor = 1;
   if (config->partial_rotary_factor == 0) config->partial_rotary_factor = a->partial;
   if (a->traits & ARCH_USE_BIAS) config->attention_bias = config->mlp_bias = config->use_bias;
+  if (!(arch_blocks_of(a)->traits & BLOCK_ONE_MIXER)) config->expert_latent = 0;
   if (!arch_experts_of(a)) config->n_experts = 0; /* a key that means nothing there */
   struct model *m = calloc(1, sizeof *m);
   if (!m) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");

@@ -143,6 +143,9 @@ MODELS = {
     "nemotron_h": ("NemotronH", NEMOTRON_H | dict(
         n_routed_experts=5, num_experts_per_tok=2, moe_intermediate_size=20, moe_shared_expert_intermediate_size=28, routed_scaling_factor=1.7,
         layers_block_type=["linear_attention", "moe", "full_attention", "linear_attention", "moe"])),
+    "nemotron_h_latent": ("NemotronH", NEMOTRON_H | dict(
+        hidden_size=32, head_dim=8, mamba_num_heads=4, mamba_head_dim=8, ssm_state_size=8, n_routed_experts=6, num_experts_per_tok=2, moe_intermediate_size=20,
+        moe_shared_expert_intermediate_size=28, moe_latent_size=12, layers_block_type=["linear_attention", "moe", "full_attention", "moe"])),
     "nemotron_h_dense": ("NemotronH", NEMOTRON_H | dict(
         hidden_size=64, intermediate_size=96, head_dim=32, mamba_num_heads=4, mamba_head_dim=32, ssm_state_size=32,
         layers_block_type=["linear_attention", "mlp", "full_attention", "mlp"])),
@@ -309,7 +312,7 @@ def make_config(name):
 
 
 # of models in which the first ones leave two experts so close that the rounding of a GPU's rows chooses between them
-SEEDS = {"llama4": 3}
+SEEDS = {"llama4": 3, "nemotron_h_latent": 1}
 DROP = ("id2label", "label2id", "problem_type", "return_dict", "output_", "chunk_size", "transformers_version", "base_model")
 
 

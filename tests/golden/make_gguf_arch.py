@@ -28,7 +28,7 @@ MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_
           "starcoder2": A.STARCODER2, "llama4": A.LLAMA4, "phi": A.PHI2,
           "ernie4_5_moe": A.ERNIE4_5_MOE, "granitemoe": A.GRANITE_MOE, "granitemoeshared": A.GRANITE_MOE,
           "qwen3_next": A.QWEN3NEXT, "qwen3_5": A.QWEN35, "qwen3_5_vision": A.QWEN35, "qwen3_5_moe": A.QWEN35MOE, "lfm2_tied": A.LFM2, "lfm2_moe": A.LFM2MOE,
-          "granitemoehybrid": A.GRANITE_HYBRID, "granitemoehybrid_dense": A.GRANITE_HYBRID, "nemotron_h": A.NEMOTRON_H_MOE, "nemotron_h_dense": A.NEMOTRON_H,
+          "granitemoehybrid": A.GRANITE_HYBRID, "granitemoehybrid_dense": A.GRANITE_HYBRID, "nemotron_h": A.NEMOTRON_H_MOE, "nemotron_h_latent": A.NEMOTRON_H_MOE, "nemotron_h_dense": A.NEMOTRON_H,
           "gpt2": A.GPT2, "gpt_neox": A.GPTNEOX, "mistral4": A.MISTRAL4, "exaone_moe": A.EXAONE_MOE, "deepseek_v2": A.DEEPSEEK2, "deepseek_v2_lite": A.DEEPSEEK2, "glm4_moe_lite": A.DEEPSEEK2}
 OLD_KEYS = {"n_embd": "hidden_size", "n_head": "num_attention_heads", "n_layer": "num_hidden_layers", "n_positions": "max_position_embeddings",
             "layer_norm_epsilon": "layer_norm_eps"}
@@ -145,6 +145,8 @@ def add_routed_keys(out, config):
 
 def add_nemotron_expert_keys(out, config):
     add_routed_keys(out, config)
+    if config.get("moe_latent_size"):
+        out.add_moe_latent_size(config["moe_latent_size"])
     out.add_expert_shared_feed_forward_length(config["moe_shared_expert_intermediate_size"])
     out.add_expert_weights_norm(config["norm_topk_prob"])
     out.add_expert_weights_scale(config["routed_scaling_factor"])

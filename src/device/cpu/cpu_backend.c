@@ -177,7 +177,7 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
                {&d->vectors[0], vectors},      {&d->vectors[1], vectors},
                {&d->latent.query, tokens * d->latent.ld_query}, {&d->latent.wide, tokens * d->latent.ld_wide},
                {&s->u, tokens * s->ld_u}, {&s->z, tokens * s->ld_z}, {&s->wide, tokens * s->ld_wide},
-               {&x->scores, entries ? tokens * x->ld_scores : 0}, {&x->io, entries * d->ld_dim}, {&x->m, entries * x->ld_inner}};
+               {&x->scores, entries ? tokens * x->ld_scores : 0}, {&x->io, entries * d->ld_dim}, {&x->m, entries * x->ld_inner}, {&x->v, tokens * x->ld_v}};
   size_t n = sizeof parts / sizeof *parts, total = 0;
   for (size_t i = 0; i < n; i++) total += parts[i].floats;
   d->activation_bytes = total * sizeof(float);

@@ -25,6 +25,7 @@ void cpu_mixture_measure(struct cpu_device *d) {
   for (uint32_t i = 0; i < model->n_ops; i++) {
     const struct tl_op *op = &model->plan[i];
     if (op->kind == TL_OP_ROUTE) x->n_chosen = op->n_chosen;
+    if (op->kind == TL_OP_EXPERTS_IN) x->ld_v = cpu_row_stride(model->tensors[op->weight[0]].shape[0]);
     if (op->kind != TL_OP_EXPERTS_UP) continue;
     size_t inner = cpu_row_stride(model->tensors[op->weight[0]].shape[0]);
     x->ld_inner = inner > x->ld_inner ? inner : x->ld_inner;
@@ -245,12 +246,18 @@ static void put_outputs(const struct cpu_matrix *w, uint32_t p, const float *out
     memcpy(floats + (at + i) * ld + p * CPU_PANEL, out + i * CPU_PANEL, columns_of(w, p) * sizeof *out);
 }
 
-static void ungated_unit(struct run *r, const struct cpu_matrix *experts, uint32_t unit) {
+/* From an entry of what experts read, or make, to the next. */
+static size_t io_stride(const struct cpu_device *d, const struct tl_op *op) {
+  return op->features & TL_F_LOW_RANK ? d->mixture.ld_v : d->ld_dim;
+}
+
+static void ungated_unit(struct run *r, const struct tl_op *op, const struct cpu_matrix *experts, uint32_t unit) {
   struct cpu_device *d = r->d;
   struct cpu_mixture *x = &d->mixture;
   uint32_t e, p, at, m = unit_of(x, unit, experts->n_panels, &e, &p, &at);
+  size_t ld = io_stride(d, op);
   float *out = r->lane->panel_out;
-  product(r, &experts[e], p, x->io, d->ld_dim, at, m, out);
+  product(r, &experts[e], p, x->io, ld, at, m, out);
   cpu_square_above_0(out, m * CPU_PANEL);
   put_outputs(&experts[e], p, out, x->m, x->ld_inner, at, m);
 }
@@ -261,8 +268,8 @@ static void up_unit(struct run *r, const struct tl_op *op, const struct cpu_matr
   uint32_t e, p, at, m = unit_of(x, unit, experts->n_panels, &e, &p, &at);
   const struct cpu_matrix *gate = &experts[2 * e], *up = &experts[2 * e + 1];
   float *g = r->lane->panel_out, *u = g + (size_t)d->load.max_batch_tokens * CPU_PANEL;
-  product(r, gate, p, x->io, d->ld_dim, at, m, g);
-  product(r, up, p, x->io, d->ld_dim, at, m, u);
+  product(r, gate, p, x->io, io_stride(d, op), at, m, g);
+  product(r, up, p, x->io, io_stride(d, op), at, m, u);
   for (uint32_t i = 0; i < m; i++) {
     float *gi = g + i * CPU_PANEL, *ui = u + i * CPU_PANEL;
     if (op->features & TL_F_CLAMPED)
@@ -273,10 +280,10 @@ static void up_unit(struct run *r, const struct tl_op *op, const struct cpu_matr
   put_outputs(gate, p, g, x->m, x->ld_inner, at, m);
 }
 
-/* The row of h that entry `at` is of, or, times its share, what becomes of it in its place among the entries. */
+/* The row of h, or of v, that entry `at` is of, or, times its share, what becomes of it in its place among the entries. */
 static const float *entry_row(const struct cpu_device *d, const struct tl_op *op, uint32_t at) {
   const struct cpu_mixture *x = &d->mixture;
-  const float *row = d->h + x->rows[at] * d->ld_dim;
+  const float *row = op->features & TL_F_LOW_RANK ? x->v + x->rows[at] * x->ld_v : d->h + x->rows[at] * d->ld_dim;
   if (!(op->features & TL_F_SHARE_IN)) return row;
   size_t choice = (size_t)x->rows[at] * x->n_chosen;
   while (x->places[choice] != at) choice++;
@@ -289,40 +296,41 @@ void cpu_experts_up(struct run *r, struct cpu_ticket *ticket, const struct tl_op
   struct cpu_device *d = r->d;
   struct cpu_mixture *x = &d->mixture;
   uint32_t from, to, n = cpu_expert_ups(op);
+  size_t ld = io_stride(d, op);
   share(r, x->n_entries, &from, &to);
   for (uint32_t at = from; at < to; at++) {
     const struct cpu_matrix *gate = &experts[n * x->expert_of[at]], *up = gate + n - 1;
     const float *row = entry_row(d, op, at);
-    put_entry(d, gate, row, d->ld_dim, at, x->io + at * d->ld_dim);
-    if (form_of(d, up) != form_of(d, gate)) put_entry(d, up, row, d->ld_dim, at, x->io + at * d->ld_dim);
+    put_entry(d, gate, row, ld, at, x->io + at * ld);
+    if (form_of(d, up) != form_of(d, gate)) put_entry(d, up, row, ld, at, x->io + at * ld);
   }
   barrier(r);
   while (take(r, ticket, x->n_active * experts->n_panels, &from, &to))
     for (uint32_t unit = from; unit < to; unit++)
-      if (n == 1) ungated_unit(r, experts, unit);
+      if (n == 1) ungated_unit(r, op, experts, unit);
       else up_unit(r, op, experts, unit);
 }
 
-static void down_unit(struct run *r, const struct cpu_matrix *experts, uint32_t unit) {
+static void down_unit(struct run *r, const struct tl_op *op, const struct cpu_matrix *experts, uint32_t unit) {
   struct cpu_device *d = r->d;
   struct cpu_mixture *x = &d->mixture;
   uint32_t e, p, at, m = unit_of(x, unit, experts->n_panels, &e, &p, &at);
   float *out = r->lane->panel_out;
   product(r, &experts[e], p, x->m, x->ld_inner, at, m, out);
-  put_outputs(&experts[e], p, out, x->io, d->ld_dim, at, m);
+  put_outputs(&experts[e], p, out, x->io, io_stride(d, op), at, m);
 }
 
-/* What the experts made of row i into `to`, or, with `add`, on top of it. */
-static void mix_row(const struct cpu_device *d, const struct tl_op *op, uint32_t i, float *to, bool add) {
+/* What the experts made of row i, of dim numbers, into `to`, or, with `add`, on top of it. */
+static void mix_row(const struct cpu_device *d, const struct tl_op *op, uint32_t dim, uint32_t i, float *to, bool add) {
   const struct cpu_mixture *x = &d->mixture;
-  uint32_t dim = d->model->dim;
+  size_t ld = io_stride(d, op);
   for (uint32_t k = 0; k < dim; k += CPU_PANEL) {
     float sum[CPU_PANEL] = {0};
     uint32_t n = dim - k < CPU_PANEL ? dim - k : CPU_PANEL;
     for (uint32_t c = 0; c < x->n_chosen; c++) {
       size_t choice = (size_t)i * x->n_chosen + c;
       if (x->places[choice] == NOT_HERE) continue;
-      const float *from = x->io + x->places[choice] * d->ld_dim + k;
+      const float *from = x->io + x->places[choice] * ld + k;
       float part = op->features & TL_F_SHARE_IN ? 1 : x->shares[choice];
       for (uint32_t at = 0; at < n; at++) sum[at] += part * from[at];
     }
@@ -341,11 +349,14 @@ bool cpu_experts_down(struct run *r, struct cpu_ticket *ticket, const struct tl_
   }
   barrier(r);
   while (take(r, ticket, x->n_active * experts->n_panels, &from, &to))
-    for (uint32_t unit = from; unit < to; unit++) down_unit(r, experts, unit);
+    for (uint32_t unit = from; unit < to; unit++) down_unit(r, op, experts, unit);
   barrier(r);
-  float *sum = d->group ? part_of(r, d->shard.rank) : d->x;
+  bool low = op->features & TL_F_LOW_RANK; /* what a rank's experts made there, which EXPERTS_OUT adds up with the others' */
+  float *sum = low ? x->v : d->group ? part_of(r, d->shard.rank) : d->x;
+  uint32_t dim = (uint32_t)d->model->tensors[op->weight[0]].shape[0];
   share(r, r->step->n_tokens, &from, &to);
-  for (uint32_t i = from; i < to; i++) mix_row(d, op, i, sum + i * d->ld_dim, !d->group);
+  for (uint32_t i = from; i < to; i++) mix_row(d, op, dim, i, sum + i * io_stride(d, op), !low && !d->group);
+  if (low) return true;
   return !d->group || cpu_sum_parts(r, r->step->n_tokens, d->x, true);
 }
 

@@ -501,6 +501,7 @@ static bool run_op(struct run *r, uint32_t i) {
   const float *weight = d->weights.norms[i], *part = d->weights.norm_parts[i];
   struct target c = {.y = d->qkv, .ldy = d->ld_qkv}, query = {.y = d->latent.query, .ldy = d->latent.ld_query};
   struct target u = {.y = d->states.u, .ldy = d->states.ld_u}, z = {.y = d->states.z, .ldy = d->states.ld_z};
+  struct target v = {.y = d->mixture.v, .ldy = d->mixture.ld_v};
   uint32_t from, to;
   bool fine = true;
   share(r, r->step->n_tokens, &from, &to);
@@ -546,6 +547,8 @@ static bool run_op(struct run *r, uint32_t i) {
     case TL_OP_ROUTE: cpu_route(r, ticket, op, w); break;
     case TL_OP_EXPERTS_UP: cpu_experts_up(r, ticket, op, d->weights.experts[i]); break;
     case TL_OP_EXPERTS_DOWN: fine = cpu_experts_down(r, ticket, op, d->weights.experts[i]); break;
+    case TL_OP_EXPERTS_IN: cpu_project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &v); break;
+    case TL_OP_EXPERTS_OUT: fine = project_block(r, i, d->mixture.v, d->mixture.ld_v); break;
     case TL_OP_ROW_GATE: cpu_row_gate(r, weight); break;
     case TL_OP_LOGITS: fine = logits(r, ticket, op, w); break;
     case TL_OP_EMBED_PLACE: cpu_embed_place(r, op, weight, part); break;

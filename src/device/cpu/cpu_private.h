@@ -233,7 +233,7 @@ struct cpu_ticket {
  * shard's experts. n_chosen 0: no record has experts. */
 struct cpu_mixture {
   uint32_t n_chosen;
-  size_t ld_scores, ld_inner, n_entries_max;
+  size_t ld_scores, ld_inner, ld_v, n_entries_max; /* ld_v: 0: no experts work in a latent */
   /* by lanes that share the rows */
   float *scores;       /* (max_batch_tokens, ld_scores) */
   uint32_t *chosen;    /* (max_batch_tokens, n_chosen) experts, the best first */
@@ -249,6 +249,7 @@ struct cpu_mixture {
   /* by units of work */
   float *io;           /* (n_entries, ld_dim) what experts read, then what they make */
   float *m;            /* (n_entries, ld_inner) */
+  float *v;            /* (max_batch_tokens, ld_v) of EXPERTS_IN, then of EXPERTS_DOWN */
 };
 
 /* cpu_latent.c: latent attention. */

@@ -257,6 +257,8 @@ static unsigned stacked(const struct tl_op *op) {
     case TL_OP_DENSE:
     case TL_OP_MLP_DOWN:
     case TL_OP_ROUTE:
+    case TL_OP_EXPERTS_IN:
+    case TL_OP_EXPERTS_OUT:
     case TL_OP_LOGITS: return 1;
     default: return 0;
   }

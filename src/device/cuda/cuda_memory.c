@@ -170,6 +170,7 @@ static void place_mixture(struct cuda_device *d, struct cuda_placer *p) {
   CUDA_TAKE_PLACE(p, w->n_expert_tiles, 1);
   w->entry_m = cuda_take_place(p, entries * d->dims.inner, 2);
   w->entry_y = cuda_take_place(p, entries * d->dims.dim, 2);
+  w->v = cuda_take_place(p, tokens * d->dims.low, 2);
 }
 
 /* Rows of what is computed for sequences alone: a product of one a sequence may compute as many as its bucket has. */

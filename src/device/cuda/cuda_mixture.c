@@ -16,6 +16,10 @@ unsigned cuda_matrices_of_expert(const struct cuda_op *op) {
   return op->kind == CUDA_OP_EXPERTS_UP && !(op->from->features & TL_F_RELU2) ? 2 : 1;
 }
 
+uint32_t cuda_expert_row(const struct cuda_device *d, const struct cuda_op *op) {
+  return op->from->features & TL_F_LOW_RANK ? d->dims.low : d->dims.dim;
+}
+
 /* As long as an expert has no more of the rows on average than a tile of few, weights are what the time goes to. */
 static uint32_t tile_entries(const struct tl_op *op, const struct cuda_pass *pass) {
   uint64_t n_choices = (uint64_t)pass->n_tokens * op->n_chosen;
@@ -95,27 +99,36 @@ int cuda_experts_up(struct cuda_device *d, const struct cuda_op *op, const struc
   uint32_t features = op->from->features, n_matrices = cuda_matrices_of_expert(op);
   struct tl_cuda_experts_args args = {
       .gate = n_matrices == 1 ? TL_CUDA_EXPERT_PLAIN : features & TL_F_CLAMPED ? TL_CUDA_EXPERT_CLAMPED : TL_CUDA_EXPERT_SILU,
-      .relu2 = (features & TL_F_RELU2) != 0, .limit = op->from->limit, .n = op->w.n / d->shard.n_experts / n_matrices, .rows = d->work.entry_rows, .x = d->work.h, .out = d->work.entry_m};
+      .relu2 = (features & TL_F_RELU2) != 0, .limit = op->from->limit, .n = op->w.n / d->shard.n_experts / n_matrices, .rows = d->work.entry_rows,
+      .x = features & TL_F_LOW_RANK ? d->work.v : d->work.h, .out = d->work.entry_m};
   int r = features & TL_F_SHARE_IN ? share_out(d, op, pass, &args, err) : TL_OK;
   return r < 0 ? r : multiply(d, op, pass, args, err);
 }
 
 int cuda_experts_down(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
-  struct tl_cuda_experts_args args = {.gate = TL_CUDA_EXPERT_PLAIN, .n = d->dims.dim, .x = d->work.entry_m, .out = d->work.entry_y};
+  struct tl_cuda_experts_args args = {.gate = TL_CUDA_EXPERT_PLAIN, .n = cuda_expert_row(d, op), .x = d->work.entry_m, .out = d->work.entry_y};
   int r = multiply(d, op, pass, args, err);
   if (r < 0 || op->route->row_gate) return r; /* then the MLP that all rows have comes first */
   r = cuda_mix(d, op, pass, err);
-  return r < 0 ? r : cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
+  return r < 0 || op->from->features & TL_F_LOW_RANK ? r : cuda_all_reduce(d, d->work.delta, (size_t)pass->n_tokens * d->dims.dim, err);
 }
 
 int cuda_mix(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
   const struct cuda_op *route = op->route;
   const float *gates = d->work.scores + route->from->n_experts;
   bool shared = route[1].from->features & TL_F_SHARE_IN; /* of the experts' first record */
-  struct tl_cuda_mix_args args = {.dtype = d->dtype, .n = pass->n_tokens, .dim = d->dims.dim, .n_chosen = route->from->n_chosen,
+  bool low = op->kind == CUDA_OP_EXPERTS_DOWN && op->from->features & TL_F_LOW_RANK;
+  struct tl_cuda_mix_args args = {.dtype = d->dtype, .n = pass->n_tokens, .dim = low ? d->dims.low : d->dims.dim, .n_chosen = route->from->n_chosen,
                                   .places = d->work.places, .shares = shared ? NULL : d->work.shares, .y = d->work.entry_y,
                                   .whole = route->row_gate != NULL,
-                                  .gates = cuda_has_gate(route) ? gates : NULL, .ld = route->w.ld, .out = d->work.delta};
+                                  .gates = cuda_has_gate(route) ? gates : NULL, .ld = route->w.ld, .out = low ? d->work.v : d->work.delta};
   CUDA_TRY(d, d->api->op.mix(&args, d->stream), "the experts' sum", err);
   return TL_OK;
+}
+
+int cuda_experts_latent(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err) {
+  const struct cuda_work *w = &d->work;
+  if (op->kind == CUDA_OP_EXPERTS_IN) return cuda_run_product(d, &op->w, NULL, pass->n_tokens, w->h, w->v, err);
+  int r = cuda_run_product(d, &op->w, NULL, pass->n_tokens, w->v, w->delta, err); /* of this rank's experts */
+  return r < 0 ? r : cuda_all_reduce(d, w->delta, (size_t)pass->n_tokens * d->dims.dim, err);
 }

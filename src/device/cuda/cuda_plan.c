@@ -45,6 +45,9 @@ static int make_dims(struct cuda_device *d, struct tl_error *err) {
   s->qkv = (s->n_heads + 2 * s->n_kv_heads) * s->head;
   s->attn = s->n_heads * s->head;
   s->rope = s->head;
+  for (uint32_t i = 0; i < m->n_ops; i++)
+    if (m->plan[i].kind == TL_OP_EXPERTS_IN) s->low = (uint32_t)cuda_round(m->tensors[m->plan[i].weight[0]].shape[0], 8);
+  if (s->low > s->dim) return cuda_refuse(d, "experts that work in a latent that is larger than a row", err);
   if ((r = cuda_state_dims(d, err)) < 0) return r;
   if (m->n_latent) return cuda_latent_dims(d, err);
   if (s->head > TL_CUDA_MAX_HEAD_DIM) return cuda_refuse(d, "heads of more than 256 elements", err);
@@ -73,8 +76,10 @@ static const struct {
     [TL_OP_QK_NORM] = {2, TL_F_PLUS_ONE | TL_F_WHOLE_ROW | TL_F_LAYER_NORM | TL_F_EACH_HEAD},
     [TL_OP_NORM_ADD] = {1, TL_F_PLUS_ONE},
     [TL_OP_ROUTE] = {1, TL_F_NORMALIZED | TL_F_SIGMOID | TL_F_CHOICE | TL_F_FACTOR | TL_F_GROUPED | TL_F_MIXED},
-    [TL_OP_EXPERTS_UP] = {1, TL_F_CLAMPED | TL_F_SHARE_IN | TL_F_RELU2}, /* and a second, unless it squares */
-    [TL_OP_EXPERTS_DOWN] = {1, TL_F_SHARE_IN},
+    [TL_OP_EXPERTS_UP] = {1, TL_F_CLAMPED | TL_F_SHARE_IN | TL_F_RELU2 | TL_F_LOW_RANK}, /* and a second, unless it squares */
+    [TL_OP_EXPERTS_DOWN] = {1, TL_F_SHARE_IN | TL_F_LOW_RANK},
+    [TL_OP_EXPERTS_IN] = {1, 0},
+    [TL_OP_EXPERTS_OUT] = {1, 0},
     [TL_OP_ROW_GATE] = {0, 0},
     [TL_OP_LATENT] = {2, TL_F_LOW_RANK},
     [TL_OP_LATENT_NORM] = {0, TL_F_GROWS},
@@ -136,6 +141,7 @@ static const struct tl_op *match(const struct tl_op *op, const struct tl_op *end
       [TL_OP_QKV] = CUDA_OP_QKV,       [TL_OP_ATTEND] = CUDA_OP_ATTEND,  [TL_OP_ATTN_OUT] = CUDA_OP_OUT,
       [TL_OP_GATED_UP] = CUDA_OP_GATED, [TL_OP_MLP_DOWN] = CUDA_OP_DOWN, [TL_OP_LOGITS] = CUDA_OP_LOGITS,
       [TL_OP_ROUTE] = CUDA_OP_ROUTE,   [TL_OP_EXPERTS_UP] = CUDA_OP_EXPERTS_UP, [TL_OP_EXPERTS_DOWN] = CUDA_OP_EXPERTS_DOWN,
+      [TL_OP_EXPERTS_IN] = CUDA_OP_EXPERTS_IN, [TL_OP_EXPERTS_OUT] = CUDA_OP_EXPERTS_OUT,
       [TL_OP_LATENT] = CUDA_OP_LATENT, [TL_OP_LATENT_NORM] = CUDA_OP_LATENT_ROWS, [TL_OP_LATENT_QUERY] = CUDA_OP_LATENT_QUERY,
       [TL_OP_LATENT_ABSORB] = CUDA_OP_LATENT_ABSORB, [TL_OP_LATENT_ATTEND] = CUDA_OP_LATENT_ATTEND,
       [TL_OP_LATENT_VALUE] = CUDA_OP_LATENT_VALUE,
@@ -170,13 +176,16 @@ static const struct tl_op *match(const struct tl_op *op, const struct tl_op *end
 }
 
 static bool is_of(const struct tl_op *experts, const struct tl_op *before) {
-  bool alike = before->kind == TL_OP_ROUTE || (experts->features & TL_F_SHARE_IN) == (before->features & TL_F_SHARE_IN);
+  bool alike = before->kind == TL_OP_ROUTE || before->kind == TL_OP_EXPERTS_IN || (experts->features & TL_F_SHARE_IN) == (before->features & TL_F_SHARE_IN);
+  if (!(experts->features & TL_F_LOW_RANK) != !(before->features & TL_F_LOW_RANK || before->kind == TL_OP_EXPERTS_IN)) return false;
   return alike && experts->n_experts == before->n_experts && experts->n_chosen == before->n_chosen;
 }
 
 /* What waits behind a record for one that reads it: normed rows, what QKV made, what attention and the MLP's first half did, a
- * sum that is to be added to the residual, and the gate of attention. KEPT: what waits as A is of a layer that keeps a state. */
-enum waiting { WAITS_H = 1 << 0, WAITS_QKV = 1 << 1, WAITS_A = 1 << 2, WAITS_M = 1 << 3, WAITS_SUM = 1 << 4, WAITS_GATE = 1 << 5, WAITS_KEPT = 1 << 6 };
+ * sum that is to be added to the residual, and the gate of attention. KEPT: what waits as A is of a layer that keeps a state. V: what
+ * experts made in a latent. */
+enum waiting { WAITS_H = 1 << 0, WAITS_QKV = 1 << 1, WAITS_A = 1 << 2, WAITS_M = 1 << 3, WAITS_SUM = 1 << 4, WAITS_GATE = 1 << 5, WAITS_KEPT = 1 << 6,
+               WAITS_V = 1 << 7 };
 
 /* What has to wait before a record, what must not, what waits no more behind it, and what does instead; of kinds that are not here,
  * which come one behind the other, nothing waits but their results. Attention and the MLP may stand side by side: then both read one norm's
@@ -211,13 +220,16 @@ static const struct flow {
     [CUDA_OP_ROUTE] = {WAITS_H, ~WAITS_H, 0, 0},
     [CUDA_OP_EXPERTS_UP] = {WAITS_H, ~WAITS_H, 0, 0},
     [CUDA_OP_EXPERTS_DOWN] = {WAITS_H, ~WAITS_H, 0, 0},
+    [CUDA_OP_EXPERTS_IN] = {WAITS_H, ~WAITS_H, 0, 0},
+    [CUDA_OP_EXPERTS_OUT] = {WAITS_V, ~(WAITS_V | WAITS_H | WAITS_M), WAITS_V | WAITS_H, WAITS_SUM},
     [CUDA_OP_DENSE] = {0, ~0u, 0, 0},
 };
 
 static uint32_t waits_behind(const struct cuda_op *before, const struct cuda_op *op) {
   const struct flow *f = &flows[op->kind];
   uint32_t waits = before ? before->waits : 0, leaves = f->leaves;
-  if (op->kind == CUDA_OP_EXPERTS_DOWN && !op->route->row_gate) leaves = WAITS_SUM, waits &= ~WAITS_H;
+  if (op->kind == CUDA_OP_EXPERTS_DOWN && op->from->features & TL_F_LOW_RANK) leaves = WAITS_V;
+  else if (op->kind == CUDA_OP_EXPERTS_DOWN && !op->route->row_gate) leaves = WAITS_SUM, waits &= ~WAITS_H;
   return (waits & ~f->takes) | leaves;
 }
 
@@ -246,7 +258,8 @@ static bool may_follow(const struct cuda_op *before, const struct cuda_op *op) {
     case CUDA_OP_UP: return !op->row_gate || kind == CUDA_OP_EXPERTS_DOWN;
     case CUDA_OP_DOWN: /* the row gate is applied to what it makes, so it must make nothing but the product; a factor is the norm's */
       return !before->row_gate || (!(op->from->features & ~TL_F_FACTOR) && op->from->bias[0] < 0);
-    case CUDA_OP_EXPERTS_UP: return kind == CUDA_OP_ROUTE && is_of(op->from, before->from);
+    case CUDA_OP_EXPERTS_IN: return kind == CUDA_OP_ROUTE;
+    case CUDA_OP_EXPERTS_UP: return (kind == CUDA_OP_ROUTE || kind == CUDA_OP_EXPERTS_IN) && is_of(op->from, before->from);
     case CUDA_OP_EXPERTS_DOWN: return kind == CUDA_OP_EXPERTS_UP && is_of(op->from, before->from);
     case CUDA_OP_DENSE: return kind == CUDA_OP_POOL || kind == CUDA_OP_DENSE;
     default: return true;
@@ -346,10 +359,10 @@ static int expert_format(const struct cuda_device *d, const struct cuda_op *op, 
 /* The matrices of this rank's experts, one behind the other; no library multiplies by them. */
 static bool shape_experts(struct cuda_device *d, struct cuda_op *op) {
   bool up = op->kind == CUDA_OP_EXPERTS_UP;
-  uint32_t inner = inner_of(d, op->from, up);
-  uint64_t n = (uint64_t)d->shard.n_experts * (up ? cuda_matrices_of_expert(op) * inner : d->dims.dim);
+  uint32_t inner = inner_of(d, op->from, up), outer = cuda_expert_row(d, op);
+  uint64_t n = (uint64_t)d->shard.n_experts * (up ? cuda_matrices_of_expert(op) * inner : outer);
   at_least(&d->dims.inner, inner);
-  op->w.k = up ? d->dims.dim : inner;
+  op->w.k = up ? outer : inner;
   if (n > UINT32_MAX) return false;
   op->w.n = (uint32_t)n;
   op->w.n_pieces = 1;
@@ -402,6 +415,11 @@ static bool shape(struct cuda_device *d, struct cuda_op *op) {
       add_outputs(d, op, 1, inner);
       break;
     case CUDA_OP_UP: add_outputs(d, op, 0, inner); break;
+    case CUDA_OP_EXPERTS_IN: add_outputs(d, op, 0, s->low); break;
+    case CUDA_OP_EXPERTS_OUT:
+      w->k = s->low;
+      add_outputs(d, op, 0, s->dim);
+      break;
     case CUDA_OP_OUT:
     case CUDA_OP_DOWN: add_outputs(d, op, 0, s->dim); break;
     case CUDA_OP_DENSE: shape_dense(d, op); break;

@@ -29,7 +29,7 @@
 struct cuda_dims {
   uint32_t dim, head;        /* padded */
   uint32_t ffn;              /* padded, the longest inner row of an MLP that all rows have; 0: there is none */
-  uint32_t inner;            /* padded, the longest of an expert's; 0: there are none */
+  uint32_t inner, low;       /* padded, the longest of an expert's, 0: there are none; what those read that work in a latent, 0: none does */
   uint32_t n_chosen, ld_scores; /* of experts, the most of any layer */
   uint32_t n_heads, n_kv_heads; /* of this rank */
   uint32_t vocab;            /* all of it */
@@ -112,8 +112,8 @@ enum cuda_op_kind {
   CUDA_OP_GATED_NORM,    /* a = norm of each head, times silu(z) */
   CUDA_OP_SHORT_IN,      /* qkv = h W^T + b: B, z, x */
   CUDA_OP_SHORT_CONV,    /* a = z times the convolution of B x */
-  CUDA_OP_GATE_IN,       /* z = h W^T */
-  CUDA_OP_GATE,          /* a *= sigmoid(z) */
+  CUDA_OP_GATE_IN, CUDA_OP_GATE, /* z = h W^T; a *= sigmoid(z) */
+  CUDA_OP_EXPERTS_IN, CUDA_OP_EXPERTS_OUT, /* v = h W^T, which the layer's experts read, and make; delta = v W^T */
   CUDA_OP_DENSE,  /* vector = vector W^T + b, its function, its norm */
 };
 
@@ -270,7 +270,7 @@ struct cuda_work {
   uint32_t *chosen, *places, *entry_rows; /* (entries) */
   struct tl_cuda_expert_tile *expert_tiles;
   uint32_t *n_expert_tiles;  /* (1) */
-  char *entry_m, *entry_y;   /* T (entries, inner), (entries, dim) */
+  char *entry_m, *entry_y, *v; /* T (entries, inner), (entries, dim); (max_tokens, low) */
   float *vectors;   /* (rows, the last record's outputs) */
   char *vectors_t;  /* T, the same: what the next DENSE reads */
   char *shrunk;     /* T (tokens, ld_shrunk) what adapters make of rows, on the way */
@@ -415,6 +415,7 @@ int cuda_load_weights(struct cuda_device *d, const struct tl_device_load *load, 
 /* EXPERTS_UP or EXPERTS_DOWN, with the tensors of one expert, and how many matrices of it the record has. */
 struct tl_op cuda_op_of_expert(const struct tl_op *op, uint32_t expert);
 unsigned cuda_matrices_of_expert(const struct cuda_op *op);
+uint32_t cuda_expert_row(const struct cuda_device *d, const struct cuda_op *op); /* what an expert reads, or makes */
 /* cuda_stored.c: which weights stay as their file has them. The format of an input of a record whose matrix has k inputs here: TL_CUDA_W16 if no other can hold just what the file says.
  * *ret_order: in which its inputs are stored then (k), the model's; NULL: as they are. */
 int cuda_format_of(const struct cuda_device *d, const struct tl_op *op, unsigned input, uint32_t k, const uint32_t **ret_order);
@@ -478,8 +479,7 @@ bool cuda_wants_e4m3(const struct cuda_device *d, const struct cuda_matrix *w, u
 bool cuda_gates_itself(const struct cuda_device *d, const struct cuda_matrix *w, uint32_t m);
 int cuda_run_gated(struct cuda_device *d, const struct cuda_matrix *w, int gate, uint32_t m, const char *x, char *y,
                    struct tl_error *err);
-/* Whether a product of so many rows can norm them itself, as cuda_run_normed has it do, of which norm says all but the product: y (m, n), or,
- * with a gate, (m, n / 2). */
+/* Whether a product of so many rows can norm them itself, as cuda_run_normed does, of which norm says all but the product: y (m, n), with a gate (m, n / 2). */
 bool cuda_norms_itself(const struct cuda_matrix *w, uint32_t m);
 int cuda_run_normed(struct cuda_device *d, const struct cuda_matrix *w, const float *bias, int gate, struct tl_cuda_normed_args *norm,
                     uint32_t m, char *y, struct tl_error *err);
@@ -488,13 +488,13 @@ int cuda_submit(struct cuda_device *d, const struct tl_step *step, struct tl_err
 int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl_error *err);
 /* A stage of the draws from the rows [row, end) of logits, whose lists are on the device. */
 int cuda_draw(struct cuda_device *d, uint32_t row, uint32_t end, enum tl_cuda_sample_stage stage, struct tl_error *err);
-/* What was staged, to the device. */
-int cuda_copy_step(struct cuda_device *d, uint32_t n_seqs, const struct cuda_pass *pass, struct tl_error *err);
+int cuda_copy_step(struct cuda_device *d, uint32_t n_seqs, const struct cuda_pass *pass, struct tl_error *err); /* what was staged */
 /* What both kinds of attention of an ATTEND record are told. */
 struct tl_cuda_attention cuda_attention_of(const struct cuda_device *d, const struct cuda_op *op);
 /* cuda_mixture.c: the records of a mixture of experts. */
 int cuda_route(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
 int cuda_experts_up(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
+int cuda_experts_latent(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
 int cuda_experts_down(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);
 /* The entries' sum into delta, or, with a row gate, on top of the rest of it. Of each rank its part. */
 int cuda_mix(struct cuda_device *d, const struct cuda_op *op, const struct cuda_pass *pass, struct tl_error *err);

@@ -203,7 +203,7 @@ static int logits(struct cuda_device *d, const struct cuda_op *op, const struct 
 /* Whether a plain RMSNorm and the product behind it, which alone reads it, are one kernel in this pass: of few rows each kernel costs
  * more to start than a norm to compute once more in every block. */
 static bool joins_next(const struct cuda_op *op, const struct cuda_op *next, const struct cuda_pass *pass) {
-  bool plain = !op->post && op->weight && !op->shift && !(op->from->features & (TL_F_LAYER_NORM | TL_F_IN_PLACE));
+  bool plain = !op->post && !op->again && op->weight && !op->shift && !(op->from->features & (TL_F_LAYER_NORM | TL_F_IN_PLACE));
   bool reads = next->kind == CUDA_OP_QKV || next->kind == CUDA_OP_DELTA_IN || next->kind == CUDA_OP_SHORT_IN || (next->kind == CUDA_OP_GATED && gate_of(next) != TL_CUDA_GELU_ERF);
   return plain && reads && !is_read_twice(op) && !cuda_adapts(next, pass) && cuda_norms_itself(&next->w, pass->n_tokens);
 }
@@ -250,6 +250,8 @@ int cuda_run_pass(struct cuda_device *d, const struct cuda_pass *pass, struct tl
       case CUDA_OP_DOWN: r = sum(d, op, pass, rest.m, &rest.delta, err); break;
       case CUDA_OP_LOGITS: r = logits(d, op, pass, err); break;
       case CUDA_OP_ROUTE: r = cuda_route(d, op, pass, err); break;
+      case CUDA_OP_EXPERTS_IN:
+      case CUDA_OP_EXPERTS_OUT: r = cuda_experts_latent(d, op, pass, err); break;
       case CUDA_OP_EXPERTS_UP: r = cuda_experts_up(d, op, pass, err); break;
       case CUDA_OP_EXPERTS_DOWN: r = cuda_experts_down(d, op, pass, err); break;
       case CUDA_OP_POOL: r = cuda_pool(d, pass, err); break;

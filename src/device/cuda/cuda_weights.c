@@ -325,6 +325,8 @@ static bool add_op(struct cuda_device *d, struct parts *p, const struct cuda_op 
     case CUDA_OP_LATENT_ATTEND: return true;
     case CUDA_OP_SHORT_CONV:
     case CUDA_OP_LATENT_QUERY:
+    case CUDA_OP_EXPERTS_IN:
+    case CUDA_OP_EXPERTS_OUT:
     case CUDA_OP_UP:
     case CUDA_OP_DOWN: return add_all_rows(d, p, op, 0, 0);
     case CUDA_OP_POOL: return true;

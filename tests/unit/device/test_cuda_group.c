@@ -54,6 +54,7 @@ static void test_same_tokens(void **state) {
   compare("arch/minimax_m2", 2, 3e-2); /* norms of whole rows before a mixture */
   compare("arch/deepseek_v3", 2, 3e-2); /* heads in parts, the latent on both */
   compare("arch/deepseek_v2_lite", 4, 3e-2);
+  compare("arch/nemotron_h_latent", 2, 3e-2); /* each rank's experts' sum in a latent */
   compare("arch/gpt2", 2, 3e-2); /* learned positions behind the sum, matrices by inputs */
   compare("arch/gpt_neox", 2, 3e-2); /* attention and MLP side by side behind two norms */
   compare("arch/qwen2_moe", 2, 3e-2); /* and an MLP in parts, whose gate is whole */

@@ -48,6 +48,7 @@ static void test_llamas(void **state) {
                 {"arch/glm4_moe", "gguf/arch_glm4_moe.gguf", 1e-5f}, /* a factor as a float */
                 {"arch/gpt2", "gguf/arch_gpt2.gguf", 0},
                 {"arch/gpt_neox", "gguf/arch_gpt_neox.gguf", 0},
+                {"arch/nemotron_h_latent", "gguf/arch_nemotron_h_latent.gguf", 1e-4f},
                 {"arch/mistral4", "gguf/arch_mistral4.gguf", 1e-5f},
                 {"arch/exaone_moe", "gguf/arch_exaone_moe.gguf", 1e-5f},
                 {"arch/minimax_m2", "gguf/arch_minimax_m2.gguf", 0},

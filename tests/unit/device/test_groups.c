@@ -18,7 +18,7 @@ static const char *const other_names[] = {"arch/qwen2", "arch/qwen2_window", "ar
                                           "arch/minimax_m2", "arch/dots1", "arch/ernie4_5_moe", "arch/granitemoe", "arch/granitemoeshared", "arch/cohere", "arch/cohere2",
                                           "arch/nemotron", "arch/starcoder2", "arch/phi", "arch/llama4", "arch/llama4_long", "arch/hunyuan_moe", "arch/phimoe", "arch/cohere_norms", "arch/deepseek_v2", "arch/deepseek_v2_lite", "arch/deepseek_v2_bias", "arch/deepseek_v3", "arch/moonlight", "arch/glm4_moe_lite",
                                           "arch/qwen3_5", "arch/qwen3_5_full", "arch/qwen3_5_vision", "arch/qwen3_next", "arch/qwen3_5_moe", "arch/lfm2", "arch/lfm2_tied", "arch/lfm2_moe", "arch/granitemoehybrid", "arch/granitemoehybrid_dense", "arch/nemotron_h", "arch/nemotron_h_dense",
-                                          "arch/mistral4", "arch/gpt2", "arch/gpt_neox", "arch/opt", "arch/falcon_new"};
+                                          "arch/mistral4", "arch/nemotron_h_latent", "arch/gpt2", "arch/gpt_neox", "arch/opt", "arch/falcon_new"};
 static const unsigned sizes[] = {2, 3, 4, 5, 8};
 
 static bool can_be_cut(const struct tl_model *model, unsigned size) {

@@ -148,7 +148,7 @@ static void test_hostile(void **state) {
   expect(NEMOTRON("\"hybrid_override_pattern\": \"\""), TL_ECORRUPT, "num_hidden_layers: expected an integer from 1");
   expect(NEMOTRON("\"hybrid_override_pattern\": \"M*\", \"use_bias\": true"), TL_EUNSUPPORTED, "use_bias: is not supported");
   expect(NEMOTRON("\"hybrid_override_pattern\": \"M*\", \"mamba_hidden_act\": \"gelu\""), TL_EUNSUPPORTED, "mamba_hidden_act: is not supported");
-  expect(NEMOTRON("\"hybrid_override_pattern\": \"M*E\", \"moe_latent_size\": 8"), TL_EUNSUPPORTED, "moe_latent_size: is not supported");
+  expect(NEMOTRON("\"hybrid_override_pattern\": \"M*E\", \"moe_latent_size\": 80"), TL_EUNSUPPORTED, "moe_latent_size: is not supported");
   expect(NEMOTRON("\"hybrid_override_pattern\": \"M*E\", \"mlp_bias\": true"), TL_EUNSUPPORTED, "mlp_bias: is not supported beside experts");
   expect(LFM2("\"block_ff_dim\": 1"), TL_ECORRUPT, "block_ffn_dim_multiplier: the MLP becomes too large, or nothing");
 }
@@ -302,6 +302,13 @@ static void test_scan_plan(void **state) {
     assert_true(op->kind != TL_OP_ROPE);
   }
   assert_true(n_scan == 2 && n_norms == 6 && n_ups == 2 && n_row_gates == 2);
+  struct tl_model *low = open_golden_model("arch/nemotron_h_latent");
+  for (uint32_t i = 0; i < low->n_ops; i++) {
+    const struct tl_op *op = &low->plan[i];
+    if (op->kind == TL_OP_EXPERTS_UP) assert_true(op[-1].kind == TL_OP_EXPERTS_IN && op->features == (TL_F_RELU2 | TL_F_LOW_RANK) && low->tensors[op->weight[0]].shape[1] == 12);
+    if (op->kind == TL_OP_EXPERTS_OUT) assert_true(op[-1].kind == TL_OP_UP && op[1].kind == TL_OP_COPY && op[2].kind == TL_OP_MLP_DOWN);
+  }
+  tl_model_free(low);
   struct tl_model *whole = open_golden_model("gguf/arch_nemotron_h.gguf");
   assert_int_equal(whole->n_parameters, m->n_parameters);
   tl_model_free(whole);
