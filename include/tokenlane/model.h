@@ -97,6 +97,7 @@ enum tl_op_feature {
   TL_F_CHOICE = 1 << 15,     /* ROUTE: shares are of scores without b, those with the best shares + b are chosen */
   TL_F_RELU2 = 1 << 16,      /* UP, EXPERTS_UP: the square of what is above 0, in place of gelu, or of a gate */
   TL_F_RELU = 1 << 30,       /* UP: what is above 0, in place of gelu */
+  TL_F_XIELU = 1 << 22,      /* UP: factor v v + softcap v above 0, else limit (expm1(min(v, eps)) - v) + softcap v; the bit is CLAMPED's, of other kinds */
   TL_F_SHARE_IN = 1 << 17,   /* EXPERTS_UP: of share * h; EXPERTS_DOWN: shares are 1 */
   TL_F_GATE_FIRST = 1 << 19, /* GATED_NORM: of the value heads of each key head together, a *= silu(z), then a / its rms * weight[0] */
   TL_F_SINKS = 1 << 20,      /* ATTEND: weight[0] (n_heads): one more score of each query head, of a position without a value */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Layers that are not a norm, attention, a norm and a gated MLP, one behind the other: what the architectures that have others
  * differ in. Which rows of architectures.c these are, the class name says. */
+#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "model/model_private.h"
@@ -20,6 +22,7 @@ static const struct arch_blocks kinds[] = {
     {"FalconForCausalLM", BLOCK_PARALLEL_KEY | BLOCK_GROUPED_QKV | BLOCK_ANY_ACT, "gelu", FC},
     {"CohereForCausalLM", COHERE, GATED},
     {"Cohere2ForCausalLM", COHERE, GATED},
+    {"ApertusForCausalLM", 0, "xielu", NULL, "mlp.up_proj", "mlp.down_proj", NAMES},
     {"ArceeForCausalLM", 0, "relu2", NULL, "mlp.up_proj", "mlp.down_proj", NAMES},
     {"NemotronForCausalLM", 0, "relu2", NULL, "mlp.up_proj", "mlp.down_proj", NAMES},
     {"NemotronHForCausalLM", BLOCK_ONE_MIXER, "relu2", NULL, "mlp.up_proj", "mlp.down_proj", NAMES},
@@ -44,11 +47,44 @@ bool arch_blocks_function(const struct arch_blocks *b, const char *act, uint32_t
     const char *act;
     uint32_t feature;
   } known[] = {{"relu2", TL_F_RELU2}, {"gelu_pytorch_tanh", TL_F_GELU_TANH}, {"gelu_new", TL_F_GELU_TANH}, {"gelu_fast", TL_F_GELU_TANH},
-               {"gelu", 0}, {"relu", TL_F_RELU}};
+               {"gelu", 0}, {"relu", TL_F_RELU}, {"xielu", TL_F_XIELU}};
   if (!act[0] || !(b->traits & BLOCK_ANY_ACT)) act = act[0] && strcmp(act, b->act) != 0 ? "" : b->act;
   for (size_t i = 0; i < sizeof known / sizeof *known; i++)
     if (strcmp(known[i].act, act) == 0) return (void)(*ret = known[i].feature), true;
   return false;
+}
+
+/* The number of a layer's function; otherwise: what it is where files do not have it. */
+static int curve(const struct model *m, const struct tl_op *op, const char *name, double otherwise, double *ret, struct tl_error *err) {
+  char full[128];
+  float value = (float)otherwise;
+  snprintf(full, sizeof full, "model.layers.%u.mlp.act_fn.%s", op->layer, name);
+  int32_t i = model_find_tensor(m, full);
+  const struct tl_tensor *t = i < 0 ? NULL : &m->tensors[i];
+  if (!t && isnan(otherwise)) return tl_error_set(err, TL_ECORRUPT, "model.path", "tensor '%s' is missing from the model's files", full);
+  if (t && (t->dtype > TL_DTYPE_BF16 || t->bytes != tl_dtype_bytes(t->dtype)))
+    return tl_error_set(err, TL_ECORRUPT, "model.path", "%.100s: tensor '%s': expected one float", model_file_of(m, t), full);
+  if (t) tl_dtype_to_f32(t->dtype, t->data, &value, 1);
+  *ret = (double)value;
+  return TL_OK;
+}
+
+static double softplus(double x) {
+  return x > 30 ? x : log1p(exp(x));
+}
+
+int arch_blocks_xielu(const struct model *m, struct tl_op *op, struct tl_error *err) {
+  double above, below, beta, eps;
+  int r = curve(m, op, "alpha_p", NAN, &above, err);
+  if (r == TL_OK) r = curve(m, op, "alpha_n", NAN, &below, err);
+  if (r == TL_OK) r = curve(m, op, "beta", 0.5, &beta, err);
+  if (r == TL_OK) r = curve(m, op, "eps", -1e-6, &eps, err);
+  if (r < 0) return r;
+  op->factor = (float)softplus(above);
+  op->limit = (float)(beta + softplus(below));
+  op->softcap = (float)beta;
+  op->eps = (float)eps;
+  return TL_OK;
 }
 
 int arch_blocks_qkv(struct model *m, const struct hf_config *c, int32_t all, int32_t *ret, struct tl_error *err) {

@@ -313,6 +313,8 @@ static int mlp_up(struct maker *k, uint32_t layer) {
     uint32_t function = 0; /* check has found it */
     arch_blocks_function(k->blocks, k->c->hidden_act, &function);
     op->features |= function;
+    int r = function == TL_F_XIELU ? arch_blocks_xielu(k->m, op, k->err) : TL_OK;
+    if (r < 0) return r;
     return project(k, op, 0, k->ffn, k->dim, bias, k->blocks->up);
   }
   if (is(k, ARCH_GELU)) op->features |= TL_F_GELU_TANH;

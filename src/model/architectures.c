@@ -31,6 +31,7 @@ static const struct architecture architectures[] = {
     {"CohereForCausalLM", "cohere", "input_layernorm", NULL, NULL, NULL, ARCH_LAYER_NORM | ARCH_INTERLEAVED | ARCH_TIED, WINDOW_NONE, 1},
     {"Cohere2ForCausalLM", "cohere2", "input_layernorm", NULL, NULL, NULL,
      ARCH_LAYER_NORM | ARCH_INTERLEAVED | ARCH_TIED | ARCH_NOPE_WIDE, WINDOW_PATTERN_4, 1},
+    {"ApertusForCausalLM", "apertus", "attention_layernorm", NULL, "feedforward_layernorm", NULL, ARCH_QK_NORM, WINDOW_NONE, 1},
     {"ArceeForCausalLM", "arcee", PRE_NORMS, 0, WINDOW_NONE, 1},
     {"NemotronForCausalLM", "nemotron", PRE_NORMS, ARCH_LAYER_NORM | ARCH_PLUS_ONE | ARCH_PARTIAL, WINDOW_NONE, 0.5},
     {"NemotronHForCausalLM", "nemotron_h", "input_layernorm", NULL, NULL, NULL, ARCH_SCAN, WINDOW_NONE, 1},

@@ -56,6 +56,7 @@ static const struct class {
     {"Dots1ForCausalLM", NULL, 0, 32, 0, 0, 0, 4096, 1e-6, 0, false},
     {"CohereForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 5e5, false},
     {"Cohere2ForCausalLM", NULL, 0, 0, 0, 0, 0, 4096, 1e-5, 0, false},
+    {"ApertusForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 12000000, false},
     {"ArceeForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
     {"NemotronForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
     {"Starcoder2ForCausalLM", NULL, 0, 2, 0, 0, 0, 0, 1e-5, 0, false},

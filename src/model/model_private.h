@@ -363,6 +363,8 @@ struct arch_blocks {
 };
 /* The feature of the MLP's first record, where the model has no gate; act: hidden_act, "" if nothing is said. False: such a function is not known. */
 bool arch_blocks_function(const struct arch_blocks *b, const char *act, uint32_t *ret);
+/* The numbers of an UP record with XIELU, which the files hold: Apertus. */
+int arch_blocks_xielu(const struct model *m, struct tl_op *op, struct tl_error *err);
 /* Rows of q, k and v of the matrix, or vector, that BLOCK_GROUPED_QKV describes, to ret[0..2]. */
 int arch_blocks_qkv(struct model *m, const struct hf_config *config, int32_t all, int32_t *ret, struct tl_error *err);
 /* Of those that are as usual, too. */

@@ -92,6 +92,8 @@ MODELS = {
     "cohere": ("Cohere", dict(hidden_size=56, logit_scale=0.4, tie_word_embeddings=False, attention_bias=True)),
     "cohere_norms": ("Cohere", dict(hidden_size=56, logit_scale=0.4, tie_word_embeddings=False, use_qk_norm=True)),
     "cohere2": ("Cohere2", dict(num_hidden_layers=4, hidden_size=56, logit_scale=0.4, sliding_window=19)),
+    "apertus": ("Apertus", dict(hidden_size=32, head_dim=8, rope_parameters=dict(
+        rope_type="llama3", rope_theta=12000000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64))),
     "arcee": ("Arcee", dict(rope_parameters=dict(rope_type="yarn", rope_theta=10000.0, factor=8.0, original_max_position_embeddings=64,
                                                  beta_fast=32.0, beta_slow=1.0, mscale=1.0))),
     "nemotron": ("Nemotron", dict(rope_parameters=theta(10000.0, partial_rotary_factor=0.6))),
@@ -243,6 +245,8 @@ def draw_weights(model, generator, plus_one):
             value = 1 + 0.2 * noise
         elif "conv" in name and weight.dim() == 3:
             value = 0.8 * noise
+        elif "act_fn" in name:
+            value = noise
         elif name.endswith("_bias") or "sinks" in name:
             value = noise * (1 if "sinks" in name else 0.3)
         elif "experts." in name and weight.dim() == 3:

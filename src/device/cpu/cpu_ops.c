@@ -270,6 +270,14 @@ static void cut_at_0(float *m, uint32_t n) {
   for (uint32_t i = 0; i < n; i++) m[i] = m[i] > 0 ? m[i] : 0;
 }
 
+static void bend(const struct tl_op *op, float *m, uint32_t n) {
+  float above = op->factor, below = op->limit, beta = op->softcap, eps = op->eps;
+  for (uint32_t i = 0; i < n; i++) {
+    float v = m[i];
+    m[i] = v > 0 ? above * v * v + beta * v : below * (expm1f(v > eps ? eps : v) - v) + beta * v;
+  }
+}
+
 void cpu_square_above_0(float *m, uint32_t n) {
   for (uint32_t i = 0; i < n; i++) m[i] = m[i] < 0 ? 0 : m[i] * m[i];
 }
@@ -294,7 +302,8 @@ static void up(struct run *r, uint32_t record) {
       cpu_product(r, w, unit.panel, d->h, d->ld_dim, unit.row, unit.n, out);
       cpu_add_bias(w, unit.panel, out, unit.n);
       if (adapts) cpu_adapters_add(r, record, 0, unit.panel, unit.row, unit.n, out);
-      if (op->features & TL_F_RELU) cut_at_0(out, unit.n * CPU_PANEL);
+      if (op->features & TL_F_XIELU) bend(op, out, unit.n * CPU_PANEL);
+      else if (op->features & TL_F_RELU) cut_at_0(out, unit.n * CPU_PANEL);
       else if (op->features & TL_F_RELU2) cpu_square_above_0(out, unit.n * CPU_PANEL);
       else if (op->features & TL_F_GELU_TANH) d->kernels->gelu_mul(out, out, NULL, unit.n * CPU_PANEL);
       else d->kernels->gelu_erf_mul(out, out, NULL, unit.n * CPU_PANEL);

@@ -59,9 +59,10 @@ int cuda_up(struct cuda_device *d, const struct cuda_op *op, const struct cuda_p
   if (r == TL_OK && cuda_adapts(op, pass)) r = cuda_adapt(d, op, pass, d->work.h, d->work.gate_up, err);
   if (r < 0) return r;
   uint32_t features = op->from->features;
-  int gate = features & TL_F_RELU ? TL_CUDA_RELU : features & TL_F_RELU2 ? TL_CUDA_RELU2 : features & TL_F_GELU_TANH ? TL_CUDA_GELU : TL_CUDA_GELU_ERF;
+  int gate = features & TL_F_XIELU ? TL_CUDA_XIELU : features & TL_F_RELU ? TL_CUDA_RELU : features & TL_F_RELU2 ? TL_CUDA_RELU2 : features & TL_F_GELU_TANH ? TL_CUDA_GELU : TL_CUDA_GELU_ERF;
   struct tl_cuda_glu_args args = {.dtype = d->dtype, .gate = gate, .alone = 1, .n = pass->n_tokens, .dim = op->w.n,
-                                  .gate_up = d->work.gate_up, .bias = op->w.bias, .out = d->work.m};
+                                  .gate_up = d->work.gate_up, .bias = op->w.bias, .out = d->work.m,
+                                  .curve = {op->from->factor, op->from->limit, op->from->softcap, op->from->eps}};
   CUDA_TRY(d, d->api->op.glu(&args, d->stream), "the MLP's function", err);
   return TL_OK;
 }

@@ -195,7 +195,7 @@ static void check_glu(int dtype, uint32_t n, uint32_t dim, bool with_bias, int k
   struct tl_cuda_rest left = {0};
   if (scaled) left = make_left(n, ld);
   struct tl_cuda_glu_args a = {.dtype = dtype, .gate = kind, .alone = alone, .n = n, .dim = dim, .gate_up = in, .left = left,
-                               .bias = with_bias ? bias : NULL, .out = out};
+                               .bias = with_bias ? bias : NULL, .out = out, .curve = {0.8f, 0.7f, 0.5f, -1e-6f}};
   assert_int_equal(op_run(tl_cuda_glu(&a, NULL)), 0);
   for (uint32_t i = 0; i < n * dim; i++) {
     uint32_t row = i / dim, column = i % dim;
@@ -208,6 +208,7 @@ static void check_glu(int dtype, uint32_t n, uint32_t dim, bool with_bias, int k
     double want = kind == TL_CUDA_GELU       ? gate * (1 + tanh_of) / 2 * up
                   : kind == TL_CUDA_RELU2    ? fmax(gate, 0) * fmax(gate, 0) * up
                   : kind == TL_CUDA_RELU     ? fmax(gate, 0) * up
+                  : kind == TL_CUDA_XIELU    ? (gate > 0 ? 0.8 * gate * gate : 0.7 * (expm1(fmin(gate, -1e-6)) - gate)) * up + 0.5 * gate * up
                   : kind == TL_CUDA_GELU_ERF ? gate * (1 + erf(gate * sqrt(0.5))) / 2 * up
                                              : gate / (1 + exp(-gate)) * up;
     /* 1 + erf of what is far below zero is a small difference */
@@ -223,7 +224,7 @@ static void check_glu(int dtype, uint32_t n, uint32_t dim, bool with_bias, int k
 static void test_glu(void **state) {
   (void)state;
   for (unsigned t = 0; t < UNIT_COUNT(op_dtypes); t++) {
-    for (int kind = TL_CUDA_SILU; kind <= TL_CUDA_RELU; kind++) {
+    for (int kind = TL_CUDA_SILU; kind <= TL_CUDA_XIELU; kind++) {
       check_glu(op_dtypes[t], 1, 8, false, kind, false, false);
       check_glu(op_dtypes[t], 5, 688, true, kind, false, false);
       check_glu(op_dtypes[t], 2, 2048, false, kind, false, false);

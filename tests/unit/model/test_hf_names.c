@@ -85,7 +85,23 @@ static void test_refused(void **state) {
   }
 }
 
+/* Numbers of a layer's function are read where they are, and are one each. */
+static void test_curve(void **state) {
+  (void)state;
+  struct tl_model *m;
+  struct tl_error err = {0};
+  copy_changed(unit_open_golden("arch/apertus/config.json"), folder, "config.json", NULL, NULL);
+  copy_changed(unit_open_golden("arch/apertus/model.safetensors"), folder, "model.safetensors", NULL, NULL);
+  assert_int_equal(tl_model_load(folder, &m, &err), TL_OK);
+  for (uint32_t i = 0; i < m->n_ops; i++)
+    if (m->plan[i].kind == TL_OP_UP) assert_true(m->plan[i].features == TL_F_XIELU && m->plan[i].factor > 0 && m->plan[i].limit > m->plan[i].softcap);
+  tl_model_free(m);
+  assert_true(copy_changed(unit_open_golden("arch/apertus/model.safetensors"), folder, "model.safetensors", "act_fn.alpha_p", "act_fn.beta_p_"));
+  assert_true(tl_model_load(folder, &m, &err) < 0);
+  assert_string_equal(err.message, "tensor 'model.layers.0.mlp.act_fn.alpha_p' is missing from the model's files");
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_tensors), cmocka_unit_test(test_keys), cmocka_unit_test(test_refused)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_tensors), cmocka_unit_test(test_keys), cmocka_unit_test(test_refused), cmocka_unit_test(test_curve)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -231,8 +231,8 @@ struct tl_cuda_prefill_args {
 };
 int tl_cuda_prefill(const struct tl_cuda_prefill_args *args, void *stream);
 
-/* GELU: by tanh. Of tl_cuda_glu only: GELU_ERF by erf, RELU what is above 0, RELU2 its square. */
-enum tl_cuda_gate { TL_CUDA_UNGATED, TL_CUDA_SILU, TL_CUDA_GELU, TL_CUDA_GELU_ERF, TL_CUDA_RELU2, TL_CUDA_RELU };
+/* GELU: by tanh. Of tl_cuda_glu only: GELU_ERF by erf, RELU what is above 0, RELU2 its square, XIELU by `curve`. */
+enum tl_cuda_gate { TL_CUDA_UNGATED, TL_CUDA_SILU, TL_CUDA_GELU, TL_CUDA_GELU_ERF, TL_CUDA_RELU2, TL_CUDA_RELU, TL_CUDA_XIELU };
 
 #define TL_CUDA_GLU_ROUNDED_DIM 16384 /* of rows that tl_cuda_glu may round: they are kept in shared memory */
 
@@ -248,6 +248,7 @@ struct tl_cuda_glu_args {
   void *out;             /* T (n, dim) */
   void *rounded;         /* E4M3 (n, dim) and float (n), as tl_cuda_quantize makes them of `out`, which is then not written; or NULL */
   float *scales;
+  float curve[4];        /* XIELU: a, b, c, e: a x x + c x above 0, else b (expm1(min(x, e)) - x) + c x */
 };
 int tl_cuda_glu(const struct tl_cuda_glu_args *args, void *stream);
 

@@ -178,6 +178,10 @@ extern "C" int tl_cuda_bias(const struct tl_cuda_bias_args *args, void *stream) 
 
 /* --- gates ---------------------------------------------------------------------------------------- */
 
+TL_DEVICE float bent(const float *curve, float x) {
+  return (x > 0 ? curve[0] * x * x : curve[1] * (expm1f(fminf(x, curve[3])) - x)) + curve[2] * x;
+}
+
 TL_DEVICE float gate_of(int gate, float x, float up) {
   if (gate >= TL_CUDA_RELU2) return (x < 0 ? 0 : gate == TL_CUDA_RELU ? x : x * x) * up;
   return gate == TL_CUDA_GELU_ERF ? gelu_erf(x) * up : let_through(gate, x, up);
@@ -200,7 +204,7 @@ TL_DEVICE quad gate_eight(const tl_cuda_glu_args &a, uint64_t row, uint32_t colu
       up[i] = 1;
     else if (a.bias)
       up[i] += a.bias[a.dim + column + i];
-    gate[i] = gate_of(a.gate, gate[i], up[i]);
+    gate[i] = a.gate == TL_CUDA_XIELU ? bent(a.curve, gate[i]) * up[i] : gate_of(a.gate, gate[i], up[i]);
   }
   return pack8<T>(gate);
 }
