@@ -32,6 +32,7 @@ static const struct arch_experts kinds[] = {
     {"KimiK25ForConditionalGeneration", DEEPSEEK_V3},
     {"Kimi_K25ForConditionalGeneration", DEEPSEEK_V3},
     {"SolarOpenForCausalLM", DEEPSEEK_V3},
+    {"Glm4vMoeForConditionalGeneration", DEEPSEEK_V3},
     {"ExaoneMoeForCausalLM", "mlp", "gate", PROJECTIONS, "shared_experts", "e_score_correction_bias",
      EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID | EXPERTS_GROUPS},
     {"HYV3ForCausalLM", "mlp", "router.gate", PROJECTIONS, "shared_mlp", "expert_bias",

@@ -6,6 +6,8 @@
 #include "model/model_private.h"
 
 #define PRE_NORMS "input_layernorm", NULL, "post_attention_layernorm", NULL
+#define GLM4_NORMS "input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"
+#define GLM4 (ARCH_FUSED_UP | ARCH_INTERLEAVED | ARCH_PARTIAL | ARCH_NO_OUT_BIAS)
 #define GEMMA_NORMS \
   "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"
 #define GEMMA (ARCH_PLUS_ONE | ARCH_EMBED_SCALE | ARCH_TIED | ARCH_SOFTCAPS | ARCH_QUERY_SCALAR | ARCH_GELU)
@@ -43,8 +45,8 @@ static const struct architecture architectures[] = {
     {"FalconForCausalLM", "falcon", PRE_NORMS, ARCH_LAYER_NORM | ARCH_FUSED_QKV | ARCH_TIED | ARCH_USE_BIAS, WINDOW_NONE, 1},
     {"GraniteForCausalLM", "granite", PRE_NORMS, ARCH_MULTIPLIERS, WINDOW_NONE, 1},
     {"StableLmForCausalLM", "stablelm", PRE_NORMS, ARCH_LAYER_NORM | ARCH_PARTIAL | ARCH_NO_OUT_BIAS, WINDOW_NONE, 0.25},
-    {"Glm4ForCausalLM", "glm4", "input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm",
-     "post_mlp_layernorm", ARCH_FUSED_UP | ARCH_INTERLEAVED | ARCH_PARTIAL | ARCH_NO_OUT_BIAS, WINDOW_NONE, 0.5},
+    {"GlmForCausalLM", "glm", PRE_NORMS, GLM4, WINDOW_NONE, 0.5},
+    {"Glm4ForCausalLM", "glm4", GLM4_NORMS, GLM4, WINDOW_NONE, 0.5},
     {"Glm4MoeForCausalLM", "glm4_moe", PRE_NORMS, ARCH_PARTIAL | ARCH_NO_OUT_BIAS | ARCH_QK_NORM_KEY, WINDOW_NONE, 0.5},
     {"SolarOpenForCausalLM", "solar_open", PRE_NORMS, ARCH_NO_OUT_BIAS, WINDOW_NONE, 1},
     {"ExaoneMoeForCausalLM", "exaone_moe", PRE_NORMS, ARCH_QK_NORM | ARCH_NOPE_WIDE, WINDOW_PATTERN_4, 1},
@@ -80,6 +82,9 @@ static const struct architecture architectures[] = {
     /* text models of those with pictures: hf_classes.c knows the rest */
     {"Gemma3ForConditionalGeneration", "gemma3", GEMMA_NORMS, GEMMA | ARCH_QK_NORM | ARCH_LOCAL_ROPE, WINDOW_PATTERN, 1},
     {"Llama4ForConditionalGeneration", "llama4", PRE_NORMS, ARCH_INTERLEAVED | ARCH_NOPE, WINDOW_NONE, 1},
+    {"Glm4vForConditionalGeneration", "glm4v", GLM4_NORMS, GLM4, WINDOW_NONE, 0.5},
+    {"Glm46VForConditionalGeneration", "glm46v", GLM4_NORMS, GLM4, WINDOW_NONE, 0.5},
+    {"Glm4vMoeForConditionalGeneration", "glm4v_moe", PRE_NORMS, ARCH_PARTIAL | ARCH_NO_OUT_BIAS, WINDOW_NONE, 0.5},
     {"KimiK25ForConditionalGeneration", "kimi_k25", PRE_NORMS, ARCH_LATENT, WINDOW_NONE, 1},
     {"Kimi_K25ForConditionalGeneration", "kimi_k25", PRE_NORMS, ARCH_LATENT, WINDOW_NONE, 1}, /* as transformers calls it */
     {"Mistral3ForConditionalGeneration", "mistral3", PRE_NORMS, ARCH_TIED, WINDOW_ALL, 1},

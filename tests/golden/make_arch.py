@@ -109,6 +109,10 @@ MODELS = {
     "granite": ("Granite", dict(hidden_size=56, **GRANITE)),
     "stablelm": ("StableLm", dict(hidden_size=64, head_dim=16, use_qkv_bias=True, rope_parameters=theta(
         10000.0, partial_rotary_factor=0.25))),
+    "glm": ("Glm", dict(hidden_size=32, head_dim=12, rope_parameters=theta(10000.0, partial_rotary_factor=0.5))),
+    "glm4v": ("Glm4v", dict(hidden_size=32, head_dim=8, rope_parameters=theta(10000.0, partial_rotary_factor=0.5, mrope_section=[1, 1, 0]))),
+    "glm4v_moe": ("Glm4vMoe", dict(hidden_size=32, head_dim=8, n_routed_experts=5, num_experts_per_tok=2, moe_intermediate_size=12, first_k_dense_replace=1,
+                                   rope_parameters=theta(10000.0, partial_rotary_factor=0.5, mrope_section=[1, 1, 0]))),
     "glm4": ("Glm4", dict(hidden_size=48, head_dim=12, attention_bias=True, rope_parameters=theta(
         10000.0, partial_rotary_factor=0.5))),
     "gemma": ("Gemma", dict(tie_word_embeddings=False)),
@@ -218,6 +222,8 @@ CONFIG = {"Gemma3": "Gemma3TextConfig", "Qwen3_5": "Qwen3_5TextConfig", "Qwen3_5
 SIGHT = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_heads=1, depth=1, patch_size=2)
 NESTED = {
     "gemma3_vision": ("Gemma3TextConfig", SIGHT | dict(model_type="siglip_vision_model", image_size=4)),
+    "glm4v": ("Glm4vTextConfig", SIGHT | dict(out_hidden_size=32)),
+    "glm4v_moe": ("Glm4vMoeTextConfig", SIGHT | dict(out_hidden_size=24)),
     "mistral4": ("Mistral4Config", SIGHT | dict(model_type="pixtral", head_dim=8, image_size=4)),
     "kimi_k25": ("DeepseekV3Config", SIGHT | dict(num_position_embeddings=4)),
     "mistral3": ("MistralConfig", SIGHT | dict(model_type="pixtral", head_dim=8, image_size=4)),
@@ -291,6 +297,8 @@ def file_tensors(model):
         tensors = load_file(f"{folder}/model.safetensors")
     if model.config.model_type == "kimi_k25":  # as published, which transformers 5.23 does not write; the part for pictures would be larger than all
         return {k.replace("model.blocks.", "model.layers."): v for k, v in tensors.items() if k.startswith("language_model.")}
+    if model.config.model_type.startswith("glm4v"):
+        return {k: v for k, v in tensors.items() if "language_model" in k or "lm_head" in k}
     if model.config.model_type == "qwen3_vl_moe":  # published ones are turned, which transformers 5 does not do
         return {k: v.transpose(1, 2) if "layers.0.mlp.experts" in k else v for k, v in tensors.items()}
     if model.config.model_type == "qwen3_5_moe":  # published ones have gate and up of all experts in one, rounded ones do not
