@@ -156,9 +156,29 @@ static void test_taken_name(void **state) {
   tl_model_free(&m->model);
 }
 
+/* GPT-2's second half of the MLP, 24 rows of 96 that the file has by inputs, rounds as GGUF's, which has them by rows. */
+static void test_turned(void **state) {
+  (void)state;
+  static const char *const files[] = {"arch/gpt2", "gguf/arch_gpt2.gguf"};
+  static float rows[2][24 * 96];
+  for (unsigned i = 0; i < 2; i++) {
+    struct tl_model *model;
+    struct tl_error err = {0};
+    assert_int_equal(tl_model_load(golden_path(files[i]), &model, &err), TL_OK);
+    assert_int_equal(tl_model_quantize(model, "q8_0", &err), TL_OK);
+    const struct tl_op *op = model->plan;
+    while (op->kind != TL_OP_MLP_DOWN) op++;
+    const struct tl_tensor *t = &model->tensors[op->weight[0]];
+    assert_true(t->dtype == TL_DTYPE_Q8_0 && t->shape[0] == 24 && t->shape[1] == 96);
+    for (unsigned k = 0; k < 24; k++) tl_tensor_row_to_f32(t, k, rows[i] + 96 * k);
+    tl_model_free(model);
+  }
+  assert_memory_equal(rows[0], rows[1], sizeof rows[0]);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_as_reference), cmocka_unit_test(test_q4_k),
                                      cmocka_unit_test(test_odd_values), cmocka_unit_test(test_model),
-                                     cmocka_unit_test(test_taken_name)};
+                                     cmocka_unit_test(test_taken_name), cmocka_unit_test(test_turned)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
