@@ -17,6 +17,8 @@
 
 static const struct arch_blocks kinds[] = {
     {"GPT2LMHeadModel", BLOCK_BIASED | BLOCK_PLACES | BLOCK_TURNED | BLOCK_ANY_ACT, "gelu_new", FC},
+    {"GPTBigCodeForCausalLM", BLOCK_BIASED | BLOCK_PLACES | BLOCK_GROUPED_QKV | BLOCK_ANY_ACT, "gelu_pytorch_tanh", FC},
+    {"GPTJForCausalLM", BLOCK_PARALLEL | BLOCK_LOGIT_BIAS | BLOCK_ANY_ACT, "gelu_new", FC},
     {"GPTNeoXForCausalLM", BLOCK_BIASED | BLOCK_PARALLEL_KEY | BLOCK_GROUPED_QKV | BLOCK_ANY_ACT, "gelu", FC},
     {"OPTForCausalLM", BLOCK_BIASED | BLOCK_PLACES | BLOCK_ANY_ACT, "relu", FC},
     {"FalconForCausalLM", BLOCK_PARALLEL_KEY | BLOCK_GROUPED_QKV | BLOCK_ANY_ACT, "gelu", FC},

@@ -40,6 +40,8 @@ static const struct architecture architectures[] = {
     {"Starcoder2ForCausalLM", "starcoder2", PRE_NORMS, ARCH_LAYER_NORM | ARCH_TIED | ARCH_USE_BIAS, WINDOW_ALL, 1},
     {"PhiForCausalLM", "phi", "input_layernorm", NULL, NULL, NULL, ARCH_LAYER_NORM | ARCH_PARTIAL | ARCH_USE_BIAS, WINDOW_NONE, 0.5},
     {"GPT2LMHeadModel", "gpt2", PRE_NORMS, ARCH_LAYER_NORM | ARCH_FUSED_QKV | ARCH_TIED | ARCH_USE_BIAS, WINDOW_NONE, 1},
+    {"GPTBigCodeForCausalLM", "gpt_bigcode", PRE_NORMS, ARCH_LAYER_NORM | ARCH_FUSED_QKV | ARCH_TIED | ARCH_USE_BIAS, WINDOW_NONE, 1},
+    {"GPTJForCausalLM", "gptj", "input_layernorm", NULL, NULL, NULL, ARCH_LAYER_NORM | ARCH_INTERLEAVED | ARCH_PARTIAL, WINDOW_NONE, 1},
     {"GPTNeoXForCausalLM", "gpt_neox", PRE_NORMS, ARCH_LAYER_NORM | ARCH_FUSED_QKV | ARCH_PARTIAL, WINDOW_NONE, 0.25},
     {"OPTForCausalLM", "opt", PRE_NORMS, ARCH_LAYER_NORM | ARCH_TIED | ARCH_USE_BIAS, WINDOW_NONE, 1},
     {"FalconForCausalLM", "falcon", PRE_NORMS, ARCH_LAYER_NORM | ARCH_FUSED_QKV | ARCH_TIED | ARCH_USE_BIAS, WINDOW_NONE, 1},

@@ -66,6 +66,8 @@ static const struct class {
     {"Starcoder2ForCausalLM", NULL, 0, 2, 0, 0, 0, 0, 1e-5, 0, false},
     {"PhiForCausalLM", NULL, 0, 0, 0, 0, 0, 0, 1e-5, 0, false},
     {"GPT2LMHeadModel", NULL, 12, 0, 0, 50257, 1024, 0, 1e-5, 0, false},
+    {"GPTBigCodeForCausalLM", NULL, 12, 0, 0, 50257, 1024, 0, 1e-5, 0, false},
+    {"GPTJForCausalLM", NULL, 16, 0, 0, 50400, 2048, 0, 1e-5, 1e4, false},
     {"GPTNeoXForCausalLM", NULL, 64, 0, 0, 50432, 2048, 0, 1e-5, 1e4, false},
     {"OPTForCausalLM", NULL, 12, 0, 0, 50272, 2048, 0, 1e-5, 0, false},
     {"FalconForCausalLM", NULL, 71, 0, 0, 65024, 2048, 0, 1e-5, 1e4, false},
@@ -152,6 +154,7 @@ void hf_class_defaults(const struct architecture *a, struct hf_config *c) {
   }
   if (a && strcmp(a->name, "solar_open") == 0) c->intermediate_size = 1280; /* no layer has an MLP of such a size, and files may not say one */
   if (a && strcmp(a->name, "opt") == 0) c->place_offset = 2;
+  if (a && strcmp(a->name, "gptj") == 0) c->mlp_bias = true, c->rotary_dim = 64;
   if (a && arch_blocks_of(a)->traits & BLOCK_PARALLEL_KEY) c->use_parallel_residual = true;
   if (a && arch_blocks_of(a)->traits & BLOCK_BIASED) c->use_bias = c->attention_bias = c->mlp_bias = true;
   if (a && arch_blocks_of(a)->traits & BLOCK_LOGIT_SCALE) c->logits_scaling = 0.0625;

@@ -21,12 +21,16 @@ struct hf_names {
 };
 
 #define HALVES {"mlp.dense_h_to_4h.", "mlp.fc1."}, {"mlp.dense_4h_to_h.", "mlp.fc2."}
+#define GPT2 {{"wte.", "model.embed_tokens."}, {"wpe.", "model.embed_positions."}, {"ln_f.", "model.norm."}}, \
+  {{"ln_1.", "input_layernorm."}, {"ln_2.", "post_attention_layernorm."}, {"attn.c_attn.", "self_attn.qkv_proj."}, \
+   {"attn.c_proj.", "self_attn.o_proj."}, {"mlp.c_fc.", "mlp.fc1."}, {"mlp.c_proj.", "mlp.fc2."}}
 
 static const struct hf_names families[] = {
-    {"GPT2LMHeadModel", {"transformer.", NULL}, "h.",
-     {{"wte.", "model.embed_tokens."}, {"wpe.", "model.embed_positions."}, {"ln_f.", "model.norm."}},
-     {{"ln_1.", "input_layernorm."}, {"ln_2.", "post_attention_layernorm."}, {"attn.c_attn.", "self_attn.qkv_proj."},
-      {"attn.c_proj.", "self_attn.o_proj."}, {"mlp.c_fc.", "mlp.fc1."}, {"mlp.c_proj.", "mlp.fc2."}}},
+    {"GPT2LMHeadModel", {"transformer.", NULL}, "h.", GPT2},
+    {"GPTBigCodeForCausalLM", {"transformer.", NULL}, "h.", GPT2},
+    {"GPTJForCausalLM", {"transformer.", NULL}, "h.",
+     {{"wte.", "model.embed_tokens."}, {"ln_f.", "model.norm."}},
+     {{"ln_1.", "input_layernorm."}, {"attn.out_proj.", "self_attn.o_proj."}, {"attn.", "self_attn."}, {"mlp.fc_in.", "mlp.fc1."}, {"mlp.fc_out.", "mlp.fc2."}}},
     {"GPTNeoXForCausalLM", {"gpt_neox.", NULL}, "layers.",
      {{"embed_in.", "model.embed_tokens."}, {"final_layer_norm.", "model.norm."}, {"embed_out.", "lm_head."}},
      {{"input_layernorm.", "input_layernorm."}, {"post_attention_layernorm.", "post_attention_layernorm."},
@@ -76,6 +80,9 @@ const char *hf_plan_name(const struct hf_names *n, const char *name, char *buffe
 
 /* --- config.json ------------------------------------------------------------------------------- */
 
+#define GPT2_KEYS {{"n_embd", "hidden_size"}, {"n_head", "num_attention_heads"}, {"n_inner", "intermediate_size"}, {"n_layer", "num_hidden_layers"}, \
+  {"n_positions", "max_position_embeddings"}, {"layer_norm_epsilon", "layer_norm_eps"}, {"activation_function", "hidden_act"}}
+
 static const struct keys {
   const char *type; /* model_type */
   struct pair pairs[12];
@@ -84,9 +91,9 @@ static const struct keys {
      {{"n_embd", "hidden_size"}, {"n_head", "num_attention_heads"}, {"n_inner", "intermediate_size"}, {"n_layer", "num_hidden_layers"},
       {"n_positions", "max_position_embeddings"}, {"layer_norm_epsilon", "layer_norm_eps"}, {"rotary_emb_base", "rope_theta"},
       {"activation_function", "hidden_act"}}},
-    {"gpt2",
-     {{"n_embd", "hidden_size"}, {"n_head", "num_attention_heads"}, {"n_inner", "intermediate_size"}, {"n_layer", "num_hidden_layers"},
-      {"n_positions", "max_position_embeddings"}, {"layer_norm_epsilon", "layer_norm_eps"}, {"activation_function", "hidden_act"}}},
+    {"gpt2", GPT2_KEYS},
+    {"gpt_bigcode", GPT2_KEYS},
+    {"gptj", GPT2_KEYS},
     {"gpt_neox", {{"rotary_pct", "partial_rotary_factor"}, {"rotary_emb_base", "rope_theta"}}},
     {"opt", {{"ffn_dim", "intermediate_size"}, {"activation_function", "hidden_act"}, {"enable_bias", "use_bias"}}},
     {"falcon",
@@ -116,7 +123,7 @@ static bool is_true(json_t *object, const char *key, bool otherwise) {
   return json_is_boolean(value) ? json_is_true(value) : otherwise;
 }
 
-/* Falcon's key heads: but one, unless its newer kind of layers, or the file, says otherwise. */
+/* Falcon's and StarCoder's key heads: but one, unless its newer kind of layers, or the file, says otherwise. */
 static void count_key_heads(json_t *object) {
   if (!is_true(object, "new_decoder_architecture", false) && is_true(object, "multi_query", true))
     json_object_set_new(object, "num_key_value_heads", json_integer(1));
@@ -134,8 +141,10 @@ void hf_rename_keys(json_t *object) {
   json_t *act = json_object_get(object, "hidden_act"), *dim = json_object_get(object, "hidden_size"), *inner = json_object_get(object, "intermediate_size");
   if (found && strcmp(type, "nomic_bert") == 0 && json_is_string(act) && strcmp(json_string_value(act), "swiglu") == 0)
     json_object_set_new(object, "hidden_act", json_string("silu"));
-  bool four_times = found && (strcmp(type, "gpt2") == 0 || strcmp(type, "falcon") == 0) && (!inner || json_is_null(inner));
+  bool falcon = found && strcmp(type, "falcon") == 0, bigcode = found && strcmp(type, "gpt_bigcode") == 0;
+  bool four_times = found && (falcon || strncmp(type, "gpt", 3) == 0) && strcmp(type, "gpt_neox") != 0 && (!inner || json_is_null(inner));
   if (four_times && json_is_integer(dim) && json_integer_value(dim) <= MODEL_MAX_DIM)
     json_object_set_new(object, "intermediate_size", json_integer(4 * json_integer_value(dim)));
-  if (found && strcmp(type, "falcon") == 0) count_key_heads(object);
+  if (bigcode) json_object_del(object, "num_key_value_heads"); /* what transformers writes there need not be the model's */
+  if (falcon || bigcode) count_key_heads(object);
 }

@@ -100,6 +100,9 @@ MODELS = {
     "starcoder2": ("Starcoder2", dict(hidden_size=56, sliding_window=70, tie_word_embeddings=False)),
     "phi": ("Phi", dict(hidden_size=56, rope_parameters=theta(10000.0, partial_rotary_factor=0.45))),
     "gpt2": ("GPT2", dict(hidden_size=24, max_position_embeddings=400, tie_word_embeddings=True)),
+    "gpt_bigcode": ("GPTBigCode", dict(hidden_size=32, max_position_embeddings=400, num_hidden_layers=1, tie_word_embeddings=True)),
+    "gpt_bigcode_heads": ("GPTBigCode", dict(hidden_size=24, max_position_embeddings=400, multi_query=False, num_hidden_layers=1, tie_word_embeddings=True)),
+    "gptj": ("GPTJ", dict(hidden_size=32, rotary_dim=8, num_hidden_layers=1)),
     "gpt_neox": ("GPTNeoX", dict(hidden_size=32, rope_parameters=theta(10000.0, partial_rotary_factor=0.25))),
     "gpt_neox_sequential": ("GPTNeoX", dict(hidden_size=24, num_attention_heads=3, use_parallel_residual=False, num_hidden_layers=1,
                                             hidden_act="gelu_new", rope_parameters=theta(10000.0, partial_rotary_factor=1.0))),
@@ -216,7 +219,7 @@ MODELS = {
 }
 LATENT_NAMES = ("deepseek_v2", "deepseek_v2_lite", "deepseek_v2_bias", "deepseek_v3", "moonlight", "glm4_moe_lite")
 NOT_OLD = ("head_dim", "num_key_value_heads", "intermediate_size")  # which classes from before Llama have not
-OLD = {"GPT2": NOT_OLD, "OPT": NOT_OLD, "Falcon": NOT_OLD, "GPTNeoX": NOT_OLD[:2]}
+OLD = {"GPT2": NOT_OLD, "OPT": NOT_OLD, "Falcon": NOT_OLD, "GPTNeoX": NOT_OLD[:2], "GPTBigCode": NOT_OLD, "GPTJ": NOT_OLD}
 CONFIG = {"Gemma3": "Gemma3TextConfig", "Qwen3_5": "Qwen3_5TextConfig", "Qwen3_5Moe": "Qwen3_5MoeTextConfig"}
 # by the name of the golden folder: the text model's configuration, and as little of another one for pictures as there can be
 SIGHT = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_heads=1, depth=1, patch_size=2)

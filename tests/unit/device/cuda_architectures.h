@@ -13,6 +13,6 @@ static const char *const architecture_names[] = {
     "arch/llama4_long", "arch/hunyuan", "arch/hunyuan_moe", "arch/phimoe", "arch/cohere_norms", "arch/qwen3_next", "arch/qwen3_5",
     "arch/qwen3_5_moe", "arch/qwen3_5_vision", "arch/lfm2", "arch/lfm2_moe", "arch/lfm2_tied", "arch/gemma", "arch/granitemoehybrid", "arch/granitemoehybrid_dense",
     "arch/nemotron_h_dense", "arch/nemotron_h", "arch/solar_open", "arch/exaone_moe", "arch/hy_v3", "arch/kimi_k25", "arch/mistral4", "arch/nemotron_h_latent",
-    "arch/gpt2", "arch/gpt_neox", "arch/gpt_neox_sequential", "arch/opt", "arch/falcon", "arch/falcon_new", "arch/apertus", "arch/glm", "arch/glm4v", "arch/glm4v_moe"};
+    "arch/gpt2", "arch/gpt_neox", "arch/gpt_neox_sequential", "arch/opt", "arch/falcon", "arch/falcon_new", "arch/apertus", "arch/gpt_bigcode", "arch/gptj", "arch/glm", "arch/glm4v", "arch/glm4v_moe"};
 
 #endif

@@ -27,7 +27,7 @@ static const char *const model_names[] = {"f32_odd", "bf16_tied", "f32_llama3", 
                                           "arch/lfm2_moe", "arch/granitemoehybrid", "arch/granitemoehybrid_dense", "arch/nemotron_h", "arch/nemotron_h_dense",
                                           "arch/solar_open", "arch/exaone_moe", "arch/hy_v3", "arch/kimi_k25", "arch/mistral4", "arch/nemotron_h_latent",
                                           "arch/gpt2", "arch/gpt_neox", "arch/gpt_neox_sequential", "arch/opt", "arch/falcon", "arch/falcon_new", "arch/apertus",
-                                          "arch/glm", "arch/glm4v", "arch/glm4v_moe"};
+                                          "arch/gpt_bigcode", "arch/gpt_bigcode_heads", "arch/gptj", "arch/glm", "arch/glm4v", "arch/glm4v_moe"};
 
 /* --- comparisons ------------------------------------------------------------------------------------ */
 

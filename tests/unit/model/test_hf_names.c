@@ -29,6 +29,9 @@ static void test_tensors(void **state) {
                {"GPT2LMHeadModel", "h.x.ln_1.weight", "h.x.ln_1.weight"},
                {"GPT2LMHeadModel", "h.1", "h.1"},
                {"GPT2LMHeadModel", "lm_head.weight", "lm_head.weight"},
+               {"GPTBigCodeForCausalLM", "transformer.h.0.attn.c_attn.bias", "model.layers.0.self_attn.qkv_proj.bias"},
+               {"GPTJForCausalLM", "transformer.h.0.attn.out_proj.weight", "model.layers.0.self_attn.o_proj.weight"},
+               {"GPTJForCausalLM", "transformer.h.0.attn.k_proj.weight", "model.layers.0.self_attn.k_proj.weight"},
                {"GPTNeoXForCausalLM", "embed_out.weight", "lm_head.weight"},
                {"GPTNeoXForCausalLM", "gpt_neox.layers.0.mlp.dense_4h_to_h.weight", "model.layers.0.mlp.fc2.weight"},
                {"OPTForCausalLM", "decoder.final_layer_norm.bias", "model.norm.bias"},
@@ -64,6 +67,11 @@ static void test_keys(void **state) {
   assert_int_equal(read_text("{\"architectures\": [\"FalconForCausalLM\"], \"model_type\": \"falcon\", \"hidden_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
                              "\"num_kv_heads\": 2, \"new_decoder_architecture\": true}", &c, &err), TL_OK);
   assert_int_equal(c.num_key_value_heads, 2);
+  assert_int_equal(read_text("{\"architectures\": [\"GPTBigCodeForCausalLM\"], \"model_type\": \"gpt_bigcode\", \"n_embd\": 64, \"n_layer\": 2, \"n_head\": 4}", &c, &err), TL_OK);
+  assert_true(c.num_key_value_heads == 1 && c.intermediate_size == 256);
+  assert_int_equal(read_text("{\"architectures\": [\"GPTBigCodeForCausalLM\"], \"model_type\": \"gpt_bigcode\", \"n_embd\": 64, \"n_layer\": 2, \"n_head\": 4, \"multi_query\": false, "
+                             "\"num_key_value_heads\": 12}", &c, &err), TL_OK);
+  assert_int_equal(c.num_key_value_heads, 4); /* whatever transformers writes beside it */
 }
 
 static void test_refused(void **state) {

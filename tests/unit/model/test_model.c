@@ -229,7 +229,7 @@ static void test_architectures(void **state) {
   assert_fails(TL_ECORRUPT, "config.json: n_group: expected groups of one size, of 2 or more experts");
   write_llama("{\"architectures\":[\"PhiForCausalLM\"],\"partial_rotary_factor\":1.0,\"use_qk_norm\":true," SIZES "}", false, true);
   assert_fails(TL_EUNSUPPORTED, "config.json: use_qk_norm: is not supported for this architecture");
-  write_llama("{\"architectures\":[5],\"model_type\":\"gptj\"," SIZES "}", false, true);
+  write_llama("{\"architectures\":[5],\"model_type\":\"gpt_neo\"," SIZES "}", false, true);
   assert_unknown("");
 }
 
