@@ -161,7 +161,7 @@ void tl_device_plugin_folder(const char *folder);
 
 /* What a plugin's entry, TL_DEVICE_ENTRY, returns. Raise the number with each change
  * of what stands above, in step.h or in model.h; most changes show in the sizes too. */
-#define TL_DEVICE_ABI 10
+#define TL_DEVICE_ABI 11
 #define TL_DEVICE_SIZES                                                                                                \
   (sizeof(struct tl_device_ops) + 1000 * sizeof(struct tl_device_load) + 1000000 * sizeof(struct tl_model) +           \
    1000000000ull * (sizeof(struct tl_step) + sizeof(struct tl_sampling) + sizeof(struct tl_sampled) + sizeof(struct tl_tensor)))

@@ -19,7 +19,7 @@
 enum tl_op_kind {
   TL_OP_EMBED,    /* x = weight[0][token] */
   TL_OP_RMSNORM,  /* h = x / rms(x, eps) * weight[0] */
-  TL_OP_QKV,      /* q,k,v = h W^T + b; weight[0..2], bias[0..2] */
+  TL_OP_QKV,      /* q,k,v = h W^T + b; weight[0..2], bias[0..2]; weight[1] -1: there is q alone */
   TL_OP_ROPE,     /* rotates q and k by position, halves layout (rotate_half) */
   TL_OP_ATTEND,   /* stores k,v in the layer's KV slots; a = softmax(q k^T * scale) v, causal */
   TL_OP_ATTN_OUT, /* x += a W^T + b; weight[0], bias[0] */
@@ -31,7 +31,7 @@ enum tl_op_kind {
   TL_OP_NORM_ADD, /* x += h / rms(h, eps) * weight[0] */
   /* A mixture of n_experts: ROUTE chooses n_chosen of them for each row, and the two behind it compute with
    * those. Their weight[i] and bias[i] are the first of n_experts tensors one behind the other. */
-  TL_OP_ROUTE,        /* scores = h W^T + b; the best n_chosen, shares = softmax(scores) over all experts; times factor */
+  TL_OP_ROUTE,        /* scores = h W^T + b; the best n_chosen, shares = softmax(scores) over all experts; times factor, and weight[1][expert] if it is not -1 */
   TL_OP_EXPERTS_UP,   /* of each chosen expert: m = silu(h W0^T + b0) * (h W1^T + b1); with RELU2 that of h W0^T, and there is no weight[1] */
   TL_OP_EXPERTS_DOWN, /* x += sum over the chosen of share * (m W0^T + b0), the best first */
   TL_OP_ROW_GATE,     /* m *= sigmoid(h . weight[0]), if it is not -1: GATED_UP's or UP's m, of an expert that all rows have */
@@ -65,6 +65,13 @@ enum tl_op_kind {
   TL_OP_GATE,        /* a *= sigmoid(z) */
   TL_OP_SHORT_IN,    /* u = (h W0^T) * (h W2^T), z = h W1^T: LFM2's B, C, x; weight[0..2], bias[0..2] */
   TL_OP_SHORT_CONV,  /* a = z * (sum over j < conv of weight[0][channel][j] * u of conv - 1 - j rows before + bias[0]); LFM2 */
+  /* What Gemma 3n and 4 give each layer of a token beside x: p is a row of tl_model.n_layers times tl_model.n_beside numbers. */
+  TL_OP_BESIDE,      /* p = weight[0][token] */
+  TL_OP_BESIDE_MIX,  /* p += W0 h / rms * weight[1] of each layer's numbers alone; then times factor */
+  TL_OP_BESIDE_GATE, /* m *= layer's numbers of p: UP's m */
+  /* Two blocks that read the same x and are added before a norm: s is a row as h. */
+  TL_OP_ASIDE,       /* s = h / rms(h, eps) * weight[0] */
+  TL_OP_JOIN,        /* h = h / rms(h, eps) * weight[0] + s */
   /* Of encoders and other pooling models. v is a sequence's vector: the embedding as it is made. */
   TL_OP_EMBED_PLACE,  /* x += weight[0][position] + weight[1][token type, 0 if it has no row]; -1: that one is not there */
   TL_OP_UP,           /* m = gelu(h W^T + b), by erf; decoders have it, too */
@@ -76,7 +83,7 @@ enum tl_op_kind {
 };
 
 /* What a record does other than its kind says. A backend has to refuse a record with one that it
- * does not know; without any, the fields behind `eps` mean nothing. */
+ * does not know; without any, the fields behind `eps` mean nothing. Those of records of different kinds may be one bit. */
 enum tl_op_feature {
   TL_F_LAYER_NORM = 1 << 0,  /* RMSNORM: (x - mean) / deviation * weight[0] + bias[0], whose bias may be -1; QK_NORM: of each head */
   TL_F_PLUS_ONE = 1 << 1,    /* norms: weight + 1 in place of weight */
@@ -85,9 +92,9 @@ enum tl_op_feature {
   TL_F_INTERLEAVED = 1 << 3, /* ROPE: pairs are (2 i, 2 i + 1) */
   TL_F_PARTIAL = 1 << 4,     /* ROPE: only the first tl_model.n_rotated dimensions of a head */
   TL_F_LOCAL = 1 << 5,       /* ROPE: by inv_freq_local */
-  TL_F_GELU_TANH = 1 << 6,   /* GATED_UP: gelu by tanh in place of silu; UP: of that by erf */
-  TL_F_TO_H = 1 << 7,        /* ATTN_OUT, MLP_DOWN: h = in place of x += */
-  TL_F_FACTOR = 1 << 8,      /* EMBED, LOGITS, and what is added to x: times factor; ROPE: cos and sin; ROUTE: shares */
+  TL_F_GELU_TANH = 1 << 6,   /* GATED_UP, EXPERTS_UP: gelu by tanh in place of silu; UP: of that by erf */
+  TL_F_TO_H = 1 << 7,        /* ATTN_OUT, MLP_DOWN, EXPERTS_DOWN: h = in place of x += */
+  TL_F_FACTOR = 1 << 8,      /* EMBED, LOGITS, and what is added to x: times factor; ROPE: cos and sin; ROUTE: shares; NORM_ADD: the sum; BESIDE */
   TL_F_SOFTCAP = 1 << 9,     /* ATTEND's scores, LOGITS: v = softcap * tanh(v / softcap) */
   TL_F_WINDOW = 1 << 10,     /* ATTEND: only the last `window` positions, its own among them */
   TL_F_BOTH_SIDES = 1 << 11, /* ATTEND: later positions too, with WINDOW those less than `window` away on either side */
@@ -109,6 +116,9 @@ enum tl_op_feature {
   TL_F_MIXED = 1 << 29,      /* ROUTE: a share is of a softmax over those that are not chosen before and less than limit * max(|s|, best) below */
   TL_F_CHUNKED = 1 << 27,    /* ATTEND: only positions of its own chunk, of `window` positions each */
   TL_F_GROWS = 1 << 28,      /* ATTEND, LATENT_NORM: q, or t, is times tl_op_growth(position) */
+  TL_F_WIDE = 1 << 30,       /* QKV, QK_NORM, ROPE, ATTEND: heads are those of tl_model.wide */
+  TL_F_LENT = TL_F_RELU2,    /* QK_NORM, ROPE, ATTEND: of q alone; k and v are those that an earlier record stored in the layer's slots */
+  TL_F_VALUES = TL_F_CHOICE, /* QK_NORM: each head of v: / its rms */
   TL_F_CLAMPED = 1 << 22,    /* EXPERTS_UP: m = g sigmoid(1.702 g) (u + 1), g = min(gate, limit), |u| <= limit */
 };
 
@@ -173,22 +183,29 @@ enum tl_pooling {
 
 struct tl_adapter; /* adapter.h */
 
+/* Heads of some layers, as tl_model has them for the others. */
+struct tl_heads {
+  uint32_t dim, n_kv;
+};
+
 struct tl_model {
   const char *architecture; /* "llama" */
   uint32_t dim, n_layers, n_heads, n_kv_heads, head_dim, ffn_dim, vocab_size;
   /* Latent attention, 0: none. A token's row in the cache is head_dim numbers, of which the first n_latent are the value, too, and
    * n_kv_heads is 1; queries' heads are n_nope + n_rotated long, what attention makes of a head n_value. */
   uint32_t n_latent, n_nope, n_value;
+  struct tl_heads wide;        /* of records with TL_F_WIDE; dim 0: there are none. All dimensions are rotated, by inv_freq */
+  uint32_t n_beside;           /* numbers of a layer's part of p; 0: there is none */
   struct tl_recurrence recurrence;
-  uint32_t n_kv_layers;        /* layers with keys and values: n_layers but for those with a state */
+  uint32_t n_kv_layers;        /* layers with keys and values of their own: n_layers but for those with a state, and those that are lent some */
   uint32_t n_experts;          /* of a layer that has some; 0: no layer has */
   uint32_t max_context;        /* max_position_embeddings */
   enum tl_dtype weight_dtype;  /* of most weights */
   enum tl_dtype dtype;         /* the same if those are floats, else F16: what keys and values are kept in */
   uint32_t n_rotated;          /* dimensions of a head that are rotated: head_dim, unless ROPE has TL_F_PARTIAL */
-  const float *inv_freq;       /* (n_rotated / 2) rope angles per position, scaling applied */
+  const float *inv_freq;       /* (n_rotated / 2, with `wide` its dim / 2) rope angles per position, scaling applied */
   const char *quantized;       /* what tl_model_quantize was asked for, a literal; NULL: the weights are as in the files */
-  const float *inv_freq_local; /* likewise, for ROPE with TL_F_LOCAL; NULL: none has it */
+  const float *inv_freq_local; /* (n_rotated / 2) likewise, for ROPE with TL_F_LOCAL; NULL: none has it */
   const struct tl_tensor *tensors;
   uint32_t n_tensors;
   const struct tl_op *plan;
@@ -207,6 +224,16 @@ struct tl_model {
   const struct tl_adapter *adapters; /* (n_adapters) what sequences may ask for beside the model itself */
   uint32_t n_adapters;
 };
+
+/* The heads of a record QKV, QK_NORM, ROPE or ATTEND. */
+static inline struct tl_heads tl_op_heads(const struct tl_model *model, const struct tl_op *op) {
+  return op->features & TL_F_WIDE ? model->wide : (struct tl_heads){model->head_dim, model->n_kv_heads};
+}
+
+/* The numbers of a head that ROPE turns. */
+static inline uint32_t tl_op_n_rotated(const struct tl_model *model, const struct tl_op *op) {
+  return op->features & TL_F_WIDE ? model->wide.dim : model->n_rotated;
+}
 
 /* Of each head: what attention makes and ATTN_OUT reads. */
 static inline uint32_t tl_model_value_dim(const struct tl_model *model) {

@@ -12,6 +12,7 @@
  *   LATENT_QUERY        by outputs, whole heads; so is weight[0] of LATENT, but with LOW_RANK
  *   LATENT_ABSORB, LATENT_VALUE   whole heads, each of which has a tensor of its own, as experts have
  *   EMBED, LOGITS       by vocabulary
+ *   BESIDE, BESIDE_MIX  whole, on every rank
  *   RMSNORM, GATED_NORM, ROUTE   whole, on every rank, as are the sinks of ATTEND, ROW_GATE, and the rest of LATENT
  *
  * With fewer KV heads than ranks each KV head is on size / n_kv_heads ranks; so are key heads of linear attention, and what is normed of all
@@ -33,6 +34,7 @@ struct tl_shard {
   uint32_t rank, size;                /* 0 and 1: the whole model */
   uint32_t first_head, n_heads;       /* query heads */
   uint32_t first_kv_head, n_kv_heads;
+  uint32_t first_wide_kv_head, n_wide_kv_heads; /* of tl_model.wide */
   uint32_t first_ffn, n_ffn;          /* of the MLP's inner row */
   uint32_t ffn_unit;                  /* inner rows are cut at multiples of it, also those of other lengths */
   uint32_t first_expert, n_experts;

@@ -273,6 +273,7 @@ static bool keeps(const struct maker *k, uint32_t layer) {
 static int heads(struct maker *k, uint32_t layer) {
   if (keeps(k, layer)) return arch_recurrent_plan(k->m, k->c, layer, k->n_keeping++, k->err);
   if (is(k, ARCH_LATENT)) return arch_latent_plan(k->m, k->c, layer, k->rope_factor, k->err);
+  if (is(k, ARCH_GEMMA4)) return arch_gemma4_heads(k->m, k->c, layer, &k->n_attending, k->err);
   bool bias = is(k, ARCH_QKV_BIAS) || k->c->attention_bias || (is(k, ARCH_LAYER_NORM) && k->c->use_qkv_bias) ||
               (is(k, ARCH_QKV_BIAS_KEY) && k->c->qkv_bias);
   struct tl_op *op = plan_add(k->m, TL_OP_QKV, layer);
@@ -295,6 +296,7 @@ static int attention_out(struct maker *k, uint32_t layer) {
   struct tl_op *op = plan_add(k->m, TL_OP_ATTN_OUT, layer);
   bool kept = keeps(k, layer), out_bias = k->c->attention_bias && !is(k, ARCH_NO_OUT_BIAS);
   uint64_t made = kept ? arch_recurrent_made(k->m) : (uint64_t)k->c->num_attention_heads * tl_model_value_dim(&k->m->model);
+  if (is(k, ARCH_GEMMA4)) made = arch_gemma4_made(k->m, k->c, layer);
   int r = project(k, op, 0, k->dim, made, kept ? is(k, ARCH_SHORT) && k->c->conv_bias : out_bias, kept ? arch_recurrent_out(k->m) : k->blocks->out);
   return r == TL_OK ? end_block(k, op, k->a->post_attention) : r;
 }
@@ -305,8 +307,13 @@ static int attention(struct maker *k, uint32_t layer) {
   return r == TL_OK ? attention_out(k, layer) : r;
 }
 
+static uint64_t ffn_of(const struct maker *k, uint32_t layer) {
+  return is(k, ARCH_GEMMA4) ? arch_gemma4_ffn(k->c, layer) : k->ffn;
+}
+
 static int mlp_up(struct maker *k, uint32_t layer) {
-  const uint64_t rows[] = {k->ffn, k->ffn};
+  uint64_t ffn = ffn_of(k, layer);
+  const uint64_t rows[] = {ffn, ffn};
   bool bias = k->c->mlp_bias;
   struct tl_op *op = plan_add(k->m, k->blocks->act ? TL_OP_UP : TL_OP_GATED_UP, layer);
   if (k->blocks->act) {
@@ -315,17 +322,22 @@ static int mlp_up(struct maker *k, uint32_t layer) {
     op->features |= function;
     int r = function == TL_F_XIELU ? arch_blocks_xielu(k->m, op, k->err) : TL_OK;
     if (r < 0) return r;
-    return project(k, op, 0, k->ffn, k->dim, bias, k->blocks->up);
+    return project(k, op, 0, ffn, k->dim, bias, k->blocks->up);
   }
   if (is(k, ARCH_GELU)) op->features |= TL_F_GELU_TANH;
   if (is(k, ARCH_FUSED_UP)) return fused(k, op, rows, 2, "mlp.gate_up_proj");
-  int r = project(k, op, 0, k->ffn, k->dim, bias, k->blocks->gate);
-  return r == TL_OK ? project(k, op, 1, k->ffn, k->dim, bias, k->blocks->up) : r;
+  int r = project(k, op, 0, ffn, k->dim, bias, k->blocks->gate);
+  return r == TL_OK ? project(k, op, 1, ffn, k->dim, bias, k->blocks->up) : r;
 }
 
 static int mlp_down(struct maker *k, uint32_t layer) {
   struct tl_op *op = plan_add(k->m, TL_OP_MLP_DOWN, layer);
-  int r = project(k, op, 0, k->dim, k->ffn, k->c->mlp_bias, k->blocks->down);
+  int r = project(k, op, 0, k->dim, ffn_of(k, layer), k->c->mlp_bias, k->blocks->down);
+  if (r == TL_OK && is(k, ARCH_GEMMA4) && k->c->n_experts) {
+    op->features |= TL_F_TO_H;
+    r = arch_gemma4_experts(k->m, k->c, layer, k->err);
+    return r == TL_OK ? norm(k, TL_OP_NORM_ADD, layer, k->a->post_mlp) : r;
+  }
   return r == TL_OK ? end_block(k, op, k->a->post_mlp) : r;
 }
 
@@ -369,7 +381,8 @@ static int layer_plan(struct maker *k, uint32_t layer) {
   if (is_parallel(k)) return parallel(k, layer);
   int r = k->c->mlp_alone[layer] ? norm(k, TL_OP_RMSNORM, layer, k->a->pre_attention) : attention(k, layer);
   if (has(k, BLOCK_ONE_MIXER)) return r == TL_OK && k->c->mlp_alone[layer] ? inner(k, layer) : r;
-  return r == TL_OK ? mlp(k, layer) : r;
+  if (r == TL_OK) r = mlp(k, layer);
+  return r == TL_OK && is(k, ARCH_GEMMA4) ? arch_gemma4_end(k->m, k->c, layer, k->err) : r;
 }
 
 /* What models of a row may ask for that is not done here. */
@@ -430,6 +443,7 @@ int arch_decoder_plan(struct model *m, const struct architecture *a, const struc
   if (is(&k, ARCH_EMBED_SCALE)) multiply(op, sqrt((double)c->hidden_size));
   if (is(&k, ARCH_MULTIPLIERS)) multiply(op, c->embedding_multiplier);
   if (has(&k, BLOCK_PLACES)) r = places(&k);
+  if (r == TL_OK && is(&k, ARCH_GEMMA4)) r = arch_gemma4_begin(m, c, err);
   for (uint32_t layer = 0; layer < (uint32_t)c->num_hidden_layers && r == TL_OK; layer++)
     r = layer_plan(&k, layer);
   if (r == TL_OK) r = final_norm(&k);

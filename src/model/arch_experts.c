@@ -9,6 +9,8 @@
 #define PROJECTIONS {"gate_proj", "up_proj", "down_proj"}
 #define LLAMA4 "feed_forward", "router", {"gate_up_proj", "gate_up_proj", "down_proj"}, "shared_expert", NULL, \
   EXPERTS_COUNTED | EXPERTS_OWN_SIZE | EXPERTS_SIGMOID | EXPERTS_HALVES | EXPERTS_SHARE_IN
+#define GEMMA4 "router", "proj", {"gate_up_proj", "gate_up_proj", "down_proj"}, NULL, NULL, \
+  EXPERTS_BESIDE | EXPERTS_OWN_SIZE | EXPERTS_NORMALIZED | EXPERTS_HALVES | EXPERTS_STRAIGHT
 #define QWEN3_5 "mlp", "gate", {"gate_up_proj", "gate_up_proj", "down_proj"}, "shared_expert", NULL, \
   EXPERTS_ROW_GATE | EXPERTS_OWN_SIZE | EXPERTS_NORMALIZED | EXPERTS_HALVES | EXPERTS_STRAIGHT
 
@@ -59,6 +61,8 @@ static const struct arch_experts kinds[] = {
     {"PhiMoEForCausalLM", "block_sparse_moe", "gate", {"w1", "w3", "w2"}, NULL, NULL, EXPERTS_MIXED},
     {"HunYuanMoEV1ForCausalLM", "mlp", "gate.wg", PROJECTIONS, "shared_mlp", NULL, EXPERTS_ALIKE | EXPERTS_NORMALIZED},
     {"OlmoeForCausalLM", "mlp", "gate", PROJECTIONS, NULL, NULL, 0},
+    {"Gemma4ForCausalLM", GEMMA4},
+    {"Gemma4ForConditionalGeneration", GEMMA4},
     {"GptOssForCausalLM", "mlp", "router", {"gate_up_proj", "gate_up_proj", "down_proj"}, NULL, NULL,
      EXPERTS_NORMALIZED | EXPERTS_FUSED},
 };
@@ -70,6 +74,7 @@ const struct arch_experts *arch_experts_of(const struct architecture *a) {
 }
 
 bool arch_experts_in(const struct arch_experts *e, const struct hf_config *c, uint32_t layer) {
+  if (e && e->traits & EXPERTS_BESIDE) return false; /* arch_gemma4.c puts them there */
   bool dense = c->dense[layer] || layer < c->first_dense || layer % c->moe_layer_freq;
   if (c->last_sparse >= 0 && layer > c->last_sparse) dense = true;
   return e && !dense && (layer + 1) % (uint64_t)c->decoder_sparse_step == 0;
@@ -121,6 +126,7 @@ static int check_groups(const struct model *m, const struct arch_experts *e, con
 int arch_experts_check(const struct model *m, const struct arch_experts *e, const struct hf_config *c, struct tl_error *err) {
   if (e->traits & EXPERTS_OPTIONAL && c->n_experts == 0)
     return shared_size(e, c) ? TL_OK : bad(m, err, "shared_intermediate_size", "feed_forward_length", "is required");
+  if (e->traits & EXPERTS_BESIDE && c->n_experts == 0) return TL_OK;
   if (c->n_experts < 1) return bad(m, err, "num_experts (num_local_experts)", "expert_count", "is required");
   if (c->n_chosen < 1 || c->n_chosen > c->n_experts)
     return bad(m, err, "num_experts_per_tok", "expert_used_count", "expected 1 to the number of experts");
@@ -205,6 +211,17 @@ static int route(const struct maker *k) {
   if (r < 0 || !(k->e->traits & EXPERTS_FUSED)) return r;
   op->bias[0] = plan_tensor(k->m, k->err, op->n_experts, 0, "model.layers.%u.%s.%s.bias", k->layer, k->e->block, k->e->router);
   return op->bias[0] < 0 ? op->bias[0] : TL_OK;
+}
+
+/* Gemma 4's: a factor of each expert's shares, and the norm that experts read. */
+static int beside(const struct maker *k) {
+  struct tl_op *route = &k->m->ops[k->m->model.n_ops - 1];
+  route->weight[1] = plan_tensor(k->m, k->err, route->n_experts, 0, "model.layers.%u.router.per_expert_scale", k->layer);
+  if (route->weight[1] < 0) return route->weight[1];
+  struct tl_op *norm = plan_add(k->m, TL_OP_RMSNORM, k->layer);
+  norm->eps = (float)k->c->rms_norm_eps;
+  norm->weight[0] = plan_tensor(k->m, k->err, k->dim, 0, "model.layers.%u.pre_feedforward_layernorm_2.weight", k->layer);
+  return norm->weight[0] < 0 ? norm->weight[0] : TL_OK;
 }
 
 /* Part `part` (gate, up, down) of all experts into input i of op. */
@@ -304,6 +321,7 @@ int arch_experts_plan(struct model *m, const struct arch_experts *e, const struc
   struct maker k = {m, e, c, (uint64_t)c->hidden_size, (uint64_t)inner, layer, err};
   if (c->n_experts == 0) return shared(&k);
   int r = route(&k);
+  if (r == TL_OK && e->traits & EXPERTS_BESIDE) r = beside(&k);
   if (c->expert_latent && r == TL_OK) {
     struct tl_op *in = add(&k, TL_OP_EXPERTS_IN);
     r = take(&k, &in->weight[0], (uint64_t)c->expert_latent, k.dim, "fc1_latent_proj");
@@ -313,6 +331,7 @@ int arch_experts_plan(struct model *m, const struct arch_experts *e, const struc
     up->features |= TL_F_CLAMPED;
     up->limit = (float)c->swiglu_limit;
   }
+  if (e->traits & EXPERTS_BESIDE) up->features |= TL_F_GELU_TANH, down->features |= TL_F_TO_H;
   if (e->traits & EXPERTS_SHARE_IN) up->features |= TL_F_SHARE_IN, down->features |= TL_F_SHARE_IN;
   if (c->expert_latent) up->features |= TL_F_LOW_RANK, down->features |= TL_F_LOW_RANK;
   bool ungated = e->traits & EXPERTS_UNGATED;

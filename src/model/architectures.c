@@ -11,6 +11,7 @@
 #define GEMMA_NORMS \
   "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"
 #define GEMMA (ARCH_PLUS_ONE | ARCH_EMBED_SCALE | ARCH_TIED | ARCH_SOFTCAPS | ARCH_QUERY_SCALAR | ARCH_GELU)
+#define GEMMA4 (ARCH_EMBED_SCALE | ARCH_TIED | ARCH_SOFTCAPS | ARCH_GELU | ARCH_LOCAL_ROPE | ARCH_GEMMA4)
 #define QWEN_DELTA (ARCH_DELTA | ARCH_PLUS_ONE | ARCH_QK_NORM | ARCH_PARTIAL)
 
 static const struct architecture architectures[] = {
@@ -25,6 +26,8 @@ static const struct architecture architectures[] = {
     {"Gemma2ForCausalLM", "gemma2", GEMMA_NORMS, GEMMA, WINDOW_ALTERNATE, 1},
     {"Gemma3ForCausalLM", "gemma3_text", GEMMA_NORMS, GEMMA | ARCH_QK_NORM | ARCH_LOCAL_ROPE, WINDOW_PATTERN, 1},
     {"Gemma3TextModel", "gemma3_text", GEMMA_NORMS, GEMMA | ARCH_QK_NORM | ARCH_LOCAL_ROPE, WINDOW_PATTERN, 1}, /* EmbeddingGemma */
+    {"Gemma4ForCausalLM", "gemma4_text", GEMMA_NORMS, GEMMA4, WINDOW_PATTERN, 1},
+    {"Gemma4UnifiedForCausalLM", "gemma4_unified_text", GEMMA_NORMS, GEMMA4, WINDOW_PATTERN, 1},
     {"Olmo2ForCausalLM", "olmo2", NULL, "post_attention_layernorm", NULL, "post_feedforward_layernorm",
      ARCH_QK_NORM_ROW, WINDOW_NONE, 1},
     {"Olmo3ForCausalLM", "olmo3", NULL, "post_attention_layernorm", NULL, "post_feedforward_layernorm",
@@ -83,6 +86,8 @@ static const struct architecture architectures[] = {
     {"GptOssForCausalLM", "gpt_oss", PRE_NORMS, ARCH_SINKS, WINDOW_ALTERNATE, 1},
     /* text models of those with pictures: hf_classes.c knows the rest */
     {"Gemma3ForConditionalGeneration", "gemma3", GEMMA_NORMS, GEMMA | ARCH_QK_NORM | ARCH_LOCAL_ROPE, WINDOW_PATTERN, 1},
+    {"Gemma4ForConditionalGeneration", "gemma4", GEMMA_NORMS, GEMMA4, WINDOW_PATTERN, 1},
+    {"Gemma4UnifiedForConditionalGeneration", "gemma4_unified", GEMMA_NORMS, GEMMA4, WINDOW_PATTERN, 1},
     {"Llama4ForConditionalGeneration", "llama4", PRE_NORMS, ARCH_INTERLEAVED | ARCH_NOPE, WINDOW_NONE, 1},
     {"Glm4vForConditionalGeneration", "glm4v", GLM4_NORMS, GLM4, WINDOW_NONE, 0.5},
     {"Glm46VForConditionalGeneration", "glm46v", GLM4_NORMS, GLM4, WINDOW_NONE, 0.5},

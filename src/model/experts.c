@@ -36,7 +36,9 @@ static bool has_shape(const struct tl_tensor *t, unsigned n_dims, uint64_t a, ui
 /* The index of the tensor of GPT-OSS or of GGUF that holds a part of all experts; TL_ENOTFOUND. */
 static int32_t whole(const struct model *m, const struct expert_part *p, const char *ending, char name[200]) {
   static const char *const gguf[] = {"gate", "up", "down"};
-  if (m->gguf)
+  if (p->kind->traits & EXPERTS_BESIDE && !m->gguf)
+    snprintf(name, 200, "model.layers.%u.experts.%s%s", p->layer, p->kind->names[p->part], ending);
+  else if (m->gguf)
     snprintf(name, 200, "blk.%u.ffn_%s_exps.%s", p->layer, gguf[p->part], ending);
   else
     snprintf(name, 200, p->kind->traits & EXPERTS_ROWS ? "model.layers.%u.%s.%s.weight%s" : "model.layers.%u.%s.experts.%s%s", p->layer, p->kind->block, p->kind->names[p->part], ending);
@@ -56,23 +58,28 @@ static const char *name_of(const struct expert_part *p) {
   return p->kind->traits & EXPERTS_HALVES ? plain[p->part] : p->kind->names[p->part];
 }
 
+/* Of the layer: what the experts stand in. */
+static const char *list_of(const struct expert_part *p, char buffer[100]) {
+  snprintf(buffer, 100, p->kind->traits & EXPERTS_BESIDE ? "experts" : "%s.experts", p->kind->block);
+  return buffer;
+}
+
 static bool is_separate(const struct model *m, const struct expert_part *p) {
-  char stem[200];
-  snprintf(stem, sizeof stem, "model.layers.%u.%s.experts.0.%s.", p->layer, p->kind->block, name_of(p));
+  char stem[200], list[100];
+  snprintf(stem, sizeof stem, "model.layers.%u.%s.0.%s.", p->layer, list_of(p, list), name_of(p));
   return !(p->kind->traits & (EXPERTS_FUSED | EXPERTS_HALVES)) || (p->kind->traits & EXPERTS_HALVES && packed_is_there(m, stem));
 }
 
 static int32_t separate(struct model *m, const struct expert_part *p, struct tl_error *err) {
   int32_t ret = -1;
+  char list[100];
   for (uint32_t e = 0; e < p->n; e++) {
     /* several tensors may become one here, which is added: the views that follow one another come after all */
-    int32_t i = plan_tensor(m, err, p->rows, p->columns, "model.layers.%u.%s.experts.%u.%s.weight", p->layer, p->kind->block, e,
-                            name_of(p));
+    int32_t i = plan_tensor(m, err, p->rows, p->columns, "model.layers.%u.%s.%u.%s.weight", p->layer, list_of(p, list), e, name_of(p));
     if (i < 0) return i;
   }
   for (uint32_t e = 0; e < p->n; e++) {
-    int32_t i = plan_tensor(m, err, p->rows, p->columns, "model.layers.%u.%s.experts.%u.%s.weight", p->layer, p->kind->block, e,
-                            name_of(p));
+    int32_t i = plan_tensor(m, err, p->rows, p->columns, "model.layers.%u.%s.%u.%s.weight", p->layer, list_of(p, list), e, name_of(p));
     struct tl_tensor view = m->tensors[i];
     int32_t added = add_view(m, p, view, view.name, e, err);
     if (added < 0) return added;

@@ -8,6 +8,8 @@
 
 #define QWEN3_5 16, 4, 256, 248320, 32768, 0, 1e-6, 0, false
 #define QWEN3_5_MOE 16, 2, 256, 248320, 32768, 0, 1e-6, 0, false
+#define GEMMA4 8, 4, 256, 262144, 131072, 512, 1e-6, 1e6, false
+#define GEMMA4_UNIFIED 8, 4, 256, 262144, 262144, 1024, 1e-6, 1e6, false
 #define LFM2 32, 8, 0, 65536, 128000, 0, 1e-5, 1e6, false
 #define LLAMA4 40, 8, 128, 202048, 131072, 0, 1e-5, 5e5, false
 
@@ -21,6 +23,10 @@ static const struct class {
 } classes[] = {
     {"Gemma3ForConditionalGeneration", "gemma3_text", 8, 4, 256, 262208, 131072, 4096, 1e-6, 1e6, false},
     {"Gemma3TextModel", NULL, 8, 4, 256, 262208, 131072, 4096, 1e-6, 1e6, false},
+    {"Gemma4ForConditionalGeneration", "gemma4_text", GEMMA4},
+    {"Gemma4UnifiedForConditionalGeneration", "gemma4_unified_text", GEMMA4_UNIFIED},
+    {"Gemma4ForCausalLM", NULL, GEMMA4},
+    {"Gemma4UnifiedForCausalLM", NULL, GEMMA4_UNIFIED},
     {"Mistral3ForConditionalGeneration", "mistral", 0, 8, 0, 0, 0, 4096, 1e-6, 1e4, false},
     {"Mistral4ForCausalLM", "mistral4", 32, 32, 0, 131072, 1048576, 0, 1e-6, 1e4, false},
     {"KimiK25ForConditionalGeneration", "kimi_k2", 0, 0, 0, 129280, 4096, 0, 1e-6, 1e4, false},
@@ -180,7 +186,8 @@ int hf_nested_text(const struct architecture *a, struct hf_config *c, json_t *ob
 
 const char *hf_nested_tensor(const char *name, char *buffer, size_t size) {
   static const char *const prefixes[][2] = {{"language_model.", ""}, {"model.language_model.", "model."}, {"", ""}};
-  static const char *const known[] = {"model.layers.", "model.embed_tokens.", "model.norm.", "lm_head."};
+  static const char *const known[] = {"model.layers.", "model.embed_tokens.", "model.norm.", "lm_head.", "model.embed_tokens_per_layer.",
+                                      "model.per_layer_model_projection.", "model.per_layer_projection_norm."};
   for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
     size_t n = strlen(prefixes[i][0]);
     if (strncmp(name, prefixes[i][0], n) != 0) continue;

@@ -135,6 +135,15 @@ static const struct key keys[] = {
     {"mlp_hidden_act", TEXT(hidden_act), false},
     {"attention_head_dim", KIND_INTEGER, AT(head_dim), 0, 2, MODEL_MAX_HEAD_DIM, false},
     {"moe_shared_expert_intermediate_size", KIND_INTEGER, AT(shared_expert_size), 0, 1, MODEL_MAX_DIM, false},
+    {"global_head_dim", KIND_INTEGER, AT(global_head_dim), 0, 2, MODEL_MAX_HEAD_DIM, false},
+    {"num_global_key_value_heads", KIND_INTEGER, AT(num_global_key_value_heads), 0, 1, 4096, false},
+    {"num_kv_shared_layers", KIND_INTEGER, AT(num_kv_shared_layers), 0, 0, MODEL_MAX_LAYERS, false},
+    {"hidden_size_per_layer_input", KIND_INTEGER, AT(hidden_size_per_layer_input), 0, 0, MODEL_MAX_DIM, false},
+    {"vocab_size_per_layer_input", KIND_INTEGER, AT(vocab_size_per_layer_input), 0, 1, 10000000, false},
+    {"attention_k_eq_v", KIND_BOOL, AT(attention_k_eq_v), 0, 0, 0, false},
+    {"use_double_wide_mlp", KIND_BOOL, AT(use_double_wide_mlp), 0, 0, 0, false},
+    {"enable_moe_block", KIND_BOOL, AT(enable_moe_block), 0, 0, 0, false},
+    {"top_k_experts", KIND_INTEGER, AT(n_chosen), 0, 0, MODEL_MAX_CHOSEN, false},
     {"moe_latent_size", KIND_INTEGER, AT(expert_latent), 0, 1, MODEL_MAX_DIM, false},
     {"mamba_conv_bias", KIND_BOOL, AT(conv_bias), 0, 0, 0, false},
     {"mamba_proj_bias", KIND_BOOL, AT(state_bias), 0, 0, 0, false},
@@ -407,6 +416,15 @@ static void spell_pattern(json_t *object) {
   if (json_is_array(list)) json_object_set_new(object, "num_hidden_layers", json_integer((json_int_t)json_array_size(list)));
 }
 
+/* Gemma 4's: which tokens see later ones. Those of pictures do, which none of a text are. */
+static void drop_vision(json_t *object) {
+  json_t *text = json_object_get(object, "text_config");
+  if (!json_is_object(text)) text = object;
+  const char *sides = json_string_value(json_object_get(text, "use_bidirectional_attention"));
+  if (sides && strcmp(sides, "vision") == 0) json_object_del(text, "use_bidirectional_attention");
+  else if (sides && strcmp(sides, "all") == 0) json_object_set_new(text, "use_bidirectional_attention", json_true());
+}
+
 /* Mamba 2's way to say that it follows from the rest. */
 static void drop_auto(json_t *object) {
   const char *size = json_string_value(json_object_get(object, "mamba_d_head"));
@@ -428,6 +446,7 @@ static int take_defaults(struct hf_config *c, json_t *object, const struct archi
   arch_encoder_defaults(*ret, c);
   arch_latent_defaults(*ret, c);
   arch_recurrent_defaults(*ret, c);
+  arch_gemma4_defaults(*ret, c);
   hf_class_defaults(*ret, c);
   if (*ret && (*ret)->traits & ARCH_LOCAL_PLAIN) c->rope_local_base_freq = 0;
   return hf_nested_text(*ret, c, object, ret_text, err);
@@ -467,6 +486,7 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   hf_rename_keys(object);
   shorten_lists(object);
   drop_auto(object);
+  drop_vision(object);
   spell_pattern(object);
   ret->n_labels = count_labels(object);
   const char *architecture = json_string_value(json_array_get(json_object_get(object, "architectures"), 0));
@@ -485,6 +505,7 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   if (r == TL_OK) finish_nested(ret, object, a);
   if (r == TL_OK) r = arch_latent_complete(a, ret, "config.json", err);
   if (r == TL_OK) r = arch_recurrent_complete(a, ret, "config.json", err);
+  if (r == TL_OK) r = arch_gemma4_complete(a, ret, text, err);
   /* what a key says in a file of another kind of model is not the reason */
   if (r < 0 && !a && ret->architecture[0] && !arch_find(ret->architecture, "", err)) r = TL_EUNSUPPORTED;
   json_decref(object);

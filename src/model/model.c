@@ -46,10 +46,11 @@ static int divide_angles(const struct model *m, float *inv_freq, struct tl_error
   int32_t i = m->gguf ? model_find_tensor(m, "rope_freqs.weight") : -1;
   if (i < 0) return TL_OK;
   const struct tl_tensor *t = &m->tensors[i];
-  if (t->n_dims != 1 || t->shape[0] != m->model.n_rotated / 2 || t->dtype != TL_DTYPE_F32)
+  uint32_t n = (m->model.wide.dim ? m->model.wide.dim : m->model.n_rotated) / 2;
+  if (t->n_dims != 1 || t->shape[0] != n || t->dtype != TL_DTYPE_F32)
     return tl_error_set(err, TL_ECORRUPT, "model.path", "%.100s: tensor 'rope_freqs.weight': expected %u floats",
-                        model_file_of(m, t), m->model.n_rotated / 2);
-  for (uint32_t k = 0; k < m->model.n_rotated / 2; k++) {
+                        model_file_of(m, t), n);
+  for (uint32_t k = 0; k < n; k++) {
     float divisor;
     tl_tensor_row_to_f32(t, k, &divisor);
     if (!(divisor > 0))
@@ -62,11 +63,12 @@ static int divide_angles(const struct model *m, float *inv_freq, struct tl_error
 
 static int make_plan(struct model *m, const struct architecture *architecture, const struct hf_config *c,
                      const struct hf_pooling *pooling, struct tl_error *err) {
-  /* 16 records a layer at most, and a few around them: plan_add cannot run out */
-  _Static_assert(MODEL_MAX_LAYERS * 16 + 16 < MODEL_MAX_OPS, "the plan of the deepest model fits");
+  /* 24 records a layer at most, and a few around them: plan_add cannot run out */
+  _Static_assert(MODEL_MAX_LAYERS * 24 + 16 < MODEL_MAX_OPS, "the plan of the deepest model fits");
   m->model.n_rotated = model_n_rotated(c);
   m->ops = tl_arena_array(&m->arena, MODEL_MAX_OPS, sizeof *m->ops);
-  float *inv_freq = tl_arena_array(&m->arena, (size_t)c->head_dim / 2, sizeof *inv_freq);
+  int64_t longest = c->global_head_dim > c->head_dim ? c->global_head_dim : c->head_dim;
+  float *inv_freq = tl_arena_array(&m->arena, (size_t)longest / 2, sizeof *inv_freq);
   float *local = tl_arena_array(&m->arena, (size_t)c->head_dim / 2, sizeof *local), factor = 1;
   if (!m->ops || !inv_freq || !local) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   m->config = c;
@@ -101,6 +103,7 @@ static void take_config(struct tl_model *t, const struct architecture *a, const 
   t->max_context = (uint32_t)c->max_position_embeddings;
   arch_latent_take(a, c, t);
   arch_recurrent_take(a, c, t);
+  arch_gemma4_take(a, c, t);
   t->n_eos = c->n_eos;
   memcpy(t->eos, c->eos, sizeof t->eos);
   t->defaults = c->defaults;
@@ -141,6 +144,8 @@ static int set_pooling(struct tl_model *t, const struct architecture *a, const s
   if (!encoder && !headless && p->kind == TL_POOL_NONE) return TL_OK;
   if (t->recurrence.n_layers)
     return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "models whose layers keep a state are not supported as embedders");
+  if (t->n_kv_layers < t->n_layers) /* whose keys would have to stay while the layers between use the same blocks */
+    return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "models whose layers share keys and values are not supported as embedders");
   t->pooling = p->kind == TL_POOL_NONE ? TL_POOL_MEAN : p->kind;
   if (t->is_classifier) t->pooling = strcmp(c->classifier_pooling, "mean") == 0 ? TL_POOL_MEAN : TL_POOL_FIRST;
   t->normalize = p->normalize && !t->is_classifier;

@@ -8,7 +8,7 @@
 #include "tokenlane/base/json.h"
 #include "tokenlane/model.h"
 
-#define MODEL_MAX_OPS 16384
+#define MODEL_MAX_OPS 32768
 #define MODEL_MAX_DIM 1000000
 #define MODEL_MAX_LAYERS 1000
 #define MODEL_MAX_HEAD_DIM 4096
@@ -148,6 +148,11 @@ struct hf_config {
   char state_act[32];
   int64_t expert_latent;          /* Nemotron 3 Super's; 0: experts read h */
   int64_t ffn_multiple;
+  /* Gemma 4's: heads of layers without a window, 0: another class; layers that are lent keys and values, whose MLP may be twice as wide;
+   * numbers that a layer gets beside x */
+  int64_t global_head_dim, num_global_key_value_heads, num_kv_shared_layers, hidden_size_per_layer_input, vocab_size_per_layer_input;
+  bool attention_k_eq_v, use_double_wide_mlp, enable_moe_block;
+  double rope_share; /* of the numbers of a head `proportional` turns */
   double ffn_multiplier;
   bool dense[MODEL_MAX_LAYERS];   /* mlp_only_layers */
   /* encoders */
@@ -289,6 +294,7 @@ enum arch_trait {
   ARCH_SHORT = 1 << 23,       /* layers of short convolutions, likewise */
   ARCH_SCAN = 1 << 27,        /* Mamba 2's, beside attention that rotates if position_embedding_type says so */
   ARCH_QK_NORM_LAST = 1 << 26, /* norms of Q and K by head, behind the rotation */
+  ARCH_GEMMA4 = 1 << 28,      /* heads of two sizes, keys and values that are lent: arch_gemma4.c */
   ARCH_SINKS = 1 << 24,       /* a score beside those of positions */
   ARCH_LATENT = 1 << 30,      /* multi-head latent attention: arch_latent.c */
   ARCH_QKV_BIAS_KEY = 1 << 25, /* biases of q, k, v, unless qkv_bias is false */
@@ -377,6 +383,24 @@ void arch_latent_take(const struct architecture *a, const struct hf_config *conf
 /* A layer's records from the norm to ATTN_OUT. */
 int arch_latent_plan(struct model *m, const struct hf_config *config, uint32_t layer, float rope_factor, struct tl_error *err);
 
+/* arch_gemma4.c: what Gemma 4's layers have that others have not. All do nothing with other rows, which may be NULL. */
+void arch_gemma4_defaults(const struct architecture *a, struct hf_config *config);
+/* What follows from the rest; object: of config.json, the text model's. */
+int arch_gemma4_complete(const struct architecture *a, struct hf_config *config, json_t *object, struct tl_error *err);
+/* The same of what has been read, of either kind of file. */
+int arch_gemma4_check(const struct architecture *a, struct hf_config *config, const char *file, struct tl_error *err);
+void arch_gemma4_take(const struct architecture *a, const struct hf_config *config, struct tl_model *model);
+/* Behind EMBED. */
+int arch_gemma4_begin(struct model *m, const struct hf_config *config, struct tl_error *err);
+/* A layer's records from QKV to ATTEND; *attending: layers so far with keys and values of their own. */
+int arch_gemma4_heads(struct model *m, const struct hf_config *config, uint32_t layer, uint32_t *attending, struct tl_error *err);
+/* What ATTN_OUT reads there, and the MLP's inner row. */
+uint64_t arch_gemma4_made(const struct model *m, const struct hf_config *config, uint32_t layer);
+uint64_t arch_gemma4_ffn(const struct hf_config *config, uint32_t layer);
+/* Behind the MLP's last product, whose sum is in h: the experts; and behind the layer's last norm. */
+int arch_gemma4_experts(struct model *m, const struct hf_config *config, uint32_t layer, struct tl_error *err);
+int arch_gemma4_end(struct model *m, const struct hf_config *config, uint32_t layer, struct tl_error *err);
+
 /* arch_recurrent.c: layers that keep a state. All do nothing with other rows, which may be NULL. */
 void arch_recurrent_defaults(const struct architecture *a, struct hf_config *config);
 /* What follows from the rest; file: for messages. */
@@ -406,6 +430,7 @@ enum experts_trait {
   EXPERTS_MIXED = 1 << 12,     /* PhiMoE: two are chosen, each by a softmax over those that are about as good */
   EXPERTS_UNGATED = 1 << 14,   /* the square of what is above 0 in place of a gate; so has what all rows have */
   EXPERTS_SCALED = 1 << 15,    /* shares are times routed_scaling_factor */
+  EXPERTS_BESIDE = 1 << 16,    /* Gemma 4: layers have an MLP, too; experts read a norm of their own, and their router another */
   EXPERTS_OPTIONAL = 1 << 13,  /* without experts there is but what all rows have */
   EXPERTS_COUNTED = 1 << 6,    /* what all rows have is as large as n_shared_experts experts */
 };

@@ -165,7 +165,7 @@ static int32_t quantized(struct model *m, int32_t index, const struct target *ta
 
 /* Not ROUTE: its matrix is small, and rounding it changes which experts are chosen. Nor what says how much of a state stays. */
 static bool is_product(enum tl_op_kind kind, int input) {
-  if (kind == TL_OP_DELTA_GATES) return input == 0;
+  if (kind == TL_OP_DELTA_GATES || kind == TL_OP_BESIDE_MIX) return input == 0;
   return kind == TL_OP_DELTA_IN || kind == TL_OP_GATE_IN || kind == TL_OP_SHORT_IN || kind == TL_OP_QKV || kind == TL_OP_LATENT || kind == TL_OP_LATENT_QUERY || kind == TL_OP_ATTN_OUT || kind == TL_OP_GATED_UP || kind == TL_OP_UP ||
          kind == TL_OP_MLP_DOWN || kind == TL_OP_EXPERTS_UP || kind == TL_OP_EXPERTS_DOWN || kind == TL_OP_EXPERTS_IN || kind == TL_OP_EXPERTS_OUT || kind == TL_OP_LOGITS;
 }

@@ -56,6 +56,12 @@ static void scale_longrope(const struct hf_config *c, float *inv_freq, uint32_t 
   *ret_factor = (float)(c->attention_factor > 0 ? c->attention_factor : scaled);
 }
 
+/* Of a whole head, whose last numbers do not turn. */
+static void stop_rest(const struct hf_config *c, float *inv_freq, uint32_t n) {
+  uint32_t turning = (uint32_t)(c->rope_share * n / 2);
+  for (uint32_t i = 0; i < n / 2; i++) inv_freq[i] = i < turning ? inv_freq[i] / (float)c->rope_factor : 0;
+}
+
 uint32_t model_n_rotated(const struct hf_config *c) {
   if (c->partial_rotary_factor == 0) return (uint32_t)c->head_dim;
   return (uint32_t)((double)c->head_dim * c->partial_rotary_factor);
@@ -68,7 +74,7 @@ void model_rope_local(const struct hf_config *c, float *inv_freq) {
 
 static int check_rope(const struct hf_config *c, uint32_t n, struct tl_error *err) {
   static const char *const known[] = {"", "default", "linear", "dynamic", "llama3", "yarn", "longrope"};
-  bool found = false;
+  bool found = c->global_head_dim && strcmp(c->rope_type, "proportional") == 0;
   for (size_t i = 0; i < sizeof known / sizeof *known; i++) found = found || strcmp(c->rope_type, known[i]) == 0;
   if (!found)
     return tl_error_set(err, TL_EUNSUPPORTED, "model.path",
@@ -106,7 +112,7 @@ static double base_of(const struct hf_config *c, uint32_t n) {
 
 /* `dynamic` changes angles only beyond max_position_embeddings, where no context goes. */
 int model_rope(const struct hf_config *c, float *inv_freq, float *ret_factor, struct tl_error *err) {
-  uint32_t n = model_n_rotated(c);
+  uint32_t n = c->global_head_dim ? (uint32_t)c->global_head_dim : model_n_rotated(c);
   int r = check_rope(c, n, err);
   if (r < 0) return r;
   bool linear = strcmp(c->rope_type, "linear") == 0, llama3 = strcmp(c->rope_type, "llama3") == 0;
@@ -117,6 +123,7 @@ int model_rope(const struct hf_config *c, float *inv_freq, float *ret_factor, st
     inv_freq[i] = freq;
   }
   *ret_factor = 1;
+  if (strcmp(c->rope_type, "proportional") == 0) stop_rest(c, inv_freq, n);
   if (strcmp(c->rope_type, "yarn") == 0) scale_yarn(c, inv_freq, n, ret_factor);
   if (strcmp(c->rope_type, "longrope") == 0) scale_longrope(c, inv_freq, n, ret_factor);
   return TL_OK;

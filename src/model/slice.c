@@ -59,7 +59,7 @@ static struct run part_of(const struct tl_shard *s, uint64_t n) {
 /* The inputs of ATTN_OUT that this rank has: heads, or what a layer that keeps a state makes. Where both are as many, parts are, too. */
 static struct run made(const struct tl_model *model, const struct tl_shard *s, const struct tl_tensor *t) {
   const struct tl_recurrence *r = &model->recurrence;
-  uint64_t head = tl_model_value_dim(model), of_state = r->n_value_heads ? (uint64_t)r->n_value_heads * r->value_dim : r->n_channels;
+  uint64_t head = t->shape[1] / model->n_heads, of_state = r->n_value_heads ? (uint64_t)r->n_value_heads * r->value_dim : r->n_channels;
   if (r->n_layers && t->shape[1] == of_state) return part_of(s, of_state / s->size);
   return (struct run){s->first_head * head, s->n_heads * head};
 }
@@ -105,9 +105,10 @@ static void share_states(const struct tl_recurrence *r, struct tl_shard *s) {
 }
 
 int tl_shard_make(const struct tl_model *model, uint32_t rank, uint32_t size, struct tl_shard *ret, struct tl_error *err) {
-  uint32_t kv = model->n_kv_heads, least, block = ffn_block(model, size, &least);
+  uint32_t kv = model->n_kv_heads, wide = model->wide.n_kv, least, block = ffn_block(model, size, &least);
   if (model->n_heads % size) return refuse(err, size, "attention heads", model->n_heads);
   if (kv % size && size % kv) return refuse(err, size, "key and value heads", kv);
+  if (wide && wide % size && size % wide) return refuse(err, size, "key and value heads of layers without a window", wide);
   if (least / block < size) return refuse(err, size, "inner MLP outputs", least);
   if (model->n_experts && model->n_experts < size) return refuse(err, size, "experts", model->n_experts);
   if (model->vocab_size < size) return refuse(err, size, "vocabulary entries", model->vocab_size);
@@ -119,6 +120,8 @@ int tl_shard_make(const struct tl_model *model, uint32_t rank, uint32_t size, st
   ret->first_head = rank * ret->n_heads;
   ret->n_kv_heads = kv < size ? 1 : kv / size;
   ret->first_kv_head = (uint32_t)((uint64_t)rank * kv / size);
+  ret->n_wide_kv_heads = wide < size ? wide > 0 : wide / size;
+  ret->first_wide_kv_head = (uint32_t)((uint64_t)rank * wide / size);
   ret->ffn_unit = block;
   ret->first_ffn = slice_cut(model->ffn_dim, block, rank, size);
   ret->n_ffn = slice_cut(model->ffn_dim, block, rank + 1, size) - ret->first_ffn;
@@ -144,7 +147,7 @@ static struct run inner(const struct tl_shard *s, uint64_t total) {
 /* The outputs of an input of a record that this rank computes. */
 static struct run outputs(const struct tl_model *model, const struct tl_shard *s, const struct tl_op *op, unsigned input,
                           const struct tl_tensor *t) {
-  uint64_t head = model->head_dim, query = model->n_nope + model->n_rotated;
+  uint64_t head = tl_op_heads(model, op).dim, query = model->n_nope + model->n_rotated;
   if (s->size == 1) return all_rows(t); /* what the sizes of the model say too */
   switch (op->kind) {
     case TL_OP_LATENT:
@@ -153,6 +156,7 @@ static struct run outputs(const struct tl_model *model, const struct tl_shard *s
     case TL_OP_LATENT_QUERY: return (struct run){s->first_head * query, s->n_heads * query};
     case TL_OP_QKV:
       if (input == 0) return (struct run){s->first_head * head, s->n_heads * head};
+      if (op->features & TL_F_WIDE) return (struct run){s->first_wide_kv_head * head, s->n_wide_kv_heads * head};
       return (struct run){s->first_kv_head * head, s->n_kv_heads * head};
     case TL_OP_GATE_IN: return (struct run){s->first_head * head, s->n_heads * head};
     case TL_OP_DELTA_IN:

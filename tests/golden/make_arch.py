@@ -42,6 +42,9 @@ LLAMA4 = dict(num_hidden_layers=4, intermediate_size=20, intermediate_size_mlp=5
                   original_max_position_embeddings=64))
 MINISTRAL = dict(rope_type="yarn", rope_theta=1000000.0, factor=4.0, original_max_position_embeddings=400, beta_fast=32.0, beta_slow=1.0,
                  mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1)
+GEMMA4 = dict(sliding_window=18, final_logit_softcapping=6.0, rope_parameters=dict(
+    sliding_attention=theta(10000.0), full_attention=dict(rope_type="proportional", partial_rotary_factor=0.4, rope_theta=100000.0)),
+    num_hidden_layers=2, layer_types=["sliding_attention", "full_attention"], tie_word_embeddings=True)
 LONG = [1.0 + 0.5 * i for i in range(6)]
 # layers that keep a state: odd sizes, and those that kernels like
 DELTA = dict(head_dim=16, linear_num_key_heads=2, linear_num_value_heads=6, linear_key_head_dim=10, linear_value_head_dim=12)
@@ -85,6 +88,14 @@ MODELS = {
         5e6, mrope_section=[3, 2, 2], mrope_interleaved=True))),
     "ministral3": ("Mistral3", dict(rope_parameters=MINISTRAL)),
     "ministral3_long": ("Mistral3", dict(rope_parameters=MINISTRAL | dict(factor=16.0, original_max_position_embeddings=30, llama_4_scaling_beta=0.6))),
+    # as Gemma 4 E2B: numbers beside x, and two layers that are lent keys and values; as 31B: keys are values where there is no window; as 26B-A4B
+    "gemma4": ("Gemma4", GEMMA4 | dict(num_hidden_layers=5, hidden_size=28, intermediate_size=20, hidden_size_per_layer_input=12, vocab_size_per_layer_input=131,
+                                       num_kv_shared_layers=2, use_double_wide_mlp=True, head_dim=6, global_head_dim=10, layer_types=[
+                                           "sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"])),
+    "gemma4_dense": ("Gemma4Unified", GEMMA4 | dict(hidden_size=32, intermediate_size=40, head_dim=16, global_head_dim=32, attention_k_eq_v=True,
+                                                    num_global_key_value_heads=1, tie_word_embeddings=False)),
+    "gemma4_moe": ("Gemma4", GEMMA4 | dict(hidden_size=32, intermediate_size=40, head_dim=16, global_head_dim=32, attention_k_eq_v=True, num_global_key_value_heads=1,
+                                           hidden_size_per_layer_input=0, tie_word_embeddings=False, enable_moe_block=True, num_experts=5, top_k_experts=2, moe_intermediate_size=16)),
     "olmo2": ("Olmo2", dict(hidden_size=56)),
     "olmo3": ("Olmo3", dict(num_hidden_layers=4, hidden_size=40, head_dim=10, sliding_window=17, rope_parameters=dict(
         sliding_attention=theta(5000.0), full_attention=dict(rope_type="yarn", rope_theta=5000.0, factor=8.0, attention_factor=1.2,
@@ -220,7 +231,7 @@ MODELS = {
 LATENT_NAMES = ("deepseek_v2", "deepseek_v2_lite", "deepseek_v2_bias", "deepseek_v3", "moonlight", "glm4_moe_lite")
 NOT_OLD = ("head_dim", "num_key_value_heads", "intermediate_size")  # which classes from before Llama have not
 OLD = {"GPT2": NOT_OLD, "OPT": NOT_OLD, "Falcon": NOT_OLD, "GPTNeoX": NOT_OLD[:2], "GPTBigCode": NOT_OLD, "GPTJ": NOT_OLD}
-CONFIG = {"Gemma3": "Gemma3TextConfig", "Qwen3_5": "Qwen3_5TextConfig", "Qwen3_5Moe": "Qwen3_5MoeTextConfig"}
+CONFIG = {"Gemma3": "Gemma3TextConfig", "Gemma4": "Gemma4TextConfig", "Qwen3_5": "Qwen3_5TextConfig", "Qwen3_5Moe": "Qwen3_5MoeTextConfig"}
 # by the name of the golden folder: the text model's configuration, and as little of another one for pictures as there can be
 SIGHT = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_heads=1, depth=1, patch_size=2)
 NESTED = {
@@ -229,6 +240,8 @@ NESTED = {
     "glm4v_moe": ("Glm4vMoeTextConfig", SIGHT | dict(out_hidden_size=24)),
     "mistral4": ("Mistral4Config", SIGHT | dict(model_type="pixtral", head_dim=8, image_size=4)),
     "kimi_k25": ("DeepseekV3Config", SIGHT | dict(num_position_embeddings=4)),
+    "gemma4_dense": ("Gemma4UnifiedTextConfig", None),
+    "gemma4_moe": ("Gemma4TextConfig", None),
     "mistral3": ("MistralConfig", SIGHT | dict(model_type="pixtral", head_dim=8, image_size=4)),
     "qwen2_5_vl": ("Qwen2_5_VLTextConfig", SIGHT | dict(out_hidden_size=56)),
     "ministral3": ("Ministral3Config", SIGHT | dict(model_type="pixtral", head_dim=8, image_size=4)),
@@ -342,6 +355,9 @@ def written_config(name, config, architecture):
         text = {k: v for k, v in written.pop("text_config").items() if not k.startswith(DROP) and (v is not None or k == "sliding_window")}
         for key in ("num_attention_heads", "num_key_value_heads", "query_pre_attn_scalar", "eos_token_id") if name == "gemma3_vision" else ():
             text.pop(key)
+        if name.startswith("gemma4"):
+            sizes = next(iter(text.pop("per_layer_config").values()))
+            text |= {"global_head_dim": sizes["head_dim"], "num_global_key_value_heads": sizes["num_key_value_heads"], "use_bidirectional_attention": "vision"}
         if name != "qwen2_5_vl":
             return written | {"text_config": text, "eos_token_id": SIZES["eos_token_id"]}
         rope = text.pop("rope_parameters")
@@ -392,10 +408,13 @@ def make_model(name):
     generator = torch.Generator().manual_seed(sum(name.encode()) + SEEDS.get(name, 0))
     config, architecture = make_config(name)
     model = getattr(transformers, architecture)(config).float().eval()
-    draw_weights(model, generator, family.startswith(("Gemma", "Qwen3Next", "Qwen3_5")) or family == "Nemotron")
+    plus_one = family.startswith(("Gemma", "Qwen3Next", "Qwen3_5")) and not family.startswith("Gemma4") or family == "Nemotron"
+    draw_weights(model, generator, plus_one)
     for name_of, buffer in model.named_buffers():
         if name_of.endswith(("e_score_correction_bias", "expert_bias")):
             buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
+        if name_of.endswith("layer_scalar"):
+            buffer.copy_(1 - 0.5 * torch.rand(buffer.shape, generator=generator))
     if config.tie_word_embeddings:
         model.tie_weights()
     shipped = round_to_mxfp4(model, generator) if name.endswith("_mxfp4") else {}

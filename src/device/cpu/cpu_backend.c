@@ -24,6 +24,7 @@ static void device_close(struct tl_device *device) {
   free(d->tickets);
   free(d->rope);
   free(d->rope_local);
+  free(d->layer_at);
   cpu_weights_free(&d->weights);
   cpu_mixture_free(d);
   cpu_adapters_free(d);
@@ -86,16 +87,40 @@ static int make_states(struct cpu_device *d, uint64_t most, uint64_t context_byt
   return s->memory ? TL_OK : no_memory(err, "the states", s->bytes);
 }
 
+static struct cpu_heads make_heads(const struct cpu_device *d, uint32_t dim, uint32_t n_kv) {
+  struct cpu_heads h = {.dim = dim, .pad = (uint32_t)cpu_round_up(dim, 16), .n_kv = n_kv};
+  h.head_bytes = (size_t)h.pad * TL_BLOCK_TOKENS * tl_dtype_bytes(d->kv_dtype);
+  h.layer_bytes = (d->model->n_latent ? 1 : 2) * n_kv * h.head_bytes; /* a latent is key and value */
+  return h;
+}
+
+/* Where layers begin; the bytes that all of them have of a block, or, of a pooling model's, the most of one. 0: out of memory. */
+static size_t lay_out_layers(struct cpu_device *d) {
+  const struct tl_model *model = d->model;
+  size_t total = 0, most = 0;
+  d->layer_at = calloc(model->n_kv_layers ? model->n_kv_layers : 1, sizeof *d->layer_at);
+  if (!d->layer_at) return 0;
+  for (uint32_t i = 0; i < model->n_ops; i++) {
+    const struct tl_op *op = &model->plan[i];
+    if ((op->kind != TL_OP_ATTEND || op->features & TL_F_LENT) && op->kind != TL_OP_LATENT_ATTEND) continue;
+    size_t bytes = cpu_heads_of(d, op)->layer_bytes;
+    d->layer_at[op->layer] = total;
+    total += bytes;
+    most = bytes > most ? bytes : most;
+  }
+  return model->pooling == TL_POOL_NONE ? total : most;
+}
+
 static int make_kv(struct cpu_device *d, struct tl_error *err) {
   const struct tl_model *model = d->model;
   d->kv_dtype = tl_device_kv_dtype(&d->load);
-  d->head_pad = (uint32_t)cpu_round_up(model->head_dim, 16);
-  d->head_bytes = (size_t)d->head_pad * TL_BLOCK_TOKENS * tl_dtype_bytes(d->kv_dtype);
-  d->layer_bytes = (model->n_latent ? 1 : 2) * d->shard.n_kv_heads * d->head_bytes; /* a latent is key and value */
-  uint64_t block_bytes = (uint64_t)d->layer_bytes * model->n_kv_layers;
+  d->heads = make_heads(d, model->head_dim, d->shard.n_kv_heads);
+  d->wide = make_heads(d, model->wide.dim, d->shard.n_wide_kv_heads);
+  uint64_t block_bytes = lay_out_layers(d);
+  if (!block_bytes) return no_memory(err, "the KV blocks", 0);
   if (model->pooling != TL_POOL_NONE) {
     d->n_blocks = cpu_places_blocks(d);
-    d->kv_bytes = d->n_blocks * d->layer_bytes;
+    d->kv_bytes = d->n_blocks * block_bytes;
     d->kv = cpu_map(d->kv_bytes);
     return d->kv && cpu_places_make(d) ? TL_OK : no_memory(err, "the keys of a step", d->kv_bytes);
   }
@@ -140,6 +165,12 @@ static size_t widest_vector(const struct tl_model *model) {
   return most;
 }
 
+static bool makes_aside(const struct tl_model *model) {
+  for (uint32_t i = 0; i < model->n_ops; i++)
+    if (model->plan[i].kind == TL_OP_ASIDE) return true;
+  return false;
+}
+
 /* All activations in one mapping; rows are padded so that kernels may read and
  * write whole vectors, and the padding stays zero. */
 static int make_activations(struct cpu_device *d, struct tl_error *err) {
@@ -149,12 +180,17 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
   d->ld_dim = cpu_row_stride(model->dim);
   cpu_latent_measure(d);
   size_t qkv = (size_t)(shard->n_heads + 2 * shard->n_kv_heads) * model->head_dim;
+  size_t wide = (size_t)(shard->n_heads + 2 * shard->n_wide_kv_heads) * model->wide.dim;
+  if (wide > qkv) qkv = wide;
   d->ld_qkv = cpu_row_stride(model->n_latent ? d->latent.key_at + model->head_dim : qkv);
-  size_t heads = (size_t)shard->n_heads * tl_model_value_dim(model);
+  uint32_t value = tl_model_value_dim(model);
+  size_t heads = (size_t)shard->n_heads * (model->wide.dim > value ? model->wide.dim : value);
   d->ld_attn = cpu_row_stride(heads > d->states.made ? heads : d->states.made);
   d->ld_ffn = cpu_row_stride(widest_ffn(d));
   d->ld_vocab = cpu_round_up(model->vocab_size, 32);
   d->ld_vector = cpu_row_stride(widest_vector(model));
+  d->ld_beside = cpu_row_stride((size_t)model->n_beside * model->n_layers);
+  size_t aside = makes_aside(model) ? tokens * d->ld_dim : 0, beside = tokens * d->ld_beside;
   size_t part = d->group ? tokens * d->ld_dim : 0;
   size_t vectors = (size_t)d->load.max_batch_size * d->ld_vector; /* each rank makes all of them */
   size_t widest = d->ld_dim > d->ld_attn ? d->ld_dim : d->ld_attn;
@@ -174,6 +210,7 @@ static int make_activations(struct cpu_device *d, struct tl_error *err) {
   } parts[] = {{&d->x, tokens * d->ld_dim},     {&d->h, tokens * d->ld_dim},   {&d->qkv, tokens * d->ld_qkv},
                {&d->a, tokens * d->ld_attn},    {&d->m, tokens * d->ld_ffn},   {&d->logits, rows * d->ld_vocab},
                {(float **)&d->pairs, pairs / 2},  {&d->parts[0], part},          {&d->parts[1], part},
+               {&d->aside, aside},              {&d->beside, beside},          {&d->mix, beside},
                {&d->vectors[0], vectors},      {&d->vectors[1], vectors},
                {&d->latent.query, tokens * d->latent.ld_query}, {&d->latent.wide, tokens * d->latent.ld_wide},
                {&s->u, tokens * s->ld_u}, {&s->z, tokens * s->ld_z}, {&s->wide, tokens * s->ld_wide},
@@ -205,7 +242,8 @@ static int make_lanes(struct cpu_device *d, struct tl_error *err) {
   size_t context = cpu_round_up(d->load.max_context, TL_BLOCK_TOKENS);
   size_t panel_floats = 2 * (size_t)d->load.max_batch_tokens * CPU_PANEL;
   size_t vocab = d->shard.rank == 0 && !d->ld_vector ? d->model->vocab_size : 0; /* the others do not sample */
-  if (panel_floats < (size_t)CPU_MAX_QUERIES * d->head_pad) panel_floats = (size_t)CPU_MAX_QUERIES * d->head_pad;
+  size_t pad = d->wide.pad > d->heads.pad ? d->wide.pad : d->heads.pad;
+  if (panel_floats < CPU_MAX_QUERIES * pad) panel_floats = CPU_MAX_QUERIES * pad;
   d->lanes = lane_memory(d->options.n_lanes * sizeof *d->lanes);
   d->tickets = lane_memory((d->model->n_ops + 1) * sizeof *d->tickets);
   if (!d->lanes || !d->tickets) return no_memory(err, "the compute threads", 0);
@@ -224,9 +262,8 @@ static int make_lanes(struct cpu_device *d, struct tl_error *err) {
   return TL_OK;
 }
 
-/* cos and sin of position * inv_freq, as floats, like transformers. */
-static int make_rope(const struct cpu_device *d, const float *inv_freq, float **ret, struct tl_error *err) {
-  uint32_t half = d->model->n_rotated / 2;
+/* cos and sin of position * inv_freq (half), as floats, like transformers. */
+static int make_rope(const struct cpu_device *d, const float *inv_freq, uint32_t half, float **ret, struct tl_error *err) {
   float *table = *ret = malloc((size_t)d->load.max_context * half * 2 * sizeof(float));
   if (!table) return no_memory(err, "the rotary angles", 0);
   for (uint32_t p = 0; p < d->load.max_context; p++)
@@ -259,8 +296,9 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   if (r == TL_OK) r = cpu_adapters_load(d, err);
   if (r == TL_OK) r = make_lanes(d, err);
   if (r == TL_OK && !cpu_latent_make(d)) r = no_memory(err, "the compute threads", 0);
-  if (r == TL_OK) r = make_rope(d, d->model->inv_freq, &d->rope, err);
-  if (r == TL_OK && d->model->inv_freq_local) r = make_rope(d, d->model->inv_freq_local, &d->rope_local, err);
+  uint32_t rotated = load->model->n_rotated / 2, wide = load->model->wide.dim / 2;
+  if (r == TL_OK) r = make_rope(d, d->model->inv_freq, wide ? wide : rotated, &d->rope, err);
+  if (r == TL_OK && d->model->inv_freq_local) r = make_rope(d, d->model->inv_freq_local, rotated, &d->rope_local, err);
   if (r < 0) return r;
   *ret = (struct tl_device_loaded){.n_blocks = d->n_blocks, .n_states = d->states.n, .kv_bytes = memory_taken(d), .weight_bytes = d->weights.bytes + d->adapters.bytes};
   return TL_OK;

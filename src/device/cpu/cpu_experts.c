@@ -198,7 +198,7 @@ static void group(struct cpu_device *d, uint32_t n_rows) {
   x->n_entries = x->first[n];
 }
 
-void cpu_route(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w) {
+void cpu_route(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w, const float *factors) {
   struct cpu_device *d = r->d;
   struct cpu_mixture *x = &d->mixture;
   struct target target = {.y = x->scores, .ldy = x->ld_scores};
@@ -208,8 +208,12 @@ void cpu_route(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op,
   cpu_project(r, ticket, &plain, d->h, d->ld_dim, n, &target);
   barrier(r);
   share(r, n, &from, &to);
-  for (uint32_t i = from; i < to; i++)
-    route_row(x->scores + i * x->ld_scores, op, w->bias, x->chosen + (size_t)i * op->n_chosen, x->shares + (size_t)i * op->n_chosen);
+  for (uint32_t i = from; i < to; i++) {
+    uint32_t *chosen = x->chosen + (size_t)i * op->n_chosen;
+    float *shares = x->shares + (size_t)i * op->n_chosen;
+    route_row(x->scores + i * x->ld_scores, op, w->bias, chosen, shares);
+    for (uint32_t k = 0; factors && k < op->n_chosen; k++) shares[k] *= factors[chosen[k]];
+  }
   barrier(r);
   if (r->index == 0) group(d, n);
 }
@@ -274,6 +278,8 @@ static void up_unit(struct run *r, const struct tl_op *op, const struct cpu_matr
     float *gi = g + i * CPU_PANEL, *ui = u + i * CPU_PANEL;
     if (op->features & TL_F_CLAMPED)
       d->kernels->clamped_mul(gi, gi, ui, CPU_PANEL, op->limit);
+    else if (op->features & TL_F_GELU_TANH)
+      d->kernels->gelu_mul(gi, gi, ui, CPU_PANEL);
     else
       d->kernels->silu_mul(gi, gi, ui, CPU_PANEL);
   }
@@ -352,12 +358,13 @@ bool cpu_experts_down(struct run *r, struct cpu_ticket *ticket, const struct tl_
     for (uint32_t unit = from; unit < to; unit++) down_unit(r, op, experts, unit);
   barrier(r);
   bool low = op->features & TL_F_LOW_RANK; /* what a rank's experts made there, which EXPERTS_OUT adds up with the others' */
-  float *sum = low ? x->v : d->group ? part_of(r, d->shard.rank) : d->x;
+  bool to_h = op->features & TL_F_TO_H;
+  float *whole = to_h ? d->h : d->x, *sum = low ? x->v : d->group ? part_of(r, d->shard.rank) : whole;
   uint32_t dim = (uint32_t)d->model->tensors[op->weight[0]].shape[0];
   share(r, r->step->n_tokens, &from, &to);
-  for (uint32_t i = from; i < to; i++) mix_row(d, op, dim, i, sum + i * io_stride(d, op), !low && !d->group);
+  for (uint32_t i = from; i < to; i++) mix_row(d, op, dim, i, sum + i * io_stride(d, op), !low && !d->group && !to_h);
   if (low) return true;
-  return !d->group || cpu_sum_parts(r, r->step->n_tokens, d->x, true);
+  return !d->group || cpu_sum_parts(r, r->step->n_tokens, whole, !to_h);
 }
 
 void cpu_row_gate(struct run *r, const float *weight) {

@@ -151,11 +151,6 @@ static void store(enum tl_dtype dtype, char *base, size_t element, float value) 
   ((uint16_t *)(void *)base)[element] = dtype == TL_DTYPE_BF16 ? tl_f32_to_bf16(value) : tl_f32_to_f16(value);
 }
 
-static char *layer_base(const struct cpu_device *d, uint32_t layer) {
-  size_t own = d->ld_vector ? 0 : layer; /* a pooling model's layers use the same blocks in turn */
-  return d->kv + own * d->n_blocks * d->layer_bytes;
-}
-
 void cpu_latent_store(struct run *r, uint32_t layer) {
   struct cpu_device *d = r->d;
   uint32_t from, to, n = d->model->head_dim;
@@ -163,12 +158,12 @@ void cpu_latent_store(struct run *r, uint32_t layer) {
   share(r, r->step->n_tokens, &from, &to);
   for (uint32_t i = from; i < to; i++) {
     uint32_t slot = r->step->slots[i] % TL_BLOCK_TOKENS;
-    char *block = layer_base(d, layer) + r->step->slots[i] / TL_BLOCK_TOKENS * d->layer_bytes;
+    char *block = cpu_layer_base(d, layer) + r->step->slots[i] / TL_BLOCK_TOKENS * d->heads.layer_bytes;
     const float *row = kept_of(d, i);
     if (dtype == TL_DTYPE_F8_E4M3)
-      d->kernels->to_e4m3(row, (uint8_t *)block + (size_t)slot * d->head_pad, n);
+      d->kernels->to_e4m3(row, (uint8_t *)block + (size_t)slot * d->heads.pad, n);
     else
-      for (uint32_t e = 0; e < n; e++) store(dtype, block, (size_t)slot * d->head_pad + e, row[e]);
+      for (uint32_t e = 0; e < n; e++) store(dtype, block, (size_t)slot * d->heads.pad + e, row[e]);
   }
 }
 
@@ -241,8 +236,8 @@ static void attend_stretch(const struct run *r, const struct tl_op *op, const st
                            float *scratch) {
   const struct cpu_device *d = r->d;
   uint32_t end = s->end - begin < CPU_LATENT_STRETCH ? s->end : begin + CPU_LATENT_STRETCH;
-  struct cpu_latent_attention a = {d->kv_dtype, d->model->head_dim, d->model->n_latent, d->head_pad, d->layer_bytes,
-                                   layer_base(d, op->layer), r->step->block_tables + (size_t)s->seq * r->step->table_stride, op->scale};
+  struct cpu_latent_attention a = {d->kv_dtype, d->model->head_dim, d->model->n_latent, d->heads.pad, d->heads.layer_bytes,
+                                   cpu_layer_base(d, op->layer), r->step->block_tables + (size_t)s->seq * r->step->table_stride, op->scale};
   d->kernels->attend_latent(&a, q, s->n_keys, begin, end, out, scratch);
 }
 

@@ -320,12 +320,12 @@ static bool embed(struct run *r, const struct tl_op *op) {
   uint32_t from, to, dim = d->model->dim;
   float *x = d->group ? part_of(r, d->shard.rank) : d->x;
   share(r, r->step->n_tokens, &from, &to);
-  size_t row_bytes = tl_dtype_row_bytes(d->weights.embed_dtype, dim);
+  const struct cpu_table *table = &d->weights.embed;
   for (uint32_t i = from; i < to; i++) {
     float *to_row = x + i * d->ld_dim;
     uint32_t row = (uint32_t)r->step->tokens[i] - d->shard.first_vocab; /* wraps round for what lies before */
     if (row < d->shard.n_vocab)
-      tl_dtype_to_f32(d->weights.embed_dtype, d->weights.embed + row * row_bytes, to_row, dim);
+      tl_dtype_to_f32(table->dtype, table->rows + row * table->row_bytes, to_row, dim);
     else
       memset(to_row, 0, dim * sizeof *to_row);
     for (uint32_t k = 0; op->features & TL_F_FACTOR && k < dim; k++) to_row[k] *= op->factor;
@@ -359,38 +359,38 @@ static void store(enum tl_dtype dtype, char *base, size_t element, float value) 
   ((uint16_t *)(void *)base)[element] = dtype == TL_DTYPE_BF16 ? tl_f32_to_bf16(value) : tl_f32_to_f16(value);
 }
 
-/* Where a layer's K of a head, the rank's own count, begins in block 0; V lies n_kv_heads * head_bytes on. */
-static char *head_base(const struct cpu_device *d, uint32_t layer, uint32_t head) {
-  size_t own = d->ld_vector ? 0 : layer; /* a pooling model's layers use the same blocks in turn */
-  return d->kv + own * d->n_blocks * d->layer_bytes + head * d->head_bytes;
+/* Where K of a head of the record's layer, the rank's own count, begins in block 0; V lies n_kv * head_bytes on. */
+static char *head_base(const struct cpu_device *d, const struct tl_op *op, uint32_t head) {
+  return cpu_layer_base(d, op->layer) + head * cpu_heads_of(d, op)->head_bytes;
 }
 
 /* As bytes: a head's key at kb, transposed, its value at vb. */
-static void store_e4m3(const struct cpu_device *d, const float *k, const float *v, uint32_t slot, char *kb, char *vb) {
+static void store_e4m3(const struct cpu_device *d, const struct cpu_heads *heads, const float *k, const float *v, uint32_t slot, char *kb, char *vb) {
   uint8_t some[64];
-  for (uint32_t e = 0; e < d->model->head_dim; e += sizeof some) {
-    uint32_t n = d->model->head_dim - e < sizeof some ? d->model->head_dim - e : sizeof some;
+  for (uint32_t e = 0; e < heads->dim; e += sizeof some) {
+    uint32_t n = heads->dim - e < sizeof some ? heads->dim - e : sizeof some;
     d->kernels->to_e4m3(k + e, some, n);
     for (uint32_t i = 0; i < n; i++) kb[(size_t)(e + i) * TL_BLOCK_TOKENS + slot] = (char)some[i];
   }
-  d->kernels->to_e4m3(v, (uint8_t *)vb + (size_t)slot * d->head_pad, d->model->head_dim);
+  d->kernels->to_e4m3(v, (uint8_t *)vb + (size_t)slot * heads->pad, heads->dim);
 }
 
-static void store_kv(struct run *r, uint32_t layer) {
+static void store_kv(struct run *r, const struct tl_op *op) {
   struct cpu_device *d = r->d;
-  uint32_t from, to, head_dim = d->model->head_dim, n_kv_heads = d->shard.n_kv_heads;
+  const struct cpu_heads *heads = cpu_heads_of(d, op);
+  uint32_t from, to, head_dim = heads->dim, n_kv_heads = heads->n_kv;
   const enum tl_dtype dtype = d->kv_dtype; /* what is stored might be these, for all that the compiler knows */
-  const size_t head_pad = d->head_pad;
+  const size_t head_pad = heads->pad;
   share(r, r->step->n_tokens, &from, &to);
   for (uint32_t i = from; i < to; i++) {
     uint32_t slot = r->step->slots[i] % TL_BLOCK_TOKENS;
-    size_t block = r->step->slots[i] / TL_BLOCK_TOKENS * d->layer_bytes;
+    size_t block = r->step->slots[i] / TL_BLOCK_TOKENS * heads->layer_bytes;
     const float *k = d->qkv + i * d->ld_qkv + (size_t)d->shard.n_heads * head_dim;
     const float *v = k + (size_t)n_kv_heads * head_dim;
     for (uint32_t head = 0; head < n_kv_heads; head++, k += head_dim, v += head_dim) {
-      char *kb = head_base(d, layer, head) + block, *vb = kb + n_kv_heads * d->head_bytes;
+      char *kb = head_base(d, op, head) + block, *vb = kb + n_kv_heads * heads->head_bytes;
       if (dtype == TL_DTYPE_F8_E4M3) {
-        store_e4m3(d, k, v, slot, kb, vb);
+        store_e4m3(d, heads, k, v, slot, kb, vb);
         continue;
       }
       for (uint32_t e = 0; e < head_dim; e++) {
@@ -412,17 +412,18 @@ static uint32_t seen(const struct tl_op *op, uint32_t position, uint32_t length,
 static void attend_unit(struct run *r, const struct tl_op *op, const float *sinks, uint32_t seq, uint32_t head, uint32_t row,
                         uint32_t n) {
   struct cpu_device *d = r->d;
-  uint32_t group = d->shard.n_heads / d->shard.n_kv_heads, head_dim = d->model->head_dim;
+  const struct cpu_heads *kv = cpu_heads_of(d, op);
+  uint32_t group = d->shard.n_heads / kv->n_kv, head_dim = kv->dim;
   struct cpu_attention a = {d->kv_dtype,    head_dim,
-                            d->head_pad,    d->layer_bytes,
-                            head_base(d, op->layer, head), NULL,
+                            kv->pad,        kv->layer_bytes,
+                            head_base(d, op, head), NULL,
                             r->step->block_tables + (size_t)seq * r->step->table_stride, op->scale,
                             op->features & TL_F_SOFTCAP ? op->softcap : 0, NULL, NULL};
   float sink[CPU_MAX_QUERIES];
   uint32_t first[CPU_MAX_QUERIES];
   a.first = first;
   if (sinks) a.sinks = sink;
-  a.v = a.k + d->shard.n_kv_heads * d->head_bytes;
+  a.v = a.k + kv->n_kv * kv->head_bytes;
   size_t stride = cpu_round_up(d->load.max_context, TL_BLOCK_TOKENS);
   float *out_rows = r->lane->panel_out; /* free between products: (CPU_MAX_QUERIES, head_pad) fits */
   for (uint32_t at = 0; at < n * group; at += CPU_MAX_QUERIES) {
@@ -433,7 +434,7 @@ static void attend_unit(struct run *r, const struct tl_op *op, const float *sink
     for (uint32_t i = 0; i < count; i++) {
       uint32_t token = row + (at + i) / group, query_head = head * group + (at + i) % group;
       q[i] = d->qkv + token * d->ld_qkv + (size_t)query_head * head_dim;
-      out[i] = out_rows + (size_t)i * d->head_pad;
+      out[i] = out_rows + (size_t)i * kv->pad;
       if (sinks) sink[i] = sinks[d->shard.first_head + query_head];
       n_keys[i] = seen(op, r->step->positions[token], r->step->context_len[seq], &first[i]);
     }
@@ -448,7 +449,7 @@ static void attend_unit(struct run *r, const struct tl_op *op, const float *sink
 /* sinks: (heads of the whole model) or NULL. */
 static void attend(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const float *sinks) {
   const struct tl_step *step = r->step;
-  uint32_t n_chunks = 0, heads = r->d->shard.n_kv_heads, from, to;
+  uint32_t n_chunks = 0, heads = cpu_heads_of(r->d, op)->n_kv, from, to;
   for (uint32_t s = 0; s < step->n_seqs; s++)
     n_chunks += (step->query_start[s + 1] - step->query_start[s] + ATTEND_ROWS - 1) / ATTEND_ROWS;
   while (take(r, ticket, n_chunks * heads, &from, &to)) {
@@ -509,6 +510,7 @@ static bool run_op(struct run *r, uint32_t i) {
   struct cpu_ticket *ticket = &d->tickets[i];
   const float *weight = d->weights.norms[i], *part = d->weights.norm_parts[i];
   struct target c = {.y = d->qkv, .ldy = d->ld_qkv}, query = {.y = d->latent.query, .ldy = d->latent.ld_query};
+  struct target beside = {.y = d->mix, .ldy = d->ld_beside};
   struct target u = {.y = d->states.u, .ldy = d->states.ld_u}, z = {.y = d->states.z, .ldy = d->states.ld_z};
   struct target v = {.y = d->mixture.v, .ldy = d->mixture.ld_v};
   uint32_t from, to;
@@ -523,7 +525,7 @@ static bool run_op(struct run *r, uint32_t i) {
     case TL_OP_ROPE: cpu_rope(d, op, from, to); return true;
     case TL_OP_ATTEND:
       if (op->features & TL_F_GROWS) cpu_grow(d, op, from, to);
-      store_kv(r, op->layer);
+      if (!(op->features & TL_F_LENT)) store_kv(r, op);
       barrier(r);
       attend(r, ticket, op, weight);
       break;
@@ -553,11 +555,20 @@ static bool run_op(struct run *r, uint32_t i) {
     case TL_OP_UP: up(r, i); break;
     case TL_OP_MLP_DOWN: fine = project_block(r, i, d->m, d->ld_ffn); break;
     case TL_OP_NORM_ADD: cpu_norm_add(d, op, weight, from, to); break;
-    case TL_OP_ROUTE: cpu_route(r, ticket, op, w); break;
+    case TL_OP_ROUTE: cpu_route(r, ticket, op, w, part); break;
     case TL_OP_EXPERTS_UP: cpu_experts_up(r, ticket, op, d->weights.experts[i]); break;
     case TL_OP_EXPERTS_DOWN: fine = cpu_experts_down(r, ticket, op, d->weights.experts[i]); break;
     case TL_OP_EXPERTS_IN: cpu_project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &v); break;
     case TL_OP_EXPERTS_OUT: fine = project_block(r, i, d->mixture.v, d->mixture.ld_v); break;
+    case TL_OP_ASIDE:
+    case TL_OP_JOIN: cpu_aside(d, op, weight, from, to); break;
+    case TL_OP_BESIDE: cpu_beside(d, op, from, to); break;
+    case TL_OP_BESIDE_MIX:
+      cpu_project(r, ticket, w, d->h, d->ld_dim, r->step->n_tokens, &beside);
+      barrier(r);
+      cpu_beside_mix(d, op, part, from, to);
+      break;
+    case TL_OP_BESIDE_GATE: cpu_beside_gate(d, op, from, to); break;
     case TL_OP_ROW_GATE: cpu_row_gate(r, weight); break;
     case TL_OP_LOGITS: fine = logits(r, ticket, op, w); break;
     case TL_OP_EMBED_PLACE: cpu_embed_place(r, op, weight, part); break;

@@ -188,8 +188,11 @@ struct cpu_weights {
   bool quantized;              /* at least one of them is */
   float **norms;               /* by plan record: weight[0] of what is not a product */
   float **norm_parts;          /* by plan record: bias[0] of a norm, weight[1] of QK_NORM and EMBED_PLACE */
-  enum tl_dtype embed_dtype;
-  const char *embed;           /* (shard's n_vocab, dim) rows as in the file */
+  struct cpu_table {
+    enum tl_dtype dtype;
+    const char *rows;          /* as in the file */
+    size_t row_bytes;
+  } embed, beside;             /* (shard's n_vocab, dim); (vocabulary, n_layers * n_beside) */
   char *memory;                /* one mapping holds all of the above's data */
   size_t bytes;
 };
@@ -307,6 +310,13 @@ struct cpu_adapters {
   uint32_t n_spans;
 };
 
+/* Heads of keys and values, the rank's own, in the cache. */
+struct cpu_heads {
+  uint32_t dim, pad, n_kv; /* pad: dim rounded up to 16 */
+  size_t head_bytes;       /* K, or V, of one head in a block */
+  size_t layer_bytes;      /* of one block, K and V */
+};
+
 struct cpu_quant_kernels; /* cpu_quant.h */
 struct cpu_quant_cell;
 
@@ -327,24 +337,27 @@ struct cpu_device {
   struct cpu_adapters adapters;
   /* KV cache: [layer][block][K of all heads, V of all heads] */
   enum tl_dtype kv_dtype;
-  uint32_t head_pad, n_blocks;
-  size_t head_bytes;  /* K, or V, of one head in a block */
-  size_t layer_bytes; /* of one block, K and V */
+  uint32_t n_blocks;
+  struct cpu_heads heads, wide; /* wide: of records with TL_F_WIDE */
+  size_t *layer_at;             /* (n_kv_layers) bytes of one block that layers before it have */
   char *kv;
   size_t kv_bytes;
   /* activations, one mapping */
   char *activations;
   size_t activation_bytes;
   float *x, *h, *qkv, *a, *m, *logits; /* rows of the strides below */
+  float *aside;                        /* (max_batch_tokens, ld_dim) s; NULL: no record makes one */
+  float *beside, *mix;                 /* (max_batch_tokens, ld_beside) p, and what is added to it */
   float *vectors[2];                   /* (max_batch_size, ld_vector) by turns: DENSE reads the one and writes the other */
   uint32_t *pairs;                     /* converted rows where the kernels want them */
   struct cpu_quant_cell *quants;       /* quantized rows, NULL: no matrix wants them */
   size_t quants_bytes;
   float *parts[2];                     /* (max_batch_tokens, ld_dim) what the ranks add up; NULL: alone */
   size_t ld_vector;                    /* 0: not a pooling model */
+  size_t ld_beside;
   size_t ld_dim, ld_qkv, ld_attn, ld_ffn, ld_vocab; /* ld_vocab: of the whole vocabulary; only rank 0 has logits */
-  float *rope;                         /* (max_context, n_rotated): cos, then sin */
-  float *rope_local;                   /* likewise, NULL: no record has TL_F_LOCAL */
+  float *rope;                         /* (max_context, n_rotated, with tl_model.wide its dim): cos, then sin */
+  float *rope_local;                   /* (max_context, n_rotated) likewise, NULL: no record has TL_F_LOCAL */
   struct cpu_lane *lanes;
   struct cpu_ticket *tickets;          /* (n_ops + 1): the last is sampling's */
   /* the running step */
@@ -355,6 +368,16 @@ struct cpu_device {
 };
 
 extern const struct tl_device_ops cpu_device_ops; /* cpu_backend.c */
+
+/* The heads of a record QKV, QK_NORM, ROPE or ATTEND. */
+static inline const struct cpu_heads *cpu_heads_of(const struct cpu_device *d, const struct tl_op *op) {
+  return op->features & TL_F_WIDE ? &d->wide : &d->heads;
+}
+
+/* Where a layer's part of block 0 begins. */
+static inline char *cpu_layer_base(const struct cpu_device *d, uint32_t layer) {
+  return d->kv + (d->ld_vector ? 0 : d->layer_at[layer] * d->n_blocks); /* a pooling model's layers use the same blocks in turn */
+}
 
 /* cpu_group.c. Ranks write what they compute of a sum to their own memory, meet, and each adds up what
  * all have, by rank: so all have the same bits, whatever the time. */
@@ -406,12 +429,18 @@ void cpu_states_take_vectors(const struct tl_model *model, const struct tl_shard
 /* bias: NULL: none. */
 void cpu_layer_norm(float *h, const float *x, const float *weight, const float *bias, uint32_t n, float eps);
 void cpu_norm_add(const struct cpu_device *d, const struct tl_op *op, const float *weight, uint32_t from, uint32_t to);
+/* s of h, and h of both; weight: (dim). */
+void cpu_aside(const struct cpu_device *d, const struct tl_op *op, const float *weight, uint32_t from, uint32_t to);
 void cpu_qk_norm(const struct cpu_device *d, const struct tl_op *op, const float *q_weight, const float *k_weight,
                  uint32_t from, uint32_t to);
 /* With TL_F_WHOLE_ROW in a group: the squares of this rank's heads of q and k of a row, and the row scaled by those of all. */
 void cpu_qk_squares(const struct cpu_device *d, uint32_t row, float ret[2]);
 void cpu_qk_scale(const struct cpu_device *d, const struct tl_op *op, const float *q_weight, const float *k_weight, uint32_t row,
                   const float squares[2]);
+/* p of tokens; p with what was made of x in `mix`; m times a layer's part of p. */
+void cpu_beside(const struct cpu_device *d, const struct tl_op *op, uint32_t from, uint32_t to);
+void cpu_beside_mix(const struct cpu_device *d, const struct tl_op *op, const float *weight, uint32_t from, uint32_t to);
+void cpu_beside_gate(const struct cpu_device *d, const struct tl_op *op, uint32_t from, uint32_t to);
 float cpu_squares(const float *x, uint32_t n); /* their sum */
 /* x /= its rms, * weight. */
 void cpu_rms(float *x, const float *weight, uint32_t n, float eps);

@@ -41,6 +41,45 @@ void cpu_norm_add(const struct cpu_device *d, const struct tl_op *op, const floa
     float *x = d->x + i * d->ld_dim, *h = d->h + i * d->ld_dim;
     d->kernels->rmsnorm(h, h, weight, d->model->dim, op->eps);
     for (uint32_t k = 0; k < d->model->dim; k++) x[k] += h[k];
+    for (uint32_t k = 0; op->features & TL_F_FACTOR && k < d->model->dim; k++) x[k] *= op->factor;
+  }
+}
+
+void cpu_aside(const struct cpu_device *d, const struct tl_op *op, const float *weight, uint32_t from, uint32_t to) {
+  for (uint32_t i = from; i < to; i++) {
+    float *s = d->aside + i * d->ld_dim, *h = d->h + i * d->ld_dim;
+    d->kernels->rmsnorm(op->kind == TL_OP_ASIDE ? s : h, h, weight, d->model->dim, op->eps);
+    for (uint32_t k = 0; op->kind == TL_OP_JOIN && k < d->model->dim; k++) h[k] += s[k];
+  }
+}
+
+void cpu_beside(const struct cpu_device *d, const struct tl_op *op, uint32_t from, uint32_t to) {
+  const struct cpu_table *table = &d->weights.beside;
+  uint32_t n = d->model->n_layers * d->model->n_beside;
+  for (uint32_t i = from; i < to; i++) {
+    float *p = d->beside + i * d->ld_beside;
+    tl_dtype_to_f32(table->dtype, table->rows + (size_t)d->step->tokens[i] * table->row_bytes, p, n);
+    for (uint32_t k = 0; op->features & TL_F_FACTOR && k < n; k++) p[k] *= op->factor;
+  }
+}
+
+void cpu_beside_mix(const struct cpu_device *d, const struct tl_op *op, const float *weight, uint32_t from, uint32_t to) {
+  uint32_t each = d->model->n_beside, n = d->model->n_layers * each;
+  for (uint32_t i = from; i < to; i++) {
+    float *p = d->beside + i * d->ld_beside, *mix = d->mix + i * d->ld_beside;
+    for (uint32_t at = 0; at < n; at += each) cpu_rms(mix + at, weight, each, op->eps);
+    for (uint32_t k = 0; k < n; k++) p[k] += mix[k];
+    for (uint32_t k = 0; op->features & TL_F_FACTOR && k < n; k++) p[k] *= op->factor;
+  }
+}
+
+/* A rank has the numbers of m that its part of UP makes. */
+void cpu_beside_gate(const struct cpu_device *d, const struct tl_op *op, uint32_t from, uint32_t to) {
+  const struct tl_slice s = tl_slice_weight(d->model, &d->shard, op - 1, 0);
+  for (uint32_t i = from; i < to; i++) {
+    const float *p = d->beside + i * d->ld_beside + (size_t)op->layer * d->model->n_beside + s.first_row;
+    float *m = d->m + i * d->ld_ffn;
+    for (uint64_t k = 0; k < s.n_rows; k++) m[k] *= p[k];
   }
 }
 
@@ -51,10 +90,10 @@ static float squares_of(const float *x, uint32_t n) {
   return squares;
 }
 
-/* By the squares of `total` numbers, these n among them. */
+/* By the squares of `total` numbers, these n among them; weight NULL: all 1. */
 static void scale_part(float *x, const float *weight, uint32_t n, float squares, uint32_t total, float eps) {
   float scale = 1 / sqrtf(squares / (float)total + eps);
-  for (uint32_t i = 0; i < n; i++) x[i] = x[i] * scale * weight[i];
+  for (uint32_t i = 0; i < n; i++) x[i] = x[i] * scale * (weight ? weight[i] : 1);
 }
 
 /* LayerNorm of each of n heads by weights of its own. */
@@ -64,21 +103,23 @@ static void norm_heads(float *x, const float *weight, uint32_t n, uint32_t dim, 
 
 void cpu_qk_norm(const struct cpu_device *d, const struct tl_op *op, const float *q_weight, const float *k_weight,
                  uint32_t from, uint32_t to) {
-  const struct tl_model *model = d->model;
-  bool whole = op->features & TL_F_WHOLE_ROW;
-  uint32_t q_length = d->shard.n_heads * model->head_dim, k_length = d->shard.n_kv_heads * model->head_dim;
-  uint32_t q_part = whole ? q_length : model->head_dim, k_part = whole ? k_length : model->head_dim;
+  const struct cpu_heads *heads = cpu_heads_of(d, op);
+  bool whole = op->features & TL_F_WHOLE_ROW, lent = op->features & TL_F_LENT;
+  uint32_t dim = heads->dim, q_length = d->shard.n_heads * dim, k_length = heads->n_kv * dim;
+  uint32_t q_part = whole ? q_length : dim, k_part = whole ? k_length : dim;
   for (uint32_t i = from; i < to; i++) {
     float *q = d->qkv + i * d->ld_qkv, *k = q + q_length;
     if (op->features & TL_F_EACH_HEAD) {
-      norm_heads(q, q_weight + (size_t)d->shard.first_head * model->head_dim, d->shard.n_heads, model->head_dim, op->eps);
-      norm_heads(k, k_weight + (size_t)d->shard.first_kv_head * model->head_dim, d->shard.n_kv_heads, model->head_dim, op->eps);
+      norm_heads(q, q_weight + (size_t)d->shard.first_head * dim, d->shard.n_heads, dim, op->eps);
+      norm_heads(k, k_weight + (size_t)d->shard.first_kv_head * dim, d->shard.n_kv_heads, dim, op->eps);
       continue;
     }
     for (uint32_t at = 0; at < q_length; at += q_part)
       scale_part(q + at, q_weight, q_part, squares_of(q + at, q_part), q_part, op->eps);
-    for (uint32_t at = 0; at < k_length; at += k_part)
+    for (uint32_t at = 0; !lent && at < k_length; at += k_part)
       scale_part(k + at, k_weight, k_part, squares_of(k + at, k_part), k_part, op->eps);
+    for (uint32_t at = k_length; op->features & TL_F_VALUES && at < 2 * k_length; at += dim)
+      scale_part(k + at, NULL, dim, squares_of(k + at, dim), dim, op->eps);
   }
 }
 
@@ -129,8 +170,8 @@ void cpu_rotate(float *x, const float *angles, uint32_t n, const struct tl_op *o
 }
 
 void cpu_rope(const struct cpu_device *d, const struct tl_op *op, uint32_t from, uint32_t to) {
-  const struct tl_model *model = d->model;
-  uint32_t head_dim = model->head_dim, heads = d->shard.n_heads + d->shard.n_kv_heads, n = model->n_rotated;
+  const struct cpu_heads *kv = cpu_heads_of(d, op);
+  uint32_t head_dim = kv->dim, heads = d->shard.n_heads + (op->features & TL_F_LENT ? 0 : kv->n_kv), n = tl_op_n_rotated(d->model, op);
   const float *table = op->features & TL_F_LOCAL ? d->rope_local : d->rope;
   for (uint32_t i = from; i < to; i++) {
     const float *angles = table + (size_t)d->step->positions[i] * n;

@@ -98,7 +98,8 @@ void cpu_adapters_expand(struct run *r, uint32_t record, const struct target *ta
 void cpu_adapters_add(struct run *r, uint32_t record, unsigned input, uint32_t p, uint32_t row, uint32_t n, float *out);
 
 /* cpu_experts.c: the records of a mixture of experts; a barrier is due behind each. */
-void cpu_route(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w);
+/* factors: (n_experts) of the shares of each, or NULL. */
+void cpu_route(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *w, const float *factors);
 void cpu_experts_up(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *experts);
 /* False: the group was aborted. */
 bool cpu_experts_down(struct run *r, struct cpu_ticket *ticket, const struct tl_op *op, const struct cpu_matrix *experts);

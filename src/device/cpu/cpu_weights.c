@@ -211,11 +211,15 @@ static void norm_vectors(const struct tl_op *op, int32_t *ret_first, int32_t *re
     case TL_OP_ROW_GATE:
     case TL_OP_GATED_NORM:
     case TL_OP_ATTEND: *ret_first = op->weight[0]; return;
+    case TL_OP_ROUTE:
+    case TL_OP_BESIDE_MIX: *ret_second = op->weight[1]; return;
     case TL_OP_QK_NORM:
     case TL_OP_LATENT_NORM:
     case TL_OP_EMBED_PLACE: *ret_first = op->weight[0], *ret_second = op->weight[1]; return;
     case TL_OP_RMSNORM:
     case TL_OP_VECTOR_NORM:
+    case TL_OP_ASIDE:
+    case TL_OP_JOIN:
     case TL_OP_NORM_ADD: *ret_first = op->weight[0], *ret_second = op->bias[0]; return;
     default: return;
   }
@@ -246,8 +250,8 @@ static unsigned stacked(const struct tl_op *op) {
   switch (op->kind) {
     case TL_OP_DELTA_GATES: return op->weight[2] < 0 ? 2 : 3;
     case TL_OP_DELTA_IN:
-    case TL_OP_SHORT_IN:
-    case TL_OP_QKV: return 3;
+    case TL_OP_SHORT_IN: return 3;
+    case TL_OP_QKV: return op->weight[1] < 0 ? 1 : 3;
     case TL_OP_LATENT: return 2;
     case TL_OP_LATENT_QUERY:
     case TL_OP_GATE_IN:
@@ -259,6 +263,7 @@ static unsigned stacked(const struct tl_op *op) {
     case TL_OP_ROUTE:
     case TL_OP_EXPERTS_IN:
     case TL_OP_EXPERTS_OUT:
+    case TL_OP_BESIDE_MIX:
     case TL_OP_LOGITS: return 1;
     default: return 0;
   }
@@ -345,7 +350,7 @@ static size_t measure_all(const struct tl_model *model, const struct tl_shard *s
     total += vector_bytes(model, first) + vector_bytes(model, second);
     size_t more, of_state = cpu_states_vectors(model, shard, op, &more);
     total += (of_state + more) * sizeof(float);
-    if (op->kind == TL_OP_EMBED) {
+    if (op->kind == TL_OP_EMBED || op->kind == TL_OP_BESIDE) {
       struct tl_slice s = tl_slice_weight(model, shard, op, 0);
       total += cpu_round_up(embed_bytes(&s), 64);
     }
@@ -366,16 +371,16 @@ static void pack_experts(struct packer *p, struct cpu_matrix *w, const struct tl
   }
 }
 
-static void copy_embedding(struct packer *p, const struct tl_op *op, struct cpu_weights *ret) {
+static void copy_table(struct packer *p, const struct tl_op *op, struct cpu_table *ret) {
   struct tl_slice s = tl_slice_weight(p->load->model, p->shard, op, 0);
-  ret->embed = p->at;
-  ret->embed_dtype = embed_dtype(s.tensor);
-  size_t row_bytes = tl_dtype_row_bytes(ret->embed_dtype, s.n_columns);
+  ret->rows = p->at;
+  ret->dtype = embed_dtype(s.tensor);
+  ret->row_bytes = tl_dtype_row_bytes(ret->dtype, s.n_columns);
   for (uint64_t row = 0; row < s.n_rows; row++) {
-    if (ret->embed_dtype == s.tensor->dtype)
-      memcpy(p->at + row * row_bytes, tl_tensor_row(s.tensor, s.first_row + row), row_bytes);
+    if (ret->dtype == s.tensor->dtype)
+      memcpy(p->at + row * ret->row_bytes, tl_tensor_row(s.tensor, s.first_row + row), ret->row_bytes);
     else
-      tl_tensor_row_to_f32(s.tensor, s.first_row + row, (float *)(void *)(p->at + row * row_bytes));
+      tl_tensor_row_to_f32(s.tensor, s.first_row + row, (float *)(void *)(p->at + row * ret->row_bytes));
   }
   p->at += cpu_round_up(embed_bytes(&s), 64);
 }
@@ -414,7 +419,8 @@ static void pack_all(struct packer *p, struct cpu_weights *ret) {
     ret->norms[i] = copy_vector(p, first, op->features & TL_F_PLUS_ONE);
     ret->norm_parts[i] = copy_vector(p, second, op->features & TL_F_PLUS_ONE && second != op->bias[0]);
     pack_state_vectors(p, op, &ret->norms[i], &ret->norm_parts[i]);
-    if (op->kind == TL_OP_EMBED) copy_embedding(p, op, ret);
+    if (op->kind == TL_OP_EMBED) copy_table(p, op, &ret->embed);
+    if (op->kind == TL_OP_BESIDE) copy_table(p, op, &ret->beside);
   }
 }
 

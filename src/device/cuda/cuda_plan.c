@@ -50,6 +50,7 @@ static int make_dims(struct cuda_device *d, struct tl_error *err) {
   if (s->low > s->dim) return cuda_refuse(d, "experts that work in a latent that is larger than a row", err);
   if ((r = cuda_state_dims(d, err)) < 0) return r;
   if (m->n_latent) return cuda_latent_dims(d, err);
+  if (m->wide.dim) return cuda_refuse(d, "heads of two sizes (global_head_dim)", err);
   if (s->head > TL_CUDA_MAX_HEAD_DIM) return cuda_refuse(d, "heads of more than 256 elements", err);
   if (m->head_dim % 2 || m->n_rotated % 2) return cuda_refuse(d, "heads of an odd size", err);
   if (m->n_heads % m->n_kv_heads) return cuda_refuse(d, "query heads that key heads do not divide", err);

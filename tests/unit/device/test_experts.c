@@ -245,7 +245,7 @@ static void test_not_a_number(void **state) {
     free_one = true;
     for (uint32_t i = 0; i < c->n_prompt; i++) free_one = free_one && c->prompt[i] != bad;
   }
-  float *row = (float *)(void *)(uintptr_t)(d->weights.embed + (size_t)bad * g.model->dim * sizeof(float));
+  float *row = (float *)(void *)(uintptr_t)(d->weights.embed.rows + (size_t)bad * g.model->dim * sizeof(float));
   row[0] = NAN;
   int32_t tokens[6] = {bad};
   uint32_t positions[6] = {0}, slots[6] = {16}, start[3] = {0, 1, 1 + c->n_prompt}, context[2] = {1, c->n_prompt};

@@ -11,7 +11,7 @@
 
 static const char *const model_names[] = {"f32_odd", "bf16_tied", "f32_llama3", "f16_sharded"};
 static const char *const other_names[] = {"arch/qwen2", "arch/qwen2_window", "arch/qwen3", "arch/mistral", "arch/mistral_yarn",
-                                          "arch/smollm3", "arch/phi3", "arch/phi4_longrope", "arch/gemma2", "arch/gemma3",
+                                          "arch/smollm3", "arch/phi3", "arch/phi4_longrope", "arch/gemma2", "arch/gemma3", "arch/gemma4", "arch/gemma4_dense", "arch/gemma4_moe",
                                           "arch/olmo2", "arch/granite", "arch/stablelm", "arch/glm4", "arch/mixtral",
                                           "arch/qwen2_moe", "arch/qwen3_moe", "arch/gpt_oss", "arch/glm4_moe", "arch/olmoe",
                                           "arch/qwen3_vl_moe", "arch/exaone4", "arch/ernie4_5", "arch/olmo3", "arch/gemma3_vision",
@@ -215,7 +215,7 @@ static void test_memory(void **state) {
   for (unsigned i = 0; i < 2; i++) {
     struct cpu_device *d = (struct cpu_device *)two.ranks[i];
     assert_true(d->weights.bytes < whole_one->weights.bytes * 6 / 10); /* panels of 32 are not all full */
-    assert_int_equal(d->layer_bytes * 2, whole_one->layer_bytes);
+    assert_int_equal(d->heads.layer_bytes * 2, whole_one->heads.layer_bytes);
   }
   assert_ptr_equal(((struct cpu_device *)two.ranks[1])->logits, ((struct cpu_device *)two.ranks[1])->pairs); /* none */
   close_machine(&one);

@@ -89,8 +89,8 @@ static void test_packing(void **state) {
         {.kind = TL_OP_LOGITS, .weight = {0, -1, -1}, .bias = {-1, -1, -1}},
     };
     struct cpu_weights w = pack_plan(t, UNIT_COUNT(t), plan, UNIT_COUNT(plan));
-    assert_memory_equal(w.embed, t[0].data, t[0].bytes);
-    assert_int_equal(w.embed_dtype, dtype);
+    assert_memory_equal(w.embed.rows, t[0].data, t[0].bytes);
+    assert_int_equal(w.embed.dtype, dtype);
     for (uint32_t i = 0; i < n_in; i++) assert_true(same_bits(w.norms[1][i], value_at(&t[6], i)));
     for (uint32_t i = n_in; i < 16; i++) assert_true(w.norms[1][i] == 0);
     assert_int_equal(w.matrices[2].n_out, 65);

@@ -58,7 +58,7 @@ static void test_memory(void **state) {
   const struct cpu_device *a = (struct cpu_device *)own.device, *b = (struct cpu_device *)bytes.device;
   assert_int_equal(a->kv_dtype, TL_DTYPE_BF16);
   assert_int_equal(b->kv_dtype, TL_DTYPE_F8_E4M3);
-  assert_int_equal(a->layer_bytes, 2 * b->layer_bytes);
+  assert_int_equal(a->heads.layer_bytes, 2 * b->heads.layer_bytes);
   close_machine(&own);
   close_machine(&bytes);
   close_golden(&g);

@@ -102,7 +102,7 @@ static void test_shared_context(void **state) {
   for (unsigned way = 0; way < 3; way++) {
     struct machine m = open_machine(g.model, cpu_choose_kernels(tl_cpu_best_isa()), way ? 3 : 1);
     struct cpu_device *d = (struct cpu_device *)m.device;
-    assert_int_equal(d->layer_bytes, TL_BLOCK_TOKENS * 80 * sizeof(float)); /* one row a token */
+    assert_int_equal(d->heads.layer_bytes, TL_BLOCK_TOKENS * 80 * sizeof(float)); /* one row a token */
     if (way == 2) d->latent.n_parts = 2;
     struct sequence *s = new_sequence(prompt, UNIT_COUNT(prompt));
     run_alone(&m, s, 6, chunk, 1);

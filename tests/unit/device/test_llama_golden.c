@@ -12,7 +12,7 @@
 static const char *const model_names[] = {"f32_odd", "bf16_tied", "f32_llama3", "f16_sharded",
                                           "arch/qwen2", "arch/qwen2_window", "arch/qwen3", "arch/mistral",
                                           "arch/mistral_yarn", "arch/smollm3", "arch/smollm3_deep", "arch/phi3", "arch/phi4_longrope",
-                                          "arch/gemma2", "arch/gemma3", "arch/olmo2", "arch/granite", "arch/stablelm",
+                                          "arch/gemma2", "arch/gemma3", "arch/gemma4", "arch/gemma4_dense", "arch/gemma4_moe", "arch/olmo2", "arch/granite", "arch/stablelm",
                                           "arch/glm4", "arch/mixtral", "arch/qwen2_moe", "arch/qwen3_moe", "arch/gpt_oss",
                                           "arch/gemma3_vision", "arch/mistral3", "arch/qwen2_5_vl", "arch/qwen3_vl",
                                           "arch/deepseek_v2", "arch/deepseek_v2_lite", "arch/deepseek_v2_bias", "arch/deepseek_v3", "arch/moonlight", "arch/glm4_moe_lite",
@@ -326,11 +326,11 @@ static void test_find(void **state) {
 /* Element e of token `at` of layer 0, head 0, in the cache; V with `value`. */
 static float cached(const struct cpu_device *d, const struct sequence *s, uint32_t head, uint32_t at, uint32_t e,
                     bool value) {
-  const char *base = d->kv + s->table[at / TL_BLOCK_TOKENS] * d->layer_bytes + head * d->head_bytes;
+  const char *base = d->kv + s->table[at / TL_BLOCK_TOKENS] * d->heads.layer_bytes + head * d->heads.head_bytes;
   size_t element = (size_t)e * TL_BLOCK_TOKENS + at % TL_BLOCK_TOKENS, bytes = tl_dtype_bytes(d->kv_dtype);
   if (value) {
-    base += d->model->n_kv_heads * d->head_bytes;
-    element = (size_t)(at % TL_BLOCK_TOKENS) * d->head_pad + e;
+    base += d->model->n_kv_heads * d->heads.head_bytes;
+    element = (size_t)(at % TL_BLOCK_TOKENS) * d->heads.pad + e;
   }
   float number;
   tl_dtype_to_f32(d->kv_dtype, base + element * bytes, &number, 1);

@@ -175,6 +175,50 @@ static void test_text_config(void **state) {
   assert_string_equal(c.quant_method, "awq");
 }
 
+#define GEMMA4(more) "{\"architectures\": [\"Gemma4ForCausalLM\"], \"model_type\": \"gemma4_text\", \"num_hidden_layers\": 7, \"hidden_size\": 64, " \
+  "\"intermediate_size\": 96" more "}"
+
+/* What follows from the rest, as published files and as transformers writes it. */
+static void test_gemma4(void **state) {
+  (void)state;
+  struct hf_config c;
+  struct tl_error err;
+  assert_int_equal(read_texts(GEMMA4(""), NULL, &c, &err), TL_OK);
+  assert_true(c.global_head_dim == 512 && c.head_dim == 256 && c.num_key_value_heads == 4 && c.num_global_key_value_heads == 4 && c.sliding_window == 512);
+  assert_true(c.hidden_size_per_layer_input == 256 && c.vocab_size_per_layer_input == 262144 && c.n_experts == 0);
+  for (int i = 0; i < 7; i++) assert_int_equal(c.slides[i], i < 5);
+  assert_string_equal(c.rope_type, "proportional");
+  assert_true(c.rope_share == 0.25 && c.rope_theta == 1e6 && c.rope_local_base_freq == 1e4);
+  assert_int_equal(read_texts(GEMMA4(", \"attention_k_eq_v\": true, \"num_global_key_value_heads\": 2, \"global_head_dim\": 384, \"num_kv_shared_layers\": 1,"
+                                     "\"use_bidirectional_attention\": \"vision\", \"enable_moe_block\": true, \"num_experts\": 8, \"top_k_experts\": 3"),
+                              NULL, &c, &err), TL_OK);
+  assert_true(c.global_head_dim == 384 && c.num_global_key_value_heads == 2 && c.n_experts == 8 && c.n_chosen == 3 && !c.use_bidirectional_attention);
+  /* without attention_k_eq_v that key means nothing; experts without enable_moe_block neither */
+  assert_int_equal(read_texts(GEMMA4(", \"num_global_key_value_heads\": 2, \"num_experts\": 8"), NULL, &c, &err), TL_OK);
+  assert_true(c.num_global_key_value_heads == 4 && c.n_experts == 0);
+  assert_int_equal(read_texts(GEMMA4(", \"attention_k_eq_v\": true, \"per_layer_config\": {\"5\": {\"head_dim\": 320, \"num_key_value_heads\": 1},"
+                                     "\"6\": {\"head_dim\": 320, \"num_key_value_heads\": 1}}"), NULL, &c, &err), TL_OK);
+  assert_true(c.global_head_dim == 320 && c.num_global_key_value_heads == 1);
+  static const struct {
+    const char *config, *why;
+    int r;
+  } bad[] = {
+      {GEMMA4(", \"per_layer_config\": {\"1\": {\"head_dim\": 320}}"), "per_layer_config", TL_ECORRUPT},
+      {GEMMA4(", \"per_layer_config\": {\"5\": {\"head_dim\": 320}, \"6\": {\"head_dim\": 384}}"), "per_layer_config", TL_ECORRUPT},
+      {GEMMA4(", \"per_layer_config\": {\"5\": {\"head_dim\": 1}, \"6\": {\"head_dim\": 1}}"), "per_layer_config", TL_ECORRUPT},
+      {GEMMA4(", \"global_head_dim\": 321"), "global_head_dim", TL_ECORRUPT},
+      {GEMMA4(", \"num_kv_shared_layers\": 2"), "num_kv_shared_layers", TL_ECORRUPT}, /* the first without a window would be one of them */
+      {GEMMA4(", \"num_kv_shared_layers\": 7"), "num_kv_shared_layers", TL_ECORRUPT},
+      {GEMMA4(", \"vocab_size_per_layer_input\": 100"), "vocab_size_per_layer_input", TL_ECORRUPT},
+      {GEMMA4(", \"attention_k_eq_v\": true, \"num_global_key_value_heads\": 3"), "num_global_key_value_heads", TL_ECORRUPT},
+      {GEMMA4(", \"attention_bias\": true"), "attention_bias", TL_EUNSUPPORTED},
+  };
+  for (size_t i = 0; i < UNIT_COUNT(bad); i++) {
+    assert_int_equal(read_texts(bad[i].config, NULL, &c, &err), bad[i].r);
+    if (!strstr(err.message, bad[i].why)) fail_msg("%s: %s", bad[i].config, err.message);
+  }
+}
+
 static void test_end_ids(void **state) {
   (void)state;
   struct hf_config c;
@@ -262,7 +306,7 @@ static void test_errors(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_defaults), cmocka_unit_test(test_values), cmocka_unit_test(test_class_defaults), cmocka_unit_test(test_text_config), cmocka_unit_test(test_end_ids),
+      cmocka_unit_test(test_defaults), cmocka_unit_test(test_values), cmocka_unit_test(test_class_defaults), cmocka_unit_test(test_text_config), cmocka_unit_test(test_gemma4), cmocka_unit_test(test_end_ids),
       cmocka_unit_test(test_generation_out_of_range), cmocka_unit_test(test_errors),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
