@@ -216,7 +216,8 @@ static int route(const struct maker *k) {
 /* Gemma 4's: a factor of each expert's shares, and the norm that experts read. */
 static int beside(const struct maker *k) {
   struct tl_op *route = &k->m->ops[k->m->model.n_ops - 1];
-  route->weight[1] = plan_tensor(k->m, k->err, route->n_experts, 0, "model.layers.%u.router.per_expert_scale", k->layer);
+  const char *scale = k->m->gguf ? "experts.down_proj.scale" : "router.per_expert_scale";
+  route->weight[1] = plan_tensor(k->m, k->err, route->n_experts, 0, "model.layers.%u.%s", k->layer, scale);
   if (route->weight[1] < 0) return route->weight[1];
   struct tl_op *norm = plan_add(k->m, TL_OP_RMSNORM, k->layer);
   norm->eps = (float)k->c->rms_norm_eps;

@@ -215,7 +215,7 @@ static int scaled(const struct maker *k, int32_t *tensor, uint64_t n, double fac
 int arch_gemma4_experts(struct model *m, const struct hf_config *c, uint32_t layer, struct tl_error *err) {
   struct maker k = {m, c, layer, err};
   int r = norm(&k, TL_OP_ASIDE, "post_feedforward_layernorm_1.weight");
-  if (r == TL_OK) r = norm(&k, TL_OP_RMSNORM, m->gguf ? "router.scale.weight" : "router.scale");
+  if (r == TL_OK) r = norm(&k, TL_OP_RMSNORM, m->gguf ? "router.proj.scale" : "router.scale");
   struct tl_op *read = &m->ops[m->model.n_ops - 1];
   if (r == TL_OK) r = scaled(&k, &read->weight[0], (uint64_t)c->hidden_size, 1 / sqrt((double)c->hidden_size));
   if (r == TL_OK) r = arch_experts_plan(m, arch_experts_of(m->row), c, layer, err);
@@ -242,7 +242,7 @@ int arch_gemma4_end(struct model *m, const struct hf_config *c, uint32_t layer, 
   int32_t tensor = -1;
   float factor = 1;
   int r = c->hidden_size_per_layer_input ? beside(&k) : TL_OK;
-  if (r == TL_OK) r = take(&k, &tensor, 1, 0, "layer_scalar");
+  if (r == TL_OK) r = take(&k, &tensor, 1, 0, m->gguf ? "layer_scalar.weight" : "layer_scalar");
   if (r < 0) return r;
   tl_tensor_row_to_f32(&m->tensors[tensor], 0, &factor);
   multiply(&m->ops[m->model.n_ops - 1], factor);

@@ -2,7 +2,7 @@
 /* The matrices of a layer's experts, however files hold them, as tensors of two dimensions one behind the other:
  *
  *   a tensor for each expert          Mixtral, Qwen, and Qwen3-VL-MoE in F8 or integers; any format that a plan's matrix may have
- *   (experts, rows, columns)          GGUF
+ *   (experts, rows, columns)          GGUF, or (experts, 2 rows, columns) of gate and up
  *   (experts, columns, 2 rows)        GPT-OSS in floats: inputs are the slow dimension, gate and up alternate
  *   (experts, columns, 2 rows)        Qwen3-VL-MoE: likewise, but the gate's rows come first
  *   (experts, 2 rows, columns)        the same as transformers 5 writes it, and Granite
@@ -90,17 +90,25 @@ static int32_t separate(struct model *m, const struct expert_part *p, struct tl_
 
 /* --- GGUF --------------------------------------------------------------------------------------- */
 
+/* Gemma 4's files may have gate and up of all experts in one. */
+static int32_t halves(const struct model *m, const struct expert_part *p, char name[200]) {
+  snprintf(name, 200, "blk.%u.ffn_gate_up_exps.weight", p->layer);
+  return p->part == EXPERT_DOWN ? TL_ENOTFOUND : model_find_tensor(m, name);
+}
+
 static int32_t stacked(struct model *m, const struct expert_part *p, struct tl_error *err) {
   char name[200], expected[100];
-  int32_t ret = -1, i = whole(m, p, "weight", name);
+  int32_t ret = -1, i = halves(m, p, name);
+  unsigned n_parts = i < 0 ? 1 : 2; /* gate and up in one, the gate first */
+  if (i < 0) i = whole(m, p, "weight", name);
   if (i < 0) return missing(name, err);
   const struct tl_tensor all = m->tensors[i];
-  snprintf(expected, sizeof expected, "%u x %llu x %llu", p->n, (unsigned long long)p->rows, (unsigned long long)p->columns);
-  if (!has_shape(&all, 3, p->n, p->rows, p->columns, 0)) return bad_shape(m, &all, err, expected);
-  size_t bytes = all.bytes / p->n;
+  snprintf(expected, sizeof expected, "%u x %llu x %llu", p->n, (unsigned long long)p->rows * n_parts, (unsigned long long)p->columns);
+  if (!has_shape(&all, 3, p->n, p->rows * n_parts, p->columns, 0)) return bad_shape(m, &all, err, expected);
+  size_t bytes = all.bytes / p->n / n_parts, behind = n_parts == 2 && p->part == EXPERT_UP ? bytes : 0;
   for (uint32_t e = 0; e < p->n; e++) {
     struct tl_tensor view = {.dtype = all.dtype, .n_dims = 2, .shape = {p->rows, p->columns}, .bytes = bytes,
-                             .data = (const char *)all.data + e * bytes};
+                             .data = (const char *)all.data + e * bytes * n_parts + behind};
     int32_t added = add_view(m, p, view, all.name, e, err);
     if (added < 0) return added;
     if (e == 0) ret = added;

@@ -18,6 +18,7 @@ enum {
   WHOLE_FACTOR = 1 << 8, /* rope.scaling.attn_factor has YaRN's own in it */
   SIGMOID = 1 << 9,    /* shares of experts are sigmoids */
   LATENT = 1 << 11,    /* multi-head latent attention: gguf_latent.c */
+  HEADS = 1 << 12,     /* of two lengths: gguf_gemma4.c */
   GROWS = 1 << 10,     /* queries grow with positions, and YaRN has an mscale */
 };
 
@@ -39,6 +40,7 @@ static const struct known {
     {"gemma2", "Gemma2ForCausalLM", WINDOWS, 4096, 50, 30, 46},
     {"gemma3", "Gemma3ForCausalLM", WINDOWS, 0, 0, 0, 62},
     {"gemma-embedding", "Gemma3TextModel", WINDOWS | ENCODER, 0, 0, 0, 0},
+    {"gemma4", "Gemma4ForCausalLM", WINDOWS | EXPERTS | HEADS, 0, 0, 0, 0},
     {"olmo2", "Olmo2ForCausalLM", WINDOWS | WHOLE_FACTOR, 0, 0, 0, 0},
     {"granite", "GraniteForCausalLM", PAIRED, 0, 0, 0, 0},
     {"stablelm", "StableLmForCausalLM", PARTIAL, 0, 0, 0, 0},
@@ -92,7 +94,7 @@ static const struct known {
 
 bool gguf_knows_class(const char *class_name) {
   static const char *const others[] = {"MistralForCausalLM", MIXTRAL, OLMO3, "GraniteMoeForCausalLM", "Llama4ForConditionalGeneration", "RobertaModel", "XLMRobertaModel",
-                                       "Gemma3ForConditionalGeneration", "Mistral3ForConditionalGeneration",
+                                       "Gemma3ForConditionalGeneration", "Gemma4ForConditionalGeneration", "Gemma4UnifiedForCausalLM", "Gemma4UnifiedForConditionalGeneration", "Mistral3ForConditionalGeneration",
                                        "Qwen2VLForConditionalGeneration", "Qwen3_5ForConditionalGeneration",
                                        "Qwen3_5MoeForConditionalGeneration", "DeepseekV3ForCausalLM", "Glm4MoeLiteForCausalLM"};
   for (size_t i = 0; i < sizeof others / sizeof *others; i++)
@@ -187,13 +189,13 @@ static int read_row(const struct tl_gguf *g, const char *architecture, const str
   return TL_OK;
 }
 
-/* A list of what layers have, where some of them keep a state in place of it: gguf_recurrent.c. */
+/* A list of what layers have, where some of them keep a state in place of it, or have others: gguf_recurrent.c, gguf_gemma4.c. */
 static bool is_of_layers(const struct tl_gguf *g, const char *architecture, const char *row, const struct hf_config *c) {
   char key[128];
   struct tl_gguf_list list;
   key_name(architecture, row, key, sizeof key);
-  bool may = strcmp(row, "attention.head_count_kv") == 0 || (c->one_mixer && strcmp(row, "feed_forward_length") == 0);
-  return c->state_type && may && tl_gguf_list(g, key, &list);
+  bool may = strcmp(row, "attention.head_count_kv") == 0 || ((c->one_mixer || c->global_head_dim) && strcmp(row, "feed_forward_length") == 0);
+  return (c->state_type || c->global_head_dim) && may && tl_gguf_list(g, key, &list);
 }
 
 /* Without vocab_size: as many as there are tokens. */
@@ -300,7 +302,7 @@ static int check_rest(const struct tl_gguf *g, const struct known *a, struct hf_
   int64_t whole;
   int64_t head_dim = c->head_dim ? c->head_dim : c->hidden_size / c->num_attention_heads;
   c->partial_rotary_factor = 1;
-  if (a->traits & LATENT) return TL_OK; /* whose keys say other things */
+  if (a->traits & (LATENT | HEADS)) return TL_OK; /* whose keys say other things */
   key_name(a->name, "rope.dimension_count", key, sizeof key);
   if (tl_gguf_integer(g, key, &whole)) {
     if (whole != head_dim && (!(a->traits & PARTIAL) || whole < 2 || whole > head_dim))
@@ -405,6 +407,7 @@ int gguf_read_config(const struct tl_gguf *g, struct hf_config *c, bool *ret_pai
   snprintf(c->architecture, sizeof c->architecture, "%s", a->class_name);
   arch_encoder_defaults(arch_find(a->class_name, "", err), c);
   arch_recurrent_defaults(arch_find(a->class_name, "", err), c);
+  arch_gemma4_defaults(arch_find(a->class_name, "", err), c);
   *ret_paired_rows = a->traits & PAIRED;
   c->sliding_window = a->window;
   c->attn_logit_softcapping = a->attention_cap;
@@ -427,6 +430,7 @@ int gguf_read_config(const struct tl_gguf *g, struct hf_config *c, bool *ret_pai
   if (r == TL_OK) r = read_rope_factor(g, a, c, err);
   if (r == TL_OK) r = read_growth(g, a, c, err);
   if (r == TL_OK) r = check_rest(g, a, c, err);
+  if (r == TL_OK) r = gguf_read_gemma4(g, a->name, c, err);
   return r == TL_OK ? hf_config_check(c, g->file.name, err) : r;
 }
 
@@ -507,6 +511,7 @@ int gguf_complete_config(struct model *m, const struct hf_pooling *p, struct hf_
   c->qk_layernorm = model_find_tensor(m, "blk.0.attn_q_norm.weight") >= 0;
   c->use_qk_norm = c->use_qk_norm || c->qk_layernorm;
   gguf_complete_recurrent(m, c);
+  gguf_complete_gemma4(m, c);
   for (int64_t i = 0; c->n_experts && i < c->num_hidden_layers; i++) {
     char router[64];
     snprintf(router, sizeof router, "blk.%lld.ffn_gate_inp.weight", (long long)i);

@@ -37,6 +37,10 @@ struct tl_gguf {
 /* gguf_latent.c: sizes of latent attention; the class, by how experts are chosen. architecture: what keys begin with. */
 int gguf_read_latent(const struct tl_gguf *g, const char *architecture, struct hf_config *config, struct tl_error *err);
 
+/* gguf_gemma4.c: what its layers differ in; nothing for other classes. And what only tensors say of it. */
+int gguf_read_gemma4(const struct tl_gguf *g, const char *architecture, struct hf_config *config, struct tl_error *err);
+void gguf_complete_gemma4(const struct model *m, struct hf_config *config);
+
 /* gguf_recurrent.c: sizes of layers that keep a state, and which they are; nothing for classes without any. */
 int gguf_read_recurrent(const struct tl_gguf *g, const char *architecture, struct hf_config *config, struct tl_error *err);
 /* What only tensors say of them. */

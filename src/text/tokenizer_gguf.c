@@ -19,6 +19,7 @@ static const struct kind {
     {"gpt2", false, false, -1, -1, -1},
     {"bert", true, true, 101, 102, 100},
     {"t5", false, true, -1, 1, 2},
+    {"gemma4", true, false, 2, 1, 3},
 };
 
 /* What is allocated for the parts while a tokenizer is made of them. */
@@ -124,7 +125,7 @@ static int read_parts(const struct tl_gguf *g, struct lists *lists, struct tl_to
   copy_text(g, "tokenizer.ggml.pre", lists->pre, sizeof lists->pre);
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
     if (strcmp(kinds[i].name, lists->kind) == 0) kind = &kinds[i];
-  if (!kind) return tl_error_set(err, TL_EUNSUPPORTED, NULL, "tokenizer.ggml.model: expected llama, gpt2, bert or t5, got '%s'", lists->kind);
+  if (!kind) return tl_error_set(err, TL_EUNSUPPORTED, NULL, "tokenizer.ggml.model: expected llama, gpt2, bert, t5 or gemma4, got '%s'", lists->kind);
   parts->kind = kind->name;
   parts->pre = *lists->pre ? lists->pre : NULL;
   int r = read_texts(g, "tokenizer.ggml.tokens", &lists->pieces, &parts->n, err);

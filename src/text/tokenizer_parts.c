@@ -181,6 +181,7 @@ static const struct kind {
     {"gpt2", false, false, set_up_gpt2, finish_gpt2},
     {"bert", false, true, set_up_bert, finish_bert},
     {"t5", true, false, set_up_t5, finish_t5},
+    {"gemma4", false, false, set_up_llama, finish_gpt2}, /* SentencePiece's pieces, merged in the order of a list */
 };
 
 /* GGUF marks the pieces that begin a word (with SentencePiece's sign) where BERT marks the others. */

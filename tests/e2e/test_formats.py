@@ -44,7 +44,7 @@ def test_a_file_alone(daemon, start, lone):
 
 
 @pytest.mark.parametrize("changes, said", [
-    ({b"gpt2": b"gpt9"}, "tokenizer.ggml.model: expected llama, gpt2, bert or t5, got 'gpt9'"),
+    ({b"gpt2": b"gpt9"}, "tokenizer.ggml.model: expected llama, gpt2, bert, t5 or gemma4, got 'gpt9'"),
     ({b"gpt-2": b"gpt-9"}, 'tokenizer.ggml.pre "gpt-9" is not supported'),
     ({b"tokenizer.ggml.merges": b"tokenizer.ggml.scores"}, "tokenizer.ggml.scores: expected"),
     ({b"{% for message in": b"{% fur message in"}, "fur"),

@@ -102,7 +102,7 @@ def test_xlm_roberta(tmp_path):
 
 @pytest.mark.parametrize("keys, message", [
     ({}, "tokenizer.json: cannot be opened"),
-    ({"model": "rwkv", "tokens": ["a"]}, "expected llama, gpt2, bert or t5, got 'rwkv'"),
+    ({"model": "rwkv", "tokens": ["a"]}, "expected llama, gpt2, bert, t5 or gemma4, got 'rwkv'"),
     ({"model": "llama", "tokens": ["a"]}, "tokenizer.ggml.scores"),
     ({"model": "llama", "tokens": ["a"], "scores": [1.0, 2.0]}, "tokenizer.ggml.scores: expected as many numbers"),
     ({"model": "gpt2", "tokens": ["a"], "pre": "unheard-of"}, "unheard-of"),

@@ -29,7 +29,7 @@ MODELS = {"qwen2": A.QWEN2, "qwen3": A.QWEN3, "mistral_yarn": A.LLAMA, "smollm3_
           "ernie4_5_moe": A.ERNIE4_5_MOE, "granitemoe": A.GRANITE_MOE, "granitemoeshared": A.GRANITE_MOE,
           "qwen3_next": A.QWEN3NEXT, "qwen3_5": A.QWEN35, "qwen3_5_vision": A.QWEN35, "qwen3_5_moe": A.QWEN35MOE, "lfm2_tied": A.LFM2, "lfm2_moe": A.LFM2MOE,
           "granitemoehybrid": A.GRANITE_HYBRID, "granitemoehybrid_dense": A.GRANITE_HYBRID, "nemotron_h": A.NEMOTRON_H_MOE, "nemotron_h_latent": A.NEMOTRON_H_MOE, "nemotron_h_dense": A.NEMOTRON_H,
-          "gpt2": A.GPT2, "gpt_neox": A.GPTNEOX, "mistral4": A.MISTRAL4, "exaone_moe": A.EXAONE_MOE, "deepseek_v2": A.DEEPSEEK2, "deepseek_v2_lite": A.DEEPSEEK2, "glm4_moe_lite": A.DEEPSEEK2}
+          "gpt2": A.GPT2, "gpt_neox": A.GPTNEOX, "mistral4": A.MISTRAL4, "exaone_moe": A.EXAONE_MOE, "gemma4": A.GEMMA4, "gemma4_moe": A.GEMMA4, "deepseek_v2": A.DEEPSEEK2, "deepseek_v2_lite": A.DEEPSEEK2, "glm4_moe_lite": A.DEEPSEEK2}
 OLD_KEYS = {"n_embd": "hidden_size", "n_head": "num_attention_heads", "n_layer": "num_hidden_layers", "n_positions": "max_position_embeddings",
             "layer_norm_epsilon": "layer_norm_eps"}
 ONE_MATRIX = ("deepseek_v2",)  # kv_b_proj, as files had it before 2025
@@ -49,6 +49,8 @@ def add_keys(out, name, arch, config, head_dim):
     out.add_embedding_length(config["hidden_size"])
     if arch in (A.DEEPSEEK2, A.MISTRAL4):
         return add_latent_keys(out, name, config, full)
+    if arch == A.GEMMA4:
+        return add_gemma4_keys(out, config)
     extra = 1 if arch == A.GLM4_MOE else 0  # a layer that guesses
     out.add_block_count(config["num_hidden_layers"] + extra)
     kinds = config.get("layer_types", [])
@@ -114,6 +116,46 @@ def add_keys(out, name, arch, config, head_dim):
         out.add_embedding_scale(config["embedding_multiplier"])
         out.add_residual_scale(config["residual_multiplier"])
         out.add_logit_scale(config["logits_scaling"])
+
+
+def add_gemma4_keys(out, config):
+    rope, kinds, lent = config["rope_parameters"], config["layer_types"], config["num_kv_shared_layers"]
+    wide = config.get("global_head_dim") or next(iter(config["per_layer_config"].values()))["head_dim"]
+    slides, n, inner = [kind == "sliding_attention" for kind in kinds], len(kinds), config["intermediate_size"]
+    out.add_block_count(n)
+    out.add_head_count(config["num_attention_heads"])
+    own, few = config["num_key_value_heads"], config.get("num_global_key_value_heads")
+    out.add_head_count_kv([own if slide else few for slide in slides] if few else own)
+    out.add_feed_forward_length([inner * (2 if i >= n - lent else 1) for i in range(n)] if config["use_double_wide_mlp"] else inner)
+    out.add_key_length(wide)
+    out.add_value_length(wide)
+    out.add_key_length_swa(config["head_dim"])
+    out.add_value_length_swa(config["head_dim"])
+    out.add_rope_dimension_count(wide)
+    out.add_rope_dimension_count_swa(config["head_dim"])
+    out.add_rope_freq_base(rope["full_attention"]["rope_theta"])
+    out.add_rope_freq_base_swa(rope["sliding_attention"]["rope_theta"])
+    out.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    out.add_vocab_size(config["vocab_size"])
+    out.add_eos_token_id(2)
+    out.add_sliding_window(config["sliding_window"])
+    out.add_sliding_window_pattern(slides)
+    out.add_shared_kv_layers(lent)
+    out.add_embedding_length_per_layer_input(config["hidden_size_per_layer_input"])
+    out.add_final_logit_softcapping(config["final_logit_softcapping"])
+    if config["enable_moe_block"]:
+        out.add_expert_count(config["num_experts"])
+        out.add_expert_used_count(config["top_k_experts"])
+        out.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    turning = int(wide * rope["full_attention"]["partial_rotary_factor"] / 2)
+    out.add_tensor("rope_freqs.weight", np.array([1.0] * turning + [1e30] * (wide // 2 - turning), dtype=np.float32))
+
+
+def gemma4_tensor(name):
+    for old, new in (("router.scale", "ffn_gate_inp.scale"), ("router.per_expert_scale", "ffn_down_exps.scale")):
+        if name.endswith(old):
+            return f"blk.{name.split('.')[2]}.{new}"
+    return name + (".weight" if name.endswith("layer_scalar") or ".experts." in name else "")
 
 
 def add_scan_keys(out, arch, config, kinds):
@@ -394,7 +436,8 @@ def change(arch, config, head_dim, name, data):
 def text_tensors(tensors):
     """Without those for pictures, and with the names that the text model alone would have."""
     named = {k.removeprefix("language_model.").replace("model.language_model.", "model."): v for k, v in tensors.items()}
-    return {k: v for k, v in named.items() if k.startswith(("transformer.", "gpt_neox.", "embed_out.", "backbone.", "lm_head.", "model.embed_tokens.", "model.layers.", "model.norm.", "model.final_layernorm.", "model.embedding_norm."))}
+    return {k: v for k, v in named.items() if k.startswith(("transformer.", "gpt_neox.", "embed_out.", "backbone.", "lm_head.", "model.embed_tokens.", "model.layers.", "model.norm.", "model.final_layernorm.", "model.embedding_norm.", "model.embed_tokens_per_layer.",
+                                                              "model.per_layer_"))}
 
 
 def make(name, file=None, qtype=None):
@@ -426,7 +469,7 @@ def make(name, file=None, qtype=None):
         for end in ("weight", "bias"):
             parts = [tensors.pop(f"model.layers.0.self_attn.{part}_proj.{end}") for part in "qkv"]
             out.add_tensor(f"blk.0.attn_qkv.{end}", np.concatenate(parts))
-    tensors = stack_experts(out, config, tensors)
+    tensors = {gemma4_tensor(k): v for k, v in tensors.items()} if arch == A.GEMMA4 else stack_experts(out, config, tensors)
     parted = ((t, d) for k, v in tensors.items() for t, d in split_heads(config, name, k, v).items())
     for tensor, data in (pair for t, d in parted for pair in (
             delta_tensors(arch, config, t, d) if arch in DELTA else scan_tensors(arch, config, t, d) if arch in SCAN else {t: d}).items()):

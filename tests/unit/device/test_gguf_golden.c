@@ -43,6 +43,8 @@ static void test_llamas(void **state) {
                 {"arch/phi4_longrope", "gguf/arch_phi4_longrope.gguf", 1e-5f}, /* a factor as a float */
                 {"arch/gemma2", "gguf/arch_gemma2.gguf", 1e-3f}, /* query_pre_attn_scalar is in the weights */
                 {"arch/gemma3", "gguf/arch_gemma3.gguf", 1e-3f},
+                {"arch/gemma4", "gguf/arch_gemma4.gguf", 1e-4f}, /* which numbers of heads turn is said by divisors */
+                {"arch/gemma4_moe", "gguf/arch_gemma4_moe.gguf", 1e-4f},
                 {"arch/olmo2", "gguf/arch_olmo2.gguf", 0},
                 {"arch/qwen3_vl_moe", "gguf/arch_qwen3_vl_moe.gguf", 0},
                 {"arch/glm4_moe", "gguf/arch_glm4_moe.gguf", 1e-5f}, /* a factor as a float */

@@ -109,6 +109,31 @@ static void test_defaults(void **state) {
   assert_true(c.query_pre_attn_scalar == 16);
 }
 
+/* Lengths of heads with keys of their own, and lists of what layers differ in. */
+static void test_gemma4(void **state) {
+  (void)state;
+  static struct hf_config c;
+#define G4(name) .key = "gemma4." name
+  struct extra keys[] = {{G4("attention.head_count_kv"), .number = 2}, {G4("attention.key_length_swa"), .number = 8}, {G4("attention.sliding_window_pattern"), .n_list = 4, .bits = 5},
+                         {G4("attention.sliding_window"), .number = 64}, {G4("attention.shared_kv_layers"), .number = 2}, {G4("embedding_length_per_layer_input"), .number = 8}};
+  taken("gemma4", 4, keys, UNIT_COUNT(keys), &c);
+  assert_true(c.global_head_dim == 16 && c.head_dim == 8 && c.num_key_value_heads == 2 && c.num_kv_shared_layers == 2 && c.hidden_size_per_layer_input == 8 && c.vocab_size_per_layer_input == c.vocab_size);
+  assert_true(c.slides[0] && !c.slides[1] && c.slides[2] && !c.slides[3] && !c.use_double_wide_mlp && c.num_global_key_value_heads == c.num_key_value_heads);
+  static const struct {
+    unsigned key;
+    double number;
+    const char *why;
+  } bad[] = {{1, 1, "attention.key_length_swa"}, {4, 4, "attention.shared_kv_layers"}, {4, 3, "num_kv_shared_layers"}, {5, -1, "embedding_length_per_layer_input"}};
+  for (unsigned i = 0; i < UNIT_COUNT(bad); i++) {
+    struct tl_error err = {0};
+    double kept = keys[bad[i].key].number;
+    keys[bad[i].key].number = bad[i].number;
+    assert_int_equal(read_config("gemma4", 4, keys, UNIT_COUNT(keys), &c, &err), TL_ECORRUPT);
+    if (!strstr(err.message, bad[i].why)) fail_msg("%s", err.message);
+    keys[bad[i].key].number = kept;
+  }
+}
+
 static void test_keys(void **state) {
   (void)state;
   static struct hf_config c;
@@ -329,7 +354,7 @@ static void test_pooling(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_experts), cmocka_unit_test(test_growth), cmocka_unit_test(test_defaults), cmocka_unit_test(test_keys),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_experts), cmocka_unit_test(test_growth), cmocka_unit_test(test_defaults), cmocka_unit_test(test_gemma4), cmocka_unit_test(test_keys),
                                      cmocka_unit_test(test_rope), cmocka_unit_test(test_refused), cmocka_unit_test(test_encoders),
                                      cmocka_unit_test(test_pooling)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);

@@ -101,23 +101,31 @@ static json_t *cases_of(const char *name) {
   return golden_json(file);
 }
 
-static void test_gpt2_kinds(void **state) {
+static void take_merges(json_t *root) {
+  json_t *merges = json_object_get(json_object_get(root, "model"), "merges");
+  made.parts.n_merges = (uint32_t)json_array_size(merges);
+  assert_true(made.parts.n_merges <= MAX_PIECES);
+  for (uint32_t k = 0; k < made.parts.n_merges; k++) {
+    json_t *merge = json_array_get(merges, k);
+    int length = snprintf(made.spelled[k], sizeof made.spelled[k], "%s %s", json_string_value(json_array_get(merge, 0)),
+                          json_string_value(json_array_get(merge, 1)));
+    made.merges[k] = (struct tl_text){made.spelled[k], (size_t)length};
+  }
+  made.parts.merges = made.merges;
+}
+
+static void test_merges(void **state) {
   (void)state;
   static const struct {
-    const char *name, *pre;
-  } rows[] = {{"llama3", "llama-bpe"}, {"gpt4o", "gpt-4o"}, {"starcoder", "smollm"}, {"deepseek", "deepseek-v3"}};
+    const char *name, *kind, *pre;
+    int32_t unk;
+  } rows[] = {{"llama3", "gpt2", "llama-bpe", -1}, {"gpt4o", "gpt2", "gpt-4o", -1}, {"starcoder", "gpt2", "smollm", -1}, {"deepseek", "gpt2", "deepseek-v3", -1},
+              {"gemma", "gemma4", NULL, 0}}; /* SentencePiece's pieces by merges */
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-    json_t *root = take_apart(rows[i].name, "gpt2"), *merges = json_object_get(json_object_get(root, "model"), "merges");
+    json_t *root = take_apart(rows[i].name, rows[i].kind);
     made.parts.pre = rows[i].pre;
-    made.parts.n_merges = (uint32_t)json_array_size(merges);
-    assert_true(made.parts.n_merges <= MAX_PIECES);
-    for (uint32_t k = 0; k < made.parts.n_merges; k++) {
-      json_t *merge = json_array_get(merges, k);
-      int length = snprintf(made.spelled[k], sizeof made.spelled[k], "%s %s", json_string_value(json_array_get(merge, 0)),
-                            json_string_value(json_array_get(merge, 1)));
-      made.merges[k] = (struct tl_text){made.spelled[k], (size_t)length};
-    }
-    made.parts.merges = made.merges;
+    made.parts.unk = rows[i].unk;
+    take_merges(root);
     struct tl_tokenizer *t = new_tokenizer();
     json_t *cases = cases_of(rows[i].name);
     check_cases(rows[i].name, t, cases, false);
@@ -224,7 +232,7 @@ static void test_bad_parts(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_gpt2_kinds), cmocka_unit_test(test_bert),      cmocka_unit_test(test_t5),
+      cmocka_unit_test(test_merges), cmocka_unit_test(test_bert),      cmocka_unit_test(test_t5),
       cmocka_unit_test(test_sentencepiece), cmocka_unit_test(test_bad_parts),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
