@@ -111,7 +111,7 @@ static int add_module(struct reader *k, const struct adapter_target *target, con
   if (a < 0) return a;
   for (uint32_t i = 0; r == TL_OK && i < target->n_parts; i++) {
     const struct adapter_target_part *input = &target->parts[i];
-    int32_t part_b = target->n_parts > 1 ? plan_runs(m, k->err, b, &input->rows) : b;
+    int32_t part_b = input->rows.rows < target->rows ? plan_runs(m, k->err, b, &input->rows) : b;
     if (part_b >= 0 && target->turned && is_of_value_heads(&m->ops[input->record], input->input)) part_b = turn(k, part_b, false);
     if (part_b < 0) return part_b;
     struct tl_adapter_part *part = new_part(k);

@@ -6,12 +6,13 @@
 
 #include "model/adapter_private.h"
 
-/* What a layer may have. EXPERTS: what stands beside them, too, where the layer has none but its MLP is named so. */
-enum trait { GATED = 1 << 0, DELTA = 1 << 1, SHORT = 1 << 2, SCAN = 1 << 3, EXPERTS = 1 << 4, TURNED = 1 << 5 };
+/* What a layer may have. EXPERTS: what stands beside them, too, where the layer has none but its MLP is named so; not Gemma 4's, whose MLP is
+ * named as others'. SAME_VALUES: keys are values. */
+enum trait { GATED = 1 << 0, DELTA = 1 << 1, SHORT = 1 << 2, SCAN = 1 << 3, EXPERTS = 1 << 4, TURNED = 1 << 5, SAME_VALUES = 1 << 6 };
 #define STATE (DELTA | SHORT | SCAN)
 
-/* How rows of several inputs lie in one matrix: those of one behind those of the other, or of each head in turn. */
-enum order { BEHIND, BY_HEADS, BY_KEY_HEADS };
+/* How rows of several inputs lie in one matrix: those of one behind those of the other, or of each head in turn; SAME: all have the same. */
+enum order { BEHIND, BY_HEADS, BY_KEY_HEADS, SAME };
 
 /* needs, without: of enum trait. What a layer with experts has in place of an MLP is one that all rows have. */
 static const struct module {
@@ -26,8 +27,9 @@ static const struct module {
 } modules[] = {
     {"self_attn.q_proj", GATED, 0, BY_HEADS, 2, {{TL_OP_QKV, 0}, {TL_OP_GATE_IN, 0}}},
     {"self_attn.q_proj", 0, GATED, BEHIND, 1, {{TL_OP_QKV, 0}}},
-    {"self_attn.k_proj", 0, 0, BEHIND, 1, {{TL_OP_QKV, 1}}},
-    {"self_attn.v_proj", 0, 0, BEHIND, 1, {{TL_OP_QKV, 2}}},
+    {"self_attn.k_proj", SAME_VALUES, 0, SAME, 2, {{TL_OP_QKV, 1}, {TL_OP_QKV, 2}}},
+    {"self_attn.k_proj", 0, SAME_VALUES, BEHIND, 1, {{TL_OP_QKV, 1}}},
+    {"self_attn.v_proj", 0, SAME_VALUES, BEHIND, 1, {{TL_OP_QKV, 2}}},
     {"self_attn.qkv_proj", 0, GATED, BEHIND, 3, {{TL_OP_QKV, 0}, {TL_OP_QKV, 1}, {TL_OP_QKV, 2}}},
     {"self_attn.o_proj", 0, STATE, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
     {"self_attn.out_proj", 0, STATE, BEHIND, 1, {{TL_OP_ATTN_OUT, 0}}},
@@ -62,6 +64,8 @@ static const struct module {
     MLP("mlp.shared_mlp", EXPERTS, 0),
     MLP("feed_forward.shared_expert", EXPERTS, 0),
 #undef MLP
+    {"per_layer_input_gate", 0, 0, BEHIND, 1, {{TL_OP_UP, 0}}},
+    {"per_layer_projection", 0, 0, BEHIND, 1, {{TL_OP_MLP_DOWN, 0}}},
     {"mlp.shared_experts.up_proj", EXPERTS, 0, BEHIND, 1, {{TL_OP_UP, 0}}},
     {"mlp.gate_up_proj", 0, EXPERTS, BEHIND, 2, {{TL_OP_GATED_UP, 0}, {TL_OP_GATED_UP, 1}}},
     {"shared_mlp.input_linear", EXPERTS, 0, BEHIND, 2, {{TL_OP_GATED_UP, 0}, {TL_OP_GATED_UP, 1}}},
@@ -95,6 +99,8 @@ static uint32_t traits_of(const struct model *m, uint32_t layer) {
       case TL_OP_GATE_IN: traits |= GATED; break;
       case TL_OP_SHORT_IN: traits |= SHORT; break;
       case TL_OP_ROUTE: traits |= EXPERTS; break;
+      case TL_OP_JOIN: traits &= ~(uint32_t)EXPERTS; break;
+      case TL_OP_QKV: traits |= m->ops[i].weight[1] >= 0 && m->ops[i].weight[1] == m->ops[i].weight[2] ? SAME_VALUES : 0; break;
       case TL_OP_DELTA_IN: /* three records before that of the rule, whose number is of layers with a state */
         traits |= m->ops[i + 3].kind == TL_OP_SCAN ? SCAN : DELTA | (m->ops[i + 3].features & TL_F_TURNED ? TURNED : 0);
         break;
@@ -104,32 +110,38 @@ static uint32_t traits_of(const struct model *m, uint32_t layer) {
   return traits;
 }
 
+/* Whether the record is of what Gemma 4's layers get beside x: UP, BESIDE_GATE, MLP_DOWN. */
+static bool is_beside(const struct model *m, uint32_t i) {
+  return (i + 1 < m->model.n_ops && m->ops[i + 1].kind == TL_OP_BESIDE_GATE) || (i && m->ops[i - 1].kind == TL_OP_BESIDE_GATE);
+}
+
 /* The layer's last record of that kind; -1: none. */
-static int64_t find_record(const struct model *m, enum tl_op_kind kind, uint32_t layer) {
+static int64_t find_record(const struct model *m, enum tl_op_kind kind, uint32_t layer, bool beside) {
   int64_t found = -1;
   for (uint32_t i = 0; i < m->model.n_ops; i++)
-    if (m->ops[i].kind == kind && m->ops[i].layer == layer) found = i;
+    if (m->ops[i].kind == kind && m->ops[i].layer == layer && is_beside(m, i) == beside) found = i;
   return found;
 }
 
 static uint64_t heads_of(const struct model *m, enum order order) {
-  return order == BEHIND ? 1 : order == BY_HEADS ? m->model.n_heads : m->model.recurrence.n_key_heads;
+  return order == BEHIND || order == SAME ? 1 : order == BY_HEADS ? m->model.n_heads : m->model.recurrence.n_key_heads;
 }
 
 bool adapter_module_in(const struct model *m, uint32_t number, uint32_t layer, struct adapter_target *ret) {
   const struct module *module = &modules[number];
   uint32_t traits = traits_of(m, layer);
   *ret = (struct adapter_target){.n_parts = module->n, .turned = traits & TURNED && module->needs & DELTA};
+  bool beside = strncmp(module->name, "per_layer_", 10) == 0, same = module->order == SAME;
   if ((traits & module->needs) != module->needs || traits & module->without) return false;
   for (uint32_t i = 0; i < module->n; i++) {
-    int64_t record = find_record(m, module->parts[i].kind, layer);
+    int64_t record = find_record(m, module->parts[i].kind, layer, beside);
     if (record < 0 || m->ops[record].weight[module->parts[i].input] < 0) return false;
     const struct tl_tensor *weight = &m->tensors[m->ops[record].weight[module->parts[i].input]];
     uint64_t each = weight->shape[0] / heads_of(m, module->order);
     ret->parts[i] = (struct adapter_target_part){(uint32_t)record, module->parts[i].input, {ret->step, each, 0, weight->shape[0]}};
     ret->columns = weight->shape[1];
-    ret->rows += weight->shape[0];
-    ret->step += each;
+    if (same) ret->rows = weight->shape[0];
+    else ret->rows += weight->shape[0], ret->step += each;
   }
   for (uint32_t i = 0; i < module->n; i++) ret->parts[i].rows.step = ret->step;
   return true;

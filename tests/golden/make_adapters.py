@@ -41,6 +41,8 @@ MODELS = {
     "phi3": ("arch/phi3", "F32", ("F32", "BF16"), ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"], ["qkv_proj", "down_proj"]),
     "granite": ("arch/granite", "F32", ("F32", "F32"), ALL, ["k_proj", "o_proj"]),
     "gemma2": ("arch/gemma2", "F32", ("F32", "F32"), ALL, ["q_proj", "v_proj", "down_proj"]),
+    "gemma4": ("arch/gemma4", "F32", ("F32", "BF16"), ALL + ["per_layer_input_gate", "per_layer_projection"], ["k_proj", "per_layer_projection"]),
+    "gemma4_moe": ("arch/gemma4_moe", "F32", ("F32", "F32"), ALL, ["k_proj", "down_proj"]),
     "qwen3_5": ("arch/qwen3_5", "F32", ("F32", "BF16"), ALL + DELTA, ["in_proj_qkv", "in_proj_b", "out_proj"]),
     "qwen3_next": ("arch/qwen3_next", "F32", ("F32", "F16"), NEXT, ["in_proj_qkvz", "shared_expert.up_proj", "in_proj_ba"]),
     "lfm2": ("arch/lfm2", "F32", ("F32", "F32"), ["q_proj", "k_proj", "v_proj", "in_proj", "out_proj", "w1", "w2", "w3"], ["in_proj", "w2", "w3"]),
@@ -90,7 +92,8 @@ def write(model, folder, dtype):
 
 
 def base_of(folder):
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    maker = transformers.AutoModelForImageTextToText if "gemma4_moe" in folder else transformers.AutoModelForCausalLM
+    return maker.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def make(name, place, own, dtypes, one, two):
@@ -101,7 +104,8 @@ def make(name, place, own, dtypes, one, two):
         draw(model, generator, dtype)
         write(model, folder, dtype)
         model = PeftModel.from_pretrained(base_of(f"{HERE}/{place}"), folder).eval()
-        vocabulary = json.load(open(f"{HERE}/{place}/config.json"))["vocab_size"]
+        base = json.load(open(f"{HERE}/{place}/config.json"))
+        vocabulary = base.get("text_config", base)["vocab_size"]
         spec = dict(dtype=own, config=dict(vocab_size=vocabulary))
         cases = [make_case(model, spec, length, generator)[0] for length in PROMPT_LENGTHS]
         with open(f"{folder}/golden.json", "w") as out:

@@ -12,7 +12,8 @@ static const struct adapted_base {
              {"qwen3_5", "arch/qwen3_5"}, {"lfm2", "arch/lfm2"}, {"qwen3_next", "arch/qwen3_next"}, /* layers with a state, gated queries, shared experts */
              {"starcoder2", "arch/starcoder2"}, /* an MLP without a gate */
              {"granitemoehybrid", "arch/granitemoehybrid"}, {"granitemoehybrid_dense", "arch/granitemoehybrid_dense"}, /* Mamba 2's layers */
-             {"nemotron_h_dense", "arch/nemotron_h_dense"}, {"nemotron_h", "arch/nemotron_h"}};
+             {"nemotron_h_dense", "arch/nemotron_h_dense"}, {"nemotron_h", "arch/nemotron_h"},
+             {"gemma4", "arch/gemma4"}, {"gemma4_moe", "arch/gemma4_moe"}}; /* what layers get beside x, keys that are values */
 
 #define N_ADAPTERS 2
 
