@@ -8,12 +8,13 @@
 #include "api/tool_json.h"
 
 static const struct api_reasoning_format *const formats[] = {&api_reasoning_think_format, &api_reasoning_seed_format, &api_reasoning_mistral_format,
-                                                             &api_reasoning_granite_format, &api_reasoning_harmony_format};
+                                                             &api_reasoning_granite_format, &api_reasoning_harmony_format, &api_reasoning_gemma4_format};
 
 const struct api_reasoning_format *api_reasoning_format_of(const struct tl_chat_format *chat) {
   const struct tl_chat_template *tmpl = chat ? tl_chat_format_pick(chat, NULL, false) : NULL;
   if (!tmpl) return NULL;
   if (tl_chat_template_says(tmpl, "<|channel|>") && tl_chat_template_says(tmpl, "analysis")) return &api_reasoning_harmony_format;
+  if (tl_chat_template_says(tmpl, "<channel|>")) return &api_reasoning_gemma4_format;
   if (tl_chat_template_says(tmpl, "<seed:think>")) return &api_reasoning_seed_format;
   if (tl_chat_template_says(tmpl, "[THINK]")) return &api_reasoning_mistral_format;
   if (tl_chat_template_says(tmpl, "<think>") || tl_chat_template_says(tmpl, "</think>")) return &api_reasoning_think_format;

@@ -124,6 +124,9 @@ static void end(struct api_reasoning_parser *parser) {
 const struct api_reasoning_format api_reasoning_think_format = {.name = "think", .marks = {"<think>", "</think>"}, .ends = {"</think>"}, MARKS};
 const struct api_reasoning_format api_reasoning_seed_format = {.name = "seed_oss", .marks = {"<seed:think>", "</seed:think>"}, .ends = {"</seed:think>"}, MARKS};
 const struct api_reasoning_format api_reasoning_mistral_format = {.name = "mistral", .marks = {"[THINK]", "[/THINK]"}, .ends = {"[/THINK]"}, MARKS};
+/* the token that opens a channel stands before the name of it */
+const struct api_reasoning_format api_reasoning_gemma4_format = {.name = "gemma4", .marks = {"<|channel>thought", "<channel|>", "<|channel>"}, .ends = {"<channel|>"},
+                                                                 .n_marks = 3, .n_begin = 1, .n_end = 1, .take = take, .end = end};
 /* as vLLM has it; quantized models say Here's */
 const struct api_reasoning_format api_reasoning_granite_format = {
     .name = "granite",

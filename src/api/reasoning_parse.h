@@ -32,7 +32,8 @@ struct api_reasoning_format {
   void (*end)(struct api_reasoning_parser *parser);          /* there is no more */
 };
 /* <think>...</think>, <seed:think>...</seed:think>, [THINK]...[/THINK], and what Granite 3.2 says in words */
-extern const struct api_reasoning_format api_reasoning_think_format, api_reasoning_seed_format, api_reasoning_mistral_format, api_reasoning_granite_format;
+extern const struct api_reasoning_format api_reasoning_think_format, api_reasoning_seed_format, api_reasoning_mistral_format, api_reasoning_granite_format,
+    api_reasoning_gemma4_format;
 /* reasoning_harmony.c */
 extern const struct api_reasoning_format api_reasoning_harmony_format;
 

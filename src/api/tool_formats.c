@@ -12,7 +12,7 @@
 static const struct api_tool_format *const formats[] = {&api_tool_hermes_format, &api_tool_llama3_json_format, &api_tool_mistral_format,
                                                         &api_tool_granite_format, &api_tool_harmony_format, &api_tool_phi4_mini_format,
                                                         &api_tool_qwen3_coder_format, &api_tool_glm45_format, &api_tool_seed_oss_format, &api_tool_pythonic_format,
-                                                        &api_tool_deepseek_v3_format, &api_tool_glm4_format, &api_tool_nemotron_format};
+                                                        &api_tool_deepseek_v3_format, &api_tool_glm4_format, &api_tool_nemotron_format, &api_tool_gemma4_format};
 
 /* --- a conversation with a call ------------------------------------------------------------------- */
 
@@ -79,6 +79,7 @@ static const struct api_tool_format *of_call(const char *text, const char *name,
   const char *from = name - text > NEAR ? name - NEAR : text, *behind;
   char next;
   if (behind_last(from, name, "[TOOL_CALLS]")) return &api_tool_mistral_format;
+  if (behind_last(from, name, "<|tool_call>call:") == name) return &api_tool_gemma4_format;
   if (behind_last(from, name, "to=functions.") == name) return &api_tool_harmony_format;
   if (behind_last(from, name, "<function=") == name)
     return behind_last(from, name, "<seed:tool_call>") ? &api_tool_seed_oss_format : &api_tool_qwen3_coder_format;
@@ -99,6 +100,7 @@ static const struct api_tool_format *of_call(const char *text, const char *name,
 /* A template that passes over calls: what its instructions say. */
 static const struct api_tool_format *of_instructions(const char *text, const char *end) {
   static const struct { const char *words; const struct api_tool_format *format; } known[] = {
+      {"<|tool_call>call:", &api_tool_gemma4_format},
       {"<|tool_call|>", &api_tool_granite_format},
       {"<TOOLCALL>", &api_tool_nemotron_format},
       {"functools[{", &api_tool_phi4_mini_format},

@@ -25,8 +25,8 @@ extern const struct api_tool_format api_tool_hermes_format, api_tool_granite_for
 extern const struct api_tool_format api_tool_qwen3_coder_format, api_tool_seed_oss_format, api_tool_glm45_format;
 /* tool_pythonic.c, tool_deepseek.c, tool_glm.c */
 extern const struct api_tool_format api_tool_pythonic_format, api_tool_deepseek_v3_format, api_tool_glm4_format;
-/* tool_harmony.c */
-extern const struct api_tool_format api_tool_harmony_format;
+/* tool_gemma.c, tool_harmony.c */
+extern const struct api_tool_format api_tool_gemma4_format, api_tool_harmony_format;
 
 /* The one in which the model's chat template writes calls, or tells the model to; chat NULL: it has none.
  * NULL: none that is known. Boot. */

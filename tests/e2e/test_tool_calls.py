@@ -19,6 +19,7 @@ START = "{% for t in tools or [] %}{{ t.function.name }};{% endfor %}{% for m in
 END = "{% endfor %}{{ m.content or '' }}{% endfor %}"
 XML = '<tool_call>\n<function=weather>\n<parameter=city>\nZürich "}]\n</parameter>\n<parameter=days>\n[1, 2.5, {"a": null}]\n</parameter>\n</function>\n</tool_call>'
 GLM = '<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Zürich "}]</arg_value>\n<arg_key>days</arg_key>\n<arg_value>[1, 2.5, {"a": null}]</arg_value>\n</tool_call>'
+GEMMA = '<|tool_call>call:weather{city:<|"|>Zürich "}]<|"|>,days:[1,2.5,{a:null}]}<tool_call|>'
 PYTHON = "weather(city='Zürich \"}]', days=[1, 2.5, {'a': None}])"
 CALLS, CALL, SEP, CALL_END, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"
 # format: (how the template writes a call, special tokens, an answer with a call, its content)
@@ -33,6 +34,8 @@ FORMATS = {
                       f"So: [TOOL_CALLS]weather[ARGS]{ARGUMENTS}", "So: "),
     "granite": ("<|tool_call|>[{{ c.function | tojson }}]", ["<|tool_call|>"], f"<|tool_call|>[{OBJECT % ARGUMENTS}]", None),
     "nemotron": ("<TOOLCALL>[{{ c.function | tojson }}]</TOOLCALL>", [], f"Well.\n<TOOLCALL>[{OBJECT % ARGUMENTS}]</TOOLCALL>", "Well.\n"),
+    "gemma4": ('<|tool_call>call:{{ c.function.name }}{city:<|"|>{{ c.function.arguments.city }}<|"|>}<tool_call|>', ["<|tool_call>", "<tool_call|>"],
+               "Well.\n" + GEMMA, "Well.\n"),
     "harmony": ("<|start|>assistant to=functions.{{ c.function.name }}<|channel|>commentary json<|message|>{{ c.function.arguments | tojson }}<|call|>",
                 ["<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|call|>"],
                 f"<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{ARGUMENTS}<|call|>", None),
@@ -52,7 +55,7 @@ FORMATS = {
     # its template passes over calls, and tells the model
     "glm4": ("{% endfor %}{% endfor %}请使用 Json 格式表示调用的参数。{% for m in messages %}{% for c in [] %}", [], f"weather\n{ARGUMENTS}", None),
 }
-NOT_JSON = ("qwen3_coder", "seed_oss", "glm45", "pythonic")
+NOT_JSON = ("qwen3_coder", "seed_oss", "glm45", "pythonic", "gemma4")
 PLAIN = "None needed: a < b, {c} [d]."
 
 

@@ -47,6 +47,7 @@ static void test_what_a_template_says(void **state) {
       {"{{ messages[0].content.split('</think>')[-1] }}", "think"},
       {"{{ messages[0].content }}{% if add_generation_prompt %}<think>{% endif %}", "think"},
       {"<seed:think>{{ messages[0].content }}</seed:think>", "seed_oss"},
+      {"{{ messages[0].content.split('<channel|>')[-1] }}<|channel>thought\n<channel|>", "gemma4"},
       {"[THINK]{{ messages[0].content }}[/THINK]", "mistral"},
       {"after 'Here is my thought process:' and 'Here is my response:'", "granite"},
       {"<|channel|>analysis<|message|>", "harmony"},

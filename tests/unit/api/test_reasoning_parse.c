@@ -8,6 +8,7 @@
 #define THINK &api_reasoning_think_format
 #define MISTRAL &api_reasoning_mistral_format
 #define GRANITE &api_reasoning_granite_format
+#define GEMMA &api_reasoning_gemma4_format
 #define HARMONY &api_reasoning_harmony_format
 #define MAYBE API_REASONING_MAYBE
 #define WITHIN API_REASONING_WITHIN
@@ -36,6 +37,11 @@ static const struct row rows[] = {
     {THINK, MAYBE, "<think>a <think> b</think>c</think>d<think>e", "a <think> b", "c</think>d<think>e", false, false},
     {THINK, MAYBE, "<think>\xc3\xa9 \n \xe2\x82\xac\n</think>\n\xc3\xa9", "\xc3\xa9 \n \xe2\x82\xac", "\xc3\xa9", false, false},
     {THINK, MAYBE, "<think>a</think>\n<tool_call>\n{}\n</tool_call>", "a", "<tool_call>\n{}\n</tool_call>", false, false},
+    {GEMMA, MAYBE, "<|channel>thought\nHm.\n<channel|>Hello", "Hm.", "Hello", false, false},
+    {GEMMA, MAYBE, "<|channel>thought\n<channel|>Hello", "", "Hello", false, false}, /* large models, though they were told not to think */
+    {GEMMA, MAYBE, "<|channel>thoughts", "s", "", false, false},
+    {GEMMA, MAYBE, "<|channel>other\nHello", "", "<|channel>other\nHello", false, false},
+    {GEMMA, OVER, "Hello <channel|>", "", "Hello <channel|>", false, false}, /* the prompt ends with thoughts that are over */
     /* cut */
     {THINK, MAYBE, "<think>a b\n", "a b", "", false, false},
     {THINK, MAYBE, "<think>a</thi", "a</thi", "", false, false},

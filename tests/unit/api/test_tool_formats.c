@@ -53,6 +53,7 @@ static void test_what_stands_before_the_name(void **state) {
       {EACH("<tool_call>[{{ c.function | tojson }}]"), "granite"},
       {EACH("<|tool_call|>{{ c.function | tojson }}<|/tool_call|>"), "granite"},
       {EACH("<TOOLCALL>[{{ c.function | tojson }}]</TOOLCALL>"), "nemotron"},
+      {EACH("<|tool_call>call:{{ c.function.name }}{b:<|\"|>c<|\"|>}<tool_call|>"), "gemma4"},
       {EACH("[TOOL_CALLS][{{ c.function | tojson }}]"), "mistral"},
       {EACH("[TOOL_CALLS]{{ c.function.name }}[ARGS]{{ c.function.arguments | tojson }}"), "mistral"},
       {EACH("<|python_tag|>{\"name\": \"{{ c.function.name }}\", \"parameters\": {{ c.function.arguments | tojson }}}"), "llama3_json"},
