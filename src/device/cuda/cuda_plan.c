@@ -110,6 +110,7 @@ static bool is_known(const struct tl_op *op) {
     if (op->weight[i] < 0) return false;
   if (op->kind == TL_OP_LATENT_NORM && op->weight[1] < 0) return false;
   if (op->kind == TL_OP_EXPERTS_UP && (op->weight[1] < 0) != ((op->features & TL_F_RELU2) != 0)) return false;
+  if (op->kind == TL_OP_ROUTE && op->weight[1] >= 0) return false; /* factors of experts' shares */
   if (op->features & TL_F_GROUPED && op->n_groups > 32) return false;
   if (op->kind == TL_OP_QK_NORM && !(op->features & TL_F_EACH_HEAD) != !(op->features & TL_F_LAYER_NORM)) return false;
   return !(op->features & TL_F_SINKS) || op->weight[0] >= 0;

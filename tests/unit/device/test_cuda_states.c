@@ -106,6 +106,9 @@ static void test_unknown_sizes(void **state) {
   model.plan = plan;
   check_refused(&model, "of its plan, of kind");
   close_all(NULL, g);
+  g = open_model("arch/gemma4_dense");
+  check_refused(g->model, "heads of two sizes (global_head_dim)");
+  close_all(NULL, g);
 }
 
 /* --- steps ---------------------------------------------------------------------------------------- */

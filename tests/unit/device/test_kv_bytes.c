@@ -8,7 +8,7 @@
 
 /* Of each kind of attention, and of both directions of grouped queries, one. */
 static const char *const names[] = {"f32_odd", "bf16_tied", "f16_sharded", "arch/qwen2_window", "arch/qwen3", "arch/gemma2", "arch/gemma3",
-                                    "arch/mixtral", "arch/gpt_oss", "arch/llama4", "arch/deepseek_v2", "arch/deepseek_v3"};
+                                    "arch/mixtral", "arch/gpt_oss", "arch/llama4", "arch/deepseek_v2", "arch/deepseek_v3", "arch/gemma4"};
 
 /* --- rounding ---------------------------------------------------------------------------------------- */
 
