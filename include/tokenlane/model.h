@@ -116,7 +116,7 @@ enum tl_op_feature {
   TL_F_MIXED = 1 << 29,      /* ROUTE: a share is of a softmax over those that are not chosen before and less than limit * max(|s|, best) below */
   TL_F_CHUNKED = 1 << 27,    /* ATTEND: only positions of its own chunk, of `window` positions each */
   TL_F_GROWS = 1 << 28,      /* ATTEND, LATENT_NORM: q, or t, is times tl_op_growth(position) */
-  TL_F_WIDE = 1 << 30,       /* QKV, QK_NORM, ROPE, ATTEND: heads are those of tl_model.wide */
+  TL_F_WIDE = TL_F_RELU,     /* QKV, QK_NORM, ROPE, ATTEND: heads are those of tl_model.wide */
   TL_F_LENT = TL_F_RELU2,    /* QK_NORM, ROPE, ATTEND: of q alone; k and v are those that an earlier record stored in the layer's slots */
   TL_F_VALUES = TL_F_CHOICE, /* QK_NORM: each head of v: / its rms */
   TL_F_CLAMPED = 1 << 22,    /* EXPERTS_UP: m = g sigmoid(1.702 g) (u + 1), g = min(gate, limit), |u| <= limit */
