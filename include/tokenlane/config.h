@@ -17,7 +17,7 @@ struct tl_strings {
 };
 
 struct tl_config {
-  char *model_path, *model_name, *model_quantize, *model_tool_parser, *model_reasoning_parser; /* name "": last part of the path */
+  char *model_path, *model_draft, *model_name, *model_quantize, *model_tool_parser, *model_reasoning_parser; /* name "": last part of the path */
   struct tl_strings model_aliases, model_adapters; /* adapters: name=folder */
   struct tl_strings devices;
   char *isolation;

@@ -43,6 +43,8 @@ struct tl_device_load {
   uint32_t draft_tokens;      /* most rows of a sequence behind its first in a step where they are guesses, all wanted, as that is; 0: none */
   uint32_t draft_rows;        /* most rows of a step with such */
   uint64_t kv_memory_bytes;   /* 0: the backend decides; states are in it, too */
+  uint32_t n_blocks;          /* just so many KV blocks, whatever is said of memory: of a model that guesses for another one, whose blocks they are numbered as; 0: as many as there is memory for */
+  uint64_t beside_bytes, beside_block_bytes; /* of that memory this much, and this much for each KV block, is left to such a model */
   uint32_t max_states;        /* as many states of sequences as are of use; of a model without any: 0 */
   enum tl_kv_format kv_format;
   unsigned memory_percent;    /* of a GPU's memory, that may be used in all; 0: 90 */

@@ -62,6 +62,10 @@ struct tl_drafts {
   uint32_t tried, right;    /* of the last ones, in eighths */
   uint32_t n_indexed;       /* leading tokens that are linked, what is predicted first */
   uint32_t next_look;       /* and do not wait with a step for that before, since there was no match */
+  bool by_model;            /* those under way are a draft model's (engine/draft_model.c), as what follows is of those alone */
+  uint32_t n_computed;      /* leading tokens whose rows it has computed for the step under way; 0: it has not */
+  uint32_t model_next, model_wait; /* as next_try, wait */
+  float chance;             /* of a guess to be right; 0: there were none yet */
 };
 
 /* Tokens that are not to come one after another in what is generated. */
@@ -140,6 +144,8 @@ enum tl_isolation {
 struct tl_engine_options {
   const struct tl_model *model;
   const char *model_path;      /* for processes: what it was read from */
+  const struct tl_model *draft_model; /* a small one of the same vocabulary that guesses tokens; NULL: none */
+  const char *draft_path;
   enum tl_isolation isolation; /* where devices run */
   const char *const *devices;  /* (n_replicas, tensor_parallel) "cpu:0", ...: those of a replica are of one kind */
   unsigned n_replicas, n_loops;

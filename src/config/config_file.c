@@ -196,7 +196,7 @@ static int set_models(const struct reader *r, const struct config_key *k, json_t
 }
 
 static bool is_path(const struct config_key *k) {
-  return strcmp(k->name, "model.path") == 0 || strcmp(k->name, "http.api_key_file") == 0;
+  return strcmp(k->name, "model.path") == 0 || strcmp(k->name, "model.draft") == 0 || strcmp(k->name, "http.api_key_file") == 0;
 }
 
 static int set_value(const struct reader *r, const struct config_key *k, json_t *value) {

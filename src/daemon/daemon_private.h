@@ -53,6 +53,9 @@ int adapters_list(const struct tl_config *config, struct tl_adapter_source **ret
 /* Says in the metrics which adapters are served, in the scope of their model. */
 void adapters_metrics(struct tl_metrics *metrics, const struct tl_adapter_source *adapters, unsigned n);
 
+/* draft.c: the model of model.draft, or NULL; its tokens are this tokenizer's. What was read is the caller's, after an error too. */
+int draft_read(const struct tl_config *config, const struct tl_tokenizer *tokenizer, struct tl_model **ret, struct tl_error *err);
+
 /* progress.c: a bar on a terminal, lines elsewhere. Called by loader threads. */
 struct progress *progress_new(unsigned n_devices);
 void progress_free(struct progress *progress);

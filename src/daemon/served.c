@@ -19,23 +19,25 @@ static int read_model(const struct tl_config *config, const struct tl_adapter_so
 }
 
 /* *ret are NULL before; what was read is the caller's, after an error too. */
-static int read_files(const struct tl_config *config, const struct tl_adapter_source *adapters, struct tl_model **ret_model,
+static int read_files(const struct tl_config *config, const struct tl_adapter_source *adapters, struct tl_model **ret_model, struct tl_model **ret_draft,
                       struct tl_tokenizer **ret_tokenizer, struct tl_chat_format **ret_chat, struct tl_error *err) {
   int r = read_model(config, adapters, ret_model, err);
   if (r == TL_OK) r = tl_tokenizer_load(config->model_path, ret_tokenizer, err);
+  if (r == TL_OK) r = draft_read(config, *ret_tokenizer, ret_draft, err);
   return r == TL_OK ? tl_chat_format_load(config->model_path, ret_chat, err) : r;
 }
 
 static int check_model(const struct tl_config *config, struct tl_error *err) {
   static const char key[] = "model.path";
-  struct tl_model *model = NULL;
+  struct tl_model *model = NULL, *draft = NULL;
   struct tl_tokenizer *tokenizer = NULL;
   struct tl_chat_format *chat = NULL;
   struct tl_adapter_source *adapters;
   int r = adapters_list(config, &adapters, err);
-  if (r == TL_OK) r = read_files(config, adapters, &model, &tokenizer, &chat, err);
+  if (r == TL_OK) r = read_files(config, adapters, &model, &draft, &tokenizer, &chat, err);
   tl_chat_format_free(chat);
   tl_tokenizer_free(tokenizer);
+  tl_model_free(draft);
   tl_model_free(model);
   free(adapters);
   /* what is wrong with a file is told by the file's name */
@@ -52,11 +54,14 @@ int served_check(const struct tl_config *config, struct tl_error *err) {
 }
 
 static int load_files(struct served *s, struct tl_error *err) {
-  int r = read_files(s->config, s->adapters, &s->model, &s->tokenizer, &s->chat, err);
+  int r = read_files(s->config, s->adapters, &s->model, &s->draft, &s->tokenizer, &s->chat, err);
   if (r < 0) return r;
   TL_LOG(TL_LOG_INFO, "model", "read", TL_S("model", s->name), TL_S("architecture", s->model->architecture),
          TL_U("parameters", s->model->n_parameters), TL_S("dtype", s->model->n_tensors ? tl_dtype_name(s->model->weight_dtype) : "none"),
          TL_U("context", s->model->max_context), TL_U("adapters", s->config->model_adapters.n), TL_S("chat_template", s->chat ? "yes" : "no"));
+  if (s->draft)
+    TL_LOG(TL_LOG_INFO, "model", "read a draft model", TL_S("model", s->name), TL_S("architecture", s->draft->architecture),
+           TL_U("parameters", s->draft->n_parameters), TL_U("context", s->draft->max_context));
   return TL_OK;
 }
 
@@ -109,6 +114,8 @@ static int make_engine(struct served *s, struct tl_error *err) {
   struct tl_engine_options options = {
       .model = s->model,
       .model_path = c->model_path,
+      .draft_model = s->draft,
+      .draft_path = c->model_draft,
       .isolation = isolation_of(c),
       .devices = (const char *const *)c->devices.items,
       .n_replicas = s->n_replicas,
@@ -140,8 +147,10 @@ static int make_engine(struct served *s, struct tl_error *err) {
   };
   int r = tl_engine_new(&options, s->daemon->metrics, &s->engine, err);
   if (r == TL_OK) r = tl_model_check_files(s->model, err);
+  if (r == TL_OK && s->draft) r = tl_model_check_files(s->draft, err);
   if (r < 0) return r;
   tl_model_release_files(s->model);
+  if (s->draft) tl_model_release_files(s->draft);
   if (tl_engine_simulated(s->engine))
     TL_LOG(TL_LOG_WARN, "daemon", "simulated devices serve: their text means nothing", TL_S("model", s->name),
            TL_U("simulated", tl_engine_simulated(s->engine)), TL_U("devices", c->devices.n));
@@ -228,6 +237,7 @@ void served_done(struct served *s) {
   tl_vocabulary_free(s->vocabulary);
   tl_chat_format_free(s->chat);
   tl_tokenizer_free(s->tokenizer);
+  tl_model_free(s->draft);
   tl_model_free(s->model);
   progress_free(s->progress);
   free(s->adapters);

@@ -14,7 +14,7 @@ struct served {
   unsigned first_replica, n_replicas;        /* of all the daemon's */
   unsigned cpu_devices, first_cpu_device;    /* as in tl_engine_options */
   struct tl_adapter_source *adapters;        /* (config->model_adapters.n) */
-  struct tl_model *model;
+  struct tl_model *model, *draft; /* draft: NULL: none guesses */
   struct tl_tokenizer *tokenizer;
   struct tl_chat_format *chat;
   struct tl_vocabulary *vocabulary; /* NULL: the model generates nothing */

@@ -17,6 +17,7 @@
 static void worker_done(struct worker *w) {
   if (w->device) w->ops->close(w->device);
   group_free(w);
+  drafter_free(w);
   tl_scheduler_free(w->scheduler);
   for (unsigned i = 0; w->events && i < w->engine->o.n_loops; i++) tl_spsc_done(&w->events[i]);
   free(w->events);
@@ -123,6 +124,7 @@ static void *load_device(void *argument) {
                                 .cudnn = o->cudnn,
                                 .progress = on_progress,
                                 .context = l};
+  drafter_leave_room(w->engine, &load);
   if (w->group) l->result = w->ops->group->join(l->device, w->group->shared, l->rank, &l->error);
   if (l->result == TL_OK) l->result = w->ops->load(l->device, &load, &w->rank_loaded[l->rank], &l->error);
   if (l->result != TL_OK) return NULL;
@@ -247,6 +249,7 @@ static int open_all(struct tl_engine *engine, const struct tl_device_ops *ops, s
     w->device_options = place(engine, w, 0, w->device_options.index);
     int r = w->isolated ? open_process(engine, w, err) : w->ops->open(&w->device_options, &w->device, err);
     if (r == TL_OK) r = open_followers(engine, w, ops != NULL, err);
+    if (r == TL_OK) r = drafter_open(w, &w->device_options, err);
     if (r == TL_OK) r = make_arrays(w, err);
     if (r < 0) return r;
   }
@@ -267,10 +270,17 @@ static void fit_context(struct tl_engine *engine) {
   engine->max_context = (uint32_t)most;
 }
 
+/* Once the devices have said what they have. */
+static int load_drafters(struct tl_engine *engine, struct tl_error *err) {
+  int r = TL_OK;
+  for (unsigned i = 0; i < engine->o.n_replicas; i++) join_loaded(&engine->workers[i]);
+  fit_context(engine);
+  for (unsigned i = 0; r == TL_OK && i < engine->o.n_replicas; i++) r = drafter_load(&engine->workers[i], err);
+  return r;
+}
+
 static int make_schedulers(struct tl_engine *engine, struct tl_error *err) {
   const struct tl_engine_options *o = &engine->o;
-  for (unsigned i = 0; i < o->n_replicas; i++) join_loaded(&engine->workers[i]);
-  fit_context(engine);
   for (unsigned i = 0; i < o->n_replicas; i++) {
     struct worker *w = &engine->workers[i];
     struct tl_scheduler_options options = {.n_blocks = w->loaded.n_blocks,
@@ -336,6 +346,10 @@ static void add_schedule_metrics(struct worker *w, struct tl_metrics *m, const c
                                             "KV blocks whose cached content was given up for other content.", labels);
   w->metrics.drafts = tl_metrics_counter(m, "tokenlane_draft_tokens_total", "Tokens guessed ahead (engine.draft_tokens).", labels);
   w->metrics.drafts_taken = tl_metrics_counter(m, "tokenlane_draft_tokens_taken_total", "Guesses that were right.", labels);
+  if (!w->drafter) return;
+  w->metrics.model_tokens = tl_metrics_counter(m, "tokenlane_draft_model_tokens_total", "Of the tokens guessed ahead, the draft model's (model.draft).", labels);
+  w->metrics.model_taken = tl_metrics_counter(m, "tokenlane_draft_model_tokens_taken_total", "Of these, right ones.", labels);
+  w->metrics.model_steps = tl_metrics_counter(m, "tokenlane_draft_model_steps_total", "Steps of the draft model.", labels);
 }
 
 static void add_metrics(struct worker *w, struct tl_metrics *m) {
@@ -387,15 +401,20 @@ int engine_new_with_ops(const struct tl_engine_options *options, const struct tl
                             ? options->max_context
                             : options->model->max_context;
   if (pooling_is(engine) && engine->max_context > options->max_batch_tokens) engine->max_context = options->max_batch_tokens;
+  int r = drafter_check(engine, err);
+  if (r < 0) {
+    free(engine);
+    return r;
+  }
   recurrent_adapt(engine);
   engine->workers = aligned_alloc(TL_CACHE_LINE, options->n_replicas * sizeof *engine->workers);
   engine->boards = aligned_alloc(TL_CACHE_LINE, options->n_replicas * sizeof *engine->boards);
-  int r = TL_OK;
   if (engine->workers) memset((void *)engine->workers, 0, options->n_replicas * sizeof *engine->workers);
   if (engine->boards) memset((void *)engine->boards, 0, options->n_replicas * sizeof *engine->boards);
   if (!engine->workers || !engine->boards) r = tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
   if (r == TL_OK) r = open_all(engine, ops, err);
   if (r == TL_OK) r = load_all(engine, err);
+  if (r == TL_OK) r = load_drafters(engine, err);
   if (r == TL_OK) r = make_schedulers(engine, err);
   if (r < 0) {
     tl_engine_free(engine);

@@ -21,6 +21,7 @@ enum { SIGNAL_PENDING = 1, SIGNAL_FINAL = 2 };
 struct worker_metrics {
   tl_metric prompt_tokens, generated_tokens, steps, step_seconds, preemptions, queue_seconds;
   tl_metric gap_seconds, expired, query_tokens, hit_tokens, evictions, drafts, drafts_taken;
+  tl_metric model_steps, model_tokens, model_taken; /* of a draft model */
 };
 
 /* What a step brought for a sequence; told once the next step is under way, so
@@ -52,6 +53,8 @@ struct flight {
   struct tl_sequence **row_seq;    /* whose row it is, NULL: nobody's any more; and which token it scores or makes */
   uint32_t *row_token;
 };
+
+#define DRAFT_MOST_ROWS 16 /* of a step with drafts: more take longer than to read the weights */
 
 /* How a worker goes round. A step is planned while the one before it runs:
  *
@@ -100,6 +103,8 @@ struct group {
   bool is_reset[TL_MAX_RANKS];    /* likewise: not these */
 };
 
+struct drafter; /* draft_model.h */
+
 struct worker {
   struct tl_engine *engine;
   unsigned index;
@@ -113,6 +118,7 @@ struct worker {
   struct tl_device_loaded loaded;  /* of a group: what all of its devices have room for */
   struct tl_device_loaded *rank_loaded; /* (tensor_parallel) what each says */
   struct group *group;             /* NULL: one device */
+  struct drafter *drafter;         /* NULL: no model guesses tokens */
   struct tl_scheduler *scheduler;
   struct tl_sched_item *items;     /* (max_batch_size) planned next */
   uint32_t n_items;
@@ -193,6 +199,8 @@ bool step_run_ahead(struct worker *w);
 void step_end(struct worker *w);
 /* Nothing of the steps under way is used; the device has none when this returns. */
 void step_give_up(struct worker *w);
+/* What the monitor looks at: when the step began, 0 when it is over, and how large it is. */
+void step_note_time(struct worker *w, const struct tl_step *step, int64_t began_ns);
 /* news.c */
 void news_add(struct worker *w, struct tl_sequence *seq, bool final);
 void news_tell(struct worker *w);
@@ -245,12 +253,39 @@ void draft_learn(struct worker *w, struct tl_sequence *seq);
 uint32_t draft_tokens_of(const struct tl_engine_options *o);
 /* Most rows of a step with guessed tokens. */
 uint32_t draft_rows(const struct tl_engine_options *o);
-/* Adds guessed tokens to the plan's decodes, whose tokens are all known. */
-void draft_fill_up(struct worker *w);
+/* Adds guessed tokens to the plan's decodes, whose tokens are all known. An error is the draft model's device's: the step does not begin. */
+int draft_fill_up(struct worker *w);
+/* Whether the sequence may have guesses now, if the step has room for them. */
+bool draft_is_eligible(const struct worker *w, const struct tl_sequence *seq);
+/* n guesses stand behind its first `known` tokens, which are all that are known. */
+void draft_put(struct tl_sequence *seq, uint32_t known, uint32_t n);
 /* Whether a sequence of the plan has guesses under way, or is to have some in the next step, which so cannot be built before the last one is over. */
 bool draft_waits(const struct worker *w);
 /* The tokens of the step are taken: forgets what was guessed wrong. */
 void draft_settle(struct worker *w, struct tl_sequence *seq);
+/* draft_model.c, of a replica with a drafter */
+/* Guesses of sequences that have none yet, at most `room` in all. An error: of its device. */
+int draft_model_fill_up(struct worker *w, uint32_t room);
+/* Of n guesses of its so many were right. */
+void draft_model_settle(struct worker *w, struct tl_sequence *seq, uint32_t n, uint32_t taken);
+/* Whether it would guess for the sequence once that has n_out tokens. False without a drafter, as for the next */
+bool draft_model_is_due(const struct worker *w, const struct tl_sequence *seq, uint32_t n_out);
+/* A step of the target is over. */
+void draft_model_note_step(struct worker *w, const struct flight *f);
+/* A step of the target writes the sequence's token at `position` to a slot. */
+void draft_model_written(struct drafter *drafter, const struct tl_sequence *seq, uint32_t position, uint32_t slot);
+void draft_model_forget(struct worker *w); /* what its device has is not to be trusted */
+/* drafter.c; without a draft model they do nothing, but for reset */
+int drafter_check(const struct tl_engine *engine, struct tl_error *err);
+/* Of the target's memory, what the draft model is to have. */
+void drafter_leave_room(const struct tl_engine *engine, struct tl_device_load *load);
+/* Its device beside w's, which has these options; loaded once w's is, which says how many blocks. */
+int drafter_open(struct worker *w, const struct tl_device_options *options, struct tl_error *err);
+int drafter_load(struct worker *w, struct tl_error *err);
+void drafter_free(struct worker *w);
+enum tl_device_health drafter_health(const struct worker *w);
+void drafter_interrupt(struct worker *w);
+int drafter_reset(struct worker *w, struct tl_error *err); /* both devices */
 /* step_trace.c: what a sequence's trace gets; without one they only look. */
 /* Its first step of this try has begun. */
 void trace_started(struct worker *w, struct tl_sequence *seq, int64_t now_ns);

@@ -74,7 +74,8 @@ enum tl_device_health tl_engine_health(const struct tl_engine *engine, unsigned 
     enum tl_device_health health = w->ops->health(w->group->followers[i].device);
     if (health > worst) worst = health;
   }
-  return worst;
+  enum tl_device_health draft = drafter_health(w);
+  return draft > worst ? draft : worst;
 }
 
 int tl_engine_interrupt(struct tl_engine *engine, unsigned replica, struct tl_error *err) {
@@ -82,6 +83,7 @@ int tl_engine_interrupt(struct tl_engine *engine, unsigned replica, struct tl_er
   if (w->group) return tl_engine_parked(engine, replica) ? TL_OK : group_interrupt(w, err);
   if (!w->ops->interrupt) return tl_engine_parked(engine, replica) ? TL_OK : tl_engine_reset(engine, replica, err);
   w->ops->interrupt(w->device);
+  drafter_interrupt(w);
   return TL_OK;
 }
 
@@ -89,7 +91,7 @@ int tl_engine_reset(struct tl_engine *engine, unsigned replica, struct tl_error 
   struct worker *w = &engine->workers[replica];
   if (!w->ops->reset) return tl_error_set(err, TL_EUNSUPPORTED, NULL, "the device cannot be reset");
   if (w->group) return group_reset(w, err);
-  return w->ops->reset(w->device, err);
+  return w->drafter ? drafter_reset(w, err) : w->ops->reset(w->device, err);
 }
 
 static bool change(struct tl_engine *engine, unsigned replica, uint32_t from, uint32_t to) {

@@ -48,6 +48,7 @@ static void add_item(const struct worker *w, struct flight *f, struct tl_sched_i
     f->tokens[row] = position < known ? seq->tokens[position] : -2 - (int32_t)fed;
     f->positions[row] = position;
     f->slots[row] = item->seq->blocks[position / TL_BLOCK_TOKENS] * TL_BLOCK_TOKENS + position % TL_BLOCK_TOKENS;
+    if (w->drafter) draft_model_written(w->drafter, seq, position, f->slots[row]);
     bool makes = position + 1 + seq->drafts.n >= item->seq->n_tokens;
     bool score = seq->score_prompt && position + 1 < seq->n_prompt && position >= scored;
     if (score || (makes && seq->max_new > 0)) want_row(w, f, seq, row, position + 1);

@@ -18,9 +18,9 @@
 
 #include "engine/engine_private.h"
 
-#define MOST_ROWS 16      /* of a step with drafts: more take longer than to read the weights */
 #define FIRST_GUESS 4
 #define AUTO_TOKENS 4     /* on processors: 3.1 x where texts repeat themselves, 1.0 x elsewhere (bench/README.md). On a GPU it has not been measured */
+#define MODEL_TOKENS 8    /* with a draft model, on all devices: how many of them pay it finds out by itself (draft_gain.c) */
 #define LONGEST_WAIT 64
 #define WORTH(right, tried) (10 * (right) >= 3 * (tried))
 #define WAIT_AHEAD 8      /* tokens after which a sequence without a match looks again, where looking is to run no step ahead. Else it looks each time */
@@ -32,7 +32,7 @@ bool tl_engine_guesses(const struct tl_engine *engine, const struct tl_sequence 
   return engine->o.draft_tokens > 0 && !seq->history && !seq->matcher && seq->n_bad_words == 0 && seq->max_new >= FEWEST_LEFT;
 }
 
-static bool is_eligible(const struct worker *w, const struct tl_sequence *seq) {
+bool draft_is_eligible(const struct worker *w, const struct tl_sequence *seq) {
   return seq->draft_index && tl_engine_guesses(w->engine, seq) && seq->sched.n_max - seq->sched.n_tokens >= FEWEST_LEFT;
 }
 
@@ -46,6 +46,7 @@ static uint32_t n_out_of(const struct tl_sequence *seq) {
 
 uint32_t draft_tokens_of(const struct tl_engine_options *o) {
   if (o->draft_tokens != TL_DRAFT_TOKENS_AUTO) return o->draft_tokens;
+  if (o->draft_model) return MODEL_TOKENS;
   if (!o->devices || o->model->pooling != TL_POOL_NONE) return 0;
   for (unsigned i = 0; i < o->n_replicas * (o->tensor_parallel ? o->tensor_parallel : 1); i++)
     if (strncmp(o->devices[i], "cpu:", 4) != 0) return 0;
@@ -53,7 +54,7 @@ uint32_t draft_tokens_of(const struct tl_engine_options *o) {
 }
 
 uint32_t draft_rows(const struct tl_engine_options *o) {
-  return o->max_batch_size < MOST_ROWS ? o->max_batch_size : MOST_ROWS;
+  return o->max_batch_size < DRAFT_MOST_ROWS ? o->max_batch_size : DRAFT_MOST_ROWS;
 }
 
 /* Rows that a step of these items may have more; 0: with prompts in it, it has enough to do. */
@@ -64,6 +65,14 @@ static uint32_t room_for(const struct worker *w) {
   return w->n_items < most ? most - w->n_items : 0;
 }
 
+void draft_put(struct tl_sequence *seq, uint32_t known, uint32_t n) {
+  seq->drafts.n = n;
+  seq->drafts.first = known;
+  seq->drafts.by_model = false;
+  seq->sched.n_tokens += n;
+  seq->sched.n_pending += n;
+}
+
 /* Returns the rows that it takes. */
 static uint32_t add_drafts(struct worker *w, struct tl_sched_item *item, uint32_t room) {
   struct tl_sequence *seq = item->seq->owner;
@@ -71,7 +80,7 @@ static uint32_t add_drafts(struct worker *w, struct tl_sched_item *item, uint32_
   uint32_t n_out = n_out_of(seq), most = d->most ? d->most : FIRST_GUESS;
   if (most > w->engine->o.draft_tokens) most = w->engine->o.draft_tokens;
   if (most > room) most = room;
-  if (!is_eligible(w, seq) || n_out < d->next_try) return 0;
+  if (!draft_is_eligible(w, seq) || n_out < d->next_try) return 0;
   uint32_t left = item->seq->n_max - item->seq->n_tokens;
   if (most > left - 2) most = left - 2;
   draft_index_add(seq, item->seq->n_tokens);
@@ -81,27 +90,26 @@ static uint32_t add_drafts(struct worker *w, struct tl_sched_item *item, uint32_
     d->next_look = n_out + WAIT_AHEAD;
     return 0;
   }
-  d->n = n;
-  d->first = item->seq->n_tokens;
-  item->seq->n_tokens += n;
-  item->seq->n_pending += n;
+  draft_put(seq, item->seq->n_tokens, n);
   return n;
 }
 
-void draft_fill_up(struct worker *w) {
-  if (w->engine->o.draft_tokens == 0) return;
+/* What stands in the text costs nothing, so it is looked for first. */
+int draft_fill_up(struct worker *w) {
+  if (w->engine->o.draft_tokens == 0) return TL_OK;
   uint32_t room = room_for(w);
   for (uint32_t i = 0; i < w->n_items && room > 0; i++) room -= add_drafts(w, &w->items[i], room);
+  return w->drafter && room > 0 ? draft_model_fill_up(w, room) : TL_OK;
 }
 
 void draft_learn(struct worker *w, struct tl_sequence *seq) {
-  if (is_eligible(w, seq)) draft_index_add(seq, seq->n_prompt + n_out_of(seq));
+  if (draft_is_eligible(w, seq)) draft_index_add(seq, seq->n_prompt + n_out_of(seq));
 }
 
 /* With its next token. Where others look anyway it looks, too: so all that find nothing wait for the same step, however they came. */
-static bool is_due(const struct tl_sequence *seq) {
+static bool is_due(const struct worker *w, const struct tl_sequence *seq) {
   uint32_t n_out = n_out_of(seq) + 1;
-  return n_out >= seq->drafts.next_try && n_out >= seq->drafts.next_look;
+  return (n_out >= seq->drafts.next_try && n_out >= seq->drafts.next_look) || draft_model_is_due(w, seq, n_out);
 }
 
 bool draft_waits(const struct worker *w) {
@@ -109,7 +117,7 @@ bool draft_waits(const struct worker *w) {
   bool room = room_for(w) > 0;
   for (uint32_t i = 0; i < w->n_items; i++) {
     const struct tl_sequence *seq = w->items[i].seq->owner;
-    if (seq->drafts.n || (room && is_eligible(w, seq) && is_due(seq))) return true;
+    if (seq->drafts.n || (room && draft_is_eligible(w, seq) && is_due(w, seq))) return true;
   }
   return false;
 }
@@ -126,20 +134,30 @@ static uint32_t next_wait(const struct tl_drafts *d, uint32_t taken) {
   return d->wait == 0 ? 1 : d->wait < LONGEST_WAIT ? 2 * d->wait : LONGEST_WAIT;
 }
 
-void draft_settle(struct worker *w, struct tl_sequence *seq) {
+/* Of what was found in the text. */
+static void settle_found(struct tl_sequence *seq, uint32_t n, uint32_t taken) {
   struct tl_drafts *d = &seq->drafts;
-  uint32_t n = d->n, n_out = n_out_of(seq), known = seq->n_prompt + n_out;
-  if (n == 0) return;
-  uint32_t taken = known > d->first ? known - d->first - 1 : 0; /* the last one was no guess */
-  d->n = 0;
   d->most = taken == n ? 2 * n : taken + 1;
   note_success(d, n, taken);
   d->wait = next_wait(d, taken);
-  d->next_try = n_out + d->wait;
-  w->flight->figures.wrong += n - taken;
+  d->next_try = n_out_of(seq) + d->wait;
   /* relaxed: as the metrics; only the worker writes */
   atomic_fetch_add_explicit(&seq->n_right, taken, memory_order_relaxed);
   atomic_fetch_add_explicit(&seq->n_wrong, n - taken, memory_order_relaxed); /* relaxed: see n_right */
+}
+
+void draft_settle(struct worker *w, struct tl_sequence *seq) {
+  struct tl_drafts *d = &seq->drafts;
+  uint32_t n = d->n, known = seq->n_prompt + n_out_of(seq);
+  d->n_computed = 0;
+  if (n == 0) return;
+  uint32_t taken = known > d->first ? known - d->first - 1 : 0; /* the last one was no guess */
+  d->n = 0;
+  if (d->by_model)
+    draft_model_settle(w, seq, n, taken);
+  else
+    settle_found(seq, n, taken);
+  w->flight->figures.wrong += n - taken;
   tl_metrics_add(w->shard, w->metrics.drafts, n);
   tl_metrics_add(w->shard, w->metrics.drafts_taken, taken);
   if (seq->sched.state == TL_SCHED_NONE) return;

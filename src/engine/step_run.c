@@ -68,8 +68,7 @@ static void take_off(struct worker *w, struct flight *f, int64_t now_ns) {
   }
 }
 
-/* What the monitor looks at: when the step began, 0 when it is over, and how large it is. */
-static void note_time(struct worker *w, const struct tl_step *step, int64_t began_ns) {
+void step_note_time(struct worker *w, const struct tl_step *step, int64_t began_ns) {
   atomic_store_explicit(&worker_board(w)->step_rows, step->n_tokens, memory_order_relaxed); /* a figure alone */
   atomic_store_explicit(&worker_board(w)->step_began_ns, began_ns, memory_order_relaxed); /* a figure alone */
 }
@@ -78,19 +77,30 @@ static struct flight *other_flight(struct worker *w) {
   return &w->flights[w->flight == &w->flights[0]];
 }
 
+/* The device does not idle while a draft model guesses for it. */
+static bool guess(struct worker *w) {
+  int64_t began_ns = w->drafter ? tl_now_ns() : 0;
+  if (draft_fill_up(w) < 0) {
+    worker_fail(w, w->items, w->n_items, 0);
+    return false;
+  }
+  if (w->drafter && w->idle_since_ns) w->idle_since_ns += tl_now_ns() - began_ns;
+  return true;
+}
+
 bool step_begin(struct worker *w) {
   TL_ASSERT_ROLE(TL_ROLE_WORKER);
   struct flight *f = other_flight(w); /* news of the last one are still to be told */
   choose_items(w);
   if (w->n_items == 0) return false;
-  draft_fill_up(w);
+  if (!guess(w)) return false;
   if (pooling_is(w->engine))
     pooling_build_step(w, f);
   else
     worker_build_step(w, f);
-  note_time(w, &f->step, tl_now_ns());
+  step_note_time(w, &f->step, tl_now_ns());
   if (group_submit(w, &f->step) < 0) {
-    note_time(w, &f->step, 0);
+    step_note_time(w, &f->step, 0);
     worker_fail(w, w->items, w->n_items, 0);
     return false;
   }
@@ -140,7 +150,7 @@ bool step_run_ahead(struct worker *w) {
   if (w->n_items == 0) return true;
   worker_build_step(w, f);
   if (group_submit(w, &f->step) < 0) {
-    note_time(w, &w->flight->step, 0);
+    step_note_time(w, &w->flight->step, 0);
     w->under_way = false;
     worker_fail(w, w->items, w->n_items, 0);
     return false;
@@ -308,14 +318,14 @@ static void move_up(struct worker *w, int64_t now_ns) {
   w->flight = w->ahead;
   w->ahead = NULL;
   w->flight->figures.began_ns = now_ns;
-  note_time(w, &w->flight->step, now_ns);
+  step_note_time(w, &w->flight->step, now_ns);
   tl_metrics_observe(w->shard, w->metrics.gap_seconds, 0);
 }
 
 void step_end(struct worker *w) {
   struct flight *f = w->flight;
   int r = group_collect(w);
-  note_time(w, &f->step, 0);
+  step_note_time(w, &f->step, 0);
   if (r < 0) {
     w->under_way = false;
     w->ahead = NULL; /* the device has given it up, too */
@@ -329,6 +339,7 @@ void step_end(struct worker *w) {
     return;
   }
   f->figures.ended_ns = tl_now_ns();
+  draft_model_note_step(w, f);
   apply(w, f);
   w->ended = f;
   move_up(w, f->figures.ended_ns);
@@ -339,5 +350,5 @@ void step_give_up(struct worker *w) {
     if (group_collect(w) < 0) w->ahead = NULL;
     move_up(w, 0);
   }
-  note_time(w, &w->flight->step, 0);
+  step_note_time(w, &w->flight->step, 0);
 }

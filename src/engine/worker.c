@@ -99,6 +99,7 @@ static bool park(struct worker *w) {
   step_give_up(w);
   drop_all(w, TL_FINISH_FAULT);
   tl_scheduler_flush(w->scheduler); /* what its memory holds is not to be trusted */
+  draft_model_forget(w);
   publish_gauges(w);
   fault_answer(w, word);
   return true;

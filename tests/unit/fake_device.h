@@ -41,7 +41,12 @@ static struct {
   bool repeats;               /* the next token depends on two before it, and a little on its place: texts repeat themselves, nearly */
   uint64_t spoilt_at;         /* what its step of this number (from 1) computes is no number, nor what reads of it; 0: none */
   uint64_t broken_seed;       /* rows sampled with it are no distribution; 0: none */
-  _Atomic uint64_t n_steps, n_open, n_rows, n_tokens;
+  /* of a draft model, which is loaded with a number of blocks: it says what the model says so many times of a hundred; as those above */
+  unsigned guesses_right;
+  int64_t guess_ns;
+  uint64_t guess_fails_at, guess_broken_seed;
+  _Atomic uint64_t n_guess_steps, n_guess_tokens;
+  _Atomic uint64_t n_steps, n_open, n_rows, n_tokens; /* of the others */
   _Atomic uint64_t n_moved;   /* chunks that left another state than they went on from */
   _Atomic uint64_t n_fed;     /* rows whose token the step before drew, unknown to the host */
 } fake;
@@ -51,6 +56,7 @@ struct fake_device {
   unsigned index;
   uint64_t n_steps, n_collected;
   struct tl_device_load load;
+  bool guesses;      /* it has a draft model */
   const struct tl_step *steps[2]; /* submitted, the oldest first */
   uint64_t sums[2];  /* of their arrays at submit: they must stay as they are */
   unsigned n_under_way;
@@ -234,8 +240,10 @@ static inline void fake_sample(const struct fake_device *d, const struct tl_step
     if (tries == FAKE_VOCAB) token = -1;
   }
   memset(ret, 0xee, sizeof *ret);
+  if (d->guesses && token >= 0 && tl_hash_u64(hash + 7) % 100 >= fake.guesses_right) token = (token + 1) % FAKE_VOCAB;
   *ret = (struct tl_sampled){.token = token};
-  if (fake.broken_seed && sampling->seed == fake.broken_seed) {
+  uint64_t broken = d->guesses ? fake.guess_broken_seed : fake.broken_seed;
+  if (broken && sampling->seed == broken) {
     ret->token = -1;
     return;
   }
@@ -249,8 +257,8 @@ static inline void fake_sample(const struct fake_device *d, const struct tl_step
 }
 
 static inline int fake_fail(const struct fake_device *d, bool in_collect, struct tl_error *err) {
-  uint64_t step = in_collect ? d->n_collected : d->n_steps;
-  if (d->index != fake.bad || fake.fail_at == 0 || step < fake.fail_at || fake.fail_in_collect != in_collect) return TL_OK;
+  uint64_t step = in_collect ? d->n_collected : d->n_steps, fails_at = d->guesses ? fake.guess_fails_at : fake.fail_at;
+  if (d->index != fake.bad || fails_at == 0 || step < fails_at || fake.fail_in_collect != in_collect) return TL_OK;
   return tl_error_set(err, TL_EDEVICE, NULL, "the fake device fails in step %llu", (unsigned long long)step);
 }
 
@@ -258,7 +266,7 @@ static inline int fake_submit(struct tl_device *device, const struct tl_step *st
   struct fake_device *d = (struct fake_device *)(void *)device;
   FAKE_CHECK(d->n_under_way < (d->ops->runs_ahead ? 2 : 1));
   d->n_steps++;
-  atomic_fetch_add_explicit(&fake.n_steps, 1, memory_order_relaxed);
+  atomic_fetch_add_explicit(d->guesses ? &fake.n_guess_steps : &fake.n_steps, 1, memory_order_relaxed);
   if (fake_fail(d, false, err) < 0) {
     d->n_under_way = 0;
     return TL_EDEVICE;
@@ -282,7 +290,8 @@ static inline int fake_collect(struct tl_device *device, struct tl_sampled *ret_
     d->n_under_way = 0;
     return TL_EDEVICE;
   }
-  if (fake.step_ns) nanosleep(&(struct timespec){.tv_nsec = fake.step_ns}, NULL);
+  int64_t step_ns = d->guesses ? fake.guess_ns : fake.step_ns;
+  if (step_ns) nanosleep(&(struct timespec){.tv_nsec = step_ns}, NULL);
   FAKE_CHECK(sum == fake_sum(s));
   uint32_t i = 0;
   for (uint32_t q = 0; q < s->n_seqs; q++) {
@@ -293,8 +302,8 @@ static inline int fake_collect(struct tl_device *device, struct tl_sampled *ret_
   FAKE_CHECK(i == s->n_rows);
   d->n_drawn = s->n_rows;
   for (i = 0; i < s->n_rows; i++) d->drawn[i] = ret_sampled[i].token;
-  atomic_fetch_add_explicit(&fake.n_rows, s->n_rows, memory_order_relaxed);
-  atomic_fetch_add_explicit(&fake.n_tokens, s->n_tokens, memory_order_relaxed);
+  atomic_fetch_add_explicit(d->guesses ? &fake.n_guess_tokens : &fake.n_tokens, s->n_tokens, memory_order_relaxed);
+  if (!d->guesses) atomic_fetch_add_explicit(&fake.n_rows, s->n_rows, memory_order_relaxed);
   return TL_OK;
 }
 
@@ -317,6 +326,8 @@ static inline int fake_load(struct tl_device *device, const struct tl_device_loa
   struct fake_device *d = (struct fake_device *)(void *)device;
   if (fake.load_error && d->index == fake.bad) return tl_error_set(err, fake.load_error, NULL, "the fake device cannot load");
   d->load = *load;
+  d->guesses = load->n_blocks > 0;
+  FAKE_CHECK(!d->guesses || load->n_blocks == fake.n_blocks);
   size_t slots = (size_t)fake.n_blocks * TL_BLOCK_TOKENS;
   d->kv = malloc(slots * sizeof *d->kv);
   for (size_t i = 0; i < slots; i++) d->kv[i] = -1;

@@ -140,6 +140,9 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
   d->job.least_context = tl_device_least_context(load);
   d->job.draft_tokens = load->draft_tokens;
   d->job.draft_rows = load->draft_rows;
+  d->job.n_blocks = load->n_blocks;
+  d->job.beside_bytes = load->beside_bytes;
+  d->job.beside_block_bytes = load->beside_block_bytes;
   d->job.has_states = load->max_states > 0;
   for (uint32_t i = 0; i < d->job.n_ranks; i++) {
     d->job.ranks[i].kv_memory_bytes = load->kv_memory_bytes;
@@ -168,6 +171,7 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
     d->job.ranks[i].max_states = d->loaded[i].n_states;
     ret[i] = d->loaded[i];
   }
+  d->job.beside_bytes = d->job.beside_block_bytes = 0; /* what that memory is without */
   return TL_OK;
 }
 

@@ -49,7 +49,8 @@ struct child_rank_job {
 struct child_job {
   char model_path[CHILD_PATH]; /* "": simulated, there are no files */
   char quantized[16];          /* tl_model.quantized; "": NULL */
-  uint32_t max_batch_size, max_batch_tokens, max_context, least_context, draft_tokens, draft_rows;
+  uint32_t max_batch_size, max_batch_tokens, max_context, least_context, draft_tokens, draft_rows, n_blocks;
+  uint64_t beside_bytes, beside_block_bytes;
   uint32_t kv_format; /* enum tl_kv_format */
   uint32_t memory_percent, memory_shared, cudnn;
   uint32_t n_adapters;

@@ -130,12 +130,13 @@ static int make_kv(struct cpu_device *d, struct tl_error *err) {
   int r = make_states(d, most, least * block_bytes, err);
   if (r < 0) return r;
   most -= d->states.bytes;
-  uint64_t blocks = most / block_bytes < wanted ? most / block_bytes : wanted;
-  if (blocks < least)
+  uint64_t each = block_bytes + d->load.beside_block_bytes, blocks = most / each < wanted ? most / each : wanted;
+  if (d->load.n_blocks) blocks = d->load.n_blocks;
+  if (blocks < least && !d->load.n_blocks)
     return tl_error_set(err, TL_ENOMEM, "engine.kv_memory_bytes",
                         "engine.kv_memory_bytes: a context of %u tokens needs %llu MiB of KV cache, %llu MiB are there; "
                         "lower engine.max_context or give more",
-                        least_context, (unsigned long long)(least * block_bytes >> 20), (unsigned long long)(most >> 20));
+                        least_context, (unsigned long long)(least * each >> 20), (unsigned long long)(most >> 20));
   if (blocks < one) d->load.max_context = (uint32_t)blocks * TL_BLOCK_TOKENS; /* no longer one comes: what is made for each context is shorter, too */
   d->n_blocks = (uint32_t)(blocks < UINT32_MAX / TL_BLOCK_TOKENS ? blocks : UINT32_MAX / TL_BLOCK_TOKENS);
   d->kv_bytes = d->n_blocks * block_bytes;

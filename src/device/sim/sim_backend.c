@@ -40,6 +40,7 @@ static int make_blocks(struct sim_device *d, struct tl_error *err) {
   uint64_t n = one * d->load.max_batch_size;
   if (n > MOST_BLOCKS) n = one > MOST_BLOCKS ? one : MOST_BLOCKS;
   if (d->options.n_kv_blocks) n = d->options.n_kv_blocks;
+  if (d->load.n_blocks) n = d->load.n_blocks;
   if (n < one)
     return tl_error_set(err, TL_ENOMEM, "sim.kv_blocks",
                         "sim.kv_blocks: expected at least %llu for a context of %u tokens, got %llu; lower "
