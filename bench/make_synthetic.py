@@ -15,6 +15,7 @@ import json
 import math
 import os
 import random
+import re
 import struct
 import sys
 
@@ -80,9 +81,9 @@ def shapes(a):
         yield "lm_head.weight", a.vocab, a.hidden
 
 
-def bf16_normals(rng, count):
+def bf16_normals(rng, count, sigma=SIGMA):
     """count normals as BF16, little endian: the upper halves of floats."""
-    floats = array.array("f", (rng.gauss(0.0, SIGMA) for _ in range(count)))
+    floats = array.array("f", (rng.gauss(0.0, sigma) for _ in range(count)))
     if sys.byteorder == "big":
         floats.byteswap()
     whole, halves = floats.tobytes(), bytearray(2 * count)
@@ -99,6 +100,12 @@ def is_fp8(a, name, columns):
     return a.fp8 and columns and ".layers." in name and not name.endswith(ROUTER)
 
 
+def is_faint(a, name):
+    """Whether it is what a layer from --faint-from on adds to the rest: with zeros the model is the one of that many layers."""
+    found = re.match(r"model\.layers\.(\d+)\..*(o_proj|out_proj|down_proj|w2)\.weight$", name)
+    return a.faint_from and found and int(found[1]) >= a.faint_from
+
+
 def count_numbers(a):
     return sum(rows * max(columns, 1) for _, rows, columns in shapes(a))
 
@@ -110,6 +117,7 @@ def write_weights(path, a):
     size = places + max(a.hidden, a.ffn, a.heads * a.head_dim, a.states * 2 * a.state_heads * a.state_dim)
     pool = memoryview(bf16_normals(rng, size))
     small = memoryview(e4m3_numbers(rng, size)) if a.fp8 else None
+    faint = memoryview(bf16_normals(random.Random(a.seed + 1), size, SIGMA * a.faint / 1000)) if a.faint_from else None
     header, offset = {"__metadata__": {"format": "pt"}}, 0
 
     def add(name, dtype, shape, size):
@@ -141,7 +149,7 @@ def write_weights(path, a):
                 continue
             for _ in range(rows):
                 at = 2 * int(rng.random() * places)
-                file.write(pool[at : at + 2 * columns])
+                file.write((faint if is_faint(a, name) else pool)[at : at + 2 * columns])
     return count_numbers(a), offset
 
 
@@ -248,9 +256,13 @@ def main():
     parser.add_argument("--states", action="store_true", help="three of four layers keep a state in place of keys and values, of twice --state-heads value heads")
     parser.add_argument("--fp8", action="store_true", help="the layers' matrices in E4M3, a scale each")
     parser.add_argument("--fp8-blocks", action="store_true", help=f"the same, with a scale for {BLOCK} x {BLOCK}")
+    parser.add_argument("--faint-from", type=int, default=0, metavar="N", help="layers from this one on add little to what those before make, which are as those of a model of N layers with the same seed; default none")
+    parser.add_argument("--faint", type=int, default=0, metavar="N", help="thousandths of what they would add; default 0")
     parser.add_argument("--untied", action="store_true", help="an output matrix of its own")
     a = parser.parse_args()
     a.fp8 |= a.fp8_blocks
+    if a.faint_from and a.fp8:
+        parser.error("--faint-from: is not made with --fp8")
     if a.states and (a.fp8 or a.experts):
         parser.error("--states: is not made with --fp8 or --experts")
     if a.vocab < len(SPECIAL) + 256:

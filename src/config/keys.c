@@ -108,7 +108,7 @@ const struct config_key config_keys[] = {
     {"engine.max_context", KEY_INTEGER, AT(engine_max_context), 0, 1 << 24, "0", NULL,
      "tokens of a sequence; 0: what the model was made for, but if there is not memory for that, what there is, 4096 at least"},
     {"engine.kv_memory_bytes", KEY_INTEGER, AT(engine_kv_memory_bytes), 0, GIB * 1024, "0", NULL,
-     "memory of the KV cache per replica; 0: as much as the batch can use, at most a quarter of what is free; on a GPU all that device.memory_percent leaves"},
+     "memory of the KV cache per replica, that of model.draft included; 0: as much as the batch can use, at most a quarter of what is free; on a GPU all that device.memory_percent leaves"},
     {"engine.kv_dtype", KEY_CHOICE, AT(engine_kv_dtype), 0, 0, "auto", "auto|fp8_e4m3",
      "what keys and values are kept in; auto: the model's own type; fp8_e4m3: a byte each, so twice the tokens in the same memory, and faster answers at long contexts that differ a little (bench/README.md); on a GPU not for models with latent attention, and not run on one yet"},
     {"engine.prefix_cache", KEY_BOOL, AT(engine_prefix_cache), 0, 0, "true", NULL,

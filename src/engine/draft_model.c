@@ -28,6 +28,7 @@
 #define NO_GUESS_WAIT 8   /* for one that could not be had: no block, or the draft model made no token */
 #define LEAST_CHANCE 0.01f /* so that a right one is seen in it */
 #define MOST_BEHIND 16    /* tokens that the draft model lacks for each that may come: more cost more than their guesses are likely to save */
+#define MOST_FOR_ONE 256  /* and no more for a guess that is only to find out whether they are right by now */
 #define FEW_ROWS 16       /* who lacks no more comes before those with long prompts */
 
 /* --- what it has ----------------------------------------------------------------------------- */
@@ -108,6 +109,10 @@ static void weigh(struct worker *w) {
     if (c.wants == 0 && first) {
       d->model_wait = LONGEST_WAIT / 2;
       wait_for(seq, d->model_wait);
+      continue;
+    }
+    if (c.wants == 0 && c.known - c.from > MOST_FOR_ONE) {
+      never_again(seq);
       continue;
     }
     if (c.wants == 0) c.wants = 1;

@@ -25,6 +25,7 @@ int drafter_check(const struct tl_engine *engine, struct tl_error *err) {
   if (o->model->recurrence.n_layers) return refuse(err, "the model's layers keep a state, which a wrong guess would spoil");
   if (draft->recurrence.n_layers) return refuse(err, "its layers keep a state, which a wrong guess would spoil");
   if (o->tensor_parallel > 1) return refuse(err, "goes with engine.tensor_parallel 1 only");
+  if (draft_rows(o) < 2) return refuse(err, "engine.max_batch_size is 1, so that a step has no room for guesses");
   if (o->draft_tokens == 0) return refuse(err, "engine.draft_tokens is 0, so that it would guess nothing");
   return TL_OK;
 }

@@ -96,6 +96,8 @@ static inline int run(struct tl_device *device, unsigned n, const uint32_t *coun
 static const uint32_t decode[] = {1, 1, 1}, prompt[] = {40}, mixed[] = {1, 30, 1, 5}, drafts[] = {3, 1, 4};
 
 static uint32_t draft_tokens; /* of a load */
+static uint32_t n_blocks;     /* as the next two: of a load with a draft model, or of one */
+static uint64_t beside_bytes, beside_block_bytes;
 
 /* One behind the other. Their arrays are the same, which nobody reads once submit has returned. */
 static inline int run_ahead(struct tl_device *device, struct tl_error *err) {
@@ -129,6 +131,7 @@ static inline int load_device(struct tl_device *device, uint64_t kv_bytes, unsig
                        struct tl_error *err) {
   struct tl_device_load load = {.model = model, .max_batch_size = BATCH, .max_batch_tokens = TOKENS, .max_context = CONTEXT,
                                 .draft_tokens = draft_tokens, .draft_rows = BATCH, .kv_memory_bytes = kv_bytes, .memory_percent = percent,
+                                .n_blocks = n_blocks, .beside_bytes = beside_bytes, .beside_block_bytes = beside_block_bytes,
                                 .max_states = model->recurrence.n_layers ? BATCH : 0};
   return fake_cuda_ops.load(device, &load, ret, err);
 }

@@ -276,6 +276,14 @@ static void test_memory(void **state) {
   assert_true(all.kv_bytes - half.kv_bytes > (57u << 20) && all.kv_bytes - half.kv_bytes < (58u << 20)); /* 45 % of 128 MiB */
   struct tl_device_loaded given = load_with(128u << 20, 1u << 20, 0, TL_OK, &err);
   assert_int_equal(given.n_blocks, (1u << 20) / block);
+  beside_bytes = 10 << 20, beside_block_bytes = block; /* a draft model's, whose blocks are as large and as many */
+  struct tl_device_loaded beside = load_with(128u << 20, 0, 0, TL_OK, &err);
+  uint64_t both = (all.kv_bytes - beside_bytes) / (2 * block);
+  assert_in_range(beside.n_blocks, both, both + 1);
+  beside_bytes = beside_block_bytes = 0, n_blocks = beside.n_blocks;
+  assert_int_equal(load_with(128u << 20, 0, 1, TL_OK, &err).n_blocks, n_blocks);
+  load_with(64u << 20, 0, 0, TL_ENOMEM, &err);
+  n_blocks = 0;
   load_with(128u << 20, 4 * block - 1, 0, TL_ENOMEM, &err); /* a context has four blocks */
   assert_string_equal(err.field, "engine.kv_memory_bytes");
   load_with(32u << 20, 0, 0, TL_ENOMEM, &err);

@@ -230,6 +230,8 @@ static void test_refused(void **state) {
   refused(other, "the model's layers keep a state");
   other = o, other.draft_tokens = 0;
   refused(other, "engine.draft_tokens is 0");
+  other = o, other.max_batch_size = 1;
+  refused(other, "engine.max_batch_size is 1");
   other = o, other.tensor_parallel = 2;
   refused(other, "engine.tensor_parallel");
 }
