@@ -23,8 +23,8 @@
 #include "engine/draft_model.h"
 #include "tokenlane/base/clock.h"
 
-#define LONGEST_WAIT 128  /* tokens */
-#define FIRST_WAIT 4
+#define FIRST_WAIT 16     /* tokens of a sequence whose guesses are wrong; then 4 times as many each time, as what is missing must be computed */
+#define LONGEST_UNTRIED 4096 /* tokens of all sequences, from one that tries where guesses do not pay to the next */
 #define NO_GUESS_WAIT 8   /* for one that could not be had: no block, or the draft model made no token */
 #define LEAST_CHANCE 0.01f /* so that a right one is seen in it */
 #define MOST_BEHIND 16    /* tokens that the draft model lacks for each that may come: more cost more than their guesses are likely to save */
@@ -92,31 +92,40 @@ static void consider(struct worker *w, struct tl_sched_item *item) {
   dr->candidates[dr->n_candidates++] = (struct candidate){.item = item, .from = from, .known = known};
 }
 
+/* What a sequence that has had no guesses yet begins with: what others had. Where these say that guesses do not pay, one of many tries all the same. */
+static void begin(struct drafter *dr, struct tl_drafts *d, double cost) {
+  d->chance = dr->chance;
+  if (draft_gain_worth(dr->chance, cost, 1) > 0) return;
+  if (dr->n_since_try < dr->next_try) {
+    d->model_next = UINT32_MAX;
+    return;
+  }
+  d->chance = DRAFT_FIRST_CHANCE;
+  dr->n_since_try = 0;
+  if (dr->next_try < LONGEST_UNTRIED) dr->next_try *= 2;
+}
+
+/* The most guesses that it may have. */
+static uint32_t most_of(const struct worker *w, const struct candidate *c) {
+  const struct drafter *dr = w->drafter;
+  uint32_t most = w->engine->o.draft_tokens, left = c->item->seq->n_max - c->known, room = dr->max_context - c->known + 1;
+  if (most > left - 2) most = left - 2; /* as step_draft.c has it */
+  return most < room ? most : room;
+}
+
 /* How many guesses pay. One that has come to the end of its waiting tries one, whatever its chances. */
 static void weigh(struct worker *w) {
   struct drafter *dr = w->drafter;
-  uint32_t n = 0, n_guess = dr->n_candidates;
-  for (uint32_t i = 0; i < n_guess; i++) {
+  uint32_t n = 0;
+  double cost = draft_gain_cost(&dr->gain, w->n_items, dr->n_candidates);
+  for (uint32_t i = 0; i < dr->n_candidates; i++) {
     struct candidate c = dr->candidates[i];
     struct tl_sequence *seq = c.item->seq->owner;
-    struct tl_drafts *d = &seq->drafts;
-    uint32_t most = w->engine->o.draft_tokens, left = c.item->seq->n_max - c.known, room = dr->max_context - c.known + 1;
-    if (most > left - 2) most = left - 2; /* as step_draft.c has it */
-    if (most > room) most = room;
-    bool first = d->chance == 0;
-    if (first) d->chance = dr->chance;
-    c.wants = draft_gain_worth(d->chance, draft_gain_cost(&dr->gain, w->n_items, n_guess), most);
-    if (c.wants == 0 && first) {
-      d->model_wait = LONGEST_WAIT / 2;
-      wait_for(seq, d->model_wait);
-      continue;
-    }
-    if (c.wants == 0 && c.known - c.from > MOST_FOR_ONE) {
-      never_again(seq);
-      continue;
-    }
+    if (seq->drafts.chance == 0) begin(dr, &seq->drafts, cost);
+    c.wants = draft_gain_worth(seq->drafts.chance, cost, most_of(w, &c));
+    if (c.wants == 0 && c.known - c.from > MOST_FOR_ONE) never_again(seq);
     if (c.wants == 0) c.wants = 1;
-    dr->candidates[n++] = c;
+    if (n_out_of(seq) >= seq->drafts.model_next) dr->candidates[n++] = c;
   }
   dr->n_candidates = n;
 }
@@ -309,15 +318,16 @@ void draft_model_settle(struct worker *w, struct tl_sequence *seq, uint32_t n, u
   if (pays)
     d->model_wait = 0;
   else if (taken > 0)
-    d->model_wait /= 2;
+    d->model_wait /= 4;
   else
-    d->model_wait = d->model_wait == 0 ? FIRST_WAIT : d->model_wait < LONGEST_WAIT ? 2 * d->model_wait : LONGEST_WAIT;
+    d->model_wait = d->model_wait == 0 ? FIRST_WAIT : 4 * d->model_wait;
   wait_for(seq, d->model_wait);
 }
 
 void draft_model_note_step(struct worker *w, const struct flight *f) {
   struct drafter *dr = w->drafter;
   if (!dr || f->figures.prefill > 0 || f->step.n_tokens > DRAFT_MOST_ROWS) return;
+  dr->n_since_try += f->step.n_seqs;
   draft_gain_note_step(&dr->gain, f->step.n_tokens, f->figures.ended_ns - f->figures.began_ns);
 }
 

@@ -19,6 +19,9 @@ double draft_gain_cost(const struct draft_gain *gain, uint32_t n_rows, uint32_t 
 /* How many guesses pay, up to `most`, if each is right with this chance. */
 uint32_t draft_gain_worth(double chance, double cost, uint32_t most);
 
+#define DRAFT_FIRST_CHANCE 0.5f /* until it is known better: of a good one that is soon, and one that is never right costs less */
+#define DRAFT_FIRST_TRY 256      /* tokens */
+
 /* --- drafter.c, draft_model.c ---------------------------------------------------------------- */
 /* A sequence of the plan that the draft model is to guess of, or to catch up with. */
 struct candidate {
@@ -39,6 +42,7 @@ struct drafter {
   uint32_t *claimed, claim;     /* (n_blocks) the last step that wrote to the block; the step at hand */
   struct draft_gain gain;
   float chance;                 /* that a guess is right, of all sequences lately */
+  uint32_t n_since_try, next_try; /* steps' tokens since a sequence tried though it is low; before the next one does */
   struct candidate candidates[DRAFT_MOST_ROWS];
   uint32_t n_candidates;
   struct candidate *in_step[DRAFT_MOST_ROWS]; /* whose rows the step has, in order */

@@ -7,7 +7,6 @@
 #include "engine/draft_model.h"
 #include "tokenlane/log.h"
 
-#define FIRST_CHANCE 0.75f    /* until it is known better */
 #define SIM_PART 8            /* of a simulated device's times the draft's are one part */
 #define ROW_COST 0.04         /* of a step, for a row more */
 #define OTHER_MEMORY (UINT64_C(512) << 20) /* of a GPU, for its work memory and what its driver takes for one more user */
@@ -95,7 +94,8 @@ int drafter_load(struct worker *w, struct tl_error *err) {
   if (dr->loaded.n_blocks < w->loaded.n_blocks)
     return tl_error_set(err, TL_EDEVICE, "model.draft", "model.draft: its device has %u KV blocks, expected %u", dr->loaded.n_blocks, w->loaded.n_blocks);
   if (!make_arrays(w, dr)) return tl_error_set(err, TL_ENOMEM, NULL, "out of memory");
-  dr->chance = FIRST_CHANCE;
+  dr->chance = DRAFT_FIRST_CHANCE;
+  dr->next_try = DRAFT_FIRST_TRY;
   uint64_t whole = o->model->weight_bytes;
   dr->gain.by_weights = ROW_COST + (whole && m->weight_bytes < whole ? (double)m->weight_bytes / (double)whole : 1.0 / SIM_PART);
   TL_LOG(TL_LOG_INFO, "engine", "a draft model guesses tokens", TL_U("replica", worker_id(w)), TL_S("device", tl_engine_device(w->engine, w->index, 0)),
