@@ -24,10 +24,10 @@ MODELS = {
     "draft": ["--layers", SMALL],
     "stranger": ["--layers", SMALL, "--seed", 7],
     "silent": ["--faint-from", SMALL],
-    "faint": ["--faint-from", SMALL, "--faint", 100],
+    "faint": ["--faint-from", SMALL, "--faint", 12],
 }
-CASES = {"always right": ("silent", "draft"), "now and then": ("faint", "draft"), "never": ("silent", "stranger")}
-WORK = {"temperature": 1, "prompt": list(range(100, 164))}
+CASES = {"always right": ("silent", "draft", 1), "now and then": ("faint", "draft", 0.2), "never": ("silent", "stranger", 1)}  # model, draft model, temperature
+PROMPT = list(range(100, 164))
 
 
 def make(folder, name):
@@ -37,11 +37,11 @@ def make(folder, name):
     return path
 
 
-def crowd(url, streams, seed):
+def crowd(url, streams, seed, temperature):
     """Seconds of so many at once."""
     with concurrent.futures.ThreadPoolExecutor(streams) as pool:
         began = time.monotonic()
-        took = list(pool.map(lambda i: ask(url, WORK, seed * 100 + i), range(streams)))
+        took = list(pool.map(lambda i: ask(url, {"temperature": temperature, "prompt": PROMPT}, seed * 100 + i), range(streams)))
         return took[0] if streams == 1 else time.monotonic() - began
 
 
@@ -54,13 +54,13 @@ def main():
     p.add_argument("more", nargs="*", help="options of the daemons, behind --")
     a = p.parse_args()
     for case in a.cases.split(","):
-        model, draft = (make(a.folder, name) for name in CASES[case])
+        model, draft = (make(a.folder, name) for name in CASES[case][:2])
         with contextlib.ExitStack() as stack:
             common = ["--model.name", "bench", "--engine.max_context", "1024", *a.more]
             plain, helped = (stack.enter_context(daemon(model, ["cpu:0"], *common, *more)) for more in ((), ("--model.draft", draft)))
             for streams in map(int, a.streams.split(",")):
                 before = [counted(helped, f"tokenlane_draft_model_{what}_total") for what in ("tokens", "tokens_taken", "steps")]
-                took = [(crowd(plain, streams, seed), crowd(helped, streams, seed)) for seed in range(1, a.rounds + 1)]
+                took = [[crowd(url, streams, seed, CASES[case][2]) for url in (plain, helped)] for seed in range(1, a.rounds + 1)]
                 tokens, taken, steps = (counted(helped, f"tokenlane_draft_model_{what}_total") - b for what, b in zip(("tokens", "tokens_taken", "steps"), before))
                 ratios = [without / with_it for without, with_it in took]
                 print(f"{case}, {streams} streams: {statistics.median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f}), {taken:g} of {tokens:g} guesses right, "

@@ -517,6 +517,19 @@ static void test_little_memory(void **state) {
   assert_int_equal(cpu_device_ops.load(device, &load, &loaded, &err), TL_OK);
   assert_true(loaded.n_blocks >= 4 && loaded.n_blocks < 512 / TL_BLOCK_TOKENS && loaded.kv_bytes <= load.kv_memory_bytes);
   cpu_device_ops.close(device);
+  /* of a draft model, whose blocks are a third of its size, a quarter of the memory is left to that, which then has as many blocks whatever it is told of memory */
+  uint32_t alone = loaded.n_blocks;
+  load.kv_memory_bytes = 1 << 20;
+  load.beside_block_bytes = loaded.kv_bytes / alone / 3;
+  assert_int_equal(cpu_device_ops.open(&options, &device, &err), TL_OK);
+  assert_int_equal(cpu_device_ops.load(device, &load, &loaded, &err), TL_OK);
+  assert_in_range(loaded.n_blocks, alone * 3 - 3, alone * 3 + 3);
+  cpu_device_ops.close(device);
+  load.kv_memory_bytes = 1 << 14, load.n_blocks = loaded.n_blocks;
+  assert_int_equal(cpu_device_ops.open(&options, &device, &err), TL_OK);
+  assert_int_equal(cpu_device_ops.load(device, &load, &loaded, &err), TL_OK);
+  assert_int_equal(loaded.n_blocks, load.n_blocks);
+  cpu_device_ops.close(device);
   close_golden(g);
   free(g);
 }
