@@ -9,7 +9,6 @@
 
 #define SIM_PART 8            /* of a simulated device's times the draft's are one part */
 #define ROW_COST 0.04         /* of a step, for a row more */
-#define OTHER_MEMORY (UINT64_C(512) << 20) /* of a GPU, for its work memory and what its driver takes for one more user */
 
 static int refuse(struct tl_error *err, const char *why) {
   return tl_error_set(err, TL_EUNSUPPORTED, "model.draft", "model.draft: %s", why);
@@ -39,7 +38,7 @@ static uint64_t block_bytes(const struct tl_engine *engine) {
 
 void drafter_leave_room(const struct tl_engine *engine, struct tl_device_load *load) {
   if (!engine->o.draft_model) return;
-  load->beside_bytes = engine->o.draft_model->weight_bytes + OTHER_MEMORY;
+  load->beside_bytes = engine->o.draft_model->weight_bytes;
   load->beside_block_bytes = block_bytes(engine);
 }
 

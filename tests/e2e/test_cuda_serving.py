@@ -16,8 +16,9 @@ import pytest
 
 from adapter_files import write_adapter
 from alike import close_up_to_doubt
-from daemon import BINARY, BUILT, SAN, wait_for
+from daemon import BINARY, BUILT, MODEL, SAN, wait_for
 from test_faults import assert_rest, faults, state, wait_state
+from test_draft_model import rewrite
 from test_isolation import children, lives
 
 REAL = os.environ.get("TOKENLANE_GPU_PLUGIN")
@@ -137,6 +138,25 @@ def test_guesses(start, ranks):
         close_up_to_doubt(got, want, greedy=False)
     assert two.total("tokenlane_draft_tokens_taken_total") > taken
     assert_rest(two)
+
+
+def test_guesses_of_a_draft_model(start, tmp_path):
+    """Two devices of one GPU, in a process each; the draft model says what the model says, and its blocks are the model's."""
+    tall = rewrite(tmp_path / "tall", n_silent=10)
+    plain = start({**GPU, "engine.draft_tokens": 0}, model=tall)
+    d = start({**GPU, "model.draft": MODEL, "engine.kv_memory_bytes": 8 << 20}, model=tall)
+    bodies = [{"prompt": p, "max_tokens": 24, "logprobs": 2, "ignore_eos": True} for p in PROMPTS]
+    expected = [plain.complete(**body)["choices"][0] for body in bodies]
+    steps = d.total("tokenlane_steps_total")
+    for got, want in zip([d.complete(**body)["choices"][0] for body in bodies], expected):
+        close_up_to_doubt(got, want, greedy=True)
+    taken, guesses = (d.total(f"tokenlane_draft_model_{what}_total") for what in ("tokens_taken", "tokens"))
+    assert 20 < taken and taken > 0.7 * guesses  # sums of other steps are rounded otherwise, and behind a wrong guess all are
+    assert d.total("tokenlane_steps_total") - steps < 4 * 24 - taken / 2
+    with ThreadPoolExecutor(4) as pool:
+        for got, want in zip(pool.map(lambda body: d.complete(**body)["choices"][0], bodies), expected):
+            close_up_to_doubt(got, want, greedy=True)
+    assert_rest(d)
 
 
 @pytest.fixture(scope="module")

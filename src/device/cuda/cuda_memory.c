@@ -298,7 +298,8 @@ static int measure(struct cuda_device *d, const struct tl_device_load *load, str
   unsigned percent = load->memory_percent ? load->memory_percent : 90;
   size_t used = total - free_bytes, ours = total / 100 * percent, there = ours > used ? ours - used : 0;
   if (load->memory_shared) there = ours < free_bytes ? ours : free_bytes; /* whatever the others have by now */
-  if (load->n_blocks) there = free_bytes; /* what was left for it, and if that is short some of what is nobody's */
+  there = there > load->beside_bytes ? there - load->beside_bytes : 0;
+  if (load->n_blocks) there = free_bytes; /* what was left for it, and for its work memory some of what is nobody's */
   size_t block = (size_t)s->n_kv_heads * TL_BLOCK_TOKENS * s->head * (d->keeps_bytes ? 1 : 2), blocks_bytes = sides_of(d) * block * d->model->n_kv_layers;
   if (cuda_pools(d)) {
     have_blocks(d, cuda_n_places(d), block, 1);
@@ -306,7 +307,6 @@ static int measure(struct cuda_device *d, const struct tl_device_load *load, str
   }
   uint64_t one = tl_blocks_of(d->limits.least_context), room = 0;
   if (d->weight_bytes + d->work_bytes <= there) room = there - d->weight_bytes - d->work_bytes;
-  room = room > load->beside_bytes ? room - load->beside_bytes : 0;
   if (load->kv_memory_bytes && load->kv_memory_bytes < room) room = load->kv_memory_bytes;
   if (load->n_blocks) { /* its model has no states */
     have_blocks(d, load->n_blocks, block, d->model->n_kv_layers);
