@@ -145,17 +145,18 @@ def test_most_steps_are_saved(start):
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])
-def test_faults_lose_nothing(start, isolation):
+@pytest.mark.parametrize("fault", ["error", "hang"])
+def test_faults_lose_nothing(start, isolation, fault):
     """Both devices of a replica, the draft model's first, fail in their 30th step; what runs there goes on elsewhere, and a reset makes both well again."""
     options = {"devices": "sim:0,sim:1", "sim.base_us": 1000, "isolation": isolation, "health.backoff_ms": 100}
     bodies = [{"prompt": f"Once {i}", "max_tokens": 120, "temperature": 1, "seed": i, "ignore_eos": True} for i in range(6)]
     quiet = start(options)
     want = [ask(quiet, body) for body in bodies]
-    d = start({**options, "model.draft": MODEL, "sim.faults": "0@30:error"})
+    d = start({**options, "model.draft": MODEL, "sim.faults": f"0@30:{fault}", "health.late_ms": 1000})
     for _ in range(3):
         with concurrent.futures.ThreadPoolExecutor(6) as pool:
             assert list(pool.map(lambda body: ask(d, body), bodies)) == want
-    assert "the draft model" in d.stderr()
+    assert ("the draft model" if fault == "error" else "replica=0 state=quarantined") in d.stderr()
     assert right(d) > 50
     d.wait_log("replica=0 state=ready")
     n = right(d)
