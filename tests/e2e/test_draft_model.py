@@ -205,3 +205,19 @@ def test_what_is_refused(tmp_path):
     fails(tmp_path, {"model.draft": tmp_path / "none"}, "tokenlane: model.draft: ")
     fails(tmp_path, {"model.draft": MODEL, "engine.draft_tokens": 0}, "model.draft: engine.draft_tokens is 0")
     fails(tmp_path, {"model.draft": MODEL, "devices": "cpu:0,cpu:1", "engine.tensor_parallel": 2}, "model.draft: goes with engine.tensor_parallel 1 only")
+
+
+@exact
+def test_of_one_of_several_models(start, plain, tmp_path, tall):
+    """By the path in its entry, from the file's folder; the other one has none."""
+    shutil.copytree(tall, tmp_path / "tall")
+    shutil.copytree(MODEL, tmp_path / "small")
+    file = tmp_path / "tokenlane.json"
+    file.write_text(json.dumps({"models": [{"name": "demo", "path": "tall", "draft": "small"}, {"name": "other", "path": "small"}]}))
+    d = start({"model.path": None, "model.name": None, "config": file})
+    body = {"prompt": "Once upon a time", "max_tokens": 100, "ignore_eos": True, "temperature": 1, "seed": 3}
+    assert d.complete(**body)["choices"] == plain("one_lane").complete(**body)["choices"]
+    n = right(d)
+    assert n > 20
+    d.complete(**body, model="other")
+    assert right(d) == n
