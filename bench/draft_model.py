@@ -17,7 +17,7 @@ import sys
 import time
 
 from drafts import ask, counted
-from run import ROOT, daemon
+from run import ROOT, daemon, get
 
 SMALL = 2  # layers of the draft model
 MODELS = {
@@ -45,6 +45,11 @@ def crowd(url, streams, seed, temperature):
         return took[0] if streams == 1 else time.monotonic() - began
 
 
+def processor_seconds(url):
+    """Of the daemon so far. On a busy machine the ratio of these says more than that of times."""
+    return float(next(line.split()[1] for line in get(url + "/metrics").splitlines() if line.startswith("process_cpu_seconds_total ")))
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--folder", default=os.path.join(ROOT, "build", "bench-drafts"))
@@ -60,10 +65,12 @@ def main():
             plain, helped = (stack.enter_context(daemon(model, ["cpu:0"], *common, *more)) for more in ((), ("--model.draft", draft)))
             for streams in map(int, a.streams.split(",")):
                 before = [counted(helped, f"tokenlane_draft_model_{what}_total") for what in ("tokens", "tokens_taken", "steps")]
+                used = [processor_seconds(url) for url in (plain, helped)]
                 took = [[crowd(url, streams, seed, CASES[case][2]) for url in (plain, helped)] for seed in range(1, a.rounds + 1)]
                 tokens, taken, steps = (counted(helped, f"tokenlane_draft_model_{what}_total") - b for what, b in zip(("tokens", "tokens_taken", "steps"), before))
+                used = [processor_seconds(url) - b for url, b in zip((plain, helped), used)]
                 ratios = [without / with_it for without, with_it in took]
-                print(f"{case}, {streams} streams: {statistics.median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f}), {taken:g} of {tokens:g} guesses right, "
+                print(f"{case}, {streams} streams: {statistics.median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f}), by processor time {used[0] / used[1]:.2f} x, {taken:g} of {tokens:g} guesses right, "
                       f"{steps:g} steps of the draft model", flush=True)
 
 
