@@ -47,13 +47,13 @@ double draft_gain_cost(const struct draft_gain *g, uint32_t n_rows, uint32_t n_g
   return step_ns > 0 ? n_rows * (row_ns + g->draft_ns / n_guess) / step_ns : g->by_weights;
 }
 
-uint32_t draft_gain_worth(double chance, double cost, uint32_t most) {
+uint32_t draft_gain_worth(double chance, const double *cost, uint32_t most) {
   double tokens = 1, time = 1, all_right = 1;
   for (uint32_t n = 0; n < most; n++) {
     all_right *= chance;
-    if (all_right * time <= cost * tokens) return n;
+    if (all_right * time <= cost[n] * tokens) return n;
     tokens += all_right;
-    time += cost;
+    time += cost[n];
   }
   return most;
 }

@@ -93,9 +93,9 @@ static void consider(struct worker *w, struct tl_sched_item *item) {
 }
 
 /* What a sequence that has had no guesses yet begins with: what others had. Where these say that guesses do not pay, one of many tries all the same. */
-static void begin(struct drafter *dr, struct tl_drafts *d, double cost) {
+static void begin(struct drafter *dr, struct tl_drafts *d) {
   d->chance = dr->chance;
-  if (draft_gain_worth(dr->chance, cost, 1) > 0) return;
+  if (draft_gain_worth(dr->chance, &dr->cost, 1) > 0) return;
   if (dr->n_since_try < dr->next_try) {
     d->model_next = UINT32_MAX;
     return;
@@ -113,19 +113,38 @@ static uint32_t most_of(const struct worker *w, const struct candidate *c) {
   return most < room ? most : room;
 }
 
-/* How many guesses pay. One that has come to the end of its waiting tries one, whatever its chances. */
+/* How many guesses pay: the k-th is shared by those that have so many, as far as it is known by what they would want if all did. */
+static void want(struct worker *w) {
+  struct drafter *dr = w->drafter;
+  double cost[DRAFT_MOST_ROWS];
+  dr->cost = draft_gain_cost(&dr->gain, w->n_items, dr->n_candidates);
+  for (uint32_t k = 0; k < DRAFT_MOST_ROWS; k++) cost[k] = dr->cost;
+  for (unsigned pass = 0; pass < 2; pass++) {
+    uint32_t n_of[DRAFT_MOST_ROWS] = {0};
+    for (uint32_t i = 0; i < dr->n_candidates; i++) {
+      struct candidate *c = &dr->candidates[i];
+      struct tl_drafts *d = &((struct tl_sequence *)c->item->seq->owner)->drafts;
+      if (d->chance == 0) begin(dr, d);
+      c->wants = draft_gain_worth(d->chance, cost, most_of(w, c));
+      for (uint32_t k = 0; k < c->wants; k++) n_of[k]++;
+    }
+    for (uint32_t k = 1; k < DRAFT_MOST_ROWS; k++) cost[k] = draft_gain_cost(&dr->gain, w->n_items, n_of[k] ? n_of[k] : 1);
+  }
+}
+
+/* Those for which no guess pays begin to wait. One that has waited tries one, if few rows are missing for it. */
 static void weigh(struct worker *w) {
   struct drafter *dr = w->drafter;
   uint32_t n = 0;
-  double cost = draft_gain_cost(&dr->gain, w->n_items, dr->n_candidates);
+  want(w);
   for (uint32_t i = 0; i < dr->n_candidates; i++) {
     struct candidate c = dr->candidates[i];
     struct tl_sequence *seq = c.item->seq->owner;
-    if (seq->drafts.chance == 0) begin(dr, &seq->drafts, cost);
-    c.wants = draft_gain_worth(seq->drafts.chance, cost, most_of(w, &c));
+    struct tl_drafts *d = &seq->drafts;
     if (c.wants == 0 && c.known - c.from > MOST_FOR_ONE) never_again(seq);
+    if (c.wants == 0 && d->model_wait == 0 && d->model_next != UINT32_MAX) wait_for(seq, d->model_wait = FIRST_WAIT);
     if (c.wants == 0) c.wants = 1;
-    if (n_out_of(seq) >= seq->drafts.model_next) dr->candidates[n++] = c;
+    if (n_out_of(seq) >= d->model_next) dr->candidates[n++] = c;
   }
   dr->n_candidates = n;
 }
@@ -314,7 +333,7 @@ void draft_model_settle(struct worker *w, struct tl_sequence *seq, uint32_t n, u
   learn(&d->chance, taken, taken < n, 1.0f / 8);
   learn(&dr->chance, taken, taken < n, 1.0f / 16);
   tl_metrics_add(w->shard, w->metrics.model_taken, taken);
-  bool pays = draft_gain_worth(d->chance, draft_gain_cost(&dr->gain, 1, 1), 1) > 0;
+  bool pays = draft_gain_worth(d->chance, &dr->cost, 1) > 0;
   if (pays)
     d->model_wait = 0;
   else if (taken > 0)

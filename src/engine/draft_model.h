@@ -16,8 +16,8 @@ void draft_gain_note_step(struct draft_gain *gain, uint32_t n_rows, int64_t ns);
 void draft_gain_note_draft(struct draft_gain *gain, int64_t ns);
 /* Of one guess, where n_guess of a step's n_rows sequences have one. */
 double draft_gain_cost(const struct draft_gain *gain, uint32_t n_rows, uint32_t n_guess);
-/* How many guesses pay, up to `most`, if each is right with this chance. */
-uint32_t draft_gain_worth(double chance, double cost, uint32_t most);
+/* How many guesses pay, up to `most`, if each is right with this chance. cost: (most) of the first, the second, ..., not falling */
+uint32_t draft_gain_worth(double chance, const double *cost, uint32_t most);
 
 #define DRAFT_FIRST_CHANCE 0.5f /* until it is known better: of a good one that is soon, and one that is never right costs less */
 #define DRAFT_FIRST_TRY 256      /* tokens */
@@ -42,6 +42,7 @@ struct drafter {
   uint32_t *claimed, claim;     /* (n_blocks) the last step that wrote to the block; the step at hand */
   struct draft_gain gain;
   float chance;                 /* that a guess is right, of all sequences lately */
+  double cost;                  /* of the first guess, in the last step that had some */
   uint32_t n_since_try, next_try; /* steps' tokens since a sequence tried though it is low; before the next one does */
   struct candidate candidates[DRAFT_MOST_ROWS];
   uint32_t n_candidates;

@@ -16,11 +16,14 @@ static void test_worth_is_the_best(void **state) {
   (void)state;
   for (double chance = 0.02; chance < 1; chance += 0.02)
     for (double cost = 0.01; cost < 1.2; cost += 0.03) {
-      uint32_t n = draft_gain_worth(chance, cost, 15);
+      double costs[15];
+      for (unsigned k = 0; k < 15; k++) costs[k] = cost;
+      uint32_t n = draft_gain_worth(chance, costs, 15);
       for (uint32_t k = 0; k <= 15; k++) assert_true(rate(chance, cost, n) >= rate(chance, cost, k) - 1e-9);
       if (chance < cost) assert_int_equal(n, 0);
     }
-  assert_int_equal(draft_gain_worth(1, 0.2, 5), 5);
+  assert_int_equal(draft_gain_worth(1, (const double[]){0.2, 0.2, 0.2, 0.2, 0.2}, 5), 5);
+  assert_int_equal(draft_gain_worth(1, (const double[]){0.2, 0.2, 2, 2, 2}, 5), 2); /* those that nobody shares */
 }
 
 /* A step takes 100 and 2 a row, the draft model's 10. */
