@@ -23,7 +23,7 @@
 #include "engine/draft_model.h"
 #include "tokenlane/base/clock.h"
 
-#define FIRST_WAIT 16     /* tokens of a sequence whose guesses are wrong; then 4 times as many each time, as what is missing must be computed */
+#define FIRST_WAIT 64     /* tokens of a sequence whose guesses do not pay; then 4 times as many each time: what is missing by then must be computed */
 #define LONGEST_UNTRIED 4096 /* tokens of all sequences, from one that tries where guesses do not pay to the next */
 #define NO_GUESS_WAIT 8   /* for one that could not be had: no block, or the draft model made no token */
 #define LEAST_CHANCE 0.01f /* so that a right one is seen in it */
