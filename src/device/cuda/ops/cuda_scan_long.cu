@@ -24,6 +24,13 @@
 
 /* Of a chunk and head: exp(c), exp(c_last - c) t, c as a power of 2, t. */
 enum { OF_START, OF_END, SUMS, STEPS };
+/* Q K^T as it is kept, and what rows have of it and of S until they are given out, is so much of itself: queries and keys have no length, so
+ * in F16, which ends at 65504, products of theirs may be infinite where steps make a small number of them. */
+template <class T>
+struct scan_scale {
+  static constexpr float DOWN = T::IS_BF16 ? 1 : 1.0f / 64, UP = 1 / DOWN;
+};
+
 static_assert((STEPS + 1) * ROWS <= TL_CUDA_DELTA_FACTORS && TL_CUDA_SCAN_MATRICES == ROWS * ROWS, "as scratch has room");
 
 /* --- what wants nothing of S ----------------------------------------------------------------------- */
@@ -32,6 +39,12 @@ template <int PIECES>
 struct scores_shared {
   quad k[ROWS][PIECES * 4], q[ROWS][PIECES * 4];
 };
+
+/* sum *= by. */
+template <uint32_t N>
+TL_DEVICE void scale_sum(float by, float (&sum)[N][4]) {
+  TL_UNROLL for (uint32_t j = 0; j < N; j++) TL_UNROLL for (uint32_t e = 0; e < 4; e++) sum[j][e] *= by;
+}
 
 /* The lower triangle of Q K^T: 16 rows a warp. */
 template <class T, int PIECES>
@@ -52,6 +65,7 @@ TL_DEVICE void make_scores(uint16_t *to, const delta_rows &u, uint32_t n, uint32
       multiply<T>(sum[j], sum[j + 1], q, k);
     }
   }
+  scale_sum(scan_scale<T>::DOWN, sum);
   TL_UNROLL for (uint32_t j = 0; j < ROWS / 8; j++) TL_UNROLL for (uint32_t half = 0; half < 2; half++) {
     uint32_t row = own + half * 8 + lane_index() / 4, column = j * 8 + lane_index() % 4 * 2;
     *(uint32_t *)(to + row * ROWS + column) = T::pack(sum[j][2 * half], sum[j][2 * half + 1]);
@@ -161,7 +175,7 @@ TL_DEVICE void decay_scores(const float *factors, uint32_t (&scores)[4]) {
     uint32_t row = m % 2 * 8 + lane_index() / 4, column = m / 2 * 8 + lane_index() % 4 * 2;
     float v[2] = {T::low(scores[m]), T::high(scores[m])};
     TL_UNROLL for (uint32_t e = 0; e < 2; e++)
-      v[e] = column + e <= row ? v[e] * exp2_fast(sums[row] - sums[column + e]) * steps[column + e] : 0;
+      v[e] = column + e <= row ? v[e] * exp2_fast(sums[row] - sums[column + e]) * (steps[column + e] * scan_scale<T>::UP) : 0;
     scores[m] = T::pack(v[0], v[1]);
   }
 }
@@ -171,16 +185,16 @@ template <class T, int PIECES>
 TL_DEVICE void give_out(const tl_cuda_delta_args &a, const long_place &p, uint32_t at, float skip, float (&sum)[COLUMNS / 8][4], scan_shared<PIECES> *s) {
   uint32_t turn = at / ROWS % scan_turns<PIECES>::N, own = warp_index() * 16, scores[4];
   const float *factors = s->factors[turn];
+  scale_sum(scan_scale<T>::DOWN, sum);
   TL_UNROLL for (uint32_t block = 0; block + 1 < WARPS; block++) {
     if (block >= warp_index()) break;
-    float decay = factors[OF_START * ROWS + block * 16 + 15];
-    TL_UNROLL for (uint32_t j = 0; j < COLUMNS / 8; j++) TL_UNROLL for (uint32_t e = 0; e < 4; e++) sum[j][e] *= decay;
+    scale_sum(factors[OF_START * ROWS + block * 16 + 15], sum);
     load_rows<false>(scores, s->scores[turn], own, block);
     add_product<T>(scores, s->kept, block, sum);
   }
   TL_UNROLL for (uint32_t j = 0; j < COLUMNS / 8; j++) TL_UNROLL for (uint32_t half = 0; half < 2; half++) {
     uint32_t row = own + half * 8 + lane_index() / 4, v = *pair_at(s->v[turn], row, j * 8 + lane_index() % 4 * 2);
-    float factor = factors[OF_START * ROWS + row];
+    float factor = factors[OF_START * ROWS + row] * scan_scale<T>::UP;
     sum[j][2 * half] = fmaf(skip, T::low(v), factor * sum[j][2 * half]);
     sum[j][2 * half + 1] = fmaf(skip, T::high(v), factor * sum[j][2 * half + 1]);
   }
