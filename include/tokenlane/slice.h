@@ -38,7 +38,8 @@ struct tl_shard {
   uint32_t first_ffn, n_ffn;          /* of the MLP's inner row */
   uint32_t ffn_unit;                  /* inner rows are cut at multiples of it, also those of other lengths */
   uint32_t first_expert, n_experts;
-  uint32_t n_value_heads, n_channels; /* of layers that keep a state: equal parts, that of `rank` begins at rank times these */
+  uint32_t n_value_heads;             /* of layers that keep a state: equal parts, that of `rank` begins at rank times it */
+  uint32_t n_channels;                /* likewise, but with heads: those of what the rank has of these */
   uint32_t first_key_head, n_key_heads, key_ranks; /* key_ranks: neighbours who have the same ones, the first at a multiple of it */
   uint32_t first_vocab, n_vocab;
 };

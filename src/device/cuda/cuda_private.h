@@ -264,7 +264,7 @@ struct cuda_work {
   char *ordered;    /* T (tokens, k), (entries, k): rows in the order of weights that have one, the most of those */
   float *rope, *rope_local; /* (max_context, head); local: NULL if no layer wants it */
   float *growth;    /* (max_context) of queries, or NULL */
-  float *row_squares; /* (tokens, 2), or those of each key head whose value heads several ranks have; NULL: no layer wants it */
+  float *row_squares; /* (tokens, 2), or those of each key head whose value heads several ranks have; nothing where no layer wants it */
   /* experts; entries: tokens n_chosen (cuda_experts.h) */
   float *scores, *shares;    /* (tokens, ld_scores), (entries) */
   uint32_t *chosen, *places, *entry_rows; /* (entries) */
