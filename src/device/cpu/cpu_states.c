@@ -9,6 +9,7 @@
  * A state lies as its layers one behind the other, and of each, S by heads in tiles of 32 value columns, (key_dim, 32), then the rows before
  * CONV. Columns of S are independent of one another: a sequence's tile is a unit of work, and stays in a lane's L1 cache for all of the
  * step's tokens. */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -101,7 +102,7 @@ void cpu_states_take_vectors(const struct tl_model *model, const struct tl_shard
   if (op->kind == TL_OP_SCAN) take_elements(tl_slice_weight(model, shard, op, 2), first + cpu_round_up(shard->n_value_heads, 16));
   take_elements(tl_slice_weight(model, shard, op, 0), first);
   take_elements(tl_slice_weight(model, shard, op, 1), second);
-  for (uint32_t i = 0; i < shard->n_value_heads; i++) first[i] = -expf(first[i]);
+  for (uint32_t i = 0; i < shard->n_value_heads; i++) first[i] = -fminf(expf(first[i]), FLT_MAX); /* finite: a step of 0 times it is 0 */
 }
 
 /* --- where things are ------------------------------------------------------------------------- */

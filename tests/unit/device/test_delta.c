@@ -377,10 +377,49 @@ static void test_runs(void **state) {
   }
 }
 
+/* The draws of a model whose states forget by exp(a_log), in steps of nothing. */
+static struct sequence *without_steps(const char *name, float a_log) {
+  struct golden g;
+  open_golden(name, &g);
+  float numbers[2][64];
+  for (unsigned i = 0; i < UNIT_COUNT(numbers[0]); i++) {
+    numbers[0][i] = a_log;
+    numbers[1][i] = -200;
+  }
+  for (uint32_t i = 0; i < g.model->n_ops; i++) {
+    const struct tl_op *op = &g.model->plan[i];
+    for (unsigned input = 0; input < 2 && (op->kind == TL_OP_SCAN || op->kind == TL_OP_DELTA); input++) {
+      struct tl_tensor *t = (struct tl_tensor *)(uintptr_t)&g.model->tensors[op->weight[input]];
+      assert_true(t->shape[0] <= UNIT_COUNT(numbers[0]));
+      *t = (struct tl_tensor){.name = t->name, .dtype = TL_DTYPE_F32, .n_dims = 1, .shape = {t->shape[0]}, .data = numbers[input],
+                              .bytes = t->shape[0] * sizeof(float)};
+    }
+  }
+  struct machine m = open_machine(g.model, cpu_choose_kernels(tl_cpu_best_isa()), 1);
+  struct sequence *s = new_sequence(g.cases[1].prompt, g.cases[1].n_prompt);
+  run_alone(&m, s, 4, whole, 1);
+  close_machine(&m);
+  close_golden(&g);
+  return s;
+}
+
+/* Where exp(a_log) is no float, a step of nothing still forgets nothing. */
+static void test_steps_of_nothing(void **state) {
+  (void)state;
+  static const char *const names[] = {"arch/granitemoehybrid_dense", "arch/qwen3_5"};
+  for (unsigned i = 0; i < UNIT_COUNT(names); i++) {
+    struct sequence *slow = without_steps(names[i], 0), *fast = without_steps(names[i], 100);
+    assert_same_draws(slow, fast, names[i]);
+    free(slow);
+    free(fast);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_convolve), cmocka_unit_test(test_delta),     cmocka_unit_test(test_gates), cmocka_unit_test(test_forks),
       cmocka_unit_test(test_memory), cmocka_unit_test(test_memory_again),   cmocka_unit_test(test_quantized), cmocka_unit_test(test_runs),
+      cmocka_unit_test(test_steps_of_nothing),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
