@@ -76,6 +76,7 @@ int arch_gemma4_complete(const struct architecture *a, struct hf_config *c, json
   if (!c->attention_k_eq_v) c->num_global_key_value_heads = 0;
   mark_windows(c);
   if (!c->enable_moe_block) c->n_experts = 0;
+  else if (c->n_experts < 1) return bad("config.json", "num_experts", "is required where enable_moe_block is true", err);
   int r = TL_OK;
   if (json_is_object(layers) && json_object_size(layers)) r = read_layer_sizes(c, layers, err);
   return r == TL_OK ? arch_gemma4_check(a, c, "config.json", err) : r;
@@ -92,6 +93,7 @@ int arch_gemma4_check(const struct architecture *a, struct hf_config *c, const c
     return bad(file, "num_attention_heads", "expected a multiple of num_global_key_value_heads", err);
   if (c->num_kv_shared_layers >= c->num_hidden_layers || !can_be_lent(c))
     return bad(file, "num_kv_shared_layers", "expected layers of each kind before those that share their keys and values", err);
+  if (c->sliding_window < 1) return bad(file, "sliding_window", "expected at least 1", err); /* 0 is no window elsewhere: here those layers have heads of their own */
   if (c->hidden_size_per_layer_input * c->num_hidden_layers > 4 * (int64_t)MODEL_MAX_DIM)
     return bad(file, "hidden_size_per_layer_input", "is too large", err);
   if (c->hidden_size_per_layer_input && c->vocab_size_per_layer_input < c->vocab_size)

@@ -123,7 +123,7 @@ static void test_gemma4(void **state) {
     unsigned key;
     double number;
     const char *why;
-  } bad[] = {{1, 1, "attention.key_length_swa"}, {4, 4, "attention.shared_kv_layers"}, {4, 3, "num_kv_shared_layers"}, {5, -1, "embedding_length_per_layer_input"}};
+  } bad[] = {{1, 1, "attention.key_length_swa"}, {3, 0, "sliding_window"}, {4, 4, "attention.shared_kv_layers"}, {4, 3, "num_kv_shared_layers"}, {5, -1, "embedding_length_per_layer_input"}};
   for (unsigned i = 0; i < UNIT_COUNT(bad); i++) {
     struct tl_error err = {0};
     double kept = keys[bad[i].key].number;

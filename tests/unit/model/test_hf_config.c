@@ -207,6 +207,9 @@ static void test_gemma4(void **state) {
       {GEMMA4(", \"per_layer_config\": {\"5\": {\"head_dim\": 320}, \"6\": {\"head_dim\": 384}}"), "per_layer_config", TL_ECORRUPT},
       {GEMMA4(", \"per_layer_config\": {\"5\": {\"head_dim\": 1}, \"6\": {\"head_dim\": 1}}"), "per_layer_config", TL_ECORRUPT},
       {GEMMA4(", \"global_head_dim\": 321"), "global_head_dim", TL_ECORRUPT},
+      {GEMMA4(", \"sliding_window\": 0"), "sliding_window", TL_ECORRUPT},
+      {GEMMA4(", \"sliding_window\": null"), "sliding_window", TL_ECORRUPT},
+      {GEMMA4(", \"enable_moe_block\": true"), "num_experts", TL_ECORRUPT}, /* it would be read as a model without them */
       {GEMMA4(", \"num_kv_shared_layers\": 2"), "num_kv_shared_layers", TL_ECORRUPT}, /* the first without a window would be one of them */
       {GEMMA4(", \"num_kv_shared_layers\": 7"), "num_kv_shared_layers", TL_ECORRUPT},
       {GEMMA4(", \"vocab_size_per_layer_input\": 100"), "vocab_size_per_layer_input", TL_ECORRUPT},
