@@ -353,6 +353,55 @@ MISTRAL = """{%- if messages[0]["role"] == "system" %}
 GEMMA = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}{% endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model\\n'}}{% endif %}"""
 
 # parts of contents, a recursive macro over a JSON schema, string building in a namespace
+GEMMA4 = """{%- macro value_of(argument, quoted=True) -%}
+    {%- if argument is string -%}
+        {{- '<|"|>' + argument + '<|"|>' -}}
+    {%- elif argument is boolean -%}{{- 'true' if argument else 'false' -}}
+    {%- elif argument is mapping -%}{{- '{' -}}
+        {%- set ns = namespace(comma=false) -%}
+        {%- for key, value in argument | dictsort -%}
+            {%- if ns.comma %},{% endif -%}{%- set ns.comma = true -%}
+            {{- '<|"|>' + key + '<|"|>' if quoted else key -}}
+            :{{- value_of(value, quoted=quoted) -}}
+        {%- endfor -%}{{- '}' -}}
+    {%- elif argument is sequence -%}{{- '[' -}}
+        {%- for item in argument -%}{{- value_of(item, quoted=quoted) -}}{%- if not loop.last %},{% endif -%}{%- endfor -%}{{- ']' -}}
+    {%- else -%}{{- argument -}}{%- endif -%}
+{%- endmacro -%}
+{%- macro without_thoughts(text) -%}
+    {%- set ns = namespace(result='') -%}
+    {%- for part in text.split('<channel|>') -%}{%- set ns.result = ns.result + part.split('<|channel>')[0] -%}{%- endfor -%}
+    {{- ns.result | trim -}}
+{%- endmacro -%}
+{%- set ns = namespace(before=None, user=-1) -%}
+{{- bos_token -}}
+{%- if (enable_thinking is defined and enable_thinking) or tools -%}
+    {{- '<|turn>system\\n' -}}{%- if enable_thinking is defined and enable_thinking -%}{{- '<|think|>\\n' -}}{%- endif -%}
+    {%- for tool in tools %}{{- '<|tool>declaration:' + tool.function.name -}}{{ value_of(tool.function.parameters.properties) | trim }}{{- '<tool|>' -}}{%- endfor %}
+    {{- '<turn|>\\n' -}}
+{%- endif %}
+{%- for message in messages -%}{%- if message['role'] == 'user' -%}{%- set ns.user = loop.index0 -%}{%- endif -%}{%- endfor -%}
+{%- for message in messages if message['role'] != 'tool' -%}
+    {{- '<|turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\\n' }}
+    {%- set thought = message.get('reasoning') or message.get('reasoning_content') -%}
+    {%- if thought and loop.index0 > ns.user -%}{{- '<|channel>thought\\n' + thought + '\\n<channel|>' -}}{%- endif -%}
+    {%- for call in message['tool_calls'] or [] -%}
+        {{- '<|tool_call>call:' + call['function']['name'] + '{' -}}
+        {%- if call['function']['arguments'] is mapping -%}
+            {%- for key, value in call['function']['arguments'] | dictsort -%}{%- if not loop.first %},{% endif -%}{{- key -}}:{{- value_of(value, quoted=False) -}}{%- endfor -%}
+        {%- else -%}{{- call['function']['arguments'] -}}{%- endif -%}
+        {{- '}<tool_call|>' -}}
+        {%- for answer in messages if answer.get('tool_call_id') == call.get('id') -%}{{- '<|tool_response>response:' + call['function']['name'] + '{value:' + value_of(answer['content'], quoted=False) + '}<tool_response|>' -}}{%- set ns.before = 'tool' -%}{%- endfor -%}
+    {%- endfor -%}
+    {%- if message['content'] is string -%}{{- without_thoughts(message['content']) if message['role'] == 'assistant' else message['content'] | trim -}}{%- endif -%}
+    {%- if not (message['tool_calls'] and not message['content']) -%}{%- set ns.before = None -%}{{- '<turn|>\\n' -}}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {%- if ns.before != 'tool' -%}{{- '<|turn>model\\n' -}}{%- endif -%}
+    {%- if not enable_thinking | default(false) -%}{{- '<|channel>thought\\n<channel|>' -}}{%- endif -%}
+{%- endif -%}
+"""
+
 HARMONY = """{%- macro render_type(spec, depth=0) -%}
   {%- if spec.type == "array" -%}
     {{- render_type(spec['items'], depth + 1) }}[]
@@ -467,6 +516,8 @@ for template_name, template in TEMPLATES.items():
     for conversation in ("one", "system", "tools", "two calls", "empty"):
         add(f"{template_name}, tools with {conversation}", template, {"messages": CONVERSATIONS[conversation], "tools": [WEATHER, ADD]}, bos_token="<s>", eos_token="</s>", add_generation_prompt=True)
 add("llama3, tools in system", LLAMA3, {"messages": CONVERSATIONS["system"], "tools": [WEATHER]}, bos_token="<s>", tools_in_user_message=False, date_string="1 Jan 2025", add_generation_prompt=True)
+for conversation in ("think", "reasoning", "tools", "two calls"):
+    add(f"gemma 4, {conversation}", GEMMA4, {"messages": CONVERSATIONS[conversation], "tools": [WEATHER, ADD]}, bos_token="<bos>", add_generation_prompt=True, enable_thinking=conversation == "two calls")
 add("qwen3, no thinking", QWEN3, {"messages": CONVERSATIONS["think"]}, add_generation_prompt=True, enable_thinking=False)
 
 # --- white space ----------------------------------------------------------------------------
