@@ -133,7 +133,7 @@ static void take_behind(struct api_tool_parser *parser, char c) {
   }
 }
 
-/* A number, true, false or null; what is none of these is a string. */
+/* A number, true, false or null, which templates write None; what is none of these is a string. */
 static void take_plain(struct api_tool_parser *parser, char c) {
   struct tl_buffer *word = &parser->word, *out = &parser->object.arguments;
   if (!strchr(",}]", c)) {
@@ -143,7 +143,8 @@ static void take_plain(struct api_tool_parser *parser, char c) {
   }
   size_t n = word->length;
   while (n && tool_is_white(word->data[n - 1])) n--;
-  if (tool_json_is_value(word->data, n)) tl_buffer_append(out, word->data, n);
+  if (n == 4 && memcmp(word->data, "None", 4) == 0) tl_buffer_puts(out, "null");
+  else if (tool_json_is_value(word->data, n)) tl_buffer_append(out, word->data, n);
   else put_word(out, word->data, n);
   tl_buffer_clear(word);
   take_behind(parser, c);

@@ -17,6 +17,7 @@ static const struct row rows[] = {
     ROW(GEMMA, CALL("f", " a : 1 , b : [ 1 , 2 ] "), "", "f({\"a\": 1, \"b\": [1, 2]});"),
     ROW(GEMMA, CALL("f", Q "a b" Q ":1"), "", "f({\"a b\": 1});"),
     ROW(GEMMA, CALL("f", "a:plain text,b:<"), "", "f({\"a\": \"plain text\", \"b\": \"<\"});"), /* quotes that are missing */
+    ROW(GEMMA, CALL("f", "a:None,b:[None ],c:Nones"), "", "f({\"a\": null, \"b\": [null], \"c\": \"Nones\"});"), /* as the template gives them to the model */
     ROW(GEMMA, CALL("f", "a:1") CALL("g", "b:2") "\n", "", "f({\"a\": 1});g({\"b\": 2});"),
     ROW(GEMMA, CALL("f", "a:1") "Done.", "Done.", "f({\"a\": 1});"),
     ROW(GEMMA, "<|tool_call>call:f{a:1}", "", "f({\"a\": 1});"),
