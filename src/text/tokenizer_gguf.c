@@ -106,16 +106,16 @@ static void copy_text(const struct tl_gguf *g, const char *key, char *ret, size_
 }
 
 /* What stands around a text: GGUF's flags, or what goes without saying for this kind. BERT's texts always have both ends, as in
- * llama.cpp: its converter's add_sep_token is about pairs, and false for most BERTs. */
+ * llama.cpp: its converter's add_sep_token is about pairs, and false for most BERTs. So does Gemma 4's the one before: older files deny it. */
 static void read_ends(const struct tl_gguf *g, const struct kind *kind, struct tl_tokenizer_parts *parts) {
   const struct split_kind *split = parts->pre ? split_kind_find(parts->pre) : NULL;
-  bool bert = strcmp(kind->name, "bert") == 0;
+  bool bert = strcmp(kind->name, "bert") == 0, always = bert || strcmp(kind->name, "gemma4") == 0;
   bool add_before = kind->add_before || (split && split->begins);
   parts->unk = read_id(g, "tokenizer.ggml.unknown_token_id", parts->n, kind->unk);
   int32_t before = read_id(g, "tokenizer.ggml.bos_token_id", parts->n, kind->before);
   int32_t after = read_id(g, bert ? "tokenizer.ggml.seperator_token_id" : "tokenizer.ggml.eos_token_id", parts->n, kind->after);
   if (bert) before = read_id(g, "tokenizer.ggml.cls_token_id", parts->n, before);
-  parts->before = bert || read_flag(g, "tokenizer.ggml.add_bos_token", add_before) ? before : -1;
+  parts->before = always || read_flag(g, "tokenizer.ggml.add_bos_token", add_before) ? before : -1;
   parts->after = bert || read_flag(g, "tokenizer.ggml.add_eos_token", kind->add_after) ? after : -1;
 }
 
@@ -138,7 +138,7 @@ static int read_parts(const struct tl_gguf *g, struct lists *lists, struct tl_to
   parts->merges = lists->merges;
   parts->scores = lists->scores;
   parts->types = lists->types;
-  parts->add_space_prefix = read_flag(g, "tokenizer.ggml.add_space_prefix", true);
+  parts->add_space_prefix = read_flag(g, "tokenizer.ggml.add_space_prefix", strcmp(kind->name, "gemma4") != 0);
   parts->remove_extra_spaces = read_flag(g, "tokenizer.ggml.remove_extra_whitespaces", strcmp(kind->name, "t5") == 0);
   read_ends(g, kind, parts);
   return TL_OK;

@@ -83,6 +83,19 @@ def test_gpt2(tmp_path, name, pre):
         assert ids(path, case["text"]) == [0] + case["ids"]
 
 
+def test_gemma4(tmp_path):
+    """SentencePiece's pieces by merges. <bos> comes whatever the file says, as in llama.cpp; no blank is put before a text."""
+    golden = json.loads((GOLDEN / "tokenizers/gemma/tokenizer.json").read_text())
+    vocab, added = golden["model"]["vocab"], {a["id"]: a for a in golden["added_tokens"]}
+    of_id = {i: t for t, i in vocab.items()} | {i: a["content"] for i, a in added.items()}
+    tokens = [of_id[i] for i in range(len(of_id))]
+    types = [(CONTROL if added[i]["special"] else USER_DEFINED) if i in added else 6 if t.startswith("<0x") else 1 for i, t in enumerate(tokens)]
+    path = write(tmp_path / "vocab.gguf", model="gemma4", tokens=tokens, token_type=types, merges=[" ".join(m) for m in golden["model"]["merges"]],
+                 bos_token_id=2, unknown_token_id=vocab["<unk>"], add_bos_token=False)
+    for case in json.loads((GOLDEN / "tokenizers/gemma/cases.json").read_text())[::18]:
+        assert ids(path, case["text"]) == [2] + case["ids"]
+
+
 def test_xlm_roberta(tmp_path):
     """Unigram with SentencePiece's map and both ends, as llama.cpp's converter writes XLM-RoBERTa."""
     golden = json.loads((GOLDEN / "tokenizers/xlmr/tokenizer.json").read_text())
