@@ -377,7 +377,7 @@ GEMMA4 = """{%- macro value_of(argument, quoted=True) -%}
 {{- bos_token -}}
 {%- if (enable_thinking is defined and enable_thinking) or tools -%}
     {{- '<|turn>system\\n' -}}{%- if enable_thinking is defined and enable_thinking -%}{{- '<|think|>\\n' -}}{%- endif -%}
-    {%- for tool in tools %}{{- '<|tool>declaration:' + tool.function.name -}}{{ value_of(tool.function.parameters.properties) | trim }}{{- '<tool|>' -}}{%- endfor %}
+    {%- for tool in tools or [] %}{{- '<|tool>declaration:' + tool.function.name -}}{{ value_of(tool.function.parameters.properties) | trim }}{{- '<tool|>' -}}{%- endfor %}
     {{- '<turn|>\\n' -}}
 {%- endif %}
 {%- for message in messages -%}{%- if message['role'] == 'user' -%}{%- set ns.user = loop.index0 -%}{%- endif -%}{%- endfor -%}
