@@ -358,11 +358,11 @@ static bool is_parallel(const struct maker *k) {
   return has(k, BLOCK_PARALLEL) || (has(k, BLOCK_PARALLEL_KEY) && k->c->use_parallel_residual);
 }
 
-/* Of a layer whose MLP stands beside attention: the smaller Falcons have none. */
-static bool has_second_norm(const struct maker *k, uint32_t layer) {
+/* Of layers whose MLP stands beside attention: the smaller Falcons have none in any. */
+static bool has_second_norm(const struct maker *k) {
   char name[128];
   if (!k->a->pre_mlp) return false;
-  snprintf(name, sizeof name, "model.layers.%u.%s.weight", layer, k->a->pre_mlp);
+  snprintf(name, sizeof name, "model.layers.0.%s.weight", k->a->pre_mlp);
   return plan_has_tensor(k->m, name);
 }
 
@@ -370,7 +370,7 @@ static bool has_second_norm(const struct maker *k, uint32_t layer) {
 static int parallel(struct maker *k, uint32_t layer) {
   int r = norm(k, TL_OP_RMSNORM, layer, k->a->pre_attention);
   if (r == TL_OK) r = heads(k, layer);
-  if (r == TL_OK && has_second_norm(k, layer)) r = norm(k, TL_OP_RMSNORM, layer, k->a->pre_mlp);
+  if (r == TL_OK && has_second_norm(k)) r = norm(k, TL_OP_RMSNORM, layer, k->a->pre_mlp);
   if (r == TL_OK) r = mlp_up(k, layer);
   if (r == TL_OK) r = attention_out(k, layer);
   if (r == TL_OK) r = norm(k, TL_OP_COPY, layer, NULL);

@@ -45,6 +45,7 @@ static const struct key keys[] = {
     {"alibi", KIND_BOOL, AT(alibi), 0, 0, 0, false},
     {"parallel_attn", KIND_BOOL, AT(parallel_attn), 0, 0, 0, false},
     {"do_layer_norm_before", KIND_BOOL, AT(do_layer_norm_before), 0, 0, 0, false},
+    {"_remove_final_layer_norm", KIND_BOOL, AT(no_final_norm), 0, 0, 0, false},
     {"layer_norm_elementwise_affine", KIND_BOOL, AT(layer_norm_elementwise_affine), 0, 0, 0, false},
     {"scale_attn_weights", KIND_BOOL, AT(scale_attn_weights), 0, 0, 0, false},
     {"scale_attn_by_inverse_layer_idx", KIND_BOOL, AT(scale_attn_by_inverse_layer_idx), 0, 0, 0, false},
@@ -470,11 +471,13 @@ static void take_nulls(struct hf_config *c, json_t *object) {
   if (json_is_null(json_object_get(object, "attention_chunk_size"))) c->attention_chunk_size = 0;
 }
 
-/* Mistral Small 4 is a model of pictures by its class, of which its text model is another one. */
-static void take_mistral4(struct hf_config *c, json_t *object) {
+/* Classes that files call otherwise: K-EXAONE's by LG's own name; and Mistral Small 4 is a model of pictures by its class, of which its
+ * text model is another one. */
+static void take_other_names(struct hf_config *c, json_t *object) {
   const char *type = json_string_value(json_object_get(json_object_get(object, "text_config"), "model_type"));
   bool outer = strcmp(c->architecture, "Mistral3ForConditionalGeneration") == 0;
   if (outer && type && strcmp(type, "mistral4") == 0) strcpy(c->architecture, "Mistral4ForCausalLM");
+  if (strcmp(c->architecture, "ExaoneMoEForCausalLM") == 0) strcpy(c->architecture, "ExaoneMoeForCausalLM");
 }
 
 int model_read_config(const char *folder, struct hf_config *ret, struct tl_error *err) {
@@ -491,7 +494,7 @@ int model_read_config(const char *folder, struct hf_config *ret, struct tl_error
   ret->n_labels = count_labels(object);
   const char *architecture = json_string_value(json_array_get(json_object_get(object, "architectures"), 0));
   snprintf(ret->architecture, sizeof ret->architecture, "%s", architecture ? architecture : "");
-  take_mistral4(ret, object);
+  take_other_names(ret, object);
   int r = take_defaults(ret, object, &a, &text, err);
   if (r == TL_OK) r = read_keys("config.json", keys, sizeof keys / sizeof *keys, text, ret, err);
   take_nulls(ret, text);

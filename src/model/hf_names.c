@@ -108,6 +108,7 @@ const char *hf_old_refused(const struct hf_config *c) {
   } cases[] = {{c->alibi, "alibi"},
                {!c->parallel_attn, "parallel_attn: false"},
                {!c->do_layer_norm_before, "do_layer_norm_before: false"},
+               {c->no_final_norm, "_remove_final_layer_norm"},
                {!c->layer_norm_elementwise_affine, "layer_norm_elementwise_affine: false"},
                {!c->scale_attn_weights, "scale_attn_weights: false"},
                {c->scale_attn_by_inverse_layer_idx, "scale_attn_by_inverse_layer_idx"},

@@ -112,6 +112,7 @@ struct hf_config {
   bool attention_bias, mlp_bias, tie_word_embeddings;
   bool use_qkv_bias, qk_layernorm, use_parallel_residual, use_bidirectional_attention, use_bias, attention_out_bias, use_qk_norm;
   double clip_qkv;
+  bool no_final_norm; /* OPT's _remove_final_layer_norm */
   bool alibi, parallel_attn, do_layer_norm_before, layer_norm_elementwise_affine, scale_attn_weights, scale_attn_by_inverse_layer_idx, add_cross_attention;
   int64_t word_embed_proj_dim;    /* OPT's; 0: hidden_size */
   int64_t place_offset;           /* OPT's first positions, which no text uses */

@@ -72,6 +72,10 @@ static void test_keys(void **state) {
   assert_int_equal(read_text("{\"architectures\": [\"GPTBigCodeForCausalLM\"], \"model_type\": \"gpt_bigcode\", \"n_embd\": 64, \"n_layer\": 2, \"n_head\": 4, \"multi_query\": false, "
                              "\"num_key_value_heads\": 12}", &c, &err), TL_OK);
   assert_int_equal(c.num_key_value_heads, 4); /* whatever transformers writes beside it */
+  assert_int_equal(read_text("{\"architectures\": [\"ExaoneMoEForCausalLM\"], \"model_type\": \"exaone_moe\", \"hidden_size\": 64, \"num_hidden_layers\": 2, "
+                             "\"intermediate_size\": 9, \"num_experts\": 128}", &c, &err), TL_OK);
+  assert_string_equal(c.architecture, "ExaoneMoeForCausalLM");
+  assert_true(c.first_dense == 1 && c.n_experts == 128 && c.n_shared_experts == 1);
 }
 
 static void test_refused(void **state) {
@@ -80,6 +84,7 @@ static void test_refused(void **state) {
     const char *from, *to, *message;
   } cases[] = {{"\"do_layer_norm_before\": true", "\"do_layer_norm_before\": false", "config.json: do_layer_norm_before: false: is not supported"},
                {"\"word_embed_proj_dim\": 24", "\"word_embed_proj_dim\": 12", "word_embed_proj_dim: another size than hidden_size"},
+               {"\"_remove_final_layer_norm\": false", "\"_remove_final_layer_norm\": true", "config.json: _remove_final_layer_norm: is not supported"},
                {"\"vocab_size\": 131", "\"alibi\": true, \"vocab_size\": 131", "config.json: alibi: is not supported"},
                {"\"activation_function\": \"relu\"", "\"activation_function\": \"selu\"", "config.json: hidden_act: expected relu, got selu"},
                {"\"max_position_embeddings\": 400", "\"max_position_embeddings\": 401", "expected shape 403 x 24, found 402 x 24"}};
@@ -91,6 +96,18 @@ static void test_refused(void **state) {
     assert_true(tl_model_load(folder, &m, &err) < 0);
     if (!strstr(err.message, cases[i].message)) fail_msg("'%s': expected '%s'", err.message, cases[i].message);
   }
+}
+
+/* Layers are alike: one that lacks the norm before its MLP is not one of the smaller Falcons'. */
+static void test_norm_is_missing(void **state) {
+  (void)state;
+  struct tl_model *m;
+  struct tl_error err = {0};
+  copy_changed(unit_open_golden("arch/gpt_neox/config.json"), folder, "config.json", NULL, NULL);
+  assert_true(copy_changed(unit_open_golden("arch/gpt_neox/model.safetensors"), folder, "model.safetensors",
+                           "layers.1.post_attention_layernorm.weight", "layers.1.post_attention_layernorm.other_"));
+  assert_true(tl_model_load(folder, &m, &err) < 0);
+  assert_string_equal(err.message, "tensor 'model.layers.1.post_attention_layernorm.weight' is missing from the model's files");
 }
 
 /* Numbers of a layer's function are read where they are, and are one each. */
@@ -110,6 +127,6 @@ static void test_curve(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_tensors), cmocka_unit_test(test_keys), cmocka_unit_test(test_refused), cmocka_unit_test(test_curve)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_tensors), cmocka_unit_test(test_keys), cmocka_unit_test(test_refused), cmocka_unit_test(test_norm_is_missing), cmocka_unit_test(test_curve)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
