@@ -267,9 +267,10 @@ static void gated_up(struct run *r, uint32_t record) {
 
 /* What is no number stays none. */
 static void cut_at_0(float *m, uint32_t n) {
-  for (uint32_t i = 0; i < n; i++) m[i] = m[i] > 0 ? m[i] : 0;
+  for (uint32_t i = 0; i < n; i++) m[i] = m[i] < 0 ? 0 : m[i];
 }
 
+/* Apertus's function. */
 static void bend(const struct tl_op *op, float *m, uint32_t n) {
   float above = op->factor, below = op->limit, beta = op->softcap, eps = op->eps;
   for (uint32_t i = 0; i < n; i++) {
