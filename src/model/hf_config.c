@@ -471,7 +471,7 @@ static void take_nulls(struct hf_config *c, json_t *object) {
   if (json_is_null(json_object_get(object, "attention_chunk_size"))) c->attention_chunk_size = 0;
 }
 
-/* Classes that files call otherwise: K-EXAONE's by LG's own name; and Mistral Small 4 is a model of pictures by its class, of which its
+/* Classes that files call otherwise: the first K-EXAONE's by LG's own name; and Mistral Small 4 is a model of pictures by its class, of which its
  * text model is another one. */
 static void take_other_names(struct hf_config *c, json_t *object) {
   const char *type = json_string_value(json_object_get(json_object_get(object, "text_config"), "model_type"));

@@ -82,6 +82,20 @@ static int read_full_layers(struct hf_config *c, json_t *list, struct tl_error *
   return TL_OK;
 }
 
+/* K-EXAONE 2's lists: bounds of its experts, and a window of each layer. */
+static int check_each_layer(const struct hf_config *c, json_t *limits, json_t *windows, struct tl_error *err) {
+  size_t i;
+  json_t *item;
+  json_array_foreach(limits, i, item) {
+    if (json_number_value(item) != 0) return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: swiglu_limits: is not supported");
+  }
+  json_array_foreach(windows, i, item) {
+    if (i < (size_t)c->num_hidden_layers && c->slides[i] && json_integer_value(item) != c->sliding_window)
+      return tl_error_set(err, TL_EUNSUPPORTED, "model.path", "config.json: sliding_windows: expected sliding_window in all layers that have one");
+  }
+  return TL_OK;
+}
+
 static int read_dense_layers(struct hf_config *c, json_t *list, struct tl_error *err) {
   if (!list || json_is_null(list)) return TL_OK;
   if (!json_is_array(list)) return bad_list("mlp_only_layers", "a list of layers", err);
@@ -147,6 +161,7 @@ int hf_config_read_lists(struct hf_config *c, json_t *object, json_t *rope, stru
   json_t *types = json_object_get(object, "layer_types"), *limits = json_object_get(object, "time_step_limit");
   int r = read_layer_types(c, types ? types : json_object_get(object, "layers_block_type"), err);
   if (r == TL_OK && c->state_expand) r = check_limits(limits, err);
+  if (r == TL_OK) r = check_each_layer(c, json_object_get(object, "swiglu_limits"), json_object_get(object, "sliding_windows"), err);
   if (r == TL_OK) r = read_full_layers(c, json_object_get(object, "full_attn_idxs"), err);
   if (r == TL_OK) r = read_pattern(c, json_object_get(object, "sliding_window_pattern"), err);
   if (r == TL_OK) r = read_no_rope_layers(c, json_object_get(object, "no_rope_layers"), err);

@@ -160,6 +160,28 @@ static void test_class_defaults(void **state) {
 #define QUANTIZED ",\"quantization_config\":{\"quant_method\":\"awq\"}"
 
 /* A text model's type has defaults of its own; it may be the one that says how it is quantized. */
+/* K-EXAONE's first files call their class otherwise than transformers does; those of its second version, which have the latter's name,
+ * may bound experts and have windows of several sizes. */
+static void test_k_exaone(void **state) {
+  (void)state;
+#define EXAONE(name, more) "{\"architectures\": [\"" name "\"], \"model_type\": \"exaone_moe\", \"num_experts\": 128, \"sliding_window\": 128, \"num_key_value_heads\": 2, " \
+                           "\"layer_types\": [\"sliding_attention\", \"full_attention\"], " SIZES more "}"
+  static const struct {
+    const char *text, *message;
+  } cases[] = {{EXAONE("ExaoneMoEForCausalLM", ""), ""},
+               {EXAONE("ExaoneMoeForCausalLM", ", \"swiglu_limits\": [0, null], \"sliding_windows\": [128, 0]"), ""},
+               {EXAONE("ExaoneMoeForCausalLM", ", \"swiglu_limits\": [0, 7.0]"), "config.json: swiglu_limits: is not supported"},
+               {EXAONE("ExaoneMoeForCausalLM", ", \"sliding_windows\": [4096, 0]"), "config.json: sliding_windows: expected sliding_window in all layers that have one"}};
+  for (size_t i = 0; i < UNIT_COUNT(cases); i++) {
+    struct hf_config c;
+    struct tl_error err;
+    assert_int_equal(read_texts(cases[i].text, NULL, &c, &err), cases[i].message[0] ? TL_EUNSUPPORTED : TL_OK);
+    assert_string_equal(err.message, cases[i].message);
+    assert_string_equal(c.architecture, "ExaoneMoeForCausalLM");
+    assert_true(c.first_dense == 1 && c.n_experts == 128 && c.n_shared_experts == 1);
+  }
+}
+
 static void test_text_config(void **state) {
   (void)state;
   struct hf_config c;
@@ -309,7 +331,7 @@ static void test_errors(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_defaults), cmocka_unit_test(test_values), cmocka_unit_test(test_class_defaults), cmocka_unit_test(test_text_config), cmocka_unit_test(test_gemma4), cmocka_unit_test(test_end_ids),
+      cmocka_unit_test(test_defaults), cmocka_unit_test(test_values), cmocka_unit_test(test_class_defaults), cmocka_unit_test(test_k_exaone), cmocka_unit_test(test_text_config), cmocka_unit_test(test_gemma4), cmocka_unit_test(test_end_ids),
       cmocka_unit_test(test_generation_out_of_range), cmocka_unit_test(test_errors),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);

@@ -72,10 +72,6 @@ static void test_keys(void **state) {
   assert_int_equal(read_text("{\"architectures\": [\"GPTBigCodeForCausalLM\"], \"model_type\": \"gpt_bigcode\", \"n_embd\": 64, \"n_layer\": 2, \"n_head\": 4, \"multi_query\": false, "
                              "\"num_key_value_heads\": 12}", &c, &err), TL_OK);
   assert_int_equal(c.num_key_value_heads, 4); /* whatever transformers writes beside it */
-  assert_int_equal(read_text("{\"architectures\": [\"ExaoneMoEForCausalLM\"], \"model_type\": \"exaone_moe\", \"hidden_size\": 64, \"num_hidden_layers\": 2, "
-                             "\"intermediate_size\": 9, \"num_experts\": 128}", &c, &err), TL_OK);
-  assert_string_equal(c.architecture, "ExaoneMoeForCausalLM");
-  assert_true(c.first_dense == 1 && c.n_experts == 128 && c.n_shared_experts == 1);
 }
 
 static void test_refused(void **state) {
