@@ -23,7 +23,7 @@ def write(folder, name):
     (folder / "tokenizer.json").write_text(json.dumps({
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "post_processor": None,
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": False}, "pre_tokenizer": {"type": "Whitespace"},
-        "model": {"type": "WordLevel", "unk_token": "w0", "vocab": {f"w{i}": i for i in range(config["vocab_size"])}}}))
+        "model": {"type": "WordLevel", "unk_token": "w0", "vocab": {f"w{i}": i for i in range(config.get("text_config", config)["vocab_size"])}}}))
     return folder, json.loads((place / "golden.json").read_text())["cases"]
 
 
