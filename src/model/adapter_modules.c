@@ -203,6 +203,7 @@ bool adapter_find_target(const struct model *m, const char *name, struct adapter
   char buffer[NAME_IN_PLAN];
   uint32_t layer;
   const char *module = within_layer(name_in_plan(m, name, buffer), &layer);
+  if (m->names) return false; /* whose products adapters call otherwise, and some of whose rows lie otherwise */
   if (!module || layer >= m->model.n_layers) return false;
   for (uint32_t i = 0; i < sizeof modules / sizeof *modules; i++)
     if (strcmp(module, modules[i].name) == 0 && adapter_module_in(m, i, layer, ret)) return true;
@@ -236,9 +237,11 @@ const char *adapter_refusal(const struct model *m, const char *name) {
                {"_a_proj", "adapters of latent attention's products are not supported, but for o_proj"},
                {"kv_b_proj.", "adapters of latent attention's products are not supported, but for o_proj"},
                {"q_b_proj.", "adapters of latent attention's products are not supported, but for o_proj"},
+               {"_latent_proj.", "adapters of what leads into experts' latents and back are not supported"},
                {"mtp.", "adapters of layers that guess further tokens are not supported"}};
   char buffer[NAME_IN_PLAN];
   uint32_t layer;
+  if (m->names) return "adapters of this architecture are not supported";
   for (size_t i = 0; i < sizeof known / sizeof *known; i++)
     if (strstr(name, known[i].part)) return known[i].why;
   const char *planned = name_in_plan(m, name, buffer);

@@ -282,6 +282,10 @@ static void test_names_of_layers(void **state) {
                {mixers, "model.layers.1.mixer.gate", 5, 36, "routers"},
                {mixers, "model.layers.0.mixer.conv1d", 112, 4, "convolutions"},
                {mixers, "model.layers.0.mixer.D", 6, 1, "no product"},
+               {"arch/nemotron_h_latent", "backbone.layers.1.mixer.fc1_latent_proj", 16, 32, "experts' latents"},
+               {"arch/gpt2", "transformer.h.0.mlp.c_proj", 24, 96, "of this architecture"},
+               {"arch/opt", "model.decoder.layers.0.self_attn.q_proj", 24, 24, "of this architecture"},
+               {"arch/falcon_new", "model.layers.0.self_attn.qkv_proj", 64, 32, "of this architecture"},
                {"arch/nemotron_h_dense", "model.layers.1.mixer.up_proj", 96, 64, NULL},
                {"arch/nemotron_h_dense", "model.layers.1.mixer.shared_experts.up_proj", 96, 64, no},
                {"gguf/arch_nemotron_h_dense.gguf", "backbone.layers.3.mixer.down_proj", 64, 96, NULL}};
