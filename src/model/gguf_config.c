@@ -319,8 +319,9 @@ static int check_rest(const struct tl_gguf *g, const struct known *a, struct hf_
     return unsupported(g, key, err, "windows are not supported for this architecture");
   key_name(a->name, "use_parallel_residual", key, sizeof key);
   bool neox = strcmp(a->name, "gptneox") == 0;
+  whole = neox; /* as transformers has it */
   if (tl_gguf_integer(g, key, &whole) && whole && !neox) return unsupported(g, key, err, "is not supported");
-  c->use_parallel_residual = neox && whole;
+  c->use_parallel_residual = whole;
   bool encoder = a->traits & ENCODER;
   key_name(a->name, "attention.causal", key, sizeof key);
   if (tl_gguf_integer(g, key, &whole) && !whole != encoder)

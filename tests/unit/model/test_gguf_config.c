@@ -164,6 +164,19 @@ static void test_keys(void **state) {
   }
 }
 
+/* Attention beside the MLP goes without saying. */
+static void test_parallel(void **state) {
+  (void)state;
+  static struct hf_config c;
+  struct extra zero[] = {{.key = "gptneox.rope.dimension_count", .number = 4}, {.key = "gptneox.use_parallel_residual", .number = 0}};
+  taken("gptneox", 2, NULL, 0, &c);
+  assert_true(c.use_parallel_residual);
+  taken("gptneox", 2, zero, 2, &c);
+  assert_false(c.use_parallel_residual);
+  taken("stablelm", 2, NULL, 0, &c);
+  assert_false(c.use_parallel_residual);
+}
+
 static void test_rope(void **state) {
   (void)state;
   static struct hf_config c;
@@ -355,7 +368,7 @@ static void test_pooling(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_experts), cmocka_unit_test(test_growth), cmocka_unit_test(test_defaults), cmocka_unit_test(test_gemma4), cmocka_unit_test(test_keys),
-                                     cmocka_unit_test(test_rope), cmocka_unit_test(test_refused), cmocka_unit_test(test_encoders),
+                                     cmocka_unit_test(test_parallel), cmocka_unit_test(test_rope), cmocka_unit_test(test_refused), cmocka_unit_test(test_encoders),
                                      cmocka_unit_test(test_pooling)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
