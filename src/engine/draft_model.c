@@ -25,7 +25,7 @@
 
 #define FIRST_WAIT 64     /* tokens of a sequence whose guesses do not pay; then 4 times as many each time: what is missing by then must be computed */
 #define LONGEST_UNTRIED 4096 /* tokens of all sequences, from one that tries where guesses do not pay to the next */
-#define NO_GUESS_WAIT 8   /* for one that could not be had: no block, or the draft model made no token */
+#define NO_GUESS_WAIT 8   /* for one that could not be had: no block, or no room in the step */
 #define LEAST_CHANCE 0.01f /* so that a right one is seen in it */
 #define MOST_BEHIND 16    /* tokens that the draft model lacks for each that may come: more cost more than their guesses are likely to save */
 #define MOST_FOR_ONE 256  /* and no more for a guess that is only to find out whether they are right by now */
@@ -52,7 +52,7 @@ static uint32_t n_computed(const struct drafter *dr, const struct tl_sched_seq *
   return n < most ? n : most;
 }
 
-/* It made a token of this that is none: all of it anew, the next time. */
+/* What it made of this is no number: all of it anew, the next time. */
 static void forget_sequence(struct drafter *dr, const struct tl_sched_seq *s) {
   for (uint32_t i = 0; i < s->n_blocks; i++) dr->valid[s->blocks[i]] = 0;
 }
@@ -255,6 +255,16 @@ static int run(struct worker *w) {
   return TL_OK;
 }
 
+/* Its token is none, or none of the target's. For the first guess of all that counts as a wrong one, and the next waits, however much
+ * guesses pay: whose rows are computed anew each time would cost its whole prompt each time. */
+static void take_none(struct worker *w, const struct candidate *c, int32_t token) {
+  struct tl_sequence *seq = c->item->seq->owner;
+  if (c->made > 0) return;
+  if (token < 0) forget_sequence(w->drafter, c->item->seq);
+  draft_model_settle(w, seq, 1, 0);
+  if (seq->drafts.model_wait == 0) wait_for(seq, seq->drafts.model_wait = FIRST_WAIT);
+}
+
 /* The guesses of a step, in the order of its rows. */
 static void take(struct worker *w) {
   struct drafter *dr = w->drafter;
@@ -268,9 +278,11 @@ static void take(struct worker *w) {
     seq->drafts.n_computed = dr->context_len[q];
     if (row == dr->step.n_rows || dr->rows[row] + 1 != dr->query_start[q + 1]) continue;
     int32_t token = dr->sampled[row++].token;
-    if (token < 0) forget_sequence(dr, s);
     bool fine = token >= 0 && (uint32_t)token < w->engine->o.model->vocab_size;
-    if (fine) seq->tokens[c->known + c->made++] = token;
+    if (fine)
+      seq->tokens[c->known + c->made++] = token;
+    else
+      take_none(w, c, token);
     if (!fine || tl_sequence_is_stop(seq, token)) c->wants = c->made; /* nothing more */
   }
 }
@@ -304,7 +316,7 @@ int draft_model_fill_up(struct worker *w, uint32_t room) {
   struct drafter *dr = w->drafter;
   dr->n_candidates = 0;
   for (uint32_t i = 0; i < w->n_items && room > 0; i++) consider(w, &w->items[i]);
-  weigh(w);
+  if (dr->n_candidates > 0) weigh(w);
   if (dr->n_candidates == 0) return TL_OK;
   deal(dr, room);
   cover(w);
