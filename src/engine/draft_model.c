@@ -85,7 +85,8 @@ static void consider(struct worker *w, struct tl_sched_item *item) {
   uint32_t known = item->seq->n_tokens, left = item->seq->n_max - known;
   if (d->n || dr->n_candidates == DRAFT_MOST_ROWS || !draft_is_eligible(w, seq) || n_out_of(seq) < d->model_next) return;
   uint32_t from = n_computed(dr, item->seq, known - 1);
-  if (known > dr->max_context || known - from > MOST_BEHIND * left || !knows(w, seq, from, known)) {
+  bool suspect = seq->n_faults > 0; /* if it was the draft model that failed of it, it goes on elsewhere all the same */
+  if (suspect || known > dr->max_context || known - from > MOST_BEHIND * left || !knows(w, seq, from, known)) {
     never_again(seq);
     return;
   }

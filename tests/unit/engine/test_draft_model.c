@@ -205,6 +205,25 @@ static void test_its_device_fails(void **state) {
   }
 }
 
+/* Whoever was in a step that failed is not guessed for again: what only the draft model cannot compute comes to its end. */
+static void test_who_is_to_blame(void **state) {
+  (void)state;
+  struct bench b;
+  reset(100);
+  struct tl_engine_options o = with_model();
+  start(&b, &o);
+  uint64_t random = 4;
+  struct tl_sequence *seq = fake_sequence(&random, 20, 100);
+  seq->n_faults = 1;
+  submit(&b, seq);
+  wait_final(&b, 1);
+  assert_ended(seq, TL_FINISH_LENGTH, 100);
+  assert_int_equal(load(&fake.n_guess_steps), 0);
+  fake_sequence_free(seq);
+  assert_at_rest(&b);
+  finish(&b);
+}
+
 static void refused(struct tl_engine_options o, const char *says) {
   struct tl_error err = {0};
   struct tl_engine *engine = NULL;
@@ -256,6 +275,6 @@ int main(void) {
   tl_log_set_level("error", NULL);
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_right_and_wrong), cmocka_unit_test(test_catching_up), cmocka_unit_test(test_crowd),
                                      cmocka_unit_test(test_with_matches), cmocka_unit_test(test_what_it_cannot), cmocka_unit_test(test_its_device_fails),
-                                     cmocka_unit_test(test_refused), cmocka_unit_test(test_by_itself)};
+                                     cmocka_unit_test(test_who_is_to_blame), cmocka_unit_test(test_refused), cmocka_unit_test(test_by_itself)};
   return run_both_ways(tests);
 }
