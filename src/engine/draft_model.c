@@ -246,7 +246,10 @@ static int run(struct worker *w) {
   int64_t began_ns = tl_now_ns();
   step_note_time(w, &dr->step, began_ns);
   int r = w->ops->submit(dr->device, &dr->step, &w->failure);
-  if (r == TL_OK) r = w->ops->collect(dr->device, dr->sampled, &w->failure);
+  if (r == TL_OK) {
+    worker_tell(w); /* what the target's last step brought waits for no guess */
+    r = w->ops->collect(dr->device, dr->sampled, &w->failure);
+  }
   step_note_time(w, &dr->step, 0);
   int64_t took_ns = tl_now_ns() - began_ns;
   if (r < 0) return tl_error_prefix(&w->failure, "the draft model"), r;

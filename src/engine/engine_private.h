@@ -173,6 +173,8 @@ void worker_finish(struct worker *w, struct tl_sequence *seq, enum tl_finish how
 enum tl_finish worker_verdict(const struct tl_sequence *seq, int64_t now_ns);
 /* The device failed in the step of these items, or was too late with it. began_ns: 0: it has not begun. */
 void worker_fail(struct worker *w, const struct tl_sched_item *items, uint32_t n, int64_t began_ns);
+/* What the last step brought, to loops and metrics. Its sequences that have ended are the loops' then. */
+void worker_tell(struct worker *w);
 /* group.c: the step on the worker's device, and on those that follow it. An error is of all steps under way, which no
  * device uses any more; nor does one use the step that was collected. */
 int group_submit(struct worker *w, struct tl_step *step);

@@ -119,7 +119,7 @@ void worker_fail(struct worker *w, const struct tl_sched_item *items, uint32_t n
 
 /* --- going round ----------------------------------------------------------------------------- */
 
-static void tell_all(struct worker *w) {
+void worker_tell(struct worker *w) {
   news_tell(w);
   publish_gauges(w);
   events_wake_loops(w);
@@ -139,7 +139,7 @@ static bool go_round(struct worker *w) {
   drain_inbox(w);
   if (w->n_items == 0) drop_some(w);
   bool runs = !park(w) && (w->under_way || step_begin(w));
-  tell_all(w);
+  worker_tell(w);
   if (!runs) {
     w->idle_since_ns = 0;
     return false;
@@ -163,6 +163,6 @@ void *worker_run(void *argument) {
   step_give_up(w);
   drain_inbox(w);
   drop_all(w, TL_FINISH_CANCELLED);
-  tell_all(w);
+  worker_tell(w);
   return NULL;
 }

@@ -224,6 +224,30 @@ static void test_who_is_to_blame(void **state) {
   finish(&b);
 }
 
+/* What the step before brought is told while the draft model runs, not once it has. */
+static void test_nobody_waits_for_guesses(void **state) {
+  (void)state;
+  struct bench b;
+  reset(100);
+  fake.guess_ns = TL_MS(400);
+  struct tl_engine_options o = with_model();
+  o.draft_tokens = 1;
+  start(&b, &o);
+  uint64_t random = 4;
+  struct tl_sequence *goes_on = fake_sequence(&random, 20, 100), *ends = fake_sequence(&random, 20, 1);
+  submit(&b, goes_on);
+  submit(&b, ends);
+  wait_final(&b, 1);
+  assert_ended(ends, TL_FINISH_LENGTH, 1);
+  assert_int_equal(load(&fake.n_guess_tokens), 0); /* of those that are over */
+  atomic_store_explicit(&goes_on->cancel, 1, memory_order_relaxed);
+  wait_final(&b, 2);
+  fake_sequence_free(goes_on);
+  fake_sequence_free(ends);
+  assert_at_rest(&b);
+  finish(&b);
+}
+
 static void refused(struct tl_engine_options o, const char *says) {
   struct tl_error err = {0};
   struct tl_engine *engine = NULL;
@@ -275,6 +299,7 @@ int main(void) {
   tl_log_set_level("error", NULL);
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_right_and_wrong), cmocka_unit_test(test_catching_up), cmocka_unit_test(test_crowd),
                                      cmocka_unit_test(test_with_matches), cmocka_unit_test(test_what_it_cannot), cmocka_unit_test(test_its_device_fails),
-                                     cmocka_unit_test(test_who_is_to_blame), cmocka_unit_test(test_refused), cmocka_unit_test(test_by_itself)};
+                                     cmocka_unit_test(test_who_is_to_blame), cmocka_unit_test(test_nobody_waits_for_guesses),
+                                     cmocka_unit_test(test_refused), cmocka_unit_test(test_by_itself)};
   return run_both_ways(tests);
 }
