@@ -10,17 +10,31 @@
 
 static const char key[] = "model.draft";
 
-/* Whether an id means the same to both. */
+/* Its bytes, or NULL. GGUF names rows that are no token's: the same model's folder has nothing there. */
+static const char *bytes_of(const struct tl_tokenizer *t, int32_t id, size_t *ret_length) {
+  const char *bytes = tl_tokenizer_bytes(t, id, ret_length);
+  char padding[24];
+  size_t n = (size_t)snprintf(padding, sizeof padding, "[PAD%d]", id);
+  return bytes && *ret_length == n && memcmp(bytes, padding, n) == 0 ? NULL : bytes;
+}
+
+/* Whether an id means the same to both. Which tokens are special, formats say in different ways. */
 static bool is_same(const struct tl_tokenizer *a, const struct tl_tokenizer *b, int32_t id) {
   size_t n_a = 0, n_b = 0;
-  const char *x = tl_tokenizer_bytes(a, id, &n_a), *y = tl_tokenizer_bytes(b, id, &n_b);
-  if (!x || !y) return x == y;
-  return n_a == n_b && memcmp(x, y, n_a) == 0 && tl_tokenizer_is_special(a, id) == tl_tokenizer_is_special(b, id);
+  const char *x = bytes_of(a, id, &n_a), *y = bytes_of(b, id, &n_b);
+  return x && y ? n_a == n_b && memcmp(x, y, n_a) == 0 : x == y;
+}
+
+static int32_t size_of(const struct tl_tokenizer *t) {
+  int32_t n = tl_tokenizer_size(t);
+  size_t length = 0;
+  while (n > 0 && !bytes_of(t, n - 1, &length)) n--;
+  return n;
 }
 
 /* Matrices may have rows beyond, as many as they like: no token is theirs. */
 static int compare(const struct tl_tokenizer *model, const struct tl_tokenizer *draft, struct tl_error *err) {
-  int32_t n_model = tl_tokenizer_size(model), n_draft = tl_tokenizer_size(draft), n = n_model < n_draft ? n_model : n_draft;
+  int32_t n_model = size_of(model), n_draft = size_of(draft), n = n_model < n_draft ? n_model : n_draft;
   if (n_model - n > MOST_OTHERS || n_draft - n > MOST_OTHERS)
     return tl_error_set(err, TL_EINVAL, key, "%s: expected the model's vocabulary, which has %d tokens, got one of %d", key, n_model, n_draft);
   for (int32_t id = 0; id < n; id++)

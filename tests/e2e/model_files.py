@@ -68,15 +68,16 @@ def texts(values):
     return struct.pack("<IIQ", 9, 8, len(values)) + b"".join(map(text, values))
 
 
-def tokenizer_keys():
-    """tokenizer.ggml.*, of the demo's tokenizer.json."""
+def tokenizer_keys(n_padding=0):
+    """tokenizer.ggml.*, of the demo's tokenizer.json; n_padding: names of rows that are no token's, as llama.cpp's converter has them."""
     whole = json.loads((MODEL / "tokenizer.json").read_text())
     added = {token["content"]: token["id"] for token in whole["added_tokens"]}
     ids = {**whole["model"]["vocab"], **added}
     tokens = sorted(ids, key=ids.get)
     merges = [m if isinstance(m, str) else " ".join(m) for m in whole["model"]["merges"]]
     template = json.loads((MODEL / "tokenizer_config.json").read_text())["chat_template"]
-    types = array.array("i", [3 if t in added else 1 for t in tokens])
+    types = array.array("i", [3 if t in added else 1 for t in tokens] + [5] * n_padding)
+    tokens += [f"[PAD{len(tokens) + i}]" for i in range(n_padding)]
     return [text("tokenizer.ggml.model") + struct.pack("<I", 8) + text("gpt2"),
             text("tokenizer.ggml.pre") + struct.pack("<I", 8) + text("gpt-2"),
             text("tokenizer.ggml.tokens") + texts(tokens), text("tokenizer.ggml.merges") + texts(merges),
@@ -84,8 +85,8 @@ def tokenizer_keys():
             text("tokenizer.chat_template") + struct.pack("<I", 8) + text(template)]
 
 
-def write_gguf(folder, alone=False):
-    """A folder with model.gguf (norms as floats, the rest BF16), and the demo's tokenizer in it (alone) or beside it."""
+def write_gguf(folder, alone=False, n_padding=0):
+    """A folder with model.gguf (norms as floats, the rest BF16), and the demo's tokenizer in it (alone; n_padding as there) or beside it."""
     config, tensors = read_demo()
     keys = [text("general.architecture") + struct.pack("<I", 8) + text("llama")]
     sizes = {"embedding_length": "hidden_size", "feed_forward_length": "intermediate_size", "block_count": "num_hidden_layers",
@@ -95,7 +96,7 @@ def write_gguf(folder, alone=False):
     keys += [text("tokenizer.ggml.eos_token_id") + struct.pack("<II", 4, config["eos_token_id"]),
              text("llama.attention.layer_norm_rms_epsilon") + struct.pack("<If", 6, config["rms_norm_eps"]),
              text("llama.rope.freq_base") + struct.pack("<If", 6, config["rope_parameters"]["rope_theta"])]
-    keys += tokenizer_keys() if alone else []
+    keys += tokenizer_keys(n_padding) if alone else []
     entries = []
     for name, (shape, bits) in tensors.items():
         if "q_proj" in name or "k_proj" in name:

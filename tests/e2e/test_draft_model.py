@@ -9,6 +9,7 @@ import pytest
 
 from alike import exact
 from daemon import MODEL, Daemon
+from model_files import write_gguf
 from test_drafts import ask, make_requests
 
 HOW = {
@@ -185,6 +186,15 @@ def test_predictions_are_counted_alone(start, tall, first_layers):
     details = answer.json()["usage"]["completion_tokens_details"]
     assert guessed(d) > 0
     assert details["accepted_prediction_tokens"] + details["rejected_prediction_tokens"] == d.total("tokenlane_draft_tokens_total") - guessed(d)
+
+
+@exact
+def test_of_another_format(start, plain, tall, tmp_path):
+    """A GGUF for a folder: with names for all the rows that it has beyond its tokens, as converters write."""
+    d = start({"model.draft": write_gguf(tmp_path / "gguf", alone=True, n_padding=200)}, model=tall)
+    body = {"prompt": "Once upon a time", "max_tokens": 100, "ignore_eos": True, "temperature": 1, "seed": 3}
+    assert d.complete(**body)["choices"] == plain("one_lane").complete(**body)["choices"]
+    assert right(d) == guessed(d) > 0
 
 
 def fails(tmp_path, options, says, model=MODEL):
