@@ -171,6 +171,8 @@ static int device_load(struct tl_device *device, const struct tl_device_load *lo
     d->job.ranks[i].max_states = d->loaded[i].n_states;
     ret[i] = d->loaded[i];
   }
+  /* What is beside may be there by then, and has taken more than was left to it: contexts, work memory */
+  d->job.memory_shared |= load->beside_block_bytes > 0;
   d->job.beside_bytes = d->job.beside_block_bytes = 0; /* what that memory is without */
   return TL_OK;
 }

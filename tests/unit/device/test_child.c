@@ -119,6 +119,20 @@ static void be_hostile(const char *name) {
 
 /* --- tests --------------------------------------------------------------------------------------------------- */
 
+/* The next process has the memory that the first one took, and finds what that left to another model used, and more. */
+static void test_beside(void **state) {
+  (void)state;
+  struct rig rig = {.text = {3, 4, 5}, .length = 3};
+  struct tl_device_options o = {.spec = "sim:1", .n_lanes = 1, .sim = &rig.options};
+  struct tl_device_load load = {.model = &model, .max_batch_size = SEQS, .max_batch_tokens = TOKENS, .max_context = CONTEXT, .beside_bytes = 5, .beside_block_bytes = 3};
+  assert_int_equal(ops()->open(&o, &rig.device, &rig.err), TL_OK);
+  assert_int_equal(ops()->load(rig.device, &load, rig.loaded, &rig.err), TL_OK);
+  const struct child_job *job = &child_of(&rig)->job;
+  assert_true(job->beside_bytes == 0 && job->beside_block_bytes == 0 && job->memory_shared);
+  assert_int_equal(reset(&rig), TL_OK);
+  close_rig(&rig);
+}
+
 static void test_tokens(void **state) {
   (void)state;
   static const int32_t some[] = {10, 20, 30, 40, 50};
@@ -457,7 +471,7 @@ int main(int argc, char **argv) {
     return tl_device_host();
   }
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_tokens),
+      cmocka_unit_test(test_beside), cmocka_unit_test(test_tokens),
       cmocka_unit_test(test_steps_through_the_memory),
       cmocka_unit_test(test_hostile),
       cmocka_unit_test(test_backend_errors),
