@@ -21,7 +21,7 @@ static void reset(unsigned right) {
   reset_fake();
   fake.guesses_right = right;
   fake.n_blocks = 200;
-  fake.step_ns = TL_MS(1) / 2;
+  fake.step_ns = UNIT_SLOWDOWN * TL_MS(1) / 2;
 }
 
 static double guessed(struct bench *b) {
@@ -110,7 +110,7 @@ static void test_crowd(void **state) {
       struct tl_sequence *seqs[N];
       struct bench b;
       reset(percent);
-      fake.step_ns = TL_MS(1) / 4;
+      fake.step_ns = UNIT_SLOWDOWN * TL_MS(1) / 4;
       fake.n_blocks = few ? 24 : 120;
       struct tl_engine_options o = with_model();
       start(&b, &o);
