@@ -13,9 +13,10 @@ static const char key[] = "model.draft";
 /* Its bytes, or NULL. GGUF names rows that are no token's: the same model's folder has nothing there. */
 static const char *bytes_of(const struct tl_tokenizer *t, int32_t id, size_t *ret_length) {
   const char *bytes = tl_tokenizer_bytes(t, id, ret_length);
+  if (!bytes || *ret_length < 6 || memcmp(bytes, "[PAD", 4) != 0) return bytes;
   char padding[24];
   size_t n = (size_t)snprintf(padding, sizeof padding, "[PAD%d]", id);
-  return bytes && *ret_length == n && memcmp(bytes, padding, n) == 0 ? NULL : bytes;
+  return *ret_length == n && memcmp(bytes, padding, n) == 0 ? NULL : bytes;
 }
 
 /* Whether an id means the same to both. Which tokens are special, formats say in different ways. */
