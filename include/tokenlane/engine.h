@@ -63,7 +63,7 @@ struct tl_drafts {
   uint32_t n_indexed;       /* leading tokens that are linked, what is predicted first */
   uint32_t next_look;       /* and do not wait with a step for that before, since there was no match */
   bool by_model;            /* those under way are a draft model's (engine/draft_model.c), as what follows is of those alone */
-  uint32_t n_computed;      /* leading tokens whose rows it has computed for the step under way; 0: it has not */
+  uint32_t n_computed;      /* leading tokens whose rows it has computed for the step that is built next; 0: it has not */
   uint32_t model_next, model_wait; /* as next_try, wait */
   float chance;             /* of a guess to be right; 0: there were none yet */
 };

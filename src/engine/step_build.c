@@ -53,6 +53,7 @@ static void add_item(const struct worker *w, struct flight *f, struct tl_sched_i
     bool score = seq->score_prompt && position + 1 < seq->n_prompt && position >= scored;
     if (score || (makes && seq->max_new > 0)) want_row(w, f, seq, row, position + 1);
   }
+  seq->drafts.n_computed = 0; /* a step behind this one may have it in other blocks */
   step->n_seqs++;
 }
 

@@ -149,7 +149,6 @@ static void settle_found(struct tl_sequence *seq, uint32_t n, uint32_t taken) {
 void draft_settle(struct worker *w, struct tl_sequence *seq) {
   struct tl_drafts *d = &seq->drafts;
   uint32_t n = d->n, known = seq->n_prompt + n_out_of(seq);
-  d->n_computed = 0;
   if (n == 0) return;
   uint32_t taken = known > d->first ? known - d->first - 1 : 0; /* the last one was no guess */
   d->n = 0;
