@@ -7,11 +7,13 @@ typedef struct {
   __m256i a, b;
 } vi;
 typedef vi vb;
+typedef vi vs; /* 32 sums of 16 bits */
 #define QUANT_INLINE static inline __attribute__((always_inline))
 #define QUANT_UNROLL 1
 #define FUSED_ROWS 2
 #define READY_ROWS 2
 #define DOT_SIGNED 1
+#define SHORT_SUMS 1
 
 VF vi vi_set1(int x) { return (vi){_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 /* VPMADDUBSW saturates at 16 bits: codes of up to 6 bits cannot get there. Bytes of 8
@@ -24,12 +26,26 @@ VF __m256i dot_half(__m256i sum, __m256i w, __m256i x, bool wide) {
   }
   return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
 }
-/* Unsigned codes, or code - 128 where they are wide, times the 4 signed inputs at x. */
-VF vi vi_dot(vi sum, vb w, const int8_t *x, bool wide) {
+VF __m256i quad_of(const int8_t *x) {
   int quad;
   __builtin_memcpy(&quad, x, sizeof quad);
-  __m256i inputs = _mm256_set1_epi32(quad);
-  return (vi){dot_half(sum.a, w.a, inputs, wide), dot_half(sum.b, w.b, inputs, wide)};
+  return _mm256_set1_epi32(quad);
+}
+/* Unsigned codes, or code - 128 where they are wide, times the 4 signed inputs at x. */
+VF vi vi_dot(vi sum, vb w, const int8_t *x, bool wide) {
+  return (vi){dot_half(sum.a, w.a, quad_of(x), wide), dot_half(sum.b, w.b, quad_of(x), wide)};
+}
+/* Codes of up to 6 bits times the 4 signed inputs at x. */
+VF vs vs_dot(vb w, const int8_t *x) {
+  return (vs){_mm256_maddubs_epi16(w.a, quad_of(x)), _mm256_maddubs_epi16(w.b, quad_of(x))};
+}
+VF vs vs_add_dot(vs sum, vb w, const int8_t *x) {
+  vs dot = vs_dot(w, x);
+  return (vs){_mm256_add_epi16(sum.a, dot.a), _mm256_add_epi16(sum.b, dot.b)};
+}
+VF vi vi_add_short(vi sum, vs x) {
+  const __m256i one = _mm256_set1_epi16(1);
+  return (vi){_mm256_add_epi32(sum.a, _mm256_madd_epi16(x.a, one)), _mm256_add_epi32(sum.b, _mm256_madd_epi16(x.b, one))};
 }
 VF vf vf_from_vi(vi x) { return (vf){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 VF __m128i load_8(const uint8_t *p) { return _mm_loadl_epi64((const __m128i *)(const void *)p); }

@@ -10,6 +10,7 @@ typedef __m512i vb;
 #define FUSED_ROWS 4
 #define READY_ROWS 6
 #define DOT_SIGNED 0
+#define SHORT_SUMS 0
 
 VF vi vi_set1(int x) { return _mm512_set1_epi32(x); }
 /* Unsigned codes times the 4 signed inputs at x. */

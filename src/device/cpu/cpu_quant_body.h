@@ -5,7 +5,8 @@
  *   QUANT_UNROLL   whether its loops are unrolled
  *   FUSED_ROWS     rows up to which codes are used straight from the panel
  *   READY_ROWS     rows of a tile on codes that were unpacked
- *   DOT_SIGNED     1: vi_dot takes bytes of 8 bits as code - 128 */
+ *   DOT_SIGNED     1: vi_dot takes bytes of 8 bits as code - 128
+ *   SHORT_SUMS     1: products of fewer bits may be summed in 16 bits first: vs, vs_dot, vs_add_dot, vi_add_short */
 #include <string.h>
 
 #include "device/cpu/cpu_vec_lanes.h"
@@ -19,6 +20,7 @@ struct shape {
   bool table; /* codes are numbers of table entries */
   bool min;   /* values have one */
   bool wide;  /* products need all 8 bits of a byte */
+  unsigned code_bits; /* READY only: bits that a byte has of a code, if it is not wide */
 };
 
 /* What a tile works on. */
@@ -114,22 +116,61 @@ QUANT_INLINE unsigned of_group(const struct shape f, unsigned part) {
   return f.group == CPU_CELL ? 2 : part;
 }
 
+/* How many times 4 products of a code and an input, which is 127 at most, 16 bits hold the sum of: 8 of 4 bits, 4 of 5, 2 of 6. */
+QUANT_INLINE unsigned short_quads(const struct shape f) {
+  unsigned bits = f.scale == SCALE_READY ? f.code_bits : f.bits;
+  return f.wide || !SHORT_SUMS ? 0 : bits <= 4 ? 8 : bits == 5 ? 4 : 2;
+}
+
+QUANT_INLINE const int8_t *inputs_of(const struct operands *o, unsigned r, unsigned cell, unsigned s) {
+  return o->rows[r * o->stride + cell].codes + s * 4;
+}
+
+#if SHORT_SUMS
+/* As below: widening sums to 32 bits once in so many products saves a multiplication and an addition of the others. */
+QUANT_INLINE void add_short(const struct shape f, const unsigned rows, const struct operands *o, unsigned cell, unsigned from,
+                            const unsigned n, vi (*sum)[2]) {
+  const char *codes = o->cells + cell * cpu_quant_cell_bytes(f.bits);
+  vs part[READY_ROWS > FUSED_ROWS ? READY_ROWS : FUSED_ROWS][2];
+  UNROLLED for (unsigned s = from; s < from + n; s++) {
+    vb w0 = load_codes(f, codes, s, 0, o->table), w1 = load_codes(f, codes, s, 1, o->table);
+    UNROLLED for (unsigned r = 0; r < rows; r++) {
+      const int8_t *x = inputs_of(o, r, cell, s);
+      part[r][0] = s == from ? vs_dot(w0, x) : vs_add_dot(part[r][0], w0, x);
+      part[r][1] = s == from ? vs_dot(w1, x) : vs_add_dot(part[r][1], w1, x);
+    }
+  }
+  UNROLLED for (unsigned r = 0; r < rows; r++) {
+    sum[r][0] = vi_add_short(sum[r][0], part[r][0]);
+    sum[r][1] = vi_add_short(sum[r][1], part[r][1]);
+  }
+}
+#endif
+
 /* Inputs 32 cell + group * part ... of `rows` rows. */
 QUANT_INLINE void group_sums(const struct shape f, const unsigned rows, const struct operands *o, unsigned cell,
                              unsigned part, vi (*sum)[2]) {
   const char *codes = o->cells + cell * cpu_quant_cell_bytes(f.bits);
-  const unsigned quads = f.group / 4;
+  const unsigned quads = f.group / 4, shorts = short_quads(f) < quads ? short_quads(f) : quads;
   const bool none = (DOT_SIGNED && f.wide) || (f.min && !f.wide); /* codes with a min begin at 0, but for bytes */
   const int offset = none ? 0 : f.scale == SCALE_READY ? o->offset : f.offset;
   UNROLLED for (unsigned r = 0; r < rows; r++) {
     if (f.scale == SCALE_READY && part == 0) __builtin_prefetch(&o->rows[(r + rows) * o->stride + cell]); /* the next tile's */
     sum[r][0] = sum[r][1] = vi_set1(offset * o->rows[r * o->stride + cell].sums[of_group(f, part)]);
   }
+#if SHORT_SUMS
+  if (shorts) {
+    UNROLLED for (unsigned i = 0; i < quads; i += shorts) add_short(f, rows, o, cell, part * 4 + i, shorts, sum);
+    return;
+  }
+#else
+  (void)shorts;
+#endif
   UNROLLED for (unsigned i = 0; i < quads; i++) {
     const unsigned s = part * 4 + i;
     vb w0 = load_codes(f, codes, s, 0, o->table), w1 = load_codes(f, codes, s, 1, o->table);
     UNROLLED for (unsigned r = 0; r < rows; r++) {
-      const int8_t *x = o->rows[r * o->stride + cell].codes + s * 4;
+      const int8_t *x = inputs_of(o, r, cell, s);
       sum[r][0] = vi_dot(sum[r][0], w0, x, f.wide);
       sum[r][1] = vi_dot(sum[r][1], w1, x, f.wide);
     }
@@ -225,7 +266,7 @@ QUANT_INLINE void unpack_shape(const struct shape f, const struct operands *o, s
 
 #define DEFINE_SHAPE(name, ...)                                                               \
   static void fused_##name(unsigned rows, const struct operands *o, float *out, bool first) { \
-    const struct shape f = {__VA_ARGS__};                                                     \
+    const struct shape f = {__VA_ARGS__, 0};                                                  \
     switch (rows) {                                                                           \
       FUSED_CASE(1);                                                                          \
       FUSED_CASE(2);                                                                          \
@@ -234,7 +275,7 @@ QUANT_INLINE void unpack_shape(const struct shape f, const struct operands *o, s
     }                                                                                         \
   }                                                                                           \
   static void unpack_##name(const struct operands *o, struct ready *ret) {                    \
-    const struct shape f = {__VA_ARGS__};                                                     \
+    const struct shape f = {__VA_ARGS__, 0};                                                  \
     unpack_shape(f, o, ret);                                                                  \
   }
 FOR_SHAPES(DEFINE_SHAPE)
@@ -244,9 +285,9 @@ FOR_SHAPES(DEFINE_SHAPE)
     if (n <= READY_ROWS) quant_tile(f, n <= READY_ROWS ? n : 1, o, out, first); \
     break
 
-#define DEFINE_READY(name, group, min, wide)                                          \
+#define DEFINE_READY(name, code_bits, group, min, wide)                               \
   static void name(unsigned rows, const struct operands *o, float *out, bool first) { \
-    const struct shape f = {8, group, 0, SCALE_READY, false, min, wide};              \
+    const struct shape f = {8, group, 0, SCALE_READY, false, min, wide, code_bits};   \
     switch (rows) {                                                                   \
       READY_CASE(1);                                                                  \
       READY_CASE(2);                                                                  \
@@ -258,21 +299,26 @@ FOR_SHAPES(DEFINE_SHAPE)
       READY_CASE(8);                                                                  \
     }                                                                                 \
   }
-DEFINE_READY(ready_16, 16, false, false)
-DEFINE_READY(ready_16_min, 16, true, false)
-DEFINE_READY(ready_16_wide, 16, false, true)
-DEFINE_READY(ready_32, 32, false, false)
-DEFINE_READY(ready_32_min, 32, true, false)
-DEFINE_READY(ready_32_wide, 32, false, true)
-DEFINE_READY(ready_32_min_wide, 32, true, true)
+DEFINE_READY(ready_16_3, 3, 16, false, false)
+DEFINE_READY(ready_16_6, 6, 16, false, false)
+DEFINE_READY(ready_16_min, 2, 16, true, false)
+DEFINE_READY(ready_16_wide, 8, 16, false, true)
+DEFINE_READY(ready_32_4, 4, 32, false, false)
+DEFINE_READY(ready_32_5, 5, 32, false, false)
+DEFINE_READY(ready_32_4_min, 4, 32, true, false)
+DEFINE_READY(ready_32_5_min, 5, 32, true, false)
+DEFINE_READY(ready_32_wide, 8, 32, false, true)
+DEFINE_READY(ready_32_min_wide, 8, 32, true, true)
 
 typedef void (*tile_fn)(unsigned rows, const struct operands *o, float *out, bool first);
 
 #define SHAPE_ENTRY(name, bits, group, offset, scale, table, min, wide) \
-  [TL_DTYPE_##name] = {fused_##name, unpack_##name, SHAPE_READY_##group(min, wide)},
-#define SHAPE_READY_16(min, wide) ((min) ? ready_16_min : (wide) ? ready_16_wide : ready_16)
-#define SHAPE_READY_32(min, wide) \
-  ((min) ? (wide) ? ready_32_min_wide : ready_32_min : (wide) ? ready_32_wide : ready_32)
+  [TL_DTYPE_##name] = {fused_##name, unpack_##name, SHAPE_READY_##group(bits, min, wide)},
+#define SHAPE_READY_16(bits, min, wide) ((min) ? ready_16_min : (wide) ? ready_16_wide : (bits) > 3 ? ready_16_6 : ready_16_3)
+#define SHAPE_READY_32(bits, min, wide) ((wide) ? SHAPE_READY_WIDE(min) : (bits) > 4 ? SHAPE_READY_5(min) : SHAPE_READY_4(min))
+#define SHAPE_READY_WIDE(min) ((min) ? ready_32_min_wide : ready_32_wide)
+#define SHAPE_READY_5(min) ((min) ? ready_32_5_min : ready_32_5)
+#define SHAPE_READY_4(min) ((min) ? ready_32_4_min : ready_32_4)
 static const struct {
   tile_fn fused;
   void (*unpack)(const struct operands *o, struct ready *ret);

@@ -16,6 +16,7 @@ typedef struct {
 #define FUSED_ROWS 1
 #define READY_ROWS 4
 #define DOT_SIGNED 0
+#define SHORT_SUMS 0
 
 static vi vi_set1(int x) {
   vi r;
